@@ -1,0 +1,122 @@
+//! Addresses, ports and protocols as they stand in packets and map keys: network byte order, whole words.
+
+/// An address of either family in network byte order. IPv4 is kept v4-mapped (`::ffff:a.b.c.d`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[repr(transparent)]
+pub struct Addr(pub [u32; 4]);
+
+/// The third word of a v4-mapped address, in network byte order.
+pub const MAPPED_WORD: u32 = 0x0000_ffff_u32.to_be();
+
+impl Addr {
+    /// Maps an IPv4 address (network byte order) into the shared form.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_v4(address: u32) -> Self {
+        Self([0, 0, MAPPED_WORD, address])
+    }
+
+    /// Tells whether this is a v4-mapped address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_v4(&self) -> bool {
+        self.0[0] == 0 && self.0[1] == 0 && self.0[2] == MAPPED_WORD
+    }
+}
+
+/// An address as a packet header and a connection key of one family hold it, in network byte order.
+pub trait Address: Copy + PartialEq {
+    /// Widens to the shared 16-byte form.
+    fn widen(self) -> Addr;
+    /// Takes the family's part out of the shared form.
+    fn narrow(address: Addr) -> Self;
+    /// The address as 32-bit words added up, for a checksum: each word's two halves count alike.
+    fn word_sum(self) -> u64;
+}
+
+impl Address for u32 {
+    #[inline(always)]
+    fn widen(self) -> Addr {
+        Addr::from_v4(self)
+    }
+
+    #[inline(always)]
+    fn narrow(address: Addr) -> Self {
+        address.0[3]
+    }
+
+    #[inline(always)]
+    fn word_sum(self) -> u64 {
+        self as u64
+    }
+}
+
+impl Address for [u32; 4] {
+    #[inline(always)]
+    fn widen(self) -> Addr {
+        Addr(self)
+    }
+
+    #[inline(always)]
+    fn narrow(address: Addr) -> Self {
+        address.0
+    }
+
+    #[inline(always)]
+    fn word_sum(self) -> u64 {
+        self[0] as u64 + self[1] as u64 + self[2] as u64 + self[3] as u64
+    }
+}
+
+/// IP protocol number of TCP.
+pub const TCP: u8 = 6;
+/// IP protocol number of UDP.
+pub const UDP: u8 = 17;
+
+#[cfg(feature = "user")]
+mod user {
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+    use super::Addr;
+
+    impl From<IpAddr> for Addr {
+        fn from(address: IpAddr) -> Self {
+            match address {
+                IpAddr::V4(v4) => Self::from_v4(u32::from_ne_bytes(v4.octets())),
+                IpAddr::V6(v6) => {
+                    let bytes = v6.octets();
+                    let word = |i: usize| {
+                        u32::from_ne_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]])
+                    };
+                    Self([word(0), word(4), word(8), word(12)])
+                }
+            }
+        }
+    }
+
+    impl From<Addr> for IpAddr {
+        fn from(address: Addr) -> Self {
+            if address.is_v4() {
+                return Self::V4(Ipv4Addr::from(address.0[3].to_ne_bytes()));
+            }
+            let mut bytes = [0; 16];
+            for (chunk, word) in bytes.chunks_exact_mut(4).zip(address.0) {
+                chunk.copy_from_slice(&word.to_ne_bytes());
+            }
+            Self::V6(Ipv6Addr::from(bytes))
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn addresses_of_both_families_survive_the_round_trip() {
+            for text in ["192.0.2.80", "2001:db8:80::80", "0.0.0.0", "::1"] {
+                let address: IpAddr = text.parse().unwrap();
+                assert_eq!(IpAddr::from(Addr::from(address)), address);
+            }
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Connections: the rows of the connection table.
+//!
+//! A connection is two rows, one per direction, that are inserted and deleted as a pair. Each row holds
+//! everything its packets need: the translation and the way out.
+
+use crate::{addr::Address, nat::Translation, plain_data, tcp::State};
+
+/// One direction's 5-tuple, in network byte order: the key of the connection table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[repr(C)]
+pub struct FlowKey<A> {
+    /// Source address.
+    pub source: A,
+    /// Destination address.
+    pub destination: A,
+    /// Source port.
+    pub source_port: u16,
+    /// Destination port.
+    pub destination_port: u16,
+    /// IP protocol number: 6 or 17.
+    pub protocol: u8,
+    /// Always zero: the kernel compares keys byte by byte.
+    pub zero: [u8; 3],
+}
+
+/// Key of an IPv4 row, 16 bytes.
+pub type FlowKeyV4 = FlowKey<u32>;
+/// Key of an IPv6 row, 40 bytes.
+pub type FlowKeyV6 = FlowKey<[u32; 4]>;
+
+const _: () = assert!(size_of::<FlowKeyV4>() == 16);
+const _: () = assert!(size_of::<FlowKeyV6>() == 40);
+plain_data!(FlowKeyV4, FlowKeyV6);
+
+impl<A: Address> FlowKey<A> {
+    /// The tuple of packets that travel the other way, before any translation.
+    #[inline(always)]
+    #[must_use]
+    pub fn reversed(&self) -> Self {
+        Self {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            protocol: self.protocol,
+            zero: [0; 3],
+        }
+    }
+}
+
+/// The way out of the machine for one direction of a connection, as the kernel's FIB gave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Egress {
+    /// Interface index.
+    pub ifindex: u32,
+    /// The route generation at which this was looked up; 0 = never. See [`crate::settings::Settings`].
+    pub generation: u32,
+    /// MAC address of the next hop.
+    pub destination: [u8; 6],
+    /// MAC address of the interface.
+    pub source: [u8; 6],
+    /// Largest IP packet in bytes that the way carries.
+    pub mtu: u16,
+    /// Always zero.
+    pub zero: u16,
+}
+
+const _: () = assert!(size_of::<Egress>() == 24);
+plain_data!(Egress);
+
+/// Which way a row's packets travel.
+pub mod direction {
+    /// From the client to the real server.
+    pub const ORIGINAL: u8 = 0;
+    /// From the real server to the client.
+    pub const REPLY: u8 = 1;
+}
+
+/// A row of the connection table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct ConntrackEntry<A> {
+    /// What this direction's packets become.
+    pub translation: Translation<A>,
+    /// Where they leave; looked up again when its generation is not the current one.
+    pub egress: Egress,
+    /// Low 32 bits of the kernel's jiffies at the last packet of this direction, refreshed at most every
+    /// [`REFRESH_JIFFIES`].
+    pub last_seen: u32,
+    /// Index of the real server in `REALS`.
+    pub real: u32,
+    /// [`State`] as a number; both rows of a pair carry the same.
+    pub state: u8,
+    /// [`direction`] as a number.
+    pub direction: u8,
+    /// Always zero.
+    pub zero: [u8; 14],
+}
+
+/// An IPv4 row. With the kernel's 48 bytes of row header and the 16-byte key in front, a 64-byte value
+/// makes each row two whole cache lines.
+pub type ConntrackEntryV4 = ConntrackEntry<u32>;
+/// An IPv6 row.
+pub type ConntrackEntryV6 = ConntrackEntry<[u32; 4]>;
+
+const _: () = assert!(size_of::<ConntrackEntryV4>() == 64);
+const _: () = assert!(size_of::<ConntrackEntryV6>() == 88);
+plain_data!(ConntrackEntryV4, ConntrackEntryV6);
+
+/// How many jiffies may pass before a packet writes `last_seen` again: a hot row's cache line stays clean,
+/// and no timeout is shorter than seconds.
+pub const REFRESH_JIFFIES: u32 = 16;
+
+impl<A> ConntrackEntry<A> {
+    /// Whether the row has been idle for longer than its state's timeout at time `now` (jiffies, low 32 bits).
+    #[inline(always)]
+    pub fn is_expired(&self, now: u32, timeouts: &Timeouts) -> bool {
+        now.wrapping_sub(self.last_seen) as i32 > timeouts.of(self.state) as i32
+    }
+}
+
+/// Idle timeouts in jiffies, indexed by what a row's state waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Timeouts {
+    /// TCP, handshake complete.
+    pub established: u32,
+    /// TCP, a FIN or RST was seen.
+    pub closing: u32,
+    /// UDP.
+    pub udp: u32,
+    /// TCP, handshake not complete (half-open records).
+    pub half_open: u32,
+}
+
+impl Timeouts {
+    /// The timeout for a [`State`] given as a number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(&self, state: u8) -> u32 {
+        if state == State::Established as u8 {
+            self.established
+        } else if state == State::Udp as u8 {
+            self.udp
+        } else if state < State::Established as u8 {
+            self.half_open
+        } else {
+            self.closing
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUTS: Timeouts = Timeouts { established: 900, closing: 120, udp: 300, half_open: 60 };
+
+    #[test]
+    fn a_row_expires_after_its_states_timeout_and_not_before() {
+        for (state, timeout) in [
+            (State::SynSent, 60),
+            (State::SynReceived, 60),
+            (State::Established, 900),
+            (State::Udp, 300),
+            (State::FinOriginal, 120),
+            (State::FinReply, 120),
+            (State::Closing, 120),
+            (State::Closed, 120),
+        ] {
+            let last_seen = u32::MAX - 10; // the clock wraps in between
+            let row = ConntrackEntryV4 { last_seen, state: state as u8, ..Default::default() };
+            assert!(!row.is_expired(last_seen.wrapping_add(timeout), &TIMEOUTS), "{state:?}");
+            assert!(row.is_expired(last_seen.wrapping_add(timeout + 1), &TIMEOUTS), "{state:?}");
+        }
+    }
+
+    #[test]
+    fn a_row_written_just_after_the_clock_was_read_is_not_expired() {
+        let row = ConntrackEntryV4 {
+            last_seen: 5,
+            state: State::Established as u8,
+            ..Default::default()
+        };
+        assert!(!row.is_expired(4, &TIMEOUTS));
+    }
+}

@@ -1,0 +1,117 @@
+//! Half-open connections: a SYN was seen, the handshake is not complete.
+//!
+//! They live apart from the connection table, so that a SYN flood can neither fill nor slow it. A half-open
+//! connection is **one** record that serves both directions: both hash what they share, the client's
+//! address and port, and compare the rest. The table is an array of buckets with [`WAYS`] records each; a
+//! full bucket gives up its oldest record. Writers hold the bucket's lock for a few dozen instructions.
+
+use crate::{addr::Addr, plain_data};
+
+/// Records per bucket.
+pub const WAYS: usize = 4;
+
+/// Number of buckets: 65,536 handshakes under way at once, 5 MB. A power of two.
+pub const BUCKETS: u32 = 16_384;
+
+/// A connection whose handshake is not complete. Network byte order but for `sequence`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct HalfOpen {
+    /// The client's address.
+    pub client: Addr,
+    /// The virtual service's address, as the packet had it.
+    pub vip: Addr,
+    /// The real server's address.
+    pub real: Addr,
+    /// The client's port.
+    pub client_port: u16,
+    /// The virtual service's port, as the packet had it.
+    pub vip_port: u16,
+    /// The real server's port.
+    pub real_port: u16,
+    /// [`crate::tcp::State`] as a number; 0 = the record is free.
+    pub state: u8,
+    /// Always zero.
+    pub zero: u8,
+    /// Index of the real server in `REALS`.
+    pub real_id: u32,
+    /// Low 32 bits of jiffies at the last packet of either direction.
+    pub last_seen: u32,
+    /// The SYN|ACK's sequence number, host byte order.
+    pub sequence: u32,
+    /// Always zero.
+    pub zero2: u32,
+}
+
+/// [`WAYS`] records and their lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct HalfOpenBucket {
+    /// 1 while a CPU writes in this bucket.
+    pub lock: u32,
+    /// Always zero.
+    pub zero: u32,
+    /// The records.
+    pub records: [HalfOpen; WAYS],
+}
+
+const _: () = assert!(size_of::<HalfOpen>() == 72);
+const _: () = assert!(size_of::<HalfOpenBucket>() == 8 + WAYS * 72);
+plain_data!(HalfOpen, HalfOpenBucket);
+
+/// The bucket of a client's address and port, both in network byte order. `seed` is random per load, so
+/// that nobody outside can aim at one bucket.
+#[inline(always)]
+#[must_use]
+pub const fn bucket(client: &Addr, client_port: u16, seed: u64) -> u32 {
+    let address = (client.0[0] as u64 ^ (client.0[2] as u64) << 32)
+        ^ (client.0[1] as u64 ^ (client.0[3] as u64) << 32).rotate_left(17);
+    let mut hash = address ^ seed ^ (client_port as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    // The finaliser of splitmix64: every input bit reaches every output bit.
+    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (hash ^ (hash >> 31)) as u32 & (BUCKETS - 1)
+}
+
+impl HalfOpen {
+    /// Whether this record is the handshake of a packet from `client` to `vip` (the original direction).
+    #[inline(always)]
+    #[must_use]
+    pub fn is_original(&self, client: &Addr, client_port: u16, vip: &Addr, vip_port: u16) -> bool {
+        self.state != 0
+            && self.client_port == client_port
+            && self.vip_port == vip_port
+            && self.client == *client
+            && self.vip == *vip
+    }
+
+    /// Whether this record is the handshake of a packet from `real` to `client` (the reply direction).
+    #[inline(always)]
+    #[must_use]
+    pub fn is_reply(&self, client: &Addr, client_port: u16, real: &Addr, real_port: u16) -> bool {
+        self.state != 0
+            && self.client_port == client_port
+            && self.real_port == real_port
+            && self.client == *client
+            && self.real == *real
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_spread_over_the_buckets() {
+        let mut hits = vec![0_u32; BUCKETS as usize];
+        for host in 0..64_u32 {
+            for port in 0..1024_u16 {
+                let client = Addr::from_v4((0x0a00_0000 | host).to_be());
+                hits[bucket(&client, (30_000 + port).to_be(), 42) as usize] += 1;
+            }
+        }
+        // 65,536 clients over 16,384 buckets: 4 on average; a Poisson maximum stays below 20.
+        assert!(hits.iter().all(|n| *n < 20));
+        assert!(hits.iter().filter(|n| **n == 0).count() < BUCKETS as usize / 20);
+    }
+}

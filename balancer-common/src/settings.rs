@@ -1,0 +1,70 @@
+//! What the daemon tells the packet program, and what the program counts for all services together.
+
+use crate::{conntrack::Timeouts, plain_data};
+
+/// Settings that may change while packets flow: the one value of `SETTINGS`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Settings {
+    /// The route generation, never 0. The daemon raises it when a route, link or neighbour changes; every
+    /// egress looked up under another one is looked up again.
+    pub generation: u32,
+    /// 1 while a service listens on every port, so that only then a second lookup is made.
+    pub any_port: u32,
+    /// Idle timeouts in jiffies.
+    pub timeouts: Timeouts,
+    /// Most connections of both families together.
+    pub max_connections: u64,
+    /// Connections that the daemon has deleted since the maps were made. See [`Usage`].
+    pub removed_by_daemon: u64,
+    /// Random, so that nobody outside can aim at one bucket of half-open connections.
+    pub seed: u64,
+}
+
+const _: () = assert!(size_of::<Settings>() == 48);
+plain_data!(Settings);
+
+/// How many connections the packet program has made and deleted: the one value of `USAGE`, changed only by
+/// the program, by atomic additions. Those that exist are `added - removed - Settings::removed_by_daemon`;
+/// each side writes its own counter, so neither needs a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Usage {
+    /// Connections (pairs of rows) inserted.
+    pub added: u64,
+    /// Connections deleted by the program itself.
+    pub removed: u64,
+}
+
+const _: () = assert!(size_of::<Usage>() == 16);
+plain_data!(Usage);
+
+impl Usage {
+    /// The number of connections that exist.
+    #[inline(always)]
+    #[must_use]
+    pub const fn connections(&self, settings: &Settings) -> u64 {
+        let removed = self.removed.wrapping_add(settings.removed_by_daemon);
+        let count = self.added.wrapping_sub(removed);
+        // A reader between the two sides' updates may see more removed than added.
+        if count as i64 > 0 { count } else { 0 }
+    }
+}
+
+/// An interface on which the program runs: a value of `INTERFACES`, indexed by interface index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Interface {
+    /// Its MAC address; a frame to another one is not for this machine.
+    pub mac: [u8; 6],
+    /// 1 for a configured interface.
+    pub configured: u8,
+    /// Always zero.
+    pub zero: u8,
+}
+
+const _: () = assert!(size_of::<Interface>() == 8);
+plain_data!(Interface);
+
+/// Highest interface index plus one that `INTERFACES` can be sized to.
+pub const MAX_INTERFACES: u32 = 65_536;

@@ -1,0 +1,126 @@
+//! What becomes of a packet: the verdict, or the named reason why it left early.
+
+/// Where a translated packet goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Out of the interface it came in by.
+    Transmit,
+    /// Out of another interface; the kernel already knows which.
+    Redirect,
+}
+
+/// What happens to a packet that leaves early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The kernel's own stack gets it.
+    Pass,
+    /// It is gone.
+    Drop,
+}
+
+macro_rules! discards {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal, $outcome:ident;)+) => {
+        /// Why a packet left early. Each reason is one counter, shown by `balancer-ctl status`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u32)]
+        pub enum Discard { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl Discard {
+            /// All reasons in numeric order; the index is the reason's place in `DISCARDS`.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// Number of reasons, the capacity of `DISCARDS`.
+            pub const COUNT: u32 = Self::ALL.len() as u32;
+
+            /// The reason's name in JSON and metrics.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),+ }
+            }
+
+            /// The reason in a sentence for the operator.
+            #[must_use]
+            pub const fn sentence(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+).trim_ascii()),+ }
+            }
+
+            /// What happens to the packet.
+            #[inline(always)]
+            #[must_use]
+            pub const fn outcome(self) -> Outcome {
+                match self { $(Self::$variant => Outcome::$outcome),+ }
+            }
+        }
+    };
+}
+
+discards! {
+    /// the frame is for another machine, or for many (broadcast, multicast)
+    OtherMac = "other-mac", Pass;
+    /// the frame carries neither IPv4 nor IPv6
+    NotIp = "not-ip", Pass;
+    /// a header is cut short or contradicts itself
+    Malformed = "malformed", Pass;
+    /// the packet carries neither TCP nor UDP
+    NotTcpUdp = "not-tcp-udp", Pass;
+    /// the packet is a fragment
+    Fragment = "fragment", Pass;
+    /// an IPv6 packet carries a v4-mapped address
+    MappedAddress = "mapped-address", Pass;
+    /// no virtual service has this address, port and protocol
+    NoService = "no-service", Pass;
+    /// the TCP packet belongs to no connection and opens none; the host's stack answers with a reset
+    NoConnection = "no-connection", Pass;
+    /// a reset that belongs to no connection
+    StrayReset = "stray-reset", Drop;
+    /// a SYN with ACK to a virtual service that belongs to no connection
+    StraySynAck = "stray-syn-ack", Drop;
+    /// the UDP length is below 8 or beyond the packet
+    UdpLength = "udp-length", Drop;
+    /// UDP over IPv6 without a checksum
+    UdpNoChecksum = "udp-no-checksum", Drop;
+    /// no real server takes new connections; the host's stack rejects the packet
+    NoRealReject = "no-real-reject", Pass;
+    /// no real server takes new connections
+    NoReal = "no-real", Drop;
+    /// the connection table is full
+    TableFull = "table-full", Drop;
+    /// another CPU held the handshake's bucket for too long
+    Busy = "busy", Drop;
+    /// the only real server for this packet is the one that sent it
+    Hairpin = "hairpin", Drop;
+    /// the packet's time to live ended here
+    TimeExceeded = "time-exceeded", Drop;
+    /// the packet is larger than the way out carries and must not be fragmented
+    TooBig = "too-big", Drop;
+    /// the packet was translated, and the host's stack fragments it
+    ToFragment = "to-fragment", Pass;
+    /// the packet was translated, and the host's stack finds the next hop's MAC address
+    NoNeighbour = "no-neighbour", Pass;
+    /// the route is a blackhole
+    Blackhole = "blackhole", Drop;
+    /// the route is unreachable
+    Unreachable = "unreachable", Drop;
+    /// the route is prohibited
+    Prohibited = "prohibited", Drop;
+    /// forwarding is switched off on the interface where the packet came in
+    ForwardingOff = "forwarding-off", Drop;
+    /// there is no route to forward by, or the destination is this host itself
+    NotForwarded = "not-forwarded", Drop;
+    /// the way out leads through an interface that the program cannot transmit on
+    NoEgress = "no-egress", Drop;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_numbers_are_unique_and_in_order() {
+        for (index, reason) in Discard::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, index);
+            assert_eq!(Discard::ALL.iter().filter(|r| r.name() == reason.name()).count(), 1);
+            assert!(!reason.sentence().is_empty());
+        }
+    }
+}

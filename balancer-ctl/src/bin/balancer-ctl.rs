@@ -1,0 +1,2 @@
+//! balancer-ctl
+fn main() {}

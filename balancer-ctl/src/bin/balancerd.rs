@@ -1,0 +1,2 @@
+//! balancerd
+fn main() {}

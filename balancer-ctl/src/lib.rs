@@ -1,0 +1,6 @@
+//! The daemon and the operator's tool.
+//!
+//! `cli → api → daemon → {config, dataplane}`; nothing points back. [`model`] is pure and known to all.
+
+pub mod dataplane;
+pub mod model;

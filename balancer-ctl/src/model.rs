@@ -1,0 +1,184 @@
+//! The model: virtual services and real servers in the words of the glossary, with `std::net` types.
+//!
+//! Everything from outside (file, command line, API) becomes this after validation; everything towards the
+//! kernel starts from it. Pure: no clock, socket or map here. Ports in host byte order.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+/// Transport protocol of a virtual service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Protocol {
+    /// IP protocol number.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => balancer_common::addr::TCP,
+            Self::Udp => balancer_common::addr::UDP,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+/// What makes a virtual service unique: VIP, port (0 = every port) and protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceKey {
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// VIP and port.
+    pub address: SocketAddr,
+}
+
+impl fmt::Display for ServiceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.protocol, self.address)
+    }
+}
+
+/// The policy by which new connections are given to real servers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scheduler {
+    /// Round robin: each in turn, whatever its weight (0 still drains).
+    Rr,
+    /// Weighted round robin, smooth: weights 3 and 1 give A A B A.
+    #[default]
+    Wrr,
+}
+
+/// What a client gets while no real server takes new connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NoReal {
+    /// TCP RST, or ICMP port unreachable.
+    #[default]
+    Reject,
+    /// Nothing.
+    Drop,
+}
+
+/// How packets reach a real server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ForwardMethod {
+    /// Destination NAT; replies come back through the balancer.
+    #[default]
+    Nat,
+}
+
+/// Largest weight.
+pub const MAX_WEIGHT: u32 = 65_535;
+
+/// A real server of a virtual service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RealServer {
+    /// Address and port; port 0 only in a service on every port.
+    pub address: SocketAddr,
+    /// Share of new connections, `0..=MAX_WEIGHT`; 0 = draining.
+    pub weight: u32,
+    /// How packets reach it.
+    pub forwarding: ForwardMethod,
+    /// Whether it (or its last change) is not in the configuration file.
+    pub runtime: bool,
+}
+
+/// A virtual service and its real servers, in the order in which they were added.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VirtualService {
+    /// VIP, port, protocol.
+    pub key: ServiceKey,
+    /// The operator's name for it.
+    pub name: Option<String>,
+    /// Scheduler.
+    pub scheduler: Scheduler,
+    /// With no real server.
+    pub no_real: NoReal,
+    /// Its real servers; addresses are unique and of the VIP's family.
+    pub reals: Vec<RealServer>,
+    /// Whether it (or its last change) is not in the configuration file.
+    pub runtime: bool,
+}
+
+/// Idle timeouts of connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// TCP, established.
+    pub tcp: Duration,
+    /// TCP, closing.
+    pub tcp_fin: Duration,
+    /// UDP.
+    pub udp: Duration,
+}
+
+/// How the packet program is attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Native where the driver can, else generic with a warning.
+    #[default]
+    Auto,
+    /// Native or an error.
+    Native,
+    /// Generic.
+    Generic,
+}
+
+/// The `[dataplane]` and `[timeouts]` parts of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataplaneSettings {
+    /// Names of the interfaces to attach to.
+    pub interfaces: Vec<String>,
+    /// How.
+    pub mode: Mode,
+    /// Most connections of both families together.
+    pub max_connections: u32,
+    /// Idle timeouts.
+    pub timeouts: Timeouts,
+}
+
+/// Everything the operator wants: the desired state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Model {
+    /// The node's name.
+    pub node: String,
+    /// The data plane.
+    pub dataplane: DataplaneSettings,
+    /// Virtual services in the order in which they were added; keys and names are unique.
+    pub services: Vec<VirtualService>,
+}
+
+impl Model {
+    /// The service with this key.
+    #[must_use]
+    pub fn service(&self, key: &ServiceKey) -> Option<&VirtualService> {
+        self.services.iter().find(|service| service.key == *key)
+    }
+}
+
+/// Whether two addresses are of one family.
+#[must_use]
+pub const fn same_family(a: IpAddr, b: IpAddr) -> bool {
+    a.is_ipv4() == b.is_ipv4()
+}
