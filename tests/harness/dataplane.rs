@@ -354,13 +354,13 @@ impl Dataplane {
         }
     }
 
-    /// The records of handshakes under way.
+    /// The records of handshakes, under way or ended.
     #[must_use]
     pub fn half_open(&self) -> Vec<HalfOpen> {
         self.half_open_buckets().flat_map(|(_, b)| b.records).filter(|r| r.state != 0).collect()
     }
 
-    /// Changes every record of a handshake under way.
+    /// Changes every record of a handshake.
     pub fn change_half_open(&mut self, change: impl Fn(&mut HalfOpen)) {
         let used: Vec<_> = self
             .half_open_buckets()

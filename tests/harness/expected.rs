@@ -84,10 +84,10 @@ impl Expected {
         })
     }
 
-    /// A service's turn moves on, although no connection comes of it.
+    /// A service's turn moves on so many times without a connection: real servers were passed over.
     #[must_use]
-    pub fn turned(self, service: ServiceHandle) -> Self {
-        self.change(move |s| *s.turns.get_mut(&service.id).expect("a service") += 1)
+    pub fn passed_over(self, service: ServiceHandle, times: u64) -> Self {
+        self.change(move |s| *s.turns.get_mut(&service.id).expect("a service") += times)
     }
 
     /// So many more, or less, handshakes are under way.
