@@ -9,7 +9,7 @@ use balancer_common::{
 };
 use balancer_tests::{
     addresses::{R, R2, V},
-    dataplane::{Dataplane, ServiceHandle, Side::{Inside, Outside}, TIMEOUTS, run},
+    dataplane::{Dataplane, ServiceHandle, Side::{Inside, Outside}, TIMEOUTS, other_half, run},
     expected::{dropped, passed, redirected},
     packet::flag::{ACK, FIN, PSH, RST, SYN},
 };
@@ -55,8 +55,8 @@ fn the_handshake_has_one_record_and_the_last_ack_makes_the_rows() {
             redirected(&ack.delivered(R, 8080)).original(web.real, &ack).pair_v4().half_open(-1),
         );
         assert_state(lb, State::Established);
-        for (key, row) in lb.rows_v4() {
-            let other = row.translation.reply_key(key.protocol);
+        for (key, row) in &lb.rows_v4() {
+            let other = other_half(key, row);
             assert!(lb.rows_v4().iter().any(|(key, _)| *key == other), "each row names the other");
         }
     });

@@ -261,3 +261,24 @@ fn case_63_ethernet_padding_is_neither_counted_nor_summed() {
         );
     });
 }
+
+#[test]
+fn every_checksum_of_data_both_ways_is_right() {
+    run(|lb| {
+        lb.web();
+        establish(lb, &syn(), R, 8080);
+        establish(lb, &syn().v6(), R6, 8080);
+        for round in 0..3000_u32 {
+            let payload = round.wrapping_mul(2_654_435_761).to_be_bytes();
+            let payload = &payload[..(round % 5) as usize];
+            let data = syn().segment(ACK, 1001 + round * 977, 9001).data(payload);
+            for (data, real) in [(data.clone(), R), (data.v6(), R6)] {
+                let (_, out) = lb.send(Outside, &data.bytes());
+                assert_eq!(out, data.delivered(real, 8080).bytes(), "{data:?}");
+                let page = data.answered(real, 8080);
+                let (_, out) = lb.send(Inside, &page.bytes());
+                assert_eq!(out, page.returned(data.destination, 80).bytes(), "{page:?}");
+            }
+        }
+    });
+}

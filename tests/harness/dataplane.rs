@@ -10,12 +10,12 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader, Pod, TestRun, TestRunOptions,
-    maps::{Array, HashMap, MapData, PerCpuArray, xdp::DevMapHash},
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, xdp::DevMapHash},
     programs::{ProgramInfo, Xdp, XdpMode},
 };
 use balancer_common::{
     addr::Addr,
-    conntrack::{ConntrackEntry, FlowKey, Timeouts},
+    conntrack::{ConntrackEntry, FlowKey, Timeouts, direction},
     half_open::{HalfOpen, HalfOpenBucket},
     real_server::{self, RealServer},
     scheduler::Ring,
@@ -321,6 +321,13 @@ impl Dataplane {
         self.array_mut("INTERFACES").set(ifindex, interface, 0).expect("write INTERFACES");
     }
 
+    /// Takes an interface away from the program.
+    pub fn clear_interface(&mut self, ifindex: u32) {
+        self.array_mut("INTERFACES")
+            .set(ifindex, Interface::default(), 0)
+            .expect("write INTERFACES");
+    }
+
     /// The interfaces that the program may send by.
     pub fn devices(&mut self) -> DevMapHash<&mut MapData> {
         self.ebpf.map_mut("DEVICES").expect("DEVICES").try_into().expect("a device map")
@@ -352,6 +359,23 @@ impl Dataplane {
             change(&mut row);
             self.hash_mut("CONNTRACK_V4").insert(key, row, 0).expect("write CONNTRACK_V4");
         }
+    }
+
+    /// Deletes the connection of this, a client's packet, as the daemon does.
+    pub fn delete_connection_v4(&mut self, packet: &Packet) {
+        let mut rows = self.rows_v4().into_iter();
+        let (key, row) = rows
+            .find(|(key, row)| {
+                row.direction == direction::ORIGINAL
+                    && key.source_port == packet.source_port.to_be()
+                    && key.destination_port == packet.destination_port.to_be()
+                    && u32::from(key.protocol) == u32::from(packet.protocol())
+            })
+            .expect("the packet's connection");
+        let other = other_half(&key, &row);
+        let mut table = self.hash_mut::<FlowKey<u32>, ConntrackEntry<u32>>("CONNTRACK_V4");
+        table.remove(&key).expect("the original row");
+        table.remove(&other).expect("the reply row");
     }
 
     /// The records of handshakes, under way or ended.
@@ -390,6 +414,11 @@ impl Dataplane {
         self.ebpf.program("balancer").expect("balancer").try_into().expect("XDP")
     }
 
+    /// All maps of the object.
+    pub(crate) fn maps(&self) -> impl Iterator<Item = (&str, &Map)> {
+        self.ebpf.maps()
+    }
+
     pub(crate) fn array<V: Pod>(&self, name: &str) -> Array<&MapData, V> {
         self.ebpf.map(name).unwrap_or_else(|| panic!("no map {name}")).try_into().expect(name)
     }
@@ -417,6 +446,18 @@ impl Drop for Dataplane {
         if let Err(error) = setns(&self.home, CloneFlags::CLONE_NEWNET) {
             eprintln!("cannot return to the first network namespace: {error}");
         }
+    }
+}
+
+/// The key of the other row of a connection, which the row with this key names by its translation.
+#[must_use]
+pub fn other_half<A: Copy>(key: &FlowKey<A>, row: &ConntrackEntry<A>) -> FlowKey<A> {
+    FlowKey {
+        source: row.translation.destination,
+        destination: row.translation.source,
+        source_port: row.translation.destination_port,
+        destination_port: row.translation.source_port,
+        ..*key
     }
 }
 

@@ -7,3 +7,4 @@ pub mod expected;
 pub mod packet;
 pub mod privileged;
 pub mod snapshot;
+pub mod translated;
