@@ -5,4 +5,6 @@
 //! command changed.
 
 pub mod ebpf;
+#[cfg(feature = "lab")]
+pub mod lab;
 pub mod workspace;
