@@ -4,3 +4,4 @@
 
 pub mod dataplane;
 pub mod model;
+pub mod object;
