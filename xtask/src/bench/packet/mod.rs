@@ -11,7 +11,7 @@ mod network;
 mod runner;
 mod target;
 
-use std::{collections::BTreeMap, fs, path::PathBuf, thread};
+use std::{collections::BTreeMap, env, fs, path::Path, thread};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::programs::Xdp;
@@ -20,6 +20,7 @@ use nix::{
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
 };
+use xtask::{ebpf, workspace};
 
 use self::{
     case::{Case, Count, Table},
@@ -72,8 +73,12 @@ struct References {
 
 impl Bench {
     fn new(options: &Options) -> Result<Self> {
-        let object = read(options.object.clone().unwrap_or_else(|| built("balancer")))?;
-        let own = read(built("bench"))?;
+        let target = env::current_exe().ok().and_then(|binary| workspace::target_above(&binary));
+        let root = workspace::root();
+        let target = target.unwrap_or_else(|| root.join("target"));
+        let built = ebpf::build(&ebpf::Request::for_this_machine(root, target))?;
+        let own = read(&built.binary("bench")?)?;
+        let object = read(options.object.as_ref().unwrap_or(&built.balancer))?;
         let cases = chosen(case::all()?, &options.only)?;
         pin_to_last_cpu()?;
         let ifindex = network::build()?;
@@ -282,12 +287,8 @@ fn chosen(cases: Vec<Case>, only: &[String]) -> Result<Vec<Case>> {
     Ok(cases.into_iter().filter(|case| only.iter().any(|name| name == case.name)).collect())
 }
 
-fn built(binary: &str) -> PathBuf {
-    PathBuf::from("target/ebpf/bpfel-unknown-none/release").join(binary)
-}
-
-fn read(path: PathBuf) -> Result<Vec<u8>> {
-    fs::read(&path).with_context(|| format!("reading {}", path.display()))
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("reading {}", path.display()))
 }
 
 fn pin_to_last_cpu() -> Result<()> {
