@@ -22,6 +22,7 @@ use balancer_common::{
     service::{Service, ServiceKey},
     settings::{Interface, Settings},
 };
+use balancer_ctl::object::OBJECT;
 use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::{
@@ -138,13 +139,12 @@ impl Dataplane {
         unshare(CloneFlags::CLONE_NEWNET).expect("make a network namespace (needs root)");
         set_up_network();
 
-        let object = object();
         let mut ebpf = EbpfLoader::new()
             .map_max_entries("CONNTRACK_V4", 2 * options.max_connections)
             .map_max_entries("CONNTRACK_V6", 2 * options.max_connections)
             .map_max_entries("INTERFACES", 64)
             .override_global("AYA_LOG_LEVEL", &options.log_level, true)
-            .load(&object)
+            .load(OBJECT)
             .unwrap_or_else(|error| panic!("load the object: {error:?}"));
         for name in ["balancer", "clock"] {
             program_mut(&mut ebpf, name)
@@ -283,15 +283,15 @@ impl Dataplane {
             id: service.id,
             flags: service.flags,
         };
-        let (port, protocol) = (service.port.to_be(), service.protocol);
+        let (port, protocol) = (service.port.to_be(), u16::from(service.protocol));
         match service.vip {
             IpAddr::V4(vip) => {
                 let address = u32::from_ne_bytes(vip.octets());
-                let key = ServiceKey { address, port, protocol, zero: 0 };
+                let key = ServiceKey { address, port, protocol };
                 self.hash_mut("SERVICES_V4").insert(key, value, 0).expect("write SERVICES_V4");
             }
             IpAddr::V6(_) => {
-                let key = ServiceKey { address: Addr::from(service.vip).0, port, protocol, zero: 0 };
+                let key = ServiceKey { address: Addr::from(service.vip).0, port, protocol };
                 self.hash_mut("SERVICES_V6").insert(key, value, 0).expect("write SERVICES_V6");
             }
         }
@@ -317,8 +317,7 @@ impl Dataplane {
 
     /// Tells the program about an interface.
     pub fn set_interface(&mut self, ifindex: u32, mac: Mac) {
-        let interface = Interface { mac, configured: 1, zero: 0 };
-        self.array_mut("INTERFACES").set(ifindex, interface, 0).expect("write INTERFACES");
+        self.array_mut("INTERFACES").set(ifindex, Interface::new(mac), 0).expect("write INTERFACES");
     }
 
     /// Takes an interface away from the program.
@@ -369,7 +368,7 @@ impl Dataplane {
                 row.direction == direction::ORIGINAL
                     && key.source_port == packet.source_port.to_be()
                     && key.destination_port == packet.destination_port.to_be()
-                    && u32::from(key.protocol) == u32::from(packet.protocol())
+                    && key.protocol == u32::from(packet.protocol())
             })
             .expect("the packet's connection");
         let other = other_half(&key, &row);
@@ -566,10 +565,4 @@ fn program_mut<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut Xdp {
         .unwrap_or_else(|| panic!("the object has no program {name}"))
         .try_into()
         .expect("an XDP program")
-}
-
-/// The object under test.
-fn object() -> Vec<u8> {
-    let path = std::env::var("BALANCER_TEST_OBJECT").expect("BALANCER_TEST_OBJECT");
-    fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
 }

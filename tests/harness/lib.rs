@@ -7,4 +7,5 @@ pub mod expected;
 pub mod packet;
 pub mod privileged;
 pub mod snapshot;
+pub mod topology;
 pub mod translated;

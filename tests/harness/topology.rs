@@ -230,7 +230,7 @@ impl Real {
     /// # Panics
     /// It does not start.
     pub fn start_nginx(&mut self, server: &str) {
-        let folder = self.folder.path();
+        let folder = self.folder.path().to_owned();
         let config = folder.join("nginx.conf");
         let path = folder.display();
         fs::write(
