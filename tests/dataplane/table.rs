@@ -93,6 +93,7 @@ fn an_expired_connection_is_none() {
     run(|lb| {
         lb.web();
         establish(lb, &syn(), R, 8080);
+        lb.forget_handshakes();
         let now = lb.jiffies() as u32;
         lb.change_rows_v4(|row| row.last_seen = now.wrapping_sub(TIMEOUTS.established + 1));
         let data = syn().segment(PSH | ACK, 1001, 9001).data(b"late");
@@ -130,8 +131,9 @@ fn each_state_has_its_own_timeout() {
     };
     for state in [State::Established, State::FinOriginal, State::FinReply, State::Closing, State::Closed] {
         run(|lb| {
-            let web = lb.web();
+            lb.web();
             establish(lb, &syn(), R, 8080);
+            lb.forget_handshakes();
             let ack = syn().segment(ACK, 1001, 9001);
             let mut at = |age: u32| {
                 let now = lb.jiffies() as u32;
@@ -146,7 +148,6 @@ fn each_state_has_its_own_timeout() {
             assert_eq!((alive, rows), (ack.delivered(R, 8080).bytes(), 2), "{state:?}");
             let ((_, expired), rows) = at(age(state) + 1);
             assert_eq!((expired, rows), (ack.bytes(), 0), "{state:?}");
-            let _ = web;
         });
     }
 }

@@ -5,6 +5,7 @@ use std::{
     fs::{self, File},
     io::Write,
     net::IpAddr,
+    os::fd::AsFd as _,
     process::{Command, Stdio},
 };
 
@@ -16,7 +17,7 @@ use aya::{
 use balancer_common::{
     addr::Addr,
     conntrack::{ConntrackEntry, FlowKey, Timeouts, direction},
-    half_open::{HalfOpen, HalfOpenBucket},
+    half_open::{self, HalfOpen, HalfOpenBucket},
     real_server::{self, RealServer},
     scheduler::Ring,
     service::{Service, ServiceKey},
@@ -29,6 +30,7 @@ use crate::{
     addresses::{
         GATEWAY, LB_INSIDE, LB_OUTSIDE, Mac, R, R2, R6, R26, REAL, REAL2, S, S6, T, T6, V, V6,
     },
+    bulk,
     packet::Packet,
     privileged,
 };
@@ -380,24 +382,34 @@ impl Dataplane {
     /// The records of handshakes, under way or ended.
     #[must_use]
     pub fn half_open(&self) -> Vec<HalfOpen> {
-        self.half_open_buckets().flat_map(|(_, b)| b.records).filter(|r| r.state != 0).collect()
+        self.half_open_buckets()
+            .iter()
+            .flat_map(|bucket| bucket.records)
+            .filter(|record| record.state != 0)
+            .collect()
     }
 
     /// Changes every record of a handshake.
     pub fn change_half_open(&mut self, change: impl Fn(&mut HalfOpen)) {
-        let used: Vec<_> = self
-            .half_open_buckets()
-            .filter(|(_, bucket)| bucket.records.iter().any(|record| record.state != 0))
-            .collect();
-        for (index, mut bucket) in used {
-            bucket.records.iter_mut().filter(|record| record.state != 0).for_each(&change);
-            self.array_mut("HALF_OPEN").set(index, bucket, 0).expect("write HALF_OPEN");
+        for (index, mut bucket) in (0..).zip(self.half_open_buckets()) {
+            let mut used = bucket.records.iter_mut().filter(|record| record.state != 0).peekable();
+            if used.peek().is_some() {
+                used.for_each(&change);
+                self.array_mut("HALF_OPEN").set(index, bucket, 0).expect("write HALF_OPEN");
+            }
         }
     }
 
-    fn half_open_buckets(&self) -> impl Iterator<Item = (u32, HalfOpenBucket)> {
-        let buckets = self.array("HALF_OPEN");
-        (0..buckets.len()).map(move |index| (index, buckets.get(&index, 0).expect("a bucket")))
+    /// Frees the records of handshakes that have ended: otherwise they translate for a moment longer.
+    pub fn forget_handshakes(&mut self) {
+        self.change_half_open(|record| *record = HalfOpen::default());
+    }
+
+    fn half_open_buckets(&self) -> Vec<HalfOpenBucket> {
+        let Some(Map::Array(map)) = self.ebpf.map("HALF_OPEN") else {
+            panic!("no array HALF_OPEN");
+        };
+        bulk::read_array(&map.fd().as_fd(), half_open::BUCKETS)
     }
 
     /// What the kernel tells about the loaded packet program.

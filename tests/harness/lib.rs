@@ -2,6 +2,7 @@
 //! everything it counts.
 
 pub mod addresses;
+pub mod bulk;
 pub mod dataplane;
 pub mod expected;
 pub mod packet;
