@@ -13,7 +13,7 @@ use balancer_common::{
 };
 use balancer_tests::{
     addresses::{R, R2, R6, V},
-    dataplane::{Options, Side::{Inside, Outside}, TIMEOUTS, other_half, run, run_with, test_run},
+    dataplane::{Dataplane, Options, Side, Side::{Inside, Outside}, TIMEOUTS, other_half, run, run_with, test_run},
     expected::{dropped, passed, redirected},
     packet::{Packet, flag::{ACK, PSH, RST, SYN}},
 };
@@ -193,14 +193,17 @@ fn a_flood_of_syns_neither_fills_the_table_nor_harms_connections() {
     });
 }
 
-/// Runs the same frames on two CPUs at the same moment and returns, by CPU, each run's verdict number and frame.
-fn at_once(
-    program: &aya::programs::Xdp,
-    ifindex: u32,
-    frames: &[Vec<u8>],
-) -> [Vec<(u32, Vec<u8>)>; 2] {
+/// Runs the same frames on two CPUs at the same moment. Returns by frame what became of its copies: one or two
+/// outcomes that are alike.
+///
+/// A copy may be missing because its CPU waited in vain for the other one, which the hypervisor had stopped: that
+/// is counted as busy, and must be rare.
+fn at_once(lb: &Dataplane, from: Side, frames: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let (program, ifindex) = (lb.program(), lb.ifindex(from));
+    let busy = || lb.snapshot().discards["busy"];
+    let busy_before = busy();
     let barrier = Barrier::new(2);
-    thread::scope(|scope| {
+    let [one, two]: [Vec<_>; 2] = thread::scope(|scope| {
         let runners = [0, 1].map(|cpu| {
             let barrier = &barrier;
             scope.spawn(move || {
@@ -217,7 +220,46 @@ fn at_once(
             })
         });
         runners.map(|runner| runner.join().expect("a runner"))
-    })
+    });
+    let mut refused = 0;
+    let outcomes = one
+        .into_iter()
+        .zip(two)
+        .map(|(one, two)| match (one.0, two.0) {
+            (REDIRECT, REDIRECT) => {
+                assert_eq!(one.1, two.1, "both copies go to one real server");
+                one.1
+            }
+            (REDIRECT, DROP) => {
+                refused += 1;
+                one.1
+            }
+            (DROP, REDIRECT) => {
+                refused += 1;
+                two.1
+            }
+            other => panic!("verdicts {other:?}"),
+        })
+        .collect();
+    assert_eq!(busy() - busy_before, refused, "no copy is dropped for another reason");
+    assert!(refused <= frames.len() as u64 / 50, "{refused} of {} copies refused", frames.len());
+    outcomes
+}
+
+const DROP: u32 = 1;
+const REDIRECT: u32 = 4;
+
+/// Every row has its other half, and the program has counted as many connections as there are pairs.
+#[track_caller]
+fn assert_pairs(lb: &Dataplane, pairs: u16) {
+    let rows = lb.rows_v4();
+    let keys: HashSet<_> = rows.iter().map(|(key, _)| *key).collect();
+    for (key, row) in &rows {
+        assert!(keys.contains(&other_half(key, row)), "a row without its other half");
+    }
+    assert_eq!(rows.len(), 2 * usize::from(pairs));
+    let usage = lb.snapshot().usage;
+    assert_eq!(usage.added - usage.removed, u64::from(pairs));
 }
 
 #[test]
@@ -229,44 +271,25 @@ fn case_73_the_same_first_syn_on_two_cpus_makes_one_connection() {
         lb.add_service(6, V, 80, &[first, second]);
         let syns: Vec<_> = (0..ROUNDS).map(|port| syn().client_port(10_000 + port)).collect();
         let frames: Vec<_> = syns.iter().map(Packet::bytes).collect();
-        let [one, two] = at_once(lb.program(), lb.outside, &frames);
         let mut answers = Vec::new();
         let mut acks = Vec::new();
-        for ((syn, one), two) in syns.iter().zip(one).zip(two) {
-            assert_eq!(one, two, "one real server for both copies");
-            assert_eq!(one.0, 4, "redirected");
-            let real = if one.1 == syn.delivered(R, 8080).bytes() {
-                R
-            } else {
-                assert_eq!(one.1, syn.delivered(R2, 8080).bytes());
-                R2
-            };
+        for (syn, out) in syns.iter().zip(at_once(lb, Outside, &frames)) {
+            let real = if out == syn.delivered(R, 8080).bytes() { R } else { R2 };
+            assert_eq!(out, syn.delivered(real, 8080).bytes());
             answers.push(syn_ack(syn, real, 8080).bytes());
             acks.push(syn.clone().segment(ACK, 1001, 9001).bytes());
         }
         let snapshot = lb.snapshot();
         assert_eq!(snapshot.turns[&0], u64::from(ROUNDS), "one turn for each connection");
-        let connections: u64 = snapshot.reals.values().map(|real| real.connections).sum();
-        assert_eq!(connections, u64::from(ROUNDS));
-        let packets: u64 = snapshot.reals.values().map(|real| real.directions[0].packets).sum();
-        assert_eq!(packets, 2 * u64::from(ROUNDS));
-        assert_eq!(snapshot.discards.values().sum::<u64>(), 0, "{:?}", snapshot.discards);
+        let connections = |id: u32| snapshot.reals[&id].connections;
+        let half = u64::from(ROUNDS) / 2;
+        assert_eq!([connections(first), connections(second)], [half; 2]);
 
-        // The handshakes complete on both CPUs at once too: one pair of rows each, no orphan.
-        for (verdict, _) in at_once(lb.program(), lb.inside, &answers).into_iter().flatten() {
-            assert_eq!(verdict, 4);
-        }
-        for (verdict, _) in at_once(lb.program(), lb.outside, &acks).into_iter().flatten() {
-            assert_eq!(verdict, 4);
-        }
-        let rows = lb.rows_v4();
-        assert_eq!(rows.len(), 2 * usize::from(ROUNDS));
-        let keys: HashSet<_> = rows.iter().map(|(key, _)| *key).collect();
-        for (key, row) in &rows {
-            assert!(keys.contains(&other_half(key, row)));
-        }
-        let usage = lb.snapshot().usage;
-        assert_eq!((usage.added, usage.removed), (u64::from(ROUNDS), 0));
+        // The handshakes complete on both CPUs at once too.
+        at_once(lb, Inside, &answers);
+        at_once(lb, Outside, &acks);
+        assert_pairs(lb, ROUNDS);
+        assert_eq!(lb.snapshot().usage.removed, 0);
     });
 }
 
@@ -280,26 +303,13 @@ fn the_same_first_datagram_on_two_cpus_makes_one_connection() {
         let pings: Vec<_> =
             (0..ROUNDS).map(|port| Packet::udp(b"ping").client_port(10_000 + port)).collect();
         let frames: Vec<_> = pings.iter().map(Packet::bytes).collect();
-        let [one, two] = at_once(lb.program(), lb.outside, &frames);
-        for (one, two) in one.into_iter().zip(two) {
-            assert_eq!(one, two, "one real server for both copies");
-            assert_eq!(one.0, 4, "redirected");
-        }
-        let rows = lb.rows_v4();
-        let keys: HashSet<_> = rows.iter().map(|(key, _)| *key).collect();
-        for (key, row) in &rows {
-            assert!(keys.contains(&other_half(key, row)), "an orphan row");
-        }
-        assert_eq!(rows.len(), 2 * usize::from(ROUNDS));
-        let snapshot = lb.snapshot();
-        let usage = snapshot.usage;
-        assert_eq!(usage.added - usage.removed, u64::from(ROUNDS));
-        assert_eq!(snapshot.discards.values().sum::<u64>(), 0, "{:?}", snapshot.discards);
+        at_once(lb, Outside, &frames);
+        assert_pairs(lb, ROUNDS);
     });
 }
 
 #[test]
-fn resets_and_new_syns_on_two_cpus_leave_no_orphan() {
+fn ports_used_again_on_two_cpus_at_once_leave_no_row_behind() {
     const ROUNDS: u16 = 1000;
     run_with(Options { max_connections: 2 * u32::from(ROUNDS), ..Options::default() }, |lb| {
         lb.web();
@@ -308,13 +318,10 @@ fn resets_and_new_syns_on_two_cpus_leave_no_orphan() {
             establish(lb, syn, R, 8080);
             lb.pass_through(Outside, &syn.clone().segment(RST, 1001, 0));
         }
-        // Every port is used again, on both CPUs at once.
         let again: Vec<_> =
             syns.iter().map(|syn| syn.clone().segment(SYN, 77_000, 0).bytes()).collect();
-        for (verdict, _) in at_once(lb.program(), lb.outside, &again).into_iter().flatten() {
-            assert_eq!(verdict, 4);
-        }
-        assert_eq!(lb.rows_v4().len(), 0);
+        at_once(lb, Outside, &again);
+        assert_pairs(lb, 0);
         let usage = lb.snapshot().usage;
         assert_eq!((usage.added, usage.removed), (u64::from(ROUNDS), u64::from(ROUNDS)));
     });
