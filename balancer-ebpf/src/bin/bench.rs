@@ -6,7 +6,10 @@
 //! target and taken off.
 #![no_std]
 #![no_main]
-#![expect(missing_docs, reason = "the `xdp` macro drops the doc comments of the entry points")]
+#![expect(
+    missing_docs,
+    reason = "the `xdp` macro drops the doc comments of the entry points"
+)]
 
 use aya_ebpf::{
     Global,
@@ -81,7 +84,11 @@ fn restore(ctx: &XdpContext) -> Option<()> {
         (*walk)[0] = step + 1;
         (step, (*walk)[1])
     };
-    let (turn, frame) = if HANDSHAKE.load() == 0 { (step, 0) } else { (step / 3, (step % 3) as u32) };
+    let (turn, frame) = if HANDSHAKE.load() == 0 {
+        (step, 0)
+    } else {
+        (step / 3, (step % 3) as u32)
+    };
     let flow = turn.wrapping_mul(multiplier) as u32 & flow_mask;
     write_frame(ctx, frame)?;
     if frame == 1 {

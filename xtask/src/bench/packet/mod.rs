@@ -42,7 +42,10 @@ const WARM_UP: u32 = 300_000;
 pub fn run(options: &Options) -> Result<Vec<Row>> {
     // A thread of its own: it leaves for another network namespace and stays on one CPU.
     thread::scope(|scope| {
-        scope.spawn(|| Bench::new(options)?.run(options)).join().unwrap_or_else(|_| bail!("the bench panicked"))
+        scope
+            .spawn(|| Bench::new(options)?.run(options))
+            .join()
+            .unwrap_or_else(|_| bail!("the bench panicked"))
     })
 }
 
@@ -73,7 +76,9 @@ struct References {
 
 impl Bench {
     fn new(options: &Options) -> Result<Self> {
-        let target = env::current_exe().ok().and_then(|binary| workspace::target_above(&binary));
+        let target = env::current_exe()
+            .ok()
+            .and_then(|binary| workspace::target_above(&binary));
         let root = workspace::root();
         let target = target.unwrap_or_else(|| root.join("target"));
         let built = ebpf::build(&ebpf::Request::for_this_machine(root, target))?;
@@ -83,7 +88,10 @@ impl Bench {
         pin_to_last_cpu()?;
         let ifindex = network::build()?;
 
-        let lone = Walk { flows: 1, multiplier: runner::IN_ORDER };
+        let lone = Walk {
+            flows: 1,
+            multiplier: runner::IN_ORDER,
+        };
         let frame = cases.first().context("no row was chosen")?.frames[0].clone();
         let mut references = Front::load(&own, &[frame], lone)?;
         // Both ends need a native program: without one at the far end frames are not delivered, and without one at the
@@ -91,14 +99,23 @@ impl Bench {
         references.drop_at(network::FAR)?;
         references.drop_at(network::NEAR)?;
 
-        let mut bench = Self { ifindex, targets: BTreeMap::new(), rows: Vec::new(), references };
+        let mut bench = Self {
+            ifindex,
+            targets: BTreeMap::new(),
+            rows: Vec::new(),
+            references,
+        };
         for case in cases {
             if !bench.targets.contains_key(&case.table) {
                 let room = connections(case.table, options);
-                bench.targets.insert(case.table, Target::load(&object, room, ifindex)?);
+                bench
+                    .targets
+                    .insert(case.table, Target::load(&object, room, ifindex)?);
             }
             let name = case.name;
-            let row = bench.prepare(&own, case).with_context(|| format!("row {name}"))?;
+            let row = bench
+                .prepare(&own, case)
+                .with_context(|| format!("row {name}"))?;
             bench.rows.push(row);
         }
         Ok(bench)
@@ -108,7 +125,10 @@ impl Bench {
     fn prepare(&self, own: &[u8], case: Case) -> Result<Measured> {
         let target = &self.targets[&case.table];
         if !case.made_by.is_empty() {
-            let walk = Walk { multiplier: runner::IN_ORDER, ..case.walk };
+            let walk = Walk {
+                multiplier: runner::IN_ORDER,
+                ..case.walk
+            };
             let mut maker = Front::load(own, &case.made_by, walk)?;
             maker.aim(Some(target.program()?))?;
             let packets = case.walk.flows * u32::try_from(case.made_by.len())?;
@@ -132,7 +152,12 @@ impl Bench {
             target.counters()?.discards_by_name(),
         );
         let front = Front::load(own, &case.frames, case.walk)?;
-        Ok(Measured { case, front, whole: Vec::new(), front_only: Vec::new() })
+        Ok(Measured {
+            case,
+            front,
+            whole: Vec::new(),
+            front_only: Vec::new(),
+        })
     }
 
     fn run(mut self, options: &Options) -> Result<Vec<Row>> {
@@ -152,13 +177,25 @@ impl Bench {
     fn round(&mut self, packets: u32, references: &mut References) -> Result<()> {
         let ifindex = self.ifindex;
         let frame = self.rows[0].case.frames[0].clone();
-        let plain = |program: &Xdp, delivery| runner::measure(program, ifindex, &frame, packets, delivery);
-        references.floor.push(plain(self.references.program("floor")?, Delivery::Verdict)?);
-        references.empty.push(plain(self.references.program("empty")?, Delivery::Verdict)?);
-        if self.rows.iter().any(|row| row.case.delivery == Delivery::Live) {
+        let plain =
+            |program: &Xdp, delivery| runner::measure(program, ifindex, &frame, packets, delivery);
+        references
+            .floor
+            .push(plain(self.references.program("floor")?, Delivery::Verdict)?);
+        references
+            .empty
+            .push(plain(self.references.program("empty")?, Delivery::Verdict)?);
+        if self
+            .rows
+            .iter()
+            .any(|row| row.case.delivery == Delivery::Live)
+        {
             let before = self.references.arrived()?;
-            references.live.push(plain(self.references.program("empty")?, Delivery::Live)?);
-            self.references.expect_arrival(before + u64::from(packets))?;
+            references
+                .live
+                .push(plain(self.references.program("empty")?, Delivery::Live)?);
+            self.references
+                .expect_arrival(before + u64::from(packets))?;
         }
         for row in &mut self.rows {
             let target = &self.targets[&row.case.table];
@@ -187,10 +224,19 @@ impl Bench {
                 Delivery::Verdict => (&references.floor, &references.empty),
                 Delivery::Live => (&references.live, &references.live),
             };
-            let fronts: Vec<f64> = row.front_only.iter().zip(idle).map(|(with, without)| with - without).collect();
+            let fronts: Vec<f64> = row
+                .front_only
+                .iter()
+                .zip(idle)
+                .map(|(with, without)| with - without)
+                .collect();
             let front = median(&fronts);
             let costs: Vec<f64> = row.whole.iter().map(|whole| whole - front).collect();
-            let ratios: Vec<f64> = costs.iter().zip(reference).map(|(cost, reference)| cost / reference).collect();
+            let ratios: Vec<f64> = costs
+                .iter()
+                .zip(reference)
+                .map(|(cost, reference)| cost / reference)
+                .collect();
             let result = Row {
                 suite: "packet",
                 row: row.case.name.to_owned(),
@@ -217,14 +263,22 @@ impl Bench {
 }
 
 impl Measured {
-    fn round(&mut self, target: &Target, references: &Front, ifindex: u32, packets: u32) -> Result<()> {
+    fn round(
+        &mut self,
+        target: &Target,
+        references: &Front,
+        ifindex: u32,
+        packets: u32,
+    ) -> Result<()> {
         self.front.aim(None)?;
-        self.front_only.push(self.front.measure(ifindex, packets, self.case.delivery)?);
+        self.front_only
+            .push(self.front.measure(ifindex, packets, self.case.delivery)?);
 
         self.front.aim(Some(target.program()?))?;
         let before = target.counters()?;
         let arrived = references.arrived()?;
-        self.whole.push(self.front.measure(ifindex, packets, self.case.delivery)?);
+        self.whole
+            .push(self.front.measure(ifindex, packets, self.case.delivery)?);
         let counted = target.counters()?.since(&before);
         let packets = u64::from(packets);
         match self.case.count {
@@ -281,10 +335,17 @@ fn chosen(cases: Vec<Case>, only: &[String]) -> Result<Vec<Case>> {
         ensure!(
             cases.iter().any(|case| case.name == name),
             "there is no row `{name}`; there are: {}",
-            cases.iter().map(|case| case.name).collect::<Vec<_>>().join(", ")
+            cases
+                .iter()
+                .map(|case| case.name)
+                .collect::<Vec<_>>()
+                .join(", ")
         );
     }
-    Ok(cases.into_iter().filter(|case| only.iter().any(|name| name == case.name)).collect())
+    Ok(cases
+        .into_iter()
+        .filter(|case| only.iter().any(|name| name == case.name))
+        .collect())
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
