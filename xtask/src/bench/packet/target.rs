@@ -91,7 +91,7 @@ impl Target {
             ..Default::default()
         };
         self.array("SETTINGS")?.set(0, settings, 0)?;
-        let near = Interface { mac: network::BALANCER_MAC, configured: 1, zero: 0 };
+        let near = Interface::new(network::BALANCER_MAC);
         self.array("INTERFACES")?.set(ifindex, near, 0)?;
         let mut devices = DevMapHash::try_from(self.ebpf.map_mut("DEVICES").context("no map DEVICES")?)?;
         devices.insert(ifindex, ifindex, None, 0)?;
@@ -114,13 +114,13 @@ impl Target {
         let mut services: HashMap<_, ServiceKeyV4, Service> =
             HashMap::try_from(self.ebpf.map_mut("SERVICES_V4").context("no map SERVICES_V4")?)?;
         for (id, port, protocol) in [(TCP_V4, SERVICE_PORT, TCP), (UDP_V4, UDP_PORT, UDP)] {
-            let key = ServiceKeyV4 { address, port: port.to_be(), protocol, zero: 0 };
+            let key = ServiceKeyV4 { address, port: port.to_be(), protocol: protocol.into() };
             services.insert(key, service(id), 0)?;
         }
         let Addr(address) = Addr::from(IpAddr::from(network::VIP_V6));
         let mut services: HashMap<_, ServiceKeyV6, Service> =
             HashMap::try_from(self.ebpf.map_mut("SERVICES_V6").context("no map SERVICES_V6")?)?;
-        let key = ServiceKeyV6 { address, port: SERVICE_PORT.to_be(), protocol: TCP, zero: 0 };
+        let key = ServiceKeyV6 { address, port: SERVICE_PORT.to_be(), protocol: TCP.into() };
         services.insert(key, service(TCP_V6), 0)?;
         Ok(())
     }
