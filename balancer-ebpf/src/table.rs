@@ -99,11 +99,10 @@ fn remove<H: Family>(
     };
     let this = H::rows().remove(key).is_ok();
     let that = H::rows().remove(&*other_key).is_ok();
-    if (is_original && this) || (!is_original && that) {
-        if let Some(usage) = usage() {
-            // SAFETY: `usage` points to the map's only value.
-            atomic::fetch_add(unsafe { &raw mut (*usage).removed }, 1);
-        }
+    let removed_original = if is_original { this } else { that };
+    if removed_original && let Some(usage) = usage() {
+        // SAFETY: `usage` points to the map's only value.
+        atomic::fetch_add(unsafe { &raw mut (*usage).removed }, 1);
     }
 }
 

@@ -34,10 +34,10 @@ pub struct Steering<A> {
 /// Finds the packet's connection, or makes it.
 #[inline(always)]
 pub fn track<H: Family>(packet: &Parsed<H::Address>) -> Result<Steering<H::Address>, Discard> {
-    if let Some(row) = H::rows().get_ptr_mut(&packet.key) {
-        if let Some(steering) = follow::<H>(packet, row)? {
-            return Ok(steering);
-        }
+    if let Some(row) = H::rows().get_ptr_mut(&packet.key)
+        && let Some(steering) = follow::<H>(packet, row)?
+    {
+        return Ok(steering);
     }
     let opened = open::<H>(packet)?;
     let scratch = scratch::<H>()?;

@@ -6,7 +6,10 @@
 //! target and taken off.
 #![no_std]
 #![no_main]
-#![expect(missing_docs, reason = "the `xdp` macro drops the doc comments of the entry points")]
+#![expect(
+    missing_docs,
+    reason = "the `xdp` macro drops the doc comments of the entry points"
+)]
 
 use core::mem::zeroed;
 
@@ -104,7 +107,11 @@ fn restore(ctx: &XdpContext) -> Option<()> {
         (*walk)[0] = step + 1;
         (step, (*walk)[1])
     };
-    let (turn, frame) = if HANDSHAKE.load() == 0 { (step, 0) } else { (step / 3, (step % 3) as u32) };
+    let (turn, frame) = if HANDSHAKE.load() == 0 {
+        (step, 0)
+    } else {
+        (step / 3, (step % 3) as u32)
+    };
     let flow = turn.wrapping_mul(multiplier) as u32 & flow_mask;
     write_frame(ctx, frame)?;
     if frame == 1 {
@@ -179,7 +186,13 @@ fn try_minimal_nat(ctx: &XdpContext) -> Option<u32> {
     }
     let [source, destination] = *field::<[u32; 2]>(ctx, SOURCE)?;
     let [source_port, destination_port] = *field::<[u16; 2]>(ctx, SOURCE_PORT)?;
-    let key = FlowKeyV4 { source, destination, source_port, destination_port, protocol: 6 };
+    let key = FlowKeyV4 {
+        source,
+        destination,
+        source_port,
+        destination_port,
+        protocol: 6,
+    };
     // SAFETY: nobody changes the map while the bench runs.
     let Minimal { translation, macs } = *unsafe { NAT.get(&key) }?;
     count_done()?;
@@ -210,7 +223,8 @@ fn try_fib_redirect(ctx: &XdpContext) -> Option<u32> {
     fib.__bindgen_anon_3.ipv4_src = source;
     fib.__bindgen_anon_4.ipv4_dst = destination;
     // SAFETY: the context is this run's, and the struct is as large as stated.
-    let result = unsafe { bpf_fib_lookup(ctx.as_ptr(), &mut fib, size_of::<FibParameters>() as i32, 0) };
+    let result =
+        unsafe { bpf_fib_lookup(ctx.as_ptr(), &mut fib, size_of::<FibParameters>() as i32, 0) };
     if result != i64::from(BPF_FIB_LKUP_RET_SUCCESS) {
         return None;
     }

@@ -8,7 +8,8 @@ use balancer_common::{addr::TCP, conntrack::FlowKeyV4, nat::Translation, verdict
 use super::{
     frame::{Segment, frame},
     network::{
-        BALANCER_MAC, CLIENT_V4, CLIENT_V6, GATEWAY_MAC, NO_VIP_V4, REAL_MAC, REAL_V4, REAL_V6, VIP_V4, VIP_V6,
+        BALANCER_MAC, CLIENT_V4, CLIENT_V6, GATEWAY_MAC, NO_VIP_V4, REAL_MAC, REAL_V4, REAL_V6,
+        VIP_V4, VIP_V6,
     },
     runner::{Delivery, SCATTERED, Walk},
     target::{REAL_PORT, SERVICE_PORT, UDP_PORT},
@@ -80,7 +81,10 @@ pub struct Case {
     pub delivery: Delivery,
 }
 
-const ONE: Walk = Walk { flows: 1, multiplier: SCATTERED };
+const ONE: Walk = Walk {
+    flows: 1,
+    multiplier: SCATTERED,
+};
 
 /// Flow 0 of the sets of flows, as the front program makes it.
 const FIRST_CLIENT: [u8; 4] = [198, 18, 0, 1];
@@ -104,19 +108,43 @@ const HOPS: u8 = 64;
 
 impl Route {
     fn from_client(&self, segment: Segment) -> Result<Vec<u8>> {
-        frame([GATEWAY_MAC, BALANCER_MAC], self.client, self.virtual_address, segment, HOPS)
+        frame(
+            [GATEWAY_MAC, BALANCER_MAC],
+            self.client,
+            self.virtual_address,
+            segment,
+            HOPS,
+        )
     }
 
     fn to_real(&self, segment: Segment) -> Result<Vec<u8>> {
-        frame([BALANCER_MAC, REAL_MAC], self.client, self.real, segment, HOPS - 1)
+        frame(
+            [BALANCER_MAC, REAL_MAC],
+            self.client,
+            self.real,
+            segment,
+            HOPS - 1,
+        )
     }
 
     fn from_real(&self, segment: Segment) -> Result<Vec<u8>> {
-        frame([REAL_MAC, BALANCER_MAC], self.real, self.client, segment, HOPS)
+        frame(
+            [REAL_MAC, BALANCER_MAC],
+            self.real,
+            self.client,
+            segment,
+            HOPS,
+        )
     }
 
     fn to_client(&self, segment: Segment) -> Result<Vec<u8>> {
-        frame([BALANCER_MAC, GATEWAY_MAC], self.virtual_address, self.client, segment, HOPS - 1)
+        frame(
+            [BALANCER_MAC, GATEWAY_MAC],
+            self.virtual_address,
+            self.client,
+            segment,
+            HOPS - 1,
+        )
     }
 
     /// The three frames that make a TCP connection, as they reach the balancer.
@@ -140,7 +168,10 @@ pub fn all() -> Result<Vec<Case>> {
         real: (REAL_V4, REAL_PORT).into(),
     };
     // Flow 0 of the sets, whose first frame is looked at.
-    let first = Route { client: (FIRST_CLIENT, FIRST_CLIENT_PORT).into(), ..tcp };
+    let first = Route {
+        client: (FIRST_CLIENT, FIRST_CLIENT_PORT).into(),
+        ..tcp
+    };
     let udp = Route {
         virtual_address: (VIP_V4, UDP_PORT).into(),
         real: (REAL_V4, UDP_PORT).into(),
@@ -151,7 +182,10 @@ pub fn all() -> Result<Vec<Case>> {
         virtual_address: (VIP_V6, SERVICE_PORT).into(),
         real: (REAL_V6, REAL_PORT).into(),
     };
-    let stranger = Route { virtual_address: (NO_VIP_V4, SERVICE_PORT).into(), ..tcp };
+    let stranger = Route {
+        virtual_address: (NO_VIP_V4, SERVICE_PORT).into(),
+        ..tcp
+    };
 
     let established = Case {
         name: "established-1",
@@ -179,8 +213,12 @@ pub fn all() -> Result<Vec<Case>> {
             ..established.clone()
         })
     };
-    let reference =
-        Case { aim: None, before: Vec::new(), count: Count::Done, ..established.clone() };
+    let reference = Case {
+        aim: None,
+        before: Vec::new(),
+        count: Count::Done,
+        ..established.clone()
+    };
     let not_ours = stranger.from_client(Segment::Ack)?;
     Ok(vec![
         established.clone(),
@@ -240,11 +278,25 @@ pub fn all() -> Result<Vec<Case>> {
             count: Count::Discard(Discard::NoService),
             ..established.clone()
         },
-        Case { name: "live-established", aim: Some(1.35), delivery: Delivery::Live, ..established.clone() },
+        Case {
+            name: "live-established",
+            aim: Some(1.35),
+            delivery: Delivery::Live,
+            ..established.clone()
+        },
         Case {
             name: "established-1/minimal-nat",
             subject: Subject::Reference("minimal_nat"),
-            expected: (TX, frame([BALANCER_MAC, REAL_MAC], tcp.client, tcp.real, Segment::Ack, HOPS)?),
+            expected: (
+                TX,
+                frame(
+                    [BALANCER_MAC, REAL_MAC],
+                    tcp.client,
+                    tcp.real,
+                    Segment::Ack,
+                    HOPS,
+                )?,
+            ),
             ..reference.clone()
         },
         Case {
@@ -252,14 +304,38 @@ pub fn all() -> Result<Vec<Case>> {
             subject: Subject::Reference("minimal_nat"),
             frames: vec![first.from_client(Segment::Ack)?],
             walk: set(1 << 20),
-            expected: (TX, frame([BALANCER_MAC, REAL_MAC], first.client, first.real, Segment::Ack, HOPS)?),
+            expected: (
+                TX,
+                frame(
+                    [BALANCER_MAC, REAL_MAC],
+                    first.client,
+                    first.real,
+                    Segment::Ack,
+                    HOPS,
+                )?,
+            ),
             ..reference.clone()
         },
         Case {
             name: "established-1/fib-redirect",
             subject: Subject::Reference("fib_redirect"),
-            frames: vec![frame([GATEWAY_MAC, BALANCER_MAC], tcp.client, tcp.real, Segment::Ack, HOPS)?],
-            expected: (REDIRECT, frame([BALANCER_MAC, REAL_MAC], tcp.client, tcp.real, Segment::Ack, HOPS)?),
+            frames: vec![frame(
+                [GATEWAY_MAC, BALANCER_MAC],
+                tcp.client,
+                tcp.real,
+                Segment::Ack,
+                HOPS,
+            )?],
+            expected: (
+                REDIRECT,
+                frame(
+                    [BALANCER_MAC, REAL_MAC],
+                    tcp.client,
+                    tcp.real,
+                    Segment::Ack,
+                    HOPS,
+                )?,
+            ),
             ..reference
         },
     ])
@@ -272,7 +348,10 @@ pub fn translations(flows: u32) -> impl Iterator<Item = (FlowKeyV4, Translation<
             (u32::from_be_bytes(CLIENT_V4), CLIENT_PORT)
         } else {
             let ports = 1 << 10;
-            (u32::from_be_bytes(FIRST_CLIENT) + flow / ports, FIRST_CLIENT_PORT + (flow % ports) as u16)
+            (
+                u32::from_be_bytes(FIRST_CLIENT) + flow / ports,
+                FIRST_CLIENT_PORT + (flow % ports) as u16,
+            )
         };
         let key = FlowKeyV4 {
             source: source.to_be(),

@@ -13,7 +13,10 @@ const NO_LINES: u8 = 0;
 /// # Errors
 /// The kernel refused one.
 pub fn print(object: &[u8]) -> Result<()> {
-    println!("{:<20} {:>14} {:>14} {:>14}", "program", "verified insns", "xlated bytes", "jited bytes");
+    println!(
+        "{:<20} {:>14} {:>14} {:>14}",
+        "program", "verified insns", "xlated bytes", "jited bytes"
+    );
     for (level, remark) in [(NO_LINES, ""), (ALL_LINES, " + log")] {
         let mut ebpf = EbpfLoader::new()
             .map_max_entries("CONNTRACK_V4", 1)
@@ -25,10 +28,16 @@ pub fn print(object: &[u8]) -> Result<()> {
             continue;
         }
         for (name, program) in ebpf.programs_mut() {
-            let program: &mut Xdp = program.try_into().with_context(|| format!("program {name}"))?;
-            program.load().with_context(|| format!("loading program {name}"))?;
+            let program: &mut Xdp = program
+                .try_into()
+                .with_context(|| format!("program {name}"))?;
+            program
+                .load()
+                .with_context(|| format!("loading program {name}"))?;
             let info = program.info()?;
-            let shown = |count: Option<u32>| count.map_or_else(|| "-".to_owned(), |count| count.to_string());
+            let shown = |count: Option<u32>| {
+                count.map_or_else(|| "-".to_owned(), |count| count.to_string())
+            };
             println!(
                 "{:<20} {:>14} {:>14} {:>14}",
                 format!("{name}{remark}"),

@@ -43,7 +43,10 @@ const WARM_UP: u32 = 300_000;
 pub fn run(options: &Options) -> Result<Vec<Row>> {
     // A thread of its own: it leaves for another network namespace and stays on one CPU.
     thread::scope(|scope| {
-        scope.spawn(|| Bench::new(options)?.run(options)).join().unwrap_or_else(|_| bail!("the bench panicked"))
+        scope
+            .spawn(|| Bench::new(options)?.run(options))
+            .join()
+            .unwrap_or_else(|_| bail!("the bench panicked"))
     })
 }
 
@@ -74,7 +77,9 @@ struct References {
 
 impl Bench {
     fn new(options: &Options) -> Result<Self> {
-        let target = env::current_exe().ok().and_then(|binary| workspace::target_above(&binary));
+        let target = env::current_exe()
+            .ok()
+            .and_then(|binary| workspace::target_above(&binary));
         let root = workspace::root();
         let target = target.unwrap_or_else(|| root.join("target"));
         let built = ebpf::build(&ebpf::Request::for_this_machine(root, target))?;
@@ -85,7 +90,10 @@ impl Bench {
         pin_to_last_cpu()?;
         let ifindex = network::build()?;
 
-        let lone = Walk { flows: 1, multiplier: runner::IN_ORDER };
+        let lone = Walk {
+            flows: 1,
+            multiplier: runner::IN_ORDER,
+        };
         let frame = cases.first().context("no row was chosen")?.frames[0].clone();
         let mut references = Front::load(&own, &[frame], lone, 0)?;
         // Both ends need a native program: without one at the far end frames are not delivered, and without one at the
@@ -93,16 +101,25 @@ impl Bench {
         references.drop_at(network::FAR)?;
         references.drop_at(network::NEAR)?;
 
-        let mut bench = Self { ifindex, targets: BTreeMap::new(), rows: Vec::new(), references };
+        let mut bench = Self {
+            ifindex,
+            targets: BTreeMap::new(),
+            rows: Vec::new(),
+            references,
+        };
         for case in cases {
             if let Subject::Balancer(table) = case.subject
                 && !bench.targets.contains_key(&table)
             {
                 let room = connections(table, options);
-                bench.targets.insert(table, Target::load(&object, room, ifindex)?);
+                bench
+                    .targets
+                    .insert(table, Target::load(&object, room, ifindex)?);
             }
             let name = case.name;
-            let row = bench.prepare(&own, case).with_context(|| format!("row {name}"))?;
+            let row = bench
+                .prepare(&own, case)
+                .with_context(|| format!("row {name}"))?;
             bench.rows.push(row);
         }
         Ok(bench)
@@ -132,14 +149,22 @@ impl Bench {
             outcome.frame,
             frame,
         );
-        Ok(Measured { case, front, whole: Vec::new(), front_only: Vec::new() })
+        Ok(Measured {
+            case,
+            front,
+            whole: Vec::new(),
+            front_only: Vec::new(),
+        })
     }
 
     /// Makes the row's connections as clients and real servers do: the program itself writes what it will look up.
     fn connect(&self, own: &[u8], target: &Target, case: &Case) -> Result<()> {
         let program = target.program()?;
         if !case.made_by.is_empty() {
-            let walk = Walk { multiplier: runner::IN_ORDER, ..case.walk };
+            let walk = Walk {
+                multiplier: runner::IN_ORDER,
+                ..case.walk
+            };
             let mut maker = Front::load(own, &case.made_by, walk, 0)?;
             maker.aim(program)?;
             let packets = case.walk.flows * u32::try_from(case.made_by.len())?;
@@ -172,13 +197,25 @@ impl Bench {
     fn round(&mut self, packets: u32, references: &mut References) -> Result<()> {
         let ifindex = self.ifindex;
         let frame = self.rows[0].case.frames[0].clone();
-        let plain = |program: &Xdp, delivery| runner::measure(program, ifindex, &frame, packets, delivery);
-        references.floor.push(plain(self.references.program("floor")?, Delivery::Verdict)?);
-        references.empty.push(plain(self.references.program("empty")?, Delivery::Verdict)?);
-        if self.rows.iter().any(|row| row.case.delivery == Delivery::Live) {
+        let plain =
+            |program: &Xdp, delivery| runner::measure(program, ifindex, &frame, packets, delivery);
+        references
+            .floor
+            .push(plain(self.references.program("floor")?, Delivery::Verdict)?);
+        references
+            .empty
+            .push(plain(self.references.program("empty")?, Delivery::Verdict)?);
+        if self
+            .rows
+            .iter()
+            .any(|row| row.case.delivery == Delivery::Live)
+        {
             let before = self.references.arrived()?;
-            references.live.push(plain(self.references.program("empty")?, Delivery::Live)?);
-            self.references.expect_arrival(before + u64::from(packets))?;
+            references
+                .live
+                .push(plain(self.references.program("empty")?, Delivery::Live)?);
+            self.references
+                .expect_arrival(before + u64::from(packets))?;
         }
         for row in &mut self.rows {
             let target = match row.case.subject {
@@ -213,7 +250,11 @@ impl Bench {
             // A few nanoseconds: the smallest figures are those that nobody else disturbed.
             let front = (minimum(&row.front_only) - minimum(idle)).max(0.0);
             let costs: Vec<f64> = row.whole.iter().map(|whole| whole - front).collect();
-            let ratios: Vec<f64> = costs.iter().zip(reference).map(|(cost, reference)| cost / reference).collect();
+            let ratios: Vec<f64> = costs
+                .iter()
+                .zip(reference)
+                .map(|(cost, reference)| cost / reference)
+                .collect();
             let result = Row {
                 suite: "packet",
                 row: row.case.name.to_owned(),
@@ -248,7 +289,8 @@ impl Measured {
         packets: u32,
     ) -> Result<()> {
         self.front.aim_own("empty")?;
-        self.front_only.push(self.front.measure(ifindex, packets, self.case.delivery)?);
+        self.front_only
+            .push(self.front.measure(ifindex, packets, self.case.delivery)?);
         match (self.case.subject, target) {
             (Subject::Reference(name), _) => self.front.aim_own(name)?,
             (Subject::Balancer(_), Some(target)) => self.front.aim(target.program()?)?,
@@ -257,7 +299,8 @@ impl Measured {
         let before = target.map(Target::counters).transpose()?;
         let done = self.front.done()?;
         let arrived = references.arrived()?;
-        self.whole.push(self.front.measure(ifindex, packets, self.case.delivery)?);
+        self.whole
+            .push(self.front.measure(ifindex, packets, self.case.delivery)?);
         if self.case.delivery == Delivery::Live {
             references.expect_arrival(arrived + u64::from(packets))?;
         }
@@ -274,7 +317,10 @@ impl Measured {
             }
         } else {
             let done = self.front.done()? - done;
-            ensure!(done == packets, "the measurement is void: {done} packets were dealt with instead of {packets}");
+            ensure!(
+                done == packets,
+                "the measurement is void: {done} packets were dealt with instead of {packets}"
+            );
         }
         Ok(())
     }
@@ -320,10 +366,17 @@ fn chosen(cases: Vec<Case>, only: &[String]) -> Result<Vec<Case>> {
         ensure!(
             cases.iter().any(|case| case.name == name),
             "there is no row `{name}`; there are: {}",
-            cases.iter().map(|case| case.name).collect::<Vec<_>>().join(", ")
+            cases
+                .iter()
+                .map(|case| case.name)
+                .collect::<Vec<_>>()
+                .join(", ")
         );
     }
-    Ok(cases.into_iter().filter(|case| only.iter().any(|name| name == case.name)).collect())
+    Ok(cases
+        .into_iter()
+        .filter(|case| only.iter().any(|name| name == case.name))
+        .collect())
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

@@ -51,7 +51,10 @@ pub const IN_ORDER: u64 = 1;
 /// The context of a packet that came in by an interface (`struct xdp_md`).
 fn context(ifindex: u32, length: usize) -> Vec<u8> {
     let length = u32::try_from(length).unwrap_or(u32::MAX);
-    [0, length, 0, ifindex, 0, 0].into_iter().flat_map(u32::to_ne_bytes).collect()
+    [0, length, 0, ifindex, 0, 0]
+        .into_iter()
+        .flat_map(u32::to_ne_bytes)
+        .collect()
 }
 
 /// Runs `program` once.
@@ -69,7 +72,10 @@ pub fn run_once(program: &Xdp, ifindex: u32, frame: &[u8]) -> Result<Outcome> {
         })
         .context("a single test run")?;
     out.truncate(result.data_size_out as usize);
-    Ok(Outcome { action: result.return_value, frame: out })
+    Ok(Outcome {
+        action: result.return_value,
+        frame: out,
+    })
 }
 
 /// Runs `program` on `packets` packets and returns the nanoseconds of CPU time that each took. CPU time, not the clock
@@ -77,7 +83,13 @@ pub fn run_once(program: &Xdp, ifindex: u32, frame: &[u8]) -> Result<Outcome> {
 ///
 /// # Errors
 /// The kernel refused the run.
-pub fn measure(program: &Xdp, ifindex: u32, frame: &[u8], packets: u32, delivery: Delivery) -> Result<f64> {
+pub fn measure(
+    program: &Xdp,
+    ifindex: u32,
+    frame: &[u8],
+    packets: u32,
+    delivery: Delivery,
+) -> Result<f64> {
     let attrs = match delivery {
         Delivery::Verdict => TestRunAttrs::new(),
         Delivery::Live => TestRunAttrs::new().xdp_live_frames(LIVE_BATCH),
@@ -138,13 +150,29 @@ impl Front {
             .map_max_entries("NAT", nat_flows.max(1))
             .load(object)
             .context("loading the bench's object")?;
-        for name in ["front", "empty", "floor", "arrive", "minimal_nat", "fib_redirect"] {
-            let program: &mut Xdp = ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?;
-            program.load().with_context(|| format!("loading the bench's program {name}"))?;
+        for name in [
+            "front",
+            "empty",
+            "floor",
+            "arrive",
+            "minimal_nat",
+            "fib_redirect",
+        ] {
+            let program: &mut Xdp = ebpf
+                .program_mut(name)
+                .with_context(|| format!("no program {name}"))?
+                .try_into()?;
+            program
+                .load()
+                .with_context(|| format!("loading the bench's program {name}"))?;
         }
-        let mut templates: Array<_, [u64; 10]> = Array::try_from(ebpf.map_mut("FRAMES").context("no map FRAMES")?)?;
+        let mut templates: Array<_, [u64; 10]> =
+            Array::try_from(ebpf.map_mut("FRAMES").context("no map FRAMES")?)?;
         for (number, frame) in (0..).zip(frames) {
-            ensure!(frame.len() >= if ipv6 == 1 { 80 } else { 56 }, "a frame is too short to be restored");
+            ensure!(
+                frame.len() >= if ipv6 == 1 { 80 } else { 56 },
+                "a frame is too short to be restored"
+            );
             let mut words = [0; 10];
             for (word, bytes) in words.iter_mut().zip(frame.chunks_exact(8)) {
                 *word = u64::from_ne_bytes(bytes.try_into()?);
@@ -157,7 +185,9 @@ impl Front {
     }
 
     fn walk(&mut self) -> Result<Array<&mut MapData, [u64; 2]>> {
-        Ok(Array::try_from(self.ebpf.map_mut("WALK").context("no map WALK")?)?)
+        Ok(Array::try_from(
+            self.ebpf.map_mut("WALK").context("no map WALK")?,
+        )?)
     }
 
     /// One of the bench's own programs.
@@ -165,14 +195,21 @@ impl Front {
     /// # Errors
     /// There is none of this name.
     pub fn program(&self, name: &str) -> Result<&Xdp> {
-        Ok(self.ebpf.program(name).with_context(|| format!("no program {name}"))?.try_into()?)
+        Ok(self
+            .ebpf
+            .program(name)
+            .with_context(|| format!("no program {name}"))?
+            .try_into()?)
     }
 
     /// Makes the flows of the minimal NAT known to it.
     ///
     /// # Errors
     /// The kernel refused a map call.
-    pub fn fill_nat(&mut self, flows: impl Iterator<Item = (FlowKeyV4, Translation<u32>)>) -> Result<()> {
+    pub fn fill_nat(
+        &mut self,
+        flows: impl Iterator<Item = (FlowKeyV4, Translation<u32>)>,
+    ) -> Result<()> {
         let mut nat: HashMap<_, FlowKeyV4, Minimal> =
             HashMap::try_from(self.ebpf.map_mut("NAT").context("no map NAT")?)?;
         let macs = Egress::join_macs(REAL_MAC, BALANCER_MAC);
@@ -187,7 +224,8 @@ impl Front {
     /// # Errors
     /// The kernel refused a map call.
     pub fn done(&self) -> Result<u64> {
-        let done: PerCpuArray<_, u64> = PerCpuArray::try_from(self.ebpf.map("DONE").context("no map DONE")?)?;
+        let done: PerCpuArray<_, u64> =
+            PerCpuArray::try_from(self.ebpf.map("DONE").context("no map DONE")?)?;
         Ok(done.get(&0, 0)?.iter().sum())
     }
 
@@ -210,8 +248,11 @@ impl Front {
     }
 
     fn aim_at(&mut self, fd: &ProgramFd) -> Result<()> {
-        let mut targets = ProgramArray::try_from(self.ebpf.map_mut("TARGETS").context("no map TARGETS")?)?;
-        targets.set(0, fd, 0).context("putting the program under test behind the front program")
+        let mut targets =
+            ProgramArray::try_from(self.ebpf.map_mut("TARGETS").context("no map TARGETS")?)?;
+        targets
+            .set(0, fd, 0)
+            .context("putting the program under test behind the front program")
     }
 
     /// Runs the front program and what is behind it; see [`measure`].
@@ -219,7 +260,13 @@ impl Front {
     /// # Errors
     /// The kernel refused the run.
     pub fn measure(&self, ifindex: u32, packets: u32, delivery: Delivery) -> Result<f64> {
-        measure(self.program("front")?, ifindex, &self.frame, packets, delivery)
+        measure(
+            self.program("front")?,
+            ifindex,
+            &self.frame,
+            packets,
+            delivery,
+        )
     }
 
     /// Drops, natively, what reaches `interface`, and counts it.
@@ -227,8 +274,14 @@ impl Front {
     /// # Errors
     /// The interface refused the program.
     pub fn drop_at(&mut self, interface: &str) -> Result<()> {
-        let program: &mut Xdp = self.ebpf.program_mut("arrive").context("no program arrive")?.try_into()?;
-        program.attach(interface, XdpMode::Driver).with_context(|| format!("attaching to {interface}"))?;
+        let program: &mut Xdp = self
+            .ebpf
+            .program_mut("arrive")
+            .context("no program arrive")?
+            .try_into()?;
+        program
+            .attach(interface, XdpMode::Driver)
+            .with_context(|| format!("attaching to {interface}"))?;
         Ok(())
     }
 
@@ -237,7 +290,8 @@ impl Front {
     /// # Errors
     /// The kernel refused a map call.
     pub fn arrived(&self) -> Result<u64> {
-        let arrived: PerCpuArray<_, u64> = PerCpuArray::try_from(self.ebpf.map("ARRIVED").context("no map ARRIVED")?)?;
+        let arrived: PerCpuArray<_, u64> =
+            PerCpuArray::try_from(self.ebpf.map("ARRIVED").context("no map ARRIVED")?)?;
         Ok(arrived.get(&0, 0)?.iter().sum())
     }
 }
@@ -256,7 +310,10 @@ impl Front {
             }
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
-        ensure!(arrived == count, "the measurement is void: {arrived} frames arrived at the far end, not {count}");
+        ensure!(
+            arrived == count,
+            "the measurement is void: {arrived} frames arrived at the far end, not {count}"
+        );
         Ok(())
     }
 }
