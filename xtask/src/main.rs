@@ -1,5 +1,6 @@
 //! `cargo xtask`: builds, runs, tests and checks the project. One file per command.
 
+mod bench;
 mod build_ebpf;
 mod cargo;
 mod lint;
@@ -12,6 +13,8 @@ mod test;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use self::setup::Purpose;
 
 /// Builds, runs, tests and checks the project.
 #[derive(Debug, Parser)]
@@ -29,6 +32,8 @@ struct Arguments {
 enum Command {
     Run(run::Options),
     Test(test::Options),
+    /// Measures the project against references in the same run
+    Bench(bench::Options),
     Lint(lint::Options),
     Setup(setup::Options),
     BuildEbpf(build_ebpf::Options),
@@ -42,6 +47,9 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(options) => run::run(&options),
         Command::Test(options) => test::run(&options),
+        Command::Bench(options) => setup::ensure(&[Purpose::Bench], setup::consent(false))
+            .and_then(|()| bench::run(&options))
+            .map(|()| ExitCode::SUCCESS),
         Command::Lint(options) => lint::run(&options),
         Command::Setup(options) => setup::run(&options),
         Command::BuildEbpf(options) => build_ebpf::run(&options),
