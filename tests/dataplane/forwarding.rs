@@ -13,7 +13,7 @@ use crate::{establish, syn, syn_ack};
 #[test]
 fn case_66_a_packet_whose_hops_end_here_is_dropped_and_leaves_no_state() {
     run(|lb| {
-        lb.web();
+        let web = lb.web();
         lb.dns();
         for hops in [0, 1] {
             for mut packet in [syn(), syn().v6(), Packet::udp(b"ping"), Packet::udp(b"ping").v6()] {
@@ -24,12 +24,12 @@ fn case_66_a_packet_whose_hops_end_here_is_dropped_and_leaves_no_state() {
         establish(lb, &syn(), R, 8080);
         let mut data = syn().segment(ACK, 1001, 9001).data(b"x");
         data.hops = 1;
-        lb.step(Outside, &data, dropped(Discard::TimeExceeded));
+        lb.step(Outside, &data, dropped(Discard::TimeExceeded).original(web.real, &data));
         // Two hops are enough: one for us, one for the real server.
         data.hops = 2;
         let out = data.delivered(R, 8080);
         assert_eq!(out.hops, 1);
-        lb.step(Outside, &data, redirected(&out).original(0, &data));
+        lb.step(Outside, &data, redirected(&out).original(web.real, &data));
     });
 }
 
@@ -74,7 +74,7 @@ fn case_67_a_connection_is_not_poisoned_by_a_missing_neighbour() {
         let data = syn().segment(PSH | ACK, 1001, 9001).data(b"x");
         lb.pass_through(Outside, &data);
         ip(&format!("neigh del {R} dev inside"));
-        lb.change_settings(|settings| settings.generation += 1);
+        lb.raise_generation();
         let mut out = data.delivered(R, 8080);
         out.hops = 64;
         (out.mac_destination, out.mac_source) = (LB_OUTSIDE, GATEWAY);
@@ -156,7 +156,7 @@ fn a_packet_too_large_for_the_way_out_is_dropped_or_left_to_the_kernel_to_fragme
         establish(lb, &syn(), R, 8080);
         establish(lb, &syn().v6(), R6, 8080);
         ip("link set inside mtu 1300");
-        lb.change_settings(|settings| settings.generation += 1);
+        lb.raise_generation();
         let mut data = syn().segment(ACK, 1001, 9001).data(&[0; 1261]);
         assert_eq!(data.ip_length(), 1301);
         lb.step(Outside, &data, dropped(Discard::TooBig).original(web.real, &data));
@@ -254,12 +254,12 @@ fn a_connection_keeps_its_way_out_until_the_route_generation_changes() {
         ip(&format!("neigh replace {R} lladdr 02:00:00:00:00:77 dev inside nud permanent"));
         ip("neigh replace 203.0.113.1 lladdr 02:00:00:00:00:78 dev outside nud permanent");
         send_both(lb, REAL, GATEWAY);
-        lb.change_settings(|settings| settings.generation += 1);
+        lb.raise_generation();
         send_both(lb, [2, 0, 0, 0, 0, 0x77], [2, 0, 0, 0, 0, 0x78]);
         ip(&format!("neigh replace {R} lladdr 02:00:00:00:00:12 dev inside nud permanent"));
         send_both(lb, [2, 0, 0, 0, 0, 0x77], [2, 0, 0, 0, 0, 0x78]);
         // Both rows remember it.
-        let generation = lb.settings().generation;
+        let generation = lb.generation;
         assert!(lb.rows_v4().iter().all(|(_, row)| row.egress.generation == generation));
     });
 }

@@ -114,6 +114,8 @@ pub struct Dataplane {
     pub inside: u32,
     /// The settings as they stand in `SETTINGS`.
     settings: Settings,
+    /// The route generation.
+    pub generation: u32,
     /// Real ids given so far.
     pub(crate) reals: u32,
     /// Service ids given so far.
@@ -162,7 +164,7 @@ impl Dataplane {
             nix::net::if_::if_nametoindex(name).expect("an interface that was just made")
         };
         let settings = Settings {
-            generation: 1,
+            zero: 0,
             any_port: 0,
             timeouts: TIMEOUTS,
             max_connections: u64::from(options.max_connections),
@@ -174,14 +176,15 @@ impl Dataplane {
             outside: index("outside"),
             inside: index("inside"),
             settings,
+            generation: 0,
             reals: 0,
             services: 0,
             ring_slots: 0,
             home,
         };
         this.change_settings(|_| {});
-        for (ifindex, mac) in [(this.outside, LB_OUTSIDE), (this.inside, LB_INSIDE)] {
-            this.set_interface(ifindex, mac);
+        this.raise_generation();
+        for ifindex in [this.outside, this.inside] {
             this.devices().insert(ifindex, ifindex, None, 0).expect("insert into DEVICES");
         }
         this
@@ -212,12 +215,6 @@ impl Dataplane {
             Side::Outside => self.outside,
             Side::Inside => self.inside,
         }
-    }
-
-    /// The settings as they stand.
-    #[must_use]
-    pub const fn settings(&self) -> &Settings {
-        &self.settings
     }
 
     /// Changes the settings.
@@ -317,9 +314,13 @@ impl Dataplane {
         Web { real, service, real6, service6 }
     }
 
-    /// Tells the program about an interface.
-    pub fn set_interface(&mut self, ifindex: u32, mac: Mac) {
-        self.array_mut("INTERFACES").set(ifindex, Interface::new(mac), 0).expect("write INTERFACES");
+    /// Raises the route generation of both interfaces.
+    pub fn raise_generation(&mut self) {
+        self.generation += 1;
+        for (ifindex, mac) in [(self.outside, LB_OUTSIDE), (self.inside, LB_INSIDE)] {
+            let interface = Interface::new(mac, self.generation);
+            self.array_mut("INTERFACES").set(ifindex, interface, 0).expect("write INTERFACES");
+        }
     }
 
     /// Takes an interface away from the program.

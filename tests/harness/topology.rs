@@ -554,6 +554,10 @@ fn instance_command(program: &str, balancer: &Path, instance: &str) -> Command {
 fn binary(name: &str) -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
+        // `cargo xtask test` has built them and says where.
+        if let Some(target) = std::env::var_os("BALANCER_TARGET") {
+            return Path::new(&target).join("debug");
+        }
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let status = Command::new(cargo)
             .args(["build", "--quiet", "--package", "balancer-ctl", "--bins"])
