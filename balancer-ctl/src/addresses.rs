@@ -1,0 +1,26 @@
+//! The addresses of this host.
+
+use std::{collections::HashSet, io, net::IpAddr};
+
+/// All addresses of all interfaces.
+///
+/// # Errors
+/// The kernel did not tell.
+pub fn local() -> io::Result<HashSet<IpAddr>> {
+    let interfaces = nix::ifaddrs::getifaddrs()?;
+    let addresses = interfaces.filter_map(|interface| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+    });
+    Ok(addresses.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_loopback_address_is_among_them() {
+        let addresses = super::local().unwrap();
+        assert!(addresses.contains(&"127.0.0.1".parse().unwrap()), "{addresses:?}");
+    }
+}
