@@ -4,17 +4,19 @@
 //! is computed from it ([`address`], [`change`], [`difference`], [`overview`], [`view`]).
 
 pub mod address;
-pub mod addresses;
 pub mod api;
 pub mod change;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod dataplane;
 pub mod difference;
 pub mod error;
+pub mod local;
 pub mod model;
 pub mod overview;
 pub mod paths;
+pub mod serve;
 pub mod systemd;
 pub mod view;

@@ -54,8 +54,7 @@ impl Lock {
 /// A bound control socket; its file goes with it.
 #[derive(Debug)]
 pub struct ControlSocket {
-    /// Where clients connect.
-    pub listener: std::os::unix::net::UnixListener,
+    listener: Option<std::os::unix::net::UnixListener>,
     path: PathBuf,
 }
 
@@ -77,7 +76,15 @@ impl ControlSocket {
             .and_then(|()| fs::rename(&temporary, path))
             .with_context(cannot)?;
         listener.set_nonblocking(true).with_context(cannot)?;
-        Ok(Self { listener, path: path.to_owned() })
+        Ok(Self { listener: Some(listener), path: path.to_owned() })
+    }
+
+    /// Where clients connect; can be taken once.
+    ///
+    /// # Errors
+    /// It was taken.
+    pub fn take_listener(&mut self) -> anyhow::Result<std::os::unix::net::UnixListener> {
+        self.listener.take().context("the control socket's listener was taken already")
     }
 }
 

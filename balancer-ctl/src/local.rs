@@ -1,4 +1,4 @@
-//! The addresses of this host.
+//! This host: its name and its addresses.
 
 use std::{collections::HashSet, io, net::IpAddr};
 
@@ -6,7 +6,7 @@ use std::{collections::HashSet, io, net::IpAddr};
 ///
 /// # Errors
 /// The kernel did not tell.
-pub fn local() -> io::Result<HashSet<IpAddr>> {
+pub fn addresses() -> io::Result<HashSet<IpAddr>> {
     let interfaces = nix::ifaddrs::getifaddrs()?;
     let addresses = interfaces.filter_map(|interface| {
         let address = interface.address?;
@@ -16,11 +16,18 @@ pub fn local() -> io::Result<HashSet<IpAddr>> {
     Ok(addresses.collect())
 }
 
+/// The host's name, as far as it is text.
+#[must_use]
+pub fn host_name() -> String {
+    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    name.filter(|name| !name.is_empty()).unwrap_or_else(|| "localhost".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
     fn the_loopback_address_is_among_them() {
-        let addresses = super::local().unwrap();
+        let addresses = super::addresses().unwrap();
         assert!(addresses.contains(&"127.0.0.1".parse().unwrap()), "{addresses:?}");
     }
 }
