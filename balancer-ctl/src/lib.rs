@@ -15,6 +15,7 @@ pub mod difference;
 pub mod error;
 pub mod local;
 pub mod model;
+pub mod object;
 pub mod overview;
 pub mod paths;
 pub mod serve;
