@@ -4,3 +4,5 @@
 
 pub mod dataplane;
 pub mod model;
+pub mod plan;
+pub mod ring;
