@@ -4,5 +4,6 @@
 
 pub mod dataplane;
 pub mod model;
+pub mod object;
 pub mod plan;
 pub mod ring;

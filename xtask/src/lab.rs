@@ -1,0 +1,41 @@
+//! A network on one machine: namespaces, cables between them, and programs that run inside. `cargo xtask run`,
+//! `cargo xtask bench lab` and the tests build their topologies from these parts.
+//!
+//! Everything made here is a guard: dropped, it takes away what it made. All of it needs root.
+//!
+//! XDP on a veth has two demands that real cards do not have. Frames that the packet program sends or redirects
+//! carry no checksum-offload state, so ends that make traffic must compute checksums themselves
+//! ([`Namespace::plain_frames`]); and a veth takes such frames only if its peer polls
+//! ([`Namespace::polling`]).
+
+mod link;
+mod namespace;
+mod process;
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail};
+
+pub use self::{namespace::Namespace, process::Process};
+
+/// Tries `condition` every 10 ms until it holds.
+///
+/// # Errors
+/// It did not within `limit`, or it failed. `what` says what was waited for.
+pub fn wait_until(
+    what: &str,
+    limit: Duration,
+    mut condition: impl FnMut() -> Result<bool>,
+) -> Result<()> {
+    let start = Instant::now();
+    while !condition()? {
+        if start.elapsed() > limit {
+            bail!("waited {limit:?} in vain for {what}");
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
