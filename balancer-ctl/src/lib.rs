@@ -4,6 +4,7 @@
 
 pub mod dataplane;
 pub mod model;
+pub mod netlink;
 pub mod object;
 pub mod plan;
 pub mod ring;

@@ -1,6 +1,9 @@
 //! The data plane as the daemon sees it: one trait, in the model's words. What lies behind it (maps, pins,
 //! rings, expiry) is nobody else's business.
 
+mod clock;
+mod maps;
+mod pins;
 mod syscall;
 mod table;
 
