@@ -25,11 +25,13 @@ impl Addr {
 }
 
 /// An address as a packet header and a connection key of one family hold it, in network byte order.
-pub trait Address: Copy + PartialEq {
+pub trait Address: Copy + PartialEq + 'static {
     /// Widens to the shared 16-byte form.
     fn widen(self) -> Addr;
     /// Takes the family's part out of the shared form.
     fn narrow(address: Addr) -> Self;
+    /// Whether the shared form is this address.
+    fn is(self, address: &Addr) -> bool;
     /// The address as 32-bit words added up, for a checksum: each word's two halves count alike.
     fn word_sum(self) -> u64;
 }
@@ -43,6 +45,11 @@ impl Address for u32 {
     #[inline(always)]
     fn narrow(address: Addr) -> Self {
         address.0[3]
+    }
+
+    #[inline(always)]
+    fn is(self, address: &Addr) -> bool {
+        address.0[3] == self && address.is_v4()
     }
 
     #[inline(always)]
@@ -60,6 +67,15 @@ impl Address for [u32; 4] {
     #[inline(always)]
     fn narrow(address: Addr) -> Self {
         address.0
+    }
+
+    #[inline(always)]
+    fn is(self, address: &Addr) -> bool {
+        // From the end: hosts of one network differ there.
+        address.0[3] == self[3]
+            && address.0[2] == self[2]
+            && address.0[1] == self[1]
+            && address.0[0] == self[0]
     }
 
     #[inline(always)]

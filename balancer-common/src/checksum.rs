@@ -46,6 +46,13 @@ impl DeltaSum {
 }
 
 impl Delta {
+    /// The difference that undoes this one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn inverse(self) -> Self {
+        Self(!self.0)
+    }
+
     /// Applies the difference to a checksum field: `~(~checksum + delta)`, RFC 1624 equation 3.
     #[inline(always)]
     #[must_use]
@@ -83,7 +90,9 @@ mod tests {
         let mut state = 0x1234_5678_9abc_def0_u64;
         core::iter::repeat_with(move || {
             core::array::from_fn(|_| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
                 (state >> 48) as u16
             })
         })
@@ -93,12 +102,14 @@ mod tests {
     fn an_incremental_update_equals_the_full_sum() {
         for (mut header, change) in headers().zip(headers()).take(10_000) {
             let before = full(&header);
-            let word = |h: &[u16; 10], i: usize| {
-                u64::from(u32::from(h[i]) << 16 | u32::from(h[i + 1]))
-            };
+            let word =
+                |h: &[u16; 10], i: usize| u64::from(u32::from(h[i]) << 16 | u32::from(h[i + 1]));
             let delta = DeltaSum::new()
                 .half(header[2], change[2])
-                .words(word(&header, 4) + word(&header, 6), word(&change, 4) + word(&change, 6))
+                .words(
+                    word(&header, 4) + word(&header, 6),
+                    word(&change, 4) + word(&change, 6),
+                )
                 .fold();
             header[2] = change[2];
             header[4..8].copy_from_slice(&change[4..8]);

@@ -17,10 +17,9 @@ pub struct FlowKey<A> {
     pub source_port: u16,
     /// Destination port.
     pub destination_port: u16,
-    /// IP protocol number: 6 or 17.
-    pub protocol: u8,
-    /// Always zero: the kernel compares keys byte by byte.
-    pub zero: [u8; 3],
+    /// IP protocol number, 6 or 17, in host byte order. A whole word: the key has no padding, which the kernel
+    /// would compare too, and no bytes that a compiler might gather from an odd place of the BPF stack.
+    pub protocol: u32,
 }
 
 /// Key of an IPv4 row, 16 bytes.
@@ -43,7 +42,6 @@ impl<A: Address> FlowKey<A> {
             source_port: self.destination_port,
             destination_port: self.source_port,
             protocol: self.protocol,
-            zero: [0; 3],
         }
     }
 }
@@ -56,10 +54,8 @@ pub struct Egress {
     pub ifindex: u32,
     /// The route generation at which this was looked up; 0 = never. See [`crate::settings::Settings`].
     pub generation: u32,
-    /// MAC address of the next hop.
-    pub destination: [u8; 6],
-    /// MAC address of the interface.
-    pub source: [u8; 6],
+    /// The first 12 bytes of the frame as it leaves: MAC address of the next hop, then of the interface.
+    pub macs: [u32; 3],
     /// Largest IP packet in bytes that the way carries.
     pub mtu: u16,
     /// Always zero.
@@ -68,6 +64,28 @@ pub struct Egress {
 
 const _: () = assert!(size_of::<Egress>() == 24);
 plain_data!(Egress);
+
+impl Egress {
+    /// Joins the MAC addresses of the next hop and of the interface to the start of a frame.
+    #[must_use]
+    pub const fn join_macs(destination: [u8; 6], source: [u8; 6]) -> [u32; 3] {
+        let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (destination, source);
+        [
+            u32::from_ne_bytes([a, b, c, d]),
+            u32::from_ne_bytes([e, f, g, h]),
+            u32::from_ne_bytes([i, j, k, l]),
+        ]
+    }
+
+    /// Not looked up yet: generation 0 is never the current one.
+    pub const UNKNOWN: Self = Self {
+        ifindex: 0,
+        generation: 0,
+        macs: [0; 3],
+        mtu: 0,
+        zero: 0,
+    };
+}
 
 /// Which way a row's packets travel.
 pub mod direction {
@@ -95,7 +113,9 @@ pub struct ConntrackEntry<A> {
     /// [`direction`] as a number.
     pub direction: u8,
     /// Always zero.
-    pub zero: [u8; 14],
+    pub zero: u16,
+    /// Always zero.
+    pub reserved: [u32; 3],
 }
 
 /// An IPv4 row. With the kernel's 48 bytes of row header and the 16-byte key in front, a 64-byte value
@@ -155,7 +175,12 @@ impl Timeouts {
 mod tests {
     use super::*;
 
-    const TIMEOUTS: Timeouts = Timeouts { established: 900, closing: 120, udp: 300, half_open: 60 };
+    const TIMEOUTS: Timeouts = Timeouts {
+        established: 900,
+        closing: 120,
+        udp: 300,
+        half_open: 60,
+    };
 
     #[test]
     fn a_row_expires_after_its_states_timeout_and_not_before() {
@@ -170,9 +195,19 @@ mod tests {
             (State::Closed, 120),
         ] {
             let last_seen = u32::MAX - 10; // the clock wraps in between
-            let row = ConntrackEntryV4 { last_seen, state: state as u8, ..Default::default() };
-            assert!(!row.is_expired(last_seen.wrapping_add(timeout), &TIMEOUTS), "{state:?}");
-            assert!(row.is_expired(last_seen.wrapping_add(timeout + 1), &TIMEOUTS), "{state:?}");
+            let row = ConntrackEntryV4 {
+                last_seen,
+                state: state as u8,
+                ..Default::default()
+            };
+            assert!(
+                !row.is_expired(last_seen.wrapping_add(timeout), &TIMEOUTS),
+                "{state:?}"
+            );
+            assert!(
+                row.is_expired(last_seen.wrapping_add(timeout + 1), &TIMEOUTS),
+                "{state:?}"
+            );
         }
     }
 

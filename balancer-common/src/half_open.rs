@@ -3,15 +3,27 @@
 //! They live apart from the connection table, so that a SYN flood can neither fill nor slow it. A half-open
 //! connection is **one** record that serves both directions: both hash what they share, the client's
 //! address and port, and compare the rest. The table is an array of buckets with [`WAYS`] records each; a
-//! full bucket gives up its oldest record. Writers hold the bucket's lock for a few dozen instructions.
+//! full bucket gives up its oldest record. Who reads or writes a record holds its bucket's lock for a few dozen
+//! instructions.
+//!
+//! A handshake that is complete or was reset leaves its record behind for [`LINGER_JIFFIES`]: a packet that another
+//! CPU looked up a moment before the rows were inserted still finds its translation.
 
-use crate::{addr::Addr, plain_data};
+use crate::{
+    addr::{Addr, Address},
+    conntrack::FlowKey,
+    plain_data,
+    tcp::State,
+};
 
 /// Records per bucket.
 pub const WAYS: usize = 4;
 
 /// Number of buckets: 65,536 handshakes under way at once, 5 MB. A power of two.
 pub const BUCKETS: u32 = 16_384;
+
+/// How long a record whose handshake has ended may still translate packets.
+pub const LINGER_JIFFIES: u32 = 32;
 
 /// A connection whose handshake is not complete. Network byte order but for `sequence`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -74,32 +86,72 @@ pub const fn bucket(client: &Addr, client_port: u16, seed: u64) -> u32 {
 }
 
 impl HalfOpen {
-    /// Whether this record is the handshake of a packet from `client` to `vip` (the original direction).
+    /// Whether this record is the handshake of a packet with `key` from the client to the service.
     #[inline(always)]
     #[must_use]
-    pub fn is_original(&self, client: &Addr, client_port: u16, vip: &Addr, vip_port: u16) -> bool {
+    pub fn is_original<A: Address>(&self, key: &FlowKey<A>) -> bool {
         self.state != 0
-            && self.client_port == client_port
-            && self.vip_port == vip_port
-            && self.client == *client
-            && self.vip == *vip
+            && self.client_port == key.source_port
+            && self.vip_port == key.destination_port
+            && key.source.is(&self.client)
+            && key.destination.is(&self.vip)
     }
 
-    /// Whether this record is the handshake of a packet from `real` to `client` (the reply direction).
+    /// Whether this record is the handshake of a packet with `key` from the real server to the client.
     #[inline(always)]
     #[must_use]
-    pub fn is_reply(&self, client: &Addr, client_port: u16, real: &Addr, real_port: u16) -> bool {
+    pub fn is_reply<A: Address>(&self, key: &FlowKey<A>) -> bool {
         self.state != 0
-            && self.client_port == client_port
-            && self.real_port == real_port
-            && self.client == *client
-            && self.real == *real
+            && self.client_port == key.destination_port
+            && self.real_port == key.source_port
+            && key.destination.is(&self.client)
+            && key.source.is(&self.real)
+    }
+
+    /// Whether the record may still translate packets at time `now` (jiffies, low 32 bits).
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_live(&self, now: u32, timeout: u32) -> bool {
+        let idle = now.wrapping_sub(self.last_seen) as i32;
+        if self.is_under_way() {
+            idle <= timeout as i32
+        } else {
+            idle <= LINGER_JIFFIES as i32
+        }
+    }
+
+    /// Ends the handshake: the record lingers.
+    #[inline(always)]
+    pub const fn end(&mut self, state: State, now: u32) {
+        self.state = state as u8;
+        self.last_seen = now;
+    }
+
+    /// Whether the handshake has neither been completed nor reset.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_under_way(&self) -> bool {
+        self.state == State::SynSent as u8 || self.state == State::SynReceived as u8
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_record_lives_for_the_timeout_and_lingers_briefly_when_its_handshake_has_ended() {
+        let mut record = HalfOpen {
+            state: State::SynSent as u8,
+            last_seen: 100,
+            ..HalfOpen::default()
+        };
+        assert!(record.is_live(700, 600));
+        assert!(!record.is_live(701, 600));
+        record.state = State::Established as u8;
+        assert!(record.is_live(100 + LINGER_JIFFIES, 600));
+        assert!(!record.is_live(101 + LINGER_JIFFIES, 600));
+    }
 
     #[test]
     fn clients_spread_over_the_buckets() {

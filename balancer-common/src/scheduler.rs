@@ -39,7 +39,10 @@ mod tests {
 
     #[test]
     fn turns_walk_the_ring_in_order_and_wrap() {
-        let ring = Ring { offset: 10, length: 3 };
+        let ring = Ring {
+            offset: 10,
+            length: 3,
+        };
         let slots: Vec<_> = (0..7).map(|turn| ring.slot(turn)).collect();
         let expected = [10, 11, 12, 10, 11, 12, 10].map(Some);
         assert_eq!(slots, expected);

@@ -13,10 +13,8 @@ pub struct ServiceKey<A> {
     pub address: A,
     /// The port; 0 = every port.
     pub port: u16,
-    /// IP protocol number: 6 or 17.
-    pub protocol: u8,
-    /// Always zero.
-    pub zero: u8,
+    /// IP protocol number, 6 or 17, in host byte order.
+    pub protocol: u16,
 }
 
 /// Key of an IPv4 service, 8 bytes.

@@ -55,16 +55,29 @@ impl Usage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Interface {
-    /// Its MAC address; a frame to another one is not for this machine.
-    pub mac: [u8; 6],
+    /// The first four bytes of its MAC address; a frame to another address is not for this machine.
+    pub mac_start: u32,
+    /// The last two bytes of its MAC address.
+    pub mac_end: u16,
     /// 1 for a configured interface.
-    pub configured: u8,
-    /// Always zero.
-    pub zero: u8,
+    pub configured: u16,
 }
 
 const _: () = assert!(size_of::<Interface>() == 8);
 plain_data!(Interface);
+
+impl Interface {
+    /// A configured interface.
+    #[must_use]
+    pub const fn new(mac: [u8; 6]) -> Self {
+        let [a, b, c, d, e, f] = mac;
+        Self {
+            mac_start: u32::from_ne_bytes([a, b, c, d]),
+            mac_end: u16::from_ne_bytes([e, f]),
+            configured: 1,
+        }
+    }
+}
 
 /// Highest interface index plus one that `INTERFACES` can be sized to.
 pub const MAX_INTERFACES: u32 = 65_536;

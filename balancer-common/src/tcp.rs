@@ -97,7 +97,11 @@ pub const fn next(state: u8, flags: u8, direction: u8) -> u8 {
     } else {
         (State::FinReply as u8, State::FinOriginal as u8)
     };
-    if state == other { State::Closing as u8 } else { mine }
+    if state == other {
+        State::Closing as u8
+    } else {
+        mine
+    }
 }
 
 /// Whether a SYN on a connection in `state` opens a new one: the old one is closing or closed, so the
@@ -105,8 +109,10 @@ pub const fn next(state: u8, flags: u8, direction: u8) -> u8 {
 #[inline(always)]
 #[must_use]
 pub const fn may_be_reused(state: u8) -> bool {
-    state == State::Closing as u8 || state == State::Closed as u8
-        || state == State::FinOriginal as u8 || state == State::FinReply as u8
+    state == State::Closing as u8
+        || state == State::Closed as u8
+        || state == State::FinOriginal as u8
+        || state == State::FinReply as u8
 }
 
 /// Whether `acknowledged` (host order) answers a SYN|ACK whose sequence number was `sequence` (host order):
@@ -147,7 +153,11 @@ mod tests {
             (Closed, FIN, R, Closed),
         ];
         for (state, flags, direction, after) in table {
-            assert_eq!(next(state as u8, flags, direction), after as u8, "{state:?} {flags:x}");
+            assert_eq!(
+                next(state as u8, flags, direction),
+                after as u8,
+                "{state:?} {flags:x}"
+            );
         }
         for state in [Established, FinOriginal, FinReply, Closing, Closed] {
             for direction in [O, R] {

@@ -89,6 +89,8 @@ discards! {
     Busy = "busy", Drop;
     /// the only real server for this packet is the one that sent it
     Hairpin = "hairpin", Drop;
+    /// the real server already serves this client port for another virtual service
+    Collision = "collision", Drop;
     /// the packet's time to live ended here
     TimeExceeded = "time-exceeded", Drop;
     /// the packet is larger than the way out carries and must not be fragmented
@@ -119,7 +121,13 @@ mod tests {
     fn names_and_numbers_are_unique_and_in_order() {
         for (index, reason) in Discard::ALL.iter().enumerate() {
             assert_eq!(*reason as usize, index);
-            assert_eq!(Discard::ALL.iter().filter(|r| r.name() == reason.name()).count(), 1);
+            assert_eq!(
+                Discard::ALL
+                    .iter()
+                    .filter(|r| r.name() == reason.name())
+                    .count(),
+                1
+            );
             assert!(!reason.sentence().is_empty());
         }
     }

@@ -18,16 +18,31 @@ pub const ETHERTYPE_IPV6: u16 = 0x86dd_u16.to_be();
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Ethernet {
-    /// MAC address of the receiver.
-    pub destination: [u8; 6],
-    /// MAC address of the sender.
-    pub source: [u8; 6],
+    macs: [[u8; 4]; 3],
     ethertype: [u8; 2],
 }
 
 impl Ethernet {
     /// Length in bytes.
     pub const LENGTH: usize = size_of::<Self>();
+
+    /// MAC address of the receiver: its first four and its last two bytes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn destination(&self) -> (u32, u16) {
+        let [[a, b, c, d], [e, f, _, _], _] = self.macs;
+        (u32::from_ne_bytes([a, b, c, d]), u16::from_ne_bytes([e, f]))
+    }
+
+    /// Writes both MAC addresses, given as the frame's first 12 bytes.
+    #[inline(always)]
+    pub const fn address(&mut self, macs: [u32; 3]) {
+        self.macs = [
+            macs[0].to_ne_bytes(),
+            macs[1].to_ne_bytes(),
+            macs[2].to_ne_bytes(),
+        ];
+    }
 
     /// What the frame carries.
     #[inline(always)]
@@ -45,6 +60,9 @@ pub trait IpHeader: Sized {
     const FAMILY: u8;
     /// Length in bytes without options or extension headers.
     const LENGTH: usize = size_of::<Self>();
+
+    /// Whether UDP over this family must carry a checksum (RFC 8200 section 8.1).
+    const CHECKSUM_IS_REQUIRED: bool;
 
     /// Length in bytes with options, or `None` where the header contradicts itself.
     fn header_length(&self) -> Option<usize>;
@@ -69,7 +87,12 @@ pub trait IpHeader: Sized {
     /// Takes one hop away and keeps the checksum right. The caller has seen that `hops` is above 1.
     fn count_hop(&mut self);
     /// Writes both addresses and brings the header checksum along, where the family has one.
-    fn translate(&mut self, source: Self::Address, destination: Self::Address, delta: crate::checksum::Delta);
+    fn translate(
+        &mut self,
+        source: Self::Address,
+        destination: Self::Address,
+        delta: crate::checksum::Delta,
+    );
 }
 
 /// The IPv4 header (RFC 791 section 3.1).
@@ -102,6 +125,7 @@ const MORE_FRAGMENTS_OR_OFFSET: u16 = 0x3fff_u16.to_be();
 impl IpHeader for Ipv4 {
     type Address = u32;
     const FAMILY: u8 = 2;
+    const CHECKSUM_IS_REQUIRED: bool = false;
 
     #[inline(always)]
     fn header_length(&self) -> Option<usize> {
@@ -220,6 +244,7 @@ fn bytes(words: [u32; 4]) -> [[u8; 4]; 4] {
 impl IpHeader for Ipv6 {
     type Address = [u32; 4];
     const FAMILY: u8 = 10;
+    const CHECKSUM_IS_REQUIRED: bool = true;
 
     #[inline(always)]
     fn header_length(&self) -> Option<usize> {
@@ -362,7 +387,12 @@ impl L4Header for Tcp {
     }
 
     #[inline(always)]
-    fn translate(&mut self, source_port: u16, destination_port: u16, delta: crate::checksum::Delta) {
+    fn translate(
+        &mut self,
+        source_port: u16,
+        destination_port: u16,
+        delta: crate::checksum::Delta,
+    ) {
         self.source_port = source_port.to_ne_bytes();
         self.destination_port = destination_port.to_ne_bytes();
         self.checksum = delta.apply(u16::from_ne_bytes(self.checksum)).to_ne_bytes();
@@ -414,13 +444,22 @@ impl L4Header for Udp {
     }
 
     #[inline(always)]
-    fn translate(&mut self, source_port: u16, destination_port: u16, delta: crate::checksum::Delta) {
+    fn translate(
+        &mut self,
+        source_port: u16,
+        destination_port: u16,
+        delta: crate::checksum::Delta,
+    ) {
         self.source_port = source_port.to_ne_bytes();
         self.destination_port = destination_port.to_ne_bytes();
         if self.has_checksum() {
             let checksum = delta.apply(u16::from_ne_bytes(self.checksum));
             // RFC 768: a computed zero is sent as all ones.
-            self.checksum = if checksum == 0 { [0xff; 2] } else { checksum.to_ne_bytes() };
+            self.checksum = if checksum == 0 {
+                [0xff; 2]
+            } else {
+                checksum.to_ne_bytes()
+            };
         }
     }
 }
@@ -428,5 +467,6 @@ impl L4Header for Udp {
 const _: () = assert!(Ethernet::LENGTH == 14);
 const _: () = assert!(Ipv4::LENGTH == 20 && Ipv6::LENGTH == 40);
 const _: () = assert!(Tcp::LENGTH == 20 && Udp::LENGTH == 8);
-const _: () = assert!(align_of::<Ethernet>() == 1 && align_of::<Ipv4>() == 1 && align_of::<Ipv6>() == 1);
+const _: () =
+    assert!(align_of::<Ethernet>() == 1 && align_of::<Ipv4>() == 1 && align_of::<Ipv6>() == 1);
 const _: () = assert!(align_of::<Tcp>() == 1 && align_of::<Udp>() == 1);

@@ -1,2 +1,62 @@
+//! Entry points of the packet program.
 #![no_std]
 #![no_main]
+#![feature(core_intrinsics)]
+#![expect(
+    internal_features,
+    reason = "core::sync::atomic has no read-modify-write on this target"
+)]
+
+mod atomic;
+mod classify;
+mod finish;
+mod forward;
+mod half_open;
+mod maps;
+mod open;
+mod packet;
+mod parse;
+mod pipeline;
+mod rewrite;
+mod schedule;
+mod table;
+mod track;
+
+use aya_ebpf::{
+    helpers::{bpf_jiffies64, bpf_ktime_get_ns},
+    macros::xdp,
+    programs::XdpContext,
+};
+
+/// Balances packets of both directions.
+#[xdp]
+pub fn balancer(ctx: XdpContext) -> u32 {
+    finish::finish(&ctx, pipeline::run(&ctx))
+}
+
+/// Never attached: user space runs it to turn the kernel's jiffies into time. Writes the 64-bit jiffies and the
+/// monotonic clock (nanoseconds), both in host byte order, over the first 16 bytes of the packet.
+#[xdp]
+pub fn clock(ctx: XdpContext) -> u32 {
+    if let Ok(times) = packet::header_mut::<[[u8; 8]; 2]>(&ctx, 0) {
+        // SAFETY: both helpers only read clocks.
+        *times = unsafe {
+            [
+                bpf_jiffies64().to_ne_bytes(),
+                bpf_ktime_get_ns().to_ne_bytes(),
+            ]
+        };
+    }
+    aya_ebpf::bindings::xdp_action::XDP_PASS
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The kernel lends `bpf_fib_lookup` and others only to programs under its own licence.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

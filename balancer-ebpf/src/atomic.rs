@@ -1,0 +1,18 @@
+//! Atomic read-modify-write on map values, by the intrinsics that this target has.
+
+use core::intrinsics::{AtomicOrdering::Relaxed, atomic_cxchg, atomic_xadd};
+
+/// Adds and gives the old value.
+#[inline(always)]
+pub fn fetch_add(value: *mut u64, n: u64) -> u64 {
+    // SAFETY: callers pass pointers to map values, which are aligned and outlive the program's run.
+    unsafe { atomic_xadd::<u64, u64, { Relaxed }>(value, n) }
+}
+
+/// Writes `new` where `old` stands, and tells whether it did. A full barrier: the kernel's memory model makes
+/// every BPF atomic that fetches fully ordered.
+#[inline(always)]
+pub fn exchange(value: *mut u32, old: u32, new: u32) -> bool {
+    // SAFETY: as above.
+    unsafe { atomic_cxchg::<u32, { Relaxed }, { Relaxed }>(value, old, new).1 }
+}

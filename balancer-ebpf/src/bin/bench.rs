@@ -1,0 +1,163 @@
+//! Programs of the packet bench: what stands around the program under test. None of this is part of the product.
+//!
+//! A test run that repeats gives each run the packet as the last one left it. A balancer changes the packet, so its
+//! second run would see a stranger and leave early. Hence `front`: it restores the packet, and for a set of flows picks
+//! the next one, then tail-calls the program under test. What `front` itself costs is measured with `empty` as the
+//! target and taken off.
+#![no_std]
+#![no_main]
+#![expect(missing_docs, reason = "the `xdp` macro drops the doc comments of the entry points")]
+
+use aya_ebpf::{
+    Global,
+    bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_TX},
+    macros::{map, xdp},
+    maps::{Array, PerCpuArray, ProgramArray},
+    programs::XdpContext,
+};
+
+/// Frames as 64-bit words; the first ten words of a frame hold all that a balancer changes, for either family.
+#[map]
+static FRAMES: Array<[u64; 10]> = Array::with_max_entries(4, 0);
+
+/// Place in the walk over the flows: `[packets so far, odd multiplier]`.
+#[map]
+static WALK: Array<[u64; 2]> = Array::with_max_entries(1, 0);
+
+/// Slot 0: the program under test, or `empty`.
+#[map]
+static TARGETS: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// Frames that reached the far end of the veth pair.
+#[map]
+static ARRIVED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// 1 = restore ten words (IPv6), 0 = seven (IPv4).
+#[unsafe(no_mangle)]
+static IPV6: Global<u32> = Global::new(0);
+
+/// Number of flows minus one, a power of two minus one; 0 = one flow, nothing is picked.
+#[unsafe(no_mangle)]
+static FLOW_MASK: Global<u32> = Global::new(0);
+
+/// 1 = each flow sends the three frames of a handshake, one after the other, before the next flow's turn. The second is
+/// the real server's: there the flow's client is the destination.
+#[unsafe(no_mangle)]
+static HANDSHAKE: Global<u32> = Global::new(0);
+
+/// Ports per client address, as a number of bits.
+const PORT_BITS: u32 = 10;
+/// Lowest client port of a set of flows.
+const FIRST_PORT: u16 = 32_768;
+/// First client address of a set of flows: 198.18.0.1, in the range set aside for benchmarks (RFC 2544).
+const FIRST_ADDRESS: u32 = 0xc612_0001;
+
+/// Ethernet, then the IPv4 header up to the addresses.
+const SOURCE: usize = 14 + 12;
+const DESTINATION: usize = SOURCE + 4;
+const SOURCE_PORT: usize = 14 + 20;
+const DESTINATION_PORT: usize = SOURCE_PORT + 2;
+
+/// Restores the packet, sets its flow, and hands over to slot 0 of `TARGETS`.
+#[xdp]
+pub fn front(ctx: XdpContext) -> u32 {
+    if restore(&ctx).is_some() {
+        // SAFETY: `ctx` is this program's own context; nothing here needs dropping.
+        unsafe { TARGETS.tail_call(&ctx, 0) };
+    }
+    XDP_ABORTED
+}
+
+#[inline(always)]
+fn restore(ctx: &XdpContext) -> Option<()> {
+    let flow_mask = FLOW_MASK.load();
+    if flow_mask == 0 {
+        return write_frame(ctx, 0);
+    }
+    let walk = WALK.get_ptr_mut(0)?;
+    // SAFETY: the map holds one such value; the bench runs on one CPU.
+    let (step, multiplier) = unsafe {
+        let step = (*walk)[0];
+        (*walk)[0] = step + 1;
+        (step, (*walk)[1])
+    };
+    let (turn, frame) = if HANDSHAKE.load() == 0 { (step, 0) } else { (step / 3, (step % 3) as u32) };
+    let flow = turn.wrapping_mul(multiplier) as u32 & flow_mask;
+    write_frame(ctx, frame)?;
+    if frame == 1 {
+        write_client(ctx, DESTINATION, DESTINATION_PORT, flow)
+    } else {
+        write_client(ctx, SOURCE, SOURCE_PORT, flow)
+    }
+}
+
+#[inline(always)]
+fn write_frame(ctx: &XdpContext, number: u32) -> Option<()> {
+    let frame = FRAMES.get(number)?;
+    if IPV6.load() != 0 {
+        // In halves: a longer copy would become a call of `memmove`.
+        let [a, b, c, d, e, f, g, h, i, j] = *frame;
+        *field::<[u64; 5]>(ctx, 0)? = [a, b, c, d, e];
+        *field::<[u64; 5]>(ctx, 40)? = [f, g, h, i, j];
+    } else {
+        let [a, b, c, d, e, f, g, ..] = *frame;
+        *field::<[u64; 7]>(ctx, 0)? = [a, b, c, d, e, f, g];
+    }
+    Some(())
+}
+
+#[inline(always)]
+fn write_client(ctx: &XdpContext, address: usize, port: usize, flow: u32) -> Option<()> {
+    *field::<u32>(ctx, address)? = (FIRST_ADDRESS + (flow >> PORT_BITS)).to_be();
+    *field::<u16>(ctx, port)? = (FIRST_PORT + (flow & ((1 << PORT_BITS) - 1)) as u16).to_be();
+    Some(())
+}
+
+/// The floor: what every program that answers out of the same interface does at least.
+#[xdp]
+pub fn floor(ctx: XdpContext) -> u32 {
+    let Some(macs) = field::<[[u16; 3]; 2]>(&ctx, 0) else {
+        return XDP_ABORTED;
+    };
+    let [destination, source] = *macs;
+    *macs = [source, destination];
+    XDP_TX
+}
+
+/// Returns at once.
+#[xdp]
+pub fn empty(_: XdpContext) -> u32 {
+    XDP_TX
+}
+
+/// Counts and drops: runs natively at the far end of the veth pair, so that frames are truly delivered.
+#[xdp]
+pub fn arrive(_: XdpContext) -> u32 {
+    if let Some(count) = ARRIVED.get_ptr_mut(0) {
+        // SAFETY: this CPU's own value.
+        unsafe { *count += 1 };
+    }
+    XDP_DROP
+}
+
+/// A part of the packet, or `None` where the packet ends before it.
+#[inline(always)]
+fn field<T>(ctx: &XdpContext, offset: usize) -> Option<&mut T> {
+    let start = ctx.data() + offset;
+    if start + size_of::<T>() > ctx.data_end() {
+        return None;
+    }
+    // SAFETY: the bytes lie inside the packet, as just seen; only plain integers are asked for, and the target allows
+    // access to them at any address. No two references live at once.
+    Some(unsafe { &mut *(start as *mut T) })
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The helpers used demand it.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";

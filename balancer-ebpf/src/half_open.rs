@@ -1,0 +1,155 @@
+//! Half-open connections in their buckets.
+
+use balancer_common::{
+    addr::{Addr, Address},
+    conntrack::FlowKey,
+    half_open::{HalfOpen, HalfOpenBucket, WAYS, bucket},
+    verdict::Discard,
+};
+
+use crate::{atomic, maps::HALF_OPEN};
+
+/// How often a held lock is tried: some microseconds, many times what any holder needs.
+const LOCK_TRIES: u32 = 64;
+
+/// Whether the client's bucket may hold a record of it: a look without the lock, so that traffic that is not ours
+/// takes none.
+#[inline(always)]
+pub fn may_have(client: &Addr, client_port: u16, seed: u64) -> bool {
+    let Some(bucket) = HALF_OPEN.get_ptr(bucket(client, client_port, seed)) else {
+        return false;
+    };
+    for way in 0..WAYS {
+        // SAFETY: as in `lock`; a record that another CPU is writing gives a wrong answer at worst, and one that
+        // matters to this packet was written before the packet could exist.
+        let record = unsafe { &(*bucket).records[way] };
+        if record.client_port == client_port && record.client.0[3] == client.0[3] {
+            return true;
+        }
+    }
+    false
+}
+
+/// A locked bucket. There is no destructor to forget: every path calls [`Locked::unlock`].
+pub struct Locked(*mut HalfOpenBucket);
+
+/// Locks the bucket of a client.
+#[inline(always)]
+pub fn lock(client: &Addr, client_port: u16, seed: u64) -> Result<Locked, Discard> {
+    let bucket = HALF_OPEN
+        .get_ptr_mut(bucket(client, client_port, seed))
+        .ok_or(Discard::Busy)?;
+    for _ in 0..LOCK_TRIES {
+        // SAFETY: the map gave this pointer; array values never move.
+        if atomic::exchange(unsafe { &raw mut (*bucket).lock }, 0, 1) {
+            return Ok(Locked(bucket));
+        }
+    }
+    Err(Discard::Busy)
+}
+
+impl Locked {
+    /// Gives the bucket back.
+    #[inline(always)]
+    pub fn unlock(self) {
+        // SAFETY: as in `lock`.
+        atomic::exchange(unsafe { &raw mut (*self.0).lock }, 1, 0);
+    }
+
+    /// The live record of a client's packet.
+    #[inline(always)]
+    pub fn original<A: Address>(
+        &mut self,
+        key: &FlowKey<A>,
+        now: u32,
+        timeout: u32,
+    ) -> Option<&mut HalfOpen> {
+        self.record(find_original(self.0, key, now, timeout))
+    }
+
+    /// The live record of a real server's packet.
+    #[inline(always)]
+    pub fn reply<A: Address>(
+        &mut self,
+        key: &FlowKey<A>,
+        now: u32,
+        timeout: u32,
+    ) -> Option<&mut HalfOpen> {
+        self.record(find_reply(self.0, key, now, timeout))
+    }
+
+    /// The record to overwrite: a free or spent one, else the one that has waited longest.
+    #[inline(always)]
+    pub fn victim(&mut self, now: u32, timeout: u32) -> Option<&mut HalfOpen> {
+        self.record(oldest(self.0, now, timeout))
+    }
+
+    /// The record in one way.
+    #[inline(always)]
+    fn record(&mut self, way: usize) -> Option<&mut HalfOpen> {
+        // SAFETY: the lock is held, so nobody else writes, and `&mut self` lends one record at a time.
+        unsafe { (*self.0).records.get_mut(way) }
+    }
+}
+
+/// The way of the live record of a client's packet, or [`WAYS`]. A subprogram: it keeps the callers' stacks small.
+#[inline(never)]
+fn find_original<A: Address>(
+    bucket: *const HalfOpenBucket,
+    key: &FlowKey<A>,
+    now: u32,
+    timeout: u32,
+) -> usize {
+    find(bucket, now, timeout, |record| record.is_original(key))
+}
+
+/// The way of the live record of a real server's packet, or [`WAYS`].
+#[inline(never)]
+fn find_reply<A: Address>(
+    bucket: *const HalfOpenBucket,
+    key: &FlowKey<A>,
+    now: u32,
+    timeout: u32,
+) -> usize {
+    find(bucket, now, timeout, |record| record.is_reply(key))
+}
+
+/// The way of the live record that `matches`, or [`WAYS`].
+#[inline(always)]
+fn find(
+    bucket: *const HalfOpenBucket,
+    now: u32,
+    timeout: u32,
+    matches: impl Fn(&HalfOpen) -> bool,
+) -> usize {
+    for way in 0..WAYS {
+        // SAFETY: callers hold the lock, and `way` is below `WAYS`.
+        let record = unsafe { &(*bucket).records[way] };
+        if matches(record) && record.is_live(now, timeout) {
+            return way;
+        }
+    }
+    WAYS
+}
+
+/// The way of the record to overwrite.
+#[inline(never)]
+fn oldest(bucket: *const HalfOpenBucket, now: u32, timeout: u32) -> usize {
+    const SPENT: u32 = u32::MAX;
+    let (mut oldest, mut age) = (0, 0);
+    for way in 0..WAYS {
+        // SAFETY: as in `find`.
+        let record = unsafe { &(*bucket).records[way] };
+        let spent = record.state == 0 || !record.is_live(now, timeout);
+        let idle = if spent {
+            SPENT
+        } else {
+            now.wrapping_sub(record.last_seen)
+        };
+        if idle >= age {
+            age = idle;
+            oldest = way;
+        }
+    }
+    oldest
+}

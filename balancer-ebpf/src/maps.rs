@@ -1,0 +1,108 @@
+//! Every map of the packet program. The daemon sets some capacities at load.
+
+use aya_ebpf::{
+    helpers::bpf_jiffies64,
+    macros::map,
+    maps::{Array, DevMapHash, HashMap, PerCpuArray},
+};
+use balancer_common::{
+    conntrack::{ConntrackEntryV4, ConntrackEntryV6, FlowKeyV4, FlowKeyV6},
+    half_open::{self, HalfOpenBucket},
+    real_server::{MAX_REALS, RealServer},
+    scheduler::RING_SLOTS,
+    service::{MAX_SERVICES, Service, ServiceKeyV4, ServiceKeyV6},
+    settings::{Interface, Settings, Usage},
+    stats::RealStats,
+    verdict::Discard,
+};
+
+use crate::table::Scratch;
+
+/// What the daemon tells the program. One value.
+#[map]
+static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+
+/// What the program tells of the connection table. One value.
+#[map]
+static USAGE: Array<Usage> = Array::with_max_entries(1, 0);
+
+/// Configured interfaces by interface index; sized at load.
+#[map]
+pub static INTERFACES: Array<Interface> = Array::with_max_entries(1024, 0);
+
+/// Interfaces that packets may be redirected to, by interface index.
+#[map]
+pub static DEVICES: DevMapHash = DevMapHash::with_max_entries(256, 0);
+
+/// IPv4 services. A map of their own with an 8-byte key: traffic that is not ours pays for this look-up.
+#[map]
+pub static SERVICES_V4: HashMap<ServiceKeyV4, Service> = HashMap::with_max_entries(MAX_SERVICES, 0);
+
+/// IPv6 services.
+#[map]
+pub static SERVICES_V6: HashMap<ServiceKeyV6, Service> = HashMap::with_max_entries(MAX_SERVICES, 0);
+
+/// Real servers by real id.
+#[map]
+pub static REALS: Array<RealServer> = Array::with_max_entries(MAX_REALS, 0);
+
+/// The services' rings, one after the other: real ids.
+#[map]
+pub static RINGS: Array<u32> = Array::with_max_entries(RING_SLOTS, 0);
+
+/// How many connections each service has scheduled, by service id.
+#[map]
+pub static TURNS: Array<u64> = Array::with_max_entries(MAX_SERVICES, 0);
+
+/// IPv4 connections, two rows each. A plain hash, not LRU: a connection's rows must not be evicted one at a time.
+#[map]
+pub static CONNTRACK_V4: HashMap<FlowKeyV4, ConntrackEntryV4> =
+    HashMap::with_max_entries(2 * 262_144, 0);
+
+/// IPv6 connections, two rows each.
+#[map]
+pub static CONNTRACK_V6: HashMap<FlowKeyV6, ConntrackEntryV6> =
+    HashMap::with_max_entries(2 * 262_144, 0);
+
+/// Half-open connections.
+#[map]
+pub static HALF_OPEN: Array<HalfOpenBucket> = Array::with_max_entries(half_open::BUCKETS, 0);
+
+/// Counters by real id.
+#[map]
+pub static REAL_STATS: PerCpuArray<RealStats> = PerCpuArray::with_max_entries(MAX_REALS, 0);
+
+/// Counters of real servers that are gone, by service id. The daemon's own: it is here to be pinned with the rest.
+#[map]
+static SERVICE_STATS: Array<RealStats> = Array::with_max_entries(MAX_SERVICES, 0);
+
+/// Room to build an IPv4 connection's rows in.
+#[map]
+pub static SCRATCH_V4: PerCpuArray<Scratch<u32>> = PerCpuArray::with_max_entries(1, 0);
+
+/// Room to build an IPv6 connection's rows in.
+#[map]
+pub static SCRATCH_V6: PerCpuArray<Scratch<[u32; 4]>> = PerCpuArray::with_max_entries(1, 0);
+
+/// Packets that left early, by reason.
+#[map]
+pub static DISCARDS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Discard::COUNT, 0);
+
+/// The settings.
+#[inline(always)]
+pub fn settings() -> Option<&'static Settings> {
+    SETTINGS.get(0)
+}
+
+/// The usage counters.
+#[inline(always)]
+pub fn usage() -> Option<*mut Usage> {
+    USAGE.get_ptr_mut(0)
+}
+
+/// The clock of all timeouts: the low 32 bits of jiffies.
+#[inline(always)]
+pub fn now() -> u32 {
+    // SAFETY: the helper only reads a counter.
+    unsafe { bpf_jiffies64() as u32 }
+}

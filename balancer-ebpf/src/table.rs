@@ -1,0 +1,181 @@
+//! The connection table: rows inserted and deleted as a pair, and the room to build them in.
+
+use aya_ebpf::maps::{HashMap, PerCpuArray};
+use balancer_common::{
+    conntrack::{ConntrackEntry, Egress, FlowKey, direction},
+    nat::Translation,
+    service::{Service, ServiceKey},
+    verdict::Discard,
+    wire::{IpHeader, Ipv4, Ipv6},
+};
+
+use crate::{
+    atomic,
+    maps::{CONNTRACK_V4, CONNTRACK_V6, SCRATCH_V4, SCRATCH_V6, SERVICES_V4, SERVICES_V6, usage},
+};
+
+/// A row of one family's connection table.
+pub type Row<A> = ConntrackEntry<A>;
+
+/// An address family with its maps.
+pub trait Family: IpHeader {
+    /// The connection table.
+    fn rows() -> &'static HashMap<FlowKey<Self::Address>, Row<Self::Address>>;
+    /// The services.
+    fn services() -> &'static HashMap<ServiceKey<Self::Address>, Service>;
+    /// Room to build a connection in.
+    fn scratch() -> &'static PerCpuArray<Scratch<Self::Address>>;
+}
+
+impl Family for Ipv4 {
+    #[inline(always)]
+    fn rows() -> &'static HashMap<FlowKey<u32>, Row<u32>> {
+        &CONNTRACK_V4
+    }
+
+    #[inline(always)]
+    fn services() -> &'static HashMap<ServiceKey<u32>, Service> {
+        &SERVICES_V4
+    }
+
+    #[inline(always)]
+    fn scratch() -> &'static PerCpuArray<Scratch<u32>> {
+        &SCRATCH_V4
+    }
+}
+
+impl Family for Ipv6 {
+    #[inline(always)]
+    fn rows() -> &'static HashMap<FlowKey<[u32; 4]>, Row<[u32; 4]>> {
+        &CONNTRACK_V6
+    }
+
+    #[inline(always)]
+    fn services() -> &'static HashMap<ServiceKey<[u32; 4]>, Service> {
+        &SERVICES_V6
+    }
+
+    #[inline(always)]
+    fn scratch() -> &'static PerCpuArray<Scratch<[u32; 4]>> {
+        &SCRATCH_V6
+    }
+}
+
+/// Room to build one connection in: the keys and rows of IPv6 do not fit on a BPF stack of 512 bytes.
+#[repr(C)]
+pub struct Scratch<A> {
+    /// The translation of the packet under way, where it has no row.
+    pub translation: Translation<A>,
+    /// Its way out.
+    pub egress: Egress,
+    /// The key under which its answers arrive.
+    pub reply_key: FlowKey<A>,
+    /// The other key of a connection that is being deleted.
+    other_key: FlowKey<A>,
+    row: Row<A>,
+    reply: Row<A>,
+}
+
+/// This CPU's scratch.
+#[inline(always)]
+pub fn scratch<H: Family>() -> Result<&'static mut Scratch<H::Address>, Discard> {
+    let scratch = H::scratch().get_ptr_mut(0).ok_or(Discard::TableFull)?;
+    // SAFETY: this CPU's own value, no other program of ours runs on this CPU until this one has ended, and no
+    // caller holds two references at once.
+    Ok(unsafe { &mut *scratch })
+}
+
+/// Deletes a connection: both rows, counted once by whoever deletes the original one.
+#[inline(always)]
+fn remove<H: Family>(
+    key: &FlowKey<H::Address>,
+    row: *const Row<H::Address>,
+    other_key: &mut FlowKey<H::Address>,
+) {
+    // SAFETY: callers pass a row that the map gave in this run of the program; see `track::follow`.
+    let is_original = unsafe {
+        (*row).translation.reply_key(key.protocol, other_key);
+        (*row).direction == direction::ORIGINAL
+    };
+    let this = H::rows().remove(key).is_ok();
+    let that = H::rows().remove(&*other_key).is_ok();
+    if (is_original && this) || (!is_original && that) {
+        if let Some(usage) = usage() {
+            // SAFETY: `usage` points to the map's only value.
+            atomic::fetch_add(unsafe { &raw mut (*usage).removed }, 1);
+        }
+    }
+}
+
+/// Deletes the connection of a packet, `row` being its row.
+#[inline(never)]
+pub fn forget<H: Family>(key: &FlowKey<H::Address>, row: *const Row<H::Address>) {
+    if let Ok(scratch) = scratch::<H>() {
+        remove::<H>(key, row, &mut scratch.other_key);
+    }
+}
+
+/// Deletes the connection that holds the scratch's reply key, `row` being its row.
+#[inline(always)]
+pub fn remove_reply<H: Family>(scratch: &mut Scratch<H::Address>, row: *const Row<H::Address>) {
+    remove::<H>(&scratch.reply_key, row, &mut scratch.other_key);
+}
+
+/// Fills a new row beside its translation, in place.
+#[inline(always)]
+fn begin<A>(row: &mut Row<A>, direction: u8, real: u32, state: u8, now: u32) {
+    row.egress.generation = 0; // not looked up yet
+    row.last_seen = now;
+    row.real = real;
+    row.state = state;
+    row.direction = direction;
+}
+
+/// Inserts the connection that the scratch's translation makes of `key`: the reply's row first, so that no packet
+/// can be answered before its answer is known. Where another CPU was faster, its rows are the connection's: the
+/// scratch's translation becomes theirs, and the real server's id is theirs.
+#[inline(always)]
+pub fn insert<H: Family>(
+    key: &FlowKey<H::Address>,
+    scratch: &mut Scratch<H::Address>,
+    real: u32,
+    state: u8,
+    now: u32,
+) -> Result<u32, Discard> {
+    const NOEXIST: u64 = 1;
+    const EEXIST: i32 = -17;
+    scratch
+        .translation
+        .reply_key(key.protocol, &mut scratch.reply_key);
+    scratch.row.translation = scratch.translation;
+    begin(&mut scratch.row, direction::ORIGINAL, real, state, now);
+    scratch.reply.translation.reply(&scratch.translation, key);
+    begin(&mut scratch.reply, direction::REPLY, real, state, now);
+    match H::rows().insert(&scratch.reply_key, &scratch.reply, NOEXIST) {
+        Ok(()) | Err(EEXIST) => {}
+        Err(_) => return Err(Discard::TableFull),
+    }
+    match H::rows().insert(key, &scratch.row, NOEXIST) {
+        Ok(()) => {
+            if let Some(usage) = usage() {
+                // SAFETY: `usage` points to the map's only value.
+                atomic::fetch_add(unsafe { &raw mut (*usage).added }, 1);
+            }
+            Ok(real)
+        }
+        Err(EEXIST) => {
+            let winner = H::rows().get_ptr(key).ok_or(Discard::Busy)?;
+            // SAFETY: the map gave this pointer just now; see `track::follow`.
+            let winner = unsafe { &*winner };
+            if winner.translation != scratch.translation {
+                let _ = H::rows().remove(&scratch.reply_key);
+                scratch.translation = winner.translation;
+            }
+            Ok(winner.real)
+        }
+        Err(_) => {
+            let _ = H::rows().remove(&scratch.reply_key);
+            Err(Discard::TableFull)
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! The rows of the packet bench: which packets, on which table, and what must become of them.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use balancer_common::verdict::Discard;
+
+use super::{
+    frame::{Segment, frame},
+    network::{
+        BALANCER_MAC, CLIENT_V4, CLIENT_V6, GATEWAY_MAC, NO_VIP_V4, REAL_MAC, REAL_V4, REAL_V6, VIP_V4, VIP_V6,
+    },
+    runner::{Delivery, SCATTERED, Walk},
+    target::{REAL_PORT, SERVICE_PORT, UDP_PORT},
+};
+
+/// Connections that the table of most rows has room for: the product's default.
+pub const DEFAULT_CONNECTIONS: u32 = 262_144;
+
+/// XDP actions (`enum xdp_action`).
+const PASS: u32 = 2;
+const TX: u32 = 3;
+
+/// Each table is a program of its own with its own maps, so that rows do not meet each other's connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Table {
+    /// The default size.
+    Default,
+    /// Room for 1,048,576 connections, all of them there.
+    Million,
+    /// The default size; only SYNs come in.
+    New,
+    /// Room for every handshake of the run.
+    Handshakes,
+}
+
+/// What the program must count for each round of frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Count {
+    /// Translated packets: `[original, reply]` per turn of a flow.
+    Packets([u64; 2]),
+    /// One discard per packet.
+    Discard(Discard),
+}
+
+/// A row.
+#[derive(Clone)]
+pub struct Case {
+    /// Its name.
+    pub name: &'static str,
+    /// What the issue asks for, as a ratio to the reference.
+    pub aim: Option<f64>,
+    /// Its table.
+    pub table: Table,
+    /// The frames of one turn of a flow.
+    pub frames: Vec<Vec<u8>>,
+    /// The flows.
+    pub walk: Walk,
+    /// Frames that go in once, before all else: they make the connection.
+    pub before: Vec<Vec<u8>>,
+    /// Frames per flow that make its connection, all flows in order, before all else; none = not made.
+    pub made_by: Vec<Vec<u8>>,
+    /// XDP action and frame that the first frame must give.
+    pub expected: (u32, Vec<u8>),
+    /// What must be counted.
+    pub count: Count,
+    /// Whether frames leave.
+    pub delivery: Delivery,
+}
+
+const ONE: Walk = Walk { flows: 1, multiplier: SCATTERED };
+
+/// Flow 0 of the sets of flows, as the front program makes it.
+const FIRST_CLIENT: [u8; 4] = [198, 18, 0, 1];
+const FIRST_CLIENT_PORT: u16 = 32_768;
+/// The client's port of all other rows.
+const CLIENT_PORT: u16 = 40_000;
+
+/// Tuples of SYNs: none comes twice in a run.
+pub const NEW_FLOWS: u32 = 1 << 27;
+
+/// The way of a connection through the balancer: who talks to whom.
+#[derive(Clone, Copy)]
+struct Route {
+    client: SocketAddr,
+    virtual_address: SocketAddr,
+    real: SocketAddr,
+}
+
+/// Time to live of what comes in; what leaves has one less.
+const HOPS: u8 = 64;
+
+impl Route {
+    fn from_client(&self, segment: Segment) -> Result<Vec<u8>> {
+        frame([GATEWAY_MAC, BALANCER_MAC], self.client, self.virtual_address, segment, HOPS)
+    }
+
+    fn to_real(&self, segment: Segment) -> Result<Vec<u8>> {
+        frame([BALANCER_MAC, REAL_MAC], self.client, self.real, segment, HOPS - 1)
+    }
+
+    fn from_real(&self, segment: Segment) -> Result<Vec<u8>> {
+        frame([REAL_MAC, BALANCER_MAC], self.real, self.client, segment, HOPS)
+    }
+
+    fn to_client(&self, segment: Segment) -> Result<Vec<u8>> {
+        frame([BALANCER_MAC, GATEWAY_MAC], self.virtual_address, self.client, segment, HOPS - 1)
+    }
+
+    /// The three frames that make a TCP connection, as they reach the balancer.
+    fn handshake(&self) -> Result<Vec<Vec<u8>>> {
+        Ok(vec![
+            self.from_client(Segment::Syn)?,
+            self.from_real(Segment::SynAck)?,
+            self.from_client(Segment::Ack)?,
+        ])
+    }
+}
+
+/// All rows.
+///
+/// # Errors
+/// None, as long as the addresses above are of one family each.
+pub fn all() -> Result<Vec<Case>> {
+    let tcp = Route {
+        client: (CLIENT_V4, CLIENT_PORT).into(),
+        virtual_address: (VIP_V4, SERVICE_PORT).into(),
+        real: (REAL_V4, REAL_PORT).into(),
+    };
+    // Flow 0 of the sets, whose first frame is looked at.
+    let first = Route { client: (FIRST_CLIENT, FIRST_CLIENT_PORT).into(), ..tcp };
+    let udp = Route {
+        virtual_address: (VIP_V4, UDP_PORT).into(),
+        real: (REAL_V4, UDP_PORT).into(),
+        ..tcp
+    };
+    let tcp6 = Route {
+        client: (CLIENT_V6, CLIENT_PORT).into(),
+        virtual_address: (VIP_V6, SERVICE_PORT).into(),
+        real: (REAL_V6, REAL_PORT).into(),
+    };
+    let stranger = Route { virtual_address: (NO_VIP_V4, SERVICE_PORT).into(), ..tcp };
+
+    let established = Case {
+        name: "established-1",
+        aim: Some(2.5),
+        table: Table::Default,
+        frames: vec![tcp.from_client(Segment::Ack)?],
+        walk: ONE,
+        before: tcp.handshake()?,
+        made_by: Vec::new(),
+        expected: (TX, tcp.to_real(Segment::Ack)?),
+        count: Count::Packets([1, 0]),
+        delivery: Delivery::Verdict,
+    };
+    let set = |flows| Walk { flows, ..ONE };
+    let flows = |name, aim, table, flows| -> Result<Case> {
+        Ok(Case {
+            name,
+            aim,
+            table,
+            frames: vec![first.from_client(Segment::Ack)?],
+            walk: set(flows),
+            before: Vec::new(),
+            made_by: first.handshake()?,
+            expected: (TX, first.to_real(Segment::Ack)?),
+            ..established.clone()
+        })
+    };
+    let not_ours = stranger.from_client(Segment::Ack)?;
+    Ok(vec![
+        established.clone(),
+        flows("established-16k", None, Table::Default, 1 << 14)?,
+        flows("established-1m", Some(14.0), Table::Million, 1 << 20)?,
+        Case {
+            name: "reply-1",
+            aim: None,
+            frames: vec![tcp.from_real(Segment::Ack)?],
+            expected: (TX, tcp.to_client(Segment::Ack)?),
+            count: Count::Packets([0, 1]),
+            ..established.clone()
+        },
+        Case {
+            name: "established-1-ipv6",
+            aim: None,
+            frames: vec![tcp6.from_client(Segment::Ack)?],
+            before: tcp6.handshake()?,
+            expected: (TX, tcp6.to_real(Segment::Ack)?),
+            ..established.clone()
+        },
+        Case {
+            name: "established-1-udp",
+            aim: None,
+            frames: vec![udp.from_client(Segment::Datagram)?],
+            before: vec![udp.from_client(Segment::Datagram)?],
+            expected: (TX, udp.to_real(Segment::Datagram)?),
+            ..established.clone()
+        },
+        Case {
+            name: "new-connection",
+            aim: Some(20.0),
+            table: Table::New,
+            frames: vec![first.from_client(Segment::Syn)?],
+            walk: set(NEW_FLOWS),
+            before: Vec::new(),
+            expected: (TX, first.to_real(Segment::Syn)?),
+            ..established.clone()
+        },
+        Case {
+            name: "handshake",
+            aim: None,
+            table: Table::Handshakes,
+            frames: first.handshake()?,
+            walk: set(NEW_FLOWS),
+            before: Vec::new(),
+            expected: (TX, first.to_real(Segment::Syn)?),
+            count: Count::Packets([2, 1]),
+            ..established.clone()
+        },
+        Case {
+            name: "not-ours",
+            aim: Some(2.5),
+            frames: vec![not_ours.clone()],
+            before: Vec::new(),
+            expected: (PASS, not_ours),
+            count: Count::Discard(Discard::NoService),
+            ..established.clone()
+        },
+        Case { name: "live-established", aim: Some(1.35), delivery: Delivery::Live, ..established },
+    ])
+}

@@ -1,0 +1,299 @@
+//! The packet bench: what the packet program costs per packet, on one CPU, against a program that swaps the MAC
+//! addresses and transmits (the floor).
+//!
+//! Every round measures every row once, so that whatever else the machine does hits all alike. A figure counts only if
+//! the program's own counters say that each packet was translated (or passed, where the row is about that): a bench
+//! that measured how fast packets are refused is void.
+
+mod case;
+mod frame;
+mod network;
+mod runner;
+mod target;
+
+use std::{collections::BTreeMap, env, fs, path::Path, thread};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::programs::Xdp;
+use balancer_common::verdict::Discard;
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
+use xtask::{ebpf, workspace};
+
+use self::{
+    case::{Case, Count, Table},
+    runner::{Delivery, Front, Walk},
+    target::{Counters, Target},
+};
+use super::{
+    Options,
+    report::{Row, median, minimum},
+};
+
+/// Packets of a row that are run before the first round.
+const WARM_UP: u32 = 300_000;
+
+/// Measures, prints the table, and returns its rows.
+///
+/// # Errors
+/// No rights, no object, or a void measurement.
+pub fn run(options: &Options) -> Result<Vec<Row>> {
+    // A thread of its own: it leaves for another network namespace and stays on one CPU.
+    thread::scope(|scope| {
+        scope.spawn(|| Bench::new(options)?.run(options)).join().unwrap_or_else(|_| bail!("the bench panicked"))
+    })
+}
+
+/// A row while it is measured.
+struct Measured {
+    case: Case,
+    front: Front,
+    /// Nanoseconds per packet, by round: with the program under test behind the front program, and with `empty`.
+    whole: Vec<f64>,
+    front_only: Vec<f64>,
+}
+
+struct Bench {
+    ifindex: u32,
+    targets: BTreeMap<Table, Target>,
+    rows: Vec<Measured>,
+    /// The bench's own programs without a front program, and the drop at the far end.
+    references: Front,
+}
+
+/// What the references took, by round.
+#[derive(Default)]
+struct References {
+    floor: Vec<f64>,
+    empty: Vec<f64>,
+    live: Vec<f64>,
+}
+
+impl Bench {
+    fn new(options: &Options) -> Result<Self> {
+        let target = env::current_exe().ok().and_then(|binary| workspace::target_above(&binary));
+        let root = workspace::root();
+        let target = target.unwrap_or_else(|| root.join("target"));
+        let built = ebpf::build(&ebpf::Request::for_this_machine(root, target))?;
+        let own = read(&built.binary("bench")?)?;
+        let object = read(options.object.as_ref().unwrap_or(&built.balancer))?;
+        let cases = chosen(case::all()?, &options.only)?;
+        pin_to_last_cpu()?;
+        let ifindex = network::build()?;
+
+        let lone = Walk { flows: 1, multiplier: runner::IN_ORDER };
+        let frame = cases.first().context("no row was chosen")?.frames[0].clone();
+        let mut references = Front::load(&own, &[frame], lone)?;
+        // Both ends need a native program: without one at the far end frames are not delivered, and without one at the
+        // near end the kernel knows no receive queue that test runs can name.
+        references.drop_at(network::FAR)?;
+        references.drop_at(network::NEAR)?;
+
+        let mut bench = Self { ifindex, targets: BTreeMap::new(), rows: Vec::new(), references };
+        for case in cases {
+            if !bench.targets.contains_key(&case.table) {
+                let room = connections(case.table, options);
+                bench.targets.insert(case.table, Target::load(&object, room, ifindex)?);
+            }
+            let name = case.name;
+            let row = bench.prepare(&own, case).with_context(|| format!("row {name}"))?;
+            bench.rows.push(row);
+        }
+        Ok(bench)
+    }
+
+    /// Makes the row's connections and looks at one packet: a row counts only for a program that does its work.
+    fn prepare(&self, own: &[u8], case: Case) -> Result<Measured> {
+        let target = &self.targets[&case.table];
+        if !case.made_by.is_empty() {
+            let walk = Walk { multiplier: runner::IN_ORDER, ..case.walk };
+            let mut maker = Front::load(own, &case.made_by, walk)?;
+            maker.aim(Some(target.program()?))?;
+            let packets = case.walk.flows * u32::try_from(case.made_by.len())?;
+            let flows = u64::from(case.walk.flows);
+            let before = target.counters()?;
+            maker.measure(self.ifindex, packets, Delivery::Verdict)?;
+            let counted = target.counters()?.since(&before);
+            expect(&counted, [2 * flows, flows], None).context("making the connections")?;
+        }
+        for frame in &case.before {
+            runner::run_once(target.program()?, self.ifindex, frame)?;
+        }
+        let outcome = runner::run_once(target.program()?, self.ifindex, &case.frames[0])?;
+        let (action, frame) = &case.expected;
+        ensure!(
+            outcome.action == *action && outcome.frame == *frame,
+            "the program does not do what is to be measured: action {} instead of {action}\nframe    {:02x?}\nexpected {:02x?}\ndiscards {:?}",
+            outcome.action,
+            outcome.frame,
+            frame,
+            target.counters()?.discards_by_name(),
+        );
+        let front = Front::load(own, &case.frames, case.walk)?;
+        Ok(Measured { case, front, whole: Vec::new(), front_only: Vec::new() })
+    }
+
+    fn run(mut self, options: &Options) -> Result<Vec<Row>> {
+        self.round(WARM_UP.min(options.packets), &mut References::default())?;
+        for row in &mut self.rows {
+            row.whole.clear();
+            row.front_only.clear();
+        }
+        let mut references = References::default();
+        for round in 1..=options.rounds {
+            eprintln!("round {round} of {}", options.rounds);
+            self.round(options.packets, &mut references)?;
+        }
+        Ok(self.report(&references))
+    }
+
+    fn round(&mut self, packets: u32, references: &mut References) -> Result<()> {
+        let ifindex = self.ifindex;
+        let frame = self.rows[0].case.frames[0].clone();
+        let plain = |program: &Xdp, delivery| runner::measure(program, ifindex, &frame, packets, delivery);
+        references.floor.push(plain(self.references.program("floor")?, Delivery::Verdict)?);
+        references.empty.push(plain(self.references.program("empty")?, Delivery::Verdict)?);
+        if self.rows.iter().any(|row| row.case.delivery == Delivery::Live) {
+            let before = self.references.arrived()?;
+            references.live.push(plain(self.references.program("empty")?, Delivery::Live)?);
+            self.references.expect_arrival(before + u64::from(packets))?;
+        }
+        for row in &mut self.rows {
+            let target = &self.targets[&row.case.table];
+            let packets = row.case.packets(packets);
+            row.round(target, &self.references, ifindex, packets)
+                .with_context(|| format!("row {}", row.case.name))?;
+        }
+        Ok(())
+    }
+
+    fn report(&self, references: &References) -> Vec<Row> {
+        println!(
+            "floor (MAC swap, XDP_TX): {:.1} ns, minimum {:.1}; plain XDP_TX live: {:.1} ns, minimum {:.1}\n",
+            median(&references.floor),
+            minimum(&references.floor),
+            median(&references.live),
+            minimum(&references.live)
+        );
+        println!(
+            "{:<20} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}",
+            "row", "ns", "minimum", "front", "ratio", "of min.", "aim"
+        );
+        let mut rows = Vec::new();
+        for row in &self.rows {
+            let (reference, idle) = match row.case.delivery {
+                Delivery::Verdict => (&references.floor, &references.empty),
+                Delivery::Live => (&references.live, &references.live),
+            };
+            let fronts: Vec<f64> = row.front_only.iter().zip(idle).map(|(with, without)| with - without).collect();
+            let front = median(&fronts);
+            let costs: Vec<f64> = row.whole.iter().map(|whole| whole - front).collect();
+            let ratios: Vec<f64> = costs.iter().zip(reference).map(|(cost, reference)| cost / reference).collect();
+            let result = Row {
+                suite: "packet",
+                row: row.case.name.to_owned(),
+                unit: "ns",
+                median: median(&costs),
+                minimum: minimum(&costs),
+                reference: median(reference),
+                ratio: median(&ratios),
+            };
+            println!(
+                "{:<20} {:>8.1} {:>8.1} {:>8.1} {:>7.2}x {:>7.2}x {:>8}",
+                result.row,
+                result.median,
+                result.minimum,
+                front,
+                result.ratio,
+                result.minimum / minimum(reference),
+                row.case.aim.map_or(String::new(), |aim| format!("{aim}x")),
+            );
+            rows.push(result);
+        }
+        rows
+    }
+}
+
+impl Measured {
+    fn round(&mut self, target: &Target, references: &Front, ifindex: u32, packets: u32) -> Result<()> {
+        self.front.aim(None)?;
+        self.front_only.push(self.front.measure(ifindex, packets, self.case.delivery)?);
+
+        self.front.aim(Some(target.program()?))?;
+        let before = target.counters()?;
+        let arrived = references.arrived()?;
+        self.whole.push(self.front.measure(ifindex, packets, self.case.delivery)?);
+        let counted = target.counters()?.since(&before);
+        let packets = u64::from(packets);
+        match self.case.count {
+            Count::Packets(per_turn) => {
+                let turns = packets / self.case.frames.len() as u64;
+                expect(&counted, per_turn.map(|n| n * turns), None)?;
+            }
+            Count::Discard(reason) => expect(&counted, [0, 0], Some((reason, packets)))?,
+        }
+        if self.case.delivery == Delivery::Live {
+            references.expect_arrival(arrived + packets)?;
+        }
+        Ok(())
+    }
+}
+
+impl Case {
+    /// The number of packets that is next to `packets` and makes whole turns.
+    fn packets(&self, packets: u32) -> u32 {
+        let frames = u32::try_from(self.frames.len()).unwrap_or(1);
+        packets / frames * frames
+    }
+}
+
+/// Compares everything that was counted with what must have been.
+fn expect(counted: &Counters, packets: [u64; 2], discard: Option<(Discard, u64)>) -> Result<()> {
+    let mut discards = vec![0; Discard::COUNT as usize];
+    if let Some((reason, count)) = discard {
+        discards[reason as usize] = count;
+    }
+    ensure!(
+        counted.packets == packets && counted.discards == discards,
+        "the measurement is void: {:?} packets [from the client, from the real server] were translated instead of {packets:?}; discards: {:?}",
+        counted.packets,
+        counted.discards_by_name(),
+    );
+    Ok(())
+}
+
+/// Room in a table.
+fn connections(table: Table, options: &Options) -> u32 {
+    match table {
+        Table::Default | Table::New => case::DEFAULT_CONNECTIONS,
+        Table::Million => 1 << 20,
+        Table::Handshakes => ((options.rounds + 1) * options.packets).div_ceil(3) + 1,
+    }
+}
+
+fn chosen(cases: Vec<Case>, only: &[String]) -> Result<Vec<Case>> {
+    if only.is_empty() {
+        return Ok(cases);
+    }
+    for name in only {
+        ensure!(
+            cases.iter().any(|case| case.name == name),
+            "there is no row `{name}`; there are: {}",
+            cases.iter().map(|case| case.name).collect::<Vec<_>>().join(", ")
+        );
+    }
+    Ok(cases.into_iter().filter(|case| only.iter().any(|name| name == case.name)).collect())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("reading {}", path.display()))
+}
+
+fn pin_to_last_cpu() -> Result<()> {
+    let last = thread::available_parallelism()?.get() - 1;
+    let mut cpus = CpuSet::new();
+    cpus.set(last)?;
+    sched_setaffinity(Pid::from_raw(0), &cpus).context("staying on one CPU")
+}

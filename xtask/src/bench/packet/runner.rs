@@ -1,0 +1,209 @@
+//! Test runs: one frame through one program, many times, and the CPU time it took.
+
+use anyhow::{Context as _, Result, ensure};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, MapData, PerCpuArray, ProgramArray},
+    programs::{ProgramFd, TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode},
+};
+use nix::time::{ClockId, clock_gettime};
+
+/// Frames per batch of a live run: what a driver's poll takes at most.
+const LIVE_BATCH: u32 = 64;
+
+/// What a single test run gave.
+pub struct Outcome {
+    /// The XDP action.
+    pub action: u32,
+    /// The frame after it.
+    pub frame: Vec<u8>,
+}
+
+/// Whether frames are truly transmitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// The verdict is noted, nothing leaves.
+    Verdict,
+    /// Frames leave by the veth pair and are dropped, natively, at its far end.
+    Live,
+}
+
+/// How the front program picks flows.
+#[derive(Clone, Copy, Debug)]
+pub struct Walk {
+    /// Number of flows, a power of two.
+    pub flows: u32,
+    /// Odd: the distance from one flow to the next.
+    pub multiplier: u64,
+}
+
+/// Distance between successive flows while measuring: far, and unlike the order in which rows were made.
+pub const SCATTERED: u64 = 0x9e37_79b1;
+/// Distance while rows are made.
+pub const IN_ORDER: u64 = 1;
+
+/// The context of a packet that came in by an interface (`struct xdp_md`).
+fn context(ifindex: u32, length: usize) -> Vec<u8> {
+    let length = u32::try_from(length).unwrap_or(u32::MAX);
+    [0, length, 0, ifindex, 0, 0].into_iter().flat_map(u32::to_ne_bytes).collect()
+}
+
+/// Runs `program` once.
+///
+/// # Errors
+/// The kernel refused the run.
+pub fn run_once(program: &Xdp, ifindex: u32, frame: &[u8]) -> Result<Outcome> {
+    let mut out = vec![0; 256];
+    let result = program
+        .test_run(TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context(ifindex, frame.len())),
+            ..TestRunOptions::new()
+        })
+        .context("a single test run")?;
+    out.truncate(result.data_size_out as usize);
+    Ok(Outcome { action: result.return_value, frame: out })
+}
+
+/// Runs `program` on `packets` packets and returns the nanoseconds of CPU time that each took. CPU time, not the clock
+/// on the wall: others may use the machine.
+///
+/// # Errors
+/// The kernel refused the run.
+pub fn measure(program: &Xdp, ifindex: u32, frame: &[u8], packets: u32, delivery: Delivery) -> Result<f64> {
+    let attrs = match delivery {
+        Delivery::Verdict => TestRunAttrs::new(),
+        Delivery::Live => TestRunAttrs::new().xdp_live_frames(LIVE_BATCH),
+    };
+    let before = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
+    program
+        .test_run(TestRunOptions {
+            data_in: Some(frame),
+            ctx_in: Some(&context(ifindex, frame.len())),
+            repeat: packets,
+            attrs,
+            ..TestRunOptions::new()
+        })
+        .context("a test run")?;
+    let after = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
+    let seconds = (after.tv_sec() - before.tv_sec()) as f64;
+    let nanoseconds = (after.tv_nsec() - before.tv_nsec()) as f64;
+    Ok((seconds * 1e9 + nanoseconds) / f64::from(packets))
+}
+
+/// The front program of one row, with the frames that it restores.
+pub struct Front {
+    ebpf: Ebpf,
+    frame: Vec<u8>,
+}
+
+impl Front {
+    /// Loads the bench's object for `frames`, all of one length and family.
+    ///
+    /// # Errors
+    /// The kernel refused the program.
+    pub fn load(object: &[u8], frames: &[Vec<u8>], walk: Walk) -> Result<Self> {
+        let frame = frames.first().context("a row needs a frame")?.clone();
+        let ipv6 = u32::from(frame[12..14] == [0x86, 0xdd]);
+        let handshake = match frames.len() {
+            1 => 0_u32,
+            3 => 1,
+            n => anyhow::bail!("a flow sends one frame or the three of a handshake, not {n}"),
+        };
+        let mask = walk.flows - 1;
+        let mut ebpf = EbpfLoader::new()
+            .override_global("IPV6", &ipv6, true)
+            .override_global("FLOW_MASK", &mask, true)
+            .override_global("HANDSHAKE", &handshake, true)
+            .load(object)
+            .context("loading the bench's object")?;
+        for name in ["front", "empty", "floor", "arrive"] {
+            let program: &mut Xdp = ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?;
+            program.load().with_context(|| format!("loading the bench's program {name}"))?;
+        }
+        let mut templates: Array<_, [u64; 10]> = Array::try_from(ebpf.map_mut("FRAMES").context("no map FRAMES")?)?;
+        for (number, frame) in (0..).zip(frames) {
+            ensure!(frame.len() >= if ipv6 == 1 { 80 } else { 56 }, "a frame is too short to be restored");
+            let mut words = [0; 10];
+            for (word, bytes) in words.iter_mut().zip(frame.chunks_exact(8)) {
+                *word = u64::from_ne_bytes(bytes.try_into()?);
+            }
+            templates.set(number, words, 0)?;
+        }
+        let mut front = Self { ebpf, frame };
+        front.walk()?.set(0, [0, walk.multiplier], 0)?;
+        Ok(front)
+    }
+
+    fn walk(&mut self) -> Result<Array<&mut MapData, [u64; 2]>> {
+        Ok(Array::try_from(self.ebpf.map_mut("WALK").context("no map WALK")?)?)
+    }
+
+    /// One of the bench's own programs.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    pub fn program(&self, name: &str) -> Result<&Xdp> {
+        Ok(self.ebpf.program(name).with_context(|| format!("no program {name}"))?.try_into()?)
+    }
+
+    /// Puts `target` behind the front program, or `empty`.
+    ///
+    /// # Errors
+    /// The kernel will not tail-call from the one to the other.
+    pub fn aim(&mut self, target: Option<&Xdp>) -> Result<()> {
+        let fd: ProgramFd = match target {
+            Some(program) => program.fd()?.try_clone()?,
+            None => self.program("empty")?.fd()?.try_clone()?,
+        };
+        let mut targets = ProgramArray::try_from(self.ebpf.map_mut("TARGETS").context("no map TARGETS")?)?;
+        targets.set(0, &fd, 0).context("putting the program under test behind the front program")
+    }
+
+    /// Runs the front program and what is behind it; see [`measure`].
+    ///
+    /// # Errors
+    /// The kernel refused the run.
+    pub fn measure(&self, ifindex: u32, packets: u32, delivery: Delivery) -> Result<f64> {
+        measure(self.program("front")?, ifindex, &self.frame, packets, delivery)
+    }
+
+    /// Drops, natively, what reaches `interface`, and counts it.
+    ///
+    /// # Errors
+    /// The interface refused the program.
+    pub fn drop_at(&mut self, interface: &str) -> Result<()> {
+        let program: &mut Xdp = self.ebpf.program_mut("arrive").context("no program arrive")?.try_into()?;
+        program.attach(interface, XdpMode::Driver).with_context(|| format!("attaching to {interface}"))?;
+        Ok(())
+    }
+
+    /// Frames dropped by [`Self::drop_at`].
+    ///
+    /// # Errors
+    /// The kernel refused a map call.
+    pub fn arrived(&self) -> Result<u64> {
+        let arrived: PerCpuArray<_, u64> = PerCpuArray::try_from(self.ebpf.map("ARRIVED").context("no map ARRIVED")?)?;
+        Ok(arrived.get(&0, 0)?.iter().sum())
+    }
+}
+
+impl Front {
+    /// Waits until `count` frames were dropped by [`Self::drop_at`]: the last ones may still be on their way.
+    ///
+    /// # Errors
+    /// They did not arrive; the measurement is void.
+    pub fn expect_arrival(&self, count: u64) -> Result<()> {
+        let mut arrived = 0;
+        for _ in 0..20 {
+            arrived = self.arrived()?;
+            if arrived >= count {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        ensure!(arrived == count, "the measurement is void: {arrived} frames arrived at the far end, not {count}");
+        Ok(())
+    }
+}

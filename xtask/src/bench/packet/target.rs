@@ -1,0 +1,181 @@
+//! The program under test: loaded, its maps filled as the daemon would fill them, its counters read back.
+
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, MapData, PerCpuArray, PerCpuValues, HashMap, xdp::DevMapHash},
+    programs::Xdp,
+};
+use balancer_common::{
+    addr::{Addr, TCP, UDP},
+    conntrack::Timeouts,
+    real_server::{self, RealServer},
+    scheduler::Ring,
+    service::{Service, ServiceKeyV4, ServiceKeyV6},
+    settings::{Interface, Settings},
+    stats::RealStats,
+    verdict::Discard,
+};
+
+use super::{case::DEFAULT_CONNECTIONS, network};
+
+/// Port of the TCP services; their real server listens on [`REAL_PORT`].
+pub const SERVICE_PORT: u16 = 80;
+/// See [`SERVICE_PORT`].
+pub const REAL_PORT: u16 = 8080;
+/// Port of the UDP service and of its real server.
+pub const UDP_PORT: u16 = 53;
+
+/// Ids in `REALS` and `TURNS`, one per service: every service has one real server, so that every packet's outcome is
+/// known beforehand.
+const TCP_V4: u32 = 1;
+const UDP_V4: u32 = 2;
+const TCP_V6: u32 = 3;
+const IDS: [u32; 3] = [TCP_V4, UDP_V4, TCP_V6];
+
+/// A loaded program with its own maps.
+pub struct Target {
+    ebpf: Ebpf,
+}
+
+/// Everything the program counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets of all real servers: `[original, reply]`.
+    pub packets: [u64; 2],
+    /// New connections of all real servers.
+    pub connections: u64,
+    /// By [`Discard`].
+    pub discards: Vec<u64>,
+}
+
+impl Target {
+    /// Loads `object` with room for `max_connections` connections of either family and makes it the balancer of the
+    /// bench's network.
+    ///
+    /// # Errors
+    /// The kernel refused the program, or the object is not the balancer's.
+    pub fn load(object: &[u8], max_connections: u32, ifindex: u32) -> Result<Self> {
+        // Two rows per connection. One IPv6 connection is all that is measured, in a table of the default size.
+        let rows = 2 * max_connections;
+        let mut ebpf = EbpfLoader::new()
+            .map_max_entries("CONNTRACK_V4", rows)
+            .map_max_entries("CONNTRACK_V6", rows.min(2 * DEFAULT_CONNECTIONS))
+            .map_max_entries("INTERFACES", ifindex + 1)
+            .override_global("AYA_LOG_LEVEL", &0_u8, false)
+            .load(object)
+            .context("loading the object under test")?;
+        let program: &mut Xdp =
+            ebpf.program_mut("balancer").context("the object has no program `balancer`")?.try_into()?;
+        program.load().context("loading the program under test")?;
+        let mut target = Self { ebpf };
+        target.fill(max_connections, ifindex)?;
+        Ok(target)
+    }
+
+    fn fill(&mut self, max_connections: u32, ifindex: u32) -> Result<()> {
+        // No row expires while the bench runs, whatever the kernel's clock rate.
+        let timeout = 1 << 30;
+        let settings = Settings {
+            generation: 1,
+            timeouts: Timeouts {
+                established: timeout,
+                closing: timeout,
+                udp: timeout,
+                half_open: timeout,
+            },
+            max_connections: u64::from(max_connections),
+            seed: 0x5eed_5eed_5eed_5eed,
+            ..Default::default()
+        };
+        self.array("SETTINGS")?.set(0, settings, 0)?;
+        let near = Interface { mac: network::BALANCER_MAC, configured: 1, zero: 0 };
+        self.array("INTERFACES")?.set(ifindex, near, 0)?;
+        let mut devices = DevMapHash::try_from(self.ebpf.map_mut("DEVICES").context("no map DEVICES")?)?;
+        devices.insert(ifindex, ifindex, None, 0)?;
+
+        let v4 = IpAddr::from(network::REAL_V4);
+        let v6 = IpAddr::from(network::REAL_V6);
+        for (id, address, port) in [(TCP_V4, v4, REAL_PORT), (UDP_V4, v4, UDP_PORT), (TCP_V6, v6, REAL_PORT)] {
+            let real = RealServer {
+                address: Addr::from(address),
+                port: port.to_be(),
+                zero: 0,
+                state: real_server::state::TAKES_NEW,
+                service: id,
+            };
+            self.array("REALS")?.set(id, real, 0)?;
+            self.array("RINGS")?.set(id, id, 0)?;
+        }
+        let service = |id| Service { ring: Ring { offset: id, length: 1 }, id, flags: 0 };
+        let address = u32::from_ne_bytes(network::VIP_V4);
+        let mut services: HashMap<_, ServiceKeyV4, Service> =
+            HashMap::try_from(self.ebpf.map_mut("SERVICES_V4").context("no map SERVICES_V4")?)?;
+        for (id, port, protocol) in [(TCP_V4, SERVICE_PORT, TCP), (UDP_V4, UDP_PORT, UDP)] {
+            let key = ServiceKeyV4 { address, port: port.to_be(), protocol, zero: 0 };
+            services.insert(key, service(id), 0)?;
+        }
+        let Addr(address) = Addr::from(IpAddr::from(network::VIP_V6));
+        let mut services: HashMap<_, ServiceKeyV6, Service> =
+            HashMap::try_from(self.ebpf.map_mut("SERVICES_V6").context("no map SERVICES_V6")?)?;
+        let key = ServiceKeyV6 { address, port: SERVICE_PORT.to_be(), protocol: TCP, zero: 0 };
+        services.insert(key, service(TCP_V6), 0)?;
+        Ok(())
+    }
+
+    fn array<V: aya::Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, V>> {
+        let map = self.ebpf.map_mut(name).with_context(|| format!("the object has no map {name}"))?;
+        Array::try_from(map).with_context(|| format!("map {name} has another layout"))
+    }
+
+    /// The program.
+    ///
+    /// # Errors
+    /// None once it is loaded.
+    pub fn program(&self) -> Result<&Xdp> {
+        Ok(self.ebpf.program("balancer").context("the object has no program `balancer`")?.try_into()?)
+    }
+
+    /// Reads all counters.
+    ///
+    /// # Errors
+    /// The kernel refused a map call.
+    pub fn counters(&self) -> Result<Counters> {
+        let mut counters = Counters { packets: [0; 2], connections: 0, discards: Vec::new() };
+        let stats: PerCpuArray<_, RealStats> =
+            PerCpuArray::try_from(self.ebpf.map("REAL_STATS").context("no map REAL_STATS")?)?;
+        for id in IDS {
+            for of_cpu in stats.get(&id, 0)?.iter() {
+                counters.packets[0] += of_cpu.directions[0].packets;
+                counters.packets[1] += of_cpu.directions[1].packets;
+                counters.connections += of_cpu.connections;
+            }
+        }
+        let discards: PerCpuArray<_, u64> =
+            PerCpuArray::try_from(self.ebpf.map("DISCARDS").context("no map DISCARDS")?)?;
+        for reason in 0..Discard::COUNT {
+            let values: PerCpuValues<u64> = discards.get(&reason, 0)?;
+            counters.discards.push(values.iter().sum());
+        }
+        Ok(counters)
+    }
+}
+
+impl Counters {
+    /// What was counted since `before`.
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            packets: [self.packets[0] - before.packets[0], self.packets[1] - before.packets[1]],
+            connections: self.connections - before.connections,
+            discards: self.discards.iter().zip(&before.discards).map(|(now, then)| now - then).collect(),
+        }
+    }
+
+    /// The reasons for which packets left early, in words.
+    pub fn discards_by_name(&self) -> Vec<String> {
+        let named = Discard::ALL.iter().zip(&self.discards);
+        named.filter(|(_, n)| **n != 0).map(|(reason, n)| format!("{}: {n}", reason.name())).collect()
+    }
+}
