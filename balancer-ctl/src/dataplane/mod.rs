@@ -1,11 +1,20 @@
 //! The data plane as the daemon sees it: one trait, in the model's words. What lies behind it (maps, pins,
 //! rings, expiry) is nobody else's business.
 
+mod apply;
+mod attach;
+mod census;
 mod clock;
+mod expiry;
+pub mod kernel;
+mod load;
 mod maps;
+mod packet_log;
 mod pins;
+mod settings;
 mod syscall;
 mod table;
+mod watch;
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 

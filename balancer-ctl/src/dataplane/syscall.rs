@@ -7,7 +7,7 @@ use std::{
     ffi::CString,
     io,
     mem::size_of,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     os::unix::ffi::OsStrExt,
     path::Path,
 };
@@ -263,9 +263,4 @@ pub fn wait_for_running_programs() -> io::Result<bool> {
         Some(libc::ENOSYS | libc::EINVAL) => Ok(false),
         _ => Err(error),
     }
-}
-
-/// A descriptor for `fd` of one's own.
-pub fn duplicate(fd: impl AsFd) -> io::Result<OwnedFd> {
-    fd.as_fd().try_clone_to_owned()
 }

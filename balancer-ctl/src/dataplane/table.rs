@@ -45,6 +45,11 @@ impl<K: Pod, V: Pod> Table<K, V> {
         self.shape.entries
     }
 
+    /// Another descriptor of the same map.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { fd: self.fd.try_clone()?, shape: self.shape, types: PhantomData })
+    }
+
     /// Reads one value.
     pub fn get(&self, key: &K) -> io::Result<Option<V>> {
         // SAFETY: `V` is plain data, for which all zero is a value.
@@ -84,6 +89,25 @@ impl<K: Pod, V: Pod> Table<K, V> {
             }?;
         }
         Ok(())
+    }
+
+    /// Reads `length` values of an array, from `start` on.
+    pub fn range(&self, start: u32, length: u32) -> io::Result<Vec<V>> {
+        // An array's cursor is the index of the entry before the next.
+        let mut walk = Walk::new(length.max(1));
+        walk.cursor = Cursor(start.checked_sub(1).map(|before| {
+            let mut bytes = [0; 8];
+            bytes[..4].copy_from_slice(&before.to_ne_bytes());
+            bytes
+        }));
+        let mut values = Vec::with_capacity(length as usize);
+        while values.len() < length as usize
+            && let Some(batch) = walk.next(self)?
+        {
+            values.extend(batch.map(|(_, value)| value));
+        }
+        values.truncate(length as usize);
+        Ok(values)
     }
 
     /// Reads all entries.

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
@@ -95,9 +95,4 @@ pub(super) fn messages(datagram: &[u8]) -> Vec<NetlinkMessage<RouteNetlinkMessag
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     messages
-}
-
-/// The error's number, where the kernel gave one.
-pub(super) fn describe(error: &io::Error) -> anyhow::Error {
-    anyhow!("netlink: {error}")
 }
