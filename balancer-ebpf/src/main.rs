@@ -3,6 +3,14 @@
 #![no_main]
 #![feature(core_intrinsics)]
 #![expect(
+    missing_docs,
+    reason = "the macros of entry points and maps add public items of their own"
+)]
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a key passed by value is a copy on a stack of 512 bytes"
+)]
+#![expect(
     internal_features,
     reason = "core::sync::atomic has no read-modify-write on this target"
 )]

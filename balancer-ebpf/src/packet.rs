@@ -7,6 +7,10 @@ use balancer_common::verdict::Discard;
 ///
 /// The reference must not be kept in a struct or across a call that may move the packet: borrow anew, it costs
 /// two instructions.
+#[expect(
+    clippy::mut_from_ref,
+    reason = "the context is a handle; the packet behind it belongs to this run alone"
+)]
 #[inline(always)]
 pub fn header_mut<T>(ctx: &XdpContext, offset: usize) -> Result<&mut T, Discard> {
     const { assert!(align_of::<T>() == 1, "headers are made of single bytes") };

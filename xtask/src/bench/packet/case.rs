@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 
 use anyhow::Result;
-use balancer_common::verdict::Discard;
+use balancer_common::{addr::TCP, conntrack::FlowKeyV4, nat::Translation, verdict::Discard};
 
 use super::{
     frame::{Segment, frame},
     network::{
-        BALANCER_MAC, CLIENT_V4, CLIENT_V6, GATEWAY_MAC, NO_VIP_V4, REAL_MAC, REAL_V4, REAL_V6, VIP_V4, VIP_V6,
+        BALANCER_MAC, CLIENT_V4, CLIENT_V6, GATEWAY_MAC, NO_VIP_V4, REAL_MAC, REAL_V4, REAL_V6,
+        VIP_V4, VIP_V6,
     },
     runner::{Delivery, SCATTERED, Walk},
     target::{REAL_PORT, SERVICE_PORT, UDP_PORT},
@@ -20,6 +21,16 @@ pub const DEFAULT_CONNECTIONS: u32 = 262_144;
 /// XDP actions (`enum xdp_action`).
 const PASS: u32 = 2;
 const TX: u32 = 3;
+const REDIRECT: u32 = 4;
+
+/// What is behind the front program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// The program under test, with this table.
+    Balancer(Table),
+    /// One of the bench's own programs, for scale.
+    Reference(&'static str),
+}
 
 /// Each table is a program of its own with its own maps, so that rows do not meet each other's connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +52,8 @@ pub enum Count {
     Packets([u64; 2]),
     /// One discard per packet.
     Discard(Discard),
+    /// One packet that a reference has dealt with.
+    Done,
 }
 
 /// A row.
@@ -50,8 +63,8 @@ pub struct Case {
     pub name: &'static str,
     /// What the issue asks for, as a ratio to the reference.
     pub aim: Option<f64>,
-    /// Its table.
-    pub table: Table,
+    /// What is measured.
+    pub subject: Subject,
     /// The frames of one turn of a flow.
     pub frames: Vec<Vec<u8>>,
     /// The flows.
@@ -68,7 +81,10 @@ pub struct Case {
     pub delivery: Delivery,
 }
 
-const ONE: Walk = Walk { flows: 1, multiplier: SCATTERED };
+const ONE: Walk = Walk {
+    flows: 1,
+    multiplier: SCATTERED,
+};
 
 /// Flow 0 of the sets of flows, as the front program makes it.
 const FIRST_CLIENT: [u8; 4] = [198, 18, 0, 1];
@@ -92,19 +108,43 @@ const HOPS: u8 = 64;
 
 impl Route {
     fn from_client(&self, segment: Segment) -> Result<Vec<u8>> {
-        frame([GATEWAY_MAC, BALANCER_MAC], self.client, self.virtual_address, segment, HOPS)
+        frame(
+            [GATEWAY_MAC, BALANCER_MAC],
+            self.client,
+            self.virtual_address,
+            segment,
+            HOPS,
+        )
     }
 
     fn to_real(&self, segment: Segment) -> Result<Vec<u8>> {
-        frame([BALANCER_MAC, REAL_MAC], self.client, self.real, segment, HOPS - 1)
+        frame(
+            [BALANCER_MAC, REAL_MAC],
+            self.client,
+            self.real,
+            segment,
+            HOPS - 1,
+        )
     }
 
     fn from_real(&self, segment: Segment) -> Result<Vec<u8>> {
-        frame([REAL_MAC, BALANCER_MAC], self.real, self.client, segment, HOPS)
+        frame(
+            [REAL_MAC, BALANCER_MAC],
+            self.real,
+            self.client,
+            segment,
+            HOPS,
+        )
     }
 
     fn to_client(&self, segment: Segment) -> Result<Vec<u8>> {
-        frame([BALANCER_MAC, GATEWAY_MAC], self.virtual_address, self.client, segment, HOPS - 1)
+        frame(
+            [BALANCER_MAC, GATEWAY_MAC],
+            self.virtual_address,
+            self.client,
+            segment,
+            HOPS - 1,
+        )
     }
 
     /// The three frames that make a TCP connection, as they reach the balancer.
@@ -128,7 +168,10 @@ pub fn all() -> Result<Vec<Case>> {
         real: (REAL_V4, REAL_PORT).into(),
     };
     // Flow 0 of the sets, whose first frame is looked at.
-    let first = Route { client: (FIRST_CLIENT, FIRST_CLIENT_PORT).into(), ..tcp };
+    let first = Route {
+        client: (FIRST_CLIENT, FIRST_CLIENT_PORT).into(),
+        ..tcp
+    };
     let udp = Route {
         virtual_address: (VIP_V4, UDP_PORT).into(),
         real: (REAL_V4, UDP_PORT).into(),
@@ -139,12 +182,15 @@ pub fn all() -> Result<Vec<Case>> {
         virtual_address: (VIP_V6, SERVICE_PORT).into(),
         real: (REAL_V6, REAL_PORT).into(),
     };
-    let stranger = Route { virtual_address: (NO_VIP_V4, SERVICE_PORT).into(), ..tcp };
+    let stranger = Route {
+        virtual_address: (NO_VIP_V4, SERVICE_PORT).into(),
+        ..tcp
+    };
 
     let established = Case {
         name: "established-1",
         aim: Some(2.5),
-        table: Table::Default,
+        subject: Subject::Balancer(Table::Default),
         frames: vec![tcp.from_client(Segment::Ack)?],
         walk: ONE,
         before: tcp.handshake()?,
@@ -158,7 +204,7 @@ pub fn all() -> Result<Vec<Case>> {
         Ok(Case {
             name,
             aim,
-            table,
+            subject: Subject::Balancer(table),
             frames: vec![first.from_client(Segment::Ack)?],
             walk: set(flows),
             before: Vec::new(),
@@ -166,6 +212,12 @@ pub fn all() -> Result<Vec<Case>> {
             expected: (TX, first.to_real(Segment::Ack)?),
             ..established.clone()
         })
+    };
+    let reference = Case {
+        aim: None,
+        before: Vec::new(),
+        count: Count::Done,
+        ..established.clone()
     };
     let not_ours = stranger.from_client(Segment::Ack)?;
     Ok(vec![
@@ -199,7 +251,7 @@ pub fn all() -> Result<Vec<Case>> {
         Case {
             name: "new-connection",
             aim: Some(20.0),
-            table: Table::New,
+            subject: Subject::Balancer(Table::New),
             frames: vec![first.from_client(Segment::Syn)?],
             walk: set(NEW_FLOWS),
             before: Vec::new(),
@@ -209,7 +261,7 @@ pub fn all() -> Result<Vec<Case>> {
         Case {
             name: "handshake",
             aim: None,
-            table: Table::Handshakes,
+            subject: Subject::Balancer(Table::Handshakes),
             frames: first.handshake()?,
             walk: set(NEW_FLOWS),
             before: Vec::new(),
@@ -226,6 +278,90 @@ pub fn all() -> Result<Vec<Case>> {
             count: Count::Discard(Discard::NoService),
             ..established.clone()
         },
-        Case { name: "live-established", aim: Some(1.35), delivery: Delivery::Live, ..established },
+        Case {
+            name: "live-established",
+            aim: Some(1.35),
+            delivery: Delivery::Live,
+            ..established.clone()
+        },
+        Case {
+            name: "established-1/minimal-nat",
+            subject: Subject::Reference("minimal_nat"),
+            expected: (
+                TX,
+                frame(
+                    [BALANCER_MAC, REAL_MAC],
+                    tcp.client,
+                    tcp.real,
+                    Segment::Ack,
+                    HOPS,
+                )?,
+            ),
+            ..reference.clone()
+        },
+        Case {
+            name: "established-1m/minimal-nat",
+            subject: Subject::Reference("minimal_nat"),
+            frames: vec![first.from_client(Segment::Ack)?],
+            walk: set(1 << 20),
+            expected: (
+                TX,
+                frame(
+                    [BALANCER_MAC, REAL_MAC],
+                    first.client,
+                    first.real,
+                    Segment::Ack,
+                    HOPS,
+                )?,
+            ),
+            ..reference.clone()
+        },
+        Case {
+            name: "established-1/fib-redirect",
+            subject: Subject::Reference("fib_redirect"),
+            frames: vec![frame(
+                [GATEWAY_MAC, BALANCER_MAC],
+                tcp.client,
+                tcp.real,
+                Segment::Ack,
+                HOPS,
+            )?],
+            expected: (
+                REDIRECT,
+                frame(
+                    [BALANCER_MAC, REAL_MAC],
+                    tcp.client,
+                    tcp.real,
+                    Segment::Ack,
+                    HOPS,
+                )?,
+            ),
+            ..reference
+        },
     ])
+}
+
+/// The key and translation of each of `flows` flows of a set, in the client's direction, or of the single flow.
+pub fn translations(flows: u32) -> impl Iterator<Item = (FlowKeyV4, Translation<u32>)> {
+    (0..flows).map(move |flow| {
+        let (source, source_port) = if flows == 1 {
+            (u32::from_be_bytes(CLIENT_V4), CLIENT_PORT)
+        } else {
+            let ports = 1 << 10;
+            (
+                u32::from_be_bytes(FIRST_CLIENT) + flow / ports,
+                FIRST_CLIENT_PORT + (flow % ports) as u16,
+            )
+        };
+        let key = FlowKeyV4 {
+            source: source.to_be(),
+            destination: u32::from_ne_bytes(VIP_V4),
+            source_port: source_port.to_be(),
+            destination_port: SERVICE_PORT.to_be(),
+            protocol: TCP.into(),
+        };
+        let mut translation = Translation::default();
+        translation.dnat(&key, u32::from_ne_bytes(REAL_V4), REAL_PORT.to_be());
+        (key, translation)
+    })
 }

@@ -40,8 +40,13 @@ pub fn frame(
 ) -> Result<Vec<u8>> {
     let ethernet = PacketBuilder::ethernet2(macs[0], macs[1]);
     let (ip, shortest) = match (source.ip(), destination.ip()) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => (ethernet.ipv4(from.octets(), to.octets(), hops), SHORTEST),
-        (IpAddr::V6(from), IpAddr::V6(to)) => (ethernet.ipv6(from.octets(), to.octets(), hops), SHORTEST_IPV6),
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            (ethernet.ipv4(from.octets(), to.octets(), hops), SHORTEST)
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => (
+            ethernet.ipv6(from.octets(), to.octets(), hops),
+            SHORTEST_IPV6,
+        ),
         (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => {
             anyhow::bail!("source and destination of a packet are of one family")
         }
@@ -51,7 +56,9 @@ pub fn frame(
     let window = 64_240;
     match segment {
         Segment::Syn => {
-            ip.tcp(from, to, CLIENT_SEQUENCE, window).syn().write(&mut bytes, &[])?;
+            ip.tcp(from, to, CLIENT_SEQUENCE, window)
+                .syn()
+                .write(&mut bytes, &[])?;
         }
         Segment::SynAck => ip
             .tcp(from, to, REAL_SEQUENCE, window)

@@ -58,7 +58,10 @@ pub fn build() -> Result<u32> {
     // Router solicitations and the like would reach the counters of the far end.
     sysctl("net/ipv6/conf/default/addr_gen_mode", "1")?;
     for step in SETUP {
-        let output = Command::new("ip").args(step.split(' ')).output().context("running ip")?;
+        let output = Command::new("ip")
+            .args(step.split(' '))
+            .output()
+            .context("running ip")?;
         ensure!(
             output.status.success(),
             "ip {step}: {}",

@@ -3,10 +3,16 @@
 use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, MapData, PerCpuArray, ProgramArray},
+    maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray},
     programs::{ProgramFd, TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode},
 };
+use balancer_common::{
+    conntrack::{Egress, FlowKeyV4},
+    nat::Translation,
+};
 use nix::time::{ClockId, clock_gettime};
+
+use super::network::{BALANCER_MAC, REAL_MAC};
 
 /// Frames per batch of a live run: what a driver's poll takes at most.
 const LIVE_BATCH: u32 = 64;
@@ -45,7 +51,10 @@ pub const IN_ORDER: u64 = 1;
 /// The context of a packet that came in by an interface (`struct xdp_md`).
 fn context(ifindex: u32, length: usize) -> Vec<u8> {
     let length = u32::try_from(length).unwrap_or(u32::MAX);
-    [0, length, 0, ifindex, 0, 0].into_iter().flat_map(u32::to_ne_bytes).collect()
+    [0, length, 0, ifindex, 0, 0]
+        .into_iter()
+        .flat_map(u32::to_ne_bytes)
+        .collect()
 }
 
 /// Runs `program` once.
@@ -63,7 +72,10 @@ pub fn run_once(program: &Xdp, ifindex: u32, frame: &[u8]) -> Result<Outcome> {
         })
         .context("a single test run")?;
     out.truncate(result.data_size_out as usize);
-    Ok(Outcome { action: result.return_value, frame: out })
+    Ok(Outcome {
+        action: result.return_value,
+        frame: out,
+    })
 }
 
 /// Runs `program` on `packets` packets and returns the nanoseconds of CPU time that each took. CPU time, not the clock
@@ -71,7 +83,13 @@ pub fn run_once(program: &Xdp, ifindex: u32, frame: &[u8]) -> Result<Outcome> {
 ///
 /// # Errors
 /// The kernel refused the run.
-pub fn measure(program: &Xdp, ifindex: u32, frame: &[u8], packets: u32, delivery: Delivery) -> Result<f64> {
+pub fn measure(
+    program: &Xdp,
+    ifindex: u32,
+    frame: &[u8],
+    packets: u32,
+    delivery: Delivery,
+) -> Result<f64> {
     let attrs = match delivery {
         Delivery::Verdict => TestRunAttrs::new(),
         Delivery::Live => TestRunAttrs::new().xdp_live_frames(LIVE_BATCH),
@@ -92,6 +110,19 @@ pub fn measure(program: &Xdp, ifindex: u32, frame: &[u8], packets: u32, delivery
     Ok((seconds * 1e9 + nanoseconds) / f64::from(packets))
 }
 
+/// A flow of the minimal NAT; see the bench's object.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Minimal {
+    translation: Translation<u32>,
+    macs: [u32; 3],
+}
+
+const _: () = assert!(size_of::<Minimal>() == 28);
+
+// SAFETY: `repr(C)`, only integers, and the size shows that there is no padding.
+unsafe impl aya::Pod for Minimal {}
+
 /// The front program of one row, with the frames that it restores.
 pub struct Front {
     ebpf: Ebpf,
@@ -99,11 +130,11 @@ pub struct Front {
 }
 
 impl Front {
-    /// Loads the bench's object for `frames`, all of one length and family.
+    /// Loads the bench's object for `frames`, all of one length and family; its minimal NAT has room for `nat_flows`.
     ///
     /// # Errors
     /// The kernel refused the program.
-    pub fn load(object: &[u8], frames: &[Vec<u8>], walk: Walk) -> Result<Self> {
+    pub fn load(object: &[u8], frames: &[Vec<u8>], walk: Walk, nat_flows: u32) -> Result<Self> {
         let frame = frames.first().context("a row needs a frame")?.clone();
         let ipv6 = u32::from(frame[12..14] == [0x86, 0xdd]);
         let handshake = match frames.len() {
@@ -116,15 +147,32 @@ impl Front {
             .override_global("IPV6", &ipv6, true)
             .override_global("FLOW_MASK", &mask, true)
             .override_global("HANDSHAKE", &handshake, true)
+            .map_max_entries("NAT", nat_flows.max(1))
             .load(object)
             .context("loading the bench's object")?;
-        for name in ["front", "empty", "floor", "arrive"] {
-            let program: &mut Xdp = ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?;
-            program.load().with_context(|| format!("loading the bench's program {name}"))?;
+        for name in [
+            "front",
+            "empty",
+            "floor",
+            "arrive",
+            "minimal_nat",
+            "fib_redirect",
+        ] {
+            let program: &mut Xdp = ebpf
+                .program_mut(name)
+                .with_context(|| format!("no program {name}"))?
+                .try_into()?;
+            program
+                .load()
+                .with_context(|| format!("loading the bench's program {name}"))?;
         }
-        let mut templates: Array<_, [u64; 10]> = Array::try_from(ebpf.map_mut("FRAMES").context("no map FRAMES")?)?;
+        let mut templates: Array<_, [u64; 10]> =
+            Array::try_from(ebpf.map_mut("FRAMES").context("no map FRAMES")?)?;
         for (number, frame) in (0..).zip(frames) {
-            ensure!(frame.len() >= if ipv6 == 1 { 80 } else { 56 }, "a frame is too short to be restored");
+            ensure!(
+                frame.len() >= if ipv6 == 1 { 80 } else { 56 },
+                "a frame is too short to be restored"
+            );
             let mut words = [0; 10];
             for (word, bytes) in words.iter_mut().zip(frame.chunks_exact(8)) {
                 *word = u64::from_ne_bytes(bytes.try_into()?);
@@ -137,7 +185,9 @@ impl Front {
     }
 
     fn walk(&mut self) -> Result<Array<&mut MapData, [u64; 2]>> {
-        Ok(Array::try_from(self.ebpf.map_mut("WALK").context("no map WALK")?)?)
+        Ok(Array::try_from(
+            self.ebpf.map_mut("WALK").context("no map WALK")?,
+        )?)
     }
 
     /// One of the bench's own programs.
@@ -145,20 +195,64 @@ impl Front {
     /// # Errors
     /// There is none of this name.
     pub fn program(&self, name: &str) -> Result<&Xdp> {
-        Ok(self.ebpf.program(name).with_context(|| format!("no program {name}"))?.try_into()?)
+        Ok(self
+            .ebpf
+            .program(name)
+            .with_context(|| format!("no program {name}"))?
+            .try_into()?)
     }
 
-    /// Puts `target` behind the front program, or `empty`.
+    /// Makes the flows of the minimal NAT known to it.
+    ///
+    /// # Errors
+    /// The kernel refused a map call.
+    pub fn fill_nat(
+        &mut self,
+        flows: impl Iterator<Item = (FlowKeyV4, Translation<u32>)>,
+    ) -> Result<()> {
+        let mut nat: HashMap<_, FlowKeyV4, Minimal> =
+            HashMap::try_from(self.ebpf.map_mut("NAT").context("no map NAT")?)?;
+        let macs = Egress::join_macs(REAL_MAC, BALANCER_MAC);
+        for (key, translation) in flows {
+            nat.insert(key, Minimal { translation, macs }, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Packets that the references have dealt with.
+    ///
+    /// # Errors
+    /// The kernel refused a map call.
+    pub fn done(&self) -> Result<u64> {
+        let done: PerCpuArray<_, u64> =
+            PerCpuArray::try_from(self.ebpf.map("DONE").context("no map DONE")?)?;
+        Ok(done.get(&0, 0)?.iter().sum())
+    }
+
+    /// Puts a program behind the front program.
     ///
     /// # Errors
     /// The kernel will not tail-call from the one to the other.
-    pub fn aim(&mut self, target: Option<&Xdp>) -> Result<()> {
-        let fd: ProgramFd = match target {
-            Some(program) => program.fd()?.try_clone()?,
-            None => self.program("empty")?.fd()?.try_clone()?,
-        };
-        let mut targets = ProgramArray::try_from(self.ebpf.map_mut("TARGETS").context("no map TARGETS")?)?;
-        targets.set(0, &fd, 0).context("putting the program under test behind the front program")
+    pub fn aim(&mut self, target: &Xdp) -> Result<()> {
+        let fd = target.fd()?.try_clone()?;
+        self.aim_at(&fd)
+    }
+
+    /// Puts one of the bench's own programs behind the front program.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    pub fn aim_own(&mut self, name: &str) -> Result<()> {
+        let fd = self.program(name)?.fd()?.try_clone()?;
+        self.aim_at(&fd)
+    }
+
+    fn aim_at(&mut self, fd: &ProgramFd) -> Result<()> {
+        let mut targets =
+            ProgramArray::try_from(self.ebpf.map_mut("TARGETS").context("no map TARGETS")?)?;
+        targets
+            .set(0, fd, 0)
+            .context("putting the program under test behind the front program")
     }
 
     /// Runs the front program and what is behind it; see [`measure`].
@@ -166,7 +260,13 @@ impl Front {
     /// # Errors
     /// The kernel refused the run.
     pub fn measure(&self, ifindex: u32, packets: u32, delivery: Delivery) -> Result<f64> {
-        measure(self.program("front")?, ifindex, &self.frame, packets, delivery)
+        measure(
+            self.program("front")?,
+            ifindex,
+            &self.frame,
+            packets,
+            delivery,
+        )
     }
 
     /// Drops, natively, what reaches `interface`, and counts it.
@@ -174,8 +274,14 @@ impl Front {
     /// # Errors
     /// The interface refused the program.
     pub fn drop_at(&mut self, interface: &str) -> Result<()> {
-        let program: &mut Xdp = self.ebpf.program_mut("arrive").context("no program arrive")?.try_into()?;
-        program.attach(interface, XdpMode::Driver).with_context(|| format!("attaching to {interface}"))?;
+        let program: &mut Xdp = self
+            .ebpf
+            .program_mut("arrive")
+            .context("no program arrive")?
+            .try_into()?;
+        program
+            .attach(interface, XdpMode::Driver)
+            .with_context(|| format!("attaching to {interface}"))?;
         Ok(())
     }
 
@@ -184,7 +290,8 @@ impl Front {
     /// # Errors
     /// The kernel refused a map call.
     pub fn arrived(&self) -> Result<u64> {
-        let arrived: PerCpuArray<_, u64> = PerCpuArray::try_from(self.ebpf.map("ARRIVED").context("no map ARRIVED")?)?;
+        let arrived: PerCpuArray<_, u64> =
+            PerCpuArray::try_from(self.ebpf.map("ARRIVED").context("no map ARRIVED")?)?;
         Ok(arrived.get(&0, 0)?.iter().sum())
     }
 }
@@ -203,7 +310,10 @@ impl Front {
             }
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
-        ensure!(arrived == count, "the measurement is void: {arrived} frames arrived at the far end, not {count}");
+        ensure!(
+            arrived == count,
+            "the measurement is void: {arrived} frames arrived at the far end, not {count}"
+        );
         Ok(())
     }
 }
