@@ -10,7 +10,7 @@ use balancer_common::{
     stats::RealStats,
 };
 
-use super::{maps::Maps, settings::SharedSettings};
+use super::{maps::Maps, settings::SettingsRow};
 use crate::{
     model::{Protocol, ServiceKey},
     plan::{
@@ -54,7 +54,7 @@ fn model_key<A: Address>(key: &service::ServiceKey<A>) -> Option<ServiceKey> {
 ///
 /// # Errors
 /// The kernel refused a call; the changes before it are made. [`observe`] says what stands then.
-pub fn apply(maps: &Maps, settings: &SharedSettings, changes: &[Change]) -> anyhow::Result<()> {
+pub fn apply(maps: &Maps, settings: &SettingsRow, changes: &[Change]) -> anyhow::Result<()> {
     for run in changes.chunk_by(|a, b| std::mem::discriminant(a) == std::mem::discriminant(b)) {
         apply_run(maps, settings, run)?;
     }
@@ -62,7 +62,7 @@ pub fn apply(maps: &Maps, settings: &SharedSettings, changes: &[Change]) -> anyh
 }
 
 /// Makes changes of one kind.
-fn apply_run(maps: &Maps, settings: &SharedSettings, run: &[Change]) -> anyhow::Result<()> {
+fn apply_run(maps: &Maps, settings: &SettingsRow, run: &[Change]) -> anyhow::Result<()> {
     let (mut turns, mut stats, mut reals, mut slots) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut services_v4, mut services_v6) = (Vec::new(), Vec::new());
     for change in run {
@@ -100,7 +100,7 @@ fn apply_run(maps: &Maps, settings: &SharedSettings, run: &[Change]) -> anyhow::
 ///
 /// # Errors
 /// The kernel refused a call.
-pub fn observe(maps: &Maps, settings: &SharedSettings) -> anyhow::Result<Tables> {
+pub fn observe(maps: &Maps, settings: &SettingsRow) -> anyhow::Result<Tables> {
     let rows = |services: Vec<(ServiceKey, Service)>| -> io::Result<Vec<(ServiceKey, ServiceRow)>> {
         services
             .into_iter()

@@ -6,13 +6,13 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use balancer_common::settings::{Interface, MAX_INTERFACES};
+use balancer_common::settings::MAX_INTERFACES;
 
 use super::{
     AttachedInterface,
-    maps::Maps,
     pins::{self, PinnedLink, Pins},
     syscall,
+    table::Table,
 };
 use crate::{
     model::Mode,
@@ -188,24 +188,32 @@ fn pin(fd: &OwnedFd, link: &Link, pins: &Pins) -> anyhow::Result<()> {
         .with_context(|| format!("cannot pin the program of {} at {}", link.name, path.display()))
 }
 
-/// Tells the program its interfaces: which frames are for this machine, and where frames may leave.
+/// Tells the program where frames may leave.
 ///
 /// # Errors
 /// The kernel refused a map call.
-pub fn describe_interfaces(maps: &Maps, wanted: &[Link], before: &[u32]) -> anyhow::Result<()> {
+pub fn allow_ways_out(devices: &Table<u32, [u32; 2]>, wanted: &[Link]) -> anyhow::Result<()> {
+    ensure!(
+        wanted.len() <= devices.capacity() as usize,
+        "{} interfaces do not fit: the table of ways out holds {}",
+        wanted.len(),
+        devices.capacity()
+    );
     for link in wanted {
-        let index = link.index;
-        let mac = link.mac.unwrap_or_default();
-        maps.devices
-            .set(&index, &[index, 0])
+        devices
+            .set(&link.index, &[link.index, 0])
             .with_context(|| format!("cannot add {} to the table of ways out", link.name))?;
-        maps.interfaces
-            .set(&index, &Interface::new(mac))
-            .with_context(|| format!("cannot write the interface {}", link.name))?;
     }
-    for index in before.iter().filter(|index| !wanted.iter().any(|link| link.index == **index)) {
-        maps.interfaces.set(index, &Interface::default()).context("cannot clear an interface")?;
-        maps.devices.delete(index).context("cannot remove a way out")?;
+    Ok(())
+}
+
+/// Takes interfaces out of the table of ways out.
+///
+/// # Errors
+/// The kernel refused a map call.
+pub fn forbid_ways_out(devices: &Table<u32, [u32; 2]>, gone: impl Iterator<Item = u32>) -> anyhow::Result<()> {
+    for index in gone {
+        devices.delete(&index).context("cannot remove a way out")?;
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ use super::{
     clock::Tick,
     expiry::delete_pair,
     maps::Maps,
-    settings::SharedSettings,
+    settings::SettingsRow,
     table::{Table, Walk},
 };
 use crate::{
@@ -104,7 +104,7 @@ where
 /// Deletes the connections that `is_to_go` says, by the connection and its real id. Returns how many.
 pub fn purge(
     maps: &Maps,
-    settings: &SharedSettings,
+    settings: &SettingsRow,
     is_to_go: impl Fn(&Connection, u32) -> bool,
 ) -> io::Result<u64> {
     let v4 = purge_rows(&maps.conntrack_v4, settings, &is_to_go)?;
@@ -113,7 +113,7 @@ pub fn purge(
 
 fn purge_rows<A>(
     table: &Table<FlowKey<A>, ConntrackEntry<A>>,
-    settings: &SharedSettings,
+    settings: &SettingsRow,
     is_to_go: &impl Fn(&Connection, u32) -> bool,
 ) -> io::Result<u64>
 where

@@ -18,7 +18,7 @@ use balancer_common::{
 use super::{
     census::{self, CHUNK, partner},
     maps::Maps,
-    settings::SharedSettings,
+    settings::SettingsRow,
     table::{Table, Walk},
 };
 
@@ -58,7 +58,7 @@ pub struct Outcome {
 impl Expiry {
     /// A walk that begins now. `removed` are the real ids to look out for; no packet may be under way that chose one of
     /// them before it was removed.
-    pub fn begin(maps: &Maps, settings: &SharedSettings, removed: HashSet<u32>, now: u32) -> io::Result<Self> {
+    pub fn begin(maps: &Maps, settings: &SettingsRow, removed: HashSet<u32>, now: u32) -> io::Result<Self> {
         let mut candidates = removed;
         let present = settings.get();
         let usage = maps.usage.get(&0)?.unwrap_or_default();
@@ -74,7 +74,7 @@ impl Expiry {
     }
 
     /// Goes on for a bounded time. `Some` when the walk has ended.
-    pub fn step(&mut self, maps: &Maps, settings: &SharedSettings, now: u32) -> io::Result<Option<Outcome>> {
+    pub fn step(&mut self, maps: &Maps, settings: &SettingsRow, now: u32) -> io::Result<Option<Outcome>> {
         for _ in 0..CHUNKS_PER_CALL {
             let timeouts = settings.get().timeouts;
             let mut sweep =
@@ -90,7 +90,7 @@ impl Expiry {
         Ok(None)
     }
 
-    fn end(&mut self, maps: &Maps, settings: &SharedSettings, now: u32) -> io::Result<Outcome> {
+    fn end(&mut self, maps: &Maps, settings: &SettingsRow, now: u32) -> io::Result<Outcome> {
         let timeouts = settings.get().timeouts;
         forget_half_open(maps, &mut self.candidates, now, &timeouts)?;
         let usage = maps.usage.get(&0)?.unwrap_or_default();
@@ -136,7 +136,7 @@ fn correction(found: u64, began: (Usage, Settings), ended: (Usage, Settings)) ->
 
 /// One chunk of rows under the broom.
 struct Sweep<'a> {
-    settings: &'a SharedSettings,
+    settings: &'a SettingsRow,
     found: &'a mut Found,
     candidates: &'a mut HashSet<u32>,
     now: u32,

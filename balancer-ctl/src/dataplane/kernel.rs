@@ -23,9 +23,10 @@ use super::{
     maps::Maps,
     packet_log,
     pins::Pins,
-    settings::SharedSettings,
+    settings::SettingsRow,
     syscall,
     watch::Watch,
+    ways::Ways,
 };
 use crate::{
     host::Host,
@@ -57,7 +58,8 @@ pub struct KernelDataplane {
     pins: Pins,
     ebpf: Ebpf,
     maps: Maps,
-    settings: SharedSettings,
+    settings: SettingsRow,
+    ways: Ways,
     /// What the maps hold; none after a failure half way, until it is read again.
     tables: Option<Tables>,
     configured: DataplaneSettings,
@@ -139,14 +141,17 @@ impl KernelDataplane {
     fn attach(&mut self, settings: &DataplaneSettings) -> anyhow::Result<()> {
         let pinned = self.pins.links()?;
         let links = attach::resolve(&mut self.netlink, &settings.interfaces, &pinned)?;
-        let before: Vec<_> = self.attached.iter().map(|attached| attached.link.index).collect();
-        attach::describe_interfaces(&self.maps, &links, &[])?;
         self.host.prepare(&links)?;
+        let before = self.ways.interfaces();
+        attach::allow_ways_out(&self.maps.devices, &links)?;
+        // Frames are told apart by the interface's address, so that stands before the program runs there.
+        let macs = links.iter().map(|link| (link.index, link.mac.unwrap_or_default())).collect();
+        self.ways.configure(macs).context("cannot write the interfaces")?;
         let program = load::program(&self.ebpf, "balancer")?;
         let program = program.fd().context("the packet program is not loaded")?;
         self.attached = attach::attach(program.as_fd(), &links, settings.mode, &self.pins, pinned)?;
-        attach::describe_interfaces(&self.maps, &links, &before)?;
-        self.settings.raise_generation().context("cannot write the settings")?;
+        let gone = before.into_iter().filter(|index| !links.iter().any(|link| link.index == *index));
+        attach::forbid_ways_out(&self.maps.devices, gone)?;
         self.host.examine(&mut self.netlink, &links)?;
         Ok(())
     }
@@ -355,27 +360,29 @@ fn open(options: OpenOptions) -> anyhow::Result<KernelDataplane> {
     };
     let maps = Maps::open(pins.directory())?;
     let tick = Tick::of_this_kernel()?;
-    let settings = SharedSettings::open(maps.settings.try_clone().context("cannot share the settings")?)?;
+    let clone = "cannot share a map";
+    let settings = SettingsRow::open(maps.settings.try_clone().context(clone)?).context("cannot read the settings")?;
+    let ways = Ways::open(maps.interfaces.try_clone().context(clone)?).context("cannot read the interfaces")?;
     let seed = random()?;
     let timeouts = tick.timeouts(&configured.timeouts);
     settings
         .update(|value| {
             value.timeouts = timeouts;
             value.max_connections = u64::from(configured.max_connections);
-            // Rows and half-open records that were taken up belong to the old ones.
-            if value.generation == 0 {
-                value.generation = 1;
+            // Half-open records that were taken up lie where the old one put them.
+            if value.seed == 0 {
                 value.seed = seed;
             }
         })
         .context("cannot write the settings")?;
     let tables = apply::observe(&maps, &settings)?;
-    let watch = Watch::start(settings.clone())?;
+    let watch = Watch::start(ways.clone())?;
     let mut dataplane = KernelDataplane {
         pins,
         ebpf: loaded.ebpf,
         maps,
         settings,
+        ways,
         tables: Some(tables),
         configured: configured.clone(),
         attached: Vec::new(),

@@ -15,6 +15,7 @@ mod settings;
 mod syscall;
 mod table;
 mod watch;
+mod ways;
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 

@@ -1,69 +1,44 @@
-//! The one value of `SETTINGS` and its writers: the data plane's owner, and the thread that hears of routes.
+//! The one value of `SETTINGS`.
 
-use std::{
-    io,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{cell::Cell, io};
 
 use balancer_common::settings::Settings;
 
 use super::table::Table;
 
-/// The settings as they stand in the map, shared between threads.
-#[derive(Clone, Debug)]
-pub struct SharedSettings(Arc<Mutex<Inner>>);
-
+/// The settings as they stand in the map. The data plane's owner alone writes them.
 #[derive(Debug)]
-struct Inner {
+pub struct SettingsRow {
     table: Table<u32, Settings>,
-    value: Settings,
+    value: Cell<Settings>,
 }
 
-impl SharedSettings {
+impl SettingsRow {
     /// Reads the map's value.
-    pub fn open(table: Table<u32, Settings>) -> anyhow::Result<Self> {
-        let value = table.get(&0)?.unwrap_or_default();
-        Ok(Self(Arc::new(Mutex::new(Inner { table, value }))))
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn open(table: Table<u32, Settings>) -> io::Result<Self> {
+        let value = Cell::new(table.get(&0)?.unwrap_or_default());
+        Ok(Self { table, value })
     }
 
     /// The present value.
-    pub fn get(&self) -> Settings {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).value
+    pub const fn get(&self) -> Settings {
+        self.value.get()
     }
 
     /// Changes the value; nothing is written when it stays the same.
+    ///
+    /// # Errors
+    /// The kernel refused; nothing is changed.
     pub fn update(&self, change: impl FnOnce(&mut Settings)) -> io::Result<()> {
-        // The value is plain data and whole at any moment, so a writer that panicked has broken nothing.
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut value = inner.value;
+        let mut value = self.value.get();
         change(&mut value);
-        if value != inner.value {
-            inner.table.set(&0, &value)?;
-            inner.value = value;
+        if value != self.value.get() {
+            self.table.set(&0, &value)?;
+            self.value.set(value);
         }
         Ok(())
-    }
-
-    /// Retires every cached way out.
-    pub fn raise_generation(&self) -> io::Result<()> {
-        self.update(|settings| settings.generation = next_generation(settings.generation))
-    }
-}
-
-/// The generation after this one; 0 means "never looked up" in a row.
-const fn next_generation(generation: u32) -> u32 {
-    match generation.wrapping_add(1) {
-        0 => 1,
-        next => next,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn generations_leave_out_zero() {
-        assert_eq!([0, 1, u32::MAX].map(next_generation), [1, 2, 1]);
     }
 }

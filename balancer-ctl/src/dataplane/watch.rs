@@ -1,7 +1,7 @@
 //! The thread that hears of routes, links and neighbours, and retires cached ways out at once.
 //!
 //! ```text
-//!  kernel ──netlink──▶ watch thread ──generation──▶ SETTINGS
+//!  kernel ──netlink──▶ watch thread ──generation──▶ INTERFACES
 //!                            └──────links changed──▶ flag, taken by the owner at its next tend
 //! ```
 
@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::Context;
 
-use super::settings::SharedSettings;
+use super::ways::Ways;
 use crate::netlink::monitor::Monitor;
 
 /// The running thread.
@@ -37,7 +37,7 @@ impl Watch {
     ///
     /// # Errors
     /// The socket or the thread could not be made.
-    pub fn start(settings: SharedSettings) -> anyhow::Result<Self> {
+    pub fn start(ways: Ways) -> anyhow::Result<Self> {
         // Opened here: when this returns, no change is missed.
         let mut monitor = Monitor::open()?;
         let shared = Arc::new(Shared::default());
@@ -45,7 +45,7 @@ impl Watch {
             .name("watch".into())
             .spawn({
                 let shared = Arc::clone(&shared);
-                move || run(&mut monitor, &settings, &shared)
+                move || run(&mut monitor, &ways, &shared)
             })
             .context("cannot start the thread that watches routes")?;
         Ok(Self { shared, thread: Some(thread) })
@@ -62,7 +62,7 @@ impl Watch {
     }
 }
 
-fn run(monitor: &mut Monitor, settings: &SharedSettings, shared: &Shared) {
+fn run(monitor: &mut Monitor, ways: &Ways, shared: &Shared) {
     while !shared.stop.load(Ordering::Relaxed) {
         // A timeout, so that a stop is noticed.
         let news = match monitor.wait(200) {
@@ -77,7 +77,7 @@ fn run(monitor: &mut Monitor, settings: &SharedSettings, shared: &Shared) {
         }
         if news.ways {
             shared.ways.store(true, Ordering::Relaxed);
-            if let Err(error) = settings.raise_generation() {
+            if let Err(error) = ways.raise() {
                 tracing::error!(%error, "cached ways out cannot be retired");
             }
         }
