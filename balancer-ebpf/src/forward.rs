@@ -15,10 +15,10 @@ use balancer_common::{
 };
 
 use crate::{
-    maps::{DEVICES, settings},
+    maps::DEVICES,
     packet::header_mut,
-    parse::Parsed,
-    table::Family,
+    parse::Ip,
+    table::{Family, Row},
     track::Steering,
 };
 
@@ -26,28 +26,32 @@ use crate::{
 #[inline(always)]
 pub fn forward<H: Family>(
     ctx: &XdpContext,
-    packet: &Parsed<H::Address>,
+    ip: &Ip,
+    key: &FlowKey<H::Address>,
     steering: &Steering<H::Address>,
+    generation: u32,
 ) -> Result<Verdict, Discard> {
-    let generation = settings().ok_or(Discard::NotForwarded)?.generation;
     // SAFETY: `track` took the pointer from a row or from the scratch in this run of the program.
-    let egress = unsafe { &mut *steering.egress };
+    let egress = unsafe { &mut (*steering.row).egress };
     if egress.generation != generation {
         let flow = header_mut::<H>(ctx, Ethernet::LENGTH)?.flow_information();
-        look_up::<H>(ctx, steering, packet.key.protocol, flow, generation)?;
-        if steering.has_new_row {
-            teach::<H>(&packet.key, egress);
+        look_up::<H>(ctx, steering.row, key.protocol, flow, generation)?;
+        if steering.is_new {
+            teach::<H>(key, egress);
         }
     }
-    let ip = header_mut::<H>(ctx, Ethernet::LENGTH)?;
-    if packet.length > u32::from(egress.mtu) {
-        return Err(if ip.must_not_fragment() {
+    let header = header_mut::<H>(ctx, Ethernet::LENGTH)?;
+    if ip.length > usize::from(egress.mtu) {
+        return Err(if header.must_not_fragment() {
             Discard::TooBig
         } else {
             Discard::ToFragment
         });
     }
-    ip.count_hop();
+    if header.hops() <= 1 {
+        return Err(Discard::TimeExceeded);
+    }
+    header.count_hop();
     let ethernet = header_mut::<Ethernet>(ctx, 0)?;
     ethernet.address(egress.macs);
     if egress.ifindex == ctx.ingress_ifindex() as u32 {
@@ -85,13 +89,13 @@ fn store(place: *mut Egress, egress: &Egress) {
 #[inline(never)]
 fn look_up<H: Family>(
     ctx: &XdpContext,
-    steering: &Steering<H::Address>,
+    row: *mut Row<H::Address>,
     protocol: u32,
     flow_information: u32,
     generation: u32,
 ) -> Result<(), Discard> {
     // SAFETY: `track` took the pointer from a row or from the scratch in this run of the program.
-    let translation = unsafe { &*steering.translation };
+    let translation = unsafe { &(*row).translation };
     // SAFETY: all zeroes is a valid value of this plain struct.
     let mut fib: FibParameters = unsafe { zeroed() };
     fib.family = H::FAMILY;
@@ -125,7 +129,8 @@ fn look_up<H: Family>(
         mtu: unsafe { fib.__bindgen_anon_1.mtu_result },
         zero: 0,
     };
-    store(steering.egress, &egress);
+    // SAFETY: as above.
+    store(unsafe { &raw mut (*row).egress }, &egress);
     Ok(())
 }
 

@@ -81,7 +81,7 @@ impl Target {
         // No row expires while the bench runs, whatever the kernel's clock rate.
         let timeout = 1 << 30;
         let settings = Settings {
-            generation: 1,
+            zero: 0,
             timeouts: Timeouts {
                 established: timeout,
                 closing: timeout,
@@ -93,7 +93,7 @@ impl Target {
             ..Default::default()
         };
         self.array("SETTINGS")?.set(0, settings, 0)?;
-        let near = Interface::new(network::BALANCER_MAC);
+        let near = Interface::new(network::BALANCER_MAC, 1);
         self.array("INTERFACES")?.set(ifindex, near, 0)?;
         let mut devices =
             DevMapHash::try_from(self.ebpf.map_mut("DEVICES").context("no map DEVICES")?)?;
