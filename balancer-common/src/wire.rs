@@ -52,6 +52,16 @@ impl Ethernet {
     }
 }
 
+/// A frame's start: its Ethernet header and the IP header `H` behind it.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Frame<H> {
+    /// The Ethernet header.
+    pub ethernet: Ethernet,
+    /// The IP header, without options.
+    pub ip: H,
+}
+
 /// What the pipeline asks of an IP header of either family.
 pub trait IpHeader: Sized {
     /// The family's address.

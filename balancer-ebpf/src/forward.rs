@@ -11,7 +11,7 @@ use balancer_common::{
     addr::Address,
     conntrack::{Egress, FlowKey},
     verdict::{Discard, Verdict},
-    wire::Ethernet,
+    wire::{Ethernet, Frame},
 };
 
 use crate::{
@@ -22,39 +22,51 @@ use crate::{
     track::Steering,
 };
 
+/// Makes sure that the row knows the way out. Asked before the rewrite, of the translation: what the packet will be.
+#[inline(always)]
+pub fn route<H: Family>(
+    ctx: &XdpContext,
+    key: &FlowKey<H::Address>,
+    steering: &Steering<H::Address>,
+    generation: u32,
+) -> Result<(), Discard> {
+    // SAFETY: `track` took the pointer from a row or from the scratch in this run of the program.
+    let egress = unsafe { &mut (*steering.row).egress };
+    if egress.generation == generation {
+        return Ok(());
+    }
+    let flow = header_mut::<H>(ctx, Ethernet::LENGTH)?.flow_information();
+    look_up::<H>(ctx, steering.row, key.protocol, flow, generation)?;
+    if steering.is_new {
+        teach::<H>(key, egress);
+    }
+    Ok(())
+}
+
 /// Sends the translated packet on its way: next hop's MAC address, one hop less, out.
 #[inline(always)]
 pub fn forward<H: Family>(
     ctx: &XdpContext,
     ip: &Ip,
-    key: &FlowKey<H::Address>,
+    ingress: u32,
     steering: &Steering<H::Address>,
-    generation: u32,
 ) -> Result<Verdict, Discard> {
-    // SAFETY: `track` took the pointer from a row or from the scratch in this run of the program.
-    let egress = unsafe { &mut (*steering.row).egress };
-    if egress.generation != generation {
-        let flow = header_mut::<H>(ctx, Ethernet::LENGTH)?.flow_information();
-        look_up::<H>(ctx, steering.row, key.protocol, flow, generation)?;
-        if steering.is_new {
-            teach::<H>(key, egress);
-        }
-    }
-    let header = header_mut::<H>(ctx, Ethernet::LENGTH)?;
+    // SAFETY: as in `route`.
+    let egress = unsafe { &(*steering.row).egress };
+    let frame = header_mut::<Frame<H>>(ctx, 0)?;
     if ip.length > usize::from(egress.mtu) {
-        return Err(if header.must_not_fragment() {
+        return Err(if frame.ip.must_not_fragment() {
             Discard::TooBig
         } else {
             Discard::ToFragment
         });
     }
-    if header.hops() <= 1 {
+    if frame.ip.hops() <= 1 {
         return Err(Discard::TimeExceeded);
     }
-    header.count_hop();
-    let ethernet = header_mut::<Ethernet>(ctx, 0)?;
-    ethernet.address(egress.macs);
-    if egress.ifindex == ctx.ingress_ifindex() as u32 {
+    frame.ip.count_hop();
+    frame.ethernet.address(egress.macs);
+    if egress.ifindex == ingress {
         return Ok(Verdict::Transmit);
     }
     match DEVICES.redirect(egress.ifindex, 0) {

@@ -16,7 +16,7 @@ use balancer_common::{
 };
 
 use crate::{
-    forward::forward,
+    forward::{forward, route},
     maps::INTERFACES,
     packet::header_mut,
     parse::{Transport, key, parse_ip},
@@ -29,37 +29,43 @@ use crate::{
 #[inline(always)]
 pub fn run(ctx: &XdpContext) -> Result<Verdict, Discard> {
     let ethernet = header_mut::<Ethernet>(ctx, 0)?;
-    let interface = INTERFACES
-        .get(ctx.ingress_ifindex() as u32)
-        .ok_or(Discard::OtherMac)?;
+    let ingress = ctx.ingress_ifindex() as u32;
+    let interface = INTERFACES.get(ingress).ok_or(Discard::OtherMac)?;
     if interface.mac == 0 || interface.mac != Interface::mac_bits(ethernet.start()) {
         return Err(Discard::OtherMac);
     }
     match ethernet.ethertype() {
-        ETHERTYPE_IPV4 => steer::<Ipv4>(ctx, interface.generation),
-        ETHERTYPE_IPV6 => steer::<Ipv6>(ctx, interface.generation),
+        ETHERTYPE_IPV4 => steer::<Ipv4>(ctx, ingress, interface.generation),
+        ETHERTYPE_IPV6 => steer::<Ipv6>(ctx, ingress, interface.generation),
         _ => Err(Discard::NotIp),
     }
 }
 
 /// Steers one packet of the family `H`.
 #[inline(always)]
-fn steer<H: Family>(ctx: &XdpContext, generation: u32) -> Result<Verdict, Discard> {
+fn steer<H: Family>(ctx: &XdpContext, ingress: u32, generation: u32) -> Result<Verdict, Discard> {
     match header_mut::<H>(ctx, Ethernet::LENGTH)?.protocol() {
-        TCP => carry::<H, Tcp>(ctx, generation),
-        UDP => carry::<H, Udp>(ctx, generation),
+        TCP => carry::<H, Tcp>(ctx, ingress, generation),
+        UDP => carry::<H, Udp>(ctx, ingress, generation),
         _ => Err(other_protocol::<H>(ctx)),
     }
 }
 
 /// Takes one packet of the family `H` with the transport `T` the whole way.
 #[inline(always)]
-fn carry<H: Family, T: Transport>(ctx: &XdpContext, generation: u32) -> Result<Verdict, Discard> {
+fn carry<H: Family, T: Transport>(
+    ctx: &XdpContext,
+    ingress: u32,
+    generation: u32,
+) -> Result<Verdict, Discard> {
     let ip = parse_ip::<H>(ctx)?;
     let key = key::<H, T>(ctx, &ip)?;
     let steering = track::<H, T>(ctx, &ip, &key)?;
+    let routed = route::<H>(ctx, &key, &steering, generation);
     rewrite::<H, T>(ctx, &ip, &steering)?;
-    forward::<H>(ctx, &ip, &key, &steering, generation)
+    // Without a way out the packet may still be the kernel's to forward: it is passed translated.
+    routed?;
+    forward::<H>(ctx, &ip, ingress, &steering)
 }
 
 /// Why a packet that carries neither TCP nor UDP leaves early.

@@ -11,7 +11,7 @@ use balancer_common::{
 };
 
 use crate::{
-    maps::{REALS, now, settings},
+    maps::{REALS, may_be_ours, now, settings},
     open::{Opened, open},
     packet::header_mut,
     parse::{Ip, Transport, facts},
@@ -42,6 +42,9 @@ pub fn track<H: Family, T: Transport>(
             return Err(fault);
         }
         return Ok(Steering { row, is_new: false });
+    }
+    if !may_be_ours(key.destination) && !may_be_ours(key.source) {
+        return Err(Discard::NoService);
     }
     let facts = facts::<H, T>(ctx, ip)?;
     let opened = open::<H>(key, &facts)?;

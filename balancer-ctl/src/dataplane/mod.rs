@@ -1,6 +1,8 @@
 //! The data plane as the daemon sees it: one trait, in the model's words. What lies behind it (maps, pins,
 //! rings, expiry) is nobody else's business.
 
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
 mod apply;
 mod attach;
 mod census;

@@ -107,7 +107,7 @@ struct Route {
 const HOPS: u8 = 64;
 
 impl Route {
-    fn from_client(&self, segment: Segment) -> Result<Vec<u8>> {
+    fn client_sends(&self, segment: Segment) -> Result<Vec<u8>> {
         frame(
             [GATEWAY_MAC, BALANCER_MAC],
             self.client,
@@ -117,7 +117,7 @@ impl Route {
         )
     }
 
-    fn to_real(&self, segment: Segment) -> Result<Vec<u8>> {
+    fn real_gets(&self, segment: Segment) -> Result<Vec<u8>> {
         frame(
             [BALANCER_MAC, REAL_MAC],
             self.client,
@@ -127,7 +127,7 @@ impl Route {
         )
     }
 
-    fn from_real(&self, segment: Segment) -> Result<Vec<u8>> {
+    fn real_sends(&self, segment: Segment) -> Result<Vec<u8>> {
         frame(
             [REAL_MAC, BALANCER_MAC],
             self.real,
@@ -137,7 +137,7 @@ impl Route {
         )
     }
 
-    fn to_client(&self, segment: Segment) -> Result<Vec<u8>> {
+    fn client_gets(&self, segment: Segment) -> Result<Vec<u8>> {
         frame(
             [BALANCER_MAC, GATEWAY_MAC],
             self.virtual_address,
@@ -150,9 +150,9 @@ impl Route {
     /// The three frames that make a TCP connection, as they reach the balancer.
     fn handshake(&self) -> Result<Vec<Vec<u8>>> {
         Ok(vec![
-            self.from_client(Segment::Syn)?,
-            self.from_real(Segment::SynAck)?,
-            self.from_client(Segment::Ack)?,
+            self.client_sends(Segment::Syn)?,
+            self.real_sends(Segment::SynAck)?,
+            self.client_sends(Segment::Ack)?,
         ])
     }
 }
@@ -191,11 +191,11 @@ pub fn all() -> Result<Vec<Case>> {
         name: "established-1",
         aim: Some(2.5),
         subject: Subject::Balancer(Table::Default),
-        frames: vec![tcp.from_client(Segment::Ack)?],
+        frames: vec![tcp.client_sends(Segment::Ack)?],
         walk: ONE,
         before: tcp.handshake()?,
         made_by: Vec::new(),
-        expected: (TX, tcp.to_real(Segment::Ack)?),
+        expected: (TX, tcp.real_gets(Segment::Ack)?),
         count: Count::Packets([1, 0]),
         delivery: Delivery::Verdict,
     };
@@ -205,11 +205,11 @@ pub fn all() -> Result<Vec<Case>> {
             name,
             aim,
             subject: Subject::Balancer(table),
-            frames: vec![first.from_client(Segment::Ack)?],
+            frames: vec![first.client_sends(Segment::Ack)?],
             walk: set(flows),
             before: Vec::new(),
             made_by: first.handshake()?,
-            expected: (TX, first.to_real(Segment::Ack)?),
+            expected: (TX, first.real_gets(Segment::Ack)?),
             ..established.clone()
         })
     };
@@ -219,7 +219,7 @@ pub fn all() -> Result<Vec<Case>> {
         count: Count::Done,
         ..established.clone()
     };
-    let not_ours = stranger.from_client(Segment::Ack)?;
+    let not_ours = stranger.client_sends(Segment::Ack)?;
     Ok(vec![
         established.clone(),
         flows("established-16k", None, Table::Default, 1 << 14)?,
@@ -227,35 +227,35 @@ pub fn all() -> Result<Vec<Case>> {
         Case {
             name: "reply-1",
             aim: None,
-            frames: vec![tcp.from_real(Segment::Ack)?],
-            expected: (TX, tcp.to_client(Segment::Ack)?),
+            frames: vec![tcp.real_sends(Segment::Ack)?],
+            expected: (TX, tcp.client_gets(Segment::Ack)?),
             count: Count::Packets([0, 1]),
             ..established.clone()
         },
         Case {
             name: "established-1-ipv6",
             aim: None,
-            frames: vec![tcp6.from_client(Segment::Ack)?],
+            frames: vec![tcp6.client_sends(Segment::Ack)?],
             before: tcp6.handshake()?,
-            expected: (TX, tcp6.to_real(Segment::Ack)?),
+            expected: (TX, tcp6.real_gets(Segment::Ack)?),
             ..established.clone()
         },
         Case {
             name: "established-1-udp",
             aim: None,
-            frames: vec![udp.from_client(Segment::Datagram)?],
-            before: vec![udp.from_client(Segment::Datagram)?],
-            expected: (TX, udp.to_real(Segment::Datagram)?),
+            frames: vec![udp.client_sends(Segment::Datagram)?],
+            before: vec![udp.client_sends(Segment::Datagram)?],
+            expected: (TX, udp.real_gets(Segment::Datagram)?),
             ..established.clone()
         },
         Case {
             name: "new-connection",
             aim: Some(20.0),
             subject: Subject::Balancer(Table::New),
-            frames: vec![first.from_client(Segment::Syn)?],
+            frames: vec![first.client_sends(Segment::Syn)?],
             walk: set(NEW_FLOWS),
             before: Vec::new(),
-            expected: (TX, first.to_real(Segment::Syn)?),
+            expected: (TX, first.real_gets(Segment::Syn)?),
             ..established.clone()
         },
         Case {
@@ -265,7 +265,7 @@ pub fn all() -> Result<Vec<Case>> {
             frames: first.handshake()?,
             walk: set(NEW_FLOWS),
             before: Vec::new(),
-            expected: (TX, first.to_real(Segment::Syn)?),
+            expected: (TX, first.real_gets(Segment::Syn)?),
             count: Count::Packets([2, 1]),
             ..established.clone()
         },
@@ -302,7 +302,7 @@ pub fn all() -> Result<Vec<Case>> {
         Case {
             name: "established-1m/minimal-nat",
             subject: Subject::Reference("minimal_nat"),
-            frames: vec![first.from_client(Segment::Ack)?],
+            frames: vec![first.client_sends(Segment::Ack)?],
             walk: set(1 << 20),
             expected: (
                 TX,

@@ -12,7 +12,7 @@ mod network;
 mod runner;
 mod target;
 
-use std::{collections::BTreeMap, env, fs, path::Path, thread};
+use std::{collections::BTreeMap, fs, path::Path, thread};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::programs::Xdp;
@@ -21,7 +21,6 @@ use nix::{
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
 };
-use xtask::{ebpf, workspace};
 
 use self::{
     case::{Case, Count, Subject, Table},
@@ -29,22 +28,33 @@ use self::{
     target::{Counters, Target},
 };
 use super::{
-    Options,
+    Options, interrupt,
     report::{Row, median, minimum},
 };
 
 /// Packets of a row that are run before the first round.
 const WARM_UP: u32 = 300_000;
 
+/// Names of all rows.
+///
+/// # Errors
+/// See [`case::all`].
+pub fn rows() -> Result<Vec<String>> {
+    Ok(case::all()?
+        .into_iter()
+        .map(|case| case.name.to_owned())
+        .collect())
+}
+
 /// Measures, prints the table, and returns its rows.
 ///
 /// # Errors
 /// No rights, no object, or a void measurement.
-pub fn run(options: &Options) -> Result<Vec<Row>> {
+pub fn run(options: &Options, built: &Path) -> Result<Vec<Row>> {
     // A thread of its own: it leaves for another network namespace and stays on one CPU.
     thread::scope(|scope| {
         scope
-            .spawn(|| Bench::new(options)?.run(options))
+            .spawn(|| Bench::new(options, built)?.run(options))
             .join()
             .unwrap_or_else(|_| bail!("the bench panicked"))
     })
@@ -76,16 +86,13 @@ struct References {
 }
 
 impl Bench {
-    fn new(options: &Options) -> Result<Self> {
-        let target = env::current_exe()
-            .ok()
-            .and_then(|binary| workspace::target_above(&binary));
-        let root = workspace::root();
-        let target = target.unwrap_or_else(|| root.join("target"));
-        let built = ebpf::build(&ebpf::Request::for_this_machine(root, target))?;
-        let own = read(&built.binary("bench")?)?;
-        let object = read(options.object.as_ref().unwrap_or(&built.balancer))?;
-        let cases = chosen(case::all()?, &options.only)?;
+    fn new(options: &Options, built: &Path) -> Result<Self> {
+        let own = read(&built.join("bench"))?;
+        let object = read(options.object.as_ref().unwrap_or(&built.join("balancer")))?;
+        let cases: Vec<Case> = case::all()?
+            .into_iter()
+            .filter(|case| options.wants(case.name))
+            .collect();
         instructions::print(&object)?;
         pin_to_last_cpu()?;
         let ifindex = network::build()?;
@@ -218,6 +225,7 @@ impl Bench {
                 .expect_arrival(before + u64::from(packets))?;
         }
         for row in &mut self.rows {
+            interrupt::check()?;
             let target = match row.case.subject {
                 Subject::Balancer(table) => Some(&self.targets[&table]),
                 Subject::Reference(_) => None,
@@ -356,27 +364,6 @@ fn connections(table: Table, options: &Options) -> u32 {
         Table::Million => 1 << 20,
         Table::Handshakes => ((options.rounds + 1) * options.packets).div_ceil(3) + 1,
     }
-}
-
-fn chosen(cases: Vec<Case>, only: &[String]) -> Result<Vec<Case>> {
-    if only.is_empty() {
-        return Ok(cases);
-    }
-    for name in only {
-        ensure!(
-            cases.iter().any(|case| case.name == name),
-            "there is no row `{name}`; there are: {}",
-            cases
-                .iter()
-                .map(|case| case.name)
-                .collect::<Vec<_>>()
-                .join(", ")
-        );
-    }
-    Ok(cases
-        .into_iter()
-        .filter(|case| only.iter().any(|name| name == case.name))
-        .collect())
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

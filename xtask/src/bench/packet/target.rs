@@ -14,6 +14,7 @@ use balancer_common::{
     real_server::{self, RealServer},
     scheduler::Ring,
     service::{Service, ServiceKeyV4, ServiceKeyV6},
+    address_filter,
     settings::{Interface, Settings},
     stats::RealStats,
     verdict::Discard,
@@ -101,6 +102,15 @@ impl Target {
 
         let v4 = IpAddr::from(network::REAL_V4);
         let v6 = IpAddr::from(network::REAL_V6);
+        let vips = [IpAddr::from(network::VIP_V4), IpAddr::from(network::VIP_V6)];
+        let mut words = std::collections::BTreeMap::new();
+        for address in [v4, v6].into_iter().chain(vips) {
+            let bit = address_filter::bit_of(address);
+            *words.entry(bit.word).or_insert(0_u64) |= bit.mask;
+        }
+        for (word, bits) in words {
+            self.array("ADDRESSES")?.set(word, bits, 0)?;
+        }
         for (id, address, port) in [
             (TCP_V4, v4, REAL_PORT),
             (UDP_V4, v4, UDP_PORT),
