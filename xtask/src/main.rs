@@ -14,8 +14,6 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use self::setup::Purpose;
-
 /// Builds, runs, tests and checks the project.
 #[derive(Debug, Parser)]
 #[command(
@@ -47,9 +45,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(options) => run::run(&options),
         Command::Test(options) => test::run(&options),
-        Command::Bench(options) => setup::ensure(&[Purpose::Bench], setup::consent(false))
-            .and_then(|()| bench::run(&options))
-            .map(|()| ExitCode::SUCCESS),
+        Command::Bench(options) => bench::run(&options),
         Command::Lint(options) => lint::run(&options),
         Command::Setup(options) => setup::run(&options),
         Command::BuildEbpf(options) => build_ebpf::run(&options),

@@ -1,2 +1,154 @@
-//! balancerd
-fn main() {}
+//! The daemon: arguments, log, and the order in which it starts.
+
+use std::{
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, bail};
+use balancer_ctl::{
+    api::listen::Lock,
+    config::{
+        file::{self, ConfigFile},
+        read::{DEFAULT_MAX_CONNECTIONS, DEFAULT_TIMEOUTS},
+        validate::validate,
+    },
+    dataplane::Dataplane,
+    local,
+    model::{DataplaneSettings, Mode, Model},
+    paths::{DEFAULT_CONFIG, Instance},
+    serve::{self, Source},
+};
+use clap::Parser;
+use tracing::level_filters::LevelFilter;
+
+/// The load balancer's daemon: owns the packet program and the control socket.
+///
+/// Stopping or killing it never stops forwarding; `--detach` does. SIGHUP loads the configuration file again.
+#[derive(Debug, Parser)]
+#[command(
+    name = "balancerd",
+    version,
+    max_term_width = 100,
+    after_help = "Example:\n  balancerd --config /etc/balancer/balancer.toml\n  balancerd --interface eth0 --interface eth1"
+)]
+struct Arguments {
+    /// The configuration file
+    #[arg(long, env = "BALANCER_CONFIG", value_name = "FILE", default_value = DEFAULT_CONFIG, hide_env_values = true)]
+    config: PathBuf,
+    /// Run without a configuration file, on this interface (may be repeated); no change outlives the daemon
+    #[arg(long, value_name = "NAME", conflicts_with = "check")]
+    interface: Vec<String>,
+    /// Which of several daemons on this host, each in its own network namespace
+    #[arg(long, value_name = "NAME")]
+    instance: Option<Instance>,
+    /// The control socket [default: /run/balancer/control.sock]
+    #[arg(long, env = "BALANCER_SOCKET", value_name = "PATH", hide_env_values = true)]
+    socket: Option<PathBuf>,
+    /// Check the configuration file and exit: 0 good, 1 bad
+    #[arg(long, conflicts_with = "detach")]
+    check: bool,
+    /// Take the data plane down and exit: packets are no longer balanced
+    #[arg(long)]
+    detach: bool,
+    /// What the log shows: error, warn, info, debug, trace, off
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    log: LevelFilter,
+    /// What the packet program logs; anything but off costs each packet
+    #[arg(long, value_name = "LEVEL", default_value = "off")]
+    packet_log: LevelFilter,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Errors of a file are lines of their own, as compilers write them.
+            let text = match error.downcast_ref() {
+                Some(file::Error::Wrong { .. }) => error.to_string(),
+                Some(file::Error::Unreadable { .. }) | None => format!("error: {error:#}"),
+            };
+            // With no one to read it, the status alone must do.
+            let _ = writeln!(io::stderr(), "{text}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let host = local::host_name();
+    if arguments.check {
+        ConfigFile::load(&arguments.config, &host)?;
+        return Ok(());
+    }
+    if !nix::unistd::geteuid().is_root() {
+        bail!("balancerd must run as root: the packet program is loaded into the kernel");
+    }
+    let instance = arguments.instance.clone().unwrap_or_default();
+    if arguments.detach {
+        let _lock = Lock::take(&instance)?;
+        return detach(&instance);
+    }
+    start_log(arguments.log);
+    let source = source(arguments, host)?;
+    let _lock = Lock::take(&instance)?;
+    let dataplane = open(&instance, &source.model().dataplane, arguments.packet_log)?;
+    let socket = arguments.socket.clone().unwrap_or_else(|| instance.socket());
+    serve::serve(dataplane, source, &socket, local::addresses)
+}
+
+/// Log lines go to standard error; systemd adds the time to them, so they carry none there.
+fn start_log(level: LevelFilter) {
+    let log = tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(level).with_target(false);
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        log.without_time().with_ansi(false).init();
+    } else {
+        log.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).init();
+    }
+}
+
+fn source(arguments: &Arguments, host: String) -> anyhow::Result<Source> {
+    let path = &arguments.config;
+    if arguments.interface.is_empty() {
+        if path == Path::new(DEFAULT_CONFIG) && !path.exists() {
+            bail!(
+                "there is no {DEFAULT_CONFIG}: write one, name another with --config FILE, or run without one with --interface NAME"
+            );
+        }
+        return Ok(Source::File(ConfigFile::load(path, &host)?));
+    }
+    if path != Path::new(DEFAULT_CONFIG) {
+        bail!("--interface runs without a configuration file: leave it out, or leave {} out", path.display());
+    }
+    let model = Model {
+        node: host,
+        dataplane: DataplaneSettings {
+            interfaces: arguments.interface.clone(),
+            mode: Mode::default(),
+            max_connections: DEFAULT_MAX_CONNECTIONS,
+            timeouts: DEFAULT_TIMEOUTS,
+        },
+        services: Vec::new(),
+    };
+    if let Some(problem) = validate(&model).into_iter().next() {
+        bail!(problem.sentence);
+    }
+    tracing::info!("no configuration file, every change is forgotten when the daemon stops");
+    Ok(Source::Runtime(model))
+}
+
+#[cfg(feature = "fake")]
+fn open(_: &Instance, _: &DataplaneSettings, _: LevelFilter) -> anyhow::Result<Box<dyn Dataplane>> {
+    Ok(Box::new(balancer_ctl::dataplane::fake::FakeDataplane::default()))
+}
+
+#[cfg(not(feature = "fake"))]
+fn open(_: &Instance, _: &DataplaneSettings, _: LevelFilter) -> anyhow::Result<Box<dyn Dataplane>> {
+    Err(io::Error::from(io::ErrorKind::Unsupported)).context("this build has no data plane")
+}
+
+fn detach(_: &Instance) -> anyhow::Result<()> {
+    Err(io::Error::from(io::ErrorKind::Unsupported)).context("this build has no data plane")
+}

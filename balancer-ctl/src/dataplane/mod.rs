@@ -1,6 +1,24 @@
 //! The data plane as the daemon sees it: one trait, in the model's words. What lies behind it (maps, pins,
 //! rings, expiry) is nobody else's business.
 
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
+mod apply;
+mod attach;
+mod census;
+mod clock;
+mod expiry;
+pub mod kernel;
+mod load;
+mod maps;
+mod packet_log;
+mod pins;
+mod settings;
+mod syscall;
+mod table;
+mod watch;
+mod ways;
+
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};

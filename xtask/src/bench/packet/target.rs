@@ -14,6 +14,7 @@ use balancer_common::{
     real_server::{self, RealServer},
     scheduler::Ring,
     service::{Service, ServiceKeyV4, ServiceKeyV6},
+    address_filter,
     settings::{Interface, Settings},
     stats::RealStats,
     verdict::Discard,
@@ -81,7 +82,7 @@ impl Target {
         // No row expires while the bench runs, whatever the kernel's clock rate.
         let timeout = 1 << 30;
         let settings = Settings {
-            generation: 1,
+            zero: 0,
             timeouts: Timeouts {
                 established: timeout,
                 closing: timeout,
@@ -93,7 +94,7 @@ impl Target {
             ..Default::default()
         };
         self.array("SETTINGS")?.set(0, settings, 0)?;
-        let near = Interface::new(network::BALANCER_MAC);
+        let near = Interface::new(network::BALANCER_MAC, 1);
         self.array("INTERFACES")?.set(ifindex, near, 0)?;
         let mut devices =
             DevMapHash::try_from(self.ebpf.map_mut("DEVICES").context("no map DEVICES")?)?;
@@ -101,6 +102,15 @@ impl Target {
 
         let v4 = IpAddr::from(network::REAL_V4);
         let v6 = IpAddr::from(network::REAL_V6);
+        let vips = [IpAddr::from(network::VIP_V4), IpAddr::from(network::VIP_V6)];
+        let mut words = std::collections::BTreeMap::new();
+        for address in [v4, v6].into_iter().chain(vips) {
+            let bit = address_filter::bit_of(address);
+            *words.entry(bit.word).or_insert(0_u64) |= bit.mask;
+        }
+        for (word, bits) in words {
+            self.array("ADDRESSES")?.set(word, bits, 0)?;
+        }
         for (id, address, port) in [
             (TCP_V4, v4, REAL_PORT),
             (UDP_V4, v4, UDP_PORT),

@@ -1,0 +1,156 @@
+//! The control socket's client: one request per connection.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use http_body_util::{BodyExt as _, Full};
+use hyper::{Method, Request, Response, StatusCode, body::Bytes, body::Incoming, header};
+use hyper_util::rt::TokioIo;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::net::UnixStream;
+
+use super::Failure;
+use crate::view;
+
+/// How long the daemon may take for an answer; a rate alone takes a second.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No daemon answers.
+    #[error("no balancerd answers on {}: {reason}", path.display())]
+    Unreachable {
+        /// The socket.
+        path: PathBuf,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// The daemon refused.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Talks to the daemon behind a socket.
+#[derive(Clone, Debug)]
+pub struct Client {
+    path: PathBuf,
+}
+
+impl Client {
+    /// A client of the daemon at `path`; nothing is connected yet.
+    #[must_use]
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
+    /// Asks for what is at `target`.
+    ///
+    /// # Errors
+    /// No daemon answers, or it refuses.
+    pub async fn get<T: DeserializeOwned>(&self, target: &str) -> Result<T, Error> {
+        self.whole(Method::GET, target, Bytes::new()).await
+    }
+
+    /// Sends a request with a body in JSON.
+    ///
+    /// # Errors
+    /// No daemon answers, or it refuses.
+    pub async fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        target: &str,
+        body: Option<&(impl Serialize + Sync)>,
+    ) -> Result<T, Error> {
+        let body = match body {
+            None => Bytes::new(),
+            Some(body) => serde_json::to_vec(body).map_err(|error| Error::Refused(error.to_string()))?.into(),
+        };
+        self.whole(method, target, body).await
+    }
+
+    /// Follows the events and gives each to `take` until it returns false or the daemon ends the stream.
+    ///
+    /// # Errors
+    /// No daemon answers, or it went away without a word.
+    pub async fn follow(&self, mut take: impl FnMut(view::Event) -> bool) -> Result<(), Error> {
+        let mut response = self.request(Method::GET, "/v1/events", Bytes::new()).await?;
+        let mut line = Vec::new();
+        let mut ended = false;
+        while let Some(frame) = response.frame().await {
+            let Ok(frame) = frame else { break };
+            let Some(data) = frame.data_ref() else { continue };
+            for byte in data {
+                if *byte != b'\n' {
+                    line.push(*byte);
+                    continue;
+                }
+                let event = line.strip_prefix(b"data: ").and_then(|json| serde_json::from_slice(json).ok());
+                line.clear();
+                let Some(event): Option<view::Event> = event else { continue };
+                ended = matches!(event.event, view::EventKind::Stopping | view::EventKind::Lost);
+                if !take(event) {
+                    return Ok(());
+                }
+            }
+        }
+        if ended {
+            return Ok(());
+        }
+        Err(self.unreachable("it went away"))
+    }
+
+    async fn whole<T: DeserializeOwned>(&self, method: Method, target: &str, body: Bytes) -> Result<T, Error> {
+        let answer = async {
+            let response = self.request(method, target, body).await?;
+            let (parts, body) = response.into_parts();
+            let body = body.collect().await.map_err(|error| self.unreachable(error.to_string()))?.to_bytes();
+            if parts.status != StatusCode::OK {
+                let sentence = serde_json::from_slice(&body).map_or_else(
+                    |_| format!("balancerd answered {}", parts.status),
+                    |Failure { error }| error,
+                );
+                return Err(Error::Refused(sentence));
+            }
+            serde_json::from_slice(&body)
+                .map_err(|error| Error::Refused(format!("balancerd and balancer-ctl are of different versions: {error}")))
+        };
+        match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
+            Ok(answer) => answer,
+            Err(_) => Err(self.unreachable(format!("it said nothing for {} s", ANSWER_TIMEOUT.as_secs()))),
+        }
+    }
+
+    async fn request(&self, method: Method, target: &str, body: Bytes) -> Result<Response<Incoming>, Error> {
+        let stream = UnixStream::connect(&self.path).await.map_err(|error| self.unreachable(reason(&error)))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.unreachable(error.to_string()))?;
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(target)
+            .header(header::HOST, "balancer")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .map_err(|error| Error::Refused(error.to_string()))?;
+        sender.send_request(request).await.map_err(|error| self.unreachable(error.to_string()))
+    }
+
+    fn unreachable(&self, reason: impl Into<String>) -> Error {
+        Error::Unreachable { path: self.path.clone(), reason: reason.into() }
+    }
+}
+
+fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            "start it, or name its socket with --socket or --instance".to_owned()
+        }
+        io::ErrorKind::PermissionDenied => "only root may use its socket".to_owned(),
+        _ => error.to_string(),
+    }
+}

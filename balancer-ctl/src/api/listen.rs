@@ -1,0 +1,153 @@
+//! The control socket and the lock that keeps a second daemon off.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, bail};
+
+use crate::paths::Instance;
+
+/// Held while a daemon runs on an instance; the kernel frees it however the daemon ends.
+#[derive(Debug)]
+pub struct Lock {
+    /// Locked as long as it is open.
+    _file: File,
+}
+
+impl Lock {
+    /// Takes an instance's lock and writes this process's id into it.
+    ///
+    /// # Errors
+    /// Another daemon holds it, or its directory cannot be made.
+    pub fn take(instance: &Instance) -> anyhow::Result<Self> {
+        let path = instance.lock();
+        make_directory(&instance.directory())?;
+        let mut options = OpenOptions::new();
+        let mut file = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .with_context(|| format!("cannot open {}", path.display()))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                // Who holds it is only a help; the refusal stands without.
+                let _ = file.read_to_string(&mut holder);
+                bail!("another balancerd is running on this instance (pid {}): stop it first", holder.trim());
+            }
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+            }
+        }
+        file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).context("cannot write the lock file")?;
+        Ok(Self { _file: file })
+    }
+}
+
+/// A bound control socket; its file goes with it.
+#[derive(Debug)]
+pub struct ControlSocket {
+    listener: Option<std::os::unix::net::UnixListener>,
+    path: PathBuf,
+}
+
+impl ControlSocket {
+    /// Binds the socket with mode 0600. The file of a daemon that is gone is replaced.
+    ///
+    /// # Errors
+    /// Someone answers there, or something else lies there.
+    pub fn bind(path: &Path) -> anyhow::Result<Self> {
+        if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+            make_directory(directory)?;
+        }
+        remove_stale(path)?;
+        // Bound under another name and renamed when its mode is right: no one can connect in between.
+        let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+        let cannot = || format!("cannot bind the control socket {}", path.display());
+        let listener = std::os::unix::net::UnixListener::bind(&temporary).with_context(cannot)?;
+        fs::set_permissions(&temporary, fs::Permissions::from_mode(0o600))
+            .and_then(|()| fs::rename(&temporary, path))
+            .with_context(cannot)?;
+        listener.set_nonblocking(true).with_context(cannot)?;
+        Ok(Self { listener: Some(listener), path: path.to_owned() })
+    }
+
+    /// Where clients connect; can be taken once.
+    ///
+    /// # Errors
+    /// It was taken.
+    pub fn take_listener(&mut self) -> anyhow::Result<std::os::unix::net::UnixListener> {
+        self.listener.take().context("the control socket's listener was taken already")
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        // A file left behind is stale and is replaced at the next start.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn make_directory(path: &Path) -> anyhow::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(path)
+        .with_context(|| format!("cannot make the directory {}", path.display()))
+}
+
+fn remove_stale(path: &Path) -> anyhow::Result<()> {
+    let Ok(metadata) = fs::symlink_metadata(path) else {
+        return Ok(());
+    };
+    if !metadata.file_type().is_socket() {
+        bail!("{} is there and is no socket: remove it or choose another with --socket", path.display());
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => bail!("another daemon answers on {}: stop it or choose another with --socket", path.display()),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).with_context(|| format!("cannot remove the stale socket {}", path.display()))
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot tell whether {} is in use", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_is_private_and_goes_with_its_daemon() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("new/control.sock");
+        let socket = ControlSocket::bind(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            ControlSocket::bind(&path).unwrap_err().to_string(),
+            format!("another daemon answers on {}: stop it or choose another with --socket", path.display())
+        );
+        drop(socket);
+        assert_eq!(fs::read_dir(directory.path().join("new")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_another_file_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        drop(ControlSocket::bind(&path).unwrap());
+        fs::write(&path, "mine").unwrap();
+        assert_eq!(
+            ControlSocket::bind(&path).unwrap_err().to_string(),
+            format!("{} is there and is no socket: remove it or choose another with --socket", path.display())
+        );
+        assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
+    }
+}

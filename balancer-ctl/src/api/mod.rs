@@ -1,0 +1,87 @@
+//! The control socket: HTTP/1.1 with JSON. Here are the bodies of requests; answers are in [`crate::view`].
+
+pub mod client;
+pub mod listen;
+pub mod server;
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{ForwardMethod, NoReal, Protocol, Scheduler};
+
+/// Body of `POST /v1/services`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewService {
+    /// VIP and port.
+    pub address: SocketAddr,
+    /// Protocol.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// Name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Scheduler.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduler: Option<Scheduler>,
+    /// With no real server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_real: Option<NoReal>,
+}
+
+/// Body of `PATCH /v1/services/{service}`; what is absent keeps its value.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EditService {
+    /// Name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Scheduler.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduler: Option<Scheduler>,
+    /// With no real server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_real: Option<NoReal>,
+}
+
+/// Body of `POST /v1/services/{service}/reals`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewReal {
+    /// `ADDRESS[:PORT]`.
+    pub address: String,
+    /// Weight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
+    /// Forwarding method.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forwarding: Option<ForwardMethod>,
+}
+
+/// Body of `PATCH /v1/services/{service}/reals/{real}`; what is absent keeps its value.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EditReal {
+    /// Weight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
+    /// Forwarding method.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forwarding: Option<ForwardMethod>,
+}
+
+/// Answer to a change: a sentence about what is not part of the change itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// What the operator should know, a sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+/// Body of every refusal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The sentence.
+    pub error: String,
+}

@@ -1,0 +1,394 @@
+//! The control socket's server: HTTP requests → messages to the daemon.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::{Body, Bytes, to_bytes},
+    extract::{Path, Query, Request, State},
+    http::{StatusCode, header::CONTENT_LENGTH},
+    middleware::{Next, from_fn},
+    response::{
+        IntoResponse, Response, Sse,
+        sse::{self, KeepAlive},
+    },
+    routing::{get, post},
+};
+use balancer_common::tcp;
+use futures_util::{Stream, stream};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use tokio::{
+    net::UnixListener,
+    sync::{Semaphore, broadcast, mpsc, oneshot},
+};
+
+use super::{EditReal, EditService, Failure, NewReal, NewService};
+use crate::{
+    address::{RealRef, ServiceRef},
+    change::{RealSettings, ServiceSettings},
+    clock,
+    daemon::{self, Leftover, Message, Reply, Scope},
+    dataplane::ConnectionFilter,
+    error::{Kind, Refusal},
+    model::ServiceKey,
+    overview, view,
+};
+
+/// Largest body of a request.
+pub const MAX_BODY: usize = 1 << 20;
+/// A request whose header or body takes longer is given up.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// Clients at a time; one more is turned away.
+const MAX_CLIENTS: usize = 256;
+/// How far the two looks of a rate are apart.
+const RATE_OVER: Duration = Duration::from_secs(1);
+
+/// What the API's tasks share.
+#[derive(Clone, Debug)]
+pub struct Api {
+    /// To the daemon.
+    pub messages: mpsc::Sender<Message>,
+    /// From the daemon.
+    pub events: broadcast::Sender<view::Event>,
+}
+
+/// Serves clients for ever.
+pub async fn serve(listener: UnixListener, api: Api) -> Infallible {
+    let router = router(api);
+    let slots = Arc::new(Semaphore::new(MAX_CLIENTS));
+    loop {
+        let (stream, _) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a client");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Ok(slot) = slots.clone().try_acquire_owned() else {
+            tracing::warn!(clients = MAX_CLIENTS, "too many clients, one is turned away");
+            continue;
+        };
+        let service = TowerToHyperService::new(router.clone());
+        tokio::spawn(async move {
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(READ_TIMEOUT)
+                .serve_connection(TokioIo::new(stream), service);
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a client's connection ended early");
+            }
+            drop(slot);
+        });
+    }
+}
+
+fn router(api: Api) -> Router {
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .route("/v1/status", get(status))
+        .route("/v1/connections", get(connections))
+        .route("/v1/events", get(events))
+        .route("/v1/reload", post(reload))
+        .route("/v1/zero", post(zero))
+        .route("/v1/services", get(services).post(add_service).delete(clear))
+        .route("/v1/services/{service}", get(service).patch(edit_service).delete(del_service))
+        .route("/v1/services/{service}/zero", post(zero_service))
+        .route("/v1/services/{service}/reals", post(add_real))
+        .route("/v1/services/{service}/reals/{real}", axum::routing::patch(edit_real).delete(del_real))
+        .fallback(async || refuse(StatusCode::NOT_FOUND, "there is nothing at this path"))
+        .method_not_allowed_fallback(async || {
+            refuse(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method")
+        })
+        .layer(from_fn(bounded))
+        .with_state(api)
+}
+
+/// Reads the body whole, within its limits, before anyone looks at it.
+async fn bounded(request: Request, next: Next) -> Response {
+    let too_large = || refuse(StatusCode::PAYLOAD_TOO_LARGE, format!("a request's body is at most {MAX_BODY} bytes"));
+    let (parts, body) = request.into_parts();
+    let announced = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if announced.is_some_and(|length: u64| length > MAX_BODY as u64) {
+        return too_large();
+    }
+    match tokio::time::timeout(READ_TIMEOUT, to_bytes(body, MAX_BODY)).await {
+        Err(_) => {
+            let sentence = format!("the request's body did not come within {} s", READ_TIMEOUT.as_secs());
+            refuse(StatusCode::REQUEST_TIMEOUT, sentence)
+        }
+        Ok(Err(error)) => {
+            let limit = std::error::Error::source(&error).is_some_and(|e| e.is::<http_body_util::LengthLimitError>());
+            if limit { too_large() } else { refuse(StatusCode::BAD_REQUEST, "the request's body was cut short") }
+        }
+        Ok(Ok(bytes)) => next.run(Request::from_parts(parts, Body::from(bytes))).await,
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ServicesQuery {
+    service: Option<String>,
+    #[serde(default)]
+    rate: bool,
+}
+
+/// How a change is meant.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChangeQuery {
+    #[serde(default)]
+    runtime: bool,
+    #[serde(default)]
+    purge: bool,
+}
+
+impl ChangeQuery {
+    const fn scope(&self) -> Scope {
+        if self.runtime { Scope::Runtime } else { Scope::File }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConnectionsQuery {
+    client: Option<String>,
+    service: Option<String>,
+    real: Option<String>,
+    state: Option<String>,
+    limit: Option<usize>,
+}
+
+type Answer = Result<Response, Refused>;
+
+async fn services(State(api): State<Api>, query: Parameters<ServicesQuery>) -> Answer {
+    let ServicesQuery { service, rate } = query.0?;
+    let service = service.map(|text| parsed(&text)).transpose()?;
+    listed(&api, service, rate).await
+}
+
+async fn service(
+    State(api): State<Api>,
+    Path(service): Path<String>,
+    query: Parameters<ServicesQuery>,
+) -> Answer {
+    listed(&api, Some(parsed(&service)?), query.0?.rate).await
+}
+
+async fn listed(api: &Api, service: Option<ServiceRef>, rate: bool) -> Answer {
+    let first = api.ask(|reply| Message::Services(service.clone(), reply)).await?;
+    if !rate {
+        return Ok(axum::Json(first).into_response());
+    }
+    let began = tokio::time::Instant::now();
+    tokio::time::sleep(RATE_OVER).await;
+    let mut second = api.ask(|reply| Message::Services(service, reply)).await?;
+    let milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    overview::add_rates(&first, &mut second, milliseconds);
+    Ok(axum::Json(second).into_response())
+}
+
+async fn status(State(api): State<Api>) -> Answer {
+    Ok(axum::Json(api.ask(Message::Status).await?).into_response())
+}
+
+async fn ready(State(api): State<Api>) -> Answer {
+    api.ask(Message::Status).await.map_err(|refusal| Refused(StatusCode::SERVICE_UNAVAILABLE, refusal.sentence))?;
+    Ok("ok\n".into_response())
+}
+
+async fn connections(State(api): State<Api>, query: Parameters<ConnectionsQuery>) -> Answer {
+    let ConnectionsQuery { client, service, real, state, limit } = query.0?;
+    let host = |text: Option<String>| {
+        let host = text.map(|text| parsed::<RealRef>(&text)).transpose()?;
+        Ok::<_, Refusal>(host.map(|host| (host.address, host.port)))
+    };
+    let filter = ConnectionFilter {
+        client: host(client)?,
+        service: None,
+        real: host(real)?,
+        state: state.map(|name| connection_state(&name)).transpose()?,
+        limit,
+    };
+    let service = service.map(|text| parsed(&text)).transpose()?;
+    let connections = api.ask(|reply| Message::Connections(service, filter, reply)).await?;
+    Ok(axum::Json(connections).into_response())
+}
+
+fn connection_state(name: &str) -> Result<tcp::State, Refusal> {
+    tcp::State::ALL.into_iter().find(|state| state.name() == name).ok_or_else(|| {
+        let names = tcp::State::ALL.map(tcp::State::name);
+        Refusal::invalid(format!("state `{name}` is not known: expected {}", crate::config::read::listed(&names)))
+    })
+}
+
+async fn add_service(State(api): State<Api>, query: Parameters<ChangeQuery>, body: Bytes) -> Answer {
+    let NewService { address, protocol, name, scheduler, no_real } = json(&body)?;
+    let settings = ServiceSettings { name, scheduler, no_real };
+    changed(&api, daemon::Request::AddService(ServiceKey { protocol, address }, settings), query).await
+}
+
+async fn edit_service(
+    State(api): State<Api>,
+    Path(service): Path<String>,
+    query: Parameters<ChangeQuery>,
+    body: Bytes,
+) -> Answer {
+    let EditService { name, scheduler, no_real } = json(&body)?;
+    let settings = ServiceSettings { name, scheduler, no_real };
+    changed(&api, daemon::Request::EditService(parsed(&service)?, settings), query).await
+}
+
+async fn del_service(State(api): State<Api>, Path(service): Path<String>, query: Parameters<ChangeQuery>) -> Answer {
+    changed(&api, daemon::Request::DelService(parsed(&service)?), query).await
+}
+
+async fn clear(State(api): State<Api>, query: Parameters<ChangeQuery>) -> Answer {
+    changed(&api, daemon::Request::Clear, query).await
+}
+
+async fn add_real(
+    State(api): State<Api>,
+    Path(service): Path<String>,
+    query: Parameters<ChangeQuery>,
+    body: Bytes,
+) -> Answer {
+    let NewReal { address, weight, forwarding } = json(&body)?;
+    let settings = RealSettings { weight, forwarding };
+    changed(&api, daemon::Request::AddReal(parsed(&service)?, parsed(&address)?, settings), query).await
+}
+
+async fn edit_real(
+    State(api): State<Api>,
+    Path((service, real)): Path<(String, String)>,
+    query: Parameters<ChangeQuery>,
+    body: Bytes,
+) -> Answer {
+    let EditReal { weight, forwarding } = json(&body)?;
+    let settings = RealSettings { weight, forwarding };
+    changed(&api, daemon::Request::EditReal(parsed(&service)?, parsed(&real)?, settings), query).await
+}
+
+async fn del_real(
+    State(api): State<Api>,
+    Path((service, real)): Path<(String, String)>,
+    query: Parameters<ChangeQuery>,
+) -> Answer {
+    let purge = query.0.as_ref().is_ok_and(|query| query.purge);
+    let leftover = if purge { Leftover::Purge } else { Leftover::Keep };
+    changed(&api, daemon::Request::DelReal(parsed(&service)?, parsed(&real)?, leftover), query).await
+}
+
+async fn changed(api: &Api, request: daemon::Request, query: Parameters<ChangeQuery>) -> Answer {
+    let scope = query.0?.scope();
+    let notes = api.ask(|reply| Message::Change(request, scope, reply)).await?;
+    done(notes)
+}
+
+async fn reload(State(api): State<Api>) -> Answer {
+    api.ask(Message::Reload).await?;
+    done(Vec::new())
+}
+
+async fn zero(State(api): State<Api>) -> Answer {
+    api.ask(|reply| Message::Zero(None, reply)).await?;
+    done(Vec::new())
+}
+
+async fn zero_service(State(api): State<Api>, Path(service): Path<String>) -> Answer {
+    let service = parsed(&service)?;
+    api.ask(|reply| Message::Zero(Some(service), reply)).await?;
+    done(Vec::new())
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "it is what a handler answers")]
+fn done(notes: Vec<String>) -> Answer {
+    Ok(axum::Json(super::Done { notes }).into_response())
+}
+
+async fn events(State(api): State<Api>) -> Response {
+    let stream = followed(api.events.subscribe());
+    Sse::new(stream).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))).into_response()
+}
+
+/// Events until the daemon stops or the reader has lost some.
+fn followed(receiver: broadcast::Receiver<view::Event>) -> impl Stream<Item = Result<sse::Event, axum::Error>> {
+    stream::unfold(Some(receiver), async |receiver| {
+        let mut receiver = receiver?;
+        let event = match receiver.recv().await {
+            Ok(event) => event,
+            Err(broadcast::error::RecvError::Closed) => return None,
+            Err(broadcast::error::RecvError::Lagged(lost)) => view::Event {
+                time: clock::now_utc(),
+                event: view::EventKind::Lost,
+                service: None,
+                real: None,
+                message: format!("{lost} events were lost because they were read too slowly"),
+            },
+        };
+        let ends = matches!(event.event, view::EventKind::Lost | view::EventKind::Stopping);
+        let sent = sse::Event::default().event(event.event.name()).json_data(&event);
+        Some((sent, (!ends).then_some(receiver)))
+    })
+}
+
+impl Api {
+    async fn ask<T>(&self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, Refusal> {
+        let stopping = || Refusal::failed("balancerd is stopping");
+        let (reply, answer) = oneshot::channel();
+        self.messages.send(message(reply)).await.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())?
+    }
+}
+
+fn parsed<T: std::str::FromStr<Err = crate::address::Error>>(text: &str) -> Result<T, Refusal> {
+    text.parse().map_err(|error: crate::address::Error| Refusal::invalid(error.to_string()))
+}
+
+fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    serde_json::from_slice(body).map_err(|error| Refusal::invalid(format!("the request's body: {error}")))
+}
+
+/// A query string, or the sentence about what is wrong with it.
+struct Parameters<T>(Result<T, Refusal>);
+
+impl<T: DeserializeOwned, S: Send + Sync> axum::extract::FromRequestParts<S> for Parameters<T> {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut axum::http::request::Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self(match Query::<T>::try_from_uri(&parts.uri) {
+            Ok(Query(query)) => Ok(query),
+            Err(rejection) => Err(Refusal::invalid(format!("the request's query: {}", rejection.body_text()))),
+        }))
+    }
+}
+
+/// A refusal as an HTTP answer.
+struct Refused(StatusCode, String);
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        let status = match refusal.kind {
+            Kind::Invalid => StatusCode::BAD_REQUEST,
+            Kind::NotFound => StatusCode::NOT_FOUND,
+            Kind::Conflict => StatusCode::CONFLICT,
+            Kind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self(status, refusal.sentence)
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        refuse(self.0, self.1)
+    }
+}
+
+fn refuse(status: StatusCode, sentence: impl Into<String>) -> Response {
+    (status, axum::Json(Failure { error: sentence.into() })).into_response()
+}

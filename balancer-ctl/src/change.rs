@@ -1,0 +1,299 @@
+//! Changes to the model: each takes a whole model and gives the next. Pure; that the result is valid is
+//! [`crate::config::validate`]'s business.
+
+use std::net::SocketAddr;
+
+use crate::{
+    error::Refusal,
+    model::{ForwardMethod, Model, NoReal, RealServer, Scheduler, ServiceKey, VirtualService},
+};
+
+/// A change that an operator asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Adds a virtual service without real servers.
+    AddService(ServiceKey, ServiceSettings),
+    /// Changes a virtual service.
+    EditService(ServiceKey, ServiceSettings),
+    /// Deletes a virtual service and its real servers.
+    DelService(ServiceKey),
+    /// Adds a real server.
+    AddReal(ServiceKey, SocketAddr, RealSettings),
+    /// Changes a real server.
+    EditReal(ServiceKey, SocketAddr, RealSettings),
+    /// Deletes a real server.
+    DelReal(ServiceKey, SocketAddr),
+    /// Deletes all virtual services.
+    Clear,
+}
+
+/// What may be set on a virtual service; what is `None` has the default or keeps its value.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceSettings {
+    /// Name.
+    pub name: Option<String>,
+    /// Scheduler.
+    pub scheduler: Option<Scheduler>,
+    /// With no real server.
+    pub no_real: Option<NoReal>,
+}
+
+/// What may be set on a real server; what is `None` has the default or keeps its value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RealSettings {
+    /// Weight.
+    pub weight: Option<u32>,
+    /// Forwarding method.
+    pub forwarding: Option<ForwardMethod>,
+}
+
+/// Weight of a real server for which none is given.
+pub const DEFAULT_WEIGHT: u32 = 1;
+
+impl Change {
+    /// The model after the change.
+    ///
+    /// # Errors
+    /// What the change names does not exist, or what it adds exists already.
+    pub fn apply(&self, model: &Model) -> Result<Model, Refusal> {
+        let mut model = model.clone();
+        match self {
+            Self::AddService(key, settings) => {
+                if model.service(key).is_some() {
+                    return Err(Refusal::conflict(format!(
+                        "service {key} exists already: change it with `edit-service`"
+                    )));
+                }
+                let mut service = VirtualService {
+                    key: *key,
+                    name: None,
+                    scheduler: Scheduler::default(),
+                    no_real: NoReal::default(),
+                    reals: Vec::new(),
+                    runtime: false,
+                };
+                set_service(&mut service, settings);
+                model.services.push(service);
+            }
+            Self::EditService(key, settings) => set_service(service_mut(&mut model, key)?, settings),
+            Self::DelService(key) => {
+                service_mut(&mut model, key)?;
+                model.services.retain(|service| service.key != *key);
+            }
+            Self::AddReal(key, address, settings) => {
+                let service = service_mut(&mut model, key)?;
+                if service.reals.iter().any(|real| real.address == *address) {
+                    return Err(Refusal::conflict(format!(
+                        "real {address} of service {key} exists already: change it with `edit-real`"
+                    )));
+                }
+                let mut real = RealServer {
+                    address: *address,
+                    weight: DEFAULT_WEIGHT,
+                    forwarding: ForwardMethod::default(),
+                    runtime: false,
+                };
+                set_real(&mut real, *settings);
+                service.reals.push(real);
+            }
+            Self::EditReal(key, address, settings) => {
+                set_real(real_mut(service_mut(&mut model, key)?, *address)?, *settings);
+            }
+            Self::DelReal(key, address) => {
+                let service = service_mut(&mut model, key)?;
+                real_mut(service, *address)?;
+                service.reals.retain(|real| real.address != *address);
+            }
+            Self::Clear => model.services.clear(),
+        }
+        Ok(model)
+    }
+}
+
+fn service_mut<'a>(model: &'a mut Model, key: &ServiceKey) -> Result<&'a mut VirtualService, Refusal> {
+    model
+        .services
+        .iter_mut()
+        .find(|service| service.key == *key)
+        .ok_or_else(|| Refusal::not_found(format!("there is no service {key}: `list` shows all")))
+}
+
+fn real_mut(service: &mut VirtualService, address: SocketAddr) -> Result<&mut RealServer, Refusal> {
+    let key = service.key;
+    service.reals.iter_mut().find(|real| real.address == address).ok_or_else(|| {
+        Refusal::not_found(format!("service {key} has no real {address}: `list` shows all"))
+    })
+}
+
+fn set_service(service: &mut VirtualService, settings: &ServiceSettings) {
+    let ServiceSettings { name, scheduler, no_real } = settings;
+    service.name = name.clone().or_else(|| service.name.take());
+    service.scheduler = scheduler.unwrap_or(service.scheduler);
+    service.no_real = no_real.unwrap_or(service.no_real);
+}
+
+fn set_real(real: &mut RealServer, settings: RealSettings) {
+    let RealSettings { weight, forwarding } = settings;
+    real.weight = weight.unwrap_or(real.weight);
+    real.forwarding = forwarding.unwrap_or(real.forwarding);
+}
+
+/// Marks in `running` each service and real server that differs from what is `saved` in the file. With no
+/// file, everything does.
+pub fn mark_runtime(running: &mut Model, saved: Option<&Model>) {
+    for service in &mut running.services {
+        let saved = saved.and_then(|model| model.service(&service.key));
+        service.runtime = saved.is_none_or(|saved| {
+            (&saved.name, saved.scheduler, saved.no_real)
+                != (&service.name, service.scheduler, service.no_real)
+        });
+        for real in &mut service.reals {
+            let saved =
+                saved.and_then(|saved| saved.reals.iter().find(|saved| saved.address == real.address));
+            real.runtime = saved.is_none_or(|saved| {
+                (saved.weight, saved.forwarding) != (real.weight, real.forwarding)
+            });
+        }
+    }
+}
+
+/// Whether `running` is what the file says, but for the order.
+#[must_use]
+pub fn is_saved(running: &Model, saved: &Model) -> bool {
+    running.services.len() == saved.services.len()
+        && running.services.iter().all(|service| {
+            !service.runtime
+                && service.reals.iter().all(|real| !real.runtime)
+                && saved.service(&service.key).is_some_and(|s| s.reals.len() == service.reals.len())
+        })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::{address::service_key, config};
+
+    /// A model with the services of a configuration file's text.
+    pub(crate) fn model(services: &str) -> Model {
+        let text = format!("node.name = \"lb1\"\ndataplane.interfaces = [\"eth0\"]\n{services}");
+        config::read::model(&text, "lb1").unwrap_or_else(|problems| panic!("{problems:?}"))
+    }
+
+    const WEB: &str = r#"
+        [[service]]
+        name = "web"
+        address = "192.0.2.80:80"
+        scheduler = "rr"
+        [[service.real]]
+        address = "10.0.0.2"
+        weight = 3
+    "#;
+
+    fn web() -> ServiceKey {
+        service_key("192.0.2.80:80").unwrap()
+    }
+
+    fn real(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn adding_gives_defaults_to_what_is_not_named() {
+        let added = Change::AddService(web(), ServiceSettings::default()).apply(&model("")).unwrap();
+        let added = Change::AddReal(web(), real("10.0.0.2:80"), RealSettings::default()).apply(&added);
+        let expected = r#"
+            [[service]]
+            address = "192.0.2.80:80"
+            scheduler = "wrr"
+            no-real = "reject"
+            [[service.real]]
+            address = "10.0.0.2:80"
+            weight = 1
+            forwarding = "nat"
+        "#;
+        assert_eq!(added.unwrap(), model(expected));
+    }
+
+    #[test]
+    fn editing_keeps_what_is_not_named() {
+        let settings = ServiceSettings { no_real: Some(NoReal::Drop), ..Default::default() };
+        let edited = Change::EditService(web(), settings).apply(&model(WEB)).unwrap();
+        let settings = RealSettings { weight: Some(0), ..Default::default() };
+        let edited = Change::EditReal(web(), real("10.0.0.2:80"), settings).apply(&edited).unwrap();
+        let expected = r#"
+            [[service]]
+            name = "web"
+            address = "192.0.2.80:80"
+            scheduler = "rr"
+            no-real = "drop"
+            [[service.real]]
+            address = "10.0.0.2"
+            weight = 0
+        "#;
+        assert_eq!(edited, model(expected));
+    }
+
+    #[test]
+    fn deleting_takes_one_and_clearing_takes_all() {
+        let without_real = Change::DelReal(web(), real("10.0.0.2:80")).apply(&model(WEB)).unwrap();
+        assert_eq!(
+            without_real,
+            model("[[service]]\nname = \"web\"\naddress = \"192.0.2.80:80\"\nscheduler = \"rr\"\n")
+        );
+        assert_eq!(Change::DelService(web()).apply(&model(WEB)).unwrap(), model(""));
+        assert_eq!(Change::Clear.apply(&model(WEB)).unwrap(), model(""));
+    }
+
+    #[test]
+    fn what_exists_cannot_be_added_and_what_does_not_cannot_be_changed() {
+        let refusal = |change: Change| change.apply(&model(WEB)).unwrap_err().to_string();
+        let other = service_key("udp/192.0.2.80:80").unwrap();
+        assert_eq!(
+            refusal(Change::AddService(web(), ServiceSettings::default())),
+            "service tcp/192.0.2.80:80 exists already: change it with `edit-service`"
+        );
+        assert_eq!(
+            refusal(Change::AddReal(web(), real("10.0.0.2:80"), RealSettings::default())),
+            "real 10.0.0.2:80 of service tcp/192.0.2.80:80 exists already: change it with `edit-real`"
+        );
+        let absent_service = "there is no service udp/192.0.2.80:80: `list` shows all";
+        assert_eq!(refusal(Change::EditService(other, ServiceSettings::default())), absent_service);
+        assert_eq!(refusal(Change::DelService(other)), absent_service);
+        assert_eq!(
+            refusal(Change::AddReal(other, real("10.0.0.2:80"), RealSettings::default())),
+            absent_service
+        );
+        let absent_real = "service tcp/192.0.2.80:80 has no real 10.0.0.2:81: `list` shows all";
+        assert_eq!(
+            refusal(Change::EditReal(web(), real("10.0.0.2:81"), RealSettings::default())),
+            absent_real
+        );
+        assert_eq!(refusal(Change::DelReal(web(), real("10.0.0.2:81"))), absent_real);
+    }
+
+    #[test]
+    fn only_what_differs_from_the_file_is_marked() {
+        let saved = model(WEB);
+        let mut running = saved.clone();
+        mark_runtime(&mut running, Some(&saved));
+        assert!(is_saved(&running, &saved));
+
+        let weight = RealSettings { weight: Some(7), ..Default::default() };
+        let mut running = Change::EditReal(web(), real("10.0.0.2:80"), weight).apply(&saved).unwrap();
+        running = Change::AddReal(web(), real("10.0.0.3:80"), RealSettings::default()).apply(&running).unwrap();
+        mark_runtime(&mut running, Some(&saved));
+        let marks = |model: &Model| {
+            let service = &model.services[0];
+            (service.runtime, service.reals.iter().map(|real| real.runtime).collect::<Vec<_>>())
+        };
+        assert_eq!(marks(&running), (false, vec![true, true]));
+        assert!(!is_saved(&running, &saved));
+
+        mark_runtime(&mut running, None);
+        assert_eq!(marks(&running), (true, vec![true, true]));
+
+        let mut deleted = Change::Clear.apply(&saved).unwrap();
+        mark_runtime(&mut deleted, Some(&saved));
+        assert!(!is_saved(&deleted, &saved));
+    }
+}

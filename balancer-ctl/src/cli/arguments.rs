@@ -1,0 +1,471 @@
+//! What can be typed. Each command's help ends with an example.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use super::Failure;
+use crate::{
+    address::{self, RealRef, ServiceRef},
+    config::read::{LATER_SCHEDULERS, listed},
+    model::{MAX_WEIGHT, NoReal, Protocol, Scheduler, ServiceKey},
+    paths::Instance,
+};
+
+/// Sets up and shows the load balancer that `balancerd` runs.
+///
+/// SERVICE is `[tcp/|udp/]ADDRESS:PORT` (IPv6 in brackets, port 0 for every port) or a service's name; left out, it
+/// is the only service there is. REAL is `ADDRESS[:PORT]`; without a port it has the service's.
+#[derive(Debug, Parser)]
+#[command(
+    name = "balancer-ctl",
+    version,
+    max_term_width = 100,
+    after_help = "Example:\n  balancer-ctl add-service 192.168.1.35:80 -s rr\n  \
+                  balancer-ctl add-real 192.168.0.2:80\n  balancer-ctl list\n\n\
+                  Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 no daemon"
+)]
+pub struct Arguments {
+    /// The daemon's control socket [default: /run/balancer/control.sock]
+    #[arg(long, global = true, env = "BALANCER_SOCKET", value_name = "PATH", hide_env_values = true)]
+    pub socket: Option<PathBuf>,
+    /// Which of several daemons on this host
+    #[arg(long, global = true, value_name = "NAME")]
+    pub instance: Option<Instance>,
+    /// Print one JSON document
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Add a virtual service
+    #[command(after_help = "Example:\n  balancer-ctl add-service 192.168.1.35:80 --scheduler rr --name web")]
+    AddService(ChangeService),
+    /// Change a virtual service; what is not named keeps its value
+    #[command(after_help = "Example:\n  balancer-ctl edit-service web --scheduler wrr")]
+    EditService(ChangeService),
+    /// Delete a virtual service; its connections go on until they end
+    #[command(after_help = "Example:\n  balancer-ctl del-service 192.168.1.35:80")]
+    DelService(DelService),
+    /// Add a real server to a virtual service
+    #[command(after_help = "Example:\n  balancer-ctl add-real 192.168.0.2:80 --service 192.168.1.35:80 --weight 3")]
+    AddReal(ChangeReal),
+    /// Change a real server; what is not named keeps its value
+    #[command(after_help = "Example:\n  balancer-ctl edit-real 192.168.0.2:80 --weight 0")]
+    EditReal(ChangeReal),
+    /// Delete a real server; its connections go on until they end
+    #[command(after_help = "Example:\n  balancer-ctl del-real 192.168.0.2:80 --service web")]
+    DelReal(DelReal),
+    /// Show services and real servers
+    #[command(visible_alias = "ls", after_help = "Example:\n  balancer-ctl list --stats")]
+    List(List),
+    /// Show the connection table
+    #[command(after_help = "Example:\n  balancer-ctl connections --service web --state established --limit 20")]
+    Connections(Connections),
+    /// Show the whole node on one screen
+    #[command(after_help = "Example:\n  balancer-ctl status --check")]
+    Status(Status),
+    /// Follow changes of state as they happen
+    #[command(after_help = "Example:\n  balancer-ctl events --json")]
+    Events,
+    /// Check a configuration file without a daemon
+    #[command(after_help = "Example:\n  balancer-ctl check /etc/balancer/balancer.toml")]
+    Check(Check),
+    /// Load the configuration file again
+    #[command(after_help = "Example:\n  balancer-ctl reload")]
+    Reload,
+    /// Set the counters to zero, of one service or all
+    #[command(after_help = "Example:\n  balancer-ctl zero web")]
+    Zero(Zero),
+    /// Delete all services
+    #[command(after_help = "Example:\n  balancer-ctl clear")]
+    Clear(Lasting),
+    #[command(flatten)]
+    Later(Later),
+}
+
+/// Commands that are planned.
+#[derive(Debug, Subcommand)]
+pub enum Later {
+    #[command(hide = true)]
+    Drain(Anything),
+    #[command(hide = true)]
+    Maintenance(Anything),
+    #[command(hide = true)]
+    Ready(Anything),
+    #[command(hide = true)]
+    Top(Anything),
+    #[command(hide = true)]
+    Trace(Anything),
+    #[command(hide = true)]
+    Save(Anything),
+    #[command(hide = true)]
+    Restore(Anything),
+    #[command(hide = true)]
+    Failover(Anything),
+    #[command(hide = true)]
+    Doctor(Anything),
+}
+
+impl Later {
+    /// What to do instead.
+    pub fn sentence(&self) -> String {
+        let (name, mend) = match self {
+            Self::Drain(_) => ("drain", "use `edit-real REAL --weight 0`"),
+            Self::Maintenance(_) => ("maintenance", "use `edit-real REAL --weight 0`"),
+            Self::Ready(_) => ("ready", "give the real its weight back with `edit-real REAL --weight N`"),
+            Self::Top(_) => ("top", "use `list --rate`"),
+            Self::Trace(_) => ("trace", "use `connections --client ADDRESS`"),
+            Self::Save(_) => ("save", "use `list --json`, or keep the configuration file"),
+            Self::Restore(_) => ("restore", "write the configuration file, then `reload`"),
+            Self::Failover(_) => ("failover", "there is only this node"),
+            Self::Doctor(_) => ("doctor", "use `status`"),
+        };
+        format!("this version does not have the command `{name}` yet: {mend}")
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub struct Anything {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    _rest: Vec<String>,
+}
+
+/// A service as the command's first argument.
+#[derive(Debug, Args)]
+pub struct ServiceArgument {
+    /// [tcp/|udp/]ADDRESS:PORT, or a name
+    #[arg(value_name = "SERVICE", conflicts_with_all = ["tcp", "udp"])]
+    service: Option<ServiceRef>,
+    #[command(flatten)]
+    address: ServiceAddress,
+}
+
+/// A service as an option, where the first argument is a real server.
+#[derive(Debug, Args)]
+pub struct ServiceOption {
+    /// The virtual service: [tcp/|udp/]ADDRESS:PORT, or a name
+    #[arg(long, value_name = "SERVICE", conflicts_with_all = ["tcp", "udp"])]
+    service: Option<ServiceRef>,
+    #[command(flatten)]
+    address: ServiceAddress,
+}
+
+/// A service as ipvsadm spells it.
+#[derive(Debug, Args)]
+struct ServiceAddress {
+    /// The TCP service at this address
+    #[arg(short = 't', value_name = "ADDRESS:PORT", value_parser = address::service_address, conflicts_with = "udp")]
+    tcp: Option<SocketAddr>,
+    /// The UDP service at this address
+    #[arg(short = 'u', value_name = "ADDRESS:PORT", value_parser = address::service_address)]
+    udp: Option<SocketAddr>,
+}
+
+impl ServiceAddress {
+    fn key(&self) -> Option<ServiceKey> {
+        let key = |protocol| move |address| ServiceKey { protocol, address };
+        self.tcp.map(key(Protocol::Tcp)).or_else(|| self.udp.map(key(Protocol::Udp)))
+    }
+}
+
+impl ServiceArgument {
+    /// The service that was named, if any.
+    pub fn named(&self) -> Result<Option<ServiceRef>, Failure> {
+        if self.service == Some(ServiceRef::Only) {
+            return Err(Failure::Usage("`-` is no service: leave it out for the only service there is".to_owned()));
+        }
+        Ok(self.address.key().map(ServiceRef::Key).or_else(|| self.service.clone()))
+    }
+
+    /// The service that was named, or the only one.
+    pub fn or_only(&self) -> Result<ServiceRef, Failure> {
+        Ok(self.named()?.unwrap_or(ServiceRef::Only))
+    }
+
+    /// The address of a service that does not exist yet.
+    pub fn new_key(&self) -> Result<ServiceKey, Failure> {
+        match self.named()? {
+            Some(ServiceRef::Key(key)) => Ok(key),
+            Some(ServiceRef::Name(name)) => Err(Failure::Usage(format!(
+                "a new service needs its address: `add-service ADDRESS:PORT --name {name}`"
+            ))),
+            Some(ServiceRef::Only) | None => Err(Failure::Usage(
+                "a new service needs its address, as in `add-service 192.0.2.80:80`".to_owned(),
+            )),
+        }
+    }
+}
+
+impl ServiceOption {
+    /// The service that was named, or the only one.
+    pub fn or_only(&self) -> ServiceRef {
+        self.named().unwrap_or(ServiceRef::Only)
+    }
+
+    /// The service that was named, if any.
+    pub fn named(&self) -> Option<ServiceRef> {
+        self.address.key().map(ServiceRef::Key).or_else(|| self.service.clone())
+    }
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Lasting {
+    /// Apply without writing to the configuration file
+    #[arg(long)]
+    runtime: bool,
+}
+
+impl Lasting {
+    /// As the query of a request.
+    pub fn query(self) -> String {
+        format!("runtime={}", self.runtime)
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct ChangeService {
+    #[command(flatten)]
+    pub service: ServiceArgument,
+    /// Who gets new connections: rr, wrr [default of a new service: wrr]
+    #[arg(short, long, value_parser = scheduler)]
+    pub scheduler: Option<Scheduler>,
+    /// A name for the service
+    #[arg(long)]
+    pub name: Option<String>,
+    /// With no real server: reject, drop [default of a new service: reject]
+    #[arg(long, value_name = "ANSWER", value_parser = no_real)]
+    pub no_real: Option<NoReal>,
+    #[command(flatten)]
+    pub lasting: Lasting,
+    #[command(flatten)]
+    pub later: LaterOfService,
+}
+
+/// Options that are planned.
+#[derive(Debug, Args)]
+pub struct LaterOfService {
+    #[arg(short = 'p', long, hide = true, num_args = 0..=1)]
+    persistent: Option<Option<String>>,
+    #[arg(short = 'M', long, hide = true)]
+    netmask: Option<String>,
+    #[arg(long, hide = true)]
+    group: Option<String>,
+}
+
+impl LaterOfService {
+    pub fn refuse(&self) -> Result<(), Failure> {
+        refuse_later(&[
+            (self.persistent.is_some(), "--persistent"),
+            (self.netmask.is_some(), "--netmask"),
+            (self.group.is_some(), "--group"),
+        ])
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct DelService {
+    #[command(flatten)]
+    pub service: ServiceArgument,
+    #[command(flatten)]
+    pub lasting: Lasting,
+}
+
+#[derive(Debug, Args)]
+pub struct ChangeReal {
+    /// The real server: ADDRESS[:PORT]
+    pub real: RealRef,
+    #[command(flatten)]
+    pub service: ServiceOption,
+    /// Its share of new connections, 0..=65535; 0 = draining [default of a new real: 1]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(MAX_WEIGHT)))]
+    pub weight: Option<u32>,
+    /// Forward by destination NAT, replies come back through the balancer (default)
+    #[arg(short = 'm', long, action = ArgAction::SetTrue)]
+    pub nat: bool,
+    #[command(flatten)]
+    pub lasting: Lasting,
+    #[command(flatten)]
+    pub later: LaterOfReal,
+}
+
+/// Options that are planned.
+#[derive(Debug, Args)]
+pub struct LaterOfReal {
+    #[arg(long, hide = true)]
+    full_nat: bool,
+    #[arg(short = 'g', long, hide = true)]
+    direct: bool,
+    #[arg(short = 'i', long, hide = true)]
+    tunnel: bool,
+    #[arg(long, hide = true)]
+    backup: bool,
+    #[arg(short = 'x', long, hide = true)]
+    upper: Option<String>,
+    #[arg(short = 'y', long, hide = true)]
+    lower: Option<String>,
+}
+
+impl LaterOfReal {
+    pub fn refuse(&self) -> Result<(), Failure> {
+        refuse_later(&[
+            (self.full_nat, "--full-nat"),
+            (self.direct, "--direct"),
+            (self.tunnel, "--tunnel"),
+            (self.backup, "--backup"),
+            (self.upper.is_some(), "--upper"),
+            (self.lower.is_some(), "--lower"),
+        ])
+    }
+}
+
+fn refuse_later(options: &[(bool, &str)]) -> Result<(), Failure> {
+    match options.iter().find(|(given, _)| *given) {
+        Some((_, option)) => {
+            Err(Failure::Usage(format!("this version does not have `{option}` yet: leave it out")))
+        }
+        None => Ok(()),
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct DelReal {
+    /// The real server: ADDRESS[:PORT]
+    pub real: RealRef,
+    #[command(flatten)]
+    pub service: ServiceOption,
+    /// Delete its connections at once
+    #[arg(long)]
+    pub purge: bool,
+    #[command(flatten)]
+    pub lasting: Lasting,
+}
+
+#[derive(Debug, Args)]
+pub struct List {
+    /// Show connections, packets and bytes so far
+    #[arg(long, conflicts_with = "rate")]
+    pub stats: bool,
+    /// Show connections, packets and bytes per second, over the next second
+    #[arg(long)]
+    pub rate: bool,
+    /// Print numbers in full, not as 1.23K
+    #[arg(long)]
+    pub exact: bool,
+    /// Print addresses as numbers, which is always so
+    #[arg(short = 'n', long, hide = true)]
+    pub numeric: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Connections {
+    /// Only this client's: ADDRESS[:PORT]
+    #[arg(long, value_name = "ADDRESS")]
+    pub client: Option<RealRef>,
+    #[command(flatten)]
+    pub service: ServiceOption,
+    /// Only this real server's: ADDRESS[:PORT]
+    #[arg(long, value_name = "REAL")]
+    pub real: Option<RealRef>,
+    /// Only those in this state
+    #[arg(long, value_name = "STATE", value_parser = state)]
+    pub state: Option<&'static str>,
+    /// Stop after this many
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Print one line and exit with 0 running, 1 limited, 2 down, 3 unknown, as monitoring systems want it
+    #[arg(long)]
+    pub check: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Check {
+    /// The file
+    pub file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct Zero {
+    #[command(flatten)]
+    pub service: ServiceArgument,
+}
+
+fn scheduler(name: &str) -> Result<Scheduler, String> {
+    let known = ["rr", "wrr"];
+    match name {
+        "rr" => Ok(Scheduler::Rr),
+        "wrr" => Ok(Scheduler::Wrr),
+        later if LATER_SCHEDULERS.contains(&later) => {
+            Err(format!("this version does not have it yet: expected {}", listed(&known)))
+        }
+        _ => Err(format!("expected {}", listed(&known))),
+    }
+}
+
+fn no_real(name: &str) -> Result<NoReal, String> {
+    match name {
+        "reject" => Ok(NoReal::Reject),
+        "drop" => Ok(NoReal::Drop),
+        _ => Err(format!("expected {}", listed(&["reject", "drop"]))),
+    }
+}
+
+fn state(name: &str) -> Result<&'static str, String> {
+    let names = balancer_common::tcp::State::ALL.map(balancer_common::tcp::State::name);
+    names.into_iter().find(|known| *known == name).ok_or_else(|| format!("expected {}", listed(&names)))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_that_is_listed_has_an_example() {
+        for command in Arguments::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let example = format!("Example:\n  balancer-ctl {}", command.get_name());
+            assert!(help.starts_with(&example), "{}: {help}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn every_example_can_be_typed() {
+        for command in Arguments::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for line in help.lines().skip(1) {
+                Arguments::try_parse_from(line.split_whitespace()).unwrap_or_else(|error| panic!("{line}: {error}"));
+            }
+        }
+    }
+
+    #[test]
+    fn a_service_is_named_in_any_spelling() {
+        for line in [
+            "add-real 10.0.0.2:80 --service tcp/192.0.2.80:80",
+            "add-real 10.0.0.2:80 --service 192.0.2.80:80",
+            "add-real 10.0.0.2:80 -t 192.0.2.80:80 -m -w 1",
+            "--json add-real -t 192.0.2.80:80 10.0.0.2",
+        ] {
+            let words = std::iter::once("balancer-ctl").chain(line.split(' '));
+            let Command::AddReal(arguments) = Arguments::try_parse_from(words).unwrap().command else {
+                panic!("{line}");
+            };
+            assert_eq!(arguments.service.or_only().to_string(), "tcp/192.0.2.80:80", "{line}");
+        }
+    }
+}

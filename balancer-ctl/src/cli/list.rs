@@ -1,0 +1,145 @@
+//! list: services and their real servers.
+
+use super::{
+    Context, Failure,
+    arguments::List,
+    render::{Align, Numbers, table},
+};
+use crate::{
+    config::edit::{forwarding_name, no_real_name, scheduler_name},
+    dataplane::Counters,
+    model::{NoReal, ServiceKey},
+    view::{Real, Service, Services},
+};
+
+/// What is shown of each.
+#[derive(Clone, Copy)]
+enum Columns {
+    State,
+    Stats,
+    Rate,
+}
+
+pub async fn list(context: &Context, arguments: &List) -> Result<(), Failure> {
+    let columns = match (arguments.stats, arguments.rate) {
+        (true, _) => Columns::Stats,
+        (_, true) => Columns::Rate,
+        (false, false) => Columns::State,
+    };
+    let services: Services = context.client.get(&format!("/v1/services?rate={}", arguments.rate)).await?;
+    let numbers = if arguments.exact { Numbers::Exact } else { Numbers::Scaled };
+    context.print(&services, |services| rendered(services, columns, numbers))
+}
+
+fn rendered(services: &Services, columns: Columns, numbers: Numbers) -> String {
+    if services.services.is_empty() {
+        return "there is no service: add one with `balancer-ctl add-service`\n".to_owned();
+    }
+    match columns {
+        Columns::State => states(services, numbers),
+        Columns::Stats => counters(
+            services,
+            ["Conns", "InPkts", "OutPkts", "InBytes", "OutBytes"],
+            numbers,
+            |service| service.counters,
+            |real| real.counters,
+        ),
+        Columns::Rate => counters(
+            services,
+            ["CPS", "InPPS", "OutPPS", "InBPS", "OutBPS"],
+            numbers,
+            |service| service.rates.unwrap_or_default(),
+            |real| real.rates.unwrap_or_default(),
+        ),
+    }
+}
+
+fn states(services: &Services, numbers: Numbers) -> String {
+    const ALIGN: [Align; 8] = [
+        Align::Left,
+        Align::Left,
+        Align::Right,
+        Align::Right,
+        Align::Left,
+        Align::Right,
+        Align::Right,
+        Align::Left,
+    ];
+    let mut rows = vec![
+        row(&["Service", "Scheduler"]),
+        row(&["  -> Real", "Forwarding", "Weight", "Effective", "State", "Active", "Inactive"]),
+    ];
+    for service in &services.services {
+        rows.push(vec![
+            service_title(service),
+            scheduler_name(service.scheduler).to_owned(),
+            String::new(),
+            String::new(),
+            String::new(),
+            String::new(),
+            String::new(),
+            service_notes(service),
+        ]);
+        rows.extend(service.reals.iter().map(|real| {
+            vec![
+                format!("  -> {}", real.address),
+                forwarding_name(real.forwarding).to_owned(),
+                real.weight.to_string(),
+                real.effective_weight.to_string(),
+                real.state.name().to_owned(),
+                numbers.write(real.active),
+                numbers.write(real.inactive),
+                real_notes(real),
+            ]
+        }));
+    }
+    table(&ALIGN, &rows)
+}
+
+fn counters(
+    services: &Services,
+    titles: [&str; 5],
+    numbers: Numbers,
+    of_service: impl Fn(&Service) -> Counters,
+    of_real: impl Fn(&Real) -> Counters,
+) -> String {
+    const ALIGN: [Align; 6] =
+        [Align::Left, Align::Right, Align::Right, Align::Right, Align::Right, Align::Right];
+    let line = |title: String, counters: Counters| {
+        let Counters { connections, packets_in, bytes_in, packets_out, bytes_out } = counters;
+        let cells = [connections, packets_in, packets_out, bytes_in, bytes_out].map(|n| numbers.write(n));
+        std::iter::once(title).chain(cells).collect::<Vec<_>>()
+    };
+    let mut rows = vec![std::iter::once("Service").chain(titles).map(str::to_owned).collect(), row(&["  -> Real"])];
+    for service in &services.services {
+        rows.push(line(service_title(service), of_service(service)));
+        rows.extend(service.reals.iter().map(|real| line(format!("  -> {}", real.address), of_real(real))));
+    }
+    table(&ALIGN, &rows)
+}
+
+fn row(cells: &[&str]) -> Vec<String> {
+    cells.iter().map(|cell| (*cell).to_owned()).collect()
+}
+
+fn service_title(service: &Service) -> String {
+    let key = ServiceKey { protocol: service.protocol, address: service.address };
+    match &service.name {
+        Some(name) => format!("{key} ({name})"),
+        None => key.to_string(),
+    }
+}
+
+fn service_notes(service: &Service) -> String {
+    let drop = (service.no_real == NoReal::Drop).then(|| format!("no-real {}", no_real_name(service.no_real)));
+    notes(drop.as_deref(), service.runtime)
+}
+
+fn real_notes(real: &Real) -> String {
+    notes(real.reason.as_deref(), real.runtime)
+}
+
+fn notes(first: Option<&str>, runtime: bool) -> String {
+    let notes: Vec<_> = first.into_iter().chain(runtime.then_some("runtime")).collect();
+    notes.join(", ")
+}

@@ -1,0 +1,119 @@
+//! status: the whole node on one screen, or in one line for a monitoring system.
+
+use std::process::ExitCode;
+
+use balancer_common::verdict::{Discard, Outcome};
+
+use super::{
+    Context, Failure,
+    arguments::Status as Arguments,
+    render::{Align, counted, table},
+};
+use crate::{
+    api::client::Error,
+    view::{Overall, Status},
+};
+
+pub async fn status(context: &Context, arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let answer: Result<Status, Error> = context.client.get("/v1/status").await;
+    if !arguments.check {
+        context.print(&answer?, rendered)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let status = match answer {
+        Ok(status) => status,
+        Err(error) => {
+            super::write(&format!("unknown: {error}\n"))?;
+            return Ok(ExitCode::from(3));
+        }
+    };
+    context.print(&status, line)?;
+    Ok(ExitCode::from(match status.overall {
+        Overall::Running => 0,
+        Overall::Limited => 1,
+        Overall::Down => 2,
+    }))
+}
+
+fn line(status: &Status) -> String {
+    let (up, total) =
+        status.services.iter().fold((0, 0), |(up, total), s| (up + s.reals_up, total + s.reals_total));
+    let details = if status.reasons.is_empty() {
+        format!(
+            "{}, {up} of {} up, {} of {} connections",
+            counted(status.services.len() as u64, "service"),
+            counted(total as u64, "real"),
+            status.dataplane.connections,
+            status.dataplane.max_connections
+        )
+    } else {
+        status.reasons.join("; ")
+    };
+    format!("{}: {details}\n", status.overall.name())
+}
+
+fn rendered(status: &Status) -> String {
+    let mut rows = Vec::new();
+    section(&mut rows, "node", [format!("{}, balancerd {}", status.node, status.version)]);
+    section(&mut rows, "overall", [status.overall.name().to_owned()]);
+    section(&mut rows, "because", status.reasons.iter().cloned());
+    let config = status.config.as_deref().unwrap_or("none: every change is forgotten when the daemon stops");
+    let differs = if status.runtime_changes { " (changes made with --runtime are not in it)" } else { "" };
+    section(&mut rows, "config", [format!("{config}{differs}")]);
+    let interfaces = status.dataplane.interfaces.iter();
+    section(
+        &mut rows,
+        "interfaces",
+        interfaces.map(|interface| format!("{} {}, program {}", interface.name, interface.mode, interface.program_id)),
+    );
+    section(
+        &mut rows,
+        "connections",
+        [format!("{} of {}", status.dataplane.connections, status.dataplane.max_connections)],
+    );
+    section(&mut rows, "services", lines(&services(status)));
+    section(&mut rows, "discards", lines(&discards(status)));
+    table(&[Align::Left, Align::Left], &rows)
+}
+
+/// Adds lines whose title stands before the first.
+fn section(rows: &mut Vec<Vec<String>>, title: &str, lines: impl IntoIterator<Item = String>) {
+    for (index, line) in lines.into_iter().enumerate() {
+        rows.push(vec![if index == 0 { title.to_owned() } else { String::new() }, line]);
+    }
+}
+
+fn lines(text: &str) -> Vec<String> {
+    text.lines().map(str::to_owned).collect()
+}
+
+fn services(status: &Status) -> String {
+    let rows: Vec<_> = status
+        .services
+        .iter()
+        .map(|service| vec![service.name.clone(), format!("{} of {} up", service.reals_up, counted(service.reals_total as u64, "real"))])
+        .collect();
+    table(&[Align::Left, Align::Left], &rows)
+}
+
+/// The reasons that were met, with their sentences.
+fn discards(status: &Status) -> String {
+    let rows: Vec<_> = status
+        .dataplane
+        .discards
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(name, count)| {
+            let reason = Discard::ALL.iter().find(|reason| reason.name() == name);
+            let (outcome, sentence) = reason.map_or(("", ""), |reason| {
+                let outcome = match reason.outcome() {
+                    Outcome::Pass => "passed",
+                    Outcome::Drop => "dropped",
+                };
+                (outcome, reason.sentence())
+            });
+            vec![name.clone(), count.to_string(), outcome.to_owned(), sentence.to_owned()]
+        })
+        .collect();
+    table(&[Align::Left, Align::Right, Align::Left, Align::Left], &rows)
+}

@@ -1,0 +1,278 @@
+//! The configuration file on disk: loaded whole, replaced atomically.
+
+use std::{
+    fmt,
+    fs::{self, File},
+    io::{self, Write as _},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown},
+    path::{Path, PathBuf},
+};
+
+use tempfile::NamedTempFile;
+
+use super::{edit, read};
+use crate::{change::Change, error::Refusal, model::Model};
+
+/// A file's size beyond which it is not read: far above 4,096 services with 10 real servers each.
+const MAX_SIZE: u64 = 64 << 20;
+
+/// Why a file could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It could not be read.
+    #[error("configuration file {}: {error}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        error: io::Error,
+    },
+    /// It is wrong; a line `FILE:LINE:COLUMN: message` each.
+    #[error("{}", Lines(path, errors))]
+    Wrong {
+        /// The file.
+        path: PathBuf,
+        /// All that is wrong with it.
+        errors: Vec<read::Error>,
+    },
+}
+
+struct Lines<'a>(&'a Path, &'a [read::Error]);
+
+impl fmt::Display for Lines<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.1.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(f, "{separator}{}:{error}", self.0.display())?;
+        }
+        Ok(())
+    }
+}
+
+/// A loaded configuration file.
+#[derive(Clone, Debug)]
+pub struct ConfigFile {
+    path: PathBuf,
+    host: String,
+    text: String,
+    model: Model,
+}
+
+/// A changed file that lies on disk beside the one it will replace.
+#[derive(Debug)]
+pub struct Prepared {
+    temporary: NamedTempFile,
+    file: ConfigFile,
+}
+
+impl ConfigFile {
+    /// Loads a file. `host` names the node when the file does not.
+    ///
+    /// # Errors
+    /// It cannot be read, or something in it is wrong.
+    pub fn load(path: &Path, host: &str) -> Result<Self, Error> {
+        let text = text(path).map_err(|error| Error::Unreadable { path: path.to_owned(), error })?;
+        let model = read::model(&text, host).map_err(|errors| Error::Wrong { path: path.to_owned(), errors })?;
+        Ok(Self { path: path.to_owned(), host: host.to_owned(), text, model })
+    }
+
+    /// Loads the same file again.
+    ///
+    /// # Errors
+    /// As [`ConfigFile::load`].
+    pub fn reload(&self) -> Result<Self, Error> {
+        Self::load(&self.path, &self.host)
+    }
+
+    /// Where it lies.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What it says.
+    #[must_use]
+    pub const fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Writes a changed file, whose model is `wanted`, beside the old one.
+    ///
+    /// # Errors
+    /// The file on disk is no longer the one that was loaded, or the disk refused the new one.
+    pub fn prepare(&self, change: &Change, wanted: Model) -> Result<Prepared, Refusal> {
+        self.require_unchanged()?;
+        let text = edit::edit(&self.text, &self.host, &self.model, &wanted, change)?;
+        // Behind a symbolic link, the file itself is replaced.
+        let cannot = |error: io::Error| {
+            Refusal::failed(format!("cannot write {}: {error}; nothing was changed", self.path.display()))
+        };
+        let target = fs::canonicalize(&self.path).map_err(cannot)?;
+        let temporary = write(&target, &text).map_err(cannot)?;
+        Ok(Prepared { temporary, file: Self { text, model: wanted, ..self.clone() } })
+    }
+
+    /// Refuses when the file on disk differs from the one that was loaded.
+    fn require_unchanged(&self) -> Result<(), Refusal> {
+        let path = self.path.display();
+        match text(&self.path) {
+            Ok(text) if text == self.text => Ok(()),
+            Ok(_) => Err(Refusal::conflict(format!(
+                "{path} has changed since it was loaded: `balancer-ctl reload` first, or use --runtime"
+            ))),
+            Err(error) => Err(Refusal::conflict(format!(
+                "{path} cannot be read any more ({error}): put it back, or use --runtime"
+            ))),
+        }
+    }
+}
+
+impl Prepared {
+    /// Puts the changed file in the old one's place, on disk when this returns.
+    ///
+    /// # Errors
+    /// The old file is still there, unchanged.
+    pub fn commit(self) -> Result<ConfigFile, Refusal> {
+        let Self { temporary, file } = self;
+        file_in_place(temporary, &file.path).map_err(|error| {
+            Refusal::failed(format!("cannot replace {}: {error}; nothing was changed", file.path.display()))
+        })?;
+        Ok(file)
+    }
+}
+
+fn text(path: &Path) -> io::Result<String> {
+    let metadata = fs::metadata(path)?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    if metadata.len() > MAX_SIZE {
+        return Err(io::Error::other(format!("it is larger than {} MiB", MAX_SIZE >> 20)));
+    }
+    fs::read_to_string(path)
+}
+
+/// Writes `text` to a file beside `target` with its mode and owner.
+fn write(target: &Path, text: &str) -> io::Result<NamedTempFile> {
+    let metadata = fs::metadata(target)?;
+    let directory = target.parent().unwrap_or(Path::new("/"));
+    let mut temporary = tempfile::Builder::new().prefix(".balancer-").suffix(".toml").tempfile_in(directory)?;
+    temporary.write_all(text.as_bytes())?;
+    let file = temporary.as_file();
+    // The owner first: changing it takes set-user-id bits away, and never gives any.
+    fchown(file, Some(metadata.uid()), Some(metadata.gid()))?;
+    file.set_permissions(fs::Permissions::from_mode(metadata.mode() & 0o7777))?;
+    file.sync_all()?;
+    Ok(temporary)
+}
+
+fn file_in_place(temporary: NamedTempFile, path: &Path) -> io::Result<()> {
+    let target = fs::canonicalize(path)?;
+    temporary.persist(&target).map_err(|error| error.error)?;
+    File::open(target.parent().unwrap_or(Path::new("/")))?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::{address::service_key, change::ServiceSettings};
+
+    const TEXT: &str = "# mine\ndataplane.interfaces = [\"eth0\"]\n";
+
+    fn add_web() -> Change {
+        Change::AddService(service_key("192.0.2.80:80").unwrap(), ServiceSettings::default())
+    }
+
+    fn prepare(file: &ConfigFile) -> Result<Prepared, Refusal> {
+        file.prepare(&add_web(), add_web().apply(file.model()).unwrap())
+    }
+
+    #[test]
+    fn a_replaced_file_keeps_mode_link_and_comments_and_leaves_nothing_beside_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("real.toml");
+        let link = directory.path().join("balancer.toml");
+        fs::write(&path, TEXT).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        symlink(&path, &link).unwrap();
+
+        let file = ConfigFile::load(&link, "lb1").unwrap();
+        let prepared = prepare(&file).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), TEXT, "not before the commit");
+        let file = prepared.commit().unwrap();
+
+        assert_eq!(
+            fs::read_to_string(&path).unwrap(),
+            format!("{TEXT}\n[[service]]\naddress = \"192.0.2.80:80\"\n")
+        );
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o640);
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
+        assert_eq!(file.reload().unwrap().model(), file.model());
+    }
+
+    #[test]
+    fn a_prepared_file_that_is_given_up_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("balancer.toml");
+        fs::write(&path, TEXT).unwrap();
+        drop(prepare(&ConfigFile::load(&path, "lb1").unwrap()).unwrap());
+        assert_eq!(fs::read_to_string(&path).unwrap(), TEXT);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_that_changed_meanwhile_is_not_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("balancer.toml");
+        fs::write(&path, TEXT).unwrap();
+        let file = ConfigFile::load(&path, "lb1").unwrap();
+        fs::write(&path, "# other\n").unwrap();
+        let path = path.display();
+        assert_eq!(
+            prepare(&file).unwrap_err().to_string(),
+            format!("{path} has changed since it was loaded: `balancer-ctl reload` first, or use --runtime")
+        );
+        fs::remove_file(path.to_string()).unwrap();
+        assert_eq!(
+            prepare(&file).unwrap_err().to_string(),
+            format!(
+                "{path} cannot be read any more (No such file or directory (os error 2)): put it back, or use --runtime"
+            )
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_said_with_its_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = |path: &Path| ConfigFile::load(path, "lb1").unwrap_err().to_string();
+        let absent = directory.path().join("absent.toml");
+        assert_eq!(
+            error(&absent),
+            format!("configuration file {}: No such file or directory (os error 2)", absent.display())
+        );
+        assert_eq!(
+            error(directory.path()),
+            format!("configuration file {}: it is not a regular file", directory.path().display())
+        );
+        let binary = directory.path().join("binary.toml");
+        fs::write(&binary, [0xff, 0xfe]).unwrap();
+        assert_eq!(
+            error(&binary),
+            format!("configuration file {}: stream did not contain valid UTF-8", binary.display())
+        );
+        let wrong = directory.path().join("wrong.toml");
+        fs::write(&wrong, "colour = 1\n[dataplane]\ninterfaces = []\n").unwrap();
+        let at = wrong.display();
+        assert_eq!(
+            error(&wrong),
+            format!(
+                "{at}:1:1: unknown key `colour`: expected `node`, `dataplane`, `timeouts` or `service`\n\
+                 {at}:3:14: interfaces is empty: name at least one, as in `interfaces = [\"eth0\"]`"
+            )
+        );
+    }
+}

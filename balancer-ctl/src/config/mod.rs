@@ -1,0 +1,7 @@
+//! The configuration file: [`read`] makes a model of its text, [`validate`] holds the rules, [`edit`] brings a
+//! change into the text, [`file`] reads and replaces it on disk.
+
+pub mod edit;
+pub mod file;
+pub mod read;
+pub mod validate;

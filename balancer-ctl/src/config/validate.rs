@@ -1,0 +1,215 @@
+//! The rules of a valid model, for the file and for changes alike. Pure.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use crate::{
+    address::is_name,
+    model::{DataplaneSettings, MAX_WEIGHT, Model, Protocol, VirtualService, same_family},
+};
+
+/// The value that a problem is about; the file's reader knows where it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// `[node] name`.
+    Node,
+    /// A key of `[dataplane]`.
+    Dataplane(&'static str),
+    /// The n-th interface.
+    Interface(usize),
+    /// A key of `[timeouts]`.
+    Timeout(&'static str),
+    /// A key of the n-th service.
+    Service(usize, &'static str),
+    /// A key of a real server: which service, which real server.
+    Real(usize, usize, &'static str),
+}
+
+/// A broken rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Which value.
+    pub place: Place,
+    /// What is wrong with it and what is allowed.
+    pub sentence: String,
+}
+
+/// Shortest idle timeout.
+pub const MIN_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest idle timeout. The packet program compares times as 32-bit numbers of ticks, a thousandth of a
+/// second each at the finest: half their range is 24 days.
+pub const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Smallest and largest connection table.
+pub const MAX_CONNECTIONS: std::ops::RangeInclusive<u32> = 1_024..=16_777_216;
+/// Longest interface name (`IFNAMSIZ` less its closing zero).
+const MAX_INTERFACE_NAME: usize = 15;
+
+/// All broken rules, in the order of the file.
+#[must_use]
+pub fn validate(model: &Model) -> Vec<Problem> {
+    let mut problems = Problems(Vec::new());
+    if model.node.is_empty() || model.node.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        problems.add(Place::Node, format!("node name `{}` is empty or holds spaces", model.node));
+    }
+    dataplane(&model.dataplane, &mut problems);
+    services(&model.services, &mut problems);
+    problems.0
+}
+
+struct Problems(Vec<Problem>);
+
+impl Problems {
+    fn add(&mut self, place: Place, sentence: impl Into<String>) {
+        self.0.push(Problem { place, sentence: sentence.into() });
+    }
+}
+
+fn dataplane(settings: &DataplaneSettings, problems: &mut Problems) {
+    if settings.interfaces.is_empty() {
+        problems.add(
+            Place::Dataplane("interfaces"),
+            "interfaces is empty: name at least one, as in `interfaces = [\"eth0\"]`",
+        );
+    }
+    let mut seen = HashSet::new();
+    for (index, name) in settings.interfaces.iter().enumerate() {
+        let place = Place::Interface(index);
+        if !is_interface_name(name) {
+            problems.add(
+                place,
+                format!("`{name}` is no interface name: 1 to {MAX_INTERFACE_NAME} bytes without space or `/`"),
+            );
+        } else if !seen.insert(name) {
+            problems.add(place, format!("interface `{name}` is named twice: name it once"));
+        }
+    }
+    if !MAX_CONNECTIONS.contains(&settings.max_connections) {
+        let (least, most) = MAX_CONNECTIONS.into_inner();
+        problems.add(
+            Place::Dataplane("max-connections"),
+            format!("max-connections {} is out of range: {least}..={most}", settings.max_connections),
+        );
+    }
+    let timeouts = &settings.timeouts;
+    for (key, timeout) in [("tcp", timeouts.tcp), ("tcp-fin", timeouts.tcp_fin), ("udp", timeouts.udp)] {
+        if !(MIN_TIMEOUT..=MAX_TIMEOUT).contains(&timeout) {
+            problems.add(
+                Place::Timeout(key),
+                format!(
+                    "timeout {key} of {} is out of range: {} to {}",
+                    humantime::format_duration(timeout),
+                    humantime::format_duration(MIN_TIMEOUT),
+                    humantime::format_duration(MAX_TIMEOUT)
+                ),
+            );
+        }
+    }
+}
+
+/// Whether the kernel takes this as an interface's name.
+#[must_use]
+pub fn is_interface_name(name: &str) -> bool {
+    (1..=MAX_INTERFACE_NAME).contains(&name.len())
+        && name != "."
+        && name != ".."
+        && !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control())
+}
+
+fn services(services: &[VirtualService], problems: &mut Problems) {
+    let mut keys = HashSet::new();
+    let mut names = HashMap::new();
+    let vips: HashSet<(Protocol, SocketAddr)> =
+        services.iter().map(|service| (service.key.protocol, service.key.address)).collect();
+    for (index, service) in services.iter().enumerate() {
+        let key = service.key;
+        let address = Place::Service(index, "address");
+        if let Some(reason) = unusable(key.address.ip()) {
+            problems.add(address, format!("address {} of a service is {reason}", key.address.ip()));
+        }
+        if !keys.insert(key) {
+            problems.add(address, format!("service {key} is there twice: address, port and protocol must differ"));
+        }
+        if let Some(name) = &service.name {
+            let place = Place::Service(index, "name");
+            if !is_name(name) {
+                problems.add(
+                    place,
+                    format!("`{name}` is no name for a service: a letter, then up to 62 letters, digits, `.`, `_` or `-`"),
+                );
+            } else if let Some(other) = names.insert(name, key) {
+                problems.add(place, format!("name `{name}` is taken by service {other}: choose another"));
+            }
+        }
+        reals(index, service, &vips, problems);
+    }
+}
+
+fn reals(
+    index: usize,
+    service: &VirtualService,
+    vips: &HashSet<(Protocol, SocketAddr)>,
+    problems: &mut Problems,
+) {
+    let key = service.key;
+    let mut seen = HashSet::new();
+    for (number, real) in service.reals.iter().enumerate() {
+        let place = Place::Real(index, number, "address");
+        let address = real.address;
+        if let Some(reason) = unusable(address.ip()) {
+            problems.add(place, format!("address {} of a real is {reason}", address.ip()));
+        } else if !same_family(address.ip(), key.address.ip()) {
+            problems.add(
+                place,
+                format!("real {address} is not of the family of service {key}: both must be IPv4 or both IPv6"),
+            );
+        } else if vips.contains(&(key.protocol, address))
+            || vips.contains(&(key.protocol, SocketAddr::new(address.ip(), 0)))
+        {
+            problems.add(
+                place,
+                format!("real {address} is itself the address of a service: name the server behind it"),
+            );
+        }
+        if address.port() == 0 && key.address.port() != 0 {
+            problems.add(
+                place,
+                format!("real {address} has port 0, but service {key} is on one port: give the real's port"),
+            );
+        }
+        if !seen.insert(address) {
+            problems.add(place, format!("real {address} is there twice in service {key}: name it once"));
+        }
+        if real.weight > MAX_WEIGHT {
+            problems.add(
+                Place::Real(index, number, "weight"),
+                format!("weight {} of real {address} is out of range: 0..={MAX_WEIGHT}", real.weight),
+            );
+        }
+    }
+}
+
+/// Why no packet can be forwarded to or from this address, if so.
+fn unusable(address: IpAddr) -> Option<&'static str> {
+    if address.is_multicast() {
+        return Some("a multicast address: use a unicast address");
+    }
+    if address.is_loopback() {
+        return Some("a loopback address, which never leaves the host: use an address on the network");
+    }
+    match address {
+        IpAddr::V4(v4) if v4.octets()[0] == 0 => Some("unspecified: use the address itself"),
+        IpAddr::V4(v4) if v4.is_broadcast() => Some("the broadcast address: use a unicast address"),
+        IpAddr::V4(_) => None,
+        IpAddr::V6(v6) if v6.is_unspecified() => Some("unspecified: use the address itself"),
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
+            Some("an IPv4 address in IPv6 form: write the IPv4 address")
+        }
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => {
+            Some("link-local, which is not forwarded: use a global or unique local address")
+        }
+        IpAddr::V6(_) => None,
+    }
+}

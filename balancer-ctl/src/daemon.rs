@@ -1,0 +1,419 @@
+//! The daemon: the one owner of the model, the configuration file and the data plane. Others ask it by
+//! message.
+//!
+//! ```text
+//!  API tasks ──Message (bounded, they wait)──▶ daemon ──▶ data plane, configuration file
+//!       ▲                                       │
+//!       └──────Event (a slow reader loses)──────┘
+//! ```
+
+use std::{collections::HashSet, io, net::IpAddr, time::Duration};
+
+use balancer_common::verdict::Discard;
+use tokio::{
+    signal::unix::Signal,
+    sync::{broadcast, mpsc, oneshot},
+    time::MissedTickBehavior,
+};
+
+use crate::{
+    address::{RealRef, ServiceRef},
+    change::{Change, RealSettings, ServiceSettings, is_saved, mark_runtime},
+    clock,
+    config::{file::ConfigFile, validate::validate},
+    dataplane::{ConnectionFilter, Dataplane},
+    difference::{Happened, difference},
+    error::Refusal,
+    model::{Model, ServiceKey},
+    overview::{self, Surroundings},
+    systemd,
+    view::{self, EventKind},
+};
+
+/// Messages that may wait; when all places are taken, those who ask wait.
+pub const MESSAGES: usize = 64;
+/// Events that a reader may lag behind before it loses some.
+pub const EVENTS: usize = 1024;
+/// How often the data plane is tended.
+const TEND_EVERY: Duration = Duration::from_secs(1);
+
+/// Where the answer to a message goes.
+pub type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
+
+/// What the daemon can be asked.
+#[derive(Debug)]
+pub enum Message {
+    /// To change the model.
+    Change(Request, Scope, Reply<Vec<String>>),
+    /// For the services, or one.
+    Services(Option<ServiceRef>, Reply<view::Services>),
+    /// For connections; a service is named as operators do.
+    Connections(Option<ServiceRef>, ConnectionFilter, Reply<view::Connections>),
+    /// For the status.
+    Status(Reply<view::Status>),
+    /// To load the configuration file again.
+    Reload(Reply<()>),
+    /// To set the counters of a service, or all, to zero.
+    Zero(Option<ServiceRef>, Reply<()>),
+}
+
+/// A change as operators name it.
+#[derive(Clone, Debug)]
+pub enum Request {
+    /// Adds a virtual service.
+    AddService(ServiceKey, ServiceSettings),
+    /// Changes a virtual service.
+    EditService(ServiceRef, ServiceSettings),
+    /// Deletes a virtual service.
+    DelService(ServiceRef),
+    /// Adds a real server.
+    AddReal(ServiceRef, RealRef, RealSettings),
+    /// Changes a real server.
+    EditReal(ServiceRef, RealRef, RealSettings),
+    /// Deletes a real server.
+    DelReal(ServiceRef, RealRef, Leftover),
+    /// Deletes all services.
+    Clear,
+}
+
+/// What becomes of a deleted real server's connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leftover {
+    /// They go on until they end.
+    Keep,
+    /// They are deleted at once.
+    Purge,
+}
+
+/// How long a change lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// It is written to the configuration file, where there is one.
+    File,
+    /// It is forgotten at the next load of the file.
+    Runtime,
+}
+
+/// The daemon's state.
+pub struct Daemon {
+    dataplane: Box<dyn Dataplane>,
+    /// What runs.
+    model: Model,
+    file: Option<ConfigFile>,
+    events: broadcast::Sender<view::Event>,
+    addresses: fn() -> io::Result<HashSet<IpAddr>>,
+    /// The data plane's last failure in the background; `None` = the last attempt succeeded.
+    failure: Option<String>,
+    refused: u64,
+    is_full: bool,
+}
+
+impl Daemon {
+    /// Brings the data plane to what the file says, or without one to `model`.
+    ///
+    /// # Errors
+    /// The data plane refused it.
+    pub fn start(
+        mut dataplane: Box<dyn Dataplane>,
+        file: Option<ConfigFile>,
+        mut model: Model,
+        events: broadcast::Sender<view::Event>,
+        addresses: fn() -> io::Result<HashSet<IpAddr>>,
+    ) -> Result<Self, Refusal> {
+        mark_runtime(&mut model, file.as_ref().map(ConfigFile::model));
+        dataplane.configure(&model.dataplane).map_err(refused)?;
+        dataplane.reconcile(&model.services).map_err(refused)?;
+        let mut daemon =
+            Self { dataplane, model, file, events, addresses, failure: None, refused: 0, is_full: false };
+        let status = daemon.status()?;
+        daemon.refused = table_full(&status);
+        for reason in &status.reasons {
+            tracing::warn!("{reason}");
+        }
+        Ok(daemon)
+    }
+
+    /// Answers messages until `stop` comes; `reload` loads the file again. Forwarding goes on afterwards.
+    pub async fn run(mut self, mut messages: mpsc::Receiver<Message>, mut reload: Signal, mut stop: [Signal; 2]) {
+        let [terminate, interrupt] = &mut stop;
+        let mut tick = tokio::time::interval(TEND_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            // The data plane may block for milliseconds; the API's tasks go on meanwhile.
+            tokio::select! {
+                message = messages.recv() => match message {
+                    Some(message) => tokio::task::block_in_place(|| self.answer(message)),
+                    None => break,
+                },
+                _ = tick.tick() => tokio::task::block_in_place(|| self.tick()),
+                _ = reload.recv() => {
+                    // Told to the log and to whoever follows the events; no one waits for an answer.
+                    let _ = tokio::task::block_in_place(|| self.reload());
+                }
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+            }
+        }
+        systemd::stopping();
+        self.publish(Happened {
+            kind: EventKind::Stopping,
+            service: None,
+            real: None,
+            message: "forwarding goes on".to_owned(),
+        });
+    }
+
+    /// Answers one message. Whoever asked may be gone, which is no error.
+    pub fn answer(&mut self, message: Message) {
+        match message {
+            Message::Change(request, scope, reply) => drop(reply.send(self.change(request, scope))),
+            Message::Services(service, reply) => drop(reply.send(self.services(service.as_ref()))),
+            Message::Connections(service, filter, reply) => {
+                drop(reply.send(self.connections(service.as_ref(), filter)));
+            }
+            Message::Status(reply) => drop(reply.send(self.status())),
+            Message::Reload(reply) => drop(reply.send(self.reload())),
+            Message::Zero(service, reply) => drop(reply.send(self.zero(service.as_ref()))),
+        }
+    }
+
+    /// Validates a change, applies it, writes it; whatever is refused, nothing was changed.
+    fn change(&mut self, request: Request, scope: Scope) -> Result<Vec<String>, Refusal> {
+        let (change, leftover) = self.resolve(request)?;
+        let wanted = valid(change.apply(&self.model)?)?;
+        let prepared = match (&self.file, scope) {
+            (Some(file), Scope::File) => {
+                let saved = change.apply(file.model()).and_then(valid).map_err(|refusal| Refusal {
+                    sentence: format!(
+                        "what runs differs from {} (changes made with --runtime), where {}",
+                        file.path().display(),
+                        refusal.sentence
+                    ),
+                    ..refusal
+                })?;
+                Some(file.prepare(&change, saved)?)
+            }
+            (None, _) | (_, Scope::Runtime) => None,
+        };
+        self.dataplane.reconcile(&wanted.services).map_err(refused)?;
+        if let Some(prepared) = prepared {
+            match prepared.commit() {
+                Ok(file) => self.file = Some(file),
+                Err(refusal) => {
+                    self.dataplane.reconcile(&self.model.services).map_err(refused)?;
+                    return Err(refusal);
+                }
+            }
+        }
+        self.adopt(wanted);
+        self.purge(&change, leftover)
+    }
+
+    fn purge(&mut self, change: &Change, leftover: Leftover) -> Result<Vec<String>, Refusal> {
+        let (Change::DelReal(service, real), Leftover::Purge) = (change, leftover) else {
+            return Ok(Vec::new());
+        };
+        let purged = self.dataplane.purge(service, *real).map_err(|error| {
+            Refusal::failed(format!("real {real} is deleted, but its connections are still there: {error}"))
+        })?;
+        let plural = if purged == 1 { "" } else { "s" };
+        Ok(vec![format!("{purged} connection{plural} of real {real} deleted")])
+    }
+
+    /// Takes the new model over and tells what it changes.
+    fn adopt(&mut self, mut model: Model) {
+        mark_runtime(&mut model, self.file.as_ref().map(ConfigFile::model));
+        let old = std::mem::replace(&mut self.model, model);
+        for happened in difference(&old, &self.model) {
+            self.publish(happened);
+        }
+    }
+
+    fn resolve(&self, request: Request) -> Result<(Change, Leftover), Refusal> {
+        let change = match request {
+            Request::AddService(key, settings) => Change::AddService(key, settings),
+            Request::EditService(service, settings) => Change::EditService(self.key(&service)?, settings),
+            Request::DelService(service) => Change::DelService(self.key(&service)?),
+            Request::AddReal(service, real, settings) => {
+                let key = self.key(&service)?;
+                Change::AddReal(key, real.within(&key), settings)
+            }
+            Request::EditReal(service, real, settings) => {
+                let key = self.key(&service)?;
+                Change::EditReal(key, real.within(&key), settings)
+            }
+            Request::DelReal(service, real, leftover) => {
+                let key = self.key(&service)?;
+                return Ok((Change::DelReal(key, real.within(&key)), leftover));
+            }
+            Request::Clear => Change::Clear,
+        };
+        Ok((change, Leftover::Keep))
+    }
+
+    fn key(&self, service: &ServiceRef) -> Result<ServiceKey, Refusal> {
+        let services = &self.model.services;
+        match service {
+            ServiceRef::Key(key) if self.model.service(key).is_some() => Ok(*key),
+            ServiceRef::Key(key) => Err(Refusal::not_found(format!("there is no service {key}: `list` shows all"))),
+            ServiceRef::Name(name) => services
+                .iter()
+                .find(|service| service.name.as_ref() == Some(name))
+                .map(|service| service.key)
+                .ok_or_else(|| Refusal::not_found(format!("there is no service `{name}`: `list` shows all"))),
+            ServiceRef::Only => match &services[..] {
+                [only] => Ok(only.key),
+                [] => Err(Refusal::not_found("there is no service: add one with `add-service`")),
+                several => {
+                    let names: Vec<_> = several.iter().map(overview::service_name).collect();
+                    Err(Refusal::invalid(format!("say which service: {}", crate::config::read::listed_few(&names))))
+                }
+            },
+        }
+    }
+
+    fn services(&mut self, service: Option<&ServiceRef>) -> Result<view::Services, Refusal> {
+        let key = service.map(|service| self.key(service)).transpose()?;
+        let snapshot = self.dataplane.snapshot().map_err(refused)?;
+        let mut services = overview::services(&self.model, &snapshot);
+        if let Some(key) = key {
+            services.services.retain(|service| service.protocol == key.protocol && service.address == key.address);
+        }
+        Ok(services)
+    }
+
+    fn connections(
+        &mut self,
+        service: Option<&ServiceRef>,
+        mut filter: ConnectionFilter,
+    ) -> Result<view::Connections, Refusal> {
+        filter.service = service.map(|service| self.key(service)).transpose()?;
+        let connections = self.dataplane.connections(&filter).map_err(refused)?;
+        let connections = connections.iter().map(|connection| view::Connection {
+            protocol: connection.virtual_address.protocol,
+            state: connection.state.name().to_owned(),
+            expires_in_ms: u64::try_from(connection.expires_in.as_millis()).unwrap_or(u64::MAX),
+            client: connection.client,
+            virtual_address: connection.virtual_address.address,
+            real: connection.real,
+        });
+        Ok(view::Connections { connections: connections.collect() })
+    }
+
+    fn status(&mut self) -> Result<view::Status, Refusal> {
+        let dataplane = self.dataplane.status().map_err(refused)?;
+        let addresses = (self.addresses)()
+            .inspect_err(|error| tracing::warn!(%error, "cannot read this host's addresses"))
+            .ok();
+        let file = self.file.as_ref();
+        let surroundings = Surroundings {
+            addresses: addresses.as_ref(),
+            config: file.map(|file| file.path().display().to_string()),
+            runtime_changes: file.is_some_and(|file| !is_saved(&self.model, file.model())),
+            failure: self.failure.as_deref(),
+        };
+        Ok(overview::status(&self.model, dataplane, &surroundings))
+    }
+
+    /// Loads the configuration file again; when it cannot be applied, what ran goes on running.
+    fn reload(&mut self) -> Result<(), Refusal> {
+        systemd::reloading();
+        let result = self.load();
+        systemd::ready();
+        let (kind, message) = match &result {
+            Ok(()) => (EventKind::Reloaded, String::new()),
+            Err(refusal) => (EventKind::ReloadFailed, refusal.to_string()),
+        };
+        self.publish(Happened { kind, service: None, real: None, message });
+        result
+    }
+
+    fn load(&mut self) -> Result<(), Refusal> {
+        let Some(file) = &self.file else {
+            return Err(Refusal::invalid(
+                "there is no configuration file to load: start balancerd with --config FILE",
+            ));
+        };
+        let file = file.reload().map_err(|error| Refusal::invalid(error.to_string()))?;
+        let wanted = file.model().clone();
+        self.dataplane.configure(&wanted.dataplane).map_err(refused)?;
+        if let Err(error) = self.dataplane.reconcile(&wanted.services) {
+            self.dataplane.configure(&self.model.dataplane).map_err(refused)?;
+            return Err(refused(error));
+        }
+        self.file = Some(file);
+        self.adopt(wanted);
+        Ok(())
+    }
+
+    fn zero(&mut self, service: Option<&ServiceRef>) -> Result<(), Refusal> {
+        let key = service.map(|service| self.key(service)).transpose()?;
+        if key.is_none() {
+            self.refused = 0;
+        }
+        self.dataplane.zero(key.as_ref()).map_err(refused)
+    }
+
+    /// Does what is due each second.
+    fn tick(&mut self) {
+        let failure = self.dataplane.tend().err().map(|error| error.to_string());
+        if failure != self.failure {
+            match &failure {
+                Some(failure) => tracing::error!(failure, "cannot tend the data plane, trying again"),
+                None => tracing::info!("the data plane is tended again"),
+            }
+        }
+        self.failure = failure;
+        if let Ok(status) = self.dataplane.status() {
+            let refused =
+                status.discards.iter().find(|(reason, _)| *reason == Discard::TableFull).map_or(0, |(_, count)| *count);
+            self.watch_table(refused, status.connections, status.max_connections);
+        }
+        systemd::alive();
+    }
+
+    /// Tells when new connections begin to be refused for want of room, and when there is room again.
+    fn watch_table(&mut self, refused: u64, connections: u64, most: u64) {
+        let refuses = refused > std::mem::replace(&mut self.refused, refused);
+        let is_full = refuses || (self.is_full && connections >= most);
+        if is_full == std::mem::replace(&mut self.is_full, is_full) {
+            return;
+        }
+        let kind = if is_full { EventKind::TableFull } else { EventKind::TableHasRoom };
+        self.publish(Happened {
+            kind,
+            service: None,
+            real: None,
+            message: format!("{connections} of {most} connections"),
+        });
+    }
+
+    fn publish(&self, happened: Happened) {
+        let Happened { kind, service, real, message } = happened;
+        let shown = real.map(|real| real.to_string());
+        let (service_shown, real_shown) = (service.as_deref(), shown.as_deref());
+        match kind {
+            EventKind::ReloadFailed => tracing::error!(reason = message, "{}", kind.sentence()),
+            EventKind::TableFull => tracing::warn!(message, "{}", kind.sentence()),
+            _ => tracing::info!(service = service_shown, real = real_shown, change = message, "{}", kind.sentence()),
+        }
+        // No one may be following.
+        let _ = self.events.send(view::Event { time: clock::now_utc(), event: kind, service, real, message });
+    }
+}
+
+fn table_full(status: &view::Status) -> u64 {
+    status.dataplane.discards.get(Discard::TableFull.name()).copied().unwrap_or_default()
+}
+
+fn valid(model: Model) -> Result<Model, Refusal> {
+    match validate(&model).into_iter().next() {
+        None => Ok(model),
+        Some(problem) => Err(Refusal::invalid(problem.sentence)),
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it stands in `map_err`")]
+fn refused(error: crate::dataplane::Error) -> Refusal {
+    Refusal::failed(error.to_string())
+}

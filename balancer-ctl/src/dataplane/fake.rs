@@ -1,0 +1,141 @@
+//! A data plane in memory, for tests. It does not model packets, connections that come and go, pins, or
+//! interfaces that are missing: it holds what it was given and shows what a test put in.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use balancer_common::verdict::Discard;
+
+use super::{
+    AttachedInterface, Connection, ConnectionFilter, Dataplane, DataplaneStatus, Error, RealSnapshot, Snapshot,
+};
+use crate::model::{DataplaneSettings, ServiceKey, VirtualService};
+
+/// What the fake holds; a test may look at it and change it while the daemon runs.
+#[derive(Debug, Default)]
+pub struct State {
+    /// What it was brought to.
+    pub services: Vec<VirtualService>,
+    /// How often it was brought to something.
+    pub reconciled: usize,
+    /// Its settings.
+    pub settings: Option<DataplaneSettings>,
+    /// Connections to show; they count as each real server's active and inactive ones.
+    pub connections: Vec<Connection>,
+    /// Counters to show.
+    pub snapshot: Snapshot,
+    /// Discards to show.
+    pub discards: Vec<(Discard, u64)>,
+    /// Warnings to show.
+    pub warnings: Vec<String>,
+    /// Most services; one more is refused.
+    pub room: Option<usize>,
+    /// What was set to zero; `None` = all.
+    pub zeroed: Vec<Option<ServiceKey>>,
+    /// How often it was tended.
+    pub tended: usize,
+}
+
+/// A data plane in memory.
+#[derive(Clone, Debug, Default)]
+pub struct FakeDataplane(Arc<Mutex<State>>);
+
+impl FakeDataplane {
+    /// What it holds.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn matches(filter: &ConnectionFilter, connection: &Connection) -> bool {
+    let host = |wanted: &Option<(std::net::IpAddr, Option<u16>)>, address: SocketAddr| {
+        wanted.is_none_or(|(ip, port)| ip == address.ip() && port.is_none_or(|port| port == address.port()))
+    };
+    host(&filter.client, connection.client)
+        && host(&filter.real, connection.real)
+        && filter.service.is_none_or(|service| service == connection.virtual_address)
+        && filter.state.is_none_or(|state| state == connection.state)
+}
+
+impl Dataplane for FakeDataplane {
+    fn reconcile(&mut self, services: &[VirtualService]) -> Result<(), Error> {
+        let mut state = self.state();
+        if let Some(room) = state.room
+            && services.len() > room
+        {
+            return Err(Error(anyhow::anyhow!("there is room for {room} services")));
+        }
+        state.services = services.to_vec();
+        state.reconciled += 1;
+        Ok(())
+    }
+
+    fn configure(&mut self, settings: &DataplaneSettings) -> Result<(), Error> {
+        self.state().settings = Some(settings.clone());
+        Ok(())
+    }
+
+    fn purge(&mut self, service: &ServiceKey, real: SocketAddr) -> Result<u64, Error> {
+        let mut state = self.state();
+        let before = state.connections.len();
+        state.connections.retain(|c| c.virtual_address != *service || c.real != real);
+        Ok((before - state.connections.len()) as u64)
+    }
+
+    fn snapshot(&mut self) -> Result<Snapshot, Error> {
+        let state = self.state();
+        let mut snapshot = state.snapshot.clone();
+        for service in &state.services {
+            let shown = snapshot.services.entry(service.key).or_default();
+            for real in &service.reals {
+                let of_real = |c: &&Connection| c.virtual_address == service.key && c.real == real.address;
+                let all = state.connections.iter().filter(of_real).count() as u64;
+                let active =
+                    state.connections.iter().filter(of_real).filter(|c| c.state.is_active()).count() as u64;
+                let counters = shown.reals.get(&real.address).copied().unwrap_or_default().counters;
+                shown.reals.insert(real.address, RealSnapshot { active, inactive: all - active, counters });
+            }
+        }
+        Ok(snapshot)
+    }
+
+    fn connections(&mut self, filter: &ConnectionFilter) -> Result<Vec<Connection>, Error> {
+        let state = self.state();
+        let matching = state.connections.iter().filter(|connection| matches(filter, connection));
+        Ok(matching.take(filter.limit.unwrap_or(usize::MAX)).cloned().collect())
+    }
+
+    fn status(&mut self) -> Result<DataplaneStatus, Error> {
+        let state = self.state();
+        let interfaces = state.settings.iter().flat_map(|settings| &settings.interfaces);
+        let count = |reason: Discard| {
+            state.discards.iter().find(|(shown, _)| *shown == reason).map_or(0, |(_, count)| *count)
+        };
+        Ok(DataplaneStatus {
+            interfaces: interfaces
+                .enumerate()
+                .map(|(index, name)| AttachedInterface {
+                    name: name.clone(),
+                    native: true,
+                    program_id: 42 + index as u32,
+                })
+                .collect(),
+            connections: state.connections.len() as u64,
+            max_connections: state.settings.as_ref().map_or(0, |settings| settings.max_connections.into()),
+            discards: Discard::ALL.iter().map(|reason| (*reason, count(*reason))).collect(),
+            warnings: state.warnings.clone(),
+        })
+    }
+
+    fn zero(&mut self, service: Option<&ServiceKey>) -> Result<(), Error> {
+        self.state().zeroed.push(service.copied());
+        Ok(())
+    }
+
+    fn tend(&mut self) -> Result<(), Error> {
+        self.state().tended += 1;
+        Ok(())
+    }
+}

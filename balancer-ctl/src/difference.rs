@@ -1,0 +1,168 @@
+//! Two models → the events that tell what changed between them. Pure.
+
+use std::net::SocketAddr;
+
+use crate::{
+    config::edit::{forwarding_name, no_real_name, scheduler_name},
+    model::{Model, RealServer, VirtualService},
+    view::EventKind,
+};
+
+/// An event without its time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Happened {
+    /// What.
+    pub kind: EventKind,
+    /// Which service.
+    pub service: Option<String>,
+    /// Which real server.
+    pub real: Option<SocketAddr>,
+    /// More, in words.
+    pub message: String,
+}
+
+/// What happened between two models: removals first, then what changed and was added, in the new order.
+#[must_use]
+pub fn difference(old: &Model, new: &Model) -> Vec<Happened> {
+    let mut happened = Vec::new();
+    for service in &old.services {
+        if new.service(&service.key).is_none() {
+            happened.push(of_service(EventKind::ServiceRemoved, service, String::new()));
+        }
+    }
+    for service in &new.services {
+        match old.service(&service.key) {
+            None => {
+                let message = format!("scheduler {}", scheduler_name(service.scheduler));
+                happened.push(of_service(EventKind::ServiceAdded, service, message));
+                reals(&[], service, &mut happened);
+            }
+            Some(before) => {
+                let message = service_changes(before, service);
+                if !message.is_empty() {
+                    happened.push(of_service(EventKind::ServiceChanged, service, message));
+                }
+                reals(&before.reals, service, &mut happened);
+            }
+        }
+    }
+    happened
+}
+
+fn reals(before: &[RealServer], service: &VirtualService, happened: &mut Vec<Happened>) {
+    let find = |reals: &[RealServer], address| reals.iter().find(|real| real.address == address).cloned();
+    for real in before {
+        if find(&service.reals, real.address).is_none() {
+            happened.push(of_real(EventKind::RealRemoved, service, real, String::new()));
+        }
+    }
+    for real in &service.reals {
+        match find(before, real.address) {
+            None => {
+                let message = format!("weight {}, {}", real.weight, forwarding_name(real.forwarding));
+                happened.push(of_real(EventKind::RealAdded, service, real, message));
+            }
+            Some(before) => {
+                let message = changes(&[
+                    ("weight", before.weight.to_string(), real.weight.to_string()),
+                    (
+                        "forwarding",
+                        forwarding_name(before.forwarding).to_owned(),
+                        forwarding_name(real.forwarding).to_owned(),
+                    ),
+                ]);
+                if !message.is_empty() {
+                    happened.push(of_real(EventKind::RealChanged, service, real, message));
+                }
+            }
+        }
+    }
+}
+
+fn service_changes(before: &VirtualService, after: &VirtualService) -> String {
+    let name = |service: &VirtualService| service.name.clone().unwrap_or_else(|| "none".to_owned());
+    let scheduler = |service: &VirtualService| scheduler_name(service.scheduler).to_owned();
+    let no_real = |service: &VirtualService| no_real_name(service.no_real).to_owned();
+    changes(&[
+        ("name", name(before), name(after)),
+        ("scheduler", scheduler(before), scheduler(after)),
+        ("no-real", no_real(before), no_real(after)),
+    ])
+}
+
+fn changes(values: &[(&str, String, String)]) -> String {
+    let changed = values.iter().filter(|(_, before, after)| before != after);
+    let told: Vec<_> = changed.map(|(what, before, after)| format!("{what} {before} -> {after}")).collect();
+    told.join(", ")
+}
+
+fn of_service(kind: EventKind, service: &VirtualService, message: String) -> Happened {
+    Happened { kind, service: Some(service.key.to_string()), real: None, message }
+}
+
+fn of_real(kind: EventKind, service: &VirtualService, real: &RealServer, message: String) -> Happened {
+    Happened { kind, service: Some(service.key.to_string()), real: Some(real.address), message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::tests::model;
+
+    #[test]
+    fn every_change_is_told_once() {
+        let old = model(
+            r#"
+            [[service]]
+            address = "192.0.2.80:80"
+            [[service.real]]
+            address = "10.0.0.2"
+            [[service.real]]
+            address = "10.0.0.3"
+            [[service.real]]
+            address = "10.0.0.4"
+            [[service]]
+            address = "192.0.2.80:81"
+            "#,
+        );
+        let new = model(
+            r#"
+            [[service]]
+            address = "192.0.2.80:80"
+            name = "web"
+            scheduler = "rr"
+            [[service.real]]
+            address = "10.0.0.3"
+            weight = 0
+            [[service.real]]
+            address = "10.0.0.4"
+            [[service.real]]
+            address = "10.0.0.5"
+            [[service]]
+            address = "192.0.2.80:82"
+            [[service.real]]
+            address = "10.0.0.6"
+            "#,
+        );
+        let told: Vec<_> = difference(&old, &new)
+            .into_iter()
+            .map(|Happened { kind, service, real, message }| {
+                let real = real.map(|real| real.to_string()).unwrap_or_default();
+                format!("{} {} {real} {message}", kind.name(), service.unwrap())
+            })
+            .collect();
+        assert_eq!(
+            told,
+            [
+                "service-removed tcp/192.0.2.80:81  ",
+                "service-changed tcp/192.0.2.80:80  name none -> web, scheduler wrr -> rr",
+                "real-removed tcp/192.0.2.80:80 10.0.0.2:80 ",
+                "real-changed tcp/192.0.2.80:80 10.0.0.3:80 weight 1 -> 0",
+                "real-added tcp/192.0.2.80:80 10.0.0.5:80 weight 1, nat",
+                "service-added tcp/192.0.2.80:82  scheduler wrr",
+                "real-added tcp/192.0.2.80:82 10.0.0.6:82 weight 1, nat",
+            ]
+        );
+        assert_eq!(difference(&new, &new), []);
+    }
+}

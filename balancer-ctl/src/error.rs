@@ -1,0 +1,46 @@
+//! A request that was refused: what kind of refusal, and the sentence for whoever asked.
+
+/// Why a request was refused; the API makes a status code of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The request itself is wrong.
+    Invalid,
+    /// What it names does not exist.
+    NotFound,
+    /// It contradicts what exists.
+    Conflict,
+    /// The daemon could not carry it out.
+    Failed,
+}
+
+/// A refused request: nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{sentence}")]
+pub struct Refusal {
+    /// What kind of refusal.
+    pub kind: Kind,
+    /// What is wrong and what to do.
+    pub sentence: String,
+}
+
+impl Refusal {
+    /// The request itself is wrong.
+    pub fn invalid(sentence: impl Into<String>) -> Self {
+        Self { kind: Kind::Invalid, sentence: sentence.into() }
+    }
+
+    /// What the request names does not exist.
+    pub fn not_found(sentence: impl Into<String>) -> Self {
+        Self { kind: Kind::NotFound, sentence: sentence.into() }
+    }
+
+    /// The request contradicts what exists.
+    pub fn conflict(sentence: impl Into<String>) -> Self {
+        Self { kind: Kind::Conflict, sentence: sentence.into() }
+    }
+
+    /// The daemon could not carry the request out.
+    pub fn failed(sentence: impl Into<String>) -> Self {
+        Self { kind: Kind::Failed, sentence: sentence.into() }
+    }
+}

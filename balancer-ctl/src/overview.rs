@@ -1,0 +1,303 @@
+//! The model and what the data plane counts → what the daemon shows. Pure.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::IpAddr,
+};
+
+use crate::{
+    dataplane::{self, DataplaneStatus, Snapshot},
+    model::{Model, RealServer, VirtualService},
+    view,
+};
+
+/// The services with their counters and connections.
+#[must_use]
+pub fn services(model: &Model, snapshot: &Snapshot) -> view::Services {
+    let services = model.services.iter().map(|service| {
+        let counted = snapshot.services.get(&service.key).cloned().unwrap_or_default();
+        view::Service {
+            name: service.name.clone(),
+            protocol: service.key.protocol,
+            address: service.key.address,
+            scheduler: service.scheduler,
+            persistence: None,
+            no_real: service.no_real,
+            runtime: service.runtime,
+            reals: service
+                .reals
+                .iter()
+                .map(|real| shown(real, counted.reals.get(&real.address).copied().unwrap_or_default()))
+                .collect(),
+            counters: counted.counters,
+            rates: None,
+        }
+    });
+    view::Services { services: services.collect() }
+}
+
+fn shown(real: &RealServer, counted: dataplane::RealSnapshot) -> view::Real {
+    let draining = !takes_new(real);
+    view::Real {
+        address: real.address,
+        weight: real.weight,
+        effective_weight: real.weight,
+        forwarding: real.forwarding,
+        backup: false,
+        state: if draining { view::RealState::Draining } else { view::RealState::Up },
+        reason: draining.then(|| "weight 0".to_owned()),
+        active: counted.active,
+        inactive: counted.inactive,
+        counters: counted.counters,
+        rates: None,
+        runtime: real.runtime,
+    }
+}
+
+const fn takes_new(real: &RealServer) -> bool {
+    real.weight > 0
+}
+
+/// A service by its name, or by what it is known by.
+#[must_use]
+pub fn service_name(service: &VirtualService) -> String {
+    service.name.clone().unwrap_or_else(|| service.key.to_string())
+}
+
+/// What the daemon knows beside the model and the data plane.
+#[derive(Debug)]
+pub struct Surroundings<'a> {
+    /// Addresses of this host; `None` when they could not be read.
+    pub addresses: Option<&'a HashSet<IpAddr>>,
+    /// The configuration file.
+    pub config: Option<String>,
+    /// Whether what runs differs from the file.
+    pub runtime_changes: bool,
+    /// What failed in the background and is tried again.
+    pub failure: Option<&'a str>,
+}
+
+/// The whole node's status.
+#[must_use]
+pub fn status(model: &Model, dataplane: DataplaneStatus, surroundings: &Surroundings<'_>) -> view::Status {
+    let services: Vec<_> = model
+        .services
+        .iter()
+        .map(|service| view::ServiceStatus {
+            name: service_name(service),
+            reals_up: service.reals.iter().filter(|real| takes_new(real)).count(),
+            reals_total: service.reals.len(),
+        })
+        .collect();
+    let mut reasons: Vec<_> = services.iter().filter_map(cannot_answer).collect();
+    let down = !reasons.is_empty();
+    reasons.extend(surroundings.addresses.map(|addresses| unclaimed(model, addresses)).unwrap_or_default());
+    reasons.extend(surroundings.failure.map(str::to_owned));
+    reasons.extend(dataplane.warnings);
+    let overall = match (down, reasons.is_empty()) {
+        (true, _) => view::Overall::Down,
+        (false, false) => view::Overall::Limited,
+        (false, true) => view::Overall::Running,
+    };
+    let discards: BTreeMap<_, _> =
+        dataplane.discards.iter().map(|(reason, count)| (reason.name().to_owned(), *count)).collect();
+    view::Status {
+        node: model.node.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        overall,
+        reasons,
+        high_availability: false,
+        role: view::Role::Standalone,
+        vrrp: Vec::new(),
+        peers: Vec::new(),
+        dataplane: view::Dataplane {
+            interfaces: dataplane
+                .interfaces
+                .into_iter()
+                .map(|interface| view::Interface {
+                    name: interface.name,
+                    mode: if interface.native { "native" } else { "generic" }.to_owned(),
+                    program_id: interface.program_id,
+                })
+                .collect(),
+            connections: dataplane.connections,
+            max_connections: dataplane.max_connections,
+            discards,
+        },
+        services,
+        config: surroundings.config.clone(),
+        runtime_changes: surroundings.runtime_changes,
+    }
+}
+
+fn cannot_answer(service: &view::ServiceStatus) -> Option<String> {
+    let name = &service.name;
+    match service {
+        view::ServiceStatus { reals_up: 1.., .. } => None,
+        view::ServiceStatus { reals_total: 0, .. } => {
+            Some(format!("service {name} has no real server: add one with `balancer-ctl add-real`"))
+        }
+        view::ServiceStatus { .. } => Some(format!(
+            "no real server of service {name} takes new connections: give one a weight with `balancer-ctl edit-real`"
+        )),
+    }
+}
+
+/// A warning for each VIP that no interface of this host carries.
+#[must_use]
+pub fn unclaimed(model: &Model, addresses: &HashSet<IpAddr>) -> Vec<String> {
+    let mut told = HashSet::new();
+    let interface = model.dataplane.interfaces.first().map_or("INTERFACE", String::as_str);
+    model
+        .services
+        .iter()
+        .map(|service| service.key.address.ip())
+        .filter(|vip| !addresses.contains(vip) && told.insert(*vip))
+        .map(|vip| {
+            let length = if vip.is_ipv4() { 32 } else { 128 };
+            format!(
+                "no interface carries VIP {vip}, so nobody answers for it: \
+                 `ip address add {vip}/{length} dev {interface}`"
+            )
+        })
+        .collect()
+}
+
+/// Adds the rates per second between two views that lie `milliseconds` apart.
+pub fn add_rates(before: &view::Services, after: &mut view::Services, milliseconds: u64) {
+    let old: BTreeMap<_, _> = before
+        .services
+        .iter()
+        .map(|service| {
+            let reals: BTreeMap<_, _> = service.reals.iter().map(|real| (real.address, real.counters)).collect();
+            ((service.protocol, service.address), (service.counters, reals))
+        })
+        .collect();
+    for service in &mut after.services {
+        let old = old.get(&(service.protocol, service.address));
+        service.rates = Some(rate(old.map(|(counters, _)| counters), &service.counters, milliseconds));
+        for real in &mut service.reals {
+            let old = old.and_then(|(_, reals)| reals.get(&real.address));
+            real.rates = Some(rate(old, &real.counters, milliseconds));
+        }
+    }
+}
+
+/// What was not there before, or was set to zero in between, began at zero.
+fn rate(
+    before: Option<&dataplane::Counters>,
+    after: &dataplane::Counters,
+    milliseconds: u64,
+) -> dataplane::Counters {
+    let before = before.copied().unwrap_or_default();
+    let rate = |before: u64, after: u64| {
+        let grown = after.checked_sub(before).unwrap_or(after);
+        u64::try_from(u128::from(grown) * 1000 / u128::from(milliseconds.max(1))).unwrap_or(u64::MAX)
+    };
+    dataplane::Counters {
+        connections: rate(before.connections, after.connections),
+        packets_in: rate(before.packets_in, after.packets_in),
+        bytes_in: rate(before.bytes_in, after.bytes_in),
+        packets_out: rate(before.packets_out, after.packets_out),
+        bytes_out: rate(before.bytes_out, after.bytes_out),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::tests::model;
+
+    const SERVICES: &str = r#"
+        [[service]]
+        name = "web"
+        address = "192.0.2.80:80"
+        [[service.real]]
+        address = "10.0.0.2"
+        [[service.real]]
+        address = "10.0.0.3"
+        weight = 0
+        [[service]]
+        address = "192.0.2.80:53"
+        protocol = "udp"
+        [[service.real]]
+        address = "10.0.0.2"
+    "#;
+
+    const NOTHING: Surroundings<'static> =
+        Surroundings { addresses: None, config: None, runtime_changes: false, failure: None };
+
+    fn judged(services: &str, warnings: &[&str], surroundings: &Surroundings<'_>) -> (view::Overall, Vec<String>) {
+        let warnings = warnings.iter().map(ToString::to_string).collect();
+        let dataplane = DataplaneStatus { warnings, ..Default::default() };
+        let status = status(&model(services), dataplane, surroundings);
+        (status.overall, status.reasons)
+    }
+
+    #[test]
+    fn a_drained_real_beside_one_that_is_up_limits_nothing() {
+        assert_eq!(judged(SERVICES, &[], &NOTHING), (view::Overall::Running, vec![]));
+        assert_eq!(judged("", &[], &NOTHING), (view::Overall::Running, vec![]));
+    }
+
+    #[test]
+    fn a_service_that_cannot_answer_is_down_with_its_reason() {
+        let drained = SERVICES.replacen("\"10.0.0.2\"", "\"10.0.0.2\"\nweight = 0", 1);
+        assert_eq!(
+            judged(&drained, &["slow"], &NOTHING),
+            (
+                view::Overall::Down,
+                vec![
+                    "no real server of service web takes new connections: give one a weight with `balancer-ctl edit-real`".to_owned(),
+                    "slow".to_owned()
+                ]
+            )
+        );
+        let empty = "[[service]]\naddress = \"[2001:db8::80]:80\"";
+        assert_eq!(
+            judged(empty, &[], &NOTHING),
+            (
+                view::Overall::Down,
+                vec!["service tcp/[2001:db8::80]:80 has no real server: add one with `balancer-ctl add-real`".to_owned()]
+            )
+        );
+    }
+
+    #[test]
+    fn warnings_limit() {
+        assert_eq!(judged(SERVICES, &["slow"], &NOTHING), (view::Overall::Limited, vec!["slow".to_owned()]));
+        let failing = Surroundings { failure: Some("failing"), ..NOTHING };
+        assert_eq!(judged(SERVICES, &[], &failing), (view::Overall::Limited, vec!["failing".to_owned()]));
+    }
+
+    #[test]
+    fn a_vip_that_no_interface_carries_is_told_once_with_the_mend() {
+        let addresses = HashSet::new();
+        let surroundings = Surroundings { addresses: Some(&addresses), ..NOTHING };
+        let sentence = "no interface carries VIP 192.0.2.80, so nobody answers for it: \
+                        `ip address add 192.0.2.80/32 dev eth0`";
+        assert_eq!(judged(SERVICES, &[], &surroundings), (view::Overall::Limited, vec![sentence.to_owned()]));
+        let addresses = HashSet::from(["192.0.2.80".parse().unwrap()]);
+        let surroundings = Surroundings { addresses: Some(&addresses), ..NOTHING };
+        assert_eq!(judged(SERVICES, &[], &surroundings), (view::Overall::Running, vec![]));
+    }
+
+    #[test]
+    fn rates_are_differences_per_second() {
+        let model = model(SERVICES);
+        let mut snapshot = Snapshot::default();
+        let web = snapshot.services.entry(model.services[0].key).or_default();
+        web.counters = dataplane::Counters { connections: 100, bytes_out: 7, ..Default::default() };
+        let before = services(&model, &snapshot);
+        let web = snapshot.services.entry(model.services[0].key).or_default();
+        web.counters = dataplane::Counters { connections: 150, bytes_out: 3, ..Default::default() };
+        web.reals.entry(model.services[0].reals[0].address).or_default().counters.packets_in = 30;
+        let mut after = services(&model, &snapshot);
+        add_rates(&before, &mut after, 500);
+        let expected = dataplane::Counters { connections: 100, bytes_out: 6, ..Default::default() };
+        assert_eq!(after.services[0].rates, Some(expected), "a counter that fell was set to zero");
+        let expected = dataplane::Counters { packets_in: 60, ..Default::default() };
+        assert_eq!(after.services[0].reals[0].rates, Some(expected));
+        assert_eq!(after.services[1].rates, Some(dataplane::Counters::default()));
+    }
+}

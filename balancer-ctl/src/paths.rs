@@ -1,0 +1,79 @@
+//! Where a daemon's files lie: each instance has its own directory below `/run/balancer`.
+
+use std::{fmt, path::PathBuf, str::FromStr};
+
+/// The configuration file that is read when none is named.
+pub const DEFAULT_CONFIG: &str = "/etc/balancer/balancer.toml";
+
+const RUN: &str = "/run/balancer";
+
+/// Which of several daemons on one host; the default instance has no name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Instance(Option<String>);
+
+impl Instance {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
+
+    /// The directory of its socket and lock.
+    #[must_use]
+    pub fn directory(&self) -> PathBuf {
+        let mut path = PathBuf::from(RUN);
+        path.extend(&self.0);
+        path
+    }
+
+    /// Its control socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.directory().join("control.sock")
+    }
+
+    /// The file that its running daemon holds locked.
+    #[must_use]
+    pub fn lock(&self) -> PathBuf {
+        self.directory().join("balancerd.lock")
+    }
+}
+
+impl FromStr for Instance {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let good = (1..=32).contains(&name.len())
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+        if !good {
+            return Err("an instance's name is 1 to 32 letters, digits, `-` or `_`".to_owned());
+        }
+        Ok(Self(Some(name.to_owned())))
+    }
+}
+
+impl fmt::Display for Instance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.as_deref().unwrap_or("default"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instance_has_its_own_files() {
+        assert_eq!(Instance::default().socket().to_str(), Some("/run/balancer/control.sock"));
+        let named: Instance = "blue_1".parse().unwrap();
+        assert_eq!(named.socket().to_str(), Some("/run/balancer/blue_1/control.sock"));
+        assert_eq!(named.lock().to_str(), Some("/run/balancer/blue_1/balancerd.lock"));
+    }
+
+    #[test]
+    fn an_instances_name_cannot_leave_the_directory() {
+        for name in ["", ".", "..", "a/b", "a.b", &"a".repeat(33)] {
+            assert!(name.parse::<Instance>().is_err(), "{name}");
+        }
+    }
+}
