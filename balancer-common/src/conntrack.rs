@@ -6,8 +6,10 @@
 use crate::{addr::Address, nat::Translation, plain_data, tcp::State};
 
 /// One direction's 5-tuple, in network byte order: the key of the connection table.
+///
+/// Aligned to 8 bytes: LLVM joins neighbouring stores, and the verifier wants them aligned on the stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct FlowKey<A> {
     /// Source address.
     pub source: A,
@@ -130,7 +132,7 @@ plain_data!(ConntrackEntryV4, ConntrackEntryV6);
 
 /// How many jiffies may pass before a packet writes `last_seen` again: a hot row's cache line stays clean,
 /// and no timeout is shorter than seconds.
-pub const REFRESH_JIFFIES: u32 = 16;
+pub const REFRESH_JIFFIES: u32 = 64;
 
 impl<A> ConntrackEntry<A> {
     /// Whether the row has been idle for longer than its state's timeout at time `now` (jiffies, low 32 bits).

@@ -7,6 +7,7 @@
 #![cfg_attr(not(any(test, feature = "user")), no_std)]
 
 pub mod addr;
+pub mod address_filter;
 pub mod checksum;
 pub mod conntrack;
 pub mod half_open;

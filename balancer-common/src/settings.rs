@@ -6,9 +6,8 @@ use crate::{conntrack::Timeouts, plain_data};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Settings {
-    /// The route generation, never 0. The daemon raises it when a route, link or neighbour changes; every
-    /// egress looked up under another one is looked up again.
-    pub generation: u32,
+    /// Always zero.
+    pub zero: u32,
     /// 1 while a service listens on every port, so that only then a second lookup is made.
     pub any_port: u32,
     /// Idle timeouts in jiffies.
@@ -51,31 +50,44 @@ impl Usage {
     }
 }
 
-/// An interface on which the program runs: a value of `INTERFACES`, indexed by interface index.
+/// An interface on which the program runs: a value of `INTERFACES`, indexed by interface index. Everything that a
+/// packet of an established connection asks of the daemon lies in this one value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Interface {
-    /// The first four bytes of its MAC address; a frame to another address is not for this machine.
-    pub mac_start: u32,
-    /// The last two bytes of its MAC address.
-    pub mac_end: u16,
-    /// 1 for a configured interface.
-    pub configured: u16,
+    /// Its MAC address as the first 48 bits of a frame, see [`Interface::mac_bits`]; a frame to another one is not for
+    /// this machine. 0 = not configured.
+    pub mac: u64,
+    /// The route generation, never 0. The daemon raises it when a route, link or neighbour changes; every egress
+    /// looked up under another one is looked up again.
+    pub generation: u32,
+    /// Always zero.
+    pub zero: u32,
 }
 
-const _: () = assert!(size_of::<Interface>() == 8);
+const _: () = assert!(size_of::<Interface>() == 16);
 plain_data!(Interface);
+
+/// The bits of a frame's first word that hold the destination's MAC address.
+const MAC_BITS: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]);
 
 impl Interface {
     /// A configured interface.
     #[must_use]
-    pub const fn new(mac: [u8; 6]) -> Self {
+    pub const fn new(mac: [u8; 6], generation: u32) -> Self {
         let [a, b, c, d, e, f] = mac;
         Self {
-            mac_start: u32::from_ne_bytes([a, b, c, d]),
-            mac_end: u16::from_ne_bytes([e, f]),
-            configured: 1,
+            mac: u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]),
+            generation,
+            zero: 0,
         }
+    }
+
+    /// The MAC address in a frame's first eight bytes, as [`Interface::mac`] holds it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn mac_bits(start_of_frame: u64) -> u64 {
+        start_of_frame & MAC_BITS
     }
 }
 

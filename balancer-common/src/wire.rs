@@ -26,12 +26,12 @@ impl Ethernet {
     /// Length in bytes.
     pub const LENGTH: usize = size_of::<Self>();
 
-    /// MAC address of the receiver: its first four and its last two bytes.
+    /// The frame's first eight bytes, the first six of which are the receiver's MAC address.
     #[inline(always)]
     #[must_use]
-    pub const fn destination(&self) -> (u32, u16) {
-        let [[a, b, c, d], [e, f, _, _], _] = self.macs;
-        (u32::from_ne_bytes([a, b, c, d]), u16::from_ne_bytes([e, f]))
+    pub const fn start(&self) -> u64 {
+        let [[a, b, c, d], [e, f, g, h], _] = self.macs;
+        u64::from_ne_bytes([a, b, c, d, e, f, g, h])
     }
 
     /// Writes both MAC addresses, given as the frame's first 12 bytes.
@@ -50,6 +50,16 @@ impl Ethernet {
     pub const fn ethertype(&self) -> u16 {
         u16::from_ne_bytes(self.ethertype)
     }
+}
+
+/// A frame's start: its Ethernet header and the IP header `H` behind it.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Frame<H> {
+    /// The Ethernet header.
+    pub ethernet: Ethernet,
+    /// The IP header, without options.
+    pub ip: H,
 }
 
 /// What the pipeline asks of an IP header of either family.

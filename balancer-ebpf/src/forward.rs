@@ -11,46 +11,62 @@ use balancer_common::{
     addr::Address,
     conntrack::{Egress, FlowKey},
     verdict::{Discard, Verdict},
-    wire::Ethernet,
+    wire::{Ethernet, Frame},
 };
 
 use crate::{
-    maps::{DEVICES, settings},
+    maps::DEVICES,
     packet::header_mut,
-    parse::Parsed,
-    table::Family,
+    parse::Ip,
+    table::{Family, Row},
     track::Steering,
 };
+
+/// Makes sure that the row knows the way out. Asked before the rewrite, of the translation: what the packet will be.
+#[inline(always)]
+pub fn route<H: Family>(
+    ctx: &XdpContext,
+    key: &FlowKey<H::Address>,
+    steering: &Steering<H::Address>,
+    generation: u32,
+) -> Result<(), Discard> {
+    // SAFETY: `track` took the pointer from a row or from the scratch in this run of the program.
+    let egress = unsafe { &mut (*steering.row).egress };
+    if egress.generation == generation {
+        return Ok(());
+    }
+    let flow = header_mut::<H>(ctx, Ethernet::LENGTH)?.flow_information();
+    look_up::<H>(ctx, steering.row, key.protocol, flow, generation)?;
+    if steering.is_new {
+        teach::<H>(key, egress);
+    }
+    Ok(())
+}
 
 /// Sends the translated packet on its way: next hop's MAC address, one hop less, out.
 #[inline(always)]
 pub fn forward<H: Family>(
     ctx: &XdpContext,
-    packet: &Parsed<H::Address>,
+    ip: &Ip,
+    ingress: u32,
     steering: &Steering<H::Address>,
 ) -> Result<Verdict, Discard> {
-    let generation = settings().ok_or(Discard::NotForwarded)?.generation;
-    // SAFETY: `track` took the pointer from a row or from the scratch in this run of the program.
-    let egress = unsafe { &mut *steering.egress };
-    if egress.generation != generation {
-        let flow = header_mut::<H>(ctx, Ethernet::LENGTH)?.flow_information();
-        look_up::<H>(ctx, steering, packet.key.protocol, flow, generation)?;
-        if steering.has_new_row {
-            teach::<H>(&packet.key, egress);
-        }
-    }
-    let ip = header_mut::<H>(ctx, Ethernet::LENGTH)?;
-    if packet.length > u32::from(egress.mtu) {
-        return Err(if ip.must_not_fragment() {
+    // SAFETY: as in `route`.
+    let egress = unsafe { &(*steering.row).egress };
+    let frame = header_mut::<Frame<H>>(ctx, 0)?;
+    if ip.length > usize::from(egress.mtu) {
+        return Err(if frame.ip.must_not_fragment() {
             Discard::TooBig
         } else {
             Discard::ToFragment
         });
     }
-    ip.count_hop();
-    let ethernet = header_mut::<Ethernet>(ctx, 0)?;
-    ethernet.address(egress.macs);
-    if egress.ifindex == ctx.ingress_ifindex() as u32 {
+    if frame.ip.hops() <= 1 {
+        return Err(Discard::TimeExceeded);
+    }
+    frame.ip.count_hop();
+    frame.ethernet.address(egress.macs);
+    if egress.ifindex == ingress {
         return Ok(Verdict::Transmit);
     }
     match DEVICES.redirect(egress.ifindex, 0) {
@@ -85,13 +101,13 @@ fn store(place: *mut Egress, egress: &Egress) {
 #[inline(never)]
 fn look_up<H: Family>(
     ctx: &XdpContext,
-    steering: &Steering<H::Address>,
+    row: *mut Row<H::Address>,
     protocol: u32,
     flow_information: u32,
     generation: u32,
 ) -> Result<(), Discard> {
     // SAFETY: `track` took the pointer from a row or from the scratch in this run of the program.
-    let translation = unsafe { &*steering.translation };
+    let translation = unsafe { &(*row).translation };
     // SAFETY: all zeroes is a valid value of this plain struct.
     let mut fib: FibParameters = unsafe { zeroed() };
     fib.family = H::FAMILY;
@@ -125,7 +141,8 @@ fn look_up<H: Family>(
         mtu: unsafe { fib.__bindgen_anon_1.mtu_result },
         zero: 0,
     };
-    store(steering.egress, &egress);
+    // SAFETY: as above.
+    store(unsafe { &raw mut (*row).egress }, &egress);
     Ok(())
 }
 

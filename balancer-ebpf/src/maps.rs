@@ -6,6 +6,8 @@ use aya_ebpf::{
     maps::{Array, DevMapHash, HashMap, PerCpuArray},
 };
 use balancer_common::{
+    addr::Address,
+    address_filter,
     conntrack::{ConntrackEntryV4, ConntrackEntryV6, FlowKeyV4, FlowKeyV6},
     half_open::{self, HalfOpenBucket},
     real_server::{MAX_REALS, RealServer},
@@ -41,6 +43,10 @@ pub static SERVICES_V4: HashMap<ServiceKeyV4, Service> = HashMap::with_max_entri
 /// IPv6 services.
 #[map]
 pub static SERVICES_V6: HashMap<ServiceKeyV6, Service> = HashMap::with_max_entries(MAX_SERVICES, 0);
+
+/// Addresses of VIPs and real servers, a bit each; see `balancer_common::address_filter`.
+#[map]
+static ADDRESSES: Array<u64> = Array::with_max_entries(address_filter::WORDS, 0);
 
 /// Real servers by real id.
 #[map]
@@ -92,6 +98,16 @@ pub static DISCARDS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Discard::C
 #[inline(always)]
 pub fn settings() -> Option<&'static Settings> {
     SETTINGS.get(0)
+}
+
+/// Whether an address may be a VIP or a real server's; `false` is certain.
+#[inline(always)]
+pub fn may_be_ours<A: Address>(address: A) -> bool {
+    let bit = address_filter::bit(address);
+    match ADDRESSES.get(bit.word) {
+        Some(word) => word & bit.mask != 0,
+        None => false,
+    }
 }
 
 /// The usage counters.

@@ -13,69 +13,65 @@ use crate::{
     classify::classify,
     half_open::{lock, may_have},
     maps::{now, settings, usage},
-    parse::Parsed,
+    parse::Facts,
     schedule::schedule,
     table::{Family, Scratch, insert, remove_reply, scratch},
 };
 
-/// The connection of a packet that had no row. Its translation is in the scratch.
-pub struct Opened {
-    /// The real server's id.
-    pub real: u32,
-    /// [`direction`].
-    pub direction: u8,
-    /// Whether the connection has rows now.
-    pub has_row: bool,
+/// How far a packet's connection has come. What the packet is steered by lies in the scratch's row.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Opened {
+    /// A handshake is under way: there are no rows.
+    Handshake,
+    /// The connection has its rows now.
+    Connection,
 }
 
 /// Opens a connection, or takes a handshake further.
 #[inline(always)]
-pub fn open<H: Family>(packet: &Parsed<H::Address>) -> Result<Opened, Discard> {
+pub fn open<H: Family>(key: &FlowKey<H::Address>, facts: &Facts) -> Result<Opened, Discard> {
+    const HANDSHAKE: u32 = (flags::SYN | flags::ACK | flags::RST | flags::FIN) as u32;
     let settings = settings().ok_or(Discard::NoService)?;
-    if packet.key.protocol == u32::from(UDP) {
-        return open_datagrams::<H>(packet, settings);
+    if key.protocol == u32::from(UDP) {
+        return open_datagrams::<H>(key, facts, settings);
     }
-    if packet.flags & (flags::SYN | flags::ACK | flags::RST | flags::FIN) == flags::SYN {
-        return open_handshake::<H>(packet, settings);
+    if facts.flags & HANDSHAKE == u32::from(flags::SYN) {
+        return open_handshake::<H>(key, facts, settings);
     }
-    if classify::<H>(&packet.key, settings).is_some() {
-        return continue_original::<H>(packet, settings);
+    if classify::<H>(key, settings).is_some() {
+        return continue_original::<H>(key, facts, settings);
     }
-    continue_reply::<H>(packet, settings)
+    continue_reply::<H>(key, facts, settings)
 }
 
 /// The first datagram of a client: both rows at once.
 #[inline(never)]
 fn open_datagrams<H: Family>(
-    packet: &Parsed<H::Address>,
+    key: &FlowKey<H::Address>,
+    facts: &Facts,
     settings: &Settings,
 ) -> Result<Opened, Discard> {
-    let key = &packet.key;
     let service = classify::<H>(key, settings).ok_or(Discard::NoService)?;
-    refuse_fault(packet)?;
+    refuse_fault(facts)?;
     refuse_when_full(settings)?;
     let now = now();
     let scratch = scratch::<H>()?;
-    let real = schedule(key, service, scratch, |scratch| {
+    schedule(key, service, scratch, |scratch| {
         make_room::<H>(key, scratch, now, settings)
     })?;
-    let real = insert::<H>(key, scratch, real, State::Udp as u8, now)?;
-    Ok(Opened {
-        real,
-        direction: direction::ORIGINAL,
-        has_row: true,
-    })
+    insert::<H>(key, scratch, State::Udp as u8, now)?;
+    Ok(Opened::Connection)
 }
 
 /// A client's SYN: a record of the handshake, or the one that its first copy made.
 #[inline(never)]
 fn open_handshake<H: Family>(
-    packet: &Parsed<H::Address>,
+    key: &FlowKey<H::Address>,
+    facts: &Facts,
     settings: &Settings,
 ) -> Result<Opened, Discard> {
-    let key = &packet.key;
     let service = classify::<H>(key, settings).ok_or(Discard::NoService)?;
-    refuse_fault(packet)?;
+    refuse_fault(facts)?;
     refuse_when_full(settings)?;
     let now = now();
     let timeout = settings.timeouts.half_open;
@@ -84,9 +80,9 @@ fn open_handshake<H: Family>(
     if let Some(record) = locked.original(key, now, timeout) {
         if record.is_under_way() {
             record.last_seen = now;
-            let opened = towards_real(key, record, scratch);
+            towards_real(key, record, scratch);
             locked.unlock();
-            return Ok(opened);
+            return Ok(Opened::Handshake);
         }
         // The earlier handshake has ended: its record is this one's place.
         record.state = 0;
@@ -98,43 +94,40 @@ fn open_handshake<H: Family>(
         }
         make_room::<H>(key, scratch, now, settings)
     });
-    if let (Ok(real), Some(record)) = (scheduled, locked.victim(now, timeout)) {
-        let translation = &scratch.translation;
+    if scheduled.is_ok()
+        && let Some(record) = locked.victim(now, timeout)
+    {
         record.client = key.source.widen();
         record.vip = key.destination.widen();
-        record.real = translation.destination.widen();
+        record.real = scratch.row.translation.destination.widen();
         record.client_port = key.source_port;
         record.vip_port = key.destination_port;
-        record.real_port = translation.destination_port;
+        record.real_port = scratch.row.translation.destination_port;
         record.state = State::SynSent as u8;
-        record.real_id = real;
+        record.real_id = scratch.row.real;
         record.last_seen = now;
         record.sequence = 0;
     }
     locked.unlock();
-    scheduled.map(|real| Opened {
-        real,
-        direction: direction::ORIGINAL,
-        has_row: false,
-    })
+    scheduled.map(|()| Opened::Handshake)
 }
 
 /// Any other packet of a client to a service: the handshake's last step, or no connection of ours.
 #[inline(never)]
 fn continue_original<H: Family>(
-    packet: &Parsed<H::Address>,
+    key: &FlowKey<H::Address>,
+    facts: &Facts,
     settings: &Settings,
 ) -> Result<Opened, Discard> {
-    let key = &packet.key;
     let client = key.source.widen();
     if !may_have(&client, key.source_port, settings.seed) {
-        return Err(without_connection(packet.flags));
+        return Err(without_connection(facts.flags));
     }
     let now = now();
     let mut locked = lock(&client, key.source_port, settings.seed)?;
     let outcome = match locked.original(key, now, settings.timeouts.half_open) {
-        Some(record) => acknowledge::<H>(packet, record, now),
-        None => Err(without_connection(packet.flags)),
+        Some(record) => acknowledge::<H>(key, facts, record, now),
+        None => Err(without_connection(facts.flags)),
     };
     locked.unlock();
     outcome
@@ -144,37 +137,41 @@ fn continue_original<H: Family>(
 /// the connection moves to the table.
 #[inline(always)]
 fn acknowledge<H: Family>(
-    packet: &Parsed<H::Address>,
+    key: &FlowKey<H::Address>,
+    facts: &Facts,
     record: &mut HalfOpen,
     now: u32,
 ) -> Result<Opened, Discard> {
-    refuse_fault(packet)?;
+    refuse_fault(facts)?;
     let scratch = scratch::<H>()?;
-    let opened = towards_real(&packet.key, record, scratch);
-    if packet.flags & flags::RST != 0 {
+    towards_real(key, record, scratch);
+    if facts.flags & u32::from(flags::RST) != 0 {
         record.end(State::Closed, now);
-    } else if record.state == State::SynReceived as u8
-        && packet.flags & flags::ACK != 0
-        && tcp::completes_handshake(packet.acknowledgement, record.sequence)
-    {
-        let state = tcp::next(State::Established as u8, packet.flags, direction::ORIGINAL);
-        insert::<H>(&packet.key, scratch, record.real_id, state, now)?;
-        record.end(State::Established, now);
-        return Ok(Opened {
-            has_row: true,
-            ..opened
-        });
+        return Ok(Opened::Handshake);
     }
-    Ok(opened)
+    if record.state != State::SynReceived as u8
+        || facts.flags & u32::from(flags::ACK) == 0
+        || !tcp::completes_handshake(facts.acknowledgement, record.sequence)
+    {
+        return Ok(Opened::Handshake);
+    }
+    let state = tcp::next(
+        State::Established as u8,
+        facts.flags as u8,
+        direction::ORIGINAL,
+    );
+    insert::<H>(key, scratch, state, now)?;
+    record.end(State::Established, now);
+    Ok(Opened::Connection)
 }
 
 /// A packet to no service: the real server's part of a handshake, or not ours.
 #[inline(never)]
 fn continue_reply<H: Family>(
-    packet: &Parsed<H::Address>,
+    key: &FlowKey<H::Address>,
+    facts: &Facts,
     settings: &Settings,
 ) -> Result<Opened, Discard> {
-    let key = &packet.key;
     let client = key.destination.widen();
     if !may_have(&client, key.destination_port, settings.seed) {
         return Err(Discard::NoService);
@@ -182,7 +179,7 @@ fn continue_reply<H: Family>(
     let now = now();
     let mut locked = lock(&client, key.destination_port, settings.seed)?;
     let outcome = match locked.reply(key, now, settings.timeouts.half_open) {
-        Some(record) => answer::<H>(packet, record, now),
+        Some(record) => answer::<H>(key, facts, record, now),
         None => Err(Discard::NoService),
     };
     locked.unlock();
@@ -192,55 +189,49 @@ fn continue_reply<H: Family>(
 /// Takes a real server's packet along its handshake.
 #[inline(always)]
 fn answer<H: Family>(
-    packet: &Parsed<H::Address>,
+    key: &FlowKey<H::Address>,
+    facts: &Facts,
     record: &mut HalfOpen,
     now: u32,
 ) -> Result<Opened, Discard> {
-    refuse_fault(packet)?;
-    if packet.flags & flags::RST != 0 {
+    refuse_fault(facts)?;
+    if facts.flags & u32::from(flags::RST) != 0 {
         record.end(State::Closed, now);
-    } else if record.is_under_way() && packet.flags & flags::SYN != 0 {
+    } else if record.is_under_way() && facts.flags & u32::from(flags::SYN) != 0 {
         record.state = State::SynReceived as u8;
-        record.sequence = packet.sequence;
+        record.sequence = facts.sequence;
         record.last_seen = now;
     }
-    scratch::<H>()?.translation.between(
-        &packet.key,
-        H::Address::narrow(record.vip),
+    let scratch = scratch::<H>()?;
+    let vip = H::Address::narrow(record.vip);
+    let translation = &mut scratch.row.translation;
+    translation.between(
+        key,
+        vip,
         record.vip_port,
-        packet.key.destination,
-        packet.key.destination_port,
+        key.destination,
+        key.destination_port,
     );
-    Ok(Opened {
-        real: record.real_id,
-        direction: direction::REPLY,
-        has_row: false,
-    })
+    scratch.begin(record.real_id, direction::REPLY);
+    Ok(Opened::Handshake)
 }
 
 /// Steers a client's packet by its handshake's record.
 #[inline(always)]
-fn towards_real<A: Address>(
-    key: &FlowKey<A>,
-    record: &HalfOpen,
-    scratch: &mut Scratch<A>,
-) -> Opened {
+fn towards_real<A: Address>(key: &FlowKey<A>, record: &HalfOpen, scratch: &mut Scratch<A>) {
     scratch
+        .row
         .translation
         .dnat(key, A::narrow(record.real), record.real_port);
-    Opened {
-        real: record.real_id,
-        direction: direction::ORIGINAL,
-        has_row: false,
-    }
+    scratch.begin(record.real_id, direction::ORIGINAL);
 }
 
 /// Why a client's TCP packet that opens nothing leaves early.
 #[inline(always)]
-fn without_connection(packet_flags: u8) -> Discard {
-    if packet_flags & flags::RST != 0 {
+fn without_connection(packet_flags: u32) -> Discard {
+    if packet_flags & u32::from(flags::RST) != 0 {
         Discard::StrayReset
-    } else if packet_flags & flags::SYN != 0 {
+    } else if packet_flags & u32::from(flags::SYN) != 0 {
         Discard::StraySynAck
     } else {
         Discard::NoConnection
@@ -249,8 +240,8 @@ fn without_connection(packet_flags: u8) -> Discard {
 
 /// Refuses a packet of ours that must not be forwarded, before it makes any state.
 #[inline(always)]
-fn refuse_fault<A>(packet: &Parsed<A>) -> Result<(), Discard> {
-    match packet.fault {
+fn refuse_fault(facts: &Facts) -> Result<(), Discard> {
+    match facts.fault {
         Some(fault) => Err(fault),
         None => Ok(()),
     }

@@ -1,8 +1,9 @@
-//! Headers become values: the flow's key and the few facts that later steps decide on.
+//! Headers become values: the flow's key, and the few facts that later steps decide on.
+
+use core::ptr;
 
 use aya_ebpf::programs::XdpContext;
 use balancer_common::{
-    addr::{Address, TCP, UDP},
     conntrack::FlowKey,
     verdict::Discard,
     wire::{Ethernet, IpHeader, L4Header, Tcp, Udp},
@@ -10,48 +11,84 @@ use balancer_common::{
 
 use crate::packet::header_mut;
 
-/// An IP header's facts.
-pub struct Ip<A> {
-    source: A,
-    destination: A,
-    /// Offset in bytes of the transport header from the frame's start.
-    l4_offset: usize,
+/// An IP header's facts, in host byte order. Small enough for registers.
+pub struct Ip {
+    /// Offset in bytes of the transport header from the frame's start. A whole BPF word: the verifier keeps the
+    /// bounds of a number that LLVM spills only then.
+    pub l4_offset: usize,
     /// Length in bytes of the IP packet.
-    length: usize,
-    /// Length in bytes of what follows the IP header.
-    payload: usize,
-    /// Why this packet must not be forwarded even if it is ours.
-    fault: Option<Discard>,
-    /// Number of the transport protocol.
-    pub protocol: u8,
+    pub length: usize,
 }
 
-/// A packet's facts. Network byte order in the key, host byte order elsewhere.
+/// What only a packet without a row is asked for, in host byte order.
 ///
 /// `repr(C)`, in this order: LLVM may join neighbouring stores, since unaligned packet access is allowed, and the
 /// verifier wants them aligned on the stack.
 #[repr(C)]
-pub struct Parsed<A> {
-    /// The flow.
-    pub key: FlowKey<A>,
-    /// Offset in bytes of the transport header from the frame's start. A whole BPF word: the verifier keeps the
-    /// bounds of a number that LLVM spills only then.
-    pub l4_offset: usize,
+pub struct Facts {
     /// TCP sequence number.
     pub sequence: u32,
     /// TCP acknowledgement number.
     pub acknowledgement: u32,
-    /// Length in bytes of the IP packet.
-    pub length: u32,
-    /// Why this packet must not be forwarded even if it is ours. Traffic that is not ours passes all the same.
+    /// Why the packet must not be forwarded even if it is ours. Traffic that is not ours passes all the same.
     pub fault: Option<Discard>,
-    /// TCP flags.
-    pub flags: u8,
+    /// TCP flags; 0 for UDP.
+    pub flags: u32,
+}
+
+/// What the steps before the rewrite ask of a transport header.
+pub trait Transport: L4Header {
+    /// TCP flags; 0 for UDP.
+    fn flags(&self) -> u8;
+    /// TCP sequence and acknowledgement numbers, host byte order.
+    fn numbers(&self) -> (u32, u32);
+    /// Why a packet with `payload` bytes behind its IP header must not be forwarded.
+    fn fault<H: IpHeader>(&self, payload: usize) -> Option<Discard>;
+}
+
+impl Transport for Tcp {
+    #[inline(always)]
+    fn flags(&self) -> u8 {
+        self.flags()
+    }
+
+    #[inline(always)]
+    fn numbers(&self) -> (u32, u32) {
+        (self.sequence(), self.acknowledgement())
+    }
+
+    #[inline(always)]
+    fn fault<H: IpHeader>(&self, _: usize) -> Option<Discard> {
+        None
+    }
+}
+
+impl Transport for Udp {
+    #[inline(always)]
+    fn flags(&self) -> u8 {
+        0
+    }
+
+    #[inline(always)]
+    fn numbers(&self) -> (u32, u32) {
+        (0, 0)
+    }
+
+    #[inline(always)]
+    fn fault<H: IpHeader>(&self, payload: usize) -> Option<Discard> {
+        if self.length() < Self::LENGTH || self.length() > payload {
+            return Some(Discard::UdpLength);
+        }
+        if H::CHECKSUM_IS_REQUIRED && !self.has_checksum() {
+            return Some(Discard::UdpNoChecksum);
+        }
+        None
+    }
 }
 
 /// Reads the IP header.
 #[inline(always)]
-pub fn parse_ip<H: IpHeader>(ctx: &XdpContext) -> Result<Ip<H::Address>, Discard> {
+pub fn parse_ip<H: IpHeader>(ctx: &XdpContext) -> Result<Ip, Discard> {
     let header = header_mut::<H>(ctx, Ethernet::LENGTH)?;
     let header_length = header.header_length().ok_or(Discard::Malformed)?;
     let length = header.packet_length();
@@ -66,73 +103,52 @@ pub fn parse_ip<H: IpHeader>(ctx: &XdpContext) -> Result<Ip<H::Address>, Discard
         return Err(Discard::MappedAddress);
     }
     Ok(Ip {
-        source: header.source(),
-        destination: header.destination(),
         l4_offset: Ethernet::LENGTH + header_length,
         length,
-        payload: length - header_length,
-        fault: if header.hops() <= 1 {
-            Some(Discard::TimeExceeded)
-        } else {
-            None
-        },
-        protocol: header.protocol(),
     })
 }
 
-/// Reads the TCP header.
+/// Reads the flow's key.
 #[inline(always)]
-pub fn parse_tcp<A: Address>(ctx: &XdpContext, ip: &Ip<A>) -> Result<Parsed<A>, Discard> {
-    let tcp = header_mut::<Tcp>(ctx, ip.l4_offset)?;
-    if ip.payload < Tcp::LENGTH {
-        return Err(Discard::Malformed);
-    }
-    Ok(Parsed {
-        key: key(ip, tcp, TCP),
-        l4_offset: ip.l4_offset,
-        length: ip.length as u32,
-        sequence: tcp.sequence(),
-        acknowledgement: tcp.acknowledgement(),
-        flags: tcp.flags(),
-        fault: ip.fault,
-    })
-}
-
-/// Reads the UDP header.
-#[inline(always)]
-pub fn parse_udp<H: IpHeader>(
+pub fn key<H: IpHeader, T: L4Header>(
     ctx: &XdpContext,
-    ip: &Ip<H::Address>,
-) -> Result<Parsed<H::Address>, Discard> {
-    let udp = header_mut::<Udp>(ctx, ip.l4_offset)?;
-    if ip.payload < Udp::LENGTH {
+    ip: &Ip,
+) -> Result<FlowKey<H::Address>, Discard> {
+    let l4 = header_mut::<T>(ctx, ip.l4_offset)?;
+    if ip.l4_offset + T::LENGTH > Ethernet::LENGTH + ip.length {
         return Err(Discard::Malformed);
     }
-    let fault = if udp.length() < Udp::LENGTH || udp.length() > ip.payload {
-        Some(Discard::UdpLength)
-    } else if H::CHECKSUM_IS_REQUIRED && !udp.has_checksum() {
-        Some(Discard::UdpNoChecksum)
-    } else {
-        ip.fault
-    };
-    Ok(Parsed {
-        key: key(ip, udp, UDP),
-        l4_offset: ip.l4_offset,
-        length: ip.length as u32,
-        sequence: 0,
-        acknowledgement: 0,
-        flags: 0,
-        fault,
-    })
-}
-
-#[inline(always)]
-fn key<A: Address>(ip: &Ip<A>, l4: &impl L4Header, protocol: u8) -> FlowKey<A> {
-    FlowKey {
-        source: ip.source,
-        destination: ip.destination,
+    // Behind an IPv6 header LLVM would join the last word of the address and the ports, and store them at an odd
+    // half of the stack; it never joins volatile reads.
+    // SAFETY: plain reads of a header that was borrowed just now.
+    let l4 = unsafe { ptr::read_volatile(l4) };
+    let header = header_mut::<H>(ctx, Ethernet::LENGTH)?;
+    Ok(FlowKey {
+        source: header.source(),
+        destination: header.destination(),
         source_port: l4.source_port(),
         destination_port: l4.destination_port(),
-        protocol: u32::from(protocol),
-    }
+        protocol: u32::from(T::PROTOCOL),
+    })
+}
+
+/// Reads what a packet without a row is asked for.
+#[inline(always)]
+pub fn facts<H: IpHeader, T: Transport>(ctx: &XdpContext, ip: &Ip) -> Result<Facts, Discard> {
+    // The fixed offset first: after a check of the further one LLVM drops this one, which the verifier needs.
+    let hops = header_mut::<H>(ctx, Ethernet::LENGTH)?.hops();
+    let l4 = header_mut::<T>(ctx, ip.l4_offset)?;
+    let (sequence, acknowledgement) = l4.numbers();
+    let payload = Ethernet::LENGTH + ip.length - ip.l4_offset;
+    let expired = if hops <= 1 {
+        Some(Discard::TimeExceeded)
+    } else {
+        None
+    };
+    Ok(Facts {
+        sequence,
+        acknowledgement,
+        fault: l4.fault::<H>(payload).or(expired),
+        flags: u32::from(l4.flags()),
+    })
 }

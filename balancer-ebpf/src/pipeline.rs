@@ -10,15 +10,16 @@
 use aya_ebpf::programs::XdpContext;
 use balancer_common::{
     addr::{TCP, UDP},
+    settings::Interface,
     verdict::{Discard, Verdict},
     wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6, Tcp, Udp},
 };
 
 use crate::{
-    forward::forward,
+    forward::{forward, route},
     maps::INTERFACES,
     packet::header_mut,
-    parse::{Parsed, parse_ip, parse_tcp, parse_udp},
+    parse::{Transport, key, parse_ip},
     rewrite::rewrite,
     table::Family,
     track::track,
@@ -28,38 +29,50 @@ use crate::{
 #[inline(always)]
 pub fn run(ctx: &XdpContext) -> Result<Verdict, Discard> {
     let ethernet = header_mut::<Ethernet>(ctx, 0)?;
-    let interface = INTERFACES
-        .get(ctx.ingress_ifindex() as u32)
-        .ok_or(Discard::OtherMac)?;
-    if interface.configured == 0
-        || ethernet.destination() != (interface.mac_start, interface.mac_end)
-    {
+    let ingress = ctx.ingress_ifindex() as u32;
+    let interface = INTERFACES.get(ingress).ok_or(Discard::OtherMac)?;
+    if interface.mac == 0 || interface.mac != Interface::mac_bits(ethernet.start()) {
         return Err(Discard::OtherMac);
     }
     match ethernet.ethertype() {
-        ETHERTYPE_IPV4 => steer::<Ipv4>(ctx),
-        ETHERTYPE_IPV6 => steer::<Ipv6>(ctx),
+        ETHERTYPE_IPV4 => steer::<Ipv4>(ctx, ingress, interface.generation),
+        ETHERTYPE_IPV6 => steer::<Ipv6>(ctx, ingress, interface.generation),
         _ => Err(Discard::NotIp),
     }
 }
 
 /// Steers one packet of the family `H`.
 #[inline(always)]
-fn steer<H: Family>(ctx: &XdpContext) -> Result<Verdict, Discard> {
+fn steer<H: Family>(ctx: &XdpContext, ingress: u32, generation: u32) -> Result<Verdict, Discard> {
+    match header_mut::<H>(ctx, Ethernet::LENGTH)?.protocol() {
+        TCP => carry::<H, Tcp>(ctx, ingress, generation),
+        UDP => carry::<H, Udp>(ctx, ingress, generation),
+        _ => Err(other_protocol::<H>(ctx)),
+    }
+}
+
+/// Takes one packet of the family `H` with the transport `T` the whole way.
+#[inline(always)]
+fn carry<H: Family, T: Transport>(
+    ctx: &XdpContext,
+    ingress: u32,
+    generation: u32,
+) -> Result<Verdict, Discard> {
     let ip = parse_ip::<H>(ctx)?;
-    match ip.protocol {
-        TCP => {
-            let packet = parse_tcp(ctx, &ip)?;
-            let steering = track::<H>(&packet)?;
-            rewrite::<H, Tcp>(ctx, &packet, &steering)?;
-            forward::<H>(ctx, &packet, &steering)
-        }
-        UDP => {
-            let packet: Parsed<H::Address> = parse_udp::<H>(ctx, &ip)?;
-            let steering = track::<H>(&packet)?;
-            rewrite::<H, Udp>(ctx, &packet, &steering)?;
-            forward::<H>(ctx, &packet, &steering)
-        }
-        _ => Err(Discard::NotTcpUdp),
+    let key = key::<H, T>(ctx, &ip)?;
+    let steering = track::<H, T>(ctx, &ip, &key)?;
+    let routed = route::<H>(ctx, &key, &steering, generation);
+    rewrite::<H, T>(ctx, &ip, &steering)?;
+    // Without a way out the packet may still be the kernel's to forward: it is passed translated.
+    routed?;
+    forward::<H>(ctx, &ip, ingress, &steering)
+}
+
+/// Why a packet that carries neither TCP nor UDP leaves early.
+#[inline(always)]
+fn other_protocol<H: Family>(ctx: &XdpContext) -> Discard {
+    match parse_ip::<H>(ctx) {
+        Ok(_) => Discard::NotTcpUdp,
+        Err(reason) => reason,
     }
 }

@@ -6,34 +6,27 @@ use balancer_common::{
     wire::{Ethernet, IpHeader, L4Header},
 };
 
-use crate::{maps::REAL_STATS, packet::header_mut, parse::Parsed, track::Steering};
+use crate::{maps::REAL_STATS, packet::header_mut, parse::Ip, track::Steering};
 
 /// Writes the translation's addresses and ports, brings both checksums along and counts the packet.
 #[inline(always)]
 pub fn rewrite<H: IpHeader, T: L4Header>(
     ctx: &XdpContext,
-    packet: &Parsed<H::Address>,
+    ip: &Ip,
     steering: &Steering<H::Address>,
 ) -> Result<(), Discard> {
     // SAFETY: `track` took the pointer from a row or from the scratch in this run of the program.
-    let translation = unsafe { &*steering.translation };
-    let l4 = header_mut::<T>(ctx, packet.l4_offset)?;
-    l4.translate(
-        translation.source_port,
-        translation.destination_port,
-        translation.l4_delta,
-    );
-    let ip = header_mut::<H>(ctx, Ethernet::LENGTH)?;
-    ip.translate(
-        translation.source,
-        translation.destination,
-        translation.ip_delta,
-    );
-    if let Some(stats) = REAL_STATS.get_ptr_mut(steering.real) {
+    let row = unsafe { &*steering.row };
+    if let Some(stats) = REAL_STATS.get_ptr_mut(row.real) {
         // SAFETY: this CPU's own value; the direction is 0 or 1 by the mask.
-        let traffic = unsafe { &mut (*stats).directions[(steering.direction & 1) as usize] };
+        let traffic = unsafe { &mut (*stats).directions[(row.direction & 1) as usize] };
         traffic.packets += 1;
-        traffic.bytes += u64::from(packet.length);
+        traffic.bytes += ip.length as u64;
     }
+    let to = &row.translation;
+    let header = header_mut::<H>(ctx, Ethernet::LENGTH)?;
+    header.translate(to.source, to.destination, to.ip_delta);
+    let l4 = header_mut::<T>(ctx, ip.l4_offset)?;
+    l4.translate(to.source_port, to.destination_port, to.l4_delta);
     Ok(())
 }

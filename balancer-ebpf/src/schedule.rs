@@ -2,7 +2,7 @@
 
 use balancer_common::{
     addr::Address,
-    conntrack::FlowKey,
+    conntrack::{FlowKey, direction},
     real_server::state,
     service::{self, Service},
     verdict::Discard,
@@ -18,16 +18,15 @@ use crate::{
 /// client itself, or it serves the client's port already).
 const TRIES: u32 = 4;
 
-/// Gives the next turn of the service's ring to a new connection and writes its translation to the scratch,
-/// skipping real servers that `fits` refuses with a reason. With none left the last reason stands. Gives the real
-/// server's id.
+/// Gives the next turn of the service's ring to a new connection and writes its row to the scratch,
+/// skipping real servers that `fits` refuses with a reason. With none left the last reason stands.
 #[inline(always)]
 pub fn schedule<A: Address>(
     key: &FlowKey<A>,
     service: &Service,
     scratch: &mut Scratch<A>,
     mut fits: impl FnMut(&mut Scratch<A>) -> Result<(), Discard>,
-) -> Result<u32, Discard> {
+) -> Result<(), Discard> {
     let none = if service.flags & service::REJECT != 0 {
         Discard::NoRealReject
     } else {
@@ -52,8 +51,9 @@ pub fn schedule<A: Address>(
         } else {
             real.port
         };
-        scratch.translation.dnat(key, address, port);
+        scratch.row.translation.dnat(key, address, port);
         scratch
+            .row
             .translation
             .reply_key(key.protocol, &mut scratch.reply_key);
         match fits(scratch) {
@@ -62,7 +62,8 @@ pub fn schedule<A: Address>(
                     // SAFETY: this CPU's own value.
                     unsafe { (*stats).connections += 1 };
                 }
-                return Ok(real_id);
+                scratch.begin(real_id, direction::ORIGINAL);
+                return Ok(());
             }
             Err(refusal) => reason = refusal,
         }

@@ -2,8 +2,8 @@
 
 use aya_ebpf::maps::{HashMap, PerCpuArray};
 use balancer_common::{
-    conntrack::{ConntrackEntry, Egress, FlowKey, direction},
-    nat::Translation,
+    addr::Address,
+    conntrack::{ConntrackEntry, FlowKey, direction},
     service::{Service, ServiceKey},
     verdict::Discard,
     wire::{IpHeader, Ipv4, Ipv6},
@@ -64,16 +64,14 @@ impl Family for Ipv6 {
 /// Room to build one connection in: the keys and rows of IPv6 do not fit on a BPF stack of 512 bytes.
 #[repr(C)]
 pub struct Scratch<A> {
-    /// The translation of the packet under way, where it has no row.
-    pub translation: Translation<A>,
-    /// Its way out.
-    pub egress: Egress,
-    /// The key under which its answers arrive.
+    /// What the packet under way is steered by, where it has no row; it becomes the connection's original row.
+    pub row: Row<A>,
+    /// The connection's reply row.
+    reply: Row<A>,
+    /// The key under which answers to the packet arrive.
     pub reply_key: FlowKey<A>,
     /// The other key of a connection that is being deleted.
     other_key: FlowKey<A>,
-    row: Row<A>,
-    reply: Row<A>,
 }
 
 /// This CPU's scratch.
@@ -120,36 +118,39 @@ pub fn remove_reply<H: Family>(scratch: &mut Scratch<H::Address>, row: *const Ro
     remove::<H>(&scratch.reply_key, row, &mut scratch.other_key);
 }
 
-/// Fills a new row beside its translation, in place.
-#[inline(always)]
-fn begin<A>(row: &mut Row<A>, direction: u8, real: u32, state: u8, now: u32) {
-    row.egress.generation = 0; // not looked up yet
-    row.last_seen = now;
-    row.real = real;
-    row.state = state;
-    row.direction = direction;
+impl<A: Address> Scratch<A> {
+    /// Fills in all but the translation of the packet's own row.
+    #[inline(always)]
+    pub fn begin(&mut self, real: u32, direction: u8) {
+        self.row.egress.generation = 0; // not looked up yet
+        self.row.real = real;
+        self.row.direction = direction;
+    }
 }
 
-/// Inserts the connection that the scratch's translation makes of `key`: the reply's row first, so that no packet
-/// can be answered before its answer is known. Where another CPU was faster, its rows are the connection's: the
-/// scratch's translation becomes theirs, and the real server's id is theirs.
+/// Inserts the connection that the scratch's row makes of `key`: the reply's row first, so that no packet can be
+/// answered before its answer is known. Where another CPU was faster, its rows are the connection's, and the
+/// scratch's row becomes a copy of its original one.
 #[inline(always)]
 pub fn insert<H: Family>(
     key: &FlowKey<H::Address>,
     scratch: &mut Scratch<H::Address>,
-    real: u32,
     state: u8,
     now: u32,
-) -> Result<u32, Discard> {
+) -> Result<(), Discard> {
     const NOEXIST: u64 = 1;
     const EEXIST: i32 = -17;
-    scratch
-        .translation
+    let (row, reply) = (&mut scratch.row, &mut scratch.reply);
+    row.state = state;
+    row.last_seen = now;
+    row.translation
         .reply_key(key.protocol, &mut scratch.reply_key);
-    scratch.row.translation = scratch.translation;
-    begin(&mut scratch.row, direction::ORIGINAL, real, state, now);
-    scratch.reply.translation.reply(&scratch.translation, key);
-    begin(&mut scratch.reply, direction::REPLY, real, state, now);
+    reply.translation.reply(&row.translation, key);
+    reply.egress.generation = 0;
+    reply.last_seen = now;
+    reply.real = row.real;
+    reply.state = state;
+    reply.direction = direction::REPLY;
     match H::rows().insert(&scratch.reply_key, &scratch.reply, NOEXIST) {
         Ok(()) | Err(EEXIST) => {}
         Err(_) => return Err(Discard::TableFull),
@@ -160,17 +161,18 @@ pub fn insert<H: Family>(
                 // SAFETY: `usage` points to the map's only value.
                 atomic::fetch_add(unsafe { &raw mut (*usage).added }, 1);
             }
-            Ok(real)
+            Ok(())
         }
         Err(EEXIST) => {
             let winner = H::rows().get_ptr(key).ok_or(Discard::Busy)?;
             // SAFETY: the map gave this pointer just now; see `track::follow`.
             let winner = unsafe { &*winner };
-            if winner.translation != scratch.translation {
+            if winner.translation != scratch.row.translation {
                 let _ = H::rows().remove(&scratch.reply_key);
-                scratch.translation = winner.translation;
+                scratch.row.translation = winner.translation;
+                scratch.row.real = winner.real;
             }
-            Ok(winner.real)
+            Ok(())
         }
         Err(_) => {
             let _ = H::rows().remove(&scratch.reply_key);

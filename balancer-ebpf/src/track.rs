@@ -1,117 +1,115 @@
 //! A packet's connection: its row, or what makes one.
 
+use aya_ebpf::programs::XdpContext;
 use balancer_common::{
-    conntrack::{Egress, REFRESH_JIFFIES, direction},
-    nat::Translation,
+    conntrack::{FlowKey, REFRESH_JIFFIES, direction},
+    real_server,
     settings::Settings,
     tcp::{self, flags},
     verdict::Discard,
+    wire::Ethernet,
 };
 
 use crate::{
-    maps::{REALS, now, settings},
-    open::open,
-    parse::Parsed,
+    maps::{REALS, may_be_ours, now, settings},
+    open::{Opened, open},
+    packet::header_mut,
+    parse::{Ip, Transport, facts},
     table::{Family, Row, forget, scratch},
 };
 
 /// Where a packet goes and as what.
-///
-/// The pointers lead into the packet's row, or into the scratch where it has none.
 pub struct Steering<A> {
-    /// What its addresses and ports become.
-    pub translation: *const Translation<A>,
-    /// The way out that was looked up before, or room for it.
-    pub egress: *mut Egress,
-    /// The real server's id.
-    pub real: u32,
-    /// Whether a row was made of what stands in the scratch, and should learn the way out.
-    pub has_new_row: bool,
-    /// [`direction`].
-    pub direction: u8,
+    /// The packet's row, or the scratch's where it has none.
+    pub row: *mut Row<A>,
+    /// Whether a row was made of the scratch's just now, and should learn the way out.
+    pub is_new: bool,
 }
 
 /// Finds the packet's connection, or makes it.
 #[inline(always)]
-pub fn track<H: Family>(packet: &Parsed<H::Address>) -> Result<Steering<H::Address>, Discard> {
-    if let Some(row) = H::rows().get_ptr_mut(&packet.key)
-        && let Some(steering) = follow::<H>(packet, row)?
+pub fn track<H: Family, T: Transport>(
+    ctx: &XdpContext,
+    ip: &Ip,
+    key: &FlowKey<H::Address>,
+) -> Result<Steering<H::Address>, Discard> {
+    let l4 = header_mut::<T>(ctx, ip.l4_offset)?;
+    if let Some(row) = H::rows().get_ptr_mut(key)
+        && follow::<H>(key, row, l4.flags())?
     {
-        return Ok(steering);
+        // A datagram that contradicts itself is not worth the way.
+        if let Some(fault) = l4.fault::<H>(Ethernet::LENGTH + ip.length - ip.l4_offset) {
+            return Err(fault);
+        }
+        return Ok(Steering { row, is_new: false });
     }
-    let opened = open::<H>(packet)?;
-    let scratch = scratch::<H>()?;
-    scratch.egress.generation = 0;
+    if !may_be_ours(key.destination) && !may_be_ours(key.source) {
+        return Err(Discard::NoService);
+    }
+    let facts = facts::<H, T>(ctx, ip)?;
+    let opened = open::<H>(key, &facts)?;
+    let row = &raw mut scratch::<H>()?.row;
     Ok(Steering {
-        translation: &raw const scratch.translation,
-        egress: &raw mut scratch.egress,
-        real: opened.real,
-        has_new_row: opened.has_row,
-        direction: opened.direction,
+        row,
+        is_new: opened == Opened::Connection,
     })
 }
 
-/// Takes a packet along its row: refreshes it and follows the TCP state. `None` where the row is spent and a
-/// new connection may begin.
+/// Takes a packet along its row: refreshes it and follows the TCP state. `false` where the row is spent, deleted
+/// now, and a new connection may begin.
 #[inline(always)]
 fn follow<H: Family>(
-    packet: &Parsed<H::Address>,
+    key: &FlowKey<H::Address>,
     pointer: *mut Row<H::Address>,
-) -> Result<Option<Steering<H::Address>>, Discard> {
+    packet_flags: u8,
+) -> Result<bool, Discard> {
     // SAFETY: the map gave this pointer just now, and rows stay mapped while a program runs. A row may be
     // deleted and given to another flow meanwhile; only idle rows are, so no packet of theirs is under way.
     let row = unsafe { &mut *pointer };
     let now = now();
     if now.wrapping_sub(row.last_seen) > REFRESH_JIFFIES {
         let settings = settings().ok_or(Discard::NoService)?;
-        if row.is_expired(now, &settings.timeouts)
-            && is_pair_expired::<H>(packet, row, now, settings)
+        if row.is_expired(now, &settings.timeouts) && is_pair_expired::<H>(key, row, now, settings)
         {
-            forget::<H>(&packet.key, pointer);
-            return Ok(None);
+            forget::<H>(key, pointer);
+            return Ok(false);
         }
         row.last_seen = now;
     }
-    if packet.flags & (flags::SYN | flags::FIN | flags::RST) != 0 {
-        if opens_anew::<H::Address>(packet, row) {
-            forget::<H>(&packet.key, pointer);
-            return Ok(None);
-        }
-        let state = tcp::next(row.state, packet.flags, row.direction);
-        if state != row.state {
-            row.state = state;
-            settle::<H>(packet.key.protocol, row);
-        }
+    if packet_flags & (flags::SYN | flags::FIN | flags::RST) != 0 {
+        return Ok(turn::<H>(key, row, packet_flags));
     }
-    if let Some(fault) = packet.fault {
-        return Err(fault);
-    }
-    Ok(Some(Steering {
-        translation: &raw const row.translation,
-        egress: &raw mut row.egress,
-        real: row.real,
-        has_new_row: false,
-        direction: row.direction,
-    }))
+    Ok(true)
 }
 
-/// Whether a packet on an existing connection is a client's SYN that must open a new one: the old one is closing
-/// or closed, or its real server takes no new connections.
-#[inline(always)]
-fn opens_anew<A>(packet: &Parsed<A>, row: &Row<A>) -> bool {
-    if packet.flags & (flags::SYN | flags::ACK | flags::RST) != flags::SYN
-        || row.direction != direction::ORIGINAL
-    {
-        return false;
+/// Follows a packet that may change the connection's state. `false` where a new connection begins: the row is
+/// deleted.
+#[inline(never)]
+fn turn<H: Family>(key: &FlowKey<H::Address>, row: &mut Row<H::Address>, packet_flags: u8) -> bool {
+    let opens = packet_flags & (flags::SYN | flags::ACK | flags::RST) == flags::SYN;
+    if opens && row.direction == direction::ORIGINAL {
+        // The old connection is closing or closed, or its real server takes no new ones.
+        if tcp::may_be_reused(row.state) || !takes_new(row.real) {
+            forget::<H>(key, row);
+            return false;
+        }
     }
-    tcp::may_be_reused(row.state) || !takes_new(row.real)
+    let state = tcp::next(row.state, packet_flags, row.direction);
+    if state != row.state {
+        row.state = state;
+        if let Some(other) = other::<H>(key.protocol, row) {
+            // SAFETY: as in `follow`.
+            unsafe { (*other).state = state };
+        }
+    }
+    true
 }
 
 /// Whether the real server takes new connections.
 #[inline(always)]
 fn takes_new(real: u32) -> bool {
     match REALS.get(real) {
-        Some(real) => real.state == balancer_common::real_server::state::TAKES_NEW,
+        Some(real) => real.state == real_server::state::TAKES_NEW,
         None => false,
     }
 }
@@ -119,24 +117,15 @@ fn takes_new(real: u32) -> bool {
 /// Whether the other direction has been idle for as long: a connection lives while either direction does.
 #[inline(never)]
 fn is_pair_expired<H: Family>(
-    packet: &Parsed<H::Address>,
+    key: &FlowKey<H::Address>,
     row: &Row<H::Address>,
     now: u32,
     settings: &Settings,
 ) -> bool {
-    match other::<H>(packet.key.protocol, row) {
+    match other::<H>(key.protocol, row) {
         // SAFETY: as in `follow`.
         Some(other) => unsafe { (*other).is_expired(now, &settings.timeouts) },
         None => true,
-    }
-}
-
-/// Writes a row's state to the other direction's row.
-#[inline(never)]
-fn settle<H: Family>(protocol: u32, row: &Row<H::Address>) {
-    if let Some(other) = other::<H>(protocol, row) {
-        // SAFETY: as in `follow`.
-        unsafe { (*other).state = row.state };
     }
 }
 

@@ -1,1 +1,12 @@
-//! Test harness.
+//! What the tests that need root share: packets, the loaded packet program with its maps, and snapshots of
+//! everything it counts.
+
+pub mod addresses;
+pub mod bulk;
+pub mod dataplane;
+pub mod expected;
+pub mod packet;
+pub mod privileged;
+pub mod snapshot;
+pub mod topology;
+pub mod translated;

@@ -14,7 +14,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context as _, Error, Result, bail};
 
 use self::{compiler::Compiler, linker::Linker};
 
@@ -125,20 +125,55 @@ impl Built {
     }
 }
 
+/// A compiler and a linker that go together.
+#[derive(Clone, Debug)]
+pub struct Toolchain {
+    /// Compiler.
+    pub compiler: Compiler,
+    /// Linker.
+    pub linker: Linker,
+}
+
+/// Returns the best compiler and a linker that understands it.
+///
+/// # Errors
+/// There is no such pair; the text names each one tried, why not, and the mend.
+pub fn toolchain() -> Result<Toolchain, String> {
+    pair(compiler::find(), linker::find())
+}
+
+fn pair(
+    compilers: compiler::Found,
+    linker: Result<Linker, linker::NotFound>,
+) -> Result<Toolchain, String> {
+    let mut refused = compilers.refused;
+    let linker = match linker {
+        Ok(linker) => linker,
+        Err(linkers) => {
+            return Err(explain(
+                compilers.usable.is_empty().then_some(&refused),
+                Some(&linkers.tried),
+            ));
+        }
+    };
+    for compiler in compilers.usable {
+        if linker.reads(compiler.llvm) {
+            return Ok(Toolchain { compiler, linker });
+        }
+        refused.push(format!("{compiler}: {linker} is built for an older LLVM"));
+    }
+    Err(explain(Some(&refused), None))
+}
+
 /// Builds the packet program; what the compiler says goes to standard error.
 ///
 /// # Errors
 /// There is no usable compiler or linker (the error names each one tried, why not, and the mend), or the program
 /// does not compile.
 pub fn build(request: &Request) -> Result<Built> {
-    let compiler = compiler::find();
-    let linker = linker::find();
-    let (compiler, linker) = match (compiler, linker) {
-        (Ok(compiler), Ok(linker)) => (compiler, linker),
-        (compiler, linker) => bail!("{}", explain(compiler.err(), linker.err())),
-    };
-    let mut child = command(&compiler, &linker, request, "build");
-    child.arg("--release");
+    let Toolchain { compiler, linker } = toolchain().map_err(Error::msg)?;
+    let mut child = command(&compiler.cargo, &compiler, &linker, request);
+    child.args(["build", "--release"]).args(arguments(request));
     let status = child
         .stdout(Stdio::null())
         .status()
@@ -163,15 +198,11 @@ pub fn build(request: &Request) -> Result<Built> {
     Ok(built)
 }
 
-/// Returns the command `cargo SUBCOMMAND` for the packet program, in the environment it needs.
+/// Returns a command that runs `program` (cargo, or a tool that calls it) in the environment that the packet
+/// program needs. Subcommand and [`arguments`] are the caller's to add.
 #[must_use]
-pub fn command(
-    compiler: &Compiler,
-    linker: &Linker,
-    request: &Request,
-    subcommand: &str,
-) -> Command {
-    let mut child = Command::new(&compiler.cargo);
+pub fn command(program: &Path, compiler: &Compiler, linker: &Linker, request: &Request) -> Command {
+    let mut child = Command::new(program);
     for (name, _) in env::vars_os() {
         if !passes(&name) {
             child.env_remove(&name);
@@ -187,28 +218,35 @@ pub fn command(
     ];
     child
         .current_dir(&request.workspace)
-        .arg(subcommand)
-        .args([
-            "--package",
-            PACKAGE,
-            "-Zbuild-std=core",
-            "--target",
-            request.endian.target(),
-        ])
-        .arg("--target-dir")
-        .arg(request.target.join("ebpf"))
         .env("RUSTC", &compiler.rustc)
         // An empty wrapper also silences one that a configuration file names.
         .env("RUSTC_WRAPPER", "")
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
         .envs(PROFILE.map(|(key, value)| (format!("CARGO_PROFILE_RELEASE_{key}"), value)));
-    if request.workspace.join("Cargo.lock").is_file() {
-        child.arg("--locked");
-    }
     if compiler.needs_bootstrap {
         child.env("RUSTC_BOOTSTRAP", "1");
     }
     child
+}
+
+/// Returns the arguments by which cargo builds (checks, lints) the packet program for its target.
+#[must_use]
+pub fn arguments(request: &Request) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = [
+        "--package",
+        PACKAGE,
+        "-Zbuild-std=core",
+        "--target",
+        request.endian.target(),
+        "--target-dir",
+    ]
+    .map(OsString::from)
+    .into();
+    arguments.push(request.target.join("ebpf").into());
+    if request.workspace.join("Cargo.lock").is_file() {
+        arguments.push("--locked".into());
+    }
+    arguments
 }
 
 /// Tells whether the child may see this variable. Those that describe the calling build would make the child
@@ -246,31 +284,32 @@ fn passes(name: &OsStr) -> bool {
 }
 
 /// Says what was tried and how to mend it.
-fn explain(compilers: Option<compiler::NotFound>, linkers: Option<linker::NotFound>) -> String {
+fn explain(compilers: Option<&Vec<String>>, linkers: Option<&Vec<String>>) -> String {
     let mut lines = vec!["the packet program cannot be built on this machine:".to_string()];
-    if let Some(refused) = &compilers {
-        lines.push("- no Rust compiler that has the sources of its own core library; tried".into());
-        lines.extend(refused.tried.iter().map(|tried| format!("    {tried}")));
-    }
-    if let Some(refused) = &linkers {
-        lines.push("- no bpf-linker; tried".into());
-        lines.extend(refused.tried.iter().map(|tried| format!("    {tried}")));
+    for (what, tried) in [
+        (
+            "no usable Rust compiler that has the sources of its own core library",
+            compilers,
+        ),
+        ("no bpf-linker", linkers),
+    ] {
+        let Some(tried) = tried else { continue };
+        lines.push(format!("- {what}; tried"));
+        lines.extend(tried.iter().map(|tried| format!("    {tried}")));
     }
     lines.push("`cargo xtask setup` installs what is missing. By hand:".into());
     if compilers.is_some() {
         lines.push("    rustup toolchain install nightly --component rust-src".into());
         lines.push("    or, on Debian 12: apt-get install rustc-web cargo-web rust-web-src".into());
     }
-    if linkers.is_some() {
-        lines.push(
-            "    cargo install bpf-linker --no-default-features --features llvm-N   (N: the LLVM major that \
-             `rustc -vV` of that compiler names)"
-                .into(),
-        );
-    }
     lines.push(
-        "Without them: BALANCER_EBPF_OBJECT=FILE embeds an object built elsewhere, BALANCER_EBPF=skip none \
-         (enough for check, clippy and editors)"
+        "    cargo install bpf-linker --no-default-features --features llvm-N   (N: the LLVM major that `rustc -vV` \
+         of that compiler names)"
+            .into(),
+    );
+    lines.push(
+        "Without them: BALANCER_EBPF_OBJECT=FILE embeds an object built elsewhere, BALANCER_EBPF=skip none (enough \
+         for check, clippy and editors)"
             .into(),
     );
     lines.join("\n")
@@ -355,19 +394,55 @@ mod tests {
         }
     }
 
+    fn a_compiler(llvm: u32) -> Compiler {
+        Compiler {
+            rustc: format!("/{llvm}/rustc").into(),
+            cargo: format!("/{llvm}/cargo").into(),
+            release: "1.99.0".into(),
+            llvm,
+            needs_bootstrap: true,
+        }
+    }
+
+    fn a_linker() -> Linker {
+        Linker {
+            path: "/x/bpf-linker".into(),
+            version: "bpf-linker 0.13.0".into(),
+            llvm: Some(22),
+        }
+    }
+
+    #[test]
+    fn the_first_compiler_that_the_linker_understands_is_taken() {
+        let found = compiler::Found {
+            usable: vec![a_compiler(23), a_compiler(22)],
+            refused: vec![],
+        };
+        assert_eq!(
+            pair(found, Ok(a_linker())).unwrap().compiler,
+            a_compiler(22)
+        );
+    }
+
     #[test]
     fn the_explanation_names_each_one_tried_and_the_mend() {
-        let said = explain(
-            Some(compiler::NotFound {
-                tried: vec!["/a/rustc: no sources".into()],
-            }),
-            Some(linker::NotFound {
-                tried: vec!["/b/bpf-linker: not there".into()],
-            }),
-        );
+        let none = || compiler::Found {
+            usable: vec![],
+            refused: vec!["/a/rustc: no sources".into()],
+        };
+        let one = || compiler::Found {
+            usable: vec![a_compiler(22)],
+            refused: vec!["/a/rustc: no sources".into()],
+        };
+        let no_linker = || {
+            Err(linker::NotFound {
+                tried: vec!["/b/bpf-linker: does not run".into()],
+            })
+        };
+        let said = pair(none(), no_linker()).unwrap_err();
         for part in [
             "/a/rustc: no sources",
-            "/b/bpf-linker: not there",
+            "/b/bpf-linker: does not run",
             "cargo xtask setup",
             "rust-src",
             "cargo install bpf-linker",
@@ -376,12 +451,19 @@ mod tests {
         ] {
             assert!(said.contains(part), "`{part}` is not in:\n{said}");
         }
-        let said = explain(
-            None,
-            Some(linker::NotFound {
-                tried: vec!["x".into()],
-            }),
+        let said = pair(one(), no_linker()).unwrap_err();
+        assert!(
+            !said.contains("rustc: no sources") && said.contains("/b/bpf-linker"),
+            "{said}"
         );
-        assert!(!said.contains("rust-src"), "{said}");
+        let newer = compiler::Found {
+            usable: vec![a_compiler(23)],
+            refused: vec![],
+        };
+        let said = pair(newer, Ok(a_linker())).unwrap_err();
+        assert!(
+            said.contains("LLVM 23 (/23/rustc)") && said.contains("older LLVM"),
+            "{said}"
+        );
     }
 }

@@ -1,16 +1,62 @@
-//! xtask
+//! `cargo xtask`: builds, runs, tests and checks the project. One file per command.
+
 mod bench;
+mod build_ebpf;
+mod cargo;
+mod lint;
+mod privilege;
+mod run;
+mod setup;
+mod tally;
+mod test;
 
-use clap::Parser;
+use std::process::ExitCode;
 
-#[derive(Parser)]
-enum Command {
-    /// Measures the project against references in the same run
-    Bench(bench::Options),
+use clap::{Parser, Subcommand};
+
+/// Builds, runs, tests and checks the project.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    disable_help_subcommand = true
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
 }
 
-fn main() -> anyhow::Result<()> {
-    match Command::parse() {
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Options),
+    Test(test::Options),
+    /// Measures the project against references in the same run
+    Bench(bench::Options),
+    Lint(lint::Options),
+    Setup(setup::Options),
+    BuildEbpf(build_ebpf::Options),
+    #[command(hide = true)]
+    Lab(run::LabOptions),
+    #[command(hide = true)]
+    Page(run::PageOptions),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Run(options) => run::run(&options),
+        Command::Test(options) => test::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Lint(options) => lint::run(&options),
+        Command::Setup(options) => setup::run(&options),
+        Command::BuildEbpf(options) => build_ebpf::run(&options),
+        Command::Lab(options) => run::lab(&options),
+        Command::Page(options) => run::page(&options),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

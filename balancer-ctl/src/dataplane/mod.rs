@@ -3,6 +3,21 @@
 
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
+mod apply;
+mod attach;
+mod census;
+mod clock;
+mod expiry;
+pub mod kernel;
+mod load;
+mod maps;
+mod packet_log;
+mod pins;
+mod settings;
+mod syscall;
+mod table;
+mod watch;
+mod ways;
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 

@@ -1,17 +1,31 @@
 //! `cargo xtask bench`: measures the project, always as a ratio to references in the same run.
 
+mod interrupt;
+mod lab;
 mod packet;
 mod report;
 
-use std::path::PathBuf;
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
+use xtask::ebpf;
+
+use crate::{
+    cargo, privilege,
+    setup::{self, Purpose},
+};
 
 /// What to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Suite {
     /// The packet program alone, by test runs on one CPU
     Packet,
+    /// Requests and downloads between network namespaces, beside other balancers
+    Lab,
 }
 
 /// Options of `cargo xtask bench`.
@@ -39,20 +53,103 @@ pub struct Options {
     /// packet: measure this object's program `balancer` instead of the one built
     #[arg(long, value_name = "FILE")]
     object: Option<PathBuf>,
+
+    /// lab: seconds per row and round
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    seconds: u32,
+
+    /// Folder with the packet programs: everything is built already (set for the part that runs as root)
+    #[arg(long, hide = true)]
+    built: Option<PathBuf>,
 }
 
-/// Runs the suites asked for.
+impl Options {
+    /// Whether a row is wanted.
+    fn wants(&self, row: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|name| name == row)
+    }
+
+    /// Whether a suite is wanted that has these rows.
+    fn wants_suite(&self, suite: Suite, rows: &[String]) -> bool {
+        (self.suites.is_empty() || self.suites.contains(&suite))
+            && rows.iter().any(|row| self.wants(row))
+    }
+}
+
+/// Builds what is measured, and measures it as root.
 ///
 /// # Errors
-/// A measurement could not be made or was void.
-pub fn run(options: &Options) -> Result<()> {
+/// Something does not build, there is no row of a name, or a measurement could not be made or was void.
+pub fn run(options: &Options) -> Result<ExitCode> {
+    let (packet_rows, lab_rows) = (packet::rows()?, lab::rows());
+    for name in &options.only {
+        let mut known = packet_rows.iter().chain(&lab_rows);
+        ensure!(
+            known.any(|row| row == name),
+            "there is no row `{name}`; there are: {}",
+            [packet_rows, lab_rows].concat().join(", ")
+        );
+    }
+    let packet = options.wants_suite(Suite::Packet, &packet_rows);
+    let lab = options.wants_suite(Suite::Lab, &lab_rows);
+    let built = match &options.built {
+        Some(folder) => folder.clone(),
+        None => build(lab)?,
+    };
+    if !privilege::is_root() {
+        return as_root(&built);
+    }
+    interrupt::notice()?;
     let mut rows = Vec::new();
-    let wanted = |suite| options.suites.is_empty() || options.suites.contains(&suite);
-    if wanted(Suite::Packet) {
-        rows.extend(packet::run(options)?);
+    if packet {
+        rows.extend(packet::run(options, &built)?);
+    }
+    if lab {
+        rows.extend(lab::run(options)?);
     }
     if let Some(path) = &options.json {
         report::write_json(path, &rows)?;
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds the packet programs, and for the lab the daemon, and returns the former's folder.
+fn build(lab: bool) -> Result<PathBuf> {
+    setup::ensure(&[Purpose::Bench], setup::consent(false))?;
+    let built = ebpf::build(&cargo::ebpf_request())?;
+    if lab {
+        let mut build = cargo::cargo();
+        build
+            .args([
+                "build",
+                "--quiet",
+                "--release",
+                "--package",
+                "balancer-ctl",
+                "--bins",
+            ])
+            .args(cargo::locked());
+        let status = build.status().context("running cargo")?;
+        ensure!(
+            status.success(),
+            "the daemon did not compile: see what cargo says above"
+        );
+    }
+    Ok(built.folder)
+}
+
+/// Runs this command again, as root.
+fn as_root(built: &Path) -> Result<ExitCode> {
+    let mut command: Command = privilege::as_root("measuring", env::current_exe()?, &[])?;
+    let status = command
+        .args(env::args_os().skip(1))
+        .arg("--built")
+        .arg(built)
+        .status()
+        .context("running as root")?;
+    Ok(if status.success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }

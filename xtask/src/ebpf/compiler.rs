@@ -13,6 +13,16 @@ use super::{is_program, program};
 /// Oldest Rust that the packet program is written for. Cargo itself refuses less.
 const OLDEST: &str = env!("CARGO_PKG_RUST_VERSION");
 
+/// Returns the minor version of the oldest Rust that will do.
+#[must_use]
+pub fn oldest_minor() -> u32 {
+    OLDEST
+        .split('.')
+        .nth(1)
+        .and_then(|minor| minor.parse().ok())
+        .unwrap_or(0)
+}
+
 /// A compiler that can build the packet program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compiler {
@@ -38,13 +48,6 @@ impl fmt::Display for Compiler {
             self.rustc.display()
         )
     }
-}
-
-/// No compiler, and why.
-#[derive(Clone, Debug)]
-pub struct NotFound {
-    /// Each one tried with the reason why not.
-    pub tried: Vec<String>,
 }
 
 /// What `rustc -vV` says, as far as it matters here.
@@ -87,27 +90,35 @@ impl Version {
     }
 }
 
-/// Returns the first compiler that will do: `BALANCER_EBPF_RUSTC` alone if set, else the calling build's own,
-/// rustup's nightly, the distribution's.
-///
-/// # Errors
-/// None will do.
-pub fn find() -> Result<Compiler, NotFound> {
-    let mut tried = Vec::new();
+/// What was found on this machine.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// Compilers that will do, best first.
+    pub usable: Vec<Compiler>,
+    /// The others, each with the reason why not.
+    pub refused: Vec<String>,
+}
+
+/// Looks for compilers: `BALANCER_EBPF_RUSTC` alone if set, else the calling build's own, rustup's nightly, the
+/// distribution's.
+#[must_use]
+pub fn find() -> Found {
+    let mut found = Found::default();
     let mut sysroots = Vec::new();
-    for candidate in candidates() {
-        let Candidate { origin, rustc } = candidate;
+    for Candidate { origin, rustc } in candidates() {
         let rustc = match rustc {
             Ok(rustc) => rustc,
             Err(why) => {
-                tried.push(format!("{origin}: {why}"));
+                found.refused.push(format!("{origin}: {why}"));
                 continue;
             }
         };
         let facts = match inspect(&rustc) {
             Ok(facts) => facts,
             Err(why) => {
-                tried.push(format!("{origin} ({}): {why}", rustc.display()));
+                found
+                    .refused
+                    .push(format!("{origin} ({}): {why}", rustc.display()));
                 continue;
             }
         };
@@ -115,12 +126,14 @@ pub fn find() -> Result<Compiler, NotFound> {
             continue;
         }
         match judge(&facts) {
-            Ok(compiler) => return Ok(compiler),
-            Err(why) => tried.push(format!("{origin} ({}): {why}", rustc.display())),
+            Ok(compiler) => found.usable.push(compiler),
+            Err(why) => found
+                .refused
+                .push(format!("{origin} ({}): {why}", rustc.display())),
         }
         sysroots.push(facts.sysroot);
     }
-    Err(NotFound { tried })
+    found
 }
 
 /// A place to look.
@@ -259,12 +272,7 @@ fn judge(facts: &Facts) -> Result<Compiler, String> {
     let Some(version) = &facts.version else {
         return Err("`rustc -vV` says nothing that can be read".into());
     };
-    let oldest = OLDEST
-        .split('.')
-        .nth(1)
-        .and_then(|minor| minor.parse().ok())
-        .unwrap_or(0);
-    if version.minor < oldest {
+    if version.minor < oldest_minor() {
         return Err(format!(
             "is {}, too old: {OLDEST} is needed",
             version.release

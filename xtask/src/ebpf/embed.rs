@@ -25,12 +25,12 @@ enum Source {
 /// Writes the object to `OUT_DIR/balancer` and tells cargo what it depends on. For build scripts only.
 #[must_use]
 pub fn build_script() -> ExitCode {
+    // Not PATH: editors have another one, and each switch would build again. The tools that were found are watched
+    // themselves, and where none were, cargo asks again anyway.
     for variable in [
         "BALANCER_EBPF",
         "BALANCER_EBPF_OBJECT",
         "BALANCER_EBPF_RUSTC",
-        "PATH",
-        "CARGO_HOME",
     ] {
         println!("cargo::rerun-if-env-changed={variable}");
     }

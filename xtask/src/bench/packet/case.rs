@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::Result;
-use balancer_common::verdict::Discard;
+use balancer_common::{addr::TCP, conntrack::FlowKeyV4, nat::Translation, verdict::Discard};
 
 use super::{
     frame::{Segment, frame},
@@ -21,6 +21,16 @@ pub const DEFAULT_CONNECTIONS: u32 = 262_144;
 /// XDP actions (`enum xdp_action`).
 const PASS: u32 = 2;
 const TX: u32 = 3;
+const REDIRECT: u32 = 4;
+
+/// What is behind the front program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// The program under test, with this table.
+    Balancer(Table),
+    /// One of the bench's own programs, for scale.
+    Reference(&'static str),
+}
 
 /// Each table is a program of its own with its own maps, so that rows do not meet each other's connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,6 +52,8 @@ pub enum Count {
     Packets([u64; 2]),
     /// One discard per packet.
     Discard(Discard),
+    /// One packet that a reference has dealt with.
+    Done,
 }
 
 /// A row.
@@ -51,8 +63,8 @@ pub struct Case {
     pub name: &'static str,
     /// What the issue asks for, as a ratio to the reference.
     pub aim: Option<f64>,
-    /// Its table.
-    pub table: Table,
+    /// What is measured.
+    pub subject: Subject,
     /// The frames of one turn of a flow.
     pub frames: Vec<Vec<u8>>,
     /// The flows.
@@ -95,7 +107,7 @@ struct Route {
 const HOPS: u8 = 64;
 
 impl Route {
-    fn from_client(&self, segment: Segment) -> Result<Vec<u8>> {
+    fn client_sends(&self, segment: Segment) -> Result<Vec<u8>> {
         frame(
             [GATEWAY_MAC, BALANCER_MAC],
             self.client,
@@ -105,7 +117,7 @@ impl Route {
         )
     }
 
-    fn to_real(&self, segment: Segment) -> Result<Vec<u8>> {
+    fn real_gets(&self, segment: Segment) -> Result<Vec<u8>> {
         frame(
             [BALANCER_MAC, REAL_MAC],
             self.client,
@@ -115,7 +127,7 @@ impl Route {
         )
     }
 
-    fn from_real(&self, segment: Segment) -> Result<Vec<u8>> {
+    fn real_sends(&self, segment: Segment) -> Result<Vec<u8>> {
         frame(
             [REAL_MAC, BALANCER_MAC],
             self.real,
@@ -125,7 +137,7 @@ impl Route {
         )
     }
 
-    fn to_client(&self, segment: Segment) -> Result<Vec<u8>> {
+    fn client_gets(&self, segment: Segment) -> Result<Vec<u8>> {
         frame(
             [BALANCER_MAC, GATEWAY_MAC],
             self.virtual_address,
@@ -138,9 +150,9 @@ impl Route {
     /// The three frames that make a TCP connection, as they reach the balancer.
     fn handshake(&self) -> Result<Vec<Vec<u8>>> {
         Ok(vec![
-            self.from_client(Segment::Syn)?,
-            self.from_real(Segment::SynAck)?,
-            self.from_client(Segment::Ack)?,
+            self.client_sends(Segment::Syn)?,
+            self.real_sends(Segment::SynAck)?,
+            self.client_sends(Segment::Ack)?,
         ])
     }
 }
@@ -178,12 +190,12 @@ pub fn all() -> Result<Vec<Case>> {
     let established = Case {
         name: "established-1",
         aim: Some(2.5),
-        table: Table::Default,
-        frames: vec![tcp.from_client(Segment::Ack)?],
+        subject: Subject::Balancer(Table::Default),
+        frames: vec![tcp.client_sends(Segment::Ack)?],
         walk: ONE,
         before: tcp.handshake()?,
         made_by: Vec::new(),
-        expected: (TX, tcp.to_real(Segment::Ack)?),
+        expected: (TX, tcp.real_gets(Segment::Ack)?),
         count: Count::Packets([1, 0]),
         delivery: Delivery::Verdict,
     };
@@ -192,16 +204,22 @@ pub fn all() -> Result<Vec<Case>> {
         Ok(Case {
             name,
             aim,
-            table,
-            frames: vec![first.from_client(Segment::Ack)?],
+            subject: Subject::Balancer(table),
+            frames: vec![first.client_sends(Segment::Ack)?],
             walk: set(flows),
             before: Vec::new(),
             made_by: first.handshake()?,
-            expected: (TX, first.to_real(Segment::Ack)?),
+            expected: (TX, first.real_gets(Segment::Ack)?),
             ..established.clone()
         })
     };
-    let not_ours = stranger.from_client(Segment::Ack)?;
+    let reference = Case {
+        aim: None,
+        before: Vec::new(),
+        count: Count::Done,
+        ..established.clone()
+    };
+    let not_ours = stranger.client_sends(Segment::Ack)?;
     Ok(vec![
         established.clone(),
         flows("established-16k", None, Table::Default, 1 << 14)?,
@@ -209,45 +227,45 @@ pub fn all() -> Result<Vec<Case>> {
         Case {
             name: "reply-1",
             aim: None,
-            frames: vec![tcp.from_real(Segment::Ack)?],
-            expected: (TX, tcp.to_client(Segment::Ack)?),
+            frames: vec![tcp.real_sends(Segment::Ack)?],
+            expected: (TX, tcp.client_gets(Segment::Ack)?),
             count: Count::Packets([0, 1]),
             ..established.clone()
         },
         Case {
             name: "established-1-ipv6",
             aim: None,
-            frames: vec![tcp6.from_client(Segment::Ack)?],
+            frames: vec![tcp6.client_sends(Segment::Ack)?],
             before: tcp6.handshake()?,
-            expected: (TX, tcp6.to_real(Segment::Ack)?),
+            expected: (TX, tcp6.real_gets(Segment::Ack)?),
             ..established.clone()
         },
         Case {
             name: "established-1-udp",
             aim: None,
-            frames: vec![udp.from_client(Segment::Datagram)?],
-            before: vec![udp.from_client(Segment::Datagram)?],
-            expected: (TX, udp.to_real(Segment::Datagram)?),
+            frames: vec![udp.client_sends(Segment::Datagram)?],
+            before: vec![udp.client_sends(Segment::Datagram)?],
+            expected: (TX, udp.real_gets(Segment::Datagram)?),
             ..established.clone()
         },
         Case {
             name: "new-connection",
             aim: Some(20.0),
-            table: Table::New,
-            frames: vec![first.from_client(Segment::Syn)?],
+            subject: Subject::Balancer(Table::New),
+            frames: vec![first.client_sends(Segment::Syn)?],
             walk: set(NEW_FLOWS),
             before: Vec::new(),
-            expected: (TX, first.to_real(Segment::Syn)?),
+            expected: (TX, first.real_gets(Segment::Syn)?),
             ..established.clone()
         },
         Case {
             name: "handshake",
             aim: None,
-            table: Table::Handshakes,
+            subject: Subject::Balancer(Table::Handshakes),
             frames: first.handshake()?,
             walk: set(NEW_FLOWS),
             before: Vec::new(),
-            expected: (TX, first.to_real(Segment::Syn)?),
+            expected: (TX, first.real_gets(Segment::Syn)?),
             count: Count::Packets([2, 1]),
             ..established.clone()
         },
@@ -264,7 +282,86 @@ pub fn all() -> Result<Vec<Case>> {
             name: "live-established",
             aim: Some(1.35),
             delivery: Delivery::Live,
-            ..established
+            ..established.clone()
+        },
+        Case {
+            name: "established-1/minimal-nat",
+            subject: Subject::Reference("minimal_nat"),
+            expected: (
+                TX,
+                frame(
+                    [BALANCER_MAC, REAL_MAC],
+                    tcp.client,
+                    tcp.real,
+                    Segment::Ack,
+                    HOPS,
+                )?,
+            ),
+            ..reference.clone()
+        },
+        Case {
+            name: "established-1m/minimal-nat",
+            subject: Subject::Reference("minimal_nat"),
+            frames: vec![first.client_sends(Segment::Ack)?],
+            walk: set(1 << 20),
+            expected: (
+                TX,
+                frame(
+                    [BALANCER_MAC, REAL_MAC],
+                    first.client,
+                    first.real,
+                    Segment::Ack,
+                    HOPS,
+                )?,
+            ),
+            ..reference.clone()
+        },
+        Case {
+            name: "established-1/fib-redirect",
+            subject: Subject::Reference("fib_redirect"),
+            frames: vec![frame(
+                [GATEWAY_MAC, BALANCER_MAC],
+                tcp.client,
+                tcp.real,
+                Segment::Ack,
+                HOPS,
+            )?],
+            expected: (
+                REDIRECT,
+                frame(
+                    [BALANCER_MAC, REAL_MAC],
+                    tcp.client,
+                    tcp.real,
+                    Segment::Ack,
+                    HOPS,
+                )?,
+            ),
+            ..reference
         },
     ])
+}
+
+/// The key and translation of each of `flows` flows of a set, in the client's direction, or of the single flow.
+pub fn translations(flows: u32) -> impl Iterator<Item = (FlowKeyV4, Translation<u32>)> {
+    (0..flows).map(move |flow| {
+        let (source, source_port) = if flows == 1 {
+            (u32::from_be_bytes(CLIENT_V4), CLIENT_PORT)
+        } else {
+            let ports = 1 << 10;
+            (
+                u32::from_be_bytes(FIRST_CLIENT) + flow / ports,
+                FIRST_CLIENT_PORT + (flow % ports) as u16,
+            )
+        };
+        let key = FlowKeyV4 {
+            source: source.to_be(),
+            destination: u32::from_ne_bytes(VIP_V4),
+            source_port: source_port.to_be(),
+            destination_port: SERVICE_PORT.to_be(),
+            protocol: TCP.into(),
+        };
+        let mut translation = Translation::default();
+        translation.dnat(&key, u32::from_ne_bytes(REAL_V4), REAL_PORT.to_be());
+        (key, translation)
+    })
 }

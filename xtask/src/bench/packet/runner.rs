@@ -3,10 +3,16 @@
 use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, MapData, PerCpuArray, ProgramArray},
+    maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray},
     programs::{ProgramFd, TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode},
 };
+use balancer_common::{
+    conntrack::{Egress, FlowKeyV4},
+    nat::Translation,
+};
 use nix::time::{ClockId, clock_gettime};
+
+use super::network::{BALANCER_MAC, REAL_MAC};
 
 /// Frames per batch of a live run: what a driver's poll takes at most.
 const LIVE_BATCH: u32 = 64;
@@ -104,6 +110,19 @@ pub fn measure(
     Ok((seconds * 1e9 + nanoseconds) / f64::from(packets))
 }
 
+/// A flow of the minimal NAT; see the bench's object.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Minimal {
+    translation: Translation<u32>,
+    macs: [u32; 3],
+}
+
+const _: () = assert!(size_of::<Minimal>() == 28);
+
+// SAFETY: `repr(C)`, only integers, and the size shows that there is no padding.
+unsafe impl aya::Pod for Minimal {}
+
 /// The front program of one row, with the frames that it restores.
 pub struct Front {
     ebpf: Ebpf,
@@ -111,11 +130,11 @@ pub struct Front {
 }
 
 impl Front {
-    /// Loads the bench's object for `frames`, all of one length and family.
+    /// Loads the bench's object for `frames`, all of one length and family; its minimal NAT has room for `nat_flows`.
     ///
     /// # Errors
     /// The kernel refused the program.
-    pub fn load(object: &[u8], frames: &[Vec<u8>], walk: Walk) -> Result<Self> {
+    pub fn load(object: &[u8], frames: &[Vec<u8>], walk: Walk, nat_flows: u32) -> Result<Self> {
         let frame = frames.first().context("a row needs a frame")?.clone();
         let ipv6 = u32::from(frame[12..14] == [0x86, 0xdd]);
         let handshake = match frames.len() {
@@ -128,9 +147,17 @@ impl Front {
             .override_global("IPV6", &ipv6, true)
             .override_global("FLOW_MASK", &mask, true)
             .override_global("HANDSHAKE", &handshake, true)
+            .map_max_entries("NAT", nat_flows.max(1))
             .load(object)
             .context("loading the bench's object")?;
-        for name in ["front", "empty", "floor", "arrive"] {
+        for name in [
+            "front",
+            "empty",
+            "floor",
+            "arrive",
+            "minimal_nat",
+            "fib_redirect",
+        ] {
             let program: &mut Xdp = ebpf
                 .program_mut(name)
                 .with_context(|| format!("no program {name}"))?
@@ -175,19 +202,56 @@ impl Front {
             .try_into()?)
     }
 
-    /// Puts `target` behind the front program, or `empty`.
+    /// Makes the flows of the minimal NAT known to it.
+    ///
+    /// # Errors
+    /// The kernel refused a map call.
+    pub fn fill_nat(
+        &mut self,
+        flows: impl Iterator<Item = (FlowKeyV4, Translation<u32>)>,
+    ) -> Result<()> {
+        let mut nat: HashMap<_, FlowKeyV4, Minimal> =
+            HashMap::try_from(self.ebpf.map_mut("NAT").context("no map NAT")?)?;
+        let macs = Egress::join_macs(REAL_MAC, BALANCER_MAC);
+        for (key, translation) in flows {
+            nat.insert(key, Minimal { translation, macs }, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Packets that the references have dealt with.
+    ///
+    /// # Errors
+    /// The kernel refused a map call.
+    pub fn done(&self) -> Result<u64> {
+        let done: PerCpuArray<_, u64> =
+            PerCpuArray::try_from(self.ebpf.map("DONE").context("no map DONE")?)?;
+        Ok(done.get(&0, 0)?.iter().sum())
+    }
+
+    /// Puts a program behind the front program.
     ///
     /// # Errors
     /// The kernel will not tail-call from the one to the other.
-    pub fn aim(&mut self, target: Option<&Xdp>) -> Result<()> {
-        let fd: ProgramFd = match target {
-            Some(program) => program.fd()?.try_clone()?,
-            None => self.program("empty")?.fd()?.try_clone()?,
-        };
+    pub fn aim(&mut self, target: &Xdp) -> Result<()> {
+        let fd = target.fd()?.try_clone()?;
+        self.aim_at(&fd)
+    }
+
+    /// Puts one of the bench's own programs behind the front program.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    pub fn aim_own(&mut self, name: &str) -> Result<()> {
+        let fd = self.program(name)?.fd()?.try_clone()?;
+        self.aim_at(&fd)
+    }
+
+    fn aim_at(&mut self, fd: &ProgramFd) -> Result<()> {
         let mut targets =
             ProgramArray::try_from(self.ebpf.map_mut("TARGETS").context("no map TARGETS")?)?;
         targets
-            .set(0, &fd, 0)
+            .set(0, fd, 0)
             .context("putting the program under test behind the front program")
     }
 

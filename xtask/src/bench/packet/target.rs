@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, MapData, PerCpuArray, PerCpuValues, HashMap, xdp::DevMapHash},
+    maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues, xdp::DevMapHash},
     programs::Xdp,
 };
 use balancer_common::{
@@ -14,6 +14,7 @@ use balancer_common::{
     real_server::{self, RealServer},
     scheduler::Ring,
     service::{Service, ServiceKeyV4, ServiceKeyV6},
+    address_filter,
     settings::{Interface, Settings},
     stats::RealStats,
     verdict::Discard,
@@ -67,8 +68,10 @@ impl Target {
             .override_global("AYA_LOG_LEVEL", &0_u8, false)
             .load(object)
             .context("loading the object under test")?;
-        let program: &mut Xdp =
-            ebpf.program_mut("balancer").context("the object has no program `balancer`")?.try_into()?;
+        let program: &mut Xdp = ebpf
+            .program_mut("balancer")
+            .context("the object has no program `balancer`")?
+            .try_into()?;
         program.load().context("loading the program under test")?;
         let mut target = Self { ebpf };
         target.fill(max_connections, ifindex)?;
@@ -79,7 +82,7 @@ impl Target {
         // No row expires while the bench runs, whatever the kernel's clock rate.
         let timeout = 1 << 30;
         let settings = Settings {
-            generation: 1,
+            zero: 0,
             timeouts: Timeouts {
                 established: timeout,
                 closing: timeout,
@@ -91,14 +94,28 @@ impl Target {
             ..Default::default()
         };
         self.array("SETTINGS")?.set(0, settings, 0)?;
-        let near = Interface::new(network::BALANCER_MAC);
+        let near = Interface::new(network::BALANCER_MAC, 1);
         self.array("INTERFACES")?.set(ifindex, near, 0)?;
-        let mut devices = DevMapHash::try_from(self.ebpf.map_mut("DEVICES").context("no map DEVICES")?)?;
+        let mut devices =
+            DevMapHash::try_from(self.ebpf.map_mut("DEVICES").context("no map DEVICES")?)?;
         devices.insert(ifindex, ifindex, None, 0)?;
 
         let v4 = IpAddr::from(network::REAL_V4);
         let v6 = IpAddr::from(network::REAL_V6);
-        for (id, address, port) in [(TCP_V4, v4, REAL_PORT), (UDP_V4, v4, UDP_PORT), (TCP_V6, v6, REAL_PORT)] {
+        let vips = [IpAddr::from(network::VIP_V4), IpAddr::from(network::VIP_V6)];
+        let mut words = std::collections::BTreeMap::new();
+        for address in [v4, v6].into_iter().chain(vips) {
+            let bit = address_filter::bit_of(address);
+            *words.entry(bit.word).or_insert(0_u64) |= bit.mask;
+        }
+        for (word, bits) in words {
+            self.array("ADDRESSES")?.set(word, bits, 0)?;
+        }
+        for (id, address, port) in [
+            (TCP_V4, v4, REAL_PORT),
+            (UDP_V4, v4, UDP_PORT),
+            (TCP_V6, v6, REAL_PORT),
+        ] {
             let real = RealServer {
                 address: Addr::from(address),
                 port: port.to_be(),
@@ -109,24 +126,48 @@ impl Target {
             self.array("REALS")?.set(id, real, 0)?;
             self.array("RINGS")?.set(id, id, 0)?;
         }
-        let service = |id| Service { ring: Ring { offset: id, length: 1 }, id, flags: 0 };
+        let service = |id| Service {
+            ring: Ring {
+                offset: id,
+                length: 1,
+            },
+            id,
+            flags: 0,
+        };
         let address = u32::from_ne_bytes(network::VIP_V4);
-        let mut services: HashMap<_, ServiceKeyV4, Service> =
-            HashMap::try_from(self.ebpf.map_mut("SERVICES_V4").context("no map SERVICES_V4")?)?;
+        let mut services: HashMap<_, ServiceKeyV4, Service> = HashMap::try_from(
+            self.ebpf
+                .map_mut("SERVICES_V4")
+                .context("no map SERVICES_V4")?,
+        )?;
         for (id, port, protocol) in [(TCP_V4, SERVICE_PORT, TCP), (UDP_V4, UDP_PORT, UDP)] {
-            let key = ServiceKeyV4 { address, port: port.to_be(), protocol: protocol.into() };
+            let key = ServiceKeyV4 {
+                address,
+                port: port.to_be(),
+                protocol: protocol.into(),
+            };
             services.insert(key, service(id), 0)?;
         }
         let Addr(address) = Addr::from(IpAddr::from(network::VIP_V6));
-        let mut services: HashMap<_, ServiceKeyV6, Service> =
-            HashMap::try_from(self.ebpf.map_mut("SERVICES_V6").context("no map SERVICES_V6")?)?;
-        let key = ServiceKeyV6 { address, port: SERVICE_PORT.to_be(), protocol: TCP.into() };
+        let mut services: HashMap<_, ServiceKeyV6, Service> = HashMap::try_from(
+            self.ebpf
+                .map_mut("SERVICES_V6")
+                .context("no map SERVICES_V6")?,
+        )?;
+        let key = ServiceKeyV6 {
+            address,
+            port: SERVICE_PORT.to_be(),
+            protocol: TCP.into(),
+        };
         services.insert(key, service(TCP_V6), 0)?;
         Ok(())
     }
 
     fn array<V: aya::Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, V>> {
-        let map = self.ebpf.map_mut(name).with_context(|| format!("the object has no map {name}"))?;
+        let map = self
+            .ebpf
+            .map_mut(name)
+            .with_context(|| format!("the object has no map {name}"))?;
         Array::try_from(map).with_context(|| format!("map {name} has another layout"))
     }
 
@@ -135,7 +176,11 @@ impl Target {
     /// # Errors
     /// None once it is loaded.
     pub fn program(&self) -> Result<&Xdp> {
-        Ok(self.ebpf.program("balancer").context("the object has no program `balancer`")?.try_into()?)
+        Ok(self
+            .ebpf
+            .program("balancer")
+            .context("the object has no program `balancer`")?
+            .try_into()?)
     }
 
     /// Reads all counters.
@@ -143,7 +188,11 @@ impl Target {
     /// # Errors
     /// The kernel refused a map call.
     pub fn counters(&self) -> Result<Counters> {
-        let mut counters = Counters { packets: [0; 2], connections: 0, discards: Vec::new() };
+        let mut counters = Counters {
+            packets: [0; 2],
+            connections: 0,
+            discards: Vec::new(),
+        };
         let stats: PerCpuArray<_, RealStats> =
             PerCpuArray::try_from(self.ebpf.map("REAL_STATS").context("no map REAL_STATS")?)?;
         for id in IDS {
@@ -167,15 +216,26 @@ impl Counters {
     /// What was counted since `before`.
     pub fn since(&self, before: &Self) -> Self {
         Self {
-            packets: [self.packets[0] - before.packets[0], self.packets[1] - before.packets[1]],
+            packets: [
+                self.packets[0] - before.packets[0],
+                self.packets[1] - before.packets[1],
+            ],
             connections: self.connections - before.connections,
-            discards: self.discards.iter().zip(&before.discards).map(|(now, then)| now - then).collect(),
+            discards: self
+                .discards
+                .iter()
+                .zip(&before.discards)
+                .map(|(now, then)| now - then)
+                .collect(),
         }
     }
 
     /// The reasons for which packets left early, in words.
     pub fn discards_by_name(&self) -> Vec<String> {
         let named = Discard::ALL.iter().zip(&self.discards);
-        named.filter(|(_, n)| **n != 0).map(|(reason, n)| format!("{}: {n}", reason.name())).collect()
+        named
+            .filter(|(_, n)| **n != 0)
+            .map(|(reason, n)| format!("{}: {n}", reason.name()))
+            .collect()
     }
 }

@@ -1,0 +1,178 @@
+//! Makes changes in the kernel's tables: the only writer of services, rings and real servers.
+
+use std::{io, net::IpAddr};
+
+use anyhow::Context;
+use balancer_common::{
+    addr::{Addr, Address},
+    real_server::{RealServer, state},
+    service::{self, Service},
+    stats::RealStats,
+};
+
+use super::{maps::Maps, settings::SettingsRow};
+use crate::{
+    model::{Protocol, ServiceKey},
+    plan::{
+        space::RingSpace,
+        tables::{Change, ServiceRow, Tables},
+    },
+};
+
+/// A key as the packet program has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum KernelKey {
+    V4(service::ServiceKeyV4),
+    V6(service::ServiceKeyV6),
+}
+
+fn kernel_key(key: &ServiceKey) -> KernelKey {
+    let port = key.address.port().to_be();
+    let protocol = u16::from(key.protocol.number());
+    let address = Addr::from(key.address.ip());
+    match key.address.ip() {
+        IpAddr::V4(_) => {
+            KernelKey::V4(service::ServiceKey { address: Address::narrow(address), port, protocol })
+        }
+        IpAddr::V6(_) => {
+            KernelKey::V6(service::ServiceKey { address: Address::narrow(address), port, protocol })
+        }
+    }
+}
+
+fn model_key<A: Address>(key: &service::ServiceKey<A>) -> Option<ServiceKey> {
+    let protocol = match u8::try_from(key.protocol).ok()? {
+        balancer_common::addr::TCP => Protocol::Tcp,
+        balancer_common::addr::UDP => Protocol::Udp,
+        _ => return None,
+    };
+    let address = (IpAddr::from(key.address.widen()), u16::from_be(key.port)).into();
+    Some(ServiceKey { protocol, address })
+}
+
+/// Makes `changes` in their order. Neighbours of one kind go to the kernel in one call, which keeps their order.
+///
+/// # Errors
+/// The kernel refused a call; the changes before it are made. [`observe`] says what stands then.
+pub fn apply(maps: &Maps, settings: &SettingsRow, changes: &[Change]) -> anyhow::Result<()> {
+    for run in changes.chunk_by(|a, b| std::mem::discriminant(a) == std::mem::discriminant(b)) {
+        apply_run(maps, settings, run)?;
+    }
+    Ok(())
+}
+
+/// Makes changes of one kind.
+fn apply_run(maps: &Maps, settings: &SettingsRow, run: &[Change]) -> anyhow::Result<()> {
+    let (mut turns, mut stats, mut reals, mut slots) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut services_v4, mut services_v6) = (Vec::new(), Vec::new());
+    for change in run {
+        match change {
+            Change::ResetService { id } => {
+                turns.push((*id, 0_u64));
+                stats.push((*id, RealStats::default()));
+            }
+            Change::SetReal { id, real } => reals.push((*id, *real)),
+            Change::WriteRing { offset, reals } => slots.extend((*offset..).zip(reals.iter().copied())),
+            Change::SetAnyPort(on) => settings
+                .update(|settings| settings.any_port = u32::from(*on))
+                .context("cannot write the settings")?,
+            Change::SetService { key, service, reals: _ } => match kernel_key(key) {
+                KernelKey::V4(key) => services_v4.push((key, *service)),
+                KernelKey::V6(key) => services_v6.push((key, *service)),
+            },
+            Change::RemoveService { key } => match kernel_key(key) {
+                KernelKey::V4(key) => maps.services_v4.delete(&key).map(drop),
+                KernelKey::V6(key) => maps.services_v6.delete(&key).map(drop),
+            }
+            .with_context(|| format!("cannot delete the service {key}"))?,
+        }
+    }
+    maps.turns.set_many(&turns).context("cannot write turns")?;
+    maps.service_stats.set_many(&stats).context("cannot write service counters")?;
+    maps.reals.set_many(&reals).context("cannot write real servers")?;
+    maps.rings.set_many(&slots).context("cannot write rings")?;
+    maps.services_v4.set_many(&services_v4).context("cannot write IPv4 services")?;
+    maps.services_v6.set_many(&services_v6).context("cannot write IPv6 services")?;
+    Ok(())
+}
+
+/// Reads what stands in the kernel's tables.
+///
+/// # Errors
+/// The kernel refused a call.
+pub fn observe(maps: &Maps, settings: &SettingsRow) -> anyhow::Result<Tables> {
+    let rows = |services: Vec<(ServiceKey, Service)>| -> io::Result<Vec<(ServiceKey, ServiceRow)>> {
+        services
+            .into_iter()
+            .map(|(key, service)| {
+                let ring = maps.rings.range(service.ring.offset, service.ring.length)?;
+                Ok((key, ServiceRow { service, ring }))
+            })
+            .collect()
+    };
+    let v4 = maps.services_v4.all().context("cannot read the IPv4 services")?;
+    let v6 = maps.services_v6.all().context("cannot read the IPv6 services")?;
+    let v4 = v4.iter().filter_map(|(key, service)| Some((model_key(key)?, *service)));
+    let v6 = v6.iter().filter_map(|(key, service)| Some((model_key(key)?, *service)));
+    let services = rows(v4.chain(v6).collect()).context("cannot read the rings")?;
+    let capacity = maps.rings.capacity();
+    let space = RingSpace::without(capacity, services.iter().map(|(_, row)| row.service.ring));
+    let reals = maps.reals.all().context("cannot read the real servers")?;
+    Ok(Tables {
+        services: services.into_iter().collect(),
+        reals: reals.into_iter().map(|(_, real)| real).collect(),
+        any_port: settings.get().any_port != 0,
+        space,
+    })
+}
+
+/// Gives the id of a removed real server back: no connection refers to it any more. Its counters go on
+/// counting for its service.
+///
+/// # Errors
+/// The kernel refused a call.
+pub fn free_real(maps: &Maps, tables: &mut Tables, id: u32) -> anyhow::Result<()> {
+    let Some(real) = tables.reals.get_mut(id as usize) else { return Ok(()) };
+    if real.state != state::REMOVED {
+        return Ok(());
+    }
+    let counted = super::census::sum(&maps.real_stats.get(id).context("cannot read counters")?);
+    let before = maps.service_stats.get(&real.service).context("cannot read counters")?.unwrap_or_default();
+    maps.real_stats.set(id, RealStats::default()).context("cannot reset counters")?;
+    maps.service_stats
+        .set(&real.service, &super::census::sum(&[before, counted]))
+        .context("cannot write service counters")?;
+    maps.reals.set(&id, &RealServer::default()).context("cannot free a real server's id")?;
+    *real = RealServer::default();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_survive_the_way_to_the_kernel_and_back() {
+        for text in ["192.0.2.80:80", "[2001:db8::80]:0", "192.0.2.80:53"] {
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                let key = ServiceKey { protocol, address: text.parse().unwrap() };
+                let back = match kernel_key(&key) {
+                    KernelKey::V4(key) => model_key(&key),
+                    KernelKey::V6(key) => model_key(&key),
+                };
+                assert_eq!(back, Some(key));
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_is_in_network_byte_order() {
+        let key = ServiceKey { protocol: Protocol::Tcp, address: "192.0.2.80:80".parse().unwrap() };
+        let expected = service::ServiceKey {
+            address: u32::from_ne_bytes([192, 0, 2, 80]),
+            port: u16::from_ne_bytes([0, 80]),
+            protocol: 6,
+        };
+        assert_eq!(kernel_key(&key), KernelKey::V4(expected));
+    }
+}

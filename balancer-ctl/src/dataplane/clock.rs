@@ -1,0 +1,105 @@
+//! Jiffies, the packet program's clock.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context, ensure};
+use aya::{TestRun, TestRunOptions, programs::Xdp};
+use balancer_common::conntrack::Timeouts;
+
+use crate::model;
+
+/// How long a handshake may take.
+pub const HALF_OPEN: Duration = Duration::from_secs(60);
+
+/// The kernel's tick.
+#[derive(Clone, Copy, Debug)]
+pub struct Tick {
+    /// Jiffies per second.
+    hz: u32,
+}
+
+impl Tick {
+    /// Asks the kernel. The coarse clock advances once per jiffy.
+    ///
+    /// # Errors
+    /// There is no such clock.
+    pub fn of_this_kernel() -> anyhow::Result<Self> {
+        let mut resolution = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: the struct outlives the call.
+        let result = unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &raw mut resolution) };
+        ensure!(result == 0 && resolution.tv_nsec > 0, "the kernel does not say how long a tick is");
+        let nanoseconds = resolution.tv_nsec as u64;
+        Ok(Self { hz: ((1_000_000_000 + nanoseconds / 2) / nanoseconds) as u32 })
+    }
+
+    /// A duration in jiffies, at least one, and short enough for comparisons that wrap.
+    pub fn jiffies(self, duration: Duration) -> u32 {
+        let jiffies = duration.as_nanos() * u128::from(self.hz) / 1_000_000_000;
+        jiffies.clamp(1, i32::MAX as u128) as u32
+    }
+
+    /// Jiffies as a duration.
+    pub fn duration(self, jiffies: u32) -> Duration {
+        Duration::from_secs(u64::from(jiffies)) / self.hz
+    }
+
+    /// The configured timeouts in jiffies.
+    pub fn timeouts(self, timeouts: &model::Timeouts) -> Timeouts {
+        Timeouts {
+            established: self.jiffies(timeouts.tcp),
+            closing: self.jiffies(timeouts.tcp_fin),
+            udp: self.jiffies(timeouts.udp),
+            half_open: self.jiffies(HALF_OPEN),
+        }
+    }
+}
+
+/// The low 32 bits of jiffies now, by a test run of the program `clock`: user space has no other way to read them.
+pub fn now(program: &Xdp) -> anyhow::Result<u32> {
+    let mut frame = [0_u8; 64];
+    let input = [0_u8; 64];
+    let options = TestRunOptions { data_in: Some(&input), data_out: Some(&mut frame), ..TestRunOptions::default() };
+    let result = program.test_run(options).context("cannot read the kernel's clock by a test run")?;
+    let bytes = frame.first_chunk::<8>();
+    let jiffies = bytes.map(|bytes| u64::from_ne_bytes(*bytes)).filter(|_| result.data_size_out >= 16);
+    // Rows keep the low half.
+    jiffies.map(|jiffies| jiffies as u32).context("the clock program returned no time")
+}
+
+/// Whether the running kernel is at least this version.
+pub fn kernel_is_at_least(major: u32, minor: u32) -> anyhow::Result<bool> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").context("cannot read the kernel's version")?;
+    Ok(version(&release).is_none_or(|version| version >= (major, minor)))
+}
+
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_become_jiffies_and_come_back() {
+        let tick = Tick { hz: 250 };
+        assert_eq!(tick.jiffies(Duration::from_secs(900)), 225_000);
+        assert_eq!(tick.duration(225_000), Duration::from_secs(900));
+        assert_eq!(tick.jiffies(Duration::ZERO), 1);
+        assert_eq!(tick.jiffies(Duration::MAX), i32::MAX as u32);
+    }
+
+    #[test]
+    fn this_kernel_ticks_at_a_usual_rate() {
+        let tick = Tick::of_this_kernel().unwrap();
+        assert!([100, 250, 300, 1000].contains(&tick.hz), "{tick:?}");
+    }
+
+    #[test]
+    fn kernel_versions_are_read() {
+        assert_eq!(version("6.18.44-fc-v669\n"), Some((6, 18)));
+        assert_eq!(version("5.10.0-28-amd64"), Some((5, 10)));
+        assert_eq!(version("next"), None);
+    }
+}

@@ -1,0 +1,264 @@
+//! Expiry: the daemon's walk through the connection tables.
+//!
+//! A connection is a pair of rows. It goes when *both* directions have been idle for longer than their timeout, both rows in one
+//! go. A row whose other half is missing (the daemon or the machine died in between) goes when it is idle. The
+//! packet program ignores idle pairs by itself, so a dead daemon costs room, not correctness.
+//!
+//! The walk is spread over many calls of `tend`; between two of them only the kernel's cursor is kept.
+
+use std::{collections::HashSet, io};
+
+use aya::Pod;
+use balancer_common::{
+    addr::Address,
+    conntrack::{ConntrackEntry, FlowKey, Timeouts, direction},
+    settings::{Settings, Usage},
+};
+
+use super::{
+    census::{self, CHUNK, partner},
+    maps::Maps,
+    settings::SettingsRow,
+    table::{Table, Walk},
+};
+
+/// Calls to the kernel for rows in one `tend`: 262,144 rows at most, some 0.1 s.
+const CHUNKS_PER_CALL: u32 = 16;
+
+/// Connections deleted between two updates of their number. A connection that begins under an old tuple right
+/// between look and deletion would be lost; few at a time keep that moment below a millisecond.
+const PAIRS_AT_ONCE: usize = 64;
+
+/// Where the walk stands.
+#[derive(Debug)]
+pub struct Expiry {
+    v4: Walk<FlowKey<u32>, ConntrackEntry<u32>>,
+    v6: Walk<FlowKey<[u32; 4]>, ConntrackEntry<[u32; 4]>>,
+    /// Counters when this walk began.
+    began: (Usage, Settings),
+    found: Found,
+    /// Real ids that were removed when this walk began, and that it has not met.
+    candidates: HashSet<u32>,
+}
+
+/// What a walk has met so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Found {
+    /// Connections, those deleted by this walk not counted.
+    connections: u64,
+}
+
+/// What a whole walk has shown.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Removed real ids that no connection refers to.
+    pub unused: Vec<u32>,
+}
+
+impl Expiry {
+    /// A walk that begins now. `removed` are the real ids to look out for; no packet may be under way that chose one of
+    /// them before it was removed.
+    pub fn begin(maps: &Maps, settings: &SettingsRow, removed: HashSet<u32>, now: u32) -> io::Result<Self> {
+        let mut candidates = removed;
+        let present = settings.get();
+        let usage = maps.usage.get(&0)?.unwrap_or_default();
+        // Before the tables: a handshake that completes meanwhile was seen here.
+        forget_half_open(maps, &mut candidates, now, &present.timeouts)?;
+        Ok(Self {
+            v4: Walk::new(CHUNK),
+            v6: Walk::new(CHUNK),
+            began: (usage, present),
+            found: Found::default(),
+            candidates,
+        })
+    }
+
+    /// Goes on for a bounded time. `Some` when the walk has ended.
+    pub fn step(&mut self, maps: &Maps, settings: &SettingsRow, now: u32) -> io::Result<Option<Outcome>> {
+        for _ in 0..CHUNKS_PER_CALL {
+            let timeouts = settings.get().timeouts;
+            let mut sweep =
+                Sweep { settings, found: &mut self.found, candidates: &mut self.candidates, now, timeouts };
+            if !self.v4.is_over() {
+                sweep.chunk(&maps.conntrack_v4, &mut self.v4)?;
+            } else if !self.v6.is_over() {
+                sweep.chunk(&maps.conntrack_v6, &mut self.v6)?;
+            } else {
+                return self.end(maps, settings, now).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    fn end(&mut self, maps: &Maps, settings: &SettingsRow, now: u32) -> io::Result<Outcome> {
+        let timeouts = settings.get().timeouts;
+        forget_half_open(maps, &mut self.candidates, now, &timeouts)?;
+        let usage = maps.usage.get(&0)?.unwrap_or_default();
+        let present = settings.get();
+        let correction = correction(self.found.connections, self.began, (usage, present));
+        if correction != 0 {
+            tracing::debug!(correction, "number of connections corrected");
+            settings.update(|settings| {
+                settings.removed_by_daemon = settings.removed_by_daemon.wrapping_add_signed(correction);
+            })?;
+        }
+        Ok(Outcome { unused: self.candidates.drain().collect() })
+    }
+}
+
+/// Takes real ids out of `candidates` that handshakes refer to.
+fn forget_half_open(maps: &Maps, candidates: &mut HashSet<u32>, now: u32, timeouts: &Timeouts) -> io::Result<()> {
+    if candidates.is_empty() {
+        return Ok(());
+    }
+    census::half_open(maps, now, timeouts, |record| {
+        candidates.remove(&record.real_id);
+    })
+}
+
+/// By how much `removed_by_daemon` is wrong, after a walk between two readings of the counters that met `found`
+/// connections and left them. After a clean life it is not; a daemon killed between deleting and counting leaves a difference.
+///
+/// While packets flow the walk may miss what was added and meet what was removed meanwhile, so only a difference
+/// beyond that is certain.
+fn correction(found: u64, began: (Usage, Settings), ended: (Usage, Settings)) -> i64 {
+    let added = ended.0.added.wrapping_sub(began.0.added) as i64;
+    let removed = ended.0.removed.wrapping_sub(began.0.removed) as i64;
+    let counted = ended
+        .0
+        .added
+        .wrapping_sub(ended.0.removed)
+        .wrapping_sub(ended.1.removed_by_daemon) as i64;
+    let least = found as i64 - removed;
+    let most = found as i64 + added;
+    counted - counted.clamp(least, most)
+}
+
+/// One chunk of rows under the broom.
+struct Sweep<'a> {
+    settings: &'a SettingsRow,
+    found: &'a mut Found,
+    candidates: &'a mut HashSet<u32>,
+    now: u32,
+    timeouts: Timeouts,
+}
+
+impl Sweep<'_> {
+    fn chunk<A>(
+        &mut self,
+        table: &Table<FlowKey<A>, ConntrackEntry<A>>,
+        walk: &mut Walk<FlowKey<A>, ConntrackEntry<A>>,
+    ) -> io::Result<()>
+    where
+        A: Address,
+        FlowKey<A>: Pod,
+        ConntrackEntry<A>: Pod,
+    {
+        let mut idle = Vec::new();
+        if let Some(batch) = walk.next(table)? {
+            for (key, row) in batch {
+                if row.is_expired(self.now, &self.timeouts) {
+                    idle.push((key, row));
+                } else {
+                    self.keep(&row);
+                }
+            }
+        }
+        for rows in idle.chunks(PAIRS_AT_ONCE) {
+            let mut removed = 0;
+            for (key, row) in rows {
+                match partner(table, key, row)? {
+                    Some(other) if !other.is_expired(self.now, &self.timeouts) => self.keep(row),
+                    Some(_) => removed += u64::from(delete_pair(table, key, row)?),
+                    None => removed += u64::from(delete_orphan(table, key, row)?),
+                }
+            }
+            if removed > 0 {
+                self.settings.update(|settings| {
+                    settings.removed_by_daemon = settings.removed_by_daemon.wrapping_add(removed);
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn keep<A>(&mut self, row: &ConntrackEntry<A>) {
+        self.found.connections += u64::from(row.direction == direction::ORIGINAL);
+        self.candidates.remove(&row.real);
+    }
+}
+
+/// Deletes both rows of a connection. Returns whether this call deleted the original one: whoever does counts the
+/// connection as gone.
+pub fn delete_pair<A>(
+    table: &Table<FlowKey<A>, ConntrackEntry<A>>,
+    key: &FlowKey<A>,
+    row: &ConntrackEntry<A>,
+) -> io::Result<bool>
+where
+    A: Address,
+    FlowKey<A>: Pod,
+    ConntrackEntry<A>: Pod,
+{
+    let mut other = *key;
+    row.translation.reply_key(key.protocol, &mut other);
+    let this = table.delete(key)?;
+    let that = table.delete(&other)?;
+    Ok(if row.direction == direction::ORIGINAL { this } else { that })
+}
+
+/// Deletes a row whose other half is missing, or is another connection's.
+fn delete_orphan<A>(
+    table: &Table<FlowKey<A>, ConntrackEntry<A>>,
+    key: &FlowKey<A>,
+    row: &ConntrackEntry<A>,
+) -> io::Result<bool>
+where
+    A: Address,
+    FlowKey<A>: Pod,
+    ConntrackEntry<A>: Pod,
+{
+    Ok(table.delete(key)? && row.direction == direction::ORIGINAL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn reading(added: u64, removed: u64, by_daemon: u64) -> (Usage, Settings) {
+        let timeouts = Timeouts { established: 1, closing: 1, udp: 1, half_open: 1 };
+        let settings = Settings {
+            generation: 1,
+            any_port: 0,
+            timeouts,
+            max_connections: 0,
+            removed_by_daemon: by_daemon,
+            seed: 0,
+        };
+        (Usage { added, removed }, settings)
+    }
+
+    #[test]
+    fn a_number_that_is_right_is_left_alone() {
+        assert_eq!(correction(7, reading(10, 1, 2), reading(10, 1, 2)), 0);
+        // The walk itself removed three.
+        assert_eq!(correction(4, reading(10, 1, 2), reading(10, 1, 5)), 0);
+    }
+
+    #[test]
+    fn connections_deleted_but_not_counted_are_counted_now() {
+        assert_eq!(correction(5, reading(10, 1, 2), reading(10, 1, 2)), 2);
+        assert_eq!(correction(9, reading(10, 1, 2), reading(10, 1, 2)), -2);
+    }
+
+    #[test]
+    fn what_traffic_explains_is_no_error() {
+        // Twenty were added and four removed while the walk met 7..=27.
+        let (began, ended) = (reading(10, 1, 2), reading(30, 5, 2));
+        for found in 3..=27 {
+            assert_eq!(correction(found, began, ended), 0, "{found}");
+        }
+        assert_eq!(correction(2, began, ended), 1);
+        assert_eq!(correction(28, began, ended), -1);
+    }
+}

@@ -1,0 +1,456 @@
+//! The data plane in the kernel: takes up what is pinned or loads anew, and implements [`Dataplane`] on it.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    net::{IpAddr, SocketAddr},
+    os::fd::AsFd,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, anyhow, ensure};
+use aya::Ebpf;
+use balancer_common::{real_server::state, stats::RealStats, verdict::Discard};
+
+pub use super::packet_log::PacketLog;
+use super::{
+    Connection, ConnectionFilter, Counters, Dataplane, DataplaneStatus, Error, RealSnapshot, ServiceSnapshot, Snapshot,
+    apply,
+    attach::{self, Attached},
+    census::{self, Lister},
+    clock::{self, Tick},
+    expiry::Expiry,
+    load,
+    maps::Maps,
+    packet_log,
+    pins::Pins,
+    settings::SettingsRow,
+    syscall,
+    watch::Watch,
+    ways::Ways,
+};
+use crate::{
+    host::Host,
+    model::{DataplaneSettings, ServiceKey, VirtualService},
+    netlink::{Netlink, neighbour::Keeper},
+    plan::{
+        self, Full,
+        tables::{Tables, address_of},
+    },
+};
+
+/// How often neighbour entries are looked after.
+const NEIGHBOURS_EVERY: Duration = Duration::from_secs(5);
+
+/// What [`KernelDataplane::open`] needs to know.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    /// Several daemons on one host: each has its name.
+    pub instance: Option<String>,
+    /// Interfaces, sizes, timeouts.
+    pub settings: DataplaneSettings,
+    /// How much the packet program logs; none = nothing, at no cost.
+    pub packet_log: Option<PacketLog>,
+}
+
+/// The packet program on this host's interfaces, and its maps.
+#[derive(Debug)]
+pub struct KernelDataplane {
+    pins: Pins,
+    ebpf: Ebpf,
+    maps: Maps,
+    settings: SettingsRow,
+    ways: Ways,
+    /// What the maps hold; none after a failure half way, until it is read again.
+    tables: Option<Tables>,
+    configured: DataplaneSettings,
+    attached: Vec<Attached>,
+    tick: Tick,
+    expiry: Option<Expiry>,
+    netlink: Netlink,
+    keeper: Keeper,
+    neighbours_due: Instant,
+    watch: Watch,
+    host: Host,
+    /// What was noticed at the start.
+    notes: Vec<String>,
+    _packet_log: Option<packet_log::Reader>,
+}
+
+impl KernelDataplane {
+    /// Takes up the pinned data plane of this instance, or loads a new one, and attaches it.
+    ///
+    /// # Errors
+    /// A sentence for what is missing. What ran before goes on running.
+    pub fn open(options: OpenOptions) -> Result<Self, Error> {
+        open(options).map_err(Error::from)
+    }
+
+    fn now(&self) -> anyhow::Result<u32> {
+        clock::now(load::program(&self.ebpf, "clock")?)
+    }
+
+    /// The tables as they stand, read again after a failure.
+    fn tables(&mut self) -> anyhow::Result<&mut Tables> {
+        let tables = match self.tables.take() {
+            Some(tables) => tables,
+            None => apply::observe(&self.maps, &self.settings)?,
+        };
+        Ok(self.tables.insert(tables))
+    }
+
+    fn reconcile(&mut self, services: &[VirtualService]) -> anyhow::Result<()> {
+        let tables = self.tables()?;
+        let changes = match plan::plan(services, tables) {
+            Err(Full::Ring { .. }) if tables.space.has_retired() => {
+                release(tables)?;
+                plan::plan(services, tables)
+            }
+            result => result,
+        };
+        let changes = changes.map_err(|full| anyhow!(full))?;
+        let mut tables = self.tables.take().context("the tables were read above")?;
+        // On a failure `tables` stays empty and is read again.
+        apply::apply(&self.maps, &self.settings, &changes)?;
+        for change in &changes {
+            tables.apply(change);
+        }
+        self.tables = Some(tables);
+        if !changes.is_empty() {
+            self.neighbours_due = now();
+        }
+        Ok(())
+    }
+
+    fn configure(&mut self, settings: &DataplaneSettings) -> anyhow::Result<()> {
+        ensure!(
+            settings.max_connections == self.configured.max_connections,
+            "max-connections cannot change from {} to {} while packets flow: stop balancerd, run `balancerd --detach`, and start it again",
+            self.configured.max_connections,
+            settings.max_connections
+        );
+        if settings.interfaces != self.configured.interfaces || settings.mode != self.configured.mode {
+            self.attach(settings)?;
+        }
+        let timeouts = self.tick.timeouts(&settings.timeouts);
+        self.settings.update(|settings| settings.timeouts = timeouts).context("cannot write the settings")?;
+        self.configured = settings.clone();
+        Ok(())
+    }
+
+    /// Brings the program to the interfaces of `settings` and off all others.
+    fn attach(&mut self, settings: &DataplaneSettings) -> anyhow::Result<()> {
+        let pinned = self.pins.links()?;
+        let links = attach::resolve(&mut self.netlink, &settings.interfaces, &pinned)?;
+        self.host.prepare(&links)?;
+        let before = self.ways.interfaces();
+        attach::allow_ways_out(&self.maps.devices, &links)?;
+        // Frames are told apart by the interface's address, so that stands before the program runs there.
+        let macs = links.iter().map(|link| (link.index, link.mac.unwrap_or_default())).collect();
+        self.ways.configure(macs).context("cannot write the interfaces")?;
+        let program = load::program(&self.ebpf, "balancer")?;
+        let program = program.fd().context("the packet program is not loaded")?;
+        self.attached = attach::attach(program.as_fd(), &links, settings.mode, &self.pins, pinned)?;
+        let gone = before.into_iter().filter(|index| !links.iter().any(|link| link.index == *index));
+        attach::forbid_ways_out(&self.maps.devices, gone)?;
+        self.host.examine(&mut self.netlink, &links)?;
+        Ok(())
+    }
+
+    fn purge(&mut self, service: &ServiceKey, real: SocketAddr) -> anyhow::Result<u64> {
+        let tables = self.tables.take().map_or_else(|| apply::observe(&self.maps, &self.settings), Ok)?;
+        let purged = census::purge(&self.maps, &self.settings, |connection, id| {
+            census::belongs(connection, service, real, tables.reals.get(id as usize))
+        });
+        self.tables = Some(tables);
+        purged.context("cannot delete connections")
+    }
+
+    fn snapshot(&mut self) -> anyhow::Result<Snapshot> {
+        let now = self.now()?;
+        let timeouts = self.settings.get().timeouts;
+        let reals = self.tables()?.reals.len();
+        let census = census::count(&self.maps, reals, now, &timeouts).context("cannot count connections")?;
+        let tables = self.tables.as_ref().context("the tables were read above")?;
+        let mut snapshot = Snapshot::default();
+        let mut keys = std::collections::HashMap::new();
+        for (key, row) in &tables.services {
+            let id = row.service.id;
+            keys.insert(id, *key);
+            let removed = self.maps.service_stats.get(&id).context("cannot read service counters")?;
+            let counters = census::counters(&removed.unwrap_or_default());
+            snapshot.services.insert(*key, ServiceSnapshot { counters, ..ServiceSnapshot::default() });
+        }
+        for (id, real) in (0_u32..).zip(&tables.reals).filter(|(_, real)| real.state != state::FREE) {
+            let Some(service) = keys.get(&real.service).and_then(|key| snapshot.services.get_mut(key)) else {
+                continue;
+            };
+            let stats = self.maps.real_stats.get(id).context("cannot read counters")?;
+            let counters = census::counters(&census::sum(&stats));
+            service.counters = add(service.counters, counters);
+            if real.state != state::REMOVED {
+                let [active, inactive] = census.get(id as usize).copied().unwrap_or_default();
+                service.reals.insert(address_of(real), RealSnapshot { active, inactive, counters });
+            }
+        }
+        Ok(snapshot)
+    }
+
+    fn connections(&mut self, filter: &ConnectionFilter) -> anyhow::Result<Vec<Connection>> {
+        let now = self.now()?;
+        let timeouts = self.settings.get().timeouts;
+        let lister = Lister { maps: &self.maps, filter, tick: self.tick, now, timeouts };
+        lister.list().context("cannot read the connection table")
+    }
+
+    fn status(&mut self) -> anyhow::Result<DataplaneStatus> {
+        let usage = self.maps.usage.get(&0).context("cannot read the usage counters")?.unwrap_or_default();
+        let mut discards = Vec::new();
+        for (index, reason) in (0_u32..).zip(Discard::ALL) {
+            let counts = self.maps.discards.get(index).context("cannot read the discard counters")?;
+            discards.push((*reason, counts.iter().sum()));
+        }
+        let mut warnings = self.notes.clone();
+        warnings.extend(self.attached.iter().filter_map(|attached| attached.warning.clone()));
+        warnings.extend(self.host.warnings().iter().cloned());
+        Ok(DataplaneStatus {
+            interfaces: self.attached.iter().map(Attached::describe).collect::<anyhow::Result<_>>()?,
+            connections: usage.connections(&self.settings.get()),
+            max_connections: u64::from(self.configured.max_connections),
+            discards,
+            warnings,
+        })
+    }
+
+    fn zero(&mut self, service: Option<&ServiceKey>) -> anyhow::Result<()> {
+        let tables = self.tables.take().map_or_else(|| apply::observe(&self.maps, &self.settings), Ok)?;
+        let rows = tables.services.iter().filter(|(key, _)| service.is_none_or(|wanted| wanted == *key));
+        let ids: HashSet<_> = rows.map(|(_, row)| row.service.id).collect();
+        for id in &ids {
+            self.maps.service_stats.set(id, &RealStats::default()).context("cannot reset counters")?;
+        }
+        for (id, real) in (0_u32..).zip(&tables.reals) {
+            if real.state != state::FREE && ids.contains(&real.service) {
+                self.maps.real_stats.set(id, RealStats::default()).context("cannot reset counters")?;
+            }
+        }
+        if service.is_none() {
+            for index in 0..self.maps.discards.capacity() {
+                self.maps.discards.set(index, 0).context("cannot reset the discard counters")?;
+            }
+        }
+        self.tables = Some(tables);
+        Ok(())
+    }
+
+    fn tend(&mut self) -> anyhow::Result<()> {
+        if self.watch.links_changed() {
+            self.follow_links()?;
+        }
+        if self.watch.ways_changed() {
+            self.neighbours_due = now();
+        }
+        if now() >= self.neighbours_due {
+            self.tend_neighbours()?;
+            self.neighbours_due = now() + NEIGHBOURS_EVERY;
+        }
+        self.expire()
+    }
+
+    /// Goes on with the walk through the connection tables.
+    fn expire(&mut self) -> anyhow::Result<()> {
+        let now = self.now()?;
+        let mut expiry = match self.expiry.take() {
+            Some(expiry) => expiry,
+            None => self.begin_walk(now)?,
+        };
+        // After an error the walk begins anew.
+        let outcome = expiry.step(&self.maps, &self.settings, now).context("cannot expire connections")?;
+        let Some(outcome) = outcome else {
+            self.expiry = Some(expiry);
+            return Ok(());
+        };
+        let mut tables = self.tables.take().map_or_else(|| apply::observe(&self.maps, &self.settings), Ok)?;
+        for id in outcome.unused {
+            apply::free_real(&self.maps, &mut tables, id)?;
+        }
+        self.tables = Some(tables);
+        Ok(())
+    }
+
+    fn begin_walk(&mut self, now: u32) -> anyhow::Result<Expiry> {
+        let tables = self.tables()?;
+        let removed: HashSet<_> = (0_u32..)
+            .zip(&tables.reals)
+            .filter(|(_, real)| real.state == state::REMOVED)
+            .map(|(id, _)| id)
+            .collect();
+        if tables.space.has_retired() || !removed.is_empty() {
+            // No packet that read an old ring may still be about to insert its connection.
+            release(tables)?;
+        }
+        Expiry::begin(&self.maps, &self.settings, removed, now).context("cannot read the half-open connections")
+    }
+
+    fn tend_neighbours(&mut self) -> anyhow::Result<()> {
+        let reals: BTreeSet<IpAddr> = self
+            .tables()?
+            .reals
+            .iter()
+            .filter(|real| real.state != state::FREE)
+            .map(|real| IpAddr::from(real.address))
+            .collect();
+        self.keeper.tend(&mut self.netlink, &reals)
+    }
+
+    /// Interfaces came, went or changed their address.
+    fn follow_links(&mut self) -> anyhow::Result<()> {
+        let pinned = self.pins.links()?;
+        match attach::resolve(&mut self.netlink, &self.configured.interfaces, &pinned) {
+            Ok(_) => {
+                let settings = self.configured.clone();
+                self.attach(&settings)
+            }
+            Err(error) => {
+                // The others go on; when the interface comes back, so does this call.
+                tracing::warn!(%error, "interfaces have changed");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Waits for packets that may read retired rings, and frees those.
+fn release(tables: &mut Tables) -> anyhow::Result<()> {
+    if !syscall::wait_for_running_programs().context("cannot wait for running packet programs")? {
+        // Without the barrier: a packet program runs for microseconds, and never sleeps.
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    tables.space.release();
+    Ok(())
+}
+
+fn now() -> Instant {
+    Instant::now()
+}
+
+const fn add(a: Counters, b: Counters) -> Counters {
+    Counters {
+        connections: a.connections + b.connections,
+        packets_in: a.packets_in + b.packets_in,
+        bytes_in: a.bytes_in + b.bytes_in,
+        packets_out: a.packets_out + b.packets_out,
+        bytes_out: a.bytes_out + b.bytes_out,
+    }
+}
+
+fn open(options: OpenOptions) -> anyhow::Result<KernelDataplane> {
+    let OpenOptions { instance, settings: configured, packet_log } = options;
+    let pins = Pins::of(instance.as_deref())?;
+    load::check_prerequisites()?;
+    let mut notes = Vec::from_iter(pins.prepare()?);
+    let mut netlink = Netlink::open()?;
+    // Before anything is changed.
+    attach::resolve(&mut netlink, &configured.interfaces, &pins.links()?)?;
+
+    let mut loaded = load::load(&pins, &configured, packet_log)?;
+    notes.append(&mut loaded.notes);
+    let packet_log = match packet_log {
+        Some(_) => packet_log::Reader::start(&mut loaded.ebpf)?,
+        None => None,
+    };
+    let maps = Maps::open(pins.directory())?;
+    let tick = Tick::of_this_kernel()?;
+    let clone = "cannot share a map";
+    let settings = SettingsRow::open(maps.settings.try_clone().context(clone)?).context("cannot read the settings")?;
+    let ways = Ways::open(maps.interfaces.try_clone().context(clone)?).context("cannot read the interfaces")?;
+    let seed = random()?;
+    let timeouts = tick.timeouts(&configured.timeouts);
+    settings
+        .update(|value| {
+            value.timeouts = timeouts;
+            value.max_connections = u64::from(configured.max_connections);
+            // Half-open records that were taken up lie where the old one put them.
+            if value.seed == 0 {
+                value.seed = seed;
+            }
+        })
+        .context("cannot write the settings")?;
+    let tables = apply::observe(&maps, &settings)?;
+    let watch = Watch::start(ways.clone())?;
+    let mut dataplane = KernelDataplane {
+        pins,
+        ebpf: loaded.ebpf,
+        maps,
+        settings,
+        ways,
+        tables: Some(tables),
+        configured: configured.clone(),
+        attached: Vec::new(),
+        tick,
+        expiry: None,
+        netlink,
+        keeper: Keeper::default(),
+        neighbours_due: now(),
+        watch,
+        host: Host::new(instance.as_deref())?,
+        notes,
+        _packet_log: packet_log,
+    };
+    dataplane.attach(&configured)?;
+    dataplane.pins.remove_other_layouts()?;
+    Ok(dataplane)
+}
+
+/// Takes the data plane of an instance down: links, maps, and what was changed on the host.
+///
+/// # Errors
+/// A pin could not be removed, or a setting of the host not put back.
+pub fn detach(instance: Option<&str>) -> Result<(), Error> {
+    let down = || -> anyhow::Result<()> {
+        Pins::of(instance)?.remove_all()?;
+        Host::new(instance)?.put_back()
+    };
+    down().map_err(Error::from)
+}
+
+fn random() -> anyhow::Result<u64> {
+    let mut bytes = [0_u8; 8];
+    // SAFETY: the buffer is as long as said.
+    let count = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    ensure!(count == 8, "the kernel gives no random numbers");
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+impl Dataplane for KernelDataplane {
+    fn reconcile(&mut self, services: &[VirtualService]) -> Result<(), Error> {
+        Ok(Self::reconcile(self, services)?)
+    }
+
+    fn configure(&mut self, settings: &DataplaneSettings) -> Result<(), Error> {
+        Ok(Self::configure(self, settings)?)
+    }
+
+    fn purge(&mut self, service: &ServiceKey, real: SocketAddr) -> Result<u64, Error> {
+        Ok(Self::purge(self, service, real)?)
+    }
+
+    fn snapshot(&mut self) -> Result<Snapshot, Error> {
+        Ok(Self::snapshot(self)?)
+    }
+
+    fn connections(&mut self, filter: &ConnectionFilter) -> Result<Vec<Connection>, Error> {
+        Ok(Self::connections(self, filter)?)
+    }
+
+    fn status(&mut self) -> Result<DataplaneStatus, Error> {
+        Ok(Self::status(self)?)
+    }
+
+    fn zero(&mut self, service: Option<&ServiceKey>) -> Result<(), Error> {
+        Ok(Self::zero(self, service)?)
+    }
+
+    fn tend(&mut self) -> Result<(), Error> {
+        Ok(Self::tend(self)?)
+    }
+}

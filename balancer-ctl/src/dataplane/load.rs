@@ -1,0 +1,151 @@
+//! From the embedded object to loaded programs and pinned maps.
+
+use std::path::Path;
+
+use anyhow::{Context, anyhow, bail, ensure};
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::{Program, ProgramError, Xdp},
+};
+use aya_obj::Object;
+
+use super::{
+    clock,
+    packet_log::PacketLog,
+    pins::{self, Pins},
+};
+use crate::{model::DataplaneSettings, object::OBJECT};
+
+/// Oldest kernel that has all the program uses: atomic operations that return the old value (5.12) are the youngest.
+const OLDEST_KERNEL: (u32, u32) = (5, 12);
+
+/// The programs as loaded, and what was noticed on the way.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Keeps the programs.
+    pub ebpf: Ebpf,
+    /// The maps are new: nothing was taken up.
+    pub fresh: bool,
+    /// What the operator should know.
+    pub notes: Vec<String>,
+}
+
+/// What must hold before anything is tried: a sentence for each thing that may be missing.
+///
+/// # Errors
+/// One of them is.
+pub fn check_prerequisites() -> anyhow::Result<()> {
+    ensure!(
+        !OBJECT.is_empty(),
+        "this program was built with BALANCER_EBPF=skip and carries no packet program: build it again without that switch"
+    );
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "the data plane needs root: start it as root (or with sudo)"
+    );
+    let (major, minor) = OLDEST_KERNEL;
+    if !clock::kernel_is_at_least(major, minor)? {
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        bail!("this kernel ({}) is too old: Linux {major}.{minor} or newer is needed", release.trim());
+    }
+    ensure!(
+        Path::new("/sys/kernel/btf/vmlinux").exists(),
+        "this kernel was built without BTF (/sys/kernel/btf/vmlinux is missing): use one with CONFIG_DEBUG_INFO_BTF=y, as \
+         distributions ship since Linux 5.8"
+    );
+    Ok(())
+}
+
+/// Sizes of the maps that follow the configuration.
+///
+/// # Errors
+/// They do not fit a map.
+pub fn sizes(settings: &DataplaneSettings) -> anyhow::Result<Vec<(&'static str, u32)>> {
+    let rows = settings.max_connections.checked_mul(2).filter(|rows| *rows > 0 && *rows <= 1 << 30);
+    let rows = rows.with_context(|| {
+        format!("max-connections = {} is out of range: 1 to {} are possible", settings.max_connections, 1_u32 << 29)
+    })?;
+    Ok(vec![
+        ("CONNTRACK_V4", rows),
+        ("CONNTRACK_V6", rows),
+        ("INTERFACES", balancer_common::settings::MAX_INTERFACES),
+    ])
+}
+
+/// Loads the object. Maps that are pinned and are as wanted are taken up; others are replaced, and that is said.
+///
+/// # Errors
+/// The kernel refused the object; with the verifier's whole log.
+pub fn load(pins: &Pins, settings: &DataplaneSettings, packet_log: Option<PacketLog>) -> anyhow::Result<Loaded> {
+    let mut notes = Vec::new();
+    let object = Object::parse(OBJECT).map_err(|error| anyhow!("the embedded packet program cannot be read: {error}"))?;
+    let sizes = sizes(settings)?;
+    let fresh = match pins.compare(&object, &sizes)? {
+        None => true,
+        Some(differences) if differences.is_empty() => false,
+        Some(differences) => {
+            notes.push(format!(
+                "the pinned maps are not as this version and configuration want them, so the data plane starts anew and running \
+                 connections are lost: {}",
+                differences.join("; ")
+            ));
+            true
+        }
+    };
+    if fresh {
+        pins.remove_maps()?;
+    }
+    raise_memory_limit();
+    let level = packet_log.map_or(0, |level| level as u8);
+    let paths: Vec<_> = pins::MAPS.iter().map(|name| (*name, pins.directory().join(name))).collect();
+    let mut loader = EbpfLoader::new();
+    for (name, size) in &sizes {
+        loader.map_max_entries(name, *size);
+    }
+    for (name, path) in &paths {
+        loader.map_pin_path(name, path);
+    }
+    // Not there when the object was built without log lines.
+    loader.override_global(aya_log::LEVEL, &level, false);
+    let mut ebpf = loader.load(OBJECT).context("cannot load the packet program's maps")?;
+    for name in ["balancer", "clock"] {
+        program_mut(&mut ebpf, name)?.load().map_err(|error| explain(name, error))?;
+    }
+    Ok(Loaded { ebpf, fresh, notes })
+}
+
+/// A loaded program.
+///
+/// # Errors
+/// The object has none of that name.
+pub fn program<'a>(ebpf: &'a Ebpf, name: &str) -> anyhow::Result<&'a Xdp> {
+    match ebpf.program(name) {
+        Some(Program::Xdp(program)) => Ok(program),
+        _ => bail!("the embedded object has no XDP program {name}"),
+    }
+}
+
+fn program_mut<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut Xdp> {
+    match ebpf.program_mut(name) {
+        Some(Program::Xdp(program)) => Ok(program),
+        _ => bail!("the embedded object has no XDP program {name}"),
+    }
+}
+
+/// A load error with all that the verifier said: a report needs it.
+fn explain(name: &str, error: ProgramError) -> anyhow::Error {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => anyhow!(
+            "the kernel refused the program {name}: {io_error}; please report this with the kernel's version and this log of its \
+             verifier:\n{verifier_log}"
+        ),
+        error => anyhow::Error::new(error).context(format!("cannot load the program {name}")),
+    }
+}
+
+/// Before Linux 5.11 map memory counted against this limit; newer kernels do not look at it.
+fn raise_memory_limit() {
+    use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+    // A failure shows when the maps are made, with a clearer message.
+    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+}

@@ -1,0 +1,323 @@
+//! Where maps and links are pinned, so that they outlive the daemon, and whether what is pinned may be taken up.
+//!
+//! ```text
+//! /sys/fs/bpf/balancer/[INSTANCE/]v<ABI_VERSION>/CONNTRACK_V4 …    maps by name
+//! /sys/fs/bpf/balancer/[INSTANCE/]v<ABI_VERSION>/link-<ifindex>    XDP links (names of interfaces may hold dots,
+//!                                                                  which bpffs refuses)
+//! ```
+
+use std::{
+    fs, io,
+    os::fd::{AsFd, OwnedFd},
+    os::unix::fs::{DirBuilderExt, MetadataExt},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+use aya_obj::Object;
+use balancer_common::ABI_VERSION;
+use nix::{
+    fcntl::{Flock, FlockArg},
+    mount::{MsFlags, mount},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+};
+
+use super::syscall::{self, LinkInfo, MapShape};
+
+/// Maps that are pinned; all that the packet program has but its log and its constants.
+pub const MAPS: [&str; 15] = [
+    "SETTINGS",
+    "USAGE",
+    "INTERFACES",
+    "DEVICES",
+    "SERVICES_V4",
+    "SERVICES_V6",
+    "REALS",
+    "RINGS",
+    "TURNS",
+    "CONNTRACK_V4",
+    "CONNTRACK_V6",
+    "HALF_OPEN",
+    "REAL_STATS",
+    "SERVICE_STATS",
+    "DISCARDS",
+];
+
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// An instance's place on bpffs.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    /// Holds a directory per layout.
+    root: PathBuf,
+    /// That of this layout.
+    directory: PathBuf,
+}
+
+/// A pinned link.
+#[derive(Debug)]
+pub struct PinnedLink {
+    /// Where it is pinned.
+    pub path: PathBuf,
+    /// The link.
+    pub link: OwnedFd,
+    /// What the kernel says of it.
+    pub info: LinkInfo,
+}
+
+impl Pins {
+    /// The place of an instance. Touches nothing.
+    ///
+    /// # Errors
+    /// The instance's name cannot be a directory's.
+    pub fn of(instance: Option<&str>) -> anyhow::Result<Self> {
+        let mut root = PathBuf::from(BPFFS).join("balancer");
+        if let Some(name) = instance {
+            let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+            if name.is_empty() || !name.chars().all(plain) || is_layout(name) {
+                bail!(
+                    "the instance name {name:?} cannot be used: letters, digits, '-' and '_' are allowed, and not v with a number"
+                );
+            }
+            root.push(name);
+        }
+        let directory = root.join(format!("v{ABI_VERSION}"));
+        Ok(Self { root, directory })
+    }
+
+    /// The directory of this layout.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Where the link of an interface is pinned.
+    pub fn link_path(&self, ifindex: u32) -> PathBuf {
+        self.directory.join(format!("link-{ifindex}"))
+    }
+
+    /// Mounts bpffs where nothing is mounted and makes the directories. Returns a warning when the mount will not outlive
+    /// the daemon.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn prepare(&self) -> anyhow::Result<Option<String>> {
+        mount_bpffs()?;
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder.create(&self.directory).with_context(|| format!("cannot create {}", self.directory.display()))?;
+        Ok(private_mount().unwrap_or_default())
+    }
+
+    /// All links of this instance, those of other layouts too.
+    pub fn links(&self) -> anyhow::Result<Vec<PinnedLink>> {
+        let mut links = Vec::new();
+        for directory in self.layouts()? {
+            for (name, path) in entries(&directory)? {
+                if !name.starts_with("link-") {
+                    continue;
+                }
+                let link =
+                    syscall::open_pin(&path).with_context(|| format!("cannot open the pinned link {}", path.display()))?;
+                let info = syscall::link_info(link.as_fd())
+                    .with_context(|| format!("cannot ask about the link {}", path.display()))?;
+                links.push(PinnedLink { path, link, info });
+            }
+        }
+        Ok(links)
+    }
+
+    /// What speaks against taking up the pinned maps; `Ok(None)` when there are none.
+    pub fn compare(&self, object: &Object, sizes: &[(&str, u32)]) -> anyhow::Result<Option<Vec<String>>> {
+        let mut differences = Vec::new();
+        let mut missing = Vec::new();
+        for name in MAPS {
+            let wanted = wanted_shape(object, name, sizes)?;
+            let fd = match syscall::open_pin(&self.directory.join(name)) {
+                Ok(fd) => fd,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    missing.push(name);
+                    continue;
+                }
+                Err(error) => {
+                    return Err(error).with_context(|| format!("cannot open the pinned map {name}"));
+                }
+            };
+            let found = syscall::map_shape(fd.as_fd()).with_context(|| format!("cannot ask about the map {name}"))?;
+            differences.extend(difference(name, wanted, found));
+        }
+        if missing.len() == MAPS.len() {
+            return Ok(None);
+        }
+        differences.extend(missing.iter().map(|name| format!("{name} is missing")));
+        Ok(Some(differences))
+    }
+
+    /// Unpins the maps of this layout, and everything of other layouts but links.
+    pub fn remove_maps(&self) -> anyhow::Result<()> {
+        for directory in self.layouts()? {
+            for (name, path) in entries(&directory)? {
+                if !name.starts_with("link-") {
+                    unpin(&path)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the directories of other layouts; their links must be gone.
+    pub fn remove_other_layouts(&self) -> anyhow::Result<()> {
+        for directory in self.layouts()? {
+            if directory == self.directory {
+                continue;
+            }
+            for (_, path) in entries(&directory)? {
+                unpin(&path)?;
+            }
+            fs::remove_dir(&directory).with_context(|| format!("cannot remove {}", directory.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Unpins all, links first: the data plane of this instance ends.
+    pub fn remove_all(&self) -> anyhow::Result<()> {
+        for link in self.links()? {
+            unpin(&link.path)?;
+        }
+        for directory in self.layouts()? {
+            for (_, path) in entries(&directory)? {
+                unpin(&path)?;
+            }
+            fs::remove_dir(&directory).with_context(|| format!("cannot remove {}", directory.display()))?;
+        }
+        // The default instance's root holds those of the others; then it stays.
+        let _ = fs::remove_dir(&self.root);
+        Ok(())
+    }
+
+    fn layouts(&self) -> anyhow::Result<Vec<PathBuf>> {
+        let layouts = entries(&self.root)?.into_iter().filter(|(name, _)| is_layout(name));
+        Ok(layouts.map(|(_, path)| path).collect())
+    }
+}
+
+/// Whether a directory's name is that of a layout (`v1`).
+fn is_layout(name: &str) -> bool {
+    name.strip_prefix('v').is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// The entries of a directory; none when it is not there.
+fn entries(directory: &Path) -> anyhow::Result<Vec<(String, PathBuf)>> {
+    let read = || -> io::Result<Vec<(String, PathBuf)>> {
+        fs::read_dir(directory)?
+            .map(|entry| entry.map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path())))
+            .collect()
+    };
+    match read() {
+        Ok(entries) => Ok(entries),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", directory.display())),
+    }
+}
+
+/// Removes a pin.
+pub fn unpin(path: &Path) -> anyhow::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A map as the object file defines it, at the size it is loaded with.
+fn wanted_shape(object: &Object, name: &str, sizes: &[(&str, u32)]) -> anyhow::Result<MapShape> {
+    let map = object.maps.get(name).with_context(|| {
+        format!("the embedded packet program has no map {name}: it does not fit to this program, build both together")
+    })?;
+    let size = sizes.iter().find(|(sized, _)| *sized == name).map(|(_, size)| *size);
+    Ok(MapShape {
+        kind: map.map_type(),
+        key: map.key_size(),
+        value: map.value_size(),
+        entries: size.unwrap_or(map.max_entries()),
+        flags: map.map_flags(),
+    })
+}
+
+/// A sentence about a map that is not as wanted.
+fn difference(name: &str, wanted: MapShape, found: MapShape) -> Option<String> {
+    /// The kernel adds this flag to device maps by itself.
+    const BPF_F_RDONLY_PROG: u32 = 1 << 7;
+    let found = MapShape { flags: found.flags & !BPF_F_RDONLY_PROG, ..found };
+    let wanted = MapShape { flags: wanted.flags & !BPF_F_RDONLY_PROG, ..wanted };
+    if found == wanted {
+        return None;
+    }
+    if (MapShape { entries: wanted.entries, ..found }) == wanted {
+        return Some(format!("{name} has {} entries, not {}", found.entries, wanted.entries));
+    }
+    Some(format!(
+        "{name} has type {}, keys of {} and values of {} bytes, flags {:#x}, not type {}, {} and {} bytes, {:#x}",
+        found.kind, found.key, found.value, found.flags, wanted.kind, wanted.key, wanted.value, wanted.flags
+    ))
+}
+
+/// Mounts bpffs on its usual place if nothing is mounted there.
+fn mount_bpffs() -> anyhow::Result<()> {
+    // Two daemons that start at once must not mount one over the other.
+    let parent = fs::File::open("/sys/fs").context("cannot open /sys/fs: is sysfs mounted?")?;
+    let _lock = Flock::lock(parent, FlockArg::LockExclusive).map_err(|(_, error)| error).context("cannot lock /sys/fs")?;
+    let kind = statfs(BPFFS).with_context(|| format!("{BPFFS} is not there: this kernel was built without bpf(2)"))?;
+    if kind.filesystem_type() == BPF_FS_MAGIC {
+        return Ok(());
+    }
+    mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
+        .with_context(|| format!("cannot mount bpffs on {BPFFS}"))
+}
+
+/// A warning when the first process does not see the mount that pins are made on. Each bpffs mount has a device
+/// number of its own.
+fn private_mount() -> io::Result<Option<String>> {
+    let device = fs::metadata(BPFFS)?.dev();
+    let device = format!("{}:{}", nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    let visible = fs::read_to_string("/proc/1/mountinfo")?;
+    if visible.lines().any(|line| line.split(' ').nth(2) == Some(&device)) {
+        return Ok(None);
+    }
+    Ok(Some(format!(
+        "{BPFFS} is a mount of this process's own mount namespace (as under `ip netns exec`): when the daemon ends, its pins \
+         and with them the data plane may end too; start it with `nsenter --net=/run/netns/NAME`"
+    )))
+}
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instance_has_a_directory_of_its_own() {
+        let path = |instance| Pins::of(instance).map(|pins| pins.directory().to_path_buf());
+        assert_eq!(path(None).unwrap(), Path::new("/sys/fs/bpf/balancer/v1"));
+        assert_eq!(path(Some("left-2")).unwrap(), Path::new("/sys/fs/bpf/balancer/left-2/v1"));
+        for name in ["", "a/b", "..", "v1", "a.b", "a b"] {
+            let error = path(Some(name)).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("the instance name {name:?} cannot be used")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_map_that_differs_is_described() {
+        let wanted = MapShape { kind: 1, key: 16, value: 64, entries: 100, flags: 0 };
+        assert_eq!(difference("M", wanted, wanted), None);
+        assert_eq!(difference("M", wanted, MapShape { flags: 1 << 7, ..wanted }), None);
+        assert_eq!(
+            difference("M", wanted, MapShape { entries: 50, ..wanted }).unwrap(),
+            "M has 50 entries, not 100"
+        );
+        assert_eq!(
+            difference("M", wanted, MapShape { value: 32, ..wanted }).unwrap(),
+            "M has type 1, keys of 16 and values of 32 bytes, flags 0x0, not type 1, 16 and 64 bytes, 0x0"
+        );
+    }
+}

@@ -1,0 +1,266 @@
+//! The calls of bpf(2) that aya does not offer: batches over maps, and XDP links without a silent detour.
+//!
+//! aya attaches XDP by a netlink message where the kernel refuses a link; such an attachment cannot be pinned
+//! and would end with the daemon, so links are made here and fail plainly.
+
+use std::{
+    ffi::CString,
+    io,
+    mem::size_of,
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::unix::ffi::OsStrExt,
+    path::Path,
+};
+
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info};
+
+/// A zeroed attribute union, as the kernel demands for what is not used.
+pub fn zeroed() -> bpf_attr {
+    // SAFETY: a union of plain integers; all zero is valid.
+    unsafe { std::mem::zeroed() }
+}
+
+/// Makes the call.
+///
+/// # Safety
+/// Every pointer and file descriptor in `attr` that `command` reads must be valid for it.
+pub unsafe fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
+    loop {
+        // SAFETY: `attr` is a whole attribute union; the caller answers for what it points to.
+        let result =
+            unsafe { libc::syscall(libc::SYS_bpf, command as u32, std::ptr::from_mut(attr), size_of::<bpf_attr>()) };
+        if result >= 0 {
+            return Ok(result);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+fn number(fd: BorrowedFd<'_>) -> u32 {
+    // A borrowed descriptor is never negative.
+    fd.as_raw_fd().cast_unsigned()
+}
+
+/// Makes a call that returns a descriptor.
+///
+/// # Safety
+/// As for [`bpf`].
+unsafe fn bpf_fd(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
+    // SAFETY: as promised by the caller.
+    let fd = unsafe { bpf(command, attr) }?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Opens what is pinned at `path`.
+pub fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = zeroed();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    // SAFETY: `path` is terminated and outlives the call.
+    unsafe { bpf_fd(bpf_cmd::BPF_OBJ_GET, &mut attr) }
+}
+
+/// Pins what `fd` stands for at `path`.
+pub fn pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = zeroed();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    attr.__bindgen_anon_4.bpf_fd = number(fd);
+    // SAFETY: `path` is terminated and outlives the call.
+    unsafe { bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr) }.map(drop)
+}
+
+/// Attaches an XDP program to an interface; `flags` are `XDP_FLAGS_*`.
+pub fn create_link(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    attr.link_create.__bindgen_anon_1.prog_fd = number(program);
+    attr.link_create.__bindgen_anon_2.target_ifindex = ifindex;
+    attr.link_create.attach_type = bpf_attach_type::BPF_XDP as u32;
+    attr.link_create.flags = flags;
+    // SAFETY: no pointers in this call.
+    unsafe { bpf_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr) }
+}
+
+/// Puts another program under a link, without a packet in between.
+pub fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.link_update.link_fd = number(link);
+    attr.link_update.__bindgen_anon_1.new_prog_fd = number(program);
+    // SAFETY: no pointers in this call.
+    unsafe { bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr) }.map(drop)
+}
+
+/// What the kernel says of an XDP link.
+#[derive(Clone, Copy, Debug)]
+pub struct LinkInfo {
+    /// The program under it.
+    pub program: u32,
+    /// Its interface; 0 when that is gone.
+    pub ifindex: u32,
+}
+
+/// Asks the kernel about an XDP link.
+pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    // SAFETY: a struct of plain integers; all zero is valid.
+    let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
+    let mut attr = zeroed();
+    attr.info.bpf_fd = number(link);
+    attr.info.info_len = size_of::<bpf_link_info>() as u32;
+    attr.info.info = std::ptr::from_mut(&mut info) as u64;
+    // SAFETY: `info` is as long as said and outlives the call.
+    unsafe { bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
+    // SAFETY: only XDP links are asked about; the kernel has filled this member, or left it zero.
+    let ifindex = unsafe { info.__bindgen_anon_1.xdp.ifindex };
+    Ok(LinkInfo { program: info.prog_id, ifindex })
+}
+
+/// What the kernel says of a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapShape {
+    /// `BPF_MAP_TYPE_*`.
+    pub kind: u32,
+    /// Bytes of a key.
+    pub key: u32,
+    /// Bytes of a value.
+    pub value: u32,
+    /// Capacity.
+    pub entries: u32,
+    /// `BPF_F_*`.
+    pub flags: u32,
+}
+
+/// Asks the kernel about a map.
+pub fn map_shape(map: BorrowedFd<'_>) -> io::Result<MapShape> {
+    // SAFETY: a struct of plain integers; all zero is valid.
+    let mut info: aya_obj::generated::bpf_map_info = unsafe { std::mem::zeroed() };
+    let mut attr = zeroed();
+    attr.info.bpf_fd = number(map);
+    attr.info.info_len = size_of_val(&info) as u32;
+    attr.info.info = std::ptr::from_mut(&mut info) as u64;
+    // SAFETY: `info` is as long as said and outlives the call.
+    unsafe { bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
+    Ok(MapShape {
+        kind: info.type_,
+        key: info.key_size,
+        value: info.value_size,
+        entries: info.max_entries,
+        flags: info.map_flags,
+    })
+}
+
+/// Looks one key up. `Ok(false)`: it is not there.
+///
+/// # Safety
+/// `key` and `value` must point to as many bytes as the map's keys and values have.
+pub unsafe fn lookup(map: BorrowedFd<'_>, key: *const u8, value: *mut u8) -> io::Result<bool> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_2.map_fd = number(map);
+    attr.__bindgen_anon_2.key = key as u64;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = value as u64;
+    // SAFETY: as promised by the caller.
+    match unsafe { bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr) } {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Writes one value, for maps that know no batches.
+///
+/// # Safety
+/// As for [`lookup`].
+pub unsafe fn update(map: BorrowedFd<'_>, key: *const u8, value: *const u8) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_2.map_fd = number(map);
+    attr.__bindgen_anon_2.key = key as u64;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = value as u64;
+    // SAFETY: as promised by the caller.
+    unsafe { bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr) }.map(drop)
+}
+
+/// Deletes one key. `Ok(false)`: it was not there.
+///
+/// # Safety
+/// `key` must point to as many bytes as the map's keys have.
+pub unsafe fn delete(map: BorrowedFd<'_>, key: *const u8) -> io::Result<bool> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_2.map_fd = number(map);
+    attr.__bindgen_anon_2.key = key as u64;
+    // SAFETY: as promised by the caller.
+    match unsafe { bpf(bpf_cmd::BPF_MAP_DELETE_ELEM, &mut attr) } {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Where a walk stands. The kernel's cursor is 4 bytes for hash maps and arrays; 8 leave room.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cursor(pub(super) Option<[u8; 8]>);
+
+/// Reads the next entries of a walk: how many, and whether the walk is over.
+///
+/// # Safety
+/// `keys` and `values` must have room for `room` keys and values of the map.
+pub unsafe fn lookup_batch(
+    map: BorrowedFd<'_>,
+    cursor: &mut Cursor,
+    keys: *mut u8,
+    values: *mut u8,
+    room: u32,
+) -> io::Result<(u32, bool)> {
+    let mut attr = zeroed();
+    let mut next = [0_u8; 8];
+    attr.batch.map_fd = number(map);
+    attr.batch.in_batch = cursor.0.as_ref().map_or(0, |bytes| bytes.as_ptr() as u64);
+    attr.batch.out_batch = next.as_mut_ptr() as u64;
+    attr.batch.keys = keys as u64;
+    attr.batch.values = values as u64;
+    attr.batch.count = room;
+    // SAFETY: the cursors outlive the call; the caller answers for the rest.
+    let result = unsafe { bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr) };
+    // SAFETY: the batch member was written above; the kernel updates its count.
+    let count = unsafe { attr.batch.count };
+    match result {
+        Ok(_) => {
+            cursor.0 = Some(next);
+            Ok((count, false))
+        }
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok((count, true)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Writes `count` keys and values.
+///
+/// # Safety
+/// `keys` and `values` must hold `count` keys and values of the map.
+pub unsafe fn update_batch(map: BorrowedFd<'_>, keys: *const u8, values: *const u8, count: u32) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.batch.map_fd = number(map);
+    attr.batch.keys = keys as u64;
+    attr.batch.values = values as u64;
+    attr.batch.count = count;
+    // SAFETY: as promised by the caller.
+    unsafe { bpf(bpf_cmd::BPF_MAP_UPDATE_BATCH, &mut attr) }.map(drop)
+}
+
+/// Waits until every packet program that runs now has ended. They run inside an RCU read section, and this
+/// barrier waits for all of those. `Ok(false)`: the kernel does not offer it (it was built without, or runs with `nohz_full`).
+pub fn wait_for_running_programs() -> io::Result<bool> {
+    const MEMBARRIER_CMD_GLOBAL: i32 = 1;
+    // SAFETY: no pointers in this call.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if result == 0 {
+        return Ok(true);
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::ENOSYS | libc::EINVAL) => Ok(false),
+        _ => Err(error),
+    }
+}

@@ -1,0 +1,131 @@
+//! What will not work on this host as it stands: a sentence each, with the mend.
+
+use std::fs;
+
+use anyhow::Context;
+
+use super::ethtool::{self, Question};
+use crate::netlink::{
+    Netlink,
+    link::{self, Link},
+};
+
+/// Examines the configured interfaces.
+///
+/// # Errors
+/// The kernel refused to list interfaces.
+pub fn examine(netlink: &mut Netlink, links: &[Link]) -> anyhow::Result<Vec<String>> {
+    let all = link::list(netlink)?;
+    let mut warnings = Vec::new();
+    for link in links {
+        // The caller's list is older than the attachment; flags may have changed.
+        let link = all.iter().find(|other| other.index == link.index).unwrap_or(link);
+        let peer = if link.peer_elsewhere { None } else { all.iter().find(|other| Some(other.index) == link.peer) };
+        warnings.extend(offloads(link, peer)?);
+        warnings.extend(paths(&link.name));
+    }
+    warnings.extend(mtus(links));
+    Ok(warnings)
+}
+
+/// Offloads whose frames the program cannot handle.
+fn offloads(link: &Link, peer: Option<&Link>) -> anyhow::Result<Vec<String>> {
+    let name = &link.name;
+    let ask = |name: &str, question| {
+        ethtool::ask(name, question).with_context(|| format!("cannot ask {name} for its offloads"))
+    };
+    let mut warnings = Vec::new();
+    if ask(name, Question::Lro)? == Some(true) {
+        warnings.push(format!(
+            "{name} merges received packets in hardware (LRO), and what is merged cannot be forwarded: ethtool -K {name} lro off"
+        ));
+    }
+    if link.kind.as_deref() != Some("veth") {
+        return Ok(warnings);
+    }
+    let Some(peer) = peer else {
+        tracing::info!(
+            interface = %name,
+            "the other end of this veth is in another network namespace and cannot be examined: its tx checksum offload must be off"
+        );
+        return Ok(warnings);
+    };
+    let peer_name = &peer.name;
+    if ask(peer_name, Question::TxChecksum)? == Some(true) {
+        warnings.push(format!(
+            "{peer_name}, the other end of {name}, leaves checksums to be finished by hardware that a veth does not have, so receivers drop \
+             what is forwarded: ethtool -K {peer_name} tx off"
+        ));
+    }
+    if peer.xdp.is_none() && ask(peer_name, Question::Gro)? == Some(false) {
+        warnings.push(format!(
+            "{peer_name}, the other end of {name}, does not poll, so frames that are redirected to it are lost: ethtool -K {peer_name} gro on"
+        ));
+    }
+    Ok(warnings)
+}
+
+/// Kernel settings in the way of packets that the kernel itself forwards while a next hop's MAC address is unknown.
+fn paths(interface: &str) -> Vec<String> {
+    let read = |path: &str| fs::read_to_string(format!("/proc/sys/net/{path}")).map(|value| value.trim().to_owned()).ok();
+    let number = |path: &str| read(path).and_then(|value| value.parse::<u32>().ok()).unwrap_or(0);
+    let mut warnings = Vec::new();
+    let filter = format!("ipv4/conf/{interface}/rp_filter");
+    if number("ipv4/conf/all/rp_filter").max(number(&filter)) == 1 {
+        warnings.push(format!(
+            "strict reverse path filtering on {interface} drops answers while a next hop's MAC address is unknown: sysctl -w \
+             net.ipv4.conf.{interface}.rp_filter=2"
+        ));
+    }
+    let forced = read(&format!("ipv6/conf/{interface}/force_forwarding"));
+    if forced.is_none() && read("ipv6/conf/all/forwarding").as_deref() == Some("0") {
+        warnings.push(format!(
+            "this kernel forwards IPv6 on {interface} only when the whole host does, so IPv6 packets are lost while a next hop's MAC address \
+             is unknown: sysctl -w net.ipv6.conf.all.forwarding=1"
+        ));
+    }
+    warnings
+}
+
+/// Interfaces that do not carry each other's packets.
+fn mtus(links: &[Link]) -> Option<String> {
+    let least = links.iter().min_by_key(|link| link.mtu)?;
+    let most = links.iter().max_by_key(|link| link.mtu)?;
+    (least.mtu != most.mtu).then(|| {
+        format!(
+            "{} carries packets of {} bytes and {} only {}: larger ones towards it are not forwarded; give both the same MTU (ip link \
+             set dev {} mtu {})",
+            most.name, most.mtu, least.name, least.mtu, most.name, least.mtu
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(name: &str, mtu: u32) -> Link {
+        Link {
+            index: 1,
+            name: name.into(),
+            mac: None,
+            mtu,
+            running: true,
+            kind: None,
+            peer: None,
+            peer_elsewhere: false,
+            xdp: None,
+        }
+    }
+
+    #[test]
+    fn different_mtus_are_told() {
+        assert_eq!(mtus(&[]), None);
+        assert_eq!(mtus(&[link("a", 1500), link("b", 1500)]), None);
+        assert_eq!(
+            mtus(&[link("a", 9000), link("b", 1500), link("c", 1500)]).unwrap(),
+            "a carries packets of 9000 bytes and b only 1500: larger ones towards it are not forwarded; give both the same MTU \
+             (ip link set dev a mtu 1500)"
+        );
+    }
+}

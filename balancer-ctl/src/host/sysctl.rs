@@ -1,0 +1,250 @@
+//! Kernel settings under /proc/sys: set for forwarding, and put back on a clean stop.
+//!
+//! The values found first are noted in a file before anything is written, so that a daemon that was killed and started again
+//! does not take its own values for the host's. The note is for one boot: after a reboot the kernel has its own values again.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+
+/// Settings of an interface: directory, name, value.
+///
+/// `accept_local`: a reply that takes the kernel's way is already translated, so its source is the VIP, an address of
+/// this host, which is dropped otherwise. `send_redirects`: the kernel must not tell reals a way around the balancer.
+const PER_INTERFACE: [(&str, &str, &str); 5] = [
+    ("net/ipv4/conf", "forwarding", "1"),
+    ("net/ipv6/conf", "forwarding", "1"),
+    // Linux 6.17: lets one interface forward IPv6 where the host as a whole does not.
+    ("net/ipv6/conf", "force_forwarding", "1"),
+    ("net/ipv4/conf", "accept_local", "1"),
+    ("net/ipv4/conf", "send_redirects", "0"),
+];
+
+/// The kernel sends redirects where this *or* the interface's own setting says so; other interfaces keep theirs.
+const FOR_ALL: (&str, &str) = ("net/ipv4/conf/all/send_redirects", "0");
+
+/// The settings changed so far.
+#[derive(Debug)]
+pub struct Sysctls {
+    root: PathBuf,
+    note: PathBuf,
+    boot: String,
+    /// Value found first, by path under /proc/sys.
+    found: BTreeMap<String, String>,
+}
+
+impl Sysctls {
+    /// Reads the note of an instance.
+    ///
+    /// # Errors
+    /// It is there and cannot be read.
+    pub fn open(instance: Option<&str>) -> anyhow::Result<Self> {
+        let mut state = PathBuf::from("/var/lib/balancer");
+        state.extend(instance);
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the boot's id")?;
+        Self::at(Path::new("/proc/sys"), state.join("sysctl"), boot.trim())
+    }
+
+    fn at(root: &Path, note: PathBuf, boot: &str) -> anyhow::Result<Self> {
+        let text = match fs::read_to_string(&note) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", note.display())),
+        };
+        Ok(Self { root: root.to_path_buf(), note, boot: boot.to_owned(), found: parse(&text, boot) })
+    }
+
+    /// Sets what these interfaces need, and puts back what other interfaces do not need any more.
+    ///
+    /// # Errors
+    /// A value cannot be written or noted.
+    pub fn set<'a>(&mut self, interfaces: impl Iterator<Item = &'a str>) -> anyhow::Result<()> {
+        let mut wanted = BTreeMap::from([(FOR_ALL.0.to_owned(), FOR_ALL.1)]);
+        for interface in interfaces {
+            for (directory, name, value) in PER_INTERFACE {
+                wanted.insert(format!("{directory}/{interface}/{name}"), value);
+            }
+            // An interface that forwards ignores router advertisements, unless this says 2.
+            let advertisements = format!("net/ipv6/conf/{interface}/accept_ra");
+            let accepted = self.read(&advertisements)?.is_some_and(|value| value != "0");
+            if accepted || self.found.contains_key(&advertisements) {
+                wanted.insert(advertisements, "2");
+            }
+        }
+        let mut unwanted = Vec::new();
+        for (path, value) in &self.found {
+            if !wanted.contains_key(path) {
+                unwanted.push((path.clone(), value.clone()));
+            }
+        }
+        let mut changes = Vec::new();
+        for (path, value) in wanted {
+            // What this kernel lacks is told by the diagnosis.
+            let Some(found) = self.read(&path)? else { continue };
+            if found != value {
+                self.found.entry(path.clone()).or_insert(found);
+                changes.push((path, value));
+            }
+        }
+        self.write_note()?;
+        for (path, value) in changes {
+            self.write(&path, value)?;
+        }
+        for (path, value) in unwanted {
+            self.write_if_there(&path, &value)?;
+            self.found.remove(&path);
+        }
+        self.write_note()
+    }
+
+    /// Puts all values back.
+    ///
+    /// # Errors
+    /// A value cannot be written.
+    pub fn put_back(&mut self) -> anyhow::Result<()> {
+        for (path, value) in std::mem::take(&mut self.found) {
+            self.write_if_there(&path, &value)?;
+        }
+        self.write_note()
+    }
+
+    fn read(&self, path: &str) -> anyhow::Result<Option<String>> {
+        match fs::read_to_string(self.root.join(path)) {
+            Ok(value) => Ok(Some(value.trim().to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("cannot read /proc/sys/{path}")),
+        }
+    }
+
+    fn write(&self, path: &str, value: &str) -> anyhow::Result<()> {
+        fs::write(self.root.join(path), value)
+            .with_context(|| format!("cannot set /proc/sys/{path} to {value}: is /proc/sys mounted read-only?"))
+    }
+
+    /// The interface may be gone.
+    fn write_if_there(&self, path: &str, value: &str) -> anyhow::Result<()> {
+        if self.read(path)?.is_some() { self.write(path, value) } else { Ok(()) }
+    }
+
+    fn write_note(&self) -> anyhow::Result<()> {
+        let write = || -> io::Result<()> {
+            if self.found.is_empty() {
+                return match fs::remove_file(&self.note) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                    _ => Ok(()),
+                };
+            }
+            if let Some(directory) = self.note.parent() {
+                fs::create_dir_all(directory)?;
+            }
+            // Never half a note: a crash leaves the old one or the new one.
+            let fresh = self.note.with_extension("new");
+            fs::write(&fresh, print(&self.found, &self.boot))?;
+            fs::rename(&fresh, &self.note)
+        };
+        write().with_context(|| format!("cannot write {}", self.note.display()))
+    }
+}
+
+fn print(found: &BTreeMap<String, String>, boot: &str) -> String {
+    let mut text = format!("boot {boot}\n");
+    for (path, value) in found {
+        text.push_str(&format!("{path} = {value}\n"));
+    }
+    text
+}
+
+/// The values in a note; none when it is of another boot.
+fn parse(text: &str, boot: &str) -> BTreeMap<String, String> {
+    let mut lines = text.lines();
+    if lines.next() != Some(format!("boot {boot}").as_str()) {
+        return BTreeMap::new();
+    }
+    lines
+        .filter_map(|line| line.split_once(" = "))
+        .map(|(path, value)| (path.to_owned(), value.to_owned()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A /proc/sys of plain files.
+    fn world() -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        for interface in ["all", "eth0", "eth1"] {
+            for (family, name, value) in [
+                ("ipv4", "forwarding", "0"),
+                ("ipv4", "accept_local", "0"),
+                ("ipv4", "send_redirects", "1"),
+                ("ipv6", "forwarding", "0"),
+                ("ipv6", "accept_ra", "1"),
+            ] {
+                let path = directory.path().join(format!("net/{family}/conf/{interface}"));
+                fs::create_dir_all(&path).unwrap();
+                fs::write(path.join(name), format!("{value}\n")).unwrap();
+            }
+        }
+        let note = directory.path().join("state/sysctl");
+        (directory, note)
+    }
+
+    fn values(root: &Path, interface: &str) -> String {
+        ["ipv4/conf/I/forwarding", "ipv4/conf/I/accept_local", "ipv4/conf/I/send_redirects", "ipv6/conf/I/forwarding", "ipv6/conf/I/accept_ra"]
+            .map(|path| fs::read_to_string(root.join("net").join(path.replace('I', interface))).unwrap().trim().to_owned())
+            .join("")
+    }
+
+    #[test]
+    fn values_are_set_and_put_back() {
+        let (directory, note) = world();
+        let root = directory.path();
+        let mut sysctls = Sysctls::at(root, note.clone(), "b").unwrap();
+        sysctls.set(["eth0"].into_iter()).unwrap();
+        assert_eq!((values(root, "eth0"), values(root, "eth1"), values(root, "all")), ("11012".into(), "00101".into(), "00001".into()));
+        sysctls.put_back().unwrap();
+        assert_eq!((values(root, "eth0"), values(root, "all")), ("00101".into(), "00101".into()));
+        assert!(!note.exists());
+    }
+
+    #[test]
+    fn a_daemon_that_was_killed_does_not_take_its_own_values_for_the_hosts() {
+        let (directory, note) = world();
+        let root = directory.path();
+        Sysctls::at(root, note.clone(), "b").unwrap().set(["eth0"].into_iter()).unwrap();
+        let mut again = Sysctls::at(root, note.clone(), "b").unwrap();
+        again.set(["eth0"].into_iter()).unwrap();
+        again.put_back().unwrap();
+        assert_eq!(values(root, "eth0"), "00101");
+    }
+
+    #[test]
+    fn an_interface_that_is_not_configured_any_more_gets_its_values_back() {
+        let (directory, note) = world();
+        let root = directory.path();
+        let mut sysctls = Sysctls::at(root, note, "b").unwrap();
+        sysctls.set(["eth0", "eth1"].into_iter()).unwrap();
+        sysctls.set(["eth1"].into_iter()).unwrap();
+        assert_eq!((values(root, "eth0"), values(root, "eth1")), ("00101".into(), "11012".into()));
+        sysctls.put_back().unwrap();
+        assert_eq!(values(root, "eth1"), "00101");
+    }
+
+    #[test]
+    fn a_note_of_another_boot_does_not_count() {
+        let (directory, note) = world();
+        let root = directory.path();
+        Sysctls::at(root, note.clone(), "b").unwrap().set(["eth0"].into_iter()).unwrap();
+        // After the reboot the operator has switched forwarding on.
+        fs::write(root.join("net/ipv4/conf/eth0/accept_local"), "0").unwrap();
+        let mut sysctls = Sysctls::at(root, note, "c").unwrap();
+        sysctls.set(["eth0"].into_iter()).unwrap();
+        sysctls.put_back().unwrap();
+        assert_eq!(values(root, "eth0"), "10012");
+    }
+}

@@ -1,0 +1,112 @@
+//! Network interfaces.
+
+use anyhow::Context;
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached},
+};
+
+use super::Netlink;
+
+/// An interface as the kernel describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its index.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its MAC address; none on links without one.
+    pub mac: Option<[u8; 6]>,
+    /// Largest IP packet it carries.
+    pub mtu: u32,
+    /// Whether it is up and has a carrier.
+    pub running: bool,
+    /// Its driver's kind (`veth`, `vlan`, …); none for hardware.
+    pub kind: Option<String>,
+    /// The other end of a veth pair, when that is in this namespace.
+    pub peer: Option<u32>,
+    /// Whether the other end is in another namespace.
+    pub peer_elsewhere: bool,
+    /// The XDP program on it.
+    pub xdp: Option<Xdp>,
+}
+
+/// An XDP program on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Xdp {
+    /// Kernel's id of the program.
+    pub program: u32,
+    /// In the driver, not in the generic hook.
+    pub native: bool,
+}
+
+/// Lists all interfaces of the namespace.
+///
+/// # Errors
+/// The kernel refused.
+pub fn list(netlink: &mut Netlink) -> anyhow::Result<Vec<Link>> {
+    let answers = netlink
+        .dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))
+        .context("cannot list the network interfaces")?;
+    Ok(answers
+        .into_iter()
+        .filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewLink(message) => parse(&message),
+            _ => None,
+        })
+        .collect())
+}
+
+/// Reads one interface out of a message.
+pub(super) fn parse(message: &LinkMessage) -> Option<Link> {
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        mac: None,
+        mtu: 0,
+        running: message.header.flags.contains(LinkFlags::LowerUp),
+        kind: None,
+        peer: None,
+        peer_elsewhere: false,
+        xdp: None,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().ok(),
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::Link(peer) => link.peer = Some(*peer),
+            LinkAttribute::LinkNetNsId(_) => link.peer_elsewhere = true,
+            LinkAttribute::LinkInfo(infos) => {
+                for info in infos {
+                    if let LinkInfo::Kind(kind) = info {
+                        link.kind = Some(kind_name(kind));
+                    }
+                }
+            }
+            LinkAttribute::Xdp(parts) => link.xdp = xdp(parts),
+            _ => {}
+        }
+    }
+    (!link.name.is_empty()).then_some(link)
+}
+
+fn kind_name(kind: &InfoKind) -> String {
+    kind.to_string()
+}
+
+fn xdp(parts: &[LinkXdp]) -> Option<Xdp> {
+    let mut program = None;
+    let mut native = false;
+    for part in parts {
+        match part {
+            LinkXdp::Attached(XdpAttached::None) => return None,
+            LinkXdp::Attached(mode) => native = !matches!(mode, XdpAttached::SocketBuffer),
+            LinkXdp::ProgId(id) => program = Some(*id),
+            // With programs in both hooks there is no common id.
+            LinkXdp::DrvProgId(id) | LinkXdp::SkbProgId(id) | LinkXdp::HwProgId(id) => program = program.or(Some(*id)),
+            _ => {}
+        }
+    }
+    program.map(|program| Xdp { program, native })
+}

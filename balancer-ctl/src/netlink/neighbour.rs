@@ -1,0 +1,225 @@
+//! Neighbours: the link-layer addresses of next hops, and how to keep them known.
+//!
+//! The packet program can send only where the kernel already knows the next hop's MAC address. A *managed* entry
+//! (Linux 5.16) is kept fresh by the kernel itself, also while the daemon is dead; older kernels are asked to use the
+//! entry now and then.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+};
+
+use anyhow::Context;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    neighbour::{
+        NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage, NeighbourState,
+    },
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
+};
+
+use super::Netlink;
+
+/// A next hop: interface index and address.
+pub type NextHop = (u32, IpAddr);
+
+/// A neighbour entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Its MAC address, when that is known and may be used.
+    pub mac: Option<Vec<u8>>,
+    /// Set by hand, or on a link that needs no resolution: leave it alone.
+    pub fixed: bool,
+    /// The kernel keeps it fresh.
+    pub managed: bool,
+}
+
+/// Reads an entry out of a message.
+pub(super) fn parse(message: &NeighbourMessage) -> Option<(NextHop, Neighbour)> {
+    let state = message.header.state;
+    let usable = matches!(
+        state,
+        NeighbourState::Reachable
+            | NeighbourState::Stale
+            | NeighbourState::Delay
+            | NeighbourState::Probe
+            | NeighbourState::Noarp
+            | NeighbourState::Permanent
+    );
+    let mut address = None;
+    let mut neighbour = Neighbour {
+        mac: None,
+        fixed: matches!(state, NeighbourState::Noarp | NeighbourState::Permanent),
+        managed: false,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => address = Some(IpAddr::V4(*v4)),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => address = Some(IpAddr::V6(*v6)),
+            NeighbourAttribute::LinkLayerAddress(mac) if usable => neighbour.mac = Some(mac.clone()),
+            NeighbourAttribute::ExtFlags(flags) => neighbour.managed = flags.contains(NeighbourExtFlags::Managed),
+            _ => {}
+        }
+    }
+    Some(((message.header.ifindex, address?), neighbour))
+}
+
+/// Lists the neighbour table.
+///
+/// # Errors
+/// The kernel refused.
+pub fn list(netlink: &mut Netlink) -> io::Result<BTreeMap<NextHop, Neighbour>> {
+    let answers = netlink.dump(RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()))?;
+    Ok(answers
+        .iter()
+        .filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewNeighbour(message) => parse(message),
+            _ => None,
+        })
+        .collect())
+}
+
+/// Where packets to `address` go next; none without a route, or when it is this host.
+///
+/// # Errors
+/// The kernel refused the question for another reason than a missing route.
+pub fn next_hop(netlink: &mut Netlink, address: IpAddr) -> io::Result<Option<NextHop>> {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(address);
+    message.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
+    message.attributes.push(RouteAttribute::Destination(address.into()));
+    let answers = match netlink.request(RouteNetlinkMessage::GetRoute(message), 0) {
+        Ok(answers) => answers,
+        Err(error) => {
+            return match error.raw_os_error() {
+                Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL) => Ok(None),
+                _ => Err(error),
+            };
+        }
+    };
+    Ok(answers.iter().find_map(|answer| match answer {
+        RouteNetlinkMessage::NewRoute(route) if route.header.kind == RouteType::Unicast => {
+            let (interface, gateway) = way(route);
+            Some((interface?, gateway.unwrap_or(address)))
+        }
+        _ => None,
+    }))
+}
+
+/// The gateways of default routes: clients' answers leave by them.
+///
+/// # Errors
+/// The kernel refused.
+pub fn default_gateways(netlink: &mut Netlink) -> io::Result<BTreeSet<NextHop>> {
+    let mut gateways = BTreeSet::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family;
+        for answer in netlink.dump(RouteNetlinkMessage::GetRoute(message))? {
+            if let RouteNetlinkMessage::NewRoute(route) = answer
+                && route.header.destination_prefix_length == 0
+                && route.header.kind == RouteType::Unicast
+                && let (Some(interface), Some(gateway)) = way(&route)
+            {
+                gateways.insert((interface, gateway));
+            }
+        }
+    }
+    Ok(gateways)
+}
+
+fn way(route: &RouteMessage) -> (Option<u32>, Option<IpAddr>) {
+    let mut interface = None;
+    let mut gateway = None;
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => interface = Some(*index),
+            RouteAttribute::Gateway(RouteAddress::Inet(v4)) => gateway = Some(IpAddr::V4(*v4)),
+            RouteAttribute::Gateway(RouteAddress::Inet6(v6)) => gateway = Some(IpAddr::V6(*v6)),
+            _ => {}
+        }
+    }
+    (interface, gateway)
+}
+
+/// How an entry is kept fresh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// By the kernel from now on.
+    Managed,
+    /// By one probe now.
+    Use,
+}
+
+/// Makes the kernel resolve `hop`, now or for good. A fixed entry must not be passed: the kernel would make it an
+/// ordinary one.
+///
+/// # Errors
+/// The kernel refused; `EINVAL` for [`Keep::Managed`] before Linux 5.16.
+pub fn keep(netlink: &mut Netlink, hop: NextHop, how: Keep) -> io::Result<()> {
+    let (interface, address) = hop;
+    let mut message = NeighbourMessage::default();
+    message.header.family = family(address);
+    message.header.ifindex = interface;
+    message.header.state = NeighbourState::None;
+    message.attributes.push(NeighbourAttribute::Destination(match address {
+        IpAddr::V4(v4) => NeighbourAddress::Inet(v4),
+        IpAddr::V6(v6) => NeighbourAddress::Inet6(v6),
+    }));
+    match how {
+        Keep::Managed => message.attributes.push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed)),
+        Keep::Use => message.header.flags = NeighbourFlags::Use,
+    }
+    netlink.request(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE).map(drop)
+}
+
+const fn family(address: IpAddr) -> AddressFamily {
+    match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}
+
+/// Keeps the neighbour entries of all reals' next hops and of default gateways fresh.
+#[derive(Debug, Default)]
+pub struct Keeper {
+    /// The kernel has refused managed entries.
+    only_use: bool,
+}
+
+impl Keeper {
+    /// Looks after the next hops towards `reals` and the default gateways. Called every few seconds.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn tend(&mut self, netlink: &mut Netlink, reals: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
+        let mut hops = default_gateways(netlink).context("cannot list the default routes")?;
+        for real in reals {
+            hops.extend(next_hop(netlink, *real).with_context(|| format!("cannot ask for the route to {real}"))?);
+        }
+        let known = list(netlink).context("cannot list the neighbours")?;
+        for hop in hops {
+            let entry = known.get(&hop);
+            if entry.is_some_and(|entry| entry.fixed) {
+                continue;
+            }
+            if !self.only_use && !entry.is_some_and(|entry| entry.managed) {
+                match keep(netlink, hop, Keep::Managed) {
+                    Ok(()) => {}
+                    Err(error) if error.raw_os_error() == Some(libc::EINVAL) => self.only_use = true,
+                    // The interface is down, or has just gone.
+                    Err(error) => tracing::debug!(address = %hop.1, %error, "neighbour not kept"),
+                }
+            }
+            // A managed entry whose probe failed is probed again by the kernel every few seconds; asking helps it along.
+            if (self.only_use || entry.is_none_or(|entry| entry.mac.is_none()))
+                && let Err(error) = keep(netlink, hop, Keep::Use)
+            {
+                tracing::debug!(address = %hop.1, %error, "neighbour not probed");
+            }
+        }
+        Ok(())
+    }
+}

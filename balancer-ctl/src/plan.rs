@@ -1,0 +1,258 @@
+//! The way from the observed to the desired state: `plan(desired, observed) -> changes`. Pure; only
+//! `dataplane/apply.rs` executes changes.
+//!
+//! Packets flow while the changes are made one by one, so the order is the point. A ring is written where no service points,
+//! after the real servers it names; then the service is pointed at it, in one write; only then are real servers that left
+//! marked. So at every moment a service has its old ring or its new one, and each real server in it takes
+//! new connections.
+
+pub mod space;
+pub mod tables;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use balancer_common::{
+    addr::Addr,
+    real_server::{RealServer, state},
+    scheduler::RING_SLOTS,
+    service::{MAX_SERVICES, REJECT, Service},
+};
+use tables::{Change, Tables};
+
+use crate::{
+    model::{self, NoReal, ServiceKey, VirtualService},
+    ring,
+};
+
+/// A table is too small for what is desired.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Full {
+    /// Too many services.
+    #[error(
+        "{wanted} virtual services do not fit: the table holds {MAX_SERVICES} of each address family and as many in all \
+         ({held} places are held by connections of removed services)"
+    )]
+    Services {
+        /// Desired.
+        wanted: usize,
+        /// Held by removed services.
+        held: usize,
+    },
+    /// Too many real servers.
+    #[error(
+        "{wanted} real servers do not fit: the table holds {capacity} over all services together ({held} places are held by \
+         connections of removed real servers)"
+    )]
+    Reals {
+        /// Desired.
+        wanted: usize,
+        /// Held by removed real servers.
+        held: usize,
+        /// The table's size.
+        capacity: usize,
+    },
+    /// Too many ring slots.
+    #[error(
+        "the ring of service {service} needs {wanted} slots in one piece and {free} of {RING_SLOTS} are free: use weights with a \
+         smaller sum or a common divisor"
+    )]
+    Ring {
+        /// Whose ring.
+        service: ServiceKey,
+        /// Needed.
+        wanted: usize,
+        /// Free.
+        free: u32,
+    },
+}
+
+/// The changes that bring `observed` to `desired`, in the order in which to make them. None when nothing differs.
+///
+/// # Errors
+/// A table is too small; nothing is to be done then. With [`Full::Ring`] another try may succeed after
+/// retired ring space was released.
+pub fn plan(desired: &[VirtualService], observed: &Tables) -> Result<Vec<Change>, Full> {
+    let mut planner = Planner::new(desired, observed)?;
+    for service in desired {
+        planner.service(service)?;
+    }
+    Ok(planner.finish(desired))
+}
+
+struct Planner<'a> {
+    observed: &'a Tables,
+    known_reals: HashMap<(u32, std::net::SocketAddr), u32>,
+    free_reals: Vec<u32>,
+    free_services: Vec<u32>,
+    space: space::RingSpace,
+    /// Real ids that the desired services have.
+    kept: HashSet<u32>,
+    resets: Vec<Change>,
+    reals: Vec<Change>,
+    rings: Vec<Change>,
+    services: Vec<Change>,
+    /// Real servers that take no new connections any more: after the rings that named them.
+    leaving: Vec<Change>,
+}
+
+impl<'a> Planner<'a> {
+    fn new(desired: &[VirtualService], observed: &'a Tables) -> Result<Self, Full> {
+        let used = observed.service_ids_in_use();
+        let free_services: Vec<_> = (0..MAX_SERVICES).rev().filter(|id| !used.contains(id)).collect();
+        let new_services = desired.iter().filter(|s| !observed.services.contains_key(&s.key)).count();
+        let of_family = |v4: bool| desired.iter().filter(|s| s.key.address.is_ipv4() == v4).count();
+        if new_services > free_services.len() || of_family(true).max(of_family(false)) > MAX_SERVICES as usize {
+            let held = used.len() - observed.services.len();
+            return Err(Full::Services { wanted: desired.len(), held });
+        }
+
+        let known_reals = observed.real_ids();
+        let mut free_reals: Vec<_> = (0_u32..)
+            .zip(&observed.reals)
+            .filter(|(_, real)| real.state == state::FREE)
+            .map(|(id, _)| id)
+            .collect();
+        free_reals.reverse();
+        let new_reals = desired
+            .iter()
+            .map(|service| {
+                let id = observed.services.get(&service.key).map(|row| row.service.id);
+                let is_known = |real: &&model::RealServer| {
+                    id.is_some_and(|id| known_reals.contains_key(&(id, real.address)))
+                };
+                service.reals.len() - service.reals.iter().filter(is_known).count()
+            })
+            .sum::<usize>();
+        if new_reals > free_reals.len() {
+            return Err(Full::Reals {
+                wanted: desired.iter().map(|service| service.reals.len()).sum(),
+                held: observed.reals.iter().filter(|real| real.state == state::REMOVED).count(),
+                capacity: observed.reals.len(),
+            });
+        }
+        Ok(Self {
+            observed,
+            known_reals,
+            free_reals,
+            free_services,
+            space: observed.space.clone(),
+            kept: HashSet::new(),
+            resets: Vec::new(),
+            reals: Vec::new(),
+            rings: Vec::new(),
+            services: Vec::new(),
+            leaving: Vec::new(),
+        })
+    }
+
+    fn service(&mut self, desired: &VirtualService) -> Result<(), Full> {
+        let row = self.observed.services.get(&desired.key);
+        let id = match row {
+            Some(row) => row.service.id,
+            None => {
+                let id = self.free_services.pop().ok_or(Full::Services { wanted: 1, held: 0 })?;
+                self.resets.push(Change::ResetService { id });
+                id
+            }
+        };
+        let mut weighted = Vec::with_capacity(desired.reals.len());
+        for real in &desired.reals {
+            weighted.push((self.real(id, real)?, real.weight));
+        }
+        let slots = ring::build(desired.scheduler, &weighted);
+        let ring = match row {
+            Some(row) if row.ring == slots => row.service.ring,
+            _ => {
+                // A ring has at most MAX_RING slots.
+                let ring = self.space.allocate(slots.len() as u32).ok_or_else(|| Full::Ring {
+                    service: desired.key,
+                    wanted: slots.len(),
+                    free: self.space.free(),
+                })?;
+                if ring.length > 0 {
+                    self.rings.push(Change::WriteRing { offset: ring.offset, reals: slots.clone() });
+                }
+                ring
+            }
+        };
+        let flags = match desired.no_real {
+            NoReal::Reject => REJECT,
+            NoReal::Drop => 0,
+        };
+        let service = Service { ring, id, flags };
+        if row.is_none_or(|row| row.service != service) {
+            self.services.push(Change::SetService { key: desired.key, service, reals: slots });
+        }
+        Ok(())
+    }
+
+    /// The id of a desired real server.
+    fn real(&mut self, service: u32, desired: &model::RealServer) -> Result<u32, Full> {
+        let wanted = RealServer {
+            address: Addr::from(desired.address.ip()),
+            port: desired.address.port().to_be(),
+            zero: 0,
+            state: if desired.weight > 0 { state::TAKES_NEW } else { state::DRAINING },
+            service,
+        };
+        let Some(id) = self.known_reals.get(&(service, desired.address)).copied() else {
+            let held = 0;
+            let capacity = self.observed.reals.len();
+            let id = self.free_reals.pop().ok_or(Full::Reals { wanted: 1, held, capacity })?;
+            self.kept.insert(id);
+            self.reals.push(Change::SetReal { id, real: wanted });
+            return Ok(id);
+        };
+        self.kept.insert(id);
+        let old = self.observed.reals[id as usize];
+        if old != wanted {
+            let change = Change::SetReal { id, real: wanted };
+            if old.state == state::TAKES_NEW { self.leaving.push(change) } else { self.reals.push(change) }
+        }
+        Ok(id)
+    }
+
+    fn finish(mut self, desired: &[VirtualService]) -> Vec<Change> {
+        let keys: BTreeSet<_> = desired.iter().map(|service| service.key).collect();
+        let removed: Vec<_> = self
+            .observed
+            .services
+            .keys()
+            .filter(|key| !keys.contains(*key))
+            .map(|key| Change::RemoveService { key: *key })
+            .collect();
+        for (id, real) in (0_u32..).zip(&self.observed.reals) {
+            if !self.kept.contains(&id) && !matches!(real.state, state::FREE | state::REMOVED) {
+                let real = RealServer { state: state::REMOVED, ..*real };
+                self.leaving.push(Change::SetReal { id, real });
+            }
+        }
+
+        let any_port = desired.iter().any(|service| service.key.address.port() == 0);
+        let any_port_on = (any_port && !self.observed.any_port).then_some(Change::SetAnyPort(true));
+        let any_port_off = (!any_port && self.observed.any_port).then_some(Change::SetAnyPort(false));
+        // New services come before old ones go, so that an address that moves from one port to every port is
+        // never without a service; unless the table cannot hold both.
+        let most = [true, false].map(|v4| {
+            let of_family = |key: &&ServiceKey| key.address.is_ipv4() == v4;
+            let new = keys.iter().filter(of_family).filter(|key| !self.observed.services.contains_key(key));
+            self.observed.services.keys().filter(of_family).count() + new.count()
+        });
+        let roomy = most.iter().all(|count| *count <= MAX_SERVICES as usize);
+        let (first, last) = if roomy { (Vec::new(), removed) } else { (removed, Vec::new()) };
+
+        let mut changes = self.resets;
+        changes.extend(first);
+        changes.extend(self.reals);
+        changes.extend(self.rings);
+        changes.extend(any_port_on);
+        changes.extend(self.services);
+        changes.extend(last);
+        changes.extend(any_port_off);
+        changes.extend(self.leaving);
+        changes
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,140 @@
+//! What the kernel's tables hold, as far as the daemon writes them, and the changes it may make. Pure.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use balancer_common::{
+    real_server::{RealServer, state},
+    service::Service,
+};
+
+use super::space::RingSpace;
+use crate::model::ServiceKey;
+
+/// One step towards the desired state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The id begins a new life: its turns and counters become zero.
+    ResetService {
+        /// Service id.
+        id: u32,
+    },
+    /// Writes a real server.
+    SetReal {
+        /// Real id.
+        id: u32,
+        /// What stands there from now on.
+        real: RealServer,
+    },
+    /// Writes ring slots that no service points at.
+    WriteRing {
+        /// First slot.
+        offset: u32,
+        /// Real ids.
+        reals: Vec<u32>,
+    },
+    /// Says whether any service listens on every port.
+    SetAnyPort(bool),
+    /// Writes a service. Its ring is `reals`, written before.
+    SetService {
+        /// VIP, port, protocol.
+        key: ServiceKey,
+        /// What stands there from now on.
+        service: Service,
+        /// What its ring holds.
+        reals: Vec<u32>,
+    },
+    /// Deletes a service.
+    RemoveService {
+        /// VIP, port, protocol.
+        key: ServiceKey,
+    },
+}
+
+/// A service as it stands, and what its ring holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceRow {
+    /// The kernel's value.
+    pub service: Service,
+    /// Real ids in its ring.
+    pub ring: Vec<u32>,
+}
+
+/// The observed state.
+#[derive(Clone, Debug)]
+pub struct Tables {
+    /// By VIP, port and protocol.
+    pub services: BTreeMap<ServiceKey, ServiceRow>,
+    /// By real id.
+    pub reals: Vec<RealServer>,
+    /// Whether the program looks for services on every port.
+    pub any_port: bool,
+    /// Free ring slots.
+    pub space: RingSpace,
+}
+
+impl Tables {
+    /// Tables as they are when the maps are new.
+    #[must_use]
+    pub fn empty(reals: u32, ring_slots: u32) -> Self {
+        Self {
+            services: BTreeMap::new(),
+            reals: vec![RealServer::default(); reals as usize],
+            any_port: false,
+            space: RingSpace::without(ring_slots, []),
+        }
+    }
+
+    /// What these tables are after `change`.
+    pub fn apply(&mut self, change: &Change) {
+        match change {
+            Change::ResetService { id: _ } => {}
+            Change::WriteRing { offset: _, reals: _ } => {}
+            Change::SetReal { id, real } => {
+                if let Some(slot) = self.reals.get_mut(*id as usize) {
+                    *slot = *real;
+                }
+            }
+            Change::SetAnyPort(any_port) => self.any_port = *any_port,
+            Change::SetService { key, service, reals } => {
+                let row = ServiceRow { service: *service, ring: reals.clone() };
+                let old = self.services.insert(*key, row).unwrap_or_default();
+                if old.service.ring != service.ring {
+                    self.space.take(service.ring);
+                    self.space.retire(old.service.ring);
+                }
+            }
+            Change::RemoveService { key } => {
+                if let Some(old) = self.services.remove(key) {
+                    self.space.retire(old.service.ring);
+                }
+            }
+        }
+    }
+
+    /// Real ids by service id, address and port; those of removed real servers too.
+    #[must_use]
+    pub fn real_ids(&self) -> HashMap<(u32, SocketAddr), u32> {
+        (0_u32..)
+            .zip(&self.reals)
+            .filter(|(_, real)| real.state != state::FREE)
+            .map(|(id, real)| ((real.service, address_of(real)), id))
+            .collect()
+    }
+
+    /// Service ids that a service has or that a real server still refers to.
+    #[must_use]
+    pub fn service_ids_in_use(&self) -> HashSet<u32> {
+        let services = self.services.values().map(|row| row.service.id);
+        let reals = self.reals.iter().filter(|real| real.state != state::FREE).map(|real| real.service);
+        services.chain(reals).collect()
+    }
+}
+
+/// A real server's address and port.
+#[must_use]
+pub fn address_of(real: &RealServer) -> SocketAddr {
+    SocketAddr::new(IpAddr::from(real.address), u16::from_be(real.port))
+}

@@ -1,0 +1,315 @@
+//! Plans applied to a model of the kernel's maps: the end is the desired state, and no moment on the way is
+//! neither old nor new.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
+
+use balancer_common::scheduler::Ring;
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::{ForwardMethod, Protocol, Scheduler};
+
+/// The maps as the packet program reads them.
+#[derive(Clone)]
+struct Maps {
+    services: BTreeMap<ServiceKey, Service>,
+    reals: Vec<RealServer>,
+    rings: Vec<u32>,
+    any_port: bool,
+}
+
+const REALS: u32 = 64;
+const SLOTS: u32 = 512;
+
+impl Maps {
+    fn new() -> Self {
+        Self {
+            services: BTreeMap::new(),
+            reals: vec![RealServer::default(); REALS as usize],
+            rings: vec![u32::MAX; SLOTS as usize],
+            any_port: false,
+        }
+    }
+
+    /// Makes a change as the kernel would, and checks that it does not pull a ring from under a packet:
+    /// `untouchable` are the regions that any service has pointed at since the last grace period.
+    fn apply(&mut self, change: &Change, untouchable: &mut Vec<Ring>) {
+        match change {
+            Change::ResetService { id } => {
+                assert!(self.services.values().all(|service| service.id != *id));
+                assert!(self.reals.iter().all(|real| real.state == state::FREE || real.service != *id));
+            }
+            Change::SetReal { id, real } => self.reals[*id as usize] = *real,
+            Change::WriteRing { offset, reals } => {
+                let range = *offset..offset + reals.len() as u32;
+                for ring in untouchable.iter() {
+                    assert!(range.end <= ring.offset || ring.offset + ring.length <= range.start);
+                }
+                self.rings[range.start as usize..range.end as usize].copy_from_slice(reals);
+            }
+            Change::SetAnyPort(on) => self.any_port = *on,
+            Change::SetService { key, service, reals } => {
+                self.services.insert(*key, *service);
+                assert_eq!(&self.ring(&service.ring), reals);
+                untouchable.push(service.ring);
+            }
+            Change::RemoveService { key } => {
+                self.services.remove(key);
+            }
+        }
+    }
+
+    fn ring(&self, ring: &Ring) -> Vec<u32> {
+        self.rings[ring.offset as usize..(ring.offset + ring.length) as usize].to_vec()
+    }
+
+    /// Where a service's new connections go, in turn, and its flags; `None` without a service.
+    fn resolve(&self, key: &ServiceKey) -> Option<(Vec<SocketAddr>, u32)> {
+        let service = self.services.get(key)?;
+        assert!(key.address.port() != 0 || self.any_port);
+        let addresses = self
+            .ring(&service.ring)
+            .into_iter()
+            .map(|id| {
+                let real = self.reals[id as usize];
+                assert_eq!((real.state, real.service), (state::TAKES_NEW, service.id));
+                tables::address_of(&real)
+            })
+            .collect();
+        Some((addresses, service.flags))
+    }
+}
+
+/// The same, from the desired state.
+fn wanted(services: &[VirtualService], key: &ServiceKey) -> Option<(Vec<SocketAddr>, u32)> {
+    let service = services.iter().find(|service| service.key == *key)?;
+    let weighted: Vec<_> = (0_u32..).zip(&service.reals).map(|(id, real)| (id, real.weight)).collect();
+    let addresses = ring::build(service.scheduler, &weighted)
+        .into_iter()
+        .map(|index| service.reals[index as usize].address)
+        .collect();
+    Some((addresses, u32::from(service.no_real == NoReal::Reject)))
+}
+
+struct World {
+    maps: Maps,
+    tables: Tables,
+    desired: Vec<VirtualService>,
+    untouchable: Vec<Ring>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            maps: Maps::new(),
+            tables: Tables::empty(REALS, SLOTS),
+            desired: Vec::new(),
+            untouchable: Vec::new(),
+        }
+    }
+
+    fn change_to(&mut self, desired: Vec<VirtualService>) -> Result<Vec<Change>, Full> {
+        let changes = plan(&desired, &self.tables)?;
+        let keys: BTreeSet<_> = self.desired.iter().chain(&desired).map(|service| service.key).collect();
+        for change in &changes {
+            self.maps.apply(change, &mut self.untouchable);
+            self.tables.apply(change);
+            for key in &keys {
+                let now = self.maps.resolve(key);
+                assert!(
+                    now == wanted(&self.desired, key) || now == wanted(&desired, key),
+                    "{key} is half way after {change:?}"
+                );
+            }
+        }
+        for key in &keys {
+            assert_eq!(self.maps.resolve(key), wanted(&desired, key));
+        }
+        assert_eq!(self.tables.reals, self.maps.reals);
+        let services: BTreeMap<_, _> = self.tables.services.iter().map(|(key, row)| (*key, row.service)).collect();
+        assert_eq!(services, self.maps.services);
+        for service in &desired {
+            for real in &service.reals {
+                let id = self.tables.real_ids()[&(self.tables.services[&service.key].service.id, real.address)];
+                let expected = if real.weight > 0 { state::TAKES_NEW } else { state::DRAINING };
+                assert_eq!(self.tables.reals[id as usize].state, expected);
+            }
+        }
+        let live = self.tables.reals.iter().filter(|real| !matches!(real.state, state::FREE | state::REMOVED));
+        assert_eq!(live.count(), desired.iter().map(|service| service.reals.len()).sum::<usize>());
+        assert_eq!(plan(&desired, &self.tables), Ok(Vec::new()), "a second plan has nothing to do");
+        self.desired = desired;
+        Ok(changes)
+    }
+
+    /// No packet that started before is under way any more.
+    fn grace(&mut self) {
+        self.tables.space.release();
+        self.untouchable = self.maps.services.values().map(|service| service.ring).collect();
+    }
+
+    fn id(&self, service: u8, real: u8) -> u32 {
+        let id = self.tables.services[&key(service)].service.id;
+        self.tables.real_ids()[&(id, address(real))]
+    }
+}
+
+fn key(number: u8) -> ServiceKey {
+    // Number 0 listens on every port.
+    let port = if number == 0 { 0 } else { 80 };
+    let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, number)), port);
+    ServiceKey { protocol: Protocol::Tcp, address }
+}
+
+fn address(number: u8) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 168, 0, number)), 8080)
+}
+
+fn service(number: u8, reals: &[(u8, u32)]) -> VirtualService {
+    let reals = reals.iter().map(|(number, weight)| model::RealServer {
+        address: address(*number),
+        weight: *weight,
+        forwarding: ForwardMethod::Nat,
+        runtime: false,
+    });
+    VirtualService {
+        key: key(number),
+        name: None,
+        scheduler: Scheduler::Wrr,
+        no_real: NoReal::Reject,
+        reals: reals.collect(),
+        runtime: false,
+    }
+}
+
+#[test]
+fn a_new_service_is_written_from_the_bottom_up() {
+    let changes = World::new().change_to(vec![service(1, &[(2, 1), (3, 0)])]).unwrap();
+    let real = |number, state| RealServer {
+        address: Addr::from(address(number).ip()),
+        port: 8080_u16.to_be(),
+        zero: 0,
+        state,
+        service: 0,
+    };
+    let value = Service { ring: Ring { offset: 0, length: 1 }, id: 0, flags: REJECT };
+    assert_eq!(
+        changes,
+        [
+            Change::ResetService { id: 0 },
+            Change::SetReal { id: 0, real: real(2, state::TAKES_NEW) },
+            Change::SetReal { id: 1, real: real(3, state::DRAINING) },
+            Change::WriteRing { offset: 0, reals: vec![0] },
+            Change::SetService { key: key(1), service: value, reals: vec![0] },
+        ]
+    );
+}
+
+#[test]
+fn a_removed_real_server_keeps_its_id_and_comes_back_under_it() {
+    let mut world = World::new();
+    world.change_to(vec![service(1, &[(2, 1), (3, 1)])]).unwrap();
+    let id = world.id(1, 3);
+    world.change_to(vec![service(1, &[(2, 1)])]).unwrap();
+    assert_eq!(world.tables.reals[id as usize].state, state::REMOVED);
+    world.change_to(vec![service(1, &[(4, 1), (2, 1)])]).unwrap();
+    assert_ne!(world.id(1, 4), id);
+    world.change_to(vec![service(1, &[(2, 1), (3, 1)])]).unwrap();
+    assert_eq!(world.id(1, 3), id);
+}
+
+#[test]
+fn a_service_id_is_not_given_to_another_while_its_real_servers_have_connections() {
+    let mut world = World::new();
+    world.change_to(vec![service(1, &[(2, 1)])]).unwrap();
+    world.change_to(vec![service(2, &[(2, 1)])]).unwrap();
+    assert_eq!(world.tables.services[&key(2)].service.id, 1);
+    world.tables.reals[0] = RealServer::default();
+    world.maps.reals[0] = RealServer::default();
+    world.change_to(vec![service(2, &[(2, 1)]), service(3, &[])]).unwrap();
+    assert_eq!(world.tables.services[&key(3)].service.id, 0);
+}
+
+#[test]
+fn changing_a_weight_keeps_ids_and_moves_the_ring() {
+    let mut world = World::new();
+    world.change_to(vec![service(1, &[(2, 1), (3, 1)])]).unwrap();
+    let changes = world.change_to(vec![service(1, &[(2, 3), (3, 1)])]).unwrap();
+    let value = Service { ring: Ring { offset: 2, length: 4 }, id: 0, flags: REJECT };
+    assert_eq!(
+        changes,
+        [
+            Change::WriteRing { offset: 2, reals: vec![0, 0, 1, 0] },
+            Change::SetService { key: key(1), service: value, reals: vec![0, 0, 1, 0] },
+        ]
+    );
+}
+
+#[test]
+fn a_full_table_is_said_before_anything_is_changed() {
+    let mut world = World::new();
+    let many: Vec<_> = (0..REALS as u8).map(|number| (number, 1)).collect();
+    world.change_to(vec![service(1, &many)]).unwrap();
+    let full = world.change_to(vec![service(1, &many), service(2, &[(1, 1)])]).unwrap_err();
+    assert_eq!(
+        full.to_string(),
+        "65 real servers do not fit: the table holds 64 over all services together (0 places are held by connections \
+         of removed real servers)"
+    );
+    let full = World::new().change_to(vec![service(1, &[(1, 500), (2, 499)])]).unwrap_err();
+    assert_eq!(
+        full.to_string(),
+        "the ring of service tcp/192.0.2.1:80 needs 999 slots in one piece and 512 of 1048576 are free: use weights \
+         with a smaller sum or a common divisor"
+    );
+}
+
+#[test]
+fn ring_space_comes_back_after_a_grace_period() {
+    let mut world = World::new();
+    let ring = |weight| vec![service(1, &[(1, weight), (2, 1)])];
+    world.change_to(ring(299)).unwrap();
+    world.change_to(ring(199)).unwrap();
+    assert!(matches!(world.change_to(ring(298)), Err(Full::Ring { .. })));
+    world.grace();
+    world.change_to(ring(298)).unwrap();
+}
+
+fn services() -> impl Strategy<Value = Vec<VirtualService>> {
+    let reals = proptest::collection::btree_map(0_u8..6, 0_u32..4, 0..5);
+    let one = (reals, any::<bool>(), any::<bool>(), any::<bool>());
+    proptest::collection::btree_map(0_u8..5, one, 0..4).prop_map(|services| {
+        services
+            .into_iter()
+            .map(|(number, (reals, rr, reject, reverse))| {
+                let mut reals: Vec<_> = reals.into_iter().collect();
+                if reverse {
+                    reals.reverse();
+                }
+                let mut service = service(number, &reals);
+                service.scheduler = if rr { Scheduler::Rr } else { Scheduler::Wrr };
+                service.no_real = if reject { NoReal::Reject } else { NoReal::Drop };
+                service
+            })
+            .collect()
+    })
+}
+
+proptest! {
+    #[test]
+    fn every_moment_is_old_or_new(history in proptest::collection::vec((services(), any::<bool>()), 1..8)) {
+        let mut world = World::new();
+        for (desired, grace) in history {
+            match world.change_to(desired) {
+                Ok(_) | Err(Full::Reals { .. }) => {}
+                Err(full) => return Err(TestCaseError::fail(full.to_string())),
+            }
+            if grace {
+                world.grace();
+            }
+        }
+    }
+}

@@ -1,0 +1,503 @@
+//! The life of a TCP connection: handshake, closing, resets, and ports that are used again.
+
+use balancer_common::{
+    conntrack::direction,
+    half_open::LINGER_JIFFIES,
+    real_server::state,
+    tcp::State,
+    verdict::Discard,
+};
+use balancer_tests::{
+    addresses::{R, R2, V},
+    dataplane::{Dataplane, ServiceHandle, Side::{Inside, Outside}, TIMEOUTS, other_half, run},
+    expected::{dropped, passed, redirected},
+    packet::flag::{ACK, FIN, PSH, RST, SYN},
+};
+
+use crate::{establish, syn, syn_ack};
+
+/// V:80 with R and R2 in turn.
+fn two_reals(lb: &mut Dataplane) -> (ServiceHandle, u32, u32) {
+    let first = lb.add_real(R, 8080);
+    let second = lb.add_real(R2, 8080);
+    let service = lb.add_service(6, V, 80, &[first, second]);
+    (service, first, second)
+}
+
+/// Both rows of the only connection are in this state, and there is one for each direction.
+#[track_caller]
+fn assert_state(lb: &Dataplane, state: State) {
+    let rows = lb.rows_v4();
+    let mut directions: Vec<_> = rows.iter().map(|(_, row)| row.direction).collect();
+    directions.sort_unstable();
+    assert_eq!(directions, [direction::ORIGINAL, direction::REPLY]);
+    for (_, row) in rows {
+        assert_eq!(State::from_number(row.state), Some(state));
+    }
+}
+
+#[test]
+fn the_handshake_has_one_record_and_the_last_ack_makes_the_rows() {
+    run(|lb| {
+        let web = lb.web();
+        let syn = syn();
+        lb.pass_through(Outside, &syn);
+        let [record] = lb.half_open()[..] else { panic!("one record") };
+        assert_eq!(record.state, State::SynSent as u8);
+        assert_eq!(record.real_id, web.real);
+        lb.pass_through(Inside, &syn_ack(&syn, R, 8080));
+        let [record] = lb.half_open()[..] else { panic!("one record") };
+        assert_eq!((record.state, record.sequence), (State::SynReceived as u8, 9000));
+        let ack = syn.segment(ACK, 1001, 9001);
+        lb.step(
+            Outside,
+            &ack,
+            redirected(&ack.delivered(R, 8080)).original(web.real, &ack).pair_v4().half_open(-1),
+        );
+        assert_state(lb, State::Established);
+        for (key, row) in &lb.rows_v4() {
+            let other = other_half(key, row);
+            assert!(lb.rows_v4().iter().any(|(key, _)| *key == other), "each row names the other");
+        }
+    });
+}
+
+#[test]
+fn a_retransmitted_syn_ack_and_duplicate_acks_change_nothing() {
+    run(|lb| {
+        let web = lb.web();
+        lb.pass_through(Outside, &syn());
+        let answer = syn_ack(&syn(), R, 8080);
+        let out = answer.returned(V, 80);
+        lb.step(Inside, &answer, redirected(&out).reply(web.real, &answer));
+        lb.step(Inside, &answer, redirected(&out).reply(web.real, &answer));
+        let ack = syn().segment(ACK, 1001, 9001);
+        lb.pass_through(Outside, &ack);
+        for _ in 0..3 {
+            let out = ack.delivered(R, 8080);
+            lb.step(Outside, &ack, redirected(&out).original(web.real, &ack));
+        }
+        // The real server did not hear the first ACK and says its SYN|ACK again.
+        lb.step(Inside, &answer, redirected(&out).reply(web.real, &answer));
+        assert_state(lb, State::Established);
+    });
+}
+
+#[test]
+fn an_ack_with_a_wrong_number_does_not_complete_the_handshake() {
+    run(|lb| {
+        let web = lb.web();
+        lb.pass_through(Outside, &syn());
+        // Before the real server has answered no number is right.
+        let early = syn().segment(ACK, 1001, 9001);
+        let out = early.delivered(R, 8080);
+        lb.step(Outside, &early, redirected(&out).original(web.real, &early));
+        lb.pass_through(Inside, &syn_ack(&syn(), R, 8080));
+        for number in [0, 9000, 8999, 9001 + (1 << 20), u32::MAX] {
+            let wrong = syn().segment(ACK, 1001, number);
+            let out = wrong.delivered(R, 8080);
+            lb.step(Outside, &wrong, redirected(&out).original(web.real, &wrong));
+        }
+        assert_eq!(lb.half_open()[0].state, State::SynReceived as u8);
+    });
+}
+
+#[test]
+fn a_fast_open_server_may_send_data_before_the_handshake_ends() {
+    run(|lb| {
+        let web = lb.web();
+        lb.pass_through(Outside, &syn().data(b"GET /"));
+        lb.pass_through(Inside, &syn_ack(&syn(), R, 8080));
+        let page = syn().answered(R, 8080).segment(PSH | ACK, 9001, 1006).data(&[3; 1400]);
+        lb.step(Inside, &page, redirected(&page.returned(V, 80)).reply(web.real, &page));
+        let ack = syn().segment(ACK, 1006, 9001 + 1400);
+        lb.step(
+            Outside,
+            &ack,
+            redirected(&ack.delivered(R, 8080)).original(web.real, &ack).pair_v4().half_open(-1),
+        );
+    });
+}
+
+#[test]
+fn a_fin_that_completes_the_handshake_begins_the_closing() {
+    run(|lb| {
+        let web = lb.web();
+        lb.pass_through(Outside, &syn());
+        lb.pass_through(Inside, &syn_ack(&syn(), R, 8080));
+        let fin = syn().segment(FIN | ACK, 1001, 9001);
+        lb.step(
+            Outside,
+            &fin,
+            redirected(&fin.delivered(R, 8080)).original(web.real, &fin).pair_v4().half_open(-1),
+        );
+        assert_state(lb, State::FinOriginal);
+    });
+}
+
+#[test]
+fn a_reset_by_the_real_server_ends_the_handshake() {
+    run(|lb| {
+        let web = lb.web();
+        lb.pass_through(Outside, &syn());
+        let refusal = syn().answered(R, 8080).segment(RST | ACK, 0, 1001);
+        lb.step(
+            Inside,
+            &refusal,
+            redirected(&refusal.returned(V, 80)).reply(web.real, &refusal).half_open(-1),
+        );
+        // The client tries again at once, on the same port.
+        let again = syn().segment(SYN, 2000, 0);
+        lb.step(
+            Outside,
+            &again,
+            redirected(&again.delivered(R, 8080))
+                .original(web.real, &again)
+                .selected(web.service, web.real)
+                .half_open(1),
+        );
+        let answer = again.answered(R, 8080).segment(SYN | ACK, 5000, 2001);
+        lb.step(Inside, &answer, redirected(&answer.returned(V, 80)).reply(web.real, &answer));
+        let ack = again.clone().segment(ACK, 2001, 5001);
+        lb.step(
+            Outside,
+            &ack,
+            redirected(&ack.delivered(R, 8080)).original(web.real, &ack).pair_v4().half_open(-1),
+        );
+    });
+}
+
+#[test]
+fn a_reset_by_the_client_ends_the_handshake() {
+    run(|lb| {
+        let web = lb.web();
+        lb.pass_through(Outside, &syn());
+        lb.pass_through(Inside, &syn_ack(&syn(), R, 8080));
+        let reset = syn().segment(RST, 1001, 0);
+        lb.step(
+            Outside,
+            &reset,
+            redirected(&reset.delivered(R, 8080)).original(web.real, &reset).half_open(-1),
+        );
+        // The record's time is over: nothing is known of the connection any more.
+        let past = lb.jiffies() as u32 - LINGER_JIFFIES - 1;
+        lb.change_half_open(|record| record.last_seen = past);
+        lb.step(Outside, &reset, dropped(Discard::StrayReset));
+        let late = syn_ack(&syn(), R, 8080);
+        lb.step(Inside, &late, passed(Discard::NoService, &late.bytes()));
+    });
+}
+
+#[test]
+fn a_handshake_that_takes_too_long_is_forgotten() {
+    run(|lb| {
+        let (service, _, second) = two_reals(lb);
+        lb.pass_through(Outside, &syn());
+        let past = lb.jiffies() as u32;
+        lb.change_half_open(|record| {
+            record.last_seen = past.wrapping_sub(TIMEOUTS.half_open + 1);
+        });
+        let answer = syn_ack(&syn(), R, 8080);
+        lb.step(Inside, &answer, passed(Discard::NoService, &answer.bytes()));
+        let ack = syn().segment(ACK, 1001, 9001);
+        lb.step(Outside, &ack, passed(Discard::NoConnection, &ack.bytes()));
+        // Its record is used again.
+        lb.step(
+            Outside,
+            &syn(),
+            redirected(&syn().delivered(R2, 8080))
+                .original(second, &syn())
+                .selected(service, second),
+        );
+    });
+}
+
+#[test]
+fn case_06_a_retransmitted_syn_goes_to_the_same_real_server() {
+    run(|lb| {
+        let (_, first, _) = two_reals(lb);
+        lb.pass_through(Outside, &syn());
+        let again = redirected(&syn().delivered(R, 8080)).original(first, &syn());
+        lb.step(Outside, &syn(), again);
+        lb.pass_through(Inside, &syn_ack(&syn(), R, 8080));
+        let again = redirected(&syn().delivered(R, 8080)).original(first, &syn());
+        lb.step(Outside, &syn(), again);
+        // The handshake still completes.
+        let ack = syn().segment(ACK, 1001, 9001);
+        lb.pass_through(Inside, &syn_ack(&syn(), R, 8080));
+        lb.step(
+            Outside,
+            &ack,
+            redirected(&ack.delivered(R, 8080)).original(first, &ack).pair_v4().half_open(-1),
+        );
+    });
+}
+
+#[test]
+fn case_07_the_same_client_port_on_two_services_makes_two_connections() {
+    run(|lb| {
+        let web = lb.web();
+        let secure = lb.add_real(R, 8443);
+        let service = lb.add_service(6, V, 443, &[secure]);
+        establish(lb, &syn(), R, 8080);
+        let other = syn().to_port(443);
+        lb.step(
+            Outside,
+            &other,
+            redirected(&other.delivered(R, 8443))
+                .original(secure, &other)
+                .selected(service, secure)
+                .half_open(1),
+        );
+        let answer = syn_ack(&other, R, 8443);
+        lb.step(Inside, &answer, redirected(&answer.returned(V, 443)).reply(secure, &answer));
+        let ack = other.clone().segment(ACK, 1001, 9001);
+        lb.step(
+            Outside,
+            &ack,
+            redirected(&ack.delivered(R, 8443)).original(secure, &ack).pair_v4().half_open(-1),
+        );
+        // Each goes on by itself.
+        let page = syn().answered(R, 8080).segment(ACK, 9001, 1001).data(b"a");
+        lb.step(Inside, &page, redirected(&page.returned(V, 80)).reply(web.real, &page));
+        let page = syn().answered(R, 8443).segment(ACK, 9001, 1001).data(b"b");
+        lb.step(Inside, &page, redirected(&page.returned(V, 443)).reply(secure, &page));
+    });
+}
+
+#[test]
+fn two_services_never_share_a_real_servers_answers() {
+    run(|lb| {
+        // Both services end at R:8080: with one client port the answers could not be told apart.
+        lb.web();
+        let shared = lb.add_real(R, 8080);
+        let service = lb.add_service(6, V, 443, &[shared]);
+        let other = syn().to_port(443);
+        lb.pass_through(Outside, &syn());
+        // While the first handshake is under way, and when it is a connection.
+        lb.step(Outside, &other, dropped(Discard::Collision).passed_over(service, 4));
+        lb.pass_through(Inside, &syn_ack(&syn(), R, 8080));
+        lb.pass_through(Outside, &syn().segment(ACK, 1001, 9001));
+        lb.step(Outside, &other, dropped(Discard::Collision).passed_over(service, 4));
+        // Another real server is taken where there is one.
+        let free = lb.add_real(R2, 8080);
+        lb.set_ring(service, &[shared, free]);
+        lb.step(
+            Outside,
+            &other,
+            redirected(&other.delivered(R2, 8080))
+                .original(free, &other)
+                .passed_over(service, 1)
+                .selected(service, free)
+                .half_open(1),
+        );
+    });
+}
+
+#[test]
+fn a_closed_connection_of_another_service_makes_room() {
+    run(|lb| {
+        let web = lb.web();
+        let shared = lb.add_real(R, 8080);
+        let service = lb.add_service(6, V, 443, &[shared]);
+        establish(lb, &syn(), R, 8080);
+        let reset = syn().answered(R, 8080).segment(RST, 9001, 0);
+        lb.step(Inside, &reset, redirected(&reset.returned(V, 80)).reply(web.real, &reset));
+        let other = syn().to_port(443);
+        lb.step(
+            Outside,
+            &other,
+            redirected(&other.delivered(R, 8080))
+                .original(shared, &other)
+                .selected(service, shared)
+                .half_open(1)
+                .pair_v4_deleted(),
+        );
+        let answer = syn_ack(&other, R, 8080);
+        lb.step(Inside, &answer, redirected(&answer.returned(V, 443)).reply(shared, &answer));
+    });
+}
+
+#[test]
+fn case_10_a_connection_that_both_sides_close_stays_for_the_grace_time() {
+    run(|lb| {
+        let web = lb.web();
+        establish(lb, &syn(), R, 8080);
+        let fin = syn().segment(FIN | ACK, 1001, 9001);
+        lb.step(Outside, &fin, redirected(&fin.delivered(R, 8080)).original(web.real, &fin));
+        assert_state(lb, State::FinOriginal);
+        // Half-closed: the real server's last data still comes through.
+        let data = syn().answered(R, 8080).segment(PSH | ACK, 9001, 1002).data(b"last");
+        lb.step(Inside, &data, redirected(&data.returned(V, 80)).reply(web.real, &data));
+        assert_state(lb, State::FinOriginal);
+        let fin = syn().answered(R, 8080).segment(FIN | ACK, 9005, 1002);
+        lb.step(Inside, &fin, redirected(&fin.returned(V, 80)).reply(web.real, &fin));
+        assert_state(lb, State::Closing);
+        let ack = syn().segment(ACK, 1002, 9006);
+        lb.step(Outside, &ack, redirected(&ack.delivered(R, 8080)).original(web.real, &ack));
+        assert_state(lb, State::Closing);
+    });
+}
+
+#[test]
+fn a_connection_that_the_real_server_closes_first_ends_alike() {
+    run(|lb| {
+        let web = lb.web();
+        establish(lb, &syn(), R, 8080);
+        let fin = syn().answered(R, 8080).segment(FIN | ACK, 9001, 1001);
+        lb.step(Inside, &fin, redirected(&fin.returned(V, 80)).reply(web.real, &fin));
+        assert_state(lb, State::FinReply);
+        let fin = syn().segment(FIN | ACK, 1001, 9002);
+        lb.step(Outside, &fin, redirected(&fin.delivered(R, 8080)).original(web.real, &fin));
+        assert_state(lb, State::Closing);
+    });
+}
+
+#[test]
+fn case_11_a_reset_by_the_client_closes_the_connection() {
+    run(|lb| {
+        let web = lb.web();
+        establish(lb, &syn(), R, 8080);
+        let reset = syn().segment(RST, 1001, 0);
+        lb.step(Outside, &reset, redirected(&reset.delivered(R, 8080)).original(web.real, &reset));
+        assert_state(lb, State::Closed);
+    });
+}
+
+#[test]
+fn case_12_a_reset_by_the_real_server_closes_the_connection() {
+    run(|lb| {
+        let web = lb.web();
+        establish(lb, &syn(), R, 8080);
+        let reset = syn().answered(R, 8080).segment(RST | ACK, 9001, 1001);
+        lb.step(Inside, &reset, redirected(&reset.returned(V, 80)).reply(web.real, &reset));
+        assert_state(lb, State::Closed);
+    });
+}
+
+#[test]
+fn case_13_a_syn_on_a_connection_that_is_over_selects_anew() {
+    for state in [State::FinOriginal, State::FinReply, State::Closing, State::Closed] {
+        run(|lb| {
+            let (service, first, second) = two_reals(lb);
+            establish(lb, &syn(), R, 8080);
+            lb.change_rows_v4(|row| row.state = state as u8);
+            let again = syn().segment(SYN, 77_000, 0);
+            lb.step(
+                Outside,
+                &again,
+                redirected(&again.delivered(R2, 8080))
+                    .original(second, &again)
+                    .selected(service, second)
+                    .half_open(1)
+                    .pair_v4_deleted(),
+            );
+            let answer = again.answered(R2, 8080).segment(SYN | ACK, 4000, 77_001);
+            lb.step(Inside, &answer, redirected(&answer.returned(V, 80)).reply(second, &answer));
+            let ack = again.clone().segment(ACK, 77_001, 4001);
+            lb.step(
+                Outside,
+                &ack,
+                redirected(&ack.delivered(R2, 8080))
+                    .original(second, &ack)
+                    .pair_v4()
+                    .half_open(-1),
+            );
+            assert_state(lb, State::Established);
+            assert!(lb.rows_v4().iter().all(|(_, row)| row.real == second), "{first} is forgotten");
+            // What the old real server still says is no connection's any more.
+            let stale = syn().answered(R, 8080).segment(ACK, 9001, 1001);
+            lb.step(Inside, &stale, passed(Discard::NoService, &stale.bytes()));
+        });
+    }
+}
+
+#[test]
+fn case_14_a_syn_on_an_established_connection_goes_to_the_same_real_server() {
+    run(|lb| {
+        let (_, first, _) = two_reals(lb);
+        establish(lb, &syn(), R, 8080);
+        let again = syn().segment(SYN, 77_000, 0);
+        lb.step(Outside, &again, redirected(&again.delivered(R, 8080)).original(first, &again));
+        assert_state(lb, State::Established);
+    });
+}
+
+#[test]
+fn a_syn_on_an_established_connection_selects_anew_when_its_real_server_takes_no_more() {
+    for state in [state::DRAINING, state::REMOVED, state::FREE] {
+        run(|lb| {
+            let (service, first, second) = two_reals(lb);
+            establish(lb, &syn(), R, 8080);
+            lb.set_real_state(first, state);
+            lb.set_ring(service, &[second]);
+            let again = syn().segment(SYN, 77_000, 0);
+            lb.step(
+                Outside,
+                &again,
+                redirected(&again.delivered(R2, 8080))
+                    .original(second, &again)
+                    .selected(service, second)
+                    .half_open(1)
+                    .pair_v4_deleted(),
+            );
+        });
+    }
+}
+
+#[test]
+fn case_16_a_reset_without_a_connection_is_dropped() {
+    run(|lb| {
+        lb.web();
+        for flags in [RST, RST | ACK] {
+            lb.step(Outside, &syn().segment(flags, 1, 7000), dropped(Discard::StrayReset));
+            lb.step(Outside, &syn().v6().segment(flags, 1, 7000), dropped(Discard::StrayReset));
+        }
+    });
+}
+
+#[test]
+fn case_17_a_syn_ack_without_a_connection_is_dropped() {
+    run(|lb| {
+        lb.web();
+        let packet = syn().segment(SYN | ACK, 1, 7000);
+        lb.step(Outside, &packet, dropped(Discard::StraySynAck));
+        lb.step(Outside, &packet.v6(), dropped(Discard::StraySynAck));
+    });
+}
+
+#[test]
+fn a_segment_without_a_connection_is_passed_and_the_host_resets_it() {
+    run(|lb| {
+        lb.web();
+        for flags in [ACK, PSH | ACK, FIN | ACK, FIN, 0] {
+            let packet = syn().segment(flags, 1001, 7000).data(b"x");
+            lb.step(Outside, &packet, passed(Discard::NoConnection, &packet.bytes()));
+        }
+    });
+}
+
+#[test]
+fn case_19_an_old_connection_goes_on_while_its_real_server_drains() {
+    run(|lb| {
+        let (service, first, second) = two_reals(lb);
+        establish(lb, &syn(), R, 8080);
+        lb.set_real_state(first, state::DRAINING);
+        lb.set_ring(service, &[second]);
+        let data = syn().segment(PSH | ACK, 1001, 9001).data(b"more");
+        lb.step(Outside, &data, redirected(&data.delivered(R, 8080)).original(first, &data));
+        let page = syn().answered(R, 8080).segment(ACK, 9001, 1005).data(b"page");
+        lb.step(Inside, &page, redirected(&page.returned(V, 80)).reply(first, &page));
+        for port in 40010..40013 {
+            let fresh = syn().client_port(port);
+            lb.step(
+                Outside,
+                &fresh,
+                redirected(&fresh.delivered(R2, 8080))
+                    .original(second, &fresh)
+                    .selected(service, second)
+                    .half_open(1),
+            );
+        }
+    });
+}

@@ -1,0 +1,34 @@
+//! The packet suite: the loaded packet program, driven frame by frame with the kernel's own test run. Each test
+//! compares verdict, whole frame, rows and all counters. Numbers are those of the packet cases.
+
+mod connections;
+mod forwarding;
+mod load;
+mod malformed;
+mod not_ours;
+mod scheduling;
+mod table;
+mod tcp;
+mod udp;
+
+use balancer_tests::{
+    dataplane::{Dataplane, Side},
+    packet::{Packet, flag::{ACK, SYN}},
+};
+
+/// The client's SYN of the cases: C:40000 to V:80, sequence number 1000.
+fn syn() -> Packet {
+    Packet::tcp(SYN, 1000, 0)
+}
+
+/// The real server's answer to [`syn`].
+fn syn_ack(syn: &Packet, real: std::net::IpAddr, port: u16) -> Packet {
+    syn.answered(real, port).segment(SYN | ACK, 9000, 1001)
+}
+
+/// Takes a connection through its handshake.
+fn establish(lb: &Dataplane, syn: &Packet, real: std::net::IpAddr, port: u16) {
+    lb.pass_through(Side::Outside, syn);
+    lb.pass_through(Side::Inside, &syn_ack(syn, real, port));
+    lb.pass_through(Side::Outside, &syn.clone().segment(ACK, 1001, 9001));
+}

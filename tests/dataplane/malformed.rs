@@ -1,0 +1,140 @@
+//! Frames that are cut short or contradict themselves: passed or dropped as fixed, never aborted, no state.
+
+use balancer_common::verdict::Discard;
+use balancer_tests::{
+    addresses::R,
+    dataplane::{Side::Outside, Verdict, run},
+    expected::{passed, redirected},
+    packet::{Packet, flag::ACK},
+};
+
+use crate::{establish, syn};
+
+// A frame shorter than an Ethernet header has no case: the kernel's test run refuses it, as drivers do.
+
+#[test]
+fn case_62_a_packet_cut_short_anywhere_passes_untouched() {
+    run(|lb| {
+        lb.web();
+        lb.dns();
+        for packet in [syn(), syn().v6(), Packet::udp(b"ping"), Packet::udp(b"ping").v6()] {
+            let whole = packet.bytes();
+            for length in 14..whole.len() {
+                let cut = &whole[..length];
+                lb.step_bytes(Outside, cut, passed(Discard::Malformed, cut));
+            }
+        }
+    });
+}
+
+#[test]
+fn case_62_a_header_that_contradicts_itself_passes_untouched() {
+    run(|lb| {
+        lb.web();
+        let good = syn().bytes();
+        let with = |at: usize, value: u8| {
+            let mut frame = good.clone();
+            frame[at] = value;
+            frame
+        };
+        let frames = [
+            with(14, 0x05), // version 0
+            with(14, 0x55), // version 5
+            with(14, 0x65), // version 6 in an IPv4 frame
+            with(14, 0x40), // no header
+            with(14, 0x44), // header shorter than the least
+            with(14, 0x4f), // header longer than the packet
+            with(17, 0),    // total length 0
+            with(17, 19),   // total length below the header
+            with(17, 20),   // nothing after the header
+            with(17, 39),   // TCP header cut by the total length
+            with(17, 41),   // total length above the frame
+            with(16, 0xff),
+        ];
+        for frame in frames {
+            lb.step_bytes(Outside, &frame, passed(Discard::Malformed, &frame));
+        }
+        let good = syn().v6().bytes();
+        for (at, value) in [(14, 0x40), (14, 0x00), (14, 0xf0), (19, 19), (19, 0), (19, 21)] {
+            let mut frame = good.clone();
+            frame[at] = value;
+            lb.step_bytes(Outside, &frame, passed(Discard::Malformed, &frame));
+        }
+    });
+}
+
+#[test]
+fn case_62_lengths_hide_no_header_behind_padding() {
+    run(|lb| {
+        lb.web();
+        // The frame holds a whole TCP header, the packet by its own words does not.
+        let mut packet = syn().bytes();
+        packet[17] = 30;
+        packet.extend([0; 20]);
+        lb.step_bytes(Outside, &packet, passed(Discard::Malformed, &packet));
+        let mut packet = syn().v6().bytes();
+        packet[19] = 12;
+        packet.extend([0; 20]);
+        lb.step_bytes(Outside, &packet, passed(Discard::Malformed, &packet));
+    });
+}
+
+#[test]
+fn a_fault_never_follows_or_changes_a_connection() {
+    run(|lb| {
+        let web = lb.web();
+        establish(lb, &syn(), R, 8080);
+        let rows = lb.rows_v4();
+        let mut reset = syn().segment(balancer_tests::packet::flag::RST, 1001, 0);
+        reset.hops = 1;
+        let (verdict, _) = lb.send(Outside, &reset.bytes());
+        assert_eq!(verdict, Verdict::Drop);
+        assert_eq!(lb.rows_v4().len(), rows.len());
+        for (_, row) in lb.rows_v4() {
+            assert_eq!(row.state, balancer_common::tcp::State::Established as u8);
+        }
+        let data = syn().segment(ACK, 1001, 9001);
+        let expected = redirected(&data.delivered(R, 8080)).original(web.real, &data);
+        lb.step(Outside, &data, expected);
+    });
+}
+
+/// A small linear generator: the test needs many frames, not randomness.
+struct Generator(u64);
+
+impl Generator {
+    fn next(&mut self) -> u32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (self.0 >> 33) as u32
+    }
+}
+
+#[test]
+fn thousands_of_damaged_frames_abort_nothing() {
+    run(|lb| {
+        lb.web();
+        lb.dns();
+        establish(lb, &syn(), R, 8080);
+        let originals = [
+            syn(),
+            syn().segment(ACK, 1001, 9001).data(b"data"),
+            syn().v6(),
+            Packet::udp(b"ping"),
+            Packet::udp(b"ping").v6(),
+            syn().answered(R, 8080),
+        ]
+        .map(|packet| packet.bytes());
+        let mut random = Generator(7);
+        for round in 0..20_000 {
+            let mut frame = originals[random.next() as usize % originals.len()].clone();
+            for _ in 0..=random.next() % 4 {
+                let at = random.next() as usize % frame.len();
+                frame[at] = random.next() as u8;
+            }
+            frame.truncate((14 + random.next() as usize % 90).min(frame.len()));
+            let (verdict, out) = lb.send(Outside, &frame);
+            assert_ne!(verdict, Verdict::Aborted, "round {round}: {frame:02x?}");
+            assert_eq!(out.len(), frame.len(), "round {round}: {frame:02x?}");
+        }
+    });
+}

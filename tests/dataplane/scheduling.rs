@@ -1,0 +1,188 @@
+//! Which real server a new connection gets.
+
+use balancer_common::{real_server::state, verdict::Discard};
+use balancer_tests::{
+    addresses::{GATEWAY, R, R2, R6, R26, V, V6},
+    dataplane::{Dataplane, Side::{Inside, Outside}, run},
+    expected::{dropped, passed, redirected, transmitted},
+    packet::Packet,
+};
+
+use crate::syn;
+
+/// The real ids that `count` new connections get.
+fn selections(lb: &Dataplane, count: u16) -> Vec<u32> {
+    for port in 0..count {
+        lb.pass_through(Outside, &syn().client_port(20_000 + port));
+    }
+    let mut records = lb.half_open();
+    records.sort_by_key(|record| u16::from_be(record.client_port));
+    records.iter().map(|record| record.real_id).collect()
+}
+
+#[test]
+fn new_connections_alternate_strictly() {
+    run(|lb| {
+        let first = lb.add_real(R, 8080);
+        let second = lb.add_real(R2, 8080);
+        lb.add_service(6, V, 80, &[first, second]);
+        let expected: Vec<_> = [first, second].into_iter().cycle().take(200).collect();
+        assert_eq!(selections(lb, 200), expected);
+    });
+}
+
+#[test]
+fn new_connections_follow_a_weighted_ring_in_its_order() {
+    run(|lb| {
+        let first = lb.add_real(R, 8080);
+        let second = lb.add_real(R2, 8080);
+        lb.add_service(6, V, 80, &[first, first, second, first]);
+        let expected: Vec<_> =
+            [first, first, second, first].into_iter().cycle().take(200).collect();
+        assert_eq!(selections(lb, 200), expected);
+    });
+}
+
+#[test]
+fn datagrams_of_new_clients_alternate_too() {
+    run(|lb| {
+        let first = lb.add_real(R6, 8053);
+        let second = lb.add_real(R26, 8053);
+        let service = lb.add_service(17, V6, 53, &[first, second]);
+        for (port, real, address) in
+            [(1, first, R6), (2, second, R26), (3, first, R6), (4, second, R26)]
+        {
+            let ping = Packet::udp(b"ping").v6().client_port(port);
+            lb.step(
+                Outside,
+                &ping,
+                redirected(&ping.delivered(address, 8053))
+                    .original(real, &ping)
+                    .selected(service, real)
+                    .pair_v6(),
+            );
+        }
+    });
+}
+
+#[test]
+fn a_service_without_real_servers_drops_or_leaves_the_rejection_to_the_host() {
+    run(|lb| {
+        let web = lb.add_service(6, V, 80, &[]);
+        let dns = lb.add_service(17, V, 53, &[]);
+        lb.step(Outside, &syn(), dropped(Discard::NoReal).passed_over(web, 1));
+        lb.step(Outside, &Packet::udp(b"ping"), dropped(Discard::NoReal).passed_over(dns, 1));
+        lb.reject_without_reals(web, &[]);
+        lb.reject_without_reals(dns, &[]);
+        for (packet, service) in [(syn(), web), (Packet::udp(b"ping"), dns)] {
+            let expected = passed(Discard::NoRealReject, &packet.bytes());
+            lb.step(Outside, &packet, expected.passed_over(service, 1));
+        }
+    });
+}
+
+#[test]
+fn a_real_server_that_takes_no_more_is_passed_over_before_the_ring_is_new() {
+    run(|lb| {
+        let first = lb.add_real(R, 8080);
+        let second = lb.add_real(R2, 8080);
+        let service = lb.add_service(6, V, 80, &[first, second]);
+        for state in [state::DRAINING, state::REMOVED, state::FREE] {
+            lb.set_real_state(first, state);
+            let syn = syn().client_port(1000 + state as u16);
+            lb.step(
+                Outside,
+                &syn,
+                redirected(&syn.delivered(R2, 8080))
+                    .original(second, &syn)
+                    .passed_over(service, 1)
+                    .selected(service, second)
+                    .half_open(1),
+            );
+        }
+        lb.set_real_state(second, state::DRAINING);
+        lb.step(Outside, &syn(), dropped(Discard::NoReal).passed_over(service, 4));
+    });
+}
+
+#[test]
+fn a_service_on_every_port_keeps_the_port() {
+    run(|lb| {
+        let real = lb.add_real(R, 0);
+        let service = lb.add_service(6, V, 0, &[real]);
+        let real6 = lb.add_real(R6, 0);
+        let service6 = lb.add_service(6, V6, 0, &[real6]);
+        // The second look-up is made only when some service asks for it.
+        let packet = syn().to_port(8765);
+        lb.step(Outside, &packet, passed(Discard::NoService, &packet.bytes()));
+        lb.change_settings(|settings| settings.any_port = 1);
+        for port in [1, 80, 8765, 65535] {
+            let packet = syn().to_port(port);
+            lb.step(
+                Outside,
+                &packet,
+                redirected(&packet.delivered(R, port))
+                    .original(real, &packet)
+                    .selected(service, real)
+                    .half_open(1),
+            );
+            let answer = crate::syn_ack(&packet, R, port);
+            lb.step(Inside, &answer, redirected(&answer.returned(V, port)).reply(real, &answer));
+            let packet = packet.v6();
+            lb.step(
+                Outside,
+                &packet,
+                redirected(&packet.delivered(R6, port))
+                    .original(real6, &packet)
+                    .selected(service6, real6)
+                    .half_open(1),
+            );
+        }
+        // Another protocol is another service.
+        let ping = Packet::udp(b"ping");
+        lb.step(Outside, &ping, passed(Discard::NoService, &ping.bytes()));
+    });
+}
+
+#[test]
+fn a_service_on_one_port_goes_before_the_one_on_every_port() {
+    run(|lb| {
+        let every = lb.add_real(R, 0);
+        lb.add_service(6, V, 0, &[every]);
+        let one = lb.add_real(R2, 8080);
+        let service = lb.add_service(6, V, 80, &[one]);
+        lb.change_settings(|settings| settings.any_port = 1);
+        lb.step(
+            Outside,
+            &syn(),
+            redirected(&syn().delivered(R2, 8080))
+                .original(one, &syn())
+                .selected(service, one)
+                .half_open(1),
+        );
+    });
+}
+
+#[test]
+fn case_69_a_real_server_that_asks_its_own_vip_is_never_given_itself() {
+    run(|lb| {
+        let web = lb.web();
+        let mut hairpin = syn();
+        hairpin.source = R;
+        hairpin.mac_destination = balancer_tests::addresses::LB_INSIDE;
+        hairpin.mac_source = balancer_tests::addresses::REAL;
+        lb.step(Inside, &hairpin, dropped(Discard::Hairpin).passed_over(web.service, 4));
+        let second = lb.add_real(R2, 8080);
+        lb.set_ring(web.service, &[web.real, second]);
+        lb.step(
+            Inside,
+            &hairpin,
+            transmitted(&hairpin.delivered(R2, 8080))
+                .original(second, &hairpin)
+                .passed_over(web.service, 1)
+                .selected(web.service, second)
+                .half_open(1),
+        );
+        assert_ne!(hairpin.mac_source, GATEWAY);
+    });
+}

@@ -1,0 +1,185 @@
+//! What one packet must lead to: a verdict, a frame, and changes of counters. Everything that is not named
+//! must stay as it was.
+
+use balancer_common::{conntrack::direction, verdict::Discard};
+
+use crate::{
+    dataplane::{Dataplane, ServiceHandle, Side, Verdict},
+    packet::Packet,
+    snapshot::Snapshot,
+};
+
+/// The outcome of one packet.
+pub struct Expected {
+    verdict: Verdict,
+    frame: Option<Vec<u8>>,
+    changes: Vec<Box<dyn Fn(&mut Snapshot)>>,
+}
+
+/// The frame leaves by the other interface.
+#[must_use]
+pub fn redirected(frame: &Packet) -> Expected {
+    Expected::new(Verdict::Redirect, Some(frame.bytes()))
+}
+
+/// The frame leaves by the interface that it came in by.
+#[must_use]
+pub fn transmitted(frame: &Packet) -> Expected {
+    Expected::new(Verdict::Transmit, Some(frame.bytes()))
+}
+
+/// The frame goes to the host's stack, as it stands in `frame`, and its reason is counted.
+#[must_use]
+pub fn passed(reason: Discard, frame: &[u8]) -> Expected {
+    Expected::new(Verdict::Pass, Some(frame.to_vec())).discard(reason)
+}
+
+/// The frame is gone, and its reason is counted. What its bytes were does not matter any more.
+#[must_use]
+pub fn dropped(reason: Discard) -> Expected {
+    Expected::new(Verdict::Drop, None).discard(reason)
+}
+
+impl Expected {
+    fn new(verdict: Verdict, frame: Option<Vec<u8>>) -> Self {
+        Self { verdict, frame, changes: Vec::new() }
+    }
+
+    fn change(mut self, change: impl Fn(&mut Snapshot) + 'static) -> Self {
+        self.changes.push(Box::new(change));
+        self
+    }
+
+    fn discard(self, reason: Discard) -> Self {
+        self.change(move |s| *s.discards.get_mut(reason.name()).expect("a reason") += 1)
+    }
+
+    /// A packet of a client was translated towards `real`.
+    #[must_use]
+    pub fn original(self, real: u32, packet: &Packet) -> Self {
+        self.traffic(real, direction::ORIGINAL, packet.ip_length())
+    }
+
+    /// A packet of `real` was translated towards a client.
+    #[must_use]
+    pub fn reply(self, real: u32, packet: &Packet) -> Self {
+        self.traffic(real, direction::REPLY, packet.ip_length())
+    }
+
+    fn traffic(self, real: u32, direction: u8, bytes: u64) -> Self {
+        self.change(move |s| {
+            let traffic =
+                &mut s.reals.get_mut(&real).expect("a real").directions[usize::from(direction)];
+            traffic.packets += 1;
+            traffic.bytes += bytes;
+        })
+    }
+
+    /// A new connection was given to `real`: it is counted, and the service's turn moves on.
+    #[must_use]
+    pub fn selected(self, service: ServiceHandle, real: u32) -> Self {
+        self.change(move |s| {
+            s.reals.get_mut(&real).expect("a real").connections += 1;
+            *s.turns.get_mut(&service.id).expect("a service") += 1;
+        })
+    }
+
+    /// A service's turn moves on so many times without a connection: real servers were passed over.
+    #[must_use]
+    pub fn passed_over(self, service: ServiceHandle, times: u64) -> Self {
+        self.change(move |s| *s.turns.get_mut(&service.id).expect("a service") += times)
+    }
+
+    /// So many more, or less, handshakes are under way.
+    #[must_use]
+    pub fn half_open(self, difference: i64) -> Self {
+        self.change(move |s| s.half_open += difference)
+    }
+
+    /// A pair of IPv4 rows was inserted.
+    #[must_use]
+    pub fn pair_v4(self) -> Self {
+        self.change(|s| {
+            s.rows_v4 += 2;
+            s.usage.added += 1;
+        })
+    }
+
+    /// A pair of IPv6 rows was inserted.
+    #[must_use]
+    pub fn pair_v6(self) -> Self {
+        self.change(|s| {
+            s.rows_v6 += 2;
+            s.usage.added += 1;
+        })
+    }
+
+    /// A pair of IPv4 rows was deleted.
+    #[must_use]
+    pub fn pair_v4_deleted(self) -> Self {
+        self.change(|s| {
+            s.rows_v4 -= 2;
+            s.usage.removed += 1;
+        })
+    }
+}
+
+impl Dataplane {
+    /// Sends one packet and compares everything with what is expected.
+    ///
+    /// # Panics
+    /// Verdict, frame, rows or counters differ.
+    #[track_caller]
+    pub fn step(&mut self, from: Side, packet: &Packet, expected: Expected) {
+        self.step_bytes(from, &packet.bytes(), expected);
+    }
+
+    /// As [`Dataplane::step`], for frames that no [`Packet`] describes.
+    ///
+    /// # Panics
+    /// Verdict, frame, rows or counters differ.
+    #[track_caller]
+    pub fn step_bytes(&mut self, from: Side, frame: &[u8], expected: Expected) {
+        let mut snapshot = self.snapshot();
+        let (verdict, out) = self.send(from, frame);
+        let after = self.snapshot();
+        for change in &expected.changes {
+            change(&mut snapshot);
+        }
+        let found = differences(&snapshot, &after);
+        assert!(
+            verdict == expected.verdict,
+            "verdict {verdict:?}, expected {:?}; counters:\n{found}",
+            expected.verdict
+        );
+        if let Some(frame) = expected.frame {
+            assert!(
+                out == frame,
+                "the frame differs\n  found    {}\n  expected {}\n{found}",
+                hex(&out),
+                hex(&frame)
+            );
+        }
+        assert!(snapshot == after, "counters differ from what is expected:\n{found}");
+    }
+}
+
+/// The lines in which two snapshots differ.
+fn differences(expected: &Snapshot, found: &Snapshot) -> String {
+    let (expected, found) = (format!("{expected:#?}"), format!("{found:#?}"));
+    let mut area = String::new();
+    let mut text = String::new();
+    for (e, f) in expected.lines().zip(found.lines()) {
+        if e.ends_with(['{', '[']) {
+            area = e.trim().to_owned();
+        }
+        if e != f {
+            text += &format!("  {area} expected {} found {}\n", e.trim(), f.trim());
+        }
+    }
+    text
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.chunks(2).map(|c| c.iter().map(|b| format!("{b:02x}")).collect::<String>() + " ").collect()
+}

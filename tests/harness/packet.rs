@@ -1,0 +1,438 @@
+//! Packets built from nothing, with every checksum computed by a full sum: the independent reference for
+//! what the packet program does incrementally.
+
+use std::net::IpAddr;
+
+use crate::addresses::{C, C6, GATEWAY, LB_INSIDE, LB_OUTSIDE, Mac, V, V6, mac_of};
+
+/// TCP flag bits.
+pub mod flag {
+    /// FIN.
+    pub const FIN: u8 = 0x01;
+    /// SYN.
+    pub const SYN: u8 = 0x02;
+    /// RST.
+    pub const RST: u8 = 0x04;
+    /// PSH.
+    pub const PSH: u8 = 0x08;
+    /// ACK.
+    pub const ACK: u8 = 0x10;
+}
+
+/// Where a transport checksum comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checksum {
+    /// The full sum.
+    Right,
+    /// This value, right or not.
+    Given(u16),
+}
+
+/// What the IP packet carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP.
+    Tcp {
+        /// Sequence number.
+        sequence: u32,
+        /// Acknowledgement number.
+        acknowledgement: u32,
+        /// Flags.
+        flags: u8,
+        /// Options, a multiple of four bytes.
+        options: Vec<u8>,
+    },
+    /// UDP.
+    Udp,
+    /// Another protocol: its number; the payload follows the IP header at once.
+    Other(u8),
+}
+
+/// A frame with all its fields.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// Receiver's MAC address.
+    pub mac_destination: Mac,
+    /// Sender's MAC address.
+    pub mac_source: Mac,
+    /// VLAN tags, outermost first: tag protocol and control information.
+    pub tags: Vec<(u16, u16)>,
+    /// Source address; the family follows it.
+    pub source: IpAddr,
+    /// Destination address.
+    pub destination: IpAddr,
+    /// TTL or hop limit.
+    pub hops: u8,
+    /// TOS byte or traffic class.
+    pub tos: u8,
+    /// IPv4 identification.
+    pub id: u16,
+    /// IPv4 flags and fragment offset as the header has them; 0x4000 is DF.
+    pub fragment: u16,
+    /// IPv4 options, a multiple of four bytes.
+    pub ip_options: Vec<u8>,
+    /// IPv6 extension headers, and the number of the first.
+    pub extensions: Option<(u8, Vec<u8>)>,
+    /// IPv6 flow label.
+    pub flow_label: u32,
+    /// Source port.
+    pub source_port: u16,
+    /// Destination port.
+    pub destination_port: u16,
+    /// Transport header.
+    pub transport: Transport,
+    /// Data.
+    pub payload: Vec<u8>,
+    /// Transport checksum.
+    pub checksum: Checksum,
+    /// UDP length, where it shall not be the right one.
+    pub udp_length: Option<u16>,
+    /// Bytes after the IP packet (Ethernet padding).
+    pub padding: Vec<u8>,
+}
+
+/// Don't fragment.
+pub const DF: u16 = 0x4000;
+
+impl Packet {
+    /// A packet from the outside to the balancer with the fields that the cases state: TTL 64, IP id 1, DF.
+    fn from_client(source: IpAddr, destination: IpAddr, transport: Transport) -> Self {
+        Self {
+            mac_destination: LB_OUTSIDE,
+            mac_source: GATEWAY,
+            tags: Vec::new(),
+            source,
+            destination,
+            hops: 64,
+            tos: 0,
+            id: 1,
+            fragment: DF,
+            ip_options: Vec::new(),
+            extensions: None,
+            flow_label: 0,
+            source_port: 0,
+            destination_port: 0,
+            transport,
+            payload: Vec::new(),
+            checksum: Checksum::Right,
+            udp_length: None,
+            padding: Vec::new(),
+        }
+    }
+
+    /// TCP from C:40000 to V:80.
+    #[must_use]
+    pub fn tcp(flags: u8, sequence: u32, acknowledgement: u32) -> Self {
+        let transport = Transport::Tcp { sequence, acknowledgement, flags, options: Vec::new() };
+        Self {
+            source_port: 40000,
+            destination_port: 80,
+            ..Self::from_client(C, V, transport)
+        }
+    }
+
+    /// UDP from C:40001 to V:53.
+    #[must_use]
+    pub fn udp(payload: &[u8]) -> Self {
+        Self {
+            source_port: 40001,
+            destination_port: 53,
+            payload: payload.to_vec(),
+            ..Self::from_client(C, V, Transport::Udp)
+        }
+    }
+
+    /// Another IP protocol from C to V.
+    #[must_use]
+    pub fn other(protocol: u8, payload: &[u8]) -> Self {
+        Self { payload: payload.to_vec(), ..Self::from_client(C, V, Transport::Other(protocol)) }
+    }
+
+    /// The same between the IPv6 client and the IPv6 VIP.
+    #[must_use]
+    pub fn v6(mut self) -> Self {
+        (self.source, self.destination) = (C6, V6);
+        self
+    }
+
+    /// From another client port.
+    #[must_use]
+    pub fn client_port(mut self, port: u16) -> Self {
+        self.source_port = port;
+        self
+    }
+
+    /// To another destination port.
+    #[must_use]
+    pub fn to_port(mut self, port: u16) -> Self {
+        self.destination_port = port;
+        self
+    }
+
+    /// With this payload.
+    #[must_use]
+    pub fn data(mut self, payload: &[u8]) -> Self {
+        self.payload = payload.to_vec();
+        self
+    }
+
+    /// What must leave towards a real server when this, a client's packet, is balanced: new destination and
+    /// MAC addresses, one hop less.
+    #[must_use]
+    pub fn delivered(&self, real: IpAddr, port: u16) -> Self {
+        Self {
+            mac_destination: mac_of(real),
+            mac_source: LB_INSIDE,
+            destination: real,
+            destination_port: port,
+            hops: self.hops - 1,
+            ..self.clone()
+        }
+    }
+
+    /// The frame of a real server that answers this, a client's packet: from the real server to the client,
+    /// through the balancer's inside interface.
+    #[must_use]
+    pub fn answered(&self, real: IpAddr, port: u16) -> Self {
+        Self {
+            mac_destination: LB_INSIDE,
+            mac_source: mac_of(real),
+            source: real,
+            destination: self.source,
+            source_port: port,
+            destination_port: self.source_port,
+            ..self.clone()
+        }
+    }
+
+    /// With these TCP fields.
+    ///
+    /// # Panics
+    /// This is not TCP.
+    #[must_use]
+    pub fn segment(mut self, new_flags: u8, new_sequence: u32, new_acknowledgement: u32) -> Self {
+        let Transport::Tcp { sequence, acknowledgement, flags, .. } = &mut self.transport else {
+            panic!("not TCP");
+        };
+        (*sequence, *acknowledgement, *flags) = (new_sequence, new_acknowledgement, new_flags);
+        self
+    }
+
+    /// With these TCP options.
+    ///
+    /// # Panics
+    /// This is not TCP.
+    #[must_use]
+    pub fn tcp_options(mut self, new: &[u8]) -> Self {
+        let Transport::Tcp { options, .. } = &mut self.transport else {
+            panic!("not TCP");
+        };
+        *options = new.to_vec();
+        self
+    }
+
+    /// What must leave towards the client when this, a real server's packet, is translated back.
+    #[must_use]
+    pub fn returned(&self, vip: IpAddr, port: u16) -> Self {
+        Self {
+            mac_destination: GATEWAY,
+            mac_source: LB_OUTSIDE,
+            source: vip,
+            source_port: port,
+            hops: self.hops - 1,
+            ..self.clone()
+        }
+    }
+
+    /// Number of the transport protocol.
+    #[must_use]
+    pub fn protocol(&self) -> u8 {
+        match self.transport {
+            Transport::Tcp { .. } => 6,
+            Transport::Udp => 17,
+            Transport::Other(number) => number,
+        }
+    }
+
+    /// Length of the IP packet, which is what the counters count.
+    #[must_use]
+    pub fn ip_length(&self) -> u64 {
+        let header = if self.source.is_ipv4() {
+            20 + self.ip_options.len()
+        } else {
+            40 + self.extensions.as_ref().map_or(0, |(_, bytes)| bytes.len())
+        };
+        (header + self.transport_bytes().len()) as u64
+    }
+
+    /// Offset of the IP header in the frame.
+    #[must_use]
+    pub fn ip_offset(&self) -> usize {
+        14 + 4 * self.tags.len()
+    }
+
+    /// Offset of the transport header in the frame.
+    #[must_use]
+    pub fn transport_offset(&self) -> usize {
+        let header = if self.source.is_ipv4() {
+            20 + self.ip_options.len()
+        } else {
+            40 + self.extensions.as_ref().map_or(0, |(_, bytes)| bytes.len())
+        };
+        self.ip_offset() + header
+    }
+
+    /// The frame's bytes.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        let transport = self.transport_bytes();
+        let mut frame = Vec::new();
+        frame.extend(self.mac_destination);
+        frame.extend(self.mac_source);
+        for (protocol, control) in &self.tags {
+            frame.extend(protocol.to_be_bytes());
+            frame.extend(control.to_be_bytes());
+        }
+        match (self.source, self.destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                frame.extend(0x0800_u16.to_be_bytes());
+                let words = 5 + self.ip_options.len() / 4;
+                let mut header = vec![0x40 | words as u8, self.tos];
+                header.extend(((words * 4 + transport.len()) as u16).to_be_bytes());
+                header.extend(self.id.to_be_bytes());
+                header.extend(self.fragment.to_be_bytes());
+                header.extend([self.hops, self.protocol(), 0, 0]);
+                header.extend(source.octets());
+                header.extend(destination.octets());
+                header.extend(&self.ip_options);
+                let sum = full_sum(&[&header]);
+                header[10..12].copy_from_slice(&sum.to_be_bytes());
+                frame.extend(header);
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                frame.extend(0x86dd_u16.to_be_bytes());
+                let word = 6 << 28 | u32::from(self.tos) << 20 | self.flow_label;
+                frame.extend(word.to_be_bytes());
+                let (next, extensions) =
+                    self.extensions.clone().unwrap_or((self.protocol(), Vec::new()));
+                frame.extend(((extensions.len() + transport.len()) as u16).to_be_bytes());
+                frame.extend([next, self.hops]);
+                frame.extend(source.octets());
+                frame.extend(destination.octets());
+                frame.extend(extensions);
+            }
+            families => panic!("two families in one packet: {families:?}"),
+        }
+        frame.extend(transport);
+        frame.extend(&self.padding);
+        frame
+    }
+
+    /// The IPv4 header checksum.
+    #[must_use]
+    pub fn ip_checksum(&self) -> u16 {
+        let bytes = self.bytes();
+        let at = self.ip_offset() + 10;
+        u16::from_be_bytes([bytes[at], bytes[at + 1]])
+    }
+
+    /// The transport checksum.
+    ///
+    /// # Panics
+    /// The protocol has none.
+    #[must_use]
+    pub fn transport_checksum(&self) -> u16 {
+        let bytes = self.bytes();
+        let at = self.transport_offset()
+            + match self.transport {
+                Transport::Tcp { .. } => 16,
+                Transport::Udp => 6,
+                Transport::Other(number) => panic!("protocol {number} has no checksum here"),
+            };
+        u16::from_be_bytes([bytes[at], bytes[at + 1]])
+    }
+
+    fn transport_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let at = match &self.transport {
+            Transport::Tcp { sequence, acknowledgement, flags, options } => {
+                bytes.extend(self.source_port.to_be_bytes());
+                bytes.extend(self.destination_port.to_be_bytes());
+                bytes.extend(sequence.to_be_bytes());
+                bytes.extend(acknowledgement.to_be_bytes());
+                bytes.extend([((5 + options.len() / 4) << 4) as u8, *flags]);
+                bytes.extend(64240_u16.to_be_bytes());
+                bytes.extend([0; 4]);
+                bytes.extend(options);
+                16
+            }
+            Transport::Udp => {
+                bytes.extend(self.source_port.to_be_bytes());
+                bytes.extend(self.destination_port.to_be_bytes());
+                let length = (8 + self.payload.len()) as u16;
+                bytes.extend(self.udp_length.unwrap_or(length).to_be_bytes());
+                bytes.extend([0; 2]);
+                6
+            }
+            Transport::Other(_) => return self.payload.clone(),
+        };
+        bytes.extend(&self.payload);
+        let checksum = match self.checksum {
+            Checksum::Given(value) => value,
+            Checksum::Right => self.full_transport_sum(&bytes),
+        };
+        bytes[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
+        bytes
+    }
+
+    fn full_transport_sum(&self, bytes: &[u8]) -> u16 {
+        let mut pseudo = Vec::new();
+        match (self.source, self.destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                pseudo.extend(source.octets());
+                pseudo.extend(destination.octets());
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                pseudo.extend(source.octets());
+                pseudo.extend(destination.octets());
+            }
+            families => panic!("two families in one packet: {families:?}"),
+        }
+        pseudo.extend((bytes.len() as u32).to_be_bytes());
+        pseudo.extend([0, 0, 0, self.protocol()]);
+        let sum = full_sum(&[&pseudo, bytes]);
+        // RFC 768: a computed zero is sent as all ones.
+        if sum == 0 && self.transport == Transport::Udp { 0xffff } else { sum }
+    }
+}
+
+/// The Internet checksum (RFC 1071) over parts of which all but the last have even lengths.
+fn full_sum(parts: &[&[u8]]) -> u16 {
+    let mut sum = 0_u64;
+    for pair in parts.iter().flat_map(|part| part.chunks(2)) {
+        sum += u64::from(pair[0]) << 8 | u64::from(pair.get(1).copied().unwrap_or(0));
+    }
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addresses::{R, R6};
+
+    #[test]
+    fn the_builder_gives_the_checksums_that_the_cases_state() {
+        let syn = Packet::tcp(flag::SYN, 1000, 0);
+        assert_eq!((syn.ip_checksum(), syn.transport_checksum()), (0x4e41, 0x27eb));
+        let out = syn.delivered(R, 8080);
+        assert_eq!((out.ip_checksum(), out.transport_checksum()), (0x50e7, 0x0a51));
+        let ping = Packet::udp(b"ping");
+        assert_eq!((ping.ip_checksum(), ping.transport_checksum()), (0x4e3e, 0x9800));
+        let syn = syn.v6();
+        assert_eq!(syn.transport_checksum(), 0xb7eb);
+        assert_eq!(syn.delivered(R6, 8080).transport_checksum(), 0xca60);
+    }
+}

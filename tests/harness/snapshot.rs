@@ -1,0 +1,71 @@
+//! Everything that the packet program counts, read at one moment.
+
+use std::collections::BTreeMap;
+
+use balancer_common::{
+    settings::Usage,
+    stats::RealStats,
+    verdict::Discard,
+};
+
+use crate::dataplane::Dataplane;
+
+/// All counters, and how many rows and records there are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Every discard reason.
+    pub discards: BTreeMap<&'static str, u64>,
+    /// Every real server, summed over the CPUs, and the first id that belongs to none.
+    pub reals: BTreeMap<u32, RealStats>,
+    /// Every service's turn counter, and that of the first id that belongs to none.
+    pub turns: BTreeMap<u32, u64>,
+    /// IPv4 rows of the connection table.
+    pub rows_v4: i64,
+    /// IPv6 rows of the connection table.
+    pub rows_v6: i64,
+    /// Handshakes under way.
+    pub half_open: i64,
+    /// Connections made and deleted by the program.
+    pub usage: Usage,
+}
+
+impl Dataplane {
+    /// Reads all counters.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let discards = self.per_cpu::<u64>("DISCARDS");
+        let reals = self.per_cpu::<RealStats>("REAL_STATS");
+        let turns = self.array::<u64>("TURNS");
+        Snapshot {
+            discards: Discard::ALL
+                .iter()
+                .map(|reason| {
+                    let values = discards.get(&(*reason as u32), 0).expect("read DISCARDS");
+                    (reason.name(), values.iter().sum())
+                })
+                .collect(),
+            reals: (0..=self.reals)
+                .map(|id| (id, sum(&reals.get(&id, 0).expect("read REAL_STATS"))))
+                .collect(),
+            turns: (0..=self.services)
+                .map(|id| (id, turns.get(&id, 0).expect("read TURNS")))
+                .collect(),
+            rows_v4: self.rows_v4().len() as i64,
+            rows_v6: self.rows_v6().len() as i64,
+            half_open: self.half_open().iter().filter(|record| record.is_under_way()).count() as i64,
+            usage: self.array("USAGE").get(&0, 0).expect("read USAGE"),
+        }
+    }
+}
+
+fn sum(per_cpu: &[RealStats]) -> RealStats {
+    let mut total = RealStats::default();
+    for stats in per_cpu {
+        total.connections += stats.connections;
+        for (direction, of_cpu) in total.directions.iter_mut().zip(stats.directions) {
+            direction.packets += of_cpu.packets;
+            direction.bytes += of_cpu.bytes;
+        }
+    }
+    total
+}

@@ -1,0 +1,132 @@
+//! A balancer between a client and two real servers, each in a network namespace, with a data plane of its own.
+
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use balancer_ctl::{
+    dataplane::kernel::{self, KernelDataplane, OpenOptions},
+    model::{
+        DataplaneSettings, ForwardMethod, Mode, NoReal, Protocol, RealServer, Scheduler, ServiceKey, Timeouts,
+        VirtualService,
+    },
+};
+use xtask::lab::Namespace;
+
+/// The namespaces, and the instance that the data plane is pinned as.
+pub struct Scene {
+    pub client: Namespace,
+    pub balancer: Namespace,
+    pub reals: [Namespace; 2],
+    pub instance: String,
+}
+
+/// The service's address.
+pub const VIP: &str = "192.168.1.35:80";
+
+impl Scene {
+    pub fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        Namespace::sweep("dp");
+        let namespace = || Namespace::new("dp").unwrap();
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let scene = Self {
+            client: namespace(),
+            balancer: namespace(),
+            reals: [namespace(), namespace()],
+            instance: format!("test-{}-{number}", std::process::id()),
+        };
+        let Self { client, balancer, reals, instance: _ } = &scene;
+        balancer.connect("outside", client, "eth0").unwrap();
+        balancer.connect("port1", &reals[0], "eth0").unwrap();
+        balancer.connect("port2", &reals[1], "eth0").unwrap();
+        balancer.address("outside", "192.168.1.35/24").unwrap();
+        balancer.address("port1", "10.0.1.1/24").unwrap();
+        balancer.address("port2", "10.0.2.1/24").unwrap();
+        client.address("eth0", "192.168.1.10/24").unwrap();
+        for (number, real) in (1..).zip(reals) {
+            real.address("eth0", &format!("10.0.{number}.2/24")).unwrap();
+            real.gateway(&format!("10.0.{number}.1")).unwrap();
+            real.plain_frames("eth0").unwrap();
+            real.polling("eth0").unwrap();
+        }
+        client.plain_frames("eth0").unwrap();
+        client.polling("eth0").unwrap();
+        for port in ["outside", "port1", "port2"] {
+            balancer.polling(port).unwrap();
+        }
+        scene
+    }
+
+    /// Runs `work` with the data plane open, in the balancer's namespace.
+    pub fn with<T: Send>(&self, settings: DataplaneSettings, work: impl FnOnce(&mut KernelDataplane) -> T + Send) -> T {
+        self.balancer.run(|| work(&mut self.open(settings).unwrap())).unwrap()
+    }
+
+    /// Opens the data plane; in the balancer's namespace only.
+    pub fn open(&self, settings: DataplaneSettings) -> Result<KernelDataplane, balancer_ctl::dataplane::Error> {
+        KernelDataplane::open(OpenOptions { instance: Some(self.instance.clone()), settings, packet_log: None })
+    }
+
+    /// Where the data plane is pinned.
+    pub fn pins(&self) -> std::path::PathBuf {
+        std::path::Path::new("/sys/fs/bpf/balancer").join(&self.instance)
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        let instance = self.instance.clone();
+        let down = self.balancer.run(|| kernel::detach(Some(&instance)).map_err(|error| error.to_string()));
+        if let Ok(Err(error)) = down
+            && !std::thread::panicking()
+        {
+            panic!("the data plane cannot be taken down: {error}");
+        }
+    }
+}
+
+pub fn settings(interfaces: &[&str]) -> DataplaneSettings {
+    DataplaneSettings {
+        interfaces: interfaces.iter().map(ToString::to_string).collect(),
+        mode: Mode::Auto,
+        max_connections: 1000,
+        timeouts: Timeouts {
+            tcp: Duration::from_secs(900),
+            tcp_fin: Duration::from_secs(120),
+            udp: Duration::from_secs(300),
+        },
+    }
+}
+
+pub fn all() -> DataplaneSettings {
+    settings(&["outside", "port1", "port2"])
+}
+
+pub fn key(address: &str) -> ServiceKey {
+    ServiceKey { protocol: Protocol::Tcp, address: address.parse().unwrap() }
+}
+
+pub fn service(address: &str, reals: &[(&str, u32)]) -> VirtualService {
+    let reals = reals.iter().map(|(address, weight)| RealServer {
+        address: address.parse::<SocketAddr>().unwrap(),
+        weight: *weight,
+        forwarding: ForwardMethod::Nat,
+        runtime: false,
+    });
+    VirtualService {
+        key: key(address),
+        name: None,
+        scheduler: Scheduler::Wrr,
+        no_real: NoReal::Reject,
+        reals: reals.collect(),
+        runtime: false,
+    }
+}
+
+/// Both real servers behind the VIP.
+pub fn both() -> Vec<VirtualService> {
+    vec![service(VIP, &[("10.0.1.2:8080", 1), ("10.0.2.2:8080", 1)])]
+}

@@ -1,0 +1,176 @@
+//! The lab bench: real clients, real servers, and what stands between them.
+//!
+//! Everything, clients and servers included, shares this machine's CPUs, so a rate says how much of them one request
+//! takes from end to end. Plain routing reaches one real server, all others two: the work is the same, as neither
+//! real server is the bottleneck that a CPU of its own would make it.
+
+mod load;
+mod peer;
+mod scene;
+
+use anyhow::{Context as _, Result, ensure};
+
+use self::{
+    load::Load,
+    peer::{Peer, Programs, Running},
+    scene::Scene,
+};
+use crate::cargo;
+
+use super::{
+    Options, interrupt,
+    report::{Row, median, minimum},
+};
+
+/// One peer under one load.
+struct Measured {
+    load: Load,
+    peer: Peer,
+    rates: Vec<f64>,
+}
+
+impl Measured {
+    fn name(&self) -> String {
+        format!("{}{}", self.load.name(), self.peer.suffix())
+    }
+}
+
+/// Measures, prints the table, and returns its rows.
+///
+/// # Errors
+/// No rights, a tool is missing, or a void measurement.
+pub fn run(options: &Options) -> Result<Vec<Row>> {
+    let programs = Programs {
+        balancerd: cargo::target().join("release/balancerd"),
+        balancer_ctl: cargo::target().join("release/balancer-ctl"),
+    };
+    let mut rows = wanted(options);
+    let scene = Scene::build()?;
+    for round in 0..=options.rounds {
+        // The first warms everything up and is not kept.
+        let seconds = if round == 0 { 1 } else { options.seconds };
+        eprintln!("round {round} of {}", options.rounds);
+        for peer in Peer::ALL {
+            self::round(&scene, &programs, &mut rows, peer, seconds)
+                .with_context(|| format!("{peer:?} in round {round}"))?;
+        }
+        if round == 0 {
+            rows.iter_mut().for_each(|row| row.rates.clear());
+        }
+    }
+    Ok(report(&rows))
+}
+
+/// Names of all rows.
+pub fn rows() -> Vec<String> {
+    all().map(|row| row.name()).collect()
+}
+
+fn all() -> impl Iterator<Item = Measured> {
+    Load::ALL.into_iter().flat_map(|load| {
+        Peer::ALL.into_iter().map(move |peer| Measured {
+            load,
+            peer,
+            rates: Vec::new(),
+        })
+    })
+}
+
+/// The rows that are wanted, and the reference of each.
+fn wanted(options: &Options) -> Vec<Measured> {
+    let loads: Vec<Load> = all()
+        .filter(|row| options.wants(&row.name()))
+        .map(|row| row.load)
+        .collect();
+    let is_wanted = |row: &Measured| {
+        options.wants(&row.name()) || row.peer == Peer::Plain && loads.contains(&row.load)
+    };
+    all().filter(is_wanted).collect()
+}
+
+fn round(
+    scene: &Scene,
+    programs: &Programs,
+    rows: &mut [Measured],
+    peer: Peer,
+    seconds: u32,
+) -> Result<()> {
+    if !rows.iter().any(|row| row.peer == peer) {
+        return Ok(());
+    }
+    let running = peer.start(scene, programs)?;
+    for row in rows.iter_mut().filter(|row| row.peer == peer) {
+        interrupt::check()?;
+        let before = translated(&running)?;
+        let rate = row
+            .load
+            .run(scene, peer.address(), seconds)
+            .with_context(|| row.name())?;
+        if let (Some(before), Some(after)) = (before, translated(&running)?) {
+            // A request or an answer is a packet at least; what the kernel's own stack forwarded is not counted there.
+            let least = match row.load {
+                Load::KeepAlive | Load::NewConnections => 2.0 * rate * f64::from(seconds),
+                Load::Bulk => rate * 1e9 / 8.0 / 1500.0 * f64::from(seconds),
+            };
+            let packets = (after - before) as f64;
+            ensure!(
+                packets > 0.9 * least,
+                "the measurement of {} is void: the packet program carried {packets} packets, but the load was {least:.0} at least",
+                row.name()
+            );
+        }
+        row.rates.push(rate);
+    }
+    Ok(())
+}
+
+fn translated(running: &Running<'_>) -> Result<Option<u64>> {
+    match running {
+        Running::Balancer(run) => run.translated().map(Some),
+        Running::Nothing | Running::Proxy(_) | Running::Rules(_) => Ok(None),
+    }
+}
+
+fn report(rows: &[Measured]) -> Vec<Row> {
+    println!(
+        "{:<28} {:>14} {:>12} {:>12} {:>10} {:>8}",
+        "row", "unit", "median", "minimum", "of plain", "aim"
+    );
+    let mut reported = Vec::new();
+    for row in rows {
+        let plain = rows
+            .iter()
+            .find(|other| other.load == row.load && other.peer == Peer::Plain);
+        let plain = plain.map_or(&[][..], |plain| &plain.rates);
+        let ratios: Vec<f64> = row
+            .rates
+            .iter()
+            .zip(plain)
+            .map(|(rate, plain)| rate / plain)
+            .collect();
+        let result = Row {
+            suite: "lab",
+            row: row.name(),
+            unit: row.load.unit(),
+            median: median(&row.rates),
+            minimum: minimum(&row.rates),
+            reference: median(plain),
+            ratio: median(&ratios),
+        };
+        let aim = match (row.load, row.peer) {
+            (Load::KeepAlive | Load::NewConnections, Peer::Balancer) => "1.00",
+            _ => "",
+        };
+        println!(
+            "{:<28} {:>14} {:>12.2} {:>12.2} {:>10.2} {:>8}",
+            result.row, result.unit, result.median, result.minimum, result.ratio, aim
+        );
+        reported.push(result);
+    }
+    println!(
+        "\nEverything shares this machine's {} CPUs. Frames on all cables are as on a wire: no segmentation or checksum\n\
+         offload, GRO on at every end. Plain routing leads to one real server, the others balance over two; bulk goes to one.",
+        std::thread::available_parallelism().map_or(0, usize::from)
+    );
+    reported
+}

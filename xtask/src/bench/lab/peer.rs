@@ -1,0 +1,284 @@
+//! The balancers that are compared, each set up as its own documentation does it, over the same two real servers.
+//!
+//! One at a time: netfilter's hooks and an attached XDP program would burden the others' packets too.
+
+use std::{
+    net::Ipv4Addr,
+    path::PathBuf,
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use xtask::lab::{Process, wait_until};
+
+use super::scene::{BULK, HTTP, INTERFACES, REALS, Scene, VIP};
+
+/// Who is between client and real servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// The reference: the kernel routes to the first real server, nobody balances.
+    Plain,
+    /// This project.
+    Balancer,
+    /// The kernel's NAT.
+    Nftables,
+    /// A proxy.
+    Haproxy,
+    /// A proxy.
+    Nginx,
+}
+
+impl Peer {
+    /// All of them, in the order in which they are measured.
+    pub const ALL: [Self; 5] = [
+        Self::Plain,
+        Self::Balancer,
+        Self::Nftables,
+        Self::Haproxy,
+        Self::Nginx,
+    ];
+
+    /// Its part of a row's name; the project's own rows have none.
+    pub const fn suffix(self) -> &'static str {
+        match self {
+            Self::Plain => "/plain",
+            Self::Balancer => "",
+            Self::Nftables => "/nftables",
+            Self::Haproxy => "/haproxy",
+            Self::Nginx => "/nginx",
+        }
+    }
+
+    /// Whom the client asks.
+    pub const fn address(self) -> Ipv4Addr {
+        match self {
+            Self::Plain => REALS[0],
+            Self::Balancer | Self::Nftables | Self::Haproxy | Self::Nginx => VIP,
+        }
+    }
+
+    /// Sets it up and sees that it balances.
+    ///
+    /// # Errors
+    /// It does not start, or requests do not reach the real servers they should.
+    pub fn start<'a>(self, scene: &'a Scene, programs: &'a Programs) -> Result<Running<'a>> {
+        let running = match self {
+            Self::Plain => Running::Nothing,
+            Self::Balancer => Running::balancer(scene, programs)?,
+            Self::Nftables => Running::nftables(scene)?,
+            Self::Haproxy => Running::haproxy(scene)?,
+            Self::Nginx => Running::nginx(scene)?,
+        };
+        let answered = scene.answers(self.address())?;
+        let expected: &[&str] = match self {
+            Self::Plain => &["real1"],
+            Self::Balancer | Self::Nftables | Self::Haproxy | Self::Nginx => &["real1", "real2"],
+        };
+        ensure!(
+            answered == expected,
+            "{self:?}: answered by {answered:?} instead of {expected:?}"
+        );
+        Ok(running)
+    }
+}
+
+/// The project's own programs, as built.
+pub struct Programs {
+    /// The daemon.
+    pub balancerd: PathBuf,
+    /// The operator's tool.
+    pub balancer_ctl: PathBuf,
+}
+
+/// A peer at work. Dropped, it is gone.
+pub enum Running<'a> {
+    /// The kernel routes by itself.
+    Nothing,
+    /// A program of its own; dropped with this.
+    Proxy(#[expect(dead_code, reason = "held for its drop")] Process),
+    /// Rules in the kernel.
+    Rules(&'a Scene),
+    /// The daemon and what it has put in the kernel.
+    Balancer(BalancerRun<'a>),
+}
+
+/// This project at work.
+pub struct BalancerRun<'a> {
+    daemon: Process,
+    scene: &'a Scene,
+    programs: &'a Programs,
+    instance: String,
+}
+
+impl<'a> Running<'a> {
+    fn nftables(scene: &'a Scene) -> Result<Self> {
+        let [first, second] = REALS;
+        let file = scene.write(
+            "rules.nft",
+            &format!(
+                "table ip balance {{\n  chain in {{\n    type nat hook prerouting priority dstnat;\n\
+                 ip daddr {VIP} tcp dport {HTTP} dnat to numgen inc mod 2 map {{ 0 : {first}, 1 : {second} }}\n\
+                 ip daddr {VIP} tcp dport {BULK} dnat to {first}\n  }}\n}}\n"
+            ),
+        )?;
+        scene
+            .balancer
+            .output("nft", &["-f", &file.to_string_lossy()])?;
+        Ok(Self::Rules(scene))
+    }
+
+    fn haproxy(scene: &Scene) -> Result<Self> {
+        let [first, second] = REALS;
+        let file = scene.write(
+            "haproxy.cfg",
+            &format!(
+                "global\n  maxconn 20000\n  nbthread 2\n\
+                 defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n\
+                 listen web\n  bind {VIP}:{HTTP}\n  balance roundrobin\n  server real1 {first}:{HTTP}\n  server real2 {second}:{HTTP}\n\
+                 listen bulk\n  bind {VIP}:{BULK}\n  server real1 {first}:{BULK}\n"
+            ),
+        )?;
+        let mut haproxy = scene.balancer.command("haproxy");
+        haproxy
+            .arg("-db")
+            .arg("-f")
+            .arg(file)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        Ok(Self::Proxy(Process::spawn("haproxy", &mut haproxy)?))
+    }
+
+    fn nginx(scene: &Scene) -> Result<Self> {
+        let [first, second] = REALS;
+        let folder = scene.folder().display();
+        let file = scene.write(
+            "stream.conf",
+            &format!(
+                "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\n\
+                 worker_processes 2;\nworker_rlimit_nofile 65536;\npid {folder}/stream.pid;\nerror_log {folder}/stream.log;\n\
+                 events {{ worker_connections 16384; }}\n\
+                 stream {{\n  upstream web {{ server {first}:{HTTP}; server {second}:{HTTP}; }}\n\
+                 server {{ listen {VIP}:{HTTP} backlog=4096; proxy_pass web; }}\n\
+                 server {{ listen {VIP}:{BULK}; proxy_pass {first}:{BULK}; }}\n}}\n"
+            ),
+        )?;
+        let mut nginx = scene.balancer.command("nginx");
+        nginx.arg("-c").arg(file).args(["-g", "daemon off;"]);
+        Ok(Self::Proxy(Process::spawn("nginx", &mut nginx)?))
+    }
+
+    fn balancer(scene: &'a Scene, programs: &'a Programs) -> Result<Self> {
+        let [first, second] = REALS;
+        let interfaces = INTERFACES.map(|name| format!("{name:?}")).join(", ");
+        let file = scene.write(
+            "balancer.toml",
+            &format!(
+                "[dataplane]\ninterfaces = [{interfaces}]\nmode = \"native\"\n\n\
+                 [[service]]\nname = \"web\"\naddress = \"{VIP}:{HTTP}\"\nscheduler = \"rr\"\n\n\
+                 [[service.real]]\naddress = \"{first}:{HTTP}\"\n\n[[service.real]]\naddress = \"{second}:{HTTP}\"\n\n\
+                 [[service]]\nname = \"bulk\"\naddress = \"{VIP}:{BULK}\"\nscheduler = \"rr\"\n\n\
+                 [[service.real]]\naddress = \"{first}:{BULK}\"\n"
+            ),
+        )?;
+        // One per run of the bench: another daemon of the same name may be somebody else's.
+        let instance = scene.balancer.name().to_owned();
+        let mut command = scene.balancer.command(&programs.balancerd);
+        command
+            .arg("--config")
+            .arg(file)
+            .args(["--instance", &instance, "--log", "warn"]);
+        let daemon = Process::spawn("balancerd", &mut command)?;
+        let mut run = BalancerRun {
+            daemon,
+            scene,
+            programs,
+            instance,
+        };
+        run.wait_until_ready()?;
+        Ok(Self::Balancer(run))
+    }
+}
+
+impl BalancerRun<'_> {
+    fn wait_until_ready(&mut self) -> Result<()> {
+        wait_until("balancerd to answer", Duration::from_secs(10), || {
+            if let Some(status) = self.daemon.ended()? {
+                anyhow::bail!("balancerd ended: {status}");
+            }
+            let mut status = self.control();
+            let answered = status
+                .arg("status")
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status();
+            Ok(answered.context("running balancer-ctl")?.success())
+        })
+    }
+
+    fn control(&self) -> Command {
+        let mut command = self.scene.balancer.command(&self.programs.balancer_ctl);
+        command.args(["--instance", &self.instance]);
+        command
+    }
+
+    /// Packets that the packet program sent to real servers and to clients since the daemon started.
+    ///
+    /// # Errors
+    /// The daemon does not answer.
+    pub fn translated(&self) -> Result<u64> {
+        let output = self
+            .control()
+            .args(["list", "--json"])
+            .output()
+            .context("running balancer-ctl")?;
+        ensure!(
+            output.status.success(),
+            "balancer-ctl list: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        let listed: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        let services = listed["services"]
+            .as_array()
+            .context("balancer-ctl list shows no services")?;
+        let count = |service: &serde_json::Value, name: &str| {
+            service["counters"][name].as_u64().unwrap_or(0)
+        };
+        Ok(services
+            .iter()
+            .map(|service| count(service, "packets_in") + count(service, "packets_out"))
+            .sum())
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let ended = match self {
+            Self::Nothing | Self::Proxy(_) => Ok(()),
+            Self::Rules(scene) => scene
+                .balancer
+                .output("nft", &["delete", "table", "ip", "balance"])
+                .map(drop),
+            Self::Balancer(run) => run.end(),
+        };
+        if let Err(error) = ended {
+            eprintln!("warning: {error:#}");
+        }
+        // Sockets of the last run close down.
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+impl BalancerRun<'_> {
+    fn end(&mut self) -> Result<()> {
+        self.daemon.stop()?;
+        let mut detach = self.scene.balancer.command(&self.programs.balancerd);
+        let status = detach
+            .args(["--detach", "--instance", &self.instance])
+            .status()
+            .context("running balancerd")?;
+        ensure!(status.success(), "balancerd --detach: {status}");
+        Ok(())
+    }
+}

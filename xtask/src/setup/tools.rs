@@ -1,0 +1,157 @@
+//! Programs that the commands run, and the Debian packages they are in.
+
+use std::path::Path;
+
+use xtask::ebpf::program;
+
+/// What something is needed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// `cargo xtask run`.
+    Run,
+    /// `cargo xtask test`.
+    Test,
+    /// `cargo xtask bench`.
+    Bench,
+}
+
+impl Purpose {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Run, Self::Test, Self::Bench];
+}
+
+/// A program or file and where it comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tool {
+    /// A program's name, or a file's path.
+    pub name: &'static str,
+    /// Debian's package.
+    pub package: &'static str,
+    /// What it is for.
+    pub why: &'static str,
+    purposes: &'static [Purpose],
+}
+
+const fn tool(
+    name: &'static str,
+    package: &'static str,
+    why: &'static str,
+    purposes: &'static [Purpose],
+) -> Tool {
+    Tool {
+        name,
+        package,
+        why,
+        purposes,
+    }
+}
+
+use Purpose::{Bench, Run, Test};
+
+/// Everything that is run. nginx comes in its light form, which has all that is needed here.
+const TOOLS: [Tool; 12] = [
+    tool(
+        "ip",
+        "iproute2",
+        "makes the network namespaces",
+        &[Run, Test, Bench],
+    ),
+    tool(
+        "ethtool",
+        "ethtool",
+        "switches offloads off in the lab",
+        &[Run, Test, Bench],
+    ),
+    tool("curl", "curl", "the lab's HTTP client", &[Run, Test, Bench]),
+    tool("ps", "procps", "looks after the lab's processes", &[Test]),
+    tool(
+        "nginx",
+        "nginx-light",
+        "real servers, and a balancer to compare with",
+        &[Test, Bench],
+    ),
+    tool(
+        "dnsmasq",
+        "dnsmasq-base",
+        "a DNS server behind a UDP service",
+        &[Test],
+    ),
+    tool(
+        "dig",
+        "bind9-dnsutils",
+        "a DNS client of a UDP service",
+        &[Test],
+    ),
+    tool("wrk", "wrk", "counts requests per second", &[Bench]),
+    tool("iperf3", "iperf3", "counts bytes per second", &[Bench]),
+    tool("haproxy", "haproxy", "a balancer to compare with", &[Bench]),
+    tool(
+        "nft",
+        "nftables",
+        "the kernel's own NAT, to compare with",
+        &[Bench],
+    ),
+    tool(
+        "/usr/lib/nginx/modules/ngx_stream_module.so",
+        "libnginx-mod-stream",
+        "lets nginx balance connections, to compare with",
+        &[Bench],
+    ),
+];
+
+/// Returns what is needed for `purposes` and not there.
+pub fn missing(purposes: &[Purpose], is_installed: impl Fn(&str) -> bool) -> Vec<Tool> {
+    let needed = |tool: &Tool| {
+        tool.purposes
+            .iter()
+            .any(|purpose| purposes.contains(purpose))
+    };
+    TOOLS
+        .into_iter()
+        .filter(|tool| needed(tool) && !is_installed(tool.name))
+        .collect()
+}
+
+/// Looks for a program also where only root's `PATH` looks.
+pub fn is_installed(name: &str) -> bool {
+    name.starts_with('/') && Path::new(name).exists()
+        || program(name).is_some()
+        || ["/usr/sbin", "/sbin", "/usr/local/sbin"]
+            .iter()
+            .any(|folder| Path::new(folder).join(name).is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packages(purposes: &[Purpose], installed: &[&str]) -> Vec<&'static str> {
+        missing(purposes, |name| installed.contains(&name))
+            .iter()
+            .map(|tool| tool.package)
+            .collect()
+    }
+
+    #[test]
+    fn running_the_lab_needs_little() {
+        assert_eq!(packages(&[Run], &[]), ["iproute2", "ethtool", "curl"]);
+        assert_eq!(packages(&[Run], &["ip", "curl"]), ["ethtool"]);
+        assert_eq!(packages(&[Run], &["ip", "curl", "ethtool"]), [""; 0]);
+    }
+
+    #[test]
+    fn the_bench_needs_the_peers_and_the_tests_do_not() {
+        let installed = ["ip", "ethtool", "curl", "ps", "nginx", "dnsmasq", "dig"];
+        assert_eq!(packages(&[Test], &installed), [""; 0]);
+        assert_eq!(
+            packages(&[Bench], &installed),
+            [
+                "wrk",
+                "iperf3",
+                "haproxy",
+                "nftables",
+                "libnginx-mod-stream"
+            ]
+        );
+    }
+}

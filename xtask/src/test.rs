@@ -1,0 +1,160 @@
+//! `cargo xtask test`: every test, in one go and with one count.
+
+mod binaries;
+mod libtest;
+
+use std::{
+    collections::BTreeMap,
+    env,
+    io::{BufRead as _, BufReader},
+    process::{Command, ExitCode, Stdio},
+};
+
+use anyhow::{Context as _, Result};
+
+use self::{
+    binaries::{Binary, Kind},
+    libtest::Parser,
+};
+use crate::{
+    cargo::{cargo, locked, target},
+    privilege,
+    setup::{self, Purpose},
+    tally::Tally,
+};
+
+/// Set to 1 where tests that need root cannot run: they are then skipped, counted and named.
+const SKIP_PRIVILEGED: &str = "BALANCER_SKIP_PRIVILEGED";
+
+/// Runs all tests: unit tests without root, then the packet suite and the namespaces as root.
+///
+/// Ends with the line `N passed, M failed, K skipped`. With BALANCER_SKIP_PRIVILEGED=1 the tests that need root
+/// are skipped and counted.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Install what is missing without asking
+    #[arg(long)]
+    yes: bool,
+    /// Run only tests whose name contains this
+    filter: Option<String>,
+}
+
+/// Runs all tests.
+pub fn run(options: &Options) -> Result<ExitCode> {
+    let skips_privileged = env::var(SKIP_PRIVILEGED).is_ok_and(|value| value == "1");
+    let purposes: &[Purpose] = if skips_privileged {
+        &[]
+    } else {
+        &[Purpose::Test]
+    };
+    setup::ensure(purposes, setup::consent(options.yes))?;
+    // The tests of real traffic run these; cargo builds another package's programs for no test.
+    let built = cargo()
+        .args(["build", "--package", "balancer-ctl", "--bins"])
+        .args(locked())
+        .status();
+    anyhow::ensure!(
+        built.context("cannot run cargo")?.success(),
+        "balancerd and balancer-ctl did not build"
+    );
+
+    let mut tally = Tally::default();
+    let mut binaries = binaries::build()?;
+    // What needs no root comes first: it is quick, and tells more precisely what is wrong.
+    binaries.sort_by_key(|binary| binary.kind);
+    for binary in &binaries {
+        println!(
+            "\n== {}{}",
+            binary.name,
+            if binary.kind == Kind::Privileged {
+                " (as root)"
+            } else {
+                ""
+            }
+        );
+        tally.add(run_binary(
+            binary,
+            options.filter.as_deref(),
+            skips_privileged,
+        )?);
+    }
+    println!("\n== documentation");
+    tally.add(run_doc_tests(options.filter.as_deref())?);
+
+    println!();
+    for line in tally.details() {
+        println!("{line}");
+    }
+    if tally.passed == 0 && tally.failed.is_empty() {
+        println!("no test ran");
+    }
+    println!("{tally}");
+    Ok(tally.exit_code())
+}
+
+fn run_binary(binary: &Binary, filter: Option<&str>, skips_privileged: bool) -> Result<Tally> {
+    let as_root = binary.kind == Kind::Privileged && !skips_privileged;
+    let mut command = if as_root {
+        privilege::as_root(&binary.name, &binary.path, &variables(binary))?
+    } else {
+        let mut command = Command::new(&binary.path);
+        command.envs(variables(binary));
+        command
+    };
+    if binary.kind == Kind::Privileged {
+        // They share the kernel's state.
+        command.arg("--test-threads=1");
+    }
+    command.args(filter).current_dir(&binary.package);
+    follow(&mut command, &binary.name, &binary.name)
+}
+
+/// Returns what cargo would tell a test, and what the caller may tell ours.
+fn variables(binary: &Binary) -> Vec<(String, String)> {
+    let mut variables = BTreeMap::new();
+    for (name, value) in env::vars() {
+        if name.starts_with("BALANCER_")
+            || ["PATH", "RUST_BACKTRACE", "RUST_LOG", "CI"].contains(&name.as_str())
+        {
+            variables.insert(name, value);
+        }
+    }
+    variables.insert(
+        "CARGO_MANIFEST_DIR".into(),
+        binary.package.display().to_string(),
+    );
+    variables.insert("BALANCER_TARGET".into(), target().display().to_string());
+    variables.into_iter().collect()
+}
+
+fn run_doc_tests(filter: Option<&str>) -> Result<Tally> {
+    let mut command = cargo();
+    command
+        .args(["test", "--doc", "--workspace", "--exclude", "balancer-ebpf"])
+        .args(locked());
+    if let Some(filter) = filter {
+        command.args(["--", filter]);
+    }
+    follow(&mut command, "documentation", "documentation")
+}
+
+/// Runs tests, shows what they print as it comes, and counts.
+fn follow(command: &mut Command, name: &str, shown: &str) -> Result<Tally> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run {}", command.get_program().display()))?;
+    let output = child.stdout.take().context("the test has no output")?;
+    let mut parser = Parser::new(name);
+    for line in BufReader::new(output).split(b'\n') {
+        let line = line.with_context(|| format!("cannot read what {name} prints"))?;
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        parser.line(&line);
+    }
+    let status = child
+        .wait()
+        .with_context(|| format!("cannot wait for {name}"))?;
+    Ok(parser.finish(status.success(), &format!("{shown} ended with {status}")))
+}
