@@ -27,11 +27,7 @@ pub fn difference(old: &Model, new: &Model) -> Vec<Happened> {
     let mut happened = Vec::new();
     for service in &old.services {
         if new.service(&service.key).is_none() {
-            happened.push(of_service(
-                EventKind::ServiceRemoved,
-                service,
-                String::new(),
-            ));
+            happened.push(of_service(EventKind::ServiceRemoved, service, String::new()));
         }
     }
     for service in &new.services {
@@ -54,26 +50,16 @@ pub fn difference(old: &Model, new: &Model) -> Vec<Happened> {
 }
 
 fn reals(before: &[RealServer], service: &VirtualService, happened: &mut Vec<Happened>) {
-    let find =
-        |reals: &[RealServer], address| reals.iter().find(|real| real.address == address).cloned();
+    let find = |reals: &[RealServer], address| reals.iter().find(|real| real.address == address).cloned();
     for real in before {
         if find(&service.reals, real.address).is_none() {
-            happened.push(of_real(
-                EventKind::RealRemoved,
-                service,
-                real,
-                String::new(),
-            ));
+            happened.push(of_real(EventKind::RealRemoved, service, real, String::new()));
         }
     }
     for real in &service.reals {
         match find(before, real.address) {
             None => {
-                let message = format!(
-                    "weight {}, {}",
-                    real.weight,
-                    forwarding_name(real.forwarding)
-                );
+                let message = format!("weight {}, {}", real.weight, forwarding_name(real.forwarding));
                 happened.push(of_real(EventKind::RealAdded, service, real, message));
             }
             Some(before) => {
@@ -106,33 +92,16 @@ fn service_changes(before: &VirtualService, after: &VirtualService) -> String {
 
 fn changes(values: &[(&str, String, String)]) -> String {
     let changed = values.iter().filter(|(_, before, after)| before != after);
-    let told: Vec<_> = changed
-        .map(|(what, before, after)| format!("{what} {before} -> {after}"))
-        .collect();
+    let told: Vec<_> = changed.map(|(what, before, after)| format!("{what} {before} -> {after}")).collect();
     told.join(", ")
 }
 
 fn of_service(kind: EventKind, service: &VirtualService, message: String) -> Happened {
-    Happened {
-        kind,
-        service: Some(service.key.to_string()),
-        real: None,
-        message,
-    }
+    Happened { kind, service: Some(service.key.to_string()), real: None, message }
 }
 
-fn of_real(
-    kind: EventKind,
-    service: &VirtualService,
-    real: &RealServer,
-    message: String,
-) -> Happened {
-    Happened {
-        kind,
-        service: Some(service.key.to_string()),
-        real: Some(real.address),
-        message,
-    }
+fn of_real(kind: EventKind, service: &VirtualService, real: &RealServer, message: String) -> Happened {
+    Happened { kind, service: Some(service.key.to_string()), real: Some(real.address), message }
 }
 
 #[cfg(test)]
@@ -177,17 +146,10 @@ mod tests {
         );
         let told: Vec<_> = difference(&old, &new)
             .into_iter()
-            .map(
-                |Happened {
-                     kind,
-                     service,
-                     real,
-                     message,
-                 }| {
-                    let real = real.map(|real| real.to_string()).unwrap_or_default();
-                    format!("{} {} {real} {message}", kind.name(), service.unwrap())
-                },
-            )
+            .map(|Happened { kind, service, real, message }| {
+                let real = real.map(|real| real.to_string()).unwrap_or_default();
+                format!("{} {} {real} {message}", kind.name(), service.unwrap())
+            })
             .collect();
         assert_eq!(
             told,

@@ -62,10 +62,7 @@ pub fn serve(
     runtime.block_on(async {
         // Signals first: a reload asked for while the daemon starts is not its end.
         let reload = signal(SignalKind::hangup())?;
-        let stop = [
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::interrupt())?,
-        ];
+        let stop = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
         let (events, _) = broadcast::channel(EVENTS);
         let (messages, inbox) = mpsc::channel(MESSAGES);
         let model = source.model().clone();
@@ -79,9 +76,7 @@ pub fn serve(
         let api = tokio::spawn(server::serve(listener, Api { messages, events }));
         tracing::info!(socket = %socket.display(), "ready");
         systemd::ready();
-        tokio::spawn(daemon.run(inbox, reload, stop))
-            .await
-            .context("the daemon failed")?;
+        tokio::spawn(daemon.run(inbox, reload, stop)).await.context("the daemon failed")?;
         tokio::time::sleep(FAREWELL).await;
         api.abort();
         drop(control);

@@ -70,10 +70,7 @@ pub async fn serve(listener: UnixListener, api: Api) -> Infallible {
             }
         };
         let Ok(slot) = slots.clone().try_acquire_owned() else {
-            tracing::warn!(
-                clients = MAX_CLIENTS,
-                "too many clients, one is turned away"
-            );
+            tracing::warn!(clients = MAX_CLIENTS, "too many clients, one is turned away");
             continue;
         };
         let service = TowerToHyperService::new(router.clone());
@@ -99,26 +96,14 @@ fn router(api: Api) -> Router {
         .route("/v1/events", get(events))
         .route("/v1/reload", post(reload))
         .route("/v1/zero", post(zero))
-        .route(
-            "/v1/services",
-            get(services).post(add_service).delete(clear),
-        )
-        .route(
-            "/v1/services/{service}",
-            get(service).patch(edit_service).delete(del_service),
-        )
+        .route("/v1/services", get(services).post(add_service).delete(clear))
+        .route("/v1/services/{service}", get(service).patch(edit_service).delete(del_service))
         .route("/v1/services/{service}/zero", post(zero_service))
         .route("/v1/services/{service}/reals", post(add_real))
-        .route(
-            "/v1/services/{service}/reals/{real}",
-            axum::routing::patch(edit_real).delete(del_real),
-        )
+        .route("/v1/services/{service}/reals/{real}", axum::routing::patch(edit_real).delete(del_real))
         .fallback(async || refuse(StatusCode::NOT_FOUND, "there is nothing at this path"))
         .method_not_allowed_fallback(async || {
-            refuse(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "this path does not take this method",
-            )
+            refuse(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method")
         })
         .layer(from_fn(bounded))
         .with_state(api)
@@ -126,41 +111,22 @@ fn router(api: Api) -> Router {
 
 /// Reads the body whole, within its limits, before anyone looks at it.
 async fn bounded(request: Request, next: Next) -> Response {
-    let too_large = || {
-        refuse(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("a request's body is at most {MAX_BODY} bytes"),
-        )
-    };
+    let too_large = || refuse(StatusCode::PAYLOAD_TOO_LARGE, format!("a request's body is at most {MAX_BODY} bytes"));
     let (parts, body) = request.into_parts();
-    let announced = parts
-        .headers
-        .get(CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse().ok());
+    let announced = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if announced.is_some_and(|length: u64| length > MAX_BODY as u64) {
         return too_large();
     }
     match tokio::time::timeout(READ_TIMEOUT, to_bytes(body, MAX_BODY)).await {
         Err(_) => {
-            let sentence = format!(
-                "the request's body did not come within {} s",
-                READ_TIMEOUT.as_secs()
-            );
+            let sentence = format!("the request's body did not come within {} s", READ_TIMEOUT.as_secs());
             refuse(StatusCode::REQUEST_TIMEOUT, sentence)
         }
         Ok(Err(error)) => {
-            let limit = std::error::Error::source(&error)
-                .is_some_and(|e| e.is::<http_body_util::LengthLimitError>());
-            if limit {
-                too_large()
-            } else {
-                refuse(StatusCode::BAD_REQUEST, "the request's body was cut short")
-            }
+            let limit = std::error::Error::source(&error).is_some_and(|e| e.is::<http_body_util::LengthLimitError>());
+            if limit { too_large() } else { refuse(StatusCode::BAD_REQUEST, "the request's body was cut short") }
         }
-        Ok(Ok(bytes)) => {
-            next.run(Request::from_parts(parts, Body::from(bytes)))
-                .await
-        }
+        Ok(Ok(bytes)) => next.run(Request::from_parts(parts, Body::from(bytes))).await,
     }
 }
 
@@ -184,11 +150,7 @@ struct ChangeQuery {
 
 impl ChangeQuery {
     const fn scope(&self) -> Scope {
-        if self.runtime {
-            Scope::Runtime
-        } else {
-            Scope::File
-        }
+        if self.runtime { Scope::Runtime } else { Scope::File }
     }
 }
 
@@ -219,9 +181,7 @@ async fn service(
 }
 
 async fn listed(api: &Api, service: Option<ServiceRef>, rate: bool) -> Answer {
-    let first = api
-        .ask(|reply| Message::Services(service.clone(), reply))
-        .await?;
+    let first = api.ask(|reply| Message::Services(service.clone(), reply)).await?;
     if !rate {
         return Ok(axum::Json(first).into_response());
     }
@@ -238,20 +198,12 @@ async fn status(State(api): State<Api>) -> Answer {
 }
 
 async fn ready(State(api): State<Api>) -> Answer {
-    api.ask(Message::Status)
-        .await
-        .map_err(|refusal| Refused(StatusCode::SERVICE_UNAVAILABLE, refusal.sentence))?;
+    api.ask(Message::Status).await.map_err(|refusal| Refused(StatusCode::SERVICE_UNAVAILABLE, refusal.sentence))?;
     Ok("ok\n".into_response())
 }
 
 async fn connections(State(api): State<Api>, query: Parameters<ConnectionsQuery>) -> Answer {
-    let ConnectionsQuery {
-        client,
-        service,
-        real,
-        state,
-        limit,
-    } = query.0?;
+    let ConnectionsQuery { client, service, real, state, limit } = query.0?;
     let host = |text: Option<String>| {
         let host = text.map(|text| parsed::<RealRef>(&text)).transpose()?;
         Ok::<_, Refusal>(host.map(|host| (host.address, host.port)))
@@ -264,48 +216,21 @@ async fn connections(State(api): State<Api>, query: Parameters<ConnectionsQuery>
         limit,
     };
     let service = service.map(|text| parsed(&text)).transpose()?;
-    let connections = api
-        .ask(|reply| Message::Connections(service, filter, reply))
-        .await?;
+    let connections = api.ask(|reply| Message::Connections(service, filter, reply)).await?;
     Ok(axum::Json(connections).into_response())
 }
 
 fn connection_state(name: &str) -> Result<tcp::State, Refusal> {
-    tcp::State::ALL
-        .into_iter()
-        .find(|state| state.name() == name)
-        .ok_or_else(|| {
-            let names = tcp::State::ALL.map(tcp::State::name);
-            Refusal::invalid(format!(
-                "state `{name}` is not known: expected {}",
-                crate::config::read::listed(&names)
-            ))
-        })
+    tcp::State::ALL.into_iter().find(|state| state.name() == name).ok_or_else(|| {
+        let names = tcp::State::ALL.map(tcp::State::name);
+        Refusal::invalid(format!("state `{name}` is not known: expected {}", crate::config::read::listed(&names)))
+    })
 }
 
-async fn add_service(
-    State(api): State<Api>,
-    query: Parameters<ChangeQuery>,
-    body: Bytes,
-) -> Answer {
-    let NewService {
-        address,
-        protocol,
-        name,
-        scheduler,
-        no_real,
-    } = json(&body)?;
-    let settings = ServiceSettings {
-        name,
-        scheduler,
-        no_real,
-    };
-    changed(
-        &api,
-        daemon::Request::AddService(ServiceKey { protocol, address }, settings),
-        query,
-    )
-    .await
+async fn add_service(State(api): State<Api>, query: Parameters<ChangeQuery>, body: Bytes) -> Answer {
+    let NewService { address, protocol, name, scheduler, no_real } = json(&body)?;
+    let settings = ServiceSettings { name, scheduler, no_real };
+    changed(&api, daemon::Request::AddService(ServiceKey { protocol, address }, settings), query).await
 }
 
 async fn edit_service(
@@ -314,29 +239,12 @@ async fn edit_service(
     query: Parameters<ChangeQuery>,
     body: Bytes,
 ) -> Answer {
-    let EditService {
-        name,
-        scheduler,
-        no_real,
-    } = json(&body)?;
-    let settings = ServiceSettings {
-        name,
-        scheduler,
-        no_real,
-    };
-    changed(
-        &api,
-        daemon::Request::EditService(parsed(&service)?, settings),
-        query,
-    )
-    .await
+    let EditService { name, scheduler, no_real } = json(&body)?;
+    let settings = ServiceSettings { name, scheduler, no_real };
+    changed(&api, daemon::Request::EditService(parsed(&service)?, settings), query).await
 }
 
-async fn del_service(
-    State(api): State<Api>,
-    Path(service): Path<String>,
-    query: Parameters<ChangeQuery>,
-) -> Answer {
+async fn del_service(State(api): State<Api>, Path(service): Path<String>, query: Parameters<ChangeQuery>) -> Answer {
     changed(&api, daemon::Request::DelService(parsed(&service)?), query).await
 }
 
@@ -350,18 +258,9 @@ async fn add_real(
     query: Parameters<ChangeQuery>,
     body: Bytes,
 ) -> Answer {
-    let NewReal {
-        address,
-        weight,
-        forwarding,
-    } = json(&body)?;
+    let NewReal { address, weight, forwarding } = json(&body)?;
     let settings = RealSettings { weight, forwarding };
-    changed(
-        &api,
-        daemon::Request::AddReal(parsed(&service)?, parsed(&address)?, settings),
-        query,
-    )
-    .await
+    changed(&api, daemon::Request::AddReal(parsed(&service)?, parsed(&address)?, settings), query).await
 }
 
 async fn edit_real(
@@ -372,12 +271,7 @@ async fn edit_real(
 ) -> Answer {
     let EditReal { weight, forwarding } = json(&body)?;
     let settings = RealSettings { weight, forwarding };
-    changed(
-        &api,
-        daemon::Request::EditReal(parsed(&service)?, parsed(&real)?, settings),
-        query,
-    )
-    .await
+    changed(&api, daemon::Request::EditReal(parsed(&service)?, parsed(&real)?, settings), query).await
 }
 
 async fn del_real(
@@ -386,24 +280,13 @@ async fn del_real(
     query: Parameters<ChangeQuery>,
 ) -> Answer {
     let purge = query.0.as_ref().is_ok_and(|query| query.purge);
-    let leftover = if purge {
-        Leftover::Purge
-    } else {
-        Leftover::Keep
-    };
-    changed(
-        &api,
-        daemon::Request::DelReal(parsed(&service)?, parsed(&real)?, leftover),
-        query,
-    )
-    .await
+    let leftover = if purge { Leftover::Purge } else { Leftover::Keep };
+    changed(&api, daemon::Request::DelReal(parsed(&service)?, parsed(&real)?, leftover), query).await
 }
 
 async fn changed(api: &Api, request: daemon::Request, query: Parameters<ChangeQuery>) -> Answer {
     let scope = query.0?.scope();
-    let notes = api
-        .ask(|reply| Message::Change(request, scope, reply))
-        .await?;
+    let notes = api.ask(|reply| Message::Change(request, scope, reply)).await?;
     done(notes)
 }
 
@@ -430,15 +313,11 @@ fn done(notes: Vec<String>) -> Answer {
 
 async fn events(State(api): State<Api>) -> Response {
     let stream = followed(api.events.subscribe());
-    Sse::new(stream)
-        .keep_alive(KeepAlive::new().interval(Duration::from_secs(15)))
-        .into_response()
+    Sse::new(stream).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))).into_response()
 }
 
 /// Events until the daemon stops or the reader has lost some.
-fn followed(
-    receiver: broadcast::Receiver<view::Event>,
-) -> impl Stream<Item = Result<sse::Event, axum::Error>> {
+fn followed(receiver: broadcast::Receiver<view::Event>) -> impl Stream<Item = Result<sse::Event, axum::Error>> {
     stream::unfold(Some(receiver), async |receiver| {
         let mut receiver = receiver?;
         let event = match receiver.recv().await {
@@ -452,13 +331,8 @@ fn followed(
                 message: format!("{lost} events were lost because they were read too slowly"),
             },
         };
-        let ends = matches!(
-            event.event,
-            view::EventKind::Lost | view::EventKind::Stopping
-        );
-        let sent = sse::Event::default()
-            .event(event.event.name())
-            .json_data(&event);
+        let ends = matches!(event.event, view::EventKind::Lost | view::EventKind::Stopping);
+        let sent = sse::Event::default().event(event.event.name()).json_data(&event);
         Some((sent, (!ends).then_some(receiver)))
     })
 }
@@ -467,22 +341,17 @@ impl Api {
     async fn ask<T>(&self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, Refusal> {
         let stopping = || Refusal::failed("balancerd is stopping");
         let (reply, answer) = oneshot::channel();
-        self.messages
-            .send(message(reply))
-            .await
-            .map_err(|_| stopping())?;
+        self.messages.send(message(reply)).await.map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())?
     }
 }
 
 fn parsed<T: std::str::FromStr<Err = crate::address::Error>>(text: &str) -> Result<T, Refusal> {
-    text.parse()
-        .map_err(|error: crate::address::Error| Refusal::invalid(error.to_string()))
+    text.parse().map_err(|error: crate::address::Error| Refusal::invalid(error.to_string()))
 }
 
 fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
-    serde_json::from_slice(body)
-        .map_err(|error| Refusal::invalid(format!("the request's body: {error}")))
+    serde_json::from_slice(body).map_err(|error| Refusal::invalid(format!("the request's body: {error}")))
 }
 
 /// A query string, or the sentence about what is wrong with it.
@@ -491,16 +360,10 @@ struct Parameters<T>(Result<T, Refusal>);
 impl<T: DeserializeOwned, S: Send + Sync> axum::extract::FromRequestParts<S> for Parameters<T> {
     type Rejection = Infallible;
 
-    async fn from_request_parts(
-        parts: &mut axum::http::request::Parts,
-        _: &S,
-    ) -> Result<Self, Infallible> {
+    async fn from_request_parts(parts: &mut axum::http::request::Parts, _: &S) -> Result<Self, Infallible> {
         Ok(Self(match Query::<T>::try_from_uri(&parts.uri) {
             Ok(Query(query)) => Ok(query),
-            Err(rejection) => Err(Refusal::invalid(format!(
-                "the request's query: {}",
-                rejection.body_text()
-            ))),
+            Err(rejection) => Err(Refusal::invalid(format!("the request's query: {}", rejection.body_text()))),
         }))
     }
 }
@@ -527,11 +390,5 @@ impl IntoResponse for Refused {
 }
 
 fn refuse(status: StatusCode, sentence: impl Into<String>) -> Response {
-    (
-        status,
-        axum::Json(Failure {
-            error: sentence.into(),
-        }),
-    )
-        .into_response()
+    (status, axum::Json(Failure { error: sentence.into() })).into_response()
 }

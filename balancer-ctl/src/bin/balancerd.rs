@@ -44,12 +44,7 @@ struct Arguments {
     #[arg(long, value_name = "NAME")]
     instance: Option<Instance>,
     /// The control socket [default: /run/balancer/control.sock]
-    #[arg(
-        long,
-        env = "BALANCER_SOCKET",
-        value_name = "PATH",
-        hide_env_values = true
-    )]
+    #[arg(long, env = "BALANCER_SOCKET", value_name = "PATH", hide_env_values = true)]
     socket: Option<PathBuf>,
     /// Check the configuration file and exit: 0 good, 1 bad
     #[arg(long, conflicts_with = "detach")]
@@ -100,24 +95,17 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let source = source(arguments, host)?;
     let _lock = Lock::take(&instance)?;
     let dataplane = open(&instance, &source.model().dataplane, arguments.packet_log)?;
-    let socket = arguments
-        .socket
-        .clone()
-        .unwrap_or_else(|| instance.socket());
+    let socket = arguments.socket.clone().unwrap_or_else(|| instance.socket());
     serve::serve(dataplane, source, &socket, local::addresses)
 }
 
 /// Log lines go to standard error; systemd adds the time to them, so they carry none there.
 fn start_log(level: LevelFilter) {
-    let log = tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .with_max_level(level)
-        .with_target(false);
+    let log = tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(level).with_target(false);
     if std::env::var_os("JOURNAL_STREAM").is_some() {
         log.without_time().with_ansi(false).init();
     } else {
-        log.with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
-            .init();
+        log.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).init();
     }
 }
 
@@ -132,10 +120,7 @@ fn source(arguments: &Arguments, host: String) -> anyhow::Result<Source> {
         return Ok(Source::File(ConfigFile::load(path, &host)?));
     }
     if path != Path::new(DEFAULT_CONFIG) {
-        bail!(
-            "--interface runs without a configuration file: leave it out, or leave {} out",
-            path.display()
-        );
+        bail!("--interface runs without a configuration file: leave it out, or leave {} out", path.display());
     }
     let model = Model {
         node: host,
@@ -156,9 +141,7 @@ fn source(arguments: &Arguments, host: String) -> anyhow::Result<Source> {
 
 #[cfg(feature = "fake")]
 fn open(_: &Instance, _: &DataplaneSettings, _: LevelFilter) -> anyhow::Result<Box<dyn Dataplane>> {
-    Ok(Box::new(
-        balancer_ctl::dataplane::fake::FakeDataplane::default(),
-    ))
+    Ok(Box::new(balancer_ctl::dataplane::fake::FakeDataplane::default()))
 }
 
 #[cfg(not(feature = "fake"))]

@@ -26,15 +26,8 @@ pub async fn list(context: &Context, arguments: &List) -> Result<(), Failure> {
         (_, true) => Columns::Rate,
         (false, false) => Columns::State,
     };
-    let services: Services = context
-        .client
-        .get(&format!("/v1/services?rate={}", arguments.rate))
-        .await?;
-    let numbers = if arguments.exact {
-        Numbers::Exact
-    } else {
-        Numbers::Scaled
-    };
+    let services: Services = context.client.get(&format!("/v1/services?rate={}", arguments.rate)).await?;
+    let numbers = if arguments.exact { Numbers::Exact } else { Numbers::Scaled };
     context.print(&services, |services| rendered(services, columns, numbers))
 }
 
@@ -74,15 +67,7 @@ fn states(services: &Services, numbers: Numbers) -> String {
     ];
     let mut rows = vec![
         row(&["Service", "Scheduler"]),
-        row(&[
-            "  -> Real",
-            "Forwarding",
-            "Weight",
-            "Effective",
-            "State",
-            "Active",
-            "Inactive",
-        ]),
+        row(&["  -> Real", "Forwarding", "Weight", "Effective", "State", "Active", "Inactive"]),
     ];
     for service in &services.services {
         rows.push(vec![
@@ -118,41 +103,17 @@ fn counters(
     of_service: impl Fn(&Service) -> Counters,
     of_real: impl Fn(&Real) -> Counters,
 ) -> String {
-    const ALIGN: [Align; 6] = [
-        Align::Left,
-        Align::Right,
-        Align::Right,
-        Align::Right,
-        Align::Right,
-        Align::Right,
-    ];
+    const ALIGN: [Align; 6] =
+        [Align::Left, Align::Right, Align::Right, Align::Right, Align::Right, Align::Right];
     let line = |title: String, counters: Counters| {
-        let Counters {
-            connections,
-            packets_in,
-            bytes_in,
-            packets_out,
-            bytes_out,
-        } = counters;
-        let cells =
-            [connections, packets_in, packets_out, bytes_in, bytes_out].map(|n| numbers.write(n));
+        let Counters { connections, packets_in, bytes_in, packets_out, bytes_out } = counters;
+        let cells = [connections, packets_in, packets_out, bytes_in, bytes_out].map(|n| numbers.write(n));
         std::iter::once(title).chain(cells).collect::<Vec<_>>()
     };
-    let mut rows = vec![
-        std::iter::once("Service")
-            .chain(titles)
-            .map(str::to_owned)
-            .collect(),
-        row(&["  -> Real"]),
-    ];
+    let mut rows = vec![std::iter::once("Service").chain(titles).map(str::to_owned).collect(), row(&["  -> Real"])];
     for service in &services.services {
         rows.push(line(service_title(service), of_service(service)));
-        rows.extend(
-            service
-                .reals
-                .iter()
-                .map(|real| line(format!("  -> {}", real.address), of_real(real))),
-        );
+        rows.extend(service.reals.iter().map(|real| line(format!("  -> {}", real.address), of_real(real))));
     }
     table(&ALIGN, &rows)
 }
@@ -162,10 +123,7 @@ fn row(cells: &[&str]) -> Vec<String> {
 }
 
 fn service_title(service: &Service) -> String {
-    let key = ServiceKey {
-        protocol: service.protocol,
-        address: service.address,
-    };
+    let key = ServiceKey { protocol: service.protocol, address: service.address };
     match &service.name {
         Some(name) => format!("{key} ({name})"),
         None => key.to_string(),
@@ -173,8 +131,7 @@ fn service_title(service: &Service) -> String {
 }
 
 fn service_notes(service: &Service) -> String {
-    let drop = (service.no_real == NoReal::Drop)
-        .then(|| format!("no-real {}", no_real_name(service.no_real)));
+    let drop = (service.no_real == NoReal::Drop).then(|| format!("no-real {}", no_real_name(service.no_real)));
     notes(drop.as_deref(), service.runtime)
 }
 
@@ -183,9 +140,6 @@ fn real_notes(real: &Real) -> String {
 }
 
 fn notes(first: Option<&str>, runtime: bool) -> String {
-    let notes: Vec<_> = first
-        .into_iter()
-        .chain(runtime.then_some("runtime"))
-        .collect();
+    let notes: Vec<_> = first.into_iter().chain(runtime.then_some("runtime")).collect();
     notes.join(", ")
 }

@@ -14,16 +14,9 @@ use crate::{
 ///
 /// # Errors
 /// The text could not be brought to say what is wanted; nothing is lost, the caller still has the old text.
-pub fn edit(
-    text: &str,
-    host: &str,
-    saved: &Model,
-    wanted: &Model,
-    change: &Change,
-) -> Result<String, Refusal> {
-    let mut document: DocumentMut = text
-        .parse()
-        .map_err(|error| Refusal::failed(format!("the file is not TOML any more: {error}")))?;
+pub fn edit(text: &str, host: &str, saved: &Model, wanted: &Model, change: &Change) -> Result<String, Refusal> {
+    let mut document: DocumentMut =
+        text.parse().map_err(|error| Refusal::failed(format!("the file is not TOML any more: {error}")))?;
     apply(&mut document, saved, change);
     let text = document.to_string();
     // The file is the truth: it must say exactly what runs, whatever its author did with TOML.
@@ -37,21 +30,10 @@ pub fn edit(
 }
 
 fn apply(document: &mut DocumentMut, saved: &Model, change: &Change) {
-    let service = |key: &ServiceKey| {
-        saved
-            .services
-            .iter()
-            .position(|service| service.key == *key)
-    };
+    let service = |key: &ServiceKey| saved.services.iter().position(|service| service.key == *key);
     let real = |key: &ServiceKey, address: &SocketAddr| {
         let index = service(key)?;
-        Some((
-            index,
-            saved.services[index]
-                .reals
-                .iter()
-                .position(|real| real.address == *address)?,
-        ))
+        Some((index, saved.services[index].reals.iter().position(|real| real.address == *address)?))
     };
     match change {
         Change::AddService(key, settings) => add_service(document, key, settings),
@@ -127,12 +109,7 @@ fn add_real(service: &mut Table, address: &SocketAddr, settings: RealSettings) {
     let sibling = blocks(service, "real").and_then(|reals| reals.iter().last());
     let (header, indent) = sibling.map_or_else(
         || (String::new(), String::new()),
-        |sibling| {
-            (
-                indent_of(sibling.decor().prefix()),
-                first_key_indent(sibling),
-            )
-        },
+        |sibling| (indent_of(sibling.decor().prefix()), first_key_indent(sibling)),
     );
     table.decor_mut().set_prefix(format!("\n{header}"));
     table.insert("address", toml_edit::value(address.to_string()));
@@ -149,20 +126,14 @@ fn add_real(service: &mut Table, address: &SocketAddr, settings: RealSettings) {
 }
 
 fn push(parent: &mut Table, name: &str, table: Table) {
-    let item = parent
-        .entry(name)
-        .or_insert_with(|| Item::ArrayOfTables(ArrayOfTables::new()));
+    let item = parent.entry(name).or_insert_with(|| Item::ArrayOfTables(ArrayOfTables::new()));
     if let Some(array) = item.as_array_of_tables_mut() {
         array.push(table);
     }
 }
 
 fn set_service(table: &mut Table, settings: &ServiceSettings) {
-    let ServiceSettings {
-        name,
-        scheduler,
-        no_real,
-    } = settings;
+    let ServiceSettings { name, scheduler, no_real } = settings;
     if let Some(name) = name {
         set(table, "name", name.as_str().into());
     }
@@ -208,9 +179,7 @@ fn first_key_indent(table: &Table) -> String {
 fn indent_of(decor: Option<&toml_edit::RawString>) -> String {
     let text = decor.and_then(|raw| raw.as_str()).unwrap_or_default();
     let line = text.rsplit('\n').next().unwrap_or_default();
-    line.chars()
-        .take_while(|c| *c == ' ' || *c == '\t')
-        .collect()
+    line.chars().take_while(|c| *c == ' ' || *c == '\t').collect()
 }
 
 /// Removes a service, or a service's real server. Comments that a blank line parts from its header belong to
@@ -222,18 +191,12 @@ fn remove(document: &mut DocumentMut, service: Option<usize>, index: usize) {
     };
     let name = if service.is_none() { "service" } else { "real" };
     let Some(parent) = parent else { return };
-    let Some(array) = blocks(parent, name) else {
-        return;
-    };
+    let Some(array) = blocks(parent, name) else { return };
     let removed = array.remove(index);
     if array.is_empty() {
         parent.remove(name);
     }
-    let prefix = removed
-        .decor()
-        .prefix()
-        .and_then(|raw| raw.as_str())
-        .unwrap_or_default();
+    let prefix = removed.decor().prefix().and_then(|raw| raw.as_str()).unwrap_or_default();
     let kept = prefix.rfind("\n\n").map_or("", |end| &prefix[..=end]);
     if !kept.contains('#') {
         return;
@@ -245,11 +208,7 @@ fn remove(document: &mut DocumentMut, service: Option<usize>, index: usize) {
         return;
     };
     if let Some(table) = table_at(document.as_table_mut(), next) {
-        let own = table
-            .decor()
-            .prefix()
-            .and_then(|raw| raw.as_str())
-            .unwrap_or_default();
+        let own = table.decor().prefix().and_then(|raw| raw.as_str()).unwrap_or_default();
         let joined = format!("{kept}{own}");
         table.decor_mut().set_prefix(joined);
     }
@@ -258,32 +217,19 @@ fn remove(document: &mut DocumentMut, service: Option<usize>, index: usize) {
 /// The tables directly within a table.
 fn children(table: &Table) -> impl Iterator<Item = &Table> {
     table.iter().flat_map(|(_, item)| {
-        item.as_table().into_iter().chain(
-            item.as_array_of_tables()
-                .into_iter()
-                .flat_map(ArrayOfTables::iter),
-        )
+        item.as_table().into_iter().chain(item.as_array_of_tables().into_iter().flat_map(ArrayOfTables::iter))
     })
 }
 
 /// Place in the document of the last header of a table and what is in it.
 fn last_position(table: &Table) -> isize {
-    children(table)
-        .map(last_position)
-        .chain(table.position())
-        .max()
-        .unwrap_or(0)
+    children(table).map(last_position).chain(table.position()).max().unwrap_or(0)
 }
 
 /// Place of the first header behind `after`.
 fn next_position(table: &Table, after: isize) -> Option<isize> {
-    let own = table
-        .position()
-        .filter(|position| *position > after && !table.is_implicit() && !table.is_dotted());
-    children(table)
-        .filter_map(|child| next_position(child, after))
-        .chain(own)
-        .min()
+    let own = table.position().filter(|position| *position > after && !table.is_implicit() && !table.is_dotted());
+    children(table).filter_map(|child| next_position(child, after)).chain(own).min()
 }
 
 fn table_at(table: &mut Table, position: isize) -> Option<&mut Table> {
@@ -374,10 +320,7 @@ name = "lb1"
     }
 
     fn weight(weight: u32) -> RealSettings {
-        RealSettings {
-            weight: Some(weight),
-            ..Default::default()
-        }
+        RealSettings { weight: Some(weight), ..Default::default() }
     }
 
     fn edited(text: &str, change: &Change) -> String {
@@ -398,59 +341,38 @@ name = "lb1"
 
     #[test]
     fn an_edited_value_keeps_its_comment() {
-        check(
-            &Change::EditReal(web(), real("10.0.0.2:80"), weight(0)),
-            &[("weight = 3   # strong", "weight = 0   # strong")],
-        );
-        let settings = ServiceSettings {
-            scheduler: Some(Scheduler::Wrr),
-            ..Default::default()
-        };
-        check(
-            &Change::EditService(web(), settings),
-            &[("\"rr\" # fair", "\"wrr\" # fair")],
-        );
+        check(&Change::EditReal(web(), real("10.0.0.2:80"), weight(0)), &[("weight = 3   # strong", "weight = 0   # strong")]);
+        let settings = ServiceSettings { scheduler: Some(Scheduler::Wrr), ..Default::default() };
+        check(&Change::EditService(web(), settings), &[("\"rr\" # fair", "\"wrr\" # fair")]);
     }
 
     #[test]
     fn a_new_value_stands_below_the_others_as_they_do() {
-        check(
-            &Change::EditReal(web(), real("10.0.0.3:80"), weight(2)),
-            &[(
-                "address = \"10.0.0.3:80\"\n",
-                "address = \"10.0.0.3:80\"\n  weight = 2\n",
-            )],
-        );
+        check(&Change::EditReal(web(), real("10.0.0.3:80"), weight(2)), &[(
+            "address = \"10.0.0.3:80\"\n",
+            "address = \"10.0.0.3:80\"\n  weight = 2\n",
+        )]);
         let settings = ServiceSettings {
             name: Some("dns".to_owned()),
             no_real: Some(NoReal::Drop),
             ..Default::default()
         };
-        check(
-            &Change::EditService(dns(), settings),
-            &[(
-                "protocol = \"udp\"\n",
-                "protocol = \"udp\"\nname = \"dns\"\nno-real = \"drop\"\n",
-            )],
-        );
+        check(&Change::EditService(dns(), settings), &[(
+            "protocol = \"udp\"\n",
+            "protocol = \"udp\"\nname = \"dns\"\nno-real = \"drop\"\n",
+        )]);
     }
 
     #[test]
     fn a_new_real_stands_behind_its_siblings_as_they_do() {
-        check(
-            &Change::AddReal(web(), real("10.0.0.4:80"), weight(5)),
-            &[(
-                "address = \"10.0.0.3:80\"\n",
-                "address = \"10.0.0.3:80\"\n\n  [[service.real]]\n  address = \"10.0.0.4:80\"\n  weight = 5\n",
-            )],
-        );
-        check(
-            &Change::AddReal(dns(), real("10.0.0.4:53"), RealSettings::default()),
-            &[(
-                "protocol = \"udp\"\n",
-                "protocol = \"udp\"\n\n[[service.real]]\naddress = \"10.0.0.4:53\"\n",
-            )],
-        );
+        check(&Change::AddReal(web(), real("10.0.0.4:80"), weight(5)), &[(
+            "address = \"10.0.0.3:80\"\n",
+            "address = \"10.0.0.3:80\"\n\n  [[service.real]]\n  address = \"10.0.0.4:80\"\n  weight = 5\n",
+        )]);
+        check(&Change::AddReal(dns(), real("10.0.0.4:53"), RealSettings::default()), &[(
+            "protocol = \"udp\"\n",
+            "protocol = \"udp\"\n\n[[service.real]]\naddress = \"10.0.0.4:53\"\n",
+        )]);
     }
 
     #[test]
@@ -461,81 +383,49 @@ name = "lb1"
             no_real: Some(NoReal::Reject),
         };
         let key = service_key("udp/[2001:db8::80]:53").unwrap();
-        check(
-            &Change::AddService(key, settings),
-            &[(
-                "protocol = \"udp\"\n",
-                "protocol = \"udp\"\n\n[[service]]\nname = \"v6\"\naddress = \"[2001:db8::80]:53\"\nprotocol = \"udp\"\n\
+        check(&Change::AddService(key, settings), &[(
+            "protocol = \"udp\"\n",
+            "protocol = \"udp\"\n\n[[service]]\nname = \"v6\"\naddress = \"[2001:db8::80]:53\"\nprotocol = \"udp\"\n\
              scheduler = \"rr\"\nno-real = \"reject\"\n",
-            )],
-        );
+        )]);
     }
 
     #[test]
     fn a_removed_real_takes_only_its_own_comment_with_it() {
-        check(
-            &Change::DelReal(web(), real("10.0.0.2:80")),
-            &[(
-                "\n  # the old machine\n  [[service.real]]\n  address = \"10.0.0.2:80\"\n  weight = 3   # strong\n",
-                "",
-            )],
-        );
-        check(
-            &Change::DelReal(web(), real("10.0.0.3:80")),
-            &[(
-                "\n  # the new machine\n  [[service.real]]\n  address = \"10.0.0.3:80\"\n",
-                "",
-            )],
-        );
+        check(&Change::DelReal(web(), real("10.0.0.2:80")), &[(
+            "\n  # the old machine\n  [[service.real]]\n  address = \"10.0.0.2:80\"\n  weight = 3   # strong\n",
+            "",
+        )]);
+        check(&Change::DelReal(web(), real("10.0.0.3:80")), &[(
+            "\n  # the new machine\n  [[service.real]]\n  address = \"10.0.0.3:80\"\n",
+            "",
+        )]);
     }
 
     #[test]
     fn a_removed_service_leaves_the_comments_of_the_file() {
-        let dns_block =
-            "\n# All names.\n\n[[service]]\naddress = \"192.0.2.80:53\"\nprotocol = \"udp\"\n";
-        check(
-            &Change::DelService(dns()),
-            &[(dns_block, "\n# All names.\n")],
-        );
+        let dns_block = "\n# All names.\n\n[[service]]\naddress = \"192.0.2.80:53\"\nprotocol = \"udp\"\n";
+        check(&Change::DelService(dns()), &[(dns_block, "\n# All names.\n")]);
 
-        let web_block =
-            &FILE[FILE.find("\n# the shop itself").unwrap()..FILE.find("\n# All names.").unwrap()];
+        let web_block = &FILE[FILE.find("\n# the shop itself").unwrap()..FILE.find("\n# All names.").unwrap()];
         check(&Change::DelService(web()), &[(web_block, "")]);
-        check(
-            &Change::Clear,
-            &[(web_block, ""), (dns_block, "\n# All names.\n")],
-        );
+        check(&Change::Clear, &[(web_block, ""), (dns_block, "\n# All names.\n")]);
     }
 
     #[test]
     fn the_first_service_can_be_added_to_any_file_and_the_last_removed() {
         let text = "dataplane.interfaces = [\"eth0\"]\n";
         let added = edited(text, &Change::AddService(web(), ServiceSettings::default()));
-        assert_eq!(
-            added,
-            format!("{text}\n[[service]]\naddress = \"192.0.2.80:80\"\n")
-        );
-        let both = edited(
-            &added,
-            &Change::AddReal(web(), real("10.0.0.2:80"), RealSettings::default()),
-        );
-        assert_eq!(
-            both,
-            format!("{added}\n[[service.real]]\naddress = \"10.0.0.2:80\"\n")
-        );
-        assert_eq!(
-            edited(&both, &Change::DelReal(web(), real("10.0.0.2:80"))),
-            added
-        );
+        assert_eq!(added, format!("{text}\n[[service]]\naddress = \"192.0.2.80:80\"\n"));
+        let both = edited(&added, &Change::AddReal(web(), real("10.0.0.2:80"), RealSettings::default()));
+        assert_eq!(both, format!("{added}\n[[service.real]]\naddress = \"10.0.0.2:80\"\n"));
+        assert_eq!(edited(&both, &Change::DelReal(web(), real("10.0.0.2:80"))), added);
         assert_eq!(edited(&both, &Change::DelService(web())), text);
     }
 
     #[test]
     fn a_removed_last_service_leaves_the_comments_at_the_end() {
         let text = "dataplane.interfaces = [\"eth0\"]\n\n# keep\n\n# drop\n[[service]]\naddress = \"192.0.2.80:80\"\n";
-        assert_eq!(
-            edited(text, &Change::Clear),
-            "dataplane.interfaces = [\"eth0\"]\n\n# keep\n"
-        );
+        assert_eq!(edited(text, &Change::Clear), "dataplane.interfaces = [\"eth0\"]\n\n# keep\n");
     }
 }

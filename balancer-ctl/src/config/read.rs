@@ -15,8 +15,8 @@ use crate::{
     address::{self, RealRef},
     change::DEFAULT_WEIGHT,
     model::{
-        DataplaneSettings, ForwardMethod, Mode, Model, NoReal, Protocol, RealServer, Scheduler,
-        ServiceKey, Timeouts, VirtualService,
+        DataplaneSettings, ForwardMethod, Mode, Model, NoReal, Protocol, RealServer, Scheduler, ServiceKey,
+        Timeouts, VirtualService,
     },
 };
 
@@ -53,21 +53,11 @@ pub const DEFAULT_MAX_CONNECTIONS: u32 = 262_144;
 pub fn model(text: &str, host: &str) -> Result<Model, Vec<Error>> {
     let document = Document::parse(text).map_err(|error| {
         let message = error.message().trim_end().replace('\n', ", ");
-        vec![locate(
-            text,
-            error.span().map_or(0, |span| span.start),
-            message,
-        )]
+        vec![locate(text, error.span().map_or(0, |span| span.start), message)]
     })?;
-    let mut reader = Reader {
-        problems: Vec::new(),
-        places: HashMap::new(),
-    };
+    let mut reader = Reader { problems: Vec::new(), places: HashMap::new() };
     let model = reader.file(document.as_table(), host);
-    let Reader {
-        mut problems,
-        places,
-    } = reader;
+    let Reader { mut problems, places } = reader;
     for problem in validate(&model) {
         let at = places.get(&problem.place).copied().unwrap_or(0);
         problems.push((at, problem.sentence));
@@ -76,10 +66,7 @@ pub fn model(text: &str, host: &str) -> Result<Model, Vec<Error>> {
         return Ok(model);
     }
     problems.sort_by_key(|(at, _)| *at);
-    Err(problems
-        .into_iter()
-        .map(|(at, message)| locate(text, at, message))
-        .collect())
+    Err(problems.into_iter().map(|(at, message)| locate(text, at, message)).collect())
 }
 
 /// Turns a byte offset into line and column.
@@ -99,37 +86,16 @@ struct Keys {
     later: &'static [&'static str],
 }
 
-const FILE: Keys = Keys {
-    known: &["node", "dataplane", "timeouts", "service"],
-    later: &["metrics", "notify", "vrrp"],
-};
-const NODE: Keys = Keys {
-    known: &["name"],
-    later: &[],
-};
-const DATAPLANE: Keys = Keys {
-    known: &["interfaces", "mode", "max-connections", "masquerade"],
-    later: &[],
-};
-const TIMEOUTS: Keys = Keys {
-    known: &["tcp", "tcp-fin", "udp"],
-    later: &[],
-};
+const FILE: Keys =
+    Keys { known: &["node", "dataplane", "timeouts", "service"], later: &["metrics", "notify", "vrrp"] };
+const NODE: Keys = Keys { known: &["name"], later: &[] };
+const DATAPLANE: Keys = Keys { known: &["interfaces", "mode", "max-connections", "masquerade"], later: &[] };
+const TIMEOUTS: Keys = Keys { known: &["tcp", "tcp-fin", "udp"], later: &[] };
 const SERVICE: Keys = Keys {
-    known: &[
-        "name",
-        "address",
-        "protocol",
-        "scheduler",
-        "no-real",
-        "real",
-    ],
+    known: &["name", "address", "protocol", "scheduler", "no-real", "real"],
     later: &["persistence", "group", "check"],
 };
-const REAL: Keys = Keys {
-    known: &["address", "weight", "forwarding"],
-    later: &["backup", "upper", "lower"],
-};
+const REAL: Keys = Keys { known: &["address", "weight", "forwarding"], later: &["backup", "upper", "lower"] };
 
 /// Collects problems and remembers where values stand, as byte offsets.
 struct Reader {
@@ -165,29 +131,18 @@ impl Reader {
             table,
             "mode",
             Place::Dataplane("mode"),
-            &[
-                ("auto", Mode::Auto),
-                ("native", Mode::Native),
-                ("generic", Mode::Generic),
-            ],
+            &[("auto", Mode::Auto), ("native", Mode::Native), ("generic", Mode::Generic)],
             &[],
         ) {
             settings.mode = mode;
         }
-        if let Some(number) = self.number(
-            table,
-            "max-connections",
-            Place::Dataplane("max-connections"),
-        ) {
+        if let Some(number) = self.number(table, "max-connections", Place::Dataplane("max-connections")) {
             settings.max_connections = number;
         }
         if let Some(item) = table.get("masquerade") {
             match item.as_bool() {
                 Some(false) => {}
-                Some(true) => self.problem(
-                    start(item),
-                    "this version does not have `masquerade` yet: set it to false",
-                ),
+                Some(true) => self.problem(start(item), "this version does not have `masquerade` yet: set it to false"),
                 None => self.problem(start(item), "masquerade must be true or false"),
             }
         }
@@ -198,8 +153,7 @@ impl Reader {
         let Some(item) = table.get("interfaces") else {
             return Vec::new();
         };
-        self.places
-            .insert(Place::Dataplane("interfaces"), start(item));
+        self.places.insert(Place::Dataplane("interfaces"), start(item));
         let wrong = "interfaces must be a list of names, as in [\"eth0\"]";
         let Some(array) = item.as_array() else {
             self.problem(start(item), wrong);
@@ -227,9 +181,7 @@ impl Reader {
             ("tcp-fin", &mut timeouts.tcp_fin),
             ("udp", &mut timeouts.udp),
         ] {
-            let Some(text) = self.string(table, key, Place::Timeout(key)) else {
-                continue;
-            };
+            let Some(text) = self.string(table, key, Place::Timeout(key)) else { continue };
             match humantime::parse_duration(text) {
                 Ok(duration) => *timeout = duration,
                 Err(_) => self.problem_at(
@@ -253,12 +205,7 @@ impl Reader {
     }
 
     /// Reads a service; `None` when there is no address to know it by.
-    fn service(
-        &mut self,
-        index: usize,
-        table: &toml_edit::Table,
-        at: usize,
-    ) -> Option<VirtualService> {
+    fn service(&mut self, index: usize, table: &toml_edit::Table, at: usize) -> Option<VirtualService> {
         self.keys(table, &SERVICE, "service");
         let place = |key| Place::Service(index, key);
         let name = self.string(table, "name", place("name")).map(str::to_owned);
@@ -284,10 +231,7 @@ impl Reader {
             &[],
         );
         if table.get("address").is_none() {
-            self.problem(
-                at,
-                "service has no address: add one, as in `address = \"192.0.2.80:80\"`",
-            );
+            self.problem(at, "service has no address: add one, as in `address = \"192.0.2.80:80\"`");
         }
         let address = self.string(table, "address", place("address"));
         let address = self.parsed(place("address"), address.map(address::service_address));
@@ -308,12 +252,7 @@ impl Reader {
         })
     }
 
-    fn reals(
-        &mut self,
-        service: usize,
-        table: &toml_edit::Table,
-        key: &ServiceKey,
-    ) -> Vec<RealServer> {
+    fn reals(&mut self, service: usize, table: &toml_edit::Table, key: &ServiceKey) -> Vec<RealServer> {
         let mut reals = Vec::new();
         for table in self.blocks(table, "real", "[[service.real]]") {
             self.keys(table, &REAL, "real");
@@ -328,10 +267,7 @@ impl Reader {
                 &LATER_FORWARDING,
             );
             if table.get("address").is_none() {
-                self.problem(
-                    at,
-                    "real has no address: add one, as in `address = \"10.0.0.2:80\"`",
-                );
+                self.problem(at, "real has no address: add one, as in `address = \"10.0.0.2:80\"`");
             }
             let address = self.string(table, "address", place("address"));
             let address = self.parsed(place("address"), address.map(str::parse::<RealRef>));
@@ -352,44 +288,20 @@ impl Reader {
             if keys.known.contains(&name) {
                 continue;
             }
-            let at = table
-                .key(name)
-                .and_then(Key::span)
-                .map_or_else(|| start(item), |span| span.start);
+            let at = table.key(name).and_then(Key::span).map_or_else(|| start(item), |span| span.start);
             if keys.later.contains(&name) {
-                self.problem(
-                    at,
-                    format!("this version does not have `{name}` yet: remove it"),
-                );
+                self.problem(at, format!("this version does not have `{name}` yet: remove it"));
                 continue;
             }
-            let place = if within.is_empty() {
-                String::new()
-            } else {
-                format!(" in `{within}`")
-            };
-            self.problem(
-                at,
-                format!(
-                    "unknown key `{name}`{place}: expected {}",
-                    listed(keys.known)
-                ),
-            );
+            let place = if within.is_empty() { String::new() } else { format!(" in `{within}`") };
+            self.problem(at, format!("unknown key `{name}`{place}: expected {}", listed(keys.known)));
         }
     }
 
-    fn table<'a>(
-        &mut self,
-        root: &'a dyn TableLike,
-        name: &str,
-        keys: &Keys,
-    ) -> Option<&'a dyn TableLike> {
+    fn table<'a>(&mut self, root: &'a dyn TableLike, name: &str, keys: &Keys) -> Option<&'a dyn TableLike> {
         let item = root.get(name)?;
         let Some(table) = item.as_table_like() else {
-            self.problem(
-                start(item),
-                format!("{name} must be a table: write `[{name}]` on a line of its own"),
-            );
+            self.problem(start(item), format!("{name} must be a table: write `[{name}]` on a line of its own"));
             return None;
         };
         self.keys(table, keys, name);
@@ -407,10 +319,7 @@ impl Reader {
             return Vec::new();
         };
         let Some(array) = item.as_array_of_tables() else {
-            self.problem(
-                start(item),
-                format!("write each {name} as a block of its own that begins with `{header}`"),
-            );
+            self.problem(start(item), format!("write each {name} as a block of its own that begins with `{header}`"));
             return Vec::new();
         };
         array.iter().collect()
@@ -442,10 +351,7 @@ impl Reader {
                     _ => super::validate::MAX_CONNECTIONS,
                 };
                 let (least, most) = range.into_inner();
-                self.problem(
-                    start(item),
-                    format!("{key} {number} is out of range: {least}..={most}"),
-                );
+                self.problem(start(item), format!("{key} {number} is out of range: {least}..={most}"));
                 None
             }
         }
@@ -460,17 +366,11 @@ impl Reader {
         later: &[&str],
     ) -> Option<T> {
         let text = self.string(table, key, place)?;
-        let value = known
-            .iter()
-            .find(|(name, _)| *name == text)
-            .map(|(_, value)| *value);
+        let value = known.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
         if value.is_none() {
             let names: Vec<_> = known.iter().map(|(name, _)| *name).collect();
             let sentence = if later.contains(&text) {
-                format!(
-                    "this version does not have {key} `{text}` yet: expected {}",
-                    listed(&names)
-                )
+                format!("this version does not have {key} `{text}` yet: expected {}", listed(&names))
             } else {
                 format!("{key} `{text}` is not known: expected {}", listed(&names))
             };
@@ -522,11 +422,7 @@ pub fn listed_few(names: &[String]) -> String {
     const FEW: usize = 10;
     let few: Vec<_> = names.iter().take(FEW).map(String::as_str).collect();
     let more = names.len().saturating_sub(FEW);
-    if more == 0 {
-        listed(&few)
-    } else {
-        format!("`{}` (and {more} more)", few.join("`, `"))
-    }
+    if more == 0 { listed(&few) } else { format!("`{}` (and {more} more)", few.join("`, `")) }
 }
 
 #[cfg(test)]
@@ -534,11 +430,7 @@ mod tests {
     use super::*;
 
     fn errors(text: &str) -> Vec<String> {
-        model(text, "lb1")
-            .unwrap_err()
-            .iter()
-            .map(ToString::to_string)
-            .collect()
+        model(text, "lb1").unwrap_err().iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -749,61 +641,17 @@ address = "192.0.2.80:81"
     #[test]
     fn addresses_that_cannot_work_are_refused() {
         for (vip, real, expected) in [
-            (
-                "0.0.0.0:80",
-                "10.0.0.2:80",
-                "3:11: address 0.0.0.0 of a service is unspecified: use the address itself",
-            ),
-            (
-                "224.0.0.1:80",
-                "10.0.0.2:80",
-                "3:11: address 224.0.0.1 of a service is a multicast address: use a unicast address",
-            ),
-            (
-                "255.255.255.255:80",
-                "10.0.0.2:80",
-                "3:11: address 255.255.255.255 of a service is the broadcast address: use a unicast address",
-            ),
-            (
-                "127.0.0.1:80",
-                "10.0.0.2:80",
-                "3:11: address 127.0.0.1 of a service is a loopback address, which never leaves the host: use an address on the network",
-            ),
-            (
-                "[::]:80",
-                "[2001:db8::2]:80",
-                "3:11: address :: of a service is unspecified: use the address itself",
-            ),
-            (
-                "[::ffff:192.0.2.80]:80",
-                "[2001:db8::2]:80",
-                "3:11: address ::ffff:192.0.2.80 of a service is an IPv4 address in IPv6 form: write the IPv4 address",
-            ),
-            (
-                "[2001:db8::80]:80",
-                "[fe80::2]:80",
-                "5:11: address fe80::2 of a real is link-local, which is not forwarded: use a global or unique local address",
-            ),
-            (
-                "[2001:db8::80]:80",
-                "[ff02::2]:80",
-                "5:11: address ff02::2 of a real is a multicast address: use a unicast address",
-            ),
-            (
-                "[2001:db8::80]:80",
-                "[::1]:80",
-                "5:11: address ::1 of a real is a loopback address, which never leaves the host: use an address on the network",
-            ),
-            (
-                "192.0.2.80:80",
-                "192.0.2.80:80",
-                "5:11: real 192.0.2.80:80 is itself the address of a service: name the server behind it",
-            ),
-            (
-                "192.0.2.80:0",
-                "192.0.2.80:81",
-                "5:11: real 192.0.2.80:81 is itself the address of a service: name the server behind it",
-            ),
+            ("0.0.0.0:80", "10.0.0.2:80", "3:11: address 0.0.0.0 of a service is unspecified: use the address itself"),
+            ("224.0.0.1:80", "10.0.0.2:80", "3:11: address 224.0.0.1 of a service is a multicast address: use a unicast address"),
+            ("255.255.255.255:80", "10.0.0.2:80", "3:11: address 255.255.255.255 of a service is the broadcast address: use a unicast address"),
+            ("127.0.0.1:80", "10.0.0.2:80", "3:11: address 127.0.0.1 of a service is a loopback address, which never leaves the host: use an address on the network"),
+            ("[::]:80", "[2001:db8::2]:80", "3:11: address :: of a service is unspecified: use the address itself"),
+            ("[::ffff:192.0.2.80]:80", "[2001:db8::2]:80", "3:11: address ::ffff:192.0.2.80 of a service is an IPv4 address in IPv6 form: write the IPv4 address"),
+            ("[2001:db8::80]:80", "[fe80::2]:80", "5:11: address fe80::2 of a real is link-local, which is not forwarded: use a global or unique local address"),
+            ("[2001:db8::80]:80", "[ff02::2]:80", "5:11: address ff02::2 of a real is a multicast address: use a unicast address"),
+            ("[2001:db8::80]:80", "[::1]:80", "5:11: address ::1 of a real is a loopback address, which never leaves the host: use an address on the network"),
+            ("192.0.2.80:80", "192.0.2.80:80", "5:11: real 192.0.2.80:80 is itself the address of a service: name the server behind it"),
+            ("192.0.2.80:0", "192.0.2.80:81", "5:11: real 192.0.2.80:81 is itself the address of a service: name the server behind it"),
         ] {
             let text = format!(
                 "dataplane.interfaces = [\"eth0\"]\n[[service]]\naddress = \"{vip}\"\n[[service.real]]\naddress = \"{real}\"\n"
@@ -817,11 +665,7 @@ address = "192.0.2.80:81"
         let text = "dataplane.interfaces = [\"eth0\"]\n[[service]]\naddress = \"192.0.2.80:0\"\n\
                     [[service.real]]\naddress = \"10.0.0.2\"\n[[service.real]]\naddress = \"10.0.0.2:80\"\n";
         let model = model(text, "lb1").unwrap();
-        let reals: Vec<_> = model.services[0]
-            .reals
-            .iter()
-            .map(|real| real.address.to_string())
-            .collect();
+        let reals: Vec<_> = model.services[0].reals.iter().map(|real| real.address.to_string()).collect();
         assert_eq!(reals, ["10.0.0.2:0", "10.0.0.2:80"]);
     }
 
@@ -829,51 +673,31 @@ address = "192.0.2.80:81"
     fn a_file_without_interfaces_is_refused() {
         let empty = "interfaces is empty: name at least one, as in `interfaces = [\"eth0\"]`";
         assert_eq!(errors(""), [format!("1:1: {empty}")]);
-        assert_eq!(
-            errors("[dataplane]\ninterfaces = []"),
-            [format!("2:14: {empty}")]
-        );
-        assert_eq!(
-            errors("dataplane = 1"),
-            [
-                format!("1:1: {empty}"),
-                "1:13: dataplane must be a table: write `[dataplane]` on a line of its own"
-                    .to_owned()
-            ]
-        );
+        assert_eq!(errors("[dataplane]\ninterfaces = []"), [format!("2:14: {empty}")]);
+        assert_eq!(errors("dataplane = 1"), [
+            format!("1:1: {empty}"),
+            "1:13: dataplane must be a table: write `[dataplane]` on a line of its own".to_owned()
+        ]);
     }
 
     #[test]
     fn services_and_reals_are_written_as_blocks() {
-        let text =
-            "service = [{ address = \"192.0.2.80:80\" }]\ndataplane.interfaces = [\"eth0\"]\n";
-        assert_eq!(
-            errors(text),
-            ["1:11: write each service as a block of its own that begins with `[[service]]`"]
-        );
+        let text = "service = [{ address = \"192.0.2.80:80\" }]\ndataplane.interfaces = [\"eth0\"]\n";
+        assert_eq!(errors(text), ["1:11: write each service as a block of its own that begins with `[[service]]`"]);
         let text = "dataplane.interfaces = [\"eth0\"]\n[[service]]\naddress = \"192.0.2.80:80\"\nreal = [\"10.0.0.2\"]\n";
-        assert_eq!(
-            errors(text),
-            ["4:8: write each real as a block of its own that begins with `[[service.real]]`"]
-        );
+        assert_eq!(errors(text), ["4:8: write each real as a block of its own that begins with `[[service.real]]`"]);
     }
 
     #[test]
     fn columns_count_characters() {
-        assert_eq!(
-            errors("node.name = \"é\" # é\ndataplane = { interfaces = [\"é\", \"é\"] }"),
-            ["2:34: interface `é` is named twice: name it once"]
-        );
+        assert_eq!(errors("node.name = \"é\" # é\ndataplane = { interfaces = [\"é\", \"é\"] }"), [
+            "2:34: interface `é` is named twice: name it once"
+        ]);
     }
 
     #[test]
     fn the_timeouts_bounds_are_allowed() {
-        for (timeout, good) in [
-            ("999ms", false),
-            ("1s", true),
-            ("7days", true),
-            ("7days 1s", false),
-        ] {
+        for (timeout, good) in [("999ms", false), ("1s", true), ("7days", true), ("7days 1s", false)] {
             let text = format!("dataplane.interfaces = [\"eth0\"]\ntimeouts.udp = \"{timeout}\"");
             assert_eq!(model(&text, "lb1").is_ok(), good, "{timeout}");
         }
