@@ -64,6 +64,7 @@ pub fn ensure(purposes: &[Purpose], consent: Consent) -> Result<()> {
     if lacks_toolchain.is_none() && missing.is_empty() {
         return Ok(());
     }
+    toolchain::check_setting()?;
     println!("This machine lacks what is needed here. To be installed:");
     if lacks_toolchain.is_some() {
         for line in toolchain::plan() {

@@ -43,7 +43,7 @@ impl Lock {
                 let mut holder = String::new();
                 // Who holds it is only a help; the refusal stands without.
                 let _ = file.read_to_string(&mut holder);
-                bail!("another balancerd is running on this instance (pid {}): stop it first", holder.trim());
+                bail!("another balancerd is already running on this instance (pid {}): stop it first", holder.trim());
             }
             Err(TryLockError::Error(error)) => {
                 return Err(error).with_context(|| format!("cannot lock {}", path.display()));

@@ -14,7 +14,10 @@ use balancer_ctl::{
         read::{DEFAULT_MAX_CONNECTIONS, DEFAULT_TIMEOUTS},
         validate::validate,
     },
-    dataplane::kernel::{self, KernelDataplane, OpenOptions, PacketLog},
+    dataplane::{
+        Dataplane,
+        kernel::{self, KernelDataplane, OpenOptions, PacketLog},
+    },
     local,
     model::{DataplaneSettings, Mode, Model},
     paths::{DEFAULT_CONFIG, Instance},
@@ -90,18 +93,21 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let instance = arguments.instance.clone().unwrap_or_default();
     if arguments.detach {
         let _lock = Lock::take(&instance)?;
-        return Ok(kernel::detach(instance.name())?);
+        return kernel::detach(instance.name()).map_err(|error| error.0);
     }
     start_log(arguments);
     let source = source(arguments, host)?;
     let _lock = Lock::take(&instance)?;
-    let dataplane = KernelDataplane::open(OpenOptions {
-        instance: instance.name().map(str::to_owned),
-        settings: source.model().dataplane.clone(),
-        packet_log: packet_log(arguments.packet_log),
-    })?;
     let socket = arguments.socket.clone().unwrap_or_else(|| instance.socket());
-    serve::serve(Box::new(dataplane), source, &socket, local::addresses)
+    let open = |settings: &DataplaneSettings| -> anyhow::Result<Box<dyn Dataplane>> {
+        let options = OpenOptions {
+            instance: instance.name().map(str::to_owned),
+            settings: settings.clone(),
+            packet_log: packet_log(arguments.packet_log),
+        };
+        Ok(Box::new(KernelDataplane::open(options).map_err(|error| error.0)?))
+    };
+    serve::serve(open, source, &socket, local::addresses)
 }
 
 /// Log lines go to standard error; systemd adds the time to them, so they carry none there.

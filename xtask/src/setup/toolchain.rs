@@ -54,6 +54,23 @@ pub fn plan() -> Vec<String> {
     lines
 }
 
+/// Refuses to install anything while a setting forbids to use it.
+///
+/// # Errors
+/// `BALANCER_EBPF_RUSTC` names a compiler that cannot be used.
+pub fn check_setting() -> Result<()> {
+    if let Some(only) = env::var_os("BALANCER_EBPF_RUSTC").filter(|value| !value.is_empty())
+        && compiler::find().usable.is_empty()
+    {
+        bail!(
+            "BALANCER_EBPF_RUSTC={} cannot be used, and nothing else is looked for while it is set: {}",
+            only.display(),
+            compiler::find().refused.join("; ")
+        );
+    }
+    Ok(())
+}
+
 /// A way to a compiler: what it is called, and what brings it.
 type Route = (&'static str, fn() -> Result<()>);
 
@@ -76,7 +93,11 @@ pub fn install() -> Result<()> {
         if ebpf::toolchain().is_ok() {
             return Ok(());
         }
-        for compiler in compiler::find().usable {
+        let usable = compiler::find().usable;
+        if usable.is_empty() {
+            tried.push(format!("{name}: none can be used"));
+        }
+        for compiler in usable {
             match bring_linker(&compiler) {
                 Ok(()) if ebpf::toolchain().is_ok() => return Ok(()),
                 Ok(()) => tried.push(format!(
@@ -97,16 +118,19 @@ fn rustup_nightly() -> Result<()> {
     let Some(rustup) = program("rustup") else {
         bail!("rustup is not installed")
     };
-    install_with(Command::new(rustup).args([
-        "toolchain",
-        "install",
-        "nightly",
-        "--profile",
-        "minimal",
-        "--component",
-        "rust-src",
-        "--no-self-update",
-    ]))
+    let mut command = Command::new(&rustup);
+    // A nightly that is there is the user's: it gets the sources, not another version.
+    let there = Command::new(&rustup)
+        .args(["which", "--toolchain", "nightly", "rustc"])
+        .env("RUSTUP_AUTO_INSTALL", "0")
+        .output();
+    if there.is_ok_and(|output| output.status.success()) {
+        command.args(["component", "add", "rust-src", "--toolchain", "nightly"]);
+    } else {
+        command.args(["toolchain", "install", "nightly", "--no-self-update"]);
+        command.args(["--profile", "minimal", "--component", "rust-src"]);
+    }
+    install_with(&mut command)
 }
 
 fn distribution_compiler() -> Result<()> {

@@ -1,0 +1,225 @@
+//! balancerd in the lab, and balancer-ctl beside it.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{self, Command},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use tempfile::TempDir;
+use xtask::lab::{Process, wait_until};
+
+use super::{interrupt, network::Network};
+
+/// Folders in which a daemon keeps what outlives it, each instance in one of its own.
+const FOLDERS: [&str; 3] = ["/sys/fs/bpf/balancer", "/run/balancer", "/var/lib/balancer"];
+
+/// What our instances' names begin with.
+const LABEL: &str = "lab-";
+
+/// The configuration that the lab starts with. balancer-ctl adds the rest, and the daemon writes it in here.
+const CONFIG: &str = "\
+# Written by `cargo xtask run`; the services below come from balancer-ctl.
+[dataplane]
+interfaces = [\"outside\", \"inside\"]
+";
+
+/// A running balancerd. Fields are dropped from the top: first the program, then what it pinned, then its files.
+#[derive(Debug)]
+pub struct Daemon {
+    _process: Process,
+    _instance: Instance,
+    folder: TempDir,
+    ctl: Ctl,
+}
+
+impl Daemon {
+    /// Starts it in the balancer's namespace and waits until it answers.
+    pub fn start(network: &Network, programs: &Path) -> Result<Self> {
+        interrupt::check()?;
+        let folder =
+            TempDir::with_prefix("balancer-lab-").context("cannot make a folder for the lab")?;
+        let config = folder.path().join("balancer.toml");
+        fs::write(&config, CONFIG).with_context(|| format!("cannot write {}", config.display()))?;
+        let log = File::create(folder.path().join("log")).context("cannot make the log")?;
+        let instance = Instance::new();
+        let ctl = Ctl {
+            program: programs.join("balancer-ctl"),
+            socket: folder.path().join("control.sock"),
+        };
+
+        println!("\n== The daemon, in the balancer's namespace\n");
+        println!("  balancer$ balancerd --config balancer.toml");
+        for line in CONFIG.lines().filter(|line| !line.starts_with('#')) {
+            println!("      {line}");
+        }
+        let mut command = network.balancer.command(programs.join("balancerd"));
+        command
+            .arg("--config")
+            .arg(&config)
+            .args(["--instance", &instance.name])
+            .env("BALANCER_SOCKET", &ctl.socket);
+        command
+            .stderr(log.try_clone().context("cannot share the log")?)
+            .stdout(log);
+        let mut process = Process::spawn("balancerd", &mut command)?;
+        let ready = wait_until("balancerd to answer", Duration::from_secs(20), || {
+            interrupt::check()?;
+            ensure!(process.ended()?.is_none(), "balancerd ended");
+            Ok(ctl.socket.exists() && ctl.answers())
+        });
+        let daemon = Self {
+            _process: process,
+            _instance: instance,
+            folder,
+            ctl,
+        };
+        ready.with_context(|| format!("balancerd did not start:\n{}", daemon.log()))?;
+        Ok(daemon)
+    }
+
+    /// Its operator's tool.
+    pub fn ctl(&self) -> &Ctl {
+        &self.ctl
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+}
+
+/// balancer-ctl for the lab's daemon.
+#[derive(Debug)]
+pub struct Ctl {
+    program: PathBuf,
+    socket: PathBuf,
+}
+
+impl Ctl {
+    /// The daemon's control socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Runs a command line and returns what it prints.
+    pub fn call(&self, arguments: &str) -> Result<String> {
+        interrupt::check()?;
+        let output = self
+            .command(arguments)
+            .output()
+            .context("cannot run balancer-ctl")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.success(),
+            "`balancer-ctl {arguments}` failed ({}): {}",
+            output.status,
+            said.trim()
+        );
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Runs a command line in front of the reader: as typed, and what it prints.
+    pub fn show(&self, arguments: &str) -> Result<()> {
+        println!("  balancer$ balancer-ctl {arguments}");
+        for line in self.call(arguments)?.lines() {
+            println!("      {line}");
+        }
+        Ok(())
+    }
+
+    fn answers(&self) -> bool {
+        self.command("status")
+            .output()
+            .is_ok_and(|output| output.status.success())
+    }
+
+    fn command(&self, arguments: &str) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .args(arguments.split_whitespace())
+            .env("BALANCER_SOCKET", &self.socket);
+        command
+    }
+}
+
+/// An instance's name; dropped, what the daemon keeps under that name goes: pins, lock, state.
+#[derive(Debug)]
+struct Instance {
+    name: String,
+    /// Folders that were not there before; they go too when nobody else uses them by then.
+    new: Vec<PathBuf>,
+}
+
+impl Instance {
+    fn new() -> Self {
+        sweep();
+        let new = FOLDERS
+            .iter()
+            .map(PathBuf::from)
+            .filter(|folder| !folder.exists())
+            .collect();
+        Self {
+            name: format!("{LABEL}{}", process::id()),
+            new,
+        }
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        for folder in FOLDERS {
+            remove(&Path::new(folder).join(&self.name));
+        }
+        for folder in &self.new {
+            // Not empty: it is another's by now.
+            let _ = fs::remove_dir(folder);
+        }
+    }
+}
+
+/// Removes what killed runs left behind: with the pins goes the last hold on their programs.
+fn sweep() {
+    for folder in FOLDERS {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            if entry
+                .file_name()
+                .to_str()
+                .and_then(owner)
+                .is_some_and(|id| !Path::new("/proc").join(id).exists())
+            {
+                remove(&entry.path());
+            }
+        }
+    }
+}
+
+/// Returns the process id in the name of one of our instances.
+fn owner(name: &str) -> Option<&str> {
+    name.strip_prefix(LABEL)
+        .filter(|id| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+fn remove(folder: &Path) {
+    match fs::remove_dir_all(folder) {
+        Err(error) if folder.exists() => {
+            eprintln!("warning: cannot remove {}: {error}", folder.display())
+        }
+        Err(_) | Ok(()) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_instances_have_an_owner() {
+        assert_eq!(owner("lab-123"), Some("123"));
+        for other in ["lab-", "lab-x", "lab-1-2", "v1", "blue", "lab-../1"] {
+            assert_eq!(owner(other), None, "{other}");
+        }
+    }
+}
