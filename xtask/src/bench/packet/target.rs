@@ -10,11 +10,11 @@ use aya::{
 };
 use balancer_common::{
     addr::{Addr, TCP, UDP},
+    address_filter,
     conntrack::Timeouts,
     real_server::{self, RealServer},
     scheduler::Ring,
     service::{Service, ServiceKeyV4, ServiceKeyV6},
-    address_filter,
     settings::{Interface, Settings},
     stats::RealStats,
     verdict::Discard,
