@@ -194,9 +194,10 @@ impl IpHeader for Ipv4 {
     #[inline(always)]
     fn count_hop(&mut self) {
         self.ttl -= 1;
-        // The TTL is the high byte of its word: the checksum grows by 0x0100, with end-around carry.
+        // The TTL is the high byte of its word: the checksum grows by 0x0100, with end-around carry. All ones become
+        // zero, which a sender would have written (RFC 1624 section 3).
         let sum = u32::from(u16::from_be_bytes(self.checksum)) + 0x0100;
-        self.checksum = ((sum + (sum >> 16)) as u16).to_be_bytes();
+        self.checksum = ((sum + u32::from(sum >= 0xffff)) as u16).to_be_bytes();
     }
 
     #[inline(always)]

@@ -11,10 +11,10 @@ use std::{collections::HashSet, io, net::IpAddr, time::Duration};
 
 use balancer_common::verdict::Discard;
 use tokio::{
-    signal::unix::Signal,
     sync::{broadcast, mpsc, oneshot},
     time::MissedTickBehavior,
 };
+use tracing::Level;
 
 use crate::{
     address::{RealRef, ServiceRef},
@@ -55,6 +55,8 @@ pub enum Message {
     Reload(Reply<()>),
     /// To set the counters of a service, or all, to zero.
     Zero(Option<ServiceRef>, Reply<()>),
+    /// To stop; forwarding goes on.
+    Stop,
 }
 
 /// A change as operators name it.
@@ -133,25 +135,18 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Answers messages until `stop` comes; `reload` loads the file again. Forwarding goes on afterwards.
-    pub async fn run(mut self, mut messages: mpsc::Receiver<Message>, mut reload: Signal, mut stop: [Signal; 2]) {
-        let [terminate, interrupt] = &mut stop;
+    /// Answers messages until it is told to stop. Forwarding goes on afterwards.
+    pub async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
         let mut tick = tokio::time::interval(TEND_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             // The data plane may block for milliseconds; the API's tasks go on meanwhile.
             tokio::select! {
                 message = messages.recv() => match message {
+                    Some(Message::Stop) | None => break,
                     Some(message) => tokio::task::block_in_place(|| self.answer(message)),
-                    None => break,
                 },
                 _ = tick.tick() => tokio::task::block_in_place(|| self.tick()),
-                _ = reload.recv() => {
-                    // Told to the log and to whoever follows the events; no one waits for an answer.
-                    let _ = tokio::task::block_in_place(|| self.reload());
-                }
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
             }
         }
         systemd::stopping();
@@ -174,6 +169,8 @@ impl Daemon {
             Message::Status(reply) => drop(reply.send(self.status())),
             Message::Reload(reply) => drop(reply.send(self.reload())),
             Message::Zero(service, reply) => drop(reply.send(self.zero(service.as_ref()))),
+            // The loop sees to it.
+            Message::Stop => {}
         }
     }
 
@@ -392,10 +389,11 @@ impl Daemon {
         let Happened { kind, service, real, message } = happened;
         let shown = real.map(|real| real.to_string());
         let (service_shown, real_shown) = (service.as_deref(), shown.as_deref());
-        match kind {
-            EventKind::ReloadFailed => tracing::error!(reason = message, "{}", kind.sentence()),
-            EventKind::TableFull => tracing::warn!(message, "{}", kind.sentence()),
-            _ => tracing::info!(service = service_shown, real = real_shown, change = message, "{}", kind.sentence()),
+        let detail = Some(message.as_str()).filter(|message| !message.is_empty());
+        match kind.level() {
+            Level::ERROR => tracing::error!(detail, "{}", kind.sentence()),
+            Level::WARN => tracing::warn!(detail, "{}", kind.sentence()),
+            _ => tracing::info!(service = service_shown, real = real_shown, detail, "{}", kind.sentence()),
         }
         // No one may be following.
         let _ = self.events.send(view::Event { time: clock::now_utc(), event: kind, service, real, message });
@@ -417,3 +415,6 @@ fn valid(model: Model) -> Result<Model, Refusal> {
 fn refused(error: crate::dataplane::Error) -> Refusal {
     Refusal::failed(error.to_string())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,12 +1,13 @@
 //! The daemon and its control socket together: what `balancerd` runs once the data plane is open.
 
-use std::{collections::HashSet, io, net::IpAddr, path::Path, time::Duration};
+use std::{collections::HashSet, convert::Infallible, io, net::IpAddr, path::Path, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{
     net::UnixListener,
-    signal::unix::{SignalKind, signal},
-    sync::{broadcast, mpsc},
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{broadcast, mpsc, oneshot},
+    task::JoinHandle,
 };
 
 use crate::{
@@ -15,7 +16,7 @@ use crate::{
         server::{self, Api},
     },
     config::file::ConfigFile,
-    daemon::{Daemon, EVENTS, MESSAGES},
+    daemon::{Daemon, EVENTS, MESSAGES, Message},
     dataplane::Dataplane,
     model::Model,
     systemd,
@@ -44,10 +45,64 @@ impl Source {
     }
 }
 
+/// A daemon that answers on its socket.
+#[derive(Debug)]
+pub struct Serving {
+    messages: mpsc::Sender<Message>,
+    daemon: JoinHandle<()>,
+    api: JoinHandle<Infallible>,
+    /// Its file goes when this does.
+    _control: ControlSocket,
+}
+
+impl Serving {
+    /// Brings the data plane to what the source says and answers on the socket.
+    ///
+    /// # Errors
+    /// The data plane refused it, or the socket cannot be bound.
+    pub fn start(
+        dataplane: Box<dyn Dataplane>,
+        source: Source,
+        socket: &Path,
+        addresses: fn() -> io::Result<HashSet<IpAddr>>,
+    ) -> anyhow::Result<Self> {
+        let (events, _) = broadcast::channel(EVENTS);
+        let (messages, inbox) = mpsc::channel(MESSAGES);
+        let model = source.model().clone();
+        let file = match source {
+            Source::File(file) => Some(file),
+            Source::Runtime(_) => None,
+        };
+        let daemon = Daemon::start(dataplane, file, model, events.clone(), addresses)?;
+        let (listener, control) = ControlSocket::bind(socket)?;
+        let listener = UnixListener::from_std(listener).context("cannot listen")?;
+        let api = tokio::spawn(server::serve(listener, Api { messages: messages.clone(), events }));
+        let daemon = tokio::spawn(daemon.run(inbox));
+        Ok(Self { messages, daemon, api, _control: control })
+    }
+
+    /// Where the daemon takes messages.
+    #[must_use]
+    pub fn messages(&self) -> mpsc::Sender<Message> {
+        self.messages.clone()
+    }
+
+    /// Waits until the daemon was told to stop and has stopped.
+    ///
+    /// # Errors
+    /// It panicked.
+    pub async fn finished(self) -> anyhow::Result<()> {
+        self.daemon.await.context("the daemon failed")?;
+        tokio::time::sleep(FAREWELL).await;
+        self.api.abort();
+        Ok(())
+    }
+}
+
 /// Runs until SIGTERM or SIGINT; SIGHUP loads the file again.
 ///
 /// # Errors
-/// The data plane refused what it should begin with, or the socket cannot be bound.
+/// As [`Serving::start`].
 pub fn serve(
     dataplane: Box<dyn Dataplane>,
     source: Source,
@@ -61,25 +116,42 @@ pub fn serve(
         .context("cannot start the daemon's threads")?;
     runtime.block_on(async {
         // Signals first: a reload asked for while the daemon starts is not its end.
-        let reload = signal(SignalKind::hangup())?;
-        let stop = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
-        let (events, _) = broadcast::channel(EVENTS);
-        let (messages, inbox) = mpsc::channel(MESSAGES);
-        let model = source.model().clone();
-        let file = match source {
-            Source::File(file) => Some(file),
-            Source::Runtime(_) => None,
-        };
-        let daemon = Daemon::start(dataplane, file, model, events.clone(), addresses)?;
-        let mut control = ControlSocket::bind(socket)?;
-        let listener = UnixListener::from_std(control.take_listener()?)?;
-        let api = tokio::spawn(server::serve(listener, Api { messages, events }));
+        let signals = Signals::catch().context("cannot catch signals")?;
+        let serving = Serving::start(dataplane, source, socket, addresses)?;
+        tokio::spawn(signals.pass_on(serving.messages()));
         tracing::info!(socket = %socket.display(), "ready");
         systemd::ready();
-        tokio::spawn(daemon.run(inbox, reload, stop)).await.context("the daemon failed")?;
-        tokio::time::sleep(FAREWELL).await;
-        api.abort();
-        drop(control);
-        Ok(())
+        serving.finished().await
     })
+}
+
+struct Signals {
+    reload: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn catch() -> io::Result<Self> {
+        Ok(Self {
+            reload: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Makes messages of signals until the daemon is gone.
+    async fn pass_on(mut self, messages: mpsc::Sender<Message>) {
+        loop {
+            let message = tokio::select! {
+                // Told to the log and to whoever follows the events; no one waits for an answer.
+                _ = self.reload.recv() => Message::Reload(oneshot::channel().0),
+                _ = self.terminate.recv() => Message::Stop,
+                _ = self.interrupt.recv() => Message::Stop,
+            };
+            if messages.send(message).await.is_err() {
+                return;
+            }
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
+use tracing::Level;
 
 use crate::{
     dataplane::Counters,
@@ -283,6 +284,24 @@ impl EventKind {
             Self::TableHasRoom => "table-has-room",
             Self::Lost => "lost",
             Self::Stopping => "stopping",
+        }
+    }
+
+    /// How loud the log tells it.
+    #[must_use]
+    pub const fn level(self) -> Level {
+        match self {
+            Self::ReloadFailed => Level::ERROR,
+            Self::TableFull | Self::Lost => Level::WARN,
+            Self::ServiceAdded
+            | Self::ServiceChanged
+            | Self::ServiceRemoved
+            | Self::RealAdded
+            | Self::RealChanged
+            | Self::RealRemoved
+            | Self::Reloaded
+            | Self::TableHasRoom
+            | Self::Stopping => Level::INFO,
         }
     }
 

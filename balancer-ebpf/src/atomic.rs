@@ -1,12 +1,16 @@
 //! Atomic read-modify-write on map values, by the intrinsics that this target has.
 
-use core::intrinsics::{AtomicOrdering::Relaxed, atomic_cxchg, atomic_xadd};
+use core::intrinsics::{
+    AtomicOrdering::{AcqRel, Relaxed},
+    atomic_cxchg, atomic_xadd,
+};
 
-/// Adds and gives the old value.
+/// Adds and gives the old value. Not relaxed: for that LLVM emits the instruction that does not fetch, and the
+/// "old value" is the addend.
 #[inline(always)]
 pub fn fetch_add(value: *mut u64, n: u64) -> u64 {
     // SAFETY: callers pass pointers to map values, which are aligned and outlive the program's run.
-    unsafe { atomic_xadd::<u64, u64, { Relaxed }>(value, n) }
+    unsafe { atomic_xadd::<u64, u64, { AcqRel }>(value, n) }
 }
 
 /// Writes `new` where `old` stands, and tells whether it did. A full barrier: the kernel's memory model makes

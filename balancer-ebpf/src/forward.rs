@@ -61,9 +61,6 @@ pub fn forward<H: Family>(
             Discard::ToFragment
         });
     }
-    if frame.ip.hops() <= 1 {
-        return Err(Discard::TimeExceeded);
-    }
     frame.ip.count_hop();
     frame.ethernet.address(egress.macs);
     if egress.ifindex == ingress {

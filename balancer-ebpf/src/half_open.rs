@@ -9,8 +9,9 @@ use balancer_common::{
 
 use crate::{atomic, maps::HALF_OPEN};
 
-/// How often a held lock is tried: some microseconds, many times what any holder needs.
-const LOCK_TRIES: u32 = 64;
+/// How often a held lock is tried: many times what any holder needs, unless it is interrupted. Above what LLVM would
+/// unroll.
+const LOCK_TRIES: u32 = 256;
 
 /// Whether the client's bucket may hold a record of it: a look without the lock, so that traffic that is not ours
 /// takes none.

@@ -33,15 +33,19 @@ pub fn track<H: Family, T: Transport>(
     ip: &Ip,
     key: &FlowKey<H::Address>,
 ) -> Result<Steering<H::Address>, Discard> {
-    let l4 = header_mut::<T>(ctx, ip.l4_offset)?;
-    if let Some(row) = H::rows().get_ptr_mut(key)
-        && follow::<H>(key, row, l4.flags())?
-    {
-        // A datagram that contradicts itself is not worth the way.
+    if let Some(row) = H::rows().get_ptr_mut(key) {
+        let hops = header_mut::<H>(ctx, Ethernet::LENGTH)?.hops();
+        let l4 = header_mut::<T>(ctx, ip.l4_offset)?;
+        // A packet that goes no further changes nothing.
+        if hops <= 1 {
+            return Err(Discard::TimeExceeded);
+        }
         if let Some(fault) = l4.fault::<H>(Ethernet::LENGTH + ip.length - ip.l4_offset) {
             return Err(fault);
         }
-        return Ok(Steering { row, is_new: false });
+        if follow::<H>(key, row, l4.flags())? {
+            return Ok(Steering { row, is_new: false });
+        }
     }
     if !may_be_ours(key.destination) && !may_be_ours(key.source) {
         return Err(Discard::NoService);

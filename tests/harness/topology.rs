@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread::{self, JoinHandle},
@@ -53,6 +53,8 @@ pub struct Topology {
     pub balancer: Namespace,
     _switch: Namespace,
     arms: Arms,
+    /// These tests measure times and fill this machine: one at a time.
+    _turn: MutexGuard<'static, ()>,
 }
 
 /// A real server's machine.
@@ -79,10 +81,7 @@ impl Topology {
     pub fn with_web(arms: Arms, reals: u8) -> Self {
         let mut topology = Self::new(arms, reals);
         for (index, real) in topology.reals.iter_mut().enumerate() {
-            real.start_nginx(&format!(
-                "listen 80; listen [::]:80; location = / {{ return 200 \"real{}\\n\"; }}",
-                index + 1
-            ));
+            real.start_nginx(&format!("listen 80; listen [::]:80; {}", page(index + 1)));
         }
         topology
     }
@@ -148,6 +147,12 @@ impl Topology {
         });
         Load { stop, done, thread: Some(thread) }
     }
+}
+
+/// The part of an nginx `server` block that names a real server: `real1`, ...
+#[must_use]
+pub fn page(number: usize) -> String {
+    format!("location = / {{ return 200 \"real{number}\\n\"; }}")
 }
 
 /// Asks for `/` on a connection of its own and returns the answer's body.
@@ -288,7 +293,12 @@ http {{
 }
 
 fn build(arms: Arms, reals: u8) -> anyhow::Result<Topology> {
-    Namespace::sweep("tests");
+    static TURN: Mutex<()> = Mutex::new(());
+    // A test that failed holds nothing back: its guards have cleaned up.
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    for label in ["client", "balancer", "switch", "real1", "real2"] {
+        Namespace::sweep(&format!("tests-{label}"));
+    }
     let client = Namespace::new("tests-client")?;
     let balancer = Namespace::new("tests-balancer")?;
     let switch = Namespace::new("tests-switch")?;
@@ -342,7 +352,7 @@ fn build(arms: Arms, reals: u8) -> anyhow::Result<Topology> {
     client.address("eth0", "2001:db8:f::10/64")?;
     client.gateway("203.0.113.2")?;
     client.ip("-6 route add default via 2001:db8:f::2")?;
-    Ok(Topology { reals: machines, client, balancer, _switch: switch, arms })
+    Ok(Topology { reals: machines, client, balancer, _switch: switch, arms, _turn: turn })
 }
 
 /// A daemon with its instance name, its files, and everything that must go with it.

@@ -58,6 +58,8 @@ fn connections_alternate_and_are_counted() {
         assert!(status.interfaces.iter().all(|interface| interface.native));
         let streams: Vec<_> = (0..6).map(|_| connect(&scene)).collect();
         let names: String = streams.iter().map(|(_, name)| name.as_str()).collect();
+        if names != "ABABAB" { eprintln!("{names} {:#?}\n{:?}\n{:?}", dataplane.snapshot(), dataplane.status().unwrap().discards.iter().filter(|d| d.1>0).collect::<Vec<_>>(), dataplane.connections(&ConnectionFilter::default()));
+            for m in ["TURNS", "RINGS", "REALS"] { let o = std::process::Command::new("sh").arg("-c").arg(format!("bpftool map dump pinned {}/v1/{m} | grep -v '00 00 00 00 00 00 00 00$' | head -5", scene.pins().display())).output().unwrap(); eprintln!("{m} {}", String::from_utf8_lossy(&o.stdout)); } }
         assert_eq!(names, "ABABAB");
 
         let snapshot = dataplane.snapshot().unwrap();

@@ -3,7 +3,10 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Read as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _},
+    os::unix::{
+        fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _},
+        net::{UnixListener, UnixStream},
+    },
     path::{Path, PathBuf},
 };
 
@@ -51,10 +54,9 @@ impl Lock {
     }
 }
 
-/// A bound control socket; its file goes with it.
+/// The file of a bound control socket, which goes with it.
 #[derive(Debug)]
 pub struct ControlSocket {
-    listener: Option<std::os::unix::net::UnixListener>,
     path: PathBuf,
 }
 
@@ -63,7 +65,7 @@ impl ControlSocket {
     ///
     /// # Errors
     /// Someone answers there, or something else lies there.
-    pub fn bind(path: &Path) -> anyhow::Result<Self> {
+    pub fn bind(path: &Path) -> anyhow::Result<(UnixListener, Self)> {
         if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
             make_directory(directory)?;
         }
@@ -71,20 +73,12 @@ impl ControlSocket {
         // Bound under another name and renamed when its mode is right: no one can connect in between.
         let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
         let cannot = || format!("cannot bind the control socket {}", path.display());
-        let listener = std::os::unix::net::UnixListener::bind(&temporary).with_context(cannot)?;
+        let listener = UnixListener::bind(&temporary).with_context(cannot)?;
         fs::set_permissions(&temporary, fs::Permissions::from_mode(0o600))
             .and_then(|()| fs::rename(&temporary, path))
             .with_context(cannot)?;
         listener.set_nonblocking(true).with_context(cannot)?;
-        Ok(Self { listener: Some(listener), path: path.to_owned() })
-    }
-
-    /// Where clients connect; can be taken once.
-    ///
-    /// # Errors
-    /// It was taken.
-    pub fn take_listener(&mut self) -> anyhow::Result<std::os::unix::net::UnixListener> {
-        self.listener.take().context("the control socket's listener was taken already")
+        Ok((listener, Self { path: path.to_owned() }))
     }
 }
 
@@ -110,7 +104,7 @@ fn remove_stale(path: &Path) -> anyhow::Result<()> {
     if !metadata.file_type().is_socket() {
         bail!("{} is there and is no socket: remove it or choose another with --socket", path.display());
     }
-    match std::os::unix::net::UnixStream::connect(path) {
+    match UnixStream::connect(path) {
         Ok(_) => bail!("another daemon answers on {}: stop it or choose another with --socket", path.display()),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             fs::remove_file(path).with_context(|| format!("cannot remove the stale socket {}", path.display()))
@@ -141,7 +135,7 @@ mod tests {
     fn a_stale_socket_is_replaced_and_another_file_is_not() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("control.sock");
-        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        drop(UnixListener::bind(&path).unwrap());
         drop(ControlSocket::bind(&path).unwrap());
         fs::write(&path, "mine").unwrap();
         assert_eq!(

@@ -4,8 +4,6 @@ pub mod client;
 pub mod listen;
 pub mod server;
 
-use std::net::SocketAddr;
-
 use serde::{Deserialize, Serialize};
 
 use crate::model::{ForwardMethod, NoReal, Protocol, Scheduler};
@@ -14,8 +12,8 @@ use crate::model::{ForwardMethod, NoReal, Protocol, Scheduler};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NewService {
-    /// VIP and port.
-    pub address: SocketAddr,
+    /// `ADDRESS:PORT`.
+    pub address: String,
     /// Protocol.
     #[serde(default)]
     pub protocol: Protocol,

@@ -28,7 +28,7 @@ use tokio::{
 
 use super::{EditReal, EditService, Failure, NewReal, NewService};
 use crate::{
-    address::{RealRef, ServiceRef},
+    address::{self, RealRef, ServiceRef, service_address},
     change::{RealSettings, ServiceSettings},
     clock,
     daemon::{self, Leftover, Message, Reply, Scope},
@@ -229,6 +229,7 @@ fn connection_state(name: &str) -> Result<tcp::State, Refusal> {
 
 async fn add_service(State(api): State<Api>, query: Parameters<ChangeQuery>, body: Bytes) -> Answer {
     let NewService { address, protocol, name, scheduler, no_real } = json(&body)?;
+    let address = service_address(&address).map_err(invalid)?;
     let settings = ServiceSettings { name, scheduler, no_real };
     changed(&api, daemon::Request::AddService(ServiceKey { protocol, address }, settings), query).await
 }
@@ -346,8 +347,13 @@ impl Api {
     }
 }
 
-fn parsed<T: std::str::FromStr<Err = crate::address::Error>>(text: &str) -> Result<T, Refusal> {
-    text.parse().map_err(|error: crate::address::Error| Refusal::invalid(error.to_string()))
+fn parsed<T: std::str::FromStr<Err = address::Error>>(text: &str) -> Result<T, Refusal> {
+    text.parse().map_err(invalid)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it stands in `map_err`")]
+fn invalid(error: address::Error) -> Refusal {
+    Refusal::invalid(error.to_string())
 }
 
 fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {

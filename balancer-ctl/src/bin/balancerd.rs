@@ -117,7 +117,8 @@ fn source(arguments: &Arguments, host: String) -> anyhow::Result<Source> {
                 "there is no {DEFAULT_CONFIG}: write one, name another with --config FILE, or run without one with --interface NAME"
             );
         }
-        return Ok(Source::File(ConfigFile::load(path, &host)?));
+        let path = std::path::absolute(path).with_context(|| format!("cannot find {}", path.display()))?;
+        return Ok(Source::File(ConfigFile::load(&path, &host)?));
     }
     if path != Path::new(DEFAULT_CONFIG) {
         bail!("--interface runs without a configuration file: leave it out, or leave {} out", path.display());

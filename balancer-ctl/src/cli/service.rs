@@ -16,7 +16,7 @@ pub async fn add(context: &Context, arguments: ChangeService) -> Result<(), Fail
     let ChangeService { service, scheduler, name, no_real, lasting, later } = arguments;
     later.refuse()?;
     let ServiceKey { protocol, address } = service.new_key()?;
-    let body = NewService { address, protocol, name, scheduler, no_real };
+    let body = NewService { address: address.to_string(), protocol, name, scheduler, no_real };
     context.change_with(Method::POST, &format!("/v1/services?{}", lasting.query()), Some(&body)).await
 }
 

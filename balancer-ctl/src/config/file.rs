@@ -24,8 +24,7 @@ pub enum Error {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// Why.
-        #[source]
+        /// Why; part of the sentence already.
         error: io::Error,
     },
     /// It is wrong; a line `FILE:LINE:COLUMN: message` each.

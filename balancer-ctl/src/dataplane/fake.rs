@@ -14,7 +14,7 @@ use super::{
 use crate::model::{DataplaneSettings, ServiceKey, VirtualService};
 
 /// What the fake holds; a test may look at it and change it while the daemon runs.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct State {
     /// What it was brought to.
     pub services: Vec<VirtualService>,
@@ -36,10 +36,12 @@ pub struct State {
     pub zeroed: Vec<Option<ServiceKey>>,
     /// How often it was tended.
     pub tended: usize,
+    /// Called once, in the middle of the next change.
+    pub meanwhile: Option<Box<dyn FnOnce() + Send>>,
 }
 
 /// A data plane in memory.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct FakeDataplane(Arc<Mutex<State>>);
 
 impl FakeDataplane {
@@ -69,6 +71,9 @@ impl Dataplane for FakeDataplane {
         }
         state.services = services.to_vec();
         state.reconciled += 1;
+        if let Some(meanwhile) = state.meanwhile.take() {
+            meanwhile();
+        }
         Ok(())
     }
 

@@ -18,6 +18,8 @@ use super::{
 
 /// wrk's open connections.
 const CONNECTIONS: u32 = 64;
+/// wrk's threads.
+const THREADS: u32 = 2;
 
 /// What the client does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,33 +54,75 @@ impl Load {
         }
     }
 
-    /// Runs it and returns the rate.
+    /// Runs it, an equal part of the connections to each of `addresses`, and returns the rate of all together.
     ///
     /// # Errors
     /// A request failed: such a measurement is void.
-    pub fn run(self, scene: &Scene, address: Ipv4Addr, seconds: u32) -> Result<f64> {
-        match self {
-            Self::KeepAlive => wrk(scene, address, seconds, &[]),
-            Self::NewConnections => {
-                wrk(scene, address, seconds, &["--header", "Connection: close"])
-            }
-            Self::Bulk => iperf3(scene, address, seconds),
-        }
+    pub fn run(self, scene: &Scene, addresses: &[Ipv4Addr], seconds: u32) -> Result<f64> {
+        let parts = u32::try_from(addresses.len())?;
+        let part = |address| {
+            let mut command = match self {
+                Self::KeepAlive => wrk(scene, address, seconds, parts, &[]),
+                Self::NewConnections => wrk(
+                    scene,
+                    address,
+                    seconds,
+                    parts,
+                    &["--header", "Connection: close"],
+                ),
+                Self::Bulk => iperf3(scene, address, seconds),
+            };
+            finish(&mut command, seconds)
+        };
+        let printed = thread::scope(|scope| {
+            let running: Vec<_> = addresses
+                .iter()
+                .map(|address| scope.spawn(|| part(*address)))
+                .collect();
+            let join = |part: thread::ScopedJoinHandle<'_, Result<String>>| {
+                part.join()
+                    .unwrap_or_else(|_| bail!("the load generator's thread panicked"))
+            };
+            running.into_iter().map(join).collect::<Result<Vec<_>>>()
+        })?;
+        let rate = match self {
+            Self::KeepAlive | Self::NewConnections => requests,
+            Self::Bulk => gigabits,
+        };
+        printed.iter().map(|printed| rate(printed)).sum()
     }
 }
 
-fn wrk(scene: &Scene, address: Ipv4Addr, seconds: u32, more: &[&str]) -> Result<f64> {
+fn wrk(scene: &Scene, address: Ipv4Addr, seconds: u32, parts: u32, more: &[&str]) -> Command {
     let mut command = scene.client.command("wrk");
     command
-        .args(["--threads", "2", "--connections", &CONNECTIONS.to_string()])
+        .args([
+            "--threads",
+            &(THREADS / parts).to_string(),
+            "--connections",
+            &(CONNECTIONS / parts).to_string(),
+        ])
         .args(["--duration", &format!("{seconds}s"), "--timeout", "2s"])
         .args(more)
         .arg(format!("http://{address}:{HTTP}/"));
-    rate(&finish("wrk", &mut command, seconds)?)
+    command
+}
+
+fn iperf3(scene: &Scene, address: Ipv4Addr, seconds: u32) -> Command {
+    let mut command = scene.client.command("iperf3");
+    command
+        .args([
+            "--client",
+            &address.to_string(),
+            "--port",
+            &BULK.to_string(),
+        ])
+        .args(["--time", &seconds.to_string(), "--reverse", "--json"]);
+    command
 }
 
 /// Reads the rate in what wrk prints.
-fn rate(printed: &str) -> Result<f64> {
+fn requests(printed: &str) -> Result<f64> {
     for complaint in ["Socket errors:", "Non-2xx or 3xx responses:"] {
         if let Some(line) = printed.lines().find(|line| line.contains(complaint)) {
             bail!("the measurement is void: {}", line.trim());
@@ -91,25 +135,18 @@ fn rate(printed: &str) -> Result<f64> {
         .with_context(|| format!("wrk printed no rate:\n{printed}"))
 }
 
-fn iperf3(scene: &Scene, address: Ipv4Addr, seconds: u32) -> Result<f64> {
-    let mut command = scene.client.command("iperf3");
-    command
-        .args([
-            "--client",
-            &address.to_string(),
-            "--port",
-            &BULK.to_string(),
-        ])
-        .args(["--time", &seconds.to_string(), "--reverse", "--json"]);
+/// Reads the rate in what iperf3 prints.
+fn gigabits(printed: &str) -> Result<f64> {
     let printed: serde_json::Value =
-        serde_json::from_str(&finish("iperf3", &mut command, seconds)?)?;
+        serde_json::from_str(printed).context("reading what iperf3 prints")?;
     let bits = printed["end"]["sum_received"]["bits_per_second"].as_f64();
     bits.map(|bits| bits / 1e9)
         .with_context(|| format!("iperf3 printed no rate: {}", printed["error"]))
 }
 
 /// Runs a program to its end and returns what it printed; Ctrl-C ends it early.
-fn finish(name: &str, command: &mut Command, seconds: u32) -> Result<String> {
+fn finish(command: &mut Command, seconds: u32) -> Result<String> {
+    let name = &command.get_program().to_string_lossy().into_owned();
     let mut process = Process::spawn(name, command.stdout(Stdio::piped()))?;
     let mut stdout = process
         .child()
@@ -151,8 +188,15 @@ mod tests {
 
     #[test]
     fn the_rate_is_read_from_what_wrk_prints() {
-        assert!((rate(PRINTED).unwrap() - 45617.12).abs() < 1e-9);
-        assert!(rate("nothing").is_err());
+        assert!((requests(PRINTED).unwrap() - 45617.12).abs() < 1e-9);
+        assert!(requests("nothing").is_err());
+    }
+
+    #[test]
+    fn the_rate_is_read_from_what_iperf3_prints() {
+        let printed = r#"{"end":{"sum_received":{"seconds":2.0,"bits_per_second":4.75e9}}}"#;
+        assert!((gigabits(printed).unwrap() - 4.75).abs() < 1e-9);
+        assert!(gigabits(r#"{"error":"unable to connect"}"#).is_err());
     }
 
     #[test]
@@ -162,7 +206,7 @@ mod tests {
             "  Non-2xx or 3xx responses: 7",
         ] {
             let printed = format!("{PRINTED}{line}\n");
-            let error = rate(&printed).unwrap_err().to_string();
+            let error = requests(&printed).unwrap_err().to_string();
             assert!(error.contains("void"), "{error}");
         }
     }

@@ -67,12 +67,15 @@ pub fn rows() -> Vec<String> {
 }
 
 fn all() -> impl Iterator<Item = Measured> {
-    Load::ALL.into_iter().flat_map(|load| {
-        Peer::ALL.into_iter().map(move |peer| Measured {
-            load,
-            peer,
-            rates: Vec::new(),
-        })
+    let pairs = Load::ALL
+        .into_iter()
+        .flat_map(|load| Peer::ALL.into_iter().map(move |peer| (load, peer)));
+    // One download has one source.
+    let pairs = pairs.filter(|pair| *pair != (Load::Bulk, Peer::PlainTwo));
+    pairs.map(|(load, peer)| Measured {
+        load,
+        peer,
+        rates: Vec::new(),
     })
 }
 
@@ -104,7 +107,7 @@ fn round(
         let before = translated(&running)?;
         let rate = row
             .load
-            .run(scene, peer.address(), seconds)
+            .run(scene, peer.addresses(), seconds)
             .with_context(|| row.name())?;
         if let (Some(before), Some(after)) = (before, translated(&running)?) {
             // A request or an answer is a packet at least; what the kernel's own stack forwarded is not counted there.

@@ -20,6 +20,9 @@ use super::scene::{BULK, HTTP, INTERFACES, REALS, Scene, VIP};
 pub enum Peer {
     /// The reference: the kernel routes to the first real server, nobody balances.
     Plain,
+    /// The kernel routes, half of the clients to each real server: what the choice of one real server costs the
+    /// reference, or gives it.
+    PlainTwo,
     /// This project.
     Balancer,
     /// The kernel's NAT.
@@ -32,8 +35,9 @@ pub enum Peer {
 
 impl Peer {
     /// All of them, in the order in which they are measured.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Plain,
+        Self::PlainTwo,
         Self::Balancer,
         Self::Nftables,
         Self::Haproxy,
@@ -44,6 +48,7 @@ impl Peer {
     pub const fn suffix(self) -> &'static str {
         match self {
             Self::Plain => "/plain",
+            Self::PlainTwo => "/plain-two",
             Self::Balancer => "",
             Self::Nftables => "/nftables",
             Self::Haproxy => "/haproxy",
@@ -51,11 +56,12 @@ impl Peer {
         }
     }
 
-    /// Whom the client asks.
-    pub const fn address(self) -> Ipv4Addr {
+    /// Whom the clients ask, an equal part of them each.
+    pub const fn addresses(self) -> &'static [Ipv4Addr] {
         match self {
-            Self::Plain => REALS[0],
-            Self::Balancer | Self::Nftables | Self::Haproxy | Self::Nginx => VIP,
+            Self::Plain => &[REALS[0]],
+            Self::PlainTwo => &REALS,
+            Self::Balancer | Self::Nftables | Self::Haproxy | Self::Nginx => &[VIP],
         }
     }
 
@@ -65,16 +71,21 @@ impl Peer {
     /// It does not start, or requests do not reach the real servers they should.
     pub fn start<'a>(self, scene: &'a Scene, programs: &'a Programs) -> Result<Running<'a>> {
         let running = match self {
-            Self::Plain => Running::Nothing,
+            Self::Plain | Self::PlainTwo => Running::Nothing,
             Self::Balancer => Running::balancer(scene, programs)?,
             Self::Nftables => Running::nftables(scene)?,
             Self::Haproxy => Running::haproxy(scene)?,
             Self::Nginx => Running::nginx(scene)?,
         };
-        let answered = scene.answers(self.address())?;
+        let mut answered = Vec::new();
+        for address in self.addresses() {
+            answered.extend(scene.answers(*address)?);
+        }
         let expected: &[&str] = match self {
             Self::Plain => &["real1"],
-            Self::Balancer | Self::Nftables | Self::Haproxy | Self::Nginx => &["real1", "real2"],
+            Self::PlainTwo | Self::Balancer | Self::Nftables | Self::Haproxy | Self::Nginx => {
+                &["real1", "real2"]
+            }
         };
         ensure!(
             answered == expected,
@@ -134,19 +145,14 @@ impl<'a> Running<'a> {
         let file = scene.write(
             "haproxy.cfg",
             &format!(
-                "global\n  maxconn 20000\n  nbthread 2\n\
+                "global\n  maxconn 4000\n  nbthread 2\n\
                  defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n\
                  listen web\n  bind {VIP}:{HTTP}\n  balance roundrobin\n  server real1 {first}:{HTTP}\n  server real2 {second}:{HTTP}\n\
                  listen bulk\n  bind {VIP}:{BULK}\n  server real1 {first}:{BULK}\n"
             ),
         )?;
         let mut haproxy = scene.balancer.command("haproxy");
-        haproxy
-            .arg("-db")
-            .arg("-f")
-            .arg(file)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+        haproxy.arg("-db").arg("-f").arg(file).stdout(Stdio::null());
         Ok(Self::Proxy(Process::spawn("haproxy", &mut haproxy)?))
     }
 
@@ -157,8 +163,8 @@ impl<'a> Running<'a> {
             "stream.conf",
             &format!(
                 "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\n\
-                 worker_processes 2;\nworker_rlimit_nofile 65536;\npid {folder}/stream.pid;\nerror_log {folder}/stream.log;\n\
-                 events {{ worker_connections 16384; }}\n\
+                 worker_processes 2;\nworker_rlimit_nofile 16384;\npid {folder}/stream.pid;\nerror_log {folder}/stream.log;\n\
+                 events {{ worker_connections 4096; }}\n\
                  stream {{\n  upstream web {{ server {first}:{HTTP}; server {second}:{HTTP}; }}\n\
                  server {{ listen {VIP}:{HTTP} backlog=4096; proxy_pass web; }}\n\
                  server {{ listen {VIP}:{BULK}; proxy_pass {first}:{BULK}; }}\n}}\n"

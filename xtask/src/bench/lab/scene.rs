@@ -15,6 +15,8 @@ use std::{
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpStream},
     path::Path,
+    process::Stdio,
+    thread,
     time::Duration,
 };
 
@@ -120,11 +122,12 @@ impl Scene {
         let file = self.write(
             &format!("{name}.conf"),
             &format!(
-                "worker_processes 1;\nworker_rlimit_nofile 65536;\npid {folder}/{name}.pid;\nerror_log {folder}/{name}.log;\n\
-                 events {{ worker_connections 16384; }}\n\
+                "worker_processes {workers};\nworker_rlimit_nofile 16384;\npid {folder}/{name}.pid;\nerror_log {folder}/{name}.log;\n\
+                 events {{ worker_connections 4096; }}\n\
                  http {{\n  access_log off;\n  keepalive_requests 1000000000;\n  default_type text/plain;\n\
-                   server {{ listen {HTTP} backlog=4096; location / {{ return 200 \"{name}\\n\"; }} }}\n}}\n",
+                   server {{ listen {HTTP} reuseport backlog=4096; location / {{ return 200 \"{name}\\n\"; }} }}\n}}\n",
                 folder = self.folder().display(),
+                workers = thread::available_parallelism().map_or(1, usize::from),
             ),
         )?;
         let mut nginx = real.command("nginx");
@@ -135,7 +138,8 @@ impl Scene {
             let mut iperf3 = real.command("iperf3");
             iperf3
                 .args(["--server", "--port", &BULK.to_string()])
-                .stdout(std::process::Stdio::null());
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
             self.servers
                 .push(Process::spawn("iperf3's server", &mut iperf3)?);
         }

@@ -1,0 +1,425 @@
+//! The daemon on a data plane in memory and a file on disk.
+
+use std::{collections::HashSet, fs, path::Path};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    address::service_key,
+    dataplane::fake::FakeDataplane,
+    model::{NoReal, Scheduler},
+};
+
+const FILE: &str = r#"# ours
+[dataplane]
+interfaces = ["eth0"]
+
+[[service]]
+name = "web"
+address = "192.0.2.80:80"
+
+[[service.real]]
+address = "10.0.0.2:80"   # old
+"#;
+
+struct Scene {
+    daemon: Daemon,
+    dataplane: FakeDataplane,
+    events: broadcast::Receiver<view::Event>,
+    folder: TempDir,
+}
+
+fn addresses() -> io::Result<HashSet<IpAddr>> {
+    Ok(HashSet::from(["192.0.2.80".parse().unwrap()]))
+}
+
+impl Scene {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("balancer.toml");
+        fs::write(&path, FILE).unwrap();
+        let file = ConfigFile::load(&path, "lb1").unwrap();
+        let model = file.model().clone();
+        Self::start(folder, Some(file), model)
+    }
+
+    fn without_file() -> Self {
+        let model = crate::change::tests::model("");
+        Self::start(tempfile::tempdir().unwrap(), None, model)
+    }
+
+    fn start(folder: TempDir, file: Option<ConfigFile>, model: Model) -> Self {
+        let dataplane = FakeDataplane::default();
+        let (sender, events) = broadcast::channel(EVENTS);
+        let daemon = Daemon::start(Box::new(dataplane.clone()), file, model, sender, addresses).unwrap();
+        Self { daemon, dataplane, events, folder }
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.folder.path().join("balancer.toml")
+    }
+
+    fn text(&self) -> String {
+        fs::read_to_string(self.path()).unwrap()
+    }
+
+    fn ask<T>(&mut self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, Refusal> {
+        let (reply, mut answer) = oneshot::channel();
+        self.daemon.answer(message(reply));
+        answer.try_recv().unwrap()
+    }
+
+    fn change(&mut self, request: Request, scope: Scope) -> Result<Vec<String>, Refusal> {
+        self.ask(|reply| Message::Change(request, scope, reply))
+    }
+
+    fn refusal(&mut self, request: Request, scope: Scope) -> String {
+        let before = (self.state(), self.text());
+        let refusal = self.change(request, scope).unwrap_err();
+        assert_eq!((self.state(), self.text()), before, "a refused change changes nothing");
+        refusal.sentence
+    }
+
+    /// What the data plane runs and what is listed, which must be the same.
+    fn state(&mut self) -> Vec<String> {
+        let services = self.ask(|reply| Message::Services(None, reply)).unwrap();
+        let listed: Vec<_> = services
+            .services
+            .iter()
+            .map(|service| {
+                let mark = |runtime: bool| if runtime { "*" } else { "" };
+                let reals: Vec<_> = service
+                    .reals
+                    .iter()
+                    .map(|real| format!("{}={}{}", real.address, real.weight, mark(real.runtime)))
+                    .collect();
+                let key = ServiceKey { protocol: service.protocol, address: service.address };
+                format!("{key}{} {}", mark(service.runtime), reals.join(" ")).trim_end().to_owned()
+            })
+            .collect();
+        let applied: Vec<_> = self
+            .dataplane
+            .state()
+            .services
+            .iter()
+            .map(|service| {
+                let reals: Vec<_> =
+                    service.reals.iter().map(|real| format!("{}={}", real.address, real.weight)).collect();
+                format!("{} {}", service.key, reals.join(" ")).trim_end().to_owned()
+            })
+            .collect();
+        assert_eq!(listed.iter().map(|line| line.replace('*', "")).collect::<Vec<_>>(), applied);
+        listed
+    }
+
+    fn told(&mut self) -> Vec<String> {
+        std::iter::from_fn(|| self.events.try_recv().ok())
+            .map(|event| {
+                let real = event.real.map(|real| format!(" {real}")).unwrap_or_default();
+                format!("{}{real} {}", event.event.name(), event.message).trim_end().to_owned()
+            })
+            .collect()
+    }
+}
+
+fn named(text: &str) -> ServiceRef {
+    text.parse().unwrap()
+}
+
+fn real(text: &str) -> RealRef {
+    text.parse().unwrap()
+}
+
+fn weight(weight: u32) -> RealSettings {
+    RealSettings { weight: Some(weight), ..Default::default() }
+}
+
+fn add_real(address: &str) -> Request {
+    Request::AddReal(ServiceRef::Only, real(address), RealSettings::default())
+}
+
+fn dns() -> ServiceKey {
+    service_key("udp/192.0.2.80:53").unwrap()
+}
+
+#[test]
+fn it_starts_with_what_the_file_says() {
+    let mut scene = Scene::new();
+    assert_eq!(scene.state(), ["tcp/192.0.2.80:80 10.0.0.2:80=1"]);
+    assert_eq!(scene.dataplane.state().settings.as_ref(), Some(&scene.daemon.model.dataplane));
+    assert_eq!(scene.told(), [] as [&str; 0]);
+}
+
+#[test]
+fn a_change_runs_and_stands_in_the_file_when_the_answer_comes() {
+    let mut scene = Scene::new();
+    assert_eq!(scene.change(add_real("10.0.0.3"), Scope::File), Ok(vec![]));
+    assert_eq!(scene.state(), ["tcp/192.0.2.80:80 10.0.0.2:80=1 10.0.0.3:80=1"]);
+    assert_eq!(scene.text(), format!("{FILE}\n[[service.real]]\naddress = \"10.0.0.3:80\"\n"));
+    assert_eq!(scene.told(), ["real-added 10.0.0.3:80 weight 1, nat"]);
+    // The next change builds on the file as it is now.
+    assert_eq!(scene.change(Request::EditReal(named("web"), real("10.0.0.3"), weight(0)), Scope::File), Ok(vec![]));
+    assert_eq!(
+        scene.text(),
+        format!("{FILE}\n[[service.real]]\naddress = \"10.0.0.3:80\"\nweight = 0\n")
+    );
+    assert_eq!(scene.told(), ["real-changed 10.0.0.3:80 weight 1 -> 0"]);
+}
+
+#[test]
+fn a_runtime_change_is_marked_and_forgotten_at_the_next_load() {
+    let mut scene = Scene::new();
+    let settings = ServiceSettings {
+        scheduler: Some(Scheduler::Rr),
+        no_real: Some(NoReal::Drop),
+        ..Default::default()
+    };
+    scene.change(Request::AddService(dns(), settings), Scope::Runtime).unwrap();
+    scene.change(Request::EditReal(named("web"), real("10.0.0.2"), weight(7)), Scope::Runtime).unwrap();
+    assert_eq!(scene.state(), ["tcp/192.0.2.80:80 10.0.0.2:80=7*", "udp/192.0.2.80:53*"]);
+    assert_eq!(scene.text(), FILE);
+    assert!(scene.ask(Message::Status).unwrap().runtime_changes);
+    scene.told();
+
+    scene.ask(Message::Reload).unwrap();
+    assert_eq!(scene.state(), ["tcp/192.0.2.80:80 10.0.0.2:80=1"]);
+    assert!(!scene.ask(Message::Status).unwrap().runtime_changes);
+    assert_eq!(scene.told(), ["service-removed", "real-changed 10.0.0.2:80 weight 7 -> 1", "reloaded"]);
+}
+
+#[test]
+fn a_change_to_the_file_does_not_write_runtime_changes_into_it() {
+    let mut scene = Scene::new();
+    scene.change(Request::EditReal(named("web"), real("10.0.0.2"), weight(7)), Scope::Runtime).unwrap();
+    scene.change(Request::AddReal(named("web"), real("10.0.0.3"), weight(2)), Scope::File).unwrap();
+    assert_eq!(scene.state(), ["tcp/192.0.2.80:80 10.0.0.2:80=7* 10.0.0.3:80=2"]);
+    assert_eq!(scene.text(), format!("{FILE}\n[[service.real]]\naddress = \"10.0.0.3:80\"\nweight = 2\n"));
+}
+
+#[test]
+fn what_is_not_in_the_file_cannot_be_changed_there() {
+    let mut scene = Scene::new();
+    let path = scene.path().display().to_string();
+    scene.change(Request::AddService(dns(), ServiceSettings::default()), Scope::Runtime).unwrap();
+    assert_eq!(
+        scene.refusal(Request::DelService(ServiceRef::Key(dns())), Scope::File),
+        format!(
+            "what runs differs from {path} (changes made with --runtime), where there is no service \
+             udp/192.0.2.80:53: `list` shows all"
+        )
+    );
+}
+
+#[test]
+fn without_a_file_every_change_is_a_runtime_change() {
+    let mut scene = Scene::without_file();
+    scene.change(Request::AddService(dns(), ServiceSettings::default()), Scope::File).unwrap();
+    assert_eq!(scene.state(), ["udp/192.0.2.80:53*"]);
+    assert_eq!(
+        scene.ask(Message::Reload).unwrap_err().sentence,
+        "there is no configuration file to load: start balancerd with --config FILE"
+    );
+}
+
+#[test]
+fn invalid_changes_are_refused() {
+    let mut scene = Scene::new();
+    let web = service_key("192.0.2.80:80").unwrap();
+    for (request, sentence) in [
+        (
+            Request::AddService(web, ServiceSettings::default()),
+            "service tcp/192.0.2.80:80 exists already: change it with `edit-service`",
+        ),
+        (
+            Request::AddService(dns(), ServiceSettings { name: Some("web".to_owned()), ..Default::default() }),
+            "name `web` is taken by service tcp/192.0.2.80:80: choose another",
+        ),
+        (
+            add_real("2001:db8::2"),
+            "real [2001:db8::2]:80 is not of the family of service tcp/192.0.2.80:80: both must be IPv4 or both IPv6",
+        ),
+        (
+            add_real("10.0.0.2:80"),
+            "real 10.0.0.2:80 of service tcp/192.0.2.80:80 exists already: change it with `edit-real`",
+        ),
+        (
+            Request::EditReal(ServiceRef::Only, real("10.0.0.2"), weight(65_536)),
+            "weight 65536 of real 10.0.0.2:80 is out of range: 0..=65535",
+        ),
+        (
+            Request::DelReal(ServiceRef::Only, real("10.0.0.9"), Leftover::Keep),
+            "service tcp/192.0.2.80:80 has no real 10.0.0.9:80: `list` shows all",
+        ),
+        (Request::DelService(named("mail")), "there is no service `mail`: `list` shows all"),
+    ] {
+        for scope in [Scope::File, Scope::Runtime] {
+            assert_eq!(scene.refusal(request.clone(), scope), sentence);
+        }
+    }
+    assert_eq!(scene.told(), [] as [&str; 0]);
+}
+
+#[test]
+fn the_only_service_need_not_be_named_and_one_of_several_must() {
+    let mut scene = Scene::new();
+    scene.change(add_real("10.0.0.3"), Scope::File).unwrap();
+    scene.change(Request::AddService(dns(), ServiceSettings::default()), Scope::File).unwrap();
+    assert_eq!(
+        scene.refusal(add_real("10.0.0.4"), Scope::File),
+        "say which service: `web` or `udp/192.0.2.80:53`"
+    );
+    scene.change(Request::Clear, Scope::File).unwrap();
+    assert_eq!(
+        scene.refusal(add_real("10.0.0.4"), Scope::File),
+        "there is no service: add one with `add-service`"
+    );
+    assert_eq!(scene.text(), "# ours\n[dataplane]\ninterfaces = [\"eth0\"]\n");
+}
+
+#[test]
+fn a_file_that_changed_meanwhile_is_neither_written_nor_is_anything_applied() {
+    let mut scene = Scene::new();
+    fs::write(scene.path(), format!("{FILE}# theirs\n")).unwrap();
+    let path = scene.path().display().to_string();
+    assert_eq!(
+        scene.refusal(add_real("10.0.0.3"), Scope::File),
+        format!("{path} has changed since it was loaded: `balancer-ctl reload` first, or use --runtime")
+    );
+    scene.change(add_real("10.0.0.3"), Scope::Runtime).unwrap();
+    scene.ask(Message::Reload).unwrap();
+    scene.change(add_real("10.0.0.3"), Scope::File).unwrap();
+    assert_eq!(scene.text(), format!("{FILE}\n[[service.real]]\naddress = \"10.0.0.3:80\"\n# theirs\n"));
+}
+
+#[test]
+fn a_change_that_the_data_plane_refuses_is_not_written() {
+    let mut scene = Scene::new();
+    scene.dataplane.state().room = Some(1);
+    assert_eq!(
+        scene.refusal(Request::AddService(dns(), ServiceSettings::default()), Scope::File),
+        "there is room for 1 services"
+    );
+    assert_eq!(fs::read_dir(scene.folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_change_that_cannot_be_written_is_not_applied() {
+    // A file that can be read and has no name any more cannot be replaced, not even by root.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("balancer.toml");
+    fs::write(&path, FILE).unwrap();
+    let open = fs::File::open(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&open));
+    let file = ConfigFile::load(Path::new(&path), "lb1").unwrap();
+    let model = file.model().clone();
+    let mut scene = Scene::start(folder, Some(file), model);
+    let refusal = scene.change(add_real("10.0.0.3"), Scope::File).unwrap_err();
+    assert_eq!(
+        refusal.sentence,
+        format!("cannot write {path}: No such file or directory (os error 2); nothing was changed")
+    );
+    assert_eq!(scene.state(), ["tcp/192.0.2.80:80 10.0.0.2:80=1"]);
+    assert_eq!(scene.dataplane.state().reconciled, 1, "only the start");
+}
+
+#[test]
+fn a_change_whose_file_cannot_be_put_in_place_is_taken_back() {
+    let mut scene = Scene::new();
+    let path = scene.path();
+    scene.dataplane.state().meanwhile = Some(Box::new({
+        let path = path.clone();
+        move || {
+            fs::remove_file(&path).unwrap();
+            fs::create_dir(&path).unwrap();
+        }
+    }));
+    let refusal = scene.change(add_real("10.0.0.3"), Scope::File).unwrap_err();
+    assert_eq!(
+        refusal.sentence,
+        format!("cannot replace {}: Is a directory (os error 21); nothing was changed", path.display())
+    );
+    assert_eq!(scene.state(), ["tcp/192.0.2.80:80 10.0.0.2:80=1"]);
+    assert_eq!(scene.dataplane.state().reconciled, 3, "the start, the change, and back");
+    assert_eq!(scene.told(), [] as [&str; 0]);
+}
+
+#[test]
+fn a_file_that_is_wrong_changes_nothing_when_it_is_loaded_again() {
+    let mut scene = Scene::new();
+    let before = scene.state();
+    let path = scene.path().display().to_string();
+    // As an editor that died in the middle leaves it.
+    fs::write(scene.path(), &FILE[..FILE.find("eb\"").unwrap()]).unwrap();
+    let refusal = scene.ask(Message::Reload).unwrap_err();
+    assert_eq!(refusal.sentence, format!("{path}:6:10: invalid basic string, expected `\"`"));
+    assert_eq!(scene.state(), before);
+    assert_eq!(scene.told(), [format!("reload-failed {path}:6:10: invalid basic string, expected `\"`")]);
+}
+
+#[test]
+fn settings_and_services_of_a_loaded_file_are_applied_or_neither_is() {
+    let mut scene = Scene::new();
+    let text = FILE.replace("eth0", "eth1");
+    fs::write(scene.path(), format!("{text}\n[[service]]\naddress = \"192.0.2.80:81\"\n")).unwrap();
+    scene.dataplane.state().room = Some(1);
+    let refusal = scene.ask(Message::Reload).unwrap_err();
+    assert_eq!(refusal.sentence, "there is room for 1 services");
+    let interfaces = |scene: &Scene| scene.dataplane.state().settings.clone().unwrap().interfaces;
+    assert_eq!(interfaces(&scene), ["eth0"]);
+    assert_eq!(scene.state(), ["tcp/192.0.2.80:80 10.0.0.2:80=1"]);
+
+    scene.dataplane.state().room = None;
+    scene.ask(Message::Reload).unwrap();
+    assert_eq!(interfaces(&scene), ["eth1"]);
+    assert_eq!(scene.state(), ["tcp/192.0.2.80:80 10.0.0.2:80=1", "tcp/192.0.2.80:81"]);
+}
+
+#[test]
+fn a_full_table_is_told_once_when_it_begins_and_once_when_it_ends() {
+    let mut scene = Scene::new();
+    for (discards, connections, told) in [
+        (0, 10, &[][..]),
+        (5, 100, &["table-full 100 of 100 connections"]),
+        (9, 100, &[]),
+        (9, 100, &[]),
+        (9, 99, &["table-has-room 99 of 100 connections"]),
+        (9, 100, &[]),
+        (10, 99, &["table-full 99 of 100 connections"]),
+        (10, 98, &["table-has-room 98 of 100 connections"]),
+        // The counters were set to zero.
+        (0, 98, &[]),
+    ] {
+        scene.daemon.watch_table(discards, connections, 100);
+        assert_eq!(scene.told(), told, "{discards} {connections}");
+    }
+}
+
+#[test]
+fn counters_of_one_or_all_are_set_to_zero() {
+    let mut scene = Scene::new();
+    scene.ask(|reply| Message::Zero(Some(named("web")), reply)).unwrap();
+    scene.ask(|reply| Message::Zero(None, reply)).unwrap();
+    let web = service_key("192.0.2.80:80").unwrap();
+    assert_eq!(scene.dataplane.state().zeroed, [Some(web), None]);
+    let refusal = scene.ask(|reply| Message::Zero(Some(named("mail")), reply)).unwrap_err();
+    assert_eq!(refusal.sentence, "there is no service `mail`: `list` shows all");
+}
+
+#[test]
+fn a_vip_without_an_interface_limits() {
+    let mut scene = Scene::new();
+    assert_eq!(scene.ask(Message::Status).unwrap().overall, view::Overall::Running);
+    let settings = ServiceSettings::default();
+    let key = service_key("192.0.2.81:80").unwrap();
+    scene.change(Request::AddService(key, settings), Scope::File).unwrap();
+    let address = RealRef { address: "10.0.0.2".parse().unwrap(), port: None };
+    scene.change(Request::AddReal(ServiceRef::Key(key), address, weight(1)), Scope::File).unwrap();
+    let status = scene.ask(Message::Status).unwrap();
+    assert_eq!(status.overall, view::Overall::Limited);
+    assert_eq!(
+        status.reasons,
+        ["no interface carries VIP 192.0.2.81, so nobody answers for it: `ip address add 192.0.2.81/32 dev eth0`"]
+    );
+}

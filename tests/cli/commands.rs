@@ -1,0 +1,401 @@
+//! Commands that do their work, and what they print.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    net::SocketAddr,
+    process::Stdio,
+    time::Duration,
+};
+
+use balancer_common::{tcp::State, verdict::Discard};
+use balancer_ctl::{
+    address::service_key,
+    dataplane::{Connection, Counters},
+    model::ServiceKey,
+};
+
+use crate::scene::{FILE, Scene};
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().expect("an address")
+}
+
+fn web() -> ServiceKey {
+    service_key("192.168.1.35:80").expect("a service")
+}
+
+fn dns() -> ServiceKey {
+    service_key("udp/[2001:db8::35]:53").expect("a service")
+}
+
+fn connection(service: ServiceKey, client: &str, real: &str, state: State, seconds: u64) -> Connection {
+    Connection {
+        virtual_address: service,
+        client: address(client),
+        real: address(real),
+        state,
+        expires_in: Duration::from_millis(seconds * 1000 + 999),
+    }
+}
+
+fn busy() -> Scene {
+    let scene = Scene::tutorial();
+    scene.dataplane.state().connections = vec![
+        connection(web(), "192.168.1.10:40000", "192.168.0.2:80", State::Established, 899),
+        connection(web(), "192.168.1.10:40001", "192.168.0.3:80", State::Established, 60),
+        connection(web(), "192.168.1.11:40000", "192.168.0.3:80", State::Closing, 119),
+        connection(dns(), "[2001:db8::10]:5353", "[2001:db8:1::2]:53", State::Udp, 299),
+    ];
+    scene
+}
+
+#[test]
+fn the_tutorial_says_nothing_and_writes_the_file() {
+    let scene = Scene::new();
+    assert_eq!(scene.done("list"), "there is no service: add one with `balancer-ctl add-service`\n");
+    for arguments in [
+        "add-service -t 192.168.1.35:80 -s rr",
+        "add-real -t 192.168.1.35:80 192.168.0.2:80 -m",
+        "add-real 192.168.0.3 --weight 2",
+        "edit-real 192.168.0.3:80 -w 0",
+        "edit-service --name web --no-real drop",
+        "del-real 192.168.0.2 --service web",
+    ] {
+        assert_eq!(scene.done(arguments), "");
+    }
+    assert_eq!(
+        scene.text(),
+        format!(
+            "{FILE}\n[[service]]\naddress = \"192.168.1.35:80\"\nscheduler = \"rr\"\nname = \"web\"\n\
+             no-real = \"drop\"\n\n[[service.real]]\naddress = \"192.168.0.3:80\"\nweight = 0\n"
+        )
+    );
+    assert_eq!(scene.done("del-service web"), "");
+    assert_eq!(scene.text(), FILE);
+}
+
+#[test]
+fn list_shows_services_and_reals() {
+    let scene = busy();
+    scene.done("edit-real 192.168.0.3 -w 0 --service web");
+    scene.done("add-real 192.168.0.4:8080 --service web --runtime");
+    assert_eq!(
+        scene.done("list"),
+        "\
+Service                    Scheduler
+  -> Real                  Forwarding  Weight  Effective  State     Active  Inactive
+tcp/192.168.1.35:80 (web)  rr
+  -> 192.168.0.2:80        nat              1          1  up             1         0
+  -> 192.168.0.3:80        nat              0          0  draining       1         1  weight 0
+  -> 192.168.0.4:8080      nat              1          1  up             0         0  runtime
+udp/[2001:db8::35]:53      wrr                                                        no-real drop
+  -> [2001:db8:1::2]:53    nat              1          1  up             0         1
+"
+    );
+    assert_eq!(scene.done("ls"), scene.done("list"));
+}
+
+#[test]
+fn list_shows_counters_scaled_or_exact() {
+    let scene = Scene::tutorial();
+    let counters = Counters {
+        connections: 999,
+        packets_in: 12_345,
+        bytes_in: 1_234_567,
+        packets_out: 1_000,
+        bytes_out: 9_876_543_210,
+    };
+    {
+        let mut state = scene.dataplane.state();
+        let shown = state.snapshot.services.entry(web()).or_default();
+        shown.counters = counters;
+        shown.reals.entry(address("192.168.0.3:80")).or_default().counters = counters;
+    }
+    assert_eq!(
+        scene.done("list --stats"),
+        "\
+Service                    Conns  InPkts  OutPkts  InBytes  OutBytes
+  -> Real
+tcp/192.168.1.35:80 (web)      999   12.3K    1.00K    1.23M     9.87G
+  -> 192.168.0.2:80              0       0        0        0         0
+  -> 192.168.0.3:80            999   12.3K    1.00K    1.23M     9.87G
+udp/[2001:db8::35]:53            0       0        0        0         0
+  -> [2001:db8:1::2]:53          0       0        0        0         0
+"
+    );
+    assert_eq!(
+        scene.done("list --stats --exact"),
+        "\
+Service                    Conns  InPkts  OutPkts  InBytes    OutBytes
+  -> Real
+tcp/192.168.1.35:80 (web)      999   12345     1000  1234567  9876543210
+  -> 192.168.0.2:80              0       0        0        0           0
+  -> 192.168.0.3:80            999   12345     1000  1234567  9876543210
+udp/[2001:db8::35]:53            0       0        0        0           0
+  -> [2001:db8:1::2]:53          0       0        0        0           0
+"
+    );
+}
+
+#[test]
+fn list_shows_rates_over_the_next_second() {
+    let scene = Scene::tutorial();
+    let child = scene.command("list --rate --json").stdout(Stdio::piped()).spawn().expect("it runs");
+    // The first look is taken at once, the second a second later.
+    std::thread::sleep(Duration::from_millis(500));
+    scene.dataplane.state().snapshot.services.entry(web()).or_default().counters.connections = 1_000;
+    let output = child.wait_with_output().expect("it ends");
+    let services: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let rate = services["services"][0]["rates"]["connections"].as_u64().expect("a rate");
+    assert!((900..=1_000).contains(&rate), "{rate}");
+    assert_eq!(services["services"][1]["rates"]["connections"], 0);
+    let text = scene.done("list --rate");
+    assert_eq!(text.lines().next(), Some("Service                    CPS  InPPS  OutPPS  InBPS  OutBPS"));
+}
+
+#[test]
+fn list_as_json_has_the_contracts_fields() {
+    let scene = busy();
+    let listed: serde_json::Value = serde_json::from_str(&scene.done("--json list")).expect("JSON");
+    let counters = serde_json::json!(
+        {"connections": 0, "packets_in": 0, "bytes_in": 0, "packets_out": 0, "bytes_out": 0}
+    );
+    let real = |address: &str, weight: u32, active: u32, inactive: u32| {
+        serde_json::json!({
+            "address": address, "weight": weight, "effective_weight": weight, "forwarding": "nat",
+            "backup": false, "state": "up", "reason": null, "active": active, "inactive": inactive,
+            "counters": counters, "runtime": false
+        })
+    };
+    let expected = serde_json::json!({"services": [
+        {
+            "name": "web", "protocol": "tcp", "address": "192.168.1.35:80", "scheduler": "rr",
+            "persistence": null, "no_real": "reject", "runtime": false,
+            "reals": [real("192.168.0.2:80", 1, 1, 0), real("192.168.0.3:80", 3, 1, 1)],
+            "counters": counters
+        },
+        {
+            "name": null, "protocol": "udp", "address": "[2001:db8::35]:53", "scheduler": "wrr",
+            "persistence": null, "no_real": "drop", "runtime": false,
+            "reals": [real("[2001:db8:1::2]:53", 1, 0, 1)],
+            "counters": counters
+        }
+    ]});
+    assert_eq!(listed, expected);
+}
+
+#[test]
+fn connections_are_listed_and_filtered() {
+    let scene = busy();
+    let title = "Protocol  State        Expires  Client               Virtual            Real\n";
+    let lines = [
+        "tcp       established    14:59  192.168.1.10:40000   192.168.1.35:80    192.168.0.2:80\n",
+        "tcp       established    01:00  192.168.1.10:40001   192.168.1.35:80    192.168.0.3:80\n",
+        "tcp       closing        01:59  192.168.1.11:40000   192.168.1.35:80    192.168.0.3:80\n",
+        "udp       udp            04:59  [2001:db8::10]:5353  [2001:db8::35]:53  [2001:db8:1::2]:53\n",
+    ];
+    assert_eq!(scene.done("connections"), format!("{title}{}", lines.concat()));
+    for (filter, clients) in [
+        ("--client 192.168.1.10", &["192.168.1.10:40000", "192.168.1.10:40001"][..]),
+        ("--client 192.168.1.10:40001", &["192.168.1.10:40001"]),
+        ("--service web", &["192.168.1.10:40000", "192.168.1.10:40001", "192.168.1.11:40000"]),
+        ("-u [2001:db8::35]:53", &["[2001:db8::10]:5353"]),
+        ("--real 192.168.0.3", &["192.168.1.10:40001", "192.168.1.11:40000"]),
+        ("--real 192.168.0.3:81", &[]),
+        ("--state closing", &["192.168.1.11:40000"]),
+        ("--service web --state established --limit 1", &["192.168.1.10:40000"]),
+    ] {
+        let listed: serde_json::Value =
+            serde_json::from_str(&scene.done(&format!("connections --json {filter}"))).expect("JSON");
+        let found: Vec<_> = listed["connections"].as_array().expect("a list").iter().map(|c| &c["client"]).collect();
+        assert_eq!(found, clients, "{filter}");
+    }
+    let listed: serde_json::Value =
+        serde_json::from_str(&scene.done("connections --json --limit 1")).expect("JSON");
+    let expected = serde_json::json!({"connections": [{
+        "protocol": "tcp", "state": "established", "expires_in_ms": 899_999,
+        "client": "192.168.1.10:40000", "virtual": "192.168.1.35:80", "real": "192.168.0.2:80"
+    }]});
+    assert_eq!(listed, expected);
+}
+
+#[test]
+fn status_shows_the_node_on_one_screen() {
+    let scene = busy();
+    scene.dataplane.state().discards = vec![(Discard::NoService, 1_234), (Discard::TableFull, 5)];
+    let path = scene.file().display().to_string();
+    assert_eq!(
+        scene.done("status"),
+        format!(
+            "\
+node         lb1, balancerd 0.1.0
+overall      running
+config       {path}
+interfaces   eth0 native, program 42
+             eth1 native, program 43
+connections  4 of 262144
+services     web                    2 of 2 reals up
+             udp/[2001:db8::35]:53  1 of 1 real up
+discards     no-service  1234  passed   no virtual service has this address, port and protocol
+             table-full     5  dropped  the connection table is full
+"
+        )
+    );
+    scene.dataplane.state().warnings = vec!["eth1 runs in generic mode, which is slower".to_owned()];
+    scene.done("edit-real 2001:db8:1::2 --service udp/[2001:db8::35]:53 -w 0 --runtime");
+    let text = scene.done("status");
+    let head: Vec<_> = text.lines().take(5).collect();
+    assert_eq!(
+        head,
+        [
+            "node         lb1, balancerd 0.1.0",
+            "overall      down",
+            "because      no real server of service udp/[2001:db8::35]:53 takes new connections: give one a weight \
+             with `balancer-ctl edit-real`",
+            "             eth1 runs in generic mode, which is slower",
+            &format!("config       {path} (changes made with --runtime are not in it)"),
+        ]
+    );
+}
+
+#[test]
+fn status_as_json_has_the_contracts_fields() {
+    let scene = busy();
+    scene.dataplane.state().discards = vec![(Discard::NoService, 7)];
+    let mut status: serde_json::Value = serde_json::from_str(&scene.done("status --json")).expect("JSON");
+    let discards = status["dataplane"]["discards"].take();
+    assert_eq!(discards["no-service"], 7);
+    assert_eq!(discards.as_object().expect("an object").len(), Discard::COUNT as usize);
+    let expected = serde_json::json!({
+        "node": "lb1", "version": "0.1.0", "overall": "running", "reasons": [], "high_availability": false,
+        "role": "standalone", "vrrp": [], "peers": [],
+        "dataplane": {
+            "interfaces": [
+                {"name": "eth0", "mode": "native", "program_id": 42},
+                {"name": "eth1", "mode": "native", "program_id": 43}
+            ],
+            "connections": 4, "max_connections": 262_144, "discards": null
+        },
+        "services": [
+            {"name": "web", "reals_up": 2, "reals_total": 2},
+            {"name": "udp/[2001:db8::35]:53", "reals_up": 1, "reals_total": 1}
+        ],
+        "config": scene.file(), "runtime_changes": false
+    });
+    assert_eq!(status, expected);
+}
+
+#[test]
+fn status_for_a_monitoring_system_is_one_line_and_an_exit_status() {
+    let mut scene = busy();
+    let check = |scene: &Scene| {
+        let ran = scene.run("status --check");
+        assert_eq!(ran.stderr, "");
+        (ran.status, ran.stdout)
+    };
+    assert_eq!(
+        check(&scene),
+        (0, "running: 2 services, 3 of 3 reals up, 4 of 262144 connections\n".to_owned())
+    );
+    scene.done("add-service 192.0.2.1:80");
+    scene.done("add-real 192.168.0.2 --service 192.0.2.1:80");
+    let limited = "no interface carries VIP 192.0.2.1, so nobody answers for it: `ip address add 192.0.2.1/32 dev eth0`";
+    assert_eq!(check(&scene), (1, format!("limited: {limited}\n")));
+    scene.done("del-real 192.168.0.2 --service 192.0.2.1:80");
+    let down = "service tcp/192.0.2.1:80 has no real server: add one with `balancer-ctl add-real`";
+    assert_eq!(check(&scene), (2, format!("down: {down}; {limited}\n")));
+    scene.stop();
+    let socket = scene.socket().display().to_string();
+    let unknown = format!(
+        "unknown: no balancerd answers on {socket}: start it, or name its socket with --socket or --instance\n"
+    );
+    assert_eq!(check(&scene), (3, unknown));
+}
+
+#[test]
+fn events_are_followed_as_they_happen() {
+    let mut scene = Scene::tutorial();
+    let mut child = scene.command("events --json").stdout(Stdio::piped()).spawn().expect("it runs");
+    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+    let mut next = || {
+        let line = lines.next().expect("a line").expect("text");
+        let mut event: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        let time = event.as_object_mut().expect("an object").remove("time").expect("a time");
+        assert_eq!(time.as_str().map(str::len), Some("2026-11-22T03:14:08.123Z".len()), "{time}");
+        event
+    };
+    // Whoever follows hears only of what happens from then on.
+    std::thread::sleep(Duration::from_millis(300));
+    scene.done("edit-real 192.168.0.2 -w 5 --service web");
+    scene.done("add-service 192.0.2.1:80");
+    scene.done("reload");
+    assert_eq!(
+        next(),
+        serde_json::json!({"event": "real-changed", "service": "tcp/192.168.1.35:80", "real": "192.168.0.2:80", "message": "weight 1 -> 5"})
+    );
+    assert_eq!(
+        next(),
+        serde_json::json!({"event": "service-added", "service": "tcp/192.0.2.1:80", "message": "scheduler wrr"})
+    );
+    assert_eq!(next(), serde_json::json!({"event": "reloaded"}));
+    scene.stop();
+    assert_eq!(next(), serde_json::json!({"event": "stopping", "message": "forwarding goes on"}));
+    assert_eq!(child.wait().expect("it ends").code(), Some(0));
+}
+
+#[test]
+fn an_event_line_for_people() {
+    let scene = Scene::tutorial();
+    let mut child = scene.command("events").stdout(Stdio::piped()).spawn().expect("it runs");
+    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+    std::thread::sleep(Duration::from_millis(300));
+    scene.done("edit-real 192.168.0.2 -w 5 --service web");
+    let line = lines.next().expect("a line").expect("text");
+    let (_, told) = line.split_once("  ").expect("a time, then what happened");
+    assert_eq!(told, "real-changed  tcp/192.168.1.35:80 -> 192.168.0.2:80  weight 1 -> 5");
+    child.kill().expect("it runs");
+    child.wait().expect("it ends");
+}
+
+#[test]
+fn purging_tells_how_many_connections_went() {
+    let scene = busy();
+    assert_eq!(
+        scene.done("del-real 192.168.0.3 --service web --purge"),
+        "2 connections of real 192.168.0.3:80 deleted\n"
+    );
+    assert_eq!(scene.done("del-real 192.168.0.2 --service web"), "");
+    assert_eq!(scene.dataplane.state().connections.len(), 2);
+}
+
+#[test]
+fn zero_takes_one_service_or_all() {
+    let scene = Scene::tutorial();
+    scene.done("zero web");
+    scene.done("zero -u [2001:db8::35]:53");
+    scene.done("zero");
+    assert_eq!(scene.dataplane.state().zeroed, [Some(web()), Some(dns()), None]);
+}
+
+#[test]
+fn clear_deletes_all_services() {
+    let scene = Scene::tutorial();
+    scene.done("clear --runtime");
+    assert_eq!(scene.dataplane.state().services, []);
+    scene.done("reload");
+    assert_eq!(scene.dataplane.state().services.len(), 2);
+    scene.done("clear");
+    assert_eq!((scene.dataplane.state().services.len(), scene.text().as_str()), (0, FILE));
+}
+
+#[test]
+fn the_old_spellings_say_the_same() {
+    let new = Scene::new();
+    new.done("add-service tcp/192.168.1.35:80 --scheduler rr");
+    new.done("add-real 192.168.0.2:80 --service tcp/192.168.1.35:80 --nat --weight 1");
+    let old = Scene::new();
+    old.done("add-service -t 192.168.1.35:80 -s rr");
+    old.done("add-real -t 192.168.1.35:80 192.168.0.2:80 -m -w 1");
+    assert_eq!(old.text(), new.text());
+    assert_eq!(old.dataplane.state().services, new.dataplane.state().services);
+}

@@ -1,0 +1,10 @@
+//! What operators type and get, to the letter: `balancer-ctl` against a daemon whose data plane is in memory, so
+//! that every number is known, and `balancerd` itself as far as it gets without a packet program.
+
+mod commands;
+mod configuration;
+mod help;
+mod refusals;
+mod scene;
+mod socket;
+mod startup;

@@ -1,0 +1,268 @@
+//! Commands that are refused: exit status and words, and that nothing changed.
+
+use std::fs;
+
+use crate::scene::{FILE, Ran, Scene, program, ran};
+
+/// What clap adds to an error.
+fn usage(sentence: &str) -> String {
+    format!("error: {sentence}\n\nFor more information, try '--help'.\n")
+}
+
+#[test]
+fn wrong_addresses_ports_and_weights() {
+    let scene = Scene::tutorial();
+    let not_an_address = |text: &str| {
+        format!("`{text}` is not an address: write `192.0.2.80:80` or `[2001:db8::80]:80` (names are not looked up)")
+    };
+    for (arguments, sentence) in [
+        (
+            "add-service 192.168.1.36",
+            "invalid value '192.168.1.36' for '[SERVICE]': `192.168.1.36` has no port: write `192.168.1.36:80` \
+             (port 0 stands for every port)"
+                .to_owned(),
+        ),
+        (
+            "add-service 192.168.1.36:99999",
+            "invalid value '192.168.1.36:99999' for '[SERVICE]': port `99999` is not a number in 0..=65535".to_owned(),
+        ),
+        (
+            "add-service sctp/192.168.1.36:80",
+            "invalid value 'sctp/192.168.1.36:80' for '[SERVICE]': protocol `sctp` is not known: write `tcp/` or \
+             `udp/` in front of the address"
+                .to_owned(),
+        ),
+        (
+            "add-service www.example.org:80",
+            format!("invalid value 'www.example.org:80' for '[SERVICE]': {}", not_an_address("www.example.org:80")),
+        ),
+        ("add-real 300.1.1.1", format!("invalid value '300.1.1.1' for '<REAL>': {}", not_an_address("300.1.1.1"))),
+        (
+            "add-real 192.168.0.4 -t web",
+            format!("invalid value 'web' for '-t <ADDRESS:PORT>': {}", not_an_address("web")),
+        ),
+        (
+            "add-real 192.168.0.4 --service web -w 65536",
+            "invalid value '65536' for '--weight <N>': 65536 is not in 0..=65535".to_owned(),
+        ),
+        (
+            "edit-real 192.168.0.2 --service web --weight=-1",
+            "invalid value '-1' for '--weight <N>': -1 is not in 0..=65535".to_owned(),
+        ),
+        (
+            "add-service 192.168.1.36:80 -s random",
+            "invalid value 'random' for '--scheduler <SCHEDULER>': expected `rr` or `wrr`".to_owned(),
+        ),
+        (
+            "add-service 192.168.1.36:80 --no-real ignore",
+            "invalid value 'ignore' for '--no-real <ANSWER>': expected `reject` or `drop`".to_owned(),
+        ),
+        (
+            "connections --state open",
+            "invalid value 'open' for '--state <STATE>': expected `syn-sent`, `syn-received`, `established`, \
+             `fin-client`, `fin-real`, `closing`, `closed` or `udp`"
+                .to_owned(),
+        ),
+        (
+            "list --instance a/b",
+            "invalid value 'a/b' for '--instance <NAME>': an instance's name is 1 to 32 letters, digits, `-` or `_`"
+                .to_owned(),
+        ),
+    ] {
+        scene.refused(arguments, 2, &usage(&sentence));
+    }
+}
+
+#[test]
+fn commands_that_lack_something() {
+    let scene = Scene::tutorial();
+    for (arguments, sentence) in [
+        ("add-service", "a new service needs its address, as in `add-service 192.0.2.80:80`"),
+        ("add-service web2", "a new service needs its address: `add-service ADDRESS:PORT --name web2`"),
+        ("edit-service web", "nothing to change: give --scheduler, --name or --no-real"),
+        ("edit-real 192.168.0.2 --service web", "nothing to change: give --weight or --nat"),
+        ("zero -", "`-` is no service: leave it out for the only service there is"),
+    ] {
+        scene.refused(arguments, 2, &format!("error: {sentence}\n"));
+    }
+}
+
+#[test]
+fn what_this_version_does_not_have_is_refused_by_name() {
+    let scene = Scene::tutorial();
+    let scheduler = "this version does not have it yet: expected `rr` or `wrr`";
+    for name in ["lc", "wlc", "sed", "nq", "sh", "mh"] {
+        let sentence = format!("invalid value '{name}' for '--scheduler <SCHEDULER>': {scheduler}");
+        scene.refused(&format!("edit-service web -s {name}"), 2, &usage(&sentence));
+    }
+    for (arguments, option) in [
+        ("add-service 192.168.1.36:80 -p", "--persistent"),
+        ("add-service 192.168.1.36:80 -p 300", "--persistent"),
+        ("add-service 192.168.1.36:80 -M 24", "--netmask"),
+        ("edit-service web --group shop", "--group"),
+        ("add-real 192.168.0.4 --service web --full-nat", "--full-nat"),
+        ("add-real 192.168.0.4 --service web -g", "--direct"),
+        ("add-real 192.168.0.4 --service web -i", "--tunnel"),
+        ("add-real 192.168.0.4 --service web --backup", "--backup"),
+        ("edit-real 192.168.0.2 --service web -x 100", "--upper"),
+        ("edit-real 192.168.0.2 --service web -y 10", "--lower"),
+    ] {
+        scene.refused(arguments, 2, &format!("error: this version does not have `{option}` yet: leave it out\n"));
+    }
+    for (arguments, command, mend) in [
+        ("drain 192.168.0.2", "drain", "use `edit-real REAL --weight 0`"),
+        ("maintenance 192.168.0.2", "maintenance", "use `edit-real REAL --weight 0`"),
+        ("ready 192.168.0.2", "ready", "give the real its weight back with `edit-real REAL --weight N`"),
+        ("top", "top", "use `list --rate`"),
+        ("trace --client 192.0.2.1:1 web", "trace", "use `connections --client ADDRESS`"),
+        ("save", "save", "use `list --json`, or keep the configuration file"),
+        ("restore --dry-run", "restore", "write the configuration file, then `reload`"),
+        ("failover --to lb2", "failover", "there is only this node"),
+        ("doctor", "doctor", "use `status`"),
+    ] {
+        let sentence = format!("error: this version does not have the command `{command}` yet: {mend}\n");
+        scene.refused(arguments, 2, &sentence);
+    }
+}
+
+#[test]
+fn changes_that_contradict_what_is_there() {
+    let scene = Scene::tutorial();
+    for (arguments, sentence) in [
+        (
+            "add-service 192.168.1.35:80",
+            "service tcp/192.168.1.35:80 exists already: change it with `edit-service`",
+        ),
+        (
+            "add-service 192.168.1.35:81 --name web",
+            "name `web` is taken by service tcp/192.168.1.35:80: choose another",
+        ),
+        (
+            "add-real 192.168.0.2:80 --service web",
+            "real 192.168.0.2:80 of service tcp/192.168.1.35:80 exists already: change it with `edit-real`",
+        ),
+        (
+            "add-real 2001:db8:1::9 --service web",
+            "real [2001:db8:1::9]:80 is not of the family of service tcp/192.168.1.35:80: both must be IPv4 or both IPv6",
+        ),
+        (
+            "add-real 192.168.0.4 --service udp/[2001:db8::35]:53",
+            "real 192.168.0.4:53 is not of the family of service udp/[2001:db8::35]:53: both must be IPv4 or both IPv6",
+        ),
+        (
+            "add-real 192.168.0.4:0 --service web",
+            "real 192.168.0.4:0 has port 0, but service tcp/192.168.1.35:80 is on one port: give the real's port",
+        ),
+        (
+            "add-real 192.168.1.35:80 --service web",
+            "real 192.168.1.35:80 is itself the address of a service: name the server behind it",
+        ),
+        ("add-service 0.0.0.0:80", "address 0.0.0.0 of a service is unspecified: use the address itself"),
+        (
+            "add-service 224.0.0.1:80",
+            "address 224.0.0.1 of a service is a multicast address: use a unicast address",
+        ),
+        (
+            "edit-service web --name 1web",
+            "`1web` is no name for a service: a letter, then up to 62 letters, digits, `.`, `_` or `-`",
+        ),
+        ("del-service mail", "there is no service `mail`: `list` shows all"),
+        ("del-service 192.168.1.35:81", "there is no service tcp/192.168.1.35:81: `list` shows all"),
+        ("del-real 192.168.0.9 --service web", "service tcp/192.168.1.35:80 has no real 192.168.0.9:80: `list` shows all"),
+        ("edit-real 192.168.0.2:81 --service web -w 1", "service tcp/192.168.1.35:80 has no real 192.168.0.2:81: `list` shows all"),
+        ("add-real 192.168.0.4", "say which service: `web` or `udp/[2001:db8::35]:53`"),
+        ("del-service", "say which service: `web` or `udp/[2001:db8::35]:53`"),
+        ("zero mail", "there is no service `mail`: `list` shows all"),
+        ("connections --service mail", "there is no service `mail`: `list` shows all"),
+    ] {
+        scene.refused(arguments, 1, &format!("error: {sentence}\n"));
+    }
+}
+
+#[test]
+fn a_full_data_plane_refuses_and_nothing_is_written() {
+    let scene = Scene::tutorial();
+    scene.dataplane.state().room = Some(2);
+    scene.refused("add-service 192.168.1.36:80", 1, "error: there is room for 2 services\n");
+}
+
+#[test]
+fn a_file_that_changed_meanwhile_is_not_overwritten() {
+    let scene = Scene::tutorial();
+    let path = scene.file().display().to_string();
+    fs::write(scene.file(), format!("{}# theirs\n", scene.text())).expect("write the file");
+    scene.refused(
+        "add-real 192.168.0.4 --service web",
+        1,
+        &format!("error: {path} has changed since it was loaded: `balancer-ctl reload` first, or use --runtime\n"),
+    );
+    scene.done("add-real 192.168.0.4 --service web --runtime");
+    scene.done("reload");
+    scene.done("add-real 192.168.0.4 --service web");
+    assert!(scene.text().ends_with("# theirs\n"), "{}", scene.text());
+}
+
+#[test]
+fn a_reload_of_a_wrong_file_tells_all_and_what_ran_goes_on() {
+    let scene = Scene::tutorial();
+    let before = scene.done("list");
+    let path = scene.file().display().to_string();
+    let text = format!("{FILE}colour = 1\n[[service]]\nadress = \"192.168.1.35:80\"\n");
+    fs::write(scene.file(), text).expect("write the file");
+    scene.refused(
+        "reload",
+        1,
+        &format!(
+            "error: {path}:7:1: unknown key `colour` in `dataplane`: expected `interfaces`, `mode`, `max-connections` \
+             or `masquerade`\n\
+             {path}:8:1: service has no address: add one, as in `address = \"192.0.2.80:80\"`\n\
+             {path}:9:1: unknown key `adress` in `service`: expected `name`, `address`, `protocol`, `scheduler`, \
+             `no-real` or `real`\n"
+        ),
+    );
+    assert_eq!(scene.done("list"), before);
+    // A file that was cut off while it was written.
+    fs::write(scene.file(), "[dataplane]\ninterfaces = [\"eth0").expect("write the file");
+    scene.refused("reload", 1, &format!("error: {path}:2:20: unclosed array, expected `]`\n"));
+    fs::remove_file(scene.file()).expect("remove the file");
+    let ran = scene.run("reload");
+    let sentence = format!("error: configuration file {path}: No such file or directory (os error 2)\n");
+    assert_eq!(ran, Ran { status: 1, stdout: String::new(), stderr: sentence });
+    assert_eq!(scene.done("list"), before);
+}
+
+#[test]
+fn without_a_daemon_every_command_says_where_it_looked() {
+    let mut scene = Scene::new();
+    scene.stop();
+    let sentence = format!(
+        "error: no balancerd answers on {}: start it, or name its socket with --socket or --instance\n",
+        scene.socket().display()
+    );
+    for arguments in [
+        "list",
+        "status",
+        "events",
+        "connections",
+        "reload",
+        "clear",
+        "zero",
+        "add-service 192.168.1.35:80",
+        "del-real 192.168.0.2",
+    ] {
+        scene.refused(arguments, 3, &sentence);
+    }
+    for (arguments, socket) in [
+        (&["--instance", "absent-instance", "list"][..], "/run/balancer/absent-instance/control.sock"),
+        (&["list", "--instance", "absent-instance"], "/run/balancer/absent-instance/control.sock"),
+        (&["list", "--socket", "/nonexistent/sock"], "/nonexistent/sock"),
+    ] {
+        let ran = ran(program("balancer-ctl").args(arguments));
+        let sentence = format!(
+            "error: no balancerd answers on {socket}: start it, or name its socket with --socket or --instance\n"
+        );
+        assert_eq!(ran, Ran { status: 3, stdout: String::new(), stderr: sentence });
+    }
+    let ran = ran(program("balancer-ctl").arg("list").env("BALANCER_SOCKET", "/nonexistent/sock"));
+    assert_eq!(ran.status, 3);
+}

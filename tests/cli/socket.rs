@@ -1,0 +1,258 @@
+//! The control socket spoken to by hand: requests that are cut, endless, or plainly wrong harm nobody.
+
+use std::{
+    io::{Read as _, Write as _},
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    time::{Duration, Instant},
+};
+
+use crate::scene::Scene;
+
+/// Sends bytes, then reads until the daemon closes; a daemon that closes while being written to is no error.
+fn exchange(scene: &Scene, request: &[u8]) -> String {
+    let mut stream = UnixStream::connect(scene.socket()).expect("connect");
+    let _ = stream.write_all(request);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8(answer).expect("text")
+}
+
+fn asked(scene: &Scene, method: &str, path: &str, body: &str) -> (u16, String) {
+    let answer = exchange(
+        scene,
+        format!(
+            "{method} {path} HTTP/1.1\r\nhost: balancer\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .as_bytes(),
+    );
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
+    (status, body.to_owned())
+}
+
+fn failure(sentence: &str) -> String {
+    serde_json::json!({ "error": sentence }).to_string()
+}
+
+#[test]
+fn only_its_owner_may_use_it() {
+    let scene = Scene::new();
+    let mode = std::fs::metadata(scene.socket()).expect("it is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn it_speaks_http_and_json() {
+    let scene = Scene::new();
+    let service = "tcp%2F192.168.1.35%3A80";
+    for (method, path, body, expected) in [
+        ("POST", "/v1/services".to_owned(), r#"{"address":"192.168.1.35:80","scheduler":"rr"}"#, "{}"),
+        ("POST", format!("/v1/services/{service}/reals"), r#"{"address":"192.168.0.2","weight":3}"#, "{}"),
+        ("PATCH", format!("/v1/services/{service}/reals/192.168.0.2"), r#"{"weight":4}"#, "{}"),
+        ("PATCH", format!("/v1/services/{service}?runtime=true"), r#"{"name":"web"}"#, "{}"),
+        ("POST", "/v1/services/web/zero".to_owned(), "", "{}"),
+        ("POST", "/v1/zero".to_owned(), "", "{}"),
+        ("GET", "/healthz".to_owned(), "", "ok\n"),
+        ("GET", "/readyz".to_owned(), "", "ok\n"),
+    ] {
+        assert_eq!(asked(&scene, method, &path, body), (200, expected.to_owned()), "{method} {path}");
+    }
+    let (status, body) = asked(&scene, "GET", "/v1/services/web", "");
+    assert_eq!(status, 200);
+    let one: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+    let all: serde_json::Value = serde_json::from_str(&scene.done("list --json")).expect("JSON");
+    assert_eq!(one, all);
+    assert_eq!(one["services"][0]["reals"][0]["weight"], 4);
+    for path in [format!("/v1/services/{service}/reals/192.168.0.2:80?purge=true"), format!("/v1/services/{service}")] {
+        assert_eq!(asked(&scene, "DELETE", &path, "").0, 200, "{path}");
+    }
+    assert_eq!(scene.dataplane.state().services, []);
+}
+
+#[test]
+fn wrong_requests_are_answered_with_a_sentence() {
+    let scene = Scene::tutorial();
+    let before = scene.text();
+    let services = "/v1/services";
+    let reals = "/v1/services/web/reals";
+    for (method, path, body, status, sentence) in [
+        ("GET", "/v2/services", "", 404, "there is nothing at this path"),
+        ("PUT", services, "", 405, "this path does not take this method"),
+        ("GET", "/v1/services/mail", "", 404, "there is no service `mail`: `list` shows all"),
+        (
+            "GET",
+            "/v1/services/192.168.1.35",
+            "",
+            400,
+            "`192.168.1.35` has no port: write `192.168.1.35:80` (port 0 stands for every port)",
+        ),
+        ("POST", services, "", 400, "the request's body: EOF while parsing a value at line 1 column 0"),
+        (
+            "POST",
+            services,
+            r#"{"address":"192.168.1.36:80","persistence":{"timeout":"5m"}}"#,
+            400,
+            "the request's body: unknown field `persistence`, expected one of `address`, `protocol`, `name`, \
+             `scheduler`, `no_real` at line 1 column 42",
+        ),
+        (
+            "POST",
+            services,
+            r#"{"address":"192.168.1.36:80","scheduler":"lc"}"#,
+            400,
+            "the request's body: unknown variant `lc`, expected `rr` or `wrr` at line 1 column 45",
+        ),
+        (
+            "POST",
+            services,
+            r#"{"address":"192.168.1.36"}"#,
+            400,
+            "`192.168.1.36` has no port: write `192.168.1.36:80` (port 0 stands for every port)",
+        ),
+        (
+            "POST",
+            services,
+            r#"{"address":"192.168.1.35:80"}"#,
+            409,
+            "service tcp/192.168.1.35:80 exists already: change it with `edit-service`",
+        ),
+        (
+            "POST",
+            reals,
+            r#"{"address":"192.168.0.4","weight":65536}"#,
+            400,
+            "weight 65536 of real 192.168.0.4:80 is out of range: 0..=65535",
+        ),
+        (
+            "POST",
+            reals,
+            r#"{"address":"192.168.0.4","weight":-1}"#,
+            400,
+            "the request's body: invalid value: integer `-1`, expected u32 at line 1 column 36",
+        ),
+        (
+            "DELETE",
+            "/v1/services/web?runtim=true",
+            "",
+            400,
+            "the request's query: Failed to deserialize query string: runtim: unknown field `runtim`, expected \
+             `runtime` or `purge`",
+        ),
+        (
+            "GET",
+            "/v1/connections?state=open",
+            "",
+            400,
+            "state `open` is not known: expected `syn-sent`, `syn-received`, `established`, `fin-client`, `fin-real`, \
+             `closing`, `closed` or `udp`",
+        ),
+    ] {
+        assert_eq!(asked(&scene, method, path, body), (status, failure(sentence)), "{method} {path} {body}");
+    }
+    assert_eq!(scene.text(), before);
+}
+
+#[test]
+fn a_request_that_is_cut_in_the_middle_changes_nothing() {
+    let scene = Scene::tutorial();
+    let before = (scene.text(), scene.dataplane.state().reconciled);
+    let whole = "DELETE /v1/services HTTP/1.1\r\nhost: balancer\r\ncontent-length: 20\r\n\r\n{\"some\":\"body\"}12345";
+    for length in 0..whole.len() {
+        let mut stream = UnixStream::connect(scene.socket()).expect("connect");
+        stream.write_all(&whole.as_bytes()[..length]).expect("write");
+        drop(stream);
+    }
+    assert_eq!(scene.done("list").lines().count(), 7, "it answers as before");
+    assert_eq!((scene.text(), scene.dataplane.state().reconciled), before);
+}
+
+#[test]
+fn a_request_that_does_not_go_on_is_given_up_and_holds_no_one_up() {
+    let scene = Scene::tutorial();
+    let mut streams: Vec<_> = ["GET /v1/serv", "POST /v1/reload HTTP/1.1\r\nhost: b\r\ncontent-length: 5\r\n\r\n{"]
+        .into_iter()
+        .map(|part| {
+            let mut stream = UnixStream::connect(scene.socket()).expect("connect");
+            stream.write_all(part.as_bytes()).expect("write");
+            stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+            stream
+        })
+        .collect();
+    let began = Instant::now();
+    scene.done("list");
+    assert!(began.elapsed() < Duration::from_secs(2), "others are answered meanwhile");
+    let mut answers = streams.iter_mut().map(|stream| {
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        answer
+    });
+    assert_eq!(answers.next().as_deref().map(|answer| answer.contains("200")), Some(false));
+    let answer = answers.next().expect("an answer");
+    assert!(answer.contains(&failure("the request's body did not come within 10 s")), "{answer}");
+    assert!(began.elapsed() < Duration::from_secs(20));
+}
+
+#[test]
+fn a_request_of_a_gigabyte_is_refused_without_being_read() {
+    let scene = Scene::tutorial();
+    let sentence = failure("a request's body is at most 1048576 bytes");
+    let before = memory();
+
+    // Announced: refused at once.
+    let head = "POST /v1/services HTTP/1.1\r\nhost: balancer\r\ncontent-length: 1073741824\r\n\r\n";
+    let answer = exchange(&scene, head.as_bytes());
+    assert!(answer.starts_with("HTTP/1.1 413 ") && answer.ends_with(&sentence), "{answer}");
+
+    // Not announced: refused when it is too long. The daemon stops reading, so writing fails soon.
+    let mut stream = UnixStream::connect(scene.socket()).expect("connect");
+    let head = "POST /v1/services HTTP/1.1\r\nhost: balancer\r\ntransfer-encoding: chunked\r\n\r\n";
+    stream.write_all(head.as_bytes()).expect("write");
+    let chunk = [b"100000\r\n".as_slice(), &[b' '; 1 << 20], b"\r\n"].concat();
+    let sent = (0..1024).take_while(|_| stream.write_all(&chunk).is_ok()).count();
+    assert!(sent < 16, "{sent} MiB were taken");
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.starts_with("HTTP/1.1 413 ") && answer.ends_with(&sentence), "{answer}");
+
+    // A header without end.
+    let mut stream = UnixStream::connect(scene.socket()).expect("connect");
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: ").expect("write");
+    let sent = (0..1024).take_while(|_| stream.write_all(&[b'a'; 1 << 20]).is_ok()).count();
+    assert!(sent < 16, "{sent} MiB were taken");
+
+    assert!(memory().saturating_sub(before) < 64 << 20, "it was kept in memory");
+    assert_eq!(scene.done("list").lines().count(), 7, "it answers as before");
+}
+
+/// Memory that this process, in which the daemon runs, takes.
+fn memory() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").expect("statm");
+    pages.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).expect("pages") * 4096
+}
+
+#[test]
+fn a_follower_that_does_not_read_holds_no_one_up_and_is_told_what_it_lost() {
+    let scene = Scene::tutorial();
+    let mut stream = UnixStream::connect(scene.socket()).expect("connect");
+    stream.write_all(b"GET /v1/events HTTP/1.1\r\nhost: balancer\r\n\r\n").expect("write");
+    std::thread::sleep(Duration::from_millis(200));
+    let mut other = UnixStream::connect(scene.socket()).expect("connect");
+    let mut answer = [0; 4096];
+    // Far more events than the socket's buffer and the daemon's memory hold.
+    for index in 0..4_000 {
+        let body = format!("{{\"weight\":{}}}", 1 + index % 2);
+        let request = format!(
+            "PATCH /v1/services/web/reals/192.168.0.2?runtime=true HTTP/1.1\r\nhost: b\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        other.write_all(request.as_bytes()).expect("write");
+        let length = other.read(&mut answer).expect("read");
+        assert!(answer[..length].starts_with(b"HTTP/1.1 200 "));
+    }
+    let mut events = String::new();
+    stream.read_to_string(&mut events).expect("read to the end");
+    let last = events.lines().rfind(|line| line.starts_with("data: ")).expect("an event");
+    assert!(last.contains("\"event\":\"lost\""), "{last}");
+}

@@ -1,0 +1,129 @@
+//! Many real servers and many services.
+
+use std::{
+    collections::HashSet,
+    fmt::Write as _,
+    time::{Duration, Instant},
+};
+
+use balancer_tests::{
+    privileged,
+    topology::{Arms, Daemon, Topology, VIP, request, socket},
+};
+
+/// The page names the address that was asked.
+const PAGE: &str = "location = / { return 200 \"$server_addr:$server_port\\n\"; }";
+
+/// One machine with 100 addresses and 10 ports on each, which counts for 1,000 real servers.
+fn topology() -> Topology {
+    let mut topology = Topology::new(Arms::Two, 1);
+    let real = &mut topology.reals[0];
+    for host in 100..200 {
+        let address = format!("192.168.0.{host}/24");
+        real.namespace.address("eth0", &address).expect("an address");
+    }
+    let mut server = String::from("listen 80; ");
+    for port in 8000..8010 {
+        let _ = write!(server, "listen {port}; ");
+    }
+    real.start_nginx(&(server + PAGE));
+    topology
+}
+
+fn service(address: &str, scheduler: &str, reals: impl Iterator<Item = String>) -> String {
+    let mut text = format!("[[service]]\naddress = \"{address}\"\nscheduler = \"{scheduler}\"\n");
+    for real in reals {
+        let _ = write!(text, "[[service.real]]\naddress = \"{real}\"\n");
+    }
+    text
+}
+
+fn thousand_reals() -> impl Iterator<Item = String> {
+    (8000..8010).flat_map(|port| (100..200).map(move |host| format!("192.168.0.{host}:{port}")))
+}
+
+const DATAPLANE: &str = "[dataplane]\ninterfaces = [\"outside\", \"inside\"]\n";
+
+#[test]
+fn a_service_with_a_thousand_real_servers_loads_and_changes_in_place() {
+    if privileged::skipped() {
+        return;
+    }
+    let topology = topology();
+    let few = service("192.0.2.80:80", "rr", thousand_reals().take(10));
+    let daemon = Daemon::start(&topology, &few);
+    let load = topology.start_load(socket(VIP, 80));
+    load.wait_for(20);
+    daemon.write(&format!(
+        "{DATAPLANE}{}",
+        service("192.0.2.80:80", "rr", thousand_reals())
+    ));
+    let start = Instant::now();
+    daemon.ctl("reload");
+    let took = start.elapsed();
+    println!("1,000 real servers loaded in {took:?}");
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    load.wait_for(20);
+    // Weights, one real server less, one more, and another scheduler, while requests run.
+    daemon.ctl("edit-real 192.168.0.100:8000 -w 0");
+    daemon.ctl("del-real 192.168.0.101:8000");
+    daemon.ctl("edit-service -s wrr");
+    daemon.ctl("add-real 192.168.0.101:8000");
+    daemon.ctl("edit-real 192.168.0.100:8000 -w 1");
+    daemon.ctl("edit-service -s rr");
+    load.wait_for(20);
+    load.finish();
+    // Now each of them gets exactly one of a thousand.
+    let answers = topology.curl(&format!("http://{VIP}/"), 1000);
+    let answers: HashSet<_> = answers.into_iter().collect();
+    assert_eq!(answers, thousand_reals().collect());
+}
+
+#[test]
+fn a_thousand_services_load_and_change_in_place() {
+    if privileged::skipped() {
+        return;
+    }
+    let topology = topology();
+    let reals = || (8000..8010).map(|port| format!("192.168.0.100:{port}"));
+    let first = service("192.0.2.80:1000", "rr", reals());
+    let daemon = Daemon::start(&topology, &first);
+    let load = topology.start_load(socket(VIP, 1000));
+    load.wait_for(20);
+    let mut all = String::from(DATAPLANE);
+    for port in 1000..2000 {
+        all += &service(&format!("192.0.2.80:{port}"), "rr", reals());
+    }
+    daemon.write(&all);
+    let start = Instant::now();
+    daemon.ctl("reload");
+    let took = start.elapsed();
+    println!("1,000 services with 10 real servers each loaded in {took:?}");
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    load.wait_for(20);
+    // All services get another real server, then all but the first go.
+    let start = Instant::now();
+    daemon.write(&all.replace("0.100:8009", "0.101:8009"));
+    daemon.ctl("reload");
+    println!("one real server of each changed in {:?}", start.elapsed());
+    load.wait_for(20);
+    let answers: HashSet<_> = topology
+        .client
+        .run(|| {
+            (1990..2000)
+                .flat_map(|port| (0..10).map(move |_| request(socket(VIP, port)).expect("an answer")))
+                .collect()
+        })
+        .expect("enter the client");
+    let expected: HashSet<_> = (8000..8009)
+        .map(|port| format!("192.168.0.100:{port}"))
+        .chain(["192.168.0.101:8009".to_owned()])
+        .collect();
+    assert_eq!(answers, expected);
+    daemon.write(&format!("{DATAPLANE}{first}"));
+    daemon.ctl("reload");
+    load.wait_for(20);
+    load.finish();
+    let refused = topology.client.run(|| request(socket(VIP, 1500))).expect("enter the client");
+    assert!(refused.is_err(), "its service is gone");
+}
