@@ -79,14 +79,11 @@ fn run_all(filter: Option<&str>, skips_privileged: bool, tally: &mut Tally) -> R
     // What needs no root comes first: it is quick, and tells more precisely what is wrong.
     binaries.sort_by_key(|binary| binary.kind);
     for binary in &binaries {
+        let as_root = binary.kind == Kind::Privileged && !skips_privileged;
         println!(
             "\n== {}{}",
             binary.name,
-            if binary.kind == Kind::Privileged {
-                " (as root)"
-            } else {
-                ""
-            }
+            if as_root { " (as root)" } else { "" }
         );
         tally.add(run_binary(binary, filter, skips_privileged)?);
     }
