@@ -1,7 +1,7 @@
 //! The daemon: arguments, log, and the order in which it starts.
 
 use std::{
-    io::{self, Write as _},
+    io::{self, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -14,14 +14,15 @@ use balancer_ctl::{
         read::{DEFAULT_MAX_CONNECTIONS, DEFAULT_TIMEOUTS},
         validate::validate,
     },
-    dataplane::Dataplane,
+    dataplane::kernel::{self, KernelDataplane, OpenOptions, PacketLog},
     local,
     model::{DataplaneSettings, Mode, Model},
     paths::{DEFAULT_CONFIG, Instance},
     serve::{self, Source},
 };
 use clap::Parser;
-use tracing::level_filters::LevelFilter;
+use tracing::{Level, level_filters::LevelFilter};
+use tracing_subscriber::{filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 /// The load balancer's daemon: owns the packet program and the control socket.
 ///
@@ -89,23 +90,35 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let instance = arguments.instance.clone().unwrap_or_default();
     if arguments.detach {
         let _lock = Lock::take(&instance)?;
-        return detach(&instance);
+        return Ok(kernel::detach(instance.name())?);
     }
-    start_log(arguments.log);
+    start_log(arguments);
     let source = source(arguments, host)?;
     let _lock = Lock::take(&instance)?;
-    let dataplane = open(&instance, &source.model().dataplane, arguments.packet_log)?;
+    let dataplane = KernelDataplane::open(OpenOptions {
+        instance: instance.name().map(str::to_owned),
+        settings: source.model().dataplane.clone(),
+        packet_log: packet_log(arguments.packet_log),
+    })?;
     let socket = arguments.socket.clone().unwrap_or_else(|| instance.socket());
-    serve::serve(dataplane, source, &socket, local::addresses)
+    serve::serve(Box::new(dataplane), source, &socket, local::addresses)
 }
 
 /// Log lines go to standard error; systemd adds the time to them, so they carry none there.
-fn start_log(level: LevelFilter) {
-    let log = tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(level).with_target(false);
+fn start_log(arguments: &Arguments) {
+    let level = arguments.log;
+    // The packet program's lines come under its crate's name, which ours begin with.
+    let targets = Targets::new()
+        .with_default(level)
+        .with_target("balancer", arguments.packet_log)
+        .with_target("balancer_ctl", level)
+        .with_target("balancerd", level);
+    let log = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false);
+    let registry = tracing_subscriber::registry().with(targets);
     if std::env::var_os("JOURNAL_STREAM").is_some() {
-        log.without_time().with_ansi(false).init();
+        registry.with(log.without_time().with_ansi(false)).init();
     } else {
-        log.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).init();
+        registry.with(log.with_ansi(io::stderr().is_terminal())).init();
     }
 }
 
@@ -140,16 +153,12 @@ fn source(arguments: &Arguments, host: String) -> anyhow::Result<Source> {
     Ok(Source::Runtime(model))
 }
 
-#[cfg(feature = "fake")]
-fn open(_: &Instance, _: &DataplaneSettings, _: LevelFilter) -> anyhow::Result<Box<dyn Dataplane>> {
-    Ok(Box::new(balancer_ctl::dataplane::fake::FakeDataplane::default()))
-}
-
-#[cfg(not(feature = "fake"))]
-fn open(_: &Instance, _: &DataplaneSettings, _: LevelFilter) -> anyhow::Result<Box<dyn Dataplane>> {
-    Err(io::Error::from(io::ErrorKind::Unsupported)).context("this build has no data plane")
-}
-
-fn detach(_: &Instance) -> anyhow::Result<()> {
-    Err(io::Error::from(io::ErrorKind::Unsupported)).context("this build has no data plane")
+fn packet_log(level: LevelFilter) -> Option<PacketLog> {
+    Some(match level.into_level()? {
+        Level::ERROR => PacketLog::Error,
+        Level::WARN => PacketLog::Warn,
+        Level::INFO => PacketLog::Info,
+        Level::DEBUG => PacketLog::Debug,
+        Level::TRACE => PacketLog::Trace,
+    })
 }
