@@ -241,7 +241,16 @@ impl<'a> Planner<'a> {
         let roomy = most.iter().all(|count| *count <= MAX_SERVICES as usize);
         let (first, last) = if roomy { (Vec::new(), removed) } else { (removed, Vec::new()) };
 
-        let mut changes = self.resets;
+        // Packets of addresses without a bit pass by: bits come first and go last.
+        let vips = desired.iter().map(|service| service.key.address.ip());
+        let wanted = desired.iter().flat_map(|service| &service.reals).map(|real| real.address.ip());
+        let known = self.observed.reals.iter().filter(|real| real.state != state::FREE);
+        let known = known.map(|real| std::net::IpAddr::from(real.address));
+        let filter = tables::filter_of(vips.chain(wanted).chain(known));
+        let union: Vec<_> = filter.iter().zip(&self.observed.addresses).map(|(a, b)| a | b).collect();
+
+        let mut changes = set_addresses(&self.observed.addresses, &union);
+        changes.extend(self.resets);
         changes.extend(first);
         changes.extend(self.reals);
         changes.extend(self.rings);
@@ -250,8 +259,16 @@ impl<'a> Planner<'a> {
         changes.extend(last);
         changes.extend(any_port_off);
         changes.extend(self.leaving);
+        changes.extend(set_addresses(&union, &filter));
         changes
     }
+}
+
+/// The change from one address filter to another; none when they are the same.
+fn set_addresses(from: &[u64], to: &[u64]) -> Vec<Change> {
+    let words: Vec<_> =
+        (0_u32..).zip(from.iter().zip(to)).filter(|(_, (a, b))| a != b).map(|(index, (_, b))| (index, *b)).collect();
+    if words.is_empty() { Vec::new() } else { vec![Change::SetAddresses { words }] }
 }
 
 #[cfg(test)]

@@ -64,7 +64,7 @@ pub fn apply(maps: &Maps, settings: &SettingsRow, changes: &[Change]) -> anyhow:
 /// Makes changes of one kind.
 fn apply_run(maps: &Maps, settings: &SettingsRow, run: &[Change]) -> anyhow::Result<()> {
     let (mut turns, mut stats, mut reals, mut slots) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let (mut services_v4, mut services_v6) = (Vec::new(), Vec::new());
+    let (mut services_v4, mut services_v6, mut addresses) = (Vec::new(), Vec::new(), Vec::new());
     for change in run {
         match change {
             Change::ResetService { id } => {
@@ -73,6 +73,7 @@ fn apply_run(maps: &Maps, settings: &SettingsRow, run: &[Change]) -> anyhow::Res
             }
             Change::SetReal { id, real } => reals.push((*id, *real)),
             Change::WriteRing { offset, reals } => slots.extend((*offset..).zip(reals.iter().copied())),
+            Change::SetAddresses { words } => addresses.extend(words.iter().copied()),
             Change::SetAnyPort(on) => settings
                 .update(|settings| settings.any_port = u32::from(*on))
                 .context("cannot write the settings")?,
@@ -87,6 +88,7 @@ fn apply_run(maps: &Maps, settings: &SettingsRow, run: &[Change]) -> anyhow::Res
             .with_context(|| format!("cannot delete the service {key}"))?,
         }
     }
+    maps.addresses.set_many(&addresses).context("cannot write the address filter")?;
     maps.turns.set_many(&turns).context("cannot write turns")?;
     maps.service_stats.set_many(&stats).context("cannot write service counters")?;
     maps.reals.set_many(&reals).context("cannot write real servers")?;
@@ -117,10 +119,12 @@ pub fn observe(maps: &Maps, settings: &SettingsRow) -> anyhow::Result<Tables> {
     let services = rows(v4.chain(v6).collect()).context("cannot read the rings")?;
     let capacity = maps.rings.capacity();
     let space = RingSpace::without(capacity, services.iter().map(|(_, row)| row.service.ring));
+    let addresses = maps.addresses.all().context("cannot read the address filter")?;
     let reals = maps.reals.all().context("cannot read the real servers")?;
     Ok(Tables {
         services: services.into_iter().collect(),
         reals: reals.into_iter().map(|(_, real)| real).collect(),
+        addresses: addresses.into_iter().map(|(_, word)| word).collect(),
         any_port: settings.get().any_port != 0,
         space,
     })

@@ -83,7 +83,7 @@ pub fn resolve(netlink: &mut Netlink, names: &[String], pinned: &[PinnedLink]) -
 /// Puts `program` on the interfaces `wanted`, taking up links that are pinned, and takes it off all others.
 ///
 /// # Errors
-/// An interface could not be attached; those before it are.
+/// An interface could not be attached; those that were attached before still are.
 pub fn attach(
     program: BorrowedFd<'_>,
     wanted: &[Link],
@@ -91,31 +91,49 @@ pub fn attach(
     pins: &Pins,
     pinned: Vec<PinnedLink>,
 ) -> anyhow::Result<Vec<Attached>> {
-    let mut attached = Vec::new();
+    let mut attached: Vec<Attached> = Vec::new();
     let mut leftover = Vec::new();
     for pinned in pinned {
         let target = wanted.iter().find(|link| link.index == pinned.info.ifindex);
-        let taken = attached.iter().any(|a: &Attached| a.link.index == pinned.info.ifindex);
         match target {
-            Some(link) if !taken && fits(link, mode) => {
+            Some(link) if fits(link, mode) && attached.iter().all(|a| a.link.index != link.index) => {
                 attached.push(take_up(program, link, pins, pinned)?);
             }
-            _ => leftover.push(pinned),
+            // Of another mode: the kernel takes one program at a time.
+            Some(_) => remove(pinned)?,
+            None => leftover.push(pinned),
         }
     }
-    for PinnedLink { path, link, info: _ } in leftover {
-        pins::unpin(&path)?;
-        // The last descriptor: the kernel detaches the program.
-        drop(link);
-    }
+    let taken_up = attached.len();
     for link in wanted {
-        if !attached.iter().any(|a| a.link.index == link.index) {
-            attached.push(create(program, link, mode, pins)?);
+        if attached.iter().any(|a| a.link.index == link.index) {
+            continue;
         }
+        match create(program, link, mode, pins) {
+            Ok(created) => attached.push(created),
+            Err(error) => {
+                for created in attached.drain(taken_up..) {
+                    pins::unpin(&pins.link_path(created.link.index))?;
+                }
+                return Err(error);
+            }
+        }
+    }
+    // Last, so that after a failure the interfaces that were attached before still are.
+    for pinned in leftover {
+        remove(pinned)?;
     }
     // In the operator's order.
     attached.sort_by_key(|a| wanted.iter().position(|link| link.index == a.link.index));
     Ok(attached)
+}
+
+/// Takes the program off an interface.
+fn remove(pinned: PinnedLink) -> anyhow::Result<()> {
+    pins::unpin(&pinned.path)?;
+    // The last descriptor: the kernel detaches the program.
+    drop(pinned.link);
+    Ok(())
 }
 
 /// Whether a link that is there is of the wanted mode. In mode auto what was found out once stays.

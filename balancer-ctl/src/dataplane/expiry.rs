@@ -228,7 +228,7 @@ mod tests {
     const fn reading(added: u64, removed: u64, by_daemon: u64) -> (Usage, Settings) {
         let timeouts = Timeouts { established: 1, closing: 1, udp: 1, half_open: 1 };
         let settings = Settings {
-            generation: 1,
+            zero: 0,
             any_port: 0,
             timeouts,
             max_connections: 0,

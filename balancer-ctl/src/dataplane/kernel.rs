@@ -1,7 +1,7 @@
 //! The data plane in the kernel: takes up what is pinned or loads anew, and implements [`Dataplane`] on it.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     os::fd::AsFd,
     time::{Duration, Instant},
@@ -31,10 +31,10 @@ use super::{
 use crate::{
     host::Host,
     model::{DataplaneSettings, ServiceKey, VirtualService},
-    netlink::{Netlink, neighbour::Keeper},
+    netlink::{Netlink, link::Link, neighbour::Keeper},
     plan::{
         self, Full,
-        tables::{Tables, address_of},
+        tables::{Change, Tables, address_of},
     },
 };
 
@@ -115,8 +115,10 @@ impl KernelDataplane {
             tables.apply(change);
         }
         self.tables = Some(tables);
-        if !changes.is_empty() {
-            self.neighbours_due = now();
+        // The first packet to a new real server should find its MAC address known.
+        let known: BTreeSet<_> = changes.iter().filter_map(new_address).collect();
+        if let Err(error) = self.keeper.tend(&mut self.netlink, &known) {
+            tracing::warn!(%error, "neighbours are not looked after");
         }
         Ok(())
     }
@@ -141,19 +143,20 @@ impl KernelDataplane {
     fn attach(&mut self, settings: &DataplaneSettings) -> anyhow::Result<()> {
         let pinned = self.pins.links()?;
         let links = attach::resolve(&mut self.netlink, &settings.interfaces, &pinned)?;
-        self.host.prepare(&links)?;
         let before = self.ways.interfaces();
+        let macs: BTreeMap<_, _> = links.iter().map(|link| (link.index, link.mac.unwrap_or_default())).collect();
         attach::allow_ways_out(&self.maps.devices, &links)?;
-        // Frames are told apart by the interface's address, so that stands before the program runs there.
-        let macs = links.iter().map(|link| (link.index, link.mac.unwrap_or_default())).collect();
-        self.ways.configure(macs).context("cannot write the interfaces")?;
+        // Frames are told apart by the interface's address, so that stands before the program runs there; and
+        // interfaces that go stay known until the program is off them.
+        self.ways.add(macs.clone()).context("cannot write the interfaces")?;
         let program = load::program(&self.ebpf, "balancer")?;
         let program = program.fd().context("the packet program is not loaded")?;
         self.attached = attach::attach(program.as_fd(), &links, settings.mode, &self.pins, pinned)?;
+        self.ways.configure(macs).context("cannot write the interfaces")?;
         let gone = before.into_iter().filter(|index| !links.iter().any(|link| link.index == *index));
         attach::forbid_ways_out(&self.maps.devices, gone)?;
-        self.host.examine(&mut self.netlink, &links)?;
-        Ok(())
+        self.host.prepare(&links)?;
+        self.host.examine(&mut self.netlink, &links)
     }
 
     fn purge(&mut self, service: &ServiceKey, real: SocketAddr) -> anyhow::Result<u64> {
@@ -172,7 +175,7 @@ impl KernelDataplane {
         let census = census::count(&self.maps, reals, now, &timeouts).context("cannot count connections")?;
         let tables = self.tables.as_ref().context("the tables were read above")?;
         let mut snapshot = Snapshot::default();
-        let mut keys = std::collections::HashMap::new();
+        let mut keys = HashMap::new();
         for (key, row) in &tables.services {
             let id = row.service.id;
             keys.insert(id, *key);
@@ -247,6 +250,7 @@ impl KernelDataplane {
             self.follow_links()?;
         }
         if self.watch.ways_changed() {
+            self.keeper.routes_changed();
             self.neighbours_due = now();
         }
         if now() >= self.neighbours_due {
@@ -302,20 +306,31 @@ impl KernelDataplane {
         self.keeper.tend(&mut self.netlink, &reals)
     }
 
-    /// Interfaces came, went or changed their address.
+    /// Interfaces came, went or changed.
     fn follow_links(&mut self) -> anyhow::Result<()> {
         let pinned = self.pins.links()?;
-        match attach::resolve(&mut self.netlink, &self.configured.interfaces, &pinned) {
-            Ok(_) => {
-                let settings = self.configured.clone();
-                self.attach(&settings)
-            }
+        let links = match attach::resolve(&mut self.netlink, &self.configured.interfaces, &pinned) {
+            Ok(links) => links,
             Err(error) => {
                 // The others go on; when the interface comes back, so does this call.
                 tracing::warn!(%error, "interfaces have changed");
-                Ok(())
+                return Ok(());
             }
+        };
+        let identity = |link: &Link| (link.index, link.mac);
+        if links.iter().map(identity).eq(self.attached.iter().map(|attached| identity(&attached.link))) {
+            return self.host.examine(&mut self.netlink, &links);
         }
+        let settings = self.configured.clone();
+        self.attach(&settings)
+    }
+}
+
+/// The address of a real server that a change brings.
+fn new_address(change: &Change) -> Option<IpAddr> {
+    match change {
+        Change::SetReal { id: _, real } if real.state == state::TAKES_NEW => Some(IpAddr::from(real.address)),
+        _ => None,
     }
 }
 
@@ -396,7 +411,13 @@ fn open(options: OpenOptions) -> anyhow::Result<KernelDataplane> {
         notes,
         _packet_log: packet_log,
     };
-    dataplane.attach(&configured)?;
+    if let Err(error) = dataplane.attach(&configured) {
+        // A first start that failed leaves nothing; one that took up pins leaves what ran before.
+        if loaded.fresh && dataplane.pins.links().is_ok_and(|links| links.is_empty()) {
+            dataplane.pins.remove_all()?;
+        }
+        return Err(error);
+    }
     dataplane.pins.remove_other_layouts()?;
     Ok(dataplane)
 }

@@ -25,13 +25,14 @@ use nix::{
 use super::syscall::{self, LinkInfo, MapShape};
 
 /// Maps that are pinned; all that the packet program has but its log and its constants.
-pub const MAPS: [&str; 15] = [
+pub const MAPS: [&str; 16] = [
     "SETTINGS",
     "USAGE",
     "INTERFACES",
     "DEVICES",
     "SERVICES_V4",
     "SERVICES_V6",
+    "ADDRESSES",
     "REALS",
     "RINGS",
     "TURNS",

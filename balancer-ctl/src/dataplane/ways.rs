@@ -43,6 +43,16 @@ impl Ways {
         self.lock().macs.keys().copied().collect()
     }
 
+    /// Configures these interfaces beside those that are configured.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn add(&self, macs: BTreeMap<u32, [u8; 6]>) -> io::Result<()> {
+        let mut inner = self.lock();
+        inner.macs.extend(macs);
+        inner.raise()
+    }
+
     /// Configures these interfaces, and no others. Every way out is looked up again.
     ///
     /// # Errors

@@ -8,11 +8,12 @@ use std::{
 
 use anyhow::Context;
 use netlink_packet_core::NetlinkPayload;
-use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::{RouteNetlinkMessage, link::LinkMessage, neighbour::NeighbourMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{
+    Netlink,
     link::{self, Link},
     neighbour::{self, NextHop},
     socket,
@@ -106,7 +107,19 @@ impl Monitor {
             }
             Ok(socket)
         };
-        Ok(Self { socket: open().context("cannot listen for network changes")?, seen: Seen::default() })
+        let socket = open().context("cannot listen for network changes")?;
+        // After the groups were joined, so that nothing falls in between.
+        let mut seen = Seen::default();
+        let mut netlink = Netlink::open()?;
+        for request in [
+            RouteNetlinkMessage::GetLink(LinkMessage::default()),
+            RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()),
+        ] {
+            for answer in netlink.dump(request).context("cannot list links and neighbours")? {
+                seen.take(&answer);
+            }
+        }
+        Ok(Self { socket, seen })
     }
 
     /// Waits for notifications, up to `milliseconds`, and takes in all that are there.

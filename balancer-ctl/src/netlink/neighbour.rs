@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
@@ -17,7 +18,7 @@ use netlink_packet_route::{
     neighbour::{
         NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage, NeighbourState,
     },
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia},
 };
 
 use super::Netlink;
@@ -101,8 +102,8 @@ pub fn next_hop(netlink: &mut Netlink, address: IpAddr) -> io::Result<Option<Nex
     };
     Ok(answers.iter().find_map(|answer| match answer {
         RouteNetlinkMessage::NewRoute(route) if route.header.kind == RouteType::Unicast => {
-            let (interface, gateway) = way(route);
-            Some((interface?, gateway.unwrap_or(address)))
+            let (interface, gateway) = ways(route).into_iter().next()?;
+            Some((interface, gateway.unwrap_or(address)))
         }
         _ => None,
     }))
@@ -121,27 +122,39 @@ pub fn default_gateways(netlink: &mut Netlink) -> io::Result<BTreeSet<NextHop>> 
             if let RouteNetlinkMessage::NewRoute(route) = answer
                 && route.header.destination_prefix_length == 0
                 && route.header.kind == RouteType::Unicast
-                && let (Some(interface), Some(gateway)) = way(&route)
             {
-                gateways.insert((interface, gateway));
+                gateways.extend(ways(&route).into_iter().filter_map(|(interface, gateway)| Some((interface, gateway?))));
             }
         }
     }
     Ok(gateways)
 }
 
-fn way(route: &RouteMessage) -> (Option<u32>, Option<IpAddr>) {
+/// The ways a route takes: interface and gateway.
+fn ways(route: &RouteMessage) -> Vec<(u32, Option<IpAddr>)> {
     let mut interface = None;
-    let mut gateway = None;
+    let mut ways = Vec::new();
     for attribute in &route.attributes {
         match attribute {
             RouteAttribute::Oif(index) => interface = Some(*index),
-            RouteAttribute::Gateway(RouteAddress::Inet(v4)) => gateway = Some(IpAddr::V4(*v4)),
-            RouteAttribute::Gateway(RouteAddress::Inet6(v6)) => gateway = Some(IpAddr::V6(*v6)),
+            RouteAttribute::MultiPath(hops) => {
+                ways.extend(hops.iter().map(|hop| (hop.interface_index, gateway(&hop.attributes))));
+            }
             _ => {}
         }
     }
-    (interface, gateway)
+    ways.extend(interface.map(|index| (index, gateway(&route.attributes))));
+    ways
+}
+
+fn gateway(attributes: &[RouteAttribute]) -> Option<IpAddr> {
+    attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(RouteAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
+        RouteAttribute::Gateway(RouteAddress::Inet6(v6)) => Some(IpAddr::V6(*v6)),
+        // An IPv4 route by an IPv6 gateway.
+        RouteAttribute::Via(RouteVia::Inet6(v6)) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    })
 }
 
 /// How an entry is kept fresh.
@@ -187,15 +200,40 @@ const fn family(address: IpAddr) -> AddressFamily {
 pub struct Keeper {
     /// The kernel has refused managed entries.
     only_use: bool,
+    /// Default gateways, until routes change and [`GATEWAYS_EVERY`] has passed: finding them takes a list of all routes.
+    gateways: Option<BTreeSet<NextHop>>,
+    listed: Option<Instant>,
+    stale: bool,
 }
 
+/// How often default gateways are looked for at most.
+const GATEWAYS_EVERY: Duration = Duration::from_secs(10);
+
 impl Keeper {
+    /// Default gateways may be others now.
+    pub const fn routes_changed(&mut self) {
+        self.stale = true;
+    }
+
+    fn gateways(&mut self, netlink: &mut Netlink) -> io::Result<BTreeSet<NextHop>> {
+        let due = self.stale && self.listed.is_none_or(|listed| listed.elapsed() >= GATEWAYS_EVERY);
+        match self.gateways.take().filter(|_| !due) {
+            Some(gateways) => Ok(self.gateways.insert(gateways).clone()),
+            None => {
+                let gateways = default_gateways(netlink)?;
+                self.stale = false;
+                self.listed = Some(Instant::now());
+                Ok(self.gateways.insert(gateways).clone())
+            }
+        }
+    }
+
     /// Looks after the next hops towards `reals` and the default gateways. Called every few seconds.
     ///
     /// # Errors
     /// The kernel refused.
     pub fn tend(&mut self, netlink: &mut Netlink, reals: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
-        let mut hops = default_gateways(netlink).context("cannot list the default routes")?;
+        let mut hops = self.gateways(netlink).context("cannot list the default routes")?;
         for real in reals {
             hops.extend(next_hop(netlink, *real).with_context(|| format!("cannot ask for the route to {real}"))?);
         }

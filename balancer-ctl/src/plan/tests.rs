@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
-use balancer_common::scheduler::Ring;
+use balancer_common::{address_filter::bit_of, scheduler::Ring};
 use proptest::prelude::*;
 
 use super::*;
@@ -18,6 +18,7 @@ struct Maps {
     services: BTreeMap<ServiceKey, Service>,
     reals: Vec<RealServer>,
     rings: Vec<u32>,
+    addresses: Vec<u64>,
     any_port: bool,
 }
 
@@ -30,8 +31,15 @@ impl Maps {
             services: BTreeMap::new(),
             reals: vec![RealServer::default(); REALS as usize],
             rings: vec![u32::MAX; SLOTS as usize],
+            addresses: tables::filter_of(std::iter::empty()),
             any_port: false,
         }
+    }
+
+    /// Whether packets from or to this address are looked at.
+    fn sees(&self, address: IpAddr) -> bool {
+        let bit = bit_of(address);
+        self.addresses[bit.word as usize] & bit.mask != 0
     }
 
     /// Makes a change as the kernel would, and checks that it does not pull a ring from under a packet:
@@ -49,6 +57,11 @@ impl Maps {
                     assert!(range.end <= ring.offset || ring.offset + ring.length <= range.start);
                 }
                 self.rings[range.start as usize..range.end as usize].copy_from_slice(reals);
+            }
+            Change::SetAddresses { words } => {
+                for (index, word) in words {
+                    self.addresses[*index as usize] = *word;
+                }
             }
             Change::SetAnyPort(on) => self.any_port = *on,
             Change::SetService { key, service, reals } => {
@@ -70,12 +83,14 @@ impl Maps {
     fn resolve(&self, key: &ServiceKey) -> Option<(Vec<SocketAddr>, u32)> {
         let service = self.services.get(key)?;
         assert!(key.address.port() != 0 || self.any_port);
+        assert!(self.sees(key.address.ip()));
         let addresses = self
             .ring(&service.ring)
             .into_iter()
             .map(|id| {
                 let real = self.reals[id as usize];
                 assert_eq!((real.state, real.service), (state::TAKES_NEW, service.id));
+                assert!(self.sees(real.address.into()));
                 tables::address_of(&real)
             })
             .collect();
@@ -129,6 +144,9 @@ impl World {
             assert_eq!(self.maps.resolve(key), wanted(&desired, key));
         }
         assert_eq!(self.tables.reals, self.maps.reals);
+        let reals = self.tables.reals.iter().filter(|real| real.state != state::FREE);
+        let vips = desired.iter().map(|service| service.key.address.ip());
+        assert_eq!(self.maps.addresses, tables::filter_of(vips.chain(reals.map(|real| real.address.into()))));
         let services: BTreeMap<_, _> = self.tables.services.iter().map(|(key, row)| (*key, row.service)).collect();
         assert_eq!(services, self.maps.services);
         for service in &desired {
@@ -196,9 +214,15 @@ fn a_new_service_is_written_from_the_bottom_up() {
         service: 0,
     };
     let value = Service { ring: Ring { offset: 0, length: 1 }, id: 0, flags: REJECT };
+    let mut words: Vec<_> = [key(1).address, address(2), address(3)]
+        .map(|address| bit_of(address.ip()))
+        .map(|bit| (bit.word, bit.mask))
+        .into();
+    words.sort_unstable();
     assert_eq!(
         changes,
         [
+            Change::SetAddresses { words },
             Change::ResetService { id: 0 },
             Change::SetReal { id: 0, real: real(2, state::TAKES_NEW) },
             Change::SetReal { id: 1, real: real(3, state::DRAINING) },
@@ -229,6 +253,7 @@ fn a_service_id_is_not_given_to_another_while_its_real_servers_have_connections(
     assert_eq!(world.tables.services[&key(2)].service.id, 1);
     world.tables.reals[0] = RealServer::default();
     world.maps.reals[0] = RealServer::default();
+    assert_eq!(world.tables.service_ids_in_use().into_iter().collect::<Vec<_>>(), [1]);
     world.change_to(vec![service(2, &[(2, 1)]), service(3, &[])]).unwrap();
     assert_eq!(world.tables.services[&key(3)].service.id, 0);
 }
