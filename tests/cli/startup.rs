@@ -54,7 +54,7 @@ fn a_second_daemon_on_the_same_instance_is_refused() {
             second.arg("--detach");
         }
         let sentence = format!(
-            "error: another balancerd is running on this instance (pid {}): stop it first\n",
+            "error: another balancerd is already running on this instance (pid {}): stop it first\n",
             std::process::id()
         );
         assert_eq!(ran(&mut second), refused(&sentence));
