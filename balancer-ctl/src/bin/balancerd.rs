@@ -1,7 +1,7 @@
 //! The daemon: arguments, log, and the order in which it starts.
 
 use std::{
-    io::{self, Write as _},
+    io::{self, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -14,14 +14,20 @@ use balancer_ctl::{
         read::{DEFAULT_MAX_CONNECTIONS, DEFAULT_TIMEOUTS},
         validate::validate,
     },
-    dataplane::Dataplane,
+    dataplane::{
+        Dataplane,
+        kernel::{self, KernelDataplane, OpenOptions, PacketLog},
+    },
     local,
     model::{DataplaneSettings, Mode, Model},
     paths::{DEFAULT_CONFIG, Instance},
     serve::{self, Source},
 };
 use clap::Parser;
-use tracing::level_filters::LevelFilter;
+use tracing::{Level, level_filters::LevelFilter};
+use tracing_subscriber::{
+    filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
 /// The load balancer's daemon: owns the packet program and the control socket.
 ///
@@ -44,7 +50,12 @@ struct Arguments {
     #[arg(long, value_name = "NAME")]
     instance: Option<Instance>,
     /// The control socket [default: /run/balancer/control.sock]
-    #[arg(long, env = "BALANCER_SOCKET", value_name = "PATH", hide_env_values = true)]
+    #[arg(
+        long,
+        env = "BALANCER_SOCKET",
+        value_name = "PATH",
+        hide_env_values = true
+    )]
     socket: Option<PathBuf>,
     /// Check the configuration file and exit: 0 good, 1 bad
     #[arg(long, conflicts_with = "detach")]
@@ -89,23 +100,47 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let instance = arguments.instance.clone().unwrap_or_default();
     if arguments.detach {
         let _lock = Lock::take(&instance)?;
-        return detach(&instance);
+        return kernel::detach(instance.name()).map_err(|error| error.0);
     }
-    start_log(arguments.log);
+    start_log(arguments);
     let source = source(arguments, host)?;
     let _lock = Lock::take(&instance)?;
-    let dataplane = open(&instance, &source.model().dataplane, arguments.packet_log)?;
-    let socket = arguments.socket.clone().unwrap_or_else(|| instance.socket());
-    serve::serve(dataplane, source, &socket, local::addresses)
+    let socket = arguments
+        .socket
+        .clone()
+        .unwrap_or_else(|| instance.socket());
+    let open = |settings: &DataplaneSettings| -> anyhow::Result<Box<dyn Dataplane>> {
+        let options = OpenOptions {
+            instance: instance.name().map(str::to_owned),
+            settings: settings.clone(),
+            packet_log: packet_log(arguments.packet_log),
+        };
+        Ok(Box::new(
+            KernelDataplane::open(options).map_err(|error| error.0)?,
+        ))
+    };
+    serve::serve(open, source, &socket, local::addresses)
 }
 
 /// Log lines go to standard error; systemd adds the time to them, so they carry none there.
-fn start_log(level: LevelFilter) {
-    let log = tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(level).with_target(false);
+fn start_log(arguments: &Arguments) {
+    let level = arguments.log;
+    // The packet program's lines come under its crate's name, which ours begin with.
+    let targets = Targets::new()
+        .with_default(level)
+        .with_target("balancer", arguments.packet_log)
+        .with_target("balancer_ctl", level)
+        .with_target("balancerd", level);
+    let log = tracing_subscriber::fmt::layer()
+        .with_writer(io::stderr)
+        .with_target(false);
+    let registry = tracing_subscriber::registry().with(targets);
     if std::env::var_os("JOURNAL_STREAM").is_some() {
-        log.without_time().with_ansi(false).init();
+        registry.with(log.without_time().with_ansi(false)).init();
     } else {
-        log.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).init();
+        registry
+            .with(log.with_ansi(io::stderr().is_terminal()))
+            .init();
     }
 }
 
@@ -117,11 +152,15 @@ fn source(arguments: &Arguments, host: String) -> anyhow::Result<Source> {
                 "there is no {DEFAULT_CONFIG}: write one, name another with --config FILE, or run without one with --interface NAME"
             );
         }
-        let path = std::path::absolute(path).with_context(|| format!("cannot find {}", path.display()))?;
+        let path =
+            std::path::absolute(path).with_context(|| format!("cannot find {}", path.display()))?;
         return Ok(Source::File(ConfigFile::load(&path, &host)?));
     }
     if path != Path::new(DEFAULT_CONFIG) {
-        bail!("--interface runs without a configuration file: leave it out, or leave {} out", path.display());
+        bail!(
+            "--interface runs without a configuration file: leave it out, or leave {} out",
+            path.display()
+        );
     }
     let model = Model {
         node: host,
@@ -140,16 +179,12 @@ fn source(arguments: &Arguments, host: String) -> anyhow::Result<Source> {
     Ok(Source::Runtime(model))
 }
 
-#[cfg(feature = "fake")]
-fn open(_: &Instance, _: &DataplaneSettings, _: LevelFilter) -> anyhow::Result<Box<dyn Dataplane>> {
-    Ok(Box::new(balancer_ctl::dataplane::fake::FakeDataplane::default()))
-}
-
-#[cfg(not(feature = "fake"))]
-fn open(_: &Instance, _: &DataplaneSettings, _: LevelFilter) -> anyhow::Result<Box<dyn Dataplane>> {
-    Err(io::Error::from(io::ErrorKind::Unsupported)).context("this build has no data plane")
-}
-
-fn detach(_: &Instance) -> anyhow::Result<()> {
-    Err(io::Error::from(io::ErrorKind::Unsupported)).context("this build has no data plane")
+fn packet_log(level: LevelFilter) -> Option<PacketLog> {
+    Some(match level.into_level()? {
+        Level::ERROR => PacketLog::Error,
+        Level::WARN => PacketLog::Warn,
+        Level::INFO => PacketLog::Info,
+        Level::DEBUG => PacketLog::Debug,
+        Level::TRACE => PacketLog::Trace,
+    })
 }
