@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
@@ -15,9 +16,10 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     neighbour::{
-        NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage, NeighbourState,
+        NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage,
+        NeighbourState,
     },
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia},
 };
 
 use super::Netlink;
@@ -56,10 +58,18 @@ pub(super) fn parse(message: &NeighbourMessage) -> Option<(NextHop, Neighbour)> 
     };
     for attribute in &message.attributes {
         match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => address = Some(IpAddr::V4(*v4)),
-            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => address = Some(IpAddr::V6(*v6)),
-            NeighbourAttribute::LinkLayerAddress(mac) if usable => neighbour.mac = Some(mac.clone()),
-            NeighbourAttribute::ExtFlags(flags) => neighbour.managed = flags.contains(NeighbourExtFlags::Managed),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => {
+                address = Some(IpAddr::V4(*v4))
+            }
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => {
+                address = Some(IpAddr::V6(*v6))
+            }
+            NeighbourAttribute::LinkLayerAddress(mac) if usable => {
+                neighbour.mac = Some(mac.clone())
+            }
+            NeighbourAttribute::ExtFlags(flags) => {
+                neighbour.managed = flags.contains(NeighbourExtFlags::Managed)
+            }
             _ => {}
         }
     }
@@ -71,7 +81,9 @@ pub(super) fn parse(message: &NeighbourMessage) -> Option<(NextHop, Neighbour)> 
 /// # Errors
 /// The kernel refused.
 pub fn list(netlink: &mut Netlink) -> io::Result<BTreeMap<NextHop, Neighbour>> {
-    let answers = netlink.dump(RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()))?;
+    let answers = netlink.dump(RouteNetlinkMessage::GetNeighbour(
+        NeighbourMessage::default(),
+    ))?;
     Ok(answers
         .iter()
         .filter_map(|answer| match answer {
@@ -89,20 +101,24 @@ pub fn next_hop(netlink: &mut Netlink, address: IpAddr) -> io::Result<Option<Nex
     let mut message = RouteMessage::default();
     message.header.address_family = family(address);
     message.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
-    message.attributes.push(RouteAttribute::Destination(address.into()));
+    message
+        .attributes
+        .push(RouteAttribute::Destination(address.into()));
     let answers = match netlink.request(RouteNetlinkMessage::GetRoute(message), 0) {
         Ok(answers) => answers,
         Err(error) => {
             return match error.raw_os_error() {
-                Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL) => Ok(None),
+                Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL) => {
+                    Ok(None)
+                }
                 _ => Err(error),
             };
         }
     };
     Ok(answers.iter().find_map(|answer| match answer {
         RouteNetlinkMessage::NewRoute(route) if route.header.kind == RouteType::Unicast => {
-            let (interface, gateway) = way(route);
-            Some((interface?, gateway.unwrap_or(address)))
+            let (interface, gateway) = ways(route).into_iter().next()?;
+            Some((interface, gateway.unwrap_or(address)))
         }
         _ => None,
     }))
@@ -121,27 +137,46 @@ pub fn default_gateways(netlink: &mut Netlink) -> io::Result<BTreeSet<NextHop>> 
             if let RouteNetlinkMessage::NewRoute(route) = answer
                 && route.header.destination_prefix_length == 0
                 && route.header.kind == RouteType::Unicast
-                && let (Some(interface), Some(gateway)) = way(&route)
             {
-                gateways.insert((interface, gateway));
+                gateways.extend(
+                    ways(&route)
+                        .into_iter()
+                        .filter_map(|(interface, gateway)| Some((interface, gateway?))),
+                );
             }
         }
     }
     Ok(gateways)
 }
 
-fn way(route: &RouteMessage) -> (Option<u32>, Option<IpAddr>) {
+/// The ways a route takes: interface and gateway.
+fn ways(route: &RouteMessage) -> Vec<(u32, Option<IpAddr>)> {
     let mut interface = None;
-    let mut gateway = None;
+    let mut ways = Vec::new();
     for attribute in &route.attributes {
         match attribute {
             RouteAttribute::Oif(index) => interface = Some(*index),
-            RouteAttribute::Gateway(RouteAddress::Inet(v4)) => gateway = Some(IpAddr::V4(*v4)),
-            RouteAttribute::Gateway(RouteAddress::Inet6(v6)) => gateway = Some(IpAddr::V6(*v6)),
+            RouteAttribute::MultiPath(hops) => {
+                ways.extend(
+                    hops.iter()
+                        .map(|hop| (hop.interface_index, gateway(&hop.attributes))),
+                );
+            }
             _ => {}
         }
     }
-    (interface, gateway)
+    ways.extend(interface.map(|index| (index, gateway(&route.attributes))));
+    ways
+}
+
+fn gateway(attributes: &[RouteAttribute]) -> Option<IpAddr> {
+    attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(RouteAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
+        RouteAttribute::Gateway(RouteAddress::Inet6(v6)) => Some(IpAddr::V6(*v6)),
+        // An IPv4 route by an IPv6 gateway.
+        RouteAttribute::Via(RouteVia::Inet6(v6)) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    })
 }
 
 /// How an entry is kept fresh.
@@ -164,15 +199,24 @@ pub fn keep(netlink: &mut Netlink, hop: NextHop, how: Keep) -> io::Result<()> {
     message.header.family = family(address);
     message.header.ifindex = interface;
     message.header.state = NeighbourState::None;
-    message.attributes.push(NeighbourAttribute::Destination(match address {
-        IpAddr::V4(v4) => NeighbourAddress::Inet(v4),
-        IpAddr::V6(v6) => NeighbourAddress::Inet6(v6),
-    }));
+    message
+        .attributes
+        .push(NeighbourAttribute::Destination(match address {
+            IpAddr::V4(v4) => NeighbourAddress::Inet(v4),
+            IpAddr::V6(v6) => NeighbourAddress::Inet6(v6),
+        }));
     match how {
-        Keep::Managed => message.attributes.push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed)),
+        Keep::Managed => message
+            .attributes
+            .push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed)),
         Keep::Use => message.header.flags = NeighbourFlags::Use,
     }
-    netlink.request(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE).map(drop)
+    netlink
+        .request(
+            RouteNetlinkMessage::NewNeighbour(message),
+            NLM_F_CREATE | NLM_F_REPLACE,
+        )
+        .map(drop)
 }
 
 const fn family(address: IpAddr) -> AddressFamily {
@@ -187,17 +231,50 @@ const fn family(address: IpAddr) -> AddressFamily {
 pub struct Keeper {
     /// The kernel has refused managed entries.
     only_use: bool,
+    /// Default gateways, until routes change and [`GATEWAYS_EVERY`] has passed: finding them takes a list of all routes.
+    gateways: Option<BTreeSet<NextHop>>,
+    listed: Option<Instant>,
+    stale: bool,
 }
 
+/// How often default gateways are looked for at most.
+const GATEWAYS_EVERY: Duration = Duration::from_secs(10);
+
 impl Keeper {
+    /// Default gateways may be others now.
+    pub const fn routes_changed(&mut self) {
+        self.stale = true;
+    }
+
+    fn gateways(&mut self, netlink: &mut Netlink) -> io::Result<BTreeSet<NextHop>> {
+        let due = self.stale
+            && self
+                .listed
+                .is_none_or(|listed| listed.elapsed() >= GATEWAYS_EVERY);
+        match self.gateways.take().filter(|_| !due) {
+            Some(gateways) => Ok(self.gateways.insert(gateways).clone()),
+            None => {
+                let gateways = default_gateways(netlink)?;
+                self.stale = false;
+                self.listed = Some(Instant::now());
+                Ok(self.gateways.insert(gateways).clone())
+            }
+        }
+    }
+
     /// Looks after the next hops towards `reals` and the default gateways. Called every few seconds.
     ///
     /// # Errors
     /// The kernel refused.
     pub fn tend(&mut self, netlink: &mut Netlink, reals: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
-        let mut hops = default_gateways(netlink).context("cannot list the default routes")?;
+        let mut hops = self
+            .gateways(netlink)
+            .context("cannot list the default routes")?;
         for real in reals {
-            hops.extend(next_hop(netlink, *real).with_context(|| format!("cannot ask for the route to {real}"))?);
+            hops.extend(
+                next_hop(netlink, *real)
+                    .with_context(|| format!("cannot ask for the route to {real}"))?,
+            );
         }
         let known = list(netlink).context("cannot list the neighbours")?;
         for hop in hops {
@@ -208,7 +285,9 @@ impl Keeper {
             if !self.only_use && !entry.is_some_and(|entry| entry.managed) {
                 match keep(netlink, hop, Keep::Managed) {
                     Ok(()) => {}
-                    Err(error) if error.raw_os_error() == Some(libc::EINVAL) => self.only_use = true,
+                    Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                        self.only_use = true
+                    }
                     // The interface is down, or has just gone.
                     Err(error) => tracing::debug!(address = %hop.1, %error, "neighbour not kept"),
                 }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use balancer_common::{
+    address_filter::{self, bit_of},
     real_server::{RealServer, state},
     service::Service,
 };
@@ -20,6 +21,11 @@ pub enum Change {
     ResetService {
         /// Service id.
         id: u32,
+    },
+    /// Writes words of the address filter.
+    SetAddresses {
+        /// Index and word.
+        words: Vec<(u32, u64)>,
     },
     /// Writes a real server.
     SetReal {
@@ -69,6 +75,8 @@ pub struct Tables {
     pub services: BTreeMap<ServiceKey, ServiceRow>,
     /// By real id.
     pub reals: Vec<RealServer>,
+    /// The address filter: a bit per VIP and real server.
+    pub addresses: Vec<u64>,
     /// Whether the program looks for services on every port.
     pub any_port: bool,
     /// Free ring slots.
@@ -82,6 +90,7 @@ impl Tables {
         Self {
             services: BTreeMap::new(),
             reals: vec![RealServer::default(); reals as usize],
+            addresses: vec![0; address_filter::WORDS as usize],
             any_port: false,
             space: RingSpace::without(ring_slots, []),
         }
@@ -91,15 +100,32 @@ impl Tables {
     pub fn apply(&mut self, change: &Change) {
         match change {
             Change::ResetService { id: _ } => {}
-            Change::WriteRing { offset: _, reals: _ } => {}
+            Change::WriteRing {
+                offset: _,
+                reals: _,
+            } => {}
             Change::SetReal { id, real } => {
                 if let Some(slot) = self.reals.get_mut(*id as usize) {
                     *slot = *real;
                 }
             }
+            Change::SetAddresses { words } => {
+                for (index, word) in words {
+                    if let Some(slot) = self.addresses.get_mut(*index as usize) {
+                        *slot = *word;
+                    }
+                }
+            }
             Change::SetAnyPort(any_port) => self.any_port = *any_port,
-            Change::SetService { key, service, reals } => {
-                let row = ServiceRow { service: *service, ring: reals.clone() };
+            Change::SetService {
+                key,
+                service,
+                reals,
+            } => {
+                let row = ServiceRow {
+                    service: *service,
+                    ring: reals.clone(),
+                };
                 let old = self.services.insert(*key, row).unwrap_or_default();
                 if old.service.ring != service.ring {
                     self.space.take(service.ring);
@@ -128,9 +154,26 @@ impl Tables {
     #[must_use]
     pub fn service_ids_in_use(&self) -> HashSet<u32> {
         let services = self.services.values().map(|row| row.service.id);
-        let reals = self.reals.iter().filter(|real| real.state != state::FREE).map(|real| real.service);
+        let reals = self
+            .reals
+            .iter()
+            .filter(|real| real.state != state::FREE)
+            .map(|real| real.service);
         services.chain(reals).collect()
     }
+}
+
+/// The address filter in which just these addresses have their bits.
+#[must_use]
+pub fn filter_of(addresses: impl Iterator<Item = IpAddr>) -> Vec<u64> {
+    let mut words = vec![0; address_filter::WORDS as usize];
+    for address in addresses {
+        let bit = bit_of(address);
+        if let Some(word) = words.get_mut(bit.word as usize) {
+            *word |= bit.mask;
+        }
+    }
+    words
 }
 
 /// A real server's address and port.
