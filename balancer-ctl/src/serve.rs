@@ -18,7 +18,7 @@ use crate::{
     config::file::ConfigFile,
     daemon::{Daemon, EVENTS, MESSAGES, Message},
     dataplane::Dataplane,
-    model::Model,
+    model::{DataplaneSettings, Model},
     systemd,
 };
 
@@ -76,9 +76,20 @@ impl Serving {
         let daemon = Daemon::start(dataplane, file, model, events.clone(), addresses)?;
         let (listener, control) = ControlSocket::bind(socket)?;
         let listener = UnixListener::from_std(listener).context("cannot listen")?;
-        let api = tokio::spawn(server::serve(listener, Api { messages: messages.clone(), events }));
+        let api = tokio::spawn(server::serve(
+            listener,
+            Api {
+                messages: messages.clone(),
+                events,
+            },
+        ));
         let daemon = tokio::spawn(daemon.run(inbox));
-        Ok(Self { messages, daemon, api, _control: control })
+        Ok(Self {
+            messages,
+            daemon,
+            api,
+            _control: control,
+        })
     }
 
     /// Where the daemon takes messages.
@@ -99,12 +110,12 @@ impl Serving {
     }
 }
 
-/// Runs until SIGTERM or SIGINT; SIGHUP loads the file again.
+/// Opens the data plane and runs until SIGTERM or SIGINT; SIGHUP loads the file again.
 ///
 /// # Errors
-/// As [`Serving::start`].
+/// The data plane cannot be opened, or as [`Serving::start`].
 pub fn serve(
-    dataplane: Box<dyn Dataplane>,
+    open: impl FnOnce(&DataplaneSettings) -> anyhow::Result<Box<dyn Dataplane>>,
     source: Source,
     socket: &Path,
     addresses: fn() -> io::Result<HashSet<IpAddr>>,
@@ -117,6 +128,7 @@ pub fn serve(
     runtime.block_on(async {
         // Signals first: a reload asked for while the daemon starts is not its end.
         let signals = Signals::catch().context("cannot catch signals")?;
+        let dataplane = open(&source.model().dataplane)?;
         let serving = Serving::start(dataplane, source, socket, addresses)?;
         tokio::spawn(signals.pass_on(serving.messages()));
         tracing::info!(socket = %socket.display(), "ready");

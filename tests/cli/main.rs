@@ -3,6 +3,7 @@
 
 mod commands;
 mod configuration;
+mod daemon;
 mod help;
 mod refusals;
 mod scene;

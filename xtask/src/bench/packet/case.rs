@@ -1,6 +1,6 @@
 //! The rows of the packet bench: which packets, on which table, and what must become of them.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::Result;
 use balancer_common::{addr::TCP, conntrack::FlowKeyV4, nat::Translation, verdict::Discard};
@@ -8,11 +8,11 @@ use balancer_common::{addr::TCP, conntrack::FlowKeyV4, nat::Translation, verdict
 use super::{
     frame::{Segment, frame},
     network::{
-        BALANCER_MAC, CLIENT_V4, CLIENT_V6, GATEWAY_MAC, NO_VIP_V4, REAL_MAC, REAL_V4, REAL_V6,
-        VIP_V4, VIP_V6,
+        BALANCER_MAC, CLIENT_V4, CLIENT_V6, GATEWAY_MAC, INSIDE_MAC, INSIDE_REAL_MAC, INSIDE_V4,
+        NO_VIP_V4, REAL_MAC, REAL_V4, REAL_V6, VIP_V4, VIP_V6,
     },
     runner::{Delivery, SCATTERED, Walk},
-    target::{REAL_PORT, SERVICE_PORT, UDP_PORT},
+    target::{INSIDE_PORT, REAL_PORT, SERVICE_PORT, UDP_PORT},
 };
 
 /// Connections that the table of most rows has room for: the product's default.
@@ -87,7 +87,7 @@ const ONE: Walk = Walk {
 };
 
 /// Flow 0 of the sets of flows, as the front program makes it.
-const FIRST_CLIENT: [u8; 4] = [198, 18, 0, 1];
+const FIRST_CLIENT: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 const FIRST_CLIENT_PORT: u16 = 32_768;
 /// The client's port of all other rows.
 const CLIENT_PORT: u16 = 40_000;
@@ -101,6 +101,8 @@ struct Route {
     client: SocketAddr,
     virtual_address: SocketAddr,
     real: SocketAddr,
+    /// MAC addresses on the real server's side: the balancer's, the real server's.
+    inside: [[u8; 6]; 2],
 }
 
 /// Time to live of what comes in; what leaves has one less.
@@ -118,13 +120,7 @@ impl Route {
     }
 
     fn real_gets(&self, segment: Segment) -> Result<Vec<u8>> {
-        frame(
-            [BALANCER_MAC, REAL_MAC],
-            self.client,
-            self.real,
-            segment,
-            HOPS - 1,
-        )
+        frame(self.inside, self.client, self.real, segment, HOPS - 1)
     }
 
     fn real_sends(&self, segment: Segment) -> Result<Vec<u8>> {
@@ -166,6 +162,7 @@ pub fn all() -> Result<Vec<Case>> {
         client: (CLIENT_V4, CLIENT_PORT).into(),
         virtual_address: (VIP_V4, SERVICE_PORT).into(),
         real: (REAL_V4, REAL_PORT).into(),
+        inside: [BALANCER_MAC, REAL_MAC],
     };
     // Flow 0 of the sets, whose first frame is looked at.
     let first = Route {
@@ -181,6 +178,13 @@ pub fn all() -> Result<Vec<Case>> {
         client: (CLIENT_V6, CLIENT_PORT).into(),
         virtual_address: (VIP_V6, SERVICE_PORT).into(),
         real: (REAL_V6, REAL_PORT).into(),
+        ..tcp
+    };
+    let two_armed = Route {
+        virtual_address: (VIP_V4, INSIDE_PORT).into(),
+        real: (INSIDE_V4, REAL_PORT).into(),
+        inside: [INSIDE_MAC, INSIDE_REAL_MAC],
+        ..tcp
     };
     let stranger = Route {
         virtual_address: (NO_VIP_V4, SERVICE_PORT).into(),
@@ -210,6 +214,18 @@ pub fn all() -> Result<Vec<Case>> {
             before: Vec::new(),
             made_by: first.handshake()?,
             expected: (TX, first.real_gets(Segment::Ack)?),
+            ..established.clone()
+        })
+    };
+    // The others are sent back out of the interface they came in by, as the floor is.
+    let redirected = |name, delivery| -> Result<Case> {
+        Ok(Case {
+            name,
+            aim: None,
+            frames: vec![two_armed.client_sends(Segment::Ack)?],
+            before: two_armed.handshake()?,
+            expected: (REDIRECT, two_armed.real_gets(Segment::Ack)?),
+            delivery,
             ..established.clone()
         })
     };
@@ -284,6 +300,8 @@ pub fn all() -> Result<Vec<Case>> {
             delivery: Delivery::Live,
             ..established.clone()
         },
+        redirected("established-1/two-armed", Delivery::Verdict)?,
+        redirected("live-established/two-armed", Delivery::Live)?,
         Case {
             name: "established-1/minimal-nat",
             subject: Subject::Reference("minimal_nat"),
@@ -345,23 +363,27 @@ pub fn all() -> Result<Vec<Case>> {
 pub fn translations(flows: u32) -> impl Iterator<Item = (FlowKeyV4, Translation<u32>)> {
     (0..flows).map(move |flow| {
         let (source, source_port) = if flows == 1 {
-            (u32::from_be_bytes(CLIENT_V4), CLIENT_PORT)
+            (CLIENT_V4.to_bits(), CLIENT_PORT)
         } else {
             let ports = 1 << 10;
             (
-                u32::from_be_bytes(FIRST_CLIENT) + flow / ports,
+                FIRST_CLIENT.to_bits() + flow / ports,
                 FIRST_CLIENT_PORT + (flow % ports) as u16,
             )
         };
         let key = FlowKeyV4 {
             source: source.to_be(),
-            destination: u32::from_ne_bytes(VIP_V4),
+            destination: u32::from_ne_bytes(VIP_V4.octets()),
             source_port: source_port.to_be(),
             destination_port: SERVICE_PORT.to_be(),
             protocol: TCP.into(),
         };
         let mut translation = Translation::default();
-        translation.dnat(&key, u32::from_ne_bytes(REAL_V4), REAL_PORT.to_be());
+        translation.dnat(
+            &key,
+            u32::from_ne_bytes(REAL_V4.octets()),
+            REAL_PORT.to_be(),
+        );
         (key, translation)
     })
 }

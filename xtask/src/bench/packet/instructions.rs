@@ -11,7 +11,7 @@ const NO_LINES: u8 = 0;
 /// Loads all XDP programs of `object`, without and with its log lines, and prints what each costs.
 ///
 /// # Errors
-/// The kernel refused one.
+/// The object cannot be read. A program that the kernel refuses is named in the table.
 pub fn print(object: &[u8]) -> Result<()> {
     println!(
         "{:<20} {:>14} {:>14} {:>14}",
@@ -31,9 +31,21 @@ pub fn print(object: &[u8]) -> Result<()> {
             let program: &mut Xdp = program
                 .try_into()
                 .with_context(|| format!("program {name}"))?;
-            program
-                .load()
-                .with_context(|| format!("loading program {name}"))?;
+            if let Err(error) = program.load() {
+                // The measured one has no log lines; when it is refused, the bench fails later and says why.
+                let text = error.to_string();
+                let last = text
+                    .lines()
+                    .rev()
+                    .map(str::trim)
+                    .find(|line| line.contains("prohibited"));
+                println!(
+                    "{:<20} refused by the kernel: {}",
+                    format!("{name}{remark}"),
+                    last.unwrap_or("see its log")
+                );
+                continue;
+            }
             let info = program.info()?;
             let shown = |count: Option<u32>| {
                 count.map_or_else(|| "-".to_owned(), |count| count.to_string())

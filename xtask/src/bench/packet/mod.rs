@@ -95,7 +95,8 @@ impl Bench {
             .collect();
         instructions::print(&object)?;
         pin_to_last_cpu()?;
-        let ifindex = network::build()?;
+        let interfaces = network::build()?;
+        let ifindex = interfaces.near;
 
         let lone = Walk {
             flows: 1,
@@ -103,10 +104,16 @@ impl Bench {
         };
         let frame = cases.first().context("no row was chosen")?.frames[0].clone();
         let mut references = Front::load(&own, &[frame], lone, 0)?;
-        // Both ends need a native program: without one at the far end frames are not delivered, and without one at the
+        // All ends need a native program: without one at the far end frames are not delivered, and without one at the
         // near end the kernel knows no receive queue that test runs can name.
-        references.drop_at(network::FAR)?;
-        references.drop_at(network::NEAR)?;
+        for interface in [
+            network::NEAR,
+            network::FAR,
+            network::INSIDE,
+            network::INSIDE_FAR,
+        ] {
+            references.drop_at(interface)?;
+        }
 
         let mut bench = Self {
             ifindex,
@@ -121,7 +128,7 @@ impl Bench {
                 let room = connections(table, options);
                 bench
                     .targets
-                    .insert(table, Target::load(&object, room, ifindex)?);
+                    .insert(table, Target::load(&object, room, &interfaces)?);
             }
             let name = case.name;
             let row = bench

@@ -1,6 +1,6 @@
 //! The program under test: loaded, its maps filled as the daemon would fill them, its counters read back.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use anyhow::{Context as _, Result};
 use aya::{
@@ -20,7 +20,10 @@ use balancer_common::{
     verdict::Discard,
 };
 
-use super::{case::DEFAULT_CONNECTIONS, network};
+use super::{
+    case::DEFAULT_CONNECTIONS,
+    network::{BALANCER_MAC, INSIDE_MAC, INSIDE_V4, Interfaces, REAL_V4, REAL_V6, VIP_V4, VIP_V6},
+};
 
 /// Port of the TCP services; their real server listens on [`REAL_PORT`].
 pub const SERVICE_PORT: u16 = 80;
@@ -28,13 +31,52 @@ pub const SERVICE_PORT: u16 = 80;
 pub const REAL_PORT: u16 = 8080;
 /// Port of the UDP service and of its real server.
 pub const UDP_PORT: u16 = 53;
+/// Port of the TCP service whose real server is on the other interface.
+pub const INSIDE_PORT: u16 = 81;
 
-/// Ids in `REALS` and `TURNS`, one per service: every service has one real server, so that every packet's outcome is
-/// known beforehand.
-const TCP_V4: u32 = 1;
-const UDP_V4: u32 = 2;
-const TCP_V6: u32 = 3;
-const IDS: [u32; 3] = [TCP_V4, UDP_V4, TCP_V6];
+/// The route generation, never 0.
+const GENERATION: u32 = 1;
+
+/// A service with its one real server, so that every packet's outcome is known beforehand. Its place in [`PAIRS`] plus
+/// one is its id in `REALS` and `TURNS`.
+struct Pair {
+    vip: IpAddr,
+    port: u16,
+    protocol: u8,
+    real: IpAddr,
+    real_port: u16,
+}
+
+const PAIRS: [Pair; 4] = [
+    Pair {
+        vip: IpAddr::V4(VIP_V4),
+        port: SERVICE_PORT,
+        protocol: TCP,
+        real: IpAddr::V4(REAL_V4),
+        real_port: REAL_PORT,
+    },
+    Pair {
+        vip: IpAddr::V4(VIP_V4),
+        port: UDP_PORT,
+        protocol: UDP,
+        real: IpAddr::V4(REAL_V4),
+        real_port: UDP_PORT,
+    },
+    Pair {
+        vip: IpAddr::V6(VIP_V6),
+        port: SERVICE_PORT,
+        protocol: TCP,
+        real: IpAddr::V6(REAL_V6),
+        real_port: REAL_PORT,
+    },
+    Pair {
+        vip: IpAddr::V4(VIP_V4),
+        port: INSIDE_PORT,
+        protocol: TCP,
+        real: IpAddr::V4(INSIDE_V4),
+        real_port: REAL_PORT,
+    },
+];
 
 /// A loaded program with its own maps.
 pub struct Target {
@@ -58,13 +100,13 @@ impl Target {
     ///
     /// # Errors
     /// The kernel refused the program, or the object is not the balancer's.
-    pub fn load(object: &[u8], max_connections: u32, ifindex: u32) -> Result<Self> {
+    pub fn load(object: &[u8], max_connections: u32, interfaces: &Interfaces) -> Result<Self> {
         // Two rows per connection. One IPv6 connection is all that is measured, in a table of the default size.
         let rows = 2 * max_connections;
         let mut ebpf = EbpfLoader::new()
             .map_max_entries("CONNTRACK_V4", rows)
             .map_max_entries("CONNTRACK_V6", rows.min(2 * DEFAULT_CONNECTIONS))
-            .map_max_entries("INTERFACES", ifindex + 1)
+            .map_max_entries("INTERFACES", interfaces.near.max(interfaces.inside) + 1)
             .override_global("AYA_LOG_LEVEL", &0_u8, false)
             .load(object)
             .context("loading the object under test")?;
@@ -74,11 +116,11 @@ impl Target {
             .try_into()?;
         program.load().context("loading the program under test")?;
         let mut target = Self { ebpf };
-        target.fill(max_connections, ifindex)?;
+        target.fill(max_connections, interfaces)?;
         Ok(target)
     }
 
-    fn fill(&mut self, max_connections: u32, ifindex: u32) -> Result<()> {
+    fn fill(&mut self, max_connections: u32, interfaces: &Interfaces) -> Result<()> {
         // No row expires while the bench runs, whatever the kernel's clock rate.
         let timeout = 1 << 30;
         let settings = Settings {
@@ -94,39 +136,41 @@ impl Target {
             ..Default::default()
         };
         self.array("SETTINGS")?.set(0, settings, 0)?;
-        let near = Interface::new(network::BALANCER_MAC, 1);
-        self.array("INTERFACES")?.set(ifindex, near, 0)?;
-        let mut devices =
-            DevMapHash::try_from(self.ebpf.map_mut("DEVICES").context("no map DEVICES")?)?;
-        devices.insert(ifindex, ifindex, None, 0)?;
-
-        let v4 = IpAddr::from(network::REAL_V4);
-        let v6 = IpAddr::from(network::REAL_V6);
-        let vips = [IpAddr::from(network::VIP_V4), IpAddr::from(network::VIP_V6)];
-        let mut words = std::collections::BTreeMap::new();
-        for address in [v4, v6].into_iter().chain(vips) {
+        for (ifindex, mac) in [
+            (interfaces.near, BALANCER_MAC),
+            (interfaces.inside, INSIDE_MAC),
+        ] {
+            self.array("INTERFACES")?
+                .set(ifindex, Interface::new(mac, GENERATION), 0)?;
+            let mut devices =
+                DevMapHash::try_from(self.ebpf.map_mut("DEVICES").context("no map DEVICES")?)?;
+            devices.insert(ifindex, ifindex, None, 0)?;
+        }
+        let mut words = BTreeMap::new();
+        for address in PAIRS.iter().flat_map(|pair| [pair.vip, pair.real]) {
             let bit = address_filter::bit_of(address);
             *words.entry(bit.word).or_insert(0_u64) |= bit.mask;
         }
         for (word, bits) in words {
             self.array("ADDRESSES")?.set(word, bits, 0)?;
         }
-        for (id, address, port) in [
-            (TCP_V4, v4, REAL_PORT),
-            (UDP_V4, v4, UDP_PORT),
-            (TCP_V6, v6, REAL_PORT),
-        ] {
-            let real = RealServer {
-                address: Addr::from(address),
-                port: port.to_be(),
-                zero: 0,
-                state: real_server::state::TAKES_NEW,
-                service: id,
-            };
-            self.array("REALS")?.set(id, real, 0)?;
-            self.array("RINGS")?.set(id, id, 0)?;
+        for (id, pair) in (1..).zip(&PAIRS) {
+            self.add(id, pair)?;
         }
-        let service = |id| Service {
+        Ok(())
+    }
+
+    fn add(&mut self, id: u32, pair: &Pair) -> Result<()> {
+        let real = RealServer {
+            address: Addr::from(pair.real),
+            port: pair.real_port.to_be(),
+            zero: 0,
+            state: real_server::state::TAKES_NEW,
+            service: id,
+        };
+        self.array("REALS")?.set(id, real, 0)?;
+        self.array("RINGS")?.set(id, id, 0)?;
+        let service = Service {
             ring: Ring {
                 offset: id,
                 length: 1,
@@ -134,32 +178,43 @@ impl Target {
             id,
             flags: 0,
         };
-        let address = u32::from_ne_bytes(network::VIP_V4);
-        let mut services: HashMap<_, ServiceKeyV4, Service> = HashMap::try_from(
-            self.ebpf
-                .map_mut("SERVICES_V4")
-                .context("no map SERVICES_V4")?,
-        )?;
-        for (id, port, protocol) in [(TCP_V4, SERVICE_PORT, TCP), (UDP_V4, UDP_PORT, UDP)] {
-            let key = ServiceKeyV4 {
-                address,
-                port: port.to_be(),
-                protocol: protocol.into(),
-            };
-            services.insert(key, service(id), 0)?;
+        let (port, protocol) = (pair.port.to_be(), pair.protocol.into());
+        match pair.vip {
+            IpAddr::V4(vip) => {
+                let address = u32::from_ne_bytes(vip.octets());
+                let map = self
+                    .ebpf
+                    .map_mut("SERVICES_V4")
+                    .context("no map SERVICES_V4")?;
+                let mut services: HashMap<_, ServiceKeyV4, Service> = HashMap::try_from(map)?;
+                services.insert(
+                    ServiceKeyV4 {
+                        address,
+                        port,
+                        protocol,
+                    },
+                    service,
+                    0,
+                )?;
+            }
+            IpAddr::V6(_) => {
+                let Addr(address) = Addr::from(pair.vip);
+                let map = self
+                    .ebpf
+                    .map_mut("SERVICES_V6")
+                    .context("no map SERVICES_V6")?;
+                let mut services: HashMap<_, ServiceKeyV6, Service> = HashMap::try_from(map)?;
+                services.insert(
+                    ServiceKeyV6 {
+                        address,
+                        port,
+                        protocol,
+                    },
+                    service,
+                    0,
+                )?;
+            }
         }
-        let Addr(address) = Addr::from(IpAddr::from(network::VIP_V6));
-        let mut services: HashMap<_, ServiceKeyV6, Service> = HashMap::try_from(
-            self.ebpf
-                .map_mut("SERVICES_V6")
-                .context("no map SERVICES_V6")?,
-        )?;
-        let key = ServiceKeyV6 {
-            address,
-            port: SERVICE_PORT.to_be(),
-            protocol: TCP.into(),
-        };
-        services.insert(key, service(TCP_V6), 0)?;
         Ok(())
     }
 
@@ -195,7 +250,7 @@ impl Target {
         };
         let stats: PerCpuArray<_, RealStats> =
             PerCpuArray::try_from(self.ebpf.map("REAL_STATS").context("no map REAL_STATS")?)?;
-        for id in IDS {
+        for id in (1..).take(PAIRS.len()) {
             for of_cpu in stats.get(&id, 0)?.iter() {
                 counters.packets[0] += of_cpu.directions[0].packets;
                 counters.packets[1] += of_cpu.directions[1].packets;
