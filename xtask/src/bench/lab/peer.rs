@@ -4,8 +4,9 @@
 
 use std::{
     collections::BTreeMap,
+    fs, io,
     net::Ipv4Addr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
     time::Duration,
@@ -327,6 +328,13 @@ impl BalancerRun<'_> {
             .status()
             .context("running balancerd")?;
         ensure!(status.success(), "balancerd --detach: {status}");
+        // What an instance keeps from one start to the next; this one starts no more.
+        for folder in ["/run/balancer", "/var/lib/balancer"] {
+            match fs::remove_dir_all(Path::new(folder).join(&self.instance)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+                Ok(()) | Err(_) => {}
+            }
+        }
         Ok(())
     }
 }
