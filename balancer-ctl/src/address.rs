@@ -59,7 +59,10 @@ impl RealRef {
     /// The real server's address in `service`.
     #[must_use]
     pub fn within(self, service: &ServiceKey) -> SocketAddr {
-        SocketAddr::new(self.address, self.port.unwrap_or_else(|| service.address.port()))
+        SocketAddr::new(
+            self.address,
+            self.port.unwrap_or_else(|| service.address.port()),
+        )
     }
 }
 
@@ -96,7 +99,9 @@ pub enum Error {
     #[error("port `{0}` is not a number in 0..=65535")]
     Port(String),
     /// Neither an address nor a name.
-    #[error("`{0}` is not an address: write `192.0.2.80:80` or `[2001:db8::80]:80` (names are not looked up)")]
+    #[error(
+        "`{0}` is not an address: write `192.0.2.80:80` or `[2001:db8::80]:80` (names are not looked up)"
+    )]
     Address(String),
     /// An unknown protocol.
     #[error("protocol `{0}` is not known: write `tcp/` or `udp/` in front of the address")]
@@ -125,7 +130,10 @@ pub fn service_address(text: &str) -> Result<SocketAddr, Error> {
     let (address, port) = split(text)?;
     let Some(port) = port else {
         let right = SocketAddr::new(address, 80).to_string();
-        return Err(Error::NoPort { text: text.to_owned(), right });
+        return Err(Error::NoPort {
+            text: text.to_owned(),
+            right,
+        });
     };
     Ok(SocketAddr::new(address, port))
 }
@@ -135,7 +143,9 @@ pub fn service_address(text: &str) -> Result<SocketAddr, Error> {
 pub fn is_name(text: &str) -> bool {
     text.len() <= MAX_NAME
         && text.starts_with(|c: char| c.is_ascii_alphabetic())
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
 }
 
 /// Takes `ADDRESS`, `ADDRESS:PORT`, `[ADDRESS]` or `[ADDRESS]:PORT` apart.
@@ -202,14 +212,31 @@ mod tests {
             sentence("2001:db8::80"),
             "`2001:db8::80` has no port: write `[2001:db8::80]:80` (port 0 stands for every port)"
         );
-        assert_eq!(sentence("192.0.2.80:65536"), "port `65536` is not a number in 0..=65535");
-        assert_eq!(sentence("192.0.2.80:http"), "port `http` is not a number in 0..=65535");
-        assert_eq!(sentence("[2001:db8::80]:+1"), "port `+1` is not a number in 0..=65535");
+        assert_eq!(
+            sentence("192.0.2.80:65536"),
+            "port `65536` is not a number in 0..=65535"
+        );
+        assert_eq!(
+            sentence("192.0.2.80:http"),
+            "port `http` is not a number in 0..=65535"
+        );
+        assert_eq!(
+            sentence("[2001:db8::80]:+1"),
+            "port `+1` is not a number in 0..=65535"
+        );
         assert_eq!(
             sentence("sctp/192.0.2.80:80"),
             "protocol `sctp` is not known: write `tcp/` or `udp/` in front of the address"
         );
-        for text in ["", "256.0.2.80:80", "www.example.org:80", "[192.0.2.80]:80", "[::1", "[::1]80", "1web"] {
+        for text in [
+            "",
+            "256.0.2.80:80",
+            "www.example.org:80",
+            "[192.0.2.80]:80",
+            "[::1",
+            "[::1]80",
+            "1web",
+        ] {
             assert_eq!(
                 sentence(text),
                 format!(
@@ -224,14 +251,23 @@ mod tests {
     #[test]
     fn a_real_without_a_port_takes_the_services() {
         let service = service_key("192.0.2.80:80").unwrap();
-        for (text, address) in [("10.0.0.2", "10.0.0.2:80"), ("10.0.0.2:8080", "10.0.0.2:8080")] {
+        for (text, address) in [
+            ("10.0.0.2", "10.0.0.2:80"),
+            ("10.0.0.2:8080", "10.0.0.2:8080"),
+        ] {
             let real: RealRef = text.parse().unwrap();
             assert_eq!(real.within(&service).to_string(), address);
             assert_eq!(real.to_string(), text);
         }
         let service = service_key("[2001:db8::80]:443").unwrap();
         for text in ["2001:db8::2", "[2001:db8::2]", "[2001:db8::2]:443"] {
-            assert_eq!(text.parse::<RealRef>().unwrap().within(&service).to_string(), "[2001:db8::2]:443");
+            assert_eq!(
+                text.parse::<RealRef>()
+                    .unwrap()
+                    .within(&service)
+                    .to_string(),
+                "[2001:db8::2]:443"
+            );
         }
     }
 }

@@ -75,7 +75,9 @@ impl Change {
                 set_service(&mut service, settings);
                 model.services.push(service);
             }
-            Self::EditService(key, settings) => set_service(service_mut(&mut model, key)?, settings),
+            Self::EditService(key, settings) => {
+                set_service(service_mut(&mut model, key)?, settings)
+            }
             Self::DelService(key) => {
                 service_mut(&mut model, key)?;
                 model.services.retain(|service| service.key != *key);
@@ -97,7 +99,10 @@ impl Change {
                 service.reals.push(real);
             }
             Self::EditReal(key, address, settings) => {
-                set_real(real_mut(service_mut(&mut model, key)?, *address)?, *settings);
+                set_real(
+                    real_mut(service_mut(&mut model, key)?, *address)?,
+                    *settings,
+                );
             }
             Self::DelReal(key, address) => {
                 let service = service_mut(&mut model, key)?;
@@ -110,7 +115,10 @@ impl Change {
     }
 }
 
-fn service_mut<'a>(model: &'a mut Model, key: &ServiceKey) -> Result<&'a mut VirtualService, Refusal> {
+fn service_mut<'a>(
+    model: &'a mut Model,
+    key: &ServiceKey,
+) -> Result<&'a mut VirtualService, Refusal> {
     model
         .services
         .iter_mut()
@@ -120,13 +128,23 @@ fn service_mut<'a>(model: &'a mut Model, key: &ServiceKey) -> Result<&'a mut Vir
 
 fn real_mut(service: &mut VirtualService, address: SocketAddr) -> Result<&mut RealServer, Refusal> {
     let key = service.key;
-    service.reals.iter_mut().find(|real| real.address == address).ok_or_else(|| {
-        Refusal::not_found(format!("service {key} has no real {address}: `list` shows all"))
-    })
+    service
+        .reals
+        .iter_mut()
+        .find(|real| real.address == address)
+        .ok_or_else(|| {
+            Refusal::not_found(format!(
+                "service {key} has no real {address}: `list` shows all"
+            ))
+        })
 }
 
 fn set_service(service: &mut VirtualService, settings: &ServiceSettings) {
-    let ServiceSettings { name, scheduler, no_real } = settings;
+    let ServiceSettings {
+        name,
+        scheduler,
+        no_real,
+    } = settings;
     service.name = name.clone().or_else(|| service.name.take());
     service.scheduler = scheduler.unwrap_or(service.scheduler);
     service.no_real = no_real.unwrap_or(service.no_real);
@@ -148,8 +166,12 @@ pub fn mark_runtime(running: &mut Model, saved: Option<&Model>) {
                 != (&service.name, service.scheduler, service.no_real)
         });
         for real in &mut service.reals {
-            let saved =
-                saved.and_then(|saved| saved.reals.iter().find(|saved| saved.address == real.address));
+            let saved = saved.and_then(|saved| {
+                saved
+                    .reals
+                    .iter()
+                    .find(|saved| saved.address == real.address)
+            });
             real.runtime = saved.is_none_or(|saved| {
                 (saved.weight, saved.forwarding) != (real.weight, real.forwarding)
             });
@@ -164,7 +186,9 @@ pub fn is_saved(running: &Model, saved: &Model) -> bool {
         && running.services.iter().all(|service| {
             !service.runtime
                 && service.reals.iter().all(|real| !real.runtime)
-                && saved.service(&service.key).is_some_and(|s| s.reals.len() == service.reals.len())
+                && saved
+                    .service(&service.key)
+                    .is_some_and(|s| s.reals.len() == service.reals.len())
         })
 }
 
@@ -199,8 +223,11 @@ pub(crate) mod tests {
 
     #[test]
     fn adding_gives_defaults_to_what_is_not_named() {
-        let added = Change::AddService(web(), ServiceSettings::default()).apply(&model("")).unwrap();
-        let added = Change::AddReal(web(), real("10.0.0.2:80"), RealSettings::default()).apply(&added);
+        let added = Change::AddService(web(), ServiceSettings::default())
+            .apply(&model(""))
+            .unwrap();
+        let added =
+            Change::AddReal(web(), real("10.0.0.2:80"), RealSettings::default()).apply(&added);
         let expected = r#"
             [[service]]
             address = "192.0.2.80:80"
@@ -216,10 +243,20 @@ pub(crate) mod tests {
 
     #[test]
     fn editing_keeps_what_is_not_named() {
-        let settings = ServiceSettings { no_real: Some(NoReal::Drop), ..Default::default() };
-        let edited = Change::EditService(web(), settings).apply(&model(WEB)).unwrap();
-        let settings = RealSettings { weight: Some(0), ..Default::default() };
-        let edited = Change::EditReal(web(), real("10.0.0.2:80"), settings).apply(&edited).unwrap();
+        let settings = ServiceSettings {
+            no_real: Some(NoReal::Drop),
+            ..Default::default()
+        };
+        let edited = Change::EditService(web(), settings)
+            .apply(&model(WEB))
+            .unwrap();
+        let settings = RealSettings {
+            weight: Some(0),
+            ..Default::default()
+        };
+        let edited = Change::EditReal(web(), real("10.0.0.2:80"), settings)
+            .apply(&edited)
+            .unwrap();
         let expected = r#"
             [[service]]
             name = "web"
@@ -235,12 +272,17 @@ pub(crate) mod tests {
 
     #[test]
     fn deleting_takes_one_and_clearing_takes_all() {
-        let without_real = Change::DelReal(web(), real("10.0.0.2:80")).apply(&model(WEB)).unwrap();
+        let without_real = Change::DelReal(web(), real("10.0.0.2:80"))
+            .apply(&model(WEB))
+            .unwrap();
         assert_eq!(
             without_real,
             model("[[service]]\nname = \"web\"\naddress = \"192.0.2.80:80\"\nscheduler = \"rr\"\n")
         );
-        assert_eq!(Change::DelService(web()).apply(&model(WEB)).unwrap(), model(""));
+        assert_eq!(
+            Change::DelService(web()).apply(&model(WEB)).unwrap(),
+            model("")
+        );
         assert_eq!(Change::Clear.apply(&model(WEB)).unwrap(), model(""));
     }
 
@@ -253,22 +295,40 @@ pub(crate) mod tests {
             "service tcp/192.0.2.80:80 exists already: change it with `edit-service`"
         );
         assert_eq!(
-            refusal(Change::AddReal(web(), real("10.0.0.2:80"), RealSettings::default())),
+            refusal(Change::AddReal(
+                web(),
+                real("10.0.0.2:80"),
+                RealSettings::default()
+            )),
             "real 10.0.0.2:80 of service tcp/192.0.2.80:80 exists already: change it with `edit-real`"
         );
         let absent_service = "there is no service udp/192.0.2.80:80: `list` shows all";
-        assert_eq!(refusal(Change::EditService(other, ServiceSettings::default())), absent_service);
+        assert_eq!(
+            refusal(Change::EditService(other, ServiceSettings::default())),
+            absent_service
+        );
         assert_eq!(refusal(Change::DelService(other)), absent_service);
         assert_eq!(
-            refusal(Change::AddReal(other, real("10.0.0.2:80"), RealSettings::default())),
+            refusal(Change::AddReal(
+                other,
+                real("10.0.0.2:80"),
+                RealSettings::default()
+            )),
             absent_service
         );
         let absent_real = "service tcp/192.0.2.80:80 has no real 10.0.0.2:81: `list` shows all";
         assert_eq!(
-            refusal(Change::EditReal(web(), real("10.0.0.2:81"), RealSettings::default())),
+            refusal(Change::EditReal(
+                web(),
+                real("10.0.0.2:81"),
+                RealSettings::default()
+            )),
             absent_real
         );
-        assert_eq!(refusal(Change::DelReal(web(), real("10.0.0.2:81"))), absent_real);
+        assert_eq!(
+            refusal(Change::DelReal(web(), real("10.0.0.2:81"))),
+            absent_real
+        );
     }
 
     #[test]
@@ -278,13 +338,27 @@ pub(crate) mod tests {
         mark_runtime(&mut running, Some(&saved));
         assert!(is_saved(&running, &saved));
 
-        let weight = RealSettings { weight: Some(7), ..Default::default() };
-        let mut running = Change::EditReal(web(), real("10.0.0.2:80"), weight).apply(&saved).unwrap();
-        running = Change::AddReal(web(), real("10.0.0.3:80"), RealSettings::default()).apply(&running).unwrap();
+        let weight = RealSettings {
+            weight: Some(7),
+            ..Default::default()
+        };
+        let mut running = Change::EditReal(web(), real("10.0.0.2:80"), weight)
+            .apply(&saved)
+            .unwrap();
+        running = Change::AddReal(web(), real("10.0.0.3:80"), RealSettings::default())
+            .apply(&running)
+            .unwrap();
         mark_runtime(&mut running, Some(&saved));
         let marks = |model: &Model| {
             let service = &model.services[0];
-            (service.runtime, service.reals.iter().map(|real| real.runtime).collect::<Vec<_>>())
+            (
+                service.runtime,
+                service
+                    .reals
+                    .iter()
+                    .map(|real| real.runtime)
+                    .collect::<Vec<_>>(),
+            )
         };
         assert_eq!(marks(&running), (false, vec![true, true]));
         assert!(!is_saved(&running, &saved));

@@ -48,7 +48,11 @@ pub enum Message {
     /// For the services, or one.
     Services(Option<ServiceRef>, Reply<view::Services>),
     /// For connections; a service is named as operators do.
-    Connections(Option<ServiceRef>, ConnectionFilter, Reply<view::Connections>),
+    Connections(
+        Option<ServiceRef>,
+        ConnectionFilter,
+        Reply<view::Connections>,
+    ),
     /// For the status.
     Status(Reply<view::Status>),
     /// To load the configuration file again.
@@ -125,8 +129,16 @@ impl Daemon {
         mark_runtime(&mut model, file.as_ref().map(ConfigFile::model));
         dataplane.configure(&model.dataplane).map_err(refused)?;
         dataplane.reconcile(&model.services).map_err(refused)?;
-        let mut daemon =
-            Self { dataplane, model, file, events, addresses, failure: None, refused: 0, is_full: false };
+        let mut daemon = Self {
+            dataplane,
+            model,
+            file,
+            events,
+            addresses,
+            failure: None,
+            refused: 0,
+            is_full: false,
+        };
         let status = daemon.status()?;
         daemon.refused = table_full(&status);
         for reason in &status.reasons {
@@ -180,24 +192,31 @@ impl Daemon {
         let wanted = valid(change.apply(&self.model)?)?;
         let prepared = match (&self.file, scope) {
             (Some(file), Scope::File) => {
-                let saved = change.apply(file.model()).and_then(valid).map_err(|refusal| Refusal {
-                    sentence: format!(
-                        "what runs differs from {} (changes made with --runtime), where {}",
-                        file.path().display(),
-                        refusal.sentence
-                    ),
-                    ..refusal
-                })?;
+                let saved = change
+                    .apply(file.model())
+                    .and_then(valid)
+                    .map_err(|refusal| Refusal {
+                        sentence: format!(
+                            "what runs differs from {} (changes made with --runtime), where {}",
+                            file.path().display(),
+                            refusal.sentence
+                        ),
+                        ..refusal
+                    })?;
                 Some(file.prepare(&change, saved)?)
             }
             (None, _) | (_, Scope::Runtime) => None,
         };
-        self.dataplane.reconcile(&wanted.services).map_err(refused)?;
+        self.dataplane
+            .reconcile(&wanted.services)
+            .map_err(refused)?;
         if let Some(prepared) = prepared {
             match prepared.commit() {
                 Ok(file) => self.file = Some(file),
                 Err(refusal) => {
-                    self.dataplane.reconcile(&self.model.services).map_err(refused)?;
+                    self.dataplane
+                        .reconcile(&self.model.services)
+                        .map_err(refused)?;
                     return Err(refusal);
                 }
             }
@@ -211,10 +230,14 @@ impl Daemon {
             return Ok(Vec::new());
         };
         let purged = self.dataplane.purge(service, *real).map_err(|error| {
-            Refusal::failed(format!("real {real} is deleted, but its connections are still there: {error}"))
+            Refusal::failed(format!(
+                "real {real} is deleted, but its connections are still there: {error}"
+            ))
         })?;
         let plural = if purged == 1 { "" } else { "s" };
-        Ok(vec![format!("{purged} connection{plural} of real {real} deleted")])
+        Ok(vec![format!(
+            "{purged} connection{plural} of real {real} deleted"
+        )])
     }
 
     /// Takes the new model over and tells what it changes.
@@ -229,7 +252,9 @@ impl Daemon {
     fn resolve(&self, request: Request) -> Result<(Change, Leftover), Refusal> {
         let change = match request {
             Request::AddService(key, settings) => Change::AddService(key, settings),
-            Request::EditService(service, settings) => Change::EditService(self.key(&service)?, settings),
+            Request::EditService(service, settings) => {
+                Change::EditService(self.key(&service)?, settings)
+            }
             Request::DelService(service) => Change::DelService(self.key(&service)?),
             Request::AddReal(service, real, settings) => {
                 let key = self.key(&service)?;
@@ -252,18 +277,27 @@ impl Daemon {
         let services = &self.model.services;
         match service {
             ServiceRef::Key(key) if self.model.service(key).is_some() => Ok(*key),
-            ServiceRef::Key(key) => Err(Refusal::not_found(format!("there is no service {key}: `list` shows all"))),
+            ServiceRef::Key(key) => Err(Refusal::not_found(format!(
+                "there is no service {key}: `list` shows all"
+            ))),
             ServiceRef::Name(name) => services
                 .iter()
                 .find(|service| service.name.as_ref() == Some(name))
                 .map(|service| service.key)
-                .ok_or_else(|| Refusal::not_found(format!("there is no service `{name}`: `list` shows all"))),
+                .ok_or_else(|| {
+                    Refusal::not_found(format!("there is no service `{name}`: `list` shows all"))
+                }),
             ServiceRef::Only => match &services[..] {
                 [only] => Ok(only.key),
-                [] => Err(Refusal::not_found("there is no service: add one with `add-service`")),
+                [] => Err(Refusal::not_found(
+                    "there is no service: add one with `add-service`",
+                )),
                 several => {
                     let names: Vec<_> = several.iter().map(overview::service_name).collect();
-                    Err(Refusal::invalid(format!("say which service: {}", crate::config::read::listed_few(&names))))
+                    Err(Refusal::invalid(format!(
+                        "say which service: {}",
+                        crate::sentence::listed_few(&names)
+                    )))
                 }
             },
         }
@@ -274,7 +308,9 @@ impl Daemon {
         let snapshot = self.dataplane.snapshot().map_err(refused)?;
         let mut services = overview::services(&self.model, &snapshot);
         if let Some(key) = key {
-            services.services.retain(|service| service.protocol == key.protocol && service.address == key.address);
+            services.services.retain(|service| {
+                service.protocol == key.protocol && service.address == key.address
+            });
         }
         Ok(services)
     }
@@ -294,7 +330,9 @@ impl Daemon {
             virtual_address: connection.virtual_address.address,
             real: connection.real,
         });
-        Ok(view::Connections { connections: connections.collect() })
+        Ok(view::Connections {
+            connections: connections.collect(),
+        })
     }
 
     fn status(&mut self) -> Result<view::Status, Refusal> {
@@ -321,7 +359,12 @@ impl Daemon {
             Ok(()) => (EventKind::Reloaded, String::new()),
             Err(refusal) => (EventKind::ReloadFailed, refusal.to_string()),
         };
-        self.publish(Happened { kind, service: None, real: None, message });
+        self.publish(Happened {
+            kind,
+            service: None,
+            real: None,
+            message,
+        });
         result
     }
 
@@ -331,11 +374,17 @@ impl Daemon {
                 "there is no configuration file to load: start balancerd with --config FILE",
             ));
         };
-        let file = file.reload().map_err(|error| Refusal::invalid(error.to_string()))?;
+        let file = file
+            .reload()
+            .map_err(|error| Refusal::invalid(error.to_string()))?;
         let wanted = file.model().clone();
-        self.dataplane.configure(&wanted.dataplane).map_err(refused)?;
+        self.dataplane
+            .configure(&wanted.dataplane)
+            .map_err(refused)?;
         if let Err(error) = self.dataplane.reconcile(&wanted.services) {
-            self.dataplane.configure(&self.model.dataplane).map_err(refused)?;
+            self.dataplane
+                .configure(&self.model.dataplane)
+                .map_err(refused)?;
             return Err(refused(error));
         }
         self.file = Some(file);
@@ -356,14 +405,19 @@ impl Daemon {
         let failure = self.dataplane.tend().err().map(|error| error.to_string());
         if failure != self.failure {
             match &failure {
-                Some(failure) => tracing::error!(failure, "cannot tend the data plane, trying again"),
+                Some(failure) => {
+                    tracing::error!(failure, "cannot tend the data plane, trying again")
+                }
                 None => tracing::info!("the data plane is tended again"),
             }
         }
         self.failure = failure;
         if let Ok(status) = self.dataplane.status() {
-            let refused =
-                status.discards.iter().find(|(reason, _)| *reason == Discard::TableFull).map_or(0, |(_, count)| *count);
+            let refused = status
+                .discards
+                .iter()
+                .find(|(reason, _)| *reason == Discard::TableFull)
+                .map_or(0, |(_, count)| *count);
             self.watch_table(refused, status.connections, status.max_connections);
         }
         systemd::alive();
@@ -376,7 +430,11 @@ impl Daemon {
         if is_full == std::mem::replace(&mut self.is_full, is_full) {
             return;
         }
-        let kind = if is_full { EventKind::TableFull } else { EventKind::TableHasRoom };
+        let kind = if is_full {
+            EventKind::TableFull
+        } else {
+            EventKind::TableHasRoom
+        };
         self.publish(Happened {
             kind,
             service: None,
@@ -386,22 +444,44 @@ impl Daemon {
     }
 
     fn publish(&self, happened: Happened) {
-        let Happened { kind, service, real, message } = happened;
+        let Happened {
+            kind,
+            service,
+            real,
+            message,
+        } = happened;
         let shown = real.map(|real| real.to_string());
         let (service_shown, real_shown) = (service.as_deref(), shown.as_deref());
         let detail = Some(message.as_str()).filter(|message| !message.is_empty());
         match kind.level() {
             Level::ERROR => tracing::error!(detail, "{}", kind.sentence()),
             Level::WARN => tracing::warn!(detail, "{}", kind.sentence()),
-            _ => tracing::info!(service = service_shown, real = real_shown, detail, "{}", kind.sentence()),
+            _ => tracing::info!(
+                service = service_shown,
+                real = real_shown,
+                detail,
+                "{}",
+                kind.sentence()
+            ),
         }
         // No one may be following.
-        let _ = self.events.send(view::Event { time: clock::now_utc(), event: kind, service, real, message });
+        let _ = self.events.send(view::Event {
+            time: clock::now_utc(),
+            event: kind,
+            service,
+            real,
+            message,
+        });
     }
 }
 
 fn table_full(status: &view::Status) -> u64 {
-    status.dataplane.discards.get(Discard::TableFull.name()).copied().unwrap_or_default()
+    status
+        .dataplane
+        .discards
+        .get(Discard::TableFull.name())
+        .copied()
+        .unwrap_or_default()
 }
 
 fn valid(model: Model) -> Result<Model, Refusal> {

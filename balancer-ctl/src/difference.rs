@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 
 use crate::{
-    config::edit::{forwarding_name, no_real_name, scheduler_name},
     model::{Model, RealServer, VirtualService},
     view::EventKind,
 };
@@ -27,13 +26,17 @@ pub fn difference(old: &Model, new: &Model) -> Vec<Happened> {
     let mut happened = Vec::new();
     for service in &old.services {
         if new.service(&service.key).is_none() {
-            happened.push(of_service(EventKind::ServiceRemoved, service, String::new()));
+            happened.push(of_service(
+                EventKind::ServiceRemoved,
+                service,
+                String::new(),
+            ));
         }
     }
     for service in &new.services {
         match old.service(&service.key) {
             None => {
-                let message = format!("scheduler {}", scheduler_name(service.scheduler));
+                let message = format!("scheduler {}", service.scheduler.name());
                 happened.push(of_service(EventKind::ServiceAdded, service, message));
                 reals(&[], service, &mut happened);
             }
@@ -50,16 +53,22 @@ pub fn difference(old: &Model, new: &Model) -> Vec<Happened> {
 }
 
 fn reals(before: &[RealServer], service: &VirtualService, happened: &mut Vec<Happened>) {
-    let find = |reals: &[RealServer], address| reals.iter().find(|real| real.address == address).cloned();
+    let find =
+        |reals: &[RealServer], address| reals.iter().find(|real| real.address == address).cloned();
     for real in before {
         if find(&service.reals, real.address).is_none() {
-            happened.push(of_real(EventKind::RealRemoved, service, real, String::new()));
+            happened.push(of_real(
+                EventKind::RealRemoved,
+                service,
+                real,
+                String::new(),
+            ));
         }
     }
     for real in &service.reals {
         match find(before, real.address) {
             None => {
-                let message = format!("weight {}, {}", real.weight, forwarding_name(real.forwarding));
+                let message = format!("weight {}, {}", real.weight, real.forwarding.name());
                 happened.push(of_real(EventKind::RealAdded, service, real, message));
             }
             Some(before) => {
@@ -67,8 +76,8 @@ fn reals(before: &[RealServer], service: &VirtualService, happened: &mut Vec<Hap
                     ("weight", before.weight.to_string(), real.weight.to_string()),
                     (
                         "forwarding",
-                        forwarding_name(before.forwarding).to_owned(),
-                        forwarding_name(real.forwarding).to_owned(),
+                        before.forwarding.name().to_owned(),
+                        real.forwarding.name().to_owned(),
                     ),
                 ]);
                 if !message.is_empty() {
@@ -81,8 +90,8 @@ fn reals(before: &[RealServer], service: &VirtualService, happened: &mut Vec<Hap
 
 fn service_changes(before: &VirtualService, after: &VirtualService) -> String {
     let name = |service: &VirtualService| service.name.clone().unwrap_or_else(|| "none".to_owned());
-    let scheduler = |service: &VirtualService| scheduler_name(service.scheduler).to_owned();
-    let no_real = |service: &VirtualService| no_real_name(service.no_real).to_owned();
+    let scheduler = |service: &VirtualService| service.scheduler.name().to_owned();
+    let no_real = |service: &VirtualService| service.no_real.name().to_owned();
     changes(&[
         ("name", name(before), name(after)),
         ("scheduler", scheduler(before), scheduler(after)),
@@ -92,16 +101,33 @@ fn service_changes(before: &VirtualService, after: &VirtualService) -> String {
 
 fn changes(values: &[(&str, String, String)]) -> String {
     let changed = values.iter().filter(|(_, before, after)| before != after);
-    let told: Vec<_> = changed.map(|(what, before, after)| format!("{what} {before} -> {after}")).collect();
+    let told: Vec<_> = changed
+        .map(|(what, before, after)| format!("{what} {before} -> {after}"))
+        .collect();
     told.join(", ")
 }
 
 fn of_service(kind: EventKind, service: &VirtualService, message: String) -> Happened {
-    Happened { kind, service: Some(service.key.to_string()), real: None, message }
+    Happened {
+        kind,
+        service: Some(service.key.to_string()),
+        real: None,
+        message,
+    }
 }
 
-fn of_real(kind: EventKind, service: &VirtualService, real: &RealServer, message: String) -> Happened {
-    Happened { kind, service: Some(service.key.to_string()), real: Some(real.address), message }
+fn of_real(
+    kind: EventKind,
+    service: &VirtualService,
+    real: &RealServer,
+    message: String,
+) -> Happened {
+    Happened {
+        kind,
+        service: Some(service.key.to_string()),
+        real: Some(real.address),
+        message,
+    }
 }
 
 #[cfg(test)]
@@ -146,10 +172,17 @@ mod tests {
         );
         let told: Vec<_> = difference(&old, &new)
             .into_iter()
-            .map(|Happened { kind, service, real, message }| {
-                let real = real.map(|real| real.to_string()).unwrap_or_default();
-                format!("{} {} {real} {message}", kind.name(), service.unwrap())
-            })
+            .map(
+                |Happened {
+                     kind,
+                     service,
+                     real,
+                     message,
+                 }| {
+                    let real = real.map(|real| real.to_string()).unwrap_or_default();
+                    format!("{} {} {real} {message}", kind.name(), service.unwrap())
+                },
+            )
             .collect();
         assert_eq!(
             told,

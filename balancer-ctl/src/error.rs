@@ -26,21 +26,33 @@ pub struct Refusal {
 impl Refusal {
     /// The request itself is wrong.
     pub fn invalid(sentence: impl Into<String>) -> Self {
-        Self { kind: Kind::Invalid, sentence: sentence.into() }
+        Self {
+            kind: Kind::Invalid,
+            sentence: sentence.into(),
+        }
     }
 
     /// What the request names does not exist.
     pub fn not_found(sentence: impl Into<String>) -> Self {
-        Self { kind: Kind::NotFound, sentence: sentence.into() }
+        Self {
+            kind: Kind::NotFound,
+            sentence: sentence.into(),
+        }
     }
 
     /// The request contradicts what exists.
     pub fn conflict(sentence: impl Into<String>) -> Self {
-        Self { kind: Kind::Conflict, sentence: sentence.into() }
+        Self {
+            kind: Kind::Conflict,
+            sentence: sentence.into(),
+        }
     }
 
     /// The daemon could not carry the request out.
     pub fn failed(sentence: impl Into<String>) -> Self {
-        Self { kind: Kind::Failed, sentence: sentence.into() }
+        Self {
+            kind: Kind::Failed,
+            sentence: sentence.into(),
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 mod diagnosis;
 mod ethtool;
+mod peer;
 mod sysctl;
 
 use crate::netlink::{Netlink, link::Link};
@@ -19,7 +20,10 @@ impl Host {
     /// # Errors
     /// What an earlier daemon noted cannot be read.
     pub fn new(instance: Option<&str>) -> anyhow::Result<Self> {
-        Ok(Self { sysctls: sysctl::Sysctls::open(instance)?, warnings: Vec::new() })
+        Ok(Self {
+            sysctls: sysctl::Sysctls::open(instance)?,
+            warnings: Vec::new(),
+        })
     }
 
     /// Sets what the kernel's own forwarding needs on these interfaces. Packets whose next hop is not known
@@ -28,7 +32,8 @@ impl Host {
     /// # Errors
     /// A setting cannot be written, or its old value not noted.
     pub fn prepare(&mut self, links: &[Link]) -> anyhow::Result<()> {
-        self.sysctls.set(links.iter().map(|link| link.name.as_str()))
+        self.sysctls
+            .set(links.iter().map(|link| link.name.as_str()))
     }
 
     /// Looks for what will not work.

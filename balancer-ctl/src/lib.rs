@@ -22,6 +22,7 @@ pub mod overview;
 pub mod paths;
 pub mod plan;
 pub mod ring;
+pub mod sentence;
 pub mod serve;
 pub mod systemd;
 pub mod view;

@@ -19,8 +19,11 @@ pub fn addresses() -> io::Result<HashSet<IpAddr>> {
 /// The host's name, as far as it is text.
 #[must_use]
 pub fn host_name() -> String {
-    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
-    name.filter(|name| !name.is_empty()).unwrap_or_else(|| "localhost".to_owned())
+    let name = nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok());
+    name.filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "localhost".to_owned())
 }
 
 #[cfg(test)]
@@ -28,6 +31,9 @@ mod tests {
     #[test]
     fn the_loopback_address_is_among_them() {
         let addresses = super::addresses().unwrap();
-        assert!(addresses.contains(&"127.0.0.1".parse().unwrap()), "{addresses:?}");
+        assert!(
+            addresses.contains(&"127.0.0.1".parse().unwrap()),
+            "{addresses:?}"
+        );
     }
 }

@@ -70,6 +70,17 @@ pub enum Scheduler {
     Wrr,
 }
 
+impl Scheduler {
+    /// Its name in files, commands and JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Rr => "rr",
+            Self::Wrr => "wrr",
+        }
+    }
+}
+
 /// What a client gets while no real server takes new connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -81,6 +92,17 @@ pub enum NoReal {
     Drop,
 }
 
+impl NoReal {
+    /// Its name in files, commands and JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Reject => "reject",
+            Self::Drop => "drop",
+        }
+    }
+}
+
 /// How packets reach a real server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -88,6 +110,16 @@ pub enum ForwardMethod {
     /// Destination NAT; replies come back through the balancer.
     #[default]
     Nat,
+}
+
+impl ForwardMethod {
+    /// Its name in files, commands and JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nat => "nat",
+        }
+    }
 }
 
 /// Largest weight.

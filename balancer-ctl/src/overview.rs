@@ -15,7 +15,11 @@ use crate::{
 #[must_use]
 pub fn services(model: &Model, snapshot: &Snapshot) -> view::Services {
     let services = model.services.iter().map(|service| {
-        let counted = snapshot.services.get(&service.key).cloned().unwrap_or_default();
+        let counted = snapshot
+            .services
+            .get(&service.key)
+            .cloned()
+            .unwrap_or_default();
         view::Service {
             name: service.name.clone(),
             protocol: service.key.protocol,
@@ -27,13 +31,24 @@ pub fn services(model: &Model, snapshot: &Snapshot) -> view::Services {
             reals: service
                 .reals
                 .iter()
-                .map(|real| shown(real, counted.reals.get(&real.address).copied().unwrap_or_default()))
+                .map(|real| {
+                    shown(
+                        real,
+                        counted
+                            .reals
+                            .get(&real.address)
+                            .copied()
+                            .unwrap_or_default(),
+                    )
+                })
                 .collect(),
             counters: counted.counters,
             rates: None,
         }
     });
-    view::Services { services: services.collect() }
+    view::Services {
+        services: services.collect(),
+    }
 }
 
 fn shown(real: &RealServer, counted: dataplane::RealSnapshot) -> view::Real {
@@ -44,7 +59,11 @@ fn shown(real: &RealServer, counted: dataplane::RealSnapshot) -> view::Real {
         effective_weight: real.weight,
         forwarding: real.forwarding,
         backup: false,
-        state: if draining { view::RealState::Draining } else { view::RealState::Up },
+        state: if draining {
+            view::RealState::Draining
+        } else {
+            view::RealState::Up
+        },
         reason: draining.then(|| "weight 0".to_owned()),
         active: counted.active,
         inactive: counted.inactive,
@@ -61,7 +80,10 @@ const fn takes_new(real: &RealServer) -> bool {
 /// A service by its name, or by what it is known by.
 #[must_use]
 pub fn service_name(service: &VirtualService) -> String {
-    service.name.clone().unwrap_or_else(|| service.key.to_string())
+    service
+        .name
+        .clone()
+        .unwrap_or_else(|| service.key.to_string())
 }
 
 /// What the daemon knows beside the model and the data plane.
@@ -79,7 +101,11 @@ pub struct Surroundings<'a> {
 
 /// The whole node's status.
 #[must_use]
-pub fn status(model: &Model, dataplane: DataplaneStatus, surroundings: &Surroundings<'_>) -> view::Status {
+pub fn status(
+    model: &Model,
+    dataplane: DataplaneStatus,
+    surroundings: &Surroundings<'_>,
+) -> view::Status {
     let services: Vec<_> = model
         .services
         .iter()
@@ -91,7 +117,12 @@ pub fn status(model: &Model, dataplane: DataplaneStatus, surroundings: &Surround
         .collect();
     let mut reasons: Vec<_> = services.iter().filter_map(cannot_answer).collect();
     let down = !reasons.is_empty();
-    reasons.extend(surroundings.addresses.map(|addresses| unclaimed(model, addresses)).unwrap_or_default());
+    reasons.extend(
+        surroundings
+            .addresses
+            .map(|addresses| unclaimed(model, addresses))
+            .unwrap_or_default(),
+    );
     reasons.extend(surroundings.failure.map(str::to_owned));
     reasons.extend(dataplane.warnings);
     let overall = match (down, reasons.is_empty()) {
@@ -99,8 +130,11 @@ pub fn status(model: &Model, dataplane: DataplaneStatus, surroundings: &Surround
         (false, false) => view::Overall::Limited,
         (false, true) => view::Overall::Running,
     };
-    let discards: BTreeMap<_, _> =
-        dataplane.discards.iter().map(|(reason, count)| (reason.name().to_owned(), *count)).collect();
+    let discards: BTreeMap<_, _> = dataplane
+        .discards
+        .iter()
+        .map(|(reason, count)| (reason.name().to_owned(), *count))
+        .collect();
     view::Status {
         node: model.node.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -116,7 +150,12 @@ pub fn status(model: &Model, dataplane: DataplaneStatus, surroundings: &Surround
                 .into_iter()
                 .map(|interface| view::Interface {
                     name: interface.name,
-                    mode: if interface.native { "native" } else { "generic" }.to_owned(),
+                    mode: if interface.native {
+                        "native"
+                    } else {
+                        "generic"
+                    }
+                    .to_owned(),
                     program_id: interface.program_id,
                 })
                 .collect(),
@@ -134,9 +173,9 @@ fn cannot_answer(service: &view::ServiceStatus) -> Option<String> {
     let name = &service.name;
     match service {
         view::ServiceStatus { reals_up: 1.., .. } => None,
-        view::ServiceStatus { reals_total: 0, .. } => {
-            Some(format!("service {name} has no real server: add one with `balancer-ctl add-real`"))
-        }
+        view::ServiceStatus { reals_total: 0, .. } => Some(format!(
+            "service {name} has no real server: add one with `balancer-ctl add-real`"
+        )),
         view::ServiceStatus { .. } => Some(format!(
             "no real server of service {name} takes new connections: give one a weight with `balancer-ctl edit-real`"
         )),
@@ -147,7 +186,11 @@ fn cannot_answer(service: &view::ServiceStatus) -> Option<String> {
 #[must_use]
 pub fn unclaimed(model: &Model, addresses: &HashSet<IpAddr>) -> Vec<String> {
     let mut told = HashSet::new();
-    let interface = model.dataplane.interfaces.first().map_or("INTERFACE", String::as_str);
+    let interface = model
+        .dataplane
+        .interfaces
+        .first()
+        .map_or("INTERFACE", String::as_str);
     model
         .services
         .iter()
@@ -169,13 +212,24 @@ pub fn add_rates(before: &view::Services, after: &mut view::Services, millisecon
         .services
         .iter()
         .map(|service| {
-            let reals: BTreeMap<_, _> = service.reals.iter().map(|real| (real.address, real.counters)).collect();
-            ((service.protocol, service.address), (service.counters, reals))
+            let reals: BTreeMap<_, _> = service
+                .reals
+                .iter()
+                .map(|real| (real.address, real.counters))
+                .collect();
+            (
+                (service.protocol, service.address),
+                (service.counters, reals),
+            )
         })
         .collect();
     for service in &mut after.services {
         let old = old.get(&(service.protocol, service.address));
-        service.rates = Some(rate(old.map(|(counters, _)| counters), &service.counters, milliseconds));
+        service.rates = Some(rate(
+            old.map(|(counters, _)| counters),
+            &service.counters,
+            milliseconds,
+        ));
         for real in &mut service.reals {
             let old = old.and_then(|(_, reals)| reals.get(&real.address));
             real.rates = Some(rate(old, &real.counters, milliseconds));
@@ -192,7 +246,8 @@ fn rate(
     let before = before.copied().unwrap_or_default();
     let rate = |before: u64, after: u64| {
         let grown = after.checked_sub(before).unwrap_or(after);
-        u64::try_from(u128::from(grown) * 1000 / u128::from(milliseconds.max(1))).unwrap_or(u64::MAX)
+        u64::try_from(u128::from(grown) * 1000 / u128::from(milliseconds.max(1)))
+            .unwrap_or(u64::MAX)
     };
     dataplane::Counters {
         connections: rate(before.connections, after.connections),
@@ -224,19 +279,33 @@ mod tests {
         address = "10.0.0.2"
     "#;
 
-    const NOTHING: Surroundings<'static> =
-        Surroundings { addresses: None, config: None, runtime_changes: false, failure: None };
+    const NOTHING: Surroundings<'static> = Surroundings {
+        addresses: None,
+        config: None,
+        runtime_changes: false,
+        failure: None,
+    };
 
-    fn judged(services: &str, warnings: &[&str], surroundings: &Surroundings<'_>) -> (view::Overall, Vec<String>) {
+    fn judged(
+        services: &str,
+        warnings: &[&str],
+        surroundings: &Surroundings<'_>,
+    ) -> (view::Overall, Vec<String>) {
         let warnings = warnings.iter().map(ToString::to_string).collect();
-        let dataplane = DataplaneStatus { warnings, ..Default::default() };
+        let dataplane = DataplaneStatus {
+            warnings,
+            ..Default::default()
+        };
         let status = status(&model(services), dataplane, surroundings);
         (status.overall, status.reasons)
     }
 
     #[test]
     fn a_drained_real_beside_one_that_is_up_limits_nothing() {
-        assert_eq!(judged(SERVICES, &[], &NOTHING), (view::Overall::Running, vec![]));
+        assert_eq!(
+            judged(SERVICES, &[], &NOTHING),
+            (view::Overall::Running, vec![])
+        );
         assert_eq!(judged("", &[], &NOTHING), (view::Overall::Running, vec![]));
     }
 
@@ -265,21 +334,42 @@ mod tests {
 
     #[test]
     fn warnings_limit() {
-        assert_eq!(judged(SERVICES, &["slow"], &NOTHING), (view::Overall::Limited, vec!["slow".to_owned()]));
-        let failing = Surroundings { failure: Some("failing"), ..NOTHING };
-        assert_eq!(judged(SERVICES, &[], &failing), (view::Overall::Limited, vec!["failing".to_owned()]));
+        assert_eq!(
+            judged(SERVICES, &["slow"], &NOTHING),
+            (view::Overall::Limited, vec!["slow".to_owned()])
+        );
+        let failing = Surroundings {
+            failure: Some("failing"),
+            ..NOTHING
+        };
+        assert_eq!(
+            judged(SERVICES, &[], &failing),
+            (view::Overall::Limited, vec!["failing".to_owned()])
+        );
     }
 
     #[test]
     fn a_vip_that_no_interface_carries_is_told_once_with_the_mend() {
         let addresses = HashSet::new();
-        let surroundings = Surroundings { addresses: Some(&addresses), ..NOTHING };
+        let surroundings = Surroundings {
+            addresses: Some(&addresses),
+            ..NOTHING
+        };
         let sentence = "no interface carries VIP 192.0.2.80, so nobody answers for it: \
                         `ip address add 192.0.2.80/32 dev eth0`";
-        assert_eq!(judged(SERVICES, &[], &surroundings), (view::Overall::Limited, vec![sentence.to_owned()]));
+        assert_eq!(
+            judged(SERVICES, &[], &surroundings),
+            (view::Overall::Limited, vec![sentence.to_owned()])
+        );
         let addresses = HashSet::from(["192.0.2.80".parse().unwrap()]);
-        let surroundings = Surroundings { addresses: Some(&addresses), ..NOTHING };
-        assert_eq!(judged(SERVICES, &[], &surroundings), (view::Overall::Running, vec![]));
+        let surroundings = Surroundings {
+            addresses: Some(&addresses),
+            ..NOTHING
+        };
+        assert_eq!(
+            judged(SERVICES, &[], &surroundings),
+            (view::Overall::Running, vec![])
+        );
     }
 
     #[test]
@@ -287,17 +377,43 @@ mod tests {
         let model = model(SERVICES);
         let mut snapshot = Snapshot::default();
         let web = snapshot.services.entry(model.services[0].key).or_default();
-        web.counters = dataplane::Counters { connections: 100, bytes_out: 7, ..Default::default() };
+        web.counters = dataplane::Counters {
+            connections: 100,
+            bytes_out: 7,
+            ..Default::default()
+        };
         let before = services(&model, &snapshot);
         let web = snapshot.services.entry(model.services[0].key).or_default();
-        web.counters = dataplane::Counters { connections: 150, bytes_out: 3, ..Default::default() };
-        web.reals.entry(model.services[0].reals[0].address).or_default().counters.packets_in = 30;
+        web.counters = dataplane::Counters {
+            connections: 150,
+            bytes_out: 3,
+            ..Default::default()
+        };
+        web.reals
+            .entry(model.services[0].reals[0].address)
+            .or_default()
+            .counters
+            .packets_in = 30;
         let mut after = services(&model, &snapshot);
         add_rates(&before, &mut after, 500);
-        let expected = dataplane::Counters { connections: 100, bytes_out: 6, ..Default::default() };
-        assert_eq!(after.services[0].rates, Some(expected), "a counter that fell was set to zero");
-        let expected = dataplane::Counters { packets_in: 60, ..Default::default() };
+        let expected = dataplane::Counters {
+            connections: 100,
+            bytes_out: 6,
+            ..Default::default()
+        };
+        assert_eq!(
+            after.services[0].rates,
+            Some(expected),
+            "a counter that fell was set to zero"
+        );
+        let expected = dataplane::Counters {
+            packets_in: 60,
+            ..Default::default()
+        };
         assert_eq!(after.services[0].reals[0].rates, Some(expected));
-        assert_eq!(after.services[1].rates, Some(dataplane::Counters::default()));
+        assert_eq!(
+            after.services[1].rates,
+            Some(dataplane::Counters::default())
+        );
     }
 }

@@ -44,7 +44,9 @@ impl FromStr for Instance {
 
     fn from_str(name: &str) -> Result<Self, String> {
         let good = (1..=32).contains(&name.len())
-            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+            && name
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
         if !good {
             return Err("an instance's name is 1 to 32 letters, digits, `-` or `_`".to_owned());
         }
@@ -64,10 +66,19 @@ mod tests {
 
     #[test]
     fn an_instance_has_its_own_files() {
-        assert_eq!(Instance::default().socket().to_str(), Some("/run/balancer/control.sock"));
+        assert_eq!(
+            Instance::default().socket().to_str(),
+            Some("/run/balancer/control.sock")
+        );
         let named: Instance = "blue_1".parse().unwrap();
-        assert_eq!(named.socket().to_str(), Some("/run/balancer/blue_1/control.sock"));
-        assert_eq!(named.lock().to_str(), Some("/run/balancer/blue_1/balancerd.lock"));
+        assert_eq!(
+            named.socket().to_str(),
+            Some("/run/balancer/blue_1/control.sock")
+        );
+        assert_eq!(
+            named.lock().to_str(),
+            Some("/run/balancer/blue_1/balancerd.lock")
+        );
     }
 
     #[test]

@@ -98,12 +98,28 @@ struct Planner<'a> {
 impl<'a> Planner<'a> {
     fn new(desired: &[VirtualService], observed: &'a Tables) -> Result<Self, Full> {
         let used = observed.service_ids_in_use();
-        let free_services: Vec<_> = (0..MAX_SERVICES).rev().filter(|id| !used.contains(id)).collect();
-        let new_services = desired.iter().filter(|s| !observed.services.contains_key(&s.key)).count();
-        let of_family = |v4: bool| desired.iter().filter(|s| s.key.address.is_ipv4() == v4).count();
-        if new_services > free_services.len() || of_family(true).max(of_family(false)) > MAX_SERVICES as usize {
+        let free_services: Vec<_> = (0..MAX_SERVICES)
+            .rev()
+            .filter(|id| !used.contains(id))
+            .collect();
+        let new_services = desired
+            .iter()
+            .filter(|s| !observed.services.contains_key(&s.key))
+            .count();
+        let of_family = |v4: bool| {
+            desired
+                .iter()
+                .filter(|s| s.key.address.is_ipv4() == v4)
+                .count()
+        };
+        if new_services > free_services.len()
+            || of_family(true).max(of_family(false)) > MAX_SERVICES as usize
+        {
             let held = used.len() - observed.services.len();
-            return Err(Full::Services { wanted: desired.len(), held });
+            return Err(Full::Services {
+                wanted: desired.len(),
+                held,
+            });
         }
 
         let known_reals = observed.real_ids();
@@ -116,7 +132,10 @@ impl<'a> Planner<'a> {
         let new_reals = desired
             .iter()
             .map(|service| {
-                let id = observed.services.get(&service.key).map(|row| row.service.id);
+                let id = observed
+                    .services
+                    .get(&service.key)
+                    .map(|row| row.service.id);
                 let is_known = |real: &&model::RealServer| {
                     id.is_some_and(|id| known_reals.contains_key(&(id, real.address)))
                 };
@@ -126,7 +145,11 @@ impl<'a> Planner<'a> {
         if new_reals > free_reals.len() {
             return Err(Full::Reals {
                 wanted: desired.iter().map(|service| service.reals.len()).sum(),
-                held: observed.reals.iter().filter(|real| real.state == state::REMOVED).count(),
+                held: observed
+                    .reals
+                    .iter()
+                    .filter(|real| real.state == state::REMOVED)
+                    .count(),
                 capacity: observed.reals.len(),
             });
         }
@@ -150,7 +173,10 @@ impl<'a> Planner<'a> {
         let id = match row {
             Some(row) => row.service.id,
             None => {
-                let id = self.free_services.pop().ok_or(Full::Services { wanted: 1, held: 0 })?;
+                let id = self
+                    .free_services
+                    .pop()
+                    .ok_or(Full::Services { wanted: 1, held: 0 })?;
                 self.resets.push(Change::ResetService { id });
                 id
             }
@@ -164,13 +190,19 @@ impl<'a> Planner<'a> {
             Some(row) if row.ring == slots => row.service.ring,
             _ => {
                 // A ring has at most MAX_RING slots.
-                let ring = self.space.allocate(slots.len() as u32).ok_or_else(|| Full::Ring {
-                    service: desired.key,
-                    wanted: slots.len(),
-                    free: self.space.free(),
-                })?;
+                let ring = self
+                    .space
+                    .allocate(slots.len() as u32)
+                    .ok_or_else(|| Full::Ring {
+                        service: desired.key,
+                        wanted: slots.len(),
+                        free: self.space.free(),
+                    })?;
                 if ring.length > 0 {
-                    self.rings.push(Change::WriteRing { offset: ring.offset, reals: slots.clone() });
+                    self.rings.push(Change::WriteRing {
+                        offset: ring.offset,
+                        reals: slots.clone(),
+                    });
                 }
                 ring
             }
@@ -181,7 +213,11 @@ impl<'a> Planner<'a> {
         };
         let service = Service { ring, id, flags };
         if row.is_none_or(|row| row.service != service) {
-            self.services.push(Change::SetService { key: desired.key, service, reals: slots });
+            self.services.push(Change::SetService {
+                key: desired.key,
+                service,
+                reals: slots,
+            });
         }
         Ok(())
     }
@@ -192,13 +228,21 @@ impl<'a> Planner<'a> {
             address: Addr::from(desired.address.ip()),
             port: desired.address.port().to_be(),
             zero: 0,
-            state: if desired.weight > 0 { state::TAKES_NEW } else { state::DRAINING },
+            state: if desired.weight > 0 {
+                state::TAKES_NEW
+            } else {
+                state::DRAINING
+            },
             service,
         };
         let Some(id) = self.known_reals.get(&(service, desired.address)).copied() else {
             let held = 0;
             let capacity = self.observed.reals.len();
-            let id = self.free_reals.pop().ok_or(Full::Reals { wanted: 1, held, capacity })?;
+            let id = self.free_reals.pop().ok_or(Full::Reals {
+                wanted: 1,
+                held,
+                capacity,
+            })?;
             self.kept.insert(id);
             self.reals.push(Change::SetReal { id, real: wanted });
             return Ok(id);
@@ -207,7 +251,11 @@ impl<'a> Planner<'a> {
         let old = self.observed.reals[id as usize];
         if old != wanted {
             let change = Change::SetReal { id, real: wanted };
-            if old.state == state::TAKES_NEW { self.leaving.push(change) } else { self.reals.push(change) }
+            if old.state == state::TAKES_NEW {
+                self.leaving.push(change)
+            } else {
+                self.reals.push(change)
+            }
         }
         Ok(id)
     }
@@ -223,31 +271,55 @@ impl<'a> Planner<'a> {
             .collect();
         for (id, real) in (0_u32..).zip(&self.observed.reals) {
             if !self.kept.contains(&id) && !matches!(real.state, state::FREE | state::REMOVED) {
-                let real = RealServer { state: state::REMOVED, ..*real };
+                let real = RealServer {
+                    state: state::REMOVED,
+                    ..*real
+                };
                 self.leaving.push(Change::SetReal { id, real });
             }
         }
 
-        let any_port = desired.iter().any(|service| service.key.address.port() == 0);
+        let any_port = desired
+            .iter()
+            .any(|service| service.key.address.port() == 0);
         let any_port_on = (any_port && !self.observed.any_port).then_some(Change::SetAnyPort(true));
-        let any_port_off = (!any_port && self.observed.any_port).then_some(Change::SetAnyPort(false));
+        let any_port_off =
+            (!any_port && self.observed.any_port).then_some(Change::SetAnyPort(false));
         // New services come before old ones go, so that an address that moves from one port to every port is
         // never without a service; unless the table cannot hold both.
         let most = [true, false].map(|v4| {
             let of_family = |key: &&ServiceKey| key.address.is_ipv4() == v4;
-            let new = keys.iter().filter(of_family).filter(|key| !self.observed.services.contains_key(key));
+            let new = keys
+                .iter()
+                .filter(of_family)
+                .filter(|key| !self.observed.services.contains_key(key));
             self.observed.services.keys().filter(of_family).count() + new.count()
         });
         let roomy = most.iter().all(|count| *count <= MAX_SERVICES as usize);
-        let (first, last) = if roomy { (Vec::new(), removed) } else { (removed, Vec::new()) };
+        let (first, last) = if roomy {
+            (Vec::new(), removed)
+        } else {
+            (removed, Vec::new())
+        };
 
         // Packets of addresses without a bit pass by: bits come first and go last.
         let vips = desired.iter().map(|service| service.key.address.ip());
-        let wanted = desired.iter().flat_map(|service| &service.reals).map(|real| real.address.ip());
-        let known = self.observed.reals.iter().filter(|real| real.state != state::FREE);
+        let wanted = desired
+            .iter()
+            .flat_map(|service| &service.reals)
+            .map(|real| real.address.ip());
+        let known = self
+            .observed
+            .reals
+            .iter()
+            .filter(|real| real.state != state::FREE);
         let known = known.map(|real| std::net::IpAddr::from(real.address));
         let filter = tables::filter_of(vips.chain(wanted).chain(known));
-        let union: Vec<_> = filter.iter().zip(&self.observed.addresses).map(|(a, b)| a | b).collect();
+        let union: Vec<_> = filter
+            .iter()
+            .zip(&self.observed.addresses)
+            .map(|(a, b)| a | b)
+            .collect();
 
         let mut changes = set_addresses(&self.observed.addresses, &union);
         changes.extend(self.resets);
@@ -266,9 +338,16 @@ impl<'a> Planner<'a> {
 
 /// The change from one address filter to another; none when they are the same.
 fn set_addresses(from: &[u64], to: &[u64]) -> Vec<Change> {
-    let words: Vec<_> =
-        (0_u32..).zip(from.iter().zip(to)).filter(|(_, (a, b))| a != b).map(|(index, (_, b))| (index, *b)).collect();
-    if words.is_empty() { Vec::new() } else { vec![Change::SetAddresses { words }] }
+    let words: Vec<_> = (0_u32..)
+        .zip(from.iter().zip(to))
+        .filter(|(_, (a, b))| a != b)
+        .map(|(index, (_, b))| (index, *b))
+        .collect();
+    if words.is_empty() {
+        Vec::new()
+    } else {
+        vec![Change::SetAddresses { words }]
+    }
 }
 
 #[cfg(test)]

@@ -17,12 +17,19 @@ use crate::model::Scheduler;
 /// [`MAX_RING`] are scaled: see [`slots`] for the error.
 #[must_use]
 pub fn build(scheduler: Scheduler, reals: &[(u32, u32)]) -> Vec<u32> {
-    let live: Vec<_> = reals.iter().copied().filter(|(_, weight)| *weight > 0).collect();
+    let live: Vec<_> = reals
+        .iter()
+        .copied()
+        .filter(|(_, weight)| *weight > 0)
+        .collect();
     match scheduler {
         Scheduler::Rr => live.into_iter().map(|(id, _)| id).collect(),
         Scheduler::Wrr => {
             let weights: Vec<_> = live.iter().map(|(_, weight)| *weight).collect();
-            smooth(&slots(&weights, MAX_RING)).into_iter().map(|index| live[index].0).collect()
+            smooth(&slots(&weights, MAX_RING))
+                .into_iter()
+                .map(|index| live[index].0)
+                .collect()
         }
     }
 }
@@ -39,7 +46,9 @@ fn slots(weights: &[u32], most: u32) -> Vec<u32> {
         return divided;
     }
     if weights.len() > most as usize {
-        return (0..weights.len()).map(|index| u32::from(index < most as usize)).collect();
+        return (0..weights.len())
+            .map(|index| u32::from(index < most as usize))
+            .collect();
     }
     divide_by_gcd(&scale(&divided, most))
 }
@@ -71,7 +80,11 @@ fn scale(weights: &[u32], most: u32) -> Vec<u32> {
     let mut slots = vec![1; weights.len()];
     let mut remainders = Vec::new();
     let mut given = 0;
-    for (index, weight) in weights.iter().enumerate().filter(|(index, _)| !light[*index]) {
+    for (index, weight) in weights
+        .iter()
+        .enumerate()
+        .filter(|(index, _)| !light[*index])
+    {
         let exact = u64::from(*weight) * rest;
         // At most `rest`, which fits.
         slots[index] = (exact / total) as u32;
@@ -114,21 +127,31 @@ struct Rank {
 fn smooth(weights: &[u32]) -> Vec<usize> {
     let total: i64 = weights.iter().map(|weight| i64::from(*weight)).sum();
     let mut by_weight: BTreeMap<u32, VecDeque<(usize, i64)>> = BTreeMap::new();
-    for (index, weight) in weights.iter().enumerate().filter(|(_, weight)| **weight > 0) {
+    for (index, weight) in weights
+        .iter()
+        .enumerate()
+        .filter(|(_, weight)| **weight > 0)
+    {
         by_weight.entry(*weight).or_default().push_back((index, 0));
     }
     let mut ranks: Vec<_> = by_weight
         .into_iter()
-        .map(|(weight, members)| Rank { weight: i64::from(weight), members })
+        .map(|(weight, members)| Rank {
+            weight: i64::from(weight),
+            members,
+        })
         .collect();
     let mut ring = Vec::with_capacity(total as usize);
     for step in 1..=total {
         let mut best: Option<(i64, usize, usize)> = None;
         for (rank, Rank { weight, members }) in ranks.iter().enumerate() {
             // Never empty: who is picked goes back to the end.
-            let Some((index, picked)) = members.front() else { continue };
+            let Some((index, picked)) = members.front() else {
+                continue;
+            };
             let credit = step * weight - total * picked;
-            if best.is_none_or(|(most, first, _)| credit > most || credit == most && *index < first) {
+            if best.is_none_or(|(most, first, _)| credit > most || credit == most && *index < first)
+            {
                 best = Some((credit, *index, rank));
             }
         }
@@ -171,7 +194,10 @@ mod tests {
 
     fn letters(scheduler: Scheduler, weights: &[u32]) -> String {
         let reals: Vec<_> = (0_u32..).zip(weights.iter().copied()).collect();
-        build(scheduler, &reals).into_iter().map(|id| char::from(b'A' + id as u8)).collect()
+        build(scheduler, &reals)
+            .into_iter()
+            .map(|id| char::from(b'A' + id as u8))
+            .collect()
     }
 
     #[test]

@@ -76,9 +76,20 @@ impl Serving {
         let daemon = Daemon::start(dataplane, file, model, events.clone(), addresses)?;
         let (listener, control) = ControlSocket::bind(socket)?;
         let listener = UnixListener::from_std(listener).context("cannot listen")?;
-        let api = tokio::spawn(server::serve(listener, Api { messages: messages.clone(), events }));
+        let api = tokio::spawn(server::serve(
+            listener,
+            Api {
+                messages: messages.clone(),
+                events,
+            },
+        ));
         let daemon = tokio::spawn(daemon.run(inbox));
-        Ok(Self { messages, daemon, api, _control: control })
+        Ok(Self {
+            messages,
+            daemon,
+            api,
+            _control: control,
+        })
     }
 
     /// Where the daemon takes messages.

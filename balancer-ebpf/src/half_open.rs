@@ -4,10 +4,11 @@ use balancer_common::{
     addr::{Addr, Address},
     conntrack::FlowKey,
     half_open::{HalfOpen, HalfOpenBucket, WAYS, bucket},
+    tcp::State,
     verdict::Discard,
 };
 
-use crate::{atomic, maps::HALF_OPEN};
+use crate::{atomic, maps::HALF_OPEN, table::Row};
 
 /// How often a held lock is tried: many times what any holder needs, unless it is interrupted. Above what LLVM would
 /// unroll.
@@ -79,10 +80,17 @@ impl Locked {
         self.record(find_reply(self.0, key, now, timeout))
     }
 
-    /// The record to overwrite: a free or spent one, else the one that has waited longest.
+    /// Begins a handshake, steered by `row`: in place of a free or spent record, else of the one that has waited
+    /// longest.
     #[inline(always)]
-    pub fn victim(&mut self, now: u32, timeout: u32) -> Option<&mut HalfOpen> {
-        self.record(oldest(self.0, now, timeout))
+    pub fn overwrite<A: Address>(
+        &mut self,
+        key: &FlowKey<A>,
+        row: &Row<A>,
+        now: u32,
+        timeout: u32,
+    ) {
+        overwrite(self.0, key, row, now, timeout);
     }
 
     /// The record in one way.
@@ -133,8 +141,31 @@ fn find(
     WAYS
 }
 
-/// The way of the record to overwrite.
+/// Begins a handshake in a bucket.
 #[inline(never)]
+fn overwrite<A: Address>(
+    bucket: *mut HalfOpenBucket,
+    key: &FlowKey<A>,
+    row: &Row<A>,
+    now: u32,
+    timeout: u32,
+) {
+    // SAFETY: callers hold the lock, and the way is below `WAYS`.
+    let record = unsafe { &mut (*bucket).records[oldest(bucket, now, timeout) & (WAYS - 1)] };
+    record.client = key.source.widen();
+    record.vip = key.destination.widen();
+    record.real = row.translation.destination.widen();
+    record.client_port = key.source_port;
+    record.vip_port = key.destination_port;
+    record.real_port = row.translation.destination_port;
+    record.state = State::SynSent as u8;
+    record.real_id = row.real;
+    record.last_seen = now;
+    record.sequence = 0;
+}
+
+/// The way of the record to overwrite.
+#[inline(always)]
 fn oldest(bucket: *const HalfOpenBucket, now: u32, timeout: u32) -> usize {
     const SPENT: u32 = u32::MAX;
     let (mut oldest, mut age) = (0, 0);

@@ -15,7 +15,7 @@ use crate::{
     maps::{now, settings, usage},
     parse::Facts,
     schedule::schedule,
-    table::{Family, Scratch, insert, remove_reply, scratch},
+    table::{Family, Scratch, insert, is_expired, remove_reply, scratch},
 };
 
 /// How far a packet's connection has come. What the packet is steered by lies in the scratch's row.
@@ -27,26 +27,64 @@ pub enum Opened {
     Connection,
 }
 
+/// A `Result<Opened, Discard>` as one number. LLVM returns that type as a word with an undefined half, into which it
+/// may put a leftover pointer, and the verifier refuses to see pointers shifted.
+#[derive(Clone, Copy)]
+struct Outcome(u32);
+
+impl Outcome {
+    const HANDSHAKE: u32 = Discard::COUNT;
+    const CONNECTION: u32 = Discard::COUNT + 1;
+
+    #[inline(always)]
+    fn new(result: Result<Opened, Discard>) -> Self {
+        Self(match result {
+            Ok(Opened::Handshake) => Self::HANDSHAKE,
+            Ok(Opened::Connection) => Self::CONNECTION,
+            Err(reason) => reason as u32,
+        })
+    }
+
+    #[inline(always)]
+    fn result(self) -> Result<Opened, Discard> {
+        match self.0 {
+            Self::HANDSHAKE => Ok(Opened::Handshake),
+            Self::CONNECTION => Ok(Opened::Connection),
+            // SAFETY: `new` is the only way to make one, and made this number of a `Discard`.
+            reason => Err(unsafe { core::mem::transmute::<u32, Discard>(reason) }),
+        }
+    }
+}
+
 /// Opens a connection, or takes a handshake further.
 #[inline(always)]
 pub fn open<H: Family>(key: &FlowKey<H::Address>, facts: &Facts) -> Result<Opened, Discard> {
     const HANDSHAKE: u32 = (flags::SYN | flags::ACK | flags::RST | flags::FIN) as u32;
     let settings = settings().ok_or(Discard::NoService)?;
     if key.protocol == u32::from(UDP) {
-        return open_datagrams::<H>(key, facts, settings);
+        return open_datagrams::<H>(key, facts, settings).result();
     }
     if facts.flags & HANDSHAKE == u32::from(flags::SYN) {
-        return open_handshake::<H>(key, facts, settings);
+        return open_handshake::<H>(key, facts, settings).result();
     }
     if classify::<H>(key, settings).is_some() {
-        return continue_original::<H>(key, facts, settings);
+        return continue_original::<H>(key, facts, settings).result();
     }
-    continue_reply::<H>(key, facts, settings)
+    continue_reply::<H>(key, facts, settings).result()
 }
 
 /// The first datagram of a client: both rows at once.
 #[inline(never)]
 fn open_datagrams<H: Family>(
+    key: &FlowKey<H::Address>,
+    facts: &Facts,
+    settings: &Settings,
+) -> Outcome {
+    Outcome::new(try_open_datagrams::<H>(key, facts, settings))
+}
+
+#[inline(always)]
+fn try_open_datagrams<H: Family>(
     key: &FlowKey<H::Address>,
     facts: &Facts,
     settings: &Settings,
@@ -66,6 +104,15 @@ fn open_datagrams<H: Family>(
 /// A client's SYN: a record of the handshake, or the one that its first copy made.
 #[inline(never)]
 fn open_handshake<H: Family>(
+    key: &FlowKey<H::Address>,
+    facts: &Facts,
+    settings: &Settings,
+) -> Outcome {
+    Outcome::new(try_open_handshake::<H>(key, facts, settings))
+}
+
+#[inline(always)]
+fn try_open_handshake<H: Family>(
     key: &FlowKey<H::Address>,
     facts: &Facts,
     settings: &Settings,
@@ -94,19 +141,8 @@ fn open_handshake<H: Family>(
         }
         make_room::<H>(key, scratch, now, settings)
     });
-    if scheduled.is_ok()
-        && let Some(record) = locked.victim(now, timeout)
-    {
-        record.client = key.source.widen();
-        record.vip = key.destination.widen();
-        record.real = scratch.row.translation.destination.widen();
-        record.client_port = key.source_port;
-        record.vip_port = key.destination_port;
-        record.real_port = scratch.row.translation.destination_port;
-        record.state = State::SynSent as u8;
-        record.real_id = scratch.row.real;
-        record.last_seen = now;
-        record.sequence = 0;
+    if scheduled.is_ok() {
+        locked.overwrite(key, &scratch.row, now, timeout);
     }
     locked.unlock();
     scheduled.map(|()| Opened::Handshake)
@@ -118,17 +154,21 @@ fn continue_original<H: Family>(
     key: &FlowKey<H::Address>,
     facts: &Facts,
     settings: &Settings,
-) -> Result<Opened, Discard> {
+) -> Outcome {
     let client = key.source.widen();
     if !may_have(&client, key.source_port, settings.seed) {
-        return Err(without_connection(facts.flags));
+        return Outcome::new(Err(without_connection(facts.flags)));
     }
     let now = now();
-    let mut locked = lock(&client, key.source_port, settings.seed)?;
+    let mut locked = match lock(&client, key.source_port, settings.seed) {
+        Ok(locked) => locked,
+        Err(reason) => return Outcome::new(Err(reason)),
+    };
     let outcome = match locked.original(key, now, settings.timeouts.half_open) {
         Some(record) => acknowledge::<H>(key, facts, record, now),
         None => Err(without_connection(facts.flags)),
     };
+    let outcome = Outcome::new(outcome);
     locked.unlock();
     outcome
 }
@@ -171,17 +211,21 @@ fn continue_reply<H: Family>(
     key: &FlowKey<H::Address>,
     facts: &Facts,
     settings: &Settings,
-) -> Result<Opened, Discard> {
+) -> Outcome {
     let client = key.destination.widen();
     if !may_have(&client, key.destination_port, settings.seed) {
-        return Err(Discard::NoService);
+        return Outcome::new(Err(Discard::NoService));
     }
     let now = now();
-    let mut locked = lock(&client, key.destination_port, settings.seed)?;
+    let mut locked = match lock(&client, key.destination_port, settings.seed) {
+        Ok(locked) => locked,
+        Err(reason) => return Outcome::new(Err(reason)),
+    };
     let outcome = match locked.reply(key, now, settings.timeouts.half_open) {
         Some(record) => answer::<H>(key, facts, record, now),
         None => Err(Discard::NoService),
     };
+    let outcome = Outcome::new(outcome);
     locked.unlock();
     outcome
 }
@@ -275,8 +319,8 @@ fn make_room<H: Family>(
     // SAFETY: the map gave this pointer just now; see `track::follow`.
     let other = unsafe { &*pointer };
     let is_spent = tcp::may_be_reused(other.state)
-        || other.is_expired(now, &settings.timeouts)
-        || other.translation.answers(key);
+        || other.translation.answers(key)
+        || is_expired::<H>(key.protocol, other, now, settings);
     if !is_spent {
         return Err(Discard::Collision);
     }

@@ -28,7 +28,13 @@ fn dns() -> ServiceKey {
     service_key("udp/[2001:db8::35]:53").expect("a service")
 }
 
-fn connection(service: ServiceKey, client: &str, real: &str, state: State, seconds: u64) -> Connection {
+fn connection(
+    service: ServiceKey,
+    client: &str,
+    real: &str,
+    state: State,
+    seconds: u64,
+) -> Connection {
     Connection {
         virtual_address: service,
         client: address(client),
@@ -41,10 +47,34 @@ fn connection(service: ServiceKey, client: &str, real: &str, state: State, secon
 fn busy() -> Scene {
     let scene = Scene::tutorial();
     scene.dataplane.state().connections = vec![
-        connection(web(), "192.168.1.10:40000", "192.168.0.2:80", State::Established, 899),
-        connection(web(), "192.168.1.10:40001", "192.168.0.3:80", State::Established, 60),
-        connection(web(), "192.168.1.11:40000", "192.168.0.3:80", State::Closing, 119),
-        connection(dns(), "[2001:db8::10]:5353", "[2001:db8:1::2]:53", State::Udp, 299),
+        connection(
+            web(),
+            "192.168.1.10:40000",
+            "192.168.0.2:80",
+            State::Established,
+            899,
+        ),
+        connection(
+            web(),
+            "192.168.1.10:40001",
+            "192.168.0.3:80",
+            State::Established,
+            60,
+        ),
+        connection(
+            web(),
+            "192.168.1.11:40000",
+            "192.168.0.3:80",
+            State::Closing,
+            119,
+        ),
+        connection(
+            dns(),
+            "[2001:db8::10]:5353",
+            "[2001:db8:1::2]:53",
+            State::Udp,
+            299,
+        ),
     ];
     scene
 }
@@ -52,7 +82,10 @@ fn busy() -> Scene {
 #[test]
 fn the_tutorial_says_nothing_and_writes_the_file() {
     let scene = Scene::new();
-    assert_eq!(scene.done("list"), "there is no service: add one with `balancer-ctl add-service`\n");
+    assert_eq!(
+        scene.done("list"),
+        "there is no service: add one with `balancer-ctl add-service`\n"
+    );
     for arguments in [
         "add-service -t 192.168.1.35:80 -s rr",
         "add-real -t 192.168.1.35:80 192.168.0.2:80 -m",
@@ -109,7 +142,11 @@ fn list_shows_counters_scaled_or_exact() {
         let mut state = scene.dataplane.state();
         let shown = state.snapshot.services.entry(web()).or_default();
         shown.counters = counters;
-        shown.reals.entry(address("192.168.0.3:80")).or_default().counters = counters;
+        shown
+            .reals
+            .entry(address("192.168.0.3:80"))
+            .or_default()
+            .counters = counters;
     }
     assert_eq!(
         scene.done("list --stats"),
@@ -140,17 +177,34 @@ udp/[2001:db8::35]:53          0       0        0        0           0
 #[test]
 fn list_shows_rates_over_the_next_second() {
     let scene = Scene::tutorial();
-    let child = scene.command("list --rate --json").stdout(Stdio::piped()).spawn().expect("it runs");
+    let child = scene
+        .command("list --rate --json")
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it runs");
     // The first look is taken at once, the second a second later.
     std::thread::sleep(Duration::from_millis(500));
-    scene.dataplane.state().snapshot.services.entry(web()).or_default().counters.connections = 1_000;
+    scene
+        .dataplane
+        .state()
+        .snapshot
+        .services
+        .entry(web())
+        .or_default()
+        .counters
+        .connections = 1_000;
     let output = child.wait_with_output().expect("it ends");
     let services: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let rate = services["services"][0]["rates"]["connections"].as_u64().expect("a rate");
+    let rate = services["services"][0]["rates"]["connections"]
+        .as_u64()
+        .expect("a rate");
     assert!((900..=1_000).contains(&rate), "{rate}");
     assert_eq!(services["services"][1]["rates"]["connections"], 0);
     let text = scene.done("list --rate");
-    assert_eq!(text.lines().next(), Some("Service                    CPS  InPPS  OutPPS  InBPS  OutBPS"));
+    assert_eq!(
+        text.lines().next(),
+        Some("Service                    CPS  InPPS  OutPPS  InBPS  OutBPS")
+    );
 }
 
 #[test]
@@ -194,20 +248,45 @@ fn connections_are_listed_and_filtered() {
         "tcp       closing        01:59  192.168.1.11:40000   192.168.1.35:80    192.168.0.3:80\n",
         "udp       udp            04:59  [2001:db8::10]:5353  [2001:db8::35]:53  [2001:db8:1::2]:53\n",
     ];
-    assert_eq!(scene.done("connections"), format!("{title}{}", lines.concat()));
+    assert_eq!(
+        scene.done("connections"),
+        format!("{title}{}", lines.concat())
+    );
     for (filter, clients) in [
-        ("--client 192.168.1.10", &["192.168.1.10:40000", "192.168.1.10:40001"][..]),
+        (
+            "--client 192.168.1.10",
+            &["192.168.1.10:40000", "192.168.1.10:40001"][..],
+        ),
         ("--client 192.168.1.10:40001", &["192.168.1.10:40001"]),
-        ("--service web", &["192.168.1.10:40000", "192.168.1.10:40001", "192.168.1.11:40000"]),
+        (
+            "--service web",
+            &[
+                "192.168.1.10:40000",
+                "192.168.1.10:40001",
+                "192.168.1.11:40000",
+            ],
+        ),
         ("-u [2001:db8::35]:53", &["[2001:db8::10]:5353"]),
-        ("--real 192.168.0.3", &["192.168.1.10:40001", "192.168.1.11:40000"]),
+        (
+            "--real 192.168.0.3",
+            &["192.168.1.10:40001", "192.168.1.11:40000"],
+        ),
         ("--real 192.168.0.3:81", &[]),
         ("--state closing", &["192.168.1.11:40000"]),
-        ("--service web --state established --limit 1", &["192.168.1.10:40000"]),
+        (
+            "--service web --state established --limit 1",
+            &["192.168.1.10:40000"],
+        ),
     ] {
         let listed: serde_json::Value =
-            serde_json::from_str(&scene.done(&format!("connections --json {filter}"))).expect("JSON");
-        let found: Vec<_> = listed["connections"].as_array().expect("a list").iter().map(|c| &c["client"]).collect();
+            serde_json::from_str(&scene.done(&format!("connections --json {filter}")))
+                .expect("JSON");
+        let found: Vec<_> = listed["connections"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|c| &c["client"])
+            .collect();
         assert_eq!(found, clients, "{filter}");
     }
     let listed: serde_json::Value =
@@ -241,7 +320,8 @@ discards     no-service  1234  passed   no virtual service has this address, por
 "
         )
     );
-    scene.dataplane.state().warnings = vec!["eth1 runs in generic mode, which is slower".to_owned()];
+    scene.dataplane.state().warnings =
+        vec!["eth1 runs in generic mode, which is slower".to_owned()];
     scene.done("edit-real 2001:db8:1::2 --service udp/[2001:db8::35]:53 -w 0 --runtime");
     let text = scene.done("status");
     let head: Vec<_> = text.lines().take(5).collect();
@@ -262,10 +342,14 @@ discards     no-service  1234  passed   no virtual service has this address, por
 fn status_as_json_has_the_contracts_fields() {
     let scene = busy();
     scene.dataplane.state().discards = vec![(Discard::NoService, 7)];
-    let mut status: serde_json::Value = serde_json::from_str(&scene.done("status --json")).expect("JSON");
+    let mut status: serde_json::Value =
+        serde_json::from_str(&scene.done("status --json")).expect("JSON");
     let discards = status["dataplane"]["discards"].take();
     assert_eq!(discards["no-service"], 7);
-    assert_eq!(discards.as_object().expect("an object").len(), Discard::COUNT as usize);
+    assert_eq!(
+        discards.as_object().expect("an object").len(),
+        Discard::COUNT as usize
+    );
     let expected = serde_json::json!({
         "node": "lb1", "version": "0.1.0", "overall": "running", "reasons": [], "high_availability": false,
         "role": "standalone", "vrrp": [], "peers": [],
@@ -295,7 +379,10 @@ fn status_for_a_monitoring_system_is_one_line_and_an_exit_status() {
     };
     assert_eq!(
         check(&scene),
-        (0, "running: 2 services, 3 of 3 reals up, 4 of 262144 connections\n".to_owned())
+        (
+            0,
+            "running: 2 services, 3 of 3 reals up, 4 of 262144 connections\n".to_owned()
+        )
     );
     scene.done("add-service 192.0.2.1:80");
     scene.done("add-real 192.168.0.2 --service 192.0.2.1:80");
@@ -315,13 +402,25 @@ fn status_for_a_monitoring_system_is_one_line_and_an_exit_status() {
 #[test]
 fn events_are_followed_as_they_happen() {
     let mut scene = Scene::tutorial();
-    let mut child = scene.command("events --json").stdout(Stdio::piped()).spawn().expect("it runs");
+    let mut child = scene
+        .command("events --json")
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it runs");
     let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
     let mut next = || {
         let line = lines.next().expect("a line").expect("text");
         let mut event: serde_json::Value = serde_json::from_str(&line).expect("JSON");
-        let time = event.as_object_mut().expect("an object").remove("time").expect("a time");
-        assert_eq!(time.as_str().map(str::len), Some("2026-11-22T03:14:08.123Z".len()), "{time}");
+        let time = event
+            .as_object_mut()
+            .expect("an object")
+            .remove("time")
+            .expect("a time");
+        assert_eq!(
+            time.as_str().map(str::len),
+            Some("2026-11-22T03:14:08.123Z".len()),
+            "{time}"
+        );
         event
     };
     // Whoever follows hears only of what happens from then on.
@@ -339,20 +438,30 @@ fn events_are_followed_as_they_happen() {
     );
     assert_eq!(next(), serde_json::json!({"event": "reloaded"}));
     scene.stop();
-    assert_eq!(next(), serde_json::json!({"event": "stopping", "message": "forwarding goes on"}));
+    assert_eq!(
+        next(),
+        serde_json::json!({"event": "stopping", "message": "forwarding goes on"})
+    );
     assert_eq!(child.wait().expect("it ends").code(), Some(0));
 }
 
 #[test]
 fn an_event_line_for_people() {
     let scene = Scene::tutorial();
-    let mut child = scene.command("events").stdout(Stdio::piped()).spawn().expect("it runs");
+    let mut child = scene
+        .command("events")
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it runs");
     let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
     std::thread::sleep(Duration::from_millis(300));
     scene.done("edit-real 192.168.0.2 -w 5 --service web");
     let line = lines.next().expect("a line").expect("text");
     let (_, told) = line.split_once("  ").expect("a time, then what happened");
-    assert_eq!(told, "real-changed  tcp/192.168.1.35:80 -> 192.168.0.2:80  weight 1 -> 5");
+    assert_eq!(
+        told,
+        "real-changed  tcp/192.168.1.35:80 -> 192.168.0.2:80  weight 1 -> 5"
+    );
     child.kill().expect("it runs");
     child.wait().expect("it ends");
 }
@@ -374,7 +483,10 @@ fn zero_takes_one_service_or_all() {
     scene.done("zero web");
     scene.done("zero -u [2001:db8::35]:53");
     scene.done("zero");
-    assert_eq!(scene.dataplane.state().zeroed, [Some(web()), Some(dns()), None]);
+    assert_eq!(
+        scene.dataplane.state().zeroed,
+        [Some(web()), Some(dns()), None]
+    );
 }
 
 #[test]
@@ -385,7 +497,13 @@ fn clear_deletes_all_services() {
     scene.done("reload");
     assert_eq!(scene.dataplane.state().services.len(), 2);
     scene.done("clear");
-    assert_eq!((scene.dataplane.state().services.len(), scene.text().as_str()), (0, FILE));
+    assert_eq!(
+        (
+            scene.dataplane.state().services.len(),
+            scene.text().as_str()
+        ),
+        (0, FILE)
+    );
 }
 
 #[test]
@@ -397,5 +515,8 @@ fn the_old_spellings_say_the_same() {
     old.done("add-service -t 192.168.1.35:80 -s rr");
     old.done("add-real -t 192.168.1.35:80 192.168.0.2:80 -m -w 1");
     assert_eq!(old.text(), new.text());
-    assert_eq!(old.dataplane.state().services, new.dataplane.state().services);
+    assert_eq!(
+        old.dataplane.state().services,
+        new.dataplane.state().services
+    );
 }

@@ -29,8 +29,22 @@ fn a_good_file_is_told_so() {
     );
     let [mut ctl, mut daemon] = checks(&path);
     let stdout = format!("{}: good, 1 service and 2 real servers\n", path.display());
-    assert_eq!(ran(&mut ctl), Ran { status: 0, stdout, stderr: String::new() });
-    assert_eq!(ran(&mut daemon), Ran { status: 0, stdout: String::new(), stderr: String::new() });
+    assert_eq!(
+        ran(&mut ctl),
+        Ran {
+            status: 0,
+            stdout,
+            stderr: String::new()
+        }
+    );
+    assert_eq!(
+        ran(&mut daemon),
+        Ran {
+            status: 0,
+            stdout: String::new(),
+            stderr: String::new()
+        }
+    );
 }
 
 #[test]
@@ -47,7 +61,14 @@ fn every_error_is_a_line_with_its_place() {
          {at}:11:12: weight 70000 of real [2001:db8::2]:80 is out of range: 0..=65535\n"
     );
     for mut check in checks(&path) {
-        assert_eq!(ran(&mut check), Ran { status: 1, stdout: String::new(), stderr: stderr.clone() });
+        assert_eq!(
+            ran(&mut check),
+            Ran {
+                status: 1,
+                stdout: String::new(),
+                stderr: stderr.clone()
+            }
+        );
     }
 }
 
@@ -56,7 +77,14 @@ fn a_half_written_file_is_told_where_it_ends() {
     let (_folder, path) = written("[dataplane]\ninterfaces = [\"eth0\", \n");
     let stderr = format!("{}:2:22: unclosed array, expected `]`\n", path.display());
     for mut check in checks(&path) {
-        assert_eq!(ran(&mut check), Ran { status: 1, stdout: String::new(), stderr: stderr.clone() });
+        assert_eq!(
+            ran(&mut check),
+            Ran {
+                status: 1,
+                stdout: String::new(),
+                stderr: stderr.clone()
+            }
+        );
     }
 }
 
@@ -64,15 +92,28 @@ fn a_half_written_file_is_told_where_it_ends() {
 fn a_file_that_cannot_be_read_is_named() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("absent.toml");
-    let stderr = format!("error: configuration file {}: No such file or directory (os error 2)\n", path.display());
+    let stderr = format!(
+        "error: configuration file {}: No such file or directory (os error 2)\n",
+        path.display()
+    );
     for mut check in checks(&path) {
-        assert_eq!(ran(&mut check), Ran { status: 1, stdout: String::new(), stderr: stderr.clone() });
+        assert_eq!(
+            ran(&mut check),
+            Ran {
+                status: 1,
+                stdout: String::new(),
+                stderr: stderr.clone()
+            }
+        );
     }
 }
 
 #[test]
 fn the_example_in_the_package_is_good() {
-    let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../balancer-ctl/balancer.toml.example"));
+    let path = PathBuf::from(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../balancer-ctl/balancer.toml.example"
+    ));
     for mut check in checks(&path) {
         let ran = ran(&mut check);
         assert_eq!((ran.status, ran.stderr.as_str()), (0, ""));

@@ -20,14 +20,23 @@ address = \"192.168.0.2:80\"
 
 fn weights(daemon: &Daemon) -> Vec<u64> {
     let services = daemon.json("list");
-    let reals = services["services"].as_array().into_iter().flatten().flat_map(|service| {
-        service["reals"].as_array().expect("reals").iter().map(|real| real["weight"].as_u64().expect("a weight"))
-    });
+    let reals = services["services"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .flat_map(|service| {
+            service["reals"]
+                .as_array()
+                .expect("reals")
+                .iter()
+                .map(|real| real["weight"].as_u64().expect("a weight"))
+        });
     reals.collect()
 }
 
 fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    wait_until(what, Duration::from_secs(10), || Ok(condition())).unwrap_or_else(|error| panic!("{error:#}"));
+    wait_until(what, Duration::from_secs(10), || Ok(condition()))
+        .unwrap_or_else(|error| panic!("{error:#}"));
 }
 
 #[test]
@@ -47,11 +56,19 @@ fn sighup_loads_the_file_again_and_a_bad_one_changes_nothing() {
     daemon.write(&good.replace("weight = 7", "weight = 70000\nwheight = 1"));
     daemon.process().signal(Signal::SIGHUP).expect("it runs");
     let place = daemon.config.display().to_string();
-    let line = good.lines().position(|line| line == "weight = 7").expect("the line") + 1;
+    let line = good
+        .lines()
+        .position(|line| line == "weight = 7")
+        .expect("the line")
+        + 1;
     until("both errors in the log", || {
         let log = daemon.log();
-        log.contains(&format!("{place}:{line}:10: weight 70000 of real 192.168.0.2:80 is out of range: 0..=65535"))
-            && log.contains(&format!("{place}:{}:1: unknown key `wheight` in `real`", line + 1))
+        log.contains(&format!(
+            "{place}:{line}:10: weight 70000 of real 192.168.0.2:80 is out of range: 0..=65535"
+        )) && log.contains(&format!(
+            "{place}:{}:1: unknown key `wheight` in `real`",
+            line + 1
+        ))
     });
     assert_eq!(weights(&daemon), [7]);
     assert_eq!(daemon.process().ended().expect("asked"), None);
@@ -67,12 +84,22 @@ fn a_killed_daemons_socket_is_replaced_and_a_stopped_ones_is_gone() {
     let socket = format!("/run/balancer/{}/control.sock", daemon.instance);
     daemon.ctl("add-real 192.168.0.3 --runtime");
     daemon.process().signal(Signal::SIGKILL).expect("it runs");
-    daemon.process().wait(Duration::from_secs(10)).expect("it ends");
+    daemon
+        .process()
+        .wait(Duration::from_secs(10))
+        .expect("it ends");
     assert!(UnixStream::connect(&socket).is_err(), "no one answers");
-    assert!(fs::symlink_metadata(&socket).is_ok(), "its file is still there");
+    assert!(
+        fs::symlink_metadata(&socket).is_ok(),
+        "its file is still there"
+    );
 
     daemon.restart();
-    assert_eq!(weights(&daemon), [1], "what the file does not say is forgotten");
+    assert_eq!(
+        weights(&daemon),
+        [1],
+        "what the file does not say is forgotten"
+    );
     daemon.stop();
     assert!(fs::symlink_metadata(&socket).is_err(), "its file is gone");
     let output = run(daemon.command("balancer-ctl").arg("list"));
@@ -89,12 +116,27 @@ fn without_a_file_nothing_is_written_and_the_status_says_so() {
     let topology = Topology::new(Arms::One, 1);
     let daemon = Daemon::prepare(&topology, "");
     let mut command = daemon.command("balancerd");
-    command.args(["--interface", "inside"]).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    command
+        .args(["--interface", "inside"])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null());
     let process = xtask::lab::Process::spawn("balancerd", &mut command).expect("start");
-    until("an answer", || run(daemon.command("balancer-ctl").arg("status")).status.success());
+    until("an answer", || {
+        run(daemon.command("balancer-ctl").arg("status"))
+            .status
+            .success()
+    });
     daemon.ctl("add-service 192.0.2.80:80");
     daemon.ctl("add-real 192.168.0.2");
-    assert!(daemon.ctl("list").lines().skip(2).all(|line| line.ends_with("  runtime")), "{}", daemon.ctl("list"));
+    assert!(
+        daemon
+            .ctl("list")
+            .lines()
+            .skip(2)
+            .all(|line| line.ends_with("  runtime")),
+        "{}",
+        daemon.ctl("list")
+    );
     let status = daemon.ctl("status");
     let line = "config       none: every change is forgotten when the daemon stops";
     assert!(status.lines().any(|found| found == line), "{status}");

@@ -17,8 +17,21 @@ fn the_help_lists_what_there_is_and_nothing_else() {
     assert_eq!(
         listed,
         [
-            "add-service", "edit-service", "del-service", "add-real", "edit-real", "del-real", "list",
-            "connections", "status", "events", "check", "reload", "zero", "clear", "help",
+            "add-service",
+            "edit-service",
+            "del-service",
+            "add-real",
+            "edit-real",
+            "del-real",
+            "list",
+            "connections",
+            "status",
+            "events",
+            "check",
+            "reload",
+            "zero",
+            "clear",
+            "help",
         ]
     );
     for command in listed.iter().filter(|command| **command != "help") {
@@ -33,6 +46,9 @@ fn the_help_lists_what_there_is_and_nothing_else() {
 fn the_version_is_the_crates() {
     for name in ["balancer-ctl", "balancerd"] {
         let ran = ran(program(name).arg("-V"));
-        assert_eq!((ran.status, ran.stdout), (0, format!("{name} {}\n", env!("CARGO_PKG_VERSION"))));
+        assert_eq!(
+            (ran.status, ran.stdout),
+            (0, format!("{name} {}\n", env!("CARGO_PKG_VERSION")))
+        );
     }
 }

@@ -13,7 +13,9 @@ fn usage(sentence: &str) -> String {
 fn wrong_addresses_ports_and_weights() {
     let scene = Scene::tutorial();
     let not_an_address = |text: &str| {
-        format!("`{text}` is not an address: write `192.0.2.80:80` or `[2001:db8::80]:80` (names are not looked up)")
+        format!(
+            "`{text}` is not an address: write `192.0.2.80:80` or `[2001:db8::80]:80` (names are not looked up)"
+        )
     };
     for (arguments, sentence) in [
         (
@@ -77,11 +79,26 @@ fn wrong_addresses_ports_and_weights() {
 fn commands_that_lack_something() {
     let scene = Scene::tutorial();
     for (arguments, sentence) in [
-        ("add-service", "a new service needs its address, as in `add-service 192.0.2.80:80`"),
-        ("add-service web2", "a new service needs its address: `add-service ADDRESS:PORT --name web2`"),
-        ("edit-service web", "nothing to change: give --scheduler, --name or --no-real"),
-        ("edit-real 192.168.0.2 --service web", "nothing to change: give --weight or --nat"),
-        ("zero -", "`-` is no service: leave it out for the only service there is"),
+        (
+            "add-service",
+            "a new service needs its address, as in `add-service 192.0.2.80:80`",
+        ),
+        (
+            "add-service web2",
+            "a new service needs its address: `add-service ADDRESS:PORT --name web2`",
+        ),
+        (
+            "edit-service web",
+            "nothing to change: give --scheduler, --name or --no-real",
+        ),
+        (
+            "edit-real 192.168.0.2 --service web",
+            "nothing to change: give --weight or --nat",
+        ),
+        (
+            "zero -",
+            "`-` is no service: leave it out for the only service there is",
+        ),
     ] {
         scene.refused(arguments, 2, &format!("error: {sentence}\n"));
     }
@@ -100,27 +117,59 @@ fn what_this_version_does_not_have_is_refused_by_name() {
         ("add-service 192.168.1.36:80 -p 300", "--persistent"),
         ("add-service 192.168.1.36:80 -M 24", "--netmask"),
         ("edit-service web --group shop", "--group"),
-        ("add-real 192.168.0.4 --service web --full-nat", "--full-nat"),
+        (
+            "add-real 192.168.0.4 --service web --full-nat",
+            "--full-nat",
+        ),
         ("add-real 192.168.0.4 --service web -g", "--direct"),
         ("add-real 192.168.0.4 --service web -i", "--tunnel"),
         ("add-real 192.168.0.4 --service web --backup", "--backup"),
         ("edit-real 192.168.0.2 --service web -x 100", "--upper"),
         ("edit-real 192.168.0.2 --service web -y 10", "--lower"),
     ] {
-        scene.refused(arguments, 2, &format!("error: this version does not have `{option}` yet: leave it out\n"));
+        scene.refused(
+            arguments,
+            2,
+            &format!("error: this version does not have `{option}` yet: leave it out\n"),
+        );
     }
     for (arguments, command, mend) in [
-        ("drain 192.168.0.2", "drain", "use `edit-real REAL --weight 0`"),
-        ("maintenance 192.168.0.2", "maintenance", "use `edit-real REAL --weight 0`"),
-        ("ready 192.168.0.2", "ready", "give the real its weight back with `edit-real REAL --weight N`"),
+        (
+            "drain 192.168.0.2",
+            "drain",
+            "use `edit-real REAL --weight 0`",
+        ),
+        (
+            "maintenance 192.168.0.2",
+            "maintenance",
+            "use `edit-real REAL --weight 0`",
+        ),
+        (
+            "ready 192.168.0.2",
+            "ready",
+            "give the real its weight back with `edit-real REAL --weight N`",
+        ),
         ("top", "top", "use `list --rate`"),
-        ("trace --client 192.0.2.1:1 web", "trace", "use `connections --client ADDRESS`"),
-        ("save", "save", "use `list --json`, or keep the configuration file"),
-        ("restore --dry-run", "restore", "write the configuration file, then `reload`"),
+        (
+            "trace --client 192.0.2.1:1 web",
+            "trace",
+            "use `connections --client ADDRESS`",
+        ),
+        (
+            "save",
+            "save",
+            "use `list --json`, or keep the configuration file",
+        ),
+        (
+            "restore --dry-run",
+            "restore",
+            "write the configuration file, then `reload`",
+        ),
         ("failover --to lb2", "failover", "there is only this node"),
         ("doctor", "doctor", "use `status`"),
     ] {
-        let sentence = format!("error: this version does not have the command `{command}` yet: {mend}\n");
+        let sentence =
+            format!("error: this version does not have the command `{command}` yet: {mend}\n");
         scene.refused(arguments, 2, &sentence);
     }
 }
@@ -157,7 +206,10 @@ fn changes_that_contradict_what_is_there() {
             "add-real 192.168.1.35:80 --service web",
             "real 192.168.1.35:80 is itself the address of a service: name the server behind it",
         ),
-        ("add-service 0.0.0.0:80", "address 0.0.0.0 of a service is unspecified: use the address itself"),
+        (
+            "add-service 0.0.0.0:80",
+            "address 0.0.0.0 of a service is unspecified: use the address itself",
+        ),
         (
             "add-service 224.0.0.1:80",
             "address 224.0.0.1 of a service is a multicast address: use a unicast address",
@@ -166,14 +218,35 @@ fn changes_that_contradict_what_is_there() {
             "edit-service web --name 1web",
             "`1web` is no name for a service: a letter, then up to 62 letters, digits, `.`, `_` or `-`",
         ),
-        ("del-service mail", "there is no service `mail`: `list` shows all"),
-        ("del-service 192.168.1.35:81", "there is no service tcp/192.168.1.35:81: `list` shows all"),
-        ("del-real 192.168.0.9 --service web", "service tcp/192.168.1.35:80 has no real 192.168.0.9:80: `list` shows all"),
-        ("edit-real 192.168.0.2:81 --service web -w 1", "service tcp/192.168.1.35:80 has no real 192.168.0.2:81: `list` shows all"),
-        ("add-real 192.168.0.4", "say which service: `web` or `udp/[2001:db8::35]:53`"),
-        ("del-service", "say which service: `web` or `udp/[2001:db8::35]:53`"),
+        (
+            "del-service mail",
+            "there is no service `mail`: `list` shows all",
+        ),
+        (
+            "del-service 192.168.1.35:81",
+            "there is no service tcp/192.168.1.35:81: `list` shows all",
+        ),
+        (
+            "del-real 192.168.0.9 --service web",
+            "service tcp/192.168.1.35:80 has no real 192.168.0.9:80: `list` shows all",
+        ),
+        (
+            "edit-real 192.168.0.2:81 --service web -w 1",
+            "service tcp/192.168.1.35:80 has no real 192.168.0.2:81: `list` shows all",
+        ),
+        (
+            "add-real 192.168.0.4",
+            "say which service: `web` or `udp/[2001:db8::35]:53`",
+        ),
+        (
+            "del-service",
+            "say which service: `web` or `udp/[2001:db8::35]:53`",
+        ),
         ("zero mail", "there is no service `mail`: `list` shows all"),
-        ("connections --service mail", "there is no service `mail`: `list` shows all"),
+        (
+            "connections --service mail",
+            "there is no service `mail`: `list` shows all",
+        ),
     ] {
         scene.refused(arguments, 1, &format!("error: {sentence}\n"));
     }
@@ -183,7 +256,11 @@ fn changes_that_contradict_what_is_there() {
 fn a_full_data_plane_refuses_and_nothing_is_written() {
     let scene = Scene::tutorial();
     scene.dataplane.state().room = Some(2);
-    scene.refused("add-service 192.168.1.36:80", 1, "error: there is room for 2 services\n");
+    scene.refused(
+        "add-service 192.168.1.36:80",
+        1,
+        "error: there is room for 2 services\n",
+    );
 }
 
 #[test]
@@ -223,11 +300,23 @@ fn a_reload_of_a_wrong_file_tells_all_and_what_ran_goes_on() {
     assert_eq!(scene.done("list"), before);
     // A file that was cut off while it was written.
     fs::write(scene.file(), "[dataplane]\ninterfaces = [\"eth0").expect("write the file");
-    scene.refused("reload", 1, &format!("error: {path}:2:20: unclosed array, expected `]`\n"));
+    scene.refused(
+        "reload",
+        1,
+        &format!("error: {path}:2:20: unclosed array, expected `]`\n"),
+    );
     fs::remove_file(scene.file()).expect("remove the file");
     let ran = scene.run("reload");
-    let sentence = format!("error: configuration file {path}: No such file or directory (os error 2)\n");
-    assert_eq!(ran, Ran { status: 1, stdout: String::new(), stderr: sentence });
+    let sentence =
+        format!("error: configuration file {path}: No such file or directory (os error 2)\n");
+    assert_eq!(
+        ran,
+        Ran {
+            status: 1,
+            stdout: String::new(),
+            stderr: sentence
+        }
+    );
     assert_eq!(scene.done("list"), before);
 }
 
@@ -253,16 +342,34 @@ fn without_a_daemon_every_command_says_where_it_looked() {
         scene.refused(arguments, 3, &sentence);
     }
     for (arguments, socket) in [
-        (&["--instance", "absent-instance", "list"][..], "/run/balancer/absent-instance/control.sock"),
-        (&["list", "--instance", "absent-instance"], "/run/balancer/absent-instance/control.sock"),
-        (&["list", "--socket", "/nonexistent/sock"], "/nonexistent/sock"),
+        (
+            &["--instance", "absent-instance", "list"][..],
+            "/run/balancer/absent-instance/control.sock",
+        ),
+        (
+            &["list", "--instance", "absent-instance"],
+            "/run/balancer/absent-instance/control.sock",
+        ),
+        (
+            &["list", "--socket", "/nonexistent/sock"],
+            "/nonexistent/sock",
+        ),
     ] {
         let ran = ran(program("balancer-ctl").args(arguments));
         let sentence = format!(
             "error: no balancerd answers on {socket}: start it, or name its socket with --socket or --instance\n"
         );
-        assert_eq!(ran, Ran { status: 3, stdout: String::new(), stderr: sentence });
+        assert_eq!(
+            ran,
+            Ran {
+                status: 3,
+                stdout: String::new(),
+                stderr: sentence
+            }
+        );
     }
-    let ran = ran(program("balancer-ctl").arg("list").env("BALANCER_SOCKET", "/nonexistent/sock"));
+    let ran = ran(program("balancer-ctl")
+        .arg("list")
+        .env("BALANCER_SOCKET", "/nonexistent/sock"));
     assert_eq!(ran.status, 3);
 }

@@ -37,7 +37,9 @@ pub struct Scene {
 }
 
 fn addresses() -> io::Result<HashSet<IpAddr>> {
-    Ok(["192.168.1.35", "2001:db8::35"].map(|address| address.parse().expect("an address")).into())
+    Ok(["192.168.1.35", "2001:db8::35"]
+        .map(|address| address.parse().expect("an address"))
+        .into())
 }
 
 impl Scene {
@@ -70,9 +72,19 @@ impl Scene {
         let runtime = Runtime::new().expect("a runtime");
         let serving = runtime.block_on(async {
             let socket = folder.path().join("control.sock");
-            Serving::start(Box::new(dataplane.clone()), Source::File(file), &socket, addresses)
+            Serving::start(
+                Box::new(dataplane.clone()),
+                Source::File(file),
+                &socket,
+                addresses,
+            )
         });
-        Self { dataplane, serving: Some(serving.expect("it starts")), runtime, folder }
+        Self {
+            dataplane,
+            serving: Some(serving.expect("it starts")),
+            runtime,
+            folder,
+        }
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -90,7 +102,10 @@ impl Scene {
     /// A command line of `balancer-ctl`, as a command.
     pub fn command(&self, arguments: &str) -> Command {
         let mut command = program("balancer-ctl");
-        command.arg("--socket").arg(self.socket()).args(arguments.split_whitespace());
+        command
+            .arg("--socket")
+            .arg(self.socket())
+            .args(arguments.split_whitespace());
         command
     }
 
@@ -102,8 +117,16 @@ impl Scene {
     /// Runs a command line that must succeed and say nothing on standard error; returns what it prints.
     #[track_caller]
     pub fn done(&self, arguments: &str) -> String {
-        let Ran { status, stdout, stderr } = self.run(arguments);
-        assert_eq!((status, stderr.as_str()), (0, ""), "balancer-ctl {arguments}");
+        let Ran {
+            status,
+            stdout,
+            stderr,
+        } = self.run(arguments);
+        assert_eq!(
+            (status, stderr.as_str()),
+            (0, ""),
+            "balancer-ctl {arguments}"
+        );
         stdout
     }
 
@@ -111,9 +134,17 @@ impl Scene {
     #[track_caller]
     pub fn refused(&self, arguments: &str, status: i32, stderr: &str) {
         let before = (self.text(), self.dataplane.state().services.clone());
-        let expected = Ran { status, stdout: String::new(), stderr: stderr.to_owned() };
+        let expected = Ran {
+            status,
+            stdout: String::new(),
+            stderr: stderr.to_owned(),
+        };
         assert_eq!(self.run(arguments), expected, "balancer-ctl {arguments}");
-        assert_eq!((self.text(), self.dataplane.state().services.clone()), before, "nothing may change");
+        assert_eq!(
+            (self.text(), self.dataplane.state().services.clone()),
+            before,
+            "nothing may change"
+        );
     }
 
     /// Stops the daemon as SIGTERM does.
@@ -141,9 +172,17 @@ pub struct Ran {
 
 /// Runs a command to its end.
 pub fn ran(command: &mut Command) -> Ran {
-    let Output { status, stdout, stderr } = command.output().expect("it runs");
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command.output().expect("it runs");
     let text = |bytes| String::from_utf8(bytes).expect("text");
-    Ran { status: status.code().expect("it exits"), stdout: text(stdout), stderr: text(stderr) }
+    Ran {
+        status: status.code().expect("it exits"),
+        stdout: text(stdout),
+        stderr: text(stderr),
+    }
 }
 
 /// One of the product's programs, built as it is now, in an empty environment but for the path.
@@ -157,7 +196,10 @@ pub fn program(name: &str) -> Command {
             .expect("run cargo");
         assert!(status.success(), "cannot build balancerd and balancer-ctl");
         let test = std::env::current_exe().expect("this test's path");
-        test.parent().and_then(Path::parent).expect("target/debug/deps").to_owned()
+        test.parent()
+            .and_then(Path::parent)
+            .expect("target/debug/deps")
+            .to_owned()
     });
     let mut command = Command::new(folder.join(name));
     command.env_clear();

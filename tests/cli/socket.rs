@@ -26,7 +26,11 @@ fn asked(scene: &Scene, method: &str, path: &str, body: &str) -> (u16, String) {
         )
         .as_bytes(),
     );
-    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    let status = answer
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .expect("a status");
     let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
     (status, body.to_owned())
 }
@@ -38,7 +42,10 @@ fn failure(sentence: &str) -> String {
 #[test]
 fn only_its_owner_may_use_it() {
     let scene = Scene::new();
-    let mode = std::fs::metadata(scene.socket()).expect("it is there").permissions().mode();
+    let mode = std::fs::metadata(scene.socket())
+        .expect("it is there")
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o777, 0o600);
 }
 
@@ -47,16 +54,40 @@ fn it_speaks_http_and_json() {
     let scene = Scene::new();
     let service = "tcp%2F192.168.1.35%3A80";
     for (method, path, body, expected) in [
-        ("POST", "/v1/services".to_owned(), r#"{"address":"192.168.1.35:80","scheduler":"rr"}"#, "{}"),
-        ("POST", format!("/v1/services/{service}/reals"), r#"{"address":"192.168.0.2","weight":3}"#, "{}"),
-        ("PATCH", format!("/v1/services/{service}/reals/192.168.0.2"), r#"{"weight":4}"#, "{}"),
-        ("PATCH", format!("/v1/services/{service}?runtime=true"), r#"{"name":"web"}"#, "{}"),
+        (
+            "POST",
+            "/v1/services".to_owned(),
+            r#"{"address":"192.168.1.35:80","scheduler":"rr"}"#,
+            "{}",
+        ),
+        (
+            "POST",
+            format!("/v1/services/{service}/reals"),
+            r#"{"address":"192.168.0.2","weight":3}"#,
+            "{}",
+        ),
+        (
+            "PATCH",
+            format!("/v1/services/{service}/reals/192.168.0.2"),
+            r#"{"weight":4}"#,
+            "{}",
+        ),
+        (
+            "PATCH",
+            format!("/v1/services/{service}?runtime=true"),
+            r#"{"name":"web"}"#,
+            "{}",
+        ),
         ("POST", "/v1/services/web/zero".to_owned(), "", "{}"),
         ("POST", "/v1/zero".to_owned(), "", "{}"),
         ("GET", "/healthz".to_owned(), "", "ok\n"),
         ("GET", "/readyz".to_owned(), "", "ok\n"),
     ] {
-        assert_eq!(asked(&scene, method, &path, body), (200, expected.to_owned()), "{method} {path}");
+        assert_eq!(
+            asked(&scene, method, &path, body),
+            (200, expected.to_owned()),
+            "{method} {path}"
+        );
     }
     let (status, body) = asked(&scene, "GET", "/v1/services/web", "");
     assert_eq!(status, 200);
@@ -64,7 +95,10 @@ fn it_speaks_http_and_json() {
     let all: serde_json::Value = serde_json::from_str(&scene.done("list --json")).expect("JSON");
     assert_eq!(one, all);
     assert_eq!(one["services"][0]["reals"][0]["weight"], 4);
-    for path in [format!("/v1/services/{service}/reals/192.168.0.2:80?purge=true"), format!("/v1/services/{service}")] {
+    for path in [
+        format!("/v1/services/{service}/reals/192.168.0.2:80?purge=true"),
+        format!("/v1/services/{service}"),
+    ] {
         assert_eq!(asked(&scene, "DELETE", &path, "").0, 200, "{path}");
     }
     assert_eq!(scene.dataplane.state().services, []);
@@ -77,9 +111,27 @@ fn wrong_requests_are_answered_with_a_sentence() {
     let services = "/v1/services";
     let reals = "/v1/services/web/reals";
     for (method, path, body, status, sentence) in [
-        ("GET", "/v2/services", "", 404, "there is nothing at this path"),
-        ("PUT", services, "", 405, "this path does not take this method"),
-        ("GET", "/v1/services/mail", "", 404, "there is no service `mail`: `list` shows all"),
+        (
+            "GET",
+            "/v2/services",
+            "",
+            404,
+            "there is nothing at this path",
+        ),
+        (
+            "PUT",
+            services,
+            "",
+            405,
+            "this path does not take this method",
+        ),
+        (
+            "GET",
+            "/v1/services/mail",
+            "",
+            404,
+            "there is no service `mail`: `list` shows all",
+        ),
         (
             "GET",
             "/v1/services/192.168.1.35",
@@ -87,7 +139,13 @@ fn wrong_requests_are_answered_with_a_sentence() {
             400,
             "`192.168.1.35` has no port: write `192.168.1.35:80` (port 0 stands for every port)",
         ),
-        ("POST", services, "", 400, "the request's body: EOF while parsing a value at line 1 column 0"),
+        (
+            "POST",
+            services,
+            "",
+            400,
+            "the request's body: EOF while parsing a value at line 1 column 0",
+        ),
         (
             "POST",
             services,
@@ -148,7 +206,11 @@ fn wrong_requests_are_answered_with_a_sentence() {
              `closing`, `closed` or `udp`",
         ),
     ] {
-        assert_eq!(asked(&scene, method, path, body), (status, failure(sentence)), "{method} {path} {body}");
+        assert_eq!(
+            asked(&scene, method, path, body),
+            (status, failure(sentence)),
+            "{method} {path} {body}"
+        );
     }
     assert_eq!(scene.text(), before);
 }
@@ -160,36 +222,59 @@ fn a_request_that_is_cut_in_the_middle_changes_nothing() {
     let whole = "DELETE /v1/services HTTP/1.1\r\nhost: balancer\r\ncontent-length: 20\r\n\r\n{\"some\":\"body\"}12345";
     for length in 0..whole.len() {
         let mut stream = UnixStream::connect(scene.socket()).expect("connect");
-        stream.write_all(&whole.as_bytes()[..length]).expect("write");
+        stream
+            .write_all(&whole.as_bytes()[..length])
+            .expect("write");
         drop(stream);
     }
-    assert_eq!(scene.done("list").lines().count(), 7, "it answers as before");
+    assert_eq!(
+        scene.done("list").lines().count(),
+        7,
+        "it answers as before"
+    );
     assert_eq!((scene.text(), scene.dataplane.state().reconciled), before);
 }
 
 #[test]
 fn a_request_that_does_not_go_on_is_given_up_and_holds_no_one_up() {
     let scene = Scene::tutorial();
-    let mut streams: Vec<_> = ["GET /v1/serv", "POST /v1/reload HTTP/1.1\r\nhost: b\r\ncontent-length: 5\r\n\r\n{"]
-        .into_iter()
-        .map(|part| {
-            let mut stream = UnixStream::connect(scene.socket()).expect("connect");
-            stream.write_all(part.as_bytes()).expect("write");
-            stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
-            stream
-        })
-        .collect();
+    let mut streams: Vec<_> = [
+        "GET /v1/serv",
+        "POST /v1/reload HTTP/1.1\r\nhost: b\r\ncontent-length: 5\r\n\r\n{",
+    ]
+    .into_iter()
+    .map(|part| {
+        let mut stream = UnixStream::connect(scene.socket()).expect("connect");
+        stream.write_all(part.as_bytes()).expect("write");
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .expect("a timeout");
+        stream
+    })
+    .collect();
     let began = Instant::now();
     scene.done("list");
-    assert!(began.elapsed() < Duration::from_secs(2), "others are answered meanwhile");
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "others are answered meanwhile"
+    );
     let mut answers = streams.iter_mut().map(|stream| {
         let mut answer = String::new();
         let _ = stream.read_to_string(&mut answer);
         answer
     });
-    assert_eq!(answers.next().as_deref().map(|answer| answer.contains("200")), Some(false));
+    assert_eq!(
+        answers
+            .next()
+            .as_deref()
+            .map(|answer| answer.contains("200")),
+        Some(false)
+    );
     let answer = answers.next().expect("an answer");
-    assert!(answer.contains(&failure("the request's body did not come within 10 s")), "{answer}");
+    assert!(
+        answer.contains(&failure("the request's body did not come within 10 s")),
+        "{answer}"
+    );
     assert!(began.elapsed() < Duration::from_secs(20));
 }
 
@@ -202,41 +287,67 @@ fn a_request_of_a_gigabyte_is_refused_without_being_read() {
     // Announced: refused at once.
     let head = "POST /v1/services HTTP/1.1\r\nhost: balancer\r\ncontent-length: 1073741824\r\n\r\n";
     let answer = exchange(&scene, head.as_bytes());
-    assert!(answer.starts_with("HTTP/1.1 413 ") && answer.ends_with(&sentence), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 413 ") && answer.ends_with(&sentence),
+        "{answer}"
+    );
 
     // Not announced: refused when it is too long. The daemon stops reading, so writing fails soon.
     let mut stream = UnixStream::connect(scene.socket()).expect("connect");
     let head = "POST /v1/services HTTP/1.1\r\nhost: balancer\r\ntransfer-encoding: chunked\r\n\r\n";
     stream.write_all(head.as_bytes()).expect("write");
     let chunk = [b"100000\r\n".as_slice(), &[b' '; 1 << 20], b"\r\n"].concat();
-    let sent = (0..1024).take_while(|_| stream.write_all(&chunk).is_ok()).count();
+    let sent = (0..1024)
+        .take_while(|_| stream.write_all(&chunk).is_ok())
+        .count();
     assert!(sent < 16, "{sent} MiB were taken");
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
     let answer = String::from_utf8_lossy(&answer);
-    assert!(answer.starts_with("HTTP/1.1 413 ") && answer.ends_with(&sentence), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 413 ") && answer.ends_with(&sentence),
+        "{answer}"
+    );
 
     // A header without end.
     let mut stream = UnixStream::connect(scene.socket()).expect("connect");
-    stream.write_all(b"GET / HTTP/1.1\r\nhost: ").expect("write");
-    let sent = (0..1024).take_while(|_| stream.write_all(&[b'a'; 1 << 20]).is_ok()).count();
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nhost: ")
+        .expect("write");
+    let sent = (0..1024)
+        .take_while(|_| stream.write_all(&[b'a'; 1 << 20]).is_ok())
+        .count();
     assert!(sent < 16, "{sent} MiB were taken");
 
-    assert!(memory().saturating_sub(before) < 64 << 20, "it was kept in memory");
-    assert_eq!(scene.done("list").lines().count(), 7, "it answers as before");
+    assert!(
+        memory().saturating_sub(before) < 64 << 20,
+        "it was kept in memory"
+    );
+    assert_eq!(
+        scene.done("list").lines().count(),
+        7,
+        "it answers as before"
+    );
 }
 
 /// Memory that this process, in which the daemon runs, takes.
 fn memory() -> usize {
     let pages = std::fs::read_to_string("/proc/self/statm").expect("statm");
-    pages.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).expect("pages") * 4096
+    pages
+        .split(' ')
+        .nth(1)
+        .and_then(|pages| pages.parse::<usize>().ok())
+        .expect("pages")
+        * 4096
 }
 
 #[test]
 fn a_follower_that_does_not_read_holds_no_one_up_and_is_told_what_it_lost() {
     let scene = Scene::tutorial();
     let mut stream = UnixStream::connect(scene.socket()).expect("connect");
-    stream.write_all(b"GET /v1/events HTTP/1.1\r\nhost: balancer\r\n\r\n").expect("write");
+    stream
+        .write_all(b"GET /v1/events HTTP/1.1\r\nhost: balancer\r\n\r\n")
+        .expect("write");
     std::thread::sleep(Duration::from_millis(200));
     let mut other = UnixStream::connect(scene.socket()).expect("connect");
     let mut answer = [0; 4096];
@@ -253,6 +364,9 @@ fn a_follower_that_does_not_read_holds_no_one_up_and_is_told_what_it_lost() {
     }
     let mut events = String::new();
     stream.read_to_string(&mut events).expect("read to the end");
-    let last = events.lines().rfind(|line| line.starts_with("data: ")).expect("an event");
+    let last = events
+        .lines()
+        .rfind(|line| line.starts_with("data: "))
+        .expect("an event");
     assert!(last.contains("\"event\":\"lost\""), "{last}");
 }

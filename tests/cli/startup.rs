@@ -7,7 +7,11 @@ use balancer_ctl::{api::listen::Lock, paths::Instance};
 use crate::scene::{FILE, Ran, program, ran};
 
 fn refused(stderr: &str) -> Ran {
-    Ran { status: 1, stdout: String::new(), stderr: stderr.to_owned() }
+    Ran {
+        status: 1,
+        stdout: String::new(),
+        stderr: stderr.to_owned(),
+    }
 }
 
 #[test]
@@ -16,13 +20,19 @@ fn without_root_it_says_so() {
     let path = folder.path().join("balancerd");
     // Where nobody may run it.
     fs::copy(program("balancerd").get_program(), &path).expect("copy");
-    fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("open the folder");
+    fs::set_permissions(
+        folder.path(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .expect("open the folder");
     for arguments in [&["--interface", "eth0"][..], &["--detach"]] {
         let mut command = std::process::Command::new(&path);
         let ran = ran(command.args(arguments).env_clear().uid(65_534).gid(65_534));
         assert_eq!(
             ran,
-            refused("error: balancerd must run as root: the packet program is loaded into the kernel\n")
+            refused(
+                "error: balancerd must run as root: the packet program is loaded into the kernel\n"
+            )
         );
     }
 }
@@ -37,7 +47,9 @@ fn a_second_daemon_on_the_same_instance_is_refused() {
     let lock = Lock::take(&instance).expect("the first");
     for detach in [false, true] {
         let mut second = program("balancerd");
-        second.args(["--log", "off", "--instance", &name, "--config"]).arg(&config);
+        second
+            .args(["--log", "off", "--instance", &name, "--config"])
+            .arg(&config);
         if detach {
             second.arg("--detach");
         }
@@ -58,17 +70,27 @@ fn a_wrong_or_missing_file_is_refused_before_anything_is_touched() {
     let config = folder.path().join("balancer.toml");
     let start = |arguments: &[&str]| {
         let name = format!("cli-wrong-{}", std::process::id());
-        ran(program("balancerd").args(["--log", "off", "--instance", &name]).args(arguments))
+        ran(program("balancerd")
+            .args(["--log", "off", "--instance", &name])
+            .args(arguments))
     };
     let path = config.to_str().expect("text");
     assert_eq!(
         start(&["--config", path]),
-        refused(&format!("error: configuration file {path}: No such file or directory (os error 2)\n"))
+        refused(&format!(
+            "error: configuration file {path}: No such file or directory (os error 2)\n"
+        ))
     );
-    fs::write(&config, "[dataplane]\ninterfaces = [\"eth0\"]\nmode = \"fast\"\n").expect("write the file");
+    fs::write(
+        &config,
+        "[dataplane]\ninterfaces = [\"eth0\"]\nmode = \"fast\"\n",
+    )
+    .expect("write the file");
     assert_eq!(
         start(&["--config", path]),
-        refused(&format!("{path}:3:8: mode `fast` is not known: expected `auto`, `native` or `generic`\n"))
+        refused(&format!(
+            "{path}:3:8: mode `fast` is not known: expected `auto`, `native` or `generic`\n"
+        ))
     );
     assert_eq!(
         start(&["--interface", "a name"]),

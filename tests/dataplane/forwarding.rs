@@ -24,7 +24,7 @@ fn case_66_a_packet_whose_hops_end_here_is_dropped_and_leaves_no_state() {
         establish(lb, &syn(), R, 8080);
         let mut data = syn().segment(ACK, 1001, 9001).data(b"x");
         data.hops = 1;
-        lb.step(Outside, &data, dropped(Discard::TimeExceeded).original(web.real, &data));
+        lb.step(Outside, &data, dropped(Discard::TimeExceeded));
         // Two hops are enough: one for us, one for the real server.
         data.hops = 2;
         let out = data.delivered(R, 8080);

@@ -16,6 +16,7 @@ use aya::{
 };
 use balancer_common::{
     addr::Addr,
+    address_filter,
     conntrack::{ConntrackEntry, FlowKey, Timeouts, direction},
     half_open::{self, HalfOpen, HalfOpenBucket},
     real_server::{self, RealServer},
@@ -232,8 +233,16 @@ impl Dataplane {
         id
     }
 
+    /// Marks an address as one of ours, as the daemon does before it names it anywhere.
+    fn announce(&mut self, address: IpAddr) {
+        let bit = address_filter::bit_of(address);
+        let word: u64 = self.array("ADDRESSES").get(&bit.word, 0).expect("read ADDRESSES");
+        self.array_mut("ADDRESSES").set(bit.word, word | bit.mask, 0).expect("write ADDRESSES");
+    }
+
     /// Writes a real server.
     pub fn set_real(&mut self, id: u32, address: IpAddr, port: u16, state: u32) {
+        self.announce(address);
         let real = RealServer {
             address: Addr::from(address),
             port: port.to_be(),
@@ -256,6 +265,7 @@ impl Dataplane {
         let id = self.services;
         self.services += 1;
         let service = ServiceHandle { vip, port, protocol, id, flags: 0 };
+        self.announce(vip);
         for real in ring {
             let mut value: RealServer = self.array("REALS").get(real, 0).expect("read REALS");
             value.service = id;

@@ -9,8 +9,8 @@ use std::{
 use balancer_ctl::{
     dataplane::kernel::{self, KernelDataplane, OpenOptions},
     model::{
-        DataplaneSettings, ForwardMethod, Mode, NoReal, Protocol, RealServer, Scheduler, ServiceKey, Timeouts,
-        VirtualService,
+        DataplaneSettings, ForwardMethod, Mode, NoReal, Protocol, RealServer, Scheduler,
+        ServiceKey, Timeouts, VirtualService,
     },
 };
 use xtask::lab::Namespace;
@@ -38,7 +38,12 @@ impl Scene {
             reals: [namespace(), namespace()],
             instance: format!("test-{}-{number}", std::process::id()),
         };
-        let Self { client, balancer, reals, instance: _ } = &scene;
+        let Self {
+            client,
+            balancer,
+            reals,
+            instance: _,
+        } = &scene;
         balancer.connect("outside", client, "eth0").unwrap();
         balancer.connect("port1", &reals[0], "eth0").unwrap();
         balancer.connect("port2", &reals[1], "eth0").unwrap();
@@ -47,7 +52,8 @@ impl Scene {
         balancer.address("port2", "10.0.2.1/24").unwrap();
         client.address("eth0", "192.168.1.10/24").unwrap();
         for (number, real) in (1..).zip(reals) {
-            real.address("eth0", &format!("10.0.{number}.2/24")).unwrap();
+            real.address("eth0", &format!("10.0.{number}.2/24"))
+                .unwrap();
             real.gateway(&format!("10.0.{number}.1")).unwrap();
             real.plain_frames("eth0").unwrap();
             real.polling("eth0").unwrap();
@@ -61,13 +67,26 @@ impl Scene {
     }
 
     /// Runs `work` with the data plane open, in the balancer's namespace.
-    pub fn with<T: Send>(&self, settings: DataplaneSettings, work: impl FnOnce(&mut KernelDataplane) -> T + Send) -> T {
-        self.balancer.run(|| work(&mut self.open(settings).unwrap())).unwrap()
+    pub fn with<T: Send>(
+        &self,
+        settings: DataplaneSettings,
+        work: impl FnOnce(&mut KernelDataplane) -> T + Send,
+    ) -> T {
+        self.balancer
+            .run(|| work(&mut self.open(settings).unwrap()))
+            .unwrap()
     }
 
     /// Opens the data plane; in the balancer's namespace only.
-    pub fn open(&self, settings: DataplaneSettings) -> Result<KernelDataplane, balancer_ctl::dataplane::Error> {
-        KernelDataplane::open(OpenOptions { instance: Some(self.instance.clone()), settings, packet_log: None })
+    pub fn open(
+        &self,
+        settings: DataplaneSettings,
+    ) -> Result<KernelDataplane, balancer_ctl::dataplane::Error> {
+        KernelDataplane::open(OpenOptions {
+            instance: Some(self.instance.clone()),
+            settings,
+            packet_log: None,
+        })
     }
 
     /// Where the data plane is pinned.
@@ -79,7 +98,9 @@ impl Scene {
 impl Drop for Scene {
     fn drop(&mut self) {
         let instance = self.instance.clone();
-        let down = self.balancer.run(|| kernel::detach(Some(&instance)).map_err(|error| error.to_string()));
+        let down = self
+            .balancer
+            .run(|| kernel::detach(Some(&instance)).map_err(|error| error.to_string()));
         if let Ok(Err(error)) = down
             && !std::thread::panicking()
         {
@@ -106,7 +127,10 @@ pub fn all() -> DataplaneSettings {
 }
 
 pub fn key(address: &str) -> ServiceKey {
-    ServiceKey { protocol: Protocol::Tcp, address: address.parse().unwrap() }
+    ServiceKey {
+        protocol: Protocol::Tcp,
+        address: address.parse().unwrap(),
+    }
 }
 
 pub fn service(address: &str, reals: &[(&str, u32)]) -> VirtualService {

@@ -3,7 +3,7 @@
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result};
-use xtask::ebpf::{self, Toolchain, program};
+use xtask::ebpf::{self, program, toolchain::Toolchain};
 
 use crate::{
     cargo::{self, cargo, locked},
@@ -109,7 +109,7 @@ fn doc() -> Command {
 
 /// Clippy has to be the very compiler's that builds the packet program.
 fn clippy_ebpf() -> Result<Command, String> {
-    let Toolchain { compiler, linker } = ebpf::toolchain().map_err(|_| {
+    let Toolchain { compiler, linker } = ebpf::toolchain::find().map_err(|_| {
         "there is no toolchain for it; `cargo xtask setup` installs one".to_string()
     })?;
     let clippy = compiler.rustc.with_file_name("cargo-clippy");

@@ -58,7 +58,7 @@ pub fn consent(yes: bool) -> Consent {
 /// Something cannot be had (the error names each way that was tried and the mend), or the answer was no.
 pub fn ensure(purposes: &[Purpose], consent: Consent) -> Result<()> {
     let lacks_toolchain = needs_toolchain()
-        .then(ebpf::toolchain)
+        .then(ebpf::toolchain::find)
         .and_then(Result::err);
     let missing = tools::missing(purposes, tools::is_installed);
     if lacks_toolchain.is_none() && missing.is_empty() {

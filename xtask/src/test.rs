@@ -10,7 +10,7 @@ use std::{
     process::{Command, ExitCode, Stdio},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use self::{
     binaries::{Binary, Kind},
@@ -48,39 +48,12 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         &[Purpose::Test]
     };
     setup::ensure(purposes, setup::consent(options.yes))?;
-    // The tests of real traffic run these; cargo builds another package's programs for no test.
-    let built = cargo()
-        .args(["build", "--package", "balancer-ctl", "--bins"])
-        .args(locked())
-        .status();
-    anyhow::ensure!(
-        built.context("cannot run cargo")?.success(),
-        "balancerd and balancer-ctl did not build"
-    );
-
     let mut tally = Tally::default();
-    let mut binaries = binaries::build()?;
-    // What needs no root comes first: it is quick, and tells more precisely what is wrong.
-    binaries.sort_by_key(|binary| binary.kind);
-    for binary in &binaries {
-        println!(
-            "\n== {}{}",
-            binary.name,
-            if binary.kind == Kind::Privileged {
-                " (as root)"
-            } else {
-                ""
-            }
-        );
-        tally.add(run_binary(
-            binary,
-            options.filter.as_deref(),
-            skips_privileged,
-        )?);
+    if let Err(error) = run_all(options.filter.as_deref(), skips_privileged, &mut tally) {
+        // Without the rest of the tests it is no success, whatever passed before.
+        eprintln!("error: {error:#}");
+        tally.failed.push(format!("{error:#}"));
     }
-    println!("\n== documentation");
-    tally.add(run_doc_tests(options.filter.as_deref())?);
-
     println!();
     for line in tally.details() {
         println!("{line}");
@@ -90,6 +63,33 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     }
     println!("{tally}");
     Ok(tally.exit_code())
+}
+
+fn run_all(filter: Option<&str>, skips_privileged: bool, tally: &mut Tally) -> Result<()> {
+    // The tests of real traffic run these; cargo builds another package's programs for no test.
+    let built = cargo()
+        .args(["build", "--package", "balancer-ctl", "--bins"])
+        .args(locked())
+        .status();
+    ensure!(
+        built.context("cannot run cargo")?.success(),
+        "balancerd and balancer-ctl did not build"
+    );
+    let mut binaries = binaries::build()?;
+    // What needs no root comes first: it is quick, and tells more precisely what is wrong.
+    binaries.sort_by_key(|binary| binary.kind);
+    for binary in &binaries {
+        let as_root = binary.kind == Kind::Privileged && !skips_privileged;
+        println!(
+            "\n== {}{}",
+            binary.name,
+            if as_root { " (as root)" } else { "" }
+        );
+        tally.add(run_binary(binary, filter, skips_privileged)?);
+    }
+    println!("\n== documentation");
+    tally.add(run_doc_tests(filter)?);
+    Ok(())
 }
 
 fn run_binary(binary: &Binary, filter: Option<&str>, skips_privileged: bool) -> Result<Tally> {
@@ -106,7 +106,7 @@ fn run_binary(binary: &Binary, filter: Option<&str>, skips_privileged: bool) -> 
         command.arg("--test-threads=1");
     }
     command.args(filter).current_dir(&binary.package);
-    follow(&mut command, &binary.name, &binary.name)
+    follow(&mut command, &binary.name)
 }
 
 /// Returns what cargo would tell a test, and what the caller may tell ours.
@@ -135,11 +135,11 @@ fn run_doc_tests(filter: Option<&str>) -> Result<Tally> {
     if let Some(filter) = filter {
         command.args(["--", filter]);
     }
-    follow(&mut command, "documentation", "documentation")
+    follow(&mut command, "documentation")
 }
 
 /// Runs tests, shows what they print as it comes, and counts.
-fn follow(command: &mut Command, name: &str, shown: &str) -> Result<Tally> {
+fn follow(command: &mut Command, name: &str) -> Result<Tally> {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -156,5 +156,5 @@ fn follow(command: &mut Command, name: &str, shown: &str) -> Result<Tally> {
     let status = child
         .wait()
         .with_context(|| format!("cannot wait for {name}"))?;
-    Ok(parser.finish(status.success(), &format!("{shown} ended with {status}")))
+    Ok(parser.finish(status.success(), &format!("{name} ended with {status}")))
 }

@@ -44,7 +44,9 @@ impl Client {
     /// A client of the daemon at `path`; nothing is connected yet.
     #[must_use]
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned() }
+        Self {
+            path: path.to_owned(),
+        }
     }
 
     /// Asks for what is at `target`.
@@ -67,7 +69,9 @@ impl Client {
     ) -> Result<T, Error> {
         let body = match body {
             None => Bytes::new(),
-            Some(body) => serde_json::to_vec(body).map_err(|error| Error::Refused(error.to_string()))?.into(),
+            Some(body) => serde_json::to_vec(body)
+                .map_err(|error| Error::Refused(error.to_string()))?
+                .into(),
         };
         self.whole(method, target, body).await
     }
@@ -77,21 +81,32 @@ impl Client {
     /// # Errors
     /// No daemon answers, or it went away without a word.
     pub async fn follow(&self, mut take: impl FnMut(view::Event) -> bool) -> Result<(), Error> {
-        let mut response = self.request(Method::GET, "/v1/events", Bytes::new()).await?;
+        let mut response = self
+            .request(Method::GET, "/v1/events", Bytes::new())
+            .await?;
         let mut line = Vec::new();
         let mut ended = false;
         while let Some(frame) = response.frame().await {
             let Ok(frame) = frame else { break };
-            let Some(data) = frame.data_ref() else { continue };
+            let Some(data) = frame.data_ref() else {
+                continue;
+            };
             for byte in data {
                 if *byte != b'\n' {
                     line.push(*byte);
                     continue;
                 }
-                let event = line.strip_prefix(b"data: ").and_then(|json| serde_json::from_slice(json).ok());
+                let event = line
+                    .strip_prefix(b"data: ")
+                    .and_then(|json| serde_json::from_slice(json).ok());
                 line.clear();
-                let Some(event): Option<view::Event> = event else { continue };
-                ended = matches!(event.event, view::EventKind::Stopping | view::EventKind::Lost);
+                let Some(event): Option<view::Event> = event else {
+                    continue;
+                };
+                ended = matches!(
+                    event.event,
+                    view::EventKind::Stopping | view::EventKind::Lost
+                );
                 if !take(event) {
                     return Ok(());
                 }
@@ -103,11 +118,20 @@ impl Client {
         Err(self.unreachable("it went away"))
     }
 
-    async fn whole<T: DeserializeOwned>(&self, method: Method, target: &str, body: Bytes) -> Result<T, Error> {
+    async fn whole<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        target: &str,
+        body: Bytes,
+    ) -> Result<T, Error> {
         let answer = async {
             let response = self.request(method, target, body).await?;
             let (parts, body) = response.into_parts();
-            let body = body.collect().await.map_err(|error| self.unreachable(error.to_string()))?.to_bytes();
+            let body = body
+                .collect()
+                .await
+                .map_err(|error| self.unreachable(error.to_string()))?
+                .to_bytes();
             if parts.status != StatusCode::OK {
                 let sentence = serde_json::from_slice(&body).map_or_else(
                     |_| format!("balancerd answered {}", parts.status),
@@ -115,17 +139,30 @@ impl Client {
                 );
                 return Err(Error::Refused(sentence));
             }
-            serde_json::from_slice(&body)
-                .map_err(|error| Error::Refused(format!("balancerd and balancer-ctl are of different versions: {error}")))
+            serde_json::from_slice(&body).map_err(|error| {
+                Error::Refused(format!(
+                    "balancerd and balancer-ctl are of different versions: {error}"
+                ))
+            })
         };
         match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
             Ok(answer) => answer,
-            Err(_) => Err(self.unreachable(format!("it said nothing for {} s", ANSWER_TIMEOUT.as_secs()))),
+            Err(_) => Err(self.unreachable(format!(
+                "it said nothing for {} s",
+                ANSWER_TIMEOUT.as_secs()
+            ))),
         }
     }
 
-    async fn request(&self, method: Method, target: &str, body: Bytes) -> Result<Response<Incoming>, Error> {
-        let stream = UnixStream::connect(&self.path).await.map_err(|error| self.unreachable(reason(&error)))?;
+    async fn request(
+        &self,
+        method: Method,
+        target: &str,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, Error> {
+        let stream = UnixStream::connect(&self.path)
+            .await
+            .map_err(|error| self.unreachable(reason(&error)))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| self.unreachable(error.to_string()))?;
@@ -137,11 +174,17 @@ impl Client {
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))
             .map_err(|error| Error::Refused(error.to_string()))?;
-        sender.send_request(request).await.map_err(|error| self.unreachable(error.to_string()))
+        sender
+            .send_request(request)
+            .await
+            .map_err(|error| self.unreachable(error.to_string()))
     }
 
     fn unreachable(&self, reason: impl Into<String>) -> Error {
-        Error::Unreachable { path: self.path.clone(), reason: reason.into() }
+        Error::Unreachable {
+            path: self.path.clone(),
+            reason: reason.into(),
+        }
     }
 }
 

@@ -43,13 +43,18 @@ impl Lock {
                 let mut holder = String::new();
                 // Who holds it is only a help; the refusal stands without.
                 let _ = file.read_to_string(&mut holder);
-                bail!("another balancerd is already running on this instance (pid {}): stop it first", holder.trim());
+                bail!(
+                    "another balancerd is already running on this instance (pid {}): stop it first",
+                    holder.trim()
+                );
             }
             Err(TryLockError::Error(error)) => {
                 return Err(error).with_context(|| format!("cannot lock {}", path.display()));
             }
         }
-        file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).context("cannot write the lock file")?;
+        file.set_len(0)
+            .and_then(|()| writeln!(file, "{}", std::process::id()))
+            .context("cannot write the lock file")?;
         Ok(Self { _file: file })
     }
 }
@@ -66,7 +71,10 @@ impl ControlSocket {
     /// # Errors
     /// Someone answers there, or something else lies there.
     pub fn bind(path: &Path) -> anyhow::Result<(UnixListener, Self)> {
-        if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+        if let Some(directory) = path
+            .parent()
+            .filter(|directory| !directory.as_os_str().is_empty())
+        {
             make_directory(directory)?;
         }
         remove_stale(path)?;
@@ -78,7 +86,12 @@ impl ControlSocket {
             .and_then(|()| fs::rename(&temporary, path))
             .with_context(cannot)?;
         listener.set_nonblocking(true).with_context(cannot)?;
-        Ok((listener, Self { path: path.to_owned() }))
+        Ok((
+            listener,
+            Self {
+                path: path.to_owned(),
+            },
+        ))
     }
 }
 
@@ -102,14 +115,21 @@ fn remove_stale(path: &Path) -> anyhow::Result<()> {
         return Ok(());
     };
     if !metadata.file_type().is_socket() {
-        bail!("{} is there and is no socket: remove it or choose another with --socket", path.display());
+        bail!(
+            "{} is there and is no socket: remove it or choose another with --socket",
+            path.display()
+        );
     }
     match UnixStream::connect(path) {
-        Ok(_) => bail!("another daemon answers on {}: stop it or choose another with --socket", path.display()),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).with_context(|| format!("cannot remove the stale socket {}", path.display()))
+        Ok(_) => bail!(
+            "another daemon answers on {}: stop it or choose another with --socket",
+            path.display()
+        ),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)
+            .with_context(|| format!("cannot remove the stale socket {}", path.display())),
+        Err(error) => {
+            Err(error).with_context(|| format!("cannot tell whether {} is in use", path.display()))
         }
-        Err(error) => Err(error).with_context(|| format!("cannot tell whether {} is in use", path.display())),
     }
 }
 
@@ -122,13 +142,22 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("new/control.sock");
         let socket = ControlSocket::bind(&path).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         assert_eq!(
             ControlSocket::bind(&path).unwrap_err().to_string(),
-            format!("another daemon answers on {}: stop it or choose another with --socket", path.display())
+            format!(
+                "another daemon answers on {}: stop it or choose another with --socket",
+                path.display()
+            )
         );
         drop(socket);
-        assert_eq!(fs::read_dir(directory.path().join("new")).unwrap().count(), 0);
+        assert_eq!(
+            fs::read_dir(directory.path().join("new")).unwrap().count(),
+            0
+        );
     }
 
     #[test]
@@ -140,7 +169,10 @@ mod tests {
         fs::write(&path, "mine").unwrap();
         assert_eq!(
             ControlSocket::bind(&path).unwrap_err().to_string(),
-            format!("{} is there and is no socket: remove it or choose another with --socket", path.display())
+            format!(
+                "{} is there and is no socket: remove it or choose another with --socket",
+                path.display()
+            )
         );
         assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
     }

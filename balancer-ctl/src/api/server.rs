@@ -70,7 +70,10 @@ pub async fn serve(listener: UnixListener, api: Api) -> Infallible {
             }
         };
         let Ok(slot) = slots.clone().try_acquire_owned() else {
-            tracing::warn!(clients = MAX_CLIENTS, "too many clients, one is turned away");
+            tracing::warn!(
+                clients = MAX_CLIENTS,
+                "too many clients, one is turned away"
+            );
             continue;
         };
         let service = TowerToHyperService::new(router.clone());
@@ -96,14 +99,26 @@ fn router(api: Api) -> Router {
         .route("/v1/events", get(events))
         .route("/v1/reload", post(reload))
         .route("/v1/zero", post(zero))
-        .route("/v1/services", get(services).post(add_service).delete(clear))
-        .route("/v1/services/{service}", get(service).patch(edit_service).delete(del_service))
+        .route(
+            "/v1/services",
+            get(services).post(add_service).delete(clear),
+        )
+        .route(
+            "/v1/services/{service}",
+            get(service).patch(edit_service).delete(del_service),
+        )
         .route("/v1/services/{service}/zero", post(zero_service))
         .route("/v1/services/{service}/reals", post(add_real))
-        .route("/v1/services/{service}/reals/{real}", axum::routing::patch(edit_real).delete(del_real))
+        .route(
+            "/v1/services/{service}/reals/{real}",
+            axum::routing::patch(edit_real).delete(del_real),
+        )
         .fallback(async || refuse(StatusCode::NOT_FOUND, "there is nothing at this path"))
         .method_not_allowed_fallback(async || {
-            refuse(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method")
+            refuse(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this path does not take this method",
+            )
         })
         .layer(from_fn(bounded))
         .with_state(api)
@@ -111,22 +126,41 @@ fn router(api: Api) -> Router {
 
 /// Reads the body whole, within its limits, before anyone looks at it.
 async fn bounded(request: Request, next: Next) -> Response {
-    let too_large = || refuse(StatusCode::PAYLOAD_TOO_LARGE, format!("a request's body is at most {MAX_BODY} bytes"));
+    let too_large = || {
+        refuse(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("a request's body is at most {MAX_BODY} bytes"),
+        )
+    };
     let (parts, body) = request.into_parts();
-    let announced = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let announced = parts
+        .headers
+        .get(CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse().ok());
     if announced.is_some_and(|length: u64| length > MAX_BODY as u64) {
         return too_large();
     }
     match tokio::time::timeout(READ_TIMEOUT, to_bytes(body, MAX_BODY)).await {
         Err(_) => {
-            let sentence = format!("the request's body did not come within {} s", READ_TIMEOUT.as_secs());
+            let sentence = format!(
+                "the request's body did not come within {} s",
+                READ_TIMEOUT.as_secs()
+            );
             refuse(StatusCode::REQUEST_TIMEOUT, sentence)
         }
         Ok(Err(error)) => {
-            let limit = std::error::Error::source(&error).is_some_and(|e| e.is::<http_body_util::LengthLimitError>());
-            if limit { too_large() } else { refuse(StatusCode::BAD_REQUEST, "the request's body was cut short") }
+            let limit = std::error::Error::source(&error)
+                .is_some_and(|e| e.is::<http_body_util::LengthLimitError>());
+            if limit {
+                too_large()
+            } else {
+                refuse(StatusCode::BAD_REQUEST, "the request's body was cut short")
+            }
         }
-        Ok(Ok(bytes)) => next.run(Request::from_parts(parts, Body::from(bytes))).await,
+        Ok(Ok(bytes)) => {
+            next.run(Request::from_parts(parts, Body::from(bytes)))
+                .await
+        }
     }
 }
 
@@ -150,7 +184,11 @@ struct ChangeQuery {
 
 impl ChangeQuery {
     const fn scope(&self) -> Scope {
-        if self.runtime { Scope::Runtime } else { Scope::File }
+        if self.runtime {
+            Scope::Runtime
+        } else {
+            Scope::File
+        }
     }
 }
 
@@ -181,7 +219,9 @@ async fn service(
 }
 
 async fn listed(api: &Api, service: Option<ServiceRef>, rate: bool) -> Answer {
-    let first = api.ask(|reply| Message::Services(service.clone(), reply)).await?;
+    let first = api
+        .ask(|reply| Message::Services(service.clone(), reply))
+        .await?;
     if !rate {
         return Ok(axum::Json(first).into_response());
     }
@@ -198,12 +238,20 @@ async fn status(State(api): State<Api>) -> Answer {
 }
 
 async fn ready(State(api): State<Api>) -> Answer {
-    api.ask(Message::Status).await.map_err(|refusal| Refused(StatusCode::SERVICE_UNAVAILABLE, refusal.sentence))?;
+    api.ask(Message::Status)
+        .await
+        .map_err(|refusal| Refused(StatusCode::SERVICE_UNAVAILABLE, refusal.sentence))?;
     Ok("ok\n".into_response())
 }
 
 async fn connections(State(api): State<Api>, query: Parameters<ConnectionsQuery>) -> Answer {
-    let ConnectionsQuery { client, service, real, state, limit } = query.0?;
+    let ConnectionsQuery {
+        client,
+        service,
+        real,
+        state,
+        limit,
+    } = query.0?;
     let host = |text: Option<String>| {
         let host = text.map(|text| parsed::<RealRef>(&text)).transpose()?;
         Ok::<_, Refusal>(host.map(|host| (host.address, host.port)))
@@ -216,22 +264,49 @@ async fn connections(State(api): State<Api>, query: Parameters<ConnectionsQuery>
         limit,
     };
     let service = service.map(|text| parsed(&text)).transpose()?;
-    let connections = api.ask(|reply| Message::Connections(service, filter, reply)).await?;
+    let connections = api
+        .ask(|reply| Message::Connections(service, filter, reply))
+        .await?;
     Ok(axum::Json(connections).into_response())
 }
 
 fn connection_state(name: &str) -> Result<tcp::State, Refusal> {
-    tcp::State::ALL.into_iter().find(|state| state.name() == name).ok_or_else(|| {
-        let names = tcp::State::ALL.map(tcp::State::name);
-        Refusal::invalid(format!("state `{name}` is not known: expected {}", crate::config::read::listed(&names)))
-    })
+    tcp::State::ALL
+        .into_iter()
+        .find(|state| state.name() == name)
+        .ok_or_else(|| {
+            let names = tcp::State::ALL.map(tcp::State::name);
+            Refusal::invalid(format!(
+                "state `{name}` is not known: expected {}",
+                crate::sentence::listed(&names)
+            ))
+        })
 }
 
-async fn add_service(State(api): State<Api>, query: Parameters<ChangeQuery>, body: Bytes) -> Answer {
-    let NewService { address, protocol, name, scheduler, no_real } = json(&body)?;
+async fn add_service(
+    State(api): State<Api>,
+    query: Parameters<ChangeQuery>,
+    body: Bytes,
+) -> Answer {
+    let NewService {
+        address,
+        protocol,
+        name,
+        scheduler,
+        no_real,
+    } = json(&body)?;
     let address = service_address(&address).map_err(invalid)?;
-    let settings = ServiceSettings { name, scheduler, no_real };
-    changed(&api, daemon::Request::AddService(ServiceKey { protocol, address }, settings), query).await
+    let settings = ServiceSettings {
+        name,
+        scheduler,
+        no_real,
+    };
+    changed(
+        &api,
+        daemon::Request::AddService(ServiceKey { protocol, address }, settings),
+        query,
+    )
+    .await
 }
 
 async fn edit_service(
@@ -240,12 +315,29 @@ async fn edit_service(
     query: Parameters<ChangeQuery>,
     body: Bytes,
 ) -> Answer {
-    let EditService { name, scheduler, no_real } = json(&body)?;
-    let settings = ServiceSettings { name, scheduler, no_real };
-    changed(&api, daemon::Request::EditService(parsed(&service)?, settings), query).await
+    let EditService {
+        name,
+        scheduler,
+        no_real,
+    } = json(&body)?;
+    let settings = ServiceSettings {
+        name,
+        scheduler,
+        no_real,
+    };
+    changed(
+        &api,
+        daemon::Request::EditService(parsed(&service)?, settings),
+        query,
+    )
+    .await
 }
 
-async fn del_service(State(api): State<Api>, Path(service): Path<String>, query: Parameters<ChangeQuery>) -> Answer {
+async fn del_service(
+    State(api): State<Api>,
+    Path(service): Path<String>,
+    query: Parameters<ChangeQuery>,
+) -> Answer {
     changed(&api, daemon::Request::DelService(parsed(&service)?), query).await
 }
 
@@ -259,9 +351,18 @@ async fn add_real(
     query: Parameters<ChangeQuery>,
     body: Bytes,
 ) -> Answer {
-    let NewReal { address, weight, forwarding } = json(&body)?;
+    let NewReal {
+        address,
+        weight,
+        forwarding,
+    } = json(&body)?;
     let settings = RealSettings { weight, forwarding };
-    changed(&api, daemon::Request::AddReal(parsed(&service)?, parsed(&address)?, settings), query).await
+    changed(
+        &api,
+        daemon::Request::AddReal(parsed(&service)?, parsed(&address)?, settings),
+        query,
+    )
+    .await
 }
 
 async fn edit_real(
@@ -272,7 +373,12 @@ async fn edit_real(
 ) -> Answer {
     let EditReal { weight, forwarding } = json(&body)?;
     let settings = RealSettings { weight, forwarding };
-    changed(&api, daemon::Request::EditReal(parsed(&service)?, parsed(&real)?, settings), query).await
+    changed(
+        &api,
+        daemon::Request::EditReal(parsed(&service)?, parsed(&real)?, settings),
+        query,
+    )
+    .await
 }
 
 async fn del_real(
@@ -281,13 +387,24 @@ async fn del_real(
     query: Parameters<ChangeQuery>,
 ) -> Answer {
     let purge = query.0.as_ref().is_ok_and(|query| query.purge);
-    let leftover = if purge { Leftover::Purge } else { Leftover::Keep };
-    changed(&api, daemon::Request::DelReal(parsed(&service)?, parsed(&real)?, leftover), query).await
+    let leftover = if purge {
+        Leftover::Purge
+    } else {
+        Leftover::Keep
+    };
+    changed(
+        &api,
+        daemon::Request::DelReal(parsed(&service)?, parsed(&real)?, leftover),
+        query,
+    )
+    .await
 }
 
 async fn changed(api: &Api, request: daemon::Request, query: Parameters<ChangeQuery>) -> Answer {
     let scope = query.0?.scope();
-    let notes = api.ask(|reply| Message::Change(request, scope, reply)).await?;
+    let notes = api
+        .ask(|reply| Message::Change(request, scope, reply))
+        .await?;
     done(notes)
 }
 
@@ -314,11 +431,15 @@ fn done(notes: Vec<String>) -> Answer {
 
 async fn events(State(api): State<Api>) -> Response {
     let stream = followed(api.events.subscribe());
-    Sse::new(stream).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))).into_response()
+    Sse::new(stream)
+        .keep_alive(KeepAlive::new().interval(Duration::from_secs(15)))
+        .into_response()
 }
 
 /// Events until the daemon stops or the reader has lost some.
-fn followed(receiver: broadcast::Receiver<view::Event>) -> impl Stream<Item = Result<sse::Event, axum::Error>> {
+fn followed(
+    receiver: broadcast::Receiver<view::Event>,
+) -> impl Stream<Item = Result<sse::Event, axum::Error>> {
     stream::unfold(Some(receiver), async |receiver| {
         let mut receiver = receiver?;
         let event = match receiver.recv().await {
@@ -332,8 +453,13 @@ fn followed(receiver: broadcast::Receiver<view::Event>) -> impl Stream<Item = Re
                 message: format!("{lost} events were lost because they were read too slowly"),
             },
         };
-        let ends = matches!(event.event, view::EventKind::Lost | view::EventKind::Stopping);
-        let sent = sse::Event::default().event(event.event.name()).json_data(&event);
+        let ends = matches!(
+            event.event,
+            view::EventKind::Lost | view::EventKind::Stopping
+        );
+        let sent = sse::Event::default()
+            .event(event.event.name())
+            .json_data(&event);
         Some((sent, (!ends).then_some(receiver)))
     })
 }
@@ -342,7 +468,10 @@ impl Api {
     async fn ask<T>(&self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, Refusal> {
         let stopping = || Refusal::failed("balancerd is stopping");
         let (reply, answer) = oneshot::channel();
-        self.messages.send(message(reply)).await.map_err(|_| stopping())?;
+        self.messages
+            .send(message(reply))
+            .await
+            .map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())?
     }
 }
@@ -357,7 +486,8 @@ fn invalid(error: address::Error) -> Refusal {
 }
 
 fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
-    serde_json::from_slice(body).map_err(|error| Refusal::invalid(format!("the request's body: {error}")))
+    serde_json::from_slice(body)
+        .map_err(|error| Refusal::invalid(format!("the request's body: {error}")))
 }
 
 /// A query string, or the sentence about what is wrong with it.
@@ -366,10 +496,16 @@ struct Parameters<T>(Result<T, Refusal>);
 impl<T: DeserializeOwned, S: Send + Sync> axum::extract::FromRequestParts<S> for Parameters<T> {
     type Rejection = Infallible;
 
-    async fn from_request_parts(parts: &mut axum::http::request::Parts, _: &S) -> Result<Self, Infallible> {
+    async fn from_request_parts(
+        parts: &mut axum::http::request::Parts,
+        _: &S,
+    ) -> Result<Self, Infallible> {
         Ok(Self(match Query::<T>::try_from_uri(&parts.uri) {
             Ok(Query(query)) => Ok(query),
-            Err(rejection) => Err(Refusal::invalid(format!("the request's query: {}", rejection.body_text()))),
+            Err(rejection) => Err(Refusal::invalid(format!(
+                "the request's query: {}",
+                rejection.body_text()
+            ))),
         }))
     }
 }
@@ -396,5 +532,11 @@ impl IntoResponse for Refused {
 }
 
 fn refuse(status: StatusCode, sentence: impl Into<String>) -> Response {
-    (status, axum::Json(Failure { error: sentence.into() })).into_response()
+    (
+        status,
+        axum::Json(Failure {
+            error: sentence.into(),
+        }),
+    )
+        .into_response()
 }

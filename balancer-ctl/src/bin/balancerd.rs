@@ -25,7 +25,9 @@ use balancer_ctl::{
 };
 use clap::Parser;
 use tracing::{Level, level_filters::LevelFilter};
-use tracing_subscriber::{filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+use tracing_subscriber::{
+    filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
 /// The load balancer's daemon: owns the packet program and the control socket.
 ///
@@ -48,7 +50,12 @@ struct Arguments {
     #[arg(long, value_name = "NAME")]
     instance: Option<Instance>,
     /// The control socket [default: /run/balancer/control.sock]
-    #[arg(long, env = "BALANCER_SOCKET", value_name = "PATH", hide_env_values = true)]
+    #[arg(
+        long,
+        env = "BALANCER_SOCKET",
+        value_name = "PATH",
+        hide_env_values = true
+    )]
     socket: Option<PathBuf>,
     /// Check the configuration file and exit: 0 good, 1 bad
     #[arg(long, conflicts_with = "detach")]
@@ -98,14 +105,19 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     start_log(arguments);
     let source = source(arguments, host)?;
     let _lock = Lock::take(&instance)?;
-    let socket = arguments.socket.clone().unwrap_or_else(|| instance.socket());
+    let socket = arguments
+        .socket
+        .clone()
+        .unwrap_or_else(|| instance.socket());
     let open = |settings: &DataplaneSettings| -> anyhow::Result<Box<dyn Dataplane>> {
         let options = OpenOptions {
             instance: instance.name().map(str::to_owned),
             settings: settings.clone(),
             packet_log: packet_log(arguments.packet_log),
         };
-        Ok(Box::new(KernelDataplane::open(options).map_err(|error| error.0)?))
+        Ok(Box::new(
+            KernelDataplane::open(options).map_err(|error| error.0)?,
+        ))
     };
     serve::serve(open, source, &socket, local::addresses)
 }
@@ -119,12 +131,16 @@ fn start_log(arguments: &Arguments) {
         .with_target("balancer", arguments.packet_log)
         .with_target("balancer_ctl", level)
         .with_target("balancerd", level);
-    let log = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false);
+    let log = tracing_subscriber::fmt::layer()
+        .with_writer(io::stderr)
+        .with_target(false);
     let registry = tracing_subscriber::registry().with(targets);
     if std::env::var_os("JOURNAL_STREAM").is_some() {
         registry.with(log.without_time().with_ansi(false)).init();
     } else {
-        registry.with(log.with_ansi(io::stderr().is_terminal())).init();
+        registry
+            .with(log.with_ansi(io::stderr().is_terminal()))
+            .init();
     }
 }
 
@@ -136,11 +152,15 @@ fn source(arguments: &Arguments, host: String) -> anyhow::Result<Source> {
                 "there is no {DEFAULT_CONFIG}: write one, name another with --config FILE, or run without one with --interface NAME"
             );
         }
-        let path = std::path::absolute(path).with_context(|| format!("cannot find {}", path.display()))?;
+        let path =
+            std::path::absolute(path).with_context(|| format!("cannot find {}", path.display()))?;
         return Ok(Source::File(ConfigFile::load(&path, &host)?));
     }
     if path != Path::new(DEFAULT_CONFIG) {
-        bail!("--interface runs without a configuration file: leave it out, or leave {} out", path.display());
+        bail!(
+            "--interface runs without a configuration file: leave it out, or leave {} out",
+            path.display()
+        );
     }
     let model = Model {
         node: host,

@@ -7,9 +7,10 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use super::Failure;
 use crate::{
     address::{self, RealRef, ServiceRef},
-    config::read::{LATER_SCHEDULERS, listed},
+    config::read::LATER_SCHEDULERS,
     model::{MAX_WEIGHT, NoReal, Protocol, Scheduler, ServiceKey},
     paths::Instance,
+    sentence::listed,
 };
 
 /// Sets up and shows the load balancer that `balancerd` runs.
@@ -27,7 +28,13 @@ use crate::{
 )]
 pub struct Arguments {
     /// The daemon's control socket [default: /run/balancer/control.sock]
-    #[arg(long, global = true, env = "BALANCER_SOCKET", value_name = "PATH", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "BALANCER_SOCKET",
+        value_name = "PATH",
+        hide_env_values = true
+    )]
     pub socket: Option<PathBuf>,
     /// Which of several daemons on this host
     #[arg(long, global = true, value_name = "NAME")]
@@ -42,7 +49,9 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Add a virtual service
-    #[command(after_help = "Example:\n  balancer-ctl add-service 192.168.1.35:80 --scheduler rr --name web")]
+    #[command(
+        after_help = "Example:\n  balancer-ctl add-service 192.168.1.35:80 --scheduler rr --name web"
+    )]
     AddService(ChangeService),
     /// Change a virtual service; what is not named keeps its value
     #[command(after_help = "Example:\n  balancer-ctl edit-service web --scheduler wrr")]
@@ -51,7 +60,9 @@ pub enum Command {
     #[command(after_help = "Example:\n  balancer-ctl del-service 192.168.1.35:80")]
     DelService(DelService),
     /// Add a real server to a virtual service
-    #[command(after_help = "Example:\n  balancer-ctl add-real 192.168.0.2:80 --service 192.168.1.35:80 --weight 3")]
+    #[command(
+        after_help = "Example:\n  balancer-ctl add-real 192.168.0.2:80 --service 192.168.1.35:80 --weight 3"
+    )]
     AddReal(ChangeReal),
     /// Change a real server; what is not named keeps its value
     #[command(after_help = "Example:\n  balancer-ctl edit-real 192.168.0.2:80 --weight 0")]
@@ -60,10 +71,15 @@ pub enum Command {
     #[command(after_help = "Example:\n  balancer-ctl del-real 192.168.0.2:80 --service web")]
     DelReal(DelReal),
     /// Show services and real servers
-    #[command(visible_alias = "ls", after_help = "Example:\n  balancer-ctl list --stats")]
+    #[command(
+        visible_alias = "ls",
+        after_help = "Example:\n  balancer-ctl list --stats"
+    )]
     List(List),
     /// Show the connection table
-    #[command(after_help = "Example:\n  balancer-ctl connections --service web --state established --limit 20")]
+    #[command(
+        after_help = "Example:\n  balancer-ctl connections --service web --state established --limit 20"
+    )]
     Connections(Connections),
     /// Show the whole node on one screen
     #[command(after_help = "Example:\n  balancer-ctl status --check")]
@@ -116,7 +132,10 @@ impl Later {
         let (name, mend) = match self {
             Self::Drain(_) => ("drain", "use `edit-real REAL --weight 0`"),
             Self::Maintenance(_) => ("maintenance", "use `edit-real REAL --weight 0`"),
-            Self::Ready(_) => ("ready", "give the real its weight back with `edit-real REAL --weight N`"),
+            Self::Ready(_) => (
+                "ready",
+                "give the real its weight back with `edit-real REAL --weight N`",
+            ),
             Self::Top(_) => ("top", "use `list --rate`"),
             Self::Trace(_) => ("trace", "use `connections --client ADDRESS`"),
             Self::Save(_) => ("save", "use `list --json`, or keep the configuration file"),
@@ -169,7 +188,9 @@ struct ServiceAddress {
 impl ServiceAddress {
     fn key(&self) -> Option<ServiceKey> {
         let key = |protocol| move |address| ServiceKey { protocol, address };
-        self.tcp.map(key(Protocol::Tcp)).or_else(|| self.udp.map(key(Protocol::Udp)))
+        self.tcp
+            .map(key(Protocol::Tcp))
+            .or_else(|| self.udp.map(key(Protocol::Udp)))
     }
 }
 
@@ -177,9 +198,15 @@ impl ServiceArgument {
     /// The service that was named, if any.
     pub fn named(&self) -> Result<Option<ServiceRef>, Failure> {
         if self.service == Some(ServiceRef::Only) {
-            return Err(Failure::Usage("`-` is no service: leave it out for the only service there is".to_owned()));
+            return Err(Failure::Usage(
+                "`-` is no service: leave it out for the only service there is".to_owned(),
+            ));
         }
-        Ok(self.address.key().map(ServiceRef::Key).or_else(|| self.service.clone()))
+        Ok(self
+            .address
+            .key()
+            .map(ServiceRef::Key)
+            .or_else(|| self.service.clone()))
     }
 
     /// The service that was named, or the only one.
@@ -209,7 +236,10 @@ impl ServiceOption {
 
     /// The service that was named, if any.
     pub fn named(&self) -> Option<ServiceRef> {
-        self.address.key().map(ServiceRef::Key).or_else(|| self.service.clone())
+        self.address
+            .key()
+            .map(ServiceRef::Key)
+            .or_else(|| self.service.clone())
     }
 }
 
@@ -325,9 +355,9 @@ impl LaterOfReal {
 
 fn refuse_later(options: &[(bool, &str)]) -> Result<(), Failure> {
     match options.iter().find(|(given, _)| *given) {
-        Some((_, option)) => {
-            Err(Failure::Usage(format!("this version does not have `{option}` yet: leave it out")))
-        }
+        Some((_, option)) => Err(Failure::Usage(format!(
+            "this version does not have `{option}` yet: leave it out"
+        ))),
         None => Ok(()),
     }
 }
@@ -403,9 +433,10 @@ fn scheduler(name: &str) -> Result<Scheduler, String> {
     match name {
         "rr" => Ok(Scheduler::Rr),
         "wrr" => Ok(Scheduler::Wrr),
-        later if LATER_SCHEDULERS.contains(&later) => {
-            Err(format!("this version does not have it yet: expected {}", listed(&known)))
-        }
+        later if LATER_SCHEDULERS.contains(&later) => Err(format!(
+            "this version does not have it yet: expected {}",
+            listed(&known)
+        )),
         _ => Err(format!("expected {}", listed(&known))),
     }
 }
@@ -420,7 +451,10 @@ fn no_real(name: &str) -> Result<NoReal, String> {
 
 fn state(name: &str) -> Result<&'static str, String> {
     let names = balancer_common::tcp::State::ALL.map(balancer_common::tcp::State::name);
-    names.into_iter().find(|known| *known == name).ok_or_else(|| format!("expected {}", listed(&names)))
+    names
+        .into_iter()
+        .find(|known| *known == name)
+        .ok_or_else(|| format!("expected {}", listed(&names)))
 }
 
 #[cfg(test)]
@@ -436,8 +470,14 @@ mod tests {
 
     #[test]
     fn every_command_that_is_listed_has_an_example() {
-        for command in Arguments::command().get_subcommands().filter(|command| !command.is_hide_set()) {
-            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        for command in Arguments::command()
+            .get_subcommands()
+            .filter(|command| !command.is_hide_set())
+        {
+            let help = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
             let example = format!("Example:\n  balancer-ctl {}", command.get_name());
             assert!(help.starts_with(&example), "{}: {help}", command.get_name());
         }
@@ -445,10 +485,17 @@ mod tests {
 
     #[test]
     fn every_example_can_be_typed() {
-        for command in Arguments::command().get_subcommands().filter(|command| !command.is_hide_set()) {
-            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        for command in Arguments::command()
+            .get_subcommands()
+            .filter(|command| !command.is_hide_set())
+        {
+            let help = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
             for line in help.lines().skip(1) {
-                Arguments::try_parse_from(line.split_whitespace()).unwrap_or_else(|error| panic!("{line}: {error}"));
+                Arguments::try_parse_from(line.split_whitespace())
+                    .unwrap_or_else(|error| panic!("{line}: {error}"));
             }
         }
     }
@@ -462,10 +509,15 @@ mod tests {
             "--json add-real -t 192.0.2.80:80 10.0.0.2",
         ] {
             let words = std::iter::once("balancer-ctl").chain(line.split(' '));
-            let Command::AddReal(arguments) = Arguments::try_parse_from(words).unwrap().command else {
+            let Command::AddReal(arguments) = Arguments::try_parse_from(words).unwrap().command
+            else {
                 panic!("{line}");
             };
-            assert_eq!(arguments.service.or_only().to_string(), "tcp/192.0.2.80:80", "{line}");
+            assert_eq!(
+                arguments.service.or_only().to_string(),
+                "tcp/192.0.2.80:80",
+                "{line}"
+            );
         }
     }
 }

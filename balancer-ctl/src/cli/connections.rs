@@ -9,10 +9,19 @@ use super::{
 use crate::view::Connections;
 
 pub async fn list(context: &Context, arguments: Arguments) -> Result<(), Failure> {
-    let Arguments { client, service, real, state, limit } = arguments;
+    let Arguments {
+        client,
+        service,
+        real,
+        state,
+        limit,
+    } = arguments;
     let filters = [
         ("client", client.map(|client| client.to_string())),
-        ("service", service.named().map(|service| service.to_string())),
+        (
+            "service",
+            service.named().map(|service| service.to_string()),
+        ),
         ("real", real.map(|real| real.to_string())),
         ("state", state.map(str::to_owned)),
         ("limit", limit.map(|limit| limit.to_string())),
@@ -21,14 +30,25 @@ pub async fn list(context: &Context, arguments: Arguments) -> Result<(), Failure
         .into_iter()
         .filter_map(|(name, value)| Some(format!("{name}={}", encoded(&value?))))
         .collect();
-    let connections: Connections = context.client.get(&format!("/v1/connections?{}", query.join("&"))).await?;
+    let connections: Connections = context
+        .client
+        .get(&format!("/v1/connections?{}", query.join("&")))
+        .await?;
     context.print(&connections, rendered)
 }
 
 fn rendered(connections: &Connections) -> String {
-    const ALIGN: [Align; 6] =
-        [Align::Left, Align::Left, Align::Right, Align::Left, Align::Left, Align::Left];
-    let title = ["Protocol", "State", "Expires", "Client", "Virtual", "Real"].map(str::to_owned).to_vec();
+    const ALIGN: [Align; 6] = [
+        Align::Left,
+        Align::Left,
+        Align::Right,
+        Align::Left,
+        Align::Left,
+        Align::Left,
+    ];
+    let title = ["Protocol", "State", "Expires", "Client", "Virtual", "Real"]
+        .map(str::to_owned)
+        .to_vec();
     let lines = connections.connections.iter().map(|connection| {
         vec![
             connection.protocol.to_string(),

@@ -19,14 +19,24 @@ pub async fn follow(context: &Context) -> Result<(), Failure> {
 }
 
 fn print(event: &Event, json: bool) -> io::Result<()> {
-    let line = if json { serde_json::to_string(event)? } else { rendered(event) };
+    let line = if json {
+        serde_json::to_string(event)?
+    } else {
+        rendered(event)
+    };
     let mut output = io::stdout().lock();
     writeln!(output, "{line}")?;
     output.flush()
 }
 
 fn rendered(event: &Event) -> String {
-    let Event { time, event, service, real, message } = event;
+    let Event {
+        time,
+        event,
+        service,
+        real,
+        message,
+    } = event;
     let mut line = format!("{time}  {}", event.name());
     if let Some(service) = service {
         line.push_str(&format!("  {service}"));
@@ -58,7 +68,13 @@ mod tests {
             rendered(&event),
             "2026-11-22T03:14:08.123Z  real-changed  tcp/192.0.2.80:80 -> 10.0.0.2:80  weight 1 -> 0"
         );
-        let event = Event { event: EventKind::Reloaded, service: None, real: None, message: String::new(), ..event };
+        let event = Event {
+            event: EventKind::Reloaded,
+            service: None,
+            real: None,
+            message: String::new(),
+            ..event
+        };
         assert_eq!(rendered(&event), "2026-11-22T03:14:08.123Z  reloaded");
     }
 }

@@ -6,7 +6,6 @@ use super::{
     render::{Align, Numbers, table},
 };
 use crate::{
-    config::edit::{forwarding_name, no_real_name, scheduler_name},
     dataplane::Counters,
     model::{NoReal, ServiceKey},
     view::{Real, Service, Services},
@@ -26,8 +25,15 @@ pub async fn list(context: &Context, arguments: &List) -> Result<(), Failure> {
         (_, true) => Columns::Rate,
         (false, false) => Columns::State,
     };
-    let services: Services = context.client.get(&format!("/v1/services?rate={}", arguments.rate)).await?;
-    let numbers = if arguments.exact { Numbers::Exact } else { Numbers::Scaled };
+    let services: Services = context
+        .client
+        .get(&format!("/v1/services?rate={}", arguments.rate))
+        .await?;
+    let numbers = if arguments.exact {
+        Numbers::Exact
+    } else {
+        Numbers::Scaled
+    };
     context.print(&services, |services| rendered(services, columns, numbers))
 }
 
@@ -67,12 +73,20 @@ fn states(services: &Services, numbers: Numbers) -> String {
     ];
     let mut rows = vec![
         row(&["Service", "Scheduler"]),
-        row(&["  -> Real", "Forwarding", "Weight", "Effective", "State", "Active", "Inactive"]),
+        row(&[
+            "  -> Real",
+            "Forwarding",
+            "Weight",
+            "Effective",
+            "State",
+            "Active",
+            "Inactive",
+        ]),
     ];
     for service in &services.services {
         rows.push(vec![
             service_title(service),
-            scheduler_name(service.scheduler).to_owned(),
+            service.scheduler.name().to_owned(),
             String::new(),
             String::new(),
             String::new(),
@@ -83,7 +97,7 @@ fn states(services: &Services, numbers: Numbers) -> String {
         rows.extend(service.reals.iter().map(|real| {
             vec![
                 format!("  -> {}", real.address),
-                forwarding_name(real.forwarding).to_owned(),
+                real.forwarding.name().to_owned(),
                 real.weight.to_string(),
                 real.effective_weight.to_string(),
                 real.state.name().to_owned(),
@@ -103,17 +117,41 @@ fn counters(
     of_service: impl Fn(&Service) -> Counters,
     of_real: impl Fn(&Real) -> Counters,
 ) -> String {
-    const ALIGN: [Align; 6] =
-        [Align::Left, Align::Right, Align::Right, Align::Right, Align::Right, Align::Right];
+    const ALIGN: [Align; 6] = [
+        Align::Left,
+        Align::Right,
+        Align::Right,
+        Align::Right,
+        Align::Right,
+        Align::Right,
+    ];
     let line = |title: String, counters: Counters| {
-        let Counters { connections, packets_in, bytes_in, packets_out, bytes_out } = counters;
-        let cells = [connections, packets_in, packets_out, bytes_in, bytes_out].map(|n| numbers.write(n));
+        let Counters {
+            connections,
+            packets_in,
+            bytes_in,
+            packets_out,
+            bytes_out,
+        } = counters;
+        let cells =
+            [connections, packets_in, packets_out, bytes_in, bytes_out].map(|n| numbers.write(n));
         std::iter::once(title).chain(cells).collect::<Vec<_>>()
     };
-    let mut rows = vec![std::iter::once("Service").chain(titles).map(str::to_owned).collect(), row(&["  -> Real"])];
+    let mut rows = vec![
+        std::iter::once("Service")
+            .chain(titles)
+            .map(str::to_owned)
+            .collect(),
+        row(&["  -> Real"]),
+    ];
     for service in &services.services {
         rows.push(line(service_title(service), of_service(service)));
-        rows.extend(service.reals.iter().map(|real| line(format!("  -> {}", real.address), of_real(real))));
+        rows.extend(
+            service
+                .reals
+                .iter()
+                .map(|real| line(format!("  -> {}", real.address), of_real(real))),
+        );
     }
     table(&ALIGN, &rows)
 }
@@ -123,7 +161,10 @@ fn row(cells: &[&str]) -> Vec<String> {
 }
 
 fn service_title(service: &Service) -> String {
-    let key = ServiceKey { protocol: service.protocol, address: service.address };
+    let key = ServiceKey {
+        protocol: service.protocol,
+        address: service.address,
+    };
     match &service.name {
         Some(name) => format!("{key} ({name})"),
         None => key.to_string(),
@@ -131,7 +172,8 @@ fn service_title(service: &Service) -> String {
 }
 
 fn service_notes(service: &Service) -> String {
-    let drop = (service.no_real == NoReal::Drop).then(|| format!("no-real {}", no_real_name(service.no_real)));
+    let drop =
+        (service.no_real == NoReal::Drop).then(|| format!("no-real {}", service.no_real.name()));
     notes(drop.as_deref(), service.runtime)
 }
 
@@ -140,6 +182,9 @@ fn real_notes(real: &Real) -> String {
 }
 
 fn notes(first: Option<&str>, runtime: bool) -> String {
-    let notes: Vec<_> = first.into_iter().chain(runtime.then_some("runtime")).collect();
+    let notes: Vec<_> = first
+        .into_iter()
+        .chain(runtime.then_some("runtime"))
+        .collect();
     notes.join(", ")
 }

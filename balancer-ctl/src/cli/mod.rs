@@ -71,7 +71,10 @@ struct Context {
 #[must_use]
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return ended(&Err(Failure::Refused(format!("cannot start: {error}")))),
     };
@@ -93,9 +96,17 @@ fn ended(result: &Result<ExitCode, Failure>) -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
-    let Arguments { socket, instance, json, command } = arguments;
+    let Arguments {
+        socket,
+        instance,
+        json,
+        command,
+    } = arguments;
     let socket = socket.unwrap_or_else(|| instance.unwrap_or_default().socket());
-    let context = Context { client: Client::new(&socket), json };
+    let context = Context {
+        client: Client::new(&socket),
+        json,
+    };
     match command {
         Command::AddService(arguments) => service::add(&context, arguments).await?,
         Command::EditService(arguments) => service::edit(&context, arguments).await?,
@@ -117,7 +128,12 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             context.change(hyper::Method::POST, &target).await?;
         }
         Command::Clear(arguments) => {
-            context.change(hyper::Method::DELETE, &format!("/v1/services?{}", arguments.query())).await?;
+            context
+                .change(
+                    hyper::Method::DELETE,
+                    &format!("/v1/services?{}", arguments.query()),
+                )
+                .await?;
         }
         Command::Later(later) => return Err(Failure::Usage(later.sentence())),
     }
@@ -136,7 +152,11 @@ fn check(context: &Context, path: &Path) -> Result<(), Failure> {
         Ok(file) => {
             let services = &file.model().services;
             let reals = services.iter().map(|service| service.reals.len()).sum();
-            let checked = Checked { file: path, services: services.len(), reals };
+            let checked = Checked {
+                file: path,
+                services: services.len(),
+                reals,
+            };
             context.print(&checked, |checked| {
                 format!(
                     "{}: good, {} and {}\n",
@@ -156,7 +176,11 @@ fn check(context: &Context, path: &Path) -> Result<(), Failure> {
 }
 
 /// What stands in a path without being taken for something else.
-const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 
 /// A text as one segment of a path, or a value of a query.
 fn encoded(text: &str) -> String {
@@ -176,11 +200,17 @@ impl Context {
         body: Option<&(impl Serialize + Sync)>,
     ) -> Result<(), Failure> {
         let done: Done = self.client.send(method, target, body).await?;
-        self.print(&done, |done| done.notes.iter().map(|note| format!("{note}\n")).collect())
+        self.print(&done, |done| {
+            done.notes.iter().map(|note| format!("{note}\n")).collect()
+        })
     }
 
     /// Prints a value as JSON, or as `rendered` for people.
-    fn print<T: Serialize>(&self, value: &T, rendered: impl FnOnce(&T) -> String) -> Result<(), Failure> {
+    fn print<T: Serialize>(
+        &self,
+        value: &T,
+        rendered: impl FnOnce(&T) -> String,
+    ) -> Result<(), Failure> {
         let text = if self.json {
             let json = serde_json::to_string_pretty(value).map_err(io::Error::from)?;
             format!("{json}\n")

@@ -13,7 +13,11 @@ const GAP: &str = "  ";
 /// Rows in columns as wide as they must be; a row may be shorter than the others.
 pub fn table(align: &[Align], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
-        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or(0)
     };
     let widths: Vec<_> = (0..align.len()).map(width).collect();
     let mut text = String::new();
@@ -77,7 +81,8 @@ mod tests {
 
     #[test]
     fn columns_are_aligned_and_lines_end_with_their_text() {
-        let rows = ["a 1 x", "long 234", "é 5 y"].map(|row| row.split(' ').map(str::to_owned).collect());
+        let rows =
+            ["a 1 x", "long 234", "é 5 y"].map(|row| row.split(' ').map(str::to_owned).collect());
         assert_eq!(
             table(&[Align::Left, Align::Right, Align::Left], &rows),
             "a       1  x\n\

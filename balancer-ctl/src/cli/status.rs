@@ -36,8 +36,9 @@ pub async fn status(context: &Context, arguments: &Arguments) -> Result<ExitCode
 }
 
 fn line(status: &Status) -> String {
-    let (up, total) =
-        status.services.iter().fold((0, 0), |(up, total), s| (up + s.reals_up, total + s.reals_total));
+    let (up, total) = status.services.iter().fold((0, 0), |(up, total), s| {
+        (up + s.reals_up, total + s.reals_total)
+    });
     let details = if status.reasons.is_empty() {
         format!(
             "{}, {up} of {} up, {} of {} connections",
@@ -54,22 +55,41 @@ fn line(status: &Status) -> String {
 
 fn rendered(status: &Status) -> String {
     let mut rows = Vec::new();
-    section(&mut rows, "node", [format!("{}, balancerd {}", status.node, status.version)]);
+    section(
+        &mut rows,
+        "node",
+        [format!("{}, balancerd {}", status.node, status.version)],
+    );
     section(&mut rows, "overall", [status.overall.name().to_owned()]);
     section(&mut rows, "because", status.reasons.iter().cloned());
-    let config = status.config.as_deref().unwrap_or("none: every change is forgotten when the daemon stops");
-    let differs = if status.runtime_changes { " (changes made with --runtime are not in it)" } else { "" };
+    let config = status
+        .config
+        .as_deref()
+        .unwrap_or("none: every change is forgotten when the daemon stops");
+    let differs = if status.runtime_changes {
+        " (changes made with --runtime are not in it)"
+    } else {
+        ""
+    };
     section(&mut rows, "config", [format!("{config}{differs}")]);
     let interfaces = status.dataplane.interfaces.iter();
     section(
         &mut rows,
         "interfaces",
-        interfaces.map(|interface| format!("{} {}, program {}", interface.name, interface.mode, interface.program_id)),
+        interfaces.map(|interface| {
+            format!(
+                "{} {}, program {}",
+                interface.name, interface.mode, interface.program_id
+            )
+        }),
     );
     section(
         &mut rows,
         "connections",
-        [format!("{} of {}", status.dataplane.connections, status.dataplane.max_connections)],
+        [format!(
+            "{} of {}",
+            status.dataplane.connections, status.dataplane.max_connections
+        )],
     );
     section(&mut rows, "services", lines(&services(status)));
     section(&mut rows, "discards", lines(&discards(status)));
@@ -79,7 +99,14 @@ fn rendered(status: &Status) -> String {
 /// Adds lines whose title stands before the first.
 fn section(rows: &mut Vec<Vec<String>>, title: &str, lines: impl IntoIterator<Item = String>) {
     for (index, line) in lines.into_iter().enumerate() {
-        rows.push(vec![if index == 0 { title.to_owned() } else { String::new() }, line]);
+        rows.push(vec![
+            if index == 0 {
+                title.to_owned()
+            } else {
+                String::new()
+            },
+            line,
+        ]);
     }
 }
 
@@ -91,7 +118,16 @@ fn services(status: &Status) -> String {
     let rows: Vec<_> = status
         .services
         .iter()
-        .map(|service| vec![service.name.clone(), format!("{} of {} up", service.reals_up, counted(service.reals_total as u64, "real"))])
+        .map(|service| {
+            vec![
+                service.name.clone(),
+                format!(
+                    "{} of {} up",
+                    service.reals_up,
+                    counted(service.reals_total as u64, "real")
+                ),
+            ]
+        })
         .collect();
     table(&[Align::Left, Align::Left], &rows)
 }
@@ -112,8 +148,16 @@ fn discards(status: &Status) -> String {
                 };
                 (outcome, reason.sentence())
             });
-            vec![name.clone(), count.to_string(), outcome.to_owned(), sentence.to_owned()]
+            vec![
+                name.clone(),
+                count.to_string(),
+                outcome.to_owned(),
+                sentence.to_owned(),
+            ]
         })
         .collect();
-    table(&[Align::Left, Align::Right, Align::Left, Align::Left], &rows)
+    table(
+        &[Align::Left, Align::Right, Align::Left, Align::Left],
+        &rows,
+    )
 }

@@ -7,16 +7,23 @@ use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, Value};
 use crate::{
     change::{Change, RealSettings, ServiceSettings},
     error::Refusal,
-    model::{ForwardMethod, Model, NoReal, Protocol, Scheduler, ServiceKey},
+    model::{Model, Protocol, ServiceKey},
 };
 
 /// The text after `change`, which takes the model `saved` in `text` to the model `wanted`.
 ///
 /// # Errors
 /// The text could not be brought to say what is wanted; nothing is lost, the caller still has the old text.
-pub fn edit(text: &str, host: &str, saved: &Model, wanted: &Model, change: &Change) -> Result<String, Refusal> {
-    let mut document: DocumentMut =
-        text.parse().map_err(|error| Refusal::failed(format!("the file is not TOML any more: {error}")))?;
+pub fn edit(
+    text: &str,
+    host: &str,
+    saved: &Model,
+    wanted: &Model,
+    change: &Change,
+) -> Result<String, Refusal> {
+    let mut document: DocumentMut = text
+        .parse()
+        .map_err(|error| Refusal::failed(format!("the file is not TOML any more: {error}")))?;
     apply(&mut document, saved, change);
     let text = document.to_string();
     // The file is the truth: it must say exactly what runs, whatever its author did with TOML.
@@ -30,10 +37,21 @@ pub fn edit(text: &str, host: &str, saved: &Model, wanted: &Model, change: &Chan
 }
 
 fn apply(document: &mut DocumentMut, saved: &Model, change: &Change) {
-    let service = |key: &ServiceKey| saved.services.iter().position(|service| service.key == *key);
+    let service = |key: &ServiceKey| {
+        saved
+            .services
+            .iter()
+            .position(|service| service.key == *key)
+    };
     let real = |key: &ServiceKey, address: &SocketAddr| {
         let index = service(key)?;
-        Some((index, saved.services[index].reals.iter().position(|real| real.address == *address)?))
+        Some((
+            index,
+            saved.services[index]
+                .reals
+                .iter()
+                .position(|real| real.address == *address)?,
+        ))
     };
     match change {
         Change::AddService(key, settings) => add_service(document, key, settings),
@@ -95,10 +113,10 @@ fn add_service(document: &mut DocumentMut, key: &ServiceKey, settings: &ServiceS
         put("protocol", &key.protocol.to_string());
     }
     if let Some(scheduler) = settings.scheduler {
-        put("scheduler", scheduler_name(scheduler));
+        put("scheduler", scheduler.name());
     }
     if let Some(no_real) = settings.no_real {
-        put("no-real", no_real_name(no_real));
+        put("no-real", no_real.name());
     }
     push(document.as_table_mut(), "service", table);
 }
@@ -109,7 +127,12 @@ fn add_real(service: &mut Table, address: &SocketAddr, settings: RealSettings) {
     let sibling = blocks(service, "real").and_then(|reals| reals.iter().last());
     let (header, indent) = sibling.map_or_else(
         || (String::new(), String::new()),
-        |sibling| (indent_of(sibling.decor().prefix()), first_key_indent(sibling)),
+        |sibling| {
+            (
+                indent_of(sibling.decor().prefix()),
+                first_key_indent(sibling),
+            )
+        },
     );
     table.decor_mut().set_prefix(format!("\n{header}"));
     table.insert("address", toml_edit::value(address.to_string()));
@@ -117,7 +140,7 @@ fn add_real(service: &mut Table, address: &SocketAddr, settings: RealSettings) {
         table.insert("weight", toml_edit::value(i64::from(weight)));
     }
     if let Some(forwarding) = settings.forwarding {
-        table.insert("forwarding", toml_edit::value(forwarding_name(forwarding)));
+        table.insert("forwarding", toml_edit::value(forwarding.name()));
     }
     for (mut key, _) in table.iter_mut() {
         key.leaf_decor_mut().set_prefix(indent.clone());
@@ -126,22 +149,28 @@ fn add_real(service: &mut Table, address: &SocketAddr, settings: RealSettings) {
 }
 
 fn push(parent: &mut Table, name: &str, table: Table) {
-    let item = parent.entry(name).or_insert_with(|| Item::ArrayOfTables(ArrayOfTables::new()));
+    let item = parent
+        .entry(name)
+        .or_insert_with(|| Item::ArrayOfTables(ArrayOfTables::new()));
     if let Some(array) = item.as_array_of_tables_mut() {
         array.push(table);
     }
 }
 
 fn set_service(table: &mut Table, settings: &ServiceSettings) {
-    let ServiceSettings { name, scheduler, no_real } = settings;
+    let ServiceSettings {
+        name,
+        scheduler,
+        no_real,
+    } = settings;
     if let Some(name) = name {
         set(table, "name", name.as_str().into());
     }
     if let Some(scheduler) = scheduler {
-        set(table, "scheduler", scheduler_name(*scheduler).into());
+        set(table, "scheduler", scheduler.name().into());
     }
     if let Some(no_real) = no_real {
-        set(table, "no-real", no_real_name(*no_real).into());
+        set(table, "no-real", no_real.name().into());
     }
 }
 
@@ -151,7 +180,7 @@ fn set_real(table: &mut Table, settings: RealSettings) {
         set(table, "weight", i64::from(weight).into());
     }
     if let Some(forwarding) = forwarding {
-        set(table, "forwarding", forwarding_name(forwarding).into());
+        set(table, "forwarding", forwarding.name().into());
     }
 }
 
@@ -179,7 +208,9 @@ fn first_key_indent(table: &Table) -> String {
 fn indent_of(decor: Option<&toml_edit::RawString>) -> String {
     let text = decor.and_then(|raw| raw.as_str()).unwrap_or_default();
     let line = text.rsplit('\n').next().unwrap_or_default();
-    line.chars().take_while(|c| *c == ' ' || *c == '\t').collect()
+    line.chars()
+        .take_while(|c| *c == ' ' || *c == '\t')
+        .collect()
 }
 
 /// Removes a service, or a service's real server. Comments that a blank line parts from its header belong to
@@ -191,12 +222,18 @@ fn remove(document: &mut DocumentMut, service: Option<usize>, index: usize) {
     };
     let name = if service.is_none() { "service" } else { "real" };
     let Some(parent) = parent else { return };
-    let Some(array) = blocks(parent, name) else { return };
+    let Some(array) = blocks(parent, name) else {
+        return;
+    };
     let removed = array.remove(index);
     if array.is_empty() {
         parent.remove(name);
     }
-    let prefix = removed.decor().prefix().and_then(|raw| raw.as_str()).unwrap_or_default();
+    let prefix = removed
+        .decor()
+        .prefix()
+        .and_then(|raw| raw.as_str())
+        .unwrap_or_default();
     let kept = prefix.rfind("\n\n").map_or("", |end| &prefix[..=end]);
     if !kept.contains('#') {
         return;
@@ -208,7 +245,11 @@ fn remove(document: &mut DocumentMut, service: Option<usize>, index: usize) {
         return;
     };
     if let Some(table) = table_at(document.as_table_mut(), next) {
-        let own = table.decor().prefix().and_then(|raw| raw.as_str()).unwrap_or_default();
+        let own = table
+            .decor()
+            .prefix()
+            .and_then(|raw| raw.as_str())
+            .unwrap_or_default();
         let joined = format!("{kept}{own}");
         table.decor_mut().set_prefix(joined);
     }
@@ -217,19 +258,32 @@ fn remove(document: &mut DocumentMut, service: Option<usize>, index: usize) {
 /// The tables directly within a table.
 fn children(table: &Table) -> impl Iterator<Item = &Table> {
     table.iter().flat_map(|(_, item)| {
-        item.as_table().into_iter().chain(item.as_array_of_tables().into_iter().flat_map(ArrayOfTables::iter))
+        item.as_table().into_iter().chain(
+            item.as_array_of_tables()
+                .into_iter()
+                .flat_map(ArrayOfTables::iter),
+        )
     })
 }
 
 /// Place in the document of the last header of a table and what is in it.
 fn last_position(table: &Table) -> isize {
-    children(table).map(last_position).chain(table.position()).max().unwrap_or(0)
+    children(table)
+        .map(last_position)
+        .chain(table.position())
+        .max()
+        .unwrap_or(0)
 }
 
 /// Place of the first header behind `after`.
 fn next_position(table: &Table, after: isize) -> Option<isize> {
-    let own = table.position().filter(|position| *position > after && !table.is_implicit() && !table.is_dotted());
-    children(table).filter_map(|child| next_position(child, after)).chain(own).min()
+    let own = table
+        .position()
+        .filter(|position| *position > after && !table.is_implicit() && !table.is_dotted());
+    children(table)
+        .filter_map(|child| next_position(child, after))
+        .chain(own)
+        .min()
 }
 
 fn table_at(table: &mut Table, position: isize) -> Option<&mut Table> {
@@ -243,36 +297,14 @@ fn table_at(table: &mut Table, position: isize) -> Option<&mut Table> {
     })
 }
 
-/// A scheduler as the file spells it.
-#[must_use]
-pub const fn scheduler_name(scheduler: Scheduler) -> &'static str {
-    match scheduler {
-        Scheduler::Rr => "rr",
-        Scheduler::Wrr => "wrr",
-    }
-}
-
-/// What happens without a real server, as the file spells it.
-#[must_use]
-pub const fn no_real_name(no_real: NoReal) -> &'static str {
-    match no_real {
-        NoReal::Reject => "reject",
-        NoReal::Drop => "drop",
-    }
-}
-
-/// A forwarding method as the file spells it.
-#[must_use]
-pub const fn forwarding_name(method: ForwardMethod) -> &'static str {
-    match method {
-        ForwardMethod::Nat => "nat",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{address::service_key, config::read};
+    use crate::{
+        address::service_key,
+        config::read,
+        model::{NoReal, Scheduler},
+    };
 
     const FILE: &str = r#"# Our balancer.
 
@@ -320,7 +352,10 @@ name = "lb1"
     }
 
     fn weight(weight: u32) -> RealSettings {
-        RealSettings { weight: Some(weight), ..Default::default() }
+        RealSettings {
+            weight: Some(weight),
+            ..Default::default()
+        }
     }
 
     fn edited(text: &str, change: &Change) -> String {
@@ -341,38 +376,59 @@ name = "lb1"
 
     #[test]
     fn an_edited_value_keeps_its_comment() {
-        check(&Change::EditReal(web(), real("10.0.0.2:80"), weight(0)), &[("weight = 3   # strong", "weight = 0   # strong")]);
-        let settings = ServiceSettings { scheduler: Some(Scheduler::Wrr), ..Default::default() };
-        check(&Change::EditService(web(), settings), &[("\"rr\" # fair", "\"wrr\" # fair")]);
+        check(
+            &Change::EditReal(web(), real("10.0.0.2:80"), weight(0)),
+            &[("weight = 3   # strong", "weight = 0   # strong")],
+        );
+        let settings = ServiceSettings {
+            scheduler: Some(Scheduler::Wrr),
+            ..Default::default()
+        };
+        check(
+            &Change::EditService(web(), settings),
+            &[("\"rr\" # fair", "\"wrr\" # fair")],
+        );
     }
 
     #[test]
     fn a_new_value_stands_below_the_others_as_they_do() {
-        check(&Change::EditReal(web(), real("10.0.0.3:80"), weight(2)), &[(
-            "address = \"10.0.0.3:80\"\n",
-            "address = \"10.0.0.3:80\"\n  weight = 2\n",
-        )]);
+        check(
+            &Change::EditReal(web(), real("10.0.0.3:80"), weight(2)),
+            &[(
+                "address = \"10.0.0.3:80\"\n",
+                "address = \"10.0.0.3:80\"\n  weight = 2\n",
+            )],
+        );
         let settings = ServiceSettings {
             name: Some("dns".to_owned()),
             no_real: Some(NoReal::Drop),
             ..Default::default()
         };
-        check(&Change::EditService(dns(), settings), &[(
-            "protocol = \"udp\"\n",
-            "protocol = \"udp\"\nname = \"dns\"\nno-real = \"drop\"\n",
-        )]);
+        check(
+            &Change::EditService(dns(), settings),
+            &[(
+                "protocol = \"udp\"\n",
+                "protocol = \"udp\"\nname = \"dns\"\nno-real = \"drop\"\n",
+            )],
+        );
     }
 
     #[test]
     fn a_new_real_stands_behind_its_siblings_as_they_do() {
-        check(&Change::AddReal(web(), real("10.0.0.4:80"), weight(5)), &[(
-            "address = \"10.0.0.3:80\"\n",
-            "address = \"10.0.0.3:80\"\n\n  [[service.real]]\n  address = \"10.0.0.4:80\"\n  weight = 5\n",
-        )]);
-        check(&Change::AddReal(dns(), real("10.0.0.4:53"), RealSettings::default()), &[(
-            "protocol = \"udp\"\n",
-            "protocol = \"udp\"\n\n[[service.real]]\naddress = \"10.0.0.4:53\"\n",
-        )]);
+        check(
+            &Change::AddReal(web(), real("10.0.0.4:80"), weight(5)),
+            &[(
+                "address = \"10.0.0.3:80\"\n",
+                "address = \"10.0.0.3:80\"\n\n  [[service.real]]\n  address = \"10.0.0.4:80\"\n  weight = 5\n",
+            )],
+        );
+        check(
+            &Change::AddReal(dns(), real("10.0.0.4:53"), RealSettings::default()),
+            &[(
+                "protocol = \"udp\"\n",
+                "protocol = \"udp\"\n\n[[service.real]]\naddress = \"10.0.0.4:53\"\n",
+            )],
+        );
     }
 
     #[test]
@@ -383,49 +439,81 @@ name = "lb1"
             no_real: Some(NoReal::Reject),
         };
         let key = service_key("udp/[2001:db8::80]:53").unwrap();
-        check(&Change::AddService(key, settings), &[(
-            "protocol = \"udp\"\n",
-            "protocol = \"udp\"\n\n[[service]]\nname = \"v6\"\naddress = \"[2001:db8::80]:53\"\nprotocol = \"udp\"\n\
+        check(
+            &Change::AddService(key, settings),
+            &[(
+                "protocol = \"udp\"\n",
+                "protocol = \"udp\"\n\n[[service]]\nname = \"v6\"\naddress = \"[2001:db8::80]:53\"\nprotocol = \"udp\"\n\
              scheduler = \"rr\"\nno-real = \"reject\"\n",
-        )]);
+            )],
+        );
     }
 
     #[test]
     fn a_removed_real_takes_only_its_own_comment_with_it() {
-        check(&Change::DelReal(web(), real("10.0.0.2:80")), &[(
-            "\n  # the old machine\n  [[service.real]]\n  address = \"10.0.0.2:80\"\n  weight = 3   # strong\n",
-            "",
-        )]);
-        check(&Change::DelReal(web(), real("10.0.0.3:80")), &[(
-            "\n  # the new machine\n  [[service.real]]\n  address = \"10.0.0.3:80\"\n",
-            "",
-        )]);
+        check(
+            &Change::DelReal(web(), real("10.0.0.2:80")),
+            &[(
+                "\n  # the old machine\n  [[service.real]]\n  address = \"10.0.0.2:80\"\n  weight = 3   # strong\n",
+                "",
+            )],
+        );
+        check(
+            &Change::DelReal(web(), real("10.0.0.3:80")),
+            &[(
+                "\n  # the new machine\n  [[service.real]]\n  address = \"10.0.0.3:80\"\n",
+                "",
+            )],
+        );
     }
 
     #[test]
     fn a_removed_service_leaves_the_comments_of_the_file() {
-        let dns_block = "\n# All names.\n\n[[service]]\naddress = \"192.0.2.80:53\"\nprotocol = \"udp\"\n";
-        check(&Change::DelService(dns()), &[(dns_block, "\n# All names.\n")]);
+        let dns_block =
+            "\n# All names.\n\n[[service]]\naddress = \"192.0.2.80:53\"\nprotocol = \"udp\"\n";
+        check(
+            &Change::DelService(dns()),
+            &[(dns_block, "\n# All names.\n")],
+        );
 
-        let web_block = &FILE[FILE.find("\n# the shop itself").unwrap()..FILE.find("\n# All names.").unwrap()];
+        let web_block =
+            &FILE[FILE.find("\n# the shop itself").unwrap()..FILE.find("\n# All names.").unwrap()];
         check(&Change::DelService(web()), &[(web_block, "")]);
-        check(&Change::Clear, &[(web_block, ""), (dns_block, "\n# All names.\n")]);
+        check(
+            &Change::Clear,
+            &[(web_block, ""), (dns_block, "\n# All names.\n")],
+        );
     }
 
     #[test]
     fn the_first_service_can_be_added_to_any_file_and_the_last_removed() {
         let text = "dataplane.interfaces = [\"eth0\"]\n";
         let added = edited(text, &Change::AddService(web(), ServiceSettings::default()));
-        assert_eq!(added, format!("{text}\n[[service]]\naddress = \"192.0.2.80:80\"\n"));
-        let both = edited(&added, &Change::AddReal(web(), real("10.0.0.2:80"), RealSettings::default()));
-        assert_eq!(both, format!("{added}\n[[service.real]]\naddress = \"10.0.0.2:80\"\n"));
-        assert_eq!(edited(&both, &Change::DelReal(web(), real("10.0.0.2:80"))), added);
+        assert_eq!(
+            added,
+            format!("{text}\n[[service]]\naddress = \"192.0.2.80:80\"\n")
+        );
+        let both = edited(
+            &added,
+            &Change::AddReal(web(), real("10.0.0.2:80"), RealSettings::default()),
+        );
+        assert_eq!(
+            both,
+            format!("{added}\n[[service.real]]\naddress = \"10.0.0.2:80\"\n")
+        );
+        assert_eq!(
+            edited(&both, &Change::DelReal(web(), real("10.0.0.2:80"))),
+            added
+        );
         assert_eq!(edited(&both, &Change::DelService(web())), text);
     }
 
     #[test]
     fn a_removed_last_service_leaves_the_comments_at_the_end() {
         let text = "dataplane.interfaces = [\"eth0\"]\n\n# keep\n\n# drop\n[[service]]\naddress = \"192.0.2.80:80\"\n";
-        assert_eq!(edited(text, &Change::Clear), "dataplane.interfaces = [\"eth0\"]\n\n# keep\n");
+        assert_eq!(
+            edited(text, &Change::Clear),
+            "dataplane.interfaces = [\"eth0\"]\n\n# keep\n"
+        );
     }
 }

@@ -71,9 +71,20 @@ impl ConfigFile {
     /// # Errors
     /// It cannot be read, or something in it is wrong.
     pub fn load(path: &Path, host: &str) -> Result<Self, Error> {
-        let text = text(path).map_err(|error| Error::Unreadable { path: path.to_owned(), error })?;
-        let model = read::model(&text, host).map_err(|errors| Error::Wrong { path: path.to_owned(), errors })?;
-        Ok(Self { path: path.to_owned(), host: host.to_owned(), text, model })
+        let text = text(path).map_err(|error| Error::Unreadable {
+            path: path.to_owned(),
+            error,
+        })?;
+        let model = read::model(&text, host).map_err(|errors| Error::Wrong {
+            path: path.to_owned(),
+            errors,
+        })?;
+        Ok(Self {
+            path: path.to_owned(),
+            host: host.to_owned(),
+            text,
+            model,
+        })
     }
 
     /// Loads the same file again.
@@ -105,11 +116,21 @@ impl ConfigFile {
         let text = edit::edit(&self.text, &self.host, &self.model, &wanted, change)?;
         // Behind a symbolic link, the file itself is replaced.
         let cannot = |error: io::Error| {
-            Refusal::failed(format!("cannot write {}: {error}; nothing was changed", self.path.display()))
+            Refusal::failed(format!(
+                "cannot write {}: {error}; nothing was changed",
+                self.path.display()
+            ))
         };
         let target = fs::canonicalize(&self.path).map_err(cannot)?;
         let temporary = write(&target, &text).map_err(cannot)?;
-        Ok(Prepared { temporary, file: Self { text, model: wanted, ..self.clone() } })
+        Ok(Prepared {
+            temporary,
+            file: Self {
+                text,
+                model: wanted,
+                ..self.clone()
+            },
+        })
     }
 
     /// Refuses when the file on disk differs from the one that was loaded.
@@ -135,7 +156,10 @@ impl Prepared {
     pub fn commit(self) -> Result<ConfigFile, Refusal> {
         let Self { temporary, file } = self;
         file_in_place(temporary, &file.path).map_err(|error| {
-            Refusal::failed(format!("cannot replace {}: {error}; nothing was changed", file.path.display()))
+            Refusal::failed(format!(
+                "cannot replace {}: {error}; nothing was changed",
+                file.path.display()
+            ))
         })?;
         Ok(file)
     }
@@ -147,7 +171,10 @@ fn text(path: &Path) -> io::Result<String> {
         return Err(io::Error::other("it is not a regular file"));
     }
     if metadata.len() > MAX_SIZE {
-        return Err(io::Error::other(format!("it is larger than {} MiB", MAX_SIZE >> 20)));
+        return Err(io::Error::other(format!(
+            "it is larger than {} MiB",
+            MAX_SIZE >> 20
+        )));
     }
     fs::read_to_string(path)
 }
@@ -156,7 +183,10 @@ fn text(path: &Path) -> io::Result<String> {
 fn write(target: &Path, text: &str) -> io::Result<NamedTempFile> {
     let metadata = fs::metadata(target)?;
     let directory = target.parent().unwrap_or(Path::new("/"));
-    let mut temporary = tempfile::Builder::new().prefix(".balancer-").suffix(".toml").tempfile_in(directory)?;
+    let mut temporary = tempfile::Builder::new()
+        .prefix(".balancer-")
+        .suffix(".toml")
+        .tempfile_in(directory)?;
     temporary.write_all(text.as_bytes())?;
     let file = temporary.as_file();
     // The owner first: changing it takes set-user-id bits away, and never gives any.
@@ -182,7 +212,10 @@ mod tests {
     const TEXT: &str = "# mine\ndataplane.interfaces = [\"eth0\"]\n";
 
     fn add_web() -> Change {
-        Change::AddService(service_key("192.0.2.80:80").unwrap(), ServiceSettings::default())
+        Change::AddService(
+            service_key("192.0.2.80:80").unwrap(),
+            ServiceSettings::default(),
+        )
     }
 
     fn prepare(file: &ConfigFile) -> Result<Prepared, Refusal> {
@@ -200,7 +233,11 @@ mod tests {
 
         let file = ConfigFile::load(&link, "lb1").unwrap();
         let prepared = prepare(&file).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), TEXT, "not before the commit");
+        assert_eq!(
+            fs::read_to_string(&path).unwrap(),
+            TEXT,
+            "not before the commit"
+        );
         let file = prepared.commit().unwrap();
 
         assert_eq!(
@@ -233,7 +270,9 @@ mod tests {
         let path = path.display();
         assert_eq!(
             prepare(&file).unwrap_err().to_string(),
-            format!("{path} has changed since it was loaded: `balancer-ctl reload` first, or use --runtime")
+            format!(
+                "{path} has changed since it was loaded: `balancer-ctl reload` first, or use --runtime"
+            )
         );
         fs::remove_file(path.to_string()).unwrap();
         assert_eq!(
@@ -251,17 +290,26 @@ mod tests {
         let absent = directory.path().join("absent.toml");
         assert_eq!(
             error(&absent),
-            format!("configuration file {}: No such file or directory (os error 2)", absent.display())
+            format!(
+                "configuration file {}: No such file or directory (os error 2)",
+                absent.display()
+            )
         );
         assert_eq!(
             error(directory.path()),
-            format!("configuration file {}: it is not a regular file", directory.path().display())
+            format!(
+                "configuration file {}: it is not a regular file",
+                directory.path().display()
+            )
         );
         let binary = directory.path().join("binary.toml");
         fs::write(&binary, [0xff, 0xfe]).unwrap();
         assert_eq!(
             error(&binary),
-            format!("configuration file {}: stream did not contain valid UTF-8", binary.display())
+            format!(
+                "configuration file {}: stream did not contain valid UTF-8",
+                binary.display()
+            )
         );
         let wrong = directory.path().join("wrong.toml");
         fs::write(&wrong, "colour = 1\n[dataplane]\ninterfaces = []\n").unwrap();

@@ -51,8 +51,16 @@ const MAX_INTERFACE_NAME: usize = 15;
 #[must_use]
 pub fn validate(model: &Model) -> Vec<Problem> {
     let mut problems = Problems(Vec::new());
-    if model.node.is_empty() || model.node.chars().any(|c| c.is_control() || c.is_whitespace()) {
-        problems.add(Place::Node, format!("node name `{}` is empty or holds spaces", model.node));
+    if model.node.is_empty()
+        || model
+            .node
+            .chars()
+            .any(|c| c.is_control() || c.is_whitespace())
+    {
+        problems.add(
+            Place::Node,
+            format!("node name `{}` is empty or holds spaces", model.node),
+        );
     }
     dataplane(&model.dataplane, &mut problems);
     services(&model.services, &mut problems);
@@ -63,7 +71,10 @@ struct Problems(Vec<Problem>);
 
 impl Problems {
     fn add(&mut self, place: Place, sentence: impl Into<String>) {
-        self.0.push(Problem { place, sentence: sentence.into() });
+        self.0.push(Problem {
+            place,
+            sentence: sentence.into(),
+        });
     }
 }
 
@@ -83,18 +94,28 @@ fn dataplane(settings: &DataplaneSettings, problems: &mut Problems) {
                 format!("`{name}` is no interface name: 1 to {MAX_INTERFACE_NAME} bytes without space or `/`"),
             );
         } else if !seen.insert(name) {
-            problems.add(place, format!("interface `{name}` is named twice: name it once"));
+            problems.add(
+                place,
+                format!("interface `{name}` is named twice: name it once"),
+            );
         }
     }
     if !MAX_CONNECTIONS.contains(&settings.max_connections) {
         let (least, most) = MAX_CONNECTIONS.into_inner();
         problems.add(
             Place::Dataplane("max-connections"),
-            format!("max-connections {} is out of range: {least}..={most}", settings.max_connections),
+            format!(
+                "max-connections {} is out of range: {least}..={most}",
+                settings.max_connections
+            ),
         );
     }
     let timeouts = &settings.timeouts;
-    for (key, timeout) in [("tcp", timeouts.tcp), ("tcp-fin", timeouts.tcp_fin), ("udp", timeouts.udp)] {
+    for (key, timeout) in [
+        ("tcp", timeouts.tcp),
+        ("tcp-fin", timeouts.tcp_fin),
+        ("udp", timeouts.udp),
+    ] {
         if !(MIN_TIMEOUT..=MAX_TIMEOUT).contains(&timeout) {
             problems.add(
                 Place::Timeout(key),
@@ -121,16 +142,24 @@ pub fn is_interface_name(name: &str) -> bool {
 fn services(services: &[VirtualService], problems: &mut Problems) {
     let mut keys = HashSet::new();
     let mut names = HashMap::new();
-    let vips: HashSet<(Protocol, SocketAddr)> =
-        services.iter().map(|service| (service.key.protocol, service.key.address)).collect();
+    let vips: HashSet<(Protocol, SocketAddr)> = services
+        .iter()
+        .map(|service| (service.key.protocol, service.key.address))
+        .collect();
     for (index, service) in services.iter().enumerate() {
         let key = service.key;
         let address = Place::Service(index, "address");
         if let Some(reason) = unusable(key.address.ip()) {
-            problems.add(address, format!("address {} of a service is {reason}", key.address.ip()));
+            problems.add(
+                address,
+                format!("address {} of a service is {reason}", key.address.ip()),
+            );
         }
         if !keys.insert(key) {
-            problems.add(address, format!("service {key} is there twice: address, port and protocol must differ"));
+            problems.add(
+                address,
+                format!("service {key} is there twice: address, port and protocol must differ"),
+            );
         }
         if let Some(name) = &service.name {
             let place = Place::Service(index, "name");
@@ -140,7 +169,10 @@ fn services(services: &[VirtualService], problems: &mut Problems) {
                     format!("`{name}` is no name for a service: a letter, then up to 62 letters, digits, `.`, `_` or `-`"),
                 );
             } else if let Some(other) = names.insert(name, key) {
-                problems.add(place, format!("name `{name}` is taken by service {other}: choose another"));
+                problems.add(
+                    place,
+                    format!("name `{name}` is taken by service {other}: choose another"),
+                );
             }
         }
         reals(index, service, &vips, problems);
@@ -159,7 +191,10 @@ fn reals(
         let place = Place::Real(index, number, "address");
         let address = real.address;
         if let Some(reason) = unusable(address.ip()) {
-            problems.add(place, format!("address {} of a real is {reason}", address.ip()));
+            problems.add(
+                place,
+                format!("address {} of a real is {reason}", address.ip()),
+            );
         } else if !same_family(address.ip(), key.address.ip()) {
             problems.add(
                 place,
@@ -170,7 +205,9 @@ fn reals(
         {
             problems.add(
                 place,
-                format!("real {address} is itself the address of a service: name the server behind it"),
+                format!(
+                    "real {address} is itself the address of a service: name the server behind it"
+                ),
             );
         }
         if address.port() == 0 && key.address.port() != 0 {
@@ -180,12 +217,18 @@ fn reals(
             );
         }
         if !seen.insert(address) {
-            problems.add(place, format!("real {address} is there twice in service {key}: name it once"));
+            problems.add(
+                place,
+                format!("real {address} is there twice in service {key}: name it once"),
+            );
         }
         if real.weight > MAX_WEIGHT {
             problems.add(
                 Place::Real(index, number, "weight"),
-                format!("weight {} of real {address} is out of range: 0..={MAX_WEIGHT}", real.weight),
+                format!(
+                    "weight {} of real {address} is out of range: 0..={MAX_WEIGHT}",
+                    real.weight
+                ),
             );
         }
     }
@@ -197,7 +240,9 @@ fn unusable(address: IpAddr) -> Option<&'static str> {
         return Some("a multicast address: use a unicast address");
     }
     if address.is_loopback() {
-        return Some("a loopback address, which never leaves the host: use an address on the network");
+        return Some(
+            "a loopback address, which never leaves the host: use an address on the network",
+        );
     }
     match address {
         IpAddr::V4(v4) if v4.octets()[0] == 0 => Some("unspecified: use the address itself"),

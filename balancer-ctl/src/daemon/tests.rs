@@ -52,8 +52,14 @@ impl Scene {
     fn start(folder: TempDir, file: Option<ConfigFile>, model: Model) -> Self {
         let dataplane = FakeDataplane::default();
         let (sender, events) = broadcast::channel(EVENTS);
-        let daemon = Daemon::start(Box::new(dataplane.clone()), file, model, sender, addresses).unwrap();
-        Self { daemon, dataplane, events, folder }
+        let daemon =
+            Daemon::start(Box::new(dataplane.clone()), file, model, sender, addresses).unwrap();
+        Self {
+            daemon,
+            dataplane,
+            events,
+            folder,
+        }
     }
 
     fn path(&self) -> std::path::PathBuf {
@@ -77,7 +83,11 @@ impl Scene {
     fn refusal(&mut self, request: Request, scope: Scope) -> String {
         let before = (self.state(), self.text());
         let refusal = self.change(request, scope).unwrap_err();
-        assert_eq!((self.state(), self.text()), before, "a refused change changes nothing");
+        assert_eq!(
+            (self.state(), self.text()),
+            before,
+            "a refused change changes nothing"
+        );
         refusal.sentence
     }
 
@@ -94,8 +104,13 @@ impl Scene {
                     .iter()
                     .map(|real| format!("{}={}{}", real.address, real.weight, mark(real.runtime)))
                     .collect();
-                let key = ServiceKey { protocol: service.protocol, address: service.address };
-                format!("{key}{} {}", mark(service.runtime), reals.join(" ")).trim_end().to_owned()
+                let key = ServiceKey {
+                    protocol: service.protocol,
+                    address: service.address,
+                };
+                format!("{key}{} {}", mark(service.runtime), reals.join(" "))
+                    .trim_end()
+                    .to_owned()
             })
             .collect();
         let applied: Vec<_> = self
@@ -104,20 +119,36 @@ impl Scene {
             .services
             .iter()
             .map(|service| {
-                let reals: Vec<_> =
-                    service.reals.iter().map(|real| format!("{}={}", real.address, real.weight)).collect();
-                format!("{} {}", service.key, reals.join(" ")).trim_end().to_owned()
+                let reals: Vec<_> = service
+                    .reals
+                    .iter()
+                    .map(|real| format!("{}={}", real.address, real.weight))
+                    .collect();
+                format!("{} {}", service.key, reals.join(" "))
+                    .trim_end()
+                    .to_owned()
             })
             .collect();
-        assert_eq!(listed.iter().map(|line| line.replace('*', "")).collect::<Vec<_>>(), applied);
+        assert_eq!(
+            listed
+                .iter()
+                .map(|line| line.replace('*', ""))
+                .collect::<Vec<_>>(),
+            applied
+        );
         listed
     }
 
     fn told(&mut self) -> Vec<String> {
         std::iter::from_fn(|| self.events.try_recv().ok())
             .map(|event| {
-                let real = event.real.map(|real| format!(" {real}")).unwrap_or_default();
-                format!("{}{real} {}", event.event.name(), event.message).trim_end().to_owned()
+                let real = event
+                    .real
+                    .map(|real| format!(" {real}"))
+                    .unwrap_or_default();
+                format!("{}{real} {}", event.event.name(), event.message)
+                    .trim_end()
+                    .to_owned()
             })
             .collect()
     }
@@ -132,7 +163,10 @@ fn real(text: &str) -> RealRef {
 }
 
 fn weight(weight: u32) -> RealSettings {
-    RealSettings { weight: Some(weight), ..Default::default() }
+    RealSettings {
+        weight: Some(weight),
+        ..Default::default()
+    }
 }
 
 fn add_real(address: &str) -> Request {
@@ -147,7 +181,10 @@ fn dns() -> ServiceKey {
 fn it_starts_with_what_the_file_says() {
     let mut scene = Scene::new();
     assert_eq!(scene.state(), ["tcp/192.0.2.80:80 10.0.0.2:80=1"]);
-    assert_eq!(scene.dataplane.state().settings.as_ref(), Some(&scene.daemon.model.dataplane));
+    assert_eq!(
+        scene.dataplane.state().settings.as_ref(),
+        Some(&scene.daemon.model.dataplane)
+    );
     assert_eq!(scene.told(), [] as [&str; 0]);
 }
 
@@ -155,11 +192,23 @@ fn it_starts_with_what_the_file_says() {
 fn a_change_runs_and_stands_in_the_file_when_the_answer_comes() {
     let mut scene = Scene::new();
     assert_eq!(scene.change(add_real("10.0.0.3"), Scope::File), Ok(vec![]));
-    assert_eq!(scene.state(), ["tcp/192.0.2.80:80 10.0.0.2:80=1 10.0.0.3:80=1"]);
-    assert_eq!(scene.text(), format!("{FILE}\n[[service.real]]\naddress = \"10.0.0.3:80\"\n"));
+    assert_eq!(
+        scene.state(),
+        ["tcp/192.0.2.80:80 10.0.0.2:80=1 10.0.0.3:80=1"]
+    );
+    assert_eq!(
+        scene.text(),
+        format!("{FILE}\n[[service.real]]\naddress = \"10.0.0.3:80\"\n")
+    );
     assert_eq!(scene.told(), ["real-added 10.0.0.3:80 weight 1, nat"]);
     // The next change builds on the file as it is now.
-    assert_eq!(scene.change(Request::EditReal(named("web"), real("10.0.0.3"), weight(0)), Scope::File), Ok(vec![]));
+    assert_eq!(
+        scene.change(
+            Request::EditReal(named("web"), real("10.0.0.3"), weight(0)),
+            Scope::File
+        ),
+        Ok(vec![])
+    );
     assert_eq!(
         scene.text(),
         format!("{FILE}\n[[service.real]]\naddress = \"10.0.0.3:80\"\nweight = 0\n")
@@ -175,9 +224,19 @@ fn a_runtime_change_is_marked_and_forgotten_at_the_next_load() {
         no_real: Some(NoReal::Drop),
         ..Default::default()
     };
-    scene.change(Request::AddService(dns(), settings), Scope::Runtime).unwrap();
-    scene.change(Request::EditReal(named("web"), real("10.0.0.2"), weight(7)), Scope::Runtime).unwrap();
-    assert_eq!(scene.state(), ["tcp/192.0.2.80:80 10.0.0.2:80=7*", "udp/192.0.2.80:53*"]);
+    scene
+        .change(Request::AddService(dns(), settings), Scope::Runtime)
+        .unwrap();
+    scene
+        .change(
+            Request::EditReal(named("web"), real("10.0.0.2"), weight(7)),
+            Scope::Runtime,
+        )
+        .unwrap();
+    assert_eq!(
+        scene.state(),
+        ["tcp/192.0.2.80:80 10.0.0.2:80=7*", "udp/192.0.2.80:53*"]
+    );
     assert_eq!(scene.text(), FILE);
     assert!(scene.ask(Message::Status).unwrap().runtime_changes);
     scene.told();
@@ -185,23 +244,51 @@ fn a_runtime_change_is_marked_and_forgotten_at_the_next_load() {
     scene.ask(Message::Reload).unwrap();
     assert_eq!(scene.state(), ["tcp/192.0.2.80:80 10.0.0.2:80=1"]);
     assert!(!scene.ask(Message::Status).unwrap().runtime_changes);
-    assert_eq!(scene.told(), ["service-removed", "real-changed 10.0.0.2:80 weight 7 -> 1", "reloaded"]);
+    assert_eq!(
+        scene.told(),
+        [
+            "service-removed",
+            "real-changed 10.0.0.2:80 weight 7 -> 1",
+            "reloaded"
+        ]
+    );
 }
 
 #[test]
 fn a_change_to_the_file_does_not_write_runtime_changes_into_it() {
     let mut scene = Scene::new();
-    scene.change(Request::EditReal(named("web"), real("10.0.0.2"), weight(7)), Scope::Runtime).unwrap();
-    scene.change(Request::AddReal(named("web"), real("10.0.0.3"), weight(2)), Scope::File).unwrap();
-    assert_eq!(scene.state(), ["tcp/192.0.2.80:80 10.0.0.2:80=7* 10.0.0.3:80=2"]);
-    assert_eq!(scene.text(), format!("{FILE}\n[[service.real]]\naddress = \"10.0.0.3:80\"\nweight = 2\n"));
+    scene
+        .change(
+            Request::EditReal(named("web"), real("10.0.0.2"), weight(7)),
+            Scope::Runtime,
+        )
+        .unwrap();
+    scene
+        .change(
+            Request::AddReal(named("web"), real("10.0.0.3"), weight(2)),
+            Scope::File,
+        )
+        .unwrap();
+    assert_eq!(
+        scene.state(),
+        ["tcp/192.0.2.80:80 10.0.0.2:80=7* 10.0.0.3:80=2"]
+    );
+    assert_eq!(
+        scene.text(),
+        format!("{FILE}\n[[service.real]]\naddress = \"10.0.0.3:80\"\nweight = 2\n")
+    );
 }
 
 #[test]
 fn what_is_not_in_the_file_cannot_be_changed_there() {
     let mut scene = Scene::new();
     let path = scene.path().display().to_string();
-    scene.change(Request::AddService(dns(), ServiceSettings::default()), Scope::Runtime).unwrap();
+    scene
+        .change(
+            Request::AddService(dns(), ServiceSettings::default()),
+            Scope::Runtime,
+        )
+        .unwrap();
     assert_eq!(
         scene.refusal(Request::DelService(ServiceRef::Key(dns())), Scope::File),
         format!(
@@ -214,7 +301,12 @@ fn what_is_not_in_the_file_cannot_be_changed_there() {
 #[test]
 fn without_a_file_every_change_is_a_runtime_change() {
     let mut scene = Scene::without_file();
-    scene.change(Request::AddService(dns(), ServiceSettings::default()), Scope::File).unwrap();
+    scene
+        .change(
+            Request::AddService(dns(), ServiceSettings::default()),
+            Scope::File,
+        )
+        .unwrap();
     assert_eq!(scene.state(), ["udp/192.0.2.80:53*"]);
     assert_eq!(
         scene.ask(Message::Reload).unwrap_err().sentence,
@@ -232,7 +324,13 @@ fn invalid_changes_are_refused() {
             "service tcp/192.0.2.80:80 exists already: change it with `edit-service`",
         ),
         (
-            Request::AddService(dns(), ServiceSettings { name: Some("web".to_owned()), ..Default::default() }),
+            Request::AddService(
+                dns(),
+                ServiceSettings {
+                    name: Some("web".to_owned()),
+                    ..Default::default()
+                },
+            ),
             "name `web` is taken by service tcp/192.0.2.80:80: choose another",
         ),
         (
@@ -251,7 +349,10 @@ fn invalid_changes_are_refused() {
             Request::DelReal(ServiceRef::Only, real("10.0.0.9"), Leftover::Keep),
             "service tcp/192.0.2.80:80 has no real 10.0.0.9:80: `list` shows all",
         ),
-        (Request::DelService(named("mail")), "there is no service `mail`: `list` shows all"),
+        (
+            Request::DelService(named("mail")),
+            "there is no service `mail`: `list` shows all",
+        ),
     ] {
         for scope in [Scope::File, Scope::Runtime] {
             assert_eq!(scene.refusal(request.clone(), scope), sentence);
@@ -264,7 +365,12 @@ fn invalid_changes_are_refused() {
 fn the_only_service_need_not_be_named_and_one_of_several_must() {
     let mut scene = Scene::new();
     scene.change(add_real("10.0.0.3"), Scope::File).unwrap();
-    scene.change(Request::AddService(dns(), ServiceSettings::default()), Scope::File).unwrap();
+    scene
+        .change(
+            Request::AddService(dns(), ServiceSettings::default()),
+            Scope::File,
+        )
+        .unwrap();
     assert_eq!(
         scene.refusal(add_real("10.0.0.4"), Scope::File),
         "say which service: `web` or `udp/192.0.2.80:53`"
@@ -274,7 +380,10 @@ fn the_only_service_need_not_be_named_and_one_of_several_must() {
         scene.refusal(add_real("10.0.0.4"), Scope::File),
         "there is no service: add one with `add-service`"
     );
-    assert_eq!(scene.text(), "# ours\n[dataplane]\ninterfaces = [\"eth0\"]\n");
+    assert_eq!(
+        scene.text(),
+        "# ours\n[dataplane]\ninterfaces = [\"eth0\"]\n"
+    );
 }
 
 #[test]
@@ -284,12 +393,17 @@ fn a_file_that_changed_meanwhile_is_neither_written_nor_is_anything_applied() {
     let path = scene.path().display().to_string();
     assert_eq!(
         scene.refusal(add_real("10.0.0.3"), Scope::File),
-        format!("{path} has changed since it was loaded: `balancer-ctl reload` first, or use --runtime")
+        format!(
+            "{path} has changed since it was loaded: `balancer-ctl reload` first, or use --runtime"
+        )
     );
     scene.change(add_real("10.0.0.3"), Scope::Runtime).unwrap();
     scene.ask(Message::Reload).unwrap();
     scene.change(add_real("10.0.0.3"), Scope::File).unwrap();
-    assert_eq!(scene.text(), format!("{FILE}\n[[service.real]]\naddress = \"10.0.0.3:80\"\n# theirs\n"));
+    assert_eq!(
+        scene.text(),
+        format!("{FILE}\n[[service.real]]\naddress = \"10.0.0.3:80\"\n# theirs\n")
+    );
 }
 
 #[test]
@@ -297,7 +411,10 @@ fn a_change_that_the_data_plane_refuses_is_not_written() {
     let mut scene = Scene::new();
     scene.dataplane.state().room = Some(1);
     assert_eq!(
-        scene.refusal(Request::AddService(dns(), ServiceSettings::default()), Scope::File),
+        scene.refusal(
+            Request::AddService(dns(), ServiceSettings::default()),
+            Scope::File
+        ),
         "there is room for 1 services"
     );
     assert_eq!(fs::read_dir(scene.folder.path()).unwrap().count(), 1);
@@ -338,10 +455,17 @@ fn a_change_whose_file_cannot_be_put_in_place_is_taken_back() {
     let refusal = scene.change(add_real("10.0.0.3"), Scope::File).unwrap_err();
     assert_eq!(
         refusal.sentence,
-        format!("cannot replace {}: Is a directory (os error 21); nothing was changed", path.display())
+        format!(
+            "cannot replace {}: Is a directory (os error 21); nothing was changed",
+            path.display()
+        )
     );
     assert_eq!(scene.state(), ["tcp/192.0.2.80:80 10.0.0.2:80=1"]);
-    assert_eq!(scene.dataplane.state().reconciled, 3, "the start, the change, and back");
+    assert_eq!(
+        scene.dataplane.state().reconciled,
+        3,
+        "the start, the change, and back"
+    );
     assert_eq!(scene.told(), [] as [&str; 0]);
 }
 
@@ -353,16 +477,28 @@ fn a_file_that_is_wrong_changes_nothing_when_it_is_loaded_again() {
     // As an editor that died in the middle leaves it.
     fs::write(scene.path(), &FILE[..FILE.find("eb\"").unwrap()]).unwrap();
     let refusal = scene.ask(Message::Reload).unwrap_err();
-    assert_eq!(refusal.sentence, format!("{path}:6:10: invalid basic string, expected `\"`"));
+    assert_eq!(
+        refusal.sentence,
+        format!("{path}:6:10: invalid basic string, expected `\"`")
+    );
     assert_eq!(scene.state(), before);
-    assert_eq!(scene.told(), [format!("reload-failed {path}:6:10: invalid basic string, expected `\"`")]);
+    assert_eq!(
+        scene.told(),
+        [format!(
+            "reload-failed {path}:6:10: invalid basic string, expected `\"`"
+        )]
+    );
 }
 
 #[test]
 fn settings_and_services_of_a_loaded_file_are_applied_or_neither_is() {
     let mut scene = Scene::new();
     let text = FILE.replace("eth0", "eth1");
-    fs::write(scene.path(), format!("{text}\n[[service]]\naddress = \"192.0.2.80:81\"\n")).unwrap();
+    fs::write(
+        scene.path(),
+        format!("{text}\n[[service]]\naddress = \"192.0.2.80:81\"\n"),
+    )
+    .unwrap();
     scene.dataplane.state().room = Some(1);
     let refusal = scene.ask(Message::Reload).unwrap_err();
     assert_eq!(refusal.sentence, "there is room for 1 services");
@@ -373,7 +509,10 @@ fn settings_and_services_of_a_loaded_file_are_applied_or_neither_is() {
     scene.dataplane.state().room = None;
     scene.ask(Message::Reload).unwrap();
     assert_eq!(interfaces(&scene), ["eth1"]);
-    assert_eq!(scene.state(), ["tcp/192.0.2.80:80 10.0.0.2:80=1", "tcp/192.0.2.80:81"]);
+    assert_eq!(
+        scene.state(),
+        ["tcp/192.0.2.80:80 10.0.0.2:80=1", "tcp/192.0.2.80:81"]
+    );
 }
 
 #[test]
@@ -399,27 +538,49 @@ fn a_full_table_is_told_once_when_it_begins_and_once_when_it_ends() {
 #[test]
 fn counters_of_one_or_all_are_set_to_zero() {
     let mut scene = Scene::new();
-    scene.ask(|reply| Message::Zero(Some(named("web")), reply)).unwrap();
+    scene
+        .ask(|reply| Message::Zero(Some(named("web")), reply))
+        .unwrap();
     scene.ask(|reply| Message::Zero(None, reply)).unwrap();
     let web = service_key("192.0.2.80:80").unwrap();
     assert_eq!(scene.dataplane.state().zeroed, [Some(web), None]);
-    let refusal = scene.ask(|reply| Message::Zero(Some(named("mail")), reply)).unwrap_err();
-    assert_eq!(refusal.sentence, "there is no service `mail`: `list` shows all");
+    let refusal = scene
+        .ask(|reply| Message::Zero(Some(named("mail")), reply))
+        .unwrap_err();
+    assert_eq!(
+        refusal.sentence,
+        "there is no service `mail`: `list` shows all"
+    );
 }
 
 #[test]
 fn a_vip_without_an_interface_limits() {
     let mut scene = Scene::new();
-    assert_eq!(scene.ask(Message::Status).unwrap().overall, view::Overall::Running);
+    assert_eq!(
+        scene.ask(Message::Status).unwrap().overall,
+        view::Overall::Running
+    );
     let settings = ServiceSettings::default();
     let key = service_key("192.0.2.81:80").unwrap();
-    scene.change(Request::AddService(key, settings), Scope::File).unwrap();
-    let address = RealRef { address: "10.0.0.2".parse().unwrap(), port: None };
-    scene.change(Request::AddReal(ServiceRef::Key(key), address, weight(1)), Scope::File).unwrap();
+    scene
+        .change(Request::AddService(key, settings), Scope::File)
+        .unwrap();
+    let address = RealRef {
+        address: "10.0.0.2".parse().unwrap(),
+        port: None,
+    };
+    scene
+        .change(
+            Request::AddReal(ServiceRef::Key(key), address, weight(1)),
+            Scope::File,
+        )
+        .unwrap();
     let status = scene.ask(Message::Status).unwrap();
     assert_eq!(status.overall, view::Overall::Limited);
     assert_eq!(
         status.reasons,
-        ["no interface carries VIP 192.0.2.81, so nobody answers for it: `ip address add 192.0.2.81/32 dev eth0`"]
+        [
+            "no interface carries VIP 192.0.2.81, so nobody answers for it: `ip address add 192.0.2.81/32 dev eth0`"
+        ]
     );
 }

@@ -31,12 +31,16 @@ fn kernel_key(key: &ServiceKey) -> KernelKey {
     let protocol = u16::from(key.protocol.number());
     let address = Addr::from(key.address.ip());
     match key.address.ip() {
-        IpAddr::V4(_) => {
-            KernelKey::V4(service::ServiceKey { address: Address::narrow(address), port, protocol })
-        }
-        IpAddr::V6(_) => {
-            KernelKey::V6(service::ServiceKey { address: Address::narrow(address), port, protocol })
-        }
+        IpAddr::V4(_) => KernelKey::V4(service::ServiceKey {
+            address: Address::narrow(address),
+            port,
+            protocol,
+        }),
+        IpAddr::V6(_) => KernelKey::V6(service::ServiceKey {
+            address: Address::narrow(address),
+            port,
+            protocol,
+        }),
     }
 }
 
@@ -63,7 +67,8 @@ pub fn apply(maps: &Maps, settings: &SettingsRow, changes: &[Change]) -> anyhow:
 
 /// Makes changes of one kind.
 fn apply_run(maps: &Maps, settings: &SettingsRow, run: &[Change]) -> anyhow::Result<()> {
-    let (mut turns, mut stats, mut reals, mut slots) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut turns, mut stats, mut reals, mut slots) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut services_v4, mut services_v6, mut addresses) = (Vec::new(), Vec::new(), Vec::new());
     for change in run {
         match change {
@@ -72,12 +77,18 @@ fn apply_run(maps: &Maps, settings: &SettingsRow, run: &[Change]) -> anyhow::Res
                 stats.push((*id, RealStats::default()));
             }
             Change::SetReal { id, real } => reals.push((*id, *real)),
-            Change::WriteRing { offset, reals } => slots.extend((*offset..).zip(reals.iter().copied())),
+            Change::WriteRing { offset, reals } => {
+                slots.extend((*offset..).zip(reals.iter().copied()))
+            }
             Change::SetAddresses { words } => addresses.extend(words.iter().copied()),
             Change::SetAnyPort(on) => settings
                 .update(|settings| settings.any_port = u32::from(*on))
                 .context("cannot write the settings")?,
-            Change::SetService { key, service, reals: _ } => match kernel_key(key) {
+            Change::SetService {
+                key,
+                service,
+                reals: _,
+            } => match kernel_key(key) {
                 KernelKey::V4(key) => services_v4.push((key, *service)),
                 KernelKey::V6(key) => services_v6.push((key, *service)),
             },
@@ -88,13 +99,23 @@ fn apply_run(maps: &Maps, settings: &SettingsRow, run: &[Change]) -> anyhow::Res
             .with_context(|| format!("cannot delete the service {key}"))?,
         }
     }
-    maps.addresses.set_many(&addresses).context("cannot write the address filter")?;
+    maps.addresses
+        .set_many(&addresses)
+        .context("cannot write the address filter")?;
     maps.turns.set_many(&turns).context("cannot write turns")?;
-    maps.service_stats.set_many(&stats).context("cannot write service counters")?;
-    maps.reals.set_many(&reals).context("cannot write real servers")?;
+    maps.service_stats
+        .set_many(&stats)
+        .context("cannot write service counters")?;
+    maps.reals
+        .set_many(&reals)
+        .context("cannot write real servers")?;
     maps.rings.set_many(&slots).context("cannot write rings")?;
-    maps.services_v4.set_many(&services_v4).context("cannot write IPv4 services")?;
-    maps.services_v6.set_many(&services_v6).context("cannot write IPv6 services")?;
+    maps.services_v4
+        .set_many(&services_v4)
+        .context("cannot write IPv4 services")?;
+    maps.services_v6
+        .set_many(&services_v6)
+        .context("cannot write IPv6 services")?;
     Ok(())
 }
 
@@ -112,14 +133,27 @@ pub fn observe(maps: &Maps, settings: &SettingsRow) -> anyhow::Result<Tables> {
             })
             .collect()
     };
-    let v4 = maps.services_v4.all().context("cannot read the IPv4 services")?;
-    let v6 = maps.services_v6.all().context("cannot read the IPv6 services")?;
-    let v4 = v4.iter().filter_map(|(key, service)| Some((model_key(key)?, *service)));
-    let v6 = v6.iter().filter_map(|(key, service)| Some((model_key(key)?, *service)));
+    let v4 = maps
+        .services_v4
+        .all()
+        .context("cannot read the IPv4 services")?;
+    let v6 = maps
+        .services_v6
+        .all()
+        .context("cannot read the IPv6 services")?;
+    let v4 = v4
+        .iter()
+        .filter_map(|(key, service)| Some((model_key(key)?, *service)));
+    let v6 = v6
+        .iter()
+        .filter_map(|(key, service)| Some((model_key(key)?, *service)));
     let services = rows(v4.chain(v6).collect()).context("cannot read the rings")?;
     let capacity = maps.rings.capacity();
     let space = RingSpace::without(capacity, services.iter().map(|(_, row)| row.service.ring));
-    let addresses = maps.addresses.all().context("cannot read the address filter")?;
+    let addresses = maps
+        .addresses
+        .all()
+        .context("cannot read the address filter")?;
     let reals = maps.reals.all().context("cannot read the real servers")?;
     Ok(Tables {
         services: services.into_iter().collect(),
@@ -136,17 +170,27 @@ pub fn observe(maps: &Maps, settings: &SettingsRow) -> anyhow::Result<Tables> {
 /// # Errors
 /// The kernel refused a call.
 pub fn free_real(maps: &Maps, tables: &mut Tables, id: u32) -> anyhow::Result<()> {
-    let Some(real) = tables.reals.get_mut(id as usize) else { return Ok(()) };
+    let Some(real) = tables.reals.get_mut(id as usize) else {
+        return Ok(());
+    };
     if real.state != state::REMOVED {
         return Ok(());
     }
     let counted = super::census::sum(&maps.real_stats.get(id).context("cannot read counters")?);
-    let before = maps.service_stats.get(&real.service).context("cannot read counters")?.unwrap_or_default();
-    maps.real_stats.set(id, RealStats::default()).context("cannot reset counters")?;
+    let before = maps
+        .service_stats
+        .get(&real.service)
+        .context("cannot read counters")?
+        .unwrap_or_default();
+    maps.real_stats
+        .set(id, RealStats::default())
+        .context("cannot reset counters")?;
     maps.service_stats
         .set(&real.service, &super::census::sum(&[before, counted]))
         .context("cannot write service counters")?;
-    maps.reals.set(&id, &RealServer::default()).context("cannot free a real server's id")?;
+    maps.reals
+        .set(&id, &RealServer::default())
+        .context("cannot free a real server's id")?;
     *real = RealServer::default();
     Ok(())
 }
@@ -159,7 +203,10 @@ mod tests {
     fn keys_survive_the_way_to_the_kernel_and_back() {
         for text in ["192.0.2.80:80", "[2001:db8::80]:0", "192.0.2.80:53"] {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
-                let key = ServiceKey { protocol, address: text.parse().unwrap() };
+                let key = ServiceKey {
+                    protocol,
+                    address: text.parse().unwrap(),
+                };
                 let back = match kernel_key(&key) {
                     KernelKey::V4(key) => model_key(&key),
                     KernelKey::V6(key) => model_key(&key),
@@ -171,7 +218,10 @@ mod tests {
 
     #[test]
     fn a_key_is_in_network_byte_order() {
-        let key = ServiceKey { protocol: Protocol::Tcp, address: "192.0.2.80:80".parse().unwrap() };
+        let key = ServiceKey {
+            protocol: Protocol::Tcp,
+            address: "192.0.2.80:80".parse().unwrap(),
+        };
         let expected = service::ServiceKey {
             address: u32::from_ne_bytes([192, 0, 2, 80]),
             port: u16::from_ne_bytes([0, 80]),

@@ -43,7 +43,11 @@ impl Attached {
     pub fn describe(&self) -> anyhow::Result<AttachedInterface> {
         let info = syscall::link_info(self.fd.as_fd())
             .with_context(|| format!("cannot ask about the program on {}", self.link.name))?;
-        Ok(AttachedInterface { name: self.link.name.clone(), native: self.native, program_id: info.program })
+        Ok(AttachedInterface {
+            name: self.link.name.clone(),
+            native: self.native,
+            program_id: info.program,
+        })
     }
 }
 
@@ -51,8 +55,15 @@ impl Attached {
 ///
 /// # Errors
 /// A sentence that names the interface.
-pub fn resolve(netlink: &mut Netlink, names: &[String], pinned: &[PinnedLink]) -> anyhow::Result<Vec<Link>> {
-    let ours: BTreeSet<_> = pinned.iter().map(|link| (link.info.ifindex, link.info.program)).collect();
+pub fn resolve(
+    netlink: &mut Netlink,
+    names: &[String],
+    pinned: &[PinnedLink],
+) -> anyhow::Result<Vec<Link>> {
+    let ours: BTreeSet<_> = pinned
+        .iter()
+        .map(|link| (link.info.ifindex, link.info.program))
+        .collect();
     let all = link::list(netlink)?;
     let mut found = Vec::new();
     for name in names {
@@ -65,7 +76,10 @@ pub fn resolve(netlink: &mut Netlink, names: &[String], pinned: &[PinnedLink]) -
              interface anew after a reboot",
             link.index
         );
-        ensure!(link.mac.is_some(), "the interface {name} is not an Ethernet interface: the packet program needs one");
+        ensure!(
+            link.mac.is_some(),
+            "the interface {name} is not an Ethernet interface: the packet program needs one"
+        );
         if let Some(xdp) = link.xdp
             && !ours.contains(&(link.index, xdp.program))
         {
@@ -96,7 +110,9 @@ pub fn attach(
     for pinned in pinned {
         let target = wanted.iter().find(|link| link.index == pinned.info.ifindex);
         match target {
-            Some(link) if fits(link, mode) && attached.iter().all(|a| a.link.index != link.index) => {
+            Some(link)
+                if fits(link, mode) && attached.iter().all(|a| a.link.index != link.index) =>
+            {
                 attached.push(take_up(program, link, pins, pinned)?);
             }
             // Of another mode: the kernel takes one program at a time.
@@ -130,10 +146,12 @@ pub fn attach(
 
 /// Takes the program off an interface.
 fn remove(pinned: PinnedLink) -> anyhow::Result<()> {
-    pins::unpin(&pinned.path)?;
-    // The last descriptor: the kernel detaches the program.
-    drop(pinned.link);
-    Ok(())
+    // Explicitly: this daemon may hold the link a second time. The kernel has done it where the interface is gone.
+    if pinned.info.ifindex != 0 {
+        syscall::detach_link(pinned.link.as_fd())
+            .context("cannot take the packet program off an interface")?;
+    }
+    pins::unpin(&pinned.path)
 }
 
 /// Whether a link that is there is of the wanted mode. In mode auto what was found out once stays.
@@ -147,7 +165,12 @@ fn fits(link: &Link, mode: Mode) -> bool {
 }
 
 /// Puts the program under a pinned link: packets see the old one or the new one.
-fn take_up(program: BorrowedFd<'_>, link: &Link, pins: &Pins, pinned: PinnedLink) -> anyhow::Result<Attached> {
+fn take_up(
+    program: BorrowedFd<'_>,
+    link: &Link,
+    pins: &Pins,
+    pinned: PinnedLink,
+) -> anyhow::Result<Attached> {
     syscall::update_link(pinned.link.as_fd(), program)
         .with_context(|| format!("cannot replace the packet program on {}", link.name))?;
     let path = pins.link_path(link.index);
@@ -157,23 +180,44 @@ fn take_up(program: BorrowedFd<'_>, link: &Link, pins: &Pins, pinned: PinnedLink
         pins::unpin(&pinned.path)?;
     }
     let native = link.xdp.is_some_and(|xdp| xdp.native);
-    let warning = (!native).then(|| format!("the packet program runs in generic mode on {}, which is slower", link.name));
-    Ok(Attached { link: link.clone(), fd: pinned.link, native, warning })
+    let warning = (!native).then(|| {
+        format!(
+            "the packet program runs in generic mode on {}, which is slower",
+            link.name
+        )
+    });
+    Ok(Attached {
+        link: link.clone(),
+        fd: pinned.link,
+        native,
+        warning,
+    })
 }
 
-fn create(program: BorrowedFd<'_>, link: &Link, mode: Mode, pins: &Pins) -> anyhow::Result<Attached> {
+fn create(
+    program: BorrowedFd<'_>,
+    link: &Link,
+    mode: Mode,
+    pins: &Pins,
+) -> anyhow::Result<Attached> {
     let name = &link.name;
     let native = |flags| syscall::create_link(program, link.index, flags);
     let refused = |error: &std::io::Error| match error.raw_os_error() {
         Some(libc::EBUSY | libc::EEXIST) => {
-            format!("another XDP program has just been attached to the interface {name}: it is not replaced")
+            format!(
+                "another XDP program has just been attached to the interface {name}: it is not replaced"
+            )
         }
         _ => format!("cannot attach the packet program to {name}"),
     };
     let (fd, is_native, warning) = match mode {
         Mode::Generic => {
             let fd = native(XDP_FLAGS_SKB_MODE).map_err(|error| (refused(&error), error));
-            (fd.map_err(|(sentence, error)| anyhow::Error::new(error).context(sentence))?, false, None)
+            (
+                fd.map_err(|(sentence, error)| anyhow::Error::new(error).context(sentence))?,
+                false,
+                None,
+            )
         }
         Mode::Native | Mode::Auto => match native(XDP_FLAGS_DRV_MODE) {
             Ok(fd) => (fd, true, None),
@@ -190,20 +234,36 @@ fn create(program: BorrowedFd<'_>, link: &Link, mode: Mode, pins: &Pins) -> anyh
                     bail!("{why}; mode = \"auto\" or \"generic\" works there too");
                 }
                 let fd = native(XDP_FLAGS_SKB_MODE).with_context(|| refused(&error))?;
-                (fd, false, Some(format!("{why}; it runs in generic mode there, which is slower")))
+                (
+                    fd,
+                    false,
+                    Some(format!(
+                        "{why}; it runs in generic mode there, which is slower"
+                    )),
+                )
             }
         },
     };
     pin(&fd, link, pins)?;
-    Ok(Attached { link: link.clone(), fd, native: is_native, warning })
+    Ok(Attached {
+        link: link.clone(),
+        fd,
+        native: is_native,
+        warning,
+    })
 }
 
 fn pin(fd: &OwnedFd, link: &Link, pins: &Pins) -> anyhow::Result<()> {
     let path = pins.link_path(link.index);
     // The pin of an interface that is gone, whose index was given out again.
     pins::unpin(&path)?;
-    syscall::pin(fd.as_fd(), &path)
-        .with_context(|| format!("cannot pin the program of {} at {}", link.name, path.display()))
+    syscall::pin(fd.as_fd(), &path).with_context(|| {
+        format!(
+            "cannot pin the program of {} at {}",
+            link.name,
+            path.display()
+        )
+    })
 }
 
 /// Tells the program where frames may leave.
@@ -229,7 +289,10 @@ pub fn allow_ways_out(devices: &Table<u32, [u32; 2]>, wanted: &[Link]) -> anyhow
 ///
 /// # Errors
 /// The kernel refused a map call.
-pub fn forbid_ways_out(devices: &Table<u32, [u32; 2]>, gone: impl Iterator<Item = u32>) -> anyhow::Result<()> {
+pub fn forbid_ways_out(
+    devices: &Table<u32, [u32; 2]>,
+    gone: impl Iterator<Item = u32>,
+) -> anyhow::Result<()> {
     for index in gone {
         devices.delete(&index).context("cannot remove a way out")?;
     }

@@ -125,7 +125,8 @@ where
     let mut purged = 0;
     while let Some(batch) = walk.next(table)? {
         let originals = batch.filter(|(_, row)| row.direction == direction::ORIGINAL);
-        let doomed = originals.filter(|(key, row)| of_row(key, row).is_some_and(|c| is_to_go(&c, row.real)));
+        let doomed =
+            originals.filter(|(key, row)| of_row(key, row).is_some_and(|c| is_to_go(&c, row.real)));
         let mut removed = 0;
         for (key, row) in doomed {
             removed += u64::from(delete_pair(table, &key, &row)?);
@@ -139,7 +140,12 @@ where
 }
 
 /// Calls `f` with every handshake under way.
-pub fn half_open(maps: &Maps, now: u32, timeouts: &Timeouts, mut f: impl FnMut(&HalfOpen)) -> io::Result<()> {
+pub fn half_open(
+    maps: &Maps,
+    now: u32,
+    timeouts: &Timeouts,
+    mut f: impl FnMut(&HalfOpen),
+) -> io::Result<()> {
     let mut walk = Walk::new(1 << 12);
     while let Some(batch) = walk.next(&maps.half_open)? {
         for (_, bucket) in batch {
@@ -202,7 +208,9 @@ impl Lister<'_> {
     }
 
     fn is_full(&self, connections: &[Connection]) -> bool {
-        self.filter.limit.is_some_and(|limit| connections.len() >= limit)
+        self.filter
+            .limit
+            .is_some_and(|limit| connections.len() >= limit)
     }
 
     fn add(&self, connections: &mut Vec<Connection>, connection: Connection) {
@@ -211,7 +219,11 @@ impl Lister<'_> {
         }
     }
 
-    fn rows<A>(&self, table: &Table<FlowKey<A>, ConntrackEntry<A>>, out: &mut Vec<Connection>) -> io::Result<()>
+    fn rows<A>(
+        &self,
+        table: &Table<FlowKey<A>, ConntrackEntry<A>>,
+        out: &mut Vec<Connection>,
+    ) -> io::Result<()>
     where
         A: Address,
         FlowKey<A>: Pod,
@@ -221,12 +233,16 @@ impl Lister<'_> {
         while !self.is_full(out)
             && let Some(batch) = walk.next(table)?
         {
-            let originals: Vec<_> = batch.filter(|(_, row)| row.direction == direction::ORIGINAL).collect();
+            let originals: Vec<_> = batch
+                .filter(|(_, row)| row.direction == direction::ORIGINAL)
+                .collect();
             for (key, row) in originals {
                 if self.is_full(out) {
                     break;
                 }
-                let Some(mut connection) = of_row(&key, &row) else { continue };
+                let Some(mut connection) = of_row(&key, &row) else {
+                    continue;
+                };
                 if !matches(self.filter, &connection) {
                     continue;
                 }
@@ -254,23 +270,39 @@ impl Lister<'_> {
             SocketAddr::new(IpAddr::from(address), u16::from_be(port))
         };
         Some(Connection {
-            virtual_address: ServiceKey { protocol: Protocol::Tcp, address: socket(record.vip, record.vip_port) },
+            virtual_address: ServiceKey {
+                protocol: Protocol::Tcp,
+                address: socket(record.vip, record.vip_port),
+            },
             client: socket(record.client, record.client_port),
             real: socket(record.real, record.real_port),
             state: State::from_number(record.state)?,
-            expires_in: self.tick.duration(self.left(record.last_seen, record.state)?),
+            expires_in: self
+                .tick
+                .duration(self.left(record.last_seen, record.state)?),
         })
     }
 }
 
 /// The connection of an original row.
 pub fn of_row<A: Address>(key: &FlowKey<A>, row: &ConntrackEntry<A>) -> Option<Connection> {
-    let socket = |address: A, port: u16| SocketAddr::new(IpAddr::from(address.widen()), u16::from_be(port));
-    let protocol = if key.protocol == u32::from(balancer_common::addr::TCP) { Protocol::Tcp } else { Protocol::Udp };
+    let socket =
+        |address: A, port: u16| SocketAddr::new(IpAddr::from(address.widen()), u16::from_be(port));
+    let protocol = if key.protocol == u32::from(balancer_common::addr::TCP) {
+        Protocol::Tcp
+    } else {
+        Protocol::Udp
+    };
     Some(Connection {
-        virtual_address: ServiceKey { protocol, address: socket(key.destination, key.destination_port) },
+        virtual_address: ServiceKey {
+            protocol,
+            address: socket(key.destination, key.destination_port),
+        },
         client: socket(key.source, key.source_port),
-        real: socket(row.translation.destination, row.translation.destination_port),
+        real: socket(
+            row.translation.destination,
+            row.translation.destination_port,
+        ),
         state: State::from_number(row.state)?,
         expires_in: std::time::Duration::ZERO,
     })
@@ -279,7 +311,9 @@ pub fn of_row<A: Address>(key: &FlowKey<A>, row: &ConntrackEntry<A>) -> Option<C
 /// Whether a connection is to be listed.
 fn matches(filter: &ConnectionFilter, connection: &Connection) -> bool {
     let end = |wanted: &Option<(IpAddr, Option<u16>)>, found: SocketAddr| {
-        wanted.is_none_or(|(ip, port)| ip == found.ip() && port.is_none_or(|port| port == found.port()))
+        wanted.is_none_or(|(ip, port)| {
+            ip == found.ip() && port.is_none_or(|port| port == found.port())
+        })
     };
     let of_service = |service: &ServiceKey| {
         let found = &connection.virtual_address;
@@ -296,8 +330,16 @@ fn matches(filter: &ConnectionFilter, connection: &Connection) -> bool {
 
 /// Whether a connection belongs to a service and one of its real servers; `known` is what stands under the row's
 /// real id.
-pub fn belongs(connection: &Connection, service: &ServiceKey, real: SocketAddr, known: Option<&RealServer>) -> bool {
-    let filter = ConnectionFilter { service: Some(*service), ..ConnectionFilter::default() };
+pub fn belongs(
+    connection: &Connection,
+    service: &ServiceKey,
+    real: SocketAddr,
+    known: Option<&RealServer>,
+) -> bool {
+    let filter = ConnectionFilter {
+        service: Some(*service),
+        ..ConnectionFilter::default()
+    };
     matches(&filter, connection) && known.map(address_of) == Some(real)
 }
 
@@ -310,38 +352,115 @@ mod tests {
     #[test]
     fn counters_of_all_cpus_add_up() {
         let one = RealStats {
-            directions: [Traffic { packets: 1, bytes: 100 }, Traffic { packets: 2, bytes: 200 }],
+            directions: [
+                Traffic {
+                    packets: 1,
+                    bytes: 100,
+                },
+                Traffic {
+                    packets: 2,
+                    bytes: 200,
+                },
+            ],
             connections: 3,
         };
         assert_eq!(
             counters(&sum(&[one, RealStats::default(), one])),
-            Counters { connections: 6, packets_in: 2, bytes_in: 200, packets_out: 4, bytes_out: 400 }
+            Counters {
+                connections: 6,
+                packets_in: 2,
+                bytes_in: 200,
+                packets_out: 4,
+                bytes_out: 400
+            }
         );
     }
 
     #[test]
     fn filters_match_what_they_name() {
         let connection = Connection {
-            virtual_address: ServiceKey { protocol: Protocol::Tcp, address: "192.0.2.80:80".parse().unwrap() },
+            virtual_address: ServiceKey {
+                protocol: Protocol::Tcp,
+                address: "192.0.2.80:80".parse().unwrap(),
+            },
             client: "198.51.100.10:40000".parse().unwrap(),
             real: "192.168.0.2:8080".parse().unwrap(),
             state: State::Established,
             expires_in: std::time::Duration::ZERO,
         };
-        let service = |text: &str, protocol| Some(ServiceKey { protocol, address: text.parse().unwrap() });
+        let service = |text: &str, protocol| {
+            Some(ServiceKey {
+                protocol,
+                address: text.parse().unwrap(),
+            })
+        };
         let all = ConnectionFilter::default();
         let client: IpAddr = "198.51.100.10".parse().unwrap();
         for (filter, expected) in [
             (all.clone(), true),
-            (ConnectionFilter { client: Some((client, None)), ..all.clone() }, true),
-            (ConnectionFilter { client: Some((client, Some(40_000))), ..all.clone() }, true),
-            (ConnectionFilter { client: Some((client, Some(1))), ..all.clone() }, false),
-            (ConnectionFilter { real: Some((client, None)), ..all.clone() }, false),
-            (ConnectionFilter { service: service("192.0.2.80:80", Protocol::Tcp), ..all.clone() }, true),
-            (ConnectionFilter { service: service("192.0.2.80:0", Protocol::Tcp), ..all.clone() }, true),
-            (ConnectionFilter { service: service("192.0.2.80:80", Protocol::Udp), ..all.clone() }, false),
-            (ConnectionFilter { service: service("192.0.2.80:81", Protocol::Tcp), ..all.clone() }, false),
-            (ConnectionFilter { state: Some(State::Closing), ..all.clone() }, false),
+            (
+                ConnectionFilter {
+                    client: Some((client, None)),
+                    ..all.clone()
+                },
+                true,
+            ),
+            (
+                ConnectionFilter {
+                    client: Some((client, Some(40_000))),
+                    ..all.clone()
+                },
+                true,
+            ),
+            (
+                ConnectionFilter {
+                    client: Some((client, Some(1))),
+                    ..all.clone()
+                },
+                false,
+            ),
+            (
+                ConnectionFilter {
+                    real: Some((client, None)),
+                    ..all.clone()
+                },
+                false,
+            ),
+            (
+                ConnectionFilter {
+                    service: service("192.0.2.80:80", Protocol::Tcp),
+                    ..all.clone()
+                },
+                true,
+            ),
+            (
+                ConnectionFilter {
+                    service: service("192.0.2.80:0", Protocol::Tcp),
+                    ..all.clone()
+                },
+                true,
+            ),
+            (
+                ConnectionFilter {
+                    service: service("192.0.2.80:80", Protocol::Udp),
+                    ..all.clone()
+                },
+                false,
+            ),
+            (
+                ConnectionFilter {
+                    service: service("192.0.2.80:81", Protocol::Tcp),
+                    ..all.clone()
+                },
+                false,
+            ),
+            (
+                ConnectionFilter {
+                    state: Some(State::Closing),
+                    ..all.clone()
+                },
+                false,
+            ),
         ] {
             assert_eq!(matches(&filter, &connection), expected, "{filter:?}");
         }

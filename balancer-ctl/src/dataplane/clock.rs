@@ -24,12 +24,21 @@ impl Tick {
     /// # Errors
     /// There is no such clock.
     pub fn of_this_kernel() -> anyhow::Result<Self> {
-        let mut resolution = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut resolution = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
         // SAFETY: the struct outlives the call.
-        let result = unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &raw mut resolution) };
-        ensure!(result == 0 && resolution.tv_nsec > 0, "the kernel does not say how long a tick is");
+        let result =
+            unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &raw mut resolution) };
+        ensure!(
+            result == 0 && resolution.tv_nsec > 0,
+            "the kernel does not say how long a tick is"
+        );
         let nanoseconds = resolution.tv_nsec as u64;
-        Ok(Self { hz: ((1_000_000_000 + nanoseconds / 2) / nanoseconds) as u32 })
+        Ok(Self {
+            hz: ((1_000_000_000 + nanoseconds / 2) / nanoseconds) as u32,
+        })
     }
 
     /// A duration in jiffies, at least one, and short enough for comparisons that wrap.
@@ -58,17 +67,28 @@ impl Tick {
 pub fn now(program: &Xdp) -> anyhow::Result<u32> {
     let mut frame = [0_u8; 64];
     let input = [0_u8; 64];
-    let options = TestRunOptions { data_in: Some(&input), data_out: Some(&mut frame), ..TestRunOptions::default() };
-    let result = program.test_run(options).context("cannot read the kernel's clock by a test run")?;
+    let options = TestRunOptions {
+        data_in: Some(&input),
+        data_out: Some(&mut frame),
+        ..TestRunOptions::default()
+    };
+    let result = program
+        .test_run(options)
+        .context("cannot read the kernel's clock by a test run")?;
     let bytes = frame.first_chunk::<8>();
-    let jiffies = bytes.map(|bytes| u64::from_ne_bytes(*bytes)).filter(|_| result.data_size_out >= 16);
+    let jiffies = bytes
+        .map(|bytes| u64::from_ne_bytes(*bytes))
+        .filter(|_| result.data_size_out >= 16);
     // Rows keep the low half.
-    jiffies.map(|jiffies| jiffies as u32).context("the clock program returned no time")
+    jiffies
+        .map(|jiffies| jiffies as u32)
+        .context("the clock program returned no time")
 }
 
 /// Whether the running kernel is at least this version.
 pub fn kernel_is_at_least(major: u32, minor: u32) -> anyhow::Result<bool> {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").context("cannot read the kernel's version")?;
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease")
+        .context("cannot read the kernel's version")?;
     Ok(version(&release).is_none_or(|version| version >= (major, minor)))
 }
 

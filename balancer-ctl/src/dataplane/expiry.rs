@@ -58,7 +58,12 @@ pub struct Outcome {
 impl Expiry {
     /// A walk that begins now. `removed` are the real ids to look out for; no packet may be under way that chose one of
     /// them before it was removed.
-    pub fn begin(maps: &Maps, settings: &SettingsRow, removed: HashSet<u32>, now: u32) -> io::Result<Self> {
+    pub fn begin(
+        maps: &Maps,
+        settings: &SettingsRow,
+        removed: HashSet<u32>,
+        now: u32,
+    ) -> io::Result<Self> {
         let mut candidates = removed;
         let present = settings.get();
         let usage = maps.usage.get(&0)?.unwrap_or_default();
@@ -74,11 +79,21 @@ impl Expiry {
     }
 
     /// Goes on for a bounded time. `Some` when the walk has ended.
-    pub fn step(&mut self, maps: &Maps, settings: &SettingsRow, now: u32) -> io::Result<Option<Outcome>> {
+    pub fn step(
+        &mut self,
+        maps: &Maps,
+        settings: &SettingsRow,
+        now: u32,
+    ) -> io::Result<Option<Outcome>> {
         for _ in 0..CHUNKS_PER_CALL {
             let timeouts = settings.get().timeouts;
-            let mut sweep =
-                Sweep { settings, found: &mut self.found, candidates: &mut self.candidates, now, timeouts };
+            let mut sweep = Sweep {
+                settings,
+                found: &mut self.found,
+                candidates: &mut self.candidates,
+                now,
+                timeouts,
+            };
             if !self.v4.is_over() {
                 sweep.chunk(&maps.conntrack_v4, &mut self.v4)?;
             } else if !self.v6.is_over() {
@@ -99,15 +114,23 @@ impl Expiry {
         if correction != 0 {
             tracing::debug!(correction, "number of connections corrected");
             settings.update(|settings| {
-                settings.removed_by_daemon = settings.removed_by_daemon.wrapping_add_signed(correction);
+                settings.removed_by_daemon =
+                    settings.removed_by_daemon.wrapping_add_signed(correction);
             })?;
         }
-        Ok(Outcome { unused: self.candidates.drain().collect() })
+        Ok(Outcome {
+            unused: self.candidates.drain().collect(),
+        })
     }
 }
 
 /// Takes real ids out of `candidates` that handshakes refer to.
-fn forget_half_open(maps: &Maps, candidates: &mut HashSet<u32>, now: u32, timeouts: &Timeouts) -> io::Result<()> {
+fn forget_half_open(
+    maps: &Maps,
+    candidates: &mut HashSet<u32>,
+    now: u32,
+    timeouts: &Timeouts,
+) -> io::Result<()> {
     if candidates.is_empty() {
         return Ok(());
     }
@@ -204,7 +227,11 @@ where
     row.translation.reply_key(key.protocol, &mut other);
     let this = table.delete(key)?;
     let that = table.delete(&other)?;
-    Ok(if row.direction == direction::ORIGINAL { this } else { that })
+    Ok(if row.direction == direction::ORIGINAL {
+        this
+    } else {
+        that
+    })
 }
 
 /// Deletes a row whose other half is missing, or is another connection's.
@@ -226,7 +253,12 @@ mod tests {
     use super::*;
 
     const fn reading(added: u64, removed: u64, by_daemon: u64) -> (Usage, Settings) {
-        let timeouts = Timeouts { established: 1, closing: 1, udp: 1, half_open: 1 };
+        let timeouts = Timeouts {
+            established: 1,
+            closing: 1,
+            udp: 1,
+            half_open: 1,
+        };
         let settings = Settings {
             zero: 0,
             any_port: 0,

@@ -9,7 +9,8 @@ use std::{
 use balancer_common::verdict::Discard;
 
 use super::{
-    AttachedInterface, Connection, ConnectionFilter, Dataplane, DataplaneStatus, Error, RealSnapshot, Snapshot,
+    AttachedInterface, Connection, ConnectionFilter, Dataplane, DataplaneStatus, Error,
+    RealSnapshot, Snapshot,
 };
 use crate::model::{DataplaneSettings, ServiceKey, VirtualService};
 
@@ -53,11 +54,15 @@ impl FakeDataplane {
 
 fn matches(filter: &ConnectionFilter, connection: &Connection) -> bool {
     let host = |wanted: &Option<(std::net::IpAddr, Option<u16>)>, address: SocketAddr| {
-        wanted.is_none_or(|(ip, port)| ip == address.ip() && port.is_none_or(|port| port == address.port()))
+        wanted.is_none_or(|(ip, port)| {
+            ip == address.ip() && port.is_none_or(|port| port == address.port())
+        })
     };
     host(&filter.client, connection.client)
         && host(&filter.real, connection.real)
-        && filter.service.is_none_or(|service| service == connection.virtual_address)
+        && filter
+            .service
+            .is_none_or(|service| service == connection.virtual_address)
         && filter.state.is_none_or(|state| state == connection.state)
 }
 
@@ -85,7 +90,9 @@ impl Dataplane for FakeDataplane {
     fn purge(&mut self, service: &ServiceKey, real: SocketAddr) -> Result<u64, Error> {
         let mut state = self.state();
         let before = state.connections.len();
-        state.connections.retain(|c| c.virtual_address != *service || c.real != real);
+        state
+            .connections
+            .retain(|c| c.virtual_address != *service || c.real != real);
         Ok((before - state.connections.len()) as u64)
     }
 
@@ -95,12 +102,29 @@ impl Dataplane for FakeDataplane {
         for service in &state.services {
             let shown = snapshot.services.entry(service.key).or_default();
             for real in &service.reals {
-                let of_real = |c: &&Connection| c.virtual_address == service.key && c.real == real.address;
+                let of_real =
+                    |c: &&Connection| c.virtual_address == service.key && c.real == real.address;
                 let all = state.connections.iter().filter(of_real).count() as u64;
-                let active =
-                    state.connections.iter().filter(of_real).filter(|c| c.state.is_active()).count() as u64;
-                let counters = shown.reals.get(&real.address).copied().unwrap_or_default().counters;
-                shown.reals.insert(real.address, RealSnapshot { active, inactive: all - active, counters });
+                let active = state
+                    .connections
+                    .iter()
+                    .filter(of_real)
+                    .filter(|c| c.state.is_active())
+                    .count() as u64;
+                let counters = shown
+                    .reals
+                    .get(&real.address)
+                    .copied()
+                    .unwrap_or_default()
+                    .counters;
+                shown.reals.insert(
+                    real.address,
+                    RealSnapshot {
+                        active,
+                        inactive: all - active,
+                        counters,
+                    },
+                );
             }
         }
         Ok(snapshot)
@@ -108,15 +132,28 @@ impl Dataplane for FakeDataplane {
 
     fn connections(&mut self, filter: &ConnectionFilter) -> Result<Vec<Connection>, Error> {
         let state = self.state();
-        let matching = state.connections.iter().filter(|connection| matches(filter, connection));
-        Ok(matching.take(filter.limit.unwrap_or(usize::MAX)).cloned().collect())
+        let matching = state
+            .connections
+            .iter()
+            .filter(|connection| matches(filter, connection));
+        Ok(matching
+            .take(filter.limit.unwrap_or(usize::MAX))
+            .cloned()
+            .collect())
     }
 
     fn status(&mut self) -> Result<DataplaneStatus, Error> {
         let state = self.state();
-        let interfaces = state.settings.iter().flat_map(|settings| &settings.interfaces);
+        let interfaces = state
+            .settings
+            .iter()
+            .flat_map(|settings| &settings.interfaces);
         let count = |reason: Discard| {
-            state.discards.iter().find(|(shown, _)| *shown == reason).map_or(0, |(_, count)| *count)
+            state
+                .discards
+                .iter()
+                .find(|(shown, _)| *shown == reason)
+                .map_or(0, |(_, count)| *count)
         };
         Ok(DataplaneStatus {
             interfaces: interfaces
@@ -128,8 +165,14 @@ impl Dataplane for FakeDataplane {
                 })
                 .collect(),
             connections: state.connections.len() as u64,
-            max_connections: state.settings.as_ref().map_or(0, |settings| settings.max_connections.into()),
-            discards: Discard::ALL.iter().map(|reason| (*reason, count(*reason))).collect(),
+            max_connections: state
+                .settings
+                .as_ref()
+                .map_or(0, |settings| settings.max_connections.into()),
+            discards: Discard::ALL
+                .iter()
+                .map(|reason| (*reason, count(*reason)))
+                .collect(),
             warnings: state.warnings.clone(),
         })
     }

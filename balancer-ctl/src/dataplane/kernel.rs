@@ -13,8 +13,8 @@ use balancer_common::{real_server::state, stats::RealStats, verdict::Discard};
 
 pub use super::packet_log::PacketLog;
 use super::{
-    Connection, ConnectionFilter, Counters, Dataplane, DataplaneStatus, Error, RealSnapshot, ServiceSnapshot, Snapshot,
-    apply,
+    Connection, ConnectionFilter, Counters, Dataplane, DataplaneStatus, Error, RealSnapshot,
+    ServiceSnapshot, Snapshot, apply,
     attach::{self, Attached},
     census::{self, Lister},
     clock::{self, Tick},
@@ -130,11 +130,15 @@ impl KernelDataplane {
             self.configured.max_connections,
             settings.max_connections
         );
-        if settings.interfaces != self.configured.interfaces || settings.mode != self.configured.mode {
+        if settings.interfaces != self.configured.interfaces
+            || settings.mode != self.configured.mode
+        {
             self.attach(settings)?;
         }
         let timeouts = self.tick.timeouts(&settings.timeouts);
-        self.settings.update(|settings| settings.timeouts = timeouts).context("cannot write the settings")?;
+        self.settings
+            .update(|settings| settings.timeouts = timeouts)
+            .context("cannot write the settings")?;
         self.configured = settings.clone();
         Ok(())
     }
@@ -144,23 +148,35 @@ impl KernelDataplane {
         let pinned = self.pins.links()?;
         let links = attach::resolve(&mut self.netlink, &settings.interfaces, &pinned)?;
         let before = self.ways.interfaces();
-        let macs: BTreeMap<_, _> = links.iter().map(|link| (link.index, link.mac.unwrap_or_default())).collect();
+        let macs: BTreeMap<_, _> = links
+            .iter()
+            .map(|link| (link.index, link.mac.unwrap_or_default()))
+            .collect();
         attach::allow_ways_out(&self.maps.devices, &links)?;
         // Frames are told apart by the interface's address, so that stands before the program runs there; and
         // interfaces that go stay known until the program is off them.
-        self.ways.add(macs.clone()).context("cannot write the interfaces")?;
+        self.ways
+            .add(macs.clone())
+            .context("cannot write the interfaces")?;
         let program = load::program(&self.ebpf, "balancer")?;
         let program = program.fd().context("the packet program is not loaded")?;
         self.attached = attach::attach(program.as_fd(), &links, settings.mode, &self.pins, pinned)?;
-        self.ways.configure(macs).context("cannot write the interfaces")?;
-        let gone = before.into_iter().filter(|index| !links.iter().any(|link| link.index == *index));
+        self.ways
+            .configure(macs)
+            .context("cannot write the interfaces")?;
+        let gone = before
+            .into_iter()
+            .filter(|index| !links.iter().any(|link| link.index == *index));
         attach::forbid_ways_out(&self.maps.devices, gone)?;
         self.host.prepare(&links)?;
         self.host.examine(&mut self.netlink, &links)
     }
 
     fn purge(&mut self, service: &ServiceKey, real: SocketAddr) -> anyhow::Result<u64> {
-        let tables = self.tables.take().map_or_else(|| apply::observe(&self.maps, &self.settings), Ok)?;
+        let tables = self
+            .tables
+            .take()
+            .map_or_else(|| apply::observe(&self.maps, &self.settings), Ok)?;
         let purged = census::purge(&self.maps, &self.settings, |connection, id| {
             census::belongs(connection, service, real, tables.reals.get(id as usize))
         });
@@ -172,27 +188,55 @@ impl KernelDataplane {
         let now = self.now()?;
         let timeouts = self.settings.get().timeouts;
         let reals = self.tables()?.reals.len();
-        let census = census::count(&self.maps, reals, now, &timeouts).context("cannot count connections")?;
+        let census =
+            census::count(&self.maps, reals, now, &timeouts).context("cannot count connections")?;
         let tables = self.tables.as_ref().context("the tables were read above")?;
         let mut snapshot = Snapshot::default();
         let mut keys = HashMap::new();
         for (key, row) in &tables.services {
             let id = row.service.id;
             keys.insert(id, *key);
-            let removed = self.maps.service_stats.get(&id).context("cannot read service counters")?;
+            let removed = self
+                .maps
+                .service_stats
+                .get(&id)
+                .context("cannot read service counters")?;
             let counters = census::counters(&removed.unwrap_or_default());
-            snapshot.services.insert(*key, ServiceSnapshot { counters, ..ServiceSnapshot::default() });
+            snapshot.services.insert(
+                *key,
+                ServiceSnapshot {
+                    counters,
+                    ..ServiceSnapshot::default()
+                },
+            );
         }
-        for (id, real) in (0_u32..).zip(&tables.reals).filter(|(_, real)| real.state != state::FREE) {
-            let Some(service) = keys.get(&real.service).and_then(|key| snapshot.services.get_mut(key)) else {
+        for (id, real) in (0_u32..)
+            .zip(&tables.reals)
+            .filter(|(_, real)| real.state != state::FREE)
+        {
+            let Some(service) = keys
+                .get(&real.service)
+                .and_then(|key| snapshot.services.get_mut(key))
+            else {
                 continue;
             };
-            let stats = self.maps.real_stats.get(id).context("cannot read counters")?;
+            let stats = self
+                .maps
+                .real_stats
+                .get(id)
+                .context("cannot read counters")?;
             let counters = census::counters(&census::sum(&stats));
             service.counters = add(service.counters, counters);
             if real.state != state::REMOVED {
                 let [active, inactive] = census.get(id as usize).copied().unwrap_or_default();
-                service.reals.insert(address_of(real), RealSnapshot { active, inactive, counters });
+                service.reals.insert(
+                    address_of(real),
+                    RealSnapshot {
+                        active,
+                        inactive,
+                        counters,
+                    },
+                );
             }
         }
         Ok(snapshot)
@@ -201,22 +245,45 @@ impl KernelDataplane {
     fn connections(&mut self, filter: &ConnectionFilter) -> anyhow::Result<Vec<Connection>> {
         let now = self.now()?;
         let timeouts = self.settings.get().timeouts;
-        let lister = Lister { maps: &self.maps, filter, tick: self.tick, now, timeouts };
+        let lister = Lister {
+            maps: &self.maps,
+            filter,
+            tick: self.tick,
+            now,
+            timeouts,
+        };
         lister.list().context("cannot read the connection table")
     }
 
     fn status(&mut self) -> anyhow::Result<DataplaneStatus> {
-        let usage = self.maps.usage.get(&0).context("cannot read the usage counters")?.unwrap_or_default();
+        let usage = self
+            .maps
+            .usage
+            .get(&0)
+            .context("cannot read the usage counters")?
+            .unwrap_or_default();
         let mut discards = Vec::new();
         for (index, reason) in (0_u32..).zip(Discard::ALL) {
-            let counts = self.maps.discards.get(index).context("cannot read the discard counters")?;
+            let counts = self
+                .maps
+                .discards
+                .get(index)
+                .context("cannot read the discard counters")?;
             discards.push((*reason, counts.iter().sum()));
         }
         let mut warnings = self.notes.clone();
-        warnings.extend(self.attached.iter().filter_map(|attached| attached.warning.clone()));
+        warnings.extend(
+            self.attached
+                .iter()
+                .filter_map(|attached| attached.warning.clone()),
+        );
         warnings.extend(self.host.warnings().iter().cloned());
         Ok(DataplaneStatus {
-            interfaces: self.attached.iter().map(Attached::describe).collect::<anyhow::Result<_>>()?,
+            interfaces: self
+                .attached
+                .iter()
+                .map(Attached::describe)
+                .collect::<anyhow::Result<_>>()?,
             connections: usage.connections(&self.settings.get()),
             max_connections: u64::from(self.configured.max_connections),
             discards,
@@ -225,20 +292,35 @@ impl KernelDataplane {
     }
 
     fn zero(&mut self, service: Option<&ServiceKey>) -> anyhow::Result<()> {
-        let tables = self.tables.take().map_or_else(|| apply::observe(&self.maps, &self.settings), Ok)?;
-        let rows = tables.services.iter().filter(|(key, _)| service.is_none_or(|wanted| wanted == *key));
+        let tables = self
+            .tables
+            .take()
+            .map_or_else(|| apply::observe(&self.maps, &self.settings), Ok)?;
+        let rows = tables
+            .services
+            .iter()
+            .filter(|(key, _)| service.is_none_or(|wanted| wanted == *key));
         let ids: HashSet<_> = rows.map(|(_, row)| row.service.id).collect();
         for id in &ids {
-            self.maps.service_stats.set(id, &RealStats::default()).context("cannot reset counters")?;
+            self.maps
+                .service_stats
+                .set(id, &RealStats::default())
+                .context("cannot reset counters")?;
         }
         for (id, real) in (0_u32..).zip(&tables.reals) {
             if real.state != state::FREE && ids.contains(&real.service) {
-                self.maps.real_stats.set(id, RealStats::default()).context("cannot reset counters")?;
+                self.maps
+                    .real_stats
+                    .set(id, RealStats::default())
+                    .context("cannot reset counters")?;
             }
         }
         if service.is_none() {
             for index in 0..self.maps.discards.capacity() {
-                self.maps.discards.set(index, 0).context("cannot reset the discard counters")?;
+                self.maps
+                    .discards
+                    .set(index, 0)
+                    .context("cannot reset the discard counters")?;
             }
         }
         self.tables = Some(tables);
@@ -268,12 +350,17 @@ impl KernelDataplane {
             None => self.begin_walk(now)?,
         };
         // After an error the walk begins anew.
-        let outcome = expiry.step(&self.maps, &self.settings, now).context("cannot expire connections")?;
+        let outcome = expiry
+            .step(&self.maps, &self.settings, now)
+            .context("cannot expire connections")?;
         let Some(outcome) = outcome else {
             self.expiry = Some(expiry);
             return Ok(());
         };
-        let mut tables = self.tables.take().map_or_else(|| apply::observe(&self.maps, &self.settings), Ok)?;
+        let mut tables = self
+            .tables
+            .take()
+            .map_or_else(|| apply::observe(&self.maps, &self.settings), Ok)?;
         for id in outcome.unused {
             apply::free_real(&self.maps, &mut tables, id)?;
         }
@@ -292,7 +379,8 @@ impl KernelDataplane {
             // No packet that read an old ring may still be about to insert its connection.
             release(tables)?;
         }
-        Expiry::begin(&self.maps, &self.settings, removed, now).context("cannot read the half-open connections")
+        Expiry::begin(&self.maps, &self.settings, removed, now)
+            .context("cannot read the half-open connections")
     }
 
     fn tend_neighbours(&mut self) -> anyhow::Result<()> {
@@ -318,7 +406,11 @@ impl KernelDataplane {
             }
         };
         let identity = |link: &Link| (link.index, link.mac);
-        if links.iter().map(identity).eq(self.attached.iter().map(|attached| identity(&attached.link))) {
+        if links.iter().map(identity).eq(self
+            .attached
+            .iter()
+            .map(|attached| identity(&attached.link)))
+        {
             return self.host.examine(&mut self.netlink, &links);
         }
         let settings = self.configured.clone();
@@ -329,7 +421,9 @@ impl KernelDataplane {
 /// The address of a real server that a change brings.
 fn new_address(change: &Change) -> Option<IpAddr> {
     match change {
-        Change::SetReal { id: _, real } if real.state == state::TAKES_NEW => Some(IpAddr::from(real.address)),
+        Change::SetReal { id: _, real } if real.state == state::TAKES_NEW => {
+            Some(IpAddr::from(real.address))
+        }
         _ => None,
     }
 }
@@ -359,7 +453,11 @@ const fn add(a: Counters, b: Counters) -> Counters {
 }
 
 fn open(options: OpenOptions) -> anyhow::Result<KernelDataplane> {
-    let OpenOptions { instance, settings: configured, packet_log } = options;
+    let OpenOptions {
+        instance,
+        settings: configured,
+        packet_log,
+    } = options;
     let pins = Pins::of(instance.as_deref())?;
     load::check_prerequisites()?;
     let mut notes = Vec::from_iter(pins.prepare()?);
@@ -376,8 +474,10 @@ fn open(options: OpenOptions) -> anyhow::Result<KernelDataplane> {
     let maps = Maps::open(pins.directory())?;
     let tick = Tick::of_this_kernel()?;
     let clone = "cannot share a map";
-    let settings = SettingsRow::open(maps.settings.try_clone().context(clone)?).context("cannot read the settings")?;
-    let ways = Ways::open(maps.interfaces.try_clone().context(clone)?).context("cannot read the interfaces")?;
+    let settings = SettingsRow::open(maps.settings.try_clone().context(clone)?)
+        .context("cannot read the settings")?;
+    let ways = Ways::open(maps.interfaces.try_clone().context(clone)?)
+        .context("cannot read the interfaces")?;
     let seed = random()?;
     let timeouts = tick.timeouts(&configured.timeouts);
     settings

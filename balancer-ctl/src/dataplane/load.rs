@@ -46,7 +46,10 @@ pub fn check_prerequisites() -> anyhow::Result<()> {
     let (major, minor) = OLDEST_KERNEL;
     if !clock::kernel_is_at_least(major, minor)? {
         let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        bail!("this kernel ({}) is too old: Linux {major}.{minor} or newer is needed", release.trim());
+        bail!(
+            "this kernel ({}) is too old: Linux {major}.{minor} or newer is needed",
+            release.trim()
+        );
     }
     ensure!(
         Path::new("/sys/kernel/btf/vmlinux").exists(),
@@ -61,9 +64,16 @@ pub fn check_prerequisites() -> anyhow::Result<()> {
 /// # Errors
 /// They do not fit a map.
 pub fn sizes(settings: &DataplaneSettings) -> anyhow::Result<Vec<(&'static str, u32)>> {
-    let rows = settings.max_connections.checked_mul(2).filter(|rows| *rows > 0 && *rows <= 1 << 30);
+    let rows = settings
+        .max_connections
+        .checked_mul(2)
+        .filter(|rows| *rows > 0 && *rows <= 1 << 30);
     let rows = rows.with_context(|| {
-        format!("max-connections = {} is out of range: 1 to {} are possible", settings.max_connections, 1_u32 << 29)
+        format!(
+            "max-connections = {} is out of range: 1 to {} are possible",
+            settings.max_connections,
+            1_u32 << 29
+        )
     })?;
     Ok(vec![
         ("CONNTRACK_V4", rows),
@@ -76,9 +86,14 @@ pub fn sizes(settings: &DataplaneSettings) -> anyhow::Result<Vec<(&'static str, 
 ///
 /// # Errors
 /// The kernel refused the object; with the verifier's whole log.
-pub fn load(pins: &Pins, settings: &DataplaneSettings, packet_log: Option<PacketLog>) -> anyhow::Result<Loaded> {
+pub fn load(
+    pins: &Pins,
+    settings: &DataplaneSettings,
+    packet_log: Option<PacketLog>,
+) -> anyhow::Result<Loaded> {
     let mut notes = Vec::new();
-    let object = Object::parse(OBJECT).map_err(|error| anyhow!("the embedded packet program cannot be read: {error}"))?;
+    let object = Object::parse(OBJECT)
+        .map_err(|error| anyhow!("the embedded packet program cannot be read: {error}"))?;
     let sizes = sizes(settings)?;
     let fresh = match pins.compare(&object, &sizes)? {
         None => true,
@@ -97,7 +112,10 @@ pub fn load(pins: &Pins, settings: &DataplaneSettings, packet_log: Option<Packet
     }
     raise_memory_limit();
     let level = packet_log.map_or(0, |level| level as u8);
-    let paths: Vec<_> = pins::MAPS.iter().map(|name| (*name, pins.directory().join(name))).collect();
+    let paths: Vec<_> = pins::MAPS
+        .iter()
+        .map(|name| (*name, pins.directory().join(name)))
+        .collect();
     let mut loader = EbpfLoader::new();
     for (name, size) in &sizes {
         loader.map_max_entries(name, *size);
@@ -107,9 +125,13 @@ pub fn load(pins: &Pins, settings: &DataplaneSettings, packet_log: Option<Packet
     }
     // Not there when the object was built without log lines.
     loader.override_global(aya_log::LEVEL, &level, false);
-    let mut ebpf = loader.load(OBJECT).context("cannot load the packet program's maps")?;
+    let mut ebpf = loader
+        .load(OBJECT)
+        .context("cannot load the packet program's maps")?;
     for name in ["balancer", "clock"] {
-        program_mut(&mut ebpf, name)?.load().map_err(|error| explain(name, error))?;
+        program_mut(&mut ebpf, name)?
+            .load()
+            .map_err(|error| explain(name, error))?;
     }
     Ok(Loaded { ebpf, fresh, notes })
 }
@@ -135,7 +157,10 @@ fn program_mut<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut Xdp
 /// A load error with all that the verifier said: a report needs it.
 fn explain(name: &str, error: ProgramError) -> anyhow::Error {
     match error {
-        ProgramError::LoadError { io_error, verifier_log } => anyhow!(
+        ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        } => anyhow!(
             "the kernel refused the program {name}: {io_error}; please report this with the kernel's version and this log of its \
              verifier:\n{verifier_log}"
         ),

@@ -1,13 +1,13 @@
 //! The data plane as the daemon sees it: one trait, in the model's words. What lies behind it (maps, pins,
 //! rings, expiry) is nobody else's business.
 
-#[cfg(any(test, feature = "fake"))]
-pub mod fake;
 mod apply;
 mod attach;
 mod census;
 mod clock;
 mod expiry;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
 pub mod kernel;
 mod load;
 mod maps;

@@ -66,7 +66,10 @@ impl Reader {
             .name("packet-log".into())
             .spawn(run)
             .context("cannot start the packet log's thread")?;
-        Ok(Some(Self { stop, thread: Some(thread) }))
+        Ok(Some(Self {
+            stop,
+            thread: Some(thread),
+        }))
     }
 }
 

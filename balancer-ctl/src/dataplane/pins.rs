@@ -105,7 +105,9 @@ impl Pins {
         mount_bpffs()?;
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700);
-        builder.create(&self.directory).with_context(|| format!("cannot create {}", self.directory.display()))?;
+        builder
+            .create(&self.directory)
+            .with_context(|| format!("cannot create {}", self.directory.display()))?;
         Ok(private_mount().unwrap_or_default())
     }
 
@@ -117,8 +119,8 @@ impl Pins {
                 if !name.starts_with("link-") {
                     continue;
                 }
-                let link =
-                    syscall::open_pin(&path).with_context(|| format!("cannot open the pinned link {}", path.display()))?;
+                let link = syscall::open_pin(&path)
+                    .with_context(|| format!("cannot open the pinned link {}", path.display()))?;
                 let info = syscall::link_info(link.as_fd())
                     .with_context(|| format!("cannot ask about the link {}", path.display()))?;
                 links.push(PinnedLink { path, link, info });
@@ -128,7 +130,11 @@ impl Pins {
     }
 
     /// What speaks against taking up the pinned maps; `Ok(None)` when there are none.
-    pub fn compare(&self, object: &Object, sizes: &[(&str, u32)]) -> anyhow::Result<Option<Vec<String>>> {
+    pub fn compare(
+        &self,
+        object: &Object,
+        sizes: &[(&str, u32)],
+    ) -> anyhow::Result<Option<Vec<String>>> {
         let mut differences = Vec::new();
         let mut missing = Vec::new();
         for name in MAPS {
@@ -140,10 +146,12 @@ impl Pins {
                     continue;
                 }
                 Err(error) => {
-                    return Err(error).with_context(|| format!("cannot open the pinned map {name}"));
+                    return Err(error)
+                        .with_context(|| format!("cannot open the pinned map {name}"));
                 }
             };
-            let found = syscall::map_shape(fd.as_fd()).with_context(|| format!("cannot ask about the map {name}"))?;
+            let found = syscall::map_shape(fd.as_fd())
+                .with_context(|| format!("cannot ask about the map {name}"))?;
             differences.extend(difference(name, wanted, found));
         }
         if missing.len() == MAPS.len() {
@@ -174,7 +182,8 @@ impl Pins {
             for (_, path) in entries(&directory)? {
                 unpin(&path)?;
             }
-            fs::remove_dir(&directory).with_context(|| format!("cannot remove {}", directory.display()))?;
+            fs::remove_dir(&directory)
+                .with_context(|| format!("cannot remove {}", directory.display()))?;
         }
         Ok(())
     }
@@ -188,7 +197,8 @@ impl Pins {
             for (_, path) in entries(&directory)? {
                 unpin(&path)?;
             }
-            fs::remove_dir(&directory).with_context(|| format!("cannot remove {}", directory.display()))?;
+            fs::remove_dir(&directory)
+                .with_context(|| format!("cannot remove {}", directory.display()))?;
         }
         // The default instance's root holds those of the others; then it stays.
         let _ = fs::remove_dir(&self.root);
@@ -196,21 +206,31 @@ impl Pins {
     }
 
     fn layouts(&self) -> anyhow::Result<Vec<PathBuf>> {
-        let layouts = entries(&self.root)?.into_iter().filter(|(name, _)| is_layout(name));
+        let layouts = entries(&self.root)?
+            .into_iter()
+            .filter(|(name, _)| is_layout(name));
         Ok(layouts.map(|(_, path)| path).collect())
     }
 }
 
 /// Whether a directory's name is that of a layout (`v1`).
 fn is_layout(name: &str) -> bool {
-    name.strip_prefix('v').is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+    name.strip_prefix('v')
+        .is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// The entries of a directory; none when it is not there.
 fn entries(directory: &Path) -> anyhow::Result<Vec<(String, PathBuf)>> {
     let read = || -> io::Result<Vec<(String, PathBuf)>> {
         fs::read_dir(directory)?
-            .map(|entry| entry.map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path())))
+            .map(|entry| {
+                entry.map(|entry| {
+                    (
+                        entry.file_name().to_string_lossy().into_owned(),
+                        entry.path(),
+                    )
+                })
+            })
             .collect()
     };
     match read() {
@@ -235,7 +255,10 @@ fn wanted_shape(object: &Object, name: &str, sizes: &[(&str, u32)]) -> anyhow::R
     let map = object.maps.get(name).with_context(|| {
         format!("the embedded packet program has no map {name}: it does not fit to this program, build both together")
     })?;
-    let size = sizes.iter().find(|(sized, _)| *sized == name).map(|(_, size)| *size);
+    let size = sizes
+        .iter()
+        .find(|(sized, _)| *sized == name)
+        .map(|(_, size)| *size);
     Ok(MapShape {
         kind: map.map_type(),
         key: map.key_size(),
@@ -249,17 +272,37 @@ fn wanted_shape(object: &Object, name: &str, sizes: &[(&str, u32)]) -> anyhow::R
 fn difference(name: &str, wanted: MapShape, found: MapShape) -> Option<String> {
     /// The kernel adds this flag to device maps by itself.
     const BPF_F_RDONLY_PROG: u32 = 1 << 7;
-    let found = MapShape { flags: found.flags & !BPF_F_RDONLY_PROG, ..found };
-    let wanted = MapShape { flags: wanted.flags & !BPF_F_RDONLY_PROG, ..wanted };
+    let found = MapShape {
+        flags: found.flags & !BPF_F_RDONLY_PROG,
+        ..found
+    };
+    let wanted = MapShape {
+        flags: wanted.flags & !BPF_F_RDONLY_PROG,
+        ..wanted
+    };
     if found == wanted {
         return None;
     }
-    if (MapShape { entries: wanted.entries, ..found }) == wanted {
-        return Some(format!("{name} has {} entries, not {}", found.entries, wanted.entries));
+    if (MapShape {
+        entries: wanted.entries,
+        ..found
+    }) == wanted
+    {
+        return Some(format!(
+            "{name} has {} entries, not {}",
+            found.entries, wanted.entries
+        ));
     }
     Some(format!(
         "{name} has type {}, keys of {} and values of {} bytes, flags {:#x}, not type {}, {} and {} bytes, {:#x}",
-        found.kind, found.key, found.value, found.flags, wanted.kind, wanted.key, wanted.value, wanted.flags
+        found.kind,
+        found.key,
+        found.value,
+        found.flags,
+        wanted.kind,
+        wanted.key,
+        wanted.value,
+        wanted.flags
     ))
 }
 
@@ -267,22 +310,38 @@ fn difference(name: &str, wanted: MapShape, found: MapShape) -> Option<String> {
 fn mount_bpffs() -> anyhow::Result<()> {
     // Two daemons that start at once must not mount one over the other.
     let parent = fs::File::open("/sys/fs").context("cannot open /sys/fs: is sysfs mounted?")?;
-    let _lock = Flock::lock(parent, FlockArg::LockExclusive).map_err(|(_, error)| error).context("cannot lock /sys/fs")?;
-    let kind = statfs(BPFFS).with_context(|| format!("{BPFFS} is not there: this kernel was built without bpf(2)"))?;
+    let _lock = Flock::lock(parent, FlockArg::LockExclusive)
+        .map_err(|(_, error)| error)
+        .context("cannot lock /sys/fs")?;
+    let kind = statfs(BPFFS)
+        .with_context(|| format!("{BPFFS} is not there: this kernel was built without bpf(2)"))?;
     if kind.filesystem_type() == BPF_FS_MAGIC {
         return Ok(());
     }
-    mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
-        .with_context(|| format!("cannot mount bpffs on {BPFFS}"))
+    mount(
+        Some("bpf"),
+        BPFFS,
+        Some("bpf"),
+        MsFlags::empty(),
+        Some("mode=0700"),
+    )
+    .with_context(|| format!("cannot mount bpffs on {BPFFS}"))
 }
 
 /// A warning when the first process does not see the mount that pins are made on. Each bpffs mount has a device
 /// number of its own.
 fn private_mount() -> io::Result<Option<String>> {
     let device = fs::metadata(BPFFS)?.dev();
-    let device = format!("{}:{}", nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    let device = format!(
+        "{}:{}",
+        nix::sys::stat::major(device),
+        nix::sys::stat::minor(device)
+    );
     let visible = fs::read_to_string("/proc/1/mountinfo")?;
-    if visible.lines().any(|line| line.split(' ').nth(2) == Some(&device)) {
+    if visible
+        .lines()
+        .any(|line| line.split(' ').nth(2) == Some(&device))
+    {
         return Ok(None);
     }
     Ok(Some(format!(
@@ -290,7 +349,6 @@ fn private_mount() -> io::Result<Option<String>> {
          and with them the data plane may end too; start it with `nsenter --net=/run/netns/NAME`"
     )))
 }
-
 
 #[cfg(test)]
 mod tests {
@@ -300,24 +358,62 @@ mod tests {
     fn an_instance_has_a_directory_of_its_own() {
         let path = |instance| Pins::of(instance).map(|pins| pins.directory().to_path_buf());
         assert_eq!(path(None).unwrap(), Path::new("/sys/fs/bpf/balancer/v1"));
-        assert_eq!(path(Some("left-2")).unwrap(), Path::new("/sys/fs/bpf/balancer/left-2/v1"));
+        assert_eq!(
+            path(Some("left-2")).unwrap(),
+            Path::new("/sys/fs/bpf/balancer/left-2/v1")
+        );
         for name in ["", "a/b", "..", "v1", "a.b", "a b"] {
             let error = path(Some(name)).unwrap_err().to_string();
-            assert!(error.starts_with(&format!("the instance name {name:?} cannot be used")), "{error}");
+            assert!(
+                error.starts_with(&format!("the instance name {name:?} cannot be used")),
+                "{error}"
+            );
         }
     }
 
     #[test]
     fn a_map_that_differs_is_described() {
-        let wanted = MapShape { kind: 1, key: 16, value: 64, entries: 100, flags: 0 };
+        let wanted = MapShape {
+            kind: 1,
+            key: 16,
+            value: 64,
+            entries: 100,
+            flags: 0,
+        };
         assert_eq!(difference("M", wanted, wanted), None);
-        assert_eq!(difference("M", wanted, MapShape { flags: 1 << 7, ..wanted }), None);
         assert_eq!(
-            difference("M", wanted, MapShape { entries: 50, ..wanted }).unwrap(),
+            difference(
+                "M",
+                wanted,
+                MapShape {
+                    flags: 1 << 7,
+                    ..wanted
+                }
+            ),
+            None
+        );
+        assert_eq!(
+            difference(
+                "M",
+                wanted,
+                MapShape {
+                    entries: 50,
+                    ..wanted
+                }
+            )
+            .unwrap(),
             "M has 50 entries, not 100"
         );
         assert_eq!(
-            difference("M", wanted, MapShape { value: 32, ..wanted }).unwrap(),
+            difference(
+                "M",
+                wanted,
+                MapShape {
+                    value: 32,
+                    ..wanted
+                }
+            )
+            .unwrap(),
             "M has type 1, keys of 16 and values of 32 bytes, flags 0x0, not type 1, 16 and 64 bytes, 0x0"
         );
     }

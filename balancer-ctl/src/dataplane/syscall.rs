@@ -27,8 +27,14 @@ pub fn zeroed() -> bpf_attr {
 pub unsafe fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
     loop {
         // SAFETY: `attr` is a whole attribute union; the caller answers for what it points to.
-        let result =
-            unsafe { libc::syscall(libc::SYS_bpf, command as u32, std::ptr::from_mut(attr), size_of::<bpf_attr>()) };
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                command as u32,
+                std::ptr::from_mut(attr),
+                size_of::<bpf_attr>(),
+            )
+        };
         if result >= 0 {
             return Ok(result);
         }
@@ -94,6 +100,14 @@ pub fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
     unsafe { bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr) }.map(drop)
 }
 
+/// Takes the program off, whoever else holds the link.
+pub fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.link_detach.link_fd = number(link);
+    // SAFETY: no pointers in this call.
+    unsafe { bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr) }.map(drop)
+}
+
 /// What the kernel says of an XDP link.
 #[derive(Clone, Copy, Debug)]
 pub struct LinkInfo {
@@ -115,7 +129,10 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     unsafe { bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
     // SAFETY: only XDP links are asked about; the kernel has filled this member, or left it zero.
     let ifindex = unsafe { info.__bindgen_anon_1.xdp.ifindex };
-    Ok(LinkInfo { program: info.prog_id, ifindex })
+    Ok(LinkInfo {
+        program: info.prog_id,
+        ifindex,
+    })
 }
 
 /// What the kernel says of a map.
@@ -239,7 +256,12 @@ pub unsafe fn lookup_batch(
 ///
 /// # Safety
 /// `keys` and `values` must hold `count` keys and values of the map.
-pub unsafe fn update_batch(map: BorrowedFd<'_>, keys: *const u8, values: *const u8, count: u32) -> io::Result<()> {
+pub unsafe fn update_batch(
+    map: BorrowedFd<'_>,
+    keys: *const u8,
+    values: *const u8,
+    count: u32,
+) -> io::Result<()> {
     let mut attr = zeroed();
     attr.batch.map_fd = number(map);
     attr.batch.keys = keys as u64;

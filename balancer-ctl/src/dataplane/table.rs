@@ -37,7 +37,11 @@ impl<K: Pod, V: Pod> Table<K, V> {
             size_of::<K>(),
             size_of::<V>(),
         );
-        Ok(Self { fd, shape, types: PhantomData })
+        Ok(Self {
+            fd,
+            shape,
+            types: PhantomData,
+        })
     }
 
     /// Capacity in entries.
@@ -47,7 +51,11 @@ impl<K: Pod, V: Pod> Table<K, V> {
 
     /// Another descriptor of the same map.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { fd: self.fd.try_clone()?, shape: self.shape, types: PhantomData })
+        Ok(Self {
+            fd: self.fd.try_clone()?,
+            shape: self.shape,
+            types: PhantomData,
+        })
     }
 
     /// Reads one value.
@@ -55,15 +63,26 @@ impl<K: Pod, V: Pod> Table<K, V> {
         // SAFETY: `V` is plain data, for which all zero is a value.
         let mut value: V = unsafe { std::mem::zeroed() };
         // SAFETY: `open` has compared both sizes with the kernel's.
-        let found =
-            unsafe { syscall::lookup(self.fd.as_fd(), std::ptr::from_ref(key).cast(), std::ptr::from_mut(&mut value).cast()) }?;
+        let found = unsafe {
+            syscall::lookup(
+                self.fd.as_fd(),
+                std::ptr::from_ref(key).cast(),
+                std::ptr::from_mut(&mut value).cast(),
+            )
+        }?;
         Ok(found.then_some(value))
     }
 
     /// Writes one value.
     pub fn set(&self, key: &K, value: &V) -> io::Result<()> {
         // SAFETY: `open` has compared both sizes with the kernel's.
-        unsafe { syscall::update(self.fd.as_fd(), std::ptr::from_ref(key).cast(), std::ptr::from_ref(value).cast()) }
+        unsafe {
+            syscall::update(
+                self.fd.as_fd(),
+                std::ptr::from_ref(key).cast(),
+                std::ptr::from_ref(value).cast(),
+            )
+        }
     }
 
     /// Deletes one entry; whether it was there.
@@ -124,8 +143,10 @@ impl<K: Pod, V: Pod> Table<K, V> {
 /// Opens a pinned map.
 fn open(directory: &Path, name: &str) -> anyhow::Result<(OwnedFd, MapShape)> {
     let path = directory.join(name);
-    let fd = syscall::open_pin(&path).with_context(|| format!("cannot open the pinned map {}", path.display()))?;
-    let shape = syscall::map_shape(fd.as_fd()).with_context(|| format!("cannot ask about the map {name}"))?;
+    let fd = syscall::open_pin(&path)
+        .with_context(|| format!("cannot open the pinned map {}", path.display()))?;
+    let shape = syscall::map_shape(fd.as_fd())
+        .with_context(|| format!("cannot ask about the map {name}"))?;
     Ok((fd, shape))
 }
 
@@ -143,11 +164,20 @@ pub struct Walk<K, V> {
 impl<K: Pod, V: Pod> Walk<K, V> {
     /// A walk that reads up to `room` entries at a time.
     pub const fn new(room: u32) -> Self {
-        Self { cursor: Cursor(None), over: false, keys: Vec::new(), values: Vec::new(), room }
+        Self {
+            cursor: Cursor(None),
+            over: false,
+            keys: Vec::new(),
+            values: Vec::new(),
+            room,
+        }
     }
 
     /// The next entries; none when the walk is over.
-    pub fn next(&mut self, table: &Table<K, V>) -> io::Result<Option<impl ExactSizeIterator<Item = (K, V)>>> {
+    pub fn next(
+        &mut self,
+        table: &Table<K, V>,
+    ) -> io::Result<Option<impl ExactSizeIterator<Item = (K, V)>>> {
         if self.over {
             return Ok(None);
         }
@@ -176,10 +206,14 @@ impl<K: Pod, V: Pod> Walk<K, V> {
                         self.values.set_len(count);
                     }
                     self.over = over;
-                    return Ok(Some(self.keys.iter().copied().zip(self.values.iter().copied())));
+                    return Ok(Some(
+                        self.keys.iter().copied().zip(self.values.iter().copied()),
+                    ));
                 }
                 // One hash bucket holds more than the buffer.
-                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && self.room < 1 << 20 => self.room *= 2,
+                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && self.room < 1 << 20 => {
+                    self.room *= 2
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -217,8 +251,14 @@ impl<V: Pod> PerCpuTable<V> {
             shape.value,
             size_of::<V>(),
         );
-        let cpus = aya::util::nr_cpus().map_err(|(what, error)| anyhow::anyhow!("{what}: {error}"))?;
-        Ok(Self { fd, entries: shape.entries, cpus, types: PhantomData })
+        let cpus =
+            aya::util::nr_cpus().map_err(|(what, error)| anyhow::anyhow!("{what}: {error}"))?;
+        Ok(Self {
+            fd,
+            entries: shape.entries,
+            cpus,
+            types: PhantomData,
+        })
     }
 
     /// Capacity in entries.
@@ -232,7 +272,11 @@ impl<V: Pod> PerCpuTable<V> {
         let mut values: Vec<V> = vec![unsafe { std::mem::zeroed() }; self.cpus];
         // SAFETY: the kernel writes one value per possible CPU; sizes were compared by `open`.
         let found = unsafe {
-            syscall::lookup(self.fd.as_fd(), std::ptr::from_ref(&index).cast(), values.as_mut_ptr().cast())
+            syscall::lookup(
+                self.fd.as_fd(),
+                std::ptr::from_ref(&index).cast(),
+                values.as_mut_ptr().cast(),
+            )
         }?;
         Ok(if found { values } else { Vec::new() })
     }
@@ -241,6 +285,12 @@ impl<V: Pod> PerCpuTable<V> {
     pub fn set(&self, index: u32, value: V) -> io::Result<()> {
         let values = vec![value; self.cpus];
         // SAFETY: the kernel reads one value per possible CPU; sizes were compared by `open`.
-        unsafe { syscall::update(self.fd.as_fd(), std::ptr::from_ref(&index).cast(), values.as_ptr().cast()) }
+        unsafe {
+            syscall::update(
+                self.fd.as_fd(),
+                std::ptr::from_ref(&index).cast(),
+                values.as_ptr().cast(),
+            )
+        }
     }
 }

@@ -48,7 +48,10 @@ impl Watch {
                 move || run(&mut monitor, &ways, &shared)
             })
             .context("cannot start the thread that watches routes")?;
-        Ok(Self { shared, thread: Some(thread) })
+        Ok(Self {
+            shared,
+            thread: Some(thread),
+        })
     }
 
     /// Whether interfaces have changed since the last question.

@@ -31,11 +31,23 @@ impl Ways {
     /// The kernel refused.
     pub fn open(table: Table<u32, Interface>) -> io::Result<Self> {
         let interfaces = table.all()?;
-        let generation = interfaces.iter().map(|(_, interface)| interface.generation).max().unwrap_or(0);
+        let generation = interfaces
+            .iter()
+            .map(|(_, interface)| interface.generation)
+            .max()
+            .unwrap_or(0);
         // What is pinned from before, so that it is cleared when it is not configured any more.
-        let known = interfaces.into_iter().filter(|(_, interface)| interface.generation != 0);
-        let macs = known.map(|(index, interface)| (index, mac(&interface))).collect();
-        Ok(Self(Arc::new(Mutex::new(Inner { table, generation, macs }))))
+        let known = interfaces
+            .into_iter()
+            .filter(|(_, interface)| interface.generation != 0);
+        let macs = known
+            .map(|(index, interface)| (index, mac(&interface)))
+            .collect();
+        Ok(Self(Arc::new(Mutex::new(Inner {
+            table,
+            generation,
+            macs,
+        }))))
     }
 
     /// Indices of the interfaces that are configured now.
@@ -59,7 +71,12 @@ impl Ways {
     /// The kernel refused.
     pub fn configure(&self, macs: BTreeMap<u32, [u8; 6]>) -> io::Result<()> {
         let mut inner = self.lock();
-        let gone: Vec<_> = inner.macs.keys().filter(|index| !macs.contains_key(index)).copied().collect();
+        let gone: Vec<_> = inner
+            .macs
+            .keys()
+            .filter(|index| !macs.contains_key(index))
+            .copied()
+            .collect();
         for index in gone {
             inner.table.set(&index, &Interface::default())?;
         }
@@ -85,7 +102,8 @@ impl Inner {
     fn raise(&mut self) -> io::Result<()> {
         self.generation = next(self.generation);
         for (index, mac) in &self.macs {
-            self.table.set(index, &Interface::new(*mac, self.generation))?;
+            self.table
+                .set(index, &Interface::new(*mac, self.generation))?;
         }
         Ok(())
     }

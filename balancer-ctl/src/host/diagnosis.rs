@@ -4,7 +4,10 @@ use std::fs;
 
 use anyhow::Context;
 
-use super::ethtool::{self, Question};
+use super::{
+    ethtool::{self, Question},
+    peer::{self, Peer},
+};
 use crate::netlink::{
     Netlink,
     link::{self, Link},
@@ -19,56 +22,70 @@ pub fn examine(netlink: &mut Netlink, links: &[Link]) -> anyhow::Result<Vec<Stri
     let mut warnings = Vec::new();
     for link in links {
         // The caller's list is older than the attachment; flags may have changed.
-        let link = all.iter().find(|other| other.index == link.index).unwrap_or(link);
-        let peer = if link.peer_elsewhere { None } else { all.iter().find(|other| Some(other.index) == link.peer) };
-        warnings.extend(offloads(link, peer)?);
+        let link = all
+            .iter()
+            .find(|other| other.index == link.index)
+            .unwrap_or(link);
+        warnings.extend(lro(link)?);
+        if link.kind.as_deref() == Some("veth") {
+            match peer::find(netlink, link, &all)
+                .with_context(|| format!("cannot examine the other end of {}", link.name))?
+            {
+                Some(peer) => warnings.extend(other_end(link, &peer)),
+                None => tracing::info!(
+                    interface = %link.name,
+                    "the other end of this veth cannot be seen from here: its tx checksum offload must be off"
+                ),
+            }
+        }
         warnings.extend(paths(&link.name));
     }
     warnings.extend(mtus(links));
     Ok(warnings)
 }
 
-/// Offloads whose frames the program cannot handle.
-fn offloads(link: &Link, peer: Option<&Link>) -> anyhow::Result<Vec<String>> {
+/// Receive merging in hardware.
+fn lro(link: &Link) -> anyhow::Result<Option<String>> {
     let name = &link.name;
-    let ask = |name: &str, question| {
-        ethtool::ask(name, question).with_context(|| format!("cannot ask {name} for its offloads"))
-    };
+    let on = ethtool::ask(name, Question::Lro)
+        .with_context(|| format!("cannot ask {name} for its offloads"))?;
+    Ok((on == Some(true)).then(|| {
+        format!("{name} merges received packets in hardware (LRO), and what is merged cannot be forwarded: ethtool -K {name} lro off")
+    }))
+}
+
+/// What a veth's other end does that the program cannot handle.
+fn other_end(link: &Link, peer: &Peer) -> Vec<String> {
+    let (name, peer_name) = (&link.name, &peer.name);
     let mut warnings = Vec::new();
-    if ask(name, Question::Lro)? == Some(true) {
+    if peer.tx_checksum {
         warnings.push(format!(
-            "{name} merges received packets in hardware (LRO), and what is merged cannot be forwarded: ethtool -K {name} lro off"
+            "{peer_name}, the other end of {name}, leaves checksums to hardware that a veth does not have, so receivers drop what is \
+             forwarded: {}",
+            peer.ethtool("tx off")
         ));
     }
-    if link.kind.as_deref() != Some("veth") {
-        return Ok(warnings);
-    }
-    let Some(peer) = peer else {
-        tracing::info!(
-            interface = %name,
-            "the other end of this veth is in another network namespace and cannot be examined: its tx checksum offload must be off"
-        );
-        return Ok(warnings);
-    };
-    let peer_name = &peer.name;
-    if ask(peer_name, Question::TxChecksum)? == Some(true) {
+    if !peer.polls {
         warnings.push(format!(
-            "{peer_name}, the other end of {name}, leaves checksums to be finished by hardware that a veth does not have, so receivers drop \
-             what is forwarded: ethtool -K {peer_name} tx off"
+            "{peer_name}, the other end of {name}, does not poll, so frames that are redirected to it are lost: {}",
+            peer.ethtool("gro on")
         ));
     }
-    if peer.xdp.is_none() && ask(peer_name, Question::Gro)? == Some(false) {
-        warnings.push(format!(
-            "{peer_name}, the other end of {name}, does not poll, so frames that are redirected to it are lost: ethtool -K {peer_name} gro on"
-        ));
-    }
-    Ok(warnings)
+    warnings
 }
 
 /// Kernel settings in the way of packets that the kernel itself forwards while a next hop's MAC address is unknown.
 fn paths(interface: &str) -> Vec<String> {
-    let read = |path: &str| fs::read_to_string(format!("/proc/sys/net/{path}")).map(|value| value.trim().to_owned()).ok();
-    let number = |path: &str| read(path).and_then(|value| value.parse::<u32>().ok()).unwrap_or(0);
+    let read = |path: &str| {
+        fs::read_to_string(format!("/proc/sys/net/{path}"))
+            .map(|value| value.trim().to_owned())
+            .ok()
+    };
+    let number = |path: &str| {
+        read(path)
+            .and_then(|value| value.parse::<u32>().ok())
+            .unwrap_or(0)
+    };
     let mut warnings = Vec::new();
     let filter = format!("ipv4/conf/{interface}/rp_filter");
     if number("ipv4/conf/all/rp_filter").max(number(&filter)) == 1 {
@@ -90,7 +107,8 @@ fn paths(interface: &str) -> Vec<String> {
 /// Interfaces that do not carry each other's packets.
 fn mtus(links: &[Link]) -> Option<String> {
     let least = links.iter().min_by_key(|link| link.mtu)?;
-    let most = links.iter().max_by_key(|link| link.mtu)?;
+    // The first of equals, which is the last the other way round.
+    let most = links.iter().rev().max_by_key(|link| link.mtu)?;
     (least.mtu != most.mtu).then(|| {
         format!(
             "{} carries packets of {} bytes and {} only {}: larger ones towards it are not forwarded; give both the same MTU (ip link \
@@ -113,7 +131,7 @@ mod tests {
             running: true,
             kind: None,
             peer: None,
-            peer_elsewhere: false,
+            peer_namespace: None,
             xdp: None,
         }
     }

@@ -1,9 +1,6 @@
 //! Offload switches of an interface, by the ethtool ioctl.
 
-use std::{
-    io,
-    os::fd::AsRawFd,
-};
+use std::{io, os::fd::AsRawFd};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
@@ -39,7 +36,12 @@ pub fn ask(interface: &str, question: Question) -> io::Result<Option<bool>> {
         Question::Gro => (ETHTOOL_GGRO, u32::MAX),
         Question::TxChecksum => (ETHTOOL_GTXCSUM, u32::MAX),
     };
-    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    let socket = socket(
+        AddressFamily::Inet,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
     let mut value = Value { command, data: 0 };
     // SAFETY: a struct of plain integers and pointers; all zero is valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -51,7 +53,8 @@ pub fn ask(interface: &str, question: Question) -> io::Result<Option<bool>> {
     }
     request.ifr_ifru.ifru_data = std::ptr::from_mut(&mut value).cast();
     // SAFETY: `request` names an interface and points to a value as the command wants it; both outlive the call.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) };
+    let result =
+        unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) };
     if result == 0 {
         return Ok(Some(value.data & mask != 0));
     }

@@ -45,7 +45,8 @@ impl Sysctls {
     pub fn open(instance: Option<&str>) -> anyhow::Result<Self> {
         let mut state = PathBuf::from("/var/lib/balancer");
         state.extend(instance);
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the boot's id")?;
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")
+            .context("cannot read the boot's id")?;
         Self::at(Path::new("/proc/sys"), state.join("sysctl"), boot.trim())
     }
 
@@ -53,9 +54,16 @@ impl Sysctls {
         let text = match fs::read_to_string(&note) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(error).with_context(|| format!("cannot read {}", note.display())),
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read {}", note.display()));
+            }
         };
-        Ok(Self { root: root.to_path_buf(), note, boot: boot.to_owned(), found: parse(&text, boot) })
+        Ok(Self {
+            root: root.to_path_buf(),
+            note,
+            boot: boot.to_owned(),
+            found: parse(&text, boot),
+        })
     }
 
     /// Sets what these interfaces need, and puts back what other interfaces do not need any more.
@@ -70,7 +78,9 @@ impl Sysctls {
             }
             // An interface that forwards ignores router advertisements, unless this says 2.
             let advertisements = format!("net/ipv6/conf/{interface}/accept_ra");
-            let accepted = self.read(&advertisements)?.is_some_and(|value| value != "0");
+            let accepted = self
+                .read(&advertisements)?
+                .is_some_and(|value| value != "0");
             if accepted || self.found.contains_key(&advertisements) {
                 wanted.insert(advertisements, "2");
             }
@@ -84,7 +94,9 @@ impl Sysctls {
         let mut changes = Vec::new();
         for (path, value) in wanted {
             // What this kernel lacks is told by the diagnosis.
-            let Some(found) = self.read(&path)? else { continue };
+            let Some(found) = self.read(&path)? else {
+                continue;
+            };
             if found != value {
                 self.found.entry(path.clone()).or_insert(found);
                 changes.push((path, value));
@@ -121,13 +133,18 @@ impl Sysctls {
     }
 
     fn write(&self, path: &str, value: &str) -> anyhow::Result<()> {
-        fs::write(self.root.join(path), value)
-            .with_context(|| format!("cannot set /proc/sys/{path} to {value}: is /proc/sys mounted read-only?"))
+        fs::write(self.root.join(path), value).with_context(|| {
+            format!("cannot set /proc/sys/{path} to {value}: is /proc/sys mounted read-only?")
+        })
     }
 
     /// The interface may be gone.
     fn write_if_there(&self, path: &str, value: &str) -> anyhow::Result<()> {
-        if self.read(path)?.is_some() { self.write(path, value) } else { Ok(()) }
+        if self.read(path)?.is_some() {
+            self.write(path, value)
+        } else {
+            Ok(())
+        }
     }
 
     fn write_note(&self) -> anyhow::Result<()> {
@@ -185,7 +202,9 @@ mod tests {
                 ("ipv6", "forwarding", "0"),
                 ("ipv6", "accept_ra", "1"),
             ] {
-                let path = directory.path().join(format!("net/{family}/conf/{interface}"));
+                let path = directory
+                    .path()
+                    .join(format!("net/{family}/conf/{interface}"));
                 fs::create_dir_all(&path).unwrap();
                 fs::write(path.join(name), format!("{value}\n")).unwrap();
             }
@@ -195,9 +214,20 @@ mod tests {
     }
 
     fn values(root: &Path, interface: &str) -> String {
-        ["ipv4/conf/I/forwarding", "ipv4/conf/I/accept_local", "ipv4/conf/I/send_redirects", "ipv6/conf/I/forwarding", "ipv6/conf/I/accept_ra"]
-            .map(|path| fs::read_to_string(root.join("net").join(path.replace('I', interface))).unwrap().trim().to_owned())
-            .join("")
+        [
+            "ipv4/conf/I/forwarding",
+            "ipv4/conf/I/accept_local",
+            "ipv4/conf/I/send_redirects",
+            "ipv6/conf/I/forwarding",
+            "ipv6/conf/I/accept_ra",
+        ]
+        .map(|path| {
+            fs::read_to_string(root.join("net").join(path.replace('I', interface)))
+                .unwrap()
+                .trim()
+                .to_owned()
+        })
+        .join("")
     }
 
     #[test]
@@ -206,9 +236,19 @@ mod tests {
         let root = directory.path();
         let mut sysctls = Sysctls::at(root, note.clone(), "b").unwrap();
         sysctls.set(["eth0"].into_iter()).unwrap();
-        assert_eq!((values(root, "eth0"), values(root, "eth1"), values(root, "all")), ("11012".into(), "00101".into(), "00001".into()));
+        assert_eq!(
+            (
+                values(root, "eth0"),
+                values(root, "eth1"),
+                values(root, "all")
+            ),
+            ("11012".into(), "00101".into(), "00001".into())
+        );
         sysctls.put_back().unwrap();
-        assert_eq!((values(root, "eth0"), values(root, "all")), ("00101".into(), "00101".into()));
+        assert_eq!(
+            (values(root, "eth0"), values(root, "all")),
+            ("00101".into(), "00101".into())
+        );
         assert!(!note.exists());
     }
 
@@ -216,7 +256,10 @@ mod tests {
     fn a_daemon_that_was_killed_does_not_take_its_own_values_for_the_hosts() {
         let (directory, note) = world();
         let root = directory.path();
-        Sysctls::at(root, note.clone(), "b").unwrap().set(["eth0"].into_iter()).unwrap();
+        Sysctls::at(root, note.clone(), "b")
+            .unwrap()
+            .set(["eth0"].into_iter())
+            .unwrap();
         let mut again = Sysctls::at(root, note.clone(), "b").unwrap();
         again.set(["eth0"].into_iter()).unwrap();
         again.put_back().unwrap();
@@ -230,7 +273,10 @@ mod tests {
         let mut sysctls = Sysctls::at(root, note, "b").unwrap();
         sysctls.set(["eth0", "eth1"].into_iter()).unwrap();
         sysctls.set(["eth1"].into_iter()).unwrap();
-        assert_eq!((values(root, "eth0"), values(root, "eth1")), ("00101".into(), "11012".into()));
+        assert_eq!(
+            (values(root, "eth0"), values(root, "eth1")),
+            ("00101".into(), "11012".into())
+        );
         sysctls.put_back().unwrap();
         assert_eq!(values(root, "eth1"), "00101");
     }
@@ -239,7 +285,10 @@ mod tests {
     fn a_note_of_another_boot_does_not_count() {
         let (directory, note) = world();
         let root = directory.path();
-        Sysctls::at(root, note.clone(), "b").unwrap().set(["eth0"].into_iter()).unwrap();
+        Sysctls::at(root, note.clone(), "b")
+            .unwrap()
+            .set(["eth0"].into_iter())
+            .unwrap();
         // After the reboot the operator has switched forwarding on.
         fs::write(root.join("net/ipv4/conf/eth0/accept_local"), "0").unwrap();
         let mut sysctls = Sysctls::at(root, note, "c").unwrap();

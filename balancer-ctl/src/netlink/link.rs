@@ -23,10 +23,10 @@ pub struct Link {
     pub running: bool,
     /// Its driver's kind (`veth`, `vlan`, …); none for hardware.
     pub kind: Option<String>,
-    /// The other end of a veth pair, when that is in this namespace.
+    /// Index of the other end of a veth pair, in its namespace.
     pub peer: Option<u32>,
-    /// Whether the other end is in another namespace.
-    pub peer_elsewhere: bool,
+    /// The other end's namespace, when that is another one, by this namespace's number for it.
+    pub peer_namespace: Option<i32>,
     /// The XDP program on it.
     pub xdp: Option<Xdp>,
 }
@@ -67,7 +67,7 @@ pub(super) fn parse(message: &LinkMessage) -> Option<Link> {
         running: message.header.flags.contains(LinkFlags::LowerUp),
         kind: None,
         peer: None,
-        peer_elsewhere: false,
+        peer_namespace: None,
         xdp: None,
     };
     for attribute in &message.attributes {
@@ -76,7 +76,7 @@ pub(super) fn parse(message: &LinkMessage) -> Option<Link> {
             LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().ok(),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::Link(peer) => link.peer = Some(*peer),
-            LinkAttribute::LinkNetNsId(_) => link.peer_elsewhere = true,
+            LinkAttribute::LinkNetNsId(id) => link.peer_namespace = Some(*id),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
                     if let LinkInfo::Kind(kind) = info {
@@ -104,7 +104,9 @@ fn xdp(parts: &[LinkXdp]) -> Option<Xdp> {
             LinkXdp::Attached(mode) => native = !matches!(mode, XdpAttached::SocketBuffer),
             LinkXdp::ProgId(id) => program = Some(*id),
             // With programs in both hooks there is no common id.
-            LinkXdp::DrvProgId(id) | LinkXdp::SkbProgId(id) | LinkXdp::HwProgId(id) => program = program.or(Some(*id)),
+            LinkXdp::DrvProgId(id) | LinkXdp::SkbProgId(id) | LinkXdp::HwProgId(id) => {
+                program = program.or(Some(*id))
+            }
             _ => {}
         }
     }

@@ -40,33 +40,56 @@ impl Seen {
     /// Takes a message in. Changes of a neighbour between reachable and stale, and statistics of links, are
     /// no news.
     pub fn take(&mut self, message: &RouteNetlinkMessage) -> News {
-        let ways = News { ways: true, links: false };
+        let ways = News {
+            ways: true,
+            links: false,
+        };
         match message {
             RouteNetlinkMessage::NewLink(message) => {
-                let Some(link) = link::parse(message) else { return News::default() };
+                let Some(link) = link::parse(message) else {
+                    return News::default();
+                };
                 let known = self.links.insert(link.index, link.clone());
                 match known {
                     Some(known) if same_way(&known, &link) => News::default(),
-                    _ => News { ways: true, links: true },
+                    _ => News {
+                        ways: true,
+                        links: true,
+                    },
                 }
             }
             RouteNetlinkMessage::DelLink(message) => {
                 self.links.remove(&message.header.index);
-                News { ways: true, links: true }
+                News {
+                    ways: true,
+                    links: true,
+                }
             }
             RouteNetlinkMessage::NewRoute(_) | RouteNetlinkMessage::DelRoute(_) => ways,
             RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => ways,
             RouteNetlinkMessage::NewNeighbour(message) => {
-                let Some((hop, neighbour)) = neighbour::parse(message) else { return News::default() };
+                let Some((hop, neighbour)) = neighbour::parse(message) else {
+                    return News::default();
+                };
                 let known = match &neighbour.mac {
                     Some(mac) => self.neighbours.insert(hop, mac.clone()),
                     None => self.neighbours.remove(&hop),
                 };
-                if known == neighbour.mac { News::default() } else { ways }
+                if known == neighbour.mac {
+                    News::default()
+                } else {
+                    ways
+                }
             }
             RouteNetlinkMessage::DelNeighbour(message) => {
-                let Some((hop, _)) = neighbour::parse(message) else { return News::default() };
-                if self.neighbours.remove(&hop).is_some() { ways } else { News::default() }
+                let Some((hop, _)) = neighbour::parse(message) else {
+                    return News::default();
+                };
+                if self.neighbours.remove(&hop).is_some() {
+                    ways
+                } else {
+                    News::default()
+                }
             }
             _ => News::default(),
         }
@@ -115,7 +138,10 @@ impl Monitor {
             RouteNetlinkMessage::GetLink(LinkMessage::default()),
             RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()),
         ] {
-            for answer in netlink.dump(request).context("cannot list links and neighbours")? {
+            for answer in netlink
+                .dump(request)
+                .context("cannot list links and neighbours")?
+            {
                 seen.take(&answer);
             }
         }
@@ -144,7 +170,10 @@ impl Monitor {
                 // Notifications were lost: anything may have changed.
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                     self.seen = Seen::default();
-                    news = News { ways: true, links: true };
+                    news = News {
+                        ways: true,
+                        links: true,
+                    };
                 }
                 Err(error) => return Err(error),
             }
@@ -173,16 +202,26 @@ mod tests {
 
     use super::*;
 
-    const WAYS: News = News { ways: true, links: false };
-    const BOTH: News = News { ways: true, links: true };
+    const WAYS: News = News {
+        ways: true,
+        links: false,
+    };
+    const BOTH: News = News {
+        ways: true,
+        links: true,
+    };
 
     fn neighbour(state: NeighbourState, mac: Option<u8>) -> NeighbourMessage {
         let mut message = NeighbourMessage::default();
         message.header.ifindex = 3;
         message.header.state = state;
         let address = NeighbourAddress::Inet([192, 168, 0, 2].into());
-        message.attributes.push(NeighbourAttribute::Destination(address));
-        message.attributes.extend(mac.map(|last| NeighbourAttribute::LinkLayerAddress(vec![2, 0, 0, 0, 0, last])));
+        message
+            .attributes
+            .push(NeighbourAttribute::Destination(address));
+        message.attributes.extend(
+            mac.map(|last| NeighbourAttribute::LinkLayerAddress(vec![2, 0, 0, 0, 0, last])),
+        );
         message
     }
 
@@ -233,13 +272,22 @@ mod tests {
         ] {
             assert_eq!(seen.take(&RouteNetlinkMessage::NewLink(message)), news);
         }
-        assert_eq!(seen.take(&RouteNetlinkMessage::DelLink(link(2, 1400, up))), BOTH);
+        assert_eq!(
+            seen.take(&RouteNetlinkMessage::DelLink(link(2, 1400, up))),
+            BOTH
+        );
     }
 
     #[test]
     fn every_route_is_news() {
         let mut seen = Seen::default();
-        assert_eq!(seen.take(&RouteNetlinkMessage::NewRoute(RouteMessage::default())), WAYS);
-        assert_eq!(seen.take(&RouteNetlinkMessage::DelRoute(RouteMessage::default())), WAYS);
+        assert_eq!(
+            seen.take(&RouteNetlinkMessage::NewRoute(RouteMessage::default())),
+            WAYS
+        );
+        assert_eq!(
+            seen.take(&RouteNetlinkMessage::DelRoute(RouteMessage::default())),
+            WAYS
+        );
     }
 }

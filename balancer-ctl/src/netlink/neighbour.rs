@@ -16,7 +16,8 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     neighbour::{
-        NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage, NeighbourState,
+        NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage,
+        NeighbourState,
     },
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia},
 };
@@ -57,10 +58,18 @@ pub(super) fn parse(message: &NeighbourMessage) -> Option<(NextHop, Neighbour)> 
     };
     for attribute in &message.attributes {
         match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => address = Some(IpAddr::V4(*v4)),
-            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => address = Some(IpAddr::V6(*v6)),
-            NeighbourAttribute::LinkLayerAddress(mac) if usable => neighbour.mac = Some(mac.clone()),
-            NeighbourAttribute::ExtFlags(flags) => neighbour.managed = flags.contains(NeighbourExtFlags::Managed),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => {
+                address = Some(IpAddr::V4(*v4))
+            }
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => {
+                address = Some(IpAddr::V6(*v6))
+            }
+            NeighbourAttribute::LinkLayerAddress(mac) if usable => {
+                neighbour.mac = Some(mac.clone())
+            }
+            NeighbourAttribute::ExtFlags(flags) => {
+                neighbour.managed = flags.contains(NeighbourExtFlags::Managed)
+            }
             _ => {}
         }
     }
@@ -72,7 +81,9 @@ pub(super) fn parse(message: &NeighbourMessage) -> Option<(NextHop, Neighbour)> 
 /// # Errors
 /// The kernel refused.
 pub fn list(netlink: &mut Netlink) -> io::Result<BTreeMap<NextHop, Neighbour>> {
-    let answers = netlink.dump(RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()))?;
+    let answers = netlink.dump(RouteNetlinkMessage::GetNeighbour(
+        NeighbourMessage::default(),
+    ))?;
     Ok(answers
         .iter()
         .filter_map(|answer| match answer {
@@ -90,12 +101,16 @@ pub fn next_hop(netlink: &mut Netlink, address: IpAddr) -> io::Result<Option<Nex
     let mut message = RouteMessage::default();
     message.header.address_family = family(address);
     message.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
-    message.attributes.push(RouteAttribute::Destination(address.into()));
+    message
+        .attributes
+        .push(RouteAttribute::Destination(address.into()));
     let answers = match netlink.request(RouteNetlinkMessage::GetRoute(message), 0) {
         Ok(answers) => answers,
         Err(error) => {
             return match error.raw_os_error() {
-                Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL) => Ok(None),
+                Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL) => {
+                    Ok(None)
+                }
                 _ => Err(error),
             };
         }
@@ -123,7 +138,11 @@ pub fn default_gateways(netlink: &mut Netlink) -> io::Result<BTreeSet<NextHop>> 
                 && route.header.destination_prefix_length == 0
                 && route.header.kind == RouteType::Unicast
             {
-                gateways.extend(ways(&route).into_iter().filter_map(|(interface, gateway)| Some((interface, gateway?))));
+                gateways.extend(
+                    ways(&route)
+                        .into_iter()
+                        .filter_map(|(interface, gateway)| Some((interface, gateway?))),
+                );
             }
         }
     }
@@ -138,7 +157,10 @@ fn ways(route: &RouteMessage) -> Vec<(u32, Option<IpAddr>)> {
         match attribute {
             RouteAttribute::Oif(index) => interface = Some(*index),
             RouteAttribute::MultiPath(hops) => {
-                ways.extend(hops.iter().map(|hop| (hop.interface_index, gateway(&hop.attributes))));
+                ways.extend(
+                    hops.iter()
+                        .map(|hop| (hop.interface_index, gateway(&hop.attributes))),
+                );
             }
             _ => {}
         }
@@ -177,15 +199,24 @@ pub fn keep(netlink: &mut Netlink, hop: NextHop, how: Keep) -> io::Result<()> {
     message.header.family = family(address);
     message.header.ifindex = interface;
     message.header.state = NeighbourState::None;
-    message.attributes.push(NeighbourAttribute::Destination(match address {
-        IpAddr::V4(v4) => NeighbourAddress::Inet(v4),
-        IpAddr::V6(v6) => NeighbourAddress::Inet6(v6),
-    }));
+    message
+        .attributes
+        .push(NeighbourAttribute::Destination(match address {
+            IpAddr::V4(v4) => NeighbourAddress::Inet(v4),
+            IpAddr::V6(v6) => NeighbourAddress::Inet6(v6),
+        }));
     match how {
-        Keep::Managed => message.attributes.push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed)),
+        Keep::Managed => message
+            .attributes
+            .push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed)),
         Keep::Use => message.header.flags = NeighbourFlags::Use,
     }
-    netlink.request(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE).map(drop)
+    netlink
+        .request(
+            RouteNetlinkMessage::NewNeighbour(message),
+            NLM_F_CREATE | NLM_F_REPLACE,
+        )
+        .map(drop)
 }
 
 const fn family(address: IpAddr) -> AddressFamily {
@@ -216,7 +247,10 @@ impl Keeper {
     }
 
     fn gateways(&mut self, netlink: &mut Netlink) -> io::Result<BTreeSet<NextHop>> {
-        let due = self.stale && self.listed.is_none_or(|listed| listed.elapsed() >= GATEWAYS_EVERY);
+        let due = self.stale
+            && self
+                .listed
+                .is_none_or(|listed| listed.elapsed() >= GATEWAYS_EVERY);
         match self.gateways.take().filter(|_| !due) {
             Some(gateways) => Ok(self.gateways.insert(gateways).clone()),
             None => {
@@ -233,9 +267,14 @@ impl Keeper {
     /// # Errors
     /// The kernel refused.
     pub fn tend(&mut self, netlink: &mut Netlink, reals: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
-        let mut hops = self.gateways(netlink).context("cannot list the default routes")?;
+        let mut hops = self
+            .gateways(netlink)
+            .context("cannot list the default routes")?;
         for real in reals {
-            hops.extend(next_hop(netlink, *real).with_context(|| format!("cannot ask for the route to {real}"))?);
+            hops.extend(
+                next_hop(netlink, *real)
+                    .with_context(|| format!("cannot ask for the route to {real}"))?,
+            );
         }
         let known = list(netlink).context("cannot list the neighbours")?;
         for hop in hops {
@@ -246,7 +285,9 @@ impl Keeper {
             if !self.only_use && !entry.is_some_and(|entry| entry.managed) {
                 match keep(netlink, hop, Keep::Managed) {
                     Ok(()) => {}
-                    Err(error) if error.raw_os_error() == Some(libc::EINVAL) => self.only_use = true,
+                    Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                        self.only_use = true
+                    }
                     // The interface is down, or has just gone.
                     Err(error) => tracing::debug!(address = %hop.1, %error, "neighbour not kept"),
                 }

@@ -30,7 +30,10 @@ impl Netlink {
             let _ = socket.set_netlink_get_strict_chk(true);
             Ok(socket)
         };
-        Ok(Self { socket: open().context("cannot open a netlink socket")?, sequence: 0 })
+        Ok(Self {
+            socket: open().context("cannot open a netlink socket")?,
+            sequence: 0,
+        })
     }
 
     /// Lists: all messages that answer a dump request.
@@ -45,11 +48,19 @@ impl Netlink {
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn request(&mut self, request: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
+    pub fn request(
+        &mut self,
+        request: RouteNetlinkMessage,
+        flags: u16,
+    ) -> io::Result<Vec<RouteNetlinkMessage>> {
         self.exchange(request, NLM_F_REQUEST | NLM_F_ACK | flags)
     }
 
-    fn exchange(&mut self, request: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
+    fn exchange(
+        &mut self,
+        request: RouteNetlinkMessage,
+        flags: u16,
+    ) -> io::Result<Vec<RouteNetlinkMessage>> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         header.flags = flags;
@@ -85,7 +96,10 @@ impl Netlink {
 pub(super) fn messages(datagram: &[u8]) -> Vec<NetlinkMessage<RouteNetlinkMessage>> {
     let mut messages = Vec::new();
     let mut rest = datagram;
-    while let Some(length) = rest.first_chunk::<4>().map(|bytes| u32::from_ne_bytes(*bytes) as usize) {
+    while let Some(length) = rest
+        .first_chunk::<4>()
+        .map(|bytes| u32::from_ne_bytes(*bytes) as usize)
+    {
         if length < 16 || length > rest.len() {
             break;
         }

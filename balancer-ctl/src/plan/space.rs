@@ -32,7 +32,10 @@ impl RingSpace {
         if next < slots {
             free.insert(next, slots - next);
         }
-        Self { free, retired: Vec::new() }
+        Self {
+            free,
+            retired: Vec::new(),
+        }
     }
 
     /// Takes `length` slots: the first gap that is long enough. An empty ring needs none.
@@ -40,7 +43,11 @@ impl RingSpace {
         if length == 0 {
             return Some(Ring::default());
         }
-        let (offset, gap) = self.free.iter().find(|(_, gap)| **gap >= length).map(|(o, g)| (*o, *g))?;
+        let (offset, gap) = self
+            .free
+            .iter()
+            .find(|(_, gap)| **gap >= length)
+            .map(|(o, g)| (*o, *g))?;
         self.free.remove(&offset);
         if gap > length {
             self.free.insert(offset + length, gap - length);
@@ -53,7 +60,12 @@ impl RingSpace {
         if ring.length == 0 {
             return;
         }
-        let Some((offset, gap)) = self.free.range(..=ring.offset).next_back().map(|(o, g)| (*o, *g)) else {
+        let Some((offset, gap)) = self
+            .free
+            .range(..=ring.offset)
+            .next_back()
+            .map(|(o, g)| (*o, *g))
+        else {
             return;
         };
         let end = offset + gap;
@@ -65,7 +77,8 @@ impl RingSpace {
             self.free.insert(offset, ring.offset - offset);
         }
         if end > ring.offset + ring.length {
-            self.free.insert(ring.offset + ring.length, end - ring.offset - ring.length);
+            self.free
+                .insert(ring.offset + ring.length, end - ring.offset - ring.length);
         }
     }
 
@@ -84,8 +97,13 @@ impl RingSpace {
 
     /// Frees what is retired: no packet reads it any more.
     pub fn release(&mut self) {
-        for Ring { mut offset, mut length } in std::mem::take(&mut self.retired) {
-            if let Some((before, gap)) = self.free.range(..offset).next_back().map(|(o, g)| (*o, *g))
+        for Ring {
+            mut offset,
+            mut length,
+        } in std::mem::take(&mut self.retired)
+        {
+            if let Some((before, gap)) =
+                self.free.range(..offset).next_back().map(|(o, g)| (*o, *g))
                 && before + gap == offset
             {
                 self.free.remove(&before);

@@ -100,7 +100,10 @@ impl Tables {
     pub fn apply(&mut self, change: &Change) {
         match change {
             Change::ResetService { id: _ } => {}
-            Change::WriteRing { offset: _, reals: _ } => {}
+            Change::WriteRing {
+                offset: _,
+                reals: _,
+            } => {}
             Change::SetReal { id, real } => {
                 if let Some(slot) = self.reals.get_mut(*id as usize) {
                     *slot = *real;
@@ -114,8 +117,15 @@ impl Tables {
                 }
             }
             Change::SetAnyPort(any_port) => self.any_port = *any_port,
-            Change::SetService { key, service, reals } => {
-                let row = ServiceRow { service: *service, ring: reals.clone() };
+            Change::SetService {
+                key,
+                service,
+                reals,
+            } => {
+                let row = ServiceRow {
+                    service: *service,
+                    ring: reals.clone(),
+                };
                 let old = self.services.insert(*key, row).unwrap_or_default();
                 if old.service.ring != service.ring {
                     self.space.take(service.ring);
@@ -144,7 +154,11 @@ impl Tables {
     #[must_use]
     pub fn service_ids_in_use(&self) -> HashSet<u32> {
         let services = self.services.values().map(|row| row.service.id);
-        let reals = self.reals.iter().filter(|real| real.state != state::FREE).map(|real| real.service);
+        let reals = self
+            .reals
+            .iter()
+            .filter(|real| real.state != state::FREE)
+            .map(|real| real.service);
         services.chain(reals).collect()
     }
 }

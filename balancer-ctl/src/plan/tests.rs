@@ -48,7 +48,11 @@ impl Maps {
         match change {
             Change::ResetService { id } => {
                 assert!(self.services.values().all(|service| service.id != *id));
-                assert!(self.reals.iter().all(|real| real.state == state::FREE || real.service != *id));
+                assert!(
+                    self.reals
+                        .iter()
+                        .all(|real| real.state == state::FREE || real.service != *id)
+                );
             }
             Change::SetReal { id, real } => self.reals[*id as usize] = *real,
             Change::WriteRing { offset, reals } => {
@@ -64,7 +68,11 @@ impl Maps {
                 }
             }
             Change::SetAnyPort(on) => self.any_port = *on,
-            Change::SetService { key, service, reals } => {
+            Change::SetService {
+                key,
+                service,
+                reals,
+            } => {
                 self.services.insert(*key, *service);
                 assert_eq!(&self.ring(&service.ring), reals);
                 untouchable.push(service.ring);
@@ -101,7 +109,10 @@ impl Maps {
 /// The same, from the desired state.
 fn wanted(services: &[VirtualService], key: &ServiceKey) -> Option<(Vec<SocketAddr>, u32)> {
     let service = services.iter().find(|service| service.key == *key)?;
-    let weighted: Vec<_> = (0_u32..).zip(&service.reals).map(|(id, real)| (id, real.weight)).collect();
+    let weighted: Vec<_> = (0_u32..)
+        .zip(&service.reals)
+        .map(|(id, real)| (id, real.weight))
+        .collect();
     let addresses = ring::build(service.scheduler, &weighted)
         .into_iter()
         .map(|index| service.reals[index as usize].address)
@@ -128,7 +139,12 @@ impl World {
 
     fn change_to(&mut self, desired: Vec<VirtualService>) -> Result<Vec<Change>, Full> {
         let changes = plan(&desired, &self.tables)?;
-        let keys: BTreeSet<_> = self.desired.iter().chain(&desired).map(|service| service.key).collect();
+        let keys: BTreeSet<_> = self
+            .desired
+            .iter()
+            .chain(&desired)
+            .map(|service| service.key)
+            .collect();
         for change in &changes {
             self.maps.apply(change, &mut self.untouchable);
             self.tables.apply(change);
@@ -144,21 +160,52 @@ impl World {
             assert_eq!(self.maps.resolve(key), wanted(&desired, key));
         }
         assert_eq!(self.tables.reals, self.maps.reals);
-        let reals = self.tables.reals.iter().filter(|real| real.state != state::FREE);
+        let reals = self
+            .tables
+            .reals
+            .iter()
+            .filter(|real| real.state != state::FREE);
         let vips = desired.iter().map(|service| service.key.address.ip());
-        assert_eq!(self.maps.addresses, tables::filter_of(vips.chain(reals.map(|real| real.address.into()))));
-        let services: BTreeMap<_, _> = self.tables.services.iter().map(|(key, row)| (*key, row.service)).collect();
+        assert_eq!(
+            self.maps.addresses,
+            tables::filter_of(vips.chain(reals.map(|real| real.address.into())))
+        );
+        let services: BTreeMap<_, _> = self
+            .tables
+            .services
+            .iter()
+            .map(|(key, row)| (*key, row.service))
+            .collect();
         assert_eq!(services, self.maps.services);
         for service in &desired {
             for real in &service.reals {
-                let id = self.tables.real_ids()[&(self.tables.services[&service.key].service.id, real.address)];
-                let expected = if real.weight > 0 { state::TAKES_NEW } else { state::DRAINING };
+                let id = self.tables.real_ids()
+                    [&(self.tables.services[&service.key].service.id, real.address)];
+                let expected = if real.weight > 0 {
+                    state::TAKES_NEW
+                } else {
+                    state::DRAINING
+                };
                 assert_eq!(self.tables.reals[id as usize].state, expected);
             }
         }
-        let live = self.tables.reals.iter().filter(|real| !matches!(real.state, state::FREE | state::REMOVED));
-        assert_eq!(live.count(), desired.iter().map(|service| service.reals.len()).sum::<usize>());
-        assert_eq!(plan(&desired, &self.tables), Ok(Vec::new()), "a second plan has nothing to do");
+        let live = self
+            .tables
+            .reals
+            .iter()
+            .filter(|real| !matches!(real.state, state::FREE | state::REMOVED));
+        assert_eq!(
+            live.count(),
+            desired
+                .iter()
+                .map(|service| service.reals.len())
+                .sum::<usize>()
+        );
+        assert_eq!(
+            plan(&desired, &self.tables),
+            Ok(Vec::new()),
+            "a second plan has nothing to do"
+        );
         self.desired = desired;
         Ok(changes)
     }
@@ -166,7 +213,12 @@ impl World {
     /// No packet that started before is under way any more.
     fn grace(&mut self) {
         self.tables.space.release();
-        self.untouchable = self.maps.services.values().map(|service| service.ring).collect();
+        self.untouchable = self
+            .maps
+            .services
+            .values()
+            .map(|service| service.ring)
+            .collect();
     }
 
     fn id(&self, service: u8, real: u8) -> u32 {
@@ -179,7 +231,10 @@ fn key(number: u8) -> ServiceKey {
     // Number 0 listens on every port.
     let port = if number == 0 { 0 } else { 80 };
     let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, number)), port);
-    ServiceKey { protocol: Protocol::Tcp, address }
+    ServiceKey {
+        protocol: Protocol::Tcp,
+        address,
+    }
 }
 
 fn address(number: u8) -> SocketAddr {
@@ -205,7 +260,9 @@ fn service(number: u8, reals: &[(u8, u32)]) -> VirtualService {
 
 #[test]
 fn a_new_service_is_written_from_the_bottom_up() {
-    let changes = World::new().change_to(vec![service(1, &[(2, 1), (3, 0)])]).unwrap();
+    let changes = World::new()
+        .change_to(vec![service(1, &[(2, 1), (3, 0)])])
+        .unwrap();
     let real = |number, state| RealServer {
         address: Addr::from(address(number).ip()),
         port: 8080_u16.to_be(),
@@ -213,7 +270,14 @@ fn a_new_service_is_written_from_the_bottom_up() {
         state,
         service: 0,
     };
-    let value = Service { ring: Ring { offset: 0, length: 1 }, id: 0, flags: REJECT };
+    let value = Service {
+        ring: Ring {
+            offset: 0,
+            length: 1,
+        },
+        id: 0,
+        flags: REJECT,
+    };
     let mut words: Vec<_> = [key(1).address, address(2), address(3)]
         .map(|address| bit_of(address.ip()))
         .map(|bit| (bit.word, bit.mask))
@@ -224,10 +288,23 @@ fn a_new_service_is_written_from_the_bottom_up() {
         [
             Change::SetAddresses { words },
             Change::ResetService { id: 0 },
-            Change::SetReal { id: 0, real: real(2, state::TAKES_NEW) },
-            Change::SetReal { id: 1, real: real(3, state::DRAINING) },
-            Change::WriteRing { offset: 0, reals: vec![0] },
-            Change::SetService { key: key(1), service: value, reals: vec![0] },
+            Change::SetReal {
+                id: 0,
+                real: real(2, state::TAKES_NEW)
+            },
+            Change::SetReal {
+                id: 1,
+                real: real(3, state::DRAINING)
+            },
+            Change::WriteRing {
+                offset: 0,
+                reals: vec![0]
+            },
+            Change::SetService {
+                key: key(1),
+                service: value,
+                reals: vec![0]
+            },
         ]
     );
 }
@@ -235,13 +312,19 @@ fn a_new_service_is_written_from_the_bottom_up() {
 #[test]
 fn a_removed_real_server_keeps_its_id_and_comes_back_under_it() {
     let mut world = World::new();
-    world.change_to(vec![service(1, &[(2, 1), (3, 1)])]).unwrap();
+    world
+        .change_to(vec![service(1, &[(2, 1), (3, 1)])])
+        .unwrap();
     let id = world.id(1, 3);
     world.change_to(vec![service(1, &[(2, 1)])]).unwrap();
     assert_eq!(world.tables.reals[id as usize].state, state::REMOVED);
-    world.change_to(vec![service(1, &[(4, 1), (2, 1)])]).unwrap();
+    world
+        .change_to(vec![service(1, &[(4, 1), (2, 1)])])
+        .unwrap();
     assert_ne!(world.id(1, 4), id);
-    world.change_to(vec![service(1, &[(2, 1), (3, 1)])]).unwrap();
+    world
+        .change_to(vec![service(1, &[(2, 1), (3, 1)])])
+        .unwrap();
     assert_eq!(world.id(1, 3), id);
 }
 
@@ -253,22 +336,49 @@ fn a_service_id_is_not_given_to_another_while_its_real_servers_have_connections(
     assert_eq!(world.tables.services[&key(2)].service.id, 1);
     world.tables.reals[0] = RealServer::default();
     world.maps.reals[0] = RealServer::default();
-    assert_eq!(world.tables.service_ids_in_use().into_iter().collect::<Vec<_>>(), [1]);
-    world.change_to(vec![service(2, &[(2, 1)]), service(3, &[])]).unwrap();
+    assert_eq!(
+        world
+            .tables
+            .service_ids_in_use()
+            .into_iter()
+            .collect::<Vec<_>>(),
+        [1]
+    );
+    world
+        .change_to(vec![service(2, &[(2, 1)]), service(3, &[])])
+        .unwrap();
     assert_eq!(world.tables.services[&key(3)].service.id, 0);
 }
 
 #[test]
 fn changing_a_weight_keeps_ids_and_moves_the_ring() {
     let mut world = World::new();
-    world.change_to(vec![service(1, &[(2, 1), (3, 1)])]).unwrap();
-    let changes = world.change_to(vec![service(1, &[(2, 3), (3, 1)])]).unwrap();
-    let value = Service { ring: Ring { offset: 2, length: 4 }, id: 0, flags: REJECT };
+    world
+        .change_to(vec![service(1, &[(2, 1), (3, 1)])])
+        .unwrap();
+    let changes = world
+        .change_to(vec![service(1, &[(2, 3), (3, 1)])])
+        .unwrap();
+    let value = Service {
+        ring: Ring {
+            offset: 2,
+            length: 4,
+        },
+        id: 0,
+        flags: REJECT,
+    };
     assert_eq!(
         changes,
         [
-            Change::WriteRing { offset: 2, reals: vec![0, 0, 1, 0] },
-            Change::SetService { key: key(1), service: value, reals: vec![0, 0, 1, 0] },
+            Change::WriteRing {
+                offset: 2,
+                reals: vec![0, 0, 1, 0]
+            },
+            Change::SetService {
+                key: key(1),
+                service: value,
+                reals: vec![0, 0, 1, 0]
+            },
         ]
     );
 }
@@ -278,13 +388,17 @@ fn a_full_table_is_said_before_anything_is_changed() {
     let mut world = World::new();
     let many: Vec<_> = (0..REALS as u8).map(|number| (number, 1)).collect();
     world.change_to(vec![service(1, &many)]).unwrap();
-    let full = world.change_to(vec![service(1, &many), service(2, &[(1, 1)])]).unwrap_err();
+    let full = world
+        .change_to(vec![service(1, &many), service(2, &[(1, 1)])])
+        .unwrap_err();
     assert_eq!(
         full.to_string(),
         "65 real servers do not fit: the table holds 64 over all services together (0 places are held by connections \
          of removed real servers)"
     );
-    let full = World::new().change_to(vec![service(1, &[(1, 500), (2, 499)])]).unwrap_err();
+    let full = World::new()
+        .change_to(vec![service(1, &[(1, 500), (2, 499)])])
+        .unwrap_err();
     assert_eq!(
         full.to_string(),
         "the ring of service tcp/192.0.2.1:80 needs 999 slots in one piece and 512 of 1048576 are free: use weights \

@@ -1,6 +1,7 @@
 //! balancerd in the lab, and balancer-ctl beside it.
 
 use std::{
+    env,
     fs::{self, File},
     path::{Path, PathBuf},
     process::{self, Command},
@@ -18,6 +19,9 @@ const FOLDERS: [&str; 3] = ["/sys/fs/bpf/balancer", "/run/balancer", "/var/lib/b
 
 /// What our instances' names begin with.
 const LABEL: &str = "lab-";
+
+/// What the names of our temporary folders begin with.
+const FOLDER: &str = "balancer-lab-";
 
 /// The configuration that the lab starts with. balancer-ctl adds the rest, and the daemon writes it in here.
 const CONFIG: &str = "\
@@ -39,8 +43,8 @@ impl Daemon {
     /// Starts it in the balancer's namespace and waits until it answers.
     pub fn start(network: &Network, programs: &Path) -> Result<Self> {
         interrupt::check()?;
-        let folder =
-            TempDir::with_prefix("balancer-lab-").context("cannot make a folder for the lab")?;
+        let folder = TempDir::with_prefix(format!("{FOLDER}{}-", process::id()))
+            .context("cannot make a folder for the lab")?;
         let config = folder.path().join("balancer.toml");
         fs::write(&config, CONFIG).with_context(|| format!("cannot write {}", config.display()))?;
         let log = File::create(folder.path().join("log")).context("cannot make the log")?;
@@ -182,24 +186,23 @@ impl Drop for Instance {
 
 /// Removes what killed runs left behind: with the pins goes the last hold on their programs.
 fn sweep() {
-    for folder in FOLDERS {
+    let temporary = env::temp_dir();
+    let folders = FOLDERS.map(|folder| (Path::new(folder), LABEL)).into_iter();
+    for (folder, label) in folders.chain([(temporary.as_path(), FOLDER)]) {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            if entry
-                .file_name()
-                .to_str()
-                .and_then(owner)
-                .is_some_and(|id| !Path::new("/proc").join(id).exists())
-            {
+            let name = entry.file_name();
+            let owner = name.to_str().and_then(|name| owner(label, name));
+            if owner.is_some_and(|id| !Path::new("/proc").join(id).exists()) {
                 remove(&entry.path());
             }
         }
     }
 }
 
-/// Returns the process id in the name of one of our instances.
-fn owner(name: &str) -> Option<&str> {
-    name.strip_prefix(LABEL)
-        .filter(|id| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()))
+/// Returns the process id behind `label` in the name of something of ours.
+fn owner<'name>(label: &str, name: &'name str) -> Option<&'name str> {
+    let id = name.strip_prefix(label)?.split('-').next()?;
+    (!id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit())).then_some(id)
 }
 
 fn remove(folder: &Path) {
@@ -216,10 +219,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_our_own_instances_have_an_owner() {
-        assert_eq!(owner("lab-123"), Some("123"));
-        for other in ["lab-", "lab-x", "lab-1-2", "v1", "blue", "lab-../1"] {
-            assert_eq!(owner(other), None, "{other}");
+    fn only_what_is_ours_has_an_owner() {
+        assert_eq!(owner(LABEL, "lab-123"), Some("123"));
+        assert_eq!(owner(FOLDER, "balancer-lab-77-a6jK1X"), Some("77"));
+        for other in ["lab-", "lab-x", "v1", "blue", "lab-../1", "1"] {
+            assert_eq!(owner(LABEL, other), None, "{other}");
         }
     }
 }

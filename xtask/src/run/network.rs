@@ -127,7 +127,7 @@ impl Network {
             format!("[ {VIP}  balancer  {INSIDE} ]"),
         );
         println!("  {left} {middle} ─┬─ {first}");
-        let gap = left.chars().count() + middle.chars().count() + 2;
+        let gap = left.chars().count() + middle.chars().count() + 1;
         println!("  {:gap$} └─ {second}", "");
         println!("\n  Clients ask {VIP}:{PORT}; the real servers' gateway is {INSIDE}.");
     }

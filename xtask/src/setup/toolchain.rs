@@ -90,7 +90,7 @@ pub fn install() -> Result<()> {
             tried.push(format!("{name}: {error:#}"));
             continue;
         }
-        if ebpf::toolchain().is_ok() {
+        if ebpf::toolchain::find().is_ok() {
             return Ok(());
         }
         let usable = compiler::find().usable;
@@ -99,7 +99,7 @@ pub fn install() -> Result<()> {
         }
         for compiler in usable {
             match bring_linker(&compiler) {
-                Ok(()) if ebpf::toolchain().is_ok() => return Ok(()),
+                Ok(()) if ebpf::toolchain::find().is_ok() => return Ok(()),
                 Ok(()) => tried.push(format!(
                     "bpf-linker for {compiler}: was installed and cannot be used"
                 )),
@@ -107,7 +107,7 @@ pub fn install() -> Result<()> {
             }
         }
     }
-    let found = ebpf::toolchain().err().unwrap_or_default();
+    let found = ebpf::toolchain::find().err().unwrap_or_default();
     bail!(
         "what the packet program needs cannot be installed; tried:\n  - {}\n{found}",
         tried.join("\n  - ")

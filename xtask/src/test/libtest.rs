@@ -28,7 +28,11 @@ impl Parser {
     pub fn line(&mut self, line: &str) {
         let line = line.trim_end();
         if let Some((name, reason)) = skipped(line) {
-            self.tally.skipped.push((self.name(name), reason.into()));
+            let skip = (self.name(name), reason.into());
+            // A test with several fixtures says it once for each.
+            if !self.tally.skipped.contains(&skip) {
+                self.tally.skipped.push(skip);
+            }
         } else if let Some((name, reason)) = ignored(line) {
             self.tally.skipped.push((self.name(name), reason.into()));
         } else if let Some(counts) = line.strip_prefix("test result: ") {
@@ -129,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_test_that_skips_itself_did_not_pass() {
-        let text = "test a::one ... SKIPPED a::one: BALANCER_SKIP_PRIVILEGED is set\nok\nSKIPPED two: no\n\
+        let text = "test a::one ... SKIPPED a::one: BALANCER_SKIP_PRIVILEGED is set\nok\nSKIPPED two: no\nSKIPPED two: no\n\
                     test two ... ok\ntest three ... ok\n\
                     test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s\n";
         let reason = "BALANCER_SKIP_PRIVILEGED is set";

@@ -1,0 +1,347 @@
+//! Files, good and bad, to the letter.
+
+use super::*;
+
+fn errors(text: &str) -> Vec<String> {
+    model(text, "lb1")
+        .unwrap_err()
+        .iter()
+        .map(ToString::to_string)
+        .collect()
+}
+
+#[test]
+fn the_contracts_example_as_far_as_it_is_built_is_read() {
+    let text = r#"
+[dataplane]
+interfaces = ["eth0", "eth1"]      # the XDP program is attached to each
+mode = "native"
+max-connections = 4096
+masquerade = false
+
+[timeouts]                          # humantime
+tcp = "20m"
+tcp-fin = "1m 30s"
+udp = "10s"
+
+[[service]]
+name = "web"
+address = "192.168.1.35:80"
+protocol = "tcp"
+scheduler = "rr"
+no-real = "drop"
+
+  [[service.real]]
+  address = "192.168.0.2:8080"
+  weight = 0
+  forwarding = "nat"
+
+  [[service.real]]
+  address = "192.168.0.3"
+
+[[service]]
+address = "[2001:db8::80]:53"
+protocol = "udp"
+
+[node]
+name = "lb7"
+"#;
+    let expected = Model {
+        node: "lb7".to_owned(),
+        dataplane: DataplaneSettings {
+            interfaces: vec!["eth0".to_owned(), "eth1".to_owned()],
+            mode: Mode::Native,
+            max_connections: 4096,
+            timeouts: Timeouts {
+                tcp: Duration::from_secs(1200),
+                tcp_fin: Duration::from_secs(90),
+                udp: Duration::from_secs(10),
+            },
+        },
+        services: vec![
+            VirtualService {
+                key: address::service_key("192.168.1.35:80").unwrap(),
+                name: Some("web".to_owned()),
+                scheduler: Scheduler::Rr,
+                no_real: NoReal::Drop,
+                reals: vec![
+                    RealServer {
+                        address: "192.168.0.2:8080".parse().unwrap(),
+                        weight: 0,
+                        forwarding: ForwardMethod::Nat,
+                        runtime: false,
+                    },
+                    RealServer {
+                        address: "192.168.0.3:80".parse().unwrap(),
+                        weight: 1,
+                        forwarding: ForwardMethod::Nat,
+                        runtime: false,
+                    },
+                ],
+                runtime: false,
+            },
+            VirtualService {
+                key: address::service_key("udp/[2001:db8::80]:53").unwrap(),
+                name: None,
+                scheduler: Scheduler::Wrr,
+                no_real: NoReal::Reject,
+                reals: Vec::new(),
+                runtime: false,
+            },
+        ],
+    };
+    assert_eq!(model(text, "lb1"), Ok(expected));
+}
+
+#[test]
+fn what_is_not_named_has_its_default() {
+    let read = model("dataplane = { interfaces = [\"eth0\"] }", "host").unwrap();
+    let expected = Model {
+        node: "host".to_owned(),
+        dataplane: DataplaneSettings {
+            interfaces: vec!["eth0".to_owned()],
+            mode: Mode::Auto,
+            max_connections: 262_144,
+            timeouts: DEFAULT_TIMEOUTS,
+        },
+        services: Vec::new(),
+    };
+    assert_eq!(read, expected);
+}
+
+#[test]
+fn a_syntax_error_stands_alone_with_its_place() {
+    assert_eq!(
+        errors("[dataplane]\ninterfaces = [\"eth0\"\n[[service]]\nadress = 1\n"),
+        ["3:1: missing comma between array elements, expected `,`"]
+    );
+}
+
+#[test]
+fn every_error_of_a_file_is_told_in_its_order_with_line_and_column() {
+    let text = r#"[dataplane]
+interfaces = ["eth0", "eth0", "a name", 7]
+mode = "fast"
+max-connections = 12
+masquerade = true
+colour = "red"
+
+[timeouts]
+tcp = "0s"
+tcp-fin = "soon"
+udp = 5
+
+[metrics]
+listen = "127.0.0.1:9808"
+
+[[service]]
+# no address to know it by
+address = "192.0.2.80"
+protocol = "sctp"
+scheduler = "wlc"
+persistence = { timeout = "5m" }
+  [service.check]
+  type = "http"
+  [[service.real]]
+  address = "10.0.0.2:99999"
+  weight = "heavy"
+
+[[service]]
+name = "web"
+address = "192.0.2.80:80"
+scheduler = "random"
+  [[service.real]]
+  weight = 1
+  [[service.real]]
+  address = "2001:db8::2"
+  [[service.real]]
+  address = "10.0.0.2:0"
+  weight = 65536
+  forwarding = "tunnel"
+  [[service.real]]
+  address = "10.0.0.3"
+  weight = -1
+  backup = true
+  [[service.real]]
+  address = "10.0.0.3:80"
+
+[[service]]
+name = "web"
+address = "192.0.2.80:80"
+
+[[service]]
+no-real = "ignore"
+
+[[service]]
+name = "1web"
+address = "192.0.2.80:81"
+"#;
+    assert_eq!(
+        errors(text),
+        [
+            "2:23: interface `eth0` is named twice: name it once",
+            "2:31: `a name` is no interface name: 1 to 15 bytes without space or `/`",
+            "2:41: interfaces must be a list of names, as in [\"eth0\"]",
+            "3:8: mode `fast` is not known: expected `auto`, `native` or `generic`",
+            "4:19: max-connections 12 is out of range: 1024..=16777216",
+            "5:14: this version does not have `masquerade` yet: set it to false",
+            "6:1: unknown key `colour` in `dataplane`: expected `interfaces`, `mode`, `max-connections` or `masquerade`",
+            "9:7: timeout tcp of 0s is out of range: 1s to 7days",
+            "10:11: tcp-fin `soon` is not a duration: write it with its unit, as in \"15m\" or \"90s\"",
+            "11:7: udp must be a string in quotes",
+            "13:2: this version does not have `metrics` yet: remove it",
+            "18:11: `192.0.2.80` has no port: write `192.0.2.80:80` (port 0 stands for every port)",
+            "19:12: protocol `sctp` is not known: expected `tcp` or `udp`",
+            "20:13: this version does not have scheduler `wlc` yet: expected `rr` or `wrr`",
+            "21:1: this version does not have `persistence` yet: remove it",
+            "22:12: this version does not have `check` yet: remove it",
+            "25:13: port `99999` is not a number in 0..=65535",
+            "26:12: weight must be a whole number",
+            "31:13: scheduler `random` is not known: expected `rr` or `wrr`",
+            "32:3: real has no address: add one, as in `address = \"10.0.0.2:80\"`",
+            "35:13: real [2001:db8::2]:80 is not of the family of service tcp/192.0.2.80:80: both must be IPv4 or both IPv6",
+            "37:13: real 10.0.0.2:0 has port 0, but service tcp/192.0.2.80:80 is on one port: give the real's port",
+            "38:12: weight 65536 of real 10.0.0.2:0 is out of range: 0..=65535",
+            "39:16: this version does not have forwarding `tunnel` yet: expected `nat`",
+            "42:12: weight -1 is out of range: 0..=65535",
+            "43:3: this version does not have `backup` yet: remove it",
+            "45:13: real 10.0.0.3:80 is there twice in service tcp/192.0.2.80:80: name it once",
+            "48:8: name `web` is taken by service tcp/192.0.2.80:80: choose another",
+            "49:11: service tcp/192.0.2.80:80 is there twice: address, port and protocol must differ",
+            "51:1: service has no address: add one, as in `address = \"192.0.2.80:80\"`",
+            "52:11: no-real `ignore` is not known: expected `reject` or `drop`",
+            "55:8: `1web` is no name for a service: a letter, then up to 62 letters, digits, `.`, `_` or `-`",
+        ]
+    );
+}
+
+#[test]
+fn addresses_that_cannot_work_are_refused() {
+    for (vip, real, expected) in [
+        (
+            "0.0.0.0:80",
+            "10.0.0.2:80",
+            "3:11: address 0.0.0.0 of a service is unspecified: use the address itself",
+        ),
+        (
+            "224.0.0.1:80",
+            "10.0.0.2:80",
+            "3:11: address 224.0.0.1 of a service is a multicast address: use a unicast address",
+        ),
+        (
+            "255.255.255.255:80",
+            "10.0.0.2:80",
+            "3:11: address 255.255.255.255 of a service is the broadcast address: use a unicast address",
+        ),
+        (
+            "127.0.0.1:80",
+            "10.0.0.2:80",
+            "3:11: address 127.0.0.1 of a service is a loopback address, which never leaves the host: use an address on the network",
+        ),
+        (
+            "[::]:80",
+            "[2001:db8::2]:80",
+            "3:11: address :: of a service is unspecified: use the address itself",
+        ),
+        (
+            "[::ffff:192.0.2.80]:80",
+            "[2001:db8::2]:80",
+            "3:11: address ::ffff:192.0.2.80 of a service is an IPv4 address in IPv6 form: write the IPv4 address",
+        ),
+        (
+            "[2001:db8::80]:80",
+            "[fe80::2]:80",
+            "5:11: address fe80::2 of a real is link-local, which is not forwarded: use a global or unique local address",
+        ),
+        (
+            "[2001:db8::80]:80",
+            "[ff02::2]:80",
+            "5:11: address ff02::2 of a real is a multicast address: use a unicast address",
+        ),
+        (
+            "[2001:db8::80]:80",
+            "[::1]:80",
+            "5:11: address ::1 of a real is a loopback address, which never leaves the host: use an address on the network",
+        ),
+        (
+            "192.0.2.80:80",
+            "192.0.2.80:80",
+            "5:11: real 192.0.2.80:80 is itself the address of a service: name the server behind it",
+        ),
+        (
+            "192.0.2.80:0",
+            "192.0.2.80:81",
+            "5:11: real 192.0.2.80:81 is itself the address of a service: name the server behind it",
+        ),
+    ] {
+        let text = format!(
+            "dataplane.interfaces = [\"eth0\"]\n[[service]]\naddress = \"{vip}\"\n[[service.real]]\naddress = \"{real}\"\n"
+        );
+        assert_eq!(errors(&text), [expected]);
+    }
+}
+
+#[test]
+fn a_service_on_every_port_takes_reals_with_and_without_a_port() {
+    let text = "dataplane.interfaces = [\"eth0\"]\n[[service]]\naddress = \"192.0.2.80:0\"\n\
+                [[service.real]]\naddress = \"10.0.0.2\"\n[[service.real]]\naddress = \"10.0.0.2:80\"\n";
+    let model = model(text, "lb1").unwrap();
+    let reals: Vec<_> = model.services[0]
+        .reals
+        .iter()
+        .map(|real| real.address.to_string())
+        .collect();
+    assert_eq!(reals, ["10.0.0.2:0", "10.0.0.2:80"]);
+}
+
+#[test]
+fn a_file_without_interfaces_is_refused() {
+    let empty = "interfaces is empty: name at least one, as in `interfaces = [\"eth0\"]`";
+    assert_eq!(errors(""), [format!("1:1: {empty}")]);
+    assert_eq!(
+        errors("[dataplane]\ninterfaces = []"),
+        [format!("2:14: {empty}")]
+    );
+    assert_eq!(
+        errors("dataplane = 1"),
+        [
+            format!("1:1: {empty}"),
+            "1:13: dataplane must be a table: write `[dataplane]` on a line of its own".to_owned()
+        ]
+    );
+}
+
+#[test]
+fn services_and_reals_are_written_as_blocks() {
+    let text = "service = [{ address = \"192.0.2.80:80\" }]\ndataplane.interfaces = [\"eth0\"]\n";
+    assert_eq!(
+        errors(text),
+        ["1:11: write each service as a block of its own that begins with `[[service]]`"]
+    );
+    let text = "dataplane.interfaces = [\"eth0\"]\n[[service]]\naddress = \"192.0.2.80:80\"\nreal = [\"10.0.0.2\"]\n";
+    assert_eq!(
+        errors(text),
+        ["4:8: write each real as a block of its own that begins with `[[service.real]]`"]
+    );
+}
+
+#[test]
+fn columns_count_characters() {
+    assert_eq!(
+        errors("node.name = \"é\" # é\ndataplane = { interfaces = [\"é\", \"é\"] }"),
+        ["2:34: interface `é` is named twice: name it once"]
+    );
+}
+
+#[test]
+fn the_timeouts_bounds_are_allowed() {
+    for (timeout, good) in [
+        ("999ms", false),
+        ("1s", true),
+        ("7days", true),
+        ("7days 1s", false),
+    ] {
+        let text = format!("dataplane.interfaces = [\"eth0\"]\ntimeouts.udp = \"{timeout}\"");
+        assert_eq!(model(&text, "lb1").is_ok(), good, "{timeout}");
+    }
+}
