@@ -147,6 +147,25 @@ fn a_connection_lives_while_one_direction_does() {
 }
 
 #[test]
+fn a_flow_without_answers_is_not_taken_for_an_expired_one() {
+    run(|lb| {
+        lb.web();
+        let shared = lb.add_real(R, 8080);
+        let service = lb.add_service(6, V, 443, &[shared]);
+        establish(lb, &syn(), R, 8080);
+        let now = lb.jiffies() as u32;
+        lb.change_rows_v4(|row| {
+            if row.direction == direction::REPLY {
+                row.last_seen = now.wrapping_sub(TIMEOUTS.established + 1);
+            }
+        });
+        // The same client port to another service with the same real server: the old connection is still in use.
+        let other = syn().to_port(443);
+        lb.step(Outside, &other, dropped(Discard::Collision).passed_over(service, 4));
+    });
+}
+
+#[test]
 fn each_state_has_its_own_timeout() {
     let age = |state: State| match state {
         State::Established => TIMEOUTS.established,
