@@ -100,7 +100,11 @@ fn a_new_real_server_gets_the_next_connection() {
         );
     }
     // Five connections a round: the new real server's turn is first every other time.
-    assert_eq!(firsts.iter().filter(|name| *name == "real2").count(), 5, "{firsts:?}");
+    assert_eq!(
+        firsts.iter().filter(|name| *name == "real2").count(),
+        5,
+        "{firsts:?}"
+    );
     println!("the first answer came {slowest:?} after the command's return at most");
     assert!(slowest < Duration::from_millis(200), "{slowest:?}");
 }
