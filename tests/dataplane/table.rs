@@ -161,7 +161,11 @@ fn a_flow_without_answers_is_not_taken_for_an_expired_one() {
         });
         // The same client port to another service with the same real server: the old connection is still in use.
         let other = syn().to_port(443);
-        lb.step(Outside, &other, dropped(Discard::Collision).passed_over(service, 4));
+        lb.step(
+            Outside,
+            &other,
+            dropped(Discard::Collision).passed_over(service, 4),
+        );
     });
 }
 
