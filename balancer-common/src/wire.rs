@@ -90,7 +90,8 @@ pub trait IpHeader: Sized {
     fn destination(&self) -> Self::Address;
     /// Whether both addresses may be used as keys (see `addr::Addr`).
     fn addresses_are_usable(&self) -> bool;
-    /// Type of service byte (IPv4) or flow information (IPv6, network byte order) for a route look-up.
+    /// Type of service in the first byte (IPv4) or flow information (IPv6, network byte order), as a route look-up
+    /// takes them.
     fn flow_information(&self) -> u32;
     /// Remaining hops.
     fn hops(&self) -> u8;
@@ -183,7 +184,7 @@ impl IpHeader for Ipv4 {
 
     #[inline(always)]
     fn flow_information(&self) -> u32 {
-        u32::from(self.tos)
+        u32::from_ne_bytes([self.tos, 0, 0, 0])
     }
 
     #[inline(always)]

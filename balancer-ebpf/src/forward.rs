@@ -134,8 +134,12 @@ fn look_up<H: Family>(
         ifindex: fib.ifindex,
         generation,
         macs: macs(&fib),
-        // SAFETY: after success the kernel has written this member of the union.
-        mtu: unsafe { fib.__bindgen_anon_1.mtu_result },
+        // SAFETY: after success the kernel has written this member of the union; kernels before 5.13 leave the zero
+        // that stood there.
+        mtu: match unsafe { fib.__bindgen_anon_1.mtu_result } {
+            0 => u16::MAX,
+            mtu => mtu,
+        },
         zero: 0,
     };
     // SAFETY: as above.

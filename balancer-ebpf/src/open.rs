@@ -15,7 +15,7 @@ use crate::{
     maps::{now, settings, usage},
     parse::Facts,
     schedule::schedule,
-    table::{Family, Scratch, insert, remove_reply, scratch},
+    table::{Family, Scratch, insert, is_expired, remove_reply, scratch},
 };
 
 /// How far a packet's connection has come. What the packet is steered by lies in the scratch's row.
@@ -319,8 +319,8 @@ fn make_room<H: Family>(
     // SAFETY: the map gave this pointer just now; see `track::follow`.
     let other = unsafe { &*pointer };
     let is_spent = tcp::may_be_reused(other.state)
-        || other.is_expired(now, &settings.timeouts)
-        || other.translation.answers(key);
+        || other.translation.answers(key)
+        || is_expired::<H>(key.protocol, other, now, settings);
     if !is_spent {
         return Err(Discard::Collision);
     }

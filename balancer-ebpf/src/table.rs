@@ -5,6 +5,7 @@ use balancer_common::{
     addr::Address,
     conntrack::{ConntrackEntry, FlowKey, direction},
     service::{Service, ServiceKey},
+    settings::Settings,
     verdict::Discard,
     wire::{IpHeader, Ipv4, Ipv6},
 };
@@ -70,7 +71,7 @@ pub struct Scratch<A> {
     reply: Row<A>,
     /// The key under which answers to the packet arrive.
     pub reply_key: FlowKey<A>,
-    /// The other key of a connection that is being deleted.
+    /// The other key of a connection that is being looked at or deleted.
     other_key: FlowKey<A>,
 }
 
@@ -81,6 +82,32 @@ pub fn scratch<H: Family>() -> Result<&'static mut Scratch<H::Address>, Discard>
     // SAFETY: this CPU's own value, no other program of ours runs on this CPU until this one has ended, and no
     // caller holds two references at once.
     Ok(unsafe { &mut *scratch })
+}
+
+/// Whether a connection has been idle for longer than its timeout: it lives while either direction does.
+#[inline(never)]
+pub fn is_expired<H: Family>(
+    protocol: u32,
+    row: &Row<H::Address>,
+    now: u32,
+    settings: &Settings,
+) -> bool {
+    if !row.is_expired(now, &settings.timeouts) {
+        return false;
+    }
+    match other_row::<H>(protocol, row) {
+        // SAFETY: the map gave this pointer just now; see `track::follow`.
+        Some(other) => unsafe { (*other).is_expired(now, &settings.timeouts) },
+        None => true,
+    }
+}
+
+/// The other direction's row.
+#[inline(always)]
+pub fn other_row<H: Family>(protocol: u32, row: &Row<H::Address>) -> Option<*mut Row<H::Address>> {
+    let scratch = scratch::<H>().ok()?;
+    row.translation.reply_key(protocol, &mut scratch.other_key);
+    H::rows().get_ptr_mut(&scratch.other_key)
 }
 
 /// Deletes a connection: both rows, counted once by whoever deletes the original one.

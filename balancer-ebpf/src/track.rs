@@ -4,7 +4,6 @@ use aya_ebpf::programs::XdpContext;
 use balancer_common::{
     conntrack::{FlowKey, REFRESH_JIFFIES, direction},
     real_server,
-    settings::Settings,
     tcp::{self, flags},
     verdict::Discard,
     wire::Ethernet,
@@ -15,7 +14,7 @@ use crate::{
     open::{Opened, open},
     packet::header_mut,
     parse::{Ip, Transport, facts},
-    table::{Family, Row, forget, scratch},
+    table::{Family, Row, forget, is_expired, other_row, scratch},
 };
 
 /// Where a packet goes and as what.
@@ -73,8 +72,7 @@ fn follow<H: Family>(
     let now = now();
     if now.wrapping_sub(row.last_seen) > REFRESH_JIFFIES {
         let settings = settings().ok_or(Discard::NoService)?;
-        if row.is_expired(now, &settings.timeouts) && is_pair_expired::<H>(key, row, now, settings)
-        {
+        if is_expired::<H>(key.protocol, row, now, settings) {
             forget::<H>(key, pointer);
             return Ok(false);
         }
@@ -101,7 +99,7 @@ fn turn<H: Family>(key: &FlowKey<H::Address>, row: &mut Row<H::Address>, packet_
     let state = tcp::next(row.state, packet_flags, row.direction);
     if state != row.state {
         row.state = state;
-        if let Some(other) = other::<H>(key.protocol, row) {
+        if let Some(other) = other_row::<H>(key.protocol, row) {
             // SAFETY: as in `follow`.
             unsafe { (*other).state = state };
         }
@@ -116,27 +114,4 @@ fn takes_new(real: u32) -> bool {
         Some(real) => real.state == real_server::state::TAKES_NEW,
         None => false,
     }
-}
-
-/// Whether the other direction has been idle for as long: a connection lives while either direction does.
-#[inline(never)]
-fn is_pair_expired<H: Family>(
-    key: &FlowKey<H::Address>,
-    row: &Row<H::Address>,
-    now: u32,
-    settings: &Settings,
-) -> bool {
-    match other::<H>(key.protocol, row) {
-        // SAFETY: as in `follow`.
-        Some(other) => unsafe { (*other).is_expired(now, &settings.timeouts) },
-        None => true,
-    }
-}
-
-/// The other direction's row.
-#[inline(always)]
-fn other<H: Family>(protocol: u32, row: &Row<H::Address>) -> Option<*mut Row<H::Address>> {
-    let scratch = scratch::<H>().ok()?;
-    row.translation.reply_key(protocol, &mut scratch.reply_key);
-    H::rows().get_ptr_mut(&scratch.reply_key)
 }

@@ -25,7 +25,10 @@ fn a_full_table_refuses_new_connections_and_keeps_the_old() {
         ),
     );
     let mut old: Vec<_> = (0..MOST).map(|_| KeepAlive::connect(&topology)).collect();
-    let names: Vec<_> = old.iter_mut().map(|old| old.request().expect("an answer")).collect();
+    let names: Vec<_> = old
+        .iter_mut()
+        .map(|old| old.request().expect("an answer"))
+        .collect();
     for _ in 0..3 {
         let refused = topology.connect(socket(VIP, 80), Duration::from_millis(200));
         assert!(refused.is_err(), "there is no room for another");
@@ -33,7 +36,10 @@ fn a_full_table_refuses_new_connections_and_keeps_the_old() {
     let status = daemon.json("status");
     assert_eq!(status["dataplane"]["connections"], MOST);
     assert_eq!(status["dataplane"]["max_connections"], MOST);
-    assert!(status["dataplane"]["discards"]["table-full"].as_u64() >= Some(3), "{status}");
+    assert!(
+        status["dataplane"]["discards"]["table-full"].as_u64() >= Some(3),
+        "{status}"
+    );
     for (old, name) in old.iter_mut().zip(&names) {
         assert_eq!(&old.request().expect("it goes on"), name);
     }

@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: measures the project, always as a ratio to references in the same run.
 
+mod busy;
 mod interrupt;
 mod lab;
 mod packet;
@@ -100,6 +101,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         return as_root(&built);
     }
     interrupt::notice()?;
+    busy::warn()?;
     let mut rows = Vec::new();
     if packet {
         rows.extend(packet::run(options, &built)?);

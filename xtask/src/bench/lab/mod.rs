@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use self::{
     load::Load,
-    peer::{Peer, Programs, Running},
+    peer::{Counted, Peer, Programs, Running},
     scene::Scene,
 };
 use crate::cargo;
@@ -104,32 +104,40 @@ fn round(
     let running = peer.start(scene, programs)?;
     for row in rows.iter_mut().filter(|row| row.peer == peer) {
         interrupt::check()?;
-        let before = translated(&running)?;
+        let before = counted(&running)?;
         let rate = row
             .load
             .run(scene, peer.addresses(), seconds)
             .with_context(|| row.name())?;
-        if let (Some(before), Some(after)) = (before, translated(&running)?) {
+        if let (Some(before), Some(after)) = (before, counted(&running)?) {
             // A request or an answer is a packet at least; what the kernel's own stack forwarded is not counted there.
             let least = match row.load {
                 Load::KeepAlive | Load::NewConnections => 2.0 * rate * f64::from(seconds),
                 Load::Bulk => rate * 1e9 / 8.0 / 1500.0 * f64::from(seconds),
             };
-            let packets = (after - before) as f64;
+            let packets = (after.translated - before.translated) as f64;
             ensure!(
                 packets > 0.9 * least,
                 "the measurement of {} is void: the packet program carried {packets} packets, but the load was {least:.0} at least",
                 row.name()
             );
+            let discards = after.discards_since(&before);
+            if !discards.is_empty() {
+                eprintln!(
+                    "{}: {packets} packets translated; left early: {}",
+                    row.name(),
+                    discards.join(", ")
+                );
+            }
         }
         row.rates.push(rate);
     }
     Ok(())
 }
 
-fn translated(running: &Running<'_>) -> Result<Option<u64>> {
+fn counted(running: &Running<'_>) -> Result<Option<Counted>> {
     match running {
-        Running::Balancer(run) => run.translated().map(Some),
+        Running::Balancer(run) => run.counted().map(Some),
         Running::Nothing | Running::Proxy(_) | Running::Rules(_) => Ok(None),
     }
 }

@@ -3,8 +3,10 @@
 //! One at a time: netfilter's hooks and an attached XDP program would burden the others' packets too.
 
 use std::{
+    collections::BTreeMap,
+    fs, io,
     net::Ipv4Addr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
     time::Duration,
@@ -229,32 +231,73 @@ impl BalancerRun<'_> {
         command
     }
 
-    /// Packets that the packet program sent to real servers and to clients since the daemon started.
+    /// What the packet program has counted since the daemon started.
     ///
     /// # Errors
     /// The daemon does not answer.
-    pub fn translated(&self) -> Result<u64> {
-        let output = self
-            .control()
-            .args(["list", "--json"])
-            .output()
-            .context("running balancer-ctl")?;
-        ensure!(
-            output.status.success(),
-            "balancer-ctl list: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-        let listed: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    pub fn counted(&self) -> Result<Counted> {
+        let listed = self.ask("list")?;
         let services = listed["services"]
             .as_array()
             .context("balancer-ctl list shows no services")?;
         let count = |service: &serde_json::Value, name: &str| {
             service["counters"][name].as_u64().unwrap_or(0)
         };
-        Ok(services
+        let translated = services
             .iter()
             .map(|service| count(service, "packets_in") + count(service, "packets_out"))
-            .sum())
+            .sum();
+        let status = self.ask("status")?;
+        let discards = status["dataplane"]["discards"]
+            .as_object()
+            .context("balancer-ctl status shows no discards")?;
+        let discards = discards
+            .iter()
+            .map(|(reason, count)| (reason.clone(), count.as_u64().unwrap_or(0)))
+            .collect();
+        Ok(Counted {
+            translated,
+            discards,
+        })
+    }
+
+    fn ask(&self, command: &str) -> Result<serde_json::Value> {
+        let output = self
+            .control()
+            .args([command, "--json"])
+            .output()
+            .context("running balancer-ctl")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.success(),
+            "balancer-ctl {command}: {}",
+            said.trim()
+        );
+        serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("reading what balancer-ctl {command} prints"))
+    }
+}
+
+/// What the packet program has counted.
+pub struct Counted {
+    /// Packets to real servers and to clients.
+    pub translated: u64,
+    /// Packets that left early, by reason.
+    discards: BTreeMap<String, u64>,
+}
+
+impl Counted {
+    /// Packets that left early since `before`, in words.
+    pub fn discards_since(&self, before: &Self) -> Vec<String> {
+        let before = |reason| before.discards.get(reason).copied().unwrap_or(0);
+        let counts = self
+            .discards
+            .iter()
+            .map(|(reason, count)| (reason, count - before(reason)));
+        counts
+            .filter(|(_, count)| *count != 0)
+            .map(|(reason, count)| format!("{reason} {count}"))
+            .collect()
     }
 }
 
@@ -285,6 +328,13 @@ impl BalancerRun<'_> {
             .status()
             .context("running balancerd")?;
         ensure!(status.success(), "balancerd --detach: {status}");
+        // What an instance keeps from one start to the next; this one starts no more.
+        for folder in ["/run/balancer", "/var/lib/balancer"] {
+            match fs::remove_dir_all(Path::new(folder).join(&self.instance)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+                Ok(()) | Err(_) => {}
+            }
+        }
         Ok(())
     }
 }
