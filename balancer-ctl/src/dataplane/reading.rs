@@ -9,7 +9,8 @@ use anyhow::Context;
 use balancer_common::{real_server::state, stats::RealStats, verdict::Discard};
 
 use super::{
-    Connection, ConnectionFilter, Counters, DataplaneStatus, RealSnapshot, ServiceSnapshot, Snapshot, apply,
+    Connection, ConnectionFilter, Counters, DataplaneStatus, RealSnapshot, ServiceSnapshot,
+    Snapshot, apply,
     attach::Attached,
     census::{self, Lister},
     kernel::KernelDataplane,
@@ -17,7 +18,11 @@ use super::{
 use crate::{model::ServiceKey, plan::tables::address_of};
 
 impl KernelDataplane {
-    pub(super) fn delete_connections(&mut self, service: &ServiceKey, real: SocketAddr) -> anyhow::Result<u64> {
+    pub(super) fn delete_connections(
+        &mut self,
+        service: &ServiceKey,
+        real: SocketAddr,
+    ) -> anyhow::Result<u64> {
         let tables = self
             .tables
             .take()
@@ -87,7 +92,10 @@ impl KernelDataplane {
         Ok(snapshot)
     }
 
-    pub(super) fn list_connections(&mut self, filter: &ConnectionFilter) -> anyhow::Result<Vec<Connection>> {
+    pub(super) fn list_connections(
+        &mut self,
+        filter: &ConnectionFilter,
+    ) -> anyhow::Result<Vec<Connection>> {
         let now = self.now()?;
         let timeouts = self.settings.get().timeouts;
         let lister = Lister {
