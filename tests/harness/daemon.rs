@@ -229,6 +229,13 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        if thread::panicking() && self.process.is_some() {
+            let status = run(self.command("balancer-ctl").arg("status"));
+            eprintln!(
+                "the daemon's status:\n{}",
+                String::from_utf8_lossy(&status.stdout)
+            );
+        }
         drop(self.process.take());
         for folder in ["/sys/fs/bpf/balancer", "/run/balancer", "/var/lib/balancer"] {
             // Not every instance got as far as to make each.

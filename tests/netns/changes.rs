@@ -190,8 +190,6 @@ fn a_purged_real_server_loses_its_connections_at_once() {
     } else {
         "192.168.0.3:80"
     };
-    // The record of a handshake translates for a moment after it has ended (`LINGER_JIFFIES`).
-    std::thread::sleep(Duration::from_millis(400));
     daemon.ctl(&format!("del-real {address} --purge"));
     // The host's stack answers the next packet with a reset.
     let error = old.request().expect_err("the connection is gone");
