@@ -115,7 +115,10 @@ pub fn status(
             reals_total: service.reals.len(),
         })
         .collect();
-    let mut reasons: Vec<_> = services.iter().filter_map(cannot_answer).collect();
+    let mut reasons = few(
+        services.iter().filter_map(cannot_answer).collect(),
+        "services cannot answer",
+    );
     let down = !reasons.is_empty();
     reasons.extend(
         surroundings
@@ -169,6 +172,17 @@ pub fn status(
     }
 }
 
+/// Sentences of one kind, of which the operator need not read hundreds.
+fn few(mut sentences: Vec<String>, what: &str) -> Vec<String> {
+    const FEW: usize = 10;
+    let more = sentences.len().saturating_sub(FEW);
+    sentences.truncate(FEW);
+    if more > 0 {
+        sentences.push(format!("{more} more {what}"));
+    }
+    sentences
+}
+
 fn cannot_answer(service: &view::ServiceStatus) -> Option<String> {
     let name = &service.name;
     match service {
@@ -191,7 +205,7 @@ pub fn unclaimed(model: &Model, addresses: &HashSet<IpAddr>) -> Vec<String> {
         .interfaces
         .first()
         .map_or("INTERFACE", String::as_str);
-    model
+    let sentences = model
         .services
         .iter()
         .map(|service| service.key.address.ip())
@@ -203,7 +217,8 @@ pub fn unclaimed(model: &Model, addresses: &HashSet<IpAddr>) -> Vec<String> {
                  `ip address add {vip}/{length} dev {interface}`"
             )
         })
-        .collect()
+        .collect();
+    few(sentences, "VIPs are carried by no interface")
 }
 
 /// Adds the rates per second between two views that lie `milliseconds` apart.
@@ -370,6 +385,22 @@ mod tests {
             judged(SERVICES, &[], &surroundings),
             (view::Overall::Running, vec![])
         );
+    }
+
+    #[test]
+    fn the_same_trouble_is_not_told_a_thousand_times() {
+        let services: String = (1..=12)
+            .map(|number| format!("[[service]]\naddress = \"192.0.2.{number}:80\"\n"))
+            .collect();
+        let addresses = HashSet::new();
+        let surroundings = Surroundings {
+            addresses: Some(&addresses),
+            ..NOTHING
+        };
+        let (_, reasons) = judged(&services, &[], &surroundings);
+        assert_eq!(reasons.len(), 22);
+        assert_eq!(reasons[10], "2 more services cannot answer");
+        assert_eq!(reasons[21], "2 more VIPs are carried by no interface");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use tokio::{
 
 use crate::{
     api::{
+        accept,
         listen::ControlSocket,
         server::{self, Api},
     },
@@ -76,13 +77,11 @@ impl Serving {
         let daemon = Daemon::start(dataplane, file, model, events.clone(), addresses)?;
         let (listener, control) = ControlSocket::bind(socket)?;
         let listener = UnixListener::from_std(listener).context("cannot listen")?;
-        let api = tokio::spawn(server::serve(
-            listener,
-            Api {
-                messages: messages.clone(),
-                events,
-            },
-        ));
+        let router = server::router(Api {
+            messages: messages.clone(),
+            events,
+        });
+        let api = tokio::spawn(accept::serve(listener, router));
         let daemon = tokio::spawn(daemon.run(inbox));
         Ok(Self {
             messages,

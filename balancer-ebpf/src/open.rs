@@ -4,6 +4,7 @@ use balancer_common::{
     addr::{Address, UDP},
     conntrack::{FlowKey, direction},
     half_open::HalfOpen,
+    real_server::state,
     settings::Settings,
     tcp::{self, State, flags},
     verdict::Discard,
@@ -12,7 +13,7 @@ use balancer_common::{
 use crate::{
     classify::classify,
     half_open::{lock, may_have},
-    maps::{now, settings, usage},
+    maps::{REALS, now, settings, usage},
     parse::Facts,
     schedule::schedule,
     table::{Family, Scratch, insert, is_expired, remove_reply, scratch},
@@ -165,8 +166,8 @@ fn continue_original<H: Family>(
         Err(reason) => return Outcome::new(Err(reason)),
     };
     let outcome = match locked.original(key, now, settings.timeouts.half_open) {
-        Some(record) => acknowledge::<H>(key, facts, record, now),
-        None => Err(without_connection(facts.flags)),
+        Some(record) if is_of_use(record) => acknowledge::<H>(key, facts, record, now),
+        _ => Err(without_connection(facts.flags)),
     };
     let outcome = Outcome::new(outcome);
     locked.unlock();
@@ -222,8 +223,8 @@ fn continue_reply<H: Family>(
         Err(reason) => return Outcome::new(Err(reason)),
     };
     let outcome = match locked.reply(key, now, settings.timeouts.half_open) {
-        Some(record) => answer::<H>(key, facts, record, now),
-        None => Err(Discard::NoService),
+        Some(record) if is_of_use(record) => answer::<H>(key, facts, record, now),
+        _ => Err(Discard::NoService),
     };
     let outcome = Outcome::new(outcome);
     locked.unlock();
@@ -268,6 +269,14 @@ fn towards_real<A: Address>(key: &FlowKey<A>, record: &HalfOpen, scratch: &mut S
         .translation
         .dnat(key, A::narrow(record.real), record.real_port);
     scratch.begin(record.real_id, direction::ORIGINAL);
+}
+
+/// Whether a packet may still be steered by a record. One that lingers after its handshake must not keep a
+/// connection alive whose rows were purged with their real server.
+#[inline(always)]
+fn is_of_use(record: &HalfOpen) -> bool {
+    record.is_under_way()
+        || matches!(REALS.get(record.real_id), Some(real) if real.state < state::REMOVED && real.state != state::FREE)
 }
 
 /// Why a client's TCP packet that opens nothing leaves early.

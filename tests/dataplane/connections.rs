@@ -1,15 +1,16 @@
 //! The life of a TCP connection: handshake, closing, resets, and ports that are used again.
 
 use balancer_common::{
-    conntrack::direction,
-    half_open::LINGER_JIFFIES,
-    real_server::state,
-    tcp::State,
+    conntrack::direction, half_open::LINGER_JIFFIES, real_server::state, tcp::State,
     verdict::Discard,
 };
 use balancer_tests::{
     addresses::{R, R2, V},
-    dataplane::{Dataplane, ServiceHandle, Side::{Inside, Outside}, TIMEOUTS, other_half, run},
+    dataplane::{
+        Dataplane, ServiceHandle,
+        Side::{Inside, Outside},
+        TIMEOUTS, other_half, run,
+    },
     expected::{dropped, passed, redirected},
     packet::flag::{ACK, FIN, PSH, RST, SYN},
 };
@@ -42,22 +43,35 @@ fn the_handshake_has_one_record_and_the_last_ack_makes_the_rows() {
         let web = lb.web();
         let syn = syn();
         lb.pass_through(Outside, &syn);
-        let [record] = lb.half_open()[..] else { panic!("one record") };
+        let [record] = lb.half_open()[..] else {
+            panic!("one record")
+        };
         assert_eq!(record.state, State::SynSent as u8);
         assert_eq!(record.real_id, web.real);
         lb.pass_through(Inside, &syn_ack(&syn, R, 8080));
-        let [record] = lb.half_open()[..] else { panic!("one record") };
-        assert_eq!((record.state, record.sequence), (State::SynReceived as u8, 9000));
+        let [record] = lb.half_open()[..] else {
+            panic!("one record")
+        };
+        assert_eq!(
+            (record.state, record.sequence),
+            (State::SynReceived as u8, 9000)
+        );
         let ack = syn.segment(ACK, 1001, 9001);
         lb.step(
             Outside,
             &ack,
-            redirected(&ack.delivered(R, 8080)).original(web.real, &ack).pair_v4().half_open(-1),
+            redirected(&ack.delivered(R, 8080))
+                .original(web.real, &ack)
+                .pair_v4()
+                .half_open(-1),
         );
         assert_state(lb, State::Established);
         for (key, row) in &lb.rows_v4() {
             let other = other_half(key, row);
-            assert!(lb.rows_v4().iter().any(|(key, _)| *key == other), "each row names the other");
+            assert!(
+                lb.rows_v4().iter().any(|(key, _)| *key == other),
+                "each row names the other"
+            );
         }
     });
 }
@@ -108,13 +122,23 @@ fn a_fast_open_server_may_send_data_before_the_handshake_ends() {
         let web = lb.web();
         lb.pass_through(Outside, &syn().data(b"GET /"));
         lb.pass_through(Inside, &syn_ack(&syn(), R, 8080));
-        let page = syn().answered(R, 8080).segment(PSH | ACK, 9001, 1006).data(&[3; 1400]);
-        lb.step(Inside, &page, redirected(&page.returned(V, 80)).reply(web.real, &page));
+        let page = syn()
+            .answered(R, 8080)
+            .segment(PSH | ACK, 9001, 1006)
+            .data(&[3; 1400]);
+        lb.step(
+            Inside,
+            &page,
+            redirected(&page.returned(V, 80)).reply(web.real, &page),
+        );
         let ack = syn().segment(ACK, 1006, 9001 + 1400);
         lb.step(
             Outside,
             &ack,
-            redirected(&ack.delivered(R, 8080)).original(web.real, &ack).pair_v4().half_open(-1),
+            redirected(&ack.delivered(R, 8080))
+                .original(web.real, &ack)
+                .pair_v4()
+                .half_open(-1),
         );
     });
 }
@@ -129,7 +153,10 @@ fn a_fin_that_completes_the_handshake_begins_the_closing() {
         lb.step(
             Outside,
             &fin,
-            redirected(&fin.delivered(R, 8080)).original(web.real, &fin).pair_v4().half_open(-1),
+            redirected(&fin.delivered(R, 8080))
+                .original(web.real, &fin)
+                .pair_v4()
+                .half_open(-1),
         );
         assert_state(lb, State::FinOriginal);
     });
@@ -144,7 +171,9 @@ fn a_reset_by_the_real_server_ends_the_handshake() {
         lb.step(
             Inside,
             &refusal,
-            redirected(&refusal.returned(V, 80)).reply(web.real, &refusal).half_open(-1),
+            redirected(&refusal.returned(V, 80))
+                .reply(web.real, &refusal)
+                .half_open(-1),
         );
         // The client tries again at once, on the same port.
         let again = syn().segment(SYN, 2000, 0);
@@ -157,12 +186,19 @@ fn a_reset_by_the_real_server_ends_the_handshake() {
                 .half_open(1),
         );
         let answer = again.answered(R, 8080).segment(SYN | ACK, 5000, 2001);
-        lb.step(Inside, &answer, redirected(&answer.returned(V, 80)).reply(web.real, &answer));
+        lb.step(
+            Inside,
+            &answer,
+            redirected(&answer.returned(V, 80)).reply(web.real, &answer),
+        );
         let ack = again.clone().segment(ACK, 2001, 5001);
         lb.step(
             Outside,
             &ack,
-            redirected(&ack.delivered(R, 8080)).original(web.real, &ack).pair_v4().half_open(-1),
+            redirected(&ack.delivered(R, 8080))
+                .original(web.real, &ack)
+                .pair_v4()
+                .half_open(-1),
         );
     });
 }
@@ -177,7 +213,9 @@ fn a_reset_by_the_client_ends_the_handshake() {
         lb.step(
             Outside,
             &reset,
-            redirected(&reset.delivered(R, 8080)).original(web.real, &reset).half_open(-1),
+            redirected(&reset.delivered(R, 8080))
+                .original(web.real, &reset)
+                .half_open(-1),
         );
         // The record's time is over: nothing is known of the connection any more.
         let past = lb.jiffies() as u32 - LINGER_JIFFIES - 1;
@@ -228,7 +266,10 @@ fn case_06_a_retransmitted_syn_goes_to_the_same_real_server() {
         lb.step(
             Outside,
             &ack,
-            redirected(&ack.delivered(R, 8080)).original(first, &ack).pair_v4().half_open(-1),
+            redirected(&ack.delivered(R, 8080))
+                .original(first, &ack)
+                .pair_v4()
+                .half_open(-1),
         );
     });
 }
@@ -250,18 +291,33 @@ fn case_07_the_same_client_port_on_two_services_makes_two_connections() {
                 .half_open(1),
         );
         let answer = syn_ack(&other, R, 8443);
-        lb.step(Inside, &answer, redirected(&answer.returned(V, 443)).reply(secure, &answer));
+        lb.step(
+            Inside,
+            &answer,
+            redirected(&answer.returned(V, 443)).reply(secure, &answer),
+        );
         let ack = other.clone().segment(ACK, 1001, 9001);
         lb.step(
             Outside,
             &ack,
-            redirected(&ack.delivered(R, 8443)).original(secure, &ack).pair_v4().half_open(-1),
+            redirected(&ack.delivered(R, 8443))
+                .original(secure, &ack)
+                .pair_v4()
+                .half_open(-1),
         );
         // Each goes on by itself.
         let page = syn().answered(R, 8080).segment(ACK, 9001, 1001).data(b"a");
-        lb.step(Inside, &page, redirected(&page.returned(V, 80)).reply(web.real, &page));
+        lb.step(
+            Inside,
+            &page,
+            redirected(&page.returned(V, 80)).reply(web.real, &page),
+        );
         let page = syn().answered(R, 8443).segment(ACK, 9001, 1001).data(b"b");
-        lb.step(Inside, &page, redirected(&page.returned(V, 443)).reply(secure, &page));
+        lb.step(
+            Inside,
+            &page,
+            redirected(&page.returned(V, 443)).reply(secure, &page),
+        );
     });
 }
 
@@ -275,10 +331,18 @@ fn two_services_never_share_a_real_servers_answers() {
         let other = syn().to_port(443);
         lb.pass_through(Outside, &syn());
         // While the first handshake is under way, and when it is a connection.
-        lb.step(Outside, &other, dropped(Discard::Collision).passed_over(service, 4));
+        lb.step(
+            Outside,
+            &other,
+            dropped(Discard::Collision).passed_over(service, 4),
+        );
         lb.pass_through(Inside, &syn_ack(&syn(), R, 8080));
         lb.pass_through(Outside, &syn().segment(ACK, 1001, 9001));
-        lb.step(Outside, &other, dropped(Discard::Collision).passed_over(service, 4));
+        lb.step(
+            Outside,
+            &other,
+            dropped(Discard::Collision).passed_over(service, 4),
+        );
         // Another real server is taken where there is one.
         let free = lb.add_real(R2, 8080);
         lb.set_ring(service, &[shared, free]);
@@ -302,7 +366,11 @@ fn a_closed_connection_of_another_service_makes_room() {
         let service = lb.add_service(6, V, 443, &[shared]);
         establish(lb, &syn(), R, 8080);
         let reset = syn().answered(R, 8080).segment(RST, 9001, 0);
-        lb.step(Inside, &reset, redirected(&reset.returned(V, 80)).reply(web.real, &reset));
+        lb.step(
+            Inside,
+            &reset,
+            redirected(&reset.returned(V, 80)).reply(web.real, &reset),
+        );
         let other = syn().to_port(443);
         lb.step(
             Outside,
@@ -314,7 +382,11 @@ fn a_closed_connection_of_another_service_makes_room() {
                 .pair_v4_deleted(),
         );
         let answer = syn_ack(&other, R, 8080);
-        lb.step(Inside, &answer, redirected(&answer.returned(V, 443)).reply(shared, &answer));
+        lb.step(
+            Inside,
+            &answer,
+            redirected(&answer.returned(V, 443)).reply(shared, &answer),
+        );
     });
 }
 
@@ -324,17 +396,36 @@ fn case_10_a_connection_that_both_sides_close_stays_for_the_grace_time() {
         let web = lb.web();
         establish(lb, &syn(), R, 8080);
         let fin = syn().segment(FIN | ACK, 1001, 9001);
-        lb.step(Outside, &fin, redirected(&fin.delivered(R, 8080)).original(web.real, &fin));
+        lb.step(
+            Outside,
+            &fin,
+            redirected(&fin.delivered(R, 8080)).original(web.real, &fin),
+        );
         assert_state(lb, State::FinOriginal);
         // Half-closed: the real server's last data still comes through.
-        let data = syn().answered(R, 8080).segment(PSH | ACK, 9001, 1002).data(b"last");
-        lb.step(Inside, &data, redirected(&data.returned(V, 80)).reply(web.real, &data));
+        let data = syn()
+            .answered(R, 8080)
+            .segment(PSH | ACK, 9001, 1002)
+            .data(b"last");
+        lb.step(
+            Inside,
+            &data,
+            redirected(&data.returned(V, 80)).reply(web.real, &data),
+        );
         assert_state(lb, State::FinOriginal);
         let fin = syn().answered(R, 8080).segment(FIN | ACK, 9005, 1002);
-        lb.step(Inside, &fin, redirected(&fin.returned(V, 80)).reply(web.real, &fin));
+        lb.step(
+            Inside,
+            &fin,
+            redirected(&fin.returned(V, 80)).reply(web.real, &fin),
+        );
         assert_state(lb, State::Closing);
         let ack = syn().segment(ACK, 1002, 9006);
-        lb.step(Outside, &ack, redirected(&ack.delivered(R, 8080)).original(web.real, &ack));
+        lb.step(
+            Outside,
+            &ack,
+            redirected(&ack.delivered(R, 8080)).original(web.real, &ack),
+        );
         assert_state(lb, State::Closing);
     });
 }
@@ -345,10 +436,18 @@ fn a_connection_that_the_real_server_closes_first_ends_alike() {
         let web = lb.web();
         establish(lb, &syn(), R, 8080);
         let fin = syn().answered(R, 8080).segment(FIN | ACK, 9001, 1001);
-        lb.step(Inside, &fin, redirected(&fin.returned(V, 80)).reply(web.real, &fin));
+        lb.step(
+            Inside,
+            &fin,
+            redirected(&fin.returned(V, 80)).reply(web.real, &fin),
+        );
         assert_state(lb, State::FinReply);
         let fin = syn().segment(FIN | ACK, 1001, 9002);
-        lb.step(Outside, &fin, redirected(&fin.delivered(R, 8080)).original(web.real, &fin));
+        lb.step(
+            Outside,
+            &fin,
+            redirected(&fin.delivered(R, 8080)).original(web.real, &fin),
+        );
         assert_state(lb, State::Closing);
     });
 }
@@ -359,7 +458,11 @@ fn case_11_a_reset_by_the_client_closes_the_connection() {
         let web = lb.web();
         establish(lb, &syn(), R, 8080);
         let reset = syn().segment(RST, 1001, 0);
-        lb.step(Outside, &reset, redirected(&reset.delivered(R, 8080)).original(web.real, &reset));
+        lb.step(
+            Outside,
+            &reset,
+            redirected(&reset.delivered(R, 8080)).original(web.real, &reset),
+        );
         assert_state(lb, State::Closed);
     });
 }
@@ -370,14 +473,23 @@ fn case_12_a_reset_by_the_real_server_closes_the_connection() {
         let web = lb.web();
         establish(lb, &syn(), R, 8080);
         let reset = syn().answered(R, 8080).segment(RST | ACK, 9001, 1001);
-        lb.step(Inside, &reset, redirected(&reset.returned(V, 80)).reply(web.real, &reset));
+        lb.step(
+            Inside,
+            &reset,
+            redirected(&reset.returned(V, 80)).reply(web.real, &reset),
+        );
         assert_state(lb, State::Closed);
     });
 }
 
 #[test]
 fn case_13_a_syn_on_a_connection_that_is_over_selects_anew() {
-    for state in [State::FinOriginal, State::FinReply, State::Closing, State::Closed] {
+    for state in [
+        State::FinOriginal,
+        State::FinReply,
+        State::Closing,
+        State::Closed,
+    ] {
         run(|lb| {
             let (service, first, second) = two_reals(lb);
             establish(lb, &syn(), R, 8080);
@@ -393,7 +505,11 @@ fn case_13_a_syn_on_a_connection_that_is_over_selects_anew() {
                     .pair_v4_deleted(),
             );
             let answer = again.answered(R2, 8080).segment(SYN | ACK, 4000, 77_001);
-            lb.step(Inside, &answer, redirected(&answer.returned(V, 80)).reply(second, &answer));
+            lb.step(
+                Inside,
+                &answer,
+                redirected(&answer.returned(V, 80)).reply(second, &answer),
+            );
             let ack = again.clone().segment(ACK, 77_001, 4001);
             lb.step(
                 Outside,
@@ -404,7 +520,10 @@ fn case_13_a_syn_on_a_connection_that_is_over_selects_anew() {
                     .half_open(-1),
             );
             assert_state(lb, State::Established);
-            assert!(lb.rows_v4().iter().all(|(_, row)| row.real == second), "{first} is forgotten");
+            assert!(
+                lb.rows_v4().iter().all(|(_, row)| row.real == second),
+                "{first} is forgotten"
+            );
             // What the old real server still says is no connection's any more.
             let stale = syn().answered(R, 8080).segment(ACK, 9001, 1001);
             lb.step(Inside, &stale, passed(Discard::NoService, &stale.bytes()));
@@ -418,7 +537,11 @@ fn case_14_a_syn_on_an_established_connection_goes_to_the_same_real_server() {
         let (_, first, _) = two_reals(lb);
         establish(lb, &syn(), R, 8080);
         let again = syn().segment(SYN, 77_000, 0);
-        lb.step(Outside, &again, redirected(&again.delivered(R, 8080)).original(first, &again));
+        lb.step(
+            Outside,
+            &again,
+            redirected(&again.delivered(R, 8080)).original(first, &again),
+        );
         assert_state(lb, State::Established);
     });
 }
@@ -450,8 +573,16 @@ fn case_16_a_reset_without_a_connection_is_dropped() {
     run(|lb| {
         lb.web();
         for flags in [RST, RST | ACK] {
-            lb.step(Outside, &syn().segment(flags, 1, 7000), dropped(Discard::StrayReset));
-            lb.step(Outside, &syn().v6().segment(flags, 1, 7000), dropped(Discard::StrayReset));
+            lb.step(
+                Outside,
+                &syn().segment(flags, 1, 7000),
+                dropped(Discard::StrayReset),
+            );
+            lb.step(
+                Outside,
+                &syn().v6().segment(flags, 1, 7000),
+                dropped(Discard::StrayReset),
+            );
         }
     });
 }
@@ -472,7 +603,11 @@ fn a_segment_without_a_connection_is_passed_and_the_host_resets_it() {
         lb.web();
         for flags in [ACK, PSH | ACK, FIN | ACK, FIN, 0] {
             let packet = syn().segment(flags, 1001, 7000).data(b"x");
-            lb.step(Outside, &packet, passed(Discard::NoConnection, &packet.bytes()));
+            lb.step(
+                Outside,
+                &packet,
+                passed(Discard::NoConnection, &packet.bytes()),
+            );
         }
     });
 }
@@ -485,9 +620,20 @@ fn case_19_an_old_connection_goes_on_while_its_real_server_drains() {
         lb.set_real_state(first, state::DRAINING);
         lb.set_ring(service, &[second]);
         let data = syn().segment(PSH | ACK, 1001, 9001).data(b"more");
-        lb.step(Outside, &data, redirected(&data.delivered(R, 8080)).original(first, &data));
-        let page = syn().answered(R, 8080).segment(ACK, 9001, 1005).data(b"page");
-        lb.step(Inside, &page, redirected(&page.returned(V, 80)).reply(first, &page));
+        lb.step(
+            Outside,
+            &data,
+            redirected(&data.delivered(R, 8080)).original(first, &data),
+        );
+        let page = syn()
+            .answered(R, 8080)
+            .segment(ACK, 9001, 1005)
+            .data(b"page");
+        lb.step(
+            Inside,
+            &page,
+            redirected(&page.returned(V, 80)).reply(first, &page),
+        );
         for port in 40010..40013 {
             let fresh = syn().client_port(port);
             lb.step(

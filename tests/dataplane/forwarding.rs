@@ -3,9 +3,15 @@
 use balancer_common::verdict::Discard;
 use balancer_tests::{
     addresses::{GATEWAY, LB_INSIDE, LB_OUTSIDE, R, R6, REAL, V, V6},
-    dataplane::{Side::{Inside, Outside}, ip, run, sysctl},
+    dataplane::{
+        Side::{Inside, Outside},
+        ip, run, sysctl,
+    },
     expected::{dropped, passed, redirected, transmitted},
-    packet::{Packet, flag::{ACK, PSH, SYN}},
+    packet::{
+        Packet,
+        flag::{ACK, PSH, SYN},
+    },
 };
 
 use crate::{establish, syn, syn_ack};
@@ -16,7 +22,12 @@ fn case_66_a_packet_whose_hops_end_here_is_dropped_and_leaves_no_state() {
         let web = lb.web();
         lb.dns();
         for hops in [0, 1] {
-            for mut packet in [syn(), syn().v6(), Packet::udp(b"ping"), Packet::udp(b"ping").v6()] {
+            for mut packet in [
+                syn(),
+                syn().v6(),
+                Packet::udp(b"ping"),
+                Packet::udp(b"ping").v6(),
+            ] {
                 packet.hops = hops;
                 lb.step(Outside, &packet, dropped(Discard::TimeExceeded));
             }
@@ -39,7 +50,11 @@ fn a_packet_whose_hops_end_here_passes_when_it_is_not_ours() {
         lb.web();
         let mut packet = syn().to_port(22);
         packet.hops = 1;
-        lb.step(Outside, &packet, passed(Discard::NoService, &packet.bytes()));
+        lb.step(
+            Outside,
+            &packet,
+            passed(Discard::NoService, &packet.bytes()),
+        );
     });
 }
 
@@ -60,7 +75,9 @@ fn case_67_without_a_neighbour_the_kernel_gets_the_translated_packet() {
                 .selected(web.service, web.real)
                 .half_open(1),
         );
-        ip(&format!("neigh add {R} lladdr 02:00:00:00:00:12 dev inside nud permanent"));
+        ip(&format!(
+            "neigh add {R} lladdr 02:00:00:00:00:12 dev inside nud permanent"
+        ));
         let out = redirected(&syn().delivered(R, 8080)).original(web.real, &syn());
         lb.step(Outside, &syn(), out);
     });
@@ -82,7 +99,9 @@ fn case_67_a_connection_is_not_poisoned_by_a_missing_neighbour() {
             let expected = passed(Discard::NoNeighbour, &out.bytes());
             lb.step(Outside, &data, expected.original(web.real, &data));
         }
-        ip(&format!("neigh add {R} lladdr 02:00:00:00:00:12 dev inside nud permanent"));
+        ip(&format!(
+            "neigh add {R} lladdr 02:00:00:00:00:12 dev inside nud permanent"
+        ));
         let expected = redirected(&data.delivered(R, 8080)).original(web.real, &data);
         lb.step(Outside, &data, expected);
     });
@@ -159,9 +178,17 @@ fn a_packet_too_large_for_the_way_out_is_dropped_or_left_to_the_kernel_to_fragme
         lb.raise_generation();
         let mut data = syn().segment(ACK, 1001, 9001).data(&[0; 1261]);
         assert_eq!(data.ip_length(), 1301);
-        lb.step(Outside, &data, dropped(Discard::TooBig).original(web.real, &data));
+        lb.step(
+            Outside,
+            &data,
+            dropped(Discard::TooBig).original(web.real, &data),
+        );
         let data6 = data.clone().v6();
-        lb.step(Outside, &data6, dropped(Discard::TooBig).original(web.real6, &data6));
+        lb.step(
+            Outside,
+            &data6,
+            dropped(Discard::TooBig).original(web.real6, &data6),
+        );
         data.fragment = 0;
         let mut out = data.delivered(R, 8080);
         out.hops = 64;
@@ -205,9 +232,14 @@ fn case_68_one_interface_for_both_sides_transmits_both_ways() {
             out.mac_source = LB_INSIDE;
             lb.step(Inside, &answer, transmitted(&out).reply(real, &answer));
             let ack = syn.clone().segment(ACK, 1001, 9001);
-            let expected =
-                transmitted(&ack.delivered(address, 8080)).original(real, &ack).half_open(-1);
-            let expected = if vip == V { expected.pair_v4() } else { expected.pair_v6() };
+            let expected = transmitted(&ack.delivered(address, 8080))
+                .original(real, &ack)
+                .half_open(-1);
+            let expected = if vip == V {
+                expected.pair_v4()
+            } else {
+                expected.pair_v6()
+            };
             lb.step(Inside, &ack, expected);
             let expected = transmitted(&ack.delivered(address, 8080)).original(real, &ack);
             lb.step(Inside, &ack, expected);
@@ -229,7 +261,9 @@ fn case_68_a_way_out_by_an_unknown_interface_drops_the_packet() {
                 .selected(web.service, web.real)
                 .half_open(1),
         );
-        lb.devices().insert(inside, inside, None, 0).expect("insert into DEVICES");
+        lb.devices()
+            .insert(inside, inside, None, 0)
+            .expect("insert into DEVICES");
         let expected = redirected(&syn().delivered(R, 8080)).original(web.real, &syn());
         lb.step(Outside, &syn(), expected);
     });
@@ -241,7 +275,10 @@ fn a_connection_keeps_its_way_out_until_the_route_generation_changes() {
         let web = lb.web();
         establish(lb, &syn(), R, 8080);
         let data = syn().segment(PSH | ACK, 1001, 9001).data(b"x");
-        let page = syn().answered(R, 8080).segment(PSH | ACK, 9001, 1002).data(b"y");
+        let page = syn()
+            .answered(R, 8080)
+            .segment(PSH | ACK, 9001, 1002)
+            .data(b"y");
         let send_both = |lb: &mut balancer_tests::dataplane::Dataplane, real_mac, gateway_mac| {
             let mut out = data.delivered(R, 8080);
             out.mac_destination = real_mac;
@@ -251,16 +288,24 @@ fn a_connection_keeps_its_way_out_until_the_route_generation_changes() {
             lb.step(Inside, &page, redirected(&out).reply(web.real, &page));
         };
         send_both(lb, REAL, GATEWAY);
-        ip(&format!("neigh replace {R} lladdr 02:00:00:00:00:77 dev inside nud permanent"));
+        ip(&format!(
+            "neigh replace {R} lladdr 02:00:00:00:00:77 dev inside nud permanent"
+        ));
         ip("neigh replace 203.0.113.1 lladdr 02:00:00:00:00:78 dev outside nud permanent");
         send_both(lb, REAL, GATEWAY);
         lb.raise_generation();
         send_both(lb, [2, 0, 0, 0, 0, 0x77], [2, 0, 0, 0, 0, 0x78]);
-        ip(&format!("neigh replace {R} lladdr 02:00:00:00:00:12 dev inside nud permanent"));
+        ip(&format!(
+            "neigh replace {R} lladdr 02:00:00:00:00:12 dev inside nud permanent"
+        ));
         send_both(lb, [2, 0, 0, 0, 0, 0x77], [2, 0, 0, 0, 0, 0x78]);
         // Both rows remember it.
         let generation = lb.generation;
-        assert!(lb.rows_v4().iter().all(|(_, row)| row.egress.generation == generation));
+        assert!(
+            lb.rows_v4()
+                .iter()
+                .all(|(_, row)| row.egress.generation == generation)
+        );
     });
 }
 
@@ -269,7 +314,9 @@ fn a_handshake_asks_for_its_route_each_time() {
     run(|lb| {
         let web = lb.web();
         lb.pass_through(Outside, &syn());
-        ip(&format!("neigh replace {R} lladdr 02:00:00:00:00:77 dev inside nud permanent"));
+        ip(&format!(
+            "neigh replace {R} lladdr 02:00:00:00:00:77 dev inside nud permanent"
+        ));
         let mut out = syn().segment(SYN, 1000, 0).delivered(R, 8080);
         out.mac_destination = [2, 0, 0, 0, 0, 0x77];
         lb.step(Outside, &syn(), redirected(&out).original(web.real, &syn()));

@@ -13,7 +13,10 @@ mod udp;
 
 use balancer_tests::{
     dataplane::{Dataplane, Side},
-    packet::{Packet, flag::{ACK, SYN}},
+    packet::{
+        Packet,
+        flag::{ACK, SYN},
+    },
 };
 
 /// The client's SYN of the cases: C:40000 to V:80, sequence number 1000.

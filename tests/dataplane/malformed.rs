@@ -17,7 +17,12 @@ fn case_62_a_packet_cut_short_anywhere_passes_untouched() {
     run(|lb| {
         lb.web();
         lb.dns();
-        for packet in [syn(), syn().v6(), Packet::udp(b"ping"), Packet::udp(b"ping").v6()] {
+        for packet in [
+            syn(),
+            syn().v6(),
+            Packet::udp(b"ping"),
+            Packet::udp(b"ping").v6(),
+        ] {
             let whole = packet.bytes();
             for length in 14..whole.len() {
                 let cut = &whole[..length];
@@ -55,7 +60,14 @@ fn case_62_a_header_that_contradicts_itself_passes_untouched() {
             lb.step_bytes(Outside, &frame, passed(Discard::Malformed, &frame));
         }
         let good = syn().v6().bytes();
-        for (at, value) in [(14, 0x40), (14, 0x00), (14, 0xf0), (19, 19), (19, 0), (19, 21)] {
+        for (at, value) in [
+            (14, 0x40),
+            (14, 0x00),
+            (14, 0xf0),
+            (19, 19),
+            (19, 0),
+            (19, 21),
+        ] {
             let mut frame = good.clone();
             frame[at] = value;
             lb.step_bytes(Outside, &frame, passed(Discard::Malformed, &frame));
@@ -104,7 +116,10 @@ struct Generator(u64);
 
 impl Generator {
     fn next(&mut self) -> u32 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
         (self.0 >> 33) as u32
     }
 }

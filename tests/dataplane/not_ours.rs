@@ -3,9 +3,15 @@
 use balancer_common::verdict::Discard;
 use balancer_tests::{
     addresses::{C, C6, LB_OUTSIDE, R, R6, S, T, V, V6},
-    dataplane::{Side::{Inside, Outside}, run},
+    dataplane::{
+        Side::{Inside, Outside},
+        run,
+    },
     expected::{dropped, passed},
-    packet::{DF, Packet, flag::{ACK, RST, SYN}},
+    packet::{
+        DF, Packet,
+        flag::{ACK, RST, SYN},
+    },
 };
 
 use crate::{establish, syn};
@@ -16,11 +22,19 @@ fn case_60_neighbour_solicitation_passes_untouched() {
         lb.web();
         let mut solicitation = Packet::other(58, &[135, 0, 0x12, 0x34, 0, 0, 0, 0]).v6();
         solicitation.hops = 255;
-        lb.step(Outside, &solicitation, passed(Discard::NotTcpUdp, &solicitation.bytes()));
+        lb.step(
+            Outside,
+            &solicitation,
+            passed(Discard::NotTcpUdp, &solicitation.bytes()),
+        );
         // To the solicited-node group, as it comes in truth.
         solicitation.mac_destination = [0x33, 0x33, 0xff, 0, 0, 0x80];
         solicitation.destination = "ff02::1:ff00:80".parse().expect("an address");
-        lb.step(Outside, &solicitation, passed(Discard::OtherMac, &solicitation.bytes()));
+        lb.step(
+            Outside,
+            &solicitation,
+            passed(Discard::OtherMac, &solicitation.bytes()),
+        );
         // Link-local traffic.
         let mut local = syn().v6();
         local.source = "fe80::1".parse().expect("an address");
@@ -39,11 +53,25 @@ fn case_61_an_ipv4_service_is_none_for_ipv6() {
         lb.step(Outside, &syn, passed(Discard::NoService, &syn.bytes()));
         // Nor by way of a mapped address, as destination or source.
         let mut mapped = syn.clone();
-        mapped.destination = "::ffff:192.0.2.80".parse::<std::net::Ipv6Addr>().expect("mapped").into();
-        lb.step(Outside, &mapped, passed(Discard::MappedAddress, &mapped.bytes()));
+        mapped.destination = "::ffff:192.0.2.80"
+            .parse::<std::net::Ipv6Addr>()
+            .expect("mapped")
+            .into();
+        lb.step(
+            Outside,
+            &mapped,
+            passed(Discard::MappedAddress, &mapped.bytes()),
+        );
         let mut mapped = syn.clone();
-        mapped.source = "::ffff:198.51.100.10".parse::<std::net::Ipv6Addr>().expect("mapped").into();
-        lb.step(Outside, &mapped, passed(Discard::MappedAddress, &mapped.bytes()));
+        mapped.source = "::ffff:198.51.100.10"
+            .parse::<std::net::Ipv6Addr>()
+            .expect("mapped")
+            .into();
+        lb.step(
+            Outside,
+            &mapped,
+            passed(Discard::MappedAddress, &mapped.bytes()),
+        );
         let mut zero = syn;
         zero.destination = "::".parse().expect("an address");
         lb.step(Outside, &zero, passed(Discard::NoService, &zero.bytes()));
@@ -92,13 +120,21 @@ fn case_70_another_port_of_the_vip_passes_untouched() {
             for flags in [SYN, ACK, SYN | ACK, RST] {
                 for packet in [Packet::tcp(flags, 1, 1), Packet::tcp(flags, 1, 1).v6()] {
                     let packet = packet.to_port(port);
-                    lb.step(Outside, &packet, passed(Discard::NoService, &packet.bytes()));
+                    lb.step(
+                        Outside,
+                        &packet,
+                        passed(Discard::NoService, &packet.bytes()),
+                    );
                 }
             }
         }
         // The right port of the other protocol.
         let datagram = Packet::udp(b"x").to_port(80);
-        lb.step(Outside, &datagram, passed(Discard::NoService, &datagram.bytes()));
+        lb.step(
+            Outside,
+            &datagram,
+            passed(Discard::NoService, &datagram.bytes()),
+        );
         let syn = syn().to_port(53).v6();
         lb.step(Outside, &syn, passed(Discard::NoService, &syn.bytes()));
     });
@@ -137,9 +173,17 @@ fn case_74_other_protocols_to_the_vip_pass_untouched() {
         // ICMP, IGMP, GRE, ESP, SCTP (with ports as TCP has them), nothing, reserved.
         for protocol in [1, 2, 47, 50, 132, 59, 255] {
             let packet = Packet::other(protocol, &syn().bytes()[34..]);
-            lb.step(Outside, &packet, passed(Discard::NotTcpUdp, &packet.bytes()));
+            lb.step(
+                Outside,
+                &packet,
+                passed(Discard::NotTcpUdp, &packet.bytes()),
+            );
             let packet = packet.v6();
-            lb.step(Outside, &packet, passed(Discard::NotTcpUdp, &packet.bytes()));
+            lb.step(
+                Outside,
+                &packet,
+                passed(Discard::NotTcpUdp, &packet.bytes()),
+            );
         }
     });
 }
@@ -183,7 +227,11 @@ fn ipv6_packets_with_extension_headers_pass_untouched() {
         for next in [0, 60, 43] {
             let mut packet = syn().v6();
             packet.extensions = Some((next, vec![6, 0, 1, 4, 0, 0, 0, 0]));
-            lb.step(Outside, &packet, passed(Discard::NotTcpUdp, &packet.bytes()));
+            lb.step(
+                Outside,
+                &packet,
+                passed(Discard::NotTcpUdp, &packet.bytes()),
+            );
         }
     });
 }
@@ -198,24 +246,40 @@ fn traffic_between_others_passes_untouched() {
             (packet.source, packet.destination) = (from, to);
             for flags in [SYN, ACK, SYN | ACK, RST] {
                 let packet = packet.clone().segment(flags, 1, 1);
-                lb.step(Outside, &packet, passed(Discard::NoService, &packet.bytes()));
+                lb.step(
+                    Outside,
+                    &packet,
+                    passed(Discard::NoService, &packet.bytes()),
+                );
             }
         }
         for (from, to) in [(C6, R6), (R6, C6)] {
             let mut packet = syn().to_port(8080);
             (packet.source, packet.destination) = (from, to);
-            lb.step(Outside, &packet, passed(Discard::NoService, &packet.bytes()));
+            lb.step(
+                Outside,
+                &packet,
+                passed(Discard::NoService, &packet.bytes()),
+            );
         }
         // A client that asks a real server directly, while it has a connection by way of the VIP.
         establish(lb, &syn(), R, 8080);
         let mut direct = syn().to_port(8080);
         direct.destination = R;
-        lb.step(Outside, &direct, passed(Discard::NoService, &direct.bytes()));
+        lb.step(
+            Outside,
+            &direct,
+            passed(Discard::NoService, &direct.bytes()),
+        );
         // The VIP's own address as source is no reply.
         let mut from_vip = syn();
         (from_vip.source, from_vip.destination) = (V6, C6);
         (from_vip.source_port, from_vip.destination_port) = (80, 40000);
-        lb.step(Outside, &from_vip, passed(Discard::NoService, &from_vip.bytes()));
+        lb.step(
+            Outside,
+            &from_vip,
+            passed(Discard::NoService, &from_vip.bytes()),
+        );
     });
 }
 

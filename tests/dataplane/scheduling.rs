@@ -3,7 +3,11 @@
 use balancer_common::{real_server::state, verdict::Discard};
 use balancer_tests::{
     addresses::{GATEWAY, R, R2, R6, R26, V, V6},
-    dataplane::{Dataplane, Side::{Inside, Outside}, run},
+    dataplane::{
+        Dataplane,
+        Side::{Inside, Outside},
+        run,
+    },
     expected::{dropped, passed, redirected, transmitted},
     packet::Packet,
 };
@@ -37,8 +41,11 @@ fn new_connections_follow_a_weighted_ring_in_its_order() {
         let first = lb.add_real(R, 8080);
         let second = lb.add_real(R2, 8080);
         lb.add_service(6, V, 80, &[first, first, second, first]);
-        let expected: Vec<_> =
-            [first, first, second, first].into_iter().cycle().take(200).collect();
+        let expected: Vec<_> = [first, first, second, first]
+            .into_iter()
+            .cycle()
+            .take(200)
+            .collect();
         assert_eq!(selections(lb, 200), expected);
     });
 }
@@ -49,9 +56,12 @@ fn datagrams_of_new_clients_alternate_too() {
         let first = lb.add_real(R6, 8053);
         let second = lb.add_real(R26, 8053);
         let service = lb.add_service(17, V6, 53, &[first, second]);
-        for (port, real, address) in
-            [(1, first, R6), (2, second, R26), (3, first, R6), (4, second, R26)]
-        {
+        for (port, real, address) in [
+            (1, first, R6),
+            (2, second, R26),
+            (3, first, R6),
+            (4, second, R26),
+        ] {
             let ping = Packet::udp(b"ping").v6().client_port(port);
             lb.step(
                 Outside,
@@ -70,8 +80,16 @@ fn a_service_without_real_servers_drops_or_leaves_the_rejection_to_the_host() {
     run(|lb| {
         let web = lb.add_service(6, V, 80, &[]);
         let dns = lb.add_service(17, V, 53, &[]);
-        lb.step(Outside, &syn(), dropped(Discard::NoReal).passed_over(web, 1));
-        lb.step(Outside, &Packet::udp(b"ping"), dropped(Discard::NoReal).passed_over(dns, 1));
+        lb.step(
+            Outside,
+            &syn(),
+            dropped(Discard::NoReal).passed_over(web, 1),
+        );
+        lb.step(
+            Outside,
+            &Packet::udp(b"ping"),
+            dropped(Discard::NoReal).passed_over(dns, 1),
+        );
         lb.reject_without_reals(web, &[]);
         lb.reject_without_reals(dns, &[]);
         for (packet, service) in [(syn(), web), (Packet::udp(b"ping"), dns)] {
@@ -101,7 +119,11 @@ fn a_real_server_that_takes_no_more_is_passed_over_before_the_ring_is_new() {
             );
         }
         lb.set_real_state(second, state::DRAINING);
-        lb.step(Outside, &syn(), dropped(Discard::NoReal).passed_over(service, 4));
+        lb.step(
+            Outside,
+            &syn(),
+            dropped(Discard::NoReal).passed_over(service, 4),
+        );
     });
 }
 
@@ -114,7 +136,11 @@ fn a_service_on_every_port_keeps_the_port() {
         let service6 = lb.add_service(6, V6, 0, &[real6]);
         // The second look-up is made only when some service asks for it.
         let packet = syn().to_port(8765);
-        lb.step(Outside, &packet, passed(Discard::NoService, &packet.bytes()));
+        lb.step(
+            Outside,
+            &packet,
+            passed(Discard::NoService, &packet.bytes()),
+        );
         lb.change_settings(|settings| settings.any_port = 1);
         for port in [1, 80, 8765, 65535] {
             let packet = syn().to_port(port);
@@ -127,7 +153,11 @@ fn a_service_on_every_port_keeps_the_port() {
                     .half_open(1),
             );
             let answer = crate::syn_ack(&packet, R, port);
-            lb.step(Inside, &answer, redirected(&answer.returned(V, port)).reply(real, &answer));
+            lb.step(
+                Inside,
+                &answer,
+                redirected(&answer.returned(V, port)).reply(real, &answer),
+            );
             let packet = packet.v6();
             lb.step(
                 Outside,
@@ -171,7 +201,11 @@ fn case_69_a_real_server_that_asks_its_own_vip_is_never_given_itself() {
         hairpin.source = R;
         hairpin.mac_destination = balancer_tests::addresses::LB_INSIDE;
         hairpin.mac_source = balancer_tests::addresses::REAL;
-        lb.step(Inside, &hairpin, dropped(Discard::Hairpin).passed_over(web.service, 4));
+        lb.step(
+            Inside,
+            &hairpin,
+            dropped(Discard::Hairpin).passed_over(web.service, 4),
+        );
         let second = lb.add_real(R2, 8080);
         lb.set_ring(web.service, &[web.real, second]);
         lb.step(

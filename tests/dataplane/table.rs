@@ -1,21 +1,20 @@
 //! The connection table: full, expired, and two CPUs at once.
 
-use std::{
-    collections::HashSet,
-    sync::Barrier,
-    thread,
-};
+use std::{collections::HashSet, sync::Barrier, thread};
 
-use balancer_common::{
-    conntrack::direction,
-    tcp::State,
-    verdict::Discard,
-};
+use balancer_common::{conntrack::direction, tcp::State, verdict::Discard};
 use balancer_tests::{
     addresses::{R, R2, R6, V},
-    dataplane::{Dataplane, Options, Side, Side::{Inside, Outside}, TIMEOUTS, other_half, run, run_with, test_run},
+    dataplane::{
+        Dataplane, Options, Side,
+        Side::{Inside, Outside},
+        TIMEOUTS, other_half, run, run_with, test_run,
+    },
     expected::{dropped, passed, redirected},
-    packet::{Packet, flag::{ACK, PSH, RST, SYN}},
+    packet::{
+        Packet,
+        flag::{ACK, PSH, RST, SYN},
+    },
 };
 use nix::{
     sched::{CpuSet, sched_setaffinity},
@@ -26,66 +25,91 @@ use crate::{establish, syn, syn_ack};
 
 #[test]
 fn case_72_a_full_table_refuses_new_connections_and_serves_the_old() {
-    run_with(Options { max_connections: 4, ..Options::default() }, |lb| {
-        let web = lb.web();
-        let dns = lb.dns();
-        establish(lb, &syn(), R, 8080);
-        establish(lb, &syn().client_port(40010), R, 8080);
-        establish(lb, &syn().v6(), R6, 8080);
-        lb.pass_through(Outside, &Packet::udp(b"ping"));
-        // Four connections of both families: no place for a fifth, of whatever kind.
-        let fresh = syn().client_port(40020);
-        for packet in
-            [fresh.clone(), fresh.clone().v6(), Packet::udp(b"ping").client_port(1), Packet::udp(b"x").v6()]
-        {
-            lb.step(Outside, &packet, dropped(Discard::TableFull));
-        }
-        // Those that are there go on, both ways.
-        let data = syn().segment(PSH | ACK, 1001, 9001).data(b"more");
-        let expected = redirected(&data.delivered(R, 8080)).original(web.real, &data);
-        lb.step(Outside, &data, expected);
-        let page = syn().answered(R, 8080).segment(PSH | ACK, 9001, 1005).data(b"page");
-        lb.step(Inside, &page, redirected(&page.returned(V, 80)).reply(web.real, &page));
-        let ping = Packet::udp(b"ping");
-        let expected = redirected(&ping.delivered(R, 8053)).original(dns.real, &ping);
-        lb.step(Outside, &ping, expected);
-        // The daemon deletes one connection: there is room for one.
-        lb.delete_connection_v4(&syn());
-        lb.change_settings(|settings| settings.removed_by_daemon += 1);
-        lb.step(
-            Outside,
-            &fresh,
-            redirected(&fresh.delivered(R, 8080))
-                .original(web.real, &fresh)
-                .selected(web.service, web.real)
-                .half_open(1),
-        );
-    });
+    run_with(
+        Options {
+            max_connections: 4,
+            ..Options::default()
+        },
+        |lb| {
+            let web = lb.web();
+            let dns = lb.dns();
+            establish(lb, &syn(), R, 8080);
+            establish(lb, &syn().client_port(40010), R, 8080);
+            establish(lb, &syn().v6(), R6, 8080);
+            lb.pass_through(Outside, &Packet::udp(b"ping"));
+            // Four connections of both families: no place for a fifth, of whatever kind.
+            let fresh = syn().client_port(40020);
+            for packet in [
+                fresh.clone(),
+                fresh.clone().v6(),
+                Packet::udp(b"ping").client_port(1),
+                Packet::udp(b"x").v6(),
+            ] {
+                lb.step(Outside, &packet, dropped(Discard::TableFull));
+            }
+            // Those that are there go on, both ways.
+            let data = syn().segment(PSH | ACK, 1001, 9001).data(b"more");
+            let expected = redirected(&data.delivered(R, 8080)).original(web.real, &data);
+            lb.step(Outside, &data, expected);
+            let page = syn()
+                .answered(R, 8080)
+                .segment(PSH | ACK, 9001, 1005)
+                .data(b"page");
+            lb.step(
+                Inside,
+                &page,
+                redirected(&page.returned(V, 80)).reply(web.real, &page),
+            );
+            let ping = Packet::udp(b"ping");
+            let expected = redirected(&ping.delivered(R, 8053)).original(dns.real, &ping);
+            lb.step(Outside, &ping, expected);
+            // The daemon deletes one connection: there is room for one.
+            lb.delete_connection_v4(&syn());
+            lb.change_settings(|settings| settings.removed_by_daemon += 1);
+            lb.step(
+                Outside,
+                &fresh,
+                redirected(&fresh.delivered(R, 8080))
+                    .original(web.real, &fresh)
+                    .selected(web.service, web.real)
+                    .half_open(1),
+            );
+        },
+    );
 }
 
 #[test]
 fn a_table_filled_during_the_handshake_leaves_no_single_row() {
-    run_with(Options { max_connections: 2, ..Options::default() }, |lb| {
-        lb.web();
-        // Five handshakes under way where two connections have room in the map's four rows.
-        let syns: Vec<_> = (0..5).map(|i| syn().client_port(41000 + i)).collect();
-        for syn in &syns {
-            lb.pass_through(Outside, syn);
-            lb.pass_through(Inside, &syn_ack(syn, R, 8080));
-        }
-        for syn in &syns {
-            let _ = lb.send(Outside, &syn.clone().segment(ACK, 1001, 9001).bytes());
-        }
-        let rows = lb.rows_v4();
-        let keys: HashSet<_> = rows.iter().map(|(key, _)| *key).collect();
-        for (key, row) in &rows {
-            let other = other_half(key, row);
-            assert!(keys.contains(&other), "a row without its other half");
-        }
-        let usage = lb.snapshot().usage;
-        assert_eq!(usage.added - usage.removed, rows.len() as u64 / 2);
-        assert!(lb.snapshot().discards["table-full"] >= 1, "the last ones found no room");
-    });
+    run_with(
+        Options {
+            max_connections: 2,
+            ..Options::default()
+        },
+        |lb| {
+            lb.web();
+            // Five handshakes under way where two connections have room in the map's four rows.
+            let syns: Vec<_> = (0..5).map(|i| syn().client_port(41000 + i)).collect();
+            for syn in &syns {
+                lb.pass_through(Outside, syn);
+                lb.pass_through(Inside, &syn_ack(syn, R, 8080));
+            }
+            for syn in &syns {
+                let _ = lb.send(Outside, &syn.clone().segment(ACK, 1001, 9001).bytes());
+            }
+            let rows = lb.rows_v4();
+            let keys: HashSet<_> = rows.iter().map(|(key, _)| *key).collect();
+            for (key, row) in &rows {
+                let other = other_half(key, row);
+                assert!(keys.contains(&other), "a row without its other half");
+            }
+            let usage = lb.snapshot().usage;
+            assert_eq!(usage.added - usage.removed, rows.len() as u64 / 2);
+            assert!(
+                lb.snapshot().discards["table-full"] >= 1,
+                "the last ones found no room"
+            );
+        },
+    );
 }
 
 #[test]
@@ -137,7 +161,11 @@ fn a_flow_without_answers_is_not_taken_for_an_expired_one() {
         });
         // The same client port to another service with the same real server: the old connection is still in use.
         let other = syn().to_port(443);
-        lb.step(Outside, &other, dropped(Discard::Collision).passed_over(service, 4));
+        lb.step(
+            Outside,
+            &other,
+            dropped(Discard::Collision).passed_over(service, 4),
+        );
     });
 }
 
@@ -148,7 +176,13 @@ fn each_state_has_its_own_timeout() {
         State::Udp => TIMEOUTS.udp,
         _ => TIMEOUTS.closing,
     };
-    for state in [State::Established, State::FinOriginal, State::FinReply, State::Closing, State::Closed] {
+    for state in [
+        State::Established,
+        State::FinOriginal,
+        State::FinReply,
+        State::Closing,
+        State::Closed,
+    ] {
         run(|lb| {
             lb.web();
             establish(lb, &syn(), R, 8080);
@@ -164,7 +198,11 @@ fn each_state_has_its_own_timeout() {
             };
             // The clock runs while the test does: a second of room on the living side.
             let ((_, alive), rows) = at(age(state) - 1000);
-            assert_eq!((alive, rows), (ack.delivered(R, 8080).bytes(), 2), "{state:?}");
+            assert_eq!(
+                (alive, rows),
+                (ack.delivered(R, 8080).bytes(), 2),
+                "{state:?}"
+            );
             let ((_, expired), rows) = at(age(state) + 1);
             assert_eq!((expired, rows), (ack.bytes(), 0), "{state:?}");
         });
@@ -194,22 +232,28 @@ fn an_expired_connection_gives_its_port_to_a_new_one() {
 
 #[test]
 fn a_flood_of_syns_neither_fills_the_table_nor_harms_connections() {
-    run_with(Options { max_connections: 8, ..Options::default() }, |lb| {
-        let web = lb.web();
-        establish(lb, &syn(), R, 8080);
-        for port in 1..=20_000 {
-            lb.pass_through(Outside, &syn().client_port(port));
-        }
-        assert_eq!(lb.rows_v4().len(), 2);
-        let usage = lb.snapshot().usage;
-        assert_eq!((usage.added, usage.removed), (1, 0));
-        let data = syn().segment(PSH | ACK, 1001, 9001).data(b"x");
-        let expected = redirected(&data.delivered(R, 8080)).original(web.real, &data);
-        lb.step(Outside, &data, expected);
-        // And a handshake that begins now completes.
-        establish(lb, &syn().client_port(30_001), R, 8080);
-        assert_eq!(lb.rows_v4().len(), 4);
-    });
+    run_with(
+        Options {
+            max_connections: 8,
+            ..Options::default()
+        },
+        |lb| {
+            let web = lb.web();
+            establish(lb, &syn(), R, 8080);
+            for port in 1..=20_000 {
+                lb.pass_through(Outside, &syn().client_port(port));
+            }
+            assert_eq!(lb.rows_v4().len(), 2);
+            let usage = lb.snapshot().usage;
+            assert_eq!((usage.added, usage.removed), (1, 0));
+            let data = syn().segment(PSH | ACK, 1001, 9001).data(b"x");
+            let expected = redirected(&data.delivered(R, 8080)).original(web.real, &data);
+            lb.step(Outside, &data, expected);
+            // And a handshake that begins now completes.
+            establish(lb, &syn().client_port(30_001), R, 8080);
+            assert_eq!(lb.rows_v4().len(), 4);
+        },
+    );
 }
 
 /// Runs the same frames on two CPUs at the same moment. Returns by frame what became of its copies: one or two
@@ -260,8 +304,16 @@ fn at_once(lb: &Dataplane, from: Side, frames: &[Vec<u8>]) -> Vec<Vec<u8>> {
             other => panic!("verdicts {other:?}"),
         })
         .collect();
-    assert_eq!(busy() - busy_before, refused, "no copy is dropped for another reason");
-    assert!(refused <= frames.len() as u64 / 50, "{refused} of {} copies refused", frames.len());
+    assert_eq!(
+        busy() - busy_before,
+        refused,
+        "no copy is dropped for another reason"
+    );
+    assert!(
+        refused <= frames.len() as u64 / 50,
+        "{refused} of {} copies refused",
+        frames.len()
+    );
     outcomes
 }
 
@@ -274,7 +326,10 @@ fn assert_pairs(lb: &Dataplane, pairs: u16) {
     let rows = lb.rows_v4();
     let keys: HashSet<_> = rows.iter().map(|(key, _)| *key).collect();
     for (key, row) in &rows {
-        assert!(keys.contains(&other_half(key, row)), "a row without its other half");
+        assert!(
+            keys.contains(&other_half(key, row)),
+            "a row without its other half"
+        );
     }
     assert_eq!(rows.len(), 2 * usize::from(pairs));
     let usage = lb.snapshot().usage;
@@ -284,64 +339,100 @@ fn assert_pairs(lb: &Dataplane, pairs: u16) {
 #[test]
 fn case_73_the_same_first_syn_on_two_cpus_makes_one_connection() {
     const ROUNDS: u16 = 2000;
-    run_with(Options { max_connections: 2 * u32::from(ROUNDS), ..Options::default() }, |lb| {
-        let first = lb.add_real(R, 8080);
-        let second = lb.add_real(R2, 8080);
-        lb.add_service(6, V, 80, &[first, second]);
-        let syns: Vec<_> = (0..ROUNDS).map(|port| syn().client_port(10_000 + port)).collect();
-        let frames: Vec<_> = syns.iter().map(Packet::bytes).collect();
-        let mut answers = Vec::new();
-        let mut acks = Vec::new();
-        for (syn, out) in syns.iter().zip(at_once(lb, Outside, &frames)) {
-            let real = if out == syn.delivered(R, 8080).bytes() { R } else { R2 };
-            assert_eq!(out, syn.delivered(real, 8080).bytes());
-            answers.push(syn_ack(syn, real, 8080).bytes());
-            acks.push(syn.clone().segment(ACK, 1001, 9001).bytes());
-        }
-        let snapshot = lb.snapshot();
-        assert_eq!(snapshot.turns[&0], u64::from(ROUNDS), "one turn for each connection");
-        let connections = |id: u32| snapshot.reals[&id].connections;
-        let half = u64::from(ROUNDS) / 2;
-        assert_eq!([connections(first), connections(second)], [half; 2]);
+    run_with(
+        Options {
+            max_connections: 2 * u32::from(ROUNDS),
+            ..Options::default()
+        },
+        |lb| {
+            let first = lb.add_real(R, 8080);
+            let second = lb.add_real(R2, 8080);
+            lb.add_service(6, V, 80, &[first, second]);
+            let syns: Vec<_> = (0..ROUNDS)
+                .map(|port| syn().client_port(10_000 + port))
+                .collect();
+            let frames: Vec<_> = syns.iter().map(Packet::bytes).collect();
+            let mut answers = Vec::new();
+            let mut acks = Vec::new();
+            for (syn, out) in syns.iter().zip(at_once(lb, Outside, &frames)) {
+                let real = if out == syn.delivered(R, 8080).bytes() {
+                    R
+                } else {
+                    R2
+                };
+                assert_eq!(out, syn.delivered(real, 8080).bytes());
+                answers.push(syn_ack(syn, real, 8080).bytes());
+                acks.push(syn.clone().segment(ACK, 1001, 9001).bytes());
+            }
+            let snapshot = lb.snapshot();
+            assert_eq!(
+                snapshot.turns[&0],
+                u64::from(ROUNDS),
+                "one turn for each connection"
+            );
+            let connections = |id: u32| snapshot.reals[&id].connections;
+            let half = u64::from(ROUNDS) / 2;
+            assert_eq!([connections(first), connections(second)], [half; 2]);
 
-        // The handshakes complete on both CPUs at once too.
-        at_once(lb, Inside, &answers);
-        at_once(lb, Outside, &acks);
-        assert_pairs(lb, ROUNDS);
-        assert_eq!(lb.snapshot().usage.removed, 0);
-    });
+            // The handshakes complete on both CPUs at once too.
+            at_once(lb, Inside, &answers);
+            at_once(lb, Outside, &acks);
+            assert_pairs(lb, ROUNDS);
+            assert_eq!(lb.snapshot().usage.removed, 0);
+        },
+    );
 }
 
 #[test]
 fn the_same_first_datagram_on_two_cpus_makes_one_connection() {
     const ROUNDS: u16 = 2000;
-    run_with(Options { max_connections: 2 * u32::from(ROUNDS), ..Options::default() }, |lb| {
-        let first = lb.add_real(R, 8053);
-        let second = lb.add_real(R2, 8053);
-        lb.add_service(17, V, 53, &[first, second]);
-        let pings: Vec<_> =
-            (0..ROUNDS).map(|port| Packet::udp(b"ping").client_port(10_000 + port)).collect();
-        let frames: Vec<_> = pings.iter().map(Packet::bytes).collect();
-        at_once(lb, Outside, &frames);
-        assert_pairs(lb, ROUNDS);
-    });
+    run_with(
+        Options {
+            max_connections: 2 * u32::from(ROUNDS),
+            ..Options::default()
+        },
+        |lb| {
+            let first = lb.add_real(R, 8053);
+            let second = lb.add_real(R2, 8053);
+            lb.add_service(17, V, 53, &[first, second]);
+            let pings: Vec<_> = (0..ROUNDS)
+                .map(|port| Packet::udp(b"ping").client_port(10_000 + port))
+                .collect();
+            let frames: Vec<_> = pings.iter().map(Packet::bytes).collect();
+            at_once(lb, Outside, &frames);
+            assert_pairs(lb, ROUNDS);
+        },
+    );
 }
 
 #[test]
 fn ports_used_again_on_two_cpus_at_once_leave_no_row_behind() {
     const ROUNDS: u16 = 1000;
-    run_with(Options { max_connections: 2 * u32::from(ROUNDS), ..Options::default() }, |lb| {
-        lb.web();
-        let syns: Vec<_> = (0..ROUNDS).map(|port| syn().client_port(10_000 + port)).collect();
-        for syn in &syns {
-            establish(lb, syn, R, 8080);
-            lb.pass_through(Outside, &syn.clone().segment(RST, 1001, 0));
-        }
-        let again: Vec<_> =
-            syns.iter().map(|syn| syn.clone().segment(SYN, 77_000, 0).bytes()).collect();
-        at_once(lb, Outside, &again);
-        assert_pairs(lb, 0);
-        let usage = lb.snapshot().usage;
-        assert_eq!((usage.added, usage.removed), (u64::from(ROUNDS), u64::from(ROUNDS)));
-    });
+    run_with(
+        Options {
+            max_connections: 2 * u32::from(ROUNDS),
+            ..Options::default()
+        },
+        |lb| {
+            lb.web();
+            let syns: Vec<_> = (0..ROUNDS)
+                .map(|port| syn().client_port(10_000 + port))
+                .collect();
+            for syn in &syns {
+                establish(lb, syn, R, 8080);
+                lb.pass_through(Outside, &syn.clone().segment(RST, 1001, 0));
+            }
+            let again: Vec<_> = syns
+                .iter()
+                .map(|syn| syn.clone().segment(SYN, 77_000, 0).bytes())
+                .collect();
+            at_once(lb, Outside, &again);
+            assert_pairs(lb, 0);
+            let usage = lb.snapshot().usage;
+            assert_eq!(
+                (usage.added, usage.removed),
+                (u64::from(ROUNDS), u64::from(ROUNDS))
+            );
+        },
+    );
 }

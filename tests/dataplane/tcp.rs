@@ -2,7 +2,10 @@
 
 use balancer_tests::{
     addresses::{R, R6, V, V6},
-    dataplane::{Side::{Inside, Outside}, run},
+    dataplane::{
+        Side::{Inside, Outside},
+        run,
+    },
     expected::redirected,
     packet::flag::{ACK, PSH, SYN},
 };
@@ -15,12 +18,21 @@ fn case_01_a_syn_is_translated_to_the_real_server() {
         let web = lb.web();
         let syn = syn();
         let out = syn.delivered(R, 8080);
-        assert_eq!((syn.ip_checksum(), syn.transport_checksum()), (0x4e41, 0x27eb));
-        assert_eq!((out.ip_checksum(), out.transport_checksum()), (0x50e7, 0x0a51));
+        assert_eq!(
+            (syn.ip_checksum(), syn.transport_checksum()),
+            (0x4e41, 0x27eb)
+        );
+        assert_eq!(
+            (out.ip_checksum(), out.transport_checksum()),
+            (0x50e7, 0x0a51)
+        );
         lb.step(
             Outside,
             &syn,
-            redirected(&out).original(web.real, &syn).selected(web.service, web.real).half_open(1),
+            redirected(&out)
+                .original(web.real, &syn)
+                .selected(web.service, web.real)
+                .half_open(1),
         );
     });
 }
@@ -32,8 +44,14 @@ fn case_03_the_syn_ack_comes_back_from_the_vip() {
         lb.pass_through(Outside, &syn());
         let answer = syn_ack(&syn(), R, 8080);
         let out = answer.returned(V, 80);
-        assert_eq!((answer.ip_checksum(), answer.transport_checksum()), (0x4fe7, 0xe717));
-        assert_eq!((out.ip_checksum(), out.transport_checksum()), (0x4f41, 0x04b2));
+        assert_eq!(
+            (answer.ip_checksum(), answer.transport_checksum()),
+            (0x4fe7, 0xe717)
+        );
+        assert_eq!(
+            (out.ip_checksum(), out.transport_checksum()),
+            (0x4f41, 0x04b2)
+        );
         lb.step(Inside, &answer, redirected(&out).reply(web.real, &answer));
     });
 }
@@ -48,13 +66,24 @@ fn case_05_data_is_translated_and_refreshes_its_row() {
 
         let payload: Vec<u8> = (0..1400_u32).map(|i| (i * 7) as u8).collect();
         let data = syn().segment(PSH | ACK, 1001, 9001).data(&payload);
-        lb.step(Outside, &data, redirected(&data.delivered(R, 8080)).original(web.real, &data));
+        lb.step(
+            Outside,
+            &data,
+            redirected(&data.delivered(R, 8080)).original(web.real, &data),
+        );
 
         for (key, row) in lb.rows_v4() {
-            let before = stale.iter().find(|(k, _)| *k == key).expect("the same row").1;
+            let before = stale
+                .iter()
+                .find(|(k, _)| *k == key)
+                .expect("the same row")
+                .1;
             let refreshed = row.last_seen.wrapping_sub(before.last_seen);
             if row.direction == balancer_common::conntrack::direction::ORIGINAL {
-                assert!((900..5000).contains(&refreshed), "refreshed by {refreshed} jiffies");
+                assert!(
+                    (900..5000).contains(&refreshed),
+                    "refreshed by {refreshed} jiffies"
+                );
             } else {
                 assert_eq!(refreshed, 0, "the other direction saw no packet");
             }
@@ -67,8 +96,15 @@ fn replies_with_data_come_back_from_the_vip() {
     run(|lb| {
         let web = lb.web();
         establish(lb, &syn(), R, 8080);
-        let data = syn().answered(R, 8080).segment(PSH | ACK, 9001, 1001).data(&[0x5a; 1399]);
-        lb.step(Inside, &data, redirected(&data.returned(V, 80)).reply(web.real, &data));
+        let data = syn()
+            .answered(R, 8080)
+            .segment(PSH | ACK, 9001, 1001)
+            .data(&[0x5a; 1399]);
+        lb.step(
+            Inside,
+            &data,
+            redirected(&data.returned(V, 80)).reply(web.real, &data),
+        );
     });
 }
 
@@ -78,11 +114,17 @@ fn case_08_a_tcp_checksum_that_folds_to_zero_is_sent_as_zero() {
         let web = lb.web();
         let syn = syn().segment(SYN, 3641, 0);
         let out = syn.delivered(R, 8080);
-        assert_eq!((syn.transport_checksum(), out.transport_checksum()), (0x1d9a, 0x0000));
+        assert_eq!(
+            (syn.transport_checksum(), out.transport_checksum()),
+            (0x1d9a, 0x0000)
+        );
         lb.step(
             Outside,
             &syn,
-            redirected(&out).original(web.real, &syn).selected(web.service, web.real).half_open(1),
+            redirected(&out)
+                .original(web.real, &syn)
+                .selected(web.service, web.real)
+                .half_open(1),
         );
     });
 }
@@ -98,7 +140,10 @@ fn case_09_a_header_checksum_that_folds_to_zero_is_sent_as_zero() {
         lb.step(
             Outside,
             &syn,
-            redirected(&out).original(web.real, &syn).selected(web.service, web.real).half_open(1),
+            redirected(&out)
+                .original(web.real, &syn)
+                .selected(web.service, web.real)
+                .half_open(1),
         );
     });
 }
@@ -109,7 +154,10 @@ fn every_ip_id_gets_the_right_header_checksum() {
         lb.web();
         establish(lb, &syn(), R, 8080);
         let mut ack = syn().segment(ACK, 1001, 9001);
-        for id in (0..=u16::MAX).step_by(13).chain([0, 1, 0x50e7, 0x50e8, 0x50e9, 0xffff]) {
+        for id in (0..=u16::MAX)
+            .step_by(13)
+            .chain([0, 1, 0x50e7, 0x50e8, 0x50e9, 0xffff])
+        {
             ack.id = id;
             let (_, out) = lb.send(Outside, &ack.bytes());
             assert_eq!(out, ack.delivered(R, 8080).bytes(), "id {id:04x}");
@@ -152,7 +200,11 @@ fn case_22_ip_options_stay_and_the_ports_are_found_behind_them() {
         );
         let mut answer = syn_ack(&syn, R, 8080);
         answer.ip_options = vec![1; 40];
-        lb.step(Inside, &answer, redirected(&answer.returned(V, 80)).reply(web.real, &answer));
+        lb.step(
+            Inside,
+            &answer,
+            redirected(&answer.returned(V, 80)).reply(web.real, &answer),
+        );
     });
 }
 
@@ -205,7 +257,10 @@ fn case_53_an_ipv6_syn_is_translated_to_the_real_server() {
         let web = lb.web();
         let syn = syn().v6();
         let out = syn.delivered(R6, 8080);
-        assert_eq!((syn.transport_checksum(), out.transport_checksum()), (0xb7eb, 0xca60));
+        assert_eq!(
+            (syn.transport_checksum(), out.transport_checksum()),
+            (0xb7eb, 0xca60)
+        );
         assert_eq!(out.hops, 63);
         lb.step(
             Outside,
@@ -225,12 +280,19 @@ fn an_ipv6_connection_runs_from_handshake_to_data() {
         let syn = syn().v6();
         lb.pass_through(Outside, &syn);
         let answer = syn_ack(&syn, R6, 8080);
-        lb.step(Inside, &answer, redirected(&answer.returned(V6, 80)).reply(web.real6, &answer));
+        lb.step(
+            Inside,
+            &answer,
+            redirected(&answer.returned(V6, 80)).reply(web.real6, &answer),
+        );
         let ack = syn.clone().segment(ACK, 1001, 9001);
         lb.step(
             Outside,
             &ack,
-            redirected(&ack.delivered(R6, 8080)).original(web.real6, &ack).pair_v6().half_open(-1),
+            redirected(&ack.delivered(R6, 8080))
+                .original(web.real6, &ack)
+                .pair_v6()
+                .half_open(-1),
         );
         let request = ack.clone().data(b"GET /");
         lb.step(
@@ -238,8 +300,15 @@ fn an_ipv6_connection_runs_from_handshake_to_data() {
             &request,
             redirected(&request.delivered(R6, 8080)).original(web.real6, &request),
         );
-        let page = answer.clone().segment(PSH | ACK, 9001, 1006).data(&[7; 1301]);
-        lb.step(Inside, &page, redirected(&page.returned(V6, 80)).reply(web.real6, &page));
+        let page = answer
+            .clone()
+            .segment(PSH | ACK, 9001, 1006)
+            .data(&[7; 1301]);
+        lb.step(
+            Inside,
+            &page,
+            redirected(&page.returned(V6, 80)).reply(web.real6, &page),
+        );
     });
 }
 

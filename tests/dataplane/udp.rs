@@ -3,7 +3,10 @@
 use balancer_common::{tcp::State, verdict::Discard};
 use balancer_tests::{
     addresses::{R, R6, V, V6},
-    dataplane::{Side::{Inside, Outside}, TIMEOUTS, run},
+    dataplane::{
+        Side::{Inside, Outside},
+        TIMEOUTS, run,
+    },
     expected::{dropped, passed, redirected},
     packet::{Checksum, Packet},
 };
@@ -14,14 +17,27 @@ fn case_26_a_datagram_is_translated_and_makes_a_connection() {
         let dns = lb.dns();
         let ping = Packet::udp(b"ping");
         let out = ping.delivered(R, 8053);
-        assert_eq!((ping.ip_checksum(), ping.transport_checksum()), (0x4e3e, 0x9800));
-        assert_eq!((out.ip_checksum(), out.transport_checksum()), (0x50e4, 0x7a66));
+        assert_eq!(
+            (ping.ip_checksum(), ping.transport_checksum()),
+            (0x4e3e, 0x9800)
+        );
+        assert_eq!(
+            (out.ip_checksum(), out.transport_checksum()),
+            (0x50e4, 0x7a66)
+        );
         lb.step(
             Outside,
             &ping,
-            redirected(&out).original(dns.real, &ping).selected(dns.service, dns.real).pair_v4(),
+            redirected(&out)
+                .original(dns.real, &ping)
+                .selected(dns.service, dns.real)
+                .pair_v4(),
         );
-        assert!(lb.rows_v4().iter().all(|(_, row)| row.state == State::Udp as u8));
+        assert!(
+            lb.rows_v4()
+                .iter()
+                .all(|(_, row)| row.state == State::Udp as u8)
+        );
         // The second datagram finds the row.
         lb.step(Outside, &ping, redirected(&out).original(dns.real, &ping));
     });
@@ -34,15 +50,25 @@ fn case_27_a_checksum_of_zero_stays_zero() {
         let mut ping = Packet::udp(b"ping");
         ping.checksum = Checksum::Given(0);
         let out = ping.delivered(R, 8053);
-        assert_eq!((out.ip_checksum(), out.transport_checksum()), (0x50e4, 0x0000));
+        assert_eq!(
+            (out.ip_checksum(), out.transport_checksum()),
+            (0x50e4, 0x0000)
+        );
         lb.step(
             Outside,
             &ping,
-            redirected(&out).original(dns.real, &ping).selected(dns.service, dns.real).pair_v4(),
+            redirected(&out)
+                .original(dns.real, &ping)
+                .selected(dns.service, dns.real)
+                .pair_v4(),
         );
         let mut answer = ping.answered(R, 8053);
         answer.checksum = Checksum::Given(0);
-        lb.step(Inside, &answer, redirected(&answer.returned(V, 53)).reply(dns.real, &answer));
+        lb.step(
+            Inside,
+            &answer,
+            redirected(&answer.returned(V, 53)).reply(dns.real, &answer),
+        );
     });
 }
 
@@ -52,7 +78,10 @@ fn case_28_a_checksum_that_folds_to_zero_is_sent_as_all_ones() {
         let dns = lb.dns();
         let datagram = Packet::udp(&[0x70, 0x69, 0xe8, 0xcd]);
         let out = datagram.delivered(R, 8053);
-        assert_eq!((datagram.transport_checksum(), out.transport_checksum()), (0x1d9a, 0xffff));
+        assert_eq!(
+            (datagram.transport_checksum(), out.transport_checksum()),
+            (0x1d9a, 0xffff)
+        );
         lb.step(
             Outside,
             &datagram,
@@ -71,7 +100,11 @@ fn case_29_the_reply_comes_back_from_the_vip() {
         let ping = Packet::udp(b"ping");
         lb.pass_through(Outside, &ping);
         let pong = ping.answered(R, 8053).data(b"pong!");
-        lb.step(Inside, &pong, redirected(&pong.returned(V, 53)).reply(dns.real, &pong));
+        lb.step(
+            Inside,
+            &pong,
+            redirected(&pong.returned(V, 53)).reply(dns.real, &pong),
+        );
     });
 }
 
@@ -160,14 +193,20 @@ fn case_55_an_ipv6_datagram_is_translated_and_none_goes_without_checksum() {
         let dns = lb.dns();
         let ping = Packet::udp(b"ping").v6();
         let out = ping.delivered(R6, 8053);
-        assert_eq!((ping.transport_checksum(), out.transport_checksum()), (0x2801, 0x3a76));
+        assert_eq!(
+            (ping.transport_checksum(), out.transport_checksum()),
+            (0x2801, 0x3a76)
+        );
         let mut unsummed = ping.clone();
         unsummed.checksum = Checksum::Given(0);
         lb.step(Outside, &unsummed, dropped(Discard::UdpNoChecksum));
         lb.step(
             Outside,
             &ping,
-            redirected(&out).original(dns.real6, &ping).selected(dns.service6, dns.real6).pair_v6(),
+            redirected(&out)
+                .original(dns.real6, &ping)
+                .selected(dns.service6, dns.real6)
+                .pair_v6(),
         );
         lb.step(Outside, &unsummed, dropped(Discard::UdpNoChecksum));
     });
@@ -180,7 +219,11 @@ fn an_ipv6_reply_comes_back_from_the_vip() {
         let ping = Packet::udp(b"ping").v6();
         lb.pass_through(Outside, &ping);
         let pong = ping.answered(R6, 8053).data(b"pong");
-        lb.step(Inside, &pong, redirected(&pong.returned(V6, 53)).reply(dns.real6, &pong));
+        lb.step(
+            Inside,
+            &pong,
+            redirected(&pong.returned(V6, 53)).reply(dns.real6, &pong),
+        );
     });
 }
 

@@ -23,11 +23,19 @@ pub fn read_array<V: Pod>(map: &impl AsRawFd, length: u32) -> Vec<V> {
     attr.batch.out_batch = &raw mut position as u64;
     // SAFETY: `attr` names buffers with room for `count` keys and values, which outlive the call.
     let result = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_BATCH, &raw mut attr, size_of::<bpf_attr>())
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_MAP_LOOKUP_BATCH,
+            &raw mut attr,
+            size_of::<bpf_attr>(),
+        )
     };
     // The end of the map is told as an error.
     let error = std::io::Error::last_os_error();
-    assert!(result == 0 || error.raw_os_error() == Some(libc::ENOENT), "{error}");
+    assert!(
+        result == 0 || error.raw_os_error() == Some(libc::ENOENT),
+        "{error}"
+    );
     // SAFETY: the kernel wrote this member.
     assert_eq!(unsafe { attr.batch.count }, length);
     assert!(keys.iter().copied().eq(0..length));

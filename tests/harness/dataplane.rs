@@ -98,13 +98,20 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_connections: 256, log_level: 0 }
+        Self {
+            max_connections: 256,
+            log_level: 0,
+        }
     }
 }
 
 /// The timeouts that tests run with, in jiffies: far apart, so that none can be taken for another.
-pub const TIMEOUTS: Timeouts =
-    Timeouts { established: 900_000, closing: 120_000, udp: 300_000, half_open: 60_000 };
+pub const TIMEOUTS: Timeouts = Timeouts {
+    established: 900_000,
+    closing: 120_000,
+    udp: 300_000,
+    half_open: 60_000,
+};
 
 /// The loaded program and everything around it.
 pub struct Dataplane {
@@ -159,7 +166,9 @@ impl Dataplane {
         // A veth has the receive queue that a test run names only while a program is attached. `clock` is
         // at hand, and nothing here listens to what it does to frames.
         for name in ["outside", "inside"] {
-            program_mut(&mut ebpf, "clock").attach(name, XdpMode::Driver).expect("attach clock");
+            program_mut(&mut ebpf, "clock")
+                .attach(name, XdpMode::Driver)
+                .expect("attach clock");
         }
         let index = |name: &str| {
             nix::net::if_::if_nametoindex(name).expect("an interface that was just made")
@@ -186,7 +195,9 @@ impl Dataplane {
         this.change_settings(|_| {});
         this.raise_generation();
         for ifindex in [this.outside, this.inside] {
-            this.devices().insert(ifindex, ifindex, None, 0).expect("insert into DEVICES");
+            this.devices()
+                .insert(ifindex, ifindex, None, 0)
+                .expect("insert into DEVICES");
         }
         this
     }
@@ -194,7 +205,12 @@ impl Dataplane {
     /// Runs one frame through the program.
     #[must_use]
     pub fn send(&self, from: Side, frame: &[u8]) -> (Verdict, Vec<u8>) {
-        let program: &Xdp = self.ebpf.program("balancer").expect("balancer").try_into().expect("XDP");
+        let program: &Xdp = self
+            .ebpf
+            .program("balancer")
+            .expect("balancer")
+            .try_into()
+            .expect("XDP");
         let (number, out) = test_run(program, self.ifindex(from), frame);
         (Verdict::from_number(number), out)
     }
@@ -222,7 +238,9 @@ impl Dataplane {
     pub fn change_settings(&mut self, change: impl FnOnce(&mut Settings)) {
         change(&mut self.settings);
         let settings = self.settings;
-        self.array_mut("SETTINGS").set(0, settings, 0).expect("write SETTINGS");
+        self.array_mut("SETTINGS")
+            .set(0, settings, 0)
+            .expect("write SETTINGS");
     }
 
     /// Makes a real server that takes new connections and returns its id.
@@ -236,8 +254,13 @@ impl Dataplane {
     /// Marks an address as one of ours, as the daemon does before it names it anywhere.
     fn announce(&mut self, address: IpAddr) {
         let bit = address_filter::bit_of(address);
-        let word: u64 = self.array("ADDRESSES").get(&bit.word, 0).expect("read ADDRESSES");
-        self.array_mut("ADDRESSES").set(bit.word, word | bit.mask, 0).expect("write ADDRESSES");
+        let word: u64 = self
+            .array("ADDRESSES")
+            .get(&bit.word, 0)
+            .expect("read ADDRESSES");
+        self.array_mut("ADDRESSES")
+            .set(bit.word, word | bit.mask, 0)
+            .expect("write ADDRESSES");
     }
 
     /// Writes a real server.
@@ -250,26 +273,44 @@ impl Dataplane {
             state,
             service: 0,
         };
-        self.array_mut("REALS").set(id, real, 0).expect("write REALS");
+        self.array_mut("REALS")
+            .set(id, real, 0)
+            .expect("write REALS");
     }
 
     /// Changes what may happen to a real server: one of [`real_server::state`].
     pub fn set_real_state(&mut self, id: u32, state: u32) {
         let mut real: RealServer = self.array("REALS").get(&id, 0).expect("read REALS");
         real.state = state;
-        self.array_mut("REALS").set(id, real, 0).expect("write REALS");
+        self.array_mut("REALS")
+            .set(id, real, 0)
+            .expect("write REALS");
     }
 
     /// Makes a service whose ring holds these real ids.
-    pub fn add_service(&mut self, protocol: u8, vip: IpAddr, port: u16, ring: &[u32]) -> ServiceHandle {
+    pub fn add_service(
+        &mut self,
+        protocol: u8,
+        vip: IpAddr,
+        port: u16,
+        ring: &[u32],
+    ) -> ServiceHandle {
         let id = self.services;
         self.services += 1;
-        let service = ServiceHandle { vip, port, protocol, id, flags: 0 };
+        let service = ServiceHandle {
+            vip,
+            port,
+            protocol,
+            id,
+            flags: 0,
+        };
         self.announce(vip);
         for real in ring {
             let mut value: RealServer = self.array("REALS").get(real, 0).expect("read REALS");
             value.service = id;
-            self.array_mut("REALS").set(*real, value, 0).expect("write REALS");
+            self.array_mut("REALS")
+                .set(*real, value, 0)
+                .expect("write REALS");
         }
         self.set_ring(service, ring);
         service
@@ -277,7 +318,13 @@ impl Dataplane {
 
     /// Makes the service reject, instead of drop, what no real server takes.
     pub fn reject_without_reals(&mut self, service: ServiceHandle, ring: &[u32]) {
-        self.set_ring(ServiceHandle { flags: balancer_common::service::REJECT, ..service }, ring);
+        self.set_ring(
+            ServiceHandle {
+                flags: balancer_common::service::REJECT,
+                ..service
+            },
+            ring,
+        );
     }
 
     /// Gives a service a new ring.
@@ -285,10 +332,15 @@ impl Dataplane {
         let offset = self.ring_slots;
         self.ring_slots += ring.len() as u32;
         for (slot, real) in (offset..).zip(ring) {
-            self.array_mut("RINGS").set(slot, *real, 0).expect("write RINGS");
+            self.array_mut("RINGS")
+                .set(slot, *real, 0)
+                .expect("write RINGS");
         }
         let value = Service {
-            ring: Ring { offset, length: ring.len() as u32 },
+            ring: Ring {
+                offset,
+                length: ring.len() as u32,
+            },
             id: service.id,
             flags: service.flags,
         };
@@ -296,12 +348,24 @@ impl Dataplane {
         match service.vip {
             IpAddr::V4(vip) => {
                 let address = u32::from_ne_bytes(vip.octets());
-                let key = ServiceKey { address, port, protocol };
-                self.hash_mut("SERVICES_V4").insert(key, value, 0).expect("write SERVICES_V4");
+                let key = ServiceKey {
+                    address,
+                    port,
+                    protocol,
+                };
+                self.hash_mut("SERVICES_V4")
+                    .insert(key, value, 0)
+                    .expect("write SERVICES_V4");
             }
             IpAddr::V6(_) => {
-                let key = ServiceKey { address: Addr::from(service.vip).0, port, protocol };
-                self.hash_mut("SERVICES_V6").insert(key, value, 0).expect("write SERVICES_V6");
+                let key = ServiceKey {
+                    address: Addr::from(service.vip).0,
+                    port,
+                    protocol,
+                };
+                self.hash_mut("SERVICES_V6")
+                    .insert(key, value, 0)
+                    .expect("write SERVICES_V6");
             }
         }
     }
@@ -312,7 +376,12 @@ impl Dataplane {
         let service = self.add_service(6, V, 80, &[real]);
         let real6 = self.add_real(R6, 8080);
         let service6 = self.add_service(6, V6, 80, &[real6]);
-        Web { real, service, real6, service6 }
+        Web {
+            real,
+            service,
+            real6,
+            service6,
+        }
     }
 
     /// One real server R:8053 behind UDP V:53, in both families.
@@ -321,7 +390,12 @@ impl Dataplane {
         let service = self.add_service(17, V, 53, &[real]);
         let real6 = self.add_real(R6, 8053);
         let service6 = self.add_service(17, V6, 53, &[real6]);
-        Web { real, service, real6, service6 }
+        Web {
+            real,
+            service,
+            real6,
+            service6,
+        }
     }
 
     /// Raises the route generation of both interfaces.
@@ -329,7 +403,9 @@ impl Dataplane {
         self.generation += 1;
         for (ifindex, mac) in [(self.outside, LB_OUTSIDE), (self.inside, LB_INSIDE)] {
             let interface = Interface::new(mac, self.generation);
-            self.array_mut("INTERFACES").set(ifindex, interface, 0).expect("write INTERFACES");
+            self.array_mut("INTERFACES")
+                .set(ifindex, interface, 0)
+                .expect("write INTERFACES");
         }
     }
 
@@ -342,13 +418,22 @@ impl Dataplane {
 
     /// The interfaces that the program may send by.
     pub fn devices(&mut self) -> DevMapHash<&mut MapData> {
-        self.ebpf.map_mut("DEVICES").expect("DEVICES").try_into().expect("a device map")
+        self.ebpf
+            .map_mut("DEVICES")
+            .expect("DEVICES")
+            .try_into()
+            .expect("a device map")
     }
 
     /// The kernel's jiffies now, as the program sees them.
     #[must_use]
     pub fn jiffies(&self) -> u64 {
-        let program: &Xdp = self.ebpf.program("clock").expect("clock").try_into().expect("XDP");
+        let program: &Xdp = self
+            .ebpf
+            .program("clock")
+            .expect("clock")
+            .try_into()
+            .expect("XDP");
         let (_, out) = test_run(program, self.outside, &[0; 64]);
         u64::from_ne_bytes(out[..8].try_into().expect("eight bytes"))
     }
@@ -356,20 +441,28 @@ impl Dataplane {
     /// The IPv4 rows.
     #[must_use]
     pub fn rows_v4(&self) -> Vec<(FlowKey<u32>, ConntrackEntry<u32>)> {
-        self.hash("CONNTRACK_V4").iter().map(|row| row.expect("a row")).collect()
+        self.hash("CONNTRACK_V4")
+            .iter()
+            .map(|row| row.expect("a row"))
+            .collect()
     }
 
     /// The IPv6 rows.
     #[must_use]
     pub fn rows_v6(&self) -> Vec<(FlowKey<[u32; 4]>, ConntrackEntry<[u32; 4]>)> {
-        self.hash("CONNTRACK_V6").iter().map(|row| row.expect("a row")).collect()
+        self.hash("CONNTRACK_V6")
+            .iter()
+            .map(|row| row.expect("a row"))
+            .collect()
     }
 
     /// Changes every IPv4 row.
     pub fn change_rows_v4(&mut self, change: impl Fn(&mut ConntrackEntry<u32>)) {
         for (key, mut row) in self.rows_v4() {
             change(&mut row);
-            self.hash_mut("CONNTRACK_V4").insert(key, row, 0).expect("write CONNTRACK_V4");
+            self.hash_mut("CONNTRACK_V4")
+                .insert(key, row, 0)
+                .expect("write CONNTRACK_V4");
         }
     }
 
@@ -403,10 +496,16 @@ impl Dataplane {
     /// Changes every record of a handshake.
     pub fn change_half_open(&mut self, change: impl Fn(&mut HalfOpen)) {
         for (index, mut bucket) in (0..).zip(self.half_open_buckets()) {
-            let mut used = bucket.records.iter_mut().filter(|record| record.state != 0).peekable();
+            let mut used = bucket
+                .records
+                .iter_mut()
+                .filter(|record| record.state != 0)
+                .peekable();
             if used.peek().is_some() {
                 used.for_each(&change);
-                self.array_mut("HALF_OPEN").set(index, bucket, 0).expect("write HALF_OPEN");
+                self.array_mut("HALF_OPEN")
+                    .set(index, bucket, 0)
+                    .expect("write HALF_OPEN");
             }
         }
     }
@@ -426,14 +525,23 @@ impl Dataplane {
     /// What the kernel tells about the loaded packet program.
     #[must_use]
     pub fn program_info(&self) -> ProgramInfo {
-        let program: &Xdp = self.ebpf.program("balancer").expect("balancer").try_into().expect("XDP");
+        let program: &Xdp = self
+            .ebpf
+            .program("balancer")
+            .expect("balancer")
+            .try_into()
+            .expect("XDP");
         program.info().expect("program info")
     }
 
     /// The packet program, for tests that run it from threads of their own.
     #[must_use]
     pub fn program(&self) -> &Xdp {
-        self.ebpf.program("balancer").expect("balancer").try_into().expect("XDP")
+        self.ebpf
+            .program("balancer")
+            .expect("balancer")
+            .try_into()
+            .expect("XDP")
     }
 
     /// All maps of the object.
@@ -442,23 +550,43 @@ impl Dataplane {
     }
 
     pub(crate) fn array<V: Pod>(&self, name: &str) -> Array<&MapData, V> {
-        self.ebpf.map(name).unwrap_or_else(|| panic!("no map {name}")).try_into().expect(name)
+        self.ebpf
+            .map(name)
+            .unwrap_or_else(|| panic!("no map {name}"))
+            .try_into()
+            .expect(name)
     }
 
     pub(crate) fn array_mut<V: Pod>(&mut self, name: &str) -> Array<&mut MapData, V> {
-        self.ebpf.map_mut(name).unwrap_or_else(|| panic!("no map {name}")).try_into().expect(name)
+        self.ebpf
+            .map_mut(name)
+            .unwrap_or_else(|| panic!("no map {name}"))
+            .try_into()
+            .expect(name)
     }
 
     pub(crate) fn per_cpu<V: Pod>(&self, name: &str) -> PerCpuArray<&MapData, V> {
-        self.ebpf.map(name).unwrap_or_else(|| panic!("no map {name}")).try_into().expect(name)
+        self.ebpf
+            .map(name)
+            .unwrap_or_else(|| panic!("no map {name}"))
+            .try_into()
+            .expect(name)
     }
 
     fn hash<K: Pod, V: Pod>(&self, name: &str) -> HashMap<&MapData, K, V> {
-        self.ebpf.map(name).unwrap_or_else(|| panic!("no map {name}")).try_into().expect(name)
+        self.ebpf
+            .map(name)
+            .unwrap_or_else(|| panic!("no map {name}"))
+            .try_into()
+            .expect(name)
     }
 
     fn hash_mut<K: Pod, V: Pod>(&mut self, name: &str) -> HashMap<&mut MapData, K, V> {
-        self.ebpf.map_mut(name).unwrap_or_else(|| panic!("no map {name}")).try_into().expect(name)
+        self.ebpf
+            .map_mut(name)
+            .unwrap_or_else(|| panic!("no map {name}"))
+            .try_into()
+            .expect(name)
     }
 }
 
@@ -529,8 +657,16 @@ fn ip_batch(commands: &str) {
         .stdin(Stdio::piped())
         .spawn()
         .expect("start ip (package iproute2)");
-    child.stdin.take().expect("piped").write_all(commands.as_bytes()).expect("write to ip");
-    assert!(child.wait().expect("wait for ip").success(), "ip refused one of:\n{commands}");
+    child
+        .stdin
+        .take()
+        .expect("piped")
+        .write_all(commands.as_bytes())
+        .expect("write to ip");
+    assert!(
+        child.wait().expect("wait for ip").success(),
+        "ip refused one of:\n{commands}"
+    );
 }
 
 /// Two veth pairs, the addresses, and next hops with fixed MAC addresses.

@@ -42,7 +42,11 @@ pub fn dropped(reason: Discard) -> Expected {
 
 impl Expected {
     fn new(verdict: Verdict, frame: Option<Vec<u8>>) -> Self {
-        Self { verdict, frame, changes: Vec::new() }
+        Self {
+            verdict,
+            frame,
+            changes: Vec::new(),
+        }
     }
 
     fn change(mut self, change: impl Fn(&mut Snapshot) + 'static) -> Self {
@@ -160,7 +164,10 @@ impl Dataplane {
                 hex(&frame)
             );
         }
-        assert!(snapshot == after, "counters differ from what is expected:\n{found}");
+        assert!(
+            snapshot == after,
+            "counters differ from what is expected:\n{found}"
+        );
     }
 }
 
@@ -181,5 +188,8 @@ fn differences(expected: &Snapshot, found: &Snapshot) -> String {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.chunks(2).map(|c| c.iter().map(|b| format!("{b:02x}")).collect::<String>() + " ").collect()
+    bytes
+        .chunks(2)
+        .map(|c| c.iter().map(|b| format!("{b:02x}")).collect::<String>() + " ")
+        .collect()
 }

@@ -6,6 +6,7 @@ pub mod bulk;
 pub mod dataplane;
 pub mod expected;
 pub mod packet;
+pub mod pass;
 pub mod privileged;
 pub mod snapshot;
 pub mod topology;

@@ -123,7 +123,12 @@ impl Packet {
     /// TCP from C:40000 to V:80.
     #[must_use]
     pub fn tcp(flags: u8, sequence: u32, acknowledgement: u32) -> Self {
-        let transport = Transport::Tcp { sequence, acknowledgement, flags, options: Vec::new() };
+        let transport = Transport::Tcp {
+            sequence,
+            acknowledgement,
+            flags,
+            options: Vec::new(),
+        };
         Self {
             source_port: 40000,
             destination_port: 80,
@@ -145,7 +150,10 @@ impl Packet {
     /// Another IP protocol from C to V.
     #[must_use]
     pub fn other(protocol: u8, payload: &[u8]) -> Self {
-        Self { payload: payload.to_vec(), ..Self::from_client(C, V, Transport::Other(protocol)) }
+        Self {
+            payload: payload.to_vec(),
+            ..Self::from_client(C, V, Transport::Other(protocol))
+        }
     }
 
     /// The same between the IPv6 client and the IPv6 VIP.
@@ -211,7 +219,13 @@ impl Packet {
     /// This is not TCP.
     #[must_use]
     pub fn segment(mut self, new_flags: u8, new_sequence: u32, new_acknowledgement: u32) -> Self {
-        let Transport::Tcp { sequence, acknowledgement, flags, .. } = &mut self.transport else {
+        let Transport::Tcp {
+            sequence,
+            acknowledgement,
+            flags,
+            ..
+        } = &mut self.transport
+        else {
             panic!("not TCP");
         };
         (*sequence, *acknowledgement, *flags) = (new_sequence, new_acknowledgement, new_flags);
@@ -313,8 +327,10 @@ impl Packet {
                 frame.extend(0x86dd_u16.to_be_bytes());
                 let word = 6 << 28 | u32::from(self.tos) << 20 | self.flow_label;
                 frame.extend(word.to_be_bytes());
-                let (next, extensions) =
-                    self.extensions.clone().unwrap_or((self.protocol(), Vec::new()));
+                let (next, extensions) = self
+                    .extensions
+                    .clone()
+                    .unwrap_or((self.protocol(), Vec::new()));
                 frame.extend(((extensions.len() + transport.len()) as u16).to_be_bytes());
                 frame.extend([next, self.hops]);
                 frame.extend(source.octets());
@@ -355,7 +371,12 @@ impl Packet {
     fn transport_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         let at = match &self.transport {
-            Transport::Tcp { sequence, acknowledgement, flags, options } => {
+            Transport::Tcp {
+                sequence,
+                acknowledgement,
+                flags,
+                options,
+            } => {
                 bytes.extend(self.source_port.to_be_bytes());
                 bytes.extend(self.destination_port.to_be_bytes());
                 bytes.extend(sequence.to_be_bytes());
@@ -402,7 +423,11 @@ impl Packet {
         pseudo.extend([0, 0, 0, self.protocol()]);
         let sum = full_sum(&[&pseudo, bytes]);
         // RFC 768: a computed zero is sent as all ones.
-        if sum == 0 && self.transport == Transport::Udp { 0xffff } else { sum }
+        if sum == 0 && self.transport == Transport::Udp {
+            0xffff
+        } else {
+            sum
+        }
     }
 }
 
@@ -426,11 +451,20 @@ mod tests {
     #[test]
     fn the_builder_gives_the_checksums_that_the_cases_state() {
         let syn = Packet::tcp(flag::SYN, 1000, 0);
-        assert_eq!((syn.ip_checksum(), syn.transport_checksum()), (0x4e41, 0x27eb));
+        assert_eq!(
+            (syn.ip_checksum(), syn.transport_checksum()),
+            (0x4e41, 0x27eb)
+        );
         let out = syn.delivered(R, 8080);
-        assert_eq!((out.ip_checksum(), out.transport_checksum()), (0x50e7, 0x0a51));
+        assert_eq!(
+            (out.ip_checksum(), out.transport_checksum()),
+            (0x50e7, 0x0a51)
+        );
         let ping = Packet::udp(b"ping");
-        assert_eq!((ping.ip_checksum(), ping.transport_checksum()), (0x4e3e, 0x9800));
+        assert_eq!(
+            (ping.ip_checksum(), ping.transport_checksum()),
+            (0x4e3e, 0x9800)
+        );
         let syn = syn.v6();
         assert_eq!(syn.transport_checksum(), 0xb7eb);
         assert_eq!(syn.delivered(R6, 8080).transport_checksum(), 0xca60);

@@ -10,7 +10,10 @@ pub fn skipped() -> bool {
         let thread = std::thread::current();
         let name = thread.name().unwrap_or("a test");
         // A closed standard output is no reason to fail.
-        let _ = writeln!(std::io::stdout(), "SKIPPED {name}: BALANCER_SKIP_PRIVILEGED is set");
+        let _ = writeln!(
+            std::io::stdout(),
+            "SKIPPED {name}: BALANCER_SKIP_PRIVILEGED is set"
+        );
         return true;
     }
     false

@@ -2,11 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use balancer_common::{
-    settings::Usage,
-    stats::RealStats,
-    verdict::Discard,
-};
+use balancer_common::{settings::Usage, stats::RealStats, verdict::Discard};
 
 use crate::dataplane::Dataplane;
 
@@ -52,7 +48,11 @@ impl Dataplane {
                 .collect(),
             rows_v4: self.rows_v4().len() as i64,
             rows_v6: self.rows_v6().len() as i64,
-            half_open: self.half_open().iter().filter(|record| record.is_under_way()).count() as i64,
+            half_open: self
+                .half_open()
+                .iter()
+                .filter(|record| record.is_under_way())
+                .count() as i64,
             usage: self.array("USAGE").get(&0, 0).expect("read USAGE"),
         }
     }

@@ -10,6 +10,7 @@ use std::{
     fs,
     io::{self, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpStream},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::{
@@ -52,6 +53,7 @@ pub struct Topology {
     /// Where the balancer runs.
     pub balancer: Namespace,
     _switch: Namespace,
+    _pass: Option<OwnedFd>,
     arms: Arms,
     /// These tests measure times and fill this machine: one at a time.
     _turn: MutexGuard<'static, ()>,
@@ -103,14 +105,28 @@ impl Topology {
     #[must_use]
     pub fn curl(&self, url: &str, count: usize) -> Vec<String> {
         let mut curl = self.client.command("curl");
-        curl.args(["--silent", "--show-error", "--fail", "--max-time", "20", "--no-keepalive"])
-            .args(["--header", "Connection: close", "--globoff"]);
+        curl.args([
+            "--silent",
+            "--show-error",
+            "--fail",
+            "--fail-early",
+            "--max-time",
+            "5",
+        ])
+        .args(["--header", "Connection: close", "--globoff"]);
         for _ in 0..count {
             curl.arg(url);
         }
         let output = run(&mut curl);
-        assert!(output.status.success(), "curl {url}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+        assert!(
+            output.status.success(),
+            "curl {url}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .map(str::to_owned)
+            .collect()
     }
 
     /// Connects from the client.
@@ -118,7 +134,9 @@ impl Topology {
     /// # Errors
     /// As `connect(2)`, or after `limit`.
     pub fn connect(&self, to: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
-        self.client.run(|| TcpStream::connect_timeout(&to, limit)).expect("enter the client")
+        self.client
+            .run(|| TcpStream::connect_timeout(&to, limit))
+            .expect("enter the client")
     }
 
     /// Starts a client that makes a new connection for each request, without a pause.
@@ -145,7 +163,11 @@ impl Topology {
             }
             report
         });
-        Load { stop, done, thread: Some(thread) }
+        Load {
+            stop,
+            done,
+            thread: Some(thread),
+        }
     }
 }
 
@@ -213,7 +235,10 @@ impl Load {
     pub fn finish(mut self) -> Report {
         let report = self.end().expect("ends once");
         assert!(report.failures.is_empty(), "requests failed: {report:?}");
-        assert!(report.slowest < Duration::from_millis(900), "a packet was lost: {report:?}");
+        assert!(
+            report.slowest < Duration::from_millis(900),
+            "a packet was lost: {report:?}"
+        );
         report
     }
 
@@ -254,7 +279,11 @@ http {{
         )
         .expect("write nginx.conf");
         let mut command = self.namespace.command("nginx");
-        command.arg("-e").arg(folder.join("error.log")).arg("-c").arg(&config);
+        command
+            .arg("-e")
+            .arg(folder.join("error.log"))
+            .arg("-c")
+            .arg(&config);
         command.stdout(Stdio::null()).stderr(Stdio::null());
         self.start("nginx", &mut command);
         let to = SocketAddr::new(self.address.parse().expect("an address"), 80);
@@ -268,7 +297,12 @@ http {{
     pub fn start_dns(&mut self, name: &str) {
         let mut command = self.namespace.command("dnsmasq");
         command
-            .args(["--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts"])
+            .args([
+                "--keep-in-foreground",
+                "--conf-file=/dev/null",
+                "--no-resolv",
+                "--no-hosts",
+            ])
             .args(["--user=root", "--pid-file="])
             .arg(format!("--txt-record=whoami.test,{name}"))
             .stdout(Stdio::null())
@@ -279,15 +313,21 @@ http {{
     }
 
     fn start(&mut self, name: &str, command: &mut Command) {
-        self.programs.push(Process::spawn(name, command).unwrap_or_else(|e| panic!("{e:#}")));
+        self.programs
+            .push(Process::spawn(name, command).unwrap_or_else(|e| panic!("{e:#}")));
     }
 
     fn wait_for_port(&self, to: SocketAddr, log: &Path) {
         let up = || Ok(TcpStream::connect_timeout(&to, Duration::from_secs(1)).is_ok());
-        let waited = self.namespace.run(|| wait_until("its port", Duration::from_secs(10), up));
+        let waited = self
+            .namespace
+            .run(|| wait_until("its port", Duration::from_secs(10), up));
         if let Err(error) = waited.expect("enter the real server") {
             let log = fs::read_to_string(log).unwrap_or_default();
-            panic!("{} does not listen on {to}: {error:#}\n{log}", self.namespace.name());
+            panic!(
+                "{} does not listen on {to}: {error:#}\n{log}",
+                self.namespace.name()
+            );
         }
     }
 }
@@ -303,13 +343,16 @@ fn build(arms: Arms, reals: u8) -> anyhow::Result<Topology> {
     let balancer = Namespace::new("tests-balancer")?;
     let switch = Namespace::new("tests-switch")?;
     let mut ports = Vec::new();
-    let mut connect = |namespace: &Namespace, interface: &str, port: String| -> anyhow::Result<()> {
-        namespace.connect(interface, &switch, &port)?;
-        switch.polling(&port)?;
-        ports.push(port);
-        Ok(())
-    };
+    let mut connect =
+        |namespace: &Namespace, interface: &str, port: String| -> anyhow::Result<()> {
+            namespace.connect(interface, &switch, &port)?;
+            switch.polling(&port)?;
+            ports.push(port);
+            Ok(())
+        };
     connect(&balancer, INSIDE, "to-balancer".into())?;
+    // What the switch's ports have merged (GRO) is cut again here, and must leave with whole checksums.
+    switch.plain_frames("to-balancer")?;
     if arms == Arms::One {
         connect(&client, "eth0", "to-client".into())?;
     }
@@ -325,16 +368,23 @@ fn build(arms: Arms, reals: u8) -> anyhow::Result<Topology> {
             namespace,
             folder: tempfile::tempdir()?,
         };
-        real.namespace.address("eth0", &format!("{}/24", real.address))?;
-        real.namespace.address("eth0", &format!("{}/64", real.address6))?;
+        real.namespace
+            .address("eth0", &format!("{}/24", real.address))?;
+        real.namespace
+            .address("eth0", &format!("{}/64", real.address6))?;
         real.namespace.gateway("192.168.0.1")?;
         real.namespace.ip("-6 route add default via fd00:1::1")?;
         machines.push(real);
     }
     let ports: Vec<_> = ports.iter().map(String::as_str).collect();
     switch.switch("switch", &ports)?;
+    let mut pass = None;
     let outside = match arms {
-        Arms::One => INSIDE,
+        Arms::One => {
+            let index = switch.index("to-balancer")?;
+            pass = Some(switch.run(|| crate::pass::attach(index))??);
+            INSIDE
+        }
         Arms::Two => {
             balancer.connect(OUTSIDE, &client, "eth0")?;
             client.polling("eth0")?;
@@ -352,7 +402,15 @@ fn build(arms: Arms, reals: u8) -> anyhow::Result<Topology> {
     client.address("eth0", "2001:db8:f::10/64")?;
     client.gateway("203.0.113.2")?;
     client.ip("-6 route add default via 2001:db8:f::2")?;
-    Ok(Topology { reals: machines, client, balancer, _switch: switch, arms, _turn: turn })
+    Ok(Topology {
+        reals: machines,
+        client,
+        balancer,
+        _switch: switch,
+        _pass: pass,
+        arms,
+        _turn: turn,
+    })
 }
 
 /// A daemon with its instance name, its files, and everything that must go with it.
@@ -376,7 +434,10 @@ impl Daemon {
     #[must_use]
     pub fn start(topology: &Topology, services: &str) -> Self {
         let interfaces = topology.interfaces();
-        Self::start_with(topology, &format!("[dataplane]\ninterfaces = {interfaces}\n{services}"))
+        Self::start_with(
+            topology,
+            &format!("[dataplane]\ninterfaces = {interfaces}\n{services}"),
+        )
     }
 
     /// As [`Daemon::start`], with the whole file given.
@@ -433,10 +494,16 @@ impl Daemon {
     /// # Panics
     /// It does not answer.
     pub fn restart(&mut self) {
-        let log = fs::File::options().create(true).append(true).open(&self.log).expect("the log");
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(&self.log)
+            .expect("the log");
         let mut command = self.command("balancerd");
         command.arg("--config").arg(&self.config);
-        command.stdout(log.try_clone().expect("a second handle")).stderr(log);
+        command
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log);
         let process = Process::spawn("balancerd", &mut command).unwrap_or_else(|e| panic!("{e:#}"));
         let process = self.process.insert(process);
         let mut ended = None;
@@ -447,15 +514,20 @@ impl Daemon {
             if ended.is_some() {
                 break;
             }
-            let answer = run(instance_command("balancer-ctl", &self.balancer, &self.instance)
-                .args(["status", "--json"]));
+            let answer = run(
+                instance_command("balancer-ctl", &self.balancer, &self.instance)
+                    .args(["status", "--json"]),
+            );
             if answer.status.success() {
                 return;
             }
             asked = Some(String::from_utf8_lossy(&answer.stderr).into_owned());
             thread::sleep(Duration::from_millis(20));
         }
-        panic!("the daemon does not answer ({ended:?}, {asked:?}); its log:\n{}", self.log());
+        panic!(
+            "the daemon does not answer ({ended:?}, {asked:?}); its log:\n{}",
+            self.log()
+        );
     }
 
     /// A program of the product, in the balancer's namespace, with this instance's name.
@@ -470,7 +542,9 @@ impl Daemon {
     /// It fails.
     #[track_caller]
     pub fn ctl(&self, arguments: &str) -> String {
-        let output = run(self.command("balancer-ctl").args(arguments.split_whitespace()));
+        let output = run(self
+            .command("balancer-ctl")
+            .args(arguments.split_whitespace()));
         assert!(
             output.status.success(),
             "balancer-ctl {arguments}: {} {}\nthe daemon's log:\n{}",
@@ -511,7 +585,10 @@ impl Daemon {
     /// It does not end, or not with status 0.
     pub fn stop(&mut self) {
         self.process().signal(Signal::SIGTERM).expect("it runs");
-        let status = self.process().wait(Duration::from_secs(10)).expect("it ends");
+        let status = self
+            .process()
+            .wait(Duration::from_secs(10))
+            .expect("it ends");
         assert!(status.success(), "{status}; its log:\n{}", self.log());
         self.process = None;
     }
@@ -521,8 +598,16 @@ impl Daemon {
     /// # Panics
     /// That fails.
     pub fn detach(&self) {
-        let output = run(self.command("balancerd").arg("--config").arg(&self.config).arg("--detach"));
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let output = run(self
+            .command("balancerd")
+            .arg("--config")
+            .arg(&self.config)
+            .arg("--detach"));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 
     /// Where this instance's pins are.
@@ -556,7 +641,10 @@ fn instance_command(program: &str, balancer: &Path, instance: &str) -> Command {
     let mut command = Command::new("nsenter");
     let mut net = std::ffi::OsString::from("--net=");
     net.push(balancer);
-    command.arg(net).arg(binary(program)).args(["--instance", instance]);
+    command
+        .arg(net)
+        .arg(binary(program))
+        .args(["--instance", instance]);
     command
 }
 
@@ -575,7 +663,10 @@ fn binary(name: &str) -> PathBuf {
             .expect("run cargo");
         assert!(status.success(), "cannot build balancerd and balancer-ctl");
         let test = std::env::current_exe().expect("this test's path");
-        test.parent().and_then(Path::parent).expect("target/debug/deps").to_owned()
+        test.parent()
+            .and_then(Path::parent)
+            .expect("target/debug/deps")
+            .to_owned()
     });
     folder.join(name)
 }
@@ -585,7 +676,10 @@ fn binary(name: &str) -> PathBuf {
 /// # Panics
 /// It cannot be started.
 pub fn run(command: &mut Command) -> Output {
-    command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("run {command:?}: {error}"))
+    command
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("run {command:?}: {error}"))
 }
 
 /// An address with its port.

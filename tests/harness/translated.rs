@@ -28,13 +28,19 @@ impl Dataplane {
     }
 
     fn map_id(&self, name: &str) -> u32 {
-        let (_, map) = self.maps().find(|(n, _)| *n == name).unwrap_or_else(|| panic!("no map {name}"));
+        let (_, map) = self
+            .maps()
+            .find(|(n, _)| *n == name)
+            .unwrap_or_else(|| panic!("no map {name}"));
         let (Map::RingBuf(data) | Map::Array(data) | Map::HashMap(data)) = map else {
             panic!("{name} is of a kind that nobody asks for");
         };
         let wanted = data.fd().as_fd().as_raw_fd();
         let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{wanted}")).expect("fdinfo");
-        let id = text.lines().find_map(|line| line.strip_prefix("map_id:")).expect("map_id");
+        let id = text
+            .lines()
+            .find_map(|line| line.strip_prefix("map_id:"))
+            .expect("map_id");
         let id = id.trim().parse().expect("a number");
         assert!(MapInfo::from_id(id).is_ok());
         id
@@ -43,7 +49,11 @@ impl Dataplane {
     /// The packet program's instructions.
     fn translated(&self) -> Vec<bpf_insn> {
         let program = self.program();
-        let size = program.info().expect("info").size_translated().expect("its size") as usize;
+        let size = program
+            .info()
+            .expect("info")
+            .size_translated()
+            .expect("its size") as usize;
         // SAFETY: an instruction is eight plain bytes; all zeroes is one.
         let mut instructions: Vec<bpf_insn> =
             vec![unsafe { std::mem::zeroed() }; size / size_of::<bpf_insn>()];
@@ -57,7 +67,12 @@ impl Dataplane {
         attr.info.info = &raw mut info as u64;
         // SAFETY: `attr` names two buffers of the stated sizes, which outlive the call.
         let result = unsafe {
-            libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &raw mut attr, size_of::<bpf_attr>())
+            libc::syscall(
+                libc::SYS_bpf,
+                BPF_OBJ_GET_INFO_BY_FD,
+                &raw mut attr,
+                size_of::<bpf_attr>(),
+            )
         };
         assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
         assert_eq!(info.xlated_prog_len as usize, size);

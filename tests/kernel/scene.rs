@@ -1,7 +1,8 @@
 //! A balancer between a client and two real servers, each in a network namespace, with a data plane of its own.
 
 use std::{
-    net::SocketAddr,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
@@ -153,4 +154,45 @@ pub fn service(address: &str, reals: &[(&str, u32)]) -> VirtualService {
 /// Both real servers behind the VIP.
 pub fn both() -> Vec<VirtualService> {
     vec![service(VIP, &[("10.0.1.2:8080", 1), ("10.0.2.2:8080", 1)])]
+}
+
+/// Answers each connection with `name`, then every byte with itself until an `x` or the end.
+fn serve(listener: TcpListener, name: &'static str) {
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            std::thread::spawn(move || {
+                let _ = stream.write_all(name.as_bytes());
+                let mut byte = [0];
+                while stream.read_exact(&mut byte).is_ok()
+                    && byte != *b"x"
+                    && stream.write_all(&byte).is_ok()
+                {}
+            });
+        }
+    });
+}
+
+/// Starts both real servers, `A` and `B`.
+pub fn start_reals(scene: &Scene) {
+    for (namespace, name) in scene.reals.iter().zip(["A", "B"]) {
+        let listener = namespace
+            .run(|| TcpListener::bind("0.0.0.0:8080"))
+            .unwrap()
+            .unwrap();
+        serve(listener, name);
+    }
+}
+
+/// Opens a connection from the client and returns it with the name of the real server that answers.
+pub fn connect(scene: &Scene) -> (TcpStream, String) {
+    let stream = scene.client.run(|| {
+        let address: SocketAddr = VIP.parse().unwrap();
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let mut name = [0];
+        stream.read_exact(&mut name)?;
+        std::io::Result::Ok((stream, String::from_utf8_lossy(&name).into_owned()))
+    });
+    stream.unwrap().unwrap()
 }

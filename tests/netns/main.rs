@@ -47,14 +47,20 @@ impl KeepAlive {
     }
 
     fn connect_to(topology: &Topology, to: SocketAddr) -> Self {
-        let stream = topology.connect(to, Duration::from_secs(5)).expect("connect");
-        stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+        let stream = topology
+            .connect(to, Duration::from_secs(5))
+            .expect("connect");
+        stream
+            .set_read_timeout(Some(Duration::from_secs(5)))
+            .expect("a timeout");
         Self(BufReader::new(stream))
     }
 
     /// Asks once and returns the answer.
     fn request(&mut self) -> std::io::Result<String> {
-        self.0.get_mut().write_all(b"GET / HTTP/1.1\r\nHost: vip\r\n\r\n")?;
+        self.0
+            .get_mut()
+            .write_all(b"GET / HTTP/1.1\r\nHost: vip\r\n\r\n")?;
         let mut length = 0;
         loop {
             let mut line = String::new();

@@ -20,7 +20,10 @@ fn refused(daemon: &Daemon) -> (Output, String) {
     command.arg("--config").arg(&daemon.config);
     // One that does not give up must not hold the test.
     let mut limited = std::process::Command::new("timeout");
-    limited.arg("10").arg(command.get_program()).args(command.get_args());
+    limited
+        .arg("10")
+        .arg(command.get_program())
+        .args(command.get_args());
     let output = run(&mut limited);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");
@@ -36,11 +39,17 @@ fn a_second_daemon_is_refused_and_the_first_goes_on() {
     let mut daemon = Daemon::start(&topology, WEB);
     let (_, said) = refused(&daemon);
     assert!(said.contains("error: "), "{said}");
-    assert!(said.to_lowercase().contains("already") || said.contains("runs"), "{said}");
+    assert!(
+        said.to_lowercase().contains("already") || said.contains("runs"),
+        "{said}"
+    );
     assert_eq!(daemon.process().ended().expect("asked"), None);
     daemon.ctl("status");
     let answers = topology.curl(&format!("http://{VIP}/"), 4);
-    assert!(answers.windows(2).all(|pair| pair[0] != pair[1]), "{answers:?}");
+    assert!(
+        answers.windows(2).all(|pair| pair[0] != pair[1]),
+        "{answers:?}"
+    );
 }
 
 #[test]
@@ -53,8 +62,14 @@ fn a_missing_interface_is_refused_by_name() {
     let daemon = Daemon::prepare(&topology, &config);
     let (_, said) = refused(&daemon);
     assert!(said.contains("nowhere0"), "{said}");
-    let listed = topology.balancer.output("ip", &["-details", "link"]).expect("ip link");
-    assert!(!listed.contains("xdp"), "nothing is left on the other interface: {listed}");
+    let listed = topology
+        .balancer
+        .output("ip", &["-details", "link"])
+        .expect("ip link");
+    assert!(
+        !listed.contains("xdp"),
+        "nothing is left on the other interface: {listed}"
+    );
     // A running daemon refuses it alike and goes on.
     let daemon = Daemon::start(&topology, WEB);
     daemon.write(&config);
@@ -63,7 +78,10 @@ fn a_missing_interface_is_refused_by_name() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("nowhere0"), "{said}");
     let answers = topology.curl(&format!("http://{VIP}/"), 4);
-    assert!(answers.windows(2).all(|pair| pair[0] != pair[1]), "{answers:?}");
+    assert!(
+        answers.windows(2).all(|pair| pair[0] != pair[1]),
+        "{answers:?}"
+    );
 }
 
 #[test]
@@ -73,7 +91,11 @@ fn another_programs_xdp_is_refused_and_left_in_place() {
     }
     let topology = Topology::with_web(Arms::Two, 2);
     let mut ebpf = EbpfLoader::new().load(OBJECT).expect("load");
-    let theirs: &mut Xdp = ebpf.program_mut("clock").expect("clock").try_into().expect("XDP");
+    let theirs: &mut Xdp = ebpf
+        .program_mut("clock")
+        .expect("clock")
+        .try_into()
+        .expect("XDP");
     theirs.load().expect("load");
     for mode in [XdpMode::Driver, XdpMode::Skb] {
         let link = topology
@@ -82,19 +104,37 @@ fn another_programs_xdp_is_refused_and_left_in_place() {
             .expect("enter the balancer")
             .expect("attach");
         let listed = || {
-            let listed = topology.balancer.output("ip", &["-details", "link", "show", INSIDE]);
+            let listed = topology
+                .balancer
+                .output("ip", &["-details", "link", "show", INSIDE]);
             let listed = listed.expect("ip link");
-            let at = listed.find("prog/xdp").unwrap_or_else(|| panic!("no program: {listed}"));
-            listed[at..].split_whitespace().take(3).collect::<Vec<_>>().join(" ")
+            let at = listed
+                .find("prog/xdp")
+                .unwrap_or_else(|| panic!("no program: {listed}"));
+            listed[at..]
+                .split_whitespace()
+                .take(3)
+                .collect::<Vec<_>>()
+                .join(" ")
         };
         let before = listed();
         let config = format!("[dataplane]\ninterfaces = {}\n{WEB}", topology.interfaces());
         let daemon = Daemon::prepare(&topology, &config);
         let (_, said) = refused(&daemon);
-        assert!(said.contains(INSIDE) && said.to_lowercase().contains("xdp"), "{said}");
+        assert!(
+            said.contains(INSIDE) && said.to_lowercase().contains("xdp"),
+            "{said}"
+        );
         assert_eq!(listed(), before, "the other program stays");
-        let all = topology.balancer.output("ip", &["-details", "link"]).expect("ip link");
-        assert_eq!(all.matches("prog/xdp").count(), 1, "nothing is left on the other: {all}");
+        let all = topology
+            .balancer
+            .output("ip", &["-details", "link"])
+            .expect("ip link");
+        assert_eq!(
+            all.matches("prog/xdp").count(),
+            1,
+            "nothing is left on the other: {all}"
+        );
         theirs.detach(link).expect("detach");
     }
 }

@@ -20,7 +20,9 @@ fn topology() -> Topology {
     let real = &mut topology.reals[0];
     for host in 100..200 {
         let address = format!("192.168.0.{host}/24");
-        real.namespace.address("eth0", &address).expect("an address");
+        real.namespace
+            .address("eth0", &address)
+            .expect("an address");
     }
     let mut server = String::from("listen 80; ");
     for port in 8000..8010 {
@@ -111,7 +113,9 @@ fn a_thousand_services_load_and_change_in_place() {
         .client
         .run(|| {
             (1990..2000)
-                .flat_map(|port| (0..10).map(move |_| request(socket(VIP, port)).expect("an answer")))
+                .flat_map(|port| {
+                    (0..10).map(move |_| request(socket(VIP, port)).expect("an answer"))
+                })
                 .collect()
         })
         .expect("enter the client");
@@ -124,6 +128,9 @@ fn a_thousand_services_load_and_change_in_place() {
     daemon.ctl("reload");
     load.wait_for(20);
     load.finish();
-    let refused = topology.client.run(|| request(socket(VIP, 1500))).expect("enter the client");
+    let refused = topology
+        .client
+        .run(|| request(socket(VIP, 1500)))
+        .expect("enter the client");
     assert!(refused.is_err(), "its service is gone");
 }

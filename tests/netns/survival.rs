@@ -18,8 +18,18 @@ use crate::{KeepAlive, WEB};
 fn counters(daemon: &Daemon) -> [u64; 5] {
     let listed = daemon.json("list --stats");
     let counters = &listed["services"][0]["counters"];
-    ["connections", "packets_in", "bytes_in", "packets_out", "bytes_out"]
-        .map(|name| counters[name].as_u64().unwrap_or_else(|| panic!("{name} in {listed}")))
+    [
+        "connections",
+        "packets_in",
+        "bytes_in",
+        "packets_out",
+        "bytes_out",
+    ]
+    .map(|name| {
+        counters[name]
+            .as_u64()
+            .unwrap_or_else(|| panic!("{name} in {listed}"))
+    })
 }
 
 #[test]
@@ -44,8 +54,10 @@ address = "192.168.0.2:81"
     let name = old.request().expect("an answer");
     let copy = folder.path().join("copy");
     let mut curl = topology.client.command("curl");
-    curl.args(["--silent", "--fail", "--limit-rate", "8M", "-o"]).arg(&copy);
-    curl.arg(format!("http://{VIP}:81/file")).stderr(Stdio::null());
+    curl.args(["--silent", "--fail", "--limit-rate", "8M", "-o"])
+        .arg(&copy);
+    curl.arg(format!("http://{VIP}:81/file"))
+        .stderr(Stdio::null());
     let mut long = Process::spawn("a long download", &mut curl).expect("start curl");
     let load = topology.start_load(socket(VIP, 80));
     load.wait_for(50);
@@ -59,18 +71,28 @@ address = "192.168.0.2:81"
     for (before, after) in before.iter().zip(after) {
         assert!(after > *before, "a counter went back: {before} to {after}");
     }
-    assert!(after[0] >= before[0] + 100, "connections made without the daemon count");
+    assert!(
+        after[0] >= before[0] + 100,
+        "connections made without the daemon count"
+    );
     load.wait_for(50);
     assert_eq!(old.request().expect("it goes on"), name);
     let listed = daemon.json("connections --state established");
-    assert!(!listed.as_array().map_or(listed.to_string().len() < 10, Vec::is_empty), "{listed}");
+    assert!(
+        !listed
+            .as_array()
+            .map_or(listed.to_string().len() < 10, Vec::is_empty),
+        "{listed}"
+    );
     // It is master of its tables again.
     daemon.ctl("edit-real 192.168.0.3:80 -t 192.0.2.80:80 -w 0");
     assert_eq!(topology.curl(&format!("http://{VIP}/"), 6), ["real1"; 6]);
 
     let report = load.finish();
     assert!(report.answered >= 200);
-    let status = long.wait(Duration::from_secs(20)).expect("the download ends");
+    let status = long
+        .wait(Duration::from_secs(20))
+        .expect("the download ends");
     assert!(status.success(), "{status}");
     assert_eq!(fs::read(&copy).expect("the copy"), vec![0x5a; 20_000_000]);
 }
@@ -130,8 +152,12 @@ fn detach_puts_everything_back() {
                     .iter()
                     .flat_map(|family| {
                         [OUTSIDE, INSIDE].map(|interface| {
-                            let name = format!("/proc/sys/net/{family}/conf/{interface}/forwarding");
-                            fs::read_to_string(name).expect("a sysctl").trim().to_owned()
+                            let name =
+                                format!("/proc/sys/net/{family}/conf/{interface}/forwarding");
+                            fs::read_to_string(name)
+                                .expect("a sysctl")
+                                .trim()
+                                .to_owned()
                         })
                     })
                     .collect()
@@ -139,7 +165,10 @@ fn detach_puts_everything_back() {
             .expect("enter the balancer")
     };
     let has_xdp = || {
-        let listed = topology.balancer.output("ip", &["-details", "link"]).expect("ip link");
+        let listed = topology
+            .balancer
+            .output("ip", &["-details", "link"])
+            .expect("ip link");
         listed.contains("xdp")
     };
     for family in ["ipv4", "ipv6"] {
@@ -161,7 +190,11 @@ fn detach_puts_everything_back() {
     assert_eq!(sysctls(), before);
     assert!(!has_xdp(), "the program is off the interfaces");
     assert!(!daemon.pins().exists(), "no pin is left");
-    assert!(topology.connect(socket(VIP, 80), Duration::from_millis(300)).is_err());
+    assert!(
+        topology
+            .connect(socket(VIP, 80), Duration::from_millis(300))
+            .is_err()
+    );
     // And all can be had again.
     daemon.restart();
     assert_eq!(topology.curl(&format!("http://{VIP}/"), 2).len(), 2);
@@ -186,13 +219,25 @@ fn another_layout_is_said_and_started_anew() {
     let made = run(Command::new("bpftool")
         .args(["map", "create"])
         .arg(&path)
-        .args(["type", "array", "key", "4", "value", "4", "entries", "8", "name", "REALS"]));
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stdout));
+        .args([
+            "type", "array", "key", "4", "value", "4", "entries", "8", "name", "REALS",
+        ]));
+    assert!(
+        made.status.success(),
+        "{}",
+        String::from_utf8_lossy(&made.stdout)
+    );
     daemon.restart();
     let log = daemon.log();
-    assert!(log.contains("REALS"), "the daemon says what differs:\n{log}");
+    assert!(
+        log.contains("REALS"),
+        "the daemon says what differs:\n{log}"
+    );
     let answers = topology.curl(&format!("http://{VIP}/"), 10);
-    assert!(answers.windows(2).all(|pair| pair[0] != pair[1]), "{answers:?}");
+    assert!(
+        answers.windows(2).all(|pair| pair[0] != pair[1]),
+        "{answers:?}"
+    );
     assert_eq!(counters(&daemon)[0], 10, "it began anew");
     // From then on the new tables are taken up like any others.
     daemon.stop();
@@ -208,9 +253,14 @@ fn a_map_that_is_missing_is_said_and_made_anew() {
     let topology = Topology::with_web(Arms::Two, 2);
     let mut daemon = Daemon::start(&topology, WEB);
     daemon.stop();
-    let removed = run(Command::new("find").arg(daemon.pins()).args(["-name", "TURNS", "-delete"]));
+    let removed = run(Command::new("find")
+        .arg(daemon.pins())
+        .args(["-name", "TURNS", "-delete"]));
     assert!(removed.status.success());
     daemon.restart();
     let answers = topology.curl(&format!("http://{VIP}/"), 10);
-    assert!(answers.windows(2).all(|pair| pair[0] != pair[1]), "{answers:?}");
+    assert!(
+        answers.windows(2).all(|pair| pair[0] != pair[1]),
+        "{answers:?}"
+    );
 }

@@ -6,16 +6,25 @@ use balancer_tests::{
     privileged,
     topology::{Arms, Daemon, Topology, VIP, request, socket},
 };
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use xtask::lab::wait_until;
 
 use crate::{KeepAlive, WEB};
 
+/// Lets this process and those that it starts have so many files open.
+fn allow_files(number: u64) {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit");
+    setrlimit(Resource::RLIMIT_NOFILE, number.min(most), most).expect("a higher limit");
+}
+
 #[test]
 fn a_full_table_refuses_new_connections_and_keeps_the_old() {
-    const MOST: usize = 32;
+    // The least that a configuration may say.
+    const MOST: usize = 1024;
     if privileged::skipped() {
         return;
     }
+    allow_files(4 * MOST as u64);
     let topology = Topology::with_web(Arms::Two, 2);
     let daemon = Daemon::start_with(
         &topology,
@@ -25,7 +34,10 @@ fn a_full_table_refuses_new_connections_and_keeps_the_old() {
         ),
     );
     let mut old: Vec<_> = (0..MOST).map(|_| KeepAlive::connect(&topology)).collect();
-    let names: Vec<_> = old.iter_mut().map(|old| old.request().expect("an answer")).collect();
+    let names: Vec<_> = old
+        .iter_mut()
+        .map(|old| old.request().expect("an answer"))
+        .collect();
     for _ in 0..3 {
         let refused = topology.connect(socket(VIP, 80), Duration::from_millis(200));
         assert!(refused.is_err(), "there is no room for another");
@@ -33,7 +45,10 @@ fn a_full_table_refuses_new_connections_and_keeps_the_old() {
     let status = daemon.json("status");
     assert_eq!(status["dataplane"]["connections"], MOST);
     assert_eq!(status["dataplane"]["max_connections"], MOST);
-    assert!(status["dataplane"]["discards"]["table-full"].as_u64() >= Some(3), "{status}");
+    assert!(
+        status["dataplane"]["discards"]["table-full"].as_u64() >= Some(3),
+        "{status}"
+    );
     for (old, name) in old.iter_mut().zip(&names) {
         assert_eq!(&old.request().expect("it goes on"), name);
     }

@@ -24,19 +24,27 @@ fn add_web(daemon: &Daemon, scheduler: &str, weights: [u32; 2]) {
 
 /// 400 connections of each family: the answers repeat `pattern`, and the counters say the same.
 fn assert_pattern(topology: &Topology, daemon: &Daemon, pattern: &[&str]) {
-    for (url, service) in [(format!("http://{VIP}/"), 0), (format!("http://[{VIP6}]/"), 1)] {
+    for (url, service) in [
+        (format!("http://{VIP}/"), 0),
+        (format!("http://[{VIP6}]/"), 1),
+    ] {
         let answers = topology.curl(&url, 400);
         let expected: Vec<_> = pattern.iter().cycle().take(400).collect();
         assert_eq!(answers.iter().collect::<Vec<_>>(), expected, "{url}");
         let listed = daemon.json("list --stats");
-        let reals = listed["services"][service]["reals"].as_array().expect("reals");
+        let reals = listed["services"][service]["reals"]
+            .as_array()
+            .expect("reals");
         for (real, name) in reals.iter().zip(["real1", "real2"]) {
             let share = shares(&answers)[name] as u64;
             let counters = &real["counters"];
             assert_eq!(counters["connections"], share, "{real}");
             // SYN, ACK, request, FIN and more; SYN|ACK, answer, FIN and more.
             assert!(counters["packets_in"].as_u64() >= Some(4 * share), "{real}");
-            assert!(counters["packets_out"].as_u64() >= Some(3 * share), "{real}");
+            assert!(
+                counters["packets_out"].as_u64() >= Some(3 * share),
+                "{real}"
+            );
             assert!(counters["bytes_in"].as_u64() > Some(200 * share), "{real}");
             assert!(counters["bytes_out"].as_u64() > Some(200 * share), "{real}");
         }
@@ -133,9 +141,10 @@ fn a_download_of_100_megabytes_arrives_whole() {
         let mut topology = Topology::new(arms, 1);
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("file");
-        let made = run(Command::new("sh")
-            .arg("-c")
-            .arg(format!("head -c 100000000 /dev/urandom > {}", file.display())));
+        let made = run(Command::new("sh").arg("-c").arg(format!(
+            "head -c 100000000 /dev/urandom > {}",
+            file.display()
+        )));
         assert!(made.status.success());
         topology.reals[0].start_nginx(&format!(
             "listen 80; listen [::]:80; root {};",
@@ -144,25 +153,45 @@ fn a_download_of_100_megabytes_arrives_whole() {
         let daemon = Daemon::start(&topology, "");
         let sum = |path: &std::path::Path| {
             let output = run(Command::new("sha256sum").arg(path));
-            String::from_utf8_lossy(&output.stdout).split(' ').next().expect("a sum").to_owned()
+            String::from_utf8_lossy(&output.stdout)
+                .split(' ')
+                .next()
+                .expect("a sum")
+                .to_owned()
         };
-        for (service, vip, real) in
-            [(0, VIP.to_owned(), "192.168.0.2"), (1, format!("[{VIP6}]"), "[fd00:1::2]")]
-        {
+        for (service, vip, real) in [
+            (0, VIP.to_owned(), "192.168.0.2"),
+            (1, format!("[{VIP6}]"), "[fd00:1::2]"),
+        ] {
             daemon.ctl(&format!("add-service {vip}:80"));
             daemon.ctl(&format!("add-real {real}:80 -t {vip}:80"));
             let copy = folder.path().join("copy");
             let output = run(topology
                 .client
                 .command("curl")
-                .args(["--silent", "--show-error", "--fail", "--globoff", "--max-time", "60", "-o"])
+                .args([
+                    "--silent",
+                    "--show-error",
+                    "--fail",
+                    "--globoff",
+                    "--max-time",
+                    "60",
+                    "-o",
+                ])
                 .arg(&copy)
                 .arg(format!("http://{vip}/file")));
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            assert!(
+                output.status.success(),
+                "{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
             assert_eq!(sum(&copy), sum(&file), "{vip}");
             let listed = daemon.json("list --stats");
             let counters = &listed["services"][service]["reals"][0]["counters"];
-            assert!(counters["bytes_out"].as_u64() > Some(100_000_000), "{counters}");
+            assert!(
+                counters["bytes_out"].as_u64() > Some(100_000_000),
+                "{counters}"
+            );
         }
     }
 }

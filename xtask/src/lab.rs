@@ -3,10 +3,11 @@
 //!
 //! Everything made here is a guard: dropped, it takes away what it made. All of it needs root.
 //!
-//! XDP on a veth has two demands that real cards do not have. Frames that the packet program sends or redirects
-//! carry no checksum-offload state, so ends that make traffic must compute checksums themselves
-//! ([`Namespace::plain_frames`]); and a veth takes such frames only if its peer polls
-//! ([`Namespace::polling`]).
+//! XDP on a veth has demands that real cards do not have. Frames that the packet program sends carry no
+//! checksum-offload state, so ends that make traffic must compute checksums themselves
+//! ([`Namespace::plain_frames`]). A veth takes redirected frames only if its peer polls
+//! ([`Namespace::polling`]), and frames that go back where they came from (one arm) only if the peer has an XDP
+//! program of its own, whatever it does.
 
 mod link;
 mod namespace;

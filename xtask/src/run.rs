@@ -144,7 +144,7 @@ fn explain_further(network: &Network, ctl: &daemon::Ctl, programs: &Path) {
         "status",
         "connections",
         "events",
-        "edit-real 192.168.0.3:80 -w 3",
+        "edit-real 192.168.0.2:80 -w 0",
     ] {
         println!("  {sudo}{}/balancer-ctl {command}", programs.display());
     }

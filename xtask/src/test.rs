@@ -8,9 +8,16 @@ use std::{
     env,
     io::{BufRead as _, BufReader},
     process::{Command, ExitCode, Stdio},
+    sync::mpsc::{self, RecvTimeoutError, Sender},
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 use self::{
     binaries::{Binary, Kind},
@@ -25,6 +32,9 @@ use crate::{
 
 /// Set to 1 where tests that need root cannot run: they are then skipped, counted and named.
 const SKIP_PRIVILEGED: &str = "BALANCER_SKIP_PRIVILEGED";
+
+/// The longest that one test program may run.
+const LONGEST: Duration = Duration::from_secs(15 * 60);
 
 /// Runs all tests: unit tests without root, then the packet suite and the namespaces as root.
 ///
@@ -146,6 +156,7 @@ fn follow(command: &mut Command, name: &str) -> Result<Tally> {
         .spawn()
         .with_context(|| format!("cannot run {}", command.get_program().display()))?;
     let output = child.stdout.take().context("the test has no output")?;
+    let _running = watch(child.id(), name);
     let mut parser = Parser::new(name);
     for line in BufReader::new(output).split(b'\n') {
         let line = line.with_context(|| format!("cannot read what {name} prints"))?;
@@ -157,4 +168,21 @@ fn follow(command: &mut Command, name: &str) -> Result<Tally> {
         .wait()
         .with_context(|| format!("cannot wait for {name}"))?;
     Ok(parser.finish(status.success(), &format!("{name} ended with {status}")))
+}
+
+/// Kills a test program that runs for longer than [`LONGEST`], unless what this returns is dropped before: a
+/// deadlock should fail with its name, not eat the time of everything behind it.
+fn watch(id: u32, name: &str) -> Sender<()> {
+    let (running, ended) = mpsc::channel();
+    let name = name.to_owned();
+    thread::spawn(move || {
+        if ended.recv_timeout(LONGEST) == Err(RecvTimeoutError::Timeout)
+            && let Ok(id) = i32::try_from(id)
+        {
+            println!("{name}: still running after {LONGEST:?}: killing it");
+            // Ended just now: as good.
+            let _ = kill(Pid::from_raw(id), Signal::SIGKILL);
+        }
+    });
+    running
 }

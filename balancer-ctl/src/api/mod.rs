@@ -1,6 +1,8 @@
 //! The control socket: HTTP/1.1 with JSON. Here are the bodies of requests; answers are in [`crate::view`].
 
+pub mod accept;
 pub mod client;
+pub mod follow;
 pub mod listen;
 pub mod server;
 

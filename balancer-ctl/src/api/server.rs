@@ -1,36 +1,24 @@
 //! The control socket's server: HTTP requests → messages to the daemon.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, time::Duration};
 
 use axum::{
     Router,
-    body::{Body, Bytes, to_bytes},
-    extract::{Path, Query, Request, State},
-    http::{StatusCode, header::CONTENT_LENGTH},
-    middleware::{Next, from_fn},
-    response::{
-        IntoResponse, Response, Sse,
-        sse::{self, KeepAlive},
-    },
+    body::Bytes,
+    extract::{Path, Query, State},
+    http::StatusCode,
+    middleware::from_fn,
+    response::{IntoResponse, Response},
     routing::{get, post},
 };
 use balancer_common::tcp;
-use futures_util::{Stream, stream};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
 use serde::{Deserialize, de::DeserializeOwned};
-use tokio::{
-    net::UnixListener,
-    sync::{Semaphore, broadcast, mpsc, oneshot},
-};
+use tokio::sync::{broadcast, mpsc, oneshot};
 
-use super::{EditReal, EditService, Failure, NewReal, NewService};
+use super::{EditReal, EditService, Failure, NewReal, NewService, accept::bounded, follow::events};
 use crate::{
     address::{self, RealRef, ServiceRef, service_address},
     change::{RealSettings, ServiceSettings},
-    clock,
     daemon::{self, Leftover, Message, Reply, Scope},
     dataplane::ConnectionFilter,
     error::{Kind, Refusal},
@@ -38,12 +26,6 @@ use crate::{
     overview, view,
 };
 
-/// Largest body of a request.
-pub const MAX_BODY: usize = 1 << 20;
-/// A request whose header or body takes longer is given up.
-const READ_TIMEOUT: Duration = Duration::from_secs(10);
-/// Clients at a time; one more is turned away.
-const MAX_CLIENTS: usize = 256;
 /// How far the two looks of a rate are apart.
 const RATE_OVER: Duration = Duration::from_secs(1);
 
@@ -56,41 +38,8 @@ pub struct Api {
     pub events: broadcast::Sender<view::Event>,
 }
 
-/// Serves clients for ever.
-pub async fn serve(listener: UnixListener, api: Api) -> Infallible {
-    let router = router(api);
-    let slots = Arc::new(Semaphore::new(MAX_CLIENTS));
-    loop {
-        let (stream, _) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a client");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let Ok(slot) = slots.clone().try_acquire_owned() else {
-            tracing::warn!(
-                clients = MAX_CLIENTS,
-                "too many clients, one is turned away"
-            );
-            continue;
-        };
-        let service = TowerToHyperService::new(router.clone());
-        tokio::spawn(async move {
-            let connection = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(READ_TIMEOUT)
-                .serve_connection(TokioIo::new(stream), service);
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a client's connection ended early");
-            }
-            drop(slot);
-        });
-    }
-}
-
-fn router(api: Api) -> Router {
+/// What is at which path.
+pub fn router(api: Api) -> Router {
     Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
@@ -122,46 +71,6 @@ fn router(api: Api) -> Router {
         })
         .layer(from_fn(bounded))
         .with_state(api)
-}
-
-/// Reads the body whole, within its limits, before anyone looks at it.
-async fn bounded(request: Request, next: Next) -> Response {
-    let too_large = || {
-        refuse(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("a request's body is at most {MAX_BODY} bytes"),
-        )
-    };
-    let (parts, body) = request.into_parts();
-    let announced = parts
-        .headers
-        .get(CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse().ok());
-    if announced.is_some_and(|length: u64| length > MAX_BODY as u64) {
-        return too_large();
-    }
-    match tokio::time::timeout(READ_TIMEOUT, to_bytes(body, MAX_BODY)).await {
-        Err(_) => {
-            let sentence = format!(
-                "the request's body did not come within {} s",
-                READ_TIMEOUT.as_secs()
-            );
-            refuse(StatusCode::REQUEST_TIMEOUT, sentence)
-        }
-        Ok(Err(error)) => {
-            let limit = std::error::Error::source(&error)
-                .is_some_and(|e| e.is::<http_body_util::LengthLimitError>());
-            if limit {
-                too_large()
-            } else {
-                refuse(StatusCode::BAD_REQUEST, "the request's body was cut short")
-            }
-        }
-        Ok(Ok(bytes)) => {
-            next.run(Request::from_parts(parts, Body::from(bytes)))
-                .await
-        }
-    }
 }
 
 #[derive(Deserialize)]
@@ -429,41 +338,6 @@ fn done(notes: Vec<String>) -> Answer {
     Ok(axum::Json(super::Done { notes }).into_response())
 }
 
-async fn events(State(api): State<Api>) -> Response {
-    let stream = followed(api.events.subscribe());
-    Sse::new(stream)
-        .keep_alive(KeepAlive::new().interval(Duration::from_secs(15)))
-        .into_response()
-}
-
-/// Events until the daemon stops or the reader has lost some.
-fn followed(
-    receiver: broadcast::Receiver<view::Event>,
-) -> impl Stream<Item = Result<sse::Event, axum::Error>> {
-    stream::unfold(Some(receiver), async |receiver| {
-        let mut receiver = receiver?;
-        let event = match receiver.recv().await {
-            Ok(event) => event,
-            Err(broadcast::error::RecvError::Closed) => return None,
-            Err(broadcast::error::RecvError::Lagged(lost)) => view::Event {
-                time: clock::now_utc(),
-                event: view::EventKind::Lost,
-                service: None,
-                real: None,
-                message: format!("{lost} events were lost because they were read too slowly"),
-            },
-        };
-        let ends = matches!(
-            event.event,
-            view::EventKind::Lost | view::EventKind::Stopping
-        );
-        let sent = sse::Event::default()
-            .event(event.event.name())
-            .json_data(&event);
-        Some((sent, (!ends).then_some(receiver)))
-    })
-}
-
 impl Api {
     async fn ask<T>(&self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, Refusal> {
         let stopping = || Refusal::failed("balancerd is stopping");
@@ -531,7 +405,8 @@ impl IntoResponse for Refused {
     }
 }
 
-fn refuse(status: StatusCode, sentence: impl Into<String>) -> Response {
+/// An answer that is a sentence.
+pub(super) fn refuse(status: StatusCode, sentence: impl Into<String>) -> Response {
     (
         status,
         axum::Json(Failure {

@@ -3,6 +3,7 @@
 mod arguments;
 mod connections;
 mod events;
+mod later;
 mod list;
 mod real;
 mod render;

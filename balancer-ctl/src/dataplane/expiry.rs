@@ -6,7 +6,11 @@
 //!
 //! The walk is spread over many calls of `tend`; between two of them only the kernel's cursor is kept.
 
-use std::{collections::HashSet, io};
+use std::{
+    collections::HashSet,
+    io,
+    time::{Duration, Instant},
+};
 
 use aya::Pod;
 use balancer_common::{
@@ -22,8 +26,8 @@ use super::{
     table::{Table, Walk},
 };
 
-/// Calls to the kernel for rows in one `tend`: 262,144 rows at most, some 0.1 s.
-const CHUNKS_PER_CALL: u32 = 16;
+/// How long one call may go on before it stops after the chunk of rows at hand. A million idle rows take a few calls.
+const LONGEST: Duration = Duration::from_millis(200);
 
 /// Connections deleted between two updates of their number. A connection that begins under an old tuple right
 /// between look and deletion would be lost; few at a time keep that moment below a millisecond.
@@ -85,7 +89,8 @@ impl Expiry {
         settings: &SettingsRow,
         now: u32,
     ) -> io::Result<Option<Outcome>> {
-        for _ in 0..CHUNKS_PER_CALL {
+        let started = Instant::now();
+        while started.elapsed() < LONGEST {
             let timeouts = settings.get().timeouts;
             let mut sweep = Sweep {
                 settings,

@@ -1,7 +1,7 @@
 //! The data plane in the kernel: takes up what is pinned or loads anew, and implements [`Dataplane`] on it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::{IpAddr, SocketAddr},
     os::fd::AsFd,
     time::{Duration, Instant},
@@ -9,14 +9,12 @@ use std::{
 
 use anyhow::{Context, anyhow, ensure};
 use aya::Ebpf;
-use balancer_common::{real_server::state, stats::RealStats, verdict::Discard};
+use balancer_common::real_server::state;
 
 pub use super::packet_log::PacketLog;
 use super::{
-    Connection, ConnectionFilter, Counters, Dataplane, DataplaneStatus, Error, RealSnapshot,
-    ServiceSnapshot, Snapshot, apply,
+    Connection, ConnectionFilter, Dataplane, DataplaneStatus, Error, Snapshot, apply,
     attach::{self, Attached},
-    census::{self, Lister},
     clock::{self, Tick},
     expiry::Expiry,
     load,
@@ -34,7 +32,7 @@ use crate::{
     netlink::{Netlink, link::Link, neighbour::Keeper},
     plan::{
         self, Full,
-        tables::{Change, Tables, address_of},
+        tables::{Change, Tables},
     },
 };
 
@@ -57,22 +55,22 @@ pub struct OpenOptions {
 pub struct KernelDataplane {
     pins: Pins,
     ebpf: Ebpf,
-    maps: Maps,
-    settings: SettingsRow,
+    pub(super) maps: Maps,
+    pub(super) settings: SettingsRow,
     ways: Ways,
     /// What the maps hold; none after a failure half way, until it is read again.
-    tables: Option<Tables>,
-    configured: DataplaneSettings,
-    attached: Vec<Attached>,
-    tick: Tick,
+    pub(super) tables: Option<Tables>,
+    pub(super) configured: DataplaneSettings,
+    pub(super) attached: Vec<Attached>,
+    pub(super) tick: Tick,
     expiry: Option<Expiry>,
     netlink: Netlink,
     keeper: Keeper,
     neighbours_due: Instant,
     watch: Watch,
-    host: Host,
+    pub(super) host: Host,
     /// What was noticed at the start.
-    notes: Vec<String>,
+    pub(super) notes: Vec<String>,
     _packet_log: Option<packet_log::Reader>,
 }
 
@@ -85,12 +83,13 @@ impl KernelDataplane {
         open(options).map_err(Error::from)
     }
 
-    fn now(&self) -> anyhow::Result<u32> {
+    /// The packet program's clock.
+    pub(super) fn now(&self) -> anyhow::Result<u32> {
         clock::now(load::program(&self.ebpf, "clock")?)
     }
 
     /// The tables as they stand, read again after a failure.
-    fn tables(&mut self) -> anyhow::Result<&mut Tables> {
+    pub(super) fn tables(&mut self) -> anyhow::Result<&mut Tables> {
         let tables = match self.tables.take() {
             Some(tables) => tables,
             None => apply::observe(&self.maps, &self.settings)?,
@@ -170,161 +169,6 @@ impl KernelDataplane {
         attach::forbid_ways_out(&self.maps.devices, gone)?;
         self.host.prepare(&links)?;
         self.host.examine(&mut self.netlink, &links)
-    }
-
-    fn purge(&mut self, service: &ServiceKey, real: SocketAddr) -> anyhow::Result<u64> {
-        let tables = self
-            .tables
-            .take()
-            .map_or_else(|| apply::observe(&self.maps, &self.settings), Ok)?;
-        let purged = census::purge(&self.maps, &self.settings, |connection, id| {
-            census::belongs(connection, service, real, tables.reals.get(id as usize))
-        });
-        self.tables = Some(tables);
-        purged.context("cannot delete connections")
-    }
-
-    fn snapshot(&mut self) -> anyhow::Result<Snapshot> {
-        let now = self.now()?;
-        let timeouts = self.settings.get().timeouts;
-        let reals = self.tables()?.reals.len();
-        let census =
-            census::count(&self.maps, reals, now, &timeouts).context("cannot count connections")?;
-        let tables = self.tables.as_ref().context("the tables were read above")?;
-        let mut snapshot = Snapshot::default();
-        let mut keys = HashMap::new();
-        for (key, row) in &tables.services {
-            let id = row.service.id;
-            keys.insert(id, *key);
-            let removed = self
-                .maps
-                .service_stats
-                .get(&id)
-                .context("cannot read service counters")?;
-            let counters = census::counters(&removed.unwrap_or_default());
-            snapshot.services.insert(
-                *key,
-                ServiceSnapshot {
-                    counters,
-                    ..ServiceSnapshot::default()
-                },
-            );
-        }
-        for (id, real) in (0_u32..)
-            .zip(&tables.reals)
-            .filter(|(_, real)| real.state != state::FREE)
-        {
-            let Some(service) = keys
-                .get(&real.service)
-                .and_then(|key| snapshot.services.get_mut(key))
-            else {
-                continue;
-            };
-            let stats = self
-                .maps
-                .real_stats
-                .get(id)
-                .context("cannot read counters")?;
-            let counters = census::counters(&census::sum(&stats));
-            service.counters = add(service.counters, counters);
-            if real.state != state::REMOVED {
-                let [active, inactive] = census.get(id as usize).copied().unwrap_or_default();
-                service.reals.insert(
-                    address_of(real),
-                    RealSnapshot {
-                        active,
-                        inactive,
-                        counters,
-                    },
-                );
-            }
-        }
-        Ok(snapshot)
-    }
-
-    fn connections(&mut self, filter: &ConnectionFilter) -> anyhow::Result<Vec<Connection>> {
-        let now = self.now()?;
-        let timeouts = self.settings.get().timeouts;
-        let lister = Lister {
-            maps: &self.maps,
-            filter,
-            tick: self.tick,
-            now,
-            timeouts,
-        };
-        lister.list().context("cannot read the connection table")
-    }
-
-    fn status(&mut self) -> anyhow::Result<DataplaneStatus> {
-        let usage = self
-            .maps
-            .usage
-            .get(&0)
-            .context("cannot read the usage counters")?
-            .unwrap_or_default();
-        let mut discards = Vec::new();
-        for (index, reason) in (0_u32..).zip(Discard::ALL) {
-            let counts = self
-                .maps
-                .discards
-                .get(index)
-                .context("cannot read the discard counters")?;
-            discards.push((*reason, counts.iter().sum()));
-        }
-        let mut warnings = self.notes.clone();
-        warnings.extend(
-            self.attached
-                .iter()
-                .filter_map(|attached| attached.warning.clone()),
-        );
-        warnings.extend(self.host.warnings().iter().cloned());
-        Ok(DataplaneStatus {
-            interfaces: self
-                .attached
-                .iter()
-                .map(Attached::describe)
-                .collect::<anyhow::Result<_>>()?,
-            connections: usage.connections(&self.settings.get()),
-            max_connections: u64::from(self.configured.max_connections),
-            discards,
-            warnings,
-        })
-    }
-
-    fn zero(&mut self, service: Option<&ServiceKey>) -> anyhow::Result<()> {
-        let tables = self
-            .tables
-            .take()
-            .map_or_else(|| apply::observe(&self.maps, &self.settings), Ok)?;
-        let rows = tables
-            .services
-            .iter()
-            .filter(|(key, _)| service.is_none_or(|wanted| wanted == *key));
-        let ids: HashSet<_> = rows.map(|(_, row)| row.service.id).collect();
-        for id in &ids {
-            self.maps
-                .service_stats
-                .set(id, &RealStats::default())
-                .context("cannot reset counters")?;
-        }
-        for (id, real) in (0_u32..).zip(&tables.reals) {
-            if real.state != state::FREE && ids.contains(&real.service) {
-                self.maps
-                    .real_stats
-                    .set(id, RealStats::default())
-                    .context("cannot reset counters")?;
-            }
-        }
-        if service.is_none() {
-            for index in 0..self.maps.discards.capacity() {
-                self.maps
-                    .discards
-                    .set(index, 0)
-                    .context("cannot reset the discard counters")?;
-            }
-        }
-        self.tables = Some(tables);
-        Ok(())
     }
 
     fn tend(&mut self) -> anyhow::Result<()> {
@@ -442,16 +286,6 @@ fn now() -> Instant {
     Instant::now()
 }
 
-const fn add(a: Counters, b: Counters) -> Counters {
-    Counters {
-        connections: a.connections + b.connections,
-        packets_in: a.packets_in + b.packets_in,
-        bytes_in: a.bytes_in + b.bytes_in,
-        packets_out: a.packets_out + b.packets_out,
-        bytes_out: a.bytes_out + b.bytes_out,
-    }
-}
-
 fn open(options: OpenOptions) -> anyhow::Result<KernelDataplane> {
     let OpenOptions {
         instance,
@@ -552,23 +386,23 @@ impl Dataplane for KernelDataplane {
     }
 
     fn purge(&mut self, service: &ServiceKey, real: SocketAddr) -> Result<u64, Error> {
-        Ok(Self::purge(self, service, real)?)
+        Ok(self.delete_connections(service, real)?)
     }
 
     fn snapshot(&mut self) -> Result<Snapshot, Error> {
-        Ok(Self::snapshot(self)?)
+        Ok(self.read_counters()?)
     }
 
     fn connections(&mut self, filter: &ConnectionFilter) -> Result<Vec<Connection>, Error> {
-        Ok(Self::connections(self, filter)?)
+        Ok(self.list_connections(filter)?)
     }
 
     fn status(&mut self) -> Result<DataplaneStatus, Error> {
-        Ok(Self::status(self)?)
+        Ok(self.read_status()?)
     }
 
     fn zero(&mut self, service: Option<&ServiceKey>) -> Result<(), Error> {
-        Ok(Self::zero(self, service)?)
+        Ok(self.reset_counters(service)?)
     }
 
     fn tend(&mut self) -> Result<(), Error> {

@@ -13,6 +13,7 @@ mod load;
 mod maps;
 mod packet_log;
 mod pins;
+mod reading;
 mod settings;
 mod syscall;
 mod table;

@@ -150,10 +150,13 @@ impl Sysctls {
     fn write_note(&self) -> anyhow::Result<()> {
         let write = || -> io::Result<()> {
             if self.found.is_empty() {
-                return match fs::remove_file(&self.note) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                    _ => Ok(()),
-                };
+                match fs::remove_file(&self.note) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+                // What else an instance keeps there stays, and then so does the directory.
+                let _ = self.note.parent().map(fs::remove_dir);
+                return Ok(());
             }
             if let Some(directory) = self.note.parent() {
                 fs::create_dir_all(directory)?;
@@ -249,7 +252,7 @@ mod tests {
             (values(root, "eth0"), values(root, "all")),
             ("00101".into(), "00101".into())
         );
-        assert!(!note.exists());
+        assert!(!note.parent().unwrap().exists());
     }
 
     #[test]

@@ -82,13 +82,12 @@ impl Demonstration<'_> {
         Ok(())
     }
 
-    /// Asks as the client, shows who answers.
+    /// Asks as the client and shows the answers.
     fn ask(&self, times: usize) -> Result<Vec<Node>> {
-        println!();
         let mut answers = Vec::new();
         for _ in 0..times {
             let node = self.network.ask()?;
-            println!("  client$ curl http://{VIP}/      answered by {node}");
+            println!("  client$ curl http://{VIP}/      {}", node.page());
             answers.push(node);
         }
         Ok(answers)

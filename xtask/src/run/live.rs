@@ -2,24 +2,47 @@
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result};
 
-use super::{demonstration::Demonstration, interrupt};
+use super::{
+    daemon::Ctl,
+    demonstration::Demonstration,
+    interrupt,
+    network::{Network, VIP},
+};
 
-/// Time between two views.
-const PERIOD: Duration = Duration::from_secs(1);
-/// Requests in each period.
-const REQUESTS: u32 = 4;
+/// Time between two requests.
+const PAUSE: Duration = Duration::from_millis(250);
+
 /// Shows the view again and again until it is time to stop.
 pub fn view(demonstration: &Demonstration<'_>) -> Result<()> {
+    println!("\n== Live: `curl http://{VIP}/` every {PAUSE:?}, as the client; Ctrl-C ends it\n");
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| send(demonstration.network, &over));
+        let shown = show(demonstration.ctl);
+        over.store(true, Ordering::Relaxed);
+        shown
+    })
+}
+
+/// Sends requests beside the view, whose rates are measured while it waits. Those that fail show in the counters.
+fn send(network: &Network, over: &AtomicBool) {
+    while !over.load(Ordering::Relaxed) && interrupt::sleep(PAUSE).is_ok() {
+        let _ = network.ask();
+    }
+}
+
+fn show(ctl: &Ctl) -> Result<()> {
     let terminal = io::stdout().is_terminal();
-    println!("\n== Live: {REQUESTS} requests a second; Ctrl-C ends it\n");
     let mut lines = 0;
     while !interrupt::happened() {
-        let text = match frame(demonstration) {
+        let text = match frame(ctl) {
             Ok(text) => text,
             Err(_) if interrupt::happened() => break,
             Err(error) => return Err(error),
@@ -33,29 +56,16 @@ pub fn view(demonstration: &Demonstration<'_>) -> Result<()> {
         write!(out, "{text}")
             .and_then(|()| out.flush())
             .context("cannot write")?;
-        drop(out);
-        if send(demonstration).is_err() {
-            break;
-        }
     }
     Ok(())
 }
 
-/// Sends a period's requests. Those that fail show in the counters.
-fn send(demonstration: &Demonstration<'_>) -> Result<()> {
-    for _ in 0..REQUESTS {
-        interrupt::sleep(PERIOD / REQUESTS)?;
-        let _ = demonstration.network.ask();
-    }
-    Ok(())
-}
-
-fn frame(demonstration: &Demonstration<'_>) -> Result<String> {
-    let ctl = demonstration.ctl;
+/// Returns one view. Rates are those of the second that asking for them takes.
+fn frame(ctl: &Ctl) -> Result<String> {
+    let rates = ctl.call("list --rate")?;
     Ok(format!(
-        "{}\n{}\n{}\n",
+        "{}\n{rates}\n{}\n",
         ctl.call("list")?,
-        ctl.call("list --rate")?,
         ctl.call("list --stats")?
     ))
 }

@@ -58,7 +58,7 @@ impl Node {
     }
 
     /// Its page.
-    fn page(&self) -> String {
+    pub fn page(&self) -> String {
         format!("This is {}, {}.", self.name, self.address)
     }
 }
@@ -127,7 +127,7 @@ impl Network {
             format!("[ {VIP}  balancer  {INSIDE} ]"),
         );
         println!("  {left} {middle} ─┬─ {first}");
-        let gap = left.chars().count() + middle.chars().count() + 1;
+        let gap = left.chars().count() + middle.chars().count() + 2;
         println!("  {:gap$} └─ {second}", "");
         println!("\n  Clients ask {VIP}:{PORT}; the real servers' gateway is {INSIDE}.");
     }

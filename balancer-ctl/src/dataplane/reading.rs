@@ -1,0 +1,192 @@
+//! What the data plane tells of itself: counters, connections, state.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+};
+
+use anyhow::Context;
+use balancer_common::{real_server::state, stats::RealStats, verdict::Discard};
+
+use super::{
+    Connection, ConnectionFilter, Counters, DataplaneStatus, RealSnapshot, ServiceSnapshot,
+    Snapshot, apply,
+    attach::Attached,
+    census::{self, Lister},
+    kernel::KernelDataplane,
+};
+use crate::{model::ServiceKey, plan::tables::address_of};
+
+impl KernelDataplane {
+    pub(super) fn delete_connections(
+        &mut self,
+        service: &ServiceKey,
+        real: SocketAddr,
+    ) -> anyhow::Result<u64> {
+        let tables = self
+            .tables
+            .take()
+            .map_or_else(|| apply::observe(&self.maps, &self.settings), Ok)?;
+        let purged = census::purge(&self.maps, &self.settings, |connection, id| {
+            census::belongs(connection, service, real, tables.reals.get(id as usize))
+        });
+        self.tables = Some(tables);
+        purged.context("cannot delete connections")
+    }
+
+    pub(super) fn read_counters(&mut self) -> anyhow::Result<Snapshot> {
+        let now = self.now()?;
+        let timeouts = self.settings.get().timeouts;
+        let reals = self.tables()?.reals.len();
+        let census =
+            census::count(&self.maps, reals, now, &timeouts).context("cannot count connections")?;
+        let tables = self.tables.as_ref().context("the tables were read above")?;
+        let mut snapshot = Snapshot::default();
+        let mut keys = HashMap::new();
+        for (key, row) in &tables.services {
+            let id = row.service.id;
+            keys.insert(id, *key);
+            let removed = self
+                .maps
+                .service_stats
+                .get(&id)
+                .context("cannot read service counters")?;
+            let counters = census::counters(&removed.unwrap_or_default());
+            snapshot.services.insert(
+                *key,
+                ServiceSnapshot {
+                    counters,
+                    ..ServiceSnapshot::default()
+                },
+            );
+        }
+        for (id, real) in (0_u32..)
+            .zip(&tables.reals)
+            .filter(|(_, real)| real.state != state::FREE)
+        {
+            let Some(service) = keys
+                .get(&real.service)
+                .and_then(|key| snapshot.services.get_mut(key))
+            else {
+                continue;
+            };
+            let stats = self
+                .maps
+                .real_stats
+                .get(id)
+                .context("cannot read counters")?;
+            let counters = census::counters(&census::sum(&stats));
+            service.counters = add(service.counters, counters);
+            if real.state != state::REMOVED {
+                let [active, inactive] = census.get(id as usize).copied().unwrap_or_default();
+                service.reals.insert(
+                    address_of(real),
+                    RealSnapshot {
+                        active,
+                        inactive,
+                        counters,
+                    },
+                );
+            }
+        }
+        Ok(snapshot)
+    }
+
+    pub(super) fn list_connections(
+        &mut self,
+        filter: &ConnectionFilter,
+    ) -> anyhow::Result<Vec<Connection>> {
+        let now = self.now()?;
+        let timeouts = self.settings.get().timeouts;
+        let lister = Lister {
+            maps: &self.maps,
+            filter,
+            tick: self.tick,
+            now,
+            timeouts,
+        };
+        lister.list().context("cannot read the connection table")
+    }
+
+    pub(super) fn read_status(&mut self) -> anyhow::Result<DataplaneStatus> {
+        let usage = self
+            .maps
+            .usage
+            .get(&0)
+            .context("cannot read the usage counters")?
+            .unwrap_or_default();
+        let mut discards = Vec::new();
+        for (index, reason) in (0_u32..).zip(Discard::ALL) {
+            let counts = self
+                .maps
+                .discards
+                .get(index)
+                .context("cannot read the discard counters")?;
+            discards.push((*reason, counts.iter().sum()));
+        }
+        let mut warnings = self.notes.clone();
+        warnings.extend(
+            self.attached
+                .iter()
+                .filter_map(|attached| attached.warning.clone()),
+        );
+        warnings.extend(self.host.warnings().iter().cloned());
+        Ok(DataplaneStatus {
+            interfaces: self
+                .attached
+                .iter()
+                .map(Attached::describe)
+                .collect::<anyhow::Result<_>>()?,
+            connections: usage.connections(&self.settings.get()),
+            max_connections: u64::from(self.configured.max_connections),
+            discards,
+            warnings,
+        })
+    }
+
+    pub(super) fn reset_counters(&mut self, service: Option<&ServiceKey>) -> anyhow::Result<()> {
+        let tables = self
+            .tables
+            .take()
+            .map_or_else(|| apply::observe(&self.maps, &self.settings), Ok)?;
+        let rows = tables
+            .services
+            .iter()
+            .filter(|(key, _)| service.is_none_or(|wanted| wanted == *key));
+        let ids: HashSet<_> = rows.map(|(_, row)| row.service.id).collect();
+        for id in &ids {
+            self.maps
+                .service_stats
+                .set(id, &RealStats::default())
+                .context("cannot reset counters")?;
+        }
+        for (id, real) in (0_u32..).zip(&tables.reals) {
+            if real.state != state::FREE && ids.contains(&real.service) {
+                self.maps
+                    .real_stats
+                    .set(id, RealStats::default())
+                    .context("cannot reset counters")?;
+            }
+        }
+        if service.is_none() {
+            for index in 0..self.maps.discards.capacity() {
+                self.maps
+                    .discards
+                    .set(index, 0)
+                    .context("cannot reset the discard counters")?;
+            }
+        }
+        self.tables = Some(tables);
+        Ok(())
+    }
+}
+
+const fn add(a: Counters, b: Counters) -> Counters {
+    Counters {
+        connections: a.connections + b.connections,
+        packets_in: a.packets_in + b.packets_in,
+        bytes_in: a.bytes_in + b.bytes_in,
+        packets_out: a.packets_out + b.packets_out,
+        bytes_out: a.bytes_out + b.bytes_out,
+    }
+}
