@@ -3,8 +3,9 @@
 use std::{fs, os::unix::net::UnixStream, time::Duration};
 
 use balancer_tests::{
+    daemon::Daemon,
     privileged,
-    topology::{Arms, Daemon, Topology, run},
+    topology::{Arms, Topology, run},
 };
 use nix::sys::signal::Signal;
 use xtask::lab::wait_until;

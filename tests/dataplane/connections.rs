@@ -7,12 +7,14 @@ use balancer_common::{
 use balancer_tests::{
     addresses::{R, R2, V},
     dataplane::{
-        Dataplane, ServiceHandle,
+        Dataplane,
         Side::{Inside, Outside},
-        TIMEOUTS, other_half, run,
+        TIMEOUTS, run,
     },
     expected::{dropped, passed, redirected},
     packet::flag::{ACK, FIN, PSH, RST, SYN},
+    rows::other_half,
+    services::ServiceHandle,
 };
 
 use crate::{establish, syn, syn_ack};

@@ -5,9 +5,10 @@ use balancer_tests::{
     addresses::{GATEWAY, LB_INSIDE, LB_OUTSIDE, R, R6, REAL, V, V6},
     dataplane::{
         Side::{Inside, Outside},
-        ip, run, sysctl,
+        run,
     },
     expected::{dropped, passed, redirected, transmitted},
+    network::{ip, sysctl},
     packet::{
         Packet,
         flag::{ACK, PSH, SYN},

@@ -8,13 +8,14 @@ use balancer_tests::{
     dataplane::{
         Dataplane, Options, Side,
         Side::{Inside, Outside},
-        TIMEOUTS, other_half, run, run_with, test_run,
+        TIMEOUTS, run, run_with, test_run,
     },
     expected::{dropped, passed, redirected},
     packet::{
         Packet,
         flag::{ACK, PSH, RST, SYN},
     },
+    rows::other_half,
 };
 use nix::{
     sched::{CpuSet, sched_setaffinity},

@@ -1,40 +1,18 @@
 //! The packet program, loaded without pins into maps of its own, in a network namespace of its own in which
 //! the kernel's route look-ups find the set-up of the packet cases.
 
-use std::{
-    fs::{self, File},
-    io::Write,
-    net::IpAddr,
-    os::fd::AsFd as _,
-    process::{Command, Stdio},
-};
+use std::fs::File;
 
 use aya::{
     Ebpf, EbpfLoader, Pod, TestRun, TestRunOptions,
-    maps::{Array, HashMap, Map, MapData, PerCpuArray, xdp::DevMapHash},
+    maps::{Array, HashMap, Map, MapData, PerCpuArray},
     programs::{ProgramInfo, Xdp, XdpMode},
 };
-use balancer_common::{
-    addr::Addr,
-    address_filter,
-    conntrack::{ConntrackEntry, FlowKey, Timeouts, direction},
-    half_open::{self, HalfOpen, HalfOpenBucket},
-    real_server::{self, RealServer},
-    scheduler::Ring,
-    service::{Service, ServiceKey},
-    settings::{Interface, Settings},
-};
+use balancer_common::{conntrack::Timeouts, settings::Settings};
 use balancer_ctl::object::OBJECT;
 use nix::sched::{CloneFlags, setns, unshare};
 
-use crate::{
-    addresses::{
-        GATEWAY, LB_INSIDE, LB_OUTSIDE, Mac, R, R2, R6, R26, REAL, REAL2, S, S6, T, T6, V, V6,
-    },
-    bulk,
-    packet::Packet,
-    privileged,
-};
+use crate::{network, packet::Packet, privileged};
 
 /// The interface by which a frame enters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,20 +51,6 @@ impl Verdict {
     }
 }
 
-/// A virtual service in the maps.
-#[derive(Clone, Copy, Debug)]
-pub struct ServiceHandle {
-    /// VIP.
-    pub vip: IpAddr,
-    /// Port; 0 = every port.
-    pub port: u16,
-    /// IP protocol number.
-    pub protocol: u8,
-    /// Its index in `TURNS`.
-    pub id: u32,
-    flags: u32,
-}
-
 /// Map sizes and settings that a test may want otherwise.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -115,20 +79,20 @@ pub const TIMEOUTS: Timeouts = Timeouts {
 
 /// The loaded program and everything around it.
 pub struct Dataplane {
-    ebpf: Ebpf,
+    pub(crate) ebpf: Ebpf,
     /// Interface index of the outside interface.
     pub outside: u32,
     /// Interface index of the inside interface.
     pub inside: u32,
     /// The settings as they stand in `SETTINGS`.
-    settings: Settings,
+    pub(crate) settings: Settings,
     /// The route generation.
     pub generation: u32,
     /// Real ids given so far.
     pub(crate) reals: u32,
     /// Service ids given so far.
     pub(crate) services: u32,
-    ring_slots: u32,
+    pub(crate) ring_slots: u32,
     home: File,
 }
 
@@ -149,7 +113,7 @@ impl Dataplane {
     fn load(options: Options) -> Self {
         let home = File::open("/proc/thread-self/ns/net").expect("open this thread's namespace");
         unshare(CloneFlags::CLONE_NEWNET).expect("make a network namespace (needs root)");
-        set_up_network();
+        network::set_up();
 
         let mut ebpf = EbpfLoader::new()
             .map_max_entries("CONNTRACK_V4", 2 * options.max_connections)
@@ -234,197 +198,6 @@ impl Dataplane {
         }
     }
 
-    /// Changes the settings.
-    pub fn change_settings(&mut self, change: impl FnOnce(&mut Settings)) {
-        change(&mut self.settings);
-        let settings = self.settings;
-        self.array_mut("SETTINGS")
-            .set(0, settings, 0)
-            .expect("write SETTINGS");
-    }
-
-    /// Makes a real server that takes new connections and returns its id.
-    pub fn add_real(&mut self, address: IpAddr, port: u16) -> u32 {
-        let id = self.reals;
-        self.reals += 1;
-        self.set_real(id, address, port, real_server::state::TAKES_NEW);
-        id
-    }
-
-    /// Marks an address as one of ours, as the daemon does before it names it anywhere.
-    fn announce(&mut self, address: IpAddr) {
-        let bit = address_filter::bit_of(address);
-        let word: u64 = self
-            .array("ADDRESSES")
-            .get(&bit.word, 0)
-            .expect("read ADDRESSES");
-        self.array_mut("ADDRESSES")
-            .set(bit.word, word | bit.mask, 0)
-            .expect("write ADDRESSES");
-    }
-
-    /// Writes a real server.
-    pub fn set_real(&mut self, id: u32, address: IpAddr, port: u16, state: u32) {
-        self.announce(address);
-        let real = RealServer {
-            address: Addr::from(address),
-            port: port.to_be(),
-            zero: 0,
-            state,
-            service: 0,
-        };
-        self.array_mut("REALS")
-            .set(id, real, 0)
-            .expect("write REALS");
-    }
-
-    /// Changes what may happen to a real server: one of [`real_server::state`].
-    pub fn set_real_state(&mut self, id: u32, state: u32) {
-        let mut real: RealServer = self.array("REALS").get(&id, 0).expect("read REALS");
-        real.state = state;
-        self.array_mut("REALS")
-            .set(id, real, 0)
-            .expect("write REALS");
-    }
-
-    /// Makes a service whose ring holds these real ids.
-    pub fn add_service(
-        &mut self,
-        protocol: u8,
-        vip: IpAddr,
-        port: u16,
-        ring: &[u32],
-    ) -> ServiceHandle {
-        let id = self.services;
-        self.services += 1;
-        let service = ServiceHandle {
-            vip,
-            port,
-            protocol,
-            id,
-            flags: 0,
-        };
-        self.announce(vip);
-        for real in ring {
-            let mut value: RealServer = self.array("REALS").get(real, 0).expect("read REALS");
-            value.service = id;
-            self.array_mut("REALS")
-                .set(*real, value, 0)
-                .expect("write REALS");
-        }
-        self.set_ring(service, ring);
-        service
-    }
-
-    /// Makes the service reject, instead of drop, what no real server takes.
-    pub fn reject_without_reals(&mut self, service: ServiceHandle, ring: &[u32]) {
-        self.set_ring(
-            ServiceHandle {
-                flags: balancer_common::service::REJECT,
-                ..service
-            },
-            ring,
-        );
-    }
-
-    /// Gives a service a new ring.
-    pub fn set_ring(&mut self, service: ServiceHandle, ring: &[u32]) {
-        let offset = self.ring_slots;
-        self.ring_slots += ring.len() as u32;
-        for (slot, real) in (offset..).zip(ring) {
-            self.array_mut("RINGS")
-                .set(slot, *real, 0)
-                .expect("write RINGS");
-        }
-        let value = Service {
-            ring: Ring {
-                offset,
-                length: ring.len() as u32,
-            },
-            id: service.id,
-            flags: service.flags,
-        };
-        let (port, protocol) = (service.port.to_be(), u16::from(service.protocol));
-        match service.vip {
-            IpAddr::V4(vip) => {
-                let address = u32::from_ne_bytes(vip.octets());
-                let key = ServiceKey {
-                    address,
-                    port,
-                    protocol,
-                };
-                self.hash_mut("SERVICES_V4")
-                    .insert(key, value, 0)
-                    .expect("write SERVICES_V4");
-            }
-            IpAddr::V6(_) => {
-                let key = ServiceKey {
-                    address: Addr::from(service.vip).0,
-                    port,
-                    protocol,
-                };
-                self.hash_mut("SERVICES_V6")
-                    .insert(key, value, 0)
-                    .expect("write SERVICES_V6");
-            }
-        }
-    }
-
-    /// One real server R:8080 behind TCP V:80, in both families.
-    pub fn web(&mut self) -> Web {
-        let real = self.add_real(R, 8080);
-        let service = self.add_service(6, V, 80, &[real]);
-        let real6 = self.add_real(R6, 8080);
-        let service6 = self.add_service(6, V6, 80, &[real6]);
-        Web {
-            real,
-            service,
-            real6,
-            service6,
-        }
-    }
-
-    /// One real server R:8053 behind UDP V:53, in both families.
-    pub fn dns(&mut self) -> Web {
-        let real = self.add_real(R, 8053);
-        let service = self.add_service(17, V, 53, &[real]);
-        let real6 = self.add_real(R6, 8053);
-        let service6 = self.add_service(17, V6, 53, &[real6]);
-        Web {
-            real,
-            service,
-            real6,
-            service6,
-        }
-    }
-
-    /// Raises the route generation of both interfaces.
-    pub fn raise_generation(&mut self) {
-        self.generation += 1;
-        for (ifindex, mac) in [(self.outside, LB_OUTSIDE), (self.inside, LB_INSIDE)] {
-            let interface = Interface::new(mac, self.generation);
-            self.array_mut("INTERFACES")
-                .set(ifindex, interface, 0)
-                .expect("write INTERFACES");
-        }
-    }
-
-    /// Takes an interface away from the program.
-    pub fn clear_interface(&mut self, ifindex: u32) {
-        self.array_mut("INTERFACES")
-            .set(ifindex, Interface::default(), 0)
-            .expect("write INTERFACES");
-    }
-
-    /// The interfaces that the program may send by.
-    pub fn devices(&mut self) -> DevMapHash<&mut MapData> {
-        self.ebpf
-            .map_mut("DEVICES")
-            .expect("DEVICES")
-            .try_into()
-            .expect("a device map")
-    }
-
     /// The kernel's jiffies now, as the program sees them.
     #[must_use]
     pub fn jiffies(&self) -> u64 {
@@ -436,90 +209,6 @@ impl Dataplane {
             .expect("XDP");
         let (_, out) = test_run(program, self.outside, &[0; 64]);
         u64::from_ne_bytes(out[..8].try_into().expect("eight bytes"))
-    }
-
-    /// The IPv4 rows.
-    #[must_use]
-    pub fn rows_v4(&self) -> Vec<(FlowKey<u32>, ConntrackEntry<u32>)> {
-        self.hash("CONNTRACK_V4")
-            .iter()
-            .map(|row| row.expect("a row"))
-            .collect()
-    }
-
-    /// The IPv6 rows.
-    #[must_use]
-    pub fn rows_v6(&self) -> Vec<(FlowKey<[u32; 4]>, ConntrackEntry<[u32; 4]>)> {
-        self.hash("CONNTRACK_V6")
-            .iter()
-            .map(|row| row.expect("a row"))
-            .collect()
-    }
-
-    /// Changes every IPv4 row.
-    pub fn change_rows_v4(&mut self, change: impl Fn(&mut ConntrackEntry<u32>)) {
-        for (key, mut row) in self.rows_v4() {
-            change(&mut row);
-            self.hash_mut("CONNTRACK_V4")
-                .insert(key, row, 0)
-                .expect("write CONNTRACK_V4");
-        }
-    }
-
-    /// Deletes the connection of this, a client's packet, as the daemon does.
-    pub fn delete_connection_v4(&mut self, packet: &Packet) {
-        let mut rows = self.rows_v4().into_iter();
-        let (key, row) = rows
-            .find(|(key, row)| {
-                row.direction == direction::ORIGINAL
-                    && key.source_port == packet.source_port.to_be()
-                    && key.destination_port == packet.destination_port.to_be()
-                    && key.protocol == u32::from(packet.protocol())
-            })
-            .expect("the packet's connection");
-        let other = other_half(&key, &row);
-        let mut table = self.hash_mut::<FlowKey<u32>, ConntrackEntry<u32>>("CONNTRACK_V4");
-        table.remove(&key).expect("the original row");
-        table.remove(&other).expect("the reply row");
-    }
-
-    /// The records of handshakes, under way or ended.
-    #[must_use]
-    pub fn half_open(&self) -> Vec<HalfOpen> {
-        self.half_open_buckets()
-            .iter()
-            .flat_map(|bucket| bucket.records)
-            .filter(|record| record.state != 0)
-            .collect()
-    }
-
-    /// Changes every record of a handshake.
-    pub fn change_half_open(&mut self, change: impl Fn(&mut HalfOpen)) {
-        for (index, mut bucket) in (0..).zip(self.half_open_buckets()) {
-            let mut used = bucket
-                .records
-                .iter_mut()
-                .filter(|record| record.state != 0)
-                .peekable();
-            if used.peek().is_some() {
-                used.for_each(&change);
-                self.array_mut("HALF_OPEN")
-                    .set(index, bucket, 0)
-                    .expect("write HALF_OPEN");
-            }
-        }
-    }
-
-    /// Frees the records of handshakes that have ended: otherwise they translate for a moment longer.
-    pub fn forget_handshakes(&mut self) {
-        self.change_half_open(|record| *record = HalfOpen::default());
-    }
-
-    fn half_open_buckets(&self) -> Vec<HalfOpenBucket> {
-        let Some(Map::Array(map)) = self.ebpf.map("HALF_OPEN") else {
-            panic!("no array HALF_OPEN");
-        };
-        bulk::read_array(&map.fd().as_fd(), half_open::BUCKETS)
     }
 
     /// What the kernel tells about the loaded packet program.
@@ -573,7 +262,7 @@ impl Dataplane {
             .expect(name)
     }
 
-    fn hash<K: Pod, V: Pod>(&self, name: &str) -> HashMap<&MapData, K, V> {
+    pub(crate) fn hash<K: Pod, V: Pod>(&self, name: &str) -> HashMap<&MapData, K, V> {
         self.ebpf
             .map(name)
             .unwrap_or_else(|| panic!("no map {name}"))
@@ -581,7 +270,7 @@ impl Dataplane {
             .expect(name)
     }
 
-    fn hash_mut<K: Pod, V: Pod>(&mut self, name: &str) -> HashMap<&mut MapData, K, V> {
+    pub(crate) fn hash_mut<K: Pod, V: Pod>(&mut self, name: &str) -> HashMap<&mut MapData, K, V> {
         self.ebpf
             .map_mut(name)
             .unwrap_or_else(|| panic!("no map {name}"))
@@ -597,31 +286,6 @@ impl Drop for Dataplane {
             eprintln!("cannot return to the first network namespace: {error}");
         }
     }
-}
-
-/// The key of the other row of a connection, which the row with this key names by its translation.
-#[must_use]
-pub fn other_half<A: Copy>(key: &FlowKey<A>, row: &ConntrackEntry<A>) -> FlowKey<A> {
-    FlowKey {
-        source: row.translation.destination,
-        destination: row.translation.source,
-        source_port: row.translation.destination_port,
-        destination_port: row.translation.source_port,
-        ..*key
-    }
-}
-
-/// A service of each family with one real server each.
-#[derive(Clone, Copy, Debug)]
-pub struct Web {
-    /// Real id of the IPv4 real server.
-    pub real: u32,
-    /// The IPv4 service.
-    pub service: ServiceHandle,
-    /// Real id of the IPv6 real server.
-    pub real6: u32,
-    /// The IPv6 service.
-    pub service6: ServiceHandle,
 }
 
 /// Runs `frame`, as if it had come in by the interface `ifindex`, through `program`: the verdict's number and
@@ -641,82 +305,6 @@ pub fn test_run(program: &Xdp, ifindex: u32, frame: &[u8]) -> (u32, Vec<u8>) {
         .expect("test run");
     out.truncate(result.data_size_out as usize);
     (result.return_value, out)
-}
-
-/// Runs an `ip` command in this thread's namespace.
-///
-/// # Panics
-/// It fails.
-pub fn ip(command: &str) {
-    ip_batch(command);
-}
-
-fn ip_batch(commands: &str) {
-    let mut child = Command::new("ip")
-        .args(["-batch", "-"])
-        .stdin(Stdio::piped())
-        .spawn()
-        .expect("start ip (package iproute2)");
-    child
-        .stdin
-        .take()
-        .expect("piped")
-        .write_all(commands.as_bytes())
-        .expect("write to ip");
-    assert!(
-        child.wait().expect("wait for ip").success(),
-        "ip refused one of:\n{commands}"
-    );
-}
-
-/// Two veth pairs, the addresses, and next hops with fixed MAC addresses.
-fn set_up_network() {
-    let mac = |mac: Mac| mac.map(|byte| format!("{byte:02x}")).join(":");
-    // No address of its own may come in between: a test's routes are what the test says.
-    for name in ["all", "default"] {
-        sysctl(&format!("ipv6/conf/{name}/accept_dad"), "0");
-        sysctl(&format!("ipv6/conf/{name}/accept_ra"), "0");
-        sysctl(&format!("ipv6/conf/{name}/forwarding"), "1");
-        sysctl(&format!("ipv4/conf/{name}/forwarding"), "1");
-    }
-    ip_batch(&format!(
-        "link set lo up
-link add outside address {outside} type veth peer name outside-peer
-link add inside address {inside} type veth peer name inside-peer
-link set outside up
-link set outside-peer up
-link set inside up
-link set inside-peer up
-addr add {V}/32 dev lo
-addr add {V6}/128 dev lo
-addr add 203.0.113.2/24 dev outside
-addr add 2001:db8:f::2/64 dev outside
-addr add {S}/24 dev inside
-addr add {S6}/64 dev inside
-neigh add {T} lladdr {gateway} dev outside nud permanent
-neigh add {T6} lladdr {gateway} dev outside nud permanent
-neigh add {R} lladdr {real} dev inside nud permanent
-neigh add {R6} lladdr {real} dev inside nud permanent
-neigh add {R2} lladdr {real2} dev inside nud permanent
-neigh add {R26} lladdr {real2} dev inside nud permanent
-route add default via {T}
-route add default via {T6}
-",
-        outside = mac(LB_OUTSIDE),
-        inside = mac(LB_INSIDE),
-        gateway = mac(GATEWAY),
-        real = mac(REAL),
-        real2 = mac(REAL2),
-    ));
-}
-
-/// Writes a network sysctl of this thread's namespace, named by its path below `net`.
-///
-/// # Panics
-/// It cannot be written.
-pub fn sysctl(path: &str, value: &str) {
-    let path = format!("/proc/sys/net/{path}");
-    fs::write(&path, value).unwrap_or_else(|error| panic!("write {value} to {path}: {error}"));
 }
 
 fn program_mut<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut Xdp {

@@ -4,8 +4,9 @@
 use balancer_common::{conntrack::direction, verdict::Discard};
 
 use crate::{
-    dataplane::{Dataplane, ServiceHandle, Side, Verdict},
+    dataplane::{Dataplane, Side, Verdict},
     packet::Packet,
+    services::ServiceHandle,
     snapshot::Snapshot,
 };
 
@@ -13,8 +14,11 @@ use crate::{
 pub struct Expected {
     verdict: Verdict,
     frame: Option<Vec<u8>>,
-    changes: Vec<Box<dyn Fn(&mut Snapshot)>>,
+    changes: Vec<Change>,
 }
+
+/// What a packet does to the counters.
+type Change = Box<dyn Fn(&mut Snapshot)>;
 
 /// The frame leaves by the other interface.
 #[must_use]

@@ -3,11 +3,16 @@
 
 pub mod addresses;
 pub mod bulk;
+pub mod client;
+pub mod daemon;
 pub mod dataplane;
 pub mod expected;
+pub mod network;
 pub mod packet;
 pub mod pass;
 pub mod privileged;
+pub mod rows;
+pub mod services;
 pub mod snapshot;
 pub mod topology;
 pub mod translated;

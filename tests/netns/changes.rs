@@ -3,8 +3,10 @@
 use std::time::{Duration, Instant};
 
 use balancer_tests::{
+    client::request,
+    daemon::Daemon,
     privileged,
-    topology::{Arms, Daemon, Topology, VIP, request, socket},
+    topology::{Arms, Topology, VIP, socket},
 };
 use xtask::lab::wait_until;
 

@@ -8,8 +8,9 @@ use aya::{
 };
 use balancer_ctl::object::OBJECT;
 use balancer_tests::{
+    daemon::Daemon,
     privileged,
-    topology::{Arms, Daemon, INSIDE, Topology, VIP, run},
+    topology::{Arms, INSIDE, Topology, VIP, run},
 };
 
 use crate::WEB;

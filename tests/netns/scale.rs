@@ -7,8 +7,10 @@ use std::{
 };
 
 use balancer_tests::{
+    client::request,
+    daemon::Daemon,
     privileged,
-    topology::{Arms, Daemon, Topology, VIP, request, socket},
+    topology::{Arms, Topology, VIP, socket},
 };
 
 /// The page names the address that was asked.

@@ -7,8 +7,9 @@ use std::{
 };
 
 use balancer_tests::{
+    daemon::Daemon,
     privileged,
-    topology::{Arms, Daemon, INSIDE, OUTSIDE, Topology, VIP, page, run, socket},
+    topology::{Arms, INSIDE, OUTSIDE, Topology, VIP, page, run, socket},
 };
 use xtask::lab::Process;
 

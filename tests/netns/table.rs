@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use balancer_tests::{
+    client::request,
+    daemon::Daemon,
     privileged,
-    topology::{Arms, Daemon, Topology, VIP, request, socket},
+    topology::{Arms, Topology, VIP, socket},
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use xtask::lab::wait_until;

@@ -3,8 +3,9 @@
 use std::process::Command;
 
 use balancer_tests::{
+    daemon::Daemon,
     privileged,
-    topology::{Arms, Daemon, Topology, VIP, VIP6, run},
+    topology::{Arms, Topology, VIP, VIP6, run},
 };
 
 use crate::shares;

@@ -1,0 +1,238 @@
+//! Services and real servers in the maps, written as the daemon writes them.
+
+use std::net::IpAddr;
+
+use aya::maps::{MapData, xdp::DevMapHash};
+use balancer_common::{
+    addr::Addr,
+    address_filter,
+    real_server::{self, RealServer},
+    scheduler::Ring,
+    service::{self, Service, ServiceKey},
+    settings::{Interface, Settings},
+};
+
+use crate::{
+    addresses::{LB_INSIDE, LB_OUTSIDE, R, R6, V, V6},
+    dataplane::Dataplane,
+};
+
+/// A virtual service in the maps.
+#[derive(Clone, Copy, Debug)]
+pub struct ServiceHandle {
+    /// VIP.
+    pub vip: IpAddr,
+    /// Port; 0 = every port.
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Its index in `TURNS`.
+    pub id: u32,
+    pub(crate) flags: u32,
+}
+
+/// A service of each family with one real server each.
+#[derive(Clone, Copy, Debug)]
+pub struct Web {
+    /// Real id of the IPv4 real server.
+    pub real: u32,
+    /// The IPv4 service.
+    pub service: ServiceHandle,
+    /// Real id of the IPv6 real server.
+    pub real6: u32,
+    /// The IPv6 service.
+    pub service6: ServiceHandle,
+}
+
+impl Dataplane {
+    /// Changes the settings.
+    pub fn change_settings(&mut self, change: impl FnOnce(&mut Settings)) {
+        change(&mut self.settings);
+        let settings = self.settings;
+        self.array_mut("SETTINGS")
+            .set(0, settings, 0)
+            .expect("write SETTINGS");
+    }
+
+    /// Makes a real server that takes new connections and returns its id.
+    pub fn add_real(&mut self, address: IpAddr, port: u16) -> u32 {
+        let id = self.reals;
+        self.reals += 1;
+        self.set_real(id, address, port, real_server::state::TAKES_NEW);
+        id
+    }
+
+    /// Marks an address as one of ours, as the daemon does before it names it anywhere.
+    fn announce(&mut self, address: IpAddr) {
+        let bit = address_filter::bit_of(address);
+        let word: u64 = self
+            .array("ADDRESSES")
+            .get(&bit.word, 0)
+            .expect("read ADDRESSES");
+        self.array_mut("ADDRESSES")
+            .set(bit.word, word | bit.mask, 0)
+            .expect("write ADDRESSES");
+    }
+
+    /// Writes a real server.
+    pub fn set_real(&mut self, id: u32, address: IpAddr, port: u16, state: u32) {
+        self.announce(address);
+        let real = RealServer {
+            address: Addr::from(address),
+            port: port.to_be(),
+            zero: 0,
+            state,
+            service: 0,
+        };
+        self.array_mut("REALS")
+            .set(id, real, 0)
+            .expect("write REALS");
+    }
+
+    /// Changes what may happen to a real server: one of [`real_server::state`].
+    pub fn set_real_state(&mut self, id: u32, state: u32) {
+        let mut real: RealServer = self.array("REALS").get(&id, 0).expect("read REALS");
+        real.state = state;
+        self.array_mut("REALS")
+            .set(id, real, 0)
+            .expect("write REALS");
+    }
+
+    /// Makes a service whose ring holds these real ids.
+    pub fn add_service(
+        &mut self,
+        protocol: u8,
+        vip: IpAddr,
+        port: u16,
+        ring: &[u32],
+    ) -> ServiceHandle {
+        let id = self.services;
+        self.services += 1;
+        let service = ServiceHandle {
+            vip,
+            port,
+            protocol,
+            id,
+            flags: 0,
+        };
+        self.announce(vip);
+        for real in ring {
+            let mut value: RealServer = self.array("REALS").get(real, 0).expect("read REALS");
+            value.service = id;
+            self.array_mut("REALS")
+                .set(*real, value, 0)
+                .expect("write REALS");
+        }
+        self.set_ring(service, ring);
+        service
+    }
+
+    /// Makes the service reject, instead of drop, what no real server takes.
+    pub fn reject_without_reals(&mut self, service: ServiceHandle, ring: &[u32]) {
+        self.set_ring(
+            ServiceHandle {
+                flags: service::REJECT,
+                ..service
+            },
+            ring,
+        );
+    }
+
+    /// Gives a service a new ring.
+    pub fn set_ring(&mut self, service: ServiceHandle, ring: &[u32]) {
+        let offset = self.ring_slots;
+        self.ring_slots += ring.len() as u32;
+        for (slot, real) in (offset..).zip(ring) {
+            self.array_mut("RINGS")
+                .set(slot, *real, 0)
+                .expect("write RINGS");
+        }
+        let value = Service {
+            ring: Ring {
+                offset,
+                length: ring.len() as u32,
+            },
+            id: service.id,
+            flags: service.flags,
+        };
+        let (port, protocol) = (service.port.to_be(), u16::from(service.protocol));
+        match service.vip {
+            IpAddr::V4(vip) => {
+                let address = u32::from_ne_bytes(vip.octets());
+                let key = ServiceKey {
+                    address,
+                    port,
+                    protocol,
+                };
+                self.hash_mut("SERVICES_V4")
+                    .insert(key, value, 0)
+                    .expect("write SERVICES_V4");
+            }
+            IpAddr::V6(_) => {
+                let key = ServiceKey {
+                    address: Addr::from(service.vip).0,
+                    port,
+                    protocol,
+                };
+                self.hash_mut("SERVICES_V6")
+                    .insert(key, value, 0)
+                    .expect("write SERVICES_V6");
+            }
+        }
+    }
+
+    /// One real server R:8080 behind TCP V:80, in both families.
+    pub fn web(&mut self) -> Web {
+        let real = self.add_real(R, 8080);
+        let service = self.add_service(6, V, 80, &[real]);
+        let real6 = self.add_real(R6, 8080);
+        let service6 = self.add_service(6, V6, 80, &[real6]);
+        Web {
+            real,
+            service,
+            real6,
+            service6,
+        }
+    }
+
+    /// One real server R:8053 behind UDP V:53, in both families.
+    pub fn dns(&mut self) -> Web {
+        let real = self.add_real(R, 8053);
+        let service = self.add_service(17, V, 53, &[real]);
+        let real6 = self.add_real(R6, 8053);
+        let service6 = self.add_service(17, V6, 53, &[real6]);
+        Web {
+            real,
+            service,
+            real6,
+            service6,
+        }
+    }
+
+    /// Raises the route generation of both interfaces.
+    pub fn raise_generation(&mut self) {
+        self.generation += 1;
+        for (ifindex, mac) in [(self.outside, LB_OUTSIDE), (self.inside, LB_INSIDE)] {
+            let interface = Interface::new(mac, self.generation);
+            self.array_mut("INTERFACES")
+                .set(ifindex, interface, 0)
+                .expect("write INTERFACES");
+        }
+    }
+
+    /// Takes an interface away from the program.
+    pub fn clear_interface(&mut self, ifindex: u32) {
+        self.array_mut("INTERFACES")
+            .set(ifindex, Interface::default(), 0)
+            .expect("write INTERFACES");
+    }
+
+    /// The interfaces that the program may send by.
+    pub fn devices(&mut self) -> DevMapHash<&mut MapData> {
+        self.ebpf
+            .map_mut("DEVICES")
+            .expect("DEVICES")
+            .try_into()
+            .expect("a device map")
+    }
+}
