@@ -102,6 +102,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     }
     interrupt::notice()?;
     busy::warn()?;
+    let _first = busy::go_first()?;
     let mut rows = Vec::new();
     if packet {
         rows.extend(packet::run(options, &built)?);
