@@ -49,7 +49,7 @@ const fn tool(
 use Purpose::{Bench, Run, Test};
 
 /// Everything that is run. nginx comes in its light form, which has all that is needed here.
-const TOOLS: [Tool; 12] = [
+const TOOLS: [Tool; 13] = [
     tool(
         "ip",
         "iproute2",
@@ -80,6 +80,12 @@ const TOOLS: [Tool; 12] = [
         "dig",
         "bind9-dnsutils",
         "a DNS client of a UDP service",
+        &[Test],
+    ),
+    tool(
+        "bpftool",
+        "bpftool",
+        "makes the foreign maps that the daemon must refuse",
         &[Test],
     ),
     tool("wrk", "wrk", "counts requests per second", &[Bench]),
