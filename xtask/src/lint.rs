@@ -135,13 +135,14 @@ fn deny() -> Result<Command, String> {
         return Err("cargo-deny is not installed: `cargo install --locked cargo-deny`".into());
     }
     let mut command = cargo();
+    // It finds `.cargo/deny.toml` by itself.
     command.args([
         "deny",
         "--all-features",
         "check",
-        "--config",
-        ".cargo/deny.toml",
+        "bans",
+        "licenses",
+        "sources",
     ]);
-    command.args(["bans", "licenses", "sources"]);
     Ok(command)
 }
