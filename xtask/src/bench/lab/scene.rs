@@ -90,7 +90,6 @@ impl Scene {
         }
         for interface in INTERFACES {
             self.balancer.plain_frames(interface)?;
-            self.balancer.polling(interface)?;
         }
         for end in self.ends() {
             end.plain_frames("eth0")?;
