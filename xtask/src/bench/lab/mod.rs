@@ -180,7 +180,8 @@ fn report(rows: &[Measured]) -> Vec<Row> {
     }
     println!(
         "\nEverything shares this machine's {} CPUs. Frames on all cables are as on a wire: no segmentation or checksum\n\
-         offload, GRO on at the ends that face the balancer (XDP on veth needs it), its own interfaces as the kernel makes them. Plain routing leads to one real server, the others balance over two; bulk goes to one.",
+         offload, GRO on at the ends that face the balancer (its XDP needs that on veth), its own interfaces as the kernel\n\
+         makes them. Plain routing leads to one real server, the others balance over two; bulk goes to one.",
         std::thread::available_parallelism().map_or(0, usize::from)
     );
     reported

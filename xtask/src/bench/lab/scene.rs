@@ -8,7 +8,8 @@
 //! ```
 //!
 //! No offload makes a frame larger than a wire could carry or leaves its checksum out: veth would otherwise hand
-//! 64 KB at once from end to end, which no network does, and XDP could not. All ends poll (GRO on), as real cards do.
+//! 64 KB at once from end to end, which no network does, and XDP could not. The ends that face the balancer poll (GRO on): frames that XDP sends into a
+//! veth arrive only there. The balancer's own interfaces are as the kernel makes them.
 
 use std::{
     fs,
