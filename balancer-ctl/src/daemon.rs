@@ -346,6 +346,7 @@ impl Daemon {
             config: file.map(|file| file.path().display().to_string()),
             runtime_changes: file.is_some_and(|file| !is_saved(&self.model, file.model())),
             failure: self.failure.as_deref(),
+            is_full: self.is_full,
         };
         Ok(overview::status(&self.model, dataplane, &surroundings))
     }
