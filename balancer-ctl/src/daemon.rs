@@ -18,7 +18,7 @@ use tracing::Level;
 
 use crate::{
     address::{RealRef, ServiceRef},
-    change::{Change, RealSettings, ServiceSettings, is_saved, mark_runtime},
+    change::{Change, Lasting, RealSettings, ServiceSettings, is_saved, mark_runtime},
     clock,
     config::{file::ConfigFile, validate::validate},
     dataplane::{ConnectionFilter, Dataplane},
@@ -189,23 +189,20 @@ impl Daemon {
     /// Validates a change, applies it, writes it; whatever is refused, nothing was changed.
     fn change(&mut self, request: Request, scope: Scope) -> Result<Vec<String>, Refusal> {
         let (change, leftover) = self.resolve(request)?;
-        let wanted = valid(change.apply(&self.model)?)?;
-        let prepared = match (&self.file, scope) {
+        let (wanted, prepared) = match (&self.file, scope) {
             (Some(file), Scope::File) => {
-                let saved = change
+                let Lasting { running, saved } = Lasting::new(&change, &self.model, file.model());
+                let wanted = match running {
+                    Some(running) => valid(running.apply(&self.model)?)?,
+                    None => self.model.clone(),
+                };
+                let after = saved
                     .apply(file.model())
                     .and_then(valid)
-                    .map_err(|refusal| Refusal {
-                        sentence: format!(
-                            "what runs differs from {} (changes made with --runtime), where {}",
-                            file.path().display(),
-                            refusal.sentence
-                        ),
-                        ..refusal
-                    })?;
-                Some(file.prepare(&change, saved)?)
+                    .map_err(|refusal| unlike_file(file, refusal))?;
+                (wanted, Some(file.prepare(&saved, after)?))
             }
-            (None, _) | (_, Scope::Runtime) => None,
+            (None, _) | (_, Scope::Runtime) => (valid(change.apply(&self.model)?)?, None),
         };
         self.dataplane
             .reconcile(&wanted.services)
@@ -483,6 +480,23 @@ fn table_full(status: &view::Status) -> u64 {
         .get(Discard::TableFull.name())
         .copied()
         .unwrap_or_default()
+}
+
+/// A change that what runs would take and the file would not.
+fn unlike_file(file: &ConfigFile, refusal: Refusal) -> Refusal {
+    // The mend behind the colon is one for what runs.
+    let (sentence, _) = refusal
+        .sentence
+        .split_once(": ")
+        .unwrap_or((&refusal.sentence, ""));
+    Refusal {
+        sentence: format!(
+            "what runs differs from {} (changes made with --runtime), where {sentence}: use --runtime, or \
+             `balancer-ctl reload` to go back to the file",
+            file.path().display()
+        ),
+        ..refusal
+    }
 }
 
 fn valid(model: Model) -> Result<Model, Refusal> {
