@@ -25,6 +25,7 @@ use super::{
     settings::SettingsRow,
     table::{Table, Walk},
 };
+use crate::plan::tables::Change;
 
 /// How long one call may go on before it stops after the chunk of rows at hand. A million idle rows take a few calls.
 const LONGEST: Duration = Duration::from_millis(200);
@@ -80,6 +81,16 @@ impl Expiry {
             found: Found::default(),
             candidates,
         })
+    }
+
+    /// These changes are about to be made: a real id that is written may be chosen by packets whose connections lie
+    /// where the walk has been, so this walk says nothing about it any more.
+    pub fn about_to_change(&mut self, changes: &[Change]) {
+        for change in changes {
+            if let Change::SetReal { id, .. } = change {
+                self.candidates.remove(id);
+            }
+        }
     }
 
     /// Goes on for a bounded time. `Some` when the walk has ended.
@@ -255,6 +266,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use balancer_common::real_server::{RealServer, state};
+
     use super::*;
 
     const fn reading(added: u64, removed: u64, by_daemon: u64) -> (Usage, Settings) {
@@ -273,6 +286,32 @@ mod tests {
             seed: 0,
         };
         (Usage { added, removed }, settings)
+    }
+
+    #[test]
+    fn a_real_id_that_is_written_during_the_walk_is_not_called_unused() {
+        let mut expiry = Expiry {
+            v4: Walk::new(1),
+            v6: Walk::new(1),
+            began: reading(0, 0, 0),
+            found: Found::default(),
+            candidates: HashSet::from([1, 2]),
+        };
+        // `add-real` in the middle of the walk, then `del-real`.
+        for state in [state::TAKES_NEW, state::REMOVED] {
+            let real = RealServer {
+                state,
+                ..RealServer::default()
+            };
+            expiry.about_to_change(&[
+                Change::SetReal { id: 1, real },
+                Change::WriteRing {
+                    offset: 2,
+                    reals: vec![2],
+                },
+            ]);
+        }
+        assert_eq!(expiry.candidates, HashSet::from([2]));
     }
 
     #[test]

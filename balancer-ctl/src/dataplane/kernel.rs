@@ -108,6 +108,9 @@ impl KernelDataplane {
         };
         let changes = changes.map_err(|full| anyhow!(full))?;
         let mut tables = self.tables.take().context("the tables were read above")?;
+        if let Some(expiry) = &mut self.expiry {
+            expiry.about_to_change(&changes);
+        }
         // On a failure `tables` stays empty and is read again.
         apply::apply(&self.maps, &self.settings, &changes)?;
         for change in &changes {
