@@ -318,7 +318,12 @@ impl Daemon {
         mut filter: ConnectionFilter,
     ) -> Result<view::Connections, Refusal> {
         filter.service = service.map(|service| self.key(service)).transpose()?;
-        let connections = self.dataplane.connections(&filter).map_err(refused)?;
+        let limit = filter.limit;
+        // One more than wanted shows whether there are more.
+        filter.limit = limit.map(|limit| limit.saturating_add(1));
+        let mut connections = self.dataplane.connections(&filter).map_err(refused)?;
+        let more = limit.is_some_and(|limit| connections.len() > limit);
+        connections.truncate(limit.unwrap_or(usize::MAX));
         let connections = connections.iter().map(|connection| view::Connection {
             protocol: connection.virtual_address.protocol,
             state: connection.state.name().to_owned(),
@@ -329,6 +334,7 @@ impl Daemon {
         });
         Ok(view::Connections {
             connections: connections.collect(),
+            more,
         })
     }
 

@@ -201,6 +201,29 @@ fn jiffies() -> u32 {
 }
 
 #[test]
+fn a_finished_walk_rests_until_something_changes() {
+    let scene = Scene::new();
+    scene.with(all(), |dataplane| {
+        dataplane.reconcile(&both()).unwrap();
+        dataplane.tend().unwrap();
+        let mut table = rows(&scene);
+        let idle = ConntrackEntryV4 {
+            state: State::Closed as u8,
+            // A quarter of the clock's range ago: longer than any timeout.
+            last_seen: jiffies().wrapping_sub(1 << 30),
+            direction: direction::REPLY,
+            ..ConntrackEntryV4::default()
+        };
+        table.insert(FlowKeyV4::default(), idle, 0).unwrap();
+        dataplane.tend().unwrap();
+        assert_eq!(rows(&scene).keys().count(), 1, "it rests");
+        dataplane.reconcile(&both()).unwrap();
+        dataplane.tend().unwrap();
+        assert_eq!(rows(&scene).keys().count(), 0);
+    });
+}
+
+#[test]
 fn a_large_table_is_tended_in_short_steps() {
     const CONNECTIONS: u32 = 250_000;
     let scene = Scene::new();

@@ -29,6 +29,10 @@ use crate::{
 /// How far the two looks of a rate are apart.
 const RATE_OVER: Duration = Duration::from_secs(1);
 
+/// Connections that are listed when no limit is named; 0 stands for all. A table of millions keeps the daemon from
+/// everybody else for seconds.
+const CONNECTIONS: usize = 1000;
+
 /// What the API's tasks share.
 #[derive(Clone, Debug)]
 pub struct Api {
@@ -170,7 +174,11 @@ async fn connections(State(api): State<Api>, query: Parameters<ConnectionsQuery>
         service: None,
         real: host(real)?,
         state: state.map(|name| connection_state(&name)).transpose()?,
-        limit,
+        limit: match limit {
+            None => Some(CONNECTIONS),
+            Some(0) => None,
+            some => some,
+        },
     };
     let service = service.map(|text| parsed(&text)).transpose()?;
     let connections = api

@@ -296,7 +296,7 @@ pub struct Connections {
     /// Only those in this state
     #[arg(long, value_name = "STATE", value_parser = state)]
     pub state: Option<&'static str>,
-    /// Stop after this many
+    /// Stop after this many, 0 = never [default: 1000]
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
 }

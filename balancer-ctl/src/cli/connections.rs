@@ -4,7 +4,7 @@ use super::{
     Context, Failure,
     arguments::Connections as Arguments,
     encoded,
-    render::{Align, table},
+    render::{Align, counted, table},
 };
 use crate::view::Connections;
 
@@ -60,7 +60,14 @@ fn rendered(connections: &Connections) -> String {
         ]
     });
     let rows: Vec<_> = std::iter::once(title).chain(lines).collect();
-    table(&ALIGN, &rows)
+    let mut text = table(&ALIGN, &rows);
+    if connections.more {
+        let shown = counted(connections.connections.len() as u64, "connection");
+        text.push_str(&format!(
+            "{shown} shown, there are more: `--limit 0` shows all\n"
+        ));
+    }
+    text
 }
 
 /// Minutes and seconds, as in 14:59.

@@ -25,14 +25,24 @@ use super::{
     settings::SettingsRow,
     table::{Table, Walk},
 };
-use crate::plan::tables::Change;
+use crate::{model, plan::tables::Change};
 
 /// How long one call may go on before it stops after the chunk of rows at hand. A million idle rows take a few calls.
 const LONGEST: Duration = Duration::from_millis(200);
 
+/// The longest rest between two walks.
+const LONGEST_REST: Duration = Duration::from_secs(10);
+
 /// Connections deleted between two updates of their number. A connection that begins under an old tuple right
 /// between look and deletion would be lost; few at a time keep that moment below a millisecond.
 const PAIRS_AT_ONCE: usize = 64;
+
+/// How long to rest between two walks: a connection may stay for so much longer than its timeout. A walk through a large table
+/// costs a CPU its time, and the daemon answers nobody meanwhile.
+pub fn rest(timeouts: &model::Timeouts) -> Duration {
+    let model::Timeouts { tcp, tcp_fin, udp } = *timeouts;
+    (tcp.min(tcp_fin).min(udp) / 8).min(LONGEST_REST)
+}
 
 /// Where the walk stands.
 #[derive(Debug)]
@@ -312,6 +322,21 @@ mod tests {
             ]);
         }
         assert_eq!(expiry.candidates, HashSet::from([2]));
+    }
+
+    #[test]
+    fn walks_rest_for_a_part_of_the_shortest_timeout() {
+        let seconds = Duration::from_secs;
+        let of = |tcp, tcp_fin, udp| {
+            rest(&model::Timeouts {
+                tcp: seconds(tcp),
+                tcp_fin: seconds(tcp_fin),
+                udp: seconds(udp),
+            })
+        };
+        assert_eq!(of(900, 120, 300), seconds(10));
+        assert_eq!(of(900, 120, 8), seconds(1));
+        assert_eq!(of(2, 120, 8), Duration::from_millis(250));
     }
 
     #[test]

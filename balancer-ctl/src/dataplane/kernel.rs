@@ -16,7 +16,7 @@ use super::{
     Connection, ConnectionFilter, Dataplane, DataplaneStatus, Error, Snapshot, apply,
     attach::{self, Attached},
     clock::{self, Tick},
-    expiry::Expiry,
+    expiry::{self, Expiry},
     load,
     maps::Maps,
     packet_log,
@@ -64,6 +64,8 @@ pub struct KernelDataplane {
     pub(super) attached: Vec<Attached>,
     pub(super) tick: Tick,
     expiry: Option<Expiry>,
+    /// No walk begins before.
+    rests_until: Instant,
     netlink: Netlink,
     keeper: Keeper,
     neighbours_due: Instant,
@@ -98,6 +100,7 @@ impl KernelDataplane {
     }
 
     fn reconcile(&mut self, services: &[VirtualService]) -> anyhow::Result<()> {
+        self.walk_soon();
         let tables = self.tables()?;
         let changes = match plan::plan(services, tables) {
             Err(Full::Ring { .. }) if tables.space.has_retired() => {
@@ -142,6 +145,7 @@ impl KernelDataplane {
             .update(|settings| settings.timeouts = timeouts)
             .context("cannot write the settings")?;
         self.configured = settings.clone();
+        self.walk_soon();
         Ok(())
     }
 
@@ -194,6 +198,7 @@ impl KernelDataplane {
         let now = self.now()?;
         let mut expiry = match self.expiry.take() {
             Some(expiry) => expiry,
+            None if Instant::now() < self.rests_until => return Ok(()),
             None => self.begin_walk(now)?,
         };
         // After an error the walk begins anew.
@@ -204,15 +209,19 @@ impl KernelDataplane {
             self.expiry = Some(expiry);
             return Ok(());
         };
-        let mut tables = self
-            .tables
-            .take()
-            .map_or_else(|| apply::observe(&self.maps, &self.settings), Ok)?;
+        self.rests_until = Instant::now() + expiry::rest(&self.configured.timeouts);
+        self.tables()?;
+        let mut tables = self.tables.take().context("the tables were read above")?;
         for id in outcome.unused {
             apply::free_real(&self.maps, &mut tables, id)?;
         }
         self.tables = Some(tables);
         Ok(())
+    }
+
+    /// What was changed gives the next walk something to find: ids to free, shorter timeouts.
+    pub(super) fn walk_soon(&mut self) {
+        self.rests_until = now();
     }
 
     fn begin_walk(&mut self, now: u32) -> anyhow::Result<Expiry> {
@@ -340,6 +349,7 @@ fn open(options: OpenOptions) -> anyhow::Result<KernelDataplane> {
         attached: Vec::new(),
         tick,
         expiry: None,
+        rests_until: now(),
         netlink,
         keeper: Keeper::default(),
         neighbours_due: now(),

@@ -23,6 +23,7 @@ impl KernelDataplane {
         service: &ServiceKey,
         real: SocketAddr,
     ) -> anyhow::Result<u64> {
+        self.walk_soon();
         let tables = self
             .tables
             .take()
