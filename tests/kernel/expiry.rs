@@ -11,7 +11,10 @@ use balancer_common::{
     tcp::State,
 };
 use balancer_ctl::{
-    dataplane::{ConnectionFilter, Counters, Dataplane, kernel::KernelDataplane},
+    dataplane::{
+        ConnectionFilter, Counters, Dataplane,
+        kernel::{self, KernelDataplane},
+    },
     model::{DataplaneSettings, Timeouts},
 };
 
@@ -183,6 +186,35 @@ fn a_removed_real_server_keeps_its_connections_and_then_frees_its_id() {
             0
         );
     });
+}
+
+#[test]
+fn neighbours_are_kept_fresh_as_long_as_a_real_server_needs_them() {
+    let scene = Scene::new();
+    let managed = || {
+        ["10.0.1.2", "10.0.2.2"].map(|address| {
+            let entry = scene.balancer.run(|| {
+                let mut show = std::process::Command::new("ip");
+                show.args(["neighbour", "show", "to", address]).output()
+            });
+            let entry = String::from_utf8(entry.unwrap().unwrap().stdout).unwrap();
+            entry.contains(" managed ")
+        })
+    };
+    scene.with(all(), |dataplane| {
+        dataplane.reconcile(&both()).unwrap();
+        assert_eq!(managed(), [true, true]);
+        dataplane
+            .reconcile(&[service(VIP, &[("10.0.1.2:8080", 1)])])
+            .unwrap();
+        tend_until(dataplane, |_| managed() == [true, false]);
+    });
+    // Nobody may change a namespace's neighbours from outside.
+    let down = scene
+        .balancer
+        .run(|| kernel::detach(Some(&scene.instance)).map_err(|error| error.to_string()));
+    assert_eq!(down.unwrap(), Ok(()));
+    assert_eq!(managed(), [false, false]);
 }
 
 /// The low half of the kernel's jiffies, as the program `clock` says.

@@ -29,7 +29,7 @@ use super::{
 use crate::{
     host::Host,
     model::{DataplaneSettings, ServiceKey, VirtualService},
-    netlink::{Netlink, link::Link, neighbour::Keeper},
+    netlink::{Netlink, keeper::Keeper, link::Link},
     plan::{
         self, Full,
         tables::{Change, Tables},
@@ -122,7 +122,7 @@ impl KernelDataplane {
         self.tables = Some(tables);
         // The first packet to a new real server should find its MAC address known.
         let known: BTreeSet<_> = changes.iter().filter_map(new_address).collect();
-        if let Err(error) = self.keeper.tend(&mut self.netlink, &known) {
+        if let Err(error) = self.keeper.reach(&mut self.netlink, &known) {
             tracing::warn!(%error, "neighbours are not looked after");
         }
         Ok(())
@@ -351,7 +351,7 @@ fn open(options: OpenOptions) -> anyhow::Result<KernelDataplane> {
         expiry: None,
         rests_until: now(),
         netlink,
-        keeper: Keeper::default(),
+        keeper: Keeper::open(instance.as_deref())?,
         neighbours_due: now(),
         watch,
         host: Host::new(instance.as_deref())?,
@@ -372,10 +372,11 @@ fn open(options: OpenOptions) -> anyhow::Result<KernelDataplane> {
 /// Takes the data plane of an instance down: links, maps, and what was changed on the host.
 ///
 /// # Errors
-/// A pin could not be removed, or a setting of the host not put back.
+/// A pin could not be removed, or a neighbour or a setting of the host not put back.
 pub fn detach(instance: Option<&str>) -> Result<(), Error> {
     let down = || -> anyhow::Result<()> {
         Pins::of(instance)?.remove_all()?;
+        Keeper::open(instance)?.give_back(&mut Netlink::open()?)?;
         Host::new(instance)?.put_back()
     };
     down().map_err(Error::from)
