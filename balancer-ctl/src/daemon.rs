@@ -204,22 +204,31 @@ impl Daemon {
             }
             (None, _) | (_, Scope::Runtime) => (valid(change.apply(&self.model)?)?, None),
         };
-        self.dataplane
-            .reconcile(&wanted.services)
-            .map_err(refused)?;
+        if let Err(error) = self.dataplane.reconcile(&wanted.services) {
+            return Err(self.back(refused(error)));
+        }
         if let Some(prepared) = prepared {
             match prepared.commit() {
                 Ok(file) => self.file = Some(file),
-                Err(refusal) => {
-                    self.dataplane
-                        .reconcile(&self.model.services)
-                        .map_err(refused)?;
-                    return Err(refusal);
-                }
+                Err(refusal) => return Err(self.back(refusal)),
             }
         }
         self.adopt(wanted);
         self.purge(&change, leftover)
+    }
+
+    /// Brings the data plane back to what ran before a change that failed, perhaps half way.
+    fn back(&mut self, refusal: Refusal) -> Refusal {
+        match self.dataplane.reconcile(&self.model.services) {
+            Ok(()) => refusal,
+            Err(error) => Refusal {
+                sentence: format!(
+                    "{}; and what ran before could not be brought back: {error}",
+                    refusal.sentence
+                ),
+                ..refusal
+            },
+        }
     }
 
     fn purge(&mut self, change: &Change, leftover: Leftover) -> Result<Vec<String>, Refusal> {

@@ -469,6 +469,21 @@ fn a_change_that_the_data_plane_refuses_is_not_written() {
 }
 
 #[test]
+fn a_change_that_fails_half_way_is_taken_back() {
+    let mut scene = Scene::new();
+    scene.dataplane.state().fails_half_way = true;
+    assert_eq!(
+        scene.refusal(add_real("10.0.0.3"), Scope::File),
+        "the kernel refused a call"
+    );
+    assert_eq!(
+        scene.dataplane.state().reconciled,
+        3,
+        "the start, the change, and back"
+    );
+}
+
+#[test]
 fn a_change_that_cannot_be_written_is_not_applied() {
     // A file that can be read and has no name any more cannot be replaced, not even by root.
     let folder = tempfile::tempdir().unwrap();
