@@ -48,6 +48,14 @@ fn wrong_addresses_ports_and_weights() {
             "invalid value '65536' for '--weight <N>': 65536 is not in 0..=65535".to_owned(),
         ),
         (
+            "add-real 192.168.0.4 --service web -w -1",
+            "invalid value '-1' for '--weight <N>': -1 is not in 0..=65535".to_owned(),
+        ),
+        (
+            "connections --limit -1",
+            "invalid value '-1' for '--limit <N>': invalid digit found in string".to_owned(),
+        ),
+        (
             "edit-real 192.168.0.2 --service web --weight=-1",
             "invalid value '-1' for '--weight <N>': -1 is not in 0..=65535".to_owned(),
         ),

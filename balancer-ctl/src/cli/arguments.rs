@@ -243,7 +243,7 @@ pub struct ChangeReal {
     #[command(flatten)]
     pub service: ServiceOption,
     /// Its share of new connections, 0..=65535; 0 = draining [default of a new real: 1]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(MAX_WEIGHT)))]
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(0..=i64::from(MAX_WEIGHT)))]
     pub weight: Option<u32>,
     /// Forward by destination NAT, replies come back through the balancer (default)
     #[arg(short = 'm', long, action = ArgAction::SetTrue)]
@@ -297,7 +297,7 @@ pub struct Connections {
     #[arg(long, value_name = "STATE", value_parser = state)]
     pub state: Option<&'static str>,
     /// Stop after this many, 0 = never [default: 1000]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub limit: Option<usize>,
 }
 
