@@ -381,3 +381,22 @@ fn without_a_daemon_every_command_says_where_it_looked() {
         .env("BALANCER_SOCKET", "/nonexistent/sock"));
     assert_eq!(ran.status, 3);
 }
+
+#[test]
+fn a_dash_is_no_service_wherever_one_is_named() {
+    let scene = Scene::tutorial();
+    for arguments in [
+        "edit-service - -s rr",
+        "zero -",
+        "add-real 192.168.0.4 --service -",
+        "edit-real 192.168.0.2 --service - -w 2",
+        "del-real 192.168.0.2 --service -",
+        "connections --service -",
+    ] {
+        scene.refused(
+            arguments,
+            2,
+            "error: `-` is no service: leave it out for the only service there is\n",
+        );
+    }
+}

@@ -144,21 +144,22 @@ impl ServiceAddress {
             .map(key(Protocol::Tcp))
             .or_else(|| self.udp.map(key(Protocol::Udp)))
     }
+
+    /// The service that was named, in this spelling or the other.
+    fn or(&self, service: Option<&ServiceRef>) -> Result<Option<ServiceRef>, Failure> {
+        if service == Some(&ServiceRef::Only) {
+            return Err(Failure::Usage(
+                "`-` is no service: leave it out for the only service there is".to_owned(),
+            ));
+        }
+        Ok(self.key().map(ServiceRef::Key).or_else(|| service.cloned()))
+    }
 }
 
 impl ServiceArgument {
     /// The service that was named, if any.
     pub fn named(&self) -> Result<Option<ServiceRef>, Failure> {
-        if self.service == Some(ServiceRef::Only) {
-            return Err(Failure::Usage(
-                "`-` is no service: leave it out for the only service there is".to_owned(),
-            ));
-        }
-        Ok(self
-            .address
-            .key()
-            .map(ServiceRef::Key)
-            .or_else(|| self.service.clone()))
+        self.address.or(self.service.as_ref())
     }
 
     /// The service that was named, or the only one.
@@ -182,16 +183,13 @@ impl ServiceArgument {
 
 impl ServiceOption {
     /// The service that was named, or the only one.
-    pub fn or_only(&self) -> ServiceRef {
-        self.named().unwrap_or(ServiceRef::Only)
+    pub fn or_only(&self) -> Result<ServiceRef, Failure> {
+        Ok(self.named()?.unwrap_or(ServiceRef::Only))
     }
 
     /// The service that was named, if any.
-    pub fn named(&self) -> Option<ServiceRef> {
-        self.address
-            .key()
-            .map(ServiceRef::Key)
-            .or_else(|| self.service.clone())
+    pub fn named(&self) -> Result<Option<ServiceRef>, Failure> {
+        self.address.or(self.service.as_ref())
     }
 }
 
@@ -406,7 +404,7 @@ mod tests {
                 panic!("{line}");
             };
             assert_eq!(
-                arguments.service.or_only().to_string(),
+                arguments.service.or_only().unwrap().to_string(),
                 "tcp/192.0.2.80:80",
                 "{line}"
             );

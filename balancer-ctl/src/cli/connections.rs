@@ -20,7 +20,7 @@ pub async fn list(context: &Context, arguments: Arguments) -> Result<(), Failure
         ("client", client.map(|client| client.to_string())),
         (
             "service",
-            service.named().map(|service| service.to_string()),
+            service.named()?.map(|service| service.to_string()),
         ),
         ("real", real.map(|real| real.to_string())),
         ("state", state.map(str::to_owned)),
