@@ -305,6 +305,24 @@ fn a_request_that_does_not_go_on_is_given_up_and_holds_no_one_up() {
 }
 
 #[test]
+fn a_client_too_many_is_told_so() {
+    let scene = Scene::new();
+    let idle: Vec<_> = (0..256)
+        .map(|_| UnixStream::connect(scene.socket()).expect("connect"))
+        .collect();
+    let busy = "balancerd has 256 clients already: try again in a few seconds";
+    assert_eq!(asked(&scene, "GET", "/v1/status", ""), (503, failure(busy)));
+    drop(idle);
+    let began = Instant::now();
+    while asked(&scene, "GET", "/healthz", "").0 != 200 {
+        assert!(
+            began.elapsed() < Duration::from_secs(5),
+            "there is room again"
+        );
+    }
+}
+
+#[test]
 fn a_request_of_a_gigabyte_is_refused_without_being_read() {
     let scene = Scene::tutorial();
     let sentence = failure("a request's body is at most 1048576 bytes");
