@@ -51,16 +51,10 @@ pub struct Expiry {
     v6: Walk<FlowKey<[u32; 4]>, ConntrackEntry<[u32; 4]>>,
     /// Counters when this walk began.
     began: (Usage, Settings),
-    found: Found,
+    /// Connections met so far, those deleted by this walk not counted.
+    found: u64,
     /// Real ids that were removed when this walk began, and that it has not met.
     candidates: HashSet<u32>,
-}
-
-/// What a walk has met so far.
-#[derive(Clone, Copy, Debug, Default)]
-struct Found {
-    /// Connections, those deleted by this walk not counted.
-    connections: u64,
 }
 
 /// What a whole walk has shown.
@@ -88,7 +82,7 @@ impl Expiry {
             v4: Walk::new(CHUNK),
             v6: Walk::new(CHUNK),
             began: (usage, present),
-            found: Found::default(),
+            found: 0,
             candidates,
         })
     }
@@ -136,7 +130,7 @@ impl Expiry {
         forget_half_open(maps, &mut self.candidates, now, &timeouts)?;
         let usage = maps.usage.get(&0)?.unwrap_or_default();
         let present = settings.get();
-        let correction = correction(self.found.connections, self.began, (usage, present));
+        let correction = correction(self.found, self.began, (usage, present));
         if correction != 0 {
             tracing::debug!(correction, "number of connections corrected");
             settings.update(|settings| {
@@ -186,7 +180,7 @@ fn correction(found: u64, began: (Usage, Settings), ended: (Usage, Settings)) ->
 /// One chunk of rows under the broom.
 struct Sweep<'a> {
     settings: &'a SettingsRow,
-    found: &'a mut Found,
+    found: &'a mut u64,
     candidates: &'a mut HashSet<u32>,
     now: u32,
     timeouts: Timeouts,
@@ -232,7 +226,7 @@ impl Sweep<'_> {
     }
 
     fn keep<A>(&mut self, row: &ConntrackEntry<A>) {
-        self.found.connections += u64::from(row.direction == direction::ORIGINAL);
+        *self.found += u64::from(row.direction == direction::ORIGINAL);
         self.candidates.remove(&row.real);
     }
 }
@@ -304,7 +298,7 @@ mod tests {
             v4: Walk::new(1),
             v6: Walk::new(1),
             began: reading(0, 0, 0),
-            found: Found::default(),
+            found: 0,
             candidates: HashSet::from([1, 2]),
         };
         // `add-real` in the middle of the walk, then `del-real`.

@@ -10,7 +10,7 @@ use balancer_common::{real_server::state, stats::RealStats, verdict::Discard};
 
 use super::{
     Connection, ConnectionFilter, Counters, DataplaneStatus, RealSnapshot, ServiceSnapshot,
-    Snapshot, apply,
+    Snapshot,
     attach::Attached,
     census::{self, Lister},
     kernel::KernelDataplane,
@@ -24,14 +24,11 @@ impl KernelDataplane {
         real: SocketAddr,
     ) -> anyhow::Result<u64> {
         self.walk_soon();
-        let tables = self
-            .tables
-            .take()
-            .map_or_else(|| apply::observe(&self.maps, &self.settings), Ok)?;
+        self.tables()?;
+        let tables = self.tables.as_ref().context("the tables were read above")?;
         let purged = census::purge(&self.maps, &self.settings, |connection, id| {
             census::belongs(connection, service, real, tables.reals.get(id as usize))
         });
-        self.tables = Some(tables);
         purged.context("cannot delete connections")
     }
 
@@ -146,10 +143,8 @@ impl KernelDataplane {
     }
 
     pub(super) fn reset_counters(&mut self, service: Option<&ServiceKey>) -> anyhow::Result<()> {
-        let tables = self
-            .tables
-            .take()
-            .map_or_else(|| apply::observe(&self.maps, &self.settings), Ok)?;
+        self.tables()?;
+        let tables = self.tables.as_ref().context("the tables were read above")?;
         let rows = tables
             .services
             .iter()
@@ -177,7 +172,6 @@ impl KernelDataplane {
                     .context("cannot reset the discard counters")?;
             }
         }
-        self.tables = Some(tables);
         Ok(())
     }
 }
