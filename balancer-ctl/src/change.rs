@@ -115,6 +115,80 @@ impl Change {
     }
 }
 
+/// What a change for good does to what runs and to the file, which [`Change::apply`] then judges. Mostly the same; but
+/// what was added or deleted with `--runtime` before is made to last by saying it again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lasting {
+    /// Nothing where it runs already.
+    pub running: Option<Change>,
+    /// For the file.
+    pub saved: Change,
+}
+
+impl Lasting {
+    /// What `change` does to `running` and `saved`.
+    #[must_use]
+    pub fn new(change: &Change, running: &Model, saved: &Model) -> Self {
+        Self::said_again(change, running, saved).unwrap_or_else(|| Self {
+            running: Some(change.clone()),
+            saved: change.clone(),
+        })
+    }
+
+    fn said_again(change: &Change, running: &Model, saved: &Model) -> Option<Self> {
+        match change {
+            Change::AddService(key, settings) if saved.service(key).is_none() => {
+                let service = running.service(key)?;
+                Some(Self {
+                    running: Some(Change::EditService(*key, settings.clone())),
+                    saved: Change::AddService(*key, settings.clone().or(service)),
+                })
+            }
+            Change::AddReal(key, address, settings) if saved.real(key, *address).is_none() => {
+                let real = running.real(key, *address)?;
+                Some(Self {
+                    running: Some(Change::EditReal(*key, *address, *settings)),
+                    saved: Change::AddReal(*key, *address, settings.or(real)),
+                })
+            }
+            Change::DelReal(key, address) if running.real(key, *address).is_none() => {
+                saved.real(key, *address)?;
+                Some(Self {
+                    running: None,
+                    saved: change.clone(),
+                })
+            }
+            _ => None,
+        }
+    }
+}
+
+impl ServiceSettings {
+    /// What is not named is as `service` has it; what is the default there stays unnamed.
+    fn or(self, service: &VirtualService) -> Self {
+        Self {
+            name: self.name.or_else(|| service.name.clone()),
+            scheduler: self.scheduler.or_else(|| unusual(service.scheduler)),
+            no_real: self.no_real.or_else(|| unusual(service.no_real)),
+        }
+    }
+}
+
+impl RealSettings {
+    /// As [`ServiceSettings::or`].
+    fn or(self, real: &RealServer) -> Self {
+        let weight = Some(real.weight).filter(|weight| *weight != DEFAULT_WEIGHT);
+        Self {
+            weight: self.weight.or(weight),
+            forwarding: self.forwarding.or_else(|| unusual(real.forwarding)),
+        }
+    }
+}
+
+fn unusual<T: Default + PartialEq>(value: T) -> Option<T> {
+    Some(value).filter(|value| *value != T::default())
+}
+
 fn service_mut<'a>(
     model: &'a mut Model,
     key: &ServiceKey,
@@ -157,13 +231,19 @@ fn set_real(real: &mut RealServer, settings: RealSettings) {
 }
 
 /// Marks in `running` each service and real server that differs from what is `saved` in the file. With no
-/// file, everything does.
+/// file, everything does. A real server that only the file has marks its service.
 pub fn mark_runtime(running: &mut Model, saved: Option<&Model>) {
     for service in &mut running.services {
         let saved = saved.and_then(|model| model.service(&service.key));
         service.runtime = saved.is_none_or(|saved| {
             (&saved.name, saved.scheduler, saved.no_real)
                 != (&service.name, service.scheduler, service.no_real)
+                || saved.reals.iter().any(|saved| {
+                    service
+                        .reals
+                        .iter()
+                        .all(|real| real.address != saved.address)
+                })
         });
         for real in &mut service.reals {
             let saved = saved.and_then(|saved| {
@@ -365,6 +445,13 @@ pub(crate) mod tests {
 
         mark_runtime(&mut running, None);
         assert_eq!(marks(&running), (true, vec![true, true]));
+
+        let mut without = Change::DelReal(web(), real("10.0.0.2:80"))
+            .apply(&saved)
+            .unwrap();
+        mark_runtime(&mut without, Some(&saved));
+        assert_eq!(marks(&without), (true, vec![]));
+        assert!(!is_saved(&without, &saved));
 
         let mut deleted = Change::Clear.apply(&saved).unwrap();
         mark_runtime(&mut deleted, Some(&saved));

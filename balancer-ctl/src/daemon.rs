@@ -18,7 +18,7 @@ use tracing::Level;
 
 use crate::{
     address::{RealRef, ServiceRef},
-    change::{Change, RealSettings, ServiceSettings, is_saved, mark_runtime},
+    change::{Change, Lasting, RealSettings, ServiceSettings, is_saved, mark_runtime},
     clock,
     config::{file::ConfigFile, validate::validate},
     dataplane::{ConnectionFilter, Dataplane},
@@ -189,40 +189,46 @@ impl Daemon {
     /// Validates a change, applies it, writes it; whatever is refused, nothing was changed.
     fn change(&mut self, request: Request, scope: Scope) -> Result<Vec<String>, Refusal> {
         let (change, leftover) = self.resolve(request)?;
-        let wanted = valid(change.apply(&self.model)?)?;
-        let prepared = match (&self.file, scope) {
+        let (wanted, prepared) = match (&self.file, scope) {
             (Some(file), Scope::File) => {
-                let saved = change
+                let Lasting { running, saved } = Lasting::new(&change, &self.model, file.model());
+                let wanted = match running {
+                    Some(running) => valid(running.apply(&self.model)?)?,
+                    None => self.model.clone(),
+                };
+                let after = saved
                     .apply(file.model())
                     .and_then(valid)
-                    .map_err(|refusal| Refusal {
-                        sentence: format!(
-                            "what runs differs from {} (changes made with --runtime), where {}",
-                            file.path().display(),
-                            refusal.sentence
-                        ),
-                        ..refusal
-                    })?;
-                Some(file.prepare(&change, saved)?)
+                    .map_err(|refusal| unlike_file(file, refusal))?;
+                (wanted, Some(file.prepare(&saved, after)?))
             }
-            (None, _) | (_, Scope::Runtime) => None,
+            (None, _) | (_, Scope::Runtime) => (valid(change.apply(&self.model)?)?, None),
         };
-        self.dataplane
-            .reconcile(&wanted.services)
-            .map_err(refused)?;
+        if let Err(error) = self.dataplane.reconcile(&wanted.services) {
+            return Err(self.back(refused(error)));
+        }
         if let Some(prepared) = prepared {
             match prepared.commit() {
                 Ok(file) => self.file = Some(file),
-                Err(refusal) => {
-                    self.dataplane
-                        .reconcile(&self.model.services)
-                        .map_err(refused)?;
-                    return Err(refusal);
-                }
+                Err(refusal) => return Err(self.back(refusal)),
             }
         }
         self.adopt(wanted);
         self.purge(&change, leftover)
+    }
+
+    /// Brings the data plane back to what ran before a change that failed, perhaps half way.
+    fn back(&mut self, refusal: Refusal) -> Refusal {
+        match self.dataplane.reconcile(&self.model.services) {
+            Ok(()) => refusal,
+            Err(error) => Refusal {
+                sentence: format!(
+                    "{}; and what ran before could not be brought back: {error}",
+                    refusal.sentence
+                ),
+                ..refusal
+            },
+        }
     }
 
     fn purge(&mut self, change: &Change, leftover: Leftover) -> Result<Vec<String>, Refusal> {
@@ -321,7 +327,12 @@ impl Daemon {
         mut filter: ConnectionFilter,
     ) -> Result<view::Connections, Refusal> {
         filter.service = service.map(|service| self.key(service)).transpose()?;
-        let connections = self.dataplane.connections(&filter).map_err(refused)?;
+        let limit = filter.limit;
+        // One more than wanted shows whether there are more.
+        filter.limit = limit.map(|limit| limit.saturating_add(1));
+        let mut connections = self.dataplane.connections(&filter).map_err(refused)?;
+        let more = limit.is_some_and(|limit| connections.len() > limit);
+        connections.truncate(limit.unwrap_or(usize::MAX));
         let connections = connections.iter().map(|connection| view::Connection {
             protocol: connection.virtual_address.protocol,
             state: connection.state.name().to_owned(),
@@ -332,6 +343,7 @@ impl Daemon {
         });
         Ok(view::Connections {
             connections: connections.collect(),
+            more,
         })
     }
 
@@ -346,6 +358,7 @@ impl Daemon {
             config: file.map(|file| file.path().display().to_string()),
             runtime_changes: file.is_some_and(|file| !is_saved(&self.model, file.model())),
             failure: self.failure.as_deref(),
+            is_full: self.is_full,
         };
         Ok(overview::status(&self.model, dataplane, &surroundings))
     }
@@ -482,6 +495,23 @@ fn table_full(status: &view::Status) -> u64 {
         .get(Discard::TableFull.name())
         .copied()
         .unwrap_or_default()
+}
+
+/// A change that what runs would take and the file would not.
+fn unlike_file(file: &ConfigFile, refusal: Refusal) -> Refusal {
+    // The mend behind the colon is one for what runs.
+    let (sentence, _) = refusal
+        .sentence
+        .split_once(": ")
+        .unwrap_or((&refusal.sentence, ""));
+    Refusal {
+        sentence: format!(
+            "what runs differs from {} (changes made with --runtime), where {sentence}: use --runtime, or \
+             `balancer-ctl reload` to go back to the file",
+            file.path().display()
+        ),
+        ..refusal
+    }
 }
 
 fn valid(model: Model) -> Result<Model, Refusal> {

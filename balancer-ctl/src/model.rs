@@ -209,6 +209,13 @@ impl Model {
     pub fn service(&self, key: &ServiceKey) -> Option<&VirtualService> {
         self.services.iter().find(|service| service.key == *key)
     }
+
+    /// The real server at `address` of the service with this key.
+    #[must_use]
+    pub fn real(&self, key: &ServiceKey, address: SocketAddr) -> Option<&RealServer> {
+        let mut reals = self.service(key)?.reals.iter();
+        reals.find(|real| real.address == address)
+    }
 }
 
 /// Whether two addresses are of one family.

@@ -97,6 +97,8 @@ pub struct Surroundings<'a> {
     pub runtime_changes: bool,
     /// What failed in the background and is tried again.
     pub failure: Option<&'a str>,
+    /// Whether new connections were refused a moment ago for want of room.
+    pub is_full: bool,
 }
 
 /// The whole node's status.
@@ -127,6 +129,7 @@ pub fn status(
             .unwrap_or_default(),
     );
     reasons.extend(surroundings.failure.map(str::to_owned));
+    reasons.extend(no_room(&dataplane, surroundings.is_full));
     reasons.extend(dataplane.warnings);
     let overall = match (down, reasons.is_empty()) {
         (true, _) => view::Overall::Down,
@@ -170,6 +173,17 @@ pub fn status(
         config: surroundings.config.clone(),
         runtime_changes: surroundings.runtime_changes,
     }
+}
+
+/// Services whose connections are in the table go on; new ones cannot begin.
+fn no_room(dataplane: &DataplaneStatus, is_full: bool) -> Option<String> {
+    let (connections, most) = (dataplane.connections, dataplane.max_connections);
+    (is_full || most > 0 && connections >= most).then(|| {
+        format!(
+            "the connection table is full ({connections} of {most}), so new connections are dropped: \
+             raise max-connections (a restart after `balancerd --detach`), or shorten the timeouts"
+        )
+    })
 }
 
 /// Sentences of one kind, of which the operator need not read hundreds.
@@ -299,6 +313,7 @@ mod tests {
         config: None,
         runtime_changes: false,
         failure: None,
+        is_full: false,
     };
 
     fn judged(
@@ -361,6 +376,31 @@ mod tests {
             judged(SERVICES, &[], &failing),
             (view::Overall::Limited, vec!["failing".to_owned()])
         );
+    }
+
+    #[test]
+    fn a_full_table_limits() {
+        let judged = |connections, is_full| {
+            let dataplane = DataplaneStatus {
+                connections,
+                max_connections: 100,
+                ..Default::default()
+            };
+            let surroundings = Surroundings { is_full, ..NOTHING };
+            let status = status(&model(SERVICES), dataplane, &surroundings);
+            (status.overall, status.reasons)
+        };
+        assert_eq!(judged(99, false), (view::Overall::Running, vec![]));
+        for (connections, is_full) in [(100, false), (99, true)] {
+            let sentence = format!(
+                "the connection table is full ({connections} of 100), so new connections are dropped: raise \
+                 max-connections (a restart after `balancerd --detach`), or shorten the timeouts"
+            );
+            assert_eq!(
+                judged(connections, is_full),
+                (view::Overall::Limited, vec![sentence])
+            );
+        }
     }
 
     #[test]

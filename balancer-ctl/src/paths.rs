@@ -50,6 +50,15 @@ impl FromStr for Instance {
         if !good {
             return Err("an instance's name is 1 to 32 letters, digits, `-` or `_`".to_owned());
         }
+        // An instance's directories lie beside the default instance's files.
+        let is_layout = name
+            .strip_prefix('v')
+            .is_some_and(|rest| rest.chars().all(|c| c.is_ascii_digit()));
+        if is_layout || ["neighbours", "sysctl"].contains(&name) {
+            return Err(format!(
+                "an instance cannot be called `{name}`, which is a file's name: choose another"
+            ));
+        }
         Ok(Self(Some(name.to_owned())))
     }
 }
@@ -85,6 +94,21 @@ mod tests {
     fn an_instances_name_cannot_leave_the_directory() {
         for name in ["", ".", "..", "a/b", "a.b", &"a".repeat(33)] {
             assert!(name.parse::<Instance>().is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_instance_is_not_called_as_a_file_of_the_default_one() {
+        for name in ["v", "v1", "v12", "sysctl", "neighbours"] {
+            assert_eq!(
+                name.parse::<Instance>(),
+                Err(format!(
+                    "an instance cannot be called `{name}`, which is a file's name: choose another"
+                ))
+            );
+        }
+        for name in ["v1a", "vip", "sysctl2", "w1"] {
+            assert!(name.parse::<Instance>().is_ok(), "{name}");
         }
     }
 }

@@ -103,6 +103,9 @@ impl RealState {
 pub struct Connections {
     /// In no order.
     pub connections: Vec<Connection>,
+    /// Whether there are more than were asked for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub more: bool,
 }
 
 /// A connection.

@@ -294,8 +294,40 @@ fn connections_are_listed_and_filtered() {
     let expected = serde_json::json!({"connections": [{
         "protocol": "tcp", "state": "established", "expires_in_ms": 899_999,
         "client": "192.168.1.10:40000", "virtual": "192.168.1.35:80", "real": "192.168.0.2:80"
-    }]});
+    }], "more": true});
     assert_eq!(listed, expected);
+}
+
+#[test]
+fn a_thousand_connections_are_listed_unless_more_are_asked_for() {
+    let scene = Scene::tutorial();
+    let many = |count: u64| {
+        (0..count)
+            .map(|number| {
+                let client = format!("198.51.100.10:{}", 10_000 + number);
+                connection(web(), &client, "192.168.0.2:80", State::Established, 60)
+            })
+            .collect()
+    };
+    let cut = "1000 connections shown, there are more: `--limit 0` shows all";
+    for (there, arguments, lines, last) in [
+        (1000, "", 1001, None),
+        (1001, "", 1002, Some(cut)),
+        (1001, "--limit 0", 1002, None),
+        (1001, "--limit 1001", 1002, None),
+        (
+            1001,
+            "--limit 1",
+            3,
+            Some("1 connection shown, there are more: `--limit 0` shows all"),
+        ),
+    ] {
+        scene.dataplane.state().connections = many(there);
+        let text = scene.done(&format!("connections {arguments}"));
+        assert_eq!(text.lines().count(), lines, "{there} {arguments}");
+        let found = text.lines().last().filter(|line| !line.starts_with("tcp"));
+        assert_eq!(found, last, "{there} {arguments}");
+    }
 }
 
 #[test]

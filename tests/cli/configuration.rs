@@ -119,3 +119,37 @@ fn the_example_in_the_package_is_good() {
         assert_eq!((ran.status, ran.stderr.as_str()), (0, ""));
     }
 }
+
+#[test]
+fn what_is_asked_for_as_json_comes_as_json_also_when_it_is_bad() {
+    let (folder, path) = written("colour = 1\n");
+    let json = |arguments: &[&str]| {
+        let Ran {
+            status,
+            stdout,
+            stderr,
+        } = ran(program("balancer-ctl").arg("--json").args(arguments));
+        assert_eq!(stderr, "");
+        let document: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+        (status, document)
+    };
+    let path = path.to_str().expect("text");
+    let (status, document) = json(&["check", path]);
+    assert_eq!((status, &document["file"]), (1, &path.into()));
+    let expected = serde_json::json!({
+        "line": 1, "column": 1,
+        "message": "unknown key `colour`: expected `node`, `dataplane`, `timeouts` or `service`"
+    });
+    assert_eq!(document["errors"][0], expected);
+    let socket = folder.path().join("none.sock").display().to_string();
+    let sentence = format!(
+        "no balancerd answers on {socket}: start it, or name its socket with --socket or --instance"
+    );
+    assert_eq!(
+        json(&["--socket", &socket, "status", "--check"]),
+        (
+            3,
+            serde_json::json!({"overall": "unknown", "reasons": [sentence]})
+        )
+    );
+}

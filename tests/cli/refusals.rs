@@ -48,6 +48,14 @@ fn wrong_addresses_ports_and_weights() {
             "invalid value '65536' for '--weight <N>': 65536 is not in 0..=65535".to_owned(),
         ),
         (
+            "add-real 192.168.0.4 --service web -w -1",
+            "invalid value '-1' for '--weight <N>': -1 is not in 0..=65535".to_owned(),
+        ),
+        (
+            "connections --limit -1",
+            "invalid value '-1' for '--limit <N>': invalid digit found in string".to_owned(),
+        ),
+        (
             "edit-real 192.168.0.2 --service web --weight=-1",
             "invalid value '-1' for '--weight <N>': -1 is not in 0..=65535".to_owned(),
         ),
@@ -372,4 +380,23 @@ fn without_a_daemon_every_command_says_where_it_looked() {
         .arg("list")
         .env("BALANCER_SOCKET", "/nonexistent/sock"));
     assert_eq!(ran.status, 3);
+}
+
+#[test]
+fn a_dash_is_no_service_wherever_one_is_named() {
+    let scene = Scene::tutorial();
+    for arguments in [
+        "edit-service - -s rr",
+        "zero -",
+        "add-real 192.168.0.4 --service -",
+        "edit-real 192.168.0.2 --service - -w 2",
+        "del-real 192.168.0.2 --service -",
+        "connections --service -",
+    ] {
+        scene.refused(
+            arguments,
+            2,
+            "error: `-` is no service: leave it out for the only service there is\n",
+        );
+    }
 }

@@ -151,7 +151,7 @@ fn wrong_requests_are_answered_with_a_sentence() {
             services,
             r#"{"address":"192.168.1.36:80","persistence":{"timeout":"5m"}}"#,
             400,
-            "the request's body: unknown field `persistence`, expected one of `address`, `protocol`, `name`, \
+            "the request's body: persistence: unknown field `persistence`, expected one of `address`, `protocol`, `name`, \
              `scheduler`, `no_real` at line 1 column 42",
         ),
         (
@@ -159,7 +159,7 @@ fn wrong_requests_are_answered_with_a_sentence() {
             services,
             r#"{"address":"192.168.1.36:80","scheduler":"lc"}"#,
             400,
-            "the request's body: unknown variant `lc`, expected `rr` or `wrr` at line 1 column 45",
+            "the request's body: scheduler: unknown variant `lc`, expected `rr` or `wrr` at line 1 column 45",
         ),
         (
             "POST",
@@ -187,7 +187,7 @@ fn wrong_requests_are_answered_with_a_sentence() {
             reals,
             r#"{"address":"192.168.0.4","weight":-1}"#,
             400,
-            "the request's body: invalid value: integer `-1`, expected u32 at line 1 column 36",
+            "the request's body: weight: -1 is out of range: 0..=65535 at line 1 column 37",
         ),
         (
             "DELETE",
@@ -195,7 +195,43 @@ fn wrong_requests_are_answered_with_a_sentence() {
             "",
             400,
             "the request's query: Failed to deserialize query string: runtim: unknown field `runtim`, expected \
-             `runtime` or `purge`",
+             `runtime`",
+        ),
+        (
+            "DELETE",
+            "/v1/services/web?purge=true",
+            "",
+            400,
+            "the request's query: Failed to deserialize query string: purge: unknown field `purge`, expected `runtime`",
+        ),
+        (
+            "GET",
+            "/v1/connections?limit=-1",
+            "",
+            400,
+            "the request's query: Failed to deserialize query string: limit: `-1` is not a whole number from 0 (for \
+             all) on",
+        ),
+        (
+            "GET",
+            "/v1/services/%ff",
+            "",
+            400,
+            "the request's path: Invalid URL: Invalid UTF-8 in `service`",
+        ),
+        (
+            "DELETE",
+            "/v1/services/web/reals/%ff",
+            "",
+            400,
+            "the request's path: Invalid URL: Invalid UTF-8 in `real`",
+        ),
+        (
+            "PATCH",
+            "/v1/services/web/reals/192.168.0.2",
+            r#"{"weight":"1"}"#,
+            400,
+            "the request's body: weight: invalid type: string \"1\", expected i64 at line 1 column 13",
         ),
         (
             "GET",
@@ -266,6 +302,24 @@ fn a_request_that_does_not_go_on_is_given_up_and_holds_no_one_up() {
     assert!(!idle.contains("200") && !cut.contains("200"), "{idle}{cut}");
     let sentence = failure("the request's body did not come within 10 s");
     assert!(half.contains(&sentence), "{half}");
+}
+
+#[test]
+fn a_client_too_many_is_told_so() {
+    let scene = Scene::new();
+    let idle: Vec<_> = (0..256)
+        .map(|_| UnixStream::connect(scene.socket()).expect("connect"))
+        .collect();
+    let busy = "balancerd has 256 clients already: try again in a few seconds";
+    assert_eq!(asked(&scene, "GET", "/v1/status", ""), (503, failure(busy)));
+    drop(idle);
+    let began = Instant::now();
+    while asked(&scene, "GET", "/healthz", "").0 != 200 {
+        assert!(
+            began.elapsed() < Duration::from_secs(5),
+            "there is room again"
+        );
+    }
 }
 
 #[test]

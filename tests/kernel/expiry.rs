@@ -11,7 +11,10 @@ use balancer_common::{
     tcp::State,
 };
 use balancer_ctl::{
-    dataplane::{ConnectionFilter, Counters, Dataplane, kernel::KernelDataplane},
+    dataplane::{
+        ConnectionFilter, Counters, Dataplane,
+        kernel::{self, KernelDataplane},
+    },
     model::{DataplaneSettings, Timeouts},
 };
 
@@ -185,6 +188,35 @@ fn a_removed_real_server_keeps_its_connections_and_then_frees_its_id() {
     });
 }
 
+#[test]
+fn neighbours_are_kept_fresh_as_long_as_a_real_server_needs_them() {
+    let scene = Scene::new();
+    let managed = || {
+        ["10.0.1.2", "10.0.2.2"].map(|address| {
+            let entry = scene.balancer.run(|| {
+                let mut show = std::process::Command::new("ip");
+                show.args(["neighbour", "show", "to", address]).output()
+            });
+            let entry = String::from_utf8(entry.unwrap().unwrap().stdout).unwrap();
+            entry.contains(" managed ")
+        })
+    };
+    scene.with(all(), |dataplane| {
+        dataplane.reconcile(&both()).unwrap();
+        assert_eq!(managed(), [true, true]);
+        dataplane
+            .reconcile(&[service(VIP, &[("10.0.1.2:8080", 1)])])
+            .unwrap();
+        tend_until(dataplane, |_| managed() == [true, false]);
+    });
+    // Nobody may change a namespace's neighbours from outside.
+    let down = scene
+        .balancer
+        .run(|| kernel::detach(Some(&scene.instance)).map_err(|error| error.to_string()));
+    assert_eq!(down.unwrap(), Ok(()));
+    assert_eq!(managed(), [false, false]);
+}
+
 /// The low half of the kernel's jiffies, as the program `clock` says.
 fn jiffies() -> u32 {
     let mut ebpf = aya::Ebpf::load(balancer_ctl::object::OBJECT).unwrap();
@@ -198,6 +230,29 @@ fn jiffies() -> u32 {
     };
     aya::TestRun::test_run(program, options).unwrap();
     u32::from_ne_bytes(*output.first_chunk().unwrap())
+}
+
+#[test]
+fn a_finished_walk_rests_until_something_changes() {
+    let scene = Scene::new();
+    scene.with(all(), |dataplane| {
+        dataplane.reconcile(&both()).unwrap();
+        dataplane.tend().unwrap();
+        let mut table = rows(&scene);
+        let idle = ConntrackEntryV4 {
+            state: State::Closed as u8,
+            // A quarter of the clock's range ago: longer than any timeout.
+            last_seen: jiffies().wrapping_sub(1 << 30),
+            direction: direction::REPLY,
+            ..ConntrackEntryV4::default()
+        };
+        table.insert(FlowKeyV4::default(), idle, 0).unwrap();
+        dataplane.tend().unwrap();
+        assert_eq!(rows(&scene).keys().count(), 1, "it rests");
+        dataplane.reconcile(&both()).unwrap();
+        dataplane.tend().unwrap();
+        assert_eq!(rows(&scene).keys().count(), 0);
+    });
 }
 
 #[test]

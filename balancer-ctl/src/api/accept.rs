@@ -14,7 +14,10 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use tokio::{net::UnixListener, sync::Semaphore};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 
 use super::server::refuse;
 
@@ -22,12 +25,17 @@ use super::server::refuse;
 pub const MAX_BODY: usize = 1 << 20;
 /// A request whose header or body takes longer is given up.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
-/// Clients at a time; one more is turned away.
+/// Clients at a time; one more is told that there is no room.
 const MAX_CLIENTS: usize = 256;
+/// Clients at a time that are told so; one more is not even that.
+const MAX_TURNED_AWAY: usize = 64;
+/// How long a client that is turned away may take.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Serves clients for ever.
 pub async fn serve(listener: UnixListener, router: Router) -> Infallible {
     let slots = Arc::new(Semaphore::new(MAX_CLIENTS));
+    let doors = Arc::new(Semaphore::new(MAX_TURNED_AWAY));
     loop {
         let (stream, _) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -42,6 +50,9 @@ pub async fn serve(listener: UnixListener, router: Router) -> Infallible {
                 clients = MAX_CLIENTS,
                 "too many clients, one is turned away"
             );
+            if let Ok(slot) = doors.clone().try_acquire_owned() {
+                tokio::spawn(turn_away(stream, slot));
+            }
             continue;
         };
         let service = TowerToHyperService::new(router.clone());
@@ -56,6 +67,21 @@ pub async fn serve(listener: UnixListener, router: Router) -> Infallible {
             drop(slot);
         });
     }
+}
+
+/// Answers one request with why there is no other answer.
+async fn turn_away(stream: UnixStream, slot: OwnedSemaphorePermit) {
+    let router = Router::new().fallback(async || {
+        let sentence =
+            format!("balancerd has {MAX_CLIENTS} clients already: try again in a few seconds");
+        refuse(StatusCode::SERVICE_UNAVAILABLE, sentence)
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    // Whoever is too slow to hear it goes without.
+    let _ = tokio::time::timeout(FAREWELL, connection).await;
+    drop(slot);
 }
 
 /// Reads the body whole, within its limits, before anyone looks at it.

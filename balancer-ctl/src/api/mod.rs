@@ -6,9 +6,9 @@ pub mod follow;
 pub mod listen;
 pub mod server;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
-use crate::model::{ForwardMethod, NoReal, Protocol, Scheduler};
+use crate::model::{ForwardMethod, MAX_WEIGHT, NoReal, Protocol, Scheduler};
 
 /// Body of `POST /v1/services`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,7 +52,11 @@ pub struct NewReal {
     /// `ADDRESS[:PORT]`.
     pub address: String,
     /// Weight.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "weight"
+    )]
     pub weight: Option<u32>,
     /// Forwarding method.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -64,11 +68,25 @@ pub struct NewReal {
 #[serde(deny_unknown_fields)]
 pub struct EditReal {
     /// Weight.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "weight"
+    )]
     pub weight: Option<u32>,
     /// Forwarding method.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forwarding: Option<ForwardMethod>,
+}
+
+/// Any whole number is told its range; the validator knows what is in it.
+fn weight<'de, D: Deserializer<'de>>(value: D) -> Result<Option<u32>, D::Error> {
+    let out_of_range =
+        |number| D::Error::custom(format!("{number} is out of range: 0..={MAX_WEIGHT}"));
+    let number = Option::<i64>::deserialize(value)?;
+    number
+        .map(|number| u32::try_from(number).map_err(|_| out_of_range(number)))
+        .transpose()
 }
 
 /// Answer to a change: a sentence about what is not part of the change itself.

@@ -12,7 +12,10 @@ use axum::{
     routing::{get, post},
 };
 use balancer_common::tcp;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, Error as _},
+};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{EditReal, EditService, Failure, NewReal, NewService, accept::bounded, follow::events};
@@ -28,6 +31,10 @@ use crate::{
 
 /// How far the two looks of a rate are apart.
 const RATE_OVER: Duration = Duration::from_secs(1);
+
+/// Connections that are listed when no limit is named; 0 stands for all. A table of millions keeps the daemon from
+/// everybody else for seconds.
+const CONNECTIONS: usize = 1000;
 
 /// What the API's tasks share.
 #[derive(Clone, Debug)]
@@ -87,18 +94,20 @@ struct ServicesQuery {
 struct ChangeQuery {
     #[serde(default)]
     runtime: bool,
+}
+
+/// How deleting a real server is meant.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DelRealQuery {
+    #[serde(default)]
+    runtime: bool,
     #[serde(default)]
     purge: bool,
 }
 
-impl ChangeQuery {
-    const fn scope(&self) -> Scope {
-        if self.runtime {
-            Scope::Runtime
-        } else {
-            Scope::File
-        }
-    }
+const fn scope(runtime: bool) -> Scope {
+    if runtime { Scope::Runtime } else { Scope::File }
 }
 
 #[derive(Deserialize)]
@@ -108,7 +117,17 @@ struct ConnectionsQuery {
     service: Option<String>,
     real: Option<String>,
     state: Option<String>,
+    #[serde(default, deserialize_with = "limit")]
     limit: Option<usize>,
+}
+
+fn limit<'de, D: Deserializer<'de>>(value: D) -> Result<Option<usize>, D::Error> {
+    let text = String::deserialize(value)?;
+    text.parse().map(Some).map_err(|_| {
+        D::Error::custom(format!(
+            "`{text}` is not a whole number from 0 (for all) on"
+        ))
+    })
 }
 
 type Answer = Result<Response, Refused>;
@@ -121,10 +140,10 @@ async fn services(State(api): State<Api>, query: Parameters<ServicesQuery>) -> A
 
 async fn service(
     State(api): State<Api>,
-    Path(service): Path<String>,
+    service: Segments<String>,
     query: Parameters<ServicesQuery>,
 ) -> Answer {
-    listed(&api, Some(parsed(&service)?), query.0?.rate).await
+    listed(&api, Some(parsed(&service.0?)?), query.0?.rate).await
 }
 
 async fn listed(api: &Api, service: Option<ServiceRef>, rate: bool) -> Answer {
@@ -170,7 +189,11 @@ async fn connections(State(api): State<Api>, query: Parameters<ConnectionsQuery>
         service: None,
         real: host(real)?,
         state: state.map(|name| connection_state(&name)).transpose()?,
-        limit,
+        limit: match limit {
+            None => Some(CONNECTIONS),
+            Some(0) => None,
+            some => some,
+        },
     };
     let service = service.map(|text| parsed(&text)).transpose()?;
     let connections = api
@@ -220,7 +243,7 @@ async fn add_service(
 
 async fn edit_service(
     State(api): State<Api>,
-    Path(service): Path<String>,
+    service: Segments<String>,
     query: Parameters<ChangeQuery>,
     body: Bytes,
 ) -> Answer {
@@ -236,7 +259,7 @@ async fn edit_service(
     };
     changed(
         &api,
-        daemon::Request::EditService(parsed(&service)?, settings),
+        daemon::Request::EditService(parsed(&service.0?)?, settings),
         query,
     )
     .await
@@ -244,10 +267,15 @@ async fn edit_service(
 
 async fn del_service(
     State(api): State<Api>,
-    Path(service): Path<String>,
+    service: Segments<String>,
     query: Parameters<ChangeQuery>,
 ) -> Answer {
-    changed(&api, daemon::Request::DelService(parsed(&service)?), query).await
+    changed(
+        &api,
+        daemon::Request::DelService(parsed(&service.0?)?),
+        query,
+    )
+    .await
 }
 
 async fn clear(State(api): State<Api>, query: Parameters<ChangeQuery>) -> Answer {
@@ -256,7 +284,7 @@ async fn clear(State(api): State<Api>, query: Parameters<ChangeQuery>) -> Answer
 
 async fn add_real(
     State(api): State<Api>,
-    Path(service): Path<String>,
+    service: Segments<String>,
     query: Parameters<ChangeQuery>,
     body: Bytes,
 ) -> Answer {
@@ -268,7 +296,7 @@ async fn add_real(
     let settings = RealSettings { weight, forwarding };
     changed(
         &api,
-        daemon::Request::AddReal(parsed(&service)?, parsed(&address)?, settings),
+        daemon::Request::AddReal(parsed(&service.0?)?, parsed(&address)?, settings),
         query,
     )
     .await
@@ -276,11 +304,12 @@ async fn add_real(
 
 async fn edit_real(
     State(api): State<Api>,
-    Path((service, real)): Path<(String, String)>,
+    segments: Segments<(String, String)>,
     query: Parameters<ChangeQuery>,
     body: Bytes,
 ) -> Answer {
     let EditReal { weight, forwarding } = json(&body)?;
+    let (service, real) = segments.0?;
     let settings = RealSettings { weight, forwarding };
     changed(
         &api,
@@ -292,25 +321,25 @@ async fn edit_real(
 
 async fn del_real(
     State(api): State<Api>,
-    Path((service, real)): Path<(String, String)>,
-    query: Parameters<ChangeQuery>,
+    segments: Segments<(String, String)>,
+    query: Parameters<DelRealQuery>,
 ) -> Answer {
-    let purge = query.0.as_ref().is_ok_and(|query| query.purge);
+    let DelRealQuery { runtime, purge } = query.0?;
+    let (service, real) = segments.0?;
     let leftover = if purge {
         Leftover::Purge
     } else {
         Leftover::Keep
     };
-    changed(
-        &api,
-        daemon::Request::DelReal(parsed(&service)?, parsed(&real)?, leftover),
-        query,
-    )
-    .await
+    let request = daemon::Request::DelReal(parsed(&service)?, parsed(&real)?, leftover);
+    send(&api, request, scope(runtime)).await
 }
 
 async fn changed(api: &Api, request: daemon::Request, query: Parameters<ChangeQuery>) -> Answer {
-    let scope = query.0?.scope();
+    send(api, request, scope(query.0?.runtime)).await
+}
+
+async fn send(api: &Api, request: daemon::Request, scope: Scope) -> Answer {
     let notes = api
         .ask(|reply| Message::Change(request, scope, reply))
         .await?;
@@ -327,8 +356,8 @@ async fn zero(State(api): State<Api>) -> Answer {
     done(Vec::new())
 }
 
-async fn zero_service(State(api): State<Api>, Path(service): Path<String>) -> Answer {
-    let service = parsed(&service)?;
+async fn zero_service(State(api): State<Api>, service: Segments<String>) -> Answer {
+    let service = parsed(&service.0?)?;
     api.ask(|reply| Message::Zero(Some(service), reply)).await?;
     done(Vec::new())
 }
@@ -360,8 +389,31 @@ fn invalid(error: address::Error) -> Refusal {
 }
 
 fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
-    serde_json::from_slice(body)
-        .map_err(|error| Refusal::invalid(format!("the request's body: {error}")))
+    let mut body = serde_json::Deserializer::from_slice(body);
+    let value = serde_path_to_error::deserialize(&mut body)
+        .map_err(|error| Refusal::invalid(format!("the request's body: {error}")))?;
+    body.end()
+        .map_err(|error| Refusal::invalid(format!("the request's body: {error}")))?;
+    Ok(value)
+}
+
+/// Names in a path, or the sentence about what is wrong with them.
+struct Segments<T>(Result<T, Refusal>);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> axum::extract::FromRequestParts<S>
+    for Segments<T>
+{
+    type Rejection = Infallible;
+
+    async fn from_request_parts(
+        parts: &mut axum::http::request::Parts,
+        state: &S,
+    ) -> Result<Self, Infallible> {
+        let segments = Path::<T>::from_request_parts(parts, state).await;
+        Ok(Self(segments.map(|Path(names)| names).map_err(
+            |rejection| Refusal::invalid(format!("the request's path: {}", rejection.body_text())),
+        )))
+    }
 }
 
 /// A query string, or the sentence about what is wrong with it.

@@ -144,21 +144,22 @@ impl ServiceAddress {
             .map(key(Protocol::Tcp))
             .or_else(|| self.udp.map(key(Protocol::Udp)))
     }
+
+    /// The service that was named, in this spelling or the other.
+    fn or(&self, service: Option<&ServiceRef>) -> Result<Option<ServiceRef>, Failure> {
+        if service == Some(&ServiceRef::Only) {
+            return Err(Failure::Usage(
+                "`-` is no service: leave it out for the only service there is".to_owned(),
+            ));
+        }
+        Ok(self.key().map(ServiceRef::Key).or_else(|| service.cloned()))
+    }
 }
 
 impl ServiceArgument {
     /// The service that was named, if any.
     pub fn named(&self) -> Result<Option<ServiceRef>, Failure> {
-        if self.service == Some(ServiceRef::Only) {
-            return Err(Failure::Usage(
-                "`-` is no service: leave it out for the only service there is".to_owned(),
-            ));
-        }
-        Ok(self
-            .address
-            .key()
-            .map(ServiceRef::Key)
-            .or_else(|| self.service.clone()))
+        self.address.or(self.service.as_ref())
     }
 
     /// The service that was named, or the only one.
@@ -182,16 +183,13 @@ impl ServiceArgument {
 
 impl ServiceOption {
     /// The service that was named, or the only one.
-    pub fn or_only(&self) -> ServiceRef {
-        self.named().unwrap_or(ServiceRef::Only)
+    pub fn or_only(&self) -> Result<ServiceRef, Failure> {
+        Ok(self.named()?.unwrap_or(ServiceRef::Only))
     }
 
     /// The service that was named, if any.
-    pub fn named(&self) -> Option<ServiceRef> {
-        self.address
-            .key()
-            .map(ServiceRef::Key)
-            .or_else(|| self.service.clone())
+    pub fn named(&self) -> Result<Option<ServiceRef>, Failure> {
+        self.address.or(self.service.as_ref())
     }
 }
 
@@ -243,7 +241,7 @@ pub struct ChangeReal {
     #[command(flatten)]
     pub service: ServiceOption,
     /// Its share of new connections, 0..=65535; 0 = draining [default of a new real: 1]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(MAX_WEIGHT)))]
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(0..=i64::from(MAX_WEIGHT)))]
     pub weight: Option<u32>,
     /// Forward by destination NAT, replies come back through the balancer (default)
     #[arg(short = 'm', long, action = ArgAction::SetTrue)]
@@ -296,8 +294,8 @@ pub struct Connections {
     /// Only those in this state
     #[arg(long, value_name = "STATE", value_parser = state)]
     pub state: Option<&'static str>,
-    /// Stop after this many
-    #[arg(long, value_name = "N")]
+    /// Stop after this many, 0 = never [default: 1000]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub limit: Option<usize>,
 }
 
@@ -406,7 +404,7 @@ mod tests {
                 panic!("{line}");
             };
             assert_eq!(
-                arguments.service.or_only().to_string(),
+                arguments.service.or_only().unwrap().to_string(),
                 "tcp/192.0.2.80:80",
                 "{line}"
             );

@@ -4,7 +4,7 @@ use super::{
     Context, Failure,
     arguments::Connections as Arguments,
     encoded,
-    render::{Align, table},
+    render::{Align, counted, table},
 };
 use crate::view::Connections;
 
@@ -20,7 +20,7 @@ pub async fn list(context: &Context, arguments: Arguments) -> Result<(), Failure
         ("client", client.map(|client| client.to_string())),
         (
             "service",
-            service.named().map(|service| service.to_string()),
+            service.named()?.map(|service| service.to_string()),
         ),
         ("real", real.map(|real| real.to_string())),
         ("state", state.map(str::to_owned)),
@@ -60,7 +60,14 @@ fn rendered(connections: &Connections) -> String {
         ]
     });
     let rows: Vec<_> = std::iter::once(title).chain(lines).collect();
-    table(&ALIGN, &rows)
+    let mut text = table(&ALIGN, &rows);
+    if connections.more {
+        let shown = counted(connections.connections.len() as u64, "connection");
+        text.push_str(&format!(
+            "{shown} shown, there are more: `--limit 0` shows all\n"
+        ));
+    }
+    text
 }
 
 /// Minutes and seconds, as in 14:59.

@@ -148,6 +148,11 @@ fn check(context: &Context, path: &Path) -> Result<(), Failure> {
         services: usize,
         reals: usize,
     }
+    #[derive(Serialize)]
+    struct Wrong<'a> {
+        file: &'a Path,
+        errors: Vec<crate::config::read::Error>,
+    }
     let host = crate::local::host_name();
     match file::ConfigFile::load(path, &host) {
         Ok(file) => {
@@ -166,6 +171,16 @@ fn check(context: &Context, path: &Path) -> Result<(), Failure> {
                     render::counted(checked.reals as u64, "real server")
                 )
             })
+        }
+        Err(file::Error::Wrong { path, errors }) if context.json => {
+            context.print(
+                &Wrong {
+                    file: &path,
+                    errors,
+                },
+                |_| String::new(),
+            )?;
+            Err(Failure::Said)
         }
         // Each line is a place and a sentence, as compilers write them.
         Err(error @ file::Error::Wrong { .. }) => {

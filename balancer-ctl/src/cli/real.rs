@@ -27,7 +27,7 @@ pub async fn add(context: &Context, arguments: ChangeReal) -> Result<(), Failure
         weight,
         forwarding: nat.then_some(ForwardMethod::Nat),
     };
-    let service = encoded(&service.or_only().to_string());
+    let service = encoded(&service.or_only()?.to_string());
     let target = format!("/v1/services/{service}/reals?{}", lasting.query());
     context
         .change_with(Method::POST, &target, Some(&body))
@@ -53,7 +53,7 @@ pub async fn edit(context: &Context, arguments: ChangeReal) -> Result<(), Failur
             "nothing to change: give --weight or --nat".to_owned(),
         ));
     }
-    let service = encoded(&service.or_only().to_string());
+    let service = encoded(&service.or_only()?.to_string());
     let target = format!(
         "/v1/services/{service}/reals/{}?{}",
         encoded(&real.to_string()),
@@ -71,7 +71,7 @@ pub async fn del(context: &Context, arguments: DelReal) -> Result<(), Failure> {
         purge,
         lasting,
     } = arguments;
-    let service = encoded(&service.or_only().to_string());
+    let service = encoded(&service.or_only()?.to_string());
     let real = encoded(&real.to_string());
     let target = format!(
         "/v1/services/{service}/reals/{real}?{}&purge={purge}",

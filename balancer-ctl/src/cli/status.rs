@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use balancer_common::verdict::{Discard, Outcome};
+use serde::Serialize;
 
 use super::{
     Context, Failure,
@@ -14,6 +15,13 @@ use crate::{
     view::{Overall, Status},
 };
 
+/// What is told where no daemon answers, in the fields of [`Status`].
+#[derive(Serialize)]
+struct Unknown {
+    overall: &'static str,
+    reasons: [String; 1],
+}
+
 pub async fn status(context: &Context, arguments: &Arguments) -> Result<ExitCode, Failure> {
     let answer: Result<Status, Error> = context.client.get("/v1/status").await;
     if !arguments.check {
@@ -23,7 +31,13 @@ pub async fn status(context: &Context, arguments: &Arguments) -> Result<ExitCode
     let status = match answer {
         Ok(status) => status,
         Err(error) => {
-            super::write(&format!("unknown: {error}\n"))?;
+            let unknown = Unknown {
+                overall: "unknown",
+                reasons: [error.to_string()],
+            };
+            context.print(&unknown, |unknown| {
+                format!("unknown: {}\n", unknown.reasons.concat())
+            })?;
             return Ok(ExitCode::from(3));
         }
     };

@@ -21,11 +21,18 @@ pub fn edit(
     wanted: &Model,
     change: &Change,
 ) -> Result<String, Refusal> {
+    // A file whose lines all end as on Windows goes on so.
+    let returns =
+        text.contains("\r\n") && text.matches('\n').count() == text.matches("\r\n").count();
     let mut document: DocumentMut = text
+        .replace("\r\n", "\n")
         .parse()
         .map_err(|error| Refusal::failed(format!("the file is not TOML any more: {error}")))?;
     apply(&mut document, saved, change);
-    let text = document.to_string();
+    let mut text = document.to_string();
+    if returns {
+        text = text.replace('\n', "\r\n");
+    }
     // The file is the truth: it must say exactly what runs, whatever its author did with TOML.
     match super::read::model(&text, host) {
         Ok(read) if read == *wanted => Ok(text),

@@ -149,13 +149,13 @@ impl ConfigFile {
 }
 
 impl Prepared {
-    /// Puts the changed file in the old one's place, on disk when this returns.
+    /// Puts the changed file in the old one's place, on disk when this returns (or else the log warns).
     ///
     /// # Errors
     /// The old file is still there, unchanged.
     pub fn commit(self) -> Result<ConfigFile, Refusal> {
         let Self { temporary, file } = self;
-        file_in_place(temporary, &file.path).map_err(|error| {
+        file_in_place(temporary, &file.path, sync).map_err(|error| {
             Refusal::failed(format!(
                 "cannot replace {}: {error}; nothing was changed",
                 file.path.display()
@@ -196,10 +196,26 @@ fn write(target: &Path, text: &str) -> io::Result<NamedTempFile> {
     Ok(temporary)
 }
 
-fn file_in_place(temporary: NamedTempFile, path: &Path) -> io::Result<()> {
+fn file_in_place(
+    temporary: NamedTempFile,
+    path: &Path,
+    sync: impl FnOnce(&Path) -> io::Result<()>,
+) -> io::Result<()> {
     let target = fs::canonicalize(path)?;
     temporary.persist(&target).map_err(|error| error.error)?;
-    File::open(target.parent().unwrap_or(Path::new("/")))?.sync_all()
+    // The file is the new one from here on, whatever the disk says.
+    if let Err(error) = sync(target.parent().unwrap_or(Path::new("/"))) {
+        tracing::warn!(
+            file = %path.display(),
+            %error,
+            "the changed configuration file may be lost if the power fails now"
+        );
+    }
+    Ok(())
+}
+
+fn sync(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
 }
 
 #[cfg(test)]
@@ -248,6 +264,16 @@ mod tests {
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
         assert_eq!(file.reload().unwrap().model(), file.model());
+    }
+
+    #[test]
+    fn a_file_that_is_in_place_stays_when_the_disk_does_not_answer() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("balancer.toml");
+        fs::write(&path, TEXT).unwrap();
+        let temporary = write(&path, "new").unwrap();
+        file_in_place(temporary, &path, |_| Err(io::Error::other("broken"))).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// An error in a configuration file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Error {
     /// Line, from 1.
     pub line: usize,

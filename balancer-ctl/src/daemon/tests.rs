@@ -293,8 +293,56 @@ fn what_is_not_in_the_file_cannot_be_changed_there() {
         scene.refusal(Request::DelService(ServiceRef::Key(dns())), Scope::File),
         format!(
             "what runs differs from {path} (changes made with --runtime), where there is no service \
-             udp/192.0.2.80:53: `list` shows all"
+             udp/192.0.2.80:53: use --runtime, or `balancer-ctl reload` to go back to the file"
         )
+    );
+}
+
+#[test]
+fn a_runtime_change_is_made_to_last_by_saying_it_again() {
+    let mut scene = Scene::new();
+    let settings = ServiceSettings {
+        scheduler: Some(Scheduler::Rr),
+        ..Default::default()
+    };
+    let add_real = |real_weight| {
+        let settings = RealSettings {
+            weight: real_weight,
+            ..Default::default()
+        };
+        Request::AddReal(named("web"), real("10.0.0.3"), settings)
+    };
+    let del_real = Request::DelReal(named("web"), real("10.0.0.2"), Leftover::Keep);
+    for request in [
+        Request::AddService(dns(), settings),
+        add_real(Some(7)),
+        del_real.clone(),
+    ] {
+        scene.change(request, Scope::Runtime).unwrap();
+    }
+    scene.told();
+    for request in [
+        Request::AddService(dns(), ServiceSettings::default()),
+        add_real(None),
+        del_real,
+    ] {
+        scene.change(request.clone(), Scope::File).unwrap();
+        // Once more, it is refused.
+        let sentence = scene.refusal(request, Scope::File);
+        assert!(
+            sentence.contains("exists already") || sentence.contains("has no real"),
+            "{sentence}"
+        );
+    }
+    let expected = ["tcp/192.0.2.80:80 10.0.0.3:80=7", "udp/192.0.2.80:53"];
+    assert_eq!(scene.state(), expected, "nothing is marked any more");
+    assert_eq!(scene.told(), [] as [&str; 0], "what runs has not changed");
+    scene.ask(Message::Reload).unwrap();
+    assert_eq!(scene.state(), expected);
+    assert_eq!(
+        scene.daemon.model.services[1].scheduler,
+        Scheduler::Rr,
+        "as it ran"
     );
 }
 
@@ -418,6 +466,21 @@ fn a_change_that_the_data_plane_refuses_is_not_written() {
         "there is room for 1 services"
     );
     assert_eq!(fs::read_dir(scene.folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_change_that_fails_half_way_is_taken_back() {
+    let mut scene = Scene::new();
+    scene.dataplane.state().fails_half_way = true;
+    assert_eq!(
+        scene.refusal(add_real("10.0.0.3"), Scope::File),
+        "the kernel refused a call"
+    );
+    assert_eq!(
+        scene.dataplane.state().reconciled,
+        3,
+        "the start, the change, and back"
+    );
 }
 
 #[test]

@@ -25,13 +25,24 @@ use super::{
     settings::SettingsRow,
     table::{Table, Walk},
 };
+use crate::{model, plan::tables::Change};
 
 /// How long one call may go on before it stops after the chunk of rows at hand. A million idle rows take a few calls.
 const LONGEST: Duration = Duration::from_millis(200);
 
+/// The longest rest between two walks.
+const LONGEST_REST: Duration = Duration::from_secs(10);
+
 /// Connections deleted between two updates of their number. A connection that begins under an old tuple right
 /// between look and deletion would be lost; few at a time keep that moment below a millisecond.
 const PAIRS_AT_ONCE: usize = 64;
+
+/// How long to rest between two walks: a connection may stay for so much longer than its timeout. A walk through a large table
+/// costs a CPU its time, and the daemon answers nobody meanwhile.
+pub fn rest(timeouts: &model::Timeouts) -> Duration {
+    let model::Timeouts { tcp, tcp_fin, udp } = *timeouts;
+    (tcp.min(tcp_fin).min(udp) / 8).min(LONGEST_REST)
+}
 
 /// Where the walk stands.
 #[derive(Debug)]
@@ -40,16 +51,10 @@ pub struct Expiry {
     v6: Walk<FlowKey<[u32; 4]>, ConntrackEntry<[u32; 4]>>,
     /// Counters when this walk began.
     began: (Usage, Settings),
-    found: Found,
+    /// Connections met so far, those deleted by this walk not counted.
+    found: u64,
     /// Real ids that were removed when this walk began, and that it has not met.
     candidates: HashSet<u32>,
-}
-
-/// What a walk has met so far.
-#[derive(Clone, Copy, Debug, Default)]
-struct Found {
-    /// Connections, those deleted by this walk not counted.
-    connections: u64,
 }
 
 /// What a whole walk has shown.
@@ -77,9 +82,19 @@ impl Expiry {
             v4: Walk::new(CHUNK),
             v6: Walk::new(CHUNK),
             began: (usage, present),
-            found: Found::default(),
+            found: 0,
             candidates,
         })
+    }
+
+    /// These changes are about to be made: a real id that is written may be chosen by packets whose connections lie
+    /// where the walk has been, so this walk says nothing about it any more.
+    pub fn about_to_change(&mut self, changes: &[Change]) {
+        for change in changes {
+            if let Change::SetReal { id, .. } = change {
+                self.candidates.remove(id);
+            }
+        }
     }
 
     /// Goes on for a bounded time. `Some` when the walk has ended.
@@ -115,7 +130,7 @@ impl Expiry {
         forget_half_open(maps, &mut self.candidates, now, &timeouts)?;
         let usage = maps.usage.get(&0)?.unwrap_or_default();
         let present = settings.get();
-        let correction = correction(self.found.connections, self.began, (usage, present));
+        let correction = correction(self.found, self.began, (usage, present));
         if correction != 0 {
             tracing::debug!(correction, "number of connections corrected");
             settings.update(|settings| {
@@ -165,7 +180,7 @@ fn correction(found: u64, began: (Usage, Settings), ended: (Usage, Settings)) ->
 /// One chunk of rows under the broom.
 struct Sweep<'a> {
     settings: &'a SettingsRow,
-    found: &'a mut Found,
+    found: &'a mut u64,
     candidates: &'a mut HashSet<u32>,
     now: u32,
     timeouts: Timeouts,
@@ -211,7 +226,7 @@ impl Sweep<'_> {
     }
 
     fn keep<A>(&mut self, row: &ConntrackEntry<A>) {
-        self.found.connections += u64::from(row.direction == direction::ORIGINAL);
+        *self.found += u64::from(row.direction == direction::ORIGINAL);
         self.candidates.remove(&row.real);
     }
 }
@@ -255,6 +270,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use balancer_common::real_server::{RealServer, state};
+
     use super::*;
 
     const fn reading(added: u64, removed: u64, by_daemon: u64) -> (Usage, Settings) {
@@ -273,6 +290,47 @@ mod tests {
             seed: 0,
         };
         (Usage { added, removed }, settings)
+    }
+
+    #[test]
+    fn a_real_id_that_is_written_during_the_walk_is_not_called_unused() {
+        let mut expiry = Expiry {
+            v4: Walk::new(1),
+            v6: Walk::new(1),
+            began: reading(0, 0, 0),
+            found: 0,
+            candidates: HashSet::from([1, 2]),
+        };
+        // `add-real` in the middle of the walk, then `del-real`.
+        for state in [state::TAKES_NEW, state::REMOVED] {
+            let real = RealServer {
+                state,
+                ..RealServer::default()
+            };
+            expiry.about_to_change(&[
+                Change::SetReal { id: 1, real },
+                Change::WriteRing {
+                    offset: 2,
+                    reals: vec![2],
+                },
+            ]);
+        }
+        assert_eq!(expiry.candidates, HashSet::from([2]));
+    }
+
+    #[test]
+    fn walks_rest_for_a_part_of_the_shortest_timeout() {
+        let seconds = Duration::from_secs;
+        let of = |tcp, tcp_fin, udp| {
+            rest(&model::Timeouts {
+                tcp: seconds(tcp),
+                tcp_fin: seconds(tcp_fin),
+                udp: seconds(udp),
+            })
+        };
+        assert_eq!(of(900, 120, 300), seconds(10));
+        assert_eq!(of(900, 120, 8), seconds(1));
+        assert_eq!(of(2, 120, 8), Duration::from_millis(250));
     }
 
     #[test]

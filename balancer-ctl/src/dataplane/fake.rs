@@ -37,6 +37,8 @@ pub struct State {
     pub zeroed: Vec<Option<ServiceKey>>,
     /// How often it was tended.
     pub tended: usize,
+    /// The next change fails half way, once.
+    pub fails_half_way: bool,
     /// Called once, in the middle of the next change.
     pub meanwhile: Option<Box<dyn FnOnce() + Send>>,
 }
@@ -76,6 +78,9 @@ impl Dataplane for FakeDataplane {
         }
         state.services = services.to_vec();
         state.reconciled += 1;
+        if std::mem::take(&mut state.fails_half_way) {
+            return Err(Error(anyhow::anyhow!("the kernel refused a call")));
+        }
         if let Some(meanwhile) = state.meanwhile.take() {
             meanwhile();
         }

@@ -16,7 +16,7 @@ use super::{
     Connection, ConnectionFilter, Dataplane, DataplaneStatus, Error, Snapshot, apply,
     attach::{self, Attached},
     clock::{self, Tick},
-    expiry::Expiry,
+    expiry::{self, Expiry},
     load,
     maps::Maps,
     packet_log,
@@ -29,7 +29,7 @@ use super::{
 use crate::{
     host::Host,
     model::{DataplaneSettings, ServiceKey, VirtualService},
-    netlink::{Netlink, link::Link, neighbour::Keeper},
+    netlink::{Netlink, keeper::Keeper, link::Link},
     plan::{
         self, Full,
         tables::{Change, Tables},
@@ -64,6 +64,8 @@ pub struct KernelDataplane {
     pub(super) attached: Vec<Attached>,
     pub(super) tick: Tick,
     expiry: Option<Expiry>,
+    /// No walk begins before.
+    rests_until: Instant,
     netlink: Netlink,
     keeper: Keeper,
     neighbours_due: Instant,
@@ -98,6 +100,7 @@ impl KernelDataplane {
     }
 
     fn reconcile(&mut self, services: &[VirtualService]) -> anyhow::Result<()> {
+        self.walk_soon();
         let tables = self.tables()?;
         let changes = match plan::plan(services, tables) {
             Err(Full::Ring { .. }) if tables.space.has_retired() => {
@@ -108,6 +111,9 @@ impl KernelDataplane {
         };
         let changes = changes.map_err(|full| anyhow!(full))?;
         let mut tables = self.tables.take().context("the tables were read above")?;
+        if let Some(expiry) = &mut self.expiry {
+            expiry.about_to_change(&changes);
+        }
         // On a failure `tables` stays empty and is read again.
         apply::apply(&self.maps, &self.settings, &changes)?;
         for change in &changes {
@@ -116,7 +122,7 @@ impl KernelDataplane {
         self.tables = Some(tables);
         // The first packet to a new real server should find its MAC address known.
         let known: BTreeSet<_> = changes.iter().filter_map(new_address).collect();
-        if let Err(error) = self.keeper.tend(&mut self.netlink, &known) {
+        if let Err(error) = self.keeper.reach(&mut self.netlink, &known) {
             tracing::warn!(%error, "neighbours are not looked after");
         }
         Ok(())
@@ -139,6 +145,7 @@ impl KernelDataplane {
             .update(|settings| settings.timeouts = timeouts)
             .context("cannot write the settings")?;
         self.configured = settings.clone();
+        self.walk_soon();
         Ok(())
     }
 
@@ -191,6 +198,7 @@ impl KernelDataplane {
         let now = self.now()?;
         let mut expiry = match self.expiry.take() {
             Some(expiry) => expiry,
+            None if Instant::now() < self.rests_until => return Ok(()),
             None => self.begin_walk(now)?,
         };
         // After an error the walk begins anew.
@@ -201,15 +209,19 @@ impl KernelDataplane {
             self.expiry = Some(expiry);
             return Ok(());
         };
-        let mut tables = self
-            .tables
-            .take()
-            .map_or_else(|| apply::observe(&self.maps, &self.settings), Ok)?;
+        self.rests_until = Instant::now() + expiry::rest(&self.configured.timeouts);
+        self.tables()?;
+        let mut tables = self.tables.take().context("the tables were read above")?;
         for id in outcome.unused {
             apply::free_real(&self.maps, &mut tables, id)?;
         }
         self.tables = Some(tables);
         Ok(())
+    }
+
+    /// What was changed gives the next walk something to find: ids to free, shorter timeouts.
+    pub(super) fn walk_soon(&mut self) {
+        self.rests_until = now();
     }
 
     fn begin_walk(&mut self, now: u32) -> anyhow::Result<Expiry> {
@@ -337,8 +349,9 @@ fn open(options: OpenOptions) -> anyhow::Result<KernelDataplane> {
         attached: Vec::new(),
         tick,
         expiry: None,
+        rests_until: now(),
         netlink,
-        keeper: Keeper::default(),
+        keeper: Keeper::open(instance.as_deref())?,
         neighbours_due: now(),
         watch,
         host: Host::new(instance.as_deref())?,
@@ -359,10 +372,11 @@ fn open(options: OpenOptions) -> anyhow::Result<KernelDataplane> {
 /// Takes the data plane of an instance down: links, maps, and what was changed on the host.
 ///
 /// # Errors
-/// A pin could not be removed, or a setting of the host not put back.
+/// A pin could not be removed, or a neighbour or a setting of the host not put back.
 pub fn detach(instance: Option<&str>) -> Result<(), Error> {
     let down = || -> anyhow::Result<()> {
         Pins::of(instance)?.remove_all()?;
+        Keeper::open(instance)?.give_back(&mut Netlink::open()?)?;
         Host::new(instance)?.put_back()
     };
     down().map_err(Error::from)

@@ -10,7 +10,7 @@ use balancer_common::{real_server::state, stats::RealStats, verdict::Discard};
 
 use super::{
     Connection, ConnectionFilter, Counters, DataplaneStatus, RealSnapshot, ServiceSnapshot,
-    Snapshot, apply,
+    Snapshot,
     attach::Attached,
     census::{self, Lister},
     kernel::KernelDataplane,
@@ -23,14 +23,12 @@ impl KernelDataplane {
         service: &ServiceKey,
         real: SocketAddr,
     ) -> anyhow::Result<u64> {
-        let tables = self
-            .tables
-            .take()
-            .map_or_else(|| apply::observe(&self.maps, &self.settings), Ok)?;
+        self.walk_soon();
+        self.tables()?;
+        let tables = self.tables.as_ref().context("the tables were read above")?;
         let purged = census::purge(&self.maps, &self.settings, |connection, id| {
             census::belongs(connection, service, real, tables.reals.get(id as usize))
         });
-        self.tables = Some(tables);
         purged.context("cannot delete connections")
     }
 
@@ -145,10 +143,8 @@ impl KernelDataplane {
     }
 
     pub(super) fn reset_counters(&mut self, service: Option<&ServiceKey>) -> anyhow::Result<()> {
-        let tables = self
-            .tables
-            .take()
-            .map_or_else(|| apply::observe(&self.maps, &self.settings), Ok)?;
+        self.tables()?;
+        let tables = self.tables.as_ref().context("the tables were read above")?;
         let rows = tables
             .services
             .iter()
@@ -176,7 +172,6 @@ impl KernelDataplane {
                     .context("cannot reset the discard counters")?;
             }
         }
-        self.tables = Some(tables);
         Ok(())
     }
 }

@@ -8,10 +8,8 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
-    time::{Duration, Instant},
 };
 
-use anyhow::Context;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
@@ -194,17 +192,7 @@ pub enum Keep {
 /// # Errors
 /// The kernel refused; `EINVAL` for [`Keep::Managed`] before Linux 5.16.
 pub fn keep(netlink: &mut Netlink, hop: NextHop, how: Keep) -> io::Result<()> {
-    let (interface, address) = hop;
-    let mut message = NeighbourMessage::default();
-    message.header.family = family(address);
-    message.header.ifindex = interface;
-    message.header.state = NeighbourState::None;
-    message
-        .attributes
-        .push(NeighbourAttribute::Destination(match address {
-            IpAddr::V4(v4) => NeighbourAddress::Inet(v4),
-            IpAddr::V6(v6) => NeighbourAddress::Inet6(v6),
-        }));
+    let mut message = about(hop);
     match how {
         Keep::Managed => message
             .attributes
@@ -219,86 +207,43 @@ pub fn keep(netlink: &mut Netlink, hop: NextHop, how: Keep) -> io::Result<()> {
         .map(drop)
 }
 
+/// Makes the entry of `hop` an ordinary one again, that goes when nobody uses it.
+///
+/// # Errors
+/// The kernel refused.
+pub fn release(netlink: &mut Netlink, hop: NextHop, entry: &Neighbour) -> io::Result<()> {
+    let mut message = about(hop);
+    if let Some(mac) = &entry.mac {
+        // Connections of others may run by it: it stays usable.
+        message.header.state = NeighbourState::Stale;
+        message
+            .attributes
+            .push(NeighbourAttribute::LinkLayerAddress(mac.clone()));
+    }
+    netlink
+        .request(RouteNetlinkMessage::NewNeighbour(message), NLM_F_REPLACE)
+        .map(drop)
+}
+
+/// A message that names an entry.
+fn about(hop: NextHop) -> NeighbourMessage {
+    let (interface, address) = hop;
+    let mut message = NeighbourMessage::default();
+    message.header.family = family(address);
+    message.header.ifindex = interface;
+    message.header.state = NeighbourState::None;
+    message
+        .attributes
+        .push(NeighbourAttribute::Destination(match address {
+            IpAddr::V4(v4) => NeighbourAddress::Inet(v4),
+            IpAddr::V6(v6) => NeighbourAddress::Inet6(v6),
+        }));
+    message
+}
+
 const fn family(address: IpAddr) -> AddressFamily {
     match address {
         IpAddr::V4(_) => AddressFamily::Inet,
         IpAddr::V6(_) => AddressFamily::Inet6,
-    }
-}
-
-/// Keeps the neighbour entries of all reals' next hops and of default gateways fresh.
-#[derive(Debug, Default)]
-pub struct Keeper {
-    /// The kernel has refused managed entries.
-    only_use: bool,
-    /// Default gateways, until routes change and [`GATEWAYS_EVERY`] has passed: finding them takes a list of all routes.
-    gateways: Option<BTreeSet<NextHop>>,
-    listed: Option<Instant>,
-    stale: bool,
-}
-
-/// How often default gateways are looked for at most.
-const GATEWAYS_EVERY: Duration = Duration::from_secs(10);
-
-impl Keeper {
-    /// Default gateways may be others now.
-    pub const fn routes_changed(&mut self) {
-        self.stale = true;
-    }
-
-    fn gateways(&mut self, netlink: &mut Netlink) -> io::Result<BTreeSet<NextHop>> {
-        let due = self.stale
-            && self
-                .listed
-                .is_none_or(|listed| listed.elapsed() >= GATEWAYS_EVERY);
-        match self.gateways.take().filter(|_| !due) {
-            Some(gateways) => Ok(self.gateways.insert(gateways).clone()),
-            None => {
-                let gateways = default_gateways(netlink)?;
-                self.stale = false;
-                self.listed = Some(Instant::now());
-                Ok(self.gateways.insert(gateways).clone())
-            }
-        }
-    }
-
-    /// Looks after the next hops towards `reals` and the default gateways. Called every few seconds.
-    ///
-    /// # Errors
-    /// The kernel refused.
-    pub fn tend(&mut self, netlink: &mut Netlink, reals: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
-        let mut hops = self
-            .gateways(netlink)
-            .context("cannot list the default routes")?;
-        for real in reals {
-            hops.extend(
-                next_hop(netlink, *real)
-                    .with_context(|| format!("cannot ask for the route to {real}"))?,
-            );
-        }
-        let known = list(netlink).context("cannot list the neighbours")?;
-        for hop in hops {
-            let entry = known.get(&hop);
-            if entry.is_some_and(|entry| entry.fixed) {
-                continue;
-            }
-            if !self.only_use && !entry.is_some_and(|entry| entry.managed) {
-                match keep(netlink, hop, Keep::Managed) {
-                    Ok(()) => {}
-                    Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                        self.only_use = true
-                    }
-                    // The interface is down, or has just gone.
-                    Err(error) => tracing::debug!(address = %hop.1, %error, "neighbour not kept"),
-                }
-            }
-            // A managed entry whose probe failed is probed again by the kernel every few seconds; asking helps it along.
-            if (self.only_use || entry.is_none_or(|entry| entry.mac.is_none()))
-                && let Err(error) = keep(netlink, hop, Keep::Use)
-            {
-                tracing::debug!(address = %hop.1, %error, "neighbour not probed");
-            }
-        }
-        Ok(())
     }
 }

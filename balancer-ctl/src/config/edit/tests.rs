@@ -217,3 +217,24 @@ fn a_removed_last_service_leaves_the_comments_at_the_end() {
         "dataplane.interfaces = [\"eth0\"]\n\n# keep\n"
     );
 }
+
+#[test]
+fn lines_go_on_ending_as_they_did() {
+    let windows = |text: &str| text.replace('\n', "\r\n");
+    let changes = [
+        Change::AddReal(web(), real("10.0.0.4:80"), weight(2)),
+        Change::EditReal(web(), real("10.0.0.2:80"), weight(0)),
+        Change::DelService(web()),
+        Change::AddService(
+            service_key("192.0.2.81:80").unwrap(),
+            ServiceSettings::default(),
+        ),
+    ];
+    for change in changes {
+        assert_eq!(
+            edited(&windows(FILE), &change),
+            windows(&edited(FILE, &change)),
+            "{change:?}"
+        );
+    }
+}
