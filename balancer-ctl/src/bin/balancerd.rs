@@ -109,10 +109,11 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         .socket
         .clone()
         .unwrap_or_else(|| instance.socket());
-    let open = |settings: &DataplaneSettings| -> anyhow::Result<Box<dyn Dataplane>> {
+    let open = |model: &Model| -> anyhow::Result<Box<dyn Dataplane>> {
         let options = OpenOptions {
             instance: instance.name().map(str::to_owned),
-            settings: settings.clone(),
+            settings: model.dataplane.clone(),
+            services: model.services.clone(),
             packet_log: packet_log(arguments.packet_log),
         };
         Ok(Box::new(

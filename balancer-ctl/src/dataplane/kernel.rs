@@ -46,6 +46,9 @@ pub struct OpenOptions {
     pub instance: Option<String>,
     /// Interfaces, sizes, timeouts.
     pub settings: DataplaneSettings,
+    /// What a data plane that starts anew is filled with before a packet reaches it. One that is taken up goes on with what it
+    /// runs until it is reconciled.
+    pub services: Vec<VirtualService>,
     /// How much the packet program logs; none = nothing, at no cost.
     pub packet_log: Option<PacketLog>,
 }
@@ -75,10 +78,10 @@ pub struct KernelDataplane {
 }
 
 impl KernelDataplane {
-    /// Takes up the pinned data plane of this instance, or loads a new one, and attaches it.
+    /// Takes up the pinned data plane of this instance, or loads and fills a new one, and attaches it.
     ///
     /// # Errors
-    /// A sentence for what is missing. What ran before goes on running.
+    /// A sentence for what is missing. What ran before goes on running; where nothing ran, nothing is left.
     pub fn open(options: OpenOptions) -> Result<Self, Error> {
         open(options).map_err(Error::from)
     }
@@ -287,25 +290,41 @@ fn now() -> Instant {
 }
 
 fn open(options: OpenOptions) -> anyhow::Result<KernelDataplane> {
+    let pins = Pins::of(options.instance.as_deref())?;
+    load::check_prerequisites()?;
+    let mut netlink = Netlink::open()?;
+    // Before anything is changed.
+    attach::resolve(&mut netlink, &options.settings.interfaces, &pins.links()?)?;
+    let ran_before = !pins.is_empty()?;
+    let instance = options.instance.clone();
+    build(options, pins.clone(), netlink).inspect_err(|_| {
+        let cleared = if ran_before {
+            pins.remove_staged()
+        } else {
+            take_down(&pins, instance.as_deref())
+        };
+        if let Err(error) = cleared {
+            tracing::warn!("what the failed start has made is not all gone: {error:#}");
+        }
+    })
+}
+
+/// Makes everything first, fills it, and attaches it last.
+fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<KernelDataplane> {
     let OpenOptions {
         instance,
         settings: configured,
+        services,
         packet_log,
     } = options;
-    let pins = Pins::of(instance.as_deref())?;
-    load::check_prerequisites()?;
     let mut notes = Vec::from_iter(pins.prepare()?);
-    let mut netlink = Netlink::open()?;
-    // Before anything is changed.
-    attach::resolve(&mut netlink, &configured.interfaces, &pins.links()?)?;
-
     let mut loaded = load::load(&pins, &configured, packet_log)?;
     notes.append(&mut loaded.notes);
     let packet_log = match packet_log {
         Some(_) => packet_log::Reader::start(&mut loaded.ebpf)?,
         None => None,
     };
-    let maps = Maps::open(pins.directory())?;
+    let maps = Maps::open(&loaded.directory)?;
     let tick = Tick::of_this_kernel()?;
     let clone = "cannot share a map";
     let settings = SettingsRow::open(maps.settings.try_clone().context(clone)?)
@@ -345,12 +364,12 @@ fn open(options: OpenOptions) -> anyhow::Result<KernelDataplane> {
         notes,
         _packet_log: packet_log,
     };
-    if let Err(error) = dataplane.attach(&configured) {
-        // A first start that failed leaves nothing; one that took up pins leaves what ran before.
-        if loaded.fresh && dataplane.pins.links().is_ok_and(|links| links.is_empty()) {
-            dataplane.pins.remove_all()?;
-        }
-        return Err(error);
+    if loaded.fresh {
+        dataplane.reconcile(&services)?;
+    }
+    dataplane.attach(&configured)?;
+    if loaded.fresh {
+        dataplane.pins.adopt_staged()?;
     }
     dataplane.pins.remove_other_layouts()?;
     Ok(dataplane)
@@ -361,11 +380,13 @@ fn open(options: OpenOptions) -> anyhow::Result<KernelDataplane> {
 /// # Errors
 /// A pin could not be removed, or a setting of the host not put back.
 pub fn detach(instance: Option<&str>) -> Result<(), Error> {
-    let down = || -> anyhow::Result<()> {
-        Pins::of(instance)?.remove_all()?;
-        Host::new(instance)?.put_back()
-    };
+    let down = || take_down(&Pins::of(instance)?, instance);
     down().map_err(Error::from)
+}
+
+fn take_down(pins: &Pins, instance: Option<&str>) -> anyhow::Result<()> {
+    pins.remove_all()?;
+    Host::new(instance)?.put_back()
 }
 
 fn random() -> anyhow::Result<u64> {
