@@ -152,6 +152,42 @@ fn what_was_changed_on_the_host_is_put_back() {
 }
 
 #[test]
+fn the_settings_of_another_network_namespace_are_let_be() {
+    let scene = Scene::new();
+    let forwarding = |namespace: &xtask::lab::Namespace, interface: &str| {
+        namespace
+            .run(|| {
+                let path = format!("/proc/sys/net/ipv4/conf/{interface}/forwarding");
+                std::fs::read_to_string(path).unwrap()
+            })
+            .unwrap()
+    };
+    scene.with(settings(&["port1"]), |_| {});
+    // A namespace with an interface of the same name, where forwarding is on by the operator's will.
+    let other = xtask::lab::Namespace::new("dp").unwrap();
+    other.connect("port1", &scene.reals[0], "eth1").unwrap();
+    other.sysctl("net.ipv4.conf.port1.forwarding", "1").unwrap();
+    let detach = || balancer_ctl::dataplane::kernel::detach(Some(&scene.instance));
+    let error = other.run(|| detach().unwrap_err().to_string()).unwrap();
+    assert_eq!(
+        error,
+        format!(
+            "this data plane runs in another network namespace, whose settings are to be put back: run this with `nsenter --net={}` before it",
+            scene.balancer.path().display()
+        )
+    );
+    assert!(xdp(&scene, "port1").contains("prog/xdp"));
+    assert_eq!(forwarding(&other, "port1"), "1\n");
+    assert_eq!(forwarding(&scene.balancer, "port1"), "1\n");
+    assert!(scene.balancer.run(detach).unwrap().unwrap());
+    assert_eq!(forwarding(&scene.balancer, "port1"), "0\n");
+    assert!(
+        !scene.balancer.run(detach).unwrap().unwrap(),
+        "nothing is left"
+    );
+}
+
+#[test]
 fn what_will_not_work_is_said_with_the_mend() {
     let scene = Scene::new();
     let [real, other] = &scene.reals;
@@ -325,7 +361,10 @@ fn connections_expire_while_interfaces_cannot_be_followed() {
         assert_eq!(dataplane.status().unwrap().connections, 1);
         let expired = wait_until("expiry", std::time::Duration::from_secs(10), || {
             let error = dataplane.tend().unwrap_err().to_string();
-            assert!(error.contains("cannot take the packet program off"), "{error}");
+            assert!(
+                error.contains("cannot take the packet program off"),
+                "{error}"
+            );
             Ok(dataplane.status().unwrap().connections == 0)
         });
         assert!(expired.is_ok());

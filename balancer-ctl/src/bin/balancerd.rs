@@ -100,7 +100,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let instance = arguments.instance.clone().unwrap_or_default();
     if arguments.detach {
         let _lock = Lock::take(&instance)?;
-        return kernel::detach(instance.name()).map_err(|error| error.0);
+        kernel::detach(instance.name()).map_err(|error| error.0)?;
+        return Ok(());
     }
     start_log(arguments);
     let source = source(arguments, host)?;

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use aya::Ebpf;
 use balancer_common::real_server::state;
 
@@ -475,12 +475,27 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
     Ok(dataplane)
 }
 
-/// Takes the data plane of an instance down: links, maps, and what was changed on the host.
+/// Takes the data plane of an instance down: links, maps, and what was changed on the host. Whether there was anything.
 ///
 /// # Errors
-/// A pin could not be removed, or a setting of the host not put back.
-pub fn detach(instance: Option<&str>) -> Result<(), Error> {
-    let down = || take_down(&Pins::of(instance)?, instance);
+/// It runs in another network namespace, a pin could not be removed, or a setting of the host not put back.
+pub fn detach(instance: Option<&str>) -> Result<bool, Error> {
+    let down = || -> anyhow::Result<bool> {
+        let pins = Pins::of(instance)?;
+        let host = Host::new(instance)?;
+        if pins.is_empty()? && !host.is_changed() {
+            return Ok(false);
+        }
+        if let Some(namespace) = host.elsewhere() {
+            bail!(
+                "this data plane runs in another network namespace, whose settings are to be put back: run this with \
+                 `nsenter --net={}` before it",
+                namespace.display()
+            );
+        }
+        take_down(&pins, instance)?;
+        Ok(true)
+    };
     down().map_err(Error::from)
 }
 
