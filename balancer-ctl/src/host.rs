@@ -2,8 +2,11 @@
 
 mod diagnosis;
 mod ethtool;
+mod namespace;
 mod peer;
 mod sysctl;
+
+use std::path::PathBuf;
 
 use crate::netlink::{Netlink, link::Link};
 
@@ -49,6 +52,18 @@ impl Host {
     #[must_use]
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// Whether anything was changed, here or in another network namespace.
+    #[must_use]
+    pub fn is_changed(&self) -> bool {
+        self.sysctls.is_noted()
+    }
+
+    /// The network namespace that was changed, when it is not this one.
+    #[must_use]
+    pub fn elsewhere(&self) -> Option<PathBuf> {
+        self.sysctls.elsewhere()
     }
 
     /// Puts back what was changed.

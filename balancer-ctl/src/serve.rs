@@ -19,7 +19,7 @@ use crate::{
     config::file::ConfigFile,
     daemon::{Daemon, EVENTS, MESSAGES, Message},
     dataplane::Dataplane,
-    model::{DataplaneSettings, Model},
+    model::Model,
     systemd,
 };
 
@@ -57,16 +57,19 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// Brings the data plane to what the source says and answers on the socket.
+    /// Binds the socket, opens the data plane, brings it to what the source says and answers.
     ///
     /// # Errors
-    /// The data plane refused it, or the socket cannot be bound.
+    /// The socket cannot be bound, and then the data plane was not touched; or that cannot be opened or refused.
     pub fn start(
-        dataplane: Box<dyn Dataplane>,
+        open: impl FnOnce(&Model) -> anyhow::Result<Box<dyn Dataplane>>,
         source: Source,
         socket: &Path,
         addresses: fn() -> io::Result<HashSet<IpAddr>>,
     ) -> anyhow::Result<Self> {
+        let (listener, control) = ControlSocket::bind(socket)?;
+        let listener = UnixListener::from_std(listener).context("cannot listen")?;
+        let dataplane = open(source.model())?;
         let (events, _) = broadcast::channel(EVENTS);
         let (messages, inbox) = mpsc::channel(MESSAGES);
         let model = source.model().clone();
@@ -75,8 +78,6 @@ impl Serving {
             Source::Runtime(_) => None,
         };
         let daemon = Daemon::start(dataplane, file, model, events.clone(), addresses)?;
-        let (listener, control) = ControlSocket::bind(socket)?;
-        let listener = UnixListener::from_std(listener).context("cannot listen")?;
         let router = server::router(Api {
             messages: messages.clone(),
             events,
@@ -112,9 +113,9 @@ impl Serving {
 /// Opens the data plane and runs until SIGTERM or SIGINT; SIGHUP loads the file again.
 ///
 /// # Errors
-/// The data plane cannot be opened, or as [`Serving::start`].
+/// As [`Serving::start`].
 pub fn serve(
-    open: impl FnOnce(&DataplaneSettings) -> anyhow::Result<Box<dyn Dataplane>>,
+    open: impl FnOnce(&Model) -> anyhow::Result<Box<dyn Dataplane>>,
     source: Source,
     socket: &Path,
     addresses: fn() -> io::Result<HashSet<IpAddr>>,
@@ -127,8 +128,7 @@ pub fn serve(
     runtime.block_on(async {
         // Signals first: a reload asked for while the daemon starts is not its end.
         let signals = Signals::catch().context("cannot catch signals")?;
-        let dataplane = open(&source.model().dataplane)?;
-        let serving = Serving::start(dataplane, source, socket, addresses)?;
+        let serving = Serving::start(open, source, socket, addresses)?;
         tokio::spawn(signals.pass_on(serving.messages()));
         tracing::info!(socket = %socket.display(), "ready");
         systemd::ready();

@@ -145,3 +145,39 @@ fn without_a_file_nothing_is_written_and_the_status_says_so() {
     drop(process);
     daemon.detach();
 }
+
+#[test]
+fn a_start_without_a_socket_touches_nothing() {
+    if privileged::skipped() {
+        return;
+    }
+    let topology = Topology::new(Arms::One, 1);
+    let daemon = Daemon::prepare(
+        &topology,
+        &format!("[dataplane]\ninterfaces = [\"inside\"]\n{WEB}"),
+    );
+    let socket = daemon.folder().join("control.sock");
+    fs::write(&socket, "a file").expect("write");
+    let output = run(daemon
+        .command("balancerd")
+        .arg("--config")
+        .arg(&daemon.config)
+        .arg("--socket")
+        .arg(&socket));
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        format!(
+            "error: {} is there and is no socket: remove it or choose another with --socket\n",
+            socket.display()
+        )
+    );
+    assert!(!daemon.pins().exists());
+    let note = std::path::Path::new("/var/lib/balancer").join(&daemon.instance);
+    assert!(!note.exists());
+    let link = topology
+        .balancer
+        .output("ip", &["link"])
+        .expect("the links");
+    assert!(!link.contains("xdp"), "{link}");
+}

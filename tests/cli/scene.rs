@@ -69,15 +69,11 @@ impl Scene {
         fs::write(&path, text).expect("write the file");
         let file = ConfigFile::load(&path, "host").expect("a good file");
         let dataplane = FakeDataplane::default();
+        let opened = Box::new(dataplane.clone());
         let runtime = Runtime::new().expect("a runtime");
         let serving = runtime.block_on(async {
             let socket = folder.path().join("control.sock");
-            Serving::start(
-                Box::new(dataplane.clone()),
-                Source::File(file),
-                &socket,
-                addresses,
-            )
+            Serving::start(|_| Ok(opened), Source::File(file), &socket, addresses)
         });
         Self {
             dataplane,

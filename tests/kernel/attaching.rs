@@ -2,10 +2,12 @@
 
 use balancer_ctl::{
     dataplane::Dataplane,
-    model::{DataplaneSettings, Mode},
+    dataplane::kernel::KernelDataplane,
+    model::{DataplaneSettings, Mode, Timeouts},
 };
+use xtask::lab::wait_until;
 
-use crate::scene::{Scene, all, settings};
+use crate::scene::{Scene, all, both, connect, settings, start_reals};
 
 #[test]
 fn another_program_is_refused_and_stays() {
@@ -150,6 +152,42 @@ fn what_was_changed_on_the_host_is_put_back() {
 }
 
 #[test]
+fn the_settings_of_another_network_namespace_are_let_be() {
+    let scene = Scene::new();
+    let forwarding = |namespace: &xtask::lab::Namespace, interface: &str| {
+        namespace
+            .run(|| {
+                let path = format!("/proc/sys/net/ipv4/conf/{interface}/forwarding");
+                std::fs::read_to_string(path).unwrap()
+            })
+            .unwrap()
+    };
+    scene.with(settings(&["port1"]), |_| {});
+    // A namespace with an interface of the same name, where forwarding is on by the operator's will.
+    let other = xtask::lab::Namespace::new("dp").unwrap();
+    other.connect("port1", &scene.reals[0], "eth1").unwrap();
+    other.sysctl("net.ipv4.conf.port1.forwarding", "1").unwrap();
+    let detach = || balancer_ctl::dataplane::kernel::detach(Some(&scene.instance));
+    let error = other.run(|| detach().unwrap_err().to_string()).unwrap();
+    assert_eq!(
+        error,
+        format!(
+            "this data plane runs in another network namespace, whose settings are to be put back: run this with `nsenter --net={}` before it",
+            scene.balancer.path().display()
+        )
+    );
+    assert!(xdp(&scene, "port1").contains("prog/xdp"));
+    assert_eq!(forwarding(&other, "port1"), "1\n");
+    assert_eq!(forwarding(&scene.balancer, "port1"), "1\n");
+    assert!(scene.balancer.run(detach).unwrap().unwrap());
+    assert_eq!(forwarding(&scene.balancer, "port1"), "0\n");
+    assert!(
+        !scene.balancer.run(detach).unwrap().unwrap(),
+        "nothing is left"
+    );
+}
+
+#[test]
 fn what_will_not_work_is_said_with_the_mend() {
     let scene = Scene::new();
     let [real, other] = &scene.reals;
@@ -184,4 +222,154 @@ fn what_will_not_work_is_said_with_the_mend() {
                 .into(),
         ]
     );
+}
+
+#[test]
+fn a_refused_mode_leaves_the_program_where_it_was() {
+    let scene = Scene::new();
+    scene.client.ip("link set dev eth0 mtu 9000").unwrap();
+    scene.balancer.ip("link set dev outside mtu 9000").unwrap();
+    let native = DataplaneSettings {
+        mode: Mode::Native,
+        ..all()
+    };
+    let attached = |dataplane: &mut KernelDataplane| {
+        let interfaces = dataplane.status().unwrap().interfaces.into_iter();
+        interfaces
+            .map(|interface| (interface.name, interface.native))
+            .collect::<Vec<_>>()
+    };
+    let before = [("port1", true), ("port2", true), ("outside", false)]
+        .map(|(name, native)| (name.to_owned(), native));
+    // The one that refuses comes last: what was done to the others is undone.
+    let auto = settings(&["port1", "port2", "outside"]);
+    let native = DataplaneSettings {
+        interfaces: auto.interfaces.clone(),
+        ..native
+    };
+    scene.with(auto.clone(), |dataplane| {
+        assert_eq!(attached(dataplane), before);
+        let error = dataplane.configure(&native).unwrap_err().to_string();
+        assert!(
+            error.starts_with("outside does not take the packet program natively"),
+            "{error}"
+        );
+        assert!(xdp(&scene, "outside").contains("xdpgeneric"));
+        assert_eq!(attached(dataplane), before);
+        // From generic to native, and back because of the last.
+        let generic = DataplaneSettings {
+            mode: Mode::Generic,
+            ..auto.clone()
+        };
+        dataplane.configure(&generic).unwrap();
+        dataplane.configure(&native).unwrap_err();
+        for name in ["port1", "port2", "outside"] {
+            assert!(xdp(&scene, name).contains("xdpgeneric"), "{name}");
+        }
+        dataplane.tend().unwrap();
+        assert_eq!(dataplane.status().unwrap().interfaces.len(), 3);
+    });
+    // It is pinned, too.
+    assert!(xdp(&scene, "outside").contains("xdpgeneric"));
+}
+
+#[test]
+fn interfaces_that_go_or_lose_the_program_are_told_and_followed_each_on_its_own() {
+    let scene = Scene::new();
+    scene.with(all(), |dataplane| {
+        let mut until = |names: &[&str], warning: Option<&str>| {
+            let mut status = None;
+            let reached = wait_until("the interfaces", std::time::Duration::from_secs(10), || {
+                dataplane.tend().unwrap();
+                let now = dataplane.status().unwrap();
+                let is_as_wanted = now.interfaces.iter().map(|i| &i.name).eq(names)
+                    && now.warnings.first().map(String::as_str) == warning;
+                status = Some(now);
+                Ok(is_as_wanted)
+            });
+            assert!(reached.is_ok(), "{names:?} {warning:?}: {status:#?}");
+        };
+        until(&["outside", "port1", "port2"], None);
+        scene.balancer.ip("link delete dev port1").unwrap();
+        let missing = "the interface port1 does not exist: see `ip link` for the names there are";
+        until(&["outside", "port2"], Some(missing));
+        // Another loses the program meanwhile, and gets it back.
+        detach_link(&scene, "outside");
+        until(&["outside", "port2"], Some(missing));
+        assert!(xdp(&scene, "outside").contains("prog/xdp"));
+        scene
+            .balancer
+            .connect("port1", &scene.reals[0], "eth0")
+            .unwrap();
+        scene.reals[0].plain_frames("eth0").unwrap();
+        scene.reals[0].polling("eth0").unwrap();
+        scene.balancer.polling("port1").unwrap();
+        until(&["outside", "port1", "port2"], None);
+    });
+    scene.with(all(), |dataplane| {
+        detach_link(&scene, "port2");
+        assert_eq!(
+            dataplane.status().unwrap().warnings,
+            ["the interface port2 does not carry the packet program any more: it is attached again when that is possible"]
+        );
+        // As does a reload.
+        dataplane.configure(&all()).unwrap();
+        assert!(xdp(&scene, "port2").contains("prog/xdp"));
+    });
+    assert!(
+        xdp(&scene, "port2").contains("prog/xdp"),
+        "its pin is there"
+    );
+}
+
+/// Takes the packet program off an interface as an operator may.
+fn detach_link(scene: &Scene, interface: &str) {
+    let index = scene.balancer.index(interface).unwrap();
+    let pin = scene.pins().join(format!("v1/link-{index}"));
+    let output = std::process::Command::new("bpftool")
+        .args(["link", "detach", "pinned"])
+        .arg(pin)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn connections_expire_while_interfaces_cannot_be_followed() {
+    let scene = Scene::new();
+    start_reals(&scene);
+    let short = DataplaneSettings {
+        timeouts: Timeouts {
+            tcp: std::time::Duration::from_secs(1),
+            ..all().timeouts
+        },
+        ..all()
+    };
+    // Not a link, so that asking about it fails.
+    let pin = scene.pins().join("v1/link-99");
+    scene.with(short, |dataplane| {
+        dataplane.reconcile(&both()).unwrap();
+        let _stream = connect(&scene);
+        let made = std::process::Command::new("bpftool")
+            .args(["map", "create"])
+            .arg(&pin)
+            .args(["type", "array", "key", "4", "value", "4", "entries", "1"])
+            .args(["name", "link"])
+            .status();
+        assert!(made.unwrap().success());
+        detach_link(&scene, "port2");
+        assert_eq!(dataplane.status().unwrap().connections, 1);
+        let expired = wait_until("expiry", std::time::Duration::from_secs(10), || {
+            let error = dataplane.tend().unwrap_err().to_string();
+            assert!(
+                error.contains("cannot take the packet program off"),
+                "{error}"
+            );
+            Ok(dataplane.status().unwrap().connections == 0)
+        });
+        assert!(expired.is_ok());
+        std::fs::remove_file(&pin).unwrap();
+        dataplane.tend().unwrap();
+        assert!(xdp(&scene, "port2").contains("prog/xdp"));
+    });
 }

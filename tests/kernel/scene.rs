@@ -83,9 +83,19 @@ impl Scene {
         &self,
         settings: DataplaneSettings,
     ) -> Result<KernelDataplane, balancer_ctl::dataplane::Error> {
+        self.open_with(settings, Vec::new())
+    }
+
+    /// Opens the data plane, filled with `services` where it starts anew; in the balancer's namespace only.
+    pub fn open_with(
+        &self,
+        settings: DataplaneSettings,
+        services: Vec<VirtualService>,
+    ) -> Result<KernelDataplane, balancer_ctl::dataplane::Error> {
         KernelDataplane::open(OpenOptions {
             instance: Some(self.instance.clone()),
             settings,
+            services,
             packet_log: None,
         })
     }

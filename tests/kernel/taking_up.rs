@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 
 use balancer_ctl::{dataplane::Dataplane, model::DataplaneSettings};
 
-use crate::scene::{Scene, VIP, all, both, connect, key, start_reals};
+use crate::scene::{Scene, VIP, all, both, connect, key, service, start_reals};
 
 #[test]
 fn a_data_plane_is_taken_up_and_goes_on_while_nobody_owns_it() {
@@ -126,5 +126,152 @@ fn what_another_layout_left_is_taken_off() {
         dataplane.reconcile(&both()).unwrap();
         assert_eq!(connect(&scene).1, "A");
         assert!(!old.exists());
+    });
+}
+
+/// Every path below the data plane's pins.
+fn pinned(scene: &Scene) -> Vec<String> {
+    let list = |directory: &std::path::Path| -> Vec<std::path::PathBuf> {
+        std::fs::read_dir(directory)
+            .map(|entries| entries.map(|entry| entry.unwrap().path()).collect())
+            .unwrap_or_default()
+    };
+    let mut paths: Vec<_> = list(&scene.pins())
+        .iter()
+        .flat_map(|layout| list(layout))
+        .map(|path| path.display().to_string())
+        .collect();
+    paths.sort();
+    paths
+}
+
+/// Runs `work` with room for only so many more open files.
+fn with_few_files<T>(more: usize, work: impl FnOnce() -> T) -> T {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let open: std::collections::HashSet<u64> = std::fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok())
+        .collect();
+    let limit = (0..).filter(|number| !open.contains(number)).nth(more);
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, limit.unwrap(), hard).unwrap();
+    let result = work();
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+    result
+}
+
+#[test]
+fn a_load_that_fails_leaves_what_ran() {
+    let scene = Scene::new();
+    start_reals(&scene);
+    let mut first = scene.with(all(), |dataplane| {
+        dataplane.reconcile(&both()).unwrap();
+        connect(&scene).0
+    });
+    let before = pinned(&scene);
+    assert_eq!(before.len(), 16 + 3);
+    let larger = DataplaneSettings {
+        max_connections: 2000,
+        ..all()
+    };
+    let error = scene
+        .balancer
+        .run(|| with_few_files(12, || scene.open(larger).map(drop).unwrap_err().to_string()))
+        .unwrap();
+    assert!(error.contains("Too many open files"), "{error}");
+    assert_eq!(pinned(&scene), before);
+    // The connection goes on, and with the old size it is taken up.
+    first.write_all(b"y").unwrap();
+    let mut echo = [0];
+    first.read_exact(&mut echo).unwrap();
+    scene.with(all(), |dataplane| {
+        let status = dataplane.status().unwrap();
+        assert_eq!((status.connections, status.warnings), (1, vec![]));
+    });
+}
+
+#[test]
+fn a_first_start_that_fails_leaves_nothing() {
+    let scene = Scene::new();
+    let send_redirects = || {
+        scene
+            .balancer
+            .run(|| std::fs::read_to_string("/proc/sys/net/ipv4/conf/all/send_redirects").unwrap())
+            .unwrap()
+    };
+    let before = send_redirects();
+    let refused = |services| {
+        scene
+            .balancer
+            .run(|| {
+                scene
+                    .open_with(all(), services)
+                    .map(drop)
+                    .unwrap_err()
+                    .to_string()
+            })
+            .unwrap()
+    };
+    let crowd: Vec<_> = (1..=5000)
+        .map(|port| service(&format!("192.168.1.35:{port}"), &[("10.0.1.2:8080", 1)]))
+        .collect();
+    let error = refused(crowd);
+    assert!(error.contains("4096"), "{error}");
+    assert!(!scene.pins().exists());
+    assert_eq!(send_redirects(), before);
+    let link = scene.balancer.output("ip", &["link"]).unwrap();
+    assert!(!link.contains("xdp"), "{link}");
+    // So does one that cannot load.
+    let error = scene
+        .balancer
+        .run(|| with_few_files(12, || scene.open(all()).map(drop).unwrap_err().to_string()))
+        .unwrap();
+    assert!(error.contains("Too many open files"), "{error}");
+    assert!(!scene.pins().exists());
+}
+
+#[test]
+fn a_data_plane_that_starts_anew_is_filled_before_a_packet_reaches_it() {
+    let scene = Scene::new();
+    start_reals(&scene);
+    scene
+        .balancer
+        .run(|| {
+            drop(scene.open_with(all(), both()).unwrap());
+        })
+        .unwrap();
+    // Nobody has reconciled.
+    assert_eq!([connect(&scene).1, connect(&scene).1], ["A", "B"]);
+    // Another size: made and filled beside what runs, and then put in its place.
+    let larger = DataplaneSettings {
+        max_connections: 2000,
+        ..all()
+    };
+    let refused = std::sync::atomic::AtomicBool::new(false);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        use std::sync::atomic::Ordering::Relaxed;
+        threads.spawn(|| {
+            while !stop.load(Relaxed) {
+                let connected = scene.client.run(|| {
+                    std::net::TcpStream::connect_timeout(
+                        &VIP.parse().unwrap(),
+                        std::time::Duration::from_secs(5),
+                    )
+                });
+                refused.fetch_or(connected.unwrap().is_err(), Relaxed);
+            }
+        });
+        scene
+            .balancer
+            .run(|| drop(scene.open_with(larger.clone(), both()).unwrap()))
+            .unwrap();
+        stop.store(true, Relaxed);
+    });
+    assert!(!refused.into_inner(), "a connection was refused");
+    let pins = pinned(&scene);
+    assert_eq!(pins.len(), 16 + 3, "{pins:?}");
+    scene.with(larger, |dataplane| {
+        assert_eq!(dataplane.status().unwrap().warnings, [""; 0]);
     });
 }

@@ -100,7 +100,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let instance = arguments.instance.clone().unwrap_or_default();
     if arguments.detach {
         let _lock = Lock::take(&instance)?;
-        return kernel::detach(instance.name()).map_err(|error| error.0);
+        kernel::detach(instance.name()).map_err(|error| error.0)?;
+        return Ok(());
     }
     start_log(arguments);
     let source = source(arguments, host)?;
@@ -109,10 +110,11 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         .socket
         .clone()
         .unwrap_or_else(|| instance.socket());
-    let open = |settings: &DataplaneSettings| -> anyhow::Result<Box<dyn Dataplane>> {
+    let open = |model: &Model| -> anyhow::Result<Box<dyn Dataplane>> {
         let options = OpenOptions {
             instance: instance.name().map(str::to_owned),
-            settings: settings.clone(),
+            settings: model.dataplane.clone(),
+            services: model.services.clone(),
             packet_log: packet_log(arguments.packet_log),
         };
         Ok(Box::new(

@@ -1,7 +1,7 @@
 //! The packet program on interfaces: XDP links, pinned, one per interface.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
@@ -18,7 +18,7 @@ use crate::{
     model::Mode,
     netlink::{
         Netlink,
-        link::{self, Link},
+        link::{self, Link, Xdp},
     },
 };
 
@@ -39,15 +39,34 @@ pub struct Attached {
 }
 
 impl Attached {
-    /// What `status` shows.
-    pub fn describe(&self) -> anyhow::Result<AttachedInterface> {
-        let info = syscall::link_info(self.fd.as_fd())
-            .with_context(|| format!("cannot ask about the program on {}", self.link.name))?;
-        Ok(AttachedInterface {
+    /// What `status` shows; nothing when the interface is gone or the program was taken off it.
+    pub fn describe(&self) -> anyhow::Result<Option<AttachedInterface>> {
+        let info = self.info()?;
+        Ok((info.ifindex != 0).then(|| AttachedInterface {
             name: self.link.name.clone(),
             native: self.native,
             program_id: info.program,
-        })
+        }))
+    }
+
+    /// Whether the interface is there and carries the program.
+    pub fn stands(&self) -> anyhow::Result<bool> {
+        Ok(self.info()?.ifindex != 0)
+    }
+
+    /// Goes on with the link that is pinned, where that was made anew.
+    pub fn follow(&mut self, pinned: &mut Vec<PinnedLink>) {
+        let position = pinned
+            .iter()
+            .position(|pinned| pinned.info.ifindex == self.link.index);
+        if let Some(position) = position {
+            self.fd = pinned.swap_remove(position).link;
+        }
+    }
+
+    fn info(&self) -> anyhow::Result<syscall::LinkInfo> {
+        syscall::link_info(self.fd.as_fd())
+            .with_context(|| format!("cannot ask about the program on {}", self.link.name))
     }
 }
 
@@ -60,44 +79,63 @@ pub fn resolve(
     names: &[String],
     pinned: &[PinnedLink],
 ) -> anyhow::Result<Vec<Link>> {
-    let ours: BTreeSet<_> = pinned
-        .iter()
-        .map(|link| (link.info.ifindex, link.info.program))
-        .collect();
+    let all = link::list(netlink)?;
+    names.iter().map(|name| find(name, &all, pinned)).collect()
+}
+
+/// Those of `names` that exist and can carry the program, and a sentence for each other.
+///
+/// # Errors
+/// The kernel refused to list interfaces.
+pub fn resolve_some(
+    netlink: &mut Netlink,
+    names: &[String],
+    pinned: &[PinnedLink],
+) -> anyhow::Result<(Vec<Link>, Vec<String>)> {
     let all = link::list(netlink)?;
     let mut found = Vec::new();
+    let mut problems = Vec::new();
     for name in names {
-        let Some(link) = all.iter().find(|link| link.name == *name) else {
-            bail!("the interface {name} does not exist: see `ip link` for the names there are");
-        };
-        ensure!(
-            link.index < MAX_INTERFACES,
-            "the interface {name} has the index {}, and only indices below {MAX_INTERFACES} fit the table: create the \
-             interface anew after a reboot",
-            link.index
-        );
-        ensure!(
-            link.mac.is_some(),
-            "the interface {name} is not an Ethernet interface: the packet program needs one"
-        );
-        if let Some(xdp) = link.xdp
-            && !ours.contains(&(link.index, xdp.program))
-        {
-            bail!(
-                "the interface {name} carries another XDP program (id {}): it is not replaced; detach it first (`ip link set dev \
-                 {name} xdp off`, or stop what attached it)",
-                xdp.program
-            );
+        match find(name, &all, pinned) {
+            Ok(link) => found.push(link),
+            Err(problem) => problems.push(problem.to_string()),
         }
-        found.push(link.clone());
     }
-    Ok(found)
+    Ok((found, problems))
+}
+
+fn find(name: &str, all: &[Link], pinned: &[PinnedLink]) -> anyhow::Result<Link> {
+    let Some(link) = all.iter().find(|link| link.name == name) else {
+        bail!("the interface {name} does not exist: see `ip link` for the names there are");
+    };
+    ensure!(
+        link.index < MAX_INTERFACES,
+        "the interface {name} has the index {}, and only indices below {MAX_INTERFACES} fit the table: create the interface anew \
+         after a reboot",
+        link.index
+    );
+    ensure!(
+        link.mac.is_some(),
+        "the interface {name} is not an Ethernet interface: the packet program needs one"
+    );
+    let ours = |xdp: &Xdp| {
+        let mut infos = pinned.iter().map(|pinned| pinned.info);
+        infos.any(|info| (info.ifindex, info.program) == (link.index, xdp.program))
+    };
+    if let Some(xdp) = link.xdp.filter(|xdp| !ours(xdp)) {
+        bail!(
+            "the interface {name} carries another XDP program (id {}): it is not replaced; detach it first (`ip link set dev {name} \
+             xdp off`, or stop what attached it)",
+            xdp.program
+        );
+    }
+    Ok(link.clone())
 }
 
 /// Puts `program` on the interfaces `wanted`, taking up links that are pinned, and takes it off all others.
 ///
 /// # Errors
-/// An interface could not be attached; those that were attached before still are.
+/// An interface could not be attached; all are as they were.
 pub fn attach(
     program: BorrowedFd<'_>,
     wanted: &[Link],
@@ -105,52 +143,154 @@ pub fn attach(
     pins: &Pins,
     pinned: Vec<PinnedLink>,
 ) -> anyhow::Result<Vec<Attached>> {
-    let mut attached: Vec<Attached> = Vec::new();
-    let mut leftover = Vec::new();
-    for pinned in pinned {
-        let target = wanted.iter().find(|link| link.index == pinned.info.ifindex);
-        match target {
-            Some(link)
-                if fits(link, mode) && attached.iter().all(|a| a.link.index != link.index) =>
-            {
-                attached.push(take_up(program, link, pins, pinned)?);
-            }
-            // Of another mode: the kernel takes one program at a time.
-            Some(_) => remove(pinned)?,
-            None => leftover.push(pinned),
-        }
-    }
-    let taken_up = attached.len();
+    let mut pinned = by_interface(pinned)?;
+    let mut done: Vec<(Attached, Before)> = Vec::new();
     for link in wanted {
-        if attached.iter().any(|a| a.link.index == link.index) {
-            continue;
-        }
-        match create(program, link, mode, pins) {
-            Ok(created) => attached.push(created),
+        match bring(program, link, mode, pins, pinned.remove(&link.index)) {
+            Ok(step) => done.push(step),
             Err(error) => {
-                for created in attached.drain(taken_up..) {
-                    pins::unpin(&pins.link_path(created.link.index))?;
+                for (attached, before) in done.into_iter().rev() {
+                    undo(attached, before, pins);
                 }
                 return Err(error);
             }
         }
     }
     // Last, so that after a failure the interfaces that were attached before still are.
-    for pinned in leftover {
-        remove(pinned)?;
+    for leftover in pinned.into_values() {
+        remove(leftover)?;
     }
-    // In the operator's order.
-    attached.sort_by_key(|a| wanted.iter().position(|link| link.index == a.link.index));
-    Ok(attached)
+    Ok(done.into_iter().map(|(attached, _)| attached).collect())
+}
+
+/// As [`attach`], for each interface on its own: with a sentence for each that could not be attached.
+///
+/// # Errors
+/// The program could not be taken off another interface.
+pub fn attach_some(
+    program: BorrowedFd<'_>,
+    wanted: &[Link],
+    mode: Mode,
+    pins: &Pins,
+    pinned: Vec<PinnedLink>,
+) -> anyhow::Result<(Vec<Attached>, Vec<String>)> {
+    let mut pinned = by_interface(pinned)?;
+    let mut attached = Vec::new();
+    let mut problems = Vec::new();
+    for link in wanted {
+        match bring(program, link, mode, pins, pinned.remove(&link.index)) {
+            Ok((done, _)) => attached.push(done),
+            Err(error) => problems.push(format!("{error:#}")),
+        }
+    }
+    for leftover in pinned.into_values() {
+        remove(leftover)?;
+    }
+    Ok((attached, problems))
+}
+
+/// Pinned links by their interface's index. Pins without one go.
+fn by_interface(pinned: Vec<PinnedLink>) -> anyhow::Result<BTreeMap<u32, PinnedLink>> {
+    let mut links = BTreeMap::new();
+    for pinned in pinned {
+        if pinned.info.ifindex == 0 {
+            pins::unpin(&pinned.path)?;
+        } else if let Some(same) = links.insert(pinned.info.ifindex, pinned) {
+            // An interface has one link; this is a second pin of it, in the directory of another layout.
+            pins::unpin(&same.path)?;
+        }
+    }
+    Ok(links)
+}
+
+/// What an interface carried before, so that it can be put back.
+#[derive(Debug)]
+enum Before {
+    /// Nothing of ours.
+    Nothing,
+    /// This program, on the link that is there now.
+    Program(OwnedFd),
+    /// This program in the other mode, on a link that is gone.
+    OtherMode { program: OwnedFd, native: bool },
+}
+
+/// Puts the program on one interface.
+///
+/// # Errors
+/// It could not be attached; what the interface carried before is back.
+fn bring(
+    program: BorrowedFd<'_>,
+    link: &Link,
+    mode: Mode,
+    pins: &Pins,
+    pinned: Option<PinnedLink>,
+) -> anyhow::Result<(Attached, Before)> {
+    let Some(pinned) = pinned else {
+        return Ok((create(program, link, mode, pins)?, Before::Nothing));
+    };
+    let old = syscall::program(pinned.info.program)
+        .with_context(|| format!("cannot open the packet program on {}", link.name))?;
+    if fits(link, mode) {
+        let attached = take_up(program, link, mode, pins, pinned)?;
+        return Ok((attached, Before::Program(old)));
+    }
+    // Of another mode: the kernel takes one program at a time.
+    let before = Before::OtherMode {
+        program: old,
+        native: link.xdp.is_some_and(|xdp| xdp.native),
+    };
+    syscall::detach_link(pinned.link.as_fd())
+        .with_context(|| format!("cannot take the packet program off {}", link.name))?;
+    match create(program, link, mode, pins) {
+        Ok(attached) => Ok((attached, before)),
+        Err(error) => {
+            put_back(link, before, pins);
+            Err(error)
+        }
+    }
+}
+
+/// Takes back what [`bring`] has done.
+fn undo(attached: Attached, before: Before, pins: &Pins) {
+    let Attached { link, fd, .. } = attached;
+    let result = match &before {
+        Before::Program(program) => syscall::update_link(fd.as_fd(), program.as_fd()),
+        Before::Nothing | Before::OtherMode { .. } => syscall::detach_link(fd.as_fd()),
+    };
+    if let Err(error) = result {
+        tracing::error!(%error, interface = %link.name, "the packet program that ran before cannot be put back");
+    }
+    if !matches!(before, Before::Program(_))
+        && let Err(error) = pins::unpin(&pins.link_path(link.index))
+    {
+        tracing::error!("{error:#}");
+    }
+    put_back(&link, before, pins);
+}
+
+/// Makes the link anew that another mode has replaced.
+fn put_back(link: &Link, before: Before, pins: &Pins) {
+    let Before::OtherMode { program, native } = before else {
+        return;
+    };
+    let flag = if native {
+        XDP_FLAGS_DRV_MODE
+    } else {
+        XDP_FLAGS_SKB_MODE
+    };
+    let back = syscall::create_link(program.as_fd(), link.index, flag)
+        .context("the packet program that ran before cannot be put back")
+        .and_then(|fd| pin(&fd, link, pins));
+    if let Err(error) = back {
+        tracing::error!(interface = %link.name, "{error:#}");
+    }
 }
 
 /// Takes the program off an interface.
 fn remove(pinned: PinnedLink) -> anyhow::Result<()> {
-    // Explicitly: this daemon may hold the link a second time. The kernel has done it where the interface is gone.
-    if pinned.info.ifindex != 0 {
-        syscall::detach_link(pinned.link.as_fd())
-            .context("cannot take the packet program off an interface")?;
-    }
+    // Explicitly: this daemon may hold the link a second time.
+    syscall::detach_link(pinned.link.as_fd())
+        .context("cannot take the packet program off an interface")?;
     pins::unpin(&pinned.path)
 }
 
@@ -168,19 +308,18 @@ fn fits(link: &Link, mode: Mode) -> bool {
 fn take_up(
     program: BorrowedFd<'_>,
     link: &Link,
+    mode: Mode,
     pins: &Pins,
     pinned: PinnedLink,
 ) -> anyhow::Result<Attached> {
+    // From the directory of another layout, which goes with all its pins in the end.
+    if pins.link_path(link.index) != pinned.path {
+        pin(&pinned.link, link, pins)?;
+    }
     syscall::update_link(pinned.link.as_fd(), program)
         .with_context(|| format!("cannot replace the packet program on {}", link.name))?;
-    let path = pins.link_path(link.index);
-    if path != pinned.path {
-        // From the directory of another layout.
-        pin(&pinned.link, link, pins)?;
-        pins::unpin(&pinned.path)?;
-    }
     let native = link.xdp.is_some_and(|xdp| xdp.native);
-    let warning = (!native).then(|| {
+    let warning = (!native && mode == Mode::Auto).then(|| {
         format!(
             "the packet program runs in generic mode on {}, which is slower",
             link.name

@@ -3,11 +3,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     net::{IpAddr, SocketAddr},
-    os::fd::AsFd,
+    os::fd::{AsFd, BorrowedFd},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use aya::Ebpf;
 use balancer_common::real_server::state;
 
@@ -46,6 +46,9 @@ pub struct OpenOptions {
     pub instance: Option<String>,
     /// Interfaces, sizes, timeouts.
     pub settings: DataplaneSettings,
+    /// What a data plane that starts anew is filled with before a packet reaches it. One that is taken up goes on with what it
+    /// runs until it is reconciled.
+    pub services: Vec<VirtualService>,
     /// How much the packet program logs; none = nothing, at no cost.
     pub packet_log: Option<PacketLog>,
 }
@@ -62,6 +65,10 @@ pub struct KernelDataplane {
     pub(super) tables: Option<Tables>,
     pub(super) configured: DataplaneSettings,
     pub(super) attached: Vec<Attached>,
+    /// Why configured interfaces do not carry the program: a sentence each.
+    pub(super) problems: Vec<String>,
+    /// Interfaces have changed and were not followed yet.
+    links_changed: bool,
     pub(super) tick: Tick,
     expiry: Option<Expiry>,
     /// No walk begins before.
@@ -77,10 +84,10 @@ pub struct KernelDataplane {
 }
 
 impl KernelDataplane {
-    /// Takes up the pinned data plane of this instance, or loads a new one, and attaches it.
+    /// Takes up the pinned data plane of this instance, or loads and fills a new one, and attaches it.
     ///
     /// # Errors
-    /// A sentence for what is missing. What ran before goes on running.
+    /// A sentence for what is missing. What ran before goes on running; where nothing ran, nothing is left.
     pub fn open(options: OpenOptions) -> Result<Self, Error> {
         open(options).map_err(Error::from)
     }
@@ -137,6 +144,7 @@ impl KernelDataplane {
         );
         if settings.interfaces != self.configured.interfaces
             || settings.mode != self.configured.mode
+            || !self.all_attached()?
         {
             self.attach(settings)?;
         }
@@ -149,39 +157,112 @@ impl KernelDataplane {
         Ok(())
     }
 
-    /// Brings the program to the interfaces of `settings` and off all others.
+    /// Whether every configured interface carries the program.
+    fn all_attached(&self) -> anyhow::Result<bool> {
+        for attached in &self.attached {
+            if !attached.stands()? {
+                return Ok(false);
+            }
+        }
+        Ok(self.problems.is_empty())
+    }
+
+    /// Brings the program to the interfaces of `settings` and off all others; after an error all is as it was.
     fn attach(&mut self, settings: &DataplaneSettings) -> anyhow::Result<()> {
         let pinned = self.pins.links()?;
         let links = attach::resolve(&mut self.netlink, &settings.interfaces, &pinned)?;
         let before = self.ways.interfaces();
-        let macs: BTreeMap<_, _> = links
-            .iter()
-            .map(|link| (link.index, link.mac.unwrap_or_default()))
-            .collect();
-        attach::allow_ways_out(&self.maps.devices, &links)?;
-        // Frames are told apart by the interface's address, so that stands before the program runs there; and
-        // interfaces that go stay known until the program is off them.
-        self.ways
-            .add(macs.clone())
-            .context("cannot write the interfaces")?;
-        let program = load::program(&self.ebpf, "balancer")?;
-        let program = program.fd().context("the packet program is not loaded")?;
-        self.attached = attach::attach(program.as_fd(), &links, settings.mode, &self.pins, pinned)?;
-        self.ways
-            .configure(macs)
-            .context("cannot write the interfaces")?;
-        let gone = before
-            .into_iter()
-            .filter(|index| !links.iter().any(|link| link.index == *index));
-        attach::forbid_ways_out(&self.maps.devices, gone)?;
-        self.host.prepare(&links)?;
+        let attached = self.place(&links, |program, pins| {
+            attach::attach(program, &links, settings.mode, pins, pinned)
+        });
+        match attached {
+            Ok(attached) => self.attached = attached,
+            Err(error) => {
+                if let Err(error) = self.bring_back(before, &links) {
+                    tracing::error!("what ran before is not wholly back: {error:#}");
+                }
+                return Err(error);
+            }
+        }
+        self.problems.clear();
+        self.forget_others(before, &links)?;
         self.host.examine(&mut self.netlink, &links)
     }
 
-    fn tend(&mut self) -> anyhow::Result<()> {
-        if self.watch.links_changed() {
-            self.follow_links()?;
+    /// Prepares these interfaces, beside those that are there, and attaches.
+    fn place<T>(
+        &mut self,
+        links: &[Link],
+        attach: impl FnOnce(BorrowedFd<'_>, &Pins) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let names = self.attached.iter().map(|attached| &attached.link);
+        let names: Vec<_> = names.chain(links).cloned().collect();
+        self.host.prepare(&names)?;
+        attach::allow_ways_out(&self.maps.devices, links)?;
+        // Frames are told apart by the interface's address, so that stands before the program runs there; and
+        // interfaces that go stay known until the program is off them.
+        self.ways
+            .add(macs(links))
+            .context("cannot write the interfaces")?;
+        let program = load::program(&self.ebpf, "balancer")?;
+        let program = program.fd().context("the packet program is not loaded")?;
+        attach(program.as_fd(), &self.pins)
+    }
+
+    /// Nothing but these interfaces is known any more.
+    fn forget_others(
+        &mut self,
+        before: BTreeMap<u32, [u8; 6]>,
+        links: &[Link],
+    ) -> anyhow::Result<()> {
+        self.ways
+            .configure(macs(links))
+            .context("cannot write the interfaces")?;
+        let gone = before
+            .into_keys()
+            .filter(|index| !links.iter().any(|link| link.index == *index));
+        attach::forbid_ways_out(&self.maps.devices, gone)?;
+        self.host.prepare(links)
+    }
+
+    /// After a failed attachment to `links`: what was known `before` is known again.
+    fn bring_back(&mut self, before: BTreeMap<u32, [u8; 6]>, links: &[Link]) -> anyhow::Result<()> {
+        let mut pinned = self.pins.links()?;
+        for attached in &mut self.attached {
+            attached.follow(&mut pinned);
         }
+        let fresh = links.iter().map(|link| link.index);
+        let fresh = fresh.filter(|index| !before.contains_key(index));
+        attach::forbid_ways_out(&self.maps.devices, fresh)?;
+        self.ways
+            .configure(before)
+            .context("cannot write the interfaces")?;
+        if self.attached.is_empty() {
+            // At a start; what ran before needs what it needed.
+            return Ok(());
+        }
+        let links: Vec<_> = self.attached.iter().map(|a| a.link.clone()).collect();
+        self.host.prepare(&links)
+    }
+
+    /// One part's failure does not keep the others from their turn; the first is told.
+    fn tend(&mut self) -> anyhow::Result<()> {
+        let links = self.tend_links();
+        let neighbours = self.tend_ways();
+        let expiry = self.expire();
+        links.and(neighbours).and(expiry)
+    }
+
+    fn tend_links(&mut self) -> anyhow::Result<()> {
+        self.links_changed |= self.watch.links_changed();
+        if self.links_changed || !self.all_attached()? {
+            self.follow_links()?;
+            self.links_changed = false;
+        }
+        Ok(())
+    }
+
+    fn tend_ways(&mut self) -> anyhow::Result<()> {
         if self.watch.ways_changed() {
             self.keeper.routes_changed();
             self.neighbours_due = now();
@@ -190,7 +271,7 @@ impl KernelDataplane {
             self.tend_neighbours()?;
             self.neighbours_due = now() + NEIGHBOURS_EVERY;
         }
-        self.expire()
+        Ok(())
     }
 
     /// Goes on with the walk through the connection tables.
@@ -250,28 +331,48 @@ impl KernelDataplane {
         self.keeper.tend(&mut self.netlink, &reals)
     }
 
-    /// Interfaces came, went or changed.
+    /// Interfaces came, went or changed, or do not all carry the program. Each is followed on its own; those that cannot be are
+    /// tried again at the next call.
     fn follow_links(&mut self) -> anyhow::Result<()> {
         let pinned = self.pins.links()?;
-        let links = match attach::resolve(&mut self.netlink, &self.configured.interfaces, &pinned) {
-            Ok(links) => links,
-            Err(error) => {
-                // The others go on; when the interface comes back, so does this call.
-                tracing::warn!(%error, "interfaces have changed");
-                return Ok(());
-            }
-        };
+        let (links, mut problems) =
+            attach::resolve_some(&mut self.netlink, &self.configured.interfaces, &pinned)?;
         let identity = |link: &Link| (link.index, link.mac);
-        if links.iter().map(identity).eq(self
-            .attached
+        let mut followed = links
             .iter()
-            .map(|attached| identity(&attached.link)))
-        {
-            return self.host.examine(&mut self.netlink, &links);
+            .map(identity)
+            .eq(self.attached.iter().map(|a| identity(&a.link)));
+        for attached in &self.attached {
+            followed &= attached.stands()?;
         }
-        let settings = self.configured.clone();
-        self.attach(&settings)
+        if !followed {
+            let before = self.ways.interfaces();
+            let mode = self.configured.mode;
+            let (attached, refused) = self.place(&links, |program, pins| {
+                attach::attach_some(program, &links, mode, pins, pinned)
+            })?;
+            self.attached = attached;
+            problems.extend(refused);
+            self.forget_others(before, &links)?;
+        }
+        for problem in &problems {
+            if !self.problems.contains(problem) {
+                tracing::warn!("{problem}");
+            }
+        }
+        self.problems = problems;
+        if self.links_changed || !followed {
+            self.host.examine(&mut self.netlink, &links)?;
+        }
+        Ok(())
     }
+}
+
+fn macs(links: &[Link]) -> BTreeMap<u32, [u8; 6]> {
+    links
+        .iter()
+        .map(|link| (link.index, link.mac.unwrap_or_default()))
+        .collect()
 }
 
 /// The address of a real server that a change brings.
@@ -299,25 +400,41 @@ fn now() -> Instant {
 }
 
 fn open(options: OpenOptions) -> anyhow::Result<KernelDataplane> {
+    let pins = Pins::of(options.instance.as_deref())?;
+    load::check_prerequisites()?;
+    let mut netlink = Netlink::open()?;
+    // Before anything is changed.
+    attach::resolve(&mut netlink, &options.settings.interfaces, &pins.links()?)?;
+    let ran_before = !pins.is_empty()?;
+    let instance = options.instance.clone();
+    build(options, pins.clone(), netlink).inspect_err(|_| {
+        let cleared = if ran_before {
+            pins.remove_staged()
+        } else {
+            take_down(&pins, instance.as_deref())
+        };
+        if let Err(error) = cleared {
+            tracing::warn!("what the failed start has made is not all gone: {error:#}");
+        }
+    })
+}
+
+/// Makes everything first, fills it, and attaches it last.
+fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<KernelDataplane> {
     let OpenOptions {
         instance,
         settings: configured,
+        services,
         packet_log,
     } = options;
-    let pins = Pins::of(instance.as_deref())?;
-    load::check_prerequisites()?;
     let mut notes = Vec::from_iter(pins.prepare()?);
-    let mut netlink = Netlink::open()?;
-    // Before anything is changed.
-    attach::resolve(&mut netlink, &configured.interfaces, &pins.links()?)?;
-
     let mut loaded = load::load(&pins, &configured, packet_log)?;
     notes.append(&mut loaded.notes);
     let packet_log = match packet_log {
         Some(_) => packet_log::Reader::start(&mut loaded.ebpf)?,
         None => None,
     };
-    let maps = Maps::open(pins.directory())?;
+    let maps = Maps::open(&loaded.directory)?;
     let tick = Tick::of_this_kernel()?;
     let clone = "cannot share a map";
     let settings = SettingsRow::open(maps.settings.try_clone().context(clone)?)
@@ -347,6 +464,8 @@ fn open(options: OpenOptions) -> anyhow::Result<KernelDataplane> {
         tables: Some(tables),
         configured: configured.clone(),
         attached: Vec::new(),
+        problems: Vec::new(),
+        links_changed: false,
         tick,
         expiry: None,
         rests_until: now(),
@@ -358,28 +477,45 @@ fn open(options: OpenOptions) -> anyhow::Result<KernelDataplane> {
         notes,
         _packet_log: packet_log,
     };
-    if let Err(error) = dataplane.attach(&configured) {
-        // A first start that failed leaves nothing; one that took up pins leaves what ran before.
-        if loaded.fresh && dataplane.pins.links().is_ok_and(|links| links.is_empty()) {
-            dataplane.pins.remove_all()?;
-        }
-        return Err(error);
+    if loaded.fresh {
+        dataplane.reconcile(&services)?;
+    }
+    dataplane.attach(&configured)?;
+    if loaded.fresh {
+        dataplane.pins.adopt_staged()?;
     }
     dataplane.pins.remove_other_layouts()?;
     Ok(dataplane)
 }
 
-/// Takes the data plane of an instance down: links, maps, and what was changed on the host.
+/// Takes the data plane of an instance down: links, maps, and what was changed on the host. Whether there was anything.
 ///
 /// # Errors
-/// A pin could not be removed, or a neighbour or a setting of the host not put back.
-pub fn detach(instance: Option<&str>) -> Result<(), Error> {
-    let down = || -> anyhow::Result<()> {
-        Pins::of(instance)?.remove_all()?;
-        Keeper::open(instance)?.give_back(&mut Netlink::open()?)?;
-        Host::new(instance)?.put_back()
+/// It runs in another network namespace, a pin could not be removed, or a setting of the host not put back.
+pub fn detach(instance: Option<&str>) -> Result<bool, Error> {
+    let down = || -> anyhow::Result<bool> {
+        let pins = Pins::of(instance)?;
+        let host = Host::new(instance)?;
+        if pins.is_empty()? && !host.is_changed() {
+            return Ok(false);
+        }
+        if let Some(namespace) = host.elsewhere() {
+            bail!(
+                "this data plane runs in another network namespace, whose settings are to be put back: run this with \
+                 `nsenter --net={}` before it",
+                namespace.display()
+            );
+        }
+        take_down(&pins, instance)?;
+        Ok(true)
     };
     down().map_err(Error::from)
+}
+
+fn take_down(pins: &Pins, instance: Option<&str>) -> anyhow::Result<()> {
+    pins.remove_all()?;
+    Keeper::open(instance)?.give_back(&mut Netlink::open()?)?;
+    Host::new(instance)?.put_back()
 }
 
 fn random() -> anyhow::Result<u64> {

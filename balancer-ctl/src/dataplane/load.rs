@@ -1,6 +1,6 @@
 //! From the embedded object to loaded programs and pinned maps.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail, ensure};
 use aya::{
@@ -24,8 +24,10 @@ const OLDEST_KERNEL: (u32, u32) = (5, 12);
 pub struct Loaded {
     /// Keeps the programs.
     pub ebpf: Ebpf,
-    /// The maps are new: nothing was taken up.
+    /// The maps are new and staged: nothing was taken up.
     pub fresh: bool,
+    /// Where the maps are pinned.
+    pub directory: PathBuf,
     /// What the operator should know.
     pub notes: Vec<String>,
 }
@@ -82,7 +84,8 @@ pub fn sizes(settings: &DataplaneSettings) -> anyhow::Result<Vec<(&'static str, 
     ])
 }
 
-/// Loads the object. Maps that are pinned and are as wanted are taken up; others are replaced, and that is said.
+/// Loads the object. Maps that are pinned and are as wanted are taken up; in the place of others new ones are staged, and that
+/// is said.
 ///
 /// # Errors
 /// The kernel refused the object; with the verifier's whole log.
@@ -107,14 +110,16 @@ pub fn load(
             true
         }
     };
-    if fresh {
-        pins.remove_maps()?;
-    }
+    let directory = if fresh {
+        pins.stage()?
+    } else {
+        pins.directory().to_path_buf()
+    };
     raise_memory_limit();
     let level = packet_log.map_or(0, |level| level as u8);
     let paths: Vec<_> = pins::MAPS
         .iter()
-        .map(|name| (*name, pins.directory().join(name)))
+        .map(|name| (*name, directory.join(name)))
         .collect();
     let mut loader = EbpfLoader::new();
     for (name, size) in &sizes {
@@ -133,7 +138,12 @@ pub fn load(
             .load()
             .map_err(|error| explain(name, error))?;
     }
-    Ok(Loaded { ebpf, fresh, notes })
+    Ok(Loaded {
+        ebpf,
+        fresh,
+        directory,
+        notes,
+    })
 }
 
 /// A loaded program.

@@ -4,6 +4,7 @@
 //! /sys/fs/bpf/balancer/[INSTANCE/]v<ABI_VERSION>/CONNTRACK_V4 …    maps by name
 //! /sys/fs/bpf/balancer/[INSTANCE/]v<ABI_VERSION>/link-<ifindex>    XDP links (names of interfaces may hold dots,
 //!                                                                  which bpffs refuses)
+//! /sys/fs/bpf/balancer/[INSTANCE/]v<ABI_VERSION>+new/…             maps that are filled before they replace the others
 //! ```
 
 use std::{
@@ -161,8 +162,49 @@ impl Pins {
         Ok(Some(differences))
     }
 
-    /// Unpins the maps of this layout, and everything of other layouts but links.
-    pub fn remove_maps(&self) -> anyhow::Result<()> {
+    /// Whether nothing of this instance is pinned.
+    pub fn is_empty(&self) -> anyhow::Result<bool> {
+        for directory in self.layouts()? {
+            if !entries(&directory)?.is_empty() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The directory of maps that are made anew, until all is ready and they take the place of the others.
+    pub fn staging(&self) -> PathBuf {
+        // No instance can have this name.
+        self.root.join(format!("v{ABI_VERSION}+new"))
+    }
+
+    /// Makes that directory, empty.
+    pub fn stage(&self) -> anyhow::Result<PathBuf> {
+        self.remove_staged()?;
+        let staging = self.staging();
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&staging)
+            .with_context(|| format!("cannot create {}", staging.display()))?;
+        Ok(staging)
+    }
+
+    /// Removes what was staged.
+    pub fn remove_staged(&self) -> anyhow::Result<()> {
+        let staging = self.staging();
+        for (_, path) in entries(&staging)? {
+            unpin(&path)?;
+        }
+        match fs::remove_dir(&staging) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {}", staging.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts the staged maps in the place of those of this layout, and unpins everything of other layouts but links.
+    pub fn adopt_staged(&self) -> anyhow::Result<()> {
         for directory in self.layouts()? {
             for (name, path) in entries(&directory)? {
                 if !name.starts_with("link-") {
@@ -170,7 +212,13 @@ impl Pins {
                 }
             }
         }
-        Ok(())
+        for (name, path) in entries(&self.staging())? {
+            let place = self.directory.join(name);
+            fs::rename(&path, &place).with_context(|| {
+                format!("cannot move {} to {}", path.display(), place.display())
+            })?;
+        }
+        self.remove_staged()
     }
 
     /// Removes the directories of other layouts; their links must be gone.
@@ -190,6 +238,7 @@ impl Pins {
 
     /// Unpins all, links first: the data plane of this instance ends.
     pub fn remove_all(&self) -> anyhow::Result<()> {
+        self.remove_staged()?;
         for link in self.links()? {
             unpin(&link.path)?;
         }

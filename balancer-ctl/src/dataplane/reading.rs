@@ -11,7 +11,6 @@ use balancer_common::{real_server::state, stats::RealStats, verdict::Discard};
 use super::{
     Connection, ConnectionFilter, Counters, DataplaneStatus, RealSnapshot, ServiceSnapshot,
     Snapshot,
-    attach::Attached,
     census::{self, Lister},
     kernel::KernelDataplane,
 };
@@ -123,18 +122,23 @@ impl KernelDataplane {
             discards.push((*reason, counts.iter().sum()));
         }
         let mut warnings = self.notes.clone();
-        warnings.extend(
-            self.attached
-                .iter()
-                .filter_map(|attached| attached.warning.clone()),
-        );
+        warnings.extend(self.problems.iter().cloned());
+        let mut interfaces = Vec::new();
+        for attached in &self.attached {
+            match attached.describe()? {
+                Some(interface) => {
+                    interfaces.push(interface);
+                    warnings.extend(attached.warning.clone());
+                }
+                None => warnings.push(format!(
+                    "the interface {} does not carry the packet program any more: it is attached again when that is possible",
+                    attached.link.name
+                )),
+            }
+        }
         warnings.extend(self.host.warnings().iter().cloned());
         Ok(DataplaneStatus {
-            interfaces: self
-                .attached
-                .iter()
-                .map(Attached::describe)
-                .collect::<anyhow::Result<_>>()?,
+            interfaces,
             connections: usage.connections(&self.settings.get()),
             max_connections: u64::from(self.configured.max_connections),
             discards,

@@ -100,6 +100,14 @@ pub fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
     unsafe { bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr) }.map(drop)
 }
 
+/// Opens a loaded program by its id.
+pub fn program(id: u32) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = id;
+    // SAFETY: no pointers in this call.
+    unsafe { bpf_fd(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &mut attr) }
+}
+
 /// Takes the program off, whoever else holds the link.
 pub fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = zeroed();

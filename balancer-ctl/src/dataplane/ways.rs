@@ -50,9 +50,9 @@ impl Ways {
         }))))
     }
 
-    /// Indices of the interfaces that are configured now.
-    pub fn interfaces(&self) -> Vec<u32> {
-        self.lock().macs.keys().copied().collect()
+    /// The interfaces that are configured now, and their addresses.
+    pub fn interfaces(&self) -> BTreeMap<u32, [u8; 6]> {
+        self.lock().macs.clone()
     }
 
     /// Configures these interfaces beside those that are configured.

@@ -1,7 +1,8 @@
 //! Kernel settings under /proc/sys: set for forwarding, and put back on a clean stop.
 //!
 //! The values found first are noted in a file before anything is written, so that a daemon that was killed and started again
-//! does not take its own values for the host's. The note is for one boot: after a reboot the kernel has its own values again.
+//! does not take its own values for the host's. The note is for one boot and one network namespace: after a reboot, or in a
+//! namespace made anew, the kernel has its own values again.
 
 use std::{
     collections::BTreeMap,
@@ -10,6 +11,8 @@ use std::{
 };
 
 use anyhow::Context;
+
+use super::namespace::Namespace;
 
 /// Settings of an interface: directory, name, value.
 ///
@@ -33,6 +36,9 @@ pub struct Sysctls {
     root: PathBuf,
     note: PathBuf,
     boot: String,
+    namespace: Namespace,
+    /// The namespace of a note that does not count here.
+    elsewhere: Option<String>,
     /// Value found first, by path under /proc/sys.
     found: BTreeMap<String, String>,
 }
@@ -47,10 +53,16 @@ impl Sysctls {
         state.extend(instance);
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")
             .context("cannot read the boot's id")?;
-        Self::at(Path::new("/proc/sys"), state.join("sysctl"), boot.trim())
+        let namespace = Namespace::current().context("cannot tell the network namespace")?;
+        Self::at(
+            Path::new("/proc/sys"),
+            state.join("sysctl"),
+            boot.trim(),
+            namespace,
+        )
     }
 
-    fn at(root: &Path, note: PathBuf, boot: &str) -> anyhow::Result<Self> {
+    fn at(root: &Path, note: PathBuf, boot: &str, namespace: Namespace) -> anyhow::Result<Self> {
         let text = match fs::read_to_string(&note) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
@@ -58,12 +70,27 @@ impl Sysctls {
                 return Err(error).with_context(|| format!("cannot read {}", note.display()));
             }
         };
+        let (written_in, found) = parse(&text, boot).unwrap_or_default();
+        let is_here = written_in == namespace.to_string();
         Ok(Self {
             root: root.to_path_buf(),
             note,
             boot: boot.to_owned(),
-            found: parse(&text, boot),
+            namespace,
+            elsewhere: (!is_here && !found.is_empty()).then_some(written_in),
+            found: if is_here { found } else { BTreeMap::new() },
         })
+    }
+
+    /// Whether anything is noted that can be put back, here or in another namespace.
+    pub fn is_noted(&self) -> bool {
+        !self.found.is_empty() || self.elsewhere.is_some()
+    }
+
+    /// Where what is noted must be put back, if not here: its namespace's file, where that can be found. A namespace
+    /// that is gone needs nothing.
+    pub fn elsewhere(&self) -> Option<PathBuf> {
+        Namespace::find(self.elsewhere.as_ref()?, &self.namespace)
     }
 
     /// Sets what these interfaces need, and puts back what other interfaces do not need any more.
@@ -163,31 +190,32 @@ impl Sysctls {
             }
             // Never half a note: a crash leaves the old one or the new one.
             let fresh = self.note.with_extension("new");
-            fs::write(&fresh, print(&self.found, &self.boot))?;
+            fs::write(&fresh, print(&self.found, &self.boot, &self.namespace))?;
             fs::rename(&fresh, &self.note)
         };
         write().with_context(|| format!("cannot write {}", self.note.display()))
     }
 }
 
-fn print(found: &BTreeMap<String, String>, boot: &str) -> String {
-    let mut text = format!("boot {boot}\n");
+fn print(found: &BTreeMap<String, String>, boot: &str, namespace: &Namespace) -> String {
+    let mut text = format!("boot {boot}\nnamespace {namespace}\n");
     for (path, value) in found {
         text.push_str(&format!("{path} = {value}\n"));
     }
     text
 }
 
-/// The values in a note; none when it is of another boot.
-fn parse(text: &str, boot: &str) -> BTreeMap<String, String> {
+/// The namespace and the values in a note; none when it is of another boot.
+fn parse(text: &str, boot: &str) -> Option<(String, BTreeMap<String, String>)> {
     let mut lines = text.lines();
-    if lines.next() != Some(format!("boot {boot}").as_str()) {
-        return BTreeMap::new();
+    if lines.next()?.strip_prefix("boot ")? != boot {
+        return None;
     }
-    lines
+    let namespace = lines.next()?.strip_prefix("namespace ")?;
+    let values = lines
         .filter_map(|line| line.split_once(" = "))
-        .map(|(path, value)| (path.to_owned(), value.to_owned()))
-        .collect()
+        .map(|(path, value)| (path.to_owned(), value.to_owned()));
+    Some((namespace.to_owned(), values.collect()))
 }
 
 #[cfg(test)]
@@ -216,6 +244,10 @@ mod tests {
         (directory, note)
     }
 
+    fn here() -> Namespace {
+        Namespace::of(4, 100, 7)
+    }
+
     fn values(root: &Path, interface: &str) -> String {
         [
             "ipv4/conf/I/forwarding",
@@ -237,7 +269,7 @@ mod tests {
     fn values_are_set_and_put_back() {
         let (directory, note) = world();
         let root = directory.path();
-        let mut sysctls = Sysctls::at(root, note.clone(), "b").unwrap();
+        let mut sysctls = Sysctls::at(root, note.clone(), "b", here()).unwrap();
         sysctls.set(["eth0"].into_iter()).unwrap();
         assert_eq!(
             (
@@ -259,11 +291,11 @@ mod tests {
     fn a_daemon_that_was_killed_does_not_take_its_own_values_for_the_hosts() {
         let (directory, note) = world();
         let root = directory.path();
-        Sysctls::at(root, note.clone(), "b")
+        Sysctls::at(root, note.clone(), "b", here())
             .unwrap()
             .set(["eth0"].into_iter())
             .unwrap();
-        let mut again = Sysctls::at(root, note.clone(), "b").unwrap();
+        let mut again = Sysctls::at(root, note.clone(), "b", here()).unwrap();
         again.set(["eth0"].into_iter()).unwrap();
         again.put_back().unwrap();
         assert_eq!(values(root, "eth0"), "00101");
@@ -273,7 +305,7 @@ mod tests {
     fn an_interface_that_is_not_configured_any_more_gets_its_values_back() {
         let (directory, note) = world();
         let root = directory.path();
-        let mut sysctls = Sysctls::at(root, note, "b").unwrap();
+        let mut sysctls = Sysctls::at(root, note, "b", here()).unwrap();
         sysctls.set(["eth0", "eth1"].into_iter()).unwrap();
         sysctls.set(["eth1"].into_iter()).unwrap();
         assert_eq!(
@@ -288,13 +320,32 @@ mod tests {
     fn a_note_of_another_boot_does_not_count() {
         let (directory, note) = world();
         let root = directory.path();
-        Sysctls::at(root, note.clone(), "b")
+        Sysctls::at(root, note.clone(), "b", here())
             .unwrap()
             .set(["eth0"].into_iter())
             .unwrap();
         // After the reboot the operator has switched forwarding on.
         fs::write(root.join("net/ipv4/conf/eth0/accept_local"), "0").unwrap();
-        let mut sysctls = Sysctls::at(root, note, "c").unwrap();
+        let mut sysctls = Sysctls::at(root, note, "c", here()).unwrap();
+        sysctls.set(["eth0"].into_iter()).unwrap();
+        sysctls.put_back().unwrap();
+        assert_eq!(values(root, "eth0"), "10012");
+    }
+
+    #[test]
+    fn a_note_of_another_namespace_does_not_count() {
+        let (directory, note) = world();
+        let root = directory.path();
+        Sysctls::at(root, note.clone(), "b", here())
+            .unwrap()
+            .set(["eth0"].into_iter())
+            .unwrap();
+        // The same number, given out again.
+        let anew = Namespace::of(4, 100, 8);
+        fs::write(root.join("net/ipv4/conf/eth0/accept_local"), "0").unwrap();
+        let mut sysctls = Sysctls::at(root, note, "b", anew).unwrap();
+        assert!(sysctls.is_noted());
+        assert_eq!(sysctls.elsewhere(), None, "it is gone");
         sysctls.set(["eth0"].into_iter()).unwrap();
         sysctls.put_back().unwrap();
         assert_eq!(values(root, "eth0"), "10012");
