@@ -213,7 +213,7 @@ fn neighbours_are_kept_fresh_as_long_as_a_real_server_needs_them() {
     let down = scene
         .balancer
         .run(|| kernel::detach(Some(&scene.instance)).map_err(|error| error.to_string()));
-    assert_eq!(down.unwrap(), Ok(()));
+    assert_eq!(down.unwrap(), Ok(true));
     assert_eq!(managed(), [false, false]);
 }
 
