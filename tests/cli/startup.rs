@@ -65,6 +65,16 @@ fn a_second_daemon_on_the_same_instance_is_refused() {
 }
 
 #[test]
+fn taking_down_what_is_not_there_is_refused() {
+    let name = format!("cli-nothing-{}", std::process::id());
+    let ran = ran(program("balancerd").args(["--instance", &name, "--detach"]));
+    let sentence = format!("error: there is no data plane of instance `{name}` to take down\n");
+    assert_eq!(ran, refused(&sentence));
+    let instance: Instance = name.parse().expect("a name");
+    fs::remove_dir_all(instance.directory()).expect("remove the instance's folder");
+}
+
+#[test]
 fn a_wrong_or_missing_file_is_refused_before_anything_is_touched() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let config = folder.path().join("balancer.toml");

@@ -100,7 +100,15 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let instance = arguments.instance.clone().unwrap_or_default();
     if arguments.detach {
         let _lock = Lock::take(&instance)?;
-        kernel::detach(instance.name()).map_err(|error| error.0)?;
+        if !kernel::detach(instance.name()).map_err(|error| error.0)? {
+            bail!(
+                "there is no data plane of {} to take down",
+                instance.name().map_or_else(
+                    || "the default instance".into(),
+                    |name| format!("instance `{name}`")
+                )
+            );
+        }
         return Ok(());
     }
     start_log(arguments);

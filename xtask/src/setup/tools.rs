@@ -147,7 +147,9 @@ mod tests {
 
     #[test]
     fn the_bench_needs_the_peers_and_the_tests_do_not() {
-        let installed = ["ip", "ethtool", "curl", "ps", "nginx", "dnsmasq", "dig"];
+        let installed = [
+            "ip", "ethtool", "curl", "ps", "nginx", "dnsmasq", "dig", "bpftool",
+        ];
         assert_eq!(packages(&[Test], &installed), [""; 0]);
         assert_eq!(
             packages(&[Bench], &installed),
