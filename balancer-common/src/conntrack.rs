@@ -3,7 +3,7 @@
 //! A connection is two rows, one per direction, that are inserted and deleted as a pair. Each row holds
 //! everything its packets need: the translation and the way out.
 
-use crate::{addr::Address, nat::Translation, plain_data, tcp::State};
+use crate::{nat::Translation, plain_data, tcp::State};
 
 /// One direction's 5-tuple, in network byte order: the key of the connection table.
 ///
@@ -33,28 +33,13 @@ const _: () = assert!(size_of::<FlowKeyV4>() == 16);
 const _: () = assert!(size_of::<FlowKeyV6>() == 40);
 plain_data!(FlowKeyV4, FlowKeyV6);
 
-impl<A: Address> FlowKey<A> {
-    /// The tuple of packets that travel the other way, before any translation.
-    #[inline(always)]
-    #[must_use]
-    pub fn reversed(&self) -> Self {
-        Self {
-            source: self.destination,
-            destination: self.source,
-            source_port: self.destination_port,
-            destination_port: self.source_port,
-            protocol: self.protocol,
-        }
-    }
-}
-
 /// The way out of the machine for one direction of a connection, as the kernel's FIB gave it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Egress {
     /// Interface index.
     pub ifindex: u32,
-    /// The route generation at which this was looked up; 0 = never. See [`crate::settings::Settings`].
+    /// The route generation at which this was looked up; 0 = never. See [`crate::settings::Interface`].
     pub generation: u32,
     /// The first 12 bytes of the frame as it leaves: MAC address of the next hop, then of the interface.
     pub macs: [u32; 3],
@@ -78,15 +63,6 @@ impl Egress {
             u32::from_ne_bytes([i, j, k, l]),
         ]
     }
-
-    /// Not looked up yet: generation 0 is never the current one.
-    pub const UNKNOWN: Self = Self {
-        ifindex: 0,
-        generation: 0,
-        macs: [0; 3],
-        mtu: 0,
-        zero: 0,
-    };
 }
 
 /// Which way a row's packets travel.
@@ -138,8 +114,18 @@ impl<A> ConntrackEntry<A> {
     /// Whether the row has been idle for longer than its state's timeout at time `now` (jiffies, low 32 bits).
     #[inline(always)]
     pub fn is_expired(&self, now: u32, timeouts: &Timeouts) -> bool {
-        now.wrapping_sub(self.last_seen) as i32 > timeouts.of(self.state) as i32
+        is_older(now, self.last_seen, timeouts.of(self.state))
     }
+}
+
+/// Whether more than `timeout` jiffies have passed between `then` and `now`, low 32 bits of a clock that wraps. A
+/// `then` that lies a little ahead was written after `now` was read.
+#[inline(always)]
+#[must_use]
+pub const fn is_older(now: u32, then: u32, timeout: u32) -> bool {
+    const AHEAD: u32 = u32::MAX - 1024;
+    let idle = now.wrapping_sub(then);
+    idle > timeout && idle < AHEAD
 }
 
 /// Idle timeouts in jiffies, indexed by what a row's state waits for.
@@ -210,6 +196,17 @@ mod tests {
                 row.is_expired(last_seen.wrapping_add(timeout + 1), &TIMEOUTS),
                 "{state:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_row_does_not_come_back_to_life_when_half_the_clock_has_passed() {
+        for idle in [1_u32 << 31, (1 << 31) + 5, u32::MAX - 2000] {
+            let row = ConntrackEntryV4 {
+                state: State::Established as u8,
+                ..Default::default()
+            };
+            assert!(row.is_expired(idle, &TIMEOUTS), "{idle}");
         }
     }
 

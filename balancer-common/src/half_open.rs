@@ -3,15 +3,15 @@
 //! They live apart from the connection table, so that a SYN flood can neither fill nor slow it. A half-open
 //! connection is **one** record that serves both directions: both hash what they share, the client's
 //! address and port, and compare the rest. The table is an array of buckets with [`WAYS`] records each; a
-//! full bucket gives up its oldest record. Who reads or writes a record holds its bucket's lock for a few dozen
-//! instructions.
+//! full bucket gives up its oldest record. Who reads or writes a record holds its bucket's lock; what a CPU
+//! does meanwhile (choosing a real server, inserting the rows) takes about a microsecond.
 //!
 //! A handshake that is complete or was reset leaves its record behind for [`LINGER_JIFFIES`]: a packet that another
 //! CPU looked up a moment before the rows were inserted still finds its translation.
 
 use crate::{
     addr::{Addr, Address},
-    conntrack::FlowKey,
+    conntrack::{FlowKey, is_older},
     plain_data,
     tcp::State,
 };
@@ -76,12 +76,22 @@ plain_data!(HalfOpen, HalfOpenBucket);
 #[inline(always)]
 #[must_use]
 pub const fn bucket(client: &Addr, client_port: u16, seed: u64) -> u32 {
-    let address = (client.0[0] as u64 ^ (client.0[2] as u64) << 32)
-        ^ (client.0[1] as u64 ^ (client.0[3] as u64) << 32).rotate_left(17);
-    let mut hash = address ^ seed ^ (client_port as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    // The finaliser of splitmix64: every input bit reaches every output bit.
-    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    // One keyed round per word (the multiplier of splitmix64): whoever knows the function but not the seed cannot
+    // tell which clients share a bucket.
+    let words = [
+        client.0[0],
+        client.0[1],
+        client.0[2],
+        client.0[3],
+        client_port as u32,
+    ];
+    let mut hash = seed;
+    let mut i = 0;
+    while i < words.len() {
+        hash = (hash ^ words[i] as u64).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        hash ^= hash >> 32;
+        i += 1;
+    }
     (hash ^ (hash >> 31)) as u32 & (BUCKETS - 1)
 }
 
@@ -112,12 +122,12 @@ impl HalfOpen {
     #[inline(always)]
     #[must_use]
     pub const fn is_live(&self, now: u32, timeout: u32) -> bool {
-        let idle = now.wrapping_sub(self.last_seen) as i32;
-        if self.is_under_way() {
-            idle <= timeout as i32
+        let timeout = if self.is_under_way() {
+            timeout
         } else {
-            idle <= LINGER_JIFFIES as i32
-        }
+            LINGER_JIFFIES
+        };
+        !is_older(now, self.last_seen, timeout)
     }
 
     /// Ends the handshake: the record lingers.
@@ -151,6 +161,22 @@ mod tests {
         record.state = State::Established as u8;
         assert!(record.is_live(100 + LINGER_JIFFIES, 600));
         assert!(!record.is_live(101 + LINGER_JIFFIES, 600));
+    }
+
+    #[test]
+    fn clients_that_share_a_bucket_under_one_seed_part_under_another() {
+        let client = |host: u32| Addr::from_v4((0x0a00_0000 | host).to_be());
+        let port = 40_000_u16.to_be();
+        let mine = bucket(&client(0), port, 1);
+        let others: Vec<_> = (1..200_000)
+            .filter(|host| bucket(&client(*host), port, 1) == mine)
+            .collect();
+        assert!(others.len() > 3);
+        let still = others
+            .iter()
+            .filter(|host| bucket(&client(**host), port, 2) == bucket(&client(0), port, 2))
+            .count();
+        assert!(still < 2, "{still} of {}", others.len());
     }
 
     #[test]

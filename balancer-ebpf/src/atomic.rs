@@ -1,7 +1,7 @@
 //! Atomic read-modify-write on map values, by the intrinsics that this target has.
 
 use core::intrinsics::{
-    AtomicOrdering::{AcqRel, Relaxed},
+    AtomicOrdering::{AcqRel, Acquire},
     atomic_cxchg, atomic_xadd,
 };
 
@@ -18,5 +18,5 @@ pub fn fetch_add(value: *mut u64, n: u64) -> u64 {
 #[inline(always)]
 pub fn exchange(value: *mut u32, old: u32, new: u32) -> bool {
     // SAFETY: as above.
-    unsafe { atomic_cxchg::<u32, { Relaxed }, { Relaxed }>(value, old, new).1 }
+    unsafe { atomic_cxchg::<u32, { AcqRel }, { Acquire }>(value, old, new).1 }
 }

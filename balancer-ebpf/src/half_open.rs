@@ -168,6 +168,7 @@ fn overwrite<A: Address>(
 #[inline(always)]
 fn oldest(bucket: *const HalfOpenBucket, now: u32, timeout: u32) -> usize {
     const SPENT: u32 = u32::MAX;
+    const ENDED: u32 = u32::MAX - 1;
     let (mut oldest, mut age) = (0, 0);
     for way in 0..WAYS {
         // SAFETY: as in `find`.
@@ -175,6 +176,8 @@ fn oldest(bucket: *const HalfOpenBucket, now: u32, timeout: u32) -> usize {
         let spent = record.state == 0 || !record.is_live(now, timeout);
         let idle = if spent {
             SPENT
+        } else if !record.is_under_way() {
+            ENDED
         } else {
             now.wrapping_sub(record.last_seen)
         };

@@ -10,7 +10,7 @@ use balancer_common::{
     address_filter,
     conntrack::{ConntrackEntryV4, ConntrackEntryV6, FlowKeyV4, FlowKeyV6},
     half_open::{self, HalfOpenBucket},
-    real_server::{MAX_REALS, RealServer},
+    real_server::{self, MAX_REALS, RealServer},
     scheduler::RING_SLOTS,
     service::{MAX_SERVICES, Service, ServiceKeyV4, ServiceKeyV6},
     settings::{Interface, Settings, Usage},
@@ -121,4 +121,13 @@ pub fn usage() -> Option<*mut Usage> {
 pub fn now() -> u32 {
     // SAFETY: the helper only reads a counter.
     unsafe { bpf_jiffies64() as u32 }
+}
+
+/// Whether the real server takes new connections.
+#[inline(always)]
+pub fn takes_new(real: u32) -> bool {
+    match REALS.get(real) {
+        Some(real) => real.state == real_server::state::TAKES_NEW,
+        None => false,
+    }
 }

@@ -13,7 +13,7 @@ use balancer_common::{
 use crate::{
     classify::classify,
     half_open::{lock, may_have},
-    maps::{REALS, now, settings, usage},
+    maps::{REALS, now, settings, takes_new, usage},
     parse::Facts,
     schedule::schedule,
     table::{Family, Scratch, insert, is_expired, remove_reply, scratch},
@@ -126,13 +126,15 @@ fn try_open_handshake<H: Family>(
     let scratch = scratch::<H>()?;
     let mut locked = lock(&key.source.widen(), key.source_port, settings.seed)?;
     if let Some(record) = locked.original(key, now, timeout) {
-        if record.is_under_way() {
+        // A SYN sent again is for another real server when the first one has not answered and takes no more.
+        let is_unanswered = record.state == State::SynSent as u8;
+        if record.is_under_way() && !(is_unanswered && !takes_new(record.real_id)) {
             record.last_seen = now;
             towards_real(key, record, scratch);
             locked.unlock();
             return Ok(Opened::Handshake);
         }
-        // The earlier handshake has ended: its record is this one's place.
+        // The earlier handshake has ended or leads nowhere: its record is this one's place.
         record.state = 0;
     }
     let scheduled = schedule(key, service, scratch, |scratch| {
@@ -241,7 +243,12 @@ fn answer<H: Family>(
 ) -> Result<Opened, Discard> {
     refuse_fault(facts)?;
     if facts.flags & u32::from(flags::RST) != 0 {
-        record.end(State::Closed, now);
+        // After its SYN|ACK the real server also answers a wrong acknowledgement with a reset, and goes on waiting for
+        // the right one (RFC 9293 section 3.10.7.4): only a reset that continues its own sequence ends the handshake.
+        let continues = facts.sequence == record.sequence.wrapping_add(1);
+        if record.state != State::SynReceived as u8 || continues {
+            record.end(State::Closed, now);
+        }
     } else if record.is_under_way() && facts.flags & u32::from(flags::SYN) != 0 {
         record.state = State::SynReceived as u8;
         record.sequence = facts.sequence;
@@ -276,7 +283,10 @@ fn towards_real<A: Address>(key: &FlowKey<A>, record: &HalfOpen, scratch: &mut S
 #[inline(always)]
 fn is_of_use(record: &HalfOpen) -> bool {
     record.is_under_way()
-        || matches!(REALS.get(record.real_id), Some(real) if real.state < state::REMOVED && real.state != state::FREE)
+        || matches!(
+            REALS.get(record.real_id),
+            Some(real) if matches!(real.state, state::TAKES_NEW | state::DRAINING)
+        )
 }
 
 /// Why a client's TCP packet that opens nothing leaves early.

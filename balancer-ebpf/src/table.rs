@@ -178,32 +178,45 @@ pub fn insert<H: Family>(
     reply.real = row.real;
     reply.state = state;
     reply.direction = direction::REPLY;
-    match H::rows().insert(&scratch.reply_key, &scratch.reply, NOEXIST) {
-        Ok(()) | Err(EEXIST) => {}
+    let is_mine = match H::rows().insert(&scratch.reply_key, &scratch.reply, NOEXIST) {
+        Ok(()) => true,
+        Err(EEXIST) => {
+            // Another CPU's row for this connection is as good; another connection's is in the way.
+            let row = H::rows().get_ptr(&scratch.reply_key).ok_or(Discard::Busy)?;
+            // SAFETY: the map gave this pointer just now; see `track::follow`.
+            if !unsafe { (*row).translation.answers(key) } {
+                return Err(Discard::Collision);
+            }
+            false
+        }
         Err(_) => return Err(Discard::TableFull),
-    }
-    match H::rows().insert(key, &scratch.row, NOEXIST) {
+    };
+    let outcome = match H::rows().insert(key, &scratch.row, NOEXIST) {
         Ok(()) => {
             if let Some(usage) = usage() {
                 // SAFETY: `usage` points to the map's only value.
                 atomic::fetch_add(unsafe { &raw mut (*usage).added }, 1);
             }
-            Ok(())
+            return Ok(());
         }
-        Err(EEXIST) => {
-            let winner = H::rows().get_ptr(key).ok_or(Discard::Busy)?;
-            // SAFETY: the map gave this pointer just now; see `track::follow`.
-            let winner = unsafe { &*winner };
-            if winner.translation != scratch.row.translation {
-                let _ = H::rows().remove(&scratch.reply_key);
+        Err(EEXIST) => match H::rows().get_ptr(key) {
+            Some(winner) => {
+                // SAFETY: as above.
+                let winner = unsafe { &*winner };
+                if winner.translation == scratch.row.translation {
+                    return Ok(());
+                }
                 scratch.row.translation = winner.translation;
                 scratch.row.real = winner.real;
+                Ok(())
             }
-            Ok(())
-        }
-        Err(_) => {
-            let _ = H::rows().remove(&scratch.reply_key);
-            Err(Discard::TableFull)
-        }
+            None => Err(Discard::Busy),
+        },
+        Err(_) => Err(Discard::TableFull),
+    };
+    // The connection is not the one that this reply row was made for.
+    if is_mine {
+        let _ = H::rows().remove(&scratch.reply_key);
     }
+    outcome
 }

@@ -3,14 +3,13 @@
 use aya_ebpf::programs::XdpContext;
 use balancer_common::{
     conntrack::{FlowKey, REFRESH_JIFFIES, direction},
-    real_server,
     tcp::{self, flags},
     verdict::Discard,
     wire::Ethernet,
 };
 
 use crate::{
-    maps::{REALS, may_be_ours, now, settings},
+    maps::{may_be_ours, now, settings, takes_new},
     open::{Opened, open},
     packet::header_mut,
     parse::{Ip, Transport, facts},
@@ -105,13 +104,4 @@ fn turn<H: Family>(key: &FlowKey<H::Address>, row: &mut Row<H::Address>, packet_
         }
     }
     true
-}
-
-/// Whether the real server takes new connections.
-#[inline(always)]
-fn takes_new(real: u32) -> bool {
-    match REALS.get(real) {
-        Some(real) => real.state == real_server::state::TAKES_NEW,
-        None => false,
-    }
 }

@@ -649,3 +649,36 @@ fn case_19_an_old_connection_goes_on_while_its_real_server_drains() {
         }
     });
 }
+
+#[test]
+fn a_syn_sent_again_leaves_a_real_server_that_takes_no_more() {
+    for gone in [state::DRAINING, state::REMOVED, state::FREE] {
+        run(|lb| {
+            let first = lb.add_real(R, 8080);
+            let second = lb.add_real(R2, 8080);
+            let service = lb.add_service(6, V, 80, &[first, second]);
+            lb.pass_through(Outside, &syn());
+            lb.set_real_state(first, gone);
+            lb.set_ring(service, &[second]);
+            let (_, frame) = lb.send(Outside, &syn().bytes());
+            assert_eq!(frame, syn().delivered(R2, 8080).bytes(), "state {gone}");
+            assert_eq!(lb.half_open().len(), 1);
+        });
+    }
+}
+
+#[test]
+fn a_reset_for_a_wrong_acknowledgement_leaves_the_handshake() {
+    run(|lb| {
+        lb.web();
+        lb.pass_through(Outside, &syn());
+        lb.pass_through(Inside, &syn_ack(&syn(), R, 8080));
+        // Somebody else's acknowledgement: the real server resets it and goes on waiting (RFC 9293 3.10.7.4).
+        lb.pass_through(Outside, &syn().segment(ACK, 5, 77));
+        lb.pass_through(Inside, &syn().answered(R, 8080).segment(RST, 77, 0));
+        let past = lb.jiffies() as u32 - LINGER_JIFFIES - 1;
+        lb.change_half_open(|record| record.last_seen = past);
+        lb.pass_through(Outside, &syn().segment(ACK, 1001, 9001));
+        assert_eq!(lb.rows_v4().len(), 2);
+    });
+}
