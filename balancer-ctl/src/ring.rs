@@ -13,7 +13,7 @@ use crate::model::Scheduler;
 /// weight 0 are left out; the ring is empty when none remains.
 ///
 /// `rr` gives each one slot. `wrr` gives slots in proportion to weight, spread as evenly as they go (weights 3
-/// and 1 give A A B A). Weights whose sum, after division by their common divisor, is above what [`longest`] allows
+/// and 1 give A A B A). Weights whose sum, after division by their common divisor, is above what `longest` allows
 /// are scaled: see `slots` for the error.
 #[must_use]
 pub fn build(scheduler: Scheduler, reals: &[(u32, u32)]) -> Vec<u32> {

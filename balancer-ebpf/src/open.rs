@@ -127,8 +127,8 @@ fn try_open_handshake<H: Family>(
     let mut locked = lock(&key.source.widen(), key.source_port, settings.seed)?;
     if let Some(record) = locked.original(key, now, timeout) {
         // A SYN sent again is for another real server when the first one has not answered and takes no more.
-        let is_unanswered = record.state == State::SynSent as u8;
-        if record.is_under_way() && !(is_unanswered && !takes_new(record.real_id)) {
+        let is_answered = record.state == State::SynReceived as u8;
+        if record.is_under_way() && (is_answered || takes_new(record.real_id)) {
             record.last_seen = now;
             towards_real(key, record, scratch);
             locked.unlock();
