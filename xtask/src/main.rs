@@ -3,6 +3,7 @@
 mod bench;
 mod build_ebpf;
 mod cargo;
+mod interrupt;
 mod lint;
 mod privilege;
 mod run;

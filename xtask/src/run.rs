@@ -3,7 +3,6 @@
 
 mod daemon;
 mod demonstration;
-mod interrupt;
 mod live;
 mod network;
 mod page;
@@ -20,6 +19,7 @@ pub use self::page::{Options as PageOptions, run as page};
 use self::{daemon::Daemon, demonstration::Demonstration, network::Network};
 use crate::{
     cargo::{cargo, locked, target},
+    interrupt,
     privilege::as_root,
     setup::{self, Purpose},
 };

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached},
+    link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached},
 };
 
 use super::Netlink;
@@ -80,7 +80,7 @@ pub(super) fn parse(message: &LinkMessage) -> Option<Link> {
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
                     if let LinkInfo::Kind(kind) = info {
-                        link.kind = Some(kind_name(kind));
+                        link.kind = Some(kind.to_string());
                     }
                 }
             }
@@ -89,10 +89,6 @@ pub(super) fn parse(message: &LinkMessage) -> Option<Link> {
         }
     }
     (!link.name.is_empty()).then_some(link)
-}
-
-fn kind_name(kind: &InfoKind) -> String {
-    kind.to_string()
 }
 
 fn xdp(parts: &[LinkXdp]) -> Option<Xdp> {

@@ -1,7 +1,6 @@
 //! `cargo xtask bench`: measures the project, always as a ratio to references in the same run.
 
 mod busy;
-mod interrupt;
 mod lab;
 mod packet;
 mod report;
@@ -100,7 +99,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     if !privilege::is_root() {
         return as_root(&built);
     }
-    interrupt::notice()?;
+    crate::interrupt::listen()?;
     busy::warn()?;
     let _first = busy::go_first()?;
     let mut rows = Vec::new();

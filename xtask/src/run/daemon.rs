@@ -12,7 +12,8 @@ use anyhow::{Context as _, Result, ensure};
 use tempfile::TempDir;
 use xtask::lab::{Process, wait_until};
 
-use super::{interrupt, network::Network};
+use super::network::Network;
+use crate::interrupt;
 
 /// Folders in which a daemon keeps what outlives it, each instance in one of its own.
 const FOLDERS: [&str; 3] = ["/sys/fs/bpf/balancer", "/run/balancer", "/var/lib/balancer"];

@@ -9,10 +9,11 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
+use crate::interrupt;
+
 use super::{
     daemon::Ctl,
     demonstration::Demonstration,
-    interrupt,
     network::{Network, VIP},
 };
 

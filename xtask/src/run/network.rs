@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use xtask::lab::{Namespace, Process, wait_until};
 
-use super::interrupt;
+use crate::interrupt;
 
 /// The balancer's outside address, which is the virtual service's too.
 pub const VIP: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 35);

@@ -11,10 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use xtask::lab::Process;
 
-use super::{
-    super::interrupt,
-    scene::{BULK, HTTP, Scene},
-};
+use super::scene::{BULK, HTTP, Scene};
 
 /// wrk's open connections.
 const CONNECTIONS: u32 = 64;
@@ -159,7 +156,7 @@ fn finish(command: &mut Command, seconds: u32) -> Result<String> {
     });
     let mut patience = 50 * (seconds + 10);
     let status = loop {
-        interrupt::check()?;
+        crate::interrupt::check()?;
         if let Some(status) = process.ended()? {
             break status;
         }

@@ -18,7 +18,7 @@ use self::{
 use crate::cargo;
 
 use super::{
-    Options, interrupt,
+    Options,
     report::{Row, median, minimum},
 };
 
@@ -103,7 +103,7 @@ fn round(
     }
     let running = peer.start(scene, programs)?;
     for row in rows.iter_mut().filter(|row| row.peer == peer) {
-        interrupt::check()?;
+        crate::interrupt::check()?;
         let before = counted(&running)?;
         let rate = row
             .load

@@ -28,7 +28,7 @@ use self::{
     target::{Counters, Target},
 };
 use super::{
-    Options, interrupt,
+    Options,
     report::{Row, median, minimum},
 };
 
@@ -232,7 +232,7 @@ impl Bench {
                 .expect_arrival(before + u64::from(packets))?;
         }
         for row in &mut self.rows {
-            interrupt::check()?;
+            crate::interrupt::check()?;
             let target = match row.case.subject {
                 Subject::Balancer(table) => Some(&self.targets[&table]),
                 Subject::Reference(_) => None,
