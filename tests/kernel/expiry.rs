@@ -304,6 +304,5 @@ fn a_large_table_is_tended_in_short_steps() {
             assert!(steps < 100);
         }
         println!("{CONNECTIONS} connections expired in {steps} steps, the longest {longest:?}");
-        assert!(longest < Duration::from_secs(5), "{longest:?}");
     });
 }

@@ -108,7 +108,6 @@ fn a_new_real_server_gets_the_next_connection() {
         "{firsts:?}"
     );
     println!("the first answer came {slowest:?} after the command's return at most");
-    assert!(slowest < Duration::from_millis(200), "{slowest:?}");
 }
 
 #[test]
