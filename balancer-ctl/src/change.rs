@@ -5,7 +5,10 @@ use std::net::SocketAddr;
 
 use crate::{
     error::Refusal,
-    model::{ForwardMethod, Model, NoReal, RealServer, Scheduler, ServiceKey, VirtualService},
+    model::{
+        AdminState, ForwardMethod, HealthPolicy, Model, NoReal, RealServer, Scheduler, ServiceKey,
+        VirtualService,
+    },
 };
 
 /// A change that an operator asks for.
@@ -69,6 +72,8 @@ impl Change {
                     name: None,
                     scheduler: Scheduler::default(),
                     no_real: NoReal::default(),
+                    checks: Vec::new(),
+                    health: HealthPolicy::default(),
                     reals: Vec::new(),
                     runtime: false,
                 };
@@ -93,6 +98,8 @@ impl Change {
                     address: *address,
                     weight: DEFAULT_WEIGHT,
                     forwarding: ForwardMethod::default(),
+                    backup: false,
+                    state: AdminState::Ready,
                     runtime: false,
                 };
                 set_real(&mut real, *settings);

@@ -21,7 +21,7 @@ use crate::{
     change::{Change, Lasting, RealSettings, ServiceSettings, is_saved, mark_runtime},
     clock,
     config::{file::ConfigFile, validate::validate},
-    dataplane::{ConnectionFilter, Dataplane},
+    dataplane::{self, ConnectionFilter, Dataplane},
     difference::{Happened, difference},
     error::Refusal,
     model::{Model, ServiceKey},
@@ -128,7 +128,7 @@ impl Daemon {
     ) -> Result<Self, Refusal> {
         mark_runtime(&mut model, file.as_ref().map(ConfigFile::model));
         dataplane.configure(&model.dataplane).map_err(refused)?;
-        dataplane.reconcile(&model.services).map_err(refused)?;
+        dataplane.reconcile(&as_served(&model)).map_err(refused)?;
         let mut daemon = Self {
             dataplane,
             model,
@@ -204,7 +204,7 @@ impl Daemon {
             }
             (None, _) | (_, Scope::Runtime) => (valid(change.apply(&self.model)?)?, None),
         };
-        if let Err(error) = self.dataplane.reconcile(&wanted.services) {
+        if let Err(error) = self.dataplane.reconcile(&as_served(&wanted)) {
             return Err(self.back(refused(error)));
         }
         if let Some(prepared) = prepared {
@@ -219,7 +219,7 @@ impl Daemon {
 
     /// Brings the data plane back to what ran before a change that failed, perhaps half way.
     fn back(&mut self, refusal: Refusal) -> Refusal {
-        match self.dataplane.reconcile(&self.model.services) {
+        match self.dataplane.reconcile(&as_served(&self.model)) {
             Ok(()) => refusal,
             Err(error) => Refusal {
                 sentence: format!(
@@ -394,7 +394,7 @@ impl Daemon {
         self.dataplane
             .configure(&wanted.dataplane)
             .map_err(refused)?;
-        if let Err(error) = self.dataplane.reconcile(&wanted.services) {
+        if let Err(error) = self.dataplane.reconcile(&as_served(&wanted)) {
             self.dataplane
                 .configure(&self.model.dataplane)
                 .map_err(refused)?;
@@ -488,6 +488,15 @@ impl Daemon {
     }
 }
 
+/// The services with every real server up.
+fn as_served(model: &Model) -> Vec<dataplane::Service> {
+    model
+        .services
+        .iter()
+        .map(dataplane::Service::from)
+        .collect()
+}
+
 fn table_full(status: &view::Status) -> u64 {
     status
         .dataplane
@@ -522,7 +531,7 @@ fn valid(model: Model) -> Result<Model, Refusal> {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it stands in `map_err`")]
-fn refused(error: crate::dataplane::Error) -> Refusal {
+fn refused(error: dataplane::Error) -> Refusal {
     Refusal::failed(error.to_string())
 }
 

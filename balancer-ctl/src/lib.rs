@@ -13,6 +13,8 @@ pub mod daemon;
 pub mod dataplane;
 pub mod difference;
 pub mod error;
+pub mod event;
+pub mod health;
 pub mod host;
 pub mod local;
 pub mod model;

@@ -3,6 +3,10 @@
 //! Everything from outside (file, command line, API) becomes this after validation; everything towards the
 //! kernel starts from it. Pure: no clock, socket or map here. Ports in host byte order.
 
+pub mod check;
+pub mod health;
+pub mod notify;
+
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
@@ -10,6 +14,12 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+
+pub use self::{
+    check::Check,
+    health::{AdminState, Backups, HealthPolicy, OnDown},
+    notify::Notify,
+};
 
 /// Transport protocol of a virtual service.
 #[derive(
@@ -134,6 +144,10 @@ pub struct RealServer {
     pub weight: u32,
     /// How packets reach it.
     pub forwarding: ForwardMethod,
+    /// Whether it serves only when the others cannot.
+    pub backup: bool,
+    /// What the operator has decided about it.
+    pub state: AdminState,
     /// Whether it (or its last change) is not in the configuration file.
     pub runtime: bool,
 }
@@ -149,6 +163,10 @@ pub struct VirtualService {
     pub scheduler: Scheduler,
     /// With no real server.
     pub no_real: NoReal,
+    /// How its real servers are probed: all checks must pass. None = they count as up.
+    pub checks: Vec<Check>,
+    /// How their health is judged.
+    pub health: HealthPolicy,
     /// Its real servers; addresses are unique and of the VIP's family.
     pub reals: Vec<RealServer>,
     /// Whether it (or its last change) is not in the configuration file.
@@ -201,6 +219,8 @@ pub struct Model {
     pub dataplane: DataplaneSettings,
     /// Virtual services in the order in which they were added; keys and names are unique.
     pub services: Vec<VirtualService>,
+    /// Programs that are told of events.
+    pub notify: Vec<Notify>,
 }
 
 impl Model {

@@ -15,12 +15,13 @@ use balancer_common::{
     addr::Addr,
     real_server::{RealServer, state},
     scheduler::RING_SLOTS,
-    service::{MAX_SERVICES, REJECT, Service},
+    service::{self, MAX_SERVICES, REJECT},
 };
 use tables::{Change, Tables};
 
 use crate::{
-    model::{self, NoReal, ServiceKey, VirtualService},
+    dataplane::{Real, Service},
+    model::{NoReal, ServiceKey},
     ring,
 };
 
@@ -71,7 +72,7 @@ pub enum Full {
 /// # Errors
 /// A table is too small; nothing is to be done then. With [`Full::Ring`] another try may succeed after
 /// retired ring space was released.
-pub fn plan(desired: &[VirtualService], observed: &Tables) -> Result<Vec<Change>, Full> {
+pub fn plan(desired: &[Service], observed: &Tables) -> Result<Vec<Change>, Full> {
     let mut planner = Planner::new(desired, observed)?;
     for service in desired {
         planner.service(service)?;
@@ -96,7 +97,7 @@ struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
-    fn new(desired: &[VirtualService], observed: &'a Tables) -> Result<Self, Full> {
+    fn new(desired: &[Service], observed: &'a Tables) -> Result<Self, Full> {
         let used = observed.service_ids_in_use();
         let free_services: Vec<_> = (0..MAX_SERVICES)
             .rev()
@@ -136,7 +137,7 @@ impl<'a> Planner<'a> {
                     .services
                     .get(&service.key)
                     .map(|row| row.service.id);
-                let is_known = |real: &&model::RealServer| {
+                let is_known = |real: &&Real| {
                     id.is_some_and(|id| known_reals.contains_key(&(id, real.address)))
                 };
                 service.reals.len() - service.reals.iter().filter(is_known).count()
@@ -168,7 +169,7 @@ impl<'a> Planner<'a> {
         })
     }
 
-    fn service(&mut self, desired: &VirtualService) -> Result<(), Full> {
+    fn service(&mut self, desired: &Service) -> Result<(), Full> {
         let row = self.observed.services.get(&desired.key);
         let id = match row {
             Some(row) => row.service.id,
@@ -211,7 +212,7 @@ impl<'a> Planner<'a> {
             NoReal::Reject => REJECT,
             NoReal::Drop => 0,
         };
-        let service = Service { ring, id, flags };
+        let service = service::Service { ring, id, flags };
         if row.is_none_or(|row| row.service != service) {
             self.services.push(Change::SetService {
                 key: desired.key,
@@ -223,7 +224,7 @@ impl<'a> Planner<'a> {
     }
 
     /// The id of a desired real server.
-    fn real(&mut self, service: u32, desired: &model::RealServer) -> Result<u32, Full> {
+    fn real(&mut self, service: u32, desired: &Real) -> Result<u32, Full> {
         let wanted = RealServer {
             address: Addr::from(desired.address.ip()),
             port: desired.address.port().to_be(),
@@ -260,7 +261,7 @@ impl<'a> Planner<'a> {
         Ok(id)
     }
 
-    fn finish(mut self, desired: &[VirtualService]) -> Vec<Change> {
+    fn finish(mut self, desired: &[Service]) -> Vec<Change> {
         let keys: BTreeSet<_> = desired.iter().map(|service| service.key).collect();
         let removed: Vec<_> = self
             .observed

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
-use tracing::Level;
 
+pub use crate::event::EventKind;
 use crate::{
     dataplane::Counters,
     model::{ForwardMethod, NoReal, Protocol, Scheduler},
@@ -83,8 +83,12 @@ pub struct Real {
 pub enum RealState {
     /// It takes new connections.
     Up,
+    /// A probe failed, or none has passed yet.
+    Down,
     /// It keeps its connections and takes no new ones.
     Draining,
+    /// Down on purpose.
+    Maintenance,
 }
 
 impl RealState {
@@ -93,9 +97,70 @@ impl RealState {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Up => "up",
+            Self::Down => "down",
             Self::Draining => "draining",
+            Self::Maintenance => "maintenance",
         }
     }
+}
+
+/// Answer to `GET /v1/health`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Health {
+    /// All checkers, by what they watch.
+    pub checkers: Vec<Checker>,
+}
+
+/// A checker: what it asks, what it found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Checker {
+    /// Address and port that are asked.
+    pub target: SocketAddr,
+    /// The type of its probe.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What it asks and when, as the model has it.
+    pub check: serde_json::Value,
+    /// The real servers whose health it decides, as `SERVICE REAL`.
+    pub used_by: Vec<String>,
+    /// `up`, `down`, or `unknown` before the first probe is done.
+    pub state: String,
+    /// Since when, in UTC (RFC 3339).
+    pub since: String,
+    /// Why.
+    pub reason: String,
+    /// The last probe.
+    pub last: Option<LastProbe>,
+    /// The last changes, the latest first.
+    pub history: Vec<HealthChange>,
+}
+
+/// The last probe of a checker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LastProbe {
+    /// When it began, in UTC (RFC 3339).
+    pub time: String,
+    /// Whether it passed.
+    pub passed: bool,
+    /// What was found, in words.
+    pub message: String,
+    /// How long it took, in microseconds.
+    pub latency_us: u64,
+    /// How many in a row had the same result.
+    pub in_a_row: u32,
+}
+
+/// A change of a checker's state.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HealthChange {
+    /// When, in UTC (RFC 3339).
+    pub time: String,
+    /// `up` or `down`.
+    pub state: String,
+    /// Why.
+    pub reason: String,
+    /// How long it lasted, in milliseconds; `None` = it lasts.
+    pub lasted_ms: Option<u64>,
 }
 
 /// Answer to `GET /v1/connections`.
@@ -238,92 +303,4 @@ pub struct Event {
     /// More, in words; empty where there is no more to say.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
-}
-
-/// What happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum EventKind {
-    /// A service was added.
-    ServiceAdded,
-    /// A service was changed.
-    ServiceChanged,
-    /// A service was removed.
-    ServiceRemoved,
-    /// A real server was added.
-    RealAdded,
-    /// A real server was changed.
-    RealChanged,
-    /// A real server was removed.
-    RealRemoved,
-    /// The configuration file was loaded again.
-    Reloaded,
-    /// The configuration file could not be loaded again; what ran goes on.
-    ReloadFailed,
-    /// New connections find no room in the connection table.
-    TableFull,
-    /// There is room again.
-    TableHasRoom,
-    /// The reader was too slow and events were lost; the stream ends.
-    Lost,
-    /// The daemon stops; forwarding goes on.
-    Stopping,
-}
-
-impl EventKind {
-    /// Its name.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::ServiceAdded => "service-added",
-            Self::ServiceChanged => "service-changed",
-            Self::ServiceRemoved => "service-removed",
-            Self::RealAdded => "real-added",
-            Self::RealChanged => "real-changed",
-            Self::RealRemoved => "real-removed",
-            Self::Reloaded => "reloaded",
-            Self::ReloadFailed => "reload-failed",
-            Self::TableFull => "table-full",
-            Self::TableHasRoom => "table-has-room",
-            Self::Lost => "lost",
-            Self::Stopping => "stopping",
-        }
-    }
-
-    /// How loud the log tells it.
-    #[must_use]
-    pub const fn level(self) -> Level {
-        match self {
-            Self::ReloadFailed => Level::ERROR,
-            Self::TableFull | Self::Lost => Level::WARN,
-            Self::ServiceAdded
-            | Self::ServiceChanged
-            | Self::ServiceRemoved
-            | Self::RealAdded
-            | Self::RealChanged
-            | Self::RealRemoved
-            | Self::Reloaded
-            | Self::TableHasRoom
-            | Self::Stopping => Level::INFO,
-        }
-    }
-
-    /// What happened, for the log.
-    #[must_use]
-    pub const fn sentence(self) -> &'static str {
-        match self {
-            Self::ServiceAdded => "service added",
-            Self::ServiceChanged => "service changed",
-            Self::ServiceRemoved => "service removed",
-            Self::RealAdded => "real added",
-            Self::RealChanged => "real changed",
-            Self::RealRemoved => "real removed",
-            Self::Reloaded => "configuration loaded again",
-            Self::ReloadFailed => "configuration not loaded, what ran goes on running",
-            Self::TableFull => "connection table full, new connections are refused",
-            Self::TableHasRoom => "connection table has room again",
-            Self::Lost => "events lost",
-            Self::Stopping => "stopping",
-        }
-    }
 }

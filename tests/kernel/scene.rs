@@ -8,10 +8,12 @@ use std::{
 };
 
 use balancer_ctl::{
-    dataplane::kernel::{self, KernelDataplane, OpenOptions},
+    dataplane::{
+        Connections, Real, Service,
+        kernel::{self, KernelDataplane, OpenOptions},
+    },
     model::{
-        DataplaneSettings, ForwardMethod, Mode, NoReal, Protocol, RealServer, Scheduler,
-        ServiceKey, Timeouts, VirtualService,
+        DataplaneSettings, ForwardMethod, Mode, NoReal, Protocol, Scheduler, ServiceKey, Timeouts,
     },
 };
 use xtask::lab::Namespace;
@@ -90,7 +92,7 @@ impl Scene {
     pub fn open_with(
         &self,
         settings: DataplaneSettings,
-        services: Vec<VirtualService>,
+        services: Vec<Service>,
     ) -> Result<KernelDataplane, balancer_ctl::dataplane::Error> {
         KernelDataplane::open(OpenOptions {
             instance: Some(self.instance.clone()),
@@ -144,25 +146,23 @@ pub fn key(address: &str) -> ServiceKey {
     }
 }
 
-pub fn service(address: &str, reals: &[(&str, u32)]) -> VirtualService {
-    let reals = reals.iter().map(|(address, weight)| RealServer {
+pub fn service(address: &str, reals: &[(&str, u32)]) -> Service {
+    let reals = reals.iter().map(|(address, weight)| Real {
         address: address.parse::<SocketAddr>().unwrap(),
         weight: *weight,
         forwarding: ForwardMethod::Nat,
-        runtime: false,
+        connections: Connections::Keep,
     });
-    VirtualService {
+    Service {
         key: key(address),
-        name: None,
         scheduler: Scheduler::Wrr,
         no_real: NoReal::Reject,
         reals: reals.collect(),
-        runtime: false,
     }
 }
 
 /// Both real servers behind the VIP.
-pub fn both() -> Vec<VirtualService> {
+pub fn both() -> Vec<Service> {
     vec![service(VIP, &[("10.0.1.2:8080", 1), ("10.0.2.2:8080", 1)])]
 }
 

@@ -8,8 +8,8 @@ use std::{
 
 use balancer_common::tcp::State;
 use balancer_ctl::{
+    dataplane::Service,
     dataplane::{ConnectionFilter, Dataplane},
-    model::VirtualService,
 };
 
 use crate::scene::{Scene, VIP, all, both, connect, key, service, start_reals};
@@ -107,7 +107,7 @@ fn many_services_and_real_servers_load_quickly() {
         })
         .collect();
     scene.with(all(), |dataplane| {
-        let mut timed = |what: &str, services: &[VirtualService]| {
+        let mut timed = |what: &str, services: &[Service]| {
             let start = Instant::now();
             dataplane.reconcile(services).unwrap();
             let took = start.elapsed();

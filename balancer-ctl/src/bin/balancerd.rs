@@ -122,7 +122,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         let options = OpenOptions {
             instance: instance.name().map(str::to_owned),
             settings: model.dataplane.clone(),
-            services: model.services.clone(),
+            services: model.services.iter().map(Into::into).collect(),
             packet_log: packet_log(arguments.packet_log),
         };
         Ok(Box::new(
@@ -181,6 +181,7 @@ fn source(arguments: &Arguments, host: String) -> anyhow::Result<Source> {
             timeouts: DEFAULT_TIMEOUTS,
         },
         services: Vec::new(),
+        notify: Vec::new(),
     };
     if let Some(problem) = validate(&model).into_iter().next() {
         bail!(problem.sentence);

@@ -15,8 +15,8 @@ use crate::{
     address::{self, RealRef},
     change::DEFAULT_WEIGHT,
     model::{
-        DataplaneSettings, ForwardMethod, Mode, Model, NoReal, Protocol, RealServer, Scheduler,
-        ServiceKey, Timeouts, VirtualService,
+        AdminState, DataplaneSettings, ForwardMethod, HealthPolicy, Mode, Model, NoReal, Protocol,
+        RealServer, Scheduler, ServiceKey, Timeouts, VirtualService,
     },
     sentence::listed,
 };
@@ -148,6 +148,7 @@ impl Reader {
             node: node.unwrap_or(host).to_owned(),
             dataplane,
             services: self.services(root),
+            notify: Vec::new(),
         }
     }
 
@@ -304,6 +305,8 @@ impl Reader {
             name,
             scheduler: scheduler.unwrap_or_default(),
             no_real: no_real.unwrap_or_default(),
+            checks: Vec::new(),
+            health: HealthPolicy::default(),
             reals,
             runtime: false,
         })
@@ -341,6 +344,8 @@ impl Reader {
                 address: address.within(key),
                 weight: weight.unwrap_or(DEFAULT_WEIGHT),
                 forwarding: forwarding.unwrap_or_default(),
+                backup: false,
+                state: AdminState::Ready,
                 runtime: false,
             });
         }

@@ -10,15 +10,15 @@ use balancer_common::verdict::Discard;
 
 use super::{
     AttachedInterface, Connection, ConnectionFilter, Dataplane, DataplaneStatus, Error,
-    RealSnapshot, Snapshot,
+    RealSnapshot, Service, Snapshot,
 };
-use crate::model::{DataplaneSettings, ServiceKey, VirtualService};
+use crate::model::{DataplaneSettings, ServiceKey};
 
 /// What the fake holds; a test may look at it and change it while the daemon runs.
 #[derive(Default)]
 pub struct State {
     /// What it was brought to.
-    pub services: Vec<VirtualService>,
+    pub services: Vec<Service>,
     /// How often it was brought to something.
     pub reconciled: usize,
     /// Its settings.
@@ -69,7 +69,7 @@ fn matches(filter: &ConnectionFilter, connection: &Connection) -> bool {
 }
 
 impl Dataplane for FakeDataplane {
-    fn reconcile(&mut self, services: &[VirtualService]) -> Result<(), Error> {
+    fn reconcile(&mut self, services: &[Service]) -> Result<(), Error> {
         let mut state = self.state();
         if let Some(room) = state.room
             && services.len() > room

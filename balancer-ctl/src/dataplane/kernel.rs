@@ -13,7 +13,7 @@ use balancer_common::real_server::state;
 
 pub use super::packet_log::PacketLog;
 use super::{
-    Connection, ConnectionFilter, Dataplane, DataplaneStatus, Error, Snapshot, apply,
+    Connection, ConnectionFilter, Dataplane, DataplaneStatus, Error, Service, Snapshot, apply,
     attach::{self, Attached},
     clock::{self, Tick},
     expiry::{self, Expiry},
@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     host::Host,
-    model::{DataplaneSettings, ServiceKey, VirtualService},
+    model::{DataplaneSettings, ServiceKey},
     netlink::{Netlink, keeper::Keeper, link::Link},
     plan::{
         self, Full,
@@ -48,7 +48,7 @@ pub struct OpenOptions {
     pub settings: DataplaneSettings,
     /// What a data plane that starts anew is filled with before a packet reaches it. One that is taken up goes on with what it
     /// runs until it is reconciled.
-    pub services: Vec<VirtualService>,
+    pub services: Vec<Service>,
     /// How much the packet program logs; none = nothing, at no cost.
     pub packet_log: Option<PacketLog>,
 }
@@ -106,7 +106,7 @@ impl KernelDataplane {
         Ok(self.tables.insert(tables))
     }
 
-    fn reconcile(&mut self, services: &[VirtualService]) -> anyhow::Result<()> {
+    fn reconcile(&mut self, services: &[Service]) -> anyhow::Result<()> {
         self.walk_soon();
         let tables = self.tables()?;
         let changes = match plan::plan(services, tables) {
@@ -527,7 +527,7 @@ fn random() -> anyhow::Result<u64> {
 }
 
 impl Dataplane for KernelDataplane {
-    fn reconcile(&mut self, services: &[VirtualService]) -> Result<(), Error> {
+    fn reconcile(&mut self, services: &[Service]) -> Result<(), Error> {
         Ok(Self::reconcile(self, services)?)
     }
 

@@ -24,7 +24,9 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{DataplaneSettings, ServiceKey, VirtualService};
+use crate::model::{
+    DataplaneSettings, ForwardMethod, NoReal, Scheduler, ServiceKey, VirtualService,
+};
 
 /// Counters of a real server or, added up, of a service. Bytes are those of IP packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,6 +131,64 @@ pub struct DataplaneStatus {
 #[error("{0:#}")]
 pub struct Error(#[from] pub anyhow::Error);
 
+/// A virtual service as the packet program is to run it: what health and operators say of its real servers is decided
+/// already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// VIP, port, protocol.
+    pub key: ServiceKey,
+    /// Scheduler.
+    pub scheduler: Scheduler,
+    /// With no real server.
+    pub no_real: NoReal,
+    /// Its real servers, in the order in which they were added.
+    pub reals: Vec<Real>,
+}
+
+/// A real server as the packet program is to run it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Real {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// How packets reach it.
+    pub forwarding: ForwardMethod,
+    /// Share of new connections now; 0 = none.
+    pub weight: u32,
+    /// What becomes of the connections it has; [`Connections::Reset`] only with weight 0.
+    pub connections: Connections,
+}
+
+/// What becomes of a real server's connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Connections {
+    /// They go on.
+    #[default]
+    Keep,
+    /// The next packet of a TCP client is answered with a reset, that of a UDP client goes to another real server.
+    Reset,
+}
+
+impl From<&VirtualService> for Service {
+    /// The service while all its real servers are up and ready.
+    fn from(service: &VirtualService) -> Self {
+        Self {
+            key: service.key,
+            scheduler: service.scheduler,
+            no_real: service.no_real,
+            reals: service
+                .reals
+                .iter()
+                .map(|real| Real {
+                    address: real.address,
+                    forwarding: real.forwarding,
+                    weight: real.weight,
+                    connections: Connections::Keep,
+                })
+                .collect(),
+        }
+    }
+}
+
 /// The data plane. One owner, the daemon, calls it; all methods may block for milliseconds.
 pub trait Dataplane: Send {
     /// Brings the running tables to `services`. Running traffic sees either a service's old real servers or
@@ -136,7 +196,7 @@ pub trait Dataplane: Send {
     ///
     /// # Errors
     /// Nothing was changed when a table is too small (the sentence says which and its size).
-    fn reconcile(&mut self, services: &[VirtualService]) -> Result<(), Error>;
+    fn reconcile(&mut self, services: &[Service]) -> Result<(), Error>;
 
     /// Applies settings that may change while packets flow: timeouts and the list of interfaces. A changed
     /// `max_connections` is refused with a sentence that says that it needs a restart with `--detach`.

@@ -6,11 +6,14 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
-use balancer_common::{address_filter::bit_of, scheduler::Ring};
+use balancer_common::{address_filter::bit_of, scheduler::Ring, service::Service};
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{ForwardMethod, Protocol, Scheduler};
+use crate::{
+    dataplane::{self, Connections},
+    model::{ForwardMethod, Protocol, Scheduler},
+};
 
 /// The maps as the packet program reads them.
 #[derive(Clone)]
@@ -107,7 +110,7 @@ impl Maps {
 }
 
 /// The same, from the desired state.
-fn wanted(services: &[VirtualService], key: &ServiceKey) -> Option<(Vec<SocketAddr>, u32)> {
+fn wanted(services: &[dataplane::Service], key: &ServiceKey) -> Option<(Vec<SocketAddr>, u32)> {
     let service = services.iter().find(|service| service.key == *key)?;
     let weighted: Vec<_> = (0_u32..)
         .zip(&service.reals)
@@ -123,7 +126,7 @@ fn wanted(services: &[VirtualService], key: &ServiceKey) -> Option<(Vec<SocketAd
 struct World {
     maps: Maps,
     tables: Tables,
-    desired: Vec<VirtualService>,
+    desired: Vec<dataplane::Service>,
     untouchable: Vec<Ring>,
 }
 
@@ -137,7 +140,7 @@ impl World {
         }
     }
 
-    fn change_to(&mut self, desired: Vec<VirtualService>) -> Result<Vec<Change>, Full> {
+    fn change_to(&mut self, desired: Vec<dataplane::Service>) -> Result<Vec<Change>, Full> {
         let changes = plan(&desired, &self.tables)?;
         let keys: BTreeSet<_> = self
             .desired
@@ -241,20 +244,18 @@ fn address(number: u8) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 168, 0, number)), 8080)
 }
 
-fn service(number: u8, reals: &[(u8, u32)]) -> VirtualService {
-    let reals = reals.iter().map(|(number, weight)| model::RealServer {
+fn service(number: u8, reals: &[(u8, u32)]) -> dataplane::Service {
+    let reals = reals.iter().map(|(number, weight)| Real {
         address: address(*number),
         weight: *weight,
         forwarding: ForwardMethod::Nat,
-        runtime: false,
+        connections: Connections::Keep,
     });
-    VirtualService {
+    dataplane::Service {
         key: key(number),
-        name: None,
         scheduler: Scheduler::Wrr,
         no_real: NoReal::Reject,
         reals: reals.collect(),
-        runtime: false,
     }
 }
 
@@ -417,7 +418,7 @@ fn ring_space_comes_back_after_a_grace_period() {
     world.change_to(ring(298)).unwrap();
 }
 
-fn services() -> impl Strategy<Value = Vec<VirtualService>> {
+fn services() -> impl Strategy<Value = Vec<dataplane::Service>> {
     let reals = proptest::collection::btree_map(0_u8..6, 0_u32..4, 0..5);
     let one = (reals, any::<bool>(), any::<bool>(), any::<bool>());
     proptest::collection::btree_map(0_u8..5, one, 0..4).prop_map(|services| {

@@ -1,6 +1,7 @@
 //! Files, good and bad, to the letter.
 
 use super::*;
+use crate::model::{AdminState, HealthPolicy};
 
 fn errors(text: &str) -> Vec<String> {
     model(text, "lb1")
@@ -64,17 +65,23 @@ name = "lb7"
                 name: Some("web".to_owned()),
                 scheduler: Scheduler::Rr,
                 no_real: NoReal::Drop,
+                checks: Vec::new(),
+                health: HealthPolicy::default(),
                 reals: vec![
                     RealServer {
                         address: "192.168.0.2:8080".parse().unwrap(),
                         weight: 0,
                         forwarding: ForwardMethod::Nat,
+                        backup: false,
+                        state: AdminState::Ready,
                         runtime: false,
                     },
                     RealServer {
                         address: "192.168.0.3:80".parse().unwrap(),
                         weight: 1,
                         forwarding: ForwardMethod::Nat,
+                        backup: false,
+                        state: AdminState::Ready,
                         runtime: false,
                     },
                 ],
@@ -85,10 +92,13 @@ name = "lb7"
                 name: None,
                 scheduler: Scheduler::Wrr,
                 no_real: NoReal::Reject,
+                checks: Vec::new(),
+                health: HealthPolicy::default(),
                 reals: Vec::new(),
                 runtime: false,
             },
         ],
+        notify: Vec::new(),
     };
     assert_eq!(model(text, "lb1"), Ok(expected));
 }
@@ -105,6 +115,7 @@ fn what_is_not_named_has_its_default() {
             timeouts: DEFAULT_TIMEOUTS,
         },
         services: Vec::new(),
+        notify: Vec::new(),
     };
     assert_eq!(read, expected);
 }

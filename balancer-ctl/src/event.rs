@@ -1,0 +1,120 @@
+//! The kinds of events: what can happen that people and programs are told of.
+
+use serde::{Deserialize, Serialize};
+use tracing::Level;
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EventKind {
+    /// A service was added.
+    ServiceAdded,
+    /// A service was changed.
+    ServiceChanged,
+    /// A service was removed.
+    ServiceRemoved,
+    /// A real server was added.
+    RealAdded,
+    /// A real server was changed.
+    RealChanged,
+    /// A real server was removed.
+    RealRemoved,
+    /// The configuration file was loaded again.
+    Reloaded,
+    /// The configuration file could not be loaded again; what ran goes on.
+    ReloadFailed,
+    /// A real server went down.
+    RealDown,
+    /// A real server came up.
+    RealUp,
+    /// A service's live weight fell below its quorum.
+    QuorumLost,
+    /// A service's live weight is enough again.
+    QuorumRegained,
+    /// Backups of a service stepped in, or others of them.
+    BackupsIn,
+    /// The backups of a service left.
+    BackupsOut,
+    /// New connections find no room in the connection table.
+    TableFull,
+    /// There is room again.
+    TableHasRoom,
+    /// The reader was too slow and events were lost; the stream ends.
+    Lost,
+    /// The daemon stops; forwarding goes on.
+    Stopping,
+}
+
+impl EventKind {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ServiceAdded => "service-added",
+            Self::ServiceChanged => "service-changed",
+            Self::ServiceRemoved => "service-removed",
+            Self::RealAdded => "real-added",
+            Self::RealChanged => "real-changed",
+            Self::RealRemoved => "real-removed",
+            Self::Reloaded => "reloaded",
+            Self::ReloadFailed => "reload-failed",
+            Self::RealDown => "real-down",
+            Self::RealUp => "real-up",
+            Self::QuorumLost => "quorum-lost",
+            Self::QuorumRegained => "quorum-regained",
+            Self::BackupsIn => "backups-in",
+            Self::BackupsOut => "backups-out",
+            Self::TableFull => "table-full",
+            Self::TableHasRoom => "table-has-room",
+            Self::Lost => "lost",
+            Self::Stopping => "stopping",
+        }
+    }
+
+    /// How loud the log tells it.
+    #[must_use]
+    pub const fn level(self) -> Level {
+        match self {
+            Self::ReloadFailed => Level::ERROR,
+            Self::QuorumLost => Level::ERROR,
+            Self::RealDown | Self::BackupsIn | Self::TableFull | Self::Lost => Level::WARN,
+            Self::ServiceAdded
+            | Self::ServiceChanged
+            | Self::ServiceRemoved
+            | Self::RealAdded
+            | Self::RealChanged
+            | Self::RealRemoved
+            | Self::Reloaded
+            | Self::RealUp
+            | Self::QuorumRegained
+            | Self::BackupsOut
+            | Self::TableHasRoom
+            | Self::Stopping => Level::INFO,
+        }
+    }
+
+    /// What happened, for the log.
+    #[must_use]
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::ServiceAdded => "service added",
+            Self::ServiceChanged => "service changed",
+            Self::ServiceRemoved => "service removed",
+            Self::RealAdded => "real added",
+            Self::RealChanged => "real changed",
+            Self::RealRemoved => "real removed",
+            Self::Reloaded => "configuration loaded again",
+            Self::ReloadFailed => "configuration not loaded, what ran goes on running",
+            Self::RealDown => "real down",
+            Self::RealUp => "real up",
+            Self::QuorumLost => "quorum lost",
+            Self::QuorumRegained => "quorum regained",
+            Self::BackupsIn => "backups stepped in",
+            Self::BackupsOut => "backups left",
+            Self::TableFull => "connection table full, new connections are refused",
+            Self::TableHasRoom => "connection table has room again",
+            Self::Lost => "events lost",
+            Self::Stopping => "stopping",
+        }
+    }
+}

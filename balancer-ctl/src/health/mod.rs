@@ -1,0 +1,110 @@
+//! Health: probes of real servers and the machines that judge them.
+//!
+//! ```text
+//!  daemon ──watch──▶ task ──at its time──▶ probe (IO, one attempt) ──Answer──▶ checker (pure)
+//!    ▲                                                                            │
+//!    └──────────────────────── Update (latest per checker; never in the way) ◀────┘
+//! ```
+//!
+//! All of it runs on a thread of its own, so that neither a busy daemon nor a slow file delays a probe.
+
+use std::{net::SocketAddr, time::SystemTime};
+
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use crate::{
+    model::{AdminState, Check},
+    view,
+};
+
+/// What one checker watches. Services that ask the same of the same address share one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct Watched {
+    /// Address and port that are asked.
+    pub target: SocketAddr,
+    /// What, from where, when.
+    pub check: Check,
+}
+
+/// What one probe found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It passed.
+    Pass {
+        /// What was answered, in a few words ("http 200").
+        note: String,
+        /// What the real server (or a program for it) asks for.
+        advice: Advice,
+    },
+    /// It failed.
+    Fail {
+        /// What was answered and what was wanted ("http 503, wanted 200-299").
+        reason: String,
+    },
+}
+
+/// What a real server asks for by a probe's answer, beside being up. What is `None` was not said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Advice {
+    /// Weight.
+    pub weight: Option<AdvisedWeight>,
+    /// To be drained, to be let alone, or ready.
+    pub state: Option<AdminState>,
+    /// Whether its agent calls it down, with the agent's words. An agent that cannot be reached says nothing.
+    pub down: Option<String>,
+}
+
+/// A weight that a real server asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdvisedWeight {
+    /// In place of the configured one.
+    Absolute(u32),
+    /// So many hundredths of the configured one.
+    Percent(u32),
+}
+
+/// How a checker stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Whether the target counts as up.
+    pub up: bool,
+    /// Whether a probe has decided that; not so before the first one is done.
+    pub decided: bool,
+    /// Why, in a few words ("http 503, wanted 200-299, 3 of 3"; "not probed yet").
+    pub reason: String,
+    /// What the target asked for last.
+    pub advice: Advice,
+    /// Since when it is up or down.
+    pub since: SystemTime,
+}
+
+/// A checker's standing that is new to the daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Update {
+    /// Whose.
+    pub watched: Watched,
+    /// How it stands.
+    pub standing: Standing,
+}
+
+/// A checker to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Begin {
+    /// What it watches.
+    pub watched: Watched,
+    /// How it stands to begin with; `None` = as its check's `initial` says. One that runs already goes on as it stands.
+    pub from: Option<Standing>,
+}
+
+/// The checkers as the daemon sees them: one that runs them, and a fake in tests.
+pub trait Checkers: Send {
+    /// How a checker stood when an earlier daemon wrote it down since this host started.
+    fn remembered(&self, watched: &Watched) -> Option<Standing>;
+
+    /// Runs these and no others. Returns at once.
+    fn watch(&mut self, wanted: Vec<Begin>);
+
+    /// Sends what is known of each, in no order. Returns at once.
+    fn report(&self, reply: oneshot::Sender<Vec<view::Checker>>);
+}

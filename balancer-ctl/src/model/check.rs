@@ -1,0 +1,335 @@
+//! What is asked of a real server, how often, and what its answers mean. Two checks that are equal ask the same, so
+//! that one checker serves both.
+
+use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
+
+use serde::Serialize;
+
+/// One check of a service's real servers.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct Check {
+    /// What is asked.
+    pub probe: Probe,
+    /// Whom: the real server unless said otherwise.
+    pub target: Target,
+    /// From where.
+    pub source: Source,
+    /// When, and how many answers decide.
+    pub timing: Timing,
+}
+
+/// Whom a check asks; what is `None` is the real server's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct Target {
+    /// Another address.
+    pub address: Option<IpAddr>,
+    /// Another port.
+    pub port: Option<u16>,
+}
+
+/// From where a check asks; what is `None` is the kernel's choice.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct Source {
+    /// Source address.
+    pub address: Option<IpAddr>,
+    /// Interface by name (`SO_BINDTODEVICE`).
+    pub interface: Option<String>,
+    /// Firewall mark (`SO_MARK`).
+    pub mark: Option<u32>,
+}
+
+/// When a check asks, and how many results in a row decide.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct Timing {
+    /// From the start of one probe to the start of the next.
+    #[serde(serialize_with = "milliseconds")]
+    pub interval: Duration,
+    /// The same while results disagree with the state; `None` = as always.
+    #[serde(serialize_with = "some_milliseconds")]
+    pub fast_interval: Option<Duration>,
+    /// Longest time that one probe may take; at most the (fast) interval.
+    #[serde(serialize_with = "milliseconds")]
+    pub timeout: Duration,
+    /// Passed probes in a row after which a real server that was down is up.
+    pub rise: u32,
+    /// Failed probes in a row after which a real server that was up is down.
+    pub fall: u32,
+    /// What a real server counts as before its first probe is done.
+    pub initial: Initial,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(5),
+            fast_interval: None,
+            timeout: Duration::from_secs(2),
+            rise: 2,
+            fall: 3,
+            initial: Initial::Down,
+        }
+    }
+}
+
+/// What a real server counts as before its first probe is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Initial {
+    /// Down; the first result alone decides.
+    #[default]
+    Down,
+    /// Up, until `fall` probes in a row failed.
+    Up,
+}
+
+/// What is asked, and which answers pass.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Probe {
+    /// A TCP connection; with `send` and `expect` also what is said on it.
+    Tcp(Exchange),
+    /// An HTTP request, over TLS where `tls` is there.
+    Http(Box<HttpProbe>),
+    /// A datagram.
+    Udp(Exchange),
+    /// A DNS query over UDP.
+    Dns(DnsProbe),
+    /// An ICMP echo request.
+    Ping,
+    /// The gRPC health protocol, `grpc.health.v1`.
+    Grpc(Box<GrpcProbe>),
+    /// A program's exit status.
+    Exec(ExecProbe),
+    /// A line from an agent on the real server, which may set weight, drain and maintenance (as HAProxy's agent-check).
+    Agent(AgentProbe),
+}
+
+impl Probe {
+    /// Its name in files and JSON.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Tcp(_) => "tcp",
+            Self::Http(http) if http.tls.is_some() => "https",
+            Self::Http(_) => "http",
+            Self::Udp(_) => "udp",
+            Self::Dns(_) => "dns",
+            Self::Ping => "ping",
+            Self::Grpc(_) => "grpc",
+            Self::Exec(_) => "exec",
+            Self::Agent(_) => "agent",
+        }
+    }
+}
+
+/// What is said and what must be answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct Exchange {
+    /// Sent first, if not empty.
+    pub send: Vec<u8>,
+    /// Must match what is answered.
+    pub expect: Option<Pattern>,
+}
+
+/// A regular expression over bytes that is known to compile.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct Pattern(String);
+
+impl Pattern {
+    /// Takes an expression.
+    ///
+    /// # Errors
+    /// It does not compile: what is wrong, and at which character (from 1).
+    pub fn new(expression: &str) -> Result<Self, PatternError> {
+        compiled(expression)?;
+        Ok(Self(expression.to_owned()))
+    }
+
+    /// The expression.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The compiled expression.
+    ///
+    /// # Panics
+    /// Never: `new` compiled the same expression.
+    #[must_use]
+    pub fn compiled(&self) -> regex::bytes::Regex {
+        compiled(&self.0).expect("it compiled before")
+    }
+}
+
+impl fmt::Debug for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "/{}/", self.0)
+    }
+}
+
+/// An expression that does not compile.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PatternError {
+    /// It is not of the language.
+    #[error("at character {position}: {reason}")]
+    Syntax {
+        /// Character, from 1.
+        position: usize,
+        /// What is wrong there.
+        reason: String,
+    },
+    /// The compiled form would be too large.
+    #[error("it needs more than {limit} bytes when compiled")]
+    TooLarge {
+        /// The limit.
+        limit: usize,
+    },
+}
+
+/// Largest compiled expression, in bytes.
+const LARGEST_PATTERN: usize = 1 << 20;
+
+fn compiled(expression: &str) -> Result<regex::bytes::Regex, PatternError> {
+    // regex's own error is a drawing of several lines; its parser's knows the place.
+    let mut parser = regex_syntax::ParserBuilder::new().utf8(false).build();
+    parser.parse(expression).map_err(|error| {
+        let (offset, reason) = match &error {
+            regex_syntax::Error::Parse(error) => {
+                (error.span().start.offset, error.kind().to_string())
+            }
+            regex_syntax::Error::Translate(error) => {
+                (error.span().start.offset, error.kind().to_string())
+            }
+            _ => (0, error.to_string().replace('\n', " ")),
+        };
+        let position = expression
+            .get(..offset)
+            .map_or(0, |before| before.chars().count())
+            + 1;
+        PatternError::Syntax { position, reason }
+    })?;
+    regex::bytes::RegexBuilder::new(expression)
+        .size_limit(LARGEST_PATTERN)
+        .build()
+        .map_err(|_| PatternError::TooLarge {
+            limit: LARGEST_PATTERN,
+        })
+}
+
+/// An HTTP request and the answer that passes. Redirects are answers like any other and are not followed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct HttpProbe {
+    /// Over TLS, if there.
+    pub tls: Option<Tls>,
+    /// Version.
+    pub version: HttpVersion,
+    /// Method, in capitals.
+    pub method: String,
+    /// Host name for the request and, over TLS, for the certificate; `None` = the target's address.
+    pub host: Option<String>,
+    /// Path with its query.
+    pub path: String,
+    /// More header fields.
+    pub headers: Vec<(String, String)>,
+    /// Statuses that pass, as ranges of both ends: `[(200, 299)]`.
+    pub status: Vec<(u16, u16)>,
+    /// Must match the body; only its beginning is read ([`MAX_BODY`]).
+    pub body: Option<Pattern>,
+}
+
+/// How much of an HTTP body, or of any other answer, is read to look for a pattern, in bytes.
+pub const MAX_BODY: usize = 256 * 1024;
+
+impl Default for HttpProbe {
+    fn default() -> Self {
+        Self {
+            tls: None,
+            version: HttpVersion::Http1,
+            method: "GET".to_owned(),
+            host: None,
+            path: "/".to_owned(),
+            headers: Vec::new(),
+            status: vec![(200, 299)],
+            body: None,
+        }
+    }
+}
+
+/// Version of HTTP. Over plain TCP, HTTP/2 is spoken with prior knowledge (RFC 9113 section 3.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub enum HttpVersion {
+    /// HTTP/1.1.
+    #[default]
+    #[serde(rename = "1.1")]
+    Http1,
+    /// HTTP/2.
+    #[serde(rename = "2")]
+    Http2,
+}
+
+/// TLS: the server's certificate is verified, unless `insecure`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct Tls {
+    /// Name for SNI and the certificate; `None` = the probe's host.
+    pub server_name: Option<String>,
+    /// File of CA certificates in PEM; `None` = the system's.
+    pub ca: Option<PathBuf>,
+    /// Files of the client's certificate chain and of its key, in PEM.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+    /// Takes any certificate.
+    pub insecure: bool,
+}
+
+/// A DNS query and the answer that passes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct DnsProbe {
+    /// Name asked for.
+    pub name: String,
+    /// Record type, in capitals: A, AAAA, CNAME, MX, NS, SOA, SRV, TXT.
+    pub record: String,
+    /// One of the answers must be this, as text; `None` = any answer without an error.
+    pub answer: Option<String>,
+}
+
+/// A question in the gRPC health protocol.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct GrpcProbe {
+    /// Service asked for; empty = the whole server.
+    pub service: String,
+    /// Over TLS, if there.
+    pub tls: Option<Tls>,
+}
+
+/// A program: exit status 0 is up, 1 down, 2..=255 up with weight = status - 2.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct ExecProbe {
+    /// The program by its absolute path, then its arguments; not a shell's line.
+    pub run: Vec<String>,
+}
+
+/// A question to an agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct AgentProbe {
+    /// Sent first, if not empty.
+    pub send: Vec<u8>,
+}
+
+fn milliseconds<S: serde::Serializer>(
+    duration: &Duration,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    u64::try_from(duration.as_millis())
+        .unwrap_or(u64::MAX)
+        .serialize(serializer)
+}
+
+fn some_milliseconds<S: serde::Serializer>(
+    duration: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    duration
+        .as_ref()
+        .map(|duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+        .serialize(serializer)
+}

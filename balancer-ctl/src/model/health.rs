@@ -1,0 +1,109 @@
+//! What health means for a service and its real servers.
+
+use std::{fmt, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+/// What an operator has decided about a real server, whatever its health and weight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AdminState {
+    /// It serves.
+    #[default]
+    Ready,
+    /// It keeps its connections and takes no new ones.
+    Drain,
+    /// It is down on purpose: not probed, no new connections, and its old ones as `on-down` says.
+    Maintenance,
+}
+
+impl AdminState {
+    /// Its name in files and JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Drain => "drain",
+            Self::Maintenance => "maintenance",
+        }
+    }
+}
+
+/// How a service judges its real servers' health.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthPolicy {
+    /// What becomes of the connections of a real server that went down.
+    pub on_down: OnDown,
+    /// How long a real server's weight grows after it came back; zero = at once.
+    pub slow_start: Duration,
+    /// Least live weight with which the service counts as able; at least 1.
+    pub quorum: u32,
+    /// Quorum is lost below `quorum - hysteresis` and regained at `quorum + hysteresis`; less than `quorum`.
+    pub hysteresis: u32,
+    /// Which backups step in.
+    pub backups: Backups,
+}
+
+impl Default for HealthPolicy {
+    fn default() -> Self {
+        Self {
+            on_down: OnDown::default(),
+            slow_start: Duration::ZERO,
+            quorum: 1,
+            hysteresis: 0,
+            backups: Backups::default(),
+        }
+    }
+}
+
+/// What becomes of the connections of a real server that went down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnDown {
+    /// They stay.
+    Keep,
+    /// A TCP client's next packet is answered with a reset, a UDP client's goes to another real server.
+    #[default]
+    Reset,
+    /// They stay this long, then as `Reset`.
+    ResetAfter(Duration),
+}
+
+impl fmt::Display for OnDown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Keep => f.write_str("keep"),
+            Self::Reset => f.write_str("reset"),
+            Self::ResetAfter(delay) => {
+                write!(
+                    f,
+                    "reset-after {}",
+                    humantime::format_duration(*delay)
+                        .to_string()
+                        .replace(' ', "")
+                )
+            }
+        }
+    }
+}
+
+/// Which backups step in when they are needed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backups {
+    /// The first that is up, in the service's order.
+    #[default]
+    First,
+    /// All that are up.
+    All,
+}
+
+impl Backups {
+    /// Its name in files and JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::All => "all",
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! Which programs are told of which events.
+
+use std::time::Duration;
+
+use crate::event::EventKind;
+
+/// A program that is told of events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notify {
+    /// Of which.
+    pub on: Vec<EventKind>,
+    /// Only of these services, by name or `tcp/ADDRESS:PORT`; empty = all.
+    pub services: Vec<String>,
+    /// The program by its absolute path, then its first arguments; not a shell's line.
+    pub run: Vec<String>,
+    /// It is killed after this.
+    pub timeout: Duration,
+    /// A trouble is told once it has lasted this long; zero = at once.
+    pub alert_after: Duration,
+    /// A trouble is told again every so often while it lasts; `None` = once.
+    pub alert_every: Option<Duration>,
+    /// The end of a trouble is told even where its beginning was not.
+    pub always_up: bool,
+}
