@@ -8,7 +8,14 @@
 //!
 //! All of it runs on a thread of its own, so that neither a busy daemon nor a slow file delays a probe.
 
-use std::{net::SocketAddr, time::SystemTime};
+pub mod checker;
+pub mod schedule;
+pub mod stall;
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
 
 use serde::Serialize;
 use tokio::sync::oneshot;
@@ -53,6 +60,25 @@ pub struct Advice {
     pub state: Option<AdminState>,
     /// Whether its agent calls it down, with the agent's words. An agent that cannot be reached says nothing.
     pub down: Option<String>,
+    /// Whether its agent calls it up, which takes an earlier `down` back. In a [`Standing`] it is that already.
+    pub up: bool,
+}
+
+impl Advice {
+    /// Takes what was said now; what was not said stays as it was said before.
+    pub fn hear(&mut self, said: Self) {
+        let Self {
+            weight,
+            state,
+            down,
+            up,
+        } = said;
+        self.weight = weight.or(self.weight);
+        self.state = state.or(self.state);
+        if up || down.is_some() {
+            self.down = down;
+        }
+    }
 }
 
 /// A weight that a real server asks for.
@@ -62,6 +88,15 @@ pub enum AdvisedWeight {
     Absolute(u32),
     /// So many hundredths of the configured one.
     Percent(u32),
+}
+
+/// A point in time: for people, and for differences, which setting the clock must not change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// The time of day.
+    pub time: SystemTime,
+    /// Since this host started, time in suspension among it (`CLOCK_BOOTTIME`).
+    pub since_boot: Duration,
 }
 
 /// How a checker stands.
