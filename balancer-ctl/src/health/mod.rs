@@ -9,17 +9,22 @@
 //! All of it runs on a thread of its own, so that neither a busy daemon nor a slow file delays a probe.
 
 pub mod checker;
+mod driver;
+mod mailbox;
+pub mod memory;
 pub mod schedule;
 pub mod stall;
+pub mod task;
 
 use std::{
     net::SocketAddr,
     time::{Duration, SystemTime},
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+pub use self::{driver::Probing, mailbox::Updates, task::Health};
 use crate::{
     model::{AdminState, Check},
     view,
@@ -52,7 +57,7 @@ pub enum Answer {
 }
 
 /// What a real server asks for by a probe's answer, beside being up. What is `None` was not said.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Advice {
     /// Weight.
     pub weight: Option<AdvisedWeight>,
@@ -82,7 +87,8 @@ impl Advice {
 }
 
 /// A weight that a real server asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum AdvisedWeight {
     /// In place of the configured one.
     Absolute(u32),

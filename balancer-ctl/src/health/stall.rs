@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 /// The longest the loop should rest while probes run, so that a gap is seen whenever it happens.
 pub const LONGEST_REST: Duration = Duration::from_millis(100);
 
+/// The longest rest while none run.
+pub const LONGEST_IDLE: Duration = Duration::from_secs(1);
+
 /// Timers are late by as much on a busy machine.
 const TOLERATED: Duration = Duration::from_millis(10);
 
@@ -69,6 +72,12 @@ impl Stall {
 #[must_use]
 pub fn spoils(lost: Duration, timeout: Duration) -> bool {
     !lost.is_zero() && lost >= SPOILS.min(timeout / 4)
+}
+
+/// The longest rest while probes with such a timeout run.
+#[must_use]
+pub fn rest_for(timeout: Duration) -> Duration {
+    (timeout / 4).clamp(TOLERATED, LONGEST_REST)
 }
 
 #[cfg(test)]
