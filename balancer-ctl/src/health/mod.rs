@@ -8,11 +8,23 @@
 //!
 //! All of it runs on a thread of its own, so that neither a busy daemon nor a slow file delays a probe.
 
-use std::{net::SocketAddr, time::SystemTime};
+pub mod checker;
+mod driver;
+mod mailbox;
+pub mod memory;
+pub mod schedule;
+pub mod stall;
+pub mod task;
 
-use serde::Serialize;
+use std::{
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
+
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+pub use self::{driver::Probing, mailbox::Updates, task::Health};
 use crate::{
     model::{AdminState, Check},
     view,
@@ -45,7 +57,7 @@ pub enum Answer {
 }
 
 /// What a real server asks for by a probe's answer, beside being up. What is `None` was not said.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Advice {
     /// Weight.
     pub weight: Option<AdvisedWeight>,
@@ -53,15 +65,44 @@ pub struct Advice {
     pub state: Option<AdminState>,
     /// Whether its agent calls it down, with the agent's words. An agent that cannot be reached says nothing.
     pub down: Option<String>,
+    /// Whether its agent calls it up, which takes an earlier `down` back. In a [`Standing`] it is that already.
+    pub up: bool,
+}
+
+impl Advice {
+    /// Takes what was said now; what was not said stays as it was said before.
+    pub fn hear(&mut self, said: Self) {
+        let Self {
+            weight,
+            state,
+            down,
+            up,
+        } = said;
+        self.weight = weight.or(self.weight);
+        self.state = state.or(self.state);
+        if up || down.is_some() {
+            self.down = down;
+        }
+    }
 }
 
 /// A weight that a real server asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum AdvisedWeight {
     /// In place of the configured one.
     Absolute(u32),
     /// So many hundredths of the configured one.
     Percent(u32),
+}
+
+/// A point in time: for people, and for differences, which setting the clock must not change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// The time of day.
+    pub time: SystemTime,
+    /// Since this host started, time in suspension among it (`CLOCK_BOOTTIME`).
+    pub since_boot: Duration,
 }
 
 /// How a checker stands.
