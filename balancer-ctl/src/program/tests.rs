@@ -91,7 +91,8 @@ async fn a_program_that_cannot_be_started_is_an_error() {
     program.path = "/nowhere/alert".into();
     let error = program.run().await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::NotFound);
-    program.path = "/etc/hostname".into();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    program.path = file.path().into();
     let error = program.run().await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
 }
@@ -190,7 +191,9 @@ async fn a_program_that_takes_too_long_is_told_to_stop() {
     program.timeout = Duration::from_millis(300);
     let finished = program.run().await.unwrap();
     assert_eq!(finished.end, End::Timeout(program.timeout));
-    assert_eq!(text(&finished), "begun\ntold\n");
+    // The shell may say something of the sleep between the two.
+    assert!(text(&finished).starts_with("begun\n"), "{finished:?}");
+    assert!(text(&finished).ends_with("told\n"), "{finished:?}");
     assert!(finished.took < GRACE, "{:?}", finished.took);
 }
 
