@@ -8,6 +8,8 @@
 //!
 //! All of it runs on a thread of its own, so that neither a busy daemon nor a slow file delays a probe.
 
+pub mod probe;
+
 use std::{net::SocketAddr, time::SystemTime};
 
 use serde::Serialize;
@@ -42,9 +44,15 @@ pub enum Answer {
         /// What was answered and what was wanted ("http 503, wanted 200-299").
         reason: String,
     },
+    /// It could not be made: this process or host has run out of something. Says nothing about the target.
+    Void {
+        /// What is lacking ("too many open files").
+        reason: String,
+    },
 }
 
-/// What a real server asks for by a probe's answer, beside being up. What is `None` was not said.
+/// What a real server asks for by a probe's answer, beside being up. What is `None` was not said. Each answer that
+/// passed has all that is asked for now: it takes the place of earlier ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Advice {
     /// Weight.
