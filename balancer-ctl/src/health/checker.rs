@@ -249,9 +249,8 @@ impl Checker {
         self.state = state;
         let mut output = Output::Nothing;
         if let Some(said) = said {
-            let before = self.advice.clone();
-            self.advice.hear(said);
-            if before != self.advice {
+            if said != self.advice {
+                self.advice = said;
                 output = Output::Advised;
             }
         }
@@ -300,6 +299,12 @@ impl Checker {
             advice: self.advice.clone(),
             since: self.since.time,
         }
+    }
+
+    /// What its target asked for last.
+    #[must_use]
+    pub const fn advice(&self) -> &Advice {
+        &self.advice
     }
 
     /// Its changes, the latest last.

@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use super::{
-    Answer, Begin, Moment, Update, Watched,
+    Advice, Answer, Begin, Moment, Update, Watched,
     checker::{Change, Checker, Done, Input, Output},
     mailbox::Mailbox,
     memory,
@@ -32,7 +32,7 @@ use super::{
 };
 use crate::view;
 
-/// How often it is said that there is no room.
+/// How often the same complaint is made.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
 /// What asks a target, once for each call.
@@ -52,7 +52,7 @@ pub(super) enum Command {
 
 /// What the driver works with.
 pub(super) struct Surroundings<M> {
-    /// Makes what asks a target; a sentence says why it cannot.
+    /// Makes what asks a target that asked for so much before; a sentence says why it cannot.
     pub make: M,
     /// The time.
     pub clock: Box<dyn Fn() -> Moment + Send>,
@@ -76,7 +76,29 @@ pub(super) struct Driver<P, M> {
     probed: HashMap<TaskId, CheckerId>,
     /// The longest rest while probes run.
     rest: Duration,
-    complained: Option<Instant>,
+    /// No room for another probe.
+    full: Complaint,
+    /// The host or this process lacks something.
+    lacking: Complaint,
+}
+
+/// Something that is said now and then while it lasts.
+#[derive(Debug, Default)]
+struct Complaint {
+    said: Option<Instant>,
+}
+
+impl Complaint {
+    fn is_due(&mut self) -> bool {
+        let now = Instant::now();
+        let is_due = self
+            .said
+            .is_none_or(|said| now.duration_since(said) >= COMPLAIN_EVERY);
+        if is_due {
+            self.said = Some(now);
+        }
+        is_due
+    }
 }
 
 struct Slot<P> {
@@ -105,7 +127,7 @@ struct End {
 impl<P, M> Driver<P, M>
 where
     P: Probing,
-    M: FnMut(&Watched) -> Result<P, String>,
+    M: FnMut(&Watched, &Advice) -> Result<P, String>,
 {
     /// One without checkers.
     pub(super) fn new(around: Surroundings<M>) -> Self {
@@ -119,7 +141,8 @@ where
             probes: JoinSet::new(),
             probed: HashMap::new(),
             rest: stall::LONGEST_REST,
-            complained: None,
+            full: Complaint::default(),
+            lacking: Complaint::default(),
         }
     }
 
@@ -160,7 +183,13 @@ where
         let full = self.probes.len() >= self.around.room;
         let due = self.schedule.next_deadline();
         if full && due.is_some_and(|due| due <= now) {
-            self.complain();
+            if self.full.is_due() {
+                tracing::warn!(
+                    "{} checks run at once, the most there may be: others wait for them, raise LimitNOFILE= or the \
+                     checks' intervals",
+                    self.around.room
+                );
+            }
         }
         let rest = now
             + if self.probes.is_empty() {
@@ -184,21 +213,6 @@ where
         }
     }
 
-    fn complain(&mut self) {
-        let now = Instant::now();
-        if self
-            .complained
-            .is_none_or(|last| now.duration_since(last) >= COMPLAIN_EVERY)
-        {
-            self.complained = Some(now);
-            tracing::warn!(
-                "{} checks run at once, the most there may be: others wait for them, raise the limit of open files or the \
-                 checks' intervals",
-                self.around.room
-            );
-        }
-    }
-
     fn start(&mut self, id: CheckerId) {
         let began = (self.around.clock)();
         let Some(slot) = self.slots.get_mut(&id) else {
@@ -206,18 +220,15 @@ where
         };
         let prober = match slot.prober.take() {
             Some(prober) => prober,
-            None => match (self.around.make)(&slot.watched) {
+            None => match (self.around.make)(&slot.watched, slot.checker.advice()) {
                 Ok(prober) => Arc::new(prober),
                 Err(reason) => {
-                    let input = Input::Failed { reason };
-                    return self.judge(
-                        id,
-                        Done {
-                            began,
-                            latency: Duration::ZERO,
-                            input,
-                        },
-                    );
+                    let done = Done {
+                        began,
+                        latency: Duration::ZERO,
+                        input: Input::Failed { reason },
+                    };
+                    return self.judge(id, done, None);
                 }
             },
         };
@@ -258,11 +269,23 @@ where
         };
         let timeout = slot.watched.check.timing.timeout;
         let spoiled = stall::spoils(self.stall.lost().saturating_sub(flight.lost), timeout);
+        let mut again = None;
         let (latency, input) = match ended {
             Ok((_, End { latency, answer })) => {
                 let input = match answer {
                     Some(Answer::Pass { note, advice }) => Input::Passed { note, advice },
-                    _ if spoiled => Input::Void,
+                    Some(Answer::Void { reason }) => {
+                        if self.lacking.is_due() {
+                            tracing::warn!(
+                                "a check cannot be made and counts for nothing: {reason}"
+                            );
+                        }
+                        Input::Void
+                    }
+                    _ if spoiled => {
+                        again = Some(Again::Soon);
+                        Input::Void
+                    }
                     Some(Answer::Fail { reason }) => Input::Failed { reason },
                     None => Input::Failed {
                         reason: format!("no answer within {}", written(timeout)),
@@ -276,28 +299,25 @@ where
                 (Duration::ZERO, Input::Failed { reason })
             }
         };
-        self.judge(
-            id,
-            Done {
-                began: flight.began,
-                latency,
-                input,
-            },
-        );
+        let done = Done {
+            began: flight.began,
+            latency,
+            input,
+        };
+        self.judge(id, done, again);
     }
 
-    fn judge(&mut self, id: CheckerId, done: Done) {
+    /// Tells the checker, and asks again when it says, or else `again`.
+    fn judge(&mut self, id: CheckerId, done: Done, again: Option<Again>) {
         let moment = (self.around.clock)();
         let Some(slot) = self.slots.get_mut(&id) else {
             return;
         };
-        let void = done.input == Input::Void;
         let output = slot.checker.finish(done, &moment);
-        let again = match (void, slot.checker.is_changing()) {
-            (true, _) => Again::Soon,
-            (false, true) => Again::Fast,
-            (false, false) => Again::Regular,
-        };
+        let again = again.unwrap_or(match slot.checker.is_changing() {
+            true => Again::Fast,
+            false => Again::Regular,
+        });
         match output {
             Output::Nothing => {}
             Output::Advised | Output::Turned => self.tell(id),

@@ -12,6 +12,7 @@ pub mod checker;
 mod driver;
 mod mailbox;
 pub mod memory;
+pub mod probe;
 pub mod schedule;
 pub mod stall;
 pub mod task;
@@ -54,9 +55,15 @@ pub enum Answer {
         /// What was answered and what was wanted ("http 503, wanted 200-299").
         reason: String,
     },
+    /// It could not be made: this process or host has run out of something. Says nothing about the target.
+    Void {
+        /// What is lacking ("too many open files").
+        reason: String,
+    },
 }
 
-/// What a real server asks for by a probe's answer, beside being up. What is `None` was not said.
+/// What a real server asks for by a probe's answer, beside being up. What is `None` was not said. Each answer that
+/// passed has all that is asked for now: it takes the place of earlier ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Advice {
     /// Weight.
@@ -65,25 +72,6 @@ pub struct Advice {
     pub state: Option<AdminState>,
     /// Whether its agent calls it down, with the agent's words. An agent that cannot be reached says nothing.
     pub down: Option<String>,
-    /// Whether its agent calls it up, which takes an earlier `down` back. In a [`Standing`] it is that already.
-    pub up: bool,
-}
-
-impl Advice {
-    /// Takes what was said now; what was not said stays as it was said before.
-    pub fn hear(&mut self, said: Self) {
-        let Self {
-            weight,
-            state,
-            down,
-            up,
-        } = said;
-        self.weight = weight.or(self.weight);
-        self.state = state.or(self.state);
-        if up || down.is_some() {
-            self.down = down;
-        }
-    }
 }
 
 /// A weight that a real server asks for.

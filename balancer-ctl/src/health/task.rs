@@ -15,10 +15,11 @@ use nix::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Begin, Checkers, Moment, Standing, Watched,
+    Advice, Begin, Checkers, Moment, Standing, Watched,
     driver::{Command, Driver, Probing, Surroundings},
     mailbox::{Mailbox, Updates},
     memory::{self, Remembered},
+    probe::Prober,
 };
 use crate::view;
 
@@ -42,13 +43,23 @@ pub struct Health {
 }
 
 impl Health {
+    /// Starts the thread. Standings are kept in the file, if there is to be one.
+    ///
+    /// # Errors
+    /// There cannot be another thread.
+    pub fn start(state_file: Option<PathBuf>) -> io::Result<(Self, Updates)> {
+        Self::start_with(state_file, |watched, advice| {
+            Prober::new(watched).map(|prober| prober.remembering(advice))
+        })
+    }
+
     /// Starts the thread, with probes as `make` makes them.
     ///
     /// # Errors
     /// There cannot be another thread.
     pub fn start_with<P: Probing>(
         state_file: Option<PathBuf>,
-        make: impl FnMut(&Watched) -> Result<P, String> + Send + 'static,
+        make: impl FnMut(&Watched, &Advice) -> Result<P, String> + Send + 'static,
     ) -> io::Result<(Self, Updates)> {
         let mailbox = Arc::new(Mailbox::default());
         let (commands, receiver) = mpsc::unbounded_channel();

@@ -270,49 +270,32 @@ fn an_agent_is_heard_at_every_answer_and_missed_at_none() {
         ..Advice::default()
     };
     let down = Advice {
-        down: Some("failed: disk full".to_owned()),
-        ..Advice::default()
-    };
-    let drain = Advice {
         state: Some(AdminState::Drain),
-        ..Advice::default()
+        down: Some("failed: disk full".to_owned()),
+        ..half.clone()
     };
-    let up = Advice {
-        up: true,
-        ..Advice::default()
-    };
-    let all = Advice {
-        weight: half.weight,
-        state: drain.state,
-        down: down.down.clone(),
-        up: false,
-    };
-    let outputs: Vec<Output> = run(
+    let outputs = run(
         &mut checker,
         &[
             advised(half.clone()),
-            advised(half),
-            advised(down),
-            advised(drain),
-            advised(Advice::default()),
+            advised(half.clone()),
+            advised(down.clone()),
+            failed(),
+            failed(),
             failed(),
         ],
     );
-    assert_eq!(
-        outputs,
-        [
-            Output::Advised,
-            Output::Nothing,
-            Output::Advised,
-            Output::Advised,
-            Output::Nothing,
-            Output::Nothing
-        ]
-    );
-    assert_eq!(checker.standing().advice, all);
-    assert_eq!(finish(&mut checker, advised(up), 20_000), Output::Advised);
-    assert_eq!(checker.standing().advice, Advice { down: None, ..all });
+    let mut expected = [Output::Nothing; 6];
+    expected[0] = Output::Advised;
+    expected[2] = Output::Advised;
+    assert_eq!(outputs, expected);
+    assert_eq!(checker.standing().advice, down);
     assert!(checker.standing().up);
+    assert_eq!(
+        finish(&mut checker, advised(half.clone()), 20_000),
+        Output::Advised
+    );
+    assert_eq!(checker.standing().advice, half);
 }
 
 #[test]
