@@ -8,3 +8,6 @@
 
 pub mod invocation;
 pub mod policy;
+pub mod task;
+
+pub use self::task::Notifier;
