@@ -13,7 +13,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -47,6 +47,8 @@ pub struct News {
     pub event: Event,
     /// The service's name, if it has one.
     pub name: Option<String>,
+    /// The real servers of its service, where it is about all of that.
+    pub hosts: Vec<IpAddr>,
     /// How often this was told before.
     pub again: u32,
     /// When this failed and passed before.
@@ -181,13 +183,19 @@ struct Entry {
 impl Entry {
     fn tell(&self, event: Event, again: u32, facts: &Facts) -> Tell {
         let past = facts.past(&event);
-        let name = facts.name(&event).map(str::to_owned);
+        let service = facts.service(&event);
+        let name = service.and_then(|service| service.name.clone());
+        let hosts = match (service, event.real) {
+            (Some(service), None) => service.hosts.clone(),
+            _ => Vec::new(),
+        };
         Tell {
             entry: self.id,
             notify: Arc::clone(&self.notify),
             news: News {
                 event,
                 name,
+                hosts,
                 again,
                 past,
             },
@@ -200,7 +208,9 @@ impl Entry {
             return true;
         };
         let wanted = &self.notify.services;
-        let name = facts.name(event);
+        let name = facts
+            .service(event)
+            .and_then(|service| service.name.as_deref());
         wanted.is_empty()
             || wanted.iter().any(|wanted| {
                 Some(wanted.as_str()) == name
@@ -233,34 +243,40 @@ impl Entry {
     }
 }
 
+/// What is known of a service.
+#[derive(Clone, Debug)]
+struct Service {
+    name: Option<String>,
+    hosts: Vec<IpAddr>,
+}
+
 /// What is known of services, whoever is told.
 #[derive(Clone, Debug, Default)]
 struct Facts {
-    /// Names by key, as events have it.
-    names: HashMap<String, String>,
-    /// Names of services that the last configuration took away: that they are gone is still to be told.
-    former_names: HashMap<String, String>,
+    /// By key, as events have it.
+    services: HashMap<String, Service>,
+    /// Services that the last configuration took away: that they are gone is still to be told.
+    former: HashMap<String, Service>,
     past: HashMap<Place, Past>,
 }
 
 impl Facts {
-    fn name(&self, event: &Event) -> Option<&str> {
-        let service = event.service.as_ref()?;
-        let name = self.names.get(service);
-        name.or_else(|| self.former_names.get(service))
-            .map(String::as_str)
+    fn service(&self, event: &Event) -> Option<&Service> {
+        let key = event.service.as_ref()?;
+        self.services.get(key).or_else(|| self.former.get(key))
     }
 
-    fn rename(&mut self, model: &Model, present: &Present) {
-        let names = model
-            .services
-            .iter()
-            .filter_map(|service| Some((service.key.to_string(), service.name.clone()?)));
-        let former = std::mem::replace(&mut self.names, names.collect());
-        self.former_names = former
-            .into_iter()
-            .filter(|(service, _)| !present.reals.contains_key(service))
-            .collect();
+    fn configure(&mut self, model: &Model) {
+        let services = model.services.iter().map(|service| {
+            let facts = Service {
+                name: service.name.clone(),
+                hosts: service.reals.iter().map(|real| real.address.ip()).collect(),
+            };
+            (service.key.to_string(), facts)
+        });
+        self.former = std::mem::replace(&mut self.services, services.collect());
+        self.former
+            .retain(|key, _| !self.services.contains_key(key));
     }
 
     fn past(&self, event: &Event) -> Past {
@@ -309,7 +325,7 @@ impl Policy {
     /// of what is not there any more, or is let alone on purpose, end silently.
     pub fn configure(&mut self, model: &Model) {
         let present = Present::of(model);
-        self.facts.rename(model, &present);
+        self.facts.configure(model);
         let mut old = std::mem::take(&mut self.entries);
         let mut take = |is_it: &dyn Fn(&Notify) -> bool| {
             let position = old.iter().position(|entry| is_it(&entry.notify))?;
