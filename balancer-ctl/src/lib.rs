@@ -5,6 +5,7 @@
 
 pub mod address;
 pub mod api;
+pub mod availability;
 pub mod change;
 pub mod cli;
 pub mod clock;
