@@ -65,7 +65,7 @@ fn shown(real: &RealServer, counted: dataplane::RealSnapshot) -> view::Real {
         weight: real.weight,
         effective_weight: real.weight,
         forwarding: real.forwarding,
-        backup: false,
+        backup: real.backup,
         state: if draining {
             view::RealState::Draining
         } else {
