@@ -554,8 +554,87 @@ pub(crate) mod tests {
         assert_eq!(marks(&without), (true, vec![]));
         assert!(!is_saved(&without, &saved));
 
+        for (service, real) in changes_of_health() {
+            let mut running = Change::EditService(web(), service).apply(&saved).unwrap();
+            running = Change::EditReal(web(), self::real("10.0.0.2:80"), real)
+                .apply(&running)
+                .unwrap();
+            let changed = (
+                running.services[0] != saved.services[0],
+                running.services[0].reals[0] != saved.services[0].reals[0],
+            );
+            mark_runtime(&mut running, Some(&saved));
+            assert_eq!(marks(&running), (!changed.1, vec![changed.1]));
+            assert!(changed.0 && !is_saved(&running, &saved));
+        }
+
         let mut deleted = Change::Clear.apply(&saved).unwrap();
         mark_runtime(&mut deleted, Some(&saved));
         assert!(!is_saved(&deleted, &saved));
+    }
+    /// Changes that each set one thing.
+    fn changes_of_health() -> Vec<(ServiceSettings, RealSettings)> {
+        let checks = config::read::checks("{ type = \"tcp\" }".parse().unwrap()).unwrap();
+        let service = |settings| (settings, RealSettings::default());
+        let real = |settings| (ServiceSettings::default(), settings);
+        vec![
+            service(ServiceSettings {
+                checks: Some(checks),
+                ..Default::default()
+            }),
+            service(ServiceSettings {
+                on_down: Some(OnDown::Keep),
+                ..Default::default()
+            }),
+            service(ServiceSettings {
+                slow_start: Some(Duration::from_secs(1)),
+                ..Default::default()
+            }),
+            service(ServiceSettings {
+                quorum: Some(2),
+                ..Default::default()
+            }),
+            service(ServiceSettings {
+                hysteresis: Some(1),
+                ..Default::default()
+            }),
+            service(ServiceSettings {
+                backups: Some(Backups::All),
+                ..Default::default()
+            }),
+            real(RealSettings {
+                backup: Some(true),
+                ..Default::default()
+            }),
+            real(RealSettings {
+                state: Some(AdminState::Drain),
+                ..Default::default()
+            }),
+        ]
+    }
+
+    #[test]
+    fn what_was_added_at_runtime_lasts_with_its_health_when_it_is_said_again() {
+        let saved = model("");
+        let text = r#"
+            [[service]]
+            address = "192.0.2.80:80"
+            on-down = "keep"
+            slow-start = "30s"
+            quorum = 2
+            hysteresis = 1
+            backups = "all"
+            check = { type = "http", interval = "1s" }
+            [[service.real]]
+            address = "10.0.0.2"
+            backup = true
+            state = "maintenance"
+        "#;
+        let running = model(text);
+        let again = |change: &Change, saved: &Model| Lasting::new(change, &running, saved).saved;
+        let service = Change::AddService(web(), ServiceSettings::default());
+        let saved = again(&service, &saved).apply(&saved).unwrap();
+        let real = Change::AddReal(web(), real("10.0.0.2:80"), RealSettings::default());
+        assert_eq!(again(&real, &saved).apply(&saved).unwrap(), running);
     }
 }

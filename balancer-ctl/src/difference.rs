@@ -291,4 +291,52 @@ mod tests {
         );
         assert_eq!(difference(&new, &new), []);
     }
+
+    #[test]
+    fn changes_of_health_are_told_in_the_files_words() {
+        let service = |settings: &str, real: &str| {
+            model(&format!(
+                "[[service]]\naddress = \"192.0.2.80:80\"\n{settings}\n[[service.real]]\naddress = \"10.0.0.2\"\n{real}"
+            ))
+        };
+        let told = |old: &Model, new: &Model| -> Vec<_> {
+            difference(old, new)
+                .into_iter()
+                .map(|happened| format!("{} {}", happened.kind.name(), happened.message))
+                .collect()
+        };
+        let plain = service("", "");
+        let set = service(
+            "on-down = \"keep\"\nslow-start = \"30s\"\nquorum = 2\nhysteresis = 1\nbackups = \"all\"\n\
+             check = { type = \"http\", path = \"/a\" }",
+            "backup = true\nstate = \"drain\"",
+        );
+        assert_eq!(
+            told(&plain, &set),
+            [
+                "service-changed on-down reset -> keep, slow-start 0s -> 30s, quorum 1 -> 2, hysteresis 0 -> 1, \
+                 backups first -> all, check added: http every 5s",
+                "real-changed backup false -> true, state ready -> drain",
+            ]
+        );
+        let other = service(
+            "check = [{ type = \"http\", interval = \"1s\" }, { type = \"ping\" }]",
+            "",
+        );
+        assert_eq!(
+            told(&set, &other)[0]
+                .rsplit_once("backups all -> first, ")
+                .unwrap()
+                .1,
+            "check http: interval usual -> 1s, path /a -> usual, check added: ping every 5s"
+        );
+        assert_eq!(
+            told(&other, &plain),
+            ["service-changed check removed: http every 1s, check removed: ping every 5s"]
+        );
+        assert_eq!(
+            told(&model(""), &set)[1],
+            "real-added weight 1, nat, backup, state drain"
+        );
+    }
 }

@@ -75,10 +75,12 @@ pub enum Command {
     /// Delete a real server; its connections go on until they end
     #[command(after_help = "Example:\n  balancer-ctl del-real 192.168.0.2:80 --service web")]
     DelReal(DelReal),
-    /// Let a real server's connections end and give it no new ones
+    /// Give a real server no new connections; those it has go on until they end
     #[command(after_help = "Example:\n  balancer-ctl drain 192.168.0.2:80 --service web")]
     Drain(SetState),
-    /// Take a real server out of service: not probed, no new connections, its old ones as on-down says
+    /// Take a real server out of service
+    ///
+    /// It is not probed and gets no new connections; its old ones go as the service's on-down says.
     #[command(after_help = "Example:\n  balancer-ctl maintenance 192.168.0.2:80 --service web")]
     Maintenance(SetState),
     /// Take a real server back after drain or maintenance

@@ -70,9 +70,10 @@ fn apply(document: &mut DocumentMut, saved: &Model, change: &Change) {
             if let Some(index) = service(key)
                 && let Some(table) = service_mut(document, index)
             {
-                let last = last_position(table);
-                let kept = set_service(table, settings, &saved.services[index].checks);
-                put_back(document, &kept, last);
+                let gone = set_service(table, settings, &saved.services[index].checks);
+                for block in gone {
+                    put_back(document, &block);
+                }
             }
         }
         Change::DelService(key) => {
@@ -168,8 +169,8 @@ fn push(parent: &mut Table, name: &str, table: Table) {
     }
 }
 
-/// Brings settings into a service's table; returns comments of the file that stood at what is gone.
-fn set_service(table: &mut Table, settings: &ServiceSettings, saved: &[Check]) -> String {
+/// Brings settings into a service's table; returns the blocks that are gone, the last first.
+fn set_service(table: &mut Table, settings: &ServiceSettings, saved: &[Check]) -> Vec<Table> {
     let ServiceSettings {
         name,
         scheduler,
@@ -207,7 +208,7 @@ fn set_service(table: &mut Table, settings: &ServiceSettings, saved: &[Check]) -
     }
     match checks {
         Some(wanted) => set_checks(table, saved, wanted),
-        None => String::new(),
+        None => Vec::new(),
     }
 }
 
@@ -295,29 +296,21 @@ fn remove(document: &mut DocumentMut, service: Option<usize>, index: usize) {
     if array.is_empty() {
         parent.remove(name);
     }
-    put_back(document, &kept_comments(&removed), last_position(&removed));
+    put_back(document, &removed);
 }
 
-/// Comments in front of a block that a blank line parts from its header.
-fn kept_comments(removed: &Table) -> String {
+/// Puts comments that a removed block's header had a blank line below in front of the next header, or at the end.
+fn put_back(document: &mut DocumentMut, removed: &Table) {
     let prefix = removed
         .decor()
         .prefix()
         .and_then(|raw| raw.as_str())
         .unwrap_or_default();
     let kept = prefix.rfind("\n\n").map_or("", |end| &prefix[..=end]);
-    if kept.contains('#') {
-        kept.to_owned()
-    } else {
-        String::new()
-    }
-}
-
-/// Puts comments in front of the first header behind the place `last`, or at the end.
-fn put_back(document: &mut DocumentMut, kept: &str, last: isize) {
-    if kept.is_empty() {
+    if !kept.contains('#') {
         return;
     }
+    let last = last_position(removed);
     let Some(next) = next_position(document.as_table(), last) else {
         let trailing = document.trailing().as_str().unwrap_or_default();
         document.set_trailing(format!("{kept}{trailing}"));

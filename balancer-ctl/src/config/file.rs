@@ -348,7 +348,7 @@ mod tests {
         assert_eq!(
             error(&wrong),
             format!(
-                "{at}:1:1: unknown key `colour`: expected `node`, `dataplane`, `timeouts` or `service`\n\
+                "{at}:1:1: unknown key `colour`: expected `node`, `dataplane`, `timeouts`, `service` or `notify`\n\
                  {at}:3:14: interfaces is empty: name at least one, as in `interfaces = [\"eth0\"]`"
             )
         );

@@ -246,3 +246,174 @@ fn owned_by_root(path: &Path, metadata: &fs::Metadata) -> Result<(), String> {
         metadata.uid()
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+
+    use super::*;
+    use crate::config::{file::ConfigFile, read};
+
+    fn written(path: &Path, text: &str, mode: u32) {
+        fs::write(path, text).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn is_root() -> bool {
+        nix::unistd::geteuid().is_root()
+    }
+
+    #[test]
+    fn a_program_that_only_root_can_change_is_taken() {
+        for good in ["/bin/true", "/usr/bin/../bin/test"] {
+            assert_eq!(program(Path::new(good)), Ok(()), "{good}");
+        }
+    }
+
+    #[test]
+    fn a_program_that_others_could_change_is_refused() {
+        if !is_root() {
+            // Without root there is neither a file that is good nor one of somebody else's.
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path();
+        let path = |name: &str| at.join(name);
+        let bad = |name: &str| program(&path(name)).unwrap_err();
+        for directory in ["open", "theirs", "good"] {
+            fs::create_dir(path(directory)).unwrap();
+            written(&path(directory).join("run"), "#!/bin/sh\n", 0o755);
+        }
+        let mode = |name, mode| fs::set_permissions(path(name), fs::Permissions::from_mode(mode));
+        mode("open", 0o775).unwrap();
+        chown(path("theirs"), Some(1234), None).unwrap();
+        written(&path("group"), "#!/bin/sh\n", 0o775);
+        written(&path("plain"), "#!/bin/sh\n", 0o644);
+        written(&path("their"), "#!/bin/sh\n", 0o755);
+        chown(path("their"), Some(1234), None).unwrap();
+        symlink("open/run", path("link")).unwrap();
+        symlink(path("good/run"), path("good-link")).unwrap();
+        symlink("loop", path("loop")).unwrap();
+        symlink(path("good/run"), path("their-link")).unwrap();
+        std::os::unix::fs::lchown(path("their-link"), Some(1234), None).unwrap();
+
+        assert_eq!(program(&path("good/run")), Ok(()));
+        assert_eq!(program(&path("good-link")), Ok(()));
+        let shown = |name: &str| path(name).display().to_string();
+        let (open, theirs) = (shown("open"), shown("theirs"));
+        let writable = |shown: &str| {
+            format!(
+                "runs as root, but others could change it: they may write to {shown} (`chmod go-w {shown}`)"
+            )
+        };
+        let belongs = |shown: &str| {
+            format!(
+                "runs as root, but others could change it: {shown} belongs to user 1234 (`chown root {shown}`)"
+            )
+        };
+        assert_eq!(bad("open/run"), writable(&open));
+        assert_eq!(bad("link"), writable(&open), "whatever a link leads to");
+        assert_eq!(bad("good/../open/run"), writable(&open));
+        assert_eq!(bad("group"), writable(&shown("group")));
+        assert_eq!(bad("theirs/run"), belongs(&theirs));
+        assert_eq!(bad("their"), belongs(&shown("their")));
+        assert_eq!(bad("their-link"), belongs(&shown("their-link")));
+        assert_eq!(
+            bad("plain"),
+            format!("is not executable: `chmod 755 {}`", shown("plain"))
+        );
+        assert_eq!(bad("good"), "is not a regular file");
+        assert_eq!(bad("loop"), "goes through too many symbolic links");
+        assert_eq!(
+            bad("absent"),
+            format!(
+                "cannot be reached: {}: No such file or directory (os error 2)",
+                shown("absent")
+            )
+        );
+    }
+
+    /// What is no certificate, but well-formed PEM: its content is the probe's business.
+    fn pem_of(what: &str) -> String {
+        format!("-----BEGIN {what}-----\nMAA=\n-----END {what}-----\n")
+    }
+
+    #[test]
+    fn certificates_and_keys_are_read_as_pem() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        written(
+            &path("ca.pem"),
+            &format!("# ours\n{0}{0}", pem_of("CERTIFICATE")),
+            0o644,
+        );
+        written(&path("key.pem"), &pem_of("PRIVATE KEY"), 0o600);
+        written(
+            &path("cut.pem"),
+            "-----BEGIN CERTIFICATE-----\nMAA=\n",
+            0o644,
+        );
+        assert_eq!(judge(What::Ca, &path("ca.pem")), Ok(()));
+        assert_eq!(judge(What::Key, &path("key.pem")), Ok(()));
+        let bad = |what, name: &str| {
+            let sentence = judge(what, &path(name)).unwrap_err();
+            sentence.replace(&folder.path().display().to_string(), "")
+        };
+        assert_eq!(
+            bad(What::Certificate, "key.pem"),
+            "certificate /key.pem: there is no certificate in it: it must be in PEM, `-----BEGIN CERTIFICATE-----`"
+        );
+        assert_eq!(
+            bad(What::Key, "ca.pem"),
+            "key /ca.pem: there is no private key in it: it must be in PEM without a passphrase, `-----BEGIN PRIVATE KEY-----`"
+        );
+        assert_eq!(
+            bad(What::Ca, "absent.pem"),
+            "ca /absent.pem: No such file or directory (os error 2)"
+        );
+        assert_eq!(bad(What::Ca, ""), "ca /: it is not a regular file");
+        assert!(
+            bad(What::Ca, "cut.pem").starts_with("ca /cut.pem: it is no good PEM: "),
+            "{}",
+            bad(What::Ca, "cut.pem")
+        );
+    }
+
+    #[test]
+    fn files_of_a_configuration_are_told_with_their_place_beside_its_other_errors() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("balancer.toml");
+        let text = "dataplane.interfaces = [\"eth0\"]\n\
+                    [[service]]\n\
+                    address = \"192.0.2.80:80\"\n\
+                    quorum = 0\n\
+                    check = { type = \"https\", ca = \"/nonexistent/ca.pem\" }\n\
+                    [[service]]\n\
+                    address = \"192.0.2.80:81\"\n\
+                    check = [{ type = \"ping\" }, { type = \"exec\", run = [\"/nonexistent/run\"] }]\n\
+                    [[notify]]\n\
+                    on = [\"real-down\"]\n\
+                    run = [\"/nonexistent/run\"]\n";
+        fs::write(&path, text).unwrap();
+        let errors = ConfigFile::load(&path, "lb1").unwrap_err().to_string();
+        let at = path.display();
+        let gone = "No such file or directory (os error 2)";
+        assert_eq!(
+            errors,
+            format!(
+                "{at}:4:10: quorum 0 is out of range: 1..=1000000000\n\
+                 {at}:5:32: ca /nonexistent/ca.pem: {gone}\n\
+                 {at}:8:52: program /nonexistent/run cannot be reached: /nonexistent: {gone}\n\
+                 {at}:11:7: program /nonexistent/run cannot be reached: /nonexistent: {gone}"
+            )
+        );
+        let check = read::checks(
+            "{ type = \"exec\", run = [\"/nonexistent/run\"] }"
+                .parse()
+                .unwrap(),
+        );
+        let told: Vec<_> = of_check(&check.unwrap()[0]).collect();
+        let sentence = format!("program /nonexistent/run cannot be reached: /nonexistent: {gone}");
+        assert_eq!(told, [("run", sentence)]);
+    }
+}

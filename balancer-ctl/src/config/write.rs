@@ -8,8 +8,8 @@ use super::{read::check::usual_timeout, text};
 use crate::model::{
     Check,
     check::{
-        AgentProbe, DnsProbe, Exchange, GrpcProbe, HttpProbe, HttpVersion, Initial, Pattern, Probe,
-        Timing, Tls,
+        AgentProbe, DnsProbe, Exchange, GrpcProbe, HttpProbe, HttpVersion, Initial, Probe, Timing,
+        Tls,
     },
 };
 
@@ -37,18 +37,24 @@ pub fn check(check: &Check) -> InlineTable {
         }) => {
             words.put("name", name);
             words.some("record", unusual(record.as_str(), "A"));
-            words.some("answer", answer.as_ref());
+            words.some("answer", answer.as_deref().map(one_line));
         }
         Probe::Ping => {}
         Probe::Grpc(grpc) => {
             let GrpcProbe { service, tls } = &**grpc;
-            words.some("service", unusual(service.as_str(), ""));
+            words.some("service", unusual(service.as_str(), "").map(one_line));
             if let Some(tls) = tls {
                 words.put("tls", true);
                 words.tls(tls);
             }
         }
-        Probe::Exec(exec) => words.put("run", exec.run.iter().collect::<Array>()),
+        Probe::Exec(exec) => words.put(
+            "run",
+            exec.run
+                .iter()
+                .map(|word| one_line(word))
+                .collect::<Array>(),
+        ),
         Probe::Agent(AgentProbe { send }) => words.sent(send),
     }
     words.some("source", source.address.map(|address| address.to_string()));
@@ -111,7 +117,10 @@ impl Words {
 
     fn exchange(&mut self, Exchange { send, expect }: &Exchange) {
         self.sent(send);
-        self.some("expect", expect.as_ref().map(Pattern::as_str));
+        self.some(
+            "expect",
+            expect.as_ref().map(|pattern| one_line(pattern.as_str())),
+        );
     }
 
     fn sent(&mut self, bytes: &[u8]) {
@@ -122,7 +131,7 @@ impl Words {
         };
         match std::str::from_utf8(bytes).ok().filter(is_text) {
             Some("") => {}
-            Some(text) => self.put("send", text),
+            Some(text) => self.put("send", one_line(text)),
             None => {
                 let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
                 self.put("send-hex", digits);
@@ -154,7 +163,10 @@ impl Words {
         }
         let status = unusual(status, &usual.status);
         self.some("status", status.map(|status| text::from_statuses(status)));
-        self.some("body", body.as_ref().map(Pattern::as_str));
+        self.some(
+            "body",
+            body.as_ref().map(|pattern| one_line(pattern.as_str())),
+        );
         match version {
             HttpVersion::Http1 => {}
             HttpVersion::Http2 => self.put("version", "2"),
@@ -182,6 +194,17 @@ impl Words {
             self.put("insecure", true);
         }
     }
+}
+
+/// A string on one line: one with line breaks in it would else be written over several, and mean something else in a
+/// file whose lines end otherwise.
+fn one_line(text: &str) -> Value {
+    if !text.contains(char::is_control) {
+        return text.into();
+    }
+    // What JSON escapes is escaped so in TOML.
+    let escaped = serde_json::Value::from(text).to_string();
+    escaped.parse().unwrap_or_else(|_| text.into())
 }
 
 fn unusual<T: PartialEq>(value: T, usual: T) -> Option<T> {

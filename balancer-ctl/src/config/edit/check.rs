@@ -2,27 +2,35 @@
 
 use toml_edit::{Array, ArrayOfTables, InlineTable, Item, Table, TableLike, Value};
 
-use super::{first_key_indent, indent_of, indented, kept_comments, set};
+use super::{first_key_indent, indent_of, indented, set};
 use crate::{config::write, model::Check};
 
-/// Brings `service` from the checks it has to those that are wanted; returns comments of the file that stood at a
-/// block that is gone.
-pub(super) fn set_checks(service: &mut Table, saved: &[Check], wanted: &[Check]) -> String {
+/// Brings `service` from the checks it has to those that are wanted; returns the blocks that are gone, the last first.
+pub(super) fn set_checks(service: &mut Table, saved: &[Check], wanted: &[Check]) -> Vec<Table> {
     if wanted.is_empty() {
-        let removed = service.remove("check");
-        return removed.as_ref().map(comments).unwrap_or_default();
+        return match service.remove("check") {
+            Some(Item::Table(table)) => vec![table],
+            Some(Item::ArrayOfTables(blocks)) => {
+                let mut blocks: Vec<_> = blocks.into_iter().collect();
+                blocks.reverse();
+                blocks
+            }
+            Some(Item::Value(_) | Item::None) | None => Vec::new(),
+        };
     }
     if wanted.len() > 1 {
         make_list(service);
     }
     match service.get_mut("check") {
         Some(Item::Table(table)) => rewrite(table, saved.first(), &wanted[0]),
-        Some(Item::Value(Value::InlineTable(table))) => rewrite(table, saved.first(), &wanted[0]),
+        Some(Item::Value(Value::InlineTable(table))) => {
+            rewrite_inline(table, saved.first(), &wanted[0]);
+        }
         Some(Item::ArrayOfTables(blocks)) => return set_blocks(blocks, saved, wanted),
         Some(Item::Value(Value::Array(array))) => set_values(array, saved, wanted),
         Some(_) | None => add(service, wanted),
     }
-    String::new()
+    Vec::new()
 }
 
 /// One check becomes a list of one, in the spelling that it has.
@@ -49,10 +57,10 @@ fn make_list(service: &mut Table) {
     }
 }
 
-fn set_blocks(blocks: &mut ArrayOfTables, saved: &[Check], wanted: &[Check]) -> String {
-    let mut comments = String::new();
+fn set_blocks(blocks: &mut ArrayOfTables, saved: &[Check], wanted: &[Check]) -> Vec<Table> {
+    let mut gone = Vec::new();
     while blocks.len() > wanted.len() {
-        comments.insert_str(0, &kept_comments(&blocks.remove(blocks.len() - 1)));
+        gone.push(blocks.remove(blocks.len() - 1));
     }
     for (index, check) in wanted.iter().enumerate() {
         if let Some(block) = blocks.get_mut(index) {
@@ -69,7 +77,7 @@ fn set_blocks(blocks: &mut ArrayOfTables, saved: &[Check], wanted: &[Check]) -> 
         block.set_position(position);
         blocks.push(block);
     }
-    comments
+    gone
 }
 
 fn set_values(array: &mut Array, saved: &[Check], wanted: &[Check]) {
@@ -78,7 +86,7 @@ fn set_values(array: &mut Array, saved: &[Check], wanted: &[Check]) {
     }
     for (index, check) in wanted.iter().enumerate() {
         match array.get_mut(index) {
-            Some(Value::InlineTable(table)) => rewrite(table, saved.get(index), check),
+            Some(Value::InlineTable(table)) => rewrite_inline(table, saved.get(index), check),
             Some(other) => *other = write::check(check).into(),
             // In front of it stands what stands in front of the one before.
             None => {
@@ -128,6 +136,25 @@ fn block(check: &Check, header: &str, indent: &str) -> Table {
     block
 }
 
+/// As [`rewrite`]; what stands in front of the closing brace stays there.
+fn rewrite_inline(table: &mut InlineTable, saved: Option<&Check>, wanted: &Check) {
+    let suffix = |value: &Value| {
+        let suffix = value.decor().suffix().and_then(|raw| raw.as_str());
+        suffix.unwrap_or_default().to_owned()
+    };
+    let closing = table.iter().last().map(|(_, last)| suffix(last));
+    rewrite(table, saved, wanted);
+    let Some(closing) = closing else { return };
+    for (_, value) in table.iter_mut() {
+        if suffix(value) == closing {
+            value.decor_mut().set_suffix("");
+        }
+    }
+    if let Some((_, last)) = table.iter_mut().last() {
+        last.decor_mut().set_suffix(closing);
+    }
+}
+
 /// Changes a table's words where they mean something else than wanted.
 fn rewrite(table: &mut dyn TableLike, saved: Option<&Check>, wanted: &Check) {
     let before = saved.map(write::check).unwrap_or_default();
@@ -157,12 +184,4 @@ fn rewrite(table: &mut dyn TableLike, saved: Option<&Check>, wanted: &Check) {
 fn keeps(saved: &Check, wanted: &Check, key: &str) -> bool {
     saved.probe.name() == wanted.probe.name()
         && (key != "timeout" || saved.timing.timeout == wanted.timing.timeout)
-}
-
-fn comments(item: &Item) -> String {
-    match item {
-        Item::Table(table) => kept_comments(table),
-        Item::ArrayOfTables(blocks) => blocks.iter().map(kept_comments).collect(),
-        Item::Value(_) | Item::None => String::new(),
-    }
 }
