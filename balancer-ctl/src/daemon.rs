@@ -55,6 +55,8 @@ pub enum Message {
     ),
     /// For the status.
     Status(Reply<view::Status>),
+    /// For the checkers, of one service or all.
+    Health(Option<ServiceRef>, Reply<view::Health>),
     /// To load the configuration file again.
     Reload(Reply<()>),
     /// To set the counters of a service, or all, to zero.
@@ -179,6 +181,12 @@ impl Daemon {
                 drop(reply.send(self.connections(service.as_ref(), filter)));
             }
             Message::Status(reply) => drop(reply.send(self.status())),
+            Message::Health(service, reply) => {
+                let key = service.map(|service| self.key(&service)).transpose();
+                drop(reply.send(key.map(|_| view::Health {
+                    checkers: Vec::new(),
+                })));
+            }
             Message::Reload(reply) => drop(reply.send(self.reload())),
             Message::Zero(service, reply) => drop(reply.send(self.zero(service.as_ref()))),
             // The loop sees to it.

@@ -1,9 +1,10 @@
 //! Two models → the events that tell what changed between them. Pure.
 
-use std::net::SocketAddr;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use crate::{
-    model::{Model, RealServer, VirtualService},
+    config::{text::from_duration, write},
+    model::{AdminState, Check, Model, RealServer, VirtualService},
     view::EventKind,
 };
 
@@ -68,16 +69,28 @@ fn reals(before: &[RealServer], service: &VirtualService, happened: &mut Vec<Hap
     for real in &service.reals {
         match find(before, real.address) {
             None => {
-                let message = format!("weight {}, {}", real.weight, real.forwarding.name());
+                let mut message = format!("weight {}, {}", real.weight, real.forwarding.name());
+                if real.backup {
+                    message.push_str(", backup");
+                }
+                if real.state != AdminState::Ready {
+                    message.push_str(&format!(", state {}", real.state.name()));
+                }
                 happened.push(of_real(EventKind::RealAdded, service, real, message));
             }
             Some(before) => {
-                let message = changes(&[
+                let message = changed(&[
                     ("weight", before.weight.to_string(), real.weight.to_string()),
                     (
                         "forwarding",
                         before.forwarding.name().to_owned(),
                         real.forwarding.name().to_owned(),
+                    ),
+                    ("backup", before.backup.to_string(), real.backup.to_string()),
+                    (
+                        "state",
+                        before.state.name().to_owned(),
+                        real.state.name().to_owned(),
                     ),
                 ]);
                 if !message.is_empty() {
@@ -89,17 +102,82 @@ fn reals(before: &[RealServer], service: &VirtualService, happened: &mut Vec<Hap
 }
 
 fn service_changes(before: &VirtualService, after: &VirtualService) -> String {
-    let name = |service: &VirtualService| service.name.clone().unwrap_or_else(|| "none".to_owned());
-    let scheduler = |service: &VirtualService| service.scheduler.name().to_owned();
-    let no_real = |service: &VirtualService| service.no_real.name().to_owned();
-    changes(&[
-        ("name", name(before), name(after)),
-        ("scheduler", scheduler(before), scheduler(after)),
-        ("no-real", no_real(before), no_real(after)),
-    ])
+    let of = |what, told: fn(&VirtualService) -> String| (what, told(before), told(after));
+    let mut told = vec![changed(&[
+        of("name", |service| {
+            service.name.clone().unwrap_or_else(|| "none".to_owned())
+        }),
+        of("scheduler", |service| service.scheduler.name().to_owned()),
+        of("no-real", |service| service.no_real.name().to_owned()),
+        of("on-down", |service| service.health.on_down.to_string()),
+        of("slow-start", |service| {
+            from_duration(service.health.slow_start)
+        }),
+        of("quorum", |service| service.health.quorum.to_string()),
+        of("hysteresis", |service| {
+            service.health.hysteresis.to_string()
+        }),
+        of("backups", |service| {
+            service.health.backups.name().to_owned()
+        }),
+    ])];
+    told.extend(checks(&before.checks, &after.checks));
+    told.retain(|told| !told.is_empty());
+    told.join(", ")
 }
 
-fn changes(values: &[(&str, String, String)]) -> String {
+/// What happened to a service's checks. One that went while another of its type came was changed.
+fn checks(before: &[Check], after: &[Check]) -> Vec<String> {
+    let mut told = Vec::new();
+    let mut came: Vec<_> = after
+        .iter()
+        .filter(|check| !before.contains(check))
+        .collect();
+    for gone in before.iter().filter(|check| !after.contains(check)) {
+        let type_of = |check: &Check| check.probe.name();
+        match came
+            .iter()
+            .position(|check| type_of(check) == type_of(gone))
+        {
+            Some(index) => {
+                let words = words_changed(gone, came.remove(index));
+                told.push(format!("check {}: {words}", type_of(gone)));
+            }
+            None => told.push(format!("check removed: {}", write::check_in_words(gone))),
+        }
+    }
+    let came = came.into_iter();
+    told.extend(came.map(|check| format!("check added: {}", write::check_in_words(check))));
+    told
+}
+
+fn words_changed(before: &Check, after: &Check) -> String {
+    let words = |check: &Check| -> BTreeMap<String, String> {
+        write::check(check)
+            .iter()
+            .map(|(key, value)| {
+                let text = value
+                    .as_str()
+                    .map_or_else(|| value.to_string(), str::to_owned);
+                (key.to_owned(), text.trim().to_owned())
+            })
+            .collect()
+    };
+    let (before, after) = (words(before), words(after));
+    let told = |words: &BTreeMap<String, String>, key: &str| {
+        words.get(key).map_or("usual", String::as_str).to_owned()
+    };
+    let mut keys: Vec<_> = before.keys().chain(after.keys()).collect();
+    keys.sort();
+    keys.dedup();
+    let values: Vec<_> = keys
+        .into_iter()
+        .map(|key| (key.as_str(), told(&before, key), told(&after, key)))
+        .collect();
+    changed(&values)
+}
+
+fn changed(values: &[(&str, String, String)]) -> String {
     let changed = values.iter().filter(|(_, before, after)| before != after);
     let told: Vec<_> = changed
         .map(|(what, before, after)| format!("{what} {before} -> {after}"))

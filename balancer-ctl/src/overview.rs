@@ -6,6 +6,7 @@ use std::{
 };
 
 use crate::{
+    config::{text, write},
     dataplane::{self, DataplaneStatus, Snapshot},
     model::{Model, RealServer, VirtualService},
     view,
@@ -27,6 +28,12 @@ pub fn services(model: &Model, snapshot: &Snapshot) -> view::Services {
             scheduler: service.scheduler,
             persistence: None,
             no_real: service.no_real,
+            check: service.checks.iter().map(write::check_as_json).collect(),
+            on_down: service.health.on_down.to_string(),
+            slow_start: text::from_duration(service.health.slow_start),
+            quorum: service.health.quorum,
+            hysteresis: service.health.hysteresis,
+            backups: service.health.backups,
             runtime: service.runtime,
             reals: service
                 .reals

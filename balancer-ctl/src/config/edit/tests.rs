@@ -138,6 +138,7 @@ fn a_new_service_stands_behind_the_last() {
         name: Some("v6".to_owned()),
         scheduler: Some(Scheduler::Rr),
         no_real: Some(NoReal::Reject),
+        ..Default::default()
     };
     let key = service_key("udp/[2001:db8::80]:53").unwrap();
     check(
