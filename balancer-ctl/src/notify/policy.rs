@@ -166,7 +166,7 @@ pub struct Policy {
 
 impl Policy {
     /// Takes a model's entries. Those that were there, or at least their program, keep the troubles they know; troubles
-    /// of what is not there any more, or is let alone on purpose, end silently.
+    /// of what is not there any more, or is not probed any more, end silently.
     pub fn configure(&mut self, model: &Model) {
         let present = Present::of(model);
         self.facts.configure(model);

@@ -182,7 +182,8 @@ impl Facts {
     }
 }
 
-/// What can be in trouble: services, and their real servers that are not let alone on purpose.
+/// What can be in trouble: services, and their real servers that are probed. Of one that is not, no end would ever be
+/// heard.
 pub(super) struct Present {
     reals: HashMap<String, HashSet<SocketAddr>>,
 }
@@ -193,7 +194,7 @@ impl Present {
             let watched = service
                 .reals
                 .iter()
-                .filter(|real| real.state != AdminState::Maintenance)
+                .filter(|real| !service.checks.is_empty() && real.state != AdminState::Maintenance)
                 .map(|real| real.address);
             (service.key.to_string(), watched.collect())
         });

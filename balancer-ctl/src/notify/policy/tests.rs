@@ -14,12 +14,14 @@ const SERVICES: &str = r#"
     [[service]]
     name = "web"
     address = "192.0.2.80:80"
+    check = { type = "tcp" }
     [[service.real]]
     address = "10.0.0.2"
     [[service.real]]
     address = "10.0.0.3"
     [[service]]
     address = "192.0.2.80:25"
+    check = { type = "tcp" }
     [[service.real]]
     address = "10.0.0.2"
 "#;
@@ -411,6 +413,7 @@ fn what_is_removed_or_let_alone_ends_its_troubles_silently() {
     for change in [
         (|model| model.services[0].reals.truncate(0)) as fn(&mut Model),
         |model| drop(model.services.remove(0)),
+        |model| model.services[0].checks.clear(),
         |model| model.services[0].reals[0].state = AdminState::Maintenance,
     ] {
         let mut scene = Scene::new(&[health(0, Some(1000), false)]);
