@@ -1,6 +1,12 @@
 //! The time of day, for what people read.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
+
+/// Now, on the clock that only goes forward.
+#[must_use]
+pub fn now() -> Instant {
+    Instant::now()
+}
 
 /// Now, in UTC, as RFC 3339 with milliseconds.
 #[must_use]

@@ -6,6 +6,7 @@ use std::{fmt, path::PathBuf, str::FromStr};
 pub const DEFAULT_CONFIG: &str = "/etc/balancer/balancer.toml";
 
 const RUN: &str = "/run/balancer";
+const STATE: &str = "/var/lib/balancer";
 
 // systemd's `StateDirectory=balancer` is the same.
 const STATE: &str = "/var/lib/balancer";
@@ -41,6 +42,14 @@ impl Instance {
 
     fn below(&self, directory: &str) -> PathBuf {
         let mut path = PathBuf::from(directory);
+        path.extend(&self.0);
+        path
+    }
+
+    /// The directory of what outlives the daemon.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        let mut path = PathBuf::from(STATE);
         path.extend(&self.0);
         path
     }

@@ -10,6 +10,8 @@
 
 pub mod checker;
 mod driver;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
 mod mailbox;
 pub mod memory;
 pub mod probe;
