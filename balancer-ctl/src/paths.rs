@@ -6,7 +6,6 @@ use std::{fmt, path::PathBuf, str::FromStr};
 pub const DEFAULT_CONFIG: &str = "/etc/balancer/balancer.toml";
 
 const RUN: &str = "/run/balancer";
-const STATE: &str = "/var/lib/balancer";
 
 // systemd's `StateDirectory=balancer` is the same.
 const STATE: &str = "/var/lib/balancer";
@@ -34,22 +33,8 @@ impl Instance {
         self.below(STATE)
     }
 
-    /// How its checkers stand.
-    #[must_use]
-    pub fn health(&self) -> PathBuf {
-        self.state_directory().join("health.json")
-    }
-
     fn below(&self, directory: &str) -> PathBuf {
         let mut path = PathBuf::from(directory);
-        path.extend(&self.0);
-        path
-    }
-
-    /// The directory of what outlives the daemon.
-    #[must_use]
-    pub fn state(&self) -> PathBuf {
-        let mut path = PathBuf::from(STATE);
         path.extend(&self.0);
         path
     }
@@ -117,12 +102,12 @@ mod tests {
             Some("/run/balancer/blue_1/balancerd.lock")
         );
         assert_eq!(
-            named.health().to_str(),
-            Some("/var/lib/balancer/blue_1/health.json")
+            named.state_directory().to_str(),
+            Some("/var/lib/balancer/blue_1")
         );
         assert_eq!(
-            Instance::default().health().to_str(),
-            Some("/var/lib/balancer/health.json")
+            Instance::default().state_directory().to_str(),
+            Some("/var/lib/balancer")
         );
     }
 

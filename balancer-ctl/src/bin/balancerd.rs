@@ -131,7 +131,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     };
     serve::serve(
         open,
-        &instance.state(),
+        &instance.state_directory(),
         source,
         &socket,
         local::addresses,
