@@ -3,9 +3,10 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use crate::{
+    clock,
     config::{text::from_duration, write},
     model::{AdminState, Check, Model, RealServer, VirtualService},
-    view::EventKind,
+    view::{Event, EventKind},
 };
 
 /// An event without its time.
@@ -19,6 +20,20 @@ pub struct Happened {
     pub real: Option<SocketAddr>,
     /// More, in words.
     pub message: String,
+}
+
+impl Happened {
+    /// The event of this moment.
+    #[must_use]
+    pub fn event(self) -> Event {
+        Event {
+            time: clock::now_utc(),
+            event: self.kind,
+            service: self.service,
+            real: self.real,
+            message: self.message,
+        }
+    }
 }
 
 /// What happened between two models: removals first, then what changed and was added, in the new order.

@@ -6,6 +6,7 @@ use std::{fmt, path::PathBuf, str::FromStr};
 pub const DEFAULT_CONFIG: &str = "/etc/balancer/balancer.toml";
 
 const RUN: &str = "/run/balancer";
+const STATE: &str = "/var/lib/balancer";
 
 /// Which of several daemons on one host; the default instance has no name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +23,14 @@ impl Instance {
     #[must_use]
     pub fn directory(&self) -> PathBuf {
         let mut path = PathBuf::from(RUN);
+        path.extend(&self.0);
+        path
+    }
+
+    /// The directory of what outlives the daemon.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        let mut path = PathBuf::from(STATE);
         path.extend(&self.0);
         path
     }

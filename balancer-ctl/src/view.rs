@@ -293,10 +293,14 @@ pub struct Interface {
 pub struct ServiceStatus {
     /// Its name, or what it is known by.
     pub name: String,
-    /// Real servers that take new connections.
+    /// Real servers that are up, backups that stand by among them.
     pub reals_up: usize,
     /// All its real servers.
     pub reals_total: usize,
+    /// Sum of the weights of its real servers that are up, backups not among them.
+    pub live_weight: u64,
+    /// Whether that reaches its quorum; `null` before its real servers were probed.
+    pub quorum: Option<bool>,
 }
 
 /// A change of state, as `GET /v1/events` sends it.

@@ -176,7 +176,7 @@ async fn status(State(api): State<Api>) -> Answer {
 async fn health(State(api): State<Api>, query: Parameters<HealthQuery>) -> Answer {
     let service = query.0?.service.map(|text| parsed(&text)).transpose()?;
     let health = api.ask(|reply| Message::Health(service, reply)).await?;
-    Ok(axum::Json(health).into_response())
+    Ok(axum::Json(health.finished().await?).into_response())
 }
 
 async fn ready(State(api): State<Api>) -> Answer {
