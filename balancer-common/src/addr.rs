@@ -34,6 +34,8 @@ pub trait Address: Copy + PartialEq + 'static {
     fn is(self, address: &Addr) -> bool;
     /// The address as 32-bit words added up, for a checksum: each word's two halves count alike.
     fn word_sum(self) -> u64;
+    /// Whether no packet from afar can have this source: unspecified, loopback, multicast, broadcast or reserved.
+    fn is_martian(self) -> bool;
 }
 
 impl Address for u32 {
@@ -55,6 +57,13 @@ impl Address for u32 {
     #[inline(always)]
     fn word_sum(self) -> u64 {
         self as u64
+    }
+
+    #[inline(always)]
+    fn is_martian(self) -> bool {
+        // 0/8, 127/8, 224/4 (class D) and 240/4 (class E, with the broadcast address).
+        let first = self.to_ne_bytes()[0];
+        first == 0 || first == 127 || first >= 224
     }
 }
 
@@ -81,6 +90,13 @@ impl Address for [u32; 4] {
     #[inline(always)]
     fn word_sum(self) -> u64 {
         self[0] as u64 + self[1] as u64 + self[2] as u64 + self[3] as u64
+    }
+
+    #[inline(always)]
+    fn is_martian(self) -> bool {
+        // ff00::/8; :: and ::1. Mapped IPv4 addresses never come so far.
+        self[0].to_ne_bytes()[0] == 0xff
+            || (self[0] | self[1] | self[2]) == 0 && u32::from_be(self[3]) <= 1
     }
 }
 
@@ -133,6 +149,54 @@ mod user {
                 let address: IpAddr = text.parse().unwrap();
                 assert_eq!(IpAddr::from(Addr::from(address)), address);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn martians_are_told_from_clients() {
+        let v4 = |address: [u8; 4]| u32::from_ne_bytes(address).is_martian();
+        for address in [
+            [0, 0, 0, 0],
+            [0, 1, 2, 3],
+            [127, 0, 0, 1],
+            [127, 255, 255, 255],
+            [224, 0, 0, 1],
+            [239, 255, 255, 250],
+            [240, 0, 0, 1],
+            [255, 255, 255, 255],
+        ] {
+            assert!(v4(address), "{address:?}");
+        }
+        for address in [
+            [1, 0, 0, 0],
+            [10, 0, 0, 1],
+            [126, 1, 1, 1],
+            [128, 0, 0, 1],
+            [223, 255, 255, 254],
+        ] {
+            assert!(!v4(address), "{address:?}");
+        }
+        let v6 = |words: [u32; 4]| words.map(u32::to_be).is_martian();
+        for words in [
+            [0, 0, 0, 0],
+            [0, 0, 0, 1],
+            [0xff02_0000, 0, 0, 1],
+            [0xffff_ffff; 4],
+        ] {
+            assert!(v6(words), "{words:x?}");
+        }
+        for words in [
+            [0, 0, 0, 2],
+            [0x2001_0db8, 0, 0, 1],
+            [0xfe80_0000, 0, 0, 1],
+            [0, 0, 1, 1],
+        ] {
+            assert!(!v6(words), "{words:x?}");
         }
     }
 }

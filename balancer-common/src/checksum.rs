@@ -62,6 +62,40 @@ impl Delta {
     }
 }
 
+/// A full checksum over few words (RFC 1071), for headers that are written from nothing. Words in memory order.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sum(u64);
+
+impl Sum {
+    /// Starts at zero.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(0)
+    }
+
+    /// Adds a 16-bit word, or a sum of words of 16 or 32 bits.
+    #[inline(always)]
+    #[must_use]
+    pub const fn add(self, words: u64) -> Self {
+        Self(self.0 + words)
+    }
+
+    /// Adds a number in host byte order that the header holds in 16 bits.
+    #[inline(always)]
+    #[must_use]
+    pub const fn number(self, number: u16) -> Self {
+        self.add(number.to_be() as u64)
+    }
+
+    /// The checksum of all that was added.
+    #[inline(always)]
+    #[must_use]
+    pub const fn checksum(self) -> u16 {
+        !fold(self.0)
+    }
+}
+
 /// Folds a sum of 16-bit or 32-bit words into 16 bits with end-around carry.
 #[inline(always)]
 const fn fold(sum: u64) -> u16 {

@@ -8,6 +8,7 @@
 
 pub mod addr;
 pub mod address_filter;
+pub mod answer;
 pub mod checksum;
 pub mod conntrack;
 pub mod half_open;
@@ -21,9 +22,9 @@ pub mod tcp;
 pub mod verdict;
 pub mod wire;
 
-/// Version of the map layouts below. It is part of the pin directory's name (`v1`), so a daemon never takes
+/// Version of the map layouts below. It is part of the pin directory's name (`v2`), so a daemon never takes
 /// up maps of another layout. Raise it with every change to a shared struct or to a map's meaning.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Marks shared structs as plain data for aya: every byte is initialised, every bit pattern is valid.
 macro_rules! plain_data {

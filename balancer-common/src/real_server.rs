@@ -15,6 +15,25 @@ pub mod state {
     pub const DRAINING: u32 = 2;
     /// The real server was removed from its service; its connections go on until they end.
     pub const REMOVED: u32 = 3;
+    /// The real server has failed: the next packet of each of its clients ends the connection (see `balancer-ebpf`'s
+    /// `track`). It takes no new ones.
+    pub const RESET: u32 = 4;
+    /// The real server was removed after it had failed: what [`RESET`] says goes on.
+    pub const REMOVED_RESET: u32 = 5;
+
+    /// Whether the clients' connections are to end at their next packet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_reset(state: u32) -> bool {
+        state >= RESET
+    }
+
+    /// Whether the real server was removed from its service.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_removed(state: u32) -> bool {
+        matches!(state, REMOVED | REMOVED_RESET)
+    }
 }
 
 /// A real server of one virtual service. Address and port in network byte order.

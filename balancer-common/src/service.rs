@@ -26,8 +26,7 @@ const _: () = assert!(size_of::<ServiceKeyV4>() == 8);
 const _: () = assert!(size_of::<ServiceKeyV6>() == 20);
 plain_data!(ServiceKeyV4, ServiceKeyV6);
 
-/// Flag: with no real server the packet is passed, so that the host's own stack rejects it (TCP RST, ICMP port
-/// unreachable). Without it the packet is dropped.
+/// Flag: with no real server the client is answered (TCP RST, ICMP port unreachable). Without it the packet is dropped.
 pub const REJECT: u32 = 1;
 
 /// A virtual service.

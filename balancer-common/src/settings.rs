@@ -61,8 +61,9 @@ pub struct Interface {
     /// The route generation, never 0. The daemon raises it when a route, link or neighbour changes; every egress
     /// looked up under another one is looked up again.
     pub generation: u32,
-    /// Always zero.
-    pub zero: u32,
+    /// 1 while the connections of any real server are to be reset, so that only then each packet of a client asks
+    /// for its real server's state. The same on all interfaces.
+    pub resets: u32,
 }
 
 const _: () = assert!(size_of::<Interface>() == 16);
@@ -79,7 +80,7 @@ impl Interface {
         Self {
             mac: u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]),
             generation,
-            zero: 0,
+            resets: 0,
         }
     }
 

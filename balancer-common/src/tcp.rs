@@ -123,6 +123,19 @@ pub const fn completes_handshake(acknowledged: u32, sequence: u32) -> bool {
     acknowledged.wrapping_sub(sequence.wrapping_add(1)) < 1 << 20
 }
 
+/// Sequence and acknowledgement numbers (host order) and flags of the reset that answers a segment with these
+/// `flags` and numbers and with `data` bytes behind its header (RFC 9293 section 3.10.7.1).
+#[inline(always)]
+#[must_use]
+pub const fn reset(flags: u8, sequence: u32, acknowledgement: u32, data: u32) -> (u32, u32, u8) {
+    if flags & flags::ACK != 0 {
+        return (acknowledgement, 0, flags::RST);
+    }
+    // SYN and FIN take a place in the sequence.
+    let length = data + (flags & flags::SYN != 0) as u32 + (flags & flags::FIN != 0) as u32;
+    (0, sequence.wrapping_add(length), flags::RST | flags::ACK)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,6 +187,17 @@ mod tests {
         assert!(completes_handshake(9001 + 1460, 9000));
         assert!(!completes_handshake(9000, 9000));
         assert!(!completes_handshake(1, 9000));
+    }
+
+    #[test]
+    fn a_reset_continues_what_the_segment_acknowledges_or_acknowledges_all_of_it() {
+        use flags::{ACK, FIN, RST, SYN};
+        assert_eq!(reset(ACK, 1001, 7000, 5), (7000, 0, RST));
+        assert_eq!(reset(SYN | ACK, 1001, 7000, 0), (7000, 0, RST));
+        assert_eq!(reset(SYN, 1000, 0, 0), (0, 1001, RST | ACK));
+        assert_eq!(reset(SYN, u32::MAX, 0, 10), (0, 10, RST | ACK));
+        assert_eq!(reset(FIN, 5, 77, 3), (0, 9, RST | ACK));
+        assert_eq!(reset(0, 5, 77, 0), (0, 5, RST | ACK));
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub enum Outcome {
     Pass,
     /// It is gone.
     Drop,
+    /// Its sender is answered in the virtual service's place, and the packet is gone.
+    Answer,
 }
 
 macro_rules! discards {
@@ -69,9 +71,11 @@ discards! {
     MappedAddress = "mapped-address", Pass;
     /// no virtual service has this address, port and protocol
     NoService = "no-service", Pass;
-    /// the TCP packet belongs to no connection and opens none; the host's stack answers with a reset
-    NoConnection = "no-connection", Pass;
-    /// a reset that belongs to no connection
+    /// the TCP packet belongs to no connection and opens none; the client was answered with a reset
+    NoConnection = "no-connection", Answer;
+    /// the connection's real server has failed; the client was answered with a reset
+    RealReset = "real-reset", Answer;
+    /// a reset that belongs to no connection, or to one whose real server has failed
     StrayReset = "stray-reset", Drop;
     /// a SYN with ACK to a virtual service that belongs to no connection
     StraySynAck = "stray-syn-ack", Drop;
@@ -79,10 +83,14 @@ discards! {
     UdpLength = "udp-length", Drop;
     /// UDP over IPv6 without a checksum
     UdpNoChecksum = "udp-no-checksum", Drop;
-    /// no real server takes new connections; the host's stack rejects the packet
-    NoRealReject = "no-real-reject", Pass;
+    /// no real server takes new connections; the client was answered with a reset or that the port is unreachable
+    NoRealReject = "no-real-reject", Answer;
     /// no real server takes new connections
     NoReal = "no-real", Drop;
+    /// an answer was due, but this CPU has given as many as it may, or the packet cannot be answered
+    Unanswered = "unanswered", Drop;
+    /// the source address is none that a client can have (loopback, multicast, reserved, the VIP itself)
+    Martian = "martian", Drop;
     /// the connection table is full
     TableFull = "table-full", Drop;
     /// another CPU held the handshake's bucket for too long

@@ -3,6 +3,8 @@
 //! Each struct is `repr(C)` with fields of single bytes, so that a reference to one is sound at any place in a
 //! packet. Accessors take and give whole fields in network byte order, unless they say otherwise.
 
+pub mod answer;
+
 use crate::addr::{Address, TCP, UDP};
 
 /// Ethertype of IPv4, network byte order.

@@ -1,4 +1,4 @@
-//! Where a daemon's files lie: each instance has its own directory below `/run/balancer`.
+//! Where a daemon's files lie: each instance has its own directory below `/run/balancer` and `/var/lib/balancer`.
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
@@ -6,6 +6,9 @@ use std::{fmt, path::PathBuf, str::FromStr};
 pub const DEFAULT_CONFIG: &str = "/etc/balancer/balancer.toml";
 
 const RUN: &str = "/run/balancer";
+const STATE: &str = "/var/lib/balancer";
+
+// systemd's `StateDirectory=balancer` is the same.
 const STATE: &str = "/var/lib/balancer";
 
 /// Which of several daemons on one host; the default instance has no name.
@@ -22,7 +25,23 @@ impl Instance {
     /// The directory of its socket and lock.
     #[must_use]
     pub fn directory(&self) -> PathBuf {
-        let mut path = PathBuf::from(RUN);
+        self.below(RUN)
+    }
+
+    /// The directory of what outlives it.
+    #[must_use]
+    pub fn state_directory(&self) -> PathBuf {
+        self.below(STATE)
+    }
+
+    /// How its checkers stand.
+    #[must_use]
+    pub fn health(&self) -> PathBuf {
+        self.state_directory().join("health.json")
+    }
+
+    fn below(&self, directory: &str) -> PathBuf {
+        let mut path = PathBuf::from(directory);
         path.extend(&self.0);
         path
     }
@@ -96,6 +115,14 @@ mod tests {
         assert_eq!(
             named.lock().to_str(),
             Some("/run/balancer/blue_1/balancerd.lock")
+        );
+        assert_eq!(
+            named.health().to_str(),
+            Some("/var/lib/balancer/blue_1/health.json")
+        );
+        assert_eq!(
+            Instance::default().health().to_str(),
+            Some("/var/lib/balancer/health.json")
         );
     }
 

@@ -3,7 +3,7 @@
 //!
 //! Packets flow while the changes are made one by one, so the order is the point. A ring is written where no service points,
 //! after the real servers it names; then the service is pointed at it, in one write; only then are real servers that left
-//! marked. So at every moment a service has its old ring or its new one, and each real server in it takes
+//! marked; what every packet asks of the interface is switched on before it is needed and off after. So at every moment a service has its old ring or its new one, and each real server in it takes
 //! new connections.
 
 pub mod space;
@@ -20,7 +20,7 @@ use balancer_common::{
 use tables::{Change, Tables};
 
 use crate::{
-    dataplane::{Real, Service},
+    dataplane::{Connections, Real, Service},
     model::{NoReal, ServiceKey},
     ring,
 };
@@ -149,7 +149,7 @@ impl<'a> Planner<'a> {
                 held: observed
                     .reals
                     .iter()
-                    .filter(|real| real.state == state::REMOVED)
+                    .filter(|real| state::is_removed(real.state))
                     .count(),
                 capacity: observed.reals.len(),
             });
@@ -229,11 +229,7 @@ impl<'a> Planner<'a> {
             address: Addr::from(desired.address.ip()),
             port: desired.address.port().to_be(),
             zero: 0,
-            state: if desired.weight > 0 {
-                state::TAKES_NEW
-            } else {
-                state::DRAINING
-            },
+            state: state_of(desired),
             service,
         };
         let Some(id) = self.known_reals.get(&(service, desired.address)).copied() else {
@@ -271,11 +267,17 @@ impl<'a> Planner<'a> {
             .map(|key| Change::RemoveService { key: *key })
             .collect();
         for (id, real) in (0_u32..).zip(&self.observed.reals) {
-            if !self.kept.contains(&id) && !matches!(real.state, state::FREE | state::REMOVED) {
-                let real = RealServer {
-                    state: state::REMOVED,
-                    ..*real
+            if !self.kept.contains(&id)
+                && real.state != state::FREE
+                && !state::is_removed(real.state)
+            {
+                // Connections that were about to end do not go on for it.
+                let state = if state::is_reset(real.state) {
+                    state::REMOVED_RESET
+                } else {
+                    state::REMOVED
                 };
+                let real = RealServer { state, ..*real };
                 self.leaving.push(Change::SetReal { id, real });
             }
         }
@@ -322,7 +324,12 @@ impl<'a> Planner<'a> {
             .map(|(a, b)| a | b)
             .collect();
 
+        let resets = self.resets();
+        let resets_on = (resets && !self.observed.resets).then_some(Change::SetResets(true));
+        let resets_off = (!resets && self.observed.resets).then_some(Change::SetResets(false));
+
         let mut changes = set_addresses(&self.observed.addresses, &union);
+        changes.extend(resets_on);
         changes.extend(self.resets);
         changes.extend(first);
         changes.extend(self.reals);
@@ -332,8 +339,34 @@ impl<'a> Planner<'a> {
         changes.extend(last);
         changes.extend(any_port_off);
         changes.extend(self.leaving);
+        changes.extend(resets_off);
         changes.extend(set_addresses(&union, &filter));
         changes
+    }
+
+    /// Whether the connections of any real server are to be reset when all changes are made.
+    fn resets(&self) -> bool {
+        let changed: HashMap<_, _> = self
+            .reals
+            .iter()
+            .chain(&self.leaving)
+            .filter_map(|change| match change {
+                Change::SetReal { id, real } => Some((*id, real.state)),
+                _ => None,
+            })
+            .collect();
+        (0_u32..)
+            .zip(&self.observed.reals)
+            .any(|(id, real)| state::is_reset(changed.get(&id).copied().unwrap_or(real.state)))
+    }
+}
+
+/// What may happen to a desired real server.
+const fn state_of(real: &Real) -> u32 {
+    match real.connections {
+        _ if real.weight > 0 => state::TAKES_NEW,
+        Connections::Keep => state::DRAINING,
+        Connections::Reset => state::RESET,
     }
 }
 

@@ -4,15 +4,21 @@ use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
 use aya_log_ebpf::debug;
 use balancer_common::verdict::{Discard, Outcome, Verdict};
 
-use crate::maps::DISCARDS;
+use crate::{answer::answer, maps::DISCARDS};
 
-/// Counts a packet that left early and names the action.
+/// Counts a packet that left early, answers it where its reason says so, and names the action.
 #[inline(always)]
 pub fn finish(ctx: &XdpContext, outcome: Result<Verdict, Discard>) -> u32 {
     match outcome {
         Ok(Verdict::Transmit) => xdp_action::XDP_TX,
         Ok(Verdict::Redirect) => xdp_action::XDP_REDIRECT,
         Err(reason) => {
+            let (reason, action) = match reason.outcome() {
+                Outcome::Pass => (reason, xdp_action::XDP_PASS),
+                Outcome::Drop => (reason, xdp_action::XDP_DROP),
+                Outcome::Answer if answer(ctx, reason) => (reason, xdp_action::XDP_TX),
+                Outcome::Answer => (Discard::Unanswered, xdp_action::XDP_DROP),
+            };
             if let Some(count) = DISCARDS.get_ptr_mut(reason as u32) {
                 // SAFETY: this CPU's own value.
                 unsafe { *count += 1 };
@@ -23,10 +29,7 @@ pub fn finish(ctx: &XdpContext, outcome: Result<Verdict, Discard>) -> u32 {
                 ctx.ingress_ifindex(),
                 reason as u32
             );
-            match reason.outcome() {
-                Outcome::Pass => xdp_action::XDP_PASS,
-                Outcome::Drop => xdp_action::XDP_DROP,
-            }
+            action
         }
     }
 }

@@ -180,7 +180,6 @@ fn reason(result: u32) -> Discard {
         bindings::BPF_FIB_LKUP_RET_PROHIBIT => Discard::Prohibited,
         bindings::BPF_FIB_LKUP_RET_FWD_DISABLED => Discard::ForwardingOff,
         bindings::BPF_FIB_LKUP_RET_UNSUPP_LWT => Discard::NoEgress,
-        bindings::BPF_FIB_LKUP_RET_FRAG_NEEDED => Discard::TooBig,
         _ => Discard::NotForwarded,
     }
 }

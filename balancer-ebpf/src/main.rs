@@ -15,6 +15,7 @@
     reason = "core::sync::atomic has no read-modify-write on this target"
 )]
 
+mod answer;
 mod atomic;
 mod classify;
 mod finish;

@@ -10,7 +10,7 @@ use balancer_common::{
     address_filter,
     conntrack::{ConntrackEntryV4, ConntrackEntryV6, FlowKeyV4, FlowKeyV6},
     half_open::{self, HalfOpenBucket},
-    real_server::{self, MAX_REALS, RealServer},
+    real_server::{MAX_REALS, RealServer, state},
     scheduler::RING_SLOTS,
     service::{MAX_SERVICES, Service, ServiceKeyV4, ServiceKeyV6},
     settings::{Interface, Settings, Usage},
@@ -90,6 +90,10 @@ pub static SCRATCH_V4: PerCpuArray<Scratch<u32>> = PerCpuArray::with_max_entries
 #[map]
 pub static SCRATCH_V6: PerCpuArray<Scratch<[u32; 4]>> = PerCpuArray::with_max_entries(1, 0);
 
+/// When each CPU's next answer would be due; see `balancer_common::answer`.
+#[map]
+pub static ANSWERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
 /// Packets that left early, by reason.
 #[map]
 pub static DISCARDS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Discard::COUNT, 0);
@@ -123,11 +127,11 @@ pub fn now() -> u32 {
     unsafe { bpf_jiffies64() as u32 }
 }
 
-/// Whether the real server takes new connections.
+/// What may happen to a real server: one of `balancer_common::real_server::state`.
 #[inline(always)]
-pub fn takes_new(real: u32) -> bool {
+pub fn state_of(real: u32) -> u32 {
     match REALS.get(real) {
-        Some(real) => real.state == real_server::state::TAKES_NEW,
-        None => false,
+        Some(real) => real.state,
+        None => state::FREE,
     }
 }

@@ -13,10 +13,11 @@ use balancer_common::{
 use crate::{
     classify::classify,
     half_open::{lock, may_have},
-    maps::{REALS, now, settings, takes_new, usage},
+    maps::{now, settings, state_of, usage},
     parse::Facts,
     schedule::schedule,
-    table::{Family, Scratch, insert, is_expired, remove_reply, scratch},
+    table::{Family, Scratch, insert, is_expired, remove_reply, replace, scratch},
+    track::real_reset,
 };
 
 /// How far a packet's connection has come. What the packet is steered by lies in the scratch's row.
@@ -31,9 +32,9 @@ pub enum Opened {
 /// A `Result<Opened, Discard>` as one number. LLVM returns that type as a word with an undefined half, into which it
 /// may put a leftover pointer, and the verifier refuses to see pointers shifted.
 #[derive(Clone, Copy)]
-struct Outcome(u32);
+struct Encoded(u32);
 
-impl Outcome {
+impl Encoded {
     const HANDSHAKE: u32 = Discard::COUNT;
     const CONNECTION: u32 = Discard::COUNT + 1;
 
@@ -80,8 +81,8 @@ fn open_datagrams<H: Family>(
     key: &FlowKey<H::Address>,
     facts: &Facts,
     settings: &Settings,
-) -> Outcome {
-    Outcome::new(try_open_datagrams::<H>(key, facts, settings))
+) -> Encoded {
+    Encoded::new(try_open_datagrams::<H>(key, facts, settings))
 }
 
 #[inline(always)]
@@ -108,8 +109,8 @@ fn open_handshake<H: Family>(
     key: &FlowKey<H::Address>,
     facts: &Facts,
     settings: &Settings,
-) -> Outcome {
-    Outcome::new(try_open_handshake::<H>(key, facts, settings))
+) -> Encoded {
+    Encoded::new(try_open_handshake::<H>(key, facts, settings))
 }
 
 #[inline(always)]
@@ -120,17 +121,25 @@ fn try_open_handshake<H: Family>(
 ) -> Result<Opened, Discard> {
     let service = classify::<H>(key, settings).ok_or(Discard::NoService)?;
     refuse_fault(facts)?;
-    refuse_when_full(settings)?;
+    if facts.replaces == 0 {
+        refuse_when_full(settings)?;
+    }
     let now = now();
     let timeout = settings.timeouts.half_open;
     let scratch = scratch::<H>()?;
     let mut locked = lock(&key.source.widen(), key.source_port, settings.seed)?;
     if let Some(record) = locked.original(key, now, timeout) {
-        // A SYN sent again is for another real server when the first one has not answered and takes no more.
+        // A SYN sent again is for another real server when the first one has not answered and takes no more, or has
+        // failed.
         let is_answered = record.state == State::SynReceived as u8;
-        if record.is_under_way() && (is_answered || takes_new(record.real_id)) {
+        let real = state_of(record.real_id);
+        let is_good = real == state::TAKES_NEW || is_answered && !state::is_reset(real);
+        if record.is_under_way() && is_good {
             record.last_seen = now;
             towards_real(key, record, scratch);
+            if facts.replaces != 0 {
+                replace::<H>(key, scratch);
+            }
             locked.unlock();
             return Ok(Opened::Handshake);
         }
@@ -145,6 +154,9 @@ fn try_open_handshake<H: Family>(
         make_room::<H>(key, scratch, now, settings)
     });
     if scheduled.is_ok() {
+        if facts.replaces != 0 {
+            replace::<H>(key, scratch);
+        }
         locked.overwrite(key, &scratch.row, now, timeout);
     }
     locked.unlock();
@@ -157,21 +169,21 @@ fn continue_original<H: Family>(
     key: &FlowKey<H::Address>,
     facts: &Facts,
     settings: &Settings,
-) -> Outcome {
+) -> Encoded {
     let client = key.source.widen();
     if !may_have(&client, key.source_port, settings.seed) {
-        return Outcome::new(Err(without_connection(facts.flags)));
+        return Encoded::new(Err(without_connection(facts)));
     }
     let now = now();
     let mut locked = match lock(&client, key.source_port, settings.seed) {
         Ok(locked) => locked,
-        Err(reason) => return Outcome::new(Err(reason)),
+        Err(reason) => return Encoded::new(Err(reason)),
     };
     let outcome = match locked.original(key, now, settings.timeouts.half_open) {
-        Some(record) if is_of_use(record) => acknowledge::<H>(key, facts, record, now),
-        _ => Err(without_connection(facts.flags)),
+        Some(record) if is_of_use(record) => acknowledge::<H>(key, facts, record, now, settings),
+        _ => Err(without_connection(facts)),
     };
-    let outcome = Outcome::new(outcome);
+    let outcome = Encoded::new(outcome);
     locked.unlock();
     outcome
 }
@@ -184,8 +196,13 @@ fn acknowledge<H: Family>(
     facts: &Facts,
     record: &mut HalfOpen,
     now: u32,
+    settings: &Settings,
 ) -> Result<Opened, Discard> {
     refuse_fault(facts)?;
+    if state::is_reset(state_of(record.real_id)) {
+        record.state = 0;
+        return Err(real_reset(facts.flags as u8));
+    }
     let scratch = scratch::<H>()?;
     towards_real(key, record, scratch);
     if facts.flags & u32::from(flags::RST) != 0 {
@@ -198,6 +215,8 @@ fn acknowledge<H: Family>(
     {
         return Ok(Opened::Handshake);
     }
+    // Other handshakes may have taken the last places since this one began.
+    refuse_when_full(settings)?;
     let state = tcp::next(
         State::Established as u8,
         facts.flags as u8,
@@ -214,21 +233,21 @@ fn continue_reply<H: Family>(
     key: &FlowKey<H::Address>,
     facts: &Facts,
     settings: &Settings,
-) -> Outcome {
+) -> Encoded {
     let client = key.destination.widen();
     if !may_have(&client, key.destination_port, settings.seed) {
-        return Outcome::new(Err(Discard::NoService));
+        return Encoded::new(Err(Discard::NoService));
     }
     let now = now();
     let mut locked = match lock(&client, key.destination_port, settings.seed) {
         Ok(locked) => locked,
-        Err(reason) => return Outcome::new(Err(reason)),
+        Err(reason) => return Encoded::new(Err(reason)),
     };
     let outcome = match locked.reply(key, now, settings.timeouts.half_open) {
         Some(record) if is_of_use(record) => answer::<H>(key, facts, record, now),
         _ => Err(Discard::NoService),
     };
-    let outcome = Outcome::new(outcome);
+    let outcome = Encoded::new(outcome);
     locked.unlock();
     outcome
 }
@@ -282,23 +301,19 @@ fn towards_real<A: Address>(key: &FlowKey<A>, record: &HalfOpen, scratch: &mut S
 /// connection alive whose rows were purged with their real server.
 #[inline(always)]
 fn is_of_use(record: &HalfOpen) -> bool {
-    record.is_under_way()
-        || matches!(
-            REALS.get(record.real_id),
-            Some(real) if matches!(real.state, state::TAKES_NEW | state::DRAINING)
-        )
+    record.is_under_way() || matches!(state_of(record.real_id), state::TAKES_NEW | state::DRAINING)
 }
 
 /// Why a client's TCP packet that opens nothing leaves early.
 #[inline(always)]
-fn without_connection(packet_flags: u32) -> Discard {
-    if packet_flags & u32::from(flags::RST) != 0 {
-        Discard::StrayReset
-    } else if packet_flags & u32::from(flags::SYN) != 0 {
-        Discard::StraySynAck
-    } else {
-        Discard::NoConnection
+fn without_connection(facts: &Facts) -> Discard {
+    if facts.flags & u32::from(flags::RST) != 0 {
+        return Discard::StrayReset;
     }
+    if facts.flags & u32::from(flags::SYN) != 0 {
+        return Discard::StraySynAck;
+    }
+    facts.fault.unwrap_or(Discard::NoConnection)
 }
 
 /// Refuses a packet of ours that must not be forwarded, before it makes any state.

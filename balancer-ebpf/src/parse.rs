@@ -4,6 +4,7 @@ use core::ptr;
 
 use aya_ebpf::programs::XdpContext;
 use balancer_common::{
+    addr::Address,
     conntrack::FlowKey,
     verdict::Discard,
     wire::{Ethernet, IpHeader, L4Header, Tcp, Udp},
@@ -22,18 +23,20 @@ pub struct Ip {
 
 /// What only a packet without a row is asked for, in host byte order.
 ///
-/// `repr(C)`, in this order: LLVM may join neighbouring stores, since unaligned packet access is allowed, and the
-/// verifier wants them aligned on the stack.
-#[repr(C)]
+/// Aligned to 8 bytes, in this order: LLVM may join neighbouring stores, since unaligned packet access is allowed, and
+/// the verifier wants them aligned on the stack.
+#[repr(C, align(8))]
 pub struct Facts {
     /// TCP sequence number.
     pub sequence: u32,
     /// TCP acknowledgement number.
     pub acknowledgement: u32,
-    /// Why the packet must not be forwarded even if it is ours. Traffic that is not ours passes all the same.
-    pub fault: Option<Discard>,
     /// TCP flags; 0 for UDP.
     pub flags: u32,
+    /// 1 where the packet has rows of an earlier connection, which end when this one begins.
+    pub replaces: u32,
+    /// Why the packet must not be forwarded even if it is ours. Traffic that is not ours passes all the same.
+    pub fault: Option<Discard>,
 }
 
 /// What the steps before the rewrite ask of a transport header.
@@ -134,21 +137,29 @@ pub fn key<H: IpHeader, T: L4Header>(
 
 /// Reads what a packet without a row is asked for.
 #[inline(always)]
-pub fn facts<H: IpHeader, T: Transport>(ctx: &XdpContext, ip: &Ip) -> Result<Facts, Discard> {
+pub fn facts<H: IpHeader, T: Transport>(
+    ctx: &XdpContext,
+    ip: &Ip,
+    key: &FlowKey<H::Address>,
+    replaces: u32,
+) -> Result<Facts, Discard> {
     // The fixed offset first: after a check of the further one LLVM drops this one, which the verifier needs.
     let hops = header_mut::<H>(ctx, Ethernet::LENGTH)?.hops();
     let l4 = header_mut::<T>(ctx, ip.l4_offset)?;
     let (sequence, acknowledgement) = l4.numbers();
     let payload = Ethernet::LENGTH + ip.length - ip.l4_offset;
-    let expired = if hops <= 1 {
+    let other = if hops <= 1 {
         Some(Discard::TimeExceeded)
+    } else if key.source.is_martian() || key.source == key.destination {
+        Some(Discard::Martian)
     } else {
         None
     };
     Ok(Facts {
         sequence,
         acknowledgement,
-        fault: l4.fault::<H>(payload).or(expired),
+        fault: l4.fault::<H>(payload).or(other),
         flags: u32::from(l4.flags()),
+        replaces,
     })
 }

@@ -5,6 +5,7 @@
 //!            │               └ miss ─ classify ─ schedule ──▶ translation ─┤
 //!            └ discard ───────────────┐                                    ▼
 //!                                     └──▶ finish ◀── forward ◀── rewrite ◀─┘
+//!                                           └ answer
 //! ```
 
 use aya_ebpf::programs::XdpContext;
@@ -35,18 +36,22 @@ pub fn run(ctx: &XdpContext) -> Result<Verdict, Discard> {
         return Err(Discard::OtherMac);
     }
     match ethernet.ethertype() {
-        ETHERTYPE_IPV4 => steer::<Ipv4>(ctx, ingress, interface.generation),
-        ETHERTYPE_IPV6 => steer::<Ipv6>(ctx, ingress, interface.generation),
+        ETHERTYPE_IPV4 => steer::<Ipv4>(ctx, ingress, interface),
+        ETHERTYPE_IPV6 => steer::<Ipv6>(ctx, ingress, interface),
         _ => Err(Discard::NotIp),
     }
 }
 
 /// Steers one packet of the family `H`.
 #[inline(always)]
-fn steer<H: Family>(ctx: &XdpContext, ingress: u32, generation: u32) -> Result<Verdict, Discard> {
+fn steer<H: Family>(
+    ctx: &XdpContext,
+    ingress: u32,
+    interface: &Interface,
+) -> Result<Verdict, Discard> {
     match header_mut::<H>(ctx, Ethernet::LENGTH)?.protocol() {
-        TCP => carry::<H, Tcp>(ctx, ingress, generation),
-        UDP => carry::<H, Udp>(ctx, ingress, generation),
+        TCP => carry::<H, Tcp>(ctx, ingress, interface),
+        UDP => carry::<H, Udp>(ctx, ingress, interface),
         _ => Err(other_protocol::<H>(ctx)),
     }
 }
@@ -56,12 +61,12 @@ fn steer<H: Family>(ctx: &XdpContext, ingress: u32, generation: u32) -> Result<V
 fn carry<H: Family, T: Transport>(
     ctx: &XdpContext,
     ingress: u32,
-    generation: u32,
+    interface: &Interface,
 ) -> Result<Verdict, Discard> {
     let ip = parse_ip::<H>(ctx)?;
     let key = key::<H, T>(ctx, &ip)?;
-    let steering = track::<H, T>(ctx, &ip, &key)?;
-    let routed = route::<H>(ctx, &key, &steering, generation);
+    let steering = track::<H, T>(ctx, &ip, &key, interface)?;
+    let routed = route::<H>(ctx, &key, &steering, interface.generation);
     rewrite::<H, T>(ctx, &ip, &steering)?;
     // Without a way out the packet may still be the kernel's to forward: it is passed translated.
     routed?;

@@ -139,6 +139,14 @@ pub fn forget<H: Family>(key: &FlowKey<H::Address>, row: *const Row<H::Address>)
     }
 }
 
+/// Deletes the rows under a packet's key, if there are any: another connection begins in their place.
+#[inline(never)]
+pub fn replace<H: Family>(key: &FlowKey<H::Address>, scratch: &mut Scratch<H::Address>) {
+    if let Some(row) = H::rows().get_ptr(key) {
+        remove::<H>(key, row, &mut scratch.other_key);
+    }
+}
+
 /// Deletes the connection that holds the scratch's reply key, `row` being its row.
 #[inline(always)]
 pub fn remove_reply<H: Family>(scratch: &mut Scratch<H::Address>, row: *const Row<H::Address>) {

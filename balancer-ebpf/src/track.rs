@@ -2,14 +2,17 @@
 
 use aya_ebpf::programs::XdpContext;
 use balancer_common::{
+    addr::UDP,
     conntrack::{FlowKey, REFRESH_JIFFIES, direction},
+    real_server::state,
+    settings::Interface,
     tcp::{self, flags},
     verdict::Discard,
     wire::Ethernet,
 };
 
 use crate::{
-    maps::{may_be_ours, now, settings, takes_new},
+    maps::{may_be_ours, now, settings, state_of},
     open::{Opened, open},
     packet::header_mut,
     parse::{Ip, Transport, facts},
@@ -24,13 +27,25 @@ pub struct Steering<A> {
     pub is_new: bool,
 }
 
+/// What a packet's row is to it.
+enum Followed {
+    /// The packet goes on by the row.
+    Steers,
+    /// The packet begins a new connection, and the row goes when that has found its real server.
+    IsReplaced,
+    /// The row is deleted, and the packet may begin a new connection.
+    IsGone,
+}
+
 /// Finds the packet's connection, or makes it.
 #[inline(always)]
 pub fn track<H: Family, T: Transport>(
     ctx: &XdpContext,
     ip: &Ip,
     key: &FlowKey<H::Address>,
+    interface: &Interface,
 ) -> Result<Steering<H::Address>, Discard> {
+    let mut replaces = 0;
     if let Some(row) = H::rows().get_ptr_mut(key) {
         let hops = header_mut::<H>(ctx, Ethernet::LENGTH)?.hops();
         let l4 = header_mut::<T>(ctx, ip.l4_offset)?;
@@ -41,14 +56,16 @@ pub fn track<H: Family, T: Transport>(
         if let Some(fault) = l4.fault::<H>(Ethernet::LENGTH + ip.length - ip.l4_offset) {
             return Err(fault);
         }
-        if follow::<H>(key, row, l4.flags())? {
-            return Ok(Steering { row, is_new: false });
+        match follow::<H>(key, row, l4.flags(), interface)? {
+            Followed::Steers => return Ok(Steering { row, is_new: false }),
+            Followed::IsReplaced => replaces = 1,
+            Followed::IsGone => {}
         }
     }
     if !may_be_ours(key.destination) && !may_be_ours(key.source) {
         return Err(Discard::NoService);
     }
-    let facts = facts::<H, T>(ctx, ip)?;
+    let facts = facts::<H, T>(ctx, ip, key, replaces)?;
     let opened = open::<H>(key, &facts)?;
     let row = &raw mut scratch::<H>()?.row;
     Ok(Steering {
@@ -57,41 +74,80 @@ pub fn track<H: Family, T: Transport>(
     })
 }
 
-/// Takes a packet along its row: refreshes it and follows the TCP state. `false` where the row is spent, deleted
-/// now, and a new connection may begin.
+/// Takes a packet along its row: refreshes it and follows the TCP state.
 #[inline(always)]
 fn follow<H: Family>(
     key: &FlowKey<H::Address>,
     pointer: *mut Row<H::Address>,
     packet_flags: u8,
-) -> Result<bool, Discard> {
+    interface: &Interface,
+) -> Result<Followed, Discard> {
     // SAFETY: the map gave this pointer just now, and rows stay mapped while a program runs. A row may be
     // deleted and given to another flow meanwhile; only idle rows are, so no packet of theirs is under way.
     let row = unsafe { &mut *pointer };
+    if interface.resets != 0
+        && row.direction == direction::ORIGINAL
+        && state::is_reset(state_of(row.real))
+    {
+        return give_up::<H>(key, pointer, packet_flags);
+    }
     let now = now();
     if now.wrapping_sub(row.last_seen) > REFRESH_JIFFIES {
         let settings = settings().ok_or(Discard::NoService)?;
         if is_expired::<H>(key.protocol, row, now, settings) {
             forget::<H>(key, pointer);
-            return Ok(false);
+            return Ok(Followed::IsGone);
         }
         row.last_seen = now;
     }
-    if packet_flags & (flags::SYN | flags::FIN | flags::RST) != 0 {
-        return Ok(turn::<H>(key, row, packet_flags));
+    if packet_flags & (flags::SYN | flags::FIN | flags::RST) != 0
+        && !turn::<H>(key, row, packet_flags)
+    {
+        return Ok(Followed::IsReplaced);
     }
-    Ok(true)
+    Ok(Followed::Steers)
 }
 
-/// Follows a packet that may change the connection's state. `false` where a new connection begins: the row is
-/// deleted.
+/// Ends the connection of a client's packet whose real server has failed. TCP clients are told, datagrams and SYNs go
+/// to another real server.
+#[inline(always)]
+fn give_up<H: Family>(
+    key: &FlowKey<H::Address>,
+    pointer: *mut Row<H::Address>,
+    packet_flags: u8,
+) -> Result<Followed, Discard> {
+    if opens(packet_flags) {
+        return Ok(Followed::IsReplaced);
+    }
+    forget::<H>(key, pointer);
+    if key.protocol == u32::from(UDP) {
+        return Ok(Followed::IsGone);
+    }
+    Err(real_reset(packet_flags))
+}
+
+/// Why a client's TCP packet whose real server has failed leaves early. A reset is never answered.
+#[inline(always)]
+pub const fn real_reset(packet_flags: u8) -> Discard {
+    if packet_flags & flags::RST != 0 {
+        Discard::StrayReset
+    } else {
+        Discard::RealReset
+    }
+}
+
+/// Whether a segment with these flags asks for a new connection.
+#[inline(always)]
+const fn opens(packet_flags: u8) -> bool {
+    packet_flags & (flags::SYN | flags::ACK | flags::RST) == flags::SYN
+}
+
+/// Follows a packet that may change the connection's state. `false` where a new connection is to begin in its place.
 #[inline(never)]
 fn turn<H: Family>(key: &FlowKey<H::Address>, row: &mut Row<H::Address>, packet_flags: u8) -> bool {
-    let opens = packet_flags & (flags::SYN | flags::ACK | flags::RST) == flags::SYN;
-    if opens && row.direction == direction::ORIGINAL {
+    if opens(packet_flags) && row.direction == direction::ORIGINAL {
         // The old connection is closing or closed, or its real server takes no new ones.
-        if tcp::may_be_reused(row.state) || !takes_new(row.real) {
-            forget::<H>(key, row);
+        if tcp::may_be_reused(row.state) || state_of(row.real) != state::TAKES_NEW {
             return false;
         }
     }

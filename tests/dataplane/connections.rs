@@ -11,7 +11,7 @@ use balancer_tests::{
         Side::{Inside, Outside},
         TIMEOUTS, run,
     },
-    expected::{dropped, passed, redirected},
+    expected::{answered, dropped, passed, redirected},
     packet::flag::{ACK, FIN, PSH, RST, SYN},
     rows::other_half,
     services::ServiceHandle,
@@ -240,7 +240,11 @@ fn a_handshake_that_takes_too_long_is_forgotten() {
         let answer = syn_ack(&syn(), R, 8080);
         lb.step(Inside, &answer, passed(Discard::NoService, &answer.bytes()));
         let ack = syn().segment(ACK, 1001, 9001);
-        lb.step(Outside, &ack, passed(Discard::NoConnection, &ack.bytes()));
+        lb.step(
+            Outside,
+            &ack,
+            answered(Discard::NoConnection, &ack.reset(RST, 9001, 0)),
+        );
         // Its record is used again.
         lb.step(
             Outside,
@@ -549,28 +553,6 @@ fn case_14_a_syn_on_an_established_connection_goes_to_the_same_real_server() {
 }
 
 #[test]
-fn a_syn_on_an_established_connection_selects_anew_when_its_real_server_takes_no_more() {
-    for state in [state::DRAINING, state::REMOVED, state::FREE] {
-        run(|lb| {
-            let (service, first, second) = two_reals(lb);
-            establish(lb, &syn(), R, 8080);
-            lb.set_real_state(first, state);
-            lb.set_ring(service, &[second]);
-            let again = syn().segment(SYN, 77_000, 0);
-            lb.step(
-                Outside,
-                &again,
-                redirected(&again.delivered(R2, 8080))
-                    .original(second, &again)
-                    .selected(service, second)
-                    .half_open(1)
-                    .pair_v4_deleted(),
-            );
-        });
-    }
-}
-
-#[test]
 fn case_16_a_reset_without_a_connection_is_dropped() {
     run(|lb| {
         lb.web();
@@ -600,59 +582,14 @@ fn case_17_a_syn_ack_without_a_connection_is_dropped() {
 }
 
 #[test]
-fn a_segment_without_a_connection_is_passed_and_the_host_resets_it() {
-    run(|lb| {
-        lb.web();
-        for flags in [ACK, PSH | ACK, FIN | ACK, FIN, 0] {
-            let packet = syn().segment(flags, 1001, 7000).data(b"x");
-            lb.step(
-                Outside,
-                &packet,
-                passed(Discard::NoConnection, &packet.bytes()),
-            );
-        }
-    });
-}
-
-#[test]
-fn case_19_an_old_connection_goes_on_while_its_real_server_drains() {
-    run(|lb| {
-        let (service, first, second) = two_reals(lb);
-        establish(lb, &syn(), R, 8080);
-        lb.set_real_state(first, state::DRAINING);
-        lb.set_ring(service, &[second]);
-        let data = syn().segment(PSH | ACK, 1001, 9001).data(b"more");
-        lb.step(
-            Outside,
-            &data,
-            redirected(&data.delivered(R, 8080)).original(first, &data),
-        );
-        let page = syn()
-            .answered(R, 8080)
-            .segment(ACK, 9001, 1005)
-            .data(b"page");
-        lb.step(
-            Inside,
-            &page,
-            redirected(&page.returned(V, 80)).reply(first, &page),
-        );
-        for port in 40010..40013 {
-            let fresh = syn().client_port(port);
-            lb.step(
-                Outside,
-                &fresh,
-                redirected(&fresh.delivered(R2, 8080))
-                    .original(second, &fresh)
-                    .selected(service, second)
-                    .half_open(1),
-            );
-        }
-    });
-}
-
-#[test]
 fn a_syn_sent_again_leaves_a_real_server_that_takes_no_more() {
-    for gone in [state::DRAINING, state::REMOVED, state::FREE] {
+    for gone in [
+        state::DRAINING,
+        state::REMOVED,
+        state::FREE,
+        state::RESET,
+        state::REMOVED_RESET,
+    ] {
         run(|lb| {
             let first = lb.add_real(R, 8080);
             let second = lb.add_real(R2, 8080);

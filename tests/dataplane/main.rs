@@ -1,7 +1,9 @@
 //! The packet suite: the loaded packet program, driven frame by frame with the kernel's own test run. Each test
 //! compares verdict, whole frame, rows and all counters. Numbers are those of the packet cases.
 
+mod answers;
 mod connections;
+mod failure;
 mod forwarding;
 mod load;
 mod malformed;

@@ -149,7 +149,10 @@ fn thousands_of_damaged_frames_abort_nothing() {
             frame.truncate((14 + random.next() as usize % 90).min(frame.len()));
             let (verdict, out) = lb.send(Outside, &frame);
             assert_ne!(verdict, Verdict::Aborted, "round {round}: {frame:02x?}");
-            assert_eq!(out.len(), frame.len(), "round {round}: {frame:02x?}");
+            // Only an answer, which goes back where the frame came from, has another length.
+            if verdict != Verdict::Transmit {
+                assert_eq!(out.len(), frame.len(), "round {round}: {frame:02x?}");
+            }
         }
     });
 }

@@ -10,7 +10,7 @@ use balancer_tests::{
         Side::{Inside, Outside},
         TIMEOUTS, run, run_with, test_run,
     },
-    expected::{dropped, passed, redirected},
+    expected::{answered, dropped, redirected},
     packet::{
         Packet,
         flag::{ACK, PSH, RST, SYN},
@@ -125,7 +125,7 @@ fn an_expired_connection_is_none() {
         lb.step(
             Outside,
             &data,
-            passed(Discard::NoConnection, &data.bytes()).pair_v4_deleted(),
+            answered(Discard::NoConnection, &data.reset(RST, 9001, 0)).pair_v4_deleted(),
         );
     });
 }
@@ -205,7 +205,8 @@ fn each_state_has_its_own_timeout() {
                 "{state:?}"
             );
             let ((_, expired), rows) = at(age(state) + 1);
-            assert_eq!((expired, rows), (ack.bytes(), 0), "{state:?}");
+            let reset = ack.reset(RST, 9001, 0).bytes();
+            assert_eq!((expired, rows), (reset, 0), "{state:?}");
         });
     }
 }

@@ -88,6 +88,8 @@ pub struct Dataplane {
     pub(crate) settings: Settings,
     /// The route generation.
     pub generation: u32,
+    /// Whether the program asks for real servers whose connections are reset.
+    pub(crate) resets: bool,
     /// Real ids given so far.
     pub(crate) reals: u32,
     /// Service ids given so far.
@@ -151,6 +153,7 @@ impl Dataplane {
             inside: index("inside"),
             settings,
             generation: 0,
+            resets: false,
             reals: 0,
             services: 0,
             ring_slots: 0,

@@ -32,6 +32,12 @@ pub fn transmitted(frame: &Packet) -> Expected {
     Expected::new(Verdict::Transmit, Some(frame.bytes()))
 }
 
+/// The sender gets `frame` by the interface where its own came in, and the reason is counted.
+#[must_use]
+pub fn answered(reason: Discard, frame: &Packet) -> Expected {
+    transmitted(frame).discard(reason)
+}
+
 /// The frame goes to the host's stack, as it stands in `frame`, and its reason is counted.
 #[must_use]
 pub fn passed(reason: Discard, frame: &[u8]) -> Expected {
@@ -127,6 +133,15 @@ impl Expected {
     pub fn pair_v4_deleted(self) -> Self {
         self.change(|s| {
             s.rows_v4 -= 2;
+            s.usage.removed += 1;
+        })
+    }
+
+    /// A pair of IPv6 rows was deleted.
+    #[must_use]
+    pub fn pair_v6_deleted(self) -> Self {
+        self.change(|s| {
+            s.rows_v6 -= 2;
             s.usage.removed += 1;
         })
     }

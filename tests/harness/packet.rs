@@ -39,6 +39,8 @@ pub enum Transport {
         acknowledgement: u32,
         /// Flags.
         flags: u8,
+        /// Window.
+        window: u16,
         /// Options, a multiple of four bytes.
         options: Vec<u8>,
     },
@@ -127,6 +129,7 @@ impl Packet {
             sequence,
             acknowledgement,
             flags,
+            window: 64240,
             options: Vec::new(),
         };
         Self {
@@ -211,6 +214,50 @@ impl Packet {
             destination_port: self.source_port,
             ..self.clone()
         }
+    }
+
+    /// The frame that goes back to the sender in this one's stead, with a header of its own.
+    fn turned_back(&self, transport: Transport) -> Self {
+        Self {
+            mac_destination: self.mac_source,
+            mac_source: self.mac_destination,
+            id: 0,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            ..Self::from_client(self.destination, self.source, transport)
+        }
+    }
+
+    /// The reset that answers this, a client's segment, with these numbers and flags.
+    #[must_use]
+    pub fn reset(&self, flags: u8, sequence: u32, acknowledgement: u32) -> Self {
+        self.turned_back(Transport::Tcp {
+            sequence,
+            acknowledgement,
+            flags,
+            window: 0,
+            options: Vec::new(),
+        })
+    }
+
+    /// The ICMP error that says that nobody listens where this datagram goes. It quotes the headers.
+    #[must_use]
+    pub fn port_unreachable(&self) -> Self {
+        let quoted = &self.bytes()[self.ip_offset()..self.transport_offset() + 8];
+        let (protocol, kind) = if self.source.is_ipv4() {
+            (1, [3, 3])
+        } else {
+            (58, [1, 4])
+        };
+        let mut error = self.turned_back(Transport::Other(protocol));
+        error.payload = [&[kind[0], kind[1], 0, 0, 0, 0, 0, 0], quoted].concat();
+        let sum = if self.source.is_ipv4() {
+            full_sum(&[&error.payload])
+        } else {
+            error.full_transport_sum(&error.payload)
+        };
+        error.payload[2..4].copy_from_slice(&sum.to_be_bytes());
+        error
     }
 
     /// With these TCP fields.
@@ -375,6 +422,7 @@ impl Packet {
                 sequence,
                 acknowledgement,
                 flags,
+                window,
                 options,
             } => {
                 bytes.extend(self.source_port.to_be_bytes());
@@ -382,7 +430,7 @@ impl Packet {
                 bytes.extend(sequence.to_be_bytes());
                 bytes.extend(acknowledgement.to_be_bytes());
                 bytes.extend([((5 + options.len() / 4) << 4) as u8, *flags]);
-                bytes.extend(64240_u16.to_be_bytes());
+                bytes.extend(window.to_be_bytes());
                 bytes.extend([0; 4]);
                 bytes.extend(options);
                 16

@@ -98,6 +98,27 @@ impl Dataplane {
             .expect("write REALS");
     }
 
+    /// The real server has failed: its connections are reset.
+    pub fn fail_real(&mut self, id: u32) {
+        self.resets = true;
+        self.write_interfaces();
+        self.set_real_state(id, real_server::state::RESET);
+    }
+
+    /// Uses up what every CPU may answer now, or gives it back.
+    pub fn exhaust_answers(&mut self, exhausted: bool) {
+        let due = if exhausted { u64::MAX / 2 } else { 0 };
+        let cpus = aya::util::nr_cpus().expect("the number of CPUs");
+        let values = aya::maps::PerCpuValues::try_from(vec![due; cpus]).expect("a value for each");
+        let mut map: aya::maps::PerCpuArray<_, u64> = self
+            .ebpf
+            .map_mut("ANSWERS")
+            .expect("ANSWERS")
+            .try_into()
+            .expect("a per-CPU array");
+        map.set(0, values, 0).expect("write ANSWERS");
+    }
+
     /// Makes a service whose ring holds these real ids.
     pub fn add_service(
         &mut self,
@@ -212,8 +233,15 @@ impl Dataplane {
     /// Raises the route generation of both interfaces.
     pub fn raise_generation(&mut self) {
         self.generation += 1;
+        self.write_interfaces();
+    }
+
+    fn write_interfaces(&mut self) {
         for (ifindex, mac) in [(self.outside, LB_OUTSIDE), (self.inside, LB_INSIDE)] {
-            let interface = Interface::new(mac, self.generation);
+            let interface = Interface {
+                resets: u32::from(self.resets),
+                ..Interface::new(mac, self.generation)
+            };
             self.array_mut("INTERFACES")
                 .set(ifindex, interface, 0)
                 .expect("write INTERFACES");

@@ -121,7 +121,8 @@ fn what_another_layout_left_is_taken_off() {
     start_reals(&scene);
     scene.with(all(), |dataplane| dataplane.reconcile(&both()).unwrap());
     let old = scene.pins().join("v0");
-    std::fs::rename(scene.pins().join("v1"), &old).unwrap();
+    let present = format!("v{}", balancer_common::ABI_VERSION);
+    std::fs::rename(scene.pins().join(present), &old).unwrap();
     scene.with(all(), |dataplane| {
         dataplane.reconcile(&both()).unwrap();
         assert_eq!(connect(&scene).1, "A");

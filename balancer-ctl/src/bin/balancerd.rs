@@ -129,7 +129,13 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             KernelDataplane::open(options).map_err(|error| error.0)?,
         ))
     };
-    serve::serve(open, None, source, &socket, local::addresses)
+    serve::serve(
+        open,
+        &instance.state(),
+        source,
+        &socket,
+        local::addresses,
+    )
 }
 
 /// Log lines go to standard error; systemd adds the time to them, so they carry none there.

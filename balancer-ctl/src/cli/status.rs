@@ -159,6 +159,7 @@ fn discards(status: &Status) -> String {
                 let outcome = match reason.outcome() {
                     Outcome::Pass => "passed",
                     Outcome::Drop => "dropped",
+                    Outcome::Answer => "answered",
                 };
                 (outcome, reason.sentence())
             });

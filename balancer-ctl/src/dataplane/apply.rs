@@ -10,7 +10,7 @@ use balancer_common::{
     stats::RealStats,
 };
 
-use super::{maps::Maps, settings::SettingsRow};
+use super::{maps::Maps, settings::SettingsRow, ways::Ways};
 use crate::{
     model::{Protocol, ServiceKey},
     plan::{
@@ -58,15 +58,25 @@ fn model_key<A: Address>(key: &service::ServiceKey<A>) -> Option<ServiceKey> {
 ///
 /// # Errors
 /// The kernel refused a call; the changes before it are made. [`observe`] says what stands then.
-pub fn apply(maps: &Maps, settings: &SettingsRow, changes: &[Change]) -> anyhow::Result<()> {
+pub fn apply(
+    maps: &Maps,
+    settings: &SettingsRow,
+    ways: &Ways,
+    changes: &[Change],
+) -> anyhow::Result<()> {
     for run in changes.chunk_by(|a, b| std::mem::discriminant(a) == std::mem::discriminant(b)) {
-        apply_run(maps, settings, run)?;
+        apply_run(maps, settings, ways, run)?;
     }
     Ok(())
 }
 
 /// Makes changes of one kind.
-fn apply_run(maps: &Maps, settings: &SettingsRow, run: &[Change]) -> anyhow::Result<()> {
+fn apply_run(
+    maps: &Maps,
+    settings: &SettingsRow,
+    ways: &Ways,
+    run: &[Change],
+) -> anyhow::Result<()> {
     let (mut turns, mut stats, mut reals, mut slots) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut services_v4, mut services_v6, mut addresses) = (Vec::new(), Vec::new(), Vec::new());
@@ -84,6 +94,9 @@ fn apply_run(maps: &Maps, settings: &SettingsRow, run: &[Change]) -> anyhow::Res
             Change::SetAnyPort(on) => settings
                 .update(|settings| settings.any_port = u32::from(*on))
                 .context("cannot write the settings")?,
+            Change::SetResets(on) => ways
+                .set_resets(*on)
+                .context("cannot write the interfaces")?,
             Change::SetService {
                 key,
                 service,
@@ -123,7 +136,7 @@ fn apply_run(maps: &Maps, settings: &SettingsRow, run: &[Change]) -> anyhow::Res
 ///
 /// # Errors
 /// The kernel refused a call.
-pub fn observe(maps: &Maps, settings: &SettingsRow) -> anyhow::Result<Tables> {
+pub fn observe(maps: &Maps, settings: &SettingsRow, ways: &Ways) -> anyhow::Result<Tables> {
     let rows = |services: Vec<(ServiceKey, Service)>| -> io::Result<Vec<(ServiceKey, ServiceRow)>> {
         services
             .into_iter()
@@ -160,6 +173,7 @@ pub fn observe(maps: &Maps, settings: &SettingsRow) -> anyhow::Result<Tables> {
         reals: reals.into_iter().map(|(_, real)| real).collect(),
         addresses: addresses.into_iter().map(|(_, word)| word).collect(),
         any_port: settings.get().any_port != 0,
+        resets: ways.resets(),
         space,
     })
 }
@@ -173,7 +187,7 @@ pub fn free_real(maps: &Maps, tables: &mut Tables, id: u32) -> anyhow::Result<()
     let Some(real) = tables.reals.get_mut(id as usize) else {
         return Ok(());
     };
-    if real.state != state::REMOVED {
+    if !state::is_removed(real.state) {
         return Ok(());
     }
     let counted = super::census::sum(&maps.real_stats.get(id).context("cannot read counters")?);

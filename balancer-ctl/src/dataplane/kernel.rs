@@ -101,7 +101,7 @@ impl KernelDataplane {
     pub(super) fn tables(&mut self) -> anyhow::Result<&mut Tables> {
         let tables = match self.tables.take() {
             Some(tables) => tables,
-            None => apply::observe(&self.maps, &self.settings)?,
+            None => apply::observe(&self.maps, &self.settings, &self.ways)?,
         };
         Ok(self.tables.insert(tables))
     }
@@ -122,7 +122,7 @@ impl KernelDataplane {
             expiry.about_to_change(&changes);
         }
         // On a failure `tables` stays empty and is read again.
-        apply::apply(&self.maps, &self.settings, &changes)?;
+        apply::apply(&self.maps, &self.settings, &self.ways, &changes)?;
         for change in &changes {
             tables.apply(change);
         }
@@ -309,7 +309,7 @@ impl KernelDataplane {
         let tables = self.tables()?;
         let removed: HashSet<_> = (0_u32..)
             .zip(&tables.reals)
-            .filter(|(_, real)| real.state == state::REMOVED)
+            .filter(|(_, real)| state::is_removed(real.state))
             .map(|(id, _)| id)
             .collect();
         if tables.space.has_retired() || !removed.is_empty() {
@@ -453,7 +453,7 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
             }
         })
         .context("cannot write the settings")?;
-    let tables = apply::observe(&maps, &settings)?;
+    let tables = apply::observe(&maps, &settings, &ways)?;
     let watch = Watch::start(ways.clone())?;
     let mut dataplane = KernelDataplane {
         pins,

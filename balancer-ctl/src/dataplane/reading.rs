@@ -74,7 +74,7 @@ impl KernelDataplane {
                 .context("cannot read counters")?;
             let counters = census::counters(&census::sum(&stats));
             service.counters = add(service.counters, counters);
-            if real.state != state::REMOVED {
+            if !state::is_removed(real.state) {
                 let [active, inactive] = census.get(id as usize).copied().unwrap_or_default();
                 service.reals.insert(
                     address_of(real),

@@ -1,4 +1,5 @@
-//! The interfaces as the program knows them, each with the route generation. Two threads write them: the data plane's owner, and
+//! The interfaces as the program knows them, each with the route generation and whether real servers' connections are
+//! reset. Two threads write them: the data plane's owner, and
 //! the one that hears of routes.
 
 use std::{
@@ -20,6 +21,8 @@ struct Inner {
     table: Table<u32, Interface>,
     /// The same for all interfaces, so that a way out means the same wherever its packet came in.
     generation: u32,
+    /// Whether packets are to ask for real servers whose connections are reset.
+    resets: bool,
     /// Configured interfaces and their addresses.
     macs: BTreeMap<u32, [u8; 6]>,
 }
@@ -36,6 +39,9 @@ impl Ways {
             .map(|(_, interface)| interface.generation)
             .max()
             .unwrap_or(0);
+        let resets = interfaces
+            .iter()
+            .any(|(_, interface)| interface.resets != 0);
         // What is pinned from before, so that it is cleared when it is not configured any more.
         let known = interfaces
             .into_iter()
@@ -46,6 +52,7 @@ impl Ways {
         Ok(Self(Arc::new(Mutex::new(Inner {
             table,
             generation,
+            resets,
             macs,
         }))))
     }
@@ -92,6 +99,21 @@ impl Ways {
         self.lock().raise()
     }
 
+    /// Whether packets ask for real servers whose connections are reset.
+    pub fn resets(&self) -> bool {
+        self.lock().resets
+    }
+
+    /// Says whether packets are to ask for real servers whose connections are reset.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn set_resets(&self, resets: bool) -> io::Result<()> {
+        let mut inner = self.lock();
+        inner.resets = resets;
+        inner.write()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // A writer that panicked has left whole values.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -101,9 +123,16 @@ impl Ways {
 impl Inner {
     fn raise(&mut self) -> io::Result<()> {
         self.generation = next(self.generation);
+        self.write()
+    }
+
+    fn write(&mut self) -> io::Result<()> {
         for (index, mac) in &self.macs {
-            self.table
-                .set(index, &Interface::new(*mac, self.generation))?;
+            let interface = Interface {
+                resets: u32::from(self.resets),
+                ..Interface::new(*mac, self.generation)
+            };
+            self.table.set(index, &interface)?;
         }
         Ok(())
     }

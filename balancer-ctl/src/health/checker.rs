@@ -248,11 +248,11 @@ impl Checker {
         let (state, turn) = next(self.state, way, self.rules);
         self.state = state;
         let mut output = Output::Nothing;
-        if let Some(said) = said {
-            if said != self.advice {
-                self.advice = said;
-                output = Output::Advised;
-            }
+        if let Some(said) = said
+            && said != self.advice
+        {
+            self.advice = said;
+            output = Output::Advised;
         }
         let why = match turn {
             Turn::No => None,

@@ -182,14 +182,12 @@ where
         }
         let full = self.probes.len() >= self.around.room;
         let due = self.schedule.next_deadline();
-        if full && due.is_some_and(|due| due <= now) {
-            if self.full.is_due() {
-                tracing::warn!(
-                    "{} checks run at once, the most there may be: others wait for them, raise LimitNOFILE= or the \
-                     checks' intervals",
-                    self.around.room
-                );
-            }
+        if full && due.is_some_and(|due| due <= now) && self.full.is_due() {
+            tracing::warn!(
+                "{} checks run at once, the most there may be: others wait for them, raise LimitNOFILE= or the \
+                 checks' intervals",
+                self.around.room
+            );
         }
         let rest = now
             + if self.probes.is_empty() {

@@ -10,7 +10,7 @@
 //!   - `-u`: there when a trouble has ended.
 //!   - The entry's own arguments, in which `{event}`, `{service}`, `{address}`, `{real}`, `{message}`, `{node}` and
 //!     `{time}` are replaced. Nothing of ours follows them: mon's own programs take all of them for recipients.
-//! * Environment: `BALANCER_*` and `MON_*` as listed in [`environment`], `PATH`, `LANG`; nothing else.
+//! * Environment: `BALANCER_*` and `MON_*` as listed in `environment` below, `PATH`, `LANG`; nothing else.
 //! * Standard input: one JSON object on one line, the event as `balancer-ctl events --json` shows it and more. mon's
 //!   programs take the first line for a summary and mail it as their subject, and there the summary stands in front.
 //!   A line of text before the object would suit them better, but then no JSON reader could read standard input as it is.

@@ -12,18 +12,22 @@
 //! What is no trouble and ends none is told at once. A real server or service that is gone ends its troubles silently.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    net::{IpAddr, SocketAddr},
+    collections::BTreeMap,
+    net::IpAddr,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
+pub use self::facts::Past;
+use self::facts::{Facts, Place, Present, Role, Trouble, forget, role};
 use crate::{
     address::service_key,
     event::EventKind,
-    model::{AdminState, Model, Notify},
+    model::{Model, Notify},
     view::Event,
 };
+
+mod facts;
 
 /// Something to tell a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,99 +57,6 @@ pub struct News {
     pub again: u32,
     /// When this failed and passed before.
     pub past: Past,
-}
-
-/// When something failed and passed, as far as events told.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Past {
-    /// Beginning of the trouble that is there, or was there last.
-    pub first_failure: Option<SystemTime>,
-    /// Last sign of it.
-    pub last_failure: Option<SystemTime>,
-    /// Last end of a trouble.
-    pub last_success: Option<SystemTime>,
-}
-
-/// A state that is bad for as long as it lasts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Trouble {
-    RealDown,
-    QuorumLost,
-    TableFull,
-}
-
-impl Trouble {
-    const fn beginning(self) -> EventKind {
-        match self {
-            Self::RealDown => EventKind::RealDown,
-            Self::QuorumLost => EventKind::QuorumLost,
-            Self::TableFull => EventKind::TableFull,
-        }
-    }
-
-    const fn end(self) -> EventKind {
-        match self {
-            Self::RealDown => EventKind::RealUp,
-            Self::QuorumLost => EventKind::QuorumRegained,
-            Self::TableFull => EventKind::TableHasRoom,
-        }
-    }
-}
-
-/// What an event is to troubles.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    Begins(Trouble),
-    Ends(Trouble),
-    /// What it is about is gone, or new.
-    Forgets,
-    Plain,
-}
-
-const fn role(kind: EventKind) -> Role {
-    match kind {
-        EventKind::RealDown => Role::Begins(Trouble::RealDown),
-        EventKind::RealUp => Role::Ends(Trouble::RealDown),
-        EventKind::QuorumLost => Role::Begins(Trouble::QuorumLost),
-        EventKind::QuorumRegained => Role::Ends(Trouble::QuorumLost),
-        EventKind::TableFull => Role::Begins(Trouble::TableFull),
-        EventKind::TableHasRoom => Role::Ends(Trouble::TableFull),
-        EventKind::ServiceAdded
-        | EventKind::ServiceRemoved
-        | EventKind::RealAdded
-        | EventKind::RealRemoved => Role::Forgets,
-        EventKind::ServiceChanged
-        | EventKind::RealChanged
-        | EventKind::Reloaded
-        | EventKind::ReloadFailed
-        | EventKind::BackupsIn
-        | EventKind::BackupsOut
-        | EventKind::Lost
-        | EventKind::Stopping => Role::Plain,
-    }
-}
-
-/// Where which trouble is.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct Place {
-    service: Option<String>,
-    real: Option<SocketAddr>,
-    trouble: Trouble,
-}
-
-impl Place {
-    fn of(event: &Event, trouble: Trouble) -> Self {
-        Self {
-            service: event.service.clone(),
-            real: event.real,
-            trouble,
-        }
-    }
-
-    /// Whether an event about a service or real server as a whole is about this too.
-    fn is_within(&self, event: &Event) -> bool {
-        self.service == event.service && (event.real.is_none() || self.real == event.real)
-    }
 }
 
 /// A trouble as one entry sees it.
@@ -243,73 +154,6 @@ impl Entry {
     }
 }
 
-/// What is known of a service.
-#[derive(Clone, Debug)]
-struct Service {
-    name: Option<String>,
-    hosts: Vec<IpAddr>,
-}
-
-/// What is known of services, whoever is told.
-#[derive(Clone, Debug, Default)]
-struct Facts {
-    /// By key, as events have it.
-    services: HashMap<String, Service>,
-    /// Services that the last configuration took away: that they are gone is still to be told.
-    former: HashMap<String, Service>,
-    past: HashMap<Place, Past>,
-}
-
-impl Facts {
-    fn service(&self, event: &Event) -> Option<&Service> {
-        let key = event.service.as_ref()?;
-        self.services.get(key).or_else(|| self.former.get(key))
-    }
-
-    fn configure(&mut self, model: &Model) {
-        let services = model.services.iter().map(|service| {
-            let facts = Service {
-                name: service.name.clone(),
-                hosts: service.reals.iter().map(|real| real.address.ip()).collect(),
-            };
-            (service.key.to_string(), facts)
-        });
-        self.former = std::mem::replace(&mut self.services, services.collect());
-        self.former
-            .retain(|key, _| !self.services.contains_key(key));
-    }
-
-    fn past(&self, event: &Event) -> Past {
-        let (Role::Begins(trouble) | Role::Ends(trouble)) = role(event.event) else {
-            return Past::default();
-        };
-        let place = Place::of(event, trouble);
-        self.past.get(&place).copied().unwrap_or_default()
-    }
-
-    /// Notes when things failed and passed.
-    fn note(&mut self, event: &Event) {
-        let time = humantime::parse_rfc3339(&event.time).ok();
-        match role(event.event) {
-            Role::Begins(trouble) => {
-                let past = self.past.entry(Place::of(event, trouble)).or_default();
-                let has_passed =
-                    past.last_success.is_some() && past.last_success >= past.last_failure;
-                if past.first_failure.is_none() || has_passed {
-                    past.first_failure = time;
-                }
-                past.last_failure = time;
-            }
-            Role::Ends(trouble) => {
-                let past = self.past.entry(Place::of(event, trouble)).or_default();
-                past.last_success = time;
-            }
-            Role::Forgets => self.past.retain(|place, _| !place.is_within(event)),
-            Role::Plain => {}
-        }
-    }
-}
-
 /// Decides who is told.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
@@ -322,7 +166,7 @@ pub struct Policy {
 
 impl Policy {
     /// Takes a model's entries. Those that were there, or at least their program, keep the troubles they know; troubles
-    /// of what is not there any more, or is let alone on purpose, end silently.
+    /// of what is not there any more, or is not probed any more, end silently.
     pub fn configure(&mut self, model: &Model) {
         let present = Present::of(model);
         self.facts.configure(model);
@@ -348,7 +192,7 @@ impl Policy {
             entry.cases.retain(|place, _| present.has(place));
             self.entries.push(entry);
         }
-        self.facts.past.retain(|place, _| present.has(place));
+        self.facts.prune(&present);
         self.find_earliest();
     }
 
@@ -382,7 +226,7 @@ impl Policy {
         for entry in &mut self.entries {
             match role {
                 Role::Plain => {}
-                Role::Forgets => entry.cases.retain(|place, _| !place.is_within(event)),
+                Role::Forgets => forget(&mut entry.cases, event),
                 Role::Begins(trouble) => {
                     begin(entry, trouble, event, now, &self.facts, &mut tells);
                     continue;
@@ -487,35 +331,6 @@ fn begin(
     entry.cases.insert(place, case);
     if is_due && is_wanted {
         tells.push(entry.tell(event.clone(), 0, facts));
-    }
-}
-
-/// What can be in trouble: services, and their real servers that are not let alone on purpose.
-struct Present {
-    reals: HashMap<String, HashSet<SocketAddr>>,
-}
-
-impl Present {
-    fn of(model: &Model) -> Self {
-        let reals = model.services.iter().map(|service| {
-            let watched = service
-                .reals
-                .iter()
-                .filter(|real| real.state != AdminState::Maintenance)
-                .map(|real| real.address);
-            (service.key.to_string(), watched.collect())
-        });
-        Self {
-            reals: reals.collect(),
-        }
-    }
-
-    fn has(&self, place: &Place) -> bool {
-        let Some(service) = &place.service else {
-            return true;
-        };
-        let reals = self.reals.get(service);
-        reals.is_some_and(|reals| place.real.is_none_or(|real| reals.contains(&real)))
     }
 }
 

@@ -43,6 +43,8 @@ pub enum Change {
     },
     /// Says whether any service listens on every port.
     SetAnyPort(bool),
+    /// Says whether the connections of any real server are to be reset.
+    SetResets(bool),
     /// Writes a service. Its ring is `reals`, written before.
     SetService {
         /// VIP, port, protocol.
@@ -79,6 +81,8 @@ pub struct Tables {
     pub addresses: Vec<u64>,
     /// Whether the program looks for services on every port.
     pub any_port: bool,
+    /// Whether the program looks for real servers whose connections are to be reset.
+    pub resets: bool,
     /// Free ring slots.
     pub space: RingSpace,
 }
@@ -92,6 +96,7 @@ impl Tables {
             reals: vec![RealServer::default(); reals as usize],
             addresses: vec![0; address_filter::WORDS as usize],
             any_port: false,
+            resets: false,
             space: RingSpace::without(ring_slots, []),
         }
     }
@@ -117,6 +122,7 @@ impl Tables {
                 }
             }
             Change::SetAnyPort(any_port) => self.any_port = *any_port,
+            Change::SetResets(resets) => self.resets = *resets,
             Change::SetService {
                 key,
                 service,

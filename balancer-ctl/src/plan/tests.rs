@@ -23,6 +23,7 @@ struct Maps {
     rings: Vec<u32>,
     addresses: Vec<u64>,
     any_port: bool,
+    resets: bool,
 }
 
 const REALS: u32 = 64;
@@ -36,6 +37,7 @@ impl Maps {
             rings: vec![u32::MAX; SLOTS as usize],
             addresses: tables::filter_of(std::iter::empty()),
             any_port: false,
+            resets: false,
         }
     }
 
@@ -71,6 +73,7 @@ impl Maps {
                 }
             }
             Change::SetAnyPort(on) => self.any_port = *on,
+            Change::SetResets(on) => self.resets = *on,
             Change::SetService {
                 key,
                 service,
@@ -151,6 +154,11 @@ impl World {
         for change in &changes {
             self.maps.apply(change, &mut self.untouchable);
             self.tables.apply(change);
+            let is_reset = |real: &RealServer| state::is_reset(real.state);
+            assert!(
+                self.maps.resets || !self.maps.reals.iter().any(is_reset),
+                "packets do not ask for what {change:?} says"
+            );
             for key in &keys {
                 let now = self.maps.resolve(key);
                 assert!(
@@ -184,19 +192,21 @@ impl World {
             for real in &service.reals {
                 let id = self.tables.real_ids()
                     [&(self.tables.services[&service.key].service.id, real.address)];
-                let expected = if real.weight > 0 {
-                    state::TAKES_NEW
-                } else {
-                    state::DRAINING
+                let expected = match (real.weight, real.connections) {
+                    (1.., _) => state::TAKES_NEW,
+                    (0, Connections::Keep) => state::DRAINING,
+                    (0, Connections::Reset) => state::RESET,
                 };
                 assert_eq!(self.tables.reals[id as usize].state, expected);
             }
         }
+        let is_reset = |real: &RealServer| state::is_reset(real.state);
+        assert_eq!(self.maps.resets, self.maps.reals.iter().any(is_reset));
         let live = self
             .tables
             .reals
             .iter()
-            .filter(|real| !matches!(real.state, state::FREE | state::REMOVED));
+            .filter(|real| real.state != state::FREE && !state::is_removed(real.state));
         assert_eq!(
             live.count(),
             desired
@@ -329,6 +339,74 @@ fn a_removed_real_server_keeps_its_id_and_comes_back_under_it() {
     assert_eq!(world.id(1, 3), id);
 }
 
+/// The service of number 1 with the real server 2 up and 3 failed.
+fn one_failed() -> Vec<dataplane::Service> {
+    let mut failed = service(1, &[(2, 1), (3, 0)]);
+    failed.reals[1].connections = Connections::Reset;
+    vec![failed]
+}
+
+#[test]
+fn a_real_server_that_fails_leaves_the_ring_first_and_packets_ask_for_it_before() {
+    let mut world = World::new();
+    world
+        .change_to(vec![service(1, &[(2, 1), (3, 1)])])
+        .unwrap();
+    let id = world.id(1, 3);
+    let changes = world.change_to(one_failed()).unwrap();
+    let real = world.tables.reals[id as usize];
+    assert_eq!(real.state, state::RESET);
+    assert!(
+        matches!(
+            &changes[..],
+            [
+                Change::SetResets(true),
+                Change::WriteRing { .. },
+                Change::SetService { .. },
+                Change::SetReal { .. },
+            ]
+        ),
+        "{changes:?}"
+    );
+    assert_eq!(changes[3], Change::SetReal { id, real });
+    let changes = world
+        .change_to(vec![service(1, &[(2, 1), (3, 1)])])
+        .unwrap();
+    assert!(
+        matches!(
+            &changes[..],
+            [
+                Change::SetReal { .. },
+                Change::WriteRing { .. },
+                Change::SetService { .. },
+                Change::SetResets(false),
+            ]
+        ),
+        "{changes:?}"
+    );
+}
+
+#[test]
+fn a_real_server_that_is_removed_after_it_failed_stays_failed() {
+    let mut world = World::new();
+    world
+        .change_to(vec![service(1, &[(2, 1), (3, 1)])])
+        .unwrap();
+    let id = world.id(1, 3);
+    world.change_to(one_failed()).unwrap();
+    world.change_to(vec![service(1, &[(2, 1)])]).unwrap();
+    assert_eq!(world.tables.reals[id as usize].state, state::REMOVED_RESET);
+    world
+        .change_to(vec![service(1, &[(2, 1), (3, 1)])])
+        .unwrap();
+    assert_eq!(world.id(1, 3), id);
+    assert!(!world.tables.resets);
+    // With its whole service too.
+    world.change_to(one_failed()).unwrap();
+    world.change_to(Vec::new()).unwrap();
+    assert_eq!(world.tables.reals[id as usize].state, state::REMOVED_RESET);
+}
+
 #[test]
 fn a_service_id_is_not_given_to_another_while_its_real_servers_have_connections() {
     let mut world = World::new();
@@ -420,16 +498,27 @@ fn ring_space_comes_back_after_a_grace_period() {
 
 fn services() -> impl Strategy<Value = Vec<dataplane::Service>> {
     let reals = proptest::collection::btree_map(0_u8..6, 0_u32..4, 0..5);
-    let one = (reals, any::<bool>(), any::<bool>(), any::<bool>());
+    let one = (
+        reals,
+        any::<bool>(),
+        any::<bool>(),
+        any::<bool>(),
+        any::<bool>(),
+    );
     proptest::collection::btree_map(0_u8..5, one, 0..4).prop_map(|services| {
         services
             .into_iter()
-            .map(|(number, (reals, rr, reject, reverse))| {
+            .map(|(number, (reals, rr, reject, reverse, resets))| {
                 let mut reals: Vec<_> = reals.into_iter().collect();
                 if reverse {
                     reals.reverse();
                 }
                 let mut service = service(number, &reals);
+                for real in service.reals.iter_mut().filter(|real| real.weight == 0) {
+                    if resets {
+                        real.connections = Connections::Reset;
+                    }
+                }
                 service.scheduler = if rr { Scheduler::Rr } else { Scheduler::Wrr };
                 service.no_real = if reject { NoReal::Reject } else { NoReal::Drop };
                 service

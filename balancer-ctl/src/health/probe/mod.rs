@@ -13,6 +13,8 @@ mod http2;
 mod ping;
 mod socket;
 mod tcp;
+#[cfg(test)]
+mod tests;
 mod text;
 mod tls;
 mod udp;

@@ -7,14 +7,15 @@
 //!  └───────┴───────┴───────────────┴───────────────┴───────────────┴───────────────────────┘
 //! ```
 
-use std::{
-    hash::{BuildHasher as _, RandomState},
-    io,
-};
+use std::hash::{BuildHasher as _, RandomState};
 
 use socket2::Type;
 
-use super::{Failure, Passed, socket::Endpoint, udp::refusal};
+use super::{
+    Failure, Passed,
+    socket::Endpoint,
+    udp::{receive, refusal},
+};
 
 #[derive(Debug)]
 pub struct Ping {
@@ -37,19 +38,11 @@ impl Ping {
             .await
             .map_err(|error| refusal(&error))?;
         loop {
-            socket.readable().await?;
-            // Longer ones are cut, and none of ours.
-            let mut message = [0; 128];
-            let length = match socket.try_recv(&mut message) {
-                Ok(length) => length,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                Err(error) => return Err(refusal(&error)),
-            };
-            let message = &message[..length];
+            let message = receive(&socket).await?;
             // Only raw IPv4 sockets show the IP header.
             let icmp = match is_ipv4 && kind == Type::RAW {
-                true => behind_ip_header(message),
-                false => Some(message),
+                true => behind_ip_header(&message),
+                false => Some(&message[..]),
             };
             if icmp.is_some_and(|icmp| is_reply(icmp, is_ipv4, token)) {
                 return Ok(Passed::new("echo reply"));

@@ -91,7 +91,10 @@ impl Encryption {
         application: Application,
     ) -> Result<TlsStream<TcpStream>, Failure> {
         let connecting = self.connector.connect(self.name.clone(), stream);
-        let stream = connecting.await.map_err(|error| failure(&error))?;
+        let stream = connecting.await.map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => "connection closed in the tls handshake".into(),
+            _ => failure(&error),
+        })?;
         // A server that knows no ALPN says nothing, and speaks HTTP/1.1.
         if application == Application::Http2
             && stream.get_ref().1.alpn_protocol() != Some(application.name())
@@ -171,10 +174,7 @@ pub fn failure(error: &io::Error) -> Failure {
         .get_ref()
         .and_then(|inner| inner.downcast_ref::<Error>())
     else {
-        return match error.kind() {
-            io::ErrorKind::UnexpectedEof => "connection closed in the tls handshake".into(),
-            _ => error.into(),
-        };
+        return error.into();
     };
     match tls {
         Error::InvalidCertificate(error) => certificate(error).into(),

@@ -1,9 +1,10 @@
 //! A datagram.
 
-use std::{io, time::Duration};
+use std::{io, os::fd::AsRawFd as _, time::Duration};
 
+use nix::sys::socket::{MsgFlags, recv};
 use regex::bytes::Regex;
-use tokio::{net::UdpSocket, time::timeout};
+use tokio::{io::Interest, net::UdpSocket, time::timeout};
 
 use super::{
     Failure, Passed,
@@ -13,7 +14,7 @@ use super::{
 use crate::model::check::Exchange;
 
 /// Largest answer.
-pub const LARGEST: usize = 1 << 16;
+const LARGEST: usize = 1 << 16;
 
 #[derive(Debug)]
 pub struct Udp {
@@ -58,19 +59,16 @@ impl Udp {
 
 /// Waits for a datagram.
 pub async fn receive(socket: &UdpSocket) -> Result<Vec<u8>, Failure> {
-    loop {
+    // An ICMP error makes a socket ready for nothing but its error, which the next call returns.
+    let interest = Interest::READABLE | Interest::ERROR;
+    let received = socket.async_io(interest, || {
         // Memory is taken when there is something to put there: most probes only wait.
-        socket.readable().await?;
         let mut answer = vec![0; LARGEST];
-        match socket.try_recv(&mut answer) {
-            Ok(length) => {
-                answer.truncate(length);
-                return Ok(answer);
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(refusal(&error)),
-        }
-    }
+        let length = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+        answer.truncate(length);
+        Ok(answer)
+    });
+    received.await.map_err(|error| refusal(&error))
 }
 
 /// An error of a connected socket is what an ICMP message said.

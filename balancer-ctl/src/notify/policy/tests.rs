@@ -1,9 +1,11 @@
 //! On a virtual clock: who is told what, when.
 
+use std::{collections::HashSet, time::SystemTime};
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::change::tests::model;
+use crate::{change::tests::model, model::AdminState};
 
 const WEB: &str = "tcp/192.0.2.80:80";
 const MAIL: &str = "tcp/192.0.2.80:25";
@@ -12,12 +14,14 @@ const SERVICES: &str = r#"
     [[service]]
     name = "web"
     address = "192.0.2.80:80"
+    check = { type = "tcp" }
     [[service.real]]
     address = "10.0.0.2"
     [[service.real]]
     address = "10.0.0.3"
     [[service]]
     address = "192.0.2.80:25"
+    check = { type = "tcp" }
     [[service.real]]
     address = "10.0.0.2"
 "#;
@@ -167,7 +171,14 @@ fn every_input_in_every_state() {
 
     // (state, input, told, told with always-up, whether it is in trouble after)
     let (gone, all) = (RealRemoved, ServiceRemoved);
-    let rows: [(State, EventKind, &[&str], &[&str], bool); 18] = [
+    type Row = (
+        State,
+        EventKind,
+        &'static [&'static str],
+        &'static [&'static str],
+        bool,
+    );
+    let rows: [Row; 18] = [
         (None, RealDown, &[], &[], true),
         (None, RealUp, &[], &["real-up"], false),
         (None, gone, &["real-removed"], &["real-removed"], false),
@@ -400,8 +411,9 @@ fn a_service_that_is_gone_is_still_known_by_its_name_when_that_is_told() {
 #[test]
 fn what_is_removed_or_let_alone_ends_its_troubles_silently() {
     for change in [
-        (|model| drop(model.services[0].reals.remove(0))) as fn(&mut Model),
+        (|model| model.services[0].reals.truncate(0)) as fn(&mut Model),
         |model| drop(model.services.remove(0)),
+        |model| model.services[0].checks.clear(),
         |model| model.services[0].reals[0].state = AdminState::Maintenance,
     ] {
         let mut scene = Scene::new(&[health(0, Some(1000), false)]);
