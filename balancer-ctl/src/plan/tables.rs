@@ -12,7 +12,7 @@ use balancer_common::{
 };
 
 use super::space::RingSpace;
-use crate::model::ServiceKey;
+use crate::{dataplane, model::ServiceKey};
 
 /// One step towards the desired state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +85,8 @@ pub struct Tables {
     pub resets: bool,
     /// Free ring slots.
     pub space: RingSpace,
+    /// The services that these tables were last brought to, as far as that is known: what equals its plan needs no other.
+    pub planned: HashMap<ServiceKey, dataplane::Service>,
 }
 
 impl Tables {
@@ -98,6 +100,20 @@ impl Tables {
             any_port: false,
             resets: false,
             space: RingSpace::without(ring_slots, []),
+            planned: HashMap::new(),
+        }
+    }
+
+    /// All changes are made that a plan for `services` asked for.
+    pub fn adopt(&mut self, services: &[dataplane::Service]) {
+        for service in services {
+            if self.planned.get(&service.key) != Some(service) {
+                self.planned.insert(service.key, service.clone());
+            }
+        }
+        if self.planned.len() > services.len() {
+            let keys: HashSet<_> = services.iter().map(|service| service.key).collect();
+            self.planned.retain(|key, _| keys.contains(key));
         }
     }
 
@@ -146,12 +162,13 @@ impl Tables {
         }
     }
 
-    /// Real ids by service id, address and port; those of removed real servers too.
+    /// Real ids by service id, address and port, of the services that `is_wanted` names by their ids; those of removed
+    /// real servers too.
     #[must_use]
-    pub fn real_ids(&self) -> HashMap<(u32, SocketAddr), u32> {
+    pub fn real_ids(&self, is_wanted: impl Fn(u32) -> bool) -> HashMap<(u32, SocketAddr), u32> {
         (0_u32..)
             .zip(&self.reals)
-            .filter(|(_, real)| real.state != state::FREE)
+            .filter(|(_, real)| real.state != state::FREE && is_wanted(real.service))
             .map(|(id, real)| ((real.service, address_of(real)), id))
             .collect()
     }
