@@ -90,7 +90,7 @@ struct Planner<'a> {
     space: space::RingSpace,
     /// By service id: the service is what it shall be.
     standing: Vec<bool>,
-    /// Real ids that the desired services have.
+    /// Real ids that services have which do not stand.
     kept: HashSet<u32>,
     resets: Vec<Change>,
     reals: Vec<Change>,
@@ -117,8 +117,10 @@ impl<'a> Planner<'a> {
 
         let used = observed.service_ids_in_use();
         let free_services: Vec<_> = (0..MAX_SERVICES)
+            .zip(&used)
+            .filter(|(_, used)| !**used)
+            .map(|(id, _)| id)
             .rev()
-            .filter(|id| !used.contains(id))
             .collect();
         let new_services = others.iter().filter(|(_, id)| id.is_none()).count();
         let of_family = |v4: bool| {
@@ -130,7 +132,7 @@ impl<'a> Planner<'a> {
         if new_services > free_services.len()
             || of_family(true).max(of_family(false)) > MAX_SERVICES as usize
         {
-            let held = used.len() - observed.services.len();
+            let held = used.iter().filter(|used| **used).count() - observed.services.len();
             return Err(Full::Services {
                 wanted: desired.len(),
                 held,
@@ -331,6 +333,7 @@ impl<'a> Planner<'a> {
         let vips = desired.iter().map(|service| service.key.address.ip());
         let wanted = desired
             .iter()
+            .filter(|service| !self.stands(service))
             .flat_map(|service| &service.reals)
             .map(|real| real.address.ip());
         let known = self

@@ -8,7 +8,7 @@ use std::{
 use balancer_common::{
     address_filter::{self, bit_of},
     real_server::{RealServer, state},
-    service::Service,
+    service::{MAX_SERVICES, Service},
 };
 
 use super::space::RingSpace;
@@ -173,16 +173,22 @@ impl Tables {
             .collect()
     }
 
-    /// Service ids that a service has or that a real server still refers to.
+    /// By service id, whether a service has it or a real server still refers to it.
     #[must_use]
-    pub fn service_ids_in_use(&self) -> HashSet<u32> {
+    pub fn service_ids_in_use(&self) -> Vec<bool> {
+        let mut used = vec![false; MAX_SERVICES as usize];
         let services = self.services.values().map(|row| row.service.id);
         let reals = self
             .reals
             .iter()
             .filter(|real| real.state != state::FREE)
             .map(|real| real.service);
-        services.chain(reals).collect()
+        for id in services.chain(reals) {
+            if let Some(used) = used.get_mut(id as usize) {
+                *used = true;
+            }
+        }
+        used
     }
 }
 

@@ -423,14 +423,8 @@ fn a_service_id_is_not_given_to_another_while_its_real_servers_have_connections(
     assert_eq!(world.tables.services[&key(2)].service.id, 1);
     world.tables.reals[0] = RealServer::default();
     world.maps.reals[0] = RealServer::default();
-    assert_eq!(
-        world
-            .tables
-            .service_ids_in_use()
-            .into_iter()
-            .collect::<Vec<_>>(),
-        [1]
-    );
+    let used = world.tables.service_ids_in_use();
+    assert!(!used[0] && used[1] && !used[2]);
     world
         .change_to(vec![service(2, &[(2, 1)]), service(3, &[])])
         .unwrap();
