@@ -1,13 +1,13 @@
 //! Changes to the model: each takes a whole model and gives the next. Pure; that the result is valid is
 //! [`crate::config::validate`]'s business.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use crate::{
     error::Refusal,
     model::{
-        AdminState, ForwardMethod, HealthPolicy, Model, NoReal, RealServer, Scheduler, ServiceKey,
-        VirtualService,
+        AdminState, Backups, Check, ForwardMethod, HealthPolicy, Model, NoReal, OnDown, RealServer,
+        Scheduler, ServiceKey, VirtualService,
     },
 };
 
@@ -39,6 +39,18 @@ pub struct ServiceSettings {
     pub scheduler: Option<Scheduler>,
     /// With no real server.
     pub no_real: Option<NoReal>,
+    /// All its checks; empty = none.
+    pub checks: Option<Vec<Check>>,
+    /// What becomes of the connections of a real server that went down.
+    pub on_down: Option<OnDown>,
+    /// How long a real server's weight grows after it came back.
+    pub slow_start: Option<Duration>,
+    /// Least live weight.
+    pub quorum: Option<u32>,
+    /// How far from the quorum it is lost and regained.
+    pub hysteresis: Option<u32>,
+    /// Which backups step in.
+    pub backups: Option<Backups>,
 }
 
 /// What may be set on a real server; what is `None` has the default or keeps its value.
@@ -48,6 +60,10 @@ pub struct RealSettings {
     pub weight: Option<u32>,
     /// Forwarding method.
     pub forwarding: Option<ForwardMethod>,
+    /// Whether it serves only when the others cannot.
+    pub backup: Option<bool>,
+    /// Administrative state.
+    pub state: Option<AdminState>,
 }
 
 /// Weight of a real server for which none is given.
@@ -173,10 +189,24 @@ impl Lasting {
 impl ServiceSettings {
     /// What is not named is as `service` has it; what is the default there stays unnamed.
     fn or(self, service: &VirtualService) -> Self {
+        let usual = HealthPolicy::default().quorum;
+        let quorum = Some(service.health.quorum).filter(|quorum| *quorum != usual);
         Self {
             name: self.name.or_else(|| service.name.clone()),
             scheduler: self.scheduler.or_else(|| unusual(service.scheduler)),
             no_real: self.no_real.or_else(|| unusual(service.no_real)),
+            checks: self
+                .checks
+                .or_else(|| Some(service.checks.clone()).filter(|checks| !checks.is_empty())),
+            on_down: self.on_down.or_else(|| unusual(service.health.on_down)),
+            slow_start: self
+                .slow_start
+                .or_else(|| unusual(service.health.slow_start)),
+            quorum: self.quorum.or(quorum),
+            hysteresis: self
+                .hysteresis
+                .or_else(|| unusual(service.health.hysteresis)),
+            backups: self.backups.or_else(|| unusual(service.health.backups)),
         }
     }
 }
@@ -188,6 +218,8 @@ impl RealSettings {
         Self {
             weight: self.weight.or(weight),
             forwarding: self.forwarding.or_else(|| unusual(real.forwarding)),
+            backup: self.backup.or_else(|| unusual(real.backup)),
+            state: self.state.or_else(|| unusual(real.state)),
         }
     }
 }
@@ -225,16 +257,38 @@ fn set_service(service: &mut VirtualService, settings: &ServiceSettings) {
         name,
         scheduler,
         no_real,
+        checks,
+        on_down,
+        slow_start,
+        quorum,
+        hysteresis,
+        backups,
     } = settings;
     service.name = name.clone().or_else(|| service.name.take());
     service.scheduler = scheduler.unwrap_or(service.scheduler);
     service.no_real = no_real.unwrap_or(service.no_real);
+    if let Some(checks) = checks {
+        service.checks.clone_from(checks);
+    }
+    let health = &mut service.health;
+    health.on_down = on_down.unwrap_or(health.on_down);
+    health.slow_start = slow_start.unwrap_or(health.slow_start);
+    health.quorum = quorum.unwrap_or(health.quorum);
+    health.hysteresis = hysteresis.unwrap_or(health.hysteresis);
+    health.backups = backups.unwrap_or(health.backups);
 }
 
 fn set_real(real: &mut RealServer, settings: RealSettings) {
-    let RealSettings { weight, forwarding } = settings;
+    let RealSettings {
+        weight,
+        forwarding,
+        backup,
+        state,
+    } = settings;
     real.weight = weight.unwrap_or(real.weight);
     real.forwarding = forwarding.unwrap_or(real.forwarding);
+    real.backup = backup.unwrap_or(real.backup);
+    real.state = state.unwrap_or(real.state);
 }
 
 /// Marks in `running` each service and real server that differs from what is `saved` in the file. With no
@@ -243,8 +297,7 @@ pub fn mark_runtime(running: &mut Model, saved: Option<&Model>) {
     for service in &mut running.services {
         let saved = saved.and_then(|model| model.service(&service.key));
         service.runtime = saved.is_none_or(|saved| {
-            (&saved.name, saved.scheduler, saved.no_real)
-                != (&service.name, service.scheduler, service.no_real)
+            !is_same_service(saved, service)
                 || saved.reals.iter().any(|saved| {
                     service
                         .reals
@@ -259,11 +312,52 @@ pub fn mark_runtime(running: &mut Model, saved: Option<&Model>) {
                     .iter()
                     .find(|saved| saved.address == real.address)
             });
-            real.runtime = saved.is_none_or(|saved| {
-                (saved.weight, saved.forwarding) != (real.weight, real.forwarding)
-            });
+            real.runtime = saved.is_none_or(|saved| !is_same_real(saved, real));
         }
     }
+}
+
+/// Whether two services are the same but for their real servers and their marks.
+fn is_same_service(one: &VirtualService, other: &VirtualService) -> bool {
+    let VirtualService {
+        key,
+        name,
+        scheduler,
+        no_real,
+        checks,
+        health,
+        reals: _,
+        runtime: _,
+    } = one;
+    (key, name, scheduler, no_real, checks, health)
+        == (
+            &other.key,
+            &other.name,
+            &other.scheduler,
+            &other.no_real,
+            &other.checks,
+            &other.health,
+        )
+}
+
+/// Whether two real servers are the same but for their marks.
+fn is_same_real(one: &RealServer, other: &RealServer) -> bool {
+    let RealServer {
+        address,
+        weight,
+        forwarding,
+        backup,
+        state,
+        runtime: _,
+    } = one;
+    (address, weight, forwarding, backup, state)
+        == (
+            &other.address,
+            &other.weight,
+            &other.forwarding,
+            &other.backup,
+            &other.state,
+        )
 }
 
 /// Whether `running` is what the file says, but for the order.
@@ -460,8 +554,87 @@ pub(crate) mod tests {
         assert_eq!(marks(&without), (true, vec![]));
         assert!(!is_saved(&without, &saved));
 
+        for (service, real) in changes_of_health() {
+            let mut running = Change::EditService(web(), service).apply(&saved).unwrap();
+            running = Change::EditReal(web(), self::real("10.0.0.2:80"), real)
+                .apply(&running)
+                .unwrap();
+            let changed = (
+                running.services[0] != saved.services[0],
+                running.services[0].reals[0] != saved.services[0].reals[0],
+            );
+            mark_runtime(&mut running, Some(&saved));
+            assert_eq!(marks(&running), (!changed.1, vec![changed.1]));
+            assert!(changed.0 && !is_saved(&running, &saved));
+        }
+
         let mut deleted = Change::Clear.apply(&saved).unwrap();
         mark_runtime(&mut deleted, Some(&saved));
         assert!(!is_saved(&deleted, &saved));
+    }
+    /// Changes that each set one thing.
+    fn changes_of_health() -> Vec<(ServiceSettings, RealSettings)> {
+        let checks = config::read::checks("{ type = \"tcp\" }".parse().unwrap()).unwrap();
+        let service = |settings| (settings, RealSettings::default());
+        let real = |settings| (ServiceSettings::default(), settings);
+        vec![
+            service(ServiceSettings {
+                checks: Some(checks),
+                ..Default::default()
+            }),
+            service(ServiceSettings {
+                on_down: Some(OnDown::Keep),
+                ..Default::default()
+            }),
+            service(ServiceSettings {
+                slow_start: Some(Duration::from_secs(1)),
+                ..Default::default()
+            }),
+            service(ServiceSettings {
+                quorum: Some(2),
+                ..Default::default()
+            }),
+            service(ServiceSettings {
+                hysteresis: Some(1),
+                ..Default::default()
+            }),
+            service(ServiceSettings {
+                backups: Some(Backups::All),
+                ..Default::default()
+            }),
+            real(RealSettings {
+                backup: Some(true),
+                ..Default::default()
+            }),
+            real(RealSettings {
+                state: Some(AdminState::Drain),
+                ..Default::default()
+            }),
+        ]
+    }
+
+    #[test]
+    fn what_was_added_at_runtime_lasts_with_its_health_when_it_is_said_again() {
+        let saved = model("");
+        let text = r#"
+            [[service]]
+            address = "192.0.2.80:80"
+            on-down = "keep"
+            slow-start = "30s"
+            quorum = 2
+            hysteresis = 1
+            backups = "all"
+            check = { type = "http", interval = "1s" }
+            [[service.real]]
+            address = "10.0.0.2"
+            backup = true
+            state = "maintenance"
+        "#;
+        let running = model(text);
+        let again = |change: &Change, saved: &Model| Lasting::new(change, &running, saved).saved;
+        let service = Change::AddService(web(), ServiceSettings::default());
+        let saved = again(&service, &saved).apply(&saved).unwrap();
+        let real = Change::AddReal(web(), real("10.0.0.2:80"), RealSettings::default());
+        assert_eq!(again(&real, &saved).apply(&saved).unwrap(), running);
     }
 }

@@ -7,7 +7,12 @@
 //!       └──────Event (a slow reader loses)──────┘
 //! ```
 
-use std::{collections::HashSet, io, net::IpAddr, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
 
 use balancer_common::verdict::Discard;
 use tokio::{
@@ -18,13 +23,16 @@ use tracing::Level;
 
 use crate::{
     address::{RealRef, ServiceRef},
+    availability::{Availability, watched},
     change::{Change, Lasting, RealSettings, ServiceSettings, is_saved, mark_runtime},
     clock,
     config::{file::ConfigFile, validate::validate},
-    dataplane::{self, ConnectionFilter, Dataplane},
+    dataplane::{ConnectionFilter, Dataplane},
     difference::{Happened, difference},
     error::Refusal,
+    health::{Checkers, Update, Watched},
     model::{Model, ServiceKey},
+    notify::Notifier,
     overview::{self, Surroundings},
     systemd,
     view::{self, EventKind},
@@ -53,10 +61,14 @@ pub enum Message {
         ConnectionFilter,
         Reply<view::Connections>,
     ),
+    /// For all checkers, or those of one service.
+    Health(Option<ServiceRef>, Reply<HealthReport>),
     /// For the status.
     Status(Reply<view::Status>),
     /// To load the configuration file again.
     Reload(Reply<()>),
+    /// What checkers found.
+    Found(Vec<Update>),
     /// To set the counters of a service, or all, to zero.
     Zero(Option<ServiceRef>, Reply<()>),
     /// To stop; forwarding goes on.
@@ -100,9 +112,68 @@ pub enum Scope {
     Runtime,
 }
 
+/// What is known of the checkers, once they have said it.
+#[derive(Debug)]
+pub struct HealthReport {
+    checkers: oneshot::Receiver<Vec<view::Checker>>,
+    /// Who uses each checker that was asked for.
+    used_by: HashMap<(SocketAddr, serde_json::Value), Vec<String>>,
+}
+
+impl HealthReport {
+    /// Waits for the checkers.
+    ///
+    /// # Errors
+    /// They are gone.
+    pub async fn finished(mut self) -> Result<view::Health, Refusal> {
+        let checkers = self.checkers.await;
+        let mut checkers =
+            checkers.map_err(|_| Refusal::failed("the checkers do not answer".to_owned()))?;
+        checkers.retain_mut(|checker| {
+            let users = self
+                .used_by
+                .remove(&(checker.target, checker.check.clone()));
+            checker.used_by = users.unwrap_or_default();
+            !checker.used_by.is_empty()
+        });
+        checkers.sort_by(|a, b| (&a.used_by, a.target).cmp(&(&b.used_by, b.target)));
+        Ok(view::Health { checkers })
+    }
+}
+
+/// What a checker is known by to those who ask for it.
+fn identity(watched: &Watched) -> (SocketAddr, serde_json::Value) {
+    // Plain data always becomes JSON.
+    let check = serde_json::to_value(&watched.check).unwrap_or_default();
+    (watched.target, check)
+}
+
+/// What a daemon is made of.
+pub struct Parts {
+    /// The data plane, open.
+    pub dataplane: Box<dyn Dataplane>,
+    /// What probes.
+    pub checkers: Box<dyn Checkers>,
+    /// What tells programs; `None` in tests.
+    pub notifier: Option<Notifier>,
+    /// The configuration file, if there is one.
+    pub file: Option<ConfigFile>,
+    /// What is to run first.
+    pub model: Model,
+    /// Where events go.
+    pub events: broadcast::Sender<view::Event>,
+    /// Reads this host's addresses.
+    pub addresses: fn() -> io::Result<HashSet<IpAddr>>,
+}
+
 /// The daemon's state.
 pub struct Daemon {
     dataplane: Box<dyn Dataplane>,
+    checkers: Box<dyn Checkers>,
+    notifier: Option<Notifier>,
+    availability: Availability,
+    /// The data plane does not run what it should: its last change failed.
+    is_behind: bool,
     /// What runs.
     model: Model,
     file: Option<ConfigFile>,
@@ -119,18 +190,33 @@ impl Daemon {
     ///
     /// # Errors
     /// The data plane refused it.
-    pub fn start(
-        mut dataplane: Box<dyn Dataplane>,
-        file: Option<ConfigFile>,
-        mut model: Model,
-        events: broadcast::Sender<view::Event>,
-        addresses: fn() -> io::Result<HashSet<IpAddr>>,
-    ) -> Result<Self, Refusal> {
+    pub fn start(parts: Parts) -> Result<Self, Refusal> {
+        let Parts {
+            mut dataplane,
+            mut checkers,
+            notifier,
+            file,
+            mut model,
+            events,
+            addresses,
+        } = parts;
         mark_runtime(&mut model, file.as_ref().map(ConfigFile::model));
         dataplane.configure(&model.dataplane).map_err(refused)?;
-        dataplane.reconcile(&as_served(&model)).map_err(refused)?;
+        let availability = Availability::default().after(
+            &model,
+            |watched| checkers.remembered(watched),
+            clock::now(),
+        );
+        dataplane
+            .reconcile(availability.desired())
+            .map_err(refused)?;
+        checkers.watch(availability.checkers());
         let mut daemon = Self {
             dataplane,
+            checkers,
+            notifier,
+            availability,
+            is_behind: false,
             model,
             file,
             events,
@@ -139,12 +225,27 @@ impl Daemon {
             refused: 0,
             is_full: false,
         };
+        daemon.take_up_troubles();
         let status = daemon.status()?;
         daemon.refused = table_full(&status);
         for reason in &status.reasons {
             tracing::warn!("{reason}");
         }
         Ok(daemon)
+    }
+
+    /// Makes known to programs what an earlier daemon has told them, so that they are told its end.
+    fn take_up_troubles(&self) {
+        let Some(notifier) = &self.notifier else {
+            return;
+        };
+        notifier.configure(&self.model);
+        let before = Availability::default();
+        for happened in self.availability.since(&before, &self.model) {
+            if matches!(happened.kind, EventKind::RealDown | EventKind::QuorumLost) {
+                notifier.assume(happened.event());
+            }
+        }
     }
 
     /// Answers messages until it is told to stop. Forwarding goes on afterwards.
@@ -158,6 +259,7 @@ impl Daemon {
                     Some(Message::Stop) | None => break,
                     Some(message) => tokio::task::block_in_place(|| self.answer(message)),
                 },
+                () = at(self.availability.next_deadline()) => tokio::task::block_in_place(|| self.advance()),
                 _ = tick.tick() => tokio::task::block_in_place(|| self.tick()),
             }
         }
@@ -168,6 +270,9 @@ impl Daemon {
             real: None,
             message: "forwarding goes on".to_owned(),
         });
+        if let Some(notifier) = self.notifier {
+            notifier.stop().await;
+        }
     }
 
     /// Answers one message. Whoever asked may be gone, which is no error.
@@ -178,7 +283,12 @@ impl Daemon {
             Message::Connections(service, filter, reply) => {
                 drop(reply.send(self.connections(service.as_ref(), filter)));
             }
+            Message::Health(service, reply) => drop(reply.send(self.health(service.as_ref()))),
             Message::Status(reply) => drop(reply.send(self.status())),
+            Message::Found(updates) => {
+                let happened = self.availability.update(&self.model, updates, clock::now());
+                self.follow_health(happened);
+            }
             Message::Reload(reply) => drop(reply.send(self.reload())),
             Message::Zero(service, reply) => drop(reply.send(self.zero(service.as_ref()))),
             // The loop sees to it.
@@ -204,7 +314,8 @@ impl Daemon {
             }
             (None, _) | (_, Scope::Runtime) => (valid(change.apply(&self.model)?)?, None),
         };
-        if let Err(error) = self.dataplane.reconcile(&as_served(&wanted)) {
+        let availability = self.availability_after(&wanted);
+        if let Err(error) = self.dataplane.reconcile(availability.desired()) {
             return Err(self.back(refused(error)));
         }
         if let Some(prepared) = prepared {
@@ -213,13 +324,13 @@ impl Daemon {
                 Err(refusal) => return Err(self.back(refusal)),
             }
         }
-        self.adopt(wanted);
+        self.adopt(wanted, availability);
         self.purge(&change, leftover)
     }
 
     /// Brings the data plane back to what ran before a change that failed, perhaps half way.
     fn back(&mut self, refusal: Refusal) -> Refusal {
-        match self.dataplane.reconcile(&as_served(&self.model)) {
+        match self.dataplane.reconcile(self.availability.desired()) {
             Ok(()) => refusal,
             Err(error) => Refusal {
                 sentence: format!(
@@ -247,10 +358,18 @@ impl Daemon {
     }
 
     /// Takes the new model over and tells what it changes.
-    fn adopt(&mut self, mut model: Model) {
+    fn adopt(&mut self, mut model: Model, availability: Availability) {
         mark_runtime(&mut model, self.file.as_ref().map(ConfigFile::model));
         let old = std::mem::replace(&mut self.model, model);
-        for happened in difference(&old, &self.model) {
+        let before = std::mem::replace(&mut self.availability, availability);
+        self.is_behind = false;
+        self.checkers.watch(self.availability.checkers());
+        if let Some(notifier) = &self.notifier {
+            notifier.configure(&self.model);
+        }
+        let mut happened = difference(&old, &self.model);
+        happened.extend(self.availability.since(&before, &self.model));
+        for happened in happened {
             self.publish(happened);
         }
     }
@@ -312,7 +431,7 @@ impl Daemon {
     fn services(&mut self, service: Option<&ServiceRef>) -> Result<view::Services, Refusal> {
         let key = service.map(|service| self.key(service)).transpose()?;
         let snapshot = self.dataplane.snapshot().map_err(refused)?;
-        let mut services = overview::services(&self.model, &snapshot);
+        let mut services = overview::services(&self.model, &self.availability, &snapshot);
         if let Some(key) = key {
             services.services.retain(|service| {
                 service.protocol == key.protocol && service.address == key.address
@@ -347,6 +466,25 @@ impl Daemon {
         })
     }
 
+    fn health(&self, service: Option<&ServiceRef>) -> Result<HealthReport, Refusal> {
+        let key = service.map(|service| self.key(service)).transpose()?;
+        let (reply, checkers) = oneshot::channel();
+        self.checkers.report(reply);
+        let mut used_by: HashMap<_, Vec<_>> = HashMap::new();
+        for service in &self.model.services {
+            if key.is_some_and(|key| key != service.key) {
+                continue;
+            }
+            for real in &service.reals {
+                for watched in watched(service, real) {
+                    let user = format!("{} {}", overview::service_name(service), real.address);
+                    used_by.entry(identity(&watched)).or_default().push(user);
+                }
+            }
+        }
+        Ok(HealthReport { checkers, used_by })
+    }
+
     fn status(&mut self) -> Result<view::Status, Refusal> {
         let dataplane = self.dataplane.status().map_err(refused)?;
         let addresses = (self.addresses)()
@@ -360,7 +498,12 @@ impl Daemon {
             failure: self.failure.as_deref(),
             is_full: self.is_full,
         };
-        Ok(overview::status(&self.model, dataplane, &surroundings))
+        Ok(overview::status(
+            &self.model,
+            &self.availability,
+            dataplane,
+            &surroundings,
+        ))
     }
 
     /// Loads the configuration file again; when it cannot be applied, what ran goes on running.
@@ -394,14 +537,15 @@ impl Daemon {
         self.dataplane
             .configure(&wanted.dataplane)
             .map_err(refused)?;
-        if let Err(error) = self.dataplane.reconcile(&as_served(&wanted)) {
+        let availability = self.availability_after(&wanted);
+        if let Err(error) = self.dataplane.reconcile(availability.desired()) {
             self.dataplane
                 .configure(&self.model.dataplane)
                 .map_err(refused)?;
             return Err(refused(error));
         }
         self.file = Some(file);
-        self.adopt(wanted);
+        self.adopt(wanted, availability);
         Ok(())
     }
 
@@ -413,8 +557,33 @@ impl Daemon {
         self.dataplane.zero(key.as_ref()).map_err(refused)
     }
 
+    fn availability_after(&self, wanted: &Model) -> Availability {
+        let remembered = |watched: &Watched| self.checkers.remembered(watched);
+        self.availability.after(wanted, remembered, clock::now())
+    }
+
+    fn advance(&mut self) {
+        let happened = self.availability.advance(&self.model, clock::now());
+        self.follow_health(happened);
+    }
+
+    /// Brings the data plane to what health allows now, and tells what happened.
+    fn follow_health(&mut self, happened: Vec<Happened>) {
+        let result = self.dataplane.reconcile(self.availability.desired());
+        if let Err(error) = &result {
+            tracing::error!(%error, "the data plane does not follow health, trying again");
+        }
+        self.is_behind = result.is_err();
+        for happened in happened {
+            self.publish(happened);
+        }
+    }
+
     /// Does what is due each second.
     fn tick(&mut self) {
+        if self.is_behind {
+            self.follow_health(Vec::new());
+        }
         let failure = self.dataplane.tend().err().map(|error| error.to_string());
         if failure != self.failure {
             match &failure {
@@ -457,44 +626,31 @@ impl Daemon {
     }
 
     fn publish(&self, happened: Happened) {
-        let Happened {
-            kind,
-            service,
-            real,
-            message,
-        } = happened;
-        let shown = real.map(|real| real.to_string());
-        let (service_shown, real_shown) = (service.as_deref(), shown.as_deref());
-        let detail = Some(message.as_str()).filter(|message| !message.is_empty());
-        match kind.level() {
-            Level::ERROR => tracing::error!(detail, "{}", kind.sentence()),
-            Level::WARN => tracing::warn!(detail, "{}", kind.sentence()),
-            _ => tracing::info!(
-                service = service_shown,
-                real = real_shown,
-                detail,
-                "{}",
-                kind.sentence()
-            ),
+        let service = happened.service.as_deref();
+        let real = happened.real.map(|real| real.to_string());
+        let real = real.as_deref();
+        let detail = Some(happened.message.as_str()).filter(|message| !message.is_empty());
+        let sentence = happened.kind.sentence();
+        match happened.kind.level() {
+            Level::ERROR => tracing::error!(service, real, detail, "{sentence}"),
+            Level::WARN => tracing::warn!(service, real, detail, "{sentence}"),
+            _ => tracing::info!(service, real, detail, "{sentence}"),
+        }
+        let event = happened.event();
+        if let Some(notifier) = &self.notifier {
+            notifier.tell(event.clone());
         }
         // No one may be following.
-        let _ = self.events.send(view::Event {
-            time: clock::now_utc(),
-            event: kind,
-            service,
-            real,
-            message,
-        });
+        let _ = self.events.send(event);
     }
 }
 
-/// The services with every real server up.
-fn as_served(model: &Model) -> Vec<dataplane::Service> {
-    model
-        .services
-        .iter()
-        .map(dataplane::Service::from)
-        .collect()
+/// Waits until then; without a time, for ever.
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 fn table_full(status: &view::Status) -> u64 {
@@ -531,7 +687,7 @@ fn valid(model: Model) -> Result<Model, Refusal> {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it stands in `map_err`")]
-fn refused(error: dataplane::Error) -> Refusal {
+fn refused(error: crate::dataplane::Error) -> Refusal {
     Refusal::failed(error.to_string())
 }
 

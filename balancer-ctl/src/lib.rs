@@ -5,6 +5,7 @@
 
 pub mod address;
 pub mod api;
+pub mod availability;
 pub mod change;
 pub mod cli;
 pub mod clock;
@@ -19,10 +20,12 @@ pub mod host;
 pub mod local;
 pub mod model;
 pub mod netlink;
+pub mod notify;
 pub mod object;
 pub mod overview;
 pub mod paths;
 pub mod plan;
+pub mod program;
 pub mod ring;
 pub mod sentence;
 pub mod serve;

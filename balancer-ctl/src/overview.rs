@@ -6,6 +6,8 @@ use std::{
 };
 
 use crate::{
+    availability::{Availability, RealStatus, ServiceStatus},
+    config::{text, write},
     dataplane::{self, DataplaneStatus, Snapshot},
     model::{Model, RealServer, VirtualService},
     view,
@@ -13,7 +15,7 @@ use crate::{
 
 /// The services with their counters and connections.
 #[must_use]
-pub fn services(model: &Model, snapshot: &Snapshot) -> view::Services {
+pub fn services(model: &Model, availability: &Availability, snapshot: &Snapshot) -> view::Services {
     let services = model.services.iter().map(|service| {
         let counted = snapshot
             .services
@@ -27,6 +29,12 @@ pub fn services(model: &Model, snapshot: &Snapshot) -> view::Services {
             scheduler: service.scheduler,
             persistence: None,
             no_real: service.no_real,
+            check: service.checks.iter().map(write::check_as_json).collect(),
+            on_down: service.health.on_down.to_string(),
+            slow_start: text::from_duration(service.health.slow_start),
+            quorum: service.health.quorum,
+            hysteresis: service.health.hysteresis,
+            backups: service.health.backups,
             runtime: service.runtime,
             reals: service
                 .reals
@@ -34,6 +42,7 @@ pub fn services(model: &Model, snapshot: &Snapshot) -> view::Services {
                 .map(|real| {
                     shown(
                         real,
+                        availability.real(&service.key, real.address),
                         counted
                             .reals
                             .get(&real.address)
@@ -51,30 +60,25 @@ pub fn services(model: &Model, snapshot: &Snapshot) -> view::Services {
     }
 }
 
-fn shown(real: &RealServer, counted: dataplane::RealSnapshot) -> view::Real {
-    let draining = !takes_new(real);
+fn shown(
+    real: &RealServer,
+    status: Option<&RealStatus>,
+    counted: dataplane::RealSnapshot,
+) -> view::Real {
     view::Real {
         address: real.address,
         weight: real.weight,
-        effective_weight: real.weight,
+        effective_weight: status.map_or(0, |status| status.weight),
         forwarding: real.forwarding,
-        backup: false,
-        state: if draining {
-            view::RealState::Draining
-        } else {
-            view::RealState::Up
-        },
-        reason: draining.then(|| "weight 0".to_owned()),
+        backup: real.backup,
+        state: status.map_or(view::RealState::Down, |status| status.state),
+        reason: status.and_then(|status| status.reason.clone()),
         active: counted.active,
         inactive: counted.inactive,
         counters: counted.counters,
         rates: None,
         runtime: real.runtime,
     }
-}
-
-const fn takes_new(real: &RealServer) -> bool {
-    real.weight > 0
 }
 
 /// A service by its name, or by what it is known by.
@@ -105,23 +109,28 @@ pub struct Surroundings<'a> {
 #[must_use]
 pub fn status(
     model: &Model,
+    availability: &Availability,
     dataplane: DataplaneStatus,
     surroundings: &Surroundings<'_>,
 ) -> view::Status {
     let services: Vec<_> = model
         .services
         .iter()
-        .map(|service| view::ServiceStatus {
-            name: service_name(service),
-            reals_up: service.reals.iter().filter(|real| takes_new(real)).count(),
-            reals_total: service.reals.len(),
-        })
+        .map(|service| service_status(service, availability.service(&service.key)))
         .collect();
     let mut reasons = few(
-        services.iter().filter_map(cannot_answer).collect(),
+        model
+            .services
+            .iter()
+            .filter_map(|service| cannot_answer(service, availability.service(&service.key)))
+            .collect(),
         "services cannot answer",
     );
     let down = !reasons.is_empty();
+    reasons.extend(few(
+        troubles(model, availability),
+        "real servers and services are in trouble",
+    ));
     reasons.extend(
         surroundings
             .addresses
@@ -197,17 +206,69 @@ fn few(mut sentences: Vec<String>, what: &str) -> Vec<String> {
     sentences
 }
 
-fn cannot_answer(service: &view::ServiceStatus) -> Option<String> {
-    let name = &service.name;
-    match service {
-        view::ServiceStatus { reals_up: 1.., .. } => None,
-        view::ServiceStatus { reals_total: 0, .. } => Some(format!(
-            "service {name} has no real server: add one with `balancer-ctl add-real`"
-        )),
-        view::ServiceStatus { .. } => Some(format!(
-            "no real server of service {name} takes new connections: give one a weight with `balancer-ctl edit-real`"
-        )),
+fn service_status(service: &VirtualService, status: Option<&ServiceStatus>) -> view::ServiceStatus {
+    let is_up = |real: &RealStatus| real.state == view::RealState::Up;
+    view::ServiceStatus {
+        name: service_name(service),
+        reals_up: status.map_or(0, |status| {
+            status.reals.values().filter(|real| is_up(real)).count()
+        }),
+        reals_total: service.reals.len(),
+        live_weight: status.map_or(0, |status| status.live_weight),
+        quorum: status.and_then(|status| status.quorum),
     }
+}
+
+fn cannot_answer(service: &VirtualService, status: Option<&ServiceStatus>) -> Option<String> {
+    let name = service_name(service);
+    let reals = || status.iter().flat_map(|status| status.reals.values());
+    if reals().any(|real| real.weight > 0) {
+        return None;
+    }
+    Some(if service.reals.is_empty() {
+        format!("service {name} has no real server: add one with `balancer-ctl add-real`")
+    } else if reals().all(|real| {
+        real.state == view::RealState::Draining && real.reason.as_deref() == Some("weight 0")
+    }) {
+        format!(
+            "no real server of service {name} takes new connections: give one a weight with `balancer-ctl edit-real`"
+        )
+    } else if reals().any(|real| real.healthy.is_none() && real.state == view::RealState::Down) {
+        format!("service {name} waits for the first probes of its real servers")
+    } else {
+        format!(
+            "no real server of service {name} takes new connections: `balancer-ctl list` says why"
+        )
+    })
+}
+
+/// What works around a problem: real servers that are down, services below their quorum.
+fn troubles(model: &Model, availability: &Availability) -> Vec<String> {
+    let mut troubles = Vec::new();
+    for service in &model.services {
+        let Some(status) = availability.service(&service.key) else {
+            continue;
+        };
+        let name = service_name(service);
+        if status.quorum == Some(false) && status.reals.values().any(|real| real.weight > 0) {
+            troubles.push(format!(
+                "service {name} is below its quorum: live weight {}, quorum {}",
+                status.live_weight, service.health.quorum
+            ));
+        }
+        for real in &service.reals {
+            if let Some(status) = status.reals.get(&real.address)
+                && status.healthy == Some(false)
+                && let Some(reason) = &status.reason
+            {
+                troubles.push(format!(
+                    "real {} of service {name} is down: {reason}",
+                    real.address
+                ));
+            }
+        }
+    }
+    troubles
 }
 
 /// A warning for each VIP that no interface of this host carries.
@@ -308,6 +369,10 @@ mod tests {
         address = "10.0.0.2"
     "#;
 
+    fn available(model: &Model) -> Availability {
+        Availability::default().after(model, |_| None, crate::clock::now())
+    }
+
     const NOTHING: Surroundings<'static> = Surroundings {
         addresses: None,
         config: None,
@@ -326,7 +391,8 @@ mod tests {
             warnings,
             ..Default::default()
         };
-        let status = status(&model(services), dataplane, surroundings);
+        let model = model(services);
+        let status = status(&model, &available(&model), dataplane, surroundings);
         (status.overall, status.reasons)
     }
 
@@ -387,7 +453,8 @@ mod tests {
                 ..Default::default()
             };
             let surroundings = Surroundings { is_full, ..NOTHING };
-            let status = status(&model(SERVICES), dataplane, &surroundings);
+            let model = model(SERVICES);
+            let status = status(&model, &available(&model), dataplane, &surroundings);
             (status.overall, status.reasons)
         };
         assert_eq!(judged(99, false), (view::Overall::Running, vec![]));
@@ -453,7 +520,7 @@ mod tests {
             bytes_out: 7,
             ..Default::default()
         };
-        let before = services(&model, &snapshot);
+        let before = services(&model, &available(&model), &snapshot);
         let web = snapshot.services.entry(model.services[0].key).or_default();
         web.counters = dataplane::Counters {
             connections: 150,
@@ -465,7 +532,7 @@ mod tests {
             .or_default()
             .counters
             .packets_in = 30;
-        let mut after = services(&model, &snapshot);
+        let mut after = services(&model, &available(&model), &snapshot);
         add_rates(&before, &mut after, 500);
         let expected = dataplane::Counters {
             connections: 100,

@@ -1,4 +1,4 @@
-//! Where a daemon's files lie: each instance has its own directory below `/run/balancer`.
+//! Where a daemon's files lie: each instance has its own directory below `/run/balancer` and `/var/lib/balancer`.
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
@@ -6,6 +6,9 @@ use std::{fmt, path::PathBuf, str::FromStr};
 pub const DEFAULT_CONFIG: &str = "/etc/balancer/balancer.toml";
 
 const RUN: &str = "/run/balancer";
+
+// systemd's `StateDirectory=balancer` is the same.
+const STATE: &str = "/var/lib/balancer";
 
 /// Which of several daemons on one host; the default instance has no name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,7 +24,17 @@ impl Instance {
     /// The directory of its socket and lock.
     #[must_use]
     pub fn directory(&self) -> PathBuf {
-        let mut path = PathBuf::from(RUN);
+        self.below(RUN)
+    }
+
+    /// The directory of what outlives it.
+    #[must_use]
+    pub fn state_directory(&self) -> PathBuf {
+        self.below(STATE)
+    }
+
+    fn below(&self, directory: &str) -> PathBuf {
+        let mut path = PathBuf::from(directory);
         path.extend(&self.0);
         path
     }
@@ -87,6 +100,14 @@ mod tests {
         assert_eq!(
             named.lock().to_str(),
             Some("/run/balancer/blue_1/balancerd.lock")
+        );
+        assert_eq!(
+            named.state_directory().to_str(),
+            Some("/var/lib/balancer/blue_1")
+        );
+        assert_eq!(
+            Instance::default().state_directory().to_str(),
+            Some("/var/lib/balancer")
         );
     }
 

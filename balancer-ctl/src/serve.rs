@@ -16,10 +16,14 @@ use crate::{
         listen::ControlSocket,
         server::{self, Api},
     },
+    availability::Availability,
+    clock,
     config::file::ConfigFile,
-    daemon::{Daemon, EVENTS, MESSAGES, Message},
-    dataplane::Dataplane,
+    daemon::{Daemon, EVENTS, MESSAGES, Message, Parts},
+    dataplane::{self, Dataplane},
+    health::{Checkers, Health},
     model::Model,
+    notify::Notifier,
     systemd,
 };
 
@@ -62,14 +66,24 @@ impl Serving {
     /// # Errors
     /// The socket cannot be bound, and then the data plane was not touched; or that cannot be opened or refused.
     pub fn start(
-        open: impl FnOnce(&Model) -> anyhow::Result<Box<dyn Dataplane>>,
+        open: impl FnOnce(&Model, Vec<dataplane::Service>) -> anyhow::Result<Box<dyn Dataplane>>,
+        checkers: Box<dyn Checkers>,
+        notifier: Option<Notifier>,
         source: Source,
         socket: &Path,
         addresses: fn() -> io::Result<HashSet<IpAddr>>,
     ) -> anyhow::Result<Self> {
         let (listener, control) = ControlSocket::bind(socket)?;
         let listener = UnixListener::from_std(listener).context("cannot listen")?;
-        let dataplane = open(source.model())?;
+        let model = source.model();
+        // The packet program begins with what health allows, so that a restart neither brings a dead real server back
+        // nor takes a living one away.
+        let availability = Availability::default().after(
+            model,
+            |watched| checkers.remembered(watched),
+            clock::now(),
+        );
+        let dataplane = open(model, availability.desired().to_vec())?;
         let (events, _) = broadcast::channel(EVENTS);
         let (messages, inbox) = mpsc::channel(MESSAGES);
         let model = source.model().clone();
@@ -77,7 +91,15 @@ impl Serving {
             Source::File(file) => Some(file),
             Source::Runtime(_) => None,
         };
-        let daemon = Daemon::start(dataplane, file, model, events.clone(), addresses)?;
+        let daemon = Daemon::start(Parts {
+            dataplane,
+            checkers,
+            notifier,
+            file,
+            model,
+            events: events.clone(),
+            addresses,
+        })?;
         let router = server::router(Api {
             messages: messages.clone(),
             events,
@@ -115,7 +137,8 @@ impl Serving {
 /// # Errors
 /// As [`Serving::start`].
 pub fn serve(
-    open: impl FnOnce(&Model) -> anyhow::Result<Box<dyn Dataplane>>,
+    open: impl FnOnce(&Model, Vec<dataplane::Service>) -> anyhow::Result<Box<dyn Dataplane>>,
+    state: &Path,
     source: Source,
     socket: &Path,
     addresses: fn() -> io::Result<HashSet<IpAddr>>,
@@ -128,7 +151,20 @@ pub fn serve(
     runtime.block_on(async {
         // Signals first: a reload asked for while the daemon starts is not its end.
         let signals = Signals::catch().context("cannot catch signals")?;
-        let serving = Serving::start(open, source, socket, addresses)?;
+        let (health, mut updates) =
+            Health::start(Some(state.join("health.json"))).context("cannot start the checkers")?;
+        let notifier = Notifier::start(state).context("cannot start the notifier")?;
+        let checkers = Box::new(health);
+        let serving = Serving::start(open, checkers, Some(notifier), source, socket, addresses)?;
+        let messages = serving.messages();
+        tokio::spawn(async move {
+            // What is found while the daemon is busy waits with the checkers, the latest of each.
+            while messages
+                .send(Message::Found(updates.next().await))
+                .await
+                .is_ok()
+            {}
+        });
         tokio::spawn(signals.pass_on(serving.messages()));
         tracing::info!(socket = %socket.display(), "ready");
         systemd::ready();

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::event::EventKind;
 use crate::{
     dataplane::Counters,
-    model::{ForwardMethod, NoReal, Protocol, Scheduler},
+    model::{Backups, ForwardMethod, NoReal, Protocol, Scheduler},
 };
 
 /// Answer to `GET /v1/services`.
@@ -32,6 +32,18 @@ pub struct Service {
     pub persistence: Option<Never>,
     /// With no real server.
     pub no_real: NoReal,
+    /// Its checks, in the file's keys.
+    pub check: Vec<serde_json::Value>,
+    /// What becomes of the connections of a real server that went down, as in the file.
+    pub on_down: String,
+    /// How long a real server's weight grows after it came back, as in the file.
+    pub slow_start: String,
+    /// Least live weight.
+    pub quorum: u32,
+    /// How far from the quorum it is lost and regained.
+    pub hysteresis: u32,
+    /// Which backups step in.
+    pub backups: Backups,
     /// Whether it, or its last change, is not in the configuration file.
     pub runtime: bool,
     /// Its real servers.
@@ -281,10 +293,14 @@ pub struct Interface {
 pub struct ServiceStatus {
     /// Its name, or what it is known by.
     pub name: String,
-    /// Real servers that take new connections.
+    /// Real servers that are up, backups that stand by among them.
     pub reals_up: usize,
     /// All its real servers.
     pub reals_total: usize,
+    /// Sum of the weights of its real servers that are up, backups not among them.
+    pub live_weight: u64,
+    /// Whether that reaches its quorum; `null` before its real servers were probed.
+    pub quorum: Option<bool>,
 }
 
 /// A change of state, as `GET /v1/events` sends it.

@@ -56,7 +56,7 @@ fn every_error_is_a_line_with_its_place() {
     let at = path.display();
     let stderr = format!(
         "{at}:3:14: this version does not have `masquerade` yet: set it to false\n\
-         {at}:7:1: unknown key `scheduller` in `service`: expected `name`, `address`, `protocol`, `scheduler`, `no-real` or `real`\n\
+         {at}:7:1: unknown key `scheduller` in `service`: expected `name`, `address`, `protocol`, `scheduler`, `no-real`, `check`, `on-down`, `slow-start`, `quorum`, `hysteresis`, `backups` or `real`\n\
          {at}:10:13: real [2001:db8::2]:80 is not of the family of service tcp/192.168.1.35:80: both must be IPv4 or both IPv6\n\
          {at}:11:12: weight 70000 of real [2001:db8::2]:80 is out of range: 0..=65535\n"
     );
@@ -138,7 +138,7 @@ fn what_is_asked_for_as_json_comes_as_json_also_when_it_is_bad() {
     assert_eq!((status, &document["file"]), (1, &path.into()));
     let expected = serde_json::json!({
         "line": 1, "column": 1,
-        "message": "unknown key `colour`: expected `node`, `dataplane`, `timeouts` or `service`"
+        "message": "unknown key `colour`: expected `node`, `dataplane`, `timeouts`, `service` or `notify`"
     });
     assert_eq!(document["errors"][0], expected);
     let socket = folder.path().join("none.sock").display().to_string();

@@ -4,6 +4,7 @@
 mod commands;
 mod configuration;
 mod daemon;
+mod health;
 mod help;
 mod refusals;
 mod scene;

@@ -97,11 +97,12 @@ fn commands_that_lack_something() {
         ),
         (
             "edit-service web",
-            "nothing to change: give --scheduler, --name or --no-real",
+            "nothing to change: give --scheduler, --name, --no-real, --check, --no-check, --on-down, --slow-start, \
+             --quorum, --hysteresis or --backups",
         ),
         (
             "edit-real 192.168.0.2 --service web",
-            "nothing to change: give --weight or --nat",
+            "nothing to change: give --weight, --nat, --backup or --no-backup",
         ),
         (
             "zero -",
@@ -131,7 +132,6 @@ fn what_this_version_does_not_have_is_refused_by_name() {
         ),
         ("add-real 192.168.0.4 --service web -g", "--direct"),
         ("add-real 192.168.0.4 --service web -i", "--tunnel"),
-        ("add-real 192.168.0.4 --service web --backup", "--backup"),
         ("edit-real 192.168.0.2 --service web -x 100", "--upper"),
         ("edit-real 192.168.0.2 --service web -y 10", "--lower"),
     ] {
@@ -142,21 +142,6 @@ fn what_this_version_does_not_have_is_refused_by_name() {
         );
     }
     for (arguments, command, mend) in [
-        (
-            "drain 192.168.0.2",
-            "drain",
-            "use `edit-real REAL --weight 0`",
-        ),
-        (
-            "maintenance 192.168.0.2",
-            "maintenance",
-            "use `edit-real REAL --weight 0`",
-        ),
-        (
-            "ready 192.168.0.2",
-            "ready",
-            "give the real its weight back with `edit-real REAL --weight N`",
-        ),
         ("top", "top", "use `list --rate`"),
         (
             "trace --client 192.0.2.1:1 web",
@@ -302,7 +287,7 @@ fn a_reload_of_a_wrong_file_tells_all_and_what_ran_goes_on() {
              or `masquerade`\n\
              {path}:8:1: service has no address: add one, as in `address = \"192.0.2.80:80\"`\n\
              {path}:9:1: unknown key `adress` in `service`: expected `name`, `address`, `protocol`, `scheduler`, \
-             `no-real` or `real`\n"
+             `no-real`, `check`, `on-down`, `slow-start`, `quorum`, `hysteresis`, `backups` or `real`\n"
         ),
     );
     assert_eq!(scene.done("list"), before);
@@ -344,6 +329,8 @@ fn without_a_daemon_every_command_says_where_it_looked() {
         "reload",
         "clear",
         "zero",
+        "health",
+        "drain 192.168.0.2",
         "add-service 192.168.1.35:80",
         "del-real 192.168.0.2",
     ] {
@@ -388,6 +375,8 @@ fn a_dash_is_no_service_wherever_one_is_named() {
     for arguments in [
         "edit-service - -s rr",
         "zero -",
+        "health -",
+        "drain 192.168.0.2 --service -",
         "add-real 192.168.0.4 --service -",
         "edit-real 192.168.0.2 --service - -w 2",
         "del-real 192.168.0.2 --service -",

@@ -13,6 +13,7 @@ use balancer_ctl::{
     config::file::ConfigFile,
     daemon::Message,
     dataplane::fake::FakeDataplane,
+    health::fake::FakeCheckers,
     serve::{Serving, Source},
 };
 use tempfile::TempDir;
@@ -69,11 +70,19 @@ impl Scene {
         fs::write(&path, text).expect("write the file");
         let file = ConfigFile::load(&path, "host").expect("a good file");
         let dataplane = FakeDataplane::default();
+        let checkers = FakeCheckers::default();
         let opened = Box::new(dataplane.clone());
         let runtime = Runtime::new().expect("a runtime");
         let serving = runtime.block_on(async {
             let socket = folder.path().join("control.sock");
-            Serving::start(|_| Ok(opened), Source::File(file), &socket, addresses)
+            Serving::start(
+                |_, _| Ok(opened),
+                Box::new(checkers),
+                None,
+                Source::File(file),
+                &socket,
+                addresses,
+            )
         });
         Self {
             dataplane,

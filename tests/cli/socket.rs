@@ -17,7 +17,7 @@ fn exchange(scene: &Scene, request: &[u8]) -> String {
     String::from_utf8(answer).expect("text")
 }
 
-fn asked(scene: &Scene, method: &str, path: &str, body: &str) -> (u16, String) {
+pub fn asked(scene: &Scene, method: &str, path: &str, body: &str) -> (u16, String) {
     let answer = exchange(
         scene,
         format!(
@@ -35,7 +35,7 @@ fn asked(scene: &Scene, method: &str, path: &str, body: &str) -> (u16, String) {
     (status, body.to_owned())
 }
 
-fn failure(sentence: &str) -> String {
+pub fn failure(sentence: &str) -> String {
     serde_json::json!({ "error": sentence }).to_string()
 }
 
@@ -152,7 +152,7 @@ fn wrong_requests_are_answered_with_a_sentence() {
             r#"{"address":"192.168.1.36:80","persistence":{"timeout":"5m"}}"#,
             400,
             "the request's body: persistence: unknown field `persistence`, expected one of `address`, `protocol`, `name`, \
-             `scheduler`, `no_real` at line 1 column 42",
+             `scheduler`, `no_real`, `on_down`, `slow_start`, `quorum`, `hysteresis`, `backups`, `check` at line 1 column 42",
         ),
         (
             "POST",

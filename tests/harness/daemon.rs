@@ -2,8 +2,9 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
-    process::Command,
+    process::{ChildStdout, Command, Stdio},
     sync::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
@@ -169,6 +170,24 @@ impl Daemon {
         serde_json::from_str(&self.ctl(&format!("{arguments} --json"))).expect("JSON")
     }
 
+    /// Follows the events from now on.
+    ///
+    /// # Panics
+    /// The daemon does not answer.
+    #[must_use]
+    pub fn follow_events(&self) -> Events {
+        let mut command = self.command("balancer-ctl");
+        command.args(["events", "--json"]).stdout(Stdio::piped());
+        let mut process = Process::spawn("balancer-ctl events", &mut command).expect("start it");
+        let output = process.child().stdout.take().expect("its output");
+        // There is no sign of when it follows; whoever asks for the status after it is answered after it.
+        thread::sleep(Duration::from_millis(200));
+        Events {
+            _process: process,
+            lines: BufReader::new(output),
+        }
+    }
+
     /// Everything that the daemon has logged.
     #[must_use]
     pub fn log(&self) -> String {
@@ -224,6 +243,29 @@ impl Daemon {
     #[must_use]
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+}
+
+/// Events as they happen.
+pub struct Events {
+    _process: Process,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Events {
+    /// Waits for the next event of a kind and returns its line.
+    ///
+    /// # Panics
+    /// The stream ends first.
+    pub fn next_with(&mut self, kind: &str) -> String {
+        loop {
+            let mut line = String::new();
+            let length = self.lines.read_line(&mut line).expect("read the events");
+            assert_ne!(length, 0, "the events ended before `{kind}`");
+            if line.contains(&format!("\"{kind}\"")) {
+                return line.trim_end().to_owned();
+            }
+        }
     }
 }
 

@@ -141,12 +141,31 @@ pub fn page(number: usize) -> String {
 }
 
 impl Real {
+    /// Ends all its programs; the machine goes on.
+    pub fn stop_programs(&mut self) {
+        self.programs.clear();
+    }
+
+    /// Ends the program that was started last.
+    pub fn stop_last_program(&mut self) {
+        self.programs.pop();
+    }
+
     /// Starts nginx with one `server` block of this content.
     ///
     /// # Panics
     /// It does not start.
     pub fn start_nginx(&mut self, server: &str) {
-        let folder = self.folder.path().to_owned();
+        self.start_nginx_on(80, server);
+    }
+
+    /// As [`Real::start_nginx`], for a `server` block that listens on this port.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn start_nginx_on(&mut self, port: u16, server: &str) {
+        let folder = self.folder.path().join(port.to_string());
+        fs::create_dir_all(&folder).expect("a folder");
         let config = folder.join("nginx.conf");
         let path = folder.display();
         fs::write(
@@ -172,7 +191,7 @@ http {{
             .arg(&config);
         command.stdout(Stdio::null()).stderr(Stdio::null());
         self.start("nginx", &mut command);
-        let to = SocketAddr::new(self.address.parse().expect("an address"), 80);
+        let to = SocketAddr::new(self.address.parse().expect("an address"), port);
         self.wait_for_port(to, &folder.join("error.log"));
     }
 

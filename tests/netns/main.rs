@@ -1,6 +1,7 @@
 //! Real traffic: the daemon between clients and real servers, each in a network namespace of its own.
 
 mod changes;
+mod health;
 mod refusals;
 mod scale;
 mod survival;

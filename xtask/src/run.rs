@@ -114,6 +114,7 @@ fn show(options: &LabOptions) -> Result<ExitCode> {
     let daemon = Daemon::start(&network, &options.programs)?;
     let demonstration = Demonstration {
         network: &network,
+        daemon: &daemon,
         ctl: daemon.ctl(),
     };
     if let Err(error) = demonstration.run() {

@@ -8,7 +8,12 @@ pub mod server;
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
-use crate::model::{ForwardMethod, MAX_WEIGHT, NoReal, Protocol, Scheduler};
+use crate::{
+    change::{RealSettings, ServiceSettings},
+    config::{read, text, write},
+    error::Refusal,
+    model::{AdminState, Backups, Check, ForwardMethod, MAX_WEIGHT, NoReal, Protocol, Scheduler},
+};
 
 /// Body of `POST /v1/services`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +33,24 @@ pub struct NewService {
     /// With no real server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_real: Option<NoReal>,
+    /// What becomes of the connections of a real server that went down, as in the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_down: Option<String>,
+    /// How long a real server's weight grows after it came back, as in the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<String>,
+    /// Least live weight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quorum: Option<u32>,
+    /// How far from the quorum it is lost and regained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hysteresis: Option<u32>,
+    /// Which backups step in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backups: Option<Backups>,
+    /// All its checks in the file's keys: an object, or a list of them; empty = none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<serde_json::Value>,
 }
 
 /// Body of `PATCH /v1/services/{service}`; what is absent keeps its value.
@@ -43,6 +66,24 @@ pub struct EditService {
     /// With no real server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_real: Option<NoReal>,
+    /// What becomes of the connections of a real server that went down, as in the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_down: Option<String>,
+    /// How long a real server's weight grows after it came back, as in the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<String>,
+    /// Least live weight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quorum: Option<u32>,
+    /// How far from the quorum it is lost and regained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hysteresis: Option<u32>,
+    /// Which backups step in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backups: Option<Backups>,
+    /// All its checks in the file's keys: an object, or a list of them; empty = none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<serde_json::Value>,
 }
 
 /// Body of `POST /v1/services/{service}/reals`.
@@ -61,6 +102,12 @@ pub struct NewReal {
     /// Forwarding method.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forwarding: Option<ForwardMethod>,
+    /// Whether it serves only when the others cannot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<bool>,
+    /// Administrative state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<AdminState>,
 }
 
 /// Body of `PATCH /v1/services/{service}/reals/{real}`; what is absent keeps its value.
@@ -77,6 +124,98 @@ pub struct EditReal {
     /// Forwarding method.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forwarding: Option<ForwardMethod>,
+    /// Whether it serves only when the others cannot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<bool>,
+    /// Administrative state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<AdminState>,
+}
+
+impl NewService {
+    /// Its settings, as those of a service that is changed.
+    fn settings(self) -> Result<ServiceSettings, Refusal> {
+        EditService {
+            name: self.name,
+            scheduler: self.scheduler,
+            no_real: self.no_real,
+            on_down: self.on_down,
+            slow_start: self.slow_start,
+            quorum: self.quorum,
+            hysteresis: self.hysteresis,
+            backups: self.backups,
+            check: self.check,
+        }
+        .settings()
+    }
+}
+
+impl EditService {
+    fn settings(self) -> Result<ServiceSettings, Refusal> {
+        let Self {
+            name,
+            scheduler,
+            no_real,
+            on_down,
+            slow_start,
+            quorum,
+            hysteresis,
+            backups,
+            check,
+        } = self;
+        Ok(ServiceSettings {
+            name,
+            scheduler,
+            no_real,
+            checks: check.map(|check| checks(&check)).transpose()?,
+            on_down: worded("on_down", on_down, text::on_down)?,
+            slow_start: worded("slow_start", slow_start, text::duration)?,
+            quorum,
+            hysteresis,
+            backups,
+        })
+    }
+}
+
+/// The checks that a body means; the file's reader judges them.
+fn checks(json: &serde_json::Value) -> Result<Vec<Check>, Refusal> {
+    write::value(json)
+        .and_then(read::checks)
+        .map_err(|sentence| Refusal::invalid(format!("check: {sentence}")))
+}
+
+fn worded<T>(
+    key: &str,
+    value: Option<String>,
+    rule: impl FnOnce(&str) -> Result<T, String>,
+) -> Result<Option<T>, Refusal> {
+    let Some(value) = value else { return Ok(None) };
+    match rule(&value) {
+        Ok(value) => Ok(Some(value)),
+        Err(sentence) => Err(Refusal::invalid(format!("{key} `{value}` {sentence}"))),
+    }
+}
+
+impl NewReal {
+    const fn settings(&self) -> RealSettings {
+        RealSettings {
+            weight: self.weight,
+            forwarding: self.forwarding,
+            backup: self.backup,
+            state: self.state,
+        }
+    }
+}
+
+impl EditReal {
+    const fn settings(&self) -> RealSettings {
+        RealSettings {
+            weight: self.weight,
+            forwarding: self.forwarding,
+            backup: self.backup,
+            state: self.state,
+        }
+    }
 }
 
 /// Any whole number is told its range; the validator knows what is in it.

@@ -21,7 +21,8 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use super::{EditReal, EditService, Failure, NewReal, NewService, accept::bounded, follow::events};
 use crate::{
     address::{self, RealRef, ServiceRef, service_address},
-    change::{RealSettings, ServiceSettings},
+    change::ServiceSettings,
+    config::files,
     daemon::{self, Leftover, Message, Reply, Scope},
     dataplane::ConnectionFilter,
     error::{Kind, Refusal},
@@ -51,6 +52,7 @@ pub fn router(api: Api) -> Router {
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .route("/v1/status", get(status))
+        .route("/v1/health", get(health))
         .route("/v1/connections", get(connections))
         .route("/v1/events", get(events))
         .route("/v1/reload", post(reload))
@@ -86,6 +88,12 @@ struct ServicesQuery {
     service: Option<String>,
     #[serde(default)]
     rate: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HealthQuery {
+    service: Option<String>,
 }
 
 /// How a change is meant.
@@ -165,6 +173,12 @@ async fn status(State(api): State<Api>) -> Answer {
     Ok(axum::Json(api.ask(Message::Status).await?).into_response())
 }
 
+async fn health(State(api): State<Api>, query: Parameters<HealthQuery>) -> Answer {
+    let service = query.0?.service.map(|text| parsed(&text)).transpose()?;
+    let health = api.ask(|reply| Message::Health(service, reply)).await?;
+    Ok(axum::Json(health.finished().await?).into_response())
+}
+
 async fn ready(State(api): State<Api>) -> Answer {
     api.ask(Message::Status)
         .await
@@ -220,19 +234,10 @@ async fn add_service(
     query: Parameters<ChangeQuery>,
     body: Bytes,
 ) -> Answer {
-    let NewService {
-        address,
-        protocol,
-        name,
-        scheduler,
-        no_real,
-    } = json(&body)?;
-    let address = service_address(&address).map_err(invalid)?;
-    let settings = ServiceSettings {
-        name,
-        scheduler,
-        no_real,
-    };
+    let body: NewService = json(&body)?;
+    let address = service_address(&body.address).map_err(invalid)?;
+    let protocol = body.protocol;
+    let settings = with_files(body.settings()?).await?;
     changed(
         &api,
         daemon::Request::AddService(ServiceKey { protocol, address }, settings),
@@ -247,22 +252,10 @@ async fn edit_service(
     query: Parameters<ChangeQuery>,
     body: Bytes,
 ) -> Answer {
-    let EditService {
-        name,
-        scheduler,
-        no_real,
-    } = json(&body)?;
-    let settings = ServiceSettings {
-        name,
-        scheduler,
-        no_real,
-    };
-    changed(
-        &api,
-        daemon::Request::EditService(parsed(&service.0?)?, settings),
-        query,
-    )
-    .await
+    let body: EditService = json(&body)?;
+    let service = parsed(&service.0?)?;
+    let settings = with_files(body.settings()?).await?;
+    changed(&api, daemon::Request::EditService(service, settings), query).await
 }
 
 async fn del_service(
@@ -288,15 +281,11 @@ async fn add_real(
     query: Parameters<ChangeQuery>,
     body: Bytes,
 ) -> Answer {
-    let NewReal {
-        address,
-        weight,
-        forwarding,
-    } = json(&body)?;
-    let settings = RealSettings { weight, forwarding };
+    let body: NewReal = json(&body)?;
+    let (service, real) = (parsed(&service.0?)?, parsed(&body.address)?);
     changed(
         &api,
-        daemon::Request::AddReal(parsed(&service.0?)?, parsed(&address)?, settings),
+        daemon::Request::AddReal(service, real, body.settings()),
         query,
     )
     .await
@@ -308,12 +297,11 @@ async fn edit_real(
     query: Parameters<ChangeQuery>,
     body: Bytes,
 ) -> Answer {
-    let EditReal { weight, forwarding } = json(&body)?;
+    let body: EditReal = json(&body)?;
     let (service, real) = segments.0?;
-    let settings = RealSettings { weight, forwarding };
     changed(
         &api,
-        daemon::Request::EditReal(parsed(&service)?, parsed(&real)?, settings),
+        daemon::Request::EditReal(parsed(&service)?, parsed(&real)?, body.settings()),
         query,
     )
     .await
@@ -333,6 +321,24 @@ async fn del_real(
     };
     let request = daemon::Request::DelReal(parsed(&service)?, parsed(&real)?, leftover);
     send(&api, request, scope(runtime)).await
+}
+
+/// Settings whose checks name files and programs that are there and good. Looked at here, as a slow disk would hold
+/// the daemon up.
+async fn with_files(settings: ServiceSettings) -> Result<ServiceSettings, Refusal> {
+    if settings.checks.as_ref().is_none_or(Vec::is_empty) {
+        return Ok(settings);
+    }
+    let judged = tokio::task::spawn_blocking(move || {
+        let checks = settings.checks.iter().flatten();
+        let problem = checks.flat_map(files::of_check).next();
+        problem.map_or(Ok(settings), |(_, sentence)| {
+            Err(Refusal::invalid(sentence))
+        })
+    });
+    judged
+        .await
+        .map_err(|error| Refusal::failed(format!("cannot look at files: {error}")))?
 }
 
 async fn changed(api: &Api, request: daemon::Request, query: Parameters<ChangeQuery>) -> Answer {

@@ -118,18 +118,24 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         .socket
         .clone()
         .unwrap_or_else(|| instance.socket());
-    let open = |model: &Model| -> anyhow::Result<Box<dyn Dataplane>> {
+    let open = |model: &Model, services| -> anyhow::Result<Box<dyn Dataplane>> {
         let options = OpenOptions {
             instance: instance.name().map(str::to_owned),
             settings: model.dataplane.clone(),
-            services: model.services.iter().map(Into::into).collect(),
+            services,
             packet_log: packet_log(arguments.packet_log),
         };
         Ok(Box::new(
             KernelDataplane::open(options).map_err(|error| error.0)?,
         ))
     };
-    serve::serve(open, source, &socket, local::addresses)
+    serve::serve(
+        open,
+        &instance.state_directory(),
+        source,
+        &socket,
+        local::addresses,
+    )
 }
 
 /// Log lines go to standard error; systemd adds the time to them, so they carry none there.

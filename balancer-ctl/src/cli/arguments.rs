@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     address::{self, RealRef, ServiceRef},
-    config::read::LATER_SCHEDULERS,
-    model::{MAX_WEIGHT, NoReal, Protocol, Scheduler, ServiceKey},
+    config::{read::LATER_SCHEDULERS, text, validate::MAX_QUORUM, write},
+    model::{Backups, MAX_WEIGHT, NoReal, Protocol, Scheduler, ServiceKey},
     paths::Instance,
     sentence::listed,
 };
@@ -53,11 +53,13 @@ pub struct Arguments {
 pub enum Command {
     /// Add a virtual service
     #[command(
-        after_help = "Example:\n  balancer-ctl add-service 192.168.1.35:80 --scheduler rr --name web"
+        after_help = "Example:\n  balancer-ctl add-service 192.168.1.35:80 --scheduler rr --name web --check http"
     )]
     AddService(ChangeService),
     /// Change a virtual service; what is not named keeps its value
-    #[command(after_help = "Example:\n  balancer-ctl edit-service web --scheduler wrr")]
+    #[command(
+        after_help = "Example:\n  balancer-ctl edit-service web --scheduler wrr --slow-start 30s"
+    )]
     EditService(ChangeService),
     /// Delete a virtual service; its connections go on until they end
     #[command(after_help = "Example:\n  balancer-ctl del-service 192.168.1.35:80")]
@@ -73,12 +75,26 @@ pub enum Command {
     /// Delete a real server; its connections go on until they end
     #[command(after_help = "Example:\n  balancer-ctl del-real 192.168.0.2:80 --service web")]
     DelReal(DelReal),
+    /// Give a real server no new connections; those it has go on until they end
+    #[command(after_help = "Example:\n  balancer-ctl drain 192.168.0.2:80 --service web")]
+    Drain(SetState),
+    /// Take a real server out of service
+    ///
+    /// It is not probed and gets no new connections; its old ones go as the service's on-down says.
+    #[command(after_help = "Example:\n  balancer-ctl maintenance 192.168.0.2:80 --service web")]
+    Maintenance(SetState),
+    /// Take a real server back after drain or maintenance
+    #[command(after_help = "Example:\n  balancer-ctl ready 192.168.0.2:80 --service web")]
+    Ready(SetState),
     /// Show services and real servers
     #[command(
         visible_alias = "ls",
         after_help = "Example:\n  balancer-ctl list --stats"
     )]
     List(List),
+    /// Show what the checks of real servers found
+    #[command(after_help = "Example:\n  balancer-ctl health web --history")]
+    Health(Health),
     /// Show the connection table
     #[command(
         after_help = "Example:\n  balancer-ctl connections --service web --state established --limit 20"
@@ -221,9 +237,38 @@ pub struct ChangeService {
     #[arg(long, value_name = "ANSWER", value_parser = no_real)]
     pub no_real: Option<NoReal>,
     #[command(flatten)]
+    pub health: ServiceHealth,
+    #[command(flatten)]
     pub lasting: Lasting,
     #[command(flatten)]
     pub later: LaterOfService,
+}
+
+/// How a service's real servers are probed and judged.
+#[derive(Debug, Args)]
+pub struct ServiceHealth {
+    /// How to probe each real server: a type (tcp, http, https, udp, dns, ping, grpc, exec, agent), or a table in the
+    /// file's words, as in '{ type = "http", path = "/health" }'; several times for several, which must all pass
+    #[arg(long, value_name = "CHECK", value_parser = check, conflicts_with = "no_check")]
+    pub check: Vec<serde_json::Value>,
+    /// Probe no more
+    #[arg(long)]
+    pub no_check: bool,
+    /// Connections of a real that went down: keep, reset, 'reset-after TIME' [default of a new service: reset]
+    #[arg(long, value_name = "WHEN", value_parser = on_down)]
+    pub on_down: Option<String>,
+    /// How long a real's weight grows after it came back, as in 30s [default of a new service: 0s]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub slow_start: Option<String>,
+    /// Least live weight with which the service counts as able [default of a new service: 1]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_QUORUM)))]
+    pub quorum: Option<u32>,
+    /// Quorum is lost at this much below, and regained at this much above [default of a new service: 0]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(0..=i64::from(MAX_QUORUM)))]
+    pub hysteresis: Option<u32>,
+    /// Backups that step in when they are needed: first, all [default of a new service: first]
+    #[arg(long, value_name = "WHICH", value_parser = backups)]
+    pub backups: Option<Backups>,
 }
 
 #[derive(Debug, Args)]
@@ -246,6 +291,12 @@ pub struct ChangeReal {
     /// Forward by destination NAT, replies come back through the balancer (default)
     #[arg(short = 'm', long, action = ArgAction::SetTrue)]
     pub nat: bool,
+    /// It serves only when the others cannot
+    #[arg(long, overrides_with = "no_backup")]
+    pub backup: bool,
+    /// It serves as the others do (default)
+    #[arg(long, overrides_with = "backup")]
+    pub no_backup: bool,
     #[command(flatten)]
     pub lasting: Lasting,
     #[command(flatten)]
@@ -263,6 +314,25 @@ pub struct DelReal {
     pub purge: bool,
     #[command(flatten)]
     pub lasting: Lasting,
+}
+
+#[derive(Debug, Args)]
+pub struct SetState {
+    /// The real server: `ADDRESS[:PORT]`
+    pub real: RealRef,
+    #[command(flatten)]
+    pub service: ServiceOption,
+    #[command(flatten)]
+    pub lasting: Lasting,
+}
+
+#[derive(Debug, Args)]
+pub struct Health {
+    #[command(flatten)]
+    pub service: ServiceArgument,
+    /// Show the changes of each, and how long they lasted
+    #[arg(long)]
+    pub history: bool,
 }
 
 #[derive(Debug, Args)]
@@ -336,6 +406,40 @@ fn no_real(name: &str) -> Result<NoReal, String> {
         "reject" => Ok(NoReal::Reject),
         "drop" => Ok(NoReal::Drop),
         _ => Err(format!("expected {}", listed(&["reject", "drop"]))),
+    }
+}
+
+/// A check in the file's words, as JSON.
+fn check(text: &str) -> Result<serde_json::Value, String> {
+    if !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric()) {
+        return Ok(serde_json::json!({ "type": text }));
+    }
+    let example =
+        "write a type, as in `http`, or a table, as in `{ type = \"http\", interval = \"1s\" }`";
+    match text.trim().parse::<toml_edit::Value>() {
+        Ok(value) if value.is_inline_table() => Ok(write::json(&value)),
+        Ok(_) => Err(example.to_owned()),
+        Err(error) => {
+            let error = error.to_string();
+            let reason = error.trim_end().lines().last().unwrap_or_default();
+            Err(format!("{reason}: {example}"))
+        }
+    }
+}
+
+fn on_down(text: &str) -> Result<String, String> {
+    text::on_down(text).map(|on_down| on_down.to_string())
+}
+
+fn duration(text: &str) -> Result<String, String> {
+    text::duration(text).map(text::from_duration)
+}
+
+fn backups(name: &str) -> Result<Backups, String> {
+    match name {
+        "first" => Ok(Backups::First),
+        "all" => Ok(Backups::All),
+        _ => Err(format!("expected {}", listed(&["first", "all"]))),
     }
 }
 

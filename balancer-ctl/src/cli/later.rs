@@ -8,12 +8,6 @@ use super::Failure;
 #[derive(Debug, Subcommand)]
 pub enum Later {
     #[command(hide = true)]
-    Drain(Anything),
-    #[command(hide = true)]
-    Maintenance(Anything),
-    #[command(hide = true)]
-    Ready(Anything),
-    #[command(hide = true)]
     Top(Anything),
     #[command(hide = true)]
     Trace(Anything),
@@ -31,12 +25,6 @@ impl Later {
     /// What to do instead.
     pub fn sentence(&self) -> String {
         let (name, mend) = match self {
-            Self::Drain(_) => ("drain", "use `edit-real REAL --weight 0`"),
-            Self::Maintenance(_) => ("maintenance", "use `edit-real REAL --weight 0`"),
-            Self::Ready(_) => (
-                "ready",
-                "give the real its weight back with `edit-real REAL --weight N`",
-            ),
             Self::Top(_) => ("top", "use `list --rate`"),
             Self::Trace(_) => ("trace", "use `connections --client ADDRESS`"),
             Self::Save(_) => ("save", "use `list --json`, or keep the configuration file"),
@@ -85,8 +73,6 @@ pub struct LaterOfReal {
     direct: bool,
     #[arg(short = 'i', long, hide = true)]
     tunnel: bool,
-    #[arg(long, hide = true)]
-    backup: bool,
     #[arg(short = 'x', long, hide = true)]
     upper: Option<String>,
     #[arg(short = 'y', long, hide = true)]
@@ -99,7 +85,6 @@ impl LaterOfReal {
             (self.full_nat, "--full-nat"),
             (self.direct, "--direct"),
             (self.tunnel, "--tunnel"),
-            (self.backup, "--backup"),
             (self.upper.is_some(), "--upper"),
             (self.lower.is_some(), "--lower"),
         ])

@@ -172,19 +172,24 @@ fn service_title(service: &Service) -> String {
 }
 
 fn service_notes(service: &Service) -> String {
-    let drop =
-        (service.no_real == NoReal::Drop).then(|| format!("no-real {}", service.no_real.name()));
-    notes(drop.as_deref(), service.runtime)
+    let mut notes = Vec::new();
+    if service.no_real == NoReal::Drop {
+        notes.push(format!("no-real {}", service.no_real.name()));
+    }
+    for check in &service.check {
+        let kind = check["type"].as_str().unwrap_or_default();
+        notes.push(format!("check {kind}"));
+    }
+    notes.extend(service.runtime.then(|| "runtime".to_owned()));
+    notes.join(", ")
 }
 
 fn real_notes(real: &Real) -> String {
-    notes(real.reason.as_deref(), real.runtime)
-}
-
-fn notes(first: Option<&str>, runtime: bool) -> String {
-    let notes: Vec<_> = first
+    // The reason stands last: it may hold commas of its own.
+    let marks = [(real.backup, "backup"), (real.runtime, "runtime")];
+    let marks = marks
         .into_iter()
-        .chain(runtime.then_some("runtime"))
-        .collect();
+        .filter_map(|(set, mark)| set.then_some(mark));
+    let notes: Vec<_> = marks.chain(real.reason.as_deref()).collect();
     notes.join(", ")
 }

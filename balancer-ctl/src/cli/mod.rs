@@ -3,6 +3,7 @@
 mod arguments;
 mod connections;
 mod events;
+mod health;
 mod later;
 mod list;
 mod real;
@@ -27,6 +28,7 @@ use crate::{
         client::{self, Client},
     },
     config::file,
+    model::AdminState,
 };
 
 /// Why a command ends without having done its work.
@@ -115,6 +117,12 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::AddReal(arguments) => real::add(&context, arguments).await?,
         Command::EditReal(arguments) => real::edit(&context, arguments).await?,
         Command::DelReal(arguments) => real::del(&context, arguments).await?,
+        Command::Drain(arguments) => real::set(&context, arguments, AdminState::Drain).await?,
+        Command::Maintenance(arguments) => {
+            real::set(&context, arguments, AdminState::Maintenance).await?;
+        }
+        Command::Ready(arguments) => real::set(&context, arguments, AdminState::Ready).await?,
+        Command::Health(arguments) => health::health(&context, arguments).await?,
         Command::List(arguments) => list::list(&context, &arguments).await?,
         Command::Connections(arguments) => connections::list(&context, arguments).await?,
         Command::Status(arguments) => return status::status(&context, &arguments).await,

@@ -1,15 +1,16 @@
-//! add-real, edit-real, del-real.
+//! add-real, edit-real, del-real, drain, maintenance, ready.
 
 use hyper::Method;
 
 use super::{
     Context, Failure,
-    arguments::{ChangeReal, DelReal},
+    arguments::{ChangeReal, DelReal, Lasting, ServiceOption, SetState},
     encoded,
 };
 use crate::{
+    address::RealRef,
     api::{EditReal, NewReal},
-    model::ForwardMethod,
+    model::{AdminState, ForwardMethod},
 };
 
 pub async fn add(context: &Context, arguments: ChangeReal) -> Result<(), Failure> {
@@ -18,6 +19,8 @@ pub async fn add(context: &Context, arguments: ChangeReal) -> Result<(), Failure
         service,
         weight,
         nat,
+        backup,
+        no_backup,
         lasting,
         later,
     } = arguments;
@@ -26,6 +29,8 @@ pub async fn add(context: &Context, arguments: ChangeReal) -> Result<(), Failure
         address: real.to_string(),
         weight,
         forwarding: nat.then_some(ForwardMethod::Nat),
+        backup: backup_of(backup, no_backup),
+        state: None,
     };
     let service = encoded(&service.or_only()?.to_string());
     let target = format!("/v1/services/{service}/reals?{}", lasting.query());
@@ -40,6 +45,8 @@ pub async fn edit(context: &Context, arguments: ChangeReal) -> Result<(), Failur
         service,
         weight,
         nat,
+        backup,
+        no_backup,
         lasting,
         later,
     } = arguments;
@@ -47,12 +54,38 @@ pub async fn edit(context: &Context, arguments: ChangeReal) -> Result<(), Failur
     let body = EditReal {
         weight,
         forwarding: nat.then_some(ForwardMethod::Nat),
+        backup: backup_of(backup, no_backup),
+        state: None,
     };
     if body == EditReal::default() {
         return Err(Failure::Usage(
-            "nothing to change: give --weight or --nat".to_owned(),
+            "nothing to change: give --weight, --nat, --backup or --no-backup".to_owned(),
         ));
     }
+    patch(context, real, &service, lasting, &body).await
+}
+
+/// Sets a real server's administrative state.
+pub async fn set(context: &Context, arguments: SetState, state: AdminState) -> Result<(), Failure> {
+    let SetState {
+        real,
+        service,
+        lasting,
+    } = arguments;
+    let body = EditReal {
+        state: Some(state),
+        ..EditReal::default()
+    };
+    patch(context, real, &service, lasting, &body).await
+}
+
+async fn patch(
+    context: &Context,
+    real: RealRef,
+    service: &ServiceOption,
+    lasting: Lasting,
+    body: &EditReal,
+) -> Result<(), Failure> {
     let service = encoded(&service.or_only()?.to_string());
     let target = format!(
         "/v1/services/{service}/reals/{}?{}",
@@ -60,8 +93,13 @@ pub async fn edit(context: &Context, arguments: ChangeReal) -> Result<(), Failur
         lasting.query()
     );
     context
-        .change_with(Method::PATCH, &target, Some(&body))
+        .change_with(Method::PATCH, &target, Some(body))
         .await
+}
+
+/// What the two options say together; the later one has taken the earlier one back.
+fn backup_of(backup: bool, no_backup: bool) -> Option<bool> {
+    (backup || no_backup).then_some(backup)
 }
 
 pub async fn del(context: &Context, arguments: DelReal) -> Result<(), Failure> {

@@ -4,7 +4,7 @@ use hyper::Method;
 
 use super::{
     Context, Failure,
-    arguments::{ChangeService, DelService},
+    arguments::{ChangeService, DelService, ServiceHealth},
     encoded,
 };
 use crate::{
@@ -18,17 +18,33 @@ pub async fn add(context: &Context, arguments: ChangeService) -> Result<(), Fail
         scheduler,
         name,
         no_real,
+        health,
         lasting,
         later,
     } = arguments;
     later.refuse()?;
     let ServiceKey { protocol, address } = service.new_key()?;
+    let check = checks(&health);
+    let ServiceHealth {
+        on_down,
+        slow_start,
+        quorum,
+        hysteresis,
+        backups,
+        ..
+    } = health;
     let body = NewService {
         address: address.to_string(),
         protocol,
         name,
         scheduler,
         no_real,
+        on_down,
+        slow_start,
+        quorum,
+        hysteresis,
+        backups,
+        check,
     };
     context
         .change_with(
@@ -45,19 +61,37 @@ pub async fn edit(context: &Context, arguments: ChangeService) -> Result<(), Fai
         scheduler,
         name,
         no_real,
+        health,
         lasting,
         later,
     } = arguments;
     later.refuse()?;
     let service = service.or_only()?;
+    let check = checks(&health);
+    let ServiceHealth {
+        on_down,
+        slow_start,
+        quorum,
+        hysteresis,
+        backups,
+        ..
+    } = health;
     let body = EditService {
         name,
         scheduler,
         no_real,
+        on_down,
+        slow_start,
+        quorum,
+        hysteresis,
+        backups,
+        check,
     };
     if body == EditService::default() {
         return Err(Failure::Usage(
-            "nothing to change: give --scheduler, --name or --no-real".to_owned(),
+            "nothing to change: give --scheduler, --name, --no-real, --check, --no-check, --on-down, --slow-start, \
+             --quorum, --hysteresis or --backups"
+                .to_owned(),
         ));
     }
     let target = format!(
@@ -79,4 +113,10 @@ pub async fn del(context: &Context, arguments: DelService) -> Result<(), Failure
         lasting.query()
     );
     context.change(Method::DELETE, &target).await
+}
+
+/// All checks of the service, where the options name any or none at all.
+fn checks(health: &ServiceHealth) -> Option<serde_json::Value> {
+    let named = health.no_check || !health.check.is_empty();
+    named.then(|| health.check.clone().into())
 }

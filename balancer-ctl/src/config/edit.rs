@@ -1,13 +1,17 @@
 //! A change → the configuration file's new text. Comments and the order of what stays are kept. Pure.
 
+mod check;
+
 use std::net::SocketAddr;
 
-use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, Value};
+use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, TableLike, Value};
 
+use self::check::set_checks;
+use super::text::from_duration;
 use crate::{
     change::{Change, RealSettings, ServiceSettings},
     error::Refusal,
-    model::{Model, Protocol, ServiceKey},
+    model::{AdminState, Check, Model, Protocol, ServiceKey},
 };
 
 /// The text after `change`, which takes the model `saved` in `text` to the model `wanted`.
@@ -63,8 +67,13 @@ fn apply(document: &mut DocumentMut, saved: &Model, change: &Change) {
     match change {
         Change::AddService(key, settings) => add_service(document, key, settings),
         Change::EditService(key, settings) => {
-            if let Some(table) = service(key).and_then(|index| service_mut(document, index)) {
-                set_service(table, settings);
+            if let Some(index) = service(key)
+                && let Some(table) = service_mut(document, index)
+            {
+                let gone = set_service(table, settings, &saved.services[index].checks);
+                for block in gone {
+                    put_back(document, &block);
+                }
             }
         }
         Change::DelService(key) => {
@@ -109,22 +118,19 @@ fn service_mut(document: &mut DocumentMut, index: usize) -> Option<&mut Table> {
 fn add_service(document: &mut DocumentMut, key: &ServiceKey, settings: &ServiceSettings) {
     let mut table = Table::new();
     table.decor_mut().set_prefix("\n");
-    let mut put = |key: &str, value: &str| {
-        table.insert(key, toml_edit::value(value));
-    };
     if let Some(name) = &settings.name {
-        put("name", name);
+        table.insert("name", toml_edit::value(name));
     }
-    put("address", &key.address.to_string());
+    table.insert("address", toml_edit::value(key.address.to_string()));
     if key.protocol != Protocol::Tcp {
-        put("protocol", &key.protocol.to_string());
+        table.insert("protocol", toml_edit::value(key.protocol.to_string()));
     }
-    if let Some(scheduler) = settings.scheduler {
-        put("scheduler", scheduler.name());
-    }
-    if let Some(no_real) = settings.no_real {
-        put("no-real", no_real.name());
-    }
+    // The name stands in front of the address.
+    let settings = ServiceSettings {
+        name: None,
+        ..settings.clone()
+    };
+    set_service(&mut table, &settings, &[]);
     push(document.as_table_mut(), "service", table);
 }
 
@@ -143,16 +149,15 @@ fn add_real(service: &mut Table, address: &SocketAddr, settings: RealSettings) {
     );
     table.decor_mut().set_prefix(format!("\n{header}"));
     table.insert("address", toml_edit::value(address.to_string()));
-    if let Some(weight) = settings.weight {
-        table.insert("weight", toml_edit::value(i64::from(weight)));
-    }
-    if let Some(forwarding) = settings.forwarding {
-        table.insert("forwarding", toml_edit::value(forwarding.name()));
-    }
-    for (mut key, _) in table.iter_mut() {
-        key.leaf_decor_mut().set_prefix(indent.clone());
-    }
+    set_real(&mut table, settings);
+    indented(&mut table, &indent);
     push(service, "real", table);
+}
+
+fn indented(table: &mut Table, indent: &str) {
+    for (mut key, _) in table.iter_mut() {
+        key.leaf_decor_mut().set_prefix(indent);
+    }
 }
 
 fn push(parent: &mut Table, name: &str, table: Table) {
@@ -164,40 +169,95 @@ fn push(parent: &mut Table, name: &str, table: Table) {
     }
 }
 
-fn set_service(table: &mut Table, settings: &ServiceSettings) {
+/// Brings settings into a service's table; returns the blocks that are gone, the last first.
+fn set_service(table: &mut Table, settings: &ServiceSettings, saved: &[Check]) -> Vec<Table> {
     let ServiceSettings {
         name,
         scheduler,
         no_real,
+        checks,
+        on_down,
+        slow_start,
+        quorum,
+        hysteresis,
+        backups,
     } = settings;
-    if let Some(name) = name {
-        set(table, "name", name.as_str().into());
+    let values: [(&str, Option<Value>); 8] = [
+        ("name", name.as_deref().map(Value::from)),
+        (
+            "scheduler",
+            scheduler.map(|scheduler| scheduler.name().into()),
+        ),
+        ("no-real", no_real.map(|no_real| no_real.name().into())),
+        ("on-down", on_down.map(|on_down| on_down.to_string().into())),
+        (
+            "slow-start",
+            slow_start.map(|time| from_duration(time).into()),
+        ),
+        ("quorum", quorum.map(|quorum| i64::from(quorum).into())),
+        (
+            "hysteresis",
+            hysteresis.map(|hysteresis| i64::from(hysteresis).into()),
+        ),
+        ("backups", backups.map(|backups| backups.name().into())),
+    ];
+    for (key, value) in values {
+        if let Some(value) = value {
+            set(table, key, value);
+        }
     }
-    if let Some(scheduler) = scheduler {
-        set(table, "scheduler", scheduler.name().into());
-    }
-    if let Some(no_real) = no_real {
-        set(table, "no-real", no_real.name().into());
+    match checks {
+        Some(wanted) => set_checks(table, saved, wanted),
+        None => Vec::new(),
     }
 }
 
 fn set_real(table: &mut Table, settings: RealSettings) {
-    let RealSettings { weight, forwarding } = settings;
+    let RealSettings {
+        weight,
+        forwarding,
+        backup,
+        state,
+    } = settings;
     if let Some(weight) = weight {
         set(table, "weight", i64::from(weight).into());
     }
     if let Some(forwarding) = forwarding {
         set(table, "forwarding", forwarding.name().into());
     }
+    if let Some(backup) = backup {
+        set(table, "backup", backup.into());
+    }
+    match state {
+        // A real server that is ready again is as if nothing had been, unless someone left a remark.
+        Some(AdminState::Ready) if !is_remarked(table, "state") => {
+            table.remove("state");
+        }
+        Some(state) => set(table, "state", state.name().into()),
+        None => {}
+    }
+}
+
+/// Whether a comment stands above or behind a key.
+fn is_remarked(table: &Table, key: &str) -> bool {
+    let Some((key, item)) = table.get_key_value(key) else {
+        return false;
+    };
+    let value = item.as_value().and_then(|value| value.decor().suffix());
+    [key.leaf_decor().prefix(), value]
+        .into_iter()
+        .flatten()
+        .any(|raw| raw.as_str().is_some_and(|text| text.contains('#')))
 }
 
 /// Sets a key; the comment behind an old value stays, a new key is indented as the others.
-fn set(table: &mut Table, key: &str, mut value: Value) {
+fn set(table: &mut dyn TableLike, key: &str, mut value: Value) {
     if let Some(old) = table.get_mut(key).and_then(Item::as_value_mut) {
         *value.decor_mut() = old.decor().clone();
         *old = value;
         return;
     }
+    table.remove(key);
     let indent = first_key_indent(table);
     table.insert(key, Item::Value(value));
     if let Some(mut key) = table.key_mut(key) {
@@ -206,7 +266,7 @@ fn set(table: &mut Table, key: &str, mut value: Value) {
 }
 
 /// The white space in front of a table's first key.
-fn first_key_indent(table: &Table) -> String {
+fn first_key_indent(table: &dyn TableLike) -> String {
     let key = table.iter().next().and_then(|(key, _)| table.key(key));
     indent_of(key.and_then(|key| key.leaf_decor().prefix()))
 }
@@ -236,6 +296,11 @@ fn remove(document: &mut DocumentMut, service: Option<usize>, index: usize) {
     if array.is_empty() {
         parent.remove(name);
     }
+    put_back(document, &removed);
+}
+
+/// Puts comments that a removed block's header had a blank line below in front of the next header, or at the end.
+fn put_back(document: &mut DocumentMut, removed: &Table) {
     let prefix = removed
         .decor()
         .prefix()
@@ -245,7 +310,7 @@ fn remove(document: &mut DocumentMut, service: Option<usize>, index: usize) {
     if !kept.contains('#') {
         return;
     }
-    let last = last_position(&removed);
+    let last = last_position(removed);
     let Some(next) = next_position(document.as_table(), last) else {
         let trailing = document.trailing().as_str().unwrap_or_default();
         document.set_trailing(format!("{kept}{trailing}"));

@@ -10,7 +10,7 @@ use std::{
 
 use tempfile::NamedTempFile;
 
-use super::{edit, read};
+use super::{edit, files, read, validate::validate};
 use crate::{change::Change, error::Refusal, model::Model};
 
 /// A file's size beyond which it is not read: far above 4,096 services with 10 real servers each.
@@ -75,7 +75,12 @@ impl ConfigFile {
             path: path.to_owned(),
             error,
         })?;
-        let model = read::model(&text, host).map_err(|errors| Error::Wrong {
+        let model = read::judged(&text, host, |model| {
+            let mut problems = validate(model);
+            problems.extend(files::problems(model));
+            problems
+        })
+        .map_err(|errors| Error::Wrong {
             path: path.to_owned(),
             errors,
         })?;
@@ -343,7 +348,7 @@ mod tests {
         assert_eq!(
             error(&wrong),
             format!(
-                "{at}:1:1: unknown key `colour`: expected `node`, `dataplane`, `timeouts` or `service`\n\
+                "{at}:1:1: unknown key `colour`: expected `node`, `dataplane`, `timeouts`, `service` or `notify`\n\
                  {at}:3:14: interfaces is empty: name at least one, as in `interfaces = [\"eth0\"]`"
             )
         );

@@ -1,5 +1,10 @@
 //! The configuration file's text → the model. All errors of a file are found, each with its place. Pure.
 
+pub mod check;
+mod keys;
+pub mod notify;
+mod values;
+
 use std::{
     collections::HashMap,
     fmt,
@@ -8,17 +13,20 @@ use std::{
     time::Duration,
 };
 
-use toml_edit::{Document, Item, Key, TableLike};
+use toml_edit::{Document, Item, TableLike};
 
-use super::validate::{Place, validate};
+use self::keys::{DATAPLANE, FILE, NODE, REAL, SERVICE, TIMEOUTS};
+use super::{
+    text,
+    validate::{MAX_CONNECTIONS, MAX_QUORUM, Place, Problem, validate},
+};
 use crate::{
     address::{self, RealRef},
     change::DEFAULT_WEIGHT,
     model::{
-        AdminState, DataplaneSettings, ForwardMethod, HealthPolicy, Mode, Model, NoReal, Protocol,
-        RealServer, Scheduler, ServiceKey, Timeouts, VirtualService,
+        AdminState, Backups, Check, DataplaneSettings, ForwardMethod, HealthPolicy, MAX_WEIGHT,
+        Mode, Model, NoReal, Protocol, RealServer, Scheduler, ServiceKey, Timeouts, VirtualService,
     },
-    sentence::listed,
 };
 
 /// An error in a configuration file.
@@ -52,6 +60,18 @@ pub const DEFAULT_MAX_CONNECTIONS: u32 = 262_144;
 /// # Errors
 /// All that is wrong, in the order of the text; only the first error when it is not TOML.
 pub fn model(text: &str, host: &str) -> Result<Model, Vec<Error>> {
+    judged(text, host, validate)
+}
+
+/// As [`model`], with the rules of `judge` in place of the validator's.
+///
+/// # Errors
+/// As [`model`].
+pub fn judged(
+    text: &str,
+    host: &str,
+    judge: impl FnOnce(&Model) -> Vec<Problem>,
+) -> Result<Model, Vec<Error>> {
     let document = Document::parse(text).map_err(|error| {
         let message = error.message().trim_end().replace('\n', ", ");
         vec![locate(
@@ -60,16 +80,14 @@ pub fn model(text: &str, host: &str) -> Result<Model, Vec<Error>> {
             message,
         )]
     })?;
-    let mut reader = Reader {
-        problems: Vec::new(),
-        places: HashMap::new(),
-    };
+    let mut reader = Reader::new(text);
     let model = reader.file(document.as_table(), host);
     let Reader {
         mut problems,
         places,
+        ..
     } = reader;
-    for problem in validate(&model) {
+    for problem in judge(&model) {
         let at = places.get(&problem.place).copied().unwrap_or(0);
         problems.push((at, problem.sentence));
     }
@@ -83,6 +101,20 @@ pub fn model(text: &str, host: &str) -> Result<Model, Vec<Error>> {
         .collect())
 }
 
+/// Reads the checks of a service that do not come from a file: a table in the file's keys, or a list of them.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn checks(value: toml_edit::Value) -> Result<Vec<Check>, String> {
+    let mut reader = Reader::new("");
+    let checks = reader.checks_of(0, &Item::Value(value));
+    if reader.problems.is_empty() {
+        return Ok(checks);
+    }
+    let sentences: Vec<_> = reader.problems.into_iter().map(|(_, said)| said).collect();
+    Err(sentences.join("; "))
+}
+
 /// Turns a byte offset into line and column.
 fn locate(text: &str, offset: usize, message: String) -> Error {
     let before = text.get(..offset).unwrap_or(text);
@@ -94,51 +126,22 @@ fn locate(text: &str, offset: usize, message: String) -> Error {
     }
 }
 
-/// What stands in a table and is known: built, or planned and refused until it is.
-struct Keys {
-    known: &'static [&'static str],
-    later: &'static [&'static str],
-}
-
-const FILE: Keys = Keys {
-    known: &["node", "dataplane", "timeouts", "service"],
-    later: &["metrics", "notify", "vrrp"],
-};
-const NODE: Keys = Keys {
-    known: &["name"],
-    later: &[],
-};
-const DATAPLANE: Keys = Keys {
-    known: &["interfaces", "mode", "max-connections", "masquerade"],
-    later: &[],
-};
-const TIMEOUTS: Keys = Keys {
-    known: &["tcp", "tcp-fin", "udp"],
-    later: &[],
-};
-const SERVICE: Keys = Keys {
-    known: &[
-        "name",
-        "address",
-        "protocol",
-        "scheduler",
-        "no-real",
-        "real",
-    ],
-    later: &["persistence", "group", "check"],
-};
-const REAL: Keys = Keys {
-    known: &["address", "weight", "forwarding"],
-    later: &["backup", "upper", "lower"],
-};
-
 /// Collects problems and remembers where values stand, as byte offsets.
-struct Reader {
+struct Reader<'t> {
+    text: &'t str,
     problems: Vec<(usize, String)>,
     places: HashMap<Place, usize>,
 }
 
-impl Reader {
+impl<'t> Reader<'t> {
+    fn new(text: &'t str) -> Self {
+        Self {
+            text,
+            problems: Vec::new(),
+            places: HashMap::new(),
+        }
+    }
+
     fn file(&mut self, root: &dyn TableLike, host: &str) -> Model {
         self.keys(root, &FILE, "");
         let node = self.table(root, "node", &NODE);
@@ -148,7 +151,7 @@ impl Reader {
             node: node.unwrap_or(host).to_owned(),
             dataplane,
             services: self.services(root),
-            notify: Vec::new(),
+            notify: self.notify(root),
         }
     }
 
@@ -180,6 +183,7 @@ impl Reader {
             table,
             "max-connections",
             Place::Dataplane("max-connections"),
+            MAX_CONNECTIONS,
         ) {
             settings.max_connections = number;
         }
@@ -229,15 +233,8 @@ impl Reader {
             ("tcp-fin", &mut timeouts.tcp_fin),
             ("udp", &mut timeouts.udp),
         ] {
-            let Some(text) = self.string(table, key, Place::Timeout(key)) else {
-                continue;
-            };
-            match humantime::parse_duration(text) {
-                Ok(duration) => *timeout = duration,
-                Err(_) => self.problem_at(
-                    Place::Timeout(key),
-                    format!("{key} `{text}` is not a duration: write it with its unit, as in \"15m\" or \"90s\""),
-                ),
+            if let Some(duration) = self.duration(table, key, Place::Timeout(key)) {
+                *timeout = duration;
             }
         }
         timeouts
@@ -298,6 +295,8 @@ impl Reader {
             protocol: protocol.unwrap_or_default(),
             address: address.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)),
         };
+        let checks = self.checks(index, table);
+        let health = self.health(index, table);
         let reals = self.reals(index, table, &key);
         address?;
         Some(VirtualService {
@@ -305,11 +304,34 @@ impl Reader {
             name,
             scheduler: scheduler.unwrap_or_default(),
             no_real: no_real.unwrap_or_default(),
-            checks: Vec::new(),
-            health: HealthPolicy::default(),
+            checks,
+            health,
             reals,
             runtime: false,
         })
+    }
+
+    fn health(&mut self, service: usize, table: &toml_edit::Table) -> HealthPolicy {
+        let place = |key| Place::Service(service, key);
+        let usual = HealthPolicy::default();
+        let on_down = self.worded(table, "on-down", place("on-down"), text::on_down);
+        let slow_start = self.duration(table, "slow-start", place("slow-start"));
+        let quorum = self.number(table, "quorum", place("quorum"), 1..=MAX_QUORUM);
+        let hysteresis = self.number(table, "hysteresis", place("hysteresis"), 0..=MAX_QUORUM);
+        let backups = self.one_of(
+            table,
+            "backups",
+            place("backups"),
+            &[("first", Backups::First), ("all", Backups::All)],
+            &[],
+        );
+        HealthPolicy {
+            on_down: on_down.unwrap_or_default(),
+            slow_start: slow_start.unwrap_or_default(),
+            quorum: quorum.unwrap_or(usual.quorum),
+            hysteresis: hysteresis.unwrap_or_default(),
+            backups: backups.unwrap_or_default(),
+        }
     }
 
     fn reals(
@@ -323,7 +345,9 @@ impl Reader {
             self.keys(table, &REAL, "real");
             let place = |key| Place::Real(service, reals.len(), key);
             let at = table.span().map_or(0, |span| span.start);
-            let weight = self.number(table, "weight", place("weight"));
+            let weight = self.number(table, "weight", place("weight"), 0..=MAX_WEIGHT);
+            let backup = self.boolean(table, "backup", place("backup"));
+            let state = self.one_of(table, "state", place("state"), &ADMIN_STATES, &[]);
             let forwarding = self.one_of(
                 table,
                 "forwarding",
@@ -344,167 +368,20 @@ impl Reader {
                 address: address.within(key),
                 weight: weight.unwrap_or(DEFAULT_WEIGHT),
                 forwarding: forwarding.unwrap_or_default(),
-                backup: false,
-                state: AdminState::Ready,
+                backup: backup.unwrap_or_default(),
+                state: state.unwrap_or_default(),
                 runtime: false,
             });
         }
         reals
     }
-
-    /// Complains about each key that is not known, or not built yet.
-    fn keys(&mut self, table: &dyn TableLike, keys: &Keys, within: &str) {
-        for (name, item) in table.iter() {
-            if keys.known.contains(&name) {
-                continue;
-            }
-            let at = table
-                .key(name)
-                .and_then(Key::span)
-                .map_or_else(|| start(item), |span| span.start);
-            if keys.later.contains(&name) {
-                self.problem(
-                    at,
-                    format!("this version does not have `{name}` yet: remove it"),
-                );
-                continue;
-            }
-            let place = if within.is_empty() {
-                String::new()
-            } else {
-                format!(" in `{within}`")
-            };
-            self.problem(
-                at,
-                format!(
-                    "unknown key `{name}`{place}: expected {}",
-                    listed(keys.known)
-                ),
-            );
-        }
-    }
-
-    fn table<'a>(
-        &mut self,
-        root: &'a dyn TableLike,
-        name: &str,
-        keys: &Keys,
-    ) -> Option<&'a dyn TableLike> {
-        let item = root.get(name)?;
-        let Some(table) = item.as_table_like() else {
-            self.problem(
-                start(item),
-                format!("{name} must be a table: write `[{name}]` on a line of its own"),
-            );
-            return None;
-        };
-        self.keys(table, keys, name);
-        Some(table)
-    }
-
-    /// The blocks of an array of tables.
-    fn blocks<'a>(
-        &mut self,
-        table: &'a dyn TableLike,
-        name: &str,
-        header: &str,
-    ) -> Vec<&'a toml_edit::Table> {
-        let Some(item) = table.get(name) else {
-            return Vec::new();
-        };
-        let Some(array) = item.as_array_of_tables() else {
-            self.problem(
-                start(item),
-                format!("write each {name} as a block of its own that begins with `{header}`"),
-            );
-            return Vec::new();
-        };
-        array.iter().collect()
-    }
-
-    fn string<'a>(&mut self, table: &'a dyn TableLike, key: &str, place: Place) -> Option<&'a str> {
-        let item = table.get(key)?;
-        self.places.insert(place, start(item));
-        let text = item.as_str();
-        if text.is_none() {
-            self.problem(start(item), format!("{key} must be a string in quotes"));
-        }
-        text
-    }
-
-    fn number(&mut self, table: &dyn TableLike, key: &str, place: Place) -> Option<u32> {
-        let item = table.get(key)?;
-        self.places.insert(place, start(item));
-        let Some(number) = item.as_integer() else {
-            self.problem(start(item), format!("{key} must be a whole number"));
-            return None;
-        };
-        // Whatever does not fit is far out of range in either direction; the validator names the range.
-        match u32::try_from(number) {
-            Ok(number) => Some(number),
-            Err(_) => {
-                let range = match place {
-                    Place::Real(..) => 0..=crate::model::MAX_WEIGHT,
-                    _ => super::validate::MAX_CONNECTIONS,
-                };
-                let (least, most) = range.into_inner();
-                self.problem(
-                    start(item),
-                    format!("{key} {number} is out of range: {least}..={most}"),
-                );
-                None
-            }
-        }
-    }
-
-    fn one_of<T: Copy>(
-        &mut self,
-        table: &dyn TableLike,
-        key: &str,
-        place: Place,
-        known: &[(&str, T)],
-        later: &[&str],
-    ) -> Option<T> {
-        let text = self.string(table, key, place)?;
-        let value = known
-            .iter()
-            .find(|(name, _)| *name == text)
-            .map(|(_, value)| *value);
-        if value.is_none() {
-            let names: Vec<_> = known.iter().map(|(name, _)| *name).collect();
-            let sentence = if later.contains(&text) {
-                format!(
-                    "this version does not have {key} `{text}` yet: expected {}",
-                    listed(&names)
-                )
-            } else {
-                format!("{key} `{text}` is not known: expected {}", listed(&names))
-            };
-            self.problem_at(place, sentence);
-        }
-        value
-    }
-
-    fn parsed<T>(&mut self, place: Place, result: Option<Result<T, address::Error>>) -> Option<T> {
-        match result? {
-            Ok(value) => Some(value),
-            Err(error) => {
-                self.problem_at(place, error.to_string());
-                None
-            }
-        }
-    }
-
-    fn problem_at(&mut self, place: Place, sentence: String) {
-        let at = self.places.get(&place).copied().unwrap_or(0);
-        self.problem(at, sentence);
-    }
-
-    fn problem(&mut self, at: usize, sentence: impl Into<String>) {
-        self.problems.push((at, sentence.into()));
-    }
 }
 
+const ADMIN_STATES: [(&str, AdminState); 3] = [
+    ("ready", AdminState::Ready),
+    ("drain", AdminState::Drain),
+    ("maintenance", AdminState::Maintenance),
+];
 /// Schedulers that are planned.
 pub const LATER_SCHEDULERS: [&str; 6] = ["lc", "wlc", "sed", "nq", "sh", "mh"];
 /// Forwarding methods that are planned.

@@ -1,14 +1,17 @@
 //! The rules of a valid model, for the file and for changes alike. Pure.
 
+mod check;
+
 use std::{
     collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
     time::Duration,
 };
 
 use crate::{
-    address::is_name,
-    model::{DataplaneSettings, MAX_WEIGHT, Model, Protocol, VirtualService, same_family},
+    address::{ServiceRef, is_name},
+    model::{DataplaneSettings, MAX_WEIGHT, Model, OnDown, Protocol, VirtualService, same_family},
 };
 
 /// The value that a problem is about; the file's reader knows where it stands.
@@ -26,6 +29,10 @@ pub enum Place {
     Service(usize, &'static str),
     /// A key of a real server: which service, which real server.
     Real(usize, usize, &'static str),
+    /// A key of a check: which service, which check.
+    Check(usize, usize, &'static str),
+    /// A key of the n-th `[[notify]]`.
+    Notify(usize, &'static str),
 }
 
 /// A broken rule.
@@ -43,7 +50,23 @@ pub const MIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// second each at the finest: half their range is 24 days.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Smallest and largest connection table.
-pub const MAX_CONNECTIONS: std::ops::RangeInclusive<u32> = 1_024..=16_777_216;
+pub const MAX_CONNECTIONS: RangeInclusive<u32> = 1_024..=16_777_216;
+/// Largest quorum; far above the weight of any service.
+pub const MAX_QUORUM: u32 = 1_000_000_000;
+/// Longest slow start, and longest delay until a lost real server's connections are reset.
+pub const MAX_DELAY: Duration = DAY;
+/// Results in a row that decide.
+pub const RISE_FALL: RangeInclusive<u32> = 1..=100;
+/// Time from one probe to the next.
+const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=DAY;
+/// Time that one probe may take.
+const PROBE_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=DAY;
+/// Time that a program may take to be told an event.
+const NOTIFY_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=HOUR;
+/// Time from one alert about a trouble to the next.
+const ALERT_EVERY: RangeInclusive<Duration> = Duration::from_secs(1)..=MAX_TIMEOUT;
+const HOUR: Duration = Duration::from_secs(60 * 60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Longest interface name (`IFNAMSIZ` less its closing zero).
 const MAX_INTERFACE_NAME: usize = 15;
 
@@ -64,6 +87,7 @@ pub fn validate(model: &Model) -> Vec<Problem> {
     }
     dataplane(&model.dataplane, &mut problems);
     services(&model.services, &mut problems);
+    notify(model, &mut problems);
     problems.0
 }
 
@@ -75,6 +99,27 @@ impl Problems {
             place,
             sentence: sentence.into(),
         });
+    }
+
+    /// Adds a problem if a duration is out of range.
+    fn in_range(
+        &mut self,
+        place: Place,
+        what: &str,
+        duration: Duration,
+        range: &RangeInclusive<Duration>,
+    ) {
+        if !range.contains(&duration) {
+            self.add(
+                place,
+                format!(
+                    "{what} of {} is out of range: {} to {}",
+                    humantime::format_duration(duration),
+                    humantime::format_duration(*range.start()),
+                    humantime::format_duration(*range.end())
+                ),
+            );
+        }
     }
 }
 
@@ -116,17 +161,12 @@ fn dataplane(settings: &DataplaneSettings, problems: &mut Problems) {
         ("tcp-fin", timeouts.tcp_fin),
         ("udp", timeouts.udp),
     ] {
-        if !(MIN_TIMEOUT..=MAX_TIMEOUT).contains(&timeout) {
-            problems.add(
-                Place::Timeout(key),
-                format!(
-                    "timeout {key} of {} is out of range: {} to {}",
-                    humantime::format_duration(timeout),
-                    humantime::format_duration(MIN_TIMEOUT),
-                    humantime::format_duration(MAX_TIMEOUT)
-                ),
-            );
-        }
+        problems.in_range(
+            Place::Timeout(key),
+            &format!("timeout {key}"),
+            timeout,
+            &(MIN_TIMEOUT..=MAX_TIMEOUT),
+        );
     }
 }
 
@@ -175,7 +215,70 @@ fn services(services: &[VirtualService], problems: &mut Problems) {
                 );
             }
         }
+        health(index, service, problems);
+        check::checks(index, service, problems);
         reals(index, service, &vips, problems);
+    }
+}
+
+fn health(index: usize, service: &VirtualService, problems: &mut Problems) {
+    let health = &service.health;
+    let place = |key| Place::Service(index, key);
+    if let OnDown::ResetAfter(delay) = health.on_down {
+        let range = Duration::from_millis(1)..=MAX_DELAY;
+        problems.in_range(place("on-down"), "on-down reset-after", delay, &range);
+    }
+    problems.in_range(
+        place("slow-start"),
+        "slow-start",
+        health.slow_start,
+        &(Duration::ZERO..=MAX_DELAY),
+    );
+    if !(1..=MAX_QUORUM).contains(&health.quorum) {
+        problems.add(
+            place("quorum"),
+            format!("quorum {} is out of range: 1..={MAX_QUORUM}", health.quorum),
+        );
+    } else if health.hysteresis >= health.quorum {
+        problems.add(
+            place("hysteresis"),
+            format!(
+                "hysteresis {} is not less than quorum {}: make it less, or the quorum could never be lost",
+                health.hysteresis, health.quorum
+            ),
+        );
+    }
+}
+
+fn notify(model: &Model, problems: &mut Problems) {
+    for (index, notify) in model.notify.iter().enumerate() {
+        let place = |key| Place::Notify(index, key);
+        problems.in_range(place("timeout"), "timeout", notify.timeout, &NOTIFY_TIMEOUT);
+        problems.in_range(
+            place("alert-after"),
+            "alert-after",
+            notify.alert_after,
+            &(Duration::ZERO..=MAX_TIMEOUT),
+        );
+        if let Some(every) = notify.alert_every {
+            problems.in_range(place("alert-every"), "alert-every", every, &ALERT_EVERY);
+        }
+        for name in &notify.services {
+            let is_there = match name.parse() {
+                Ok(ServiceRef::Key(key)) => model.service(&key).is_some(),
+                Ok(ServiceRef::Name(name)) => model
+                    .services
+                    .iter()
+                    .any(|service| service.name.as_ref() == Some(&name)),
+                Ok(ServiceRef::Only) | Err(_) => false,
+            };
+            if !is_there {
+                problems.add(
+                    place("services"),
+                    format!("`[[notify]]` names service `{name}`, which is not there: add the service, or take its name out"),
+                );
+            }
+        }
     }
 }
 

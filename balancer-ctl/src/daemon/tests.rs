@@ -1,5 +1,7 @@
 //! The daemon on a data plane in memory and a file on disk.
 
+mod health;
+
 use std::{collections::HashSet, fs, path::Path};
 
 use tempfile::TempDir;
@@ -8,6 +10,7 @@ use super::*;
 use crate::{
     address::service_key,
     dataplane::fake::FakeDataplane,
+    health::fake::FakeCheckers,
     model::{NoReal, Scheduler},
 };
 
@@ -26,6 +29,7 @@ address = "10.0.0.2:80"   # old
 struct Scene {
     daemon: Daemon,
     dataplane: FakeDataplane,
+    checkers: FakeCheckers,
     events: broadcast::Receiver<view::Event>,
     folder: TempDir,
 }
@@ -36,9 +40,13 @@ fn addresses() -> io::Result<HashSet<IpAddr>> {
 
 impl Scene {
     fn new() -> Self {
+        Self::with_file(FILE)
+    }
+
+    fn with_file(text: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("balancer.toml");
-        fs::write(&path, FILE).unwrap();
+        fs::write(&path, text).unwrap();
         let file = ConfigFile::load(&path, "lb1").unwrap();
         let model = file.model().clone();
         Self::start(folder, Some(file), model)
@@ -52,11 +60,21 @@ impl Scene {
     fn start(folder: TempDir, file: Option<ConfigFile>, model: Model) -> Self {
         let dataplane = FakeDataplane::default();
         let (sender, events) = broadcast::channel(EVENTS);
-        let daemon =
-            Daemon::start(Box::new(dataplane.clone()), file, model, sender, addresses).unwrap();
+        let checkers = FakeCheckers::default();
+        let daemon = Daemon::start(Parts {
+            dataplane: Box::new(dataplane.clone()),
+            checkers: Box::new(checkers.clone()),
+            notifier: None,
+            file,
+            model,
+            events: sender,
+            addresses,
+        })
+        .unwrap();
         Self {
             daemon,
             dataplane,
+            checkers,
             events,
             folder,
         }

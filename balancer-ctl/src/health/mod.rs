@@ -8,11 +8,26 @@
 //!
 //! All of it runs on a thread of its own, so that neither a busy daemon nor a slow file delays a probe.
 
-use std::{net::SocketAddr, time::SystemTime};
+pub mod checker;
+mod driver;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
+mod mailbox;
+pub mod memory;
+pub mod probe;
+pub mod schedule;
+pub mod stall;
+pub mod task;
 
-use serde::Serialize;
+use std::{
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
+
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+pub use self::{driver::Probing, mailbox::Updates, task::Health};
 use crate::{
     model::{AdminState, Check},
     view,
@@ -42,10 +57,16 @@ pub enum Answer {
         /// What was answered and what was wanted ("http 503, wanted 200-299").
         reason: String,
     },
+    /// It could not be made: this process or host has run out of something. Says nothing about the target.
+    Void {
+        /// What is lacking ("too many open files").
+        reason: String,
+    },
 }
 
-/// What a real server asks for by a probe's answer, beside being up. What is `None` was not said.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What a real server asks for by a probe's answer, beside being up. What is `None` was not said. Each answer that
+/// passed has all that is asked for now: it takes the place of earlier ones.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Advice {
     /// Weight.
     pub weight: Option<AdvisedWeight>,
@@ -56,12 +77,22 @@ pub struct Advice {
 }
 
 /// A weight that a real server asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum AdvisedWeight {
     /// In place of the configured one.
     Absolute(u32),
     /// So many hundredths of the configured one.
     Percent(u32),
+}
+
+/// A point in time: for people, and for differences, which setting the clock must not change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// The time of day.
+    pub time: SystemTime,
+    /// Since this host started, time in suspension among it (`CLOCK_BOOTTIME`).
+    pub since_boot: Duration,
 }
 
 /// How a checker stands.

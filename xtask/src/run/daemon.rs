@@ -144,7 +144,11 @@ impl Ctl {
     fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(&self.program);
         command
-            .args(arguments.split_whitespace())
+            .args(
+                arguments
+                    .split_whitespace()
+                    .map(|argument| argument.trim_matches('\'')),
+            )
             .env("BALANCER_SOCKET", &self.socket);
         command
     }

@@ -1,14 +1,24 @@
 //! The scenes that `cargo xtask run` shows, each of which has to hold.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
+use xtask::lab::wait_until;
 
 use super::{
-    daemon::Ctl,
+    daemon::{Ctl, Daemon},
     network::{Network, Node, PORT, VIP},
 };
+use crate::interrupt;
+
+/// How often each real server is probed, as typed.
+const CHECK: &str = r#"{type="http",interval="300ms",timeout="200ms",fall=3,rise=2}"#;
+/// The longest that a death can go unnoticed with that: `fall` intervals, and the last probe's timeout.
+const NOTICED: Duration = Duration::from_millis(3 * 300 + 200);
 
 /// Shows the lab at work.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +26,8 @@ pub struct Demonstration<'lab> {
     /// Where.
     pub network: &'lab Network,
     /// With what.
+    pub daemon: &'lab Daemon,
+    /// Its operator's tool.
     pub ctl: &'lab Ctl,
 }
 
@@ -31,11 +43,13 @@ impl Demonstration<'_> {
         scene(
             "A virtual service with two real servers. Where the old tutorials say ipvsadm, say balancer-ctl",
         );
-        self.ctl.show(&format!("add-service {VIP}:{PORT} -s rr"))?;
+        self.ctl
+            .show(&format!("add-service {VIP}:{PORT} -s rr --check '{CHECK}'"))?;
         self.ctl
             .show(&format!("add-real {}:{PORT} -w 1", first.address))?;
         self.ctl
             .show(&format!("add-real {}:{PORT} -w 1", second.address))?;
+        self.wait_for("both real servers to be up", &["up", "up"])?;
         self.ctl.show("list")?;
 
         scene("Scheduler rr: the answers alternate");
@@ -69,7 +83,7 @@ impl Demonstration<'_> {
         );
         answered.extend(answers);
 
-        // Here is the place of the scene in which a real server dies and returns: it needs probes.
+        self.failover(&mut answered)?;
 
         scene("What was counted");
         self.ctl.show("list --stats")?;
@@ -79,6 +93,85 @@ impl Demonstration<'_> {
             counted == expected,
             "counted were {counted:?} connections, made were {expected:?}"
         );
+        Ok(())
+    }
+
+    /// A real server's web server dies, which the probes notice, and returns.
+    fn failover(&self, answered: &mut Vec<Node>) -> Result<()> {
+        let [first, second] = self.network.reals();
+        scene("A web server dies: the probes notice, and its share goes to the other");
+        println!("  {}$ systemctl stop web-server", first.name);
+        self.network.stop(first)?;
+        let died = Instant::now();
+        let (mut failed, mut ours) = (0_u32, Vec::new());
+        while self.states()?[0] != "down" {
+            ensure!(
+                died.elapsed() < 4 * NOTICED,
+                "{first} is not down after {:?}",
+                died.elapsed()
+            );
+            match self.network.ask() {
+                Ok(node) => ours.push(node),
+                // Whoever asks before it is noticed may meet the dead server.
+                Err(error) => {
+                    interrupt::check()?;
+                    ensure!(failed < 1000, "no request succeeds any more: {error}");
+                    failed += 1;
+                    ours.push(first);
+                }
+            }
+            interrupt::sleep(Duration::from_millis(50))?;
+        }
+        println!(
+            "  down after {:.1} s; until then {failed} of {} requests failed",
+            died.elapsed().as_secs_f64(),
+            ours.len()
+        );
+        answered.extend(ours);
+        self.show_log("real down")?;
+        self.ctl.show("list")?;
+        println!("  From now on not one request fails:");
+        let answers = self.ask(6)?;
+        ensure!(
+            answers.iter().all(|node| *node == second),
+            "a dead real server got a request: {}",
+            listed(&answers)
+        );
+        answered.extend(answers);
+
+        scene("It returns: two passed probes, and it has its share again");
+        println!("  {}$ systemctl start web-server", first.name);
+        self.network.start(first)?;
+        self.wait_for("the real server to be up again", &["up", "up"])?;
+        self.show_log("real up")?;
+        let answers = self.ask(4)?;
+        ensure!(
+            alternate(&answers, &[first, second]),
+            "{first} did not get its share again: {}",
+            listed(&answers)
+        );
+        answered.extend(answers);
+        Ok(())
+    }
+
+    /// The real servers' states, in the order in which they were added.
+    fn states(&self) -> Result<Vec<String>> {
+        states(&self.ctl.call("list --json")?)
+    }
+
+    fn wait_for(&self, what: &str, wanted: &[&str]) -> Result<()> {
+        wait_until(what, 4 * NOTICED, || {
+            interrupt::check()?;
+            Ok(self.states()? == wanted)
+        })
+    }
+
+    /// Shows the last line of the daemon's log that says so.
+    fn show_log(&self, what: &str) -> Result<()> {
+        let log = self.daemon.log();
+        let line = log.lines().rfind(|line| line.contains(what));
+        let line = line.with_context(|| format!("the log does not say `{what}`"))?;
+        println!("  balancerd's log: {}", line.trim());
         Ok(())
     }
 
@@ -139,6 +232,7 @@ struct Service {
 #[derive(Deserialize)]
 struct Real {
     address: String,
+    state: String,
     counters: Counters,
 }
 
@@ -147,12 +241,19 @@ struct Counters {
     connections: u64,
 }
 
-/// Returns how many connections each real server is said to have had.
-fn connections(list: &str) -> Result<BTreeMap<String, u64>> {
+fn reals(list: &str) -> Result<impl Iterator<Item = Real>> {
     let list: List =
         serde_json::from_str(list).context("`balancer-ctl list --json` printed something else")?;
-    let reals = list.services.into_iter().flat_map(|service| service.reals);
-    Ok(reals
+    Ok(list.services.into_iter().flat_map(|service| service.reals))
+}
+
+fn states(list: &str) -> Result<Vec<String>> {
+    Ok(reals(list)?.map(|real| real.state).collect())
+}
+
+/// Returns how many connections each real server is said to have had.
+fn connections(list: &str) -> Result<BTreeMap<String, u64>> {
+    Ok(reals(list)?
         .map(|real| (real.address, real.counters.connections))
         .collect())
 }
@@ -184,8 +285,8 @@ mod tests {
     #[test]
     fn counted_connections_are_compared_by_real_server() {
         let list = r#"{"services":[{"name":null,"protocol":"tcp","reals":[
-            {"address":"10.0.0.1:80","weight":1,"counters":{"connections":2,"packets_in":9}},
-            {"address":"10.0.0.2:80","weight":1,"counters":{"connections":1,"packets_in":9}}]}]}"#;
+            {"address":"10.0.0.1:80","weight":1,"state":"up","counters":{"connections":2,"packets_in":9}},
+            {"address":"10.0.0.2:80","weight":1,"state":"up","counters":{"connections":1,"packets_in":9}}]}]}"#;
         assert_eq!(connections(list).unwrap(), expected(&[A, B, A]));
         assert_ne!(connections(list).unwrap(), expected(&[A, B]));
         assert!(connections("[]").is_err());

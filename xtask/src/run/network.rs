@@ -1,9 +1,11 @@
 //! The lab's network: that of the old tutorials, all of it in namespaces.
 
 use std::{
+    collections::HashMap,
     env, fmt,
     net::{Ipv4Addr, SocketAddr, TcpStream},
     process::Stdio,
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -35,7 +37,7 @@ pub const PORT: u16 = 80;
 const LABEL: &str = "balancer-lab";
 
 /// A real server: what its page says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Node {
     /// Its name.
     pub name: &'static str,
@@ -66,13 +68,14 @@ impl Node {
 /// Namespaces, cables and the real servers' programs. Fields are dropped from the top.
 #[derive(Debug)]
 pub struct Network {
-    _pages: Vec<Process>,
+    /// The real servers' programs that run.
+    pages: Mutex<HashMap<Node, Process>>,
     /// The client.
     pub client: Namespace,
     /// The balancer: its interfaces are `outside` and `inside`.
     pub balancer: Namespace,
     _switch: Namespace,
-    _reals: Vec<Namespace>,
+    reals: HashMap<Node, Namespace>,
 }
 
 impl Network {
@@ -98,23 +101,23 @@ impl Network {
         client.polling("eth0")?;
         switch.polling("balancer")?;
 
-        let (mut reals, mut pages) = (Vec::new(), Vec::new());
+        let (mut reals, mut pages) = (HashMap::new(), HashMap::new());
         for node in REALS {
             let real = make(node.name)?;
             real.connect("eth0", &switch, node.name)?;
             real.address("eth0", &format!("{}/24", node.address))?;
             real.gateway(&INSIDE.to_string())?;
             real.plain_frames("eth0")?;
-            pages.push(serve(&real, &node)?);
-            reals.push(real);
+            pages.insert(node, serve(&real, &node)?);
+            reals.insert(node, real);
         }
         switch.switch("bridge", &["balancer", REALS[0].name, REALS[1].name])?;
         Ok(Self {
-            _pages: pages,
+            pages: Mutex::new(pages),
             client,
             balancer,
             _switch: switch,
-            _reals: reals,
+            reals,
         })
     }
 
@@ -142,6 +145,26 @@ impl Network {
         )?;
         Node::by_page(&page)
             .with_context(|| format!("`curl {url}` got a page that is no real server's: {page:?}"))
+    }
+
+    /// Stops a real server's web server; the machine goes on.
+    pub fn stop(&self, node: Node) -> Result<()> {
+        if let Some(mut page) = self.pages().remove(&node) {
+            page.stop()?;
+        }
+        Ok(())
+    }
+
+    /// Starts it again.
+    pub fn start(&self, node: Node) -> Result<()> {
+        let real = self.reals.get(&node).context("no such real server")?;
+        let page = serve(real, &node)?;
+        self.pages().insert(node, page);
+        Ok(())
+    }
+
+    fn pages(&self) -> MutexGuard<'_, HashMap<Node, Process>> {
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The real servers.

@@ -1,10 +1,12 @@
 //! Files before and after a change, to the letter.
 
+use std::time::Duration;
+
 use super::*;
 use crate::{
     address::service_key,
     config::read,
-    model::{NoReal, Scheduler},
+    model::{Backups, NoReal, OnDown, Scheduler},
 };
 
 const FILE: &str = r#"# Our balancer.
@@ -138,6 +140,7 @@ fn a_new_service_stands_behind_the_last() {
         name: Some("v6".to_owned()),
         scheduler: Some(Scheduler::Rr),
         no_real: Some(NoReal::Reject),
+        ..Default::default()
     };
     let key = service_key("udp/[2001:db8::80]:53").unwrap();
     check(
@@ -235,6 +238,223 @@ fn lines_go_on_ending_as_they_did() {
             edited(&windows(FILE), &change),
             windows(&edited(FILE, &change)),
             "{change:?}"
+        );
+    }
+}
+
+fn state(state: AdminState) -> RealSettings {
+    RealSettings {
+        state: Some(state),
+        ..Default::default()
+    }
+}
+
+#[test]
+fn a_real_that_is_ready_again_is_written_as_it_was_before() {
+    let drained = edited(
+        FILE,
+        &Change::EditReal(web(), real("10.0.0.2:80"), state(AdminState::Drain)),
+    );
+    assert_eq!(
+        drained,
+        FILE.replace(
+            "weight = 3   # strong\n",
+            "weight = 3   # strong\n  state = \"drain\"\n"
+        )
+    );
+    let ready = Change::EditReal(web(), real("10.0.0.2:80"), state(AdminState::Ready));
+    assert_eq!(edited(&drained, &ready), FILE);
+    // A remark is not thrown away.
+    for remark in [
+        "state = \"drain\" # until noon",
+        "# the fan is loud\n  state = \"maintenance\"",
+    ] {
+        let remarked = drained.replace("state = \"drain\"", remark);
+        let expected = remarked
+            .replace("\"drain\"", "\"ready\"")
+            .replace("\"maintenance\"", "\"ready\"");
+        assert_eq!(edited(&remarked, &ready), expected);
+    }
+}
+
+#[test]
+fn a_backup_is_written_and_so_is_that_it_is_none_any_more() {
+    let backup = |backup| RealSettings {
+        backup: Some(backup),
+        ..Default::default()
+    };
+    let change = |set| Change::EditReal(web(), real("10.0.0.3:80"), backup(set));
+    let with = FILE.replace(
+        "address = \"10.0.0.3:80\"\n",
+        "address = \"10.0.0.3:80\"\n  backup = true\n",
+    );
+    assert_eq!(edited(FILE, &change(true)), with);
+    assert_eq!(
+        edited(&with, &change(false)),
+        with.replace("backup = true", "backup = false")
+    );
+}
+
+#[test]
+fn settings_of_health_stand_below_the_services_others() {
+    let settings = ServiceSettings {
+        on_down: Some(OnDown::ResetAfter(Duration::from_secs(90))),
+        slow_start: Some(Duration::from_secs(30)),
+        quorum: Some(2),
+        hysteresis: Some(1),
+        backups: Some(Backups::All),
+        ..Default::default()
+    };
+    check(
+        &Change::EditService(web(), settings),
+        &[(
+            "\"rr\" # fair\n",
+            "\"rr\" # fair\non-down = \"reset-after 1m30s\"\nslow-start = \"30s\"\nquorum = 2\nhysteresis = 1\n\
+             backups = \"all\"\n",
+        )],
+    );
+}
+
+fn set_checks(checks: &str) -> Change {
+    let checks = if checks.is_empty() { "[]" } else { checks };
+    let checks = read::checks(checks.parse().unwrap()).unwrap();
+    Change::EditService(
+        web(),
+        ServiceSettings {
+            checks: Some(checks),
+            ..Default::default()
+        },
+    )
+}
+
+/// The file with something in front of its first real server.
+fn with_checks(checks: &str) -> String {
+    FILE.replace(
+        "\n  # the old machine\n",
+        &format!("{checks}\n  # the old machine\n"),
+    )
+}
+
+#[test]
+fn a_first_check_stands_in_front_of_the_reals_as_they_do_and_goes_without_a_trace() {
+    let one = edited(FILE, &set_checks("{ type = \"http\", interval = \"1s\" }"));
+    assert_eq!(
+        one,
+        with_checks("\n  [service.check]\n  type = \"http\"\n  interval = \"1s\"\n")
+    );
+    assert_eq!(edited(&one, &set_checks("")), FILE);
+    let two = edited(
+        FILE,
+        &set_checks("[{ type = \"tcp\" }, { type = \"ping\" }]"),
+    );
+    assert_eq!(
+        two,
+        with_checks(
+            "\n  [[service.check]]\n  type = \"tcp\"\n\n  [[service.check]]\n  type = \"ping\"\n"
+        )
+    );
+    assert_eq!(edited(&two, &set_checks("")), FILE);
+}
+
+#[test]
+fn a_new_service_has_its_check_below_it() {
+    let Change::EditService(_, settings) =
+        set_checks("{ type = \"http\", headers = { Accept = \"text/html\" } }")
+    else {
+        unreachable!()
+    };
+    let text = "dataplane.interfaces = [\"eth0\"]\n";
+    let added = edited(text, &Change::AddService(web(), settings));
+    assert_eq!(
+        added,
+        format!(
+            "{text}\n[[service]]\naddress = \"192.0.2.80:80\"\n\n[service.check]\ntype = \"http\"\n\
+             headers = {{ Accept = \"text/html\" }}\n"
+        )
+    );
+    let both = edited(
+        &added,
+        &Change::AddReal(web(), real("10.0.0.2:80"), RealSettings::default()),
+    );
+    assert_eq!(
+        both,
+        format!("{added}\n[[service.real]]\naddress = \"10.0.0.2:80\"\n")
+    );
+}
+
+#[test]
+fn a_changed_check_keeps_its_spelling_and_the_comments_on_what_stays() {
+    for (before, checks, after) in [
+        // A block: what stays stays, also where it says what is usual.
+        (
+            "\n  # asks the shop\n  [service.check] # every minute\n  type = \"http\"   # plain\n  \
+             interval = \"1m\"    # calm\n  rise = 2\n  path = \"/old\"\n",
+            "{ type = \"http\", interval = \"1m\", status = \"200\" }",
+            "\n  # asks the shop\n  [service.check] # every minute\n  type = \"http\"   # plain\n  \
+             interval = \"1m\"    # calm\n  rise = 2\n  status = \"200\"\n",
+        ),
+        // Inline.
+        (
+            "check = { type = \"http\", path = \"/old\" } # one line\n",
+            "{ type = \"http\", path = \"/new\" }",
+            "check = { type = \"http\", path = \"/new\" } # one line\n",
+        ),
+        // The timeout that follows from the interval.
+        (
+            "check = { type = \"http\", interval = \"5s\", timeout = \"2s\" }\n",
+            "{ type = \"http\", interval = \"1s\" }",
+            "check = { type = \"http\", interval = \"1s\" }\n",
+        ),
+        // Another type altogether.
+        (
+            "\n  [service.check]\n  type = \"http\"\n  path = \"/old\"\n  rise = 1 # soon\n",
+            "{ type = \"tcp\", rise = 1 }",
+            "\n  [service.check]\n  type = \"tcp\"\n  rise = 1 # soon\n",
+        ),
+        // One becomes two.
+        (
+            "\n  [service.check]   # first\n  type = \"http\"\n",
+            "[{ type = \"http\" }, { type = \"ping\", rise = 1 }]",
+            "\n  [[service.check]]   # first\n  type = \"http\"\n\n  [[service.check]]\n  type = \"ping\"\n  rise = 1\n",
+        ),
+        (
+            "check = { type = \"http\" } # first\n",
+            "[{ type = \"http\" }, { type = \"ping\" }]",
+            "check = [{ type = \"http\" }, { type = \"ping\" }] # first\n",
+        ),
+        // Two become one, with a comment of the file between them.
+        (
+            "\n  [[service.check]]\n  type = \"http\"\n\n  # about the machines\n\n  [[service.check]]\n  type = \"ping\"\n",
+            "{ type = \"http\" }",
+            "\n  [[service.check]]\n  type = \"http\"\n\n  # about the machines\n",
+        ),
+        (
+            "check = [\n  { type = \"http\" },\n  { type = \"ping\" },\n]\n",
+            "[{ type = \"http\" }, { type = \"tcp\" }, { type = \"ping\" }]",
+            "check = [\n  { type = \"http\" },\n  { type = \"tcp\" },\n  { type = \"ping\" },\n]\n",
+        ),
+        // Header fields in a block of their own.
+        (
+            "\n  [service.check]\n  type = \"http\"\n  [service.check.headers]\n  Accept = \"a\"\n",
+            "{ type = \"http\", headers = { Accept = \"b\" } }",
+            "\n  [service.check]\n  type = \"http\"\n  headers = { Accept = \"b\" }\n",
+        ),
+        // Dotted.
+        (
+            "check.type = \"http\"\ncheck.path = \"/old\"\n",
+            "{ type = \"http\", path = \"/new\" }",
+            "check.type = \"http\"\ncheck.path = \"/new\"\n",
+        ),
+    ] {
+        let file = with_checks(before);
+        assert_eq!(edited(&file, &set_checks(checks)), with_checks(after));
+        assert_eq!(
+            edited(&file, &set_checks("")),
+            if before.contains("about") {
+                with_checks("\n  # about the machines\n")
+            } else {
+                FILE.to_owned()
+            }
         );
     }
 }

@@ -1,0 +1,339 @@
+//! What each real server and each service may do now. Four truths meet here and stay apart: what the operator decided,
+//! what probes found, what the real server's agent asks for, and the configured weight. Pure.
+//!
+//! ```text
+//!  model ──────────────┐
+//!  standings (health) ─┼──▶ Availability ──▶ dataplane::Service (rings)
+//!  time ───────────────┘          │
+//!                                 ├──▶ states and reasons for `list` and `status`
+//!                                 └──▶ events
+//! ```
+
+mod judge;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::SocketAddr,
+    time::{Instant, SystemTime},
+};
+
+use crate::{
+    dataplane,
+    difference::Happened,
+    event::EventKind,
+    health::{Advice, Begin, Standing, Update, Watched},
+    model::{
+        Check, Model, RealServer, ServiceKey, VirtualService, check::Initial, health::AdminState,
+    },
+    view::RealState,
+};
+
+/// How a real server stands in its service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RealStatus {
+    /// Its state.
+    pub state: RealState,
+    /// What decides that, unless it is plainly up.
+    pub reason: Option<String>,
+    /// The weight by which it takes new connections now.
+    pub weight: u32,
+    /// What probes and its agent say; `None` = not yet.
+    pub healthy: Option<bool>,
+    /// What probes found last, in words.
+    found: String,
+    /// Since when it is out of service: down, or in maintenance.
+    out_since: Option<Instant>,
+    /// When its weight began to grow.
+    ramp: Option<Instant>,
+}
+
+/// How a service stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceStatus {
+    /// Sum of the weights of its real servers that are up, backups not among them.
+    pub live_weight: u64,
+    /// Whether that is enough; `None` before it was known.
+    pub quorum: Option<bool>,
+    /// Backups that serve.
+    pub backups_in: Vec<SocketAddr>,
+    /// Its real servers.
+    pub reals: HashMap<SocketAddr, RealStatus>,
+    /// When time alone changes something.
+    deadline: Option<Instant>,
+}
+
+/// All services' and real servers' standing.
+#[derive(Debug, Default)]
+pub struct Availability {
+    services: BTreeMap<ServiceKey, ServiceStatus>,
+    /// In the order of the model's services, as is `desired`.
+    wired: Vec<Wired>,
+    desired: Vec<dataplane::Service>,
+    checkers: HashMap<Watched, usize>,
+    standings: Vec<Standing>,
+    /// The services that each standing decides about.
+    dependents: Vec<Vec<usize>>,
+}
+
+/// The checkers of one service's real servers: for each real server one per check, as indices of `standings`.
+#[derive(Debug, Default)]
+struct Wired {
+    reals: Vec<Vec<usize>>,
+}
+
+impl Availability {
+    /// What stands after the model changed. `self` is what stood before; checkers that are new begin as
+    /// `remembered` says, or as the real server stood, so that no change of a check takes a real server out of service.
+    #[must_use]
+    pub fn after(
+        &self,
+        model: &Model,
+        remembered: impl Fn(&Watched) -> Option<Standing>,
+        now: Instant,
+    ) -> Self {
+        let mut next = Self::default();
+        for (number, service) in model.services.iter().enumerate() {
+            let mut wired = Wired::default();
+            for real in &service.reals {
+                let mut indices = Vec::with_capacity(service.checks.len());
+                for watched in watched(service, real) {
+                    let index = *next.checkers.entry(watched).or_insert_with_key(|watched| {
+                        let standing = self
+                            .standing(watched)
+                            .cloned()
+                            .or_else(|| remembered(watched))
+                            .or_else(|| self.inherited(service, real))
+                            .unwrap_or_else(|| undecided(&watched.check));
+                        next.standings.push(standing);
+                        next.dependents.push(Vec::new());
+                        next.standings.len() - 1
+                    });
+                    if next.dependents[index].last() != Some(&number) {
+                        next.dependents[index].push(number);
+                    }
+                    indices.push(index);
+                }
+                wired.reals.push(indices);
+            }
+            next.wired.push(wired);
+            let before = self.services.get(&service.key);
+            let (status, desired) =
+                judge::service(service, &next.wired[number], &next.standings, before, now);
+            next.services.insert(service.key, status);
+            next.desired.push(desired);
+        }
+        next
+    }
+
+    fn standing(&self, watched: &Watched) -> Option<&Standing> {
+        self.checkers
+            .get(watched)
+            .map(|index| &self.standings[*index])
+    }
+
+    /// How a new checker begins for a real server that is in service already.
+    fn inherited(&self, service: &VirtualService, real: &RealServer) -> Option<Standing> {
+        let before = self.services.get(&service.key)?.reals.get(&real.address)?;
+        let reason = if before.healthy? {
+            "was up before the check changed"
+        } else {
+            "was down before the check changed"
+        };
+        Some(Standing {
+            up: before.healthy?,
+            decided: true,
+            reason: reason.to_owned(),
+            advice: Advice::default(),
+            since: SystemTime::UNIX_EPOCH,
+        })
+    }
+
+    /// The checkers to run, with what each begins with.
+    #[must_use]
+    pub fn checkers(&self) -> Vec<Begin> {
+        self.checkers
+            .iter()
+            .map(|(watched, index)| {
+                let standing = &self.standings[*index];
+                Begin {
+                    watched: watched.clone(),
+                    from: standing.decided.then(|| standing.clone()),
+                }
+            })
+            .collect()
+    }
+
+    /// Takes what checkers found. `model` is the one that [`Self::after`] was given.
+    pub fn update(&mut self, model: &Model, updates: Vec<Update>, now: Instant) -> Vec<Happened> {
+        let mut concerned = BTreeSet::new();
+        for Update { watched, standing } in updates {
+            // A checker that was stopped a moment ago may still have had news.
+            let Some(index) = self.checkers.get(&watched).copied() else {
+                continue;
+            };
+            self.standings[index] = standing;
+            concerned.extend(self.dependents[index].iter().copied());
+        }
+        self.judge_again(model, concerned, now)
+    }
+
+    /// Does what time alone brings: weights that grow, resets that were put off.
+    pub fn advance(&mut self, model: &Model, now: Instant) -> Vec<Happened> {
+        let due = model.services.iter().enumerate().filter(|(_, service)| {
+            let status = self.services.get(&service.key);
+            status
+                .and_then(|status| status.deadline)
+                .is_some_and(|deadline| deadline <= now)
+        });
+        let due = due.map(|(number, _)| number).collect();
+        self.judge_again(model, due, now)
+    }
+
+    fn judge_again(
+        &mut self,
+        model: &Model,
+        numbers: BTreeSet<usize>,
+        now: Instant,
+    ) -> Vec<Happened> {
+        let mut happened = Vec::new();
+        for number in numbers {
+            let (Some(service), Some(wired)) = (model.services.get(number), self.wired.get(number))
+            else {
+                continue;
+            };
+            let before = self.services.get(&service.key);
+            let (status, desired) = judge::service(service, wired, &self.standings, before, now);
+            tell(service, before, &status, &mut happened);
+            self.services.insert(service.key, status);
+            self.desired[number] = desired;
+        }
+        happened
+    }
+
+    /// What happened to health on the way from `before`, which stood with another model.
+    #[must_use]
+    pub fn since(&self, before: &Self, model: &Model) -> Vec<Happened> {
+        let mut happened = Vec::new();
+        for service in &model.services {
+            if let Some(status) = self.services.get(&service.key) {
+                tell(
+                    service,
+                    before.services.get(&service.key),
+                    status,
+                    &mut happened,
+                );
+            }
+        }
+        happened
+    }
+
+    /// What the packet program is to run.
+    #[must_use]
+    pub fn desired(&self) -> &[dataplane::Service] {
+        &self.desired
+    }
+
+    /// When [`Self::advance`] is due.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.services
+            .values()
+            .filter_map(|service| service.deadline)
+            .min()
+    }
+
+    /// How a service stands. Its live weight and quorum are what decides whether this node may carry its VIP.
+    #[must_use]
+    pub fn service(&self, key: &ServiceKey) -> Option<&ServiceStatus> {
+        self.services.get(key)
+    }
+
+    /// How a real server stands.
+    #[must_use]
+    pub fn real(&self, key: &ServiceKey, address: SocketAddr) -> Option<&RealStatus> {
+        self.services.get(key)?.reals.get(&address)
+    }
+}
+
+/// What is to be watched for a real server: nothing while it is in maintenance.
+pub fn watched(service: &VirtualService, real: &RealServer) -> impl Iterator<Item = Watched> {
+    let checks: &[Check] = match real.state {
+        AdminState::Ready | AdminState::Drain => &service.checks,
+        AdminState::Maintenance => &[],
+    };
+    let address = real.address;
+    checks.iter().map(move |check| Watched {
+        target: SocketAddr::new(
+            check.target.address.unwrap_or(address.ip()),
+            check.target.port.unwrap_or(address.port()),
+        ),
+        check: check.clone(),
+    })
+}
+
+fn undecided(check: &Check) -> Standing {
+    let up = check.timing.initial == Initial::Up;
+    Standing {
+        up,
+        decided: up,
+        reason: "not probed yet".to_owned(),
+        advice: Advice::default(),
+        since: SystemTime::UNIX_EPOCH,
+    }
+}
+
+/// The events between two standings of a service. One that was not there before has none but for what probes found.
+fn tell(
+    service: &VirtualService,
+    before: Option<&ServiceStatus>,
+    after: &ServiceStatus,
+    happened: &mut Vec<Happened>,
+) {
+    let mut add = |kind, real, message| {
+        happened.push(Happened {
+            kind,
+            service: Some(service.key.to_string()),
+            real,
+            message,
+        });
+    };
+    for real in &service.reals {
+        let Some(status) = after.reals.get(&real.address) else {
+            continue;
+        };
+        let old = before
+            .and_then(|before| before.reals.get(&real.address))
+            .and_then(|old| old.healthy);
+        if service.checks.is_empty() || old == status.healthy {
+            continue;
+        }
+        let message = status.found.clone();
+        match status.healthy {
+            Some(true) => add(EventKind::RealUp, Some(real.address), message),
+            Some(false) => add(EventKind::RealDown, Some(real.address), message),
+            None => {}
+        }
+    }
+    let enough = before.and_then(|before| before.quorum);
+    let live = format!(
+        "live weight {}, quorum {}",
+        after.live_weight, service.health.quorum
+    );
+    match (enough, after.quorum) {
+        (Some(true) | None, Some(false)) => add(EventKind::QuorumLost, None, live),
+        (Some(false), Some(true)) => add(EventKind::QuorumRegained, None, live),
+        _ => {}
+    }
+    let backups = before.map_or(&[][..], |before| &before.backups_in);
+    if backups != after.backups_in {
+        let names: Vec<_> = after.backups_in.iter().map(ToString::to_string).collect();
+        if names.is_empty() {
+            add(EventKind::BackupsOut, None, String::new());
+        } else {
+            add(EventKind::BackupsIn, None, names.join(", "));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

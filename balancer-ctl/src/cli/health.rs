@@ -1,0 +1,231 @@
+//! health: what the checks of real servers found.
+
+use std::time::Duration;
+
+use super::{
+    Context, Failure,
+    arguments::Health as Arguments,
+    encoded,
+    render::{Align, table},
+};
+use crate::{
+    config::text::from_duration,
+    view::{Checker, Health, HealthChange, LastProbe},
+};
+
+pub async fn health(context: &Context, arguments: Arguments) -> Result<(), Failure> {
+    let Arguments { service, history } = arguments;
+    let target = match service.named()? {
+        None => "/v1/health".to_owned(),
+        Some(service) => format!("/v1/health?service={}", encoded(&service.to_string())),
+    };
+    let health: Health = context.client.get(&target).await?;
+    context.print(&health, |health| match (history, &health.checkers[..]) {
+        (_, []) => "nothing is probed: give a service a check, as in `balancer-ctl edit-service --check http`\n"
+            .to_owned(),
+        (true, checkers) => histories(checkers),
+        (false, checkers) => states(checkers),
+    })
+}
+
+fn states(checkers: &[Checker]) -> String {
+    const ALIGN: [Align; 7] = [
+        Align::Left,
+        Align::Left,
+        Align::Left,
+        Align::Left,
+        Align::Right,
+        Align::Left,
+        Align::Left,
+    ];
+    let title = [
+        "Target",
+        "Type",
+        "State",
+        "Since",
+        "Latency",
+        "Used by",
+        "Last result",
+    ];
+    let mut rows = vec![title.map(str::to_owned).to_vec()];
+    for checker in checkers {
+        let last = checker.last.as_ref();
+        rows.push(vec![
+            checker.target.to_string(),
+            checker.kind.clone(),
+            checker.state.clone(),
+            checker.since.clone(),
+            last.map_or_else(|| "-".to_owned(), |last| milliseconds(last.latency_us)),
+            checker.used_by.join(", "),
+            last.map_or_else(
+                || checker.reason.clone(),
+                |last| last_result(last, &checker.state),
+            ),
+        ]);
+    }
+    table(&ALIGN, &rows)
+}
+
+/// The last result; where it disagrees with the state, also how many there were of it.
+fn last_result(last: &LastProbe, state: &str) -> String {
+    let result = if last.passed { "passed" } else { "failed" };
+    let agrees = last.passed == (state == "up");
+    let count = match (agrees, last.in_a_row) {
+        (true, _) => String::new(),
+        (false, count) => format!(", {count} in a row"),
+    };
+    format!("{result}: {}{count}", last.message)
+}
+
+fn histories(checkers: &[Checker]) -> String {
+    let blocks = checkers.iter().map(|checker| {
+        let mut rows: Vec<_> = checker.history.iter().map(change).collect();
+        if rows.is_empty() {
+            rows.push(vec![String::new(), "no change yet".to_owned()]);
+        }
+        format!(
+            "{} {}, {} since {}: {}\n{}",
+            checker.target,
+            checker.kind,
+            checker.state,
+            checker.since,
+            checker.reason,
+            table(&[Align::Left; 5], &rows)
+        )
+    });
+    blocks.collect::<Vec<_>>().join("\n")
+}
+
+fn change(change: &HealthChange) -> Vec<String> {
+    let HealthChange {
+        time,
+        state,
+        reason,
+        lasted_ms,
+    } = change;
+    let lasted = lasted_ms.map_or_else(
+        || "until now".to_owned(),
+        |lasted| format!("for {}", from_duration(Duration::from_millis(lasted))),
+    );
+    vec![
+        String::new(),
+        time.clone(),
+        state.clone(),
+        lasted,
+        reason.clone(),
+    ]
+}
+
+/// Milliseconds with three digits: 0.12 ms, 1.23 ms, 12.3 ms, 123 ms.
+fn milliseconds(microseconds: u64) -> String {
+    match microseconds {
+        0..10_000 => format!("{}.{:02} ms", microseconds / 1000, microseconds % 1000 / 10),
+        10_000..100_000 => format!("{}.{} ms", microseconds / 1000, microseconds % 1000 / 100),
+        100_000.. => format!("{} ms", microseconds / 1000),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checkers() -> Vec<Checker> {
+        let last = |passed, message: &str, latency_us, in_a_row| {
+            Some(LastProbe {
+                time: "2026-11-22T03:20:00.000Z".to_owned(),
+                passed,
+                message: message.to_owned(),
+                latency_us,
+                in_a_row,
+            })
+        };
+        let change = |time: &str, state: &str, reason: &str, lasted_ms| HealthChange {
+            time: time.to_owned(),
+            state: state.to_owned(),
+            reason: reason.to_owned(),
+            lasted_ms,
+        };
+        let checker = |target: &str, state: &str, reason: &str, last, history| Checker {
+            target: target.parse().unwrap(),
+            kind: "http".to_owned(),
+            check: serde_json::json!({"type": "http"}),
+            used_by: vec!["web 10.0.0.2:80".to_owned()],
+            state: state.to_owned(),
+            since: "2026-11-22T03:14:08.123Z".to_owned(),
+            reason: reason.to_owned(),
+            last,
+            history,
+        };
+        vec![
+            checker(
+                "10.0.0.2:80",
+                "down",
+                "http 503, wanted 200-299, 3 of 3",
+                last(true, "http 200", 1_239, 1),
+                vec![
+                    change(
+                        "2026-11-22T03:14:08.123Z",
+                        "down",
+                        "http 503, wanted 200-299, 3 of 3",
+                        None,
+                    ),
+                    change(
+                        "2026-11-22T03:10:00.000Z",
+                        "up",
+                        "http 200, 2 of 2",
+                        Some(248_123),
+                    ),
+                ],
+            ),
+            checker(
+                "[2001:db8::2]:80",
+                "up",
+                "http 200, 1 of 1",
+                last(true, "http 200", 123_456, 70),
+                vec![],
+            ),
+            checker("10.0.0.4:80", "unknown", "not probed yet", None, vec![]),
+        ]
+    }
+
+    #[test]
+    fn each_checker_is_a_line() {
+        assert_eq!(
+            states(&checkers()),
+            "\
+Target            Type  State    Since                     Latency  Used by          Last result
+10.0.0.2:80       http  down     2026-11-22T03:14:08.123Z  1.23 ms  web 10.0.0.2:80  passed: http 200, 1 in a row
+[2001:db8::2]:80  http  up       2026-11-22T03:14:08.123Z   123 ms  web 10.0.0.2:80  passed: http 200
+10.0.0.4:80       http  unknown  2026-11-22T03:14:08.123Z        -  web 10.0.0.2:80  not probed yet
+"
+        );
+    }
+
+    #[test]
+    fn a_history_tells_how_long_each_state_lasted() {
+        assert_eq!(
+            histories(&checkers()[..2]),
+            "\
+10.0.0.2:80 http, down since 2026-11-22T03:14:08.123Z: http 503, wanted 200-299, 3 of 3
+  2026-11-22T03:14:08.123Z  down  until now      http 503, wanted 200-299, 3 of 3
+  2026-11-22T03:10:00.000Z  up    for 4m8s123ms  http 200, 2 of 2
+
+[2001:db8::2]:80 http, up since 2026-11-22T03:14:08.123Z: http 200, 1 of 1
+  no change yet
+"
+        );
+    }
+
+    #[test]
+    fn latencies_have_three_digits() {
+        for (microseconds, shown) in [
+            (0, "0.00 ms"),
+            (129, "0.12 ms"),
+            (9_999, "9.99 ms"),
+            (12_399, "12.3 ms"),
+            (1_234_567, "1234 ms"),
+        ] {
+            assert_eq!(milliseconds(microseconds), shown);
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! A service's checks → `[service.check]` in the file's text. What a block says already is left as it stands.
+
+use toml_edit::{Array, ArrayOfTables, InlineTable, Item, Table, TableLike, Value};
+
+use super::{first_key_indent, indent_of, indented, set};
+use crate::{config::write, model::Check};
+
+/// Brings `service` from the checks it has to those that are wanted; returns the blocks that are gone, the last first.
+pub(super) fn set_checks(service: &mut Table, saved: &[Check], wanted: &[Check]) -> Vec<Table> {
+    if wanted.is_empty() {
+        return match service.remove("check") {
+            Some(Item::Table(table)) => vec![table],
+            Some(Item::ArrayOfTables(blocks)) => {
+                let mut blocks: Vec<_> = blocks.into_iter().collect();
+                blocks.reverse();
+                blocks
+            }
+            Some(Item::Value(_) | Item::None) | None => Vec::new(),
+        };
+    }
+    if wanted.len() > 1 {
+        make_list(service);
+    }
+    match service.get_mut("check") {
+        Some(Item::Table(table)) => rewrite(table, saved.first(), &wanted[0]),
+        Some(Item::Value(Value::InlineTable(table))) => {
+            rewrite_inline(table, saved.first(), &wanted[0]);
+        }
+        Some(Item::ArrayOfTables(blocks)) => return set_blocks(blocks, saved, wanted),
+        Some(Item::Value(Value::Array(array))) => set_values(array, saved, wanted),
+        Some(_) | None => add(service, wanted),
+    }
+    Vec::new()
+}
+
+/// One check becomes a list of one, in the spelling that it has.
+fn make_list(service: &mut Table) {
+    let Some(item) = service.get_mut("check") else {
+        return;
+    };
+    match std::mem::take(item) {
+        Item::Table(mut table) => {
+            table.set_dotted(false);
+            let mut blocks = ArrayOfTables::new();
+            blocks.push(table);
+            *item = Item::ArrayOfTables(blocks);
+        }
+        Item::Value(Value::InlineTable(mut table)) => {
+            let decor = table.decor().clone();
+            table.decor_mut().clear();
+            let mut array = Array::new();
+            array.push(table);
+            *array.decor_mut() = decor;
+            *item = Item::Value(Value::Array(array));
+        }
+        other => *item = other,
+    }
+}
+
+fn set_blocks(blocks: &mut ArrayOfTables, saved: &[Check], wanted: &[Check]) -> Vec<Table> {
+    let mut gone = Vec::new();
+    while blocks.len() > wanted.len() {
+        gone.push(blocks.remove(blocks.len() - 1));
+    }
+    for (index, check) in wanted.iter().enumerate() {
+        if let Some(block) = blocks.get_mut(index) {
+            rewrite(block, saved.get(index), check);
+            continue;
+        }
+        let (header, indent) = blocks
+            .iter()
+            .last()
+            .map(|last| (indent_of(last.decor().prefix()), first_key_indent(last)))
+            .unwrap_or_default();
+        let position = blocks.iter().last().and_then(Table::position);
+        let mut block = block(check, &header, &indent);
+        block.set_position(position);
+        blocks.push(block);
+    }
+    gone
+}
+
+fn set_values(array: &mut Array, saved: &[Check], wanted: &[Check]) {
+    while array.len() > wanted.len() {
+        array.remove(array.len() - 1);
+    }
+    for (index, check) in wanted.iter().enumerate() {
+        match array.get_mut(index) {
+            Some(Value::InlineTable(table)) => rewrite_inline(table, saved.get(index), check),
+            Some(other) => *other = write::check(check).into(),
+            // In front of it stands what stands in front of the one before.
+            None => {
+                let mut value = Value::InlineTable(write::check(check));
+                let before = array.iter().last().and_then(|last| last.decor().prefix());
+                let prefix = before.and_then(|raw| raw.as_str()).unwrap_or_default();
+                value.decor_mut().set_prefix(match prefix {
+                    "" => " ",
+                    prefix => prefix,
+                });
+                array.push_formatted(value);
+            }
+        }
+    }
+}
+
+/// Adds checks where there are none, as blocks in front of the service's real servers.
+fn add(service: &mut Table, wanted: &[Check]) {
+    let sibling = service
+        .iter()
+        .find_map(|(_, item)| item.as_array_of_tables()?.iter().next());
+    let (header, indent) = sibling
+        .map(|sibling| {
+            (
+                indent_of(sibling.decor().prefix()),
+                first_key_indent(sibling),
+            )
+        })
+        .unwrap_or_default();
+    let position = service.position();
+    let blocks = wanted.iter().map(|check| {
+        let mut block = block(check, &header, &indent);
+        block.set_position(position);
+        block
+    });
+    let item = match wanted {
+        [_] => Item::Table(blocks.last().unwrap_or_default()),
+        _ => Item::ArrayOfTables(blocks.collect()),
+    };
+    service.insert("check", item);
+}
+
+fn block(check: &Check, header: &str, indent: &str) -> Table {
+    let mut block = write::check(check).into_table();
+    block.decor_mut().set_prefix(format!("\n{header}"));
+    indented(&mut block, indent);
+    block
+}
+
+/// As [`rewrite`]; what stands in front of the closing brace stays there.
+fn rewrite_inline(table: &mut InlineTable, saved: Option<&Check>, wanted: &Check) {
+    let suffix = |value: &Value| {
+        let suffix = value.decor().suffix().and_then(|raw| raw.as_str());
+        suffix.unwrap_or_default().to_owned()
+    };
+    let closing = table.iter().last().map(|(_, last)| suffix(last));
+    rewrite(table, saved, wanted);
+    let Some(closing) = closing else { return };
+    for (_, value) in table.iter_mut() {
+        if suffix(value) == closing {
+            value.decor_mut().set_suffix("");
+        }
+    }
+    if let Some((_, last)) = table.iter_mut().last() {
+        last.decor_mut().set_suffix(closing);
+    }
+}
+
+/// Changes a table's words where they mean something else than wanted.
+fn rewrite(table: &mut dyn TableLike, saved: Option<&Check>, wanted: &Check) {
+    let before = saved.map(write::check).unwrap_or_default();
+    let after = write::check(wanted);
+    let is_same = |key: &str| {
+        let text = |words: &InlineTable| words.get(key).map(|value| write::json(value));
+        text(&before) == text(&after)
+    };
+    let mut keys: Vec<String> = before.iter().map(|(key, _)| key.to_owned()).collect();
+    keys.extend(after.iter().map(|(key, _)| key.to_owned()));
+    // What the old check says without being asked for may be what the new one does not mean.
+    keys.extend(table.iter().map(|(key, _)| key.to_owned()));
+    keys.dedup();
+    for key in keys {
+        match after.get(&key) {
+            _ if is_same(&key) && after.get(&key).is_some() => {}
+            Some(value) => set(table, &key, value.clone()),
+            None if is_same(&key) && saved.is_some_and(|saved| keeps(saved, wanted, &key)) => {}
+            None => {
+                table.remove(&key);
+            }
+        }
+    }
+}
+
+/// Whether a word that says what is usual is still true. The usual timeout follows from the interval.
+fn keeps(saved: &Check, wanted: &Check, key: &str) -> bool {
+    saved.probe.name() == wanted.probe.name()
+        && (key != "timeout" || saved.timing.timeout == wanted.timing.timeout)
+}

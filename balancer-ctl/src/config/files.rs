@@ -1,0 +1,419 @@
+//! The other files that a configuration names: certificates and keys, which must be readable, and programs, which run
+//! as root, so that nobody else may have a hand in them. Looked at when a configuration or a change is taken.
+
+use std::{
+    collections::HashMap,
+    fs,
+    io::{self, Read as _},
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use rustls_pki_types::{
+    CertificateDer, PrivateKeyDer,
+    pem::{self, PemObject as _},
+};
+
+use super::validate::{Place, Problem};
+use crate::model::{
+    Check, Model,
+    check::{Probe, Tls},
+};
+
+/// Largest file of certificates or keys: far above the bundle of a whole system.
+const MAX_PEM: u64 = 16 << 20;
+/// Symbolic links that are followed, as the kernel does.
+const MAX_LINKS: usize = 40;
+
+/// All that is wrong with files that a model names.
+#[must_use]
+pub fn problems(model: &Model) -> Vec<Problem> {
+    // Thousands of services may name the same file.
+    let mut known: HashMap<(What, PathBuf), Option<String>> = HashMap::new();
+    let mut judged = |place, what: What, path: &Path| {
+        let verdict = known
+            .entry((what, path.to_owned()))
+            .or_insert_with(|| judge(what, path).err());
+        verdict.clone().map(|sentence| Problem { place, sentence })
+    };
+    let mut problems = Vec::new();
+    for (service, of_service) in model.services.iter().enumerate() {
+        for (index, check) in of_service.checks.iter().enumerate() {
+            let named = named(check).into_iter();
+            problems.extend(named.filter_map(|(key, what, path)| {
+                judged(Place::Check(service, index, key), what, path)
+            }));
+        }
+    }
+    for (index, notify) in model.notify.iter().enumerate() {
+        let program = notify.run.first();
+        problems.extend(program.and_then(|program| {
+            judged(
+                Place::Notify(index, "run"),
+                What::Program,
+                Path::new(program),
+            )
+        }));
+    }
+    problems
+}
+
+/// What is wrong with the files that a check names: the key, and a sentence.
+pub fn of_check(check: &Check) -> impl Iterator<Item = (&'static str, String)> {
+    named(check)
+        .into_iter()
+        .filter_map(|(key, what, path)| Some((key, judge(what, path).err()?)))
+}
+
+/// What a file must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum What {
+    Ca,
+    Certificate,
+    Key,
+    Program,
+}
+
+fn named(check: &Check) -> Vec<(&'static str, What, &Path)> {
+    let tls = match &check.probe {
+        Probe::Exec(exec) => {
+            let program = exec.run.first();
+            let named = program.map(|program| ("run", What::Program, Path::new(program)));
+            return named.into_iter().collect();
+        }
+        Probe::Http(http) => http.tls.as_ref(),
+        Probe::Grpc(grpc) => grpc.tls.as_ref(),
+        Probe::Tcp(_) | Probe::Udp(_) | Probe::Dns(_) | Probe::Ping | Probe::Agent(_) => None,
+    };
+    let mut named = Vec::new();
+    if let Some(Tls {
+        ca, certificate, ..
+    }) = tls
+    {
+        if let Some(ca) = ca {
+            named.push(("ca", What::Ca, ca.as_path()));
+        }
+        if let Some((certificate, key)) = certificate {
+            named.push(("certificate", What::Certificate, certificate.as_path()));
+            named.push(("key", What::Key, key.as_path()));
+        }
+    }
+    named
+}
+
+fn judge(what: What, path: &Path) -> Result<(), String> {
+    let shown = path.display();
+    match what {
+        What::Ca => certificates(path).map_err(|reason| format!("ca {shown}: {reason}")),
+        What::Certificate => {
+            certificates(path).map_err(|reason| format!("certificate {shown}: {reason}"))
+        }
+        What::Key => key(path).map_err(|reason| format!("key {shown}: {reason}")),
+        What::Program => program(path).map_err(|reason| format!("program {shown} {reason}")),
+    }
+}
+
+fn certificates(path: &Path) -> Result<(), String> {
+    let bytes = pem(path)?;
+    let mut certificates = CertificateDer::pem_slice_iter(&bytes).peekable();
+    if certificates.peek().is_none() {
+        return Err(
+            "there is no certificate in it: it must be in PEM, `-----BEGIN CERTIFICATE-----`"
+                .to_owned(),
+        );
+    }
+    certificates
+        .find_map(Result::err)
+        .map_or(Ok(()), |error| Err(broken(&error)))
+}
+
+fn key(path: &Path) -> Result<(), String> {
+    match PrivateKeyDer::from_pem_slice(&pem(path)?) {
+        Ok(_) => Ok(()),
+        Err(pem::Error::NoItemsFound) => Err(
+            "there is no private key in it: it must be in PEM without a passphrase, `-----BEGIN PRIVATE KEY-----`"
+                .to_owned(),
+        ),
+        Err(error) => Err(broken(&error)),
+    }
+}
+
+fn broken(error: &pem::Error) -> String {
+    format!("it is no good PEM: {error}")
+}
+
+fn pem(path: &Path) -> Result<Vec<u8>, String> {
+    let read = || -> io::Result<Vec<u8>> {
+        // A pipe would be waited for.
+        if !fs::metadata(path)?.is_file() {
+            return Err(io::Error::other("it is not a regular file"));
+        }
+        let mut bytes = Vec::new();
+        let length = fs::File::open(path)?
+            .take(MAX_PEM + 1)
+            .read_to_end(&mut bytes)?;
+        if length as u64 > MAX_PEM {
+            return Err(io::Error::other(format!(
+                "it is larger than {} MiB",
+                MAX_PEM >> 20
+            )));
+        }
+        Ok(bytes)
+    };
+    read().map_err(|error| error.to_string())
+}
+
+/// Whether only root could have written a program: the file, each directory above it, and the same for whatever a
+/// symbolic link on the way leads to.
+fn program(path: &Path) -> Result<(), String> {
+    let mut links = 0;
+    let mut rest: Vec<_> = components(path);
+    let mut here = PathBuf::from("/");
+    safe(&here, &metadata(&here)?)?;
+    while let Some(name) = rest.pop() {
+        let next = match name.as_str() {
+            ".." => here.parent().unwrap_or(Path::new("/")).to_owned(),
+            name => here.join(name),
+        };
+        let metadata = metadata(&next)?;
+        if metadata.is_symlink() {
+            owned_by_root(&next, &metadata)?;
+            links += 1;
+            if links > MAX_LINKS {
+                return Err("goes through too many symbolic links".to_owned());
+            }
+            let target = fs::read_link(&next).map_err(|error| unreachable(&next, &error))?;
+            if target.is_absolute() {
+                here = PathBuf::from("/");
+            }
+            rest.extend(components(&target));
+            continue;
+        }
+        safe(&next, &metadata)?;
+        here = next;
+        if rest.is_empty() {
+            if !metadata.is_file() {
+                return Err("is not a regular file".to_owned());
+            }
+            if metadata.mode() & 0o111 == 0 {
+                return Err(format!("is not executable: `chmod 755 {}`", here.display()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The names in a path, the last first.
+fn components(path: &Path) -> Vec<String> {
+    let mut names: Vec<_> = path
+        .to_string_lossy()
+        .split('/')
+        .filter(|name| !matches!(*name, "" | "."))
+        .map(str::to_owned)
+        .collect();
+    names.reverse();
+    names
+}
+
+fn metadata(path: &Path) -> Result<fs::Metadata, String> {
+    fs::symlink_metadata(path).map_err(|error| unreachable(path, &error))
+}
+
+fn unreachable(path: &Path, error: &io::Error) -> String {
+    format!("cannot be reached: {}: {error}", path.display())
+}
+
+fn safe(path: &Path, metadata: &fs::Metadata) -> Result<(), String> {
+    owned_by_root(path, metadata)?;
+    // In a directory like /tmp others can make files, but neither take away nor replace root's.
+    let is_sticky = metadata.is_dir() && metadata.mode() & 0o1000 != 0;
+    if metadata.mode() & 0o022 != 0 && !is_sticky {
+        let shown = path.display();
+        return Err(format!(
+            "runs as root, but others could change it: they may write to {shown} (`chmod go-w {shown}`)"
+        ));
+    }
+    Ok(())
+}
+
+fn owned_by_root(path: &Path, metadata: &fs::Metadata) -> Result<(), String> {
+    if metadata.uid() == 0 {
+        return Ok(());
+    }
+    let shown = path.display();
+    Err(format!(
+        "runs as root, but others could change it: {shown} belongs to user {} (`chown root {shown}`)",
+        metadata.uid()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+
+    use super::*;
+    use crate::config::{file::ConfigFile, read};
+
+    fn written(path: &Path, text: &str, mode: u32) {
+        fs::write(path, text).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn is_root() -> bool {
+        nix::unistd::geteuid().is_root()
+    }
+
+    #[test]
+    fn a_program_that_only_root_can_change_is_taken() {
+        for good in ["/bin/true", "/usr/bin/../bin/test"] {
+            assert_eq!(program(Path::new(good)), Ok(()), "{good}");
+        }
+    }
+
+    #[test]
+    fn a_program_that_others_could_change_is_refused() {
+        if !is_root() {
+            // Without root there is neither a file that is good nor one of somebody else's.
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path();
+        let path = |name: &str| at.join(name);
+        let bad = |name: &str| program(&path(name)).unwrap_err();
+        for directory in ["open", "theirs", "good"] {
+            fs::create_dir(path(directory)).unwrap();
+            written(&path(directory).join("run"), "#!/bin/sh\n", 0o755);
+        }
+        let mode = |name, mode| fs::set_permissions(path(name), fs::Permissions::from_mode(mode));
+        mode("open", 0o775).unwrap();
+        chown(path("theirs"), Some(1234), None).unwrap();
+        written(&path("group"), "#!/bin/sh\n", 0o775);
+        written(&path("plain"), "#!/bin/sh\n", 0o644);
+        written(&path("their"), "#!/bin/sh\n", 0o755);
+        chown(path("their"), Some(1234), None).unwrap();
+        symlink("open/run", path("link")).unwrap();
+        symlink(path("good/run"), path("good-link")).unwrap();
+        symlink("loop", path("loop")).unwrap();
+        symlink(path("good/run"), path("their-link")).unwrap();
+        std::os::unix::fs::lchown(path("their-link"), Some(1234), None).unwrap();
+
+        assert_eq!(program(&path("good/run")), Ok(()));
+        assert_eq!(program(&path("good-link")), Ok(()));
+        let shown = |name: &str| path(name).display().to_string();
+        let (open, theirs) = (shown("open"), shown("theirs"));
+        let writable = |shown: &str| {
+            format!(
+                "runs as root, but others could change it: they may write to {shown} (`chmod go-w {shown}`)"
+            )
+        };
+        let belongs = |shown: &str| {
+            format!(
+                "runs as root, but others could change it: {shown} belongs to user 1234 (`chown root {shown}`)"
+            )
+        };
+        assert_eq!(bad("open/run"), writable(&open));
+        assert_eq!(bad("link"), writable(&open), "whatever a link leads to");
+        assert_eq!(bad("good/../open/run"), writable(&open));
+        assert_eq!(bad("group"), writable(&shown("group")));
+        assert_eq!(bad("theirs/run"), belongs(&theirs));
+        assert_eq!(bad("their"), belongs(&shown("their")));
+        assert_eq!(bad("their-link"), belongs(&shown("their-link")));
+        assert_eq!(
+            bad("plain"),
+            format!("is not executable: `chmod 755 {}`", shown("plain"))
+        );
+        assert_eq!(bad("good"), "is not a regular file");
+        assert_eq!(bad("loop"), "goes through too many symbolic links");
+        assert_eq!(
+            bad("absent"),
+            format!(
+                "cannot be reached: {}: No such file or directory (os error 2)",
+                shown("absent")
+            )
+        );
+    }
+
+    /// What is no certificate, but well-formed PEM: its content is the probe's business.
+    fn pem_of(what: &str) -> String {
+        format!("-----BEGIN {what}-----\nMAA=\n-----END {what}-----\n")
+    }
+
+    #[test]
+    fn certificates_and_keys_are_read_as_pem() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        written(
+            &path("ca.pem"),
+            &format!("# ours\n{0}{0}", pem_of("CERTIFICATE")),
+            0o644,
+        );
+        written(&path("key.pem"), &pem_of("PRIVATE KEY"), 0o600);
+        written(
+            &path("cut.pem"),
+            "-----BEGIN CERTIFICATE-----\nMAA=\n",
+            0o644,
+        );
+        assert_eq!(judge(What::Ca, &path("ca.pem")), Ok(()));
+        assert_eq!(judge(What::Key, &path("key.pem")), Ok(()));
+        let bad = |what, name: &str| {
+            let sentence = judge(what, &path(name)).unwrap_err();
+            sentence.replace(&folder.path().display().to_string(), "")
+        };
+        assert_eq!(
+            bad(What::Certificate, "key.pem"),
+            "certificate /key.pem: there is no certificate in it: it must be in PEM, `-----BEGIN CERTIFICATE-----`"
+        );
+        assert_eq!(
+            bad(What::Key, "ca.pem"),
+            "key /ca.pem: there is no private key in it: it must be in PEM without a passphrase, `-----BEGIN PRIVATE KEY-----`"
+        );
+        assert_eq!(
+            bad(What::Ca, "absent.pem"),
+            "ca /absent.pem: No such file or directory (os error 2)"
+        );
+        assert_eq!(bad(What::Ca, ""), "ca /: it is not a regular file");
+        assert!(
+            bad(What::Ca, "cut.pem").starts_with("ca /cut.pem: it is no good PEM: "),
+            "{}",
+            bad(What::Ca, "cut.pem")
+        );
+    }
+
+    #[test]
+    fn files_of_a_configuration_are_told_with_their_place_beside_its_other_errors() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("balancer.toml");
+        let text = "dataplane.interfaces = [\"eth0\"]\n\
+                    [[service]]\n\
+                    address = \"192.0.2.80:80\"\n\
+                    quorum = 0\n\
+                    check = { type = \"https\", ca = \"/nonexistent/ca.pem\" }\n\
+                    [[service]]\n\
+                    address = \"192.0.2.80:81\"\n\
+                    check = [{ type = \"ping\" }, { type = \"exec\", run = [\"/nonexistent/run\"] }]\n\
+                    [[notify]]\n\
+                    on = [\"real-down\"]\n\
+                    run = [\"/nonexistent/run\"]\n";
+        fs::write(&path, text).unwrap();
+        let errors = ConfigFile::load(&path, "lb1").unwrap_err().to_string();
+        let at = path.display();
+        let gone = "No such file or directory (os error 2)";
+        assert_eq!(
+            errors,
+            format!(
+                "{at}:4:10: quorum 0 is out of range: 1..=1000000000\n\
+                 {at}:5:32: ca /nonexistent/ca.pem: {gone}\n\
+                 {at}:8:52: program /nonexistent/run cannot be reached: /nonexistent: {gone}\n\
+                 {at}:11:7: program /nonexistent/run cannot be reached: /nonexistent: {gone}"
+            )
+        );
+        let check = read::checks(
+            "{ type = \"exec\", run = [\"/nonexistent/run\"] }"
+                .parse()
+                .unwrap(),
+        );
+        let told: Vec<_> = of_check(&check.unwrap()[0]).collect();
+        let sentence = format!("program /nonexistent/run cannot be reached: /nonexistent: {gone}");
+        assert_eq!(told, [("run", sentence)]);
+    }
+}

@@ -1,0 +1,429 @@
+//! `check` of a service: one table or several, each in the words of its type.
+
+use std::time::Duration;
+
+use toml_edit::{Item, TableLike, Value};
+
+use super::{Reader, keys::names, start};
+use crate::{
+    config::{
+        text,
+        validate::{Place, RISE_FALL},
+    },
+    model::check::{
+        AgentProbe, Check, DnsProbe, Exchange, ExecProbe, GrpcProbe, HttpProbe, HttpVersion,
+        Initial, Probe, Source, Target, Timing, Tls,
+    },
+    sentence::listed,
+};
+
+use Kind::{Agent, Dns, Exec, Grpc, Http, Https, Ping, Tcp, Udp};
+
+/// Record types that a `dns` check may ask for.
+const RECORDS: [(&str, &str); 8] = [
+    ("A", "A"),
+    ("AAAA", "AAAA"),
+    ("CNAME", "CNAME"),
+    ("MX", "MX"),
+    ("NS", "NS"),
+    ("SOA", "SOA"),
+    ("SRV", "SRV"),
+    ("TXT", "TXT"),
+];
+
+/// A check's type, as `type` names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Tcp,
+    Http,
+    Https,
+    Udp,
+    Dns,
+    Ping,
+    Grpc,
+    Exec,
+    Agent,
+}
+
+const KINDS: [(&str, Kind); 9] = [
+    ("tcp", Tcp),
+    ("http", Http),
+    ("https", Https),
+    ("udp", Udp),
+    ("dns", Dns),
+    ("ping", Ping),
+    ("grpc", Grpc),
+    ("exec", Exec),
+    ("agent", Agent),
+];
+
+/// Which keys there are, and in checks of which types.
+const KEYS: [(&str, &[Kind]); 33] = [
+    ("type", ALL),
+    ("interval", ALL),
+    ("fast-interval", ALL),
+    ("timeout", ALL),
+    ("rise", ALL),
+    ("fall", ALL),
+    ("initial", ALL),
+    ("address", ALL),
+    ("port", &[Tcp, Http, Https, Udp, Dns, Grpc, Exec, Agent]),
+    ("source", OUR_SOCKET),
+    ("interface", OUR_SOCKET),
+    ("mark", OUR_SOCKET),
+    ("send", SAID),
+    ("send-hex", SAID),
+    ("expect", &[Tcp, Udp]),
+    ("method", HTTP),
+    ("host", HTTP),
+    ("path", HTTP),
+    ("headers", HTTP),
+    ("status", HTTP),
+    ("body", HTTP),
+    ("version", HTTP),
+    ("tls", &[Grpc]),
+    ("server-name", TLS),
+    ("ca", TLS),
+    ("certificate", TLS),
+    ("key", TLS),
+    ("insecure", TLS),
+    ("name", &[Dns]),
+    ("record", &[Dns]),
+    ("answer", &[Dns]),
+    ("service", &[Grpc]),
+    ("run", &[Exec]),
+];
+const ALL: &[Kind] = &[Tcp, Http, Https, Udp, Dns, Ping, Grpc, Exec, Agent];
+const OUR_SOCKET: &[Kind] = &[Tcp, Http, Https, Udp, Dns, Ping, Grpc, Agent];
+const SAID: &[Kind] = &[Tcp, Udp, Agent];
+const HTTP: &[Kind] = &[Http, Https];
+const TLS: &[Kind] = &[Https, Grpc];
+
+impl Kind {
+    fn name(self) -> &'static str {
+        let mut kinds = KINDS.iter();
+        kinds
+            .find(|(_, kind)| *kind == self)
+            .map_or("", |(name, _)| name)
+    }
+}
+
+impl Reader<'_> {
+    pub(super) fn checks(&mut self, service: usize, table: &dyn TableLike) -> Vec<Check> {
+        table
+            .get("check")
+            .map(|item| self.checks_of(service, item))
+            .unwrap_or_default()
+    }
+
+    /// What stands behind `check`: a table, or a list of them.
+    pub(super) fn checks_of(&mut self, service: usize, item: &Item) -> Vec<Check> {
+        let mut checks = Vec::new();
+        for (at, table) in self.check_tables(item) {
+            if let Some(check) = self.check(service, checks.len(), table, at) {
+                checks.push(check);
+            }
+        }
+        checks
+    }
+
+    fn check_tables<'a>(&mut self, item: &'a Item) -> Vec<(usize, &'a dyn TableLike)> {
+        const WRONG: &str = "check must be a table: write `[service.check]` on a line of its own";
+        let mut tables: Vec<(usize, &dyn TableLike)> = Vec::new();
+        match item {
+            Item::ArrayOfTables(blocks) => {
+                for block in blocks {
+                    tables.push((block.span().map_or(0, |span| span.start), block));
+                }
+            }
+            Item::Value(Value::Array(values)) => {
+                for value in values {
+                    let at = value.span().map_or(0, |span| span.start);
+                    match value.as_inline_table() {
+                        Some(table) => tables.push((at, table)),
+                        None => self.problem(at, WRONG),
+                    }
+                }
+            }
+            _ => match item.as_table_like() {
+                Some(table) => tables.push((start(item), table)),
+                None => self.problem(start(item), WRONG),
+            },
+        }
+        tables
+    }
+
+    /// Reads a check; `None` when there is no saying what it asks.
+    fn check(
+        &mut self,
+        service: usize,
+        index: usize,
+        table: &dyn TableLike,
+        at: usize,
+    ) -> Option<Check> {
+        let place = |key| Place::Check(service, index, key);
+        if table.get("type").is_none() {
+            self.problem(at, "check has no type: add one, as in `type = \"http\"`");
+        }
+        let kind = self.one_of(table, "type", place("type"), &KINDS, &[]);
+        self.check_keys(table, kind);
+        let timing = self.timing(table, place);
+        let target = Target {
+            address: self.worded(table, "address", place("address"), text::address),
+            port: self.port(table, "port", place("port")),
+        };
+        let source = Source {
+            address: self.worded(table, "source", place("source"), text::address),
+            interface: self
+                .string(table, "interface", place("interface"))
+                .map(str::to_owned),
+            mark: self.number(table, "mark", place("mark"), 0..=u32::MAX),
+        };
+        let probe = match kind? {
+            Tcp => Probe::Tcp(self.exchange(table, place)),
+            Udp => Probe::Udp(self.exchange(table, place)),
+            Http => Probe::Http(Box::new(self.http(table, None, place))),
+            Https => {
+                let tls = self.tls(table, place);
+                Probe::Http(Box::new(self.http(table, Some(tls), place)))
+            }
+            Dns => Probe::Dns(self.dns(table, place, at)?),
+            Ping => Probe::Ping,
+            Grpc => Probe::Grpc(Box::new(self.grpc(table, place))),
+            Exec => Probe::Exec(ExecProbe {
+                run: self.program(table, place("run"), "check", at)?,
+            }),
+            Agent => Probe::Agent(AgentProbe {
+                send: self.sent(table, place),
+            }),
+        };
+        Some(Check {
+            probe,
+            target,
+            source,
+            timing,
+        })
+    }
+
+    /// Complains about each key that a check of this type does not have.
+    fn check_keys(&mut self, table: &dyn TableLike, kind: Option<Kind>) {
+        for (name, at) in names(table) {
+            let known = KEYS.iter().find(|(key, _)| *key == name);
+            let sentence = match (known, kind) {
+                (Some(_), None) => continue,
+                (Some((_, kinds)), Some(kind)) if kinds.contains(&kind) => continue,
+                (Some((_, kinds)), Some(kind)) => {
+                    let kinds: Vec<_> = kinds.iter().map(|kind| kind.name()).collect();
+                    format!(
+                        "`{name}` does not belong to a check of type `{}`: it is for {}",
+                        kind.name(),
+                        listed(&kinds)
+                    )
+                }
+                (None, kind) => {
+                    let keys: Vec<_> = KEYS
+                        .iter()
+                        .filter(|(_, kinds)| {
+                            kind.map_or(*kinds == ALL, |kind| kinds.contains(&kind))
+                        })
+                        .map(|(key, _)| *key)
+                        .collect();
+                    format!(
+                        "unknown key `{name}` in `check`: expected {}",
+                        listed(&keys)
+                    )
+                }
+            };
+            self.problem(at, sentence);
+        }
+    }
+
+    fn timing(&mut self, table: &dyn TableLike, place: impl Fn(&'static str) -> Place) -> Timing {
+        let usual = Timing::default();
+        let interval = self
+            .duration(table, "interval", place("interval"))
+            .unwrap_or(usual.interval);
+        let fast_interval = self.duration(table, "fast-interval", place("fast-interval"));
+        let timeout = self.duration(table, "timeout", place("timeout"));
+        let rise = self.number(table, "rise", place("rise"), RISE_FALL);
+        let fall = self.number(table, "fall", place("fall"), RISE_FALL);
+        let initial = self.one_of(
+            table,
+            "initial",
+            place("initial"),
+            &[("down", Initial::Down), ("up", Initial::Up)],
+            &[],
+        );
+        Timing {
+            interval,
+            fast_interval,
+            timeout: timeout.unwrap_or_else(|| usual_timeout(interval, fast_interval)),
+            rise: rise.unwrap_or(usual.rise),
+            fall: fall.unwrap_or(usual.fall),
+            initial: initial.unwrap_or_default(),
+        }
+    }
+
+    fn exchange(
+        &mut self,
+        table: &dyn TableLike,
+        place: impl Fn(&'static str) -> Place,
+    ) -> Exchange {
+        Exchange {
+            send: self.sent(table, &place),
+            expect: self.pattern(table, "expect", place("expect")),
+        }
+    }
+
+    fn sent(&mut self, table: &dyn TableLike, place: impl Fn(&'static str) -> Place) -> Vec<u8> {
+        let text = self.string(table, "send", place("send")).map(str::as_bytes);
+        let bytes = self.worded(table, "send-hex", place("send-hex"), text::hex);
+        if text.is_some() && bytes.is_some() {
+            self.problem_at(
+                place("send-hex"),
+                "send and send-hex exclude each other: keep one".to_owned(),
+            );
+        }
+        bytes
+            .or_else(|| text.map(<[u8]>::to_vec))
+            .unwrap_or_default()
+    }
+
+    fn http(
+        &mut self,
+        table: &dyn TableLike,
+        tls: Option<Tls>,
+        place: impl Fn(&'static str) -> Place,
+    ) -> HttpProbe {
+        let usual = HttpProbe::default();
+        let version = self.one_of(
+            table,
+            "version",
+            place("version"),
+            &[("1.1", HttpVersion::Http1), ("2", HttpVersion::Http2)],
+            &[],
+        );
+        HttpProbe {
+            tls,
+            version: version.unwrap_or_default(),
+            method: self
+                .worded(table, "method", place("method"), text::method)
+                .unwrap_or(usual.method),
+            host: self.worded(table, "host", place("host"), text::host),
+            path: self
+                .worded(table, "path", place("path"), text::path)
+                .unwrap_or(usual.path),
+            headers: self.headers(table),
+            status: self
+                .worded(table, "status", place("status"), text::statuses)
+                .unwrap_or(usual.status),
+            body: self.pattern(table, "body", place("body")),
+        }
+    }
+
+    fn headers(&mut self, table: &dyn TableLike) -> Vec<(String, String)> {
+        let wrong = "headers must be a table of strings, as in { Accept = \"text/html\" }";
+        let Some(item) = table.get("headers") else {
+            return Vec::new();
+        };
+        let Some(fields) = item.as_table_like() else {
+            self.problem(start(item), wrong);
+            return Vec::new();
+        };
+        let mut headers = Vec::new();
+        for (name, at) in names(fields) {
+            match fields.get(name).and_then(Item::as_str) {
+                None => self.problem(at, wrong),
+                Some(value) => match text::header(name, value) {
+                    Ok(()) => headers.push((name.to_owned(), value.to_owned())),
+                    Err(sentence) => self.problem(at, sentence),
+                },
+            }
+        }
+        headers
+    }
+
+    fn tls(&mut self, table: &dyn TableLike, place: impl Fn(&'static str) -> Place) -> Tls {
+        let certificate = self.file_path(table, "certificate", place("certificate"));
+        let key = self.file_path(table, "key", place("key"));
+        for (named, other) in [("certificate", "key"), ("key", "certificate")] {
+            if table.get(named).is_some() && table.get(other).is_none() {
+                self.problem_at(
+                    place(named),
+                    format!("{named} needs {other} beside it: the client shows the one and signs with the other"),
+                );
+            }
+        }
+        Tls {
+            server_name: self.worded(
+                table,
+                "server-name",
+                place("server-name"),
+                text::server_name,
+            ),
+            ca: self.file_path(table, "ca", place("ca")),
+            certificate: certificate.zip(key),
+            insecure: self
+                .boolean(table, "insecure", place("insecure"))
+                .unwrap_or_default(),
+        }
+    }
+
+    fn grpc(&mut self, table: &dyn TableLike, place: impl Fn(&'static str) -> Place) -> GrpcProbe {
+        let service = self.string(table, "service", place("service"));
+        let secure = self.boolean(table, "tls", place("tls")).unwrap_or_default();
+        let tls = self.tls(table, &place);
+        if !secure {
+            for (name, at) in names(table) {
+                let of_tls = KEYS
+                    .iter()
+                    .any(|(key, kinds)| *key == name && *kinds == TLS);
+                if of_tls {
+                    self.problem(at, format!("`{name}` needs `tls = true` beside it"));
+                }
+            }
+        }
+        GrpcProbe {
+            service: service.unwrap_or_default().to_owned(),
+            tls: secure.then_some(tls),
+        }
+    }
+
+    fn dns(
+        &mut self,
+        table: &dyn TableLike,
+        place: impl Fn(&'static str) -> Place,
+        at: usize,
+    ) -> Option<DnsProbe> {
+        if table.get("name").is_none() {
+            self.problem(
+                at,
+                "check has no name to ask for: add one, as in `name = \"www.example.org\"`",
+            );
+        }
+        let name = self.worded(table, "name", place("name"), text::dns_name);
+        let record = self
+            .one_of(table, "record", place("record"), &RECORDS, &[])
+            .unwrap_or("A");
+        let answer = self.worded(table, "answer", place("answer"), |answer| match record {
+            "A" if answer.parse::<std::net::Ipv4Addr>().is_err() => {
+                Err("is no IPv4 address, which the answer to record `A` is".to_owned())
+            }
+            "AAAA" if answer.parse::<std::net::Ipv6Addr>().is_err() => {
+                Err("is no IPv6 address, which the answer to record `AAAA` is".to_owned())
+            }
+            _ => Ok(answer.to_owned()),
+        });
+        Some(DnsProbe {
+            name: name?,
+            record: record.to_owned(),
+            answer,
+        })
+    }
+}
+
+/// The timeout of a check that names none: the usual one, or less where probes follow each other faster.
+pub fn usual_timeout(interval: Duration, fast_interval: Option<Duration>) -> Duration {
+    let fastest = fast_interval.map_or(interval, |fast| fast.min(interval));
+    Timing::default().timeout.min(fastest)
+}

@@ -1,0 +1,292 @@
+//! Values of every kind: each is remembered with its place, and refused with what is allowed.
+
+use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
+
+use toml_edit::{Item, TableLike};
+
+use super::{Reader, keys::Keys, start};
+use crate::{
+    address,
+    config::{text, validate::Place},
+    model::check::{Pattern, PatternError},
+    sentence::listed,
+};
+
+impl Reader<'_> {
+    pub(super) fn table<'a>(
+        &mut self,
+        root: &'a dyn TableLike,
+        name: &str,
+        keys: &Keys,
+    ) -> Option<&'a dyn TableLike> {
+        let item = root.get(name)?;
+        let Some(table) = item.as_table_like() else {
+            self.problem(
+                start(item),
+                format!("{name} must be a table: write `[{name}]` on a line of its own"),
+            );
+            return None;
+        };
+        self.keys(table, keys, name);
+        Some(table)
+    }
+
+    /// The blocks of an array of tables.
+    pub(super) fn blocks<'a>(
+        &mut self,
+        table: &'a dyn TableLike,
+        name: &str,
+        header: &str,
+    ) -> Vec<&'a toml_edit::Table> {
+        let Some(item) = table.get(name) else {
+            return Vec::new();
+        };
+        let Some(array) = item.as_array_of_tables() else {
+            self.problem(
+                start(item),
+                format!("write each {name} as a block of its own that begins with `{header}`"),
+            );
+            return Vec::new();
+        };
+        array.iter().collect()
+    }
+
+    pub(super) fn string<'a>(
+        &mut self,
+        table: &'a dyn TableLike,
+        key: &str,
+        place: Place,
+    ) -> Option<&'a str> {
+        let item = table.get(key)?;
+        self.places.insert(place, start(item));
+        let text = item.as_str();
+        if text.is_none() {
+            self.problem(start(item), format!("{key} must be a string in quotes"));
+        }
+        text
+    }
+
+    /// A string that a rule takes; it is refused with the rule's words.
+    pub(super) fn worded<T>(
+        &mut self,
+        table: &dyn TableLike,
+        key: &str,
+        place: Place,
+        rule: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let value = self.string(table, key, place)?;
+        rule(value)
+            .map_err(|sentence| self.problem_at(place, format!("{key} `{value}` {sentence}")))
+            .ok()
+    }
+
+    /// A whole number. What is no `u32` is far out of `range`; the validator judges the others.
+    pub(super) fn number(
+        &mut self,
+        table: &dyn TableLike,
+        key: &str,
+        place: Place,
+        range: RangeInclusive<u32>,
+    ) -> Option<u32> {
+        let item = table.get(key)?;
+        self.places.insert(place, start(item));
+        let Some(number) = item.as_integer() else {
+            self.problem(start(item), format!("{key} must be a whole number"));
+            return None;
+        };
+        let number_that_fits = u32::try_from(number).ok();
+        if number_that_fits.is_none() {
+            let (least, most) = range.into_inner();
+            self.problem(
+                start(item),
+                format!("{key} {number} is out of range: {least}..={most}"),
+            );
+        }
+        number_that_fits
+    }
+
+    pub(super) fn port(&mut self, table: &dyn TableLike, key: &str, place: Place) -> Option<u16> {
+        let number = self.number(table, key, place, 1..=u32::from(u16::MAX))?;
+        let port = u16::try_from(number).ok().filter(|port| *port != 0);
+        if port.is_none() {
+            self.problem_at(
+                place,
+                format!("{key} {number} is out of range: 1..={}", u16::MAX),
+            );
+        }
+        port
+    }
+
+    pub(super) fn boolean(
+        &mut self,
+        table: &dyn TableLike,
+        key: &str,
+        place: Place,
+    ) -> Option<bool> {
+        let item = table.get(key)?;
+        self.places.insert(place, start(item));
+        let value = item.as_bool();
+        if value.is_none() {
+            self.problem(start(item), format!("{key} must be true or false"));
+        }
+        value
+    }
+
+    pub(super) fn duration(
+        &mut self,
+        table: &dyn TableLike,
+        key: &str,
+        place: Place,
+    ) -> Option<Duration> {
+        self.worded(table, key, place, text::duration)
+    }
+
+    /// A list of strings.
+    pub(super) fn strings(
+        &mut self,
+        table: &dyn TableLike,
+        key: &str,
+        place: Place,
+        example: &str,
+    ) -> Option<Vec<(String, usize)>> {
+        let item = table.get(key)?;
+        self.places.insert(place, start(item));
+        let strings = item.as_array().and_then(|array| {
+            array
+                .iter()
+                .map(|value| {
+                    let at = value.span().map_or(0, |span| span.start);
+                    Some((value.as_str()?.to_owned(), at))
+                })
+                .collect()
+        });
+        if strings.is_none() {
+            self.problem(
+                start(item),
+                format!("{key} must be a list of strings, as in {example}"),
+            );
+        }
+        strings
+    }
+
+    /// A program and its arguments.
+    pub(super) fn program(
+        &mut self,
+        table: &dyn TableLike,
+        place: Place,
+        within: &str,
+        at: usize,
+    ) -> Option<Vec<String>> {
+        const EXAMPLE: &str = "[\"/usr/local/bin/alert\", \"--verbose\"]";
+        if table.get("run").is_none() {
+            self.problem(
+                at,
+                format!("{within} has no program: add one, as in `run = {EXAMPLE}`"),
+            );
+            return None;
+        }
+        let words = self.strings(table, "run", place, EXAMPLE)?;
+        let words: Vec<_> = words.into_iter().map(|(word, _)| word).collect();
+        match text::program(&words) {
+            Ok(()) => Some(words),
+            Err(sentence) => {
+                self.problem_at(place, sentence);
+                None
+            }
+        }
+    }
+
+    pub(super) fn file_path(
+        &mut self,
+        table: &dyn TableLike,
+        key: &str,
+        place: Place,
+    ) -> Option<PathBuf> {
+        self.worded(table, key, place, |path| {
+            if path.starts_with('/') && !path.contains('\0') {
+                Ok(PathBuf::from(path))
+            } else {
+                Err("is no absolute path: write it from `/` on".to_owned())
+            }
+        })
+    }
+
+    /// A regular expression; what is wrong with it is told at the character where it is wrong.
+    pub(super) fn pattern(
+        &mut self,
+        table: &dyn TableLike,
+        key: &str,
+        place: Place,
+    ) -> Option<Pattern> {
+        let expression = self.string(table, key, place)?;
+        let error = match Pattern::new(expression) {
+            Ok(pattern) => return Some(pattern),
+            Err(error) => error,
+        };
+        let span = table.get(key).and_then(Item::span);
+        let at = match (&error, span) {
+            (PatternError::Syntax { position, .. }, Some(span)) => self
+                .text
+                .get(span.clone())
+                .and_then(|token| text::offset_in_token(token, *position))
+                .map_or(span.start, |offset| span.start + offset),
+            (_, span) => span.map_or(0, |span| span.start),
+        };
+        self.problem(
+            at,
+            format!("{key} `{expression}` is no regular expression: {error}"),
+        );
+        None
+    }
+
+    pub(super) fn one_of<T: Copy>(
+        &mut self,
+        table: &dyn TableLike,
+        key: &str,
+        place: Place,
+        known: &[(&str, T)],
+        later: &[&str],
+    ) -> Option<T> {
+        let text = self.string(table, key, place)?;
+        let value = known
+            .iter()
+            .find(|(name, _)| *name == text)
+            .map(|(_, value)| *value);
+        if value.is_none() {
+            let names: Vec<_> = known.iter().map(|(name, _)| *name).collect();
+            let sentence = if later.contains(&text) {
+                format!(
+                    "this version does not have {key} `{text}` yet: expected {}",
+                    listed(&names)
+                )
+            } else {
+                format!("{key} `{text}` is not known: expected {}", listed(&names))
+            };
+            self.problem_at(place, sentence);
+        }
+        value
+    }
+
+    pub(super) fn parsed<T>(
+        &mut self,
+        place: Place,
+        result: Option<Result<T, address::Error>>,
+    ) -> Option<T> {
+        match result? {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.problem_at(place, error.to_string());
+                None
+            }
+        }
+    }
+
+    pub(super) fn problem_at(&mut self, place: Place, sentence: String) {
+        let at = self.places.get(&place).copied().unwrap_or(0);
+        self.problem(at, sentence);
+    }
+
+    pub(super) fn problem(&mut self, at: usize, sentence: impl Into<String>) {
+        self.problems.push((at, sentence.into()));
+    }
+}

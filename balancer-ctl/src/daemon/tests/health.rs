@@ -1,0 +1,255 @@
+//! Health as the daemon carries it: from what checkers found to the data plane, the lists and the events.
+
+use std::time::SystemTime;
+
+use super::*;
+use crate::{
+    health::{Advice, Begin, Standing},
+    model::AdminState,
+};
+
+const CHECKED: &str = r#"
+[dataplane]
+interfaces = ["eth0"]
+
+[[service]]
+name = "web"
+address = "192.0.2.80:80"
+check = { type = "tcp" }
+
+[[service.real]]
+address = "10.0.0.2:80"
+
+[[service.real]]
+address = "10.0.0.3:80"
+"#;
+
+fn scene() -> Scene {
+    Scene::with_file(CHECKED)
+}
+
+fn standing(up: bool, reason: &str) -> Standing {
+    Standing {
+        up,
+        decided: true,
+        reason: reason.to_owned(),
+        advice: Advice::default(),
+        since: SystemTime::UNIX_EPOCH,
+    }
+}
+
+impl Scene {
+    fn watched(&self) -> Vec<Begin> {
+        let mut watched = self.checkers.state().watched.clone();
+        watched.sort_by_key(|begin| begin.watched.target);
+        watched
+    }
+
+    /// The n-th checker found this.
+    fn find(&mut self, number: usize, standing: Standing) {
+        let watched = self.watched()[number].watched.clone();
+        self.daemon
+            .answer(Message::Found(vec![Update { watched, standing }]));
+    }
+
+    fn runs(&self) -> Vec<u32> {
+        self.dataplane.state().services[0]
+            .reals
+            .iter()
+            .map(|real| real.weight)
+            .collect()
+    }
+
+    fn status(&mut self) -> view::Status {
+        self.ask(Message::Status).unwrap()
+    }
+}
+
+#[test]
+fn what_checkers_find_runs_is_listed_and_told() {
+    let mut scene = scene();
+    assert_eq!(scene.runs(), [0, 0]);
+    let status = scene.status();
+    assert_eq!(status.overall, view::Overall::Down);
+    assert_eq!(
+        status.reasons,
+        ["service web waits for the first probes of its real servers"]
+    );
+    scene.find(0, standing(true, "connected"));
+    scene.find(1, standing(true, "connected"));
+    assert_eq!(scene.runs(), [1, 1]);
+    assert_eq!(
+        scene.told(),
+        [
+            "real-up 10.0.0.2:80 connected",
+            "real-up 10.0.0.3:80 connected"
+        ]
+    );
+    assert_eq!(scene.status().overall, view::Overall::Running);
+
+    scene.find(0, standing(false, "connection refused, 3 of 3"));
+    assert_eq!(scene.runs(), [0, 1]);
+    assert_eq!(
+        scene.told(),
+        ["real-down 10.0.0.2:80 connection refused, 3 of 3"]
+    );
+    let services = scene.ask(|reply| Message::Services(None, reply)).unwrap();
+    let real = &services.services[0].reals[0];
+    assert_eq!(
+        (real.state, real.reason.as_deref()),
+        (view::RealState::Down, Some("connection refused, 3 of 3"))
+    );
+    let status = scene.status();
+    assert_eq!(status.overall, view::Overall::Limited);
+    assert_eq!(
+        status.reasons,
+        ["real 10.0.0.2:80 of service web is down: connection refused, 3 of 3"]
+    );
+    assert_eq!(
+        (
+            status.services[0].reals_up,
+            status.services[0].live_weight,
+            status.services[0].quorum
+        ),
+        (1, 1, Some(true))
+    );
+}
+
+#[test]
+fn maintenance_takes_a_real_out_and_stands_in_the_file() {
+    let mut scene = scene();
+    scene.find(0, standing(true, "connected"));
+    scene.find(1, standing(true, "connected"));
+    scene.told();
+    let settings = RealSettings {
+        state: Some(AdminState::Maintenance),
+        ..Default::default()
+    };
+    scene
+        .change(
+            Request::EditReal(ServiceRef::Only, real("10.0.0.2"), settings),
+            Scope::File,
+        )
+        .unwrap();
+    assert_eq!(scene.runs(), [0, 1]);
+    assert_eq!(scene.watched().len(), 1);
+    assert!(
+        scene.text().contains("state = \"maintenance\""),
+        "{}",
+        scene.text()
+    );
+    assert_eq!(
+        scene.told(),
+        ["real-changed 10.0.0.2:80 state ready -> maintenance"]
+    );
+}
+
+#[test]
+fn a_change_that_fails_leaves_health_as_it_was() {
+    let mut scene = scene();
+    scene.find(0, standing(true, "connected"));
+    scene.dataplane.state().fails_half_way = true;
+    scene.change(add_real("10.0.0.4"), Scope::File).unwrap_err();
+    assert_eq!(scene.runs(), [1, 0]);
+    assert_eq!(scene.watched().len(), 2);
+}
+
+#[test]
+fn a_data_plane_that_refused_to_follow_is_asked_again() {
+    let mut scene = scene();
+    scene.dataplane.state().fails_half_way = true;
+    scene.find(0, standing(true, "connected"));
+    let reconciled = scene.dataplane.state().reconciled;
+    scene.daemon.tick();
+    assert_eq!(scene.dataplane.state().reconciled, reconciled + 1);
+    scene.daemon.tick();
+    assert_eq!(
+        scene.dataplane.state().reconciled,
+        reconciled + 1,
+        "once it follows, no more"
+    );
+}
+
+#[test]
+fn a_restart_begins_with_what_was_remembered() {
+    let first = scene();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("balancer.toml");
+    fs::write(&path, CHECKED).unwrap();
+    let file = ConfigFile::load(&path, "lb1").unwrap();
+    let checkers = FakeCheckers::default();
+    let remembered = [
+        standing(true, "connected"),
+        standing(false, "connection refused, 3 of 3"),
+    ];
+    checkers.state().remembered = first
+        .watched()
+        .into_iter()
+        .map(|begin| begin.watched)
+        .zip(remembered)
+        .collect();
+    let dataplane = FakeDataplane::default();
+    let (events, mut told) = broadcast::channel(EVENTS);
+    let model = file.model().clone();
+    Daemon::start(Parts {
+        dataplane: Box::new(dataplane.clone()),
+        checkers: Box::new(checkers.clone()),
+        notifier: None,
+        file: Some(file),
+        model,
+        events,
+        addresses,
+    })
+    .unwrap();
+    let weights: Vec<_> = dataplane.state().services[0]
+        .reals
+        .iter()
+        .map(|real| real.weight)
+        .collect();
+    assert_eq!(weights, [1, 0]);
+    assert!(told.try_recv().is_err(), "nothing happened");
+    assert!(
+        checkers
+            .state()
+            .watched
+            .iter()
+            .all(|begin| begin.from.is_some())
+    );
+}
+
+#[tokio::test]
+async fn checkers_are_reported_with_those_who_use_them() {
+    let mut scene = scene();
+    let checker = |target: &str| view::Checker {
+        target: target.parse().unwrap(),
+        kind: "tcp".to_owned(),
+        check: serde_json::to_value(&scene.watched()[0].watched.check).unwrap(),
+        used_by: Vec::new(),
+        state: "up".to_owned(),
+        since: String::new(),
+        reason: String::new(),
+        last: None,
+        history: Vec::new(),
+    };
+    let report = vec![
+        checker("10.0.0.3:80"),
+        checker("10.0.0.2:80"),
+        checker("10.0.0.9:80"),
+    ];
+    scene.checkers.state().report = report;
+    let report = scene
+        .ask(|reply| Message::Health(Some(named("web")), reply))
+        .unwrap();
+    let health = report.finished().await.unwrap();
+    let shown: Vec<_> = health
+        .checkers
+        .into_iter()
+        .map(|checker| (checker.target.to_string(), checker.used_by))
+        .collect();
+    let expected =
+        ["10.0.0.2:80", "10.0.0.3:80"].map(|real| (real.to_owned(), vec![format!("web {real}")]));
+    assert_eq!(
+        shown, expected,
+        "those of others, and of nobody, are left out"
+    );
+}

@@ -1,0 +1,395 @@
+//! The rise/fall machine of one checker, and what it remembers of itself. Pure: results and `now` go in, what is new
+//! comes out.
+//!
+//! ```text
+//!                    first result passed
+//!   undecided ───────────────────────────────────▶ up, failures = 0 ◀─┐
+//!       │                                            │   passed       │ passed, `rise` in a row
+//!       │ first result failed                        │                │
+//!       │                     failed, `fall` in a row│                │
+//!       └──────────────────▶ down, passes = 0 ◀──────┘                │
+//!                              │ ▲ failed                             │
+//!                              └─┴────────────────────────────────────┘
+//! ```
+//!
+//! Results count in a row: one passed probe ends a row of failures, one failed probe a row of passes. A void result (this
+//! process was stalled, so that it judged itself) counts for nothing. An agent's failures count for nothing either: only
+//! its words do.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use super::{Advice, Moment, Standing};
+use crate::{
+    clock,
+    model::check::{Check, Initial, Probe},
+    view,
+};
+
+/// Changes that are kept.
+pub const HISTORY: usize = 100;
+
+/// What a probe's end means to the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// It passed.
+    Passed {
+        /// What was answered.
+        note: String,
+        /// What was asked for.
+        advice: Advice,
+    },
+    /// It failed.
+    Failed {
+        /// What was answered and wanted.
+        reason: String,
+    },
+    /// It says nothing about its target.
+    Void,
+}
+
+/// A probe that is done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// When it began.
+    pub began: Moment,
+    /// How long it took.
+    pub latency: Duration,
+    /// What came of it.
+    pub input: Input,
+}
+
+/// What is new after a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Nothing that the daemon must know.
+    Nothing,
+    /// The target asks for something else.
+    Advised,
+    /// It came up or went down, or it is decided now.
+    Turned,
+}
+
+/// Where the machine is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// No probe has ended yet.
+    Undecided,
+    /// Up.
+    Up {
+        /// Failed probes in a row; less than `fall`.
+        failures: u32,
+    },
+    /// Down.
+    Down {
+        /// Passed probes in a row; less than `rise`.
+        passes: u32,
+    },
+}
+
+/// How many results in a row decide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Passed ones, to come up.
+    pub rise: u32,
+    /// Failed ones, to go down; `None` = none ever do.
+    pub fall: Option<u32>,
+}
+
+impl Rules {
+    /// Those of a check.
+    #[must_use]
+    pub fn of(check: &Check) -> Self {
+        Self {
+            rise: check.timing.rise,
+            fall: (!is_agent(check)).then_some(check.timing.fall),
+        }
+    }
+}
+
+fn is_agent(check: &Check) -> bool {
+    matches!(check.probe, Probe::Agent(_))
+}
+
+/// Which way a result goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Passed,
+    Failed,
+    Void,
+}
+
+/// How often the last result was seen in a row, and how often it is to be seen, if that turned the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    No,
+    First,
+    InARow(u32),
+}
+
+/// The machine.
+fn next(state: State, way: Way, rules: Rules) -> (State, Turn) {
+    const UP: State = State::Up { failures: 0 };
+    const DOWN: State = State::Down { passes: 0 };
+    match (state, way) {
+        (state, Way::Void) => (state, Turn::No),
+        (State::Undecided, Way::Passed) => (UP, Turn::First),
+        (State::Undecided, Way::Failed) => match rules.fall {
+            Some(_) => (DOWN, Turn::First),
+            None => (State::Undecided, Turn::No),
+        },
+        (State::Up { .. }, Way::Passed) => (UP, Turn::No),
+        (State::Up { failures }, Way::Failed) => {
+            let failures = failures.saturating_add(1);
+            match rules.fall {
+                None => (UP, Turn::No),
+                Some(fall) if failures < fall => (State::Up { failures }, Turn::No),
+                Some(_) => (DOWN, Turn::InARow(failures)),
+            }
+        }
+        (State::Down { .. }, Way::Failed) => (DOWN, Turn::No),
+        (State::Down { passes }, Way::Passed) => {
+            let passes = passes.saturating_add(1);
+            if passes < rules.rise {
+                (State::Down { passes }, Turn::No)
+            } else {
+                (UP, Turn::InARow(passes))
+            }
+        }
+    }
+}
+
+/// A change of state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// When.
+    pub at: Moment,
+    /// Whether it came up.
+    pub up: bool,
+    /// Why.
+    pub reason: String,
+}
+
+/// The last probe that was not void.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Last {
+    /// When it began.
+    pub began: Moment,
+    /// How long it took.
+    pub latency: Duration,
+    /// Whether it passed.
+    pub passed: bool,
+    /// What was found.
+    pub message: String,
+    /// How many in a row had the same result.
+    pub in_a_row: u32,
+}
+
+/// A checker: its state, and what it remembers.
+#[derive(Clone, Debug)]
+pub struct Checker {
+    rules: Rules,
+    state: State,
+    reason: String,
+    advice: Advice,
+    since: Moment,
+    last: Option<Last>,
+    /// The latest last. Shared with those who are reading it; a change makes a copy then.
+    history: Arc<VecDeque<Change>>,
+}
+
+impl Checker {
+    /// Begins as it stood, or as its check says, with what is known of its past, the latest last.
+    #[must_use]
+    pub fn begin(
+        check: &Check,
+        from: Option<Standing>,
+        history: Vec<Change>,
+        now: &Moment,
+    ) -> Self {
+        let state = match (&from, check.timing.initial) {
+            _ if is_agent(check) => State::Up { failures: 0 },
+            (Some(standing), _) if standing.decided && standing.up => State::Up { failures: 0 },
+            (Some(standing), _) if standing.decided => State::Down { passes: 0 },
+            (_, Initial::Up) => State::Up { failures: 0 },
+            (_, Initial::Down) => State::Undecided,
+        };
+        let mut checker = Self {
+            rules: Rules::of(check),
+            state,
+            reason: "not probed yet".to_owned(),
+            advice: Advice::default(),
+            since: *now,
+            last: None,
+            history: Arc::new(history.into()),
+        };
+        if let Some(from) = from {
+            checker.advice = from.advice;
+            if from.decided && from.up == checker.is_up() {
+                checker.reason = from.reason;
+                checker.since = earlier(now, from.since);
+                checker.append_beginning();
+            }
+        }
+        checker
+    }
+
+    /// Takes a probe's end.
+    pub fn finish(&mut self, done: Done, now: &Moment) -> Output {
+        let Done {
+            began,
+            latency,
+            input,
+        } = done;
+        let (way, message, said) = match input {
+            Input::Passed { note, advice } => (Way::Passed, note, Some(advice)),
+            Input::Failed { reason } => (Way::Failed, reason, None),
+            Input::Void => (Way::Void, String::new(), None),
+        };
+        let (state, turn) = next(self.state, way, self.rules);
+        self.state = state;
+        let mut output = Output::Nothing;
+        if let Some(said) = said
+            && said != self.advice
+        {
+            self.advice = said;
+            output = Output::Advised;
+        }
+        let why = match turn {
+            Turn::No => None,
+            Turn::First => Some(format!("{message}, first probe")),
+            Turn::InARow(row) => Some(format!("{message}, {row} of {row}")),
+        };
+        if let Some(reason) = why {
+            self.reason = reason;
+            self.since = *now;
+            self.append();
+            output = Output::Turned;
+        }
+        if way != Way::Void {
+            let passed = way == Way::Passed;
+            let before = self.last.take().filter(|last| last.passed == passed);
+            self.last = Some(Last {
+                began,
+                latency,
+                passed,
+                message,
+                in_a_row: before.map_or(0, |last| last.in_a_row).saturating_add(1),
+            });
+        }
+        output
+    }
+
+    /// Whether results disagree with the state.
+    #[must_use]
+    pub const fn is_changing(&self) -> bool {
+        match self.state {
+            State::Undecided => false,
+            State::Up { failures } => failures > 0,
+            State::Down { passes } => passes > 0,
+        }
+    }
+
+    /// How it stands.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        Standing {
+            up: self.is_up(),
+            decided: self.state != State::Undecided,
+            reason: self.reason.clone(),
+            advice: self.advice.clone(),
+            since: self.since.time,
+        }
+    }
+
+    /// What its target asked for last.
+    #[must_use]
+    pub const fn advice(&self) -> &Advice {
+        &self.advice
+    }
+
+    /// Its changes, the latest last.
+    #[must_use]
+    pub fn history(&self) -> &VecDeque<Change> {
+        &self.history
+    }
+
+    /// What is shown of it. Who uses it is not its business.
+    #[must_use]
+    pub fn view(&self, watched: &super::Watched) -> view::Checker {
+        let state = match self.state {
+            State::Undecided => "unknown",
+            State::Up { .. } => "up",
+            State::Down { .. } => "down",
+        };
+        view::Checker {
+            target: watched.target,
+            kind: watched.check.probe.name().to_owned(),
+            check: serde_json::to_value(&watched.check).unwrap_or_default(),
+            used_by: Vec::new(),
+            state: state.to_owned(),
+            since: clock::utc(self.since.time),
+            reason: self.reason.clone(),
+            last: self.last.as_ref().map(|last| view::LastProbe {
+                time: clock::utc(last.began.time),
+                passed: last.passed,
+                message: last.message.clone(),
+                latency_us: u64::try_from(last.latency.as_micros()).unwrap_or(u64::MAX),
+                in_a_row: last.in_a_row,
+            }),
+            history: self.view_history(),
+        }
+    }
+
+    fn view_history(&self) -> Vec<view::HealthChange> {
+        let mut ended: Option<Moment> = None;
+        let mut shown = Vec::with_capacity(self.history.len());
+        for change in self.history.iter().rev() {
+            let lasted = ended.map(|end| end.since_boot.saturating_sub(change.at.since_boot));
+            shown.push(view::HealthChange {
+                time: clock::utc(change.at.time),
+                state: if change.up { "up" } else { "down" }.to_owned(),
+                reason: change.reason.clone(),
+                lasted_ms: lasted
+                    .map(|lasted| u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX)),
+            });
+            ended = Some(change.at);
+        }
+        shown
+    }
+
+    const fn is_up(&self) -> bool {
+        matches!(self.state, State::Up { .. })
+    }
+
+    /// Writes down what it begins with, unless its past ends with that.
+    fn append_beginning(&mut self) {
+        if self.history.back().map(|change| change.up) != Some(self.is_up()) {
+            self.append();
+        }
+    }
+
+    fn append(&mut self) {
+        let change = Change {
+            at: self.since,
+            up: self.is_up(),
+            reason: self.reason.clone(),
+        };
+        let history = Arc::make_mut(&mut self.history);
+        if history.len() >= HISTORY {
+            history.pop_front();
+        }
+        history.push_back(change);
+    }
+}
+
+/// The moment of an earlier time of day.
+fn earlier(now: &Moment, time: std::time::SystemTime) -> Moment {
+    let ago = now.time.duration_since(time).unwrap_or_default();
+    Moment {
+        time,
+        since_boot: now.since_boot.saturating_sub(ago),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,494 @@
+use std::time::SystemTime;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    health::{AdvisedWeight, Watched},
+    model::{
+        AdminState,
+        check::{AgentProbe, Exchange, Source, Target, Timing},
+    },
+};
+
+const UP: State = State::Up { failures: 0 };
+const DOWN: State = State::Down { passes: 0 };
+
+fn check(rise: u32, fall: u32, initial: Initial) -> Check {
+    Check {
+        probe: Probe::Tcp(Exchange::default()),
+        target: Target::default(),
+        source: Source::default(),
+        timing: Timing {
+            rise,
+            fall,
+            initial,
+            ..Timing::default()
+        },
+    }
+}
+
+fn agent() -> Check {
+    Check {
+        probe: Probe::Agent(AgentProbe::default()),
+        ..check(2, 3, Initial::Down)
+    }
+}
+
+fn at(milliseconds: u64) -> Moment {
+    let since = Duration::from_millis(milliseconds);
+    Moment {
+        time: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000) + since,
+        since_boot: Duration::from_secs(1000) + since,
+    }
+}
+
+fn passed() -> Input {
+    advised(Advice::default())
+}
+
+fn advised(advice: Advice) -> Input {
+    Input::Passed {
+        note: "http 200".to_owned(),
+        advice,
+    }
+}
+
+fn failed() -> Input {
+    Input::Failed {
+        reason: "http 503, wanted 200-299".to_owned(),
+    }
+}
+
+fn finish(checker: &mut Checker, input: Input, milliseconds: u64) -> Output {
+    let done = Done {
+        began: at(milliseconds - 7),
+        latency: Duration::from_millis(7),
+        input,
+    };
+    checker.finish(done, &at(milliseconds))
+}
+
+/// Gives results at 1 s, 2 s, ... and returns what came out.
+fn run(checker: &mut Checker, results: &[Input]) -> Vec<Output> {
+    (1..)
+        .zip(results)
+        .map(|(second, input)| finish(checker, input.clone(), second * 1000))
+        .collect()
+}
+
+fn begin(check: &Check) -> Checker {
+    Checker::begin(check, None, Vec::new(), &at(0))
+}
+
+#[test]
+fn every_state_and_input_is_as_drawn() {
+    use State::{Down, Undecided, Up};
+    use Way::{Failed, Passed, Void};
+    let rules = Rules {
+        rise: 2,
+        fall: Some(3),
+    };
+    let table = [
+        (Undecided, Passed, UP, Turn::First),
+        (Undecided, Failed, DOWN, Turn::First),
+        (Undecided, Void, Undecided, Turn::No),
+        (UP, Passed, UP, Turn::No),
+        (UP, Failed, Up { failures: 1 }, Turn::No),
+        (UP, Void, UP, Turn::No),
+        (Up { failures: 1 }, Passed, UP, Turn::No),
+        (Up { failures: 1 }, Failed, Up { failures: 2 }, Turn::No),
+        (Up { failures: 1 }, Void, Up { failures: 1 }, Turn::No),
+        (Up { failures: 2 }, Passed, UP, Turn::No),
+        (Up { failures: 2 }, Failed, DOWN, Turn::InARow(3)),
+        (Up { failures: 2 }, Void, Up { failures: 2 }, Turn::No),
+        (DOWN, Passed, Down { passes: 1 }, Turn::No),
+        (DOWN, Failed, DOWN, Turn::No),
+        (DOWN, Void, DOWN, Turn::No),
+        (Down { passes: 1 }, Passed, UP, Turn::InARow(2)),
+        (Down { passes: 1 }, Failed, DOWN, Turn::No),
+        (Down { passes: 1 }, Void, Down { passes: 1 }, Turn::No),
+    ];
+    for (state, way, after, turn) in table {
+        assert_eq!(next(state, way, rules), (after, turn), "{state:?} {way:?}");
+    }
+}
+
+#[test]
+fn with_a_rise_and_fall_of_one_every_contrary_result_turns() {
+    let rules = Rules {
+        rise: 1,
+        fall: Some(1),
+    };
+    let table = [
+        (State::Undecided, Way::Passed, UP, Turn::First),
+        (State::Undecided, Way::Failed, DOWN, Turn::First),
+        (UP, Way::Passed, UP, Turn::No),
+        (UP, Way::Failed, DOWN, Turn::InARow(1)),
+        (DOWN, Way::Passed, UP, Turn::InARow(1)),
+        (DOWN, Way::Failed, DOWN, Turn::No),
+    ];
+    for (state, way, after, turn) in table {
+        assert_eq!(next(state, way, rules), (after, turn), "{state:?} {way:?}");
+    }
+}
+
+#[test]
+fn an_agents_failures_turn_nothing_in_any_state() {
+    let rules = Rules {
+        rise: 2,
+        fall: None,
+    };
+    for state in [State::Undecided, UP, DOWN] {
+        assert_eq!(next(state, Way::Failed, rules), (state, Turn::No));
+    }
+}
+
+#[test]
+fn the_first_result_decides_and_says_so() {
+    let mut checker = begin(&check(2, 3, Initial::Down));
+    let standing = Standing {
+        up: false,
+        decided: false,
+        reason: "not probed yet".to_owned(),
+        advice: Advice::default(),
+        since: at(0).time,
+    };
+    assert_eq!(checker.standing(), standing);
+    assert_eq!(finish(&mut checker, passed(), 40), Output::Turned);
+    let standing = Standing {
+        up: true,
+        decided: true,
+        reason: "http 200, first probe".to_owned(),
+        since: at(40).time,
+        ..standing
+    };
+    assert_eq!(checker.standing(), standing);
+}
+
+#[test]
+fn with_initial_up_it_is_up_until_fall_probes_failed() {
+    let mut checker = begin(&check(2, 3, Initial::Up));
+    assert!(checker.standing().up && checker.standing().decided);
+    assert_eq!(
+        run(&mut checker, &[failed(), failed(), failed()]),
+        [Output::Nothing, Output::Nothing, Output::Turned]
+    );
+    assert_eq!(
+        checker.standing().reason,
+        "http 503, wanted 200-299, 3 of 3"
+    );
+}
+
+#[test]
+fn a_flapping_server_never_turns_while_no_row_is_long_enough() {
+    let mut checker = begin(&check(2, 3, Initial::Down));
+    finish(&mut checker, passed(), 100);
+    let flapping: Vec<Input> = [failed(), failed(), passed()]
+        .into_iter()
+        .cycle()
+        .take(300)
+        .collect();
+    assert!(
+        run(&mut checker, &flapping)
+            .iter()
+            .all(|output| *output == Output::Nothing)
+    );
+    assert!(checker.standing().up);
+
+    let mut checker = begin(&check(2, 3, Initial::Down));
+    finish(&mut checker, failed(), 100);
+    let flapping: Vec<Input> = [passed(), failed()].into_iter().cycle().take(300).collect();
+    assert!(
+        run(&mut checker, &flapping)
+            .iter()
+            .all(|output| *output == Output::Nothing)
+    );
+    assert!(!checker.standing().up);
+}
+
+#[test]
+fn void_results_neither_count_nor_end_a_row() {
+    let mut checker = begin(&check(2, 2, Initial::Up));
+    let results = [failed(), Input::Void, Input::Void, failed()];
+    let outputs = run(&mut checker, &results);
+    assert_eq!(outputs.last(), Some(&Output::Turned));
+    let last = checker.last.clone().unwrap();
+    assert_eq!((last.passed, last.in_a_row), (false, 2));
+    assert_eq!(finish(&mut checker, Input::Void, 9000), Output::Nothing);
+    assert_eq!(checker.last, Some(last));
+}
+
+#[test]
+fn it_is_changing_while_results_disagree_with_the_state() {
+    let mut checker = begin(&check(2, 2, Initial::Down));
+    let mut changing = vec![checker.is_changing()];
+    for (second, input) in (1..).zip([
+        passed(),
+        failed(),
+        passed(),
+        failed(),
+        failed(),
+        passed(),
+        passed(),
+    ]) {
+        finish(&mut checker, input, second * 1000);
+        changing.push(checker.is_changing());
+    }
+    assert_eq!(
+        changing,
+        [false, false, true, false, true, false, true, false]
+    );
+}
+
+#[test]
+fn the_last_probe_is_kept_with_how_many_were_alike() {
+    let mut checker = begin(&check(2, 3, Initial::Down));
+    run(&mut checker, &[passed(), passed(), failed(), failed()]);
+    assert_eq!(
+        checker.last,
+        Some(Last {
+            began: at(3993),
+            latency: Duration::from_millis(7),
+            passed: false,
+            message: "http 503, wanted 200-299".to_owned(),
+            in_a_row: 2,
+        })
+    );
+}
+
+#[test]
+fn an_agent_is_heard_at_every_answer_and_missed_at_none() {
+    let mut checker = begin(&agent());
+    assert!(checker.standing().up && checker.standing().decided);
+    assert_eq!(
+        run(&mut checker, &vec![failed(); 10]),
+        vec![Output::Nothing; 10]
+    );
+    let half = Advice {
+        weight: Some(AdvisedWeight::Percent(50)),
+        ..Advice::default()
+    };
+    let down = Advice {
+        state: Some(AdminState::Drain),
+        down: Some("failed: disk full".to_owned()),
+        ..half.clone()
+    };
+    let outputs = run(
+        &mut checker,
+        &[
+            advised(half.clone()),
+            advised(half.clone()),
+            advised(down.clone()),
+            failed(),
+            failed(),
+            failed(),
+        ],
+    );
+    let mut expected = [Output::Nothing; 6];
+    expected[0] = Output::Advised;
+    expected[2] = Output::Advised;
+    assert_eq!(outputs, expected);
+    assert_eq!(checker.standing().advice, down);
+    assert!(checker.standing().up);
+    assert_eq!(
+        finish(&mut checker, advised(half.clone()), 20_000),
+        Output::Advised
+    );
+    assert_eq!(checker.standing().advice, half);
+}
+
+#[test]
+fn it_goes_on_as_it_stood() {
+    let stood = Standing {
+        up: true,
+        decided: true,
+        reason: "http 200, 2 of 2".to_owned(),
+        advice: Advice::default(),
+        since: at(0).time,
+    };
+    let check = check(2, 3, Initial::Down);
+    let mut checker = Checker::begin(&check, Some(stood.clone()), Vec::new(), &at(60_000));
+    assert_eq!(checker.standing(), stood);
+    finish(&mut checker, failed(), 61_000);
+    finish(&mut checker, failed(), 62_000);
+    assert_eq!(
+        checker.standing(),
+        stood,
+        "it takes `fall` failures, as ever"
+    );
+    finish(&mut checker, failed(), 63_000);
+    let lasted: Vec<Option<u64>> = checker
+        .view_history()
+        .iter()
+        .map(|change| change.lasted_ms)
+        .collect();
+    assert_eq!(lasted, [None, Some(63_000)], "its past is counted too");
+
+    let undecided = Standing {
+        decided: false,
+        ..stood
+    };
+    let checker = Checker::begin(&check, Some(undecided), Vec::new(), &at(60_000));
+    assert_eq!(checker.state, State::Undecided);
+}
+
+#[test]
+fn a_past_that_ends_as_it_stands_is_continued() {
+    let past = vec![
+        Change {
+            at: at(0),
+            up: true,
+            reason: "http 200, first probe".to_owned(),
+        },
+        Change {
+            at: at(5000),
+            up: false,
+            reason: "refused, 3 of 3".to_owned(),
+        },
+    ];
+    let stood = Standing {
+        up: false,
+        decided: true,
+        reason: "refused, 3 of 3".to_owned(),
+        advice: Advice::default(),
+        since: at(5000).time,
+    };
+    let check = check(1, 3, Initial::Down);
+    let mut checker = Checker::begin(&check, Some(stood), past, &at(9000));
+    finish(&mut checker, passed(), 12_000);
+    let shown: Vec<_> = checker
+        .view_history()
+        .into_iter()
+        .map(|change| (change.state, change.lasted_ms, change.reason))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            ("up".to_owned(), None, "http 200, 1 of 1".to_owned()),
+            ("down".to_owned(), Some(7000), "refused, 3 of 3".to_owned()),
+            (
+                "up".to_owned(),
+                Some(5000),
+                "http 200, first probe".to_owned()
+            ),
+        ]
+    );
+}
+
+#[test]
+fn setting_the_clock_does_not_change_how_long_a_state_lasted() {
+    let mut checker = begin(&check(1, 1, Initial::Down));
+    finish(&mut checker, passed(), 1000);
+    let mut later = at(4000);
+    later.time = SystemTime::UNIX_EPOCH;
+    let done = Done {
+        began: later,
+        latency: Duration::ZERO,
+        input: failed(),
+    };
+    checker.finish(done, &later);
+    assert_eq!(checker.view_history()[1].lasted_ms, Some(3000));
+}
+
+#[test]
+fn what_is_shown_is_the_whole_checker() {
+    let check = check(2, 1, Initial::Down);
+    let mut checker = begin(&check);
+    run(&mut checker, &[passed(), failed()]);
+    let watched = Watched {
+        target: "192.168.0.2:80".parse().unwrap(),
+        check,
+    };
+    assert_eq!(
+        checker.view(&watched),
+        view::Checker {
+            target: watched.target,
+            kind: "tcp".to_owned(),
+            check: serde_json::to_value(&watched.check).unwrap(),
+            used_by: Vec::new(),
+            state: "down".to_owned(),
+            since: "2023-11-14T22:13:22.000Z".to_owned(),
+            reason: "http 503, wanted 200-299, 1 of 1".to_owned(),
+            last: Some(view::LastProbe {
+                time: "2023-11-14T22:13:21.993Z".to_owned(),
+                passed: false,
+                message: "http 503, wanted 200-299".to_owned(),
+                latency_us: 7000,
+                in_a_row: 1,
+            }),
+            history: vec![
+                view::HealthChange {
+                    time: "2023-11-14T22:13:22.000Z".to_owned(),
+                    state: "down".to_owned(),
+                    reason: "http 503, wanted 200-299, 1 of 1".to_owned(),
+                    lasted_ms: None,
+                },
+                view::HealthChange {
+                    time: "2023-11-14T22:13:21.000Z".to_owned(),
+                    state: "up".to_owned(),
+                    reason: "http 200, first probe".to_owned(),
+                    lasted_ms: Some(1000),
+                },
+            ],
+        }
+    );
+}
+
+/// What the issue says, said another way: whether it is up after each of these results (`None` = undecided).
+fn naive(initial: Option<bool>, rise: usize, fall: usize, results: &[bool]) -> Vec<Option<bool>> {
+    let mut states = Vec::new();
+    let mut state = initial;
+    for count in 1..=results.len() {
+        let seen = &results[..count];
+        state = match state {
+            None => seen.last().copied(),
+            Some(true) => Some(!(count >= fall && seen[count - fall..].iter().all(|up| !up))),
+            Some(false) => Some(count >= rise && seen[count - rise..].iter().all(|up| *up)),
+        };
+        states.push(state);
+    }
+    states
+}
+
+proptest! {
+    #[test]
+    fn it_equals_the_naive_reading_of_the_rule(
+        rise in 1_u32..5,
+        fall in 1_u32..5,
+        up in any::<bool>(),
+        results in prop::collection::vec((any::<bool>(), 0_u32..3), 0..400),
+    ) {
+        let initial = if up { Initial::Up } else { Initial::Down };
+        let mut checker = begin(&check(rise, fall, initial));
+        let plain: Vec<bool> = results.iter().map(|(passed, _)| *passed).collect();
+        let expected = naive(up.then_some(true), rise as usize, fall as usize, &plain);
+        let mut now = 1000;
+        let mut turns = 0;
+        for ((pass, voids), expected) in results.into_iter().zip(expected) {
+            for _ in 0..voids {
+                now += 1000;
+                prop_assert_eq!(finish(&mut checker, Input::Void, now), Output::Nothing);
+            }
+            now += 1000;
+            let before = checker.standing();
+            let output = finish(&mut checker, if pass { passed() } else { failed() }, now);
+            let after = checker.standing();
+            prop_assert_eq!(after.decided.then_some(after.up), expected);
+            let turned = (before.up, before.decided) != (after.up, after.decided);
+            prop_assert_eq!(output == Output::Turned, turned);
+            turns += usize::from(turned);
+            // The history: never longer than it may be, in turns, in order, and its end is the state.
+            prop_assert_eq!(checker.history().len(), turns.min(HISTORY));
+            if let Some(latest) = checker.history().back() {
+                prop_assert_eq!(latest.up, after.up);
+                prop_assert_eq!(latest.at.time, after.since);
+                prop_assert_eq!(&latest.reason, &after.reason);
+            }
+            for pair in checker.history().iter().zip(checker.history().iter().skip(1)) {
+                prop_assert_ne!(pair.0.up, pair.1.up);
+                prop_assert!(pair.0.at.since_boot < pair.1.at.since_boot);
+            }
+        }
+    }
+}

@@ -1,0 +1,456 @@
+//! Drives the checkers: starts their probes when they are due, judges what comes back, tells the daemon what is new. One
+//! loop on one thread, and a task for each probe that runs.
+//!
+//! ```text
+//!   Command (watch, report) ──▶ ┌────────┐ ──spawn──▶ probe task (at most `room` of them, each with its timeout)
+//!   schedule: who is due ─────▶ │ driver │ ◀──end─────────┘
+//!   stall: did we run at all? ─▶└────────┘ ──▶ mailbox (latest per checker) ──▶ daemon
+//!                                    └───────▶ memory (latest per checker) ──▶ state file
+//! ```
+//!
+//! Nothing here waits for anything but the next of these. Commands are few and small, and are taken before results.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::{AbortHandle, Id as TaskId, JoinError, JoinSet},
+    time::Instant,
+};
+
+use super::{
+    Advice, Answer, Begin, Moment, Update, Watched,
+    checker::{Change, Checker, Done, Input, Output},
+    mailbox::Mailbox,
+    memory,
+    schedule::{Again, CheckerId, Pace, Schedule},
+    stall::{self, Stall},
+};
+use crate::view;
+
+/// How often the same complaint is made.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+
+/// What asks a target, once for each call.
+pub trait Probing: Send + Sync + 'static {
+    /// Asks, and waits for the answer. It may be dropped at any time.
+    fn probe(&self) -> impl Future<Output = Answer> + Send;
+}
+
+/// What the driver is told.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// To run these, each with its past, and no others.
+    Watch(Vec<(Begin, Vec<Change>)>),
+    /// To tell all there is.
+    Report(oneshot::Sender<Vec<view::Checker>>),
+}
+
+/// What the driver works with.
+pub(super) struct Surroundings<M> {
+    /// Makes what asks a target that asked for so much before; a sentence says why it cannot.
+    pub make: M,
+    /// The time.
+    pub clock: Box<dyn Fn() -> Moment + Send>,
+    /// Where updates go.
+    pub mailbox: Arc<Mailbox>,
+    /// Where standings are written down.
+    pub memory: Option<memory::Writer>,
+    /// Most probes at once.
+    pub room: usize,
+}
+
+/// The loop's state.
+pub(super) struct Driver<P, M> {
+    around: Surroundings<M>,
+    schedule: Schedule,
+    stall: Stall,
+    slots: HashMap<CheckerId, Slot<P>>,
+    ids: HashMap<Arc<Watched>, CheckerId>,
+    next_id: u64,
+    probes: JoinSet<End>,
+    probed: HashMap<TaskId, CheckerId>,
+    /// The longest rest while probes run.
+    rest: Duration,
+    /// No room for another probe.
+    full: Complaint,
+    /// The host or this process lacks something.
+    lacking: Complaint,
+}
+
+/// Something that is said now and then while it lasts.
+#[derive(Debug, Default)]
+struct Complaint {
+    said: Option<Instant>,
+}
+
+impl Complaint {
+    fn is_due(&mut self) -> bool {
+        let now = Instant::now();
+        let is_due = self
+            .said
+            .is_none_or(|said| now.duration_since(said) >= COMPLAIN_EVERY);
+        if is_due {
+            self.said = Some(now);
+        }
+        is_due
+    }
+}
+
+struct Slot<P> {
+    watched: Arc<Watched>,
+    checker: Checker,
+    /// Made for the first probe.
+    prober: Option<Arc<P>>,
+    flight: Option<Flight>,
+}
+
+/// A probe that runs.
+struct Flight {
+    began: Moment,
+    /// Time that had been lost when it began.
+    lost: Duration,
+    task: AbortHandle,
+}
+
+/// How a probe ended.
+struct End {
+    latency: Duration,
+    /// `None` = not within its timeout.
+    answer: Option<Answer>,
+}
+
+impl<P, M> Driver<P, M>
+where
+    P: Probing,
+    M: FnMut(&Watched, &Advice) -> Result<P, String>,
+{
+    /// One without checkers.
+    pub(super) fn new(around: Surroundings<M>) -> Self {
+        Self {
+            around,
+            schedule: Schedule::new(now()),
+            stall: Stall::default(),
+            slots: HashMap::new(),
+            ids: HashMap::new(),
+            next_id: 0,
+            probes: JoinSet::new(),
+            probed: HashMap::new(),
+            rest: stall::LONGEST_REST,
+            full: Complaint::default(),
+            lacking: Complaint::default(),
+        }
+    }
+
+    /// Runs until nobody can command any more.
+    pub(super) async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
+        loop {
+            let until = self.turn();
+            let ended = tokio::select! {
+                biased;
+                command = commands.recv() => match command {
+                    Some(command) => {
+                        self.obey(command);
+                        None
+                    }
+                    None => break,
+                },
+                Some(ended) = self.probes.join_next_with_id() => Some(ended),
+                () = tokio::time::sleep_until(until.into()) => None,
+            };
+            // Before the result is judged: was it we who did not run?
+            self.notice_stall();
+            if let Some(ended) = ended {
+                self.take(ended);
+            }
+            while let Some(ended) = self.probes.try_join_next_with_id() {
+                self.take(ended);
+            }
+        }
+    }
+
+    /// Starts those that are due. Returns when to come back at the latest.
+    fn turn(&mut self) -> std::time::Instant {
+        let now = now();
+        let room = self.around.room.saturating_sub(self.probes.len());
+        for id in self.schedule.start(now, room) {
+            self.start(id);
+        }
+        let full = self.probes.len() >= self.around.room;
+        let due = self.schedule.next_deadline();
+        if full && due.is_some_and(|due| due <= now) && self.full.is_due() {
+            tracing::warn!(
+                "{} checks run at once, the most there may be: others wait for them, raise LimitNOFILE= or the \
+                 checks' intervals",
+                self.around.room
+            );
+        }
+        let rest = now
+            + if self.probes.is_empty() {
+                stall::LONGEST_IDLE
+            } else {
+                self.rest
+            };
+        let until = due.filter(|_| !full).map_or(rest, |due| due.min(rest));
+        self.stall
+            .rest(now, (self.around.clock)().since_boot, until);
+        until
+    }
+
+    fn notice_stall(&mut self) {
+        let since_boot = (self.around.clock)().since_boot;
+        if let Some(lost) = self.stall.wake(now(), since_boot) {
+            tracing::warn!(
+                "checks were stalled for {}: what failed meanwhile is not counted, and asked again",
+                written(lost)
+            );
+        }
+    }
+
+    fn start(&mut self, id: CheckerId) {
+        let began = (self.around.clock)();
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
+        let prober = match slot.prober.take() {
+            Some(prober) => prober,
+            None => match (self.around.make)(&slot.watched, slot.checker.advice()) {
+                Ok(prober) => Arc::new(prober),
+                Err(reason) => {
+                    let done = Done {
+                        began,
+                        latency: Duration::ZERO,
+                        input: Input::Failed { reason },
+                    };
+                    return self.judge(id, done, None);
+                }
+            },
+        };
+        let timeout = slot.watched.check.timing.timeout;
+        let asking = prober.clone();
+        slot.prober = Some(prober);
+        let task = self.probes.spawn(async move {
+            let began = Instant::now();
+            let answer = tokio::time::timeout(timeout, asking.probe()).await.ok();
+            End {
+                latency: began.elapsed(),
+                answer,
+            }
+        });
+        self.probed.insert(task.id(), id);
+        slot.flight = Some(Flight {
+            began,
+            lost: self.stall.lost(),
+            task,
+        });
+    }
+
+    /// Takes a probe's end.
+    fn take(&mut self, ended: Result<(TaskId, End), JoinError>) {
+        let task = match &ended {
+            Ok((task, _)) => *task,
+            Err(error) => error.id(),
+        };
+        // One that was dropped with its checker is nobody's.
+        let Some(id) = self.probed.remove(&task) else {
+            return;
+        };
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
+        let Some(flight) = slot.flight.take() else {
+            return;
+        };
+        let timeout = slot.watched.check.timing.timeout;
+        let spoiled = stall::spoils(self.stall.lost().saturating_sub(flight.lost), timeout);
+        let mut again = None;
+        let (latency, input) = match ended {
+            Ok((_, End { latency, answer })) => {
+                let input = match answer {
+                    Some(Answer::Pass { note, advice }) => Input::Passed { note, advice },
+                    Some(Answer::Void { reason }) => {
+                        if self.lacking.is_due() {
+                            tracing::warn!(
+                                "a check cannot be made and counts for nothing: {reason}"
+                            );
+                        }
+                        Input::Void
+                    }
+                    _ if spoiled => {
+                        again = Some(Again::Soon);
+                        Input::Void
+                    }
+                    Some(Answer::Fail { reason }) => Input::Failed { reason },
+                    None => Input::Failed {
+                        reason: format!("no answer within {}", written(timeout)),
+                    },
+                };
+                (latency, input)
+            }
+            Err(error) => {
+                tracing::error!(target = %slot.watched.target, "a probe broke: {error}");
+                let reason = "the probe itself broke, see the log".to_owned();
+                (Duration::ZERO, Input::Failed { reason })
+            }
+        };
+        let done = Done {
+            began: flight.began,
+            latency,
+            input,
+        };
+        self.judge(id, done, again);
+    }
+
+    /// Tells the checker, and asks again when it says, or else `again`.
+    fn judge(&mut self, id: CheckerId, done: Done, again: Option<Again>) {
+        let moment = (self.around.clock)();
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
+        let output = slot.checker.finish(done, &moment);
+        let again = again.unwrap_or(match slot.checker.is_changing() {
+            true => Again::Fast,
+            false => Again::Regular,
+        });
+        match output {
+            Output::Nothing => {}
+            Output::Advised | Output::Turned => self.tell(id),
+        }
+        self.schedule.finish(id, again, now());
+    }
+
+    /// Tells the daemon, then the memory.
+    fn tell(&self, id: CheckerId) {
+        let Some(slot) = self.slots.get(&id) else {
+            return;
+        };
+        self.around.mailbox.put(
+            id,
+            Update {
+                watched: Watched::clone(&slot.watched),
+                standing: slot.checker.standing(),
+            },
+        );
+        self.remember(id);
+    }
+
+    fn remember(&self, id: CheckerId) {
+        if let (Some(memory), Some(slot)) = (&self.around.memory, self.slots.get(&id)) {
+            memory.put(id, memory::line(&slot.watched, &slot.checker));
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Watch(wanted) => self.watch(wanted),
+            Command::Report(reply) => self.report(reply),
+        }
+    }
+
+    fn watch(&mut self, wanted: Vec<(Begin, Vec<Change>)>) {
+        let kept: HashSet<&Watched> = wanted.iter().map(|(begin, _)| &begin.watched).collect();
+        let gone: Vec<CheckerId> = self
+            .ids
+            .iter()
+            .filter(|(watched, _)| !kept.contains(&***watched))
+            .map(|(_, id)| *id)
+            .collect();
+        for id in gone {
+            self.drop(id);
+        }
+        for (begin, past) in wanted {
+            if !self.ids.contains_key(&begin.watched) {
+                self.begin(begin, past);
+            }
+        }
+        let shortest = self
+            .slots
+            .values()
+            .map(|slot| slot.watched.check.timing.timeout)
+            .min();
+        self.rest = shortest.map_or(stall::LONGEST_REST, stall::rest_for);
+    }
+
+    fn begin(&mut self, begin: Begin, past: Vec<Change>) {
+        let Begin { watched, from } = begin;
+        let id = CheckerId(self.next_id);
+        self.next_id += 1;
+        let timing = &watched.check.timing;
+        let pace = Pace {
+            interval: timing.interval,
+            fast: timing.fast_interval,
+        };
+        let checker = Checker::begin(&watched.check, from.clone(), past, &(self.around.clock)());
+        let standing = checker.standing();
+        let watched = Arc::new(watched);
+        self.ids.insert(watched.clone(), id);
+        self.slots.insert(
+            id,
+            Slot {
+                watched,
+                checker,
+                prober: None,
+                flight: None,
+            },
+        );
+        self.schedule.add(id, pace, now());
+        if from.as_ref() == Some(&standing) {
+            // The daemon said so itself; the file is to say so too.
+            self.remember(id);
+        } else if standing.decided {
+            self.tell(id);
+        }
+    }
+
+    fn drop(&mut self, id: CheckerId) {
+        let Some(slot) = self.slots.remove(&id) else {
+            return;
+        };
+        self.ids.remove(&slot.watched);
+        self.schedule.remove(id, now());
+        self.around.mailbox.remove(id);
+        if let Some(memory) = &self.around.memory {
+            memory.remove(id);
+        }
+        if let Some(flight) = slot.flight {
+            flight.task.abort();
+        }
+    }
+
+    /// Copies what there is, and lets another thread put it into words: that takes longer than a probe should wait.
+    fn report(&self, reply: oneshot::Sender<Vec<view::Checker>>) {
+        let mut copies: Vec<(Arc<Watched>, Checker)> = self
+            .slots
+            .values()
+            .map(|slot| (slot.watched.clone(), slot.checker.clone()))
+            .collect();
+        tokio::task::spawn_blocking(move || {
+            copies.sort_by(|(one, _), (other, _)| one.cmp(other));
+            let views = copies
+                .iter()
+                .map(|(watched, checker)| checker.view(watched))
+                .collect();
+            // Whoever asked may have gone.
+            let _ = reply.send(views);
+        });
+    }
+}
+
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
+}
+
+/// A duration as in the configuration file: `2s`, `1m30s`; thousandths of seconds are enough.
+fn written(duration: Duration) -> String {
+    let duration = Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
+    humantime::format_duration(duration)
+        .to_string()
+        .replace(' ', "")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,47 @@
+//! Checkers in memory, for tests: they ask nobody. What they find a test says itself, with `Message::Found`.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::oneshot;
+
+use super::{Begin, Checkers, Standing, Watched};
+use crate::view;
+
+/// What the fake holds.
+#[derive(Debug, Default)]
+pub struct State {
+    /// What an earlier daemon is said to have written down.
+    pub remembered: HashMap<Watched, Standing>,
+    /// What is to be watched.
+    pub watched: Vec<Begin>,
+    /// What is reported.
+    pub report: Vec<view::Checker>,
+}
+
+/// Checkers in memory.
+#[derive(Clone, Debug, Default)]
+pub struct FakeCheckers(Arc<Mutex<State>>);
+
+impl FakeCheckers {
+    /// What it holds.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Checkers for FakeCheckers {
+    fn remembered(&self, watched: &Watched) -> Option<Standing> {
+        self.state().remembered.get(watched).cloned()
+    }
+
+    fn watch(&mut self, wanted: Vec<Begin>) {
+        self.state().watched = wanted;
+    }
+
+    fn report(&self, reply: oneshot::Sender<Vec<view::Checker>>) {
+        drop(reply.send(self.state().report.clone()));
+    }
+}

@@ -1,0 +1,193 @@
+//! A line from an agent on the real server, in the words of HAProxy's agent-check: `75%`, `ready`, `drain`, `maint`,
+//! `up`, `down`, `fail`, `stopped`, the last three with a text behind `#`. What is not said stays as it was said last.
+
+use std::sync::{Mutex, PoisonError};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::{
+    Advice, Failure, Passed,
+    socket::{Endpoint, Opening},
+    text,
+};
+use crate::{
+    health::AdvisedWeight,
+    model::{AdminState, check::AgentProbe},
+};
+
+/// Longest line.
+const LONGEST: usize = 1024;
+
+#[derive(Debug)]
+pub struct Agent {
+    endpoint: Endpoint,
+    send: Vec<u8>,
+    /// All that it has said.
+    said: Mutex<Advice>,
+}
+
+impl Agent {
+    pub fn new(endpoint: Endpoint, probe: &AgentProbe) -> Self {
+        Self {
+            endpoint,
+            send: probe.send.clone(),
+            said: Mutex::default(),
+        }
+    }
+
+    /// Knows what the agent said to an earlier daemon.
+    pub fn remember(&mut self, said: Advice) {
+        self.said = Mutex::new(said);
+    }
+
+    pub async fn probe(&self) -> Result<Passed, Failure> {
+        let line = self.line().await?;
+        let words = text::quoted(line.trim_ascii());
+        // What is kept there is whole at all times.
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        *said = heard(&line, &said).map_err(|word| match word {
+            Some(word) => Failure::Theirs(format!("the agent said {words:?}: what is {word:?}?")),
+            None => "the agent said nothing".into(),
+        })?;
+        Ok(Passed {
+            note: format!("agent: {words}"),
+            advice: said.clone(),
+        })
+    }
+
+    /// The first line, or all until the connection's end.
+    async fn line(&self) -> Result<Vec<u8>, Failure> {
+        let mut stream = self.endpoint.connect(Opening::Whole).await?;
+        stream.write_all(&self.send).await?;
+        let mut line = Vec::new();
+        let mut buffer = [0; LONGEST];
+        loop {
+            let length = stream.read(&mut buffer).await?;
+            line.extend_from_slice(&buffer[..length]);
+            if let Some(end) = line.iter().position(|byte| matches!(byte, b'\n' | b'\r')) {
+                line.truncate(end);
+                return Ok(line);
+            }
+            if length == 0 {
+                return Ok(line);
+            }
+            if line.len() > LONGEST {
+                return Err(format!("the agent's line is longer than {LONGEST} bytes").into());
+            }
+        }
+    }
+}
+
+/// What holds after a line. One with a word that is not of the language changes nothing: that word is the error, or
+/// none where there was no word at all.
+fn heard(line: &[u8], before: &Advice) -> Result<Advice, Option<String>> {
+    let (words, remark) = match line.iter().position(|byte| *byte == b'#') {
+        Some(at) => (&line[..at], text::quoted(line[at + 1..].trim_ascii())),
+        None => (line, String::new()),
+    };
+    let mut advice = before.clone();
+    let mut words = words
+        .split(|byte| matches!(byte, b' ' | b'\t' | b',' | b'\0'))
+        .filter(|word| !word.is_empty())
+        .peekable();
+    words.peek().ok_or(None)?;
+    for word in words {
+        let word = text::quoted(word).to_ascii_lowercase();
+        match word.as_str() {
+            "ready" => advice.state = Some(AdminState::Ready),
+            "drain" => advice.state = Some(AdminState::Drain),
+            "maint" => advice.state = Some(AdminState::Maintenance),
+            "up" => advice.down = None,
+            "down" | "fail" | "failed" | "stopped" => {
+                advice.down = Some(match remark.is_empty() {
+                    true => word,
+                    false => format!("{word}: {remark}"),
+                });
+            }
+            _ => match word.strip_suffix('%').map(str::parse) {
+                Some(Ok(percent)) => advice.weight = Some(AdvisedWeight::Percent(percent)),
+                // Connection limits are not an agent's affair here; one that also speaks to HAProxy may say them.
+                _ if word.starts_with("maxconn:") => {}
+                _ => return Err(Some(word)),
+            },
+        }
+    }
+    Ok(advice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn advice(weight: Option<u32>, state: Option<AdminState>, down: Option<&str>) -> Advice {
+        Advice {
+            weight: weight.map(AdvisedWeight::Percent),
+            state,
+            down: down.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn an_agent_speaks_haproxys_language() {
+        let nothing = Advice::default();
+        for (line, expected) in [
+            ("75%", advice(Some(75), None, None)),
+            ("0%", advice(Some(0), None, None)),
+            ("ready", advice(None, Some(AdminState::Ready), None)),
+            (
+                "UP ready 100%",
+                advice(Some(100), Some(AdminState::Ready), None),
+            ),
+            (
+                "drain,\t50%",
+                advice(Some(50), Some(AdminState::Drain), None),
+            ),
+            ("maint", advice(None, Some(AdminState::Maintenance), None)),
+            (
+                "down # disk full, call Ann",
+                advice(None, None, Some("down: disk full, call Ann")),
+            ),
+            ("fail#", advice(None, None, Some("fail"))),
+            ("failed", advice(None, None, Some("failed"))),
+            (
+                "stopped\tmaxconn:30 10%",
+                advice(Some(10), None, Some("stopped")),
+            ),
+        ] {
+            assert_eq!(heard(line.as_bytes(), &nothing), Ok(expected), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_an_agent_does_not_say_stays() {
+        let before = advice(Some(20), Some(AdminState::Drain), Some("stopped"));
+        let after = |line: &str| heard(line.as_bytes(), &before).unwrap();
+        assert_eq!(
+            after("50%"),
+            advice(Some(50), Some(AdminState::Drain), Some("stopped"))
+        );
+        assert_eq!(after("up"), advice(Some(20), Some(AdminState::Drain), None));
+        assert_eq!(
+            after("ready"),
+            advice(Some(20), Some(AdminState::Ready), Some("stopped"))
+        );
+    }
+
+    #[test]
+    fn nonsense_changes_nothing() {
+        let before = Advice::default();
+        for (line, word) in [
+            ("", None),
+            (" ,\t", None),
+            ("# down", None),
+            ("50% sideways", Some("sideways")),
+            ("%", Some("%")),
+            ("-5%", Some("-5%")),
+            ("4294967296%", Some("4294967296%")),
+            ("HTTP/1.1 400 Bad Request", Some("http/1.1")),
+        ] {
+            let word = word.map(str::to_owned);
+            assert_eq!(heard(line.as_bytes(), &before), Err(word), "{line}");
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Why a probe did not pass, in the words that operators read.
+
+use std::io;
+
+use nix::errno::Errno;
+
+/// Why a probe did not pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The target, or the way to it, is not as it should be.
+    Theirs(String),
+    /// This process could not ask: it has run out of something.
+    Ours(String),
+}
+
+impl From<String> for Failure {
+    fn from(reason: String) -> Self {
+        Self::Theirs(reason)
+    }
+}
+
+impl From<&str> for Failure {
+    fn from(reason: &str) -> Self {
+        Self::Theirs(reason.to_owned())
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<&io::Error> for Failure {
+    fn from(error: &io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(number) => errno(Errno::from_raw(number)),
+            None => Self::Theirs(without_number(error)),
+        }
+    }
+}
+
+fn errno(errno: Errno) -> Failure {
+    let reason = match errno {
+        // What the kernel or this process's limits lack says nothing about the target.
+        Errno::EMFILE => return Failure::Ours("too many open files (raise LimitNOFILE=)".into()),
+        Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM | Errno::EAGAIN => {
+            return Failure::Ours(errno.desc().to_lowercase());
+        }
+        // From `connect` alone; an address that is not there is refused when it is bound.
+        Errno::EADDRNOTAVAIL => return Failure::Ours("no free local port".into()),
+        Errno::ENETUNREACH => "network unreachable",
+        Errno::ECONNRESET | Errno::EPIPE => "connection reset",
+        Errno::ENOPROTOOPT => "protocol unreachable",
+        Errno::EPERM | Errno::EACCES => "not permitted on this host (a firewall rule?)",
+        Errno::EMSGSIZE => "too big for the path",
+        _ => return Failure::Theirs(errno.desc().to_lowercase()),
+    };
+    reason.into()
+}
+
+/// An error that this program or a library made.
+fn without_number(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => "connection closed before the answer was whole".into(),
+        _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_the_kernel_read_as_reasons() {
+        let reason = |errno: Errno| Failure::from(io::Error::from_raw_os_error(errno as i32));
+        for (errno, words) in [
+            (Errno::ECONNREFUSED, "connection refused"),
+            (Errno::EHOSTUNREACH, "no route to host"),
+            (Errno::ENETUNREACH, "network unreachable"),
+            (Errno::ECONNRESET, "connection reset"),
+            (Errno::ETIMEDOUT, "connection timed out"),
+        ] {
+            assert_eq!(reason(errno), Failure::Theirs(words.into()));
+        }
+        for (errno, words) in [
+            (Errno::EMFILE, "too many open files (raise LimitNOFILE=)"),
+            (Errno::EADDRNOTAVAIL, "no free local port"),
+            (Errno::ENOMEM, "out of memory"),
+        ] {
+            let Failure::Ours(said) = reason(errno) else {
+                panic!("{errno} is not the target's fault");
+            };
+            assert!(said.contains(words) || errno == Errno::ENOMEM, "{said}");
+        }
+    }
+}

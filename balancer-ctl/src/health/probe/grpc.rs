@@ -1,0 +1,206 @@
+//! The gRPC health protocol, `grpc.health.v1.Health/Check`: one HTTP/2 request with one small message each way.
+
+use h2::{RecvStream, client};
+use hyper::{
+    HeaderMap, Method, Request, Response,
+    body::{Buf as _, Bytes},
+    header::{self, HeaderValue},
+};
+use prost::Message as _;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{
+    Failure, Passed,
+    carried::carried,
+    http2::{beginning, failure, handshake},
+    socket::{Endpoint, Opening, in_url},
+    text,
+    tls::{Application, Encryption},
+};
+use crate::model::check::GrpcProbe;
+
+/// A gRPC health probe.
+#[derive(Debug)]
+pub struct Grpc {
+    endpoint: Endpoint,
+    encryption: Option<Encryption>,
+    request: Request<()>,
+    message: Bytes,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct HealthCheckRequest {
+    #[prost(string, tag = "1")]
+    service: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct HealthCheckResponse {
+    #[prost(enumeration = "ServingStatus", tag = "1")]
+    status: i32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+enum ServingStatus {
+    Unknown = 0,
+    Serving = 1,
+    NotServing = 2,
+    ServiceUnknown = 3,
+}
+
+impl Grpc {
+    pub fn new(endpoint: Endpoint, probe: &GrpcProbe) -> Result<Self, String> {
+        let address = endpoint.target().ip();
+        let name = probe.tls.as_ref().and_then(|tls| tls.server_name.clone());
+        let host = name.unwrap_or_else(|| in_url(address));
+        let encryption = probe
+            .tls
+            .as_ref()
+            .map(|tls| Encryption::new(tls, &address.to_string(), Application::Http2))
+            .transpose()?;
+        let scheme = if encryption.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        let port = endpoint.target().port();
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(format!(
+                "{scheme}://{host}:{port}/grpc.health.v1.Health/Check"
+            ))
+            .header(header::CONTENT_TYPE, "application/grpc")
+            .header(header::TE, "trailers")
+            .header(
+                header::USER_AGENT,
+                concat!("balancer/", env!("CARGO_PKG_VERSION")),
+            )
+            .body(())
+            .map_err(|error| format!("`{host}` cannot be asked: {error}"))?;
+        let service = probe.service.clone();
+        Ok(Self {
+            endpoint,
+            encryption,
+            request,
+            message: framed(&HealthCheckRequest { service }),
+        })
+    }
+
+    pub async fn probe(&self) -> Result<Passed, Failure> {
+        let stream = self.endpoint.connect(Opening::Whole).await?;
+        match &self.encryption {
+            None => self.ask(stream).await,
+            Some(encryption) => {
+                self.ask(encryption.over(stream, Application::Http2).await?)
+                    .await
+            }
+        }
+    }
+
+    async fn ask(&self, stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<Passed, Failure> {
+        let (sender, connection) = handshake(stream).await?;
+        carried(connection, self.exchange(sender)).await
+    }
+
+    async fn exchange(&self, mut sender: client::SendRequest<Bytes>) -> Result<Passed, Failure> {
+        let (response, mut body) = sender
+            .send_request(self.request.clone(), false)
+            .map_err(|error| failure(&error))?;
+        body.send_data(self.message.clone(), true)
+            .map_err(|error| failure(&error))?;
+        judge(response.await.map_err(|error| failure(&error))?).await
+    }
+}
+
+async fn judge(response: Response<RecvStream>) -> Result<Passed, Failure> {
+    let status = response.status();
+    if status != 200 {
+        return Err(format!("http {}, wanted gRPC's 200", status.as_u16()).into());
+    }
+    // A call that failed at once has its status here and nothing more.
+    call_status(response.headers())?;
+    let (message, trailers) = whole(response.into_body()).await?;
+    match trailers {
+        Some(trailers) => call_status(&trailers)?,
+        None if message.is_empty() => return Err("the answer is not gRPC".into()),
+        None => {}
+    }
+    match unframed(&message).and_then(|status| ServingStatus::try_from(status).ok()) {
+        Some(ServingStatus::Serving) => Ok(Passed::new("grpc SERVING")),
+        Some(ServingStatus::NotServing) => Err("grpc NOT_SERVING".into()),
+        Some(ServingStatus::Unknown) => Err("grpc UNKNOWN".into()),
+        Some(ServingStatus::ServiceUnknown) => Err("grpc SERVICE_UNKNOWN".into()),
+        None => Err("the answer is no gRPC health status".into()),
+    }
+}
+
+async fn whole(mut body: RecvStream) -> Result<(Vec<u8>, Option<HeaderMap>), Failure> {
+    let message = beginning(&mut body).await?;
+    let trailers = body.trailers().await.map_err(|error| failure(&error))?;
+    Ok((message, trailers))
+}
+
+/// The status of the call itself.
+fn call_status(fields: &HeaderMap) -> Result<(), Failure> {
+    let Some(status) = fields.get("grpc-status") else {
+        return Ok(());
+    };
+    let name = match status.as_bytes() {
+        b"0" => return Ok(()),
+        b"5" => "NOT_FOUND (it does not know the service)",
+        b"7" => "PERMISSION_DENIED",
+        b"12" => "UNIMPLEMENTED (it has no health service)",
+        b"14" => "UNAVAILABLE",
+        b"16" => "UNAUTHENTICATED",
+        number => return Err(format!("grpc status {}", text::quoted(number)).into()),
+    };
+    let message = fields.get("grpc-message").map(HeaderValue::as_bytes);
+    let message = percent_encoding::percent_decode(message.unwrap_or_default()).collect::<Vec<_>>();
+    match text::first_line(&message) {
+        Some(message) => Err(format!("grpc {name}: {message}").into()),
+        None => Err(format!("grpc {name}").into()),
+    }
+}
+
+/// A message as it goes over the wire: whether it is compressed, its length, itself.
+fn framed(message: &HealthCheckRequest) -> Bytes {
+    let message = message.encode_to_vec();
+    let mut frame = Vec::with_capacity(5 + message.len());
+    frame.push(0);
+    // A service's name is not 4 GiB long.
+    frame.extend_from_slice(&(message.len() as u32).to_be_bytes());
+    frame.extend_from_slice(&message);
+    frame.into()
+}
+
+fn unframed(mut frame: &[u8]) -> Option<i32> {
+    if frame.len() < 5 || frame.get_u8() != 0 {
+        return None;
+    }
+    let length = usize::try_from(frame.get_u32()).ok()?;
+    let message = HealthCheckResponse::decode(frame.get(..length)?).ok()?;
+    Some(message.status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_as_the_protocol_has_them() {
+        let request = |service: &str| {
+            framed(&HealthCheckRequest {
+                service: service.into(),
+            })
+        };
+        assert_eq!(request(""), [0; 5].as_slice());
+        assert_eq!(request("ab"), b"\0\0\0\0\x04\x0a\x02ab".as_slice());
+        assert_eq!(unframed(b"\0\0\0\0\x02\x08\x01"), Some(1));
+        assert_eq!(unframed(b"\0\0\0\0\0"), Some(0));
+        assert_eq!(unframed(b"\x01\0\0\0\x02\x08\x01"), None, "compressed");
+        assert_eq!(unframed(b"\0\0\0\0\x03\x08\x01"), None, "cut");
+        assert_eq!(unframed(b"\0\0\0"), None);
+        assert_eq!(unframed(b""), None);
+    }
+}

@@ -1,0 +1,98 @@
+//! A TCP connection, and what is said on it.
+
+use std::io;
+
+use regex::bytes::Regex;
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+
+use super::{
+    Failure, Passed,
+    socket::{Endpoint, Opening, close_in_order},
+    text,
+};
+use crate::model::check::{Exchange, MAX_BODY};
+
+/// Read at once.
+const CHUNK: usize = 4096;
+
+#[derive(Debug)]
+pub struct Tcp {
+    endpoint: Endpoint,
+    send: Vec<u8>,
+    expect: Option<Regex>,
+}
+
+impl Tcp {
+    pub fn new(endpoint: Endpoint, exchange: &Exchange) -> Self {
+        Self {
+            endpoint,
+            send: exchange.send.clone(),
+            expect: exchange.expect.as_ref().map(|pattern| pattern.compiled()),
+        }
+    }
+
+    pub async fn probe(&self) -> Result<Passed, Failure> {
+        if self.send.is_empty() && self.expect.is_none() {
+            self.endpoint.connect(Opening::Half).await?;
+            return Ok(Passed::new("connected"));
+        }
+        let mut stream = self.endpoint.connect(Opening::Whole).await?;
+        stream.write_all(&self.send).await?;
+        let Some(expect) = &self.expect else {
+            close_in_order(&stream)?;
+            return Ok(Passed::new("connected and sent"));
+        };
+        find(&stream, expect).await
+    }
+}
+
+/// Reads until the pattern is found. Each time that the server pauses, what has come so far is looked at.
+async fn find(stream: &TcpStream, expect: &Regex) -> Result<Passed, Failure> {
+    let mut answer = Vec::new();
+    loop {
+        stream.readable().await?;
+        let ended = read_available(stream, &mut answer)?;
+        if expect.is_match(&answer) {
+            return Ok(Passed::new(noted(&answer)));
+        }
+        if answer.len() >= MAX_BODY {
+            return Err(format!("answer does not match {} (first 256 KiB)", shown(expect)).into());
+        }
+        if ended && answer.is_empty() {
+            return Err("connection closed without an answer".into());
+        }
+        if ended {
+            return Err(mismatch(&answer, expect));
+        }
+    }
+}
+
+/// Reads what is there, up to the limit, and tells whether that was the end.
+fn read_available(stream: &TcpStream, answer: &mut Vec<u8>) -> Result<bool, Failure> {
+    while answer.len() < MAX_BODY {
+        answer.reserve(CHUNK);
+        match stream.try_read_buf(answer) {
+            Ok(0) => return Ok(true),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    answer.truncate(MAX_BODY);
+    Ok(false)
+}
+
+/// What an answer that passed is called.
+pub fn noted(answer: &[u8]) -> String {
+    text::first_line(answer).map_or_else(|| "answered".into(), |line| format!("answered {line:?}"))
+}
+
+/// Why an answer failed.
+pub fn mismatch(answer: &[u8], expect: &Regex) -> Failure {
+    let line = text::first_line(answer).unwrap_or_default();
+    format!("answer {line:?} does not match {}", shown(expect)).into()
+}
+
+fn shown(expect: &Regex) -> String {
+    format!("/{}/", text::quoted(expect.as_str().as_bytes()))
+}

@@ -1,0 +1,178 @@
+//! Programs, well-behaved and not.
+
+use std::{fs, path::Path, time::Instant};
+
+use super::*;
+use crate::{health::AdvisedWeight, model::check::ExecProbe};
+
+const TARGET: &str = "192.0.2.1:8080";
+
+fn shell(script: &str) -> Probe {
+    Probe::Exec(ExecProbe {
+        run: ["/bin/sh", "-c", script, "monitor", "one"]
+            .map(str::to_owned)
+            .to_vec(),
+    })
+}
+
+async fn answer(script: &str) -> Answer {
+    ask(TARGET.parse().unwrap(), shell(script)).await
+}
+
+fn weighted(note: &str, weight: u32) -> Answer {
+    Answer::Pass {
+        note: note.into(),
+        advice: Advice {
+            weight: Some(AdvisedWeight::Absolute(weight)),
+            ..Advice::default()
+        },
+    }
+}
+
+#[test]
+fn the_exit_status_decides_and_the_first_line_says_why() {
+    run(async {
+        assert_eq!(answer("exit 0").await, pass("exit status 0"));
+        assert_eq!(answer("echo all well; echo more").await, pass("all well"));
+        assert_eq!(answer("exit 1").await, fail("exit status 1"));
+        assert_eq!(
+            answer("echo; echo 192.0.2.1 is slow; exit 1").await,
+            fail("192.0.2.1 is slow")
+        );
+        assert_eq!(answer("exit 2").await, weighted("exit status 2", 0));
+        assert_eq!(answer("echo half; exit 52").await, weighted("half", 50));
+        assert_eq!(answer("exit 255").await, weighted("exit status 255", 253));
+        assert_eq!(answer("kill -SEGV $$").await, fail("killed by SIGSEGV"));
+        // A warning must not stand in for the summary.
+        assert_eq!(
+            answer("echo locale >&2; echo down; exit 1").await,
+            fail("down")
+        );
+        assert_eq!(answer("echo wrong >&2; exit 1").await, fail("wrong"));
+    });
+}
+
+#[test]
+fn a_program_learns_its_target_as_mons_monitors_do() {
+    run(async {
+        let script = r#"echo "$@ $BALANCER_REAL_ADDRESS $BALANCER_REAL_PORT $BALANCER_TIMEOUT $(pwd) $(env | wc -l)"; [ -t 0 ] || cat"#;
+        // The six are ours, the shell's PWD, SHLVL and _ aside.
+        let Answer::Pass { note, .. } = answer(script).await else {
+            panic!("it failed");
+        };
+        let words: Vec<_> = note.split(' ').collect();
+        assert_eq!(
+            words[..6],
+            ["one", "192.0.2.1", "192.0.2.1", "8080", "0.3", "/"]
+        );
+        assert!(words[6].parse::<u32>().unwrap() <= 9, "{note}");
+    });
+}
+
+#[test]
+fn a_program_that_cannot_be_run_fails() {
+    run(async {
+        let probe = |path: &str| {
+            Probe::Exec(ExecProbe {
+                run: vec![path.into()],
+            })
+        };
+        let target = TARGET.parse().unwrap();
+        assert_eq!(
+            ask(target, probe("/nowhere/at/all")).await,
+            fail("cannot run /nowhere/at/all: no such file or directory")
+        );
+        let none = Probe::Exec(ExecProbe { run: Vec::new() });
+        assert_eq!(
+            Prober::new(&watched(target, none)).unwrap_err(),
+            "`run` names no program"
+        );
+    });
+}
+
+#[test]
+fn a_megabyte_of_output_neither_blocks_nor_stays() {
+    run(async {
+        let script = "echo first; head -c 1000000 /dev/zero; head -c 1000000 /dev/zero >&2; exit 1";
+        assert_eq!(answer(script).await, fail("first"));
+    });
+}
+
+/// Whether a process is there and not merely unfetched.
+fn runs(process: &str) -> bool {
+    let stat = fs::read_to_string(Path::new("/proc").join(process).join("stat"));
+    stat.is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+/// Waits for the number of a process in a file.
+async fn number(file: &Path) -> String {
+    loop {
+        match fs::read_to_string(file) {
+            Ok(text) if text.ends_with('\n') => return text.trim().to_owned(),
+            _ => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    }
+}
+
+async fn is_gone(process: &str) -> bool {
+    let begun = Instant::now();
+    while runs(process) {
+        if begun.elapsed() > Duration::from_secs(5) {
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    true
+}
+
+#[test]
+fn a_program_that_ignores_sigterm_is_killed_with_its_children_when_time_is_up() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let (own, child) = (folder.path().join("own"), folder.path().join("child"));
+        let script = format!(
+            "trap '' TERM; sleep 1000 & echo $! > {}; echo $$ > {}; while :; do sleep 1000; done",
+            child.display(),
+            own.display()
+        );
+        asks_in_vain(TARGET.parse().unwrap(), shell(&script)).await;
+        for file in [own, child] {
+            let process = number(&file).await;
+            assert!(is_gone(&process).await, "process {process} is still there");
+        }
+    });
+}
+
+#[test]
+fn what_a_program_leaves_behind_is_killed_and_not_waited_for() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let child = folder.path().join("child");
+        // The sleeper holds the output's other end.
+        let script = format!("sleep 1000 & echo $! > {}; echo done", child.display());
+        let begun = Instant::now();
+        assert_eq!(answer(&script).await, pass("done"));
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        let process = number(&child).await;
+        assert!(is_gone(&process).await, "process {process} is still there");
+    });
+}
+
+#[test]
+fn the_dead_are_fetched() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let own = folder.path().join("own");
+        let script = format!("echo $$ > {}; sleep 1000", own.display());
+        asks_in_vain(TARGET.parse().unwrap(), shell(&script)).await;
+        let process = number(&own).await;
+        // tokio looks after those that nobody waits for when any child ends, as this one does.
+        for _ in 0..100 {
+            assert_eq!(answer("exit 0").await, pass("exit status 0"));
+            if !Path::new("/proc").join(&process).exists() {
+                return;
+            }
+        }
+        panic!("process {process} is still there");
+    });
+}

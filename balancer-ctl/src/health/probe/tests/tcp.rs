@@ -1,0 +1,232 @@
+//! TCP connections, and what becomes of them.
+
+use std::{io, net::SocketAddr, rc::Rc};
+
+use socket2::{Domain, Socket, Type};
+use tokio::{sync::oneshot, task::spawn_local};
+
+use super::*;
+
+#[test]
+fn an_open_port_passes_and_its_program_hears_nothing_of_it() {
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        assert_eq!(ask(address, tcp(b"", None)).await, pass("connected"));
+        assert!(timeout(LIMIT, listener.accept()).await.is_err());
+    });
+}
+
+#[test]
+fn a_closed_port_fails() {
+    run(async {
+        let address = closed_port().await;
+        let refused = fail("connection refused");
+        assert_eq!(ask(address, tcp(b"", None)).await, refused);
+        assert_eq!(ask(address, tcp(b"", Some("x"))).await, refused);
+        assert_eq!(ask(address, http(HttpProbe::default())).await, refused);
+    });
+}
+
+async fn closed_port() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    listener.local_addr().unwrap()
+}
+
+#[test]
+fn a_greeting_is_looked_at_when_it_comes() {
+    run(async {
+        let server = Server::greeting(b"\r\nSSH-2.0-OpenSSH_9.2\r\n").await;
+        let ssh = tcp(b"", Some(r"(?m)^SSH-2\.0"));
+        assert_eq!(
+            ask(server.address, ssh.clone()).await,
+            pass("answered \"SSH-2.0-OpenSSH_9.2\"")
+        );
+        asks_in_vain(server.address, tcp(b"", Some("^220 "))).await;
+        let server = Server::answering(b"500 no\r\n").await;
+        assert_eq!(
+            ask(server.address, tcp(b"EHLO x\r\n", Some("^220 "))).await,
+            fail("answer \"500 no\" does not match /^220 /")
+        );
+        let server = Server::answering(b"").await;
+        assert_eq!(
+            ask(server.address, tcp(b"x", Some("y"))).await,
+            fail("connection closed without an answer")
+        );
+    });
+}
+
+#[test]
+fn bytes_that_are_no_text_are_found_and_shown() {
+    run(async {
+        let server = Server::greeting(b"\x5a\0\0\0\x0a5.5.5-10.11\0").await;
+        assert_eq!(
+            ask(
+                server.address,
+                tcp(b"", Some(r"(?s-u)^.{3}\x00\x0a[0-9.-]+\x00"))
+            )
+            .await,
+            pass("answered \"Z...\"")
+        );
+    });
+}
+
+#[test]
+fn an_answer_may_come_in_pieces() {
+    run(async {
+        let server = Server::start(async |mut stream| {
+            for piece in [&b"+PO"[..], b"NG\r", b"\n"] {
+                stream.write_all(piece).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            let _ = stream.read(&mut [0]).await;
+        })
+        .await;
+        assert_eq!(
+            ask(server.address, tcp(b"PING\r\n", Some(r"^\+PONG\r\n"))).await,
+            pass("answered \"+PONG\"")
+        );
+    });
+}
+
+#[test]
+fn what_is_sent_last_arrives_although_nothing_is_waited_for() {
+    run(async {
+        let (heard, hears) = oneshot::channel();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        spawn_local(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let mut all = Vec::new();
+            let ended = stream.read_to_end(&mut all).await.map_err(|e| e.kind());
+            heard.send((ended, all)).unwrap();
+        });
+        assert_eq!(
+            ask(address, tcp(b"QUIT\r\n", None)).await,
+            pass("connected and sent")
+        );
+        assert_eq!(hears.await.unwrap(), (Ok(6), b"QUIT\r\n".to_vec()));
+    });
+}
+
+#[test]
+fn an_endless_answer_is_read_so_far_and_no_further() {
+    run(async {
+        let server = Server::start(
+            async |mut stream| {
+                while stream.write_all(&[b'x'; 65536]).await.is_ok() {}
+            },
+        )
+        .await;
+        assert_eq!(
+            ask(server.address, tcp(b"", Some("y"))).await,
+            fail("answer does not match /y/ (first 256 KiB)")
+        );
+    });
+}
+
+#[test]
+fn a_server_that_accepts_and_never_answers_is_out_of_time() {
+    run(async {
+        let server = Server::greeting(b"").await;
+        asks_in_vain(server.address, tcp(b"hello", Some("x"))).await;
+        asks_in_vain(server.address, http(HttpProbe::default())).await;
+    });
+}
+
+#[test]
+fn an_answer_that_drips_is_out_of_time() {
+    run(async {
+        let server = Server::start(async |mut stream| {
+            while stream.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+        asks_in_vain(server.address, tcp(b"", Some("y"))).await;
+    });
+}
+
+#[test]
+fn a_server_too_busy_to_accept_is_out_of_time() {
+    run(async {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        listener.bind(&any.into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        // The kernel drops handshakes while those that were made wait for the program.
+        let mut waiting = Vec::new();
+        while let Ok(stream) = timeout(LIMIT, TcpStream::connect(address)).await {
+            waiting.push(stream.unwrap());
+        }
+        assert!(!waiting.is_empty());
+        asks_in_vain(address, tcp(b"", None)).await;
+        drop(waiting);
+    });
+}
+
+#[test]
+fn a_probe_that_is_dropped_resets_its_connection() {
+    run(async {
+        let (ended, ends) = oneshot::channel();
+        let ended = Rc::new(std::cell::RefCell::new(Some(ended)));
+        let server = Server::start(async move |mut stream| {
+            let end = stream.read(&mut [0]).await.map_err(|error| error.kind());
+            ended.borrow_mut().take().unwrap().send(end).unwrap();
+        });
+        let server = server.await;
+        asks_in_vain(server.address, tcp(b"", Some("x"))).await;
+        let end = timeout(LIMIT, ends).await.unwrap().unwrap();
+        assert_eq!(end, Err(io::ErrorKind::ConnectionReset));
+    });
+}
+
+#[test]
+fn ipv6_is_as_ipv4() {
+    run(async {
+        let server = Server::start_on("[::1]:0", async |mut stream| {
+            stream.write_all(b"220 hello\r\n").await.unwrap();
+        })
+        .await;
+        let answer = ask(server.address, tcp(b"", Some("^220"))).await;
+        assert_eq!(answer, pass("answered \"220 hello\""));
+    });
+}
+
+#[test]
+fn a_source_that_is_not_here_is_named() {
+    run(async {
+        let server = Server::greeting(b"").await;
+        let from = |source: Source| {
+            let mut watched = watched(server.address, tcp(b"", None));
+            watched.check.source = source;
+            Prober::new(&watched)
+        };
+        let address = |address: &str| Source {
+            address: Some(address.parse().unwrap()),
+            ..Source::default()
+        };
+        assert_eq!(
+            from(address("192.0.2.77")).unwrap().probe().await,
+            fail("source address 192.0.2.77 is not on this host")
+        );
+        assert_eq!(
+            from(address("127.0.0.9")).unwrap().probe().await,
+            pass("connected")
+        );
+        let interface = Source {
+            interface: Some("nowhere0".into()),
+            ..Source::default()
+        };
+        assert_eq!(
+            from(interface).unwrap().probe().await,
+            fail("no interface nowhere0")
+        );
+        assert_eq!(
+            from(address("::1")).unwrap_err(),
+            "the source address ::1 cannot reach 127.0.0.1: they are not of one family"
+        );
+    });
+}

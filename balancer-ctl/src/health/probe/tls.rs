@@ -1,0 +1,233 @@
+//! TLS towards a target: whom to trust, and what is wrong with a certificate in the words that operators read.
+//!
+//! No session is resumed: a resumed one shows no certificate, and one that has expired would go unnoticed.
+
+use std::{
+    io,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use rustls::{
+    CertificateError, ClientConfig, Error, RootCertStore,
+    client::{Resumption, WebPkiServerVerifier, danger::ServerCertVerifier},
+    crypto::{CryptoProvider, ring},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
+};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::Failure;
+use crate::model::check::Tls;
+
+mod verifier;
+
+/// How one target is spoken to.
+#[derive(Clone)]
+pub struct Encryption {
+    connector: TlsConnector,
+    name: ServerName<'static>,
+}
+
+impl std::fmt::Debug for Encryption {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Encryption").field(&self.name).finish()
+    }
+}
+
+/// What is to be spoken over TLS (ALPN).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Application {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2, which the server must have agreed to.
+    Http2,
+}
+
+impl Application {
+    const fn name(self) -> &'static [u8] {
+        match self {
+            Self::Http1 => b"http/1.1",
+            Self::Http2 => b"h2",
+        }
+    }
+}
+
+impl Encryption {
+    /// `host` is the name in the certificate where the check does not say another.
+    ///
+    /// # Errors
+    /// A file cannot be read or does not hold what it should, or the name is none.
+    pub fn new(tls: &Tls, host: &str, application: Application) -> Result<Self, String> {
+        let provider = Arc::new(ring::default_provider());
+        let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier(tls, provider)?);
+        let mut config = match &tls.certificate {
+            None => config.with_no_client_auth(),
+            Some((certificate, key)) => config
+                .with_client_auth_cert(certificates(certificate)?, private_key(key)?)
+                .map_err(|error| {
+                    let (certificate, key) = (certificate.display(), key.display());
+                    format!("the certificate {certificate} with the key {key}: {error}")
+                })?,
+        };
+        config.alpn_protocols = vec![application.name().to_vec()];
+        config.resumption = Resumption::disabled();
+        let name = tls.server_name.as_deref().unwrap_or(host);
+        Ok(Self {
+            connector: TlsConnector::from(Arc::new(config)),
+            name: ServerName::try_from(name.to_owned())
+                .map_err(|_| format!("`{name}` is no name for a certificate"))?,
+        })
+    }
+
+    /// Shakes hands.
+    pub async fn over(
+        &self,
+        stream: TcpStream,
+        application: Application,
+    ) -> Result<TlsStream<TcpStream>, Failure> {
+        let connecting = self.connector.connect(self.name.clone(), stream);
+        let stream = connecting.await.map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => "connection closed in the tls handshake".into(),
+            _ => failure(&error),
+        })?;
+        // A server that knows no ALPN says nothing, and speaks HTTP/1.1.
+        if application == Application::Http2
+            && stream.get_ref().1.alpn_protocol() != Some(application.name())
+        {
+            return Err("the server does not offer http/2".into());
+        }
+        Ok(stream)
+    }
+}
+
+fn verifier(
+    tls: &Tls,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ServerCertVerifier>, String> {
+    if tls.insecure {
+        return Ok(Arc::new(verifier::AnyCertificate(provider)));
+    }
+    let (roots, own) = match &tls.ca {
+        None => (system_roots()?, Vec::new()),
+        Some(file) => {
+            let own = certificates(file)?;
+            let mut roots = RootCertStore::empty();
+            for certificate in &own {
+                let added = roots.add(certificate.clone());
+                added.map_err(|error| format!("the certificate in {}: {error}", file.display()))?;
+            }
+            (Arc::new(roots), own)
+        }
+    };
+    let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider)
+        .build()
+        .map_err(|error| error.to_string())?;
+    Ok(Arc::new(verifier::Trusted { verifier, own }))
+}
+
+/// The system's CA certificates. All probes share them: they take a megabyte.
+fn system_roots() -> Result<Arc<RootCertStore>, String> {
+    static SHARED: Mutex<Weak<RootCertStore>> = Mutex::new(Weak::new());
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(roots) = shared.upgrade() {
+        return Ok(roots);
+    }
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    // Some systems carry odd ones that nothing uses.
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        let why = found.errors.first().map(|error| format!(": {error}"));
+        return Err(format!(
+            "this host has no CA certificates{}; install ca-certificates, or set `ca` or `insecure`",
+            why.unwrap_or_default()
+        ));
+    }
+    let roots = Arc::new(roots);
+    *shared = Arc::downgrade(&roots);
+    Ok(roots)
+}
+
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let certificates = CertificateDer::pem_file_iter(file)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| format!("cannot read certificates from {}: {error}", file.display()))?;
+    if certificates.is_empty() {
+        return Err(format!("there is no certificate in {}", file.display()));
+    }
+    Ok(certificates)
+}
+
+fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_file(file)
+        .map_err(|error| format!("cannot read a private key from {}: {error}", file.display()))
+}
+
+/// Why a handshake, or what came after it, failed.
+pub fn failure(error: &io::Error) -> Failure {
+    let Some(tls) = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<Error>())
+    else {
+        return error.into();
+    };
+    match tls {
+        Error::InvalidCertificate(error) => certificate(error).into(),
+        Error::AlertReceived(alert) => format!("tls alert from the server: {alert:?}").into(),
+        Error::InvalidMessage(_) => "the answer is not tls".into(),
+        Error::PeerIncompatible(why) => format!("no common tls: {why:?}").into(),
+        Error::NoApplicationProtocol => "the server does not offer the http version".into(),
+        other => format!("tls: {other}").into(),
+    }
+}
+
+fn certificate(error: &CertificateError) -> String {
+    match error {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "certificate expired".into()
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "certificate is not valid yet".into()
+        }
+        CertificateError::NotValidForNameContext {
+            expected,
+            presented,
+        } => format!(
+            "certificate is for {}, not {}",
+            names(presented),
+            expected.to_str()
+        ),
+        CertificateError::NotValidForName => "certificate is for another name".into(),
+        CertificateError::UnknownIssuer => "certificate is of an unknown issuer".into(),
+        CertificateError::Revoked => "certificate is revoked".into(),
+        CertificateError::Other(other) if verifier::is_a_ca(other) => {
+            "certificate is self-signed".into()
+        }
+        other => format!("certificate: {other}"),
+    }
+}
+
+/// The names in a certificate, which come as `DnsName("www.example")`.
+fn names(presented: &[String]) -> String {
+    const FEW: usize = 3;
+    let names: Vec<_> = presented
+        .iter()
+        .take(FEW)
+        .map(|name| {
+            name.split_once('(')
+                .and_then(|(_, name)| name.strip_suffix(')'))
+                .unwrap_or(name)
+                .trim_matches('"')
+        })
+        .collect();
+    match presented.len().saturating_sub(FEW) {
+        0 if names.is_empty() => "no name".into(),
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names.join(", ")),
+    }
+}

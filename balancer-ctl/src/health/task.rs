@@ -1,0 +1,171 @@
+//! The thread on which all checkers run, and the daemon's hold on it. Dropped, it stops them, and their memory is on disk.
+
+use std::{
+    fs, io,
+    path::PathBuf,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::{Duration, SystemTime},
+};
+
+use nix::{
+    sys::resource::{Resource, getrlimit, setrlimit},
+    time::{ClockId, clock_gettime},
+};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    Advice, Begin, Checkers, Moment, Standing, Watched,
+    driver::{Command, Driver, Probing, Surroundings},
+    mailbox::{Mailbox, Updates},
+    memory::{self, Remembered},
+    probe::Prober,
+};
+use crate::view;
+
+/// Most probes at once, whatever the limit of open files: with a timeout of 2 s, four thousand dead targets a second.
+const MOST: usize = 8192;
+/// Open files that are not probes'.
+const OTHERS: usize = 512;
+/// Open files that a probe may need: its socket, or a program's pipes.
+const FILES: usize = 4;
+/// How long a stop waits for a call that blocks, such as a look into a file.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// All checkers.
+#[derive(Debug)]
+pub struct Health {
+    /// Without bound: the daemon alone fills it, a few times a second at most, and must not wait.
+    commands: Option<mpsc::UnboundedSender<Command>>,
+    /// What the state file said; until the first checkers run.
+    remembered: Remembered,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Health {
+    /// Starts the thread. Standings are kept in the file, if there is to be one.
+    ///
+    /// # Errors
+    /// There cannot be another thread.
+    pub fn start(state_file: Option<PathBuf>) -> io::Result<(Self, Updates)> {
+        Self::start_with(state_file, |watched, advice| {
+            Prober::new(watched).map(|prober| prober.remembering(advice))
+        })
+    }
+
+    /// Starts the thread, with probes as `make` makes them.
+    ///
+    /// # Errors
+    /// There cannot be another thread.
+    pub fn start_with<P: Probing>(
+        state_file: Option<PathBuf>,
+        make: impl FnMut(&Watched, &Advice) -> Result<P, String> + Send + 'static,
+    ) -> io::Result<(Self, Updates)> {
+        let mailbox = Arc::new(Mailbox::default());
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let (remembered, memory) = match state_file {
+            None => (Remembered::default(), None),
+            Some(path) => {
+                let boot = fs::read_to_string(memory::BOOT_ID)?;
+                let remembered = memory::read(&path, boot.trim());
+                (remembered, Some(memory::Writer::start(path, boot.trim())?))
+            }
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let around = Surroundings {
+            make,
+            clock: Box::new(moment),
+            mailbox: mailbox.clone(),
+            memory,
+            room: room(),
+        };
+        let thread = thread::Builder::new()
+            .name("health".to_owned())
+            .spawn(move || {
+                runtime.block_on(async { Driver::new(around).run(receiver).await });
+                runtime.shutdown_timeout(PATIENCE);
+            })?;
+        let health = Self {
+            commands: Some(commands),
+            remembered,
+            thread: Some(thread),
+        };
+        Ok((health, Updates(mailbox)))
+    }
+
+    fn command(&self, command: Command) {
+        // If the thread has died, it has said why, and what it knew stays as it was.
+        let _ = self
+            .commands
+            .as_ref()
+            .map(|commands| commands.send(command));
+    }
+}
+
+impl Checkers for Health {
+    fn remembered(&self, watched: &Watched) -> Option<Standing> {
+        self.remembered.standing(watched)
+    }
+
+    fn watch(&mut self, wanted: Vec<Begin>) {
+        // Only those who run from the start go on from where they stood: whoever comes later was not watched meanwhile.
+        let mut remembered = std::mem::take(&mut self.remembered);
+        let wanted = wanted
+            .into_iter()
+            .map(|begin| {
+                let past = match begin.from {
+                    Some(_) => remembered.take_history(&begin.watched),
+                    None => Vec::new(),
+                };
+                (begin, past)
+            })
+            .collect();
+        self.command(Command::Watch(wanted));
+    }
+
+    fn report(&self, reply: oneshot::Sender<Vec<view::Checker>>) {
+        self.command(Command::Report(reply));
+    }
+}
+
+impl Drop for Health {
+    fn drop(&mut self) {
+        self.commands = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic has been told already.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Now. Probes are for this program alone to time, so that it reads the clocks here.
+fn moment() -> Moment {
+    let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME)
+        .map(Duration::from)
+        .unwrap_or_default();
+    Moment {
+        time: SystemTime::now(),
+        since_boot,
+    }
+}
+
+/// Raises the limit of open files as far as it goes. Returns how many probes have room.
+fn room() -> usize {
+    let Ok((now, most)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return FILES;
+    };
+    let wanted = u64::try_from(OTHERS + MOST * FILES)
+        .unwrap_or(u64::MAX)
+        .min(most);
+    let limit = match setrlimit(Resource::RLIMIT_NOFILE, wanted.max(now), most) {
+        Ok(()) => wanted.max(now),
+        Err(_) => now,
+    };
+    let files = usize::try_from(limit).unwrap_or(usize::MAX);
+    (files.saturating_sub(OTHERS) / FILES).clamp(FILES, MOST)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,126 @@
+//! The thread with real probes over the loopback interface.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    time::Instant,
+};
+
+use super::*;
+use crate::{
+    health::Update,
+    model::check::{Check, Exchange, Probe, Source, Target, Timing},
+};
+
+fn watched(target: SocketAddr) -> Watched {
+    let interval = Duration::from_millis(50);
+    Watched {
+        target,
+        check: Check {
+            probe: Probe::Tcp(Exchange::default()),
+            target: Target::default(),
+            source: Source::default(),
+            timing: Timing {
+                interval,
+                timeout: interval,
+                rise: 2,
+                fall: 2,
+                ..Timing::default()
+            },
+        },
+    }
+}
+
+fn begin(watched: &Watched, from: Option<Standing>) -> Vec<Begin> {
+    vec![Begin {
+        watched: watched.clone(),
+        from,
+    }]
+}
+
+async fn next(updates: &mut Updates) -> Update {
+    let soon = Duration::from_secs(20);
+    let news = tokio::time::timeout(soon, updates.next()).await.unwrap();
+    assert_eq!(news.len(), 1);
+    news.into_iter().next().unwrap()
+}
+
+#[tokio::test]
+async fn a_daemon_that_starts_again_goes_on_where_the_last_one_stood() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("health.json");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let watched = watched(listener.local_addr().unwrap());
+
+    let (mut health, mut updates) = Health::start(Some(file.clone())).unwrap();
+    assert_eq!(health.remembered(&watched), None);
+    health.watch(begin(&watched, None));
+    let first = next(&mut updates).await;
+    assert_eq!(
+        (first.standing.up, first.standing.reason.as_str()),
+        (true, "connected, first probe")
+    );
+    drop(health);
+
+    let (mut health, mut updates) = Health::start(Some(file.clone())).unwrap();
+    let stood = health.remembered(&watched).unwrap();
+    let rounded = first.standing.since.duration_since(stood.since).unwrap();
+    assert!(rounded < Duration::from_millis(1));
+    let expected = Standing {
+        since: stood.since,
+        ..first.standing
+    };
+    assert_eq!(stood, expected);
+    drop(listener);
+    health.watch(begin(&watched, Some(stood)));
+    assert_eq!(
+        health.remembered(&watched),
+        None,
+        "it was for the start only"
+    );
+    let second = next(&mut updates).await;
+    assert_eq!(
+        (second.standing.up, second.standing.reason.as_str()),
+        (false, "connection refused, 2 of 2")
+    );
+    let (reply, answer) = oneshot::channel();
+    health.report(reply);
+    let states: Vec<String> = answer.await.unwrap()[0]
+        .history
+        .iter()
+        .map(|change| change.state.clone())
+        .collect();
+    assert_eq!(states, ["down", "up"], "its past goes on too");
+    drop(health);
+
+    let (health, _updates) = Health::start(Some(file)).unwrap();
+    assert_eq!(
+        health.remembered(&watched).unwrap().reason,
+        second.standing.reason
+    );
+}
+
+#[tokio::test]
+async fn a_stop_drops_probes_that_run() {
+    let (mut health, mut updates) = Health::start(None).unwrap();
+    // Nobody accepts: one probe fills the queue, the next hangs in `connect`.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut watched = watched(listener.local_addr().unwrap());
+    watched.check.probe = Probe::Tcp(Exchange {
+        send: Vec::new(),
+        expect: Some(crate::model::check::Pattern::new("never").unwrap()),
+    });
+    watched.check.timing.interval = Duration::from_secs(100);
+    watched.check.timing.timeout = Duration::from_secs(100);
+    health.watch(begin(&watched, None));
+    let waiting = tokio::time::timeout(Duration::from_millis(300), updates.next()).await;
+    assert!(waiting.is_err(), "the server accepts and never speaks");
+    let began = Instant::now();
+    drop(health);
+    assert!(began.elapsed() < Duration::from_secs(2));
+}
+
+#[test]
+fn there_is_room_for_probes() {
+    let room = room();
+    assert!((FILES..=MOST).contains(&room), "{room}");
+}

@@ -1,0 +1,367 @@
+//! How a program is told of an event. Pure. This is the whole of the interface that programs see:
+//!
+//! * Arguments: those of an alert program of mon, in mon's order, then the entry's own.
+//!   `-s SERVICE -g GROUP -h HOSTS -l SECONDS -t TIME [-u] ARGUMENTS…`
+//!   - `-s`, `-g`: the virtual service, by its name or else as `tcp/ADDRESS:PORT`; its real servers are the group. An
+//!     event of no service has the service `balancer` and the group is the node.
+//!   - `-h`: the real server's address; of an event of a whole service, those of all its real servers in one argument.
+//!   - `-l`: seconds until the trouble is told again; 0 = it is not.
+//!   - `-t`: when it happened, in seconds since 1970; of a trouble that is told late or again, when it began.
+//!   - `-u`: there when a trouble has ended.
+//!   - The entry's own arguments, in which `{event}`, `{service}`, `{address}`, `{real}`, `{message}`, `{node}` and
+//!     `{time}` are replaced. Nothing of ours follows them: mon's own programs take all of them for recipients.
+//! * Environment: `BALANCER_*` and `MON_*` as listed in `environment` below, `PATH`, `LANG`; nothing else.
+//! * Standard input: one JSON object on one line, the event as `balancer-ctl events --json` shows it and more. mon's
+//!   programs take the first line for a summary and mail it as their subject, and there the summary stands in front.
+//!   A line of text before the object would suit them better, but then no JSON reader could read standard input as it is.
+
+use std::{
+    borrow::Cow,
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use serde::Serialize;
+
+use super::policy::{News, Past};
+use crate::{
+    event::EventKind,
+    model::Notify,
+    program::{KEPT_OUTPUT, Program},
+    view::Event,
+};
+
+/// Longest text in an argument or a variable, in bytes: the kernel refuses one of 128 KiB, and all of them together
+/// may not be much more.
+const LONGEST: usize = 8 * 1024;
+/// Where programs of mon expect to log.
+const LOG_DIRECTORY: &str = "/var/log";
+/// mon's operational statuses.
+const FAILED: u8 = 0;
+const WORKS: u8 = 1;
+
+/// Who tells.
+#[derive(Clone, Copy, Debug)]
+pub struct Teller<'a> {
+    /// The node's name.
+    pub node: &'a str,
+    /// The daemon's directory of state.
+    pub state: &'a Path,
+}
+
+/// The program to run.
+#[must_use]
+pub fn invocation(news: &News, notify: &Notify, teller: Teller<'_>) -> Program {
+    let words = Words::of(news, teller);
+    let mut run = notify.run.iter();
+    let path = run.next().map(String::as_str).unwrap_or_default();
+    let mut arguments = mon_arguments(news, notify, &words);
+    arguments.extend(run.map(|argument| words.fill(argument)));
+    Program {
+        path: path.into(),
+        arguments,
+        environment: environment(news, &words, teller),
+        input: input(news, &words),
+        timeout: notify.timeout,
+        keep: KEPT_OUTPUT,
+    }
+}
+
+/// Whether an event is bad news. mon knows `failure`, `up` and, for what is neither, `startup`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mood {
+    Bad,
+    Good,
+    Neither,
+}
+
+impl Mood {
+    const fn of(kind: EventKind) -> Self {
+        match kind {
+            EventKind::RealDown
+            | EventKind::QuorumLost
+            | EventKind::BackupsIn
+            | EventKind::TableFull
+            | EventKind::ReloadFailed
+            | EventKind::Lost => Self::Bad,
+            EventKind::RealUp
+            | EventKind::QuorumRegained
+            | EventKind::BackupsOut
+            | EventKind::TableHasRoom => Self::Good,
+            EventKind::ServiceAdded
+            | EventKind::ServiceChanged
+            | EventKind::ServiceRemoved
+            | EventKind::RealAdded
+            | EventKind::RealChanged
+            | EventKind::RealRemoved
+            | EventKind::Reloaded
+            | EventKind::Stopping => Self::Neither,
+        }
+    }
+
+    const fn alert_type(self) -> &'static str {
+        match self {
+            Self::Bad => "failure",
+            Self::Good => "up",
+            Self::Neither => "startup",
+        }
+    }
+}
+
+/// An event in words that fit into arguments and variables.
+struct Words {
+    event: &'static str,
+    /// What people call the service; empty without one.
+    service: String,
+    /// The service as `tcp/ADDRESS:PORT`; empty without one.
+    address: String,
+    /// The real server; empty without one.
+    real: String,
+    message: String,
+    node: String,
+    time: String,
+    /// All of it in one line, what it is about first, as mon's monitors put the hosts that failed.
+    summary: String,
+}
+
+impl Words {
+    fn of(news: &News, teller: Teller<'_>) -> Self {
+        let Event {
+            time,
+            event,
+            service,
+            real,
+            message,
+        } = &news.event;
+        let address = service.clone().unwrap_or_default();
+        let service = news.name.clone().unwrap_or_else(|| address.clone());
+        let real = real.map(|real| real.to_string()).unwrap_or_default();
+        let about = if real.is_empty() { &service } else { &real };
+        let mut summary = format!("{about} {}", event.sentence());
+        if !message.is_empty() {
+            summary = format!("{summary}: {message}");
+        }
+        Self {
+            event: event.name(),
+            summary: fitting(&summary.trim_start().replace(char::is_control, " ")),
+            service,
+            address,
+            real,
+            message: fitting(message),
+            node: fitting(teller.node),
+            time: time.clone(),
+        }
+    }
+
+    /// Puts words in the places that an argument has for them; what is put in is not looked at again.
+    fn fill(&self, argument: &str) -> String {
+        let mut filled = String::new();
+        let mut rest = argument;
+        while let Some((before, after)) = rest.split_once('{') {
+            filled.push_str(before);
+            let place = after.split_once('}');
+            if let Some((word, after)) =
+                place.and_then(|(name, after)| Some((self.word(name)?, after)))
+            {
+                filled.push_str(word);
+                rest = after;
+            } else {
+                filled.push('{');
+                rest = after;
+            }
+        }
+        filled.push_str(rest);
+        filled
+    }
+
+    fn word(&self, name: &str) -> Option<&str> {
+        match name {
+            "event" => Some(self.event),
+            "service" => Some(&self.service),
+            "address" => Some(&self.address),
+            "real" => Some(&self.real),
+            "message" => Some(&self.message),
+            "node" => Some(&self.node),
+            "time" => Some(&self.time),
+            _ => None,
+        }
+    }
+
+    /// mon's name for the service.
+    fn mon_service(&self) -> &str {
+        if self.service.is_empty() {
+            "balancer"
+        } else {
+            &self.service
+        }
+    }
+
+    /// mon's name for the hosts of the service.
+    fn mon_group(&self) -> &str {
+        if self.service.is_empty() {
+            &self.node
+        } else {
+            &self.service
+        }
+    }
+}
+
+fn mon_arguments(news: &News, notify: &Notify, words: &Words) -> Vec<String> {
+    let hosts = match news.event.real {
+        Some(real) => real.ip().to_string(),
+        None => fitting_hosts(news),
+    };
+    // mon's own programs want a whole number and show it.
+    let every = notify.alert_every.map_or(0, |every| every.as_secs());
+    let pairs = [
+        ("-s", words.mon_service().to_owned()),
+        ("-g", words.mon_group().to_owned()),
+        ("-h", hosts),
+        ("-l", every.to_string()),
+        ("-t", seconds(happened(news)).to_string()),
+    ];
+    let mut arguments: Vec<_> = pairs
+        .into_iter()
+        .flat_map(|(name, value)| [name.to_owned(), value])
+        .collect();
+    if Mood::of(news.event.event) == Mood::Good {
+        arguments.push("-u".to_owned());
+    }
+    arguments
+}
+
+/// The variables. All of `BALANCER_*` are always set, empty where there is nothing to say; of mon's, times that are not
+/// known are not set, as in mon.
+fn environment(news: &News, words: &Words, teller: Teller<'_>) -> Vec<(String, String)> {
+    let mood = Mood::of(news.event.event);
+    let works = mood != Mood::Bad;
+    let description = if words.service.is_empty() {
+        format!("balancer on {}", words.node)
+    } else {
+        format!("virtual service {} on {}", words.service, words.node)
+    };
+    let mut variables = vec![
+        ("BALANCER_EVENT", words.event.to_owned()),
+        ("BALANCER_SERVICE", words.service.clone()),
+        ("BALANCER_ADDRESS", words.address.clone()),
+        ("BALANCER_REAL", words.real.clone()),
+        ("BALANCER_MESSAGE", words.message.clone()),
+        ("BALANCER_SUMMARY", words.summary.clone()),
+        ("BALANCER_TIME", words.time.clone()),
+        ("BALANCER_NODE", words.node.clone()),
+        // How often this trouble was told before.
+        ("BALANCER_AGAIN", news.again.to_string()),
+        ("MON_SERVICE", words.mon_service().to_owned()),
+        ("MON_GROUP", words.mon_group().to_owned()),
+        ("MON_DESCRIPTION", description),
+        ("MON_LAST_SUMMARY", words.summary.clone()),
+        (
+            "MON_LAST_OUTPUT",
+            format!("{}\n{}", words.summary, words.message),
+        ),
+        ("MON_ALERTTYPE", mood.alert_type().to_owned()),
+        (
+            "MON_OPSTATUS",
+            if works { WORKS } else { FAILED }.to_string(),
+        ),
+        ("MON_RETVAL", u8::from(!works).to_string()),
+        ("MON_LOGDIR", LOG_DIRECTORY.to_owned()),
+        ("MON_STATEDIR", teller.state.display().to_string()),
+    ];
+    let Past {
+        first_failure,
+        last_failure,
+        last_success,
+    } = news.past;
+    for (name, time) in [
+        ("MON_FIRST_FAILURE", first_failure),
+        ("MON_LAST_FAILURE", last_failure),
+        ("MON_LAST_SUCCESS", last_success),
+    ] {
+        variables.extend(time.map(|time| (name, seconds(time).to_string())));
+    }
+    variables
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
+}
+
+/// What a program reads.
+#[derive(Serialize)]
+struct Input<'a> {
+    // First: it is what a program of mon shows of the line.
+    summary: &'a str,
+    #[serde(flatten)]
+    event: &'a Event,
+    name: Option<&'a str>,
+    node: &'a str,
+    again: u32,
+    first_failure: Option<String>,
+    last_failure: Option<String>,
+    last_success: Option<String>,
+}
+
+fn input(news: &News, words: &Words) -> Vec<u8> {
+    let shown = |time: Option<SystemTime>| {
+        time.map(|time| humantime::format_rfc3339_millis(time).to_string())
+    };
+    let input = Input {
+        summary: &words.summary,
+        event: &news.event,
+        name: news.name.as_deref(),
+        node: &words.node,
+        again: news.again,
+        first_failure: shown(news.past.first_failure),
+        last_failure: shown(news.past.last_failure),
+        last_success: shown(news.past.last_success),
+    };
+    // Texts, numbers and names of variants: nothing of it can fail to be JSON.
+    let mut line = serde_json::to_vec(&input).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+fn happened(news: &News) -> SystemTime {
+    humantime::parse_rfc3339(&news.event.time).unwrap_or(UNIX_EPOCH)
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO)
+        .as_secs()
+}
+
+/// A text without what no argument can hold, and not longer than one may be.
+fn fitting(text: &str) -> String {
+    let text = if text.contains('\0') {
+        Cow::Owned(text.replace('\0', ""))
+    } else {
+        Cow::Borrowed(text)
+    };
+    if text.len() <= LONGEST {
+        return text.into_owned();
+    }
+    format!(
+        "{}…",
+        &text[..text.floor_char_boundary(LONGEST - '…'.len_utf8())]
+    )
+}
+
+/// The hosts of a service, as many as fit.
+fn fitting_hosts(news: &News) -> String {
+    let mut hosts = String::new();
+    for host in &news.hosts {
+        let host = host.to_string();
+        if hosts.len() + 1 + host.len() > LONGEST {
+            break;
+        }
+        if !hosts.is_empty() {
+            hosts.push(' ');
+        }
+        hosts.push_str(&host);
+    }
+    hosts
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,287 @@
+//! What programs see, word for word.
+
+use super::*;
+
+fn teller() -> Teller<'static> {
+    Teller {
+        node: "lb1",
+        state: Path::new("/var/lib/balancer"),
+    }
+}
+
+fn notify(run: &[&str]) -> Notify {
+    Notify {
+        on: Vec::new(),
+        services: Vec::new(),
+        run: run.iter().map(ToString::to_string).collect(),
+        timeout: Duration::from_secs(7),
+        alert_after: Duration::ZERO,
+        alert_every: Some(Duration::from_millis(90_500)),
+        always_up: false,
+    }
+}
+
+fn news(event: EventKind, service: Option<&str>, real: Option<&str>, message: &str) -> News {
+    News {
+        event: Event {
+            time: "2026-01-02T03:04:05.678Z".to_owned(),
+            event,
+            service: service.map(str::to_owned),
+            real: real.map(|real| real.parse().unwrap()),
+            message: message.to_owned(),
+        },
+        name: None,
+        hosts: Vec::new(),
+        again: 0,
+        past: Past::default(),
+    }
+}
+
+fn down() -> News {
+    let at = |seconds: u64| Some(UNIX_EPOCH + Duration::from_millis(seconds * 1000 + 1));
+    News {
+        name: Some("web".to_owned()),
+        again: 2,
+        past: Past {
+            first_failure: at(1_767_323_045),
+            last_failure: at(1_767_323_050),
+            last_success: None,
+        },
+        ..news(
+            EventKind::RealDown,
+            Some("tcp/192.0.2.80:80"),
+            Some("10.0.0.2:8080"),
+            "http 503, wanted 200-299, 3 of 3",
+        )
+    }
+}
+
+fn lines(program: &Program) -> Vec<String> {
+    let variables = program.environment.iter();
+    variables
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect()
+}
+
+#[test]
+fn a_real_server_that_is_down() {
+    let notify = notify(&["/usr/local/bin/alert", "ops@example.org", "two words"]);
+    let program = invocation(&down(), &notify, teller());
+    assert_eq!(program.path, Path::new("/usr/local/bin/alert"));
+    assert_eq!(program.timeout, Duration::from_secs(7));
+    assert_eq!(
+        program.arguments,
+        [
+            "-s",
+            "web",
+            "-g",
+            "web",
+            "-h",
+            "10.0.0.2",
+            "-l",
+            "90",
+            "-t",
+            "1767323045",
+            "ops@example.org",
+            "two words"
+        ]
+    );
+    assert_eq!(
+        lines(&program),
+        [
+            "BALANCER_EVENT=real-down",
+            "BALANCER_SERVICE=web",
+            "BALANCER_ADDRESS=tcp/192.0.2.80:80",
+            "BALANCER_REAL=10.0.0.2:8080",
+            "BALANCER_MESSAGE=http 503, wanted 200-299, 3 of 3",
+            "BALANCER_SUMMARY=10.0.0.2:8080 real down: http 503, wanted 200-299, 3 of 3",
+            "BALANCER_TIME=2026-01-02T03:04:05.678Z",
+            "BALANCER_NODE=lb1",
+            "BALANCER_AGAIN=2",
+            "MON_SERVICE=web",
+            "MON_GROUP=web",
+            "MON_DESCRIPTION=virtual service web on lb1",
+            "MON_LAST_SUMMARY=10.0.0.2:8080 real down: http 503, wanted 200-299, 3 of 3",
+            "MON_LAST_OUTPUT=10.0.0.2:8080 real down: http 503, wanted 200-299, 3 of 3\n\
+             http 503, wanted 200-299, 3 of 3",
+            "MON_ALERTTYPE=failure",
+            "MON_OPSTATUS=0",
+            "MON_RETVAL=1",
+            "MON_LOGDIR=/var/log",
+            "MON_STATEDIR=/var/lib/balancer",
+            "MON_FIRST_FAILURE=1767323045",
+            "MON_LAST_FAILURE=1767323050",
+        ]
+    );
+    assert_eq!(
+        str::from_utf8(&program.input).unwrap(),
+        concat!(
+            r#"{"summary":"10.0.0.2:8080 real down: http 503, wanted 200-299, 3 of 3","#,
+            r#""time":"2026-01-02T03:04:05.678Z","event":"real-down","service":"tcp/192.0.2.80:80","#,
+            r#""real":"10.0.0.2:8080","message":"http 503, wanted 200-299, 3 of 3","name":"web","node":"lb1","#,
+            r#""again":2,"first_failure":"2026-01-02T03:04:05.001Z","#,
+            r#""last_failure":"2026-01-02T03:04:10.001Z","last_success":null}"#,
+            "\n"
+        )
+    );
+}
+
+#[test]
+fn what_programs_read_holds_the_event_as_followers_see_it() {
+    let news = down();
+    let read: serde_json::Value =
+        serde_json::from_slice(&invocation(&news, &notify(&["/a"]), teller()).input).unwrap();
+    let event: Event = serde_json::from_value(read).unwrap();
+    assert_eq!(event, news.event);
+}
+
+#[test]
+fn the_end_of_a_trouble_says_so() {
+    let mut up = down();
+    up.event.event = EventKind::RealUp;
+    up.event.message = String::new();
+    up.past.last_success = Some(UNIX_EPOCH + Duration::from_secs(1_767_323_060));
+    let program = invocation(&up, &notify(&["/a", "x"]), teller());
+    assert_eq!(program.arguments[10..], ["-u", "x"]);
+    let lines = lines(&program);
+    for line in [
+        "MON_ALERTTYPE=up",
+        "MON_OPSTATUS=1",
+        "MON_RETVAL=0",
+        "MON_LAST_SUCCESS=1767323060",
+        "MON_LAST_SUMMARY=10.0.0.2:8080 real up",
+        "BALANCER_MESSAGE=",
+    ] {
+        assert!(lines.iter().any(|other| other == line), "{line}: {lines:?}");
+    }
+}
+
+#[test]
+fn an_event_of_a_service_names_the_hosts_behind_it() {
+    let mut lost = news(
+        EventKind::QuorumLost,
+        Some("udp/[2001:db8::80]:53"),
+        None,
+        "live weight 1 of 2",
+    );
+    lost.hosts = ["2001:db8::2", "2001:db8::3"]
+        .map(|host| host.parse().unwrap())
+        .to_vec();
+    let program = invocation(&lost, &notify(&["/a"]), teller());
+    assert_eq!(
+        program.arguments[..6],
+        [
+            "-s",
+            "udp/[2001:db8::80]:53",
+            "-g",
+            "udp/[2001:db8::80]:53",
+            "-h",
+            "2001:db8::2 2001:db8::3"
+        ]
+    );
+    assert!(lines(&program).contains(
+        &"MON_LAST_SUMMARY=udp/[2001:db8::80]:53 quorum lost: live weight 1 of 2".to_owned()
+    ));
+}
+
+#[test]
+fn an_event_of_the_node_has_its_name() {
+    let full = news(EventKind::TableFull, None, None, "8 of 8 connections");
+    let mut notify = notify(&["/a"]);
+    notify.alert_every = None;
+    let program = invocation(&full, &notify, teller());
+    assert_eq!(
+        program.arguments,
+        [
+            "-s",
+            "balancer",
+            "-g",
+            "lb1",
+            "-h",
+            "",
+            "-l",
+            "0",
+            "-t",
+            "1767323045"
+        ]
+    );
+    let lines = lines(&program);
+    for line in [
+        "BALANCER_SERVICE=",
+        "BALANCER_REAL=",
+        "MON_DESCRIPTION=balancer on lb1",
+        "MON_LAST_SUMMARY=connection table full, new connections are refused: 8 of 8 connections",
+    ] {
+        assert!(lines.iter().any(|other| other == line), "{line}: {lines:?}");
+    }
+}
+
+#[test]
+fn what_is_no_trouble_and_ends_none_is_neither_failure_nor_up() {
+    let reloaded = news(EventKind::Reloaded, None, None, "");
+    let program = invocation(&reloaded, &notify(&["/a"]), teller());
+    assert!(!program.arguments.contains(&"-u".to_owned()));
+    assert!(lines(&program).contains(&"MON_ALERTTYPE=startup".to_owned()));
+    assert!(lines(&program).contains(&"MON_OPSTATUS=1".to_owned()));
+}
+
+#[test]
+fn places_in_own_arguments_are_filled_once() {
+    let mut news = down();
+    news.event.message = "says {node} {{ }".to_owned();
+    let arguments = [
+        "{event}",
+        "--at={service}/{real}",
+        "{message}",
+        "{address} {time}",
+        "{node}{node}",
+        "{what} {{event}} {",
+        "}{event",
+    ];
+    let mut run = vec!["/a"];
+    run.extend(arguments);
+    let program = invocation(&news, &notify(&run), teller());
+    assert_eq!(
+        program.arguments[10..],
+        [
+            "real-down",
+            "--at=web/10.0.0.2:8080",
+            "says {node} {{ }",
+            "tcp/192.0.2.80:80 2026-01-02T03:04:05.678Z",
+            "lb1lb1",
+            "{what} {real-down} {",
+            "}{event",
+        ]
+    );
+}
+
+#[test]
+fn texts_that_no_argument_can_hold_are_made_to_fit_and_the_input_has_them_whole() {
+    let mut failed = news(EventKind::ReloadFailed, None, None, "");
+    failed.event.message = format!("a\0b\n{}", "ß".repeat(100_000));
+    failed.hosts = vec!["2001:db8:1111:2222:3333:4444:5555:6666".parse().unwrap(); 10_000];
+    let program = invocation(&failed, &notify(&["/a", "{message}"]), teller());
+    let all = program
+        .arguments
+        .iter()
+        .chain(program.environment.iter().map(|(_, value)| value));
+    let mut total = 0;
+    for text in all {
+        assert!(!text.contains('\0'));
+        total += text.len();
+    }
+    assert!(total < 8 * LONGEST, "{total}");
+    let message = program.arguments.last().unwrap();
+    assert!(message.starts_with("ab\nßß") && message.ends_with("ß…"));
+    assert!(message.len() <= LONGEST);
+    let summary = lines(&program)
+        .into_iter()
+        .find(|line| line.starts_with("MON_LAST_SUMMARY="))
+        .unwrap();
+    assert!(!summary.contains('\n'));
+    let hosts = &program.arguments[5];
+    assert!(hosts.ends_with(" 2001:db8:1111:2222:3333:4444:5555:6666"));
+    assert!(hosts.len() <= LONGEST);
+    let event: Event = serde_json::from_slice(&program.input).unwrap();
+    assert_eq!(event, failed.event);
+}

@@ -1,0 +1,338 @@
+//! Which programs are told of what, and when. Pure: time is an argument.
+//!
+//! ```text
+//!                     lasts alert-after             alert-every
+//!            ┌───────┐ tell beginning   ┌──────┐ ────────┐ tell again
+//!   ──begin──▶ young ├─────────────────▶│ told │ ◀───────┘
+//!            └───┬───┘                  └──┬───┘
+//!        end:    │ tell only        end:   │ tell
+//!                ▼ with always-up          ▼
+//! ```
+//!
+//! What is no trouble and ends none is told at once. A real server or service that is gone ends its troubles silently.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+pub use self::facts::Past;
+use self::facts::{Facts, Place, Present, Role, Trouble, forget, role};
+use crate::{
+    address::service_key,
+    event::EventKind,
+    model::{Model, Notify},
+    view::Event,
+};
+
+mod facts;
+
+/// Something to tell a program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tell {
+    /// Which entry's program.
+    pub entry: EntryId,
+    /// The entry.
+    pub notify: Arc<Notify>,
+    /// What.
+    pub news: News,
+}
+
+/// An entry, for as long as it is configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EntryId(u64);
+
+/// An event as a program is told of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct News {
+    /// What happened; of a trouble that is told late or again, how it began, with the latest message.
+    pub event: Event,
+    /// The service's name, if it has one.
+    pub name: Option<String>,
+    /// The real servers of its service, where it is about all of that.
+    pub hosts: Vec<IpAddr>,
+    /// How often this was told before.
+    pub again: u32,
+    /// When this failed and passed before.
+    pub past: Past,
+}
+
+/// A trouble as one entry sees it.
+#[derive(Clone, Debug)]
+struct Case {
+    began: Instant,
+    /// When it was told last; an entry that does not ask for beginnings counts them as told.
+    told: Option<Instant>,
+    /// How often it was told.
+    times: u32,
+    /// How it began, with the latest message.
+    event: Event,
+}
+
+impl Case {
+    /// When it is to be told next.
+    fn due(&self, notify: &Notify) -> Option<Instant> {
+        let Some(told) = self.told else {
+            return self.began.checked_add(notify.alert_after);
+        };
+        let is_wanted = notify.on.contains(&self.event.event);
+        let every = notify.alert_every.filter(|every| *every > Duration::ZERO);
+        told.checked_add(every.filter(|_| is_wanted)?)
+    }
+}
+
+/// A configured entry.
+#[derive(Clone, Debug)]
+struct Entry {
+    id: EntryId,
+    notify: Arc<Notify>,
+    cases: BTreeMap<Place, Case>,
+}
+
+impl Entry {
+    fn tell(&self, event: Event, again: u32, facts: &Facts) -> Tell {
+        let past = facts.past(&event);
+        let service = facts.service(&event);
+        let name = service.and_then(|service| service.name.clone());
+        let hosts = match (service, event.real) {
+            (Some(service), None) => service.hosts.clone(),
+            _ => Vec::new(),
+        };
+        Tell {
+            entry: self.id,
+            notify: Arc::clone(&self.notify),
+            news: News {
+                event,
+                name,
+                hosts,
+                again,
+                past,
+            },
+        }
+    }
+
+    /// Whether it asks about what the event is about. Events of the node are of no service and pass.
+    fn asks_about(&self, event: &Event, facts: &Facts) -> bool {
+        let Some(service) = &event.service else {
+            return true;
+        };
+        let wanted = &self.notify.services;
+        let name = facts
+            .service(event)
+            .and_then(|service| service.name.as_deref());
+        wanted.is_empty()
+            || wanted.iter().any(|wanted| {
+                Some(wanted.as_str()) == name
+                    || wanted == service
+                    || service_key(wanted).is_ok_and(|key| key.to_string() == *service)
+            })
+    }
+
+    fn wants(&self, kind: EventKind) -> bool {
+        self.notify.on.contains(&kind)
+    }
+
+    /// Tells what has lasted long enough.
+    fn expire(&mut self, now: Instant, facts: &Facts, tells: &mut Vec<Tell>) {
+        let mut due = Vec::new();
+        for case in self.cases.values_mut() {
+            if case.due(&self.notify).is_none_or(|due| due > now) {
+                continue;
+            }
+            case.told = Some(now);
+            if self.notify.on.contains(&case.event.event) {
+                due.push((case.event.clone(), case.times));
+                case.times += 1;
+            }
+        }
+        tells.extend(
+            due.into_iter()
+                .map(|(event, again)| self.tell(event, again, facts)),
+        );
+    }
+}
+
+/// Decides who is told.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    entries: Vec<Entry>,
+    facts: Facts,
+    /// No case is due before this.
+    earliest: Option<Instant>,
+    next_id: u64,
+}
+
+impl Policy {
+    /// Takes a model's entries. Those that were there, or at least their program, keep the troubles they know; troubles
+    /// of what is not there any more, or is not probed any more, end silently.
+    pub fn configure(&mut self, model: &Model) {
+        let present = Present::of(model);
+        self.facts.configure(model);
+        let mut old = std::mem::take(&mut self.entries);
+        let mut take = |is_it: &dyn Fn(&Notify) -> bool| {
+            let position = old.iter().position(|entry| is_it(&entry.notify))?;
+            Some(old.remove(position))
+        };
+        // Equal entries first, so that none of them is taken for another with the same program.
+        let mut kept: Vec<_> = model
+            .notify
+            .iter()
+            .map(|notify| take(&|old| old == notify))
+            .collect();
+        for (kept, notify) in kept.iter_mut().zip(&model.notify) {
+            if kept.is_none() {
+                *kept = take(&|old| old.run == notify.run);
+            }
+        }
+        for (kept, notify) in kept.into_iter().zip(&model.notify) {
+            let mut entry = kept.unwrap_or_else(|| self.new_entry(notify));
+            entry.notify = Arc::new(notify.clone());
+            entry.cases.retain(|place, _| present.has(place));
+            self.entries.push(entry);
+        }
+        self.facts.prune(&present);
+        self.find_earliest();
+    }
+
+    fn new_entry(&mut self, notify: &Notify) -> Entry {
+        let id = EntryId(self.next_id);
+        self.next_id += 1;
+        Entry {
+            id,
+            notify: Arc::new(notify.clone()),
+            cases: BTreeMap::new(),
+        }
+    }
+
+    /// The entries there are.
+    pub fn entries(&self) -> impl Iterator<Item = EntryId> {
+        self.entries.iter().map(|entry| entry.id)
+    }
+
+    /// When [`Self::expire`] is to be called next.
+    #[must_use]
+    pub const fn next_deadline(&self) -> Option<Instant> {
+        self.earliest
+    }
+
+    /// Takes an event.
+    pub fn handle(&mut self, event: &Event, now: Instant) -> Vec<Tell> {
+        // What has lasted long enough before this event is told before it.
+        let mut tells = self.expire(now);
+        self.facts.note(event);
+        let role = role(event.event);
+        for entry in &mut self.entries {
+            match role {
+                Role::Plain => {}
+                Role::Forgets => forget(&mut entry.cases, event),
+                Role::Begins(trouble) => {
+                    begin(entry, trouble, event, now, &self.facts, &mut tells);
+                    continue;
+                }
+                Role::Ends(trouble) => {
+                    let case = entry.cases.remove(&Place::of(event, trouble));
+                    let was_told = case.is_some_and(|case| case.told.is_some());
+                    if !was_told && !entry.notify.always_up {
+                        continue;
+                    }
+                }
+            }
+            if entry.wants(event.event) && entry.asks_about(event, &self.facts) {
+                tells.push(entry.tell(event.clone(), 0, &self.facts));
+            }
+        }
+        self.find_earliest_after(event);
+        tells
+    }
+
+    /// Takes a trouble that was told already, by a daemon that ran before: its end is to be told.
+    pub fn assume(&mut self, event: &Event, now: Instant) {
+        let Role::Begins(trouble) = role(event.event) else {
+            return;
+        };
+        self.facts.note(event);
+        for entry in &mut self.entries {
+            begin(entry, trouble, event, now, &self.facts, &mut Vec::new());
+            if let Some(case) = entry.cases.get_mut(&Place::of(event, trouble))
+                && case.told.is_none()
+            {
+                case.told = Some(now);
+                case.times = 1;
+            }
+        }
+        self.find_earliest_after(event);
+    }
+
+    /// Tells what has lasted long enough by now.
+    pub fn expire(&mut self, now: Instant) -> Vec<Tell> {
+        let mut tells = Vec::new();
+        if self.earliest.is_none_or(|earliest| earliest > now) {
+            return tells;
+        }
+        for entry in &mut self.entries {
+            entry.expire(now, &self.facts, &mut tells);
+        }
+        self.find_earliest();
+        tells
+    }
+
+    fn find_earliest(&mut self) {
+        let due = |entry: &Entry| {
+            let due = entry
+                .cases
+                .values()
+                .filter_map(|case| case.due(&entry.notify));
+            due.min()
+        };
+        self.earliest = self.entries.iter().filter_map(due).min();
+    }
+
+    /// The same once an event was taken, without a look at all other cases: the time is then at most too early.
+    fn find_earliest_after(&mut self, event: &Event) {
+        let Role::Begins(trouble) = role(event.event) else {
+            return;
+        };
+        let place = Place::of(event, trouble);
+        for entry in &self.entries {
+            let case = entry.cases.get(&place);
+            let due = case.and_then(|case| case.due(&entry.notify));
+            self.earliest = self.earliest.into_iter().chain(due).min();
+        }
+    }
+}
+
+/// A trouble begins, or shows itself again.
+fn begin(
+    entry: &mut Entry,
+    trouble: Trouble,
+    event: &Event,
+    now: Instant,
+    facts: &Facts,
+    tells: &mut Vec<Tell>,
+) {
+    let is_wanted = entry.wants(trouble.beginning());
+    if !(is_wanted || entry.wants(trouble.end())) || !entry.asks_about(event, facts) {
+        return;
+    }
+    let place = Place::of(event, trouble);
+    if let Some(case) = entry.cases.get_mut(&place) {
+        case.event.message.clone_from(&event.message);
+        return;
+    }
+    let is_due = entry.notify.alert_after.is_zero();
+    let case = Case {
+        began: now,
+        told: is_due.then_some(now),
+        times: u32::from(is_due && is_wanted),
+        event: event.clone(),
+    };
+    entry.cases.insert(place, case);
+    if is_due && is_wanted {
+        tells.push(entry.tell(event.clone(), 0, facts));
+    }
+}
+
+#[cfg(test)]
+mod tests;

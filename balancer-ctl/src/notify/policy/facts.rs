@@ -1,0 +1,213 @@
+//! What the policy knows of services and real servers, whoever is told: which trouble is where, and what was before.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    net::{IpAddr, SocketAddr},
+    time::SystemTime,
+};
+
+use crate::{
+    event::EventKind,
+    model::{AdminState, Model},
+    view::Event,
+};
+
+/// When something failed and passed, as far as events told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Past {
+    /// Beginning of the trouble that is there, or was there last.
+    pub first_failure: Option<SystemTime>,
+    /// Last sign of it.
+    pub last_failure: Option<SystemTime>,
+    /// Last end of a trouble.
+    pub last_success: Option<SystemTime>,
+}
+
+/// A state that is bad for as long as it lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Trouble {
+    RealDown,
+    QuorumLost,
+    TableFull,
+}
+
+impl Trouble {
+    pub(super) const fn beginning(self) -> EventKind {
+        match self {
+            Self::RealDown => EventKind::RealDown,
+            Self::QuorumLost => EventKind::QuorumLost,
+            Self::TableFull => EventKind::TableFull,
+        }
+    }
+
+    pub(super) const fn end(self) -> EventKind {
+        match self {
+            Self::RealDown => EventKind::RealUp,
+            Self::QuorumLost => EventKind::QuorumRegained,
+            Self::TableFull => EventKind::TableHasRoom,
+        }
+    }
+}
+
+/// What an event is to troubles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Begins(Trouble),
+    Ends(Trouble),
+    /// What it is about is gone, or new.
+    Forgets,
+    Plain,
+}
+
+pub(super) const fn role(kind: EventKind) -> Role {
+    match kind {
+        EventKind::RealDown => Role::Begins(Trouble::RealDown),
+        EventKind::RealUp => Role::Ends(Trouble::RealDown),
+        EventKind::QuorumLost => Role::Begins(Trouble::QuorumLost),
+        EventKind::QuorumRegained => Role::Ends(Trouble::QuorumLost),
+        EventKind::TableFull => Role::Begins(Trouble::TableFull),
+        EventKind::TableHasRoom => Role::Ends(Trouble::TableFull),
+        EventKind::ServiceAdded
+        | EventKind::ServiceRemoved
+        | EventKind::RealAdded
+        | EventKind::RealRemoved => Role::Forgets,
+        EventKind::ServiceChanged
+        | EventKind::RealChanged
+        | EventKind::Reloaded
+        | EventKind::ReloadFailed
+        | EventKind::BackupsIn
+        | EventKind::BackupsOut
+        | EventKind::Lost
+        | EventKind::Stopping => Role::Plain,
+    }
+}
+
+/// Where which trouble is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Place {
+    service: Option<String>,
+    real: Option<SocketAddr>,
+    trouble: Trouble,
+}
+
+impl Place {
+    pub(super) fn of(event: &Event, trouble: Trouble) -> Self {
+        Self {
+            service: event.service.clone(),
+            real: event.real,
+            trouble,
+        }
+    }
+}
+
+/// Forgets everything about a real server, or a service with all that is in it.
+pub(super) fn forget<T>(places: &mut BTreeMap<Place, T>, event: &Event) {
+    if event.real.is_some() {
+        // The only trouble that a real server can have.
+        places.remove(&Place::of(event, Trouble::RealDown));
+    } else {
+        places.retain(|place, _| place.service != event.service);
+    }
+}
+
+/// What is known of a service.
+#[derive(Clone, Debug)]
+pub(super) struct Service {
+    pub(super) name: Option<String>,
+    pub(super) hosts: Vec<IpAddr>,
+}
+
+/// What is known of services, whoever is told.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Facts {
+    /// By key, as events have it.
+    services: HashMap<String, Service>,
+    /// Services that the last configuration took away: that they are gone is still to be told.
+    former: HashMap<String, Service>,
+    past: BTreeMap<Place, Past>,
+}
+
+impl Facts {
+    pub(super) fn service(&self, event: &Event) -> Option<&Service> {
+        let key = event.service.as_ref()?;
+        self.services.get(key).or_else(|| self.former.get(key))
+    }
+
+    pub(super) fn configure(&mut self, model: &Model) {
+        let services = model.services.iter().map(|service| {
+            let facts = Service {
+                name: service.name.clone(),
+                hosts: service.reals.iter().map(|real| real.address.ip()).collect(),
+            };
+            (service.key.to_string(), facts)
+        });
+        self.former = std::mem::replace(&mut self.services, services.collect());
+        self.former
+            .retain(|key, _| !self.services.contains_key(key));
+    }
+
+    pub(super) fn past(&self, event: &Event) -> Past {
+        let (Role::Begins(trouble) | Role::Ends(trouble)) = role(event.event) else {
+            return Past::default();
+        };
+        let place = Place::of(event, trouble);
+        self.past.get(&place).copied().unwrap_or_default()
+    }
+
+    /// Forgets what is not there any more.
+    pub(super) fn prune(&mut self, present: &Present) {
+        self.past.retain(|place, _| present.has(place));
+    }
+
+    /// Notes when things failed and passed.
+    pub(super) fn note(&mut self, event: &Event) {
+        let time = humantime::parse_rfc3339(&event.time).ok();
+        match role(event.event) {
+            Role::Begins(trouble) => {
+                let past = self.past.entry(Place::of(event, trouble)).or_default();
+                let has_passed =
+                    past.last_success.is_some() && past.last_success >= past.last_failure;
+                if past.first_failure.is_none() || has_passed {
+                    past.first_failure = time;
+                }
+                past.last_failure = time;
+            }
+            Role::Ends(trouble) => {
+                let past = self.past.entry(Place::of(event, trouble)).or_default();
+                past.last_success = time;
+            }
+            Role::Forgets => forget(&mut self.past, event),
+            Role::Plain => {}
+        }
+    }
+}
+
+/// What can be in trouble: services, and their real servers that are probed. Of one that is not, no end would ever be
+/// heard.
+pub(super) struct Present {
+    reals: HashMap<String, HashSet<SocketAddr>>,
+}
+
+impl Present {
+    pub(super) fn of(model: &Model) -> Self {
+        let reals = model.services.iter().map(|service| {
+            let watched = service
+                .reals
+                .iter()
+                .filter(|real| !service.checks.is_empty() && real.state != AdminState::Maintenance)
+                .map(|real| real.address);
+            (service.key.to_string(), watched.collect())
+        });
+        Self {
+            reals: reals.collect(),
+        }
+    }
+
+    pub(super) fn has(&self, place: &Place) -> bool {
+        let Some(service) = &place.service else {
+            return true;
+        };
+        let reals = self.reals.get(service);
+        reals.is_some_and(|reals| place.real.is_none_or(|real| reals.contains(&real)))
+    }
+}

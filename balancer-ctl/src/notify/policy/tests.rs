@@ -1,0 +1,631 @@
+//! On a virtual clock: who is told what, when.
+
+use std::{collections::HashSet, time::SystemTime};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{change::tests::model, model::AdminState};
+
+const WEB: &str = "tcp/192.0.2.80:80";
+const MAIL: &str = "tcp/192.0.2.80:25";
+
+const SERVICES: &str = r#"
+    [[service]]
+    name = "web"
+    address = "192.0.2.80:80"
+    check = { type = "tcp" }
+    [[service.real]]
+    address = "10.0.0.2"
+    [[service.real]]
+    address = "10.0.0.3"
+    [[service]]
+    address = "192.0.2.80:25"
+    check = { type = "tcp" }
+    [[service.real]]
+    address = "10.0.0.2"
+"#;
+
+fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+fn notify(on: &[EventKind]) -> Notify {
+    Notify {
+        on: on.to_vec(),
+        services: Vec::new(),
+        run: vec!["/usr/local/bin/alert".to_owned()],
+        timeout: ms(10_000),
+        alert_after: Duration::ZERO,
+        alert_every: None,
+        always_up: false,
+    }
+}
+
+/// An entry on a real server's going and coming.
+fn health(after: u64, every: Option<u64>, always_up: bool) -> Notify {
+    Notify {
+        alert_after: ms(after),
+        alert_every: every.map(ms),
+        always_up,
+        ..notify(&[EventKind::RealDown, EventKind::RealUp])
+    }
+}
+
+/// A policy and its time, in milliseconds since it began.
+struct Scene {
+    policy: Policy,
+    model: Model,
+    zero: Instant,
+    now: u64,
+    told: Vec<String>,
+}
+
+impl Scene {
+    fn new(entries: &[Notify]) -> Self {
+        let mut model = model(SERVICES);
+        model.notify = entries.to_vec();
+        let mut policy = Policy::default();
+        policy.configure(&model);
+        Self {
+            policy,
+            model,
+            zero: Instant::now(),
+            now: 0,
+            told: Vec::new(),
+        }
+    }
+
+    fn configure(&mut self, change: impl FnOnce(&mut Model)) {
+        change(&mut self.model);
+        self.policy.configure(&self.model);
+    }
+
+    fn event(&self, event: EventKind, service: &str, real: &str) -> Event {
+        let time = SystemTime::UNIX_EPOCH + ms(self.now);
+        Event {
+            time: humantime::format_rfc3339_millis(time).to_string(),
+            event,
+            service: Some(service.to_owned()).filter(|service| !service.is_empty()),
+            real: (!real.is_empty()).then(|| real.parse().unwrap()),
+            message: format!("at {}", self.now),
+        }
+    }
+
+    fn note(&mut self, tells: Vec<Tell>) {
+        for Tell {
+            entry,
+            news: News { event, again, .. },
+            ..
+        } in tells
+        {
+            let again = if again == 0 {
+                String::new()
+            } else {
+                format!(" again {again}")
+            };
+            let real = event.real.map(|real| format!(" {real}"));
+            self.told.push(format!(
+                "{}: #{} {}{} {}{again}",
+                self.now,
+                entry.0,
+                event.event.name(),
+                real.unwrap_or_default(),
+                event.message
+            ));
+        }
+    }
+
+    /// Something happens at this time.
+    fn at(&mut self, time: u64, kind: EventKind, service: &str, real: &str) {
+        self.now = time;
+        let event = self.event(kind, service, real);
+        let tells = self.policy.handle(&event, self.zero + ms(time));
+        self.note(tells);
+    }
+
+    fn down(&mut self, time: u64) {
+        self.at(time, EventKind::RealDown, WEB, "10.0.0.2:80");
+    }
+
+    fn up(&mut self, time: u64) {
+        self.at(time, EventKind::RealUp, WEB, "10.0.0.2:80");
+    }
+
+    /// Time passes: every deadline is met exactly.
+    fn wait_until(&mut self, time: u64) {
+        while let Some(deadline) = self.policy.next_deadline()
+            && deadline <= self.zero + ms(time)
+        {
+            self.now = u64::try_from((deadline - self.zero).as_millis()).unwrap();
+            let tells = self.policy.expire(deadline);
+            self.note(tells);
+            assert!(
+                self.policy
+                    .next_deadline()
+                    .is_none_or(|next| next > deadline),
+                "no progress"
+            );
+        }
+        self.now = time;
+    }
+
+    #[track_caller]
+    fn told(&mut self, expected: &[&str]) {
+        assert_eq!(std::mem::take(&mut self.told), expected);
+    }
+}
+
+/// What a table's row begins with.
+#[derive(Clone, Copy, Debug)]
+enum State {
+    None,
+    Young,
+    Told,
+}
+
+#[test]
+fn every_input_in_every_state() {
+    use EventKind::{RealAdded, RealDown, RealRemoved, RealUp, ServiceRemoved, Stopping};
+    use State::{None, Told, Young};
+
+    // (state, input, told, told with always-up, whether it is in trouble after)
+    let (gone, all) = (RealRemoved, ServiceRemoved);
+    type Row = (
+        State,
+        EventKind,
+        &'static [&'static str],
+        &'static [&'static str],
+        bool,
+    );
+    let rows: [Row; 18] = [
+        (None, RealDown, &[], &[], true),
+        (None, RealUp, &[], &["real-up"], false),
+        (None, gone, &["real-removed"], &["real-removed"], false),
+        (None, RealAdded, &["real-added"], &["real-added"], false),
+        (None, all, &["service-removed"], &["service-removed"], false),
+        (None, Stopping, &["stopping"], &["stopping"], false),
+        (Young, RealDown, &[], &[], true),
+        (Young, RealUp, &[], &["real-up"], false),
+        (Young, gone, &["real-removed"], &["real-removed"], false),
+        (Young, RealAdded, &["real-added"], &["real-added"], false),
+        (
+            Young,
+            all,
+            &["service-removed"],
+            &["service-removed"],
+            false,
+        ),
+        (Young, Stopping, &["stopping"], &["stopping"], true),
+        (Told, RealDown, &[], &[], true),
+        (Told, RealUp, &["real-up"], &["real-up"], false),
+        (Told, gone, &["real-removed"], &["real-removed"], false),
+        (Told, RealAdded, &["real-added"], &["real-added"], false),
+        (Told, all, &["service-removed"], &["service-removed"], false),
+        (Told, Stopping, &["stopping"], &["stopping"], true),
+    ];
+    for (state, input, told, told_always, is_in_trouble) in rows {
+        for (always_up, told) in [(false, told), (true, told_always)] {
+            let mut entry = health(100, Some(1000), always_up);
+            entry.on.extend([gone, all, RealAdded, Stopping]);
+            let mut scene = Scene::new(&[entry]);
+            match state {
+                None => {}
+                Young => scene.down(0),
+                Told => {
+                    scene.down(0);
+                    scene.wait_until(100);
+                }
+            }
+            scene.told.clear();
+            let (service, real) = match input {
+                Stopping => ("", ""),
+                ServiceRemoved => (WEB, ""),
+                _ => (WEB, "10.0.0.2:80"),
+            };
+            scene.now = 150;
+            // A young case is young as far as its entry knows: the time has not been asked for.
+            let now = scene.zero + ms(if matches!(state, Young) { 50 } else { 150 });
+            let tells = scene.policy.handle(&scene.event(input, service, real), now);
+            let names: Vec<_> = tells
+                .iter()
+                .map(|tell| tell.news.event.event.name())
+                .collect();
+            let case = format!("{state:?} {input:?} always_up {always_up}");
+            assert_eq!(names, told, "{case}");
+            let cases = scene.policy.entries[0].cases.len();
+            assert_eq!(cases, usize::from(is_in_trouble), "{case}");
+        }
+    }
+}
+
+#[test]
+fn a_trouble_is_told_at_once_and_its_end_after_it() {
+    let mut scene = Scene::new(&[health(0, None, false)]);
+    scene.up(5);
+    scene.down(10);
+    scene.wait_until(100_000);
+    scene.up(100_000);
+    scene.up(100_001);
+    scene.told(&[
+        "10: #0 real-down 10.0.0.2:80 at 10",
+        "100000: #0 real-up 10.0.0.2:80 at 100000",
+    ]);
+    assert_eq!(scene.policy.next_deadline(), None);
+}
+
+#[test]
+fn a_trouble_that_ends_in_time_is_not_told_and_neither_is_its_end() {
+    let mut scene = Scene::new(&[health(1000, None, false)]);
+    scene.down(0);
+    scene.wait_until(999);
+    scene.up(999);
+    scene.wait_until(5000);
+    scene.told(&[]);
+    scene.down(6000);
+    // The end comes with the time: it has lasted long enough.
+    scene.up(7000);
+    scene.told(&[
+        "7000: #0 real-down 10.0.0.2:80 at 6000",
+        "7000: #0 real-up 10.0.0.2:80 at 7000",
+    ]);
+}
+
+#[test]
+fn a_trouble_is_told_again_while_it_lasts() {
+    let mut scene = Scene::new(&[health(300, Some(1000), false)]);
+    scene.down(0);
+    // A repeated sign brings its message, no tell of its own.
+    scene.down(1200);
+    scene.wait_until(3299);
+    scene.up(3299);
+    scene.wait_until(10_000);
+    scene.told(&[
+        "1200: #0 real-down 10.0.0.2:80 at 0",
+        "2200: #0 real-down 10.0.0.2:80 at 1200 again 1",
+        "3200: #0 real-down 10.0.0.2:80 at 1200 again 2",
+        "3299: #0 real-up 10.0.0.2:80 at 3299",
+    ]);
+}
+
+#[test]
+fn a_stall_makes_one_tell_of_many() {
+    let mut scene = Scene::new(&[health(0, Some(1000), false)]);
+    scene.down(0);
+    let tells = scene.policy.expire(scene.zero + ms(60_500));
+    scene.now = 60_500;
+    scene.note(tells);
+    scene.wait_until(61_500);
+    scene.told(&[
+        "0: #0 real-down 10.0.0.2:80 at 0",
+        "60500: #0 real-down 10.0.0.2:80 at 0 again 1",
+        "61500: #0 real-down 10.0.0.2:80 at 0 again 2",
+    ]);
+}
+
+#[test]
+fn an_entry_that_asks_only_for_ends_is_told_those_of_troubles_that_lasted() {
+    let mut only_up = health(1000, Some(100), false);
+    only_up.on = vec![EventKind::RealUp];
+    let mut scene = Scene::new(&[only_up]);
+    scene.up(0);
+    scene.down(1);
+    scene.up(500);
+    scene.down(1000);
+    scene.wait_until(3000);
+    scene.up(3000);
+    scene.told(&["3000: #0 real-up 10.0.0.2:80 at 3000"]);
+}
+
+#[test]
+fn an_entry_that_asks_only_for_beginnings_is_told_each() {
+    let mut only_down = health(0, None, true);
+    only_down.on = vec![EventKind::RealDown];
+    let mut scene = Scene::new(&[only_down]);
+    scene.down(0);
+    scene.up(1);
+    scene.down(2);
+    scene.told(&[
+        "0: #0 real-down 10.0.0.2:80 at 0",
+        "2: #0 real-down 10.0.0.2:80 at 2",
+    ]);
+}
+
+#[test]
+fn real_servers_services_and_kinds_of_trouble_are_kept_apart() {
+    use EventKind::{QuorumLost, QuorumRegained, RealDown, RealUp, TableFull, TableHasRoom};
+    let on = [
+        RealDown,
+        RealUp,
+        QuorumLost,
+        QuorumRegained,
+        TableFull,
+        TableHasRoom,
+    ];
+    let mut scene = Scene::new(&[notify(&on)]);
+    scene.at(1, RealDown, WEB, "10.0.0.2:80");
+    scene.at(2, QuorumLost, WEB, "");
+    scene.at(3, TableFull, "", "");
+    // The same address in another service, another one in the same: no beginning of theirs was told.
+    scene.at(4, RealUp, MAIL, "10.0.0.2:25");
+    scene.at(5, RealUp, WEB, "10.0.0.3:80");
+    scene.at(6, QuorumRegained, MAIL, "");
+    scene.at(7, TableHasRoom, "", "");
+    scene.at(8, QuorumRegained, WEB, "");
+    scene.at(9, RealUp, WEB, "10.0.0.2:80");
+    scene.told(&[
+        "1: #0 real-down 10.0.0.2:80 at 1",
+        "2: #0 quorum-lost at 2",
+        "3: #0 table-full at 3",
+        "7: #0 table-has-room at 7",
+        "8: #0 quorum-regained at 8",
+        "9: #0 real-up 10.0.0.2:80 at 9",
+    ]);
+}
+
+#[test]
+fn services_are_chosen_by_name_or_address_and_the_nodes_events_pass() {
+    let of = |services: &[&str]| Notify {
+        services: services.iter().map(ToString::to_string).collect(),
+        on: vec![EventKind::RealDown, EventKind::Stopping],
+        ..health(0, None, false)
+    };
+    let entries = [
+        of(&[]),
+        of(&["web"]),
+        of(&["192.0.2.80:80"]),
+        of(&["tcp/192.0.2.80:80", MAIL]),
+        of(&["udp/192.0.2.80:80", "mail"]),
+    ];
+    let mut scene = Scene::new(&entries);
+    scene.down(1);
+    scene.at(2, EventKind::RealDown, MAIL, "10.0.0.2:25");
+    scene.at(3, EventKind::Stopping, "", "");
+    scene.told(&[
+        "1: #0 real-down 10.0.0.2:80 at 1",
+        "1: #1 real-down 10.0.0.2:80 at 1",
+        "1: #2 real-down 10.0.0.2:80 at 1",
+        "1: #3 real-down 10.0.0.2:80 at 1",
+        "2: #0 real-down 10.0.0.2:25 at 2",
+        "2: #3 real-down 10.0.0.2:25 at 2",
+        "3: #0 stopping at 3",
+        "3: #1 stopping at 3",
+        "3: #2 stopping at 3",
+        "3: #3 stopping at 3",
+        "3: #4 stopping at 3",
+    ]);
+}
+
+#[test]
+fn a_service_that_is_gone_is_still_known_by_its_name_when_that_is_told() {
+    let mut entry = notify(&[EventKind::ServiceRemoved]);
+    entry.services = vec!["web".to_owned()];
+    let mut scene = Scene::new(&[entry]);
+    scene.configure(|model| drop(model.services.remove(0)));
+    let event = scene.event(EventKind::ServiceRemoved, WEB, "");
+    let tells = scene.policy.handle(&event, scene.zero);
+    assert_eq!(tells.len(), 1);
+    assert_eq!(tells[0].news.name.as_deref(), Some("web"));
+}
+
+#[test]
+fn what_is_removed_or_let_alone_ends_its_troubles_silently() {
+    for change in [
+        (|model| model.services[0].reals.truncate(0)) as fn(&mut Model),
+        |model| drop(model.services.remove(0)),
+        |model| model.services[0].checks.clear(),
+        |model| model.services[0].reals[0].state = AdminState::Maintenance,
+    ] {
+        let mut scene = Scene::new(&[health(0, Some(1000), false)]);
+        scene.down(0);
+        scene.at(0, EventKind::RealDown, MAIL, "10.0.0.2:25");
+        scene.configure(change);
+        scene.wait_until(1000);
+        scene.up(1500);
+        scene.told(&[
+            "0: #0 real-down 10.0.0.2:80 at 0",
+            "0: #0 real-down 10.0.0.2:25 at 0",
+            "1000: #0 real-down 10.0.0.2:25 at 0 again 1",
+        ]);
+    }
+}
+
+#[test]
+fn entries_keep_their_troubles_over_a_reload() {
+    let (first, second) = (health(0, None, false), health(100, None, false));
+    let mut scene = Scene::new(&[first.clone(), second.clone()]);
+    scene.down(0);
+    scene.told(&["0: #0 real-down 10.0.0.2:80 at 0"]);
+    // The other way round, and one of another program that knows of no trouble.
+    let other = Notify {
+        run: vec!["/usr/local/bin/other".to_owned()],
+        ..first.clone()
+    };
+    scene.configure(|model| model.notify = vec![second, other.clone(), first]);
+    scene.wait_until(100);
+    scene.up(200);
+    scene.told(&[
+        "100: #1 real-down 10.0.0.2:80 at 0",
+        "200: #1 real-up 10.0.0.2:80 at 200",
+        "200: #0 real-up 10.0.0.2:80 at 200",
+    ]);
+    // Another setting of the same program: it is still the one that was told.
+    scene.down(300);
+    scene.told.clear();
+    let often = Notify {
+        alert_every: Some(ms(1000)),
+        ..other
+    };
+    scene.configure(|model| model.notify = vec![often]);
+    scene.wait_until(1300);
+    scene.up(1400);
+    scene.told(&[
+        "1300: #2 real-down 10.0.0.2:80 at 300 again 1",
+        "1400: #2 real-up 10.0.0.2:80 at 1400",
+    ]);
+}
+
+#[test]
+fn a_trouble_that_an_earlier_daemon_told_is_told_again_and_ended_but_not_begun() {
+    let mut scene = Scene::new(&[health(5000, Some(1000), false)]);
+    let event = scene.event(EventKind::RealDown, WEB, "10.0.0.2:80");
+    scene.policy.assume(&event, scene.zero);
+    scene.wait_until(1000);
+    scene.up(1500);
+    scene.told(&[
+        "1000: #0 real-down 10.0.0.2:80 at 0 again 1",
+        "1500: #0 real-up 10.0.0.2:80 at 1500",
+    ]);
+}
+
+#[test]
+fn the_past_is_told_with_each() {
+    let mut scene = Scene::new(&[health(0, None, true)]);
+    let mut past = |time: u64, kind| {
+        scene.now = time;
+        let event = scene.event(kind, WEB, "10.0.0.2:80");
+        let tells = scene.policy.handle(&event, scene.zero + ms(time));
+        tells.first().map(|tell| {
+            let of = |time: Option<SystemTime>| {
+                time.map(|time| {
+                    time.duration_since(SystemTime::UNIX_EPOCH)
+                        .unwrap()
+                        .as_millis()
+                })
+            };
+            let Past {
+                first_failure,
+                last_failure,
+                last_success,
+            } = tell.news.past;
+            [of(first_failure), of(last_failure), of(last_success)]
+        })
+    };
+    let (down, up) = (EventKind::RealDown, EventKind::RealUp);
+    assert_eq!(past(10, up), Some([None, None, Some(10)]));
+    assert_eq!(past(20, down), Some([Some(20), Some(20), Some(10)]));
+    assert_eq!(past(30, down), None);
+    assert_eq!(past(40, up), Some([Some(20), Some(30), Some(40)]));
+    assert_eq!(past(50, down), Some([Some(50), Some(50), Some(40)]));
+}
+
+#[test]
+fn times_beyond_all_clocks_never_come() {
+    let mut entry = health(0, None, false);
+    entry.alert_after = Duration::MAX;
+    let mut scene = Scene::new(&[entry]);
+    scene.down(0);
+    assert_eq!(scene.policy.next_deadline(), None);
+    scene.up(1000);
+    let mut entry = health(0, None, false);
+    entry.alert_every = Some(Duration::ZERO);
+    scene.configure(|model| model.notify = vec![entry]);
+    scene.down(2000);
+    assert_eq!(scene.policy.next_deadline(), None);
+    scene.told(&["2000: #0 real-down 10.0.0.2:80 at 2000"]);
+}
+
+/// What one entry is to be told of one real server, from the definition: over the whole of each trouble.
+fn by_definition(entry: &Notify, steps: &[(u64, bool)], end: u64) -> Vec<(u64, &'static str)> {
+    let after = u64::try_from(entry.alert_after.as_millis()).unwrap();
+    let every = entry
+        .alert_every
+        .map(|every| u64::try_from(every.as_millis()).unwrap());
+    let mut told = Vec::new();
+    let mut began = None;
+    for (time, is_down) in steps.iter().copied().chain([(end, true)]) {
+        if is_down && time < end {
+            began = began.or(Some(time));
+            continue;
+        }
+        let mut was_told = entry.always_up && time < end;
+        if let Some(began) = began {
+            let mut at = began + after;
+            while at <= time {
+                told.push((at, "real-down"));
+                was_told |= time < end;
+                let Some(every) = every else { break };
+                at += every;
+            }
+        }
+        if was_told {
+            told.push((time, "real-up"));
+        }
+        began = None;
+    }
+    told
+}
+
+proptest! {
+    #[test]
+    fn what_is_told_is_what_the_definition_says(
+        after in 0_u64..40,
+        every in proptest::option::of(1_u64..40),
+        always_up in any::<bool>(),
+        steps in proptest::collection::vec((1_u64..30, any::<bool>()), 0..40),
+    ) {
+        let entry = health(after, every, always_up);
+        let mut time = 0;
+        let steps: Vec<_> = steps
+            .into_iter()
+            .map(|(pause, is_down)| {
+                time += pause;
+                (time, is_down)
+            })
+            .collect();
+        let end = time + 100;
+        let mut scene = Scene::new(std::slice::from_ref(&entry));
+        for (time, is_down) in &steps {
+            scene.wait_until(*time);
+            if *is_down { scene.down(*time) } else { scene.up(*time) }
+        }
+        scene.wait_until(end);
+        let expected: Vec<_> = by_definition(&entry, &steps, end)
+            .into_iter()
+            .map(|(time, name)| format!("{time}: #0 {name}"))
+            .collect();
+        let told: Vec<_> = scene
+            .told
+            .iter()
+            .map(|line| line.split(" 10.0.0.2").next().unwrap().to_owned())
+            .collect();
+        prop_assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn whatever_happens_an_end_follows_a_beginning_and_waiting_is_finite(
+        inputs in proptest::collection::vec((0_u64..50, 0_usize..6, 0_usize..3), 0..80),
+    ) {
+        use EventKind::{QuorumLost, QuorumRegained, RealDown, RealRemoved, RealUp, ServiceRemoved};
+        let kinds = [RealDown, RealUp, RealRemoved, ServiceRemoved, QuorumLost, QuorumRegained];
+        let places = [(WEB, "10.0.0.2:80"), (WEB, "10.0.0.3:80"), (MAIL, "10.0.0.2:25")];
+        let mut entry = health(20, Some(30), false);
+        entry.on = vec![RealDown, RealUp, QuorumLost, QuorumRegained];
+        let mut scene = Scene::new(&[entry]);
+        let mut open = HashSet::new();
+        let mut time = 0;
+        for (pause, kind, place) in inputs {
+            time += pause;
+            let (service, real) = places[place];
+            let kind = kinds[kind];
+            let real = if matches!(kind, RealDown | RealUp | RealRemoved) { real } else { "" };
+            scene.now = time;
+            let event = scene.event(kind, service, real);
+            match kind {
+                RealRemoved => drop(open.remove(&(RealDown, event.service.clone(), event.real))),
+                ServiceRemoved => open.retain(|(_, service, _)| *service != event.service),
+                _ => {}
+            }
+            for tell in scene.policy.handle(&event, scene.zero + ms(time)) {
+                let Event { event, service, real, .. } = tell.news.event;
+                match event {
+                    RealDown | QuorumLost => drop(open.insert((event, service, real))),
+                    RealUp => prop_assert!(open.remove(&(RealDown, service, real))),
+                    QuorumRegained => prop_assert!(open.remove(&(QuorumLost, service, real))),
+                    _ => prop_assert!(false, "{event:?} was not asked for"),
+                }
+            }
+        }
+        scene.wait_until(time + 1000);
+    }
+}

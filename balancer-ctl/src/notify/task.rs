@@ -1,0 +1,446 @@
+//! The thread that runs notify programs.
+//!
+//! Two queues, both bounded: events on their way to the policy, and for each entry what its program is still to be told,
+//! one run at a time so that the order stays. What does not fit is dropped, counted, and the count logged.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::{self, JoinSet},
+    time::{sleep, sleep_until, timeout},
+};
+
+use super::{
+    invocation::{Teller, invocation},
+    policy::{EntryId, Policy, Tell},
+};
+use crate::{
+    model::{Model, Notify},
+    program::{End, Finished, Program},
+    view::Event,
+};
+
+/// Events that may wait for the thread: as many as there can be real servers.
+const MOST_EVENTS: usize = 32_768;
+/// What may wait for one entry's program.
+const MOST_WAITING: usize = 4096;
+/// Programs that run at once, of all entries together.
+const MOST_RUNNING: usize = 8;
+/// How often losses are logged at most.
+const LOG_LOSSES_EVERY: Duration = Duration::from_secs(10);
+/// How long programs that run or wait have when the daemon stops.
+const FAREWELL: Duration = Duration::from_secs(3);
+/// How long the kernel has to hand over what is left of killed programs.
+const REAPING: Duration = Duration::from_millis(50);
+/// Lines of a program's output that are logged, and how long one may be, in bytes.
+const MOST_LINES: usize = 50;
+const LONGEST_LINE: usize = 1000;
+
+/// The way to the thread. No call waits.
+#[derive(Debug)]
+pub struct Notifier {
+    messages: mpsc::UnboundedSender<Message>,
+    shared: Arc<Shared>,
+    done: oneshot::Receiver<()>,
+}
+
+#[derive(Debug)]
+enum Message {
+    Configure(Box<Model>),
+    Tell(Event),
+    Assume(Event),
+}
+
+/// What both sides count.
+#[derive(Debug, Default)]
+struct Shared {
+    /// Whether any program is configured.
+    is_wanted: AtomicBool,
+    /// Events on their way.
+    waiting: AtomicUsize,
+    /// Events that found no room.
+    lost: AtomicU64,
+}
+
+impl Notifier {
+    /// Starts the thread. `state` is the daemon's directory of state, which programs are told.
+    ///
+    /// # Errors
+    /// There is no thread or no runtime to be had.
+    pub fn start(state: &Path) -> io::Result<Self> {
+        let (messages, inbox) = mpsc::unbounded_channel();
+        let (end, done) = oneshot::channel();
+        let shared = Arc::new(Shared::default());
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let mut task = Task::new(inbox, Arc::clone(&shared), state.to_owned());
+        thread::Builder::new()
+            .name("notify".to_owned())
+            .spawn(move || {
+                runtime.block_on(task.run());
+                // Whoever waited may have given up.
+                let _ = end.send(());
+            })?;
+        Ok(Self {
+            messages,
+            shared,
+            done,
+        })
+    }
+
+    /// Takes a model's entries and the names of its services. To be called for the first model and each one after it,
+    /// before or after the events of the change.
+    pub fn configure(&self, model: &Model) {
+        let is_wanted = !model.notify.is_empty();
+        let was_wanted = self.shared.is_wanted.swap(is_wanted, Ordering::Relaxed);
+        if is_wanted || was_wanted {
+            self.send(Message::Configure(Box::new(model.clone())));
+        }
+    }
+
+    /// Tells of an event.
+    pub fn tell(&self, event: Event) {
+        self.send_event(event, Message::Tell);
+    }
+
+    /// Makes a trouble known that an earlier daemon has told, so that its end is told: an event as it began.
+    pub fn assume(&self, event: Event) {
+        self.send_event(event, Message::Assume);
+    }
+
+    /// Ends the thread: what runs or waits has a short time, then it is killed or dropped.
+    pub async fn stop(self) {
+        drop(self.messages);
+        let longest = FAREWELL + REAPING + Duration::from_secs(1);
+        // It ends by itself, unless the system does not let it.
+        let _ = timeout(longest, self.done).await;
+    }
+
+    fn send_event(&self, event: Event, message: fn(Event) -> Message) {
+        if !self.shared.is_wanted.load(Ordering::Relaxed) {
+            return;
+        }
+        if self.shared.waiting.fetch_add(1, Ordering::Relaxed) >= MOST_EVENTS {
+            self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.shared.lost.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        self.send(message(event));
+    }
+
+    fn send(&self, message: Message) {
+        // Without the thread there is no one to tell; that it ended was said then.
+        let _ = self.messages.send(message);
+    }
+}
+
+/// What the thread has.
+struct Task {
+    inbox: mpsc::UnboundedReceiver<Message>,
+    shared: Arc<Shared>,
+    state: PathBuf,
+    node: String,
+    policy: Policy,
+    lines: Lines,
+    running: JoinSet<()>,
+    /// Whose program runs in which task.
+    runs: HashMap<task::Id, EntryId>,
+    losses: Losses,
+}
+
+impl Task {
+    fn new(inbox: mpsc::UnboundedReceiver<Message>, shared: Arc<Shared>, state: PathBuf) -> Self {
+        Self {
+            inbox,
+            shared,
+            state,
+            node: String::new(),
+            policy: Policy::default(),
+            lines: Lines::default(),
+            running: JoinSet::new(),
+            runs: HashMap::new(),
+            losses: Losses::default(),
+        }
+    }
+
+    async fn run(&mut self) {
+        loop {
+            let deadline = earlier(self.policy.next_deadline(), self.losses.next_log());
+            tokio::select! {
+                message = self.inbox.recv() => match message {
+                    Some(message) => self.take(message),
+                    None => break,
+                },
+                Some(ended) = self.running.join_next_with_id() => self.ended(ended),
+                () = until(deadline) => {
+                    let tells = self.policy.expire(Instant::now());
+                    self.queue(tells);
+                }
+            }
+            self.losses.events += self.shared.lost.swap(0, Ordering::Relaxed);
+            self.losses.log(Instant::now());
+            self.start_programs();
+        }
+        self.part().await;
+    }
+
+    fn take(&mut self, message: Message) {
+        let now = Instant::now();
+        match message {
+            Message::Configure(model) => {
+                self.policy.configure(&model);
+                self.lines.keep(&self.policy.entries().collect());
+                self.node = model.node;
+            }
+            Message::Tell(event) => {
+                self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
+                let tells = self.policy.handle(&event, now);
+                self.queue(tells);
+            }
+            Message::Assume(event) => {
+                self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
+                self.policy.assume(&event, now);
+            }
+        }
+    }
+
+    fn queue(&mut self, tells: Vec<Tell>) {
+        for tell in tells {
+            if !self.lines.push(tell) {
+                self.losses.tells += 1;
+            }
+        }
+    }
+
+    fn start_programs(&mut self) {
+        while self.running.len() < MOST_RUNNING
+            && let Some(tell) = self.lines.next()
+        {
+            let teller = Teller {
+                node: &self.node,
+                state: &self.state,
+            };
+            let program = invocation(&tell.news, &tell.notify, teller);
+            let entry = tell.entry;
+            let run = async move { run(&program, &tell).await };
+            self.runs.insert(self.running.spawn(run).id(), entry);
+        }
+    }
+
+    fn ended(&mut self, ended: Result<(task::Id, ()), task::JoinError>) {
+        let id = ended.map_or_else(
+            |error| {
+                tracing::error!(%error, "a notify program's task failed");
+                error.id()
+            },
+            |(id, ())| id,
+        );
+        if let Some(entry) = self.runs.remove(&id) {
+            self.lines.is_free(entry);
+        }
+    }
+
+    /// Gives what runs and waits a short time.
+    async fn part(&mut self) {
+        let rest = async {
+            loop {
+                self.start_programs();
+                let Some(ended) = self.running.join_next_with_id().await else {
+                    return;
+                };
+                self.ended(ended);
+            }
+        };
+        if timeout(FAREWELL, rest).await.is_ok() {
+            return;
+        }
+        tracing::warn!(
+            running = self.running.len(),
+            waiting = self.lines.waiting(),
+            "notify programs are given up, the daemon stops"
+        );
+        self.running.shutdown().await;
+        sleep(REAPING).await;
+    }
+}
+
+/// What waits for each entry's program.
+#[derive(Debug, Default)]
+struct Lines {
+    lines: HashMap<EntryId, Line>,
+    /// Entries whose program can run, in turn: with something to tell, and not running.
+    ready: VecDeque<EntryId>,
+}
+
+#[derive(Debug, Default)]
+struct Line {
+    waiting: VecDeque<Tell>,
+    is_running: bool,
+}
+
+impl Lines {
+    /// Takes something to tell; `false` = there is no room.
+    fn push(&mut self, tell: Tell) -> bool {
+        let entry = tell.entry;
+        let line = self.lines.entry(entry).or_default();
+        if line.waiting.len() >= MOST_WAITING {
+            return false;
+        }
+        line.waiting.push_back(tell);
+        if line.waiting.len() == 1 && !line.is_running {
+            self.ready.push_back(entry);
+        }
+        true
+    }
+
+    /// What to tell next; its entry's program runs until [`Self::is_free`].
+    fn next(&mut self) -> Option<Tell> {
+        loop {
+            let entry = self.ready.pop_front()?;
+            if let Some(line) = self.lines.get_mut(&entry)
+                && let Some(tell) = line.waiting.pop_front()
+            {
+                line.is_running = true;
+                return Some(tell);
+            }
+        }
+    }
+
+    /// An entry's program has ended.
+    fn is_free(&mut self, entry: EntryId) {
+        let Some(line) = self.lines.get_mut(&entry) else {
+            return;
+        };
+        line.is_running = false;
+        if !line.waiting.is_empty() {
+            self.ready.push_back(entry);
+        }
+    }
+
+    /// Forgets what waits for other entries than these.
+    fn keep(&mut self, entries: &HashSet<EntryId>) {
+        self.lines.retain(|entry, _| entries.contains(entry));
+        self.ready.retain(|entry| entries.contains(entry));
+    }
+
+    fn waiting(&self) -> usize {
+        self.lines.values().map(|line| line.waiting.len()).sum()
+    }
+}
+
+/// What was dropped since the last log of it.
+#[derive(Debug, Default)]
+struct Losses {
+    events: u64,
+    tells: u64,
+    logged: Option<Instant>,
+}
+
+impl Losses {
+    const fn is_empty(&self) -> bool {
+        self.events == 0 && self.tells == 0
+    }
+
+    fn next_log(&self) -> Option<Instant> {
+        let logged = self.logged?;
+        (!self.is_empty()).then(|| logged + LOG_LOSSES_EVERY)
+    }
+
+    fn log(&mut self, now: Instant) {
+        if self.is_empty() || self.next_log().is_some_and(|next| next > now) {
+            return;
+        }
+        tracing::warn!(
+            events = self.events,
+            runs = self.tells,
+            "notify programs are too slow, not all is told"
+        );
+        *self = Self {
+            logged: Some(now),
+            ..Self::default()
+        };
+    }
+}
+
+fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    a.into_iter().chain(b).min()
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Runs one program to its end and logs what it says and how it ends.
+async fn run(program: &Program, tell: &Tell) {
+    let result = program.run().await;
+    let event = tell.news.event.event.name();
+    let name = name(&tell.notify);
+    match result {
+        Ok(Finished {
+            end,
+            output,
+            is_cut,
+            took,
+        }) => {
+            log_output(name, &output, is_cut);
+            if end == End::Exit(0) {
+                tracing::debug!(program = name, event, ?took, "notify program done");
+            } else {
+                tracing::warn!(program = name, event, %end, "notify program failed");
+            }
+        }
+        Err(error) => {
+            tracing::error!(program = name, event, %error, "notify program cannot be started");
+        }
+    }
+}
+
+fn name(notify: &Notify) -> &str {
+    notify.run.first().map(String::as_str).unwrap_or_default()
+}
+
+fn log_output(program: &str, output: &[u8], is_cut: bool) {
+    let (lines, is_short) = printable(output);
+    for line in lines {
+        tracing::info!(program, line, "notify program says");
+    }
+    if is_cut || is_short {
+        tracing::info!(program, "notify program says more than is logged");
+    }
+}
+
+/// Output as lines that a log can hold, and whether they are not all of it.
+fn printable(output: &[u8]) -> (Vec<String>, bool) {
+    let text = String::from_utf8_lossy(output);
+    let mut is_short = false;
+    let mut all = text.lines().filter(|line| !line.trim().is_empty());
+    let lines = all
+        .by_ref()
+        .take(MOST_LINES)
+        .map(|line| {
+            let end = line.floor_char_boundary(LONGEST_LINE);
+            is_short |= end < line.len();
+            line[..end].replace(char::is_control, " ")
+        })
+        .collect();
+    is_short |= all.next().is_some();
+    (lines, is_short)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,452 @@
+//! Real programs on the real thread.
+
+use std::{
+    fs,
+    io::Write as _,
+    process::{Command, Stdio},
+};
+
+use super::*;
+use crate::{change::tests::model, event::EventKind};
+
+const SERVICES: &str = r#"
+    [[service]]
+    name = "web"
+    address = "192.0.2.80:80"
+    [[service.real]]
+    address = "10.0.0.2"
+    [[service.real]]
+    address = "10.0.0.3"
+"#;
+
+/// An alert program as people wrote them for mon: options by getopts, recipients after them, a summary to read.
+const MON_ALERT: &str = r#"#!/bin/sh
+set -eu
+log=/nowhere up=ALERT
+while getopts s:g:h:l:t:u option; do
+    case $option in
+        s) service=$OPTARG ;;
+        g) group=$OPTARG ;;
+        h) hosts=$OPTARG ;;
+        l) every=$OPTARG ;;
+        t) time=$OPTARG ;;
+        u) up=UPALERT ;;
+        *) exit 2 ;;
+    esac
+done
+shift $((OPTIND - 1))
+log=$1
+shift
+read -r summary
+{
+    echo "$up $group/$service hosts=$hosts every=$every time=$time to=$*"
+    echo "$MON_ALERTTYPE $MON_OPSTATUS $MON_RETVAL $MON_GROUP/$MON_SERVICE: $MON_LAST_SUMMARY"
+    echo "first=${MON_FIRST_FAILURE-} last=${MON_LAST_FAILURE-} passed=${MON_LAST_SUCCESS-} $MON_STATEDIR $MON_DESCRIPTION"
+    echo "$summary"
+} >> "$log"
+"#;
+
+/// A directory with programs and what they wrote.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.path().join(name).display().to_string()
+    }
+
+    /// Writes a program. Another process does it: if ours had the file open to write while a test beside this one
+    /// starts a program, that one would have it open too for a moment, and the kernel runs no file that is written to.
+    fn program(&self, name: &str, text: &str) -> String {
+        let path = self.path(name);
+        let mut writer = Command::new("/bin/sh")
+            .args(["-c", r#"cat > "$0" && chmod 755 "$0""#, &path])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = writer.stdin.take().unwrap();
+        input.write_all(text.as_bytes()).unwrap();
+        drop(input);
+        assert!(writer.wait().unwrap().success());
+        path
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap_or_default()
+    }
+
+    /// Waits until a file has so many lines, and returns them.
+    async fn lines(&self, name: &str, count: usize) -> Vec<String> {
+        for _ in 0..1000 {
+            let text = self.read(name);
+            if text.lines().count() >= count && text.ends_with('\n') {
+                return text.lines().map(str::to_owned).collect();
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{name}: {}", self.read(name));
+    }
+}
+
+fn entry(run: &[&str]) -> Notify {
+    Notify {
+        on: vec![EventKind::RealDown, EventKind::RealUp, EventKind::Stopping],
+        services: Vec::new(),
+        run: run.iter().map(ToString::to_string).collect(),
+        timeout: Duration::from_secs(20),
+        alert_after: Duration::ZERO,
+        alert_every: None,
+        always_up: false,
+    }
+}
+
+fn started(entries: &[Notify]) -> Notifier {
+    let notifier = Notifier::start(Path::new("/var/lib/balancer")).unwrap();
+    let mut model = model(SERVICES);
+    model.notify = entries.to_vec();
+    notifier.configure(&model);
+    notifier
+}
+
+/// An event at so many seconds after the year 2000 began.
+fn event(event: EventKind, real: &str, seconds: u64) -> Event {
+    let time = humantime::parse_rfc3339("2000-01-01T00:00:00Z").unwrap();
+    Event {
+        time: humantime::format_rfc3339_millis(time + Duration::from_secs(seconds)).to_string(),
+        event,
+        service: Some("tcp/192.0.2.80:80".to_owned()),
+        real: Some(real.parse().unwrap()),
+        message: "refused".to_owned(),
+    }
+}
+
+fn down(real: &str, seconds: u64) -> Event {
+    event(EventKind::RealDown, real, seconds)
+}
+
+fn up(real: &str, seconds: u64) -> Event {
+    event(EventKind::RealUp, real, seconds)
+}
+
+/// Whether a process runs that was not yet reaped, or is a zombie of ours.
+fn is_there(id: &str) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{id}/stat")) else {
+        return false;
+    };
+    let mut fields = stat.rsplit(") ").next().unwrap().split(' ');
+    let (state, parent) = (fields.next().unwrap(), fields.next().unwrap());
+    state != "Z" || parent == std::process::id().to_string()
+}
+
+async fn is_gone(id: &str) {
+    for _ in 0..300 {
+        if !is_there(id) {
+            return;
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    panic!("process {id} is left");
+}
+
+#[tokio::test]
+async fn an_alert_program_of_mon_runs_unchanged() {
+    let place = Place::new();
+    let alert = place.program("alert", MON_ALERT);
+    let log = place.path("log");
+    let mut told = entry(&[&alert, &log, "ops@example.org", "night shift"]);
+    told.alert_every = Some(Duration::from_secs(300));
+    let notifier = started(&[told]);
+    notifier.tell(down("10.0.0.2:80", 1));
+    notifier.tell(up("10.0.0.2:80", 61));
+    let lines = place.lines("log", 8).await;
+    notifier.stop().await;
+    let begin = concat!(
+        r#"{"summary":"10.0.0.2:80 real down: refused","time":"2000-01-01T00:00:01.000Z","event":"real-down","#,
+        r#""service":"tcp/192.0.2.80:80","real":"10.0.0.2:80","message":"refused","name":"web","node":"lb1","again":0,"#,
+        r#""first_failure":"2000-01-01T00:00:01.000Z","last_failure":"2000-01-01T00:00:01.000Z","last_success":null}"#,
+    );
+    let end = concat!(
+        r#"{"summary":"10.0.0.2:80 real up: refused","time":"2000-01-01T00:01:01.000Z","event":"real-up","#,
+        r#""service":"tcp/192.0.2.80:80","real":"10.0.0.2:80","message":"refused","name":"web","node":"lb1","again":0,"#,
+        r#""first_failure":"2000-01-01T00:00:01.000Z","last_failure":"2000-01-01T00:00:01.000Z","#,
+        r#""last_success":"2000-01-01T00:01:01.000Z"}"#,
+    );
+    assert_eq!(
+        lines,
+        [
+            "ALERT web/web hosts=10.0.0.2 every=300 time=946684801 to=ops@example.org night shift",
+            "failure 0 1 web/web: 10.0.0.2:80 real down: refused",
+            "first=946684801 last=946684801 passed= /var/lib/balancer virtual service web on lb1",
+            begin,
+            "UPALERT web/web hosts=10.0.0.2 every=300 time=946684861 to=ops@example.org night shift",
+            "up 1 0 web/web: 10.0.0.2:80 real up: refused",
+            "first=946684801 last=946684801 passed=946684861 /var/lib/balancer virtual service web on lb1",
+            end,
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_program_that_hangs_is_killed_and_holds_no_other_up() {
+    let place = Place::new();
+    let script = "#!/bin/sh\ntrap '' TERM\necho $$ >> \"$MON_STATEDIR/../$1\"\nwhile :; do sleep 1000; done\n";
+    let script = script.replace("$MON_STATEDIR/../$1", "${11}");
+    let hangs = place.program("hangs", &script);
+    let quick = place.program("quick", "#!/bin/sh\necho \"$BALANCER_REAL\" >> \"${11}\"\n");
+    let mut slow = entry(&[&hangs, &place.path("ids")]);
+    slow.timeout = Duration::from_millis(300);
+    let notifier = started(&[slow, entry(&[&quick, &place.path("log")])]);
+    let begun = Instant::now();
+    notifier.tell(down("10.0.0.2:80", 1));
+    notifier.tell(down("10.0.0.3:80", 2));
+    let log = place.lines("log", 2).await;
+    assert_eq!(log, ["10.0.0.2:80", "10.0.0.3:80"]);
+    // The second run of the one that hangs begins when the first was killed: no sooner than its limit and the grace.
+    let ids = place.lines("ids", 2).await;
+    assert!(begun.elapsed() > Duration::from_millis(1300));
+    is_gone(&ids[0]).await;
+    is_gone(&ids[1]).await;
+    notifier.stop().await;
+}
+
+#[tokio::test]
+async fn failures_hinder_nothing_that_follows() {
+    let place = Place::new();
+    let script = "#!/bin/sh\necho \"$BALANCER_EVENT\" >> \"$MON_LOG\"\n";
+    let fails = place.program(
+        "fails",
+        &format!("{}exit 3\n", script.replace("$MON_LOG", &place.path("log"))),
+    );
+    let dies = place.program("dies", "#!/bin/sh\nkill -9 $$\n");
+    let notifier = started(&[
+        entry(&[&place.path("missing")]),
+        entry(&[&dies]),
+        entry(&[&fails]),
+    ]);
+    for second in 0..3 {
+        notifier.tell(down("10.0.0.2:80", 2 * second));
+        notifier.tell(up("10.0.0.2:80", 2 * second + 1));
+    }
+    let log = place.lines("log", 6).await;
+    assert_eq!(log, ["real-down", "real-up"].repeat(3));
+    notifier.stop().await;
+}
+
+#[tokio::test]
+async fn an_entry_runs_one_at_a_time_in_order_and_all_together_a_few() {
+    let place = Place::new();
+    // It would find the directory of another run of the same entry.
+    let script = r#"#!/bin/sh
+        directory=${11}
+        mkdir "$directory/run" || echo "two at once" >> "$directory/log"
+        mkdir "$directory/../all/$$"
+        ls "$directory/../all" | wc -l >> "$directory/../counts"
+        sleep 0.02
+        rmdir "$directory/../all/$$"
+        rmdir "$directory/run"
+        echo "$BALANCER_REAL" >> "$directory/log"
+    "#;
+    let program = place.program("program", script);
+    fs::create_dir(place.path("all")).unwrap();
+    let names: Vec<_> = (0..MOST_RUNNING + 4)
+        .map(|number| format!("e{number}"))
+        .collect();
+    let entries: Vec<_> = names
+        .iter()
+        .map(|name| {
+            let directory = place.path(name);
+            fs::create_dir(&directory).unwrap();
+            entry(&[&program, &directory])
+        })
+        .collect();
+    let notifier = started(&entries);
+    let reals: Vec<_> = (1..=10).map(|host| format!("10.0.0.{host}:80")).collect();
+    for (second, real) in (1..).zip(&reals) {
+        notifier.tell(down(real, second));
+    }
+    for name in &names {
+        let log = place.lines(&format!("{name}/log"), reals.len()).await;
+        assert_eq!(log, reals, "{name}");
+    }
+    notifier.stop().await;
+    let counts = place.read("counts");
+    let most = counts
+        .lines()
+        .map(|line| line.trim().parse::<usize>().unwrap());
+    let most = most.max().unwrap();
+    assert!((2..=MOST_RUNNING).contains(&most), "{most} at once");
+}
+
+#[tokio::test]
+async fn a_flood_of_events_is_taken_without_waiting_and_told_as_far_as_it_fits() {
+    let place = Place::new();
+    let script = "#!/bin/sh\nread -r line\necho \"$BALANCER_EVENT\" >> \"${11}\"\n";
+    let program = place.program("program", script);
+    let notifier = started(&[entry(&[&program, &place.path("log")])]);
+    let begun = Instant::now();
+    for second in 0..100_000 {
+        notifier.tell(down("10.0.0.2:80", second));
+        notifier.tell(up("10.0.0.2:80", second));
+    }
+    println!("200000 events were taken in {:?}", begun.elapsed());
+    // The thread is alive and its program is told.
+    place.lines("log", 20).await;
+    let begun = Instant::now();
+    notifier.stop().await;
+    assert!(begun.elapsed() < FAREWELL + Duration::from_secs(2));
+    println!("{} were told", place.read("log").lines().count());
+}
+
+#[test]
+fn what_does_not_fit_on_the_way_to_the_thread_is_counted() {
+    // No thread takes anything.
+    let (messages, mut inbox) = mpsc::unbounded_channel();
+    let notifier = Notifier {
+        messages,
+        shared: Arc::default(),
+        done: oneshot::channel().1,
+    };
+    notifier.tell(down("10.0.0.2:80", 0));
+    assert!(inbox.is_empty(), "no program is configured");
+    let mut model = model(SERVICES);
+    notifier.configure(&model);
+    assert!(inbox.is_empty(), "nor was any before");
+    model.notify.push(entry(&["/a"]));
+    notifier.configure(&model);
+    for second in 0..MOST_EVENTS as u64 + 7 {
+        notifier.tell(down("10.0.0.2:80", second));
+    }
+    assert_eq!(inbox.len(), 1 + MOST_EVENTS);
+    assert_eq!(notifier.shared.lost.load(Ordering::Relaxed), 7);
+    // A configuration always fits, one without entries too, when there were some.
+    model.notify.clear();
+    notifier.configure(&model);
+    notifier.configure(&model);
+    assert_eq!(inbox.len(), 2 + MOST_EVENTS);
+    assert!(matches!(inbox.try_recv(), Ok(Message::Configure(_))));
+}
+
+#[test]
+fn what_does_not_fit_in_an_entrys_line_is_refused_and_the_others_go_in_turn() {
+    let mut model = model(SERVICES);
+    model.notify = vec![entry(&["/a"]), entry(&["/b"])];
+    let mut policy = Policy::default();
+    policy.configure(&model);
+    let tells = policy.handle(&down("10.0.0.2:80", 0), Instant::now());
+    let mut lines = Lines::default();
+    for _ in 0..MOST_WAITING {
+        assert!(lines.push(tells[0].clone()));
+    }
+    assert!(!lines.push(tells[0].clone()));
+    assert!(lines.push(tells[1].clone()));
+    assert!(lines.push(tells[1].clone()));
+    let (a, b) = (tells[0].entry, tells[1].entry);
+    let next = |lines: &mut Lines| lines.next().map(|tell| tell.entry);
+    assert_eq!([next(&mut lines), next(&mut lines)], [Some(a), Some(b)]);
+    assert_eq!(next(&mut lines), None);
+    lines.is_free(b);
+    lines.is_free(a);
+    assert_eq!([next(&mut lines), next(&mut lines)], [Some(b), Some(a)]);
+    lines.is_free(b);
+    assert_eq!(next(&mut lines), None);
+    assert_eq!(lines.waiting(), MOST_WAITING - 2);
+    // One that is configured no more is forgotten, also while it runs.
+    lines.keep(&HashSet::from([b]));
+    lines.is_free(a);
+    assert_eq!((next(&mut lines), lines.waiting()), (None, 0));
+}
+
+#[test]
+fn losses_are_logged_at_once_and_then_once_in_a_while() {
+    let now = Instant::now();
+    let mut losses = Losses::default();
+    losses.log(now);
+    assert_eq!((losses.logged, losses.next_log()), (None, None));
+    losses.events = 3;
+    losses.log(now);
+    assert_eq!((losses.events, losses.next_log()), (0, None));
+    losses.tells = 2;
+    let next = now + LOG_LOSSES_EVERY;
+    losses.log(next - Duration::from_nanos(1));
+    assert_eq!((losses.tells, losses.next_log()), (2, Some(next)));
+    losses.log(next);
+    assert_eq!((losses.tells, losses.logged), (0, Some(next)));
+}
+
+#[tokio::test]
+async fn a_late_alert_is_told_by_its_own_time() {
+    let place = Place::new();
+    let program = place.program(
+        "program",
+        "#!/bin/sh\necho \"$BALANCER_REAL $BALANCER_AGAIN\" >> \"${11}\"\n",
+    );
+    let mut late = entry(&[&program, &place.path("log")]);
+    late.alert_after = Duration::from_millis(100);
+    late.alert_every = Some(Duration::from_millis(100));
+    let notifier = started(&[late]);
+    notifier.tell(down("10.0.0.2:80", 1));
+    let log = place.lines("log", 3).await;
+    assert_eq!(
+        log[..3],
+        ["10.0.0.2:80 0", "10.0.0.2:80 1", "10.0.0.2:80 2"]
+    );
+    notifier.stop().await;
+}
+
+#[tokio::test]
+async fn at_the_end_what_was_told_before_is_done() {
+    let place = Place::new();
+    let program = place.program(
+        "program",
+        "#!/bin/sh\nsleep 0.2\necho \"$BALANCER_EVENT\" >> \"${11}\"\n",
+    );
+    let notifier = started(&[entry(&[&program, &place.path("log")])]);
+    notifier.tell(down("10.0.0.2:80", 1));
+    let mut stopping = event(EventKind::Stopping, "10.0.0.2:80", 2);
+    (stopping.service, stopping.real) = (None, None);
+    notifier.tell(stopping);
+    notifier.stop().await;
+    assert_eq!(place.read("log"), "real-down\nstopping\n");
+}
+
+#[tokio::test]
+async fn at_the_end_what_takes_too_long_is_killed() {
+    let place = Place::new();
+    let program = place.program(
+        "program",
+        "#!/bin/sh\ntrap '' TERM\necho $$ >> \"${11}\"\nwhile :; do sleep 1000; done\n",
+    );
+    let notifier = started(&[entry(&[&program, &place.path("ids")])]);
+    notifier.tell(down("10.0.0.2:80", 1));
+    notifier.tell(down("10.0.0.3:80", 2));
+    let ids = place.lines("ids", 1).await;
+    let begun = Instant::now();
+    notifier.stop().await;
+    assert!(begun.elapsed() >= FAREWELL);
+    assert!(!is_there(&ids[0]), "its process is left, or not reaped");
+    assert_eq!(place.read("ids").lines().count(), 1, "the second waited");
+}
+
+#[test]
+fn output_is_made_fit_for_a_log() {
+    assert_eq!(printable(b""), (vec![], false));
+    let (lines, is_short) = printable(b"one\n\n  \ntwo\x1b[2Jthree\xff\r\nfour");
+    assert_eq!(lines, ["one", "two [2Jthree\u{fffd}", "four"]);
+    assert!(!is_short);
+    let long = "ß".repeat(LONGEST_LINE);
+    let (lines, is_short) = printable(long.as_bytes());
+    assert_eq!((lines[0].len(), is_short), (LONGEST_LINE, true));
+    let many = "x\n".repeat(MOST_LINES);
+    assert_eq!(
+        printable(many.as_bytes()),
+        (vec!["x".to_owned(); MOST_LINES], false)
+    );
+    let more = "x\n".repeat(MOST_LINES + 1);
+    assert_eq!(
+        printable(more.as_bytes()),
+        (vec!["x".to_owned(); MOST_LINES], true)
+    );
+}

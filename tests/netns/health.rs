@@ -1,0 +1,409 @@
+//! Real servers die and return: what clients notice, what operators see, what programs are told.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener},
+    os::unix::fs::PermissionsExt as _,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use balancer_tests::{
+    client::request,
+    daemon::Daemon,
+    privileged,
+    topology::{Arms, Topology, VIP, VIP6, page, socket},
+};
+use xtask::lab::wait_until;
+
+use crate::{KeepAlive, shares};
+
+/// V:80 over `rr`, its first two real servers asked five times a second.
+const CHECKED: &str = r#"
+[[service]]
+name = "web"
+address = "192.0.2.80:80"
+scheduler = "rr"
+
+[service.check]
+type = "http"
+interval = "200ms"
+timeout = "150ms"
+rise = 2
+fall = 2
+
+[[service.real]]
+address = "192.168.0.2:80"
+
+[[service.real]]
+address = "192.168.0.3:80"
+"#;
+
+/// States of the first service's real servers, in order.
+fn states(daemon: &Daemon) -> Vec<String> {
+    let listed = daemon.json("list");
+    let reals = listed["services"][0]["reals"].as_array().expect("reals");
+    reals
+        .iter()
+        .map(|real| real["state"].as_str().expect("a state").to_owned())
+        .collect()
+}
+
+#[track_caller]
+fn wait_for(daemon: &Daemon, wanted: &[&str]) {
+    let mut last = Vec::new();
+    wait_until("the states", Duration::from_secs(15), || {
+        last = states(daemon);
+        Ok(last == wanted)
+    })
+    .unwrap_or_else(|error| panic!("{error:#}: {last:?}, not {wanted:?}\n{}", daemon.log()));
+}
+
+fn url() -> String {
+    format!("http://{VIP}/")
+}
+
+#[test]
+fn a_dead_real_server_leaves_and_returns_without_a_failed_request_after_that() {
+    if privileged::skipped() {
+        return;
+    }
+    let mut topology = Topology::with_web(Arms::Two, 2);
+    let daemon = Daemon::start(&topology, CHECKED);
+    wait_for(&daemon, &["up", "up"]);
+    assert_eq!(
+        shares(&topology.curl(&url(), 10)),
+        [("real1", 5), ("real2", 5)].into()
+    );
+    topology.reals[0].stop_programs();
+    wait_for(&daemon, &["down", "up"]);
+    assert_eq!(shares(&topology.curl(&url(), 50)), [("real2", 50)].into());
+    let listed = daemon.json("list");
+    let dead = &listed["services"][0]["reals"][0];
+    assert_eq!(dead["reason"], "connection refused, 2 of 2");
+    assert_eq!(
+        (&dead["weight"], &dead["effective_weight"]),
+        (&1.into(), &0.into())
+    );
+    let status = daemon.json("status");
+    assert_eq!(status["overall"], "limited");
+    assert!(
+        status["reasons"]
+            .to_string()
+            .contains("real 192.168.0.2:80 of service web is down: connection refused, 2 of 2"),
+        "{status}"
+    );
+    topology.reals[0].start_nginx(&format!("listen 80; {}", page(1)));
+    wait_for(&daemon, &["up", "up"]);
+    assert_eq!(
+        shares(&topology.curl(&url(), 10)),
+        [("real1", 5), ("real2", 5)].into()
+    );
+    let log = daemon.log();
+    for line in ["real down", "real up", "connection refused, 2 of 2"] {
+        assert!(log.contains(line), "{line}: {log}");
+    }
+}
+
+#[test]
+fn connections_of_a_dead_real_server_are_reset_unless_the_service_keeps_them() {
+    if privileged::skipped() {
+        return;
+    }
+    for (policy, goes_on) in [("reset", false), ("keep", true)] {
+        let mut topology = Topology::with_web(Arms::Two, 2);
+        // The page's server lives on; what is probed is another port, which dies.
+        topology.reals[0].start_nginx_on(81, &format!("listen 81; {}", page(1)));
+        topology.reals[1].start_nginx_on(81, &format!("listen 81; {}", page(2)));
+        let config = CHECKED
+            .replace("type = \"http\"", "type = \"http\"\nport = 81")
+            .replace(
+                "scheduler = \"rr\"",
+                &format!("scheduler = \"rr\"\non-down = \"{policy}\""),
+            );
+        let daemon = Daemon::start(&topology, &config);
+        wait_for(&daemon, &["up", "up"]);
+        let mut connections = [KeepAlive::connect(&topology), KeepAlive::connect(&topology)];
+        let names: Vec<_> = connections
+            .iter_mut()
+            .map(|one| one.request().expect("an answer"))
+            .collect();
+        let first = names
+            .iter()
+            .position(|name| name == "real1")
+            .expect("one each");
+        topology.reals[0].stop_last_program();
+        wait_for(&daemon, &["down", "up"]);
+        let start = Instant::now();
+        let answer = connections[first].request();
+        if goes_on {
+            assert_eq!(answer.expect("it goes on"), "real1");
+        } else {
+            let error = answer.expect_err("it was reset");
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+            println!("the reset came after {:?}", start.elapsed());
+        }
+        assert_eq!(
+            connections[1 - first].request().expect("the other goes on"),
+            "real2"
+        );
+    }
+}
+
+#[test]
+fn health_outlives_a_reload_an_edit_and_a_killed_daemon() {
+    if privileged::skipped() {
+        return;
+    }
+    let mut topology = Topology::with_web(Arms::Two, 3);
+    let config = CHECKED.to_owned() + "[[service.real]]\naddress = \"192.168.0.4:80\"\n";
+    let mut daemon = Daemon::start(&topology, &config);
+    wait_for(&daemon, &["up", "up", "up"]);
+    topology.reals[0].stop_programs();
+    wait_for(&daemon, &["down", "up", "up"]);
+    let load = topology.start_load(socket(VIP, 80));
+    load.wait_for(50);
+    daemon.write(
+        &daemon
+            .read()
+            .replace("interval = \"200ms\"", "interval = \"300ms\""),
+    );
+    daemon.ctl("reload");
+    assert_eq!(states(&daemon), ["down", "up", "up"], "after a reload");
+    daemon.ctl("edit-real 192.168.0.3:80 -w 5");
+    assert_eq!(states(&daemon), ["down", "up", "up"], "after an edit");
+    load.wait_for(50);
+    daemon.process().kill().expect("it ran");
+    load.wait_for(50);
+    daemon.restart();
+    assert_eq!(states(&daemon), ["down", "up", "up"], "after a restart");
+    load.wait_for(50);
+    load.finish();
+    let log = daemon.log();
+    assert_eq!(log.matches("real down").count(), 1, "{log}");
+}
+
+#[test]
+fn hundreds_of_real_servers_die_at_once_and_clients_are_refused_at_once() {
+    if privileged::skipped() {
+        return;
+    }
+    let mut topology = Topology::new(Arms::Two, 1);
+    let mut server = String::from("listen 80; ");
+    let mut config = CHECKED
+        .split("[[service.real]]")
+        .next()
+        .expect("a head")
+        .to_owned();
+    for port in 8000..8400 {
+        server += &format!("listen {port}; ");
+        config += &format!("[[service.real]]\naddress = \"192.168.0.2:{port}\"\n");
+    }
+    topology.reals[0].start_nginx(&(server + &page(1)));
+    let daemon = Daemon::start(&topology, &config);
+    wait_for(&daemon, &["up"; 400]);
+    topology
+        .curl(&url(), 5)
+        .iter()
+        .for_each(|answer| assert_eq!(answer, "real1"));
+    topology.reals[0].stop_programs();
+    wait_for(&daemon, &["down"; 400]);
+    let refused = topology
+        .client
+        .run(|| request(socket(VIP, 80)))
+        .expect("enter the client");
+    assert_eq!(
+        refused.expect_err("nobody answers").kind(),
+        std::io::ErrorKind::ConnectionRefused
+    );
+    assert_eq!(daemon.json("status")["overall"], "down");
+    assert!(daemon.log().contains("quorum lost"));
+}
+
+#[test]
+fn operators_drain_and_maintain_apart_from_health() {
+    if privileged::skipped() {
+        return;
+    }
+    let topology = Topology::with_web(Arms::Two, 2);
+    let daemon = Daemon::start(&topology, CHECKED);
+    wait_for(&daemon, &["up", "up"]);
+    let mut old = KeepAlive::connect(&topology);
+    let name = old.request().expect("an answer");
+    let (mine, other) = if name == "real1" {
+        ("192.168.0.2:80", "real2")
+    } else {
+        ("192.168.0.3:80", "real1")
+    };
+    daemon.ctl(&format!("drain {mine}"));
+    assert!(
+        daemon.read().contains("state = \"drain\""),
+        "{}",
+        daemon.read()
+    );
+    assert_eq!(shares(&topology.curl(&url(), 6)), [(other, 6)].into());
+    assert_eq!(old.request().expect("it goes on"), name);
+    daemon.ctl(&format!("maintenance {mine}"));
+    assert!(states(&daemon).contains(&"maintenance".to_owned()));
+    let error = old.request().expect_err("it is reset as `on-down` says");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+    daemon.ctl(&format!("ready {mine}"));
+    wait_for(&daemon, &["up", "up"]);
+    assert_eq!(
+        topology
+            .curl(&url(), 10)
+            .iter()
+            .filter(|answer| **answer == name)
+            .count(),
+        5
+    );
+}
+
+#[test]
+fn a_backup_serves_while_no_other_can() {
+    if privileged::skipped() {
+        return;
+    }
+    let mut topology = Topology::with_web(Arms::Two, 2);
+    let daemon = Daemon::start(&topology, &format!("{CHECKED}backup = true\n"));
+    wait_for(&daemon, &["up", "up"]);
+    assert_eq!(shares(&topology.curl(&url(), 6)), [("real1", 6)].into());
+    topology.reals[0].stop_programs();
+    wait_for(&daemon, &["down", "up"]);
+    assert_eq!(shares(&topology.curl(&url(), 6)), [("real2", 6)].into());
+    topology.reals[0].start_nginx(&format!("listen 80; {}", page(1)));
+    wait_for(&daemon, &["up", "up"]);
+    assert_eq!(shares(&topology.curl(&url(), 6)), [("real1", 6)].into());
+}
+
+#[test]
+fn an_ipv6_real_server_is_probed_over_ipv6() {
+    if privileged::skipped() {
+        return;
+    }
+    let mut topology = Topology::with_web(Arms::Two, 1);
+    let config = CHECKED
+        .replace(VIP, &format!("[{VIP6}]"))
+        .replace("192.168.0.2", "[fd00:1::2]")
+        .replace("[[service.real]]\naddress = \"192.168.0.3:80\"\n", "");
+    let daemon = Daemon::start(&topology, &config);
+    wait_for(&daemon, &["up"]);
+    assert_eq!(topology.curl(&format!("http://[{VIP6}]/"), 2), ["real1"; 2]);
+    topology.reals[0].stop_programs();
+    wait_for(&daemon, &["down"]);
+}
+
+#[test]
+fn a_notify_program_is_told_as_mon_tells_its_alerts() {
+    if privileged::skipped() {
+        return;
+    }
+    let mut topology = Topology::with_web(Arms::Two, 2);
+    // Programs run as root, so only where nobody else may write.
+    let folder = tempfile::Builder::new()
+        .prefix("balancer-tests-")
+        .tempdir_in("/root")
+        .expect("a folder");
+    let program = folder.path().join("alert");
+    let said = folder.path().join("said");
+    fs::write(
+        &program,
+        format!("#!/bin/sh\n{{ echo \"$MON_ALERTTYPE $*\"; echo \"$MON_LAST_SUMMARY\"; cat; echo; }} >> {}\n", said.display()),
+    )
+    .expect("write the program");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("executable");
+    let notify = format!(
+        "[[notify]]\non = [\"real-down\", \"real-up\"]\nrun = [\"{}\"]\n",
+        program.display()
+    );
+    let daemon = Daemon::start(&topology, &format!("{notify}{CHECKED}"));
+    wait_for(&daemon, &["up", "up"]);
+    topology.reals[0].stop_programs();
+    wait_for(&daemon, &["down", "up"]);
+    topology.reals[0].start_nginx(&format!("listen 80; {}", page(1)));
+    wait_for(&daemon, &["up", "up"]);
+    let mut text = String::new();
+    wait_until(
+        "the program to be told twice",
+        Duration::from_secs(5),
+        || {
+            text = fs::read_to_string(&said).unwrap_or_default();
+            Ok(text.contains("\"event\":\"real-up\""))
+        },
+    )
+    .unwrap_or_else(|error| panic!("{error:#}: {text}\n{}", daemon.log()));
+    assert!(text.contains("\"event\":\"real-down\""), "{text}");
+    assert!(text.contains("192.168.0.2"), "{text}");
+    assert!(text.contains("connection refused, 2 of 2"), "{text}");
+    assert!(
+        text.lines().any(|line| line.starts_with("failure ")),
+        "{text}"
+    );
+    assert!(
+        text.lines()
+            .any(|line| line.starts_with("up ") && line.contains("-u")),
+        "{text}"
+    );
+}
+
+/// From the answer that decides to the event, which is told once the ring is in the kernel.
+#[test]
+fn the_ring_follows_the_deciding_answer_at_once() {
+    if privileged::skipped() {
+        return;
+    }
+    let topology = Topology::with_web(Arms::Two, 2);
+    let failing = Arc::new(AtomicUsize::new(usize::MAX));
+    let decided = Arc::new(std::sync::Mutex::new(None));
+    let listener = topology.reals[0]
+        .namespace
+        .run(|| TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], 81))))
+        .expect("enter the real server")
+        .expect("listen");
+    {
+        let (failing, decided) = (Arc::clone(&failing), Arc::clone(&decided));
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(mut stream) = stream else { return };
+                let _ = stream.read(&mut [0; 1024]);
+                let status = if failing.load(Ordering::SeqCst) == usize::MAX {
+                    "200 OK"
+                } else {
+                    "503 Out"
+                };
+                if failing.load(Ordering::SeqCst) < 10
+                    && failing.fetch_sub(1, Ordering::SeqCst) == 1
+                {
+                    *decided.lock().expect("a lock") = Some(Instant::now());
+                }
+                let _ = write!(
+                    stream,
+                    "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                );
+            }
+        });
+    }
+    let config = CHECKED
+        .replace("type = \"http\"", "type = \"http\"\nport = 81")
+        .replace("192.168.0.3:80", "192.168.0.2:8080");
+    let daemon = Daemon::start(&topology, &config);
+    wait_for(&daemon, &["up", "up"]);
+    let mut events = daemon.follow_events();
+    failing.store(2, Ordering::SeqCst);
+    let event = events.next_with("real-down");
+    let arrived = Instant::now();
+    let decided = decided.lock().expect("a lock").expect("it was decided");
+    println!(
+        "the event came {:?} after the deciding answer was begun: {event}",
+        arrived - decided
+    );
+    assert!(
+        event.contains("http 503, wanted 200-299, 2 of 2"),
+        "{event}"
+    );
+}
