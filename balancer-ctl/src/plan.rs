@@ -75,7 +75,9 @@ pub enum Full {
 pub fn plan(desired: &[Service], observed: &Tables) -> Result<Vec<Change>, Full> {
     let mut planner = Planner::new(desired, observed)?;
     for service in desired {
-        planner.service(service)?;
+        if !planner.stands(service) {
+            planner.service(service)?;
+        }
     }
     Ok(planner.finish(desired))
 }
@@ -86,7 +88,9 @@ struct Planner<'a> {
     free_reals: Vec<u32>,
     free_services: Vec<u32>,
     space: space::RingSpace,
-    /// Real ids that the desired services have.
+    /// By service id: the service is what it shall be.
+    standing: Vec<bool>,
+    /// Real ids that services have which do not stand.
     kept: HashSet<u32>,
     resets: Vec<Change>,
     reals: Vec<Change>,
@@ -98,15 +102,27 @@ struct Planner<'a> {
 
 impl<'a> Planner<'a> {
     fn new(desired: &[Service], observed: &'a Tables) -> Result<Self, Full> {
+        let mut standing = vec![false; MAX_SERVICES as usize];
+        let mut others = Vec::new();
+        for service in desired {
+            match observed.services.get(&service.key) {
+                Some(row) if observed.planned.get(&service.key) == Some(service) => {
+                    if let Some(stands) = standing.get_mut(row.service.id as usize) {
+                        *stands = true;
+                    }
+                }
+                row => others.push((service, row.map(|row| row.service.id))),
+            }
+        }
+
         let used = observed.service_ids_in_use();
         let free_services: Vec<_> = (0..MAX_SERVICES)
+            .zip(&used)
+            .filter(|(_, used)| !**used)
+            .map(|(id, _)| id)
             .rev()
-            .filter(|id| !used.contains(id))
             .collect();
-        let new_services = desired
-            .iter()
-            .filter(|s| !observed.services.contains_key(&s.key))
-            .count();
+        let new_services = others.iter().filter(|(_, id)| id.is_none()).count();
         let of_family = |v4: bool| {
             desired
                 .iter()
@@ -116,27 +132,24 @@ impl<'a> Planner<'a> {
         if new_services > free_services.len()
             || of_family(true).max(of_family(false)) > MAX_SERVICES as usize
         {
-            let held = used.len() - observed.services.len();
+            let held = used.iter().filter(|used| **used).count() - observed.services.len();
             return Err(Full::Services {
                 wanted: desired.len(),
                 held,
             });
         }
 
-        let known_reals = observed.real_ids();
+        let known_reals =
+            observed.real_ids(|service| !standing.get(service as usize).is_some_and(|is| *is));
         let mut free_reals: Vec<_> = (0_u32..)
             .zip(&observed.reals)
             .filter(|(_, real)| real.state == state::FREE)
             .map(|(id, _)| id)
             .collect();
         free_reals.reverse();
-        let new_reals = desired
+        let new_reals = others
             .iter()
-            .map(|service| {
-                let id = observed
-                    .services
-                    .get(&service.key)
-                    .map(|row| row.service.id);
+            .map(|(service, id)| {
                 let is_known = |real: &&Real| {
                     id.is_some_and(|id| known_reals.contains_key(&(id, real.address)))
                 };
@@ -160,6 +173,7 @@ impl<'a> Planner<'a> {
             free_reals,
             free_services,
             space: observed.space.clone(),
+            standing,
             kept: HashSet::new(),
             resets: Vec::new(),
             reals: Vec::new(),
@@ -167,6 +181,18 @@ impl<'a> Planner<'a> {
             services: Vec::new(),
             leaving: Vec::new(),
         })
+    }
+
+    /// Whether nothing is to be done for a service.
+    fn stands(&self, desired: &Service) -> bool {
+        let row = self.observed.services.get(&desired.key);
+        row.is_some_and(|row| self.is_standing(row.service.id))
+    }
+
+    fn is_standing(&self, service: u32) -> bool {
+        self.standing
+            .get(service as usize)
+            .is_some_and(|stands| *stands)
     }
 
     fn service(&mut self, desired: &Service) -> Result<(), Full> {
@@ -267,10 +293,8 @@ impl<'a> Planner<'a> {
             .map(|key| Change::RemoveService { key: *key })
             .collect();
         for (id, real) in (0_u32..).zip(&self.observed.reals) {
-            if !self.kept.contains(&id)
-                && real.state != state::FREE
-                && !state::is_removed(real.state)
-            {
+            let is_desired = self.is_standing(real.service) || self.kept.contains(&id);
+            if real.state != state::FREE && !state::is_removed(real.state) && !is_desired {
                 // Connections that were about to end do not go on for it.
                 let state = if state::is_reset(real.state) {
                     state::REMOVED_RESET
@@ -309,6 +333,7 @@ impl<'a> Planner<'a> {
         let vips = desired.iter().map(|service| service.key.address.ip());
         let wanted = desired
             .iter()
+            .filter(|service| !self.stands(service))
             .flat_map(|service| &service.reals)
             .map(|real| real.address.ip());
         let known = self

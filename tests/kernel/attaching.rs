@@ -325,7 +325,9 @@ fn interfaces_that_go_or_lose_the_program_are_told_and_followed_each_on_its_own(
 /// Takes the packet program off an interface as an operator may.
 fn detach_link(scene: &Scene, interface: &str) {
     let index = scene.balancer.index(interface).unwrap();
-    let pin = scene.pins().join(format!("v1/link-{index}"));
+    let pin = scene
+        .pins()
+        .join(format!("v{}/link-{index}", balancer_common::ABI_VERSION));
     let output = std::process::Command::new("bpftool")
         .args(["link", "detach", "pinned"])
         .arg(pin)
@@ -346,7 +348,9 @@ fn connections_expire_while_interfaces_cannot_be_followed() {
         ..all()
     };
     // Not a link, so that asking about it fails.
-    let pin = scene.pins().join("v1/link-99");
+    let pin = scene
+        .pins()
+        .join(format!("v{}/link-99", balancer_common::ABI_VERSION));
     scene.with(short, |dataplane| {
         dataplane.reconcile(&both()).unwrap();
         let _stream = connect(&scene);

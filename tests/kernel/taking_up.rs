@@ -83,7 +83,9 @@ fn a_map_of_another_layout_is_not_taken_up() {
     start_reals(&scene);
     scene.with(all(), |dataplane| dataplane.reconcile(&both()).unwrap());
     // A map of another shape under the name of one of ours.
-    let path = scene.pins().join("v1/TURNS");
+    let path = scene
+        .pins()
+        .join(format!("v{}/TURNS", balancer_common::ABI_VERSION));
     std::fs::remove_file(&path).unwrap();
     let made = std::process::Command::new("bpftool")
         .args([

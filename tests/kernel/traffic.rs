@@ -3,14 +3,14 @@
 use std::{
     collections::BTreeMap,
     io::{Read, Write},
+    net::{SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
 
-use balancer_common::tcp::State;
-use balancer_ctl::{
-    dataplane::Service,
-    dataplane::{ConnectionFilter, Dataplane},
-};
+use balancer_common::{tcp::State, verdict::Discard};
+use balancer_ctl::dataplane::{ConnectionFilter, Connections, Dataplane, Service};
+
+use balancer_tests::pass;
 
 use crate::scene::{Scene, VIP, all, both, connect, key, service, start_reals};
 
@@ -65,6 +65,71 @@ fn connections_alternate_and_are_counted() {
 }
 
 #[test]
+fn clients_of_a_real_server_that_fails_are_reset_and_others_go_on() {
+    let scene = Scene::new();
+    start_reals(&scene);
+    // What the balancer sends back on a veth arrives only where a program listens.
+    let _listener = scene
+        .client
+        .run(|| pass::attach(nix::net::if_::if_nametoindex("eth0").unwrap()).unwrap())
+        .unwrap();
+    let failed = |number: usize| {
+        let mut services = both();
+        services[0].reals[number].weight = 0;
+        services[0].reals[number].connections = Connections::Reset;
+        services
+    };
+    scene.with(all(), |dataplane| {
+        dataplane.reconcile(&both()).unwrap();
+        let mut streams: Vec<_> = (0..4).map(|_| connect(&scene)).collect();
+        dataplane.reconcile(&failed(0)).unwrap();
+        for (stream, name) in &mut streams {
+            stream.write_all(b".").unwrap();
+            let answer = stream.read(&mut [0]);
+            if name == "A" {
+                let error = answer.unwrap_err();
+                assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+            } else {
+                assert_eq!(answer.unwrap(), 1);
+            }
+        }
+        assert_eq!(dataplane.status().unwrap().connections, 2);
+        let discards = dataplane.status().unwrap().discards;
+        assert!(discards.contains(&(Discard::RealReset, 2)), "{discards:?}");
+        assert_eq!([connect(&scene).1, connect(&scene).1], ["B", "B"]);
+        // A daemon that comes later finds it so.
+        dataplane.reconcile(&both()).unwrap();
+        let mut again = connect(&scene);
+        while again.1 != "A" {
+            again = connect(&scene);
+        }
+        dataplane.reconcile(&failed(0)).unwrap();
+        streams.push(again);
+    });
+    scene.with(all(), |dataplane| {
+        dataplane.reconcile(&failed(0)).unwrap();
+        dataplane.reconcile(&both()).unwrap();
+        assert_eq!(
+            [connect(&scene).1, connect(&scene).1].join("").len(),
+            2,
+            "both take connections again"
+        );
+        // With no real server at all the client is refused at once.
+        let mut none = failed(0);
+        none[0].reals[1].weight = 0;
+        dataplane.reconcile(&none).unwrap();
+        let refused = scene
+            .client
+            .run(|| {
+                let address: SocketAddr = VIP.parse().unwrap();
+                TcpStream::connect_timeout(&address, Duration::from_secs(5)).unwrap_err()
+            })
+            .unwrap();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    });
+}
+
+#[test]
 fn a_new_mac_address_of_a_real_server_is_followed() {
     let scene = Scene::new();
     start_reals(&scene);
@@ -106,12 +171,24 @@ fn many_services_and_real_servers_load_quickly() {
             )
         })
         .collect();
+    let weightless = |services: &[Service], down: &dyn Fn(usize) -> bool| {
+        let mut services = services.to_vec();
+        for (index, service) in services.iter_mut().enumerate() {
+            if down(index) {
+                service.reals[3].weight = 0;
+                service.reals[3].connections = Connections::Reset;
+            }
+        }
+        services
+    };
     scene.with(all(), |dataplane| {
         let mut timed = |what: &str, services: &[Service]| {
             let start = Instant::now();
             dataplane.reconcile(services).unwrap();
             let took = start.elapsed();
-            println!("{what}: {took:?}");
+            let start = Instant::now();
+            dataplane.tend().unwrap();
+            println!("{what}: {took:?}, then tended in {:?}", start.elapsed());
         };
         timed("1 service with 1,000 real servers", &one);
         timed("nothing to do", &one);
@@ -123,5 +200,22 @@ fn many_services_and_real_servers_load_quickly() {
         let mut changed = many.clone();
         changed[500].reals.pop();
         timed("one real server of them removed", &changed);
+        timed("and back", &many);
+        timed("one failed", &weightless(&many, &|index| index == 7));
+        timed("and back", &many);
+        timed("500 failed", &weightless(&many, &|index| index % 2 == 0));
+        timed("all 1,000 failed", &weightless(&many, &|_| true));
+        timed("and back", &many);
+        timed("nothing to do", &many);
+        let start = Instant::now();
+        let snapshot = dataplane.snapshot().unwrap();
+        println!(
+            "{} services read in {:?}",
+            snapshot.services.len(),
+            start.elapsed()
+        );
+        let start = Instant::now();
+        dataplane.status().unwrap();
+        println!("status read in {:?}", start.elapsed());
     });
 }

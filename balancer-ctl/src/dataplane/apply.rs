@@ -1,6 +1,6 @@
 //! Makes changes in the kernel's tables: the only writer of services, rings and real servers.
 
-use std::{io, net::IpAddr};
+use std::{collections::HashMap, io, net::IpAddr};
 
 use anyhow::Context;
 use balancer_common::{
@@ -175,6 +175,7 @@ pub fn observe(maps: &Maps, settings: &SettingsRow, ways: &Ways) -> anyhow::Resu
         any_port: settings.get().any_port != 0,
         resets: ways.resets(),
         space,
+        planned: HashMap::new(),
     })
 }
 

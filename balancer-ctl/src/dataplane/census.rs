@@ -34,17 +34,26 @@ pub const CHUNK: u32 = 1 << 14;
 /// Connections by real id: `[active, inactive]`.
 pub type Census = Vec<[u64; 2]>;
 
-/// Counts the connections of every real server.
+/// Counts the connections of every real server that have rows.
 pub fn count(maps: &Maps, reals: usize, now: u32, timeouts: &Timeouts) -> io::Result<Census> {
     let mut census = vec![[0; 2]; reals];
+    count_rows(&maps.conntrack_v4, &mut census, now, timeouts)?;
+    count_rows(&maps.conntrack_v6, &mut census, now, timeouts)?;
+    Ok(census)
+}
+
+/// Adds the handshakes under way.
+pub fn add_half_open(
+    maps: &Maps,
+    census: &mut Census,
+    now: u32,
+    timeouts: &Timeouts,
+) -> io::Result<()> {
     half_open(maps, now, timeouts, |record| {
         if let Some(counts) = census.get_mut(record.real_id as usize) {
             counts[1] += 1;
         }
-    })?;
-    count_rows(&maps.conntrack_v4, &mut census, now, timeouts)?;
-    count_rows(&maps.conntrack_v6, &mut census, now, timeouts)?;
-    Ok(census)
+    })
 }
 
 fn count_rows<A>(
@@ -78,7 +87,8 @@ where
     Ok(())
 }
 
-fn count_row<A>(census: &mut Census, row: &ConntrackEntry<A>) {
+/// Counts the connection of an original row.
+pub fn count_row<A>(census: &mut Census, row: &ConntrackEntry<A>) {
     if let Some(counts) = census.get_mut(row.real as usize) {
         counts[usize::from(row.state != State::Established as u8)] += 1;
     }

@@ -20,15 +20,18 @@ use balancer_common::{
 };
 
 use super::{
-    census::{self, CHUNK, partner},
+    census::{self, Census, partner},
     maps::Maps,
     settings::SettingsRow,
     table::{Table, Walk},
 };
 use crate::{model, plan::tables::Change};
 
-/// How long one call may go on before it stops after the chunk of rows at hand. A million idle rows take a few calls.
-const LONGEST: Duration = Duration::from_millis(200);
+/// How long one call may go on before it stops after the chunk of rows at hand.
+const LONGEST: Duration = Duration::from_millis(4);
+
+/// Rows read at a time: few enough that even if all of them are idle, their deletion takes only some milliseconds.
+const SLICE: u32 = 1 << 10;
 
 /// The longest rest between two walks.
 const LONGEST_REST: Duration = Duration::from_secs(10);
@@ -53,6 +56,8 @@ pub struct Expiry {
     began: (Usage, Settings),
     /// Connections met so far, those deleted by this walk not counted.
     found: u64,
+    /// The same by real id.
+    census: Census,
     /// Real ids that were removed when this walk began, and that it has not met.
     candidates: HashSet<u32>,
 }
@@ -62,6 +67,8 @@ pub struct Expiry {
 pub struct Outcome {
     /// Removed real ids that no connection refers to.
     pub unused: Vec<u32>,
+    /// Connections by real id.
+    pub census: Census,
 }
 
 impl Expiry {
@@ -71,6 +78,7 @@ impl Expiry {
         maps: &Maps,
         settings: &SettingsRow,
         removed: HashSet<u32>,
+        reals: usize,
         now: u32,
     ) -> io::Result<Self> {
         let mut candidates = removed;
@@ -79,10 +87,11 @@ impl Expiry {
         // Before the tables: a handshake that completes meanwhile was seen here.
         forget_half_open(maps, &mut candidates, now, &present.timeouts)?;
         Ok(Self {
-            v4: Walk::new(CHUNK),
-            v6: Walk::new(CHUNK),
+            v4: Walk::new(SLICE),
+            v6: Walk::new(SLICE),
             began: (usage, present),
             found: 0,
+            census: vec![[0; 2]; reals],
             candidates,
         })
     }
@@ -110,6 +119,7 @@ impl Expiry {
             let mut sweep = Sweep {
                 settings,
                 found: &mut self.found,
+                census: &mut self.census,
                 candidates: &mut self.candidates,
                 now,
                 timeouts,
@@ -140,6 +150,7 @@ impl Expiry {
         }
         Ok(Outcome {
             unused: self.candidates.drain().collect(),
+            census: std::mem::take(&mut self.census),
         })
     }
 }
@@ -181,6 +192,7 @@ fn correction(found: u64, began: (Usage, Settings), ended: (Usage, Settings)) ->
 struct Sweep<'a> {
     settings: &'a SettingsRow,
     found: &'a mut u64,
+    census: &'a mut Census,
     candidates: &'a mut HashSet<u32>,
     now: u32,
     timeouts: Timeouts,
@@ -226,7 +238,10 @@ impl Sweep<'_> {
     }
 
     fn keep<A>(&mut self, row: &ConntrackEntry<A>) {
-        *self.found += u64::from(row.direction == direction::ORIGINAL);
+        if row.direction == direction::ORIGINAL {
+            *self.found += 1;
+            census::count_row(self.census, row);
+        }
         self.candidates.remove(&row.real);
     }
 }
@@ -299,6 +314,7 @@ mod tests {
             v6: Walk::new(1),
             began: reading(0, 0, 0),
             found: 0,
+            census: Vec::new(),
             candidates: HashSet::from([1, 2]),
         };
         // `add-real` in the middle of the walk, then `del-real`.

@@ -15,14 +15,15 @@ pub use super::packet_log::PacketLog;
 use super::{
     Connection, ConnectionFilter, Dataplane, DataplaneStatus, Error, Service, Snapshot, apply,
     attach::{self, Attached},
+    census::Census,
     clock::{self, Tick},
     expiry::{self, Expiry},
+    grace::{self, Grace},
     load,
     maps::Maps,
     packet_log,
     pins::Pins,
     settings::SettingsRow,
-    syscall,
     watch::Watch,
     ways::Ways,
 };
@@ -38,6 +39,9 @@ use crate::{
 
 /// How often neighbour entries are looked after.
 const NEIGHBOURS_EVERY: Duration = Duration::from_secs(5);
+
+/// How long the daemon does other things between two slices of a walk: a fifth of a CPU goes to it at most.
+const BETWEEN_SLICES: Duration = Duration::from_millis(20);
 
 /// What [`KernelDataplane::open`] needs to know.
 #[derive(Clone, Debug)]
@@ -71,6 +75,10 @@ pub struct KernelDataplane {
     links_changed: bool,
     pub(super) tick: Tick,
     expiry: Option<Expiry>,
+    /// What is waited for before the next walk begins.
+    grace: Option<Grace>,
+    /// What the last walk has counted.
+    pub(super) census: Option<Census>,
     /// No walk begins before.
     rests_until: Instant,
     netlink: Netlink,
@@ -121,11 +129,15 @@ impl KernelDataplane {
         if let Some(expiry) = &mut self.expiry {
             expiry.about_to_change(&changes);
         }
+        if let Some(grace) = &mut self.grace {
+            grace.about_to_change(&changes);
+        }
         // On a failure `tables` stays empty and is read again.
         apply::apply(&self.maps, &self.settings, &self.ways, &changes)?;
         for change in &changes {
             tables.apply(change);
         }
+        tables.adopt(services);
         self.tables = Some(tables);
         // The first packet to a new real server should find its MAC address known.
         let known: BTreeSet<_> = changes.iter().filter_map(new_address).collect();
@@ -277,10 +289,14 @@ impl KernelDataplane {
     /// Goes on with the walk through the connection tables.
     fn expire(&mut self) -> anyhow::Result<()> {
         let now = self.now()?;
+        let is_due = self.grace.is_some() || Instant::now() >= self.rests_until;
         let mut expiry = match self.expiry.take() {
             Some(expiry) => expiry,
-            None if Instant::now() < self.rests_until => return Ok(()),
-            None => self.begin_walk(now)?,
+            None if !is_due => return Ok(()),
+            None => match self.begin_walk(now)? {
+                Some(expiry) => expiry,
+                None => return Ok(()),
+            },
         };
         // After an error the walk begins anew.
         let outcome = expiry
@@ -297,6 +313,7 @@ impl KernelDataplane {
             apply::free_real(&self.maps, &mut tables, id)?;
         }
         self.tables = Some(tables);
+        self.census = Some(outcome.census);
         Ok(())
     }
 
@@ -305,19 +322,38 @@ impl KernelDataplane {
         self.rests_until = now();
     }
 
-    fn begin_walk(&mut self, now: u32) -> anyhow::Result<Expiry> {
-        let tables = self.tables()?;
-        let removed: HashSet<_> = (0_u32..)
-            .zip(&tables.reals)
-            .filter(|(_, real)| state::is_removed(real.state))
-            .map(|(id, _)| id)
-            .collect();
-        if tables.space.has_retired() || !removed.is_empty() {
-            // No packet that read an old ring may still be about to insert its connection.
-            release(tables)?;
-        }
-        Expiry::begin(&self.maps, &self.settings, removed, now)
+    /// A walk, or nothing while packets are waited for.
+    fn begin_walk(&mut self, now: u32) -> anyhow::Result<Option<Expiry>> {
+        let removed = match self.grace.take() {
+            Some(grace) if !grace.is_over() => {
+                self.grace = Some(grace);
+                return Ok(None);
+            }
+            Some(grace) => {
+                let removed = grace.end()?;
+                self.tables()?.space.end_wait();
+                removed
+            }
+            None => {
+                let tables = self.tables()?;
+                let removed: HashSet<_> = (0_u32..)
+                    .zip(&tables.reals)
+                    .filter(|(_, real)| state::is_removed(real.state))
+                    .map(|(id, _)| id)
+                    .collect();
+                if tables.space.has_retired() || !removed.is_empty() {
+                    // No packet that read an old ring may still be about to insert its connection.
+                    tables.space.begin_wait();
+                    self.grace = Some(Grace::begin(removed));
+                    return Ok(None);
+                }
+                removed
+            }
+        };
+        let reals = self.tables()?.reals.len();
+        Expiry::begin(&self.maps, &self.settings, removed, reals, now)
             .context("cannot read the half-open connections")
+            .map(Some)
     }
 
     fn tend_neighbours(&mut self) -> anyhow::Result<()> {
@@ -387,10 +423,7 @@ fn new_address(change: &Change) -> Option<IpAddr> {
 
 /// Waits for packets that may read retired rings, and frees those.
 fn release(tables: &mut Tables) -> anyhow::Result<()> {
-    if !syscall::wait_for_running_programs().context("cannot wait for running packet programs")? {
-        // Without the barrier: a packet program runs for microseconds, and never sleeps.
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    grace::wait()?;
     tables.space.release();
     Ok(())
 }
@@ -468,6 +501,8 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
         links_changed: false,
         tick,
         expiry: None,
+        grace: None,
+        census: None,
         rests_until: now(),
         netlink,
         keeper: Keeper::open(instance.as_deref())?,
@@ -557,5 +592,13 @@ impl Dataplane for KernelDataplane {
 
     fn tend(&mut self) -> Result<(), Error> {
         Ok(Self::tend(self)?)
+    }
+
+    fn next_tend(&self) -> Duration {
+        if self.expiry.is_some() || self.grace.is_some() {
+            BETWEEN_SLICES
+        } else {
+            Duration::from_secs(1)
+        }
     }
 }

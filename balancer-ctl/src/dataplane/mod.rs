@@ -8,6 +8,7 @@ mod clock;
 mod expiry;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
+mod grace;
 pub mod kernel;
 mod load;
 mod maps;
@@ -211,7 +212,8 @@ pub trait Dataplane: Send {
     /// The kernel refused a map call.
     fn purge(&mut self, service: &ServiceKey, real: SocketAddr) -> Result<u64, Error>;
 
-    /// Reads counters and counts connections.
+    /// Reads counters and counts connections. In a large table connections are those that the last walk of `tend` has
+    /// counted, some seconds ago.
     ///
     /// # Errors
     /// The kernel refused a map call.
@@ -235,9 +237,15 @@ pub trait Dataplane: Send {
     /// The kernel refused a map call.
     fn zero(&mut self, service: Option<&ServiceKey>) -> Result<(), Error>;
 
-    /// Does what is due now: expires connections, frees ids, refreshes neighbours. Called about once a second.
+    /// Does a slice, of some milliseconds, of what is due now: expires connections, frees ids, refreshes neighbours. Called
+    /// again after what [`Dataplane::next_tend`] says.
     ///
     /// # Errors
     /// The kernel refused a map call; the next call tries again.
     fn tend(&mut self) -> Result<(), Error>;
+
+    /// How long to wait before the next call of `tend`: about a second, less while there is more to do.
+    fn next_tend(&self) -> Duration {
+        Duration::from_secs(1)
+    }
 }

@@ -16,6 +16,9 @@ use super::{
 };
 use crate::{model::ServiceKey, plan::tables::address_of};
 
+/// Connections that are counted while the daemon waits, a few milliseconds; of more the last walk's numbers are told.
+const COUNTED_AT_ONCE: u64 = 8_192;
+
 impl KernelDataplane {
     pub(super) fn delete_connections(
         &mut self,
@@ -35,8 +38,20 @@ impl KernelDataplane {
         let now = self.now()?;
         let timeouts = self.settings.get().timeouts;
         let reals = self.tables()?.reals.len();
-        let census =
-            census::count(&self.maps, reals, now, &timeouts).context("cannot count connections")?;
+        let usage = self
+            .maps
+            .usage
+            .get(&0)
+            .context("cannot read the usage counters")?
+            .unwrap_or_default();
+        let is_large = usage.connections(&self.settings.get()) > COUNTED_AT_ONCE;
+        let counted = match &self.census {
+            Some(census) if is_large => Ok(census.clone()),
+            _ => census::count(&self.maps, reals, now, &timeouts),
+        };
+        let mut census = counted.context("cannot count connections")?;
+        census::add_half_open(&self.maps, &mut census, now, &timeouts)
+            .context("cannot count handshakes")?;
         let tables = self.tables.as_ref().context("the tables were read above")?;
         let mut snapshot = Snapshot::default();
         let mut keys = HashMap::new();

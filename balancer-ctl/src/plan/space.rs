@@ -7,12 +7,15 @@ use balancer_common::scheduler::Ring;
 /// The free slots of `RINGS`.
 ///
 /// A region that a service has left is *retired*: a packet that looked the service up a moment ago may still read it. It
-/// becomes free with [`RingSpace::release`], which the caller calls when no such packet is left.
+/// becomes free with [`RingSpace::release`], which the caller calls when no such packet is left, or with
+/// [`RingSpace::end_wait`] after [`RingSpace::begin_wait`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RingSpace {
     /// Length by offset; neighbours are merged.
     free: BTreeMap<u32, u32>,
     retired: Vec<Ring>,
+    /// Retired before a wait began that is not over.
+    waiting: Vec<Ring>,
 }
 
 impl RingSpace {
@@ -35,6 +38,7 @@ impl RingSpace {
         Self {
             free,
             retired: Vec::new(),
+            waiting: Vec::new(),
         }
     }
 
@@ -92,15 +96,26 @@ impl RingSpace {
     /// Whether anything is retired.
     #[must_use]
     pub fn has_retired(&self) -> bool {
-        !self.retired.is_empty()
+        !self.retired.is_empty() || !self.waiting.is_empty()
     }
 
     /// Frees what is retired: no packet reads it any more.
     pub fn release(&mut self) {
+        self.begin_wait();
+        self.end_wait();
+    }
+
+    /// A wait begins for the packets that read what is retired now.
+    pub fn begin_wait(&mut self) {
+        self.waiting.append(&mut self.retired);
+    }
+
+    /// Frees what was retired when the wait began; what came since stays retired.
+    pub fn end_wait(&mut self) {
         for Ring {
             mut offset,
             mut length,
-        } in std::mem::take(&mut self.retired)
+        } in std::mem::take(&mut self.waiting)
         {
             if let Some((before, gap)) =
                 self.free.range(..offset).next_back().map(|(o, g)| (*o, *g))
@@ -155,6 +170,22 @@ mod tests {
         space.release();
         assert!(!space.has_retired());
         assert_eq!(space.allocate(30), Some(ring(0, 30)));
+    }
+
+    #[test]
+    fn what_is_retired_during_a_wait_stays_retired() {
+        let mut space = RingSpace::without(30, []);
+        let regions: Vec<_> = (0..3).map(|_| space.allocate(10).unwrap()).collect();
+        space.retire(regions[0]);
+        space.begin_wait();
+        space.retire(regions[1]);
+        assert_eq!(space.free(), 0);
+        space.end_wait();
+        assert_eq!(space.free(), 10);
+        assert!(space.has_retired());
+        space.begin_wait();
+        space.end_wait();
+        assert_eq!(space.allocate(20), Some(ring(0, 20)));
     }
 
     #[test]

@@ -8,11 +8,11 @@ use std::{
 use balancer_common::{
     address_filter::{self, bit_of},
     real_server::{RealServer, state},
-    service::Service,
+    service::{MAX_SERVICES, Service},
 };
 
 use super::space::RingSpace;
-use crate::model::ServiceKey;
+use crate::{dataplane, model::ServiceKey};
 
 /// One step towards the desired state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +85,8 @@ pub struct Tables {
     pub resets: bool,
     /// Free ring slots.
     pub space: RingSpace,
+    /// The services that these tables were last brought to, as far as that is known: what equals its plan needs no other.
+    pub planned: HashMap<ServiceKey, dataplane::Service>,
 }
 
 impl Tables {
@@ -98,6 +100,20 @@ impl Tables {
             any_port: false,
             resets: false,
             space: RingSpace::without(ring_slots, []),
+            planned: HashMap::new(),
+        }
+    }
+
+    /// All changes are made that a plan for `services` asked for.
+    pub fn adopt(&mut self, services: &[dataplane::Service]) {
+        for service in services {
+            if self.planned.get(&service.key) != Some(service) {
+                self.planned.insert(service.key, service.clone());
+            }
+        }
+        if self.planned.len() > services.len() {
+            let keys: HashSet<_> = services.iter().map(|service| service.key).collect();
+            self.planned.retain(|key, _| keys.contains(key));
         }
     }
 
@@ -146,26 +162,33 @@ impl Tables {
         }
     }
 
-    /// Real ids by service id, address and port; those of removed real servers too.
+    /// Real ids by service id, address and port, of the services that `is_wanted` names by their ids; those of removed
+    /// real servers too.
     #[must_use]
-    pub fn real_ids(&self) -> HashMap<(u32, SocketAddr), u32> {
+    pub fn real_ids(&self, is_wanted: impl Fn(u32) -> bool) -> HashMap<(u32, SocketAddr), u32> {
         (0_u32..)
             .zip(&self.reals)
-            .filter(|(_, real)| real.state != state::FREE)
+            .filter(|(_, real)| real.state != state::FREE && is_wanted(real.service))
             .map(|(id, real)| ((real.service, address_of(real)), id))
             .collect()
     }
 
-    /// Service ids that a service has or that a real server still refers to.
+    /// By service id, whether a service has it or a real server still refers to it.
     #[must_use]
-    pub fn service_ids_in_use(&self) -> HashSet<u32> {
+    pub fn service_ids_in_use(&self) -> Vec<bool> {
+        let mut used = vec![false; MAX_SERVICES as usize];
         let services = self.services.values().map(|row| row.service.id);
         let reals = self
             .reals
             .iter()
             .filter(|real| real.state != state::FREE)
             .map(|real| real.service);
-        services.chain(reals).collect()
+        for id in services.chain(reals) {
+            if let Some(used) = used.get_mut(id as usize) {
+                *used = true;
+            }
+        }
+        used
     }
 }
 
