@@ -9,7 +9,7 @@ use balancer_common::{
     real_server::{self, RealServer},
     scheduler::Ring,
     service::{self, Service, ServiceKey},
-    settings::{Interface, Settings},
+    settings::{Interface, Settings, interface_flags},
 };
 
 use crate::{
@@ -239,7 +239,7 @@ impl Dataplane {
     fn write_interfaces(&mut self) {
         for (ifindex, mac) in [(self.outside, LB_OUTSIDE), (self.inside, LB_INSIDE)] {
             let interface = Interface {
-                resets: u32::from(self.resets),
+                flags: u32::from(self.resets) * interface_flags::RESETS,
                 ..Interface::new(mac, self.generation)
             };
             self.array_mut("INTERFACES")
