@@ -74,6 +74,7 @@ pub const TIMEOUTS: Timeouts = Timeouts {
     established: 900_000,
     closing: 120_000,
     udp: 300_000,
+    udp_unreplied: 30_000,
     half_open: 60_000,
 };
 
@@ -140,7 +141,6 @@ impl Dataplane {
             nix::net::if_::if_nametoindex(name).expect("an interface that was just made")
         };
         let settings = Settings {
-            zero: 0,
             any_port: 0,
             timeouts: TIMEOUTS,
             max_connections: u64::from(options.max_connections),
