@@ -6,8 +6,6 @@ use crate::{conntrack::Timeouts, plain_data};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Settings {
-    /// Always zero.
-    pub zero: u32,
     /// 1 while a service listens on every port, so that only then a second lookup is made.
     pub any_port: u32,
     /// Idle timeouts in jiffies.

@@ -6,7 +6,7 @@ use balancer_common::{
     conntrack::{FlowKey, REFRESH_JIFFIES, direction},
     real_server::state,
     settings::{Interface, interface_flags},
-    tcp::{self, flags},
+    tcp::{self, State, flags},
     verdict::Discard,
     wire::Ethernet,
 };
@@ -100,6 +100,12 @@ fn follow<H: Family>(
         }
         row.last_seen = now;
     }
+    if key.protocol == u32::from(UDP)
+        && row.state == State::UdpUnreplied as u8
+        && row.direction == direction::REPLY
+    {
+        set_state::<H>(key.protocol, row, State::Udp as u8);
+    }
     if packet_flags & (flags::SYN | flags::FIN | flags::RST) != 0
         && !turn::<H>(key, row, packet_flags)
     {
@@ -153,11 +159,17 @@ fn turn<H: Family>(key: &FlowKey<H::Address>, row: &mut Row<H::Address>, packet_
     }
     let state = tcp::next(row.state, packet_flags, row.direction);
     if state != row.state {
-        row.state = state;
-        if let Some(other) = other_row::<H>(key.protocol, row) {
-            // SAFETY: as in `follow`.
-            unsafe { (*other).state = state };
-        }
+        set_state::<H>(key.protocol, row, state);
     }
     true
+}
+
+/// Brings both rows of a connection to another state.
+#[inline(never)]
+fn set_state<H: Family>(protocol: u32, row: &mut Row<H::Address>, state: u8) {
+    row.state = state;
+    if let Some(other) = other_row::<H>(protocol, row) {
+        // SAFETY: as in `follow`.
+        unsafe { (*other).state = state };
+    }
 }

@@ -236,10 +236,17 @@ impl Dataplane {
         self.write_interfaces();
     }
 
+    /// The interfaces are such that send frames back by a redirect only.
+    pub fn redirect_back(&mut self) {
+        self.redirects = true;
+        self.write_interfaces();
+    }
+
     fn write_interfaces(&mut self) {
         for (ifindex, mac) in [(self.outside, LB_OUTSIDE), (self.inside, LB_INSIDE)] {
             let interface = Interface {
-                flags: u32::from(self.resets) * interface_flags::RESETS,
+                flags: u32::from(self.resets) * interface_flags::RESETS
+                    | u32::from(self.redirects) * interface_flags::REDIRECTS,
                 ..Interface::new(mac, self.generation)
             };
             self.array_mut("INTERFACES")

@@ -141,7 +141,9 @@ impl KernelDataplane {
         self.tables = Some(tables);
         // The first packet to a new real server should find its MAC address known.
         let known: BTreeSet<_> = changes.iter().filter_map(new_address).collect();
-        if let Err(error) = self.keeper.reach(&mut self.netlink, &known) {
+        if !known.is_empty()
+            && let Err(error) = self.keeper.reach(&mut self.netlink, &known)
+        {
             tracing::warn!(%error, "neighbours are not looked after");
         }
         Ok(())
