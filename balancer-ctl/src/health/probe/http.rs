@@ -11,7 +11,10 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use regex::bytes::Regex;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 
 use super::{
     Failure, Passed,
@@ -49,11 +52,17 @@ impl Http {
         let stream = self.endpoint.connect(Opening::Whole).await?;
         match &self.encryption {
             None => self.ask(stream).await,
-            Some(encryption) => {
-                self.ask(encryption.over(stream, Application::Http1).await?)
-                    .await
-            }
+            Some(encryption) => Box::pin(self.ask_over(encryption, stream)).await,
         }
+    }
+
+    async fn ask_over(
+        &self,
+        encryption: &Encryption,
+        stream: TcpStream,
+    ) -> Result<Passed, Failure> {
+        let stream = encryption.over(stream, Application::Http1).await?;
+        self.ask(stream).await
     }
 
     async fn ask(&self, stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<Passed, Failure> {

@@ -137,6 +137,14 @@ impl Drop for Server {
     }
 }
 
+#[test]
+fn a_waiting_probe_takes_little_memory() {
+    let target = "127.0.0.1:80".parse().expect("an address");
+    let prober = Prober::new(&watched(target, tcp(b"", None))).expect("a probe");
+    let size = size_of_val(&prober.probe());
+    assert!(size <= 4096, "{size} bytes");
+}
+
 /// Runs a test as probes are run: on one thread.
 fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
