@@ -136,8 +136,10 @@ pub struct Timeouts {
     pub established: u32,
     /// TCP, a FIN or RST was seen.
     pub closing: u32,
-    /// UDP.
+    /// UDP, answered.
     pub udp: u32,
+    /// UDP, never answered.
+    pub udp_unreplied: u32,
     /// TCP, handshake not complete (half-open records).
     pub half_open: u32,
 }
@@ -151,6 +153,8 @@ impl Timeouts {
             self.established
         } else if state == State::Udp as u8 {
             self.udp
+        } else if state == State::UdpUnreplied as u8 {
+            self.udp_unreplied
         } else if state < State::Established as u8 {
             self.half_open
         } else {
@@ -167,6 +171,7 @@ mod tests {
         established: 900,
         closing: 120,
         udp: 300,
+        udp_unreplied: 30,
         half_open: 60,
     };
 
@@ -177,6 +182,7 @@ mod tests {
             (State::SynReceived, 60),
             (State::Established, 900),
             (State::Udp, 300),
+            (State::UdpUnreplied, 30),
             (State::FinOriginal, 120),
             (State::FinReply, 120),
             (State::Closing, 120),

@@ -37,13 +37,15 @@ pub enum State {
     Closing = 6,
     /// A reset was seen.
     Closed = 7,
-    /// UDP has no states.
+    /// UDP, and the real server has answered.
     Udp = 8,
+    /// UDP, and only the client was heard: anybody can have sent that in its name, so it is forgotten soon.
+    UdpUnreplied = 9,
 }
 
 impl State {
     /// All states, in numeric order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::SynSent,
         Self::SynReceived,
         Self::Established,
@@ -52,6 +54,7 @@ impl State {
         Self::Closing,
         Self::Closed,
         Self::Udp,
+        Self::UdpUnreplied,
     ];
 
     /// The state that a number from a map stands for.
@@ -72,6 +75,7 @@ impl State {
             Self::Closing => "closing",
             Self::Closed => "closed",
             Self::Udp => "udp",
+            Self::UdpUnreplied => "udp-unreplied",
         }
     }
 
@@ -120,7 +124,7 @@ pub const fn may_be_reused(state: u8) -> bool {
 #[inline(always)]
 #[must_use]
 pub const fn completes_handshake(acknowledged: u32, sequence: u32) -> bool {
-    acknowledged.wrapping_sub(sequence.wrapping_add(1)) < 1 << 20
+    acknowledged.wrapping_sub(sequence.wrapping_add(1)) < 1 << 16
 }
 
 /// Sequence and acknowledgement numbers (host order) and flags of the reset that answers a segment with these
@@ -187,6 +191,8 @@ mod tests {
         assert!(completes_handshake(9001 + 1460, 9000));
         assert!(!completes_handshake(9000, 9000));
         assert!(!completes_handshake(1, 9000));
+        assert!(completes_handshake(9000 + (1 << 16), 9000));
+        assert!(!completes_handshake(9001 + (1 << 16), 9000));
     }
 
     #[test]
@@ -206,6 +212,6 @@ mod tests {
             assert_eq!(State::from_number(state as u8), Some(state));
         }
         assert_eq!(State::from_number(0), None);
-        assert_eq!(State::from_number(9), None);
+        assert_eq!(State::from_number(10), None);
     }
 }

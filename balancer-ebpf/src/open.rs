@@ -99,7 +99,7 @@ fn try_open_datagrams<H: Family>(
     schedule(key, service, scratch, |scratch| {
         make_room::<H>(key, scratch, now, settings)
     })?;
-    insert::<H>(key, scratch, State::Udp as u8, now)?;
+    insert::<H>(key, scratch, State::UdpUnreplied as u8, now)?;
     Ok(Opened::Connection)
 }
 

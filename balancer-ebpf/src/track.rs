@@ -5,8 +5,8 @@ use balancer_common::{
     addr::UDP,
     conntrack::{FlowKey, REFRESH_JIFFIES, direction},
     real_server::state,
-    settings::Interface,
-    tcp::{self, flags},
+    settings::{Interface, interface_flags},
+    tcp::{self, State, flags},
     verdict::Discard,
     wire::Ethernet,
 };
@@ -85,7 +85,7 @@ fn follow<H: Family>(
     // SAFETY: the map gave this pointer just now, and rows stay mapped while a program runs. A row may be
     // deleted and given to another flow meanwhile; only idle rows are, so no packet of theirs is under way.
     let row = unsafe { &mut *pointer };
-    if interface.resets != 0
+    if interface.flags & interface_flags::RESETS != 0
         && row.direction == direction::ORIGINAL
         && state::is_reset(state_of(row.real))
     {
@@ -99,6 +99,12 @@ fn follow<H: Family>(
             return Ok(Followed::IsGone);
         }
         row.last_seen = now;
+    }
+    if key.protocol == u32::from(UDP)
+        && row.state == State::UdpUnreplied as u8
+        && row.direction == direction::REPLY
+    {
+        set_state::<H>(key.protocol, row, State::Udp as u8);
     }
     if packet_flags & (flags::SYN | flags::FIN | flags::RST) != 0
         && !turn::<H>(key, row, packet_flags)
@@ -153,11 +159,17 @@ fn turn<H: Family>(key: &FlowKey<H::Address>, row: &mut Row<H::Address>, packet_
     }
     let state = tcp::next(row.state, packet_flags, row.direction);
     if state != row.state {
-        row.state = state;
-        if let Some(other) = other_row::<H>(key.protocol, row) {
-            // SAFETY: as in `follow`.
-            unsafe { (*other).state = state };
-        }
+        set_state::<H>(key.protocol, row, state);
     }
     true
+}
+
+/// Brings both rows of a connection to another state.
+#[inline(never)]
+fn set_state<H: Family>(protocol: u32, row: &mut Row<H::Address>, state: u8) {
+    row.state = state;
+    if let Some(other) = other_row::<H>(protocol, row) {
+        // SAFETY: as in `follow`.
+        unsafe { (*other).state = state };
+    }
 }

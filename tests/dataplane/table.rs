@@ -114,6 +114,33 @@ fn a_table_filled_during_the_handshake_leaves_no_single_row() {
 }
 
 #[test]
+fn a_handshake_that_completes_when_the_table_is_full_waits_for_room() {
+    let options = Options {
+        max_connections: 1,
+        ..Options::default()
+    };
+    run_with(options, |lb| {
+        let web = lb.web();
+        let late = syn().client_port(41_000);
+        lb.pass_through(Outside, &late);
+        lb.pass_through(Inside, &syn_ack(&late, R, 8080));
+        establish(lb, &syn(), R, 8080);
+        let ack = late.clone().segment(ACK, 1001, 9001);
+        lb.step(Outside, &ack, dropped(Discard::TableFull));
+        lb.delete_connection_v4(&syn());
+        lb.change_settings(|settings| settings.removed_by_daemon += 1);
+        lb.step(
+            Outside,
+            &ack,
+            redirected(&ack.delivered(R, 8080))
+                .original(web.real, &ack)
+                .pair_v4()
+                .half_open(-1),
+        );
+    });
+}
+
+#[test]
 fn an_expired_connection_is_none() {
     run(|lb| {
         lb.web();

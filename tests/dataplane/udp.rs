@@ -36,7 +36,7 @@ fn case_26_a_datagram_is_translated_and_makes_a_connection() {
         assert!(
             lb.rows_v4()
                 .iter()
-                .all(|(_, row)| row.state == State::Udp as u8)
+                .all(|(_, row)| row.state == State::UdpUnreplied as u8)
         );
         // The second datagram finds the row.
         lb.step(Outside, &ping, redirected(&out).original(dns.real, &ping));
@@ -104,6 +104,60 @@ fn case_29_the_reply_comes_back_from_the_vip() {
             Inside,
             &pong,
             redirected(&pong.returned(V, 53)).reply(dns.real, &pong),
+        );
+    });
+}
+
+#[test]
+fn a_datagram_that_nobody_answered_is_forgotten_soon() {
+    run(|lb| {
+        let dns = lb.dns();
+        let states = |lb: &balancer_tests::dataplane::Dataplane| -> Vec<_> {
+            let v4 = lb.rows_v4().into_iter().map(|(_, row)| row.state);
+            let v6 = lb.rows_v6().into_iter().map(|(_, row)| row.state);
+            v4.chain(v6).map(State::from_number).collect()
+        };
+        let ping = Packet::udp(b"ping");
+        lb.pass_through(Outside, &ping);
+        lb.pass_through(Outside, &ping);
+        lb.pass_through(Outside, &ping.clone().v6());
+        assert_eq!(states(lb), [Some(State::UdpUnreplied); 4]);
+        // A second less than an unanswered one may be silent, and a little more.
+        let now = lb.jiffies() as u32;
+        lb.change_rows_v4(|row| row.last_seen = now.wrapping_sub(TIMEOUTS.udp_unreplied - 1000));
+        lb.step(
+            Outside,
+            &ping,
+            redirected(&ping.delivered(R, 8053)).original(dns.real, &ping),
+        );
+        lb.change_rows_v4(|row| row.last_seen = now.wrapping_sub(TIMEOUTS.udp_unreplied + 1));
+        lb.step(
+            Outside,
+            &ping,
+            redirected(&ping.delivered(R, 8053))
+                .original(dns.real, &ping)
+                .selected(dns.service, dns.real)
+                .pair_v4_deleted()
+                .pair_v4(),
+        );
+        // The answer makes it a connection for the whole timeout.
+        for (pong, real, vip) in [
+            (ping.answered(R, 8053), dns.real, V),
+            (ping.clone().v6().answered(R6, 8053), dns.real6, V6),
+        ] {
+            lb.step(
+                Inside,
+                &pong,
+                redirected(&pong.returned(vip, 53)).reply(real, &pong),
+            );
+        }
+        assert_eq!(states(lb), [Some(State::Udp); 4]);
+        let now = lb.jiffies() as u32;
+        lb.change_rows_v4(|row| row.last_seen = now.wrapping_sub(TIMEOUTS.udp - 1000));
+        lb.step(
+            Outside,
+            &ping,
+            redirected(&ping.delivered(R, 8053)).original(dns.real, &ping),
         );
     });
 }

@@ -74,6 +74,7 @@ pub const TIMEOUTS: Timeouts = Timeouts {
     established: 900_000,
     closing: 120_000,
     udp: 300_000,
+    udp_unreplied: 30_000,
     half_open: 60_000,
 };
 
@@ -90,6 +91,8 @@ pub struct Dataplane {
     pub generation: u32,
     /// Whether the program asks for real servers whose connections are reset.
     pub(crate) resets: bool,
+    /// Whether what leaves where it came in is redirected.
+    pub(crate) redirects: bool,
     /// Real ids given so far.
     pub(crate) reals: u32,
     /// Service ids given so far.
@@ -140,7 +143,6 @@ impl Dataplane {
             nix::net::if_::if_nametoindex(name).expect("an interface that was just made")
         };
         let settings = Settings {
-            zero: 0,
             any_port: 0,
             timeouts: TIMEOUTS,
             max_connections: u64::from(options.max_connections),
@@ -154,6 +156,7 @@ impl Dataplane {
             settings,
             generation: 0,
             resets: false,
+            redirects: false,
             reals: 0,
             services: 0,
             ring_slots: 0,

@@ -11,6 +11,10 @@ use crate::model;
 /// How long a handshake may take.
 pub const HALF_OPEN: Duration = Duration::from_secs(60);
 
+/// How long a UDP connection stays at most that no real server has answered: whoever sends in others' names fills the
+/// table with those.
+pub const UDP_UNREPLIED: Duration = Duration::from_secs(30);
+
 /// The kernel's tick.
 #[derive(Clone, Copy, Debug)]
 pub struct Tick {
@@ -58,6 +62,7 @@ impl Tick {
             established: self.jiffies(timeouts.tcp),
             closing: self.jiffies(timeouts.tcp_fin),
             udp: self.jiffies(timeouts.udp),
+            udp_unreplied: self.jiffies(timeouts.udp.min(UDP_UNREPLIED)),
             half_open: self.jiffies(HALF_OPEN),
         }
     }

@@ -294,10 +294,10 @@ mod tests {
             established: 1,
             closing: 1,
             udp: 1,
+            udp_unreplied: 1,
             half_open: 1,
         };
         let settings = Settings {
-            zero: 0,
             any_port: 0,
             timeouts,
             max_connections: 0,

@@ -124,11 +124,11 @@ impl Target {
         // No row expires while the bench runs, whatever the kernel's clock rate.
         let timeout = 1 << 30;
         let settings = Settings {
-            zero: 0,
             timeouts: Timeouts {
                 established: timeout,
                 closing: timeout,
                 udp: timeout,
+                udp_unreplied: timeout,
                 half_open: timeout,
             },
             max_connections: u64::from(max_connections),
