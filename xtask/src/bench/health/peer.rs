@@ -90,9 +90,11 @@ fn balancer(scene: &Scene) -> Result<Process> {
 
 fn haproxy(scene: &Scene) -> Result<Process> {
     let mut text = String::from(
-        "global\n  maxconn 20000\n  nbthread 1\n\
+        // Without a listener it does not start, and it reckons open files for twice as many connections as it may have.
+        "global\n  maxconn 4000\n  nbthread 1\n\
          defaults\n  mode http\n  timeout connect 2s\n  timeout check 2s\n  timeout client 60s\n  timeout server 60s\n\
-         option httpchk GET /\n",
+         option httpchk GET /\n\
+         frontend nobody\n  bind 127.0.0.1:8404\n  default_backend service0\n",
     );
     for (group, targets) in groups(scene) {
         writeln!(text, "backend service{group}")?;
