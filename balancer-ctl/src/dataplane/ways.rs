@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use balancer_common::settings::Interface;
+use balancer_common::settings::{Interface, Present};
 
 use super::table::Table;
 
@@ -36,16 +36,16 @@ impl Ways {
         let interfaces = table.all()?;
         let generation = interfaces
             .iter()
-            .map(|(_, interface)| interface.generation)
+            .map(|(_, interface)| interface.present.generation())
             .max()
             .unwrap_or(0);
         let resets = interfaces
             .iter()
-            .any(|(_, interface)| interface.resets != 0);
+            .any(|(_, interface)| interface.present.resets());
         // What is pinned from before, so that it is cleared when it is not configured any more.
         let known = interfaces
             .into_iter()
-            .filter(|(_, interface)| interface.generation != 0);
+            .filter(|(_, interface)| interface.present.generation() != 0);
         let macs = known
             .map(|(index, interface)| (index, mac(&interface)))
             .collect();
@@ -128,11 +128,8 @@ impl Inner {
 
     fn write(&mut self) -> io::Result<()> {
         for (index, mac) in &self.macs {
-            let interface = Interface {
-                resets: u32::from(self.resets),
-                ..Interface::new(*mac, self.generation)
-            };
-            self.table.set(index, &interface)?;
+            let present = Present::new(self.generation, self.resets);
+            self.table.set(index, &Interface::new(*mac, present))?;
         }
         Ok(())
     }
@@ -159,7 +156,10 @@ mod tests {
     #[test]
     fn an_address_survives_the_way_into_the_map_and_back() {
         let address = [2, 0, 0, 0xff, 1, 9];
-        assert_eq!(mac(&Interface::new(address, 7)), address);
+        assert_eq!(
+            mac(&Interface::new(address, Present::new(7, false))),
+            address
+        );
     }
 
     #[test]
