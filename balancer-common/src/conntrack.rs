@@ -39,7 +39,7 @@ plain_data!(FlowKeyV4, FlowKeyV6);
 pub struct Egress {
     /// Interface index.
     pub ifindex: u32,
-    /// The route generation at which this was looked up; 0 = never. See [`crate::settings::Present`].
+    /// The route generation at which this was looked up; 0 = never. See [`crate::settings::Interface`].
     pub generation: u32,
     /// The first 12 bytes of the frame as it leaves: MAC address of the next hop, then of the interface.
     pub macs: [u32; 3],

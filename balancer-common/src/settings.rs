@@ -56,43 +56,16 @@ pub struct Interface {
     /// Its MAC address as the first 48 bits of a frame, see [`Interface::mac_bits`]; a frame to another one is not for
     /// this machine. 0 = not configured.
     pub mac: u64,
-    /// What is the same on all interfaces.
-    pub present: Present,
-}
-
-/// What every packet compares or asks, in one word: a packet keeps it in one place from its beginning to its end.
-///
-/// The low half is the route generation, never 0. The daemon raises it when a route, link or neighbour changes; every
-/// egress looked up under another one is looked up again. The high half is 1 while the connections of any real
-/// server are to be reset, so that only then each packet of a client asks for its real server's state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-#[repr(transparent)]
-pub struct Present(u64);
-
-impl Present {
-    /// The route generation, and whether connections of any real server are to be reset.
-    #[must_use]
-    pub const fn new(generation: u32, resets: bool) -> Self {
-        Self(generation as u64 | (resets as u64) << 32)
-    }
-
-    /// The route generation.
-    #[inline(always)]
-    #[must_use]
-    pub const fn generation(self) -> u32 {
-        self.0 as u32
-    }
-
-    /// Whether connections of any real server are to be reset.
-    #[inline(always)]
-    #[must_use]
-    pub const fn resets(self) -> bool {
-        self.0 >> 32 != 0
-    }
+    /// The route generation, never 0. The daemon raises it when a route, link or neighbour changes; every egress
+    /// looked up under another one is looked up again.
+    pub generation: u32,
+    /// 1 while the connections of any real server are to be reset, so that only then each packet of a client asks
+    /// for its real server's state. The same on all interfaces.
+    pub resets: u32,
 }
 
 const _: () = assert!(size_of::<Interface>() == 16);
-plain_data!(Interface, Present);
+plain_data!(Interface);
 
 /// The bits of a frame's first word that hold the destination's MAC address.
 const MAC_BITS: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]);
@@ -100,11 +73,12 @@ const MAC_BITS: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0,
 impl Interface {
     /// A configured interface.
     #[must_use]
-    pub const fn new(mac: [u8; 6], present: Present) -> Self {
+    pub const fn new(mac: [u8; 6], generation: u32) -> Self {
         let [a, b, c, d, e, f] = mac;
         Self {
             mac: u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]),
-            present,
+            generation,
+            resets: 0,
         }
     }
 

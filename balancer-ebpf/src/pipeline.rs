@@ -11,7 +11,7 @@
 use aya_ebpf::programs::XdpContext;
 use balancer_common::{
     addr::{TCP, UDP},
-    settings::{Interface, Present},
+    settings::Interface,
     verdict::{Discard, Verdict},
     wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6, Tcp, Udp},
 };
@@ -36,18 +36,22 @@ pub fn run(ctx: &XdpContext) -> Result<Verdict, Discard> {
         return Err(Discard::OtherMac);
     }
     match ethernet.ethertype() {
-        ETHERTYPE_IPV4 => steer::<Ipv4>(ctx, ingress, interface.present),
-        ETHERTYPE_IPV6 => steer::<Ipv6>(ctx, ingress, interface.present),
+        ETHERTYPE_IPV4 => steer::<Ipv4>(ctx, ingress, interface),
+        ETHERTYPE_IPV6 => steer::<Ipv6>(ctx, ingress, interface),
         _ => Err(Discard::NotIp),
     }
 }
 
 /// Steers one packet of the family `H`.
 #[inline(always)]
-fn steer<H: Family>(ctx: &XdpContext, ingress: u32, present: Present) -> Result<Verdict, Discard> {
+fn steer<H: Family>(
+    ctx: &XdpContext,
+    ingress: u32,
+    interface: &Interface,
+) -> Result<Verdict, Discard> {
     match header_mut::<H>(ctx, Ethernet::LENGTH)?.protocol() {
-        TCP => carry::<H, Tcp>(ctx, ingress, present),
-        UDP => carry::<H, Udp>(ctx, ingress, present),
+        TCP => carry::<H, Tcp>(ctx, ingress, interface),
+        UDP => carry::<H, Udp>(ctx, ingress, interface),
         _ => Err(other_protocol::<H>(ctx)),
     }
 }
@@ -57,12 +61,12 @@ fn steer<H: Family>(ctx: &XdpContext, ingress: u32, present: Present) -> Result<
 fn carry<H: Family, T: Transport>(
     ctx: &XdpContext,
     ingress: u32,
-    present: Present,
+    interface: &Interface,
 ) -> Result<Verdict, Discard> {
     let ip = parse_ip::<H>(ctx)?;
     let key = key::<H, T>(ctx, &ip)?;
-    let steering = track::<H, T>(ctx, &ip, &key, present)?;
-    let routed = route::<H>(ctx, &key, &steering, present.generation());
+    let steering = track::<H, T>(ctx, &ip, &key, interface)?;
+    let routed = route::<H>(ctx, &key, &steering, interface.generation);
     rewrite::<H, T>(ctx, &ip, &steering)?;
     // Without a way out the packet may still be the kernel's to forward: it is passed translated.
     routed?;

@@ -5,7 +5,7 @@ use balancer_common::{
     addr::UDP,
     conntrack::{FlowKey, REFRESH_JIFFIES, direction},
     real_server::state,
-    settings::Present,
+    settings::Interface,
     tcp::{self, State, flags},
     verdict::Discard,
     wire::Ethernet,
@@ -43,7 +43,7 @@ pub fn track<H: Family, T: Transport>(
     ctx: &XdpContext,
     ip: &Ip,
     key: &FlowKey<H::Address>,
-    present: Present,
+    interface: &Interface,
 ) -> Result<Steering<H::Address>, Discard> {
     let mut replaces = 0;
     if let Some(row) = H::rows().get_ptr_mut(key) {
@@ -56,7 +56,7 @@ pub fn track<H: Family, T: Transport>(
         if let Some(fault) = l4.fault::<H>(Ethernet::LENGTH + ip.length - ip.l4_offset) {
             return Err(fault);
         }
-        match follow::<H>(key, row, l4.flags(), present)? {
+        match follow::<H>(key, row, l4.flags(), interface)? {
             Followed::Steers => return Ok(Steering { row, is_new: false }),
             Followed::IsReplaced => replaces = 1,
             Followed::IsGone => {}
@@ -80,12 +80,12 @@ fn follow<H: Family>(
     key: &FlowKey<H::Address>,
     pointer: *mut Row<H::Address>,
     packet_flags: u8,
-    present: Present,
+    interface: &Interface,
 ) -> Result<Followed, Discard> {
     // SAFETY: the map gave this pointer just now, and rows stay mapped while a program runs. A row may be
     // deleted and given to another flow meanwhile; only idle rows are, so no packet of theirs is under way.
     let row = unsafe { &mut *pointer };
-    if present.resets()
+    if interface.resets != 0
         && row.direction == direction::ORIGINAL
         && state::is_reset(state_of(row.real))
     {

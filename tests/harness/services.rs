@@ -9,7 +9,7 @@ use balancer_common::{
     real_server::{self, RealServer},
     scheduler::Ring,
     service::{self, Service, ServiceKey},
-    settings::{Interface, Present, Settings},
+    settings::{Interface, Settings},
 };
 
 use crate::{
@@ -238,7 +238,10 @@ impl Dataplane {
 
     fn write_interfaces(&mut self) {
         for (ifindex, mac) in [(self.outside, LB_OUTSIDE), (self.inside, LB_INSIDE)] {
-            let interface = Interface::new(mac, Present::new(self.generation, self.resets));
+            let interface = Interface {
+                resets: u32::from(self.resets),
+                ..Interface::new(mac, self.generation)
+            };
             self.array_mut("INTERFACES")
                 .set(ifindex, interface, 0)
                 .expect("write INTERFACES");

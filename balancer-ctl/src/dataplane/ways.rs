@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use balancer_common::settings::{Interface, Present};
+use balancer_common::settings::Interface;
 
 use super::table::Table;
 
@@ -36,16 +36,16 @@ impl Ways {
         let interfaces = table.all()?;
         let generation = interfaces
             .iter()
-            .map(|(_, interface)| interface.present.generation())
+            .map(|(_, interface)| interface.generation)
             .max()
             .unwrap_or(0);
         let resets = interfaces
             .iter()
-            .any(|(_, interface)| interface.present.resets());
+            .any(|(_, interface)| interface.resets != 0);
         // What is pinned from before, so that it is cleared when it is not configured any more.
         let known = interfaces
             .into_iter()
-            .filter(|(_, interface)| interface.present.generation() != 0);
+            .filter(|(_, interface)| interface.generation != 0);
         let macs = known
             .map(|(index, interface)| (index, mac(&interface)))
             .collect();
@@ -128,8 +128,11 @@ impl Inner {
 
     fn write(&mut self) -> io::Result<()> {
         for (index, mac) in &self.macs {
-            let present = Present::new(self.generation, self.resets);
-            self.table.set(index, &Interface::new(*mac, present))?;
+            let interface = Interface {
+                resets: u32::from(self.resets),
+                ..Interface::new(*mac, self.generation)
+            };
+            self.table.set(index, &interface)?;
         }
         Ok(())
     }
@@ -156,10 +159,7 @@ mod tests {
     #[test]
     fn an_address_survives_the_way_into_the_map_and_back() {
         let address = [2, 0, 0, 0xff, 1, 9];
-        assert_eq!(
-            mac(&Interface::new(address, Present::new(7, false))),
-            address
-        );
+        assert_eq!(mac(&Interface::new(address, 7)), address);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use balancer_common::{
     real_server::{self, RealServer},
     scheduler::Ring,
     service::{Service, ServiceKeyV4, ServiceKeyV6},
-    settings::{Interface, Present, Settings},
+    settings::{Interface, Settings},
     stats::RealStats,
     verdict::Discard,
 };
@@ -140,11 +140,8 @@ impl Target {
             (interfaces.near, BALANCER_MAC),
             (interfaces.inside, INSIDE_MAC),
         ] {
-            self.array("INTERFACES")?.set(
-                ifindex,
-                Interface::new(mac, Present::new(GENERATION, false)),
-                0,
-            )?;
+            self.array("INTERFACES")?
+                .set(ifindex, Interface::new(mac, GENERATION), 0)?;
             let mut devices =
                 DevMapHash::try_from(self.ebpf.map_mut("DEVICES").context("no map DEVICES")?)?;
             devices.insert(ifindex, ifindex, None, 0)?;
