@@ -59,13 +59,22 @@ pub struct Interface {
     /// The route generation, never 0. The daemon raises it when a route, link or neighbour changes; every egress
     /// looked up under another one is looked up again.
     pub generation: u32,
-    /// 1 while the connections of any real server are to be reset, so that only then each packet of a client asks
-    /// for its real server's state. The same on all interfaces.
-    pub resets: u32,
+    /// Of [`interface_flags`].
+    pub flags: u32,
 }
 
 const _: () = assert!(size_of::<Interface>() == 16);
 plain_data!(Interface);
+
+/// What an interface's packets must know beside its address.
+pub mod interface_flags {
+    /// The connections of some real server are to be reset, so that each packet of a client asks for its real server's
+    /// state. The same on all interfaces.
+    pub const RESETS: u32 = 1;
+    /// What leaves where it came in is redirected there. veth does not wake its peer for `XDP_TX` unless that runs
+    /// an XDP program too (`veth_xdp_flush` in the kernel's `drivers/net/veth.c`), so frames would lie there until others follow.
+    pub const REDIRECTS: u32 = 2;
+}
 
 /// The bits of a frame's first word that hold the destination's MAC address.
 const MAC_BITS: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]);
@@ -78,7 +87,7 @@ impl Interface {
         Self {
             mac: u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]),
             generation,
-            resets: 0,
+            flags: 0,
         }
     }
 

@@ -2,21 +2,27 @@
 
 use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
 use aya_log_ebpf::debug;
-use balancer_common::verdict::{Discard, Outcome, Verdict};
+use balancer_common::{
+    settings::interface_flags,
+    verdict::{Discard, Outcome, Verdict},
+};
 
-use crate::{answer::answer, maps::DISCARDS};
+use crate::{
+    answer::answer,
+    maps::{DEVICES, DISCARDS, INTERFACES},
+};
 
 /// Counts a packet that left early, answers it where its reason says so, and names the action.
 #[inline(always)]
 pub fn finish(ctx: &XdpContext, outcome: Result<Verdict, Discard>) -> u32 {
     match outcome {
-        Ok(Verdict::Transmit) => xdp_action::XDP_TX,
+        Ok(Verdict::Transmit) => transmit(ctx),
         Ok(Verdict::Redirect) => xdp_action::XDP_REDIRECT,
         Err(reason) => {
             let (reason, action) = match reason.outcome() {
                 Outcome::Pass => (reason, xdp_action::XDP_PASS),
                 Outcome::Drop => (reason, xdp_action::XDP_DROP),
-                Outcome::Answer if answer(ctx, reason) => (reason, xdp_action::XDP_TX),
+                Outcome::Answer if answer(ctx, reason) => (reason, transmit(ctx)),
                 Outcome::Answer => (Discard::Unanswered, xdp_action::XDP_DROP),
             };
             if let Some(count) = DISCARDS.get_ptr_mut(reason as u32) {
@@ -31,5 +37,20 @@ pub fn finish(ctx: &XdpContext, outcome: Result<Verdict, Discard>) -> u32 {
             );
             action
         }
+    }
+}
+
+/// Sends the frame out where it came in.
+#[inline(always)]
+fn transmit(ctx: &XdpContext) -> u32 {
+    let ingress = ctx.ingress_ifindex() as u32;
+    match INTERFACES.get(ingress) {
+        Some(interface) if interface.flags & interface_flags::REDIRECTS != 0 => {
+            // Without an entry the kernel gives the flags back.
+            DEVICES
+                .redirect(ingress, xdp_action::XDP_TX.into())
+                .unwrap_or(xdp_action::XDP_TX)
+        }
+        _ => xdp_action::XDP_TX,
     }
 }

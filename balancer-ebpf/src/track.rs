@@ -5,7 +5,7 @@ use balancer_common::{
     addr::UDP,
     conntrack::{FlowKey, REFRESH_JIFFIES, direction},
     real_server::state,
-    settings::Interface,
+    settings::{Interface, interface_flags},
     tcp::{self, State, flags},
     verdict::Discard,
     wire::Ethernet,
@@ -85,7 +85,7 @@ fn follow<H: Family>(
     // SAFETY: the map gave this pointer just now, and rows stay mapped while a program runs. A row may be
     // deleted and given to another flow meanwhile; only idle rows are, so no packet of theirs is under way.
     let row = unsafe { &mut *pointer };
-    if interface.resets != 0
+    if interface.flags & interface_flags::RESETS != 0
         && row.direction == direction::ORIGINAL
         && state::is_reset(state_of(row.real))
     {

@@ -248,7 +248,7 @@ fn wrong_checks_are_refused_with_what_is_allowed() {
         ),
         (
             "--check {type=\"exec\",run=[\"/nonexistent/run\"]}",
-            "program /nonexistent/run cannot be reached: /nonexistent: No such file or directory (os error 2)",
+            "run /nonexistent/run: `/nonexistent` does not exist",
         ),
         (
             "--check http --check http",
@@ -269,27 +269,21 @@ fn wrong_checks_are_refused_with_what_is_allowed() {
             &format!("error: {sentence}\n"),
         );
     }
-    let folder = tempfile::tempdir().expect("a temporary folder");
+    // Anyone could put another program in its place.
+    let folder = tempfile::tempdir_in("/tmp").expect("a temporary folder");
     let path = folder.path().join("run");
     fs::write(&path, "#!/bin/sh\n").expect("write the program");
-    let mode =
-        |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("its mode");
-    let check = format!(
-        "edit-service web --check {{type=\"exec\",run=[\"{}\"]}}",
-        path.display()
-    );
-    mode(0o777);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode");
     let shown = path.display();
     scene.refused(
-        &check,
+        &format!("edit-service web --check {{type=\"exec\",run=[\"{shown}\"]}}"),
         1,
         &format!(
-            "error: program {shown} runs as root, but others could change it: they may write to {shown} \
-             (`chmod go-w {shown}`)\n"
+            "error: run {shown}: `/tmp` can be written by others, and the program would run as root: \
+             `chmod o-w /tmp`, or move the program elsewhere\n"
         ),
     );
-    mode(0o755);
-    scene.done(&check);
+    scene.done("edit-service web --check {type=\"exec\",run=[\"/bin/true\"]}");
 }
 
 #[test]

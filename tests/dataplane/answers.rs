@@ -123,6 +123,22 @@ fn case_18_a_syn_without_a_real_server_is_answered_with_a_reset() {
 }
 
 #[test]
+fn on_veth_an_answer_is_redirected_to_where_the_packet_came_in() {
+    run(|lb| {
+        let [web, ..] = nobody(lb);
+        lb.redirect_back();
+        let reset = syn().reset(RST | ACK, 0, 1001);
+        lb.step(
+            Outside,
+            &syn(),
+            redirected(&reset)
+                .discard(Discard::NoRealReject)
+                .passed_over(web, 1),
+        );
+    });
+}
+
+#[test]
 fn case_18_a_service_whose_real_servers_are_all_down_rejects_too() {
     run(|lb| {
         let web = lb.web();

@@ -91,6 +91,8 @@ pub struct Dataplane {
     pub generation: u32,
     /// Whether the program asks for real servers whose connections are reset.
     pub(crate) resets: bool,
+    /// Whether what leaves where it came in is redirected.
+    pub(crate) redirects: bool,
     /// Real ids given so far.
     pub(crate) reals: u32,
     /// Service ids given so far.
@@ -154,6 +156,7 @@ impl Dataplane {
             settings,
             generation: 0,
             resets: false,
+            redirects: false,
             reals: 0,
             services: 0,
             ring_slots: 0,

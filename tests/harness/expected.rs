@@ -64,7 +64,9 @@ impl Expected {
         self
     }
 
-    fn discard(self, reason: Discard) -> Self {
+    /// A reason is counted.
+    #[must_use]
+    pub fn discard(self, reason: Discard) -> Self {
         self.change(move |s| *s.discards.get_mut(reason.name()).expect("a reason") += 1)
     }
 

@@ -12,6 +12,7 @@ pub mod packet;
 pub mod pass;
 pub mod privileged;
 pub mod rows;
+pub mod servers;
 pub mod services;
 pub mod snapshot;
 pub mod topology;

@@ -9,7 +9,7 @@ use balancer_common::{
     real_server::{self, RealServer},
     scheduler::Ring,
     service::{self, Service, ServiceKey},
-    settings::{Interface, Settings},
+    settings::{Interface, Settings, interface_flags},
 };
 
 use crate::{
@@ -236,10 +236,17 @@ impl Dataplane {
         self.write_interfaces();
     }
 
+    /// The interfaces are such that send frames back by a redirect only.
+    pub fn redirect_back(&mut self) {
+        self.redirects = true;
+        self.write_interfaces();
+    }
+
     fn write_interfaces(&mut self) {
         for (ifindex, mac) in [(self.outside, LB_OUTSIDE), (self.inside, LB_INSIDE)] {
             let interface = Interface {
-                resets: u32::from(self.resets),
+                flags: u32::from(self.resets) * interface_flags::RESETS
+                    | u32::from(self.redirects) * interface_flags::REDIRECTS,
                 ..Interface::new(mac, self.generation)
             };
             self.array_mut("INTERFACES")

@@ -217,12 +217,18 @@ http {{
         self.wait_for_port(to, Path::new("/dev/null"));
     }
 
-    fn start(&mut self, name: &str, command: &mut Command) {
+    /// Where its programs keep their files.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn start(&mut self, name: &str, command: &mut Command) {
         self.programs
             .push(Process::spawn(name, command).unwrap_or_else(|e| panic!("{e:#}")));
     }
 
-    fn wait_for_port(&self, to: SocketAddr, log: &Path) {
+    pub(crate) fn wait_for_port(&self, to: SocketAddr, log: &Path) {
         let up = || Ok(TcpStream::connect_timeout(&to, Duration::from_secs(1)).is_ok());
         let waited = self
             .namespace

@@ -2,6 +2,7 @@
 
 mod changes;
 mod health;
+mod probes;
 mod refusals;
 mod scale;
 mod survival;

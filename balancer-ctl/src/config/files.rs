@@ -5,7 +5,6 @@ use std::{
     collections::HashMap,
     fs,
     io::{self, Read as _},
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -15,15 +14,16 @@ use rustls_pki_types::{
 };
 
 use super::validate::{Place, Problem};
-use crate::model::{
-    Check, Model,
-    check::{Probe, Tls},
+use crate::{
+    model::{
+        Check, Model,
+        check::{Probe, Tls},
+    },
+    program::trusted,
 };
 
 /// Largest file of certificates or keys: far above the bundle of a whole system.
 const MAX_PEM: u64 = 16 << 20;
-/// Symbolic links that are followed, as the kernel does.
-const MAX_LINKS: usize = 40;
 
 /// All that is wrong with files that a model names.
 #[must_use]
@@ -109,7 +109,7 @@ fn judge(what: What, path: &Path) -> Result<(), String> {
             certificates(path).map_err(|reason| format!("certificate {shown}: {reason}"))
         }
         What::Key => key(path).map_err(|reason| format!("key {shown}: {reason}")),
-        What::Program => program(path).map_err(|reason| format!("program {shown} {reason}")),
+        What::Program => trusted(path).map_err(|reason| format!("run {shown}: {reason}")),
     }
 }
 
@@ -163,93 +163,9 @@ fn pem(path: &Path) -> Result<Vec<u8>, String> {
     read().map_err(|error| error.to_string())
 }
 
-/// Whether only root could have written a program: the file, each directory above it, and the same for whatever a
-/// symbolic link on the way leads to.
-fn program(path: &Path) -> Result<(), String> {
-    let mut links = 0;
-    let mut rest: Vec<_> = components(path);
-    let mut here = PathBuf::from("/");
-    safe(&here, &metadata(&here)?)?;
-    while let Some(name) = rest.pop() {
-        let next = match name.as_str() {
-            ".." => here.parent().unwrap_or(Path::new("/")).to_owned(),
-            name => here.join(name),
-        };
-        let metadata = metadata(&next)?;
-        if metadata.is_symlink() {
-            owned_by_root(&next, &metadata)?;
-            links += 1;
-            if links > MAX_LINKS {
-                return Err("goes through too many symbolic links".to_owned());
-            }
-            let target = fs::read_link(&next).map_err(|error| unreachable(&next, &error))?;
-            if target.is_absolute() {
-                here = PathBuf::from("/");
-            }
-            rest.extend(components(&target));
-            continue;
-        }
-        safe(&next, &metadata)?;
-        here = next;
-        if rest.is_empty() {
-            if !metadata.is_file() {
-                return Err("is not a regular file".to_owned());
-            }
-            if metadata.mode() & 0o111 == 0 {
-                return Err(format!("is not executable: `chmod 755 {}`", here.display()));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The names in a path, the last first.
-fn components(path: &Path) -> Vec<String> {
-    let mut names: Vec<_> = path
-        .to_string_lossy()
-        .split('/')
-        .filter(|name| !matches!(*name, "" | "."))
-        .map(str::to_owned)
-        .collect();
-    names.reverse();
-    names
-}
-
-fn metadata(path: &Path) -> Result<fs::Metadata, String> {
-    fs::symlink_metadata(path).map_err(|error| unreachable(path, &error))
-}
-
-fn unreachable(path: &Path, error: &io::Error) -> String {
-    format!("cannot be reached: {}: {error}", path.display())
-}
-
-fn safe(path: &Path, metadata: &fs::Metadata) -> Result<(), String> {
-    owned_by_root(path, metadata)?;
-    // In a directory like /tmp others can make files, but neither take away nor replace root's.
-    let is_sticky = metadata.is_dir() && metadata.mode() & 0o1000 != 0;
-    if metadata.mode() & 0o022 != 0 && !is_sticky {
-        let shown = path.display();
-        return Err(format!(
-            "runs as root, but others could change it: they may write to {shown} (`chmod go-w {shown}`)"
-        ));
-    }
-    Ok(())
-}
-
-fn owned_by_root(path: &Path, metadata: &fs::Metadata) -> Result<(), String> {
-    if metadata.uid() == 0 {
-        return Ok(());
-    }
-    let shown = path.display();
-    Err(format!(
-        "runs as root, but others could change it: {shown} belongs to user {} (`chown root {shown}`)",
-        metadata.uid()
-    ))
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+    use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
     use crate::config::{file::ConfigFile, read};
@@ -257,80 +173,6 @@ mod tests {
     fn written(path: &Path, text: &str, mode: u32) {
         fs::write(path, text).unwrap();
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-    }
-
-    fn is_root() -> bool {
-        nix::unistd::geteuid().is_root()
-    }
-
-    #[test]
-    fn a_program_that_only_root_can_change_is_taken() {
-        for good in ["/bin/true", "/usr/bin/../bin/test"] {
-            assert_eq!(program(Path::new(good)), Ok(()), "{good}");
-        }
-    }
-
-    #[test]
-    fn a_program_that_others_could_change_is_refused() {
-        if !is_root() {
-            // Without root there is neither a file that is good nor one of somebody else's.
-            return;
-        }
-        let folder = tempfile::tempdir().unwrap();
-        let at = folder.path();
-        let path = |name: &str| at.join(name);
-        let bad = |name: &str| program(&path(name)).unwrap_err();
-        for directory in ["open", "theirs", "good"] {
-            fs::create_dir(path(directory)).unwrap();
-            written(&path(directory).join("run"), "#!/bin/sh\n", 0o755);
-        }
-        let mode = |name, mode| fs::set_permissions(path(name), fs::Permissions::from_mode(mode));
-        mode("open", 0o775).unwrap();
-        chown(path("theirs"), Some(1234), None).unwrap();
-        written(&path("group"), "#!/bin/sh\n", 0o775);
-        written(&path("plain"), "#!/bin/sh\n", 0o644);
-        written(&path("their"), "#!/bin/sh\n", 0o755);
-        chown(path("their"), Some(1234), None).unwrap();
-        symlink("open/run", path("link")).unwrap();
-        symlink(path("good/run"), path("good-link")).unwrap();
-        symlink("loop", path("loop")).unwrap();
-        symlink(path("good/run"), path("their-link")).unwrap();
-        std::os::unix::fs::lchown(path("their-link"), Some(1234), None).unwrap();
-
-        assert_eq!(program(&path("good/run")), Ok(()));
-        assert_eq!(program(&path("good-link")), Ok(()));
-        let shown = |name: &str| path(name).display().to_string();
-        let (open, theirs) = (shown("open"), shown("theirs"));
-        let writable = |shown: &str| {
-            format!(
-                "runs as root, but others could change it: they may write to {shown} (`chmod go-w {shown}`)"
-            )
-        };
-        let belongs = |shown: &str| {
-            format!(
-                "runs as root, but others could change it: {shown} belongs to user 1234 (`chown root {shown}`)"
-            )
-        };
-        assert_eq!(bad("open/run"), writable(&open));
-        assert_eq!(bad("link"), writable(&open), "whatever a link leads to");
-        assert_eq!(bad("good/../open/run"), writable(&open));
-        assert_eq!(bad("group"), writable(&shown("group")));
-        assert_eq!(bad("theirs/run"), belongs(&theirs));
-        assert_eq!(bad("their"), belongs(&shown("their")));
-        assert_eq!(bad("their-link"), belongs(&shown("their-link")));
-        assert_eq!(
-            bad("plain"),
-            format!("is not executable: `chmod 755 {}`", shown("plain"))
-        );
-        assert_eq!(bad("good"), "is not a regular file");
-        assert_eq!(bad("loop"), "goes through too many symbolic links");
-        assert_eq!(
-            bad("absent"),
-            format!(
-                "cannot be reached: {}: No such file or directory (os error 2)",
-                shown("absent")
-            )
-        );
     }
 
     /// What is no certificate, but well-formed PEM: its content is the probe's business.
@@ -403,8 +245,8 @@ mod tests {
             format!(
                 "{at}:4:10: quorum 0 is out of range: 1..=1000000000\n\
                  {at}:5:32: ca /nonexistent/ca.pem: {gone}\n\
-                 {at}:8:52: program /nonexistent/run cannot be reached: /nonexistent: {gone}\n\
-                 {at}:11:7: program /nonexistent/run cannot be reached: /nonexistent: {gone}"
+                 {at}:8:52: run /nonexistent/run: `/nonexistent` does not exist\n\
+                 {at}:11:7: run /nonexistent/run: `/nonexistent` does not exist"
             )
         );
         let check = read::checks(
@@ -413,7 +255,7 @@ mod tests {
                 .unwrap(),
         );
         let told: Vec<_> = of_check(&check.unwrap()[0]).collect();
-        let sentence = format!("program /nonexistent/run cannot be reached: /nonexistent: {gone}");
+        let sentence = "run /nonexistent/run: `/nonexistent` does not exist".to_owned();
         assert_eq!(told, [("run", sentence)]);
     }
 }

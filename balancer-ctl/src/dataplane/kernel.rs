@@ -25,7 +25,7 @@ use super::{
     pins::Pins,
     settings::SettingsRow,
     watch::Watch,
-    ways::Ways,
+    ways::{End, Ways},
 };
 use crate::{
     host::Host,
@@ -216,7 +216,7 @@ impl KernelDataplane {
         // Frames are told apart by the interface's address, so that stands before the program runs there; and
         // interfaces that go stay known until the program is off them.
         self.ways
-            .add(macs(links))
+            .add(ends(links))
             .context("cannot write the interfaces")?;
         let program = load::program(&self.ebpf, "balancer")?;
         let program = program.fd().context("the packet program is not loaded")?;
@@ -224,13 +224,9 @@ impl KernelDataplane {
     }
 
     /// Nothing but these interfaces is known any more.
-    fn forget_others(
-        &mut self,
-        before: BTreeMap<u32, [u8; 6]>,
-        links: &[Link],
-    ) -> anyhow::Result<()> {
+    fn forget_others(&mut self, before: BTreeMap<u32, End>, links: &[Link]) -> anyhow::Result<()> {
         self.ways
-            .configure(macs(links))
+            .configure(ends(links))
             .context("cannot write the interfaces")?;
         let gone = before
             .into_keys()
@@ -240,7 +236,7 @@ impl KernelDataplane {
     }
 
     /// After a failed attachment to `links`: what was known `before` is known again.
-    fn bring_back(&mut self, before: BTreeMap<u32, [u8; 6]>, links: &[Link]) -> anyhow::Result<()> {
+    fn bring_back(&mut self, before: BTreeMap<u32, End>, links: &[Link]) -> anyhow::Result<()> {
         let mut pinned = self.pins.links()?;
         for attached in &mut self.attached {
             attached.follow(&mut pinned);
@@ -406,11 +402,12 @@ impl KernelDataplane {
     }
 }
 
-fn macs(links: &[Link]) -> BTreeMap<u32, [u8; 6]> {
-    links
-        .iter()
-        .map(|link| (link.index, link.mac.unwrap_or_default()))
-        .collect()
+fn ends(links: &[Link]) -> BTreeMap<u32, End> {
+    let end = |link: &Link| End {
+        mac: link.mac.unwrap_or_default(),
+        redirects: link.kind.as_deref() == Some("veth"),
+    };
+    links.iter().map(|link| (link.index, end(link))).collect()
 }
 
 /// The address of a real server that a change brings.

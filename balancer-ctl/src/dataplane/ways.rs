@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use balancer_common::settings::Interface;
+use balancer_common::settings::{Interface, interface_flags};
 
 use super::table::Table;
 
@@ -23,8 +23,8 @@ struct Inner {
     generation: u32,
     /// Whether packets are to ask for real servers whose connections are reset.
     resets: bool,
-    /// Configured interfaces and their addresses.
-    macs: BTreeMap<u32, [u8; 6]>,
+    /// Configured interfaces.
+    ends: BTreeMap<u32, End>,
 }
 
 impl Ways {
@@ -41,34 +41,34 @@ impl Ways {
             .unwrap_or(0);
         let resets = interfaces
             .iter()
-            .any(|(_, interface)| interface.resets != 0);
+            .any(|(_, interface)| interface.flags & interface_flags::RESETS != 0);
         // What is pinned from before, so that it is cleared when it is not configured any more.
         let known = interfaces
             .into_iter()
             .filter(|(_, interface)| interface.generation != 0);
-        let macs = known
-            .map(|(index, interface)| (index, mac(&interface)))
+        let ends = known
+            .map(|(index, interface)| (index, End::of(&interface)))
             .collect();
         Ok(Self(Arc::new(Mutex::new(Inner {
             table,
             generation,
             resets,
-            macs,
+            ends,
         }))))
     }
 
-    /// The interfaces that are configured now, and their addresses.
-    pub fn interfaces(&self) -> BTreeMap<u32, [u8; 6]> {
-        self.lock().macs.clone()
+    /// The interfaces that are configured now.
+    pub fn interfaces(&self) -> BTreeMap<u32, End> {
+        self.lock().ends.clone()
     }
 
     /// Configures these interfaces beside those that are configured.
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn add(&self, macs: BTreeMap<u32, [u8; 6]>) -> io::Result<()> {
+    pub fn add(&self, ends: BTreeMap<u32, End>) -> io::Result<()> {
         let mut inner = self.lock();
-        inner.macs.extend(macs);
+        inner.ends.extend(ends);
         inner.raise()
     }
 
@@ -76,18 +76,18 @@ impl Ways {
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn configure(&self, macs: BTreeMap<u32, [u8; 6]>) -> io::Result<()> {
+    pub fn configure(&self, ends: BTreeMap<u32, End>) -> io::Result<()> {
         let mut inner = self.lock();
         let gone: Vec<_> = inner
-            .macs
+            .ends
             .keys()
-            .filter(|index| !macs.contains_key(index))
+            .filter(|index| !ends.contains_key(index))
             .copied()
             .collect();
         for index in gone {
             inner.table.set(&index, &Interface::default())?;
         }
-        inner.macs = macs;
+        inner.ends = ends;
         inner.raise()
     }
 
@@ -127,10 +127,11 @@ impl Inner {
     }
 
     fn write(&mut self) -> io::Result<()> {
-        for (index, mac) in &self.macs {
+        for (index, end) in &self.ends {
             let interface = Interface {
-                resets: u32::from(self.resets),
-                ..Interface::new(*mac, self.generation)
+                flags: u32::from(self.resets) * interface_flags::RESETS
+                    | u32::from(end.redirects) * interface_flags::REDIRECTS,
+                ..Interface::new(end.mac, self.generation)
             };
             self.table.set(index, &interface)?;
         }
@@ -138,10 +139,24 @@ impl Inner {
     }
 }
 
-/// The address that [`Interface::new`] was given.
-const fn mac(interface: &Interface) -> [u8; 6] {
-    let [a, b, c, d, e, f, _, _] = interface.mac.to_ne_bytes();
-    [a, b, c, d, e, f]
+/// An interface of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Its address.
+    pub mac: [u8; 6],
+    /// Whether it sends frames back by a redirect only ([`interface_flags::REDIRECTS`]).
+    pub redirects: bool,
+}
+
+impl End {
+    /// What the map says of one.
+    const fn of(interface: &Interface) -> Self {
+        let [a, b, c, d, e, f, _, _] = interface.mac.to_ne_bytes();
+        Self {
+            mac: [a, b, c, d, e, f],
+            redirects: interface.flags & interface_flags::REDIRECTS != 0,
+        }
+    }
 }
 
 /// The generation after this one; 0 means "never looked up" in a row.
@@ -159,7 +174,7 @@ mod tests {
     #[test]
     fn an_address_survives_the_way_into_the_map_and_back() {
         let address = [2, 0, 0, 0xff, 1, 9];
-        assert_eq!(mac(&Interface::new(address, 7)), address);
+        assert_eq!(End::of(&Interface::new(address, 7)).mac, address);
     }
 
     #[test]

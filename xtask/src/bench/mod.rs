@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: measures the project, always as a ratio to references in the same run.
 
 mod busy;
+mod health;
 mod lab;
 mod packet;
 mod report;
@@ -26,6 +27,8 @@ pub enum Suite {
     Packet,
     /// Requests and downloads between network namespaces, beside other balancers
     Lab,
+    /// Ten thousand checks of real servers: what they cost and how evenly they are spread
+    Health,
 }
 
 /// Options of `cargo xtask bench`.
@@ -58,6 +61,10 @@ pub struct Options {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     seconds: u32,
 
+    /// health: seconds per round and asker, after it has settled
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(10..))]
+    health_seconds: u32,
+
     /// Folder with the packet programs: everything is built already (set for the part that runs as root)
     #[arg(long, hide = true)]
     built: Option<PathBuf>,
@@ -81,20 +88,21 @@ impl Options {
 /// # Errors
 /// Something does not build, there is no row of a name, or a measurement could not be made or was void.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let (packet_rows, lab_rows) = (packet::rows()?, lab::rows());
+    let (packet_rows, lab_rows, health_rows) = (packet::rows()?, lab::rows(), health::rows());
     for name in &options.only {
-        let mut known = packet_rows.iter().chain(&lab_rows);
+        let mut known = packet_rows.iter().chain(&lab_rows).chain(&health_rows);
         ensure!(
             known.any(|row| row == name),
             "there is no row `{name}`; there are: {}",
-            [packet_rows, lab_rows].concat().join(", ")
+            [packet_rows, lab_rows, health_rows].concat().join(", ")
         );
     }
     let packet = options.wants_suite(Suite::Packet, &packet_rows);
     let lab = options.wants_suite(Suite::Lab, &lab_rows);
+    let health = options.wants_suite(Suite::Health, &health_rows);
     let built = match &options.built {
         Some(folder) => folder.clone(),
-        None => build(lab)?,
+        None => build(lab || health)?,
     };
     if !privilege::is_root() {
         return as_root(&built);
@@ -109,17 +117,20 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     if lab {
         rows.extend(lab::run(options)?);
     }
+    if health {
+        rows.extend(health::run(options)?);
+    }
     if let Some(path) = &options.json {
         report::write_json(path, &rows)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Builds the packet programs, and for the lab the daemon, and returns the former's folder.
-fn build(lab: bool) -> Result<PathBuf> {
+/// Builds the packet programs, and for the other suites the daemon, and returns the former's folder.
+fn build(daemon: bool) -> Result<PathBuf> {
     setup::ensure(&[Purpose::Bench], setup::consent(false))?;
     let built = ebpf::build(&cargo::ebpf_request())?;
-    if lab {
+    if daemon {
         let mut build = cargo::cargo();
         build
             .args([

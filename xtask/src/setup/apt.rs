@@ -12,9 +12,11 @@ use super::{install_with, tools};
 use crate::privilege::as_root;
 
 /// Packages that start a service when they are installed, and the service.
-const SERVICES: [(&str, &str); 2] = [
+const SERVICES: [(&str, &str); 4] = [
     ("nginx-light", "nginx.service"),
     ("haproxy", "haproxy.service"),
+    ("openssh-server", "ssh.service"),
+    ("redis-server", "redis-server.service"),
 ];
 
 /// Tells whether there is one.

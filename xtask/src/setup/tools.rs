@@ -49,7 +49,7 @@ const fn tool(
 use Purpose::{Bench, Run, Test};
 
 /// Everything that is run. nginx comes in its light form, which has all that is needed here.
-const TOOLS: [Tool; 13] = [
+const TOOLS: [Tool; 16] = [
     tool(
         "ip",
         "iproute2",
@@ -88,6 +88,9 @@ const TOOLS: [Tool; 13] = [
         "makes the foreign maps that the daemon must refuse",
         &[Test],
     ),
+    tool("sshd", "openssh-server", "greets a probe", &[Test]),
+    tool("mariadbd", "mariadb-server-core", "greets a probe", &[Test]),
+    tool("redis-server", "redis-server", "answers a probe", &[Test]),
     tool("wrk", "wrk", "counts requests per second", &[Bench]),
     tool("iperf3", "iperf3", "counts bytes per second", &[Bench]),
     tool("haproxy", "haproxy", "a balancer to compare with", &[Bench]),
@@ -148,7 +151,17 @@ mod tests {
     #[test]
     fn the_bench_needs_the_peers_and_the_tests_do_not() {
         let installed = [
-            "ip", "ethtool", "curl", "ps", "nginx", "dnsmasq", "dig", "bpftool",
+            "ip",
+            "ethtool",
+            "curl",
+            "ps",
+            "nginx",
+            "dnsmasq",
+            "dig",
+            "bpftool",
+            "sshd",
+            "mariadbd",
+            "redis-server",
         ];
         assert_eq!(packages(&[Test], &installed), [""; 0]);
         assert_eq!(

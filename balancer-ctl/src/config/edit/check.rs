@@ -117,14 +117,14 @@ fn add(service: &mut Table, wanted: &[Check]) {
         })
         .unwrap_or_default();
     let position = service.position();
-    let blocks = wanted.iter().map(|check| {
+    let block = |check| {
         let mut block = block(check, &header, &indent);
         block.set_position(position);
         block
-    });
+    };
     let item = match wanted {
-        [_] => Item::Table(blocks.last().unwrap_or_default()),
-        _ => Item::ArrayOfTables(blocks.collect()),
+        [only] => Item::Table(block(only)),
+        several => Item::ArrayOfTables(several.iter().map(block).collect()),
     };
     service.insert("check", item);
 }
@@ -160,7 +160,7 @@ fn rewrite(table: &mut dyn TableLike, saved: Option<&Check>, wanted: &Check) {
     let before = saved.map(write::check).unwrap_or_default();
     let after = write::check(wanted);
     let is_same = |key: &str| {
-        let text = |words: &InlineTable| words.get(key).map(|value| write::json(value));
+        let text = |words: &InlineTable| words.get(key).map(write::json);
         text(&before) == text(&after)
     };
     let mut keys: Vec<String> = before.iter().map(|(key, _)| key.to_owned()).collect();

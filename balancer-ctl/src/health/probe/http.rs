@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     Failure, Passed,
+    abrupt::Abrupt,
     carried::carried,
     socket::{Endpoint, Opening, in_url},
     text,
@@ -59,7 +60,7 @@ impl Http {
         let mut builder = http1::Builder::new();
         builder.max_buf_size(LONGEST_HEAD);
         let (mut sender, connection) = builder
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(Abrupt(stream)))
             .await
             .map_err(|error| failure(&error))?;
         let exchange = async {

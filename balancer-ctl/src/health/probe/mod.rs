@@ -2,6 +2,7 @@
 //! makes a real server up or down is the checker's affair, and so is the timeout: a probe that is dropped closes its
 //! sockets and kills its program.
 
+mod abrupt;
 mod agent;
 mod carried;
 mod dns;

@@ -1,0 +1,131 @@
+//! Servers of Debian's on a real server's machine, with nothing of this machine's own configuration.
+
+use std::{
+    fs::{self, File},
+    path::PathBuf,
+    process::{Command, Stdio},
+    thread,
+};
+
+use tokio::sync::oneshot;
+
+use crate::topology::{Real, run, socket};
+
+impl Real {
+    /// Starts OpenSSH on port 22 and returns where its log is.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn start_sshd(&mut self) -> PathBuf {
+        let (key, log) = (self.folder().join("ssh-key"), self.folder().join("ssh.log"));
+        let made = run(Command::new("ssh-keygen")
+            .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+            .arg(&key));
+        assert!(made.status.success(), "ssh-keygen: {made:?}");
+        // It goes there to drop its rights; Debian makes it when the service starts.
+        fs::create_dir_all("/run/sshd").expect("make /run/sshd");
+        let mut command = self.namespace.command("/usr/sbin/sshd");
+        command
+            .args(["-D", "-e", "-f", "/dev/null", "-o", "UsePAM=no", "-h"])
+            .arg(&key)
+            .stderr(File::create(&log).expect("a log"));
+        self.start("sshd", &mut command);
+        self.wait_for_port(socket(&self.address, 22), &log);
+        log
+    }
+
+    /// Starts MariaDB on port 3306, without a table to its name.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn start_mariadb(&mut self) {
+        let folder = self.folder().join("mariadb");
+        fs::create_dir(&folder).expect("a folder");
+        let log = self.folder().join("mariadb.log");
+        let path = folder.display();
+        let mut command = self.namespace.command("/usr/sbin/mariadbd");
+        command
+            .args(["--no-defaults", "--skip-grant-tables", "--innodb=OFF"])
+            .args([
+                "--default-storage-engine=Aria",
+                "--user=root",
+                "--port=3306",
+            ])
+            // A name server would be asked for each client's name, before the greeting; here is none.
+            .args(["--skip-name-resolve", "--bind-address=0.0.0.0"])
+            .arg(format!("--datadir={path}"))
+            .arg(format!("--socket={path}/socket"))
+            .arg(format!("--pid-file={path}/pid"))
+            .stdout(Stdio::null())
+            .stderr(File::create(&log).expect("a log"));
+        self.start("mariadbd", &mut command);
+        self.wait_for_port(socket(&self.address, 3306), &log);
+    }
+
+    /// Starts Redis on port 6379.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn start_redis(&mut self) {
+        let log = self.folder().join("redis.log");
+        let mut command = self.namespace.command("redis-server");
+        command
+            .args(["--port", "6379", "--bind", "0.0.0.0", "--save", ""])
+            .args(["--protected-mode", "no", "--dir"])
+            .arg(self.folder())
+            .stdout(File::create(&log).expect("a log"))
+            .stderr(Stdio::null());
+        self.start("redis-server", &mut command);
+        self.wait_for_port(socket(&self.address, 6379), &log);
+    }
+}
+
+/// A gRPC server with its health service. Dropped, it ends.
+pub struct Grpc {
+    /// Says of a service whether it serves.
+    pub health: tonic_health::server::HealthReporter,
+    _stop: oneshot::Sender<()>,
+}
+
+impl Grpc {
+    /// Starts one on this port of a real server.
+    ///
+    /// # Panics
+    /// It does not start.
+    #[must_use]
+    pub fn start(real: &Real, port: u16) -> Self {
+        let address = socket(&real.address, port);
+        let listener = real
+            .namespace
+            .run(|| std::net::TcpListener::bind(address))
+            .expect("enter the real server")
+            .expect("listen");
+        listener.set_nonblocking(true).expect("a socket");
+        let (health, service) = tonic_health::server::health_reporter();
+        let (stop, stopped) = oneshot::channel::<()>();
+        thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime");
+            runtime.block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener).expect("a socket");
+                tonic::transport::Server::builder()
+                    .add_service(service)
+                    .serve_with_incoming_shutdown(
+                        tonic::transport::server::TcpIncoming::from(listener),
+                        async {
+                            // Also when its sender is gone.
+                            let _ = stopped.await;
+                        },
+                    )
+                    .await
+                    .expect("a server");
+            });
+        });
+        Self {
+            health,
+            _stop: stop,
+        }
+    }
+}

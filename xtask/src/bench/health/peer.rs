@@ -1,0 +1,116 @@
+//! Those who ask.
+
+use std::{fmt::Write as _, process::Stdio};
+
+use anyhow::{Result, ensure};
+use xtask::lab::Process;
+
+use super::{
+    INTERVAL,
+    scene::{INTERFACE, PORT, Scene, target},
+};
+use crate::cargo;
+
+/// Real servers of one service.
+const GROUP: u32 = 100;
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// This project.
+    Balancer,
+    /// The reference.
+    Haproxy,
+}
+
+impl Peer {
+    /// All, in the order in which they are measured.
+    pub const ALL: [Self; 2] = [Self::Balancer, Self::Haproxy];
+
+    /// Its part of a row's name; the project's own rows have none.
+    pub const fn suffix(self) -> &'static str {
+        match self {
+            Self::Balancer => "",
+            Self::Haproxy => "/haproxy",
+        }
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start(self, scene: &Scene) -> Result<Process> {
+        let mut process = match self {
+            Self::Balancer => balancer(scene)?,
+            Self::Haproxy => haproxy(scene)?,
+        };
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        let ended = process.ended()?;
+        ensure!(ended.is_none(), "it ended at once: {ended:?}");
+        Ok(process)
+    }
+}
+
+/// The targets' numbers, service by service.
+fn groups(scene: &Scene) -> impl Iterator<Item = (u32, std::ops::Range<u32>)> {
+    let checks = scene.checks;
+    (0..checks.div_ceil(GROUP))
+        .map(move |group| (group, group * GROUP..((group + 1) * GROUP).min(checks)))
+}
+
+fn balancer(scene: &Scene) -> Result<Process> {
+    let mut text = format!("[dataplane]\ninterfaces = [{INTERFACE:?}]\nmode = \"native\"\n");
+    for (group, targets) in groups(scene) {
+        write!(
+            text,
+            "\n[[service]]\naddress = \"192.0.2.80:{}\"\nscheduler = \"rr\"\n\n[service.check]\ntype = \"http\"\n\
+             interval = \"{}s\"\ntimeout = \"2s\"\nrise = 2\nfall = 3\n",
+            1000 + group,
+            INTERVAL.as_secs()
+        )?;
+        for number in targets {
+            write!(
+                text,
+                "\n[[service.real]]\naddress = \"{}:{PORT}\"\n",
+                target(number)
+            )?;
+        }
+    }
+    let file = scene.write("balancer.toml", &text)?;
+    // One per run of the bench: another daemon of the same name may be somebody else's.
+    let mut command = scene
+        .asker
+        .command(cargo::target().join("release/balancerd"));
+    command
+        .arg("--config")
+        .arg(file)
+        .args(["--instance", scene.asker.name(), "--log", "error"]);
+    Process::spawn("balancerd", &mut command)
+}
+
+fn haproxy(scene: &Scene) -> Result<Process> {
+    let mut text = String::from(
+        "global\n  maxconn 20000\n  nbthread 1\n\
+         defaults\n  mode http\n  timeout connect 2s\n  timeout check 2s\n  timeout client 60s\n  timeout server 60s\n\
+         option httpchk GET /\n",
+    );
+    for (group, targets) in groups(scene) {
+        writeln!(text, "backend service{group}")?;
+        for number in targets {
+            writeln!(
+                text,
+                "  server real{number} {}:{PORT} check inter {}s rise 2 fall 3",
+                target(number),
+                INTERVAL.as_secs()
+            )?;
+        }
+    }
+    let file = scene.write("haproxy.cfg", &text)?;
+    let mut command = scene.asker.command("haproxy");
+    command
+        .args(["-db", "-q", "-f"])
+        .arg(file)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    Process::spawn("haproxy", &mut command)
+}
