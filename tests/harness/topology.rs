@@ -299,9 +299,6 @@ fn build(arms: Arms, reals: u8) -> anyhow::Result<Topology> {
         Arms::Two => {
             balancer.connect(OUTSIDE, &client, "eth0")?;
             client.polling("eth0")?;
-            // Resets and ICMP errors go back where the client's frame came in.
-            let index = client.index("eth0")?;
-            pass = Some(client.run(|| crate::pass::attach(index))??);
             OUTSIDE
         }
     };
