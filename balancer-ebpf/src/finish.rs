@@ -16,13 +16,13 @@ use crate::{
 #[inline(always)]
 pub fn finish(ctx: &XdpContext, outcome: Result<Verdict, Discard>) -> u32 {
     match outcome {
-        Ok(Verdict::Transmit) => transmit(ctx),
+        Ok(Verdict::Transmit) => xdp_action::XDP_TX,
         Ok(Verdict::Redirect) => xdp_action::XDP_REDIRECT,
         Err(reason) => {
             let (reason, action) = match reason.outcome() {
                 Outcome::Pass => (reason, xdp_action::XDP_PASS),
                 Outcome::Drop => (reason, xdp_action::XDP_DROP),
-                Outcome::Answer if answer(ctx, reason) => (reason, transmit(ctx)),
+                Outcome::Answer if answer(ctx, reason) => (reason, send_back(ctx)),
                 Outcome::Answer => (Discard::Unanswered, xdp_action::XDP_DROP),
             };
             if let Some(count) = DISCARDS.get_ptr_mut(reason as u32) {
@@ -40,9 +40,9 @@ pub fn finish(ctx: &XdpContext, outcome: Result<Verdict, Discard>) -> u32 {
     }
 }
 
-/// Sends the frame out where it came in.
+/// Sends an answer out where its packet came in.
 #[inline(always)]
-fn transmit(ctx: &XdpContext) -> u32 {
+fn send_back(ctx: &XdpContext) -> u32 {
     let ingress = ctx.ingress_ifindex() as u32;
     match INTERFACES.get(ingress) {
         Some(interface) if interface.flags & interface_flags::REDIRECTS != 0 => {

@@ -10,6 +10,7 @@ use aya_ebpf::{
 use balancer_common::{
     addr::Address,
     conntrack::{Egress, FlowKey},
+    settings::{Interface, interface_flags},
     verdict::{Discard, Verdict},
     wire::{Ethernet, Frame},
 };
@@ -49,6 +50,7 @@ pub fn forward<H: Family>(
     ctx: &XdpContext,
     ip: &Ip,
     ingress: u32,
+    interface: &Interface,
     steering: &Steering<H::Address>,
 ) -> Result<Verdict, Discard> {
     // SAFETY: as in `route`.
@@ -63,7 +65,7 @@ pub fn forward<H: Family>(
     }
     frame.ip.count_hop();
     frame.ethernet.address(egress.macs);
-    if egress.ifindex == ingress {
+    if egress.ifindex == ingress && interface.flags & interface_flags::REDIRECTS == 0 {
         return Ok(Verdict::Transmit);
     }
     match DEVICES.redirect(egress.ifindex, 0) {

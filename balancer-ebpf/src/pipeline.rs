@@ -70,7 +70,7 @@ fn carry<H: Family, T: Transport>(
     rewrite::<H, T>(ctx, &ip, &steering)?;
     // Without a way out the packet may still be the kernel's to forward: it is passed translated.
     routed?;
-    forward::<H>(ctx, &ip, ingress, &steering)
+    forward::<H>(ctx, &ip, ingress, interface, &steering)
 }
 
 /// Why a packet that carries neither TCP nor UDP leaves early.
