@@ -245,8 +245,8 @@ impl Dataplane {
     fn write_interfaces(&mut self) {
         for (ifindex, mac) in [(self.outside, LB_OUTSIDE), (self.inside, LB_INSIDE)] {
             let interface = Interface {
-                flags: u32::from(self.resets) * interface_flags::RESETS
-                    | u32::from(self.redirects) * interface_flags::REDIRECTS,
+                flags: (u32::from(self.resets) * interface_flags::RESETS)
+                    | (u32::from(self.redirects) * interface_flags::REDIRECTS),
                 ..Interface::new(mac, self.generation)
             };
             self.array_mut("INTERFACES")

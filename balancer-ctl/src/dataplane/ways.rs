@@ -129,8 +129,8 @@ impl Inner {
     fn write(&mut self) -> io::Result<()> {
         for (index, end) in &self.ends {
             let interface = Interface {
-                flags: u32::from(self.resets) * interface_flags::RESETS
-                    | u32::from(end.redirects) * interface_flags::REDIRECTS,
+                flags: (u32::from(self.resets) * interface_flags::RESETS)
+                    | (u32::from(end.redirects) * interface_flags::REDIRECTS),
                 ..Interface::new(end.mac, self.generation)
             };
             self.table.set(index, &interface)?;
