@@ -395,8 +395,10 @@ fn status_as_json_has_the_contracts_fields() {
             "connections": 4, "max_connections": 262_144, "discards": null
         },
         "services": [
-            {"name": "web", "reals_up": 2, "reals_total": 2},
-            {"name": "udp/[2001:db8::35]:53", "reals_up": 1, "reals_total": 1}
+            {"name": "web", "reals_up": 2, "reals_total": 2, "live_weight": 4, "quorum": true},
+            {
+                "name": "udp/[2001:db8::35]:53", "reals_up": 1, "reals_total": 1, "live_weight": 1, "quorum": true
+            }
         ],
         "config": scene.file(), "runtime_changes": false
     });

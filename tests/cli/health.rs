@@ -155,6 +155,31 @@ fn administrative_state_is_written_and_taken_back() {
 }
 
 #[test]
+fn list_says_what_decides_over_each_real() {
+    let scene = web();
+    for arguments in [
+        "add-real 192.168.0.4 --backup",
+        "add-real 192.168.0.5 --runtime",
+        "drain 192.168.0.2 --runtime",
+        "maintenance 192.168.0.3",
+    ] {
+        scene.done(arguments);
+    }
+    assert_eq!(
+        scene.done("list"),
+        "\
+Service                    Scheduler
+  -> Real                  Forwarding  Weight  Effective  State        Active  Inactive
+tcp/192.168.1.35:80 (web)  rr
+  -> 192.168.0.2:80        nat              1          0  draining          0         0  runtime, by the operator
+  -> 192.168.0.3:80        nat              3          0  maintenance       0         0  by the operator
+  -> 192.168.0.4:80        nat              1          0  up                0         0  backup, standing by
+  -> 192.168.0.5:80        nat              1          1  up                0         0  runtime
+"
+    );
+}
+
+#[test]
 fn a_real_becomes_a_backup_and_back() {
     let scene = web();
     let backup = |backup: &str| {

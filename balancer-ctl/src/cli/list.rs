@@ -186,10 +186,15 @@ fn service_notes(service: &Service) -> String {
 
 fn real_notes(real: &Real) -> String {
     // The reason stands last: it may hold commas of its own.
-    let marks = [(real.backup, "backup"), (real.runtime, "runtime")];
+    let reason = real.reason.as_deref();
+    let is_told = reason.is_some_and(|reason| reason.starts_with("backup, "));
+    let marks = [
+        (real.backup && !is_told, "backup"),
+        (real.runtime, "runtime"),
+    ];
     let marks = marks
         .into_iter()
         .filter_map(|(set, mark)| set.then_some(mark));
-    let notes: Vec<_> = marks.chain(real.reason.as_deref()).collect();
+    let notes: Vec<_> = marks.chain(reason).collect();
     notes.join(", ")
 }
