@@ -111,12 +111,12 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
 
 fn measure(scene: &Scene, peer: Peer, length: Duration) -> Result<Found> {
     let start = scene.logged()?;
-    let process = peer.start(scene)?;
+    let asker = peer.start(scene)?;
     wait(SETTLE)?;
-    let (before, settled) = (Usage::of(process.id())?, seconds_since_1970()?);
+    let (before, settled) = (Usage::of(asker.id())?, seconds_since_1970()?);
     wait(length)?;
-    let (after, end) = (Usage::of(process.id())?, seconds_since_1970()?);
-    drop(process);
+    let (after, end) = (Usage::of(asker.id())?, seconds_since_1970()?);
+    drop(asker);
     // What the servers have not written yet.
     thread::sleep(scene::LOG_DELAY);
     let spread = scene.log_from(start)?.spread(settled, end);

@@ -1,8 +1,15 @@
 //! Those who ask.
 
-use std::{fmt::Write as _, process::Stdio};
+use std::{
+    fmt::Write as _,
+    fs, io,
+    path::{Path, PathBuf},
+    process::Stdio,
+    thread,
+    time::Duration,
+};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use xtask::lab::Process;
 
 use super::{
@@ -39,16 +46,72 @@ impl Peer {
     ///
     /// # Errors
     /// It does not start.
-    pub fn start(self, scene: &Scene) -> Result<Process> {
-        let mut process = match self {
+    pub fn start(self, scene: &Scene) -> Result<Running<'_>> {
+        let process = match self {
             Self::Balancer => balancer(scene)?,
             Self::Haproxy => haproxy(scene)?,
         };
-        std::thread::sleep(std::time::Duration::from_millis(500));
-        let ended = process.ended()?;
+        let mut running = Running {
+            peer: self,
+            process,
+            scene,
+        };
+        thread::sleep(Duration::from_millis(500));
+        let ended = running.process.ended()?;
         ensure!(ended.is_none(), "it ended at once: {ended:?}");
-        Ok(process)
+        Ok(running)
     }
+}
+
+/// One who asks. Dropped, it is gone with all that it would keep.
+pub struct Running<'a> {
+    peer: Peer,
+    process: Process,
+    scene: &'a Scene,
+}
+
+impl Running<'_> {
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.process.stop()?;
+        if self.peer == Peer::Haproxy {
+            return Ok(());
+        }
+        let instance = self.scene.asker.name();
+        let mut detach = self.scene.asker.command(balancerd_program());
+        let status = detach
+            .args(["--detach", "--instance", instance])
+            .status()
+            .context("running balancerd")?;
+        ensure!(status.success(), "balancerd --detach: {status}");
+        // The next round begins as if this one had not been: with nothing remembered.
+        for folder in ["/run/balancer", "/var/lib/balancer"] {
+            let folder = Path::new(folder).join(instance);
+            match fs::remove_dir_all(&folder) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => {
+                    removed.with_context(|| format!("removing {}", folder.display()))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            eprintln!("warning: {error:#}");
+        }
+    }
+}
+
+fn balancerd_program() -> PathBuf {
+    cargo::target().join("release/balancerd")
 }
 
 /// The targets' numbers, service by service.
@@ -78,9 +141,7 @@ fn balancer(scene: &Scene) -> Result<Process> {
     }
     let file = scene.write("balancer.toml", &text)?;
     // One per run of the bench: another daemon of the same name may be somebody else's.
-    let mut command = scene
-        .asker
-        .command(cargo::target().join("release/balancerd"));
+    let mut command = scene.asker.command(balancerd_program());
     command
         .arg("--config")
         .arg(file)
