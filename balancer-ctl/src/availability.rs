@@ -14,14 +14,14 @@ mod judge;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
-    time::{Instant, SystemTime},
+    time::Instant,
 };
 
 use crate::{
     dataplane,
     difference::Happened,
     event::EventKind,
-    health::{Advice, Begin, Standing, Update, Watched},
+    health::{Advice, Begin, Standing, UNKNOWN, Update, Watched},
     model::{
         Check, Model, RealServer, ServiceKey, VirtualService, check::Initial, health::AdminState,
     },
@@ -92,6 +92,7 @@ impl Availability {
         now: Instant,
     ) -> Self {
         let mut next = Self::default();
+        let past = Past::of_all(self);
         for (number, service) in model.services.iter().enumerate() {
             let mut wired = Wired::default();
             for real in &service.reals {
@@ -102,7 +103,7 @@ impl Availability {
                             .standing(watched)
                             .cloned()
                             .or_else(|| remembered(watched))
-                            .or_else(|| self.inherited(service, real))
+                            .or_else(|| past.of(service, real, &watched.check))
                             .unwrap_or_else(|| undecided(&watched.check));
                         next.standings.push(standing);
                         next.dependents.push(Vec::new());
@@ -129,23 +130,6 @@ impl Availability {
         self.checkers
             .get(watched)
             .map(|index| &self.standings[*index])
-    }
-
-    /// How a new checker begins for a real server that is in service already.
-    fn inherited(&self, service: &VirtualService, real: &RealServer) -> Option<Standing> {
-        let before = self.services.get(&service.key)?.reals.get(&real.address)?;
-        let reason = if before.healthy? {
-            "was up before the check changed"
-        } else {
-            "was down before the check changed"
-        };
-        Some(Standing {
-            up: before.healthy?,
-            decided: true,
-            reason: reason.to_owned(),
-            advice: Advice::default(),
-            since: SystemTime::UNIX_EPOCH,
-        })
     }
 
     /// The checkers to run, with what each begins with.
@@ -255,6 +239,62 @@ impl Availability {
     }
 }
 
+/// What stood before, as new checkers look for it.
+struct Past<'a> {
+    availability: &'a Availability,
+    /// What each standing is of.
+    watched: Vec<Option<&'a Watched>>,
+    /// Each real server's standings.
+    of_reals: HashMap<(ServiceKey, SocketAddr), &'a [usize]>,
+}
+
+impl<'a> Past<'a> {
+    fn of_all(availability: &'a Availability) -> Self {
+        let mut watched = vec![None; availability.standings.len()];
+        for (one, index) in &availability.checkers {
+            watched[*index] = Some(one);
+        }
+        let services = availability.desired.iter().zip(&availability.wired);
+        let of_reals = services.flat_map(|(service, wired)| {
+            let addresses = service.reals.iter().map(|real| (service.key, real.address));
+            addresses.zip(wired.reals.iter().map(Vec::as_slice))
+        });
+        Self {
+            availability,
+            watched,
+            of_reals: of_reals.collect(),
+        }
+    }
+
+    /// How a new checker begins for a real server that is in service already. One that asks the same at other times goes
+    /// on as it stood. Another question leaves a real server that is up there until it is answered, and one that is
+    /// down may come back with the first pass.
+    fn of(&self, service: &VirtualService, real: &RealServer, check: &Check) -> Option<Standing> {
+        let old = *self.of_reals.get(&(service.key, real.address))?;
+        let standings = &self.availability.standings;
+        let asks_the_same = |index: &&usize| {
+            self.watched[**index].is_some_and(|watched| {
+                (&watched.check.probe, &watched.check.target) == (&check.probe, &check.target)
+            })
+        };
+        if let Some(index) = old.iter().find(asks_the_same) {
+            return Some(standings[*index].clone());
+        }
+        let status = self.availability.real(&service.key, real.address)?;
+        (status.healthy == Some(true)).then(|| Standing {
+            up: true,
+            decided: true,
+            reason: "was up before the check changed".to_owned(),
+            advice: Advice::default(),
+            since: old
+                .iter()
+                .map(|index| standings[*index].since)
+                .max()
+                .unwrap_or(UNKNOWN),
+        })
+    }
+}
+
 /// What is to be watched for a real server: nothing while it is in maintenance.
 pub fn watched(service: &VirtualService, real: &RealServer) -> impl Iterator<Item = Watched> {
     let checks: &[Check] = match real.state {
@@ -278,7 +318,7 @@ fn undecided(check: &Check) -> Standing {
         decided: up,
         reason: "not probed yet".to_owned(),
         advice: Advice::default(),
-        since: SystemTime::UNIX_EPOCH,
+        since: UNKNOWN,
     }
 }
 

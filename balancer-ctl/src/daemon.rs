@@ -42,8 +42,8 @@ use crate::{
 pub const MESSAGES: usize = 64;
 /// Events that a reader may lag behind before it loses some.
 pub const EVENTS: usize = 1024;
-/// How often the data plane is tended.
-const TEND_EVERY: Duration = Duration::from_secs(1);
+/// How often the state of the whole is looked at.
+const TICK: Duration = Duration::from_secs(1);
 
 /// Where the answer to a message goes.
 pub type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
@@ -250,8 +250,9 @@ impl Daemon {
 
     /// Answers messages until it is told to stop. Forwarding goes on afterwards.
     pub async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
-        let mut tick = tokio::time::interval(TEND_EVERY);
+        let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tend = clock::now();
         loop {
             // The data plane may block for milliseconds; the API's tasks go on meanwhile.
             tokio::select! {
@@ -260,6 +261,10 @@ impl Daemon {
                     Some(message) => tokio::task::block_in_place(|| self.answer(message)),
                 },
                 () = at(self.availability.next_deadline()) => tokio::task::block_in_place(|| self.advance()),
+                () = at(Some(tend)) => {
+                    tokio::task::block_in_place(|| self.tend());
+                    tend = clock::now() + self.dataplane.next_tend();
+                }
                 _ = tick.tick() => tokio::task::block_in_place(|| self.tick()),
             }
         }
@@ -579,11 +584,8 @@ impl Daemon {
         }
     }
 
-    /// Does what is due each second.
-    fn tick(&mut self) {
-        if self.is_behind {
-            self.follow_health(Vec::new());
-        }
+    /// Does what the data plane has due.
+    fn tend(&mut self) {
         let failure = self.dataplane.tend().err().map(|error| error.to_string());
         if failure != self.failure {
             match &failure {
@@ -594,6 +596,13 @@ impl Daemon {
             }
         }
         self.failure = failure;
+    }
+
+    /// Does what is due each second.
+    fn tick(&mut self) {
+        if self.is_behind {
+            self.follow_health(Vec::new());
+        }
         if let Ok(status) = self.dataplane.status() {
             let refused = status
                 .discards

@@ -245,7 +245,30 @@ fn cannot_answer(service: &VirtualService, status: Option<&ServiceStatus>) -> Op
 /// What works around a problem: real servers that are down, services below their quorum.
 fn troubles(model: &Model, availability: &Availability) -> Vec<String> {
     let mut troubles = Vec::new();
+    for name in model.notify.iter().flat_map(|notify| &notify.services) {
+        let is_named = |service: &&VirtualService| {
+            service.name.as_ref() == Some(name) || service.key.to_string() == *name
+        };
+        if model.services.iter().find(is_named).is_none() {
+            troubles.push(format!(
+                "[[notify]] names service {name}, which is not there: add the service, or take its name out"
+            ));
+        }
+    }
     for service in &model.services {
+        let most: u64 = service
+            .reals
+            .iter()
+            .filter(|real| !real.backup)
+            .map(|real| u64::from(real.weight))
+            .sum();
+        let wanted = u64::from(service.health.quorum) + u64::from(service.health.hysteresis);
+        if wanted > most.max(1) {
+            troubles.push(format!(
+                "service {} can never have its quorum: quorum and hysteresis are {wanted}, and all weights together {most}",
+                service_name(service)
+            ));
+        }
         let Some(status) = availability.service(&service.key) else {
             continue;
         };

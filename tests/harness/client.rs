@@ -77,7 +77,11 @@ impl Load {
     pub fn finish(mut self) -> Report {
         let report = self.end().expect("ends once");
         assert!(report.failures.is_empty(), "requests failed: {report:?}");
-        assert_eq!(report.syns_again, 0, "a packet was lost: {report:?}");
+        // Others in the client's namespace send SYNs too: the second sign is that this client waited for one (1 s).
+        assert!(
+            report.syns_again == 0 || report.slowest < Duration::from_millis(900),
+            "a packet was lost: {report:?}"
+        );
         report
     }
 

@@ -133,7 +133,9 @@ fn judge_real(
                 .and_then(|before| before.out_since)
                 .or(is_out.then_some(now))
         }
-        RealState::Up | RealState::Draining => None,
+        // One that recovers while it is drained begins slowly once it is ready.
+        RealState::Draining => before.and_then(|before| before.out_since),
+        RealState::Up => None,
     };
     let has_recovered =
         out_since.is_none() && before.is_some_and(|before| before.out_since.is_some());

@@ -182,7 +182,7 @@ fn standing(up: bool, reason: &str) -> Standing {
         decided: true,
         reason: reason.to_owned(),
         advice: Advice::default(),
-        since: SystemTime::UNIX_EPOCH,
+        since: UNKNOWN,
     }
 }
 
@@ -785,6 +785,64 @@ fn health_outlives_changes_of_the_model() {
     assert_eq!(from(1).map(|standing| standing.up), Some(true));
     assert_eq!(from(2).map(|standing| standing.up), Some(false));
     assert_eq!(from(3), None);
+}
+
+#[test]
+fn another_question_leaves_who_is_up_there_and_lets_who_is_down_come_back_at_once() {
+    let mut world = World::new(model(
+        vec![real(1, 1), real(2, 1)],
+        vec![check(None)],
+        HealthPolicy::default(),
+    ));
+    world.find(1, up());
+    world.find(2, down());
+    world.service().checks[0].target.port = Some(81);
+    assert_eq!(world.adopt(), Vec::<String>::new());
+    assert_eq!(world.weights(), [1, 0]);
+    let decided: Vec<_> = world
+        .availability
+        .checkers()
+        .into_iter()
+        .map(|begin| (begin.watched.target.ip(), begin.from.is_some()))
+        .collect();
+    assert!(decided.contains(&(address(1).ip(), true)), "{decided:?}");
+    assert!(decided.contains(&(address(2).ip(), false)), "{decided:?}");
+    assert_eq!(world.find(2, up()), ["real-up 10.0.0.2: echo reply"]);
+    assert_eq!(world.weights(), [1, 1]);
+}
+
+#[test]
+fn a_check_goes_on_as_it_stood_when_only_its_times_or_other_checks_change() {
+    let agent = Check {
+        probe: Probe::Agent(crate::model::check::AgentProbe::default()),
+        ..check(Some(9999))
+    };
+    let mut world = World::new(model(
+        vec![real(1, 4)],
+        vec![agent, check(None)],
+        HealthPolicy::default(),
+    ));
+    let stopped = Advice {
+        down: Some("agent: down # disk".to_owned()),
+        ..Advice::default()
+    };
+    world.find_by(1, 1, up());
+    world.find_by(0, 1, advising(stopped));
+    world.service().checks[0].timing.interval = 9 * SECOND;
+    world.service().checks[1].timing.interval = 9 * SECOND;
+    assert_eq!(world.adopt(), Vec::<String>::new());
+    assert_eq!(
+        world.shown(1),
+        (RealState::Down, Some("agent: down # disk"), 0)
+    );
+    let half = Advice {
+        weight: Some(AdvisedWeight::Percent(50)),
+        ..Advice::default()
+    };
+    world.find_by(0, 1, advising(half));
+    world.service().checks[0].timing.interval = 8 * SECOND;
+    world.adopt();
+    assert_eq!(world.weights(), [2]);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    address::{ServiceRef, is_name},
+    address::is_name,
     model::{DataplaneSettings, MAX_WEIGHT, Model, OnDown, Protocol, VirtualService, same_family},
 };
 
@@ -262,22 +262,6 @@ fn notify(model: &Model, problems: &mut Problems) {
         );
         if let Some(every) = notify.alert_every {
             problems.in_range(place("alert-every"), "alert-every", every, &ALERT_EVERY);
-        }
-        for name in &notify.services {
-            let is_there = match name.parse() {
-                Ok(ServiceRef::Key(key)) => model.service(&key).is_some(),
-                Ok(ServiceRef::Name(name)) => model
-                    .services
-                    .iter()
-                    .any(|service| service.name.as_ref() == Some(&name)),
-                Ok(ServiceRef::Only) | Err(_) => false,
-            };
-            if !is_there {
-                problems.add(
-                    place("services"),
-                    format!("`[[notify]]` names service `{name}`, which is not there: add the service, or take its name out"),
-                );
-            }
         }
     }
 }

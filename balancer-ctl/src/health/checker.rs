@@ -18,7 +18,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use super::{Advice, Moment, Standing};
+use super::{Advice, Moment, Standing, UNKNOWN};
 use crate::{
     clock,
     model::check::{Check, Initial, Probe},
@@ -226,7 +226,9 @@ impl Checker {
             checker.advice = from.advice;
             if from.decided && from.up == checker.is_up() {
                 checker.reason = from.reason;
-                checker.since = earlier(now, from.since);
+                if from.since != UNKNOWN {
+                    checker.since = earlier(now, from.since);
+                }
                 checker.append_beginning();
             }
         }

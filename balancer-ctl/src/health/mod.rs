@@ -95,6 +95,9 @@ pub struct Moment {
     pub since_boot: Duration,
 }
 
+/// Since when something stands that nobody has watched.
+pub const UNKNOWN: SystemTime = SystemTime::UNIX_EPOCH;
+
 /// How a checker stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {

@@ -19,6 +19,8 @@ use crate::interrupt;
 const CHECK: &str = r#"{type="http",interval="300ms",timeout="200ms",fall=3,rise=2}"#;
 /// The longest that a death can go unnoticed with that: `fall` intervals, and the last probe's timeout.
 const NOTICED: Duration = Duration::from_millis(3 * 300 + 200);
+/// What asking takes on a busy machine.
+const SLACK: Duration = Duration::from_millis(500);
 
 /// Shows the lab at work.
 #[derive(Clone, Copy, Debug)]
@@ -100,13 +102,13 @@ impl Demonstration<'_> {
     fn failover(&self, answered: &mut Vec<Node>) -> Result<()> {
         let [first, second] = self.network.reals();
         scene("A web server dies: the probes notice, and its share goes to the other");
-        println!("  {}$ systemctl stop web-server", first.name);
+        println!("  (its process is stopped; the machine goes on)");
         self.network.stop(first)?;
         let died = Instant::now();
         let (mut failed, mut ours) = (0_u32, Vec::new());
         while self.states()?[0] != "down" {
             ensure!(
-                died.elapsed() < 4 * NOTICED,
+                died.elapsed() < NOTICED + SLACK,
                 "{first} is not down after {:?}",
                 died.elapsed()
             );
@@ -140,7 +142,7 @@ impl Demonstration<'_> {
         answered.extend(answers);
 
         scene("It returns: two passed probes, and it has its share again");
-        println!("  {}$ systemctl start web-server", first.name);
+        println!("  (its process is started again)");
         self.network.start(first)?;
         self.wait_for("the real server to be up again", &["up", "up"])?;
         self.show_log("real up")?;
