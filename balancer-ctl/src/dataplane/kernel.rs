@@ -115,7 +115,6 @@ impl KernelDataplane {
     }
 
     fn reconcile(&mut self, services: &[Service]) -> anyhow::Result<()> {
-        self.walk_soon();
         let tables = self.tables()?;
         let changes = match plan::plan(services, tables) {
             Err(Full::Ring { .. }) if tables.space.has_retired() => {
@@ -125,6 +124,9 @@ impl KernelDataplane {
             result => result,
         };
         let changes = changes.map_err(|full| anyhow!(full))?;
+        if !changes.is_empty() {
+            self.walk_soon();
+        }
         let mut tables = self.tables.take().context("the tables were read above")?;
         if let Some(expiry) = &mut self.expiry {
             expiry.about_to_change(&changes);
