@@ -8,12 +8,12 @@ use std::{
 use balancer_common::{
     conntrack::{ConntrackEntryV4, FlowKeyV4, direction},
     real_server::{RealServer as BalancedReal, state},
-    settings::Usage,
+    settings::{Interface, Usage, interface_flags},
     tcp::State,
 };
 use balancer_ctl::{
     dataplane::{
-        ConnectionFilter, Counters, Dataplane,
+        ConnectionFilter, Connections, Counters, Dataplane,
         kernel::{self, KernelDataplane},
     },
     model::{DataplaneSettings, Timeouts},
@@ -196,6 +196,40 @@ fn a_removed_real_server_keeps_its_connections_and_then_frees_its_id() {
                 .connections,
             0
         );
+    });
+}
+
+#[test]
+fn packets_stop_asking_for_failed_real_servers_when_the_last_one_is_freed() {
+    let scene = Scene::new();
+    let asks = || {
+        let map = aya::maps::MapData::from_pin(
+            scene
+                .pins()
+                .join(format!("v{}/INTERFACES", balancer_common::ABI_VERSION)),
+        )
+        .unwrap();
+        let map = aya::maps::Array::<_, Interface>::try_from(aya::maps::Map::Array(map)).unwrap();
+        map.iter()
+            .any(|interface| interface.unwrap().flags & interface_flags::RESETS != 0)
+    };
+    scene.with(all(), |dataplane| {
+        dataplane.reconcile(&both()).unwrap();
+        assert!(!asks());
+        let mut failed = both();
+        failed[0].reals[1].weight = 0;
+        failed[0].reals[1].connections = Connections::Reset;
+        dataplane.reconcile(&failed).unwrap();
+        assert!(asks());
+        dataplane
+            .reconcile(&[service(VIP, &[("10.0.1.2:8080", 1)])])
+            .unwrap();
+        assert!(asks(), "its connections are still to be reset");
+        tend_until(dataplane, |_| !asks());
+        // And again when the next one fails.
+        dataplane.reconcile(&both()).unwrap();
+        dataplane.reconcile(&failed).unwrap();
+        assert!(asks());
     });
 }
 

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     net::{IpAddr, SocketAddr},
     os::fd::{AsFd, BorrowedFd},
+    slice,
     time::{Duration, Instant},
 };
 
@@ -311,6 +312,18 @@ impl KernelDataplane {
         let mut tables = self.tables.take().context("the tables were read above")?;
         for id in outcome.unused {
             apply::free_real(&self.maps, &mut tables, id)?;
+        }
+        // The last real server whose connections were reset may be gone.
+        let resets = tables.reals.iter().any(|real| state::is_reset(real.state));
+        if tables.resets && !resets {
+            let off = Change::SetResets(false);
+            apply::apply(
+                &self.maps,
+                &self.settings,
+                &self.ways,
+                slice::from_ref(&off),
+            )?;
+            tables.apply(&off);
         }
         self.tables = Some(tables);
         self.census = Some(outcome.census);
