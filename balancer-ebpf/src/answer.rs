@@ -30,8 +30,8 @@ use crate::{
 /// Makes the frame the answer to itself. `false` where it may not or cannot be answered.
 #[inline(always)]
 pub fn answer(ctx: &XdpContext, reason: Discard) -> bool {
-    // A connection whose real server has failed is answered once, and only a whole handshake makes one: nobody can
-    // ask for many such answers in another's name.
+    // A connection whose real server has failed is answered once, and only to a client that has acknowledged the real
+    // server's SYN|ACK: nobody can ask for many such answers in another's name.
     if reason != Discard::RealReset && !admitted() {
         return false;
     }

@@ -17,7 +17,6 @@ use crate::{
     parse::Facts,
     schedule::schedule,
     table::{Family, Scratch, insert, is_expired, remove_reply, replace, scratch},
-    track::real_reset,
 };
 
 /// How far a packet's connection has come. What the packet is steered by lies in the scratch's row.
@@ -199,9 +198,18 @@ fn acknowledge<H: Family>(
     settings: &Settings,
 ) -> Result<Opened, Discard> {
     refuse_fault(facts)?;
+    let completes = record.state == State::SynReceived as u8
+        && facts.flags & u32::from(flags::ACK) != 0
+        && facts.flags & u32::from(flags::RST) == 0
+        && tcp::completes_handshake(facts.acknowledgement, record.sequence);
     if state::is_reset(state_of(record.real_id)) {
         record.state = 0;
-        return Err(real_reset(facts.flags as u8));
+        // Who has not seen the SYN|ACK may speak in another's name: the answer to it is limited.
+        return Err(if completes {
+            Discard::RealReset
+        } else {
+            without_connection(facts)
+        });
     }
     let scratch = scratch::<H>()?;
     towards_real(key, record, scratch);
@@ -209,10 +217,7 @@ fn acknowledge<H: Family>(
         record.end(State::Closed, now);
         return Ok(Opened::Handshake);
     }
-    if record.state != State::SynReceived as u8
-        || facts.flags & u32::from(flags::ACK) == 0
-        || !tcp::completes_handshake(facts.acknowledgement, record.sequence)
-    {
+    if !completes {
         return Ok(Opened::Handshake);
     }
     // Other handshakes may have taken the last places since this one began.

@@ -134,7 +134,7 @@ fn give_up<H: Family>(
 
 /// Why a client's TCP packet whose real server has failed leaves early. A reset is never answered.
 #[inline(always)]
-pub const fn real_reset(packet_flags: u8) -> Discard {
+const fn real_reset(packet_flags: u8) -> Discard {
     if packet_flags & flags::RST != 0 {
         Discard::StrayReset
     } else {

@@ -378,6 +378,43 @@ fn a_handshake_with_a_failed_real_server_is_ended_or_begun_anew() {
     });
 }
 
+#[test]
+fn only_an_acknowledgement_of_a_failed_real_servers_syn_ack_is_answered_without_limit() {
+    for (is_answered, acknowledgement, is_limited) in [
+        (false, 9001, true),
+        (true, 5000, true),
+        (true, 9000, true),
+        (true, 9001, false),
+    ] {
+        run(|lb| {
+            let web = lb.web();
+            lb.pass_through(Outside, &syn());
+            lb.pass_through(Outside, &syn().v6());
+            if is_answered {
+                lb.pass_through(Inside, &syn_ack(&syn(), R, 8080));
+                lb.pass_through(Inside, &syn_ack(&syn().v6(), R6, 8080));
+            }
+            lb.fail_real(web.real);
+            lb.fail_real(web.real6);
+            let ack = syn().segment(ACK, 1001, acknowledgement);
+            for ack in [ack.clone(), ack.v6()] {
+                lb.exhaust_answers(true);
+                let expected = if is_limited {
+                    dropped(Discard::Unanswered)
+                } else {
+                    let reset = ack.reset(RST, acknowledgement, 0);
+                    answered(Discard::RealReset, &reset)
+                };
+                lb.step(Outside, &ack, expected.half_open(-1));
+                lb.exhaust_answers(false);
+                let reset = ack.reset(RST, acknowledgement, 0);
+                lb.step(Outside, &ack, answered(Discard::NoConnection, &reset));
+            }
+            assert!(lb.half_open().is_empty());
+        });
+    }
+}
+
 /// V:53 with R and R2, and the same in IPv6.
 fn two_resolvers(lb: &mut Dataplane) -> [(ServiceHandle, u32, u32); 2] {
     [(V, R, R2), (V6, R6, R26)].map(|(vip, one, two)| {

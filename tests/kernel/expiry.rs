@@ -8,12 +8,12 @@ use std::{
 use balancer_common::{
     conntrack::{ConntrackEntryV4, FlowKeyV4, direction},
     real_server::{RealServer as BalancedReal, state},
-    settings::Usage,
+    settings::{Interface, Usage, interface_flags},
     tcp::State,
 };
 use balancer_ctl::{
     dataplane::{
-        ConnectionFilter, Counters, Dataplane,
+        ConnectionFilter, Connections, Counters, Dataplane,
         kernel::{self, KernelDataplane},
     },
     model::{DataplaneSettings, Timeouts},
@@ -200,6 +200,40 @@ fn a_removed_real_server_keeps_its_connections_and_then_frees_its_id() {
 }
 
 #[test]
+fn packets_stop_asking_for_failed_real_servers_when_the_last_one_is_freed() {
+    let scene = Scene::new();
+    let asks = || {
+        let map = aya::maps::MapData::from_pin(
+            scene
+                .pins()
+                .join(format!("v{}/INTERFACES", balancer_common::ABI_VERSION)),
+        )
+        .unwrap();
+        let map = aya::maps::Array::<_, Interface>::try_from(aya::maps::Map::Array(map)).unwrap();
+        map.iter()
+            .any(|interface| interface.unwrap().flags & interface_flags::RESETS != 0)
+    };
+    scene.with(all(), |dataplane| {
+        dataplane.reconcile(&both()).unwrap();
+        assert!(!asks());
+        let mut failed = both();
+        failed[0].reals[1].weight = 0;
+        failed[0].reals[1].connections = Connections::Reset;
+        dataplane.reconcile(&failed).unwrap();
+        assert!(asks());
+        dataplane
+            .reconcile(&[service(VIP, &[("10.0.1.2:8080", 1)])])
+            .unwrap();
+        assert!(asks(), "its connections are still to be reset");
+        tend_until(dataplane, |_| !asks());
+        // And again when the next one fails.
+        dataplane.reconcile(&both()).unwrap();
+        dataplane.reconcile(&failed).unwrap();
+        assert!(asks());
+    });
+}
+
+#[test]
 fn neighbours_are_kept_fresh_as_long_as_a_real_server_needs_them() {
     let scene = Scene::new();
     let managed = || {
@@ -248,6 +282,10 @@ fn a_finished_walk_rests_until_something_changes() {
     let scene = Scene::new();
     scene.with(all(), |dataplane| {
         dataplane.reconcile(&both()).unwrap();
+        // What the start has left to do.
+        while dataplane.next_tend() < Duration::from_secs(1) {
+            dataplane.tend().unwrap();
+        }
         dataplane.tend().unwrap();
         let mut table = rows(&scene);
         let idle = ConntrackEntryV4 {
@@ -262,7 +300,11 @@ fn a_finished_walk_rests_until_something_changes() {
         assert_eq!(rows(&scene).keys().count(), 1, "it rests");
         dataplane.reconcile(&both()).unwrap();
         dataplane.tend().unwrap();
-        assert_eq!(rows(&scene).keys().count(), 0);
+        assert_eq!(rows(&scene).keys().count(), 1, "nothing has changed");
+        let mut changed = both();
+        changed[0].reals[1].weight = 0;
+        dataplane.reconcile(&changed).unwrap();
+        tend_until(dataplane, |_| rows(&scene).keys().count() == 0);
     });
 }
 

@@ -79,7 +79,7 @@ fn clients_of_a_real_server_that_fails_are_reset_and_others_go_on() {
         services[0].reals[number].connections = Connections::Reset;
         services
     };
-    scene.with(all(), |dataplane| {
+    let mut again = scene.with(all(), |dataplane| {
         dataplane.reconcile(&both()).unwrap();
         let mut streams: Vec<_> = (0..4).map(|_| connect(&scene)).collect();
         dataplane.reconcile(&failed(0)).unwrap();
@@ -97,16 +97,19 @@ fn clients_of_a_real_server_that_fails_are_reset_and_others_go_on() {
         let discards = dataplane.status().unwrap().discards;
         assert!(discards.contains(&(Discard::RealReset, 2)), "{discards:?}");
         assert_eq!([connect(&scene).1, connect(&scene).1], ["B", "B"]);
-        // A daemon that comes later finds it so.
         dataplane.reconcile(&both()).unwrap();
         let mut again = connect(&scene);
         while again.1 != "A" {
             again = connect(&scene);
         }
         dataplane.reconcile(&failed(0)).unwrap();
-        streams.push(again);
+        again.0
     });
     scene.with(all(), |dataplane| {
+        // A daemon that comes later leaves it so.
+        again.write_all(b".").unwrap();
+        let error = again.read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
         dataplane.reconcile(&failed(0)).unwrap();
         dataplane.reconcile(&both()).unwrap();
         assert_eq!(

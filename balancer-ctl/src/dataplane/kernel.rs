@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     net::{IpAddr, SocketAddr},
     os::fd::{AsFd, BorrowedFd},
+    slice,
     time::{Duration, Instant},
 };
 
@@ -115,7 +116,6 @@ impl KernelDataplane {
     }
 
     fn reconcile(&mut self, services: &[Service]) -> anyhow::Result<()> {
-        self.walk_soon();
         let tables = self.tables()?;
         let changes = match plan::plan(services, tables) {
             Err(Full::Ring { .. }) if tables.space.has_retired() => {
@@ -125,6 +125,9 @@ impl KernelDataplane {
             result => result,
         };
         let changes = changes.map_err(|full| anyhow!(full))?;
+        if !changes.is_empty() {
+            self.walk_soon();
+        }
         let mut tables = self.tables.take().context("the tables were read above")?;
         if let Some(expiry) = &mut self.expiry {
             expiry.about_to_change(&changes);
@@ -309,6 +312,18 @@ impl KernelDataplane {
         let mut tables = self.tables.take().context("the tables were read above")?;
         for id in outcome.unused {
             apply::free_real(&self.maps, &mut tables, id)?;
+        }
+        // The last real server whose connections were reset may be gone.
+        let resets = tables.reals.iter().any(|real| state::is_reset(real.state));
+        if tables.resets && !resets {
+            let off = Change::SetResets(false);
+            apply::apply(
+                &self.maps,
+                &self.settings,
+                &self.ways,
+                slice::from_ref(&off),
+            )?;
+            tables.apply(&off);
         }
         self.tables = Some(tables);
         self.census = Some(outcome.census);

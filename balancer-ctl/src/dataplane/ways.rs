@@ -110,8 +110,9 @@ impl Ways {
     /// The kernel refused.
     pub fn set_resets(&self, resets: bool) -> io::Result<()> {
         let mut inner = self.lock();
+        inner.write(resets)?;
         inner.resets = resets;
-        inner.write()
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -123,13 +124,13 @@ impl Ways {
 impl Inner {
     fn raise(&mut self) -> io::Result<()> {
         self.generation = next(self.generation);
-        self.write()
+        self.write(self.resets)
     }
 
-    fn write(&mut self) -> io::Result<()> {
+    fn write(&mut self, resets: bool) -> io::Result<()> {
         for (index, end) in &self.ends {
             let interface = Interface {
-                flags: (u32::from(self.resets) * interface_flags::RESETS)
+                flags: (u32::from(resets) * interface_flags::RESETS)
                     | (u32::from(end.redirects) * interface_flags::REDIRECTS),
                 ..Interface::new(end.mac, self.generation)
             };
