@@ -234,7 +234,7 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Makes known to programs what an earlier daemon has told them, so that they are told its end.
+    /// Makes known to those who tell programs which troubles an earlier daemon knew, so that their end is told.
     fn take_up_troubles(&self) {
         let Some(notifier) = &self.notifier else {
             return;

@@ -143,6 +143,9 @@ pub struct Checker {
     pub reason: String,
     /// The last probe.
     pub last: Option<LastProbe>,
+    /// Why the target cannot be asked at present: what this host lacks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub obstacle: Option<String>,
     /// The last changes, the latest first.
     pub history: Vec<HealthChange>,
 }

@@ -305,7 +305,7 @@ fn wrong_checks_are_refused_with_what_is_allowed() {
         1,
         &format!(
             "error: run {shown}: `/tmp` can be written by others, and the program would run as root: \
-             `chmod o-w /tmp`, or move the program elsewhere\n"
+             move the program to a folder that only root may write to\n"
         ),
     );
     scene.done("edit-service web --check {type=\"exec\",run=[\"/bin/true\"]}");

@@ -57,13 +57,19 @@ fn states(checkers: &[Checker]) -> String {
             checker.since.clone(),
             last.map_or_else(|| "-".to_owned(), |last| milliseconds(last.latency_us)),
             checker.used_by.join(", "),
-            last.map_or_else(
-                || checker.reason.clone(),
-                |last| last_result(last, &checker.state),
-            ),
+            result(checker),
         ]);
     }
     table(&ALIGN, &rows)
+}
+
+/// What is in the way of asking, or else the last result, or that there is none.
+fn result(checker: &Checker) -> String {
+    match (&checker.obstacle, &checker.last) {
+        (Some(obstacle), _) => format!("cannot be asked: {obstacle}"),
+        (None, Some(last)) => last_result(last, &checker.state),
+        (None, None) => checker.reason.clone(),
+    }
 }
 
 /// The last result; where it disagrees with the state, also how many there were of it.
@@ -154,6 +160,7 @@ mod tests {
             since: "2026-11-22T03:14:08.123Z".to_owned(),
             reason: reason.to_owned(),
             last,
+            obstacle: None,
             history,
         };
         vec![
@@ -197,6 +204,20 @@ Target            Type  State    Since                     Latency  Used by     
 10.0.0.2:80       http  down     2026-11-22T03:14:08.123Z  1.23 ms  web 10.0.0.2:80  passed: http 200, 1 in a row
 [2001:db8::2]:80  http  up       2026-11-22T03:14:08.123Z   123 ms  web 10.0.0.2:80  passed: http 200
 10.0.0.4:80       http  unknown  2026-11-22T03:14:08.123Z        -  web 10.0.0.2:80  not probed yet
+"
+        );
+    }
+
+    #[test]
+    fn what_is_in_the_way_of_asking_stands_in_place_of_an_old_result() {
+        let mut checkers = checkers();
+        checkers.truncate(1);
+        checkers[0].obstacle = Some("too many open files".to_owned());
+        assert_eq!(
+            states(&checkers),
+            "\
+Target       Type  State  Since                     Latency  Used by          Last result
+10.0.0.2:80  http  down   2026-11-22T03:14:08.123Z  1.23 ms  web 10.0.0.2:80  cannot be asked: too many open files
 "
         );
     }

@@ -45,6 +45,11 @@ pub enum Input {
     },
     /// It says nothing about its target.
     Void,
+    /// This host could not even ask, which says nothing about the target either.
+    Lacking {
+        /// What is in the way.
+        reason: String,
+    },
 }
 
 /// A probe that is done.
@@ -193,6 +198,8 @@ pub struct Checker {
     advice: Advice,
     since: Moment,
     last: Option<Last>,
+    /// Why the target cannot be asked at present.
+    obstacle: Option<String>,
     /// The latest last. Shared with those who are reading it; a change makes a copy then.
     history: Arc<VecDeque<Change>>,
 }
@@ -220,6 +227,7 @@ impl Checker {
             advice: Advice::default(),
             since: *now,
             last: None,
+            obstacle: None,
             history: Arc::new(history.into()),
         };
         if let Some(from) = from {
@@ -246,6 +254,10 @@ impl Checker {
             Input::Passed { note, advice } => (Way::Passed, note, Some(advice)),
             Input::Failed { reason } => (Way::Failed, reason, None),
             Input::Void => (Way::Void, String::new(), None),
+            Input::Lacking { reason } => {
+                self.obstacle = Some(reason);
+                (Way::Void, String::new(), None)
+            }
         };
         let (state, turn) = next(self.state, way, self.rules);
         self.state = state;
@@ -269,6 +281,7 @@ impl Checker {
         }
         if way != Way::Void {
             let passed = way == Way::Passed;
+            self.obstacle = None;
             let before = self.last.take().filter(|last| last.passed == passed);
             self.last = Some(Last {
                 began,
@@ -338,6 +351,7 @@ impl Checker {
                 latency_us: u64::try_from(last.latency.as_micros()).unwrap_or(u64::MAX),
                 in_a_row: last.in_a_row,
             }),
+            obstacle: self.obstacle.clone(),
             history: self.view_history(),
         }
     }

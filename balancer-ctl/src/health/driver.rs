@@ -99,6 +99,12 @@ impl Complaint {
         }
         is_due
     }
+
+    fn tell_lack(&mut self, reason: &str) {
+        if self.is_due() {
+            tracing::warn!("a check cannot be made and counts for nothing: {reason}");
+        }
+    }
 }
 
 struct Slot<P> {
@@ -220,11 +226,13 @@ where
             Some(prober) => prober,
             None => match (self.around.make)(&slot.watched, slot.checker.advice()) {
                 Ok(prober) => Arc::new(prober),
+                // A file of ours that cannot be read says nothing about the target.
                 Err(reason) => {
+                    self.lacking.tell_lack(&reason);
                     let done = Done {
                         began,
                         latency: Duration::ZERO,
-                        input: Input::Failed { reason },
+                        input: Input::Lacking { reason },
                     };
                     return self.judge(id, done, None);
                 }
@@ -273,12 +281,8 @@ where
                 let input = match answer {
                     Some(Answer::Pass { note, advice }) => Input::Passed { note, advice },
                     Some(Answer::Void { reason }) => {
-                        if self.lacking.is_due() {
-                            tracing::warn!(
-                                "a check cannot be made and counts for nothing: {reason}"
-                            );
-                        }
-                        Input::Void
+                        self.lacking.tell_lack(&reason);
+                        Input::Lacking { reason }
                     }
                     _ if spoiled => {
                         again = Some(Again::Soon);

@@ -247,20 +247,16 @@ impl Policy {
         tells
     }
 
-    /// Takes a trouble that was told already, by a daemon that ran before: its end is to be told.
+    /// Takes a trouble that an earlier daemon knew. Entries that are told at once were told of it, and are to be told
+    /// its end. For the others it begins anew, as nobody knows how long it had lasted: told twice is better than never.
     pub fn assume(&mut self, event: &Event, now: Instant) {
         let Role::Begins(trouble) = role(event.event) else {
             return;
         };
         self.facts.note(event);
         for entry in &mut self.entries {
+            // What is due at once is not said again.
             begin(entry, trouble, event, now, &self.facts, &mut Vec::new());
-            if let Some(case) = entry.cases.get_mut(&Place::of(event, trouble))
-                && case.told.is_none()
-            {
-                case.told = Some(now);
-                case.times = 1;
-            }
         }
         self.find_earliest_after(event);
     }

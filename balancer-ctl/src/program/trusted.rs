@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     ffi::OsString,
-    fs,
+    fmt, fs,
     os::unix::fs::MetadataExt,
     path::{Component, Path, PathBuf},
 };
@@ -32,14 +32,19 @@ pub fn trusted(path: &Path) -> Result<(), String> {
     judge_program(&found, &facts)
 }
 
-/// Follows a path link by link as the kernel does, and judges every directory on the way.
+/// Follows a path link by link as the kernel does, and judges every directory on the way. That one of them is open to
+/// others is told last: of a program that is not there, it would be no help.
 fn resolve(path: &Path) -> Result<(PathBuf, Facts), String> {
     let mut links = 0;
     let mut ahead: VecDeque<OsString> = steps(path);
     let mut at = PathBuf::from("/");
     let mut facts = Facts::of(&at)?;
+    let mut rights = Ok(());
     while let Some(step) = ahead.pop_front() {
-        judge_directory(&at, &facts)?;
+        if facts.kind != Kind::Directory {
+            return Err(format!("`{}` is not a directory", at.display()));
+        }
+        rights = rights.and_then(|()| judge_directory(&at, &facts));
         if step == ".." {
             at.pop();
             facts = Facts::of(&at)?;
@@ -67,7 +72,7 @@ fn resolve(path: &Path) -> Result<(PathBuf, Facts), String> {
         }
         facts = Facts::of(&at)?;
     }
-    Ok((at, facts))
+    rights.map(|()| (at, facts))
 }
 
 /// The names in a path, `..` among them.
@@ -135,35 +140,60 @@ fn judge_program(path: &Path, facts: &Facts) -> Result<(), String> {
             "`{shown}` is not executable: `chmod 755 {shown}`, if it is a program"
         ));
     }
-    judge_rights(path, facts)
+    let Some(flaw) = flaw(facts) else {
+        return Ok(());
+    };
+    let mend = match flaw {
+        Flaw::Owner(_) => "chown root",
+        Flaw::Others => "chmod o-w",
+        Flaw::Group => "chmod g-w",
+    };
+    Err(format!(
+        "`{shown}` {flaw}, and the program would run as root: `{mend} {shown}`, or move the program elsewhere"
+    ))
 }
 
 /// Who can write to a directory can put another program in the place of the one there; the sticky bit of `/tmp` does
-/// not keep them from a name that is still free.
+/// not keep them from a name that is still free. Others may rely on the directory's rights, so that none is advised to
+/// change them.
 fn judge_directory(path: &Path, facts: &Facts) -> Result<(), String> {
-    if facts.kind != Kind::Directory {
-        return Err(format!("`{}` is not a directory", path.display()));
-    }
-    judge_rights(path, facts)
+    let shown = path.display();
+    flaw(facts).map_or(Ok(()), |flaw| {
+        Err(format!(
+            "`{shown}` {flaw}, and the program would run as root: move the program to a folder that only root may \
+             write to"
+        ))
+    })
 }
 
-fn judge_rights(path: &Path, facts: &Facts) -> Result<(), String> {
-    let shown = path.display();
-    if facts.owner != 0 {
-        return Err(format!(
-            "`{shown}` belongs to user {}, not to root, and the program would run as root: `chown root {shown}`",
-            facts.owner
-        ));
-    }
-    for (bit, who, letter) in [(BY_OTHERS, "others", 'o'), (BY_GROUP, "its group", 'g')] {
-        if facts.mode & bit != 0 {
-            return Err(format!(
-                "`{shown}` can be written by {who}, and the program would run as root: \
-                 `chmod {letter}-w {shown}`, or move the program elsewhere"
-            ));
+/// Why others than root can change a file or a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flaw {
+    Owner(u32),
+    Others,
+    Group,
+}
+
+impl fmt::Display for Flaw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Owner(owner) => write!(f, "belongs to user {owner}, not to root"),
+            Self::Others => f.write_str("can be written by others"),
+            Self::Group => f.write_str("can be written by its group"),
         }
     }
-    Ok(())
+}
+
+const fn flaw(facts: &Facts) -> Option<Flaw> {
+    if facts.owner != 0 {
+        Some(Flaw::Owner(facts.owner))
+    } else if facts.mode & BY_OTHERS != 0 {
+        Some(Flaw::Others)
+    } else if facts.mode & BY_GROUP != 0 {
+        Some(Flaw::Group)
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]
@@ -198,7 +228,7 @@ mod tests {
             (
                 facts(Kind::File, 1000, 0o755),
                 "`/opt/alert` belongs to user 1000, not to root, and the program would run as root: \
-                 `chown root /opt/alert`",
+                 `chown root /opt/alert`, or move the program elsewhere",
             ),
             (
                 facts(Kind::File, 0, 0o775),
@@ -221,20 +251,20 @@ mod tests {
         let path = Path::new("/opt");
         for (facts, sentence) in [
             (facts(Kind::Directory, 0, 0o755), ""),
-            (facts(Kind::File, 0, 0o755), "`/opt` is not a directory"),
             (
                 facts(Kind::Directory, 7, 0o755),
-                "`/opt` belongs to user 7, not to root, and the program would run as root: `chown root /opt`",
+                "`/opt` belongs to user 7, not to root, and the program would run as root: move the program to a \
+                 folder that only root may write to",
             ),
             (
                 facts(Kind::Directory, 0, 0o2775),
-                "`/opt` can be written by its group, and the program would run as root: `chmod g-w /opt`, or move the \
-                 program elsewhere",
+                "`/opt` can be written by its group, and the program would run as root: move the program to a folder \
+                 that only root may write to",
             ),
             (
                 facts(Kind::Directory, 0, 0o1777),
-                "`/opt` can be written by others, and the program would run as root: `chmod o-w /opt`, or move the \
-                 program elsewhere",
+                "`/opt` can be written by others, and the program would run as root: move the program to a folder \
+                 that only root may write to",
             ),
         ] {
             let told = judge_directory(path, &facts).err().unwrap_or_default();
@@ -257,6 +287,11 @@ mod tests {
                 "program `bin/sh` is not an absolute path: write it in full, as in `/usr/local/bin/alert`",
             ),
             ("/nowhere/alert", "`/nowhere` does not exist"),
+            // Not that others can write to /tmp.
+            (
+                "/tmp/no-such-program",
+                "`/tmp/no-such-program` does not exist",
+            ),
             ("/bin/sh/alert", "is not a directory"),
             ("/usr", "`/usr` is a directory, not a program"),
             ("/dev/null", "`/dev/null` is not a regular file"),
@@ -286,7 +321,11 @@ mod tests {
         symlink("b", directory.join("a")).unwrap();
         symlink("a", directory.join("b")).unwrap();
         assert!(trusted(&directory.join("a")).is_err());
-        // Not judged: only that it ends.
-        assert!(resolve(&directory.join("a")).is_err());
+        // Wherever this lies, that is told first.
+        let told = resolve(&directory.join("a")).unwrap_err();
+        assert!(
+            told.ends_with("goes through too many symbolic links"),
+            "{told}"
+        );
     }
 }

@@ -229,6 +229,7 @@ async fn checkers_are_reported_with_those_who_use_them() {
         since: String::new(),
         reason: String::new(),
         last: None,
+        obstacle: None,
         history: Vec::new(),
     };
     let report = vec![

@@ -417,6 +417,7 @@ fn what_is_shown_is_the_whole_checker() {
                 latency_us: 7000,
                 in_a_row: 1,
             }),
+            obstacle: None,
             history: vec![
                 view::HealthChange {
                     time: "2023-11-14T22:13:22.000Z".to_owned(),

@@ -458,17 +458,43 @@ async fn what_this_host_lacks_is_not_held_against_a_target() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_that_cannot_be_made_has_failed_and_is_tried_again() {
+async fn a_probe_that_cannot_be_made_counts_for_nothing_and_is_tried_again() {
     let mut scene = scene();
     scene.world.set(1, Manner::Unmade);
-    scene.watch_ports([1]);
+    // It was up when an earlier daemon ended, and another was never asked.
+    scene.world.set(2, Manner::Unmade);
+    let stood = Standing {
+        up: true,
+        decided: true,
+        reason: "fine, 2 of 2".to_owned(),
+        advice: Advice::default(),
+        since: SystemTime::UNIX_EPOCH,
+    };
+    let mut first = begin(watched(1));
+    first.from = Some(stood);
+    scene.watch(vec![first, begin(watched(2))]);
+    sleep(10 * SECOND).await;
+    assert_eq!(scene.news().await, []);
+    let shown = |report: Vec<view::Checker>| -> Vec<_> {
+        let shown = report.into_iter();
+        shown
+            .map(|checker| (checker.state, checker.obstacle))
+            .collect()
+    };
+    let obstacle = Some("/etc/ca.pem: no such file".to_owned());
     assert_eq!(
-        scene.news().await,
-        own(&[(1, "down: /etc/ca.pem: no such file, first probe")])
+        shown(scene.report().await),
+        [
+            ("up".to_owned(), obstacle.clone()),
+            ("unknown".to_owned(), obstacle)
+        ]
     );
     scene.world.set(1, Manner::Pass);
+    scene.world.set(2, Manner::Pass);
     sleep(3 * SECOND).await;
-    assert_eq!(scene.news().await, own(&[(1, "up: fine, 2 of 2")]));
+    assert_eq!(scene.news().await, own(&[(2, "up: fine, first probe")]));
+    let up = ("up".to_owned(), None);
+    assert_eq!(shown(scene.report().await), [up.clone(), up]);
 }
 
 #[tokio::test(start_paused = true)]

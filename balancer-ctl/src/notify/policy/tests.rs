@@ -467,7 +467,7 @@ fn entries_keep_their_troubles_over_a_reload() {
 
 #[test]
 fn a_trouble_that_an_earlier_daemon_told_is_told_again_and_ended_but_not_begun() {
-    let mut scene = Scene::new(&[health(5000, Some(1000), false)]);
+    let mut scene = Scene::new(&[health(0, Some(1000), false)]);
     let event = scene.event(EventKind::RealDown, WEB, "10.0.0.2:80");
     scene.policy.assume(&event, scene.zero);
     scene.wait_until(1000);
@@ -476,6 +476,27 @@ fn a_trouble_that_an_earlier_daemon_told_is_told_again_and_ended_but_not_begun()
         "1000: #0 real-down 10.0.0.2:80 at 0 again 1",
         "1500: #0 real-up 10.0.0.2:80 at 1500",
     ]);
+}
+
+#[test]
+fn a_restart_within_alert_after_neither_swallows_a_trouble_nor_tells_a_false_end() {
+    for (ends, told) in [
+        (500, &[][..]),
+        (
+            1500,
+            &[
+                "1000: #0 real-down 10.0.0.2:80 at 0",
+                "1500: #0 real-up 10.0.0.2:80 at 1500",
+            ],
+        ),
+    ] {
+        let mut scene = Scene::new(&[health(1000, None, false)]);
+        let event = scene.event(EventKind::RealDown, WEB, "10.0.0.2:80");
+        scene.policy.assume(&event, scene.zero);
+        scene.wait_until(ends);
+        scene.up(ends);
+        scene.told(told);
+    }
 }
 
 #[test]
