@@ -70,7 +70,7 @@ fn wrong_addresses_ports_and_weights() {
         (
             "connections --state open",
             "invalid value 'open' for '--state <STATE>': expected `syn-sent`, `syn-received`, `established`, \
-             `fin-client`, `fin-real`, `closing`, `closed` or `udp`"
+             `fin-client`, `fin-real`, `closing`, `closed`, `udp` or `udp-unreplied`"
                 .to_owned(),
         ),
         (

@@ -239,7 +239,7 @@ fn wrong_requests_are_answered_with_a_sentence() {
             "",
             400,
             "state `open` is not known: expected `syn-sent`, `syn-received`, `established`, `fin-client`, `fin-real`, \
-             `closing`, `closed` or `udp`",
+             `closing`, `closed`, `udp` or `udp-unreplied`",
         ),
     ] {
         assert_eq!(

@@ -465,7 +465,6 @@ always-up = "yes"
             "8:6: on is empty: name at least one event, as in `on = [\"real-down\", \"real-up\"]`",
             "9:7: program `alert` is no absolute path: write it from `/` on",
             "11:6: on must be a list of strings, as in [\"real-down\", \"real-up\"]",
-            "13:12: `[[notify]]` names service `web`, which is not there: add the service, or take its name out",
             "13:20: `-` is no service: leave `services` out for all",
             "13:25: `1web` is not an address: write `192.0.2.80:80` or `[2001:db8::80]:80` (names are not looked up)",
             "14:11: timeout of 0s is out of range: 100ms to 1h",
