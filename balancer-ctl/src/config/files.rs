@@ -1,5 +1,6 @@
 //! The other files that a configuration names: certificates and keys, which must be readable, and programs, which run
-//! as root, so that nobody else may have a hand in them. Looked at when a configuration or a change is taken.
+//! as root, so that nobody else may have a hand in them. Looked at when a configuration or a change is taken. Where
+//! all files are good, the check's TLS is made as a probe makes it.
 
 use std::{
     collections::HashMap,
@@ -15,6 +16,7 @@ use rustls_pki_types::{
 
 use super::validate::{Place, Problem};
 use crate::{
+    health::probe::tls_problem,
     model::{
         Check, Model,
         check::{Probe, Tls},
@@ -36,13 +38,23 @@ pub fn problems(model: &Model) -> Vec<Problem> {
             .or_insert_with(|| judge(what, path).err());
         verdict.clone().map(|sentence| Problem { place, sentence })
     };
+    let mut made: HashMap<&Check, Option<(&'static str, String)>> = HashMap::new();
     let mut problems = Vec::new();
     for (service, of_service) in model.services.iter().enumerate() {
         for (index, check) in of_service.checks.iter().enumerate() {
+            let before = problems.len();
             let named = named(check).into_iter();
             problems.extend(named.filter_map(|(key, what, path)| {
                 judged(Place::Check(service, index, key), what, path)
             }));
+            if problems.len() > before {
+                continue;
+            }
+            let made = made.entry(check).or_insert_with(|| tls_problem(check));
+            if let Some((key, sentence)) = made.clone() {
+                let place = Place::Check(service, index, key);
+                problems.push(Problem { place, sentence });
+            }
         }
     }
     for (index, notify) in model.notify.iter().enumerate() {
@@ -58,11 +70,17 @@ pub fn problems(model: &Model) -> Vec<Problem> {
     problems
 }
 
-/// What is wrong with the files that a check names: the key, and a sentence.
-pub fn of_check(check: &Check) -> impl Iterator<Item = (&'static str, String)> {
-    named(check)
-        .into_iter()
+/// What is wrong with the files that a check names, or with the TLS it would speak with them: the key, and a sentence.
+#[must_use]
+pub fn of_check(check: &Check) -> Vec<(&'static str, String)> {
+    let named = named(check).into_iter();
+    let mut problems: Vec<_> = named
         .filter_map(|(key, what, path)| Some((key, judge(what, path).err()?)))
+        .collect();
+    if problems.is_empty() {
+        problems.extend(tls_problem(check));
+    }
+    problems
 }
 
 /// What a file must be.
@@ -75,20 +93,15 @@ enum What {
 }
 
 fn named(check: &Check) -> Vec<(&'static str, What, &Path)> {
-    let tls = match &check.probe {
-        Probe::Exec(exec) => {
-            let program = exec.run.first();
-            let named = program.map(|program| ("run", What::Program, Path::new(program)));
-            return named.into_iter().collect();
-        }
-        Probe::Http(http) => http.tls.as_ref(),
-        Probe::Grpc(grpc) => grpc.tls.as_ref(),
-        Probe::Tcp(_) | Probe::Udp(_) | Probe::Dns(_) | Probe::Ping | Probe::Agent(_) => None,
-    };
     let mut named = Vec::new();
+    if let Probe::Exec(exec) = &check.probe
+        && let Some(program) = exec.run.first()
+    {
+        named.push(("run", What::Program, Path::new(program)));
+    }
     if let Some(Tls {
         ca, certificate, ..
-    }) = tls
+    }) = check.probe.tls()
     {
         if let Some(ca) = ca {
             named.push(("ca", What::Ca, ca.as_path()));
@@ -254,8 +267,65 @@ mod tests {
                 .parse()
                 .unwrap(),
         );
-        let told: Vec<_> = of_check(&check.unwrap()[0]).collect();
+        let told = of_check(&check.unwrap()[0]);
         let sentence = "run /nonexistent/run: `/nonexistent` does not exist".to_owned();
         assert_eq!(told, [("run", sentence)]);
+    }
+
+    #[test]
+    fn tls_that_can_never_work_is_refused_at_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path().display().to_string();
+        let path = |name: &str| folder.path().join(name);
+        let one = rcgen::generate_simple_self_signed(["lb1".to_owned()]).unwrap();
+        let other = rcgen::generate_simple_self_signed(["lb1".to_owned()]).unwrap();
+        written(&path("junk.pem"), &pem_of("CERTIFICATE"), 0o644);
+        written(&path("one.pem"), &one.cert.pem(), 0o644);
+        written(&path("one.key"), &one.signing_key.serialize_pem(), 0o600);
+        written(
+            &path("other.key"),
+            &other.signing_key.serialize_pem(),
+            0o600,
+        );
+        let check = |keys: &str| format!("{{ type = \"https\", {} }}", keys.replace('@', &at));
+        let cases = [
+            ("ca = \"@/one.pem\"", ""),
+            ("certificate = \"@/one.pem\", key = \"@/one.key\"", ""),
+            // Not looked into where any certificate is taken.
+            ("insecure = true", ""),
+            (
+                "ca = \"@/junk.pem\"",
+                "the certificate in @/junk.pem: invalid peer certificate: BadEncoding",
+            ),
+            (
+                "certificate = \"@/one.pem\", key = \"@/other.key\"",
+                "the certificate @/one.pem with the key @/other.key: keys may not be consistent: KeyMismatch",
+            ),
+            ("server-name = \"-x\"", "`-x` is no name for a certificate"),
+        ];
+        let mut text = "dataplane.interfaces = [\"eth0\"]\n".to_owned();
+        let mut expected = Vec::new();
+        for (number, (keys, sentence)) in cases.into_iter().enumerate() {
+            let check = check(keys);
+            let sentence = sentence.replace('@', &at);
+            let told: Vec<_> = of_check(&read::checks(check.parse().unwrap()).unwrap()[0])
+                .into_iter()
+                .map(|(_, sentence)| sentence)
+                .collect();
+            assert_eq!(told.concat(), sentence, "{keys}");
+            text += &format!(
+                "[[service]]\naddress = \"192.0.2.80:{}\"\ncheck = {check}\n",
+                number + 1
+            );
+            if !sentence.is_empty() {
+                let column = "check = { type = \"https\", ".len() + keys.find('=').unwrap() + 3;
+                let line = 4 + 3 * number;
+                let file = path("balancer.toml");
+                expected.push(format!("{}:{line}:{column}: {sentence}", file.display()));
+            }
+        }
+        fs::write(path("balancer.toml"), text).unwrap();
+        let errors = ConfigFile::load(&path("balancer.toml"), "lb1").unwrap_err();
+        assert_eq!(errors.to_string(), expected.join("\n"));
     }
 }

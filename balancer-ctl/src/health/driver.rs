@@ -112,6 +112,8 @@ struct Slot<P> {
     checker: Checker,
     /// Made for the first probe.
     prober: Option<Arc<P>>,
+    /// The files that the prober was made of may have changed.
+    is_stale: bool,
     flight: Option<Flight>,
 }
 
@@ -222,12 +224,25 @@ where
         let Some(slot) = self.slots.get_mut(&id) else {
             return;
         };
-        let prober = match slot.prober.take() {
-            Some(prober) => prober,
-            None => match (self.around.make)(&slot.watched, slot.checker.advice()) {
-                Ok(prober) => Arc::new(prober),
+        let kept = slot.prober.take();
+        let prober = match kept {
+            Some(prober) if !slot.is_stale => prober,
+            kept => match (
+                (self.around.make)(&slot.watched, slot.checker.advice()),
+                kept,
+            ) {
+                (Ok(prober), _) => {
+                    slot.is_stale = false;
+                    Arc::new(prober)
+                }
+                (Err(reason), Some(kept)) => {
+                    if self.lacking.is_due() {
+                        tracing::warn!("a check goes on with its files as they were: {reason}");
+                    }
+                    kept
+                }
                 // A file of ours that cannot be read says nothing about the target.
-                Err(reason) => {
+                (Err(reason), None) => {
                     self.lacking.tell_lack(&reason);
                     let done = Done {
                         began,
@@ -367,8 +382,16 @@ where
             self.drop(id);
         }
         for (begin, past) in wanted {
-            if !self.ids.contains_key(&begin.watched) {
+            let Some(id) = self.ids.get(&begin.watched) else {
                 self.begin(begin, past);
+                continue;
+            };
+            let tls = begin.watched.check.probe.tls();
+            if tls.is_some_and(|tls| tls.ca.is_some() || tls.certificate.is_some())
+                && let Some(slot) = self.slots.get_mut(id)
+            {
+                // Read again at the next probe, so that many of them do not hold the others up.
+                slot.is_stale = true;
             }
         }
         let shortest = self
@@ -398,6 +421,7 @@ where
                 watched,
                 checker,
                 prober: None,
+                is_stale: false,
                 flight: None,
             },
         );

@@ -120,6 +120,21 @@ impl Probe {
             Self::Agent(_) => "agent",
         }
     }
+
+    /// How it speaks TLS, if it does.
+    #[must_use]
+    pub fn tls(&self) -> Option<&Tls> {
+        match self {
+            Self::Http(http) => http.tls.as_ref(),
+            Self::Grpc(grpc) => grpc.tls.as_ref(),
+            Self::Tcp(_)
+            | Self::Udp(_)
+            | Self::Dns(_)
+            | Self::Ping
+            | Self::Exec(_)
+            | Self::Agent(_) => None,
+        }
+    }
 }
 
 /// What is said and what must be answered.

@@ -15,7 +15,7 @@ use tokio::time::{advance, sleep, timeout};
 use super::*;
 use crate::{
     health::{Standing, Updates},
-    model::check::{Check, Exchange, Probe, Source, Target, Timing},
+    model::check::{Check, Exchange, HttpProbe, Probe, Source, Target, Timing, Tls},
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -34,6 +34,8 @@ enum Manner {
     Lack,
     /// The probe cannot be made.
     Unmade,
+    /// The probe cannot be made, but one that was passes.
+    Kept,
     /// The probe panics.
     Panic,
 }
@@ -45,6 +47,8 @@ struct World {
     asked: Mutex<HashMap<SocketAddr, Vec<Instant>>>,
     running: AtomicUsize,
     most: AtomicUsize,
+    /// Probes made.
+    made: AtomicUsize,
 }
 
 impl World {
@@ -96,7 +100,7 @@ impl Probing for Fake {
             advice: Advice::default(),
         };
         match world.manner(self.target) {
-            Manner::Pass => pass,
+            Manner::Pass | Manner::Kept => pass,
             Manner::Fail => Answer::Fail {
                 reason: "refused".to_owned(),
             },
@@ -132,11 +136,14 @@ fn scene_with_room(room: usize) -> Scene {
     let (start, made) = (Instant::now(), world.clone());
     let around = Surroundings {
         make: move |watched: &Watched, _: &Advice| match made.manner(watched.target) {
-            Manner::Unmade => Err("/etc/ca.pem: no such file".to_owned()),
-            _ => Ok(Fake {
-                world: made.clone(),
-                target: watched.target,
-            }),
+            Manner::Unmade | Manner::Kept => Err("/etc/ca.pem: no such file".to_owned()),
+            _ => {
+                made.made.fetch_add(1, Ordering::SeqCst);
+                Ok(Fake {
+                    world: made.clone(),
+                    target: watched.target,
+                })
+            }
         },
         clock: Box::new(move || Moment {
             time: SystemTime::UNIX_EPOCH + start.elapsed(),
@@ -495,6 +502,39 @@ async fn a_probe_that_cannot_be_made_counts_for_nothing_and_is_tried_again() {
     assert_eq!(scene.news().await, own(&[(2, "up: fine, first probe")]));
     let up = ("up".to_owned(), None);
     assert_eq!(shown(scene.report().await), [up.clone(), up]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn certificates_are_read_again_after_a_reload() {
+    let mut scene = scene();
+    let mut with_file = watched(1);
+    with_file.check.probe = Probe::Http(Box::new(HttpProbe {
+        tls: Some(Tls {
+            ca: Some("/etc/ca.pem".into()),
+            ..Tls::default()
+        }),
+        ..HttpProbe::default()
+    }));
+    let reload = |scene: &Scene| scene.watch(vec![begin(with_file.clone()), begin(watched(2))]);
+    let made = |scene: &Scene| scene.world.made.load(Ordering::SeqCst);
+    reload(&scene);
+    sleep(5 * SECOND).await;
+    assert_eq!(scene.news().await.len(), 2);
+    assert_eq!(made(&scene), 2);
+    reload(&scene);
+    sleep(5 * SECOND).await;
+    assert_eq!(made(&scene), 3, "the one with files, once");
+    // A file that is gone by then does not stop a check that has read it.
+    scene.world.set(1, Manner::Kept);
+    reload(&scene);
+    sleep(5 * SECOND).await;
+    let asked = scene.world.asked(1).len();
+    assert!(asked >= 14, "{asked}");
+    assert_eq!(made(&scene), 3);
+    scene.world.set(1, Manner::Pass);
+    sleep(5 * SECOND).await;
+    assert_eq!(made(&scene), 4);
+    assert_eq!(scene.news().await, []);
 }
 
 #[tokio::test(start_paused = true)]

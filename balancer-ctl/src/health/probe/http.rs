@@ -162,7 +162,7 @@ pub fn encryption(endpoint: &Endpoint, probe: &HttpProbe) -> Result<Option<Encry
 }
 
 /// A host of a URL, without its port and brackets.
-fn without_port(host: &str) -> &str {
+pub fn without_port(host: &str) -> &str {
     match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, _)) => address,
         None => match host.rsplit_once(':') {

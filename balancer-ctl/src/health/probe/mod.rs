@@ -24,7 +24,7 @@ use failure::Failure;
 use socket::Endpoint;
 
 use super::{Advice, Answer, Probing, Watched};
-use crate::model::check::{HttpVersion, Probe};
+use crate::model::check::{Check, HttpVersion, Probe};
 
 /// A probe made ready: patterns compiled, certificates read.
 #[derive(Debug)]
@@ -43,6 +43,16 @@ enum Kind {
     Grpc(grpc::Grpc),
     Exec(exec::Exec),
     Agent(agent::Agent),
+}
+
+/// What in a check's TLS settings would keep it from being made for any target: the key, and a sentence. Reads its files.
+#[must_use]
+pub fn tls_problem(check: &Check) -> Option<(&'static str, String)> {
+    let host = match &check.probe {
+        Probe::Http(http) => http.host.as_deref().map(http::without_port),
+        _ => None,
+    };
+    tls::problem(check.probe.tls()?, host)
 }
 
 /// What a probe that passed found.

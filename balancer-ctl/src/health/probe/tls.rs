@@ -105,6 +105,43 @@ impl Encryption {
     }
 }
 
+/// What would keep a check from speaking TLS to any target: the key, and a sentence. Each part is tried by itself, so
+/// that the key is known. The system's CA certificates are left out: they are not the check's.
+pub fn problem(tls: &Tls, host: Option<&str>) -> Option<(&'static str, String)> {
+    let nothing = Tls {
+        insecure: true,
+        ..Tls::default()
+    };
+    let name = Tls {
+        server_name: tls.server_name.clone(),
+        ..nothing.clone()
+    };
+    let name_key = match tls.server_name {
+        Some(_) => "server-name",
+        None => "host",
+    };
+    let certificate = Tls {
+        certificate: tls.certificate.clone(),
+        ..nothing.clone()
+    };
+    let ca = Tls {
+        insecure: tls.insecure || tls.ca.is_none(),
+        ca: tls.ca.clone(),
+        ..nothing
+    };
+    let any = "192.0.2.1";
+    [
+        (name_key, name, host.unwrap_or(any)),
+        ("ca", ca, any),
+        ("certificate", certificate, any),
+    ]
+    .into_iter()
+    .find_map(|(key, part, host)| {
+        let made = Encryption::new(&part, host, Application::Http1);
+        made.err().map(|sentence| (key, sentence))
+    })
+}
+
 fn verifier(
     tls: &Tls,
     provider: Arc<CryptoProvider>,
