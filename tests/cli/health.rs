@@ -411,12 +411,13 @@ fn the_socket_takes_checks_in_the_files_keys() {
 }
 
 #[test]
-fn a_service_that_programs_are_told_of_cannot_go_unnoticed() {
+fn a_service_that_programs_are_told_of_goes_and_the_status_says_so() {
     let notify =
         "\n[[notify]]\non = [\"real-down\"]\nrun = [\"/bin/true\"]\nservices = [\"web\"]\n";
     let scene = Scene::with_file(&format!("{FILE}{WEB}{notify}"));
-    let sentence = "error: `[[notify]]` names service `web`, which is not there: add the service, or take its name out\n";
-    for arguments in ["del-service web", "clear", "edit-service web --name shop"] {
-        scene.refused(arguments, 1, sentence);
-    }
+    scene.done("del-service web");
+    let status = scene.done("status");
+    let sentence =
+        "[[notify]] names service web, which is not there: add the service, or take its name out";
+    assert!(status.contains(sentence), "{status}");
 }
