@@ -17,7 +17,7 @@ use balancer_common::{
     tcp,
     verdict::Discard,
     wire::{
-        ETHERTYPE_IPV4, Ethernet, Frame, IpHeader, Ipv4, Ipv6, L4Header, Tcp, Udp,
+        ETHERTYPE_IPV4, Ethernet, Frame, Ipv4, Ipv6, L4Header, Tcp, Udp,
         answer::{AnswerHeader, IcmpError},
     },
 };

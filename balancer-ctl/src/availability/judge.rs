@@ -14,11 +14,12 @@ use crate::{
 };
 
 /// In how many steps a weight grows.
-const STEPS: u32 = 50;
+const STEPS: u32 = FINE;
 /// Shortest step.
 const SHORTEST_STEP: Duration = Duration::from_millis(100);
-/// What one unit of weight is in a ring while a weight of the service grows.
-const FINE: u32 = 100;
+/// What one unit of weight is in a ring while a weight of the service grows: steps of 5 %. Finer ones would need longer
+/// rings, for which there may be no room while many services have a weight that grows.
+const FINE: u32 = 20;
 
 /// Judges a service.
 pub fn service(

@@ -711,15 +711,15 @@ fn weight_grows_linearly_after_recovery_and_not_at_the_start() {
     assert_eq!(world.weights(), [4, 2], "the first pass is no recovery");
     world.find(1, down());
     world.find(1, up());
-    assert_eq!(world.weights(), [1, 200]);
+    assert_eq!(world.weights(), [1, 40]);
     assert_eq!(
         world.shown(1),
         (RealState::Up, Some("slow start, 0 % of its weight"), 1)
     );
     assert_eq!(world.status().live_weight, 6);
-    for (seconds, weight) in [(1, 40), (4, 200), (3, 320)] {
+    for (seconds, weight) in [(1, 8), (4, 40), (3, 64)] {
         world.wait(seconds * SECOND);
-        assert_eq!(world.weights(), [weight, 200]);
+        assert_eq!(world.weights(), [weight, 40]);
     }
     assert_eq!(
         world.shown(1),
@@ -749,7 +749,7 @@ fn under_rr_too_the_share_grows_whatever_the_weights() {
     world.find(1, down());
     world.find(1, up());
     world.wait(5 * SECOND);
-    assert_eq!(world.weights(), [50, 100]);
+    assert_eq!(world.weights(), [10, 20]);
     assert_eq!(world.availability.desired()[0].scheduler, Scheduler::Wrr);
     world.wait(5 * SECOND);
     assert_eq!(world.availability.desired()[0].scheduler, Scheduler::Rr);
