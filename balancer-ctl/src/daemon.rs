@@ -160,6 +160,8 @@ pub struct Parts {
     pub file: Option<ConfigFile>,
     /// What is to run first.
     pub model: Model,
+    /// What health allows of it; the data plane begins with that.
+    pub availability: Availability,
     /// Where events go.
     pub events: broadcast::Sender<view::Event>,
     /// Reads this host's addresses.
@@ -197,16 +199,12 @@ impl Daemon {
             notifier,
             file,
             mut model,
+            availability,
             events,
             addresses,
         } = parts;
         mark_runtime(&mut model, file.as_ref().map(ConfigFile::model));
         dataplane.configure(&model.dataplane).map_err(refused)?;
-        let availability = Availability::default().after(
-            &model,
-            |watched| checkers.remembered(watched),
-            clock::now(),
-        );
         dataplane
             .reconcile(availability.desired())
             .map_err(refused)?;

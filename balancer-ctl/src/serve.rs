@@ -97,6 +97,7 @@ impl Serving {
             notifier,
             file,
             model,
+            availability,
             events: events.clone(),
             addresses,
         })?;

@@ -14,18 +14,9 @@ use balancer_tests::{
     expected::{answered, dropped, passed, redirected},
     packet::flag::{ACK, FIN, PSH, RST, SYN},
     rows::other_half,
-    services::ServiceHandle,
 };
 
-use crate::{establish, syn, syn_ack};
-
-/// V:80 with R and R2 in turn.
-fn two_reals(lb: &mut Dataplane) -> (ServiceHandle, u32, u32) {
-    let first = lb.add_real(R, 8080);
-    let second = lb.add_real(R2, 8080);
-    let service = lb.add_service(6, V, 80, &[first, second]);
-    (service, first, second)
-}
+use crate::{establish, syn, syn_ack, two_reals};
 
 /// Both rows of the only connection are in this state, and there is one for each direction.
 #[track_caller]

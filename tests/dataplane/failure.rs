@@ -16,17 +16,9 @@ use balancer_tests::{
     services::ServiceHandle,
 };
 
-use crate::{establish, syn, syn_ack};
+use crate::{establish, syn, syn_ack, two_reals};
 
-/// V:80 with R and R2 in turn.
-fn two_reals(lb: &mut Dataplane) -> (ServiceHandle, u32, u32) {
-    let first = lb.add_real(R, 8080);
-    let second = lb.add_real(R2, 8080);
-    let service = lb.add_service(6, V, 80, &[first, second]);
-    (service, first, second)
-}
-
-/// The same in IPv6.
+/// As [`two_reals`], in IPv6.
 fn two_reals6(lb: &mut Dataplane) -> (ServiceHandle, u32, u32) {
     let first = lb.add_real(R6, 8080);
     let second = lb.add_real(R26, 8080);

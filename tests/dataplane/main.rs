@@ -14,12 +14,22 @@ mod tcp;
 mod udp;
 
 use balancer_tests::{
+    addresses::{R, R2, V},
     dataplane::{Dataplane, Side},
     packet::{
         Packet,
         flag::{ACK, SYN},
     },
+    services::ServiceHandle,
 };
+
+/// V:80 with R and R2 in turn.
+fn two_reals(lb: &mut Dataplane) -> (ServiceHandle, u32, u32) {
+    let first = lb.add_real(R, 8080);
+    let second = lb.add_real(R2, 8080);
+    let service = lb.add_service(6, V, 80, &[first, second]);
+    (service, first, second)
+}
 
 /// The client's SYN of the cases: C:40000 to V:80, sequence number 1000.
 fn syn() -> Packet {

@@ -66,6 +66,7 @@ impl Scene {
             checkers: Box::new(checkers.clone()),
             notifier: None,
             file,
+            availability: at_start(&model, &checkers),
             model,
             events: sender,
             addresses,
@@ -170,6 +171,12 @@ impl Scene {
             })
             .collect()
     }
+}
+
+/// What health allows of the model before anything was probed.
+fn at_start(model: &Model, checkers: &FakeCheckers) -> Availability {
+    let remembered = |watched: &Watched| checkers.remembered(watched);
+    Availability::default().after(model, remembered, clock::now())
 }
 
 fn named(text: &str) -> ServiceRef {

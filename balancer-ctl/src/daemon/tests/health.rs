@@ -196,6 +196,7 @@ fn a_restart_begins_with_what_was_remembered() {
         checkers: Box::new(checkers.clone()),
         notifier: None,
         file: Some(file),
+        availability: at_start(&model, &checkers),
         model,
         events,
         addresses,
