@@ -30,6 +30,8 @@ pub struct Keeper {
     gateways: Option<BTreeSet<NextHop>>,
     listed: Option<Instant>,
     stale: bool,
+    /// Where each real server is reached, until routes change: asking for ten thousand takes the better part of 100 ms.
+    ways: BTreeMap<IpAddr, Option<NextHop>>,
     /// Entries that were made managed.
     managed: BTreeSet<NextHop>,
     note: PathBuf,
@@ -59,14 +61,16 @@ impl Keeper {
             gateways: None,
             listed: None,
             stale: false,
+            ways: BTreeMap::new(),
             managed: text.lines().filter_map(hop).collect(),
             note: note.to_path_buf(),
         })
     }
 
-    /// Default gateways may be others now.
-    pub const fn routes_changed(&mut self) {
+    /// All ways may be others now.
+    pub fn routes_changed(&mut self) {
         self.stale = true;
+        self.ways.clear();
     }
 
     fn gateways(&mut self, netlink: &mut Netlink) -> io::Result<BTreeSet<NextHop>> {
@@ -91,6 +95,7 @@ impl Keeper {
     /// # Errors
     /// The kernel refused.
     pub fn tend(&mut self, netlink: &mut Netlink, reals: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
+        self.ways.retain(|real, _| reals.contains(real));
         let hops = self.hops(netlink, reals)?;
         let known = list(netlink).context("cannot list the neighbours")?;
         let unneeded: BTreeSet<_> = self.managed.difference(&hops).copied().collect();
@@ -131,10 +136,16 @@ impl Keeper {
             .gateways(netlink)
             .context("cannot list the default routes")?;
         for real in reals {
-            hops.extend(
-                next_hop(netlink, *real)
-                    .with_context(|| format!("cannot ask for the route to {real}"))?,
-            );
+            let way = match self.ways.get(real) {
+                Some(way) => *way,
+                None => {
+                    let way = next_hop(netlink, *real)
+                        .with_context(|| format!("cannot ask for the route to {real}"))?;
+                    self.ways.insert(*real, way);
+                    way
+                }
+            };
+            hops.extend(way);
         }
         Ok(hops)
     }
