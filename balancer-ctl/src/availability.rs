@@ -21,7 +21,7 @@ use crate::{
     dataplane,
     difference::Happened,
     event::EventKind,
-    health::{Advice, Begin, Standing, UNKNOWN, Update, Watched},
+    health::{Advice, Begin, CHANGED, Standing, UNKNOWN, Update, Watched},
     model::{
         Check, Model, RealServer, ServiceKey, VirtualService, check::Initial, health::AdminState,
     },
@@ -284,7 +284,7 @@ impl<'a> Past<'a> {
         (status.healthy == Some(true)).then(|| Standing {
             up: true,
             decided: true,
-            reason: "was up before the check changed".to_owned(),
+            reason: CHANGED.to_owned(),
             advice: Advice::default(),
             since: old
                 .iter()

@@ -26,7 +26,7 @@ use crate::{
     availability::{Availability, watched},
     change::{Change, Lasting, RealSettings, ServiceSettings, is_saved, mark_runtime},
     clock,
-    config::{file::ConfigFile, validate::validate},
+    config::{file::ConfigFile, validate::validate, write::check_as_json},
     dataplane::{ConnectionFilter, Dataplane},
     difference::{Happened, difference},
     error::Refusal,
@@ -143,9 +143,7 @@ impl HealthReport {
 
 /// What a checker is known by to those who ask for it.
 fn identity(watched: &Watched) -> (SocketAddr, serde_json::Value) {
-    // Plain data always becomes JSON.
-    let check = serde_json::to_value(&watched.check).unwrap_or_default();
-    (watched.target, check)
+    (watched.target, check_as_json(&watched.check))
 }
 
 /// What a daemon is made of.

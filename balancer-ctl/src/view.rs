@@ -131,7 +131,7 @@ pub struct Checker {
     /// The type of its probe.
     #[serde(rename = "type")]
     pub kind: String,
-    /// What it asks and when, as the model has it.
+    /// What it asks and when, in the configuration file's keys.
     pub check: serde_json::Value,
     /// The real servers whose health it decides, as `SERVICE REAL`.
     pub used_by: Vec<String>,

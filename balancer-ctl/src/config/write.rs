@@ -69,6 +69,17 @@ pub fn check_as_json(checked: &Check) -> serde_json::Value {
     json(&check(checked).into())
 }
 
+/// Such JSON without how often is asked and how many results decide: what remains is what is asked.
+#[must_use]
+pub fn question_as_json(mut check: serde_json::Value) -> serde_json::Value {
+    if let Some(keys) = check.as_object_mut() {
+        for key in TIMING {
+            keys.remove(key);
+        }
+    }
+    check
+}
+
 /// A check in a few words: "http every 5s".
 #[must_use]
 pub fn check_in_words(check: &Check) -> String {
@@ -78,6 +89,16 @@ pub fn check_in_words(check: &Check) -> String {
         text::from_duration(check.timing.interval)
     )
 }
+
+/// The keys of [`Timing`].
+const TIMING: [&str; 6] = [
+    "interval",
+    "fast-interval",
+    "timeout",
+    "rise",
+    "fall",
+    "initial",
+];
 
 struct Words(InlineTable);
 

@@ -21,6 +21,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use super::{Advice, Moment, Standing, UNKNOWN};
 use crate::{
     clock,
+    config::write::check_as_json,
     model::check::{Check, Initial, Probe},
     view,
 };
@@ -339,7 +340,7 @@ impl Checker {
         view::Checker {
             target: watched.target,
             kind: watched.check.probe.name().to_owned(),
-            check: serde_json::to_value(&watched.check).unwrap_or_default(),
+            check: check_as_json(&watched.check),
             used_by: Vec::new(),
             state: state.to_owned(),
             since: clock::utc(self.since.time),

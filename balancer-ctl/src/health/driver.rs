@@ -359,7 +359,7 @@ where
 
     fn remember(&self, id: CheckerId) {
         if let (Some(memory), Some(slot)) = (&self.around.memory, self.slots.get(&id)) {
-            memory.put(id, memory::line(&slot.watched, &slot.checker));
+            memory.put(id, slot.watched.clone(), slot.checker.clone());
         }
     }
 

@@ -13,6 +13,7 @@ use std::{
     ffi::OsString,
     fs::{self, DirBuilder, OpenOptions},
     io::{self, BufRead as _, BufReader, BufWriter, Write as _},
+    net::SocketAddr,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -24,16 +25,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    Advice, Moment, Standing, Watched,
+    Advice, CHANGED, Moment, Standing, UNKNOWN, Watched,
     checker::{Change, Checker},
     schedule::CheckerId,
 };
+use crate::config::write::{check_as_json, question_as_json};
 
 /// Where the kernel tells one start of the host from another.
 pub const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Version of the file's form.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// From the beginning of one writing to that of the next.
 const WRITE_EVERY: Duration = Duration::from_millis(100);
 /// A writing that took long is followed by a pause of so many times its length.
@@ -48,7 +50,9 @@ struct Head {
 /// One checker in the file.
 #[derive(Debug, Serialize, Deserialize)]
 struct Line {
-    watched: Value,
+    target: SocketAddr,
+    /// As the configuration file has it, so that a later version of this program knows it again.
+    check: Value,
     up: bool,
     reason: String,
     advice: Advice,
@@ -68,14 +72,15 @@ struct Past {
     reason: String,
 }
 
-/// The line of a checker.
-pub(super) fn line(watched: &Watched, checker: &Checker) -> Option<String> {
+/// The line of a checker; none before it is decided.
+fn line(watched: &Watched, checker: &Checker) -> Option<String> {
     let standing = checker.standing();
     if !standing.decided {
         return None;
     }
     let line = Line {
-        watched: serde_json::to_value(watched).ok()?,
+        target: watched.target,
+        check: check_as_json(&watched.check),
         up: standing.up,
         reason: standing.reason,
         advice: standing.advice,
@@ -94,30 +99,64 @@ pub(super) fn line(watched: &Watched, checker: &Checker) -> Option<String> {
     serde_json::to_string(&line).ok()
 }
 
-/// What a file said, by what was watched as JSON.
+/// What a file said, by target.
 #[derive(Debug, Default)]
-pub struct Remembered(HashMap<String, (Standing, Vec<Change>)>);
+pub struct Remembered(HashMap<SocketAddr, Vec<Entry>>);
+
+/// One checker that a file told of.
+#[derive(Debug)]
+struct Entry {
+    check: Value,
+    standing: Standing,
+    history: Vec<Change>,
+}
 
 impl Remembered {
-    /// How a checker stood.
+    /// How a checker stood. One whose check has changed since goes on as the one that asked the same at other times; to
+    /// another question, a target that was up stays up until it has answered, and any other is not known.
     #[must_use]
     pub fn standing(&self, watched: &Watched) -> Option<Standing> {
-        Some(self.0.get(&self.key(watched)?)?.0.clone())
+        let entries = self.0.get(&watched.target)?;
+        if let Some(entry) = Self::alike(entries, watched) {
+            return Some(entries[entry].standing.clone());
+        }
+        let were_up = !entries.is_empty() && entries.iter().all(|entry| entry.standing.up);
+        were_up.then(|| Standing {
+            up: true,
+            decided: true,
+            reason: CHANGED.to_owned(),
+            advice: Advice::default(),
+            since: entries
+                .iter()
+                .map(|entry| entry.standing.since)
+                .max()
+                .unwrap_or(UNKNOWN),
+        })
     }
 
     /// Its past, the latest last; empty if there is none.
     #[must_use]
     pub fn take_history(&mut self, watched: &Watched) -> Vec<Change> {
-        let key = self.key(watched);
-        key.and_then(|key| self.0.remove(&key))
-            .map_or_else(Vec::new, |(_, history)| history)
+        let Some(entries) = self.0.get_mut(&watched.target) else {
+            return Vec::new();
+        };
+        Self::alike(entries, watched)
+            .map(|entry| std::mem::take(&mut entries[entry].history))
+            .unwrap_or_default()
     }
 
-    fn key(&self, watched: &Watched) -> Option<String> {
-        if self.0.is_empty() {
-            return None;
-        }
-        Some(serde_json::to_value(watched).ok()?.to_string())
+    /// The one of the same check, or else of the same question.
+    fn alike(entries: &[Entry], watched: &Watched) -> Option<usize> {
+        let check = check_as_json(&watched.check);
+        let question = question_as_json(check.clone());
+        entries
+            .iter()
+            .position(|entry| entry.check == check)
+            .or_else(|| {
+                entries
+                    .iter()
+                    .position(|entry| question_as_json(entry.check.clone()) == question)
+            })
     }
 }
 
@@ -149,33 +188,50 @@ fn try_read(path: &Path, boot_id: &str) -> io::Result<Remembered> {
     if head.boot_id != boot_id || head.version != VERSION {
         return Ok(Remembered::default());
     }
-    let mut remembered = HashMap::new();
+    let mut remembered: HashMap<_, Vec<_>> = HashMap::new();
+    let mut unread = 0_usize;
     for line in lines {
-        let line: Line = serde_json::from_str(&line?)?;
-        let standing = Standing {
-            up: line.up,
-            decided: true,
-            reason: line.reason,
-            advice: line.advice,
-            since: time(line.since)?,
-        };
-        let history = line
-            .history
-            .into_iter()
-            .map(|past| {
-                Ok(Change {
-                    at: Moment {
-                        time: time(past.time)?,
-                        since_boot: Duration::from_millis(past.since_boot),
-                    },
-                    up: past.up,
-                    reason: past.reason,
-                })
-            })
-            .collect::<io::Result<_>>()?;
-        remembered.insert(line.watched.to_string(), (standing, history));
+        match serde_json::from_str(&line?)
+            .map_err(io::Error::from)
+            .and_then(entry)
+        {
+            Ok((target, entry)) => remembered.entry(target).or_default().push(entry),
+            Err(_) => unread += 1,
+        }
+    }
+    if unread > 0 {
+        tracing::warn!(
+            path = %path.display(),
+            "what {unread} checks found before cannot be read, they begin anew"
+        );
     }
     Ok(Remembered(remembered))
+}
+
+fn entry(line: Line) -> io::Result<(SocketAddr, Entry)> {
+    let standing = Standing {
+        up: line.up,
+        decided: true,
+        reason: line.reason,
+        advice: line.advice,
+        since: time(line.since)?,
+    };
+    let history = line.history.into_iter().map(|past| {
+        Ok(Change {
+            at: Moment {
+                time: time(past.time)?,
+                since_boot: Duration::from_millis(past.since_boot),
+            },
+            up: past.up,
+            reason: past.reason,
+        })
+    });
+    let entry = Entry {
+        check: line.check,
+        standing,
+        history: history.collect::<io::Result<_>>()?,
+    };
+    Ok((line.target, entry))
 }
 
 fn milliseconds(time: SystemTime) -> u64 {
@@ -211,7 +267,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Pending {
     /// By checker, `None` = gone: never more than there are checkers, and those that went meanwhile.
-    lines: BTreeMap<CheckerId, Option<String>>,
+    news: BTreeMap<CheckerId, Option<(Arc<Watched>, Checker)>>,
     stop: bool,
 }
 
@@ -244,15 +300,21 @@ impl Writer {
         })
     }
 
-    /// Takes a checker's line; `None` = there is nothing to remember.
-    pub(super) fn put(&self, id: CheckerId, line: Option<String>) {
-        self.shared.lock().lines.insert(id, line);
-        self.shared.changed.notify_one();
+    /// Takes how a checker stands now. It is put into words elsewhere: that takes longer than a probe should wait.
+    pub(super) fn put(&self, id: CheckerId, watched: Arc<Watched>, checker: Checker) {
+        self.take(id, Some((watched, checker)));
     }
 
     /// A checker is gone.
     pub(super) fn remove(&self, id: CheckerId) {
-        self.put(id, None);
+        self.take(id, None);
+    }
+
+    fn take(&self, id: CheckerId, news: Option<(Arc<Watched>, Checker)>) {
+        let old = self.shared.lock().news.insert(id, news);
+        self.shared.changed.notify_one();
+        // Not under the lock.
+        drop(old);
     }
 }
 
@@ -273,18 +335,18 @@ fn keep(shared: &Shared, path: &Path, head: &str) {
     let mut failing = false;
     loop {
         let mut pending = shared.lock();
-        while pending.lines.is_empty() && !pending.stop {
+        while pending.news.is_empty() && !pending.stop {
             pending = shared
                 .changed
                 .wait(pending)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        let news = std::mem::take(&mut pending.lines);
+        let news = std::mem::take(&mut pending.news);
         let mut stop = pending.stop;
         drop(pending);
         if !news.is_empty() {
-            for (id, line) in news {
-                match line {
+            for (id, news) in news {
+                match news.and_then(|(watched, checker)| line(&watched, &checker)) {
                     Some(line) => lines.insert(id, line),
                     None => lines.remove(&id),
                 };
@@ -303,7 +365,7 @@ fn keep(shared: &Shared, path: &Path, head: &str) {
             let pause = WRITE_EVERY.max(began.elapsed() * PAUSE);
             stop = stop || rest(shared, pause);
         }
-        if stop && shared.lock().lines.is_empty() {
+        if stop && shared.lock().news.is_empty() {
             return;
         }
     }

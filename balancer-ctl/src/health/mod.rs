@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// What one checker watches. Services that ask the same of the same address share one.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Watched {
     /// Address and port that are asked.
     pub target: SocketAddr,
@@ -97,6 +97,9 @@ pub struct Moment {
 
 /// Since when something stands that nobody has watched.
 pub const UNKNOWN: SystemTime = SystemTime::UNIX_EPOCH;
+
+/// Why a target counts as up that was so when another question was asked.
+pub const CHANGED: &str = "was up before the check changed";
 
 /// How a checker stands.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,10 +3,8 @@
 
 use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
 
-use serde::Serialize;
-
 /// One check of a service's real servers.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Check {
     /// What is asked.
     pub probe: Probe,
@@ -19,7 +17,7 @@ pub struct Check {
 }
 
 /// Whom a check asks; what is `None` is the real server's.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Target {
     /// Another address.
     pub address: Option<IpAddr>,
@@ -28,7 +26,7 @@ pub struct Target {
 }
 
 /// From where a check asks; what is `None` is the kernel's choice.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Source {
     /// Source address.
     pub address: Option<IpAddr>,
@@ -39,16 +37,13 @@ pub struct Source {
 }
 
 /// When a check asks, and how many results in a row decide.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Timing {
     /// From the start of one probe to the start of the next.
-    #[serde(serialize_with = "milliseconds")]
     pub interval: Duration,
     /// The same while results disagree with the state; `None` = as always.
-    #[serde(serialize_with = "some_milliseconds")]
     pub fast_interval: Option<Duration>,
     /// Longest time that one probe may take; at most the (fast) interval.
-    #[serde(serialize_with = "milliseconds")]
     pub timeout: Duration,
     /// Passed probes in a row after which a real server that was down is up.
     pub rise: u32,
@@ -72,8 +67,7 @@ impl Default for Timing {
 }
 
 /// What a real server counts as before its first probe is done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Initial {
     /// Down; the first result alone decides.
     #[default]
@@ -83,8 +77,7 @@ pub enum Initial {
 }
 
 /// What is asked, and which answers pass.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(tag = "type", rename_all = "lowercase")]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Probe {
     /// A TCP connection; with `send` and `expect` also what is said on it.
     Tcp(Exchange),
@@ -138,7 +131,7 @@ impl Probe {
 }
 
 /// What is said and what must be answered.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Exchange {
     /// Sent first, if not empty.
     pub send: Vec<u8>,
@@ -147,8 +140,7 @@ pub struct Exchange {
 }
 
 /// A regular expression over bytes that is known to compile.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(transparent)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Pattern(String);
 
 impl Pattern {
@@ -233,7 +225,7 @@ fn compiled(expression: &str) -> Result<regex::bytes::Regex, PatternError> {
 }
 
 /// An HTTP request and the answer that passes. Redirects are answers like any other and are not followed.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HttpProbe {
     /// Over TLS, if there.
     pub tls: Option<Tls>,
@@ -272,19 +264,17 @@ impl Default for HttpProbe {
 }
 
 /// Version of HTTP. Over plain TCP, HTTP/2 is spoken with prior knowledge (RFC 9113 section 3.3).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum HttpVersion {
     /// HTTP/1.1.
     #[default]
-    #[serde(rename = "1.1")]
     Http1,
     /// HTTP/2.
-    #[serde(rename = "2")]
     Http2,
 }
 
 /// TLS: the server's certificate is verified, unless `insecure`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tls {
     /// Name for SNI and the certificate; `None` = the probe's host.
     pub server_name: Option<String>,
@@ -297,7 +287,7 @@ pub struct Tls {
 }
 
 /// A DNS query and the answer that passes.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DnsProbe {
     /// Name asked for.
     pub name: String,
@@ -308,7 +298,7 @@ pub struct DnsProbe {
 }
 
 /// A question in the gRPC health protocol.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GrpcProbe {
     /// Service asked for; empty = the whole server.
     pub service: String,
@@ -317,34 +307,15 @@ pub struct GrpcProbe {
 }
 
 /// A program: exit status 0 is up, 1 down, 2..=255 up with weight = status - 2.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ExecProbe {
     /// The program by its absolute path, then its arguments; not a shell's line.
     pub run: Vec<String>,
 }
 
 /// A question to an agent.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AgentProbe {
     /// Sent first, if not empty.
     pub send: Vec<u8>,
-}
-
-fn milliseconds<S: serde::Serializer>(
-    duration: &Duration,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    u64::try_from(duration.as_millis())
-        .unwrap_or(u64::MAX)
-        .serialize(serializer)
-}
-
-fn some_milliseconds<S: serde::Serializer>(
-    duration: &Option<Duration>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    duration
-        .as_ref()
-        .map(|duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
-        .serialize(serializer)
 }

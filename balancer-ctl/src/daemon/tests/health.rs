@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use super::*;
 use crate::{
+    config::write::check_as_json,
     health::{Advice, Begin, Standing},
     model::AdminState,
 };
@@ -224,7 +225,7 @@ async fn checkers_are_reported_with_those_who_use_them() {
     let checker = |target: &str| view::Checker {
         target: target.parse().unwrap(),
         kind: "tcp".to_owned(),
-        check: serde_json::to_value(&scene.watched()[0].watched.check).unwrap(),
+        check: check_as_json(&scene.watched()[0].watched.check),
         used_by: Vec::new(),
         state: "up".to_owned(),
         since: String::new(),

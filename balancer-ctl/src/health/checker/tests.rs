@@ -405,7 +405,7 @@ fn what_is_shown_is_the_whole_checker() {
         view::Checker {
             target: watched.target,
             kind: "tcp".to_owned(),
-            check: serde_json::to_value(&watched.check).unwrap(),
+            check: serde_json::json!({ "type": "tcp", "fall": 1 }),
             used_by: Vec::new(),
             state: "down".to_owned(),
             since: "2023-11-14T22:13:22.000Z".to_owned(),

@@ -90,7 +90,7 @@ fn what_was_written_is_read_whole() {
     for (id, advice) in [(7, advice), (8, Advice::default())] {
         let watched = watched(u16::try_from(id).unwrap());
         let checker = checker(&watched, advice);
-        writer.put(CheckerId(id), line(&watched, &checker));
+        writer.put(CheckerId(id), watched.clone().into(), checker.clone());
         written.push((watched, checker));
     }
     drop(writer);
@@ -98,7 +98,7 @@ fn what_was_written_is_read_whole() {
     for (watched, checker) in written {
         assert_eq!(remembered.standing(&watched), Some(checker.standing()));
         assert_eq!(checker.history(), &remembered.take_history(&watched));
-        assert_eq!(remembered.standing(&watched), None, "it is taken");
+        assert_eq!(remembered.take_history(&watched), [], "it is taken");
     }
     assert_eq!(remembered.standing(&watched(9)), None);
     let mode = fs::metadata(scene.path()).unwrap().permissions().mode();
@@ -109,19 +109,114 @@ fn what_was_written_is_read_whole() {
     assert_eq!(left, 1, "nothing lies beside it");
 }
 
+/// Up since 1 s.
+fn up(watched: &Watched) -> Checker {
+    let mut checker = Checker::begin(&watched.check, None, Vec::new(), &at(0));
+    let done = checker::Done {
+        began: at(1000),
+        latency: Duration::ZERO,
+        input: checker::Input::Passed {
+            note: "fine".to_owned(),
+            advice: Advice::default(),
+        },
+    };
+    checker.finish(done, &at(1000));
+    checker
+}
+
+/// One that asks another question of the same target.
+fn asking(watched: &Watched, expect: &str) -> Watched {
+    let mut other = watched.clone();
+    other.check.probe = Probe::Tcp(Exchange {
+        send: expect.into(),
+        expect: None,
+    });
+    other
+}
+
 #[test]
-fn another_check_of_the_same_target_is_another() {
+fn a_check_that_asks_the_same_at_other_times_goes_on_as_it_stood() {
     let scene = Scene::new();
     let writer = scene.writer();
     let known = watched(1);
     let checker = checker(&known, Advice::default());
-    writer.put(CheckerId(1), line(&known, &checker));
+    writer.put(CheckerId(1), known.clone().into(), checker.clone());
     drop(writer);
     let mut other = known.clone();
-    other.check.timing.fall += 1;
+    other.check.timing = Timing {
+        interval: Duration::from_secs(77),
+        fast_interval: Some(Duration::from_secs(7)),
+        timeout: Duration::from_secs(6),
+        rise: 5,
+        fall: 6,
+        initial: Initial::Up,
+    };
+    let mut remembered = read(&scene.path(), BOOT);
+    assert_eq!(remembered.standing(&other), Some(checker.standing()));
+    assert_eq!(checker.history(), &remembered.take_history(&other));
+}
+
+#[test]
+fn to_another_question_a_target_stays_up_and_is_not_known_as_down() {
+    let scene = Scene::new();
+    let writer = scene.writer();
+    let (one, two) = (watched(1), watched(2));
+    writer.put(CheckerId(1), one.clone().into(), up(&one));
+    writer.put(CheckerId(2), two.clone().into(), up(&two));
+    let failing = asking(&two, "b");
+    let down = checker(&failing, Advice::default());
+    writer.put(CheckerId(3), failing.into(), down);
+    drop(writer);
+    let mut remembered = read(&scene.path(), BOOT);
+    let expected = Standing {
+        up: true,
+        decided: true,
+        reason: "was up before the check changed".to_owned(),
+        advice: Advice::default(),
+        since: at(1000).time,
+    };
+    assert_eq!(remembered.standing(&asking(&one, "c")), Some(expected));
+    assert_eq!(remembered.take_history(&asking(&one, "c")), []);
+    assert_eq!(remembered.standing(&asking(&two, "c")), None);
+    assert_eq!(remembered.standing(&two), Some(up(&two).standing()));
+}
+
+#[test]
+fn a_line_that_cannot_be_read_is_left_out_alone() {
+    let scene = Scene::new();
+    let writer = scene.writer();
+    for id in [1, 2, 3] {
+        let watched = watched(id);
+        let checker = up(&watched);
+        writer.put(CheckerId(id.into()), watched.into(), checker);
+    }
+    drop(writer);
+    let text = fs::read_to_string(scene.path()).unwrap();
+    let damaged: Vec<_> = text
+        .lines()
+        .map(|line| match line.contains("192.168.0.2:2") {
+            true => &line[..line.len() / 2],
+            false => line,
+        })
+        .collect();
+    fs::write(scene.path(), damaged.join("\n")).unwrap();
     let remembered = read(&scene.path(), BOOT);
-    assert!(remembered.standing(&known).is_some());
-    assert_eq!(remembered.standing(&other), None);
+    let known = [1, 2, 3].map(|port| remembered.standing(&watched(port)).is_some());
+    assert_eq!(known, [true, false, true]);
+}
+
+#[test]
+fn a_key_that_a_later_version_adds_changes_nothing() {
+    let scene = Scene::new();
+    let writer = scene.writer();
+    let known = watched(1);
+    writer.put(CheckerId(1), known.clone().into(), up(&known));
+    drop(writer);
+    let text = fs::read_to_string(scene.path()).unwrap();
+    let text = text.replace(r#""up":"#, r#""colour":"blue","up":"#);
+    fs::write(scene.path(), text).unwrap();
+    let standing = read(&scene.path(), BOOT).standing(&known);
+    assert_eq!(standing, Some(up(&known).standing()));
 }
 
 #[test]
@@ -131,10 +226,10 @@ fn what_is_gone_or_undecided_is_not_remembered() {
     let (gone, kept, undecided) = (watched(1), watched(2), watched(3));
     for (id, watched) in [(1, &gone), (2, &kept)] {
         let checker = checker(watched, Advice::default());
-        writer.put(CheckerId(id), line(watched, &checker));
+        writer.put(CheckerId(id), watched.clone().into(), checker);
     }
     let fresh = Checker::begin(&undecided.check, None, Vec::new(), &at(0));
-    writer.put(CheckerId(3), line(&undecided, &fresh));
+    writer.put(CheckerId(3), undecided.clone().into(), fresh);
     writer.remove(CheckerId(1));
     drop(writer);
     let remembered = read(&scene.path(), BOOT);
@@ -152,7 +247,8 @@ fn after_the_host_started_again_nothing_counts() {
     let known = watched(1);
     writer.put(
         CheckerId(1),
-        line(&known, &checker(&known, Advice::default())),
+        known.clone().into(),
+        checker(&known, Advice::default()),
     );
     drop(writer);
     let another = BOOT.replace('1', "2");
@@ -165,14 +261,12 @@ fn a_file_that_is_damaged_or_missing_is_begun_anew() {
     let scene = Scene::new();
     assert_eq!(try_read(&scene.path(), BOOT).unwrap().0.len(), 0);
     fs::create_dir(scene.path().parent().unwrap()).unwrap();
-    let head = format!(r#"{{"version":1,"boot_id":"{BOOT}"}}"#);
+    let head = format!(r#"{{"version":2,"boot_id":"{BOOT}"}}"#);
     for damaged in [
         String::new(),
         "\n".to_owned(),
         "\0\0\0\0".to_owned(),
         head[..head.len() - 3].to_owned(),
-        format!("{head}\n{{\"watched\":{{}}\n"),
-        format!("{head}\n\u{0}"),
     ] {
         fs::write(scene.path(), &damaged).unwrap();
         assert!(try_read(&scene.path(), BOOT).is_err(), "{damaged:?}");
@@ -184,7 +278,8 @@ fn a_file_that_is_damaged_or_missing_is_begun_anew() {
     let known = watched(1);
     writer.put(
         CheckerId(1),
-        line(&known, &checker(&known, Advice::default())),
+        known.clone().into(),
+        checker(&known, Advice::default()),
     );
     drop(writer);
     assert!(read(&scene.path(), BOOT).standing(&known).is_some());
@@ -206,7 +301,8 @@ fn a_file_that_cannot_be_written_stops_nothing() {
     for _ in 0..3 {
         writer.put(
             CheckerId(1),
-            line(&known, &checker(&known, Advice::default())),
+            known.clone().into(),
+            checker(&known, Advice::default()),
         );
     }
     drop(writer);
@@ -222,7 +318,7 @@ fn many_changes_are_written_together() {
     let mut inodes = std::collections::HashSet::new();
     while began.elapsed() < WRITE_EVERY * 4 {
         for id in 0..50 {
-            writer.put(CheckerId(id), line(&known, &checker));
+            writer.put(CheckerId(id), known.clone().into(), checker.clone());
         }
         if let Ok(metadata) = fs::metadata(scene.path()) {
             inodes.insert((
