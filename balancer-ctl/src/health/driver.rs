@@ -32,6 +32,8 @@ use super::{
 };
 use crate::view;
 
+/// Probes that are due within such a time start together: they wake this thread, and their targets, but once.
+const TOGETHER: Duration = Duration::from_millis(5);
 /// How often the same complaint is made.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
@@ -76,6 +78,8 @@ pub(super) struct Driver<P, M> {
     probed: HashMap<TaskId, CheckerId>,
     /// The longest rest while probes run.
     rest: Duration,
+    /// Before that no other probes are started.
+    next_start: std::time::Instant,
     /// No room for another probe.
     full: Complaint,
     /// The host or this process lacks something.
@@ -149,6 +153,7 @@ where
             probes: JoinSet::new(),
             probed: HashMap::new(),
             rest: stall::LONGEST_REST,
+            next_start: now(),
             full: Complaint::default(),
             lacking: Complaint::default(),
         }
@@ -185,11 +190,20 @@ where
     fn turn(&mut self) -> std::time::Instant {
         let now = now();
         let room = self.around.room.saturating_sub(self.probes.len());
-        for id in self.schedule.start(now, room) {
-            self.start(id);
+        if now >= self.next_start {
+            let due = self.schedule.start(now, room);
+            if !due.is_empty() {
+                self.next_start = now + TOGETHER;
+            }
+            for id in due {
+                self.start(id);
+            }
         }
         let full = self.probes.len() >= self.around.room;
-        let due = self.schedule.next_deadline();
+        let due = self
+            .schedule
+            .next_deadline()
+            .map(|due| due.max(self.next_start));
         if full && due.is_some_and(|due| due <= now) && self.full.is_due() {
             tracing::warn!(
                 "{} checks run at once, the most there may be: others wait for them, raise LimitNOFILE= or the \

@@ -287,6 +287,31 @@ async fn a_server_that_never_answers_is_down_and_delays_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn probes_that_are_due_close_to_one_another_start_together() {
+    let scene = scene();
+    for port in 1..=1000 {
+        // Answers in between start nothing.
+        scene.world.set(port, Manner::Slow(MS * u32::from(port % 4)));
+    }
+    scene.watch_ports(1..=1000);
+    sleep(20 * SECOND).await;
+    let mut starts: Vec<Instant> = (1..=1000)
+        .flat_map(|port| scene.world.asked(port).split_off(10))
+        .collect();
+    starts.sort();
+    starts.dedup();
+    for pair in starts.windows(2) {
+        assert!(pair[1] - pair[0] >= TOGETHER, "{:?}", pair[1] - pair[0]);
+    }
+    for port in 1..=1000 {
+        for pair in scene.world.asked(port).split_off(10).windows(2) {
+            let late = (pair[1] - pair[0]).saturating_sub(SECOND);
+            assert!(late <= TOGETHER + MS, "{port}: {late:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_flapping_server_is_told_once() {
     let mut scene = scene();
     scene.watch_ports([1]);
