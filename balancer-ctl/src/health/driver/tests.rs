@@ -291,7 +291,9 @@ async fn probes_that_are_due_close_to_one_another_start_together() {
     let scene = scene();
     for port in 1..=1000 {
         // Answers in between start nothing.
-        scene.world.set(port, Manner::Slow(MS * u32::from(port % 4)));
+        scene
+            .world
+            .set(port, Manner::Slow(MS * u32::from(port % 4)));
     }
     scene.watch_ports(1..=1000);
     sleep(20 * SECOND).await;
