@@ -5,6 +5,7 @@ mod answers;
 mod connections;
 mod failure;
 mod forwarding;
+mod handshakes;
 mod load;
 mod malformed;
 mod not_ours;
