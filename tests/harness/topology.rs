@@ -18,6 +18,8 @@ use std::{
 
 use xtask::lab::{Namespace, Process, wait_until};
 
+use crate::servers::Folder;
+
 /// The balancer's interface towards clients, where it has two.
 pub const OUTSIDE: &str = "outside";
 /// The balancer's interface towards the real servers.
@@ -56,6 +58,8 @@ pub struct Topology {
 /// A real server's machine.
 pub struct Real {
     programs: Vec<Process>,
+    /// What its programs need of this machine, for as long as they may run.
+    pub(crate) borrowed: Vec<Folder>,
     /// Its namespace.
     pub namespace: Namespace,
     /// `192.168.0.2` for the first.
@@ -274,6 +278,7 @@ fn build(arms: Arms, reals: u8) -> anyhow::Result<Topology> {
         namespace.plain_frames("eth0")?;
         let real = Real {
             programs: Vec::new(),
+            borrowed: Vec::new(),
             address: format!("192.168.0.{}", number + 1),
             address6: format!("fd00:1::{:x}", number + 1),
             namespace,
