@@ -1,6 +1,7 @@
 //! Clients: one request, and many without a pause.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
@@ -58,8 +59,8 @@ pub struct Load {
 pub struct Report {
     /// Requests that were answered.
     pub answered: u32,
-    /// What went wrong, by request.
-    pub failures: Vec<String>,
+    /// What went wrong, and how often.
+    pub failures: BTreeMap<String, u32>,
     /// The longest that one request took.
     pub slowest: Duration,
     /// Connections whose SYN, or its answer, was lost.
@@ -125,7 +126,7 @@ impl Topology {
                 }
                 match stream.and_then(ask) {
                     Ok(_) => report.answered += 1,
-                    Err(error) => report.failures.push(error.to_string()),
+                    Err(error) => *report.failures.entry(error.to_string()).or_default() += 1,
                 }
                 report.slowest = report.slowest.max(start.elapsed());
                 counted.store(report.answered, Ordering::Relaxed);

@@ -30,6 +30,8 @@ pub const VIP: &str = "192.0.2.80";
 pub const VIP6: &str = "2001:db8:80::80";
 /// The client.
 pub const CLIENT: &str = "203.0.113.10";
+/// The client, IPv6.
+pub const CLIENT6: &str = "2001:db8:f::10";
 
 /// How many arms the balancer has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -315,7 +317,7 @@ fn build(arms: Arms, reals: u8) -> anyhow::Result<Topology> {
     balancer.address(outside, &format!("{VIP}/32"))?;
     balancer.address(outside, &format!("{VIP6}/128"))?;
     client.address("eth0", &format!("{CLIENT}/24"))?;
-    client.address("eth0", "2001:db8:f::10/64")?;
+    client.address("eth0", &format!("{CLIENT6}/64"))?;
     client.gateway("203.0.113.2")?;
     client.ip("-6 route add default via 2001:db8:f::2")?;
     Ok(Topology {
