@@ -145,7 +145,7 @@ fn a_check_says_from_where_it_asks() {
     assert_eq!(ask(marked(8), "192.168.0.1"), passed);
     let forbidden = Some(fail("not permitted on this host (a firewall rule?)"));
     for probe in [tcp(), Probe::Udp(Exchange::default()), Probe::Ping] {
-        let answer = scene.ask_from(marked(7), scene.target(80), probe.clone(), SHORT);
+        let answer = scene.ask_from(marked(7), scene.target(80), probe.clone(), LONG);
         assert_eq!(answer, forbidden, "{probe:?}");
     }
 }
