@@ -310,7 +310,11 @@ fn instance_command(program: &str, balancer: &Path, instance: &str) -> Command {
 }
 
 /// The path of one of the product's programs, built as it is now.
-fn binary(name: &str) -> PathBuf {
+///
+/// # Panics
+/// It cannot be built.
+#[must_use]
+pub fn binary(name: &str) -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
         // `cargo xtask test` has built them and says where.
