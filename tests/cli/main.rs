@@ -4,9 +4,11 @@
 mod commands;
 mod configuration;
 mod daemon;
+mod events;
 mod health;
 mod help;
 mod refusals;
 mod scene;
 mod socket;
 mod startup;
+mod status;

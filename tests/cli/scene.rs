@@ -4,9 +4,8 @@ use std::{
     collections::HashSet,
     fs, io,
     net::IpAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Output},
-    sync::OnceLock,
 };
 
 use balancer_ctl::{
@@ -16,6 +15,7 @@ use balancer_ctl::{
     health::fake::FakeCheckers,
     serve::{Serving, Source},
 };
+use balancer_tests::daemon::binary;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -192,21 +192,7 @@ pub fn ran(command: &mut Command) -> Ran {
 
 /// One of the product's programs, built as it is now, in an empty environment but for the path.
 pub fn program(name: &str) -> Command {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    let folder = FOLDER.get_or_init(|| {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let status = Command::new(cargo)
-            .args(["build", "--quiet", "--package", "balancer-ctl", "--bins"])
-            .status()
-            .expect("run cargo");
-        assert!(status.success(), "cannot build balancerd and balancer-ctl");
-        let test = std::env::current_exe().expect("this test's path");
-        test.parent()
-            .and_then(Path::parent)
-            .expect("target/debug/deps")
-            .to_owned()
-    });
-    let mut command = Command::new(folder.join(name));
+    let mut command = Command::new(binary(name));
     command.env_clear();
     command
 }

@@ -392,7 +392,10 @@ fn a_follower_that_does_not_read_holds_no_one_up_and_is_told_what_it_lost() {
     stream
         .write_all(b"GET /v1/events HTTP/1.1\r\nhost: balancer\r\n\r\n")
         .expect("write");
-    std::thread::sleep(Duration::from_millis(200));
+    // It follows when it is answered.
+    let mut begun = [0; 12];
+    stream.read_exact(&mut begun).expect("the answer begins");
+    assert_eq!(&begun, b"HTTP/1.1 200");
     let mut other = UnixStream::connect(scene.socket()).expect("connect");
     let mut answer = [0; 4096];
     // Far more events than the socket's buffer and the daemon's memory hold.

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use balancer_common::{answer, half_open::HalfOpen, verdict::Discard};
 use balancer_tests::{
-    addresses::{R, R2, V, V6},
+    addresses::{R, R2, R6, R26, V, V6},
     dataplane::{
         Dataplane,
         Side::{Inside, Outside},
@@ -18,7 +18,7 @@ use balancer_tests::{
     services::ServiceHandle,
 };
 
-use crate::{establish, syn};
+use crate::{establish, syn, two_reals, two_reals6};
 
 /// A TCP and a UDP service of each family without any real server, which reject.
 fn nobody(lb: &mut Dataplane) -> [ServiceHandle; 4] {
@@ -156,30 +156,36 @@ fn case_18_a_service_whose_real_servers_are_all_down_rejects_too() {
 #[test]
 fn case_20_a_purged_connection_is_answered_with_a_reset() {
     run(|lb| {
-        let first = lb.add_real(R, 8080);
-        let second = lb.add_real(R2, 8080);
-        let service = lb.add_service(6, V, 80, &[first, second]);
-        establish(lb, &syn(), R, 8080);
-        // `del-real --purge`: the ring, the real server, and both rows.
-        lb.set_ring(service, &[second]);
-        lb.set_real_state(first, balancer_common::real_server::state::REMOVED);
-        lb.delete_connection_v4(&syn());
-        let data = syn().segment(PSH | ACK, 1001, 9001).data(b"more");
-        let reset = data.reset(RST, 9001, 0);
-        // The handshake's record still lingers, and is of no use.
-        lb.step(Outside, &data, answered(Discard::NoConnection, &reset));
-        lb.forget_handshakes();
-        lb.step(Outside, &data, answered(Discard::NoConnection, &reset));
-        let page = syn().answered(R, 8080).segment(ACK, 9001, 1005);
-        lb.step(Inside, &page, passed(Discard::NoService, &page.bytes()));
-        lb.step(
-            Outside,
-            &syn(),
-            redirected(&syn().delivered(R2, 8080))
-                .original(second, &syn())
-                .selected(service, second)
-                .half_open(1),
-        );
+        let (service, first, second) = two_reals(lb);
+        let (service6, first6, second6) = two_reals6(lb);
+        for (syn, service, first, second, old, new) in [
+            (syn(), service, first, second, R, R2),
+            (syn().v6(), service6, first6, second6, R6, R26),
+        ] {
+            establish(lb, &syn, old, 8080);
+            // `del-real --purge`: the ring, the real server, and both rows.
+            lb.set_ring(service, &[second]);
+            lb.set_real_state(first, balancer_common::real_server::state::REMOVED);
+            lb.delete_connection(&syn);
+            let data = syn.clone().segment(PSH | ACK, 1001, 9001).data(b"more");
+            let reset = data.reset(RST, 9001, 0);
+            // The handshake's record still lingers, and is of no use.
+            lb.step(Outside, &data, answered(Discard::NoConnection, &reset));
+            lb.forget_handshakes();
+            lb.step(Outside, &data, answered(Discard::NoConnection, &reset));
+            let page = syn.answered(old, 8080).segment(ACK, 9001, 1005);
+            lb.step(Inside, &page, passed(Discard::NoService, &page.bytes()));
+            lb.step(
+                Outside,
+                &syn,
+                redirected(&syn.delivered(new, 8080))
+                    .original(second, &syn)
+                    .selected(service, second)
+                    .half_open(1),
+            );
+            assert!(lb.rows_v4().is_empty() && lb.rows_v6().is_empty());
+            lb.forget_handshakes();
+        }
     });
 }
 

@@ -1,5 +1,7 @@
 //! What becomes of connections whose real server drains, was removed, or has failed.
 
+use std::net::IpAddr;
+
 use balancer_common::{real_server::state, tcp::State, verdict::Discard};
 use balancer_tests::{
     addresses::{R, R2, R6, R26, V, V6},
@@ -16,15 +18,7 @@ use balancer_tests::{
     services::ServiceHandle,
 };
 
-use crate::{establish, syn, syn_ack, two_reals};
-
-/// As [`two_reals`], in IPv6.
-fn two_reals6(lb: &mut Dataplane) -> (ServiceHandle, u32, u32) {
-    let first = lb.add_real(R6, 8080);
-    let second = lb.add_real(R26, 8080);
-    let service = lb.add_service(6, V6, 80, &[first, second]);
-    (service, first, second)
-}
+use crate::{establish, syn, syn_ack, two_reals, two_reals6};
 
 /// Puts a real server into a state.
 fn turn(lb: &mut Dataplane, real: u32, state: u32) {
@@ -407,8 +401,11 @@ fn only_an_acknowledgement_of_a_failed_real_servers_syn_ack_is_answered_without_
     }
 }
 
+/// A service with its two real servers.
+type Pair = (ServiceHandle, u32, u32);
+
 /// V:53 with R and R2, and the same in IPv6.
-fn two_resolvers(lb: &mut Dataplane) -> [(ServiceHandle, u32, u32); 2] {
+fn two_resolvers(lb: &mut Dataplane) -> [Pair; 2] {
     [(V, R, R2), (V6, R6, R26)].map(|(vip, one, two)| {
         let first = lb.add_real(one, 8053);
         let second = lb.add_real(two, 8053);
@@ -416,41 +413,36 @@ fn two_resolvers(lb: &mut Dataplane) -> [(ServiceHandle, u32, u32); 2] {
     })
 }
 
+/// A datagram of each family, what serves it, and the second real server's address.
+fn pings([four, six]: [Pair; 2]) -> [(Packet, Pair, IpAddr); 2] {
+    let ping = Packet::udp(b"ping");
+    [(ping.clone(), four, R2), (ping.v6(), six, R26)]
+}
+
 #[test]
 fn case_31_datagrams_to_a_failed_real_server_go_to_another() {
     for state in [state::RESET, state::REMOVED_RESET] {
         run(|lb| {
-            let [(service, first, second), (service6, first6, second6)] = two_resolvers(lb);
-            let (ping, ping6) = (Packet::udp(b"ping"), Packet::udp(b"ping").v6());
-            lb.pass_through(Outside, &ping);
-            lb.pass_through(Outside, &ping6);
-            turn(lb, first, state);
-            turn(lb, first6, state);
-            lb.set_ring(service, &[second]);
-            lb.set_ring(service6, &[second6]);
-            lb.step(
-                Outside,
-                &ping,
-                redirected(&ping.delivered(R2, 8053))
-                    .original(second, &ping)
-                    .selected(service, second)
-                    .pair_v4_deleted()
-                    .pair_v4(),
-            );
-            lb.step(
-                Outside,
-                &ping6,
-                redirected(&ping6.delivered(R26, 8053))
-                    .original(second6, &ping6)
-                    .selected(service6, second6)
-                    .pair_v6_deleted()
-                    .pair_v6(),
-            );
-            lb.step(
-                Outside,
-                &ping,
-                redirected(&ping.delivered(R2, 8053)).original(second, &ping),
-            );
+            let services = two_resolvers(lb);
+            for (ping, (service, first, second), new) in pings(services) {
+                lb.pass_through(Outside, &ping);
+                turn(lb, first, state);
+                lb.set_ring(service, &[second]);
+                lb.step(
+                    Outside,
+                    &ping,
+                    redirected(&ping.delivered(new, 8053))
+                        .original(second, &ping)
+                        .selected(service, second)
+                        .pair_of_deleted(&ping)
+                        .pair_of(&ping),
+                );
+                lb.step(
+                    Outside,
+                    &ping,
+                    redirected(&ping.delivered(new, 8053)).original(second, &ping),
+                );
+            }
         });
     }
 }
@@ -458,20 +450,21 @@ fn case_31_datagrams_to_a_failed_real_server_go_to_another() {
 #[test]
 fn case_31_datagrams_to_a_removed_and_purged_real_server_go_to_another() {
     run(|lb| {
-        let [(service, first, second), _] = two_resolvers(lb);
-        let ping = Packet::udp(b"ping");
-        lb.pass_through(Outside, &ping);
-        lb.set_ring(service, &[second]);
-        lb.set_real_state(first, state::REMOVED);
-        lb.delete_connection_v4(&ping);
-        lb.step(
-            Outside,
-            &ping,
-            redirected(&ping.delivered(R2, 8053))
-                .original(second, &ping)
-                .selected(service, second)
-                .pair_v4(),
-        );
+        let services = two_resolvers(lb);
+        for (ping, (service, first, second), new) in pings(services) {
+            lb.pass_through(Outside, &ping);
+            lb.set_ring(service, &[second]);
+            lb.set_real_state(first, state::REMOVED);
+            lb.delete_connection(&ping);
+            lb.step(
+                Outside,
+                &ping,
+                redirected(&ping.delivered(new, 8053))
+                    .original(second, &ping)
+                    .selected(service, second)
+                    .pair_of(&ping),
+            );
+        }
     });
 }
 
@@ -480,16 +473,21 @@ fn case_31_with_no_real_server_left_the_client_is_told() {
     run(|lb| {
         let dns = lb.dns();
         let ping = Packet::udp(b"ping");
-        lb.pass_through(Outside, &ping);
-        lb.fail_real(dns.real);
-        lb.reject_without_reals(dns.service, &[]);
-        let error = ping.port_unreachable();
-        lb.step(
-            Outside,
-            &ping,
-            answered(Discard::NoRealReject, &error)
-                .pair_v4_deleted()
-                .passed_over(dns.service, 1),
-        );
+        for (ping, service, real) in [
+            (ping.clone(), dns.service, dns.real),
+            (ping.v6(), dns.service6, dns.real6),
+        ] {
+            lb.pass_through(Outside, &ping);
+            lb.fail_real(real);
+            lb.reject_without_reals(service, &[]);
+            let error = ping.port_unreachable();
+            lb.step(
+                Outside,
+                &ping,
+                answered(Discard::NoRealReject, &error)
+                    .pair_of_deleted(&ping)
+                    .passed_over(service, 1),
+            );
+        }
     });
 }

@@ -5,6 +5,7 @@ mod answers;
 mod connections;
 mod failure;
 mod forwarding;
+mod handshakes;
 mod load;
 mod malformed;
 mod not_ours;
@@ -14,7 +15,7 @@ mod tcp;
 mod udp;
 
 use balancer_tests::{
-    addresses::{R, R2, V},
+    addresses::{R, R2, R6, R26, V, V6},
     dataplane::{Dataplane, Side},
     packet::{
         Packet,
@@ -28,6 +29,14 @@ fn two_reals(lb: &mut Dataplane) -> (ServiceHandle, u32, u32) {
     let first = lb.add_real(R, 8080);
     let second = lb.add_real(R2, 8080);
     let service = lb.add_service(6, V, 80, &[first, second]);
+    (service, first, second)
+}
+
+/// As [`two_reals`], in IPv6.
+fn two_reals6(lb: &mut Dataplane) -> (ServiceHandle, u32, u32) {
+    let first = lb.add_real(R6, 8080);
+    let second = lb.add_real(R26, 8080);
+    let service = lb.add_service(6, V6, 80, &[first, second]);
     (service, first, second)
 }
 

@@ -65,7 +65,7 @@ fn case_72_a_full_table_refuses_new_connections_and_serves_the_old() {
             let expected = redirected(&ping.delivered(R, 8053)).original(dns.real, &ping);
             lb.step(Outside, &ping, expected);
             // The daemon deletes one connection: there is room for one.
-            lb.delete_connection_v4(&syn());
+            lb.delete_connection(&syn());
             lb.change_settings(|settings| settings.removed_by_daemon += 1);
             lb.step(
                 Outside,
@@ -127,7 +127,7 @@ fn a_handshake_that_completes_when_the_table_is_full_waits_for_room() {
         establish(lb, &syn(), R, 8080);
         let ack = late.clone().segment(ACK, 1001, 9001);
         lb.step(Outside, &ack, dropped(Discard::TableFull));
-        lb.delete_connection_v4(&syn());
+        lb.delete_connection(&syn());
         lb.change_settings(|settings| settings.removed_by_daemon += 1);
         lb.step(
             Outside,

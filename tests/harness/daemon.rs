@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
-    process::{ChildStdout, Command, Stdio},
+    process::{ChildStderr, ChildStdout, Command, Stdio},
     sync::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
@@ -170,20 +170,26 @@ impl Daemon {
         serde_json::from_str(&self.ctl(&format!("{arguments} --json"))).expect("JSON")
     }
 
-    /// Follows the events from now on.
+    /// Follows the events from now on: what is done after this is heard of.
     ///
     /// # Panics
     /// The daemon does not answer.
     #[must_use]
     pub fn follow_events(&self) -> Events {
         let mut command = self.command("balancer-ctl");
-        command.args(["events", "--json"]).stdout(Stdio::piped());
+        command
+            .args(["events", "--json"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut process = Process::spawn("balancer-ctl events", &mut command).expect("start it");
         let output = process.child().stdout.take().expect("its output");
-        // There is no sign of when it follows; whoever asks for the status after it is answered after it.
-        thread::sleep(Duration::from_millis(200));
+        let mut said = BufReader::new(process.child().stderr.take().expect("its words"));
+        let mut line = String::new();
+        said.read_line(&mut line).expect("read its words");
+        assert_eq!(line, "events from now on (Ctrl-C ends)\n");
         Events {
             _process: process,
+            _said: said,
             lines: BufReader::new(output),
         }
     }
@@ -249,6 +255,8 @@ impl Daemon {
 /// Events as they happen.
 pub struct Events {
     _process: Process,
+    /// Open, so that it may still speak.
+    _said: BufReader<ChildStderr>,
     lines: BufReader<ChildStdout>,
 }
 
@@ -302,7 +310,11 @@ fn instance_command(program: &str, balancer: &Path, instance: &str) -> Command {
 }
 
 /// The path of one of the product's programs, built as it is now.
-fn binary(name: &str) -> PathBuf {
+///
+/// # Panics
+/// It cannot be built.
+#[must_use]
+pub fn binary(name: &str) -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
         // `cargo xtask test` has built them and says where.

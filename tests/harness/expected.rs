@@ -130,6 +130,26 @@ impl Expected {
         })
     }
 
+    /// A pair of rows of this packet's family was inserted.
+    #[must_use]
+    pub fn pair_of(self, packet: &Packet) -> Self {
+        if packet.source.is_ipv4() {
+            self.pair_v4()
+        } else {
+            self.pair_v6()
+        }
+    }
+
+    /// A pair of rows of this packet's family was deleted.
+    #[must_use]
+    pub fn pair_of_deleted(self, packet: &Packet) -> Self {
+        if packet.source.is_ipv4() {
+            self.pair_v4_deleted()
+        } else {
+            self.pair_v6_deleted()
+        }
+    }
+
     /// A pair of IPv4 rows was deleted.
     #[must_use]
     pub fn pair_v4_deleted(self) -> Self {

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd as _;
 
-use aya::maps::Map;
+use aya::{Pod, maps::Map};
 use balancer_common::{
     conntrack::{ConntrackEntry, FlowKey, direction},
     half_open::{self, HalfOpen, HalfOpenBucket},
@@ -55,9 +55,21 @@ impl Dataplane {
     }
 
     /// Deletes the connection of this, a client's packet, as the daemon does.
-    pub fn delete_connection_v4(&mut self, packet: &Packet) {
-        let mut rows = self.rows_v4().into_iter();
+    pub fn delete_connection(&mut self, packet: &Packet) {
+        if packet.source.is_ipv4() {
+            self.delete_rows("CONNTRACK_V4", self.rows_v4(), packet);
+        } else {
+            self.delete_rows("CONNTRACK_V6", self.rows_v6(), packet);
+        }
+    }
+
+    fn delete_rows<A: Copy>(&mut self, table: &str, rows: Vec<Row<A>>, packet: &Packet)
+    where
+        FlowKey<A>: Pod,
+        ConntrackEntry<A>: Pod,
+    {
         let (key, row) = rows
+            .into_iter()
             .find(|(key, row)| {
                 row.direction == direction::ORIGINAL
                     && key.source_port == packet.source_port.to_be()
@@ -66,7 +78,7 @@ impl Dataplane {
             })
             .expect("the packet's connection");
         let other = other_half(&key, &row);
-        let mut table = self.hash_mut::<FlowKey<u32>, ConntrackEntry<u32>>("CONNTRACK_V4");
+        let mut table = self.hash_mut::<FlowKey<A>, ConntrackEntry<A>>(table);
         table.remove(&key).expect("the original row");
         table.remove(&other).expect("the reply row");
     }

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    io,
     path::PathBuf,
     process::{Command, Stdio},
     thread,
@@ -23,7 +24,7 @@ impl Real {
             .arg(&key));
         assert!(made.status.success(), "ssh-keygen: {made:?}");
         // It goes there to drop its rights; Debian makes it when the service starts.
-        fs::create_dir_all("/run/sshd").expect("make /run/sshd");
+        self.borrowed.push(Folder::borrow_from("/run/sshd".into()));
         let mut command = self.namespace.command("/usr/sbin/sshd");
         command
             .args(["-D", "-e", "-f", "/dev/null", "-o", "UsePAM=no", "-h"])
@@ -80,6 +81,33 @@ impl Real {
     }
 }
 
+/// A folder that this machine must have while a test runs. Dropped, it goes unless it was there before.
+pub(crate) struct Folder {
+    path: PathBuf,
+    is_ours: bool,
+}
+
+impl Folder {
+    fn borrow_from(path: PathBuf) -> Self {
+        let is_ours = match fs::create_dir(&path) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+            Err(error) => panic!("cannot make {}: {error}", path.display()),
+        };
+        Self { path, is_ours }
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if self.is_ours
+            && let Err(error) = fs::remove_dir(&self.path)
+        {
+            eprintln!("warning: cannot remove {}: {error}", self.path.display());
+        }
+    }
+}
+
 /// A gRPC server with its health service. Dropped, it ends.
 pub struct Grpc {
     /// Says of a service whether it serves.
@@ -127,5 +155,22 @@ impl Grpc {
             health,
             _stop: stop,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_borrowed_folder_goes_unless_it_was_there_before() {
+        let parent = tempfile::tempdir().expect("a folder");
+        let path = parent.path().join("sshd");
+        let first = Folder::borrow_from(path.clone());
+        let second = Folder::borrow_from(path.clone());
+        drop(second);
+        assert!(path.exists(), "another's");
+        drop(first);
+        assert!(!path.exists(), "its own");
     }
 }

@@ -18,6 +18,8 @@ use std::{
 
 use xtask::lab::{Namespace, Process, wait_until};
 
+use crate::servers::Folder;
+
 /// The balancer's interface towards clients, where it has two.
 pub const OUTSIDE: &str = "outside";
 /// The balancer's interface towards the real servers.
@@ -28,6 +30,8 @@ pub const VIP: &str = "192.0.2.80";
 pub const VIP6: &str = "2001:db8:80::80";
 /// The client.
 pub const CLIENT: &str = "203.0.113.10";
+/// The client, IPv6.
+pub const CLIENT6: &str = "2001:db8:f::10";
 
 /// How many arms the balancer has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +60,8 @@ pub struct Topology {
 /// A real server's machine.
 pub struct Real {
     programs: Vec<Process>,
+    /// What its programs need of this machine, for as long as they may run.
+    pub(crate) borrowed: Vec<Folder>,
     /// Its namespace.
     pub namespace: Namespace,
     /// `192.168.0.2` for the first.
@@ -274,6 +280,7 @@ fn build(arms: Arms, reals: u8) -> anyhow::Result<Topology> {
         namespace.plain_frames("eth0")?;
         let real = Real {
             programs: Vec::new(),
+            borrowed: Vec::new(),
             address: format!("192.168.0.{}", number + 1),
             address6: format!("fd00:1::{:x}", number + 1),
             namespace,
@@ -310,7 +317,7 @@ fn build(arms: Arms, reals: u8) -> anyhow::Result<Topology> {
     balancer.address(outside, &format!("{VIP}/32"))?;
     balancer.address(outside, &format!("{VIP6}/128"))?;
     client.address("eth0", &format!("{CLIENT}/24"))?;
-    client.address("eth0", "2001:db8:f::10/64")?;
+    client.address("eth0", &format!("{CLIENT6}/64"))?;
     client.gateway("203.0.113.2")?;
     client.ip("-6 route add default via 2001:db8:f::2")?;
     Ok(Topology {

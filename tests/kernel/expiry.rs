@@ -101,7 +101,7 @@ fn rows(scene: &Scene) -> Rows {
 fn orphans_go_and_the_number_of_connections_heals() {
     let scene = Scene::new();
     start_reals(&scene);
-    let streams: Vec<_> = scene.with(short(), |dataplane| {
+    let streams: Vec<_> = scene.with(all(), |dataplane| {
         dataplane.reconcile(&both()).unwrap();
         (0..3).map(|_| connect(&scene).0).collect()
     });
@@ -125,10 +125,12 @@ fn orphans_go_and_the_number_of_connections_heals() {
     table.remove(&originals[2].0).unwrap();
     table.remove(&reply_of(2)).unwrap();
     drop(streams);
-    scene.with(short(), |dataplane| {
+    scene.with(all(), |dataplane| {
         assert_eq!(dataplane.status().unwrap().connections, 3);
         dataplane.tend().unwrap();
         assert_eq!(dataplane.status().unwrap().connections, 1);
+    });
+    scene.with(short(), |dataplane| {
         tend_until(dataplane, |dataplane| {
             dataplane.status().unwrap().connections == 0
         });

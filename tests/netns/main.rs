@@ -2,6 +2,7 @@
 
 mod changes;
 mod health;
+mod policy;
 mod probes;
 mod refusals;
 mod scale;

@@ -104,21 +104,26 @@ fn a_thousand_services_load_and_change_in_place() {
         return;
     }
     let topology = topology();
-    let reals = || (8000..8010).map(|port| format!("192.168.0.100:{port}"));
-    let first = service("192.0.2.80:1000", "rr", reals());
+    // The first service has real servers of its own. A client that comes by way of another service, with a port that it
+    // used a moment ago, is a stranger to a real server that still remembers the older connection.
+    let reals = |host| (8000..8010).map(move |port| format!("192.168.0.{host}:{port}"));
+    let first = service("192.0.2.80:1000", "rr", reals(100));
     let daemon = Daemon::start(&topology, &first);
     let load = topology.start_load(socket(VIP, 1000));
     load.wait_for(20);
-    let mut all = String::from(DATAPLANE);
-    for port in 1000..2000 {
-        all += &service(&format!("192.0.2.80:{port}"), "rr", reals());
+    let mut all = format!("{DATAPLANE}{first}");
+    for port in 1001..2000 {
+        all += &service(&format!("192.0.2.80:{port}"), "rr", reals(102));
     }
     let took = loading_time(&daemon, &all, &format!("{DATAPLANE}{first}"));
     println!("1,000 services with 10 real servers each loaded in {took:?}");
     load.wait_for(20);
     // All services get another real server, then all but the first go.
     let start = Instant::now();
-    daemon.write(&all.replace("0.100:8009", "0.101:8009"));
+    daemon.write(
+        &all.replace("0.100:8009", "0.101:8009")
+            .replace("0.102:8009", "0.103:8009"),
+    );
     daemon.ctl("reload");
     println!("one real server of each changed in {:?}", start.elapsed());
     load.wait_for(20);
@@ -133,8 +138,8 @@ fn a_thousand_services_load_and_change_in_place() {
         })
         .expect("enter the client");
     let expected: HashSet<_> = (8000..8009)
-        .map(|port| format!("192.168.0.100:{port}"))
-        .chain(["192.168.0.101:8009".to_owned()])
+        .map(|port| format!("192.168.0.102:{port}"))
+        .chain(["192.168.0.103:8009".to_owned()])
         .collect();
     assert_eq!(answers, expected);
     daemon.write(&format!("{DATAPLANE}{first}"));

@@ -5,7 +5,7 @@ use std::process::Command;
 use balancer_tests::{
     daemon::Daemon,
     privileged,
-    topology::{Arms, Topology, VIP, VIP6, run},
+    topology::{Arms, CLIENT, CLIENT6, Topology, VIP, VIP6, run},
 };
 
 use crate::shares;
@@ -104,9 +104,11 @@ fn dns_queries_alternate_over_udp() {
             daemon.ctl(&format!("add-real {real}:53 -u {vip}:53"));
         }
     }
-    for vip in [VIP, VIP6] {
-        // Each query goes out from a port of its own.
-        let queries = "whoami.test TXT\n".repeat(50);
+    for (vip, client) in [(VIP, CLIENT), (VIP6, CLIENT6)] {
+        // Each query goes out from a port of its own: from one that was used before, it would go to the same real server.
+        let queries: String = (40_000..40_050)
+            .map(|port| format!("whoami.test TXT -b {client}#{port}\n"))
+            .collect();
         let file = daemon.folder().join("queries");
         std::fs::write(&file, queries).expect("write the queries");
         let output = run(topology

@@ -76,14 +76,25 @@ impl Client {
         self.whole(method, target, body).await
     }
 
-    /// Follows the events and gives each to `take` until it returns false or the daemon ends the stream.
+    /// Follows the events: calls `begun` when none is missed any more, then gives each to `take` until it returns
+    /// false or the daemon ends the stream.
     ///
     /// # Errors
-    /// No daemon answers, or it went away without a word.
-    pub async fn follow(&self, mut take: impl FnMut(view::Event) -> bool) -> Result<(), Error> {
+    /// No daemon answers, it refuses, or it went away without a word.
+    pub async fn follow(
+        &self,
+        begun: impl FnOnce(),
+        mut take: impl FnMut(view::Event) -> bool,
+    ) -> Result<(), Error> {
         let mut response = self
             .request(Method::GET, "/v1/events", Bytes::new())
             .await?;
+        // The daemon subscribes this reader before it answers.
+        if response.status() != StatusCode::OK {
+            let status = response.status();
+            return Err(refusal(status, &self.body(response.into_body()).await?));
+        }
+        begun();
         let mut line = Vec::new();
         let mut ended = false;
         while let Some(frame) = response.frame().await {
@@ -127,17 +138,9 @@ impl Client {
         let answer = async {
             let response = self.request(method, target, body).await?;
             let (parts, body) = response.into_parts();
-            let body = body
-                .collect()
-                .await
-                .map_err(|error| self.unreachable(error.to_string()))?
-                .to_bytes();
+            let body = self.body(body).await?;
             if parts.status != StatusCode::OK {
-                let sentence = serde_json::from_slice(&body).map_or_else(
-                    |_| format!("balancerd answered {}", parts.status),
-                    |Failure { error }| error,
-                );
-                return Err(Error::Refused(sentence));
+                return Err(refusal(parts.status, &body));
             }
             serde_json::from_slice(&body).map_err(|error| {
                 Error::Refused(format!(
@@ -180,12 +183,26 @@ impl Client {
             .map_err(|error| self.unreachable(error.to_string()))
     }
 
+    async fn body(&self, body: Incoming) -> Result<Bytes, Error> {
+        let body = body.collect().await;
+        Ok(body
+            .map_err(|error| self.unreachable(error.to_string()))?
+            .to_bytes())
+    }
+
     fn unreachable(&self, reason: impl Into<String>) -> Error {
         Error::Unreachable {
             path: self.path.clone(),
             reason: reason.into(),
         }
     }
+}
+
+fn refusal(status: StatusCode, body: &[u8]) -> Error {
+    Error::Refused(serde_json::from_slice(body).map_or_else(
+        |_| format!("balancerd answered {status}"),
+        |Failure { error }| error,
+    ))
 }
 
 fn reason(error: &io::Error) -> String {

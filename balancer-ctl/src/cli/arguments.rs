@@ -104,6 +104,8 @@ pub enum Command {
     #[command(after_help = "Example:\n  balancer-ctl status --check")]
     Status(Status),
     /// Follow changes of state as they happen
+    ///
+    /// A line on standard error says from when on none is missed.
     #[command(after_help = "Example:\n  balancer-ctl events --json")]
     Events,
     /// Check a configuration file without a daemon

@@ -10,12 +10,18 @@ pub async fn follow(context: &Context) -> Result<(), Failure> {
     let json = context.json;
     context
         .client
-        .follow(|event| {
+        .follow(begun, |event| {
             result = print(&event, json);
             result.is_ok()
         })
         .await?;
     Ok(result?)
+}
+
+/// Tells whoever waits for the first event, person or script, that from here on none is missed. Not among the events,
+/// and no reason to fail when nobody reads it.
+fn begun() {
+    let _ = writeln!(io::stderr(), "events from now on (Ctrl-C ends)");
 }
 
 fn print(event: &Event, json: bool) -> io::Result<()> {

@@ -27,6 +27,8 @@ pub struct State {
     pub connections: Vec<Connection>,
     /// Counters to show.
     pub snapshot: Snapshot,
+    /// How often they were read.
+    pub snapshots: usize,
     /// Discards to show.
     pub discards: Vec<(Discard, u64)>,
     /// Warnings to show.
@@ -102,7 +104,8 @@ impl Dataplane for FakeDataplane {
     }
 
     fn snapshot(&mut self) -> Result<Snapshot, Error> {
-        let state = self.state();
+        let mut state = self.state();
+        state.snapshots += 1;
         let mut snapshot = state.snapshot.clone();
         for service in &state.services {
             let shown = snapshot.services.entry(service.key).or_default();

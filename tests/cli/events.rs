@@ -1,0 +1,89 @@
+//! `events`: what happens, as it happens.
+
+use std::{
+    io::{BufRead as _, BufReader, Lines},
+    os::unix::net::UnixStream,
+    process::{Child, ChildStdout, Stdio},
+};
+
+use crate::scene::Scene;
+
+/// Starts a command that follows the events, and returns when none is missed any more.
+fn follow(scene: &Scene, arguments: &str) -> (Child, Lines<BufReader<ChildStdout>>) {
+    let mut child = scene
+        .command(arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let mut said = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+    let line = said.next().expect("a line").expect("text");
+    assert_eq!(line, "events from now on (Ctrl-C ends)");
+    let events = BufReader::new(child.stdout.take().expect("a pipe"));
+    (child, events.lines())
+}
+
+#[test]
+fn events_are_followed_as_they_happen() {
+    let mut scene = Scene::tutorial();
+    let (mut child, mut lines) = follow(&scene, "events --json");
+    let mut next = || {
+        let line = lines.next().expect("a line").expect("text");
+        let mut event: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        let time = event
+            .as_object_mut()
+            .expect("an object")
+            .remove("time")
+            .expect("a time");
+        assert_eq!(
+            time.as_str().map(str::len),
+            Some("2026-11-22T03:14:08.123Z".len()),
+            "{time}"
+        );
+        event
+    };
+    scene.done("edit-real 192.168.0.2 -w 5 --service web");
+    scene.done("add-service 192.0.2.1:80");
+    scene.done("reload");
+    assert_eq!(
+        next(),
+        serde_json::json!({"event": "real-changed", "service": "tcp/192.168.1.35:80", "real": "192.168.0.2:80", "message": "weight 1 -> 5"})
+    );
+    assert_eq!(
+        next(),
+        serde_json::json!({"event": "service-added", "service": "tcp/192.0.2.1:80", "message": "scheduler wrr"})
+    );
+    assert_eq!(next(), serde_json::json!({"event": "reloaded"}));
+    scene.stop();
+    assert_eq!(
+        next(),
+        serde_json::json!({"event": "stopping", "message": "forwarding goes on"})
+    );
+    assert_eq!(child.wait().expect("it ends").code(), Some(0));
+}
+
+#[test]
+fn an_event_line_for_people() {
+    let scene = Scene::tutorial();
+    let (mut child, mut lines) = follow(&scene, "events");
+    scene.done("edit-real 192.168.0.2 -w 5 --service web");
+    let line = lines.next().expect("a line").expect("text");
+    let (_, told) = line.split_once("  ").expect("a time, then what happened");
+    assert_eq!(
+        told,
+        "real-changed  tcp/192.168.1.35:80 -> 192.168.0.2:80  weight 1 -> 5"
+    );
+    child.kill().expect("it runs");
+    child.wait().expect("it ends");
+}
+
+#[test]
+fn a_follower_too_many_is_told_so() {
+    let scene = Scene::new();
+    let idle: Vec<_> = (0..256)
+        .map(|_| UnixStream::connect(scene.socket()).expect("connect"))
+        .collect();
+    let busy = "error: balancerd has 256 clients already: try again in a few seconds\n";
+    scene.refused("events", 1, busy);
+    drop(idle);
+}
