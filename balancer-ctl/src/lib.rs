@@ -22,6 +22,7 @@ pub mod model;
 pub mod netlink;
 pub mod notify;
 pub mod object;
+pub mod open_files;
 pub mod overview;
 pub mod paths;
 pub mod plan;

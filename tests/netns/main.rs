@@ -4,6 +4,7 @@ mod changes;
 mod health;
 mod policy;
 mod probes;
+mod programs;
 mod refusals;
 mod scale;
 mod survival;

@@ -6,7 +6,7 @@ use std::{
     collections::HashMap,
     fs,
     io::{self, Read as _},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use rustls_pki_types::{
@@ -31,11 +31,9 @@ const MAX_PEM: u64 = 16 << 20;
 #[must_use]
 pub fn problems(model: &Model) -> Vec<Problem> {
     // Thousands of services may name the same file.
-    let mut known: HashMap<(What, PathBuf), Option<String>> = HashMap::new();
-    let mut judged = |place, what: What, path: &Path| {
-        let verdict = known
-            .entry((what, path.to_owned()))
-            .or_insert_with(|| judge(what, path).err());
+    let mut known: HashMap<What<'_>, Option<String>> = HashMap::new();
+    let mut judged = |place, what| {
+        let verdict = known.entry(what).or_insert_with(|| judge(what).err());
         verdict.clone().map(|sentence| Problem { place, sentence })
     };
     let mut made: HashMap<&Check, Option<(&'static str, String)>> = HashMap::new();
@@ -44,9 +42,9 @@ pub fn problems(model: &Model) -> Vec<Problem> {
         for (index, check) in of_service.checks.iter().enumerate() {
             let before = problems.len();
             let named = named(check).into_iter();
-            problems.extend(named.filter_map(|(key, what, path)| {
-                judged(Place::Check(service, index, key), what, path)
-            }));
+            problems.extend(
+                named.filter_map(|(key, what)| judged(Place::Check(service, index, key), what)),
+            );
             if problems.len() > before {
                 continue;
             }
@@ -58,14 +56,8 @@ pub fn problems(model: &Model) -> Vec<Problem> {
         }
     }
     for (index, notify) in model.notify.iter().enumerate() {
-        let program = notify.run.first();
-        problems.extend(program.and_then(|program| {
-            judged(
-                Place::Notify(index, "run"),
-                What::Program,
-                Path::new(program),
-            )
-        }));
+        let place = Place::Notify(index, "run");
+        problems.extend(judged(place, What::Program(&notify.run)));
     }
     problems
 }
@@ -75,7 +67,7 @@ pub fn problems(model: &Model) -> Vec<Problem> {
 pub fn of_check(check: &Check) -> Vec<(&'static str, String)> {
     let named = named(check).into_iter();
     let mut problems: Vec<_> = named
-        .filter_map(|(key, what, path)| Some((key, judge(what, path).err()?)))
+        .filter_map(|(key, what)| Some((key, judge(what).err()?)))
         .collect();
     if problems.is_empty() {
         problems.extend(tls_problem(check));
@@ -85,44 +77,46 @@ pub fn of_check(check: &Check) -> Vec<(&'static str, String)> {
 
 /// What a file must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum What {
-    Ca,
-    Certificate,
-    Key,
-    Program,
+enum What<'a> {
+    Ca(&'a Path),
+    Certificate(&'a Path),
+    Key(&'a Path),
+    /// With its arguments, which may be files that it runs.
+    Program(&'a [String]),
 }
 
-fn named(check: &Check) -> Vec<(&'static str, What, &Path)> {
+fn named(check: &Check) -> Vec<(&'static str, What<'_>)> {
     let mut named = Vec::new();
-    if let Probe::Exec(exec) = &check.probe
-        && let Some(program) = exec.run.first()
-    {
-        named.push(("run", What::Program, Path::new(program)));
+    if let Probe::Exec(exec) = &check.probe {
+        named.push(("run", What::Program(&exec.run)));
     }
     if let Some(Tls {
         ca, certificate, ..
     }) = check.probe.tls()
     {
         if let Some(ca) = ca {
-            named.push(("ca", What::Ca, ca.as_path()));
+            named.push(("ca", What::Ca(ca)));
         }
         if let Some((certificate, key)) = certificate {
-            named.push(("certificate", What::Certificate, certificate.as_path()));
-            named.push(("key", What::Key, key.as_path()));
+            named.push(("certificate", What::Certificate(certificate)));
+            named.push(("key", What::Key(key)));
         }
     }
     named
 }
 
-fn judge(what: What, path: &Path) -> Result<(), String> {
-    let shown = path.display();
+fn judge(what: What<'_>) -> Result<(), String> {
+    let told = |key: &str, path: &Path, reason| format!("{key} {}: {reason}", path.display());
     match what {
-        What::Ca => certificates(path).map_err(|reason| format!("ca {shown}: {reason}")),
-        What::Certificate => {
-            certificates(path).map_err(|reason| format!("certificate {shown}: {reason}"))
+        What::Ca(path) => certificates(path).map_err(|reason| told("ca", path, reason)),
+        What::Certificate(path) => {
+            certificates(path).map_err(|reason| told("certificate", path, reason))
         }
-        What::Key => key(path).map_err(|reason| format!("key {shown}: {reason}")),
-        What::Program => trusted(path).map_err(|reason| format!("run {shown}: {reason}")),
+        What::Key(path) => key(path).map_err(|reason| told("key", path, reason)),
+        What::Program(run) => trusted(run).map_err(|reason| {
+            let program = run.first().map_or("", String::as_str);
+            told("run", Path::new(program), reason)
+        }),
     }
 }
 
@@ -208,29 +202,29 @@ mod tests {
             "-----BEGIN CERTIFICATE-----\nMAA=\n",
             0o644,
         );
-        assert_eq!(judge(What::Ca, &path("ca.pem")), Ok(()));
-        assert_eq!(judge(What::Key, &path("key.pem")), Ok(()));
-        let bad = |what, name: &str| {
-            let sentence = judge(what, &path(name)).unwrap_err();
+        assert_eq!(judge(What::Ca(&path("ca.pem"))), Ok(()));
+        assert_eq!(judge(What::Key(&path("key.pem"))), Ok(()));
+        let bad = |what: What<'_>| {
+            let sentence = judge(what).unwrap_err();
             sentence.replace(&folder.path().display().to_string(), "")
         };
         assert_eq!(
-            bad(What::Certificate, "key.pem"),
+            bad(What::Certificate(&path("key.pem"))),
             "certificate /key.pem: there is no certificate in it: it must be in PEM, `-----BEGIN CERTIFICATE-----`"
         );
         assert_eq!(
-            bad(What::Key, "ca.pem"),
+            bad(What::Key(&path("ca.pem"))),
             "key /ca.pem: there is no private key in it: it must be in PEM without a passphrase, `-----BEGIN PRIVATE KEY-----`"
         );
         assert_eq!(
-            bad(What::Ca, "absent.pem"),
+            bad(What::Ca(&path("absent.pem"))),
             "ca /absent.pem: No such file or directory (os error 2)"
         );
-        assert_eq!(bad(What::Ca, ""), "ca /: it is not a regular file");
+        assert_eq!(bad(What::Ca(&path(""))), "ca /: it is not a regular file");
         assert!(
-            bad(What::Ca, "cut.pem").starts_with("ca /cut.pem: it is no good PEM: "),
+            bad(What::Ca(&path("cut.pem"))).starts_with("ca /cut.pem: it is no good PEM: "),
             "{}",
-            bad(What::Ca, "cut.pem")
+            bad(What::Ca(&path("cut.pem")))
         );
     }
 
@@ -270,6 +264,38 @@ mod tests {
         let told = of_check(&check.unwrap()[0]);
         let sentence = "run /nonexistent/run: `/nonexistent` does not exist".to_owned();
         assert_eq!(told, [("run", sentence)]);
+    }
+
+    #[test]
+    fn programs_that_others_can_change_are_told_with_their_place() {
+        let folder = tempfile::tempdir_in("/tmp").unwrap();
+        let path = folder.path().join("balancer.toml");
+        let script = folder.path().join("x.sh");
+        written(&script, "exit 0\n", 0o666);
+        let script = script.display();
+        let text = format!(
+            "dataplane.interfaces = [\"eth0\"]\n\
+             [[service]]\n\
+             address = \"192.0.2.80:80\"\n\
+             [service.check]\n\
+             type = \"exec\"\n\
+             run = [\"/bin/sh\", \"{script}\"]\n\
+             [[notify]]\n\
+             on = [\"real-down\"]\n  \
+             run = [\"{script}\"]\n"
+        );
+        fs::write(&path, text).unwrap();
+        let errors = ConfigFile::load(&path, "lb1").unwrap_err().to_string();
+        let at = path.display();
+        let open = "`/tmp` can be written by others, and the program would run as root: move the program to a folder \
+                    that only root may write to";
+        assert_eq!(
+            errors,
+            format!(
+                "{at}:6:7: run /bin/sh: argument {script}: {open}\n\
+                 {at}:9:9: run {script}: {open}"
+            )
+        );
     }
 
     #[test]

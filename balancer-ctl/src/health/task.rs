@@ -8,10 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use nix::{
-    sys::resource::{Resource, getrlimit, setrlimit},
-    time::{ClockId, clock_gettime},
-};
+use nix::time::{ClockId, clock_gettime};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -21,7 +18,7 @@ use super::{
     memory::{self, Remembered},
     probe::Prober,
 };
-use crate::view;
+use crate::{open_files, view};
 
 /// Most probes at once, whatever the limit of open files: with a timeout of 2 s, four thousand dead targets a second.
 const MOST: usize = 8192;
@@ -153,15 +150,9 @@ fn moment() -> Moment {
 
 /// Raises the limit of open files as far as it goes. Returns how many probes have room.
 fn room() -> usize {
-    let Ok((now, most)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+    let wanted = u64::try_from(OTHERS + MOST * FILES).unwrap_or(u64::MAX);
+    let Some(limit) = open_files::raise(wanted) else {
         return FILES;
-    };
-    let wanted = u64::try_from(OTHERS + MOST * FILES)
-        .unwrap_or(u64::MAX)
-        .min(most);
-    let limit = match setrlimit(Resource::RLIMIT_NOFILE, wanted.max(now), most) {
-        Ok(()) => wanted.max(now),
-        Err(_) => now,
     };
     let files = usize::try_from(limit).unwrap_or(usize::MAX);
     (files.saturating_sub(OTHERS) / FILES).clamp(FILES, MOST)

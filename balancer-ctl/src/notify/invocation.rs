@@ -27,13 +27,15 @@ use super::policy::{News, Past};
 use crate::{
     event::EventKind,
     model::Notify,
-    program::{KEPT_OUTPUT, Program},
+    program::{Errors, LeftBehind, Program},
     view::Event,
 };
 
 /// Longest text in an argument or a variable, in bytes: the kernel refuses one of 128 KiB, and all of them together
 /// may not be much more.
 const LONGEST: usize = 8 * 1024;
+/// Output that is kept for the log, in bytes.
+const KEPT_OUTPUT: usize = 16 * 1024;
 /// Where programs of mon expect to log.
 const LOG_DIRECTORY: &str = "/var/log";
 /// mon's operational statuses.
@@ -62,8 +64,11 @@ pub fn invocation(news: &News, notify: &Notify, teller: Teller<'_>) -> Program {
         arguments,
         environment: environment(news, &words, teller),
         input: input(news, &words),
-        timeout: notify.timeout,
+        timeout: Some(notify.timeout),
         keep: KEPT_OUTPUT,
+        errors: Errors::WithOutput,
+        // It may leave a sender of mail to its work.
+        left: LeftBehind::LetBe,
     }
 }
 

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     model::{Model, Notify},
-    program::{End, Finished, Program},
+    program::{End, Finished, Output, Program, trusted},
     view::Event,
 };
 
@@ -73,19 +73,27 @@ struct Shared {
     lost: AtomicU64,
 }
 
+/// Says what is wrong with a program and its arguments.
+type Judge = fn(&[String]) -> Result<(), String>;
+
 impl Notifier {
     /// Starts the thread. `state` is the daemon's directory of state, which programs are told.
     ///
     /// # Errors
     /// There is no thread or no runtime to be had.
     pub fn start(state: &Path) -> io::Result<Self> {
+        Self::start_with(state, trusted)
+    }
+
+    /// Starts the thread, with programs judged by `judge` right before each start.
+    fn start_with(state: &Path, judge: Judge) -> io::Result<Self> {
         let (messages, inbox) = mpsc::unbounded_channel();
         let (end, done) = oneshot::channel();
         let shared = Arc::new(Shared::default());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let mut task = Task::new(inbox, Arc::clone(&shared), state.to_owned());
+        let mut task = Task::new(inbox, Arc::clone(&shared), state.to_owned(), judge);
         thread::Builder::new()
             .name("notify".to_owned())
             .spawn(move || {
@@ -151,21 +159,29 @@ struct Task {
     inbox: mpsc::UnboundedReceiver<Message>,
     shared: Arc<Shared>,
     state: PathBuf,
+    judge: Judge,
     node: String,
     policy: Policy,
     lines: Lines,
-    running: JoinSet<()>,
+    /// Each returns why its program did not run, if so.
+    running: JoinSet<Option<String>>,
     /// Whose program runs in which task.
     runs: HashMap<task::Id, EntryId>,
     losses: Losses,
 }
 
 impl Task {
-    fn new(inbox: mpsc::UnboundedReceiver<Message>, shared: Arc<Shared>, state: PathBuf) -> Self {
+    fn new(
+        inbox: mpsc::UnboundedReceiver<Message>,
+        shared: Arc<Shared>,
+        state: PathBuf,
+        judge: Judge,
+    ) -> Self {
         Self {
             inbox,
             shared,
             state,
+            judge,
             node: String::new(),
             policy: Policy::default(),
             lines: Lines::default(),
@@ -234,19 +250,23 @@ impl Task {
             };
             let program = invocation(&tell.news, &tell.notify, teller);
             let entry = tell.entry;
-            let run = async move { run(&program, &tell).await };
+            let judge = self.judge;
+            let run = async move { run(&program, &tell, judge).await };
             self.runs.insert(self.running.spawn(run).id(), entry);
         }
     }
 
-    fn ended(&mut self, ended: Result<(task::Id, ()), task::JoinError>) {
-        let id = ended.map_or_else(
-            |error| {
+    fn ended(&mut self, ended: Result<(task::Id, Option<String>), task::JoinError>) {
+        let id = match ended {
+            Ok((id, trouble)) => {
+                self.losses.take(trouble);
+                id
+            }
+            Err(error) => {
                 tracing::error!(%error, "a notify program's task failed");
                 error.id()
-            },
-            |(id, ())| id,
-        );
+            }
+        };
         if let Some(entry) = self.runs.remove(&id) {
             self.lines.is_free(entry);
         }
@@ -340,17 +360,29 @@ impl Lines {
     }
 }
 
-/// What was dropped since the last log of it.
+/// What was not told since the last log of it.
 #[derive(Debug, Default)]
 struct Losses {
+    /// Events that found no room on their way.
     events: u64,
+    /// Runs that found no room in their entry's line.
     tells: u64,
+    /// Programs that must not or cannot be run, and the last one's reason.
+    unrun: u64,
+    reason: String,
     logged: Option<Instant>,
 }
 
 impl Losses {
+    fn take(&mut self, trouble: Option<String>) {
+        if let Some(reason) = trouble {
+            self.unrun += 1;
+            self.reason = reason;
+        }
+    }
+
     const fn is_empty(&self) -> bool {
-        self.events == 0 && self.tells == 0
+        self.events == 0 && self.tells == 0 && self.unrun == 0
     }
 
     fn next_log(&self) -> Option<Instant> {
@@ -362,11 +394,20 @@ impl Losses {
         if self.is_empty() || self.next_log().is_some_and(|next| next > now) {
             return;
         }
-        tracing::warn!(
-            events = self.events,
-            runs = self.tells,
-            "notify programs are too slow, not all is told"
-        );
+        if self.events > 0 || self.tells > 0 {
+            tracing::warn!(
+                events = self.events,
+                runs = self.tells,
+                "notify programs are too slow, not all is told"
+            );
+        }
+        if self.unrun > 0 {
+            tracing::error!(
+                runs = self.unrun,
+                "notify programs cannot be run, not all is told: {}",
+                self.reason
+            );
+        }
         *self = Self {
             logged: Some(now),
             ..Self::default()
@@ -385,41 +426,36 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-/// Runs one program to its end and logs what it says and how it ends.
-async fn run(program: &Program, tell: &Tell) {
-    let result = program.run().await;
+/// Runs one program to its end and logs what it says and how it ends. Returns why it did not run, if so.
+async fn run(program: &Program, tell: &Tell, judge: Judge) -> Option<String> {
+    let result = program.run(|| judge(&tell.notify.run)).await;
     let event = tell.news.event.event.name();
     let name = name(&tell.notify);
-    match result {
-        Ok(Finished {
-            end,
-            output,
-            is_cut,
-            took,
-        }) => {
-            log_output(name, &output, is_cut);
-            if end == End::Exit(0) {
-                tracing::debug!(program = name, event, ?took, "notify program done");
-            } else {
-                tracing::warn!(program = name, event, %end, "notify program failed");
-            }
-        }
-        Err(error) => {
-            tracing::error!(program = name, event, %error, "notify program cannot be started");
-        }
+    let Finished {
+        end, output, took, ..
+    } = match result {
+        Ok(finished) => finished,
+        Err(error) => return Some(format!("run {name}: {error}")),
+    };
+    log_output(name, &output);
+    if end == End::Exit(0) {
+        tracing::debug!(program = name, event, ?took, "notify program done");
+    } else {
+        tracing::warn!(program = name, event, %end, "notify program failed");
     }
+    None
 }
 
 fn name(notify: &Notify) -> &str {
     notify.run.first().map(String::as_str).unwrap_or_default()
 }
 
-fn log_output(program: &str, output: &[u8], is_cut: bool) {
-    let (lines, is_short) = printable(output);
+fn log_output(program: &str, output: &Output) {
+    let (lines, is_short) = printable(&output.bytes);
     for line in lines {
         tracing::info!(program, line, "notify program says");
     }
-    if is_cut || is_short {
+    if output.is_cut || is_short {
         tracing::info!(program, "notify program says more than is logged");
     }
 }

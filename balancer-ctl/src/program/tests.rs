@@ -2,9 +2,14 @@
 
 use std::{fs, os::fd::AsRawFd, path::Path};
 
+use nix::unistd::Pid;
+use tokio::time::sleep;
+
 use super::*;
+use crate::open_files;
 
 const LONG: Duration = Duration::from_secs(20);
+const KEPT: usize = 16 * 1024;
 
 /// What a shell does with these lines.
 fn shell(lines: &str) -> Program {
@@ -13,13 +18,20 @@ fn shell(lines: &str) -> Program {
         arguments: vec!["-c".to_owned(), lines.to_owned()],
         environment: Vec::new(),
         input: Vec::new(),
-        timeout: LONG,
-        keep: KEPT_OUTPUT,
+        timeout: Some(LONG),
+        keep: KEPT,
+        errors: Errors::WithOutput,
+        left: LeftBehind::LetBe,
     }
 }
 
+/// A verdict on what the system itself brings, and on what tests write.
+fn fine() -> Result<(), String> {
+    Ok(())
+}
+
 fn text(finished: &Finished) -> &str {
-    str::from_utf8(&finished.output).unwrap()
+    str::from_utf8(&finished.output.bytes).unwrap()
 }
 
 /// The processes of a group as `(id, parent, state)`.
@@ -71,11 +83,11 @@ async fn number_in(file: &Path) -> i32 {
 #[tokio::test]
 async fn every_status_comes_back() {
     for status in (0..=255).step_by(15) {
-        let finished = shell(&format!("exit {status}")).run().await.unwrap();
+        let finished = shell(&format!("exit {status}")).run(fine).await.unwrap();
         assert_eq!(finished.end, End::Exit(status));
-        assert_eq!((finished.output, finished.is_cut), (Vec::new(), false));
+        assert_eq!(finished.output, Output::default());
     }
-    let finished = shell("kill -USR1 $$").run().await.unwrap();
+    let finished = shell("kill -USR1 $$").run(fine).await.unwrap();
     assert_eq!(finished.end, End::Signal(libc::SIGUSR1));
     assert_eq!(finished.end.to_string(), "killed by SIGUSR1");
     assert_eq!(End::Exit(3).to_string(), "exit status 3");
@@ -89,12 +101,94 @@ async fn every_status_comes_back() {
 async fn a_program_that_cannot_be_started_is_an_error() {
     let mut program = shell("");
     program.path = "/nowhere/alert".into();
-    let error = program.run().await.unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    let error = program.run(fine).await.unwrap_err();
+    assert_eq!(error.to_string(), "no such file or directory");
     let file = tempfile::NamedTempFile::new().unwrap();
     program.path = file.path().into();
-    let error = program.run().await.unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+    let error = program.run(fine).await.unwrap_err();
+    assert_eq!(error.to_string(), "permission denied");
+    let mut program = shell("");
+    program.arguments.push("a\0b".to_owned());
+    let error = program.run(fine).await.unwrap_err();
+    assert!(matches!(error, Error::System(_)), "{error}");
+}
+
+#[tokio::test]
+async fn a_program_is_judged_at_each_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("ran");
+    let program = shell(&format!("echo >> {}", file.display()));
+    program.run(fine).await.unwrap();
+    let error = program.run(|| Err("no more".to_owned())).await.unwrap_err();
+    assert!(matches!(&error, Error::Refused(_)), "{error:?}");
+    assert_eq!(error.to_string(), "no more");
+    assert_eq!(fs::read_to_string(file).unwrap(), "\n");
+}
+
+#[tokio::test]
+async fn our_signals_and_limits_are_not_the_programs() {
+    use nix::sys::signal::{SigHandler, SigSet, signal};
+    // As a shell does that starts us in the background. Nothing sends it here.
+    // SAFETY: no handler is installed.
+    unsafe { signal(Signal::SIGUSR2, SigHandler::SigIgn) }.unwrap();
+    SigSet::from(Signal::SIGUSR1).thread_block().unwrap();
+    let before = SigSet::thread_get_mask().unwrap();
+    let raised = open_files::raise(u64::MAX).unwrap();
+    let limit = open_files::started_with().unwrap();
+    assert_eq!(raised, limit.hard);
+    let program = shell("ulimit -Sn; ulimit -Hn; exec grep -E '^Sig(Blk|Ign)' /proc/self/status");
+    let finished = program.run(fine).await.unwrap();
+    // Signals 32 and 33 are the C library's own: it lets none set them, and leaves them ignored in what it starts.
+    let own = 0b11 << 31;
+    let set = |name: &str| {
+        let mut lines = text(&finished).lines();
+        let set = lines.find_map(|line| line.strip_prefix(name)).unwrap();
+        u64::from_str_radix(set.trim(), 16).unwrap() & !own
+    };
+    assert_eq!((set("SigBlk:"), set("SigIgn:")), (0, 0));
+    let limits: Vec<_> = text(&finished).lines().take(2).collect();
+    assert_eq!(limits, [limit.soft.to_string(), limit.hard.to_string()]);
+    // Ours are as they were.
+    assert_eq!(SigSet::thread_get_mask().unwrap(), before);
+    assert_eq!(open_files::raise(0), Some(raised));
+    // SAFETY: no handler is installed.
+    let own = unsafe { signal(Signal::SIGUSR2, SigHandler::SigDfl) }.unwrap();
+    assert!(matches!(own, SigHandler::SigIgn), "{own:?}");
+}
+
+#[tokio::test]
+async fn what_is_left_behind_is_killed_where_it_is_not_to_live() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("id");
+    let mut program = shell(&format!(
+        "echo $$ > {}; sleep 1000 & echo begun",
+        file.display()
+    ));
+    program.left = LeftBehind::Killed;
+    let finished = program.run(fine).await.unwrap();
+    assert_eq!((finished.end, text(&finished)), (End::Exit(0), "begun\n"));
+    nothing_is_left_of(number_in(&file).await).await;
+}
+
+#[tokio::test]
+async fn errors_apart_are_kept_apart_as_far_as_they_fit() {
+    let mut program = shell("echo one; echo two >&2; echo three");
+    program.errors = Errors::Apart;
+    program.keep = 4;
+    let finished = program.run(fine).await.unwrap();
+    let output = |bytes: &[u8], is_cut| Output {
+        bytes: bytes.to_vec(),
+        is_cut,
+    };
+    assert_eq!(finished.output, output(b"one\n", true));
+    assert_eq!(finished.errors, output(b"two\n", false));
+}
+
+#[tokio::test]
+async fn without_a_limit_a_program_runs_until_it_ends() {
+    let mut program = shell("sleep 0.05; echo done");
+    program.timeout = None;
+    assert_eq!(text(&program.run(fine).await.unwrap()), "done\n");
 }
 
 #[tokio::test]
@@ -107,7 +201,7 @@ async fn arguments_environment_and_input_arrive_as_they_are_and_no_others() {
         .environment
         .push(("NAME".to_owned(), "x y\nz=$HOME".to_owned()));
     program.input = b"in\nput".to_vec();
-    let finished = program.run().await.unwrap();
+    let finished = program.run(fine).await.unwrap();
     let expected = format!(
         "<a b><$(id)><><*>\nLANG=C.UTF-8\nNAME=x y\nPATH={PATH}\nPWD=/\nz=$HOME\n/\nin\nput"
     );
@@ -120,18 +214,21 @@ async fn arguments_environment_and_input_arrive_as_they_are_and_no_others() {
 
 #[tokio::test]
 async fn without_input_there_is_none() {
-    let finished = shell("readlink /proc/self/fd/0; cat").run().await.unwrap();
+    let finished = shell("readlink /proc/self/fd/0; cat")
+        .run(fine)
+        .await
+        .unwrap();
     assert_eq!(text(&finished), "/dev/null\n");
 }
 
 #[tokio::test]
 async fn our_files_are_not_the_programs() {
-    let file = fs::File::open("/etc/hostname").unwrap();
+    let file = File::open("/etc/hostname").unwrap();
     // SAFETY: a new descriptor for a file that is open; closed below.
     let inherited = unsafe { libc::dup(file.as_raw_fd()) };
     assert!(inherited > 2);
     // The listing has the directory itself open.
-    let finished = shell("ls -l /proc/self/fd").run().await.unwrap();
+    let finished = shell("ls -l /proc/self/fd").run(fine).await.unwrap();
     let names: Vec<_> = text(&finished)
         .lines()
         .filter_map(|line| line.split_once(" -> "))
@@ -145,17 +242,17 @@ async fn our_files_are_not_the_programs() {
 #[tokio::test]
 async fn both_outputs_are_heard_in_their_order_and_no_more_than_fits() {
     let mut program = shell("echo one; echo two >&2; echo three");
-    assert_eq!(text(&program.run().await.unwrap()), "one\ntwo\nthree\n");
+    assert_eq!(text(&program.run(fine).await.unwrap()), "one\ntwo\nthree\n");
     program.keep = 14;
-    let finished = program.run().await.unwrap();
+    let finished = program.run(fine).await.unwrap();
     assert_eq!(
-        (text(&finished), finished.is_cut),
+        (text(&finished), finished.output.is_cut),
         ("one\ntwo\nthree\n", false)
     );
     program.keep = 13;
-    let finished = program.run().await.unwrap();
+    let finished = program.run(fine).await.unwrap();
     assert_eq!(
-        (text(&finished), finished.is_cut),
+        (text(&finished), finished.output.is_cut),
         ("one\ntwo\nthree", true)
     );
 }
@@ -163,34 +260,34 @@ async fn both_outputs_are_heard_in_their_order_and_no_more_than_fits() {
 #[tokio::test]
 async fn a_program_that_prints_a_megabyte_ends_and_little_is_kept() {
     let finished = shell("head -c 1048576 /dev/zero; exit 7")
-        .run()
+        .run(fine)
         .await
         .unwrap();
     assert_eq!(finished.end, End::Exit(7));
-    assert_eq!(finished.output, vec![0; KEPT_OUTPUT]);
-    assert!(finished.is_cut);
+    assert_eq!(finished.output.bytes, vec![0; KEPT]);
+    assert!(finished.output.is_cut);
 }
 
 #[tokio::test]
 async fn a_program_that_reads_nothing_of_a_megabyte_ends() {
     let mut program = shell("exit 5");
     program.input = vec![b'x'; 1 << 20];
-    assert_eq!(program.run().await.unwrap().end, End::Exit(5));
+    assert_eq!(program.run(fine).await.unwrap().end, End::Exit(5));
     program.arguments[1] = "wc -c".to_owned();
-    assert_eq!(text(&program.run().await.unwrap()), "1048576\n");
+    assert_eq!(text(&program.run(fine).await.unwrap()), "1048576\n");
     // One that copies while it is fed keeps neither side waiting.
     program.arguments[1] = "cat; echo done >&2".to_owned();
-    let finished = program.run().await.unwrap();
-    assert_eq!((finished.end, finished.is_cut), (End::Exit(0), true));
+    let finished = program.run(fine).await.unwrap();
+    assert_eq!((finished.end, finished.output.is_cut), (End::Exit(0), true));
 }
 
 #[tokio::test]
 async fn a_program_that_takes_too_long_is_told_to_stop() {
     let mut program =
         shell("trap 'echo told; exit 0' TERM; echo begun; while :; do sleep 0.01; done");
-    program.timeout = Duration::from_millis(300);
-    let finished = program.run().await.unwrap();
-    assert_eq!(finished.end, End::Timeout(program.timeout));
+    program.timeout = Some(Duration::from_millis(300));
+    let finished = program.run(fine).await.unwrap();
+    assert_eq!(finished.end, End::Timeout(program.timeout.unwrap()));
     // The shell may say something of the sleep between the two.
     assert!(text(&finished).starts_with("begun\n"), "{finished:?}");
     assert!(text(&finished).ends_with("told\n"), "{finished:?}");
@@ -205,11 +302,11 @@ async fn a_program_that_will_not_stop_is_killed_with_all_its_processes() {
         "trap '' TERM; echo $$ > {}; sleep 1000 & while :; do sleep 1000; done",
         file.display()
     ));
-    program.timeout = Duration::from_millis(200);
+    program.timeout = Some(Duration::from_millis(200));
     let begun = Instant::now();
-    let finished = program.run().await.unwrap();
-    assert_eq!(finished.end, End::Timeout(program.timeout));
-    assert!(begun.elapsed() >= program.timeout + GRACE);
+    let finished = program.run(fine).await.unwrap();
+    assert_eq!(finished.end, End::Timeout(program.timeout.unwrap()));
+    assert!(begun.elapsed() >= program.timeout.unwrap() + GRACE);
     assert!(begun.elapsed() < LONG);
     nothing_is_left_of(number_in(&file).await).await;
 }
@@ -223,9 +320,9 @@ async fn processes_that_outlive_the_one_that_was_told_to_stop_are_killed() {
         "echo $$ > {}; (trap '' TERM; while :; do sleep 1000; done) & wait",
         file.display()
     ));
-    program.timeout = Duration::from_millis(200);
-    let finished = program.run().await.unwrap();
-    assert_eq!(finished.end, End::Timeout(program.timeout));
+    program.timeout = Some(Duration::from_millis(200));
+    let finished = program.run(fine).await.unwrap();
+    assert_eq!(finished.end, End::Timeout(program.timeout.unwrap()));
     nothing_is_left_of(number_in(&file).await).await;
 }
 
@@ -237,7 +334,7 @@ async fn a_daemon_that_is_left_behind_with_the_pipe_keeps_no_one_waiting_and_liv
         "sleep 1000 & echo $! > {}; echo begun",
         file.display()
     ));
-    let finished = program.run().await.unwrap();
+    let finished = program.run(fine).await.unwrap();
     assert_eq!(finished.end, End::Exit(0));
     assert_eq!(text(&finished), "begun\n");
     assert!(
@@ -258,9 +355,9 @@ async fn a_daemon_in_a_session_of_its_own_does_not_hold_the_limit_up() {
         "setsid sh -c 'echo $$ > {}; exec sleep 1000' & sleep 1000",
         file.display()
     ));
-    program.timeout = Duration::from_millis(500);
-    let finished = program.run().await.unwrap();
-    assert_eq!(finished.end, End::Timeout(program.timeout));
+    program.timeout = Some(Duration::from_millis(500));
+    let finished = program.run(fine).await.unwrap();
+    assert_eq!(finished.end, End::Timeout(program.timeout.unwrap()));
     assert!(
         finished.took < Duration::from_secs(5),
         "{:?}",
@@ -279,7 +376,7 @@ async fn a_program_that_is_given_up_leaves_no_process() {
         file.display()
     ));
     let group = tokio::select! {
-        finished = program.run() => panic!("{finished:?}"),
+        finished = program.run(fine) => panic!("{finished:?}"),
         group = number_in(&file) => group,
     };
     nothing_is_left_of(group).await;
@@ -287,7 +384,7 @@ async fn a_program_that_is_given_up_leaves_no_process() {
 
 #[tokio::test]
 async fn a_program_that_ended_is_not_left_to_be_reaped() {
-    let finished = shell("echo $$").run().await.unwrap();
+    let finished = shell("echo $$").run(fine).await.unwrap();
     let group = text(&finished).trim_end().parse().unwrap();
     assert_eq!(members(group), []);
 }

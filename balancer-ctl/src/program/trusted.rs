@@ -3,8 +3,10 @@
 use std::{
     collections::VecDeque,
     ffi::OsString,
-    fmt, fs,
-    os::unix::fs::MetadataExt,
+    fmt,
+    fs::{self, OpenOptions},
+    io::Read as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Component, Path, PathBuf},
 };
 
@@ -18,33 +20,85 @@ const BY_OTHERS: u32 = 0o002;
 const RUN_BY_ANY: u32 = 0o111;
 
 /// Whether root may run the program: it is there, and nobody else can change it, a directory above it or a link to it.
+/// Returns where it is behind its links.
 ///
 /// # Errors
 /// It may not: a sentence.
-pub fn trusted(path: &Path) -> Result<(), String> {
+pub fn program(path: &Path) -> Result<PathBuf, String> {
     if !path.is_absolute() {
         return Err(format!(
             "program `{}` is not an absolute path: write it in full, as in `/usr/local/bin/alert`",
             path.display()
         ));
     }
-    let (found, facts) = resolve(path)?;
-    judge_program(&found, &facts)
+    // That a directory is open to others is told last: of a program that is not there, it would be no help.
+    let Way { rights, end } = walk(path);
+    let (found, facts) = end?;
+    rights?;
+    judge_program(&found, &facts)?;
+    Ok(found)
 }
 
-/// Follows a path link by link as the kernel does, and judges every directory on the way. That one of them is open to
-/// others is told last: of a program that is not there, it would be no help.
-fn resolve(path: &Path) -> Result<(PathBuf, Facts), String> {
+/// Whether a program that root runs may be given this path. If it is known to run what it is given (`strict`), nobody
+/// else may decide what the path leads to, be it nothing so far; else that goes for programs and scripts only.
+///
+/// # Errors
+/// It may not: a sentence.
+pub fn argument(path: &Path, strict: bool) -> Result<(), String> {
+    let Way { rights, end } = walk(path);
+    match end {
+        Ok((found, facts)) if facts.kind == Kind::File => {
+            if strict || facts.mode & RUN_BY_ANY != 0 || is_script(&found) {
+                rights?;
+                judge_file(&found, &facts)?;
+            }
+            Ok(())
+        }
+        Ok(_) | Err(_) if strict => rights,
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// Whether a file begins as scripts do. What cannot be read is none.
+fn is_script(path: &Path) -> bool {
+    let mut start = [0; 2];
+    let opened = OpenOptions::new()
+        .read(true)
+        // Were it no file any more, that would not hold us up.
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path);
+    opened.is_ok_and(|mut file| file.read_exact(&mut start).is_ok()) && start == *b"#!"
+}
+
+/// Where a path leads.
+struct Way {
+    /// Whether any directory on it is open to others: the first that is.
+    rights: Result<(), String>,
+    /// Where it ends, or why it does not get there.
+    end: Result<(PathBuf, Facts), String>,
+}
+
+/// Follows a path link by link as the kernel does, and judges every directory on the way.
+fn walk(path: &Path) -> Way {
+    let mut rights = Ok(());
+    let end = follow(path, |at, facts| {
+        if rights.is_ok() {
+            rights = judge_directory(at, facts);
+        }
+    });
+    Way { rights, end }
+}
+
+fn follow(path: &Path, mut pass: impl FnMut(&Path, &Facts)) -> Result<(PathBuf, Facts), String> {
     let mut links = 0;
     let mut ahead: VecDeque<OsString> = steps(path);
     let mut at = PathBuf::from("/");
     let mut facts = Facts::of(&at)?;
-    let mut rights = Ok(());
     while let Some(step) = ahead.pop_front() {
         if facts.kind != Kind::Directory {
             return Err(format!("`{}` is not a directory", at.display()));
         }
-        rights = rights.and_then(|()| judge_directory(&at, &facts));
+        pass(&at, &facts);
         if step == ".." {
             at.pop();
             facts = Facts::of(&at)?;
@@ -72,7 +126,7 @@ fn resolve(path: &Path) -> Result<(PathBuf, Facts), String> {
         }
         facts = Facts::of(&at)?;
     }
-    rights.map(|()| (at, facts))
+    Ok((at, facts))
 }
 
 /// The names in a path, `..` among them.
@@ -140,6 +194,12 @@ fn judge_program(path: &Path, facts: &Facts) -> Result<(), String> {
             "`{shown}` is not executable: `chmod 755 {shown}`, if it is a program"
         ));
     }
+    judge_file(path, facts)
+}
+
+/// Who can write to a file decides what runs as root.
+fn judge_file(path: &Path, facts: &Facts) -> Result<(), String> {
+    let shown = path.display();
     let Some(flaw) = flaw(facts) else {
         return Ok(());
     };
@@ -275,7 +335,7 @@ mod tests {
     #[test]
     fn the_systems_own_programs_are_trusted_through_their_links() {
         for path in ["/bin/sh", "/usr/bin/env", "/usr/../bin/./sh"] {
-            assert_eq!(trusted(Path::new(path)), Ok(()), "{path}");
+            assert!(program(Path::new(path)).is_ok(), "{path}");
         }
     }
 
@@ -296,7 +356,7 @@ mod tests {
             ("/usr", "`/usr` is a directory, not a program"),
             ("/dev/null", "`/dev/null` is not a regular file"),
         ] {
-            let told = trusted(Path::new(path)).unwrap_err();
+            let told = program(Path::new(path)).unwrap_err();
             assert!(told.ends_with(sentence), "{path}: {told}");
         }
     }
@@ -307,7 +367,7 @@ mod tests {
         let directory = tempfile::tempdir_in("/tmp").unwrap();
         let link = directory.path().join("alert");
         symlink("/bin/sh", &link).unwrap();
-        let told = trusted(&link).unwrap_err();
+        let told = program(&link).unwrap_err();
         assert!(
             told.starts_with("`/tmp` can be written by others"),
             "{told}"
@@ -320,9 +380,9 @@ mod tests {
         let directory = directory.path().canonicalize().unwrap();
         symlink("b", directory.join("a")).unwrap();
         symlink("a", directory.join("b")).unwrap();
-        assert!(trusted(&directory.join("a")).is_err());
+        assert!(program(&directory.join("a")).is_err());
         // Wherever this lies, that is told first.
-        let told = resolve(&directory.join("a")).unwrap_err();
+        let told = walk(&directory.join("a")).end.unwrap_err();
         assert!(
             told.ends_with("goes through too many symbolic links"),
             "{told}"

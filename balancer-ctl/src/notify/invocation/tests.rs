@@ -68,7 +68,7 @@ fn a_real_server_that_is_down() {
     let notify = notify(&["/usr/local/bin/alert", "ops@example.org", "two words"]);
     let program = invocation(&down(), &notify, teller());
     assert_eq!(program.path, Path::new("/usr/local/bin/alert"));
-    assert_eq!(program.timeout, Duration::from_secs(7));
+    assert_eq!(program.timeout, Some(Duration::from_secs(7)));
     assert_eq!(
         program.arguments,
         [

@@ -103,8 +103,13 @@ fn entry(run: &[&str]) -> Notify {
     }
 }
 
+/// Programs of tests lie where others may write.
 fn started(entries: &[Notify]) -> Notifier {
-    let notifier = Notifier::start(Path::new("/var/lib/balancer")).unwrap();
+    started_with(entries, |_| Ok(()))
+}
+
+fn started_with(entries: &[Notify], judge: Judge) -> Notifier {
+    let notifier = Notifier::start_with(Path::new("/var/lib/balancer"), judge).unwrap();
     let mut model = model(SERVICES);
     model.notify = entries.to_vec();
     notifier.configure(&model);
@@ -233,6 +238,57 @@ async fn failures_hinder_nothing_that_follows() {
     let log = place.lines("log", 6).await;
     assert_eq!(log, ["real-down", "real-up"].repeat(3));
     notifier.stop().await;
+}
+
+#[tokio::test]
+async fn a_program_that_others_can_change_by_now_is_not_run_and_counted() {
+    let place = Place::new();
+    let script = "#!/bin/sh\necho \"$BALANCER_REAL\" >> \"${11}\"\n";
+    let (open, good) = (place.program("open", script), place.program("good", script));
+    // Told first, so that it would have run when the other has.
+    let entries = [
+        entry(&[&open, &place.path("no")]),
+        entry(&[&good, &place.path("yes")]),
+    ];
+    let judge: Judge = |run| match run {
+        [program, log] if program.ends_with("/open") && log.ends_with("/no") => {
+            Err("others can write to it".to_owned())
+        }
+        _ => Ok(()),
+    };
+    let notifier = started_with(&entries, judge);
+    notifier.tell(down("10.0.0.2:80", 1));
+    notifier.tell(down("10.0.0.3:80", 2));
+    assert_eq!(place.lines("yes", 2).await, ["10.0.0.2:80", "10.0.0.3:80"]);
+    notifier.stop().await;
+    assert_eq!(place.read("no"), "");
+}
+
+#[tokio::test]
+async fn a_program_that_did_not_run_is_a_loss_with_its_reason() {
+    let mut model = model(SERVICES);
+    model.notify = vec![entry(&["/nowhere/alert"])];
+    let (_messages, inbox) = mpsc::unbounded_channel();
+    let mut task = Task::new(inbox, Arc::default(), "/var/lib/balancer".into(), trusted);
+    task.take(Message::Configure(Box::new(model)));
+    for second in 1..=2 {
+        task.shared.waiting.fetch_add(1, Ordering::Relaxed);
+        task.take(Message::Tell(down("10.0.0.2:80", 2 * second)));
+        task.shared.waiting.fetch_add(1, Ordering::Relaxed);
+        task.take(Message::Tell(up("10.0.0.2:80", 2 * second + 1)));
+    }
+    for _ in 0..4 {
+        task.start_programs();
+        let ended = task.running.join_next_with_id().await.unwrap();
+        task.ended(ended);
+    }
+    let Losses { unrun, reason, .. } = &task.losses;
+    assert_eq!(
+        (*unrun, reason.as_str()),
+        (4, "run /nowhere/alert: `/nowhere` does not exist")
+    );
+    task.losses.log(Instant::now());
+    assert_eq!((task.losses.unrun, task.losses.next_log()), (0, None));
 }
 
 #[tokio::test]

@@ -163,6 +163,12 @@ fn what_is_wrong_with_a_check_is_told_where_it_stands() {
     let only = |key: &str, belongs: &str| {
         format!("`{key}` does not belong to a check of type `tcp`: it is for {belongs}")
     };
+    let not_execs = |key: &str| {
+        format!(
+            "`{key}` does not belong to a check of type `exec`: it is for `tcp`, `http`, `https`, `udp`, `dns`, `ping`, \
+             `grpc` or `agent`"
+        )
+    };
     let tls = "`https` or `grpc`";
     let sent = "send-hex";
     for (check, expected) in [
@@ -321,6 +327,14 @@ fn what_is_wrong_with_a_check_is_told_where_it_stands() {
             vec!["4:32: program `true` is no absolute path: write it from `/` on".to_owned()],
         ),
         (
+            r#"{ type = "exec", run = ["/bin/true"], source = "192.0.2.1", interface = "eth1", mark = 7 }"#,
+            vec![
+                format!("4:47: {}", not_execs("source")),
+                format!("4:69: {}", not_execs("interface")),
+                format!("4:89: {}", not_execs("mark")),
+            ],
+        ),
+        (
             r#"{ type = "agent" }"#,
             vec!["4:18: check of type `agent` has no port: add the agent's, which is not the service's, as in `port = 8700`".to_owned()],
         ),
@@ -447,6 +461,9 @@ timeout = "0s"
 alert-after = "8days"
 alert-every = "0s"
 always-up = "yes"
+[[notify]]
+on = ["real-up"]
+run = ["/bin/sh", "/usr/local/bin/alert"]
 "#;
     let events = "`real-down`, `real-up`, `quorum-lost`, `quorum-regained`, `backups-in`, `backups-out`, `table-full`, \
                   `table-has-room`, `service-added`, `service-changed`, `service-removed`, `real-added`, \
@@ -471,6 +488,8 @@ always-up = "yes"
             "15:15: alert-after of 8days is out of range: 0s to 7days",
             "16:15: alert-every of 0s is out of range: 1s to 7days",
             "17:13: always-up must be true or false",
+            "20:7: run /bin/sh: it would take what it is told, `-s SERVICE -g GROUP …`, for its own arguments: name a \
+             script that begins with `#!/bin/sh`",
         ]
     );
 }

@@ -1,0 +1,133 @@
+//! A program's process group, from its start to the end of its first process.
+
+use std::{
+    io,
+    os::{
+        fd::{FromRawFd as _, OwnedFd},
+        unix::process::ExitStatusExt as _,
+    },
+    process::ExitStatus,
+    time::Duration,
+};
+
+use nix::{
+    errno::Errno,
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    runtime::Handle,
+    time::timeout,
+};
+
+use super::{LeftBehind, birth::Birth};
+
+/// A process group, which has its first process's id. Dropped while that process is there, all of it is killed: its
+/// id, and with it the group's, can be no other's before its end has been fetched.
+pub struct Group {
+    id: Pid,
+    /// Readable once the first process has ended; `None` = its end has been fetched.
+    end: Option<AsyncFd<OwnedFd>>,
+}
+
+impl Group {
+    pub fn start(birth: Birth<'_>) -> io::Result<Self> {
+        let id = birth.start()?;
+        match watch(id) {
+            Ok(end) => Ok(Self { id, end: Some(end) }),
+            Err(error) => {
+                signal(id, Signal::SIGKILL);
+                // It has hardly begun, so that nothing holds its end up.
+                fetch(id, Patience::Forever)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits for the first process's end.
+    pub async fn end(&mut self, left: LeftBehind) -> io::Result<ExitStatus> {
+        if let Some(end) = &self.end {
+            end.readable().await?.retain_ready();
+        }
+        if left == LeftBehind::Killed {
+            signal(self.id, Signal::SIGKILL);
+        }
+        // From here on the number may become another's.
+        self.end = None;
+        fetch(self.id, Patience::None)
+    }
+
+    /// Tells all processes to stop; kills those that are left when the first has ended, or after a while.
+    pub async fn stop(&mut self, grace: Duration) -> io::Result<ExitStatus> {
+        signal(self.id, Signal::SIGTERM);
+        if let Ok(ended) = timeout(grace, self.end(LeftBehind::Killed)).await {
+            return ended;
+        }
+        signal(self.id, Signal::SIGKILL);
+        self.end(LeftBehind::Killed).await
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let Some(end) = self.end.take() else { return };
+        signal(self.id, Signal::SIGKILL);
+        let id = self.id;
+        // Where the runtime ends, so does the daemon, and the system looks after the dead.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move {
+                let _ = end.readable().await;
+                let _ = fetch(id, Patience::None);
+            });
+        }
+    }
+}
+
+fn signal(group: Pid, signal: Signal) {
+    match killpg(group, signal) {
+        // All of it is gone, or what is left has other rights than ours and is not ours to stop.
+        Ok(()) | Err(Errno::ESRCH | Errno::EPERM) => {}
+        Err(error) => tracing::warn!(%error, "cannot stop a program's processes"),
+    }
+}
+
+/// A file that is readable once a process has ended.
+fn watch(process: Pid) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the call takes two numbers and touches no memory.
+    let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, process.as_raw(), 0) };
+    let Ok(opened @ 0..) = i32::try_from(opened) else {
+        return Err(io::Error::last_os_error());
+    };
+    // SAFETY: the call has just made it, and nobody else knows of it. It closes on exec.
+    let opened = unsafe { OwnedFd::from_raw_fd(opened) };
+    // SAFETY: the descriptor is open, and stays what it is for as long as its owner, which goes in here.
+    Ok(unsafe { AsyncFd::register_with_interest(opened, Interest::READABLE) }?)
+}
+
+/// How long a process's end is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// It has ended.
+    None,
+    Forever,
+}
+
+/// Fetches how a child ended, which frees its id.
+pub fn fetch(child: Pid, patience: Patience) -> io::Result<ExitStatus> {
+    let options = match patience {
+        Patience::None => libc::WNOHANG,
+        Patience::Forever => 0,
+    };
+    let mut status = 0;
+    loop {
+        // SAFETY: the call writes one integer, which is there.
+        let fetched = unsafe { libc::waitpid(child.as_raw(), &mut status, options) };
+        match Errno::result(fetched) {
+            Ok(0) => return Err(io::Error::other("the program has not ended")),
+            Ok(_) => return Ok(ExitStatus::from_raw(status)),
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Programs run as root: what happens when others come to be able to change them while the daemon runs.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use balancer_tests::{
+    daemon::Daemon,
+    privileged,
+    topology::{Arms, Topology},
+};
+use xtask::lab::wait_until;
+
+struct Place(tempfile::TempDir);
+
+impl Place {
+    /// Where nobody else may write.
+    fn new() -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("balancer-tests-")
+            .tempdir_in("/root");
+        Self(folder.expect("a folder"))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn program(&self, name: &str, lines: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::write(
+            &path,
+            format!("#!/bin/sh\ncd {}\n{lines}\n", self.0.path().display()),
+        )
+        .expect("write a program");
+        set_mode(&path, 0o755);
+        path
+    }
+
+    fn lines(&self, name: &str) -> usize {
+        let text = fs::read_to_string(self.path(name));
+        text.unwrap_or_default().lines().count()
+    }
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("its mode");
+}
+
+/// Waits until the only check is so.
+#[track_caller]
+fn wait_for(daemon: &Daemon, state: &str, obstacle: Option<&str>) {
+    let mut last = serde_json::Value::Null;
+    wait_until("the check", Duration::from_secs(15), || {
+        last = daemon.json("health")[0].take();
+        Ok(last["state"] == state && last["obstacle"].as_str() == obstacle)
+    })
+    .unwrap_or_else(|error| panic!("{error:#}: {last:#}\n{}", daemon.log()));
+}
+
+#[track_caller]
+fn wait_for_log(daemon: &Daemon, line: &str) {
+    wait_until("the log", Duration::from_secs(15), || {
+        Ok(daemon.log().contains(line))
+    })
+    .unwrap_or_else(|error| panic!("{error:#}: no `{line}` in\n{}", daemon.log()));
+}
+
+#[test]
+fn a_program_that_others_can_change_by_now_is_not_run_until_they_cannot() {
+    if privileged::skipped() {
+        return;
+    }
+    let topology = Topology::with_web(Arms::Two, 1);
+    let place = Place::new();
+    let check = place.program("check", "echo >> asked; [ ! -e fail ]");
+    let alert = place.program("alert", "echo >> told");
+    let (checked, alerted) = (check.display(), alert.display());
+    let daemon = Daemon::start(
+        &topology,
+        &format!(
+            "[[notify]]\non = [\"real-down\", \"real-up\"]\nrun = [\"{alerted}\"]\n\
+             [[service]]\nname = \"web\"\naddress = \"192.0.2.80:80\"\n\
+             [service.check]\ntype = \"exec\"\nrun = [\"{checked}\"]\ninterval = \"200ms\"\nrise = 1\nfall = 1\n\
+             [[service.real]]\naddress = \"192.168.0.2:80\"\n"
+        ),
+    );
+    wait_for(&daemon, "up", None);
+    fs::write(place.path("fail"), "").expect("a file");
+    wait_for(&daemon, "down", None);
+    wait_until("the program to be told", Duration::from_secs(5), || {
+        Ok(place.lines("told") > 0)
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", daemon.log()));
+    let told = place.lines("told");
+
+    set_mode(&alert, 0o757);
+    set_mode(&check, 0o775);
+    let sentence = |path: &Path, others: &str, mend: &str| {
+        let path = path.display();
+        format!(
+            "`{path}` can be written by {others}, and the program would run as root: `chmod {mend} {path}`, or move \
+             the program elsewhere"
+        )
+    };
+    let obstacle = format!(
+        "cannot run {checked}: {}",
+        sentence(&check, "its group", "g-w")
+    );
+    wait_for(&daemon, "down", Some(&obstacle));
+    wait_for_log(
+        &daemon,
+        &format!("a check cannot be made and counts for nothing: {obstacle}"),
+    );
+    // It would pass again, if it ran.
+    fs::remove_file(place.path("fail")).expect("remove it");
+    let asked = place.lines("asked");
+    std::thread::sleep(Duration::from_secs(1));
+    wait_for(&daemon, "down", Some(&obstacle));
+    assert_eq!(place.lines("asked"), asked);
+
+    set_mode(&check, 0o755);
+    wait_for(&daemon, "up", None);
+    wait_for_log(
+        &daemon,
+        &format!(
+            "notify programs cannot be run, not all is told: run {alerted}: {}",
+            sentence(&alert, "others", "o-w")
+        ),
+    );
+    assert_eq!(place.lines("told"), told);
+}
