@@ -308,6 +308,22 @@ fn wrong_checks_are_refused_with_what_is_allowed() {
              move the program to a folder that only root may write to\n"
         ),
     );
+    // Nor does it help to have a shell run it, which does not ask for the right to.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("its mode");
+    scene.refused(
+        &format!("edit-service web --check {{type=\"exec\",run=[\"/bin/sh\",\"{shown}\"]}}"),
+        1,
+        &format!(
+            "error: run /bin/sh: argument {shown}: `/tmp` can be written by others, and the program would run as root: \
+             move the program to a folder that only root may write to\n"
+        ),
+    );
+    scene.refused(
+        "edit-service web --check {type=\"exec\",run=[\"/bin/true\"],mark=7}",
+        1,
+        "error: check: `mark` does not belong to a check of type `exec`: it is for `tcp`, `http`, `https`, `udp`, `dns`, \
+         `ping`, `grpc` or `agent`\n",
+    );
     scene.done("edit-service web --check {type=\"exec\",run=[\"/bin/true\"]}");
 }
 

@@ -55,7 +55,7 @@ fn set_mode(path: &Path, mode: u32) {
 fn wait_for(daemon: &Daemon, state: &str, obstacle: Option<&str>) {
     let mut last = serde_json::Value::Null;
     wait_until("the check", Duration::from_secs(15), || {
-        last = daemon.json("health")[0].take();
+        last = daemon.json("health")["checkers"][0].take();
         Ok(last["state"] == state && last["obstacle"].as_str() == obstacle)
     })
     .unwrap_or_else(|error| panic!("{error:#}: {last:#}\n{}", daemon.log()));
