@@ -1,5 +1,7 @@
 //! HTTP/1.1 requests, and what HTTP/2's have in common with them.
 
+mod head;
+
 use std::error::Error as _;
 
 use http_body_util::{BodyExt as _, Empty};
@@ -35,14 +37,18 @@ pub struct Http {
     endpoint: Endpoint,
     encryption: Option<Encryption>,
     request: Request<Empty<Bytes>>,
+    /// The same as it is sent.
+    written: Vec<u8>,
     wanted: Wanted,
 }
 
 impl Http {
     pub fn new(endpoint: Endpoint, probe: &HttpProbe) -> Result<Self, String> {
+        let request = request(&endpoint, probe)?.map(|()| Empty::new());
         Ok(Self {
             encryption: encryption(&endpoint, probe)?,
-            request: request(&endpoint, probe)?.map(|()| Empty::new()),
+            written: head::written(&request),
+            request,
             wanted: Wanted::new(probe),
             endpoint,
         })
@@ -66,6 +72,17 @@ impl Http {
     }
 
     async fn ask(&self, stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<Passed, Failure> {
+        match &self.wanted.body {
+            None => self.wanted.status(head::ask(stream, &self.written).await?),
+            Some(pattern) => Box::pin(self.ask_for_body(stream, pattern)).await,
+        }
+    }
+
+    async fn ask_for_body(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+        pattern: &Regex,
+    ) -> Result<Passed, Failure> {
         let mut builder = http1::Builder::new();
         builder.max_buf_size(LONGEST_HEAD);
         let (mut sender, connection) = builder
@@ -74,16 +91,18 @@ impl Http {
             .map_err(|error| failure(&error))?;
         let exchange = async {
             let response = sender.send_request(self.request.clone()).await;
-            self.judge(response.map_err(|error| failure(&error))?).await
+            self.judge(response.map_err(|error| failure(&error))?, pattern)
+                .await
         };
         carried(connection, exchange).await
     }
 
-    async fn judge(&self, response: Response<Incoming>) -> Result<Passed, Failure> {
+    async fn judge(
+        &self,
+        response: Response<Incoming>,
+        pattern: &Regex,
+    ) -> Result<Passed, Failure> {
         let passed = self.wanted.status(response.status())?;
-        let Some(pattern) = &self.wanted.body else {
-            return Ok(passed);
-        };
         let mut body = response.into_body();
         let mut start = Vec::new();
         while start.len() < MAX_BODY {
@@ -228,17 +247,25 @@ fn failure(error: &hyper::Error) -> Failure {
         return super::tls::failure(io);
     }
     if error.is_parse_too_large() {
-        return format!(
-            "the answer's head is larger than {} KiB",
-            LONGEST_HEAD / 1024
-        )
-        .into();
+        return too_large();
     }
     if error.is_parse() {
-        return "the answer is not http".into();
+        return not_http();
     }
     if error.is_incomplete_message() || error.is_canceled() {
         return "connection closed before the answer was whole".into();
     }
     format!("http: {error}").into()
+}
+
+fn too_large() -> Failure {
+    format!(
+        "the answer's head is larger than {} KiB",
+        LONGEST_HEAD / 1024
+    )
+    .into()
+}
+
+fn not_http() -> Failure {
+    "the answer is not http".into()
 }
