@@ -5,13 +5,15 @@ mod health;
 use std::{collections::HashSet, fs, path::Path};
 
 use tempfile::TempDir;
+use tokio::sync::oneshot;
 
 use super::*;
 use crate::{
-    address::service_key,
+    address::{RealRef, service_key},
+    change::{RealSettings, ServiceSettings},
     dataplane::fake::FakeDataplane,
     health::fake::FakeCheckers,
-    model::{NoReal, Scheduler},
+    model::{NoReal, Scheduler, ServiceKey},
 };
 
 const FILE: &str = r#"# ours

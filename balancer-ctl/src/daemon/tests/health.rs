@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use super::*;
 use crate::{
     config::write::check_as_json,
-    health::{Advice, Begin, Standing},
+    health::{Advice, Begin, Standing, Update},
     model::AdminState,
 };
 
