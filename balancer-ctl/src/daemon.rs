@@ -237,10 +237,14 @@ impl Daemon {
             .map_err(refused)?;
         let availability = self.availability_after(&wanted);
         if let Err(error) = self.dataplane.reconcile(availability.desired()) {
-            self.dataplane
-                .configure(&self.model.dataplane)
-                .map_err(refused)?;
-            return Err(refused(error));
+            let mut refusal = refused(error);
+            if let Err(error) = self.dataplane.configure(&self.model.dataplane) {
+                refusal.sentence = format!(
+                    "{}; and the settings from before could not be brought back: {error}",
+                    refusal.sentence
+                );
+            }
+            return Err(self.back(refusal));
         }
         self.file = Some(file);
         self.adopt(wanted, availability);

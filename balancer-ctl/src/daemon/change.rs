@@ -47,13 +47,16 @@ impl Daemon {
         self.purge(&change, leftover)
     }
 
-    /// Brings the data plane back to what ran before a change that failed, perhaps half way.
+    /// Brings the data plane back to what ran before a change that failed, perhaps half way. What cannot be brought back
+    /// is tried again.
     pub(super) fn back(&mut self, refusal: Refusal) -> Refusal {
-        match self.dataplane.reconcile(self.availability.desired()) {
+        let result = self.dataplane.reconcile(self.availability.desired());
+        self.is_behind = result.is_err();
+        match result {
             Ok(()) => refusal,
             Err(error) => Refusal {
                 sentence: format!(
-                    "{}; and what ran before could not be brought back: {error}",
+                    "{}; and what ran before could not be brought back, which is tried again: {error}",
                     refusal.sentence
                 ),
                 ..refusal

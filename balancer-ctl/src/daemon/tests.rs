@@ -498,7 +498,7 @@ fn a_change_that_the_data_plane_refuses_is_not_written() {
 #[test]
 fn a_change_that_fails_half_way_is_taken_back() {
     let mut scene = Scene::new();
-    scene.dataplane.state().fails_half_way = true;
+    scene.dataplane.state().fails_half_way = 1;
     assert_eq!(
         scene.refusal(add_real("10.0.0.3"), Scope::File),
         "the kernel refused a call"
@@ -603,6 +603,38 @@ fn settings_and_services_of_a_loaded_file_are_applied_or_neither_is() {
         scene.state(),
         ["tcp/192.0.2.80:80 10.0.0.2:80=1", "tcp/192.0.2.80:81"]
     );
+}
+
+#[test]
+fn a_loaded_file_that_fails_half_way_is_taken_back() {
+    let mut scene = Scene::new();
+    let text = FILE.replace("eth0", "eth1");
+    fs::write(
+        scene.path(),
+        format!("{text}\n[[service]]\naddress = \"192.0.2.80:81\"\n"),
+    )
+    .unwrap();
+    scene.dataplane.state().fails_half_way = 1;
+    let refusal = scene.ask(Message::Reload).unwrap_err();
+    assert_eq!(refusal.sentence, "the kernel refused a call");
+    let settings = scene.dataplane.state().settings.clone();
+    assert_eq!(settings.as_ref(), Some(&scene.daemon.model.dataplane));
+    assert_eq!(scene.state(), ["tcp/192.0.2.80:80 10.0.0.2:80=1"]);
+    assert_eq!(scene.told(), ["reload-failed the kernel refused a call"]);
+}
+
+#[test]
+fn what_could_not_be_taken_back_is_said_and_tried_again() {
+    let mut scene = Scene::new();
+    scene.dataplane.state().fails_half_way = 2;
+    let refusal = scene.change(add_real("10.0.0.3"), Scope::File).unwrap_err();
+    assert_eq!(
+        refusal.sentence,
+        "the kernel refused a call; and what ran before could not be brought back, which is tried again: \
+         the kernel refused a call"
+    );
+    scene.daemon.tick();
+    assert_eq!(scene.state(), ["tcp/192.0.2.80:80 10.0.0.2:80=1"]);
 }
 
 #[test]

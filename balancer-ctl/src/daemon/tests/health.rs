@@ -149,7 +149,7 @@ fn maintenance_takes_a_real_out_and_stands_in_the_file() {
 fn a_change_that_fails_leaves_health_as_it_was() {
     let mut scene = scene();
     scene.find(0, standing(true, "connected"));
-    scene.dataplane.state().fails_half_way = true;
+    scene.dataplane.state().fails_half_way = 1;
     scene.change(add_real("10.0.0.4"), Scope::File).unwrap_err();
     assert_eq!(scene.runs(), [1, 0]);
     assert_eq!(scene.watched().len(), 2);
@@ -158,7 +158,7 @@ fn a_change_that_fails_leaves_health_as_it_was() {
 #[test]
 fn a_data_plane_that_refused_to_follow_is_asked_again() {
     let mut scene = scene();
-    scene.dataplane.state().fails_half_way = true;
+    scene.dataplane.state().fails_half_way = 1;
     scene.find(0, standing(true, "connected"));
     let reconciled = scene.dataplane.state().reconciled;
     scene.daemon.tick();
