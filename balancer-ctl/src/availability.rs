@@ -10,6 +10,7 @@
 //! ```
 
 mod judge;
+mod recall;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -17,6 +18,7 @@ use std::{
     time::Instant,
 };
 
+pub use self::recall::{Recalled, recollection};
 use crate::{
     dataplane,
     difference::Happened,
@@ -88,10 +90,12 @@ impl Availability {
     pub fn after(
         &self,
         model: &Model,
-        remembered: impl Fn(&Watched) -> Option<Standing>,
+        remembered: impl Fn(&Watched) -> Option<Recalled>,
         now: Instant,
     ) -> Self {
         let mut next = Self::default();
+        // Of each standing, since when it stands, where it was remembered.
+        let mut since = Vec::new();
         let past = Past::of_all(self);
         for (number, service) in model.services.iter().enumerate() {
             let mut wired = Wired::default();
@@ -99,12 +103,18 @@ impl Availability {
                 let mut indices = Vec::with_capacity(service.checks.len());
                 for watched in watched(service, real) {
                     let index = *next.checkers.entry(watched).or_insert_with_key(|watched| {
+                        let mut known = None;
                         let standing = self
                             .standing(watched)
                             .cloned()
-                            .or_else(|| remembered(watched))
+                            .or_else(|| {
+                                let recalled = remembered(watched)?;
+                                known = recalled.since;
+                                Some(recalled.standing)
+                            })
                             .or_else(|| past.of(service, real, &watched.check))
                             .unwrap_or_else(|| undecided(&watched.check));
+                        since.push(known);
                         next.standings.push(standing);
                         next.dependents.push(Vec::new());
                         next.standings.len() - 1
@@ -117,9 +127,17 @@ impl Availability {
                 wired.reals.push(indices);
             }
             next.wired.push(wired);
-            let before = self.services.get(&service.key);
+            let wired = &next.wired[number];
+            let recalled;
+            let before = match self.services.get(&service.key) {
+                None => {
+                    recalled = recall::service(service, wired, &next.standings, &since, now);
+                    &recalled
+                }
+                Some(before) => before,
+            };
             let (status, desired) =
-                judge::service(service, &next.wired[number], &next.standings, before, now);
+                judge::service(service, wired, &next.standings, Some(before), now);
             next.services.insert(service.key, status);
             next.desired.push(desired);
         }

@@ -16,7 +16,7 @@ use std::{
     collections::HashSet,
     io,
     net::IpAddr,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use balancer_common::verdict::Discard;
@@ -32,14 +32,14 @@ pub use self::{
 };
 use crate::{
     address::ServiceRef,
-    availability::Availability,
+    availability::{Availability, recollection},
     change::mark_runtime,
     clock,
     config::file::ConfigFile,
     dataplane::Dataplane,
     difference::Happened,
     error::Refusal,
-    health::{Checkers, Watched},
+    health::Checkers,
     model::Model,
     notify::Notifier,
     systemd,
@@ -260,8 +260,9 @@ impl Daemon {
     }
 
     fn availability_after(&self, wanted: &Model) -> Availability {
-        let remembered = |watched: &Watched| self.checkers.remembered(watched);
-        self.availability.after(wanted, remembered, clock::now())
+        let now = clock::now();
+        let remembered = recollection(self.checkers.as_ref(), now, SystemTime::now());
+        self.availability.after(wanted, remembered, now)
     }
 
     fn advance(&mut self) {

@@ -161,14 +161,14 @@ fn judge_real(
 }
 
 /// What health and the agent say of a real server.
-struct Word {
-    healthy: Option<bool>,
-    reason: String,
+pub(super) struct Word {
+    pub(super) healthy: Option<bool>,
+    pub(super) reason: String,
     state: Option<AdminState>,
     weight: Option<AdvisedWeight>,
 }
 
-fn word(
+pub(super) fn word(
     service: &VirtualService,
     real: &RealServer,
     checkers: &[usize],

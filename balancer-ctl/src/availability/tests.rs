@@ -1,7 +1,9 @@
 //! The four truths against each other, on a virtual clock: each test compares all that the packet program is to run, what
 //! `list` shows, and the events.
 
-use std::time::Duration;
+mod restart;
+
+use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
 
@@ -852,7 +854,8 @@ fn a_check_that_is_added_finds_reals_up_and_what_was_remembered_stands() {
     assert_eq!(world.adopt(), Vec::<String>::new());
     assert_eq!(world.weights(), [1]);
     // A daemon that starts again.
-    let again = Availability::default().after(&world.model, |_| Some(down()), world.now);
+    let remembered = |_: &Watched| Some(Recalled::new(down(), world.now, UNKNOWN + 3600 * SECOND));
+    let again = Availability::default().after(&world.model, remembered, world.now);
     assert_eq!(again.desired()[0].reals[0].weight, 0);
     assert_eq!(again.desired()[0].reals[0].connections, RESET);
 }

@@ -177,8 +177,9 @@ impl Scene {
 
 /// What health allows of the model before anything was probed.
 fn at_start(model: &Model, checkers: &FakeCheckers) -> Availability {
-    let remembered = |watched: &Watched| checkers.remembered(watched);
-    Availability::default().after(model, remembered, clock::now())
+    let now = clock::now();
+    let remembered = recollection(checkers, now, SystemTime::now());
+    Availability::default().after(model, remembered, now)
 }
 
 fn named(text: &str) -> ServiceRef {
