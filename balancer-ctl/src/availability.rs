@@ -9,6 +9,7 @@
 //!                                 └──▶ events
 //! ```
 
+mod events;
 mod judge;
 mod recall;
 
@@ -22,7 +23,6 @@ pub use self::recall::{Recalled, recollection};
 use crate::{
     dataplane,
     difference::Happened,
-    event::EventKind,
     health::{Advice, Begin, CHANGED, Standing, UNKNOWN, Update, Watched},
     model::{
         Check, Model, RealServer, ServiceKey, VirtualService, check::Initial, health::AdminState,
@@ -205,7 +205,7 @@ impl Availability {
             };
             let before = self.services.get(&service.key);
             let (status, desired) = judge::service(service, wired, &self.standings, before, now);
-            tell(service, before, &status, &mut happened);
+            events::tell(service, before, &status, &mut happened);
             self.services.insert(service.key, status);
             self.desired[number] = desired;
         }
@@ -218,7 +218,7 @@ impl Availability {
         let mut happened = Vec::new();
         for service in &model.services {
             if let Some(status) = self.services.get(&service.key) {
-                tell(
+                events::tell(
                     service,
                     before.services.get(&service.key),
                     status,
@@ -337,59 +337,6 @@ fn undecided(check: &Check) -> Standing {
         reason: "not probed yet".to_owned(),
         advice: Advice::default(),
         since: UNKNOWN,
-    }
-}
-
-/// The events between two standings of a service. One that was not there before has none but for what probes found.
-fn tell(
-    service: &VirtualService,
-    before: Option<&ServiceStatus>,
-    after: &ServiceStatus,
-    happened: &mut Vec<Happened>,
-) {
-    let mut add = |kind, real, message| {
-        happened.push(Happened {
-            kind,
-            service: Some(service.key.to_string()),
-            real,
-            message,
-        });
-    };
-    for real in &service.reals {
-        let Some(status) = after.reals.get(&real.address) else {
-            continue;
-        };
-        let old = before
-            .and_then(|before| before.reals.get(&real.address))
-            .and_then(|old| old.healthy);
-        if service.checks.is_empty() || old == status.healthy {
-            continue;
-        }
-        let message = status.found.clone();
-        match status.healthy {
-            Some(true) => add(EventKind::RealUp, Some(real.address), message),
-            Some(false) => add(EventKind::RealDown, Some(real.address), message),
-            None => {}
-        }
-    }
-    let enough = before.and_then(|before| before.quorum);
-    let live = format!(
-        "live weight {}, quorum {}",
-        after.live_weight, service.health.quorum
-    );
-    match (enough, after.quorum) {
-        (Some(true) | None, Some(false)) => add(EventKind::QuorumLost, None, live),
-        (Some(false), Some(true)) => add(EventKind::QuorumRegained, None, live),
-        _ => {}
-    }
-    let backups = before.map_or(&[][..], |before| &before.backups_in);
-    if backups != after.backups_in {
-        let names: Vec<_> = after.backups_in.iter().map(ToString::to_string).collect();
-        if names.is_empty() {
-            add(EventKind::BackupsOut, None, String::new());
-        } else {
-            add(EventKind::BackupsIn, None, names.join(", "));
-        }
     }
 }
 

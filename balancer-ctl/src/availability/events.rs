@@ -1,0 +1,57 @@
+//! What is told of health: the events between two standings. Pure.
+
+use super::ServiceStatus;
+use crate::{difference::Happened, event::EventKind, model::VirtualService};
+
+/// The events between two standings of a service. One that was not there before has none but for what probes found.
+pub(super) fn tell(
+    service: &VirtualService,
+    before: Option<&ServiceStatus>,
+    after: &ServiceStatus,
+    happened: &mut Vec<Happened>,
+) {
+    let mut add = |kind, real, message| {
+        happened.push(Happened {
+            kind,
+            service: Some(service.key.to_string()),
+            real,
+            message,
+        });
+    };
+    for real in &service.reals {
+        let Some(status) = after.reals.get(&real.address) else {
+            continue;
+        };
+        let old = before
+            .and_then(|before| before.reals.get(&real.address))
+            .and_then(|old| old.healthy);
+        if service.checks.is_empty() || old == status.healthy {
+            continue;
+        }
+        let message = status.found.clone();
+        match status.healthy {
+            Some(true) => add(EventKind::RealUp, Some(real.address), message),
+            Some(false) => add(EventKind::RealDown, Some(real.address), message),
+            None => {}
+        }
+    }
+    let enough = before.and_then(|before| before.quorum);
+    let live = format!(
+        "live weight {}, quorum {}",
+        after.live_weight, service.health.quorum
+    );
+    match (enough, after.quorum) {
+        (Some(true) | None, Some(false)) => add(EventKind::QuorumLost, None, live),
+        (Some(false), Some(true)) => add(EventKind::QuorumRegained, None, live),
+        _ => {}
+    }
+    let backups = before.map_or(&[][..], |before| &before.backups_in);
+    if backups != after.backups_in {
+        let names: Vec<_> = after.backups_in.iter().map(ToString::to_string).collect();
+        if names.is_empty() {
+            add(EventKind::BackupsOut, None, String::new());
+        } else {
+            add(EventKind::BackupsIn, None, names.join(", "));
+        }
+    }
+}
