@@ -229,6 +229,16 @@ impl Availability {
         happened
     }
 
+    /// The troubles that stand, each with the time since when it stands, as events that begin them.
+    #[must_use]
+    pub fn troubles(&self, model: &Model, now: Instant) -> Vec<(Happened, Instant)> {
+        let services = model.services.iter();
+        let statuses = services.filter_map(|service| Some((service, self.service(&service.key)?)));
+        statuses
+            .flat_map(|(service, status)| events::troubles(service, status, now))
+            .collect()
+    }
+
     /// What the packet program is to run.
     #[must_use]
     pub fn desired(&self) -> &[dataplane::Service] {

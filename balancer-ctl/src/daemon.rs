@@ -143,11 +143,10 @@ impl Daemon {
             return;
         };
         notifier.configure(&self.model);
-        let before = Availability::default();
-        for happened in self.availability.since(&before, &self.model) {
-            if matches!(happened.kind, EventKind::RealDown | EventKind::QuorumLost) {
-                notifier.assume(happened.event());
-            }
+        let (now, time) = (clock::now(), SystemTime::now());
+        for (trouble, began) in self.availability.troubles(&self.model, now) {
+            let time = time.checked_sub(now.duration_since(began)).unwrap_or(time);
+            notifier.assume(trouble.event_at(time), began);
         }
     }
 

@@ -152,3 +152,42 @@ fn what_is_not_known_begins_anew() {
     world.restart(|_| since(UNKNOWN, up()));
     assert_eq!(world.weights(), [4, 2]);
 }
+
+#[test]
+fn troubles_that_stand_are_known_with_the_time_since_when() {
+    let policy = HealthPolicy {
+        quorum: 3,
+        hysteresis: 1,
+        ..HealthPolicy::default()
+    };
+    let reals = vec![real(1, 1), real(2, 1), real(3, 1), real(4, 1), backup(5)];
+    let mut world = World::new(model(reals, vec![check(None)], policy));
+    world.restart(|target| match target {
+        target if target == address(1) => ago(900 * SECOND, up()),
+        target if target == address(2) => ago(100 * SECOND, down()),
+        target if target == address(3) => ago(300 * SECOND, down()),
+        target if target == address(4) => ago(20 * SECOND, down()),
+        _ => ago(500 * SECOND, down()),
+    });
+    let troubles: Vec<_> = world
+        .availability
+        .troubles(&world.model, world.now)
+        .into_iter()
+        .map(|(trouble, began)| {
+            let what = format!("{} {:?}", trouble.kind.name(), trouble.real);
+            (what, (world.now - began).as_secs())
+        })
+        .collect();
+    let real = |number| format!("real-down {:?}", Some(address(number)));
+    assert_eq!(
+        troubles,
+        [
+            (real(2), 100),
+            (real(3), 300),
+            (real(4), 20),
+            (real(5), 500),
+            // With the third of four, whose weight 1 is below 3 - 1.
+            ("quorum-lost None".to_owned(), 20),
+        ]
+    );
+}
