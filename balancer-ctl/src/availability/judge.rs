@@ -192,9 +192,9 @@ pub(super) fn word(
         // An agent that says nothing has no say in whether its server is up.
         let is_agent = matches!(check.probe, Probe::Agent(_));
         let (up, decided, reason) = match &advice.down {
-            Some(words) => (false, true, words),
+            Some(words) => (false, true, format!("its agent says {words}")),
             None if is_agent => continue,
-            None => (standing.up, standing.decided, &standing.reason),
+            None => (standing.up, standing.decided, standing.reason.clone()),
         };
         let healthy = if up || decided { Some(up) } else { None };
         // What is down is said before what is not known yet, and that before what is up.
@@ -209,7 +209,7 @@ pub(super) fn word(
             } else {
                 word.healthy
             };
-            word.reason.clone_from(reason);
+            word.reason = reason;
         }
     }
     word

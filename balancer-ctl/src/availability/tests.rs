@@ -319,7 +319,7 @@ fn the_four_truths_are_told_apart() {
         ..Advice::default()
     };
     let agent_down = Advice {
-        down: Some("agent: down #backup runs".to_owned()),
+        down: Some("down: backup runs".to_owned()),
         ..Advice::default()
     };
     // Operator, weight, what was found → state, why, effective weight, connections.
@@ -445,14 +445,14 @@ fn the_four_truths_are_told_apart() {
             Ready,
             4,
             advising(agent_down.clone()),
-            (RealState::Down, Some("agent: down #backup runs"), 0),
+            (RealState::Down, Some("its agent says down: backup runs"), 0),
             RESET,
         ),
         (
             Drain,
             4,
             advising(agent_down),
-            (RealState::Down, Some("agent: down #backup runs"), 0),
+            (RealState::Down, Some("its agent says down: backup runs"), 0),
             RESET,
         ),
     ];
@@ -581,13 +581,13 @@ fn an_agent_has_no_say_in_health_unless_it_says_down() {
         "its last word stands"
     );
     let stopped = Advice {
-        down: Some("agent: stopped".to_owned()),
+        down: Some("stopped".to_owned()),
         ..Advice::default()
     };
     assert_eq!(
         world.find_by(0, 1, advising(stopped)),
         [
-            "real-down 10.0.0.1: agent: stopped",
+            "real-down 10.0.0.1: its agent says stopped",
             "quorum-lost: live weight 0, quorum 1"
         ]
     );
@@ -825,7 +825,7 @@ fn a_check_goes_on_as_it_stood_when_only_its_times_or_other_checks_change() {
         HealthPolicy::default(),
     ));
     let stopped = Advice {
-        down: Some("agent: down # disk".to_owned()),
+        down: Some("down: disk".to_owned()),
         ..Advice::default()
     };
     world.find_by(1, 1, up());
@@ -835,7 +835,7 @@ fn a_check_goes_on_as_it_stood_when_only_its_times_or_other_checks_change() {
     assert_eq!(world.adopt(), Vec::<String>::new());
     assert_eq!(
         world.shown(1),
-        (RealState::Down, Some("agent: down # disk"), 0)
+        (RealState::Down, Some("its agent says down: disk"), 0)
     );
     let half = Advice {
         weight: Some(AdvisedWeight::Percent(50)),

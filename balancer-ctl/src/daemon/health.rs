@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use super::Daemon;
 use crate::{
     address::ServiceRef, availability::watched, config::write::check_as_json, error::Refusal,
-    health::Watched, overview, view,
+    health::Watched, model::VirtualService, overview, view,
 };
 
 /// What is known of the checkers, once they have said it.
@@ -16,6 +16,8 @@ pub struct HealthReport {
     checkers: oneshot::Receiver<Vec<view::Checker>>,
     /// Who uses each checker that was asked for.
     used_by: HashMap<(SocketAddr, serde_json::Value), Vec<String>>,
+    /// Why there is none, where that is so.
+    idle: Option<String>,
 }
 
 impl HealthReport {
@@ -35,7 +37,10 @@ impl HealthReport {
             !checker.used_by.is_empty()
         });
         checkers.sort_by(|a, b| (&a.used_by, a.target).cmp(&(&b.used_by, b.target)));
-        Ok(view::Health { checkers })
+        Ok(view::Health {
+            checkers,
+            idle: self.idle,
+        })
     }
 }
 
@@ -61,6 +66,28 @@ impl Daemon {
                 }
             }
         }
-        Ok(HealthReport { checkers, used_by })
+        let asked = self.model.services.iter();
+        let asked = asked.filter(|service| key.is_none_or(|key| key == service.key));
+        let idle = used_by.is_empty().then(|| why_idle(asked));
+        Ok(HealthReport {
+            checkers,
+            used_by,
+            idle,
+        })
     }
+}
+
+/// Why nothing of these services is probed, with the mend.
+fn why_idle<'a>(services: impl Iterator<Item = &'a VirtualService>) -> String {
+    let (checked, unchecked): (Vec<_>, Vec<_>) =
+        services.partition(|service| !service.checks.is_empty());
+    let mend = match (&checked[..], &unchecked[..]) {
+        ([], []) => "there is no service: add one with `balancer-ctl add-service`",
+        ([], _) => "give a service a check, as in `balancer-ctl edit-service --check http`",
+        (checked, _) if checked.iter().all(|service| service.reals.is_empty()) => {
+            "there is no real server: add one with `balancer-ctl add-real`"
+        }
+        _ => "all real servers are in maintenance: `balancer-ctl ready REAL` ends that",
+    };
+    format!("nothing is probed: {mend}")
 }

@@ -204,6 +204,7 @@ fn troubles(model: &Model, availability: &Availability) -> Vec<String> {
         }
         for real in &service.reals {
             if let Some(status) = status.reals.get(&real.address)
+                && status.state == view::RealState::Down
                 && status.healthy == Some(false)
                 && let Some(reason) = &status.reason
             {

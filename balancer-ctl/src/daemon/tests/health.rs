@@ -117,6 +117,56 @@ fn what_checkers_find_runs_is_listed_and_told() {
 }
 
 #[test]
+fn what_an_agent_says_reads_right_in_the_status() {
+    let mut scene = Scene::with_file(&CHECKED.replace(
+        "check = { type = \"tcp\" }",
+        "check = [{ type = \"tcp\" }, { type = \"agent\", port = 9 }]",
+    ));
+    let say = |scene: &mut Scene, up: &str, advice: Advice| {
+        for begin in scene.watched() {
+            let is_agent = begin.watched.target.port() == 9;
+            let mut standing = standing(up.is_empty(), up);
+            if is_agent && begin.watched.target.ip().to_string() == "10.0.0.2" {
+                standing.advice = advice.clone();
+            } else if begin.watched.target.ip().to_string() != "10.0.0.2" {
+                standing.up = true;
+            }
+            let watched = begin.watched;
+            scene
+                .daemon
+                .answer(Message::Found(vec![Update { watched, standing }]));
+        }
+        scene.status().reasons
+    };
+    let down = |words: &str| Advice {
+        down: Some(words.to_owned()),
+        ..Advice::default()
+    };
+    let state = |state| Advice {
+        state: Some(state),
+        ..Advice::default()
+    };
+    assert_eq!(
+        say(&mut scene, "", down("stopped: disk full")),
+        ["real 10.0.0.2:80 of service web is down: its agent says stopped: disk full"]
+    );
+    let refused = "connection refused, 3 of 3";
+    assert_eq!(
+        say(&mut scene, refused, state(AdminState::Drain)),
+        ["real 10.0.0.2:80 of service web is down: connection refused, 3 of 3"]
+    );
+    // On purpose, whatever its checks say.
+    assert_eq!(
+        say(&mut scene, refused, state(AdminState::Maintenance)),
+        [] as [&str; 0]
+    );
+    assert_eq!(
+        say(&mut scene, "", state(AdminState::Drain)),
+        [] as [&str; 0]
+    );
+}
+
+#[test]
 fn maintenance_takes_a_real_out_and_stands_in_the_file() {
     let mut scene = scene();
     scene.find(0, standing(true, "connected"));
@@ -255,4 +305,39 @@ async fn checkers_are_reported_with_those_who_use_them() {
         shown, expected,
         "those of others, and of nobody, are left out"
     );
+}
+
+#[tokio::test]
+async fn where_nothing_is_probed_it_is_said_why() {
+    let maintenance = CHECKED
+        .replace("10.0.0.2:80\"", "10.0.0.2:80\"\nstate = \"maintenance\"")
+        .replace("10.0.0.3:80\"", "10.0.0.3:80\"\nstate = \"maintenance\"");
+    let empty = &CHECKED[..CHECKED.find("[[service.real]]").unwrap()];
+    let none = &CHECKED[..CHECKED.find("[[service]]").unwrap()];
+    for (file, expected) in [
+        (
+            maintenance.as_str(),
+            "nothing is probed: all real servers are in maintenance: `balancer-ctl ready REAL` ends that",
+        ),
+        (
+            empty,
+            "nothing is probed: there is no real server: add one with `balancer-ctl add-real`",
+        ),
+        (
+            FILE,
+            "nothing is probed: give a service a check, as in `balancer-ctl edit-service --check http`",
+        ),
+        (
+            none,
+            "nothing is probed: there is no service: add one with `balancer-ctl add-service`",
+        ),
+    ] {
+        let mut scene = Scene::with_file(file);
+        let report = scene.ask(|reply| Message::Health(None, reply)).unwrap();
+        let health = report.finished().await.unwrap();
+        assert_eq!(
+            (health.checkers, health.idle.as_deref()),
+            (vec![], Some(expected))
+        );
+    }
 }
