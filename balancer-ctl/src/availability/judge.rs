@@ -18,7 +18,7 @@ const STEPS: u32 = FINE;
 /// Shortest step.
 const SHORTEST_STEP: Duration = Duration::from_millis(100);
 /// What one unit of weight is in a ring while a weight of the service grows: steps of 5 %. Finer ones would need longer
-/// rings, for which there may be no room while many services have a weight that grows.
+/// rings, for which there is less often room while many services have a weight that grows.
 const FINE: u32 = 20;
 
 /// Judges a service.
@@ -296,6 +296,7 @@ fn run(service: &VirtualService, status: &mut ServiceStatus, now: Instant) -> da
             service.scheduler
         },
         no_real: service.no_real,
+        unit: if grows { FINE } else { 1 },
         reals,
     }
 }
