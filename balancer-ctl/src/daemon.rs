@@ -50,6 +50,9 @@ use crate::{
 pub const MESSAGES: usize = 64;
 /// Events that a reader may lag behind before it loses some.
 pub const EVENTS: usize = 1024;
+/// What is said while checkers give no sign of life.
+const STANDSTILL: &str = "checks stand still, and real servers that die stay in service: the log says why; restart balancerd, \
+                          which goes on where this one is";
 /// How often the state of the whole is looked at.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -79,8 +82,10 @@ pub struct Daemon {
     checkers: Box<dyn Checkers>,
     notifier: Option<Notifier>,
     availability: Availability,
-    /// The data plane does not run what it should: its last change failed.
-    is_behind: bool,
+    /// The data plane does not run what it should: its last change failed, so.
+    behind: Option<String>,
+    /// The checkers gave no sign of life when they were last looked at.
+    is_unchecked: bool,
     /// What runs.
     model: Model,
     file: Option<ConfigFile>,
@@ -119,7 +124,8 @@ impl Daemon {
             checkers,
             notifier,
             availability,
-            is_behind: false,
+            behind: None,
+            is_unchecked: false,
             model,
             file,
             events,
@@ -275,7 +281,7 @@ impl Daemon {
         if let Err(error) = &result {
             tracing::error!(%error, "the data plane does not follow health, trying again");
         }
-        self.is_behind = result.is_err();
+        self.behind = result.err().map(|error| error.to_string());
         for happened in happened {
             self.publish(happened);
         }
@@ -297,7 +303,7 @@ impl Daemon {
 
     /// Does what is due each second.
     fn tick(&mut self) {
-        if self.is_behind {
+        if self.behind.is_some() {
             self.follow_health(Vec::new());
         }
         if let Ok(status) = self.dataplane.status() {
@@ -308,7 +314,22 @@ impl Daemon {
                 .map_or(0, |(_, count)| *count);
             self.watch_table(refused, status.connections, status.max_connections);
         }
-        systemd::alive();
+        self.watch_checkers();
+        // Where systemd keeps watch, it starts another daemon, which takes everything up.
+        if !self.is_unchecked {
+            systemd::alive();
+        }
+    }
+
+    /// Says when the checkers stand still, and when they run again.
+    fn watch_checkers(&mut self) {
+        let is_unchecked = !self.checkers.alive();
+        match (self.is_unchecked, is_unchecked) {
+            (false, true) => tracing::error!("{STANDSTILL}"),
+            (true, false) => tracing::info!("checks run again"),
+            (true, true) | (false, false) => {}
+        }
+        self.is_unchecked = is_unchecked;
     }
 
     /// Tells when new connections begin to be refused for want of room, and when there is room again.

@@ -51,10 +51,10 @@ impl Daemon {
     /// is tried again.
     pub(super) fn back(&mut self, refusal: Refusal) -> Refusal {
         let result = self.dataplane.reconcile(self.availability.desired());
-        self.is_behind = result.is_err();
-        match result {
-            Ok(()) => refusal,
-            Err(error) => Refusal {
+        self.behind = result.err().map(|error| error.to_string());
+        match &self.behind {
+            None => refusal,
+            Some(error) => Refusal {
                 sentence: format!(
                     "{}; and what ran before could not be brought back, which is tried again: {error}",
                     refusal.sentence
@@ -84,7 +84,7 @@ impl Daemon {
         mark_runtime(&mut model, self.file.as_ref().map(ConfigFile::model));
         let old = std::mem::replace(&mut self.model, model);
         let before = std::mem::replace(&mut self.availability, availability);
-        self.is_behind = false;
+        self.behind = None;
         self.checkers.watch(self.availability.checkers());
         if let Some(notifier) = &self.notifier {
             notifier.configure(&self.model);

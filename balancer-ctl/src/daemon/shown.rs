@@ -1,6 +1,6 @@
 //! What the daemon shows: its services, their connections, the status of the whole.
 
-use super::{Daemon, refused};
+use super::{Daemon, STANDSTILL, refused};
 use crate::{
     address::ServiceRef,
     change::is_saved,
@@ -63,7 +63,7 @@ impl Daemon {
             addresses: addresses.as_ref(),
             config: file.map(|file| file.path().display().to_string()),
             runtime_changes: file.is_some_and(|file| !is_saved(&self.model, file.model())),
-            failure: self.failure.as_deref(),
+            failures: self.failures(),
             is_full: self.is_full,
         };
         Ok(overview::status(
@@ -72,6 +72,16 @@ impl Daemon {
             dataplane,
             &surroundings,
         ))
+    }
+
+    /// What does not work at present, and is tried again or watched.
+    fn failures(&self) -> Vec<String> {
+        let behind = self.behind.as_ref().map(|error| {
+            format!("the data plane does not run what it should, which is tried again: {error}")
+        });
+        let unchecked = self.is_unchecked.then(|| STANDSTILL.to_owned());
+        let failures = [unchecked, behind, self.failure.clone()];
+        failures.into_iter().flatten().collect()
     }
 
     pub(super) fn key(&self, service: &ServiceRef) -> Result<ServiceKey, Refusal> {

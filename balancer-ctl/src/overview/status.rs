@@ -22,8 +22,8 @@ pub struct Surroundings<'a> {
     pub config: Option<String>,
     /// Whether what runs differs from the file.
     pub runtime_changes: bool,
-    /// What failed in the background and is tried again.
-    pub failure: Option<&'a str>,
+    /// What does not work in the background: a sentence each.
+    pub failures: Vec<String>,
     /// Whether new connections were refused a moment ago for want of room.
     pub is_full: bool,
 }
@@ -60,7 +60,7 @@ pub fn status(
             .map(|addresses| unclaimed(model, addresses))
             .unwrap_or_default(),
     );
-    reasons.extend(surroundings.failure.map(str::to_owned));
+    reasons.extend(surroundings.failures.iter().cloned());
     reasons.extend(no_room(&dataplane, surroundings.is_full));
     reasons.extend(dataplane.warnings);
     let overall = match (down, reasons.is_empty()) {
@@ -255,7 +255,7 @@ mod tests {
         addresses: None,
         config: None,
         runtime_changes: false,
-        failure: None,
+        failures: Vec::new(),
         is_full: false,
     };
 
@@ -313,7 +313,7 @@ mod tests {
             (view::Overall::Limited, vec!["slow".to_owned()])
         );
         let failing = Surroundings {
-            failure: Some("failing"),
+            failures: vec!["failing".to_owned()],
             ..NOTHING
         };
         assert_eq!(

@@ -211,7 +211,10 @@ fn a_data_plane_that_refused_to_follow_is_asked_again() {
     scene.dataplane.state().fails_half_way = 1;
     scene.find(0, standing(true, "connected"));
     let reconciled = scene.dataplane.state().reconciled;
+    let behind = "the data plane does not run what it should, which is tried again: the kernel refused a call";
+    assert!(scene.status().reasons.contains(&behind.to_owned()));
     scene.daemon.tick();
+    assert!(!scene.status().reasons.contains(&behind.to_owned()));
     assert_eq!(scene.dataplane.state().reconciled, reconciled + 1);
     scene.daemon.tick();
     assert_eq!(
@@ -339,5 +342,24 @@ async fn where_nothing_is_probed_it_is_said_why() {
             (health.checkers, health.idle.as_deref()),
             (vec![], Some(expected))
         );
+    }
+}
+
+#[test]
+fn checkers_that_stand_still_limit_and_are_not_hidden_from_systemd() {
+    let mut scene = scene();
+    scene.find(0, standing(true, "connected"));
+    scene.find(1, standing(true, "connected"));
+    for (stands_still, overall, reasons) in [
+        (false, view::Overall::Running, &[][..]),
+        (true, view::Overall::Limited, &[STANDSTILL]),
+        (false, view::Overall::Running, &[]),
+    ] {
+        scene.checkers.state().stands_still = stands_still;
+        scene.daemon.tick();
+        assert_eq!(scene.daemon.is_unchecked, stands_still);
+        let status = scene.status();
+        assert_eq!(status.overall, overall);
+        assert_eq!(status.reasons, reasons);
     }
 }
