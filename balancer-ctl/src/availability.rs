@@ -9,7 +9,9 @@
 //!                                 └──▶ events
 //! ```
 
+mod events;
 mod judge;
+mod recall;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -17,10 +19,10 @@ use std::{
     time::Instant,
 };
 
+pub use self::recall::{Recalled, recollection};
 use crate::{
     dataplane,
     difference::Happened,
-    event::EventKind,
     health::{Advice, Begin, CHANGED, Standing, UNKNOWN, Update, Watched},
     model::{
         Check, Model, RealServer, ServiceKey, VirtualService, check::Initial, health::AdminState,
@@ -88,10 +90,12 @@ impl Availability {
     pub fn after(
         &self,
         model: &Model,
-        remembered: impl Fn(&Watched) -> Option<Standing>,
+        remembered: impl Fn(&Watched) -> Option<Recalled>,
         now: Instant,
     ) -> Self {
         let mut next = Self::default();
+        // Of each standing, since when it stands, where it was remembered.
+        let mut since = Vec::new();
         let past = Past::of_all(self);
         for (number, service) in model.services.iter().enumerate() {
             let mut wired = Wired::default();
@@ -99,12 +103,18 @@ impl Availability {
                 let mut indices = Vec::with_capacity(service.checks.len());
                 for watched in watched(service, real) {
                     let index = *next.checkers.entry(watched).or_insert_with_key(|watched| {
+                        let mut known = None;
                         let standing = self
                             .standing(watched)
                             .cloned()
-                            .or_else(|| remembered(watched))
+                            .or_else(|| {
+                                let recalled = remembered(watched)?;
+                                known = recalled.since;
+                                Some(recalled.standing)
+                            })
                             .or_else(|| past.of(service, real, &watched.check))
                             .unwrap_or_else(|| undecided(&watched.check));
+                        since.push(known);
                         next.standings.push(standing);
                         next.dependents.push(Vec::new());
                         next.standings.len() - 1
@@ -117,9 +127,17 @@ impl Availability {
                 wired.reals.push(indices);
             }
             next.wired.push(wired);
-            let before = self.services.get(&service.key);
+            let wired = &next.wired[number];
+            let recalled;
+            let before = match self.services.get(&service.key) {
+                None => {
+                    recalled = recall::service(service, wired, &next.standings, &since, now);
+                    &recalled
+                }
+                Some(before) => before,
+            };
             let (status, desired) =
-                judge::service(service, &next.wired[number], &next.standings, before, now);
+                judge::service(service, wired, &next.standings, Some(before), now);
             next.services.insert(service.key, status);
             next.desired.push(desired);
         }
@@ -187,7 +205,7 @@ impl Availability {
             };
             let before = self.services.get(&service.key);
             let (status, desired) = judge::service(service, wired, &self.standings, before, now);
-            tell(service, before, &status, &mut happened);
+            events::tell(service, before, &status, &mut happened);
             self.services.insert(service.key, status);
             self.desired[number] = desired;
         }
@@ -200,7 +218,7 @@ impl Availability {
         let mut happened = Vec::new();
         for service in &model.services {
             if let Some(status) = self.services.get(&service.key) {
-                tell(
+                events::tell(
                     service,
                     before.services.get(&service.key),
                     status,
@@ -209,6 +227,16 @@ impl Availability {
             }
         }
         happened
+    }
+
+    /// The troubles that stand, each with the time since when it stands, as events that begin them.
+    #[must_use]
+    pub fn troubles(&self, model: &Model, now: Instant) -> Vec<(Happened, Instant)> {
+        let services = model.services.iter();
+        let statuses = services.filter_map(|service| Some((service, self.service(&service.key)?)));
+        statuses
+            .flat_map(|(service, status)| events::troubles(service, status, now))
+            .collect()
     }
 
     /// What the packet program is to run.
@@ -319,59 +347,6 @@ fn undecided(check: &Check) -> Standing {
         reason: "not probed yet".to_owned(),
         advice: Advice::default(),
         since: UNKNOWN,
-    }
-}
-
-/// The events between two standings of a service. One that was not there before has none but for what probes found.
-fn tell(
-    service: &VirtualService,
-    before: Option<&ServiceStatus>,
-    after: &ServiceStatus,
-    happened: &mut Vec<Happened>,
-) {
-    let mut add = |kind, real, message| {
-        happened.push(Happened {
-            kind,
-            service: Some(service.key.to_string()),
-            real,
-            message,
-        });
-    };
-    for real in &service.reals {
-        let Some(status) = after.reals.get(&real.address) else {
-            continue;
-        };
-        let old = before
-            .and_then(|before| before.reals.get(&real.address))
-            .and_then(|old| old.healthy);
-        if service.checks.is_empty() || old == status.healthy {
-            continue;
-        }
-        let message = status.found.clone();
-        match status.healthy {
-            Some(true) => add(EventKind::RealUp, Some(real.address), message),
-            Some(false) => add(EventKind::RealDown, Some(real.address), message),
-            None => {}
-        }
-    }
-    let enough = before.and_then(|before| before.quorum);
-    let live = format!(
-        "live weight {}, quorum {}",
-        after.live_weight, service.health.quorum
-    );
-    match (enough, after.quorum) {
-        (Some(true) | None, Some(false)) => add(EventKind::QuorumLost, None, live),
-        (Some(false), Some(true)) => add(EventKind::QuorumRegained, None, live),
-        _ => {}
-    }
-    let backups = before.map_or(&[][..], |before| &before.backups_in);
-    if backups != after.backups_in {
-        let names: Vec<_> = after.backups_in.iter().map(ToString::to_string).collect();
-        if names.is_empty() {
-            add(EventKind::BackupsOut, None, String::new());
-        } else {
-            add(EventKind::BackupsIn, None, names.join(", "));
-        }
     }
 }
 

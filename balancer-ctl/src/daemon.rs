@@ -7,33 +7,41 @@
 //!       └──────Event (a slow reader loses)──────┘
 //! ```
 
+mod change;
+mod health;
+mod message;
+mod shown;
+
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     io,
-    net::{IpAddr, SocketAddr},
-    time::{Duration, Instant},
+    net::IpAddr,
+    time::{Duration, Instant, SystemTime},
 };
 
 use balancer_common::verdict::Discard;
 use tokio::{
-    sync::{broadcast, mpsc, oneshot},
+    sync::{broadcast, mpsc},
     time::MissedTickBehavior,
 };
 use tracing::Level;
 
+pub use self::{
+    health::HealthReport,
+    message::{Leftover, Message, Reply, Request, Scope},
+};
 use crate::{
-    address::{RealRef, ServiceRef},
-    availability::{Availability, watched},
-    change::{Change, Lasting, RealSettings, ServiceSettings, is_saved, mark_runtime},
+    address::ServiceRef,
+    availability::{Availability, recollection},
+    change::mark_runtime,
     clock,
-    config::{file::ConfigFile, validate::validate, write::check_as_json},
-    dataplane::{ConnectionFilter, Dataplane},
-    difference::{Happened, difference},
+    config::file::ConfigFile,
+    dataplane::Dataplane,
+    difference::Happened,
     error::Refusal,
-    health::{Checkers, Update, Watched},
-    model::{Model, ServiceKey},
+    health::Checkers,
+    model::Model,
     notify::Notifier,
-    overview::{self, Surroundings},
     systemd,
     view::{self, EventKind},
 };
@@ -42,109 +50,11 @@ use crate::{
 pub const MESSAGES: usize = 64;
 /// Events that a reader may lag behind before it loses some.
 pub const EVENTS: usize = 1024;
+/// What is said while checkers give no sign of life.
+const STANDSTILL: &str = "checks stand still, and real servers that die stay in service: the log says why; restart balancerd, \
+                          which goes on where this one is";
 /// How often the state of the whole is looked at.
 const TICK: Duration = Duration::from_secs(1);
-
-/// Where the answer to a message goes.
-pub type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
-
-/// What the daemon can be asked.
-#[derive(Debug)]
-pub enum Message {
-    /// To change the model.
-    Change(Request, Scope, Reply<Vec<String>>),
-    /// For the services, or one.
-    Services(Option<ServiceRef>, Reply<view::Services>),
-    /// For connections; a service is named as operators do.
-    Connections(
-        Option<ServiceRef>,
-        ConnectionFilter,
-        Reply<view::Connections>,
-    ),
-    /// For all checkers, or those of one service.
-    Health(Option<ServiceRef>, Reply<HealthReport>),
-    /// For the status.
-    Status(Reply<view::Status>),
-    /// To load the configuration file again.
-    Reload(Reply<()>),
-    /// What checkers found.
-    Found(Vec<Update>),
-    /// To set the counters of a service, or all, to zero.
-    Zero(Option<ServiceRef>, Reply<()>),
-    /// To stop; forwarding goes on.
-    Stop,
-}
-
-/// A change as operators name it.
-#[derive(Clone, Debug)]
-pub enum Request {
-    /// Adds a virtual service.
-    AddService(ServiceKey, ServiceSettings),
-    /// Changes a virtual service.
-    EditService(ServiceRef, ServiceSettings),
-    /// Deletes a virtual service.
-    DelService(ServiceRef),
-    /// Adds a real server.
-    AddReal(ServiceRef, RealRef, RealSettings),
-    /// Changes a real server.
-    EditReal(ServiceRef, RealRef, RealSettings),
-    /// Deletes a real server.
-    DelReal(ServiceRef, RealRef, Leftover),
-    /// Deletes all services.
-    Clear,
-}
-
-/// What becomes of a deleted real server's connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leftover {
-    /// They go on until they end.
-    Keep,
-    /// They are deleted at once.
-    Purge,
-}
-
-/// How long a change lasts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// It is written to the configuration file, where there is one.
-    File,
-    /// It is forgotten at the next load of the file.
-    Runtime,
-}
-
-/// What is known of the checkers, once they have said it.
-#[derive(Debug)]
-pub struct HealthReport {
-    checkers: oneshot::Receiver<Vec<view::Checker>>,
-    /// Who uses each checker that was asked for.
-    used_by: HashMap<(SocketAddr, serde_json::Value), Vec<String>>,
-}
-
-impl HealthReport {
-    /// Waits for the checkers.
-    ///
-    /// # Errors
-    /// They are gone.
-    pub async fn finished(mut self) -> Result<view::Health, Refusal> {
-        let checkers = self.checkers.await;
-        let mut checkers =
-            checkers.map_err(|_| Refusal::failed("the checkers do not answer".to_owned()))?;
-        checkers.retain_mut(|checker| {
-            let users = self
-                .used_by
-                .remove(&(checker.target, checker.check.clone()));
-            checker.used_by = users.unwrap_or_default();
-            !checker.used_by.is_empty()
-        });
-        checkers.sort_by(|a, b| (&a.used_by, a.target).cmp(&(&b.used_by, b.target)));
-        Ok(view::Health { checkers })
-    }
-}
-
-/// What a checker is known by to those who ask for it.
-fn identity(watched: &Watched) -> (SocketAddr, serde_json::Value) {
-    (watched.target, check_as_json(&watched.check))
-}
 
 /// What a daemon is made of.
 pub struct Parts {
@@ -172,8 +82,10 @@ pub struct Daemon {
     checkers: Box<dyn Checkers>,
     notifier: Option<Notifier>,
     availability: Availability,
-    /// The data plane does not run what it should: its last change failed.
-    is_behind: bool,
+    /// The data plane does not run what it should: its last change failed, so.
+    behind: Option<String>,
+    /// The checkers gave no sign of life when they were last looked at.
+    is_unchecked: bool,
     /// What runs.
     model: Model,
     file: Option<ConfigFile>,
@@ -212,7 +124,8 @@ impl Daemon {
             checkers,
             notifier,
             availability,
-            is_behind: false,
+            behind: None,
+            is_unchecked: false,
             model,
             file,
             events,
@@ -236,11 +149,10 @@ impl Daemon {
             return;
         };
         notifier.configure(&self.model);
-        let before = Availability::default();
-        for happened in self.availability.since(&before, &self.model) {
-            if matches!(happened.kind, EventKind::RealDown | EventKind::QuorumLost) {
-                notifier.assume(happened.event());
-            }
+        let (now, time) = (clock::now(), SystemTime::now());
+        for (trouble, began) in self.availability.troubles(&self.model, now) {
+            let time = time.checked_sub(now.duration_since(began)).unwrap_or(time);
+            notifier.assume(trouble.event_at(time), began);
         }
     }
 
@@ -297,216 +209,6 @@ impl Daemon {
         }
     }
 
-    /// Validates a change, applies it, writes it; whatever is refused, nothing was changed.
-    fn change(&mut self, request: Request, scope: Scope) -> Result<Vec<String>, Refusal> {
-        let (change, leftover) = self.resolve(request)?;
-        let (wanted, prepared) = match (&self.file, scope) {
-            (Some(file), Scope::File) => {
-                let Lasting { running, saved } = Lasting::new(&change, &self.model, file.model());
-                let wanted = match running {
-                    Some(running) => valid(running.apply(&self.model)?)?,
-                    None => self.model.clone(),
-                };
-                let after = saved
-                    .apply(file.model())
-                    .and_then(valid)
-                    .map_err(|refusal| unlike_file(file, refusal))?;
-                (wanted, Some(file.prepare(&saved, after)?))
-            }
-            (None, _) | (_, Scope::Runtime) => (valid(change.apply(&self.model)?)?, None),
-        };
-        let availability = self.availability_after(&wanted);
-        if let Err(error) = self.dataplane.reconcile(availability.desired()) {
-            return Err(self.back(refused(error)));
-        }
-        if let Some(prepared) = prepared {
-            match prepared.commit() {
-                Ok(file) => self.file = Some(file),
-                Err(refusal) => return Err(self.back(refusal)),
-            }
-        }
-        self.adopt(wanted, availability);
-        self.purge(&change, leftover)
-    }
-
-    /// Brings the data plane back to what ran before a change that failed, perhaps half way.
-    fn back(&mut self, refusal: Refusal) -> Refusal {
-        match self.dataplane.reconcile(self.availability.desired()) {
-            Ok(()) => refusal,
-            Err(error) => Refusal {
-                sentence: format!(
-                    "{}; and what ran before could not be brought back: {error}",
-                    refusal.sentence
-                ),
-                ..refusal
-            },
-        }
-    }
-
-    fn purge(&mut self, change: &Change, leftover: Leftover) -> Result<Vec<String>, Refusal> {
-        let (Change::DelReal(service, real), Leftover::Purge) = (change, leftover) else {
-            return Ok(Vec::new());
-        };
-        let purged = self.dataplane.purge(service, *real).map_err(|error| {
-            Refusal::failed(format!(
-                "real {real} is deleted, but its connections are still there: {error}"
-            ))
-        })?;
-        let plural = if purged == 1 { "" } else { "s" };
-        Ok(vec![format!(
-            "{purged} connection{plural} of real {real} deleted"
-        )])
-    }
-
-    /// Takes the new model over and tells what it changes.
-    fn adopt(&mut self, mut model: Model, availability: Availability) {
-        mark_runtime(&mut model, self.file.as_ref().map(ConfigFile::model));
-        let old = std::mem::replace(&mut self.model, model);
-        let before = std::mem::replace(&mut self.availability, availability);
-        self.is_behind = false;
-        self.checkers.watch(self.availability.checkers());
-        if let Some(notifier) = &self.notifier {
-            notifier.configure(&self.model);
-        }
-        let mut happened = difference(&old, &self.model);
-        happened.extend(self.availability.since(&before, &self.model));
-        for happened in happened {
-            self.publish(happened);
-        }
-    }
-
-    fn resolve(&self, request: Request) -> Result<(Change, Leftover), Refusal> {
-        let change = match request {
-            Request::AddService(key, settings) => Change::AddService(key, settings),
-            Request::EditService(service, settings) => {
-                Change::EditService(self.key(&service)?, settings)
-            }
-            Request::DelService(service) => Change::DelService(self.key(&service)?),
-            Request::AddReal(service, real, settings) => {
-                let key = self.key(&service)?;
-                Change::AddReal(key, real.within(&key), settings)
-            }
-            Request::EditReal(service, real, settings) => {
-                let key = self.key(&service)?;
-                Change::EditReal(key, real.within(&key), settings)
-            }
-            Request::DelReal(service, real, leftover) => {
-                let key = self.key(&service)?;
-                return Ok((Change::DelReal(key, real.within(&key)), leftover));
-            }
-            Request::Clear => Change::Clear,
-        };
-        Ok((change, Leftover::Keep))
-    }
-
-    fn key(&self, service: &ServiceRef) -> Result<ServiceKey, Refusal> {
-        let services = &self.model.services;
-        match service {
-            ServiceRef::Key(key) if self.model.service(key).is_some() => Ok(*key),
-            ServiceRef::Key(key) => Err(Refusal::not_found(format!(
-                "there is no service {key}: `list` shows all"
-            ))),
-            ServiceRef::Name(name) => services
-                .iter()
-                .find(|service| service.name.as_ref() == Some(name))
-                .map(|service| service.key)
-                .ok_or_else(|| {
-                    Refusal::not_found(format!("there is no service `{name}`: `list` shows all"))
-                }),
-            ServiceRef::Only => match &services[..] {
-                [only] => Ok(only.key),
-                [] => Err(Refusal::not_found(
-                    "there is no service: add one with `add-service`",
-                )),
-                several => {
-                    let names: Vec<_> = several.iter().map(overview::service_name).collect();
-                    Err(Refusal::invalid(format!(
-                        "say which service: {}",
-                        crate::sentence::listed_few(&names)
-                    )))
-                }
-            },
-        }
-    }
-
-    fn services(&mut self, service: Option<&ServiceRef>) -> Result<view::Services, Refusal> {
-        let key = service.map(|service| self.key(service)).transpose()?;
-        let snapshot = self.dataplane.snapshot().map_err(refused)?;
-        let mut services = overview::services(&self.model, &self.availability, &snapshot);
-        if let Some(key) = key {
-            services.services.retain(|service| {
-                service.protocol == key.protocol && service.address == key.address
-            });
-        }
-        Ok(services)
-    }
-
-    fn connections(
-        &mut self,
-        service: Option<&ServiceRef>,
-        mut filter: ConnectionFilter,
-    ) -> Result<view::Connections, Refusal> {
-        filter.service = service.map(|service| self.key(service)).transpose()?;
-        let limit = filter.limit;
-        // One more than wanted shows whether there are more.
-        filter.limit = limit.map(|limit| limit.saturating_add(1));
-        let mut connections = self.dataplane.connections(&filter).map_err(refused)?;
-        let more = limit.is_some_and(|limit| connections.len() > limit);
-        connections.truncate(limit.unwrap_or(usize::MAX));
-        let connections = connections.iter().map(|connection| view::Connection {
-            protocol: connection.virtual_address.protocol,
-            state: connection.state.name().to_owned(),
-            expires_in_ms: u64::try_from(connection.expires_in.as_millis()).unwrap_or(u64::MAX),
-            client: connection.client,
-            virtual_address: connection.virtual_address.address,
-            real: connection.real,
-        });
-        Ok(view::Connections {
-            connections: connections.collect(),
-            more,
-        })
-    }
-
-    fn health(&self, service: Option<&ServiceRef>) -> Result<HealthReport, Refusal> {
-        let key = service.map(|service| self.key(service)).transpose()?;
-        let (reply, checkers) = oneshot::channel();
-        self.checkers.report(reply);
-        let mut used_by: HashMap<_, Vec<_>> = HashMap::new();
-        for service in &self.model.services {
-            if key.is_some_and(|key| key != service.key) {
-                continue;
-            }
-            for real in &service.reals {
-                for watched in watched(service, real) {
-                    let user = format!("{} {}", overview::service_name(service), real.address);
-                    used_by.entry(identity(&watched)).or_default().push(user);
-                }
-            }
-        }
-        Ok(HealthReport { checkers, used_by })
-    }
-
-    fn status(&mut self) -> Result<view::Status, Refusal> {
-        let dataplane = self.dataplane.status().map_err(refused)?;
-        let addresses = (self.addresses)()
-            .inspect_err(|error| tracing::warn!(%error, "cannot read this host's addresses"))
-            .ok();
-        let file = self.file.as_ref();
-        let surroundings = Surroundings {
-            addresses: addresses.as_ref(),
-            config: file.map(|file| file.path().display().to_string()),
-            runtime_changes: file.is_some_and(|file| !is_saved(&self.model, file.model())),
-            failure: self.failure.as_deref(),
-            is_full: self.is_full,
-        };
-        Ok(overview::status(
-            &self.model,
-            &self.availability,
-            dataplane,
-            &surroundings,
-        ))
-    }
-
     /// Loads the configuration file again; when it cannot be applied, what ran goes on running.
     fn reload(&mut self) -> Result<(), Refusal> {
         systemd::reloading();
@@ -540,10 +242,14 @@ impl Daemon {
             .map_err(refused)?;
         let availability = self.availability_after(&wanted);
         if let Err(error) = self.dataplane.reconcile(availability.desired()) {
-            self.dataplane
-                .configure(&self.model.dataplane)
-                .map_err(refused)?;
-            return Err(refused(error));
+            let mut refusal = refused(error);
+            if let Err(error) = self.dataplane.configure(&self.model.dataplane) {
+                refusal.sentence = format!(
+                    "{}; and the settings from before could not be brought back: {error}",
+                    refusal.sentence
+                );
+            }
+            return Err(self.back(refusal));
         }
         self.file = Some(file);
         self.adopt(wanted, availability);
@@ -559,8 +265,9 @@ impl Daemon {
     }
 
     fn availability_after(&self, wanted: &Model) -> Availability {
-        let remembered = |watched: &Watched| self.checkers.remembered(watched);
-        self.availability.after(wanted, remembered, clock::now())
+        let now = clock::now();
+        let remembered = recollection(self.checkers.as_ref(), now, SystemTime::now());
+        self.availability.after(wanted, remembered, now)
     }
 
     fn advance(&mut self) {
@@ -574,7 +281,7 @@ impl Daemon {
         if let Err(error) = &result {
             tracing::error!(%error, "the data plane does not follow health, trying again");
         }
-        self.is_behind = result.is_err();
+        self.behind = result.err().map(|error| error.to_string());
         for happened in happened {
             self.publish(happened);
         }
@@ -596,7 +303,7 @@ impl Daemon {
 
     /// Does what is due each second.
     fn tick(&mut self) {
-        if self.is_behind {
+        if self.behind.is_some() {
             self.follow_health(Vec::new());
         }
         if let Ok(status) = self.dataplane.status() {
@@ -607,7 +314,22 @@ impl Daemon {
                 .map_or(0, |(_, count)| *count);
             self.watch_table(refused, status.connections, status.max_connections);
         }
-        systemd::alive();
+        self.watch_checkers();
+        // Where systemd keeps watch, it starts another daemon, which takes everything up.
+        if !self.is_unchecked {
+            systemd::alive();
+        }
+    }
+
+    /// Says when the checkers stand still, and when they run again.
+    fn watch_checkers(&mut self) {
+        let is_unchecked = !self.checkers.alive();
+        match (self.is_unchecked, is_unchecked) {
+            (false, true) => tracing::error!("{STANDSTILL}"),
+            (true, false) => tracing::info!("checks run again"),
+            (true, true) | (false, false) => {}
+        }
+        self.is_unchecked = is_unchecked;
     }
 
     /// Tells when new connections begin to be refused for want of room, and when there is room again.
@@ -665,30 +387,6 @@ fn table_full(status: &view::Status) -> u64 {
         .get(Discard::TableFull.name())
         .copied()
         .unwrap_or_default()
-}
-
-/// A change that what runs would take and the file would not.
-fn unlike_file(file: &ConfigFile, refusal: Refusal) -> Refusal {
-    // The mend behind the colon is one for what runs.
-    let (sentence, _) = refusal
-        .sentence
-        .split_once(": ")
-        .unwrap_or((&refusal.sentence, ""));
-    Refusal {
-        sentence: format!(
-            "what runs differs from {} (changes made with --runtime), where {sentence}: use --runtime, or \
-             `balancer-ctl reload` to go back to the file",
-            file.path().display()
-        ),
-        ..refusal
-    }
-}
-
-fn valid(model: Model) -> Result<Model, Refusal> {
-    match validate(&model).into_iter().next() {
-        None => Ok(model),
-        Some(problem) => Err(Refusal::invalid(problem.sentence)),
-    }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it stands in `map_err`")]

@@ -1,6 +1,6 @@
 //! Two models → the events that tell what changed between them. Pure.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, time::SystemTime};
 
 use crate::{
     clock,
@@ -26,8 +26,14 @@ impl Happened {
     /// The event of this moment.
     #[must_use]
     pub fn event(self) -> Event {
+        self.event_at(SystemTime::now())
+    }
+
+    /// The event of that time.
+    #[must_use]
+    pub fn event_at(self, time: SystemTime) -> Event {
         Event {
-            time: clock::now_utc(),
+            time: clock::utc(time),
             event: self.kind,
             service: self.service,
             real: self.real,

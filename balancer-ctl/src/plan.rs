@@ -14,7 +14,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use balancer_common::{
     addr::Addr,
     real_server::{RealServer, state},
-    scheduler::RING_SLOTS,
+    scheduler::{RING_SLOTS, Ring},
     service::{self, MAX_SERVICES, REJECT},
 };
 use tables::{Change, Tables};
@@ -212,28 +212,7 @@ impl<'a> Planner<'a> {
         for real in &desired.reals {
             weighted.push((self.real(id, real)?, real.weight));
         }
-        let slots = ring::build(desired.scheduler, &weighted);
-        let ring = match row {
-            Some(row) if row.ring == slots => row.service.ring,
-            _ => {
-                // A ring has at most MAX_RING slots.
-                let ring = self
-                    .space
-                    .allocate(slots.len() as u32)
-                    .ok_or_else(|| Full::Ring {
-                        service: desired.key,
-                        wanted: slots.len(),
-                        free: self.space.free(),
-                    })?;
-                if ring.length > 0 {
-                    self.rings.push(Change::WriteRing {
-                        offset: ring.offset,
-                        reals: slots.clone(),
-                    });
-                }
-                ring
-            }
-        };
+        let (slots, ring) = self.ring(desired, &weighted, row)?;
         let flags = match desired.no_real {
             NoReal::Reject => REJECT,
             NoReal::Drop => 0,
@@ -247,6 +226,52 @@ impl<'a> Planner<'a> {
             });
         }
         Ok(())
+    }
+
+    /// The ring, and where it is. One of finer parts than units, for which there is no room, is made of whole units.
+    fn ring(
+        &mut self,
+        desired: &Service,
+        weighted: &[(u32, u32)],
+        row: Option<&tables::ServiceRow>,
+    ) -> Result<(Vec<u32>, Ring), Full> {
+        let mut slots = ring::build(desired.scheduler, weighted);
+        let mut place = self.place(&slots, row);
+        if place.is_none() && desired.unit > 1 {
+            let whole = |weight: u32| (weight / desired.unit).max(weight.min(1));
+            let weighted: Vec<_> = weighted
+                .iter()
+                .map(|(id, weight)| (*id, whole(*weight)))
+                .collect();
+            slots = ring::build(desired.scheduler, &weighted);
+            place = self.place(&slots, row);
+        }
+        match place {
+            Some(ring) => Ok((slots, ring)),
+            None => Err(Full::Ring {
+                service: desired.key,
+                wanted: slots.len(),
+                free: self.space.free(),
+            }),
+        }
+    }
+
+    /// Finds room for a ring: where the service has it, or else it is to be written.
+    fn place(&mut self, slots: &[u32], row: Option<&tables::ServiceRow>) -> Option<Ring> {
+        if let Some(row) = row
+            && row.ring == slots
+        {
+            return Some(row.service.ring);
+        }
+        // A ring has at most MAX_RING slots.
+        let ring = self.space.allocate(slots.len() as u32)?;
+        if ring.length > 0 {
+            self.rings.push(Change::WriteRing {
+                offset: ring.offset,
+                reals: slots.to_vec(),
+            });
+        }
+        Some(ring)
     }
 
     /// The id of a desired real server.

@@ -1,6 +1,13 @@
 //! The daemon and its control socket together: what `balancerd` runs once the data plane is open.
 
-use std::{collections::HashSet, convert::Infallible, io, net::IpAddr, path::Path, time::Duration};
+use std::{
+    collections::HashSet,
+    convert::Infallible,
+    io,
+    net::IpAddr,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::Context as _;
 use tokio::{
@@ -16,7 +23,7 @@ use crate::{
         listen::ControlSocket,
         server::{self, Api},
     },
-    availability::Availability,
+    availability::{Availability, recollection},
     clock,
     config::file::ConfigFile,
     daemon::{Daemon, EVENTS, MESSAGES, Message, Parts},
@@ -78,11 +85,9 @@ impl Serving {
         let model = source.model();
         // The packet program begins with what health allows, so that a restart neither brings a dead real server back
         // nor takes a living one away.
-        let availability = Availability::default().after(
-            model,
-            |watched| checkers.remembered(watched),
-            clock::now(),
-        );
+        let now = clock::now();
+        let remembered = recollection(checkers.as_ref(), now, SystemTime::now());
+        let availability = Availability::default().after(model, remembered, now);
         let dataplane = open(model, availability.desired().to_vec())?;
         let (events, _) = broadcast::channel(EVENTS);
         let (messages, inbox) = mpsc::channel(MESSAGES);

@@ -121,6 +121,9 @@ impl RealState {
 pub struct Health {
     /// All checkers, by what they watch.
     pub checkers: Vec<Checker>,
+    /// Why there is none, with the mend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle: Option<String>,
 }
 
 /// A checker: what it asks, what it found.

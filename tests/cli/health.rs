@@ -205,7 +205,13 @@ fn health_of_nothing_says_how_to_have_some() {
     ] {
         assert_eq!(scene.done(arguments), nothing);
     }
-    assert_eq!(scene.done("health --json"), "{\n  \"checkers\": []\n}\n");
+    assert_eq!(
+        scene.done("health --json"),
+        format!(
+            "{{\n  \"checkers\": [],\n  \"idle\": \"{}\"\n}}\n",
+            nothing.trim_end()
+        )
+    );
     scene.refused(
         "health mail",
         1,

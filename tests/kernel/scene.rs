@@ -157,6 +157,7 @@ pub fn service(address: &str, reals: &[(&str, u32)]) -> Service {
         key: key(address),
         scheduler: Scheduler::Wrr,
         no_real: NoReal::Reject,
+        unit: 1,
         reals: reals.collect(),
     }
 }

@@ -18,7 +18,7 @@ const STEPS: u32 = FINE;
 /// Shortest step.
 const SHORTEST_STEP: Duration = Duration::from_millis(100);
 /// What one unit of weight is in a ring while a weight of the service grows: steps of 5 %. Finer ones would need longer
-/// rings, for which there may be no room while many services have a weight that grows.
+/// rings, for which there is less often room while many services have a weight that grows.
 const FINE: u32 = 20;
 
 /// Judges a service.
@@ -161,14 +161,14 @@ fn judge_real(
 }
 
 /// What health and the agent say of a real server.
-struct Word {
-    healthy: Option<bool>,
-    reason: String,
+pub(super) struct Word {
+    pub(super) healthy: Option<bool>,
+    pub(super) reason: String,
     state: Option<AdminState>,
     weight: Option<AdvisedWeight>,
 }
 
-fn word(
+pub(super) fn word(
     service: &VirtualService,
     real: &RealServer,
     checkers: &[usize],
@@ -192,9 +192,9 @@ fn word(
         // An agent that says nothing has no say in whether its server is up.
         let is_agent = matches!(check.probe, Probe::Agent(_));
         let (up, decided, reason) = match &advice.down {
-            Some(words) => (false, true, words),
+            Some(words) => (false, true, format!("its agent says {words}")),
             None if is_agent => continue,
-            None => (standing.up, standing.decided, &standing.reason),
+            None => (standing.up, standing.decided, standing.reason.clone()),
         };
         let healthy = if up || decided { Some(up) } else { None };
         // What is down is said before what is not known yet, and that before what is up.
@@ -209,7 +209,7 @@ fn word(
             } else {
                 word.healthy
             };
-            word.reason.clone_from(reason);
+            word.reason = reason;
         }
     }
     word
@@ -296,6 +296,7 @@ fn run(service: &VirtualService, status: &mut ServiceStatus, now: Instant) -> da
             service.scheduler
         },
         no_real: service.no_real,
+        unit: if grows { FINE } else { 1 },
         reals,
     }
 }

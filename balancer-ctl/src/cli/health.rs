@@ -21,8 +21,10 @@ pub async fn health(context: &Context, arguments: Arguments) -> Result<(), Failu
     };
     let health: Health = context.client.get(&target).await?;
     context.print(&health, |health| match (history, &health.checkers[..]) {
-        (_, []) => "nothing is probed: give a service a check, as in `balancer-ctl edit-service --check http`\n"
-            .to_owned(),
+        (_, []) => format!(
+            "{}\n",
+            health.idle.as_deref().unwrap_or("nothing is probed")
+        ),
         (true, checkers) => histories(checkers),
         (false, checkers) => states(checkers),
     })

@@ -39,8 +39,8 @@ pub struct State {
     pub zeroed: Vec<Option<ServiceKey>>,
     /// How often it was tended.
     pub tended: usize,
-    /// The next change fails half way, once.
-    pub fails_half_way: bool,
+    /// So many of the next changes fail half way.
+    pub fails_half_way: u32,
     /// Called once, in the middle of the next change.
     pub meanwhile: Option<Box<dyn FnOnce() + Send>>,
 }
@@ -80,7 +80,8 @@ impl Dataplane for FakeDataplane {
         }
         state.services = services.to_vec();
         state.reconciled += 1;
-        if std::mem::take(&mut state.fails_half_way) {
+        if let Some(left) = state.fails_half_way.checked_sub(1) {
+            state.fails_half_way = left;
             return Err(Error(anyhow::anyhow!("the kernel refused a call")));
         }
         if let Some(meanwhile) = state.meanwhile.take() {

@@ -142,6 +142,8 @@ pub struct Service {
     pub scheduler: Scheduler,
     /// With no real server.
     pub no_real: NoReal,
+    /// How much of each weight is one unit; finer parts may be left out where there is no room for them.
+    pub unit: u32,
     /// Its real servers, in the order in which they were added.
     pub reals: Vec<Real>,
 }
@@ -176,6 +178,7 @@ impl From<&VirtualService> for Service {
             key: service.key,
             scheduler: service.scheduler,
             no_real: service.no_real,
+            unit: 1,
             reals: service
                 .reals
                 .iter()

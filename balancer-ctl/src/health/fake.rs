@@ -19,6 +19,8 @@ pub struct State {
     pub watched: Vec<Begin>,
     /// What is reported.
     pub report: Vec<view::Checker>,
+    /// Whether they stand still.
+    pub stands_still: bool,
 }
 
 /// Checkers in memory.
@@ -39,6 +41,10 @@ impl Checkers for FakeCheckers {
 
     fn watch(&mut self, wanted: Vec<Begin>) {
         self.state().watched = wanted;
+    }
+
+    fn alive(&self) -> bool {
+        !self.state().stands_still
     }
 
     fn report(&self, reply: oneshot::Sender<Vec<view::Checker>>) {

@@ -12,6 +12,7 @@ pub mod checker;
 mod driver;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
+mod heartbeat;
 mod mailbox;
 pub mod memory;
 pub mod probe;
@@ -141,6 +142,9 @@ pub trait Checkers: Send {
 
     /// Runs these and no others. Returns at once.
     fn watch(&mut self, wanted: Vec<Begin>);
+
+    /// Whether they still run: their loop has turned a moment ago.
+    fn alive(&self) -> bool;
 
     /// Sends what is known of each, in no order. Returns at once.
     fn report(&self, reply: oneshot::Sender<Vec<view::Checker>>);

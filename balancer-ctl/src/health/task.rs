@@ -14,11 +14,12 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     Advice, Begin, Checkers, Moment, Standing, Watched,
     driver::{Command, Driver, Probing, Surroundings},
+    heartbeat::Heartbeat,
     mailbox::{Mailbox, Updates},
     memory::{self, Remembered},
     probe::Prober,
 };
-use crate::{open_files, view};
+use crate::{clock, open_files, view};
 
 /// Most probes at once, whatever the limit of open files: with a timeout of 2 s, four thousand dead targets a second.
 const MOST: usize = 8192;
@@ -36,6 +37,7 @@ pub struct Health {
     commands: Option<mpsc::UnboundedSender<Command>>,
     /// What the state file said; until the first checkers run.
     remembered: Remembered,
+    heartbeat: Arc<Heartbeat>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -71,9 +73,15 @@ impl Health {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
+        let heartbeat = Arc::new(Heartbeat::new(clock::now()));
+        let theirs = heartbeat.clone();
         let around = Surroundings {
             make,
-            clock: Box::new(moment),
+            // Each turn of the loop reads it.
+            clock: Box::new(move || {
+                theirs.beat(clock::now());
+                moment()
+            }),
             mailbox: mailbox.clone(),
             memory,
             room: room(),
@@ -87,6 +95,7 @@ impl Health {
         let health = Self {
             commands: Some(commands),
             remembered,
+            heartbeat,
             thread: Some(thread),
         };
         Ok((health, Updates(mailbox)))
@@ -120,6 +129,11 @@ impl Checkers for Health {
             })
             .collect();
         self.command(Command::Watch(wanted));
+    }
+
+    fn alive(&self) -> bool {
+        let is_there = |thread: &JoinHandle<()>| !thread.is_finished();
+        self.thread.as_ref().is_some_and(is_there) && self.heartbeat.is_fresh(clock::now())
     }
 
     fn report(&self, reply: oneshot::Sender<Vec<view::Checker>>) {

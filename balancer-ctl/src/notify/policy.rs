@@ -9,7 +9,8 @@
 //!                ▼ with always-up          ▼
 //! ```
 //!
-//! What is no trouble and ends none is told at once. A real server or service that is gone ends its troubles silently.
+//! What is no trouble and ends none is told at once. A real server or service that is gone, or is not checked any more, ends
+//! its troubles: whoever was told that one began is told that nothing more will be heard of it.
 
 use std::{
     collections::BTreeMap,
@@ -80,6 +81,27 @@ impl Case {
         let is_wanted = notify.on.contains(&self.event.event);
         let every = notify.alert_every.filter(|every| *every > Duration::ZERO);
         told.checked_add(every.filter(|_| is_wanted)?)
+    }
+
+    /// Counts what was due by now as told at its time.
+    fn catch_up(&mut self, notify: &Notify, is_wanted: bool, now: Instant) {
+        let Some(first) = self.began.checked_add(notify.alert_after) else {
+            return;
+        };
+        let Some(since) = now.checked_duration_since(first) else {
+            return;
+        };
+        let every = notify.alert_every.unwrap_or_default().as_nanos();
+        let times = since.as_nanos().checked_div(every).unwrap_or_default();
+        let rest = since.as_nanos().checked_rem(every);
+        let rest = rest.map_or(since, Duration::from_nanos_u128);
+        self.told = now.checked_sub(rest).or(Some(first));
+        let times = u32::try_from(times).unwrap_or(u32::MAX);
+        self.times = if is_wanted {
+            times.saturating_add(1)
+        } else {
+            0
+        };
     }
 }
 
@@ -165,9 +187,9 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Takes a model's entries. Those that were there, or at least their program, keep the troubles they know; troubles
-    /// of what is not there any more, or is not probed any more, end silently.
-    pub fn configure(&mut self, model: &Model) {
+    /// Takes a model's entries at a time of day. Those that were there, or at least their program, keep the troubles they
+    /// know; troubles of what is not there any more, or is not checked any more, end.
+    pub fn configure(&mut self, model: &Model, time: &str) -> Vec<Tell> {
         let present = Present::of(model);
         self.facts.configure(model);
         let mut old = std::mem::take(&mut self.entries);
@@ -189,11 +211,35 @@ impl Policy {
         for (kept, notify) in kept.into_iter().zip(&model.notify) {
             let mut entry = kept.unwrap_or_else(|| self.new_entry(notify));
             entry.notify = Arc::new(notify.clone());
-            entry.cases.retain(|place, _| present.has(place));
             self.entries.push(entry);
         }
+        let tells = self.end_gone(&present, time);
         self.facts.prune(&present);
         self.find_earliest();
+        tells
+    }
+
+    /// Ends the troubles of which nothing more will be heard.
+    fn end_gone(&mut self, present: &Present, time: &str) -> Vec<Tell> {
+        let mut tells = Vec::new();
+        for entry in &mut self.entries {
+            let gone: Vec<_> = entry
+                .cases
+                .extract_if(.., |place, _| present.gone(place).is_some())
+                .collect();
+            for (place, case) in gone {
+                let why = present.gone(&place).unwrap_or_default();
+                let event = place.end(time.to_owned(), why.to_owned());
+                self.facts.note(&event);
+                if case.told.is_some()
+                    && entry.wants(event.event)
+                    && entry.asks_about(&event, &self.facts)
+                {
+                    tells.push(entry.tell(event, 0, &self.facts));
+                }
+            }
+        }
+        tells
     }
 
     fn new_entry(&mut self, notify: &Notify) -> Entry {
@@ -247,16 +293,20 @@ impl Policy {
         tells
     }
 
-    /// Takes a trouble that an earlier daemon knew. Entries that are told at once were told of it, and are to be told
-    /// its end. For the others it begins anew, as nobody knows how long it had lasted: told twice is better than never.
-    pub fn assume(&mut self, event: &Event, now: Instant) {
+    /// Takes a trouble that an earlier daemon knew, and when it began. What was due by now counts as told, so that it is
+    /// not told once more, and its end is.
+    pub fn assume(&mut self, event: &Event, began: Instant, now: Instant) {
         let Role::Begins(trouble) = role(event.event) else {
             return;
         };
         self.facts.note(event);
         for entry in &mut self.entries {
             // What is due at once is not said again.
-            begin(entry, trouble, event, now, &self.facts, &mut Vec::new());
+            begin(entry, trouble, event, began, &self.facts, &mut Vec::new());
+            let is_wanted = entry.wants(trouble.beginning());
+            if let Some(case) = entry.cases.get_mut(&Place::of(event, trouble)) {
+                case.catch_up(&entry.notify, is_wanted, now);
+            }
         }
         self.find_earliest_after(event);
     }

@@ -26,6 +26,7 @@ use super::{
     policy::{EntryId, Policy, Tell},
 };
 use crate::{
+    clock,
     model::{Model, Notify},
     program::{End, Finished, Output, Program, trusted},
     view::Event,
@@ -59,7 +60,7 @@ pub struct Notifier {
 enum Message {
     Configure(Box<Model>),
     Tell(Event),
-    Assume(Event),
+    Assume(Event, Instant),
 }
 
 /// What both sides count.
@@ -123,9 +124,9 @@ impl Notifier {
         self.send_event(event, Message::Tell);
     }
 
-    /// Makes a trouble known that an earlier daemon has told, so that its end is told: an event as it began.
-    pub fn assume(&self, event: Event) {
-        self.send_event(event, Message::Assume);
+    /// Makes a trouble known that an earlier daemon has told, so that its end is told: an event as it began, and when.
+    pub fn assume(&self, event: Event, began: Instant) {
+        self.send_event(event, |event| Message::Assume(event, began));
     }
 
     /// Ends the thread: what runs or waits has a short time, then it is killed or dropped.
@@ -136,7 +137,7 @@ impl Notifier {
         let _ = timeout(longest, self.done).await;
     }
 
-    fn send_event(&self, event: Event, message: fn(Event) -> Message) {
+    fn send_event(&self, event: Event, message: impl FnOnce(Event) -> Message) {
         if !self.shared.is_wanted.load(Ordering::Relaxed) {
             return;
         }
@@ -216,7 +217,8 @@ impl Task {
         let now = Instant::now();
         match message {
             Message::Configure(model) => {
-                self.policy.configure(&model);
+                let tells = self.policy.configure(&model, &clock::now_utc());
+                self.queue(tells);
                 self.lines.keep(&self.policy.entries().collect());
                 self.node = model.node;
             }
@@ -225,9 +227,9 @@ impl Task {
                 let tells = self.policy.handle(&event, now);
                 self.queue(tells);
             }
-            Message::Assume(event) => {
+            Message::Assume(event, began) => {
                 self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
-                self.policy.assume(&event, now);
+                self.policy.assume(&event, began, now);
             }
         }
     }

@@ -273,6 +273,7 @@ fn service(number: u8, reals: &[(u8, u32)]) -> dataplane::Service {
         key: key(number),
         scheduler: Scheduler::Wrr,
         no_real: NoReal::Reject,
+        unit: 1,
         reals: reals.collect(),
     }
 }
@@ -485,6 +486,42 @@ fn a_full_table_is_said_before_anything_is_changed() {
         "the ring of service tcp/192.0.2.1:80 needs 999 slots in one piece and 512 of 1048576 are free: use weights \
          with a smaller sum or a common divisor"
     );
+}
+
+#[test]
+fn a_ring_of_finer_parts_for_which_there_is_no_room_is_made_of_whole_units() {
+    let mut world = World::new();
+    let other = service(1, &[(1, 299), (2, 1)]);
+    world.change_to(vec![other.clone()]).unwrap();
+    // 20 for each unit of weight: a real server of weight 20, one of weight 2, and one of 1 that has grown to 35 %.
+    let reals = [(3, 400), (4, 40), (5, 7), (6, 0)];
+    let of_unit = |unit| {
+        let growing = dataplane::Service {
+            unit,
+            ..service(2, &reals)
+        };
+        vec![other.clone(), growing]
+    };
+    assert!(matches!(
+        plan(&of_unit(1), &world.tables),
+        Err(Full::Ring { wanted: 447, .. })
+    ));
+    let changes = plan(&of_unit(20), &world.tables).unwrap();
+    for change in &changes {
+        world.tables.apply(change);
+    }
+    let id = |number| world.id(2, number);
+    let weighted = [(id(3), 20), (id(4), 2), (id(5), 1)];
+    assert_eq!(
+        world.tables.services[&key(2)].ring,
+        ring::build(Scheduler::Wrr, &weighted)
+    );
+    assert_eq!(plan(&of_unit(20), &world.tables), Ok(vec![]));
+    // With room it is as fine as it was asked for.
+    let alone = vec![of_unit(20).remove(1)];
+    let mut world = World::new();
+    world.change_to(alone).unwrap();
+    assert_eq!(world.tables.services[&key(2)].ring.len(), 447);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use super::*;
 use crate::{
     config::write::check_as_json,
-    health::{Advice, Begin, Standing},
+    health::{Advice, Begin, Standing, Update},
     model::AdminState,
 };
 
@@ -117,6 +117,56 @@ fn what_checkers_find_runs_is_listed_and_told() {
 }
 
 #[test]
+fn what_an_agent_says_reads_right_in_the_status() {
+    let mut scene = Scene::with_file(&CHECKED.replace(
+        "check = { type = \"tcp\" }",
+        "check = [{ type = \"tcp\" }, { type = \"agent\", port = 9 }]",
+    ));
+    let say = |scene: &mut Scene, up: &str, advice: Advice| {
+        for begin in scene.watched() {
+            let is_agent = begin.watched.target.port() == 9;
+            let mut standing = standing(up.is_empty(), up);
+            if is_agent && begin.watched.target.ip().to_string() == "10.0.0.2" {
+                standing.advice = advice.clone();
+            } else if begin.watched.target.ip().to_string() != "10.0.0.2" {
+                standing.up = true;
+            }
+            let watched = begin.watched;
+            scene
+                .daemon
+                .answer(Message::Found(vec![Update { watched, standing }]));
+        }
+        scene.status().reasons
+    };
+    let down = |words: &str| Advice {
+        down: Some(words.to_owned()),
+        ..Advice::default()
+    };
+    let state = |state| Advice {
+        state: Some(state),
+        ..Advice::default()
+    };
+    assert_eq!(
+        say(&mut scene, "", down("stopped: disk full")),
+        ["real 10.0.0.2:80 of service web is down: its agent says stopped: disk full"]
+    );
+    let refused = "connection refused, 3 of 3";
+    assert_eq!(
+        say(&mut scene, refused, state(AdminState::Drain)),
+        ["real 10.0.0.2:80 of service web is down: connection refused, 3 of 3"]
+    );
+    // On purpose, whatever its checks say.
+    assert_eq!(
+        say(&mut scene, refused, state(AdminState::Maintenance)),
+        [] as [&str; 0]
+    );
+    assert_eq!(
+        say(&mut scene, "", state(AdminState::Drain)),
+        [] as [&str; 0]
+    );
+}
+
+#[test]
 fn maintenance_takes_a_real_out_and_stands_in_the_file() {
     let mut scene = scene();
     scene.find(0, standing(true, "connected"));
@@ -149,7 +199,7 @@ fn maintenance_takes_a_real_out_and_stands_in_the_file() {
 fn a_change_that_fails_leaves_health_as_it_was() {
     let mut scene = scene();
     scene.find(0, standing(true, "connected"));
-    scene.dataplane.state().fails_half_way = true;
+    scene.dataplane.state().fails_half_way = 1;
     scene.change(add_real("10.0.0.4"), Scope::File).unwrap_err();
     assert_eq!(scene.runs(), [1, 0]);
     assert_eq!(scene.watched().len(), 2);
@@ -158,10 +208,13 @@ fn a_change_that_fails_leaves_health_as_it_was() {
 #[test]
 fn a_data_plane_that_refused_to_follow_is_asked_again() {
     let mut scene = scene();
-    scene.dataplane.state().fails_half_way = true;
+    scene.dataplane.state().fails_half_way = 1;
     scene.find(0, standing(true, "connected"));
     let reconciled = scene.dataplane.state().reconciled;
+    let behind = "the data plane does not run what it should, which is tried again: the kernel refused a call";
+    assert!(scene.status().reasons.contains(&behind.to_owned()));
     scene.daemon.tick();
+    assert!(!scene.status().reasons.contains(&behind.to_owned()));
     assert_eq!(scene.dataplane.state().reconciled, reconciled + 1);
     scene.daemon.tick();
     assert_eq!(
@@ -255,4 +308,58 @@ async fn checkers_are_reported_with_those_who_use_them() {
         shown, expected,
         "those of others, and of nobody, are left out"
     );
+}
+
+#[tokio::test]
+async fn where_nothing_is_probed_it_is_said_why() {
+    let maintenance = CHECKED
+        .replace("10.0.0.2:80\"", "10.0.0.2:80\"\nstate = \"maintenance\"")
+        .replace("10.0.0.3:80\"", "10.0.0.3:80\"\nstate = \"maintenance\"");
+    let empty = &CHECKED[..CHECKED.find("[[service.real]]").unwrap()];
+    let none = &CHECKED[..CHECKED.find("[[service]]").unwrap()];
+    for (file, expected) in [
+        (
+            maintenance.as_str(),
+            "nothing is probed: all real servers are in maintenance: `balancer-ctl ready REAL` ends that",
+        ),
+        (
+            empty,
+            "nothing is probed: there is no real server: add one with `balancer-ctl add-real`",
+        ),
+        (
+            FILE,
+            "nothing is probed: give a service a check, as in `balancer-ctl edit-service --check http`",
+        ),
+        (
+            none,
+            "nothing is probed: there is no service: add one with `balancer-ctl add-service`",
+        ),
+    ] {
+        let mut scene = Scene::with_file(file);
+        let report = scene.ask(|reply| Message::Health(None, reply)).unwrap();
+        let health = report.finished().await.unwrap();
+        assert_eq!(
+            (health.checkers, health.idle.as_deref()),
+            (vec![], Some(expected))
+        );
+    }
+}
+
+#[test]
+fn checkers_that_stand_still_limit_and_are_not_hidden_from_systemd() {
+    let mut scene = scene();
+    scene.find(0, standing(true, "connected"));
+    scene.find(1, standing(true, "connected"));
+    for (stands_still, overall, reasons) in [
+        (false, view::Overall::Running, &[][..]),
+        (true, view::Overall::Limited, &[STANDSTILL]),
+        (false, view::Overall::Running, &[]),
+    ] {
+        scene.checkers.state().stands_still = stands_still;
+        scene.daemon.tick();
+        assert_eq!(scene.daemon.is_unchecked, stands_still);
+        let status = scene.status();
+        assert_eq!(status.overall, overall);
+        assert_eq!(status.reasons, reasons);
+    }
 }

@@ -124,3 +124,16 @@ fn there_is_room_for_probes() {
     let room = room();
     assert!((FILES..=MOST).contains(&room), "{room}");
 }
+
+#[test]
+fn a_thread_that_broke_is_not_alive() {
+    let make = |_: &Watched, _: &Advice| -> Result<Prober, String> { panic!("a bug") };
+    let (mut health, _updates) = Health::start_with(None, make).unwrap();
+    assert!(health.alive());
+    health.watch(begin(&watched(([127, 0, 0, 1], 9).into()), None));
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while health.alive() && Instant::now() < deadline {
+        thread::yield_now();
+    }
+    assert!(!health.alive());
+}

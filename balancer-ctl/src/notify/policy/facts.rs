@@ -1,7 +1,7 @@
 //! What the policy knows of services and real servers, whoever is told: which trouble is where, and what was before.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     net::{IpAddr, SocketAddr},
     time::SystemTime,
 };
@@ -98,6 +98,17 @@ impl Place {
             trouble,
         }
     }
+
+    /// The event that ends its trouble.
+    pub(super) fn end(&self, time: String, message: String) -> Event {
+        Event {
+            time,
+            event: self.trouble.end(),
+            service: self.service.clone(),
+            real: self.real,
+            message,
+        }
+    }
 }
 
 /// Forgets everything about a real server, or a service with all that is in it.
@@ -156,7 +167,7 @@ impl Facts {
 
     /// Forgets what is not there any more.
     pub(super) fn prune(&mut self, present: &Present) {
-        self.past.retain(|place, _| present.has(place));
+        self.past.retain(|place, _| present.gone(place).is_none());
     }
 
     /// Notes when things failed and passed.
@@ -185,29 +196,41 @@ impl Facts {
 /// What can be in trouble: services, and their real servers that are probed. Of one that is not, no end would ever be
 /// heard.
 pub(super) struct Present {
-    reals: HashMap<String, HashSet<SocketAddr>>,
+    services: HashMap<String, Probed>,
 }
+
+/// A service's real servers, each with why it is not probed, if it is not.
+type Probed = HashMap<SocketAddr, Option<&'static str>>;
 
 impl Present {
     pub(super) fn of(model: &Model) -> Self {
-        let reals = model.services.iter().map(|service| {
-            let watched = service
-                .reals
-                .iter()
-                .filter(|real| !service.checks.is_empty() && real.state != AdminState::Maintenance)
-                .map(|real| real.address);
-            (service.key.to_string(), watched.collect())
+        let services = model.services.iter().map(|service| {
+            let reals = service.reals.iter().map(|real| {
+                let why = if service.checks.is_empty() {
+                    Some("no longer checked")
+                } else if real.state == AdminState::Maintenance {
+                    Some("no longer checked, it is in maintenance")
+                } else {
+                    None
+                };
+                (real.address, why)
+            });
+            (service.key.to_string(), reals.collect())
         });
         Self {
-            reals: reals.collect(),
+            services: services.collect(),
         }
     }
 
-    pub(super) fn has(&self, place: &Place) -> bool {
-        let Some(service) = &place.service else {
-            return true;
+    /// Why nothing more will be heard of a trouble; `None` while it can go on.
+    pub(super) fn gone(&self, place: &Place) -> Option<&'static str> {
+        let service = place.service.as_ref()?;
+        let Some(reals) = self.services.get(service) else {
+            return Some("the service was removed");
         };
-        let reals = self.reals.get(service);
-        reals.is_some_and(|reals| place.real.is_none_or(|real| reals.contains(&real)))
+        match reals.get(&place.real?) {
+            None => Some("removed"),
+            Some(why) => *why,
+        }
     }
 }

@@ -66,7 +66,7 @@ impl Scene {
         let mut model = model(SERVICES);
         model.notify = entries.to_vec();
         let mut policy = Policy::default();
-        policy.configure(&model);
+        policy.configure(&model, "");
         Self {
             policy,
             model,
@@ -78,7 +78,9 @@ impl Scene {
 
     fn configure(&mut self, change: impl FnOnce(&mut Model)) {
         change(&mut self.model);
-        self.policy.configure(&self.model);
+        let time = self.event(EventKind::Stopping, "", "").time;
+        let tells = self.policy.configure(&self.model, &time);
+        self.note(tells);
     }
 
     fn event(&self, event: EventKind, service: &str, real: &str) -> Event {
@@ -409,25 +411,57 @@ fn a_service_that_is_gone_is_still_known_by_its_name_when_that_is_told() {
 }
 
 #[test]
-fn what_is_removed_or_let_alone_ends_its_troubles_silently() {
-    for change in [
-        (|model| model.services[0].reals.truncate(0)) as fn(&mut Model),
-        |model| drop(model.services.remove(0)),
-        |model| model.services[0].checks.clear(),
-        |model| model.services[0].reals[0].state = AdminState::Maintenance,
+fn what_is_removed_or_not_checked_any_more_ends_its_troubles_with_the_reason() {
+    for (change, why) in [
+        (
+            (|model| model.services[0].reals.truncate(0)) as fn(&mut Model),
+            "removed",
+        ),
+        (
+            |model| drop(model.services.remove(0)),
+            "the service was removed",
+        ),
+        (
+            |model| model.services[0].checks.clear(),
+            "no longer checked",
+        ),
+        (
+            |model| model.services[0].reals[0].state = AdminState::Maintenance,
+            "no longer checked, it is in maintenance",
+        ),
     ] {
-        let mut scene = Scene::new(&[health(0, Some(1000), false)]);
+        let mut young = health(1000, None, true);
+        young.run = vec!["/usr/local/bin/young".to_owned()];
+        let mut scene = Scene::new(&[health(0, Some(1000), false), young]);
         scene.down(0);
         scene.at(0, EventKind::RealDown, MAIL, "10.0.0.2:25");
+        scene.now = 500;
         scene.configure(change);
         scene.wait_until(1000);
-        scene.up(1500);
         scene.told(&[
             "0: #0 real-down 10.0.0.2:80 at 0",
             "0: #0 real-down 10.0.0.2:25 at 0",
+            &format!("500: #0 real-up 10.0.0.2:80 {why}"),
             "1000: #0 real-down 10.0.0.2:25 at 0 again 1",
+            "1000: #1 real-down 10.0.0.2:25 at 0",
         ]);
     }
+}
+
+#[test]
+fn quorum_of_a_service_that_is_removed_ends_with_the_troubles_of_its_real_servers() {
+    use EventKind::{QuorumLost, QuorumRegained, RealDown, RealUp};
+    let mut scene = Scene::new(&[notify(&[RealDown, RealUp, QuorumLost, QuorumRegained])]);
+    scene.down(0);
+    scene.at(0, QuorumLost, WEB, "");
+    scene.told.clear();
+    scene.now = 1;
+    scene.configure(|model| drop(model.services.remove(0)));
+    scene.at(2, EventKind::ServiceRemoved, WEB, "");
+    scene.told(&[
+        "1: #0 quorum-regained the service was removed",
+        "1: #0 real-up 10.0.0.2:80 the service was removed",
+    ]);
 }
 
 #[test]
@@ -466,16 +500,45 @@ fn entries_keep_their_troubles_over_a_reload() {
 }
 
 #[test]
-fn a_trouble_that_an_earlier_daemon_told_is_told_again_and_ended_but_not_begun() {
-    let mut scene = Scene::new(&[health(0, Some(1000), false)]);
-    let event = scene.event(EventKind::RealDown, WEB, "10.0.0.2:80");
-    scene.policy.assume(&event, scene.zero);
-    scene.wait_until(1000);
-    scene.up(1500);
-    scene.told(&[
-        "1000: #0 real-down 10.0.0.2:80 at 0 again 1",
-        "1500: #0 real-up 10.0.0.2:80 at 1500",
-    ]);
+fn what_was_due_before_a_restart_is_not_told_again_and_the_rest_comes_at_its_time() {
+    // The trouble began 2500 ms before the restart, which is at 10000.
+    let quick = health(0, None, false);
+    let often = health(300, Some(1000), false);
+    let slow = health(3000, None, false);
+    let mut only_up = health(1000, Some(100), false);
+    only_up.on = vec![EventKind::RealUp];
+    let told = |ends: u64| {
+        let mut scene = Scene::new(&[quick.clone(), often.clone(), slow.clone(), only_up.clone()]);
+        scene.now = 7500;
+        let event = scene.event(EventKind::RealDown, WEB, "10.0.0.2:80");
+        let at = |time| scene.zero + ms(time);
+        scene.policy.assume(&event, at(7500), at(10_000));
+        scene.now = 10_000;
+        scene.wait_until(ends);
+        scene.up(ends);
+        scene.told
+    };
+    assert_eq!(
+        told(10_100),
+        [
+            "10100: #0 real-up 10.0.0.2:80 at 10100",
+            "10100: #1 real-up 10.0.0.2:80 at 10100",
+            "10100: #3 real-up 10.0.0.2:80 at 10100",
+        ]
+    );
+    assert_eq!(
+        told(12_000),
+        [
+            // Told at 7800, 8800 and 9800 before.
+            "10500: #2 real-down 10.0.0.2:80 at 7500",
+            "10800: #1 real-down 10.0.0.2:80 at 7500 again 3",
+            "11800: #1 real-down 10.0.0.2:80 at 7500 again 4",
+            "12000: #0 real-up 10.0.0.2:80 at 12000",
+            "12000: #1 real-up 10.0.0.2:80 at 12000",
+            "12000: #2 real-up 10.0.0.2:80 at 12000",
+            "12000: #3 real-up 10.0.0.2:80 at 12000",
+        ]
+    );
 }
 
 #[test]
@@ -492,11 +555,22 @@ fn a_restart_within_alert_after_neither_swallows_a_trouble_nor_tells_a_false_end
     ] {
         let mut scene = Scene::new(&[health(1000, None, false)]);
         let event = scene.event(EventKind::RealDown, WEB, "10.0.0.2:80");
-        scene.policy.assume(&event, scene.zero);
+        scene
+            .policy
+            .assume(&event, scene.zero, scene.zero + ms(400));
         scene.wait_until(ends);
         scene.up(ends);
         scene.told(told);
     }
+}
+
+#[test]
+fn a_trouble_that_is_said_to_begin_after_the_restart_begins_then() {
+    let mut scene = Scene::new(&[health(1000, Some(1000), false)]);
+    let event = scene.event(EventKind::RealDown, WEB, "10.0.0.2:80");
+    scene.policy.assume(&event, scene.zero + ms(50), scene.zero);
+    scene.wait_until(1100);
+    scene.told(&["1050: #0 real-down 10.0.0.2:80 at 0"]);
 }
 
 #[test]

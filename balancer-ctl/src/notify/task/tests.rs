@@ -390,7 +390,7 @@ fn what_does_not_fit_in_an_entrys_line_is_refused_and_the_others_go_in_turn() {
     let mut model = model(SERVICES);
     model.notify = vec![entry(&["/a"]), entry(&["/b"])];
     let mut policy = Policy::default();
-    policy.configure(&model);
+    policy.configure(&model, "");
     let tells = policy.handle(&down("10.0.0.2:80", 0), Instant::now());
     let mut lines = Lines::default();
     for _ in 0..MOST_WAITING {

@@ -1,0 +1,98 @@
+//! What is told of health: the events between two standings. Pure.
+
+use std::time::Instant;
+
+use super::ServiceStatus;
+use crate::{difference::Happened, event::EventKind, model::VirtualService};
+
+/// The troubles of a service that stands, each with the time since when it stands, as events that begin them.
+pub(super) fn troubles(
+    service: &VirtualService,
+    status: &ServiceStatus,
+    now: Instant,
+) -> Vec<(Happened, Instant)> {
+    let mut happened = Vec::new();
+    tell(service, None, status, &mut happened);
+    let begin = |happened: Happened| {
+        let began = match (happened.kind, happened.real) {
+            (EventKind::RealDown, Some(real)) => status.reals.get(&real)?.out_since,
+            (EventKind::QuorumLost, _) => quorum_lost(service, status),
+            _ => return None,
+        };
+        Some((happened, began.unwrap_or(now)))
+    };
+    happened.into_iter().filter_map(begin).collect()
+}
+
+/// When quorum must have been lost: with which of the real servers that are out now.
+fn quorum_lost(service: &VirtualService, status: &ServiceStatus) -> Option<Instant> {
+    let reals = service.reals.iter().filter(|real| !real.backup);
+    let mut out: Vec<_> = reals
+        .filter_map(|real| Some((status.reals.get(&real.address)?.out_since?, real.weight)))
+        .collect();
+    out.sort_unstable();
+    let policy = &service.health;
+    let enough = u64::from(policy.quorum.saturating_sub(policy.hysteresis));
+    let gone: u64 = out.iter().map(|(_, weight)| u64::from(*weight)).sum();
+    let mut live = status.live_weight + gone;
+    for (since, weight) in out {
+        live -= u64::from(weight);
+        if live < enough {
+            return Some(since);
+        }
+    }
+    None
+}
+
+/// The events between two standings of a service. One that was not there before has none but for what probes found.
+pub(super) fn tell(
+    service: &VirtualService,
+    before: Option<&ServiceStatus>,
+    after: &ServiceStatus,
+    happened: &mut Vec<Happened>,
+) {
+    let mut add = |kind, real, message| {
+        happened.push(Happened {
+            kind,
+            service: Some(service.key.to_string()),
+            real,
+            message,
+        });
+    };
+    for real in &service.reals {
+        let Some(status) = after.reals.get(&real.address) else {
+            continue;
+        };
+        let old = before
+            .and_then(|before| before.reals.get(&real.address))
+            .and_then(|old| old.healthy);
+        if service.checks.is_empty() || old == status.healthy {
+            continue;
+        }
+        let message = status.found.clone();
+        match status.healthy {
+            Some(true) => add(EventKind::RealUp, Some(real.address), message),
+            Some(false) => add(EventKind::RealDown, Some(real.address), message),
+            None => {}
+        }
+    }
+    let enough = before.and_then(|before| before.quorum);
+    let live = format!(
+        "live weight {}, quorum {}",
+        after.live_weight, service.health.quorum
+    );
+    match (enough, after.quorum) {
+        (Some(true) | None, Some(false)) => add(EventKind::QuorumLost, None, live),
+        (Some(false), Some(true)) => add(EventKind::QuorumRegained, None, live),
+        _ => {}
+    }
+    let backups = before.map_or(&[][..], |before| &before.backups_in);
+    if backups != after.backups_in {
+        let names: Vec<_> = after.backups_in.iter().map(ToString::to_string).collect();
+        if names.is_empty() {
+            add(EventKind::BackupsOut, None, String::new());
+        } else {
+            add(EventKind::BackupsIn, None, names.join(", "));
+        }
+    }
+}

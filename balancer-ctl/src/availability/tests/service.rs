@@ -1,0 +1,167 @@
+//! The service as a whole: quorum, backups, weights that grow.
+
+use super::*;
+
+#[test]
+fn quorum_is_lost_and_regained_with_hysteresis() {
+    let policy = HealthPolicy {
+        quorum: 3,
+        hysteresis: 1,
+        ..HealthPolicy::default()
+    };
+    let reals = (1..=5).map(|number| real(number, 1)).collect();
+    let mut world = World::new(model(reals, vec![check(None)], policy));
+    for number in 1..=5 {
+        let told = world.find(number, up());
+        assert_eq!(told.len(), 1, "only that it is up: {told:?}");
+    }
+    assert_eq!(world.find(1, down()).len(), 1);
+    assert_eq!(world.find(2, down()).len(), 1);
+    assert_eq!(world.find(3, down()).len(), 1, "2 is not below 3 - 1");
+    assert_eq!(world.status().quorum, Some(true));
+    assert_eq!(
+        world.find(4, down())[1],
+        "quorum-lost: live weight 1, quorum 3"
+    );
+    assert_eq!(world.find(4, up()).len(), 1);
+    assert_eq!(world.find(3, up()).len(), 1, "3 is below 3 + 1");
+    assert_eq!(world.status().quorum, Some(false));
+    assert_eq!(
+        world.find(2, up())[1],
+        "quorum-regained: live weight 4, quorum 3"
+    );
+}
+
+#[test]
+fn backups_step_in_one_by_one_and_leave_when_others_return() {
+    let reals = vec![real(1, 1), backup(2), real(3, 1), backup(4)];
+    let mut world = World::new(model(reals, vec![check(None)], HealthPolicy::default()));
+    world.find(2, up());
+    world.find(4, up());
+    assert_eq!(
+        world.weights(),
+        [0; 4],
+        "too early: the others are not known yet"
+    );
+    world.find(1, up());
+    world.find(3, up());
+    assert_eq!(world.weights(), [1, 0, 1, 0]);
+    assert_eq!(
+        world.shown(2),
+        (RealState::Up, Some("backup, standing by"), 0)
+    );
+    world.find(1, down());
+    assert_eq!(world.weights(), [0, 0, 1, 0]);
+    assert_eq!(
+        world.find(3, down()),
+        [
+            "real-down 10.0.0.3: no answer within 2s, 3 of 3",
+            "quorum-lost: live weight 0, quorum 1",
+            "backups-in: 10.0.0.2:80"
+        ]
+    );
+    assert_eq!(world.runs(), [(0, RESET), (1, KEEP), (0, RESET), (0, KEEP)]);
+    assert_eq!(
+        world.shown(2),
+        (RealState::Up, Some("backup, stepped in"), 1)
+    );
+    assert_eq!(
+        world.find(2, down())[1],
+        "backups-in: 10.0.0.4:80",
+        "the next in order"
+    );
+    assert_eq!(world.weights(), [0, 0, 0, 1]);
+    assert_eq!(world.find(2, up())[1], "backups-in: 10.0.0.2:80");
+    let told = world.find(1, up());
+    assert_eq!(
+        told[1..],
+        ["quorum-regained: live weight 1, quorum 1", "backups-out: "]
+    );
+    assert_eq!(world.runs(), [(1, KEEP), (0, KEEP), (0, RESET), (0, KEEP)]);
+}
+
+#[test]
+fn all_backups_step_in_beside_the_living_when_quorum_is_lost() {
+    let policy = HealthPolicy {
+        quorum: 2,
+        backups: Backups::All,
+        ..HealthPolicy::default()
+    };
+    let reals = vec![real(1, 1), real(2, 1), backup(3), backup(4)];
+    let mut world = World::new(model(reals, vec![check(None)], policy));
+    for number in 1..=4 {
+        world.find(number, up());
+    }
+    assert_eq!(world.weights(), [1, 1, 0, 0]);
+    let told = world.find(1, down());
+    assert_eq!(
+        told[1..],
+        [
+            "quorum-lost: live weight 1, quorum 2",
+            "backups-in: 10.0.0.3:80, 10.0.0.4:80"
+        ]
+    );
+    assert_eq!(world.weights(), [0, 1, 1, 1]);
+    world.find(1, up());
+    assert_eq!(world.weights(), [1, 1, 0, 0]);
+}
+
+#[test]
+fn weight_grows_linearly_after_recovery_and_not_at_the_start() {
+    let policy = HealthPolicy {
+        slow_start: 10 * SECOND,
+        ..HealthPolicy::default()
+    };
+    let mut world = World::new(model(
+        vec![real(1, 4), real(2, 2)],
+        vec![check(None)],
+        policy,
+    ));
+    world.find(1, up());
+    world.find(2, up());
+    assert_eq!(world.weights(), [4, 2], "the first pass is no recovery");
+    world.find(1, down());
+    world.find(1, up());
+    assert_eq!(world.weights(), [1, 40]);
+    assert_eq!(
+        world.shown(1),
+        (RealState::Up, Some("slow start, 0 % of its weight"), 1)
+    );
+    assert_eq!(world.status().live_weight, 6);
+    for (seconds, weight) in [(1, 8), (4, 40), (3, 64)] {
+        world.wait(seconds * SECOND);
+        assert_eq!(world.weights(), [weight, 40]);
+    }
+    assert_eq!(
+        world.shown(1),
+        (RealState::Up, Some("slow start, 80 % of its weight"), 3)
+    );
+    world.wait(2 * SECOND);
+    assert_eq!(world.weights(), [4, 2]);
+    assert_eq!(world.shown(1), (RealState::Up, None, 4));
+    assert_eq!(world.availability.next_deadline(), None);
+}
+
+#[test]
+fn under_rr_too_the_share_grows_whatever_the_weights() {
+    let policy = HealthPolicy {
+        slow_start: 10 * SECOND,
+        ..HealthPolicy::default()
+    };
+    let mut world = World::new(model(
+        vec![real(1, 9), real(2, 1)],
+        vec![check(None)],
+        policy,
+    ));
+    world.service().scheduler = Scheduler::Rr;
+    world.adopt();
+    world.find(1, up());
+    world.find(2, up());
+    world.find(1, down());
+    world.find(1, up());
+    world.wait(5 * SECOND);
+    assert_eq!(world.weights(), [10, 20]);
+    assert_eq!(world.availability.desired()[0].scheduler, Scheduler::Wrr);
+    world.wait(5 * SECOND);
+    assert_eq!(world.availability.desired()[0].scheduler, Scheduler::Rr);
+}

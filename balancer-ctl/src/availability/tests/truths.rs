@@ -1,0 +1,180 @@
+//! Each of the four truths against the others.
+
+use super::*;
+
+#[test]
+fn the_four_truths_are_told_apart() {
+    use AdminState::{Drain, Maintenance, Ready};
+    let percent = |percent| Advice {
+        weight: Some(AdvisedWeight::Percent(percent)),
+        ..Advice::default()
+    };
+    let absolute = |weight| Advice {
+        weight: Some(AdvisedWeight::Absolute(weight)),
+        ..Advice::default()
+    };
+    let state = |state| Advice {
+        state: Some(state),
+        ..Advice::default()
+    };
+    let agent_down = Advice {
+        down: Some("down: backup runs".to_owned()),
+        ..Advice::default()
+    };
+    // Operator, weight, what was found → state, why, effective weight, connections.
+    let cases = [
+        (Ready, 4, up(), (RealState::Up, None, 4), KEEP),
+        (
+            Ready,
+            0,
+            up(),
+            (RealState::Draining, Some("weight 0"), 0),
+            KEEP,
+        ),
+        (
+            Ready,
+            4,
+            down(),
+            (RealState::Down, Some("no answer within 2s, 3 of 3"), 0),
+            RESET,
+        ),
+        (
+            Ready,
+            0,
+            down(),
+            (RealState::Down, Some("no answer within 2s, 3 of 3"), 0),
+            RESET,
+        ),
+        (
+            Drain,
+            4,
+            up(),
+            (RealState::Draining, Some("by the operator"), 0),
+            KEEP,
+        ),
+        (
+            Drain,
+            4,
+            down(),
+            (RealState::Down, Some("no answer within 2s, 3 of 3"), 0),
+            RESET,
+        ),
+        (
+            Ready,
+            4,
+            advising(percent(50)),
+            (RealState::Up, Some("50 % of its weight by its agent"), 2),
+            KEEP,
+        ),
+        (
+            Ready,
+            4,
+            advising(percent(1)),
+            (RealState::Up, Some("1 % of its weight by its agent"), 1),
+            KEEP,
+        ),
+        (
+            Ready,
+            4,
+            advising(percent(100)),
+            (RealState::Up, None, 4),
+            KEEP,
+        ),
+        (
+            Ready,
+            4,
+            advising(percent(0)),
+            (
+                RealState::Draining,
+                Some("0 % of its weight by its agent"),
+                0,
+            ),
+            KEEP,
+        ),
+        (
+            Ready,
+            4,
+            advising(absolute(7)),
+            (RealState::Up, Some("weight 7 by its answer"), 7),
+            KEEP,
+        ),
+        (
+            Ready,
+            4,
+            advising(absolute(0)),
+            (RealState::Draining, Some("weight 0 by its answer"), 0),
+            KEEP,
+        ),
+        (
+            Ready,
+            0,
+            advising(absolute(7)),
+            (RealState::Draining, Some("weight 0"), 0),
+            KEEP,
+        ),
+        (
+            Ready,
+            4,
+            advising(state(Drain)),
+            (RealState::Draining, Some("by its agent"), 0),
+            KEEP,
+        ),
+        (
+            Ready,
+            4,
+            advising(state(Maintenance)),
+            (RealState::Maintenance, Some("by its agent"), 0),
+            RESET,
+        ),
+        (
+            Drain,
+            4,
+            advising(state(Ready)),
+            (RealState::Draining, Some("by the operator"), 0),
+            KEEP,
+        ),
+        (
+            Drain,
+            4,
+            advising(state(Maintenance)),
+            (RealState::Maintenance, Some("by its agent"), 0),
+            RESET,
+        ),
+        (
+            Ready,
+            4,
+            advising(agent_down.clone()),
+            (RealState::Down, Some("its agent says down: backup runs"), 0),
+            RESET,
+        ),
+        (
+            Drain,
+            4,
+            advising(agent_down),
+            (RealState::Down, Some("its agent says down: backup runs"), 0),
+            RESET,
+        ),
+    ];
+    for (admin, weight, found, shown, connections) in cases {
+        let mut world = World::new(model(
+            vec![real(1, weight)],
+            vec![check(None)],
+            HealthPolicy::default(),
+        ));
+        world.service().reals[0].state = admin;
+        world.adopt();
+        world.find(1, found.clone());
+        assert_eq!(world.shown(1), shown, "{admin:?} {weight} {found:?}");
+        assert_eq!(
+            world.runs(),
+            [(shown.2, connections)],
+            "{admin:?} {weight} {found:?}"
+        );
+        let live = if shown.0 == RealState::Up {
+            u64::from(shown.2)
+        } else {
+            0
+        };
+        assert_eq!(world.status().live_weight, live);
+    }
+}

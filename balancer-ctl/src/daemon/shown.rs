@@ -1,0 +1,116 @@
+//! What the daemon shows: its services, their connections, the status of the whole.
+
+use super::{Daemon, STANDSTILL, refused};
+use crate::{
+    address::ServiceRef,
+    change::is_saved,
+    dataplane::ConnectionFilter,
+    error::Refusal,
+    model::ServiceKey,
+    overview::{self, Surroundings},
+    view,
+};
+
+impl Daemon {
+    pub(super) fn services(
+        &mut self,
+        service: Option<&ServiceRef>,
+    ) -> Result<view::Services, Refusal> {
+        let key = service.map(|service| self.key(service)).transpose()?;
+        let snapshot = self.dataplane.snapshot().map_err(refused)?;
+        let mut services = overview::services(&self.model, &self.availability, &snapshot);
+        if let Some(key) = key {
+            services.services.retain(|service| {
+                service.protocol == key.protocol && service.address == key.address
+            });
+        }
+        Ok(services)
+    }
+
+    pub(super) fn connections(
+        &mut self,
+        service: Option<&ServiceRef>,
+        mut filter: ConnectionFilter,
+    ) -> Result<view::Connections, Refusal> {
+        filter.service = service.map(|service| self.key(service)).transpose()?;
+        let limit = filter.limit;
+        // One more than wanted shows whether there are more.
+        filter.limit = limit.map(|limit| limit.saturating_add(1));
+        let mut connections = self.dataplane.connections(&filter).map_err(refused)?;
+        let more = limit.is_some_and(|limit| connections.len() > limit);
+        connections.truncate(limit.unwrap_or(usize::MAX));
+        let connections = connections.iter().map(|connection| view::Connection {
+            protocol: connection.virtual_address.protocol,
+            state: connection.state.name().to_owned(),
+            expires_in_ms: u64::try_from(connection.expires_in.as_millis()).unwrap_or(u64::MAX),
+            client: connection.client,
+            virtual_address: connection.virtual_address.address,
+            real: connection.real,
+        });
+        Ok(view::Connections {
+            connections: connections.collect(),
+            more,
+        })
+    }
+
+    pub(super) fn status(&mut self) -> Result<view::Status, Refusal> {
+        let dataplane = self.dataplane.status().map_err(refused)?;
+        let addresses = (self.addresses)()
+            .inspect_err(|error| tracing::warn!(%error, "cannot read this host's addresses"))
+            .ok();
+        let file = self.file.as_ref();
+        let surroundings = Surroundings {
+            addresses: addresses.as_ref(),
+            config: file.map(|file| file.path().display().to_string()),
+            runtime_changes: file.is_some_and(|file| !is_saved(&self.model, file.model())),
+            failures: self.failures(),
+            is_full: self.is_full,
+        };
+        Ok(overview::status(
+            &self.model,
+            &self.availability,
+            dataplane,
+            &surroundings,
+        ))
+    }
+
+    /// What does not work at present, and is tried again or watched.
+    fn failures(&self) -> Vec<String> {
+        let behind = self.behind.as_ref().map(|error| {
+            format!("the data plane does not run what it should, which is tried again: {error}")
+        });
+        let unchecked = self.is_unchecked.then(|| STANDSTILL.to_owned());
+        let failures = [unchecked, behind, self.failure.clone()];
+        failures.into_iter().flatten().collect()
+    }
+
+    pub(super) fn key(&self, service: &ServiceRef) -> Result<ServiceKey, Refusal> {
+        let services = &self.model.services;
+        match service {
+            ServiceRef::Key(key) if self.model.service(key).is_some() => Ok(*key),
+            ServiceRef::Key(key) => Err(Refusal::not_found(format!(
+                "there is no service {key}: `list` shows all"
+            ))),
+            ServiceRef::Name(name) => services
+                .iter()
+                .find(|service| service.name.as_ref() == Some(name))
+                .map(|service| service.key)
+                .ok_or_else(|| {
+                    Refusal::not_found(format!("there is no service `{name}`: `list` shows all"))
+                }),
+            ServiceRef::Only => match &services[..] {
+                [only] => Ok(only.key),
+                [] => Err(Refusal::not_found(
+                    "there is no service: add one with `add-service`",
+                )),
+                several => {
+                    let names: Vec<_> = several.iter().map(overview::service_name).collect();
+                    Err(Refusal::invalid(format!(
+                        "say which service: {}",
+                        crate::sentence::listed_few(&names)
+                    )))
+                }
+            },
+        }
+    }
+}

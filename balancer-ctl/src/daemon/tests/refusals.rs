@@ -1,0 +1,251 @@
+//! What is refused, or fails half way, changes nothing.
+
+use super::*;
+
+#[test]
+fn invalid_changes_are_refused() {
+    let mut scene = Scene::new();
+    let web = service_key("192.0.2.80:80").unwrap();
+    for (request, sentence) in [
+        (
+            Request::AddService(web, ServiceSettings::default()),
+            "service tcp/192.0.2.80:80 exists already: change it with `edit-service`",
+        ),
+        (
+            Request::AddService(
+                dns(),
+                ServiceSettings {
+                    name: Some("web".to_owned()),
+                    ..Default::default()
+                },
+            ),
+            "name `web` is taken by service tcp/192.0.2.80:80: choose another",
+        ),
+        (
+            add_real("2001:db8::2"),
+            "real [2001:db8::2]:80 is not of the family of service tcp/192.0.2.80:80: both must be IPv4 or both IPv6",
+        ),
+        (
+            add_real("10.0.0.2:80"),
+            "real 10.0.0.2:80 of service tcp/192.0.2.80:80 exists already: change it with `edit-real`",
+        ),
+        (
+            Request::EditReal(ServiceRef::Only, real("10.0.0.2"), weight(65_536)),
+            "weight 65536 of real 10.0.0.2:80 is out of range: 0..=65535",
+        ),
+        (
+            Request::DelReal(ServiceRef::Only, real("10.0.0.9"), Leftover::Keep),
+            "service tcp/192.0.2.80:80 has no real 10.0.0.9:80: `list` shows all",
+        ),
+        (
+            Request::DelService(named("mail")),
+            "there is no service `mail`: `list` shows all",
+        ),
+    ] {
+        for scope in [Scope::File, Scope::Runtime] {
+            assert_eq!(scene.refusal(request.clone(), scope), sentence);
+        }
+    }
+    assert_eq!(scene.told(), [] as [&str; 0]);
+}
+
+#[test]
+fn the_only_service_need_not_be_named_and_one_of_several_must() {
+    let mut scene = Scene::new();
+    scene.change(add_real("10.0.0.3"), Scope::File).unwrap();
+    scene
+        .change(
+            Request::AddService(dns(), ServiceSettings::default()),
+            Scope::File,
+        )
+        .unwrap();
+    assert_eq!(
+        scene.refusal(add_real("10.0.0.4"), Scope::File),
+        "say which service: `web` or `udp/192.0.2.80:53`"
+    );
+    scene.change(Request::Clear, Scope::File).unwrap();
+    assert_eq!(
+        scene.refusal(add_real("10.0.0.4"), Scope::File),
+        "there is no service: add one with `add-service`"
+    );
+    assert_eq!(
+        scene.text(),
+        "# ours\n[dataplane]\ninterfaces = [\"eth0\"]\n"
+    );
+}
+
+#[test]
+fn a_file_that_changed_meanwhile_is_neither_written_nor_is_anything_applied() {
+    let mut scene = Scene::new();
+    fs::write(scene.path(), format!("{FILE}# theirs\n")).unwrap();
+    let path = scene.path().display().to_string();
+    assert_eq!(
+        scene.refusal(add_real("10.0.0.3"), Scope::File),
+        format!(
+            "{path} has changed since it was loaded: `balancer-ctl reload` first, or use --runtime"
+        )
+    );
+    scene.change(add_real("10.0.0.3"), Scope::Runtime).unwrap();
+    scene.ask(Message::Reload).unwrap();
+    scene.change(add_real("10.0.0.3"), Scope::File).unwrap();
+    assert_eq!(
+        scene.text(),
+        format!("{FILE}\n[[service.real]]\naddress = \"10.0.0.3:80\"\n# theirs\n")
+    );
+}
+
+#[test]
+fn a_change_that_the_data_plane_refuses_is_not_written() {
+    let mut scene = Scene::new();
+    scene.dataplane.state().room = Some(1);
+    assert_eq!(
+        scene.refusal(
+            Request::AddService(dns(), ServiceSettings::default()),
+            Scope::File
+        ),
+        "there is room for 1 services"
+    );
+    assert_eq!(fs::read_dir(scene.folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_change_that_fails_half_way_is_taken_back() {
+    let mut scene = Scene::new();
+    scene.dataplane.state().fails_half_way = 1;
+    assert_eq!(
+        scene.refusal(add_real("10.0.0.3"), Scope::File),
+        "the kernel refused a call"
+    );
+    assert_eq!(
+        scene.dataplane.state().reconciled,
+        3,
+        "the start, the change, and back"
+    );
+}
+
+#[test]
+fn a_change_that_cannot_be_written_is_not_applied() {
+    // A file that can be read and has no name any more cannot be replaced, not even by root.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("balancer.toml");
+    fs::write(&path, FILE).unwrap();
+    let open = fs::File::open(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&open));
+    let file = ConfigFile::load(Path::new(&path), "lb1").unwrap();
+    let model = file.model().clone();
+    let mut scene = Scene::start(folder, Some(file), model);
+    let refusal = scene.change(add_real("10.0.0.3"), Scope::File).unwrap_err();
+    assert_eq!(
+        refusal.sentence,
+        format!("cannot write {path}: No such file or directory (os error 2); nothing was changed")
+    );
+    assert_eq!(scene.state(), ["tcp/192.0.2.80:80 10.0.0.2:80=1"]);
+    assert_eq!(scene.dataplane.state().reconciled, 1, "only the start");
+}
+
+#[test]
+fn a_change_whose_file_cannot_be_put_in_place_is_taken_back() {
+    let mut scene = Scene::new();
+    let path = scene.path();
+    scene.dataplane.state().meanwhile = Some(Box::new({
+        let path = path.clone();
+        move || {
+            fs::remove_file(&path).unwrap();
+            fs::create_dir(&path).unwrap();
+        }
+    }));
+    let refusal = scene.change(add_real("10.0.0.3"), Scope::File).unwrap_err();
+    assert_eq!(
+        refusal.sentence,
+        format!(
+            "cannot replace {}: Is a directory (os error 21); nothing was changed",
+            path.display()
+        )
+    );
+    assert_eq!(scene.state(), ["tcp/192.0.2.80:80 10.0.0.2:80=1"]);
+    assert_eq!(
+        scene.dataplane.state().reconciled,
+        3,
+        "the start, the change, and back"
+    );
+    assert_eq!(scene.told(), [] as [&str; 0]);
+}
+
+#[test]
+fn a_file_that_is_wrong_changes_nothing_when_it_is_loaded_again() {
+    let mut scene = Scene::new();
+    let before = scene.state();
+    let path = scene.path().display().to_string();
+    // As an editor that died in the middle leaves it.
+    fs::write(scene.path(), &FILE[..FILE.find("eb\"").unwrap()]).unwrap();
+    let refusal = scene.ask(Message::Reload).unwrap_err();
+    assert_eq!(
+        refusal.sentence,
+        format!("{path}:6:10: invalid basic string, expected `\"`")
+    );
+    assert_eq!(scene.state(), before);
+    assert_eq!(
+        scene.told(),
+        [format!(
+            "reload-failed {path}:6:10: invalid basic string, expected `\"`"
+        )]
+    );
+}
+
+#[test]
+fn settings_and_services_of_a_loaded_file_are_applied_or_neither_is() {
+    let mut scene = Scene::new();
+    let text = FILE.replace("eth0", "eth1");
+    fs::write(
+        scene.path(),
+        format!("{text}\n[[service]]\naddress = \"192.0.2.80:81\"\n"),
+    )
+    .unwrap();
+    scene.dataplane.state().room = Some(1);
+    let refusal = scene.ask(Message::Reload).unwrap_err();
+    assert_eq!(refusal.sentence, "there is room for 1 services");
+    let interfaces = |scene: &Scene| scene.dataplane.state().settings.clone().unwrap().interfaces;
+    assert_eq!(interfaces(&scene), ["eth0"]);
+    assert_eq!(scene.state(), ["tcp/192.0.2.80:80 10.0.0.2:80=1"]);
+
+    scene.dataplane.state().room = None;
+    scene.ask(Message::Reload).unwrap();
+    assert_eq!(interfaces(&scene), ["eth1"]);
+    assert_eq!(
+        scene.state(),
+        ["tcp/192.0.2.80:80 10.0.0.2:80=1", "tcp/192.0.2.80:81"]
+    );
+}
+
+#[test]
+fn a_loaded_file_that_fails_half_way_is_taken_back() {
+    let mut scene = Scene::new();
+    let text = FILE.replace("eth0", "eth1");
+    fs::write(
+        scene.path(),
+        format!("{text}\n[[service]]\naddress = \"192.0.2.80:81\"\n"),
+    )
+    .unwrap();
+    scene.dataplane.state().fails_half_way = 1;
+    let refusal = scene.ask(Message::Reload).unwrap_err();
+    assert_eq!(refusal.sentence, "the kernel refused a call");
+    let settings = scene.dataplane.state().settings.clone();
+    assert_eq!(settings.as_ref(), Some(&scene.daemon.model.dataplane));
+    assert_eq!(scene.state(), ["tcp/192.0.2.80:80 10.0.0.2:80=1"]);
+    assert_eq!(scene.told(), ["reload-failed the kernel refused a call"]);
+}
+
+#[test]
+fn what_could_not_be_taken_back_is_said_and_tried_again() {
+    let mut scene = Scene::new();
+    scene.dataplane.state().fails_half_way = 2;
+    let refusal = scene.change(add_real("10.0.0.3"), Scope::File).unwrap_err();
+    assert_eq!(
+        refusal.sentence,
+        "the kernel refused a call; and what ran before could not be brought back, which is tried again: \
+         the kernel refused a call"
+    );
+    scene.daemon.tick();
+    assert_eq!(scene.state(), ["tcp/192.0.2.80:80 10.0.0.2:80=1"]);
+}
