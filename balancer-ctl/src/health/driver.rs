@@ -32,8 +32,10 @@ use super::{
 };
 use crate::view;
 
-/// Probes that are due within such a time start together: they wake this thread, and their targets, but once.
-const TOGETHER: Duration = Duration::from_millis(5);
+/// Probes that are due within such a time start together, so that they wake this thread, and their targets, but once.
+const TOGETHER: Duration = Duration::from_millis(40);
+/// No probe waits for others longer than such a part of the shortest interval.
+const PATIENCE: u32 = 20;
 /// How often the same complaint is made.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
@@ -78,6 +80,8 @@ pub(super) struct Driver<P, M> {
     probed: HashMap<TaskId, CheckerId>,
     /// The longest rest while probes run.
     rest: Duration,
+    /// From the start of some probes to that of the next.
+    together: Duration,
     /// Before that no other probes are started.
     next_start: std::time::Instant,
     /// No room for another probe.
@@ -153,6 +157,7 @@ where
             probes: JoinSet::new(),
             probed: HashMap::new(),
             rest: stall::LONGEST_REST,
+            together: TOGETHER,
             next_start: now(),
             full: Complaint::default(),
             lacking: Complaint::default(),
@@ -193,7 +198,7 @@ where
         if now >= self.next_start {
             let due = self.schedule.start(now, room);
             if !due.is_empty() {
-                self.next_start = now + TOGETHER;
+                self.next_start = now + self.together;
             }
             for id in due {
                 self.start(id);
@@ -408,12 +413,13 @@ where
                 slot.is_stale = true;
             }
         }
-        let shortest = self
-            .slots
-            .values()
-            .map(|slot| slot.watched.check.timing.timeout)
+        let timings = || self.slots.values().map(|slot| &slot.watched.check.timing);
+        let timeout = timings().map(|timing| timing.timeout).min();
+        self.rest = timeout.map_or(stall::LONGEST_REST, stall::rest_for);
+        let interval = timings()
+            .map(|timing| timing.fast_interval.unwrap_or(timing.interval))
             .min();
-        self.rest = shortest.map_or(stall::LONGEST_REST, stall::rest_for);
+        self.together = interval.map_or(TOGETHER, |interval| TOGETHER.min(interval / PATIENCE));
     }
 
     fn begin(&mut self, begin: Begin, past: Vec<Change>) {

@@ -281,34 +281,51 @@ async fn a_server_that_never_answers_is_down_and_delays_nobody() {
     for port in 21..=40 {
         let asked = scene.world.asked(port);
         for pair in asked.windows(2) {
-            assert!(pair[1] - pair[0] <= SECOND + 2 * MS, "{port}: {asked:?}");
+            let most = SECOND + TOGETHER + 2 * MS;
+            assert!(pair[1] - pair[0] <= most, "{port}: {asked:?}");
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn probes_that_are_due_close_to_one_another_start_together() {
-    let scene = scene();
-    for port in 1..=1000 {
-        // Answers in between start nothing.
-        scene
-            .world
-            .set(port, Manner::Slow(MS * u32::from(port % 4)));
-    }
-    scene.watch_ports(1..=1000);
-    sleep(20 * SECOND).await;
-    let mut starts: Vec<Instant> = (1..=1000)
-        .flat_map(|port| scene.world.asked(port).split_off(10))
-        .collect();
-    starts.sort();
-    starts.dedup();
-    for pair in starts.windows(2) {
-        assert!(pair[1] - pair[0] >= TOGETHER, "{:?}", pair[1] - pair[0]);
-    }
-    for port in 1..=1000 {
-        for pair in scene.world.asked(port).split_off(10).windows(2) {
-            let late = (pair[1] - pair[0]).saturating_sub(SECOND);
-            assert!(late <= TOGETHER + MS, "{port}: {late:?}");
+    for (interval, together) in [(2000, 40), (400, 20)] {
+        let scene = scene();
+        let ports = 1..=interval;
+        let checks = ports.clone().map(|port| {
+            // Answers in between start nothing.
+            scene
+                .world
+                .set(port, Manner::Slow(MS * u32::from(port % 4)));
+            let mut watched = watched(port);
+            watched.check.timing.interval = MS * u32::from(interval);
+            watched.check.timing.timeout = 100 * MS;
+            begin(watched)
+        });
+        scene.watch(checks.collect());
+        sleep(10 * SECOND).await;
+        let settled = Instant::now();
+        sleep(5 * SECOND).await;
+        let settled = |port: u16| {
+            let mut asked = scene.world.asked(port);
+            asked.retain(|at| *at > settled);
+            asked
+        };
+        let mut starts: Vec<Instant> = ports.clone().flat_map(settled).collect();
+        starts.sort();
+        starts.dedup();
+        for pair in starts.windows(2) {
+            let between = pair[1] - pair[0];
+            assert!(
+                (together * MS..together * MS + 2 * MS).contains(&between),
+                "{between:?}"
+            );
+        }
+        for port in ports {
+            for pair in settled(port).windows(2) {
+                let late = (pair[1] - pair[0]).saturating_sub(MS * u32::from(interval));
+                assert!(late <= together * MS + MS, "{port}: {late:?}");
+            }
         }
     }
 }
