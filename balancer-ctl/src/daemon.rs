@@ -29,6 +29,7 @@ use tracing::Level;
 pub use self::{
     health::HealthReport,
     message::{Leftover, Message, Reply, Request, Scope},
+    shown::ConnectionsReport,
 };
 use crate::{
     address::ServiceRef,

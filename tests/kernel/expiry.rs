@@ -75,8 +75,7 @@ fn idle_connections_go_as_pairs_and_busy_ones_stay() {
         );
         drop(busy);
         assert_eq!(
-            dataplane
-                .connections(&ConnectionFilter::default())
+            dataplane.connections(ConnectionFilter::default()).unwrap()()
                 .unwrap()
                 .len(),
             1
@@ -235,33 +234,54 @@ fn packets_stop_asking_for_failed_real_servers_when_the_last_one_is_freed() {
     });
 }
 
+/// Whether the neighbour entries of the two real servers are managed.
+fn managed(scene: &Scene) -> [bool; 2] {
+    ["10.0.1.2", "10.0.2.2"].map(|address| {
+        let entry = scene.balancer.run(|| {
+            let mut show = std::process::Command::new("ip");
+            show.args(["neighbour", "show", "to", address]).output()
+        });
+        let entry = String::from_utf8(entry.unwrap().unwrap().stdout).unwrap();
+        entry.contains(" managed ")
+    })
+}
+
 #[test]
 fn neighbours_are_kept_fresh_as_long_as_a_real_server_needs_them() {
     let scene = Scene::new();
-    let managed = || {
-        ["10.0.1.2", "10.0.2.2"].map(|address| {
-            let entry = scene.balancer.run(|| {
-                let mut show = std::process::Command::new("ip");
-                show.args(["neighbour", "show", "to", address]).output()
-            });
-            let entry = String::from_utf8(entry.unwrap().unwrap().stdout).unwrap();
-            entry.contains(" managed ")
-        })
-    };
     scene.with(all(), |dataplane| {
         dataplane.reconcile(&both()).unwrap();
-        assert_eq!(managed(), [true, true]);
+        assert_eq!(managed(&scene), [true, true]);
         dataplane
             .reconcile(&[service(VIP, &[("10.0.1.2:8080", 1)])])
             .unwrap();
-        tend_until(dataplane, |_| managed() == [true, false]);
+        tend_until(dataplane, |_| managed(&scene) == [true, false]);
     });
     // Nobody may change a namespace's neighbours from outside.
     let down = scene
         .balancer
         .run(|| kernel::detach(Some(&scene.instance)).map_err(|error| error.to_string()));
     assert_eq!(down.unwrap(), Ok(true));
-    assert_eq!(managed(), [false, false]);
+    assert_eq!(managed(&scene), [false, false]);
+}
+
+#[test]
+fn the_next_hop_to_a_real_server_is_looked_for_again_when_routes_change() {
+    let scene = Scene::new();
+    scene.with(all(), |dataplane| {
+        dataplane.reconcile(&both()).unwrap();
+        tend_until(dataplane, |_| managed(&scene) == [true, true]);
+        scene
+            .balancer
+            .ip("route add 10.0.1.2/32 via 10.0.2.2")
+            .unwrap();
+        tend_until(dataplane, |_| managed(&scene) == [false, true]);
+        scene
+            .balancer
+            .ip("route del 10.0.1.2/32 via 10.0.2.2")
+            .unwrap();
+        tend_until(dataplane, |_| managed(&scene) == [true, true]);
+    });
 }
 
 /// The low half of the kernel's jiffies, as the program `clock` says.

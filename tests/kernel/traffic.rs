@@ -50,7 +50,7 @@ fn connections_alternate_and_are_counted() {
         assert_eq!(service.counters.connections, 6);
         assert_eq!(dataplane.status().unwrap().connections, 6);
 
-        let connections = dataplane.connections(&ConnectionFilter::default()).unwrap();
+        let connections = dataplane.connections(ConnectionFilter::default()).unwrap()().unwrap();
         assert_eq!(connections.len(), 6);
         for connection in connections {
             assert_eq!(connection.state, State::Established);

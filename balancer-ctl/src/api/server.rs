@@ -210,10 +210,12 @@ async fn connections(State(api): State<Api>, query: Parameters<ConnectionsQuery>
         },
     };
     let service = service.map(|text| parsed(&text)).transpose()?;
-    let connections = api
+    let report = api
         .ask(|reply| Message::Connections(service, filter, reply))
         .await?;
-    Ok(axum::Json(connections).into_response())
+    let connections = tokio::task::spawn_blocking(|| report.finished()).await;
+    let broke = |_| Refusal::failed("the connection table cannot be read, see the log");
+    Ok(axum::Json(connections.map_err(broke)??).into_response())
 }
 
 fn connection_state(name: &str) -> Result<tcp::State, Refusal> {

@@ -2,7 +2,7 @@
 
 use tokio::sync::oneshot;
 
-use super::HealthReport;
+use super::{ConnectionsReport, HealthReport};
 use crate::{
     address::{RealRef, ServiceRef},
     change::{RealSettings, ServiceSettings},
@@ -27,7 +27,7 @@ pub enum Message {
     Connections(
         Option<ServiceRef>,
         ConnectionFilter,
-        Reply<view::Connections>,
+        Reply<ConnectionsReport>,
     ),
     /// For all checkers, or those of one service.
     Health(Option<ServiceRef>, Reply<HealthReport>),

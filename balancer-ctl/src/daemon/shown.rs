@@ -1,15 +1,54 @@
 //! What the daemon shows: its services, their connections, the status of the whole.
 
+use std::fmt;
+
 use super::{Daemon, STANDSTILL, refused};
 use crate::{
     address::ServiceRef,
     change::is_saved,
-    dataplane::ConnectionFilter,
+    dataplane::{Connection, ConnectionFilter, Reading},
     error::Refusal,
     model::ServiceKey,
     overview::{self, Surroundings},
     view,
 };
+
+/// Connections that are still to be read.
+pub struct ConnectionsReport {
+    reading: Reading<Vec<Connection>>,
+    limit: Option<usize>,
+}
+
+impl ConnectionsReport {
+    /// Reads them, which may take a second of a full table.
+    ///
+    /// # Errors
+    /// The kernel refused a map call.
+    pub fn finished(self) -> Result<view::Connections, Refusal> {
+        let Self { reading, limit } = self;
+        let mut connections = reading().map_err(refused)?;
+        let more = limit.is_some_and(|limit| connections.len() > limit);
+        connections.truncate(limit.unwrap_or(usize::MAX));
+        let connections = connections.iter().map(|connection| view::Connection {
+            protocol: connection.virtual_address.protocol,
+            state: connection.state.name().to_owned(),
+            expires_in_ms: u64::try_from(connection.expires_in.as_millis()).unwrap_or(u64::MAX),
+            client: connection.client,
+            virtual_address: connection.virtual_address.address,
+            real: connection.real,
+        });
+        Ok(view::Connections {
+            connections: connections.collect(),
+            more,
+        })
+    }
+}
+
+impl fmt::Debug for ConnectionsReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectionsReport").finish_non_exhaustive()
+    }
+}
 
 impl Daemon {
     pub(super) fn services(
@@ -31,26 +70,13 @@ impl Daemon {
         &mut self,
         service: Option<&ServiceRef>,
         mut filter: ConnectionFilter,
-    ) -> Result<view::Connections, Refusal> {
+    ) -> Result<ConnectionsReport, Refusal> {
         filter.service = service.map(|service| self.key(service)).transpose()?;
         let limit = filter.limit;
         // One more than wanted shows whether there are more.
         filter.limit = limit.map(|limit| limit.saturating_add(1));
-        let mut connections = self.dataplane.connections(&filter).map_err(refused)?;
-        let more = limit.is_some_and(|limit| connections.len() > limit);
-        connections.truncate(limit.unwrap_or(usize::MAX));
-        let connections = connections.iter().map(|connection| view::Connection {
-            protocol: connection.virtual_address.protocol,
-            state: connection.state.name().to_owned(),
-            expires_in_ms: u64::try_from(connection.expires_in.as_millis()).unwrap_or(u64::MAX),
-            client: connection.client,
-            virtual_address: connection.virtual_address.address,
-            real: connection.real,
-        });
-        Ok(view::Connections {
-            connections: connections.collect(),
-            more,
-        })
+        let reading = self.dataplane.connections(filter).map_err(refused)?;
+        Ok(ConnectionsReport { reading, limit })
     }
 
     pub(super) fn status(&mut self) -> Result<view::Status, Refusal> {

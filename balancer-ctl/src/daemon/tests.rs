@@ -12,7 +12,7 @@ use super::*;
 use crate::{
     address::{RealRef, service_key},
     change::{RealSettings, ServiceSettings},
-    dataplane::fake::FakeDataplane,
+    dataplane::{Connection, ConnectionFilter, fake::FakeDataplane},
     health::fake::FakeCheckers,
     model::{NoReal, Scheduler, ServiceKey},
 };
@@ -389,6 +389,31 @@ fn without_a_file_every_change_is_a_runtime_change() {
         scene.ask(Message::Reload).unwrap_err().sentence,
         "there is no configuration file to load: start balancerd with --config FILE"
     );
+}
+
+#[test]
+fn connections_are_read_apart_from_the_daemon() {
+    let mut scene = Scene::with_file(FILE);
+    let filter = || ConnectionFilter {
+        limit: Some(1),
+        ..ConnectionFilter::default()
+    };
+    let report = scene
+        .ask(|reply| Message::Connections(None, filter(), reply))
+        .unwrap();
+    // Whatever the daemon does meanwhile.
+    let connection = |client: u16| Connection {
+        virtual_address: service_key("192.0.2.80:80").unwrap(),
+        client: ([198, 51, 100, 1], client).into(),
+        real: "10.0.0.2:80".parse().unwrap(),
+        state: balancer_common::tcp::State::Established,
+        expires_in: Duration::from_secs(900),
+    };
+    scene.dataplane.state().connections = vec![connection(1), connection(2)];
+    let read = report.finished().unwrap();
+    assert!(read.more);
+    let clients: Vec<_> = read.connections.iter().map(|one| one.client).collect();
+    assert_eq!(clients, [([198, 51, 100, 1], 1).into()]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 use aya::Pod;
@@ -195,19 +196,19 @@ pub const fn counters(stats: &RealStats) -> Counters {
 
 /// Lists connections.
 #[derive(Debug)]
-pub struct Lister<'a> {
-    pub maps: &'a Maps,
-    pub filter: &'a ConnectionFilter,
+pub struct Lister {
+    pub maps: Arc<Maps>,
+    pub filter: ConnectionFilter,
     pub tick: Tick,
     pub now: u32,
     pub timeouts: Timeouts,
 }
 
-impl Lister<'_> {
+impl Lister {
     /// The connections that match, at most as many as the filter says.
     pub fn list(&self) -> io::Result<Vec<Connection>> {
         let mut connections = Vec::new();
-        half_open(self.maps, self.now, &self.timeouts, |record| {
+        half_open(&self.maps, self.now, &self.timeouts, |record| {
             if let Some(connection) = self.of_record(record) {
                 self.add(&mut connections, connection);
             }
@@ -224,7 +225,7 @@ impl Lister<'_> {
     }
 
     fn add(&self, connections: &mut Vec<Connection>, connection: Connection) {
-        if !self.is_full(connections) && matches(self.filter, &connection) {
+        if !self.is_full(connections) && matches(&self.filter, &connection) {
             connections.push(connection);
         }
     }
@@ -253,7 +254,7 @@ impl Lister<'_> {
                 let Some(mut connection) = of_row(&key, &row) else {
                     continue;
                 };
-                if !matches(self.filter, &connection) {
+                if !matches(&self.filter, &connection) {
                     continue;
                 }
                 let mut left = self.left(row.last_seen, row.state);

@@ -9,7 +9,7 @@ use std::{
 use balancer_common::verdict::Discard;
 
 use super::{
-    AttachedInterface, Connection, ConnectionFilter, Dataplane, DataplaneStatus, Error,
+    AttachedInterface, Connection, ConnectionFilter, Dataplane, DataplaneStatus, Error, Reading,
     RealSnapshot, Service, Snapshot,
 };
 use crate::model::{DataplaneSettings, ServiceKey};
@@ -139,16 +139,15 @@ impl Dataplane for FakeDataplane {
         Ok(snapshot)
     }
 
-    fn connections(&mut self, filter: &ConnectionFilter) -> Result<Vec<Connection>, Error> {
-        let state = self.state();
-        let matching = state
-            .connections
-            .iter()
-            .filter(|connection| matches(filter, connection));
-        Ok(matching
-            .take(filter.limit.unwrap_or(usize::MAX))
-            .cloned()
-            .collect())
+    fn connections(&mut self, filter: ConnectionFilter) -> Result<Reading<Vec<Connection>>, Error> {
+        let theirs = self.clone();
+        Ok(Box::new(move || {
+            let state = theirs.state();
+            let connections = state.connections.iter();
+            let matching = connections.filter(|connection| matches(&filter, connection));
+            let limit = filter.limit.unwrap_or(usize::MAX);
+            Ok(matching.take(limit).cloned().collect())
+        }))
     }
 
     fn status(&mut self) -> Result<DataplaneStatus, Error> {

@@ -5,6 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     os::fd::{AsFd, BorrowedFd},
     slice,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,7 +15,8 @@ use balancer_common::real_server::state;
 
 pub use super::packet_log::PacketLog;
 use super::{
-    Connection, ConnectionFilter, Dataplane, DataplaneStatus, Error, Service, Snapshot, apply,
+    Connection, ConnectionFilter, Dataplane, DataplaneStatus, Error, Reading, Service, Snapshot,
+    apply,
     attach::{self, Attached},
     census::Census,
     clock::{self, Tick},
@@ -63,7 +65,8 @@ pub struct OpenOptions {
 pub struct KernelDataplane {
     pins: Pins,
     ebpf: Ebpf,
-    pub(super) maps: Maps,
+    /// Those who list connections have their share.
+    pub(super) maps: Arc<Maps>,
     pub(super) settings: SettingsRow,
     ways: Ways,
     /// What the maps hold; none after a failure half way, until it is read again.
@@ -276,8 +279,12 @@ impl KernelDataplane {
     }
 
     fn tend_ways(&mut self) -> anyhow::Result<()> {
-        if self.watch.ways_changed() {
+        // In this order: a route's news is a way's, too.
+        let ways_changed = self.watch.ways_changed();
+        if self.watch.routes_changed() {
             self.keeper.routes_changed();
+        }
+        if ways_changed {
             self.neighbours_due = now();
         }
         if now() >= self.neighbours_due {
@@ -505,7 +512,7 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
     let mut dataplane = KernelDataplane {
         pins,
         ebpf: loaded.ebpf,
-        maps,
+        maps: Arc::new(maps),
         settings,
         ways,
         tables: Some(tables),
@@ -532,6 +539,8 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
     dataplane.attach(&configured)?;
     if loaded.fresh {
         dataplane.pins.adopt_staged()?;
+    } else {
+        dataplane.count_connections()?;
     }
     dataplane.pins.remove_other_layouts()?;
     Ok(dataplane)
@@ -592,7 +601,7 @@ impl Dataplane for KernelDataplane {
         Ok(self.read_counters()?)
     }
 
-    fn connections(&mut self, filter: &ConnectionFilter) -> Result<Vec<Connection>, Error> {
+    fn connections(&mut self, filter: ConnectionFilter) -> Result<Reading<Vec<Connection>>, Error> {
         Ok(self.list_connections(filter)?)
     }
 

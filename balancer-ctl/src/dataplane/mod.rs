@@ -127,6 +127,9 @@ pub struct DataplaneStatus {
     pub warnings: Vec<String>,
 }
 
+/// What takes longer than the data plane's owner may wait: called on a thread that may, whatever becomes of the data plane.
+pub type Reading<T> = Box<dyn FnOnce() -> Result<T, Error> + Send>;
+
 /// What went wrong in the data plane: a sentence for the operator.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:#}")]
@@ -222,11 +225,11 @@ pub trait Dataplane: Send {
     /// The kernel refused a map call.
     fn snapshot(&mut self) -> Result<Snapshot, Error>;
 
-    /// Lists connections.
+    /// Lists connections, later.
     ///
     /// # Errors
     /// The kernel refused a map call.
-    fn connections(&mut self, filter: &ConnectionFilter) -> Result<Vec<Connection>, Error>;
+    fn connections(&mut self, filter: ConnectionFilter) -> Result<Reading<Vec<Connection>>, Error>;
 
     /// Reads the data plane's own state.
     ///

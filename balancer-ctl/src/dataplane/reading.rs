@@ -3,14 +3,15 @@
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
+    sync::Arc,
 };
 
 use anyhow::Context;
 use balancer_common::{real_server::state, stats::RealStats, verdict::Discard};
 
 use super::{
-    Connection, ConnectionFilter, Counters, DataplaneStatus, RealSnapshot, ServiceSnapshot,
-    Snapshot,
+    Connection, ConnectionFilter, Counters, DataplaneStatus, Reading, RealSnapshot,
+    ServiceSnapshot, Snapshot,
     census::{self, Lister},
     kernel::KernelDataplane,
 };
@@ -32,6 +33,16 @@ impl KernelDataplane {
             census::belongs(connection, service, real, tables.reals.get(id as usize))
         });
         purged.context("cannot delete connections")
+    }
+
+    /// Counts all connections of tables that were taken up, so that nobody waits for that later.
+    pub(super) fn count_connections(&mut self) -> anyhow::Result<()> {
+        let now = self.now()?;
+        let timeouts = self.settings.get().timeouts;
+        let reals = self.tables()?.reals.len();
+        let census = census::count(&self.maps, reals, now, &timeouts);
+        self.census = Some(census.context("cannot count connections")?);
+        Ok(())
     }
 
     pub(super) fn read_counters(&mut self) -> anyhow::Result<Snapshot> {
@@ -106,18 +117,21 @@ impl KernelDataplane {
 
     pub(super) fn list_connections(
         &mut self,
-        filter: &ConnectionFilter,
-    ) -> anyhow::Result<Vec<Connection>> {
+        filter: ConnectionFilter,
+    ) -> anyhow::Result<Reading<Vec<Connection>>> {
         let now = self.now()?;
         let timeouts = self.settings.get().timeouts;
         let lister = Lister {
-            maps: &self.maps,
+            maps: Arc::clone(&self.maps),
             filter,
             tick: self.tick,
             now,
             timeouts,
         };
-        lister.list().context("cannot read the connection table")
+        Ok(Box::new(move || {
+            let connections = lister.list();
+            Ok(connections.context("cannot read the connection table")?)
+        }))
     }
 
     pub(super) fn read_status(&mut self) -> anyhow::Result<DataplaneStatus> {

@@ -30,6 +30,7 @@ struct Shared {
     stop: AtomicBool,
     links: AtomicBool,
     ways: AtomicBool,
+    routes: AtomicBool,
 }
 
 impl Watch {
@@ -59,6 +60,11 @@ impl Watch {
         self.shared.links.swap(false, Ordering::Relaxed)
     }
 
+    /// Whether any route, or a link that one leads over, has changed since the last question.
+    pub fn routes_changed(&self) -> bool {
+        self.shared.routes.swap(false, Ordering::Relaxed)
+    }
+
     /// Whether any way has changed since the last question.
     pub fn ways_changed(&self) -> bool {
         self.shared.ways.swap(false, Ordering::Relaxed)
@@ -77,6 +83,9 @@ fn run(monitor: &mut Monitor, ways: &Ways, shared: &Shared) {
         };
         if news.links {
             shared.links.store(true, Ordering::Relaxed);
+        }
+        if news.routes {
+            shared.routes.store(true, Ordering::Relaxed);
         }
         if news.ways {
             shared.ways.store(true, Ordering::Relaxed);

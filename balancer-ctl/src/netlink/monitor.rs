@@ -24,8 +24,26 @@ use super::{
 pub struct News {
     /// A cached way out may be wrong.
     pub ways: bool,
+    /// So may be the next hop on it: a route, a rule or a link has changed.
+    pub routes: bool,
     /// An interface came, went or changed its address.
     pub links: bool,
+}
+
+impl News {
+    const NEIGHBOUR: Self = Self {
+        ways: true,
+        routes: false,
+        links: false,
+    };
+    const ROUTE: Self = Self {
+        routes: true,
+        ..Self::NEIGHBOUR
+    };
+    const LINK: Self = Self {
+        links: true,
+        ..Self::ROUTE
+    };
 }
 
 /// What was last seen of links and neighbours. Pure: messages in, news out.
@@ -40,10 +58,6 @@ impl Seen {
     /// Takes a message in. Changes of a neighbour between reachable and stale, and statistics of links, are
     /// no news.
     pub fn take(&mut self, message: &RouteNetlinkMessage) -> News {
-        let ways = News {
-            ways: true,
-            links: false,
-        };
         match message {
             RouteNetlinkMessage::NewLink(message) => {
                 let Some(link) = link::parse(message) else {
@@ -52,21 +66,15 @@ impl Seen {
                 let known = self.links.insert(link.index, link.clone());
                 match known {
                     Some(known) if same_way(&known, &link) => News::default(),
-                    _ => News {
-                        ways: true,
-                        links: true,
-                    },
+                    _ => News::LINK,
                 }
             }
             RouteNetlinkMessage::DelLink(message) => {
                 self.links.remove(&message.header.index);
-                News {
-                    ways: true,
-                    links: true,
-                }
+                News::LINK
             }
-            RouteNetlinkMessage::NewRoute(_) | RouteNetlinkMessage::DelRoute(_) => ways,
-            RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => ways,
+            RouteNetlinkMessage::NewRoute(_) | RouteNetlinkMessage::DelRoute(_) => News::ROUTE,
+            RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => News::ROUTE,
             RouteNetlinkMessage::NewNeighbour(message) => {
                 let Some((hop, neighbour)) = neighbour::parse(message) else {
                     return News::default();
@@ -78,7 +86,7 @@ impl Seen {
                 if known == neighbour.mac {
                     News::default()
                 } else {
-                    ways
+                    News::NEIGHBOUR
                 }
             }
             RouteNetlinkMessage::DelNeighbour(message) => {
@@ -86,7 +94,7 @@ impl Seen {
                     return News::default();
                 };
                 if self.neighbours.remove(&hop).is_some() {
-                    ways
+                    News::NEIGHBOUR
                 } else {
                     News::default()
                 }
@@ -163,6 +171,7 @@ impl Monitor {
                         if let NetlinkPayload::InnerMessage(message) = message.payload {
                             let one = self.seen.take(&message);
                             news.ways |= one.ways;
+                            news.routes |= one.routes;
                             news.links |= one.links;
                         }
                     }
@@ -170,10 +179,7 @@ impl Monitor {
                 // Notifications were lost: anything may have changed.
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                     self.seen = Seen::default();
-                    news = News {
-                        ways: true,
-                        links: true,
-                    };
+                    news = News::LINK;
                 }
                 Err(error) => return Err(error),
             }
@@ -202,15 +208,6 @@ mod tests {
 
     use super::*;
 
-    const WAYS: News = News {
-        ways: true,
-        links: false,
-    };
-    const BOTH: News = News {
-        ways: true,
-        links: true,
-    };
-
     fn neighbour(state: NeighbourState, mac: Option<u8>) -> NeighbourMessage {
         let mut message = NeighbourMessage::default();
         message.header.ifindex = 3;
@@ -231,19 +228,19 @@ mod tests {
         let mut seen = Seen::default();
         for (state, mac, news) in [
             (Incomplete, None, News::default()),
-            (Reachable, Some(1), WAYS),
+            (Reachable, Some(1), News::NEIGHBOUR),
             (Stale, Some(1), News::default()),
             (Probe, Some(1), News::default()),
-            (Reachable, Some(2), WAYS),
-            (Failed, Some(2), WAYS),
+            (Reachable, Some(2), News::NEIGHBOUR),
+            (Failed, Some(2), News::NEIGHBOUR),
             (Failed, None, News::default()),
-            (Reachable, Some(2), WAYS),
+            (Reachable, Some(2), News::NEIGHBOUR),
         ] {
             let message = RouteNetlinkMessage::NewNeighbour(neighbour(state, mac));
             assert_eq!(seen.take(&message), news, "{state:?} {mac:?}");
         }
         let gone = RouteNetlinkMessage::DelNeighbour(neighbour(Stale, Some(2)));
-        assert_eq!(seen.take(&gone), WAYS);
+        assert_eq!(seen.take(&gone), News::NEIGHBOUR);
         assert_eq!(seen.take(&gone), News::default());
     }
 
@@ -263,18 +260,18 @@ mod tests {
         let up = LinkFlags::Up | LinkFlags::LowerUp;
         let mut seen = Seen::default();
         for (message, news) in [
-            (link(1, 1500, up), BOTH),
+            (link(1, 1500, up), News::LINK),
             (link(1, 1500, up), News::default()),
             (link(1, 1500, up | LinkFlags::Promisc), News::default()),
-            (link(2, 1500, up), BOTH),
-            (link(2, 1400, up), BOTH),
-            (link(2, 1400, LinkFlags::Up), BOTH),
+            (link(2, 1500, up), News::LINK),
+            (link(2, 1400, up), News::LINK),
+            (link(2, 1400, LinkFlags::Up), News::LINK),
         ] {
             assert_eq!(seen.take(&RouteNetlinkMessage::NewLink(message)), news);
         }
         assert_eq!(
             seen.take(&RouteNetlinkMessage::DelLink(link(2, 1400, up))),
-            BOTH
+            News::LINK
         );
     }
 
@@ -283,11 +280,11 @@ mod tests {
         let mut seen = Seen::default();
         assert_eq!(
             seen.take(&RouteNetlinkMessage::NewRoute(RouteMessage::default())),
-            WAYS
+            News::ROUTE
         );
         assert_eq!(
             seen.take(&RouteNetlinkMessage::DelRoute(RouteMessage::default())),
-            WAYS
+            News::ROUTE
         );
     }
 }
