@@ -19,11 +19,11 @@ use std::{
     time::Instant,
 };
 
-pub use self::recall::{Recalled, recollection};
+use self::recall::Since;
 use crate::{
     dataplane,
     difference::Happened,
-    health::{Advice, Begin, CHANGED, Standing, UNKNOWN, Update, Watched},
+    health::{Advice, Begin, CHANGED, Checkers, Kept, Quorum, Standing, UNKNOWN, Update, Watched},
     model::{
         Check, Model, RealServer, ServiceKey, VirtualService, check::Initial, health::AdminState,
     },
@@ -56,6 +56,8 @@ pub struct ServiceStatus {
     pub live_weight: u64,
     /// Whether that is enough; `None` before it was known.
     pub quorum: Option<bool>,
+    /// Since when.
+    quorum_since: Option<Instant>,
     /// Backups that serve.
     pub backups_in: Vec<SocketAddr>,
     /// Its real servers.
@@ -75,6 +77,17 @@ pub struct Availability {
     standings: Vec<Standing>,
     /// The services that each standing decides about.
     dependents: Vec<Vec<usize>>,
+    /// A quorum has come to be known, or is another, since this was last asked.
+    has_new_quorum: bool,
+}
+
+/// What stands when a daemon takes over from an earlier one.
+#[derive(Debug, Default)]
+pub struct TakenUp {
+    /// The troubles that the earlier one knew, each with the time since when it stands, as events that begin them.
+    pub troubles: Vec<(Happened, Instant)>,
+    /// What happened since.
+    pub happened: Vec<Happened>,
 }
 
 /// The checkers of one service's real servers: for each real server one per check, as indices of `standings`.
@@ -85,14 +98,9 @@ struct Wired {
 
 impl Availability {
     /// What stands after the model changed. `self` is what stood before; checkers that are new begin as
-    /// `remembered` says, or as the real server stood, so that no change of a check takes a real server out of service.
+    /// `earlier` remembers them, or as the real server stood, so that no change of a check takes a real server out of service.
     #[must_use]
-    pub fn after(
-        &self,
-        model: &Model,
-        remembered: impl Fn(&Watched) -> Option<Recalled>,
-        now: Instant,
-    ) -> Self {
+    pub fn after(&self, model: &Model, earlier: &dyn Checkers, now: Instant) -> Self {
         let mut next = Self::default();
         // Of each standing, since when it stands, where it was remembered.
         let mut since = Vec::new();
@@ -103,13 +111,17 @@ impl Availability {
                 let mut indices = Vec::with_capacity(service.checks.len());
                 for watched in watched(service, real) {
                     let index = *next.checkers.entry(watched).or_insert_with_key(|watched| {
-                        let mut known = None;
+                        let mut known = Since::default();
                         let standing = self
                             .standing(watched)
                             .cloned()
                             .or_else(|| {
-                                let recalled = remembered(watched)?;
-                                known = recalled.since;
+                                let recalled =
+                                    earlier.remembered(watched, &service.key, real.address)?;
+                                known = Since {
+                                    since: recalled.since,
+                                    has_returned: recalled.has_returned,
+                                };
                                 Some(recalled.standing)
                             })
                             .or_else(|| past.of(service, real, &watched.check))
@@ -131,7 +143,9 @@ impl Availability {
             let recalled;
             let before = match self.services.get(&service.key) {
                 None => {
-                    recalled = recall::service(service, wired, &next.standings, &since, now);
+                    let quorum = earlier.quorum(&service.key);
+                    recalled =
+                        recall::service(service, wired, &next.standings, &since, quorum, now);
                     &recalled
                 }
                 Some(before) => before,
@@ -206,6 +220,7 @@ impl Availability {
             let before = self.services.get(&service.key);
             let (status, desired) = judge::service(service, wired, &self.standings, before, now);
             events::tell(service, before, &status, &mut happened);
+            self.has_new_quorum |= before.and_then(|before| before.quorum) != status.quorum;
             self.services.insert(service.key, status);
             self.desired[number] = desired;
         }
@@ -229,14 +244,51 @@ impl Availability {
         happened
     }
 
-    /// The troubles that stand, each with the time since when it stands, as events that begin them.
+    /// What stands in a daemon that took over from an earlier one.
     #[must_use]
-    pub fn troubles(&self, model: &Model, now: Instant) -> Vec<(Happened, Instant)> {
-        let services = model.services.iter();
-        let statuses = services.filter_map(|service| Some((service, self.service(&service.key)?)));
-        statuses
-            .flat_map(|(service, status)| events::troubles(service, status, now))
-            .collect()
+    pub fn take_up(&self, model: &Model, earlier: &dyn Checkers, now: Instant) -> TakenUp {
+        let mut taken = TakenUp::default();
+        for service in &model.services {
+            let Some(status) = self.service(&service.key) else {
+                continue;
+            };
+            let quorum = earlier.quorum(&service.key);
+            let before = ServiceStatus {
+                quorum: quorum.map(|quorum| quorum.holds),
+                quorum_since: quorum.map(|quorum| quorum.since),
+                ..status.clone()
+            };
+            taken
+                .troubles
+                .extend(events::troubles(service, &before, now));
+            events::tell(service, Some(&before), status, &mut taken.happened);
+        }
+        taken
+    }
+
+    /// What is to be written down of the services.
+    #[must_use]
+    pub fn kept(&self, model: &Model) -> Vec<Kept> {
+        let kept = model.services.iter().map(|service| {
+            let status = self.service(&service.key);
+            let quorum = status.and_then(|status| {
+                Some(Quorum {
+                    holds: status.quorum?,
+                    since: status.quorum_since?,
+                })
+            });
+            Kept {
+                key: service.key,
+                reals: service.reals.iter().map(|real| real.address).collect(),
+                quorum,
+            }
+        });
+        kept.collect()
+    }
+
+    /// Whether a quorum came to be known, or became another, since this was last asked.
+    pub const fn take_new_quorum(&mut self) -> bool {
+        std::mem::replace(&mut self.has_new_quorum, false)
     }
 
     /// What the packet program is to run.
@@ -317,7 +369,7 @@ impl<'a> Past<'a> {
             since: old
                 .iter()
                 .map(|index| standings[*index].since)
-                .max()
+                .max_by_key(|since| since.since_boot)
                 .unwrap_or(UNKNOWN),
         })
     }

@@ -33,7 +33,7 @@ pub use self::{
 };
 use crate::{
     address::ServiceRef,
-    availability::{Availability, recollection},
+    availability::Availability,
     change::mark_runtime,
     clock,
     config::file::ConfigFile,
@@ -106,7 +106,7 @@ impl Daemon {
     pub fn start(parts: Parts) -> Result<Self, Refusal> {
         let Parts {
             mut dataplane,
-            mut checkers,
+            checkers,
             notifier,
             file,
             mut model,
@@ -119,7 +119,6 @@ impl Daemon {
         dataplane
             .reconcile(availability.desired())
             .map_err(refused)?;
-        checkers.watch(availability.checkers());
         let mut daemon = Self {
             dataplane,
             checkers,
@@ -136,6 +135,8 @@ impl Daemon {
             is_full: false,
         };
         daemon.take_up_troubles();
+        daemon.checkers.watch(daemon.availability.checkers());
+        daemon.keep();
         let status = daemon.status()?;
         daemon.refused = table_full(&status);
         for reason in &status.reasons {
@@ -144,17 +145,28 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Makes known to those who tell programs which troubles an earlier daemon knew, so that their end is told.
+    /// Makes known to those who tell programs which troubles an earlier daemon knew, so that their end is told; and tells
+    /// what happened since.
     fn take_up_troubles(&self) {
-        let Some(notifier) = &self.notifier else {
-            return;
-        };
-        notifier.configure(&self.model);
         let (now, time) = (clock::now(), SystemTime::now());
-        for (trouble, began) in self.availability.troubles(&self.model, now) {
-            let time = time.checked_sub(now.duration_since(began)).unwrap_or(time);
-            notifier.assume(trouble.event_at(time), began);
+        let checkers = self.checkers.as_ref();
+        let taken = self.availability.take_up(&self.model, checkers, now);
+        if let Some(notifier) = &self.notifier {
+            notifier.configure(&self.model);
+            let written = checkers.written().unwrap_or(now);
+            for (trouble, began) in taken.troubles {
+                let time = time.checked_sub(now.duration_since(began)).unwrap_or(time);
+                notifier.assume(trouble.event_at(time), began, written);
+            }
         }
+        for happened in taken.happened {
+            self.publish(happened);
+        }
+    }
+
+    /// Has written down what a daemon after this one is to know of the services.
+    fn keep(&mut self) {
+        self.checkers.keep(self.availability.kept(&self.model));
     }
 
     /// Answers messages until it is told to stop. Forwarding goes on afterwards.
@@ -184,6 +196,8 @@ impl Daemon {
             real: None,
             message: "forwarding goes on".to_owned(),
         });
+        // First, so that what is due from now on does not count as told.
+        tokio::task::block_in_place(|| drop(self.checkers));
         if let Some(notifier) = self.notifier {
             notifier.stop().await;
         }
@@ -267,8 +281,7 @@ impl Daemon {
 
     fn availability_after(&self, wanted: &Model) -> Availability {
         let now = clock::now();
-        let remembered = recollection(self.checkers.as_ref(), now, SystemTime::now());
-        self.availability.after(wanted, remembered, now)
+        self.availability.after(wanted, self.checkers.as_ref(), now)
     }
 
     fn advance(&mut self) {
@@ -283,6 +296,9 @@ impl Daemon {
             tracing::error!(%error, "the data plane does not follow health, trying again");
         }
         self.behind = result.err().map(|error| error.to_string());
+        if self.availability.take_new_quorum() {
+            self.keep();
+        }
         for happened in happened {
             self.publish(happened);
         }

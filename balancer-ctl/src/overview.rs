@@ -113,6 +113,7 @@ mod tests {
     "#;
 
     pub fn available(model: &Model) -> Availability {
-        Availability::default().after(model, |_| None, crate::clock::now())
+        let none = crate::health::fake::FakeCheckers::default();
+        Availability::default().after(model, &none, crate::clock::now())
     }
 }

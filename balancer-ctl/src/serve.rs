@@ -1,13 +1,6 @@
 //! The daemon and its control socket together: what `balancerd` runs once the data plane is open.
 
-use std::{
-    collections::HashSet,
-    convert::Infallible,
-    io,
-    net::IpAddr,
-    path::Path,
-    time::{Duration, SystemTime},
-};
+use std::{collections::HashSet, convert::Infallible, io, net::IpAddr, path::Path, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{
@@ -23,7 +16,7 @@ use crate::{
         listen::ControlSocket,
         server::{self, Api},
     },
-    availability::{Availability, recollection},
+    availability::Availability,
     clock,
     config::file::ConfigFile,
     daemon::{Daemon, EVENTS, MESSAGES, Message, Parts},
@@ -86,8 +79,7 @@ impl Serving {
         // The packet program begins with what health allows, so that a restart neither brings a dead real server back
         // nor takes a living one away.
         let now = clock::now();
-        let remembered = recollection(checkers.as_ref(), now, SystemTime::now());
-        let availability = Availability::default().after(model, remembered, now);
+        let availability = Availability::default().after(model, checkers.as_ref(), now);
         let dataplane = open(model, availability.desired().to_vec())?;
         let (events, _) = broadcast::channel(EVENTS);
         let (messages, inbox) = mpsc::channel(MESSAGES);

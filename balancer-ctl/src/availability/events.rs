@@ -16,32 +16,12 @@ pub(super) fn troubles(
     let begin = |happened: Happened| {
         let began = match (happened.kind, happened.real) {
             (EventKind::RealDown, Some(real)) => status.reals.get(&real)?.out_since,
-            (EventKind::QuorumLost, _) => quorum_lost(service, status),
+            (EventKind::QuorumLost, _) => status.quorum_since,
             _ => return None,
         };
         Some((happened, began.unwrap_or(now)))
     };
     happened.into_iter().filter_map(begin).collect()
-}
-
-/// When quorum must have been lost: with which of the real servers that are out now.
-fn quorum_lost(service: &VirtualService, status: &ServiceStatus) -> Option<Instant> {
-    let reals = service.reals.iter().filter(|real| !real.backup);
-    let mut out: Vec<_> = reals
-        .filter_map(|real| Some((status.reals.get(&real.address)?.out_since?, real.weight)))
-        .collect();
-    out.sort_unstable();
-    let policy = &service.health;
-    let enough = u64::from(policy.quorum.saturating_sub(policy.hysteresis));
-    let gone: u64 = out.iter().map(|(_, weight)| u64::from(*weight)).sum();
-    let mut live = status.live_weight + gone;
-    for (since, weight) in out {
-        live -= u64::from(weight);
-        if live < enough {
-            return Some(since);
-        }
-    }
-    None
 }
 
 /// The events between two standings of a service. One that was not there before has none but for what probes found.

@@ -50,6 +50,12 @@ pub fn service(
         status.live_weight,
         undecided,
     );
+    status.quorum_since = status.quorum.map(|_| {
+        before
+            .filter(|before| before.quorum == status.quorum)
+            .and_then(|before| before.quorum_since)
+            .unwrap_or(now)
+    });
     // While the others are not known yet, it is too early for backups.
     let is_needed = !undecided && (status.live_weight == 0 || status.quorum == Some(false));
     step_in(service, &mut status, is_needed);

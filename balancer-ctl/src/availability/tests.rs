@@ -6,14 +6,14 @@ mod restart;
 mod service;
 mod truths;
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
     dataplane::Connections,
-    health::AdvisedWeight,
+    health::{AdvisedWeight, Moment, Recalled, fake::FakeCheckers},
     model::{
         Backups, HealthPolicy, NoReal, OnDown, Protocol, Scheduler,
         check::{Probe, Source, Target, Timing},
@@ -84,7 +84,7 @@ struct World {
 impl World {
     fn new(model: Model) -> Self {
         let now = crate::clock::now();
-        let availability = Availability::default().after(&model, |_| None, now);
+        let availability = Availability::default().after(&model, &FakeCheckers::default(), now);
         Self {
             model,
             availability,
@@ -98,7 +98,9 @@ impl World {
 
     /// The model was edited.
     fn adopt(&mut self) -> Vec<String> {
-        let next = self.availability.after(&self.model, |_| None, self.now);
+        let next = self
+            .availability
+            .after(&self.model, &FakeCheckers::default(), self.now);
         let happened = next.since(&self.availability, &self.model);
         self.availability = next;
         told(happened)
@@ -458,7 +460,7 @@ proptest! {
                 continue; // weights grow in steps, and between two of them the picture is a little old
             }
             // Time alone has nothing left to say now.
-            let at_once = world.availability.after(&world.model, |_| None, world.now);
+            let at_once = world.availability.after(&world.model, &FakeCheckers::default(), world.now);
             prop_assert_eq!(at_once.desired(), world.availability.desired());
         }
     }

@@ -86,6 +86,7 @@ impl Daemon {
         let before = std::mem::replace(&mut self.availability, availability);
         self.behind = None;
         self.checkers.watch(self.availability.checkers());
+        self.keep();
         if let Some(notifier) = &self.notifier {
             notifier.configure(&self.model);
         }

@@ -179,8 +179,7 @@ impl Scene {
 /// What health allows of the model before anything was probed.
 fn at_start(model: &Model, checkers: &FakeCheckers) -> Availability {
     let now = clock::now();
-    let remembered = recollection(checkers, now, SystemTime::now());
-    Availability::default().after(model, remembered, now)
+    Availability::default().after(model, checkers, now)
 }
 
 fn named(text: &str) -> ServiceRef {

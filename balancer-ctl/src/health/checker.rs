@@ -236,7 +236,7 @@ impl Checker {
             if from.decided && from.up == checker.is_up() {
                 checker.reason = from.reason;
                 if from.since != UNKNOWN {
-                    checker.since = earlier(now, from.since);
+                    checker.since = from.since;
                 }
                 checker.append_beginning();
             }
@@ -266,6 +266,10 @@ impl Checker {
         if let Some(said) = said
             && said != self.advice
         {
+            // All that an agent's failures and passes do not say.
+            if self.rules.fall.is_none() && said.down.is_some() != self.advice.down.is_some() {
+                self.since = *now;
+            }
             self.advice = said;
             output = Output::Advised;
         }
@@ -313,7 +317,7 @@ impl Checker {
             decided: self.state != State::Undecided,
             reason: self.reason.clone(),
             advice: self.advice.clone(),
-            since: self.since.time,
+            since: self.since,
         }
     }
 
@@ -396,15 +400,6 @@ impl Checker {
             history.pop_front();
         }
         history.push_back(change);
-    }
-}
-
-/// The moment of an earlier time of day.
-fn earlier(now: &Moment, time: std::time::SystemTime) -> Moment {
-    let ago = now.time.duration_since(time).unwrap_or_default();
-    Moment {
-        time,
-        since_boot: now.since_boot.saturating_sub(ago),
     }
 }
 

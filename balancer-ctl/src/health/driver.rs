@@ -50,6 +50,8 @@ pub trait Probing: Send + Sync + 'static {
 pub(super) enum Command {
     /// To run these, each with its past, and no others.
     Watch(Vec<(Begin, Vec<Change>)>),
+    /// To write this down of the services.
+    Keep(Vec<memory::Service>),
     /// To tell all there is.
     Report(oneshot::Sender<Vec<view::Checker>>),
 }
@@ -385,6 +387,11 @@ where
     fn obey(&mut self, command: Command) {
         match command {
             Command::Watch(wanted) => self.watch(wanted),
+            Command::Keep(services) => {
+                if let Some(memory) = &self.around.memory {
+                    memory.keep(services);
+                }
+            }
             Command::Report(reply) => self.report(reply),
         }
     }

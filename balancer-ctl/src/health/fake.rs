@@ -2,19 +2,27 @@
 
 use std::{
     collections::HashMap,
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use tokio::sync::oneshot;
 
-use super::{Begin, Checkers, Standing, Watched};
-use crate::view;
+use super::{Begin, Checkers, Kept, Quorum, Recalled, Watched};
+use crate::{model::ServiceKey, view};
 
 /// What the fake holds.
 #[derive(Debug, Default)]
 pub struct State {
     /// What an earlier daemon is said to have written down.
-    pub remembered: HashMap<Watched, Standing>,
+    pub remembered: HashMap<Watched, Recalled>,
+    /// And of quorums.
+    pub quorums: HashMap<ServiceKey, Quorum>,
+    /// And when.
+    pub written: Option<Instant>,
+    /// What is written down of services.
+    pub kept: Vec<Kept>,
     /// What is to be watched.
     pub watched: Vec<Begin>,
     /// What is reported.
@@ -35,8 +43,20 @@ impl FakeCheckers {
 }
 
 impl Checkers for FakeCheckers {
-    fn remembered(&self, watched: &Watched) -> Option<Standing> {
+    fn remembered(&self, watched: &Watched, _: &ServiceKey, _: SocketAddr) -> Option<Recalled> {
         self.state().remembered.get(watched).cloned()
+    }
+
+    fn quorum(&self, service: &ServiceKey) -> Option<Quorum> {
+        self.state().quorums.get(service).copied()
+    }
+
+    fn written(&self) -> Option<Instant> {
+        self.state().written
+    }
+
+    fn keep(&mut self, services: Vec<Kept>) {
+        self.state().kept = services;
     }
 
     fn watch(&mut self, wanted: Vec<Begin>) {

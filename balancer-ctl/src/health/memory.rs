@@ -1,5 +1,5 @@
 //! The state file: how the checkers stand and their past, so that a daemon that starts again on the same host goes on
-//! where the last one was. A line of JSON for the file, then one for each checker.
+//! where the last one was. A line of JSON for the file, then one for each service and each checker.
 //!
 //! ```text
 //!   driver ──line (latest per checker)──▶ writer's thread ──at most ten times a second──▶ file.new ──rename──▶ file
@@ -25,17 +25,20 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    Advice, CHANGED, Moment, Standing, UNKNOWN, Watched,
+    Advice, CHANGED, Moment, Standing, Watched,
     checker::{Change, Checker},
     schedule::CheckerId,
 };
-use crate::config::write::{check_as_json, question_as_json};
+use crate::{
+    config::write::{check_as_json, question_as_json},
+    model::ServiceKey,
+};
 
 /// Where the kernel tells one start of the host from another.
 pub const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Version of the file's form.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// From the beginning of one writing to that of the next.
 const WRITE_EVERY: Duration = Duration::from_millis(100);
 /// A writing that took long is followed by a pause of so many times its length.
@@ -45,6 +48,70 @@ const PAUSE: u32 = 10;
 struct Head {
     version: u32,
     boot_id: String,
+    /// When the file was written.
+    written: At,
+}
+
+/// A moment in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct At {
+    /// Milliseconds since 1970.
+    time: u64,
+    /// Milliseconds since the host started.
+    since_boot: u64,
+}
+
+impl At {
+    fn new(moment: &Moment) -> Self {
+        Self {
+            time: thousandths(
+                moment
+                    .time
+                    .duration_since(SystemTime::UNIX_EPOCH)
+                    .unwrap_or_default(),
+            ),
+            since_boot: thousandths(moment.since_boot),
+        }
+    }
+
+    fn moment(self) -> io::Result<Moment> {
+        let time = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(self.time));
+        Ok(Moment {
+            time: time.ok_or_else(|| io::Error::other("a time is beyond all clocks"))?,
+            since_boot: Duration::from_millis(self.since_boot),
+        })
+    }
+}
+
+/// A service in the file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Service {
+    service: String,
+    reals: Vec<SocketAddr>,
+    quorum: Option<WrittenQuorum>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct WrittenQuorum {
+    holds: bool,
+    since: At,
+}
+
+impl Service {
+    pub(super) fn new(
+        key: &ServiceKey,
+        reals: Vec<SocketAddr>,
+        quorum: Option<(bool, Moment)>,
+    ) -> Self {
+        Self {
+            service: key.to_string(),
+            reals,
+            quorum: quorum.map(|(holds, since)| WrittenQuorum {
+                holds,
+                since: At::new(&since),
+            }),
+        }
+    }
 }
 
 /// One checker in the file.
@@ -56,18 +123,15 @@ struct Line {
     up: bool,
     reason: String,
     advice: Advice,
-    /// Milliseconds since 1970.
-    since: u64,
+    since: At,
     history: Vec<Past>,
 }
 
 /// A change in the file.
 #[derive(Debug, Serialize, Deserialize)]
 struct Past {
-    /// Milliseconds since 1970.
-    time: u64,
-    /// Milliseconds since the host started.
-    since_boot: u64,
+    #[serde(flatten)]
+    at: At,
     up: bool,
     reason: String,
 }
@@ -84,13 +148,12 @@ fn line(watched: &Watched, checker: &Checker) -> Option<String> {
         up: standing.up,
         reason: standing.reason,
         advice: standing.advice,
-        since: milliseconds(standing.since),
+        since: At::new(&standing.since),
         history: checker
             .history()
             .iter()
             .map(|change| Past {
-                time: milliseconds(change.at.time),
-                since_boot: thousandths(change.at.since_boot),
+                at: At::new(&change.at),
                 up: change.up,
                 reason: change.reason.clone(),
             })
@@ -99,9 +162,23 @@ fn line(watched: &Watched, checker: &Checker) -> Option<String> {
     serde_json::to_string(&line).ok()
 }
 
-/// What a file said, by target.
+/// A line after the first.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum AnyLine {
+    Checker(Line),
+    Service(Service),
+}
+
+/// What a file said.
 #[derive(Debug, Default)]
-pub struct Remembered(HashMap<SocketAddr, Vec<Entry>>);
+pub struct Remembered {
+    /// By target.
+    checkers: HashMap<SocketAddr, Vec<Entry>>,
+    /// By key.
+    services: HashMap<String, Service>,
+    written: Option<Moment>,
+}
 
 /// One checker that a file told of.
 #[derive(Debug)]
@@ -111,33 +188,66 @@ struct Entry {
     history: Vec<Change>,
 }
 
+impl Entry {
+    /// Whether it was down before it came up.
+    fn has_returned(&self) -> bool {
+        self.standing.up && self.history.len() > 1
+    }
+}
+
 impl Remembered {
-    /// How a checker stood. One whose check has changed since goes on as the one that asked the same at other times; to
-    /// another question, a target that was up stays up until it has answered, and any other is not known.
+    /// How a checker stood that a service now wants for this real server, and whether it was down before it came up. One
+    /// whose check has changed since goes on as the one that asked the same at other times; to another question, a target
+    /// that was up stays up until it has answered if the service had that real server, and any other is not known.
     #[must_use]
-    pub fn standing(&self, watched: &Watched) -> Option<Standing> {
-        let entries = self.0.get(&watched.target)?;
+    pub fn standing(
+        &self,
+        watched: &Watched,
+        service: &ServiceKey,
+        real: SocketAddr,
+    ) -> Option<(Standing, bool)> {
+        let entries = self.checkers.get(&watched.target)?;
         if let Some(entry) = Self::alike(entries, watched) {
-            return Some(entries[entry].standing.clone());
+            let entry = &entries[entry];
+            return Some((entry.standing.clone(), entry.has_returned()));
         }
-        let were_up = !entries.is_empty() && entries.iter().all(|entry| entry.standing.up);
-        were_up.then(|| Standing {
+        let was_there = self
+            .services
+            .get(&service.to_string())
+            .is_some_and(|service| service.reals.contains(&real));
+        if !was_there || !entries.iter().all(|entry| entry.standing.up) {
+            return None;
+        }
+        let latest = entries
+            .iter()
+            .max_by_key(|entry| entry.standing.since.since_boot)?;
+        let standing = Standing {
             up: true,
             decided: true,
             reason: CHANGED.to_owned(),
             advice: Advice::default(),
-            since: entries
-                .iter()
-                .map(|entry| entry.standing.since)
-                .max()
-                .unwrap_or(UNKNOWN),
-        })
+            since: latest.standing.since,
+        };
+        Some((standing, latest.has_returned()))
+    }
+
+    /// Whether a service had quorum, and since when it was so.
+    #[must_use]
+    pub fn quorum(&self, service: &ServiceKey) -> Option<(bool, Moment)> {
+        let quorum = self.services.get(&service.to_string())?.quorum.as_ref()?;
+        Some((quorum.holds, quorum.since.moment().ok()?))
+    }
+
+    /// When the file was written.
+    #[must_use]
+    pub const fn written(&self) -> Option<Moment> {
+        self.written
     }
 
     /// Its past, the latest last; empty if there is none.
     #[must_use]
     pub fn take_history(&mut self, watched: &Watched) -> Vec<Change> {
-        let Some(entries) = self.0.get_mut(&watched.target) else {
+        let Some(entries) = self.checkers.get_mut(&watched.target) else {
             return Vec::new();
         };
         Self::alike(entries, watched)
@@ -188,14 +298,20 @@ fn try_read(path: &Path, boot_id: &str) -> io::Result<Remembered> {
     if head.boot_id != boot_id || head.version != VERSION {
         return Ok(Remembered::default());
     }
-    let mut remembered: HashMap<_, Vec<_>> = HashMap::new();
+    let mut remembered = Remembered {
+        written: Some(head.written.moment()?),
+        ..Remembered::default()
+    };
     let mut unread = 0_usize;
     for line in lines {
-        match serde_json::from_str(&line?)
-            .map_err(io::Error::from)
-            .and_then(entry)
-        {
-            Ok((target, entry)) => remembered.entry(target).or_default().push(entry),
+        match serde_json::from_str(&line?) {
+            Ok(AnyLine::Checker(line)) => match entry(line) {
+                Ok((target, entry)) => remembered.checkers.entry(target).or_default().push(entry),
+                Err(_) => unread += 1,
+            },
+            Ok(AnyLine::Service(line)) => {
+                remembered.services.insert(line.service.clone(), line);
+            }
             Err(_) => unread += 1,
         }
     }
@@ -205,7 +321,7 @@ fn try_read(path: &Path, boot_id: &str) -> io::Result<Remembered> {
             "what {unread} checks found before cannot be read, they begin anew"
         );
     }
-    Ok(Remembered(remembered))
+    Ok(remembered)
 }
 
 fn entry(line: Line) -> io::Result<(SocketAddr, Entry)> {
@@ -214,14 +330,11 @@ fn entry(line: Line) -> io::Result<(SocketAddr, Entry)> {
         decided: true,
         reason: line.reason,
         advice: line.advice,
-        since: time(line.since)?,
+        since: line.since.moment()?,
     };
     let history = line.history.into_iter().map(|past| {
         Ok(Change {
-            at: Moment {
-                time: time(past.time)?,
-                since_boot: Duration::from_millis(past.since_boot),
-            },
+            at: past.at.moment()?,
             up: past.up,
             reason: past.reason,
         })
@@ -234,21 +347,8 @@ fn entry(line: Line) -> io::Result<(SocketAddr, Entry)> {
     Ok((line.target, entry))
 }
 
-fn milliseconds(time: SystemTime) -> u64 {
-    thousandths(
-        time.duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default(),
-    )
-}
-
 fn thousandths(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn time(milliseconds: u64) -> io::Result<SystemTime> {
-    SystemTime::UNIX_EPOCH
-        .checked_add(Duration::from_millis(milliseconds))
-        .ok_or_else(|| io::Error::other("a time is beyond all clocks"))
 }
 
 /// Writes the file, on a thread of its own. Dropped, it has written all.
@@ -268,6 +368,8 @@ struct Shared {
 struct Pending {
     /// By checker, `None` = gone: never more than there are checkers, and those that went meanwhile.
     news: BTreeMap<CheckerId, Option<(Arc<Watched>, Checker)>>,
+    /// All of them, if they are new.
+    services: Option<Vec<Service>>,
     stop: bool,
 }
 
@@ -285,15 +387,11 @@ impl Writer {
     /// There cannot be another thread.
     pub fn start(path: PathBuf, boot_id: &str) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
-        let head = Head {
-            version: VERSION,
-            boot_id: boot_id.to_owned(),
-        };
-        let head = serde_json::to_string(&head)?;
+        let boot_id = boot_id.to_owned();
         let theirs = shared.clone();
         let thread = thread::Builder::new()
             .name("health-memory".to_owned())
-            .spawn(move || keep(&theirs, &path, &head))?;
+            .spawn(move || keep(&theirs, &path, &boot_id))?;
         Ok(Self {
             shared,
             thread: Some(thread),
@@ -308,6 +406,13 @@ impl Writer {
     /// A checker is gone.
     pub(super) fn remove(&self, id: CheckerId) {
         self.take(id, None);
+    }
+
+    /// Takes what is to be written of services.
+    pub(super) fn keep(&self, services: Vec<Service>) {
+        let old = self.shared.lock().services.replace(services);
+        self.shared.changed.notify_one();
+        drop(old);
     }
 
     fn take(&self, id: CheckerId, news: Option<(Arc<Watched>, Checker)>) {
@@ -329,30 +434,41 @@ impl Drop for Writer {
     }
 }
 
-/// The thread: waits for news, writes all lines, rests.
-fn keep(shared: &Shared, path: &Path, head: &str) {
+/// The thread: waits for news, writes all lines, rests. When it ends, it writes once more, so that it is known until when
+/// this daemon ran; one to which nothing was ever told leaves the file alone.
+fn keep(shared: &Shared, path: &Path, boot_id: &str) {
+    let mut services = Vec::new();
     let mut lines = BTreeMap::new();
+    let mut has_begun = false;
     let mut failing = false;
     loop {
         let mut pending = shared.lock();
-        while pending.news.is_empty() && !pending.stop {
+        while pending.news.is_empty() && pending.services.is_none() && !pending.stop {
             pending = shared
                 .changed
                 .wait(pending)
                 .unwrap_or_else(PoisonError::into_inner);
         }
         let news = std::mem::take(&mut pending.news);
-        let mut stop = pending.stop;
+        let new_services = pending.services.take();
+        let stop = pending.stop;
         drop(pending);
-        if !news.is_empty() {
-            for (id, news) in news {
-                match news.and_then(|(watched, checker)| line(&watched, &checker)) {
-                    Some(line) => lines.insert(id, line),
-                    None => lines.remove(&id),
-                };
-            }
+        has_begun |= !news.is_empty() || new_services.is_some();
+        if let Some(new) = new_services {
+            let texts = new
+                .iter()
+                .filter_map(|service| serde_json::to_string(service).ok());
+            services = texts.collect();
+        }
+        for (id, news) in news {
+            match news.and_then(|(watched, checker)| line(&watched, &checker)) {
+                Some(line) => lines.insert(id, line),
+                None => lines.remove(&id),
+            };
+        }
+        if has_begun {
             let began = Instant::now();
-            let written = write(path, head, lines.values());
+            let written = write(path, boot_id, services.iter().chain(lines.values()));
             if let Err(error) = &written
                 && !failing
             {
@@ -363,24 +479,35 @@ fn keep(shared: &Shared, path: &Path, head: &str) {
             }
             failing = written.is_err();
             let pause = WRITE_EVERY.max(began.elapsed() * PAUSE);
-            stop = stop || rest(shared, pause);
+            if !stop {
+                rest(shared, pause);
+            }
         }
-        if stop && shared.lock().news.is_empty() {
-            return;
+        if stop {
+            return; // Nothing comes after that.
         }
     }
 }
 
-/// Waits so long, or until it is to stop; says which.
-fn rest(shared: &Shared, pause: Duration) -> bool {
-    let (pending, _) = shared
-        .changed
-        .wait_timeout_while(shared.lock(), pause, |pending| !pending.stop)
-        .unwrap_or_else(PoisonError::into_inner);
-    pending.stop
+/// Waits so long, or until it is to stop.
+fn rest(shared: &Shared, pause: Duration) {
+    drop(
+        shared
+            .changed
+            .wait_timeout_while(shared.lock(), pause, |pending| !pending.stop),
+    );
 }
 
-fn write<'a>(path: &Path, head: &str, lines: impl Iterator<Item = &'a String>) -> io::Result<()> {
+fn write<'a>(
+    path: &Path,
+    boot_id: &str,
+    lines: impl Iterator<Item = &'a String>,
+) -> io::Result<()> {
+    let head = serde_json::to_string(&Head {
+        version: VERSION,
+        boot_id: boot_id.to_owned(),
+        written: At::new(&Moment::now()),
+    })?;
     if let Some(directory) = path.parent() {
         DirBuilder::new()
             .recursive(true)

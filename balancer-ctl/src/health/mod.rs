@@ -22,15 +22,16 @@ pub mod task;
 
 use std::{
     net::SocketAddr,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
+use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 pub use self::{driver::Probing, mailbox::Updates, task::Health};
 use crate::{
-    model::{AdminState, Check},
+    model::{AdminState, Check, ServiceKey},
     view,
 };
 
@@ -96,8 +97,25 @@ pub struct Moment {
     pub since_boot: Duration,
 }
 
+impl Moment {
+    /// This one. Probes are for this program alone to time, so that it reads the clocks here.
+    #[must_use]
+    pub fn now() -> Self {
+        let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME)
+            .map(Duration::from)
+            .unwrap_or_default();
+        Self {
+            time: SystemTime::now(),
+            since_boot,
+        }
+    }
+}
+
 /// Since when something stands that nobody has watched.
-pub const UNKNOWN: SystemTime = SystemTime::UNIX_EPOCH;
+pub const UNKNOWN: Moment = Moment {
+    time: SystemTime::UNIX_EPOCH,
+    since_boot: Duration::ZERO,
+};
 
 /// Why a target counts as up that was so when another question was asked.
 pub const CHANGED: &str = "was up before the check changed";
@@ -113,8 +131,39 @@ pub struct Standing {
     pub reason: String,
     /// What the target asked for last.
     pub advice: Advice,
-    /// Since when it is up or down.
-    pub since: SystemTime,
+    /// Since when it is up or down; of an agent, since when it calls its server down, or does not.
+    pub since: Moment,
+}
+
+/// How a checker stood when an earlier daemon wrote it down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recalled {
+    /// How it stood.
+    pub standing: Standing,
+    /// Since when, if that is known.
+    pub since: Option<Instant>,
+    /// Whether it was down before it came up.
+    pub has_returned: bool,
+}
+
+/// A service's quorum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quorum {
+    /// Whether there is one.
+    pub holds: bool,
+    /// Since when.
+    pub since: Instant,
+}
+
+/// What is written down of a service, beside what its checkers find.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Which.
+    pub key: ServiceKey,
+    /// Its real servers.
+    pub reals: Vec<SocketAddr>,
+    /// Its quorum; `None` before it is known.
+    pub quorum: Option<Quorum>,
 }
 
 /// A checker's standing that is new to the daemon.
@@ -135,10 +184,25 @@ pub struct Begin {
     pub from: Option<Standing>,
 }
 
-/// The checkers as the daemon sees them: one that runs them, and a fake in tests.
+/// The checkers as the daemon sees them: one that runs them, and a fake in tests. What an earlier daemon wrote down since
+/// this host started is known until the first ones run.
 pub trait Checkers: Send {
-    /// How a checker stood when an earlier daemon wrote it down since this host started.
-    fn remembered(&self, watched: &Watched) -> Option<Standing>;
+    /// How a checker stood that a service now wants for this real server.
+    fn remembered(
+        &self,
+        watched: &Watched,
+        service: &ServiceKey,
+        real: SocketAddr,
+    ) -> Option<Recalled>;
+
+    /// A service's quorum.
+    fn quorum(&self, service: &ServiceKey) -> Option<Quorum>;
+
+    /// When the earlier daemon wrote last: what was to be told by then was told by it.
+    fn written(&self) -> Option<Instant>;
+
+    /// Writes this down of the services, and of no others. Returns at once.
+    fn keep(&mut self, services: Vec<Kept>);
 
     /// Runs these and no others. Returns at once.
     fn watch(&mut self, wanted: Vec<Begin>);

@@ -2,24 +2,24 @@
 
 use std::{
     fs, io,
+    net::SocketAddr,
     path::PathBuf,
     sync::Arc,
     thread::{self, JoinHandle},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant},
 };
 
-use nix::time::{ClockId, clock_gettime};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Advice, Begin, Checkers, Moment, Standing, Watched,
+    Advice, Begin, Checkers, Kept, Moment, Quorum, Recalled, UNKNOWN, Watched,
     driver::{Command, Driver, Probing, Surroundings},
     heartbeat::Heartbeat,
     mailbox::{Mailbox, Updates},
     memory::{self, Remembered},
     probe::Prober,
 };
-use crate::{clock, open_files, view};
+use crate::{clock, model::ServiceKey, open_files, view};
 
 /// Most probes at once, whatever the limit of open files: with a timeout of 2 s, four thousand dead targets a second.
 const MOST: usize = 8192;
@@ -40,6 +40,8 @@ pub struct Health {
     commands: Option<mpsc::UnboundedSender<Command>>,
     /// What the state file said; until the first checkers run.
     remembered: Remembered,
+    /// One moment on both clocks.
+    began: (Instant, Moment),
     heartbeat: Arc<Heartbeat>,
     thread: Option<JoinHandle<()>>,
 }
@@ -83,7 +85,7 @@ impl Health {
             // Each turn of the loop reads it.
             clock: Box::new(move || {
                 theirs.beat(clock::now());
-                moment()
+                Moment::now()
             }),
             mailbox: mailbox.clone(),
             memory,
@@ -99,10 +101,28 @@ impl Health {
         let health = Self {
             commands: Some(commands),
             remembered,
+            began: (clock::now(), Moment::now()),
             heartbeat,
             thread: Some(thread),
         };
         Ok((health, Updates(mailbox)))
+    }
+
+    /// When that was, which may be before this program's clock begins.
+    fn instant(&self, moment: &Moment) -> Instant {
+        let (instant, began) = &self.began;
+        let ago = began.since_boot.saturating_sub(moment.since_boot);
+        instant.checked_sub(ago).unwrap_or(*instant)
+    }
+
+    /// The moment of an instant.
+    fn moment(&self, instant: Instant) -> Moment {
+        let now = Moment::now();
+        let ago = clock::now().saturating_duration_since(instant);
+        Moment {
+            time: now.time.checked_sub(ago).unwrap_or(now.time),
+            since_boot: now.since_boot.saturating_sub(ago),
+        }
     }
 
     fn command(&self, command: Command) {
@@ -115,8 +135,42 @@ impl Health {
 }
 
 impl Checkers for Health {
-    fn remembered(&self, watched: &Watched) -> Option<Standing> {
-        self.remembered.standing(watched)
+    fn remembered(
+        &self,
+        watched: &Watched,
+        service: &ServiceKey,
+        real: SocketAddr,
+    ) -> Option<Recalled> {
+        let (standing, has_returned) = self.remembered.standing(watched, service, real)?;
+        let since = (standing.since != UNKNOWN).then(|| self.instant(&standing.since));
+        Some(Recalled {
+            standing,
+            since,
+            has_returned,
+        })
+    }
+
+    fn quorum(&self, service: &ServiceKey) -> Option<Quorum> {
+        let (holds, since) = self.remembered.quorum(service)?;
+        Some(Quorum {
+            holds,
+            since: self.instant(&since),
+        })
+    }
+
+    fn written(&self) -> Option<Instant> {
+        Some(self.instant(&self.remembered.written()?))
+    }
+
+    fn keep(&mut self, services: Vec<Kept>) {
+        let services = services.into_iter().map(|kept| {
+            let quorum = kept
+                .quorum
+                .map(|quorum| (quorum.holds, self.moment(quorum.since)));
+            memory::Service::new(&kept.key, kept.reals, quorum)
+        });
+        let services = services.collect();
+        self.command(Command::Keep(services));
     }
 
     fn watch(&mut self, wanted: Vec<Begin>) {
@@ -152,17 +206,6 @@ impl Drop for Health {
             // A panic has been told already.
             let _ = thread.join();
         }
-    }
-}
-
-/// Now. Probes are for this program alone to time, so that it reads the clocks here.
-fn moment() -> Moment {
-    let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME)
-        .map(Duration::from)
-        .unwrap_or_default();
-    Moment {
-        time: SystemTime::now(),
-        since_boot,
     }
 }
 

@@ -83,19 +83,21 @@ impl Case {
         told.checked_add(every.filter(|_| is_wanted)?)
     }
 
-    /// Counts what was due by now as told at its time.
-    fn catch_up(&mut self, notify: &Notify, is_wanted: bool, now: Instant) {
+    /// Counts what was due by then as told at its time, and nothing else.
+    fn catch_up(&mut self, notify: &Notify, is_wanted: bool, until: Instant) {
+        self.told = None;
+        self.times = 0;
         let Some(first) = self.began.checked_add(notify.alert_after) else {
             return;
         };
-        let Some(since) = now.checked_duration_since(first) else {
+        let Some(since) = until.checked_duration_since(first) else {
             return;
         };
         let every = notify.alert_every.unwrap_or_default().as_nanos();
         let times = since.as_nanos().checked_div(every).unwrap_or_default();
         let rest = since.as_nanos().checked_rem(every);
         let rest = rest.map_or(since, Duration::from_nanos_u128);
-        self.told = now.checked_sub(rest).or(Some(first));
+        self.told = until.checked_sub(rest).or(Some(first));
         let times = u32::try_from(times).unwrap_or(u32::MAX);
         self.times = if is_wanted {
             times.saturating_add(1)
@@ -293,9 +295,9 @@ impl Policy {
         tells
     }
 
-    /// Takes a trouble that an earlier daemon knew, and when it began. What was due by now counts as told, so that it is
-    /// not told once more, and its end is.
-    pub fn assume(&mut self, event: &Event, began: Instant, now: Instant) {
+    /// Takes a trouble that an earlier daemon knew, and when it began. What was due while that ran, which is until `until`,
+    /// counts as told, so that it is not told once more, and its end is; what came due later is still to be told.
+    pub fn assume(&mut self, event: &Event, began: Instant, until: Instant) {
         let Role::Begins(trouble) = role(event.event) else {
             return;
         };
@@ -305,7 +307,7 @@ impl Policy {
             begin(entry, trouble, event, began, &self.facts, &mut Vec::new());
             let is_wanted = entry.wants(trouble.beginning());
             if let Some(case) = entry.cases.get_mut(&Place::of(event, trouble)) {
-                case.catch_up(&entry.notify, is_wanted, now);
+                case.catch_up(&entry.notify, is_wanted, until);
             }
         }
         self.find_earliest_after(event);

@@ -60,7 +60,7 @@ pub struct Notifier {
 enum Message {
     Configure(Box<Model>),
     Tell(Event),
-    Assume(Event, Instant),
+    Assume(Event, Instant, Instant),
 }
 
 /// What both sides count.
@@ -124,9 +124,10 @@ impl Notifier {
         self.send_event(event, Message::Tell);
     }
 
-    /// Makes a trouble known that an earlier daemon has told, so that its end is told: an event as it began, and when.
-    pub fn assume(&self, event: Event, began: Instant) {
-        self.send_event(event, |event| Message::Assume(event, began));
+    /// Makes a trouble known that an earlier daemon knew, which ran until `until`, so that its end is told: an event as it
+    /// began, and when.
+    pub fn assume(&self, event: Event, began: Instant, until: Instant) {
+        self.send_event(event, |event| Message::Assume(event, began, until));
     }
 
     /// Ends the thread: what runs or waits has a short time, then it is killed or dropped.
@@ -227,9 +228,9 @@ impl Task {
                 let tells = self.policy.handle(&event, now);
                 self.queue(tells);
             }
-            Message::Assume(event, began) => {
+            Message::Assume(event, began, until) => {
                 self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
-                self.policy.assume(&event, began, now);
+                self.policy.assume(&event, began, until);
             }
         }
     }

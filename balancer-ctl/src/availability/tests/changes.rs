@@ -99,8 +99,8 @@ fn a_check_that_is_added_finds_reals_up_and_what_was_remembered_stands() {
     assert_eq!(world.adopt(), Vec::<String>::new());
     assert_eq!(world.weights(), [1]);
     // A daemon that starts again.
-    let remembered = |_: &Watched| Some(Recalled::new(down(), world.now, UNKNOWN + 3600 * SECOND));
-    let again = Availability::default().after(&world.model, remembered, world.now);
+    world.restart(|_| down());
+    let again = &world.availability;
     assert_eq!(again.desired()[0].reals[0].weight, 0);
     assert_eq!(again.desired()[0].reals[0].connections, RESET);
 }
@@ -115,7 +115,8 @@ fn equal_checks_of_two_services_are_one_checker() {
     let mut other = both.services[0].clone();
     other.key.address.set_port(443);
     both.services.push(other);
-    let mut availability = Availability::default().after(&both, |_| None, crate::clock::now());
+    let mut availability =
+        Availability::default().after(&both, &FakeCheckers::default(), crate::clock::now());
     assert_eq!(availability.checkers().len(), 1);
     let watched = availability.checkers()[0].watched.clone();
     let happened = availability.update(

@@ -2,34 +2,65 @@
 
 use super::*;
 
-/// The time of day at which the daemon starts again.
-fn at_start() -> SystemTime {
-    UNKNOWN + 1_000_000 * SECOND
+/// When the daemon starts again.
+fn at_start() -> Moment {
+    Moment {
+        time: UNKNOWN.time + 1_000_000 * SECOND,
+        since_boot: 1_000_000 * SECOND,
+    }
 }
 
 impl World {
-    /// Another daemon takes over: it finds this standing of each real server.
-    fn restart(&mut self, remembered: impl Fn(SocketAddr) -> Standing) {
-        let recall = |watched: &Watched| {
-            Some(Recalled::new(
-                remembered(watched.target),
-                self.now,
-                at_start(),
-            ))
-        };
-        self.availability = Availability::default().after(&self.model, recall, self.now);
+    /// What an earlier daemon left: this standing of each real server, who all have been down if they are up.
+    fn left(&self, remembered: impl Fn(SocketAddr) -> Standing) -> FakeCheckers {
+        let checkers = FakeCheckers::default();
+        for Begin { watched, .. } in self.availability.checkers() {
+            let standing = remembered(watched.target);
+            let ago = at_start().since_boot.checked_sub(standing.since.since_boot);
+            let since = (standing.since != UNKNOWN).then(|| self.now - ago.unwrap());
+            let recalled = Recalled {
+                since,
+                has_returned: standing.up,
+                standing,
+            };
+            checkers.state().remembered.insert(watched, recalled);
+        }
+        checkers
+    }
+
+    /// Another daemon takes over from what that left.
+    fn take_over(&mut self, left: &FakeCheckers) {
+        self.availability = Availability::default().after(&self.model, left, self.now);
+    }
+
+    pub(super) fn restart(&mut self, remembered: impl Fn(SocketAddr) -> Standing) {
+        self.adopt();
+        let left = self.left(remembered);
+        self.take_over(&left);
+    }
+
+    /// The troubles that the other daemon takes up, each with its age in seconds, and what it tells.
+    fn taken_up(&self, left: &FakeCheckers) -> (Vec<(String, u64)>, Vec<String>) {
+        let taken = self.availability.take_up(&self.model, left, self.now);
+        let troubles = taken.troubles.into_iter().map(|(trouble, began)| {
+            let what = told(vec![trouble]).remove(0);
+            (what, (self.now - began).as_secs())
+        });
+        (troubles.collect(), told(taken.happened))
     }
 }
 
-fn since(time: SystemTime, standing: Standing) -> Standing {
-    Standing {
-        since: time,
-        ..standing
-    }
+fn since(since: Moment, standing: Standing) -> Standing {
+    Standing { since, ..standing }
 }
 
 fn ago(time: Duration, standing: Standing) -> Standing {
-    since(at_start() - time, standing)
+    let start = at_start();
+    let moment = Moment {
+        time: start.time - time,
+        since_boot: start.since_boot - time,
+    };
+    since(moment, standing)
 }
 
 fn reset_after(delay: Duration) -> World {
@@ -100,7 +131,7 @@ fn a_weight_that_grew_goes_on_where_it_was() {
     assert_eq!(world.availability.next_deadline(), None);
     // Once it is over, a restart does not begin it again.
     world.restart(|target| match of(target) {
-        standing if target == address(1) => since(standing.since - 6 * SECOND, standing),
+        standing if target == address(1) => ago(10 * SECOND, standing),
         standing => standing,
     });
     assert_eq!(world.weights(), [4, 2]);
@@ -119,26 +150,129 @@ fn a_real_that_was_down_over_the_restart_grows_when_it_comes_back() {
 }
 
 #[test]
-fn a_clock_that_jumped_makes_times_begin_anew_or_be_over() {
-    // Set back: what was written down lies ahead.
+fn a_first_pass_is_no_return_whatever_the_restart() {
+    let mut world = slow_start(10 * SECOND);
+    let left = world.left(|_| ago(4 * SECOND, up()));
+    for recalled in left.state().remembered.values_mut() {
+        recalled.has_returned = recalled.standing.up && recalled.standing.reason.is_empty();
+    }
+    world.take_over(&left);
+    assert_eq!(world.weights(), [4, 2]);
+    assert_eq!(world.shown(1), (RealState::Up, None, 4));
+}
+
+#[test]
+fn a_real_that_its_agent_calls_down_is_out_since_then() {
     let mut world = reset_after(30 * SECOND);
-    world.restart(|_| since(at_start() + 3600 * SECOND, down()));
-    world.wait(29 * SECOND);
+    world.service().checks[0].probe = Probe::Agent(crate::model::check::AgentProbe::default());
+    let stopped = Advice {
+        down: Some("stopped".to_owned()),
+        ..Advice::default()
+    };
+    world.restart(|_| ago(10 * SECOND, advising(stopped.clone())));
+    let left = FakeCheckers::default();
+    let (troubles, _) = world.taken_up(&left);
+    let trouble = "real-down 10.0.0.1: its agent says stopped".to_owned();
+    assert_eq!(troubles, [(trouble, 10)]);
+    world.wait(19 * SECOND);
     assert_eq!(world.runs(), [(0, KEEP)]);
     world.wait(SECOND);
     assert_eq!(world.runs(), [(0, RESET)]);
-    let mut world = slow_start(10 * SECOND);
-    world.restart(|_| since(at_start() + 3600 * SECOND, up()));
-    assert_eq!(world.weights(), [1, 1]);
-    world.wait(10 * SECOND);
-    assert_eq!(world.weights(), [4, 2]);
-    // Set forward: it lies long ago, before this host started.
-    let mut world = reset_after(30 * SECOND);
-    world.restart(|_| since(UNKNOWN + SECOND, down()));
-    assert_eq!(world.runs(), [(0, RESET)]);
-    let mut world = slow_start(10 * SECOND);
-    world.restart(|_| since(UNKNOWN + SECOND, up()));
-    assert_eq!(world.weights(), [4, 2]);
+}
+
+/// Quorum 3, which is lost below 2 and regained at 4; the first so many of the real servers are up.
+fn quorum_of_three(up_there: u8, before: bool) -> (World, FakeCheckers) {
+    let policy = HealthPolicy {
+        quorum: 3,
+        hysteresis: 1,
+        ..HealthPolicy::default()
+    };
+    let reals = (1..=5).map(|number| real(number, 1)).collect();
+    let mut world = World::new(model(reals, vec![check(None)], policy));
+    let left = world.left(
+        |target| match (1..=up_there).any(|number| target == address(number)) {
+            true => ago(900 * SECOND, up()),
+            false => ago(20 * SECOND, down()),
+        },
+    );
+    let quorum = Quorum {
+        holds: before,
+        since: world.now - 70 * SECOND,
+    };
+    left.state()
+        .quorums
+        .insert(world.model.services[0].key, quorum);
+    world.take_over(&left);
+    (world, left)
+}
+
+#[test]
+fn quorum_with_hysteresis_goes_on_as_it_was() {
+    for (up_there, before, after) in [
+        (2, true, true),
+        (3, true, true),
+        (3, false, false),
+        (2, false, false),
+    ] {
+        let (world, left) = quorum_of_three(up_there, before);
+        assert_eq!(world.status().quorum, Some(after), "{up_there} {before}");
+        assert_eq!(world.taken_up(&left).1, [] as [&str; 0]);
+        let kept = &world.availability.kept(&world.model)[0];
+        let reals: Vec<_> = (1..=5).map(address).collect();
+        assert_eq!(
+            (kept.key, &kept.reals),
+            (world.model.services[0].key, &reals)
+        );
+        assert_eq!(kept.quorum, Some(left.state().quorums[&kept.key]));
+    }
+}
+
+#[test]
+fn a_quorum_that_is_another_after_the_restart_is_told() {
+    let (world, left) = quorum_of_three(1, true);
+    let (troubles, told) = world.taken_up(&left);
+    assert_eq!(troubles.len(), 4, "the real servers' alone: {troubles:?}");
+    assert_eq!(told, ["quorum-lost: live weight 1, quorum 3"]);
+    let kept = world.availability.kept(&world.model)[0].quorum;
+    let lost = Quorum {
+        holds: false,
+        since: world.now,
+    };
+    assert_eq!(kept, Some(lost));
+    // Whoever was told that it is lost is told the end.
+    let (world, left) = quorum_of_three(4, false);
+    let (troubles, told) = world.taken_up(&left);
+    let lost = ("quorum-lost: live weight 4, quorum 3".to_owned(), 70);
+    assert_eq!(troubles[1], lost);
+    assert_eq!(told, ["quorum-regained: live weight 4, quorum 3"]);
+}
+
+#[test]
+fn quorum_that_maintenance_took_is_lost_since_then() {
+    let (mut world, left) = quorum_of_three(5, false);
+    for real in &mut world.service().reals[1..] {
+        real.state = AdminState::Maintenance;
+    }
+    world.take_over(&left);
+    let (troubles, told) = world.taken_up(&left);
+    let lost = "quorum-lost: live weight 1, quorum 3".to_owned();
+    assert_eq!(troubles, [(lost, 70)]);
+    assert_eq!(told, [] as [&str; 0]);
+}
+
+#[test]
+fn it_is_said_when_a_quorum_is_new() {
+    let mut world = World::new(model(
+        vec![real(1, 1)],
+        vec![check(None)],
+        HealthPolicy::default(),
+    ));
+    assert!(!world.availability.take_new_quorum());
+    world.find(1, up());
+    assert!(world.availability.take_new_quorum());
+    assert!(!world.availability.take_new_quorum());
+    world.find(1, down());
+    assert!(world.availability.take_new_quorum());
 }
 
 #[test]
@@ -155,39 +289,18 @@ fn what_is_not_known_begins_anew() {
 
 #[test]
 fn troubles_that_stand_are_known_with_the_time_since_when() {
-    let policy = HealthPolicy {
-        quorum: 3,
-        hysteresis: 1,
-        ..HealthPolicy::default()
-    };
-    let reals = vec![real(1, 1), real(2, 1), real(3, 1), real(4, 1), backup(5)];
-    let mut world = World::new(model(reals, vec![check(None)], policy));
-    world.restart(|target| match target {
+    let reals = vec![real(1, 1), real(2, 1), real(3, 1), backup(4)];
+    let mut world = World::new(model(reals, vec![check(None)], HealthPolicy::default()));
+    let left = world.left(|target| match target {
         target if target == address(1) => ago(900 * SECOND, up()),
         target if target == address(2) => ago(100 * SECOND, down()),
         target if target == address(3) => ago(300 * SECOND, down()),
-        target if target == address(4) => ago(20 * SECOND, down()),
         _ => ago(500 * SECOND, down()),
     });
-    let troubles: Vec<_> = world
-        .availability
-        .troubles(&world.model, world.now)
-        .into_iter()
-        .map(|(trouble, began)| {
-            let what = format!("{} {:?}", trouble.kind.name(), trouble.real);
-            (what, (world.now - began).as_secs())
-        })
-        .collect();
-    let real = |number| format!("real-down {:?}", Some(address(number)));
+    world.take_over(&left);
+    let down = |number| format!("real-down 10.0.0.{number}: no answer within 2s, 3 of 3");
     assert_eq!(
-        troubles,
-        [
-            (real(2), 100),
-            (real(3), 300),
-            (real(4), 20),
-            (real(5), 500),
-            // With the third of four, whose weight 1 is below 3 - 1.
-            ("quorum-lost None".to_owned(), 20),
-        ]
+        world.taken_up(&left).0,
+        [(down(2), 100), (down(3), 300), (down(4), 500)]
     );
 }

@@ -1,11 +1,9 @@
 //! Health as the daemon carries it: from what checkers found to the data plane, the lists and the events.
 
-use std::time::SystemTime;
-
 use super::*;
 use crate::{
     config::write::check_as_json,
-    health::{Advice, Begin, Standing, Update},
+    health::{Advice, Begin, Quorum, Recalled, Standing, UNKNOWN, Update},
     model::AdminState,
 };
 
@@ -35,7 +33,7 @@ fn standing(up: bool, reason: &str) -> Standing {
         decided: true,
         reason: reason.to_owned(),
         advice: Advice::default(),
-        since: SystemTime::UNIX_EPOCH,
+        since: UNKNOWN,
     }
 }
 
@@ -224,28 +222,34 @@ fn a_data_plane_that_refused_to_follow_is_asked_again() {
     );
 }
 
-#[test]
-fn a_restart_begins_with_what_was_remembered() {
-    let first = scene();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("balancer.toml");
-    fs::write(&path, CHECKED).unwrap();
-    let file = ConfigFile::load(&path, "lb1").unwrap();
+/// A daemon that starts with what another left, with quorum: weights, what is told, and the checkers.
+fn restarted(remembered: [Standing; 2]) -> (Vec<u32>, Vec<String>, FakeCheckers) {
+    let mut scene = scene();
+    let file = ConfigFile::load(&scene.path(), "lb1").unwrap();
+    let model = file.model().clone();
     let checkers = FakeCheckers::default();
-    let remembered = [
-        standing(true, "connected"),
-        standing(false, "connection refused, 3 of 3"),
-    ];
-    checkers.state().remembered = first
+    checkers.state().remembered = scene
         .watched()
         .into_iter()
-        .map(|begin| begin.watched)
         .zip(remembered)
+        .map(|(begin, standing)| {
+            let recalled = Recalled {
+                standing,
+                since: None,
+                has_returned: false,
+            };
+            (begin.watched, recalled)
+        })
         .collect();
+    let quorum = Quorum {
+        holds: true,
+        since: clock::now(),
+    };
+    let key = model.services[0].key;
+    checkers.state().quorums.insert(key, quorum);
     let dataplane = FakeDataplane::default();
-    let (events, mut told) = broadcast::channel(EVENTS);
-    let model = file.model().clone();
-    Daemon::start(Parts {
+    let (events, receiver) = broadcast::channel(EVENTS);
+    let daemon = Daemon::start(Parts {
         dataplane: Box::new(dataplane.clone()),
         checkers: Box::new(checkers.clone()),
         notifier: None,
@@ -254,15 +258,21 @@ fn a_restart_begins_with_what_was_remembered() {
         model,
         events,
         addresses,
-    })
-    .unwrap();
-    let weights: Vec<_> = dataplane.state().services[0]
-        .reals
-        .iter()
-        .map(|real| real.weight)
-        .collect();
+    });
+    daemon.unwrap();
+    scene.dataplane = dataplane;
+    scene.events = receiver;
+    (scene.runs(), scene.told(), checkers)
+}
+
+#[test]
+fn a_restart_begins_with_what_was_remembered() {
+    let (weights, told, checkers) = restarted([
+        standing(true, "connected"),
+        standing(false, "connection refused, 3 of 3"),
+    ]);
     assert_eq!(weights, [1, 0]);
-    assert!(told.try_recv().is_err(), "nothing happened");
+    assert_eq!(told, [] as [&str; 0], "nothing happened");
     assert!(
         checkers
             .state()
@@ -270,6 +280,31 @@ fn a_restart_begins_with_what_was_remembered() {
             .iter()
             .all(|begin| begin.from.is_some())
     );
+}
+
+#[test]
+fn a_quorum_that_a_restart_finds_changed_is_told_and_kept() {
+    let refused = standing(false, "connection refused, 3 of 3");
+    let (_, told, checkers) = restarted([refused.clone(), refused]);
+    assert_eq!(told, ["quorum-lost live weight 0, quorum 1"]);
+    let kept = checkers.state().kept.remove(0).quorum.unwrap();
+    assert!(!kept.holds);
+}
+
+#[test]
+fn a_quorum_is_kept_when_it_changes() {
+    let mut scene = scene();
+    let kept = |scene: &Scene| {
+        scene.checkers.state().kept[0]
+            .quorum
+            .map(|quorum| quorum.holds)
+    };
+    assert_eq!(kept(&scene), None);
+    scene.find(0, standing(true, "connected"));
+    assert_eq!(kept(&scene), Some(true));
+    scene.find(0, standing(false, "connection refused, 3 of 3"));
+    scene.find(1, standing(false, "connection refused, 3 of 3"));
+    assert_eq!(kept(&scene), Some(false));
 }
 
 #[tokio::test]

@@ -152,7 +152,7 @@ fn the_first_result_decides_and_says_so() {
         decided: false,
         reason: "not probed yet".to_owned(),
         advice: Advice::default(),
-        since: at(0).time,
+        since: at(0),
     };
     assert_eq!(checker.standing(), standing);
     assert_eq!(finish(&mut checker, passed(), 40), Output::Turned);
@@ -160,7 +160,7 @@ fn the_first_result_decides_and_says_so() {
         up: true,
         decided: true,
         reason: "http 200, first probe".to_owned(),
-        since: at(40).time,
+        since: at(40),
         ..standing
     };
     assert_eq!(checker.standing(), standing);
@@ -305,7 +305,7 @@ fn it_goes_on_as_it_stood() {
         decided: true,
         reason: "http 200, 2 of 2".to_owned(),
         advice: Advice::default(),
-        since: at(0).time,
+        since: at(0),
     };
     let check = check(2, 3, Initial::Down);
     let mut checker = Checker::begin(&check, Some(stood.clone()), Vec::new(), &at(60_000));
@@ -352,7 +352,7 @@ fn a_past_that_ends_as_it_stands_is_continued() {
         decided: true,
         reason: "refused, 3 of 3".to_owned(),
         advice: Advice::default(),
-        since: at(5000).time,
+        since: at(5000),
     };
     let check = check(1, 3, Initial::Down);
     let mut checker = Checker::begin(&check, Some(stood), past, &at(9000));
@@ -483,7 +483,7 @@ proptest! {
             prop_assert_eq!(checker.history().len(), turns.min(HISTORY));
             if let Some(latest) = checker.history().back() {
                 prop_assert_eq!(latest.up, after.up);
-                prop_assert_eq!(latest.at.time, after.since);
+                prop_assert_eq!(latest.at, after.since);
                 prop_assert_eq!(&latest.reason, &after.reason);
             }
             for pair in checker.history().iter().zip(checker.history().iter().skip(1)) {
@@ -492,4 +492,35 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn an_agent_stands_since_its_word_on_whether_its_server_is_down() {
+    let check = agent();
+    let mut checker = Checker::begin(&check, None, Vec::new(), &at(0));
+    let says = |down: bool, weight: u32| Input::Passed {
+        note: String::new(),
+        advice: Advice {
+            down: down.then(|| format!("stopped {weight}")),
+            weight: Some(AdvisedWeight::Absolute(weight)),
+            state: None,
+        },
+    };
+    let since = [
+        (10, false, 5),
+        (20, true, 5),
+        (30, true, 6),
+        (40, false, 6),
+        (50, false, 7),
+    ]
+    .map(|(time, down, weight)| {
+        let done = Done {
+            began: at(time),
+            latency: Duration::ZERO,
+            input: says(down, weight),
+        };
+        checker.finish(done, &at(time));
+        checker.standing().since
+    });
+    assert_eq!(since, [at(0), at(20), at(20), at(40), at(40)]);
 }

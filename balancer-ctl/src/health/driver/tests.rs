@@ -418,7 +418,7 @@ async fn one_goes_on_as_the_daemon_says_it_stood() {
         decided: true,
         reason: "fine, 2 of 2".to_owned(),
         advice: Advice::default(),
-        since: SystemTime::UNIX_EPOCH,
+        since: crate::health::UNKNOWN,
     };
     scene.world.set(1, Manner::Fail);
     scene.watch(vec![Begin {
@@ -519,7 +519,7 @@ async fn a_probe_that_cannot_be_made_counts_for_nothing_and_is_tried_again() {
         decided: true,
         reason: "fine, 2 of 2".to_owned(),
         advice: Advice::default(),
-        since: SystemTime::UNIX_EPOCH,
+        since: crate::health::UNKNOWN,
     };
     let mut first = begin(watched(1));
     first.from = Some(stood);

@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     health::{AdvisedWeight, checker},
     model::{
-        AdminState,
+        AdminState, Protocol,
         check::{Check, Exchange, Initial, Probe, Source, Target, Timing},
     },
 };
@@ -26,6 +26,19 @@ fn watched(port: u16) -> Watched {
             },
         },
     }
+}
+
+fn web() -> ServiceKey {
+    ServiceKey {
+        protocol: Protocol::Tcp,
+        address: ([192, 0, 2, 80], 80).into(),
+    }
+}
+
+/// How a checker of this service stood.
+fn standing(remembered: &Remembered, watched: &Watched) -> Option<Standing> {
+    let (standing, _) = remembered.standing(watched, &web(), watched.target)?;
+    Some(standing)
 }
 
 fn at(milliseconds: u64) -> Moment {
@@ -96,11 +109,11 @@ fn what_was_written_is_read_whole() {
     drop(writer);
     let mut remembered = read(&scene.path(), BOOT);
     for (watched, checker) in written {
-        assert_eq!(remembered.standing(&watched), Some(checker.standing()));
+        assert_eq!(standing(&remembered, &watched), Some(checker.standing()));
         assert_eq!(checker.history(), &remembered.take_history(&watched));
         assert_eq!(remembered.take_history(&watched), [], "it is taken");
     }
-    assert_eq!(remembered.standing(&watched(9)), None);
+    assert_eq!(standing(&remembered, &watched(9)), None);
     let mode = fs::metadata(scene.path()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let left = fs::read_dir(scene.path().parent().unwrap())
@@ -152,15 +165,20 @@ fn a_check_that_asks_the_same_at_other_times_goes_on_as_it_stood() {
         initial: Initial::Up,
     };
     let mut remembered = read(&scene.path(), BOOT);
-    assert_eq!(remembered.standing(&other), Some(checker.standing()));
+    assert_eq!(standing(&remembered, &other), Some(checker.standing()));
     assert_eq!(checker.history(), &remembered.take_history(&other));
 }
 
 #[test]
-fn to_another_question_a_target_stays_up_and_is_not_known_as_down() {
+fn to_another_question_a_real_server_of_the_service_stays_up_and_any_other_is_not_known() {
     let scene = Scene::new();
     let writer = scene.writer();
     let (one, two) = (watched(1), watched(2));
+    writer.keep(vec![Service::new(
+        &web(),
+        vec![one.target, two.target],
+        None,
+    )]);
     writer.put(CheckerId(1), one.clone().into(), up(&one));
     writer.put(CheckerId(2), two.clone().into(), up(&two));
     let failing = asking(&two, "b");
@@ -173,12 +191,86 @@ fn to_another_question_a_target_stays_up_and_is_not_known_as_down() {
         decided: true,
         reason: "was up before the check changed".to_owned(),
         advice: Advice::default(),
-        since: at(1000).time,
+        since: at(1000),
     };
-    assert_eq!(remembered.standing(&asking(&one, "c")), Some(expected));
-    assert_eq!(remembered.take_history(&asking(&one, "c")), []);
-    assert_eq!(remembered.standing(&asking(&two, "c")), None);
-    assert_eq!(remembered.standing(&two), Some(up(&two).standing()));
+    let other = asking(&one, "c");
+    assert_eq!(standing(&remembered, &other), Some(expected));
+    assert_eq!(remembered.take_history(&other), []);
+    assert_eq!(standing(&remembered, &asking(&two, "c")), None);
+    assert_eq!(standing(&remembered, &two), Some(up(&two).standing()));
+    // A service that is new, and a real server that is new in this one: neither was there.
+    let mut mail = web();
+    mail.address.set_port(25);
+    assert_eq!(remembered.standing(&other, &mail, one.target), None);
+    let new = ([192, 168, 0, 9], 1).into();
+    assert_eq!(remembered.standing(&other, &web(), new), None);
+    assert!(
+        remembered.standing(&one, &mail, new).is_some(),
+        "the same question"
+    );
+}
+
+#[test]
+fn quorum_is_kept_with_the_time_since_when() {
+    let scene = Scene::new();
+    let writer = scene.writer();
+    writer.keep(vec![Service::new(&web(), vec![], Some((true, at(1))))]);
+    writer.keep(vec![Service::new(&web(), vec![], Some((false, at(2))))]);
+    drop(writer);
+    let remembered = read(&scene.path(), BOOT);
+    assert_eq!(remembered.quorum(&web()), Some((false, at(2))));
+    let mut mail = web();
+    mail.address.set_port(25);
+    assert_eq!(remembered.quorum(&mail), None);
+}
+
+#[test]
+fn the_file_says_until_when_the_daemon_ran() {
+    let scene = Scene::new();
+    let writer = scene.writer();
+    let known = watched(1);
+    writer.put(CheckerId(1), known.clone().into(), up(&known));
+    let until = |written: Moment| written.since_boot;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !scene.path().exists() && Instant::now() < deadline {
+        thread::yield_now();
+    }
+    let first = read(&scene.path(), BOOT).written().map(until);
+    thread::sleep(Duration::from_millis(5));
+    let stopped = Moment::now().since_boot;
+    drop(writer);
+    let last = read(&scene.path(), BOOT).written().map(until);
+    assert!(first < Some(stopped), "{first:?}");
+    let rounded = stopped - Duration::from_millis(1);
+    assert!(last > Some(rounded), "{last:?}, stopped at {stopped:?}");
+}
+
+#[test]
+fn a_first_pass_and_a_return_are_told_apart() {
+    let scene = Scene::new();
+    let writer = scene.writer();
+    let (first, returned) = (watched(1), watched(2));
+    writer.put(CheckerId(1), first.clone().into(), up(&first));
+    let mut checker = checker(&returned, Advice::default());
+    let done = checker::Done {
+        began: at(3000),
+        latency: Duration::ZERO,
+        input: checker::Input::Passed {
+            note: "fine".to_owned(),
+            advice: Advice::default(),
+        },
+    };
+    checker.finish(done, &at(3000));
+    writer.put(CheckerId(2), returned.clone().into(), checker);
+    drop(writer);
+    let remembered = read(&scene.path(), BOOT);
+    let has_returned = [first, returned].map(|watched| {
+        let (_, has_returned) = remembered
+            .standing(&watched, &web(), watched.target)
+            .unwrap();
+        has_returned
+    });
+    assert_eq!(has_returned, [false, true]);
 }
 
 #[test]
@@ -201,7 +293,7 @@ fn a_line_that_cannot_be_read_is_left_out_alone() {
         .collect();
     fs::write(scene.path(), damaged.join("\n")).unwrap();
     let remembered = read(&scene.path(), BOOT);
-    let known = [1, 2, 3].map(|port| remembered.standing(&watched(port)).is_some());
+    let known = [1, 2, 3].map(|port| standing(&remembered, &watched(port)).is_some());
     assert_eq!(known, [true, false, true]);
 }
 
@@ -215,7 +307,7 @@ fn a_key_that_a_later_version_adds_changes_nothing() {
     let text = fs::read_to_string(scene.path()).unwrap();
     let text = text.replace(r#""up":"#, r#""colour":"blue","up":"#);
     fs::write(scene.path(), text).unwrap();
-    let standing = read(&scene.path(), BOOT).standing(&known);
+    let standing = standing(&read(&scene.path(), BOOT), &known);
     assert_eq!(standing, Some(up(&known).standing()));
 }
 
@@ -235,7 +327,7 @@ fn what_is_gone_or_undecided_is_not_remembered() {
     let remembered = read(&scene.path(), BOOT);
     let known: Vec<bool> = [gone, kept, undecided]
         .iter()
-        .map(|watched| remembered.standing(watched).is_some())
+        .map(|watched| standing(&remembered, watched).is_some())
         .collect();
     assert_eq!(known, [false, true, false]);
 }
@@ -252,16 +344,17 @@ fn after_the_host_started_again_nothing_counts() {
     );
     drop(writer);
     let another = BOOT.replace('1', "2");
-    assert_eq!(read(&scene.path(), &another).standing(&known), None);
-    assert!(read(&scene.path(), BOOT).standing(&known).is_some());
+    assert_eq!(standing(&read(&scene.path(), &another), &known), None);
+    assert!(standing(&read(&scene.path(), BOOT), &known).is_some());
 }
 
 #[test]
 fn a_file_that_is_damaged_or_missing_is_begun_anew() {
     let scene = Scene::new();
-    assert_eq!(try_read(&scene.path(), BOOT).unwrap().0.len(), 0);
+    assert_eq!(try_read(&scene.path(), BOOT).unwrap().checkers.len(), 0);
     fs::create_dir(scene.path().parent().unwrap()).unwrap();
-    let head = format!(r#"{{"version":2,"boot_id":"{BOOT}"}}"#);
+    let head =
+        format!(r#"{{"version":3,"boot_id":"{BOOT}","written":{{"time":1,"since_boot":1}}}}"#);
     for damaged in [
         String::new(),
         "\n".to_owned(),
@@ -270,7 +363,7 @@ fn a_file_that_is_damaged_or_missing_is_begun_anew() {
     ] {
         fs::write(scene.path(), &damaged).unwrap();
         assert!(try_read(&scene.path(), BOOT).is_err(), "{damaged:?}");
-        assert_eq!(read(&scene.path(), BOOT).0.len(), 0, "{damaged:?}");
+        assert_eq!(read(&scene.path(), BOOT).checkers.len(), 0, "{damaged:?}");
     }
     fs::write(scene.path(), [0xff, 0xfe]).unwrap();
     assert!(try_read(&scene.path(), BOOT).is_err());
@@ -282,7 +375,7 @@ fn a_file_that_is_damaged_or_missing_is_begun_anew() {
         checker(&known, Advice::default()),
     );
     drop(writer);
-    assert!(read(&scene.path(), BOOT).standing(&known).is_some());
+    assert!(standing(&read(&scene.path(), BOOT), &known).is_some());
 }
 
 #[test]

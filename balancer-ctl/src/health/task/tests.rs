@@ -7,7 +7,7 @@ use std::{
 
 use super::*;
 use crate::{
-    health::Update,
+    health::{Standing, Update},
     model::check::{Check, Exchange, Probe, Source, Target, Timing},
 };
 
@@ -37,6 +37,15 @@ fn begin(watched: &Watched, from: Option<Standing>) -> Vec<Begin> {
     }]
 }
 
+fn web() -> ServiceKey {
+    crate::address::service_key("tcp/192.0.2.80:80").unwrap()
+}
+
+fn remembered(health: &Health, watched: &Watched) -> Option<Standing> {
+    let recalled = health.remembered(watched, &web(), watched.target)?;
+    Some(recalled.standing)
+}
+
 async fn next(updates: &mut Updates) -> Update {
     let soon = Duration::from_secs(20);
     let news = tokio::time::timeout(soon, updates.next()).await.unwrap();
@@ -52,7 +61,7 @@ async fn a_daemon_that_starts_again_goes_on_where_the_last_one_stood() {
     let watched = watched(listener.local_addr().unwrap());
 
     let (mut health, mut updates) = Health::start(Some(file.clone())).unwrap();
-    assert_eq!(health.remembered(&watched), None);
+    assert_eq!(remembered(&health, &watched), None);
     health.watch(begin(&watched, None));
     let first = next(&mut updates).await;
     assert_eq!(
@@ -62,8 +71,8 @@ async fn a_daemon_that_starts_again_goes_on_where_the_last_one_stood() {
     drop(health);
 
     let (mut health, mut updates) = Health::start(Some(file.clone())).unwrap();
-    let stood = health.remembered(&watched).unwrap();
-    let rounded = first.standing.since.duration_since(stood.since).unwrap();
+    let stood = remembered(&health, &watched).unwrap();
+    let rounded = first.standing.since.since_boot - stood.since.since_boot;
     assert!(rounded < Duration::from_millis(1));
     let expected = Standing {
         since: stood.since,
@@ -73,7 +82,7 @@ async fn a_daemon_that_starts_again_goes_on_where_the_last_one_stood() {
     drop(listener);
     health.watch(begin(&watched, Some(stood)));
     assert_eq!(
-        health.remembered(&watched),
+        remembered(&health, &watched),
         None,
         "it was for the start only"
     );
@@ -94,9 +103,56 @@ async fn a_daemon_that_starts_again_goes_on_where_the_last_one_stood() {
 
     let (health, _updates) = Health::start(Some(file)).unwrap();
     assert_eq!(
-        health.remembered(&watched).unwrap().reason,
+        remembered(&health, &watched).unwrap().reason,
         second.standing.reason
     );
+}
+
+#[tokio::test]
+async fn a_clock_that_was_set_changes_no_time_that_has_passed() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("health.json");
+    let watched = watched(
+        TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap(),
+    );
+    let mut since = Moment::now();
+    since.since_boot -= Duration::from_secs(10);
+    // The clock has been set by a year since then.
+    since.time -= Duration::from_secs(31_536_000);
+    let stood = Standing {
+        up: false,
+        decided: true,
+        reason: "connection refused".to_owned(),
+        advice: Advice::default(),
+        since,
+    };
+    let (mut health, _updates) = Health::start(Some(file.clone())).unwrap();
+    health.watch(begin(&watched, Some(stood)));
+    let quorum = Quorum {
+        holds: false,
+        since: Instant::now() - Duration::from_secs(20),
+    };
+    health.keep(vec![Kept {
+        key: web(),
+        reals: vec![watched.target],
+        quorum: Some(quorum),
+    }]);
+    let stopped = Instant::now();
+    drop(health);
+    let (health, _updates) = Health::start(Some(file)).unwrap();
+    let close = |found: Instant, wanted: Instant| {
+        let apart = found.max(wanted) - found.min(wanted);
+        assert!(apart < Duration::from_secs(2), "{apart:?} apart");
+    };
+    let recalled = health.remembered(&watched, &web(), watched.target).unwrap();
+    close(recalled.since.unwrap(), stopped - Duration::from_secs(10));
+    let recalled = health.quorum(&web()).unwrap();
+    assert!(!recalled.holds);
+    close(recalled.since, quorum.since);
+    close(health.written().unwrap(), stopped);
 }
 
 #[tokio::test]

@@ -500,26 +500,29 @@ fn entries_keep_their_troubles_over_a_reload() {
 }
 
 #[test]
-fn what_was_due_before_a_restart_is_not_told_again_and_the_rest_comes_at_its_time() {
+fn what_was_due_before_a_restart_is_not_told_again_and_what_came_due_meanwhile_is() {
     // The trouble began 2500 ms before the restart, which is at 10000.
     let quick = health(0, None, false);
     let often = health(300, Some(1000), false);
     let slow = health(3000, None, false);
     let mut only_up = health(1000, Some(100), false);
     only_up.on = vec![EventKind::RealUp];
-    let told = |ends: u64| {
+    let told = |until: u64, ends: u64| {
         let mut scene = Scene::new(&[quick.clone(), often.clone(), slow.clone(), only_up.clone()]);
         scene.now = 7500;
         let event = scene.event(EventKind::RealDown, WEB, "10.0.0.2:80");
         let at = |time| scene.zero + ms(time);
-        scene.policy.assume(&event, at(7500), at(10_000));
+        scene.policy.assume(&event, at(7500), at(until));
         scene.now = 10_000;
+        let tells = scene.policy.expire(at(10_000));
+        scene.note(tells);
         scene.wait_until(ends);
         scene.up(ends);
         scene.told
     };
+    // The earlier daemon ran until the new one started.
     assert_eq!(
-        told(10_100),
+        told(10_000, 10_100),
         [
             "10100: #0 real-up 10.0.0.2:80 at 10100",
             "10100: #1 real-up 10.0.0.2:80 at 10100",
@@ -527,7 +530,7 @@ fn what_was_due_before_a_restart_is_not_told_again_and_the_rest_comes_at_its_tim
         ]
     );
     assert_eq!(
-        told(12_000),
+        told(10_000, 12_000),
         [
             // Told at 7800, 8800 and 9800 before.
             "10500: #2 real-down 10.0.0.2:80 at 7500",
@@ -537,6 +540,16 @@ fn what_was_due_before_a_restart_is_not_told_again_and_the_rest_comes_at_its_tim
             "12000: #1 real-up 10.0.0.2:80 at 12000",
             "12000: #2 real-up 10.0.0.2:80 at 12000",
             "12000: #3 real-up 10.0.0.2:80 at 12000",
+        ]
+    );
+    // It stopped at 7700, when only the first entry had been told.
+    assert_eq!(
+        told(7700, 10_400),
+        [
+            "10000: #1 real-down 10.0.0.2:80 at 7500",
+            "10400: #0 real-up 10.0.0.2:80 at 10400",
+            "10400: #1 real-up 10.0.0.2:80 at 10400",
+            "10400: #3 real-up 10.0.0.2:80 at 10400",
         ]
     );
 }
