@@ -3,7 +3,10 @@
 use std::{
     fs, io,
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
     thread::{self, JoinHandle},
     time::{Duration, SystemTime},
 };
@@ -32,6 +35,8 @@ const FILES: usize = 4;
 const KEPT: libc::c_int = 16 << 20;
 /// How long a stop waits for a call that blocks, such as a look into a file.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// How long a stop waits for the thread, which may have to write its memory to a slow disk.
+const FAREWELL: Duration = Duration::from_secs(3);
 
 /// All checkers.
 #[derive(Debug)]
@@ -42,6 +47,8 @@ pub struct Health {
     remembered: Remembered,
     heartbeat: Arc<Heartbeat>,
     thread: Option<JoinHandle<()>>,
+    /// Its other end closes with the thread.
+    ended: Receiver<()>,
 }
 
 impl Health {
@@ -89,9 +96,11 @@ impl Health {
             memory,
             room: room(),
         };
+        let (ends, ended) = channel();
         let thread = thread::Builder::new()
             .name("health".to_owned())
             .spawn(move || {
+                let _ends: Sender<()> = ends;
                 keep_freed_memory();
                 runtime.block_on(async { Driver::new(around).run(receiver).await });
                 runtime.shutdown_timeout(PATIENCE);
@@ -101,6 +110,7 @@ impl Health {
             remembered,
             heartbeat,
             thread: Some(thread),
+            ended,
         };
         Ok((health, Updates(mailbox)))
     }
@@ -149,6 +159,10 @@ impl Drop for Health {
     fn drop(&mut self) {
         self.commands = None;
         if let Some(thread) = self.thread.take() {
+            if self.ended.recv_timeout(FAREWELL) == Err(RecvTimeoutError::Timeout) {
+                tracing::warn!("the checkers stand still, they are not waited for");
+                return;
+            }
             // A panic has been told already.
             let _ = thread.join();
         }
