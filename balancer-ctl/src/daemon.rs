@@ -52,8 +52,8 @@ pub const MESSAGES: usize = 64;
 /// Events that a reader may lag behind before it loses some.
 pub const EVENTS: usize = 1024;
 /// What is said while checkers give no sign of life.
-const STANDSTILL: &str = "checks stand still, and real servers that die stay in service: the log says why; restart balancerd, \
-                          which goes on where this one is";
+const STANDSTILL: &str = "checks stand still, and real servers that die stay in service: restart balancerd, which goes on \
+                          where this one is";
 /// How often the state of the whole is looked at.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -85,6 +85,8 @@ pub struct Daemon {
     availability: Availability,
     /// The data plane does not run what it should: its last change failed, so.
     behind: Option<String>,
+    /// It may not have the settings that it should.
+    is_misconfigured: bool,
     /// The checkers gave no sign of life when they were last looked at.
     is_unchecked: bool,
     /// What runs.
@@ -125,6 +127,7 @@ impl Daemon {
             notifier,
             availability,
             behind: None,
+            is_misconfigured: false,
             is_unchecked: false,
             model,
             file,
@@ -190,12 +193,7 @@ impl Daemon {
             }
         }
         systemd::stopping();
-        self.publish(Happened {
-            kind: EventKind::Stopping,
-            service: None,
-            real: None,
-            message: "forwarding goes on".to_owned(),
-        });
+        self.publish(of_node(EventKind::Stopping, "forwarding goes on"));
         // First, so that what is due from now on does not count as told.
         tokio::task::block_in_place(|| drop(self.checkers));
         if let Some(notifier) = self.notifier {
@@ -233,12 +231,7 @@ impl Daemon {
             Ok(()) => (EventKind::Reloaded, String::new()),
             Err(refusal) => (EventKind::ReloadFailed, refusal.to_string()),
         };
-        self.publish(Happened {
-            kind,
-            service: None,
-            real: None,
-            message,
-        });
+        self.publish(of_node(kind, &message));
         result
     }
 
@@ -252,20 +245,15 @@ impl Daemon {
             .reload()
             .map_err(|error| Refusal::invalid(error.to_string()))?;
         let wanted = file.model().clone();
-        self.dataplane
-            .configure(&wanted.dataplane)
-            .map_err(refused)?;
         let availability = self.availability_after(&wanted);
-        if let Err(error) = self.dataplane.reconcile(availability.desired()) {
-            let mut refusal = refused(error);
-            if let Err(error) = self.dataplane.configure(&self.model.dataplane) {
-                refusal.sentence = format!(
-                    "{}; and the settings from before could not be brought back: {error}",
-                    refusal.sentence
-                );
-            }
-            return Err(self.back(refusal));
+        let configured = self.dataplane.configure(&wanted.dataplane);
+        if let Err(error) =
+            configured.and_then(|()| self.dataplane.reconcile(availability.desired()))
+        {
+            self.is_misconfigured = true;
+            return Err(self.back(refused(error)));
         }
+        self.is_misconfigured = false;
         self.file = Some(file);
         self.adopt(wanted, availability);
         Ok(())
@@ -291,16 +279,41 @@ impl Daemon {
 
     /// Brings the data plane to what health allows now, and tells what happened.
     fn follow_health(&mut self, happened: Vec<Happened>) {
-        let result = self.dataplane.reconcile(self.availability.desired());
-        if let Err(error) = &result {
-            tracing::error!(%error, "the data plane does not follow health, trying again");
-        }
-        self.behind = result.err().map(|error| error.to_string());
+        self.bring();
         if self.availability.take_new_quorum() {
             self.keep();
         }
         for happened in happened {
             self.publish(happened);
+        }
+    }
+
+    /// Brings the data plane to what it should run. What fails is remembered, and tried again each second.
+    fn bring(&mut self) {
+        let configured = if self.is_misconfigured {
+            self.dataplane.configure(&self.model.dataplane)
+        } else {
+            Ok(())
+        };
+        self.is_misconfigured = configured.is_err();
+        let reconciled = self.dataplane.reconcile(self.availability.desired());
+        let result = configured.and(reconciled);
+        self.note_behind(result.err().map(|error| error.to_string()));
+    }
+
+    /// Tells when the data plane begins to be behind, and when it follows again.
+    fn note_behind(&mut self, behind: Option<String>) {
+        let before = std::mem::replace(&mut self.behind, behind.clone());
+        match (before, behind) {
+            (None, Some(error)) => self.publish(of_node(EventKind::DataplaneBehind, &error)),
+            (Some(_), None) => self.publish(of_node(EventKind::DataplaneFollows, "")),
+            (Some(before), Some(error)) if before != error => {
+                tracing::error!(
+                    error,
+                    "the data plane does not run what it should, trying again"
+                );
+            }
+            (Some(_), Some(_)) | (None, None) => {}
         }
     }
 
@@ -342,8 +355,8 @@ impl Daemon {
     fn watch_checkers(&mut self) {
         let is_unchecked = !self.checkers.alive();
         match (self.is_unchecked, is_unchecked) {
-            (false, true) => tracing::error!("{STANDSTILL}"),
-            (true, false) => tracing::info!("checks run again"),
+            (false, true) => self.publish(of_node(EventKind::ChecksStalled, STANDSTILL)),
+            (true, false) => self.publish(of_node(EventKind::ChecksResumed, "")),
             (true, true) | (false, false) => {}
         }
         self.is_unchecked = is_unchecked;
@@ -361,12 +374,8 @@ impl Daemon {
         } else {
             EventKind::TableHasRoom
         };
-        self.publish(Happened {
-            kind,
-            service: None,
-            real: None,
-            message: format!("{connections} of {most} connections"),
-        });
+        let message = format!("{connections} of {most} connections");
+        self.publish(of_node(kind, &message));
     }
 
     fn publish(&self, happened: Happened) {
@@ -386,6 +395,16 @@ impl Daemon {
         }
         // No one may be following.
         let _ = self.events.send(event);
+    }
+}
+
+/// What happened to the node as a whole.
+fn of_node(kind: EventKind, message: &str) -> Happened {
+    Happened {
+        kind,
+        service: None,
+        real: None,
+        message: message.to_owned(),
     }
 }
 

@@ -39,6 +39,14 @@ pub enum EventKind {
     TableFull,
     /// There is room again.
     TableHasRoom,
+    /// The checkers give no sign of life.
+    ChecksStalled,
+    /// They do again.
+    ChecksResumed,
+    /// The data plane does not run what it should.
+    DataplaneBehind,
+    /// It does again.
+    DataplaneFollows,
     /// The reader was too slow and events were lost; the stream ends.
     Lost,
     /// The daemon stops; forwarding goes on.
@@ -66,6 +74,10 @@ impl EventKind {
             Self::BackupsOut => "backups-out",
             Self::TableFull => "table-full",
             Self::TableHasRoom => "table-has-room",
+            Self::ChecksStalled => "checks-stalled",
+            Self::ChecksResumed => "checks-resumed",
+            Self::DataplaneBehind => "dataplane-behind",
+            Self::DataplaneFollows => "dataplane-follows",
             Self::Lost => "lost",
             Self::Stopping => "stopping",
         }
@@ -75,8 +87,9 @@ impl EventKind {
     #[must_use]
     pub const fn level(self) -> Level {
         match self {
-            Self::ReloadFailed => Level::ERROR,
-            Self::QuorumLost => Level::ERROR,
+            Self::ReloadFailed | Self::QuorumLost | Self::ChecksStalled | Self::DataplaneBehind => {
+                Level::ERROR
+            }
             Self::RealDown | Self::BackupsIn | Self::TableFull | Self::Lost => Level::WARN,
             Self::ServiceAdded
             | Self::ServiceChanged
@@ -89,6 +102,8 @@ impl EventKind {
             | Self::QuorumRegained
             | Self::BackupsOut
             | Self::TableHasRoom
+            | Self::ChecksResumed
+            | Self::DataplaneFollows
             | Self::Stopping => Level::INFO,
         }
     }
@@ -113,6 +128,10 @@ impl EventKind {
             Self::BackupsOut => "backups left",
             Self::TableFull => "connection table full, new connections are refused",
             Self::TableHasRoom => "connection table has room again",
+            Self::ChecksStalled => "checks stand still",
+            Self::ChecksResumed => "checks run again",
+            Self::DataplaneBehind => "the data plane does not run what it should, trying again",
+            Self::DataplaneFollows => "the data plane runs what it should again",
             Self::Lost => "events lost",
             Self::Stopping => "stopping",
         }

@@ -27,6 +27,7 @@ pub mod overview;
 pub mod paths;
 pub mod plan;
 pub mod program;
+pub mod regular_file;
 pub mod ring;
 pub mod sentence;
 pub mod serve;

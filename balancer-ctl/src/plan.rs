@@ -69,17 +69,41 @@ pub enum Full {
 
 /// The changes that bring `observed` to `desired`, in the order in which to make them. None when nothing differs.
 ///
+/// Rings of finer parts than units must leave half of all slots free, or else all are made of whole units: so there is
+/// always room to write every ring anew, whichever services came to finer parts one after the other.
+///
 /// # Errors
 /// A table is too small; nothing is to be done then. With [`Full::Ring`] another try may succeed after
 /// retired ring space was released.
 pub fn plan(desired: &[Service], observed: &Tables) -> Result<Vec<Change>, Full> {
+    let is_finer = desired.iter().any(|service| service.unit > 1);
+    match plan_as_is(desired, observed) {
+        Ok(planner) if is_finer && !planner.space.half_is_free() => {}
+        Err(Full::Ring { .. }) if is_finer => {}
+        result => return result.map(|planner| planner.finish(desired)),
+    }
+    let desired: Vec<_> = desired.iter().map(in_whole_units).collect();
+    plan_as_is(&desired, observed).map(|planner| planner.finish(&desired))
+}
+
+fn plan_as_is<'a>(desired: &[Service], observed: &'a Tables) -> Result<Planner<'a>, Full> {
     let mut planner = Planner::new(desired, observed)?;
     for service in desired {
         if !planner.stands(service) {
             planner.service(service)?;
         }
     }
-    Ok(planner.finish(desired))
+    Ok(planner)
+}
+
+/// A service with weights in whole units; what takes new connections goes on taking some.
+fn in_whole_units(service: &Service) -> Service {
+    let mut service = service.clone();
+    for real in &mut service.reals {
+        real.weight = (real.weight / service.unit.max(1)).max(real.weight.min(1));
+    }
+    service.unit = 1;
+    service
 }
 
 struct Planner<'a> {
@@ -212,7 +236,14 @@ impl<'a> Planner<'a> {
         for real in &desired.reals {
             weighted.push((self.real(id, real)?, real.weight));
         }
-        let (slots, ring) = self.ring(desired, &weighted, row)?;
+        let slots = ring::build(desired.scheduler, &weighted);
+        let Some(ring) = self.place(&slots, row) else {
+            return Err(Full::Ring {
+                service: desired.key,
+                wanted: slots.len(),
+                free: self.space.free(),
+            });
+        };
         let flags = match desired.no_real {
             NoReal::Reject => REJECT,
             NoReal::Drop => 0,
@@ -226,34 +257,6 @@ impl<'a> Planner<'a> {
             });
         }
         Ok(())
-    }
-
-    /// The ring, and where it is. One of finer parts than units, for which there is no room, is made of whole units.
-    fn ring(
-        &mut self,
-        desired: &Service,
-        weighted: &[(u32, u32)],
-        row: Option<&tables::ServiceRow>,
-    ) -> Result<(Vec<u32>, Ring), Full> {
-        let mut slots = ring::build(desired.scheduler, weighted);
-        let mut place = self.place(&slots, row);
-        if place.is_none() && desired.unit > 1 {
-            let whole = |weight: u32| (weight / desired.unit).max(weight.min(1));
-            let weighted: Vec<_> = weighted
-                .iter()
-                .map(|(id, weight)| (*id, whole(*weight)))
-                .collect();
-            slots = ring::build(desired.scheduler, &weighted);
-            place = self.place(&slots, row);
-        }
-        match place {
-            Some(ring) => Ok((slots, ring)),
-            None => Err(Full::Ring {
-                service: desired.key,
-                wanted: slots.len(),
-                free: self.space.free(),
-            }),
-        }
     }
 
     /// Finds room for a ring: where the service has it, or else it is to be written.

@@ -155,7 +155,9 @@ fn a_real_server_that_came_back_gets_its_share_little_by_little() {
     daemon.write(&daemon.read().replace("\"1h\"", "\"8s\""));
     daemon.ctl("reload");
     let mut weights = vec![effective_weight(&daemon).0];
+    let deadline = Instant::now() + Duration::from_secs(60);
     while weights.last() != Some(&100) {
+        assert!(Instant::now() < deadline, "weights seen: {weights:?}");
         let answers = topology.curl(&url(), 100);
         let got = shares(&answers).get("real1").copied().unwrap_or_default();
         let (before, after) = (weights[weights.len() - 1], effective_weight(&daemon).0);

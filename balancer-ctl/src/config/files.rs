@@ -2,12 +2,7 @@
 //! as root, so that nobody else may have a hand in them. Looked at when a configuration or a change is taken. Where
 //! all files are good, the check's TLS is made as a probe makes it.
 
-use std::{
-    collections::HashMap,
-    fs,
-    io::{self, Read as _},
-    path::Path,
-};
+use std::{collections::HashMap, path::Path};
 
 use rustls_pki_types::{
     CertificateDer, PrivateKeyDer,
@@ -22,10 +17,8 @@ use crate::{
         check::{Probe, Tls},
     },
     program::trusted,
+    regular_file,
 };
-
-/// Largest file of certificates or keys: far above the bundle of a whole system.
-const MAX_PEM: u64 = 16 << 20;
 
 /// All that is wrong with files that a model names.
 #[must_use]
@@ -150,29 +143,12 @@ fn broken(error: &pem::Error) -> String {
 }
 
 fn pem(path: &Path) -> Result<Vec<u8>, String> {
-    let read = || -> io::Result<Vec<u8>> {
-        // A pipe would be waited for.
-        if !fs::metadata(path)?.is_file() {
-            return Err(io::Error::other("it is not a regular file"));
-        }
-        let mut bytes = Vec::new();
-        let length = fs::File::open(path)?
-            .take(MAX_PEM + 1)
-            .read_to_end(&mut bytes)?;
-        if length as u64 > MAX_PEM {
-            return Err(io::Error::other(format!(
-                "it is larger than {} MiB",
-                MAX_PEM >> 20
-            )));
-        }
-        Ok(bytes)
-    };
-    read().map_err(|error| error.to_string())
+    regular_file::read(path).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::{fs, os::unix::fs::PermissionsExt as _};
 
     use super::*;
     use crate::config::{file::ConfigFile, read};

@@ -50,8 +50,7 @@ impl Daemon {
     /// Brings the data plane back to what ran before a change that failed, perhaps half way. What cannot be brought back
     /// is tried again.
     pub(super) fn back(&mut self, refusal: Refusal) -> Refusal {
-        let result = self.dataplane.reconcile(self.availability.desired());
-        self.behind = result.err().map(|error| error.to_string());
+        self.bring();
         match &self.behind {
             None => refusal,
             Some(error) => Refusal {
@@ -84,7 +83,9 @@ impl Daemon {
         mark_runtime(&mut model, self.file.as_ref().map(ConfigFile::model));
         let old = std::mem::replace(&mut self.model, model);
         let before = std::mem::replace(&mut self.availability, availability);
-        self.behind = None;
+        if !self.is_misconfigured {
+            self.note_behind(None);
+        }
         self.checkers.watch(self.availability.checkers());
         self.keep();
         if let Some(notifier) = &self.notifier {

@@ -68,7 +68,9 @@ impl Daemon {
         }
         let asked = self.model.services.iter();
         let asked = asked.filter(|service| key.is_none_or(|key| key == service.key));
-        let idle = used_by.is_empty().then(|| why_idle(asked));
+        let idle = used_by
+            .is_empty()
+            .then(|| why_idle(asked, self.model.services.len()));
         Ok(HealthReport {
             checkers,
             used_by,
@@ -77,13 +79,21 @@ impl Daemon {
     }
 }
 
-/// Why nothing of these services is probed, with the mend.
-fn why_idle<'a>(services: impl Iterator<Item = &'a VirtualService>) -> String {
+/// Why nothing of these services, out of so many, is probed, with the mend.
+fn why_idle<'a>(services: impl Iterator<Item = &'a VirtualService>, all: usize) -> String {
     let (checked, unchecked): (Vec<_>, Vec<_>) =
         services.partition(|service| !service.checks.is_empty());
     let mend = match (&checked[..], &unchecked[..]) {
         ([], []) => "there is no service: add one with `balancer-ctl add-service`",
-        ([], _) => "give a service a check, as in `balancer-ctl edit-service --check http`",
+        ([], [first, ..]) => {
+            let which = match all {
+                1 => String::new(),
+                _ => format!(" {}", overview::service_name(first)),
+            };
+            &format!(
+                "give a service a check, as in `balancer-ctl edit-service{which} --check http`"
+            )
+        }
         (checked, _) if checked.iter().all(|service| service.reals.is_empty()) => {
             "there is no real server: add one with `balancer-ctl add-real`"
         }

@@ -41,6 +41,8 @@ pub struct State {
     pub tended: usize,
     /// So many of the next changes fail half way.
     pub fails_half_way: u32,
+    /// So many of the next settings are refused when they are half made.
+    pub misconfigures: u32,
     /// Called once, in the middle of the next change.
     pub meanwhile: Option<Box<dyn FnOnce() + Send>>,
 }
@@ -91,8 +93,13 @@ impl Dataplane for FakeDataplane {
     }
 
     fn configure(&mut self, settings: &DataplaneSettings) -> Result<(), Error> {
-        self.state().settings = Some(settings.clone());
-        Ok(())
+        let mut state = self.state();
+        state.settings = Some(settings.clone());
+        let Some(left) = state.misconfigures.checked_sub(1) else {
+            return Ok(());
+        };
+        state.misconfigures = left;
+        Err(Error(anyhow::anyhow!("the interface is gone")))
     }
 
     fn purge(&mut self, service: &ServiceKey, real: SocketAddr) -> Result<u64, Error> {

@@ -4,7 +4,10 @@ use std::{
     fs, io,
     net::SocketAddr,
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -32,6 +35,8 @@ const FILES: usize = 4;
 const KEPT: libc::c_int = 16 << 20;
 /// How long a stop waits for a call that blocks, such as a look into a file.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// How long a stop waits for the thread, which may have to write its memory to a slow disk.
+const FAREWELL: Duration = Duration::from_secs(3);
 
 /// All checkers.
 #[derive(Debug)]
@@ -44,6 +49,8 @@ pub struct Health {
     began: (Instant, Moment),
     heartbeat: Arc<Heartbeat>,
     thread: Option<JoinHandle<()>>,
+    /// Its other end closes with the thread.
+    ended: Receiver<()>,
 }
 
 impl Health {
@@ -91,9 +98,11 @@ impl Health {
             memory,
             room: room(),
         };
+        let (ends, ended) = channel();
         let thread = thread::Builder::new()
             .name("health".to_owned())
             .spawn(move || {
+                let _ends: Sender<()> = ends;
                 keep_freed_memory();
                 runtime.block_on(async { Driver::new(around).run(receiver).await });
                 runtime.shutdown_timeout(PATIENCE);
@@ -104,6 +113,7 @@ impl Health {
             began: (clock::now(), Moment::now()),
             heartbeat,
             thread: Some(thread),
+            ended,
         };
         Ok((health, Updates(mailbox)))
     }
@@ -203,6 +213,10 @@ impl Drop for Health {
     fn drop(&mut self) {
         self.commands = None;
         if let Some(thread) = self.thread.take() {
+            if self.ended.recv_timeout(FAREWELL) == Err(RecvTimeoutError::Timeout) {
+                tracing::warn!("the checkers stand still, they are not waited for");
+                return;
+            }
             // A panic has been told already.
             let _ = thread.join();
         }

@@ -87,12 +87,16 @@ impl Mood {
             | EventKind::QuorumLost
             | EventKind::BackupsIn
             | EventKind::TableFull
+            | EventKind::ChecksStalled
+            | EventKind::DataplaneBehind
             | EventKind::ReloadFailed
             | EventKind::Lost => Self::Bad,
             EventKind::RealUp
             | EventKind::QuorumRegained
             | EventKind::BackupsOut
-            | EventKind::TableHasRoom => Self::Good,
+            | EventKind::TableHasRoom
+            | EventKind::ChecksResumed
+            | EventKind::DataplaneFollows => Self::Good,
             EventKind::ServiceAdded
             | EventKind::ServiceChanged
             | EventKind::ServiceRemoved
@@ -142,10 +146,11 @@ impl Words {
         let service = news.name.clone().unwrap_or_else(|| address.clone());
         let real = real.map(|real| real.to_string()).unwrap_or_default();
         let about = if real.is_empty() { &service } else { &real };
-        let mut summary = format!("{about} {}", event.sentence());
-        if !message.is_empty() {
-            summary = format!("{summary}: {message}");
-        }
+        let summary = match (news.is_unknown, message.as_str()) {
+            (true, message) => format!("{about} {message}"),
+            (false, "") => format!("{about} {}", event.sentence()),
+            (false, message) => format!("{about} {}: {message}", event.sentence()),
+        };
         Self {
             event: event.name(),
             summary: fitting(&summary.trim_start().replace(char::is_control, " ")),

@@ -56,6 +56,8 @@ pub struct News {
     pub hosts: Vec<IpAddr>,
     /// How often this was told before.
     pub again: u32,
+    /// Nothing more will be heard of the trouble, which ends with that alone.
+    pub is_unknown: bool,
     /// When this failed and passed before.
     pub past: Past,
 }
@@ -132,6 +134,7 @@ impl Entry {
                 name,
                 hosts,
                 again,
+                is_unknown: false,
                 past,
             },
         }
@@ -233,11 +236,10 @@ impl Policy {
                 let why = present.gone(&place).unwrap_or_default();
                 let event = place.end(time.to_owned(), why.to_owned());
                 self.facts.note(&event);
-                if case.told.is_some()
-                    && entry.wants(event.event)
-                    && entry.asks_about(&event, &self.facts)
-                {
-                    tells.push(entry.tell(event, 0, &self.facts));
+                if case.told.is_some() && entry.wants(event.event) {
+                    let mut tell = entry.tell(event, 0, &self.facts);
+                    tell.news.is_unknown = true;
+                    tells.push(tell);
                 }
             }
         }
@@ -272,6 +274,8 @@ impl Policy {
         self.facts.note(event);
         let role = role(event.event);
         for entry in &mut self.entries {
+            // Whoever was told of the beginning is told of the end, whatever the service is called by now.
+            let mut was_told = false;
             match role {
                 Role::Plain => {}
                 Role::Forgets => forget(&mut entry.cases, event),
@@ -281,13 +285,13 @@ impl Policy {
                 }
                 Role::Ends(trouble) => {
                     let case = entry.cases.remove(&Place::of(event, trouble));
-                    let was_told = case.is_some_and(|case| case.told.is_some());
+                    was_told = case.is_some_and(|case| case.told.is_some());
                     if !was_told && !entry.notify.always_up {
                         continue;
                     }
                 }
             }
-            if entry.wants(event.event) && entry.asks_about(event, &self.facts) {
+            if entry.wants(event.event) && (was_told || entry.asks_about(event, &self.facts)) {
                 tells.push(entry.tell(event.clone(), 0, &self.facts));
             }
         }

@@ -11,6 +11,7 @@ use balancer_common::scheduler::Ring;
 /// [`RingSpace::end_wait`] after [`RingSpace::begin_wait`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RingSpace {
+    slots: u32,
     /// Length by offset; neighbours are merged.
     free: BTreeMap<u32, u32>,
     retired: Vec<Ring>,
@@ -36,6 +37,7 @@ impl RingSpace {
             free.insert(next, slots - next);
         }
         Self {
+            slots,
             free,
             retired: Vec::new(),
             waiting: Vec::new(),
@@ -130,6 +132,12 @@ impl RingSpace {
             }
             self.free.insert(offset, length);
         }
+    }
+
+    /// Whether half of all slots are free.
+    #[must_use]
+    pub fn half_is_free(&self) -> bool {
+        self.free() >= self.slots / 2
     }
 
     /// Number of free slots, scattered or not.

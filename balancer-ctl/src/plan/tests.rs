@@ -518,10 +518,45 @@ fn a_ring_of_finer_parts_for_which_there_is_no_room_is_made_of_whole_units() {
     );
     assert_eq!(plan(&of_unit(20), &world.tables), Ok(vec![]));
     // With room it is as fine as it was asked for.
-    let alone = vec![of_unit(20).remove(1)];
+    let alone = dataplane::Service {
+        unit: 20,
+        ..service(2, &[(3, 200), (5, 7)])
+    };
     let mut world = World::new();
-    world.change_to(alone).unwrap();
-    assert_eq!(world.tables.services[&key(2)].ring.len(), 447);
+    world.change_to(vec![alone]).unwrap();
+    assert_eq!(world.tables.services[&key(2)].ring.len(), 207);
+}
+
+#[test]
+fn services_of_finer_parts_leave_room_for_all_others() {
+    // 113 slots each, or 5 of whole units.
+    let finer = |number, grown| dataplane::Service {
+        unit: 20,
+        ..service(number, &[(3, grown), (4, 80)])
+    };
+    let plain = service(20, &[(1, 79), (2, 1)]);
+    let mut world = World::new();
+    let mut go = |desired: &[dataplane::Service]| {
+        let changes = plan(desired, &world.tables).unwrap();
+        for change in &changes {
+            world.tables.apply(change);
+        }
+        world.tables.adopt(desired);
+        world.grace();
+        let lengths = desired.iter().map(|service| &service.key);
+        let lengths = lengths.map(|key| world.tables.services[key].ring.len());
+        lengths.collect::<Vec<_>>()
+    };
+    // All at once, and a plain one behind them.
+    let mut all: Vec<_> = (1..=10).map(|number| finer(number, 33)).collect();
+    all.push(plain.clone());
+    assert_eq!(go(&all), [5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 80]);
+    // One after the other; they do not take the room in which all rings could be written anew.
+    go(&[]);
+    for number in 1..=4 {
+        go(&all[..number]);
+    }
+    assert_eq!(go(&all)[10], 80);
 }
 
 #[test]

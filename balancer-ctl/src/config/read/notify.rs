@@ -12,7 +12,7 @@ use crate::{
 /// How long a program may take when the file does not say.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Events that a program can be told of: all but those that only mean something to a reader of the stream.
-pub const EVENTS: [EventKind; 16] = [
+pub const EVENTS: [EventKind; 20] = [
     EventKind::RealDown,
     EventKind::RealUp,
     EventKind::QuorumLost,
@@ -21,6 +21,10 @@ pub const EVENTS: [EventKind; 16] = [
     EventKind::BackupsOut,
     EventKind::TableFull,
     EventKind::TableHasRoom,
+    EventKind::ChecksStalled,
+    EventKind::ChecksResumed,
+    EventKind::DataplaneBehind,
+    EventKind::DataplaneFollows,
     EventKind::ServiceAdded,
     EventKind::ServiceChanged,
     EventKind::ServiceRemoved,

@@ -206,7 +206,9 @@ fn a_change_that_fails_leaves_health_as_it_was() {
 #[test]
 fn a_data_plane_that_refused_to_follow_is_asked_again() {
     let mut scene = scene();
-    scene.dataplane.state().fails_half_way = 1;
+    scene.dataplane.state().fails_half_way = 3;
+    scene.find(0, standing(true, "connected"));
+    scene.daemon.tick();
     scene.find(0, standing(true, "connected"));
     let reconciled = scene.dataplane.state().reconciled;
     let behind = "the data plane does not run what it should, which is tried again: the kernel refused a call";
@@ -219,6 +221,14 @@ fn a_data_plane_that_refused_to_follow_is_asked_again() {
         scene.dataplane.state().reconciled,
         reconciled + 1,
         "once it follows, no more"
+    );
+    assert_eq!(
+        scene.told(),
+        [
+            "dataplane-behind the kernel refused a call",
+            "real-up 10.0.0.2:80 connected",
+            "dataplane-follows"
+        ]
     );
 }
 
@@ -366,6 +376,10 @@ async fn where_nothing_is_probed_it_is_said_why() {
             "nothing is probed: give a service a check, as in `balancer-ctl edit-service --check http`",
         ),
         (
+            &format!("{FILE}[[service]]\nname = \"mail\"\naddress = \"192.0.2.80:25\"\n"),
+            "nothing is probed: give a service a check, as in `balancer-ctl edit-service web --check http`",
+        ),
+        (
             none,
             "nothing is probed: there is no service: add one with `balancer-ctl add-service`",
         ),
@@ -385,10 +399,12 @@ fn checkers_that_stand_still_limit_and_are_not_hidden_from_systemd() {
     let mut scene = scene();
     scene.find(0, standing(true, "connected"));
     scene.find(1, standing(true, "connected"));
-    for (stands_still, overall, reasons) in [
-        (false, view::Overall::Running, &[][..]),
-        (true, view::Overall::Limited, &[STANDSTILL]),
-        (false, view::Overall::Running, &[]),
+    scene.told();
+    let stalled = format!("checks-stalled {STANDSTILL}");
+    for (stands_still, overall, reasons, told) in [
+        (false, view::Overall::Running, &[][..], &[][..]),
+        (true, view::Overall::Limited, &[STANDSTILL], &[&*stalled]),
+        (false, view::Overall::Running, &[], &["checks-resumed"]),
     ] {
         scene.checkers.state().stands_still = stands_still;
         scene.daemon.tick();
@@ -396,5 +412,7 @@ fn checkers_that_stand_still_limit_and_are_not_hidden_from_systemd() {
         let status = scene.status();
         assert_eq!(status.overall, overall);
         assert_eq!(status.reasons, reasons);
+        scene.daemon.tick();
+        assert_eq!(scene.told(), told, "once");
     }
 }

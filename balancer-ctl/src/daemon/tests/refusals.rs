@@ -237,6 +237,32 @@ fn a_loaded_file_that_fails_half_way_is_taken_back() {
 }
 
 #[test]
+fn settings_that_are_refused_half_way_are_taken_back_and_that_is_tried_again() {
+    let interfaces = |scene: &Scene| scene.dataplane.state().settings.clone().unwrap().interfaces;
+    let mut scene = Scene::new();
+    fs::write(scene.path(), FILE.replace("eth0", "eth1")).unwrap();
+    scene.dataplane.state().misconfigures = 1;
+    let refusal = scene.ask(Message::Reload).unwrap_err();
+    assert_eq!(refusal.sentence, "the interface is gone");
+    assert_eq!(interfaces(&scene), ["eth0"]);
+    assert_eq!(scene.told(), ["reload-failed the interface is gone"]);
+
+    scene.dataplane.state().misconfigures = 3;
+    let said = "the interface is gone; and what ran before could not be brought back, which is tried again: \
+                the interface is gone";
+    let refusal = scene.ask(Message::Reload).unwrap_err();
+    assert_eq!(refusal.sentence, said);
+    // What runs can be changed meanwhile; the settings are still to come.
+    scene.change(add_real("10.0.0.3"), Scope::Runtime).unwrap();
+    scene.daemon.tick();
+    scene.dataplane.state().settings = None;
+    assert_eq!(scene.told().len(), 3);
+    scene.daemon.tick();
+    assert_eq!(interfaces(&scene), ["eth0"]);
+    assert_eq!(scene.told(), ["dataplane-follows"]);
+}
+
+#[test]
 fn what_could_not_be_taken_back_is_said_and_tried_again() {
     let mut scene = Scene::new();
     scene.dataplane.state().fails_half_way = 2;

@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::Failure;
-use crate::model::check::Tls;
+use crate::{model::check::Tls, regular_file};
 
 mod verifier;
 
@@ -191,9 +191,12 @@ fn system_roots() -> Result<Arc<RootCertStore>, String> {
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let certificates = CertificateDer::pem_file_iter(file)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| format!("cannot read certificates from {}: {error}", file.display()))?;
+    let unreadable =
+        |error: String| format!("cannot read certificates from {}: {error}", file.display());
+    let bytes = regular_file::read(file).map_err(|error| unreadable(error.to_string()))?;
+    let certificates = CertificateDer::pem_slice_iter(&bytes)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| unreadable(error.to_string()))?;
     if certificates.is_empty() {
         return Err(format!("there is no certificate in {}", file.display()));
     }
@@ -201,8 +204,10 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
 }
 
 fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, String> {
-    PrivateKeyDer::from_pem_file(file)
-        .map_err(|error| format!("cannot read a private key from {}: {error}", file.display()))
+    let unreadable =
+        |error: String| format!("cannot read a private key from {}: {error}", file.display());
+    let bytes = regular_file::read(file).map_err(|error| unreadable(error.to_string()))?;
+    PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| unreadable(error.to_string()))
 }
 
 /// Why a handshake, or what came after it, failed.

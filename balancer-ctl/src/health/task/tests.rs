@@ -193,3 +193,21 @@ fn a_thread_that_broke_is_not_alive() {
     }
     assert!(!health.alive());
 }
+
+#[test]
+fn a_stop_does_not_wait_for_a_thread_that_blocks() {
+    let (_open, closes) = channel::<()>();
+    let make = move |_: &Watched, _: &Advice| -> Result<Prober, String> {
+        // For as long as the test runs.
+        let _ = closes.recv();
+        Err(String::new())
+    };
+    let (mut health, _updates) = Health::start_with(None, make).unwrap();
+    health.watch(begin(&watched(([127, 0, 0, 1], 9).into()), None));
+    let dropped = thread::spawn(move || drop(health));
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !dropped.is_finished() && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert!(dropped.is_finished());
+}

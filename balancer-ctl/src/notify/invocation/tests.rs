@@ -33,6 +33,7 @@ fn news(event: EventKind, service: Option<&str>, real: Option<&str>, message: &s
         name: None,
         hosts: Vec::new(),
         again: 0,
+        is_unknown: false,
         past: Past::default(),
     }
 }
@@ -123,6 +124,27 @@ fn a_real_server_that_is_down() {
             r#""last_failure":"2026-01-02T03:04:10.001Z","last_success":null}"#,
             "\n"
         )
+    );
+}
+
+#[test]
+fn a_trouble_of_which_nothing_more_will_be_heard_is_not_said_to_be_mended() {
+    let news = News {
+        is_unknown: true,
+        ..news(
+            EventKind::RealUp,
+            Some("tcp/192.0.2.80:80"),
+            Some("10.0.0.2:8080"),
+            "no longer watched: in maintenance",
+        )
+    };
+    let program = invocation(&news, &notify(&["/a"]), teller());
+    let summary = "BALANCER_SUMMARY=10.0.0.2:8080 no longer watched: in maintenance";
+    assert!(lines(&program).contains(&summary.to_owned()));
+    assert_eq!(
+        program.arguments.last().unwrap(),
+        "-u",
+        "it ends all the same"
     );
 }
 

@@ -29,6 +29,8 @@ pub(super) enum Trouble {
     RealDown,
     QuorumLost,
     TableFull,
+    ChecksStalled,
+    DataplaneBehind,
 }
 
 impl Trouble {
@@ -37,6 +39,8 @@ impl Trouble {
             Self::RealDown => EventKind::RealDown,
             Self::QuorumLost => EventKind::QuorumLost,
             Self::TableFull => EventKind::TableFull,
+            Self::ChecksStalled => EventKind::ChecksStalled,
+            Self::DataplaneBehind => EventKind::DataplaneBehind,
         }
     }
 
@@ -45,6 +49,8 @@ impl Trouble {
             Self::RealDown => EventKind::RealUp,
             Self::QuorumLost => EventKind::QuorumRegained,
             Self::TableFull => EventKind::TableHasRoom,
+            Self::ChecksStalled => EventKind::ChecksResumed,
+            Self::DataplaneBehind => EventKind::DataplaneFollows,
         }
     }
 }
@@ -67,6 +73,10 @@ pub(super) const fn role(kind: EventKind) -> Role {
         EventKind::QuorumRegained => Role::Ends(Trouble::QuorumLost),
         EventKind::TableFull => Role::Begins(Trouble::TableFull),
         EventKind::TableHasRoom => Role::Ends(Trouble::TableFull),
+        EventKind::ChecksStalled => Role::Begins(Trouble::ChecksStalled),
+        EventKind::ChecksResumed => Role::Ends(Trouble::ChecksStalled),
+        EventKind::DataplaneBehind => Role::Begins(Trouble::DataplaneBehind),
+        EventKind::DataplaneFollows => Role::Ends(Trouble::DataplaneBehind),
         EventKind::ServiceAdded
         | EventKind::ServiceRemoved
         | EventKind::RealAdded
@@ -207,9 +217,9 @@ impl Present {
         let services = model.services.iter().map(|service| {
             let reals = service.reals.iter().map(|real| {
                 let why = if service.checks.is_empty() {
-                    Some("no longer checked")
+                    Some("no longer watched: it has no check")
                 } else if real.state == AdminState::Maintenance {
-                    Some("no longer checked, it is in maintenance")
+                    Some("no longer watched: in maintenance")
                 } else {
                     None
                 };
@@ -226,10 +236,10 @@ impl Present {
     pub(super) fn gone(&self, place: &Place) -> Option<&'static str> {
         let service = place.service.as_ref()?;
         let Some(reals) = self.services.get(service) else {
-            return Some("the service was removed");
+            return Some("no longer watched: the service was removed");
         };
         match reals.get(&place.real?) {
-            None => Some("removed"),
+            None => Some("no longer watched: removed"),
             Some(why) => *why,
         }
     }

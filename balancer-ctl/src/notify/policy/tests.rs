@@ -415,19 +415,19 @@ fn what_is_removed_or_not_checked_any_more_ends_its_troubles_with_the_reason() {
     for (change, why) in [
         (
             (|model| model.services[0].reals.truncate(0)) as fn(&mut Model),
-            "removed",
+            "no longer watched: removed",
         ),
         (
             |model| drop(model.services.remove(0)),
-            "the service was removed",
+            "no longer watched: the service was removed",
         ),
         (
             |model| model.services[0].checks.clear(),
-            "no longer checked",
+            "no longer watched: it has no check",
         ),
         (
             |model| model.services[0].reals[0].state = AdminState::Maintenance,
-            "no longer checked, it is in maintenance",
+            "no longer watched: in maintenance",
         ),
     ] {
         let mut young = health(1000, None, true);
@@ -449,6 +449,28 @@ fn what_is_removed_or_not_checked_any_more_ends_its_troubles_with_the_reason() {
 }
 
 #[test]
+fn the_end_is_told_to_who_was_told_the_beginning_whatever_the_service_is_called_by_then() {
+    let named = |name: &str| Notify {
+        services: vec![name.to_owned()],
+        run: vec![format!("/usr/local/bin/{name}")],
+        ..health(0, None, false)
+    };
+    let mut scene = Scene::new(&[named("web"), named("shop")]);
+    scene.down(0);
+    scene.at(0, EventKind::RealDown, WEB, "10.0.0.3:80");
+    scene.configure(|model| model.services[0].name = Some("shop".to_owned()));
+    scene.at(1, EventKind::RealUp, WEB, "10.0.0.2:80");
+    scene.now = 2;
+    scene.configure(|model| drop(model.services.remove(0)));
+    scene.told(&[
+        "0: #0 real-down 10.0.0.2:80 at 0",
+        "0: #0 real-down 10.0.0.3:80 at 0",
+        "1: #0 real-up 10.0.0.2:80 at 1",
+        "2: #0 real-up 10.0.0.3:80 no longer watched: the service was removed",
+    ]);
+}
+
+#[test]
 fn quorum_of_a_service_that_is_removed_ends_with_the_troubles_of_its_real_servers() {
     use EventKind::{QuorumLost, QuorumRegained, RealDown, RealUp};
     let mut scene = Scene::new(&[notify(&[RealDown, RealUp, QuorumLost, QuorumRegained])]);
@@ -459,8 +481,8 @@ fn quorum_of_a_service_that_is_removed_ends_with_the_troubles_of_its_real_server
     scene.configure(|model| drop(model.services.remove(0)));
     scene.at(2, EventKind::ServiceRemoved, WEB, "");
     scene.told(&[
-        "1: #0 quorum-regained the service was removed",
-        "1: #0 real-up 10.0.0.2:80 the service was removed",
+        "1: #0 quorum-regained no longer watched: the service was removed",
+        "1: #0 real-up 10.0.0.2:80 no longer watched: the service was removed",
     ]);
 }
 

@@ -466,8 +466,8 @@ on = ["real-up"]
 run = ["/bin/sh", "/usr/local/bin/alert"]
 "#;
     let events = "`real-down`, `real-up`, `quorum-lost`, `quorum-regained`, `backups-in`, `backups-out`, `table-full`, \
-                  `table-has-room`, `service-added`, `service-changed`, `service-removed`, `real-added`, \
-                  `real-changed`, `real-removed`, `reloaded` or `reload-failed`";
+                  `table-has-room`, `checks-stalled`, `checks-resumed`, `dataplane-behind`, `dataplane-follows`, \
+                  `service-added`, `service-changed`, `service-removed`, `real-added`, `real-changed`, `real-removed`, `reloaded` or `reload-failed`";
     assert_eq!(
         errors(text),
         [

@@ -351,6 +351,17 @@ fn files_that_are_no_certificates_are_refused() {
         refused(ca(empty.clone())),
         format!("there is no certificate in {}", empty.display())
     );
+    // Nobody will ever write into it.
+    let pipe = folder.path().join("pipe.pem");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    assert_eq!(
+        refused(ca(pipe.clone())),
+        format!(
+            "cannot read certificates from {}: it is not a regular file",
+            pipe.display()
+        )
+    );
     let identity = Identity::self_signed(named(&["x"]));
     let certificate = folder.path().join("x.pem");
     fs::write(&certificate, &identity.pem).unwrap();
