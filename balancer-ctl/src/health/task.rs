@@ -41,6 +41,7 @@ pub struct Health {
     /// What the state file said; until the first checkers run.
     remembered: Remembered,
     heartbeat: Arc<Heartbeat>,
+    mailbox: Arc<Mailbox>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -100,6 +101,7 @@ impl Health {
             commands: Some(commands),
             remembered,
             heartbeat,
+            mailbox: mailbox.clone(),
             thread: Some(thread),
         };
         Ok((health, Updates(mailbox)))
@@ -138,6 +140,10 @@ impl Checkers for Health {
     fn alive(&self) -> bool {
         let is_there = |thread: &JoinHandle<()>| !thread.is_finished();
         self.thread.as_ref().is_some_and(is_there) && self.heartbeat.is_fresh(clock::now())
+    }
+
+    fn obstacles(&self) -> Vec<String> {
+        self.mailbox.obstacles()
     }
 
     fn report(&self, reply: oneshot::Sender<Vec<view::Checker>>) {
