@@ -4,7 +4,7 @@
 use std::{
     convert::Infallible,
     fmt,
-    fs::File,
+    fs::{self, File},
     future, io,
     os::{
         fd::{AsFd as _, OwnedFd},
@@ -19,12 +19,13 @@ use nix::{errno::Errno, sys::signal::Signal};
 use tokio::{
     io::AsyncWriteExt as _,
     net::unix::pipe,
+    task::spawn_blocking,
     time::{Instant, timeout_at},
 };
 
 use self::{birth::Birth, group::Group, output::Heard};
 pub use self::{
-    command::{runs_others, trusted},
+    command::{trusted, trusted_with_news},
     output::Output,
 };
 use crate::open_files;
@@ -138,6 +139,9 @@ pub enum Error {
     /// It must not.
     #[error("{0}")]
     Refused(String),
+    /// There is none, or none that this host can run.
+    #[error("{0}")]
+    Missing(String),
     /// It cannot, or nothing is known of its end.
     #[error("{}", words(.0))]
     System(#[from] io::Error),
@@ -152,20 +156,31 @@ fn words(error: &io::Error) -> String {
 }
 
 impl Program {
-    /// Runs it to its end, or to its time limit, if `judge` finds nothing wrong with it right now. Dropped before that,
-    /// it kills the whole process group. Processes that have left the group go on.
+    /// Runs it to its end, or to its time limit, if `judge` finds nothing wrong with it right now; that is asked on
+    /// another thread, as a file system may hold it up. Dropped before that, it kills the whole process group. Processes
+    /// that have left the group go on. What `judge` returns is kept until it and the program have ended.
     ///
     /// # Errors
     /// It must not be run, or could not be started.
-    pub async fn run(&self, judge: impl FnOnce() -> Result<(), String>) -> Result<Finished, Error> {
+    pub async fn run<K: Send + 'static>(
+        &self,
+        judge: impl FnOnce() -> Result<K, String> + Send + 'static,
+    ) -> Result<Finished, Error> {
+        let path = self.path.clone();
+        let judged = spawn_blocking(move || {
+            judge().map_err(|reason| match fs::metadata(path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Error::Missing(reason),
+                Ok(_) | Err(_) => Error::Refused(reason),
+            })
+        });
+        let kept = judged.await.map_err(io::Error::other)??;
         let begun = Instant::now();
-        judge().map_err(Error::Refused)?;
         let Started {
             mut group,
             input,
             mut output,
             mut errors,
-        } = self.start()?;
+        } = self.start(kept).map_err(|error| self.why(error))?;
         let end = {
             // Neither end of what is said is the program's end, nor the other way round.
             let talk = async {
@@ -190,7 +205,27 @@ impl Program {
         })
     }
 
-    async fn end(&self, group: &mut Group, begun: Instant) -> io::Result<End> {
+    /// The kernel says of a script whose interpreter is gone that the script is.
+    fn why(&self, error: io::Error) -> Error {
+        match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ENOENT) if self.path.exists() => Error::Missing(
+                "what it is run by, the interpreter behind `#!` or the loader, does not exist"
+                    .to_owned(),
+            ),
+            Some(Errno::ENOENT) => Error::Missing(words(&error)),
+            Some(Errno::ENOEXEC) => Error::Missing(
+                "it is neither a program for this host nor a script that begins with `#!`"
+                    .to_owned(),
+            ),
+            _ => error.into(),
+        }
+    }
+
+    async fn end<K: Send + 'static>(
+        &self,
+        group: &mut Group<K>,
+        begun: Instant,
+    ) -> io::Result<End> {
         let Some(limit) = self.timeout else {
             return Ok(group.end(self.left).await?.into());
         };
@@ -201,7 +236,7 @@ impl Program {
         Ok(End::Timeout(limit))
     }
 
-    fn start(&self) -> io::Result<Started> {
+    fn start<K: Send + 'static>(&self, kept: K) -> io::Result<Started<K>> {
         let (stdin, input) = if self.input.is_empty() {
             (OwnedFd::from(File::open("/dev/null")?), None)
         } else {
@@ -220,7 +255,7 @@ impl Program {
         };
         let own = self.environment.iter();
         let own = own.map(|(name, value)| (name.as_str(), value.as_str()));
-        let group = Group::start(Birth {
+        let birth = Birth {
             path: &self.path,
             arguments: &self.arguments,
             environment: [("PATH", PATH), ("LANG", LANG)]
@@ -229,7 +264,8 @@ impl Program {
                 .collect(),
             files: [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
             limit: open_files::started_with(),
-        })?;
+        };
+        let group = Group::start(birth, kept)?;
         Ok(Started {
             group,
             input,
@@ -240,8 +276,8 @@ impl Program {
 }
 
 /// A program that runs, and our ends of its pipes.
-struct Started {
-    group: Group,
+struct Started<K: Send + 'static> {
+    group: Group<K>,
     input: Option<pipe::Sender>,
     output: Heard,
     errors: Option<Heard>,

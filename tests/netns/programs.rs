@@ -111,10 +111,14 @@ fn a_program_that_others_can_change_by_now_is_not_run_until_they_cannot() {
         sentence(&check, "its group", "g-w")
     );
     wait_for(&daemon, "down", Some(&obstacle));
-    wait_for_log(
-        &daemon,
-        &format!("a check cannot be made and counts for nothing: {obstacle}"),
+    let limited =
+        format!("check exec of 192.168.0.2:80 cannot be made and counts for nothing: {obstacle}");
+    let reasons = daemon.json("status")["reasons"].to_string();
+    assert!(
+        reasons.contains("check exec of 192.168.0.2:80"),
+        "{reasons}"
     );
+    wait_for_log(&daemon, &limited);
     // It would pass again, if it ran.
     fs::remove_file(place.path("fail")).expect("remove it");
     let asked = place.lines("asked");

@@ -16,7 +16,7 @@ use crate::{
         Check, Model,
         check::{Probe, Tls},
     },
-    program::trusted,
+    program::{trusted, trusted_with_news},
     regular_file,
 };
 
@@ -50,7 +50,7 @@ pub fn problems(model: &Model) -> Vec<Problem> {
     }
     for (index, notify) in model.notify.iter().enumerate() {
         let place = Place::Notify(index, "run");
-        problems.extend(judged(place, What::Program(&notify.run)));
+        problems.extend(judged(place, What::Notified(&notify.run)));
     }
     problems
 }
@@ -76,6 +76,8 @@ enum What<'a> {
     Key(&'a Path),
     /// With its arguments, which may be files that it runs.
     Program(&'a [String]),
+    /// The same, told of events.
+    Notified(&'a [String]),
 }
 
 fn named(check: &Check) -> Vec<(&'static str, What<'_>)> {
@@ -100,16 +102,18 @@ fn named(check: &Check) -> Vec<(&'static str, What<'_>)> {
 
 fn judge(what: What<'_>) -> Result<(), String> {
     let told = |key: &str, path: &Path, reason| format!("{key} {}: {reason}", path.display());
+    let of_program = |run: &[String], reason| {
+        let program = run.first().map_or("", String::as_str);
+        told("run", Path::new(program), reason)
+    };
     match what {
         What::Ca(path) => certificates(path).map_err(|reason| told("ca", path, reason)),
         What::Certificate(path) => {
             certificates(path).map_err(|reason| told("certificate", path, reason))
         }
         What::Key(path) => key(path).map_err(|reason| told("key", path, reason)),
-        What::Program(run) => trusted(run).map_err(|reason| {
-            let program = run.first().map_or("", String::as_str);
-            told("run", Path::new(program), reason)
-        }),
+        What::Program(run) => trusted(run).map_err(|reason| of_program(run, reason)),
+        What::Notified(run) => trusted_with_news(run).map_err(|reason| of_program(run, reason)),
     }
 }
 
@@ -258,7 +262,10 @@ mod tests {
              run = [\"/bin/sh\", \"{script}\"]\n\
              [[notify]]\n\
              on = [\"real-down\"]\n  \
-             run = [\"{script}\"]\n"
+             run = [\"{script}\"]\n\
+             [[notify]]\n\
+             on = [\"real-down\"]\n\
+             run = [\"/bin/sh\", \"/usr/local/bin/alert\"]\n"
         );
         fs::write(&path, text).unwrap();
         let errors = ConfigFile::load(&path, "lb1").unwrap_err().to_string();
@@ -269,7 +276,9 @@ mod tests {
             errors,
             format!(
                 "{at}:6:7: run /bin/sh: argument {script}: {open}\n\
-                 {at}:9:9: run {script}: {open}"
+                 {at}:9:9: run {script}: {open}\n\
+                 {at}:12:7: run /bin/sh: it would take what it is told, `-s SERVICE -g GROUP …`, for its own \
+                 arguments: name a script that begins with `#!/bin/sh`"
             )
         );
     }

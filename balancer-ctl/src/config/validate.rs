@@ -6,14 +6,12 @@ use std::{
     collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
-    path::Path,
     time::Duration,
 };
 
 use crate::{
     address::is_name,
     model::{DataplaneSettings, MAX_WEIGHT, Model, OnDown, Protocol, VirtualService, same_family},
-    program::runs_others,
 };
 
 /// The value that a problem is about; the file's reader knows where it stands.
@@ -264,18 +262,6 @@ fn notify(model: &Model, problems: &mut Problems) {
         );
         if let Some(every) = notify.alert_every {
             problems.in_range(place("alert-every"), "alert-every", every, &ALERT_EVERY);
-        }
-        // A shell with `-s` reads its commands from standard input, where it would find what real servers said.
-        if let Some(program) = notify.run.first()
-            && runs_others(Path::new(program))
-        {
-            problems.add(
-                place("run"),
-                format!(
-                    "run {program}: it would take what it is told, `-s SERVICE -g GROUP …`, for its own arguments: name \
-                     a script that begins with `#!{program}`"
-                ),
-            );
         }
     }
 }

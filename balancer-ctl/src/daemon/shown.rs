@@ -90,6 +90,7 @@ impl Daemon {
             config: file.map(|file| file.path().display().to_string()),
             runtime_changes: file.is_some_and(|file| !is_saved(&self.model, file.model())),
             failures: self.failures(),
+            obstacles: self.checkers.obstacles(),
             is_full: self.is_full,
         };
         Ok(overview::status(

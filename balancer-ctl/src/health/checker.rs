@@ -321,6 +321,12 @@ impl Checker {
         }
     }
 
+    /// Why its target cannot be asked at present, if so.
+    #[must_use]
+    pub fn obstacle(&self) -> Option<&str> {
+        self.obstacle.as_deref()
+    }
+
     /// What its target asked for last.
     #[must_use]
     pub const fn advice(&self) -> &Advice {

@@ -25,6 +25,7 @@ use tokio::{
 use super::{
     Advice, Answer, Begin, Moment, Update, Watched,
     checker::{Change, Checker, Done, Input, Output},
+    complaint::Complaint,
     mailbox::Mailbox,
     memory,
     schedule::{Again, CheckerId, Pace, Schedule},
@@ -36,8 +37,8 @@ use crate::view;
 const TOGETHER: Duration = Duration::from_millis(40);
 /// No probe waits for others longer than such a part of the shortest interval.
 const PATIENCE: u32 = 20;
-/// How often the same complaint is made.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+/// Checks that are named in that time when they cannot be made; `status` and `health` tell of all.
+const NAMED: u32 = 20;
 
 /// What asks a target, once for each call.
 pub trait Probing: Send + Sync + 'static {
@@ -88,33 +89,8 @@ pub(super) struct Driver<P, M> {
     next_start: std::time::Instant,
     /// No room for another probe.
     full: Complaint,
-    /// The host or this process lacks something.
+    /// The host or this process lacks something; of all checkers.
     lacking: Complaint,
-}
-
-/// Something that is said now and then while it lasts.
-#[derive(Debug, Default)]
-struct Complaint {
-    said: Option<Instant>,
-}
-
-impl Complaint {
-    fn is_due(&mut self) -> bool {
-        let now = Instant::now();
-        let is_due = self
-            .said
-            .is_none_or(|said| now.duration_since(said) >= COMPLAIN_EVERY);
-        if is_due {
-            self.said = Some(now);
-        }
-        is_due
-    }
-
-    fn tell_lack(&mut self, reason: &str) {
-        if self.is_due() {
-            tracing::warn!("a check cannot be made and counts for nothing: {reason}");
-        }
-    }
 }
 
 struct Slot<P> {
@@ -125,6 +101,9 @@ struct Slot<P> {
     /// The files that the prober was made of may have changed.
     is_stale: bool,
     flight: Option<Flight>,
+    /// The host or this process lacks something.
+    lacking: Complaint,
+    is_obstructed: bool,
 }
 
 /// A probe that runs.
@@ -211,7 +190,7 @@ where
             .schedule
             .next_deadline()
             .map(|due| due.max(self.next_start));
-        if full && due.is_some_and(|due| due <= now) && self.full.is_due() {
+        if full && due.is_some_and(|due| due <= now) && self.full.is_due(1) {
             tracing::warn!(
                 "{} checks run at once, the most there may be: others wait for them, raise LimitNOFILE= or the \
                  checks' intervals",
@@ -257,14 +236,16 @@ where
                     Arc::new(prober)
                 }
                 (Err(reason), Some(kept)) => {
-                    if self.lacking.is_due() {
-                        tracing::warn!("a check goes on with its files as they were: {reason}");
+                    if slot.lacking.is_due(1) && self.lacking.is_due(NAMED) {
+                        tracing::warn!(
+                            "{} goes on with its files as they were: {reason}",
+                            called(&slot.watched)
+                        );
                     }
                     kept
                 }
                 // A file of ours that cannot be read says nothing about the target.
                 (Err(reason), None) => {
-                    self.lacking.tell_lack(&reason);
                     let done = Done {
                         began,
                         latency: Duration::ZERO,
@@ -316,10 +297,7 @@ where
             Ok((_, End { latency, answer })) => {
                 let input = match answer {
                     Some(Answer::Pass { note, advice }) => Input::Passed { note, advice },
-                    Some(Answer::Void { reason }) => {
-                        self.lacking.tell_lack(&reason);
-                        Input::Lacking { reason }
-                    }
+                    Some(Answer::Void { reason }) => Input::Lacking { reason },
                     _ if spoiled => {
                         again = Some(Again::Soon);
                         Input::Void
@@ -356,11 +334,33 @@ where
             true => Again::Fast,
             false => Again::Regular,
         });
+        self.tell_obstacle(id);
         match output {
             Output::Nothing => {}
             Output::Advised | Output::Turned => self.tell(id),
         }
         self.schedule.finish(id, again, now());
+    }
+
+    /// Tells whether the check cannot be made, or can again.
+    fn tell_obstacle(&mut self, id: CheckerId) {
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
+        let sentence = slot.checker.obstacle().map(|reason| {
+            let check = called(&slot.watched);
+            format!("{check} cannot be made and counts for nothing: {reason}")
+        });
+        if let Some(sentence) = &sentence
+            && slot.lacking.is_due(1)
+            && self.lacking.is_due(NAMED)
+        {
+            tracing::warn!("{sentence}");
+        }
+        if sentence.is_some() || slot.is_obstructed {
+            slot.is_obstructed = sentence.is_some();
+            self.around.mailbox.obstruct(id, sentence);
+        }
     }
 
     /// Tells the daemon, then the memory.
@@ -450,6 +450,8 @@ where
                 prober: None,
                 is_stale: false,
                 flight: None,
+                lacking: Complaint::default(),
+                is_obstructed: false,
             },
         );
         self.schedule.add(id, pace, now());
@@ -493,6 +495,11 @@ where
             let _ = reply.send(views);
         });
     }
+}
+
+/// A check as operators know it.
+fn called(watched: &Watched) -> String {
+    format!("check {} of {}", watched.check.probe.name(), watched.target)
 }
 
 fn now() -> std::time::Instant {

@@ -25,6 +25,8 @@ pub struct State {
     pub kept: Vec<Kept>,
     /// What is to be watched.
     pub watched: Vec<Begin>,
+    /// Which checks cannot be made.
+    pub obstacles: Vec<String>,
     /// What is reported.
     pub report: Vec<view::Checker>,
     /// Whether they stand still.
@@ -65,6 +67,10 @@ impl Checkers for FakeCheckers {
 
     fn alive(&self) -> bool {
         !self.state().stands_still
+    }
+
+    fn obstacles(&self) -> Vec<String> {
+        self.state().obstacles.clone()
     }
 
     fn report(&self, reply: oneshot::Sender<Vec<view::Checker>>) {

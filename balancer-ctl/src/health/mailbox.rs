@@ -16,6 +16,8 @@ pub(super) struct Mailbox {
     waiting: Mutex<BTreeMap<CheckerId, Update>>,
     /// Something waits.
     filled: Notify,
+    /// Which checks cannot be made at present: a sentence each.
+    obstacles: Mutex<BTreeMap<CheckerId, String>>,
 }
 
 impl Mailbox {
@@ -25,9 +27,29 @@ impl Mailbox {
         self.filled.notify_one();
     }
 
-    /// Takes back what waits of a checker that is gone.
+    /// Takes back what there is of a checker that is gone.
     pub(super) fn remove(&self, id: CheckerId) {
         self.lock().remove(&id);
+        self.obstruct(id, None);
+    }
+
+    /// Says that a check cannot be made, or that it can again.
+    pub(super) fn obstruct(&self, id: CheckerId, sentence: Option<String>) {
+        let mut obstacles = self.lock_obstacles();
+        match sentence {
+            Some(sentence) => obstacles.insert(id, sentence),
+            None => obstacles.remove(&id),
+        };
+    }
+
+    /// Which checks cannot be made at present: a sentence each.
+    pub(super) fn obstacles(&self) -> Vec<String> {
+        self.lock_obstacles().values().cloned().collect()
+    }
+
+    fn lock_obstacles(&self) -> MutexGuard<'_, BTreeMap<CheckerId, String>> {
+        let obstacles = self.obstacles.lock();
+        obstacles.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Nothing that panics is done under the lock.

@@ -9,6 +9,7 @@
 //! All of it runs on a thread of its own, so that neither a busy daemon nor a slow file delays a probe.
 
 pub mod checker;
+mod complaint;
 mod driver;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
@@ -209,6 +210,9 @@ pub trait Checkers: Send {
 
     /// Whether they still run: their loop has turned a moment ago.
     fn alive(&self) -> bool;
+
+    /// Which checks cannot be made at present: a sentence each.
+    fn obstacles(&self) -> Vec<String>;
 
     /// Sends what is known of each, in no order. Returns at once.
     fn report(&self, reply: oneshot::Sender<Vec<view::Checker>>);

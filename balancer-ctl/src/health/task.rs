@@ -48,6 +48,7 @@ pub struct Health {
     /// One moment on both clocks.
     began: (Instant, Moment),
     heartbeat: Arc<Heartbeat>,
+    mailbox: Arc<Mailbox>,
     thread: Option<JoinHandle<()>>,
     /// Its other end closes with the thread.
     ended: Receiver<()>,
@@ -112,6 +113,7 @@ impl Health {
             remembered,
             began: (clock::now(), Moment::now()),
             heartbeat,
+            mailbox: mailbox.clone(),
             thread: Some(thread),
             ended,
         };
@@ -202,6 +204,10 @@ impl Checkers for Health {
     fn alive(&self) -> bool {
         let is_there = |thread: &JoinHandle<()>| !thread.is_finished();
         self.thread.as_ref().is_some_and(is_there) && self.heartbeat.is_fresh(clock::now())
+    }
+
+    fn obstacles(&self) -> Vec<String> {
+        self.mailbox.obstacles()
     }
 
     fn report(&self, reply: oneshot::Sender<Vec<view::Checker>>) {

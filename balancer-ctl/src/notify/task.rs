@@ -28,7 +28,7 @@ use super::{
 use crate::{
     clock,
     model::{Model, Notify},
-    program::{End, Finished, Output, Program, trusted},
+    program::{End, Finished, Output, Program, trusted_with_news},
     view::Event,
 };
 
@@ -83,7 +83,7 @@ impl Notifier {
     /// # Errors
     /// There is no thread or no runtime to be had.
     pub fn start(state: &Path) -> io::Result<Self> {
-        Self::start_with(state, trusted)
+        Self::start_with(state, trusted_with_news)
     }
 
     /// Starts the thread, with programs judged by `judge` right before each start.
@@ -431,7 +431,8 @@ async fn until(deadline: Option<Instant>) {
 
 /// Runs one program to its end and logs what it says and how it ends. Returns why it did not run, if so.
 async fn run(program: &Program, tell: &Tell, judge: Judge) -> Option<String> {
-    let result = program.run(|| judge(&tell.notify.run)).await;
+    let words = tell.notify.run.clone();
+    let result = program.run(move || judge(&words)).await;
     let event = tell.news.event.event.name();
     let name = name(&tell.notify);
     let Finished {

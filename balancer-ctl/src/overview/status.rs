@@ -24,6 +24,8 @@ pub struct Surroundings<'a> {
     pub runtime_changes: bool,
     /// What does not work in the background: a sentence each.
     pub failures: Vec<String>,
+    /// Checks that cannot be made, so that what they watch stays as it was: a sentence each.
+    pub obstacles: Vec<String>,
     /// Whether new connections were refused a moment ago for want of room.
     pub is_full: bool,
 }
@@ -61,6 +63,7 @@ pub fn status(
             .unwrap_or_default(),
     );
     reasons.extend(surroundings.failures.iter().cloned());
+    reasons.extend(few(surroundings.obstacles.clone(), "checks cannot be made"));
     reasons.extend(no_room(&dataplane, surroundings.is_full));
     reasons.extend(dataplane.warnings);
     let overall = match (down, reasons.is_empty()) {
@@ -256,6 +259,7 @@ mod tests {
         config: None,
         runtime_changes: false,
         failures: Vec::new(),
+        obstacles: Vec::new(),
         is_full: false,
     };
 
@@ -320,6 +324,21 @@ mod tests {
             judged(SERVICES, &[], &failing),
             (view::Overall::Limited, vec!["failing".to_owned()])
         );
+    }
+
+    #[test]
+    fn checks_that_cannot_be_made_limit() {
+        let obstacles = |count| Surroundings {
+            obstacles: (0..count).map(|number| format!("check {number}")).collect(),
+            ..NOTHING
+        };
+        assert_eq!(
+            judged(SERVICES, &[], &obstacles(1)),
+            (view::Overall::Limited, vec!["check 0".to_owned()])
+        );
+        let (_, reasons) = judged(SERVICES, &[], &obstacles(1000));
+        assert_eq!(reasons.len(), 11);
+        assert_eq!(reasons[10], "990 more checks cannot be made");
     }
 
     #[test]

@@ -25,17 +25,23 @@ use super::{LeftBehind, birth::Birth};
 
 /// A process group, which has its first process's id. Dropped while that process is there, all of it is killed: its
 /// id, and with it the group's, can be no other's before its end has been fetched.
-pub struct Group {
+pub struct Group<K: Send + 'static> {
     id: Pid,
     /// Readable once the first process has ended; `None` = its end has been fetched.
     end: Option<AsyncFd<OwnedFd>>,
+    /// Kept until then, even if this is dropped before.
+    kept: Option<K>,
 }
 
-impl Group {
-    pub fn start(birth: Birth<'_>) -> io::Result<Self> {
+impl<K: Send + 'static> Group<K> {
+    pub fn start(birth: Birth<'_>, kept: K) -> io::Result<Self> {
         let id = birth.start()?;
         match watch(id) {
-            Ok(end) => Ok(Self { id, end: Some(end) }),
+            Ok(end) => Ok(Self {
+                id,
+                end: Some(end),
+                kept: Some(kept),
+            }),
             Err(error) => {
                 signal(id, Signal::SIGKILL);
                 // It has hardly begun, so that nothing holds its end up.
@@ -69,16 +75,17 @@ impl Group {
     }
 }
 
-impl Drop for Group {
+impl<K: Send + 'static> Drop for Group<K> {
     fn drop(&mut self) {
         let Some(end) = self.end.take() else { return };
         signal(self.id, Signal::SIGKILL);
-        let id = self.id;
+        let (id, kept) = (self.id, self.kept.take());
         // Where the runtime ends, so does the daemon, and the system looks after the dead.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(async move {
                 let _ = end.readable().await;
                 let _ = fetch(id, Patience::None);
+                drop(kept);
             });
         }
     }

@@ -1,6 +1,10 @@
 //! Real programs that behave badly.
 
-use std::{fs, os::fd::AsRawFd, path::Path};
+use std::{
+    fs,
+    os::{fd::AsRawFd, unix::fs::PermissionsExt as _},
+    path::Path,
+};
 
 use nix::unistd::Pid;
 use tokio::time::sleep;
@@ -107,6 +111,25 @@ async fn a_program_that_cannot_be_started_is_an_error() {
     program.path = file.path().into();
     let error = program.run(fine).await.unwrap_err();
     assert_eq!(error.to_string(), "permission denied");
+    // The kernel would say that the script is not there.
+    let folder = tempfile::tempdir().unwrap();
+    for (text, sentence) in [
+        (
+            "#!/nowhere/sh\n",
+            "what it is run by, the interpreter behind `#!` or the loader, does not exist",
+        ),
+        (
+            "echo\n",
+            "it is neither a program for this host nor a script that begins with `#!`",
+        ),
+    ] {
+        program.path = folder.path().join("script");
+        fs::write(&program.path, text).unwrap();
+        fs::set_permissions(&program.path, fs::Permissions::from_mode(0o755)).unwrap();
+        let error = program.run(fine).await.unwrap_err();
+        assert!(matches!(&error, Error::Missing(_)), "{error:?}");
+        assert_eq!(error.to_string(), sentence);
+    }
     let mut program = shell("");
     program.arguments.push("a\0b".to_owned());
     let error = program.run(fine).await.unwrap_err();
@@ -119,10 +142,40 @@ async fn a_program_is_judged_at_each_start() {
     let file = directory.path().join("ran");
     let program = shell(&format!("echo >> {}", file.display()));
     program.run(fine).await.unwrap();
-    let error = program.run(|| Err("no more".to_owned())).await.unwrap_err();
+    let error = program
+        .run(|| Err::<(), _>("no more".to_owned()))
+        .await
+        .unwrap_err();
     assert!(matches!(&error, Error::Refused(_)), "{error:?}");
     assert_eq!(error.to_string(), "no more");
     assert_eq!(fs::read_to_string(file).unwrap(), "\n");
+}
+
+#[tokio::test]
+async fn a_judge_that_is_held_up_holds_nothing_else_up() {
+    let (go, wait) = std::sync::mpsc::channel();
+    let program = shell("exit 7");
+    let judged = program.run(move || wait.recv().map_err(|error| error.to_string()));
+    let (ran, ()) = tokio::join!(judged, async { go.send(()).unwrap() });
+    assert_eq!(ran.unwrap().end, End::Exit(7));
+}
+
+#[tokio::test]
+async fn what_the_judge_hands_over_is_kept_until_the_dead_are_fetched() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("own");
+    let program = shell(&format!("echo $$ > {}; sleep 1000", file.display()));
+    let (kept, mut given_back) = tokio::sync::mpsc::channel::<()>(1);
+    let mut run = Box::pin(program.run(|| Ok(kept)));
+    let process = tokio::select! {
+        ended = &mut run => panic!("{ended:?}"),
+        process = number_in(&file) => process,
+    };
+    drop(run);
+    let back = given_back.try_recv();
+    assert_eq!(back, Err(tokio::sync::mpsc::error::TryRecvError::Empty));
+    assert_eq!(given_back.recv().await, None);
+    assert!(!Path::new("/proc").join(process.to_string()).exists());
 }
 
 #[tokio::test]

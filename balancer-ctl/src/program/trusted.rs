@@ -3,10 +3,8 @@
 use std::{
     collections::VecDeque,
     ffi::OsString,
-    fmt,
-    fs::{self, OpenOptions},
-    io::Read as _,
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    fmt, fs,
+    os::unix::fs::MetadataExt as _,
     path::{Component, Path, PathBuf},
 };
 
@@ -39,35 +37,19 @@ pub fn program(path: &Path) -> Result<PathBuf, String> {
     Ok(found)
 }
 
-/// Whether a program that root runs may be given this path. If it is known to run what it is given (`strict`), nobody
-/// else may decide what the path leads to, be it nothing so far; else that goes for programs and scripts only.
+/// Whether a program that runs what it is given may be given this path: nobody else may decide what it leads to, be it
+/// nothing so far. Returns the program that it leads to, if it is one.
 ///
 /// # Errors
 /// It may not: a sentence.
-pub fn argument(path: &Path, strict: bool) -> Result<(), String> {
+pub fn argument(path: &Path) -> Result<Option<PathBuf>, String> {
     let Way { rights, end } = walk(path);
-    match end {
-        Ok((found, facts)) if facts.kind == Kind::File => {
-            if strict || facts.mode & RUN_BY_ANY != 0 || is_script(&found) {
-                rights?;
-                judge_file(&found, &facts)?;
-            }
-            Ok(())
-        }
-        Ok(_) | Err(_) if strict => rights,
-        Ok(_) | Err(_) => Ok(()),
-    }
-}
-
-/// Whether a file begins as scripts do. What cannot be read is none.
-fn is_script(path: &Path) -> bool {
-    let mut start = [0; 2];
-    let opened = OpenOptions::new()
-        .read(true)
-        // Were it no file any more, that would not hold us up.
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path);
-    opened.is_ok_and(|mut file| file.read_exact(&mut start).is_ok()) && start == *b"#!"
+    rights?;
+    let Some((found, facts)) = end.ok().filter(|(_, facts)| facts.kind == Kind::File) else {
+        return Ok(None);
+    };
+    judge_file(&found, &facts)?;
+    Ok((facts.mode & RUN_BY_ANY != 0).then_some(found))
 }
 
 /// Where a path leads.

@@ -509,6 +509,18 @@ async fn what_this_host_lacks_is_not_held_against_a_target() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_check_that_is_gone_obstructs_nothing() {
+    let mut scene = scene();
+    scene.world.set(1, Manner::Lack);
+    scene.watch_ports([1]);
+    assert_eq!(scene.news().await, []);
+    assert_eq!(scene.updates.0.obstacles().len(), 1);
+    scene.watch_ports([]);
+    assert_eq!(scene.news().await, []);
+    assert_eq!(scene.updates.0.obstacles(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_probe_that_cannot_be_made_counts_for_nothing_and_is_tried_again() {
     let mut scene = scene();
     scene.world.set(1, Manner::Unmade);
@@ -540,9 +552,17 @@ async fn a_probe_that_cannot_be_made_counts_for_nothing_and_is_tried_again() {
             ("unknown".to_owned(), obstacle)
         ]
     );
+    let obstacles = [1, 2].map(|port| {
+        format!(
+            "check tcp of {} cannot be made and counts for nothing: /etc/ca.pem: no such file",
+            address(port)
+        )
+    });
+    assert_eq!(scene.updates.0.obstacles(), obstacles);
     scene.world.set(1, Manner::Pass);
     scene.world.set(2, Manner::Pass);
     sleep(3 * SECOND).await;
+    assert_eq!(scene.updates.0.obstacles(), [""; 0]);
     assert_eq!(scene.news().await, own(&[(2, "up: fine, first probe")]));
     let up = ("up".to_owned(), None);
     assert_eq!(shown(scene.report().await), [up.clone(), up]);

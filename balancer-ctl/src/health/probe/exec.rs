@@ -3,25 +3,32 @@
 //! The target's address is put behind the program's arguments, as mon does: its monitors run unchanged. The first
 //! line that a program prints is the reason that operators read. When it ends, or is out of time, all that it has
 //! started ends with it, but for processes that have left its process group on purpose. A program that must not run, as
-//! others than root can change it by now, or that cannot be started says nothing about the target.
+//! others than root can change it by now, or that this host has not the means to start says nothing about the target;
+//! one that is gone fails. There is never more than one of a check, even if it cannot be killed.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::Semaphore, time::timeout};
 
 use super::{Advice, Failure, Passed, Watched, text};
 use crate::{
     health::AdvisedWeight,
     model::check::ExecProbe,
-    program::{End, Errors, LeftBehind, Program, trusted},
+    program::{self, End, Errors, LeftBehind, Program, trusted},
 };
 
 /// How much of each output is kept.
 const KEPT: usize = 4096;
+/// How long the kernel has to hand over what was killed when the last probe's time was up.
+const HANDOVER: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub struct Exec {
     /// As the file says: what is judged before each start.
     run: Vec<String>,
     program: Program,
+    /// Taken while it is judged and runs, be it longer than a probe.
+    turn: Arc<Semaphore>,
 }
 
 impl Exec {
@@ -49,17 +56,23 @@ impl Exec {
                 errors: Errors::Apart,
                 left: LeftBehind::Killed,
             },
+            turn: Arc::new(Semaphore::new(1)),
         })
     }
 
     pub async fn probe(&self) -> Result<Passed, Failure> {
-        let ran = self.program.run(|| trusted(&self.run)).await;
-        // Whatever the reason, the target was not asked.
+        let Ok(Ok(turn)) = timeout(HANDOVER, self.turn.clone().acquire_owned()).await else {
+            return Err("the program's last run has not ended: it cannot be killed".into());
+        };
+        let run = self.run.clone();
+        let ran = self.program.run(move || trusted(&run).map(|()| turn)).await;
         let finished = ran.map_err(|error| {
-            Failure::Ours(format!(
-                "cannot run {}: {error}",
-                self.program.path.display()
-            ))
+            let told = format!("cannot run {}: {error}", self.program.path.display());
+            match error {
+                program::Error::Missing(_) => Failure::Theirs(told),
+                // The target was not asked.
+                program::Error::Refused(_) | program::Error::System(_) => Failure::Ours(told),
+            }
         })?;
         let said = text::first_line(&finished.output.bytes);
         judge(
@@ -89,5 +102,40 @@ fn judge(end: End, said: Option<String>) -> Result<Passed, Failure> {
                 ..Advice::default()
             },
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::check::{Check, Probe, Source, Target, Timing};
+
+    #[tokio::test]
+    async fn there_is_no_second_program_while_the_last_has_not_ended() {
+        let probe = ExecProbe {
+            run: vec!["/bin/true".to_owned()],
+        };
+        let watched = Watched {
+            target: "192.0.2.1:80".parse().unwrap(),
+            check: Check {
+                probe: Probe::Exec(probe.clone()),
+                target: Target::default(),
+                source: Source::default(),
+                timing: Timing::default(),
+            },
+        };
+        let exec = Exec::new(&watched, &probe).unwrap();
+        let last = exec.turn.clone().acquire_owned().await.unwrap();
+        let Err(Failure::Theirs(reason)) = exec.probe().await else {
+            panic!("it ran");
+        };
+        assert_eq!(
+            reason,
+            "the program's last run has not ended: it cannot be killed"
+        );
+        drop(last);
+        for _ in 0..3 {
+            assert!(exec.probe().await.is_ok());
+        }
     }
 }

@@ -269,7 +269,12 @@ async fn a_program_that_did_not_run_is_a_loss_with_its_reason() {
     let mut model = model(SERVICES);
     model.notify = vec![entry(&["/nowhere/alert"])];
     let (_messages, inbox) = mpsc::unbounded_channel();
-    let mut task = Task::new(inbox, Arc::default(), "/var/lib/balancer".into(), trusted);
+    let mut task = Task::new(
+        inbox,
+        Arc::default(),
+        "/var/lib/balancer".into(),
+        trusted_with_news,
+    );
     task.take(Message::Configure(Box::new(model)));
     for second in 1..=2 {
         task.shared.waiting.fetch_add(1, Ordering::Relaxed);
