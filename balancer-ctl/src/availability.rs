@@ -354,7 +354,9 @@ impl<'a> Past<'a> {
         let standings = &self.availability.standings;
         let asks_the_same = |index: &&usize| {
             self.watched[**index].is_some_and(|watched| {
-                (&watched.check.probe, &watched.check.target) == (&check.probe, &check.target)
+                let old = &watched.check;
+                (&old.probe, &old.target, &old.source)
+                    == (&check.probe, &check.target, &check.source)
             })
         };
         if let Some(index) = old.iter().find(asks_the_same) {

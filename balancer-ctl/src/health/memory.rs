@@ -173,11 +173,38 @@ enum AnyLine {
 /// What a file said.
 #[derive(Debug, Default)]
 pub struct Remembered {
-    /// By target.
-    checkers: HashMap<SocketAddr, Vec<Entry>>,
+    checkers: HashMap<SocketAddr, Target>,
     /// By key.
     services: HashMap<String, Service>,
     written: Option<Moment>,
+}
+
+/// All checkers of one target that a file told of.
+#[derive(Debug, Default)]
+struct Target {
+    entries: Vec<Entry>,
+    /// Which entry has a check, which one asks a question; both as JSON.
+    by_check: HashMap<String, usize>,
+    by_question: HashMap<String, usize>,
+}
+
+impl Target {
+    fn add(&mut self, entry: Entry) {
+        let number = self.entries.len();
+        self.by_check.insert(entry.check.to_string(), number);
+        let question = question_as_json(entry.check.clone()).to_string();
+        self.by_question.entry(question).or_insert(number);
+        self.entries.push(entry);
+    }
+
+    /// The one of the same check, or else of the same question.
+    fn alike(&self, watched: &Watched) -> Option<&Entry> {
+        let check = check_as_json(&watched.check);
+        let number = self.by_check.get(&check.to_string());
+        let number =
+            number.or_else(|| self.by_question.get(&question_as_json(check).to_string()))?;
+        self.entries.get(*number)
+    }
 }
 
 /// One checker that a file told of.
@@ -206,19 +233,19 @@ impl Remembered {
         service: &ServiceKey,
         real: SocketAddr,
     ) -> Option<(Standing, bool)> {
-        let entries = self.checkers.get(&watched.target)?;
-        if let Some(entry) = Self::alike(entries, watched) {
-            let entry = &entries[entry];
+        let target = self.checkers.get(&watched.target)?;
+        if let Some(entry) = target.alike(watched) {
             return Some((entry.standing.clone(), entry.has_returned()));
         }
         let was_there = self
             .services
             .get(&service.to_string())
             .is_some_and(|service| service.reals.contains(&real));
-        if !was_there || !entries.iter().all(|entry| entry.standing.up) {
+        if !was_there || !target.entries.iter().all(|entry| entry.standing.up) {
             return None;
         }
-        let latest = entries
+        let latest = target
+            .entries
             .iter()
             .max_by_key(|entry| entry.standing.since.since_boot)?;
         let standing = Standing {
@@ -246,27 +273,12 @@ impl Remembered {
 
     /// Its past, the latest last; empty if there is none.
     #[must_use]
-    pub fn take_history(&mut self, watched: &Watched) -> Vec<Change> {
-        let Some(entries) = self.checkers.get_mut(&watched.target) else {
-            return Vec::new();
-        };
-        Self::alike(entries, watched)
-            .map(|entry| std::mem::take(&mut entries[entry].history))
-            .unwrap_or_default()
-    }
-
-    /// The one of the same check, or else of the same question.
-    fn alike(entries: &[Entry], watched: &Watched) -> Option<usize> {
-        let check = check_as_json(&watched.check);
-        let question = question_as_json(check.clone());
-        entries
-            .iter()
-            .position(|entry| entry.check == check)
-            .or_else(|| {
-                entries
-                    .iter()
-                    .position(|entry| question_as_json(entry.check.clone()) == question)
-            })
+    pub fn history(&self, watched: &Watched) -> Vec<Change> {
+        let entry = self
+            .checkers
+            .get(&watched.target)
+            .and_then(|target| target.alike(watched));
+        entry.map_or_else(Vec::new, |entry| entry.history.clone())
     }
 }
 
@@ -295,8 +307,11 @@ fn try_read(path: &Path, boot_id: &str) -> io::Result<Remembered> {
         .next()
         .unwrap_or_else(|| Err(io::Error::other("the file is empty")))?;
     let head: Head = serde_json::from_str(&head)?;
-    if head.boot_id != boot_id || head.version != VERSION {
+    if head.boot_id != boot_id {
         return Ok(Remembered::default());
+    }
+    if head.version != VERSION {
+        return Err(io::Error::other("it is of another version"));
     }
     let mut remembered = Remembered {
         written: Some(head.written.moment()?),
@@ -306,7 +321,7 @@ fn try_read(path: &Path, boot_id: &str) -> io::Result<Remembered> {
     for line in lines {
         match serde_json::from_str(&line?) {
             Ok(AnyLine::Checker(line)) => match entry(line) {
-                Ok((target, entry)) => remembered.checkers.entry(target).or_default().push(entry),
+                Ok((target, entry)) => remembered.checkers.entry(target).or_default().add(entry),
                 Err(_) => unread += 1,
             },
             Ok(AnyLine::Service(line)) => {

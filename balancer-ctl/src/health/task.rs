@@ -187,12 +187,12 @@ impl Checkers for Health {
 
     fn watch(&mut self, wanted: Vec<Begin>) {
         // Only those who run from the start go on from where they stood: whoever comes later was not watched meanwhile.
-        let mut remembered = std::mem::take(&mut self.remembered);
+        let remembered = std::mem::take(&mut self.remembered);
         let wanted = wanted
             .into_iter()
             .map(|begin| {
                 let past = match begin.from {
-                    Some(_) => remembered.take_history(&begin.watched),
+                    Some(_) => remembered.history(&begin.watched),
                     None => Vec::new(),
                 };
                 (begin, past)

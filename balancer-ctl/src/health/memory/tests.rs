@@ -107,11 +107,10 @@ fn what_was_written_is_read_whole() {
         written.push((watched, checker));
     }
     drop(writer);
-    let mut remembered = read(&scene.path(), BOOT);
+    let remembered = read(&scene.path(), BOOT);
     for (watched, checker) in written {
         assert_eq!(standing(&remembered, &watched), Some(checker.standing()));
-        assert_eq!(checker.history(), &remembered.take_history(&watched));
-        assert_eq!(remembered.take_history(&watched), [], "it is taken");
+        assert_eq!(checker.history(), &remembered.history(&watched));
     }
     assert_eq!(standing(&remembered, &watched(9)), None);
     let mode = fs::metadata(scene.path()).unwrap().permissions().mode();
@@ -164,9 +163,9 @@ fn a_check_that_asks_the_same_at_other_times_goes_on_as_it_stood() {
         fall: 6,
         initial: Initial::Up,
     };
-    let mut remembered = read(&scene.path(), BOOT);
+    let remembered = read(&scene.path(), BOOT);
     assert_eq!(standing(&remembered, &other), Some(checker.standing()));
-    assert_eq!(checker.history(), &remembered.take_history(&other));
+    assert_eq!(checker.history(), &remembered.history(&other));
 }
 
 #[test]
@@ -185,7 +184,7 @@ fn to_another_question_a_real_server_of_the_service_stays_up_and_any_other_is_no
     let down = checker(&failing, Advice::default());
     writer.put(CheckerId(3), failing.into(), down);
     drop(writer);
-    let mut remembered = read(&scene.path(), BOOT);
+    let remembered = read(&scene.path(), BOOT);
     let expected = Standing {
         up: true,
         decided: true,
@@ -195,7 +194,7 @@ fn to_another_question_a_real_server_of_the_service_stays_up_and_any_other_is_no
     };
     let other = asking(&one, "c");
     assert_eq!(standing(&remembered, &other), Some(expected));
-    assert_eq!(remembered.take_history(&other), []);
+    assert_eq!(remembered.history(&other), []);
     assert_eq!(standing(&remembered, &asking(&two, "c")), None);
     assert_eq!(standing(&remembered, &two), Some(up(&two).standing()));
     // A service that is new, and a real server that is new in this one: neither was there.
