@@ -1,8 +1,8 @@
-use std::os::unix::fs::PermissionsExt as _;
+use std::{os::unix::fs::PermissionsExt as _, path::PathBuf, thread, time::Instant};
 
-use super::*;
+use super::{writer::WRITE_EVERY, *};
 use crate::{
-    health::{AdvisedWeight, checker},
+    health::{AdvisedWeight, checker, schedule::CheckerId},
     model::{
         AdminState, Protocol,
         check::{Check, Exchange, Initial, Probe, Source, Target, Timing},
