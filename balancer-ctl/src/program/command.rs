@@ -300,7 +300,7 @@ mod tests {
         fs::write(&file, "#!/bin/sh").unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
         for line in [
-            &["/bin/sh", "-c", "exit 0", "-", "/etc/passwd", "/run/none"][..],
+            &["/bin/sh", "-c", "exit 0", "-", "/etc/passwd", "/etc/none"][..],
             &[
                 "/bin/sh",
                 "-c",
