@@ -55,7 +55,7 @@ impl Http {
     }
 
     pub async fn probe(&self) -> Result<Passed, Failure> {
-        let stream = self.endpoint.connect(Opening::Whole).await?;
+        let stream = self.endpoint.connect(Opening::Speaking).await?;
         match &self.encryption {
             None => self.ask(stream).await,
             Some(encryption) => Box::pin(self.ask_over(encryption, stream)).await,

@@ -33,7 +33,7 @@ impl Http2 {
     }
 
     pub async fn probe(&self) -> Result<Passed, Failure> {
-        let stream = self.endpoint.connect(Opening::Whole).await?;
+        let stream = self.endpoint.connect(Opening::Speaking).await?;
         match &self.encryption {
             None => self.ask(stream).await,
             Some(encryption) => {

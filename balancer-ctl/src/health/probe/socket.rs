@@ -32,8 +32,10 @@ pub struct Endpoint {
 /// How far a connection goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opening {
-    /// To be used.
+    /// To be used, by a server that may speak first.
     Whole,
+    /// To be used, by us first and at once: the handshake's last packet waits for what we say, and goes with it.
+    Speaking,
     /// Until the server's kernel has agreed: the handshake's last packet is held back, and closing sends a reset in
     /// its place. The program behind the port never sees such a connection, and has nothing to log.
     Half,
@@ -70,6 +72,10 @@ impl Endpoint {
         self.prepare(&socket)?;
         match opening {
             Opening::Whole => socket.set_nodelay(true)?,
+            Opening::Speaking => {
+                socket.set_nodelay(true)?;
+                SockRef::from(&socket).set_tcp_quickack(false)?;
+            }
             Opening::Half => SockRef::from(&socket).set_tcp_quickack(false)?,
         }
         Ok(socket.connect(self.target).await?)
