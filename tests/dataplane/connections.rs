@@ -1,10 +1,9 @@
 //! The life of a TCP connection after its handshake: closing, resets, and ports that are used again.
 
-use balancer_common::{conntrack::direction, tcp::State, verdict::Discard};
+use balancer_common::{tcp::State, verdict::Discard};
 use balancer_tests::{
     addresses::{R, R2, V},
     dataplane::{
-        Dataplane,
         Side::{Inside, Outside},
         run,
     },
@@ -12,19 +11,7 @@ use balancer_tests::{
     packet::flag::{ACK, FIN, PSH, RST, SYN},
 };
 
-use crate::{establish, syn, syn_ack, two_reals};
-
-/// Both rows of the only connection are in this state, and there is one for each direction.
-#[track_caller]
-fn assert_state(lb: &Dataplane, state: State) {
-    let rows = lb.rows_v4();
-    let mut directions: Vec<_> = rows.iter().map(|(_, row)| row.direction).collect();
-    directions.sort_unstable();
-    assert_eq!(directions, [direction::ORIGINAL, direction::REPLY]);
-    for (_, row) in rows {
-        assert_eq!(State::from_number(row.state), Some(state));
-    }
-}
+use crate::{assert_state, establish, syn, syn_ack, two_reals};
 
 #[test]
 fn case_07_the_same_client_port_on_two_services_makes_two_connections() {

@@ -1,13 +1,11 @@
 //! TCP handshakes: their record, what completes them, what ends them.
 
 use balancer_common::{
-    conntrack::direction, half_open::LINGER_JIFFIES, real_server::state, tcp::State,
-    verdict::Discard,
+    half_open::LINGER_JIFFIES, real_server::state, tcp::State, verdict::Discard,
 };
 use balancer_tests::{
     addresses::{R, R2, V},
     dataplane::{
-        Dataplane,
         Side::{Inside, Outside},
         TIMEOUTS, run,
     },
@@ -16,19 +14,7 @@ use balancer_tests::{
     rows::other_half,
 };
 
-use crate::{syn, syn_ack, two_reals};
-
-/// Both rows of the only connection are in this state, and there is one for each direction.
-#[track_caller]
-fn assert_state(lb: &Dataplane, state: State) {
-    let rows = lb.rows_v4();
-    let mut directions: Vec<_> = rows.iter().map(|(_, row)| row.direction).collect();
-    directions.sort_unstable();
-    assert_eq!(directions, [direction::ORIGINAL, direction::REPLY]);
-    for (_, row) in rows {
-        assert_eq!(State::from_number(row.state), Some(state));
-    }
-}
+use crate::{assert_state, syn, syn_ack, two_reals};
 
 #[test]
 fn the_handshake_has_one_record_and_the_last_ack_makes_the_rows() {

@@ -14,6 +14,7 @@ mod table;
 mod tcp;
 mod udp;
 
+use balancer_common::{conntrack::direction, tcp::State};
 use balancer_tests::{
     addresses::{R, R2, R6, R26, V, V6},
     dataplane::{Dataplane, Side},
@@ -55,4 +56,16 @@ fn establish(lb: &Dataplane, syn: &Packet, real: std::net::IpAddr, port: u16) {
     lb.pass_through(Side::Outside, syn);
     lb.pass_through(Side::Inside, &syn_ack(syn, real, port));
     lb.pass_through(Side::Outside, &syn.clone().segment(ACK, 1001, 9001));
+}
+
+/// Both rows of the only connection are in this state, and there is one for each direction.
+#[track_caller]
+fn assert_state(lb: &Dataplane, state: State) {
+    let rows = lb.rows_v4();
+    let mut directions: Vec<_> = rows.iter().map(|(_, row)| row.direction).collect();
+    directions.sort_unstable();
+    assert_eq!(directions, [direction::ORIGINAL, direction::REPLY]);
+    for (_, row) in rows {
+        assert_eq!(State::from_number(row.state), Some(state));
+    }
 }

@@ -34,6 +34,14 @@ fn check(port: Option<u16>) -> Check {
     }
 }
 
+/// An agent at a port of its own.
+fn agent() -> Check {
+    Check {
+        probe: Probe::Agent(crate::model::check::AgentProbe::default()),
+        ..check(Some(9999))
+    }
+}
+
 fn address(number: u8) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, number], 80))
 }
@@ -370,13 +378,9 @@ fn all_checks_must_pass() {
 
 #[test]
 fn an_agent_has_no_say_in_health_unless_it_says_down() {
-    let agent = Check {
-        probe: Probe::Agent(crate::model::check::AgentProbe::default()),
-        ..check(Some(9999))
-    };
     let mut world = World::new(model(
         vec![real(1, 4)],
-        vec![agent, check(None)],
+        vec![agent(), check(None)],
         HealthPolicy::default(),
     ));
     world.find_by(1, 1, up());

@@ -60,13 +60,9 @@ fn another_question_leaves_who_is_up_there_and_lets_who_is_down_come_back_at_onc
 
 #[test]
 fn a_check_goes_on_as_it_stood_when_only_its_times_or_other_checks_change() {
-    let agent = Check {
-        probe: Probe::Agent(crate::model::check::AgentProbe::default()),
-        ..check(Some(9999))
-    };
     let mut world = World::new(model(
         vec![real(1, 4)],
-        vec![agent, check(None)],
+        vec![agent(), check(None)],
         HealthPolicy::default(),
     ));
     let stopped = Advice {

@@ -9,31 +9,30 @@ fn the_arguments_are_consistent() {
     Arguments::command().debug_assert();
 }
 
+/// Each command that is listed, with what its help ends with.
+fn examples() -> Vec<(String, String)> {
+    let root = Arguments::command();
+    let listed = root
+        .get_subcommands()
+        .filter(|command| !command.is_hide_set());
+    let examples = listed.map(|command| {
+        let help = command.get_after_help().map(ToString::to_string);
+        (command.get_name().to_owned(), help.unwrap_or_default())
+    });
+    examples.collect()
+}
+
 #[test]
 fn every_command_that_is_listed_has_an_example() {
-    for command in Arguments::command()
-        .get_subcommands()
-        .filter(|command| !command.is_hide_set())
-    {
-        let help = command
-            .get_after_help()
-            .map(ToString::to_string)
-            .unwrap_or_default();
-        let example = format!("Example:\n  balancer-ctl {}", command.get_name());
-        assert!(help.starts_with(&example), "{}: {help}", command.get_name());
+    for (name, help) in examples() {
+        let example = format!("Example:\n  balancer-ctl {}", name);
+        assert!(help.starts_with(&example), "{}: {help}", name);
     }
 }
 
 #[test]
 fn every_example_can_be_typed() {
-    for command in Arguments::command()
-        .get_subcommands()
-        .filter(|command| !command.is_hide_set())
-    {
-        let help = command
-            .get_after_help()
-            .map(ToString::to_string)
-            .unwrap_or_default();
+    for (_, help) in examples() {
         for line in help.lines().skip(1) {
             Arguments::try_parse_from(line.split_whitespace())
                 .unwrap_or_else(|error| panic!("{line}: {error}"));

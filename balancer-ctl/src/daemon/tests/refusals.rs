@@ -193,15 +193,20 @@ fn a_file_that_is_wrong_changes_nothing_when_it_is_loaded_again() {
     );
 }
 
-#[test]
-fn settings_and_services_of_a_loaded_file_are_applied_or_neither_is() {
-    let mut scene = Scene::new();
+/// A file with another interface and one more service.
+fn write_another(scene: &Scene) {
     let text = FILE.replace("eth0", "eth1");
     fs::write(
         scene.path(),
         format!("{text}\n[[service]]\naddress = \"192.0.2.80:81\"\n"),
     )
     .unwrap();
+}
+
+#[test]
+fn settings_and_services_of_a_loaded_file_are_applied_or_neither_is() {
+    let mut scene = Scene::new();
+    write_another(&scene);
     scene.dataplane.state().room = Some(1);
     let refusal = scene.ask(Message::Reload).unwrap_err();
     assert_eq!(refusal.sentence, "there is room for 1 services");
@@ -221,12 +226,7 @@ fn settings_and_services_of_a_loaded_file_are_applied_or_neither_is() {
 #[test]
 fn a_loaded_file_that_fails_half_way_is_taken_back() {
     let mut scene = Scene::new();
-    let text = FILE.replace("eth0", "eth1");
-    fs::write(
-        scene.path(),
-        format!("{text}\n[[service]]\naddress = \"192.0.2.80:81\"\n"),
-    )
-    .unwrap();
+    write_another(&scene);
     scene.dataplane.state().fails_half_way = 1;
     let refusal = scene.ask(Message::Reload).unwrap_err();
     assert_eq!(refusal.sentence, "the kernel refused a call");
