@@ -14,6 +14,7 @@ mod judge;
 mod recall;
 
 use std::{
+    cell::LazyCell,
     collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
     time::Instant,
@@ -23,7 +24,7 @@ use self::recall::Since;
 use crate::{
     dataplane,
     difference::Happened,
-    health::{Advice, Begin, CHANGED, Checkers, Kept, Quorum, Standing, UNKNOWN, Update, Watched},
+    health::{Advice, Begin, Checkers, Kept, Quorum, Standing, UNKNOWN, Update, Watched},
     model::{
         Check, Model, RealServer, ServiceKey, VirtualService, check::Initial, health::AdminState,
     },
@@ -104,7 +105,8 @@ impl Availability {
         let mut next = Self::default();
         // Of each standing, since when it stands, where it was remembered.
         let mut since = Vec::new();
-        let past = Past::of_all(self);
+        // Made for the first checker that neither ran nor is remembered.
+        let past = LazyCell::new(|| Past::of_all(self));
         for (number, service) in model.services.iter().enumerate() {
             let mut wired = Wired::default();
             for real in &service.reals {
@@ -144,8 +146,7 @@ impl Availability {
             let before = match self.services.get(&service.key) {
                 None => {
                     let quorum = earlier.quorum(&service.key);
-                    recalled =
-                        recall::service(service, wired, &next.standings, &since, quorum, now);
+                    recalled = recall::service(service, wired, &next.standings, &since, quorum);
                     &recalled
                 }
                 Some(before) => before,
@@ -363,17 +364,9 @@ impl<'a> Past<'a> {
             return Some(standings[*index].clone());
         }
         let status = self.availability.real(&service.key, real.address)?;
-        (status.healthy == Some(true)).then(|| Standing {
-            up: true,
-            decided: true,
-            reason: CHANGED.to_owned(),
-            advice: Advice::default(),
-            since: old
-                .iter()
-                .map(|index| standings[*index].since)
-                .max_by_key(|since| since.since_boot)
-                .unwrap_or(UNKNOWN),
-        })
+        let since = old.iter().map(|index| standings[*index].since);
+        let latest = since.max_by_key(|since| since.since_boot);
+        (status.healthy == Some(true)).then(|| Standing::up_before(latest.unwrap_or(UNKNOWN)))
     }
 }
 

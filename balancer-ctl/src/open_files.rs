@@ -5,6 +5,9 @@ use std::sync::{Mutex, PoisonError};
 
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 
+/// What is said where the limit is reached.
+pub const TOO_MANY: &str = "too many open files (raise LimitNOFILE=)";
+
 /// What it was before the first raise.
 static STARTED_WITH: Mutex<Option<Limit>> = Mutex::new(None);
 

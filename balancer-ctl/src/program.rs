@@ -149,7 +149,7 @@ pub enum Error {
 
 fn words(error: &io::Error) -> String {
     match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::EMFILE) => "too many open files (raise LimitNOFILE=)".to_owned(),
+        Some(Errno::EMFILE) => open_files::TOO_MANY.to_owned(),
         Some(errno) => errno.desc().to_lowercase(),
         None => error.to_string(),
     }

@@ -1,6 +1,9 @@
 //! How one service and its real servers stand, from the four truths, what stood before, and the time. Pure.
 
-use std::time::{Duration, Instant};
+use std::{
+    borrow::Cow,
+    time::{Duration, Instant},
+};
 
 use super::{RealStatus, ServiceStatus, Wired};
 use crate::{
@@ -8,7 +11,7 @@ use crate::{
     health::{AdvisedWeight, Standing},
     model::{
         AdminState, Backups, HealthPolicy, MAX_WEIGHT, OnDown, RealServer, Scheduler,
-        VirtualService, check::Probe,
+        VirtualService,
     },
     view::RealState,
 };
@@ -196,11 +199,14 @@ pub(super) fn word(
         word.state = advice.state.or(word.state);
         word.weight = advice.weight.or(word.weight);
         // An agent that says nothing has no say in whether its server is up.
-        let is_agent = matches!(check.probe, Probe::Agent(_));
         let (up, decided, reason) = match &advice.down {
-            Some(words) => (false, true, format!("its agent says {words}")),
-            None if is_agent => continue,
-            None => (standing.up, standing.decided, standing.reason.clone()),
+            Some(words) => (false, true, Cow::Owned(format!("its agent says {words}"))),
+            None if check.probe.is_agent() => continue,
+            None => (
+                standing.up,
+                standing.decided,
+                Cow::Borrowed(&standing.reason),
+            ),
         };
         let healthy = if up || decided { Some(up) } else { None };
         // What is down is said before what is not known yet, and that before what is up.
@@ -215,7 +221,7 @@ pub(super) fn word(
             } else {
                 word.healthy
             };
-            word.reason = reason;
+            word.reason = reason.into_owned();
         }
     }
     word

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::{RealStatus, ServiceStatus, Wired, judge};
 use crate::{
     health::{Quorum, Standing},
-    model::{VirtualService, check::Probe},
+    model::VirtualService,
     view::RealState,
 };
 
@@ -25,7 +25,6 @@ pub(super) fn service(
     standings: &[Standing],
     since: &[Since],
     quorum: Option<Quorum>,
-    now: Instant,
 ) -> ServiceStatus {
     let mut status = ServiceStatus {
         quorum: quorum.map(|quorum| quorum.holds),
@@ -40,11 +39,10 @@ pub(super) fn service(
                 .zip(checkers)
                 .map(|(check, index)| (check, &standings[*index], since[*index]))
         };
-        let is_agent = |probe: &Probe| matches!(probe, Probe::Agent(_));
         let failed = asked().filter(|(check, standing, _)| {
-            standing.advice.down.is_some() || !(standing.up || is_agent(&check.probe))
+            standing.advice.down.is_some() || !(standing.up || check.probe.is_agent())
         });
-        let passed = asked().filter(|(check, standing, _)| standing.up && !is_agent(&check.probe));
+        let passed = asked().filter(|(check, standing, _)| standing.up && !check.probe.is_agent());
         let word = judge::word(service, real, checkers, standings);
         let (state, out_since, ramp) = match word.healthy {
             None => continue,
@@ -61,7 +59,6 @@ pub(super) fn service(
                 (RealState::Up, None, last.filter(|_| has_returned))
             }
         };
-        let ramp = ramp.filter(|start| now.duration_since(*start) < service.health.slow_start);
         status.reals.insert(
             real.address,
             RealStatus {

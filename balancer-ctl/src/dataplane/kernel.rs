@@ -540,7 +540,8 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
     if loaded.fresh {
         dataplane.pins.adopt_staged()?;
     } else {
-        dataplane.count_connections()?;
+        // So that nobody waits for that later.
+        dataplane.census = Some(dataplane.count_connections()?);
     }
     dataplane.pins.remove_other_layouts()?;
     Ok(dataplane)

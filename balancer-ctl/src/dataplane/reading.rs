@@ -12,7 +12,7 @@ use balancer_common::{real_server::state, stats::RealStats, verdict::Discard};
 use super::{
     Connection, ConnectionFilter, Counters, DataplaneStatus, Reading, RealSnapshot,
     ServiceSnapshot, Snapshot,
-    census::{self, Lister},
+    census::{self, Census, Lister},
     kernel::KernelDataplane,
 };
 use crate::{model::ServiceKey, plan::tables::address_of};
@@ -35,20 +35,17 @@ impl KernelDataplane {
         purged.context("cannot delete connections")
     }
 
-    /// Counts all connections of tables that were taken up, so that nobody waits for that later.
-    pub(super) fn count_connections(&mut self) -> anyhow::Result<()> {
+    /// Counts all connections in the tables now.
+    pub(super) fn count_connections(&mut self) -> anyhow::Result<Census> {
         let now = self.now()?;
         let timeouts = self.settings.get().timeouts;
         let reals = self.tables()?.reals.len();
-        let census = census::count(&self.maps, reals, now, &timeouts);
-        self.census = Some(census.context("cannot count connections")?);
-        Ok(())
+        census::count(&self.maps, reals, now, &timeouts).context("cannot count connections")
     }
 
     pub(super) fn read_counters(&mut self) -> anyhow::Result<Snapshot> {
         let now = self.now()?;
         let timeouts = self.settings.get().timeouts;
-        let reals = self.tables()?.reals.len();
         let usage = self
             .maps
             .usage
@@ -56,11 +53,11 @@ impl KernelDataplane {
             .context("cannot read the usage counters")?
             .unwrap_or_default();
         let is_large = usage.connections(&self.settings.get()) > COUNTED_AT_ONCE;
-        let counted = match &self.census {
-            Some(census) if is_large => Ok(census.clone()),
-            _ => census::count(&self.maps, reals, now, &timeouts),
+        self.tables()?;
+        let mut census = match &self.census {
+            Some(census) if is_large => census.clone(),
+            _ => self.count_connections()?,
         };
-        let mut census = counted.context("cannot count connections")?;
         census::add_half_open(&self.maps, &mut census, now, &timeouts)
             .context("cannot count handshakes")?;
         let tables = self.tables.as_ref().context("the tables were read above")?;

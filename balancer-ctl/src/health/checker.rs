@@ -22,7 +22,7 @@ use super::{Advice, Moment, Standing, UNKNOWN};
 use crate::{
     clock,
     config::write::check_as_json,
-    model::check::{Check, Initial, Probe},
+    model::check::{Check, Initial},
     view,
 };
 
@@ -107,13 +107,9 @@ impl Rules {
     pub fn of(check: &Check) -> Self {
         Self {
             rise: check.timing.rise,
-            fall: (!is_agent(check)).then_some(check.timing.fall),
+            fall: (!check.probe.is_agent()).then_some(check.timing.fall),
         }
     }
-}
-
-fn is_agent(check: &Check) -> bool {
-    matches!(check.probe, Probe::Agent(_))
 }
 
 /// Which way a result goes.
@@ -215,7 +211,7 @@ impl Checker {
         now: &Moment,
     ) -> Self {
         let state = match (&from, check.timing.initial) {
-            _ if is_agent(check) => State::Up { failures: 0 },
+            _ if check.probe.is_agent() => State::Up { failures: 0 },
             (Some(standing), _) if standing.decided && standing.up => State::Up { failures: 0 },
             (Some(standing), _) if standing.decided => State::Down { passes: 0 },
             (_, Initial::Up) => State::Up { failures: 0 },

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    Advice, CHANGED, Moment, Standing, Watched,
+    Advice, Moment, Standing, Watched,
     checker::{Change, Checker},
 };
 use crate::{
@@ -242,13 +242,7 @@ impl Remembered {
             .entries
             .iter()
             .max_by_key(|entry| entry.standing.since.since_boot)?;
-        let standing = Standing {
-            up: true,
-            decided: true,
-            reason: CHANGED.to_owned(),
-            advice: Advice::default(),
-            since: latest.standing.since,
-        };
+        let standing = Standing::up_before(latest.standing.since);
         Some((standing, latest.has_returned()))
     }
 

@@ -118,9 +118,6 @@ pub const UNKNOWN: Moment = Moment {
     since_boot: Duration::ZERO,
 };
 
-/// Why a target counts as up that was so when another question was asked.
-pub const CHANGED: &str = "was up before the check changed";
-
 /// How a checker stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
@@ -165,6 +162,20 @@ pub struct Kept {
     pub reals: Vec<SocketAddr>,
     /// Its quorum; `None` before it is known.
     pub quorum: Option<Quorum>,
+}
+
+impl Standing {
+    /// How a checker begins whose target was up when another question was asked.
+    #[must_use]
+    pub fn up_before(since: Moment) -> Self {
+        Self {
+            up: true,
+            decided: true,
+            reason: "was up before the check changed".to_owned(),
+            advice: Advice::default(),
+            since,
+        }
+    }
 }
 
 /// A checker's standing that is new to the daemon.

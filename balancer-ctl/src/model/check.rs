@@ -114,6 +114,12 @@ impl Probe {
         }
     }
 
+    /// Whether an agent is asked, whose words alone count.
+    #[must_use]
+    pub const fn is_agent(&self) -> bool {
+        matches!(self, Self::Agent(_))
+    }
+
     /// How it speaks TLS, if it does.
     #[must_use]
     pub fn tls(&self) -> Option<&Tls> {

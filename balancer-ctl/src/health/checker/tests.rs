@@ -7,7 +7,7 @@ use crate::{
     health::{AdvisedWeight, Watched},
     model::{
         AdminState,
-        check::{AgentProbe, Exchange, Source, Target, Timing},
+        check::{AgentProbe, Exchange, Probe, Source, Target, Timing},
     },
 };
 

@@ -4,6 +4,8 @@ use std::io;
 
 use nix::errno::Errno;
 
+use crate::open_files;
+
 /// Why a probe did not pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -43,7 +45,7 @@ impl From<&io::Error> for Failure {
 fn errno(errno: Errno) -> Failure {
     let reason = match errno {
         // What the kernel or this process's limits lack says nothing about the target.
-        Errno::EMFILE => return Failure::Ours("too many open files (raise LimitNOFILE=)".into()),
+        Errno::EMFILE => return Failure::Ours(open_files::TOO_MANY.into()),
         Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM | Errno::EAGAIN => {
             return Failure::Ours(errno.desc().to_lowercase());
         }
