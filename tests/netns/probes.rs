@@ -3,10 +3,13 @@
 mod paths;
 mod servers;
 
-use std::{fs, future::Future, net::SocketAddr, time::Duration};
+use std::{fs, future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use balancer_ctl::{
-    health::{Advice, Answer, Watched, probe::Prober},
+    health::{
+        Advice, Answer, Watched,
+        probe::{Prober, Spares},
+    },
     model::check::{Check, Exchange, ExecProbe, HttpProbe, Pattern, Probe, Source, Target, Timing},
 };
 use balancer_tests::{
@@ -19,12 +22,12 @@ const SHORT: Duration = Duration::from_millis(300);
 /// When one is given up that is not.
 const LONG: Duration = Duration::from_secs(5);
 
-/// One real server, and the balancer that asks it.
-struct Scene(Topology);
+/// One real server, and the balancer that asks it. Sockets go from one probe to the next, as in the daemon.
+struct Scene(Topology, Arc<Spares>);
 
 impl Scene {
     fn new() -> Self {
-        Self(Topology::new(Arms::Two, 1))
+        Self(Topology::new(Arms::Two, 1), Arc::default())
     }
 
     fn target(&self, port: u16) -> SocketAddr {
@@ -56,15 +59,15 @@ impl Scene {
             },
         };
         let asked = self.0.balancer.run(|| {
-            let prober = Prober::new(&watched).expect("a probe");
+            let prober = Prober::new(&watched, &self.1).expect("a probe");
             block_on(async { tokio::time::timeout(limit, prober.probe()).await.ok() })
         });
         asked.expect("enter the balancer")
     }
 
     fn ask(&self, target: SocketAddr, probe: Probe) -> Answer {
-        self.ask_from(Source::default(), target, probe, LONG)
-            .expect("an answer")
+        self.ask_from(Source::default(), target, probe.clone(), LONG)
+            .unwrap_or_else(|| panic!("{target} gave no answer to {probe:?}"))
     }
 
     fn asks_in_vain(&self, target: SocketAddr, probe: Probe) {
@@ -156,8 +159,9 @@ fn hundreds_of_probes_leave_no_file_and_no_process_behind() {
         (silent, Probe::Ping),
     ];
     let probers = || {
+        let spares = Arc::default();
         let prober = |(target, probe): &(SocketAddr, Probe)| {
-            Prober::new(&Watched {
+            let watched = Watched {
                 target: *target,
                 check: Check {
                     probe: probe.clone(),
@@ -165,7 +169,8 @@ fn hundreds_of_probes_leave_no_file_and_no_process_behind() {
                     source: Source::default(),
                     timing: Timing::default(),
                 },
-            })
+            };
+            Prober::new(&watched, &spares)
         };
         probes
             .iter()

@@ -20,14 +20,14 @@ use super::{
     heartbeat::Heartbeat,
     mailbox::{Mailbox, Updates},
     memory::{self, Remembered},
-    probe::Prober,
+    probe::{MOST_SPARES, Prober, Spares},
 };
 use crate::{clock, model::ServiceKey, open_files, view};
 
 /// Most probes at once, whatever the limit of open files: with a timeout of 2 s, four thousand dead targets a second.
 const MOST: usize = 8192;
-/// Open files that are not probes'.
-const OTHERS: usize = 512;
+/// Open files that are not of probes that run.
+const OTHERS: usize = 512 + 2 * MOST_SPARES;
 /// Open files that a probe may need: its socket, or a program's pipes.
 const FILES: usize = 4;
 /// Freed memory that is kept for other probes, in bytes.
@@ -60,8 +60,9 @@ impl Health {
     /// # Errors
     /// There cannot be another thread.
     pub fn start(state_file: Option<PathBuf>) -> io::Result<(Self, Updates)> {
-        Self::start_with(state_file, |watched, advice| {
-            Prober::new(watched).map(|prober| prober.remembering(advice))
+        let spares = Arc::new(Spares::default());
+        Self::start_with(state_file, move |watched, advice| {
+            Prober::new(watched, &spares).map(|prober| prober.remembering(advice))
         })
     }
 

@@ -55,9 +55,13 @@ impl Http {
     }
 
     pub async fn probe(&self) -> Result<Passed, Failure> {
-        let stream = self.endpoint.connect(Opening::Speaking).await?;
+        let mut stream = self.endpoint.connect(Opening::Speaking).await?;
         match &self.encryption {
-            None => self.ask(stream).await,
+            None => {
+                let passed = self.ask(&mut stream).await?;
+                self.endpoint.reset(stream);
+                Ok(passed)
+            }
             Some(encryption) => Box::pin(self.ask_over(encryption, stream)).await,
         }
     }

@@ -20,8 +20,11 @@ mod text;
 mod tls;
 mod udp;
 
+use std::sync::Arc;
+
 use failure::Failure;
 use socket::Endpoint;
+pub use socket::{MOST_SPARES, Spares};
 
 use super::{Advice, Answer, Probing, Watched};
 use crate::model::check::{Check, HttpVersion, Probe};
@@ -77,8 +80,8 @@ impl Prober {
     /// # Errors
     /// A sentence: a file that cannot be read or holds no certificate, a name that is none, or a source address of
     /// the other family.
-    pub fn new(watched: &Watched) -> Result<Self, String> {
-        let endpoint = Endpoint::new(watched)?;
+    pub fn new(watched: &Watched, spares: &Arc<Spares>) -> Result<Self, String> {
+        let endpoint = Endpoint::new(watched, spares)?;
         let kind = match &watched.check.probe {
             Probe::Tcp(exchange) => Kind::Tcp(tcp::Tcp::new(endpoint, exchange)),
             Probe::Http(http) => match http.version {

@@ -6,10 +6,14 @@
 //! and frees everything on both sides when a probe is dropped at its timeout. Servers have answered by then; OpenSSH
 //! and MariaDB log a client that goes after the greeting either way, and shut nobody out for it.
 
+mod spares;
+
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::AsFd,
+    sync::Arc,
+    time::Duration,
 };
 
 use nix::{
@@ -17,7 +21,8 @@ use nix::{
     sys::socket::{setsockopt, sockopt},
 };
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::net::{TcpSocket, TcpStream, UdpSocket};
+pub use spares::{MOST as MOST_SPARES, Spares};
+use tokio::net::{TcpStream, UdpSocket};
 
 use super::{Failure, Watched};
 use crate::model::check::Source;
@@ -27,6 +32,7 @@ use crate::model::check::Source;
 pub struct Endpoint {
     target: SocketAddr,
     source: Source,
+    spares: Arc<Spares>,
 }
 
 /// How far a connection goes.
@@ -44,7 +50,7 @@ pub enum Opening {
 impl Endpoint {
     /// # Errors
     /// The source address is of the other family.
-    pub fn new(watched: &Watched) -> Result<Self, String> {
+    pub fn new(watched: &Watched, spares: &Arc<Spares>) -> Result<Self, String> {
         let source = watched.check.source.clone();
         match source.address {
             Some(address) if address.is_ipv4() != watched.target.is_ipv4() => Err(format!(
@@ -54,6 +60,7 @@ impl Endpoint {
             _ => Ok(Self {
                 target: watched.target,
                 source,
+                spares: spares.clone(),
             }),
         }
     }
@@ -64,21 +71,48 @@ impl Endpoint {
 
     /// Opens a TCP connection.
     pub async fn connect(&self, opening: Opening) -> Result<TcpStream, Failure> {
-        let socket = match self.target {
-            SocketAddr::V4(_) => TcpSocket::new_v4()?,
-            SocketAddr::V6(_) => TcpSocket::new_v6()?,
-        };
-        socket.set_zero_linger()?;
-        self.prepare(&socket)?;
+        let spare = self.spares().and_then(|spares| spares.take(self.domain()));
+        let socket = spare.map_or_else(|| self.stream(), Ok)?;
         match opening {
-            Opening::Whole => socket.set_nodelay(true)?,
-            Opening::Speaking => {
-                socket.set_nodelay(true)?;
-                SockRef::from(&socket).set_tcp_quickack(false)?;
-            }
-            Opening::Half => SockRef::from(&socket).set_tcp_quickack(false)?,
+            Opening::Whole => {}
+            Opening::Speaking | Opening::Half => socket.set_tcp_quickack(false)?,
         }
-        Ok(socket.connect(self.target).await?)
+        match socket.connect(&self.target.into()) {
+            Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => {
+                return Err(error.into());
+            }
+            _ => {}
+        }
+        let stream = TcpStream::from_std(socket.into())?;
+        stream.writable().await?;
+        match stream.take_error()? {
+            Some(error) => Err(error.into()),
+            None => Ok(stream),
+        }
+    }
+
+    /// Ends a TCP connection with a reset, as dropping it does. What it held serves the next one.
+    pub fn reset(&self, stream: TcpStream) {
+        if let Some(spares) = self.spares() {
+            spares.keep(self.domain(), stream);
+        }
+    }
+
+    /// Sockets may serve all checks that ask for no options of their own.
+    fn spares(&self) -> Option<&Spares> {
+        (self.source == Source::default()).then_some(&*self.spares)
+    }
+
+    fn stream(&self) -> Result<Socket, Failure> {
+        let socket = Socket::new(
+            self.domain(),
+            Type::STREAM.nonblocking(),
+            Some(Protocol::TCP),
+        )?;
+        socket.set_linger(Some(Duration::ZERO))?;
+        socket.set_tcp_nodelay(true)?;
+        self.prepare(&socket)?;
+        Ok(socket)
     }
 
     /// Opens a UDP socket that hears the target alone, and every ICMP error about what it sent.

@@ -33,7 +33,8 @@ impl Tcp {
 
     pub async fn probe(&self) -> Result<Passed, Failure> {
         if self.send.is_empty() && self.expect.is_none() {
-            self.endpoint.connect(Opening::Half).await?;
+            let stream = self.endpoint.connect(Opening::Half).await?;
+            self.endpoint.reset(stream);
             return Ok(Passed::new("connected"));
         }
         let mut stream = self.endpoint.connect(Opening::Whole).await?;
@@ -42,7 +43,9 @@ impl Tcp {
             close_in_order(&stream)?;
             return Ok(Passed::new("connected and sent"));
         };
-        find(&stream, expect).await
+        let passed = find(&stream, expect).await?;
+        self.endpoint.reset(stream);
+        Ok(passed)
     }
 }
 

@@ -6,7 +6,7 @@ mod messages;
 mod tcp;
 mod tls;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -15,7 +15,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::Prober;
+use super::{Prober, Spares};
 use crate::{
     health::{Advice, Answer, Watched},
     model::check::{Check, Exchange, HttpProbe, Pattern, Probe, Source, Target, Timing},
@@ -40,9 +40,17 @@ fn watched(target: SocketAddr, probe: Probe) -> Watched {
     }
 }
 
+/// Makes a probe that uses what others of this test have left.
+fn made(watched: &Watched) -> Result<Prober, String> {
+    thread_local! {
+        static SPARES: Arc<Spares> = Arc::default();
+    }
+    SPARES.with(|spares| Prober::new(watched, spares))
+}
+
 /// Asks once; a probe that takes ten seconds has hung.
 async fn ask(target: SocketAddr, probe: Probe) -> Answer {
-    let prober = Prober::new(&watched(target, probe)).expect("a probe");
+    let prober = made(&watched(target, probe)).expect("a probe");
     timeout(Duration::from_secs(10), prober.probe())
         .await
         .expect("an answer")
@@ -50,7 +58,7 @@ async fn ask(target: SocketAddr, probe: Probe) -> Answer {
 
 /// Asks once, and is given no answer in time.
 async fn asks_in_vain(target: SocketAddr, probe: Probe) {
-    let prober = Prober::new(&watched(target, probe)).expect("a probe");
+    let prober = made(&watched(target, probe)).expect("a probe");
     let answer = timeout(LIMIT, prober.probe()).await;
     assert!(answer.is_err(), "{answer:?}");
 }
@@ -140,7 +148,7 @@ impl Drop for Server {
 #[test]
 fn a_waiting_probe_takes_little_memory() {
     let target = "127.0.0.1:80".parse().expect("an address");
-    let prober = Prober::new(&watched(target, tcp(b"", None))).expect("a probe");
+    let prober = made(&watched(target, tcp(b"", None))).expect("a probe");
     let size = size_of_val(&prober.probe());
     assert!(size <= 4096, "{size} bytes");
 }

@@ -99,7 +99,7 @@ fn a_program_that_must_not_be_run_says_nothing_of_its_target_and_one_that_is_gon
         assert!(!mark.exists());
         let none = Probe::Exec(ExecProbe { run: Vec::new() });
         assert_eq!(
-            Prober::new(&watched(target, none)).unwrap_err(),
+            made(&watched(target, none)).unwrap_err(),
             "`run` names no program"
         );
     });

@@ -60,7 +60,7 @@ fn a_datagram_is_answered_or_not() {
         let (address, _server) = udp_server(|_| None).await;
         asks_in_vain(address, udp(b"a", Some("b"))).await;
         // Silence is no refusal; it is waited for until shortly before the timeout.
-        let prober = Prober::new(&watched(address, udp(b"a", None))).unwrap();
+        let prober = made(&watched(address, udp(b"a", None))).unwrap();
         assert_eq!(
             timeout(LIMIT, prober.probe()).await,
             Ok(pass("no answer and no icmp error"))
@@ -194,7 +194,7 @@ fn what_an_agent_said_before_still_holds() {
             let _ = stream.read(&mut [0]).await;
         })
         .await;
-        let prober = Prober::new(&watched(
+        let prober = made(&watched(
             server.address,
             Probe::Agent(AgentProbe::default()),
         ))

@@ -1,11 +1,19 @@
 //! TCP connections, and what becomes of them.
 
-use std::{io, net::SocketAddr, rc::Rc};
+use std::{
+    cell::Cell,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    rc::Rc,
+};
 
 use socket2::{Domain, Socket, Type};
 use tokio::{sync::oneshot, task::spawn_local};
 
-use super::*;
+use super::{
+    super::socket::{Endpoint, MOST_SPARES, Opening},
+    *,
+};
 
 #[test]
 fn an_open_port_passes_and_its_program_hears_nothing_of_it() {
@@ -202,7 +210,7 @@ fn a_source_that_is_not_here_is_named() {
         let from = |source: Source| {
             let mut watched = watched(server.address, tcp(b"", None));
             watched.check.source = source;
-            Prober::new(&watched)
+            made(&watched)
         };
         let address = |address: &str| Source {
             address: Some(address.parse().unwrap()),
@@ -228,5 +236,103 @@ fn a_source_that_is_not_here_is_named() {
             from(address("::1")).unwrap_err(),
             "the source address ::1 cannot reach 127.0.0.1: they are not of one family"
         );
+    });
+}
+
+#[test]
+fn a_connection_that_is_over_leaves_its_socket_to_the_next() {
+    run(async {
+        let spares = Arc::new(Spares::default());
+        let ask = async |target, probe| {
+            let prober = Prober::new(&watched(target, probe), &spares).expect("a probe");
+            timeout(LIMIT, prober.probe()).await
+        };
+        let greeting = tcp(b"", Some("^220"));
+        let (ends, ended) = oneshot::channel();
+        let ends = Rc::new(Cell::new(Some(ends)));
+        let server = Server::start(async move |mut stream| {
+            stream.write_all(b"220 hello\r\n").await.unwrap();
+            let end = stream.read(&mut [0]).await;
+            if let Some(ends) = ends.take() {
+                ends.send(end).unwrap();
+            }
+        })
+        .await;
+        let hello = Ok(pass("answered \"220 hello\""));
+        assert_eq!(ask(server.address, greeting.clone()).await, hello);
+        let end = ended.await.unwrap().map_err(|error| error.kind());
+        assert_eq!(end, Err(io::ErrorKind::ConnectionReset));
+        // The same socket for another server, for a request, for half a connection.
+        let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+        let web = Server::answering(answer.as_bytes()).await;
+        let body = HttpProbe {
+            body: pattern("^ok$"),
+            ..HttpProbe::default()
+        };
+        for _ in 0..2 {
+            for probe in [http(HttpProbe::default()), http(body.clone())] {
+                assert_eq!(ask(web.address, probe).await, Ok(pass("http 200")));
+            }
+            let open = ask(web.address, tcp(b"", None)).await;
+            assert_eq!(open, Ok(pass("connected")));
+            assert_eq!(ask(server.address, greeting.clone()).await, hello);
+        }
+        let spare = spares.take(Domain::IPV4).expect("one that is kept");
+        assert!(spares.take(Domain::IPV4).is_none());
+        assert!(spares.take(Domain::IPV6).is_none());
+        // It still says which port it had, and no longer holds it.
+        let had = spare.local_addr().unwrap().as_socket().unwrap();
+        assert_eq!(had.ip(), Ipv4Addr::UNSPECIFIED);
+        TcpListener::bind(had).await.unwrap();
+        assert_eq!(spare.linger().unwrap(), Some(Duration::ZERO));
+        assert!(spare.tcp_nodelay().unwrap());
+        assert!(spare.take_error().unwrap().is_none());
+    });
+}
+
+#[test]
+fn a_failure_a_timeout_and_options_of_a_checks_own_leave_no_socket() {
+    run(async {
+        let spares = Arc::new(Spares::default());
+        let ask = async |watched: &Watched| {
+            let prober = Prober::new(watched, &spares).expect("a probe");
+            timeout(LIMIT, prober.probe()).await
+        };
+        let closed = closed_port().await;
+        let silent = Server::greeting(b"").await;
+        let open = watched(silent.address, tcp(b"", None));
+        assert_eq!(ask(&open).await, Ok(pass("connected")));
+        // It takes the one that there is.
+        let refused = ask(&watched(closed, tcp(b"", None))).await;
+        assert_eq!(refused, Ok(fail("connection refused")));
+        assert!(spares.take(Domain::IPV4).is_none());
+        let answer = ask(&watched(silent.address, tcp(b"", Some("x")))).await;
+        assert!(answer.is_err(), "{answer:?}");
+        assert!(spares.take(Domain::IPV4).is_none());
+        let mut bound = open;
+        bound.check.source.address = Some("127.0.0.9".parse().unwrap());
+        assert_eq!(ask(&bound).await, Ok(pass("connected")));
+        assert!(spares.take(Domain::IPV4).is_none());
+    });
+}
+
+#[test]
+fn no_more_sockets_are_kept_than_are_of_use() {
+    run(async {
+        for (address, domain) in [("127.0.0.1:0", Domain::IPV4), ("[::1]:0", Domain::IPV6)] {
+            let spares = Arc::new(Spares::default());
+            let server = Server::start_on(address, async |_| {}).await;
+            let watched = watched(server.address, tcp(b"", None));
+            let endpoint = Endpoint::new(&watched, &spares).unwrap();
+            let mut streams = Vec::new();
+            for _ in 0..MOST_SPARES + 1 {
+                streams.push(endpoint.connect(Opening::Whole).await.unwrap());
+            }
+            for stream in streams {
+                endpoint.reset(stream);
+            }
+            let kept = std::iter::from_fn(|| spares.take(domain)).count();
+            assert_eq!(kept, MOST_SPARES);
+        }
     });
 }

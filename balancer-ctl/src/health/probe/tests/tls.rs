@@ -330,7 +330,7 @@ fn files_that_are_no_certificates_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let refused = |tls: Tls| {
         let target = "127.0.0.1:443".parse().unwrap();
-        Prober::new(&watched(target, http(https(tls, None)))).unwrap_err()
+        made(&watched(target, http(https(tls, None)))).unwrap_err()
     };
     let missing = folder.path().join("missing.pem");
     let ca = |file: PathBuf| Tls {
