@@ -63,6 +63,8 @@ pub struct ServiceStatus {
     pub backups_in: Vec<SocketAddr>,
     /// Its real servers.
     pub reals: HashMap<SocketAddr, RealStatus>,
+    /// Until when real servers are awaited that are not decided; `None` = all are.
+    awaited_until: Option<Instant>,
     /// When time alone changes something.
     deadline: Option<Instant>,
 }
@@ -146,7 +148,8 @@ impl Availability {
             let before = match self.services.get(&service.key) {
                 None => {
                     let quorum = earlier.quorum(&service.key);
-                    recalled = recall::service(service, wired, &next.standings, &since, quorum);
+                    recalled =
+                        recall::service(service, wired, &next.standings, &since, quorum, now);
                     &recalled
                 }
                 Some(before) => before,

@@ -47,11 +47,18 @@ pub fn service(
         }
         status.reals.insert(real.address, judged);
     }
+    let awaited_until = undecided.then(|| {
+        before
+            .and_then(|before| before.awaited_until)
+            .unwrap_or_else(|| now + first_answers(service))
+    });
+    let is_awaited = awaited_until.is_some_and(|until| now < until);
+    status.awaited_until = awaited_until;
     status.quorum = quorum(
         service,
         before.and_then(|before| before.quorum),
         status.live_weight,
-        undecided,
+        is_awaited,
     );
     status.quorum_since = status.quorum.map(|_| {
         before
@@ -59,19 +66,37 @@ pub fn service(
             .and_then(|before| before.quorum_since)
             .unwrap_or(now)
     });
-    // While the others are not known yet, it is too early for backups.
-    let is_needed = !undecided && (status.live_weight == 0 || status.quorum == Some(false));
-    step_in(service, &mut status, is_needed);
+    let is_short = status.live_weight == 0 || status.quorum == Some(false);
+    // While the others are still awaited it is too early for backups to step in, but no reason to leave.
+    let serve_already = before.is_some_and(|before| !before.backups_in.is_empty());
+    step_in(
+        service,
+        &mut status,
+        is_short && (!is_awaited || serve_already),
+    );
     let desired = run(service, &mut status, now);
+    if is_awaited && (is_short || status.quorum.is_none()) {
+        status.deadline = status.deadline.into_iter().chain(awaited_until).min();
+    }
     (status, desired)
 }
 
-/// Whether the live weight is enough. Not said before all real servers are decided, unless it is enough already.
+/// How long the first answers of real servers are awaited. All are asked within an interval; a check that cannot be made
+/// never answers.
+fn first_answers(service: &VirtualService) -> Duration {
+    let timings = service.checks.iter().map(|check| &check.timing);
+    timings
+        .map(|timing| timing.interval.saturating_add(timing.timeout))
+        .max()
+        .unwrap_or_default()
+}
+
+/// Whether the live weight is enough. Not said while real servers are awaited, unless it is enough already.
 fn quorum(
     service: &VirtualService,
     before: Option<bool>,
     live: u64,
-    undecided: bool,
+    is_awaited: bool,
 ) -> Option<bool> {
     let HealthPolicy {
         quorum, hysteresis, ..
@@ -81,7 +106,7 @@ fn quorum(
         Some(true) => Some(live >= quorum.saturating_sub(hysteresis)),
         Some(false) => Some(live >= quorum + hysteresis),
         None if live >= quorum => Some(true),
-        None if undecided || service.reals.is_empty() => None,
+        None if is_awaited || service.reals.is_empty() => None,
         None => Some(false),
     }
 }

@@ -25,10 +25,13 @@ pub(super) fn service(
     standings: &[Standing],
     since: &[Since],
     quorum: Option<Quorum>,
+    now: Instant,
 ) -> ServiceStatus {
     let mut status = ServiceStatus {
         quorum: quorum.map(|quorum| quorum.holds),
         quorum_since: quorum.map(|quorum| quorum.since),
+        // Where that was known, whoever was awaited did not answer.
+        awaited_until: quorum.map(|_| now),
         ..ServiceStatus::default()
     };
     for (real, checkers) in service.reals.iter().zip(&wired.reals) {

@@ -426,11 +426,11 @@ fn an_agent_has_no_say_in_health_unless_it_says_down() {
 }
 
 proptest! {
-    /// Whatever happens: what is judged step by step is what is judged at once, weight never goes to what is not up, and
-    /// resets only to what has none.
+    /// Whatever happens: what is judged step by step is what is judged at once, weight never goes to what is not up,
+    /// resets only to what has none, and a service that served goes on while there is who can.
     #[test]
     fn any_history_leaves_a_sound_picture(
-        steps in prop::collection::vec((1_u8..5, 0_u8..6, 0_u32..20), 1..60),
+        steps in prop::collection::vec((1_u8..5, 0_u8..8, 0_u32..20), 1..60),
         on_down in prop_oneof![Just(OnDown::Keep), Just(OnDown::Reset), Just(OnDown::ResetAfter(5 * SECOND))],
         quorum in 1_u32..4,
         slow in 0_u32..10,
@@ -438,6 +438,7 @@ proptest! {
         let policy = HealthPolicy { on_down, quorum, slow_start: slow * SECOND, hysteresis: quorum - 1, backups: Backups::First };
         let reals = vec![real(1, 1), real(2, 3), backup(3), real(4, 0)];
         let mut world = World::new(model(reals, vec![check(None)], policy));
+        let mut served = false;
         for (number, what, seconds) in steps {
             let in_maintenance = world.model.services[0].reals[usize::from(number) - 1].state == AdminState::Maintenance;
             match what {
@@ -448,9 +449,22 @@ proptest! {
                     *state = if *state == AdminState::Ready { AdminState::Maintenance } else { AdminState::Ready };
                     world.adopt();
                 }
+                5 => {
+                    let reals = &mut world.service().reals;
+                    if reals.len() > 4 { reals.pop(); } else { reals.push(real(5, 1)); }
+                    world.adopt();
+                }
+                6 => {
+                    world.service().checks[0].target.port = Some(8000 + u16::from(number));
+                    world.adopt();
+                }
                 _ => {}
             }
+            let serves = world.weights().iter().any(|weight| *weight > 0);
+            let can_serve = world.status().reals.values().any(|real| real.state == RealState::Up);
+            prop_assert!(serves || !(served && can_serve));
             world.wait(seconds * SECOND);
+            served = world.weights().iter().any(|weight| *weight > 0);
             let backups: Vec<_> = world.status().backups_in.clone();
             for (target, real) in world.availability.desired()[0].reals.iter().zip(&world.model.services[0].reals) {
                 let status = &world.status().reals[&real.address];

@@ -80,6 +80,111 @@ fn backups_step_in_one_by_one_and_leave_when_others_return() {
     assert_eq!(world.runs(), [(1, KEEP), (0, KEEP), (0, RESET), (0, KEEP)]);
 }
 
+/// A first real server that is down, and a backup in its place.
+fn with_a_backup_in() -> World {
+    let reals = vec![real(1, 1), backup(2)];
+    let mut world = World::new(model(reals, vec![check(None)], HealthPolicy::default()));
+    world.find(1, down());
+    world.find(2, up());
+    assert_eq!(world.weights(), [0, 1]);
+    world
+}
+
+#[test]
+fn a_backup_that_serves_stays_while_others_are_not_known_yet() {
+    // A real server is added.
+    let mut world = with_a_backup_in();
+    world.service().reals.push(real(3, 1));
+    assert_eq!(world.adopt(), [] as [&str; 0]);
+    assert_eq!(world.weights(), [0, 1, 0]);
+    assert_eq!(world.find(3, down()).len(), 1, "that it is down");
+    assert_eq!(world.weights(), [0, 1, 0]);
+    // One comes out of maintenance.
+    world.service().reals[0].state = AdminState::Maintenance;
+    world.adopt();
+    world.service().reals[0].state = AdminState::Ready;
+    assert_eq!(world.adopt(), [] as [&str; 0]);
+    assert_eq!(world.weights(), [0, 1, 0]);
+    // Another question is asked.
+    let mut world = with_a_backup_in();
+    world.service().checks[0].target.port = Some(81);
+    assert_eq!(world.adopt(), [] as [&str; 0]);
+    assert_eq!(world.weights(), [0, 1]);
+    let told = world.find(1, up());
+    assert_eq!(
+        told[1..],
+        ["quorum-regained: live weight 1, quorum 1", "backups-out: "]
+    );
+    assert_eq!(world.weights(), [1, 0]);
+}
+
+#[test]
+fn a_backup_does_not_wait_for_ever_for_one_whose_check_cannot_be_made() {
+    let reals = vec![real(1, 1), backup(2)];
+    let mut world = World::new(model(reals, vec![check(None)], HealthPolicy::default()));
+    world.find(2, up());
+    // An interval and a timeout.
+    assert_eq!(world.wait(7 * SECOND - SECOND / 1000), [] as [&str; 0]);
+    assert_eq!((world.weights(), world.status().quorum), (vec![0, 0], None));
+    assert_eq!(
+        world.wait(SECOND / 1000),
+        [
+            "quorum-lost: live weight 0, quorum 1",
+            "backups-in: 10.0.0.2:80"
+        ]
+    );
+    assert_eq!(world.weights(), [0, 1]);
+    assert_eq!(world.availability.next_deadline(), None);
+    let told = world.find(1, up());
+    assert_eq!(
+        told,
+        [
+            "real-up 10.0.0.1: echo reply",
+            "quorum-regained: live weight 1, quorum 1",
+            "backups-out: "
+        ]
+    );
+    // Nor after a restart, when an earlier daemon has waited.
+    let left = FakeCheckers::default();
+    let passed = Recalled {
+        standing: up(),
+        since: None,
+        has_returned: false,
+    };
+    let of_backup = watched(&world.model.services[0], &backup(2))
+        .next()
+        .unwrap();
+    left.state().remembered.insert(of_backup, passed);
+    let lost = Quorum {
+        holds: false,
+        since: world.now,
+    };
+    let key = world.model.services[0].key;
+    left.state().quorums.insert(key, lost);
+    world.availability = Availability::default().after(&world.model, &left, world.now);
+    assert_eq!(world.weights(), [0, 1]);
+}
+
+#[test]
+fn who_is_awaited_takes_nothing_from_those_who_are_up() {
+    let mut world = World::new(model(
+        vec![real(1, 1), backup(2)],
+        vec![check(None)],
+        HealthPolicy::default(),
+    ));
+    world.find(1, up());
+    world.find(2, up());
+    world.service().reals.push(real(3, 1));
+    world.adopt();
+    assert_eq!(world.weights(), [1, 0, 0]);
+    assert_eq!(world.availability.next_deadline(), None);
+    world.find(1, down());
+    assert_eq!(world.weights(), [0, 0, 0], "the third may be up");
+    let told = world.wait(7 * SECOND);
+    assert_eq!(told, ["backups-in: 10.0.0.2:80"]);
+    assert_eq!(world.weights(), [0, 1, 0]);
+}
+
 #[test]
 fn all_backups_step_in_beside_the_living_when_quorum_is_lost() {
     let policy = HealthPolicy {
