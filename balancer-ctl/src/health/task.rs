@@ -20,14 +20,14 @@ use super::{
     heartbeat::Heartbeat,
     mailbox::{Mailbox, Updates},
     memory::{self, Remembered},
-    probe::{MOST_SPARES, Prober, Spares},
+    probe::{Prober, Spares},
 };
 use crate::{clock, model::ServiceKey, open_files, view};
 
 /// Most probes at once, whatever the limit of open files: with a timeout of 2 s, four thousand dead targets a second.
 const MOST: usize = 8192;
-/// Open files that are not of probes that run.
-const OTHERS: usize = 512 + 2 * MOST_SPARES;
+/// Open files that are not of probes that run; sockets that are kept for others are among them.
+const OTHERS: usize = 512;
 /// Open files that a probe may need: its socket, or a program's pipes.
 const FILES: usize = 4;
 /// Freed memory that is kept for other probes, in bytes.

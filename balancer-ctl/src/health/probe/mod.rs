@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use failure::Failure;
 use socket::Endpoint;
-pub use socket::{MOST_SPARES, Spares};
+pub use socket::Spares;
 
 use super::{Advice, Answer, Probing, Watched};
 use crate::model::check::{Check, HttpVersion, Probe};

@@ -6,7 +6,7 @@
 //! and frees everything on both sides when a probe is dropped at its timeout. Servers have answered by then; OpenSSH
 //! and MariaDB log a client that goes after the greeting either way, and shut nobody out for it.
 
-mod spares;
+pub mod spares;
 
 use std::{
     io,
@@ -21,7 +21,7 @@ use nix::{
     sys::socket::{setsockopt, sockopt},
 };
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-pub use spares::{MOST as MOST_SPARES, Spares};
+pub use spares::Spares;
 use tokio::net::{TcpStream, UdpSocket};
 
 use super::{Failure, Watched};
@@ -98,9 +98,16 @@ impl Endpoint {
         }
     }
 
-    /// Sockets may serve all checks that ask for no options of their own.
+    /// Sockets may serve all checks that ask for no options of their own, and of one family: a socket that has been to
+    /// an IPv4 address in IPv6 clothes, or to one of a link, is good for no other.
     fn spares(&self) -> Option<&Spares> {
-        (self.source == Source::default()).then_some(&*self.spares)
+        let is_plain = match self.target {
+            SocketAddr::V4(_) => true,
+            SocketAddr::V6(target) => {
+                target.ip().to_ipv4_mapped().is_none() && target.scope_id() == 0
+            }
+        };
+        (is_plain && self.source == Source::default()).then_some(&*self.spares)
     }
 
     fn stream(&self) -> Result<Socket, Failure> {

@@ -11,7 +11,10 @@ use socket2::{Domain, Socket, Type};
 use tokio::{sync::oneshot, task::spawn_local};
 
 use super::{
-    super::socket::{Endpoint, MOST_SPARES, Opening},
+    super::socket::{
+        Endpoint, Opening,
+        spares::{MOST, tests::may_keep},
+    },
     *,
 };
 
@@ -241,6 +244,9 @@ fn a_source_that_is_not_here_is_named() {
 
 #[test]
 fn a_connection_that_is_over_leaves_its_socket_to_the_next() {
+    if !may_keep() {
+        return;
+    }
     run(async {
         let spares = Arc::new(Spares::default());
         let ask = async |target, probe| {
@@ -292,6 +298,9 @@ fn a_connection_that_is_over_leaves_its_socket_to_the_next() {
 
 #[test]
 fn a_failure_a_timeout_and_options_of_a_checks_own_leave_no_socket() {
+    if !may_keep() {
+        return;
+    }
     run(async {
         let spares = Arc::new(Spares::default());
         let ask = async |watched: &Watched| {
@@ -302,22 +311,39 @@ fn a_failure_a_timeout_and_options_of_a_checks_own_leave_no_socket() {
         let silent = Server::greeting(b"").await;
         let open = watched(silent.address, tcp(b"", None));
         assert_eq!(ask(&open).await, Ok(pass("connected")));
-        // It takes the one that there is.
+        // One that has options of its own leaves it alone.
+        let mut bound = open;
+        bound.check.source.address = Some("127.0.0.9".parse().unwrap());
+        assert_eq!(ask(&bound).await, Ok(pass("connected")));
+        let spare = spares.take(Domain::IPV4).expect("the first one's");
+        let local = spare.local_addr().unwrap().as_socket().unwrap();
+        assert_eq!(local.ip(), Ipv4Addr::UNSPECIFIED);
+        assert!(spares.take(Domain::IPV4).is_none());
+        // One that fails takes what there is, and leaves nothing.
+        bound.check.source = Source::default();
+        assert_eq!(ask(&bound).await, Ok(pass("connected")));
         let refused = ask(&watched(closed, tcp(b"", None))).await;
         assert_eq!(refused, Ok(fail("connection refused")));
         assert!(spares.take(Domain::IPV4).is_none());
         let answer = ask(&watched(silent.address, tcp(b"", Some("x")))).await;
         assert!(answer.is_err(), "{answer:?}");
         assert!(spares.take(Domain::IPV4).is_none());
-        let mut bound = open;
-        bound.check.source.address = Some("127.0.0.9".parse().unwrap());
-        assert_eq!(ask(&bound).await, Ok(pass("connected")));
-        assert!(spares.take(Domain::IPV4).is_none());
+        // A socket that has been to such an address sends IPv4 to the next one too.
+        let SocketAddr::V4(silent) = silent.address else {
+            unreachable!("it listens there")
+        };
+        let mapped = SocketAddr::from((silent.ip().to_ipv6_mapped(), silent.port()));
+        let answer = ask(&watched(mapped, tcp(b"", None))).await;
+        assert_eq!(answer, Ok(pass("connected")));
+        assert!(spares.take(Domain::IPV6).is_none());
     });
 }
 
 #[test]
 fn no_more_sockets_are_kept_than_are_of_use() {
+    if !may_keep() {
+        return;
+    }
     run(async {
         for (address, domain) in [("127.0.0.1:0", Domain::IPV4), ("[::1]:0", Domain::IPV6)] {
             let spares = Arc::new(Spares::default());
@@ -325,14 +351,40 @@ fn no_more_sockets_are_kept_than_are_of_use() {
             let watched = watched(server.address, tcp(b"", None));
             let endpoint = Endpoint::new(&watched, &spares).unwrap();
             let mut streams = Vec::new();
-            for _ in 0..MOST_SPARES + 1 {
+            for _ in 0..MOST + 1 {
                 streams.push(endpoint.connect(Opening::Whole).await.unwrap());
             }
             for stream in streams {
                 endpoint.reset(stream);
             }
             let kept = std::iter::from_fn(|| spares.take(domain)).count();
-            assert_eq!(kept, MOST_SPARES);
+            assert_eq!(kept, MOST);
         }
+    });
+}
+
+#[test]
+fn a_kept_socket_too_leaves_a_programs_port_in_peace() {
+    if !may_keep() {
+        return;
+    }
+    run(async {
+        let spares = Arc::new(Spares::default());
+        let ask = async |target, probe| {
+            let prober = Prober::new(&watched(target, probe), &spares).expect("a probe");
+            timeout(LIMIT, prober.probe()).await
+        };
+        let server = Server::greeting(b"220 hello\r\n").await;
+        let greeted = ask(server.address, tcp(b"", Some("^220"))).await;
+        assert_eq!(greeted, Ok(pass("answered \"220 hello\"")));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        for _ in 0..2 {
+            let open = ask(address, tcp(b"", None)).await;
+            assert_eq!(open, Ok(pass("connected")));
+        }
+        assert!(spares.take(Domain::IPV4).is_some(), "it served all three");
+        assert!(spares.take(Domain::IPV4).is_none());
+        assert!(timeout(LIMIT, listener.accept()).await.is_err());
     });
 }
