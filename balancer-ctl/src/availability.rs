@@ -24,7 +24,7 @@ use self::recall::Since;
 use crate::{
     dataplane,
     difference::Happened,
-    health::{Advice, Begin, Checkers, Kept, Quorum, Standing, UNKNOWN, Update, Watched},
+    health::{Advice, Asked, Begin, Checkers, Kept, Quorum, Standing, UNKNOWN, Update, Watched},
     model::{
         Check, Model, RealServer, ServiceKey, VirtualService, check::Initial, health::AdminState,
     },
@@ -40,8 +40,10 @@ pub struct RealStatus {
     pub reason: Option<String>,
     /// The weight by which it takes new connections now.
     pub weight: u32,
-    /// What probes and its agent say; `None` = not yet.
+    /// What probes and its agent say; `None` = not yet, or it is in maintenance.
     pub healthy: Option<bool>,
+    /// What its agent, or a program for it, asks for.
+    pub asked: Asked,
     /// What probes found last, in words.
     found: String,
     /// Since when it is out of service: down, or in maintenance.
@@ -63,7 +65,7 @@ pub struct ServiceStatus {
     pub backups_in: Vec<SocketAddr>,
     /// Its real servers.
     pub reals: HashMap<SocketAddr, RealStatus>,
-    /// Until when real servers are awaited that are not decided; `None` = all are.
+    /// Until when the first answers of its real servers are awaited, at its start.
     awaited_until: Option<Instant>,
     /// When time alone changes something.
     deadline: Option<Instant>,
@@ -148,8 +150,7 @@ impl Availability {
             let before = match self.services.get(&service.key) {
                 None => {
                     let quorum = earlier.quorum(&service.key);
-                    recalled =
-                        recall::service(service, wired, &next.standings, &since, quorum, now);
+                    recalled = recall::service(service, wired, &next.standings, &since, quorum);
                     &recalled
                 }
                 Some(before) => before,

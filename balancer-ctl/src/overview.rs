@@ -11,6 +11,7 @@ use crate::{
     availability::{Availability, RealStatus},
     config::{text, write},
     dataplane::{self, Snapshot},
+    health::Asked,
     model::{Model, RealServer, VirtualService},
     view,
 };
@@ -44,6 +45,7 @@ pub fn services(model: &Model, availability: &Availability, snapshot: &Snapshot)
                 .map(|real| {
                     shown(
                         real,
+                        !service.checks.is_empty(),
                         availability.real(&service.key, real.address),
                         counted
                             .reals
@@ -64,6 +66,7 @@ pub fn services(model: &Model, availability: &Availability, snapshot: &Snapshot)
 
 fn shown(
     real: &RealServer,
+    is_watched: bool,
     status: Option<&RealStatus>,
     counted: dataplane::RealSnapshot,
 ) -> view::Real {
@@ -75,6 +78,17 @@ fn shown(
         backup: real.backup,
         state: status.map_or(view::RealState::Down, |status| status.state),
         reason: status.and_then(|status| status.reason.clone()),
+        admin: real.state,
+        health: is_watched
+            .then(|| status?.healthy)
+            .flatten()
+            .map(|healthy| match healthy {
+                true => view::RealHealth::Up,
+                false => view::RealHealth::Down,
+            }),
+        agent: status
+            .map(|status| status.asked)
+            .filter(|asked| *asked != Asked::default()),
         active: counted.active,
         inactive: counted.inactive,
         counters: counted.counters,

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 pub use crate::event::EventKind;
 use crate::{
     dataplane::Counters,
-    model::{Backups, ForwardMethod, NoReal, Protocol, Scheduler},
+    health::Asked,
+    model::{AdminState, Backups, ForwardMethod, NoReal, Protocol, Scheduler},
 };
 
 /// Answer to `GET /v1/services`.
@@ -76,6 +77,12 @@ pub struct Real {
     pub state: RealState,
     /// Why, unless it is plainly up.
     pub reason: Option<String>,
+    /// What the operator has decided.
+    pub admin: AdminState,
+    /// What probes found; `None` = nothing yet, or nobody asks.
+    pub health: Option<RealHealth>,
+    /// What its agent, or a program for it, asks for.
+    pub agent: Option<Asked>,
     /// Established TCP connections.
     pub active: u64,
     /// All other connections.
@@ -87,6 +94,16 @@ pub struct Real {
     pub rates: Option<Counters>,
     /// Whether it, or its last change, is not in the configuration file.
     pub runtime: bool,
+}
+
+/// What probes found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RealHealth {
+    /// It is fine.
+    Up,
+    /// It is not.
+    Down,
 }
 
 /// State of a real server.

@@ -216,7 +216,8 @@ fn list_as_json_has_the_contracts_fields() {
     let real = |address: &str, weight: u32, active: u32, inactive: u32| {
         serde_json::json!({
             "address": address, "weight": weight, "effective_weight": weight, "forwarding": "nat",
-            "backup": false, "state": "up", "reason": null, "active": active, "inactive": inactive,
+            "backup": false, "state": "up", "reason": null,
+            "admin": "ready", "health": null, "agent": null, "active": active, "inactive": inactive,
             "counters": counters, "runtime": false
         })
     };

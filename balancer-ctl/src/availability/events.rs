@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::ServiceStatus;
-use crate::{difference::Happened, event::EventKind, model::VirtualService};
+use crate::{difference::Happened, event::EventKind, health::Asked, model::VirtualService};
 
 /// The troubles of a service that stands, each with the time since when it stands, as events that begin them.
 pub(super) fn troubles(
@@ -43,9 +43,13 @@ pub(super) fn tell(
         let Some(status) = after.reals.get(&real.address) else {
             continue;
         };
-        let old = before
-            .and_then(|before| before.reals.get(&real.address))
-            .and_then(|old| old.healthy);
+        let old = before.and_then(|before| before.reals.get(&real.address));
+        if let Some(old) = old
+            && let Some(message) = asks_anew(old.asked, status.asked)
+        {
+            add(EventKind::RealChanged, Some(real.address), message);
+        }
+        let old = old.and_then(|old| old.healthy);
         if service.checks.is_empty() || old == status.healthy {
             continue;
         }
@@ -75,4 +79,26 @@ pub(super) fn tell(
             add(EventKind::BackupsIn, None, names.join(", "));
         }
     }
+}
+
+/// What a real server asks for now, or no longer, if that is new.
+fn asks_anew(old: Asked, new: Asked) -> Option<String> {
+    let state = |asked: Asked| asked.state.unwrap_or_default();
+    let weight = |asked: Asked| {
+        asked
+            .weight
+            .map_or_else(|| "unset".to_owned(), |weight| weight.to_string())
+    };
+    let mut changes = Vec::new();
+    if state(old) != state(new) {
+        changes.push(format!(
+            "state {} -> {}",
+            state(old).name(),
+            state(new).name()
+        ));
+    }
+    if old.weight != new.weight {
+        changes.push(format!("weight {} -> {}", weight(old), weight(new)));
+    }
+    (!changes.is_empty()).then(|| format!("by its check: {}", changes.join(", ")))
 }

@@ -8,7 +8,7 @@ use std::{
 use super::{RealStatus, ServiceStatus, Wired};
 use crate::{
     dataplane::{self, Connections},
-    health::{AdvisedWeight, Standing},
+    health::{AdvisedWeight, Asked, Standing},
     model::{
         AdminState, Backups, HealthPolicy, MAX_WEIGHT, OnDown, RealServer, Scheduler,
         VirtualService,
@@ -43,39 +43,31 @@ pub fn service(
             } else {
                 0
             });
-            undecided |= judged.healthy.is_none() && real.state != AdminState::Maintenance;
+            undecided |= judged.healthy.is_none() && judged.state != RealState::Maintenance;
         }
         status.reals.insert(real.address, judged);
     }
-    let awaited_until = undecided.then(|| {
+    let quorum_before = before.and_then(|before| before.quorum);
+    // Of a service that has stood before, those who are not known yet count as not up: it goes on without them.
+    let awaited_until = (undecided && quorum_before.is_none()).then(|| {
         before
             .and_then(|before| before.awaited_until)
             .unwrap_or_else(|| now + first_answers(service))
     });
     let is_awaited = awaited_until.is_some_and(|until| now < until);
     status.awaited_until = awaited_until;
-    status.quorum = quorum(
-        service,
-        before.and_then(|before| before.quorum),
-        status.live_weight,
-        is_awaited,
-    );
+    status.quorum = quorum(service, quorum_before, status.live_weight, is_awaited);
     status.quorum_since = status.quorum.map(|_| {
         before
             .filter(|before| before.quorum == status.quorum)
             .and_then(|before| before.quorum_since)
             .unwrap_or(now)
     });
+    // While others are awaited it is too early for backups.
     let is_short = status.live_weight == 0 || status.quorum == Some(false);
-    // While the others are still awaited it is too early for backups to step in, but no reason to leave.
-    let serve_already = before.is_some_and(|before| !before.backups_in.is_empty());
-    step_in(
-        service,
-        &mut status,
-        is_short && (!is_awaited || serve_already),
-    );
+    step_in(service, &mut status, is_short && !is_awaited);
     let desired = run(service, &mut status, now);
-    if is_awaited && (is_short || status.quorum.is_none()) {
+    if is_awaited && status.quorum != Some(true) {
         status.deadline = status.deadline.into_iter().chain(awaited_until).min();
     }
     (status, desired)
@@ -144,21 +136,30 @@ fn judge_real(
     now: Instant,
 ) -> RealStatus {
     let word = word(service, real, checkers, standings);
-    let (state, reason) = match (real.state, word.state, word.healthy) {
+    let (state, reason) = match (real.state, word.asked.state, word.healthy) {
         (AdminState::Maintenance, ..) => {
             (RealState::Maintenance, Some("by the operator".to_owned()))
         }
         (_, Some(AdminState::Maintenance), _) => {
             (RealState::Maintenance, Some("by its agent".to_owned()))
         }
-        (_, _, Some(false) | None) => (RealState::Down, Some(word.reason.clone())),
+        (admin, agent, Some(false) | None) => {
+            let also = match (admin, agent) {
+                (AdminState::Drain, _) => "; drained by the operator",
+                (_, Some(AdminState::Drain)) => "; drained by its agent",
+                _ => "",
+            };
+            (RealState::Down, Some(format!("{}{also}", word.reason)))
+        }
         (AdminState::Drain, _, Some(true)) => {
             (RealState::Draining, Some("by the operator".to_owned()))
         }
         (AdminState::Ready, Some(AdminState::Drain), Some(true)) => {
             (RealState::Draining, Some("by its agent".to_owned()))
         }
-        (AdminState::Ready, Some(AdminState::Ready) | None, Some(true)) => weigh(real, word.weight),
+        (AdminState::Ready, Some(AdminState::Ready) | None, Some(true)) => {
+            weigh(real, word.asked.weight)
+        }
     };
     let out_since = match state {
         RealState::Down | RealState::Maintenance => {
@@ -183,11 +184,13 @@ fn judge_real(
         state,
         reason,
         weight: if state == RealState::Up {
-            advised(real.weight, word.weight)
+            advised(real.weight, word.asked.weight)
         } else {
             0
         },
-        healthy: word.healthy,
+        // Whatever is found then is no news: it was taken out on purpose.
+        healthy: word.healthy.filter(|_| state != RealState::Maintenance),
+        asked: word.asked,
         found: word.reason,
         out_since,
         ramp: ramp.filter(|start| now.duration_since(*start) < service.health.slow_start),
@@ -198,8 +201,7 @@ fn judge_real(
 pub(super) struct Word {
     pub(super) healthy: Option<bool>,
     pub(super) reason: String,
-    state: Option<AdminState>,
-    weight: Option<AdvisedWeight>,
+    pub(super) asked: Asked,
 }
 
 pub(super) fn word(
@@ -211,8 +213,7 @@ pub(super) fn word(
     let mut word = Word {
         healthy: Some(true),
         reason: String::new(),
-        state: None,
-        weight: None,
+        asked: Asked::default(),
     };
     if real.state == AdminState::Maintenance && !service.checks.is_empty() {
         word.healthy = None; // nobody asks
@@ -221,8 +222,7 @@ pub(super) fn word(
     for (check, index) in service.checks.iter().zip(checkers) {
         let standing = &standings[*index];
         let advice = &standing.advice;
-        word.state = advice.state.or(word.state);
-        word.weight = advice.weight.or(word.weight);
+        word.asked = word.asked.overruled_by(advice.asked());
         // An agent that says nothing has no say in whether its server is up.
         let (up, decided, reason) = match &advice.down {
             Some(words) => (false, true, Cow::Owned(format!("its agent says {words}"))),
@@ -248,6 +248,10 @@ pub(super) fn word(
             };
             word.reason = reason.into_owned();
         }
+    }
+    if word.reason.is_empty() && !service.checks.is_empty() {
+        // There are agents alone.
+        word.reason.push_str("its agent does not call it down");
     }
     word
 }

@@ -25,13 +25,10 @@ pub(super) fn service(
     standings: &[Standing],
     since: &[Since],
     quorum: Option<Quorum>,
-    now: Instant,
 ) -> ServiceStatus {
     let mut status = ServiceStatus {
         quorum: quorum.map(|quorum| quorum.holds),
         quorum_since: quorum.map(|quorum| quorum.since),
-        // Where that was known, whoever was awaited did not answer.
-        awaited_until: quorum.map(|_| now),
         ..ServiceStatus::default()
     };
     for (real, checkers) in service.reals.iter().zip(&wired.reals) {
@@ -69,6 +66,7 @@ pub(super) fn service(
                 reason: None,
                 weight: 0,
                 healthy: word.healthy,
+                asked: word.asked,
                 found: word.reason,
                 out_since,
                 ramp,

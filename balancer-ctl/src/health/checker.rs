@@ -26,6 +26,8 @@ use crate::{
     view,
 };
 
+/// The reason before the first answer.
+const NOT_PROBED: &str = "not probed yet";
 /// Changes that are kept.
 pub const HISTORY: usize = 100;
 
@@ -220,7 +222,7 @@ impl Checker {
         let mut checker = Self {
             rules: Rules::of(check),
             state,
-            reason: "not probed yet".to_owned(),
+            reason: NOT_PROBED.to_owned(),
             advice: Advice::default(),
             since: *now,
             last: None,
@@ -234,7 +236,9 @@ impl Checker {
                 if from.since != UNKNOWN {
                     checker.since = from.since;
                 }
-                checker.append_beginning();
+                if checker.reason != NOT_PROBED {
+                    checker.append_beginning();
+                }
             }
         }
         checker
@@ -259,15 +263,19 @@ impl Checker {
         let (state, turn) = next(self.state, way, self.rules);
         self.state = state;
         let mut output = Output::Nothing;
-        if let Some(said) = said
-            && said != self.advice
-        {
-            // All that an agent's failures and passes do not say.
-            if self.rules.fall.is_none() && said.down.is_some() != self.advice.down.is_some() {
-                self.since = *now;
-            }
+        if let Some(said) = said {
+            let is_new = said != self.advice;
+            let turns = said.down.is_some() != self.advice.down.is_some();
             self.advice = said;
-            output = Output::Advised;
+            // All that an agent's failures and passes do not say.
+            if self.rules.fall.is_none() && (turns || self.reason == NOT_PROBED) {
+                self.reason.clone_from(&message);
+                self.since = *now;
+                self.append();
+            }
+            if is_new {
+                output = Output::Advised;
+            }
         }
         let why = match turn {
             Turn::No => None,
@@ -340,8 +348,9 @@ impl Checker {
     pub fn view(&self, watched: &super::Watched) -> view::Checker {
         let state = match self.state {
             State::Undecided => "unknown",
-            State::Up { .. } => "up",
-            State::Down { .. } => "down",
+            State::Up { .. } if self.rules.fall.is_none() && self.reason == NOT_PROBED => "unknown",
+            State::Up { .. } | State::Down { .. } if self.stands() => "up",
+            State::Up { .. } | State::Down { .. } => "down",
         };
         view::Checker {
             target: watched.target,
@@ -384,9 +393,14 @@ impl Checker {
         matches!(self.state, State::Up { .. })
     }
 
+    /// Whether it is up, and its agent does not call it down.
+    const fn stands(&self) -> bool {
+        self.is_up() && self.advice.down.is_none()
+    }
+
     /// Writes down what it begins with, unless its past ends with that.
     fn append_beginning(&mut self) {
-        if self.history.back().map(|change| change.up) != Some(self.is_up()) {
+        if self.history.back().map(|change| change.up) != Some(self.stands()) {
             self.append();
         }
     }
@@ -394,7 +408,7 @@ impl Checker {
     fn append(&mut self) {
         let change = Change {
             at: self.since,
-            up: self.is_up(),
+            up: self.stands(),
             reason: self.reason.clone(),
         };
         let history = Arc::make_mut(&mut self.history);

@@ -22,6 +22,7 @@ pub mod stall;
 pub mod task;
 
 use std::{
+    fmt,
     net::SocketAddr,
     time::{Duration, Instant, SystemTime},
 };
@@ -79,6 +80,37 @@ pub struct Advice {
     pub down: Option<String>,
 }
 
+impl Advice {
+    /// What is asked for beside being up or down.
+    #[must_use]
+    pub const fn asked(&self) -> Asked {
+        Asked {
+            state: self.state,
+            weight: self.weight,
+        }
+    }
+}
+
+/// What a real server asks for beside being up or down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// To be drained, to be let alone, or ready.
+    pub state: Option<AdminState>,
+    /// Weight.
+    pub weight: Option<AdvisedWeight>,
+}
+
+impl Asked {
+    /// What another asks for, and else what this one does.
+    #[must_use]
+    pub fn overruled_by(self, other: Self) -> Self {
+        Self {
+            state: other.state.or(self.state),
+            weight: other.weight.or(self.weight),
+        }
+    }
+}
+
 /// A weight that a real server asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -87,6 +119,15 @@ pub enum AdvisedWeight {
     Absolute(u32),
     /// So many hundredths of the configured one.
     Percent(u32),
+}
+
+impl fmt::Display for AdvisedWeight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absolute(weight) => weight.fmt(f),
+            Self::Percent(percent) => write!(f, "{percent} %"),
+        }
+    }
 }
 
 /// A point in time: for people, and for differences, which setting the clock must not change.

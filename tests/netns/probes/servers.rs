@@ -47,8 +47,13 @@ fn banners_and_answers_of_real_servers_are_recognised() {
             panic!("MariaDB does not greet");
         };
     }
-    // It waits for an answer to its greeting, and so does the probe.
-    scene.asks_in_vain(scene.target(3306), Probe::Tcp(exchange(b"", "^220 ")));
+    // It waits for an answer to its greeting, and so does the probe, but not for ever.
+    let smtp = Probe::Tcp(exchange(b"", "^220 "));
+    let answer = scene.ask_from(Source::default(), scene.target(3306), smtp, SHORT);
+    let Some(Answer::Fail { reason }) = &answer else {
+        panic!("{answer:?}");
+    };
+    assert!(reason.ends_with(" does not match /^220 /"), "{reason}");
 }
 
 #[test]

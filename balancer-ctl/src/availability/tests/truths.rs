@@ -56,7 +56,11 @@ fn the_four_truths_are_told_apart() {
             Drain,
             4,
             down(),
-            (RealState::Down, Some("no answer within 2s, 3 of 3"), 0),
+            (
+                RealState::Down,
+                Some("no answer within 2s, 3 of 3; drained by the operator"),
+                0,
+            ),
             RESET,
         ),
         (
@@ -151,7 +155,11 @@ fn the_four_truths_are_told_apart() {
             Drain,
             4,
             advising(agent_down),
-            (RealState::Down, Some("its agent says down: backup runs"), 0),
+            (
+                RealState::Down,
+                Some("its agent says down: backup runs; drained by the operator"),
+                0,
+            ),
             RESET,
         ),
     ];
@@ -177,4 +185,114 @@ fn the_four_truths_are_told_apart() {
         };
         assert_eq!(world.status().live_weight, live);
     }
+}
+
+#[test]
+fn what_an_agent_asks_for_is_told_and_shown_beside_the_other_truths() {
+    let mut world = World::new(model(
+        vec![real(1, 4)],
+        vec![agent(), check(None)],
+        HealthPolicy::default(),
+    ));
+    world.find_by(1, 1, up());
+    let asks = |state, weight| {
+        advising(Advice {
+            state,
+            weight,
+            down: None,
+        })
+    };
+    let half = Some(AdvisedWeight::Percent(50));
+    assert_eq!(
+        world.find_by(0, 1, asks(Some(AdminState::Drain), half)),
+        [
+            "real-changed 10.0.0.1: by its check: state ready -> drain, weight unset -> 50 %",
+            "quorum-lost: live weight 0, quorum 1"
+        ]
+    );
+    let drain = Asked {
+        state: Some(AdminState::Drain),
+        weight: half,
+    };
+    assert_eq!(world.status().reals[&address(1)].asked, drain);
+    // It is the operator's word too, and it fails.
+    world.service().reals[0].state = AdminState::Drain;
+    world.adopt();
+    assert_eq!(world.find_by(1, 1, down()).len(), 1);
+    assert_eq!(
+        world.shown(1).1,
+        Some("no answer within 2s, 3 of 3; drained by the operator")
+    );
+    world.service().reals[0].state = AdminState::Ready;
+    world.adopt();
+    assert_eq!(
+        world.shown(1).1,
+        Some("no answer within 2s, 3 of 3; drained by its agent")
+    );
+}
+
+#[test]
+fn in_maintenance_by_its_agent_nothing_is_told_of_what_is_found() {
+    let mut world = World::new(model(
+        vec![real(1, 1)],
+        vec![agent(), check(None)],
+        HealthPolicy::default(),
+    ));
+    world.find_by(1, 1, up());
+    let asks = |state, down: Option<&str>| {
+        advising(Advice {
+            state: Some(state),
+            weight: None,
+            down: down.map(str::to_owned),
+        })
+    };
+    let told = world.find_by(0, 1, asks(AdminState::Maintenance, None));
+    assert_eq!(
+        told,
+        [
+            "real-changed 10.0.0.1: by its check: state ready -> maintenance",
+            "quorum-lost: live weight 0, quorum 1"
+        ]
+    );
+    let quiet = [] as [&str; 0];
+    assert_eq!(
+        world.find_by(0, 1, asks(AdminState::Maintenance, Some("stopped"))),
+        quiet
+    );
+    assert_eq!(world.find_by(1, 1, down()), quiet);
+    assert_eq!(world.find_by(1, 1, up()), quiet);
+    assert_eq!(
+        world.find_by(0, 1, asks(AdminState::Maintenance, None)),
+        quiet
+    );
+    assert_eq!(world.runs(), [(0, RESET)]);
+    let told = world.find_by(0, 1, asks(AdminState::Ready, None));
+    assert_eq!(
+        told,
+        [
+            "real-changed 10.0.0.1: by its check: state maintenance -> ready",
+            "real-up 10.0.0.1: echo reply",
+            "quorum-regained: live weight 1, quorum 1"
+        ]
+    );
+}
+
+#[test]
+fn an_agent_alone_that_calls_nothing_down_is_a_reason_to_be_up() {
+    let mut world = World::new(model(
+        vec![real(1, 1)],
+        vec![agent()],
+        HealthPolicy::default(),
+    ));
+    let says = |down: Option<&str>| {
+        advising(Advice {
+            down: down.map(str::to_owned),
+            ..Advice::default()
+        })
+    };
+    world.find(1, says(Some("stopped")));
+    assert_eq!(
+        world.find(1, says(None))[0],
+        "real-up 10.0.0.1: its agent does not call it down"
+    );
 }

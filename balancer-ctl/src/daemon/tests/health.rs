@@ -151,7 +151,9 @@ fn what_an_agent_says_reads_right_in_the_status() {
     let refused = "connection refused, 3 of 3";
     assert_eq!(
         say(&mut scene, refused, state(AdminState::Drain)),
-        ["real 10.0.0.2:80 of service web is down: connection refused, 3 of 3"]
+        [
+            "real 10.0.0.2:80 of service web is down: connection refused, 3 of 3; drained by its agent"
+        ]
     );
     // On purpose, whatever its checks say.
     assert_eq!(

@@ -522,5 +522,59 @@ fn an_agent_stands_since_its_word_on_whether_its_server_is_down() {
         checker.finish(done, &at(time));
         checker.standing().since
     });
-    assert_eq!(since, [at(0), at(20), at(20), at(40), at(40)]);
+    assert_eq!(since, [at(10), at(20), at(20), at(40), at(40)]);
+}
+
+#[test]
+fn an_agents_word_on_whether_its_server_is_down_is_its_state_and_its_past() {
+    let check = agent();
+    let mut checker = Checker::begin(&check, None, Vec::new(), &at(0));
+    let watched = Watched {
+        target: "10.0.0.2:9001".parse().unwrap(),
+        check: check.clone(),
+    };
+    let shown = |checker: &Checker| {
+        let view = checker.view(&watched);
+        (view.state, view.reason)
+    };
+    assert_eq!(shown(&checker), ("unknown".into(), "not probed yet".into()));
+    let say = |checker: &mut Checker, time, word: &str| {
+        let input = Input::Passed {
+            note: format!("agent: {word}"),
+            advice: Advice {
+                down: (word == "stopped").then(|| word.to_owned()),
+                ..Advice::default()
+            },
+        };
+        let done = Done {
+            began: at(time),
+            latency: Duration::ZERO,
+            input,
+        };
+        checker.finish(done, &at(time));
+    };
+    say(&mut checker, 10, "ready");
+    assert_eq!(shown(&checker), ("up".into(), "agent: ready".into()));
+    for (time, word) in [(20, "stopped"), (30, "stopped"), (50, "up")] {
+        say(&mut checker, time, word);
+    }
+    assert_eq!(shown(&checker), ("up".into(), "agent: up".into()));
+    let past = |checker: &Checker| {
+        let history = checker.view(&watched).history;
+        let one = |change: view::HealthChange| (change.state, change.reason, change.lasted_ms);
+        history.into_iter().map(one).collect::<Vec<_>>()
+    };
+    let expected = [
+        ("up", "agent: up", None),
+        ("down", "agent: stopped", Some(30)),
+        ("up", "agent: ready", Some(10)),
+    ];
+    let expected = expected.map(|(state, reason, lasted)| (state.into(), reason.into(), lasted));
+    assert_eq!(past(&checker), expected);
+    // Another daemon goes on there.
+    say(&mut checker, 60, "stopped");
+    let history = checker.history().iter().cloned().collect();
+    let again = Checker::begin(&check, Some(checker.standing()), history, &at(90));
+    assert_eq!(shown(&again), ("down".into(), "agent: stopped".into()));
+    assert_eq!(past(&again), past(&checker));
 }

@@ -83,7 +83,11 @@ impl Prober {
     pub fn new(watched: &Watched, spares: &Arc<Spares>) -> Result<Self, String> {
         let endpoint = Endpoint::new(watched, spares)?;
         let kind = match &watched.check.probe {
-            Probe::Tcp(exchange) => Kind::Tcp(tcp::Tcp::new(endpoint, exchange)),
+            Probe::Tcp(exchange) => Kind::Tcp(tcp::Tcp::new(
+                endpoint,
+                exchange,
+                watched.check.timing.timeout,
+            )),
             Probe::Http(http) => match http.version {
                 HttpVersion::Http1 => Kind::Http(http::Http::new(endpoint, http)?),
                 HttpVersion::Http2 => Kind::Http2(http2::Http2::new(endpoint, http)?),

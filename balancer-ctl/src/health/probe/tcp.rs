@@ -1,9 +1,13 @@
 //! A TCP connection, and what is said on it.
 
-use std::io;
+use std::{io, time::Duration};
 
 use regex::bytes::Regex;
-use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
 
 use super::{
     Failure, Passed,
@@ -20,11 +24,15 @@ pub struct Tcp {
     endpoint: Endpoint,
     send: Vec<u8>,
     expect: Option<Regex>,
+    /// How long the rest of an answer is waited for that does not match yet.
+    patience: Duration,
 }
 
 impl Tcp {
-    pub fn new(endpoint: Endpoint, exchange: &Exchange) -> Self {
+    /// `limit` is when the caller gives up.
+    pub fn new(endpoint: Endpoint, exchange: &Exchange, limit: Duration) -> Self {
         Self {
+            patience: limit * 9 / 10,
             endpoint,
             send: exchange.send.clone(),
             expect: exchange.expect.as_ref().map(|pattern| pattern.compiled()),
@@ -32,6 +40,7 @@ impl Tcp {
     }
 
     pub async fn probe(&self) -> Result<Passed, Failure> {
+        let until = Instant::now() + self.patience;
         if self.send.is_empty() && self.expect.is_none() {
             let stream = self.endpoint.connect(Opening::Half).await?;
             self.endpoint.reset(stream);
@@ -43,17 +52,24 @@ impl Tcp {
             close_in_order(&stream)?;
             return Ok(Passed::new("connected and sent"));
         };
-        let passed = find(&stream, expect).await?;
+        let passed = find(&stream, expect, until).await?;
         self.endpoint.reset(stream);
         Ok(passed)
     }
 }
 
-/// Reads until the pattern is found. Each time that the server pauses, what has come so far is looked at.
-async fn find(stream: &TcpStream, expect: &Regex) -> Result<Passed, Failure> {
+/// Reads until the pattern is found. Each time that the server pauses, what has come so far is looked at. Something that
+/// does not match is said to be that, before the caller says that there was nothing.
+async fn find(stream: &TcpStream, expect: &Regex, until: Instant) -> Result<Passed, Failure> {
     let mut answer = Vec::new();
     loop {
-        stream.readable().await?;
+        if answer.is_empty() {
+            stream.readable().await?;
+        } else if let Ok(readable) = timeout_at(until, stream.readable()).await {
+            readable?;
+        } else {
+            return Err(mismatch(&answer, expect));
+        }
         let ended = read_available(stream, &mut answer)?;
         if expect.is_match(&answer) {
             return Ok(Passed::new(noted(&answer)));

@@ -53,7 +53,14 @@ fn a_greeting_is_looked_at_when_it_comes() {
             ask(server.address, ssh.clone()).await,
             pass("answered \"SSH-2.0-OpenSSH_9.2\"")
         );
-        asks_in_vain(server.address, tcp(b"", Some("^220 "))).await;
+        // More of it may come: it is waited for until shortly before the timeout.
+        let prober = made(&watched(server.address, tcp(b"", Some("^220 ")))).unwrap();
+        assert_eq!(
+            timeout(LIMIT, prober.probe()).await,
+            Ok(fail(
+                "answer \"SSH-2.0-OpenSSH_9.2\" does not match /^220 /"
+            ))
+        );
         let server = Server::answering(b"500 no\r\n").await;
         assert_eq!(
             ask(server.address, tcp(b"EHLO x\r\n", Some("^220 "))).await,
@@ -147,7 +154,7 @@ fn a_server_that_accepts_and_never_answers_is_out_of_time() {
 }
 
 #[test]
-fn an_answer_that_drips_is_out_of_time() {
+fn an_answer_that_drips_is_judged_when_its_time_is_over() {
     run(async {
         let server = Server::start(async |mut stream| {
             while stream.write_all(b"x").await.is_ok() {
@@ -155,7 +162,13 @@ fn an_answer_that_drips_is_out_of_time() {
             }
         })
         .await;
-        asks_in_vain(server.address, tcp(b"", Some("y"))).await;
+        let prober = made(&watched(server.address, tcp(b"", Some("y")))).unwrap();
+        let answer = timeout(LIMIT, prober.probe()).await;
+        let Ok(Answer::Fail { reason }) = &answer else {
+            panic!("{answer:?}");
+        };
+        assert!(reason.starts_with("answer \"xxx"), "{reason}");
+        assert!(reason.ends_with(" does not match /y/"), "{reason}");
     });
 }
 
