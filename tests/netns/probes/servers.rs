@@ -4,12 +4,12 @@ use std::fs;
 
 use balancer_ctl::{
     health::Answer,
-    model::check::{DnsProbe, Exchange, GrpcProbe, HttpProbe, HttpVersion, Probe, Tls},
+    model::check::{DnsProbe, Exchange, GrpcProbe, HttpProbe, HttpVersion, Probe, Source, Tls},
 };
 use balancer_tests::{privileged, servers::Grpc, topology::page};
 use rcgen::CertifiedKey;
 
-use super::{Scene, block_on, exchange, fail, http, pass, pattern, tcp};
+use super::{SHORT, Scene, block_on, exchange, fail, http, pass, pattern, tcp};
 
 #[test]
 fn banners_and_answers_of_real_servers_are_recognised() {
