@@ -4,10 +4,11 @@ use std::{
     fs,
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
-    process::{ChildStderr, ChildStdout, Command, Stdio},
+    process::{ChildStderr, Command, Stdio},
     sync::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
+        mpsc,
     },
     thread,
     time::{Duration, Instant},
@@ -187,10 +188,19 @@ impl Daemon {
         let mut line = String::new();
         said.read_line(&mut line).expect("read its words");
         assert_eq!(line, "events from now on (Ctrl-C ends)\n");
+        let (sender, lines) = mpsc::channel();
+        // It ends with its program.
+        thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if sender.send((Instant::now(), line)).is_err() {
+                    return;
+                }
+            }
+        });
         Events {
             _process: process,
             _said: said,
-            lines: BufReader::new(output),
+            lines,
         }
     }
 
@@ -257,23 +267,33 @@ pub struct Events {
     _process: Process,
     /// Open, so that it may still speak.
     _said: BufReader<ChildStderr>,
-    lines: BufReader<ChildStdout>,
+    /// Each with when it came.
+    lines: mpsc::Receiver<(Instant, String)>,
 }
 
 impl Events {
-    /// Waits for the next event of a kind and returns its line.
+    /// Waits for the next event of a kind; returns when it came, and its line.
     ///
     /// # Panics
-    /// The stream ends first.
-    pub fn next_with(&mut self, kind: &str) -> String {
+    /// It does not come within twenty seconds.
+    #[track_caller]
+    pub fn next_with(&mut self, kind: &str) -> (Instant, String) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut others = Vec::new();
         loop {
-            let mut line = String::new();
-            let length = self.lines.read_line(&mut line).expect("read the events");
-            assert_ne!(length, 0, "the events ended before `{kind}`");
-            if line.contains(&format!("\"{kind}\"")) {
-                return line.trim_end().to_owned();
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok((came, line)) if line.contains(&format!("\"{kind}\"")) => return (came, line),
+                Ok((_, line)) => others.push(line),
+                Err(error) => panic!("no `{kind}`: {error}; came: {others:#?}"),
             }
         }
+    }
+
+    /// All that has come since it was asked last.
+    #[must_use]
+    pub fn rest(&self) -> Vec<String> {
+        self.lines.try_iter().map(|(_, line)| line).collect()
     }
 }
 

@@ -2,12 +2,16 @@
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, Write as _},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    os::fd::AsRawFd as _,
     path::PathBuf,
     process::{Command, Stdio},
-    thread,
+    sync::{Arc, Mutex, PoisonError},
+    thread::{self, JoinHandle},
 };
 
+use nix::sys::socket::{Shutdown, shutdown};
 use tokio::sync::oneshot;
 
 use crate::topology::{Real, run, socket};
@@ -108,6 +112,84 @@ impl Drop for Folder {
     }
 }
 
+/// A TCP server of a test's own. Dropped, it ends.
+pub struct Server {
+    listener: Arc<TcpListener>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Starts one on this port of a real server: it gives `answer` each connection, one after the other.
+    ///
+    /// # Panics
+    /// It does not start.
+    #[must_use]
+    pub fn start(
+        real: &Real,
+        port: u16,
+        mut answer: impl FnMut(TcpStream) + Send + 'static,
+    ) -> Self {
+        let listener = real
+            .namespace
+            .run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))
+            .expect("enter the real server")
+            .expect("listen");
+        let listener = Arc::new(listener);
+        let accepting = Arc::clone(&listener);
+        let thread = thread::spawn(move || {
+            while let Ok((stream, _)) = accepting.accept() {
+                answer(stream);
+            }
+        });
+        Self {
+            listener,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Whoever waits for a connection is told that there will be none.
+        let ended = shutdown(self.listener.as_raw_fd(), Shutdown::Both);
+        if let (Ok(()), Some(thread)) = (ended, self.thread.take()) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// An agent that speaks HAProxy's language. Dropped, it ends.
+pub struct Agent {
+    line: Arc<Mutex<String>>,
+    _server: Server,
+}
+
+impl Agent {
+    /// Starts one on this port of a real server, which says this line.
+    ///
+    /// # Panics
+    /// It does not start.
+    #[must_use]
+    pub fn start(real: &Real, port: u16, line: &str) -> Self {
+        let line = Arc::new(Mutex::new(format!("{line}\n")));
+        let said = Arc::clone(&line);
+        let server = Server::start(real, port, move |mut stream| {
+            let line = said.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            // Whoever asked may have gone.
+            let _ = stream.write_all(line.as_bytes());
+        });
+        Self {
+            line,
+            _server: server,
+        }
+    }
+
+    /// What it says from now on.
+    pub fn say(&self, line: &str) {
+        *self.line.lock().unwrap_or_else(PoisonError::into_inner) = format!("{line}\n");
+    }
+}
+
 /// A gRPC server with its health service. Dropped, it ends.
 pub struct Grpc {
     /// Says of a service whether it serves.
@@ -125,7 +207,7 @@ impl Grpc {
         let address = socket(&real.address, port);
         let listener = real
             .namespace
-            .run(|| std::net::TcpListener::bind(address))
+            .run(|| TcpListener::bind(address))
             .expect("enter the real server")
             .expect("listen");
         listener.set_nonblocking(true).expect("a socket");
