@@ -7,6 +7,7 @@ mod probes;
 mod programs;
 mod refusals;
 mod scale;
+mod stalls;
 mod survival;
 mod table;
 mod traffic;
