@@ -4,15 +4,24 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use balancer_tests::{
     daemon::Daemon,
     privileged,
-    topology::{Arms, Topology},
+    topology::{Arms, Topology, page},
 };
 use xtask::lab::wait_until;
+
+use crate::{
+    health::{self, CHECKED, url},
+    shares,
+};
+
+/// Within what a change of [`CHECKED`] is told: two intervals, as `rise` and `fall` are two, and a second for a busy
+/// machine.
+const PROMISED: Duration = Duration::from_millis(2 * 200 + 1000);
 
 struct Place(tempfile::TempDir);
 
@@ -136,4 +145,71 @@ fn a_program_that_others_can_change_by_now_is_not_run_until_they_cannot() {
         ),
     );
     assert_eq!(place.lines("told"), told);
+}
+
+#[test]
+fn a_notify_program_that_hangs_is_in_nobodys_way() {
+    if privileged::skipped() {
+        return;
+    }
+    let mut topology = Topology::with_web(Arms::Two, 2);
+    let place = Place::new();
+    let hangs = place.program("hangs", "echo $$ >> pids\nexec sleep 1000");
+    let tells = place.program("tells", "echo \"$MON_ALERTTYPE\" >> told");
+    let mut config = String::new();
+    for program in [hangs, tells] {
+        config += &format!(
+            "[[notify]]\non = [\"real-down\", \"real-up\"]\nrun = [\"{}\"]\ntimeout = \"1h\"\n",
+            program.display()
+        );
+    }
+    let daemon = Daemon::start(&topology, &(config + CHECKED));
+    health::wait_for(&daemon, &["up", "up"]);
+    let both = [("real1", 5), ("real2", 5)].into();
+    assert_eq!(shares(&topology.curl(&url(), 10)), both);
+    let mut events = daemon.follow_events();
+    let mut hung = None;
+    // Later rounds have a program that hangs from their beginning on, and more and more to tell it.
+    for round in 0..3 {
+        let start = Instant::now();
+        topology.reals[0].stop_programs();
+        let (came, event) = events.next_with("real-down");
+        assert!(event.contains("192.168.0.2:80"), "{event}");
+        assert!(
+            came - start <= PROMISED,
+            "round {round}: {:?}",
+            came - start
+        );
+        let answers = topology.curl(&url(), 10);
+        assert_eq!(shares(&answers), [("real2", 10)].into(), "round {round}");
+
+        let start = Instant::now();
+        topology.reals[0].start_nginx(&format!("listen 80; {}", page(1)));
+        let (came, event) = events.next_with("real-up");
+        assert!(event.contains("192.168.0.2:80"), "{event}");
+        assert!(
+            came - start <= PROMISED,
+            "round {round}: {:?}",
+            came - start
+        );
+        assert_eq!(shares(&topology.curl(&url(), 10)), both, "round {round}");
+
+        // It was begun with the first event, hangs since, and the next one waits for it.
+        wait_until("the program", Duration::from_secs(5), || {
+            Ok(place.lines("pids") > 0)
+        })
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", daemon.log()));
+        let pids = fs::read_to_string(place.path("pids")).expect("a file");
+        assert_eq!(*hung.get_or_insert(pids.clone()), pids, "round {round}");
+        let process = Path::new("/proc").join(pids.trim()).join("comm");
+        let name = fs::read_to_string(process).unwrap_or_default();
+        assert_eq!(name, "sleep\n", "round {round}");
+    }
+    // What the other program is told does not wait for it either. ("up" is mon's word for real-up.)
+    wait_until("the other program", Duration::from_secs(5), || {
+        Ok(place.lines("told") >= 6)
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", daemon.log()));
+    let told = fs::read_to_string(place.path("told")).expect("a file");
+    assert_eq!(told, "failure\nup\n".repeat(3));
 }
