@@ -1,5 +1,6 @@
 //! Real traffic: the daemon between clients and real servers, each in a network namespace of its own.
 
+mod agent;
 mod changes;
 mod health;
 mod policy;
