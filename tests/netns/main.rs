@@ -3,6 +3,7 @@
 mod agent;
 mod changes;
 mod health;
+mod no_real;
 mod policy;
 mod probes;
 mod programs;
