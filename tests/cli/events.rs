@@ -1,12 +1,12 @@
 //! `events`: what happens, as it happens.
 
 use std::{
-    io::{BufRead as _, BufReader, Lines},
+    io::{BufRead as _, BufReader, Lines, Write as _},
     os::unix::net::UnixStream,
     process::{Child, ChildStdout, Stdio},
 };
 
-use crate::scene::Scene;
+use crate::scene::{FILE, Scene};
 
 /// Starts a command that follows the events, and returns when none is missed any more.
 fn follow(scene: &Scene, arguments: &str) -> (Child, Lines<BufReader<ChildStdout>>) {
@@ -75,6 +75,60 @@ fn an_event_line_for_people() {
     );
     child.kill().expect("it runs");
     child.wait().expect("it ends");
+}
+
+#[test]
+fn the_socket_sends_events_as_they_happen() {
+    let scene = Scene::with_file(&format!(
+        "{FILE}
+[[service]]
+name = \"web\"
+address = \"192.168.1.35:80\"
+check = {{ type = \"http\", initial = \"up\" }}
+
+[[service.real]]
+address = \"192.168.0.2:80\"
+"
+    ));
+    let mut stream = UnixStream::connect(scene.socket()).expect("connect");
+    // Of HTTP/1.0, so that the answer comes without chunks.
+    stream
+        .write_all(b"GET /v1/events HTTP/1.0\r\nhost: balancer\r\n\r\n")
+        .expect("write");
+    let mut lines = BufReader::new(stream)
+        .lines()
+        .map(|line| line.expect("text"));
+    let head: Vec<_> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
+    assert_eq!(head[0], "HTTP/1.0 200 OK");
+    let kind = "content-type: text/event-stream".to_owned();
+    assert!(head.contains(&kind), "{head:?}");
+
+    let reason = "http 503, wanted 200-299, 3 of 3";
+    scene.find(false, reason);
+    let mut next = || {
+        let frame: Vec<_> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
+        let [event, data] = frame.try_into().expect("two lines");
+        let data = data.strip_prefix("data: ").expect("data");
+        let mut data: serde_json::Value = serde_json::from_str(data).expect("JSON");
+        data.as_object_mut()
+            .and_then(|data| data.remove("time"))
+            .expect("a time");
+        (event, data)
+    };
+    let service = "tcp/192.168.1.35:80";
+    assert_eq!(
+        [next(), next()],
+        [
+            (
+                "event: real-down".to_owned(),
+                serde_json::json!({"event": "real-down", "service": service, "real": "192.168.0.2:80", "message": reason})
+            ),
+            (
+                "event: quorum-lost".to_owned(),
+                serde_json::json!({"event": "quorum-lost", "service": service, "message": "live weight 0, quorum 1"})
+            )
+        ]
+    );
 }
 
 #[test]

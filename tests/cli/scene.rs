@@ -12,7 +12,7 @@ use balancer_ctl::{
     config::file::ConfigFile,
     daemon::Message,
     dataplane::fake::FakeDataplane,
-    health::fake::FakeCheckers,
+    health::{Advice, Standing, UNKNOWN, Update, fake::FakeCheckers},
     serve::{Serving, Source},
 };
 use balancer_tests::daemon::binary;
@@ -32,6 +32,7 @@ interfaces = [\"eth0\", \"eth1\"]
 /// A daemon that runs as long as this lives.
 pub struct Scene {
     pub dataplane: FakeDataplane,
+    checkers: FakeCheckers,
     serving: Option<Serving>,
     runtime: Runtime,
     folder: TempDir,
@@ -71,13 +72,13 @@ impl Scene {
         let file = ConfigFile::load(&path, "host").expect("a good file");
         let dataplane = FakeDataplane::default();
         let checkers = FakeCheckers::default();
-        let opened = Box::new(dataplane.clone());
+        let (opened, watching) = (dataplane.clone(), checkers.clone());
         let runtime = Runtime::new().expect("a runtime");
         let serving = runtime.block_on(async {
             let socket = folder.path().join("control.sock");
             Serving::start(
-                |_, _| Ok(opened),
-                Box::new(checkers),
+                |_, _| Ok(Box::new(opened)),
+                Box::new(watching),
                 None,
                 Source::File(file),
                 &socket,
@@ -86,6 +87,7 @@ impl Scene {
         });
         Self {
             dataplane,
+            checkers,
             serving: Some(serving.expect("it starts")),
             runtime,
             folder,
@@ -150,6 +152,27 @@ impl Scene {
             before,
             "nothing may change"
         );
+    }
+
+    /// Has all checkers find this.
+    pub fn find(&self, up: bool, reason: &str) {
+        let watched = self.checkers.state().watched.clone();
+        let updates = watched.into_iter().map(|begin| Update {
+            watched: begin.watched,
+            standing: Standing {
+                up,
+                decided: true,
+                reason: reason.to_owned(),
+                advice: Advice::default(),
+                since: UNKNOWN,
+            },
+        });
+        let serving = self.serving.as_ref().expect("it runs");
+        let found = Message::Found(updates.collect());
+        serving
+            .messages()
+            .blocking_send(found)
+            .expect("it is taken");
     }
 
     /// Stops the daemon as SIGTERM does.

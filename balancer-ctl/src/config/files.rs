@@ -209,6 +209,29 @@ mod tests {
     }
 
     #[test]
+    fn files_that_cannot_be_read_are_told_with_the_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ca.pem");
+        written(&path, &pem_of("CERTIFICATE"), 0);
+        let shown = path.display().to_string();
+        let judged = std::thread::spawn(move || {
+            // SAFETY: a number; without root's rights the call does nothing, which leaves the file unreadable as well.
+            // It is of this thread alone.
+            unsafe { libc::setfsuid(65534) };
+            judge(What::Ca(&path))
+        });
+        assert_eq!(
+            judged.join().unwrap(),
+            Err(format!("ca {shown}: Permission denied (os error 13)"))
+        );
+        // Nobody can read its first page.
+        assert_eq!(
+            judge(What::Ca(Path::new("/proc/self/mem"))),
+            Err("ca /proc/self/mem: Input/output error (os error 5)".to_owned())
+        );
+    }
+
+    #[test]
     fn files_of_a_configuration_are_told_with_their_place_beside_its_other_errors() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("balancer.toml");

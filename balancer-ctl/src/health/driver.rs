@@ -101,6 +101,8 @@ struct Slot<P> {
     /// The files that the prober was made of may have changed.
     is_stale: bool,
     flight: Option<Flight>,
+    /// Failures in a row that a stall of ours spoiled.
+    spoiled: u32,
     /// The host or this process lacks something.
     lacking: Complaint,
     is_obstructed: bool,
@@ -149,20 +151,21 @@ where
     pub(super) async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
         loop {
             let until = self.turn();
-            let ended = tokio::select! {
+            let (command, ended) = tokio::select! {
                 biased;
                 command = commands.recv() => match command {
-                    Some(command) => {
-                        self.obey(command);
-                        None
-                    }
+                    Some(command) => (Some(command), None),
                     None => break,
                 },
-                Some(ended) = self.probes.join_next_with_id() => Some(ended),
-                () = tokio::time::sleep_until(until.into()) => None,
+                Some(ended) = self.probes.join_next_with_id() => (None, Some(ended)),
+                () = tokio::time::sleep_until(until.into()) => (None, None),
             };
-            // Before the result is judged: was it we who did not run?
-            self.notice_stall();
+            // Before results are judged: was it we who did not run?
+            let lost = self.stall.wake(now(), (self.around.clock)().since_boot);
+            tell_stall(lost);
+            if let Some(command) = command {
+                self.obey(command);
+            }
             if let Some(ended) = ended {
                 self.take(ended);
             }
@@ -204,19 +207,11 @@ where
                 self.rest
             };
         let until = due.filter(|_| !full).map_or(rest, |due| due.min(rest));
-        self.stall
-            .rest(now, (self.around.clock)().since_boot, until);
+        let lost = self
+            .stall
+            .rest(self::now(), (self.around.clock)().since_boot, until);
+        tell_stall(lost);
         until
-    }
-
-    fn notice_stall(&mut self) {
-        let since_boot = (self.around.clock)().since_boot;
-        if let Some(lost) = self.stall.wake(now(), since_boot) {
-            tracing::warn!(
-                "checks were stalled for {}: what failed meanwhile is not counted, and asked again",
-                written(lost)
-            );
-        }
     }
 
     fn start(&mut self, id: CheckerId) {
@@ -292,13 +287,20 @@ where
         };
         let timeout = slot.watched.check.timing.timeout;
         let spoiled = stall::spoils(self.stall.lost().saturating_sub(flight.lost), timeout);
+        if !spoiled {
+            slot.spoiled = 0;
+        }
         let mut again = None;
         let (latency, input) = match ended {
             Ok((_, End { latency, answer })) => {
                 let input = match answer {
-                    Some(Answer::Pass { note, advice }) => Input::Passed { note, advice },
+                    Some(Answer::Pass { note, advice }) => {
+                        slot.spoiled = 0;
+                        Input::Passed { note, advice }
+                    }
                     Some(Answer::Void { reason }) => Input::Lacking { reason },
-                    _ if spoiled => {
+                    _ if spoiled && slot.spoiled < stall::MOST_SPOILED => {
+                        slot.spoiled += 1;
                         again = Some(Again::Soon);
                         Input::Void
                     }
@@ -450,6 +452,7 @@ where
                 prober: None,
                 is_stale: false,
                 flight: None,
+                spoiled: 0,
                 lacking: Complaint::default(),
                 is_obstructed: false,
             },
@@ -500,6 +503,15 @@ where
 /// A check as operators know it.
 fn called(watched: &Watched) -> String {
     format!("check {} of {}", watched.check.probe.name(), watched.target)
+}
+
+fn tell_stall(lost: Option<Duration>) {
+    if let Some(lost) = lost {
+        tracing::warn!(
+            "checks were stalled for {}: what failed meanwhile is not counted, and asked again",
+            written(lost)
+        );
+    }
 }
 
 fn now() -> std::time::Instant {

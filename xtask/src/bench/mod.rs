@@ -12,7 +12,7 @@ use std::{
     process::{Command, ExitCode},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use xtask::ebpf;
 
 use crate::{
@@ -86,7 +86,8 @@ impl Options {
 /// Builds what is measured, and measures it as root.
 ///
 /// # Errors
-/// Something does not build, there is no row of a name, or a measurement could not be made or was void.
+/// Something does not build, there is no row of a name, a measurement could not be made or was void, or a figure is
+/// beyond its aim.
 pub fn run(options: &Options) -> Result<ExitCode> {
     let (packet_rows, lab_rows, health_rows) = (packet::rows()?, lab::rows(), health::rows());
     for name in &options.only {
@@ -117,11 +118,17 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     if lab {
         rows.extend(lab::run(options)?);
     }
+    let mut missed = None;
     if health {
-        rows.extend(health::run(options)?);
+        let (of_health, beyond) = health::run(options)?;
+        rows.extend(of_health);
+        missed = beyond;
     }
     if let Some(path) = &options.json {
         report::write_json(path, &rows)?;
+    }
+    if let Some(missed) = missed {
+        bail!("{missed}");
     }
     Ok(ExitCode::SUCCESS)
 }

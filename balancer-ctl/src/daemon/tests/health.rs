@@ -196,6 +196,72 @@ fn maintenance_takes_a_real_out_and_stands_in_the_file() {
 }
 
 #[test]
+fn a_check_may_ask_another_address_and_port_than_the_reals() {
+    let targets = |check: &str| -> Vec<String> {
+        let scene = Scene::with_file(&CHECKED.replace("{ type = \"tcp\" }", check));
+        let watched = scene.watched().into_iter();
+        watched
+            .map(|begin| begin.watched.target.to_string())
+            .collect()
+    };
+    for (check, expected) in [
+        ("{ type = \"tcp\" }", &["10.0.0.2:80", "10.0.0.3:80"][..]),
+        (
+            "{ type = \"tcp\", port = 8080 }",
+            &["10.0.0.2:8080", "10.0.0.3:8080"],
+        ),
+        // What is asked is the same for both then, and asked once.
+        (
+            "{ type = \"tcp\", address = \"10.9.9.9\" }",
+            &["10.9.9.9:80"],
+        ),
+        (
+            "{ type = \"tcp\", address = \"2001:db8::9\", port = 8080 }",
+            &["[2001:db8::9]:8080"],
+        ),
+    ] {
+        assert_eq!(targets(check), expected, "{check}");
+    }
+}
+
+#[test]
+fn what_another_address_answers_decides_over_all_who_ask_it() {
+    let asked = "{ type = \"tcp\", address = \"10.9.9.9\", port = 9 }";
+    let mut scene = Scene::with_file(&CHECKED.replace("{ type = \"tcp\" }", asked));
+    scene.find(0, standing(true, "connected"));
+    assert_eq!(scene.runs(), [1, 1]);
+    scene.told();
+    scene.find(0, standing(false, "connection refused, 3 of 3"));
+    assert_eq!(scene.runs(), [0, 0]);
+    assert_eq!(
+        scene.told(),
+        [
+            "real-down 10.0.0.2:80 connection refused, 3 of 3",
+            "real-down 10.0.0.3:80 connection refused, 3 of 3",
+            "quorum-lost live weight 0, quorum 1"
+        ]
+    );
+}
+
+#[test]
+fn the_ring_changes_first_and_then_it_is_told() {
+    let mut scene = scene();
+    for standing in [
+        standing(true, "connected"),
+        standing(false, "connection refused, 3 of 3"),
+    ] {
+        let events = scene.events.resubscribe();
+        let (sender, when_applied) = std::sync::mpsc::channel();
+        scene.dataplane.state().meanwhile = Some(Box::new(move || {
+            sender.send(events.len()).unwrap();
+        }));
+        scene.find(0, standing);
+        assert_eq!(when_applied.try_recv(), Ok(0), "told before it was so");
+        assert!(scene.told()[0].starts_with("real-"));
+    }
+}
+
+#[test]
 fn a_change_that_fails_leaves_health_as_it_was() {
     let mut scene = scene();
     scene.find(0, standing(true, "connected"));

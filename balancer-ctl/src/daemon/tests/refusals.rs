@@ -193,6 +193,51 @@ fn a_file_that_is_wrong_changes_nothing_when_it_is_loaded_again() {
     );
 }
 
+#[test]
+fn wrong_health_settings_change_nothing_when_the_file_is_loaded_again() {
+    let good = "{ type = \"tcp\", initial = \"up\" }";
+    let checked = FILE.replace("80:80\"\n", &format!("80:80\"\ncheck = {good}\n"));
+    let mut scene = Scene::with_file(&checked);
+    let path = scene.path().display().to_string();
+    let before = (scene.state(), scene.checkers.state().watched.clone());
+    assert_eq!(before.1.len(), 1);
+    for (check, expected) in [
+        (
+            "{ type = \"https\", ca = \"/nonexistent/ca.pem\" }",
+            "32: ca /nonexistent/ca.pem: No such file or directory (os error 2)",
+        ),
+        (
+            "{ type = \"https\", ca = \"/etc\" }",
+            "32: ca /etc: it is not a regular file",
+        ),
+        (
+            "{ type = \"http\", body = \"a(b\" }",
+            "35: body `a(b` is no regular expression: at character 2: unclosed group",
+        ),
+        (
+            "{ type = \"htp\" }",
+            "18: type `htp` is not known: expected `tcp`, `http`, `https`, `udp`, `dns`, `ping`, `grpc`, `exec` or `agent`",
+        ),
+        (
+            "{ type = \"http\", interval = \"1s\", timeout = \"2s\" }",
+            "53: timeout 2s is longer than interval 1s: a probe must be over when the next begins",
+        ),
+        (
+            "{ type = \"exec\", run = [\"/nonexistent/run\"] }",
+            "32: run /nonexistent/run: `/nonexistent` does not exist",
+        ),
+    ] {
+        let wrong = checked.replace(good, check);
+        fs::write(scene.path(), wrong).unwrap();
+        let refusal = scene.ask(Message::Reload).unwrap_err();
+        let expected = format!("{path}:8:{expected}");
+        assert_eq!(refusal.sentence, expected, "{check}");
+        assert_eq!(scene.told(), [format!("reload-failed {expected}")]);
+        let after = (scene.state(), scene.checkers.state().watched.clone());
+        assert_eq!(after, before, "{check}");
+    }
+}
+
 /// A file with another interface and one more service.
 fn write_another(scene: &Scene) {
     let text = FILE.replace("eth0", "eth1");

@@ -1,12 +1,14 @@
 //! On tokio's paused clock, with targets that answer as they are told. Not here: threads, sockets, the state file.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     net::SocketAddr,
+    pin::pin,
     sync::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    task::{Context, Waker},
     time::SystemTime,
 };
 
@@ -49,9 +51,23 @@ struct World {
     most: AtomicUsize,
     /// Probes made.
     made: AtomicUsize,
+    /// How long the loop is held up at each of its next readings of the clock.
+    delays: Mutex<VecDeque<Duration>>,
 }
 
 impl World {
+    /// Reads the clock, and holds its reader up.
+    fn read_clock(&self, start: Instant) -> Moment {
+        let delay = self.delays.lock().unwrap().pop_front();
+        // The clock leaps at the first poll.
+        let _ =
+            pin!(advance(delay.unwrap_or_default())).poll(&mut Context::from_waker(Waker::noop()));
+        Moment {
+            time: SystemTime::UNIX_EPOCH + start.elapsed(),
+            since_boot: start.elapsed(),
+        }
+    }
+
     fn set(&self, port: u16, manner: Manner) {
         self.manners.lock().unwrap().insert(address(port), manner);
     }
@@ -133,7 +149,7 @@ fn scene_with_room(room: usize) -> Scene {
     let world = Arc::new(World::default());
     let mailbox = Arc::new(Mailbox::default());
     let (commands, receiver) = mpsc::unbounded_channel();
-    let (start, made) = (Instant::now(), world.clone());
+    let (start, made, read) = (Instant::now(), world.clone(), world.clone());
     let around = Surroundings {
         make: move |watched: &Watched, _: &Advice| match made.manner(watched.target) {
             Manner::Unmade | Manner::Kept => Err("/etc/ca.pem: no such file".to_owned()),
@@ -145,10 +161,7 @@ fn scene_with_room(room: usize) -> Scene {
                 })
             }
         },
-        clock: Box::new(move || Moment {
-            time: SystemTime::UNIX_EPOCH + start.elapsed(),
-            since_boot: start.elapsed(),
-        }),
+        clock: Box::new(move || read.read_clock(start)),
         mailbox: mailbox.clone(),
         memory: None,
         room,
@@ -483,6 +496,69 @@ async fn failures_over_a_stall_of_our_own_do_not_count() {
         scene.news().await,
         own(&[(1, "down: no answer within 500ms, 1 of 1")]),
         "without a stall it counts"
+    );
+}
+
+/// The history of a target that once does not answer, with probes of another beside it, if the loop is held up for so long
+/// at one of its next readings of the clock.
+async fn held_up(reading: usize, time: Duration) -> Vec<String> {
+    let mut scene = scene();
+    let mut hung = watched(1);
+    hung.check.timing.fall = 1;
+    let mut other = watched(2);
+    other.check.timing.interval = 50 * MS;
+    other.check.timing.timeout = 50 * MS;
+    scene.watch(vec![begin(hung), begin(other)]);
+    assert_eq!(scene.news().await.len(), 2);
+    scene.world.set(1, Manner::Hang);
+    while scene.world.running.load(Ordering::SeqCst) == 0 {
+        sleep(MS).await;
+    }
+    scene.world.set(1, Manner::Pass);
+    let mut delays = vec![Duration::ZERO; reading];
+    delays.push(time);
+    *scene.world.delays.lock().unwrap() = delays.into();
+    sleep(2 * SECOND).await;
+    assert_eq!(scene.world.delays.lock().unwrap().len(), 0);
+    // Up again by then, if it went down.
+    sleep(3 * SECOND).await;
+    let changes = scene.report().await.remove(0).history.into_iter();
+    changes
+        .map(|change| format!("{}: {}", change.state, change.reason))
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_over_work_that_was_held_up_do_not_count() {
+    for reading in 0..20 {
+        assert_eq!(
+            held_up(reading, 600 * MS).await,
+            ["up: fine, first probe"],
+            "reading {reading}"
+        );
+        assert_eq!(
+            held_up(reading, 5 * MS).await,
+            [
+                "up: fine, 2 of 2",
+                "down: no answer within 500ms, 1 of 1",
+                "up: fine, first probe"
+            ],
+            "reading {reading}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_never_runs_well_sees_dead_servers_all_the_same() {
+    let mut scene = scene();
+    scene.watch_ports([1, 2]);
+    assert_eq!(scene.news().await.len(), 2);
+    scene.world.set(1, Manner::Hang);
+    *scene.world.delays.lock().unwrap() = vec![200 * MS; 100_000].into();
+    sleep(20 * SECOND).await;
+    assert_eq!(
+        scene.news().await,
+        own(&[(1, "down: no answer within 500ms, 2 of 2")])
     );
 }
 

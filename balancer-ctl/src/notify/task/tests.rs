@@ -4,6 +4,7 @@ use std::{
     fs,
     io::Write as _,
     process::{Command, Stdio},
+    sync::Mutex,
 };
 
 use super::*;
@@ -215,6 +216,63 @@ async fn a_program_that_hangs_is_killed_and_holds_no_other_up() {
     is_gone(&ids[0]).await;
     is_gone(&ids[1]).await;
     notifier.stop().await;
+}
+
+/// What is logged in a test.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_a_program_prints_and_how_it_fails_is_logged() {
+    let place = Place::new();
+    let talks = place.program(
+        "talks",
+        "#!/bin/sh\necho mail sent\necho\necho 'no route to pager' >&2\nexit 3\n",
+    );
+    let log = Log::default();
+    let theirs = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(move || theirs.clone())
+        .with_ansi(false)
+        .without_time()
+        .with_target(false)
+        .finish();
+    let _logged = tracing::subscriber::set_default(subscriber);
+    // As on its thread, but here, where it is heard.
+    let (messages, inbox) = mpsc::unbounded_channel();
+    let mut model = model(SERVICES);
+    model.notify = vec![entry(&[&talks])];
+    messages.send(Message::Configure(Box::new(model))).unwrap();
+    messages
+        .send(Message::Tell(down("10.0.0.2:80", 1)))
+        .unwrap();
+    drop(messages);
+    let shared = Arc::new(Shared::default());
+    shared.waiting.fetch_add(1, Ordering::Relaxed);
+    let mut task = Task::new(inbox, shared, "/var/lib/balancer".into(), |_| Ok(()));
+    task.run().await;
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let lines: Vec<_> = text.lines().map(str::trim).collect();
+    assert_eq!(
+        lines,
+        [
+            format!("INFO notify program says program={talks:?} line=\"mail sent\""),
+            format!("INFO notify program says program={talks:?} line=\"no route to pager\""),
+            format!(
+                "WARN notify program failed program={talks:?} event=\"real-down\" end=exit status 3"
+            ),
+        ]
+    );
 }
 
 #[tokio::test]

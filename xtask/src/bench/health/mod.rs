@@ -1,9 +1,10 @@
 //! The health bench: ten thousand HTTP checks every five seconds, what they cost the one who asks, and how evenly they
-//! are spread. One of the targets swallows packets.
+//! are spread. One of the targets swallows packets. At the end another one dies: how long its share goes to it still.
 //!
 //! The servers' access log says when each was asked; `/proc` says what the asker used. The reference is HAProxy with the
-//! same checks of the same servers.
+//! same checks of the same servers. What is beyond its aim fails the bench.
 
+mod effect;
 mod log;
 mod peer;
 mod scene;
@@ -26,6 +27,8 @@ use super::{
 const CHECKS: u32 = 10_000;
 /// How often each is made.
 const INTERVAL: Duration = Duration::from_secs(5);
+/// Failed checks in a row that decide.
+const FALL: u32 = 3;
 /// How long the first checks of all may take, and the asker to settle.
 const SETTLE: Duration = Duration::from_secs(15);
 
@@ -40,10 +43,18 @@ enum Figure {
     Burst,
     /// By how much any check but that of the target that swallows packets came later than its interval, the most.
     Delay,
+    /// From the result that decides that a real server is down to the ring without it; of this project alone.
+    Effect,
 }
 
 impl Figure {
-    const ALL: [Self; 4] = [Self::Cpu, Self::Memory, Self::Burst, Self::Delay];
+    const ALL: [Self; 5] = [
+        Self::Cpu,
+        Self::Memory,
+        Self::Burst,
+        Self::Delay,
+        Self::Effect,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
@@ -51,6 +62,7 @@ impl Figure {
             Self::Memory => "memory",
             Self::Burst => "burst",
             Self::Delay => "delay",
+            Self::Effect => "effect",
         }
     }
 
@@ -59,17 +71,23 @@ impl Figure {
             Self::Cpu => "% of a CPU",
             Self::Memory => "MB",
             Self::Burst => "x the mean",
-            Self::Delay => "ms",
+            Self::Delay | Self::Effect => "ms",
         }
     }
 
-    const fn aim(self) -> &'static str {
+    /// What this project's median may be at most.
+    const fn aim(self) -> Option<f64> {
         match self {
-            Self::Cpu => "15",
-            Self::Memory => "200",
-            Self::Burst => "2",
-            Self::Delay => "",
+            Self::Cpu => Some(15.0),
+            Self::Memory => Some(200.0),
+            Self::Burst => Some(2.0),
+            Self::Delay => None,
+            Self::Effect => Some(10.0),
         }
+    }
+
+    const fn is_of(self, peer: Peer) -> bool {
+        !matches!((self, peer), (Self::Effect, Peer::Haproxy))
     }
 
     fn row(self, peer: Peer) -> String {
@@ -77,8 +95,8 @@ impl Figure {
     }
 }
 
-/// What one round found, in the order of [`Figure::ALL`].
-type Found = [f64; 4];
+/// What one round found, in the order of [`Figure::ALL`]; what was not measured is no number.
+type Found = [f64; Figure::ALL.len()];
 
 /// Names of all rows.
 pub fn rows() -> Vec<String> {
@@ -89,33 +107,42 @@ fn all() -> impl Iterator<Item = (Figure, Peer)> {
     Figure::ALL
         .into_iter()
         .flat_map(|figure| Peer::ALL.into_iter().map(move |peer| (figure, peer)))
+        .filter(|(figure, peer)| figure.is_of(*peer))
 }
 
-/// Measures, prints the table, and returns its rows.
+/// Measures, prints the table, and returns its rows, and what is to be said of those that are beyond their aim.
 ///
 /// # Errors
 /// No rights, a tool is missing, or a void measurement.
-pub fn run(options: &Options) -> Result<Vec<Row>> {
+pub fn run(options: &Options) -> Result<(Vec<Row>, Option<String>)> {
     let scene = Scene::build(CHECKS)?;
     let length = Duration::from_secs(u64::from(options.health_seconds));
     let mut found: [Vec<Found>; 2] = [Vec::new(), Vec::new()];
     for round in 1..=options.rounds {
         eprintln!("round {round} of {}", options.rounds);
         for (peer, found) in Peer::ALL.into_iter().zip(&mut found) {
-            let measured = measure(&scene, peer, length);
+            let with_effect = peer == Peer::Balancer && options.wants(Figure::Effect.name());
+            let measured = measure(&scene, peer, length, with_effect);
             found.push(measured.with_context(|| format!("{peer:?} in round {round}"))?);
         }
     }
-    Ok(report(options, &found))
+    let rows = report(options, &found);
+    let missed = missed(&rows);
+    Ok((rows, missed))
 }
 
-fn measure(scene: &Scene, peer: Peer, length: Duration) -> Result<Found> {
+fn measure(scene: &Scene, peer: Peer, length: Duration, with_effect: bool) -> Result<Found> {
     let start = scene.logged()?;
     let asker = peer.start(scene)?;
     wait(SETTLE)?;
     let (before, settled) = (Usage::of(asker.id())?, seconds_since_1970()?);
     wait(length)?;
     let (after, end) = (Usage::of(asker.id())?, seconds_since_1970()?);
+    let effect = if with_effect {
+        effect::measure(scene)?
+    } else {
+        f64::NAN
+    };
     drop(asker);
     // What the servers have not written yet.
     thread::sleep(scene::LOG_DELAY);
@@ -138,6 +165,7 @@ fn measure(scene: &Scene, peer: Peer, length: Duration) -> Result<Found> {
         after.most_memory as f64 / 1e6,
         spread.largest_burst as f64 / mean,
         1e3 * (spread.longest_gap - INTERVAL.as_secs_f64()).max(0.0),
+        effect,
     ])
 }
 
@@ -185,13 +213,15 @@ fn report(options: &Options, found: &[Vec<Found>; 2]) -> Vec<Row> {
             reference: median(&reference),
             ratio: median(&ratios),
         };
-        let aim = match peer {
-            Peer::Balancer => figure.aim(),
-            Peer::Haproxy => "",
+        let ratio = match figure.is_of(Peer::Haproxy) {
+            true => format!("{:.2}", row.ratio),
+            false => String::new(),
         };
+        let aim = figure.aim().filter(|_| peer == Peer::Balancer);
+        let aim = aim.map(|aim| aim.to_string()).unwrap_or_default();
         println!(
-            "{:<28} {:>14} {:>12.2} {:>12.2} {:>10.2} {:>8}",
-            row.row, row.unit, row.median, row.minimum, row.ratio, aim
+            "{:<28} {:>14} {:>12.2} {:>12.2} {ratio:>10} {aim:>8}",
+            row.row, row.unit, row.median, row.minimum
         );
         reported.push(row);
     }
@@ -201,4 +231,72 @@ fn report(options: &Options, found: &[Vec<Found>; 2]) -> Vec<Row> {
         INTERVAL.as_secs()
     );
     reported
+}
+
+/// Says which of this project's rows are beyond their aim.
+fn missed(rows: &[Row]) -> Option<String> {
+    let missed: Vec<String> = Figure::ALL
+        .into_iter()
+        .filter_map(|figure| {
+            let row = rows.iter().find(|row| row.row == figure.name())?;
+            let aim = figure.aim().filter(|aim| row.median > *aim)?;
+            Some(format!(
+                "{} is {:.2} {}, and may be {aim}",
+                row.row, row.median, row.unit
+            ))
+        })
+        .collect();
+    (!missed.is_empty()).then(|| format!("health checks miss their aim: {}", missed.join("; ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(name: &str, median: f64) -> Row {
+        Row {
+            suite: "health",
+            row: name.to_owned(),
+            unit: "MB",
+            median,
+            minimum: 0.0,
+            reference: 1.0,
+            ratio: 1.0,
+        }
+    }
+
+    #[test]
+    fn what_is_beyond_its_aim_is_said() {
+        let good = [
+            row("cpu", 15.0),
+            row("cpu/haproxy", 99.0),
+            row("memory", 200.0),
+            row("memory/haproxy", 999.0),
+            row("burst", 2.0),
+            row("burst/haproxy", 9.0),
+            row("delay", 9999.0),
+            row("effect", 10.0),
+        ];
+        assert_eq!(missed(&good), None);
+        assert_eq!(missed(&[]), None, "what was not measured is not judged");
+        let bad = [row("memory", 200.01), row("cpu", 3.0), row("burst", 2.5)];
+        let said = "health checks miss their aim: memory is 200.01 MB, and may be 200; burst is 2.50 MB, and may be 2";
+        assert_eq!(missed(&bad).as_deref(), Some(said));
+    }
+
+    #[test]
+    fn each_figure_has_its_rows() {
+        let expected = [
+            "cpu",
+            "cpu/haproxy",
+            "memory",
+            "memory/haproxy",
+            "burst",
+            "burst/haproxy",
+            "delay",
+            "delay/haproxy",
+            "effect",
+        ];
+        assert_eq!(rows(), expected);
+    }
 }

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use xtask::lab::Process;
 
 use super::{
-    INTERVAL,
+    FALL, INTERVAL,
     scene::{INTERFACE, PORT, Scene, target},
 };
 use crate::cargo;
@@ -114,6 +114,11 @@ fn balancerd_program() -> PathBuf {
     cargo::target().join("release/balancerd")
 }
 
+/// The service that a target is a real server of.
+pub fn service_of(number: u32) -> String {
+    format!("192.0.2.80:{}", 1000 + number / GROUP)
+}
+
 /// The targets' numbers, service by service.
 fn groups(scene: &Scene) -> impl Iterator<Item = (u32, std::ops::Range<u32>)> {
     let checks = scene.checks;
@@ -126,9 +131,9 @@ fn balancer(scene: &Scene) -> Result<Process> {
     for (group, targets) in groups(scene) {
         write!(
             text,
-            "\n[[service]]\naddress = \"192.0.2.80:{}\"\nscheduler = \"rr\"\n\n[service.check]\ntype = \"http\"\n\
-             interval = \"{}s\"\ntimeout = \"2s\"\nrise = 2\nfall = 3\n",
-            1000 + group,
+            "\n[[service]]\naddress = \"{}\"\nscheduler = \"rr\"\n\n[service.check]\ntype = \"http\"\n\
+             interval = \"{}s\"\ntimeout = \"2s\"\nrise = 2\nfall = {FALL}\n",
+            service_of(group * GROUP),
             INTERVAL.as_secs()
         )?;
         for number in targets {
@@ -162,7 +167,7 @@ fn haproxy(scene: &Scene) -> Result<Process> {
         for number in targets {
             writeln!(
                 text,
-                "  server real{number} {}:{PORT} check inter {}s rise 2 fall 3",
+                "  server real{number} {}:{PORT} check inter {}s rise 2 fall {FALL}",
                 target(number),
                 INTERVAL.as_secs()
             )?;

@@ -34,7 +34,6 @@ pub struct Scene {
     server: Process,
     /// Where the checks come from.
     pub asker: Namespace,
-    #[expect(dead_code, reason = "held for its drop")]
     servers: Namespace,
     folder: tempfile::TempDir,
     /// How many targets there are.
@@ -115,6 +114,19 @@ impl Scene {
         Ok(path)
     }
 
+    /// Has a target refuse, until what is returned is dropped.
+    ///
+    /// # Errors
+    /// The route cannot be made.
+    pub fn refuse(&self, target: Ipv4Addr) -> Result<Refusing<'_>> {
+        let route = format!("prohibit {target}/32 table local");
+        self.servers.ip(&format!("route add {route}"))?;
+        Ok(Refusing {
+            servers: &self.servers,
+            route,
+        })
+    }
+
     /// How long the servers' log is by now.
     ///
     /// # Errors
@@ -146,6 +158,20 @@ impl Scene {
 
     fn access_log(&self) -> PathBuf {
         self.folder.path().join("access.log")
+    }
+}
+
+/// A target that refuses.
+pub struct Refusing<'a> {
+    servers: &'a Namespace,
+    route: String,
+}
+
+impl Drop for Refusing<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.servers.ip(&format!("route del {}", self.route)) {
+            eprintln!("warning: {error:#}");
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Certificates, good and bad.
 
+mod grpc;
+
 use std::{fs, path::PathBuf, sync::Arc};
 
 use rcgen::{
@@ -90,9 +92,8 @@ fn named(names: &[&str]) -> CertificateParams {
     .unwrap()
 }
 
-/// A web server with this certificate; with `clients`, it wants theirs, of that CA. It answers HTTP/2 where that is
-/// agreed on.
-async fn server(identity: &Identity, clients: Option<&Authority>, protocols: &[&str]) -> Server {
+/// The server's side of TLS with this certificate; with `clients`, it wants theirs, of that CA.
+fn acceptor(identity: &Identity, clients: Option<&Authority>, protocols: &[&str]) -> TlsAcceptor {
     let provider = Arc::new(ring::default_provider());
     let config = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -113,7 +114,13 @@ async fn server(identity: &Identity, clients: Option<&Authority>, protocols: &[&
         .iter()
         .map(|name| name.as_bytes().to_vec())
         .collect();
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    TlsAcceptor::from(Arc::new(config))
+}
+
+/// A web server with this certificate; with `clients`, it wants theirs, of that CA. It answers HTTP/2 where that is
+/// agreed on.
+async fn server(identity: &Identity, clients: Option<&Authority>, protocols: &[&str]) -> Server {
+    let acceptor = acceptor(identity, clients, protocols);
     Server::start(async move |stream| {
         // Clients that do not like the certificate go.
         let Ok(mut stream) = acceptor.accept(stream).await else {
