@@ -22,7 +22,7 @@ pub const LONGEST_IDLE: Duration = Duration::from_secs(1);
 
 /// Failures of a target in a row that a stall may spoil; what follows counts all the same. A process that never runs well
 /// would keep dead servers for ever else.
-pub const MOST_SPOILED: u32 = 3;
+pub const MOST_SPOILED: u32 = 10;
 
 /// Timers are late by as much on a busy machine, and so long may the loop work at a time.
 const TOLERATED: Duration = Duration::from_millis(10);
