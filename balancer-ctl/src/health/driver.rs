@@ -31,7 +31,7 @@ use super::{
     schedule::{Again, CheckerId, Pace, Schedule},
     stall::{self, Stall},
 };
-use crate::view;
+use crate::{config::text::roughly, view};
 
 /// Probes that are due within such a time start together, so that they wake this thread, and their targets, but once.
 const TOGETHER: Duration = Duration::from_millis(40);
@@ -214,7 +214,7 @@ where
         if let Some(lost) = self.stall.wake(now(), since_boot) {
             tracing::warn!(
                 "checks were stalled for {}: what failed meanwhile is not counted, and asked again",
-                written(lost)
+                roughly(lost)
             );
         }
     }
