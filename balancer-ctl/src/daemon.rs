@@ -37,7 +37,7 @@ use crate::{
     change::mark_runtime,
     clock,
     config::file::ConfigFile,
-    dataplane::Dataplane,
+    dataplane::{Dataplane, InterfaceError},
     difference::Happened,
     error::Refusal,
     health::Checkers,
@@ -54,6 +54,8 @@ pub const EVENTS: usize = 1024;
 /// What is said while checkers give no sign of life.
 const STANDSTILL: &str = "checks stand still, and real servers that die stay in service: restart balancerd, which goes on \
                           where this one is";
+/// What is said when the file was loaded and took back what was not in it.
+const UNDONE: &str = "changes made with --runtime were undone";
 /// How often the state of the whole is looked at.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -228,14 +230,15 @@ impl Daemon {
         let result = self.load();
         systemd::ready();
         let (kind, message) = match &result {
-            Ok(()) => (EventKind::Reloaded, String::new()),
+            Ok(undone) => (EventKind::Reloaded, (*undone).to_owned()),
             Err(refusal) => (EventKind::ReloadFailed, refusal.to_string()),
         };
         self.publish(of_node(kind, &message));
-        result
+        result.map(|_| ())
     }
 
-    fn load(&mut self) -> Result<(), Refusal> {
+    /// Says whether changes went that were not in the file.
+    fn load(&mut self) -> Result<&'static str, Refusal> {
         let Some(file) = &self.file else {
             return Err(Refusal::invalid(
                 "there is no configuration file to load: start balancerd with --config FILE",
@@ -251,12 +254,13 @@ impl Daemon {
             configured.and_then(|()| self.dataplane.reconcile(availability.desired()))
         {
             self.is_misconfigured = true;
-            return Err(self.back(refused(error)));
+            return Err(self.back(Refusal::failed(located(Some(&file), &error.0))));
         }
         self.is_misconfigured = false;
+        let is_undone = self.has_runtime_changes() && !self.runs(&wanted);
         self.file = Some(file);
         self.adopt(wanted, availability);
-        Ok(())
+        Ok(if is_undone { UNDONE } else { "" })
     }
 
     fn zero(&mut self, service: Option<&ServiceRef>) -> Result<(), Refusal> {
@@ -395,6 +399,17 @@ impl Daemon {
         }
         // No one may be following.
         let _ = self.events.send(event);
+    }
+}
+
+/// What the data plane refused, with its place in the file where that is known.
+#[must_use]
+pub fn located(file: Option<&ConfigFile>, error: &anyhow::Error) -> String {
+    match (file, error.downcast_ref::<InterfaceError>()) {
+        (Some(file), Some(InterfaceError { name, sentence })) => {
+            file.about_interface(name, sentence)
+        }
+        _ => format!("{error:#}"),
     }
 }
 

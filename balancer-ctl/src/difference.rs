@@ -186,7 +186,7 @@ fn words_changed(before: &Check, after: &Check) -> String {
     };
     let (before, after) = (words(before), words(after));
     let told = |words: &BTreeMap<String, String>, key: &str| {
-        words.get(key).map_or("usual", String::as_str).to_owned()
+        words.get(key).map_or("unset", String::as_str).to_owned()
     };
     let mut keys: Vec<_> = before.keys().chain(after.keys()).collect();
     keys.sort();
@@ -334,7 +334,7 @@ mod tests {
                 .rsplit_once("backups all -> first, ")
                 .unwrap()
                 .1,
-            "check http: interval usual -> 1s, path /a -> usual, check added: ping every 5s"
+            "check http: interval unset -> 1s, path /a -> unset, check added: ping every 5s"
         );
         assert_eq!(
             told(&other, &plain),

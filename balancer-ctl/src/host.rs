@@ -8,13 +8,14 @@ mod sysctl;
 
 use std::path::PathBuf;
 
+use self::diagnosis::Findings;
 use crate::netlink::{Netlink, link::Link};
 
 /// What was changed on the host, and what was found wrong with it.
 #[derive(Debug)]
 pub struct Host {
     sysctls: sysctl::Sysctls,
-    warnings: Vec<String>,
+    findings: Findings,
 }
 
 impl Host {
@@ -25,7 +26,7 @@ impl Host {
     pub fn new(instance: Option<&str>) -> anyhow::Result<Self> {
         Ok(Self {
             sysctls: sysctl::Sysctls::open(instance)?,
-            warnings: Vec::new(),
+            findings: Findings::default(),
         })
     }
 
@@ -44,14 +45,23 @@ impl Host {
     /// # Errors
     /// The kernel refused to say.
     pub fn examine(&mut self, netlink: &mut Netlink, links: &[Link]) -> anyhow::Result<()> {
-        self.warnings = diagnosis::examine(netlink, links)?;
+        let findings = diagnosis::examine(netlink, links)?;
+        for interface in &findings.unseen {
+            if !self.findings.unseen.contains(interface) {
+                tracing::info!(
+                    interface,
+                    "the other end of this veth cannot be seen from here: its tx checksum offload must be off"
+                );
+            }
+        }
+        self.findings = findings;
         Ok(())
     }
 
     /// What was found.
     #[must_use]
     pub fn warnings(&self) -> &[String] {
-        &self.warnings
+        &self.findings.warnings
     }
 
     /// Whether anything was changed, here or in another network namespace.

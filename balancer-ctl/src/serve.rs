@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, convert::Infallible, io, net::IpAddr, path::Path, time::Duration};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use tokio::{
     net::UnixListener,
     signal::unix::{Signal, SignalKind, signal},
@@ -19,7 +19,7 @@ use crate::{
     availability::Availability,
     clock,
     config::file::ConfigFile,
-    daemon::{Daemon, EVENTS, MESSAGES, Message, Parts},
+    daemon::{Daemon, EVENTS, MESSAGES, Message, Parts, located},
     dataplane::{self, Dataplane},
     health::{Checkers, Health},
     model::Model,
@@ -80,7 +80,13 @@ impl Serving {
         // nor takes a living one away.
         let now = clock::now();
         let availability = Availability::default().after(model, checkers.as_ref(), now);
-        let dataplane = open(model, availability.desired().to_vec())?;
+        let dataplane = open(model, availability.desired().to_vec()).map_err(|error| {
+            let file = match &source {
+                Source::File(file) => Some(file),
+                Source::Runtime(_) => None,
+            };
+            anyhow!(located(file, &error))
+        })?;
         let (events, _) = broadcast::channel(EVENTS);
         let (messages, inbox) = mpsc::channel(MESSAGES);
         let model = source.model().clone();

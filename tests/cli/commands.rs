@@ -122,6 +122,19 @@ udp/[2001:db8::35]:53      wrr                                                  
 "
     );
     assert_eq!(scene.done("ls"), scene.done("list"));
+    let other = "\
+Service                  Scheduler
+  -> Real                Forwarding  Weight  Effective  State  Active  Inactive
+udp/[2001:db8::35]:53    wrr                                                     no-real drop
+  -> [2001:db8:1::2]:53  nat              1          1  up          0         1
+";
+    assert_eq!(scene.done("list udp/[2001:db8::35]:53"), other);
+    assert_eq!(scene.done("list -u [2001:db8::35]:53"), other);
+    scene.refused(
+        "list mail",
+        1,
+        "error: there is no service `mail`: `list` shows all\n",
+    );
 }
 
 #[test]

@@ -190,7 +190,7 @@ fn a_real_becomes_a_backup_and_back() {
     };
     scene.done("edit-real 192.168.0.2 --backup");
     assert_eq!(scene.text(), backup("true"));
-    scene.done("edit-real 192.168.0.2 --backup --no-backup");
+    scene.done("edit-real 192.168.0.2 --no-backup");
     assert_eq!(scene.text(), backup("false"));
 }
 
@@ -238,11 +238,11 @@ fn wrong_options_are_refused_before_they_are_sent() {
         ),
         (
             "--slow-start 30",
-            "invalid value '30' for '--slow-start <TIME>': is not a duration: write it with its unit, as in \"15m\" or \"90s\""
+            "invalid value '30' for '--slow-start <TIME>': not a duration: a number and a unit, such as 30s"
                 .to_owned(),
         ),
         ("--quorum 0", "invalid value '0' for '--quorum <N>': 0 is not in 1..=1000000000".to_owned()),
-        ("--hysteresis -1", "invalid value '-1' for '--hysteresis <N>': -1 is not in 0..=1000000000".to_owned()),
+        ("--hysteresis -1", "invalid value '-1' for '--hysteresis <N>': expected a whole number from 0 to 1000000000".to_owned()),
         ("--backups some", "invalid value 'some' for '--backups <WHICH>': expected `first` or `all`".to_owned()),
     ] {
         scene.refused(

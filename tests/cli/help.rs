@@ -56,3 +56,17 @@ fn the_version_is_the_crates() {
         );
     }
 }
+
+#[test]
+fn without_a_command_the_help_is_shown_and_nothing_is_done() {
+    let help = ran(program("balancer-ctl").arg("-h")).stdout;
+    assert!(
+        help.contains("\nUsage: balancer-ctl [OPTIONS] <COMMAND>\n"),
+        "{help}"
+    );
+    for arguments in [&[][..], &["--json"], &["--instance", "a"]] {
+        let ran = ran(program("balancer-ctl").args(arguments));
+        assert_eq!((ran.status, ran.stdout.as_str()), (2, ""));
+        assert_eq!(ran.stderr, help);
+    }
+}

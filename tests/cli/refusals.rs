@@ -45,19 +45,24 @@ fn wrong_addresses_ports_and_weights() {
         ),
         (
             "add-real 192.168.0.4 --service web -w 65536",
-            "invalid value '65536' for '--weight <N>': 65536 is not in 0..=65535".to_owned(),
+            "invalid value '65536' for '--weight <N>': expected a whole number from 0 to 65535".to_owned(),
         ),
         (
             "add-real 192.168.0.4 --service web -w -1",
-            "invalid value '-1' for '--weight <N>': -1 is not in 0..=65535".to_owned(),
+            "invalid value '-1' for '--weight <N>': expected a whole number from 0 to 65535".to_owned(),
         ),
         (
             "connections --limit -1",
-            "invalid value '-1' for '--limit <N>': invalid digit found in string".to_owned(),
+            "invalid value '-1' for '--limit <N>': expected a whole number, 0 or more".to_owned(),
         ),
         (
             "edit-real 192.168.0.2 --service web --weight=-1",
-            "invalid value '-1' for '--weight <N>': -1 is not in 0..=65535".to_owned(),
+            "invalid value '-1' for '--weight <N>': expected a whole number from 0 to 65535".to_owned(),
+        ),
+        (
+            "add-service 192.168.1.36:80 --slow-start -5s",
+            "invalid value '-5s' for '--slow-start <TIME>': not a duration: a number and a unit, such as 30s"
+                .to_owned(),
         ),
         (
             "add-service 192.168.1.36:80 -s random",

@@ -200,7 +200,15 @@ fn what_will_not_work_is_said_with_the_mend() {
         .balancer
         .sysctl("net.ipv4.conf.port2.rp_filter", "1")
         .unwrap();
-    let warnings = scene.with(all(), |dataplane| dataplane.status().unwrap().warnings);
+    let (warnings, mended) = scene.with(all(), |dataplane| {
+        let warnings = dataplane.status().unwrap().warnings;
+        real.output("ethtool", &["-K", "eth0", "tx", "off"])
+            .unwrap();
+        // As a reload does.
+        dataplane.configure(&all()).unwrap();
+        (warnings, dataplane.status().unwrap().warnings)
+    });
+    assert_eq!(mended, warnings[1..]);
     assert_eq!(
         warnings,
         [

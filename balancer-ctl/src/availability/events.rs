@@ -1,6 +1,6 @@
 //! What is told of health: the events between two standings. Pure.
 
-use std::time::Instant;
+use std::{net::SocketAddr, time::Instant};
 
 use super::ServiceStatus;
 use crate::{difference::Happened, event::EventKind, health::Asked, model::VirtualService};
@@ -72,11 +72,14 @@ pub(super) fn tell(
     }
     let backups = before.map_or(&[][..], |before| &before.backups_in);
     if backups != after.backups_in {
-        let names: Vec<_> = after.backups_in.iter().map(ToString::to_string).collect();
-        if names.is_empty() {
-            add(EventKind::BackupsOut, None, String::new());
+        let names = |backups: &[SocketAddr]| {
+            let names: Vec<_> = backups.iter().map(ToString::to_string).collect();
+            names.join(", ")
+        };
+        if after.backups_in.is_empty() {
+            add(EventKind::BackupsOut, None, names(backups));
         } else {
-            add(EventKind::BackupsIn, None, names.join(", "));
+            add(EventKind::BackupsIn, None, names(&after.backups_in));
         }
     }
 }

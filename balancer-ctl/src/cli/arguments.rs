@@ -1,6 +1,6 @@
 //! What can be typed. Each command's help ends with an example.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf};
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
@@ -25,6 +25,7 @@ use crate::{
     name = "balancer-ctl",
     version,
     max_term_width = 100,
+    override_usage = "balancer-ctl [OPTIONS] <COMMAND>",
     after_help = "Example:\n  balancer-ctl add-service 192.168.1.35:80 -s rr\n  \
                   balancer-ctl add-real 192.168.0.2:80\n  balancer-ctl list\n\n\
                   Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 no daemon"
@@ -46,7 +47,7 @@ pub struct Arguments {
     #[arg(long, global = true)]
     pub json: bool,
     #[command(subcommand)]
-    pub command: Command,
+    pub command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -57,6 +58,8 @@ pub enum Command {
     )]
     AddService(ChangeService),
     /// Change a virtual service; what is not named keeps its value
+    ///
+    /// With --check, the checks given replace all that the service had.
     #[command(
         after_help = "Example:\n  balancer-ctl edit-service web --scheduler wrr --slow-start 30s"
     )]
@@ -213,7 +216,7 @@ impl ServiceOption {
 
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Lasting {
-    /// Apply without writing to the configuration file
+    /// Apply without writing to the configuration file: it lasts until `reload` or a restart of the daemon
     #[arg(long)]
     runtime: bool,
 }
@@ -250,7 +253,8 @@ pub struct ChangeService {
 #[derive(Debug, Args)]
 pub struct ServiceHealth {
     /// How to probe each real server: a type (tcp, http, https, udp, dns, ping, grpc, exec, agent), or a table in the
-    /// file's words, as in '{ type = "http", path = "/health" }'; several times for several, which must all pass
+    /// file's words, as in '{ type = "http", path = "/health" }'; several times for several, which must all pass. The checks given are all that the service has then: those
+    /// it had are replaced, and what is not named of one has its default
     #[arg(long, value_name = "CHECK", value_parser = check, conflicts_with = "no_check")]
     pub check: Vec<serde_json::Value>,
     /// Probe no more
@@ -260,13 +264,13 @@ pub struct ServiceHealth {
     #[arg(long, value_name = "WHEN", value_parser = on_down)]
     pub on_down: Option<String>,
     /// How long a real's weight grows after it came back, as in 30s [default of a new service: 0s]
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = duration)]
     pub slow_start: Option<String>,
     /// Least live weight with which the service counts as able [default of a new service: 1]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_QUORUM)))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = quorum)]
     pub quorum: Option<u32>,
     /// Quorum is lost at this much below, and regained at this much above [default of a new service: 0]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(0..=i64::from(MAX_QUORUM)))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = hysteresis)]
     pub hysteresis: Option<u32>,
     /// Backups that step in when they are needed: first, all [default of a new service: first]
     #[arg(long, value_name = "WHICH", value_parser = backups)]
@@ -288,16 +292,16 @@ pub struct ChangeReal {
     #[command(flatten)]
     pub service: ServiceOption,
     /// Its share of new connections, 0..=65535; 0 = draining [default of a new real: 1]
-    #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(0..=i64::from(MAX_WEIGHT)))]
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = weight)]
     pub weight: Option<u32>,
     /// Forward by destination NAT, replies come back through the balancer (default)
     #[arg(short = 'm', long, action = ArgAction::SetTrue)]
     pub nat: bool,
     /// It serves only when the others cannot
-    #[arg(long, overrides_with = "no_backup")]
+    #[arg(long, conflicts_with = "no_backup")]
     pub backup: bool,
     /// It serves as the others do (default)
-    #[arg(long, overrides_with = "backup")]
+    #[arg(long)]
     pub no_backup: bool,
     #[command(flatten)]
     pub lasting: Lasting,
@@ -339,6 +343,8 @@ pub struct Health {
 
 #[derive(Debug, Args)]
 pub struct List {
+    #[command(flatten)]
+    pub service: ServiceArgument,
     /// Show connections, packets and bytes so far
     #[arg(long, conflicts_with = "rate")]
     pub stats: bool,
@@ -367,7 +373,7 @@ pub struct Connections {
     #[arg(long, value_name = "STATE", value_parser = state)]
     pub state: Option<&'static str>,
     /// Stop after this many, 0 = never [default: 1000]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = limit)]
     pub limit: Option<usize>,
 }
 
@@ -434,7 +440,32 @@ fn on_down(text: &str) -> Result<String, String> {
 }
 
 fn duration(text: &str) -> Result<String, String> {
-    text::duration(text).map(text::from_duration)
+    text::duration(text)
+        .map(text::from_duration)
+        .map_err(|_| "not a duration: a number and a unit, such as 30s".to_owned())
+}
+
+fn weight(text: &str) -> Result<u32, String> {
+    number(text, 0..=MAX_WEIGHT)
+}
+
+fn quorum(text: &str) -> Result<u32, String> {
+    number(text, 1..=MAX_QUORUM)
+}
+
+fn hysteresis(text: &str) -> Result<u32, String> {
+    number(text, 0..=MAX_QUORUM)
+}
+
+fn limit(text: &str) -> Result<usize, String> {
+    text.parse()
+        .map_err(|_| "expected a whole number, 0 or more".to_owned())
+}
+
+fn number(text: &str, range: RangeInclusive<u32>) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| range.contains(number));
+    let (least, most) = range.into_inner();
+    number.ok_or_else(|| format!("expected a whole number from {least} to {most}"))
 }
 
 fn backups(name: &str) -> Result<Backups, String> {

@@ -9,7 +9,7 @@ use super::{
     render::{Align, table},
 };
 use crate::{
-    config::text::from_duration,
+    config::text::roughly,
     view::{Checker, Health, HealthChange, LastProbe},
 };
 
@@ -113,7 +113,7 @@ fn change(change: &HealthChange) -> Vec<String> {
     } = change;
     let lasted = lasted_ms.map_or_else(
         || "until now".to_owned(),
-        |lasted| format!("for {}", from_duration(Duration::from_millis(lasted))),
+        |lasted| format!("for {}", roughly(Duration::from_millis(lasted))),
     );
     vec![
         String::new(),
@@ -230,8 +230,8 @@ Target       Type  State  Since                     Latency  Used by          La
             histories(&checkers()[..2]),
             "\
 10.0.0.2:80 http, down since 2026-11-22T03:14:08.123Z: http 503, wanted 200-299, 3 of 3
-  2026-11-22T03:14:08.123Z  down  until now      http 503, wanted 200-299, 3 of 3
-  2026-11-22T03:10:00.000Z  up    for 4m8s123ms  http 200, 2 of 2
+  2026-11-22T03:14:08.123Z  down  until now  http 503, wanted 200-299, 3 of 3
+  2026-11-22T03:10:00.000Z  up    for 4m8s   http 200, 2 of 2
 
 [2001:db8::2]:80 http, up since 2026-11-22T03:14:08.123Z: http 200, 1 of 1
   no change yet

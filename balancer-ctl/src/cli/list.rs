@@ -3,6 +3,7 @@
 use super::{
     Context, Failure,
     arguments::List,
+    encoded,
     render::{Align, Numbers, table},
 };
 use crate::{
@@ -25,10 +26,11 @@ pub async fn list(context: &Context, arguments: &List) -> Result<(), Failure> {
         (_, true) => Columns::Rate,
         (false, false) => Columns::State,
     };
-    let services: Services = context
-        .client
-        .get(&format!("/v1/services?rate={}", arguments.rate))
-        .await?;
+    let mut target = format!("/v1/services?rate={}", arguments.rate);
+    if let Some(service) = arguments.service.named()? {
+        target.push_str(&format!("&service={}", encoded(&service.to_string())));
+    }
+    let services: Services = context.client.get(&target).await?;
     let numbers = if arguments.exact {
         Numbers::Exact
     } else {

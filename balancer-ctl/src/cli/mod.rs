@@ -17,7 +17,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 
@@ -105,6 +105,11 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         json,
         command,
     } = arguments;
+    let Some(command) = command else {
+        // As after any wrong usage, but with all there is: whoever types nothing more wants to know that.
+        let _ = write!(io::stderr(), "{}", Arguments::command().render_help());
+        return Ok(ExitCode::from(2));
+    };
     let socket = socket.unwrap_or_else(|| instance.unwrap_or_default().socket());
     let context = Context {
         client: Client::new(&socket),

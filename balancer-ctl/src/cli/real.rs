@@ -97,7 +97,7 @@ async fn patch(
         .await
 }
 
-/// What the two options say together; the later one has taken the earlier one back.
+/// What the two options say together, of which one is given at most.
 fn backup_of(backup: bool, no_backup: bool) -> Option<bool> {
     (backup || no_backup).then_some(backup)
 }

@@ -71,19 +71,21 @@ impl ConfigFile {
     /// # Errors
     /// It cannot be read, or something in it is wrong.
     pub fn load(path: &Path, host: &str) -> Result<Self, Error> {
-        let text = text(path).map_err(|error| Error::Unreadable {
+        let bytes = bytes(path).map_err(|error| Error::Unreadable {
             path: path.to_owned(),
             error,
         })?;
+        let wrong = |errors| Error::Wrong {
+            path: path.to_owned(),
+            errors,
+        };
+        let text = text(bytes).map_err(|error| wrong(vec![error]))?;
         let model = read::judged(&text, host, |model| {
             let mut problems = validate(model);
             problems.extend(files::problems(model));
             problems
         })
-        .map_err(|errors| Error::Wrong {
-            path: path.to_owned(),
-            errors,
-        })?;
+        .map_err(wrong)?;
         Ok(Self {
             path: path.to_owned(),
             host: host.to_owned(),
@@ -110,6 +112,19 @@ impl ConfigFile {
     #[must_use]
     pub const fn model(&self) -> &Model {
         &self.model
+    }
+
+    /// What is wrong with an interface, at its name's place in the file.
+    #[must_use]
+    pub fn about_interface(&self, name: &str, sentence: &str) -> String {
+        let path = self.path.display();
+        match read::interface_place(&self.text, name) {
+            Some(at) => format!(
+                "{path}:{}",
+                read::locate(&self.text, at, sentence.to_owned())
+            ),
+            None => format!("{path}: {sentence}"),
+        }
     }
 
     /// Writes a changed file, whose model is `wanted`, beside the old one.
@@ -141,8 +156,8 @@ impl ConfigFile {
     /// Refuses when the file on disk differs from the one that was loaded.
     fn require_unchanged(&self) -> Result<(), Refusal> {
         let path = self.path.display();
-        match text(&self.path) {
-            Ok(text) if text == self.text => Ok(()),
+        match bytes(&self.path) {
+            Ok(bytes) if bytes == self.text.as_bytes() => Ok(()),
             Ok(_) => Err(Refusal::conflict(format!(
                 "{path} has changed since it was loaded: `balancer-ctl reload` first, or use --runtime"
             ))),
@@ -170,7 +185,7 @@ impl Prepared {
     }
 }
 
-fn text(path: &Path) -> io::Result<String> {
+fn bytes(path: &Path) -> io::Result<Vec<u8>> {
     let metadata = fs::metadata(path)?;
     if !metadata.is_file() {
         return Err(io::Error::other("it is not a regular file"));
@@ -181,7 +196,20 @@ fn text(path: &Path) -> io::Result<String> {
             MAX_SIZE >> 20
         )));
     }
-    fs::read_to_string(path)
+    fs::read(path)
+}
+
+fn text(bytes: Vec<u8>) -> Result<String, read::Error> {
+    String::from_utf8(bytes).map_err(|error| {
+        let end = error.utf8_error().valid_up_to();
+        let bytes = error.into_bytes();
+        let before = String::from_utf8_lossy(&bytes[..end]);
+        let message = format!(
+            "byte {:#04x} is not UTF-8: save the file as UTF-8",
+            bytes[end]
+        );
+        read::locate(&before, end, message)
+    })
 }
 
 /// Writes `text` to a file beside `target` with its mode and owner.
@@ -334,11 +362,11 @@ mod tests {
             )
         );
         let binary = directory.path().join("binary.toml");
-        fs::write(&binary, [0xff, 0xfe]).unwrap();
+        fs::write(&binary, b"# \xc3\xa9\n# \xc3\xa9 \xe9\n").unwrap();
         assert_eq!(
             error(&binary),
             format!(
-                "configuration file {}: stream did not contain valid UTF-8",
+                "{}:2:5: byte 0xe9 is not UTF-8: save the file as UTF-8",
                 binary.display()
             )
         );

@@ -6,6 +6,7 @@ pub mod notify;
 mod values;
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -13,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use toml_edit::{Document, Item, TableLike};
+use toml_edit::{Document, Item, TableLike, TomlError};
 
 use self::keys::{DATAPLANE, FILE, NODE, REAL, SERVICE, TIMEOUTS};
 use super::{
@@ -72,7 +73,7 @@ pub fn judged(
     host: &str,
     judge: impl FnOnce(&Model) -> Vec<Problem>,
 ) -> Result<Model, Vec<Error>> {
-    let document = Document::parse(text).map_err(|error| {
+    let (document, oversized) = parsed(text).map_err(|error| {
         let message = error.message().trim_end().replace('\n', ", ");
         vec![locate(
             text,
@@ -82,6 +83,7 @@ pub fn judged(
     })?;
     let mut reader = Reader::new(text);
     let model = reader.file(document.as_table(), host);
+    reader.name_oversized(&oversized);
     let Reader {
         mut problems,
         places,
@@ -101,6 +103,15 @@ pub fn judged(
         .collect())
 }
 
+/// Where an interface is named, as a byte offset.
+pub(super) fn interface_place(text: &str, name: &str) -> Option<usize> {
+    let document = Document::parse(text).ok()?;
+    let names = document.as_table().get("dataplane")?.get("interfaces")?;
+    let mut names = names.as_array()?.iter();
+    let named = names.find(|value| value.as_str() == Some(name))?;
+    named.span().map(|span| span.start)
+}
+
 /// Reads the checks of a service that do not come from a file: a table in the file's keys, or a list of them.
 ///
 /// # Errors
@@ -115,8 +126,43 @@ pub fn checks(value: toml_edit::Value) -> Result<Vec<Check>, String> {
     Err(sentences.join("; "))
 }
 
+/// A file's tables, and where integers stand that are too large for TOML.
+type Parsed<'t> = (Document<Cow<'t, str>>, Vec<Range<usize>>);
+
+/// Reads a file's tables, and finds where integers stand that are too large for TOML. Each of those was read as one as many bytes
+/// long that is not, but far out of every key's range, so that the key is named with what it allows.
+fn parsed(text: &str) -> Result<Parsed<'_>, TomlError> {
+    let mut fitting = Cow::Borrowed(text);
+    let mut oversized = Vec::new();
+    loop {
+        let error = match Document::parse(fitting.clone()) {
+            Ok(document) => return Ok((document, oversized)),
+            Err(error) => error,
+        };
+        let is_number = |span: &Range<usize>| fitting.get(span.clone()).is_some_and(is_oversized);
+        let Some(span) = error.span().filter(is_number) else {
+            return Err(error);
+        };
+        let number = format!("{OVERSIZED:<width$}", width = span.len());
+        fitting.to_mut().replace_range(span.clone(), &number);
+        oversized.push(span);
+    }
+}
+
+/// Whether this is a decimal integer, of those that are too large for TOML.
+fn is_oversized(token: &str) -> bool {
+    let digits = token.replace('_', "");
+    let number = digits.strip_prefix(['+', '-']).unwrap_or(&digits);
+    number.len() >= OVERSIZED.len()
+        && number.bytes().all(|byte| byte.is_ascii_digit())
+        && digits.parse::<i64>().is_err()
+}
+
+/// What stands for an integer that is too large.
+const OVERSIZED: &str = "9223372036854775807";
+
 /// Turns a byte offset into line and column.
-fn locate(text: &str, offset: usize, message: String) -> Error {
+pub(super) fn locate(text: &str, offset: usize, message: String) -> Error {
     let before = text.get(..offset).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
     Error {
@@ -139,6 +185,24 @@ impl<'t> Reader<'t> {
             text,
             problems: Vec::new(),
             places: HashMap::new(),
+        }
+    }
+
+    /// Writes integers that are too large for TOML into the sentences about them, as they stand in the text. One that no
+    /// sentence is about is refused by itself.
+    fn name_oversized(&mut self, oversized: &[Range<usize>]) {
+        for span in oversized {
+            let number = &self.text[span.clone()];
+            let mut is_named = false;
+            for (at, sentence) in &mut self.problems {
+                if *at == span.start {
+                    *sentence = sentence.replacen(OVERSIZED, number, 1);
+                    is_named = true;
+                }
+            }
+            if !is_named && self.problems.is_empty() {
+                self.problem(span.start, format!("{number} is too large a number"));
+            }
         }
     }
 

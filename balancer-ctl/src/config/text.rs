@@ -19,6 +19,20 @@ pub fn from_duration(duration: Duration) -> String {
     text.replace(' ', "")
 }
 
+/// A duration that was measured, as it is told in a sentence: no finer than it matters.
+#[must_use]
+pub fn roughly(duration: Duration) -> String {
+    let milliseconds = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    match milliseconds {
+        0..1_000 => format!("{milliseconds}ms"),
+        1_000..10_000 => match (milliseconds / 1_000, milliseconds % 1_000 / 100) {
+            (seconds, 0) => format!("{seconds}s"),
+            (seconds, tenths) => format!("{seconds}.{tenths}s"),
+        },
+        10_000.. => from_duration(Duration::from_secs(milliseconds / 1_000)),
+    }
+}
+
 /// `keep`, `reset` or `reset-after DURATION`.
 pub fn on_down(text: &str) -> Result<OnDown, String> {
     match text {
@@ -278,6 +292,18 @@ mod tests {
         assert_eq!(hex("0d0A ff"), Ok(vec![13, 10, 255]));
         assert!(hex("0d0").is_err() && hex("zz").is_err());
         assert_eq!(from_duration(Duration::from_millis(90_500)), "1m30s500ms");
+        for (milliseconds, expected) in [
+            (0, "0ms"),
+            (999, "999ms"),
+            (1_000, "1s"),
+            (2_099, "2s"),
+            (9_999, "9.9s"),
+            (10_168, "10s"),
+            (229_168, "3m49s"),
+            (3_600_001, "1h"),
+        ] {
+            assert_eq!(roughly(Duration::from_millis(milliseconds)), expected);
+        }
         assert_eq!(duration("1m30s500ms"), Ok(Duration::from_millis(90_500)));
     }
 

@@ -60,7 +60,7 @@ pub const RISE_FALL: RangeInclusive<u32> = 1..=100;
 /// Time from one probe to the next.
 const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=DAY;
 /// Time that one probe may take.
-const PROBE_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=DAY;
+pub const PROBE_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=DAY;
 /// Time that a program may take to be told an event.
 const NOTIFY_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=HOUR;
 /// Time from one alert about a trouble to the next.

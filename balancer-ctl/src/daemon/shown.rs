@@ -5,10 +5,10 @@ use std::fmt;
 use super::{Daemon, STANDSTILL, refused};
 use crate::{
     address::ServiceRef,
-    change::is_saved,
+    change::{is_saved, mark_runtime},
     dataplane::{Connection, ConnectionFilter, Reading},
     error::Refusal,
-    model::ServiceKey,
+    model::{Model, ServiceKey},
     overview::{self, Surroundings},
     view,
 };
@@ -79,6 +79,19 @@ impl Daemon {
         Ok(ConnectionsReport { reading, limit })
     }
 
+    /// Whether what runs differs from the file.
+    pub(super) fn has_runtime_changes(&self) -> bool {
+        let file = self.file.as_ref();
+        file.is_some_and(|file| !is_saved(&self.model, file.model()))
+    }
+
+    /// Whether what runs is what another file says.
+    pub(super) fn runs(&self, wanted: &Model) -> bool {
+        let mut running = self.model.clone();
+        mark_runtime(&mut running, Some(wanted));
+        is_saved(&running, wanted)
+    }
+
     pub(super) fn status(&mut self) -> Result<view::Status, Refusal> {
         let dataplane = self.dataplane.status().map_err(refused)?;
         let addresses = (self.addresses)()
@@ -88,7 +101,7 @@ impl Daemon {
         let surroundings = Surroundings {
             addresses: addresses.as_ref(),
             config: file.map(|file| file.path().display().to_string()),
-            runtime_changes: file.is_some_and(|file| !is_saved(&self.model, file.model())),
+            runtime_changes: self.has_runtime_changes(),
             failures: self.failures(),
             obstacles: self.checkers.obstacles(),
             is_full: self.is_full,

@@ -277,9 +277,24 @@ fn a_runtime_change_is_marked_and_forgotten_at_the_next_load() {
         [
             "service-removed",
             "real-changed 10.0.0.2:80 weight 7 -> 1",
-            "reloaded"
+            "reloaded changes made with --runtime were undone"
         ]
     );
+    scene.ask(Message::Reload).unwrap();
+    assert_eq!(scene.told(), ["reloaded"]);
+    // What the file says meanwhile is not undone.
+    scene
+        .change(
+            Request::EditReal(named("web"), real("10.0.0.2"), weight(7)),
+            Scope::Runtime,
+        )
+        .unwrap();
+    let text = FILE.replace("\"10.0.0.2:80\"", "\"10.0.0.2:80\"\nweight = 7");
+    assert_ne!(text, FILE);
+    fs::write(scene.path(), text).unwrap();
+    scene.told();
+    scene.ask(Message::Reload).unwrap();
+    assert_eq!(scene.told(), ["reloaded"]);
 }
 
 #[test]

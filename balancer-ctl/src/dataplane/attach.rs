@@ -9,7 +9,7 @@ use anyhow::{Context, bail, ensure};
 use balancer_common::settings::MAX_INTERFACES;
 
 use super::{
-    AttachedInterface,
+    AttachedInterface, InterfaceError,
     pins::{self, PinnedLink, Pins},
     syscall,
     table::Table,
@@ -80,7 +80,15 @@ pub fn resolve(
     pinned: &[PinnedLink],
 ) -> anyhow::Result<Vec<Link>> {
     let all = link::list(netlink)?;
-    names.iter().map(|name| find(name, &all, pinned)).collect()
+    let find = |name: &String| {
+        find(name, &all, pinned).map_err(|error| {
+            anyhow::Error::from(InterfaceError {
+                name: name.clone(),
+                sentence: error.to_string(),
+            })
+        })
+    };
+    names.iter().map(find).collect()
 }
 
 /// Those of `names` that exist and can carry the program, and a sentence for each other.

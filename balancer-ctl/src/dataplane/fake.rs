@@ -9,8 +9,8 @@ use std::{
 use balancer_common::verdict::Discard;
 
 use super::{
-    AttachedInterface, Connection, ConnectionFilter, Dataplane, DataplaneStatus, Error, Reading,
-    RealSnapshot, Service, Snapshot,
+    AttachedInterface, Connection, ConnectionFilter, Dataplane, DataplaneStatus, Error,
+    InterfaceError, Reading, RealSnapshot, Service, Snapshot,
 };
 use crate::model::{DataplaneSettings, ServiceKey};
 
@@ -43,6 +43,8 @@ pub struct State {
     pub fails_half_way: u32,
     /// So many of the next settings are refused when they are half made.
     pub misconfigures: u32,
+    /// An interface that is not there.
+    pub missing: Option<String>,
     /// Called once, in the middle of the next change.
     pub meanwhile: Option<Box<dyn FnOnce() + Send>>,
 }
@@ -94,6 +96,11 @@ impl Dataplane for FakeDataplane {
 
     fn configure(&mut self, settings: &DataplaneSettings) -> Result<(), Error> {
         let mut state = self.state();
+        let missing = state.missing.clone();
+        if let Some(name) = missing.filter(|name| settings.interfaces.contains(name)) {
+            let sentence = format!("the interface {name} does not exist");
+            return Err(Error(InterfaceError { name, sentence }.into()));
+        }
         state.settings = Some(settings.clone());
         let Some(left) = state.misconfigures.checked_sub(1) else {
             return Ok(());

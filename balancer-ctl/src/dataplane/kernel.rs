@@ -43,6 +43,9 @@ use crate::{
 /// How often neighbour entries are looked after.
 const NEIGHBOURS_EVERY: Duration = Duration::from_secs(5);
 
+/// How often the host is examined: whoever has run a command that a warning names sees it go.
+const HOST_EVERY: Duration = Duration::from_secs(30);
+
 /// How long the daemon does other things between two slices of a walk: a fifth of a CPU goes to it at most.
 const BETWEEN_SLICES: Duration = Duration::from_millis(20);
 
@@ -90,6 +93,7 @@ pub struct KernelDataplane {
     neighbours_due: Instant,
     watch: Watch,
     pub(super) host: Host,
+    host_due: Instant,
     /// What was noticed at the start.
     pub(super) notes: Vec<String>,
     _packet_log: Option<packet_log::Reader>,
@@ -167,6 +171,9 @@ impl KernelDataplane {
             || !self.all_attached()?
         {
             self.attach(settings)?;
+        } else {
+            // Whoever loads the file again may have mended what was found.
+            self.examine_host()?;
         }
         let timeouts = self.tick.timeouts(&settings.timeouts);
         self.settings
@@ -206,6 +213,14 @@ impl KernelDataplane {
         }
         self.problems.clear();
         self.forget_others(before, &links)?;
+        self.examine_host()
+    }
+
+    /// Looks for what will not work on the interfaces that carry the program.
+    fn examine_host(&mut self) -> anyhow::Result<()> {
+        // Also after an error, which is not to be met each second.
+        self.host_due = now() + HOST_EVERY;
+        let links: Vec<_> = self.attached.iter().map(|a| a.link.clone()).collect();
         self.host.examine(&mut self.netlink, &links)
     }
 
@@ -274,6 +289,9 @@ impl KernelDataplane {
         if self.links_changed || !self.all_attached()? {
             self.follow_links()?;
             self.links_changed = false;
+        }
+        if now() >= self.host_due {
+            self.examine_host()?;
         }
         Ok(())
     }
@@ -418,7 +436,7 @@ impl KernelDataplane {
         }
         self.problems = problems;
         if self.links_changed || !followed {
-            self.host.examine(&mut self.netlink, &links)?;
+            self.examine_host()?;
         }
         Ok(())
     }
@@ -530,6 +548,7 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
         neighbours_due: now(),
         watch,
         host: Host::new(instance.as_deref())?,
+        host_due: now(),
         notes,
         _packet_log: packet_log,
     };

@@ -135,6 +135,16 @@ pub type Reading<T> = Box<dyn FnOnce() -> Result<T, Error> + Send>;
 #[error("{0:#}")]
 pub struct Error(#[from] pub anyhow::Error);
 
+/// What is wrong with an interface that the configuration names.
+#[derive(Debug, thiserror::Error)]
+#[error("{sentence}")]
+pub struct InterfaceError {
+    /// Its name.
+    pub name: String,
+    /// What is wrong, and the mend.
+    pub sentence: String,
+}
+
 /// A virtual service as the packet program is to run it: what health and operators say of its real servers is decided
 /// already.
 #[derive(Clone, Debug, PartialEq, Eq)]

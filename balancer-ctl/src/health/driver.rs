@@ -31,7 +31,7 @@ use super::{
     schedule::{Again, CheckerId, Pace, Schedule},
     stall::{self, Stall},
 };
-use crate::view;
+use crate::{config::text::roughly, view};
 
 /// Probes that are due within such a time start together, so that they wake this thread, and their targets, but once.
 const TOGETHER: Duration = Duration::from_millis(40);
@@ -509,7 +509,7 @@ fn tell_stall(lost: Option<Duration>) {
     if let Some(lost) = lost {
         tracing::warn!(
             "checks were stalled for {}: what failed meanwhile is not counted, and asked again",
-            written(lost)
+            roughly(lost)
         );
     }
 }

@@ -13,35 +13,43 @@ use crate::netlink::{
     link::{self, Link},
 };
 
+/// What was found on the host.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// What will not work: a sentence each.
+    pub warnings: Vec<String>,
+    /// Interfaces whose other end cannot be seen from here.
+    pub unseen: Vec<String>,
+}
+
 /// Examines the configured interfaces.
 ///
 /// # Errors
 /// The kernel refused to list interfaces.
-pub fn examine(netlink: &mut Netlink, links: &[Link]) -> anyhow::Result<Vec<String>> {
+pub fn examine(netlink: &mut Netlink, links: &[Link]) -> anyhow::Result<Findings> {
     let all = link::list(netlink)?;
+    // The caller's list is older than the attachment; flags and MTUs may have changed.
+    let now = |link: &Link| {
+        let same = all.iter().find(|other| other.index == link.index);
+        same.unwrap_or(link).clone()
+    };
+    let links: Vec<_> = links.iter().map(now).collect();
     let mut warnings = Vec::new();
-    for link in links {
-        // The caller's list is older than the attachment; flags may have changed.
-        let link = all
-            .iter()
-            .find(|other| other.index == link.index)
-            .unwrap_or(link);
+    let mut unseen = Vec::new();
+    for link in &links {
         warnings.extend(lro(link)?);
         if link.kind.as_deref() == Some("veth") {
             match peer::find(netlink, link, &all)
                 .with_context(|| format!("cannot examine the other end of {}", link.name))?
             {
                 Some(peer) => warnings.extend(other_end(link, &peer)),
-                None => tracing::info!(
-                    interface = %link.name,
-                    "the other end of this veth cannot be seen from here: its tx checksum offload must be off"
-                ),
+                None => unseen.push(link.name.clone()),
             }
         }
         warnings.extend(paths(&link.name));
     }
-    warnings.extend(mtus(links));
-    Ok(warnings)
+    warnings.extend(mtus(&links));
+    Ok(Findings { warnings, unseen })
 }
 
 /// Receive merging in hardware.

@@ -21,4 +21,16 @@ pub struct Notify {
     pub alert_every: Option<Duration>,
     /// The end of a trouble is told even where its beginning was not.
     pub always_up: bool,
+    /// What it reads.
+    pub stdin: Stdin,
+}
+
+/// What a program that is told an event reads on its standard input.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stdin {
+    /// One line of JSON.
+    #[default]
+    Json,
+    /// As mon tells its alerts: the summary on the first line, details below.
+    Mon,
 }

@@ -11,9 +11,9 @@
 //!   - The entry's own arguments, in which `{event}`, `{service}`, `{address}`, `{real}`, `{message}`, `{node}` and
 //!     `{time}` are replaced. Nothing of ours follows them: mon's own programs take all of them for recipients.
 //! * Environment: `BALANCER_*` and `MON_*` as listed in `environment` below, `PATH`, `LANG`; nothing else.
-//! * Standard input: one JSON object on one line, the event as `balancer-ctl events --json` shows it and more. mon's
-//!   programs take the first line for a summary and mail it as their subject, and there the summary stands in front.
-//!   A line of text before the object would suit them better, but then no JSON reader could read standard input as it is.
+//! * Standard input: one JSON object on one line, the event as `balancer-ctl events --json` shows it and more. Where the
+//!   entry says `stdin = "mon"`, what mon gives its alerts, which mail the first line as their subject: the summary, and
+//!   below it, without empty lines, the message and what it is about.
 
 use std::{
     borrow::Cow,
@@ -26,7 +26,7 @@ use serde::Serialize;
 use super::policy::{News, Past};
 use crate::{
     event::EventKind,
-    model::Notify,
+    model::{Notify, notify::Stdin},
     program::{Errors, LeftBehind, Program},
     view::Event,
 };
@@ -63,7 +63,10 @@ pub fn invocation(news: &News, notify: &Notify, teller: Teller<'_>) -> Program {
         path: path.into(),
         arguments,
         environment: environment(news, &words, teller),
-        input: input(news, &words),
+        input: match notify.stdin {
+            Stdin::Json => json(news, &words),
+            Stdin::Mon => mon_lines(news, &words),
+        },
         timeout: Some(notify.timeout),
         keep: KEPT_OUTPUT,
         errors: Errors::WithOutput,
@@ -311,7 +314,7 @@ struct Input<'a> {
     last_success: Option<String>,
 }
 
-fn input(news: &News, words: &Words) -> Vec<u8> {
+fn json(news: &News, words: &Words) -> Vec<u8> {
     let shown = |time: Option<SystemTime>| {
         time.map(|time| humantime::format_rfc3339_millis(time).to_string())
     };
@@ -329,6 +332,25 @@ fn input(news: &News, words: &Words) -> Vec<u8> {
     let mut line = serde_json::to_vec(&input).unwrap_or_default();
     line.push(b'\n');
     line
+}
+
+/// The summary, then the details, of which there are none for what the event does not have.
+fn mon_lines(news: &News, words: &Words) -> Vec<u8> {
+    let mut text = format!("{}\n", words.summary);
+    let message = news.event.message.lines();
+    for line in message.filter(|line| !line.trim().is_empty()) {
+        text.push_str(&format!("{line}\n"));
+    }
+    for (what, value) in [
+        ("service", &words.service),
+        ("address", &words.address),
+        ("real", &words.real),
+    ] {
+        if !value.is_empty() {
+            text.push_str(&format!("{what}: {value}\n"));
+        }
+    }
+    text.into_bytes()
 }
 
 fn happened(news: &News) -> SystemTime {

@@ -9,7 +9,7 @@ use super::service_name;
 use crate::{
     availability::{Availability, RealStatus, ServiceStatus},
     dataplane::DataplaneStatus,
-    model::{Model, VirtualService},
+    model::{HealthPolicy, Model, VirtualService},
     view,
 };
 
@@ -49,12 +49,15 @@ pub fn status(
             .iter()
             .filter_map(|service| cannot_answer(service, availability.service(&service.key)))
             .collect(),
-        "services cannot answer",
+        ["service cannot answer", "services cannot answer"],
     );
     let down = !reasons.is_empty();
     reasons.extend(few(
         troubles(model, availability),
-        "real servers and services are in trouble",
+        [
+            "real server or service is in trouble",
+            "real servers and services are in trouble",
+        ],
     ));
     reasons.extend(
         surroundings
@@ -63,7 +66,10 @@ pub fn status(
             .unwrap_or_default(),
     );
     reasons.extend(surroundings.failures.iter().cloned());
-    reasons.extend(few(surroundings.obstacles.clone(), "checks cannot be made"));
+    reasons.extend(few(
+        surroundings.obstacles.clone(),
+        ["check cannot be made", "checks cannot be made"],
+    ));
     reasons.extend(no_room(&dataplane, surroundings.is_full));
     reasons.extend(dataplane.warnings);
     let overall = match (down, reasons.is_empty()) {
@@ -121,12 +127,14 @@ fn no_room(dataplane: &DataplaneStatus, is_full: bool) -> Option<String> {
     })
 }
 
-/// Sentences of one kind, of which the operator need not read hundreds.
-fn few(mut sentences: Vec<String>, what: &str) -> Vec<String> {
+/// Sentences of one kind, of which the operator need not read hundreds. `rest` says what one or several more are.
+fn few(mut sentences: Vec<String>, rest: [&str; 2]) -> Vec<String> {
     const FEW: usize = 10;
     let more = sentences.len().saturating_sub(FEW);
     sentences.truncate(FEW);
     if more > 0 {
+        let [one, several] = rest;
+        let what = if more == 1 { one } else { several };
         sentences.push(format!("{more} more {what}"));
     }
     sentences
@@ -200,10 +208,7 @@ fn troubles(model: &Model, availability: &Availability) -> Vec<String> {
         };
         let name = service_name(service);
         if status.quorum == Some(false) && status.reals.values().any(|real| real.weight > 0) {
-            troubles.push(format!(
-                "service {name} is below its quorum: live weight {}, quorum {}",
-                status.live_weight, service.health.quorum
-            ));
+            troubles.push(below_quorum(&name, service, status.live_weight));
         }
         for real in &service.reals {
             if let Some(status) = status.reals.get(&real.address)
@@ -219,6 +224,20 @@ fn troubles(model: &Model, availability: &Availability) -> Vec<String> {
         }
     }
     troubles
+}
+
+/// With hysteresis a quorum that is lost takes more than itself to be regained.
+fn below_quorum(name: &str, service: &VirtualService, live: u64) -> String {
+    let HealthPolicy {
+        quorum, hysteresis, ..
+    } = service.health;
+    if hysteresis == 0 {
+        return format!("service {name} is below its quorum: live weight {live}, quorum {quorum}");
+    }
+    let wanted = u64::from(quorum) + u64::from(hysteresis);
+    format!(
+        "service {name} has lost its quorum: live weight {live}, needs {wanted} to regain its quorum"
+    )
 }
 
 /// A warning for each VIP that no interface of this host carries.
@@ -243,7 +262,13 @@ pub fn unclaimed(model: &Model, addresses: &HashSet<IpAddr>) -> Vec<String> {
             )
         })
         .collect();
-    few(sentences, "VIPs are carried by no interface")
+    few(
+        sentences,
+        [
+            "VIP is carried by no interface",
+            "VIPs are carried by no interface",
+        ],
+    )
 }
 
 #[cfg(test)]
@@ -311,6 +336,25 @@ mod tests {
     }
 
     #[test]
+    fn what_a_lost_quorum_needs_is_told() {
+        for (health, expected) in [
+            (
+                "quorum = 6",
+                "service web is below its quorum: live weight 5, quorum 6",
+            ),
+            (
+                "quorum = 6\nhysteresis = 1",
+                "service web has lost its quorum: live weight 5, needs 7 to regain its quorum",
+            ),
+        ] {
+            let model = model(&format!(
+                "[[service]]\nname = \"web\"\naddress = \"192.0.2.80:80\"\n{health}"
+            ));
+            assert_eq!(below_quorum("web", &model.services[0], 5), expected);
+        }
+    }
+
+    #[test]
     fn warnings_limit() {
         assert_eq!(
             judged(SERVICES, &["slow"], &NOTHING),
@@ -336,6 +380,8 @@ mod tests {
             judged(SERVICES, &[], &obstacles(1)),
             (view::Overall::Limited, vec!["check 0".to_owned()])
         );
+        let (_, reasons) = judged(SERVICES, &[], &obstacles(11));
+        assert_eq!(reasons[10], "1 more check cannot be made");
         let (_, reasons) = judged(SERVICES, &[], &obstacles(1000));
         assert_eq!(reasons.len(), 11);
         assert_eq!(reasons[10], "990 more checks cannot be made");

@@ -75,7 +75,10 @@ fn backups_step_in_one_by_one_and_leave_when_others_return() {
     let told = world.find(1, up());
     assert_eq!(
         told[1..],
-        ["quorum-regained: live weight 1, quorum 1", "backups-out: "]
+        [
+            "quorum-regained: live weight 1, quorum 1",
+            "backups-out: 10.0.0.2:80"
+        ]
     );
     assert_eq!(world.runs(), [(1, KEEP), (0, KEEP), (0, RESET), (0, KEEP)]);
 }
@@ -113,7 +116,10 @@ fn a_backup_that_serves_stays_while_others_are_not_known_yet() {
     let told = world.find(1, up());
     assert_eq!(
         told[1..],
-        ["quorum-regained: live weight 1, quorum 1", "backups-out: "]
+        [
+            "quorum-regained: live weight 1, quorum 1",
+            "backups-out: 10.0.0.2:80"
+        ]
     );
     assert_eq!(world.weights(), [1, 0]);
 }
@@ -141,7 +147,7 @@ fn a_backup_does_not_wait_for_ever_for_one_whose_check_cannot_be_made() {
         [
             "real-up 10.0.0.1: echo reply",
             "quorum-regained: live weight 1, quorum 1",
-            "backups-out: "
+            "backups-out: 10.0.0.2:80"
         ]
     );
     // Nor after a restart, when an earlier daemon has waited.

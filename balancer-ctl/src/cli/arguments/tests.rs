@@ -49,7 +49,8 @@ fn a_service_is_named_in_any_spelling() {
         "--json add-real -t 192.0.2.80:80 10.0.0.2",
     ] {
         let words = std::iter::once("balancer-ctl").chain(line.split(' '));
-        let Command::AddReal(arguments) = Arguments::try_parse_from(words).unwrap().command else {
+        let Some(Command::AddReal(arguments)) = Arguments::try_parse_from(words).unwrap().command
+        else {
             panic!("{line}");
         };
         assert_eq!(
@@ -57,5 +58,79 @@ fn a_service_is_named_in_any_spelling() {
             "tcp/192.0.2.80:80",
             "{line}"
         );
+    }
+}
+
+/// What is said of a value, behind its name.
+fn said(words: &[&str]) -> String {
+    let words = std::iter::once(&"balancer-ctl").chain(words);
+    let error = Arguments::try_parse_from(words).unwrap_err().to_string();
+    error.lines().next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn what_is_no_number_or_duration_is_told_what_is_allowed() {
+    let weight = "for '--weight <N>': expected a whole number from 0 to 65535";
+    for value in ["1.5", "", "65536", "-1", "99999999999999999999"] {
+        assert_eq!(
+            said(&["add-real", "10.0.0.2", "-w", value]),
+            format!("error: invalid value '{value}' {weight}")
+        );
+    }
+    for (option, value, sentence) in [
+        (
+            "--quorum",
+            "0",
+            "for '--quorum <N>': expected a whole number from 1 to 1000000000",
+        ),
+        (
+            "--hysteresis",
+            "x",
+            "for '--hysteresis <N>': expected a whole number from 0 to 1000000000",
+        ),
+        (
+            "--slow-start",
+            "-5s",
+            "for '--slow-start <TIME>': not a duration: a number and a unit, such as 30s",
+        ),
+        (
+            "--slow-start",
+            "5",
+            "for '--slow-start <TIME>': not a duration: a number and a unit, such as 30s",
+        ),
+    ] {
+        assert_eq!(
+            said(&["edit-service", option, value]),
+            format!("error: invalid value '{value}' {sentence}")
+        );
+    }
+    assert_eq!(
+        said(&["connections", "--limit", "-1"]),
+        "error: invalid value '-1' for '--limit <N>': expected a whole number, 0 or more"
+    );
+}
+
+#[test]
+fn backup_and_no_backup_exclude_each_other() {
+    assert_eq!(
+        said(&["edit-real", "10.0.0.2", "--backup", "--no-backup"]),
+        "error: the argument '--backup' cannot be used with '--no-backup'"
+    );
+}
+
+#[test]
+fn the_help_says_that_checks_are_replaced_and_how_long_a_runtime_change_lasts() {
+    let mut root = Arguments::command();
+    let help = root.find_subcommand_mut("edit-service").unwrap();
+    let help = help.render_long_help().to_string();
+    let words: Vec<_> = help.split_whitespace().collect();
+    let help = words.join(" ");
+    for sentence in [
+        "With --check, the checks given replace all that the service had",
+        "The checks given are all that the service has then: those it had are replaced, and what is not named of one \
+         has its default",
+        "it lasts until `reload` or a restart of the daemon",
+    ] {
+        assert!(help.contains(sentence), "{help}");
     }
 }

@@ -94,6 +94,16 @@ fn an_edited_value_keeps_its_comment() {
 }
 
 #[test]
+fn what_the_programs_that_are_told_read_stays() {
+    let notify = "\n[[notify]]\non = [\"real-down\"]\nrun = [\"/usr/local/bin/alert\"]\nstdin = \"mon\"   # old script\n";
+    let change = Change::EditReal(web(), real("10.0.0.2:80"), weight(0));
+    assert_eq!(
+        edited(&format!("{FILE}{notify}"), &change),
+        edited(FILE, &change) + notify
+    );
+}
+
+#[test]
 fn a_new_value_stands_below_the_others_as_they_do() {
     check(
         &Change::EditReal(web(), real("10.0.0.3:80"), weight(2)),

@@ -8,7 +8,7 @@ use super::{Reader, keys::names, start};
 use crate::{
     config::{
         text,
-        validate::{Place, RISE_FALL},
+        validate::{PROBE_TIMEOUT, Place, RISE_FALL},
     },
     model::check::{
         AgentProbe, Check, DnsProbe, Exchange, ExecProbe, GrpcProbe, HttpProbe, HttpVersion,
@@ -170,7 +170,10 @@ impl Reader<'_> {
         let timing = self.timing(table, place);
         let target = Target {
             address: self.worded(table, "address", place("address"), text::address),
-            port: self.port(table, "port", place("port")),
+            // One that is wrong is there all the same: one problem is enough.
+            port: self
+                .port(table, "port", place("port"))
+                .or_else(|| table.contains_key("port").then_some(1)),
         };
         let source = Source {
             address: self.worded(table, "source", place("source"), text::address),
@@ -425,5 +428,47 @@ impl Reader<'_> {
 /// The timeout of a check that names none: the usual one, or less where probes follow each other faster.
 pub fn usual_timeout(interval: Duration, fast_interval: Option<Duration>) -> Duration {
     let fastest = fast_interval.map_or(interval, |fast| fast.min(interval));
-    Timing::default().timeout.min(fastest)
+    // What is too short is the interval.
+    let usual = Timing::default().timeout.min(fastest);
+    usual.max(*PROBE_TIMEOUT.start())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_names_each_key_and_its_types() {
+        let readme = include_str!("../../../../README.md");
+        let (_, after) = readme.split_once("\n### Keys of a check\n").unwrap();
+        let (section, _) = after.split_once("\n#").unwrap();
+        let rows: Vec<_> = section
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `"))
+            .map(|row| row.split(" | ").take(2).collect::<Vec<_>>().join(" | "))
+            .collect();
+        let expected = KEYS.map(|(key, kinds)| {
+            let names: Vec<_> = kinds
+                .iter()
+                .map(|kind| format!("`{}`", kind.name()))
+                .collect();
+            let types = match kinds == ALL {
+                true => "all".to_owned(),
+                false => names.join(", "),
+            };
+            format!("{key}` | {types}")
+        });
+        assert_eq!(rows, expected);
+        let row = |key: &str| {
+            section
+                .lines()
+                .find(|line| line.starts_with(&format!("| `{key}` |")))
+        };
+        for (key, values) in [
+            ("type", KINDS.map(|(name, _)| name).to_vec()),
+            ("record", RECORDS.map(|(name, _)| name).to_vec()),
+        ] {
+            assert!(row(key).unwrap().contains(&listed(&values)), "{key}");
+        }
+    }
 }

@@ -57,6 +57,7 @@ pub(super) const NOTIFY: Keys = Keys {
         "alert-after",
         "alert-every",
         "always-up",
+        "stdin",
     ],
     later: &[],
 };

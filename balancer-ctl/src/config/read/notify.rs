@@ -6,7 +6,11 @@ use toml_edit::TableLike;
 
 use super::{Reader, keys::NOTIFY};
 use crate::{
-    address::ServiceRef, config::validate::Place, event::EventKind, model::Notify, sentence::listed,
+    address::ServiceRef,
+    config::validate::Place,
+    event::EventKind,
+    model::{Notify, notify::Stdin},
+    sentence::listed,
 };
 
 /// How long a program may take when the file does not say.
@@ -51,6 +55,13 @@ impl Reader<'_> {
             let alert_after = self.duration(table, "alert-after", place("alert-after"));
             let alert_every = self.duration(table, "alert-every", place("alert-every"));
             let always_up = self.boolean(table, "always-up", place("always-up"));
+            let stdin = self.one_of(
+                table,
+                "stdin",
+                place("stdin"),
+                &[("json", Stdin::Json), ("mon", Stdin::Mon)],
+                &[],
+            );
             let Some(run) = self.program(table, place("run"), "notify", at) else {
                 continue;
             };
@@ -62,6 +73,7 @@ impl Reader<'_> {
                 alert_after: alert_after.unwrap_or_default(),
                 alert_every,
                 always_up: always_up.unwrap_or_default(),
+                stdin: stdin.unwrap_or_default(),
             });
         }
         programs
@@ -123,5 +135,31 @@ impl Reader<'_> {
             }
         }
         services
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_names_each_key_and_each_event() {
+        let readme = include_str!("../../../../README.md");
+        let (_, after) = readme.split_once("\n### Keys of `[[notify]]`\n").unwrap();
+        let (section, _) = after.split_once("\n#").unwrap();
+        let (keys, events) = section.split_once("| event |").unwrap();
+        let first = |text: &str| -> Vec<String> {
+            let rows = text.lines().filter_map(|line| line.strip_prefix("| `"));
+            rows.filter_map(|row| row.split_once(" | "))
+                .flat_map(|(names, _)| {
+                    names
+                        .split(", ")
+                        .map(|name| name.replace('`', ""))
+                        .collect::<Vec<_>>()
+                })
+                .collect()
+        };
+        assert_eq!(first(keys), NOTIFY.known);
+        assert_eq!(first(events), EVENTS.map(EventKind::name));
     }
 }

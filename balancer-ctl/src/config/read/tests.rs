@@ -11,6 +11,7 @@ use crate::{
             AgentProbe, DnsProbe, Exchange, ExecProbe, GrpcProbe, HttpProbe, HttpVersion, Initial,
             Pattern, Probe, Source, Target, Timing, Tls,
         },
+        notify::Stdin,
     },
 };
 
@@ -156,6 +157,7 @@ name = "lb7"
             alert_after: Duration::ZERO,
             alert_every: None,
             always_up: false,
+            stdin: Stdin::Json,
         }],
     };
     assert_eq!(model(text, "lb1"), Ok(expected));

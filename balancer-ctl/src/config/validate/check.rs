@@ -35,7 +35,8 @@ fn timing(check: &Check, place: impl Fn(&'static str) -> Place, problems: &mut P
     let shown = humantime::format_duration;
     problems.in_range(place("interval"), "interval", timing.interval, &INTERVAL);
     problems.in_range(place("timeout"), "timeout", timing.timeout, &PROBE_TIMEOUT);
-    if timing.timeout > timing.interval {
+    // Beside one that is out of range nothing else is long or short.
+    if INTERVAL.contains(&timing.interval) && timing.timeout > timing.interval {
         problems.add(
             place("timeout"),
             format!(
@@ -56,7 +57,10 @@ fn timing(check: &Check, place: impl Fn(&'static str) -> Place, problems: &mut P
                     shown(timing.interval)
                 ),
             );
-        } else if timing.timeout > fast && timing.timeout <= timing.interval {
+        } else if INTERVAL.contains(&fast)
+            && timing.timeout > fast
+            && timing.timeout <= timing.interval
+        {
             problems.add(
                 place("timeout"),
                 format!(

@@ -282,6 +282,19 @@ fn a_loaded_file_that_fails_half_way_is_taken_back() {
 }
 
 #[test]
+fn an_interface_that_is_refused_is_told_with_its_place_in_the_file() {
+    let mut scene = Scene::new();
+    let text = FILE.replace("[\"eth0\"]", "[\"eth0\", \"eth7\"]");
+    fs::write(scene.path(), &text).unwrap();
+    scene.dataplane.state().missing = Some("eth7".to_owned());
+    let path = scene.path().display().to_string();
+    assert_eq!(
+        scene.ask(Message::Reload).unwrap_err().sentence,
+        format!("{path}:3:23: the interface eth7 does not exist")
+    );
+}
+
+#[test]
 fn settings_that_are_refused_half_way_are_taken_back_and_that_is_tried_again() {
     let interfaces = |scene: &Scene| scene.dataplane.state().settings.clone().unwrap().interfaces;
     let mut scene = Scene::new();

@@ -18,6 +18,7 @@ fn notify(run: &[&str]) -> Notify {
         alert_after: Duration::ZERO,
         alert_every: Some(Duration::from_millis(90_500)),
         always_up: false,
+        stdin: Stdin::Json,
     }
 }
 
@@ -124,6 +125,36 @@ fn a_real_server_that_is_down() {
             r#""last_failure":"2026-01-02T03:04:10.001Z","last_success":null}"#,
             "\n"
         )
+    );
+}
+
+#[test]
+fn what_an_alert_program_of_mon_reads() {
+    let mut notify = notify(&["/a"]);
+    notify.stdin = Stdin::Mon;
+    let read = |news: &News| {
+        let input = invocation(news, &notify, teller()).input;
+        String::from_utf8(input).unwrap()
+    };
+    assert_eq!(
+        read(&down()),
+        "10.0.0.2:8080 real down: http 503, wanted 200-299, 3 of 3\n\
+         http 503, wanted 200-299, 3 of 3\n\
+         service: web\n\
+         address: tcp/192.0.2.80:80\n\
+         real: 10.0.0.2:8080\n"
+    );
+    let reloaded = news(EventKind::Reloaded, None, None, "");
+    assert_eq!(read(&reloaded), "configuration loaded again\n");
+    let failed = news(
+        EventKind::ReloadFailed,
+        None,
+        None,
+        "a:1:1: wrong\n\n \na:2:1: too",
+    );
+    assert_eq!(
+        read(&failed),
+        "configuration not loaded, what ran goes on running: a:1:1: wrong    a:2:1: too\na:1:1: wrong\na:2:1: too\n"
     );
 }
 

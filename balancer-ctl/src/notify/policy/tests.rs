@@ -5,7 +5,10 @@ use std::{collections::HashSet, time::SystemTime};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{change::tests::model, model::AdminState};
+use crate::{
+    change::tests::model,
+    model::{AdminState, notify::Stdin},
+};
 
 const WEB: &str = "tcp/192.0.2.80:80";
 const MAIL: &str = "tcp/192.0.2.80:25";
@@ -39,6 +42,7 @@ fn notify(on: &[EventKind]) -> Notify {
         alert_after: Duration::ZERO,
         alert_every: None,
         always_up: false,
+        stdin: Stdin::Json,
     }
 }
 

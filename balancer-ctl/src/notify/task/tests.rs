@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::*;
-use crate::{change::tests::model, event::EventKind};
+use crate::{change::tests::model, event::EventKind, model::notify::Stdin};
 
 const SERVICES: &str = r#"
     [[service]]
@@ -101,6 +101,7 @@ fn entry(run: &[&str]) -> Notify {
         alert_after: Duration::ZERO,
         alert_every: None,
         always_up: false,
+        stdin: Stdin::Json,
     }
 }
 

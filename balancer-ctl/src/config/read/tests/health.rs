@@ -213,6 +213,44 @@ fn what_is_wrong_with_a_check_is_told_where_it_stands() {
             ],
         ),
         (
+            r#"{ type = "tcp", interval = "0s" }"#,
+            vec!["4:36: interval of 0s is out of range: 10ms to 1day".to_owned()],
+        ),
+        (
+            r#"{ type = "tcp", interval = "0s", timeout = "1s" }"#,
+            vec!["4:36: interval of 0s is out of range: 10ms to 1day".to_owned()],
+        ),
+        (
+            r#"{ type = "tcp", fast-interval = "0s" }"#,
+            vec!["4:41: fast-interval of 0s is out of range: 10ms to 1day".to_owned()],
+        ),
+        (
+            r#"{ type = "agent", port = 70000 }"#,
+            vec!["4:34: port 70000 is out of range: 1..=65535".to_owned()],
+        ),
+        (
+            r#"{ type = "agent", port = "a" }"#,
+            vec!["4:34: port must be a whole number".to_owned()],
+        ),
+        (
+            r#"{ type = "tcp", rise = 0, fall = 99999999999999999999 }"#,
+            vec![
+                "4:32: rise 0 is out of range: 1..=100".to_owned(),
+                "4:42: fall 99999999999999999999 is out of range: 1..=100".to_owned(),
+            ],
+        ),
+        (
+            r#"{ type = "tcp", fall = -99_999999999999999999 }"#,
+            vec!["4:32: fall -99_999999999999999999 is out of range: 1..=100".to_owned()],
+        ),
+        (
+            r#"{ type = "tcp", path = 99999999999999999999, fall = 18446744073709551616 }"#,
+            vec![
+                "4:25: `path` does not belong to a check of type `tcp`: it is for `http` or `https`".to_owned(),
+                "4:61: fall 18446744073709551616 is out of range: 1..=100".to_owned(),
+            ],
+        ),
+        (
             r#"{ type = "tcp", interval = "2s", timeout = "3s" }"#,
             vec!["4:52: timeout 3s is longer than interval 2s: a probe must be over when the next begins".to_owned()],
         ),
@@ -421,6 +459,7 @@ timeout = "30s"
 alert-after = "1m"
 alert-every = "1h"
 always-up = true
+stdin = "mon"
 "#;
     assert_eq!(
         model(text, "lb1").unwrap().notify,
@@ -438,6 +477,7 @@ always-up = true
             alert_after: Duration::from_secs(60),
             alert_every: Some(Duration::from_secs(3600)),
             always_up: true,
+            stdin: Stdin::Mon,
         }]
     );
 }
@@ -461,6 +501,7 @@ timeout = "0s"
 alert-after = "8days"
 alert-every = "0s"
 always-up = "yes"
+stdin = "text"
 "#;
     let events = "`real-down`, `real-up`, `quorum-lost`, `quorum-regained`, `backups-in`, `backups-out`, `table-full`, \
                   `table-has-room`, `checks-stalled`, `checks-resumed`, `dataplane-behind`, `dataplane-follows`, \
@@ -471,7 +512,7 @@ always-up = "yes"
             "2:1: notify has no events to be told: add some, as in `on = [\"real-down\", \"real-up\"]`",
             "2:1: notify has no program: add one, as in `run = [\"/usr/local/bin/alert\", \"--verbose\"]`",
             "3:1: unknown key `colour` in `notify`: expected `on`, `run`, `services`, `timeout`, `alert-after`, \
-             `alert-every` or `always-up`",
+             `alert-every`, `always-up` or `stdin`",
             "5:20: this version does not have event `active` yet: remove it",
             &format!("5:30: event `fire` is not known: expected {events}"),
             "5:38: event `real-down` is named twice: name it once",
@@ -485,6 +526,7 @@ always-up = "yes"
             "15:15: alert-after of 8days is out of range: 0s to 7days",
             "16:15: alert-every of 0s is out of range: 1s to 7days",
             "17:13: always-up must be true or false",
+            "18:9: stdin `text` is not known: expected `json` or `mon`",
         ]
     );
 }
