@@ -40,7 +40,7 @@ pub struct RealStatus {
     pub reason: Option<String>,
     /// The weight by which it takes new connections now.
     pub weight: u32,
-    /// What probes and its agent say; `None` = not yet, or it is in maintenance.
+    /// What probes and its agent say; `None` = not yet, or nobody asks.
     pub healthy: Option<bool>,
     /// What its agent, or a program for it, asks for.
     pub asked: Asked,
@@ -50,6 +50,14 @@ pub struct RealStatus {
     out_since: Option<Instant>,
     /// When its weight began to grow.
     ramp: Option<Instant>,
+}
+
+impl RealStatus {
+    /// Its health as it is told: whatever is found in maintenance is no news, it was taken out on purpose.
+    fn told(&self) -> Option<bool> {
+        self.healthy
+            .filter(|_| self.state != RealState::Maintenance)
+    }
 }
 
 /// How a service stands.
@@ -84,6 +92,8 @@ pub struct Availability {
     dependents: Vec<Vec<usize>>,
     /// A quorum has come to be known, or is another, since this was last asked.
     has_new_quorum: bool,
+    /// A real server has gone into maintenance by its agent, or come back, since this was last asked.
+    has_new_maintenance: bool,
 }
 
 /// What stands when a daemon takes over from an earlier one.
@@ -226,6 +236,11 @@ impl Availability {
             let (status, desired) = judge::service(service, wired, &self.standings, before, now);
             events::tell(service, before, &status, &mut happened);
             self.has_new_quorum |= before.and_then(|before| before.quorum) != status.quorum;
+            self.has_new_maintenance |= status.reals.iter().any(|(address, real)| {
+                let before = before.and_then(|before| before.reals.get(address));
+                let was_out = before.is_some_and(|before| before.state == RealState::Maintenance);
+                was_out != (real.state == RealState::Maintenance)
+            });
             self.services.insert(service.key, status);
             self.desired[number] = desired;
         }
@@ -294,6 +309,26 @@ impl Availability {
     /// Whether a quorum came to be known, or became another, since this was last asked.
     pub const fn take_new_quorum(&mut self) -> bool {
         std::mem::replace(&mut self.has_new_quorum, false)
+    }
+
+    /// Whether a real server went into maintenance by its agent, or came back, since this was last asked.
+    pub const fn take_new_maintenance(&mut self) -> bool {
+        std::mem::replace(&mut self.has_new_maintenance, false)
+    }
+
+    /// The model as those who tell programs are to see it: who is in maintenance by its agent is so as by the operator.
+    #[must_use]
+    pub fn as_told(&self, model: &Model) -> Model {
+        let mut told = model.clone();
+        for service in &mut told.services {
+            for real in &mut service.reals {
+                let status = self.real(&service.key, real.address);
+                if status.is_some_and(|status| status.state == RealState::Maintenance) {
+                    real.state = AdminState::Maintenance;
+                }
+            }
+        }
+        told
     }
 
     /// What the packet program is to run.
@@ -365,6 +400,15 @@ impl<'a> Past<'a> {
             })
         };
         if let Some(index) = old.iter().find(asks_the_same) {
+            return Some(standings[*index].clone());
+        }
+        let is_agent = |index: &&usize| {
+            self.watched[**index].is_some_and(|watched| watched.check.probe.is_agent())
+        };
+        if check.probe.is_agent()
+            && let Some(index) = old.iter().find(is_agent)
+        {
+            // What an agent asked for stands until it says something else, wherever it is asked.
             return Some(standings[*index].clone());
         }
         let status = self.availability.real(&service.key, real.address)?;

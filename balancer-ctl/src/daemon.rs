@@ -157,7 +157,7 @@ impl Daemon {
         let checkers = self.checkers.as_ref();
         let taken = self.availability.take_up(&self.model, checkers, now);
         if let Some(notifier) = &self.notifier {
-            notifier.configure(&self.model);
+            notifier.configure(&self.availability.as_told(&self.model));
             let written = checkers.written().unwrap_or(now);
             for (trouble, began) in taken.troubles {
                 let time = time.checked_sub(now.duration_since(began)).unwrap_or(time);
@@ -286,6 +286,11 @@ impl Daemon {
         self.bring();
         if self.availability.take_new_quorum() {
             self.keep();
+        }
+        if self.availability.take_new_maintenance()
+            && let Some(notifier) = &self.notifier
+        {
+            notifier.configure(&self.availability.as_told(&self.model));
         }
         for happened in happened {
             self.publish(happened);

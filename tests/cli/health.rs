@@ -241,7 +241,7 @@ fn wrong_options_are_refused_before_they_are_sent() {
             "invalid value '30' for '--slow-start <TIME>': not a duration: a number and a unit, such as 30s"
                 .to_owned(),
         ),
-        ("--quorum 0", "invalid value '0' for '--quorum <N>': 0 is not in 1..=1000000000".to_owned()),
+        ("--quorum 0", "invalid value '0' for '--quorum <N>': expected a whole number from 1 to 1000000000".to_owned()),
         ("--hysteresis -1", "invalid value '-1' for '--hysteresis <N>': expected a whole number from 0 to 1000000000".to_owned()),
         ("--backups some", "invalid value 'some' for '--backups <WHICH>': expected `first` or `all`".to_owned()),
     ] {

@@ -2,8 +2,13 @@
 
 use std::{net::SocketAddr, time::Instant};
 
-use super::ServiceStatus;
-use crate::{difference::Happened, event::EventKind, health::Asked, model::VirtualService};
+use super::{RealStatus, ServiceStatus};
+use crate::{
+    difference::Happened,
+    event::EventKind,
+    health::{AdvisedWeight, Asked},
+    model::{AdminState, VirtualService},
+};
 
 /// The troubles of a service that stands, each with the time since when it stands, as events that begin them.
 pub(super) fn troubles(
@@ -44,17 +49,19 @@ pub(super) fn tell(
             continue;
         };
         let old = before.and_then(|before| before.reals.get(&real.address));
+        // While the operator keeps it in maintenance, nobody asks.
         if let Some(old) = old
+            && real.state != AdminState::Maintenance
             && let Some(message) = asks_anew(old.asked, status.asked)
         {
             add(EventKind::RealChanged, Some(real.address), message);
         }
-        let old = old.and_then(|old| old.healthy);
-        if service.checks.is_empty() || old == status.healthy {
+        let (old, new) = (old.and_then(RealStatus::told), status.told());
+        if service.checks.is_empty() || old == new {
             continue;
         }
         let message = status.found.clone();
-        match status.healthy {
+        match new {
             Some(true) => add(EventKind::RealUp, Some(real.address), message),
             Some(false) => add(EventKind::RealDown, Some(real.address), message),
             None => {}
@@ -84,7 +91,8 @@ pub(super) fn tell(
     }
 }
 
-/// What a real server asks for now, or no longer, if that is new.
+/// What a real server asks for now, or no longer, if that is worth a word: many an agent says another weight at each
+/// answer.
 fn asks_anew(old: Asked, new: Asked) -> Option<String> {
     let state = |asked: Asked| asked.state.unwrap_or_default();
     let weight = |asked: Asked| {
@@ -100,7 +108,13 @@ fn asks_anew(old: Asked, new: Asked) -> Option<String> {
             state(new).name()
         ));
     }
-    if old.weight != new.weight {
+    let is_none = |asked: Asked| {
+        matches!(
+            asked.weight,
+            Some(AdvisedWeight::Absolute(0) | AdvisedWeight::Percent(0))
+        )
+    };
+    if is_none(old) != is_none(new) {
         changes.push(format!("weight {} -> {}", weight(old), weight(new)));
     }
     (!changes.is_empty()).then(|| format!("by its check: {}", changes.join(", ")))

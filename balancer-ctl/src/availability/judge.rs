@@ -188,8 +188,7 @@ fn judge_real(
         } else {
             0
         },
-        // Whatever is found then is no news: it was taken out on purpose.
-        healthy: word.healthy.filter(|_| state != RealState::Maintenance),
+        healthy: word.healthy,
         asked: word.asked,
         found: word.reason,
         out_since,

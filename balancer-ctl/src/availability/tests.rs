@@ -419,7 +419,6 @@ fn an_agent_has_no_say_in_health_unless_it_says_down() {
     assert_eq!(
         world.find_by(0, 1, advising(stopped)),
         [
-            "real-changed 10.0.0.1: by its check: weight 50 % -> unset",
             "real-down 10.0.0.1: its agent says stopped",
             "quorum-lost: live weight 0, quorum 1"
         ]

@@ -89,7 +89,7 @@ impl Daemon {
         self.checkers.watch(self.availability.checkers());
         self.keep();
         if let Some(notifier) = &self.notifier {
-            notifier.configure(&self.model);
+            notifier.configure(&self.availability.as_told(&self.model));
         }
         let mut happened = difference(&old, &self.model);
         happened.extend(self.availability.since(&before, &self.model));

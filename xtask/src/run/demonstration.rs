@@ -20,8 +20,9 @@ const CHECK: &str = r#"{type="http",interval="300ms",timeout="200ms",fall=3,rise
 /// The longest that a death can go unnoticed with that: `fall` intervals, since a port that nobody listens on answers at
 /// once.
 const NOTICED: Duration = Duration::from_millis(3 * 300);
-/// What the web server takes to end, and the daemon to start and judge a probe on a busy machine.
-const SLACK: Duration = Duration::from_millis(150);
+/// What the web server takes to end, and the daemon to start and judge a probe on a busy machine: less than another
+/// interval.
+const SLACK: Duration = Duration::from_millis(290);
 
 /// Shows the lab at work.
 #[derive(Clone, Copy, Debug)]

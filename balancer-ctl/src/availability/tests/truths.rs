@@ -206,7 +206,7 @@ fn what_an_agent_asks_for_is_told_and_shown_beside_the_other_truths() {
     assert_eq!(
         world.find_by(0, 1, asks(Some(AdminState::Drain), half)),
         [
-            "real-changed 10.0.0.1: by its check: state ready -> drain, weight unset -> 50 %",
+            "real-changed 10.0.0.1: by its check: state ready -> drain",
             "quorum-lost: live weight 0, quorum 1"
         ]
     );
@@ -295,4 +295,98 @@ fn an_agent_alone_that_calls_nothing_down_is_a_reason_to_be_up() {
         world.find(1, says(None))[0],
         "real-up 10.0.0.1: its agent does not call it down"
     );
+}
+
+#[test]
+fn another_weight_is_no_event_but_none_at_all_is_and_the_operators_maintenance_says_nothing() {
+    let mut world = World::new(model(
+        vec![real(1, 4)],
+        vec![agent(), check(None)],
+        HealthPolicy::default(),
+    ));
+    world.find_by(1, 1, up());
+    let asks = |percent, state| {
+        advising(Advice {
+            weight: Some(AdvisedWeight::Percent(percent)),
+            state,
+            down: None,
+        })
+    };
+    let quiet = [] as [&str; 0];
+    assert_eq!(world.find_by(0, 1, asks(73, None)), quiet);
+    assert_eq!(world.find_by(0, 1, asks(71, None)), quiet);
+    assert_eq!(
+        world.find_by(0, 1, asks(0, None))[0],
+        "real-changed 10.0.0.1: by its check: weight 71 % -> 0 %"
+    );
+    assert_eq!(
+        world.find_by(0, 1, asks(50, Some(AdminState::Drain)))[0],
+        "real-changed 10.0.0.1: by its check: state ready -> drain, weight 0 % -> 50 %"
+    );
+    world.service().reals[0].state = AdminState::Maintenance;
+    assert_eq!(world.adopt(), quiet);
+}
+
+#[test]
+fn an_agents_word_stands_until_it_says_another_wherever_it_is_asked() {
+    let mut world = World::new(model(
+        vec![real(1, 4)],
+        vec![agent(), check(None)],
+        HealthPolicy::default(),
+    ));
+    world.find_by(1, 1, up());
+    let drained = advising(Advice {
+        state: Some(AdminState::Drain),
+        ..Advice::default()
+    });
+    world.find_by(0, 1, drained);
+    world.service().checks[0].target.port = Some(9998);
+    assert_eq!(world.adopt(), [] as [&str; 0]);
+    assert_eq!(
+        world.shown(1),
+        (RealState::Draining, Some("by its agent"), 0)
+    );
+}
+
+#[test]
+fn who_tells_programs_sees_maintenance_by_an_agent_as_by_the_operator() {
+    let mut world = World::new(model(
+        vec![real(1, 1), real(2, 1)],
+        vec![agent(), check(None)],
+        HealthPolicy::default(),
+    ));
+    world.find_by(1, 1, up());
+    world.find_by(1, 2, down());
+    let states = |world: &World| -> Vec<_> {
+        let told = world.availability.as_told(&world.model);
+        told.services[0]
+            .reals
+            .iter()
+            .map(|real| real.state)
+            .collect()
+    };
+    assert!(!world.availability.take_new_maintenance());
+    assert_eq!(states(&world), [AdminState::Ready; 2]);
+    let asks = |state| {
+        advising(Advice {
+            state: Some(state),
+            ..Advice::default()
+        })
+    };
+    // What it finds is still known, and shown.
+    world.find_by(0, 2, asks(AdminState::Maintenance));
+    assert!(world.availability.take_new_maintenance());
+    assert!(!world.availability.take_new_maintenance());
+    assert_eq!(states(&world), [AdminState::Ready, AdminState::Maintenance]);
+    assert_eq!(world.status().reals[&address(2)].healthy, Some(false));
+    let told = world.find_by(0, 2, asks(AdminState::Ready));
+    assert_eq!(
+        told,
+        [
+            "real-changed 10.0.0.2: by its check: state maintenance -> ready",
+            "real-down 10.0.0.2: no answer within 2s, 3 of 3"
+        ]
+    );
+    assert!(world.availability.take_new_maintenance());
+    assert_eq!(states(&world), [AdminState::Ready; 2]);
 }

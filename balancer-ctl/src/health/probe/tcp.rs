@@ -16,6 +16,8 @@ use super::{
 };
 use crate::model::check::{Exchange, MAX_BODY};
 
+/// Before the timeout, what came so far is judged.
+const MARGIN: Duration = Duration::from_millis(50);
 /// Read at once.
 const CHUNK: usize = 4096;
 
@@ -32,7 +34,7 @@ impl Tcp {
     /// `limit` is when the caller gives up.
     pub fn new(endpoint: Endpoint, exchange: &Exchange, limit: Duration) -> Self {
         Self {
-            patience: limit * 9 / 10,
+            patience: limit - MARGIN.min(limit / 10),
             endpoint,
             send: exchange.send.clone(),
             expect: exchange.expect.as_ref().map(|pattern| pattern.compiled()),
