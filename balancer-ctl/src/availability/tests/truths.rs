@@ -187,13 +187,18 @@ fn the_four_truths_are_told_apart() {
     }
 }
 
-#[test]
-fn what_an_agent_asks_for_is_told_and_shown_beside_the_other_truths() {
-    let mut world = World::new(model(
-        vec![real(1, 4)],
+/// Real servers that their agents and pings speak for.
+fn with_an_agent(reals: Vec<RealServer>) -> World {
+    World::new(model(
+        reals,
         vec![agent(), check(None)],
         HealthPolicy::default(),
-    ));
+    ))
+}
+
+#[test]
+fn what_an_agent_asks_for_is_told_and_shown_beside_the_other_truths() {
+    let mut world = with_an_agent(vec![real(1, 4)]);
     world.find_by(1, 1, up());
     let asks = |state, weight| {
         advising(Advice {
@@ -233,11 +238,7 @@ fn what_an_agent_asks_for_is_told_and_shown_beside_the_other_truths() {
 
 #[test]
 fn in_maintenance_by_its_agent_nothing_is_told_of_what_is_found() {
-    let mut world = World::new(model(
-        vec![real(1, 1)],
-        vec![agent(), check(None)],
-        HealthPolicy::default(),
-    ));
+    let mut world = with_an_agent(vec![real(1, 1)]);
     world.find_by(1, 1, up());
     let asks = |state, down: Option<&str>| {
         advising(Advice {
@@ -299,11 +300,7 @@ fn an_agent_alone_that_calls_nothing_down_is_a_reason_to_be_up() {
 
 #[test]
 fn another_weight_is_no_event_but_none_at_all_is_and_the_operators_maintenance_says_nothing() {
-    let mut world = World::new(model(
-        vec![real(1, 4)],
-        vec![agent(), check(None)],
-        HealthPolicy::default(),
-    ));
+    let mut world = with_an_agent(vec![real(1, 4)]);
     world.find_by(1, 1, up());
     let asks = |percent, state| {
         advising(Advice {
@@ -329,11 +326,7 @@ fn another_weight_is_no_event_but_none_at_all_is_and_the_operators_maintenance_s
 
 #[test]
 fn an_agents_word_stands_until_it_says_another_wherever_it_is_asked() {
-    let mut world = World::new(model(
-        vec![real(1, 4)],
-        vec![agent(), check(None)],
-        HealthPolicy::default(),
-    ));
+    let mut world = with_an_agent(vec![real(1, 4)]);
     world.find_by(1, 1, up());
     let drained = advising(Advice {
         state: Some(AdminState::Drain),
@@ -350,11 +343,7 @@ fn an_agents_word_stands_until_it_says_another_wherever_it_is_asked() {
 
 #[test]
 fn who_tells_programs_sees_maintenance_by_an_agent_as_by_the_operator() {
-    let mut world = World::new(model(
-        vec![real(1, 1), real(2, 1)],
-        vec![agent(), check(None)],
-        HealthPolicy::default(),
-    ));
+    let mut world = with_an_agent(vec![real(1, 1), real(2, 1)]);
     world.find_by(1, 1, up());
     world.find_by(1, 2, down());
     let states = |world: &World| -> Vec<_> {

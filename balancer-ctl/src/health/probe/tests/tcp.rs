@@ -8,7 +8,7 @@ use std::{
 };
 
 use socket2::{Domain, Socket, Type};
-use tokio::{sync::oneshot, task::spawn_local};
+use tokio::{sync::oneshot, task::spawn_local, time::error::Elapsed};
 
 use super::{
     super::socket::{
@@ -255,6 +255,12 @@ fn a_source_that_is_not_here_is_named() {
     });
 }
 
+/// Asks once, with the sockets that others have left.
+async fn ask_with(watched: &Watched, spares: &Arc<Spares>) -> Result<Answer, Elapsed> {
+    let prober = Prober::new(watched, spares).expect("a probe");
+    timeout(LIMIT, prober.probe()).await
+}
+
 #[test]
 fn a_connection_that_is_over_leaves_its_socket_to_the_next() {
     if !may_keep() {
@@ -262,10 +268,7 @@ fn a_connection_that_is_over_leaves_its_socket_to_the_next() {
     }
     run(async {
         let spares = Arc::new(Spares::default());
-        let ask = async |target, probe| {
-            let prober = Prober::new(&watched(target, probe), &spares).expect("a probe");
-            timeout(LIMIT, prober.probe()).await
-        };
+        let ask = async |target, probe| ask_with(&watched(target, probe), &spares).await;
         let greeting = tcp(b"", Some("^220"));
         let (ends, ended) = oneshot::channel();
         let ends = Rc::new(Cell::new(Some(ends)));
@@ -316,10 +319,7 @@ fn a_failure_a_timeout_and_options_of_a_checks_own_leave_no_socket() {
     }
     run(async {
         let spares = Arc::new(Spares::default());
-        let ask = async |watched: &Watched| {
-            let prober = Prober::new(watched, &spares).expect("a probe");
-            timeout(LIMIT, prober.probe()).await
-        };
+        let ask = async |watched: &Watched| ask_with(watched, &spares).await;
         let closed = closed_port().await;
         let silent = Server::greeting(b"").await;
         let open = watched(silent.address, tcp(b"", None));
@@ -383,10 +383,7 @@ fn a_kept_socket_too_leaves_a_programs_port_in_peace() {
     }
     run(async {
         let spares = Arc::new(Spares::default());
-        let ask = async |target, probe| {
-            let prober = Prober::new(&watched(target, probe), &spares).expect("a probe");
-            timeout(LIMIT, prober.probe()).await
-        };
+        let ask = async |target, probe| ask_with(&watched(target, probe), &spares).await;
         let server = Server::greeting(b"220 hello\r\n").await;
         let greeted = ask(server.address, tcp(b"", Some("^220"))).await;
         assert_eq!(greeted, Ok(pass("answered \"220 hello\"")));
