@@ -63,9 +63,15 @@ pub fn service(
             .and_then(|before| before.quorum_since)
             .unwrap_or(now)
     });
-    // While others are awaited it is too early for backups.
+    // While others are awaited it is too early for backups, unless somebody has served.
     let is_short = status.live_weight == 0 || status.quorum == Some(false);
-    step_in(service, &mut status, is_short && !is_awaited);
+    let has_served =
+        before.is_some_and(|before| before.live_weight > 0 || !before.backups_in.is_empty());
+    step_in(
+        service,
+        &mut status,
+        is_short && (!is_awaited || has_served),
+    );
     let desired = run(service, &mut status, now);
     if is_awaited && status.quorum != Some(true) {
         status.deadline = status.deadline.into_iter().chain(awaited_until).min();

@@ -172,6 +172,26 @@ fn a_backup_does_not_wait_for_ever_for_one_whose_check_cannot_be_made() {
 }
 
 #[test]
+fn a_backup_takes_over_from_the_first_that_served_while_others_are_awaited() {
+    let policy = HealthPolicy {
+        quorum: 2,
+        ..HealthPolicy::default()
+    };
+    let reals = vec![real(1, 1), real(2, 1), backup(3)];
+    let mut world = World::new(model(reals, vec![check(None)], policy));
+    world.find(3, up());
+    world.find(1, up());
+    assert_eq!(
+        (world.weights(), world.status().quorum),
+        (vec![1, 0, 0], None)
+    );
+    assert_eq!(world.find(1, down())[1], "backups-in: 10.0.0.3:80");
+    assert_eq!(world.weights(), [0, 0, 1]);
+    world.find(2, up());
+    assert_eq!(world.weights(), [0, 1, 1], "quorum is lost");
+}
+
+#[test]
 fn who_is_awaited_takes_nothing_from_those_who_are_up() {
     let mut world = World::new(model(
         vec![real(1, 1), backup(2)],
