@@ -24,7 +24,10 @@ use self::recall::Since;
 use crate::{
     dataplane,
     difference::Happened,
-    health::{Advice, Asked, Begin, Checkers, Kept, Quorum, Standing, UNKNOWN, Update, Watched},
+    health::{
+        Advice, Asked, Begin, Checkers, Kept, NOT_PROBED, Quorum, Standing, UNKNOWN, Update,
+        Watched,
+    },
     model::{
         Check, Model, RealServer, ServiceKey, VirtualService, check::Initial, health::AdminState,
     },
@@ -399,16 +402,13 @@ impl<'a> Past<'a> {
                     == (&check.probe, &check.target, &check.source)
             })
         };
-        if let Some(index) = old.iter().find(asks_the_same) {
-            return Some(standings[*index].clone());
-        }
-        let is_agent = |index: &&usize| {
-            self.watched[**index].is_some_and(|watched| watched.check.probe.is_agent())
+        // What an agent asked for stands until it says something else, wherever it is asked.
+        let is_agent_too = |index: &&usize| {
+            let both = |watched: &Watched| watched.check.probe.is_agent() && check.probe.is_agent();
+            self.watched[**index].is_some_and(both)
         };
-        if check.probe.is_agent()
-            && let Some(index) = old.iter().find(is_agent)
-        {
-            // What an agent asked for stands until it says something else, wherever it is asked.
+        let goes_on = old.iter().find(asks_the_same);
+        if let Some(index) = goes_on.or_else(|| old.iter().find(is_agent_too)) {
             return Some(standings[*index].clone());
         }
         let status = self.availability.real(&service.key, real.address)?;
@@ -439,7 +439,7 @@ fn undecided(check: &Check) -> Standing {
     Standing {
         up,
         decided: up,
-        reason: "not probed yet".to_owned(),
+        reason: NOT_PROBED.to_owned(),
         advice: Advice::default(),
         since: UNKNOWN,
     }

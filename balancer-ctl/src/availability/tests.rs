@@ -82,6 +82,17 @@ fn model(reals: Vec<RealServer>, checks: Vec<Check>, health: HealthPolicy) -> Mo
     model
 }
 
+/// Five real servers, of which quorum wants three, is lost below two and regained at four.
+fn five_with_quorum_three() -> World {
+    let policy = HealthPolicy {
+        quorum: 3,
+        hysteresis: 1,
+        ..HealthPolicy::default()
+    };
+    let reals = (1..=5).map(|number| real(number, 1)).collect();
+    World::new(model(reals, vec![check(None)], policy))
+}
+
 /// A model, what stands, and a clock that a test moves.
 struct World {
     model: Model,

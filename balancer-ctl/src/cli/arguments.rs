@@ -253,8 +253,9 @@ pub struct ChangeService {
 #[derive(Debug, Args)]
 pub struct ServiceHealth {
     /// How to probe each real server: a type (tcp, http, https, udp, dns, ping, grpc, exec, agent), or a table in the
-    /// file's words, as in '{ type = "http", path = "/health" }'; several times for several, which must all pass. The checks given are all that the service has then: those
-    /// it had are replaced, and what is not named of one has its default
+    /// file's words, as in '{ type = "http", path = "/health" }'; several times for several, which must all pass. The
+    /// checks given are all that the service has then: those it had are replaced, and what is not named of one has its
+    /// default
     #[arg(long, value_name = "CHECK", value_parser = check, conflicts_with = "no_check")]
     pub check: Vec<serde_json::Value>,
     /// Probe no more

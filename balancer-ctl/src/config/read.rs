@@ -129,8 +129,8 @@ pub fn checks(value: toml_edit::Value) -> Result<Vec<Check>, String> {
 /// A file's tables, and where integers stand that are too large for TOML.
 type Parsed<'t> = (Document<Cow<'t, str>>, Vec<Range<usize>>);
 
-/// Reads a file's tables, and finds where integers stand that are too large for TOML. Each of those was read as one as many bytes
-/// long that is not, but far out of every key's range, so that the key is named with what it allows.
+/// Reads a file's tables, and finds where integers stand that are too large for TOML. Each of those was read as one as
+/// many bytes long that is not, but far out of every key's range, so that the key is named with what it allows.
 fn parsed(text: &str) -> Result<Parsed<'_>, TomlError> {
     let mut fitting = Cow::Borrowed(text);
     let mut oversized = Vec::new();

@@ -18,7 +18,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use super::{Advice, Moment, Standing, UNKNOWN};
+use super::{Advice, Moment, NOT_PROBED, Standing, UNKNOWN};
 use crate::{
     clock,
     config::write::check_as_json,
@@ -26,8 +26,6 @@ use crate::{
     view,
 };
 
-/// The reason before the first answer.
-const NOT_PROBED: &str = "not probed yet";
 /// Changes that are kept.
 pub const HISTORY: usize = 100;
 
@@ -348,9 +346,9 @@ impl Checker {
     pub fn view(&self, watched: &super::Watched) -> view::Checker {
         let state = match self.state {
             State::Undecided => "unknown",
-            State::Up { .. } if self.rules.fall.is_none() && self.reason == NOT_PROBED => "unknown",
-            State::Up { .. } | State::Down { .. } if self.stands() => "up",
-            State::Up { .. } | State::Down { .. } => "down",
+            _ if self.rules.fall.is_none() && self.reason == NOT_PROBED => "unknown",
+            _ if self.stands() => "up",
+            _ => "down",
         };
         view::Checker {
             target: watched.target,

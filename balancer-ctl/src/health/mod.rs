@@ -159,6 +159,9 @@ pub const UNKNOWN: Moment = Moment {
     since_boot: Duration::ZERO,
 };
 
+/// The reason of a standing before the first answer.
+pub const NOT_PROBED: &str = "not probed yet";
+
 /// How a checker stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {

@@ -182,13 +182,7 @@ fn a_real_that_its_agent_calls_down_is_out_since_then() {
 
 /// Quorum 3, which is lost below 2 and regained at 4; the first so many of the real servers are up.
 fn quorum_of_three(up_there: u8, before: bool) -> (World, FakeCheckers) {
-    let policy = HealthPolicy {
-        quorum: 3,
-        hysteresis: 1,
-        ..HealthPolicy::default()
-    };
-    let reals = (1..=5).map(|number| real(number, 1)).collect();
-    let mut world = World::new(model(reals, vec![check(None)], policy));
+    let mut world = five_with_quorum_three();
     let left = world.left(
         |target| match (1..=up_there).any(|number| target == address(number)) {
             true => ago(900 * SECOND, up()),

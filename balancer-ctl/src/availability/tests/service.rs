@@ -4,13 +4,7 @@ use super::*;
 
 #[test]
 fn quorum_is_lost_and_regained_with_hysteresis() {
-    let policy = HealthPolicy {
-        quorum: 3,
-        hysteresis: 1,
-        ..HealthPolicy::default()
-    };
-    let reals = (1..=5).map(|number| real(number, 1)).collect();
-    let mut world = World::new(model(reals, vec![check(None)], policy));
+    let mut world = five_with_quorum_three();
     for number in 1..=5 {
         let told = world.find(number, up());
         assert_eq!(told.len(), 1, "only that it is up: {told:?}");
