@@ -1,9 +1,10 @@
 //! The way out: the row's, or the kernel's FIB.
 
-use core::{mem::zeroed, ptr};
+use core::{mem::MaybeUninit, ptr};
 
 use aya_ebpf::{
-    bindings::{self, bpf_fib_lookup as FibParameters},
+    EbpfContext as _,
+    bindings::{self, bpf_fib_lookup as FibParameters, xdp_md},
     helpers::bpf_fib_lookup,
     programs::XdpContext,
 };
@@ -37,7 +38,13 @@ pub fn route<H: Family>(
         return Ok(());
     }
     let flow = header_mut::<H>(ctx, Ethernet::LENGTH)?.flow_information();
-    look_up::<H>(ctx, steering.row, key.protocol, flow, generation)?;
+    look_up::<H>(
+        ctx.as_ptr().cast(),
+        steering.row,
+        key.protocol,
+        flow,
+        generation,
+    )?;
     if steering.is_new {
         teach::<H>(key, egress);
     }
@@ -99,7 +106,7 @@ fn store(place: *mut Egress, egress: &Egress) {
 /// Asks the kernel's FIB for the translated packet's route and next hop, and stores the answer.
 #[inline(never)]
 fn look_up<H: Family>(
-    ctx: &XdpContext,
+    ctx: *mut xdp_md,
     row: *mut Row<H::Address>,
     protocol: u32,
     flow_information: u32,
@@ -107,11 +114,18 @@ fn look_up<H: Family>(
 ) -> Result<(), Discard> {
     // SAFETY: `track` took the pointer from a row or from the scratch in this run of the program.
     let translation = unsafe { &(*row).translation };
-    // SAFETY: all zeroes is a valid value of this plain struct.
-    let mut fib: FibParameters = unsafe { zeroed() };
+    let mut words = [MaybeUninit::<u64>::uninit(); size_of::<FibParameters>() / 8];
+    for word in &mut words {
+        // One by one and volatile: else LLVM calls memset, a subprogram that writes byte by byte.
+        // SAFETY: a local.
+        unsafe { ptr::write_volatile(word, MaybeUninit::new(0)) };
+    }
+    // SAFETY: a local of the struct's size and more than its alignment; all zeroes is a valid value of it.
+    let fib = unsafe { &mut *words.as_mut_ptr().cast::<FibParameters>() };
     fib.family = H::FAMILY;
     fib.l4_protocol = protocol as u8;
-    fib.ifindex = ctx.ingress_ifindex() as u32;
+    // SAFETY: callers pass this run's context.
+    fib.ifindex = unsafe { (*ctx).ingress_ifindex };
     fib.__bindgen_anon_2.flowinfo = flow_information;
     if H::FAMILY == 2 {
         fib.__bindgen_anon_3.ipv4_src = translation.source.widen().0[3];
@@ -123,8 +137,8 @@ fn look_up<H: Family>(
     // SAFETY: the context is this run's, and the struct is as large as stated.
     let result = unsafe {
         bpf_fib_lookup(
-            ctx.ctx.cast(),
-            &mut fib,
+            ctx.cast(),
+            &raw mut *fib,
             size_of::<FibParameters>() as i32,
             0,
         )
@@ -135,7 +149,7 @@ fn look_up<H: Family>(
     let egress = Egress {
         ifindex: fib.ifindex,
         generation,
-        macs: macs(&fib),
+        macs: macs(fib),
         // SAFETY: after success the kernel has written this member of the union; kernels before 5.13 leave the zero
         // that stood there.
         mtu: match unsafe { fib.__bindgen_anon_1.mtu_result } {
