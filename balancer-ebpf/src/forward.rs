@@ -29,15 +29,15 @@ pub fn route<H: Family>(
     ctx: &XdpContext,
     key: &FlowKey<H::Address>,
     steering: &Steering<H::Address>,
-    generation: u32,
+    interface: &Interface,
 ) -> Result<(), Discard> {
     // SAFETY: `track` took the pointer from a row or from the scratch in this run of the program.
     let egress = unsafe { &mut (*steering.row).egress };
-    if egress.generation == generation {
+    if egress.generation == interface.generation {
         return Ok(());
     }
     let flow = header_mut::<H>(ctx, Ethernet::LENGTH)?.flow_information();
-    look_up::<H>(ctx, steering.row, key.protocol, flow, generation)?;
+    look_up::<H>(ctx, steering.row, key.protocol, flow, interface)?;
     if steering.is_new {
         teach::<H>(key, egress);
     }
@@ -49,7 +49,6 @@ pub fn route<H: Family>(
 pub fn forward<H: Family>(
     ctx: &XdpContext,
     ip: &Ip,
-    ingress: u32,
     interface: &Interface,
     steering: &Steering<H::Address>,
 ) -> Result<Verdict, Discard> {
@@ -65,7 +64,7 @@ pub fn forward<H: Family>(
     }
     frame.ip.count_hop();
     frame.ethernet.address(egress.macs);
-    if egress.ifindex == ingress && interface.flags & interface_flags::REDIRECTS == 0 {
+    if egress.ifindex == u32::from(interface.index) && interface.flags & interface_flags::REDIRECTS == 0 {
         return Ok(Verdict::Transmit);
     }
     match DEVICES.redirect(egress.ifindex, 0) {
@@ -103,15 +102,18 @@ fn look_up<H: Family>(
     row: *mut Row<H::Address>,
     protocol: u32,
     flow_information: u32,
-    generation: u32,
+    interface: &Interface,
 ) -> Result<(), Discard> {
+    // Before the look-up: what changes meanwhile is then looked up again.
+    // SAFETY: a plain read of a map value.
+    let generation = unsafe { ptr::read_volatile(&raw const interface.generation) };
     // SAFETY: `track` took the pointer from a row or from the scratch in this run of the program.
     let translation = unsafe { &(*row).translation };
     // SAFETY: all zeroes is a valid value of this plain struct.
     let mut fib: FibParameters = unsafe { zeroed() };
     fib.family = H::FAMILY;
     fib.l4_protocol = protocol as u8;
-    fib.ifindex = ctx.ingress_ifindex() as u32;
+    fib.ifindex = u32::from(interface.index);
     fib.__bindgen_anon_2.flowinfo = flow_information;
     if H::FAMILY == 2 {
         fib.__bindgen_anon_3.ipv4_src = translation.source.widen().0[3];
