@@ -30,11 +30,11 @@ pub fn route<H: Family>(
     ctx: &XdpContext,
     key: &FlowKey<H::Address>,
     steering: &Steering<H::Address>,
-    generation: u32,
+    interface: &Interface,
 ) -> Result<(), Discard> {
     // SAFETY: `track` took the pointer from a row or from the scratch in this run of the program.
     let egress = unsafe { &mut (*steering.row).egress };
-    if egress.generation == generation {
+    if egress.generation == interface.generation {
         return Ok(());
     }
     let flow = header_mut::<H>(ctx, Ethernet::LENGTH)?.flow_information();
@@ -43,7 +43,7 @@ pub fn route<H: Family>(
         steering.row,
         key.protocol,
         flow,
-        generation,
+        interface,
     )?;
     if steering.is_new {
         teach::<H>(key, egress);
@@ -56,7 +56,6 @@ pub fn route<H: Family>(
 pub fn forward<H: Family>(
     ctx: &XdpContext,
     ip: &Ip,
-    ingress: u32,
     interface: &Interface,
     steering: &Steering<H::Address>,
 ) -> Result<Verdict, Discard> {
@@ -72,7 +71,9 @@ pub fn forward<H: Family>(
     }
     frame.ip.count_hop();
     frame.ethernet.address(egress.macs);
-    if egress.ifindex == ingress && interface.flags & interface_flags::REDIRECTS == 0 {
+    if egress.ifindex == u32::from(interface.index)
+        && interface.flags & interface_flags::REDIRECTS == 0
+    {
         return Ok(Verdict::Transmit);
     }
     match DEVICES.redirect(egress.ifindex, 0) {
@@ -110,8 +111,11 @@ fn look_up<H: Family>(
     row: *mut Row<H::Address>,
     protocol: u32,
     flow_information: u32,
-    generation: u32,
+    interface: &Interface,
 ) -> Result<(), Discard> {
+    // Before the look-up: what changes meanwhile is then looked up again.
+    // SAFETY: a plain read of a map value.
+    let generation = unsafe { ptr::read_volatile(&raw const interface.generation) };
     // SAFETY: `track` took the pointer from a row or from the scratch in this run of the program.
     let translation = unsafe { &(*row).translation };
     let mut words = [MaybeUninit::<u64>::uninit(); size_of::<FibParameters>() / 8];
@@ -124,8 +128,7 @@ fn look_up<H: Family>(
     let fib = unsafe { &mut *words.as_mut_ptr().cast::<FibParameters>() };
     fib.family = H::FAMILY;
     fib.l4_protocol = protocol as u8;
-    // SAFETY: callers pass this run's context.
-    fib.ifindex = unsafe { (*ctx).ingress_ifindex };
+    fib.ifindex = u32::from(interface.index);
     fib.__bindgen_anon_2.flowinfo = flow_information;
     if H::FAMILY == 2 {
         fib.__bindgen_anon_3.ipv4_src = translation.source.widen().0[3];
