@@ -1,6 +1,7 @@
 //! The kernel's routing state: links, routes and neighbours, read and watched. Blocking sockets, no runtime: the
 //! data plane's owner may live inside one.
 
+pub mod address;
 pub mod keeper;
 pub mod link;
 pub mod local;

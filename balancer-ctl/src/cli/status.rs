@@ -157,7 +157,7 @@ fn discards(status: &Status) -> String {
             let reason = Discard::ALL.iter().find(|reason| reason.name() == name);
             let (outcome, sentence) = reason.map_or(("", ""), |reason| {
                 let outcome = match reason.outcome() {
-                    Outcome::Pass => "passed",
+                    Outcome::Pass | Outcome::Forward => "passed",
                     Outcome::Drop => "dropped",
                     Outcome::Answer => "answered",
                 };

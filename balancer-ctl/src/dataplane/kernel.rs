@@ -22,6 +22,7 @@ use super::{
     clock::{self, Tick},
     expiry::{self, Expiry},
     grace::{self, Grace},
+    host_addresses::HostAddresses,
     load,
     maps::Maps,
     packet_log,
@@ -33,7 +34,7 @@ use super::{
 use crate::{
     host::Host,
     model::{DataplaneSettings, ServiceKey},
-    netlink::{Netlink, keeper::Keeper, link::Link},
+    netlink::{Netlink, address::Networks, keeper::Keeper, link::Link},
     plan::{
         self, Full,
         tables::{Change, Tables},
@@ -80,6 +81,8 @@ pub struct KernelDataplane {
     pub(super) problems: Vec<String>,
     /// Interfaces have changed and were not followed yet.
     links_changed: bool,
+    /// So have this host's addresses.
+    addresses_changed: bool,
     pub(super) tick: Tick,
     expiry: Option<Expiry>,
     /// What is waited for before the next walk begins.
@@ -92,6 +95,9 @@ pub struct KernelDataplane {
     keeper: Keeper,
     neighbours_due: Instant,
     watch: Watch,
+    host_addresses: HostAddresses,
+    /// The networks that this host is in.
+    networks: Networks,
     pub(super) host: Host,
     host_due: Instant,
     /// What was noticed at the start.
@@ -117,7 +123,10 @@ impl KernelDataplane {
     pub(super) fn tables(&mut self) -> anyhow::Result<&mut Tables> {
         let tables = match self.tables.take() {
             Some(tables) => tables,
-            None => apply::observe(&self.maps, &self.settings, &self.ways)?,
+            None => Tables {
+                networks: self.networks.clone(),
+                ..apply::observe(&self.maps, &self.settings, &self.ways)?
+            },
         };
         Ok(self.tables.insert(tables))
     }
@@ -135,20 +144,7 @@ impl KernelDataplane {
         if !changes.is_empty() {
             self.walk_soon();
         }
-        let mut tables = self.tables.take().context("the tables were read above")?;
-        if let Some(expiry) = &mut self.expiry {
-            expiry.about_to_change(&changes);
-        }
-        if let Some(grace) = &mut self.grace {
-            grace.about_to_change(&changes);
-        }
-        // On a failure `tables` stays empty and is read again.
-        apply::apply(&self.maps, &self.settings, &self.ways, &changes)?;
-        for change in &changes {
-            tables.apply(change);
-        }
-        tables.adopt(services);
-        self.tables = Some(tables);
+        self.make(&changes)?.adopt(services);
         // The first packet to a new real server should find its MAC address known.
         let known: BTreeSet<_> = changes.iter().filter_map(new_address).collect();
         if !known.is_empty()
@@ -156,6 +152,36 @@ impl KernelDataplane {
         {
             tracing::warn!(%error, "neighbours are not looked after");
         }
+        Ok(())
+    }
+
+    /// Makes changes in the kernel's tables, and notes them. After a failure the tables are read again.
+    fn make(&mut self, changes: &[Change]) -> anyhow::Result<&mut Tables> {
+        self.tables()?;
+        let mut tables = self.tables.take().context("the tables were read above")?;
+        if let Some(expiry) = &mut self.expiry {
+            expiry.about_to_change(changes);
+        }
+        if let Some(grace) = &mut self.grace {
+            grace.about_to_change(changes);
+        }
+        apply::apply(&self.maps, &self.settings, &self.ways, changes)?;
+        for change in changes {
+            tables.apply(change);
+        }
+        Ok(self.tables.insert(tables))
+    }
+
+    /// Follows changes of this host's addresses: which sources to refuse, and which real servers' networks it is in.
+    fn follow_addresses(&mut self) -> anyhow::Result<()> {
+        self.host_addresses.refresh(&mut self.netlink)?;
+        self.networks = Networks::read(&mut self.netlink)
+            .context("cannot list the addresses of the interfaces")?;
+        let networks = self.networks.clone();
+        let tables = self.tables()?;
+        tables.networks = networks;
+        let changes = plan::follow_networks(tables);
+        self.make(&changes)?;
         Ok(())
     }
 
@@ -297,6 +323,11 @@ impl KernelDataplane {
     }
 
     fn tend_ways(&mut self) -> anyhow::Result<()> {
+        self.addresses_changed |= self.watch.addresses_changed();
+        if self.addresses_changed {
+            self.follow_addresses()?;
+            self.addresses_changed = false;
+        }
         // In this order: a route's news is a way's, too.
         let ways_changed = self.watch.ways_changed();
         if self.watch.routes_changed() {
@@ -527,7 +558,8 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
         })
         .context("cannot write the settings")?;
     let tables = apply::observe(&maps, &settings, &ways)?;
-    let watch = Watch::start(ways.clone())?;
+    let host_addresses = HostAddresses::open(&maps)?;
+    let watch = Watch::start(ways.clone(), host_addresses.clone())?;
     let mut dataplane = KernelDataplane {
         pins,
         ebpf: loaded.ebpf,
@@ -539,6 +571,7 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
         attached: Vec::new(),
         problems: Vec::new(),
         links_changed: false,
+        addresses_changed: false,
         tick,
         expiry: None,
         grace: None,
@@ -548,11 +581,15 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
         keeper: Keeper::open(instance.as_deref())?,
         neighbours_due: now(),
         watch,
+        host_addresses,
+        networks: Networks::default(),
         host: Host::new(instance.as_deref())?,
         host_due: now(),
         notes,
         _packet_log: packet_log,
     };
+    // After the watch began, and before a packet comes.
+    dataplane.follow_addresses()?;
     if loaded.fresh {
         dataplane.reconcile(&services)?;
     }

@@ -9,6 +9,7 @@ mod expiry;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 mod grace;
+mod host_addresses;
 pub mod kernel;
 mod load;
 mod maps;

@@ -15,8 +15,8 @@ use std::{
 
 use anyhow::Context;
 
-use super::ways::Ways;
-use crate::netlink::monitor::Monitor;
+use super::{host_addresses::HostAddresses, ways::Ways};
+use crate::netlink::{Netlink, monitor::Monitor};
 
 /// The running thread.
 #[derive(Debug)]
@@ -29,6 +29,7 @@ pub struct Watch {
 struct Shared {
     stop: AtomicBool,
     links: AtomicBool,
+    addresses: AtomicBool,
     ways: AtomicBool,
     routes: AtomicBool,
 }
@@ -38,15 +39,16 @@ impl Watch {
     ///
     /// # Errors
     /// The socket or the thread could not be made.
-    pub fn start(ways: Ways) -> anyhow::Result<Self> {
+    pub fn start(ways: Ways, host_addresses: HostAddresses) -> anyhow::Result<Self> {
         // Opened here: when this returns, no change is missed.
         let mut monitor = Monitor::open()?;
+        let mut netlink = Netlink::open()?;
         let shared = Arc::new(Shared::default());
         let thread = std::thread::Builder::new()
             .name("watch".into())
             .spawn({
                 let shared = Arc::clone(&shared);
-                move || run(&mut monitor, &ways, &shared)
+                move || run(&mut monitor, &mut netlink, &ways, &host_addresses, &shared)
             })
             .context("cannot start the thread that watches routes")?;
         Ok(Self {
@@ -60,6 +62,11 @@ impl Watch {
         self.shared.links.swap(false, Ordering::Relaxed)
     }
 
+    /// Whether this host's addresses have changed since the last question.
+    pub fn addresses_changed(&self) -> bool {
+        self.shared.addresses.swap(false, Ordering::Relaxed)
+    }
+
     /// Whether any route, or a link that one leads over, has changed since the last question.
     pub fn routes_changed(&self) -> bool {
         self.shared.routes.swap(false, Ordering::Relaxed)
@@ -71,7 +78,13 @@ impl Watch {
     }
 }
 
-fn run(monitor: &mut Monitor, ways: &Ways, shared: &Shared) {
+fn run(
+    monitor: &mut Monitor,
+    netlink: &mut Netlink,
+    ways: &Ways,
+    host_addresses: &HostAddresses,
+    shared: &Shared,
+) {
     while !shared.stop.load(Ordering::Relaxed) {
         // A timeout, so that a stop is noticed.
         let news = match monitor.wait(200) {
@@ -83,6 +96,13 @@ fn run(monitor: &mut Monitor, ways: &Ways, shared: &Shared) {
         };
         if news.links {
             shared.links.store(true, Ordering::Relaxed);
+        }
+        if news.addresses {
+            // At once: nobody may speak in a new address's name. The owner does it again, and tells what fails.
+            if let Err(error) = host_addresses.refresh(netlink) {
+                tracing::warn!("{error:#}");
+            }
+            shared.addresses.store(true, Ordering::Relaxed);
         }
         if news.routes {
             shared.routes.store(true, Ordering::Relaxed);
