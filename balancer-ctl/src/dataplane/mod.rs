@@ -10,6 +10,7 @@ mod expiry;
 pub mod fake;
 mod grace;
 pub mod kernel;
+pub mod kernel_age;
 mod load;
 mod maps;
 mod packet_log;
