@@ -31,12 +31,15 @@ pub struct News {
 }
 
 impl News {
+    /// Everything may have changed.
+    pub const ALL: Self = Self::LINK;
     const NEIGHBOUR: Self = Self {
         ways: true,
         routes: false,
         links: false,
     };
-    const ROUTE: Self = Self {
+    /// A route has.
+    pub const ROUTE: Self = Self {
         routes: true,
         ..Self::NEIGHBOUR
     };
