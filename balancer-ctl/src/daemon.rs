@@ -91,6 +91,8 @@ pub struct Daemon {
     is_misconfigured: bool,
     /// The checkers gave no sign of life when they were last looked at.
     is_unchecked: bool,
+    /// Why changes of routes are not heard of.
+    unwatched: Option<String>,
     /// What runs.
     model: Model,
     file: Option<ConfigFile>,
@@ -131,6 +133,7 @@ impl Daemon {
             behind: None,
             is_misconfigured: false,
             is_unchecked: false,
+            unwatched: None,
             model,
             file,
             events,
@@ -338,6 +341,21 @@ impl Daemon {
             }
         }
         self.failure = failure;
+        self.note_unwatched();
+    }
+
+    /// Tells when changes of routes begin not to be heard of, and when they are heard of again.
+    fn note_unwatched(&mut self) {
+        let unwatched = self.dataplane.unwatched().map(str::to_owned);
+        match (&self.unwatched, &unwatched) {
+            (None, Some(reason)) => self.publish(of_node(EventKind::RoutesUnwatched, reason)),
+            (Some(_), None) => self.publish(of_node(EventKind::RoutesWatched, "")),
+            (Some(before), Some(reason)) if before != reason => {
+                tracing::warn!(reason, "changes of routes are not heard of, trying again");
+            }
+            (Some(_), Some(_)) | (None, None) => {}
+        }
+        self.unwatched = unwatched;
     }
 
     /// Does what is due each second.

@@ -37,6 +37,8 @@ pub struct State {
     pub room: Option<usize>,
     /// What was set to zero; `None` = all.
     pub zeroed: Vec<Option<ServiceKey>>,
+    /// Why changes of routes are not heard of from the next call of `tend` on.
+    pub unwatched: Option<String>,
     /// How often it was tended.
     pub tended: usize,
     /// So many of the next changes fail half way.
@@ -51,12 +53,16 @@ pub struct State {
 
 /// A data plane in memory.
 #[derive(Clone, Default)]
-pub struct FakeDataplane(Arc<Mutex<State>>);
+pub struct FakeDataplane {
+    state: Arc<Mutex<State>>,
+    /// Why changes of routes are not heard of: what the state said at the last call of `tend`.
+    unwatched: Option<String>,
+}
 
 impl FakeDataplane {
     /// What it holds.
     pub fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -204,8 +210,16 @@ impl Dataplane for FakeDataplane {
         Ok(())
     }
 
+    fn unwatched(&self) -> Option<&str> {
+        self.unwatched.as_deref()
+    }
+
     fn tend(&mut self) -> Result<(), Error> {
-        self.state().tended += 1;
+        let mut state = self.state();
+        state.tended += 1;
+        let unwatched = state.unwatched.clone();
+        drop(state);
+        self.unwatched = unwatched;
         Ok(())
     }
 }

@@ -304,6 +304,7 @@ impl KernelDataplane {
 
     /// One part's failure does not keep the others from their turn; the first is told.
     fn tend(&mut self) -> anyhow::Result<()> {
+        self.watch.supervise(now());
         let links = self.tend_links();
         let neighbours = self.tend_ways();
         let expiry = self.expire();
@@ -559,7 +560,7 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
         .context("cannot write the settings")?;
     let tables = apply::observe(&maps, &settings, &ways)?;
     let host_addresses = HostAddresses::open(&maps)?;
-    let watch = Watch::start(ways.clone(), host_addresses.clone())?;
+    let watch = Watch::start(ways.clone(), host_addresses.clone(), now())?;
     let mut dataplane = KernelDataplane {
         pins,
         ebpf: loaded.ebpf,
@@ -669,6 +670,10 @@ impl Dataplane for KernelDataplane {
 
     fn zero(&mut self, service: Option<&ServiceKey>) -> Result<(), Error> {
         Ok(self.reset_counters(service)?)
+    }
+
+    fn unwatched(&self) -> Option<&str> {
+        self.watch.unwatched()
     }
 
     fn tend(&mut self) -> Result<(), Error> {

@@ -10,14 +10,11 @@ use aya::{
 use aya_obj::Object;
 
 use super::{
-    clock,
+    kernel_age,
     packet_log::PacketLog,
     pins::{self, Pins},
 };
 use crate::{model::DataplaneSettings, object::OBJECT};
-
-/// Oldest kernel that has all the program uses: atomic operations that return the old value (5.12) are the youngest.
-const OLDEST_KERNEL: (u32, u32) = (5, 12);
 
 /// The programs as loaded, and what was noticed on the way.
 #[derive(Debug)]
@@ -45,14 +42,7 @@ pub fn check_prerequisites() -> anyhow::Result<()> {
         nix::unistd::geteuid().is_root(),
         "the data plane needs root: start it as root (or with sudo)"
     );
-    let (major, minor) = OLDEST_KERNEL;
-    if !clock::kernel_is_at_least(major, minor)? {
-        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        bail!(
-            "this kernel ({}) is too old: Linux {major}.{minor} or newer is needed",
-            release.trim()
-        );
-    }
+    kernel_age::check()?;
     ensure!(
         Path::new("/sys/kernel/btf/vmlinux").exists(),
         "this kernel was built without BTF (/sys/kernel/btf/vmlinux is missing): use one with CONFIG_DEBUG_INFO_BTF=y, as \

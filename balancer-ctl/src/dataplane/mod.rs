@@ -11,12 +11,14 @@ pub mod fake;
 mod grace;
 mod host_addresses;
 pub mod kernel;
+pub mod kernel_age;
 mod load;
 mod maps;
 mod packet_log;
 mod pins;
 mod reading;
 mod settings;
+mod supervision;
 mod syscall;
 mod table;
 mod watch;
@@ -253,6 +255,10 @@ pub trait Dataplane: Send {
     /// # Errors
     /// The kernel refused a map call.
     fn zero(&mut self, service: Option<&ServiceKey>) -> Result<(), Error>;
+
+    /// Why changes of routes are not heard of at present, so that they are followed some seconds late; none while they are.
+    /// Changes in `tend` only.
+    fn unwatched(&self) -> Option<&str>;
 
     /// Does a slice, of some milliseconds, of what is due now: expires connections, frees ids, refreshes neighbours. Called
     /// again after what [`Dataplane::next_tend`] says.

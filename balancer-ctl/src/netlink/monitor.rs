@@ -41,7 +41,8 @@ impl News {
         links: false,
         addresses: false,
     };
-    const ROUTE: Self = Self {
+    /// A route has.
+    pub const ROUTE: Self = Self {
         routes: true,
         ..Self::NEIGHBOUR
     };
@@ -54,7 +55,7 @@ impl News {
         ..Self::ROUTE
     };
     /// Anything may have changed.
-    const ALL: Self = Self {
+    pub const ALL: Self = Self {
         links: true,
         ..Self::ADDRESS
     };
