@@ -14,6 +14,7 @@ pub mod conntrack;
 pub mod half_open;
 pub mod nat;
 pub mod real_server;
+pub mod redirect;
 pub mod scheduler;
 pub mod service;
 pub mod settings;
@@ -22,9 +23,9 @@ pub mod tcp;
 pub mod verdict;
 pub mod wire;
 
-/// Version of the map layouts below. It is part of the pin directory's name (`v2`), so a daemon never takes
+/// Version of the map layouts below. It is part of the pin directory's name (`v3`), so a daemon never takes
 /// up maps of another layout. Raise it with every change to a shared struct or to a map's meaning.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Marks shared structs as plain data for aya: every byte is initialised, every bit pattern is valid.
 macro_rules! plain_data {

@@ -60,34 +60,39 @@ pub struct Interface {
     /// looked up under another one is looked up again.
     pub generation: u32,
     /// Of [`interface_flags`].
-    pub flags: u32,
+    pub flags: u16,
+    /// The interface that its frames come in by, as routes name it: its own index, or that of the bond whose slave it is. Below
+    /// [`MAX_INTERFACES`].
+    pub index: u16,
 }
 
 const _: () = assert!(size_of::<Interface>() == 16);
+const _: () = assert!(MAX_INTERFACES <= 1 << u16::BITS);
 plain_data!(Interface);
 
 /// What an interface's packets must know beside its address.
 pub mod interface_flags {
     /// The connections of some real server are to be reset, so that each packet of a client asks for its real server's
     /// state. The same on all interfaces.
-    pub const RESETS: u32 = 1;
+    pub const RESETS: u16 = 1;
     /// What leaves where it came in is redirected there. veth does not wake its peer for `XDP_TX` unless that runs
     /// an XDP program too (`veth_xdp_flush` in the kernel's `drivers/net/veth.c`), so frames would lie there until others follow.
-    pub const REDIRECTS: u32 = 2;
+    pub const REDIRECTS: u16 = 2;
 }
 
 /// The bits of a frame's first word that hold the destination's MAC address.
 const MAC_BITS: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]);
 
 impl Interface {
-    /// A configured interface.
+    /// A configured interface, whose frames come in by the interface `index`, which is below [`MAX_INTERFACES`].
     #[must_use]
-    pub const fn new(mac: [u8; 6], generation: u32) -> Self {
+    pub const fn new(mac: [u8; 6], generation: u32, index: u32) -> Self {
         let [a, b, c, d, e, f] = mac;
         Self {
             mac: u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]),
             generation,
             flags: 0,
+            index: index as u16,
         }
     }
 

@@ -3,6 +3,7 @@
 
 pub mod keeper;
 pub mod link;
+pub mod local;
 pub mod monitor;
 pub mod neighbour;
 mod socket;

@@ -43,12 +43,11 @@ pub fn finish(ctx: &XdpContext, outcome: Result<Verdict, Discard>) -> u32 {
 /// Sends an answer out where its packet came in.
 #[inline(always)]
 fn send_back(ctx: &XdpContext) -> u32 {
-    let ingress = ctx.ingress_ifindex() as u32;
-    match INTERFACES.get(ingress) {
+    match INTERFACES.get(ctx.ingress_ifindex() as u32) {
         Some(interface) if interface.flags & interface_flags::REDIRECTS != 0 => {
             // Without an entry the kernel gives the flags back.
             DEVICES
-                .redirect(ingress, xdp_action::XDP_TX.into())
+                .redirect(u32::from(interface.index), xdp_action::XDP_TX.into())
                 .unwrap_or(xdp_action::XDP_TX)
         }
         _ => xdp_action::XDP_TX,

@@ -1,9 +1,10 @@
 //! The way out: the row's, or the kernel's FIB.
 
-use core::{mem::zeroed, ptr};
+use core::{mem::MaybeUninit, ptr};
 
 use aya_ebpf::{
-    bindings::{self, bpf_fib_lookup as FibParameters},
+    EbpfContext as _,
+    bindings::{self, bpf_fib_lookup as FibParameters, xdp_md},
     helpers::bpf_fib_lookup,
     programs::XdpContext,
 };
@@ -29,15 +30,21 @@ pub fn route<H: Family>(
     ctx: &XdpContext,
     key: &FlowKey<H::Address>,
     steering: &Steering<H::Address>,
-    generation: u32,
+    interface: &Interface,
 ) -> Result<(), Discard> {
     // SAFETY: `track` took the pointer from a row or from the scratch in this run of the program.
     let egress = unsafe { &mut (*steering.row).egress };
-    if egress.generation == generation {
+    if egress.generation == interface.generation {
         return Ok(());
     }
     let flow = header_mut::<H>(ctx, Ethernet::LENGTH)?.flow_information();
-    look_up::<H>(ctx, steering.row, key.protocol, flow, generation)?;
+    look_up::<H>(
+        ctx.as_ptr().cast(),
+        steering.row,
+        key.protocol,
+        flow,
+        interface,
+    )?;
     if steering.is_new {
         teach::<H>(key, egress);
     }
@@ -49,7 +56,6 @@ pub fn route<H: Family>(
 pub fn forward<H: Family>(
     ctx: &XdpContext,
     ip: &Ip,
-    ingress: u32,
     interface: &Interface,
     steering: &Steering<H::Address>,
 ) -> Result<Verdict, Discard> {
@@ -65,7 +71,9 @@ pub fn forward<H: Family>(
     }
     frame.ip.count_hop();
     frame.ethernet.address(egress.macs);
-    if egress.ifindex == ingress && interface.flags & interface_flags::REDIRECTS == 0 {
+    if egress.ifindex == u32::from(interface.index)
+        && interface.flags & interface_flags::REDIRECTS == 0
+    {
         return Ok(Verdict::Transmit);
     }
     match DEVICES.redirect(egress.ifindex, 0) {
@@ -99,19 +107,28 @@ fn store(place: *mut Egress, egress: &Egress) {
 /// Asks the kernel's FIB for the translated packet's route and next hop, and stores the answer.
 #[inline(never)]
 fn look_up<H: Family>(
-    ctx: &XdpContext,
+    ctx: *mut xdp_md,
     row: *mut Row<H::Address>,
     protocol: u32,
     flow_information: u32,
-    generation: u32,
+    interface: &Interface,
 ) -> Result<(), Discard> {
+    // Before the look-up: what changes meanwhile is then looked up again.
+    // SAFETY: a plain read of a map value.
+    let generation = unsafe { ptr::read_volatile(&raw const interface.generation) };
     // SAFETY: `track` took the pointer from a row or from the scratch in this run of the program.
     let translation = unsafe { &(*row).translation };
-    // SAFETY: all zeroes is a valid value of this plain struct.
-    let mut fib: FibParameters = unsafe { zeroed() };
+    let mut words = [MaybeUninit::<u64>::uninit(); size_of::<FibParameters>() / 8];
+    for word in &mut words {
+        // One by one and volatile: else LLVM calls memset, a subprogram that writes byte by byte.
+        // SAFETY: a local.
+        unsafe { ptr::write_volatile(word, MaybeUninit::new(0)) };
+    }
+    // SAFETY: a local of the struct's size and more than its alignment; all zeroes is a valid value of it.
+    let fib = unsafe { &mut *words.as_mut_ptr().cast::<FibParameters>() };
     fib.family = H::FAMILY;
     fib.l4_protocol = protocol as u8;
-    fib.ifindex = ctx.ingress_ifindex() as u32;
+    fib.ifindex = u32::from(interface.index);
     fib.__bindgen_anon_2.flowinfo = flow_information;
     if H::FAMILY == 2 {
         fib.__bindgen_anon_3.ipv4_src = translation.source.widen().0[3];
@@ -123,8 +140,8 @@ fn look_up<H: Family>(
     // SAFETY: the context is this run's, and the struct is as large as stated.
     let result = unsafe {
         bpf_fib_lookup(
-            ctx.ctx.cast(),
-            &mut fib,
+            ctx.cast(),
+            &raw mut *fib,
             size_of::<FibParameters>() as i32,
             0,
         )
@@ -135,7 +152,7 @@ fn look_up<H: Family>(
     let egress = Egress {
         ifindex: fib.ifindex,
         generation,
-        macs: macs(&fib),
+        macs: macs(fib),
         // SAFETY: after success the kernel has written this member of the union; kernels before 5.13 leave the zero
         // that stood there.
         mtu: match unsafe { fib.__bindgen_anon_1.mtu_result } {

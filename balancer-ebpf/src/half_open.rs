@@ -2,13 +2,12 @@
 
 use balancer_common::{
     addr::{Addr, Address},
-    conntrack::FlowKey,
     half_open::{HalfOpen, HalfOpenBucket, WAYS, bucket},
     tcp::State,
     verdict::Discard,
 };
 
-use crate::{atomic, maps::HALF_OPEN, table::Row};
+use crate::{atomic, maps::HALF_OPEN, table::Scratch};
 
 /// How often a held lock is tried: many times what any holder needs, unless it is interrupted. Above what LLVM would
 /// unroll.
@@ -58,39 +57,44 @@ impl Locked {
         atomic::exchange(unsafe { &raw mut (*self.0).lock }, 1, 0);
     }
 
-    /// The live record of a client's packet.
+    /// The live record of the scratch's packet, a client's.
     #[inline(always)]
     pub fn original<A: Address>(
         &mut self,
-        key: &FlowKey<A>,
+        scratch: &Scratch<A>,
         now: u32,
         timeout: u32,
     ) -> Option<&mut HalfOpen> {
-        self.record(find_original(self.0, key, now, timeout))
+        self.record(find_original(self.0, scratch, now, timeout))
     }
 
-    /// The live record of a real server's packet.
+    /// The live record of the scratch's packet, a real server's.
     #[inline(always)]
     pub fn reply<A: Address>(
         &mut self,
-        key: &FlowKey<A>,
+        scratch: &Scratch<A>,
         now: u32,
         timeout: u32,
     ) -> Option<&mut HalfOpen> {
-        self.record(find_reply(self.0, key, now, timeout))
+        self.record(find_reply(self.0, scratch, now, timeout))
     }
 
-    /// Begins a handshake, steered by `row`: in place of a free or spent record, else of the one that has waited
-    /// longest.
+    /// The live record in which the real server's answer to the scratch's new connection would be found.
     #[inline(always)]
-    pub fn overwrite<A: Address>(
+    pub fn same_reply<A: Address>(
         &mut self,
-        key: &FlowKey<A>,
-        row: &Row<A>,
+        scratch: &Scratch<A>,
         now: u32,
         timeout: u32,
-    ) {
-        overwrite(self.0, key, row, now, timeout);
+    ) -> Option<&mut HalfOpen> {
+        self.record(find_same_reply(self.0, scratch, now, timeout))
+    }
+
+    /// Begins the handshake of the scratch's packet, steered by the scratch's row: in place of a free or spent record,
+    /// else of the one that has waited longest.
+    #[inline(always)]
+    pub fn overwrite<A: Address>(&mut self, scratch: &Scratch<A>, now: u32, timeout: u32) {
+        overwrite(self.0, scratch, now, timeout);
     }
 
     /// The record in one way.
@@ -105,22 +109,37 @@ impl Locked {
 #[inline(never)]
 fn find_original<A: Address>(
     bucket: *const HalfOpenBucket,
-    key: &FlowKey<A>,
+    scratch: &Scratch<A>,
     now: u32,
     timeout: u32,
 ) -> usize {
-    find(bucket, now, timeout, |record| record.is_original(key))
+    find(bucket, now, timeout, |record| {
+        record.is_original(&scratch.key)
+    })
 }
 
 /// The way of the live record of a real server's packet, or [`WAYS`].
 #[inline(never)]
 fn find_reply<A: Address>(
     bucket: *const HalfOpenBucket,
-    key: &FlowKey<A>,
+    scratch: &Scratch<A>,
     now: u32,
     timeout: u32,
 ) -> usize {
-    find(bucket, now, timeout, |record| record.is_reply(key))
+    find(bucket, now, timeout, |record| record.is_reply(&scratch.key))
+}
+
+/// The way of the live record whose real server's packets have the scratch's reply key, or [`WAYS`].
+#[inline(never)]
+fn find_same_reply<A: Address>(
+    bucket: *const HalfOpenBucket,
+    scratch: &Scratch<A>,
+    now: u32,
+    timeout: u32,
+) -> usize {
+    find(bucket, now, timeout, |record| {
+        record.is_reply(&scratch.reply_key)
+    })
 }
 
 /// The way of the live record that `matches`, or [`WAYS`].
@@ -145,11 +164,11 @@ fn find(
 #[inline(never)]
 fn overwrite<A: Address>(
     bucket: *mut HalfOpenBucket,
-    key: &FlowKey<A>,
-    row: &Row<A>,
+    scratch: &Scratch<A>,
     now: u32,
     timeout: u32,
 ) {
+    let (key, row) = (&scratch.key, &scratch.row);
     // SAFETY: callers hold the lock, and the way is below `WAYS`.
     let record = unsafe { &mut (*bucket).records[oldest(bucket, now, timeout) & (WAYS - 1)] };
     record.client = key.source.widen();

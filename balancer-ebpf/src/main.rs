@@ -26,6 +26,7 @@ mod open;
 mod packet;
 mod parse;
 mod pipeline;
+mod redirect;
 mod rewrite;
 mod schedule;
 mod table;

@@ -11,6 +11,7 @@ use balancer_common::{
     conntrack::{ConntrackEntryV4, ConntrackEntryV6, FlowKeyV4, FlowKeyV6},
     half_open::{self, HalfOpenBucket},
     real_server::{MAX_REALS, RealServer, state},
+    redirect::RedirectError,
     scheduler::RING_SLOTS,
     service::{MAX_SERVICES, Service, ServiceKeyV4, ServiceKeyV6},
     settings::{Interface, Settings, Usage},
@@ -97,6 +98,20 @@ pub static ANSWERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 /// Packets that left early, by reason.
 #[map]
 pub static DISCARDS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Discard::COUNT, 0);
+
+/// Redirects that the kernel gave up. Not pinned: they are counted while a daemon runs.
+#[map]
+pub static REDIRECT_ERRORS: HashMap<RedirectError, u64> = HashMap::with_max_entries(4096, 0);
+
+/// The kernel's id of `DEVICES`, which the daemon writes: failures of other maps' redirects are not ours. One value.
+#[map]
+static REDIRECT_MAP: Array<u32> = Array::with_max_entries(1, 0);
+
+/// The map whose redirects are counted when they fail; 0 = none.
+#[inline(always)]
+pub fn watched_map() -> u32 {
+    REDIRECT_MAP.get(0).copied().unwrap_or(0)
+}
 
 /// The settings.
 #[inline(always)]

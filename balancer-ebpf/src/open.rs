@@ -2,7 +2,7 @@
 
 use balancer_common::{
     addr::{Address, UDP},
-    conntrack::{FlowKey, direction},
+    conntrack::direction,
     half_open::HalfOpen,
     real_server::state,
     settings::Settings,
@@ -16,7 +16,7 @@ use crate::{
     maps::{now, settings, state_of, usage},
     parse::Facts,
     schedule::schedule,
-    table::{Family, Scratch, insert, is_expired, remove_reply, replace, scratch},
+    table::{Family, Scratch, insert, is_expired, remove_reply, replace},
 };
 
 /// How far a packet's connection has come. What the packet is steered by lies in the scratch's row.
@@ -57,77 +57,67 @@ impl Encoded {
     }
 }
 
-/// Opens a connection, or takes a handshake further.
+/// Opens a connection for the scratch's packet, or takes its handshake further.
 #[inline(always)]
-pub fn open<H: Family>(key: &FlowKey<H::Address>, facts: &Facts) -> Result<Opened, Discard> {
+pub fn open<H: Family>(scratch: &mut Scratch<H::Address>) -> Result<Opened, Discard> {
     const HANDSHAKE: u32 = (flags::SYN | flags::ACK | flags::RST | flags::FIN) as u32;
     let settings = settings().ok_or(Discard::NoService)?;
-    if key.protocol == u32::from(UDP) {
-        return open_datagrams::<H>(key, facts, settings).result();
+    if scratch.key.protocol == u32::from(UDP) {
+        return open_datagrams::<H>(scratch, settings).result();
     }
-    if facts.flags & HANDSHAKE == u32::from(flags::SYN) {
-        return open_handshake::<H>(key, facts, settings).result();
+    if scratch.facts.flags & HANDSHAKE == u32::from(flags::SYN) {
+        return open_handshake::<H>(scratch, settings).result();
     }
-    if classify::<H>(key, settings).is_some() {
-        return continue_original::<H>(key, facts, settings).result();
+    if classify::<H>(&scratch.key, settings).is_some() {
+        return continue_original::<H>(scratch, settings).result();
     }
-    continue_reply::<H>(key, facts, settings).result()
+    continue_reply::<H>(scratch, settings).result()
 }
 
 /// The first datagram of a client: both rows at once.
 #[inline(never)]
-fn open_datagrams<H: Family>(
-    key: &FlowKey<H::Address>,
-    facts: &Facts,
-    settings: &Settings,
-) -> Encoded {
-    Encoded::new(try_open_datagrams::<H>(key, facts, settings))
+fn open_datagrams<H: Family>(scratch: &mut Scratch<H::Address>, settings: &Settings) -> Encoded {
+    Encoded::new(try_open_datagrams::<H>(scratch, settings))
 }
 
 #[inline(always)]
 fn try_open_datagrams<H: Family>(
-    key: &FlowKey<H::Address>,
-    facts: &Facts,
+    scratch: &mut Scratch<H::Address>,
     settings: &Settings,
 ) -> Result<Opened, Discard> {
-    let service = classify::<H>(key, settings).ok_or(Discard::NoService)?;
-    refuse_fault(facts)?;
+    let service = classify::<H>(&scratch.key, settings).ok_or(Discard::NoService)?;
+    refuse_fault(&scratch.facts)?;
     refuse_when_full(settings)?;
     let now = now();
-    let scratch = scratch::<H>()?;
-    schedule(key, service, scratch, |scratch| {
-        make_room::<H>(key, scratch, now, settings)
+    schedule(service, scratch, |scratch| {
+        make_room::<H>(scratch, now, settings)
     })?;
-    insert::<H>(key, scratch, State::UdpUnreplied as u8, now)?;
+    insert::<H>(scratch, State::UdpUnreplied as u8, now)?;
     Ok(Opened::Connection)
 }
 
 /// A client's SYN: a record of the handshake, or the one that its first copy made.
 #[inline(never)]
-fn open_handshake<H: Family>(
-    key: &FlowKey<H::Address>,
-    facts: &Facts,
-    settings: &Settings,
-) -> Encoded {
-    Encoded::new(try_open_handshake::<H>(key, facts, settings))
+fn open_handshake<H: Family>(scratch: &mut Scratch<H::Address>, settings: &Settings) -> Encoded {
+    Encoded::new(try_open_handshake::<H>(scratch, settings))
 }
 
 #[inline(always)]
 fn try_open_handshake<H: Family>(
-    key: &FlowKey<H::Address>,
-    facts: &Facts,
+    scratch: &mut Scratch<H::Address>,
     settings: &Settings,
 ) -> Result<Opened, Discard> {
-    let service = classify::<H>(key, settings).ok_or(Discard::NoService)?;
-    refuse_fault(facts)?;
-    if facts.replaces == 0 {
+    let service = classify::<H>(&scratch.key, settings).ok_or(Discard::NoService)?;
+    refuse_fault(&scratch.facts)?;
+    let replaces = scratch.facts.replaces != 0;
+    if !replaces {
         refuse_when_full(settings)?;
     }
     let now = now();
     let timeout = settings.timeouts.half_open;
-    let scratch = scratch::<H>()?;
-    let mut locked = lock(&key.source.widen(), key.source_port, settings.seed)?;
-    if let Some(record) = locked.original(key, now, timeout) {
+    let client = scratch.key.source.widen();
+    let mut locked = lock(&client, scratch.key.source_port, settings.seed)?;
+    if let Some(record) = locked.original(scratch, now, timeout) {
         // A SYN sent again is for another real server when the first one has not answered and takes no more, or has
         // failed.
         let is_answered = record.state == State::SynReceived as u8;
@@ -135,9 +125,9 @@ fn try_open_handshake<H: Family>(
         let is_good = real == state::TAKES_NEW || is_answered && !state::is_reset(real);
         if record.is_under_way() && is_good {
             record.last_seen = now;
-            towards_real(key, record, scratch);
-            if facts.replaces != 0 {
-                replace::<H>(key, scratch);
+            towards_real(record, scratch);
+            if replaces {
+                replace::<H>(scratch);
             }
             locked.unlock();
             return Ok(Opened::Handshake);
@@ -145,18 +135,18 @@ fn try_open_handshake<H: Family>(
         // The earlier handshake has ended or leads nowhere: its record is this one's place.
         record.state = 0;
     }
-    let scheduled = schedule(key, service, scratch, |scratch| {
-        match locked.reply(&scratch.reply_key, now, timeout) {
+    let scheduled = schedule(service, scratch, |scratch| {
+        match locked.same_reply(scratch, now, timeout) {
             Some(record) if record.is_under_way() => return Err(Discard::Collision),
             _ => {}
         }
-        make_room::<H>(key, scratch, now, settings)
+        make_room::<H>(scratch, now, settings)
     });
     if scheduled.is_ok() {
-        if facts.replaces != 0 {
-            replace::<H>(key, scratch);
+        if replaces {
+            replace::<H>(scratch);
         }
-        locked.overwrite(key, &scratch.row, now, timeout);
+        locked.overwrite(scratch, now, timeout);
     }
     locked.unlock();
     scheduled.map(|()| Opened::Handshake)
@@ -164,23 +154,19 @@ fn try_open_handshake<H: Family>(
 
 /// Any other packet of a client to a service: the handshake's last step, or no connection of ours.
 #[inline(never)]
-fn continue_original<H: Family>(
-    key: &FlowKey<H::Address>,
-    facts: &Facts,
-    settings: &Settings,
-) -> Encoded {
-    let client = key.source.widen();
-    if !may_have(&client, key.source_port, settings.seed) {
-        return Encoded::new(Err(without_connection(facts)));
+fn continue_original<H: Family>(scratch: &mut Scratch<H::Address>, settings: &Settings) -> Encoded {
+    let (client, port) = (scratch.key.source.widen(), scratch.key.source_port);
+    if !may_have(&client, port, settings.seed) {
+        return Encoded::new(Err(without_connection(&scratch.facts)));
     }
     let now = now();
-    let mut locked = match lock(&client, key.source_port, settings.seed) {
+    let mut locked = match lock(&client, port, settings.seed) {
         Ok(locked) => locked,
         Err(reason) => return Encoded::new(Err(reason)),
     };
-    let outcome = match locked.original(key, now, settings.timeouts.half_open) {
-        Some(record) if is_of_use(record) => acknowledge::<H>(key, facts, record, now, settings),
-        _ => Err(without_connection(facts)),
+    let outcome = match locked.original(scratch, now, settings.timeouts.half_open) {
+        Some(record) if is_of_use(record) => acknowledge::<H>(scratch, record, now, settings),
+        _ => Err(without_connection(&scratch.facts)),
     };
     let outcome = Encoded::new(outcome);
     locked.unlock();
@@ -191,12 +177,12 @@ fn continue_original<H: Family>(
 /// the connection moves to the table.
 #[inline(always)]
 fn acknowledge<H: Family>(
-    key: &FlowKey<H::Address>,
-    facts: &Facts,
+    scratch: &mut Scratch<H::Address>,
     record: &mut HalfOpen,
     now: u32,
     settings: &Settings,
 ) -> Result<Opened, Discard> {
+    let facts = &scratch.facts;
     refuse_fault(facts)?;
     let completes = record.state == State::SynReceived as u8
         && facts.flags & u32::from(flags::ACK) != 0
@@ -211,9 +197,9 @@ fn acknowledge<H: Family>(
             without_connection(facts)
         });
     }
-    let scratch = scratch::<H>()?;
-    towards_real(key, record, scratch);
-    if facts.flags & u32::from(flags::RST) != 0 {
+    let packet_flags = facts.flags;
+    towards_real(record, scratch);
+    if packet_flags & u32::from(flags::RST) != 0 {
         record.end(State::Closed, now);
         return Ok(Opened::Handshake);
     }
@@ -224,32 +210,31 @@ fn acknowledge<H: Family>(
     refuse_when_full(settings)?;
     let state = tcp::next(
         State::Established as u8,
-        facts.flags as u8,
+        packet_flags as u8,
         direction::ORIGINAL,
     );
-    insert::<H>(key, scratch, state, now)?;
+    insert::<H>(scratch, state, now)?;
     record.end(State::Established, now);
     Ok(Opened::Connection)
 }
 
 /// A packet to no service: the real server's part of a handshake, or not ours.
 #[inline(never)]
-fn continue_reply<H: Family>(
-    key: &FlowKey<H::Address>,
-    facts: &Facts,
-    settings: &Settings,
-) -> Encoded {
-    let client = key.destination.widen();
-    if !may_have(&client, key.destination_port, settings.seed) {
+fn continue_reply<H: Family>(scratch: &mut Scratch<H::Address>, settings: &Settings) -> Encoded {
+    let (client, port) = (
+        scratch.key.destination.widen(),
+        scratch.key.destination_port,
+    );
+    if !may_have(&client, port, settings.seed) {
         return Encoded::new(Err(Discard::NoService));
     }
     let now = now();
-    let mut locked = match lock(&client, key.destination_port, settings.seed) {
+    let mut locked = match lock(&client, port, settings.seed) {
         Ok(locked) => locked,
         Err(reason) => return Encoded::new(Err(reason)),
     };
-    let outcome = match locked.reply(key, now, settings.timeouts.half_open) {
-        Some(record) if is_of_use(record) => answer::<H>(key, facts, record, now),
+    let outcome = match locked.reply(scratch, now, settings.timeouts.half_open) {
+        Some(record) if is_of_use(record) => answer::<H>(scratch, record, now),
         _ => Err(Discard::NoService),
     };
     let outcome = Encoded::new(outcome);
@@ -260,11 +245,11 @@ fn continue_reply<H: Family>(
 /// Takes a real server's packet along its handshake.
 #[inline(always)]
 fn answer<H: Family>(
-    key: &FlowKey<H::Address>,
-    facts: &Facts,
+    scratch: &mut Scratch<H::Address>,
     record: &mut HalfOpen,
     now: u32,
 ) -> Result<Opened, Discard> {
+    let facts = &scratch.facts;
     refuse_fault(facts)?;
     if facts.flags & u32::from(flags::RST) != 0 {
         // After its SYN|ACK the real server also answers a wrong acknowledgement with a reset, and goes on waiting for
@@ -278,10 +263,9 @@ fn answer<H: Family>(
         record.sequence = facts.sequence;
         record.last_seen = now;
     }
-    let scratch = scratch::<H>()?;
     let vip = H::Address::narrow(record.vip);
-    let translation = &mut scratch.row.translation;
-    translation.between(
+    let key = &scratch.key;
+    scratch.row.translation.between(
         key,
         vip,
         record.vip_port,
@@ -294,11 +278,11 @@ fn answer<H: Family>(
 
 /// Steers a client's packet by its handshake's record.
 #[inline(always)]
-fn towards_real<A: Address>(key: &FlowKey<A>, record: &HalfOpen, scratch: &mut Scratch<A>) {
+fn towards_real<A: Address>(record: &HalfOpen, scratch: &mut Scratch<A>) {
     scratch
         .row
         .translation
-        .dnat(key, A::narrow(record.real), record.real_port);
+        .dnat(&scratch.key, A::narrow(record.real), record.real_port);
     scratch.begin(record.real_id, direction::ORIGINAL);
 }
 
@@ -347,7 +331,6 @@ fn refuse_when_full(settings: &Settings) -> Result<(), Discard> {
 /// the same reply tuple is removed, a live one (of another service with the same real server) is in the way.
 #[inline(always)]
 fn make_room<H: Family>(
-    key: &FlowKey<H::Address>,
     scratch: &mut Scratch<H::Address>,
     now: u32,
     settings: &Settings,
@@ -358,8 +341,8 @@ fn make_room<H: Family>(
     // SAFETY: the map gave this pointer just now; see `track::follow`.
     let other = unsafe { &*pointer };
     let is_spent = tcp::may_be_reused(other.state)
-        || other.translation.answers(key)
-        || is_expired::<H>(key.protocol, other, now, settings);
+        || other.translation.answers(&scratch.key)
+        || is_expired::<H>(scratch, other, now, settings);
     if !is_spent {
         return Err(Discard::Collision);
     }

@@ -30,28 +30,25 @@ use crate::{
 #[inline(always)]
 pub fn run(ctx: &XdpContext) -> Result<Verdict, Discard> {
     let ethernet = header_mut::<Ethernet>(ctx, 0)?;
-    let ingress = ctx.ingress_ifindex() as u32;
-    let interface = INTERFACES.get(ingress).ok_or(Discard::OtherMac)?;
+    let interface = INTERFACES
+        .get(ctx.ingress_ifindex() as u32)
+        .ok_or(Discard::OtherMac)?;
     if interface.mac == 0 || interface.mac != Interface::mac_bits(ethernet.start()) {
         return Err(Discard::OtherMac);
     }
     match ethernet.ethertype() {
-        ETHERTYPE_IPV4 => steer::<Ipv4>(ctx, ingress, interface),
-        ETHERTYPE_IPV6 => steer::<Ipv6>(ctx, ingress, interface),
+        ETHERTYPE_IPV4 => steer::<Ipv4>(ctx, interface),
+        ETHERTYPE_IPV6 => steer::<Ipv6>(ctx, interface),
         _ => Err(Discard::NotIp),
     }
 }
 
 /// Steers one packet of the family `H`.
 #[inline(always)]
-fn steer<H: Family>(
-    ctx: &XdpContext,
-    ingress: u32,
-    interface: &Interface,
-) -> Result<Verdict, Discard> {
+fn steer<H: Family>(ctx: &XdpContext, interface: &Interface) -> Result<Verdict, Discard> {
     match header_mut::<H>(ctx, Ethernet::LENGTH)?.protocol() {
-        TCP => carry::<H, Tcp>(ctx, ingress, interface),
-        UDP => carry::<H, Udp>(ctx, ingress, interface),
+        TCP => carry::<H, Tcp>(ctx, interface),
+        UDP => carry::<H, Udp>(ctx, interface),
         _ => Err(other_protocol::<H>(ctx)),
     }
 }
@@ -60,17 +57,16 @@ fn steer<H: Family>(
 #[inline(always)]
 fn carry<H: Family, T: Transport>(
     ctx: &XdpContext,
-    ingress: u32,
     interface: &Interface,
 ) -> Result<Verdict, Discard> {
     let ip = parse_ip::<H>(ctx)?;
     let key = key::<H, T>(ctx, &ip)?;
     let steering = track::<H, T>(ctx, &ip, &key, interface)?;
-    let routed = route::<H>(ctx, &key, &steering, interface.generation);
+    let routed = route::<H>(ctx, &key, &steering, interface);
     rewrite::<H, T>(ctx, &ip, &steering)?;
     // Without a way out the packet may still be the kernel's to forward: it is passed translated.
     routed?;
-    forward::<H>(ctx, &ip, ingress, interface, &steering)
+    forward::<H>(ctx, &ip, interface, &steering)
 }
 
 /// Why a packet that carries neither TCP nor UDP leaves early.

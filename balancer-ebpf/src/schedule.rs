@@ -2,7 +2,7 @@
 
 use balancer_common::{
     addr::Address,
-    conntrack::{FlowKey, direction},
+    conntrack::direction,
     real_server::state,
     service::{self, Service},
     verdict::Discard,
@@ -18,11 +18,10 @@ use crate::{
 /// client itself, or it serves the client's port already).
 const TRIES: u32 = 4;
 
-/// Gives the next turn of the service's ring to a new connection and writes its row to the scratch,
+/// Gives the next turn of the service's ring to the scratch's packet, a new connection, and writes its row there,
 /// skipping real servers that `fits` refuses with a reason. With none left the last reason stands.
 #[inline(always)]
 pub fn schedule<A: Address>(
-    key: &FlowKey<A>,
     service: &Service,
     scratch: &mut Scratch<A>,
     mut fits: impl FnMut(&mut Scratch<A>) -> Result<(), Discard>,
@@ -42,15 +41,16 @@ pub fn schedule<A: Address>(
             continue;
         }
         let address = A::narrow(real.address);
-        if address == key.source {
+        if address == scratch.key.source {
             reason = Discard::Hairpin;
             continue;
         }
         let port = if real.port == 0 {
-            key.destination_port
+            scratch.key.destination_port
         } else {
             real.port
         };
+        let key = &scratch.key;
         scratch.row.translation.dnat(key, address, port);
         scratch
             .row

@@ -13,6 +13,7 @@ use balancer_common::{
 use crate::{
     atomic,
     maps::{CONNTRACK_V4, CONNTRACK_V6, SCRATCH_V4, SCRATCH_V6, SERVICES_V4, SERVICES_V6, usage},
+    parse::Facts,
 };
 
 /// A row of one family's connection table.
@@ -62,9 +63,15 @@ impl Family for Ipv6 {
     }
 }
 
-/// Room to build one connection in: the keys and rows of IPv6 do not fit on a BPF stack of 512 bytes.
+/// Room to build one connection in, and what subprograms are told of the packet under way: the keys and rows of IPv6 do
+/// not fit on a BPF stack of 512 bytes, and what lies on a caller's stack no subprogram may decide on (see
+/// CONTRIBUTING.md).
 #[repr(C)]
 pub struct Scratch<A> {
+    /// The packet's key.
+    pub key: FlowKey<A>,
+    /// What a packet without a row is asked for.
+    pub facts: Facts,
     /// What the packet under way is steered by, where it has no row; it becomes the connection's original row.
     pub row: Row<A>,
     /// The connection's reply row.
@@ -87,7 +94,7 @@ pub fn scratch<H: Family>() -> Result<&'static mut Scratch<H::Address>, Discard>
 /// Whether a connection has been idle for longer than its timeout: it lives while either direction does.
 #[inline(never)]
 pub fn is_expired<H: Family>(
-    protocol: u32,
+    scratch: &mut Scratch<H::Address>,
     row: &Row<H::Address>,
     now: u32,
     settings: &Settings,
@@ -95,22 +102,25 @@ pub fn is_expired<H: Family>(
     if !row.is_expired(now, &settings.timeouts) {
         return false;
     }
-    match other_row::<H>(protocol, row) {
+    match other_row::<H>(scratch, row) {
         // SAFETY: the map gave this pointer just now; see `track::follow`.
         Some(other) => unsafe { (*other).is_expired(now, &settings.timeouts) },
         None => true,
     }
 }
 
-/// The other direction's row.
+/// The other direction's row. The scratch holds the key of a packet of the same protocol.
 #[inline(always)]
-pub fn other_row<H: Family>(protocol: u32, row: &Row<H::Address>) -> Option<*mut Row<H::Address>> {
-    let scratch = scratch::<H>().ok()?;
-    row.translation.reply_key(protocol, &mut scratch.other_key);
+pub fn other_row<H: Family>(
+    scratch: &mut Scratch<H::Address>,
+    row: &Row<H::Address>,
+) -> Option<*mut Row<H::Address>> {
+    row.translation
+        .reply_key(scratch.key.protocol, &mut scratch.other_key);
     H::rows().get_ptr_mut(&scratch.other_key)
 }
 
-/// Deletes a connection: both rows, counted once by whoever deletes the original one.
+/// Deletes a connection: both rows, counted once by whoever deletes the original one. `key` is that of `row`.
 #[inline(always)]
 fn remove<H: Family>(
     key: &FlowKey<H::Address>,
@@ -131,19 +141,17 @@ fn remove<H: Family>(
     }
 }
 
-/// Deletes the connection of a packet, `row` being its row.
+/// Deletes the connection of the scratch's packet, `row` being its row.
 #[inline(never)]
-pub fn forget<H: Family>(key: &FlowKey<H::Address>, row: *const Row<H::Address>) {
-    if let Ok(scratch) = scratch::<H>() {
-        remove::<H>(key, row, &mut scratch.other_key);
-    }
+pub fn forget<H: Family>(scratch: &mut Scratch<H::Address>, row: *const Row<H::Address>) {
+    remove::<H>(&scratch.key, row, &mut scratch.other_key);
 }
 
-/// Deletes the rows under a packet's key, if there are any: another connection begins in their place.
+/// Deletes the rows under the scratch's packet's key, if there are any: another connection begins in their place.
 #[inline(never)]
-pub fn replace<H: Family>(key: &FlowKey<H::Address>, scratch: &mut Scratch<H::Address>) {
-    if let Some(row) = H::rows().get_ptr(key) {
-        remove::<H>(key, row, &mut scratch.other_key);
+pub fn replace<H: Family>(scratch: &mut Scratch<H::Address>) {
+    if let Some(row) = H::rows().get_ptr(&scratch.key) {
+        remove::<H>(&scratch.key, row, &mut scratch.other_key);
     }
 }
 
@@ -163,19 +171,18 @@ impl<A: Address> Scratch<A> {
     }
 }
 
-/// Inserts the connection that the scratch's row makes of `key`: the reply's row first, so that no packet can be
+/// Inserts the connection that the scratch's row makes of its key: the reply's row first, so that no packet can be
 /// answered before its answer is known. Where another CPU was faster, its rows are the connection's, and the
 /// scratch's row becomes a copy of its original one.
 #[inline(always)]
 pub fn insert<H: Family>(
-    key: &FlowKey<H::Address>,
     scratch: &mut Scratch<H::Address>,
     state: u8,
     now: u32,
 ) -> Result<(), Discard> {
     const NOEXIST: u64 = 1;
     const EEXIST: i32 = -17;
-    let (row, reply) = (&mut scratch.row, &mut scratch.reply);
+    let (key, row, reply) = (&scratch.key, &mut scratch.row, &mut scratch.reply);
     row.state = state;
     row.last_seen = now;
     row.translation

@@ -16,7 +16,7 @@ use crate::{
     open::{Opened, open},
     packet::header_mut,
     parse::{Ip, Transport, facts},
-    table::{Family, Row, forget, is_expired, other_row, scratch},
+    table::{Family, Row, Scratch, forget, is_expired, other_row, scratch},
 };
 
 /// Where a packet goes and as what.
@@ -65,11 +65,12 @@ pub fn track<H: Family, T: Transport>(
     if !may_be_ours(key.destination) && !may_be_ours(key.source) {
         return Err(Discard::NoService);
     }
-    let facts = facts::<H, T>(ctx, ip, key, replaces)?;
-    let opened = open::<H>(key, &facts)?;
-    let row = &raw mut scratch::<H>()?.row;
+    let scratch = scratch::<H>()?;
+    scratch.key = *key;
+    scratch.facts = facts::<H, T>(ctx, ip, key, replaces)?;
+    let opened = open::<H>(scratch)?;
     Ok(Steering {
-        row,
+        row: &raw mut scratch.row,
         is_new: opened == Opened::Connection,
     })
 }
@@ -94,8 +95,10 @@ fn follow<H: Family>(
     let now = now();
     if now.wrapping_sub(row.last_seen) > REFRESH_JIFFIES {
         let settings = settings().ok_or(Discard::NoService)?;
-        if is_expired::<H>(key.protocol, row, now, settings) {
-            forget::<H>(key, pointer);
+        let scratch = scratch::<H>()?;
+        scratch.key = *key;
+        if is_expired::<H>(scratch, row, now, settings) {
+            forget::<H>(scratch, pointer);
             return Ok(Followed::IsGone);
         }
         row.last_seen = now;
@@ -104,12 +107,16 @@ fn follow<H: Family>(
         && row.state == State::UdpUnreplied as u8
         && row.direction == direction::REPLY
     {
-        set_state::<H>(key.protocol, row, State::Udp as u8);
+        let scratch = scratch::<H>()?;
+        scratch.key.protocol = key.protocol;
+        set_state::<H>(scratch, row, State::Udp as u8);
     }
-    if packet_flags & (flags::SYN | flags::FIN | flags::RST) != 0
-        && !turn::<H>(key, row, packet_flags)
-    {
-        return Ok(Followed::IsReplaced);
+    if packet_flags & (flags::SYN | flags::FIN | flags::RST) != 0 {
+        let scratch = scratch::<H>()?;
+        scratch.key.protocol = key.protocol;
+        if !turn::<H>(scratch, row, packet_flags) {
+            return Ok(Followed::IsReplaced);
+        }
     }
     Ok(Followed::Steers)
 }
@@ -125,7 +132,9 @@ fn give_up<H: Family>(
     if opens(packet_flags) {
         return Ok(Followed::IsReplaced);
     }
-    forget::<H>(key, pointer);
+    let scratch = scratch::<H>()?;
+    scratch.key = *key;
+    forget::<H>(scratch, pointer);
     if key.protocol == u32::from(UDP) {
         return Ok(Followed::IsGone);
     }
@@ -150,7 +159,11 @@ const fn opens(packet_flags: u8) -> bool {
 
 /// Follows a packet that may change the connection's state. `false` where a new connection is to begin in its place.
 #[inline(never)]
-fn turn<H: Family>(key: &FlowKey<H::Address>, row: &mut Row<H::Address>, packet_flags: u8) -> bool {
+fn turn<H: Family>(
+    scratch: &mut Scratch<H::Address>,
+    row: &mut Row<H::Address>,
+    packet_flags: u8,
+) -> bool {
     if opens(packet_flags) && row.direction == direction::ORIGINAL {
         // The old connection is closing or closed, or its real server takes no new ones.
         if tcp::may_be_reused(row.state) || state_of(row.real) != state::TAKES_NEW {
@@ -159,16 +172,16 @@ fn turn<H: Family>(key: &FlowKey<H::Address>, row: &mut Row<H::Address>, packet_
     }
     let state = tcp::next(row.state, packet_flags, row.direction);
     if state != row.state {
-        set_state::<H>(key.protocol, row, state);
+        set_state::<H>(scratch, row, state);
     }
     true
 }
 
 /// Brings both rows of a connection to another state.
 #[inline(never)]
-fn set_state<H: Family>(protocol: u32, row: &mut Row<H::Address>, state: u8) {
+fn set_state<H: Family>(scratch: &mut Scratch<H::Address>, row: &mut Row<H::Address>, state: u8) {
     row.state = state;
-    if let Some(other) = other_row::<H>(protocol, row) {
+    if let Some(other) = other_row::<H>(scratch, row) {
         // SAFETY: as in `follow`.
         unsafe { (*other).state = state };
     }

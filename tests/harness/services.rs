@@ -245,9 +245,9 @@ impl Dataplane {
     fn write_interfaces(&mut self) {
         for (ifindex, mac) in [(self.outside, LB_OUTSIDE), (self.inside, LB_INSIDE)] {
             let interface = Interface {
-                flags: (u32::from(self.resets) * interface_flags::RESETS)
-                    | (u32::from(self.redirects) * interface_flags::REDIRECTS),
-                ..Interface::new(mac, self.generation)
+                flags: (u16::from(self.resets) * interface_flags::RESETS)
+                    | (u16::from(self.redirects) * interface_flags::REDIRECTS),
+                ..Interface::new(mac, self.generation, ifindex)
             };
             self.array_mut("INTERFACES")
                 .set(ifindex, interface, 0)

@@ -2,6 +2,7 @@
 
 mod attaching;
 mod expiry;
+mod local;
 mod scene;
 mod taking_up;
 mod traffic;

@@ -445,6 +445,7 @@ impl KernelDataplane {
 fn ends(links: &[Link]) -> BTreeMap<u32, End> {
     let end = |link: &Link| End {
         mac: link.mac.unwrap_or_default(),
+        index: link.index,
         redirects: link.kind.as_deref() == Some("veth"),
     };
     links.iter().map(|link| (link.index, end(link))).collect()

@@ -130,9 +130,9 @@ impl Inner {
     fn write(&mut self, resets: bool) -> io::Result<()> {
         for (index, end) in &self.ends {
             let interface = Interface {
-                flags: (u32::from(resets) * interface_flags::RESETS)
-                    | (u32::from(end.redirects) * interface_flags::REDIRECTS),
-                ..Interface::new(end.mac, self.generation)
+                flags: (u16::from(resets) * interface_flags::RESETS)
+                    | (u16::from(end.redirects) * interface_flags::REDIRECTS),
+                ..Interface::new(end.mac, self.generation, end.index)
             };
             self.table.set(index, &interface)?;
         }
@@ -145,16 +145,19 @@ impl Inner {
 pub struct End {
     /// Its address.
     pub mac: [u8; 6],
+    /// The interface that its frames come in by, as routes name it: itself, or the bond that it is a slave of.
+    pub index: u32,
     /// Whether it sends frames back by a redirect only ([`interface_flags::REDIRECTS`]).
     pub redirects: bool,
 }
 
 impl End {
     /// What the map says of one.
-    const fn of(interface: &Interface) -> Self {
+    fn of(interface: &Interface) -> Self {
         let [a, b, c, d, e, f, _, _] = interface.mac.to_ne_bytes();
         Self {
             mac: [a, b, c, d, e, f],
+            index: u32::from(interface.index),
             redirects: interface.flags & interface_flags::REDIRECTS != 0,
         }
     }
@@ -173,9 +176,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_survives_the_way_into_the_map_and_back() {
-        let address = [2, 0, 0, 0xff, 1, 9];
-        assert_eq!(End::of(&Interface::new(address, 7)).mac, address);
+    fn an_address_and_an_index_survive_the_way_into_the_map_and_back() {
+        let end = End {
+            mac: [2, 0, 0, 0xff, 1, 9],
+            index: 65_535,
+            redirects: false,
+        };
+        assert_eq!(End::of(&Interface::new(end.mac, 7, end.index)), end);
     }
 
     #[test]

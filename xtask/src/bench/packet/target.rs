@@ -141,7 +141,7 @@ impl Target {
             (interfaces.inside, INSIDE_MAC),
         ] {
             self.array("INTERFACES")?
-                .set(ifindex, Interface::new(mac, GENERATION), 0)?;
+                .set(ifindex, Interface::new(mac, GENERATION, ifindex), 0)?;
             let mut devices =
                 DevMapHash::try_from(self.ebpf.map_mut("DEVICES").context("no map DEVICES")?)?;
             devices.insert(ifindex, ifindex, None, 0)?;

@@ -1,0 +1,237 @@
+//! What the kernel takes for its own: the addresses at which this host receives, and the broadcast addresses of its
+//! networks, as the routing tables have them.
+//!
+//! They are more than the interfaces' addresses: prefixes that `ip route add local` gave to this host are among them. An
+//! IPv6 address whose duplicate detection has not ended is not.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
+};
+
+use super::Netlink;
+
+/// An address and how many of its leading bits count; the others are zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Prefix {
+    /// The first address.
+    pub address: IpAddr,
+    /// Leading bits that count: 0 to 32, or to 128 for IPv6.
+    pub length: u8,
+}
+
+impl Prefix {
+    /// The prefix of `length` bits that holds `address`; a length beyond the family's is the whole address.
+    #[must_use]
+    pub fn of(address: IpAddr, length: u8) -> Self {
+        match address {
+            IpAddr::V4(v4) => {
+                let length = length.min(32);
+                let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
+                Self {
+                    address: Ipv4Addr::from_bits(v4.to_bits() & mask).into(),
+                    length,
+                }
+            }
+            IpAddr::V6(v6) => {
+                let length = length.min(128);
+                let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
+                Self {
+                    address: Ipv6Addr::from_bits(v6.to_bits() & mask).into(),
+                    length,
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.length)
+    }
+}
+
+/// What the kernel does with a packet to such an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// This host receives it. IPv6 anycast addresses count as local, too: those of networks for which this host forwards.
+    Local,
+    /// It goes to every host of a connected network.
+    Broadcast,
+}
+
+/// One entry of the kernel's tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LocalRoute {
+    /// Which addresses.
+    pub prefix: Prefix,
+    /// What they are.
+    pub kind: Kind,
+}
+
+/// Lists the local and broadcast routes of both families in all tables: each VRF has its own.
+///
+/// # Errors
+/// The kernel refused.
+pub fn list(netlink: &mut Netlink) -> io::Result<Vec<LocalRoute>> {
+    const WANTED: [(AddressFamily, RouteType); 4] = [
+        (AddressFamily::Inet, RouteType::Local),
+        (AddressFamily::Inet, RouteType::Broadcast),
+        (AddressFamily::Inet6, RouteType::Local),
+        (AddressFamily::Inet6, RouteType::Anycast),
+    ];
+    let mut routes = BTreeSet::new();
+    for (family, kind) in WANTED {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family;
+        message.header.kind = kind;
+        for answer in netlink.dump(RouteNetlinkMessage::GetRoute(message))? {
+            if let RouteNetlinkMessage::NewRoute(route) = answer {
+                routes.extend(parse(&route));
+            }
+        }
+    }
+    Ok(routes.into_iter().collect())
+}
+
+/// Reads a route out of a message; none when it is of another kind.
+fn parse(route: &RouteMessage) -> Option<LocalRoute> {
+    let kind = match route.header.kind {
+        RouteType::Local | RouteType::Anycast => Kind::Local,
+        RouteType::Broadcast => Kind::Broadcast,
+        _ => return None,
+    };
+    let destination = route
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
+            RouteAttribute::Destination(RouteAddress::Inet6(v6)) => Some(IpAddr::V6(*v6)),
+            _ => None,
+        });
+    // A route to everything names no destination.
+    let unnamed = match route.header.address_family {
+        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        _ => return None,
+    };
+    Some(LocalRoute {
+        prefix: Prefix::of(
+            destination.unwrap_or(unnamed),
+            route.header.destination_prefix_length,
+        ),
+        kind,
+    })
+}
+
+/// The addresses of this host and of its networks' broadcasts, to be asked for one address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LocalAddresses {
+    prefixes: BTreeMap<Prefix, Kind>,
+    /// Lengths that occur, of IPv4 and of IPv6.
+    lengths: [BTreeSet<u8>; 2],
+}
+
+impl LocalAddresses {
+    /// Asks the kernel.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn read(netlink: &mut Netlink) -> io::Result<Self> {
+        Ok(list(netlink)?.into_iter().collect())
+    }
+
+    /// What the kernel takes an address for; none when it is another host's. The longest prefix counts.
+    #[must_use]
+    pub fn kind(&self, address: IpAddr) -> Option<Kind> {
+        let lengths = &self.lengths[family(address)];
+        lengths.iter().rev().find_map(|length| {
+            let prefix = Prefix::of(address, *length);
+            self.prefixes.get(&prefix).copied()
+        })
+    }
+
+    /// All prefixes, with what they are.
+    pub fn prefixes(&self) -> impl Iterator<Item = LocalRoute> + '_ {
+        self.prefixes.iter().map(|(prefix, kind)| LocalRoute {
+            prefix: *prefix,
+            kind: *kind,
+        })
+    }
+}
+
+impl FromIterator<LocalRoute> for LocalAddresses {
+    fn from_iter<T: IntoIterator<Item = LocalRoute>>(routes: T) -> Self {
+        let mut addresses = Self::default();
+        for LocalRoute { prefix, kind } in routes {
+            addresses.lengths[family(prefix.address)].insert(prefix.length);
+            let known = addresses.prefixes.entry(prefix).or_insert(kind);
+            // Where tables differ, the address is somewhere this host's own.
+            *known = kind.min(*known);
+        }
+        addresses
+    }
+}
+
+const fn family(address: IpAddr) -> usize {
+    address.is_ipv6() as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prefix(text: &str) -> Prefix {
+        let (address, length) = text.split_once('/').unwrap();
+        Prefix::of(address.parse().unwrap(), length.parse().unwrap())
+    }
+
+    #[test]
+    fn a_prefix_holds_only_the_bits_that_count() {
+        for (given, kept) in [
+            ("10.1.2.3/32", "10.1.2.3/32"),
+            ("10.1.2.3/8", "10.0.0.0/8"),
+            ("10.1.2.3/0", "0.0.0.0/0"),
+            ("2001:db8::1/128", "2001:db8::1/128"),
+            ("2001:db8:1::1/33", "2001:db8::/33"),
+            ("2001:db8::1/0", "::/0"),
+        ] {
+            assert_eq!(prefix(given).to_string(), kept);
+        }
+    }
+
+    #[test]
+    fn the_longest_prefix_says_what_an_address_is() {
+        let route = |text, kind| LocalRoute {
+            prefix: prefix(text),
+            kind,
+        };
+        let addresses: LocalAddresses = [
+            route("127.0.0.0/8", Kind::Local),
+            route("127.255.255.255/32", Kind::Broadcast),
+            route("192.0.2.7/32", Kind::Broadcast),
+            route("192.0.2.7/32", Kind::Local),
+            route("fd00::1/128", Kind::Local),
+        ]
+        .into_iter()
+        .collect();
+        for (address, kind) in [
+            ("127.1.2.3", Some(Kind::Local)),
+            ("127.255.255.255", Some(Kind::Broadcast)),
+            ("128.0.0.1", None),
+            ("192.0.2.7", Some(Kind::Local)),
+            ("fd00::1", Some(Kind::Local)),
+            ("fd00::2", None),
+            ("::", None),
+        ] {
+            assert_eq!(addresses.kind(address.parse().unwrap()), kind, "{address}");
+        }
+        assert_eq!(addresses.prefixes().count(), 4);
+    }
+}
