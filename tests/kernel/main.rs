@@ -1,8 +1,10 @@
 //! The data plane against the real kernel: what is pinned, attached, taken up, expired. Needs root.
 
+mod addresses;
 mod attaching;
 mod expiry;
 mod local;
+mod proof;
 mod scene;
 mod taking_up;
 mod traffic;

@@ -13,6 +13,7 @@ use super::{
     kernel_age,
     packet_log::PacketLog,
     pins::{self, Pins},
+    proof,
 };
 use crate::{model::DataplaneSettings, object::OBJECT};
 
@@ -78,7 +79,7 @@ pub fn sizes(settings: &DataplaneSettings) -> anyhow::Result<Vec<(&'static str, 
 /// is said.
 ///
 /// # Errors
-/// The kernel refused the object; with the verifier's whole log.
+/// The kernel refused the object, with the verifier's whole log; or the program gives wrong answers.
 pub fn load(
     pins: &Pins,
     settings: &DataplaneSettings,
@@ -124,16 +125,25 @@ pub fn load(
         .load(OBJECT)
         .context("cannot load the packet program's maps")?;
     for name in ["balancer", "clock"] {
-        program_mut(&mut ebpf, name)?
-            .load()
-            .map_err(|error| explain(name, error))?;
+        load_program(&mut ebpf, name)?;
     }
+    proof::prove(level)?;
     Ok(Loaded {
         ebpf,
         fresh,
         directory,
         notes,
     })
+}
+
+/// Loads one program of an object.
+///
+/// # Errors
+/// The kernel refused it; with the verifier's whole log.
+pub fn load_program(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<()> {
+    program_mut(ebpf, name)?
+        .load()
+        .map_err(|error| explain(name, error))
 }
 
 /// A loaded program.

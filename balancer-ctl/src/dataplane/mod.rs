@@ -16,6 +16,7 @@ mod load;
 mod maps;
 mod packet_log;
 mod pins;
+pub mod proof;
 mod reading;
 mod settings;
 mod supervision;
