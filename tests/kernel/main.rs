@@ -3,6 +3,9 @@
 mod attaching;
 mod expiry;
 mod local;
+mod neighbours;
+mod reach;
 mod scene;
 mod taking_up;
 mod traffic;
+mod watch;
