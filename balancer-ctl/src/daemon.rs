@@ -36,7 +36,7 @@ use crate::{
     availability::Availability,
     change::mark_runtime,
     clock,
-    config::file::ConfigFile,
+    config::{file::ConfigFile, validate::own},
     dataplane::{Dataplane, InterfaceError},
     difference::Happened,
     error::Refusal,
@@ -247,8 +247,9 @@ impl Daemon {
                 "there is no configuration file to load: start balancerd with --config FILE",
             ));
         };
+        let local = self.dataplane.local_addresses().map_err(refused)?;
         let file = file
-            .reload()
+            .reload(|wanted| own::problems(wanted, &self.model, &local))
             .map_err(|error| Refusal::invalid(error.to_string()))?;
         let wanted = file.model().clone();
         let availability = self.availability_after(&wanted);

@@ -7,6 +7,9 @@ pub mod link;
 pub mod local;
 pub mod monitor;
 pub mod neighbour;
+pub mod neighbour_table;
+mod pace;
+pub mod route;
 mod socket;
 
 pub use socket::Netlink;

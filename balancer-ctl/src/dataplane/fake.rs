@@ -2,7 +2,8 @@
 //! interfaces that are missing: it holds what it was given and shows what a test put in.
 
 use std::{
-    net::SocketAddr,
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -12,7 +13,10 @@ use super::{
     AttachedInterface, Connection, ConnectionFilter, Dataplane, DataplaneStatus, Error,
     InterfaceError, Reading, RealSnapshot, Service, Snapshot,
 };
-use crate::model::{DataplaneSettings, ServiceKey};
+use crate::{
+    model::{DataplaneSettings, ServiceKey},
+    netlink::local::LocalAddresses,
+};
 
 /// What the fake holds; a test may look at it and change it while the daemon runs.
 #[derive(Default)]
@@ -33,6 +37,10 @@ pub struct State {
     pub discards: Vec<(Discard, u64)>,
     /// Warnings to show.
     pub warnings: Vec<String>,
+    /// Why packets to real servers cannot leave.
+    pub obstacles: BTreeMap<IpAddr, String>,
+    /// This host's own addresses, and its networks' broadcast addresses.
+    pub local: LocalAddresses,
     /// Most services; one more is refused.
     pub room: Option<usize>,
     /// What was set to zero; `None` = all.
@@ -67,7 +75,7 @@ impl FakeDataplane {
 }
 
 fn matches(filter: &ConnectionFilter, connection: &Connection) -> bool {
-    let host = |wanted: &Option<(std::net::IpAddr, Option<u16>)>, address: SocketAddr| {
+    let host = |wanted: &Option<(IpAddr, Option<u16>)>, address: SocketAddr| {
         wanted.is_none_or(|(ip, port)| {
             ip == address.ip() && port.is_none_or(|port| port == address.port())
         })
@@ -202,12 +210,17 @@ impl Dataplane for FakeDataplane {
                 .map(|reason| (*reason, count(*reason)))
                 .collect(),
             warnings: state.warnings.clone(),
+            obstacles: Arc::new(state.obstacles.clone()),
         })
     }
 
     fn zero(&mut self, service: Option<&ServiceKey>) -> Result<(), Error> {
         self.state().zeroed.push(service.copied());
         Ok(())
+    }
+
+    fn local_addresses(&mut self) -> Result<LocalAddresses, Error> {
+        Ok(self.state().local.clone())
     }
 
     fn unwatched(&self) -> Option<&str> {

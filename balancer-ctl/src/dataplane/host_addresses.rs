@@ -14,10 +14,14 @@ use balancer_common::{
     host_address::HostPrefix,
 };
 
-use super::{maps::Maps, table::Table};
-use crate::netlink::{
-    Netlink,
-    local::{self, LocalRoute, Prefix},
+use super::{kernel::KernelDataplane, maps::Maps, table::Table};
+use crate::{
+    netlink::{
+        Netlink,
+        address::Networks,
+        local::{self, LocalRoute, Prefix},
+    },
+    plan,
 };
 
 /// Shared between threads.
@@ -130,6 +134,31 @@ fn filter(prefixes: &BTreeSet<HostPrefix>) -> Vec<u64> {
         }
     }
     words
+}
+
+impl KernelDataplane {
+    /// Follows changes of this host's addresses: which sources to refuse, and which real servers' networks it is in.
+    pub(super) fn follow_addresses(&mut self) -> anyhow::Result<()> {
+        self.host_addresses.refresh(&mut self.netlink)?;
+        self.networks = Networks::read(&mut self.netlink)
+            .context("cannot list the addresses of the interfaces")?;
+        let networks = self.networks.clone();
+        let tables = self.tables()?;
+        tables.networks = networks;
+        let changes = plan::follow_networks(tables);
+        self.make(&changes)?;
+        Ok(())
+    }
+
+    /// As [`Self::follow_addresses`], when there is something to follow; after an error again.
+    pub(super) fn follow_changed_addresses(&mut self) -> anyhow::Result<()> {
+        self.addresses_changed |= self.watch.addresses_changed();
+        if self.addresses_changed {
+            self.follow_addresses()?;
+            self.addresses_changed = false;
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]

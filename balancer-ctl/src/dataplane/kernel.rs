@@ -27,6 +27,7 @@ use super::{
     maps::Maps,
     packet_log,
     pins::Pins,
+    reach::Rounds,
     settings::SettingsRow,
     watch::Watch,
     ways::{End, Ways},
@@ -34,15 +35,12 @@ use super::{
 use crate::{
     host::Host,
     model::{DataplaneSettings, ServiceKey},
-    netlink::{Netlink, address::Networks, keeper::Keeper, link::Link},
+    netlink::{Netlink, address::Networks, keeper::Keeper, link::Link, local::LocalAddresses},
     plan::{
         self, Full,
         tables::{Change, Tables},
     },
 };
-
-/// How often neighbour entries are looked after.
-const NEIGHBOURS_EVERY: Duration = Duration::from_secs(5);
 
 /// How often the host is examined: whoever has run a command that a warning names sees it go.
 const HOST_EVERY: Duration = Duration::from_secs(30);
@@ -82,7 +80,7 @@ pub struct KernelDataplane {
     /// Interfaces have changed and were not followed yet.
     links_changed: bool,
     /// So have this host's addresses.
-    addresses_changed: bool,
+    pub(super) addresses_changed: bool,
     pub(super) tick: Tick,
     expiry: Option<Expiry>,
     /// What is waited for before the next walk begins.
@@ -91,13 +89,15 @@ pub struct KernelDataplane {
     pub(super) census: Option<Census>,
     /// No walk begins before.
     rests_until: Instant,
-    netlink: Netlink,
-    keeper: Keeper,
-    neighbours_due: Instant,
-    watch: Watch,
-    host_addresses: HostAddresses,
+    pub(super) netlink: Netlink,
+    pub(super) keeper: Keeper,
+    pub(super) neighbours: Rounds,
+    /// Why packets to a real server cannot leave, by its address.
+    pub(super) obstacles: Arc<BTreeMap<IpAddr, String>>,
+    pub(super) watch: Watch,
+    pub(super) host_addresses: HostAddresses,
     /// The networks that this host is in.
-    networks: Networks,
+    pub(super) networks: Networks,
     pub(super) host: Host,
     host_due: Instant,
     /// What was noticed at the start.
@@ -148,7 +148,7 @@ impl KernelDataplane {
         // The first packet to a new real server should find its MAC address known.
         let known: BTreeSet<_> = changes.iter().filter_map(new_address).collect();
         if !known.is_empty()
-            && let Err(error) = self.keeper.reach(&mut self.netlink, &known)
+            && let Err(error) = self.reach(&known)
         {
             tracing::warn!(%error, "neighbours are not looked after");
         }
@@ -156,7 +156,7 @@ impl KernelDataplane {
     }
 
     /// Makes changes in the kernel's tables, and notes them. After a failure the tables are read again.
-    fn make(&mut self, changes: &[Change]) -> anyhow::Result<&mut Tables> {
+    pub(super) fn make(&mut self, changes: &[Change]) -> anyhow::Result<&mut Tables> {
         self.tables()?;
         let mut tables = self.tables.take().context("the tables were read above")?;
         if let Some(expiry) = &mut self.expiry {
@@ -170,19 +170,6 @@ impl KernelDataplane {
             tables.apply(change);
         }
         Ok(self.tables.insert(tables))
-    }
-
-    /// Follows changes of this host's addresses: which sources to refuse, and which real servers' networks it is in.
-    fn follow_addresses(&mut self) -> anyhow::Result<()> {
-        self.host_addresses.refresh(&mut self.netlink)?;
-        self.networks = Networks::read(&mut self.netlink)
-            .context("cannot list the addresses of the interfaces")?;
-        let networks = self.networks.clone();
-        let tables = self.tables()?;
-        tables.networks = networks;
-        let changes = plan::follow_networks(tables);
-        self.make(&changes)?;
-        Ok(())
     }
 
     fn configure(&mut self, settings: &DataplaneSettings) -> anyhow::Result<()> {
@@ -238,6 +225,7 @@ impl KernelDataplane {
             }
         }
         self.problems.clear();
+        self.find_obstacles();
         self.forget_others(before, &links)?;
         self.examine_host()
     }
@@ -306,40 +294,23 @@ impl KernelDataplane {
     fn tend(&mut self) -> anyhow::Result<()> {
         self.watch.supervise(now());
         let links = self.tend_links();
+        let addresses = self.follow_changed_addresses();
         let neighbours = self.tend_ways();
         let expiry = self.expire();
-        links.and(neighbours).and(expiry)
+        links.and(addresses).and(neighbours).and(expiry)
     }
 
     fn tend_links(&mut self) -> anyhow::Result<()> {
-        self.links_changed |= self.watch.links_changed();
+        if self.watch.links_changed() {
+            self.links_changed = true;
+            self.keeper.links_changed(now());
+        }
         if self.links_changed || !self.all_attached()? {
             self.follow_links()?;
             self.links_changed = false;
         }
         if now() >= self.host_due {
             self.examine_host()?;
-        }
-        Ok(())
-    }
-
-    fn tend_ways(&mut self) -> anyhow::Result<()> {
-        self.addresses_changed |= self.watch.addresses_changed();
-        if self.addresses_changed {
-            self.follow_addresses()?;
-            self.addresses_changed = false;
-        }
-        // In this order: a route's news is a way's, too.
-        let ways_changed = self.watch.ways_changed();
-        if self.watch.routes_changed() {
-            self.keeper.routes_changed();
-        }
-        if ways_changed {
-            self.neighbours_due = now();
-        }
-        if now() >= self.neighbours_due {
-            self.tend_neighbours()?;
-            self.neighbours_due = now() + NEIGHBOURS_EVERY;
         }
         Ok(())
     }
@@ -426,17 +397,6 @@ impl KernelDataplane {
             .map(Some)
     }
 
-    fn tend_neighbours(&mut self) -> anyhow::Result<()> {
-        let reals: BTreeSet<IpAddr> = self
-            .tables()?
-            .reals
-            .iter()
-            .filter(|real| real.state != state::FREE)
-            .map(|real| IpAddr::from(real.address))
-            .collect();
-        self.keeper.tend(&mut self.netlink, &reals)
-    }
-
     /// Interfaces came, went or changed, or do not all carry the program. Each is followed on its own; those that cannot be are
     /// tried again at the next call.
     fn follow_links(&mut self) -> anyhow::Result<()> {
@@ -458,6 +418,7 @@ impl KernelDataplane {
                 attach::attach_some(program, &links, mode, pins, pinned)
             })?;
             self.attached = attached;
+            self.find_obstacles();
             problems.extend(refused);
             self.forget_others(before, &links)?;
         }
@@ -500,7 +461,7 @@ fn release(tables: &mut Tables) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn now() -> Instant {
+pub(super) fn now() -> Instant {
     Instant::now()
 }
 
@@ -580,7 +541,8 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
         rests_until: now(),
         netlink,
         keeper: Keeper::open(instance.as_deref())?,
-        neighbours_due: now(),
+        neighbours: Rounds::begin(now()),
+        obstacles: Arc::default(),
         watch,
         host_addresses,
         networks: Networks::default(),
@@ -672,6 +634,11 @@ impl Dataplane for KernelDataplane {
         Ok(self.reset_counters(service)?)
     }
 
+    fn local_addresses(&mut self) -> Result<LocalAddresses, Error> {
+        let addresses = LocalAddresses::read(&mut self.netlink);
+        Ok(addresses.context("cannot read this host's addresses")?)
+    }
+
     fn unwatched(&self) -> Option<&str> {
         self.watch.unwatched()
     }
@@ -684,7 +651,8 @@ impl Dataplane for KernelDataplane {
         if self.expiry.is_some() || self.grace.is_some() {
             BETWEEN_SLICES
         } else {
-            Duration::from_secs(1)
+            let round = self.neighbours.due().saturating_duration_since(now());
+            round.clamp(BETWEEN_SLICES, Duration::from_secs(1))
         }
     }
 }

@@ -17,6 +17,7 @@ mod maps;
 mod packet_log;
 mod pins;
 pub mod proof;
+mod reach;
 mod reading;
 mod settings;
 mod supervision;
@@ -25,12 +26,18 @@ mod table;
 mod watch;
 mod ways;
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{
-    DataplaneSettings, ForwardMethod, NoReal, Scheduler, ServiceKey, VirtualService,
+use crate::{
+    model::{DataplaneSettings, ForwardMethod, NoReal, Scheduler, ServiceKey, VirtualService},
+    netlink::local::LocalAddresses,
 };
 
 /// Counters of a real server or, added up, of a service. Bytes are those of IP packets.
@@ -94,11 +101,11 @@ pub struct Connection {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConnectionFilter {
     /// Client address, with any port or one.
-    pub client: Option<(std::net::IpAddr, Option<u16>)>,
+    pub client: Option<(IpAddr, Option<u16>)>,
     /// Service.
     pub service: Option<ServiceKey>,
     /// Real server's address, with any port or one.
-    pub real: Option<(std::net::IpAddr, Option<u16>)>,
+    pub real: Option<(IpAddr, Option<u16>)>,
     /// State.
     pub state: Option<balancer_common::tcp::State>,
     /// Stop after this many.
@@ -129,6 +136,8 @@ pub struct DataplaneStatus {
     pub discards: Vec<(balancer_common::verdict::Discard, u64)>,
     /// What will not work as it stands: a sentence each, with the mend.
     pub warnings: Vec<String>,
+    /// Why packets to a real server cannot leave, by its address; a sentence without its beginning.
+    pub obstacles: Arc<BTreeMap<IpAddr, String>>,
 }
 
 /// What takes longer than the data plane's owner may wait: called on a thread that may, whatever becomes of the data plane.
@@ -256,6 +265,12 @@ pub trait Dataplane: Send {
     /// # Errors
     /// The kernel refused a map call.
     fn zero(&mut self, service: Option<&ServiceKey>) -> Result<(), Error>;
+
+    /// Reads which addresses are this host's own or broadcast addresses of its networks, so that no real server can have them.
+    ///
+    /// # Errors
+    /// The kernel did not tell.
+    fn local_addresses(&mut self) -> Result<LocalAddresses, Error>;
 
     /// Why changes of routes are not heard of at present, so that they are followed some seconds late; none while they are.
     /// Changes in `tend` only.

@@ -163,12 +163,14 @@ impl KernelDataplane {
             }
         }
         warnings.extend(self.host.warnings().iter().cloned());
+        warnings.extend(self.keeper.warnings().iter().cloned());
         Ok(DataplaneStatus {
             interfaces,
             connections: usage.connections(&self.settings.get()),
             max_connections: u64::from(self.configured.max_connections),
             discards,
             warnings,
+            obstacles: Arc::clone(&self.obstacles),
         })
     }
 

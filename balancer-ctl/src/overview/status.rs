@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use super::service_name;
+use super::{obstacles::unreachable, service_name};
 use crate::{
     availability::{Availability, RealStatus, ServiceStatus},
     dataplane::DataplaneStatus,
@@ -58,6 +58,10 @@ pub fn status(
             "real server or service is in trouble",
             "real servers and services are in trouble",
         ],
+    ));
+    reasons.extend(few(
+        unreachable(model, &dataplane.obstacles),
+        ["real server cannot work", "real servers cannot work"],
     ));
     reasons.extend(
         surroundings
