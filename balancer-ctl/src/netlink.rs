@@ -2,7 +2,9 @@
 //! data plane's owner may live inside one.
 
 pub mod address;
+pub mod features;
 pub mod keeper;
+pub mod layers;
 pub mod link;
 pub mod local;
 pub mod monitor;

@@ -35,6 +35,8 @@ pub struct State {
     pub snapshots: usize,
     /// Discards to show.
     pub discards: Vec<(Discard, u64)>,
+    /// Failed redirects to show.
+    pub redirect_failures: u64,
     /// Warnings to show.
     pub warnings: Vec<String>,
     /// Why packets to real servers cannot leave.
@@ -209,6 +211,7 @@ impl Dataplane for FakeDataplane {
                 .iter()
                 .map(|reason| (*reason, count(*reason)))
                 .collect(),
+            redirect_failures: state.redirect_failures,
             warnings: state.warnings.clone(),
             obstacles: Arc::new(state.obstacles.clone()),
         })

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     net::{IpAddr, SocketAddr},
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::AsFd,
     slice,
     sync::Arc,
     time::{Duration, Instant},
@@ -27,15 +27,24 @@ use super::{
     maps::Maps,
     packet_log,
     pins::Pins,
+    placement::{self, Fallback, NativeTry, Place, Placed},
     reach::Rounds,
+    redirects::Redirects,
     settings::SettingsRow,
     watch::Watch,
     ways::{End, Ways},
 };
 use crate::{
     host::Host,
-    model::{DataplaneSettings, ServiceKey},
-    netlink::{Netlink, address::Networks, keeper::Keeper, link::Link, local::LocalAddresses},
+    model::{DataplaneSettings, Mode, ServiceKey},
+    netlink::{
+        Netlink,
+        address::Networks,
+        keeper::Keeper,
+        layers,
+        link::{self, Link},
+        local::LocalAddresses,
+    },
     plan::{
         self, Full,
         tables::{Change, Tables},
@@ -75,6 +84,10 @@ pub struct KernelDataplane {
     pub(super) tables: Option<Tables>,
     pub(super) configured: DataplaneSettings,
     pub(super) attached: Vec<Attached>,
+    /// Why the program runs generically on all of them though the mode does not ask for it.
+    pub(super) fallback: Fallback,
+    /// Nobody has configured it since it was opened.
+    is_opened: bool,
     /// Why configured interfaces do not carry the program: a sentence each.
     pub(super) problems: Vec<String>,
     /// Interfaces have changed and were not followed yet.
@@ -100,6 +113,8 @@ pub struct KernelDataplane {
     pub(super) networks: Networks,
     pub(super) host: Host,
     host_due: Instant,
+    /// None where the kernel does not tell of failed redirects.
+    pub(super) redirects: Option<Redirects>,
     /// What was noticed at the start.
     pub(super) notes: Vec<String>,
     _packet_log: Option<packet_log::Reader>,
@@ -179,11 +194,13 @@ impl KernelDataplane {
             self.configured.max_connections,
             settings.max_connections
         );
+        let is_start = std::mem::take(&mut self.is_opened);
         if settings.interfaces != self.configured.interfaces
             || settings.mode != self.configured.mode
             || !self.all_attached()?
+            || !is_start && self.native_is_due()?
         {
-            self.attach(settings)?;
+            self.attach(settings, NativeTry::Yes)?;
         } else {
             // Whoever loads the file again may have mended what was found.
             self.examine_host()?;
@@ -207,27 +224,57 @@ impl KernelDataplane {
         Ok(self.problems.is_empty())
     }
 
+    /// Whether the program runs generically for a reason that is gone.
+    fn native_is_due(&mut self) -> anyhow::Result<bool> {
+        let all = link::list(&mut self.netlink)?;
+        let links: Vec<_> = self.attached.iter().map(|a| a.link.clone()).collect();
+        let mode = self.configured.mode;
+        placement::native_is_due(&mut self.netlink, mode, &links, &all, &self.fallback)
+    }
+
     /// Brings the program to the interfaces of `settings` and off all others; after an error all is as it was.
-    fn attach(&mut self, settings: &DataplaneSettings) -> anyhow::Result<()> {
+    fn attach(&mut self, settings: &DataplaneSettings, native: NativeTry) -> anyhow::Result<()> {
         let pinned = self.pins.links()?;
-        let links = attach::resolve(&mut self.netlink, &settings.interfaces, &pinned)?;
+        let all = link::list(&mut self.netlink)?;
+        let links = attach::resolve(&settings.interfaces, &all, &pinned)?;
         let before = self.ways.interfaces();
-        let attached = self.place(&links, |program, pins| {
-            attach::attach(program, &links, settings.mode, pins, pinned)
+        let fallback = self.fallback.clone();
+        let placed = self.place(&links, &all, settings.mode, |place| {
+            placement::attach(place, pinned, &fallback, native)
         });
-        match attached {
-            Ok(attached) => self.attached = attached,
+        let placed = match placed {
+            Ok(placed) => placed,
             Err(error) => {
                 if let Err(error) = self.bring_back(before, &links) {
                     tracing::error!("what ran before is not wholly back: {error:#}");
                 }
                 return Err(error);
             }
-        }
-        self.problems.clear();
-        self.find_obstacles();
-        self.forget_others(before, &links)?;
+        };
+        self.take(placed);
+        self.forget_others(before, &links, &all)?;
         self.examine_host()
+    }
+
+    /// Goes on with what the program runs on now.
+    fn take(&mut self, placed: Placed) {
+        let Placed {
+            attached,
+            fallback,
+            problems,
+        } = placed;
+        let news = problems.iter().filter(|one| !self.problems.contains(one));
+        let news = news.chain(&fallback.reason);
+        for sentence in news.filter(|one| self.fallback.reason.as_ref() != Some(one)) {
+            // At a start the daemon tells everything that limits it.
+            if !self.is_opened {
+                tracing::warn!("{sentence}");
+            }
+        }
+        self.attached = attached;
+        self.fallback = fallback;
+        self.problems = problems;
+        self.find_obstacles();
     }
 
     /// Looks for what will not work on the interfaces that carry the program.
@@ -242,7 +289,9 @@ impl KernelDataplane {
     fn place<T>(
         &mut self,
         links: &[Link],
-        attach: impl FnOnce(BorrowedFd<'_>, &Pins) -> anyhow::Result<T>,
+        all: &[Link],
+        mode: Mode,
+        attach: impl FnOnce(&mut Place<'_>) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
         let names = self.attached.iter().map(|attached| &attached.link);
         let names: Vec<_> = names.chain(links).cloned().collect();
@@ -251,17 +300,29 @@ impl KernelDataplane {
         // Frames are told apart by the interface's address, so that stands before the program runs there; and
         // interfaces that go stay known until the program is off them.
         self.ways
-            .add(ends(links))
+            .add(ends(links, all))
             .context("cannot write the interfaces")?;
         let program = load::program(&self.ebpf, "balancer")?;
         let program = program.fd().context("the packet program is not loaded")?;
-        attach(program.as_fd(), &self.pins)
+        attach(&mut Place {
+            netlink: &mut self.netlink,
+            program: program.as_fd(),
+            pins: &self.pins,
+            mode,
+            links,
+            all,
+        })
     }
 
     /// Nothing but these interfaces is known any more.
-    fn forget_others(&mut self, before: BTreeMap<u32, End>, links: &[Link]) -> anyhow::Result<()> {
+    fn forget_others(
+        &mut self,
+        before: BTreeMap<u32, End>,
+        links: &[Link],
+        all: &[Link],
+    ) -> anyhow::Result<()> {
         self.ways
-            .configure(ends(links))
+            .configure(ends(links, all))
             .context("cannot write the interfaces")?;
         let gone = before
             .into_keys()
@@ -293,11 +354,17 @@ impl KernelDataplane {
     /// One part's failure does not keep the others from their turn; the first is told.
     fn tend(&mut self) -> anyhow::Result<()> {
         self.watch.supervise(now());
+        let redirects = self.redirects.as_mut();
+        let redirects = redirects.map_or(Ok(()), |redirects| redirects.read(now()));
         let links = self.tend_links();
         let addresses = self.follow_changed_addresses();
         let neighbours = self.tend_ways();
         let expiry = self.expire();
-        links.and(addresses).and(neighbours).and(expiry)
+        links
+            .and(addresses)
+            .and(neighbours)
+            .and(expiry)
+            .and(redirects)
     }
 
     fn tend_links(&mut self) -> anyhow::Result<()> {
@@ -401,33 +468,36 @@ impl KernelDataplane {
     /// tried again at the next call.
     fn follow_links(&mut self) -> anyhow::Result<()> {
         let pinned = self.pins.links()?;
-        let (links, mut problems) =
-            attach::resolve_some(&mut self.netlink, &self.configured.interfaces, &pinned)?;
+        let all = link::list(&mut self.netlink)?;
+        let (links, unfit) = attach::resolve_some(&self.configured.interfaces, &all, &pinned);
         let identity = |link: &Link| (link.index, link.mac);
+        let before = self.ways.interfaces();
         let mut followed = links
             .iter()
             .map(identity)
-            .eq(self.attached.iter().map(|a| identity(&a.link)));
+            .eq(self.attached.iter().map(|a| identity(&a.link)))
+            && before == ends(&links, &all);
         for attached in &self.attached {
             followed &= attached.stands()?;
         }
-        if !followed {
-            let before = self.ways.interfaces();
-            let mode = self.configured.mode;
-            let (attached, refused) = self.place(&links, |program, pins| {
-                attach::attach_some(program, &links, mode, pins, pinned)
-            })?;
-            self.attached = attached;
-            self.find_obstacles();
-            problems.extend(refused);
-            self.forget_others(before, &links)?;
-        }
-        for problem in &problems {
-            if !self.problems.contains(problem) {
-                tracing::warn!("{problem}");
+        if followed {
+            let problems = unfit;
+            for problem in &problems {
+                if !self.problems.contains(problem) {
+                    tracing::warn!("{problem}");
+                }
             }
+            self.problems = problems;
+        } else {
+            let mode = self.configured.mode;
+            let fallback = self.fallback.clone();
+            let mut placed = self.place(&links, &all, mode, |place| {
+                placement::follow(place, pinned, &fallback)
+            })?;
+            placed.problems.splice(0..0, unfit);
+            self.take(placed);
+            self.forget_others(before, &links, &all)?;
         }
-        self.problems = problems;
         if self.links_changed || !followed {
             self.examine_host()?;
         }
@@ -435,13 +505,20 @@ impl KernelDataplane {
     }
 }
 
-fn ends(links: &[Link]) -> BTreeMap<u32, End> {
-    let end = |link: &Link| End {
-        mac: link.mac.unwrap_or_default(),
-        index: link.index,
-        redirects: link.kind.as_deref() == Some("veth"),
-    };
-    links.iter().map(|link| (link.index, end(link))).collect()
+/// The interfaces as the program is to know them. A bond runs it on its slaves.
+fn ends(links: &[Link], all: &[Link]) -> BTreeMap<u32, End> {
+    let mut ends = BTreeMap::new();
+    for link in links {
+        for receiver in layers::slaves(link, all).chain([link]) {
+            let end = End {
+                mac: link.mac.unwrap_or_default(),
+                index: link.index,
+                redirects: receiver.kind.as_deref() == Some("veth"),
+            };
+            ends.insert(receiver.index, end);
+        }
+    }
+    ends
 }
 
 /// The address of a real server that a change brings.
@@ -470,7 +547,8 @@ fn open(options: OpenOptions) -> anyhow::Result<KernelDataplane> {
     load::check_prerequisites()?;
     let mut netlink = Netlink::open()?;
     // Before anything is changed.
-    attach::resolve(&mut netlink, &options.settings.interfaces, &pins.links()?)?;
+    let all = link::list(&mut netlink)?;
+    attach::resolve(&options.settings.interfaces, &all, &pins.links()?)?;
     let ran_before = !pins.is_empty()?;
     let instance = options.instance.clone();
     build(options, pins.clone(), netlink).inspect_err(|_| {
@@ -507,6 +585,16 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
         .context("cannot read the settings")?;
     let ways = Ways::open(maps.interfaces.try_clone().context(clone)?)
         .context("cannot read the interfaces")?;
+    let devices = maps.devices.id().context("cannot ask for a map's id")?;
+    let redirects = match Redirects::start(&mut loaded.ebpf, devices) {
+        Ok(redirects) => Some(redirects),
+        Err(error) => {
+            notes.push(format!(
+                "frames that the kernel loses after the packet program are not counted: {error:#}"
+            ));
+            None
+        }
+    };
     let seed = random()?;
     let timeouts = tick.timeouts(&configured.timeouts);
     settings
@@ -531,6 +619,8 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
         tables: Some(tables),
         configured: configured.clone(),
         attached: Vec::new(),
+        fallback: Fallback::default(),
+        is_opened: true,
         problems: Vec::new(),
         links_changed: false,
         addresses_changed: false,
@@ -548,6 +638,7 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
         networks: Networks::default(),
         host: Host::new(instance.as_deref())?,
         host_due: now(),
+        redirects,
         notes,
         _packet_log: packet_log,
     };
@@ -556,7 +647,7 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
     if loaded.fresh {
         dataplane.reconcile(&services)?;
     }
-    dataplane.attach(&configured)?;
+    dataplane.attach(&configured, NativeTry::No)?;
     if loaded.fresh {
         dataplane.pins.adopt_staged()?;
     } else {

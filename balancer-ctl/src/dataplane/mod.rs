@@ -4,7 +4,9 @@
 mod apply;
 mod attach;
 mod census;
+mod choice;
 mod clock;
+mod device;
 mod expiry;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
@@ -16,11 +18,14 @@ mod load;
 mod maps;
 mod packet_log;
 mod pins;
+mod placement;
 pub mod proof;
 mod reach;
 mod reading;
+mod redirects;
 mod settings;
 mod supervision;
+mod survey;
 mod syscall;
 mod table;
 mod watch;
@@ -134,6 +139,8 @@ pub struct DataplaneStatus {
     pub max_connections: u64,
     /// Packets that left early, by reason, in the order of [`balancer_common::verdict::Discard::ALL`].
     pub discards: Vec<(balancer_common::verdict::Discard, u64)>,
+    /// Redirects that the kernel gave up since the daemon runs.
+    pub redirect_failures: u64,
     /// What will not work as it stands: a sentence each, with the mend.
     pub warnings: Vec<String>,
     /// Why packets to a real server cannot leave, by its address; a sentence without its beginning.
@@ -149,7 +156,7 @@ pub type Reading<T> = Box<dyn FnOnce() -> Result<T, Error> + Send>;
 pub struct Error(#[from] pub anyhow::Error);
 
 /// What is wrong with an interface that the configuration names.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{sentence}")]
 pub struct InterfaceError {
     /// Its name.
