@@ -2,6 +2,7 @@
 
 mod agent;
 mod changes;
+mod hairpin;
 mod health;
 mod host_source;
 mod no_real;
