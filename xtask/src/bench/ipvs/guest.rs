@@ -16,6 +16,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
 use xtask::lab::{Namespace, Process, wait_until};
 
 use super::{
@@ -81,7 +82,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     );
     let scene = Scene::new(options.link)?;
     for way in Way::ALL {
-        let _running = scene.prepare(way)?;
+        let daemon = scene.prepare(way)?;
         let mut client = match way {
             Way::Direct => scene.client(CLIENT_DIRECT, REAL_DIRECT),
             Way::Routing => scene.client(CLIENT, REALS[0]),
@@ -98,6 +99,9 @@ pub fn run(options: &Options) -> Result<ExitCode> {
                     println!("figure {link} {load} {way} {instructions:.0}");
                 }
             }
+        }
+        if let Some(daemon) = &daemon {
+            daemon.signal(Signal::SIGCONT)?;
         }
         scene.check(way)?;
     }
@@ -198,7 +202,11 @@ impl Scene {
                         end.polling("eth0")?;
                     }
                 }
-                self.start_balancer().map(Some)
+                let daemon = self.start_balancer()?;
+                // What it does, it does so often a second; and whenever the guest waits for a frame, its clock jumps to
+                // the next timer, so that a second is no measure of connections. Packets do not need it.
+                daemon.signal(Signal::SIGSTOP)?;
+                Ok(Some(daemon))
             }
         }
     }

@@ -5,7 +5,7 @@
 //!  direct      client ─ real server                      taken off the others: what is left is the balancer's machine
 //!  routing     plain forwarding to one real server
 //!  ipvs        IPVS, NAT, round robin over two
-//!  (ours)      the release build of balancerd, round robin over two, native XDP
+//!  (ours)      the release build of balancerd, round robin over two, native XDP; the daemon is stopped meanwhile
 //! ```
 
 pub mod guest;
