@@ -1,7 +1,7 @@
 //! Addresses, ports and protocols as they stand in packets and map keys: network byte order, whole words.
 
 /// An address of either family in network byte order. IPv4 is kept v4-mapped (`::ffff:a.b.c.d`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[repr(transparent)]
 pub struct Addr(pub [u32; 4]);
 
@@ -36,6 +36,8 @@ pub trait Address: Copy + PartialEq + 'static {
     fn word_sum(self) -> u64;
     /// Whether no packet from afar can have this source: unspecified, loopback, multicast, broadcast or reserved.
     fn is_martian(self) -> bool;
+    /// Whether both addresses have the same bits where `mask` has ones; with a mask of zeroes they never count as such.
+    fn shares(self, other: Self, mask: &Addr) -> bool;
 }
 
 impl Address for u32 {
@@ -64,6 +66,11 @@ impl Address for u32 {
         // 0/8, 127/8, 224/4 (class D) and 240/4 (class E, with the broadcast address).
         let first = self.to_ne_bytes()[0];
         first == 0 || first == 127 || first >= 224
+    }
+
+    #[inline(always)]
+    fn shares(self, other: Self, mask: &Addr) -> bool {
+        mask.0[3] != 0 && (self ^ other) & mask.0[3] == 0
     }
 }
 
@@ -97,6 +104,16 @@ impl Address for [u32; 4] {
         // ff00::/8; :: and ::1. Mapped IPv4 addresses never come so far.
         self[0].to_ne_bytes()[0] == 0xff
             || (self[0] | self[1] | self[2]) == 0 && u32::from_be(self[3]) <= 1
+    }
+
+    #[inline(always)]
+    fn shares(self, other: Self, mask: &Addr) -> bool {
+        // Without branches, which the verifier would follow one by one.
+        let difference = (self[0] ^ other[0]) & mask.0[0]
+            | (self[1] ^ other[1]) & mask.0[1]
+            | (self[2] ^ other[2]) & mask.0[2]
+            | (self[3] ^ other[3]) & mask.0[3];
+        mask.0[0] != 0 && difference == 0
     }
 }
 
@@ -156,6 +173,31 @@ mod user {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_share_what_the_mask_covers() {
+        let v4 = |address: [u8; 4]| u32::from_ne_bytes(address);
+        let mask = |words: [u32; 4]| Addr(words.map(u32::to_be));
+        let (a, b) = (v4([192, 168, 0, 2]), v4([192, 168, 0, 130]));
+        for (bits, shared) in [(0xffff_ff00, true), (0xffff_ff80, false), (0, false)] {
+            assert_eq!(a.shares(b, &mask([0, 0, 0, bits])), shared, "{bits:x}");
+        }
+        assert!(a.shares(a, &mask([0, 0, 0, u32::MAX])));
+        let v6 = |words: [u32; 4]| words.map(u32::to_be);
+        let a = v6([0xfd00_0001, 0, 0, 2]);
+        let ones = u32::MAX;
+        for (b, words, shared) in [
+            (v6([0xfd00_0001, 0, 0, 3]), [ones, ones, 0, 0], true),
+            (v6([0xfd00_0001, 0, 0, 3]), [ones; 4], false),
+            (v6([0xfd00_0001, 1, 0, 2]), [ones, ones, 0, 0], false),
+            (v6([0xfd00_0001, 1, 0, 2]), [ones, 0, 0, 0], true),
+            (v6([0xfd00_0002, 0, 0, 2]), [ones, 0, 0, 0], false),
+            (a, [0; 4], false),
+            (a, [ones; 4], true),
+        ] {
+            assert_eq!(a.shares(b, &mask(words)), shared, "{b:x?} {words:x?}");
+        }
+    }
 
     #[test]
     fn martians_are_told_from_clients() {

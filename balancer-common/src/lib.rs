@@ -12,6 +12,7 @@ pub mod answer;
 pub mod checksum;
 pub mod conntrack;
 pub mod half_open;
+pub mod host_address;
 pub mod nat;
 pub mod real_server;
 pub mod redirect;

@@ -53,7 +53,10 @@ pub struct RealServer {
     pub state: u32,
     /// Id of the service it belongs to (the index in `TURNS`).
     pub service: u32,
+    /// Mask of the server's network, where this host is in that network too: of IPv4 the last word; zeroes = it is not. A
+    /// client of the same network would be answered directly, past the balancer.
+    pub network_mask: Addr,
 }
 
-const _: () = assert!(size_of::<RealServer>() == 28);
+const _: () = assert!(size_of::<RealServer>() == 44);
 plain_data!(RealServer);

@@ -12,8 +12,10 @@ pub enum Verdict {
 /// What happens to a packet that leaves early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The kernel's own stack gets it.
+    /// The kernel's own stack gets it as it came, unless it comes in this host's own name ([`Discard::Martian`]).
     Pass,
+    /// The kernel's own stack gets it translated, and forwards it.
+    Forward,
     /// It is gone.
     Drop,
     /// Its sender is answered in the virtual service's place, and the packet is gone.
@@ -83,20 +85,26 @@ discards! {
     UdpLength = "udp-length", Drop;
     /// UDP over IPv6 without a checksum
     UdpNoChecksum = "udp-no-checksum", Drop;
+    /// the packet names routers to go through (IPv4 options LSRR and SSRR)
+    SourceRoute = "source-route", Drop;
+    /// the frame carries more than two priority tags (802.1Q or 802.1ad without a VLAN) in each other
+    NestedTags = "nested-tags", Drop;
     /// no real server takes new connections; the client was answered with a reset or that the port is unreachable
     NoRealReject = "no-real-reject", Answer;
     /// no real server takes new connections
     NoReal = "no-real", Drop;
     /// an answer was due, but this CPU has given as many as it may, or the packet cannot be answered
     Unanswered = "unanswered", Drop;
-    /// the source address is none that a client can have (loopback, multicast, reserved, the VIP itself)
+    /// the source address is none that a packet from outside can have: loopback, multicast, reserved, this host's own
+    /// address or a broadcast address of its networks
     Martian = "martian", Drop;
     /// the connection table is full
     TableFull = "table-full", Drop;
     /// another CPU held the handshake's bucket for too long
     Busy = "busy", Drop;
-    /// the only real server for this packet is the one that sent it
-    Hairpin = "hairpin", Drop;
+    /// the client is in the real servers' own network, where their answers would reach it past the balancer; it was answered
+    /// with a reset or that the port is unreachable
+    Hairpin = "hairpin", Answer;
     /// the real server already serves this client port for another virtual service
     Collision = "collision", Drop;
     /// the packet's time to live ended here
@@ -104,9 +112,9 @@ discards! {
     /// the packet is larger than the way out carries and must not be fragmented
     TooBig = "too-big", Drop;
     /// the packet was translated, and the host's stack fragments it
-    ToFragment = "to-fragment", Pass;
+    ToFragment = "to-fragment", Forward;
     /// the packet was translated, and the host's stack finds the next hop's MAC address
-    NoNeighbour = "no-neighbour", Pass;
+    NoNeighbour = "no-neighbour", Forward;
     /// the route is a blackhole
     Blackhole = "blackhole", Drop;
     /// the route is unreachable

@@ -9,6 +9,10 @@ use crate::addr::{Address, TCP, UDP};
 
 /// Ethertype of IPv4, network byte order.
 pub const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();
+/// Ethertype of a VLAN tag (IEEE 802.1Q clause 9.5), network byte order.
+pub const ETHERTYPE_VLAN: u16 = 0x8100_u16.to_be();
+/// Ethertype of a service VLAN tag (IEEE 802.1ad), network byte order.
+pub const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8_u16.to_be();
 /// Ethertype of IPv6, network byte order.
 pub const ETHERTYPE_IPV6: u16 = 0x86dd_u16.to_be();
 
@@ -36,6 +40,13 @@ impl Ethernet {
         u64::from_ne_bytes([a, b, c, d, e, f, g, h])
     }
 
+    /// Whether the frame is for many: a group address (broadcast, multicast).
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_to_group(&self) -> bool {
+        self.macs[0][0] & 1 != 0
+    }
+
     /// Writes both MAC addresses, given as the frame's first 12 bytes.
     #[inline(always)]
     pub const fn address(&mut self, macs: [u32; 3]) {
@@ -47,6 +58,37 @@ impl Ethernet {
     }
 
     /// What the frame carries.
+    #[inline(always)]
+    #[must_use]
+    pub const fn ethertype(&self) -> u16 {
+        u16::from_ne_bytes(self.ethertype)
+    }
+}
+
+/// A VLAN tag behind the Ethernet header's addresses and the tag's own ethertype (IEEE 802.1Q clause 9.6).
+///
+/// ```text
+///   priority 3 | drop eligible 1 | VLAN 12 | ethertype of what follows 16
+/// ```
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct VlanTag {
+    control: [u8; 2],
+    ethertype: [u8; 2],
+}
+
+impl VlanTag {
+    /// Length in bytes.
+    pub const LENGTH: usize = size_of::<Self>();
+
+    /// The VLAN's number, host byte order; 0 = none, the tag carries a priority only.
+    #[inline(always)]
+    #[must_use]
+    pub const fn vlan(&self) -> u16 {
+        u16::from_be_bytes(self.control) & 0x0fff
+    }
+
+    /// What follows the tag.
     #[inline(always)]
     #[must_use]
     pub const fn ethertype(&self) -> u16 {
@@ -80,6 +122,11 @@ pub trait IpHeader: Sized {
     fn header_length(&self) -> Option<usize>;
     /// Length in bytes of the packet, header included, as the header states it (host order).
     fn packet_length(&self) -> usize;
+    /// Length in bytes of what follows the header, as the header states it. Read anew at each call: were it made of
+    /// numbers that the caller goes on with, each comparison would split the verifier's ways.
+    fn payload_length(&self) -> usize;
+    /// Whether the header has options. Read anew at each call, too.
+    fn has_options(&self) -> bool;
     /// Number of the protocol that follows the fixed header.
     fn protocol(&self) -> u8;
     /// Whether the packet is a fragment.
@@ -106,6 +153,13 @@ pub trait IpHeader: Sized {
         destination: Self::Address,
         delta: crate::checksum::Delta,
     );
+}
+
+/// Reads a field that may have been read before, as if it had not.
+#[inline(always)]
+fn read_anew<T: Copy>(field: &T) -> T {
+    // SAFETY: a reference is valid for reads.
+    unsafe { core::ptr::read_volatile(field) }
 }
 
 /// The IPv4 header (RFC 791 section 3.1).
@@ -152,6 +206,17 @@ impl IpHeader for Ipv4 {
     #[inline(always)]
     fn packet_length(&self) -> usize {
         u16::from_be_bytes(self.total_length) as usize
+    }
+
+    #[inline(always)]
+    fn payload_length(&self) -> usize {
+        let header = (read_anew(&self.version_ihl) & 0x0f) as usize * 4;
+        (u16::from_be_bytes(read_anew(&self.total_length)) as usize).saturating_sub(header)
+    }
+
+    #[inline(always)]
+    fn has_options(&self) -> bool {
+        read_anew(&self.version_ihl) != 0x45
     }
 
     #[inline(always)]
@@ -274,6 +339,16 @@ impl IpHeader for Ipv6 {
     }
 
     #[inline(always)]
+    fn payload_length(&self) -> usize {
+        u16::from_be_bytes(read_anew(&self.payload_length)) as usize
+    }
+
+    #[inline(always)]
+    fn has_options(&self) -> bool {
+        false
+    }
+
+    #[inline(always)]
     fn protocol(&self) -> u8 {
         self.next_header
     }
@@ -365,6 +440,13 @@ pub struct Tcp {
 }
 
 impl Tcp {
+    /// Length in bytes of the header with its options, as the header states it: 0 to 60.
+    #[inline(always)]
+    #[must_use]
+    pub const fn stated_length(&self) -> usize {
+        (self.data_offset >> 4) as usize * 4
+    }
+
     /// The flag bits of [`crate::tcp::flags`].
     #[inline(always)]
     #[must_use]

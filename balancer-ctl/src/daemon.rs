@@ -36,7 +36,7 @@ use crate::{
     availability::Availability,
     change::mark_runtime,
     clock,
-    config::file::ConfigFile,
+    config::{file::ConfigFile, validate::own},
     dataplane::{Dataplane, InterfaceError},
     difference::Happened,
     error::Refusal,
@@ -91,6 +91,8 @@ pub struct Daemon {
     is_misconfigured: bool,
     /// The checkers gave no sign of life when they were last looked at.
     is_unchecked: bool,
+    /// Why changes of routes are not heard of.
+    unwatched: Option<String>,
     /// What runs.
     model: Model,
     file: Option<ConfigFile>,
@@ -131,6 +133,7 @@ impl Daemon {
             behind: None,
             is_misconfigured: false,
             is_unchecked: false,
+            unwatched: None,
             model,
             file,
             events,
@@ -244,8 +247,9 @@ impl Daemon {
                 "there is no configuration file to load: start balancerd with --config FILE",
             ));
         };
+        let local = self.dataplane.local_addresses().map_err(refused)?;
         let file = file
-            .reload()
+            .reload(|wanted| own::problems(wanted, &self.model, &local))
             .map_err(|error| Refusal::invalid(error.to_string()))?;
         let wanted = file.model().clone();
         let availability = self.availability_after(&wanted);
@@ -338,6 +342,21 @@ impl Daemon {
             }
         }
         self.failure = failure;
+        self.note_unwatched();
+    }
+
+    /// Tells when changes of routes begin not to be heard of, and when they are heard of again.
+    fn note_unwatched(&mut self) {
+        let unwatched = self.dataplane.unwatched().map(str::to_owned);
+        match (&self.unwatched, &unwatched) {
+            (None, Some(reason)) => self.publish(of_node(EventKind::RoutesUnwatched, reason)),
+            (Some(_), None) => self.publish(of_node(EventKind::RoutesWatched, "")),
+            (Some(before), Some(reason)) if before != reason => {
+                tracing::warn!(reason, "changes of routes are not heard of, trying again");
+            }
+            (Some(_), Some(_)) | (None, None) => {}
+        }
+        self.unwatched = unwatched;
     }
 
     /// Does what is due each second.

@@ -47,6 +47,10 @@ pub enum EventKind {
     DataplaneBehind,
     /// It does again.
     DataplaneFollows,
+    /// Changes of routes are not heard of.
+    RoutesUnwatched,
+    /// They are again.
+    RoutesWatched,
     /// The reader was too slow and events were lost; the stream ends.
     Lost,
     /// The daemon stops; forwarding goes on.
@@ -78,6 +82,8 @@ impl EventKind {
             Self::ChecksResumed => "checks-resumed",
             Self::DataplaneBehind => "dataplane-behind",
             Self::DataplaneFollows => "dataplane-follows",
+            Self::RoutesUnwatched => "routes-unwatched",
+            Self::RoutesWatched => "routes-watched",
             Self::Lost => "lost",
             Self::Stopping => "stopping",
         }
@@ -90,7 +96,11 @@ impl EventKind {
             Self::ReloadFailed | Self::QuorumLost | Self::ChecksStalled | Self::DataplaneBehind => {
                 Level::ERROR
             }
-            Self::RealDown | Self::BackupsIn | Self::TableFull | Self::Lost => Level::WARN,
+            Self::RealDown
+            | Self::BackupsIn
+            | Self::TableFull
+            | Self::RoutesUnwatched
+            | Self::Lost => Level::WARN,
             Self::ServiceAdded
             | Self::ServiceChanged
             | Self::ServiceRemoved
@@ -104,6 +114,7 @@ impl EventKind {
             | Self::TableHasRoom
             | Self::ChecksResumed
             | Self::DataplaneFollows
+            | Self::RoutesWatched
             | Self::Stopping => Level::INFO,
         }
     }
@@ -132,6 +143,8 @@ impl EventKind {
             Self::ChecksResumed => "checks run again",
             Self::DataplaneBehind => "the data plane does not run what it should, trying again",
             Self::DataplaneFollows => "the data plane runs what it should again",
+            Self::RoutesUnwatched => "changes of routes are not heard of, trying again",
+            Self::RoutesWatched => "changes of routes are heard of again",
             Self::Lost => "events lost",
             Self::Stopping => "stopping",
         }

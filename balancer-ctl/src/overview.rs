@@ -1,5 +1,6 @@
 //! The model and what the data plane counts → what the daemon shows. Pure.
 
+mod obstacles;
 mod rates;
 mod status;
 

@@ -86,6 +86,23 @@ pub fn plan(desired: &[Service], observed: &Tables) -> Result<Vec<Change>, Full>
     plan_as_is(&desired, observed).map(|planner| planner.finish(&desired))
 }
 
+/// The changes after the networks that this host is in have changed: each real server is told which one is its own.
+#[must_use]
+pub fn follow_networks(observed: &Tables) -> Vec<Change> {
+    let reals = (0_u32..).zip(&observed.reals);
+    reals
+        .filter(|(_, real)| real.state != state::FREE)
+        .filter_map(|(id, real)| {
+            let network_mask = observed.network_mask(real.address.into());
+            let real = RealServer {
+                network_mask,
+                ..*real
+            };
+            (real != observed.reals[id as usize]).then_some(Change::SetReal { id, real })
+        })
+        .collect()
+}
+
 fn plan_as_is<'a>(desired: &[Service], observed: &'a Tables) -> Result<Planner<'a>, Full> {
     let mut planner = Planner::new(desired, observed)?;
     for service in desired {
@@ -285,6 +302,7 @@ impl<'a> Planner<'a> {
             zero: 0,
             state: state_of(desired),
             service,
+            network_mask: self.observed.network_mask(desired.address.ip()),
         };
         let Some(id) = self.known_reals.get(&(service, desired.address)).copied() else {
             let held = 0;

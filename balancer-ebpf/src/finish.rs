@@ -9,6 +9,7 @@ use balancer_common::{
 
 use crate::{
     answer::answer,
+    host_source::host_source,
     maps::{DEVICES, DISCARDS, INTERFACES},
 };
 
@@ -20,7 +21,11 @@ pub fn finish(ctx: &XdpContext, outcome: Result<Verdict, Discard>) -> u32 {
         Ok(Verdict::Redirect) => xdp_action::XDP_REDIRECT,
         Err(reason) => {
             let (reason, action) = match reason.outcome() {
-                Outcome::Pass => (reason, xdp_action::XDP_PASS),
+                Outcome::Pass => match host_source(ctx, reason) {
+                    None => (reason, xdp_action::XDP_PASS),
+                    Some(fault) => (fault, xdp_action::XDP_DROP),
+                },
+                Outcome::Forward => (reason, xdp_action::XDP_PASS),
                 Outcome::Drop => (reason, xdp_action::XDP_DROP),
                 Outcome::Answer if answer(ctx, reason) => (reason, send_back(ctx)),
                 Outcome::Answer => (Discard::Unanswered, xdp_action::XDP_DROP),

@@ -21,6 +21,7 @@ mod classify;
 mod finish;
 mod forward;
 mod half_open;
+mod host_source;
 mod maps;
 mod open;
 mod packet;

@@ -3,13 +3,14 @@
 use aya_ebpf::{
     helpers::bpf_jiffies64,
     macros::map,
-    maps::{Array, DevMapHash, HashMap, PerCpuArray},
+    maps::{Array, DevMapHash, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
 };
 use balancer_common::{
-    addr::Address,
+    addr::{Addr, Address},
     address_filter,
     conntrack::{ConntrackEntryV4, ConntrackEntryV6, FlowKeyV4, FlowKeyV6},
     half_open::{self, HalfOpenBucket},
+    host_address::MAX_HOST_PREFIXES,
     real_server::{MAX_REALS, RealServer, state},
     redirect::RedirectError,
     scheduler::RING_SLOTS,
@@ -48,6 +49,14 @@ pub static SERVICES_V6: HashMap<ServiceKeyV6, Service> = HashMap::with_max_entri
 /// Addresses of VIPs and real servers, a bit each; see `balancer_common::address_filter`.
 #[map]
 static ADDRESSES: Array<u64> = Array::with_max_entries(address_filter::WORDS, 0);
+
+/// This host's own addresses and the broadcast addresses of its networks; see `balancer_common::host_address`.
+#[map]
+static HOST_ADDRESSES: LpmTrie<Addr, u32> = LpmTrie::with_max_entries(MAX_HOST_PREFIXES, 0);
+
+/// A bit for each of them, as in `ADDRESSES`; all bits where a prefix is among them.
+#[map]
+static HOST_FILTER: Array<u64> = Array::with_max_entries(address_filter::WORDS, 0);
 
 /// Real servers by real id.
 #[map]
@@ -122,11 +131,30 @@ pub fn settings() -> Option<&'static Settings> {
 /// Whether an address may be a VIP or a real server's; `false` is certain.
 #[inline(always)]
 pub fn may_be_ours<A: Address>(address: A) -> bool {
+    has_bit(&ADDRESSES, address)
+}
+
+/// Whether an address may be this host's own or a broadcast address; `false` is certain.
+#[inline(always)]
+pub fn may_be_hosts<A: Address>(address: A) -> bool {
+    has_bit(&HOST_FILTER, address)
+}
+
+#[inline(always)]
+fn has_bit<A: Address>(filter: &Array<u64>, address: A) -> bool {
     let bit = address_filter::bit(address);
-    match ADDRESSES.get(bit.word) {
+    match filter.get(bit.word) {
         Some(word) => word & bit.mask != 0,
         None => false,
     }
+}
+
+/// Whether the source of the scratch's packet is this host's own address or a broadcast address: 1 or 0. A number, since
+/// LLVM leaves half of a returned `bool`'s word undefined.
+#[inline(never)]
+pub fn is_hosts<A: Address>(scratch: &mut Scratch<A>) -> u64 {
+    scratch.host_key = Key::new(128, scratch.key.source.widen());
+    u64::from(HOST_ADDRESSES.get(&scratch.host_key).is_some())
 }
 
 /// The usage counters.

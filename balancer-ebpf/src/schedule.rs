@@ -41,7 +41,8 @@ pub fn schedule<A: Address>(
             continue;
         }
         let address = A::narrow(real.address);
-        if address == scratch.key.source {
+        // A client in the real server's own network would be answered directly, past the balancer.
+        if address == scratch.key.source || address.shares(scratch.key.source, &real.network_mask) {
             reason = Discard::Hairpin;
             continue;
         }

@@ -1,8 +1,8 @@
 //! The connection table: rows inserted and deleted as a pair, and the room to build them in.
 
-use aya_ebpf::maps::{HashMap, PerCpuArray};
+use aya_ebpf::maps::{HashMap, PerCpuArray, lpm_trie::Key};
 use balancer_common::{
-    addr::Address,
+    addr::{Addr, Address},
     conntrack::{ConntrackEntry, FlowKey, direction},
     service::{Service, ServiceKey},
     settings::Settings,
@@ -78,6 +78,9 @@ pub struct Scratch<A> {
     reply: Row<A>,
     /// The key under which answers to the packet arrive.
     pub reply_key: FlowKey<A>,
+    /// The key under which the packet's source is looked up among this host's addresses. Its second field lies at an odd
+    /// half of a whole word, where LLVM may write whole words, which the verifier refuses on a stack.
+    pub host_key: Key<Addr>,
     /// The other key of a connection that is being looked at or deleted.
     other_key: FlowKey<A>,
 }

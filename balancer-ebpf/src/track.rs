@@ -15,7 +15,7 @@ use crate::{
     maps::{may_be_ours, now, settings, state_of},
     open::{Opened, open},
     packet::header_mut,
-    parse::{Ip, Transport, facts},
+    parse::{Ip, Transport, facts, fault},
     table::{Family, Row, Scratch, forget, is_expired, other_row, scratch},
 };
 
@@ -47,13 +47,13 @@ pub fn track<H: Family, T: Transport>(
 ) -> Result<Steering<H::Address>, Discard> {
     let mut replaces = 0;
     if let Some(row) = H::rows().get_ptr_mut(key) {
-        let hops = header_mut::<H>(ctx, Ethernet::LENGTH)?.hops();
+        let header = header_mut::<H>(ctx, Ethernet::LENGTH)?;
         let l4 = header_mut::<T>(ctx, ip.l4_offset)?;
         // A packet that goes no further changes nothing.
-        if hops <= 1 {
+        if header.hops() <= 1 {
             return Err(Discard::TimeExceeded);
         }
-        if let Some(fault) = l4.fault::<H>(Ethernet::LENGTH + ip.length - ip.l4_offset) {
+        if let Some(fault) = fault::<H, T>(ctx, header, l4) {
             return Err(fault);
         }
         match follow::<H>(key, row, l4.flags(), interface)? {
@@ -67,7 +67,7 @@ pub fn track<H: Family, T: Transport>(
     }
     let scratch = scratch::<H>()?;
     scratch.key = *key;
-    scratch.facts = facts::<H, T>(ctx, ip, key, replaces)?;
+    scratch.facts = facts::<H, T>(ctx, ip, scratch, replaces)?;
     let opened = open::<H>(scratch)?;
     Ok(Steering {
         row: &raw mut scratch.row,

@@ -122,3 +122,53 @@ fn a_wrong_or_missing_file_is_refused_before_anything_is_touched() {
         );
     }
 }
+
+#[test]
+fn a_kernel_that_is_too_old_is_told_by_the_check_and_refused_at_a_start() {
+    // A program under this takes any kernel for Linux 2.6.
+    let old = |program: &std::process::Command| {
+        let mut command = std::process::Command::new("setarch");
+        command
+            .arg("--uname-2.6")
+            .arg(program.get_program())
+            .args(program.get_args());
+        command
+    };
+    let release = ran(&mut old(std::process::Command::new("uname").arg("-r"))).stdout;
+    let sentence = format!(
+        "error: this kernel ({}) is too old: the packet program needs Linux 6.1 or newer, and was not tested on older ones\n",
+        release.trim()
+    );
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let config = folder.path().join("balancer.toml");
+    fs::write(&config, FILE).expect("write the file");
+    let path = config.to_str().expect("text").to_owned();
+    let check = || {
+        let mut command = program("balancerd");
+        command.args(["--check", "--config", &path]);
+        command
+    };
+    assert_eq!(ran(&mut check()).status, 0);
+    assert_eq!(ran(&mut old(&check())), refused(&sentence));
+
+    let name = format!("cli-old-{}", std::process::id());
+    let mut start = program("balancerd");
+    start.args(["--log", "off", "--instance", &name, "--config", &path]);
+    assert_eq!(ran(&mut old(&start)), refused(&sentence));
+    let instance: Instance = name.parse().expect("a name");
+    fs::remove_dir_all(instance.directory()).expect("remove the instance's folder");
+
+    // What is wrong with the file is told, too.
+    fs::write(
+        &config,
+        "[dataplane]\ninterfaces = [\"eth0\"]\nmode = \"fast\"\n",
+    )
+    .expect("write the file");
+    let wrong =
+        format!("{path}:3:8: mode `fast` is not known: expected `auto`, `native` or `generic`\n");
+    assert_eq!(ran(&mut check()), refused(&wrong));
+    assert_eq!(
+        ran(&mut old(&check())),
+        refused(&format!("{sentence}{wrong}"))
+    );
+}

@@ -6,6 +6,7 @@ mod connections;
 mod failure;
 mod forwarding;
 mod handshakes;
+mod host_source;
 mod load;
 mod malformed;
 mod not_ours;

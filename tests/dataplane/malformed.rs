@@ -2,9 +2,12 @@
 
 use balancer_common::verdict::Discard;
 use balancer_tests::{
-    addresses::R,
-    dataplane::{Side::Outside, Verdict, run},
-    expected::{passed, redirected},
+    addresses::{R, R6},
+    dataplane::{
+        Side::{Inside, Outside},
+        Verdict, run,
+    },
+    expected::{dropped, passed, redirected},
     packet::{Packet, flag::ACK},
 };
 
@@ -88,6 +91,117 @@ fn case_62_lengths_hide_no_header_behind_padding() {
         packet[19] = 12;
         packet.extend([0; 20]);
         lb.step_bytes(Outside, &packet, passed(Discard::Malformed, &packet));
+    });
+}
+
+#[test]
+fn a_tcp_header_that_states_an_impossible_length_is_malformed() {
+    run(|lb| {
+        let web = lb.web();
+        establish(lb, &syn(), R, 8080);
+        establish(lb, &syn().v6(), R6, 8080);
+        let with_offset = |packet: &Packet, words: u8| {
+            let mut frame = packet.bytes();
+            frame[packet.transport_offset() + 12] = words << 4;
+            frame
+        };
+        for packet in [syn(), syn().v6()] {
+            // Those of the connection, and those of none.
+            for packet in [
+                packet.clone().segment(ACK, 1001, 9001).data(b"data"),
+                packet.client_port(40_007),
+            ] {
+                // 20 bytes of header, and 4 of data or none.
+                let words = packet.payload.len() as u8 / 4 + 5;
+                for impossible in (0..5).chain(words + 1..16) {
+                    let frame = with_offset(&packet, impossible);
+                    lb.step_bytes(Outside, &frame, passed(Discard::Malformed, &frame));
+                }
+            }
+        }
+        // The longest that fits is one of options only.
+        let data = syn().segment(ACK, 1001, 9001).data(b"data");
+        let frame = with_offset(&data, 6);
+        let (verdict, _) = lb.send(Outside, &frame);
+        assert_eq!(verdict, Verdict::Redirect);
+        // For no service it is the host's to judge.
+        let elsewhere = with_offset(&syn().to_port(22), 0);
+        lb.step_bytes(Outside, &elsewhere, passed(Discard::NoService, &elsewhere));
+        let _ = web;
+    });
+}
+
+/// IPv4 options of these bytes, filled up to whole words.
+fn with_options(packet: Packet, options: &[u8]) -> Packet {
+    let mut ip_options = options.to_vec();
+    ip_options.resize(options.len().next_multiple_of(4), 0);
+    Packet {
+        ip_options,
+        ..packet
+    }
+}
+
+#[test]
+fn packets_that_name_their_own_routers_are_dropped() {
+    run(|lb| {
+        lb.web();
+        lb.dns();
+        establish(lb, &syn(), R, 8080);
+        let route = |kind: u8| vec![kind, 7, 4, 192, 168, 0, 1];
+        for kind in [131, 137] {
+            for before in [vec![], vec![1, 1, 1], vec![7, 7, 4, 0, 0, 0, 0]] {
+                let options = [before, route(kind)].concat();
+                for packet in [
+                    syn().client_port(40_007),
+                    syn().segment(ACK, 1001, 9001),
+                    Packet::udp(b"ping"),
+                    syn().answered(R, 8080).segment(ACK, 9001, 1001),
+                ] {
+                    let side = if packet.source == R { Inside } else { Outside };
+                    let packet = with_options(packet, &options);
+                    lb.step(side, &packet, dropped(Discard::SourceRoute));
+                }
+            }
+        }
+        // For no service they are the host's to judge.
+        let elsewhere = with_options(syn().to_port(22), &route(131));
+        lb.step(
+            Outside,
+            &elsewhere,
+            passed(Discard::NoService, &elsewhere.bytes()),
+        );
+        // Behind the end of the list stands no option, and in another's data neither.
+        for options in [vec![0, 131, 3, 4], vec![68, 8, 131, 7, 131, 7, 131, 7]] {
+            let packet = with_options(syn().segment(ACK, 1001, 9001), &options);
+            let (verdict, _) = lb.send(Outside, &packet.bytes());
+            assert_eq!(verdict, Verdict::Redirect, "{options:?}");
+        }
+    });
+}
+
+#[test]
+fn options_that_contradict_themselves_are_malformed() {
+    run(|lb| {
+        lb.web();
+        establish(lb, &syn(), R, 8080);
+        for options in [
+            vec![7, 0, 0, 0],
+            vec![7, 1, 0, 0],
+            vec![7, 5, 4, 0],
+            vec![1, 1, 1, 7],
+        ] {
+            for packet in [syn().client_port(40_007), syn().segment(ACK, 1001, 9001)] {
+                let packet = with_options(packet, &options);
+                lb.step(
+                    Outside,
+                    &packet,
+                    passed(Discard::Malformed, &packet.bytes()),
+                );
+            }
+        }
+        let longest = with_options(syn().segment(ACK, 1001, 9001), &[1; 40]);
+        let (verdict, _) = lb.send(Outside, &longest.bytes());
+        assert_eq!(verdict, Verdict::Redirect);
     });
 }
 

@@ -2,14 +2,17 @@
 
 use balancer_common::{real_server::state, verdict::Discard};
 use balancer_tests::{
-    addresses::{GATEWAY, R, R2, R6, R26, V, V6},
+    addresses::{GATEWAY, LB_INSIDE, R, R2, R6, R26, REAL, V, V6},
     dataplane::{
         Dataplane,
         Side::{Inside, Outside},
         run,
     },
-    expected::{dropped, passed, redirected, transmitted},
-    packet::Packet,
+    expected::{answered, dropped, passed, redirected, transmitted},
+    packet::{
+        Packet,
+        flag::{ACK, RST},
+    },
 };
 
 use crate::syn;
@@ -187,12 +190,13 @@ fn case_69_a_real_server_that_asks_its_own_vip_is_never_given_itself() {
         let web = lb.web();
         let mut hairpin = syn();
         hairpin.source = R;
-        hairpin.mac_destination = balancer_tests::addresses::LB_INSIDE;
-        hairpin.mac_source = balancer_tests::addresses::REAL;
+        hairpin.mac_destination = LB_INSIDE;
+        hairpin.mac_source = REAL;
         lb.step(
             Inside,
             &hairpin,
-            dropped(Discard::Hairpin).passed_over(web.service, 4),
+            answered(Discard::Hairpin, &hairpin.reset(RST | ACK, 0, 1001))
+                .passed_over(web.service, 4),
         );
         let second = lb.add_real(R2, 8080);
         lb.set_ring(web.service, &[web.real, second]);
@@ -206,5 +210,63 @@ fn case_69_a_real_server_that_asks_its_own_vip_is_never_given_itself() {
                 .half_open(1),
         );
         assert_ne!(hairpin.mac_source, GATEWAY);
+    });
+}
+
+#[test]
+fn a_client_in_the_real_servers_own_network_is_refused() {
+    run(|lb| {
+        // R2 would answer R directly, and a neighbour of both, too: neither expects that answer.
+        let web = lb.web();
+        let second = lb.add_real(R2, 8080);
+        lb.set_ring(web.service, &[web.real, second]);
+        for (real, bits) in [(web.real, 24), (second, 24), (web.real6, 64)] {
+            lb.set_network(real, bits);
+        }
+        let service_udp = lb.add_service(17, V, 80, &[web.real, second]);
+        let beside = |mut packet: Packet, source: &str| {
+            packet.source = source.parse().expect("an address");
+            packet.mac_destination = LB_INSIDE;
+            packet.mac_source = REAL;
+            packet
+        };
+        for (syn, service) in [
+            (beside(syn(), "192.168.0.2"), web.service),
+            (beside(syn(), "192.168.0.77"), web.service),
+            (beside(syn().v6(), "fd00:1::77"), web.service6),
+        ] {
+            let reset = syn.reset(RST | ACK, 0, 1001);
+            lb.step(
+                Inside,
+                &syn,
+                answered(Discard::Hairpin, &reset).passed_over(service, 4),
+            );
+        }
+        let datagram = beside(Packet::udp(b"ping").to_port(80), "192.168.0.77");
+        lb.step(
+            Inside,
+            &datagram,
+            answered(Discard::Hairpin, &datagram.port_unreachable()).passed_over(service_udp, 4),
+        );
+        // One of the next network is served, and so is everybody by a real server elsewhere.
+        let next = beside(syn(), "192.168.1.77").client_port(40_002);
+        lb.step(
+            Inside,
+            &next,
+            transmitted(&next.delivered(R, 8080))
+                .original(web.real, &next)
+                .selected(web.service, web.real)
+                .half_open(1),
+        );
+        lb.set_network(second, 0);
+        let syn = beside(syn(), "192.168.0.77");
+        lb.step(
+            Inside,
+            &syn,
+            transmitted(&syn.delivered(R2, 8080))
+                .original(second, &syn)
+                .selected(web.service, second)
+                .half_open(1),
+        );
     });
 }

@@ -12,6 +12,7 @@ pub mod network;
 pub mod packet;
 pub mod pass;
 pub mod privileged;
+pub mod raw;
 pub mod rows;
 pub mod servers;
 pub mod services;

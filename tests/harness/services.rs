@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use aya::maps::{MapData, xdp::DevMapHash};
+use aya::maps::{LpmTrie, MapData, lpm_trie, xdp::DevMapHash};
 use balancer_common::{
     addr::Addr,
     address_filter,
@@ -81,12 +81,58 @@ impl Dataplane {
             address: Addr::from(address),
             port: port.to_be(),
             zero: 0,
+            network_mask: Addr::default(),
             state,
             service: 0,
         };
         self.array_mut("REALS")
             .set(id, real, 0)
             .expect("write REALS");
+    }
+
+    /// This host shares the network of a real server, whose addresses have these leading bits in common; 0 = it does not.
+    pub fn set_network(&mut self, id: u32, bits: u32) {
+        let mut real: RealServer = self.array("REALS").get(&id, 0).expect("read REALS");
+        let ones = |bits: u32| u128::MAX.checked_shl(128 - bits).unwrap_or(0);
+        let mask = if real.address.is_v4() {
+            ones(bits) >> 96
+        } else {
+            ones(bits)
+        };
+        real.network_mask = Addr(std::array::from_fn(|word| {
+            ((mask >> (96 - 32 * word)) as u32).to_be()
+        }));
+        self.array_mut("REALS")
+            .set(id, real, 0)
+            .expect("write REALS");
+    }
+
+    /// These addresses are this host's own, or broadcast addresses; each with its prefix length.
+    pub fn set_host_addresses(&mut self, prefixes: &[(IpAddr, u32)]) {
+        let mut words = vec![0_u64; address_filter::WORDS as usize];
+        for (address, length) in prefixes {
+            let before = if address.is_ipv4() { 96 } else { 0 };
+            let length = before + length;
+            let key = lpm_trie::Key::new(length, Addr::from(*address).0);
+            let mut trie: LpmTrie<_, [u32; 4], u32> = self
+                .ebpf
+                .map_mut("HOST_ADDRESSES")
+                .expect("HOST_ADDRESSES")
+                .try_into()
+                .expect("a trie");
+            trie.insert(&key, 1, 0).expect("write HOST_ADDRESSES");
+            if length < 128 {
+                words.fill(u64::MAX);
+            } else {
+                let bit = address_filter::bit_of(*address);
+                words[bit.word as usize] |= bit.mask;
+            }
+        }
+        for (index, word) in (0..).zip(words) {
+            self.array_mut("HOST_FILTER")
+                .set(index, word, 0)
+                .expect("write HOST_FILTER");
+        }
     }
 
     /// Changes what may happen to a real server: one of [`real_server::state`].

@@ -22,7 +22,10 @@ use balancer_ctl::{
 use crate::scene::{Scene, VIP, all, both, connect, key, service, start_reals};
 
 /// Calls `tend` until `done`, for at most ten seconds.
-fn tend_until(dataplane: &mut KernelDataplane, mut done: impl FnMut(&mut KernelDataplane) -> bool) {
+pub fn tend_until(
+    dataplane: &mut KernelDataplane,
+    mut done: impl FnMut(&mut KernelDataplane) -> bool,
+) {
     let start = Instant::now();
     while !done(dataplane) {
         assert!(
@@ -251,7 +254,7 @@ fn neighbours_are_kept_fresh_as_long_as_a_real_server_needs_them() {
     let scene = Scene::new();
     scene.with(all(), |dataplane| {
         dataplane.reconcile(&both()).unwrap();
-        assert_eq!(managed(&scene), [true, true]);
+        tend_until(dataplane, |_| managed(&scene) == [true, true]);
         dataplane
             .reconcile(&[service(VIP, &[("10.0.1.2:8080", 1)])])
             .unwrap();

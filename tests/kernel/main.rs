@@ -1,8 +1,13 @@
 //! The data plane against the real kernel: what is pinned, attached, taken up, expired. Needs root.
 
+mod addresses;
 mod attaching;
 mod expiry;
 mod local;
+mod neighbours;
+mod proof;
+mod reach;
 mod scene;
 mod taking_up;
 mod traffic;
+mod watch;

@@ -3,6 +3,7 @@
 mod agent;
 mod changes;
 mod health;
+mod host_source;
 mod no_real;
 mod policy;
 mod probes;

@@ -1,6 +1,6 @@
 //! What the daemon refuses at its start, and what goes on meanwhile.
 
-use std::process::Output;
+use std::{process::Output, time::Duration};
 
 use aya::{
     EbpfLoader,
@@ -12,6 +12,7 @@ use balancer_tests::{
     privileged,
     topology::{Arms, INSIDE, Topology, VIP, run},
 };
+use xtask::lab::wait_until;
 
 use crate::WEB;
 
@@ -138,4 +139,90 @@ fn another_programs_xdp_is_refused_and_left_in_place() {
         );
         theirs.detach(link).expect("detach");
     }
+}
+
+#[test]
+fn a_real_server_that_is_the_balancer_itself_is_refused_and_one_that_becomes_it_is_told() {
+    if privileged::skipped() {
+        return;
+    }
+    let topology = Topology::with_web(Arms::Two, 2);
+    let daemon = Daemon::start(&topology, WEB);
+    assert!(!daemon.log().contains("WARN"), "{}", daemon.log());
+    let file = daemon.read();
+    let own = "address 192.168.0.1 of a real is an address of this host itself: it must be another host's address";
+    let broadcast = "address 192.168.0.255 of a real is the broadcast address of a network that this host is connected to: it must be \
+                     another host's address";
+    let refused = |arguments: &str| {
+        let output = run(daemon
+            .command("balancer-ctl")
+            .args(arguments.split_whitespace()));
+        assert_eq!(output.status.code(), Some(1), "{arguments}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    for (real, sentence) in [("192.168.0.1:8080", own), ("192.168.0.255", broadcast)] {
+        for runtime in ["", " --runtime"] {
+            let said = refused(&format!("add-real {real}{runtime}"));
+            assert_eq!(said, format!("error: {sentence}\n"));
+        }
+    }
+    assert_eq!(daemon.read(), file);
+    let wrong = file.replace("192.168.0.3:80", "192.168.0.1:80");
+    daemon.write(&wrong);
+    let at = wrong
+        .lines()
+        .position(|line| line.contains("192.168.0.1:80"));
+    let path = daemon.config.display();
+    let said = refused("reload");
+    let line = at.expect("it was written") + 1;
+    assert_eq!(said, format!("error: {path}:{line}:11: {own}\n"));
+    daemon.write(&file);
+    let overall = || {
+        let status = daemon.json("status");
+        (status["overall"].clone(), status["reasons"].clone())
+    };
+    assert_eq!(overall(), ("running".into(), serde_json::json!([])));
+    let answers = topology.curl(&format!("http://{VIP}/"), 4);
+    assert!(
+        answers.windows(2).all(|pair| pair[0] != pair[1]),
+        "{answers:?}"
+    );
+
+    // Its address comes to the balancer: that is told until it goes, and a daemon that starts meanwhile starts.
+    let expected = (
+        "limited".into(),
+        serde_json::json!([
+            "real 192.168.0.3:80 of service tcp/192.0.2.80:80 cannot work: 192.168.0.3 is an address of this host: name another \
+             host's address"
+        ]),
+    );
+    let until = |what: &str, expected: &(serde_json::Value, serde_json::Value)| {
+        wait_until(what, Duration::from_secs(10), || Ok(overall() == *expected)).expect(what);
+    };
+    let address = |verb: &str| {
+        let command = format!("address {verb} 192.168.0.3/32 dev {INSIDE}");
+        topology.balancer.ip(&command).expect("ip address");
+    };
+    address("add");
+    until("the real server to be told", &expected);
+    daemon.ctl("edit-real 192.168.0.3:80 -w 2");
+    daemon.ctl("reload");
+    let file = daemon.read();
+    let mut daemon = daemon;
+    daemon.stop();
+    daemon.restart();
+    assert_eq!(daemon.read(), file);
+    let overall = || {
+        let status = daemon.json("status");
+        (status["overall"].clone(), status["reasons"].clone())
+    };
+    wait_until("it to be told again", Duration::from_secs(10), || {
+        Ok(overall() == expected)
+    })
+    .expect("told again");
+    address("del");
+    wait_until("the end", Duration::from_secs(10), || {
+        Ok(overall().0 == "running")
+    })
+    .expect("the end");
 }

@@ -17,6 +17,7 @@ use balancer_ctl::{
     dataplane::{
         Dataplane,
         kernel::{self, KernelDataplane, OpenOptions, PacketLog},
+        kernel_age,
     },
     local,
     model::{DataplaneSettings, Mode, Model},
@@ -57,7 +58,7 @@ struct Arguments {
         hide_env_values = true
     )]
     socket: Option<PathBuf>,
-    /// Check the configuration file and exit: 0 good, 1 bad
+    /// Check the configuration file and whether this kernel (Linux 6.1 or newer) can run it, and exit: 0 good, 1 bad
     #[arg(long, conflicts_with = "detach")]
     check: bool,
     /// Take the data plane down and exit: packets are no longer balanced
@@ -76,23 +77,26 @@ fn main() -> ExitCode {
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Errors of a file are lines of their own, as compilers write them.
-            let text = match error.downcast_ref() {
-                Some(file::Error::Wrong { .. }) => error.to_string(),
-                Some(file::Error::Unreadable { .. }) | None => format!("error: {error:#}"),
-            };
-            // With no one to read it, the status alone must do.
-            let _ = writeln!(io::stderr(), "{text}");
+            report(&error);
             ExitCode::from(1)
         }
     }
 }
 
+fn report(error: &anyhow::Error) {
+    // Errors of a file are lines of their own, as compilers write them.
+    let text = match error.downcast_ref() {
+        Some(file::Error::Wrong { .. }) => error.to_string(),
+        Some(file::Error::Unreadable { .. }) | None => format!("error: {error:#}"),
+    };
+    // With no one to read it, the status alone must do.
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let host = local::host_name();
     if arguments.check {
-        ConfigFile::load(&arguments.config, &host)?;
-        return Ok(());
+        return check(&arguments.config, &host);
     }
     if !nix::unistd::geteuid().is_root() {
         bail!("balancerd must run as root: the packet program is loaded into the kernel");
@@ -136,6 +140,20 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         &socket,
         local::addresses,
     )
+}
+
+/// Says all that is wrong with the file, and whether this kernel is too old.
+fn check(config: &Path, host: &str) -> anyhow::Result<()> {
+    let age = kernel_age::check();
+    match ConfigFile::load(config, host) {
+        Ok(_) => age,
+        Err(error) => {
+            if let Err(age) = age {
+                report(&age);
+            }
+            Err(error.into())
+        }
+    }
 }
 
 /// Log lines go to standard error; systemd adds the time to them, so they carry none there.

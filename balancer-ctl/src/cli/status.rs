@@ -107,6 +107,14 @@ fn rendered(status: &Status) -> String {
     );
     section(&mut rows, "services", lines(&services(status)));
     section(&mut rows, "discards", lines(&discards(status)));
+    let lost = status.dataplane.redirect_failures;
+    let lost = (lost > 0).then(|| {
+        format!(
+            "{} that the packet program had redirected",
+            counted(lost, "frame")
+        )
+    });
+    section(&mut rows, "lost", lost);
     table(&[Align::Left, Align::Left], &rows)
 }
 
@@ -157,7 +165,7 @@ fn discards(status: &Status) -> String {
             let reason = Discard::ALL.iter().find(|reason| reason.name() == name);
             let (outcome, sentence) = reason.map_or(("", ""), |reason| {
                 let outcome = match reason.outcome() {
-                    Outcome::Pass => "passed",
+                    Outcome::Pass | Outcome::Forward => "passed",
                     Outcome::Drop => "dropped",
                     Outcome::Answer => "answered",
                 };

@@ -10,7 +10,10 @@ use std::{
 
 use tempfile::NamedTempFile;
 
-use super::{edit, files, read, validate::validate};
+use super::{
+    edit, files, read,
+    validate::{Problem, validate},
+};
 use crate::{change::Change, error::Refusal, model::Model};
 
 /// A file's size beyond which it is not read: far above 4,096 services with 10 real servers each.
@@ -71,6 +74,15 @@ impl ConfigFile {
     /// # Errors
     /// It cannot be read, or something in it is wrong.
     pub fn load(path: &Path, host: &str) -> Result<Self, Error> {
+        Self::load_if(path, host, |_| Vec::new())
+    }
+
+    /// Loads a file in which `also` finds nothing wrong either.
+    fn load_if(
+        path: &Path,
+        host: &str,
+        also: impl FnOnce(&Model) -> Vec<Problem>,
+    ) -> Result<Self, Error> {
         let bytes = bytes(path).map_err(|error| Error::Unreadable {
             path: path.to_owned(),
             error,
@@ -83,6 +95,7 @@ impl ConfigFile {
         let model = read::judged(&text, host, |model| {
             let mut problems = validate(model);
             problems.extend(files::problems(model));
+            problems.extend(also(model));
             problems
         })
         .map_err(wrong)?;
@@ -94,12 +107,12 @@ impl ConfigFile {
         })
     }
 
-    /// Loads the same file again.
+    /// Loads the same file again, in which `also` may find more that is wrong.
     ///
     /// # Errors
     /// As [`ConfigFile::load`].
-    pub fn reload(&self) -> Result<Self, Error> {
-        Self::load(&self.path, &self.host)
+    pub fn reload(&self, also: impl FnOnce(&Model) -> Vec<Problem>) -> Result<Self, Error> {
+        Self::load_if(&self.path, &self.host, also)
     }
 
     /// Where it lies.
@@ -296,7 +309,7 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o640);
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
-        assert_eq!(file.reload().unwrap().model(), file.model());
+        assert_eq!(file.reload(|_| Vec::new()).unwrap().model(), file.model());
     }
 
     #[test]

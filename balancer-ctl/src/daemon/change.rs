@@ -4,7 +4,10 @@ use super::{Daemon, Leftover, Request, Scope, refused};
 use crate::{
     availability::Availability,
     change::{Change, Lasting, mark_runtime},
-    config::{file::ConfigFile, validate::validate},
+    config::{
+        file::ConfigFile,
+        validate::{own, validate},
+    },
     difference::difference,
     error::Refusal,
     model::Model,
@@ -18,6 +21,7 @@ impl Daemon {
         scope: Scope,
     ) -> Result<Vec<String>, Refusal> {
         let (change, leftover) = self.resolve(request)?;
+        self.refuse_own_address(&change)?;
         let (wanted, prepared) = match (&self.file, scope) {
             (Some(file), Scope::File) => {
                 let Lasting { running, saved } = Lasting::new(&change, &self.model, file.model());
@@ -45,6 +49,21 @@ impl Daemon {
         }
         self.adopt(wanted, availability);
         self.purge(&change, leftover)
+    }
+
+    /// Refuses a new real server that would be this host itself, or a broadcast address.
+    fn refuse_own_address(&mut self, change: &Change) -> Result<(), Refusal> {
+        let Change::AddReal(key, real, _) = change else {
+            return Ok(());
+        };
+        if self.model.real(key, *real).is_some() {
+            return Ok(());
+        }
+        let local = self.dataplane.local_addresses().map_err(refused)?;
+        match local.kind(real.ip()) {
+            Some(kind) => Err(Refusal::invalid(own::sentence(real.ip(), kind))),
+            None => Ok(()),
+        }
     }
 
     /// Brings the data plane back to what ran before a change that failed, perhaps half way. What cannot be brought back

@@ -120,7 +120,12 @@ impl Daemon {
             format!("the data plane does not run what it should, which is tried again: {error}")
         });
         let unchecked = self.is_unchecked.then(|| STANDSTILL.to_owned());
-        let failures = [unchecked, behind, self.failure.clone()];
+        let unwatched = self.unwatched.as_ref().map(|reason| {
+            format!(
+                "changes of routes are not heard of, so that they are followed some seconds late; listening is tried again: {reason}"
+            )
+        });
+        let failures = [unchecked, behind, unwatched, self.failure.clone()];
         failures.into_iter().flatten().collect()
     }
 

@@ -1,6 +1,7 @@
 //! The daemon on a data plane in memory and a file on disk.
 
 mod health;
+mod host;
 mod refusals;
 
 use std::{collections::HashSet, fs, path::Path};

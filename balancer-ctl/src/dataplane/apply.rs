@@ -13,6 +13,7 @@ use balancer_common::{
 use super::{maps::Maps, settings::SettingsRow, ways::Ways};
 use crate::{
     model::{Protocol, ServiceKey},
+    netlink::address::Networks,
     plan::{
         space::RingSpace,
         tables::{Change, ServiceRow, Tables},
@@ -132,7 +133,7 @@ fn apply_run(
     Ok(())
 }
 
-/// Reads what stands in the kernel's tables.
+/// Reads what stands in the kernel's tables; not which networks this host is in.
 ///
 /// # Errors
 /// The kernel refused a call.
@@ -175,6 +176,7 @@ pub fn observe(maps: &Maps, settings: &SettingsRow, ways: &Ways) -> anyhow::Resu
         any_port: settings.get().any_port != 0,
         resets: ways.resets(),
         space,
+        networks: Networks::default(),
         planned: HashMap::new(),
     })
 }

@@ -1,6 +1,6 @@
 //! Jiffies, the packet program's clock.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use aya::{TestRun, TestRunOptions, programs::Xdp};
@@ -90,18 +90,6 @@ pub fn now(program: &Xdp) -> anyhow::Result<u32> {
         .context("the clock program returned no time")
 }
 
-/// Whether the running kernel is at least this version.
-pub fn kernel_is_at_least(major: u32, minor: u32) -> anyhow::Result<bool> {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease")
-        .context("cannot read the kernel's version")?;
-    Ok(version(&release).is_none_or(|version| version >= (major, minor)))
-}
-
-fn version(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,12 +107,5 @@ mod tests {
     fn this_kernel_ticks_at_a_usual_rate() {
         let tick = Tick::of_this_kernel().unwrap();
         assert!([100, 250, 300, 1000].contains(&tick.hz), "{tick:?}");
-    }
-
-    #[test]
-    fn kernel_versions_are_read() {
-        assert_eq!(version("6.18.44-fc-v669\n"), Some((6, 18)));
-        assert_eq!(version("5.10.0-28-amd64"), Some((5, 10)));
-        assert_eq!(version("next"), None);
     }
 }

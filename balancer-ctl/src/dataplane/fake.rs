@@ -2,7 +2,8 @@
 //! interfaces that are missing: it holds what it was given and shows what a test put in.
 
 use std::{
-    net::SocketAddr,
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -12,7 +13,10 @@ use super::{
     AttachedInterface, Connection, ConnectionFilter, Dataplane, DataplaneStatus, Error,
     InterfaceError, Reading, RealSnapshot, Service, Snapshot,
 };
-use crate::model::{DataplaneSettings, ServiceKey};
+use crate::{
+    model::{DataplaneSettings, ServiceKey},
+    netlink::local::LocalAddresses,
+};
 
 /// What the fake holds; a test may look at it and change it while the daemon runs.
 #[derive(Default)]
@@ -31,12 +35,20 @@ pub struct State {
     pub snapshots: usize,
     /// Discards to show.
     pub discards: Vec<(Discard, u64)>,
+    /// Failed redirects to show.
+    pub redirect_failures: u64,
     /// Warnings to show.
     pub warnings: Vec<String>,
+    /// Why packets to real servers cannot leave.
+    pub obstacles: BTreeMap<IpAddr, String>,
+    /// This host's own addresses, and its networks' broadcast addresses.
+    pub local: LocalAddresses,
     /// Most services; one more is refused.
     pub room: Option<usize>,
     /// What was set to zero; `None` = all.
     pub zeroed: Vec<Option<ServiceKey>>,
+    /// Why changes of routes are not heard of from the next call of `tend` on.
+    pub unwatched: Option<String>,
     /// How often it was tended.
     pub tended: usize,
     /// So many of the next changes fail half way.
@@ -51,17 +63,21 @@ pub struct State {
 
 /// A data plane in memory.
 #[derive(Clone, Default)]
-pub struct FakeDataplane(Arc<Mutex<State>>);
+pub struct FakeDataplane {
+    state: Arc<Mutex<State>>,
+    /// Why changes of routes are not heard of: what the state said at the last call of `tend`.
+    unwatched: Option<String>,
+}
 
 impl FakeDataplane {
     /// What it holds.
     pub fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn matches(filter: &ConnectionFilter, connection: &Connection) -> bool {
-    let host = |wanted: &Option<(std::net::IpAddr, Option<u16>)>, address: SocketAddr| {
+    let host = |wanted: &Option<(IpAddr, Option<u16>)>, address: SocketAddr| {
         wanted.is_none_or(|(ip, port)| {
             ip == address.ip() && port.is_none_or(|port| port == address.port())
         })
@@ -195,7 +211,9 @@ impl Dataplane for FakeDataplane {
                 .iter()
                 .map(|reason| (*reason, count(*reason)))
                 .collect(),
+            redirect_failures: state.redirect_failures,
             warnings: state.warnings.clone(),
+            obstacles: Arc::new(state.obstacles.clone()),
         })
     }
 
@@ -204,8 +222,20 @@ impl Dataplane for FakeDataplane {
         Ok(())
     }
 
+    fn local_addresses(&mut self) -> Result<LocalAddresses, Error> {
+        Ok(self.state().local.clone())
+    }
+
+    fn unwatched(&self) -> Option<&str> {
+        self.unwatched.as_deref()
+    }
+
     fn tend(&mut self) -> Result<(), Error> {
-        self.state().tended += 1;
+        let mut state = self.state();
+        state.tended += 1;
+        let unwatched = state.unwatched.clone();
+        drop(state);
+        self.unwatched = unwatched;
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     net::{IpAddr, SocketAddr},
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::AsFd,
     slice,
     sync::Arc,
     time::{Duration, Instant},
@@ -22,26 +22,34 @@ use super::{
     clock::{self, Tick},
     expiry::{self, Expiry},
     grace::{self, Grace},
+    host_addresses::HostAddresses,
     load,
     maps::Maps,
     packet_log,
     pins::Pins,
+    placement::{self, Fallback, NativeTry, Place, Placed},
+    reach::Rounds,
+    redirects::Redirects,
     settings::SettingsRow,
     watch::Watch,
     ways::{End, Ways},
 };
 use crate::{
     host::Host,
-    model::{DataplaneSettings, ServiceKey},
-    netlink::{Netlink, keeper::Keeper, link::Link},
+    model::{DataplaneSettings, Mode, ServiceKey},
+    netlink::{
+        Netlink,
+        address::Networks,
+        keeper::Keeper,
+        layers,
+        link::{self, Link},
+        local::LocalAddresses,
+    },
     plan::{
         self, Full,
         tables::{Change, Tables},
     },
 };
-
-/// How often neighbour entries are looked after.
-const NEIGHBOURS_EVERY: Duration = Duration::from_secs(5);
 
 /// How often the host is examined: whoever has run a command that a warning names sees it go.
 const HOST_EVERY: Duration = Duration::from_secs(30);
@@ -76,10 +84,16 @@ pub struct KernelDataplane {
     pub(super) tables: Option<Tables>,
     pub(super) configured: DataplaneSettings,
     pub(super) attached: Vec<Attached>,
+    /// Why the program runs generically on all of them though the mode does not ask for it.
+    pub(super) fallback: Fallback,
+    /// Nobody has configured it since it was opened.
+    is_opened: bool,
     /// Why configured interfaces do not carry the program: a sentence each.
     pub(super) problems: Vec<String>,
     /// Interfaces have changed and were not followed yet.
     links_changed: bool,
+    /// So have this host's addresses.
+    pub(super) addresses_changed: bool,
     pub(super) tick: Tick,
     expiry: Option<Expiry>,
     /// What is waited for before the next walk begins.
@@ -88,12 +102,19 @@ pub struct KernelDataplane {
     pub(super) census: Option<Census>,
     /// No walk begins before.
     rests_until: Instant,
-    netlink: Netlink,
-    keeper: Keeper,
-    neighbours_due: Instant,
-    watch: Watch,
+    pub(super) netlink: Netlink,
+    pub(super) keeper: Keeper,
+    pub(super) neighbours: Rounds,
+    /// Why packets to a real server cannot leave, by its address.
+    pub(super) obstacles: Arc<BTreeMap<IpAddr, String>>,
+    pub(super) watch: Watch,
+    pub(super) host_addresses: HostAddresses,
+    /// The networks that this host is in.
+    pub(super) networks: Networks,
     pub(super) host: Host,
     host_due: Instant,
+    /// None where the kernel does not tell of failed redirects.
+    pub(super) redirects: Option<Redirects>,
     /// What was noticed at the start.
     pub(super) notes: Vec<String>,
     _packet_log: Option<packet_log::Reader>,
@@ -117,7 +138,10 @@ impl KernelDataplane {
     pub(super) fn tables(&mut self) -> anyhow::Result<&mut Tables> {
         let tables = match self.tables.take() {
             Some(tables) => tables,
-            None => apply::observe(&self.maps, &self.settings, &self.ways)?,
+            None => Tables {
+                networks: self.networks.clone(),
+                ..apply::observe(&self.maps, &self.settings, &self.ways)?
+            },
         };
         Ok(self.tables.insert(tables))
     }
@@ -135,28 +159,32 @@ impl KernelDataplane {
         if !changes.is_empty() {
             self.walk_soon();
         }
-        let mut tables = self.tables.take().context("the tables were read above")?;
-        if let Some(expiry) = &mut self.expiry {
-            expiry.about_to_change(&changes);
-        }
-        if let Some(grace) = &mut self.grace {
-            grace.about_to_change(&changes);
-        }
-        // On a failure `tables` stays empty and is read again.
-        apply::apply(&self.maps, &self.settings, &self.ways, &changes)?;
-        for change in &changes {
-            tables.apply(change);
-        }
-        tables.adopt(services);
-        self.tables = Some(tables);
+        self.make(&changes)?.adopt(services);
         // The first packet to a new real server should find its MAC address known.
         let known: BTreeSet<_> = changes.iter().filter_map(new_address).collect();
         if !known.is_empty()
-            && let Err(error) = self.keeper.reach(&mut self.netlink, &known)
+            && let Err(error) = self.reach(&known)
         {
             tracing::warn!(%error, "neighbours are not looked after");
         }
         Ok(())
+    }
+
+    /// Makes changes in the kernel's tables, and notes them. After a failure the tables are read again.
+    pub(super) fn make(&mut self, changes: &[Change]) -> anyhow::Result<&mut Tables> {
+        self.tables()?;
+        let mut tables = self.tables.take().context("the tables were read above")?;
+        if let Some(expiry) = &mut self.expiry {
+            expiry.about_to_change(changes);
+        }
+        if let Some(grace) = &mut self.grace {
+            grace.about_to_change(changes);
+        }
+        apply::apply(&self.maps, &self.settings, &self.ways, changes)?;
+        for change in changes {
+            tables.apply(change);
+        }
+        Ok(self.tables.insert(tables))
     }
 
     fn configure(&mut self, settings: &DataplaneSettings) -> anyhow::Result<()> {
@@ -166,11 +194,13 @@ impl KernelDataplane {
             self.configured.max_connections,
             settings.max_connections
         );
+        let is_start = std::mem::take(&mut self.is_opened);
         if settings.interfaces != self.configured.interfaces
             || settings.mode != self.configured.mode
             || !self.all_attached()?
+            || !is_start && self.native_is_due()?
         {
-            self.attach(settings)?;
+            self.attach(settings, NativeTry::Yes)?;
         } else {
             // Whoever loads the file again may have mended what was found.
             self.examine_host()?;
@@ -194,26 +224,57 @@ impl KernelDataplane {
         Ok(self.problems.is_empty())
     }
 
+    /// Whether the program runs generically for a reason that is gone.
+    fn native_is_due(&mut self) -> anyhow::Result<bool> {
+        let all = link::list(&mut self.netlink)?;
+        let links: Vec<_> = self.attached.iter().map(|a| a.link.clone()).collect();
+        let mode = self.configured.mode;
+        placement::native_is_due(&mut self.netlink, mode, &links, &all, &self.fallback)
+    }
+
     /// Brings the program to the interfaces of `settings` and off all others; after an error all is as it was.
-    fn attach(&mut self, settings: &DataplaneSettings) -> anyhow::Result<()> {
+    fn attach(&mut self, settings: &DataplaneSettings, native: NativeTry) -> anyhow::Result<()> {
         let pinned = self.pins.links()?;
-        let links = attach::resolve(&mut self.netlink, &settings.interfaces, &pinned)?;
+        let all = link::list(&mut self.netlink)?;
+        let links = attach::resolve(&settings.interfaces, &all, &pinned)?;
         let before = self.ways.interfaces();
-        let attached = self.place(&links, |program, pins| {
-            attach::attach(program, &links, settings.mode, pins, pinned)
+        let fallback = self.fallback.clone();
+        let placed = self.place(&links, &all, settings.mode, |place| {
+            placement::attach(place, pinned, &fallback, native)
         });
-        match attached {
-            Ok(attached) => self.attached = attached,
+        let placed = match placed {
+            Ok(placed) => placed,
             Err(error) => {
                 if let Err(error) = self.bring_back(before, &links) {
                     tracing::error!("what ran before is not wholly back: {error:#}");
                 }
                 return Err(error);
             }
-        }
-        self.problems.clear();
-        self.forget_others(before, &links)?;
+        };
+        self.take(placed);
+        self.forget_others(before, &links, &all)?;
         self.examine_host()
+    }
+
+    /// Goes on with what the program runs on now.
+    fn take(&mut self, placed: Placed) {
+        let Placed {
+            attached,
+            fallback,
+            problems,
+        } = placed;
+        let news = problems.iter().filter(|one| !self.problems.contains(one));
+        let news = news.chain(&fallback.reason);
+        for sentence in news.filter(|one| self.fallback.reason.as_ref() != Some(one)) {
+            // At a start the daemon tells everything that limits it.
+            if !self.is_opened {
+                tracing::warn!("{sentence}");
+            }
+        }
+        self.attached = attached;
+        self.fallback = fallback;
+        self.problems = problems;
+        self.find_obstacles();
     }
 
     /// Looks for what will not work on the interfaces that carry the program.
@@ -228,7 +289,9 @@ impl KernelDataplane {
     fn place<T>(
         &mut self,
         links: &[Link],
-        attach: impl FnOnce(BorrowedFd<'_>, &Pins) -> anyhow::Result<T>,
+        all: &[Link],
+        mode: Mode,
+        attach: impl FnOnce(&mut Place<'_>) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
         let names = self.attached.iter().map(|attached| &attached.link);
         let names: Vec<_> = names.chain(links).cloned().collect();
@@ -237,17 +300,29 @@ impl KernelDataplane {
         // Frames are told apart by the interface's address, so that stands before the program runs there; and
         // interfaces that go stay known until the program is off them.
         self.ways
-            .add(ends(links))
+            .add(ends(links, all))
             .context("cannot write the interfaces")?;
         let program = load::program(&self.ebpf, "balancer")?;
         let program = program.fd().context("the packet program is not loaded")?;
-        attach(program.as_fd(), &self.pins)
+        attach(&mut Place {
+            netlink: &mut self.netlink,
+            program: program.as_fd(),
+            pins: &self.pins,
+            mode,
+            links,
+            all,
+        })
     }
 
     /// Nothing but these interfaces is known any more.
-    fn forget_others(&mut self, before: BTreeMap<u32, End>, links: &[Link]) -> anyhow::Result<()> {
+    fn forget_others(
+        &mut self,
+        before: BTreeMap<u32, End>,
+        links: &[Link],
+        all: &[Link],
+    ) -> anyhow::Result<()> {
         self.ways
-            .configure(ends(links))
+            .configure(ends(links, all))
             .context("cannot write the interfaces")?;
         let gone = before
             .into_keys()
@@ -278,36 +353,31 @@ impl KernelDataplane {
 
     /// One part's failure does not keep the others from their turn; the first is told.
     fn tend(&mut self) -> anyhow::Result<()> {
+        self.watch.supervise(now());
+        let redirects = self.redirects.as_mut();
+        let redirects = redirects.map_or(Ok(()), |redirects| redirects.read(now()));
         let links = self.tend_links();
+        let addresses = self.follow_changed_addresses();
         let neighbours = self.tend_ways();
         let expiry = self.expire();
-        links.and(neighbours).and(expiry)
+        links
+            .and(addresses)
+            .and(neighbours)
+            .and(expiry)
+            .and(redirects)
     }
 
     fn tend_links(&mut self) -> anyhow::Result<()> {
-        self.links_changed |= self.watch.links_changed();
+        if self.watch.links_changed() {
+            self.links_changed = true;
+            self.keeper.links_changed(now());
+        }
         if self.links_changed || !self.all_attached()? {
             self.follow_links()?;
             self.links_changed = false;
         }
         if now() >= self.host_due {
             self.examine_host()?;
-        }
-        Ok(())
-    }
-
-    fn tend_ways(&mut self) -> anyhow::Result<()> {
-        // In this order: a route's news is a way's, too.
-        let ways_changed = self.watch.ways_changed();
-        if self.watch.routes_changed() {
-            self.keeper.routes_changed();
-        }
-        if ways_changed {
-            self.neighbours_due = now();
-        }
-        if now() >= self.neighbours_due {
-            self.tend_neighbours()?;
-            self.neighbours_due = now() + NEIGHBOURS_EVERY;
         }
         Ok(())
     }
@@ -394,47 +464,40 @@ impl KernelDataplane {
             .map(Some)
     }
 
-    fn tend_neighbours(&mut self) -> anyhow::Result<()> {
-        let reals: BTreeSet<IpAddr> = self
-            .tables()?
-            .reals
-            .iter()
-            .filter(|real| real.state != state::FREE)
-            .map(|real| IpAddr::from(real.address))
-            .collect();
-        self.keeper.tend(&mut self.netlink, &reals)
-    }
-
     /// Interfaces came, went or changed, or do not all carry the program. Each is followed on its own; those that cannot be are
     /// tried again at the next call.
     fn follow_links(&mut self) -> anyhow::Result<()> {
         let pinned = self.pins.links()?;
-        let (links, mut problems) =
-            attach::resolve_some(&mut self.netlink, &self.configured.interfaces, &pinned)?;
+        let all = link::list(&mut self.netlink)?;
+        let (links, unfit) = attach::resolve_some(&self.configured.interfaces, &all, &pinned);
         let identity = |link: &Link| (link.index, link.mac);
+        let before = self.ways.interfaces();
         let mut followed = links
             .iter()
             .map(identity)
-            .eq(self.attached.iter().map(|a| identity(&a.link)));
+            .eq(self.attached.iter().map(|a| identity(&a.link)))
+            && before == ends(&links, &all);
         for attached in &self.attached {
             followed &= attached.stands()?;
         }
-        if !followed {
-            let before = self.ways.interfaces();
-            let mode = self.configured.mode;
-            let (attached, refused) = self.place(&links, |program, pins| {
-                attach::attach_some(program, &links, mode, pins, pinned)
-            })?;
-            self.attached = attached;
-            problems.extend(refused);
-            self.forget_others(before, &links)?;
-        }
-        for problem in &problems {
-            if !self.problems.contains(problem) {
-                tracing::warn!("{problem}");
+        if followed {
+            let problems = unfit;
+            for problem in &problems {
+                if !self.problems.contains(problem) {
+                    tracing::warn!("{problem}");
+                }
             }
+            self.problems = problems;
+        } else {
+            let mode = self.configured.mode;
+            let fallback = self.fallback.clone();
+            let mut placed = self.place(&links, &all, mode, |place| {
+                placement::follow(place, pinned, &fallback)
+            })?;
+            placed.problems.splice(0..0, unfit);
+            self.take(placed);
+            self.forget_others(before, &links, &all)?;
         }
-        self.problems = problems;
         if self.links_changed || !followed {
             self.examine_host()?;
         }
@@ -442,13 +505,20 @@ impl KernelDataplane {
     }
 }
 
-fn ends(links: &[Link]) -> BTreeMap<u32, End> {
-    let end = |link: &Link| End {
-        mac: link.mac.unwrap_or_default(),
-        index: link.index,
-        redirects: link.kind.as_deref() == Some("veth"),
-    };
-    links.iter().map(|link| (link.index, end(link))).collect()
+/// The interfaces as the program is to know them. A bond runs it on its slaves.
+fn ends(links: &[Link], all: &[Link]) -> BTreeMap<u32, End> {
+    let mut ends = BTreeMap::new();
+    for link in links {
+        for receiver in layers::slaves(link, all).chain([link]) {
+            let end = End {
+                mac: link.mac.unwrap_or_default(),
+                index: link.index,
+                redirects: receiver.kind.as_deref() == Some("veth"),
+            };
+            ends.insert(receiver.index, end);
+        }
+    }
+    ends
 }
 
 /// The address of a real server that a change brings.
@@ -468,7 +538,7 @@ fn release(tables: &mut Tables) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn now() -> Instant {
+pub(super) fn now() -> Instant {
     Instant::now()
 }
 
@@ -477,7 +547,8 @@ fn open(options: OpenOptions) -> anyhow::Result<KernelDataplane> {
     load::check_prerequisites()?;
     let mut netlink = Netlink::open()?;
     // Before anything is changed.
-    attach::resolve(&mut netlink, &options.settings.interfaces, &pins.links()?)?;
+    let all = link::list(&mut netlink)?;
+    attach::resolve(&options.settings.interfaces, &all, &pins.links()?)?;
     let ran_before = !pins.is_empty()?;
     let instance = options.instance.clone();
     build(options, pins.clone(), netlink).inspect_err(|_| {
@@ -514,6 +585,16 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
         .context("cannot read the settings")?;
     let ways = Ways::open(maps.interfaces.try_clone().context(clone)?)
         .context("cannot read the interfaces")?;
+    let devices = maps.devices.id().context("cannot ask for a map's id")?;
+    let redirects = match Redirects::start(&mut loaded.ebpf, devices) {
+        Ok(redirects) => Some(redirects),
+        Err(error) => {
+            notes.push(format!(
+                "frames that the kernel loses after the packet program are not counted: {error:#}"
+            ));
+            None
+        }
+    };
     let seed = random()?;
     let timeouts = tick.timeouts(&configured.timeouts);
     settings
@@ -527,7 +608,8 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
         })
         .context("cannot write the settings")?;
     let tables = apply::observe(&maps, &settings, &ways)?;
-    let watch = Watch::start(ways.clone())?;
+    let host_addresses = HostAddresses::open(&maps)?;
+    let watch = Watch::start(ways.clone(), host_addresses.clone(), now())?;
     let mut dataplane = KernelDataplane {
         pins,
         ebpf: loaded.ebpf,
@@ -537,8 +619,11 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
         tables: Some(tables),
         configured: configured.clone(),
         attached: Vec::new(),
+        fallback: Fallback::default(),
+        is_opened: true,
         problems: Vec::new(),
         links_changed: false,
+        addresses_changed: false,
         tick,
         expiry: None,
         grace: None,
@@ -546,17 +631,23 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
         rests_until: now(),
         netlink,
         keeper: Keeper::open(instance.as_deref())?,
-        neighbours_due: now(),
+        neighbours: Rounds::begin(now()),
+        obstacles: Arc::default(),
         watch,
+        host_addresses,
+        networks: Networks::default(),
         host: Host::new(instance.as_deref())?,
         host_due: now(),
+        redirects,
         notes,
         _packet_log: packet_log,
     };
+    // After the watch began, and before a packet comes.
+    dataplane.follow_addresses()?;
     if loaded.fresh {
         dataplane.reconcile(&services)?;
     }
-    dataplane.attach(&configured)?;
+    dataplane.attach(&configured, NativeTry::No)?;
     if loaded.fresh {
         dataplane.pins.adopt_staged()?;
     } else {
@@ -634,6 +725,15 @@ impl Dataplane for KernelDataplane {
         Ok(self.reset_counters(service)?)
     }
 
+    fn local_addresses(&mut self) -> Result<LocalAddresses, Error> {
+        let addresses = LocalAddresses::read(&mut self.netlink);
+        Ok(addresses.context("cannot read this host's addresses")?)
+    }
+
+    fn unwatched(&self) -> Option<&str> {
+        self.watch.unwatched()
+    }
+
     fn tend(&mut self) -> Result<(), Error> {
         Ok(Self::tend(self)?)
     }
@@ -642,7 +742,8 @@ impl Dataplane for KernelDataplane {
         if self.expiry.is_some() || self.grace.is_some() {
             BETWEEN_SLICES
         } else {
-            Duration::from_secs(1)
+            let round = self.neighbours.due().saturating_duration_since(now());
+            round.clamp(BETWEEN_SLICES, Duration::from_secs(1))
         }
     }
 }

@@ -10,14 +10,12 @@ use aya::{
 use aya_obj::Object;
 
 use super::{
-    clock,
+    kernel_age,
     packet_log::PacketLog,
     pins::{self, Pins},
+    proof,
 };
 use crate::{model::DataplaneSettings, object::OBJECT};
-
-/// Oldest kernel that has all the program uses: atomic operations that return the old value (5.12) are the youngest.
-const OLDEST_KERNEL: (u32, u32) = (5, 12);
 
 /// The programs as loaded, and what was noticed on the way.
 #[derive(Debug)]
@@ -45,14 +43,7 @@ pub fn check_prerequisites() -> anyhow::Result<()> {
         nix::unistd::geteuid().is_root(),
         "the data plane needs root: start it as root (or with sudo)"
     );
-    let (major, minor) = OLDEST_KERNEL;
-    if !clock::kernel_is_at_least(major, minor)? {
-        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        bail!(
-            "this kernel ({}) is too old: Linux {major}.{minor} or newer is needed",
-            release.trim()
-        );
-    }
+    kernel_age::check()?;
     ensure!(
         Path::new("/sys/kernel/btf/vmlinux").exists(),
         "this kernel was built without BTF (/sys/kernel/btf/vmlinux is missing): use one with CONFIG_DEBUG_INFO_BTF=y, as \
@@ -88,7 +79,7 @@ pub fn sizes(settings: &DataplaneSettings) -> anyhow::Result<Vec<(&'static str, 
 /// is said.
 ///
 /// # Errors
-/// The kernel refused the object; with the verifier's whole log.
+/// The kernel refused the object, with the verifier's whole log; or the program gives wrong answers.
 pub fn load(
     pins: &Pins,
     settings: &DataplaneSettings,
@@ -134,16 +125,25 @@ pub fn load(
         .load(OBJECT)
         .context("cannot load the packet program's maps")?;
     for name in ["balancer", "clock"] {
-        program_mut(&mut ebpf, name)?
-            .load()
-            .map_err(|error| explain(name, error))?;
+        load_program(&mut ebpf, name)?;
     }
+    proof::prove(level)?;
     Ok(Loaded {
         ebpf,
         fresh,
         directory,
         notes,
     })
+}
+
+/// Loads one program of an object.
+///
+/// # Errors
+/// The kernel refused it; with the verifier's whole log.
+pub fn load_program(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<()> {
+    program_mut(ebpf, name)?
+        .load()
+        .map_err(|error| explain(name, error))
 }
 
 /// A loaded program.

@@ -4,29 +4,45 @@
 mod apply;
 mod attach;
 mod census;
+mod choice;
 mod clock;
+mod device;
 mod expiry;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 mod grace;
+mod host_addresses;
 pub mod kernel;
+pub mod kernel_age;
 mod load;
 mod maps;
 mod packet_log;
 mod pins;
+mod placement;
+pub mod proof;
+mod reach;
 mod reading;
+mod redirects;
 mod settings;
+mod supervision;
+mod survey;
 mod syscall;
 mod table;
 mod watch;
 mod ways;
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{
-    DataplaneSettings, ForwardMethod, NoReal, Scheduler, ServiceKey, VirtualService,
+use crate::{
+    model::{DataplaneSettings, ForwardMethod, NoReal, Scheduler, ServiceKey, VirtualService},
+    netlink::local::LocalAddresses,
 };
 
 /// Counters of a real server or, added up, of a service. Bytes are those of IP packets.
@@ -90,11 +106,11 @@ pub struct Connection {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConnectionFilter {
     /// Client address, with any port or one.
-    pub client: Option<(std::net::IpAddr, Option<u16>)>,
+    pub client: Option<(IpAddr, Option<u16>)>,
     /// Service.
     pub service: Option<ServiceKey>,
     /// Real server's address, with any port or one.
-    pub real: Option<(std::net::IpAddr, Option<u16>)>,
+    pub real: Option<(IpAddr, Option<u16>)>,
     /// State.
     pub state: Option<balancer_common::tcp::State>,
     /// Stop after this many.
@@ -123,8 +139,12 @@ pub struct DataplaneStatus {
     pub max_connections: u64,
     /// Packets that left early, by reason, in the order of [`balancer_common::verdict::Discard::ALL`].
     pub discards: Vec<(balancer_common::verdict::Discard, u64)>,
+    /// Redirects that the kernel gave up since the daemon runs.
+    pub redirect_failures: u64,
     /// What will not work as it stands: a sentence each, with the mend.
     pub warnings: Vec<String>,
+    /// Why packets to a real server cannot leave, by its address; a sentence without its beginning.
+    pub obstacles: Arc<BTreeMap<IpAddr, String>>,
 }
 
 /// What takes longer than the data plane's owner may wait: called on a thread that may, whatever becomes of the data plane.
@@ -136,7 +156,7 @@ pub type Reading<T> = Box<dyn FnOnce() -> Result<T, Error> + Send>;
 pub struct Error(#[from] pub anyhow::Error);
 
 /// What is wrong with an interface that the configuration names.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{sentence}")]
 pub struct InterfaceError {
     /// Its name.
@@ -252,6 +272,16 @@ pub trait Dataplane: Send {
     /// # Errors
     /// The kernel refused a map call.
     fn zero(&mut self, service: Option<&ServiceKey>) -> Result<(), Error>;
+
+    /// Reads which addresses are this host's own or broadcast addresses of its networks, so that no real server can have them.
+    ///
+    /// # Errors
+    /// The kernel did not tell.
+    fn local_addresses(&mut self) -> Result<LocalAddresses, Error>;
+
+    /// Why changes of routes are not heard of at present, so that they are followed some seconds late; none while they are.
+    /// Changes in `tend` only.
+    fn unwatched(&self) -> Option<&str>;
 
     /// Does a slice, of some milliseconds, of what is due now: expires connections, frees ids, refreshes neighbours. Called
     /// again after what [`Dataplane::next_tend`] says.

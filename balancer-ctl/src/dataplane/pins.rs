@@ -26,7 +26,7 @@ use nix::{
 use super::syscall::{self, LinkInfo, MapShape};
 
 /// Maps that are pinned; all that the packet program has but its log and its constants.
-pub const MAPS: [&str; 16] = [
+pub const MAPS: [&str; 18] = [
     "SETTINGS",
     "USAGE",
     "INTERFACES",
@@ -34,6 +34,8 @@ pub const MAPS: [&str; 16] = [
     "SERVICES_V4",
     "SERVICES_V6",
     "ADDRESSES",
+    "HOST_ADDRESSES",
+    "HOST_FILTER",
     "REALS",
     "RINGS",
     "TURNS",

@@ -2,33 +2,64 @@
 //!
 //! ```text
 //!  kernel ──netlink──▶ watch thread ──generation──▶ INTERFACES
-//!                            └──────links changed──▶ flag, taken by the owner at its next tend
+//!                        │     ├──────addresses───▶ HOST_ADDRESSES
+//!                        │     └──────what changed──▶ flags, taken by the owner at its next tend
+//!                        └─ends─▶ the owner starts another, and meanwhile takes everything for changed now and then
 //! ```
 
 use std::{
+    any::Any,
+    fmt, io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
+    time::Instant,
 };
 
 use anyhow::Context;
 
-use super::ways::Ways;
-use crate::netlink::monitor::Monitor;
+use super::{host_addresses::HostAddresses, supervision::Supervision, ways::Ways};
+use crate::netlink::{
+    Netlink,
+    monitor::{Monitor, News},
+};
 
-/// The running thread.
-#[derive(Debug)]
+/// What is listened to.
+pub trait Listen: Send {
+    /// Waits for news, up to `milliseconds`.
+    ///
+    /// # Errors
+    /// There will be none any more.
+    fn wait(&mut self, milliseconds: u16) -> io::Result<News>;
+}
+
+impl Listen for Monitor {
+    fn wait(&mut self, milliseconds: u16) -> io::Result<News> {
+        Self::wait(self, milliseconds)
+    }
+}
+
+type Open = Box<dyn FnMut() -> anyhow::Result<Box<dyn Listen>> + Send>;
+type React = Arc<dyn Fn(News) -> anyhow::Result<()> + Send + Sync>;
+
+/// The thread, and what is done without it.
 pub struct Watch {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    /// Ends with an error, or when it is told to stop.
+    thread: Option<JoinHandle<io::Result<()>>>,
+    supervision: Supervision,
+    open: Open,
+    /// Does at once what news ask for.
+    react: React,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
     stop: AtomicBool,
     links: AtomicBool,
+    addresses: AtomicBool,
     ways: AtomicBool,
     routes: AtomicBool,
 }
@@ -38,26 +69,83 @@ impl Watch {
     ///
     /// # Errors
     /// The socket or the thread could not be made.
-    pub fn start(ways: Ways) -> anyhow::Result<Self> {
-        // Opened here: when this returns, no change is missed.
-        let mut monitor = Monitor::open()?;
-        let shared = Arc::new(Shared::default());
+    pub fn start(ways: Ways, host_addresses: HostAddresses, now: Instant) -> anyhow::Result<Self> {
+        let open = || Ok(Box::new(Monitor::open()?) as Box<dyn Listen>);
+        let react = move |news: News| {
+            ways.raise().context("cached ways out cannot be retired")?;
+            if news.addresses {
+                // At once: nobody may speak in a new address's name. The owner does it again, and tells what fails.
+                host_addresses.refresh(&mut Netlink::open()?)?;
+            }
+            Ok(())
+        };
+        Self::with(Box::new(open), Arc::new(react), now)
+    }
+
+    fn with(open: Open, react: React, now: Instant) -> anyhow::Result<Self> {
+        let mut watch = Self {
+            shared: Arc::default(),
+            thread: None,
+            supervision: Supervision::begin(now),
+            open,
+            react,
+        };
+        watch.listen()?;
+        Ok(watch)
+    }
+
+    /// Starts the thread. When this returns, no change is missed from now on.
+    fn listen(&mut self) -> anyhow::Result<()> {
+        let listener = (self.open)()?;
+        let (shared, react) = (Arc::clone(&self.shared), Arc::clone(&self.react));
         let thread = std::thread::Builder::new()
             .name("watch".into())
-            .spawn({
-                let shared = Arc::clone(&shared);
-                move || run(&mut monitor, &ways, &shared)
-            })
+            .spawn(move || run(listener, &react, &shared))
             .context("cannot start the thread that watches routes")?;
-        Ok(Self {
-            shared,
-            thread: Some(thread),
-        })
+        self.thread = Some(thread);
+        Ok(())
+    }
+
+    /// Starts the thread again when it has ended, in the network namespace of the caller, who calls this every second or so;
+    /// what changed meanwhile is not known, so everything may have.
+    pub fn supervise(&mut self, now: Instant) {
+        if let Some(thread) = self.thread.take_if(|thread| thread.is_finished()) {
+            let reason = match thread.join() {
+                Ok(Ok(())) => "its thread has ended".to_owned(),
+                Ok(Err(error)) => error.to_string(),
+                Err(panic) => format!("its thread panicked: {}", message(panic.as_ref())),
+            };
+            self.supervision.failed(reason, now);
+        }
+        let due = self.supervision.due(now);
+        if due.listen {
+            match self.listen() {
+                Ok(()) => {
+                    self.supervision.listens(now);
+                    self.shared.take_in(News::ALL, &self.react);
+                    return;
+                }
+                Err(error) => self.supervision.failed(format!("{error:#}"), now),
+            }
+        }
+        if due.poll {
+            self.shared.take_in(News::ALL, &self.react);
+        }
+    }
+
+    /// Why nothing is heard at present; none while the thread runs.
+    pub fn unwatched(&self) -> Option<&str> {
+        self.supervision.reason()
     }
 
     /// Whether interfaces have changed since the last question.
     pub fn links_changed(&self) -> bool {
         self.shared.links.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether this host's addresses have changed since the last question.
+    pub fn addresses_changed(&self) -> bool {
+        self.shared.addresses.swap(false, Ordering::Relaxed)
     }
 
     /// Whether any route, or a link that one leads over, has changed since the last question.
@@ -71,28 +159,48 @@ impl Watch {
     }
 }
 
-fn run(monitor: &mut Monitor, ways: &Ways, shared: &Shared) {
-    while !shared.stop.load(Ordering::Relaxed) {
-        // A timeout, so that a stop is noticed.
-        let news = match monitor.wait(200) {
-            Ok(news) => news,
-            Err(error) => {
-                tracing::error!(%error, "network changes are not heard of any more: restart balancerd");
-                return;
-            }
-        };
+impl Shared {
+    fn take_in(&self, news: News, react: &React) {
         if news.links {
-            shared.links.store(true, Ordering::Relaxed);
+            self.links.store(true, Ordering::Relaxed);
         }
         if news.routes {
-            shared.routes.store(true, Ordering::Relaxed);
+            self.routes.store(true, Ordering::Relaxed);
         }
         if news.ways {
-            shared.ways.store(true, Ordering::Relaxed);
-            if let Err(error) = ways.raise() {
-                tracing::error!(%error, "cached ways out cannot be retired");
+            self.ways.store(true, Ordering::Relaxed);
+            if let Err(error) = react(news) {
+                tracing::error!("{error:#}");
             }
         }
+        // The owner follows what stands by then.
+        if news.addresses {
+            self.addresses.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+fn run(mut listener: Box<dyn Listen>, react: &React, shared: &Shared) -> io::Result<()> {
+    while !shared.stop.load(Ordering::Relaxed) {
+        // A timeout, so that a stop is noticed.
+        shared.take_in(listener.wait(200)?, react);
+    }
+    Ok(())
+}
+
+/// What a panic said.
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("without a word")
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch")
+            .field("shared", &self.shared)
+            .field("supervision", &self.supervision)
+            .finish_non_exhaustive()
     }
 }
 
@@ -103,5 +211,167 @@ impl Drop for Watch {
             // A panic of that thread has been printed; nothing depends on it.
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::VecDeque,
+        sync::{
+            atomic::AtomicU32,
+            mpsc::{Receiver, Sender, channel},
+        },
+        time::Duration,
+    };
+
+    use super::*;
+
+    /// What a listener meets next.
+    enum Next {
+        Route,
+        Error(&'static str),
+        Panic,
+    }
+
+    /// A listener that meets what it is sent.
+    struct Script(Receiver<Next>);
+
+    impl Listen for Script {
+        fn wait(&mut self, milliseconds: u16) -> io::Result<News> {
+            match self
+                .0
+                .recv_timeout(Duration::from_millis(milliseconds.into()))
+            {
+                Ok(Next::Route) => Ok(News::ROUTE),
+                Ok(Next::Error(error)) => Err(io::Error::other(error)),
+                Ok(Next::Panic) => panic!("a message that nobody foresaw"),
+                Err(_) => Ok(News::default()),
+            }
+        }
+    }
+
+    /// A watch whose attempts to listen have these outcomes, and how often ways were retired.
+    fn watch(
+        outcomes: impl IntoIterator<Item = Result<Receiver<Next>, &'static str>>,
+        now: Instant,
+    ) -> (Watch, Arc<AtomicU32>) {
+        let mut outcomes: VecDeque<_> = outcomes.into_iter().collect();
+        let retired = Arc::new(AtomicU32::new(0));
+        let open = move || match outcomes.pop_front().unwrap() {
+            Ok(receiver) => Ok(Box::new(Script(receiver)) as Box<dyn Listen>),
+            Err(error) => Err(anyhow::anyhow!(error)),
+        };
+        let retire = {
+            let retired = Arc::clone(&retired);
+            move |_| {
+                retired.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+        };
+        let watch = Watch::with(Box::new(open), Arc::new(retire), now).unwrap();
+        (watch, retired)
+    }
+
+    fn channels<const N: usize>() -> ([Sender<Next>; N], [Option<Receiver<Next>>; N]) {
+        let mut receivers = [const { None }; N];
+        let senders = std::array::from_fn(|index| {
+            let (sender, receiver) = channel();
+            receivers[index] = Some(receiver);
+            sender
+        });
+        (senders, receivers)
+    }
+
+    /// Waits for a thing that another thread does.
+    fn wait(what: &str, mut holds: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !holds() {
+            assert!(Instant::now() < deadline, "{what}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Links, routes, ways: whether they have changed.
+    fn changed(watch: &Watch) -> [bool; 3] {
+        [
+            watch.links_changed(),
+            watch.routes_changed(),
+            watch.ways_changed(),
+        ]
+    }
+
+    #[test]
+    fn a_thread_that_ends_is_started_again_and_everything_counts_as_changed_meanwhile() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let ([first, second, third], [a, b, c]) = channels();
+        let outcomes = [
+            Ok(a.unwrap()),
+            Err("no memory"),
+            Ok(b.unwrap()),
+            Ok(c.unwrap()),
+        ];
+        let (mut watch, retired) = watch(outcomes, start);
+        let ended = |watch: &Watch| {
+            wait("the thread ends", || {
+                watch.thread.as_ref().is_none_or(JoinHandle::is_finished)
+            });
+        };
+
+        first.send(Next::Route).unwrap();
+        wait("a route is heard of", || {
+            retired.load(Ordering::Relaxed) == 1
+        });
+        watch.supervise(at(0));
+        assert_eq!(changed(&watch), [false, true, true]);
+        assert_eq!(watch.unwatched(), None);
+
+        first.send(Next::Error("the socket failed")).unwrap();
+        ended(&watch);
+        let mut told = Vec::new();
+        for second in 100..108 {
+            watch.supervise(at(second));
+            let [links, routes, ways] = changed(&watch);
+            assert!(links == routes && routes == ways);
+            told.push((second, watch.unwatched().map(str::to_owned), ways));
+        }
+        let down = |reason: &str| Some(reason.to_owned());
+        assert_eq!(
+            told,
+            [
+                (100, down("the socket failed"), true),
+                (101, down("no memory"), false),
+                (102, down("no memory"), true),
+                // Heard of again, and what was missed counts as changed.
+                (103, None, true),
+                (104, None, false),
+                (105, None, false),
+                (106, None, false),
+                (107, None, false),
+            ]
+        );
+        assert_eq!(retired.load(Ordering::Relaxed), 4);
+
+        second.send(Next::Route).unwrap();
+        wait("a route is heard of", || {
+            retired.load(Ordering::Relaxed) == 5
+        });
+        assert_eq!(changed(&watch), [false, true, true]);
+
+        second.send(Next::Panic).unwrap();
+        ended(&watch);
+        watch.supervise(at(200));
+        assert_eq!(
+            watch.unwatched(),
+            Some("its thread panicked: a message that nobody foresaw")
+        );
+        watch.supervise(at(201));
+        assert_eq!(watch.unwatched(), None);
+        third.send(Next::Route).unwrap();
+        // The end, the new beginning, the route.
+        wait("a route is heard of", || {
+            retired.load(Ordering::Relaxed) == 8
+        });
     }
 }

@@ -8,7 +8,9 @@ use std::{
 
 use anyhow::Context;
 use netlink_packet_core::NetlinkPayload;
-use netlink_packet_route::{RouteNetlinkMessage, link::LinkMessage, neighbour::NeighbourMessage};
+use netlink_packet_route::{
+    RouteNetlinkMessage, link::LinkMessage, neighbour::NeighbourMessage, route::RouteType,
+};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -28,6 +30,8 @@ pub struct News {
     pub routes: bool,
     /// An interface came, went or changed its address.
     pub links: bool,
+    /// So did an address at which this host receives.
+    pub addresses: bool,
 }
 
 impl News {
@@ -35,14 +39,25 @@ impl News {
         ways: true,
         routes: false,
         links: false,
+        addresses: false,
     };
-    const ROUTE: Self = Self {
+    /// A route has.
+    pub const ROUTE: Self = Self {
         routes: true,
         ..Self::NEIGHBOUR
+    };
+    const ADDRESS: Self = Self {
+        addresses: true,
+        ..Self::ROUTE
     };
     const LINK: Self = Self {
         links: true,
         ..Self::ROUTE
+    };
+    /// Anything may have changed.
+    pub const ALL: Self = Self {
+        links: true,
+        ..Self::ADDRESS
     };
 }
 
@@ -73,7 +88,15 @@ impl Seen {
                 self.links.remove(&message.header.index);
                 News::LINK
             }
-            RouteNetlinkMessage::NewRoute(_) | RouteNetlinkMessage::DelRoute(_) => News::ROUTE,
+            RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
+                match route.header.kind {
+                    RouteType::Local | RouteType::Broadcast | RouteType::Anycast => News::ADDRESS,
+                    _ => News::ROUTE,
+                }
+            }
+            RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_) => {
+                News::ADDRESS
+            }
             RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => News::ROUTE,
             RouteNetlinkMessage::NewNeighbour(message) => {
                 let Some((hop, neighbour)) = neighbour::parse(message) else {
@@ -106,7 +129,11 @@ impl Seen {
 
 /// Whether packets may go on as before.
 fn same_way(a: &Link, b: &Link) -> bool {
-    a.mac == b.mac && a.mtu == b.mtu && a.running == b.running && a.name == b.name
+    a.mac == b.mac
+        && a.mtu == b.mtu
+        && a.running == b.running
+        && a.name == b.name
+        && a.master == b.master
 }
 
 /// A socket that hears of changes.
@@ -122,9 +149,11 @@ impl Monitor {
     /// # Errors
     /// The kernel refused.
     pub fn open() -> anyhow::Result<Self> {
-        const GROUPS: [u32; 6] = [
+        const GROUPS: [u32; 8] = [
             libc::RTNLGRP_LINK,
             libc::RTNLGRP_NEIGH,
+            libc::RTNLGRP_IPV4_IFADDR,
+            libc::RTNLGRP_IPV6_IFADDR,
             libc::RTNLGRP_IPV4_ROUTE,
             libc::RTNLGRP_IPV6_ROUTE,
             libc::RTNLGRP_IPV4_RULE,
@@ -173,13 +202,14 @@ impl Monitor {
                             news.ways |= one.ways;
                             news.routes |= one.routes;
                             news.links |= one.links;
+                            news.addresses |= one.addresses;
                         }
                     }
                 }
                 // Notifications were lost: anything may have changed.
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                     self.seen = Seen::default();
-                    news = News::LINK;
+                    news = News::ALL;
                 }
                 Err(error) => return Err(error),
             }
@@ -201,6 +231,7 @@ impl Monitor {
 #[cfg(test)]
 mod tests {
     use netlink_packet_route::{
+        address::AddressMessage,
         link::{LinkAttribute, LinkFlags, LinkMessage},
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
         route::RouteMessage,
@@ -245,8 +276,8 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_news_when_its_mac_mtu_or_carrier_changes() {
-        let link = |mac: u8, mtu, flags| {
+    fn a_link_is_news_when_its_mac_mtu_carrier_or_master_changes() {
+        let of = |mac: u8, mtu, flags, master| {
             let mut message = LinkMessage::default();
             message.header.index = 3;
             message.header.flags = flags;
@@ -254,9 +285,11 @@ mod tests {
                 LinkAttribute::IfName("eth0".into()),
                 LinkAttribute::Address(vec![2, 0, 0, 0, 0, mac]),
                 LinkAttribute::Mtu(mtu),
+                LinkAttribute::Controller(master),
             ];
             message
         };
+        let link = |mac, mtu, flags| of(mac, mtu, flags, 0);
         let up = LinkFlags::Up | LinkFlags::LowerUp;
         let mut seen = Seen::default();
         for (message, news) in [
@@ -266,6 +299,9 @@ mod tests {
             (link(2, 1500, up), News::LINK),
             (link(2, 1400, up), News::LINK),
             (link(2, 1400, LinkFlags::Up), News::LINK),
+            (of(2, 1400, LinkFlags::Up, 7), News::LINK),
+            (of(2, 1400, LinkFlags::Up, 7), News::default()),
+            (link(2, 1400, LinkFlags::Up), News::LINK),
         ] {
             assert_eq!(seen.take(&RouteNetlinkMessage::NewLink(message)), news);
         }
@@ -273,6 +309,28 @@ mod tests {
             seen.take(&RouteNetlinkMessage::DelLink(link(2, 1400, up))),
             News::LINK
         );
+    }
+
+    #[test]
+    fn a_route_to_this_host_is_an_address() {
+        let mut seen = Seen::default();
+        for kind in [RouteType::Local, RouteType::Broadcast, RouteType::Anycast] {
+            let mut route = RouteMessage::default();
+            route.header.kind = kind;
+            for message in [
+                RouteNetlinkMessage::NewRoute(route.clone()),
+                RouteNetlinkMessage::DelRoute(route),
+            ] {
+                assert_eq!(seen.take(&message), News::ADDRESS);
+            }
+        }
+        let address = AddressMessage::default();
+        for message in [
+            RouteNetlinkMessage::NewAddress(address.clone()),
+            RouteNetlinkMessage::DelAddress(address),
+        ] {
+            assert_eq!(seen.take(&message), News::ADDRESS);
+        }
     }
 
     #[test]

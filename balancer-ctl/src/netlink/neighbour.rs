@@ -1,14 +1,9 @@
 //! Neighbours: the link-layer addresses of next hops, and how to keep them known.
 //!
-//! The packet program can send only where the kernel already knows the next hop's MAC address. A *managed* entry
-//! (Linux 5.16) is kept fresh by the kernel itself, also while the daemon is dead; older kernels are asked to use the
-//! entry now and then.
+//! The packet program can send only where the kernel already knows the next hop's MAC address. A *managed* entry is
+//! kept fresh by the kernel itself, also while the daemon is dead.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io,
-    net::IpAddr,
-};
+use std::{collections::BTreeMap, io, net::IpAddr};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::{
@@ -17,7 +12,6 @@ use netlink_packet_route::{
         NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage,
         NeighbourState,
     },
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia},
 };
 
 use super::Netlink;
@@ -34,6 +28,8 @@ pub struct Neighbour {
     pub fixed: bool,
     /// The kernel keeps it fresh.
     pub managed: bool,
+    /// How far its resolution is.
+    pub state: NeighbourState,
 }
 
 /// Reads an entry out of a message.
@@ -53,6 +49,7 @@ pub(super) fn parse(message: &NeighbourMessage) -> Option<(NextHop, Neighbour)> 
         mac: None,
         fixed: matches!(state, NeighbourState::Noarp | NeighbourState::Permanent),
         managed: false,
+        state,
     };
     for attribute in &message.attributes {
         match attribute {
@@ -91,98 +88,12 @@ pub fn list(netlink: &mut Netlink) -> io::Result<BTreeMap<NextHop, Neighbour>> {
         .collect())
 }
 
-/// Where packets to `address` go next; none without a route, or when it is this host.
-///
-/// # Errors
-/// The kernel refused the question for another reason than a missing route.
-pub fn next_hop(netlink: &mut Netlink, address: IpAddr) -> io::Result<Option<NextHop>> {
-    let mut message = RouteMessage::default();
-    message.header.address_family = family(address);
-    message.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
-    message
-        .attributes
-        .push(RouteAttribute::Destination(address.into()));
-    let answers = match netlink.request(RouteNetlinkMessage::GetRoute(message), 0) {
-        Ok(answers) => answers,
-        Err(error) => {
-            return match error.raw_os_error() {
-                Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL) => {
-                    Ok(None)
-                }
-                _ => Err(error),
-            };
-        }
-    };
-    Ok(answers.iter().find_map(|answer| match answer {
-        RouteNetlinkMessage::NewRoute(route) if route.header.kind == RouteType::Unicast => {
-            let (interface, gateway) = ways(route).into_iter().next()?;
-            Some((interface, gateway.unwrap_or(address)))
-        }
-        _ => None,
-    }))
-}
-
-/// The gateways of default routes: clients' answers leave by them.
-///
-/// # Errors
-/// The kernel refused.
-pub fn default_gateways(netlink: &mut Netlink) -> io::Result<BTreeSet<NextHop>> {
-    let mut gateways = BTreeSet::new();
-    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        let mut message = RouteMessage::default();
-        message.header.address_family = family;
-        for answer in netlink.dump(RouteNetlinkMessage::GetRoute(message))? {
-            if let RouteNetlinkMessage::NewRoute(route) = answer
-                && route.header.destination_prefix_length == 0
-                && route.header.kind == RouteType::Unicast
-            {
-                gateways.extend(
-                    ways(&route)
-                        .into_iter()
-                        .filter_map(|(interface, gateway)| Some((interface, gateway?))),
-                );
-            }
-        }
-    }
-    Ok(gateways)
-}
-
-/// The ways a route takes: interface and gateway.
-fn ways(route: &RouteMessage) -> Vec<(u32, Option<IpAddr>)> {
-    let mut interface = None;
-    let mut ways = Vec::new();
-    for attribute in &route.attributes {
-        match attribute {
-            RouteAttribute::Oif(index) => interface = Some(*index),
-            RouteAttribute::MultiPath(hops) => {
-                ways.extend(
-                    hops.iter()
-                        .map(|hop| (hop.interface_index, gateway(&hop.attributes))),
-                );
-            }
-            _ => {}
-        }
-    }
-    ways.extend(interface.map(|index| (index, gateway(&route.attributes))));
-    ways
-}
-
-fn gateway(attributes: &[RouteAttribute]) -> Option<IpAddr> {
-    attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Gateway(RouteAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
-        RouteAttribute::Gateway(RouteAddress::Inet6(v6)) => Some(IpAddr::V6(*v6)),
-        // An IPv4 route by an IPv6 gateway.
-        RouteAttribute::Via(RouteVia::Inet6(v6)) => Some(IpAddr::V6(*v6)),
-        _ => None,
-    })
-}
-
 /// How an entry is kept fresh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
     /// By the kernel from now on.
     Managed,
-    /// By one probe now.
+    /// By one resolution now: up to three requests, a second apart.
     Use,
 }
 
@@ -190,7 +101,7 @@ pub enum Keep {
 /// ordinary one.
 ///
 /// # Errors
-/// The kernel refused; `EINVAL` for [`Keep::Managed`] before Linux 5.16.
+/// The kernel refused; `ENOBUFS` when its table is full.
 pub fn keep(netlink: &mut Netlink, hop: NextHop, how: Keep) -> io::Result<()> {
     let mut message = about(hop);
     match how {
@@ -225,6 +136,16 @@ pub fn release(netlink: &mut Netlink, hop: NextHop, entry: &Neighbour) -> io::Re
         .map(drop)
 }
 
+/// Deletes an entry.
+///
+/// # Errors
+/// The kernel refused; `ENOENT` when there is none.
+pub fn delete(netlink: &mut Netlink, hop: NextHop) -> io::Result<()> {
+    netlink
+        .request(RouteNetlinkMessage::DelNeighbour(about(hop)), 0)
+        .map(drop)
+}
+
 /// A message that names an entry.
 fn about(hop: NextHop) -> NeighbourMessage {
     let (interface, address) = hop;
@@ -241,7 +162,7 @@ fn about(hop: NextHop) -> NeighbourMessage {
     message
 }
 
-const fn family(address: IpAddr) -> AddressFamily {
+pub(super) const fn family(address: IpAddr) -> AddressFamily {
     match address {
         IpAddr::V4(_) => AddressFamily::Inet,
         IpAddr::V6(_) => AddressFamily::Inet6,

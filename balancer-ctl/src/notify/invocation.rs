@@ -92,6 +92,7 @@ impl Mood {
             | EventKind::TableFull
             | EventKind::ChecksStalled
             | EventKind::DataplaneBehind
+            | EventKind::RoutesUnwatched
             | EventKind::ReloadFailed
             | EventKind::Lost => Self::Bad,
             EventKind::RealUp
@@ -99,7 +100,8 @@ impl Mood {
             | EventKind::BackupsOut
             | EventKind::TableHasRoom
             | EventKind::ChecksResumed
-            | EventKind::DataplaneFollows => Self::Good,
+            | EventKind::DataplaneFollows
+            | EventKind::RoutesWatched => Self::Good,
             EventKind::ServiceAdded
             | EventKind::ServiceChanged
             | EventKind::ServiceRemoved

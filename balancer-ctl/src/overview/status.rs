@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use super::service_name;
+use super::{obstacles::unreachable, service_name};
 use crate::{
     availability::{Availability, RealStatus, ServiceStatus},
     dataplane::DataplaneStatus,
@@ -59,6 +59,10 @@ pub fn status(
             "real servers and services are in trouble",
         ],
     ));
+    reasons.extend(few(
+        unreachable(model, &dataplane.obstacles),
+        ["real server cannot work", "real servers cannot work"],
+    ));
     reasons.extend(
         surroundings
             .addresses
@@ -109,6 +113,7 @@ pub fn status(
             connections: dataplane.connections,
             max_connections: dataplane.max_connections,
             discards,
+            redirect_failures: dataplane.redirect_failures,
         },
         services,
         config: surroundings.config.clone(),

@@ -6,13 +6,14 @@ use std::{
 };
 
 use balancer_common::{
+    addr::Addr,
     address_filter::{self, bit_of},
     real_server::{RealServer, state},
     service::{MAX_SERVICES, Service},
 };
 
 use super::space::RingSpace;
-use crate::{dataplane, model::ServiceKey};
+use crate::{dataplane, model::ServiceKey, netlink::address::Networks};
 
 /// One step towards the desired state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +86,8 @@ pub struct Tables {
     pub resets: bool,
     /// Free ring slots.
     pub space: RingSpace,
+    /// The networks that this host is in.
+    pub networks: Networks,
     /// The services that these tables were last brought to, as far as that is known: what equals its plan needs no other.
     pub planned: HashMap<ServiceKey, dataplane::Service>,
 }
@@ -100,8 +103,15 @@ impl Tables {
             any_port: false,
             resets: false,
             space: RingSpace::without(ring_slots, []),
+            networks: Networks::default(),
             planned: HashMap::new(),
         }
+    }
+
+    /// What [`RealServer::network_mask`] is for a real server of this address.
+    #[must_use]
+    pub fn network_mask(&self, address: IpAddr) -> Addr {
+        self.networks.mask_around(address)
     }
 
     /// All changes are made that a plan for `services` asked for.

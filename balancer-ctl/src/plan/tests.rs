@@ -13,6 +13,7 @@ use super::*;
 use crate::{
     dataplane::{self, Connections},
     model::{ForwardMethod, Protocol, Scheduler},
+    netlink::{address::Networks, local::Prefix},
 };
 
 /// The maps as the packet program reads them.
@@ -279,11 +280,45 @@ fn service(number: u8, reals: &[(u8, u32)]) -> dataplane::Service {
 }
 
 #[test]
+fn each_real_server_is_told_its_network_and_told_again_when_that_changes() {
+    let networks = |lengths: &[u8]| -> Networks {
+        let address = "192.168.0.0".parse().unwrap();
+        lengths
+            .iter()
+            .map(|length| Prefix::of(address, *length))
+            .collect()
+    };
+    let mut tables = Tables {
+        networks: networks(&[16, 25]),
+        ..Tables::empty(8, 64)
+    };
+    let told = |tables: &Tables| {
+        let known = tables.reals.iter().filter(|real| real.state != state::FREE);
+        let last = known.map(|real| u32::from_be(real.network_mask.0[3]));
+        last.map(u32::leading_ones).collect::<Vec<_>>()
+    };
+    let desired = [service(1, &[(2, 1), (200, 1)])];
+    for change in plan(&desired, &tables).unwrap() {
+        tables.apply(&change);
+    }
+    assert_eq!(told(&tables), [25, 16]);
+    assert_eq!(follow_networks(&tables), []);
+    tables.networks = networks(&[25]);
+    let changes = follow_networks(&tables);
+    assert_eq!(changes.len(), 1, "{changes:?}");
+    for change in &changes {
+        tables.apply(change);
+    }
+    assert_eq!(told(&tables), [25, 0]);
+}
+
+#[test]
 fn a_new_service_is_written_from_the_bottom_up() {
     let changes = World::new()
         .change_to(vec![service(1, &[(2, 1), (3, 0)])])
         .unwrap();
     let real = |number, state| RealServer {
+        network_mask: Addr::default(),
         address: Addr::from(address(number).ip()),
         port: 8080_u16.to_be(),
         zero: 0,

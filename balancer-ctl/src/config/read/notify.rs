@@ -16,7 +16,7 @@ use crate::{
 /// How long a program may take when the file does not say.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Events that a program can be told of: all but those that only mean something to a reader of the stream.
-pub const EVENTS: [EventKind; 20] = [
+pub const EVENTS: [EventKind; 22] = [
     EventKind::RealDown,
     EventKind::RealUp,
     EventKind::QuorumLost,
@@ -29,6 +29,8 @@ pub const EVENTS: [EventKind; 20] = [
     EventKind::ChecksResumed,
     EventKind::DataplaneBehind,
     EventKind::DataplaneFollows,
+    EventKind::RoutesUnwatched,
+    EventKind::RoutesWatched,
     EventKind::ServiceAdded,
     EventKind::ServiceChanged,
     EventKind::ServiceRemoved,

@@ -31,6 +31,7 @@ pub(super) enum Trouble {
     TableFull,
     ChecksStalled,
     DataplaneBehind,
+    RoutesUnwatched,
 }
 
 impl Trouble {
@@ -41,6 +42,7 @@ impl Trouble {
             Self::TableFull => EventKind::TableFull,
             Self::ChecksStalled => EventKind::ChecksStalled,
             Self::DataplaneBehind => EventKind::DataplaneBehind,
+            Self::RoutesUnwatched => EventKind::RoutesUnwatched,
         }
     }
 
@@ -51,6 +53,7 @@ impl Trouble {
             Self::TableFull => EventKind::TableHasRoom,
             Self::ChecksStalled => EventKind::ChecksResumed,
             Self::DataplaneBehind => EventKind::DataplaneFollows,
+            Self::RoutesUnwatched => EventKind::RoutesWatched,
         }
     }
 }
@@ -77,6 +80,8 @@ pub(super) const fn role(kind: EventKind) -> Role {
         EventKind::ChecksResumed => Role::Ends(Trouble::ChecksStalled),
         EventKind::DataplaneBehind => Role::Begins(Trouble::DataplaneBehind),
         EventKind::DataplaneFollows => Role::Ends(Trouble::DataplaneBehind),
+        EventKind::RoutesUnwatched => Role::Begins(Trouble::RoutesUnwatched),
+        EventKind::RoutesWatched => Role::Ends(Trouble::RoutesUnwatched),
         EventKind::ServiceAdded
         | EventKind::ServiceRemoved
         | EventKind::RealAdded

@@ -165,6 +165,7 @@ impl Target {
             address: Addr::from(pair.real),
             port: pair.real_port.to_be(),
             zero: 0,
+            network_mask: Addr::default(),
             state: real_server::state::TAKES_NEW,
             service: id,
         };

@@ -505,6 +505,7 @@ stdin = "text"
 "#;
     let events = "`real-down`, `real-up`, `quorum-lost`, `quorum-regained`, `backups-in`, `backups-out`, `table-full`, \
                   `table-has-room`, `checks-stalled`, `checks-resumed`, `dataplane-behind`, `dataplane-follows`, \
+                  `routes-unwatched`, `routes-watched`, \
                   `service-added`, `service-changed`, `service-removed`, `real-added`, `real-changed`, `real-removed`, `reloaded` or `reload-failed`";
     assert_eq!(
         errors(text),

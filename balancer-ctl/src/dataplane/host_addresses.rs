@@ -1,0 +1,211 @@
+//! This host's own addresses, and the broadcast addresses of its networks, as the packet program knows them: sources that
+//! no packet from outside can have. Two threads write them: the data plane's owner, and the one that hears of changes.
+
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use anyhow::{Context, ensure};
+use balancer_common::{
+    addr::Addr,
+    address_filter::{WORDS, bit_of},
+    host_address::HostPrefix,
+};
+
+use super::{kernel::KernelDataplane, maps::Maps, table::Table};
+use crate::{
+    netlink::{
+        Netlink,
+        address::Networks,
+        local::{self, LocalRoute, Prefix},
+    },
+    plan,
+};
+
+/// Shared between threads.
+#[derive(Clone, Debug)]
+pub struct HostAddresses(Arc<Mutex<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    addresses: Table<HostPrefix, u32>,
+    filter: Table<u32, u64>,
+    /// What both tables say.
+    written: BTreeSet<HostPrefix>,
+}
+
+impl HostAddresses {
+    /// Reads what the maps hold.
+    ///
+    /// # Errors
+    /// The kernel refused a map call.
+    pub fn open(maps: &Maps) -> anyhow::Result<Self> {
+        let clone = "cannot share a map";
+        let addresses = maps.host_addresses.try_clone().context(clone)?;
+        let written = addresses
+            .all()
+            .context("cannot read the host's addresses")?
+            .into_iter()
+            .map(|(prefix, _)| prefix)
+            .collect();
+        Ok(Self(Arc::new(Mutex::new(Inner {
+            addresses,
+            filter: maps.host_filter.try_clone().context(clone)?,
+            written,
+        }))))
+    }
+
+    /// Brings the maps to what the kernel takes for its own now.
+    ///
+    /// # Errors
+    /// The kernel does not say it, or refused a map call; or there are more addresses than the table holds.
+    pub fn refresh(&self, netlink: &mut Netlink) -> anyhow::Result<()> {
+        let routes = local::list(netlink).context("cannot list the host's addresses")?;
+        self.lock().write(wanted(&routes))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A writer that panicked has left an older set, which the next call mends.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn write(&mut self, wanted: BTreeSet<HostPrefix>) -> anyhow::Result<()> {
+        if wanted == self.written {
+            return Ok(());
+        }
+        ensure!(
+            wanted.len() <= self.addresses.capacity() as usize,
+            "this host has {} addresses, and the table of sources to refuse holds {}",
+            wanted.len(),
+            self.addresses.capacity()
+        );
+        // An address counts once it has its entry and its bit.
+        for prefix in wanted.difference(&self.written) {
+            self.addresses
+                .set(prefix, &1)
+                .context("cannot write the host's addresses")?;
+        }
+        let words: Vec<_> = (0..WORDS).zip(filter(&wanted)).collect();
+        self.filter
+            .set_many(&words)
+            .context("cannot write the filter of the host's addresses")?;
+        for prefix in self.written.difference(&wanted) {
+            self.addresses
+                .delete(prefix)
+                .context("cannot delete one of the host's addresses")?;
+        }
+        self.written = wanted;
+        Ok(())
+    }
+}
+
+/// The prefixes of these routes. Loopback is left out: it is refused as a source without a table.
+fn wanted(routes: &[LocalRoute]) -> BTreeSet<HostPrefix> {
+    let prefixes = routes.iter().map(|route| route.prefix);
+    prefixes
+        .filter(|prefix| !prefix.address.is_loopback())
+        .map(key)
+        .collect()
+}
+
+/// A prefix as the packet program has it.
+fn key(prefix: Prefix) -> HostPrefix {
+    let before = if prefix.address.is_ipv4() { 96 } else { 0 };
+    HostPrefix {
+        length: before + u32::from(prefix.length),
+        address: Addr::from(prefix.address),
+    }
+}
+
+/// The filter in which these prefixes' addresses have their bits.
+fn filter(prefixes: &BTreeSet<HostPrefix>) -> Vec<u64> {
+    if prefixes.iter().any(|prefix| prefix.length < 128) {
+        return vec![u64::MAX; WORDS as usize];
+    }
+    let mut words = vec![0; WORDS as usize];
+    for prefix in prefixes {
+        let bit = bit_of(IpAddr::from(prefix.address));
+        if let Some(word) = words.get_mut(bit.word as usize) {
+            *word |= bit.mask;
+        }
+    }
+    words
+}
+
+impl KernelDataplane {
+    /// Follows changes of this host's addresses: which sources to refuse, and which real servers' networks it is in.
+    pub(super) fn follow_addresses(&mut self) -> anyhow::Result<()> {
+        self.host_addresses.refresh(&mut self.netlink)?;
+        self.networks = Networks::read(&mut self.netlink)
+            .context("cannot list the addresses of the interfaces")?;
+        let networks = self.networks.clone();
+        let tables = self.tables()?;
+        tables.networks = networks;
+        let changes = plan::follow_networks(tables);
+        self.make(&changes)?;
+        Ok(())
+    }
+
+    /// As [`Self::follow_addresses`], when there is something to follow; after an error again.
+    pub(super) fn follow_changed_addresses(&mut self) -> anyhow::Result<()> {
+        self.addresses_changed |= self.watch.addresses_changed();
+        if self.addresses_changed {
+            self.follow_addresses()?;
+            self.addresses_changed = false;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::local::Kind;
+
+    fn routes(prefixes: &[(&str, u8)]) -> Vec<LocalRoute> {
+        prefixes
+            .iter()
+            .map(|(address, length)| LocalRoute {
+                prefix: Prefix::of(address.parse().unwrap(), *length),
+                kind: Kind::Local,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn an_address_has_its_bit_and_a_prefix_has_them_all() {
+        let addresses = wanted(&routes(&[
+            ("127.0.0.0", 8),
+            ("::1", 128),
+            ("192.0.2.1", 32),
+            ("fd00::1", 128),
+        ]));
+        let address = |text: &str| HostPrefix {
+            length: 128,
+            address: Addr::from(text.parse::<IpAddr>().unwrap()),
+        };
+        assert_eq!(
+            addresses,
+            BTreeSet::from([address("192.0.2.1"), address("fd00::1")])
+        );
+        let words = filter(&addresses);
+        let has = |words: &[u64], address: &str| {
+            let bit = bit_of(address.parse().unwrap());
+            words[bit.word as usize] & bit.mask != 0
+        };
+        assert!(has(&words, "192.0.2.1") && has(&words, "fd00::1"));
+        assert_eq!(words.iter().map(|word| word.count_ones()).sum::<u32>(), 2);
+
+        let prefix = wanted(&routes(&[("198.51.100.0", 24)]));
+        assert_eq!(
+            prefix.first().map(|prefix| prefix.length),
+            Some(96 + 24),
+            "IPv4 in its 16-byte form"
+        );
+        assert!(has(&filter(&prefix), "198.51.100.77") && has(&filter(&prefix), "10.0.0.1"));
+    }
+}

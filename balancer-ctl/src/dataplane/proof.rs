@@ -1,0 +1,550 @@
+//! The packet program proves itself before it is attached: a handshake, data both ways, a datagram with its answer, a
+//! stray segment and a packet of no service go through it by test run, in tables and a network namespace of their own.
+//!
+//! A verifier that takes two states of a program for one removes instructions that are needed. Such a program loads
+//! and attaches without a word: on Linux 6.1 no TCP connection worked once.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context, anyhow, bail, ensure};
+use aya::{
+    Ebpf, EbpfLoader, Pod, TestRun, TestRunOptions,
+    maps::{Array, HashMap, MapData},
+};
+use balancer_common::{
+    addr::{Addr, Address, TCP, UDP},
+    address_filter::bit_of,
+    conntrack::{ConntrackEntry, Egress, FlowKey, Timeouts},
+    real_server::{RealServer, state},
+    scheduler::Ring,
+    service::{REJECT, Service, ServiceKey},
+    settings::{Interface, MAX_INTERFACES, Settings},
+};
+use etherparse::PacketBuilder;
+use nix::sched::{CloneFlags, unshare};
+
+use super::load;
+use crate::object::OBJECT;
+
+/// The loopback interface of a new network namespace, by which test runs enter.
+const INTERFACE: u32 = 1;
+const OURS: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const NEIGHBOUR: [u8; 6] = [2, 0, 0, 0, 0, 2];
+const NEXT_HOP: [u8; 6] = [2, 0, 0, 0, 0, 3];
+
+/// Who speaks with whom, in one family.
+#[derive(Clone, Copy, Debug)]
+struct Parties {
+    client: IpAddr,
+    vip: IpAddr,
+    real: IpAddr,
+}
+
+const SERVICE_PORT: u16 = 80;
+const REAL_PORT: u16 = 8080;
+
+fn parties() -> [Parties; 2] {
+    let v4 = |last| IpAddr::from([192, 0, 2, last]);
+    let v6 = |last| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, last]);
+    [
+        Parties {
+            client: v4(1),
+            vip: v4(2),
+            real: v4(3),
+        },
+        Parties {
+            client: v6(1),
+            vip: v6(2),
+            real: v6(3),
+        },
+    ]
+}
+
+/// What a frame carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Content {
+    /// TCP: whether SYN, ACK and RST are set, and the numbers.
+    Segment {
+        syn: bool,
+        ack: bool,
+        rst: bool,
+        sequence: u32,
+        acknowledgement: u32,
+    },
+    /// UDP.
+    Datagram,
+}
+
+const fn segment(syn: bool, ack: bool, sequence: u32, acknowledgement: u32) -> Content {
+    Content::Segment {
+        syn,
+        ack,
+        rst: false,
+        sequence,
+        acknowledgement,
+    }
+}
+
+/// A frame before its headers are written.
+#[derive(Clone, Copy, Debug)]
+struct Frame {
+    /// Receiver's and sender's MAC address.
+    macs: [[u8; 6]; 2],
+    from: SocketAddr,
+    to: SocketAddr,
+    hops: u8,
+    content: Content,
+    payload: &'static [u8],
+}
+
+impl Frame {
+    fn new(from: SocketAddr, to: SocketAddr, content: Content, payload: &'static [u8]) -> Self {
+        Self {
+            macs: [OURS, NEIGHBOUR],
+            from,
+            to,
+            hops: 64,
+            content,
+            payload,
+        }
+    }
+
+    /// As it leaves when the way out is not known: translated, and not a hop further.
+    fn translated(self, from: SocketAddr, to: SocketAddr) -> Self {
+        Self { from, to, ..self }
+    }
+
+    /// As it leaves by a known way out.
+    fn forwarded(self, from: SocketAddr, to: SocketAddr) -> Self {
+        Self {
+            macs: [NEXT_HOP, OURS],
+            hops: self.hops - 1,
+            ..self.translated(from, to)
+        }
+    }
+
+    /// The frame's bytes, every checksum computed in full.
+    fn bytes(&self) -> anyhow::Result<Vec<u8>> {
+        let [receiver, sender] = self.macs;
+        let ethernet = PacketBuilder::ethernet2(sender, receiver);
+        let ip = match (self.from.ip(), self.to.ip()) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                ethernet.ipv4(from.octets(), to.octets(), self.hops)
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                ethernet.ipv6(from.octets(), to.octets(), self.hops)
+            }
+            _ => bail!("a frame has two families"),
+        };
+        let (from, to) = (self.from.port(), self.to.port());
+        let mut bytes = Vec::new();
+        match self.content {
+            Content::Datagram => ip.udp(from, to).write(&mut bytes, self.payload),
+            Content::Segment {
+                syn,
+                ack,
+                rst,
+                sequence,
+                acknowledgement,
+            } => {
+                // The answer to a stray segment offers no window.
+                let mut tcp = ip.tcp(from, to, sequence, if rst { 0 } else { 64_240 });
+                if syn {
+                    tcp = tcp.syn();
+                }
+                if ack {
+                    tcp = tcp.ack(acknowledgement);
+                }
+                if rst {
+                    tcp = tcp.rst();
+                }
+                tcp.write(&mut bytes, self.payload)
+            }
+        }
+        .context("cannot write a frame")?;
+        Ok(bytes)
+    }
+}
+
+/// What the program returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Drop,
+    Pass,
+    Transmit,
+}
+
+impl Verdict {
+    const fn number(self) -> u32 {
+        match self {
+            Self::Drop => 1,
+            Self::Pass => 2,
+            Self::Transmit => 3,
+        }
+    }
+}
+
+/// Makes the packet program run through all this; `log_level` is that of the program under proof.
+///
+/// # Errors
+/// It gave a wrong answer, with a sentence that says where; or it could not be tried.
+pub fn prove(log_level: u8) -> anyhow::Result<()> {
+    prove_with(log_level, REAL_PORT)
+}
+
+/// As [`prove`], with another port of the real server than is expected: what the refusal is like.
+#[doc(hidden)]
+pub fn prove_with(log_level: u8, real_port: u16) -> anyhow::Result<()> {
+    // A thread of its own: this one stays in its network namespace.
+    std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .name("proof".into())
+            .spawn_scoped(scope, || {
+                unshare(CloneFlags::CLONE_NEWNET)
+                    .context("cannot make a network namespace to try the packet program in")?;
+                let mut trial = Trial::begin(log_level, real_port)?;
+                parties()
+                    .iter()
+                    .try_for_each(|parties| run(&mut trial, parties))
+            })
+            .context("cannot start the thread that tries the packet program")?
+            .join()
+            .map_err(|_| anyhow!("the thread that tried the packet program failed"))?
+    })
+}
+
+/// Sends one family's packets.
+fn run(trial: &mut Trial, parties: &Parties) -> anyhow::Result<()> {
+    let vip = SocketAddr::new(parties.vip, SERVICE_PORT);
+    let real = SocketAddr::new(parties.real, REAL_PORT);
+    let client = |port| SocketAddr::new(parties.client, port);
+    let tcp = client(40_000);
+
+    // No route is known in that namespace, so that what is translated goes no further.
+    let syn = Frame::new(tcp, vip, segment(true, false, 1000, 0), b"");
+    trial.expect(
+        "a client's SYN",
+        syn,
+        Verdict::Drop,
+        syn.translated(tcp, real),
+    )?;
+    let answer = Frame::new(real, tcp, segment(true, true, 9000, 1001), b"");
+    trial.expect(
+        "a real server's SYN|ACK",
+        answer,
+        Verdict::Drop,
+        answer.translated(vip, tcp),
+    )?;
+    let ack = Frame::new(tcp, vip, segment(false, true, 1001, 9001), b"");
+    trial.expect(
+        "the last ACK of a handshake",
+        ack,
+        Verdict::Drop,
+        ack.translated(tcp, real),
+    )?;
+    trial.give_ways_out(parties, "a handshake")?;
+    let data = Frame::new(tcp, vip, segment(false, true, 1001, 9001), b"question");
+    trial.expect(
+        "a client's data",
+        data,
+        Verdict::Transmit,
+        data.forwarded(tcp, real),
+    )?;
+    let data = Frame::new(real, tcp, segment(false, true, 9001, 1009), b"answer");
+    trial.expect(
+        "a real server's data",
+        data,
+        Verdict::Transmit,
+        data.forwarded(vip, tcp),
+    )?;
+
+    let udp = client(40_001);
+    let query = Frame::new(udp, vip, Content::Datagram, b"query");
+    trial.expect(
+        "a client's datagram",
+        query,
+        Verdict::Drop,
+        query.translated(udp, real),
+    )?;
+    trial.give_ways_out(parties, "a datagram")?;
+    let reply = Frame::new(real, udp, Content::Datagram, b"reply");
+    trial.expect(
+        "a real server's datagram",
+        reply,
+        Verdict::Transmit,
+        reply.forwarded(vip, udp),
+    )?;
+
+    let stray = Frame::new(client(40_002), vip, segment(false, true, 5000, 6000), b"");
+    let reset = Frame {
+        macs: [NEIGHBOUR, OURS],
+        content: Content::Segment {
+            syn: false,
+            ack: false,
+            rst: true,
+            sequence: 6000,
+            acknowledgement: 0,
+        },
+        ..stray.translated(vip, stray.from)
+    };
+    trial.expect("a stray segment", stray, Verdict::Transmit, reset)?;
+    let other = SocketAddr::new(parties.vip, 22);
+    let other = Frame::new(tcp, other, segment(true, false, 1, 0), b"");
+    trial.expect("a packet of no service", other, Verdict::Pass, other)
+}
+
+/// The program under trial, with maps of its own.
+struct Trial {
+    ebpf: Ebpf,
+    /// Rows that have been looked at.
+    rows: [usize; 2],
+}
+
+impl Trial {
+    fn begin(log_level: u8, real_port: u16) -> anyhow::Result<Self> {
+        let mut loader = EbpfLoader::new();
+        loader
+            .map_max_entries("CONNTRACK_V4", 16)
+            .map_max_entries("CONNTRACK_V6", 16)
+            // As large as in earnest: the verifier knows the bounds of arrays.
+            .map_max_entries("INTERFACES", MAX_INTERFACES)
+            .override_global(aya_log::LEVEL, &log_level, false);
+        let mut ebpf = loader
+            .load(OBJECT)
+            .context("cannot load the packet program's maps")?;
+        load::load_program(&mut ebpf, "balancer")?;
+        let mut trial = Self { ebpf, rows: [0; 2] };
+        trial.fill(real_port)?;
+        Ok(trial)
+    }
+
+    fn fill(&mut self, real_port: u16) -> anyhow::Result<()> {
+        const LONG: u32 = 1 << 24;
+        let timeouts = Timeouts {
+            established: LONG,
+            closing: LONG,
+            udp: LONG,
+            udp_unreplied: LONG,
+            half_open: LONG,
+        };
+        let settings = Settings {
+            timeouts,
+            max_connections: 16,
+            seed: 1,
+            ..Settings::default()
+        };
+        self.set("SETTINGS", 0, settings)?;
+        self.set("INTERFACES", INTERFACE, Interface::new(OURS, 1, INTERFACE))?;
+        for (id, parties) in (0..).zip(parties()) {
+            let real = RealServer {
+                address: Addr::from(parties.real),
+                port: real_port.to_be(),
+                state: state::TAKES_NEW,
+                service: id,
+                ..RealServer::default()
+            };
+            self.set("REALS", id, real)?;
+            self.set("RINGS", id, id)?;
+            let service = Service {
+                ring: Ring {
+                    offset: id,
+                    length: 1,
+                },
+                id,
+                flags: REJECT,
+            };
+            for address in [parties.vip, parties.real] {
+                let bit = bit_of(address);
+                let word = self.array::<u64>("ADDRESSES")?.get(&bit.word, 0)?;
+                self.set("ADDRESSES", bit.word, word | bit.mask)?;
+            }
+            for protocol in [TCP, UDP] {
+                let address = Addr::from(parties.vip);
+                if address.is_v4() {
+                    self.serve::<u32>("SERVICES_V4", address, protocol, service)?;
+                } else {
+                    self.serve::<[u32; 4]>("SERVICES_V6", address, protocol, service)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn serve<A: Address>(
+        &mut self,
+        map: &str,
+        vip: Addr,
+        protocol: u8,
+        service: Service,
+    ) -> anyhow::Result<()>
+    where
+        ServiceKey<A>: Pod,
+    {
+        let key = ServiceKey {
+            address: A::narrow(vip),
+            port: SERVICE_PORT.to_be(),
+            protocol: protocol.into(),
+        };
+        let map = self.ebpf.map_mut(map).context("a map is missing")?;
+        HashMap::try_from(map)?
+            .insert(key, service, 0)
+            .context("cannot write a service")
+    }
+
+    fn array<V: Pod>(&mut self, name: &str) -> anyhow::Result<Array<&mut MapData, V>> {
+        let map = self.ebpf.map_mut(name);
+        Ok(map.with_context(|| format!("no map {name}"))?.try_into()?)
+    }
+
+    fn set<V: Pod>(&mut self, name: &str, index: u32, value: V) -> anyhow::Result<()> {
+        self.array(name)?
+            .set(index, value, 0)
+            .with_context(|| format!("cannot write {name}"))
+    }
+
+    /// Runs a frame through the program and compares all that comes out.
+    fn expect(
+        &self,
+        what: &str,
+        frame: Frame,
+        verdict: Verdict,
+        expected: Frame,
+    ) -> anyhow::Result<()> {
+        let (input, expected) = (frame.bytes()?, expected.bytes()?);
+        let mut output = vec![0; input.len() + 256];
+        let result = load::program(&self.ebpf, "balancer")?
+            .test_run(TestRunOptions {
+                data_in: Some(&input),
+                data_out: Some(&mut output),
+                ..TestRunOptions::default()
+            })
+            .context("cannot try the packet program by a test run")?;
+        output.truncate(result.data_size_out as usize);
+        let family = if frame.from.is_ipv4() { "IPv4" } else { "IPv6" };
+        if let Some(fault) = differs(
+            (verdict.number(), &expected),
+            (result.return_value, &output),
+        ) {
+            bail!(refusal(&format!("{what} ({family}) {fault}")));
+        }
+        Ok(())
+    }
+
+    /// Gives the connection that was made since the last call its way out, as a route look-up would.
+    fn give_ways_out(&mut self, parties: &Parties, what: &str) -> anyhow::Result<()> {
+        if parties.vip.is_ipv4() {
+            self.give::<u32>("CONNTRACK_V4", 0, what)
+        } else {
+            self.give::<[u32; 4]>("CONNTRACK_V6", 1, what)
+        }
+    }
+
+    fn give<A: Address>(&mut self, map: &str, family: usize, what: &str) -> anyhow::Result<()>
+    where
+        FlowKey<A>: Pod,
+        ConntrackEntry<A>: Pod,
+    {
+        let map = self.ebpf.map_mut(map).context("a map is missing")?;
+        let mut table: HashMap<_, FlowKey<A>, ConntrackEntry<A>> = HashMap::try_from(map)?;
+        let rows = table
+            .iter()
+            .collect::<Result<Vec<_>, _>>()
+            .context("cannot read the connections")?;
+        let before = std::mem::replace(&mut self.rows[family], rows.len());
+        ensure!(
+            rows.len() == before + 2,
+            refusal(&format!(
+                "{what} has made {} rows of a connection instead of 2",
+                rows.len() - before.min(rows.len())
+            ))
+        );
+        for (key, mut row) in rows {
+            row.egress = Egress {
+                ifindex: INTERFACE,
+                generation: 1,
+                macs: Egress::join_macs(NEXT_HOP, OURS),
+                mtu: 1500,
+                zero: 0,
+            };
+            table.insert(key, row, 0).context("cannot write a row")?;
+        }
+        Ok(())
+    }
+}
+
+/// In what an outcome, verdict and frame, differs from the expected one.
+fn differs(expected: (u32, &[u8]), found: (u32, &[u8])) -> Option<String> {
+    if found.0 != expected.0 {
+        return Some(format!(
+            "got the verdict {} instead of {}",
+            verdict_name(found.0),
+            verdict_name(expected.0)
+        ));
+    }
+    if found.1.len() != expected.1.len() {
+        return Some(format!(
+            "came out with {} bytes instead of {}",
+            found.1.len(),
+            expected.1.len()
+        ));
+    }
+    let mut bytes = found.1.iter().zip(expected.1);
+    let position = bytes.position(|(found, expected)| found != expected)?;
+    Some(format!("came out wrong from byte {position} on"))
+}
+
+/// The kernel's name of a verdict.
+fn verdict_name(number: u32) -> String {
+    match number {
+        0 => "XDP_ABORTED".to_owned(),
+        1 => "XDP_DROP".to_owned(),
+        2 => "XDP_PASS".to_owned(),
+        3 => "XDP_TX".to_owned(),
+        4 => "XDP_REDIRECT".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// Why the program is not attached.
+fn refusal(fault: &str) -> String {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!(
+        "this kernel's verifier ({}) has made another program of the packet program: in a trial run {fault}. It is not attached, since \
+         connections would fail in silence; run another kernel, and please report this one",
+        release.trim()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_difference_is_told() {
+        let frame = [1, 2, 3];
+        assert_eq!(differs((3, &frame), (3, &frame)), None);
+        for (found, told) in [
+            (
+                (2, &[1_u8, 2, 3][..]),
+                "got the verdict XDP_PASS instead of XDP_TX",
+            ),
+            ((3, &[1, 2][..]), "came out with 2 bytes instead of 3"),
+            ((3, &[1, 2, 4][..]), "came out wrong from byte 2 on"),
+        ] {
+            assert_eq!(differs((3, &frame), found).as_deref(), Some(told));
+        }
+    }
+
+    #[test]
+    fn frames_are_written_in_both_families() {
+        for (parties, length) in parties().iter().zip([14 + 20 + 8 + 5, 14 + 40 + 8 + 5]) {
+            let from = SocketAddr::new(parties.client, 1);
+            let to = SocketAddr::new(parties.vip, 2);
+            let frame = Frame::new(from, to, Content::Datagram, b"query");
+            let bytes = frame.bytes().unwrap();
+            assert_eq!(bytes.len(), length);
+            assert_eq!(bytes[..6], OURS);
+            assert_ne!(frame.forwarded(to, from).bytes().unwrap(), bytes);
+        }
+    }
+}

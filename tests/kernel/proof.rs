@@ -1,0 +1,35 @@
+//! The packet program on trial.
+
+use balancer_ctl::dataplane::proof::{prove, prove_with};
+use balancer_tests::privileged;
+
+#[test]
+fn the_program_proves_itself_on_this_kernel_with_and_without_log_lines() {
+    if privileged::skipped() {
+        return;
+    }
+    let namespace = || std::fs::read_link("/proc/thread-self/ns/net").unwrap();
+    let home = namespace();
+    for level in [0, 5] {
+        prove(level).unwrap();
+    }
+    assert_eq!(namespace(), home, "this thread stayed where it was");
+}
+
+#[test]
+fn a_wrong_answer_is_refused_with_a_sentence() {
+    if privileged::skipped() {
+        return;
+    }
+    let error = prove_with(0, 8081).unwrap_err().to_string();
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    assert_eq!(
+        error,
+        format!(
+            "this kernel's verifier ({}) has made another program of the packet program: in a trial run a client's SYN (IPv4) came out \
+             wrong from byte 37 on. It is not attached, since connections would fail in silence; run another kernel, and please report \
+             this one",
+            release.trim()
+        )
+    );
+}
