@@ -98,30 +98,10 @@ fn maps_are_restored_to_what_they_were_after_the_load() {
     let mut new = Vec::new();
     run_with(options, |lb| {
         new = lb.contents();
-        assert_eq!(filled(&new), ["DEVICES", "INTERFACES", "SETTINGS"]);
         lb.fill();
-        let written = [
-            "ADDRESSES",
-            "ANSWERS",
-            "CONNTRACK_V4",
-            "CONNTRACK_V6",
-            "DEVICES",
-            "DISCARDS",
-            "HALF_OPEN",
-            "INTERFACES",
-            "REALS",
-            "REAL_STATS",
-            "RINGS",
-            "SCRATCH_V4",
-            "SCRATCH_V6",
-            "SERVICES_V4",
-            "SERVICES_V6",
-            "SERVICE_STATS",
-            "SETTINGS",
-            "TURNS",
-            "USAGE",
-        ];
-        assert_eq!(filled(&lb.contents()), written);
+        let full = lb.contents();
+        let all: Vec<_> = full.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(filled(&full), all);
     });
     // The same object: nobody else had it in between.
     run_with(options, |lb| {

@@ -125,7 +125,9 @@ impl<'a> Kind<'a> {
             Map::Array(_) if name.starts_with(".rodata") => Self::Constant,
             Map::Array(map) => Self::Array(map),
             Map::PerCpuArray(map) => Self::PerCpuArray(map),
-            Map::HashMap(map) | Map::LruHashMap(map) | Map::DevMapHash(map) => Self::Hash(map),
+            Map::HashMap(map) | Map::LruHashMap(map) | Map::LpmTrie(map) | Map::DevMapHash(map) => {
+                Self::Hash(map)
+            }
             Map::RingBuf(_) => Self::RingBuffer,
             _ => Self::Unknown,
         }

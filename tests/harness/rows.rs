@@ -88,8 +88,9 @@ impl Dataplane {
     pub fn half_open(&self) -> Vec<HalfOpen> {
         self.half_open_buckets()
             .iter()
-            .flat_map(|bucket| bucket.records)
+            .flat_map(|bucket| &bucket.records)
             .filter(|record| record.state != 0)
+            .copied()
             .collect()
     }
 

@@ -41,6 +41,8 @@ enum Command {
     Lab(run::LabOptions),
     #[command(hide = true)]
     Page(run::PageOptions),
+    #[command(hide = true)]
+    MeasureIpvs(bench::IpvsGuestOptions),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         Command::BuildEbpf(options) => build_ebpf::run(&options),
         Command::Lab(options) => run::lab(&options),
         Command::Page(options) => run::page(&options),
+        Command::MeasureIpvs(options) => bench::run_ipvs_guest(&options),
     };
     match result {
         Ok(code) => code,

@@ -2,6 +2,7 @@
 
 mod busy;
 mod health;
+mod ipvs;
 mod lab;
 mod packet;
 mod report;
@@ -16,7 +17,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use xtask::ebpf;
 
 use crate::{
-    cargo, privilege,
+    cargo,
+    kernel::release::Release,
+    privilege,
     setup::{self, Purpose},
 };
 
@@ -29,6 +32,8 @@ pub enum Suite {
     Lab,
     /// Ten thousand checks of real servers: what they cost and how evenly they are spread
     Health,
+    /// Guest instructions for a connection and a round trip, beside IPVS, on a stock kernel in QEMU
+    Ipvs,
 }
 
 /// Options of `cargo xtask bench`.
@@ -65,6 +70,10 @@ pub struct Options {
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(10..))]
     health_seconds: u32,
 
+    /// ipvs: the kernel, one of Debian's
+    #[arg(long, default_value_t = Release::V6_12)]
+    kernel: Release,
+
     /// Folder with the packet programs: everything is built already (set for the part that runs as root)
     #[arg(long, hide = true)]
     built: Option<PathBuf>,
@@ -90,20 +99,28 @@ impl Options {
 /// beyond its aim.
 pub fn run(options: &Options) -> Result<ExitCode> {
     let (packet_rows, lab_rows, health_rows) = (packet::rows()?, lab::rows(), health::rows());
+    let ipvs_rows = ipvs::rows();
     for name in &options.only {
-        let mut known = packet_rows.iter().chain(&lab_rows).chain(&health_rows);
+        let all = [&packet_rows, &lab_rows, &health_rows, &ipvs_rows].map(|rows| rows.join(", "));
         ensure!(
-            known.any(|row| row == name),
+            all.iter()
+                .any(|rows| rows.split(", ").any(|row| row == name)),
             "there is no row `{name}`; there are: {}",
-            [packet_rows, lab_rows, health_rows].concat().join(", ")
+            all.join(", ")
         );
     }
     let packet = options.wants_suite(Suite::Packet, &packet_rows);
     let lab = options.wants_suite(Suite::Lab, &lab_rows);
     let health = options.wants_suite(Suite::Health, &health_rows);
+    let ipvs = options.wants_suite(Suite::Ipvs, &ipvs_rows);
+    if ipvs && !(packet || lab || health) {
+        // An emulated CPU needs no root, and another program's load changes nothing that is counted.
+        build_daemon()?;
+        return finish(options, &ipvs::run(options)?);
+    }
     let built = match &options.built {
         Some(folder) => folder.clone(),
-        None => build(lab || health)?,
+        None => build(lab || health || ipvs)?,
     };
     if !privilege::is_root() {
         return as_root(&built);
@@ -124,11 +141,29 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         rows.extend(of_health);
         missed = beyond;
     }
-    if let Some(path) = &options.json {
-        report::write_json(path, &rows)?;
+    if ipvs {
+        rows.extend(ipvs::run(options)?);
     }
+    let code = finish(options, &rows)?;
     if let Some(missed) = missed {
         bail!("{missed}");
+    }
+    Ok(code)
+}
+
+/// Runs in the guest of suite `ipvs`.
+///
+/// # Errors
+/// This is no such guest, or something failed in it.
+pub fn run_ipvs_guest(options: &IpvsGuestOptions) -> Result<ExitCode> {
+    ipvs::guest::run(options)
+}
+
+pub use self::ipvs::guest::Options as IpvsGuestOptions;
+
+fn finish(options: &Options, rows: &[report::Row]) -> Result<ExitCode> {
+    if let Some(path) = &options.json {
+        report::write_json(path, rows)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -138,24 +173,24 @@ fn build(daemon: bool) -> Result<PathBuf> {
     setup::ensure(&[Purpose::Bench], setup::consent(false))?;
     let built = ebpf::build(&cargo::ebpf_request())?;
     if daemon {
-        let mut build = cargo::cargo();
-        build
-            .args([
-                "build",
-                "--quiet",
-                "--release",
-                "--package",
-                "balancer-ctl",
-                "--bins",
-            ])
-            .args(cargo::locked());
-        let status = build.status().context("running cargo")?;
-        ensure!(
-            status.success(),
-            "the daemon did not compile: see what cargo says above"
-        );
+        build_daemon()?;
     }
     Ok(built.folder)
+}
+
+/// Builds the daemon and its tool as they are released.
+fn build_daemon() -> Result<()> {
+    let mut build = cargo::cargo();
+    build
+        .args(["build", "--quiet", "--release"])
+        .args(["--package", "balancer-ctl", "--bins"])
+        .args(cargo::locked());
+    let status = build.status().context("running cargo")?;
+    ensure!(
+        status.success(),
+        "the daemon did not compile: see what cargo says above"
+    );
+    Ok(())
 }
 
 /// Runs this command again, as root.

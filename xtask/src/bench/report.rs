@@ -8,7 +8,7 @@ use serde::Serialize;
 /// One line of the result.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
-    /// `packet`, `lab` or `health`.
+    /// `packet`, `lab`, `health` or `ipvs`.
     pub suite: &'static str,
     /// Name of the row.
     pub row: String,

@@ -20,6 +20,14 @@ const MIRROR: &str = "http://deb.debian.org/debian";
 /// The same for security updates.
 const SECURITY_MIRROR: &str = "http://deb.debian.org/debian-security";
 
+/// Options of apt's for every call: only what is needed is read, and by whoever runs this. As root, apt would download as
+/// a user who cannot write into our folders.
+const OPTIONS: [&str; 3] = [
+    "Acquire::Languages=none",
+    "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false",
+    "APT::Sandbox::User=root",
+];
+
 /// Tells why packages of Debian cannot be had on this machine, if they cannot.
 pub fn missing() -> Option<&'static str> {
     if !cfg!(target_arch = "x86_64") {
@@ -106,44 +114,49 @@ impl Archive {
                 .arg("-o")
                 .arg(format!("{option}={}", path.display()));
         }
-        for option in [
-            "Acquire::Languages=none",
-            "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false",
-            // As root apt would download as a user who cannot write here.
-            "APT::Sandbox::User=root",
-        ] {
-            command.args(["-o", option]);
-        }
+        command.args(OPTIONS.map(|option| format!("-o{option}")));
         command.env("LC_ALL", "C");
         command
     }
 }
 
 /// Downloads packages of this machine's own release with all they need that is not installed, and unpacks them into
-/// `target`.
+/// `target`. The release's lists are read into `folder`: the machine's own may be old, and are root's.
 ///
 /// # Errors
-/// The machine's lists do not have them, or the mirror cannot be reached.
+/// The release does not have them, or the mirror cannot be reached.
 pub fn unpack_with_needs(packages: &[&str], folder: &Path, target: &Path) -> Result<()> {
-    remake(&folder.join("partial"))?;
-    println!("> apt-get install --download-only {}", packages.join(" "));
-    let mut command = Command::new("apt-get");
-    command
-        .args(["install", "--yes", "--download-only", "--reinstall"])
-        .args(["--quiet=2", "--no-install-recommends"])
+    remake(&folder.join("lists/partial"))?;
+    let archives = folder.join("archives");
+    make(&archives.join("partial"))?;
+    let command = || {
+        let mut command = Command::new("apt-get");
+        for (option, path) in [
+            ("Dir::State::lists", folder.join("lists")),
+            ("Dir::Cache", folder.to_path_buf()),
+        ] {
+            command
+                .arg("-o")
+                .arg(format!("{option}={}", path.display()));
+        }
         // It changes nothing of the system, so it takes no lock, and needs no root.
-        .args([
-            "-o",
-            "Debug::NoLocking=true",
-            "-o",
-            "APT::Sandbox::User=root",
-        ])
-        .arg("-o")
-        .arg(format!("Dir::Cache::archives={}", folder.display()))
-        .args(packages)
-        .env("LC_ALL", "C");
-    call(&mut command)?;
-    unpack_all(folder, target)?;
+        command.args(["-o", "Debug::NoLocking=true"]);
+        command.args(OPTIONS.map(|option| format!("-o{option}")));
+        command.env("LC_ALL", "C");
+        command
+    };
+    // One source of many that cannot be reached is no reason to end.
+    if let Err(error) = call(command().args(["update", "--quiet=2"])) {
+        eprintln!("warning: {error:#}");
+    }
+    println!("> apt-get install --download-only {}", packages.join(" "));
+    call(
+        command()
+            .args(["install", "--yes", "--download-only", "--reinstall"])
+            .args(["--quiet=2", "--no-install-recommends"])
+            .args(packages),
+    )?;
+    unpack_all(&archives, target)?;
     fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))
 }
 
@@ -231,7 +244,7 @@ fn parse_depends(listed: &str) -> Vec<String> {
     packages
 }
 
-/// Runs a command; its error holds what it said.
+/// Runs a command; its error holds the first of what it said.
 fn call(command: &mut Command) -> Result<Output> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command
@@ -240,9 +253,19 @@ fn call(command: &mut Command) -> Result<Output> {
         .with_context(|| format!("cannot run {name}"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        bail!("{name} failed ({}): {}", output.status, said.trim());
+        bail!("{name} failed ({}): {}", output.status, first_error(&said));
     }
     Ok(output)
+}
+
+/// The first error among what a program said, in one line; apt has one for each of dozens of files.
+fn first_error(said: &str) -> &str {
+    let mut lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines
+        .clone()
+        .find(|line| line.starts_with("E:"))
+        .or_else(|| lines.next())
+        .unwrap_or("it says nothing")
 }
 
 fn make(folder: &Path) -> Result<()> {
@@ -283,6 +306,20 @@ mod tests {
             ["linux-image-6.1.0-56-cloud-amd64"]
         );
         assert_eq!(parse_depends(""), [""; 0]);
+    }
+
+    #[test]
+    fn an_error_is_one_line() {
+        let said = "W: old lists\nE: Failed to fetch http://x/a.deb  Could not connect\nE: Failed to fetch http://x/b.deb\n";
+        assert_eq!(
+            first_error(said),
+            "E: Failed to fetch http://x/a.deb  Could not connect"
+        );
+        assert_eq!(
+            first_error("dpkg-deb: error: no archive\n"),
+            "dpkg-deb: error: no archive"
+        );
+        assert_eq!(first_error(""), "it says nothing");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::mpsc::{self, RecvTimeoutError, Sender},
@@ -13,7 +14,10 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        prctl::set_pdeathsig,
+        signal::{Signal, kill},
+    },
     unistd::Pid,
 };
 use xtask::ebpf::program;
@@ -126,6 +130,11 @@ pub fn run(
         .args(&hardware.devices)
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
+    // Killed, this program could not stop it, and the guest would go on.
+    let follow = || Ok(set_pdeathsig(Signal::SIGKILL)?);
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed: this is a bare system call, and its error
+    // is a number.
+    unsafe { command.pre_exec(follow) };
     let mut child = command.spawn().context("cannot run QEMU")?;
     let output = child.stdout.take().context("QEMU has no output")?;
     let running = stop_after(limit, child.id());
