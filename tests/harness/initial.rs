@@ -67,7 +67,8 @@ pub(crate) fn fill(ebpf: &Ebpf, ring_slots: u32) -> io::Result<()> {
                 let shape = shape(map)?;
                 // A map of devices takes devices only; the set-up has put some in.
                 if bulk::next_key(map.fd().as_fd(), None, shape.key)?.is_none() {
-                    bulk::insert(map.fd().as_fd(), &vec![1; shape.key], &vec![1; shape.value])?;
+                    // All zeroes is a key of every map, also where it begins with a length.
+                    bulk::insert(map.fd().as_fd(), &vec![0; shape.key], &vec![1; shape.value])?;
                 }
                 continue;
             }
