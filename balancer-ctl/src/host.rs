@@ -1,9 +1,10 @@
 //! The host around the data plane: kernel settings that forwarding needs, and what will not work as it stands.
 
 mod diagnosis;
-mod ethtool;
+pub(crate) mod ethtool;
 mod namespace;
-mod peer;
+mod offload;
+pub(crate) mod peer;
 mod sysctl;
 
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use crate::netlink::{Netlink, link::Link};
 #[derive(Debug)]
 pub struct Host {
     sysctls: sysctl::Sysctls,
+    offloads: offload::Offloads,
     findings: Findings,
 }
 
@@ -26,6 +28,7 @@ impl Host {
     pub fn new(instance: Option<&str>) -> anyhow::Result<Self> {
         Ok(Self {
             sysctls: sysctl::Sysctls::open(instance)?,
+            offloads: offload::Offloads::open(instance)?,
             findings: Findings::default(),
         })
     }
@@ -40,12 +43,14 @@ impl Host {
             .set(links.iter().map(|link| link.name.as_str()))
     }
 
-    /// Looks for what will not work.
+    /// Switches offloads off that hide from the packet program what it must see, and looks for what will not work.
     ///
     /// # Errors
     /// The kernel refused to say.
     pub fn examine(&mut self, netlink: &mut Netlink, links: &[Link]) -> anyhow::Result<()> {
-        let findings = diagnosis::examine(netlink, links)?;
+        let mut findings = diagnosis::examine(netlink, links)?;
+        let stay = self.offloads.turn_off(&offload::Kernel, &findings.hiding)?;
+        findings.warnings.extend(stay.iter().map(diagnosis::hides));
         for interface in &findings.unseen {
             if !self.findings.unseen.contains(interface) {
                 tracing::info!(
@@ -81,6 +86,7 @@ impl Host {
     /// # Errors
     /// A setting cannot be written.
     pub fn put_back(&mut self) -> anyhow::Result<()> {
-        self.sysctls.put_back()
+        let offloads = self.offloads.put_back(&offload::Kernel);
+        self.sysctls.put_back().and(offloads)
     }
 }

@@ -298,6 +298,9 @@ pub struct Dataplane {
     pub max_connections: u64,
     /// Packets that left early, by reason; all reasons are there.
     pub discards: BTreeMap<String, u64>,
+    /// Frames that the kernel lost after the packet program had redirected them, since the daemon runs.
+    #[serde(default)]
+    pub redirect_failures: u64,
 }
 
 /// An interface in the status.

@@ -64,7 +64,9 @@ pub fn forward<H: Family>(
     }
     frame.ip.count_hop();
     frame.ethernet.address(egress.macs);
-    if egress.ifindex == u32::from(interface.index) && interface.flags & interface_flags::REDIRECTS == 0 {
+    if egress.ifindex == u32::from(interface.index)
+        && interface.flags & interface_flags::REDIRECTS == 0
+    {
         return Ok(Verdict::Transmit);
     }
     match DEVICES.redirect(egress.ifindex, 0) {

@@ -15,7 +15,7 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use xtask::lab::Process;
+use xtask::lab::{Namespace, Process};
 
 use crate::topology::{Topology, run};
 
@@ -63,6 +63,15 @@ impl Daemon {
     /// The files cannot be written.
     #[must_use]
     pub fn prepare(topology: &Topology, config: &str) -> Self {
+        Self::prepare_in(&topology.balancer, config)
+    }
+
+    /// As [`Daemon::prepare`], in a namespace of another network.
+    ///
+    /// # Panics
+    /// The files cannot be written.
+    #[must_use]
+    pub fn prepare_in(balancer: &Namespace, config: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -71,7 +80,7 @@ impl Daemon {
             instance: format!("tests-{}-{number}", std::process::id()),
             config: folder.path().join("balancer.toml"),
             log: folder.path().join("log"),
-            balancer: topology.balancer.path(),
+            balancer: balancer.path(),
             folder,
         };
         daemon.write(config);

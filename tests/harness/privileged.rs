@@ -7,14 +7,16 @@ use std::io::Write;
 #[must_use]
 pub fn skipped() -> bool {
     if std::env::var("BALANCER_SKIP_PRIVILEGED").is_ok_and(|value| value == "1") {
-        let thread = std::thread::current();
-        let name = thread.name().unwrap_or("a test");
-        // A closed standard output is no reason to fail.
-        let _ = writeln!(
-            std::io::stdout(),
-            "SKIPPED {name}: BALANCER_SKIP_PRIVILEGED is set"
-        );
+        skip("BALANCER_SKIP_PRIVILEGED is set");
         return true;
     }
     false
+}
+
+/// Says in that line that the running test is skipped, and why; the test then returns.
+pub fn skip(reason: &str) {
+    let thread = std::thread::current();
+    let name = thread.name().unwrap_or("a test");
+    // A closed standard output is no reason to fail.
+    let _ = writeln!(std::io::stdout(), "SKIPPED {name}: {reason}");
 }

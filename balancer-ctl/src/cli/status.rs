@@ -107,6 +107,14 @@ fn rendered(status: &Status) -> String {
     );
     section(&mut rows, "services", lines(&services(status)));
     section(&mut rows, "discards", lines(&discards(status)));
+    let lost = status.dataplane.redirect_failures;
+    let lost = (lost > 0).then(|| {
+        format!(
+            "{} that the packet program had redirected",
+            counted(lost, "frame")
+        )
+    });
+    section(&mut rows, "lost", lost);
     table(&[Align::Left, Align::Left], &rows)
 }
 

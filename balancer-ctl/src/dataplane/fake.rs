@@ -31,6 +31,8 @@ pub struct State {
     pub snapshots: usize,
     /// Discards to show.
     pub discards: Vec<(Discard, u64)>,
+    /// Failed redirects to show.
+    pub redirect_failures: u64,
     /// Warnings to show.
     pub warnings: Vec<String>,
     /// Most services; one more is refused.
@@ -195,6 +197,7 @@ impl Dataplane for FakeDataplane {
                 .iter()
                 .map(|reason| (*reason, count(*reason)))
                 .collect(),
+            redirect_failures: state.redirect_failures,
             warnings: state.warnings.clone(),
         })
     }

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     net::{IpAddr, SocketAddr},
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::AsFd,
     slice,
     sync::Arc,
     time::{Duration, Instant},
@@ -26,14 +26,21 @@ use super::{
     maps::Maps,
     packet_log,
     pins::Pins,
+    placement::{self, Fallback, NativeTry, Place, Placed},
+    redirects::Redirects,
     settings::SettingsRow,
     watch::Watch,
     ways::{End, Ways},
 };
 use crate::{
     host::Host,
-    model::{DataplaneSettings, ServiceKey},
-    netlink::{Netlink, keeper::Keeper, link::Link},
+    model::{DataplaneSettings, Mode, ServiceKey},
+    netlink::{
+        Netlink,
+        keeper::Keeper,
+        layers,
+        link::{self, Link},
+    },
     plan::{
         self, Full,
         tables::{Change, Tables},
@@ -76,6 +83,8 @@ pub struct KernelDataplane {
     pub(super) tables: Option<Tables>,
     pub(super) configured: DataplaneSettings,
     pub(super) attached: Vec<Attached>,
+    /// Why the program runs generically on all of them though the mode does not ask for it.
+    pub(super) fallback: Fallback,
     /// Why configured interfaces do not carry the program: a sentence each.
     pub(super) problems: Vec<String>,
     /// Interfaces have changed and were not followed yet.
@@ -94,6 +103,8 @@ pub struct KernelDataplane {
     watch: Watch,
     pub(super) host: Host,
     host_due: Instant,
+    /// None where the kernel does not tell of failed redirects.
+    pub(super) redirects: Option<Redirects>,
     /// What was noticed at the start.
     pub(super) notes: Vec<String>,
     _packet_log: Option<packet_log::Reader>,
@@ -169,8 +180,9 @@ impl KernelDataplane {
         if settings.interfaces != self.configured.interfaces
             || settings.mode != self.configured.mode
             || !self.all_attached()?
+            || self.native_is_due()?
         {
-            self.attach(settings)?;
+            self.attach(settings, NativeTry::Yes)?;
         } else {
             // Whoever loads the file again may have mended what was found.
             self.examine_host()?;
@@ -194,26 +206,53 @@ impl KernelDataplane {
         Ok(self.problems.is_empty())
     }
 
+    /// Whether the program runs generically for a reason that is gone.
+    fn native_is_due(&mut self) -> anyhow::Result<bool> {
+        let all = link::list(&mut self.netlink)?;
+        let links: Vec<_> = self.attached.iter().map(|a| a.link.clone()).collect();
+        let mode = self.configured.mode;
+        placement::native_is_due(&mut self.netlink, mode, &links, &all, &self.fallback)
+    }
+
     /// Brings the program to the interfaces of `settings` and off all others; after an error all is as it was.
-    fn attach(&mut self, settings: &DataplaneSettings) -> anyhow::Result<()> {
+    fn attach(&mut self, settings: &DataplaneSettings, native: NativeTry) -> anyhow::Result<()> {
         let pinned = self.pins.links()?;
-        let links = attach::resolve(&mut self.netlink, &settings.interfaces, &pinned)?;
+        let all = link::list(&mut self.netlink)?;
+        let links = attach::resolve(&settings.interfaces, &all, &pinned)?;
         let before = self.ways.interfaces();
-        let attached = self.place(&links, |program, pins| {
-            attach::attach(program, &links, settings.mode, pins, pinned)
+        let fallback = self.fallback.clone();
+        let placed = self.place(&links, &all, settings.mode, |place| {
+            placement::attach(place, pinned, &fallback, native)
         });
-        match attached {
-            Ok(attached) => self.attached = attached,
+        let placed = match placed {
+            Ok(placed) => placed,
             Err(error) => {
                 if let Err(error) = self.bring_back(before, &links) {
                     tracing::error!("what ran before is not wholly back: {error:#}");
                 }
                 return Err(error);
             }
-        }
-        self.problems.clear();
-        self.forget_others(before, &links)?;
+        };
+        self.take(placed);
+        self.forget_others(before, &links, &all)?;
         self.examine_host()
+    }
+
+    /// Goes on with what the program runs on now.
+    fn take(&mut self, placed: Placed) {
+        let Placed {
+            attached,
+            fallback,
+            problems,
+        } = placed;
+        let news = problems.iter().filter(|one| !self.problems.contains(one));
+        let news = news.chain(&fallback.reason);
+        for sentence in news.filter(|one| self.fallback.reason.as_ref() != Some(one)) {
+            tracing::warn!("{sentence}");
+        }
+        self.attached = attached;
+        self.fallback = fallback;
+        self.problems = problems;
     }
 
     /// Looks for what will not work on the interfaces that carry the program.
@@ -228,7 +267,9 @@ impl KernelDataplane {
     fn place<T>(
         &mut self,
         links: &[Link],
-        attach: impl FnOnce(BorrowedFd<'_>, &Pins) -> anyhow::Result<T>,
+        all: &[Link],
+        mode: Mode,
+        attach: impl FnOnce(&mut Place<'_>) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
         let names = self.attached.iter().map(|attached| &attached.link);
         let names: Vec<_> = names.chain(links).cloned().collect();
@@ -237,17 +278,29 @@ impl KernelDataplane {
         // Frames are told apart by the interface's address, so that stands before the program runs there; and
         // interfaces that go stay known until the program is off them.
         self.ways
-            .add(ends(links))
+            .add(ends(links, all))
             .context("cannot write the interfaces")?;
         let program = load::program(&self.ebpf, "balancer")?;
         let program = program.fd().context("the packet program is not loaded")?;
-        attach(program.as_fd(), &self.pins)
+        attach(&mut Place {
+            netlink: &mut self.netlink,
+            program: program.as_fd(),
+            pins: &self.pins,
+            mode,
+            links,
+            all,
+        })
     }
 
     /// Nothing but these interfaces is known any more.
-    fn forget_others(&mut self, before: BTreeMap<u32, End>, links: &[Link]) -> anyhow::Result<()> {
+    fn forget_others(
+        &mut self,
+        before: BTreeMap<u32, End>,
+        links: &[Link],
+        all: &[Link],
+    ) -> anyhow::Result<()> {
         self.ways
-            .configure(ends(links))
+            .configure(ends(links, all))
             .context("cannot write the interfaces")?;
         let gone = before
             .into_keys()
@@ -278,10 +331,12 @@ impl KernelDataplane {
 
     /// One part's failure does not keep the others from their turn; the first is told.
     fn tend(&mut self) -> anyhow::Result<()> {
+        let redirects = self.redirects.as_mut();
+        let redirects = redirects.map_or(Ok(()), |redirects| redirects.read(now()));
         let links = self.tend_links();
         let neighbours = self.tend_ways();
         let expiry = self.expire();
-        links.and(neighbours).and(expiry)
+        links.and(neighbours).and(expiry).and(redirects)
     }
 
     fn tend_links(&mut self) -> anyhow::Result<()> {
@@ -409,32 +464,36 @@ impl KernelDataplane {
     /// tried again at the next call.
     fn follow_links(&mut self) -> anyhow::Result<()> {
         let pinned = self.pins.links()?;
-        let (links, mut problems) =
-            attach::resolve_some(&mut self.netlink, &self.configured.interfaces, &pinned)?;
+        let all = link::list(&mut self.netlink)?;
+        let (links, unfit) = attach::resolve_some(&self.configured.interfaces, &all, &pinned);
         let identity = |link: &Link| (link.index, link.mac);
+        let before = self.ways.interfaces();
         let mut followed = links
             .iter()
             .map(identity)
-            .eq(self.attached.iter().map(|a| identity(&a.link)));
+            .eq(self.attached.iter().map(|a| identity(&a.link)))
+            && before == ends(&links, &all);
         for attached in &self.attached {
             followed &= attached.stands()?;
         }
-        if !followed {
-            let before = self.ways.interfaces();
-            let mode = self.configured.mode;
-            let (attached, refused) = self.place(&links, |program, pins| {
-                attach::attach_some(program, &links, mode, pins, pinned)
-            })?;
-            self.attached = attached;
-            problems.extend(refused);
-            self.forget_others(before, &links)?;
-        }
-        for problem in &problems {
-            if !self.problems.contains(problem) {
-                tracing::warn!("{problem}");
+        if followed {
+            let problems = unfit;
+            for problem in &problems {
+                if !self.problems.contains(problem) {
+                    tracing::warn!("{problem}");
+                }
             }
+            self.problems = problems;
+        } else {
+            let mode = self.configured.mode;
+            let fallback = self.fallback.clone();
+            let mut placed = self.place(&links, &all, mode, |place| {
+                placement::follow(place, pinned, &fallback)
+            })?;
+            placed.problems.splice(0..0, unfit);
+            self.take(placed);
+            self.forget_others(before, &links, &all)?;
         }
-        self.problems = problems;
         if self.links_changed || !followed {
             self.examine_host()?;
         }
@@ -442,13 +501,20 @@ impl KernelDataplane {
     }
 }
 
-fn ends(links: &[Link]) -> BTreeMap<u32, End> {
-    let end = |link: &Link| End {
-        mac: link.mac.unwrap_or_default(),
-        index: link.index,
-        redirects: link.kind.as_deref() == Some("veth"),
-    };
-    links.iter().map(|link| (link.index, end(link))).collect()
+/// The interfaces as the program is to know them. A bond runs it on its slaves.
+fn ends(links: &[Link], all: &[Link]) -> BTreeMap<u32, End> {
+    let mut ends = BTreeMap::new();
+    for link in links {
+        for receiver in layers::slaves(link, all).chain([link]) {
+            let end = End {
+                mac: link.mac.unwrap_or_default(),
+                index: link.index,
+                redirects: receiver.kind.as_deref() == Some("veth"),
+            };
+            ends.insert(receiver.index, end);
+        }
+    }
+    ends
 }
 
 /// The address of a real server that a change brings.
@@ -477,7 +543,8 @@ fn open(options: OpenOptions) -> anyhow::Result<KernelDataplane> {
     load::check_prerequisites()?;
     let mut netlink = Netlink::open()?;
     // Before anything is changed.
-    attach::resolve(&mut netlink, &options.settings.interfaces, &pins.links()?)?;
+    let all = link::list(&mut netlink)?;
+    attach::resolve(&options.settings.interfaces, &all, &pins.links()?)?;
     let ran_before = !pins.is_empty()?;
     let instance = options.instance.clone();
     build(options, pins.clone(), netlink).inspect_err(|_| {
@@ -514,6 +581,16 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
         .context("cannot read the settings")?;
     let ways = Ways::open(maps.interfaces.try_clone().context(clone)?)
         .context("cannot read the interfaces")?;
+    let devices = maps.devices.id().context("cannot ask for a map's id")?;
+    let redirects = match Redirects::start(&mut loaded.ebpf, devices) {
+        Ok(redirects) => Some(redirects),
+        Err(error) => {
+            notes.push(format!(
+                "frames that the kernel loses after the packet program are not counted: {error:#}"
+            ));
+            None
+        }
+    };
     let seed = random()?;
     let timeouts = tick.timeouts(&configured.timeouts);
     settings
@@ -537,6 +614,7 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
         tables: Some(tables),
         configured: configured.clone(),
         attached: Vec::new(),
+        fallback: Fallback::default(),
         problems: Vec::new(),
         links_changed: false,
         tick,
@@ -550,13 +628,14 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
         watch,
         host: Host::new(instance.as_deref())?,
         host_due: now(),
+        redirects,
         notes,
         _packet_log: packet_log,
     };
     if loaded.fresh {
         dataplane.reconcile(&services)?;
     }
-    dataplane.attach(&configured)?;
+    dataplane.attach(&configured, NativeTry::No)?;
     if loaded.fresh {
         dataplane.pins.adopt_staged()?;
     } else {

@@ -4,7 +4,9 @@
 mod apply;
 mod attach;
 mod census;
+mod choice;
 mod clock;
+mod device;
 mod expiry;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
@@ -14,8 +16,11 @@ mod load;
 mod maps;
 mod packet_log;
 mod pins;
+mod placement;
 mod reading;
+mod redirects;
 mod settings;
+mod survey;
 mod syscall;
 mod table;
 mod watch;
@@ -123,6 +128,8 @@ pub struct DataplaneStatus {
     pub max_connections: u64,
     /// Packets that left early, by reason, in the order of [`balancer_common::verdict::Discard::ALL`].
     pub discards: Vec<(balancer_common::verdict::Discard, u64)>,
+    /// Redirects that the kernel gave up since the daemon runs.
+    pub redirect_failures: u64,
     /// What will not work as it stands: a sentence each, with the mend.
     pub warnings: Vec<String>,
 }

@@ -4,6 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
     sync::Arc,
+    time::Instant,
 };
 
 use anyhow::Context;
@@ -14,6 +15,7 @@ use super::{
     ServiceSnapshot, Snapshot,
     census::{self, Census, Lister},
     kernel::KernelDataplane,
+    redirects::Redirects,
 };
 use crate::{model::ServiceKey, plan::tables::address_of};
 
@@ -154,7 +156,6 @@ impl KernelDataplane {
             match attached.describe()? {
                 Some(interface) => {
                     interfaces.push(interface);
-                    warnings.extend(attached.warning.clone());
                 }
                 None => warnings.push(format!(
                     "the interface {} does not carry the packet program any more: it is attached again when that is possible",
@@ -162,12 +163,24 @@ impl KernelDataplane {
                 )),
             }
         }
+        warnings.extend(self.fallback.reason.clone());
         warnings.extend(self.host.warnings().iter().cloned());
+        if let Some(redirects) = &mut self.redirects {
+            redirects.read(Instant::now())?;
+            let name = |index| {
+                let mut attached = self.attached.iter();
+                let known = attached.find(|attached| attached.link.index == index);
+                known.map_or_else(|| format!("interface {index}"), |a| a.link.name.clone())
+            };
+            let reasons = redirects.reasons(Instant::now(), name);
+            warnings.extend(reasons.into_iter().take(10));
+        }
         Ok(DataplaneStatus {
             interfaces,
             connections: usage.connections(&self.settings.get()),
             max_connections: u64::from(self.configured.max_connections),
             discards,
+            redirect_failures: self.redirects.as_ref().map_or(0, Redirects::total),
             warnings,
         })
     }
@@ -195,6 +208,9 @@ impl KernelDataplane {
             }
         }
         if service.is_none() {
+            if let Some(redirects) = &mut self.redirects {
+                redirects.reset();
+            }
             for index in 0..self.maps.discards.capacity() {
                 self.maps
                     .discards

@@ -158,8 +158,24 @@ pub struct MapShape {
     pub flags: u32,
 }
 
+/// The kernel's id of a map.
+pub fn map_id(map: BorrowedFd<'_>) -> io::Result<u32> {
+    map_info(map).map(|info| info.id)
+}
+
 /// Asks the kernel about a map.
 pub fn map_shape(map: BorrowedFd<'_>) -> io::Result<MapShape> {
+    let info = map_info(map)?;
+    Ok(MapShape {
+        kind: info.type_,
+        key: info.key_size,
+        value: info.value_size,
+        entries: info.max_entries,
+        flags: info.map_flags,
+    })
+}
+
+fn map_info(map: BorrowedFd<'_>) -> io::Result<aya_obj::generated::bpf_map_info> {
     // SAFETY: a struct of plain integers; all zero is valid.
     let mut info: aya_obj::generated::bpf_map_info = unsafe { std::mem::zeroed() };
     let mut attr = zeroed();
@@ -168,13 +184,7 @@ pub fn map_shape(map: BorrowedFd<'_>) -> io::Result<MapShape> {
     attr.info.info = std::ptr::from_mut(&mut info) as u64;
     // SAFETY: `info` is as long as said and outlives the call.
     unsafe { bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
-    Ok(MapShape {
-        kind: info.type_,
-        key: info.key_size,
-        value: info.value_size,
-        entries: info.max_entries,
-        flags: info.map_flags,
-    })
+    Ok(info)
 }
 
 /// Looks one key up. `Ok(false)`: it is not there.

@@ -44,6 +44,11 @@ impl<K: Pod, V: Pod> Table<K, V> {
         })
     }
 
+    /// The kernel's id of the map.
+    pub fn id(&self) -> io::Result<u32> {
+        syscall::map_id(self.fd.as_fd())
+    }
+
     /// Capacity in entries.
     pub const fn capacity(&self) -> u32 {
         self.shape.entries

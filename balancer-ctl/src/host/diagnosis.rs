@@ -1,15 +1,16 @@
 //! What will not work on this host as it stands: a sentence each, with the mend.
 
-use std::fs;
+use std::{collections::BTreeSet, fs};
 
 use anyhow::Context;
 
 use super::{
-    ethtool::{self, Question},
+    ethtool::{self, Switch},
+    offload::Setting,
     peer::{self, Peer},
 };
 use crate::netlink::{
-    Netlink,
+    Netlink, layers,
     link::{self, Link},
 };
 
@@ -18,6 +19,8 @@ use crate::netlink::{
 pub struct Findings {
     /// What will not work: a sentence each.
     pub warnings: Vec<String>,
+    /// Offloads that hide something from the packet program where they are on.
+    pub hiding: BTreeSet<Setting>,
     /// Interfaces whose other end cannot be seen from here.
     pub unseen: Vec<String>,
 }
@@ -38,24 +41,130 @@ pub fn examine(netlink: &mut Netlink, links: &[Link]) -> anyhow::Result<Findings
     let mut unseen = Vec::new();
     for link in &links {
         warnings.extend(lro(link)?);
-        if link.kind.as_deref() == Some("veth") {
-            match peer::find(netlink, link, &all)
-                .with_context(|| format!("cannot examine the other end of {}", link.name))?
+        // What is sent to a bridge's veth ports reaches the program, too.
+        let below = layers::below(link, &all).into_iter();
+        for cable in below.chain([link]).filter(is_veth) {
+            match peer::find(netlink, cable, &all)
+                .with_context(|| format!("cannot examine the other end of {}", cable.name))?
             {
-                Some(peer) => warnings.extend(other_end(link, &peer)),
-                None => unseen.push(link.name.clone()),
+                Some(peer) => {
+                    warnings.extend(other_end(cable, &peer, takes_redirected(cable, link)))
+                }
+                None => unseen.push(cable.name.clone()),
             }
+            if let Some(vlan) = layers::vlans(link, &all).next()
+                && let Some(peer) = peer::find(netlink, cable, &all)?
+                && peer.tx_vlan
+            {
+                warnings.push(untagged_by_peer(cable, &peer, vlan));
+            }
+        }
+        if is_merged(link) {
+            let configured = |vlan: &Link| links.iter().any(|other| other.index == vlan.index);
+            let vlans = layers::vlans(link, &all).filter(|vlan| !configured(vlan));
+            warnings.extend(vlans.map(|vlan| untagged(link, vlan)));
         }
         warnings.extend(paths(&link.name));
     }
     warnings.extend(mtus(&links));
-    Ok(Findings { warnings, unseen })
+    Ok(Findings {
+        warnings,
+        hiding: hiding(&links, &all),
+        unseen,
+    })
+}
+
+fn is_veth(link: &&Link) -> bool {
+    link.kind.as_deref() == Some("veth")
+}
+
+/// Whether frames are redirected to `cable`, which is `link` or lies below it: natively, and then only to an interface itself or
+/// through a bond.
+fn takes_redirected(cable: &Link, link: &Link) -> bool {
+    let is_native = link.xdp.is_none_or(|xdp| xdp.native);
+    is_native && (cable.index == link.index || link.kind.as_deref() == Some("bond"))
+}
+
+/// Whether the kernel takes VLAN tags out of frames before they reach the generic hook of `link`: those that another interface
+/// has received.
+fn is_merged(link: &Link) -> bool {
+    let is_native = link.xdp.is_some_and(|xdp| xdp.native);
+    !is_native && matches!(link.kind.as_deref(), Some("bridge" | "bond" | "team"))
+}
+
+/// The offloads that hide something from the program on `links`.
+///
+/// The kernel does not merge packets (GRO) on an interface that runs a generic program, but it does on those below it; what
+/// is merged is too large to be forwarded. A tag that the hardware has taken out of a frame is not in the frame that the
+/// program sees, so that it takes another VLAN's frames for its own.
+fn hiding(links: &[Link], all: &[Link]) -> BTreeSet<Setting> {
+    let mut hiding = BTreeSet::new();
+    for link in links {
+        let below = layers::below(link, all);
+        let lowest = |link: &&&Link| layers::below(link, all).is_empty();
+        if link.xdp.is_some_and(|xdp| !xdp.native) {
+            let merging = below
+                .iter()
+                .filter(lowest)
+                .filter(|lower| lower.xdp.is_none());
+            hiding.extend(merging.map(|lower| (lower.name.clone(), Switch::Gro)));
+        }
+        if layers::vlans(link, all).next().is_some() && !is_merged(link) {
+            let receivers = if link.kind.as_deref() == Some("bond") {
+                below
+            } else {
+                vec![link]
+            };
+            hiding.extend(
+                receivers
+                    .iter()
+                    .map(|link| (link.name.clone(), Switch::RxVlan)),
+            );
+        }
+    }
+    hiding
+}
+
+/// What comes of an offload that cannot be switched off.
+pub fn hides((interface, switch): &Setting) -> String {
+    let what = match switch {
+        Switch::Gro => {
+            "merges received packets (GRO), and what is merged is too large to be forwarded"
+        }
+        Switch::RxVlan => {
+            "takes VLAN tags out of frames, so that the packet program takes another VLAN's frames for its own"
+        }
+        Switch::Lro | Switch::TxChecksum | Switch::TxVlan => "hides something of its frames",
+    };
+    let name = switch.name();
+    format!(
+        "{interface} {what}, and it cannot be switched off here: ethtool -K {interface} {name} off"
+    )
+}
+
+/// A veth hands a tag on beside the frame, as the sender has left it.
+fn untagged_by_peer(link: &Link, peer: &Peer, vlan: &Link) -> String {
+    format!(
+        "{}, the other end of {}, leaves VLAN tags beside its frames, so that the packet program takes those of {} for untagged ones: {}",
+        peer.name,
+        link.name,
+        vlan.name,
+        peer.ethtool("txvlan off")
+    )
+}
+
+/// The kernel takes tags out before a bridge's generic hook.
+fn untagged(link: &Link, vlan: &Link) -> String {
+    format!(
+        "frames of {} look untagged to the packet program on {}, so that connections of its clients are answered by no interface of the          data plane: add {} to the interfaces",
+        vlan.name, link.name, vlan.name
+    )
 }
 
 /// Receive merging in hardware.
 fn lro(link: &Link) -> anyhow::Result<Option<String>> {
     let name = &link.name;
-    let on = ethtool::ask(name, Question::Lro)
+    let on = ethtool::ask(name, Switch::Lro)
         .with_context(|| format!("cannot ask {name} for its offloads"))?;
     Ok((on == Some(true)).then(|| {
         format!("{name} merges received packets in hardware (LRO), and what is merged cannot be forwarded: ethtool -K {name} lro off")
@@ -63,7 +172,7 @@ fn lro(link: &Link) -> anyhow::Result<Option<String>> {
 }
 
 /// What a veth's other end does that the program cannot handle.
-fn other_end(link: &Link, peer: &Peer) -> Vec<String> {
+fn other_end(link: &Link, peer: &Peer, takes_redirected: bool) -> Vec<String> {
     let (name, peer_name) = (&link.name, &peer.name);
     let mut warnings = Vec::new();
     if peer.tx_checksum {
@@ -73,7 +182,7 @@ fn other_end(link: &Link, peer: &Peer) -> Vec<String> {
             peer.ethtool("tx off")
         ));
     }
-    if !peer.polls {
+    if !peer.polls && takes_redirected {
         warnings.push(format!(
             "{peer_name}, the other end of {name}, does not poll, so frames that are redirected to it are lost: {}",
             peer.ethtool("gro on")
@@ -129,19 +238,66 @@ fn mtus(links: &[Link]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::link::Xdp;
 
     fn link(name: &str, mtu: u32) -> Link {
         Link {
-            index: 1,
             name: name.into(),
-            mac: None,
             mtu,
-            running: true,
-            kind: None,
-            peer: None,
-            peer_namespace: None,
-            xdp: None,
+            ..Link::default()
         }
+    }
+
+    fn with(name: &str, index: u32, kind: &str, native: Option<bool>) -> Link {
+        Link {
+            index,
+            kind: (!kind.is_empty()).then(|| kind.into()),
+            xdp: native.map(|native| Xdp { program: 1, native }),
+            ..link(name, 1500)
+        }
+    }
+
+    #[test]
+    fn merging_below_a_generic_hook_and_tags_beside_the_frame_are_to_be_switched_off() {
+        let port = |link: Link, master| Link {
+            master: Some(master),
+            ..link
+        };
+        let vlan = |name, index, on, native| Link {
+            peer: Some(on),
+            ..with(name, index, "vlan", native)
+        };
+        let judge = |configured: &[usize], all: &[Link]| {
+            let links: Vec<_> = configured.iter().map(|index| all[*index].clone()).collect();
+            let hiding = hiding(&links, all).into_iter();
+            hiding
+                .map(|(name, switch)| format!("{name} {}", switch.name()))
+                .collect::<Vec<_>>()
+        };
+        let bridge = [
+            with("eth0", 1, "", Some(false)),
+            with("br0", 2, "bridge", Some(false)),
+            port(with("tap1", 3, "tun", None), 2),
+            port(with("eth1", 4, "", None), 2),
+        ];
+        assert_eq!(judge(&[0, 1], &bridge), ["eth1 gro", "tap1 gro"]);
+        let bond = |native| {
+            [
+                with("bond0", 1, "bond", Some(native)),
+                port(with("eth0", 2, "", native.then_some(true)), 1),
+                vlan("bond0.7", 3, 1, None),
+            ]
+        };
+        assert_eq!(judge(&[0], &bond(true)), ["eth0 rxvlan"]);
+        assert_eq!(judge(&[0], &bond(false)), ["eth0 gro"]);
+        let upper = [
+            with("eth0", 1, "", None),
+            vlan("eth0.10", 2, 1, Some(false)),
+        ];
+        assert_eq!(judge(&[1], &upper), ["eth0 gro"]);
+        let lower = [with("eth0", 1, "", Some(true)), vlan("eth0.10", 2, 1, None)];
+        assert_eq!(judge(&[0], &lower), ["eth0 rxvlan"]);
+        assert_eq!(judge(&[0], &lower[..1]), [""; 0]);
     }
 
     #[test]

@@ -4,15 +4,56 @@ use std::{io, os::fd::AsRawFd};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
-/// A question to ask.
-#[derive(Clone, Copy, Debug)]
-pub enum Question {
-    /// Is receive merging in hardware (LRO) on?
+/// A switch of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Switch {
+    /// Receive merging in hardware (LRO).
     Lro,
-    /// Is receive merging in software (GRO) on?
+    /// Receive merging in software (GRO).
     Gro,
-    /// Is checksumming left to the hardware when sending?
+    /// Checksumming by the hardware when sending.
     TxChecksum,
+    /// Taking VLAN tags out of received frames, so that they stand beside the frame.
+    RxVlan,
+    /// Adding VLAN tags in hardware when sending, so that they stand beside the frame until then.
+    TxVlan,
+}
+
+impl Switch {
+    /// Its name on the command line of `ethtool -K`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Lro => "lro",
+            Self::Gro => "gro",
+            Self::TxChecksum => "tx",
+            Self::RxVlan => "rxvlan",
+            Self::TxVlan => "txvlan",
+        }
+    }
+
+    /// The switch of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        let all = [
+            Self::Lro,
+            Self::Gro,
+            Self::TxChecksum,
+            Self::RxVlan,
+            Self::TxVlan,
+        ];
+        all.into_iter().find(|switch| switch.name() == name)
+    }
+
+    /// The command that reads it, the one that writes it, and its bits in the value.
+    const fn commands(self) -> (u32, u32, u32) {
+        const FLAGS: (u32, u32) = (0x25, 0x26);
+        match self {
+            Self::Lro => (FLAGS.0, FLAGS.1, 1 << 15),
+            Self::RxVlan => (FLAGS.0, FLAGS.1, 1 << 8),
+            Self::TxVlan => (FLAGS.0, FLAGS.1, 1 << 7),
+            Self::Gro => (0x2b, 0x2c, u32::MAX),
+            Self::TxChecksum => (0x16, 0x17, u32::MAX),
+        }
+    }
 }
 
 /// `struct ethtool_value`.
@@ -22,27 +63,91 @@ struct Value {
     data: u32,
 }
 
+/// `struct ethtool_drvinfo`.
+#[repr(C)]
+struct Driver {
+    command: u32,
+    name: [u8; 32],
+    rest: [u8; 160],
+}
+
 /// Asks about an interface in the network namespace of the calling thread. `Ok(None)`: its driver does not say.
 ///
 /// # Errors
 /// There is no such interface, or the kernel refused.
-pub fn ask(interface: &str, question: Question) -> io::Result<Option<bool>> {
-    const ETHTOOL_GTXCSUM: u32 = 0x16;
-    const ETHTOOL_GFLAGS: u32 = 0x25;
-    const ETHTOOL_GGRO: u32 = 0x2b;
-    const ETH_FLAG_LRO: u32 = 1 << 15;
-    let (command, mask) = match question {
-        Question::Lro => (ETHTOOL_GFLAGS, ETH_FLAG_LRO),
-        Question::Gro => (ETHTOOL_GGRO, u32::MAX),
-        Question::TxChecksum => (ETHTOOL_GTXCSUM, u32::MAX),
+pub fn ask(interface: &str, switch: Switch) -> io::Result<Option<bool>> {
+    let (command, _, mask) = switch.commands();
+    let mut value = Value { command, data: 0 };
+    // SAFETY: the commands that read switches take a `struct ethtool_value`.
+    match unsafe { call(interface, std::ptr::from_mut(&mut value).cast()) } {
+        Ok(()) => Ok(Some(value.data & mask != 0)),
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Turns a switch of an interface in the network namespace of the calling thread.
+///
+/// # Errors
+/// There is no such interface, or its driver refuses, or silently leaves the switch as it is.
+pub fn set(interface: &str, switch: Switch, on: bool) -> io::Result<()> {
+    let (read, write, mask) = switch.commands();
+    let mut value = Value {
+        command: read,
+        data: 0,
     };
+    // SAFETY: as above.
+    unsafe { call(interface, std::ptr::from_mut(&mut value).cast()) }?;
+    let bits = if mask == u32::MAX { 1 } else { mask };
+    let data = if on {
+        value.data | bits
+    } else {
+        value.data & !mask
+    };
+    let mut value = Value {
+        command: write,
+        data,
+    };
+    // SAFETY: the commands that write switches take a `struct ethtool_value`.
+    unsafe { call(interface, std::ptr::from_mut(&mut value).cast()) }?;
+    if ask(interface, switch)? == Some(on) {
+        return Ok(());
+    }
+    Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP))
+}
+
+/// The name of an interface's driver; empty where it has none.
+///
+/// # Errors
+/// There is no such interface, or the kernel refused.
+pub fn driver(interface: &str) -> io::Result<String> {
+    const ETHTOOL_GDRVINFO: u32 = 3;
+    let mut driver = Driver {
+        command: ETHTOOL_GDRVINFO,
+        name: [0; 32],
+        rest: [0; 160],
+    };
+    // SAFETY: this command takes a `struct ethtool_drvinfo`.
+    match unsafe { call(interface, std::ptr::from_mut(&mut driver).cast()) } {
+        Ok(()) => {}
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+        Err(error) => return Err(error),
+    }
+    let name = driver.name.split(|byte| *byte == 0).next();
+    Ok(String::from_utf8_lossy(name.unwrap_or_default()).into_owned())
+}
+
+/// Makes the ioctl.
+///
+/// # Safety
+/// `command` points to a struct as the command at its start wants it.
+unsafe fn call(interface: &str, command: *mut libc::c_char) -> io::Result<()> {
     let socket = socket(
         AddressFamily::Inet,
         SockType::Datagram,
         SockFlag::SOCK_CLOEXEC,
         None,
     )?;
-    let mut value = Value { command, data: 0 };
     // SAFETY: a struct of plain integers and pointers; all zero is valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     if interface.len() >= request.ifr_name.len() {
@@ -51,16 +156,13 @@ pub fn ask(interface: &str, question: Question) -> io::Result<Option<bool>> {
     for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
         *to = from.cast_signed();
     }
-    request.ifr_ifru.ifru_data = std::ptr::from_mut(&mut value).cast();
-    // SAFETY: `request` names an interface and points to a value as the command wants it; both outlive the call.
+    request.ifr_ifru.ifru_data = command;
+    // SAFETY: `request` names an interface and points to what the caller answers for; both outlive the call.
     let result =
         unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) };
     if result == 0 {
-        return Ok(Some(value.data & mask != 0));
-    }
-    let error = io::Error::last_os_error();
-    match error.raw_os_error() {
-        Some(libc::EOPNOTSUPP) => Ok(None),
-        _ => Err(error),
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
     }
 }

@@ -12,7 +12,7 @@ use netlink_packet_route::{
 };
 use nix::sched::{CloneFlags, setns};
 
-use super::ethtool::{self, Question};
+use super::ethtool::{self, Switch};
 use crate::netlink::{
     Netlink,
     link::{self, Link},
@@ -30,6 +30,8 @@ pub struct Peer {
     pub namespace: Option<String>,
     /// It leaves checksums unfinished.
     pub tx_checksum: bool,
+    /// It leaves VLAN tags beside its frames.
+    pub tx_vlan: bool,
     /// It takes redirected frames.
     pub polls: bool,
 }
@@ -89,8 +91,9 @@ fn describe(peer: &Link, namespace: Option<String>) -> io::Result<Peer> {
     Ok(Peer {
         name: peer.name.clone(),
         namespace,
-        tx_checksum: ethtool::ask(&peer.name, Question::TxChecksum)? == Some(true),
-        polls: peer.xdp.is_some() || ethtool::ask(&peer.name, Question::Gro)? != Some(false),
+        tx_checksum: ethtool::ask(&peer.name, Switch::TxChecksum)? == Some(true),
+        tx_vlan: ethtool::ask(&peer.name, Switch::TxVlan)? == Some(true),
+        polls: peer.xdp.is_some() || ethtool::ask(&peer.name, Switch::Gro)? != Some(false),
     })
 }
 

@@ -197,7 +197,7 @@ impl Sysctls {
     }
 }
 
-fn print(found: &BTreeMap<String, String>, boot: &str, namespace: &Namespace) -> String {
+pub(super) fn print(found: &BTreeMap<String, String>, boot: &str, namespace: &Namespace) -> String {
     let mut text = format!("boot {boot}\nnamespace {namespace}\n");
     for (path, value) in found {
         text.push_str(&format!("{path} = {value}\n"));
@@ -206,7 +206,7 @@ fn print(found: &BTreeMap<String, String>, boot: &str, namespace: &Namespace) ->
 }
 
 /// The namespace and the values in a note; none when it is of another boot.
-fn parse(text: &str, boot: &str) -> Option<(String, BTreeMap<String, String>)> {
+pub(super) fn parse(text: &str, boot: &str) -> Option<(String, BTreeMap<String, String>)> {
     let mut lines = text.lines();
     if lines.next()?.strip_prefix("boot ")? != boot {
         return None;

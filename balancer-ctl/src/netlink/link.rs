@@ -3,13 +3,13 @@
 use anyhow::Context;
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached},
+    link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached},
 };
 
 use super::Netlink;
 
 /// An interface as the kernel describes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
     /// Its index.
     pub index: u32,
@@ -23,9 +23,13 @@ pub struct Link {
     pub running: bool,
     /// Its driver's kind (`veth`, `vlan`, …); none for hardware.
     pub kind: Option<String>,
-    /// Index of the other end of a veth pair, in its namespace.
+    /// Whether it is the loopback interface.
+    pub is_loopback: bool,
+    /// Index of the interface that it is a port of: a bridge, a bond, a VRF.
+    pub master: Option<u32>,
+    /// Index of the other end of a veth pair, or of the interface that a VLAN device or a macvlan lies on, in its namespace.
     pub peer: Option<u32>,
-    /// The other end's namespace, when that is another one, by this namespace's number for it.
+    /// That namespace, when it is another one, by this namespace's number for it.
     pub peer_namespace: Option<i32>,
     /// The XDP program on it.
     pub xdp: Option<Xdp>,
@@ -61,20 +65,16 @@ pub fn list(netlink: &mut Netlink) -> anyhow::Result<Vec<Link>> {
 pub(super) fn parse(message: &LinkMessage) -> Option<Link> {
     let mut link = Link {
         index: message.header.index,
-        name: String::new(),
-        mac: None,
-        mtu: 0,
         running: message.header.flags.contains(LinkFlags::LowerUp),
-        kind: None,
-        peer: None,
-        peer_namespace: None,
-        xdp: None,
+        is_loopback: message.header.link_layer_type == LinkLayerType::Loopback,
+        ..Link::default()
     };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().ok(),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::Controller(master) => link.master = Some(*master).filter(|i| *i != 0),
             LinkAttribute::Link(peer) => link.peer = Some(*peer),
             LinkAttribute::LinkNetNsId(id) => link.peer_namespace = Some(*id),
             LinkAttribute::LinkInfo(infos) => {

@@ -106,7 +106,11 @@ impl Seen {
 
 /// Whether packets may go on as before.
 fn same_way(a: &Link, b: &Link) -> bool {
-    a.mac == b.mac && a.mtu == b.mtu && a.running == b.running && a.name == b.name
+    a.mac == b.mac
+        && a.mtu == b.mtu
+        && a.running == b.running
+        && a.name == b.name
+        && a.master == b.master
 }
 
 /// A socket that hears of changes.
@@ -245,8 +249,8 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_news_when_its_mac_mtu_or_carrier_changes() {
-        let link = |mac: u8, mtu, flags| {
+    fn a_link_is_news_when_its_mac_mtu_carrier_or_master_changes() {
+        let of = |mac: u8, mtu, flags, master| {
             let mut message = LinkMessage::default();
             message.header.index = 3;
             message.header.flags = flags;
@@ -254,9 +258,11 @@ mod tests {
                 LinkAttribute::IfName("eth0".into()),
                 LinkAttribute::Address(vec![2, 0, 0, 0, 0, mac]),
                 LinkAttribute::Mtu(mtu),
+                LinkAttribute::Controller(master),
             ];
             message
         };
+        let link = |mac, mtu, flags| of(mac, mtu, flags, 0);
         let up = LinkFlags::Up | LinkFlags::LowerUp;
         let mut seen = Seen::default();
         for (message, news) in [
@@ -265,6 +271,9 @@ mod tests {
             (link(1, 1500, up | LinkFlags::Promisc), News::default()),
             (link(2, 1500, up), News::LINK),
             (link(2, 1400, up), News::LINK),
+            (link(2, 1400, LinkFlags::Up), News::LINK),
+            (of(2, 1400, LinkFlags::Up, 7), News::LINK),
+            (of(2, 1400, LinkFlags::Up, 7), News::default()),
             (link(2, 1400, LinkFlags::Up), News::LINK),
         ] {
             assert_eq!(seen.take(&RouteNetlinkMessage::NewLink(message)), news);

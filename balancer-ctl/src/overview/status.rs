@@ -109,6 +109,7 @@ pub fn status(
             connections: dataplane.connections,
             max_connections: dataplane.max_connections,
             discards,
+            redirect_failures: dataplane.redirect_failures,
         },
         services,
         config: surroundings.config.clone(),

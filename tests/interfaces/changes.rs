@@ -1,0 +1,67 @@
+//! Interfaces that come, go and change while the daemon runs.
+
+use balancer_tests::privileged;
+
+use crate::scene::{Inside, Scene, all, cable, config, generic_because, until};
+
+#[test]
+fn a_newcomer_that_only_takes_generic_moves_all_and_a_reload_without_it_brings_native_back() {
+    if privileged::skipped() {
+        return;
+    }
+    let scene = Scene::with_cable(Inside::Cable);
+    cable(&scene.balancer, "late", &scene.client, "late");
+    let daemon = scene.daemon(&["ext", "inside", "late"]);
+    until(&daemon, &all("native", &["ext", "inside", "late"]), &[]);
+    scene.serves(&daemon);
+    scene.balancer.ip("link delete dev late").unwrap();
+    let missing =
+        "the interface late does not exist: see `ip link` for the names there are".to_owned();
+    until(
+        &daemon,
+        &all("native", &["ext", "inside"]),
+        std::slice::from_ref(&missing),
+    );
+    scene.balancer.switch("late", &[]).unwrap();
+    let reason =
+        generic_because("late is a bridge, which runs the packet program in generic mode only");
+    until(
+        &daemon,
+        &all("generic", &["ext", "inside", "late"]),
+        std::slice::from_ref(&reason),
+    );
+    scene.serves(&daemon);
+    // When it goes, packets go on undisturbed: native mode waits for the operator.
+    scene.balancer.ip("link delete dev late").unwrap();
+    until(
+        &daemon,
+        &all("generic", &["ext", "inside"]),
+        &[missing, reason],
+    );
+    scene.serves(&daemon);
+    daemon.write(&config(&["ext", "inside"], ""));
+    daemon.ctl("reload");
+    until(&daemon, &all("native", &["ext", "inside"]), &[]);
+    scene.serves(&daemon);
+    daemon.detach();
+}
+
+#[test]
+fn an_interface_that_becomes_a_port_is_told_and_comes_back() {
+    if privileged::skipped() {
+        return;
+    }
+    let scene = Scene::with_cable(Inside::Cable);
+    let daemon = scene.daemon(&["ext", "inside"]);
+    until(&daemon, &all("native", &["ext", "inside"]), &[]);
+    scene.balancer.switch("br0", &["inside"]).unwrap();
+    until(
+        &daemon,
+        &all("native", &["ext"]),
+        &["inside is a port of the bridge br0: name br0".to_owned()],
+    );
+    scene.balancer.ip("link set dev inside nomaster").unwrap();
+    until(&daemon, &all("native", &["ext", "inside"]), &[]);
+    scene.serves(&daemon);
+    daemon.detach();
+}

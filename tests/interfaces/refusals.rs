@@ -1,0 +1,119 @@
+//! Interfaces that cannot carry the program are refused with what to name instead.
+
+use balancer_tests::privileged;
+
+use crate::scene::{Inside, Scene, lacks};
+
+#[test]
+fn a_port_of_a_bridge_is_refused_with_the_bridge() {
+    if privileged::skipped() {
+        return;
+    }
+    let scene = Scene::with_cable(Inside::Bridge);
+    assert_eq!(
+        scene.refused(&["ext", "port1"], ""),
+        "port1 is a port of the bridge br0: name br0"
+    );
+}
+
+#[test]
+fn a_slave_of_a_bond_is_refused_with_the_bond() {
+    if privileged::skipped() {
+        return;
+    }
+    let scene = Scene::with_cable(Inside::Cable);
+    if lacks(&scene, "bond") {
+        return;
+    }
+    scene.balancer.ip("link add name bond0 type bond").unwrap();
+    scene
+        .balancer
+        .ip("link add name s1 type veth peer name s2")
+        .unwrap();
+    scene.balancer.ip("link set dev s1 master bond0").unwrap();
+    assert_eq!(
+        scene.refused(&["ext", "s1"], ""),
+        "s1 is a slave of the bond bond0: name bond0"
+    );
+}
+
+#[test]
+fn a_port_of_a_team_is_refused_with_the_team() {
+    if privileged::skipped() {
+        return;
+    }
+    let scene = Scene::with_cable(Inside::Cable);
+    if lacks(&scene, "team") {
+        return;
+    }
+    scene.balancer.ip("link add name team0 type team").unwrap();
+    scene
+        .balancer
+        .ip("link add name s1 type veth peer name s2")
+        .unwrap();
+    scene.balancer.ip("link set dev s1 master team0").unwrap();
+    assert_eq!(
+        scene.refused(&["ext", "s1"], ""),
+        "s1 is a port of the team team0: name team0"
+    );
+}
+
+#[test]
+fn a_tunnel_without_ethernet_is_refused_with_what_works() {
+    if privileged::skipped() {
+        return;
+    }
+    let scene = Scene::with_cable(Inside::Cable);
+    scene.balancer.ip("tuntap add dev tun0 mode tun").unwrap();
+    assert_eq!(
+        scene.refused(&["ext", "tun0"], ""),
+        "the interface tun0 is not an Ethernet interface but of the kind tun, and the packet program needs Ethernet frames: name an \
+         Ethernet interface (a tunnel that carries Ethernet works: vxlan, geneve, gretap, tap)"
+    );
+}
+
+#[test]
+fn the_loopback_is_refused() {
+    if privileged::skipped() {
+        return;
+    }
+    let scene = Scene::with_cable(Inside::Cable);
+    assert_eq!(
+        scene.refused(&["ext", "lo"], ""),
+        "the interface lo is the loopback interface, which no packet of a client comes in by: name the interfaces towards clients and \
+         real servers"
+    );
+}
+
+#[test]
+fn a_member_of_a_vrf_serves() {
+    if privileged::skipped() {
+        return;
+    }
+    let scene = Scene::new(Inside::Cable);
+    if lacks(&scene, "vrf table 10") {
+        return;
+    }
+    scene
+        .balancer
+        .ip("link add name red type vrf table 10")
+        .unwrap();
+    scene.balancer.ip("link set dev red up").unwrap();
+    scene.cable_to_client("ext");
+    for member in ["ext", "inside"] {
+        scene
+            .balancer
+            .ip(&format!("link set dev {member} master red"))
+            .unwrap();
+    }
+    // IPv6 addresses go with the change of the master.
+    scene.balancer.ip("address flush dev inside").unwrap();
+    scene.balancer.address("inside", "192.168.0.1/24").unwrap();
+    scene.balancer.address("inside", "fd00:1::1/64").unwrap();
+    scene.addresses("ext", "eth0");
+    let daemon = scene.daemon(&["ext", "inside"]);
+    let interfaces = crate::scene::status(&daemon).0;
+    assert_eq!(interfaces, crate::scene::all("native", &["ext", "inside"]));
+    scene.serves(&daemon);
+    daemon.detach();
+}
