@@ -5,7 +5,7 @@ use std::time::Duration;
 use balancer_tests::privileged;
 use xtask::lab::{Namespace, wait_until};
 
-use crate::scene::{Inside, Scene, all, cable, config, lacks, status, until};
+use crate::scene::{Inside, Scene, all, cable, config, lacks, status, take_down, until};
 
 /// Makes a bond of two interfaces that are there.
 fn bond(namespace: &Namespace, mode: &str, slaves: [&str; 2]) {
@@ -96,7 +96,7 @@ fn an_active_backup_bond_serves_natively_also_after_the_loss_of_its_active_slave
     lose_the_active_slave(&scene);
     daemon.restart();
     scene.serves(&daemon);
-    daemon.detach();
+    take_down(daemon);
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn slaves_that_come_and_go_are_followed() {
     scene.balancer.ip("link set dev s3 up").unwrap();
     scene.serves(&daemon);
     until(&daemon, &all("native", &["bond0", "inside"]), &[]);
-    daemon.detach();
+    take_down(daemon);
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn a_bond_serves_generically_too() {
     assert_eq!(scene.switch_of("s1", "generic-receive-offload"), "off");
     lose_the_active_slave(&scene);
     scene.serves(&daemon);
-    daemon.detach();
+    take_down(daemon);
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn a_bond_with_lacp_serves_natively() {
     );
     scene.serves(&daemon);
     scene.downloads(&daemon);
-    daemon.detach();
+    take_down(daemon);
 }
 
 #[test]
@@ -199,5 +199,5 @@ fn a_bond_whose_mode_has_no_xdp_makes_all_generic() {
         "{reason}"
     );
     scene.serves(&daemon);
-    daemon.detach();
+    take_down(daemon);
 }

@@ -2,7 +2,7 @@
 
 use balancer_tests::privileged;
 
-use crate::scene::{Inside, Scene, all, cable, config, generic_because, until};
+use crate::scene::{Inside, Scene, all, cable, config, generic_because, take_down, until};
 
 #[test]
 fn a_newcomer_that_only_takes_generic_moves_all_and_a_reload_without_it_brings_native_back() {
@@ -11,6 +11,7 @@ fn a_newcomer_that_only_takes_generic_moves_all_and_a_reload_without_it_brings_n
     }
     let scene = Scene::with_cable(Inside::Cable);
     cable(&scene.balancer, "late", &scene.client, "late");
+    scene.client.plain_frames("late").unwrap();
     let daemon = scene.daemon(&["ext", "inside", "late"]);
     until(&daemon, &all("native", &["ext", "inside", "late"]), &[]);
     scene.serves(&daemon);
@@ -43,7 +44,7 @@ fn a_newcomer_that_only_takes_generic_moves_all_and_a_reload_without_it_brings_n
     daemon.ctl("reload");
     until(&daemon, &all("native", &["ext", "inside"]), &[]);
     scene.serves(&daemon);
-    daemon.detach();
+    take_down(daemon);
 }
 
 #[test]
@@ -63,5 +64,5 @@ fn an_interface_that_becomes_a_port_is_told_and_comes_back() {
     scene.balancer.ip("link set dev inside nomaster").unwrap();
     until(&daemon, &all("native", &["ext", "inside"]), &[]);
     scene.serves(&daemon);
-    daemon.detach();
+    take_down(daemon);
 }

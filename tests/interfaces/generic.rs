@@ -2,7 +2,7 @@
 
 use balancer_tests::{daemon::Daemon, privileged};
 
-use crate::scene::{Inside, Scene, all, cable, config, generic_because, lacks, status};
+use crate::scene::{Inside, Scene, all, cable, config, generic_because, lacks, status, take_down};
 
 /// Asserts that all is generic because of `obstacle`, that nothing else is wrong, and that traffic flows.
 fn works_generically(scene: &Scene, interfaces: &[&str], obstacle: &str) -> Daemon {
@@ -26,7 +26,7 @@ fn a_bridge_beside_a_cable_makes_both_generic() {
     // What the ports merge would be too large to be forwarded.
     let gro = || ["port1", "port2"].map(|port| scene.switch_of(port, "generic-receive-offload"));
     assert_eq!(gro(), ["off", "off"]);
-    daemon.detach();
+    take_down(daemon);
     assert_eq!(gro(), ["on", "on"]);
 }
 
@@ -38,14 +38,14 @@ fn a_bridge_is_refused_in_mode_native() {
     let scene = Scene::with_cable(Inside::Bridge);
     assert_eq!(
         scene.refused(&["ext", "br0"], "mode = \"native\""),
-        format!("{BRIDGE}; mode = \"auto\" or \"generic\" works there too")
+        format!("FILE:2:22: {BRIDGE}; mode = \"auto\" or \"generic\" works there too")
     );
     // In mode generic there is nothing to be told.
     let mut daemon = scene.prepare(&config(&["ext", "br0"], "mode = \"generic\""));
     daemon.restart();
     assert_eq!(status(&daemon), (all("generic", &["ext", "br0"]), vec![]));
     scene.serves(&daemon);
-    daemon.detach();
+    take_down(daemon);
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn a_vlan_device_makes_all_generic() {
     let obstacle = "eth0.10 is a VLAN device, which runs the packet program in generic mode only";
     let daemon = works_generically(&scene, &["eth0.10", "inside"], obstacle);
     assert_eq!(scene.switch_of("eth0", "generic-receive-offload"), "off");
-    daemon.detach();
+    take_down(daemon);
     assert_eq!(scene.switch_of("eth0", "generic-receive-offload"), "on");
 }
 
@@ -99,7 +99,7 @@ fn tags_stay_in_the_frames_of_an_interface_with_a_vlan_device_on_it() {
         (all("native", &["ext", "inside"]), vec![warning])
     );
     scene.serves(&daemon);
-    daemon.detach();
+    take_down(daemon);
     assert_eq!(stripping(), "on");
 }
 
@@ -120,7 +120,7 @@ fn a_macvlan_makes_all_generic() {
     scene.balancer.ip("link set dev mac0 up").unwrap();
     scene.addresses("mac0", "eth0");
     let obstacle = "mac0 is a macvlan, which runs the packet program in generic mode only";
-    works_generically(&scene, &["mac0", "inside"], obstacle).detach();
+    take_down(works_generically(&scene, &["mac0", "inside"], obstacle));
 }
 
 #[test]
@@ -133,5 +133,5 @@ fn two_ports_of_a_bridge_that_are_not_configured_are_left_alone_in_native_mode()
     scene.balancer.switch("br9", &["other"]).unwrap();
     let daemon = scene.daemon(&["ext", "inside"]);
     assert_eq!(scene.switch_of("other", "generic-receive-offload"), "on");
-    daemon.detach();
+    take_down(daemon);
 }

@@ -2,7 +2,7 @@
 
 use balancer_tests::privileged;
 
-use crate::scene::{Inside, Scene, all, config, generic_because, status, until};
+use crate::scene::{Inside, Scene, all, config, generic_because, status, take_down, until};
 
 #[test]
 fn two_cables_are_native_and_serve() {
@@ -14,7 +14,7 @@ fn two_cables_are_native_and_serve() {
     assert_eq!(status(&daemon), (all("native", &["ext", "inside"]), vec![]));
     scene.serves(&daemon);
     scene.downloads(&daemon);
-    daemon.detach();
+    take_down(daemon);
 }
 
 #[test]
@@ -72,5 +72,5 @@ fn one_that_takes_no_redirected_frames_makes_all_generic_until_that_is_mended() 
         )),
         "{said}"
     );
-    daemon.detach();
+    take_down(daemon);
 }

@@ -10,7 +10,7 @@ use balancer_tests::{
 use xtask::lab::wait_until;
 
 use crate::{
-    scene::{Inside, Scene},
+    scene::{Inside, Scene, take_down},
     web::get,
 };
 
@@ -75,5 +75,5 @@ fn failed_redirects_are_counted_and_told_while_they_go_on() {
     assert!(daemon.json("status")["dataplane"]["redirect_failures"].as_u64() >= Some(count));
     daemon.ctl("zero");
     assert_eq!(daemon.json("status")["dataplane"]["redirect_failures"], 0);
-    daemon.detach();
+    take_down(daemon);
 }

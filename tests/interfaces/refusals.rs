@@ -2,7 +2,7 @@
 
 use balancer_tests::privileged;
 
-use crate::scene::{Inside, Scene, lacks};
+use crate::scene::{Inside, Scene, lacks, take_down};
 
 #[test]
 fn a_port_of_a_bridge_is_refused_with_the_bridge() {
@@ -12,7 +12,7 @@ fn a_port_of_a_bridge_is_refused_with_the_bridge() {
     let scene = Scene::with_cable(Inside::Bridge);
     assert_eq!(
         scene.refused(&["ext", "port1"], ""),
-        "port1 is a port of the bridge br0: name br0"
+        "FILE:2:22: port1 is a port of the bridge br0: name br0"
     );
 }
 
@@ -33,7 +33,7 @@ fn a_slave_of_a_bond_is_refused_with_the_bond() {
     scene.balancer.ip("link set dev s1 master bond0").unwrap();
     assert_eq!(
         scene.refused(&["ext", "s1"], ""),
-        "s1 is a slave of the bond bond0: name bond0"
+        "FILE:2:22: s1 is a slave of the bond bond0: name bond0"
     );
 }
 
@@ -54,7 +54,7 @@ fn a_port_of_a_team_is_refused_with_the_team() {
     scene.balancer.ip("link set dev s1 master team0").unwrap();
     assert_eq!(
         scene.refused(&["ext", "s1"], ""),
-        "s1 is a port of the team team0: name team0"
+        "FILE:2:22: s1 is a port of the team team0: name team0"
     );
 }
 
@@ -67,7 +67,7 @@ fn a_tunnel_without_ethernet_is_refused_with_what_works() {
     scene.balancer.ip("tuntap add dev tun0 mode tun").unwrap();
     assert_eq!(
         scene.refused(&["ext", "tun0"], ""),
-        "the interface tun0 is not an Ethernet interface but of the kind tun, and the packet program needs Ethernet frames: name an \
+        "FILE:2:22: the interface tun0 is not an Ethernet interface but of the kind tun, and the packet program needs Ethernet frames: name an \
          Ethernet interface (a tunnel that carries Ethernet works: vxlan, geneve, gretap, tap)"
     );
 }
@@ -80,7 +80,7 @@ fn the_loopback_is_refused() {
     let scene = Scene::with_cable(Inside::Cable);
     assert_eq!(
         scene.refused(&["ext", "lo"], ""),
-        "the interface lo is the loopback interface, which no packet of a client comes in by: name the interfaces towards clients and \
+        "FILE:2:22: the interface lo is the loopback interface, which no packet of a client comes in by: name the interfaces towards clients and \
          real servers"
     );
 }
@@ -115,5 +115,5 @@ fn a_member_of_a_vrf_serves() {
     let interfaces = crate::scene::status(&daemon).0;
     assert_eq!(interfaces, crate::scene::all("native", &["ext", "inside"]));
     scene.serves(&daemon);
-    daemon.detach();
+    take_down(daemon);
 }

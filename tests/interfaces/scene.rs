@@ -158,10 +158,9 @@ impl Scene {
         assert_eq!(status.code(), Some(1), "{said}");
         let links = self.balancer.output("ip", &["-details", "link"]).unwrap();
         assert!(!links.contains("prog/xdp"), "nothing is left: {links}");
-        let last = said.lines().last().unwrap_or_default().to_owned();
-        last.strip_prefix("error: ")
-            .map(str::to_owned)
-            .unwrap_or(last)
+        let last = said.lines().last().unwrap_or_default();
+        let last = last.strip_prefix("error: ").unwrap_or(last);
+        last.replace(daemon.config.to_str().expect("a path"), "FILE")
     }
 
     /// Asserts that ten requests through the VIP are answered by both real servers in turn, IPv4 and IPv6.
@@ -223,6 +222,12 @@ impl Scene {
         let line = line.unwrap_or_else(|| panic!("{interface} has no {switch}:\n{shown}"));
         line.trim_start_matches(':').trim().to_owned()
     }
+}
+
+/// Ends the daemon and takes the data plane down.
+pub fn take_down(mut daemon: Daemon) {
+    daemon.stop();
+    daemon.detach();
 }
 
 /// A cable whose ends poll, so that both take redirected frames.

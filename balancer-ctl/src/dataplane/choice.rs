@@ -3,6 +3,7 @@
 //! A frame that a native interface redirects leaves by the driver's `ndo_xdp_xmit`. Where there is none, as on everything
 //! that runs the program in the generic hook alone, the kernel drops the frame. So one such interface decides for all.
 
+use super::InterfaceError;
 use crate::model::Mode;
 
 /// What is known of one interface before or after the program was brought to it.
@@ -31,15 +32,18 @@ pub enum Choice {
 ///
 /// # Errors
 /// The mode is native, and one of them cannot: a sentence that names it and what works.
-pub fn choose(mode: Mode, interfaces: &[Facts]) -> Result<Choice, String> {
+pub fn choose(mode: Mode, interfaces: &[Facts]) -> Result<Choice, InterfaceError> {
     if mode == Mode::Generic {
         return Ok(Choice::Generic { reason: None });
     }
-    let Some(obstacle) = obstacle(interfaces) else {
+    let Some((name, obstacle)) = obstacle(interfaces) else {
         return Ok(Choice::Native);
     };
     if mode == Mode::Native {
-        return Err(refused(obstacle));
+        return Err(InterfaceError {
+            name: name.to_owned(),
+            sentence: refused(obstacle),
+        });
     }
     Ok(Choice::Generic {
         reason: Some(generic(obstacle)),
@@ -64,15 +68,16 @@ pub fn refused(obstacle: &str) -> String {
     format!("{obstacle}; mode = \"auto\" or \"generic\" works there too")
 }
 
-/// Why these interfaces cannot all be native.
-fn obstacle(interfaces: &[Facts]) -> Option<&str> {
-    if let Some(reason) = interfaces.iter().find_map(|one| one.not_native.as_deref()) {
-        return Some(reason);
-    }
+/// Why these interfaces cannot all be native, and which of them it is.
+fn obstacle(interfaces: &[Facts]) -> Option<(&str, &str)> {
+    let not_native = interfaces
+        .iter()
+        .find_map(|one| Some((one.name.as_str(), one.not_native.as_deref()?)));
     // Alone, an interface only sends back (XDP_TX), which every driver with XDP does.
     let redirects = |one: &&Facts| interfaces.len() > 1 || one.redirects_back;
     let mut takers = interfaces.iter().filter(redirects);
-    takers.find_map(|one| one.takes_none.as_deref())
+    not_native
+        .or_else(|| takers.find_map(|one| Some((one.name.as_str(), one.takes_none.as_deref()?))))
 }
 
 /// The warning in `status` and the log.
@@ -102,7 +107,7 @@ mod tests {
         facts(name, false, false, false)
     }
 
-    fn because(obstacle: &str) -> Result<Choice, String> {
+    fn because(obstacle: &str) -> Result<Choice, InterfaceError> {
         Ok(Choice::Generic {
             reason: Some(format!(
                 "{obstacle}; so all interfaces run the packet program in generic mode, which costs more CPU time per packet"
@@ -138,7 +143,10 @@ mod tests {
         let bridge = facts("br0", true, true, false);
         assert_eq!(
             choose(Mode::Native, &[fine("eth0"), bridge.clone()]),
-            Err("br0 is a bridge; mode = \"auto\" or \"generic\" works there too".into())
+            Err(InterfaceError {
+                name: "br0".into(),
+                sentence: "br0 is a bridge; mode = \"auto\" or \"generic\" works there too".into()
+            })
         );
         assert_eq!(choose(Mode::Native, &[fine("eth0")]), Ok(Choice::Native));
         let no_xmit = facts("eth1", false, true, false);

@@ -85,6 +85,8 @@ pub struct KernelDataplane {
     pub(super) attached: Vec<Attached>,
     /// Why the program runs generically on all of them though the mode does not ask for it.
     pub(super) fallback: Fallback,
+    /// Nobody has configured it since it was opened.
+    is_opened: bool,
     /// Why configured interfaces do not carry the program: a sentence each.
     pub(super) problems: Vec<String>,
     /// Interfaces have changed and were not followed yet.
@@ -177,10 +179,11 @@ impl KernelDataplane {
             self.configured.max_connections,
             settings.max_connections
         );
+        let is_start = std::mem::take(&mut self.is_opened);
         if settings.interfaces != self.configured.interfaces
             || settings.mode != self.configured.mode
             || !self.all_attached()?
-            || self.native_is_due()?
+            || !is_start && self.native_is_due()?
         {
             self.attach(settings, NativeTry::Yes)?;
         } else {
@@ -248,7 +251,10 @@ impl KernelDataplane {
         let news = problems.iter().filter(|one| !self.problems.contains(one));
         let news = news.chain(&fallback.reason);
         for sentence in news.filter(|one| self.fallback.reason.as_ref() != Some(one)) {
-            tracing::warn!("{sentence}");
+            // At a start the daemon tells everything that limits it.
+            if !self.is_opened {
+                tracing::warn!("{sentence}");
+            }
         }
         self.attached = attached;
         self.fallback = fallback;
@@ -615,6 +621,7 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
         configured: configured.clone(),
         attached: Vec::new(),
         fallback: Fallback::default(),
+        is_opened: true,
         problems: Vec::new(),
         links_changed: false,
         tick,

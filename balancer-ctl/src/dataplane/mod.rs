@@ -143,7 +143,7 @@ pub type Reading<T> = Box<dyn FnOnce() -> Result<T, Error> + Send>;
 pub struct Error(#[from] pub anyhow::Error);
 
 /// What is wrong with an interface that the configuration names.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{sentence}")]
 pub struct InterfaceError {
     /// Its name.

@@ -114,7 +114,7 @@ pub fn attach(
 ) -> anyhow::Result<Placed> {
     let facts = place.facts(Stage::Before)?;
     let mut fallback = before.clone();
-    let mut choice = choose(place.mode, &facts).map_err(anyhow::Error::msg)?;
+    let mut choice = choose(place.mode, &facts)?;
     let mut pinned = by_interface(pinned)?;
     if choice == Choice::Native && place.mode == Mode::Auto {
         let is_generic = place.runs(&pinned, Hook::Generic);
@@ -138,7 +138,7 @@ pub fn attach(
             }
             Err((facts, tried)) => {
                 fallback.tried = tried;
-                choice = choose(place.mode, &facts).map_err(anyhow::Error::msg)?;
+                choice = choose(place.mode, &facts)?;
                 // What was undone has other descriptors now.
                 pinned = by_interface(place.pins.links()?)?;
             }
@@ -224,7 +224,7 @@ pub fn follow(
         // Each is told on its own below.
         (Mode::Native, _) => Choice::Native,
         (_, Ok(choice)) => choice,
-        (_, Err(sentence)) => anyhow::bail!(sentence),
+        (_, Err(error)) => return Err(error.into()),
     };
     if choice == Choice::Native && place.mode == Mode::Auto && place.runs(&pinned, Hook::Generic) {
         let reason = before.reason.clone();
@@ -325,7 +325,7 @@ fn follow_natively(
                         not_native: Some(refusal.to_string()),
                         ..one.clone()
                     };
-                    return Ok(Some(instead(place.mode, &[facts])?));
+                    return Ok(Some(choose(place.mode, &[facts])?));
                 }
                 Ok(refusal) => placed.problems.push(choice::refused(&refusal.to_string())),
                 Err(error) => placed.problems.push(format!("{error:#}")),
@@ -334,7 +334,7 @@ fn follow_natively(
     }
     if place.mode == Mode::Auto {
         let running = place.facts(Stage::Running)?;
-        let choice = instead(place.mode, &running)?;
+        let choice = choose(place.mode, &running)?;
         if choice != Choice::Native {
             let unfit = place.links.iter().zip(&running);
             let unfit = unfit.filter(|(_, one)| one.takes_none.is_some());
@@ -347,10 +347,6 @@ fn follow_natively(
     placed.fallback = Fallback::default();
     placed.attached = steps.into_iter().map(|(attached, _)| attached).collect();
     Ok(None)
-}
-
-fn instead(mode: Mode, facts: &[Facts]) -> anyhow::Result<Choice> {
-    choose(mode, facts).map_err(anyhow::Error::msg)
 }
 
 /// Remembers that native mode was tried; `error` is none where the driver took the program and still takes no frames.

@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use aya::{
     Ebpf,
     maps::{Array, HashMap, MapData},
-    programs::RawTracePoint,
+    programs::{Program, ProgramError, RawTracePoint},
 };
 use balancer_common::redirect::RedirectError;
 
@@ -31,16 +31,14 @@ impl Redirects {
     /// # Errors
     /// The kernel has no such tracepoint, or refused.
     pub fn start(ebpf: &mut Ebpf, devices: u32) -> anyhow::Result<Self> {
+        let Some(Program::RawTracePoint(program)) = ebpf.program_mut("redirect_error") else {
+            bail!("the embedded object has no tracepoint program redirect_error");
+        };
+        attach(program)?;
         let map = ebpf
             .take_map("REDIRECT_MAP")
             .context("the embedded object has no map REDIRECT_MAP")?;
         Array::try_from(map)?.set(0, devices, 0)?;
-        let Some(aya::programs::Program::RawTracePoint(program)) =
-            ebpf.program_mut("redirect_error")
-        else {
-            bail!("the embedded object has no tracepoint program redirect_error");
-        };
-        attach(program)?;
         let counters = ebpf
             .take_map("REDIRECT_ERRORS")
             .context("the embedded object has no map REDIRECT_ERRORS")?;
@@ -82,10 +80,20 @@ impl Redirects {
 }
 
 fn attach(program: &mut RawTracePoint) -> anyhow::Result<()> {
-    program.load().context("the kernel refused the program")?;
+    match program.load() {
+        Ok(()) => {}
+        Err(ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        }) => {
+            tracing::debug!("{verifier_log}");
+            return Err(io_error).context("the kernel refused the tracepoint program");
+        }
+        Err(error) => return Err(error).context("cannot load the tracepoint program"),
+    }
     program
         .attach("xdp_redirect_err")
-        .context("the kernel has no such tracepoint")?;
+        .context("the kernel does not tell of them")?;
     Ok(())
 }
 
