@@ -1,8 +1,14 @@
 //! What the loaded program is made of.
 
+use std::collections::BTreeMap;
+
+use aya::{EbpfLoader, programs::Program};
+use balancer_ctl::object::OBJECT;
 use balancer_tests::{
     dataplane::{Options, run_with},
+    initial::Content,
     privileged,
+    switches::{SWITCHES, combinations, globals},
 };
 
 /// Debug lines cost nothing while they are off: the level is a constant of the load, and the verifier drops what
@@ -41,4 +47,93 @@ fn debug_lines_that_are_off_leave_no_instruction() {
     assert!(size_off < size_on);
     assert!(uses_on > 0);
     assert_eq!(uses_off, 0);
+}
+
+/// The verifier takes the program with every combination of what the daemon may set when it loads it.
+#[test]
+fn the_object_loads_in_every_combination_of_its_switches() {
+    if privileged::skipped() {
+        return;
+    }
+    let sizes: BTreeMap<_, _> = globals(OBJECT).into_iter().collect();
+    for combination in combinations(&SWITCHES) {
+        let values: Vec<_> = SWITCHES
+            .iter()
+            .zip(&combination)
+            .map(|(switch, value)| {
+                let size = sizes[switch.name];
+                (switch.name, value.to_le_bytes()[..size].to_vec())
+            })
+            .collect();
+        let mut loader = EbpfLoader::new();
+        // The verifier does not look at what is made for half a million rows.
+        for table in ["CONNTRACK_V4", "CONNTRACK_V6"] {
+            loader.map_max_entries(table, 512);
+        }
+        for (name, value) in &values {
+            loader.override_global(name, value.as_slice(), true);
+        }
+        let mut ebpf = loader
+            .load(OBJECT)
+            .unwrap_or_else(|error| panic!("{values:?}: {error:?}"));
+        for (name, program) in ebpf.programs_mut() {
+            let loaded = match program {
+                Program::Xdp(program) => program.load(),
+                Program::RawTracePoint(program) => program.load(),
+                _ => panic!("this test does not know how to load the program {name}"),
+            };
+            loaded.unwrap_or_else(|error| panic!("{values:?}, program {name}: {error:#}"));
+        }
+    }
+}
+
+/// Tests use a loaded object one after the other: each finds the maps as after the load.
+#[test]
+fn maps_are_restored_to_what_they_were_after_the_load() {
+    let options = Options {
+        // No other test has this size: this one's object is its own, and new.
+        max_connections: 77,
+        ..Options::default()
+    };
+    let mut new = Vec::new();
+    run_with(options, |lb| {
+        new = lb.contents();
+        assert_eq!(filled(&new), ["DEVICES", "INTERFACES", "SETTINGS"]);
+        lb.fill();
+        let written = [
+            "ADDRESSES",
+            "ANSWERS",
+            "CONNTRACK_V4",
+            "CONNTRACK_V6",
+            "DEVICES",
+            "DISCARDS",
+            "HALF_OPEN",
+            "INTERFACES",
+            "REALS",
+            "REAL_STATS",
+            "RINGS",
+            "SCRATCH_V4",
+            "SCRATCH_V6",
+            "SERVICES_V4",
+            "SERVICES_V6",
+            "SERVICE_STATS",
+            "SETTINGS",
+            "TURNS",
+            "USAGE",
+        ];
+        assert_eq!(filled(&lb.contents()), written);
+    });
+    // The same object: nobody else had it in between.
+    run_with(options, |lb| {
+        assert_eq!(lb.contents(), new);
+    });
+}
+
+/// Names of the maps that hold anything.
+fn filled(contents: &[(String, Vec<Content>)]) -> Vec<&str> {
+    contents
+        .iter()
+        .filter(|(_, contents)| !contents.is_empty())
+        .map(|(name, _)| name.as_str())
+        .collect()
 }

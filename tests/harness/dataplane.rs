@@ -1,18 +1,22 @@
 //! The packet program, loaded without pins into maps of its own, in a network namespace of its own in which
 //! the kernel's route look-ups find the set-up of the packet cases.
 
-use std::fs::File;
+use std::{
+    fs::File,
+    mem::{self, ManuallyDrop},
+    sync::{Mutex, PoisonError},
+};
 
 use aya::{
     Ebpf, EbpfLoader, Pod, TestRun, TestRunOptions,
     maps::{Array, HashMap, Map, MapData, PerCpuArray},
-    programs::{ProgramInfo, Xdp, XdpMode},
+    programs::{ProgramInfo, Xdp, XdpMode, xdp::XdpLinkId},
 };
 use balancer_common::{conntrack::Timeouts, settings::Settings};
 use balancer_ctl::object::OBJECT;
 use nix::sched::{CloneFlags, setns, unshare};
 
-use crate::{network, packet::Packet, privileged};
+use crate::{addresses::V, initial, network, packet::Packet, privileged};
 
 /// The interface by which a frame enters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +56,7 @@ impl Verdict {
 }
 
 /// Map sizes and settings that a test may want otherwise.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Most connections of both families together.
     pub max_connections: u32,
@@ -78,9 +82,14 @@ pub const TIMEOUTS: Timeouts = Timeouts {
     half_open: 60_000,
 };
 
+/// Objects that a test is done with, their maps as after the load, and what they were loaded with.
+static LOADED: Mutex<Vec<(Options, Ebpf)>> = Mutex::new(Vec::new());
+
 /// The loaded program and everything around it.
 pub struct Dataplane {
-    pub(crate) ebpf: Ebpf,
+    pub(crate) ebpf: ManuallyDrop<Ebpf>,
+    options: Options,
+    links: Vec<XdpLinkId>,
     /// Interface index of the outside interface.
     pub outside: u32,
     /// Interface index of the inside interface.
@@ -101,7 +110,7 @@ pub struct Dataplane {
     home: File,
 }
 
-/// Runs a test on a freshly loaded program, or skips it (see [`privileged::skipped`]).
+/// Runs a test on a program whose maps are as after the load, or skips it (see [`privileged::skipped`]).
 pub fn run(test: impl FnOnce(&mut Dataplane)) {
     run_with(Options::default(), test);
 }
@@ -120,25 +129,14 @@ impl Dataplane {
         unshare(CloneFlags::CLONE_NEWNET).expect("make a network namespace (needs root)");
         network::set_up();
 
-        let mut ebpf = EbpfLoader::new()
-            .map_max_entries("CONNTRACK_V4", 2 * options.max_connections)
-            .map_max_entries("CONNTRACK_V6", 2 * options.max_connections)
-            .map_max_entries("INTERFACES", 64)
-            .override_global("AYA_LOG_LEVEL", &options.log_level, true)
-            .load(OBJECT)
-            .unwrap_or_else(|error| panic!("load the object: {error:?}"));
-        for name in ["balancer", "clock"] {
-            program_mut(&mut ebpf, name)
-                .load()
-                .unwrap_or_else(|error| panic!("load the program {name}: {error:#}"));
-        }
+        let mut ebpf = take(options).unwrap_or_else(|| load(options));
         // A veth has the receive queue that a test run names only while a program is attached. `clock` is
         // at hand, and nothing here listens to what it does to frames.
-        for name in ["outside", "inside"] {
+        let links = ["outside", "inside"].map(|name| {
             program_mut(&mut ebpf, "clock")
                 .attach(name, XdpMode::Driver)
-                .expect("attach clock");
-        }
+                .expect("attach clock")
+        });
         let index = |name: &str| {
             nix::net::if_::if_nametoindex(name).expect("an interface that was just made")
         };
@@ -150,7 +148,9 @@ impl Dataplane {
             seed: 0x0123_4567_89ab_cdef,
         };
         let mut this = Self {
-            ebpf,
+            ebpf: ManuallyDrop::new(ebpf),
+            options,
+            links: links.into(),
             outside: index("outside"),
             inside: index("inside"),
             settings,
@@ -285,13 +285,74 @@ impl Dataplane {
     }
 }
 
+impl Dataplane {
+    /// What all maps hold; see [`initial::contents`].
+    ///
+    /// # Panics
+    /// One cannot be read.
+    #[must_use]
+    pub fn contents(&self) -> Vec<(String, Vec<initial::Content>)> {
+        initial::contents(&self.ebpf).expect("read the maps")
+    }
+
+    /// Writes something into every map, as [`initial::fill`] does.
+    ///
+    /// # Panics
+    /// That fails.
+    pub fn fill(&mut self) {
+        self.add_service(6, V, 80, &[1, 1, 1]);
+        initial::fill(&self.ebpf, self.ring_slots).expect("write the maps");
+    }
+}
+
 impl Drop for Dataplane {
     fn drop(&mut self) {
+        for link in mem::take(&mut self.links) {
+            if let Err(error) = program_mut(&mut self.ebpf, "clock").detach(link) {
+                eprintln!("cannot detach clock: {error}");
+            }
+        }
         // The namespace goes when nothing is in it any more; the thread may have another test to run.
         if let Err(error) = setns(&self.home, CloneFlags::CLONE_NEWNET) {
             eprintln!("cannot return to the first network namespace: {error}");
         }
+        // SAFETY: this is the end of the value, and nothing below looks at the member.
+        let ebpf = unsafe { ManuallyDrop::take(&mut self.ebpf) };
+        if !initial::can_be_used_again(&self.options) {
+            return;
+        }
+        match initial::restore(&ebpf, self.ring_slots) {
+            Ok(()) => LOADED
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push((self.options, ebpf)),
+            Err(error) => eprintln!("cannot empty the maps: {error}"),
+        }
     }
+}
+
+/// Loads the object.
+fn load(options: Options) -> Ebpf {
+    let mut ebpf = EbpfLoader::new()
+        .map_max_entries("CONNTRACK_V4", 2 * options.max_connections)
+        .map_max_entries("CONNTRACK_V6", 2 * options.max_connections)
+        .map_max_entries("INTERFACES", 64)
+        .override_global("AYA_LOG_LEVEL", &options.log_level, true)
+        .load(OBJECT)
+        .unwrap_or_else(|error| panic!("load the object: {error:?}"));
+    for name in ["balancer", "clock"] {
+        program_mut(&mut ebpf, name)
+            .load()
+            .unwrap_or_else(|error| panic!("load the program {name}: {error:#}"));
+    }
+    ebpf
+}
+
+/// Takes an object that an earlier test is done with.
+fn take(options: Options) -> Option<Ebpf> {
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    let at = loaded.iter().position(|(with, _)| *with == options)?;
+    Some(loaded.swap_remove(at).1)
 }
 
 /// Runs `frame`, as if it had come in by the interface `ifindex`, through `program`: the verdict's number and

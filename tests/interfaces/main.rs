@@ -1,8 +1,10 @@
-//! The daemon on every kind of interface, with real traffic. These tests need `ip`, `ethtool`, `bpftool` and no server
-//! program, so that they run on a stock kernel in a virtual machine, too. What the running kernel lacks is a skip.
+//! Real traffic through the real daemon, by each kind of interface. Runs on this machine and, with
+//! `cargo xtask test --kernel`, on stock kernels, where nothing is at hand but `curl`, `ip`, `ethtool`, `bpftool` and
+//! busybox. What the running kernel lacks is a skip.
 
 mod bonds;
 mod changes;
+mod curls;
 mod generic;
 mod native;
 mod redirects;

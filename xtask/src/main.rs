@@ -4,6 +4,7 @@ mod bench;
 mod build_ebpf;
 mod cargo;
 mod interrupt;
+mod kernel;
 mod lint;
 mod privilege;
 mod run;

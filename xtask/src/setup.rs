@@ -74,14 +74,23 @@ pub fn ensure(purposes: &[Purpose], consent: Consent) -> Result<()> {
     for line in describe(&missing) {
         println!("  {line}");
     }
-    if consent == Consent::Ask && !agreed()? {
-        bail!("nothing was installed; `cargo xtask setup` asks again");
-    }
+    ask(consent)?;
     if !missing.is_empty() {
         install_tools(&missing)?;
     }
     if lacks_toolchain.is_some() {
         toolchain::install()?;
+    }
+    Ok(())
+}
+
+/// Asks whether to go on, when somebody is there to answer.
+///
+/// # Errors
+/// The answer was no.
+pub fn ask(consent: Consent) -> Result<()> {
+    if consent == Consent::Ask && !agreed()? {
+        bail!("nothing was installed; the same command asks again");
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: every test, in one go and with one count.
 
 mod binaries;
+mod kernel;
 mod libtest;
 
 use std::{
@@ -25,6 +26,7 @@ use self::{
 };
 use crate::{
     cargo::{cargo, locked, target},
+    kernel::release::Release,
     privilege,
     setup::{self, Purpose},
     tally::Tally,
@@ -40,17 +42,36 @@ const LONGEST: Duration = Duration::from_secs(15 * 60);
 ///
 /// Ends with the line `N passed, M failed, K skipped`. With BALANCER_SKIP_PRIVILEGED=1 the tests that need root
 /// are skipped and counted.
+///
+/// With --kernel it boots a stock kernel of Debian's in QEMU, which needs neither root nor KVM, and runs there, as root:
+/// the load of the packet program with every combination of its switches, the packet suite, and the tests of real
+/// traffic over each kind of interface. Kernel and QEMU are downloaded from Debian and kept below target/kernels; the
+/// newest version is asked for once a day. The guest takes one to three minutes.
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// Install what is missing without asking
     #[arg(long)]
     yes: bool,
+    /// Run the tests of the packet program on this kernel, in QEMU, and no others
+    #[arg(long)]
+    kernel: Option<Release>,
+    /// A kernel that cannot be had is skipped, with its reason, and no error
+    #[arg(long, requires = "kernel")]
+    or_skip: bool,
     /// Run only tests whose name contains this
     filter: Option<String>,
 }
 
 /// Runs all tests.
 pub fn run(options: &Options) -> Result<ExitCode> {
+    if let Some(release) = options.kernel {
+        return kernel::run(&kernel::Run {
+            release,
+            filter: options.filter.as_deref(),
+            or_skip: options.or_skip,
+            consent: setup::consent(options.yes),
+        });
+    }
     let skips_privileged = env::var(SKIP_PRIVILEGED).is_ok_and(|value| value == "1");
     let purposes: &[Purpose] = if skips_privileged {
         &[]
@@ -64,6 +85,12 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         eprintln!("error: {error:#}");
         tally.failed.push(format!("{error:#}"));
     }
+    close(&tally);
+    Ok(tally.exit_code())
+}
+
+/// Names what was skipped and what failed, and ends with the counts.
+fn close(tally: &Tally) {
     println!();
     for line in tally.details() {
         println!("{line}");
@@ -72,19 +99,10 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         println!("no test ran");
     }
     println!("{tally}");
-    Ok(tally.exit_code())
 }
 
 fn run_all(filter: Option<&str>, skips_privileged: bool, tally: &mut Tally) -> Result<()> {
-    // The tests of real traffic run these; cargo builds another package's programs for no test.
-    let built = cargo()
-        .args(["build", "--package", "balancer-ctl", "--bins"])
-        .args(locked())
-        .status();
-    ensure!(
-        built.context("cannot run cargo")?.success(),
-        "balancerd and balancer-ctl did not build"
-    );
+    build_programs()?;
     let mut binaries = binaries::build()?;
     // What needs no root comes first: it is quick, and tells more precisely what is wrong.
     binaries.sort_by_key(|binary| binary.kind);
@@ -99,6 +117,19 @@ fn run_all(filter: Option<&str>, skips_privileged: bool, tally: &mut Tally) -> R
     }
     println!("\n== documentation");
     tally.add(run_doc_tests(filter)?);
+    Ok(())
+}
+
+/// Builds what the tests of real traffic run; cargo builds another package's programs for no test.
+fn build_programs() -> Result<()> {
+    let built = cargo()
+        .args(["build", "--package", "balancer-ctl", "--bins"])
+        .args(locked())
+        .status();
+    ensure!(
+        built.context("cannot run cargo")?.success(),
+        "balancerd and balancer-ctl did not build"
+    );
     Ok(())
 }
 

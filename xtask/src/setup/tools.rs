@@ -13,11 +13,13 @@ pub enum Purpose {
     Test,
     /// `cargo xtask bench`.
     Bench,
+    /// Virtual machines: `cargo xtask test --kernel` and `cargo xtask bench ipvs`.
+    Guest,
 }
 
 impl Purpose {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Run, Self::Test, Self::Bench];
+    pub const ALL: [Self; 4] = [Self::Run, Self::Test, Self::Bench, Self::Guest];
 }
 
 /// A program or file and where it comes from.
@@ -46,23 +48,46 @@ const fn tool(
     }
 }
 
-use Purpose::{Bench, Run, Test};
+use Purpose::{Bench, Guest, Run, Test};
 
 /// Everything that is run. nginx comes in its light form, which has all that is needed here.
-const TOOLS: [Tool; 16] = [
+const TOOLS: [Tool; 19] = [
     tool(
         "ip",
         "iproute2",
         "makes the network namespaces",
-        &[Run, Test, Bench],
+        &[Run, Test, Bench, Guest],
     ),
     tool(
         "ethtool",
         "ethtool",
         "switches offloads off in the lab",
-        &[Run, Test, Bench],
+        &[Run, Test, Bench, Guest],
     ),
-    tool("curl", "curl", "the lab's HTTP client", &[Run, Test, Bench]),
+    tool(
+        "curl",
+        "curl",
+        "the lab's HTTP client",
+        &[Run, Test, Bench, Guest],
+    ),
+    tool(
+        "nsenter",
+        "util-linux",
+        "enters network namespaces",
+        &[Test, Guest],
+    ),
+    tool(
+        "xz",
+        "xz-utils",
+        "unpacks Debian's kernel modules",
+        &[Guest],
+    ),
+    tool(
+        "strip",
+        "binutils",
+        "makes programs small enough for a virtual machine",
+        &[Guest],
+    ),
     tool("ps", "procps", "looks after the lab's processes", &[Test]),
     tool(
         "nginx",
@@ -86,7 +111,7 @@ const TOOLS: [Tool; 16] = [
         "bpftool",
         "bpftool",
         "makes the foreign maps that the daemon must refuse",
-        &[Test],
+        &[Test, Guest],
     ),
     tool("sshd", "openssh-server", "greets a probe", &[Test]),
     tool("mariadbd", "mariadb-server-core", "greets a probe", &[Test]),
@@ -154,6 +179,7 @@ mod tests {
             "ip",
             "ethtool",
             "curl",
+            "nsenter",
             "ps",
             "nginx",
             "dnsmasq",

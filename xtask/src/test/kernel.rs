@@ -1,0 +1,253 @@
+//! `cargo xtask test --kernel`: the tests of the packet program in a virtual machine with a stock kernel.
+
+use std::{
+    fs,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{
+    binaries::{self, Kind},
+    build_programs,
+    libtest::Parser,
+};
+use crate::{
+    cargo::target,
+    kernel::{
+        self, Parts,
+        guest::{ALL_MODULES, Guest, Line, strip},
+        machine::{self, Hardware},
+        release::Release,
+    },
+    setup::Consent,
+    tally::Tally,
+};
+
+/// Test programs that run in the guest: those that need nothing but a kernel and what the initramfs holds.
+const PROGRAMS: [&str; 2] = ["dataplane", "interfaces"];
+
+/// The longest that the guest may run. It takes one to two minutes where both CPUs of a small machine are free.
+const LONGEST: Duration = Duration::from_secs(15 * 60);
+
+/// What to run where.
+#[derive(Clone, Copy, Debug)]
+pub struct Run<'a> {
+    /// The kernel.
+    pub release: Release,
+    /// Run only tests whose name contains this.
+    pub filter: Option<&'a str>,
+    /// A kernel that cannot be had is a skip, not an error.
+    pub or_skip: bool,
+    /// Whether to ask before downloading.
+    pub consent: Consent,
+}
+
+/// Runs the tests and prints the closing line.
+pub fn run(run: &Run<'_>) -> Result<ExitCode> {
+    let parts = match kernel::provide(run.release, &[], run.consent) {
+        Ok(parts) => parts,
+        Err(error) if run.or_skip => {
+            let skipped = (format!("kernel {}", run.release), format!("{error:#}"));
+            let tally = Tally {
+                skipped: vec![skipped],
+                ..Tally::default()
+            };
+            super::close(&tally);
+            return Ok(ExitCode::SUCCESS);
+        }
+        Err(error) => {
+            return Err(error.context(format!("kernel {} cannot be had", run.release)));
+        }
+    };
+    let mut tally = Tally::default();
+    if let Err(error) = run_guest(run, &parts, &mut tally) {
+        eprintln!("error: {error:#}");
+        tally.failed.push(format!("{error:#}"));
+    }
+    super::close(&tally);
+    Ok(tally.exit_code())
+}
+
+fn run_guest(run: &Run<'_>, parts: &Parts, tally: &mut Tally) -> Result<()> {
+    build_programs()?;
+    let mut guest = Guest::new(parts, &ALL_MODULES)?;
+    let folder = parts.folder.join("stripped");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    for program in ["balancerd", "balancer-ctl"] {
+        let stripped = strip(&target().join("debug").join(program), program, &folder)?;
+        // Where `tests/harness/daemon.rs` looks for them.
+        guest.add(&format!("target/debug/{program}"), &stripped)?;
+    }
+    let filter = run.filter.map(quoted).unwrap_or_default();
+    for binary in binaries::build()? {
+        let Some(name) = PROGRAMS.iter().find(|name| {
+            binary.kind == Kind::Privileged && binary.name.ends_with(&format!(" {name}"))
+        }) else {
+            continue;
+        };
+        let stripped = strip(&binary.path, name, &folder)?;
+        guest.add(&format!("tests/{name}"), &stripped)?;
+        // The packet suite's tests have a namespace each and share nothing; the others share the host.
+        let threads = if *name == "dataplane" { 2 } else { 1 };
+        guest.run(
+            name,
+            &format!(
+                "cd /tests; BALANCER_TARGET=/target RUST_BACKTRACE=0 ./{name} --test-threads={threads} {filter}"
+            ),
+        );
+    }
+    let initramfs = parts.folder.join(format!("test-{}.img", run.release));
+    guest.write(&initramfs)?;
+    let version = &parts.kernel.version;
+    println!("\n== Linux {version} in QEMU");
+    let start = Instant::now();
+    let mut reader = Reader::new(format!("Linux {version}"));
+    let ran = machine::run(
+        &parts.emulator,
+        &parts.kernel,
+        &initramfs,
+        &Hardware {
+            cpus: 2,
+            counts_instructions: false,
+            devices: Vec::new(),
+        },
+        LONGEST,
+        |line| {
+            if let Some(shown) = reader.line(line) {
+                println!("{shown}");
+            }
+        },
+    );
+    println!("the guest ran for {} s", start.elapsed().as_secs());
+    let console = machine::last_messages(&initramfs.with_extension("console"));
+    let (counted, ended) = reader.finish();
+    tally.add(counted);
+    ran?;
+    ensure!(
+        ended,
+        "the guest ended before its tests did; its kernel's last messages:\n{console}"
+    );
+    Ok(())
+}
+
+/// Writes a text as one word of a shell's.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// Counts the tests of the guest's programs.
+#[derive(Debug)]
+struct Reader {
+    prefix: String,
+    running: Option<(String, Parser)>,
+    tally: Tally,
+    is_done: bool,
+}
+
+impl Reader {
+    const fn new(prefix: String) -> Self {
+        Self {
+            prefix,
+            running: None,
+            tally: Tally {
+                passed: 0,
+                failed: Vec::new(),
+                skipped: Vec::new(),
+            },
+            is_done: false,
+        }
+    }
+
+    /// Takes a line and returns what a reader should see of it.
+    fn line(&mut self, line: &str) -> Option<String> {
+        match Line::parse(line) {
+            Line::Starts(name) => {
+                let name = format!("{}: {name}", self.prefix);
+                let heading = format!("\n== {name}");
+                self.running = Some((name.clone(), Parser::new(&name)));
+                Some(heading)
+            }
+            Line::Ended(_, status) => {
+                if let Some((name, parser)) = self.running.take() {
+                    let ending = format!("{name} ended with status {status}");
+                    self.tally.add(parser.finish(status == 0, &ending));
+                }
+                None
+            }
+            Line::Done => {
+                self.is_done = true;
+                None
+            }
+            Line::Text(text) => {
+                if let Some((_, parser)) = &mut self.running {
+                    parser.line(text);
+                }
+                Some(text.to_owned())
+            }
+        }
+    }
+
+    /// Returns the counts, and whether every program came to its end.
+    fn finish(mut self) -> (Tally, bool) {
+        if let Some((name, parser)) = self.running {
+            let ending = format!("{name} did not come to its end");
+            self.tally.add(parser.finish(false, &ending));
+        }
+        (self.tally, self.is_done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> (Tally, bool) {
+        let mut reader = Reader::new("Linux 6.1".into());
+        for line in text.lines() {
+            reader.line(line);
+        }
+        reader.finish()
+    }
+
+    const PASSED: &str = "@@ starts dataplane\nrunning 2 tests\ntest a ... ok\ntest b ... SKIPPED b: no bonds here\nok\n\
+                          \ntest result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n\
+                          @@ ended dataplane 0\n";
+
+    #[test]
+    fn the_guests_tests_are_counted_and_named() {
+        let failed = "@@ starts interfaces\ntest c ... FAILED\n\nfailures:\n\n---- c stdout ----\nboom\n\
+                      test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out\n\
+                      @@ ended interfaces 101\n@@ done\n";
+        assert_eq!(
+            read(&format!("{PASSED}{failed}")),
+            (
+                Tally {
+                    passed: 2,
+                    failed: vec!["Linux 6.1: interfaces: c".into()],
+                    skipped: vec![("Linux 6.1: dataplane: b".into(), "no bonds here".into())],
+                },
+                true
+            )
+        );
+    }
+
+    #[test]
+    fn a_kernel_that_stops_in_the_middle_is_a_failure() {
+        let (tally, ended) = read(&format!("{PASSED}@@ starts interfaces\ntest c ... ok\n"));
+        assert!(!ended);
+        assert_eq!(tally.passed, 1);
+        assert_eq!(
+            tally.failed,
+            ["Linux 6.1: interfaces did not come to its end"]
+        );
+        assert_eq!(read(""), (Tally::default(), false));
+    }
+
+    #[test]
+    fn a_filter_is_one_word() {
+        assert_eq!(quoted("case_67"), "'case_67'");
+        assert_eq!(quoted("a'; reboot"), r"'a'\''; reboot'");
+    }
+}
