@@ -50,6 +50,11 @@ impl Scene {
             switch: namespace("if-switch"),
             reals: vec![namespace("if-real"), namespace("if-real")],
         };
+        // Before 6.17 an interface forwards IPv6 only when all do; the daemon tells that as a reason.
+        scene
+            .balancer
+            .sysctl("net.ipv6.conf.all.forwarding", "1")
+            .unwrap();
         let ports = ["port1", "port2"];
         let hub = match inside {
             Inside::Cable => &scene.switch,
