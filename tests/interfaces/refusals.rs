@@ -107,9 +107,10 @@ fn a_member_of_a_vrf_serves() {
             .unwrap();
     }
     // IPv6 addresses go with the change of the master.
-    scene.balancer.ip("address flush dev inside").unwrap();
-    scene.balancer.address("inside", "192.168.0.1/24").unwrap();
-    scene.balancer.address("inside", "fd00:1::1/64").unwrap();
+    scene
+        .balancer
+        .ip("address replace fd00:1::1/64 dev inside nodad")
+        .unwrap();
     scene.addresses("ext", "eth0");
     let daemon = scene.daemon(&["ext", "inside"]);
     let interfaces = crate::scene::status(&daemon).0;

@@ -136,17 +136,17 @@ impl Found {
 fn words(errno: u32, name: &str) -> String {
     let errno = i32::try_from(errno).unwrap_or(0);
     match errno {
-        libc::EOPNOTSUPP => format!(
-            "it takes no redirected frames; `balancer-ctl reload` chooses again how the program runs, and mode = \"generic\" always works"
-        ),
+        libc::EOPNOTSUPP => {
+            "it takes no redirected frames; `balancer-ctl reload` chooses again how the program runs, and mode = \"generic\" always works".to_owned()
+        }
         libc::ENETDOWN => format!("it is down (ip link set dev {name} up)"),
-        libc::EMSGSIZE => format!(
+        libc::EMSGSIZE => {
             "they are longer than it carries; give all interfaces the same MTU, and switch merging of received packets off (ethtool -K \
-             DEV gro off lro off)"
-        ),
+             DEV gro off lro off)".to_owned()
+        }
         libc::ENXIO => "its driver is not ready to send for XDP".to_owned(),
         libc::EINVAL => "it is not among the ways out".to_owned(),
-        _ => format!("{}", std::io::Error::from_raw_os_error(errno)),
+        _ => std::io::Error::from_raw_os_error(errno).to_string(),
     }
 }
 
