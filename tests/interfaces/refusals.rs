@@ -38,6 +38,26 @@ fn a_slave_of_a_bond_is_refused_with_the_bond() {
 }
 
 #[test]
+fn a_bond_that_tells_its_slaves_addresses_is_refused_with_what_works() {
+    if privileged::skipped() {
+        return;
+    }
+    let scene = Scene::with_cable(Inside::Cable);
+    if lacks(&scene, "bond") {
+        return;
+    }
+    scene
+        .balancer
+        .ip("link add name bond0 type bond mode balance-alb")
+        .unwrap();
+    assert_eq!(
+        scene.refused(&["ext", "bond0"], ""),
+        "FILE:2:22: the bond bond0 has the mode balance-alb, in which frames for this host carry its slaves' addresses and not its \
+         own: use active-backup, 802.3ad, balance-xor or balance-rr"
+    );
+}
+
+#[test]
 fn a_port_of_a_team_is_refused_with_the_team() {
     if privileged::skipped() {
         return;
@@ -116,5 +136,7 @@ fn a_member_of_a_vrf_serves() {
     let interfaces = crate::scene::status(&daemon).0;
     assert_eq!(interfaces, crate::scene::all("native", &["ext", "inside"]));
     scene.serves(&daemon);
+    let status = daemon.ctl("status");
+    assert!(!status.contains("cannot work"), "{status}");
     take_down(daemon);
 }

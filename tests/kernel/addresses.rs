@@ -43,6 +43,14 @@ fn real_servers_follow_the_networks_that_this_host_is_in() {
             .ip("address add 10.0.2.7/28 dev port2")
             .unwrap();
         until([24, 28]);
+        // By a gateway the second is in another network than its address tells.
+        scene
+            .balancer
+            .ip("route add 10.0.2.2/32 via 10.0.1.2")
+            .unwrap();
+        until([24, 0]);
+        scene.balancer.ip("route del 10.0.2.2/32").unwrap();
+        until([24, 28]);
         scene
             .balancer
             .ip("address del 10.0.1.1/24 dev port1")

@@ -59,13 +59,21 @@ fn own_and_broadcast_addresses_are_those_of_the_kernels_tables() {
     namespace
         .ip("-6 route add local 2001:db8:7::/48 dev lo")
         .unwrap();
-    // As a VRF has it: in a table of its own.
+    // As a VRF has it: put into a table of its own by the kernel.
     namespace
-        .ip("route add local 203.0.113.9/32 dev lo table 77")
+        .ip("route add local 203.0.113.9/32 dev lo table 77 proto kernel")
         .unwrap();
     namespace
-        .ip("-6 route add local 2001:db8:9::9/128 dev lo table 77")
+        .ip("-6 route add local 2001:db8:9::9/128 dev lo table 77 proto kernel")
         .unwrap();
+    // As a transparent proxy has it: for marked packets, whatever their destination.
+    for (family, table) in [("", 100), ("-6 ", 1000)] {
+        namespace
+            .ip(&format!(
+                "{family}route add local default dev lo table {table}"
+            ))
+            .unwrap();
+    }
     let mut expected = set(&[
         "192.168.0.1/32",
         "broadcast 192.168.0.255/32",

@@ -1,6 +1,10 @@
 //! Makes changes in the kernel's tables: the only writer of services, rings and real servers.
 
-use std::{collections::HashMap, io, net::IpAddr};
+use std::{
+    collections::{BTreeSet, HashMap},
+    io,
+    net::IpAddr,
+};
 
 use anyhow::Context;
 use balancer_common::{
@@ -133,7 +137,7 @@ fn apply_run(
     Ok(())
 }
 
-/// Reads what stands in the kernel's tables; not which networks this host is in.
+/// Reads what stands in the kernel's tables; not which networks this host is in and how real servers are reached.
 ///
 /// # Errors
 /// The kernel refused a call.
@@ -177,6 +181,7 @@ pub fn observe(maps: &Maps, settings: &SettingsRow, ways: &Ways) -> anyhow::Resu
         resets: ways.resets(),
         space,
         networks: Networks::default(),
+        routed: BTreeSet::new(),
         planned: HashMap::new(),
     })
 }

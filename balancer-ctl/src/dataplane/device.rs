@@ -41,14 +41,30 @@ pub fn judge(link: &Link, all: &[Link]) -> Result<Device, String> {
              carries Ethernet works: vxlan, geneve, gretap, tap)"
         ));
     }
+    if link.tells_slaves_addresses {
+        return Err(format!(
+            "the bond {name} has the mode balance-alb, in which frames for this host carry its slaves' addresses and not its own: use \
+             active-backup, 802.3ad, balance-xor or balance-rr"
+        ));
+    }
     Ok(match kind {
+        Some("ipvlan" | "ipvtap") => {
+            return Err(format!(
+                "the interface {name} is an ipvlan, which is given packets to its own addresses only and none from real servers to \
+                 clients: name the interface that it lies on, or use a macvlan"
+            ));
+        }
+        Some("vrf") => {
+            return Err(format!(
+                "the interface {name} is a VRF, which packets do not come in by: name its members"
+            ));
+        }
         Some("bond") => Device::Bond,
         Some("vlan") => Device::Software("a VLAN device"),
         Some("bridge") => Device::Software("a bridge"),
         Some("openvswitch") => Device::Software("an Open vSwitch bridge"),
         Some("team") => Device::Software("a team"),
         Some("macvlan" | "macvtap") => Device::Software("a macvlan"),
-        Some("ipvlan" | "ipvtap") => Device::Software("an ipvlan"),
         Some("vxlan" | "geneve" | "gretap" | "ip6gretap" | "erspan" | "ip6erspan") => {
             Device::Software("a tunnel")
         }
@@ -149,13 +165,31 @@ mod tests {
             ("vlan", Device::Software("a VLAN device")),
             ("bridge", Device::Software("a bridge")),
             ("macvlan", Device::Software("a macvlan")),
-            ("ipvlan", Device::Software("an ipvlan")),
             ("team", Device::Software("a team")),
             ("vxlan", Device::Software("a tunnel")),
             ("openvswitch", Device::Software("an Open vSwitch bridge")),
         ] {
             assert_eq!(judged(kind), Ok(device), "{kind}");
         }
+        for (kind, told) in [
+            (
+                "ipvlan",
+                "name the interface that it lies on, or use a macvlan",
+            ),
+            ("vrf", "name its members"),
+        ] {
+            let refusal = judged(kind).unwrap_err();
+            assert!(refusal.ends_with(told), "{refusal}");
+        }
+        let told_apart = Link {
+            tells_slaves_addresses: true,
+            ..link(9, "bond0", "bond")
+        };
+        assert_eq!(
+            judge(&told_apart, &[]).unwrap_err(),
+            "the bond bond0 has the mode balance-alb, in which frames for this host carry its slaves' addresses and not its own: use \
+             active-backup, 802.3ad, balance-xor or balance-rr"
+        );
         let tunnel = Link {
             mac: None,
             ..link(9, "wg0", "wireguard")

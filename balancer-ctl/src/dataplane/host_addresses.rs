@@ -103,11 +103,16 @@ impl Inner {
     }
 }
 
-/// The prefixes of these routes. Loopback is left out: it is refused as a source without a table.
+/// The prefixes of these routes. Loopback is left out: it is refused as a source without a table. So are link-local
+/// addresses: each is this host's on one link only, and a router of another may have the same.
 fn wanted(routes: &[LocalRoute]) -> BTreeSet<HostPrefix> {
     let prefixes = routes.iter().map(|route| route.prefix);
+    let is_link_local = |address| match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
     prefixes
-        .filter(|prefix| !prefix.address.is_loopback())
+        .filter(|prefix| !prefix.address.is_loopback() && !is_link_local(prefix.address))
         .map(key)
         .collect()
 }
@@ -182,7 +187,9 @@ mod tests {
             ("127.0.0.0", 8),
             ("::1", 128),
             ("192.0.2.1", 32),
+            ("169.254.0.1", 32),
             ("fd00::1", 128),
+            ("fe80::1", 128),
         ]));
         let address = |text: &str| HostPrefix {
             length: 128,

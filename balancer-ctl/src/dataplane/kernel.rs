@@ -28,7 +28,7 @@ use super::{
     packet_log,
     pins::Pins,
     placement::{self, Fallback, NativeTry, Place, Placed},
-    reach::Rounds,
+    reach::{self, Rounds},
     redirects::Redirects,
     settings::SettingsRow,
     watch::Watch,
@@ -92,6 +92,8 @@ pub struct KernelDataplane {
     pub(super) problems: Vec<String>,
     /// Interfaces have changed and were not followed yet.
     links_changed: bool,
+    /// Whether each interface that carries the program has a carrier, when that was last looked at.
+    carriers: BTreeMap<u32, bool>,
     /// So have this host's addresses.
     pub(super) addresses_changed: bool,
     pub(super) tick: Tick,
@@ -140,6 +142,7 @@ impl KernelDataplane {
             Some(tables) => tables,
             None => Tables {
                 networks: self.networks.clone(),
+                routed: reach::routed(self.keeper.ways()),
                 ..apply::observe(&self.maps, &self.settings, &self.ways)?
             },
         };
@@ -368,16 +371,29 @@ impl KernelDataplane {
     }
 
     fn tend_links(&mut self) -> anyhow::Result<()> {
-        if self.watch.links_changed() {
-            self.links_changed = true;
-            self.keeper.links_changed(now());
-        }
+        self.links_changed |= self.watch.links_changed();
         if self.links_changed || !self.all_attached()? {
             self.follow_links()?;
+            self.follow_carriers()?;
             self.links_changed = false;
         }
         if now() >= self.host_due {
             self.examine_host()?;
+        }
+        Ok(())
+    }
+
+    /// Who did not answer by an interface that has its carrier again is asked at once.
+    fn follow_carriers(&mut self) -> anyhow::Result<()> {
+        let all = link::list(&mut self.netlink)?;
+        let carriers: BTreeMap<_, _> = all
+            .iter()
+            .filter(|link| self.attached.iter().any(|a| a.link.index == link.index))
+            .map(|link| (link.index, link.running))
+            .collect();
+        if carriers != self.carriers {
+            self.carriers = carriers;
+            self.keeper.links_changed(now());
         }
         Ok(())
     }
@@ -590,7 +606,7 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
         Ok(redirects) => Some(redirects),
         Err(error) => {
             notes.push(format!(
-                "frames that the kernel loses after the packet program are not counted: {error:#}"
+                "frames that the kernel refuses to redirect are not counted: {error:#}"
             ));
             None
         }
@@ -623,6 +639,7 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
         is_opened: true,
         problems: Vec::new(),
         links_changed: false,
+        carriers: BTreeMap::new(),
         addresses_changed: false,
         tick,
         expiry: None,

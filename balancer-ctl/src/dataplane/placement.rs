@@ -312,7 +312,10 @@ fn follow_natively(
         if let Err(sentence) = choice::fits_native(one, several) {
             // In mode auto these have decided already.
             placed.problems.push(sentence);
-            continue;
+            // What runs goes on; what comes does not begin.
+            if !pinned.contains_key(&link.index) {
+                continue;
+            }
         }
         let old = pinned.remove(&link.index);
         match bring(place.program, link, Hook::Native, place.pins, old) {

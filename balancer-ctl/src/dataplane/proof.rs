@@ -201,7 +201,10 @@ pub fn prove_with(log_level: u8, real_port: u16) -> anyhow::Result<()> {
             .name("proof".into())
             .spawn_scoped(scope, || {
                 unshare(CloneFlags::CLONE_NEWNET)
-                    .context("cannot make a network namespace to try the packet program in")?;
+                    .context(
+                        "cannot make a network namespace to try the packet program in (is user.max_net_namespaces 0, or does the \
+                         service's unit restrict namespaces?)",
+                    )?;
                 let mut trial = Trial::begin(log_level, real_port)?;
                 parties()
                     .iter()

@@ -10,7 +10,10 @@ use std::{
 use balancer_common::real_server::state;
 
 use super::kernel::{KernelDataplane, now};
-use crate::netlink::{keeper, route::Way};
+use crate::{
+    netlink::{keeper, route::Way},
+    plan,
+};
 
 /// The loopback interface's index, the same in every network namespace.
 const LOOPBACK: u32 = 1;
@@ -81,7 +84,7 @@ impl KernelDataplane {
         let pause = self.keeper.tend(&mut self.netlink, &reals, now())?;
         self.neighbours.made(now(), pause);
         self.find_obstacles();
-        Ok(())
+        self.follow_gateways()
     }
 
     /// Looks after the next hops towards real servers that are new.
@@ -89,6 +92,19 @@ impl KernelDataplane {
         let pause = self.keeper.reach(&mut self.netlink, reals, now())?;
         self.neighbours.hurry(now() + pause);
         self.find_obstacles();
+        self.follow_gateways()
+    }
+
+    /// Tells the packet program which real servers are behind gateways.
+    fn follow_gateways(&mut self) -> anyhow::Result<()> {
+        let routed = routed(self.keeper.ways());
+        let tables = self.tables()?;
+        if tables.routed == routed {
+            return Ok(());
+        }
+        tables.routed = routed;
+        let changes = plan::follow_networks(tables);
+        self.make(&changes)?;
         Ok(())
     }
 
@@ -99,6 +115,8 @@ impl KernelDataplane {
             return;
         }
         let ours: BTreeSet<_> = self.attached.iter().map(|a| a.link.index).collect();
+        // A VRF's members have routes of their own, which are not asked for.
+        let in_vrf = self.attached.iter().any(|a| a.link.master.is_some());
         let mut names = BTreeMap::new();
         let obstacles: BTreeMap<_, _> = self
             .keeper
@@ -109,13 +127,24 @@ impl KernelDataplane {
                     let name = names.entry(index).or_insert_with(|| name_of(index));
                     name.clone()
                 };
-                Some((*real, obstacle(*real, *way, &ours, name)?))
+                let is_known = !in_vrf || matches!(way, Way::Local | Way::Broadcast);
+                let obstacle = || obstacle(*real, *way, &ours, name);
+                Some((*real, is_known.then(obstacle).flatten()?))
             })
             .collect();
         if *self.obstacles != obstacles {
             self.obstacles = Arc::new(obstacles);
         }
     }
+}
+
+/// Real servers that packets reach by a gateway.
+pub fn routed(ways: &BTreeMap<IpAddr, Way>) -> BTreeSet<IpAddr> {
+    let by_gateway = |(real, way): (&IpAddr, &Way)| match way {
+        Way::Hop((_, hop)) if hop != real => Some(*real),
+        _ => None,
+    };
+    ways.iter().filter_map(by_gateway).collect()
 }
 
 /// The name of an interface of this namespace.

@@ -144,7 +144,6 @@ fn words(errno: u32, name: &str) -> String {
             "they are longer than it carries; give all interfaces the same MTU, and switch merging of received packets off (ethtool -K \
              DEV gro off lro off)".to_owned()
         }
-        libc::ENXIO => "its driver is not ready to send for XDP".to_owned(),
         libc::EINVAL => "it is not among the ways out".to_owned(),
         _ => std::io::Error::from_raw_os_error(errno).to_string(),
     }

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Drivers that run programs natively and have no `ndo_xdp_xmit`. Asked only where the kernel does not say (before 6.3).
-const WITHOUT_XMIT: [&str; 3] = ["mlx4_en", "nfp", "nicvf"];
+const WITHOUT_XMIT: [&str; 4] = ["ixgbevf", "mlx4_en", "nfp", "nicvf"];
 
 /// Whether the program runs natively on the interfaces that are asked about. Some drivers take redirected frames only then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

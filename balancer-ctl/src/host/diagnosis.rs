@@ -156,7 +156,8 @@ fn untagged_by_peer(link: &Link, peer: &Peer, vlan: &Link) -> String {
 /// The kernel takes tags out before a bridge's generic hook.
 fn untagged(link: &Link, vlan: &Link) -> String {
     format!(
-        "frames of {} look untagged to the packet program on {}, so that connections of its clients are answered by no interface of the          data plane: add {} to the interfaces",
+        "frames of {} look untagged to the packet program on {}, so that connections of its clients are answered by no interface of the \
+         data plane: add {} to the interfaces",
         vlan.name, link.name, vlan.name
     )
 }

@@ -2,9 +2,14 @@
 
 use super::link::Link;
 
-/// The slaves of a bond.
-pub fn slaves<'a>(bond: &Link, all: &'a [Link]) -> impl Iterator<Item = &'a Link> {
-    let index = (bond.kind.as_deref() == Some("bond")).then_some(bond.index);
+/// The interfaces whose frames are those of `link` and come in by their own index: the slaves of a bond, the virtual function
+/// below a synthetic interface of Hyper-V. Ports of a bridge and members of a VRF have frames of their own.
+pub fn slaves<'a>(link: &Link, all: &'a [Link]) -> impl Iterator<Item = &'a Link> {
+    let of_their_own = matches!(
+        link.kind.as_deref(),
+        Some("bridge" | "openvswitch" | "team" | "vrf")
+    );
+    let index = (!of_their_own).then_some(link.index);
     all.iter()
         .filter(move |link| index.is_some() && link.master == index)
 }

@@ -3,7 +3,10 @@
 use anyhow::Context;
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached},
+    link::{
+        BondMode, InfoBond, InfoData, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType,
+        LinkMessage, LinkXdp, XdpAttached,
+    },
 };
 
 use super::Netlink;
@@ -23,6 +26,8 @@ pub struct Link {
     pub running: bool,
     /// Its driver's kind (`veth`, `vlan`, …); none for hardware.
     pub kind: Option<String>,
+    /// Whether it is a bond that tells its neighbours its slaves' addresses (`balance-alb`).
+    pub tells_slaves_addresses: bool,
     /// Whether it is the loopback interface.
     pub is_loopback: bool,
     /// Index of the interface that it is a port of: a bridge, a bond, a VRF.
@@ -79,8 +84,13 @@ pub(super) fn parse(message: &LinkMessage) -> Option<Link> {
             LinkAttribute::LinkNetNsId(id) => link.peer_namespace = Some(*id),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
-                    if let LinkInfo::Kind(kind) = info {
-                        link.kind = Some(kind.to_string());
+                    match info {
+                        LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
+                        LinkInfo::Data(InfoData::Bond(bond)) => {
+                            link.tells_slaves_addresses =
+                                bond.contains(&InfoBond::Mode(BondMode::BalanceAlb));
+                        }
+                        _ => {}
                     }
                 }
             }

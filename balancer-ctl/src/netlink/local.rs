@@ -12,7 +12,7 @@ use std::{
 
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType},
 };
 
 use super::Netlink;
@@ -100,8 +100,16 @@ pub fn list(netlink: &mut Netlink) -> io::Result<Vec<LocalRoute>> {
     Ok(routes.into_iter().collect())
 }
 
-/// Reads a route out of a message; none when it is of another kind.
+/// Reads a route out of a message; none when it is of another kind, or one that only marked packets are given to.
+///
+/// Counted are the table `local` and what the kernel itself has put into a VRF's. A table that an operator filled with
+/// local routes hands other hosts' packets to a proxy (`ip route add local default dev lo table 100`).
 fn parse(route: &RouteMessage) -> Option<LocalRoute> {
+    if table(route) != u32::from(libc::RT_TABLE_LOCAL)
+        && route.header.protocol != RouteProtocol::Kernel
+    {
+        return None;
+    }
     let kind = match route.header.kind {
         RouteType::Local | RouteType::Anycast => Kind::Local,
         RouteType::Broadcast => Kind::Broadcast,
@@ -128,6 +136,19 @@ fn parse(route: &RouteMessage) -> Option<LocalRoute> {
         ),
         kind,
     })
+}
+
+/// The table that a route is in.
+fn table(route: &RouteMessage) -> u32 {
+    // Numbers above 255 stand in an attribute alone.
+    let number = route
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Table(number) => Some(*number),
+            _ => None,
+        });
+    number.unwrap_or_else(|| u32::from(route.header.table))
 }
 
 /// The addresses of this host and of its networks' broadcasts, to be asked for one address.

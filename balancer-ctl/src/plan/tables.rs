@@ -1,7 +1,7 @@
 //! What the kernel's tables hold, as far as the daemon writes them, and the changes it may make. Pure.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::{IpAddr, SocketAddr},
 };
 
@@ -88,6 +88,8 @@ pub struct Tables {
     pub space: RingSpace,
     /// The networks that this host is in.
     pub networks: Networks,
+    /// Real servers that packets reach by a gateway.
+    pub routed: BTreeSet<IpAddr>,
     /// The services that these tables were last brought to, as far as that is known: what equals its plan needs no other.
     pub planned: HashMap<ServiceKey, dataplane::Service>,
 }
@@ -104,13 +106,18 @@ impl Tables {
             resets: false,
             space: RingSpace::without(ring_slots, []),
             networks: Networks::default(),
+            routed: BTreeSet::new(),
             planned: HashMap::new(),
         }
     }
 
-    /// What [`RealServer::network_mask`] is for a real server of this address.
+    /// What [`RealServer::network_mask`] is for a real server of this address. One behind a gateway is in another network,
+    /// even where a larger one of this host's has its address, too.
     #[must_use]
     pub fn network_mask(&self, address: IpAddr) -> Addr {
+        if self.routed.contains(&address) {
+            return Addr::default();
+        }
         self.networks.mask_around(address)
     }
 

@@ -310,6 +310,12 @@ fn each_real_server_is_told_its_network_and_told_again_when_that_changes() {
         tables.apply(change);
     }
     assert_eq!(told(&tables), [25, 0]);
+    // By a gateway it is in another network, whatever its address is.
+    tables.routed.insert(address(2).ip());
+    for change in &follow_networks(&tables) {
+        tables.apply(change);
+    }
+    assert_eq!(told(&tables), [0, 0]);
 }
 
 #[test]
