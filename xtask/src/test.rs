@@ -46,7 +46,7 @@ const LONGEST: Duration = Duration::from_secs(15 * 60);
 /// With --kernel it boots a stock kernel of Debian's in QEMU, which needs neither root nor KVM, and runs there, as root:
 /// the load of the packet program with every combination of its switches, the packet suite, and the tests of real
 /// traffic over each kind of interface. Kernel and QEMU are downloaded from Debian and kept below target/kernels; the
-/// newest version is asked for once a day. The guest takes one to three minutes.
+/// newest version is asked for once a day. The guest takes several minutes.
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// Install what is missing without asking
