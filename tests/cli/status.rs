@@ -64,7 +64,7 @@ fn status_as_json_has_the_contracts_fields() {
                 {"name": "eth0", "mode": "native", "program_id": 42},
                 {"name": "eth1", "mode": "native", "program_id": 43}
             ],
-            "connections": 4, "max_connections": 262_144, "discards": null
+            "connections": 4, "max_connections": 262_144, "discards": null, "redirect_failures": 0
         },
         "services": [
             {"name": "web", "reals_up": 2, "reals_total": 2, "live_weight": 4, "quorum": true},

@@ -56,11 +56,21 @@ fn an_interface_that_becomes_a_port_is_told_and_comes_back() {
     let daemon = scene.daemon(&["ext", "inside"]);
     until(&daemon, &all("native", &["ext", "inside"]), &[]);
     scene.balancer.switch("br0", &["inside"]).unwrap();
-    until(
-        &daemon,
-        &all("native", &["ext"]),
-        &["inside is a port of the bridge br0: name br0".to_owned()],
-    );
+    let mut reasons: Vec<_> = [
+        ("192.168.0.2", "192.168.0.2:80", "192.0.2.80:80"),
+        ("192.168.0.3", "192.168.0.3:80", "192.0.2.80:80"),
+        ("fd00:1::2", "[fd00:1::2]:80", "[2001:db8:80::80]:80"),
+        ("fd00:1::3", "[fd00:1::3]:80", "[2001:db8:80::80]:80"),
+    ]
+    .map(|(address, real, vip)| {
+        format!(
+            "real {real} of service tcp/{vip} cannot work: the route to {address} leads over inside, which does not carry the packet \
+             program now"
+        )
+    })
+    .to_vec();
+    reasons.push("inside is a port of the bridge br0: name br0".to_owned());
+    until(&daemon, &all("native", &["ext"]), &reasons);
     scene.balancer.ip("link set dev inside nomaster").unwrap();
     until(&daemon, &all("native", &["ext", "inside"]), &[]);
     scene.serves(&daemon);

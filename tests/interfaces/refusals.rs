@@ -135,7 +135,13 @@ fn a_member_of_a_vrf_serves() {
     let daemon = scene.daemon(&["ext", "inside"]);
     let interfaces = crate::scene::status(&daemon).0;
     assert_eq!(interfaces, crate::scene::all("native", &["ext", "inside"]));
-    scene.serves(&daemon);
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    if release.starts_with("6.1.") {
+        // There the FIB look-up knows no IPv6 neighbour of a VRF's member; README says so.
+        scene.serves_at(&daemon, &[balancer_tests::topology::VIP]);
+    } else {
+        scene.serves(&daemon);
+    }
     let status = daemon.ctl("status");
     assert!(!status.contains("cannot work"), "{status}");
     take_down(daemon);

@@ -171,7 +171,13 @@ impl Scene {
     /// Asserts that ten requests through the VIP are answered by both real servers in turn, IPv4 and IPv6.
     #[track_caller]
     pub fn serves(&self, daemon: &Daemon) {
-        for vip in [VIP, VIP6] {
+        self.serves_at(daemon, &[VIP, VIP6]);
+    }
+
+    /// As [`Scene::serves`], at these VIPs only.
+    #[track_caller]
+    pub fn serves_at(&self, daemon: &Daemon, vips: &[&str]) {
+        for vip in vips {
             let to = socket(vip, 80);
             let answers = self.client.run(|| {
                 // The first may have to wait for links to come up and addresses to be resolved.

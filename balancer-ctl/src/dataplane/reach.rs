@@ -128,7 +128,7 @@ impl KernelDataplane {
                     name.clone()
                 };
                 let is_known = !in_vrf || matches!(way, Way::Local | Way::Broadcast);
-                let obstacle = || obstacle(*real, *way, &ours, name);
+                let obstacle = || obstacle(*real, *way, &ours, &self.configured.interfaces, name);
                 Some((*real, is_known.then(obstacle).flatten()?))
             })
             .collect();
@@ -161,6 +161,7 @@ fn obstacle(
     real: IpAddr,
     way: Way,
     ours: &BTreeSet<u32>,
+    configured: &[String],
     name: impl FnOnce(u32) -> String,
 ) -> Option<String> {
     Some(match way {
@@ -170,6 +171,11 @@ fn obstacle(
         }
         Way::Hop((interface, _)) => {
             let name = name(interface);
+            if configured.contains(&name) {
+                return Some(format!(
+                    "the route to {real} leads over {name}, which does not carry the packet program now"
+                ));
+            }
             format!(
                 "the route to {real} leads over {name}, which is not among `interfaces` of [dataplane]: add {name} there, or change \
                  the route"
@@ -195,7 +201,11 @@ mod tests {
         let real: IpAddr = "10.0.0.2".parse().unwrap();
         let gateway: IpAddr = "10.0.0.1".parse().unwrap();
         let ours = BTreeSet::from([2, 3]);
-        let told = |way| obstacle(real, way, &ours, |index| format!("eth{index}"));
+        let told = |way| {
+            obstacle(real, way, &ours, &["eth7".to_owned()], |index| {
+                format!("eth{index}")
+            })
+        };
         assert_eq!(told(Way::Hop((3, gateway))), None);
         for (way, sentence) in [
             (
@@ -206,6 +216,10 @@ mod tests {
                 Way::Hop((4, gateway)),
                 "the route to 10.0.0.2 leads over eth4, which is not among `interfaces` of [dataplane]: add eth4 there, or change \
                  the route",
+            ),
+            (
+                Way::Hop((7, gateway)),
+                "the route to 10.0.0.2 leads over eth7, which does not carry the packet program now",
             ),
             (
                 Way::Local,
