@@ -295,7 +295,7 @@ impl Dataplane {
         initial::contents(&self.ebpf).expect("read the maps")
     }
 
-    /// Writes something into every map, as [`initial::fill`] does.
+    /// Writes something into every map, as `initial::fill` does.
     ///
     /// # Panics
     /// That fails.

@@ -2,7 +2,7 @@
 //! load the object again takes the verifier 0.2 s, and ten seconds on an emulated CPU.
 //!
 //! The kernel makes maps empty, or full of zeroes. The exceptions are `.rodata`, which the loader fills and nobody
-//! can write, and `AYA_LOGS`, which only log lines fill (see [`can_be_used_again`]).
+//! can write, and `AYA_LOGS`, which only log lines fill (see `can_be_used_again`).
 
 use std::{io, os::fd::AsFd as _};
 
@@ -57,7 +57,7 @@ pub(crate) fn restore(ebpf: &Ebpf, ring_slots: u32) -> io::Result<()> {
 /// Writes something into every map: the first and the last value of arrays, an entry of hashes.
 ///
 /// # Errors
-/// As for [`restore`].
+/// As for `restore`.
 pub(crate) fn fill(ebpf: &Ebpf, ring_slots: u32) -> io::Result<()> {
     for (name, map) in ebpf.maps() {
         let (map, cpus) = match Kind::of(name, map) {
@@ -93,7 +93,7 @@ pub type Content = (Vec<u8>, Vec<u8>);
 /// Returns what each map holds: every entry of hashes, and of arrays every value that is not zero.
 ///
 /// # Errors
-/// As for [`restore`].
+/// As for `restore`.
 pub fn contents(ebpf: &Ebpf) -> io::Result<Vec<(String, Vec<Content>)>> {
     let mut all = Vec::new();
     for (name, map) in ebpf.maps() {

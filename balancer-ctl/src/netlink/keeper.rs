@@ -1,7 +1,7 @@
 //! The keeper of neighbour entries: has next hops resolved that the data plane sends to, makes those managed that have
 //! answered, and gives them back.
 //!
-//! A next hop that does not answer is asked for at a falling pace ([`Pace`]), and only so many at a time that the kernel's
+//! A next hop that does not answer is asked for at a falling pace (`Pace`), and only so many at a time that the kernel's
 //! table, which all network namespaces share, keeps room for others. The kernel itself would ask for a managed entry
 //! three times every five seconds for ever, so one that does not answer any more is made an ordinary one.
 //!
