@@ -12,7 +12,7 @@ use balancer_common::{
 
 use crate::{
     maps::{is_hosts, may_be_hosts},
-    packet::header_anew,
+    packet::{header_anew, header_mut},
     table::{Family, scratch},
 };
 
@@ -22,12 +22,31 @@ const MAX_TAGS: usize = 2;
 /// Why a frame must not go to the host's stack although its `reason` passes it.
 #[inline(always)]
 pub fn host_source(ctx: &XdpContext, reason: Discard) -> Option<Discard> {
+    let ethernet = header_mut::<Ethernet>(ctx, 0).ok()?;
+    let may_be_hosts = match ethernet.ethertype() {
+        ETHERTYPE_IPV4 => may_come_from_host::<Ipv4>(ctx),
+        ETHERTYPE_IPV6 => may_come_from_host::<Ipv6>(ctx),
+        ETHERTYPE_VLAN | ETHERTYPE_SERVICE_VLAN => true,
+        _ => false,
+    };
+    if !may_be_hosts {
+        return None;
+    }
     // The stack takes nothing that is for another machine alone; a bridge or a macvlan above may.
     let is_for_many = u64::from(reason == Discard::OtherMac);
     match examine(ctx.as_ptr().cast(), is_for_many) {
         FROM_HOST => Some(Discard::Martian),
         NESTED => Some(Discard::NestedTags),
         _ => None,
+    }
+}
+
+/// A quick answer for untagged packets; `false` is certain.
+#[inline(always)]
+fn may_come_from_host<H: Family>(ctx: &XdpContext) -> bool {
+    match header_mut::<H>(ctx, Ethernet::LENGTH) {
+        Ok(header) => may_be_hosts(header.source()),
+        Err(_) => false,
     }
 }
 
