@@ -298,7 +298,7 @@ pub struct Dataplane {
     pub max_connections: u64,
     /// Packets that left early, by reason; all reasons are there.
     pub discards: BTreeMap<String, u64>,
-    /// Frames that the kernel lost after the packet program had redirected them, since the daemon runs.
+    /// Frames that the kernel refused to redirect since the daemon started.
     #[serde(default)]
     pub redirect_failures: u64,
 }
