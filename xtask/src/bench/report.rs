@@ -1,6 +1,6 @@
 //! Figures: how rounds become a row, and the file.
 
-use std::{fs, path::Path};
+use std::{fmt, fs, path::Path};
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
@@ -20,8 +20,50 @@ pub struct Row {
     pub minimum: f64,
     /// Median of the reference in the same run.
     pub reference: f64,
-    /// Median over the rounds of ours divided by the reference of the same round.
+    /// Median over the rounds of the row's figure divided by the reference's of the same round.
     pub ratio: f64,
+}
+
+/// What a ratio should be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Aim {
+    /// This or more.
+    AtLeast(f64),
+}
+
+impl Aim {
+    /// Whether `ratio` is beyond it; a ratio that is no number is.
+    pub fn is_missed_by(self, ratio: f64) -> bool {
+        match self {
+            Self::AtLeast(least) => ratio.is_nan() || ratio < least,
+        }
+    }
+
+    /// The aim and whether it was met, for the last column of a table.
+    pub fn remark(aim: Option<Self>, ratio: f64) -> String {
+        match aim {
+            None => String::new(),
+            Some(aim) if aim.is_missed_by(ratio) => format!("{aim}  MISSED"),
+            Some(aim) => aim.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for Aim {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtLeast(least) => write!(formatter, ">= {least}"),
+        }
+    }
+}
+
+/// The quotients of two series, round by round.
+pub fn ratios(values: &[f64], references: &[f64]) -> Vec<f64> {
+    values
+        .iter()
+        .zip(references)
+        .map(|(value, reference)| value / reference)
+        .collect()
 }
 
 /// The middle value; of an even number, the mean of the two in the middle.
@@ -54,6 +96,16 @@ pub fn write_json(path: &Path, rows: &[Row]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_aim_is_met_up_to_its_bound() {
+        assert!(!Aim::AtLeast(4.5).is_missed_by(4.5));
+        assert!(Aim::AtLeast(4.5).is_missed_by(4.4));
+        assert!(Aim::AtLeast(4.5).is_missed_by(f64::NAN));
+        assert_eq!(Aim::remark(Some(Aim::AtLeast(6.0)), 5.0), ">= 6  MISSED");
+        assert_eq!(Aim::remark(Some(Aim::AtLeast(1.05)), 1.1), ">= 1.05");
+        assert_eq!(Aim::remark(None, 1.0), "");
+    }
 
     #[test]
     fn the_median_is_the_middle_of_the_sorted_values() {

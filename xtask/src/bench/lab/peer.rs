@@ -20,14 +20,14 @@ use super::scene::{BULK, HTTP, INTERFACES, REALS, Scene, VIP};
 /// Who is between client and real servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// The reference: the kernel routes to the first real server, nobody balances.
+    /// The kernel routes to the first real server, nobody balances.
     Plain,
-    /// The kernel routes, half of the clients to each real server: what the choice of one real server costs the
-    /// reference, or gives it.
+    /// The kernel routes, half of the clients to each real server: what the choice of one real server costs
+    /// plain routing, or gives it.
     PlainTwo,
     /// This project.
     Balancer,
-    /// The kernel's NAT.
+    /// The reference: the kernel's NAT.
     Nftables,
     /// A proxy.
     Haproxy,
