@@ -27,6 +27,8 @@ pub struct Row {
 /// What a ratio should be.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Aim {
+    /// This or less.
+    AtMost(f64),
     /// This or more.
     AtLeast(f64),
 }
@@ -35,6 +37,7 @@ impl Aim {
     /// Whether `ratio` is beyond it; a ratio that is no number is.
     pub fn is_missed_by(self, ratio: f64) -> bool {
         match self {
+            Self::AtMost(most) => ratio.is_nan() || ratio > most,
             Self::AtLeast(least) => ratio.is_nan() || ratio < least,
         }
     }
@@ -52,6 +55,7 @@ impl Aim {
 impl fmt::Display for Aim {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::AtMost(most) => write!(formatter, "<= {most}"),
             Self::AtLeast(least) => write!(formatter, ">= {least}"),
         }
     }
@@ -99,10 +103,12 @@ mod tests {
 
     #[test]
     fn an_aim_is_met_up_to_its_bound() {
+        assert!(!Aim::AtMost(0.9).is_missed_by(0.9));
+        assert!(Aim::AtMost(0.9).is_missed_by(0.91));
         assert!(!Aim::AtLeast(4.5).is_missed_by(4.5));
         assert!(Aim::AtLeast(4.5).is_missed_by(4.4));
         assert!(Aim::AtLeast(4.5).is_missed_by(f64::NAN));
-        assert_eq!(Aim::remark(Some(Aim::AtLeast(6.0)), 5.0), ">= 6  MISSED");
+        assert_eq!(Aim::remark(Some(Aim::AtMost(6.0)), 7.0), "<= 6  MISSED");
         assert_eq!(Aim::remark(Some(Aim::AtLeast(1.05)), 1.1), ">= 1.05");
         assert_eq!(Aim::remark(None, 1.0), "");
     }

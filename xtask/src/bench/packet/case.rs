@@ -1,22 +1,19 @@
-//! The rows of the packet bench: which packets, on which table, and what must become of them.
-
-use std::net::{Ipv4Addr, SocketAddr};
+//! The rows of the packet bench: which packets, on which table, what must become of them, and what they are compared
+//! with.
 
 use anyhow::Result;
-use balancer_common::{addr::TCP, conntrack::FlowKeyV4, nat::Translation, verdict::Discard};
 
 use super::{
-    frame::{Segment, frame},
+    frame::Segment,
     network::{
-        BALANCER_MAC, CLIENT_V4, CLIENT_V6, GATEWAY_MAC, INSIDE_MAC, INSIDE_REAL_MAC, INSIDE_V4,
-        NO_VIP_V4, REAL_MAC, REAL_V4, REAL_V6, VIP_V4, VIP_V6,
+        CLIENT_V6, INSIDE_MAC, INSIDE_REAL_MAC, INSIDE_V4, NO_VIP_V4, REAL_V4, REAL_V6, VIP_V4,
+        VIP_V6,
     },
+    route::{CLIENT_PORT, Route},
     runner::{Delivery, SCATTERED, Walk},
     target::{INSIDE_PORT, REAL_PORT, SERVICE_PORT, UDP_PORT},
 };
-
-/// Connections that the table of most rows has room for: the product's default.
-pub const DEFAULT_CONNECTIONS: u32 = 262_144;
+use crate::bench::report::Aim;
 
 /// XDP actions (`enum xdp_action`).
 const PASS: u32 = 2;
@@ -28,7 +25,7 @@ const REDIRECT: u32 = 4;
 pub enum Subject {
     /// The program under test, with this table.
     Balancer(Table),
-    /// One of the bench's own programs, for scale.
+    /// One of the bench's own programs.
     Reference(&'static str),
 }
 
@@ -45,13 +42,22 @@ pub enum Table {
     Handshakes,
 }
 
+/// What a row is compared with, in the same round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Against {
+    /// Another row.
+    Row(&'static str),
+    /// The row's own work on one CPU at a time; the row itself is that work on two CPUs at once.
+    Alone,
+}
+
 /// What the program must count for each round of frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Count {
     /// Translated packets: `[original, reply]` per turn of a flow.
     Packets([u64; 2]),
-    /// One discard per packet.
-    Discard(Discard),
+    /// One packet that is passed because no service is meant.
+    NotOurs,
     /// One packet that a reference has dealt with.
     Done,
 }
@@ -61,8 +67,10 @@ pub enum Count {
 pub struct Case {
     /// Its name.
     pub name: &'static str,
-    /// What the issue asks for, as a ratio to the reference.
-    pub aim: Option<f64>,
+    /// What it is compared with.
+    pub against: Against,
+    /// What its ratio to that should be.
+    pub aim: Option<Aim>,
     /// What is measured.
     pub subject: Subject,
     /// The frames of one turn of a flow.
@@ -81,94 +89,96 @@ pub struct Case {
     pub delivery: Delivery,
 }
 
-const ONE: Walk = Walk {
+impl Case {
+    /// The number of packets that is next to `packets` and makes whole turns.
+    pub fn packets(&self, packets: u32) -> u32 {
+        let frames = u32::try_from(self.frames.len()).unwrap_or(1);
+        packets / frames * frames
+    }
+}
+
+/// One flow.
+pub const ONE: Walk = Walk {
     flows: 1,
     multiplier: SCATTERED,
+    start: 0,
 };
-
-/// Flow 0 of the sets of flows, as the front program makes it.
-const FIRST_CLIENT: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
-const FIRST_CLIENT_PORT: u16 = 32_768;
-/// The client's port of all other rows.
-const CLIENT_PORT: u16 = 40_000;
 
 /// Tuples of SYNs: none comes twice in a run.
 pub const NEW_FLOWS: u32 = 1 << 27;
 
-/// The way of a connection through the balancer: who talks to whom.
-#[derive(Clone, Copy)]
-struct Route {
-    client: SocketAddr,
-    virtual_address: SocketAddr,
-    real: SocketAddr,
-    /// MAC addresses on the real server's side: the balancer's, the real server's.
-    inside: [[u8; 6]; 2],
-}
-
-/// Time to live of what comes in; what leaves has one less.
-const HOPS: u8 = 64;
-
-impl Route {
-    fn client_sends(&self, segment: Segment) -> Result<Vec<u8>> {
-        frame(
-            [GATEWAY_MAC, BALANCER_MAC],
-            self.client,
-            self.virtual_address,
-            segment,
-            HOPS,
-        )
-    }
-
-    fn real_gets(&self, segment: Segment) -> Result<Vec<u8>> {
-        frame(self.inside, self.client, self.real, segment, HOPS - 1)
-    }
-
-    fn real_sends(&self, segment: Segment) -> Result<Vec<u8>> {
-        frame(
-            [REAL_MAC, BALANCER_MAC],
-            self.real,
-            self.client,
-            segment,
-            HOPS,
-        )
-    }
-
-    fn client_gets(&self, segment: Segment) -> Result<Vec<u8>> {
-        frame(
-            [BALANCER_MAC, GATEWAY_MAC],
-            self.virtual_address,
-            self.client,
-            segment,
-            HOPS - 1,
-        )
-    }
-
-    /// The three frames that make a TCP connection, as they reach the balancer.
-    fn handshake(&self) -> Result<Vec<Vec<u8>>> {
-        Ok(vec![
-            self.client_sends(Segment::Syn)?,
-            self.real_sends(Segment::SynAck)?,
-            self.client_sends(Segment::Ack)?,
-        ])
-    }
-}
+/// The yardsticks, by number of flows and delivery.
+const MINIMAL_1: &str = "established-1/minimal-nat";
+const MINIMAL_16K: &str = "established-16k/minimal-nat";
+const MINIMAL_1M: &str = "established-1m/minimal-nat";
+const MINIMAL_LIVE: &str = "live-established/minimal-nat";
 
 /// All rows.
 ///
 /// # Errors
-/// None, as long as the addresses above are of one family each.
+/// None, as long as the addresses of each route are of one family.
 pub fn all() -> Result<Vec<Case>> {
-    let tcp = Route {
-        client: (CLIENT_V4, CLIENT_PORT).into(),
-        virtual_address: (VIP_V4, SERVICE_PORT).into(),
-        real: (REAL_V4, REAL_PORT).into(),
-        inside: [BALANCER_MAC, REAL_MAC],
+    let established = established()?;
+    let [minimal, minimal_16k, minimal_1m, minimal_live] = minimal_nat(&established)?;
+    let set = |name, table, flows| set(&established, name, table, flows);
+    // What is compared stands together: the machine's speed changes with time.
+    let mut cases = vec![
+        set("established-1m", Table::Million, 1 << 20)?,
+        minimal_1m,
+        set("established-16k", Table::Default, 1 << 14)?,
+        minimal_16k,
+        established.clone(),
+        minimal,
+    ];
+    cases.extend(other_established(&established)?);
+    cases.extend(without_flows(&established)?);
+    cases.extend(for_scale(&established)?);
+    cases.push(minimal_live);
+    Ok(cases)
+}
+
+/// The row of which all others are variations.
+fn established() -> Result<Case> {
+    let route = Route::lone();
+    Ok(Case {
+        name: "established-1",
+        against: Against::Row(MINIMAL_1),
+        aim: Some(Aim::AtMost(0.9)),
+        subject: Subject::Balancer(Table::Default),
+        frames: vec![route.client_sends(Segment::Ack)?],
+        walk: ONE,
+        before: route.handshake()?,
+        made_by: Vec::new(),
+        expected: (TX, route.real_gets(Segment::Ack)?),
+        count: Count::Packets([1, 0]),
+        delivery: Delivery::Verdict,
+    })
+}
+
+/// Established connections of many flows.
+fn set(established: &Case, name: &'static str, table: Table, flows: u32) -> Result<Case> {
+    let first = Route::of_set(0);
+    let (against, aim) = match table {
+        Table::Million => (MINIMAL_1M, 0.5),
+        Table::Default | Table::New | Table::Handshakes => (MINIMAL_16K, 0.6),
     };
-    // Flow 0 of the sets, whose first frame is looked at.
-    let first = Route {
-        client: (FIRST_CLIENT, FIRST_CLIENT_PORT).into(),
-        ..tcp
-    };
+    Ok(Case {
+        name,
+        against: Against::Row(against),
+        aim: Some(Aim::AtMost(aim)),
+        subject: Subject::Balancer(table),
+        frames: vec![first.client_sends(Segment::Ack)?],
+        walk: Walk { flows, ..ONE },
+        before: Vec::new(),
+        made_by: first.handshake()?,
+        expected: (TX, first.real_gets(Segment::Ack)?),
+        ..established.clone()
+    })
+}
+
+/// The reply direction, the other family and the other protocol.
+fn other_established(established: &Case) -> Result<[Case; 3]> {
+    let tcp = Route::lone();
     let udp = Route {
         virtual_address: (VIP_V4, UDP_PORT).into(),
         real: (REAL_V4, UDP_PORT).into(),
@@ -180,69 +190,9 @@ pub fn all() -> Result<Vec<Case>> {
         real: (REAL_V6, REAL_PORT).into(),
         ..tcp
     };
-    let two_armed = Route {
-        virtual_address: (VIP_V4, INSIDE_PORT).into(),
-        real: (INSIDE_V4, REAL_PORT).into(),
-        inside: [INSIDE_MAC, INSIDE_REAL_MAC],
-        ..tcp
-    };
-    let stranger = Route {
-        virtual_address: (NO_VIP_V4, SERVICE_PORT).into(),
-        ..tcp
-    };
-
-    let established = Case {
-        name: "established-1",
-        aim: Some(2.5),
-        subject: Subject::Balancer(Table::Default),
-        frames: vec![tcp.client_sends(Segment::Ack)?],
-        walk: ONE,
-        before: tcp.handshake()?,
-        made_by: Vec::new(),
-        expected: (TX, tcp.real_gets(Segment::Ack)?),
-        count: Count::Packets([1, 0]),
-        delivery: Delivery::Verdict,
-    };
-    let set = |flows| Walk { flows, ..ONE };
-    let flows = |name, aim, table, flows| -> Result<Case> {
-        Ok(Case {
-            name,
-            aim,
-            subject: Subject::Balancer(table),
-            frames: vec![first.client_sends(Segment::Ack)?],
-            walk: set(flows),
-            before: Vec::new(),
-            made_by: first.handshake()?,
-            expected: (TX, first.real_gets(Segment::Ack)?),
-            ..established.clone()
-        })
-    };
-    // The others are sent back out of the interface they came in by, as the floor is.
-    let redirected = |name, delivery| -> Result<Case> {
-        Ok(Case {
-            name,
-            aim: None,
-            frames: vec![two_armed.client_sends(Segment::Ack)?],
-            before: two_armed.handshake()?,
-            expected: (REDIRECT, two_armed.real_gets(Segment::Ack)?),
-            delivery,
-            ..established.clone()
-        })
-    };
-    let reference = Case {
-        aim: None,
-        before: Vec::new(),
-        count: Count::Done,
-        ..established.clone()
-    };
-    let not_ours = stranger.client_sends(Segment::Ack)?;
-    Ok(vec![
-        established.clone(),
-        flows("established-16k", None, Table::Default, 1 << 14)?,
-        flows("established-1m", Some(14.0), Table::Million, 1 << 20)?,
+    Ok([
         Case {
             name: "reply-1",
-            aim: None,
             frames: vec![tcp.real_sends(Segment::Ack)?],
             expected: (TX, tcp.client_gets(Segment::Ack)?),
             count: Count::Packets([0, 1]),
@@ -250,7 +200,7 @@ pub fn all() -> Result<Vec<Case>> {
         },
         Case {
             name: "established-1-ipv6",
-            aim: None,
+            aim: Some(Aim::AtMost(1.2)),
             frames: vec![tcp6.client_sends(Segment::Ack)?],
             before: tcp6.handshake()?,
             expected: (TX, tcp6.real_gets(Segment::Ack)?),
@@ -258,132 +208,160 @@ pub fn all() -> Result<Vec<Case>> {
         },
         Case {
             name: "established-1-udp",
-            aim: None,
             frames: vec![udp.client_sends(Segment::Datagram)?],
             before: vec![udp.client_sends(Segment::Datagram)?],
             expected: (TX, udp.real_gets(Segment::Datagram)?),
             ..established.clone()
         },
-        Case {
-            name: "new-connection",
-            aim: Some(20.0),
-            subject: Subject::Balancer(Table::New),
-            frames: vec![first.client_sends(Segment::Syn)?],
-            walk: set(NEW_FLOWS),
-            before: Vec::new(),
-            expected: (TX, first.real_gets(Segment::Syn)?),
-            ..established.clone()
+    ])
+}
+
+/// What comes once per connection, or belongs to none.
+fn without_flows(established: &Case) -> Result<[Case; 4]> {
+    let first = Route::of_set(0);
+    let stranger = Route {
+        virtual_address: (NO_VIP_V4, SERVICE_PORT).into(),
+        ..Route::lone()
+    };
+    let not_ours = stranger.client_sends(Segment::Ack)?;
+    let new = Case {
+        name: "new-connection",
+        aim: Some(Aim::AtMost(11.0)),
+        subject: Subject::Balancer(Table::New),
+        frames: vec![first.client_sends(Segment::Syn)?],
+        walk: Walk {
+            flows: NEW_FLOWS,
+            ..ONE
         },
-        Case {
-            name: "handshake",
-            aim: None,
-            subject: Subject::Balancer(Table::Handshakes),
-            frames: first.handshake()?,
-            walk: set(NEW_FLOWS),
-            before: Vec::new(),
-            expected: (TX, first.real_gets(Segment::Syn)?),
-            count: Count::Packets([2, 1]),
-            ..established.clone()
-        },
-        Case {
-            name: "not-ours",
-            aim: Some(2.5),
-            frames: vec![not_ours.clone()],
-            before: Vec::new(),
-            expected: (PASS, not_ours),
-            count: Count::Discard(Discard::NoService),
-            ..established.clone()
-        },
+        before: Vec::new(),
+        expected: (TX, first.real_gets(Segment::Syn)?),
+        ..established.clone()
+    };
+    let on_two_cpus = Case {
+        name: "new-connection-2-cpus",
+        against: Against::Alone,
+        aim: Some(Aim::AtMost(1.1)),
+        ..new.clone()
+    };
+    let handshake = Case {
+        name: "handshake",
+        aim: Some(Aim::AtMost(6.0)),
+        subject: Subject::Balancer(Table::Handshakes),
+        frames: first.handshake()?,
+        count: Count::Packets([2, 1]),
+        ..new.clone()
+    };
+    let not_ours = Case {
+        name: "not-ours",
+        aim: Some(Aim::AtMost(0.95)),
+        frames: vec![not_ours.clone()],
+        before: Vec::new(),
+        expected: (PASS, not_ours),
+        count: Count::NotOurs,
+        ..established.clone()
+    };
+    Ok([new, on_two_cpus, handshake, not_ours])
+}
+
+/// Rows without an aim: the other way out, frames that are truly delivered, the kernel's route look-up.
+fn for_scale(established: &Case) -> Result<[Case; 4]> {
+    let tcp = Route::lone();
+    let two_armed = Route {
+        virtual_address: (VIP_V4, INSIDE_PORT).into(),
+        real: (INSIDE_V4, REAL_PORT).into(),
+        inside: [INSIDE_MAC, INSIDE_REAL_MAC],
+        ..tcp
+    };
+    let redirected = Case {
+        name: "established-1/two-armed",
+        aim: None,
+        frames: vec![two_armed.client_sends(Segment::Ack)?],
+        before: two_armed.handshake()?,
+        expected: (REDIRECT, two_armed.real_gets(Segment::Ack)?),
+        ..established.clone()
+    };
+    Ok([
         Case {
             name: "live-established",
-            aim: Some(1.35),
+            against: Against::Row(MINIMAL_LIVE),
+            aim: None,
             delivery: Delivery::Live,
             ..established.clone()
         },
-        redirected("established-1/two-armed", Delivery::Verdict)?,
-        redirected("live-established/two-armed", Delivery::Live)?,
         Case {
-            name: "established-1/minimal-nat",
-            subject: Subject::Reference("minimal_nat"),
-            expected: (
-                TX,
-                frame(
-                    [BALANCER_MAC, REAL_MAC],
-                    tcp.client,
-                    tcp.real,
-                    Segment::Ack,
-                    HOPS,
-                )?,
-            ),
-            ..reference.clone()
+            name: "live-established/two-armed",
+            against: Against::Row(MINIMAL_LIVE),
+            delivery: Delivery::Live,
+            ..redirected.clone()
         },
-        Case {
-            name: "established-1m/minimal-nat",
-            subject: Subject::Reference("minimal_nat"),
-            frames: vec![first.client_sends(Segment::Ack)?],
-            walk: set(1 << 20),
-            expected: (
-                TX,
-                frame(
-                    [BALANCER_MAC, REAL_MAC],
-                    first.client,
-                    first.real,
-                    Segment::Ack,
-                    HOPS,
-                )?,
-            ),
-            ..reference.clone()
-        },
+        redirected,
         Case {
             name: "established-1/fib-redirect",
+            aim: None,
             subject: Subject::Reference("fib_redirect"),
-            frames: vec![frame(
-                [GATEWAY_MAC, BALANCER_MAC],
-                tcp.client,
-                tcp.real,
-                Segment::Ack,
-                HOPS,
-            )?],
-            expected: (
-                REDIRECT,
-                frame(
-                    [BALANCER_MAC, REAL_MAC],
-                    tcp.client,
-                    tcp.real,
-                    Segment::Ack,
-                    HOPS,
-                )?,
-            ),
-            ..reference
+            frames: vec![tcp.client_sends_directly(Segment::Ack)?],
+            before: Vec::new(),
+            expected: (REDIRECT, tcp.real_gets_untouched(Segment::Ack)?),
+            count: Count::Done,
+            ..established.clone()
         },
     ])
 }
 
-/// The key and translation of each of `flows` flows of a set, in the client's direction, or of the single flow.
-pub fn translations(flows: u32) -> impl Iterator<Item = (FlowKeyV4, Translation<u32>)> {
-    (0..flows).map(move |flow| {
-        let (source, source_port) = if flows == 1 {
-            (CLIENT_V4.to_bits(), CLIENT_PORT)
-        } else {
-            let ports = 1 << 10;
-            (
-                FIRST_CLIENT.to_bits() + flow / ports,
-                FIRST_CLIENT_PORT + (flow % ports) as u16,
-            )
-        };
-        let key = FlowKeyV4 {
-            source: source.to_be(),
-            destination: u32::from_ne_bytes(VIP_V4.octets()),
-            source_port: source_port.to_be(),
-            destination_port: SERVICE_PORT.to_be(),
-            protocol: TCP.into(),
-        };
-        let mut translation = Translation::default();
-        translation.dnat(
-            &key,
-            u32::from_ne_bytes(REAL_V4.octets()),
-            REAL_PORT.to_be(),
-        );
-        (key, translation)
-    })
+/// The yardsticks.
+fn minimal_nat(established: &Case) -> Result<[Case; 4]> {
+    let (lone, first) = (Route::lone(), Route::of_set(0));
+    let one = Case {
+        name: MINIMAL_1,
+        aim: None,
+        subject: Subject::Reference("minimal_nat"),
+        before: Vec::new(),
+        expected: (TX, lone.real_gets_untouched(Segment::Ack)?),
+        count: Count::Done,
+        ..established.clone()
+    };
+    let expected = (TX, first.real_gets_untouched(Segment::Ack)?);
+    let frame = first.client_sends(Segment::Ack)?;
+    let of = |name, flows| Case {
+        name,
+        against: Against::Row(name),
+        frames: vec![frame.clone()],
+        walk: Walk { flows, ..ONE },
+        expected: expected.clone(),
+        ..one.clone()
+    };
+    Ok([
+        one.clone(),
+        of(MINIMAL_16K, 1 << 14),
+        of(MINIMAL_1M, 1 << 20),
+        Case {
+            name: MINIMAL_LIVE,
+            against: Against::Row(MINIMAL_LIVE),
+            delivery: Delivery::Live,
+            ..one
+        },
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_is_compared_with_a_row_of_as_many_flows_or_of_one() {
+        let cases = all().unwrap();
+        for case in &cases {
+            let Against::Row(name) = case.against else {
+                continue;
+            };
+            let reference = cases.iter().find(|other| other.name == name).unwrap();
+            assert_eq!(reference.against, Against::Row(name));
+            assert_eq!(reference.delivery, case.delivery, "{}", case.name);
+            let flows = match case.walk.flows {
+                NEW_FLOWS => 1,
+                flows => flows,
+            };
+            assert_eq!(reference.walk.flows, flows, "{}", case.name);
+        }
+    }
 }

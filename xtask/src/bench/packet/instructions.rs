@@ -1,12 +1,9 @@
 //! How large the programs of an object are, as the kernel counts.
 
 use anyhow::{Context as _, Result};
-use aya::{EbpfLoader, programs::Program};
+use aya::programs::Program;
 
-/// Largest value of the log level's global: every line is kept.
-const ALL_LINES: u8 = 5;
-/// Smallest: the verifier drops them.
-const NO_LINES: u8 = 0;
+use super::target::{self, LogLevel};
 
 /// Loads all XDP programs of `object`, without and with its log lines, and prints what each costs.
 ///
@@ -17,14 +14,11 @@ pub fn print(object: &[u8]) -> Result<()> {
         "{:<20} {:>14} {:>14} {:>14}",
         "program", "verified insns", "xlated bytes", "jited bytes"
     );
-    for (level, remark) in [(NO_LINES, ""), (ALL_LINES, " + log")] {
-        let mut ebpf = EbpfLoader::new()
-            .map_max_entries("CONNTRACK_V4", 1)
-            .map_max_entries("CONNTRACK_V6", 1)
-            .override_global("AYA_LOG_LEVEL", &level, false)
+    for (level, remark) in [(LogLevel::Silent, ""), (LogLevel::All, " + log")] {
+        let mut ebpf = target::loader(1, level)
             .load(object)
             .context("loading the object under test")?;
-        if level != NO_LINES && ebpf.map("AYA_LOGS").is_none() {
+        if level == LogLevel::All && ebpf.map(target::LOG_MAP).is_none() {
             continue;
         }
         for (name, program) in ebpf.programs_mut() {

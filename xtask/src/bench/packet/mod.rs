@@ -1,14 +1,19 @@
-//! The packet bench: what the packet program costs per packet, on one CPU, against a program that swaps the MAC
-//! addresses and transmits (the floor).
+//! The packet bench: what the packet program costs per packet, on one CPU, against the bare minimum of a NAT with the
+//! kernel's hash table and as many connections (`minimal-nat`).
 //!
 //! Every round measures every row once, so that whatever else the machine does hits all alike. A figure counts only if
 //! the program's own counters say that each packet was translated (or passed, where the row is about that): a bench
 //! that measured how fast packets are refused is void.
 
 mod case;
+mod cpus;
 mod frame;
 mod instructions;
+mod measured;
+mod minimal;
 mod network;
+mod pair;
+mod route;
 mod runner;
 mod target;
 
@@ -16,20 +21,17 @@ use std::{collections::BTreeMap, fs, path::Path, thread};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::programs::Xdp;
-use balancer_common::verdict::Discard;
-use nix::{
-    sched::{CpuSet, sched_setaffinity},
-    unistd::Pid,
-};
 
 use self::{
-    case::{Case, Count, Subject, Table},
+    case::{Against, Case, NEW_FLOWS, Subject, Table},
+    measured::{Generators, Measured, Place},
+    route::Route,
     runner::{Delivery, Front, Walk},
-    target::{Counters, Target},
+    target::{DEFAULT_CONNECTIONS, Expected, Target},
 };
 use super::{
     Options,
-    report::{Row, median, minimum},
+    report::{Aim, Row, median, minimum, ratios},
 };
 
 /// Packets of a row that are run before the first round.
@@ -51,26 +53,24 @@ pub fn rows() -> Result<Vec<String>> {
 /// # Errors
 /// No rights, no object, or a void measurement.
 pub fn run(options: &Options, built: &Path) -> Result<Vec<Row>> {
+    let allowed = cpus::allowed()?;
+    let cases = wanted(options, allowed.len())?;
+    if cases.is_empty() {
+        return Ok(Vec::new());
+    }
     // A thread of its own: it leaves for another network namespace and stays on one CPU.
     thread::scope(|scope| {
         scope
-            .spawn(|| Bench::new(options, built)?.run(options))
+            .spawn(|| Bench::new(options, built, cases, &allowed)?.run(options))
             .join()
             .unwrap_or_else(|_| bail!("the bench panicked"))
     })
 }
 
-/// A row while it is measured.
-struct Measured {
-    case: Case,
-    front: Front,
-    /// Nanoseconds per packet, by round: with the program under test behind the front program, and with `empty`.
-    whole: Vec<f64>,
-    front_only: Vec<f64>,
-}
-
 struct Bench {
     ifindex: u32,
+    /// The CPU of this thread, and another if there is one.
+    cpus: (usize, Option<usize>),
     targets: BTreeMap<Table, Target>,
     rows: Vec<Measured>,
     /// The bench's own programs without a front program, and the drop at the far end.
@@ -86,21 +86,22 @@ struct References {
 }
 
 impl Bench {
-    fn new(options: &Options, built: &Path) -> Result<Self> {
+    fn new(options: &Options, built: &Path, cases: Vec<Case>, allowed: &[usize]) -> Result<Self> {
         let own = read(&built.join("bench"))?;
         let object = read(options.object.as_ref().unwrap_or(&built.join("balancer")))?;
-        let cases: Vec<Case> = case::all()?
-            .into_iter()
-            .filter(|case| options.wants(case.name))
-            .collect();
         instructions::print(&object)?;
-        pin_to_last_cpu()?;
+        let cpus = (
+            *allowed.last().context("no CPU may be used")?,
+            allowed.iter().rev().nth(1).copied(),
+        );
+        cpus::stay_on(cpus.0)?;
         let interfaces = network::build()?;
         let ifindex = interfaces.near;
 
         let lone = Walk {
             flows: 1,
             multiplier: runner::IN_ORDER,
+            start: 0,
         };
         let frame = cases.first().context("no row was chosen")?.frames[0].clone();
         let mut references = Front::load(&own, &[frame], lone, 0)?;
@@ -117,6 +118,7 @@ impl Bench {
 
         let mut bench = Self {
             ifindex,
+            cpus,
             targets: BTreeMap::new(),
             rows: Vec::new(),
             references,
@@ -141,17 +143,17 @@ impl Bench {
 
     /// Makes the row's connections and looks at one packet: a row counts only for a program that does its work.
     fn prepare(&self, own: &[u8], case: Case) -> Result<Measured> {
-        let mut front;
+        let fronts = self.generators(own, &case)?;
         let outcome = match case.subject {
             Subject::Balancer(table) => {
                 let target = &self.targets[&table];
                 self.connect(own, target, &case)?;
-                front = Front::load(own, &case.frames, case.walk, 0)?;
                 runner::run_once(target.program()?, self.ifindex, &case.frames[0])?
             }
             Subject::Reference(name) => {
-                front = Front::load(own, &case.frames, case.walk, case.walk.flows)?;
-                front.fill_nat(case::translations(case.walk.flows))?;
+                let Generators::One(front) = &fronts else {
+                    bail!("references are measured on one CPU");
+                };
                 runner::run_once(front.program(name)?, self.ifindex, &case.frames[0])?
             }
         };
@@ -163,12 +165,33 @@ impl Bench {
             outcome.frame,
             frame,
         );
-        Ok(Measured {
-            case,
-            front,
-            whole: Vec::new(),
-            front_only: Vec::new(),
-        })
+        Ok(Measured::new(case, fronts))
+    }
+
+    /// Loads what sends the row's packets; the connections of a reference are filled in.
+    fn generators(&self, own: &[u8], case: &Case) -> Result<Generators> {
+        let load = |start, flows| {
+            let walk = Walk { start, ..case.walk };
+            Front::load(own, &case.frames, walk, flows)
+        };
+        if case.against == Against::Alone {
+            let (first, second) = self.cpus;
+            let second = second.context("there is one CPU only")?;
+            // Parts of the walk that no other row comes to.
+            let part = u64::from(NEW_FLOWS / 4);
+            let fronts = Box::new([load(part, 0)?, load(2 * part, 0)?]);
+            return Ok(Generators::Two(fronts, [first, second]));
+        }
+        let flows = case.walk.flows;
+        let front = match case.subject {
+            Subject::Balancer(_) => load(0, 0)?,
+            Subject::Reference(_) => {
+                let mut front = load(0, flows)?;
+                front.fill_nat(&routes(flows))?;
+                front
+            }
+        };
+        Ok(Generators::One(Box::new(front)))
     }
 
     /// Makes the row's connections as clients and real servers do: the program itself writes what it will look up.
@@ -186,7 +209,9 @@ impl Bench {
             let before = target.counters()?;
             maker.measure(self.ifindex, packets, Delivery::Verdict)?;
             let counted = target.counters()?.since(&before);
-            expect(&counted, [2 * flows, flows], None).context("making the connections")?;
+            counted
+                .expect(Expected::Packets([2 * flows, flows]))
+                .context("making the connections")?;
         }
         for frame in &case.before {
             runner::run_once(program, self.ifindex, frame)?;
@@ -196,10 +221,7 @@ impl Bench {
 
     fn run(mut self, options: &Options) -> Result<Vec<Row>> {
         self.round(WARM_UP.min(options.packets), &mut References::default())?;
-        for row in &mut self.rows {
-            row.whole.clear();
-            row.front_only.clear();
-        }
+        self.rows.iter_mut().for_each(Measured::clear);
         let mut references = References::default();
         for round in 1..=options.rounds {
             eprintln!("round {round} of {}", options.rounds);
@@ -237,8 +259,12 @@ impl Bench {
                 Subject::Balancer(table) => Some(&self.targets[&table]),
                 Subject::Reference(_) => None,
             };
-            let packets = row.case.packets(packets);
-            row.round(target, &self.references, ifindex, packets)
+            let place = Place {
+                target,
+                far_end: &self.references,
+                ifindex,
+            };
+            row.round(&place, packets)
                 .with_context(|| format!("row {}", row.case.name))?;
         }
         Ok(())
@@ -246,128 +272,96 @@ impl Bench {
 
     fn report(&self, references: &References) -> Vec<Row> {
         println!(
-            "floor (MAC swap, XDP_TX): {:.1} ns, minimum {:.1}; plain XDP_TX live: {:.1} ns, minimum {:.1}\n",
+            "floor (MAC swap, XDP_TX): {:.1} ns, minimum {:.1}; plain XDP_TX live: {:.1} ns, minimum {:.1}",
             median(&references.floor),
             minimum(&references.floor),
             median(&references.live),
             minimum(&references.live)
         );
         println!(
-            "{:<28} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}",
-            "row", "ns", "minimum", "front", "ratio", "of min.", "aim"
+            "ratio: the median over the rounds of a row's time to its reference's in the same round; of min.: the\n\
+             quotient of both minima. The reference is minimal-nat with as many flows, or with one; of the row on two\n\
+             CPUs it is the same work on one CPU at a time.\n"
         );
-        let mut rows = Vec::new();
-        for row in &self.rows {
-            let (reference, idle) = match row.case.delivery {
-                Delivery::Verdict => (&references.floor, &references.empty),
-                Delivery::Live => (&references.live, &references.live),
-            };
-            // A few nanoseconds: the smallest figures are those that nobody else disturbed.
-            let front = (minimum(&row.front_only) - minimum(idle)).max(0.0);
-            let costs: Vec<f64> = row.whole.iter().map(|whole| whole - front).collect();
-            let ratios: Vec<f64> = costs
-                .iter()
-                .zip(reference)
-                .map(|(cost, reference)| cost / reference)
-                .collect();
-            let result = Row {
-                suite: "packet",
-                row: row.case.name.to_owned(),
-                unit: "ns",
-                median: median(&costs),
-                minimum: minimum(&costs),
-                reference: median(reference),
-                ratio: median(&ratios),
-            };
-            println!(
-                "{:<28} {:>8.1} {:>8.1} {:>8.1} {:>7.2}x {:>7.2}x {:>8}",
-                result.row,
-                result.median,
-                result.minimum,
-                front,
-                result.ratio,
-                result.minimum / minimum(reference),
-                row.case.aim.map_or(String::new(), |aim| format!("{aim}x")),
-            );
-            rows.push(result);
-        }
-        rows
+        println!(
+            "{:<28} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}   aim",
+            "row", "ns", "minimum", "front", "ref.", "ratio", "of min."
+        );
+        let rows = self
+            .rows
+            .iter()
+            .filter_map(|row| self.line(row, references));
+        rows.collect()
     }
-}
 
-impl Measured {
-    fn round(
-        &mut self,
-        target: Option<&Target>,
-        references: &Front,
-        ifindex: u32,
-        packets: u32,
-    ) -> Result<()> {
-        self.front.aim_own("empty")?;
-        self.front_only
-            .push(self.front.measure(ifindex, packets, self.case.delivery)?);
-        match (self.case.subject, target) {
-            (Subject::Reference(name), _) => self.front.aim_own(name)?,
-            (Subject::Balancer(_), Some(target)) => self.front.aim(target.program()?)?,
-            (Subject::Balancer(_), None) => bail!("the row's program is not loaded"),
-        }
-        let before = target.map(Target::counters).transpose()?;
-        let done = self.front.done()?;
-        let arrived = references.arrived()?;
-        self.whole
-            .push(self.front.measure(ifindex, packets, self.case.delivery)?);
-        if self.case.delivery == Delivery::Live {
-            references.expect_arrival(arrived + u64::from(packets))?;
-        }
-        let packets = u64::from(packets);
-        if let (Some(target), Some(before)) = (target, before) {
-            let counted = target.counters()?.since(&before);
-            match self.case.count {
-                Count::Packets(per_turn) => {
-                    let turns = packets / self.case.frames.len() as u64;
-                    expect(&counted, per_turn.map(|n| n * turns), None)?;
-                }
-                Count::Discard(reason) => expect(&counted, [0, 0], Some((reason, packets)))?,
-                Count::Done => expect(&counted, [0, 0], None)?,
+    /// Prints a row and returns it; the row it is compared with is there.
+    fn line(&self, row: &Measured, references: &References) -> Option<Row> {
+        let idle = |row: &Measured| match row.case.delivery {
+            Delivery::Verdict => minimum(&references.empty),
+            Delivery::Live => minimum(&references.live),
+        };
+        let costs = row.costs(idle(row));
+        let reference = match row.case.against {
+            Against::Alone => row.costs_alone(idle(row)),
+            Against::Row(name) => {
+                let other = self.rows.iter().find(|other| other.case.name == name)?;
+                other.costs(idle(other))
             }
-        } else {
-            let done = self.front.done()? - done;
-            ensure!(
-                done == packets,
-                "the measurement is void: {done} packets were dealt with instead of {packets}"
-            );
+        };
+        let result = Row {
+            suite: "packet",
+            row: row.case.name.to_owned(),
+            unit: "ns",
+            median: median(&costs),
+            minimum: minimum(&costs),
+            reference: median(&reference),
+            ratio: median(&ratios(&costs, &reference)),
+        };
+        println!(
+            "{:<28} {:>8.1} {:>8.1} {:>8.1} {:>8.1} {:>7.2}x {:>7.2}x   {}",
+            result.row,
+            result.median,
+            result.minimum,
+            row.front(idle(row)),
+            result.reference,
+            result.ratio,
+            result.minimum / minimum(&reference),
+            Aim::remark(row.case.aim, result.ratio),
+        );
+        Some(result)
+    }
+}
+
+/// The rows that are wanted and can be measured on `cpus` CPUs, and what they are compared with.
+fn wanted(options: &Options, cpus: usize) -> Result<Vec<Case>> {
+    let all = case::all()?;
+    let mut chosen: Vec<&Case> = all.iter().filter(|case| options.wants(case.name)).collect();
+    if cpus < 2 {
+        for case in chosen.iter().filter(|case| case.against == Against::Alone) {
+            eprintln!("skipped: {}: it needs two CPUs", case.name);
         }
-        Ok(())
+        chosen.retain(|case| case.against != Against::Alone);
     }
+    let is_needed = |case: &Case| {
+        chosen
+            .iter()
+            .any(|row| row.name == case.name || row.against == Against::Row(case.name))
+    };
+    Ok(all.iter().filter(|case| is_needed(case)).cloned().collect())
 }
 
-impl Case {
-    /// The number of packets that is next to `packets` and makes whole turns.
-    fn packets(&self, packets: u32) -> u32 {
-        let frames = u32::try_from(self.frames.len()).unwrap_or(1);
-        packets / frames * frames
+/// The connections of a minimal NAT.
+fn routes(flows: u32) -> Vec<Route> {
+    if flows == 1 {
+        return vec![Route::lone()];
     }
-}
-
-/// Compares everything that was counted with what must have been.
-fn expect(counted: &Counters, packets: [u64; 2], discard: Option<(Discard, u64)>) -> Result<()> {
-    let mut discards = vec![0; Discard::COUNT as usize];
-    if let Some((reason, count)) = discard {
-        discards[reason as usize] = count;
-    }
-    ensure!(
-        counted.packets == packets && counted.discards == discards,
-        "the measurement is void: {:?} packets [from the client, from the real server] were translated instead of {packets:?}; discards: {:?}",
-        counted.packets,
-        counted.discards_by_name(),
-    );
-    Ok(())
+    (0..flows).map(Route::of_set).collect()
 }
 
 /// Room in a table.
 fn connections(table: Table, options: &Options) -> u32 {
     match table {
-        Table::Default | Table::New => case::DEFAULT_CONNECTIONS,
+        Table::Default | Table::New => DEFAULT_CONNECTIONS,
         Table::Million => 1 << 20,
         Table::Handshakes => ((options.rounds + 1) * options.packets).div_ceil(3) + 1,
     }
@@ -375,11 +369,4 @@ fn connections(table: Table, options: &Options) -> u32 {
 
 fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("reading {}", path.display()))
-}
-
-fn pin_to_last_cpu() -> Result<()> {
-    let last = thread::available_parallelism()?.get() - 1;
-    let mut cpus = CpuSet::new();
-    cpus.set(last)?;
-    sched_setaffinity(Pid::from_raw(0), &cpus).context("staying on one CPU")
 }

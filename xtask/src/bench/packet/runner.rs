@@ -6,13 +6,12 @@ use aya::{
     maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray},
     programs::{ProgramFd, TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode},
 };
-use balancer_common::{
-    conntrack::{Egress, FlowKeyV4},
-    nat::Translation,
-};
 use nix::time::{ClockId, clock_gettime};
 
-use super::network::{BALANCER_MAC, REAL_MAC};
+use super::{
+    minimal::{self, Key, Minimal},
+    route::Route,
+};
 
 /// Frames per batch of a live run: what a driver's poll takes at most.
 const LIVE_BATCH: u32 = 64;
@@ -41,6 +40,8 @@ pub struct Walk {
     pub flows: u32,
     /// Odd: the distance from one flow to the next.
     pub multiplier: u64,
+    /// Packets, or turns of three, that count as sent when the walk begins.
+    pub start: u64,
 }
 
 /// Distance between successive flows while measuring: far, and unlike the order in which rows were made.
@@ -110,19 +111,6 @@ pub fn measure(
     Ok((seconds * 1e9 + nanoseconds) / f64::from(packets))
 }
 
-/// A flow of the minimal NAT; see the bench's object.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Minimal {
-    translation: Translation<u32>,
-    macs: [u32; 3],
-}
-
-const _: () = assert!(size_of::<Minimal>() == 28);
-
-// SAFETY: `repr(C)`, only integers, and the size shows that there is no padding.
-unsafe impl aya::Pod for Minimal {}
-
 /// The front program of one row, with the frames that it restores.
 pub struct Front {
     ebpf: Ebpf,
@@ -130,7 +118,8 @@ pub struct Front {
 }
 
 impl Front {
-    /// Loads the bench's object for `frames`, all of one length and family; its minimal NAT has room for `nat_flows`.
+    /// Loads the bench's object for `frames`, all of one length and family; its minimal NAT has room for two rows for
+    /// each of `nat_flows`.
     ///
     /// # Errors
     /// The kernel refused the program.
@@ -147,7 +136,7 @@ impl Front {
             .override_global("IPV6", &ipv6, true)
             .override_global("FLOW_MASK", &mask, true)
             .override_global("HANDSHAKE", &handshake, true)
-            .map_max_entries("NAT", nat_flows.max(1))
+            .map_max_entries("NAT", (2 * nat_flows).max(1))
             .load(object)
             .context("loading the bench's object")?;
         for name in [
@@ -180,7 +169,7 @@ impl Front {
             templates.set(number, words, 0)?;
         }
         let mut front = Self { ebpf, frame };
-        front.walk()?.set(0, [0, walk.multiplier], 0)?;
+        front.walk()?.set(0, [walk.start, walk.multiplier], 0)?;
         Ok(front)
     }
 
@@ -202,19 +191,17 @@ impl Front {
             .try_into()?)
     }
 
-    /// Makes the flows of the minimal NAT known to it.
+    /// Makes connections known to the minimal NAT.
     ///
     /// # Errors
     /// The kernel refused a map call.
-    pub fn fill_nat(
-        &mut self,
-        flows: impl Iterator<Item = (FlowKeyV4, Translation<u32>)>,
-    ) -> Result<()> {
-        let mut nat: HashMap<_, FlowKeyV4, Minimal> =
+    pub fn fill_nat(&mut self, connections: &[Route]) -> Result<()> {
+        let mut nat: HashMap<_, Key, Minimal> =
             HashMap::try_from(self.ebpf.map_mut("NAT").context("no map NAT")?)?;
-        let macs = Egress::join_macs(REAL_MAC, BALANCER_MAC);
-        for (key, translation) in flows {
-            nat.insert(key, Minimal { translation, macs }, 0)?;
+        for connection in connections {
+            for (key, row) in minimal::rows(connection)? {
+                nat.insert(key, row, 0)?;
+            }
         }
         Ok(())
     }

@@ -1,8 +1,11 @@
 //! The program under test: loaded, its maps filled as the daemon would fill them, its counters read back.
+//!
+//! All that the benches know of the product's maps, globals and counters stands here. Connections are not filled in:
+//! they are made by frames that run through the program.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues, xdp::DevMapHash},
@@ -20,10 +23,12 @@ use balancer_common::{
     verdict::Discard,
 };
 
-use super::{
-    case::DEFAULT_CONNECTIONS,
-    network::{BALANCER_MAC, INSIDE_MAC, INSIDE_V4, Interfaces, REAL_V4, REAL_V6, VIP_V4, VIP_V6},
+use super::network::{
+    BALANCER_MAC, INSIDE_MAC, INSIDE_V4, Interfaces, REAL_V4, REAL_V6, VIP_V4, VIP_V6,
 };
+
+/// Connections that the program's table has room for where nothing else is said: the product's default.
+pub const DEFAULT_CONNECTIONS: u32 = 262_144;
 
 /// Port of the TCP services; their real server listens on [`REAL_PORT`].
 pub const SERVICE_PORT: u16 = 80;
@@ -78,6 +83,35 @@ const PAIRS: [Pair; 4] = [
     },
 ];
 
+/// Prepares a loader for an object of the program under test: room for `max_connections` connections of either family,
+/// and this log level.
+pub fn loader(max_connections: u32, log_level: LogLevel) -> EbpfLoader<'static> {
+    // Two rows per connection. One IPv6 connection is all that is measured, in a table of the default size.
+    let rows = 2 * max_connections;
+    let level: &'static u8 = match log_level {
+        LogLevel::Silent => &0,
+        LogLevel::All => &5,
+    };
+    let mut loader = EbpfLoader::new();
+    loader
+        .map_max_entries("CONNTRACK_V4", rows)
+        .map_max_entries("CONNTRACK_V6", rows.min(2 * DEFAULT_CONNECTIONS))
+        .override_global("AYA_LOG_LEVEL", level, false);
+    loader
+}
+
+/// Which log lines the program keeps; the verifier drops the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// None.
+    Silent,
+    /// Every line.
+    All,
+}
+
+/// The map by which an object with log lines is known.
+pub const LOG_MAP: &str = "AYA_LOGS";
+
 /// A loaded program with its own maps.
 pub struct Target {
     ebpf: Ebpf,
@@ -88,10 +122,17 @@ pub struct Target {
 pub struct Counters {
     /// Packets of all real servers: `[original, reply]`.
     pub packets: [u64; 2],
-    /// New connections of all real servers.
-    pub connections: u64,
     /// By [`Discard`].
-    pub discards: Vec<u64>,
+    discards: Vec<u64>,
+}
+
+/// What the program must have counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// Translated packets, `[original, reply]`, and no discard.
+    Packets([u64; 2]),
+    /// Packets that were passed because no service is meant, and nothing else.
+    NotOurs(u64),
 }
 
 impl Target {
@@ -101,13 +142,8 @@ impl Target {
     /// # Errors
     /// The kernel refused the program, or the object is not the balancer's.
     pub fn load(object: &[u8], max_connections: u32, interfaces: &Interfaces) -> Result<Self> {
-        // Two rows per connection. One IPv6 connection is all that is measured, in a table of the default size.
-        let rows = 2 * max_connections;
-        let mut ebpf = EbpfLoader::new()
-            .map_max_entries("CONNTRACK_V4", rows)
-            .map_max_entries("CONNTRACK_V6", rows.min(2 * DEFAULT_CONNECTIONS))
+        let mut ebpf = loader(max_connections, LogLevel::Silent)
             .map_max_entries("INTERFACES", interfaces.near.max(interfaces.inside) + 1)
-            .override_global("AYA_LOG_LEVEL", &0_u8, false)
             .load(object)
             .context("loading the object under test")?;
         let program: &mut Xdp = ebpf
@@ -246,7 +282,6 @@ impl Target {
     pub fn counters(&self) -> Result<Counters> {
         let mut counters = Counters {
             packets: [0; 2],
-            connections: 0,
             discards: Vec::new(),
         };
         let stats: PerCpuArray<_, RealStats> =
@@ -255,7 +290,6 @@ impl Target {
             for of_cpu in stats.get(&id, 0)?.iter() {
                 counters.packets[0] += of_cpu.directions[0].packets;
                 counters.packets[1] += of_cpu.directions[1].packets;
-                counters.connections += of_cpu.connections;
             }
         }
         let discards: PerCpuArray<_, u64> =
@@ -276,7 +310,6 @@ impl Counters {
                 self.packets[0] - before.packets[0],
                 self.packets[1] - before.packets[1],
             ],
-            connections: self.connections - before.connections,
             discards: self
                 .discards
                 .iter()
@@ -286,8 +319,30 @@ impl Counters {
         }
     }
 
+    /// Compares everything that was counted with what must have been.
+    ///
+    /// # Errors
+    /// They differ: the measurement is void.
+    pub fn expect(&self, expected: Expected) -> Result<()> {
+        let mut discards = vec![0; Discard::COUNT as usize];
+        let packets = match expected {
+            Expected::Packets(packets) => packets,
+            Expected::NotOurs(count) => {
+                discards[Discard::NoService as usize] = count;
+                [0, 0]
+            }
+        };
+        ensure!(
+            self.packets == packets && self.discards == discards,
+            "the measurement is void: {:?} packets [from the client, from the real server] were translated instead of {packets:?}; discards: {:?}",
+            self.packets,
+            self.discards_by_name(),
+        );
+        Ok(())
+    }
+
     /// The reasons for which packets left early, in words.
-    pub fn discards_by_name(&self) -> Vec<String> {
+    fn discards_by_name(&self) -> Vec<String> {
         let named = Discard::ALL.iter().zip(&self.discards);
         named
             .filter(|(_, n)| **n != 0)
