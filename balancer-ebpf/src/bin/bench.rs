@@ -1,4 +1,4 @@
-//! Programs of the packet bench: what stands around the program under test. None of this is part of the product.
+//! Programs of the packet and the driver bench: what stands around the program under test. None of this is part of the product.
 //!
 //! A test run that repeats gives each run the packet as the last one left it. A balancer changes the packet, so its
 //! second run would see a stranger and leave early. Hence `front`: it restores the packet, and for a set of flows picks
@@ -21,14 +21,14 @@ use aya_ebpf::{
     EbpfContext as _, Global,
     bindings::{
         BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibParameters,
-        xdp_action::{XDP_ABORTED, XDP_DROP, XDP_TX},
+        xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX},
     },
     helpers::{bpf_fib_lookup, bpf_redirect},
     macros::{map, xdp},
     maps::{Array, HashMap, PerCpuArray, ProgramArray},
     programs::XdpContext,
 };
-use balancer_common::checksum::Delta;
+use balancer_common::checksum::{Delta, DeltaSum};
 
 /// Frames as 64-bit words; the first ten words of a frame hold all that a balancer changes, for either family.
 #[map]
@@ -42,9 +42,13 @@ static WALK: Array<[u64; 2]> = Array::with_max_entries(1, 0);
 #[map]
 static TARGETS: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
-/// Frames that reached the far end of the veth pair.
+/// Frames that reached the far end of the veth pair: `[to anyone else, to whom AWAITED names]`.
 #[map]
-static ARRIVED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+static ARRIVED: PerCpuArray<u64> = PerCpuArray::with_max_entries(2, 0);
+
+/// Destination address and port of the frames that are awaited at the far end, as they lie in the packet.
+#[map]
+static AWAITED: Array<[u32; 2]> = Array::with_max_entries(1, 0);
 
 /// What the minimal NAT knows of its flows: two rows each, one per direction; sized at load.
 #[map]
@@ -156,10 +160,19 @@ fn write_frame(ctx: &XdpContext, number: u32) -> Option<()> {
     Some(())
 }
 
+/// Makes a frame of flow 0 one of `flow`. The checksums stay valid: the kernel's own stack takes no others.
 #[inline(always)]
 fn write_client(ctx: &XdpContext, address: usize, port: usize, flow: u32) -> Option<()> {
-    *field::<u32>(ctx, address)? = (FIRST_ADDRESS + (flow >> PORT_BITS)).to_be();
-    *field::<u16>(ctx, port)? = (FIRST_PORT + (flow & ((1 << PORT_BITS) - 1)) as u16).to_be();
+    let client = (FIRST_ADDRESS + (flow >> PORT_BITS)).to_be();
+    let client_port = (FIRST_PORT + (flow & ((1 << PORT_BITS) - 1)) as u16).to_be();
+    let addresses = DeltaSum::new().words(FIRST_ADDRESS.to_be().into(), client.into());
+    let all = addresses.half(FIRST_PORT.to_be(), client_port);
+    *field::<u32>(ctx, address)? = client;
+    *field::<u16>(ctx, port)? = client_port;
+    let ip = field::<u16>(ctx, IP_CHECKSUM)?;
+    *ip = addresses.fold().apply(*ip);
+    let tcp = field::<u16>(ctx, TCP_CHECKSUM)?;
+    *tcp = all.fold().apply(*tcp);
     Some(())
 }
 
@@ -180,14 +193,34 @@ pub fn empty(_: XdpContext) -> u32 {
     XDP_TX
 }
 
+/// Drops: what a frame costs that goes nowhere.
+#[xdp]
+pub fn drop(_: XdpContext) -> u32 {
+    XDP_DROP
+}
+
+/// Gives the frame to the kernel's own stack.
+#[xdp]
+pub fn pass(_: XdpContext) -> u32 {
+    XDP_PASS
+}
+
 /// Counts and drops: runs natively at the far end of the veth pair, so that frames are truly delivered.
 #[xdp]
-pub fn arrive(_: XdpContext) -> u32 {
-    if let Some(count) = ARRIVED.get_ptr_mut(0) {
+pub fn arrive(ctx: XdpContext) -> u32 {
+    let slot = u32::from(is_awaited(&ctx).unwrap_or(false));
+    if let Some(count) = ARRIVED.get_ptr_mut(slot) {
         // SAFETY: this CPU's own value.
         unsafe { *count += 1 };
     }
     XDP_DROP
+}
+
+#[inline(always)]
+fn is_awaited(ctx: &XdpContext) -> Option<bool> {
+    let [address, port] = *AWAITED.get(0)?;
+    let is_to = *field::<u32>(ctx, DESTINATION)? == address;
+    Some(is_to && u32::from(*field::<u16>(ctx, DESTINATION_PORT)?) == port)
 }
 
 /// The yardstick: the least that a NAT with the kernel's hash table can do for a TCP packet. It parses, makes one look-up,

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: measures the project, always as a ratio to references in the same run.
 
 mod busy;
+mod driver;
 mod health;
 mod ipvs;
 mod lab;
@@ -28,6 +29,8 @@ use crate::{
 pub enum Suite {
     /// The packet program alone, by test runs on one CPU
     Packet,
+    /// Live frames from a driver's hook to the far end of a cable, beside the kernel's routing and its NAT
+    Driver,
     /// Requests and downloads between network namespaces, beside other balancers
     Lab,
     /// Ten thousand checks of real servers: what they cost and how evenly they are spread
@@ -54,11 +57,11 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
-    /// packet: packets per row and round
+    /// packet, driver: packets per row and round
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1000..))]
     packets: u32,
 
-    /// packet: measure this object's program `balancer` instead of the one built
+    /// packet, driver: measure this object's program `balancer` instead of the one built
     #[arg(long, value_name = "FILE")]
     object: Option<PathBuf>,
 
@@ -99,21 +102,21 @@ impl Options {
 /// beyond its aim.
 pub fn run(options: &Options) -> Result<ExitCode> {
     let (packet_rows, lab_rows, health_rows) = (packet::rows()?, lab::rows(), health::rows());
-    let ipvs_rows = ipvs::rows();
-    for name in &options.only {
-        let all = [&packet_rows, &lab_rows, &health_rows, &ipvs_rows].map(|rows| rows.join(", "));
-        ensure!(
-            all.iter()
-                .any(|rows| rows.split(", ").any(|row| row == name)),
-            "there is no row `{name}`; there are: {}",
-            all.join(", ")
-        );
-    }
+    let (driver_rows, ipvs_rows) = (driver::rows(), ipvs::rows());
+    let all = [
+        &packet_rows,
+        &driver_rows,
+        &lab_rows,
+        &health_rows,
+        &ipvs_rows,
+    ];
+    ensure_known(&options.only, &all.map(|rows| rows.join(", ")).join(", "))?;
     let packet = options.wants_suite(Suite::Packet, &packet_rows);
+    let driver = options.wants_suite(Suite::Driver, &driver_rows);
     let lab = options.wants_suite(Suite::Lab, &lab_rows);
     let health = options.wants_suite(Suite::Health, &health_rows);
     let ipvs = options.wants_suite(Suite::Ipvs, &ipvs_rows);
-    if ipvs && !(packet || lab || health) {
+    if ipvs && !(packet || driver || lab || health) {
         // An emulated CPU needs no root, and another program's load changes nothing that is counted.
         build_daemon()?;
         return finish(options, &ipvs::run(options)?);
@@ -132,6 +135,9 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     if packet {
         rows.extend(packet::run(options, &built)?);
     }
+    if driver {
+        rows.extend(driver::run(options, &built)?);
+    }
     if lab {
         rows.extend(lab::run(options)?);
     }
@@ -149,6 +155,17 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         bail!("{missed}");
     }
     Ok(code)
+}
+
+/// Refuses names that are not among `rows`, which commas separate.
+fn ensure_known(names: &[String], rows: &str) -> Result<()> {
+    for name in names {
+        ensure!(
+            rows.split(", ").any(|row| row == name),
+            "there is no row `{name}`; there are: {rows}"
+        );
+    }
+    Ok(())
 }
 
 /// Runs in the guest of suite `ipvs`.

@@ -8,7 +8,7 @@ use serde::Serialize;
 /// One line of the result.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
-    /// `packet`, `lab`, `health` or `ipvs`.
+    /// `packet`, `driver`, `lab`, `health` or `ipvs`.
     pub suite: &'static str,
     /// Name of the row.
     pub row: String,
@@ -18,7 +18,7 @@ pub struct Row {
     pub median: f64,
     /// Minimum over the rounds.
     pub minimum: f64,
-    /// Median of the reference in the same run.
+    /// Median of the reference in the same run; suite `driver` has rows for the peers, and we are the reference.
     pub reference: f64,
     /// Median over the rounds of the row's figure divided by the reference's of the same round.
     pub ratio: f64,

@@ -10,7 +10,7 @@ use super::{
         VIP_V6,
     },
     route::{CLIENT_PORT, Route},
-    runner::{Delivery, SCATTERED, Walk},
+    runner::{Delivery, Walk},
     target::{INSIDE_PORT, REAL_PORT, SERVICE_PORT, UDP_PORT},
 };
 use crate::bench::report::Aim;
@@ -97,13 +97,6 @@ impl Case {
     }
 }
 
-/// One flow.
-pub const ONE: Walk = Walk {
-    flows: 1,
-    multiplier: SCATTERED,
-    start: 0,
-};
-
 /// Tuples of SYNs: none comes twice in a run.
 pub const NEW_FLOWS: u32 = 1 << 27;
 
@@ -146,7 +139,7 @@ fn established() -> Result<Case> {
         aim: Some(Aim::AtMost(0.9)),
         subject: Subject::Balancer(Table::Default),
         frames: vec![route.client_sends(Segment::Ack)?],
-        walk: ONE,
+        walk: Walk::of(1),
         before: route.handshake()?,
         made_by: Vec::new(),
         expected: (TX, route.real_gets(Segment::Ack)?),
@@ -168,7 +161,7 @@ fn set(established: &Case, name: &'static str, table: Table, flows: u32) -> Resu
         aim: Some(Aim::AtMost(aim)),
         subject: Subject::Balancer(table),
         frames: vec![first.client_sends(Segment::Ack)?],
-        walk: Walk { flows, ..ONE },
+        walk: Walk::of(flows),
         before: Vec::new(),
         made_by: first.handshake()?,
         expected: (TX, first.real_gets(Segment::Ack)?),
@@ -229,10 +222,7 @@ fn without_flows(established: &Case) -> Result<[Case; 4]> {
         aim: Some(Aim::AtMost(11.0)),
         subject: Subject::Balancer(Table::New),
         frames: vec![first.client_sends(Segment::Syn)?],
-        walk: Walk {
-            flows: NEW_FLOWS,
-            ..ONE
-        },
+        walk: Walk::of(NEW_FLOWS),
         before: Vec::new(),
         expected: (TX, first.real_gets(Segment::Syn)?),
         ..established.clone()
@@ -326,7 +316,7 @@ fn minimal_nat(established: &Case) -> Result<[Case; 4]> {
         name,
         against: Against::Row(name),
         frames: vec![frame.clone()],
-        walk: Walk { flows, ..ONE },
+        walk: Walk::of(flows),
         expected: expected.clone(),
         ..one.clone()
     };

@@ -6,16 +6,17 @@
 //! that measured how fast packets are refused is void.
 
 mod case;
-mod cpus;
-mod frame;
+pub mod connect;
+pub mod cpus;
+pub mod frame;
 mod instructions;
 mod measured;
 mod minimal;
-mod network;
+pub mod network;
 mod pair;
-mod route;
-mod runner;
-mod target;
+pub mod route;
+pub mod runner;
+pub mod target;
 
 use std::{collections::BTreeMap, fs, path::Path, thread};
 
@@ -27,7 +28,7 @@ use self::{
     measured::{Generators, Measured, Place},
     route::Route,
     runner::{Delivery, Front, Walk},
-    target::{DEFAULT_CONNECTIONS, Expected, Target},
+    target::{DEFAULT_CONNECTIONS, Target},
 };
 use super::{
     Options,
@@ -98,23 +99,8 @@ impl Bench {
         let interfaces = network::build()?;
         let ifindex = interfaces.near;
 
-        let lone = Walk {
-            flows: 1,
-            multiplier: runner::IN_ORDER,
-            start: 0,
-        };
         let frame = cases.first().context("no row was chosen")?.frames[0].clone();
-        let mut references = Front::load(&own, &[frame], lone, 0)?;
-        // All ends need a native program: without one at the far end frames are not delivered, and without one at the
-        // near end the kernel knows no receive queue that test runs can name.
-        for interface in [
-            network::NEAR,
-            network::FAR,
-            network::INSIDE,
-            network::INSIDE_FAR,
-        ] {
-            references.drop_at(interface)?;
-        }
+        let references = Front::far_ends(&own, &frame)?;
 
         let mut bench = Self {
             ifindex,
@@ -196,25 +182,11 @@ impl Bench {
 
     /// Makes the row's connections as clients and real servers do: the program itself writes what it will look up.
     fn connect(&self, own: &[u8], target: &Target, case: &Case) -> Result<()> {
-        let program = target.program()?;
         if !case.made_by.is_empty() {
-            let walk = Walk {
-                multiplier: runner::IN_ORDER,
-                ..case.walk
-            };
-            let mut maker = Front::load(own, &case.made_by, walk, 0)?;
-            maker.aim(program)?;
-            let packets = case.walk.flows * u32::try_from(case.made_by.len())?;
-            let flows = u64::from(case.walk.flows);
-            let before = target.counters()?;
-            maker.measure(self.ifindex, packets, Delivery::Verdict)?;
-            let counted = target.counters()?.since(&before);
-            counted
-                .expect(Expected::Packets([2 * flows, flows]))
-                .context("making the connections")?;
+            connect::through(target, own, self.ifindex, &case.made_by, case.walk.flows)?;
         }
         for frame in &case.before {
-            runner::run_once(program, self.ifindex, frame)?;
+            runner::run_once(target.program()?, self.ifindex, frame)?;
         }
         Ok(())
     }
@@ -298,7 +270,7 @@ impl Bench {
     fn line(&self, row: &Measured, references: &References) -> Option<Row> {
         let idle = |row: &Measured| match row.case.delivery {
             Delivery::Verdict => minimum(&references.empty),
-            Delivery::Live => minimum(&references.live),
+            Delivery::Live | Delivery::LiveSingly => minimum(&references.live),
         };
         let costs = row.costs(idle(row));
         let reference = match row.case.against {
@@ -367,6 +339,10 @@ fn connections(table: Table, options: &Options) -> u32 {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
+/// Reads an object.
+///
+/// # Errors
+/// It is not there.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("reading {}", path.display()))
 }

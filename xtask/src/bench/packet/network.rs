@@ -108,6 +108,10 @@ pub fn build() -> Result<Interfaces> {
     })
 }
 
-fn sysctl(name: &str, value: &str) -> Result<()> {
+/// Sets a kernel variable of the calling thread's network namespace.
+///
+/// # Errors
+/// There is no such variable, or the value is refused.
+pub fn sysctl(name: &str, value: &str) -> Result<()> {
     fs::write(format!("/proc/sys/{name}"), value).with_context(|| format!("setting {name}"))
 }

@@ -1,5 +1,7 @@
 //! Test runs: one frame through one program, many times, and the CPU time it took.
 
+use std::{net::SocketAddrV4, thread, time::Duration};
+
 use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader,
@@ -10,6 +12,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::{
     minimal::{self, Key, Minimal},
+    network::{FAR, INSIDE, INSIDE_FAR, NEAR},
     route::Route,
 };
 
@@ -31,6 +34,8 @@ pub enum Delivery {
     Verdict,
     /// Frames leave by the veth pair and are dropped, natively, at its far end.
     Live,
+    /// The same, but each frame has gone its whole way before the next comes.
+    LiveSingly,
 }
 
 /// How the front program picks flows.
@@ -44,10 +49,25 @@ pub struct Walk {
     pub start: u64,
 }
 
-/// Distance between successive flows while measuring: far, and unlike the order in which rows were made.
-pub const SCATTERED: u64 = 0x9e37_79b1;
-/// Distance while rows are made.
-pub const IN_ORDER: u64 = 1;
+impl Walk {
+    /// Walks over `flows` flows as measurements do: successive ones are far from each other, unlike the order in which
+    /// their rows were made.
+    pub const fn of(flows: u32) -> Self {
+        Self {
+            flows,
+            multiplier: 0x9e37_79b1,
+            start: 0,
+        }
+    }
+
+    /// Walks over `flows` flows one after the other, as rows are made.
+    pub const fn in_order(flows: u32) -> Self {
+        Self {
+            multiplier: 1,
+            ..Self::of(flows)
+        }
+    }
+}
 
 /// The context of a packet that came in by an interface (`struct xdp_md`).
 fn context(ifindex: u32, length: usize) -> Vec<u8> {
@@ -94,6 +114,7 @@ pub fn measure(
     let attrs = match delivery {
         Delivery::Verdict => TestRunAttrs::new(),
         Delivery::Live => TestRunAttrs::new().xdp_live_frames(LIVE_BATCH),
+        Delivery::LiveSingly => TestRunAttrs::new().xdp_live_frames(1),
     };
     let before = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
     program
@@ -143,6 +164,8 @@ impl Front {
             "front",
             "empty",
             "floor",
+            "drop",
+            "pass",
             "arrive",
             "minimal_nat",
             "fib_redirect",
@@ -170,6 +193,20 @@ impl Front {
         }
         let mut front = Self { ebpf, frame };
         front.walk()?.set(0, [walk.start, walk.multiplier], 0)?;
+        Ok(front)
+    }
+
+    /// Loads the bench's object to drop what reaches any end of the network in the calling thread's namespace.
+    ///
+    /// # Errors
+    /// The kernel refused the program, or there is no such network.
+    pub fn far_ends(object: &[u8], frame: &[u8]) -> Result<Self> {
+        let mut front = Self::load(object, &[frame.to_vec()], Walk::of(1), 0)?;
+        // All ends need a native program: without one at the far end frames are not delivered, and without one at the
+        // near end the kernel knows no receive queue that test runs can name.
+        for interface in [NEAR, FAR, INSIDE, INSIDE_FAR] {
+            front.drop_at(interface)?;
+        }
         Ok(front)
     }
 
@@ -256,11 +293,7 @@ impl Front {
         )
     }
 
-    /// Drops, natively, what reaches `interface`, and counts it.
-    ///
-    /// # Errors
-    /// The interface refused the program.
-    pub fn drop_at(&mut self, interface: &str) -> Result<()> {
+    fn drop_at(&mut self, interface: &str) -> Result<()> {
         let program: &mut Xdp = self
             .ebpf
             .program_mut("arrive")
@@ -272,35 +305,71 @@ impl Front {
         Ok(())
     }
 
-    /// Frames dropped by [`Self::drop_at`].
+    /// Names the destination of the frames that [`Self::awaited`] counts.
+    ///
+    /// # Errors
+    /// The kernel refused a map call.
+    pub fn await_frames_to(&mut self, destination: SocketAddrV4) -> Result<()> {
+        let mut awaited: Array<_, [u32; 2]> =
+            Array::try_from(self.ebpf.map_mut("AWAITED").context("no map AWAITED")?)?;
+        let address = u32::from_ne_bytes(destination.ip().octets());
+        awaited.set(0, [address, destination.port().to_be().into()], 0)?;
+        Ok(())
+    }
+
+    /// Frames that reached any end; see [`Self::far_ends`].
     ///
     /// # Errors
     /// The kernel refused a map call.
     pub fn arrived(&self) -> Result<u64> {
+        Ok(self.arrived_in(0)? + self.awaited()?)
+    }
+
+    /// Frames among them to the destination named by [`Self::await_frames_to`].
+    ///
+    /// # Errors
+    /// The kernel refused a map call.
+    pub fn awaited(&self) -> Result<u64> {
+        self.arrived_in(1)
+    }
+
+    fn arrived_in(&self, slot: u32) -> Result<u64> {
         let arrived: PerCpuArray<_, u64> =
             PerCpuArray::try_from(self.ebpf.map("ARRIVED").context("no map ARRIVED")?)?;
-        Ok(arrived.get(&0, 0)?.iter().sum())
+        Ok(arrived.get(&slot, 0)?.iter().sum())
     }
 }
 
 impl Front {
-    /// Waits until `count` frames were dropped by [`Self::drop_at`]: the last ones may still be on their way.
+    /// Waits until `count` frames have arrived: the last ones may still be on their way.
     ///
     /// # Errors
     /// They did not arrive; the measurement is void.
     pub fn expect_arrival(&self, count: u64) -> Result<()> {
-        let mut arrived = 0;
-        for _ in 0..20 {
-            arrived = self.arrived()?;
-            if arrived >= count {
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
-        ensure!(
-            arrived == count,
-            "the measurement is void: {arrived} frames arrived at the far end, not {count}"
-        );
-        Ok(())
+        expect(count, || self.arrived())
     }
+
+    /// Waits until [`Self::awaited`] has counted `count` frames.
+    ///
+    /// # Errors
+    /// They did not arrive; the measurement is void.
+    pub fn expect_awaited(&self, count: u64) -> Result<()> {
+        expect(count, || self.awaited())
+    }
+}
+
+fn expect(count: u64, arrived: impl Fn() -> Result<u64>) -> Result<()> {
+    let mut seen = 0;
+    for _ in 0..20 {
+        seen = arrived()?;
+        if seen >= count {
+            break;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    ensure!(
+        seen == count,
+        "the measurement is void: {seen} frames arrived at the far end, not {count}"
+    );
+    Ok(())
 }
