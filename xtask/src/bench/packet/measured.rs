@@ -8,19 +8,19 @@ use super::{
     runner::{Delivery, Front},
     target::{Expected, Target},
 };
-use crate::bench::report::minimum;
+use crate::bench::report::median;
 
-/// A row while it is measured.
+/// A row while it is measured. Figures are nanoseconds per packet, by round.
 pub struct Measured {
     /// What is measured.
     pub case: Case,
     fronts: Generators,
-    /// Nanoseconds per packet, by round, with the program under test behind the front program.
+    /// With the program under test behind the front program.
     whole: Vec<f64>,
-    /// The same on one CPU at a time; of a row on two CPUs.
-    alone: Vec<f64>,
-    /// With `empty` behind the front program.
-    front_only: Vec<f64>,
+    /// The reference of the row, right after.
+    reference: Vec<f64>,
+    /// What the front program adds.
+    front: Vec<f64>,
 }
 
 /// What sends a row's packets.
@@ -48,35 +48,31 @@ impl Measured {
             case,
             fronts,
             whole: Vec::new(),
-            alone: Vec::new(),
-            front_only: Vec::new(),
+            reference: Vec::new(),
+            front: Vec::new(),
         }
     }
 
     /// Forgets the figures so far.
     pub fn clear(&mut self) {
         self.whole.clear();
-        self.alone.clear();
-        self.front_only.clear();
+        self.reference.clear();
+        self.front.clear();
     }
 
-    /// What the front program adds to a packet, where the cheapest run with `empty` alone took `idle`.
-    ///
-    /// A few nanoseconds: the smallest figures are those that nobody else disturbed.
-    pub fn front(&self, idle: f64) -> f64 {
-        (minimum(&self.front_only) - idle).max(0.0)
+    /// What the front program adds to a packet: the median of differences of neighbours in time.
+    pub fn front(&self) -> f64 {
+        median(&self.front).max(0.0)
     }
 
-    /// Nanoseconds per packet without the front program, by round.
-    pub fn costs(&self, idle: f64) -> Vec<f64> {
-        let front = self.front(idle);
-        self.whole.iter().map(|whole| whole - front).collect()
+    /// What the row took without the front program.
+    pub fn costs(&self) -> Vec<f64> {
+        less(&self.whole, self.front())
     }
 
-    /// The same on one CPU at a time.
-    pub fn costs_alone(&self, idle: f64) -> Vec<f64> {
-        let front = self.front(idle);
-        self.alone.iter().map(|alone| alone - front).collect()
+    /// What its reference took without the front program, which adds `front` there.
+    pub fn reference(&self, front: f64) -> Vec<f64> {
+        less(&self.reference, front)
     }
 
     /// Measures the row once.
@@ -85,46 +81,77 @@ impl Measured {
     /// The kernel refused a run, or the measurement is void.
     pub fn round(&mut self, place: &Place<'_>, packets: u32) -> Result<()> {
         let packets = self.case.packets(packets);
+        let delivery = self.case.delivery;
+        let idle = place
+            .far_end
+            .measure_own("empty", place.ifindex, packets, delivery)?;
         self.aim_own("empty")?;
-        let front_only = self.measure(place, packets)?;
-        self.front_only.push(front_only);
+        let front = self.one_by_one(place, packets)?;
+        self.front.push(front - idle);
+        let whole = self.time(place, packets)?;
+        let Generators::Two(fronts, cpus) = &self.fronts else {
+            self.whole.push(whole);
+            return Ok(());
+        };
+        let both = self.checked(place, 2 * u64::from(packets), || {
+            pair::at_once(fronts, *cpus, place.ifindex, packets)
+        })?;
+        self.whole.push(both);
+        self.note_reference(whole);
+        Ok(())
+    }
+
+    /// Notes what the reference took in this round.
+    pub fn note_reference(&mut self, time: f64) {
+        self.reference.push(time);
+    }
+
+    /// Measures the row's program behind the front program, on one CPU at a time, and returns what it took.
+    ///
+    /// # Errors
+    /// The kernel refused a run, or the measurement is void.
+    pub fn time(&mut self, place: &Place<'_>, packets: u32) -> Result<f64> {
         match (self.case.subject, place.target) {
             (Subject::Reference(name), _) => self.aim_own(name)?,
             (Subject::Balancer(_), Some(target)) => self.aim(target)?,
             (Subject::Balancer(_), None) => bail!("the row's program is not loaded"),
         }
+        let packets = self.case.packets(packets);
+        let sent = match self.fronts {
+            Generators::One(_) => u64::from(packets),
+            Generators::Two(..) => 2 * u64::from(packets),
+        };
+        self.checked(place, sent, || self.one_by_one(place, packets))
+    }
+
+    /// Does `work`, and sees that each of the `sent` packets was dealt with as the row says.
+    fn checked(
+        &self,
+        place: &Place<'_>,
+        sent: u64,
+        work: impl FnOnce() -> Result<f64>,
+    ) -> Result<f64> {
         let counted = place.target.map(Target::counters).transpose()?;
         let done = self.done()?;
-        let arrived = place.far_end.arrived()?;
-        let whole = self.measure(place, packets)?;
-        self.whole.push(whole);
-        let mut sent = u64::from(packets);
-        if let Generators::Two(fronts, cpus) = &self.fronts {
-            let both = pair::at_once(fronts, *cpus, place.ifindex, packets)?;
-            // What was just measured was alone.
-            self.alone.extend(self.whole.pop());
-            self.whole.push(both);
-            sent *= 4;
-        }
-        if self.case.delivery == Delivery::Live {
-            place.far_end.expect_arrival(arrived + sent)?;
-        }
+        let time = work()?;
         if let (Some(target), Some(before)) = (place.target, counted) {
-            return target
-                .counters()?
-                .since(&before)
-                .expect(self.expected(sent));
+            let counted = target.counters()?.since(&before);
+            counted.expect(self.expected(sent))?;
+            return Ok(time);
         }
         let done = self.done()? - done;
         ensure!(
             done == sent,
             "the measurement is void: {done} packets were dealt with instead of {sent}"
         );
-        Ok(())
+        Ok(time)
     }
 
     /// What the program under test must count for `sent` packets.
     fn expected(&self, sent: u64) -> Expected {
+        if let Generators::Two(..) = self.fronts {
+            return Expected::Contended(sent);
+        }
         match self.case.count {
             Count::Packets(per_turn) => {
                 let turns = sent / self.case.frames.len() as u64;
@@ -135,10 +162,18 @@ impl Measured {
         }
     }
 
-    /// Runs what the front programs are aimed at, on one CPU at a time.
-    fn measure(&self, place: &Place<'_>, packets: u32) -> Result<f64> {
+    /// Runs what the front programs are aimed at, on one CPU at a time, and sees that frames arrive if they leave.
+    fn one_by_one(&self, place: &Place<'_>, packets: u32) -> Result<f64> {
         match &self.fronts {
-            Generators::One(front) => front.measure(place.ifindex, packets, self.case.delivery),
+            Generators::One(front) => {
+                let arrived = place.far_end.arrived()?;
+                let time = front.measure(place.ifindex, packets, self.case.delivery)?;
+                if self.case.delivery != Delivery::Verdict {
+                    let sent = u64::from(packets);
+                    place.far_end.expect_arrival(arrived + sent)?;
+                }
+                Ok(time)
+            }
             Generators::Two(fronts, cpus) => {
                 pair::one_by_one(fronts, *cpus, place.ifindex, packets)
             }
@@ -177,4 +212,8 @@ impl Generators {
             Self::Two(fronts, _) => fronts.as_mut_slice(),
         }
     }
+}
+
+fn less(figures: &[f64], part: f64) -> Vec<f64> {
+    figures.iter().map(|figure| figure - part).collect()
 }

@@ -21,7 +21,6 @@ pub mod target;
 use std::{collections::BTreeMap, fs, path::Path, thread};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use aya::programs::Xdp;
 
 use self::{
     case::{Against, Case, NEW_FLOWS, Subject, Table},
@@ -82,7 +81,6 @@ struct Bench {
 #[derive(Default)]
 struct References {
     floor: Vec<f64>,
-    empty: Vec<f64>,
     live: Vec<f64>,
 }
 
@@ -203,53 +201,58 @@ impl Bench {
     }
 
     fn round(&mut self, packets: u32, references: &mut References) -> Result<()> {
-        let ifindex = self.ifindex;
-        let frame = self.rows[0].case.frames[0].clone();
-        let plain =
-            |program: &Xdp, delivery| runner::measure(program, ifindex, &frame, packets, delivery);
-        references
-            .floor
-            .push(plain(self.references.program("floor")?, Delivery::Verdict)?);
-        references
-            .empty
-            .push(plain(self.references.program("empty")?, Delivery::Verdict)?);
+        let far_end = &self.references;
+        let plain = |name, delivery| far_end.measure_own(name, self.ifindex, packets, delivery);
+        references.floor.push(plain("floor", Delivery::Verdict)?);
         if self
             .rows
             .iter()
             .any(|row| row.case.delivery == Delivery::Live)
         {
-            let before = self.references.arrived()?;
-            references
-                .live
-                .push(plain(self.references.program("empty")?, Delivery::Live)?);
-            self.references
-                .expect_arrival(before + u64::from(packets))?;
+            references.live.push(plain("empty", Delivery::Live)?);
         }
-        for row in &mut self.rows {
+        for number in 0..self.rows.len() {
             crate::interrupt::check()?;
-            let target = match row.case.subject {
+            let name = self.rows[number].case.name;
+            self.measure(number, packets)
+                .with_context(|| format!("row {name}"))?;
+        }
+        Ok(())
+    }
+
+    /// Measures a row, and right after it, since the machine's speed changes with time, what it is compared with.
+    fn measure(&mut self, number: usize, packets: u32) -> Result<()> {
+        let row = &mut self.rows[number];
+        let mut place = Place {
+            target: match row.case.subject {
                 Subject::Balancer(table) => Some(&self.targets[&table]),
                 Subject::Reference(_) => None,
-            };
-            let place = Place {
-                target,
-                far_end: &self.references,
-                ifindex,
-            };
-            row.round(&place, packets)
-                .with_context(|| format!("row {}", row.case.name))?;
+            },
+            far_end: &self.references,
+            ifindex: self.ifindex,
+        };
+        row.round(&place, packets)?;
+        if let Against::Row(name) = row.case.against {
+            place.target = None;
+            let mut rows = self.rows.iter_mut();
+            let reference = rows.find(|other| other.case.name == name);
+            let reference = reference.context("the row's reference is not measured")?;
+            let time = reference.time(&place, packets)?;
+            self.rows[number].note_reference(time);
         }
         Ok(())
     }
 
     fn report(&self, references: &References) -> Vec<Row> {
-        println!(
-            "floor (MAC swap, XDP_TX): {:.1} ns, minimum {:.1}; plain XDP_TX live: {:.1} ns, minimum {:.1}",
-            median(&references.floor),
-            minimum(&references.floor),
-            median(&references.live),
-            minimum(&references.live)
-        );
+        for (name, figures) in [
+            ("floor (MAC swap, XDP_TX)", &references.floor),
+            ("plain XDP_TX, live frames", &references.live),
+        ] {
+            if !figures.is_empty() {
+                let (median, minimum) = (median(figures), minimum(figures));
+                println!("{name}: {median:.1} ns, minimum {minimum:.1}");
+            }
+        }
         println!(
             "ratio: the median over the rounds of a row's time to its reference's in the same round; of min.: the\n\
              quotient of both minima. The reference is minimal-nat with as many flows, or with one; of the row on two\n\
@@ -259,27 +262,21 @@ impl Bench {
             "{:<28} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}   aim",
             "row", "ns", "minimum", "front", "ref.", "ratio", "of min."
         );
-        let rows = self
-            .rows
-            .iter()
-            .filter_map(|row| self.line(row, references));
-        rows.collect()
+        self.rows.iter().map(|row| self.line(row)).collect()
     }
 
-    /// Prints a row and returns it; the row it is compared with is there.
-    fn line(&self, row: &Measured, references: &References) -> Option<Row> {
-        let idle = |row: &Measured| match row.case.delivery {
-            Delivery::Verdict => minimum(&references.empty),
-            Delivery::Live | Delivery::LiveSingly => minimum(&references.live),
+    /// Prints a row and returns it.
+    fn line(&self, row: &Measured) -> Row {
+        let costs = row.costs();
+        let front = match row.case.against {
+            Against::Alone => row.front(),
+            Against::Row(name) => self
+                .rows
+                .iter()
+                .find(|other| other.case.name == name)
+                .map_or(f64::NAN, Measured::front),
         };
-        let costs = row.costs(idle(row));
-        let reference = match row.case.against {
-            Against::Alone => row.costs_alone(idle(row)),
-            Against::Row(name) => {
-                let other = self.rows.iter().find(|other| other.case.name == name)?;
-                other.costs(idle(other))
-            }
-        };
+        let reference = row.reference(front);
         let result = Row {
             suite: "packet",
             row: row.case.name.to_owned(),
@@ -294,13 +291,13 @@ impl Bench {
             result.row,
             result.median,
             result.minimum,
-            row.front(idle(row)),
+            row.front(),
             result.reference,
             result.ratio,
             result.minimum / minimum(&reference),
             Aim::remark(row.case.aim, result.ratio),
         );
-        Some(result)
+        result
     }
 }
 

@@ -196,6 +196,26 @@ impl Front {
         Ok(front)
     }
 
+    /// Runs one of the bench's own programs without the front program, sees that its frames arrive if they leave, and
+    /// returns what [`measure`] does.
+    ///
+    /// # Errors
+    /// There is none of this name, the kernel refused the run, or frames were lost.
+    pub fn measure_own(
+        &self,
+        name: &str,
+        ifindex: u32,
+        packets: u32,
+        delivery: Delivery,
+    ) -> Result<f64> {
+        let arrived = self.arrived()?;
+        let time = measure(self.program(name)?, ifindex, &self.frame, packets, delivery)?;
+        if delivery != Delivery::Verdict {
+            self.expect_arrival(arrived + u64::from(packets))?;
+        }
+        Ok(time)
+    }
+
     /// Loads the bench's object to drop what reaches any end of the network in the calling thread's namespace.
     ///
     /// # Errors
