@@ -246,14 +246,17 @@ impl Measured {
         Ok(())
     }
 
-    /// What making a frame costs: the smallest figure is the one that nobody else disturbed.
-    fn generator(&self) -> f64 {
-        minimum(&self.generator)
+    /// What frames took without the generator of the same round.
+    fn without_generator(&self, figures: &[f64]) -> Vec<f64> {
+        let rounds = figures.iter().zip(&self.generator);
+        rounds
+            .map(|(figure, generator)| figure - generator)
+            .collect()
     }
 
-    fn without_generator(&self, figures: &[f64]) -> Vec<f64> {
-        let generator = self.generator();
-        figures.iter().map(|figure| figure - generator).collect()
+    /// The least that frames took, without the least that the generator took.
+    fn least(&self, figures: &[f64]) -> f64 {
+        minimum(figures) - minimum(&self.generator)
     }
 }
 
@@ -274,12 +277,13 @@ fn report(rows: &[Measured]) -> Vec<Row> {
 fn line(row: &Measured) -> Row {
     let peer = row.without_generator(&row.peer);
     let ours = row.without_generator(&row.ours);
+    let (least_of_peer, least_of_ours) = (row.least(&row.peer), row.least(&row.ours));
     let result = Row {
         suite: "driver",
         row: row.case.name.to_owned(),
         unit: "ns",
         median: median(&peer),
-        minimum: minimum(&peer),
+        minimum: least_of_peer,
         reference: median(&ours),
         ratio: median(&ratios(&peer, &ours)),
     };
@@ -289,10 +293,10 @@ fn line(row: &Measured) -> Row {
         result.median,
         result.minimum,
         result.reference,
-        minimum(&ours),
-        row.generator(),
+        least_of_ours,
+        median(&row.generator),
         result.ratio,
-        result.minimum / minimum(&ours),
+        least_of_peer / least_of_ours,
         Aim::remark(Some(Aim::AtLeast(row.case.aim)), result.ratio),
     );
     result
