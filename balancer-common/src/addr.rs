@@ -26,6 +26,14 @@ impl Addr {
 
 /// An address as a packet header and a connection key of one family hold it, in network byte order.
 pub trait Address: Copy + PartialEq + 'static {
+    /// What fills a connection's entry of this family up to a power of two.
+    type Spare: Copy + core::fmt::Debug + Default + Eq + 'static;
+
+    /// Zero where both addresses are the same: a comparison without branches, which the verifier would follow one by one.
+    fn difference(self, other: Self) -> u32;
+
+    /// The part of a flow's hash that its two addresses make, with eight words of the seed: see [`crate::flow_hash`].
+    fn hash_pair(source: Self, destination: Self, seed: &[u32; 8]) -> u64;
     /// Widens to the shared 16-byte form.
     fn widen(self) -> Addr;
     /// Takes the family's part out of the shared form.
@@ -41,6 +49,18 @@ pub trait Address: Copy + PartialEq + 'static {
 }
 
 impl Address for u32 {
+    type Spare = [u32; 0];
+
+    #[inline(always)]
+    fn difference(self, other: Self) -> u32 {
+        self ^ other
+    }
+
+    #[inline(always)]
+    fn hash_pair(source: Self, destination: Self, seed: &[u32; 8]) -> u64 {
+        product(source, seed[0], destination, seed[1])
+    }
+
     #[inline(always)]
     fn widen(self) -> Addr {
         Addr::from_v4(self)
@@ -75,6 +95,21 @@ impl Address for u32 {
 }
 
 impl Address for [u32; 4] {
+    type Spare = [u32; 2];
+
+    #[inline(always)]
+    fn difference(self, other: Self) -> u32 {
+        (self[0] ^ other[0]) | (self[1] ^ other[1]) | (self[2] ^ other[2]) | (self[3] ^ other[3])
+    }
+
+    #[inline(always)]
+    fn hash_pair(source: Self, destination: Self, seed: &[u32; 8]) -> u64 {
+        product(source[0], seed[0], source[1], seed[1])
+            .wrapping_add(product(source[2], seed[2], source[3], seed[3]))
+            .wrapping_add(product(destination[0], seed[4], destination[1], seed[5]))
+            .wrapping_add(product(destination[2], seed[6], destination[3], seed[7]))
+    }
+
     #[inline(always)]
     fn widen(self) -> Addr {
         Addr(self)
@@ -115,6 +150,12 @@ impl Address for [u32; 4] {
             | (self[3] ^ other[3]) & mask.0[3];
         mask.0[0] != 0 && difference == 0
     }
+}
+
+/// One product of the hash NH: two words, each with a secret added.
+#[inline(always)]
+pub(crate) const fn product(a: u32, secret_a: u32, b: u32, secret_b: u32) -> u64 {
+    a.wrapping_add(secret_a) as u64 * b.wrapping_add(secret_b) as u64
 }
 
 /// IP protocol number of TCP.

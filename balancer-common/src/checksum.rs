@@ -20,6 +20,13 @@ impl DeltaSum {
         Self(0)
     }
 
+    /// Starts with a difference that is known.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from(delta: Delta) -> Self {
+        Self(delta.0 as u64)
+    }
+
     /// Replaces a 16-bit word.
     #[inline(always)]
     #[must_use]

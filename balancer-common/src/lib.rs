@@ -11,9 +11,9 @@ pub mod address_filter;
 pub mod answer;
 pub mod checksum;
 pub mod conntrack;
-pub mod half_open;
+pub mod flow_hash;
 pub mod host_address;
-pub mod nat;
+pub mod next_hop;
 pub mod real_server;
 pub mod redirect;
 pub mod scheduler;
@@ -24,9 +24,9 @@ pub mod tcp;
 pub mod verdict;
 pub mod wire;
 
-/// Version of the map layouts below. It is part of the pin directory's name (`v3`), so a daemon never takes
+/// Version of the map layouts below. It is part of the pin directory's name (`v4`), so a daemon never takes
 /// up maps of another layout. Raise it with every change to a shared struct or to a map's meaning.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Marks shared structs as plain data for aya: every byte is initialised, every bit pattern is valid.
 macro_rules! plain_data {

@@ -1,6 +1,10 @@
 //! Real servers as the packet program sees them.
 
-use crate::{addr::Addr, plain_data};
+use crate::{
+    addr::Addr,
+    checksum::{Delta, DeltaSum},
+    plain_data,
+};
 
 /// Most real servers over all services together; capacity of `REALS` and `REAL_STATS`.
 pub const MAX_REALS: u32 = 32_768;
@@ -36,27 +40,75 @@ pub mod state {
     }
 }
 
-/// A real server of one virtual service. Address and port in network byte order.
+/// A real server of one virtual service, and what all its connections share. Addresses and port in network byte order.
 ///
 /// Its index in `REALS`, the real id, belongs to one (service, real) pair; it is given to another only when
 /// no connection refers to it any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct RealServer {
     /// The server's address.
     pub address: Addr,
+    /// Its service's address.
+    pub vip: Addr,
+    /// Mask of the server's network, where this host is in that network too: of IPv4 the last word; zeroes = it is not. A
+    /// client of the same network would be answered directly, past the balancer.
+    pub network_mask: Addr,
     /// The server's port; 0 = the packet's destination port stays (services on every port).
     pub port: u16,
-    /// Always zero.
-    pub zero: u16,
+    /// What replacing the VIP by the server's address does to a checksum: see [`RealServer::between`].
+    pub delta: Delta,
     /// One of [`state`].
     pub state: u32,
     /// Id of the service it belongs to (the index in `TURNS`).
     pub service: u32,
-    /// Mask of the server's network, where this host is in that network too: of IPv4 the last word; zeroes = it is not. A
-    /// client of the same network would be answered directly, past the balancer.
-    pub network_mask: Addr,
+    /// Always zero.
+    pub zero: u32,
 }
 
-const _: () = assert!(size_of::<RealServer>() == 44);
+const _: () = assert!(size_of::<RealServer>() == 64);
+const _: () = assert!(core::mem::offset_of!(RealServer, vip) == 16);
 plain_data!(RealServer);
+
+impl RealServer {
+    /// What replaces the VIP in original packets, which is the server's address, or that in replies, which is the VIP.
+    #[inline(always)]
+    #[must_use]
+    pub const fn other_side(&self, direction: u8) -> &Addr {
+        // SAFETY: the VIP follows the address, and the direction is 0 or 1 by the mask. No branch, which the verifier would
+        // follow both ways.
+        unsafe { &*(&raw const self.address).add((direction & 1) as usize) }
+    }
+
+    /// The difference between a header with `vip` and one with `address` in its place: of the IPv4 header checksum and of
+    /// the TCP and UDP checksums alike, since their pseudo header holds the addresses.
+    #[must_use]
+    pub const fn between(vip: &Addr, address: &Addr) -> Delta {
+        const fn sum(address: &Addr) -> u64 {
+            let [a, b, c, d] = address.0;
+            if address.is_v4() {
+                d as u64
+            } else {
+                a as u64 + b as u64 + c as u64 + d as u64
+            }
+        }
+        DeltaSum::new().words(sum(vip), sum(address)).fold()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checksums_of_the_first_packet_case_come_out() {
+        // Case 1 of the conformance list: 4e41 -> 50e7 includes TTL 64 -> 63, a difference of +0100.
+        let v4 = |address: [u8; 4]| Addr::from_v4(u32::from_ne_bytes(address));
+        let delta = RealServer::between(&v4([192, 0, 2, 80]), &v4([192, 168, 0, 2]));
+        assert_eq!(delta.apply(0x4e41_u16.to_be()), 0x4fe7_u16.to_be());
+        let with_port = DeltaSum::from(delta)
+            .half(80_u16.to_be(), 8080_u16.to_be())
+            .fold();
+        assert_eq!(with_port.apply(0x27eb_u16.to_be()), 0x0a51_u16.to_be());
+    }
+}

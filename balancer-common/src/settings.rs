@@ -1,52 +1,28 @@
-//! What the daemon tells the packet program, and what the program counts for all services together.
+//! What the daemon tells the packet program.
 
-use crate::{conntrack::Timeouts, plain_data};
+use crate::{conntrack::Timeouts, flow_hash::Seed, plain_data};
 
-/// Settings that may change while packets flow: the one value of `SETTINGS`.
+/// Settings: the one value of `SETTINGS`. All but the first two may change while packets flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Settings {
-    /// 1 while a service listens on every port, so that only then a second lookup is made.
-    pub any_port: u32,
+    /// Random, so that nobody outside can aim at a bucket of the connection tables.
+    pub seed: Seed,
+    /// Number of buckets of the connection tables: IPv4, IPv6.
+    pub buckets: [u32; 2],
     /// Idle timeouts in jiffies.
     pub timeouts: Timeouts,
-    /// Most connections of both families together.
-    pub max_connections: u64,
-    /// Connections that the daemon has deleted since the maps were made. See [`Usage`].
-    pub removed_by_daemon: u64,
-    /// Random, so that nobody outside can aim at one bucket of half-open connections.
-    pub seed: u64,
+    /// 1 while a service listens on every port, so that only then a second lookup is made.
+    pub any_port: u32,
+    /// 1 where a real server's packet that belongs to no connection is answered with a reset or that the port is
+    /// unreachable; 0 where it is passed.
+    pub answer_stray_replies: u32,
+    /// Always zero.
+    pub zero: u32,
 }
 
-const _: () = assert!(size_of::<Settings>() == 48);
+const _: () = assert!(size_of::<Settings>() == 124);
 plain_data!(Settings);
-
-/// How many connections the packet program has made and deleted: the one value of `USAGE`, changed only by
-/// the program, by atomic additions. Those that exist are `added - removed - Settings::removed_by_daemon`;
-/// each side writes its own counter, so neither needs a lock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-#[repr(C)]
-pub struct Usage {
-    /// Connections (pairs of rows) inserted.
-    pub added: u64,
-    /// Connections deleted by the program itself.
-    pub removed: u64,
-}
-
-const _: () = assert!(size_of::<Usage>() == 16);
-plain_data!(Usage);
-
-impl Usage {
-    /// The number of connections that exist.
-    #[inline(always)]
-    #[must_use]
-    pub const fn connections(&self, settings: &Settings) -> u64 {
-        let removed = self.removed.wrapping_add(settings.removed_by_daemon);
-        let count = self.added.wrapping_sub(removed);
-        // A reader between the two sides' updates may see more removed than added.
-        if count as i64 > 0 { count } else { 0 }
-    }
-}
 
 /// An interface on which the program runs: a value of `INTERFACES`, indexed by interface index. Everything that a
 /// packet of an established connection asks of the daemon lies in this one value.
@@ -56,9 +32,8 @@ pub struct Interface {
     /// Its MAC address as the first 48 bits of a frame, see [`Interface::mac_bits`]; a frame to another one is not for
     /// this machine. 0 = not configured.
     pub mac: u64,
-    /// The route generation, never 0. The daemon raises it when a route, link or neighbour changes; every egress
-    /// looked up under another one is looked up again.
-    pub generation: u32,
+    /// Always zero.
+    pub zero: u32,
     /// Of [`interface_flags`].
     pub flags: u16,
     /// The interface that its frames come in by, as routes name it: its own index, or that of the bond whose slave it is. Below
@@ -72,9 +47,6 @@ plain_data!(Interface);
 
 /// What an interface's packets must know beside its address.
 pub mod interface_flags {
-    /// The connections of some real server are to be reset, so that each packet of a client asks for its real server's
-    /// state. The same on all interfaces.
-    pub const RESETS: u16 = 1;
     /// What leaves where it came in is redirected there. veth does not wake its peer for `XDP_TX` unless that runs
     /// an XDP program too (`veth_xdp_flush` in the kernel's `drivers/net/veth.c`), so frames would lie there until others follow.
     pub const REDIRECTS: u16 = 2;
@@ -86,11 +58,11 @@ const MAC_BITS: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0,
 impl Interface {
     /// A configured interface, whose frames come in by the interface `index`, which is below [`MAX_INTERFACES`].
     #[must_use]
-    pub const fn new(mac: [u8; 6], generation: u32, index: u32) -> Self {
+    pub const fn new(mac: [u8; 6], index: u32) -> Self {
         let [a, b, c, d, e, f] = mac;
         Self {
             mac: u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]),
-            generation,
+            zero: 0,
             flags: 0,
             index: index as u16,
         }

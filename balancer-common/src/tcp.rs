@@ -17,8 +17,13 @@ pub mod flags {
 /// State of a connection. The order matters: what comes before [`State::Established`] is half-open.
 ///
 /// ```text
-///  SynSent ──SYN|ACK──▶ SynReceived ──ACK──▶ Established ──FIN──▶ FinOriginal / FinReply ──FIN──▶ Closing
-///     └────────RST──────────┴──────────────────┴──────────────────────┴─────────RST──────────▶ Closed
+///            SYN|ACK              ACK                 FIN                           FIN
+///  SynSent ──────────▶ SynReceived ───▶ Established ──────▶ FinOriginal / FinReply ──────▶ Closing
+///                          ▲                 │ ▲
+///                          └──── SYN|ACK ────┘ └── data after the client's FIN, both sides after a reset
+///
+///  lives ─ RST of the client ─▶ ClosedOriginal            UdpUnreplied ─answer─▶ UdpUnconfirmed ─datagram─▶ Udp
+///  any ── RST of the real server ──▶ Closed
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -35,17 +40,21 @@ pub enum State {
     FinReply = 5,
     /// Both sides have closed.
     Closing = 6,
-    /// A reset was seen.
+    /// A reset by the real server was seen.
     Closed = 7,
-    /// UDP, and the real server has answered.
+    /// UDP, the real server has answered and the client has sent again.
     Udp = 8,
     /// UDP, and only the client was heard: anybody can have sent that in its name, so it is forgotten soon.
     UdpUnreplied = 9,
+    /// UDP, and the real server has answered: it would answer anybody who speaks in the client's name.
+    UdpUnconfirmed = 10,
+    /// A reset by the client was seen: anybody can have sent that in its name, so the real server may not believe it.
+    ClosedOriginal = 11,
 }
 
 impl State {
     /// All states, in numeric order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::SynSent,
         Self::SynReceived,
         Self::Established,
@@ -55,6 +64,8 @@ impl State {
         Self::Closed,
         Self::Udp,
         Self::UdpUnreplied,
+        Self::UdpUnconfirmed,
+        Self::ClosedOriginal,
     ];
 
     /// The state that a number from a map stands for.
@@ -76,6 +87,8 @@ impl State {
             Self::Closed => "closed",
             Self::Udp => "udp",
             Self::UdpUnreplied => "udp-unreplied",
+            Self::UdpUnconfirmed => "udp-unconfirmed",
+            Self::ClosedOriginal => "closed-client",
         }
     }
 
@@ -86,37 +99,155 @@ impl State {
     }
 }
 
-/// The state after a packet with `flags` in `direction`, for a connection whose handshake is complete.
+/// Whether a connection in `state` stays as it is whatever comes in `direction` without SYN, FIN or RST: most packets need no
+/// further look.
 #[inline(always)]
 #[must_use]
-pub const fn next(state: u8, flags: u8, direction: u8) -> u8 {
-    if flags & flags::RST != 0 {
-        return State::Closed as u8;
-    }
-    if flags & flags::FIN == 0 || state >= State::Closing as u8 {
+pub const fn is_steady(state: u8, direction: u8) -> bool {
+    const BOTH: u32 = 1 << State::Established as u32 | 1 << State::Udp as u32;
+    const ORIGINAL: u32 = BOTH | 1 << State::UdpUnreplied as u32;
+    const REPLY: u32 = BOTH
+        | 1 << State::UdpUnconfirmed as u32
+        | 1 << State::FinOriginal as u32
+        | 1 << State::FinReply as u32;
+    let steady = if direction == direction::ORIGINAL {
+        ORIGINAL
+    } else {
+        REPLY
+    };
+    steady >> (state & 0xf) & 1 != 0
+}
+
+/// What a segment says that may bring its connection to another state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Its flags.
+    pub flags: u8,
+    /// Sequence number, host byte order.
+    pub sequence: u32,
+    /// Acknowledgement number, host byte order.
+    pub acknowledgement: u32,
+    /// Whether it carries data.
+    pub has_data: bool,
+}
+
+/// The state after a client's segment. `sequence` is that of the real server's SYN|ACK (host order), while the handshake
+/// is under way.
+///
+/// A SYN changes nothing: on a connection that lives anybody can have sent it in the client's name, and the real server's
+/// answer tells. Nor does what no client sends (SYN with FIN or RST).
+#[inline(always)]
+#[must_use]
+pub const fn next_original(state: u8, sequence: u32, segment: Segment) -> u8 {
+    const ESTABLISHED: u8 = State::Established as u8;
+    const FIN_ORIGINAL: u8 = State::FinOriginal as u8;
+    const FIN_REPLY: u8 = State::FinReply as u8;
+    let flags = segment.flags;
+    if flags & flags::SYN != 0 {
         return state;
     }
-    let (mine, other) = if direction == direction::ORIGINAL {
-        (State::FinOriginal as u8, State::FinReply as u8)
+    if flags & flags::RST != 0 {
+        return if state >= State::Closing as u8 {
+            state
+        } else {
+            State::ClosedOriginal as u8
+        };
+    }
+    let has_fin = flags & flags::FIN != 0;
+    if state == State::SynReceived as u8 {
+        if flags & flags::ACK == 0 || !completes_handshake(segment.acknowledgement, sequence) {
+            return state;
+        }
+        return if has_fin { FIN_ORIGINAL } else { ESTABLISHED };
+    }
+    if has_fin {
+        return match state {
+            ESTABLISHED => FIN_ORIGINAL,
+            FIN_REPLY => State::Closing as u8,
+            _ => state,
+        };
+    }
+    if segment.has_data {
+        // It goes on sending: the FIN was not its own.
+        if state == FIN_ORIGINAL {
+            return ESTABLISHED;
+        }
+        if state == State::Closing as u8 {
+            return FIN_REPLY;
+        }
+    }
+    state
+}
+
+/// The state after a real server's segment. `sequence` as for [`next_original`].
+#[inline(always)]
+#[must_use]
+pub const fn next_reply(state: u8, sequence: u32, segment: Segment) -> u8 {
+    const ESTABLISHED: u8 = State::Established as u8;
+    const FIN_ORIGINAL: u8 = State::FinOriginal as u8;
+    let flags = segment.flags;
+    if flags & flags::RST != 0 {
+        // After its SYN|ACK the real server also answers a wrong acknowledgement with a reset, and goes on waiting for
+        // the right one (RFC 9293 section 3.10.7.4): only a reset that continues its own sequence ends the handshake.
+        let continues = segment.sequence == sequence.wrapping_add(1);
+        return if state == State::SynReceived as u8 && !continues {
+            state
+        } else {
+            State::Closed as u8
+        };
+    }
+    if flags & flags::SYN != 0 {
+        // Sent again where its number is known; else the real server has begun a new connection.
+        let is_known = segment.sequence == sequence && state != State::SynSent as u8;
+        return if is_known && state < State::Closing as u8 {
+            state
+        } else {
+            State::SynReceived as u8
+        };
+    }
+    if flags & flags::FIN != 0 {
+        return match state {
+            ESTABLISHED => State::FinReply as u8,
+            FIN_ORIGINAL => State::Closing as u8,
+            _ => state,
+        };
+    }
+    state
+}
+
+/// Whether a connection in `state` was reset, so that traffic of both sides shows that they did not believe it.
+#[inline(always)]
+#[must_use]
+pub const fn is_reset(state: u8) -> bool {
+    state == State::Closed as u8 || state == State::ClosedOriginal as u8
+}
+
+/// The state of a UDP connection after a datagram in `direction`.
+#[inline(always)]
+#[must_use]
+pub const fn next_udp(state: u8, direction: u8) -> u8 {
+    if state == State::UdpUnreplied as u8 && direction == direction::REPLY {
+        State::UdpUnconfirmed as u8
+    } else if state == State::UdpUnconfirmed as u8 && direction == direction::ORIGINAL {
+        State::Udp as u8
     } else {
-        (State::FinReply as u8, State::FinOriginal as u8)
-    };
-    if state == other {
-        State::Closing as u8
-    } else {
-        mine
+        state
     }
 }
 
-/// Whether a SYN on a connection in `state` opens a new one: the old one is closing or closed, so the
+/// Whether a SYN on a connection in `state` opens a new one: both sides have said that the old one is over, so the
 /// client has begun anew on the same port and must not wait for a timeout.
 #[inline(always)]
 #[must_use]
 pub const fn may_be_reused(state: u8) -> bool {
-    state == State::Closing as u8
-        || state == State::Closed as u8
-        || state == State::FinOriginal as u8
-        || state == State::FinReply as u8
+    state == State::Closing as u8 || state == State::Closed as u8
+}
+
+/// Whether a segment with these flags asks for a new connection.
+#[inline(always)]
+#[must_use]
+pub const fn opens(flags: u8) -> bool {
+    flags & (flags::SYN | flags::ACK | flags::RST | flags::FIN) == flags::SYN
 }
 
 /// Whether `acknowledged` (host order) answers a SYN|ACK whose sequence number was `sequence` (host order):
@@ -143,45 +274,217 @@ pub const fn reset(flags: u8, sequence: u32, acknowledgement: u32, data: u32) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use State::{Closed, Closing, Established, FinOriginal, FinReply};
+    use State::{
+        Closed, ClosedOriginal, Closing, Established, FinOriginal, FinReply, SynReceived, SynSent,
+    };
+
+    const TCP_STATES: [State; 8] = [
+        SynSent,
+        SynReceived,
+        Established,
+        FinOriginal,
+        FinReply,
+        Closing,
+        Closed,
+        ClosedOriginal,
+    ];
+    /// Sequence number of the SYN|ACK.
+    const ISN: u32 = 9000;
+
+    const fn segment(flags: u8) -> Segment {
+        Segment {
+            flags,
+            sequence: 1001,
+            acknowledgement: 9001,
+            has_data: false,
+        }
+    }
+
+    fn after_original(segment: Segment) -> [State; 8] {
+        TCP_STATES.map(|state| {
+            State::from_number(next_original(state as u8, ISN, segment)).expect("a state")
+        })
+    }
+
+    fn after_reply(segment: Segment) -> [State; 8] {
+        TCP_STATES.map(|state| {
+            State::from_number(next_reply(state as u8, ISN, segment)).expect("a state")
+        })
+    }
 
     #[test]
-    fn every_transition_of_a_complete_connection() {
-        const O: u8 = direction::ORIGINAL;
-        const R: u8 = direction::REPLY;
-        const FIN: u8 = flags::FIN | flags::ACK;
-        const RST: u8 = flags::RST;
-        const ACK: u8 = flags::ACK;
-        let table = [
-            (Established, ACK, O, Established),
-            (Established, ACK, R, Established),
-            (Established, FIN, O, FinOriginal),
-            (Established, FIN, R, FinReply),
-            (FinOriginal, FIN, O, FinOriginal),
-            (FinOriginal, FIN, R, Closing),
-            (FinOriginal, ACK, R, FinOriginal),
-            (FinReply, FIN, R, FinReply),
-            (FinReply, FIN, O, Closing),
-            (FinReply, ACK, O, FinReply),
-            (Closing, FIN, O, Closing),
-            (Closing, FIN, R, Closing),
-            (Closing, ACK, O, Closing),
-            (Closed, ACK, O, Closed),
-            (Closed, FIN, R, Closed),
-        ];
-        for (state, flags, direction, after) in table {
-            assert_eq!(
-                next(state as u8, flags, direction),
-                after as u8,
-                "{state:?} {flags:x}"
-            );
+    fn every_transition_by_a_client() {
+        use flags::{ACK, FIN, RST, SYN};
+        for flags in [SYN, SYN | ACK, SYN | FIN, SYN | RST, SYN | RST | ACK] {
+            assert_eq!(after_original(segment(flags)), TCP_STATES, "{flags:x}");
         }
-        for state in [Established, FinOriginal, FinReply, Closing, Closed] {
-            for direction in [O, R] {
-                assert_eq!(next(state as u8, RST, direction), Closed as u8);
-                assert_eq!(next(state as u8, RST | flags::FIN, direction), Closed as u8);
+        assert_eq!(
+            after_original(segment(ACK)),
+            [
+                SynSent,
+                Established,
+                Established,
+                FinOriginal,
+                FinReply,
+                Closing,
+                Closed,
+                ClosedOriginal
+            ]
+        );
+        let wrong = Segment {
+            acknowledgement: 1,
+            ..segment(ACK)
+        };
+        assert_eq!(after_original(wrong), TCP_STATES);
+        assert_eq!(after_original(segment(0)), TCP_STATES);
+        assert_eq!(
+            after_original(segment(FIN | ACK)),
+            [
+                SynSent,
+                FinOriginal,
+                FinOriginal,
+                FinOriginal,
+                Closing,
+                Closing,
+                Closed,
+                ClosedOriginal
+            ]
+        );
+        assert_eq!(
+            after_original(segment(RST)),
+            [
+                ClosedOriginal,
+                ClosedOriginal,
+                ClosedOriginal,
+                ClosedOriginal,
+                ClosedOriginal,
+                Closing,
+                Closed,
+                ClosedOriginal
+            ]
+        );
+        let data = Segment {
+            has_data: true,
+            ..segment(ACK)
+        };
+        assert_eq!(
+            after_original(data),
+            [
+                SynSent,
+                Established,
+                Established,
+                Established,
+                FinReply,
+                FinReply,
+                Closed,
+                ClosedOriginal
+            ]
+        );
+    }
+
+    #[test]
+    fn every_transition_by_a_real_server() {
+        use flags::{ACK, FIN, RST, SYN};
+        for flags in [ACK, 0] {
+            for has_data in [false, true] {
+                let segment = Segment {
+                    has_data,
+                    ..segment(flags)
+                };
+                assert_eq!(after_reply(segment), TCP_STATES, "{flags:x}");
             }
         }
+        let again = Segment {
+            sequence: ISN,
+            ..segment(SYN | ACK)
+        };
+        assert_eq!(
+            after_reply(again),
+            [
+                SynReceived,
+                SynReceived,
+                Established,
+                FinOriginal,
+                FinReply,
+                SynReceived,
+                SynReceived,
+                SynReceived
+            ]
+        );
+        assert_eq!(after_reply(segment(SYN | ACK)), [SynReceived; 8]);
+        assert_eq!(
+            after_reply(segment(FIN | ACK)),
+            [
+                SynSent,
+                SynReceived,
+                FinReply,
+                Closing,
+                FinReply,
+                Closing,
+                Closed,
+                ClosedOriginal
+            ]
+        );
+        let mut reset = [Closed; 8];
+        let continuing = Segment {
+            sequence: ISN + 1,
+            ..segment(RST)
+        };
+        assert_eq!(after_reply(continuing), reset);
+        reset[1] = SynReceived;
+        assert_eq!(after_reply(segment(RST | ACK)), reset);
+    }
+
+    #[test]
+    fn what_is_steady_stays_as_it_is() {
+        let is_udp = |state: State| {
+            matches!(
+                state,
+                State::Udp | State::UdpUnreplied | State::UdpUnconfirmed
+            )
+        };
+        for state in State::ALL {
+            for direction in [direction::ORIGINAL, direction::REPLY] {
+                if !is_steady(state as u8, direction) {
+                    continue;
+                }
+                for has_data in [false, true] {
+                    let segment = Segment {
+                        has_data,
+                        ..segment(flags::ACK)
+                    };
+                    let next = match (is_udp(state), direction) {
+                        (true, _) => next_udp(state as u8, direction),
+                        (false, direction::ORIGINAL) => next_original(state as u8, ISN, segment),
+                        (false, _) => next_reply(state as u8, ISN, segment),
+                    };
+                    assert_eq!(next, state as u8, "{state:?} {direction}");
+                }
+                assert!(!is_reset(state as u8), "{state:?} {direction}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_udp_client_is_assured_by_its_second_datagram_after_an_answer() {
+        use State::{Udp, UdpUnconfirmed, UdpUnreplied};
+        for (state, original, reply) in [
+            (UdpUnreplied, UdpUnreplied, UdpUnconfirmed),
+            (UdpUnconfirmed, Udp, UdpUnconfirmed),
+            (Udp, Udp, Udp),
+        ] {
+            assert_eq!(next_udp(state as u8, direction::ORIGINAL), original as u8);
+            assert_eq!(next_udp(state as u8, direction::REPLY), reply as u8);
+        }
+    }
+
+    #[test]
+    fn only_what_both_sides_have_ended_gives_its_ports_to_a_new_connection() {
+        let reusable: Vec<_> = State::ALL
+            .into_iter()
+            .filter(|state| may_be_reused(*state as u8))
+            .collect();
+        assert_eq!(reusable, [Closing, Closed]);
     }
 
     #[test]
@@ -212,6 +515,6 @@ mod tests {
             assert_eq!(State::from_number(state as u8), Some(state));
         }
         assert_eq!(State::from_number(0), None);
-        assert_eq!(State::from_number(10), None);
+        assert_eq!(State::from_number(12), None);
     }
 }

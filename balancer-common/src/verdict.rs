@@ -81,6 +81,9 @@ discards! {
     StrayReset = "stray-reset", Drop;
     /// a SYN with ACK to a virtual service that belongs to no connection
     StraySynAck = "stray-syn-ack", Drop;
+    /// a real server's packet belongs to no connection; the real server was answered with a reset or that the port is
+    /// unreachable
+    StrayReply = "stray-reply", Answer;
     /// the UDP length is below 8 or beyond the packet
     UdpLength = "udp-length", Drop;
     /// UDP over IPv6 without a checksum
@@ -100,7 +103,8 @@ discards! {
     Martian = "martian", Drop;
     /// the connection table is full
     TableFull = "table-full", Drop;
-    /// another CPU held the handshake's bucket for too long
+    /// another CPU was opening a connection of the same client for too long, or the connection's place changed hands
+    /// meanwhile
     Busy = "busy", Drop;
     /// the client is in the real servers' own network, where their answers would reach it past the balancer; it was answered
     /// with a reset or that the port is unreachable

@@ -5,7 +5,11 @@
 
 pub mod answer;
 
-use crate::addr::{Address, TCP, UDP};
+use crate::{
+    addr::{Address, TCP, UDP},
+    checksum::{Delta, DeltaSum},
+    conntrack::Ports,
+};
 
 /// Ethertype of IPv4, network byte order.
 pub const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();
@@ -146,13 +150,10 @@ pub trait IpHeader: Sized {
     fn hops(&self) -> u8;
     /// Takes one hop away and keeps the checksum right. The caller has seen that `hops` is above 1.
     fn count_hop(&mut self);
-    /// Writes both addresses and brings the header checksum along, where the family has one.
-    fn translate(
-        &mut self,
-        source: Self::Address,
-        destination: Self::Address,
-        delta: crate::checksum::Delta,
-    );
+    /// Replaces the source address and brings the header checksum along, where the family has one.
+    fn replace_source(&mut self, source: Self::Address, delta: Delta);
+    /// Replaces the destination address and brings the header checksum along, where the family has one.
+    fn replace_destination(&mut self, destination: Self::Address, delta: Delta);
 }
 
 /// Reads a field that may have been read before, as if it had not.
@@ -269,8 +270,13 @@ impl IpHeader for Ipv4 {
     }
 
     #[inline(always)]
-    fn translate(&mut self, source: u32, destination: u32, delta: crate::checksum::Delta) {
+    fn replace_source(&mut self, source: u32, delta: Delta) {
         self.source = source.to_ne_bytes();
+        self.checksum = delta.apply(u16::from_ne_bytes(self.checksum)).to_ne_bytes();
+    }
+
+    #[inline(always)]
+    fn replace_destination(&mut self, destination: u32, delta: Delta) {
         self.destination = destination.to_ne_bytes();
         self.checksum = delta.apply(u16::from_ne_bytes(self.checksum)).to_ne_bytes();
     }
@@ -395,10 +401,20 @@ impl IpHeader for Ipv6 {
     }
 
     #[inline(always)]
-    fn translate(&mut self, source: [u32; 4], destination: [u32; 4], _: crate::checksum::Delta) {
+    fn replace_source(&mut self, source: [u32; 4], _: Delta) {
         self.source = bytes(source);
+    }
+
+    #[inline(always)]
+    fn replace_destination(&mut self, destination: [u32; 4], _: Delta) {
         self.destination = bytes(destination);
     }
+}
+
+/// The difference that a replaced port makes, on top of that of the addresses.
+#[inline(always)]
+const fn replaced(old: u16, new: u16, delta: Delta) -> Delta {
+    DeltaSum::from(delta).half(old, new).fold()
 }
 
 /// What the pipeline asks of a transport header.
@@ -408,12 +424,12 @@ pub trait L4Header: Sized {
     /// Length in bytes without options.
     const LENGTH: usize = size_of::<Self>();
 
-    /// Source port.
-    fn source_port(&self) -> u16;
-    /// Destination port.
-    fn destination_port(&self) -> u16;
-    /// Writes both ports and brings the checksum along.
-    fn translate(&mut self, source_port: u16, destination_port: u16, delta: crate::checksum::Delta);
+    /// Both ports, read as one word.
+    fn ports(&self) -> Ports;
+    /// Replaces the source port and brings the checksum along; `delta` is the difference that the addresses make.
+    fn replace_source_port(&mut self, port: u16, delta: Delta);
+    /// Replaces the destination port and brings the checksum along; `delta` is the difference that the addresses make.
+    fn replace_destination_port(&mut self, port: u16, delta: Delta);
 }
 
 /// The TCP header without options (RFC 9293 section 3.1).
@@ -428,8 +444,7 @@ pub trait L4Header: Sized {
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Tcp {
-    source_port: [u8; 2],
-    destination_port: [u8; 2],
+    ports: [u8; 4],
     sequence: [u8; 4],
     acknowledgement: [u8; 4],
     data_offset: u8,
@@ -445,6 +460,12 @@ impl Tcp {
     #[must_use]
     pub const fn stated_length(&self) -> usize {
         (self.data_offset >> 4) as usize * 4
+    }
+
+    /// Brings the checksum along.
+    #[inline(always)]
+    fn sum_up(&mut self, delta: Delta) {
+        self.checksum = delta.apply(u16::from_ne_bytes(self.checksum)).to_ne_bytes();
     }
 
     /// The flag bits of [`crate::tcp::flags`].
@@ -473,25 +494,25 @@ impl L4Header for Tcp {
     const PROTOCOL: u8 = TCP;
 
     #[inline(always)]
-    fn source_port(&self) -> u16 {
-        u16::from_ne_bytes(self.source_port)
+    fn ports(&self) -> Ports {
+        Ports(u32::from_ne_bytes(self.ports))
     }
 
     #[inline(always)]
-    fn destination_port(&self) -> u16 {
-        u16::from_ne_bytes(self.destination_port)
+    fn replace_source_port(&mut self, port: u16, delta: Delta) {
+        self.sum_up(replaced(
+            Ports(u32::from_ne_bytes(self.ports)).source(),
+            port,
+            delta,
+        ));
+        [self.ports[0], self.ports[1]] = port.to_ne_bytes();
     }
 
     #[inline(always)]
-    fn translate(
-        &mut self,
-        source_port: u16,
-        destination_port: u16,
-        delta: crate::checksum::Delta,
-    ) {
-        self.source_port = source_port.to_ne_bytes();
-        self.destination_port = destination_port.to_ne_bytes();
-        self.checksum = delta.apply(u16::from_ne_bytes(self.checksum)).to_ne_bytes();
+    fn replace_destination_port(&mut self, port: u16, delta: Delta) {
+        let old = Ports(u32::from_ne_bytes(self.ports)).destination();
+        self.sum_up(replaced(old, port, delta));
+        [self.ports[2], self.ports[3]] = port.to_ne_bytes();
     }
 }
 
@@ -504,13 +525,26 @@ impl L4Header for Tcp {
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Udp {
-    source_port: [u8; 2],
-    destination_port: [u8; 2],
+    ports: [u8; 4],
     length: [u8; 2],
     checksum: [u8; 2],
 }
 
 impl Udp {
+    /// Brings the checksum along, if there is one.
+    #[inline(always)]
+    fn sum_up(&mut self, delta: Delta) {
+        if self.has_checksum() {
+            let checksum = delta.apply(u16::from_ne_bytes(self.checksum));
+            // RFC 768: a computed zero is sent as all ones.
+            self.checksum = if checksum == 0 {
+                [0xff; 2]
+            } else {
+                checksum.to_ne_bytes()
+            };
+        }
+    }
+
     /// Length in bytes of header and data, as the header states it (host order).
     #[inline(always)]
     #[must_use]
@@ -530,33 +564,25 @@ impl L4Header for Udp {
     const PROTOCOL: u8 = UDP;
 
     #[inline(always)]
-    fn source_port(&self) -> u16 {
-        u16::from_ne_bytes(self.source_port)
+    fn ports(&self) -> Ports {
+        Ports(u32::from_ne_bytes(self.ports))
     }
 
     #[inline(always)]
-    fn destination_port(&self) -> u16 {
-        u16::from_ne_bytes(self.destination_port)
+    fn replace_source_port(&mut self, port: u16, delta: Delta) {
+        self.sum_up(replaced(
+            Ports(u32::from_ne_bytes(self.ports)).source(),
+            port,
+            delta,
+        ));
+        [self.ports[0], self.ports[1]] = port.to_ne_bytes();
     }
 
     #[inline(always)]
-    fn translate(
-        &mut self,
-        source_port: u16,
-        destination_port: u16,
-        delta: crate::checksum::Delta,
-    ) {
-        self.source_port = source_port.to_ne_bytes();
-        self.destination_port = destination_port.to_ne_bytes();
-        if self.has_checksum() {
-            let checksum = delta.apply(u16::from_ne_bytes(self.checksum));
-            // RFC 768: a computed zero is sent as all ones.
-            self.checksum = if checksum == 0 {
-                [0xff; 2]
-            } else {
-                checksum.to_ne_bytes()
-            };
-        }
+    fn replace_destination_port(&mut self, port: u16, delta: Delta) {
+        let old = Ports(u32::from_ne_bytes(self.ports)).destination();
+        self.sum_up(replaced(old, port, delta));
+        [self.ports[2], self.ports[3]] = port.to_ne_bytes();
     }
 }
 

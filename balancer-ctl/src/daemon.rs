@@ -41,6 +41,7 @@ use crate::{
     difference::Happened,
     error::Refusal,
     health::Checkers,
+    heap,
     model::Model,
     notify::Notifier,
     systemd,
@@ -142,6 +143,7 @@ impl Daemon {
             refused: 0,
             is_full: false,
         };
+        heap::give_back();
         daemon.take_up_troubles();
         daemon.checkers.watch(daemon.availability.checkers());
         daemon.keep();
@@ -209,7 +211,10 @@ impl Daemon {
     /// Answers one message. Whoever asked may be gone, which is no error.
     pub fn answer(&mut self, message: Message) {
         match message {
-            Message::Change(request, scope, reply) => drop(reply.send(self.change(request, scope))),
+            Message::Change(request, scope, reply) => {
+                drop(reply.send(self.change(request, scope)));
+                heap::give_back();
+            }
             Message::Services(service, reply) => drop(reply.send(self.services(service.as_ref()))),
             Message::Connections(service, filter, reply) => {
                 drop(reply.send(self.connections(service.as_ref(), filter)));
@@ -220,7 +225,10 @@ impl Daemon {
                 let happened = self.availability.update(&self.model, updates, clock::now());
                 self.follow_health(happened);
             }
-            Message::Reload(reply) => drop(reply.send(self.reload())),
+            Message::Reload(reply) => {
+                drop(reply.send(self.reload()));
+                heap::give_back();
+            }
             Message::Zero(service, reply) => drop(reply.send(self.zero(service.as_ref()))),
             // The loop sees to it.
             Message::Stop => {}
@@ -364,14 +372,7 @@ impl Daemon {
         if self.behind.is_some() {
             self.follow_health(Vec::new());
         }
-        if let Ok(status) = self.dataplane.status() {
-            let refused = status
-                .discards
-                .iter()
-                .find(|(reason, _)| *reason == Discard::TableFull)
-                .map_or(0, |(_, count)| *count);
-            self.watch_table(refused, status.connections, status.max_connections);
-        }
+        self.watch_table();
         self.watch_checkers();
         // Where systemd keeps watch, it starts another daemon, which takes everything up.
         if !self.is_unchecked {
@@ -391,9 +392,18 @@ impl Daemon {
     }
 
     /// Tells when new connections begin to be refused for want of room, and when there is room again.
-    fn watch_table(&mut self, refused: u64, connections: u64, most: u64) {
+    fn watch_table(&mut self) {
+        let Ok(refused) = self.dataplane.refused() else {
+            return;
+        };
         let refuses = refused > std::mem::replace(&mut self.refused, refused);
-        let is_full = refuses || (self.is_full && connections >= most);
+        if !refuses && !self.is_full {
+            return;
+        }
+        let Ok(status) = self.dataplane.status() else {
+            return;
+        };
+        let is_full = refuses || status.is_full();
         if is_full == std::mem::replace(&mut self.is_full, is_full) {
             return;
         }
@@ -402,8 +412,7 @@ impl Daemon {
         } else {
             EventKind::TableHasRoom
         };
-        let message = format!("{connections} of {most} connections");
-        self.publish(of_node(kind, &message));
+        self.publish(of_node(kind, &status.fullness()));
     }
 
     fn publish(&self, happened: Happened) {

@@ -16,6 +16,7 @@ pub mod difference;
 pub mod error;
 pub mod event;
 pub mod health;
+pub mod heap;
 pub mod host;
 pub mod local;
 pub mod model;

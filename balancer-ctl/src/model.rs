@@ -43,14 +43,20 @@ impl Protocol {
             Self::Udp => balancer_common::addr::UDP,
         }
     }
+
+    /// Its name in files, commands and JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
 }
 
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-        })
+        f.write_str(self.name())
     }
 }
 
@@ -197,6 +203,16 @@ pub enum Mode {
     Generic,
 }
 
+/// What becomes of a real server's packet that belongs to no connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StrayReplies {
+    /// The kernel's stack gets it, and forwards it under the real server's own address.
+    #[default]
+    Pass,
+    /// The real server is answered with a reset, or that the port is unreachable.
+    Reset,
+}
+
 /// The `[dataplane]` and `[timeouts]` parts of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataplaneSettings {
@@ -204,8 +220,12 @@ pub struct DataplaneSettings {
     pub interfaces: Vec<String>,
     /// How.
     pub mode: Mode,
-    /// Most connections of both families together.
+    /// As many IPv4 connections as the table is sized for.
     pub max_connections: u32,
+    /// The same of IPv6.
+    pub max_connections_ipv6: u32,
+    /// What becomes of a real server's packet that belongs to no connection.
+    pub stray_replies: StrayReplies,
     /// Idle timeouts.
     pub timeouts: Timeouts,
 }

@@ -1,11 +1,21 @@
 //! Where a daemon's files lie: each instance has its own directory below `/run/balancer` and `/var/lib/balancer`.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 /// The configuration file that is read when none is named.
 pub const DEFAULT_CONFIG: &str = "/etc/balancer/balancer.toml";
 
 const RUN: &str = "/run/balancer";
+
+/// Where it is noted which packet program was proved since the machine started; of all instances.
+#[must_use]
+pub fn proved() -> PathBuf {
+    Path::new(RUN).join(".proved")
+}
 
 // systemd's `StateDirectory=balancer` is the same.
 const STATE: &str = "/var/lib/balancer";

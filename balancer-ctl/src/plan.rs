@@ -3,8 +3,8 @@
 //!
 //! Packets flow while the changes are made one by one, so the order is the point. A ring is written where no service points,
 //! after the real servers it names; then the service is pointed at it, in one write; only then are real servers that left
-//! marked; what every packet asks of the interface is switched on before it is needed and off after. So at every moment a service has its old ring or its new one, and each real server in it takes
-//! new connections.
+//! marked. Real servers' ports are known before a service points at them and forgotten after. So at every moment a service has
+//! its old ring or its new one, and each real server in it takes new connections.
 
 pub mod space;
 pub mod tables;
@@ -251,7 +251,7 @@ impl<'a> Planner<'a> {
         };
         let mut weighted = Vec::with_capacity(desired.reals.len());
         for real in &desired.reals {
-            weighted.push((self.real(id, real)?, real.weight));
+            weighted.push((self.real(id, desired.key, real)?, real.weight));
         }
         let slots = ring::build(desired.scheduler, &weighted);
         let Some(ring) = self.place(&slots, row) else {
@@ -295,14 +295,17 @@ impl<'a> Planner<'a> {
     }
 
     /// The id of a desired real server.
-    fn real(&mut self, service: u32, desired: &Real) -> Result<u32, Full> {
+    fn real(&mut self, service: u32, key: ServiceKey, desired: &Real) -> Result<u32, Full> {
+        let [address, vip] = [desired.address, key.address].map(|socket| Addr::from(socket.ip()));
         let wanted = RealServer {
-            address: Addr::from(desired.address.ip()),
+            address,
+            vip,
+            network_mask: self.observed.network_mask(desired.address.ip()),
             port: desired.address.port().to_be(),
-            zero: 0,
+            delta: RealServer::between(&vip, &address),
             state: state_of(desired),
             service,
-            network_mask: self.observed.network_mask(desired.address.ip()),
+            zero: 0,
         };
         let Some(id) = self.known_reals.get(&(service, desired.address)).copied() else {
             let held = 0;
@@ -395,40 +398,32 @@ impl<'a> Planner<'a> {
             .map(|(a, b)| a | b)
             .collect();
 
-        let resets = self.resets();
-        let resets_on = (resets && !self.observed.resets).then_some(Change::SetResets(true));
-        let resets_off = (!resets && self.observed.resets).then_some(Change::SetResets(false));
+        let ports = tables::ports_of(desired);
+        let missing = |from: &HashSet<ServiceKey>, of: &HashSet<ServiceKey>| {
+            let mut ports: Vec<_> = of.difference(from).copied().collect();
+            ports.sort_unstable();
+            ports
+        };
+        let added = missing(&self.observed.real_ports, &ports);
+        let forgotten = missing(&ports, &self.observed.real_ports);
+        let added = (!added.is_empty()).then_some(Change::AddRealPorts { ports: added });
+        let forgotten =
+            (!forgotten.is_empty()).then_some(Change::RemoveRealPorts { ports: forgotten });
 
         let mut changes = set_addresses(&self.observed.addresses, &union);
-        changes.extend(resets_on);
         changes.extend(self.resets);
         changes.extend(first);
         changes.extend(self.reals);
+        changes.extend(added);
         changes.extend(self.rings);
         changes.extend(any_port_on);
         changes.extend(self.services);
         changes.extend(last);
         changes.extend(any_port_off);
         changes.extend(self.leaving);
-        changes.extend(resets_off);
+        changes.extend(forgotten);
         changes.extend(set_addresses(&union, &filter));
         changes
-    }
-
-    /// Whether the connections of any real server are to be reset when all changes are made.
-    fn resets(&self) -> bool {
-        let changed: HashMap<_, _> = self
-            .reals
-            .iter()
-            .chain(&self.leaving)
-            .filter_map(|change| match change {
-                Change::SetReal { id, real } => Some((*id, real.state)),
-                _ => None,
-            })
-            .collect();
-        (0_u32..)
-            .zip(&self.observed.reals)
-            .any(|(id, real)| state::is_reset(changed.get(&id).copied().unwrap_or(real.state)))
     }
 }
 

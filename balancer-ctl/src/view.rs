@@ -2,11 +2,12 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
+use balancer_common::tcp::State;
 use serde::{Deserialize, Serialize};
 
 pub use crate::event::EventKind;
 use crate::{
-    dataplane::Counters,
+    dataplane::{self, Counters},
     health::Asked,
     model::{AdminState, Backups, ForwardMethod, NoReal, Protocol, Scheduler},
 };
@@ -209,13 +210,14 @@ pub struct Connections {
 }
 
 /// A connection.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connection {
     /// Protocol.
     pub protocol: Protocol,
     /// State, by name.
-    pub state: String,
-    /// Milliseconds until it is deleted if nothing more is seen.
+    #[serde(with = "state_name")]
+    pub state: State,
+    /// Milliseconds until it ends if nothing more is seen.
     pub expires_in_ms: u64,
     /// The client.
     pub client: SocketAddr,
@@ -224,6 +226,40 @@ pub struct Connection {
     pub virtual_address: SocketAddr,
     /// The real server.
     pub real: SocketAddr,
+}
+
+impl From<dataplane::Connection> for Connection {
+    fn from(connection: dataplane::Connection) -> Self {
+        Self {
+            protocol: connection.virtual_address.protocol,
+            state: connection.state,
+            expires_in_ms: u64::try_from(connection.expires_in.as_millis()).unwrap_or(u64::MAX),
+            client: connection.client,
+            virtual_address: connection.virtual_address.address,
+            real: connection.real,
+        }
+    }
+}
+
+/// A connection's state by its name.
+mod state_name {
+    use std::borrow::Cow;
+
+    use balancer_common::tcp::State;
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+    pub fn serialize<S: Serializer>(state: &State, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(state.name())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<State, D::Error> {
+        let name = Cow::<'de, str>::deserialize(deserializer)?;
+        let mut states = State::ALL.into_iter();
+        states
+            .find(|state| state.name() == name)
+            .ok_or_else(|| D::Error::custom(format!("unknown state {name}")))
+    }
 }
 
 /// Answer to `GET /v1/status`.
@@ -292,15 +328,30 @@ pub enum Role {
 pub struct Dataplane {
     /// Interfaces.
     pub interfaces: Vec<Interface>,
-    /// Connections in the table.
+    /// Connections of both families, in whatever state.
     pub connections: u64,
-    /// Most connections.
+    /// As many as the tables of both families are sized for.
     pub max_connections: u64,
+    /// IPv4's connection table.
+    pub ipv4: Table,
+    /// IPv6's.
+    pub ipv6: Table,
     /// Packets that left early, by reason; all reasons are there.
     pub discards: BTreeMap<String, u64>,
     /// Frames that the kernel refused to redirect since the daemon started.
     #[serde(default)]
     pub redirect_failures: u64,
+}
+
+/// A connection table in the status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Table {
+    /// Connections in it, in whatever state.
+    pub connections: u64,
+    /// As many as it is sized for. Some more find a place.
+    pub max_connections: u64,
+    /// Its size in memory, full or empty.
+    pub bytes: u64,
 }
 
 /// An interface in the status.

@@ -13,7 +13,7 @@ use aya_ebpf::{
 use balancer_common::{
     addr::{TCP, UDP},
     answer::admit,
-    conntrack::FlowKey,
+    conntrack::{FlowKey, Ports},
     tcp,
     verdict::Discard,
     wire::{
@@ -82,8 +82,7 @@ fn answer_ip<H: AnswerHeader>(ctx: *mut xdp_md) -> u64 {
 fn reset<H: AnswerHeader>(ctx: &XdpContext) -> Option<()> {
     let (mut key, header_length, length) = read::<H>(ctx)?;
     let segment = header_anew::<Tcp>(ctx, Ethernet::LENGTH + header_length)?;
-    key.source_port = segment.source_port();
-    key.destination_port = segment.destination_port();
+    key.ports = segment.ports();
     let data = length.saturating_sub(header_length + segment.header_length());
     let (sequence, acknowledgement, flags) = tcp::reset(
         segment.flags(),
@@ -145,8 +144,7 @@ fn read<H: AnswerHeader>(ctx: &XdpContext) -> Option<(FlowKey<H::Address>, usize
     let key = FlowKey {
         source: header.source(),
         destination: header.destination(),
-        source_port: 0,
-        destination_port: 0,
+        ports: Ports(0),
         protocol: 0,
     };
     Some((key, header.header_length()?, header.packet_length()))

@@ -8,26 +8,38 @@ use balancer_common::{
 
 use crate::table::Family;
 
-/// Finds the service of the packet's destination: exactly, then on every port.
+/// Finds the service of the packet's destination, exactly, then on every port: a copy, since the map may give the
+/// service's place to another one while a packet is under way.
 #[inline(always)]
-pub fn classify<H: Family>(
-    key: &FlowKey<H::Address>,
-    settings: &Settings,
-) -> Option<&'static Service> {
+pub fn classify<H: Family>(key: &FlowKey<H::Address>, settings: &Settings) -> Option<Service> {
     let mut service = ServiceKey {
         address: key.destination,
-        port: key.destination_port,
+        port: key.ports.destination(),
         protocol: key.protocol as u16,
     };
-    // SAFETY: a service that the daemon replaces or deletes meanwhile is read old, new or, at the very worst, as
-    // another one that took its place; every index in it is checked where it is used.
+    // SAFETY: the value is copied at once; what a copy may mix is checked where it is used.
     if let Some(found) = unsafe { H::services().get(&service) } {
-        return Some(found);
+        return Some(*found);
     }
     if settings.any_port == 0 {
         return None;
     }
     service.port = 0;
     // SAFETY: as above.
-    unsafe { H::services().get(&service) }
+    unsafe { H::services().get(&service) }.copied()
+}
+
+/// Whether the packet comes from a real server's address and port.
+#[inline(always)]
+pub fn is_from_real<H: Family>(key: &FlowKey<H::Address>) -> bool {
+    let mut real = ServiceKey {
+        address: key.source,
+        port: key.ports.source(),
+        protocol: key.protocol as u16,
+    };
+    if H::real_ports().get_ptr(&real).is_some() {
+        return true;
+    }
+    real.port = 0;
+    H::real_ports().get_ptr(&real).is_some()
 }

@@ -1,7 +1,6 @@
 //! The one place where an outcome becomes a counter and an XDP action.
 
 use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
-use aya_log_ebpf::debug;
 use balancer_common::{
     settings::interface_flags,
     verdict::{Discard, Outcome, Verdict},
@@ -13,9 +12,14 @@ use crate::{
     maps::{DEVICES, DISCARDS, INTERFACES},
 };
 
-/// Counts a packet that left early, answers it where its reason says so, and names the action.
+/// Counts a packet that left early, answers it where its reason says so, and names the action. `log` is [`log_line`] of each
+/// program's own: LLVM would make one subprogram of a line that both have, and give it pointers into their stacks.
 #[inline(always)]
-pub fn finish(ctx: &XdpContext, outcome: Result<Verdict, Discard>) -> u32 {
+pub fn finish(
+    ctx: &XdpContext,
+    outcome: Result<Verdict, Discard>,
+    log: impl Fn(&XdpContext, Discard),
+) -> u32 {
     match outcome {
         Ok(Verdict::Transmit) => xdp_action::XDP_TX,
         Ok(Verdict::Redirect) => xdp_action::XDP_REDIRECT,
@@ -34,12 +38,7 @@ pub fn finish(ctx: &XdpContext, outcome: Result<Verdict, Discard>) -> u32 {
                 // SAFETY: this CPU's own value.
                 unsafe { *count += 1 };
             }
-            debug!(
-                ctx,
-                "interface {}: left early, reason {}",
-                ctx.ingress_ifindex(),
-                reason as u32
-            );
+            log(ctx, reason);
             action
         }
     }
@@ -58,3 +57,18 @@ fn send_back(ctx: &XdpContext) -> u32 {
         _ => xdp_action::XDP_TX,
     }
 }
+
+/// Writes a debug line about a packet that left early.
+macro_rules! log_line {
+    () => {
+        |ctx: &aya_ebpf::programs::XdpContext, reason: balancer_common::verdict::Discard| {
+            aya_log_ebpf::debug!(
+                ctx,
+                "interface {}: left early, reason {}",
+                ctx.ingress_ifindex(),
+                reason as u32
+            );
+        }
+    };
+}
+pub(crate) use log_line;

@@ -1,6 +1,9 @@
-//! The way out: the row's, or the kernel's FIB.
+//! The way out: the entry's next hop, or the kernel's FIB.
 
-use core::{mem::MaybeUninit, ptr};
+use core::{
+    mem::{self, MaybeUninit},
+    ptr,
+};
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -9,60 +12,123 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use balancer_common::{
-    addr::Address,
-    conntrack::{Egress, FlowKey},
+    addr::{Addr, Address},
+    conntrack::Word,
+    next_hop::{self, NextHop, NextHopRef, ROUTE_SLOTS},
     settings::{Interface, interface_flags},
     verdict::{Discard, Verdict},
     wire::{Ethernet, Frame},
 };
 
 use crate::{
-    maps::DEVICES,
-    packet::header_mut,
+    encoded::Encoded,
+    maps::{DEVICES, NEXT_HOPS, route_versions},
+    next_hops::remember,
+    packet::{header_anew, header_mut},
     parse::Ip,
-    table::{Family, Row},
-    track::Steering,
+    scratch::scratch,
+    steering::Steering,
+    table::{Entry, Family, Found, real_of, word},
 };
 
-/// Makes sure that the row knows the way out. Asked before the rewrite, of the translation: what the packet will be.
+/// How a packet leaves, or why it does not. Not a `Result`: its fields would be undefined in the other case, and LLVM saves
+/// undefined registers, which the verifier refuses.
+pub struct Hop {
+    /// A `Discard`, or [`Discard::COUNT`] for none.
+    reason: u32,
+    ifindex: u32,
+    macs: [u32; 3],
+    mtu: u32,
+}
+
+impl Hop {
+    #[inline(always)]
+    fn of(hop: *const NextHop) -> Self {
+        // SAFETY: callers pass a row of `NEXT_HOPS`, or a scratch's.
+        unsafe {
+            Self {
+                reason: Discard::COUNT,
+                ifindex: ptr::read_volatile(&raw const (*hop).ifindex),
+                macs: ptr::read_volatile(&raw const (*hop).macs),
+                mtu: ptr::read_volatile(&raw const (*hop).mtu),
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn none(reason: Discard) -> Self {
+        Self {
+            reason: reason as u32,
+            ifindex: 0,
+            macs: [0; 3],
+            mtu: 0,
+        }
+    }
+}
+
+/// Finds the way out. Asked before the rewrite, of the translation: what the packet will be.
 #[inline(always)]
 pub fn route<H: Family>(
     ctx: &XdpContext,
-    key: &FlowKey<H::Address>,
-    steering: &Steering<H::Address>,
+    found: Found<H::Address>,
+    steering: &Steering,
     interface: &Interface,
-) -> Result<(), Discard> {
-    // SAFETY: `track` took the pointer from a row or from the scratch in this run of the program.
-    let egress = unsafe { &mut (*steering.row).egress };
-    if egress.generation == interface.generation {
-        return Ok(());
+) -> Hop {
+    let destination = if steering.is_original {
+        H::Address::narrow(steering.real.address)
+    } else {
+        match header_mut::<H>(ctx, Ethernet::LENGTH) {
+            Ok(header) => header.destination(),
+            Err(reason) => return Hop::none(reason),
+        }
+    };
+    let routes = version(destination.widen());
+    let index = steering.next_hop.index();
+    if let Some(row) = NEXT_HOPS.get_ptr(index) {
+        // SAFETY: the map gave this pointer; rows never move.
+        let version = || unsafe { ptr::read_volatile(&raw const (*row).version) };
+        let before = version();
+        let present = NextHopRef::new(index, routes, before, found.word.serial());
+        if steering.next_hop == present && before & 1 == 0 {
+            let hop = Hop::of(row);
+            if version() == before {
+                return hop;
+            }
+        }
     }
-    let flow = header_mut::<H>(ctx, Ethernet::LENGTH)?.flow_information();
-    look_up::<H>(
-        ctx.as_ptr().cast(),
-        steering.row,
-        key.protocol,
-        flow,
-        interface,
-    )?;
-    if steering.is_new {
-        teach::<H>(key, egress);
+    let ifindex = u32::from(interface.index);
+    let asked = look_up::<H>(ctx.as_ptr().cast(), found.entry, found.word.0, ifindex).goes_on();
+    match (asked, scratch::<H>()) {
+        (Ok(_), Ok(scratch)) => Hop::of(&raw const scratch.hop),
+        (Err(reason), _) | (_, Err(reason)) => Hop::none(reason),
     }
-    Ok(())
 }
 
-/// Sends the translated packet on its way: next hop's MAC address, one hop less, out.
+/// The version of the routes to an address.
+#[inline(always)]
+fn version(destination: Addr) -> u32 {
+    let slot = next_hop::slot(&destination) & (ROUTE_SLOTS - 1);
+    match route_versions() {
+        // SAFETY: the slot is below their number.
+        Some(versions) => unsafe { ptr::read_volatile(versions.of.as_ptr().add(slot)) },
+        None => 0,
+    }
+}
+
+/// Sends the translated packet on its way, if there is one: next hop's MAC address, one hop less, out.
 #[inline(always)]
 pub fn forward<H: Family>(
     ctx: &XdpContext,
     ip: &Ip,
     interface: &Interface,
-    steering: &Steering<H::Address>,
+    hop: &Hop,
 ) -> Result<Verdict, Discard> {
-    // SAFETY: as in `route`.
-    let egress = unsafe { &(*steering.row).egress };
+    if hop.reason != Discard::COUNT {
+        // SAFETY: `Hop::none` made this number of a `Discard`.
+        return Err(unsafe { mem::transmute::<u32, Discard>(hop.reason) });
+    }
     let frame = header_mut::<Frame<H>>(ctx, 0)?;
-    if ip.length > usize::from(egress.mtu) {
+    if ip.length > hop.mtu as usize {
         return Err(if frame.ip.must_not_fragment() {
             Discard::TooBig
         } else {
@@ -70,54 +136,60 @@ pub fn forward<H: Family>(
         });
     }
     frame.ip.count_hop();
-    frame.ethernet.address(egress.macs);
-    if egress.ifindex == u32::from(interface.index)
+    frame.ethernet.address(hop.macs);
+    if hop.ifindex == u32::from(interface.index)
         && interface.flags & interface_flags::REDIRECTS == 0
     {
         return Ok(Verdict::Transmit);
     }
-    match DEVICES.redirect(egress.ifindex, 0) {
+    match DEVICES.redirect(hop.ifindex, 0) {
         Ok(_) => Ok(Verdict::Redirect),
         Err(_) => Err(Discard::NoEgress),
     }
 }
 
-/// Stores the way out in a connection's new row.
-#[inline(always)]
-fn teach<H: Family>(key: &FlowKey<H::Address>, egress: &Egress) {
-    if let Some(row) = H::rows().get_ptr_mut(key) {
-        // SAFETY: the map gave this pointer just now; see `track::follow`.
-        store(unsafe { &raw mut (*row).egress }, egress);
-    }
-}
-
-/// Writes a way out, the generation last: another CPU that sees it sees the rest.
-#[inline(always)]
-fn store(place: *mut Egress, egress: &Egress) {
-    // SAFETY: `place` lies in a map value that this run of the program looked up.
-    unsafe {
-        ptr::write_volatile(&raw mut (*place).generation, 0);
-        ptr::write_volatile(&raw mut (*place).ifindex, egress.ifindex);
-        ptr::write_volatile(&raw mut (*place).macs, egress.macs);
-        ptr::write_volatile(&raw mut (*place).mtu, egress.mtu);
-        ptr::write_volatile(&raw mut (*place).generation, egress.generation);
-    }
-}
-
-/// Asks the kernel's FIB for the translated packet's route and next hop, and stores the answer.
+/// Asks the kernel's FIB for the translated packet's route and next hop. The answer is in the scratch then, and remembered
+/// by the entry, which has the word `word`.
 #[inline(never)]
 fn look_up<H: Family>(
     ctx: *mut xdp_md,
-    row: *mut Row<H::Address>,
-    protocol: u32,
-    flow_information: u32,
-    interface: &Interface,
+    entry: *mut Entry<H::Address>,
+    word: u32,
+    ifindex: u32,
+) -> Encoded {
+    let found = Found {
+        entry,
+        word: Word(word),
+    };
+    Encoded::step(try_look_up::<H>(&XdpContext::new(ctx), found, ifindex).map(|()| true))
+}
+
+#[inline(always)]
+fn try_look_up<H: Family>(
+    ctx: &XdpContext,
+    found: Found<H::Address>,
+    ifindex: u32,
 ) -> Result<(), Discard> {
+    let real = real_of(found.entry).ok_or(Discard::Busy)?;
+    let header = header_anew::<H>(ctx, Ethernet::LENGTH).ok_or(Discard::Malformed)?;
+    let scratch = scratch::<H>()?;
+    // SAFETY: an entry of the table, which never moves.
+    let (ports, port) = unsafe { ((*found.entry).ports, (*found.entry).port) };
+    if !word(found.entry).is_same_entry(found.word) {
+        return Err(Discard::Busy);
+    }
+    let (source, destination, source_port, destination_port) = if found.word.is_original() {
+        (header.source().widen(), real.address, ports.source(), port)
+    } else {
+        (
+            real.vip,
+            header.destination().widen(),
+            port,
+            ports.destination(),
+        )
+    };
     // Before the look-up: what changes meanwhile is then looked up again.
-    // SAFETY: a plain read of a map value.
-    let generation = unsafe { ptr::read_volatile(&raw const interface.generation) };
-    // SAFETY: `track` took the pointer from a row or from the scratch in this run of the program.
-    let translation = unsafe { &(*row).translation };
+    let routes = version(destination);
     let mut words = [MaybeUninit::<u64>::uninit(); size_of::<FibParameters>() / 8];
     for word in &mut words {
         // One by one and volatile: else LLVM calls memset, a subprogram that writes byte by byte.
@@ -127,20 +199,22 @@ fn look_up<H: Family>(
     // SAFETY: a local of the struct's size and more than its alignment; all zeroes is a valid value of it.
     let fib = unsafe { &mut *words.as_mut_ptr().cast::<FibParameters>() };
     fib.family = H::FAMILY;
-    fib.l4_protocol = protocol as u8;
-    fib.ifindex = u32::from(interface.index);
-    fib.__bindgen_anon_2.flowinfo = flow_information;
+    fib.l4_protocol = found.word.protocol() as u8;
+    fib.sport = source_port;
+    fib.dport = destination_port;
+    fib.ifindex = ifindex;
+    fib.__bindgen_anon_2.flowinfo = header.flow_information();
     if H::FAMILY == 2 {
-        fib.__bindgen_anon_3.ipv4_src = translation.source.widen().0[3];
-        fib.__bindgen_anon_4.ipv4_dst = translation.destination.widen().0[3];
+        fib.__bindgen_anon_3.ipv4_src = source.0[3];
+        fib.__bindgen_anon_4.ipv4_dst = destination.0[3];
     } else {
-        fib.__bindgen_anon_3.ipv6_src = translation.source.widen().0;
-        fib.__bindgen_anon_4.ipv6_dst = translation.destination.widen().0;
+        fib.__bindgen_anon_3.ipv6_src = source.0;
+        fib.__bindgen_anon_4.ipv6_dst = destination.0;
     }
     // SAFETY: the context is this run's, and the struct is as large as stated.
     let result = unsafe {
         bpf_fib_lookup(
-            ctx.cast(),
+            ctx.as_ptr().cast(),
             &raw mut *fib,
             size_of::<FibParameters>() as i32,
             0,
@@ -149,20 +223,29 @@ fn look_up<H: Family>(
     if result != i64::from(bindings::BPF_FIB_LKUP_RET_SUCCESS) {
         return Err(reason(result as u32));
     }
-    let egress = Egress {
-        ifindex: fib.ifindex,
-        generation,
-        macs: macs(fib),
-        // SAFETY: after success the kernel has written this member of the union; kernels before 5.13 leave the zero
-        // that stood there.
-        mtu: match unsafe { fib.__bindgen_anon_1.mtu_result } {
-            0 => u16::MAX,
-            mtu => mtu,
-        },
-        zero: 0,
+    let hop = &mut scratch.hop;
+    hop.ifindex = fib.ifindex;
+    hop.macs = macs(fib);
+    // SAFETY: after success the kernel has written this member of the union; kernels before 5.13 leave the zero
+    // that stood there.
+    hop.mtu = match unsafe { fib.__bindgen_anon_1.mtu_result } {
+        0 => u32::from(u16::MAX),
+        mtu => u32::from(mtu),
     };
-    // SAFETY: as above.
-    store(unsafe { &raw mut (*row).egress }, &egress);
+    // The kernel has put the gateway's address, if there is one, in the destination's place; an IPv4 route may have an IPv6
+    // gateway.
+    // SAFETY: all members of the union are plain numbers.
+    unsafe {
+        if fib.family == 2 {
+            hop.address = Addr::from_v4(fib.__bindgen_anon_4.ipv4_dst);
+        } else {
+            for word in 0..4 {
+                let at = &raw const fib.__bindgen_anon_4.ipv6_dst[word];
+                hop.address.0[word] = ptr::read_volatile(at);
+            }
+        }
+    }
+    remember(&scratch.hop, found, routes);
     Ok(())
 }
 

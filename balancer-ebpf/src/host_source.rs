@@ -13,7 +13,8 @@ use balancer_common::{
 use crate::{
     maps::{is_hosts, may_be_hosts},
     packet::{header_anew, header_mut},
-    table::{Family, scratch},
+    scratch::scratch,
+    table::Family,
 };
 
 /// How many priority tags may stand in front of a packet. The kernel takes any number off.

@@ -18,11 +18,13 @@
 mod answer;
 mod atomic;
 mod classify;
+mod encoded;
 mod finish;
 mod forward;
-mod half_open;
 mod host_source;
+mod lock;
 mod maps;
+mod next_hops;
 mod open;
 mod packet;
 mod parse;
@@ -30,6 +32,8 @@ mod pipeline;
 mod redirect;
 mod rewrite;
 mod schedule;
+mod scratch;
+mod steering;
 mod table;
 mod track;
 
@@ -38,11 +42,28 @@ use aya_ebpf::{
     macros::xdp,
     programs::XdpContext,
 };
+use balancer_common::verdict::Discard;
 
 /// Balances packets of both directions.
 #[xdp]
 pub fn balancer(ctx: XdpContext) -> u32 {
-    finish::finish(&ctx, pipeline::run(&ctx))
+    let outcome = match pipeline::run(&ctx) {
+        Ok(Some(verdict)) => Ok(verdict),
+        Ok(None) => {
+            maps::open_connection(&ctx);
+            // Only where the daemon has not put the program there.
+            Err(Discard::Busy)
+        }
+        Err(reason) => Err(reason),
+    };
+    finish::finish(&ctx, outcome, finish::log_line!())
+}
+
+/// Balances the first packet of a connection. Never attached: `balancer` calls it.
+#[xdp]
+pub fn open_connection(ctx: XdpContext) -> u32 {
+    let outcome = pipeline::open_and_run(&ctx);
+    finish::finish(&ctx, outcome, finish::log_line!())
 }
 
 /// Never attached: user space runs it to turn the kernel's jiffies into time. Writes the 64-bit jiffies and the

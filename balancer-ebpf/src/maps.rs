@@ -3,32 +3,38 @@
 use aya_ebpf::{
     helpers::bpf_jiffies64,
     macros::map,
-    maps::{Array, DevMapHash, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
+    maps::{Array, DevMapHash, HashMap, LpmTrie, PerCpuArray, ProgramArray, lpm_trie::Key},
+    programs::XdpContext,
 };
 use balancer_common::{
     addr::{Addr, Address},
     address_filter,
-    conntrack::{ConntrackEntryV4, ConntrackEntryV6, FlowKeyV4, FlowKeyV6},
-    half_open::{self, HalfOpenBucket},
+    conntrack::{BucketV4, BucketV6},
     host_address::MAX_HOST_PREFIXES,
-    real_server::{MAX_REALS, RealServer, state},
+    next_hop::{NEXT_HOPS as MAX_NEXT_HOPS, NextHop, RouteVersions},
+    real_server::{MAX_REALS, RealServer},
     redirect::RedirectError,
     scheduler::RING_SLOTS,
     service::{MAX_SERVICES, Service, ServiceKeyV4, ServiceKeyV6},
-    settings::{Interface, Settings, Usage},
+    settings::{Interface, Settings},
     stats::RealStats,
     verdict::Discard,
 };
 
-use crate::table::Scratch;
+use crate::scratch::Scratch;
+
+/// `BPF_F_MMAPABLE` (kernel commit fc9702273e2e): the daemon reads and writes the map as memory, and its values begin at
+/// a page, so that a value of a cache line's size is one.
+const MAPPED: u32 = 1 << 10;
 
 /// What the daemon tells the program. One value.
 #[map]
 static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 
-/// What the program tells of the connection table. One value.
+/// Slot 0: the program `open_connection`. Pinned like all others: the kernel empties such a map when nobody in user space
+/// holds it.
 #[map]
-static USAGE: Array<Usage> = Array::with_max_entries(1, 0);
+static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
 /// Configured interfaces by interface index; sized at load.
 #[map]
@@ -58,9 +64,17 @@ static HOST_ADDRESSES: LpmTrie<Addr, u32> = LpmTrie::with_max_entries(MAX_HOST_P
 #[map]
 static HOST_FILTER: Array<u64> = Array::with_max_entries(address_filter::WORDS, 0);
 
-/// Real servers by real id.
+/// Real servers by real id. A line each.
 #[map]
-pub static REALS: Array<RealServer> = Array::with_max_entries(MAX_REALS, 0);
+pub static REALS: Array<RealServer> = Array::with_max_entries(MAX_REALS, MAPPED);
+
+/// Addresses, ports and protocols of the IPv4 real servers; port 0 where packets keep theirs.
+#[map]
+pub static REAL_PORTS_V4: HashMap<ServiceKeyV4, u32> = HashMap::with_max_entries(MAX_REALS, 0);
+
+/// Addresses, ports and protocols of the IPv6 real servers.
+#[map]
+pub static REAL_PORTS_V6: HashMap<ServiceKeyV6, u32> = HashMap::with_max_entries(MAX_REALS, 0);
 
 /// The services' rings, one after the other: real ids.
 #[map]
@@ -70,19 +84,25 @@ pub static RINGS: Array<u32> = Array::with_max_entries(RING_SLOTS, 0);
 #[map]
 pub static TURNS: Array<u64> = Array::with_max_entries(MAX_SERVICES, 0);
 
-/// IPv4 connections, two rows each. A plain hash, not LRU: a connection's rows must not be evicted one at a time.
+/// IPv4 connections; sized at load. See `balancer_common::conntrack`.
 #[map]
-pub static CONNTRACK_V4: HashMap<FlowKeyV4, ConntrackEntryV4> =
-    HashMap::with_max_entries(2 * 262_144, 0);
+pub static CONNTRACK_V4: Array<BucketV4> = Array::with_max_entries(163_840, MAPPED);
 
-/// IPv6 connections, two rows each.
+/// IPv6 connections; sized at load.
 #[map]
-pub static CONNTRACK_V6: HashMap<FlowKeyV6, ConntrackEntryV6> =
-    HashMap::with_max_entries(2 * 262_144, 0);
+pub static CONNTRACK_V6: Array<BucketV6> = Array::with_max_entries(40_960, MAPPED);
 
-/// Half-open connections.
+/// Held, one for many clients, while a client's connection is opened: 1, else 0.
 #[map]
-pub static HALF_OPEN: Array<HalfOpenBucket> = Array::with_max_entries(half_open::BUCKETS, 0);
+pub static LOCKS: Array<u32> = Array::with_max_entries(crate::lock::LOCKS, 0);
+
+/// Next hops. See `balancer_common::next_hop`.
+#[map]
+pub static NEXT_HOPS: Array<NextHop> = Array::with_max_entries(MAX_NEXT_HOPS, MAPPED);
+
+/// Versions of the routes. One value.
+#[map]
+static ROUTE_VERSIONS: Array<RouteVersions> = Array::with_max_entries(1, MAPPED);
 
 /// Counters by real id.
 #[map]
@@ -92,11 +112,11 @@ pub static REAL_STATS: PerCpuArray<RealStats> = PerCpuArray::with_max_entries(MA
 #[map]
 static SERVICE_STATS: Array<RealStats> = Array::with_max_entries(MAX_SERVICES, 0);
 
-/// Room to build an IPv4 connection's rows in.
+/// What the steps of an IPv4 packet's slow path tell each other.
 #[map]
 pub static SCRATCH_V4: PerCpuArray<Scratch<u32>> = PerCpuArray::with_max_entries(1, 0);
 
-/// Room to build an IPv6 connection's rows in.
+/// What the steps of an IPv6 packet's slow path tell each other.
 #[map]
 pub static SCRATCH_V6: PerCpuArray<Scratch<[u32; 4]>> = PerCpuArray::with_max_entries(1, 0);
 
@@ -120,6 +140,13 @@ static REDIRECT_MAP: Array<u32> = Array::with_max_entries(1, 0);
 #[inline(always)]
 pub fn watched_map() -> u32 {
     REDIRECT_MAP.get(0).copied().unwrap_or(0)
+}
+
+/// Goes on with the program `open_connection`; returns only where that is not there.
+#[inline(always)]
+pub fn open_connection(ctx: &XdpContext) {
+    // SAFETY: the program takes the same context.
+    unsafe { PROGRAMS.tail_call(ctx, 0) };
 }
 
 /// The settings.
@@ -157,10 +184,10 @@ pub fn is_hosts<A: Address>(scratch: &mut Scratch<A>) -> u64 {
     u64::from(HOST_ADDRESSES.get(&scratch.host_key).is_some())
 }
 
-/// The usage counters.
+/// The versions of the routes.
 #[inline(always)]
-pub fn usage() -> Option<*mut Usage> {
-    USAGE.get_ptr_mut(0)
+pub fn route_versions() -> Option<&'static RouteVersions> {
+    ROUTE_VERSIONS.get(0)
 }
 
 /// The clock of all timeouts: the low 32 bits of jiffies.
@@ -168,13 +195,4 @@ pub fn usage() -> Option<*mut Usage> {
 pub fn now() -> u32 {
     // SAFETY: the helper only reads a counter.
     unsafe { bpf_jiffies64() as u32 }
-}
-
-/// What may happen to a real server: one of `balancer_common::real_server::state`.
-#[inline(always)]
-pub fn state_of(real: u32) -> u32 {
-    match REALS.get(real) {
-        Some(real) => real.state,
-        None => state::FREE,
-    }
 }

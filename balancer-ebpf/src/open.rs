@@ -1,296 +1,215 @@
-//! Packets without a row: new connections and handshakes. Touches keys and maps only, never the packet.
+//! Packets without an entry, and those whose connection is over: new connections. Touches the packet only to read its key.
+//!
+//! The steps are subprograms that tell each other all they must know by the scratch, one after the other: the verifier
+//! follows each of them once, where it would follow nested ones once for each way to reach them.
 
+use aya_ebpf::{EbpfContext as _, bindings::xdp_md, programs::XdpContext};
 use balancer_common::{
-    addr::{Address, UDP},
-    conntrack::direction,
-    half_open::HalfOpen,
-    real_server::state,
+    addr::UDP,
+    flow_hash::{client_hash, hash},
     settings::Settings,
     tcp::{self, State, flags},
     verdict::Discard,
 };
 
 use crate::{
-    classify::classify,
-    half_open::{lock, may_have},
-    maps::{now, settings, state_of, usage},
-    parse::Facts,
+    classify::{classify, is_from_real},
+    encoded::Encoded,
+    lock,
+    maps::{now, settings},
+    parse::{Facts, Transport, examine},
     schedule::schedule,
-    table::{Family, Scratch, insert, is_expired, remove_reply, replace},
+    scratch::{Scratch, scratch},
+    table::{
+        Family, Key, Place, are_idle, connect, find_again, partner, real_of, release, state_of,
+        surrender, take,
+    },
+    track::is_over,
 };
 
-/// How far a packet's connection has come. What the packet is steered by lies in the scratch's row.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Opened {
-    /// A handshake is under way: there are no rows.
-    Handshake,
-    /// The connection has its rows now.
-    Connection,
-}
-
-/// A `Result<Opened, Discard>` as one number. LLVM returns that type as a word with an undefined half, into which it
-/// may put a leftover pointer, and the verifier refuses to see pointers shifted.
-#[derive(Clone, Copy)]
-struct Encoded(u32);
-
-impl Encoded {
-    const HANDSHAKE: u32 = Discard::COUNT;
-    const CONNECTION: u32 = Discard::COUNT + 1;
-
-    #[inline(always)]
-    fn new(result: Result<Opened, Discard>) -> Self {
-        Self(match result {
-            Ok(Opened::Handshake) => Self::HANDSHAKE,
-            Ok(Opened::Connection) => Self::CONNECTION,
-            Err(reason) => reason as u32,
-        })
-    }
-
-    #[inline(always)]
-    fn result(self) -> Result<Opened, Discard> {
-        match self.0 {
-            Self::HANDSHAKE => Ok(Opened::Handshake),
-            Self::CONNECTION => Ok(Opened::Connection),
-            // SAFETY: `new` is the only way to make one, and made this number of a `Discard`.
-            reason => Err(unsafe { core::mem::transmute::<u32, Discard>(reason) }),
-        }
-    }
-}
-
-/// Opens a connection for the scratch's packet, or takes its handshake further.
+/// Opens a connection for a packet: the place of its original entry.
 #[inline(always)]
-pub fn open<H: Family>(scratch: &mut Scratch<H::Address>) -> Result<Opened, Discard> {
-    const HANDSHAKE: u32 = (flags::SYN | flags::ACK | flags::RST | flags::FIN) as u32;
+pub fn open<H: Family, T: Transport>(ctx: &XdpContext) -> Result<Place, Discard> {
+    look_at::<H, T>(ctx.as_ptr().cast()).goes_on()?;
+    if !begin::<H>().goes_on()? {
+        // Another CPU has opened it a moment ago.
+        return Ok(Place(scratch::<H>()?.place));
+    }
+    if let Err(reason) = choose::<H>().goes_on() {
+        end::<H>();
+        return Err(reason);
+    }
+    clear::<H>();
+    if !take::<H>(Key::Reply) {
+        end::<H>();
+        return Err(Discard::TableFull);
+    }
+    if !take::<H>(Key::Own) {
+        surrender::<H>();
+        end::<H>();
+        return Err(Discard::TableFull);
+    }
+    connect::<H>();
+    end::<H>();
+    Ok(Place(scratch::<H>()?.place))
+}
+
+/// Reads the packet into the scratch. A discard where it opens no connection, whatever it is for.
+#[inline(never)]
+fn look_at<H: Family, T: Transport>(ctx: *mut xdp_md) -> Encoded {
+    Encoded::step(try_look_at::<H, T>(&XdpContext::new(ctx)).map(|()| true))
+}
+
+#[inline(always)]
+fn try_look_at<H: Family, T: Transport>(ctx: &XdpContext) -> Result<(), Discard> {
     let settings = settings().ok_or(Discard::NoService)?;
-    if scratch.key.protocol == u32::from(UDP) {
-        return open_datagrams::<H>(scratch, settings).result();
+    let scratch = scratch::<H>()?;
+    examine::<H, T>(ctx, scratch).ok_or(Discard::Malformed)?;
+    let Some(service) = classify::<H>(&scratch.key, settings) else {
+        return Err(not_for_a_service::<H>(scratch, settings));
+    };
+    if T::PROTOCOL != UDP && !tcp::opens(scratch.facts.flags as u8) {
+        // An entry that was just being moved is there by now; TCP sends again.
+        if find_again::<H>(scratch, Key::Own, settings).is_some() {
+            return Err(Discard::Busy);
+        }
+        return Err(without_connection(&scratch.facts));
     }
-    if scratch.facts.flags & HANDSHAKE == u32::from(flags::SYN) {
-        return open_handshake::<H>(scratch, settings).result();
+    if let Some(fault) = scratch.facts.fault {
+        return Err(fault);
     }
-    if classify::<H>(&scratch.key, settings).is_some() {
-        return continue_original::<H>(scratch, settings).result();
-    }
-    continue_reply::<H>(scratch, settings).result()
+    scratch.service = service;
+    Ok(())
 }
 
-/// The first datagram of a client: both rows at once.
+/// Takes the client's lock. `false`, without the lock, where the scratch's packet has a connection after all.
 #[inline(never)]
-fn open_datagrams<H: Family>(scratch: &mut Scratch<H::Address>, settings: &Settings) -> Encoded {
-    Encoded::new(try_open_datagrams::<H>(scratch, settings))
+fn begin<H: Family>() -> Encoded {
+    Encoded::step(try_begin::<H>())
 }
 
 #[inline(always)]
-fn try_open_datagrams<H: Family>(
+fn try_begin<H: Family>() -> Result<bool, Discard> {
+    let settings = settings().ok_or(Discard::NoService)?;
+    let scratch = scratch::<H>()?;
+    scratch.hash = hash(&scratch.key, &settings.seed);
+    scratch.client = client_hash(&scratch.key, &settings.seed);
+    scratch.now = now();
+    scratch.has_predecessor = 0;
+    lock::take(scratch.client)?;
+    let exists = exists::<H>(scratch, settings);
+    if exists {
+        lock::release(scratch.client);
+    }
+    Ok(!exists)
+}
+
+/// Gives the client's lock back.
+#[inline(never)]
+fn end<H: Family>() -> u64 {
+    if let Ok(scratch) = scratch::<H>() {
+        lock::release(scratch.client);
+    }
+    0
+}
+
+/// Whether the scratch's packet has a connection that is not over; its place is in the scratch then.
+#[inline(always)]
+fn exists<H: Family>(scratch: &mut Scratch<H::Address>, settings: &Settings) -> bool {
+    let Some(found) = find_again::<H>(scratch, Key::Own, settings) else {
+        return false;
+    };
+    scratch.has_predecessor = 1;
+    let place = scratch.place;
+    let Some(real) = real_of(found.entry) else {
+        return false;
+    };
+    if is_over(found.word, real.state) {
+        return false;
+    }
+    let lives = match partner::<H>(scratch, found, settings) {
+        Some(other) => {
+            let state = state_of(found, other);
+            !are_idle(found, other, state, scratch.now, settings)
+        }
+        None => false,
+    };
+    scratch.place = place;
+    lives
+}
+
+/// Chooses the real server of a new connection.
+#[inline(never)]
+fn choose<H: Family>() -> Encoded {
+    Encoded::step(try_choose::<H>().map(|()| true))
+}
+
+#[inline(always)]
+fn try_choose<H: Family>() -> Result<(), Discard> {
+    let settings = settings().ok_or(Discard::NoService)?;
+    let scratch = scratch::<H>()?;
+    schedule(scratch, |scratch| is_free::<H>(scratch, settings))?;
+    scratch.reply_hash = hash(&scratch.reply_key, &settings.seed);
+    scratch.state = if scratch.key.protocol == u32::from(UDP) {
+        State::UdpUnreplied
+    } else {
+        State::SynSent
+    } as u32;
+    Ok(())
+}
+
+/// Ends what is over: the connection that the new one follows, and another service's on the same reply tuple.
+#[inline(never)]
+fn clear<H: Family>() -> u64 {
+    let (Some(settings), Ok(scratch)) = (settings(), scratch::<H>()) else {
+        return 0;
+    };
+    if scratch.has_predecessor == 0 {
+        return 0;
+    }
+    for which in [Key::Own, Key::Reply] {
+        if let Some(old) = find_again::<H>(scratch, which, settings) {
+            release::<H>(scratch, old, scratch.now);
+        }
+    }
+    1
+}
+
+/// Makes sure that the real server's answers to this connection are told from every other's: a live connection on the same
+/// reply tuple (of another service with the same real server) is in the way, one that is over ends.
+#[inline(always)]
+fn is_free<H: Family>(
     scratch: &mut Scratch<H::Address>,
     settings: &Settings,
-) -> Result<Opened, Discard> {
-    let service = classify::<H>(&scratch.key, settings).ok_or(Discard::NoService)?;
-    refuse_fault(&scratch.facts)?;
-    refuse_when_full(settings)?;
-    let now = now();
-    schedule(service, scratch, |scratch| {
-        make_room::<H>(scratch, now, settings)
-    })?;
-    insert::<H>(scratch, State::UdpUnreplied as u8, now)?;
-    Ok(Opened::Connection)
-}
-
-/// A client's SYN: a record of the handshake, or the one that its first copy made.
-#[inline(never)]
-fn open_handshake<H: Family>(scratch: &mut Scratch<H::Address>, settings: &Settings) -> Encoded {
-    Encoded::new(try_open_handshake::<H>(scratch, settings))
-}
-
-#[inline(always)]
-fn try_open_handshake<H: Family>(
-    scratch: &mut Scratch<H::Address>,
-    settings: &Settings,
-) -> Result<Opened, Discard> {
-    let service = classify::<H>(&scratch.key, settings).ok_or(Discard::NoService)?;
-    refuse_fault(&scratch.facts)?;
-    let replaces = scratch.facts.replaces != 0;
-    if !replaces {
-        refuse_when_full(settings)?;
-    }
-    let now = now();
-    let timeout = settings.timeouts.half_open;
-    let client = scratch.key.source.widen();
-    let mut locked = lock(&client, scratch.key.source_port, settings.seed)?;
-    if let Some(record) = locked.original(scratch, now, timeout) {
-        // A SYN sent again is for another real server when the first one has not answered and takes no more, or has
-        // failed.
-        let is_answered = record.state == State::SynReceived as u8;
-        let real = state_of(record.real_id);
-        let is_good = real == state::TAKES_NEW || is_answered && !state::is_reset(real);
-        if record.is_under_way() && is_good {
-            record.last_seen = now;
-            towards_real(record, scratch);
-            if replaces {
-                replace::<H>(scratch);
-            }
-            locked.unlock();
-            return Ok(Opened::Handshake);
-        }
-        // The earlier handshake has ended or leads nowhere: its record is this one's place.
-        record.state = 0;
-    }
-    let scheduled = schedule(service, scratch, |scratch| {
-        match locked.same_reply(scratch, now, timeout) {
-            Some(record) if record.is_under_way() => return Err(Discard::Collision),
-            _ => {}
-        }
-        make_room::<H>(scratch, now, settings)
-    });
-    if scheduled.is_ok() {
-        if replaces {
-            replace::<H>(scratch);
-        }
-        locked.overwrite(scratch, now, timeout);
-    }
-    locked.unlock();
-    scheduled.map(|()| Opened::Handshake)
-}
-
-/// Any other packet of a client to a service: the handshake's last step, or no connection of ours.
-#[inline(never)]
-fn continue_original<H: Family>(scratch: &mut Scratch<H::Address>, settings: &Settings) -> Encoded {
-    let (client, port) = (scratch.key.source.widen(), scratch.key.source_port);
-    if !may_have(&client, port, settings.seed) {
-        return Encoded::new(Err(without_connection(&scratch.facts)));
-    }
-    let now = now();
-    let mut locked = match lock(&client, port, settings.seed) {
-        Ok(locked) => locked,
-        Err(reason) => return Encoded::new(Err(reason)),
+) -> Result<(), Discard> {
+    let Some(found) = find_again::<H>(scratch, Key::Reply, settings) else {
+        return Ok(());
     };
-    let outcome = match locked.original(scratch, now, settings.timeouts.half_open) {
-        Some(record) if is_of_use(record) => acknowledge::<H>(scratch, record, now, settings),
-        _ => Err(without_connection(&scratch.facts)),
+    scratch.has_predecessor = 1;
+    let Some(other) = partner::<H>(scratch, found, settings) else {
+        return Ok(());
     };
-    let outcome = Encoded::new(outcome);
-    locked.unlock();
-    outcome
+    let state = state_of(found, other);
+    // The predecessor's ends anyway.
+    if scratch.other_key == scratch.key
+        || tcp::may_be_reused(state)
+        || are_idle(found, other, state, scratch.now, settings)
+    {
+        return Ok(());
+    }
+    Err(Discard::Collision)
 }
 
-/// Takes a client's packet along its handshake. The acknowledgement of the real server's SYN|ACK completes it:
-/// the connection moves to the table.
+/// Why a packet to no service leaves early: the host's, or a real server's without a connection.
 #[inline(always)]
-fn acknowledge<H: Family>(
-    scratch: &mut Scratch<H::Address>,
-    record: &mut HalfOpen,
-    now: u32,
-    settings: &Settings,
-) -> Result<Opened, Discard> {
-    let facts = &scratch.facts;
-    refuse_fault(facts)?;
-    let completes = record.state == State::SynReceived as u8
-        && facts.flags & u32::from(flags::ACK) != 0
-        && facts.flags & u32::from(flags::RST) == 0
-        && tcp::completes_handshake(facts.acknowledgement, record.sequence);
-    if state::is_reset(state_of(record.real_id)) {
-        record.state = 0;
-        // Who has not seen the SYN|ACK may speak in another's name: the answer to it is limited.
-        return Err(if completes {
-            Discard::RealReset
-        } else {
-            without_connection(facts)
-        });
+fn not_for_a_service<H: Family>(scratch: &Scratch<H::Address>, settings: &Settings) -> Discard {
+    if settings.answer_stray_replies == 0 || !is_from_real::<H>(&scratch.key) {
+        return Discard::NoService;
     }
-    let packet_flags = facts.flags;
-    towards_real(record, scratch);
-    if packet_flags & u32::from(flags::RST) != 0 {
-        record.end(State::Closed, now);
-        return Ok(Opened::Handshake);
+    if scratch.facts.flags & u32::from(flags::RST) != 0 {
+        return Discard::StrayReset;
     }
-    if !completes {
-        return Ok(Opened::Handshake);
-    }
-    // Other handshakes may have taken the last places since this one began.
-    refuse_when_full(settings)?;
-    let state = tcp::next(
-        State::Established as u8,
-        packet_flags as u8,
-        direction::ORIGINAL,
-    );
-    insert::<H>(scratch, state, now)?;
-    record.end(State::Established, now);
-    Ok(Opened::Connection)
-}
-
-/// A packet to no service: the real server's part of a handshake, or not ours.
-#[inline(never)]
-fn continue_reply<H: Family>(scratch: &mut Scratch<H::Address>, settings: &Settings) -> Encoded {
-    let (client, port) = (
-        scratch.key.destination.widen(),
-        scratch.key.destination_port,
-    );
-    if !may_have(&client, port, settings.seed) {
-        return Encoded::new(Err(Discard::NoService));
-    }
-    let now = now();
-    let mut locked = match lock(&client, port, settings.seed) {
-        Ok(locked) => locked,
-        Err(reason) => return Encoded::new(Err(reason)),
-    };
-    let outcome = match locked.reply(scratch, now, settings.timeouts.half_open) {
-        Some(record) if is_of_use(record) => answer::<H>(scratch, record, now),
-        _ => Err(Discard::NoService),
-    };
-    let outcome = Encoded::new(outcome);
-    locked.unlock();
-    outcome
-}
-
-/// Takes a real server's packet along its handshake.
-#[inline(always)]
-fn answer<H: Family>(
-    scratch: &mut Scratch<H::Address>,
-    record: &mut HalfOpen,
-    now: u32,
-) -> Result<Opened, Discard> {
-    let facts = &scratch.facts;
-    refuse_fault(facts)?;
-    if facts.flags & u32::from(flags::RST) != 0 {
-        // After its SYN|ACK the real server also answers a wrong acknowledgement with a reset, and goes on waiting for
-        // the right one (RFC 9293 section 3.10.7.4): only a reset that continues its own sequence ends the handshake.
-        let continues = facts.sequence == record.sequence.wrapping_add(1);
-        if record.state != State::SynReceived as u8 || continues {
-            record.end(State::Closed, now);
-        }
-    } else if record.is_under_way() && facts.flags & u32::from(flags::SYN) != 0 {
-        record.state = State::SynReceived as u8;
-        record.sequence = facts.sequence;
-        record.last_seen = now;
-    }
-    let vip = H::Address::narrow(record.vip);
-    let key = &scratch.key;
-    scratch.row.translation.between(
-        key,
-        vip,
-        record.vip_port,
-        key.destination,
-        key.destination_port,
-    );
-    scratch.begin(record.real_id, direction::REPLY);
-    Ok(Opened::Handshake)
-}
-
-/// Steers a client's packet by its handshake's record.
-#[inline(always)]
-fn towards_real<A: Address>(record: &HalfOpen, scratch: &mut Scratch<A>) {
-    scratch
-        .row
-        .translation
-        .dnat(&scratch.key, A::narrow(record.real), record.real_port);
-    scratch.begin(record.real_id, direction::ORIGINAL);
-}
-
-/// Whether a packet may still be steered by a record. One that lingers after its handshake must not keep a
-/// connection alive whose rows were purged with their real server.
-#[inline(always)]
-fn is_of_use(record: &HalfOpen) -> bool {
-    record.is_under_way() || matches!(state_of(record.real_id), state::TAKES_NEW | state::DRAINING)
+    scratch.facts.fault.unwrap_or(Discard::StrayReply)
 }
 
 /// Why a client's TCP packet that opens nothing leaves early.
@@ -303,49 +222,4 @@ fn without_connection(facts: &Facts) -> Discard {
         return Discard::StraySynAck;
     }
     facts.fault.unwrap_or(Discard::NoConnection)
-}
-
-/// Refuses a packet of ours that must not be forwarded, before it makes any state.
-#[inline(always)]
-fn refuse_fault(facts: &Facts) -> Result<(), Discard> {
-    match facts.fault {
-        Some(fault) => Err(fault),
-        None => Ok(()),
-    }
-}
-
-/// Refuses new connections while the table holds as many as it may.
-#[inline(always)]
-fn refuse_when_full(settings: &Settings) -> Result<(), Discard> {
-    let usage = usage().ok_or(Discard::TableFull)?;
-    // SAFETY: `usage` points to the map's only value.
-    let connections = unsafe { (*usage).connections(settings) };
-    if connections >= settings.max_connections {
-        Err(Discard::TableFull)
-    } else {
-        Ok(())
-    }
-}
-
-/// Makes sure that the real server's answers to this connection are told from every other's: a spent connection on
-/// the same reply tuple is removed, a live one (of another service with the same real server) is in the way.
-#[inline(always)]
-fn make_room<H: Family>(
-    scratch: &mut Scratch<H::Address>,
-    now: u32,
-    settings: &Settings,
-) -> Result<(), Discard> {
-    let Some(pointer) = H::rows().get_ptr(&scratch.reply_key) else {
-        return Ok(());
-    };
-    // SAFETY: the map gave this pointer just now; see `track::follow`.
-    let other = unsafe { &*pointer };
-    let is_spent = tcp::may_be_reused(other.state)
-        || other.translation.answers(&scratch.key)
-        || is_expired::<H>(scratch, other, now, settings);
-    if !is_spent {
-        return Err(Discard::Collision);
-    }
-    remove_reply::<H>(scratch, pointer);
-    Ok(())
 }

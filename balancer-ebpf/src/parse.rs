@@ -6,6 +6,7 @@ use aya_ebpf::{EbpfContext as _, bindings::xdp_md, programs::XdpContext};
 use balancer_common::{
     addr::Address,
     conntrack::FlowKey,
+    tcp::Segment,
     verdict::Discard,
     wire::{Ethernet, IpHeader, Ipv4, L4Header, Tcp, Udp},
 };
@@ -13,7 +14,7 @@ use balancer_common::{
 use crate::{
     maps::{is_hosts, may_be_hosts},
     packet::{header_anew, header_mut},
-    table::Scratch,
+    scratch::Scratch,
 };
 
 /// An IP header's facts, in host byte order. Small enough for registers.
@@ -88,20 +89,14 @@ fn examine_options(ctx: *mut xdp_md) -> u64 {
     0
 }
 
-/// What only a packet without a row is asked for, in host byte order.
+/// What only a packet without an entry is asked for, in host byte order.
 ///
 /// Aligned to 8 bytes, in this order: LLVM may join neighbouring stores, since unaligned packet access is allowed, and
 /// the verifier wants them aligned on the stack.
 #[repr(C, align(8))]
 pub struct Facts {
-    /// TCP sequence number.
-    pub sequence: u32,
-    /// TCP acknowledgement number.
-    pub acknowledgement: u32,
     /// TCP flags; 0 for UDP.
     pub flags: u32,
-    /// 1 where the packet has rows of an earlier connection, which end when this one begins.
-    pub replaces: u32,
     /// Why the packet must not be forwarded even if it is ours. Traffic that is not ours passes all the same.
     pub fault: Option<Discard>,
 }
@@ -110,8 +105,8 @@ pub struct Facts {
 pub trait Transport: L4Header {
     /// TCP flags; 0 for UDP.
     fn flags(&self) -> u8;
-    /// TCP sequence and acknowledgement numbers, host byte order.
-    fn numbers(&self) -> (u32, u32);
+    /// What a segment with `payload` bytes behind its IP header says; of a datagram nothing.
+    fn segment(&self, payload: usize) -> Segment;
     /// Why a packet with `payload` bytes behind its IP header must not be forwarded.
     fn fault<H: IpHeader>(&self, payload: usize) -> Option<Discard>;
 }
@@ -123,8 +118,13 @@ impl Transport for Tcp {
     }
 
     #[inline(always)]
-    fn numbers(&self) -> (u32, u32) {
-        (self.sequence(), self.acknowledgement())
+    fn segment(&self, payload: usize) -> Segment {
+        Segment {
+            flags: self.flags(),
+            sequence: self.sequence(),
+            acknowledgement: self.acknowledgement(),
+            has_data: payload > self.stated_length(),
+        }
     }
 
     #[inline(always)]
@@ -141,8 +141,13 @@ impl Transport for Udp {
     }
 
     #[inline(always)]
-    fn numbers(&self) -> (u32, u32) {
-        (0, 0)
+    fn segment(&self, _: usize) -> Segment {
+        Segment {
+            flags: 0,
+            sequence: 0,
+            acknowledgement: 0,
+            has_data: false,
+        }
     }
 
     #[inline(always)]
@@ -189,36 +194,34 @@ pub fn key<H: IpHeader, T: L4Header>(
     if ip.l4_offset + T::LENGTH > Ethernet::LENGTH + ip.length {
         return Err(Discard::Malformed);
     }
-    // Behind an IPv6 header LLVM would join the last word of the address and the ports, and store them at an odd
-    // half of the stack; it never joins volatile reads.
-    // SAFETY: plain reads of a header that was borrowed just now.
-    let l4 = unsafe { ptr::read_volatile(l4) };
+    let ports = l4.ports();
     let header = header_mut::<H>(ctx, Ethernet::LENGTH)?;
     Ok(FlowKey {
         source: header.source(),
         destination: header.destination(),
-        source_port: l4.source_port(),
-        destination_port: l4.destination_port(),
+        ports,
         protocol: u32::from(T::PROTOCOL),
     })
 }
 
-/// Reads what a packet without a row is asked for.
+/// Reads into the scratch, for a subprogram, the key of a packet that [`key`] has found whole, and what a packet without an
+/// entry is asked for.
 #[inline(always)]
-pub fn facts<H: IpHeader, T: Transport>(
+pub fn examine<H: IpHeader, T: Transport>(
     ctx: &XdpContext,
-    ip: &Ip,
     scratch: &mut Scratch<H::Address>,
-    replaces: u32,
-) -> Result<Facts, Discard> {
-    let key = scratch.key;
-    // The fixed offset first: after a check of the further one LLVM drops this one, which the verifier needs.
-    let header = header_mut::<H>(ctx, Ethernet::LENGTH)?;
+) -> Option<()> {
+    let header = header_anew::<H>(ctx, Ethernet::LENGTH)?;
+    let offset = header.packet_length() - header.payload_length();
+    scratch.key.source = header.source();
+    scratch.key.destination = header.destination();
+    scratch.key.protocol = u32::from(T::PROTOCOL);
     let hops = header.hops();
-    let l4 = header_mut::<T>(ctx, ip.l4_offset)?;
-    let (sequence, acknowledgement) = l4.numbers();
-    let flags = l4.flags();
+    let l4 = header_anew::<T>(ctx, Ethernet::LENGTH + (offset & 0x7f))?;
+    scratch.key.ports = l4.ports();
+    scratch.facts.flags = u32::from(l4.flags());
     let fault = fault::<H, T>(ctx, header, l4);
+    let key = &scratch.key;
     let other = if hops <= 1 {
         Some(Discard::TimeExceeded)
     } else if key.source.is_martian()
@@ -229,11 +232,16 @@ pub fn facts<H: IpHeader, T: Transport>(
     } else {
         None
     };
-    Ok(Facts {
-        sequence,
-        acknowledgement,
-        fault: fault.or(other),
-        flags: u32::from(flags),
-        replaces,
-    })
+    scratch.facts.fault = fault.or(other);
+    Some(())
+}
+
+/// Reads, for a subprogram, what a packet that [`key`] has found whole says to its connection.
+#[inline(always)]
+pub fn segment<H: IpHeader, T: Transport>(ctx: &XdpContext) -> Option<Segment> {
+    let header = header_anew::<H>(ctx, Ethernet::LENGTH)?;
+    let payload = header.payload_length();
+    let offset = header.packet_length() - payload;
+    let l4 = header_anew::<T>(ctx, Ethernet::LENGTH + (offset & 0x7f))?;
+    Some(l4.segment(payload))
 }

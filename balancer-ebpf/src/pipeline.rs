@@ -1,16 +1,20 @@
 //! The data path. Both directions and both families run through the same five verbs:
 //!
 //! ```text
-//!  frame ─ parse ─▶ key ─ track ─ hit ───────────────────────▶ translation ─┐
-//!            │               └ miss ─ classify ─ schedule ──▶ translation ─┤
-//!            └ discard ───────────────┐                                    ▼
-//!                                     └──▶ finish ◀── forward ◀── rewrite ◀─┘
+//!  frame ─ parse ─▶ key ─ track ─ hit ─────────────────────▶ entry ─┐
+//!            │               └ miss ─ classify ─ schedule ─▶ entry ─┤
+//!            └ discard ───────────────┐                             ▼
+//!                                     └──▶ finish ◀── forward ◀── rewrite
 //!                                           └ answer
 //! ```
+//!
+//! Most packets have an entry, and the program `balancer` is for them. The others it hands to the program
+//! `open_connection`, which opens their connection and takes them the rest of the way: the verifier looks at each program by
+//! itself.
 
 use aya_ebpf::programs::XdpContext;
 use balancer_common::{
-    addr::{TCP, UDP},
+    addr::{Address, TCP, UDP},
     settings::Interface,
     verdict::{Discard, Verdict},
     wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6, Tcp, Udp},
@@ -19,16 +23,77 @@ use balancer_common::{
 use crate::{
     forward::{forward, route},
     maps::INTERFACES,
+    open::open,
     packet::header_mut,
-    parse::{Transport, key, parse_ip},
+    parse::{Ip, Transport, key, parse_ip},
     rewrite::rewrite,
-    table::Family,
+    scratch::scratch,
+    steering::Steering,
+    table::{Family, Found, at},
     track::track,
 };
 
-/// Steers one frame.
+/// Steers one frame, if its packet has an entry; else it is `open_connection`'s.
 #[inline(always)]
-pub fn run(ctx: &XdpContext) -> Result<Verdict, Discard> {
+pub fn run(ctx: &XdpContext) -> Result<Option<Verdict>, Discard> {
+    steer::<Known>(ctx)
+}
+
+/// Opens the connection of a frame's packet, and steers it.
+#[inline(always)]
+pub fn open_and_run(ctx: &XdpContext) -> Result<Verdict, Discard> {
+    steer::<New>(ctx)?.ok_or(Discard::Busy)
+}
+
+/// How a packet gets its connection's entry.
+trait Pass {
+    /// The entry, or nothing where the packet may open a connection.
+    fn entry<H: Family, T: Transport>(
+        ctx: &XdpContext,
+    ) -> Result<Option<Tracked<H::Address>>, Discard>;
+}
+
+/// What is known of a packet that has an entry.
+struct Tracked<A: Address> {
+    ip: Ip,
+    found: Found<A>,
+}
+
+/// The packet's connection is known.
+struct Known;
+
+impl Pass for Known {
+    #[inline(always)]
+    fn entry<H: Family, T: Transport>(
+        ctx: &XdpContext,
+    ) -> Result<Option<Tracked<H::Address>>, Discard> {
+        let ip = parse_ip::<H>(ctx)?;
+        let key = key::<H, T>(ctx, &ip)?;
+        let found = track::<H, T>(ctx, &ip, &key)?;
+        Ok(found.map(|found| Tracked { ip, found }))
+    }
+}
+
+/// The packet opens a connection.
+struct New;
+
+impl Pass for New {
+    #[inline(always)]
+    fn entry<H: Family, T: Transport>(
+        ctx: &XdpContext,
+    ) -> Result<Option<Tracked<H::Address>>, Discard> {
+        // First of all, while nothing of the packet is held.
+        let place = open::<H, T>(ctx)?;
+        let ip = parse_ip::<H>(ctx)?;
+        // Another newcomer may have taken the place already.
+        let found = at::<H>(place, &scratch::<H>()?.key).ok_or(Discard::Busy)?;
+        Ok(Some(Tracked { ip, found }))
+    }
+}
+
+/// Takes one frame through a pass.
+#[inline(always)]
+fn steer<P: Pass>(ctx: &XdpContext) -> Result<Option<Verdict>, Discard> {
     let ethernet = header_mut::<Ethernet>(ctx, 0)?;
     let interface = INTERFACES
         .get(ctx.ingress_ifindex() as u32)
@@ -37,36 +102,39 @@ pub fn run(ctx: &XdpContext) -> Result<Verdict, Discard> {
         return Err(Discard::OtherMac);
     }
     match ethernet.ethertype() {
-        ETHERTYPE_IPV4 => steer::<Ipv4>(ctx, interface),
-        ETHERTYPE_IPV6 => steer::<Ipv6>(ctx, interface),
+        ETHERTYPE_IPV4 => steer_ip::<P, Ipv4>(ctx, interface),
+        ETHERTYPE_IPV6 => steer_ip::<P, Ipv6>(ctx, interface),
         _ => Err(Discard::NotIp),
     }
 }
 
-/// Steers one packet of the family `H`.
+/// Takes one packet of the family `H` through a pass.
 #[inline(always)]
-fn steer<H: Family>(ctx: &XdpContext, interface: &Interface) -> Result<Verdict, Discard> {
+fn steer_ip<P: Pass, H: Family>(
+    ctx: &XdpContext,
+    interface: &Interface,
+) -> Result<Option<Verdict>, Discard> {
     match header_mut::<H>(ctx, Ethernet::LENGTH)?.protocol() {
-        TCP => carry::<H, Tcp>(ctx, interface),
-        UDP => carry::<H, Udp>(ctx, interface),
+        TCP => carry::<P, H, Tcp>(ctx, interface),
+        UDP => carry::<P, H, Udp>(ctx, interface),
         _ => Err(other_protocol::<H>(ctx)),
     }
 }
 
-/// Takes one packet of the family `H` with the transport `T` the whole way.
+/// Takes one packet of the family `H` with the transport `T` the whole way, if it has an entry.
 #[inline(always)]
-fn carry<H: Family, T: Transport>(
+fn carry<P: Pass, H: Family, T: Transport>(
     ctx: &XdpContext,
     interface: &Interface,
-) -> Result<Verdict, Discard> {
-    let ip = parse_ip::<H>(ctx)?;
-    let key = key::<H, T>(ctx, &ip)?;
-    let steering = track::<H, T>(ctx, &ip, &key, interface)?;
-    let routed = route::<H>(ctx, &key, &steering, interface);
+) -> Result<Option<Verdict>, Discard> {
+    let Some(Tracked { ip, found }) = P::entry::<H, T>(ctx)? else {
+        return Ok(None);
+    };
+    let steering = Steering::of(found)?;
+    let hop = route::<H>(ctx, found, &steering, interface);
     rewrite::<H, T>(ctx, &ip, &steering)?;
     // Without a way out the packet may still be the kernel's to forward: it is passed translated.
-    routed?;
-    forward::<H>(ctx, &ip, interface, &steering)
+    forward::<H>(ctx, &ip, interface, &hop).map(Some)
 }
 
 /// Why a packet that carries neither TCP nor UDP leaves early.

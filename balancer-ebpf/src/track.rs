@@ -1,52 +1,37 @@
-//! A packet's connection: its row, or what makes one.
+//! A packet's connection: its entry, and what the packet makes of it.
 
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::{EbpfContext as _, bindings::xdp_md, programs::XdpContext};
 use balancer_common::{
-    addr::UDP,
-    conntrack::{FlowKey, REFRESH_JIFFIES, direction},
+    addr::{Address, UDP},
+    conntrack::{FlowKey, REFRESH_JIFFIES, Word, direction, idle},
     real_server::state,
-    settings::{Interface, interface_flags},
-    tcp::{self, State, flags},
+    settings::Settings,
+    tcp::{self, Segment, State, flags},
     verdict::Discard,
     wire::Ethernet,
 };
 
 use crate::{
-    maps::{may_be_ours, now, settings, state_of},
-    open::{Opened, open},
+    encoded::Encoded,
+    maps::{may_be_ours, now, settings},
     packet::header_mut,
-    parse::{Ip, Transport, facts, fault},
-    table::{Family, Row, Scratch, forget, is_expired, other_row, scratch},
+    parse::{Ip, Transport, fault, segment},
+    scratch::scratch,
+    table::{
+        Entry, Family, Found, are_idle, change, end, find, is_young, partner, real_of, state_of,
+        word,
+    },
 };
 
-/// Where a packet goes and as what.
-pub struct Steering<A> {
-    /// The packet's row, or the scratch's where it has none.
-    pub row: *mut Row<A>,
-    /// Whether a row was made of the scratch's just now, and should learn the way out.
-    pub is_new: bool,
-}
-
-/// What a packet's row is to it.
-enum Followed {
-    /// The packet goes on by the row.
-    Steers,
-    /// The packet begins a new connection, and the row goes when that has found its real server.
-    IsReplaced,
-    /// The row is deleted, and the packet may begin a new connection.
-    IsGone,
-}
-
-/// Finds the packet's connection, or makes it.
+/// Finds the packet's entry; nothing where it has none, or one whose connection is over, and may open a connection.
 #[inline(always)]
 pub fn track<H: Family, T: Transport>(
     ctx: &XdpContext,
     ip: &Ip,
     key: &FlowKey<H::Address>,
-    interface: &Interface,
-) -> Result<Steering<H::Address>, Discard> {
-    let mut replaces = 0;
-    if let Some(row) = H::rows().get_ptr_mut(key) {
+) -> Result<Option<Found<H::Address>>, Discard> {
+    let settings = settings().ok_or(Discard::NoService)?;
+    if let Some(found) = find::<H>(key, settings) {
         let header = header_mut::<H>(ctx, Ethernet::LENGTH)?;
         let l4 = header_mut::<T>(ctx, ip.l4_offset)?;
         // A packet that goes no further changes nothing.
@@ -56,133 +41,235 @@ pub fn track<H: Family, T: Transport>(
         if let Some(fault) = fault::<H, T>(ctx, header, l4) {
             return Err(fault);
         }
-        match follow::<H>(key, row, l4.flags(), interface)? {
-            Followed::Steers => return Ok(Steering { row, is_new: false }),
-            Followed::IsReplaced => replaces = 1,
-            Followed::IsGone => {}
+        if follow::<H, T>(ctx, found, l4.flags(), settings)? {
+            return Ok(Some(found));
         }
-    }
-    if !may_be_ours(key.destination) && !may_be_ours(key.source) {
+    } else if !may_be_ours(key.destination) && !may_be_ours(key.source) {
         return Err(Discard::NoService);
     }
-    let scratch = scratch::<H>()?;
-    scratch.key = *key;
-    scratch.facts = facts::<H, T>(ctx, ip, scratch, replaces)?;
-    let opened = open::<H>(scratch)?;
-    Ok(Steering {
-        row: &raw mut scratch.row,
-        is_new: opened == Opened::Connection,
-    })
+    Ok(None)
 }
 
-/// Takes a packet along its row: refreshes it and follows the TCP state.
+/// Takes a packet along its entry. `false` where it may begin a new connection instead.
 #[inline(always)]
-fn follow<H: Family>(
-    key: &FlowKey<H::Address>,
-    pointer: *mut Row<H::Address>,
+fn follow<H: Family, T: Transport>(
+    ctx: &XdpContext,
+    found: Found<H::Address>,
     packet_flags: u8,
-    interface: &Interface,
-) -> Result<Followed, Discard> {
-    // SAFETY: the map gave this pointer just now, and rows stay mapped while a program runs. A row may be
-    // deleted and given to another flow meanwhile; only idle rows are, so no packet of theirs is under way.
-    let row = unsafe { &mut *pointer };
-    if interface.flags & interface_flags::RESETS != 0
-        && row.direction == direction::ORIGINAL
-        && state::is_reset(state_of(row.real))
+    settings: &Settings,
+) -> Result<bool, Discard> {
+    const SPECIAL: u8 = flags::SYN | flags::FIN | flags::RST;
+    let entry = found.entry;
+    let real = real_of(entry).ok_or(Discard::Busy)?;
+    let now = now();
+    // SAFETY: an entry of the table, which never moves.
+    let idle = idle(now, unsafe { (*entry).last_seen });
+    let state = found.word.state();
+    if !tcp::is_steady(state, found.word.direction())
+        || packet_flags & SPECIAL != 0
+        || real.state >= state::REMOVED
+        || idle > settings.timeouts.of(state)
     {
-        return give_up::<H>(key, pointer, packet_flags);
+        return turn::<H, T>(ctx.as_ptr().cast(), entry, found.word.0).goes_on();
+    }
+    if idle > REFRESH_JIFFIES {
+        // SAFETY: as above.
+        unsafe { (*entry).last_seen = now };
+    }
+    Ok(true)
+}
+
+/// Whether an original packet's connection is over, so that a packet that opens a connection opens a new one.
+#[inline(always)]
+pub fn is_over(word: Word, real: u32) -> bool {
+    let state = word.state();
+    tcp::may_be_reused(state)
+        || state::is_reset(real)
+        || state == State::SynSent as u8 && real != state::TAKES_NEW
+        || word.is_udp() && state::is_removed(real)
+}
+
+/// Takes a packet along an entry, which has the word `word`, if there is more to it than for most: the connection may come
+/// to another state, end, or be over.
+#[inline(never)]
+fn turn<H: Family, T: Transport>(
+    ctx: *mut xdp_md,
+    entry: *mut Entry<H::Address>,
+    word: u32,
+) -> Encoded {
+    let found = Found {
+        entry,
+        word: Word(word),
+    };
+    Encoded::step(try_turn::<H, T>(&XdpContext::new(ctx), found))
+}
+
+#[inline(always)]
+fn try_turn<H: Family, T: Transport>(
+    ctx: &XdpContext,
+    found: Found<H::Address>,
+) -> Result<bool, Discard> {
+    let settings = settings().ok_or(Discard::NoService)?;
+    let scratch = scratch::<H>()?;
+    let segment = segment::<H, T>(ctx).ok_or(Discard::Malformed)?;
+    let real = real_of(found.entry).ok_or(Discard::Busy)?.state;
+    let is_original = found.word.is_original();
+    let opens = is_original && (T::PROTOCOL == UDP || tcp::opens(segment.flags));
+    let other = partner::<H>(scratch, found, settings).unwrap_or(found);
+    if opens && is_over(found.word, real) {
+        // A connection of TCP goes when its successor has found a real server.
+        if T::PROTOCOL == UDP {
+            end(found, other);
+        }
+        return Ok(false);
+    }
+    if is_original && state::is_reset(real) {
+        let reason = give_up::<H>(found, segment);
+        end(found, other);
+        return Err(reason);
     }
     let now = now();
-    if now.wrapping_sub(row.last_seen) > REFRESH_JIFFIES {
-        let settings = settings().ok_or(Discard::NoService)?;
-        let scratch = scratch::<H>()?;
-        scratch.key = *key;
-        if is_expired::<H>(scratch, row, now, settings) {
-            forget::<H>(scratch, pointer);
-            return Ok(Followed::IsGone);
+    if other.entry == found.entry {
+        if is_young(found, now) {
+            return Err(Discard::Busy);
         }
-        row.last_seen = now;
+        end(found, other);
+        return Ok(false);
     }
-    if key.protocol == u32::from(UDP)
-        && row.state == State::UdpUnreplied as u8
-        && row.direction == direction::REPLY
-    {
-        let scratch = scratch::<H>()?;
-        scratch.key.protocol = key.protocol;
-        set_state::<H>(scratch, row, State::Udp as u8);
+    let state = state_of(found, other);
+    if are_idle(found, other, state, now, settings) {
+        if !opens {
+            end(found, other);
+        }
+        return Ok(false);
     }
-    if packet_flags & (flags::SYN | flags::FIN | flags::RST) != 0 {
-        let scratch = scratch::<H>()?;
-        scratch.key.protocol = key.protocol;
-        if !turn::<H>(scratch, row, packet_flags) {
-            return Ok(Followed::IsReplaced);
+    // The datagrams of a real server that was removed keep no connection.
+    let is_left = T::PROTOCOL == UDP && state::is_removed(real);
+    // SAFETY: an entry of the table, which never moves.
+    unsafe {
+        if !is_left
+            && (state < State::Established as u8
+                || idle(now, (*found.entry).last_seen) > REFRESH_JIFFIES)
+        {
+            (*found.entry).last_seen = now;
         }
     }
-    Ok(Followed::Steers)
-}
-
-/// Ends the connection of a client's packet whose real server has failed. TCP clients are told, datagrams and SYNs go
-/// to another real server.
-#[inline(always)]
-fn give_up<H: Family>(
-    key: &FlowKey<H::Address>,
-    pointer: *mut Row<H::Address>,
-    packet_flags: u8,
-) -> Result<Followed, Discard> {
-    if opens(packet_flags) {
-        return Ok(Followed::IsReplaced);
-    }
-    let scratch = scratch::<H>()?;
-    scratch.key = *key;
-    forget::<H>(scratch, pointer);
-    if key.protocol == u32::from(UDP) {
-        return Ok(Followed::IsGone);
-    }
-    Err(real_reset(packet_flags))
-}
-
-/// Why a client's TCP packet whose real server has failed leaves early. A reset is never answered.
-#[inline(always)]
-const fn real_reset(packet_flags: u8) -> Discard {
-    if packet_flags & flags::RST != 0 {
-        Discard::StrayReset
+    if is_original {
+        advance::<T, _>(found, other, segment, true);
     } else {
-        Discard::RealReset
+        advance::<T, _>(other, found, segment, false);
     }
+    Ok(true)
 }
 
-/// Whether a segment with these flags asks for a new connection.
+/// Why a client's segment whose real server has failed leaves early. Who has not acknowledged the real server's SYN|ACK may
+/// speak in another's name: the answer to it is limited. A reset is never answered.
 #[inline(always)]
-const fn opens(packet_flags: u8) -> bool {
-    packet_flags & (flags::SYN | flags::ACK | flags::RST) == flags::SYN
+fn give_up<H: Family>(found: Found<H::Address>, segment: Segment) -> Discard {
+    let state = found.word.state();
+    if segment.flags & flags::RST != 0 {
+        return Discard::StrayReset;
+    }
+    let completes = state == State::SynReceived as u8
+        && segment.flags & flags::ACK != 0
+        && tcp::completes_handshake(segment.acknowledgement, sequence(found.entry));
+    if state >= State::Established as u8 && !tcp::is_reset(state) || completes {
+        return Discard::RealReset;
+    }
+    if segment.flags & flags::SYN != 0 {
+        return Discard::StraySynAck;
+    }
+    Discard::NoConnection
 }
 
-/// Follows a packet that may change the connection's state. `false` where a new connection is to begin in its place.
-#[inline(never)]
-fn turn<H: Family>(
-    scratch: &mut Scratch<H::Address>,
-    row: &mut Row<H::Address>,
-    packet_flags: u8,
-) -> bool {
-    if opens(packet_flags) && row.direction == direction::ORIGINAL {
-        // The old connection is closing or closed, or its real server takes no new ones.
-        if tcp::may_be_reused(row.state) || state_of(row.real) != state::TAKES_NEW {
-            return false;
+/// The sequence number of the real server's SYN|ACK, host byte order.
+#[inline(always)]
+fn sequence<A: Address>(original: *const Entry<A>) -> u32 {
+    // SAFETY: an entry of the table, which never moves.
+    unsafe { (*original).extra }
+}
+
+/// How often a change is tried that another CPU is faster with.
+const TRIES: u32 = 3;
+
+/// Brings the connection to the state that it has after this segment.
+#[inline(always)]
+fn advance<T: Transport, A: Address>(
+    original: Found<A>,
+    reply: Found<A>,
+    segment: Segment,
+    is_original: bool,
+) {
+    for _ in 0..TRIES {
+        let before = word(original.entry);
+        if !before.is_same_entry(original.word) {
+            break;
+        }
+        let sequence = sequence(original.entry);
+        let state = next::<T>(before.state(), sequence, segment, is_original);
+        if state == State::SynReceived as u8 && !is_original {
+            // A real server sends data only to whom it believes: its number is right, whatever SYN|ACK was the last.
+            let number = if segment.flags & flags::SYN != 0 {
+                segment.sequence
+            } else if segment.has_data {
+                segment.sequence.wrapping_sub(1)
+            } else {
+                sequence
+            };
+            // SAFETY: an entry of the table, which never moves.
+            unsafe { (*original.entry).extra = number };
+        }
+        let after = if state == before.state() {
+            hear(before, segment, is_original)
+        } else {
+            before.with_state(state)
+        };
+        if after == before || change(original.entry, before, after) {
+            mirror(reply, after.state());
+            break;
         }
     }
-    let state = tcp::next(row.state, packet_flags, row.direction);
-    if state != row.state {
-        set_state::<H>(scratch, row, state);
-    }
-    true
 }
 
-/// Brings both rows of a connection to another state.
-#[inline(never)]
-fn set_state<H: Family>(scratch: &mut Scratch<H::Address>, row: &mut Row<H::Address>, state: u8) {
-    row.state = state;
-    if let Some(other) = other_row::<H>(scratch, row) {
-        // SAFETY: as in `follow`.
-        unsafe { (*other).state = state };
+/// The state after a packet.
+#[inline(always)]
+fn next<T: Transport>(state: u8, sequence: u32, segment: Segment, is_original: bool) -> u8 {
+    match (T::PROTOCOL == UDP, is_original) {
+        (true, true) => tcp::next_udp(state, direction::ORIGINAL),
+        (true, false) => tcp::next_udp(state, direction::REPLY),
+        (false, true) => tcp::next_original(state, sequence, segment),
+        (false, false) => tcp::next_reply(state, sequence, segment),
+    }
+}
+
+/// After a reset: a side that goes on shows that it does not believe it, and when both do the connection is established.
+#[inline(always)]
+fn hear(word: Word, segment: Segment, is_original: bool) -> Word {
+    if !tcp::is_reset(word.state()) || segment.flags & (flags::RST | flags::SYN) != 0 {
+        return word;
+    }
+    let heard = word.hear(if is_original {
+        direction::ORIGINAL
+    } else {
+        direction::REPLY
+    });
+    if heard.is_heard() {
+        word.with_state(State::Established as u8)
+    } else {
+        heard
+    }
+}
+
+/// Brings a reply entry to its connection's state.
+#[inline(always)]
+fn mirror<A: Address>(reply: Found<A>, state: u8) {
+    for _ in 0..TRIES {
+        let before = word(reply.entry);
+        if !before.is_same_entry(reply.word)
+            || before.state() == state
+            || change(reply.entry, before, before.with_state(state))
+        {
+            break;
+        }
     }
 }

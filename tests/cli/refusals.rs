@@ -75,7 +75,7 @@ fn wrong_addresses_ports_and_weights() {
         (
             "connections --state open",
             "invalid value 'open' for '--state <STATE>': expected `syn-sent`, `syn-received`, `established`, \
-             `fin-client`, `fin-real`, `closing`, `closed`, `udp` or `udp-unreplied`"
+             `fin-client`, `fin-real`, `closing`, `closed`, `udp`, `udp-unreplied`, `udp-unconfirmed` or `closed-client`"
                 .to_owned(),
         ),
         (
@@ -288,8 +288,8 @@ fn a_reload_of_a_wrong_file_tells_all_and_what_ran_goes_on() {
         "reload",
         1,
         &format!(
-            "error: {path}:7:1: unknown key `colour` in `dataplane`: expected `interfaces`, `mode`, `max-connections` \
-             or `masquerade`\n\
+            "error: {path}:7:1: unknown key `colour` in `dataplane`: expected `interfaces`, `mode`, `max-connections`, \
+             `max-connections-ipv6`, `stray-replies` or `masquerade`\n\
              {path}:8:1: service has no address: add one, as in `address = \"192.0.2.80:80\"`\n\
              {path}:9:1: unknown key `adress` in `service`: expected `name`, `address`, `protocol`, `scheduler`, \
              `no-real`, `check`, `on-down`, `slow-start`, `quorum`, `hysteresis`, `backups` or `real`\n"

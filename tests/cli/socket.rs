@@ -239,7 +239,7 @@ fn wrong_requests_are_answered_with_a_sentence() {
             "",
             400,
             "state `open` is not known: expected `syn-sent`, `syn-received`, `established`, `fin-client`, `fin-real`, \
-             `closing`, `closed`, `udp` or `udp-unreplied`",
+             `closing`, `closed`, `udp`, `udp-unreplied`, `udp-unconfirmed` or `closed-client`",
         ),
     ] {
         assert_eq!(

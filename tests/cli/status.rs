@@ -18,7 +18,8 @@ overall      running
 config       {path}
 interfaces   eth0 native, program 42
              eth1 native, program 43
-connections  4 of 262144
+connections  IPv4  3 of 262144  20.0 MiB of memory
+             IPv6  1 of 65536   10.0 MiB of memory
 services     web                    2 of 2 reals up
              udp/[2001:db8::35]:53  1 of 1 real up
 discards     no-service  1234  passed   no virtual service has this address, port and protocol
@@ -64,7 +65,10 @@ fn status_as_json_has_the_contracts_fields() {
                 {"name": "eth0", "mode": "native", "program_id": 42},
                 {"name": "eth1", "mode": "native", "program_id": 43}
             ],
-            "connections": 4, "max_connections": 262_144, "discards": null, "redirect_failures": 0
+            "connections": 4, "max_connections": 327_680,
+            "ipv4": {"connections": 3, "max_connections": 262_144, "bytes": 20_971_520},
+            "ipv6": {"connections": 1, "max_connections": 65_536, "bytes": 10_485_760},
+            "discards": null, "redirect_failures": 0
         },
         "services": [
             {"name": "web", "reals_up": 2, "reals_total": 2, "live_weight": 4, "quorum": true},
@@ -89,7 +93,7 @@ fn status_for_a_monitoring_system_is_one_line_and_an_exit_status() {
         check(&scene),
         (
             0,
-            "running: 2 services, 3 of 3 reals up, 4 of 262144 connections\n".to_owned()
+            "running: 2 services, 3 of 3 reals up, 4 of 327680 connections\n".to_owned()
         )
     );
     scene.done("add-service 192.0.2.1:80");

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use balancer_common::{answer, half_open::HalfOpen, verdict::Discard};
+use balancer_common::{answer, verdict::Discard};
 use balancer_tests::{
     addresses::{R, R2, R6, R26, V, V6},
     dataplane::{
@@ -169,9 +169,7 @@ fn case_20_a_purged_connection_is_answered_with_a_reset() {
             lb.delete_connection(&syn);
             let data = syn.clone().segment(PSH | ACK, 1001, 9001).data(b"more");
             let reset = data.reset(RST, 9001, 0);
-            // The handshake's record still lingers, and is of no use.
             lb.step(Outside, &data, answered(Discard::NoConnection, &reset));
-            lb.forget_handshakes();
             lb.step(Outside, &data, answered(Discard::NoConnection, &reset));
             let page = syn.answered(old, 8080).segment(ACK, 9001, 1005);
             lb.step(Inside, &page, passed(Discard::NoService, &page.bytes()));
@@ -184,7 +182,6 @@ fn case_20_a_purged_connection_is_answered_with_a_reset() {
                     .half_open(1),
             );
             assert!(lb.rows_v4().is_empty() && lb.rows_v6().is_empty());
-            lb.forget_handshakes();
         }
     });
 }
@@ -399,7 +396,7 @@ fn a_handshake_that_was_forgotten_ends_in_a_reset() {
     run(|lb| {
         lb.web();
         lb.pass_through(Outside, &syn());
-        lb.change_half_open(|record| *record = HalfOpen::default());
+        lb.delete_connection(&syn());
         let ack = syn().segment(ACK, 1001, 9001);
         let reset = ack.reset(RST, 9001, 0);
         lb.step(Outside, &ack, answered(Discard::NoConnection, &reset));

@@ -1,8 +1,10 @@
 //! The way out: routes, neighbours, hop counts, interfaces.
 
+use std::net::IpAddr;
+
 use balancer_common::verdict::Discard;
 use balancer_tests::{
-    addresses::{GATEWAY, LB_INSIDE, LB_OUTSIDE, R, R6, REAL, V, V6},
+    addresses::{C, GATEWAY, LB_INSIDE, LB_OUTSIDE, R, R6, REAL, V, V6},
     dataplane::{
         Side::{Inside, Outside},
         run,
@@ -92,7 +94,7 @@ fn case_67_a_connection_is_not_poisoned_by_a_missing_neighbour() {
         let data = syn().segment(PSH | ACK, 1001, 9001).data(b"x");
         lb.pass_through(Outside, &data);
         ip(&format!("neigh del {R} dev inside"));
-        lb.raise_generation();
+        lb.retire_routes();
         let mut out = data.delivered(R, 8080);
         out.hops = 64;
         (out.mac_destination, out.mac_source) = (LB_OUTSIDE, GATEWAY);
@@ -176,7 +178,7 @@ fn a_packet_too_large_for_the_way_out_is_dropped_or_left_to_the_kernel_to_fragme
         establish(lb, &syn(), R, 8080);
         establish(lb, &syn().v6(), R6, 8080);
         ip("link set inside mtu 1300");
-        lb.raise_generation();
+        lb.retire_routes();
         let mut data = syn().segment(ACK, 1001, 9001).data(&[0; 1261]);
         assert_eq!(data.ip_length(), 1301);
         lb.step(
@@ -271,7 +273,7 @@ fn case_68_a_way_out_by_an_unknown_interface_drops_the_packet() {
 }
 
 #[test]
-fn a_connection_keeps_its_way_out_until_the_route_generation_changes() {
+fn a_connection_keeps_its_next_hop_until_routes_change() {
     run(|lb| {
         let web = lb.web();
         establish(lb, &syn(), R, 8080);
@@ -294,24 +296,35 @@ fn a_connection_keeps_its_way_out_until_the_route_generation_changes() {
         ));
         ip("neigh replace 203.0.113.1 lladdr 02:00:00:00:00:78 dev outside nud permanent");
         send_both(lb, REAL, GATEWAY);
-        lb.raise_generation();
+        lb.retire_routes();
         send_both(lb, [2, 0, 0, 0, 0, 0x77], [2, 0, 0, 0, 0, 0x78]);
         ip(&format!(
             "neigh replace {R} lladdr 02:00:00:00:00:12 dev inside nud permanent"
         ));
         send_both(lb, [2, 0, 0, 0, 0, 0x77], [2, 0, 0, 0, 0, 0x78]);
-        // Both rows remember it.
-        let generation = lb.generation;
+        // A stranger's route costs nobody a look-up; the route to the client only the replies; a neighbour its own packets.
+        lb.retire_route("100.64.0.1".parse().expect("an address"));
+        send_both(lb, [2, 0, 0, 0, 0, 0x77], [2, 0, 0, 0, 0, 0x78]);
+        ip("neigh replace 203.0.113.1 lladdr 02:00:00:00:00:01 dev outside nud permanent");
+        lb.retire_route(C);
+        send_both(lb, [2, 0, 0, 0, 0, 0x77], [2, 0, 0, 0, 0, 1]);
+        let hops = lb.next_hops();
+        let hop = hops
+            .iter()
+            .find(|(_, hop)| IpAddr::from(hop.address) == R)
+            .expect("the real server's next hop is its own address");
         assert!(
-            lb.rows_v4()
-                .iter()
-                .all(|(_, row)| row.egress.generation == generation)
+            hops.iter()
+                .any(|(_, hop)| IpAddr::from(hop.address).to_string() == "203.0.113.1"),
+            "the client's is the gateway: {hops:?}"
         );
+        lb.retire_next_hop(hop.0);
+        send_both(lb, REAL, [2, 0, 0, 0, 0, 1]);
     });
 }
 
 #[test]
-fn a_handshake_asks_for_its_route_each_time() {
+fn a_handshake_remembers_its_next_hop() {
     run(|lb| {
         let web = lb.web();
         lb.pass_through(Outside, &syn());
@@ -319,6 +332,8 @@ fn a_handshake_asks_for_its_route_each_time() {
             "neigh replace {R} lladdr 02:00:00:00:00:77 dev inside nud permanent"
         ));
         let mut out = syn().segment(SYN, 1000, 0).delivered(R, 8080);
+        lb.step(Outside, &syn(), redirected(&out).original(web.real, &syn()));
+        lb.retire_routes();
         out.mac_destination = [2, 0, 0, 0, 0, 0x77];
         lb.step(Outside, &syn(), redirected(&out).original(web.real, &syn()));
     });

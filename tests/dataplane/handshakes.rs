@@ -1,8 +1,6 @@
-//! TCP handshakes: their record, what completes them, what ends them.
+//! TCP handshakes: their entries, what completes them, what ends them.
 
-use balancer_common::{
-    half_open::LINGER_JIFFIES, real_server::state, tcp::State, verdict::Discard,
-};
+use balancer_common::{real_server::state, tcp::State, verdict::Discard};
 use balancer_tests::{
     addresses::{R, R2, V},
     dataplane::{
@@ -11,25 +9,24 @@ use balancer_tests::{
     },
     expected::{answered, dropped, passed, redirected},
     packet::flag::{ACK, FIN, PSH, RST, SYN},
-    rows::other_half,
 };
 
 use crate::{assert_state, syn, syn_ack, two_reals};
 
 #[test]
-fn the_handshake_has_one_record_and_the_last_ack_makes_the_rows() {
+fn the_handshake_has_its_entries_from_the_syn_on_and_the_last_ack_completes_it() {
     run(|lb| {
         let web = lb.web();
         let syn = syn();
         lb.pass_through(Outside, &syn);
         let [record] = lb.half_open()[..] else {
-            panic!("one record")
+            panic!("one handshake")
         };
         assert_eq!(record.state, State::SynSent as u8);
         assert_eq!(record.real_id, web.real);
         lb.pass_through(Inside, &syn_ack(&syn, R, 8080));
         let [record] = lb.half_open()[..] else {
-            panic!("one record")
+            panic!("one handshake")
         };
         assert_eq!(
             (record.state, record.sequence),
@@ -45,13 +42,6 @@ fn the_handshake_has_one_record_and_the_last_ack_makes_the_rows() {
                 .half_open(-1),
         );
         assert_state(lb, State::Established);
-        for (key, row) in &lb.rows_v4() {
-            let other = other_half(key, row);
-            assert!(
-                lb.rows_v4().iter().any(|(key, _)| *key == other),
-                "each row names the other"
-            );
-        }
     });
 }
 
@@ -123,6 +113,33 @@ fn a_fast_open_server_may_send_data_before_the_handshake_ends() {
 }
 
 #[test]
+fn a_forged_syn_does_not_keep_a_real_server_with_cookies_from_its_client() {
+    run(|lb| {
+        let web = lb.web();
+        lb.pass_through(Outside, &syn());
+        lb.pass_through(Inside, &syn_ack(&syn(), R, 8080));
+        // It answers each SYN with another number, and remembers none.
+        lb.pass_through(Outside, &syn().segment(SYN, 5, 0));
+        lb.pass_through(
+            Inside,
+            &syn().answered(R, 8080).segment(SYN | ACK, 1_000_000, 6),
+        );
+        lb.pass_through(Outside, &syn().segment(ACK, 1001, 9001));
+        let page = syn().answered(R, 8080).segment(PSH | ACK, 9001, 1001);
+        lb.pass_through(Inside, &page.data(b"hello"));
+        let ack = syn().segment(ACK, 1001, 9006);
+        lb.step(
+            Outside,
+            &ack,
+            redirected(&ack.delivered(R, 8080))
+                .original(web.real, &ack)
+                .pair_v4()
+                .half_open(-1),
+        );
+    });
+}
+
+#[test]
 fn a_fin_that_completes_the_handshake_begins_the_closing() {
     run(|lb| {
         let web = lb.web();
@@ -152,8 +169,10 @@ fn a_reset_by_the_real_server_ends_the_handshake() {
             &refusal,
             redirected(&refusal.returned(V, 80))
                 .reply(web.real, &refusal)
+                .pair_v4()
                 .half_open(-1),
         );
+        assert_state(lb, State::Closed);
         // The client tries again at once, on the same port.
         let again = syn().segment(SYN, 2000, 0);
         lb.step(
@@ -162,6 +181,7 @@ fn a_reset_by_the_real_server_ends_the_handshake() {
             redirected(&again.delivered(R, 8080))
                 .original(web.real, &again)
                 .selected(web.service, web.real)
+                .pair_v4_deleted()
                 .half_open(1),
         );
         let answer = again.answered(R, 8080).segment(SYN | ACK, 5000, 2001);
@@ -194,12 +214,18 @@ fn a_reset_by_the_client_ends_the_handshake() {
             &reset,
             redirected(&reset.delivered(R, 8080))
                 .original(web.real, &reset)
+                .pair_v4()
                 .half_open(-1),
         );
-        // The record's time is over: nothing is known of the connection any more.
-        let past = lb.jiffies() as u32 - LINGER_JIFFIES - 1;
-        lb.change_half_open(|record| record.last_seen = past);
-        lb.step(Outside, &reset, dropped(Discard::StrayReset));
+        assert_state(lb, State::ClosedOriginal);
+        // Its time is over: nothing is known of the connection any more.
+        let past = lb.jiffies() as u32 - TIMEOUTS.closing - 1;
+        lb.change_rows_v4(|row| row.last_seen = past);
+        lb.step(
+            Outside,
+            &reset,
+            dropped(Discard::StrayReset).pair_v4_deleted(),
+        );
         let late = syn_ack(&syn(), R, 8080);
         lb.step(Inside, &late, passed(Discard::NoService, &late.bytes()));
     });
@@ -215,20 +241,24 @@ fn a_handshake_that_takes_too_long_is_forgotten() {
             record.last_seen = past.wrapping_sub(TIMEOUTS.half_open + 1);
         });
         let answer = syn_ack(&syn(), R, 8080);
-        lb.step(Inside, &answer, passed(Discard::NoService, &answer.bytes()));
+        lb.step(
+            Inside,
+            &answer,
+            passed(Discard::NoService, &answer.bytes()).half_open(-1),
+        );
         let ack = syn().segment(ACK, 1001, 9001);
         lb.step(
             Outside,
             &ack,
             answered(Discard::NoConnection, &ack.reset(RST, 9001, 0)),
         );
-        // Its record is used again.
         lb.step(
             Outside,
             &syn(),
             redirected(&syn().delivered(R2, 8080))
                 .original(second, &syn())
-                .selected(service, second),
+                .selected(service, second)
+                .half_open(1),
         );
     });
 }
@@ -289,8 +319,6 @@ fn a_reset_for_a_wrong_acknowledgement_leaves_the_handshake() {
         // Somebody else's acknowledgement: the real server resets it and goes on waiting (RFC 9293 3.10.7.4).
         lb.pass_through(Outside, &syn().segment(ACK, 5, 77));
         lb.pass_through(Inside, &syn().answered(R, 8080).segment(RST, 77, 0));
-        let past = lb.jiffies() as u32 - LINGER_JIFFIES - 1;
-        lb.change_half_open(|record| record.last_seen = past);
         lb.pass_through(Outside, &syn().segment(ACK, 1001, 9001));
         assert_eq!(lb.rows_v4().len(), 2);
     });

@@ -87,6 +87,27 @@ fn the_object_loads_in_every_combination_of_its_switches() {
     }
 }
 
+/// What the verifier may have to follow of each program, in instructions, on any kernel: it gives up at a million.
+const BUDGETS: [(&str, u32); 3] = [
+    ("balancer", 400_000),
+    ("clock", 100),
+    ("open_connection", 500_000),
+];
+
+#[test]
+fn every_program_stays_within_its_budget() {
+    run_with(Options::default(), |lb| {
+        for (name, budget) in BUDGETS {
+            let info = lb.info_of(name);
+            let verified = info
+                .verified_instruction_count()
+                .expect("Linux 5.16 tells it");
+            println!("{name}: {verified} instructions verified, budget {budget}");
+            assert!(verified <= budget, "{name}: {verified} of {budget}");
+        }
+    });
+}
+
 /// Tests use a loaded object one after the other: each finds the maps as after the load.
 #[test]
 fn maps_are_restored_to_what_they_were_after_the_load() {

@@ -4,6 +4,7 @@
 mod answers;
 mod connections;
 mod failure;
+mod forged;
 mod forwarding;
 mod handshakes;
 mod host_source;

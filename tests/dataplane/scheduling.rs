@@ -4,9 +4,9 @@ use balancer_common::{real_server::state, verdict::Discard};
 use balancer_tests::{
     addresses::{GATEWAY, LB_INSIDE, R, R2, R6, R26, REAL, V, V6},
     dataplane::{
-        Dataplane,
+        Dataplane, Options,
         Side::{Inside, Outside},
-        run,
+        run, run_with,
     },
     expected::{answered, dropped, passed, redirected, transmitted},
     packet::{
@@ -17,19 +17,28 @@ use balancer_tests::{
 
 use crate::syn;
 
+/// A table in which no handshake displaces another.
+const ROOMY: Options = Options {
+    max_connections: 4_096,
+    log_level: 0,
+};
+
 /// The real ids that `count` new connections get.
 fn selections(lb: &Dataplane, count: u16) -> Vec<u32> {
     for port in 0..count {
         lb.pass_through(Outside, &syn().client_port(20_000 + port));
     }
-    let mut records = lb.half_open();
-    records.sort_by_key(|record| u16::from_be(record.client_port));
-    records.iter().map(|record| record.real_id).collect()
+    let mut handshakes = lb.half_open();
+    handshakes.sort_by_key(|handshake| handshake.client_port);
+    handshakes
+        .iter()
+        .map(|handshake| handshake.real_id)
+        .collect()
 }
 
 #[test]
 fn new_connections_alternate_strictly() {
-    run(|lb| {
+    run_with(ROOMY, |lb| {
         let first = lb.add_real(R, 8080);
         let second = lb.add_real(R2, 8080);
         lb.add_service(6, V, 80, &[first, second]);
@@ -40,7 +49,7 @@ fn new_connections_alternate_strictly() {
 
 #[test]
 fn new_connections_follow_a_weighted_ring_in_its_order() {
-    run(|lb| {
+    run_with(ROOMY, |lb| {
         let first = lb.add_real(R, 8080);
         let second = lb.add_real(R2, 8080);
         lb.add_service(6, V, 80, &[first, first, second, first]);
@@ -220,10 +229,14 @@ fn a_client_in_the_real_servers_own_network_is_refused() {
         let web = lb.web();
         let second = lb.add_real(R2, 8080);
         lb.set_ring(web.service, &[web.real, second]);
+        let datagrams = [lb.add_real(R, 8080), lb.add_real(R2, 8080)];
         for (real, bits) in [(web.real, 24), (second, 24), (web.real6, 64)] {
             lb.set_network(real, bits);
         }
-        let service_udp = lb.add_service(17, V, 80, &[web.real, second]);
+        for real in datagrams {
+            lb.set_network(real, 24);
+        }
+        let service_udp = lb.add_service(17, V, 80, &datagrams);
         let beside = |mut packet: Packet, source: &str| {
             packet.source = source.parse().expect("an address");
             packet.mac_destination = LB_INSIDE;
@@ -267,6 +280,30 @@ fn a_client_in_the_real_servers_own_network_is_refused() {
                 .original(second, &syn)
                 .selected(web.service, second)
                 .half_open(1),
+        );
+    });
+}
+
+#[test]
+fn a_ring_never_leads_to_another_services_real_server() {
+    run(|lb| {
+        let own = lb.add_real(R, 8080);
+        let foreign = lb.add_real(R2, 8080);
+        let other = lb.add_service(6, V, 443, &[foreign]);
+        let service = lb.add_service(6, V, 80, &[own, foreign]);
+        // The slot was the service's when the packet read where its ring is, and is another's by now.
+        lb.set_real_service(foreign, other.id);
+        for turns_before in [0, 1, 1] {
+            let fresh = syn().client_port(41_000 + turns_before);
+            lb.pass_through(Outside, &fresh);
+        }
+        assert!(lb.half_open().iter().all(|open| open.real_id == own));
+        lb.set_ring(service, &[foreign]);
+        lb.set_real_service(foreign, other.id);
+        lb.step(
+            Outside,
+            &syn().client_port(42_000),
+            dropped(Discard::NoReal).passed_over(service, 4),
         );
     });
 }

@@ -151,7 +151,7 @@ fn a_datagram_that_nobody_answered_is_forgotten_soon() {
                 redirected(&pong.returned(vip, 53)).reply(real, &pong),
             );
         }
-        assert_eq!(states(lb), [Some(State::Udp); 4]);
+        assert_eq!(states(lb), [Some(State::UdpUnconfirmed); 4]);
         let now = lb.jiffies() as u32;
         lb.change_rows_v4(|row| row.last_seen = now.wrapping_sub(TIMEOUTS.udp - 1000));
         lb.step(
@@ -159,6 +159,9 @@ fn a_datagram_that_nobody_answered_is_forgotten_soon() {
             &ping,
             redirected(&ping.delivered(R, 8053)).original(dns.real, &ping),
         );
+        // And the client's next datagram shows that it has heard the answer.
+        let confirmed = lb.rows_v4().into_iter().map(|(_, row)| row.state);
+        assert!(confirmed.eq([State::Udp as u8; 2]));
     });
 }
 

@@ -124,7 +124,8 @@ impl Daemon {
         let mut ended = None;
         let mut asked = None;
         let start = Instant::now();
-        while start.elapsed() < Duration::from_secs(20) {
+        // On an emulated CPU the verifier's work alone takes most of a minute, the first time.
+        while start.elapsed() < Duration::from_secs(120) {
             ended = process.ended().expect("ask after the daemon");
             if ended.is_some() {
                 break;

@@ -9,10 +9,14 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader, Pod, TestRun, TestRunOptions,
-    maps::{Array, HashMap, Map, MapData, PerCpuArray},
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, ProgramArray},
     programs::{ProgramInfo, Xdp, XdpMode, xdp::XdpLinkId},
 };
-use balancer_common::{conntrack::Timeouts, settings::Settings};
+use balancer_common::{
+    conntrack::{TimeoutSettings, Timeouts},
+    flow_hash::{self, Seed},
+    settings::Settings,
+};
 use balancer_ctl::object::OBJECT;
 use nix::sched::{CloneFlags, setns, unshare};
 
@@ -58,7 +62,7 @@ impl Verdict {
 /// Map sizes and settings that a test may want otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Most connections of both families together.
+    /// Connections of either family that the tables are sized for.
     pub max_connections: u32,
     /// `AYA_LOG_LEVEL`: 0 = off, 5 = all.
     pub log_level: u8,
@@ -74,12 +78,27 @@ impl Default for Options {
 }
 
 /// The timeouts that tests run with, in jiffies: far apart, so that none can be taken for another.
-pub const TIMEOUTS: Timeouts = Timeouts {
+pub const TIMEOUTS: TimeoutSettings = TimeoutSettings {
     established: 900_000,
     closing: 120_000,
     udp: 300_000,
     udp_unreplied: 30_000,
     half_open: 60_000,
+};
+
+/// The seed of the tables' hash that tests run with.
+pub const SEED: Seed = Seed {
+    ports: [0x0123_4567, 0x89ab_cdef],
+    addresses: [
+        0x243f_6a88,
+        0x85a3_08d3,
+        0x1319_8a2e,
+        0x0370_7344,
+        0xa409_3822,
+        0x299f_31d0,
+        0x082e_fa98,
+        0xec4e_6c89,
+    ],
 };
 
 /// Objects that a test is done with, their maps as after the load, and what they were loaded with.
@@ -96,10 +115,6 @@ pub struct Dataplane {
     pub inside: u32,
     /// The settings as they stand in `SETTINGS`.
     pub(crate) settings: Settings,
-    /// The route generation.
-    pub generation: u32,
-    /// Whether the program asks for real servers whose connections are reset.
-    pub(crate) resets: bool,
     /// Whether what leaves where it came in is redirected.
     pub(crate) redirects: bool,
     /// Real ids given so far.
@@ -141,11 +156,10 @@ impl Dataplane {
             nix::net::if_::if_nametoindex(name).expect("an interface that was just made")
         };
         let settings = Settings {
-            any_port: 0,
-            timeouts: TIMEOUTS,
-            max_connections: u64::from(options.max_connections),
-            removed_by_daemon: 0,
-            seed: 0x0123_4567_89ab_cdef,
+            timeouts: Timeouts::new(&TIMEOUTS),
+            buckets: [flow_hash::buckets_for(options.max_connections); 2],
+            seed: SEED,
+            ..Settings::default()
         };
         let mut this = Self {
             ebpf: ManuallyDrop::new(ebpf),
@@ -154,8 +168,6 @@ impl Dataplane {
             outside: index("outside"),
             inside: index("inside"),
             settings,
-            generation: 0,
-            resets: false,
             redirects: false,
             reals: 0,
             services: 0,
@@ -163,7 +175,7 @@ impl Dataplane {
             home,
         };
         this.change_settings(|_| {});
-        this.raise_generation();
+        this.write_interfaces();
         for ifindex in [this.outside, this.inside] {
             this.devices()
                 .insert(ifindex, ifindex, None, 0)
@@ -220,10 +232,16 @@ impl Dataplane {
     /// What the kernel tells about the loaded packet program.
     #[must_use]
     pub fn program_info(&self) -> ProgramInfo {
+        self.info_of("balancer")
+    }
+
+    /// What the kernel tells about a loaded program.
+    #[must_use]
+    pub fn info_of(&self, name: &str) -> ProgramInfo {
         let program: &Xdp = self
             .ebpf
-            .program("balancer")
-            .expect("balancer")
+            .program(name)
+            .unwrap_or_else(|| panic!("no program {name}"))
             .try_into()
             .expect("XDP");
         program.info().expect("program info")
@@ -261,14 +279,6 @@ impl Dataplane {
     }
 
     pub(crate) fn per_cpu<V: Pod>(&self, name: &str) -> PerCpuArray<&MapData, V> {
-        self.ebpf
-            .map(name)
-            .unwrap_or_else(|| panic!("no map {name}"))
-            .try_into()
-            .expect(name)
-    }
-
-    pub(crate) fn hash<K: Pod, V: Pod>(&self, name: &str) -> HashMap<&MapData, K, V> {
         self.ebpf
             .map(name)
             .unwrap_or_else(|| panic!("no map {name}"))
@@ -334,17 +344,32 @@ impl Drop for Dataplane {
 /// Loads the object.
 fn load(options: Options) -> Ebpf {
     let mut ebpf = EbpfLoader::new()
-        .map_max_entries("CONNTRACK_V4", 2 * options.max_connections)
-        .map_max_entries("CONNTRACK_V6", 2 * options.max_connections)
+        .map_max_entries(
+            "CONNTRACK_V4",
+            flow_hash::buckets_for(options.max_connections),
+        )
+        .map_max_entries(
+            "CONNTRACK_V6",
+            flow_hash::buckets_for(options.max_connections),
+        )
         .map_max_entries("INTERFACES", 64)
         .override_global("AYA_LOG_LEVEL", &options.log_level, true)
         .load(OBJECT)
         .unwrap_or_else(|error| panic!("load the object: {error:?}"));
-    for name in ["balancer", "clock"] {
+    for name in ["balancer", "open_connection", "clock"] {
         program_mut(&mut ebpf, name)
             .load()
             .unwrap_or_else(|error| panic!("load the program {name}: {error:#}"));
     }
+    let open = program_mut(&mut ebpf, "open_connection");
+    let open = open.fd().expect("a loaded program");
+    let open = open.try_clone().expect("another descriptor");
+    let mut programs: ProgramArray<_> = ebpf
+        .map_mut("PROGRAMS")
+        .expect("PROGRAMS")
+        .try_into()
+        .expect("a program array");
+    programs.set(0, &open, 0).expect("write PROGRAMS");
     ebpf
 }
 

@@ -112,22 +112,16 @@ impl Expected {
         self.change(move |s| s.half_open += difference)
     }
 
-    /// A pair of IPv4 rows was inserted.
+    /// An IPv4 connection whose handshake is over came into being: two entries.
     #[must_use]
     pub fn pair_v4(self) -> Self {
-        self.change(|s| {
-            s.rows_v4 += 2;
-            s.usage.added += 1;
-        })
+        self.change(|s| s.rows_v4 += 2)
     }
 
-    /// A pair of IPv6 rows was inserted.
+    /// An IPv6 connection whose handshake is over came into being: two entries.
     #[must_use]
     pub fn pair_v6(self) -> Self {
-        self.change(|s| {
-            s.rows_v6 += 2;
-            s.usage.added += 1;
-        })
+        self.change(|s| s.rows_v6 += 2)
     }
 
     /// A pair of rows of this packet's family was inserted.
@@ -153,19 +147,13 @@ impl Expected {
     /// A pair of IPv4 rows was deleted.
     #[must_use]
     pub fn pair_v4_deleted(self) -> Self {
-        self.change(|s| {
-            s.rows_v4 -= 2;
-            s.usage.removed += 1;
-        })
+        self.change(|s| s.rows_v4 -= 2)
     }
 
     /// A pair of IPv6 rows was deleted.
     #[must_use]
     pub fn pair_v6_deleted(self) -> Self {
-        self.change(|s| {
-            s.rows_v6 -= 2;
-            s.usage.removed += 1;
-        })
+        self.change(|s| s.rows_v6 -= 2)
     }
 }
 

@@ -124,6 +124,8 @@ impl<'a> Kind<'a> {
     fn of(name: &str, map: &'a Map) -> Self {
         match map {
             Map::Array(_) if name.starts_with(".rodata") => Self::Constant,
+            // Holds what was loaded with the object.
+            Map::ProgramArray(_) => Self::Constant,
             Map::Array(map) => Self::Array(map),
             Map::PerCpuArray(map) => Self::PerCpuArray(map),
             Map::HashMap(map) | Map::LruHashMap(map) | Map::LpmTrie(map) | Map::DevMapHash(map) => {

@@ -1,125 +1,249 @@
-//! Connections and handshakes in the maps.
+//! Connections and handshakes in the tables.
 
 use std::os::fd::AsFd as _;
 
 use aya::{Pod, maps::Map};
 use balancer_common::{
-    conntrack::{ConntrackEntry, FlowKey, direction},
-    half_open::{self, HalfOpen, HalfOpenBucket},
+    addr::Address,
+    conntrack::{Bucket, ConntrackEntry, FREE, FlowKey, TAKEN, Word},
+    next_hop::NextHopRef,
+    real_server::RealServer,
+    tcp::State,
 };
 
 use crate::{bulk, dataplane::Dataplane, packet::Packet};
 
-/// A row with its key.
-pub type Row<A> = (FlowKey<A>, ConntrackEntry<A>);
+/// An entry with its key.
+pub type Row<A> = (FlowKey<A>, Entry<A>);
 
-/// The key of the other row of a connection, which the row with this key names by its translation.
-#[must_use]
-pub fn other_half<A: Copy>(key: &FlowKey<A>, row: &ConntrackEntry<A>) -> FlowKey<A> {
-    FlowKey {
-        source: row.translation.destination,
-        destination: row.translation.source,
-        source_port: row.translation.destination_port,
-        destination_port: row.translation.source_port,
-        ..*key
+/// What tests ask of an entry, and change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry<A> {
+    /// A [`State`] as a number.
+    pub state: u8,
+    /// One of `balancer_common::conntrack::direction`.
+    pub direction: u8,
+    /// Low 32 bits of jiffies.
+    pub last_seen: u32,
+    /// Real id.
+    pub real: u32,
+    /// What the entry remembers of its next hop.
+    pub next_hop: NextHopRef,
+    /// Of an original entry: the sequence number of the SYN|ACK.
+    pub sequence: u32,
+    /// The key of the connection's other entry.
+    pub other: FlowKey<A>,
+}
+
+impl<A> Entry<A> {
+    /// Whether the connection's handshake is under way.
+    #[must_use]
+    pub const fn is_half_open(&self) -> bool {
+        self.state < State::Established as u8
     }
 }
 
+/// A family's table.
+pub trait Table: Address {
+    /// The map's name.
+    const NAME: &'static str;
+}
+
+impl Table for u32 {
+    const NAME: &'static str = "CONNTRACK_V4";
+}
+
+impl Table for [u32; 4] {
+    const NAME: &'static str = "CONNTRACK_V6";
+}
+
 impl Dataplane {
-    /// The IPv4 rows.
+    /// All entries of a family, each with its place: bucket and way.
+    ///
+    /// # Panics
+    /// One is being written, or has none of the other direction.
+    fn entries<A>(&self) -> Vec<((u32, usize), Row<A>)>
+    where
+        A: Table + std::fmt::Debug + Default,
+        Bucket<A>: Pod,
+    {
+        let mut all = Vec::new();
+        for (index, bucket) in (0..).zip(self.buckets::<A>()) {
+            for (way, entry) in bucket.entries.iter().enumerate() {
+                assert_ne!(entry.word.state(), TAKEN, "a place is taken for ever");
+                if entry.word.state() != FREE {
+                    all.push(((index, way), self.row(entry)));
+                }
+            }
+        }
+        for (_, (key, entry)) in &all {
+            let others = all.iter().filter(|(_, (other, _))| *other == entry.other);
+            let others: Vec<_> = others.map(|(_, (_, other))| other).collect();
+            assert!(
+                matches!(others[..], [other] if other.direction != entry.direction
+                    && other.real == entry.real && other.state == entry.state && other.other == *key),
+                "an entry without its other half: {key:?} {entry:?}, but {others:?}"
+            );
+        }
+        all
+    }
+
+    fn row<A: Table>(&self, entry: &ConntrackEntry<A>) -> Row<A> {
+        let word = entry.word;
+        let real: RealServer = self
+            .array("REALS")
+            .get(&u32::from(entry.real), 0)
+            .expect("read REALS");
+        let server = A::narrow(*real.other_side(word.direction()));
+        let row = Entry {
+            state: word.state(),
+            direction: word.direction(),
+            last_seen: entry.last_seen,
+            real: entry.real.into(),
+            next_hop: entry.next_hop,
+            sequence: entry.extra,
+            other: entry.other_key(server, word),
+        };
+        (entry.key(word), row)
+    }
+
+    fn buckets<A: Table>(&self) -> Vec<Bucket<A>>
+    where
+        Bucket<A>: Pod,
+    {
+        let Some(Map::Array(map)) = self.ebpf.map(A::NAME) else {
+            panic!("no array {}", A::NAME);
+        };
+        let length = map.info().expect("ask about a map").max_entries();
+        bulk::read_array(&map.fd().as_fd(), length)
+    }
+
+    /// The entries of IPv4 connections whose handshake is over.
     #[must_use]
     pub fn rows_v4(&self) -> Vec<Row<u32>> {
-        self.hash("CONNTRACK_V4")
-            .iter()
-            .map(|row| row.expect("a row"))
-            .collect()
+        self.connections()
     }
 
-    /// The IPv6 rows.
+    /// The entries of IPv6 connections whose handshake is over.
     #[must_use]
     pub fn rows_v6(&self) -> Vec<Row<[u32; 4]>> {
-        self.hash("CONNTRACK_V6")
-            .iter()
-            .map(|row| row.expect("a row"))
-            .collect()
+        self.connections()
     }
 
-    /// Changes every IPv4 row.
-    pub fn change_rows_v4(&mut self, change: impl Fn(&mut ConntrackEntry<u32>)) {
-        for (key, mut row) in self.rows_v4() {
+    fn connections<A>(&self) -> Vec<Row<A>>
+    where
+        A: Table + std::fmt::Debug + Default,
+        Bucket<A>: Pod,
+    {
+        let all = self.entries().into_iter().map(|(_, row)| row);
+        all.filter(|(_, entry)| !entry.is_half_open()).collect()
+    }
+
+    /// The original entries of handshakes under way.
+    #[must_use]
+    pub fn half_open(&self) -> Vec<Handshake> {
+        let v4 = self.entries::<u32>().into_iter();
+        let v6 = self.entries::<[u32; 4]>().into_iter();
+        let v4 = v4.filter_map(|(_, row)| Handshake::of(&row));
+        let v6 = v6.filter_map(|(_, row)| Handshake::of(&row));
+        v4.chain(v6).collect()
+    }
+
+    /// Changes every IPv4 entry of connections whose handshake is over.
+    pub fn change_rows_v4(&mut self, change: impl Fn(&mut Entry<u32>)) {
+        self.change_rows(|entry| !entry.is_half_open(), change);
+    }
+
+    /// Changes every IPv4 entry of handshakes under way.
+    pub fn change_half_open(&mut self, change: impl Fn(&mut Entry<u32>)) {
+        self.change_rows(Entry::is_half_open, change);
+    }
+
+    fn change_rows<A>(&mut self, of: impl Fn(&Entry<A>) -> bool, change: impl Fn(&mut Entry<A>))
+    where
+        A: Table + std::fmt::Debug + Default,
+        Bucket<A>: Pod,
+    {
+        let mut buckets = self.buckets::<A>();
+        for ((index, way), (_, mut row)) in self.entries::<A>() {
+            if !of(&row) {
+                continue;
+            }
             change(&mut row);
-            self.hash_mut("CONNTRACK_V4")
-                .insert(key, row, 0)
-                .expect("write CONNTRACK_V4");
+            let entry = &mut buckets[index as usize].entries[way];
+            entry.word = entry.word.with_state(row.state);
+            entry.last_seen = row.last_seen;
+            entry.next_hop = row.next_hop;
+        }
+        self.write(buckets);
+    }
+
+    fn write<A: Table>(&mut self, buckets: Vec<Bucket<A>>)
+    where
+        Bucket<A>: Pod,
+    {
+        let mut map = self.array_mut(A::NAME);
+        for (index, bucket) in (0..).zip(buckets) {
+            map.set(index, bucket, 0).expect("write a bucket");
         }
     }
 
     /// Deletes the connection of this, a client's packet, as the daemon does.
     pub fn delete_connection(&mut self, packet: &Packet) {
         if packet.source.is_ipv4() {
-            self.delete_rows("CONNTRACK_V4", self.rows_v4(), packet);
+            self.delete_rows::<u32>(packet);
         } else {
-            self.delete_rows("CONNTRACK_V6", self.rows_v6(), packet);
+            self.delete_rows::<[u32; 4]>(packet);
         }
     }
 
-    fn delete_rows<A: Copy>(&mut self, table: &str, rows: Vec<Row<A>>, packet: &Packet)
+    fn delete_rows<A>(&mut self, packet: &Packet)
     where
-        FlowKey<A>: Pod,
-        ConntrackEntry<A>: Pod,
+        A: Table + std::fmt::Debug + Default,
+        Bucket<A>: Pod,
     {
-        let (key, row) = rows
-            .into_iter()
-            .find(|(key, row)| {
-                row.direction == direction::ORIGINAL
-                    && key.source_port == packet.source_port.to_be()
-                    && key.destination_port == packet.destination_port.to_be()
+        let rows = self.entries::<A>();
+        let (_, (key, entry)) = rows
+            .iter()
+            .find(|(_, (key, entry))| {
+                entry.direction == balancer_common::conntrack::direction::ORIGINAL
+                    && key.ports.source() == packet.source_port.to_be()
+                    && key.ports.destination() == packet.destination_port.to_be()
                     && key.protocol == u32::from(packet.protocol())
             })
             .expect("the packet's connection");
-        let other = other_half(&key, &row);
-        let mut table = self.hash_mut::<FlowKey<A>, ConntrackEntry<A>>(table);
-        table.remove(&key).expect("the original row");
-        table.remove(&other).expect("the reply row");
-    }
-
-    /// The records of handshakes, under way or ended.
-    #[must_use]
-    pub fn half_open(&self) -> Vec<HalfOpen> {
-        self.half_open_buckets()
-            .iter()
-            .flat_map(|bucket| &bucket.records)
-            .filter(|record| record.state != 0)
-            .copied()
-            .collect()
-    }
-
-    /// Changes every record of a handshake.
-    pub fn change_half_open(&mut self, change: impl Fn(&mut HalfOpen)) {
-        for (index, mut bucket) in (0..).zip(self.half_open_buckets()) {
-            let mut used = bucket
-                .records
-                .iter_mut()
-                .filter(|record| record.state != 0)
-                .peekable();
-            if used.peek().is_some() {
-                used.for_each(&change);
-                self.array_mut("HALF_OPEN")
-                    .set(index, bucket, 0)
-                    .expect("write HALF_OPEN");
+        let mut buckets = self.buckets::<A>();
+        for ((index, way), (of, _)) in &rows {
+            if of == key || *of == entry.other {
+                let word: &mut Word = &mut buckets[*index as usize].entries[*way].word;
+                *word = word.freed();
             }
         }
+        self.write(buckets);
     }
+}
 
-    /// Frees the records of handshakes that have ended: otherwise they translate for a moment longer.
-    pub fn forget_handshakes(&mut self) {
-        self.change_half_open(|record| *record = HalfOpen::default());
-    }
+/// A handshake under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Handshake {
+    /// The client's port, host byte order.
+    pub client_port: u16,
+    /// A [`State`] as a number.
+    pub state: u8,
+    /// Real id.
+    pub real_id: u32,
+    /// The SYN|ACK's sequence number, host byte order.
+    pub sequence: u32,
+}
 
-    fn half_open_buckets(&self) -> Vec<HalfOpenBucket> {
-        let Some(Map::Array(map)) = self.ebpf.map("HALF_OPEN") else {
-            panic!("no array HALF_OPEN");
-        };
-        bulk::read_array(&map.fd().as_fd(), half_open::BUCKETS)
+impl Handshake {
+    fn of<A: Copy>((key, entry): &Row<A>) -> Option<Self> {
+        let is_original = entry.direction == balancer_common::conntrack::direction::ORIGINAL;
+        (is_original && entry.is_half_open()).then_some(Self {
+            client_port: u16::from_be(key.ports.source()),
+            state: entry.state,
+            real_id: entry.real,
+            sequence: entry.sequence,
+        })
     }
 }

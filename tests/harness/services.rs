@@ -1,11 +1,12 @@
 //! Services and real servers in the maps, written as the daemon writes them.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, os::fd::AsFd as _};
 
-use aya::maps::{LpmTrie, MapData, lpm_trie, xdp::DevMapHash};
+use aya::maps::{LpmTrie, Map, MapData, lpm_trie, xdp::DevMapHash};
 use balancer_common::{
     addr::Addr,
     address_filter,
+    next_hop::{self, NEXT_HOPS, NextHop, RouteVersions},
     real_server::{self, RealServer},
     scheduler::Ring,
     service::{self, Service, ServiceKey},
@@ -14,6 +15,7 @@ use balancer_common::{
 
 use crate::{
     addresses::{LB_INSIDE, LB_OUTSIDE, R, R6, V, V6},
+    bulk,
     dataplane::Dataplane,
 };
 
@@ -74,16 +76,37 @@ impl Dataplane {
             .expect("write ADDRESSES");
     }
 
+    /// Tells the program that packets from a real server's address and port may be its answers.
+    fn announce_real(&mut self, real: &RealServer, protocol: u8) {
+        let protocol = u16::from(protocol);
+        let (map, port) = ("REAL_PORTS", real.port);
+        if real.address.is_v4() {
+            let key = ServiceKey {
+                address: real.address.0[3],
+                port,
+                protocol,
+            };
+            let mut ports = self.hash_mut(&format!("{map}_V4"));
+            ports.insert(key, 1_u32, 0).expect("write REAL_PORTS_V4");
+        } else {
+            let key = ServiceKey {
+                address: real.address.0,
+                port,
+                protocol,
+            };
+            let mut ports = self.hash_mut(&format!("{map}_V6"));
+            ports.insert(key, 1_u32, 0).expect("write REAL_PORTS_V6");
+        }
+    }
+
     /// Writes a real server.
     pub fn set_real(&mut self, id: u32, address: IpAddr, port: u16, state: u32) {
         self.announce(address);
         let real = RealServer {
             address: Addr::from(address),
             port: port.to_be(),
-            zero: 0,
-            network_mask: Addr::default(),
             state,
-            service: 0,
+            ..RealServer::default()
         };
         self.array_mut("REALS")
             .set(id, real, 0)
@@ -135,6 +158,15 @@ impl Dataplane {
         }
     }
 
+    /// Gives a real server to another service.
+    pub fn set_real_service(&mut self, id: u32, service: u32) {
+        let mut real: RealServer = self.array("REALS").get(&id, 0).expect("read REALS");
+        real.service = service;
+        self.array_mut("REALS")
+            .set(id, real, 0)
+            .expect("write REALS");
+    }
+
     /// Changes what may happen to a real server: one of [`real_server::state`].
     pub fn set_real_state(&mut self, id: u32, state: u32) {
         let mut real: RealServer = self.array("REALS").get(&id, 0).expect("read REALS");
@@ -146,8 +178,6 @@ impl Dataplane {
 
     /// The real server has failed: its connections are reset.
     pub fn fail_real(&mut self, id: u32) {
-        self.resets = true;
-        self.write_interfaces();
         self.set_real_state(id, real_server::state::RESET);
     }
 
@@ -183,13 +213,6 @@ impl Dataplane {
             flags: 0,
         };
         self.announce(vip);
-        for real in ring {
-            let mut value: RealServer = self.array("REALS").get(real, 0).expect("read REALS");
-            value.service = id;
-            self.array_mut("REALS")
-                .set(*real, value, 0)
-                .expect("write REALS");
-        }
         self.set_ring(service, ring);
         service
     }
@@ -207,6 +230,16 @@ impl Dataplane {
 
     /// Gives a service a new ring.
     pub fn set_ring(&mut self, service: ServiceHandle, ring: &[u32]) {
+        for real in ring {
+            let mut value: RealServer = self.array("REALS").get(real, 0).expect("read REALS");
+            value.service = service.id;
+            value.vip = Addr::from(service.vip);
+            value.delta = RealServer::between(&value.vip, &value.address);
+            self.announce_real(&value, service.protocol);
+            self.array_mut("REALS")
+                .set(*real, value, 0)
+                .expect("write REALS");
+        }
         let offset = self.ring_slots;
         self.ring_slots += ring.len() as u32;
         for (slot, real) in (offset..).zip(ring) {
@@ -276,10 +309,42 @@ impl Dataplane {
         }
     }
 
-    /// Raises the route generation of both interfaces.
-    pub fn raise_generation(&mut self) {
-        self.generation += 1;
-        self.write_interfaces();
+    /// Retires what entries remember of their next hops, as the daemon does when any route may have changed.
+    pub fn retire_routes(&mut self) {
+        let mut map = self.array_mut("ROUTE_VERSIONS");
+        let mut versions: RouteVersions = map.get(&0, 0).expect("read ROUTE_VERSIONS");
+        for version in &mut versions.of {
+            *version += 2;
+        }
+        map.set(0, versions, 0).expect("write ROUTE_VERSIONS");
+    }
+
+    /// Retires what entries remember whose packets go to this address, as the daemon does when a route to its network has
+    /// changed.
+    pub fn retire_route(&mut self, destination: IpAddr) {
+        let mut map = self.array_mut("ROUTE_VERSIONS");
+        let mut versions: RouteVersions = map.get(&0, 0).expect("read ROUTE_VERSIONS");
+        versions.of[next_hop::slot(&Addr::from(destination))] += 2;
+        map.set(0, versions, 0).expect("write ROUTE_VERSIONS");
+    }
+
+    /// The next hops that the program knows.
+    #[must_use]
+    pub fn next_hops(&self) -> Vec<(u32, NextHop)> {
+        let Some(Map::Array(map)) = self.ebpf.map("NEXT_HOPS") else {
+            panic!("no array NEXT_HOPS");
+        };
+        let all = bulk::read_array::<NextHop>(&map.fd().as_fd(), NEXT_HOPS);
+        let all = (0..).zip(all);
+        all.filter(|(_, hop)| hop.version != 0).collect()
+    }
+
+    /// Retires what entries remember of a next hop, as the daemon does when a neighbour has changed.
+    pub fn retire_next_hop(&mut self, index: u32) {
+        let mut map = self.array_mut("NEXT_HOPS");
+        let mut hop: NextHop = map.get(&index, 0).expect("read NEXT_HOPS");
+        hop.version += 2;
+        map.set(index, hop, 0).expect("write NEXT_HOPS");
     }
 
     /// The interfaces are such that send frames back by a redirect only.
@@ -288,12 +353,11 @@ impl Dataplane {
         self.write_interfaces();
     }
 
-    fn write_interfaces(&mut self) {
+    pub(crate) fn write_interfaces(&mut self) {
         for (ifindex, mac) in [(self.outside, LB_OUTSIDE), (self.inside, LB_INSIDE)] {
             let interface = Interface {
-                flags: (u16::from(self.resets) * interface_flags::RESETS)
-                    | (u16::from(self.redirects) * interface_flags::REDIRECTS),
-                ..Interface::new(mac, self.generation, ifindex)
+                flags: u16::from(self.redirects) * interface_flags::REDIRECTS,
+                ..Interface::new(mac, ifindex)
             };
             self.array_mut("INTERFACES")
                 .set(ifindex, interface, 0)

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use balancer_common::{settings::Usage, stats::RealStats, verdict::Discard};
+use balancer_common::{stats::RealStats, verdict::Discard};
 
 use crate::dataplane::Dataplane;
 
-/// All counters, and how many rows and records there are.
+/// All counters, and how many entries there are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     /// Every discard reason.
@@ -15,14 +15,12 @@ pub struct Snapshot {
     pub reals: BTreeMap<u32, RealStats>,
     /// Every service's turn counter, and that of the first id that belongs to none.
     pub turns: BTreeMap<u32, u64>,
-    /// IPv4 rows of the connection table.
+    /// Entries of IPv4 connections whose handshake is over.
     pub rows_v4: i64,
-    /// IPv6 rows of the connection table.
+    /// Entries of IPv6 connections whose handshake is over.
     pub rows_v6: i64,
     /// Handshakes under way.
     pub half_open: i64,
-    /// Connections made and deleted by the program.
-    pub usage: Usage,
 }
 
 impl Dataplane {
@@ -48,12 +46,7 @@ impl Dataplane {
                 .collect(),
             rows_v4: self.rows_v4().len() as i64,
             rows_v6: self.rows_v6().len() as i64,
-            half_open: self
-                .half_open()
-                .iter()
-                .filter(|record| record.is_under_way())
-                .count() as i64,
-            usage: self.array("USAGE").get(&0, 0).expect("read USAGE"),
+            half_open: self.half_open().len() as i64,
         }
     }
 }

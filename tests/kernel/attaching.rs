@@ -370,14 +370,14 @@ fn connections_expire_while_interfaces_cannot_be_followed() {
             .status();
         assert!(made.unwrap().success());
         detach_link(&scene, "port2");
-        assert_eq!(dataplane.status().unwrap().connections, 1);
+        assert_eq!(dataplane.status().unwrap().connections(), 1);
         let expired = wait_until("expiry", std::time::Duration::from_secs(10), || {
             let error = dataplane.tend().unwrap_err().to_string();
             assert!(
                 error.contains("cannot take the packet program off"),
                 "{error}"
             );
-            Ok(dataplane.status().unwrap().connections == 0)
+            Ok(dataplane.status().unwrap().connections() == 0)
         });
         assert!(expired.is_ok());
         std::fs::remove_file(&pin).unwrap();

@@ -8,6 +8,7 @@ mod neighbours;
 mod proof;
 mod reach;
 mod scene;
+mod table;
 mod taking_up;
 mod traffic;
 mod watch;

@@ -13,7 +13,8 @@ use balancer_ctl::{
         kernel::{self, KernelDataplane, OpenOptions},
     },
     model::{
-        DataplaneSettings, ForwardMethod, Mode, NoReal, Protocol, Scheduler, ServiceKey, Timeouts,
+        DataplaneSettings, ForwardMethod, Mode, NoReal, Protocol, Scheduler, ServiceKey,
+        StrayReplies, Timeouts,
     },
 };
 use xtask::lab::Namespace;
@@ -127,6 +128,8 @@ pub fn settings(interfaces: &[&str]) -> DataplaneSettings {
         interfaces: interfaces.iter().map(ToString::to_string).collect(),
         mode: Mode::Auto,
         max_connections: 1000,
+        max_connections_ipv6: 1000,
+        stray_replies: StrayReplies::Pass,
         timeouts: Timeouts {
             tcp: Duration::from_secs(900),
             tcp_fin: Duration::from_secs(120),

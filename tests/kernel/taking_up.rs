@@ -2,7 +2,11 @@
 
 use std::io::{Read, Write};
 
-use balancer_ctl::{dataplane::Dataplane, model::DataplaneSettings};
+use balancer_ctl::{
+    dataplane::{Dataplane, DataplaneStatus},
+    model::DataplaneSettings,
+};
+use balancer_tests::pass;
 
 use crate::scene::{Scene, VIP, all, both, connect, key, service, start_reals};
 
@@ -19,7 +23,7 @@ fn a_data_plane_is_taken_up_and_goes_on_while_nobody_owns_it() {
     assert_eq!(second.1, "B");
     let programs = scene.with(all(), |dataplane| {
         let status = dataplane.status().unwrap();
-        assert_eq!((status.connections, status.warnings), (2, vec![]));
+        assert_eq!((status.connections(), status.warnings), (2, vec![]));
         dataplane.reconcile(&both()).unwrap();
         let third = connect(&scene);
         assert_eq!(third.1, "A");
@@ -64,16 +68,24 @@ fn a_changed_size_is_said_and_the_data_plane_starts_anew() {
         assert_eq!(
             status.warnings,
             ["the pinned maps are not as this version and configuration want them, so the data plane starts anew and running connections \
-              are lost: CONNTRACK_V4 has 2000 entries, not 4000; CONNTRACK_V6 has 2000 entries, not 4000"]
+              are lost: CONNTRACK_V4 has 640 entries, not 1280"]
         );
-        assert_eq!((status.connections, status.max_connections), (0, 2000));
+        assert_eq!((status.connections(), status.max_connections()), (0, 3000));
         dataplane.reconcile(&both()).unwrap();
         assert_eq!(connect(&scene).1, "A");
-        let error = dataplane.configure(&all()).unwrap_err().to_string();
+        // Nothing else of such settings is applied.
+        let half = DataplaneSettings {
+            interfaces: vec!["outside".to_owned()],
+            ..all()
+        };
+        let error = dataplane.configure(&half).unwrap_err().to_string();
         assert_eq!(
             error,
-            "max-connections cannot change from 2000 to 1000 while packets flow: stop balancerd, run `balancerd --detach`, and start it again"
+            "max-connections cannot change from 2000 to 1000 while packets flow, since the connection table has its size from its \
+             beginning to its end: restart balancerd, which makes a new table and puts it in the place of the old one without a gap; \
+             running connections are reset"
         );
+        assert_eq!(dataplane.status().unwrap().interfaces.len(), 3);
     });
 }
 
@@ -118,17 +130,60 @@ fn a_map_of_another_layout_is_not_taken_up() {
 }
 
 #[test]
-fn what_another_layout_left_is_taken_off() {
+fn what_another_version_left_forwards_until_this_one_takes_over_and_then_its_connections_are_reset()
+{
     let scene = Scene::new();
     start_reals(&scene);
-    scene.with(all(), |dataplane| dataplane.reconcile(&both()).unwrap());
-    let old = scene.pins().join("v0");
-    let present = format!("v{}", balancer_common::ABI_VERSION);
-    std::fs::rename(scene.pins().join(present), &old).unwrap();
-    scene.with(all(), |dataplane| {
+    // What the balancer sends back on a veth arrives only where a program listens.
+    let _listener = scene
+        .client
+        .run(|| pass::attach(nix::net::if_::if_nametoindex("eth0").unwrap()).unwrap())
+        .unwrap();
+    let programs = |status: &DataplaneStatus| -> Vec<_> {
+        let interfaces = status.interfaces.iter();
+        interfaces.map(|interface| interface.program_id).collect()
+    };
+    let before = scene.with(all(), |dataplane| {
         dataplane.reconcile(&both()).unwrap();
-        assert_eq!(connect(&scene).1, "A");
+        programs(&dataplane.status().unwrap())
+    });
+    let present = format!("v{}", balancer_common::ABI_VERSION);
+    let old = scene.pins().join("v3");
+    std::fs::rename(scene.pins().join(&present), &old).unwrap();
+    // A start that fails leaves it as it was.
+    let crowd: Vec<_> = (1..=5000)
+        .map(|port| service(&format!("192.168.1.35:{port}"), &[("10.0.1.2:8080", 1)]))
+        .collect();
+    let failed = scene.balancer.run(|| {
+        scene
+            .open_with(all(), crowd)
+            .map(drop)
+            .unwrap_err()
+            .to_string()
+    });
+    assert!(failed.unwrap().contains("4096"));
+    let mut stream = connect(&scene).0;
+    scene.with(all(), |dataplane| {
+        let status = dataplane.status().unwrap();
+        assert_eq!(
+            status.warnings,
+            [format!(
+                "another version of balancerd left its maps here (layout v3, and this one's is {present}): its program went on forwarding \
+                 until this version's took the interfaces over, and the connections of that time are reset"
+            )]
+        );
         assert!(!old.exists());
+        let after = programs(&status);
+        assert!(before.iter().zip(&after).all(|(old, new)| old < new));
+        dataplane.reconcile(&both()).unwrap();
+        stream.write_all(b".").unwrap();
+        let error = stream.read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+        assert_eq!([connect(&scene).1, connect(&scene).1], ["A", "B"]);
+    });
+    // The next one finds nothing strange.
+    scene.with(all(), |dataplane| {
+        assert_eq!(dataplane.status().unwrap().warnings, [""; 0]);
     });
 }
 
@@ -172,7 +227,7 @@ fn a_load_that_fails_leaves_what_ran() {
         connect(&scene).0
     });
     let before = pinned(&scene);
-    assert_eq!(before.len(), 18 + 3);
+    assert_eq!(before.len(), 22 + 3);
     let larger = DataplaneSettings {
         max_connections: 2000,
         ..all()
@@ -189,7 +244,7 @@ fn a_load_that_fails_leaves_what_ran() {
     first.read_exact(&mut echo).unwrap();
     scene.with(all(), |dataplane| {
         let status = dataplane.status().unwrap();
-        assert_eq!((status.connections, status.warnings), (1, vec![]));
+        assert_eq!((status.connections(), status.warnings), (1, vec![]));
     });
 }
 
@@ -279,7 +334,7 @@ fn a_data_plane_that_starts_anew_is_filled_before_a_packet_reaches_it() {
     });
     assert_eq!(refused.into_inner().unwrap(), [""; 0]);
     let pins = pinned(&scene);
-    assert_eq!(pins.len(), 18 + 3, "{pins:?}");
+    assert_eq!(pins.len(), 22 + 3, "{pins:?}");
     scene.with(larger, |dataplane| {
         assert_eq!(dataplane.status().unwrap().warnings, [""; 0]);
     });

@@ -48,9 +48,12 @@ fn connections_alternate_and_are_counted() {
             ])
         );
         assert_eq!(service.counters.connections, 6);
-        assert_eq!(dataplane.status().unwrap().connections, 6);
+        assert_eq!(dataplane.status().unwrap().connections(), 6);
 
-        let connections = dataplane.connections(ConnectionFilter::default()).unwrap()().unwrap();
+        let connections = dataplane
+            .connections(ConnectionFilter::default())
+            .unwrap()
+            .all();
         assert_eq!(connections.len(), 6);
         for connection in connections {
             assert_eq!(connection.state, State::Established);
@@ -93,7 +96,7 @@ fn clients_of_a_real_server_that_fails_are_reset_and_others_go_on() {
                 assert_eq!(answer.unwrap(), 1);
             }
         }
-        assert_eq!(dataplane.status().unwrap().connections, 2);
+        assert_eq!(dataplane.status().unwrap().connections(), 2);
         let discards = dataplane.status().unwrap().discards;
         assert!(discards.contains(&(Discard::RealReset, 2)), "{discards:?}");
         assert_eq!([connect(&scene).1, connect(&scene).1], ["B", "B"]);

@@ -5,9 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aya::maps::{Array, Map, MapData};
+use balancer_common::{
+    addr::Addr,
+    next_hop::{NEXT_HOPS, NextHop, RouteVersions, slot},
+};
 use balancer_ctl::dataplane::{Dataplane, kernel::KernelDataplane};
 
-use crate::scene::{Scene, all, both};
+use crate::scene::{Scene, all, both, connect, start_reals};
 
 /// This process's sockets that listen to netlink groups, as the kernel lists them in this thread's network namespace.
 fn listeners() -> Vec<RawFd> {
@@ -108,5 +113,83 @@ fn a_socket_that_fails_is_replaced_and_what_was_missed_is_made_up_for() {
             .ip("route add blackhole 10.0.1.2/32")
             .unwrap();
         crate::expiry::tend_until(dataplane, is_unreachable);
+    });
+}
+
+/// An array map of the scene's data plane.
+fn array<V: aya::Pod>(scene: &Scene, name: &str) -> Array<MapData, V> {
+    let layout = format!("v{}", balancer_common::ABI_VERSION);
+    let map = MapData::from_pin(scene.pins().join(layout).join(name)).unwrap();
+    Map::Array(map).try_into().unwrap()
+}
+
+/// Versions of routes by slot, and of the next hops that are in use.
+fn versions(scene: &Scene) -> (Vec<u32>, Vec<NextHop>) {
+    let routes: RouteVersions = array(scene, "ROUTE_VERSIONS").get(&0, 0).unwrap();
+    let hops = array::<NextHop>(scene, "NEXT_HOPS");
+    let hops = (0..NEXT_HOPS).map(|index| hops.get(&index, 0).unwrap());
+    let used = hops.filter(|hop| hop.version != 0).collect();
+    (routes.of.to_vec(), used)
+}
+
+#[test]
+fn a_route_or_a_neighbour_that_changes_costs_nobody_else_a_look_up() {
+    let scene = Scene::new();
+    start_reals(&scene);
+    scene.with(all(), |dataplane| {
+        dataplane.reconcile(&both()).unwrap();
+        let _streams = [connect(&scene), connect(&scene)];
+        let settle = |dataplane: &mut KernelDataplane| {
+            for _ in 0..10 {
+                dataplane.tend().unwrap();
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        };
+        settle(dataplane);
+        let (routes, hops) = versions(&scene);
+        let address = |text: &str| Addr::from(text.parse::<std::net::IpAddr>().unwrap());
+        // The client and both real servers.
+        assert_eq!(hops.len(), 3, "{hops:?}");
+        // A route to others.
+        scene
+            .balancer
+            .ip("route add 198.51.100.0/24 via 10.0.2.2")
+            .unwrap();
+        settle(dataplane);
+        let (after, hops_after) = versions(&scene);
+        let changed: Vec<_> = (0..routes.len())
+            .filter(|slot| routes[*slot] != after[*slot])
+            .collect();
+        assert_eq!(changed, [slot(&address("198.51.100.1"))]);
+        assert_eq!(hops_after, hops);
+        // A neighbour that nobody's packets go to.
+        scene
+            .balancer
+            .ip("neigh replace 10.0.2.77 lladdr 02:00:00:00:00:77 dev port2")
+            .unwrap();
+        settle(dataplane);
+        assert_eq!(versions(&scene), (after.clone(), hops.clone()));
+        // One that they do.
+        scene
+            .balancer
+            .ip("neigh replace 10.0.1.2 lladdr 02:00:00:00:00:12 dev port1")
+            .unwrap();
+        settle(dataplane);
+        let (last, hops_last) = versions(&scene);
+        assert_eq!(last, after);
+        for (before, now) in hops.iter().zip(&hops_last) {
+            let is_it = before.address == address("10.0.1.2");
+            assert_eq!(before.address, now.address);
+            assert_eq!(before.version != now.version, is_it, "{before:?} {now:?}");
+            assert!(now.version.is_multiple_of(2));
+        }
+        // A default route: everybody asks again.
+        scene
+            .balancer
+            .ip("route add default via 10.0.2.2 metric 77")
+            .unwrap();
+        settle(dataplane);
+        let (all, _) = versions(&scene);
+        assert!(all.iter().zip(&last).all(|(now, before)| now > before));
     });
 }

@@ -59,6 +59,10 @@ impl KeepAlive {
         let stream = topology
             .connect(to, Duration::from_secs(5))
             .expect("connect");
+        Self::of(stream)
+    }
+
+    fn of(stream: TcpStream) -> Self {
         stream
             .set_read_timeout(Some(Duration::from_secs(5)))
             .expect("a timeout");

@@ -65,6 +65,45 @@ fn thousand_reals() -> impl Iterator<Item = String> {
 
 const DATAPLANE: &str = "[dataplane]\ninterfaces = [\"outside\", \"inside\"]\n";
 
+/// Memory of the daemon's own, in MB, when it has come to rest: what it shares with the kernel, the connection tables, is not
+/// counted.
+fn own_memory(daemon: &mut Daemon) -> u64 {
+    let sizes = (0..10).map(|_| {
+        std::thread::sleep(Duration::from_millis(50));
+        own_memory_now(daemon)
+    });
+    sizes.min().unwrap_or_default()
+}
+
+fn own_memory_now(daemon: &mut Daemon) -> u64 {
+    let status = format!("/proc/{}/status", daemon.process().id());
+    let status = std::fs::read_to_string(status).expect("the daemon's status");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"));
+    let number = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    number.expect("a number of kB") / 1024
+}
+
+/// Edits of a large configuration use each of the daemon's threads.
+fn edits_leave_the_daemon_as_large_as_it_was(daemon: &mut Daemon) {
+    let mut sizes = Vec::new();
+    for round in 0..4 {
+        for weight in 1..=6 {
+            daemon.ctl(&format!(
+                "edit-real 192.168.0.102:8000 --service 192.0.2.80:1500 -w {weight}"
+            ));
+        }
+        sizes.push(own_memory(daemon));
+        println!("{} MB after {} edits", sizes[round], 6 * (round + 1));
+    }
+    daemon.ctl("edit-real 192.168.0.102:8000 --service 192.0.2.80:1500 -w 1");
+    let [first, .., last] = sizes[..] else {
+        panic!("several rounds");
+    };
+    assert!(last <= 60 && last <= first + 10, "{sizes:?}");
+}
+
 #[test]
 fn a_service_with_a_thousand_real_servers_loads_and_changes_in_place() {
     if privileged::skipped() {
@@ -108,7 +147,7 @@ fn a_thousand_services_load_and_change_in_place() {
     // used a moment ago, is a stranger to a real server that still remembers the older connection.
     let reals = |host| (8000..8010).map(move |port| format!("192.168.0.{host}:{port}"));
     let first = service("192.0.2.80:1000", "rr", reals(100));
-    let daemon = Daemon::start(&topology, &first);
+    let mut daemon = Daemon::start(&topology, &first);
     let load = topology.start_load(socket(VIP, 1000));
     load.wait_for(20);
     let mut all = format!("{DATAPLANE}{first}");
@@ -137,6 +176,7 @@ fn a_thousand_services_load_and_change_in_place() {
                 .collect()
         })
         .expect("enter the client");
+    edits_leave_the_daemon_as_large_as_it_was(&mut daemon);
     let expected: HashSet<_> = (8000..8009)
         .map(|port| format!("192.168.0.102:{port}"))
         .chain(["192.168.0.103:8009".to_owned()])

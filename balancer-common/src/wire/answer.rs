@@ -4,7 +4,7 @@ use super::{Ethernet, IpHeader, Ipv4, Ipv6, Tcp};
 use crate::{
     addr::{Address, TCP},
     checksum::Sum,
-    conntrack::FlowKey,
+    conntrack::{FlowKey, Ports},
 };
 
 /// Hops that an answer may take.
@@ -127,12 +127,13 @@ impl Tcp {
     ) {
         const WORDS: u8 = (size_of::<Tcp>() / 4) as u8;
         let sum = pseudo_header(key, TCP, size_of::<Self>())
-            .add(u64::from(key.source_port) + u64::from(key.destination_port))
+            .add(u64::from(key.ports.0))
             .add(u64::from(sequence.to_be()) + u64::from(acknowledgement.to_be()))
             .number(u16::from_be_bytes([WORDS << 4, flags]));
         *self = Self {
-            source_port: key.destination_port.to_ne_bytes(),
-            destination_port: key.source_port.to_ne_bytes(),
+            ports: Ports::new(key.ports.destination(), key.ports.source())
+                .0
+                .to_ne_bytes(),
             sequence: sequence.to_be_bytes(),
             acknowledgement: acknowledgement.to_be_bytes(),
             data_offset: WORDS << 4,
@@ -197,8 +198,7 @@ mod tests {
         FlowKey {
             source: u32::from_ne_bytes([198, 51, 100, 10]),
             destination: u32::from_ne_bytes([192, 0, 2, 80]),
-            source_port: 40_000_u16.to_be(),
-            destination_port: 80_u16.to_be(),
+            ports: Ports::new(40_000_u16.to_be(), 80_u16.to_be()),
             protocol: 6,
         }
     }
@@ -206,8 +206,7 @@ mod tests {
     #[test]
     fn resets_have_the_checksums_of_the_packet_cases() {
         let mut tcp = Tcp {
-            source_port: [0xa5; 2],
-            destination_port: [0xa5; 2],
+            ports: [0xa5; 4],
             sequence: [0xa5; 4],
             acknowledgement: [0xa5; 4],
             data_offset: 0xa5,

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    ops::ControlFlow,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -55,6 +56,41 @@ impl Client {
     /// No daemon answers, or it refuses.
     pub async fn get<T: DeserializeOwned>(&self, target: &str) -> Result<T, Error> {
         self.whole(Method::GET, target, Bytes::new()).await
+    }
+
+    /// Asks for what is at `target`, and gives its parts to `take` as they come, until that breaks off.
+    ///
+    /// # Errors
+    /// No daemon answers, it refuses, or its answer breaks off.
+    pub async fn stream(
+        &self,
+        target: &str,
+        mut take: impl FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        let request = self.request(Method::GET, target, Bytes::new());
+        let mut response = self.in_time(request).await??;
+        if response.status() != StatusCode::OK {
+            let status = response.status();
+            return Err(refusal(status, &self.body(response.into_body()).await?));
+        }
+        while let Some(frame) = self.in_time(response.frame()).await? {
+            let frame = frame.map_err(|error| self.unreachable(error.to_string()))?;
+            if frame.data_ref().is_some_and(|data| take(data).is_break()) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is waited for no longer than an answer may take.
+    async fn in_time<T>(&self, future: impl Future<Output = T>) -> Result<T, Error> {
+        let silent = |_| {
+            let seconds = ANSWER_TIMEOUT.as_secs();
+            self.unreachable(format!("it said nothing for {seconds} s"))
+        };
+        tokio::time::timeout(ANSWER_TIMEOUT, future)
+            .await
+            .map_err(silent)
     }
 
     /// Sends a request with a body in JSON.
@@ -148,13 +184,7 @@ impl Client {
                 ))
             })
         };
-        match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
-            Ok(answer) => answer,
-            Err(_) => Err(self.unreachable(format!(
-                "it said nothing for {} s",
-                ANSWER_TIMEOUT.as_secs()
-            ))),
-        }
+        self.in_time(answer).await?
     }
 
     async fn request(

@@ -2,6 +2,7 @@
 
 pub mod accept;
 pub mod client;
+mod connections;
 pub mod follow;
 pub mod listen;
 pub mod server;

@@ -18,7 +18,10 @@ use serde::{
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use super::{EditReal, EditService, Failure, NewReal, NewService, accept::bounded, follow::events};
+use super::{
+    EditReal, EditService, Failure, NewReal, NewService, accept::bounded, connections,
+    follow::events,
+};
 use crate::{
     address::{self, RealRef, ServiceRef, service_address},
     change::ServiceSettings,
@@ -33,8 +36,7 @@ use crate::{
 /// How far the two looks of a rate are apart.
 const RATE_OVER: Duration = Duration::from_secs(1);
 
-/// Connections that are listed when no limit is named; 0 stands for all. A table of millions keeps the daemon from
-/// everybody else for seconds.
+/// Connections that are listed when no limit is named; 0 stands for all. Nobody reads millions.
 const CONNECTIONS: usize = 1000;
 
 /// What the API's tasks share.
@@ -53,7 +55,7 @@ pub fn router(api: Api) -> Router {
         .route("/readyz", get(ready))
         .route("/v1/status", get(status))
         .route("/v1/health", get(health))
-        .route("/v1/connections", get(connections))
+        .route("/v1/connections", get(list_connections))
         .route("/v1/events", get(events))
         .route("/v1/reload", post(reload))
         .route("/v1/zero", post(zero))
@@ -186,7 +188,7 @@ async fn ready(State(api): State<Api>) -> Answer {
     Ok("ok\n".into_response())
 }
 
-async fn connections(State(api): State<Api>, query: Parameters<ConnectionsQuery>) -> Answer {
+async fn list_connections(State(api): State<Api>, query: Parameters<ConnectionsQuery>) -> Answer {
     let ConnectionsQuery {
         client,
         service,
@@ -213,9 +215,7 @@ async fn connections(State(api): State<Api>, query: Parameters<ConnectionsQuery>
     let report = api
         .ask(|reply| Message::Connections(service, filter, reply))
         .await?;
-    let connections = tokio::task::spawn_blocking(|| report.finished()).await;
-    let broke = |_| Refusal::failed("the connection table cannot be read, see the log");
-    Ok(axum::Json(connections.map_err(broke)??).into_response())
+    Ok(connections::answer(report))
 }
 
 fn connection_state(name: &str) -> Result<tcp::State, Refusal> {

@@ -12,15 +12,15 @@ use balancer_ctl::{
     config::{
         file::{self, ConfigFile},
         read::{DEFAULT_MAX_CONNECTIONS, DEFAULT_TIMEOUTS},
-        validate::validate,
+        validate::{max_connections_ipv6, validate},
     },
     dataplane::{
         Dataplane,
         kernel::{self, KernelDataplane, OpenOptions, PacketLog},
         kernel_age,
     },
-    local,
-    model::{DataplaneSettings, Mode, Model},
+    heap, local,
+    model::{DataplaneSettings, Mode, Model, StrayReplies},
     paths::{DEFAULT_CONFIG, Instance},
     serve::{self, Source},
 };
@@ -73,6 +73,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    heap::share();
     let arguments = Arguments::parse();
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
@@ -202,6 +203,8 @@ fn source(arguments: &Arguments, host: String) -> anyhow::Result<Source> {
             interfaces: arguments.interface.clone(),
             mode: Mode::default(),
             max_connections: DEFAULT_MAX_CONNECTIONS,
+            max_connections_ipv6: max_connections_ipv6(DEFAULT_MAX_CONNECTIONS),
+            stray_replies: StrayReplies::default(),
             timeouts: DEFAULT_TIMEOUTS,
         },
         services: Vec::new(),

@@ -1,12 +1,13 @@
 //! connections: the connection table.
 
-use super::{
-    Context, Failure,
-    arguments::Connections as Arguments,
-    encoded,
-    render::{Align, counted, table},
+use std::{
+    fmt::Write as _,
+    io::{self, BufWriter, Write as _},
+    ops::ControlFlow,
 };
-use crate::view::Connections;
+
+use super::{Context, Failure, arguments::Connections as Arguments, encoded, render::counted};
+use crate::view::{Connection, Connections};
 
 pub async fn list(context: &Context, arguments: Arguments) -> Result<(), Failure> {
     let Arguments {
@@ -30,48 +31,145 @@ pub async fn list(context: &Context, arguments: Arguments) -> Result<(), Failure
         .into_iter()
         .filter_map(|(name, value)| Some(format!("{name}={}", encoded(&value?))))
         .collect();
-    let connections: Connections = context
-        .client
-        .get(&format!("/v1/connections?{}", query.join("&")))
-        .await?;
-    context.print(&connections, rendered)
+    let target = format!("/v1/connections?{}", query.join("&"));
+    if context.json {
+        return pass_on(context, &target).await;
+    }
+    let connections: Connections = context.client.get(&target).await?;
+    let mut output = BufWriter::with_capacity(1 << 16, io::stdout().lock());
+    write(&connections, &mut output)?;
+    Ok(output.flush()?)
 }
 
-fn rendered(connections: &Connections) -> String {
-    const ALIGN: [Align; 6] = [
-        Align::Left,
-        Align::Left,
-        Align::Right,
-        Align::Left,
-        Align::Left,
-        Align::Left,
-    ];
-    let title = ["Protocol", "State", "Expires", "Client", "Virtual", "Real"]
-        .map(str::to_owned)
-        .to_vec();
-    let lines = connections.connections.iter().map(|connection| {
-        vec![
-            connection.protocol.to_string(),
-            connection.state.clone(),
-            minutes(connection.expires_in_ms),
-            connection.client.to_string(),
-            connection.virtual_address.to_string(),
-            connection.real.to_string(),
-        ]
+/// Prints the daemon's answer as it comes: a list of millions of connections is not held in memory.
+async fn pass_on(context: &Context, target: &str) -> Result<(), Failure> {
+    let mut output = io::stdout();
+    let mut written = Ok(());
+    let stream = context.client.stream(target, |data| {
+        written = output.write_all(data);
+        if written.is_ok() {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        }
     });
-    let rows: Vec<_> = std::iter::once(title).chain(lines).collect();
-    let mut text = table(&ALIGN, &rows);
+    stream.await?;
+    written?;
+    output.write_all(b"\n")?;
+    Ok(output.flush()?)
+}
+
+const TITLES: [&str; 6] = ["Protocol", "State", "Expires", "Client", "Virtual", "Real"];
+/// The column whose cells stand on its right side.
+const EXPIRES: usize = 2;
+
+/// Writes a table for people: as `render::table` would, without holding all its cells.
+fn write(connections: &Connections, output: &mut impl io::Write) -> io::Result<()> {
+    let mut cells: [String; 6] = TITLES.map(str::to_owned);
+    let mut widths = cells.each_ref().map(|cell| cell.chars().count());
+    for connection in &connections.connections {
+        fill(&mut cells, connection);
+        for (width, cell) in widths.iter_mut().zip(&cells) {
+            *width = cell.len().max(*width);
+        }
+    }
+    cells = TITLES.map(str::to_owned);
+    write_line(&cells, &widths, output)?;
+    for connection in &connections.connections {
+        fill(&mut cells, connection);
+        write_line(&cells, &widths, output)?;
+    }
     if connections.more {
         let shown = counted(connections.connections.len() as u64, "connection");
-        text.push_str(&format!(
-            "{shown} shown, there are more: `--limit 0` shows all\n"
-        ));
+        writeln!(
+            output,
+            "{shown} shown, there are more: `--limit 0` shows all"
+        )?;
     }
-    text
+    Ok(())
+}
+
+/// Writes a connection into cells, all of ASCII.
+fn fill(cells: &mut [String; 6], connection: &Connection) {
+    cells.iter_mut().for_each(String::clear);
+    let [protocol, state, expires, client, virtual_address, real] = cells;
+    protocol.push_str(connection.protocol.name());
+    state.push_str(connection.state.name());
+    expires.push_str(&minutes(connection.expires_in_ms));
+    for (cell, address) in [
+        (client, connection.client),
+        (virtual_address, connection.virtual_address),
+        (real, connection.real),
+    ] {
+        // Writing to a string cannot fail.
+        let _ = write!(cell, "{address}");
+    }
+}
+
+fn write_line(
+    cells: &[String; 6],
+    widths: &[usize; 6],
+    output: &mut impl io::Write,
+) -> io::Result<()> {
+    for (column, (cell, width)) in cells.iter().zip(widths).enumerate() {
+        let gap = if column == 0 { "" } else { "  " };
+        if column == EXPIRES {
+            write!(output, "{gap}{cell:>width$}")?;
+        } else if column == cells.len() - 1 {
+            writeln!(output, "{gap}{cell}")?;
+        } else {
+            write!(output, "{gap}{cell:<width$}")?;
+        }
+    }
+    Ok(())
 }
 
 /// Minutes and seconds, as in 14:59.
 fn minutes(milliseconds: u64) -> String {
     let seconds = milliseconds / 1000;
     format!("{:02}:{:02}", seconds / 60, seconds % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_stand_in_columns() {
+        let connection = |expires_in_ms, client: &str| Connection {
+            protocol: crate::model::Protocol::Tcp,
+            state: balancer_common::tcp::State::Established,
+            expires_in_ms,
+            client: client.parse().unwrap(),
+            virtual_address: "192.0.2.80:80".parse().unwrap(),
+            real: "10.0.0.2:8080".parse().unwrap(),
+        };
+        let text = |connections: Connections| {
+            let mut output = Vec::new();
+            write(&connections, &mut output).unwrap();
+            String::from_utf8(output).unwrap()
+        };
+        let none = Connections {
+            connections: Vec::new(),
+            more: false,
+        };
+        assert_eq!(
+            text(none),
+            "Protocol  State  Expires  Client  Virtual  Real\n"
+        );
+        let some = Connections {
+            connections: vec![
+                connection(899_999, "198.51.100.10:40000"),
+                connection(7_200_000, "198.51.100.1:1"),
+            ],
+            more: true,
+        };
+        assert_eq!(
+            text(some),
+            "Protocol  State        Expires  Client               Virtual        Real\n\
+             tcp       established    14:59  198.51.100.10:40000  192.0.2.80:80  10.0.0.2:8080\n\
+             tcp       established   120:00  198.51.100.1:1       192.0.2.80:80  10.0.0.2:8080\n\
+             2 connections shown, there are more: `--limit 0` shows all\n"
+        );
+    }
 }

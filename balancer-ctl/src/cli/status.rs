@@ -97,14 +97,7 @@ fn rendered(status: &Status) -> String {
             )
         }),
     );
-    section(
-        &mut rows,
-        "connections",
-        [format!(
-            "{} of {}",
-            status.dataplane.connections, status.dataplane.max_connections
-        )],
-    );
+    section(&mut rows, "connections", lines(&tables(status)));
     section(&mut rows, "services", lines(&services(status)));
     section(&mut rows, "discards", lines(&discards(status)));
     let lost = status.dataplane.redirect_failures;
@@ -116,6 +109,31 @@ fn rendered(status: &Status) -> String {
     });
     section(&mut rows, "lost", lost);
     table(&[Align::Left, Align::Left], &rows)
+}
+
+fn tables(status: &Status) -> String {
+    let families = [
+        ("IPv4", &status.dataplane.ipv4),
+        ("IPv6", &status.dataplane.ipv6),
+    ];
+    let rows = families.map(|(family, table)| {
+        vec![
+            family.to_owned(),
+            format!("{} of {}", table.connections, table.max_connections),
+            format!("{} of memory", memory(table.bytes)),
+        ]
+    });
+    table(&[Align::Left; 3], &rows)
+}
+
+/// A size in memory, in units that leave two or three digits before the point.
+fn memory(bytes: u64) -> String {
+    const KIB: u64 = 1 << 10;
+    const MIB: u64 = 1 << 20;
+    match bytes {
+        0..MIB => format!("{} KiB", bytes.div_ceil(KIB)),
+        MIB.. => format!("{}.{} MiB", bytes / MIB, bytes % MIB * 10 / MIB),
+    }
 }
 
 /// Adds lines whose title stands before the first.
@@ -183,4 +201,25 @@ fn discards(status: &Status) -> String {
         &[Align::Left, Align::Right, Align::Left, Align::Left],
         &rows,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_told_in_units_that_people_read() {
+        for (bytes, told) in [
+            (0, "0 KiB"),
+            (1, "1 KiB"),
+            (81_920, "80 KiB"),
+            (1_048_575, "1024 KiB"),
+            (1_048_576, "1.0 MiB"),
+            (20_971_520, "20.0 MiB"),
+            (83_886_080 + 600_000, "80.5 MiB"),
+            (1_342_177_280, "1280.0 MiB"),
+        ] {
+            assert_eq!(memory(bytes), told);
+        }
+    }
 }

@@ -19,14 +19,15 @@ use toml_edit::{Document, Item, TableLike, TomlError};
 use self::keys::{DATAPLANE, FILE, NODE, REAL, SERVICE, TIMEOUTS};
 use super::{
     text,
-    validate::{MAX_CONNECTIONS, MAX_QUORUM, Place, Problem, validate},
+    validate::{MAX_CONNECTIONS, MAX_QUORUM, Place, Problem, max_connections_ipv6, validate},
 };
 use crate::{
     address::{self, RealRef},
     change::DEFAULT_WEIGHT,
     model::{
         AdminState, Backups, Check, DataplaneSettings, ForwardMethod, HealthPolicy, MAX_WEIGHT,
-        Mode, Model, NoReal, Protocol, RealServer, Scheduler, ServiceKey, Timeouts, VirtualService,
+        Mode, Model, NoReal, Protocol, RealServer, Scheduler, ServiceKey, StrayReplies, Timeouts,
+        VirtualService,
     },
 };
 
@@ -224,6 +225,8 @@ impl<'t> Reader<'t> {
             interfaces: Vec::new(),
             mode: Mode::default(),
             max_connections: DEFAULT_MAX_CONNECTIONS,
+            max_connections_ipv6: max_connections_ipv6(DEFAULT_MAX_CONNECTIONS),
+            stray_replies: StrayReplies::default(),
             timeouts: self.timeouts(root),
         };
         let Some(table) = self.table(root, "dataplane", &DATAPLANE) else {
@@ -250,6 +253,24 @@ impl<'t> Reader<'t> {
             MAX_CONNECTIONS,
         ) {
             settings.max_connections = number;
+            settings.max_connections_ipv6 = max_connections_ipv6(number);
+        }
+        if let Some(number) = self.number(
+            table,
+            "max-connections-ipv6",
+            Place::Dataplane("max-connections-ipv6"),
+            MAX_CONNECTIONS,
+        ) {
+            settings.max_connections_ipv6 = number;
+        }
+        if let Some(stray_replies) = self.one_of(
+            table,
+            "stray-replies",
+            Place::Dataplane("stray-replies"),
+            &[("pass", StrayReplies::Pass), ("reset", StrayReplies::Reset)],
+            &[],
+        ) {
+            settings.stray_replies = stray_replies;
         }
         if let Some(item) = table.get("masquerade") {
             match item.as_bool() {

@@ -50,8 +50,15 @@ pub const MIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest idle timeout. The packet program compares times as 32-bit numbers of ticks, a thousandth of a
 /// second each at the finest: half their range is 24 days.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-/// Smallest and largest connection table.
+/// Connections that the smallest and the largest connection table are sized for.
 pub const MAX_CONNECTIONS: RangeInclusive<u32> = 1_024..=16_777_216;
+
+/// How many IPv6 connections there is room for where nobody says it: a quarter of the IPv4 ones.
+#[must_use]
+pub fn max_connections_ipv6(max_connections: u32) -> u32 {
+    (max_connections / 4).max(*MAX_CONNECTIONS.start())
+}
+
 /// Largest quorum; far above the weight of any service.
 pub const MAX_QUORUM: u32 = 1_000_000_000;
 /// Longest slow start, and longest delay until a lost real server's connections are reset.
@@ -146,15 +153,17 @@ fn dataplane(settings: &DataplaneSettings, problems: &mut Problems) {
             );
         }
     }
-    if !MAX_CONNECTIONS.contains(&settings.max_connections) {
-        let (least, most) = MAX_CONNECTIONS.into_inner();
-        problems.add(
-            Place::Dataplane("max-connections"),
-            format!(
-                "max-connections {} is out of range: {least}..={most}",
-                settings.max_connections
-            ),
-        );
+    for (key, number) in [
+        ("max-connections", settings.max_connections),
+        ("max-connections-ipv6", settings.max_connections_ipv6),
+    ] {
+        if !MAX_CONNECTIONS.contains(&number) {
+            let (least, most) = MAX_CONNECTIONS.into_inner();
+            problems.add(
+                Place::Dataplane(key),
+                format!("{key} {number} is out of range: {least}..={most}"),
+            );
+        }
     }
     let timeouts = &settings.timeouts;
     for (key, timeout) in [

@@ -1,52 +1,58 @@
 //! What the daemon shows: its services, their connections, the status of the whole.
 
-use std::fmt;
+use std::ops::ControlFlow;
 
 use super::{Daemon, STANDSTILL, refused};
 use crate::{
     address::ServiceRef,
     change::{is_saved, mark_runtime},
-    dataplane::{Connection, ConnectionFilter, Reading},
+    dataplane::{ConnectionFilter, Listing},
     error::Refusal,
     model::{Model, ServiceKey},
     overview::{self, Surroundings},
     view,
 };
 
-/// Connections that are still to be read.
+/// Connections that are still to be read, on a thread that may take its time.
+#[derive(Debug)]
 pub struct ConnectionsReport {
-    reading: Reading<Vec<Connection>>,
+    listing: Listing,
     limit: Option<usize>,
 }
 
 impl ConnectionsReport {
-    /// Reads them, which may take a second of a full table.
-    ///
-    /// # Errors
-    /// The kernel refused a map call.
-    pub fn finished(self) -> Result<view::Connections, Refusal> {
-        let Self { reading, limit } = self;
-        let mut connections = reading().map_err(refused)?;
-        let more = limit.is_some_and(|limit| connections.len() > limit);
-        connections.truncate(limit.unwrap_or(usize::MAX));
-        let connections = connections.iter().map(|connection| view::Connection {
-            protocol: connection.virtual_address.protocol,
-            state: connection.state.name().to_owned(),
-            expires_in_ms: u64::try_from(connection.expires_in.as_millis()).unwrap_or(u64::MAX),
-            client: connection.client,
-            virtual_address: connection.virtual_address.address,
-            real: connection.real,
-        });
-        Ok(view::Connections {
-            connections: connections.collect(),
-            more,
-        })
+    /// As many as `limit` of those that are listed.
+    #[must_use]
+    pub const fn new(listing: Listing, limit: Option<usize>) -> Self {
+        Self { listing, limit }
     }
-}
 
-impl fmt::Debug for ConnectionsReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConnectionsReport").finish_non_exhaustive()
+    /// Gives one connection after the other to `take`, until that breaks off. Whether there are more than were asked for.
+    pub fn each(self, mut take: impl FnMut(view::Connection) -> ControlFlow<()>) -> bool {
+        let (mut left, mut more) = (self.limit, false);
+        self.listing.each(|connection| {
+            match &mut left {
+                Some(0) => {
+                    more = true;
+                    return ControlFlow::Break(());
+                }
+                Some(left) => *left -= 1,
+                None => {}
+            }
+            take(connection.into())
+        });
+        more
+    }
+
+    /// All at once.
+    #[must_use]
+    pub fn finished(self) -> view::Connections {
+        let mut connections = Vec::new();
+        let more = self.each(|connection| {
+            connections.push(connection);
+            ControlFlow::Continue(())
+        });
+        view::Connections { connections, more }
     }
 }
 
@@ -75,8 +81,8 @@ impl Daemon {
         let limit = filter.limit;
         // One more than wanted shows whether there are more.
         filter.limit = limit.map(|limit| limit.saturating_add(1));
-        let reading = self.dataplane.connections(filter).map_err(refused)?;
-        Ok(ConnectionsReport { reading, limit })
+        let listing = self.dataplane.connections(filter).map_err(refused)?;
+        Ok(ConnectionsReport::new(listing, limit))
     }
 
     /// Whether what runs differs from the file.

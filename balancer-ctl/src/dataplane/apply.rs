@@ -1,7 +1,7 @@
 //! Makes changes in the kernel's tables: the only writer of services, rings and real servers.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     io,
     net::IpAddr,
 };
@@ -14,7 +14,7 @@ use balancer_common::{
     stats::RealStats,
 };
 
-use super::{maps::Maps, settings::SettingsRow, ways::Ways};
+use super::{maps::Maps, settings::SettingsRow};
 use crate::{
     model::{Protocol, ServiceKey},
     netlink::address::Networks,
@@ -63,25 +63,15 @@ fn model_key<A: Address>(key: &service::ServiceKey<A>) -> Option<ServiceKey> {
 ///
 /// # Errors
 /// The kernel refused a call; the changes before it are made. [`observe`] says what stands then.
-pub fn apply(
-    maps: &Maps,
-    settings: &SettingsRow,
-    ways: &Ways,
-    changes: &[Change],
-) -> anyhow::Result<()> {
+pub fn apply(maps: &Maps, settings: &SettingsRow, changes: &[Change]) -> anyhow::Result<()> {
     for run in changes.chunk_by(|a, b| std::mem::discriminant(a) == std::mem::discriminant(b)) {
-        apply_run(maps, settings, ways, run)?;
+        apply_run(maps, settings, run)?;
     }
     Ok(())
 }
 
 /// Makes changes of one kind.
-fn apply_run(
-    maps: &Maps,
-    settings: &SettingsRow,
-    ways: &Ways,
-    run: &[Change],
-) -> anyhow::Result<()> {
+fn apply_run(maps: &Maps, settings: &SettingsRow, run: &[Change]) -> anyhow::Result<()> {
     let (mut turns, mut stats, mut reals, mut slots) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut services_v4, mut services_v6, mut addresses) = (Vec::new(), Vec::new(), Vec::new());
@@ -99,9 +89,18 @@ fn apply_run(
             Change::SetAnyPort(on) => settings
                 .update(|settings| settings.any_port = u32::from(*on))
                 .context("cannot write the settings")?,
-            Change::SetResets(on) => ways
-                .set_resets(*on)
-                .context("cannot write the interfaces")?,
+            Change::AddRealPorts { ports } => {
+                add_real_ports(maps, ports).context("cannot write real servers' ports")?;
+            }
+            Change::RemoveRealPorts { ports } => {
+                for port in ports {
+                    match kernel_key(port) {
+                        KernelKey::V4(key) => maps.real_ports_v4.delete(&key),
+                        KernelKey::V6(key) => maps.real_ports_v6.delete(&key),
+                    }
+                    .context("cannot delete a real server's port")?;
+                }
+            }
             Change::SetService {
                 key,
                 service,
@@ -137,11 +136,23 @@ fn apply_run(
     Ok(())
 }
 
+fn add_real_ports(maps: &Maps, ports: &[ServiceKey]) -> io::Result<()> {
+    let (mut v4, mut v6) = (Vec::new(), Vec::new());
+    for port in ports {
+        match kernel_key(port) {
+            KernelKey::V4(key) => v4.push((key, 1)),
+            KernelKey::V6(key) => v6.push((key, 1)),
+        }
+    }
+    maps.real_ports_v4.set_many(&v4)?;
+    maps.real_ports_v6.set_many(&v6)
+}
+
 /// Reads what stands in the kernel's tables; not which networks this host is in and how real servers are reached.
 ///
 /// # Errors
 /// The kernel refused a call.
-pub fn observe(maps: &Maps, settings: &SettingsRow, ways: &Ways) -> anyhow::Result<Tables> {
+pub fn observe(maps: &Maps, settings: &SettingsRow) -> anyhow::Result<Tables> {
     let rows = |services: Vec<(ServiceKey, Service)>| -> io::Result<Vec<(ServiceKey, ServiceRow)>> {
         services
             .into_iter()
@@ -178,11 +189,31 @@ pub fn observe(maps: &Maps, settings: &SettingsRow, ways: &Ways) -> anyhow::Resu
         reals: reals.into_iter().map(|(_, real)| real).collect(),
         addresses: addresses.into_iter().map(|(_, word)| word).collect(),
         any_port: settings.get().any_port != 0,
-        resets: ways.resets(),
+        real_ports: real_ports(maps).context("cannot read the real servers' ports")?,
         space,
         networks: Networks::default(),
         routed: BTreeSet::new(),
         planned: HashMap::new(),
+    })
+}
+
+fn real_ports(maps: &Maps) -> io::Result<HashSet<ServiceKey>> {
+    let v4 = maps.real_ports_v4.all()?;
+    let v6 = maps.real_ports_v6.all()?;
+    let v4 = v4.iter().filter_map(|(key, _)| model_key(key));
+    let v6 = v6.iter().filter_map(|(key, _)| model_key(key));
+    Ok(v4.chain(v6).collect())
+}
+
+/// Counters of all CPUs added up.
+pub fn sum(stats: &[RealStats]) -> RealStats {
+    stats.iter().fold(RealStats::default(), |mut sum, one| {
+        for (sum, one) in sum.directions.iter_mut().zip(&one.directions) {
+            sum.packets = sum.packets.wrapping_add(one.packets);
+            sum.bytes = sum.bytes.wrapping_add(one.bytes);
+        }
+        sum.connections = sum.connections.wrapping_add(one.connections);
+        sum
     })
 }
 
@@ -198,7 +229,7 @@ pub fn free_real(maps: &Maps, tables: &mut Tables, id: u32) -> anyhow::Result<()
     if !state::is_removed(real.state) {
         return Ok(());
     }
-    let counted = super::census::sum(&maps.real_stats.get(id).context("cannot read counters")?);
+    let counted = sum(&maps.real_stats.get(id).context("cannot read counters")?);
     let before = maps
         .service_stats
         .get(&real.service)
@@ -208,7 +239,7 @@ pub fn free_real(maps: &Maps, tables: &mut Tables, id: u32) -> anyhow::Result<()
         .set(id, RealStats::default())
         .context("cannot reset counters")?;
     maps.service_stats
-        .set(&real.service, &super::census::sum(&[before, counted]))
+        .set(&real.service, &sum(&[before, counted]))
         .context("cannot write service counters")?;
     maps.reals
         .set(&id, &RealServer::default())

@@ -10,9 +10,9 @@ use balancer_common::settings::MAX_INTERFACES;
 
 use super::{
     AttachedInterface, InterfaceError, device,
+    map::Map,
     pins::{self, PinnedLink, Pins},
     syscall,
-    table::Table,
 };
 use crate::netlink::link::{Link, Xdp};
 
@@ -259,7 +259,7 @@ pub fn pin(fd: &OwnedFd, link: &Link, pins: &Pins) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// The kernel refused a map call.
-pub fn allow_ways_out(devices: &Table<u32, [u32; 2]>, wanted: &[Link]) -> anyhow::Result<()> {
+pub fn allow_ways_out(devices: &Map<u32, [u32; 2]>, wanted: &[Link]) -> anyhow::Result<()> {
     ensure!(
         wanted.len() <= devices.capacity() as usize,
         "{} interfaces do not fit: the table of ways out holds {}",
@@ -279,7 +279,7 @@ pub fn allow_ways_out(devices: &Table<u32, [u32; 2]>, wanted: &[Link]) -> anyhow
 /// # Errors
 /// The kernel refused a map call.
 pub fn forbid_ways_out(
-    devices: &Table<u32, [u32; 2]>,
+    devices: &Map<u32, [u32; 2]>,
     gone: impl Iterator<Item = u32>,
 ) -> anyhow::Result<()> {
     for index in gone {

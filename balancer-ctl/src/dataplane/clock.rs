@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use aya::{TestRun, TestRunOptions, programs::Xdp};
-use balancer_common::conntrack::Timeouts;
+use balancer_common::conntrack::{TimeoutSettings, Timeouts};
 
 use crate::model;
 
@@ -45,6 +45,12 @@ impl Tick {
         })
     }
 
+    /// So many ticks a second.
+    #[cfg(test)]
+    pub const fn of_rate(hz: u32) -> Self {
+        Self { hz }
+    }
+
     /// A duration in jiffies, at least one, and short enough for comparisons that wrap.
     pub fn jiffies(self, duration: Duration) -> u32 {
         let jiffies = duration.as_nanos() * u128::from(self.hz) / 1_000_000_000;
@@ -58,13 +64,13 @@ impl Tick {
 
     /// The configured timeouts in jiffies.
     pub fn timeouts(self, timeouts: &model::Timeouts) -> Timeouts {
-        Timeouts {
+        Timeouts::new(&TimeoutSettings {
             established: self.jiffies(timeouts.tcp),
             closing: self.jiffies(timeouts.tcp_fin),
             udp: self.jiffies(timeouts.udp),
             udp_unreplied: self.jiffies(timeouts.udp.min(UDP_UNREPLIED)),
             half_open: self.jiffies(HALF_OPEN),
-        }
+        })
     }
 }
 

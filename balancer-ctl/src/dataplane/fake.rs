@@ -11,7 +11,7 @@ use balancer_common::verdict::Discard;
 
 use super::{
     AttachedInterface, Connection, ConnectionFilter, Dataplane, DataplaneStatus, Error,
-    InterfaceError, Reading, RealSnapshot, Service, Snapshot,
+    InterfaceError, Listing, RealSnapshot, Service, Snapshot, TableStatus,
 };
 use crate::{
     model::{DataplaneSettings, ServiceKey},
@@ -169,15 +169,23 @@ impl Dataplane for FakeDataplane {
         Ok(snapshot)
     }
 
-    fn connections(&mut self, filter: ConnectionFilter) -> Result<Reading<Vec<Connection>>, Error> {
+    fn connections(&mut self, filter: ConnectionFilter) -> Result<Listing, Error> {
         let theirs = self.clone();
-        Ok(Box::new(move || {
-            let state = theirs.state();
-            let connections = state.connections.iter();
-            let matching = connections.filter(|connection| matches(&filter, connection));
+        Ok(Listing::new(move |take| {
+            let connections = theirs.state().connections.clone();
+            let matching = connections
+                .into_iter()
+                .filter(|connection| matches(&filter, connection));
             let limit = filter.limit.unwrap_or(usize::MAX);
-            Ok(matching.take(limit).cloned().collect())
+            let _ = matching.take(limit).try_for_each(take);
         }))
+    }
+
+    fn refused(&mut self) -> Result<u64, Error> {
+        let state = self.state();
+        let mut discards = state.discards.iter();
+        let found = discards.find(|(reason, _)| *reason == Discard::TableFull);
+        Ok(found.map_or(0, |(_, count)| *count))
     }
 
     fn status(&mut self) -> Result<DataplaneStatus, Error> {
@@ -202,11 +210,22 @@ impl Dataplane for FakeDataplane {
                     program_id: 42 + index as u32,
                 })
                 .collect(),
-            connections: state.connections.len() as u64,
-            max_connections: state
-                .settings
-                .as_ref()
-                .map_or(0, |settings| settings.max_connections.into()),
+            tables: [true, false].map(|v4| {
+                let settings = state.settings.as_ref();
+                let most = settings.map_or(0, |settings| {
+                    if v4 {
+                        settings.max_connections
+                    } else {
+                        settings.max_connections_ipv6
+                    }
+                });
+                let of_family = |c: &&Connection| c.client.is_ipv4() == v4;
+                TableStatus {
+                    connections: state.connections.iter().filter(of_family).count() as u64,
+                    max_connections: u64::from(most),
+                    bytes: u64::from(most) * if v4 { 80 } else { 160 },
+                }
+            }),
             discards: Discard::ALL
                 .iter()
                 .map(|reason| (*reason, count(*reason)))

@@ -5,7 +5,7 @@ use std::{collections::HashSet, thread::JoinHandle, time::Duration};
 
 use anyhow::{Context, anyhow};
 
-use super::syscall;
+use super::{sweep::forget_changed, syscall};
 use crate::plan::tables::Change;
 
 /// A wait on a thread of its own: the kernel may take tens of milliseconds, and the daemon has other things to do.
@@ -31,11 +31,7 @@ impl Grace {
 
     /// These changes are about to be made: packets may choose the real ids among them again.
     pub fn about_to_change(&mut self, changes: &[Change]) {
-        for change in changes {
-            if let Change::SetReal { id, real: _ } = change {
-                self.removed.remove(id);
-            }
-        }
+        forget_changed(&mut self.removed, changes);
     }
 
     /// The real ids that no packet under way has chosen.

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeSet,
     net::IpAddr,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -14,14 +15,10 @@ use balancer_common::{
     host_address::HostPrefix,
 };
 
-use super::{kernel::KernelDataplane, maps::Maps, table::Table};
-use crate::{
-    netlink::{
-        Netlink,
-        address::Networks,
-        local::{self, LocalRoute, Prefix},
-    },
-    plan,
+use super::map::Map;
+use crate::netlink::{
+    Netlink,
+    local::{self, LocalRoute, Prefix},
 };
 
 /// Shared between threads.
@@ -30,20 +27,19 @@ pub struct HostAddresses(Arc<Mutex<Inner>>);
 
 #[derive(Debug)]
 struct Inner {
-    addresses: Table<HostPrefix, u32>,
-    filter: Table<u32, u64>,
+    addresses: Map<HostPrefix, u32>,
+    filter: Map<u32, u64>,
     /// What both tables say.
     written: BTreeSet<HostPrefix>,
 }
 
 impl HostAddresses {
-    /// Reads what the maps hold.
+    /// Reads what the maps pinned in `directory` hold.
     ///
     /// # Errors
     /// The kernel refused a map call.
-    pub fn open(maps: &Maps) -> anyhow::Result<Self> {
-        let clone = "cannot share a map";
-        let addresses = maps.host_addresses.try_clone().context(clone)?;
+    pub fn open(directory: &Path) -> anyhow::Result<Self> {
+        let addresses = Map::<HostPrefix, u32>::open(directory, "HOST_ADDRESSES")?;
         let written = addresses
             .all()
             .context("cannot read the host's addresses")?
@@ -52,7 +48,7 @@ impl HostAddresses {
             .collect();
         Ok(Self(Arc::new(Mutex::new(Inner {
             addresses,
-            filter: maps.host_filter.try_clone().context(clone)?,
+            filter: Map::open(directory, "HOST_FILTER")?,
             written,
         }))))
     }
@@ -139,31 +135,6 @@ fn filter(prefixes: &BTreeSet<HostPrefix>) -> Vec<u64> {
         }
     }
     words
-}
-
-impl KernelDataplane {
-    /// Follows changes of this host's addresses: which sources to refuse, and which real servers' networks it is in.
-    pub(super) fn follow_addresses(&mut self) -> anyhow::Result<()> {
-        self.host_addresses.refresh(&mut self.netlink)?;
-        self.networks = Networks::read(&mut self.netlink)
-            .context("cannot list the addresses of the interfaces")?;
-        let networks = self.networks.clone();
-        let tables = self.tables()?;
-        tables.networks = networks;
-        let changes = plan::follow_networks(tables);
-        self.make(&changes)?;
-        Ok(())
-    }
-
-    /// As [`Self::follow_addresses`], when there is something to follow; after an error again.
-    pub(super) fn follow_changed_addresses(&mut self) -> anyhow::Result<()> {
-        self.addresses_changed |= self.watch.addresses_changed();
-        if self.addresses_changed {
-            self.follow_addresses()?;
-            self.addresses_changed = false;
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

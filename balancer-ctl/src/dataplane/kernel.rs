@@ -1,61 +1,53 @@
-//! The data plane in the kernel: takes up what is pinned or loads anew, and implements [`Dataplane`] on it.
+//! The data plane in the kernel: takes up what is pinned or loads anew, and implements [`Dataplane`] on its four parts.
+//!
+//! ```text
+//!  KernelDataplane ─┬─ Interfaces        on what the packet program runs
+//!                   ├─ Neighbours        next hops that are kept resolved
+//!                   ├─ ServiceTables     services, real servers, rings, counters
+//!                   └─ ConnectionTables  connections: counted, listed, ended
+//! ```
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     os::fd::AsFd,
-    slice,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{Context, ensure};
 use aya::Ebpf;
-use balancer_common::real_server::state;
+use balancer_common::{real_server::state, verdict::Discard};
 
-pub use super::packet_log::PacketLog;
 use super::{
-    Connection, ConnectionFilter, Dataplane, DataplaneStatus, Error, Reading, Service, Snapshot,
-    apply,
-    attach::{self, Attached},
-    census::Census,
+    ConnectionFilter, Dataplane, DataplaneStatus, Error, Family, Listing, Service, Snapshot,
+    TableStatus, attach,
     clock::{self, Tick},
-    expiry::{self, Expiry},
-    grace::{self, Grace},
+    connections::{BETWEEN_SLICES, ConnectionTables},
+    detach::take_down,
     host_addresses::HostAddresses,
+    interfaces::{Interfaces, Means},
     load,
-    maps::Maps,
+    neighbours::Neighbours,
     packet_log,
     pins::Pins,
-    placement::{self, Fallback, NativeTry, Place, Placed},
-    reach::{self, Rounds},
+    placement::NativeTry,
     redirects::Redirects,
-    settings::SettingsRow,
+    routes::Routes,
+    services::ServiceTables,
     watch::Watch,
-    ways::{End, Ways},
 };
+pub use super::{detach::detach, packet_log::PacketLog};
 use crate::{
-    host::Host,
-    model::{DataplaneSettings, Mode, ServiceKey},
+    model::{DataplaneSettings, ServiceKey, StrayReplies},
     netlink::{
         Netlink,
         address::Networks,
-        keeper::Keeper,
-        layers,
-        link::{self, Link},
+        link,
         local::LocalAddresses,
+        monitor::{self, News},
     },
-    plan::{
-        self, Full,
-        tables::{Change, Tables},
-    },
+    plan::tables::Change,
 };
-
-/// How often the host is examined: whoever has run a command that a warning names sees it go.
-const HOST_EVERY: Duration = Duration::from_secs(30);
-
-/// How long the daemon does other things between two slices of a walk: a fifth of a CPU goes to it at most.
-const BETWEEN_SLICES: Duration = Duration::from_millis(20);
 
 /// What [`KernelDataplane::open`] needs to know.
 #[derive(Clone, Debug)]
@@ -74,51 +66,23 @@ pub struct OpenOptions {
 /// The packet program on this host's interfaces, and its maps.
 #[derive(Debug)]
 pub struct KernelDataplane {
-    pins: Pins,
     ebpf: Ebpf,
-    /// Those who list connections have their share.
-    pub(super) maps: Arc<Maps>,
-    pub(super) settings: SettingsRow,
-    ways: Ways,
-    /// What the maps hold; none after a failure half way, until it is read again.
-    pub(super) tables: Option<Tables>,
-    pub(super) configured: DataplaneSettings,
-    pub(super) attached: Vec<Attached>,
-    /// Why the program runs generically on all of them though the mode does not ask for it.
-    pub(super) fallback: Fallback,
-    /// Nobody has configured it since it was opened.
-    is_opened: bool,
-    /// Why configured interfaces do not carry the program: a sentence each.
-    pub(super) problems: Vec<String>,
-    /// Interfaces have changed and were not followed yet.
-    links_changed: bool,
-    /// Whether each interface that carries the program has a carrier, when that was last looked at.
-    carriers: BTreeMap<u32, bool>,
-    /// So have this host's addresses.
-    pub(super) addresses_changed: bool,
-    pub(super) tick: Tick,
-    expiry: Option<Expiry>,
-    /// What is waited for before the next walk begins.
-    grace: Option<Grace>,
-    /// What the last walk has counted.
-    pub(super) census: Option<Census>,
-    /// No walk begins before.
-    rests_until: Instant,
-    pub(super) netlink: Netlink,
-    pub(super) keeper: Keeper,
-    pub(super) neighbours: Rounds,
-    /// Why packets to a real server cannot leave, by its address.
-    pub(super) obstacles: Arc<BTreeMap<IpAddr, String>>,
-    pub(super) watch: Watch,
-    pub(super) host_addresses: HostAddresses,
-    /// The networks that this host is in.
-    pub(super) networks: Networks,
-    pub(super) host: Host,
-    host_due: Instant,
+    configured: DataplaneSettings,
+    interfaces: Interfaces,
+    neighbours: Neighbours,
+    services: ServiceTables,
+    connections: ConnectionTables,
+    host_addresses: HostAddresses,
+    /// This host's addresses have changed and were not followed yet.
+    addresses_changed: bool,
+    routes: Routes,
+    tick: Tick,
+    netlink: Netlink,
+    watch: Watch,
     /// None where the kernel does not tell of failed redirects.
-    pub(super) redirects: Option<Redirects>,
+    redirects: Option<Redirects>,
     /// What was noticed at the start.
-    pub(super) notes: Vec<String>,
+    notes: Vec<String>,
     _packet_log: Option<packet_log::Reader>,
 }
 
@@ -132,37 +96,12 @@ impl KernelDataplane {
     }
 
     /// The packet program's clock.
-    pub(super) fn now(&self) -> anyhow::Result<u32> {
+    fn jiffies(&self) -> anyhow::Result<u32> {
         clock::now(load::program(&self.ebpf, "clock")?)
     }
 
-    /// The tables as they stand, read again after a failure.
-    pub(super) fn tables(&mut self) -> anyhow::Result<&mut Tables> {
-        let tables = match self.tables.take() {
-            Some(tables) => tables,
-            None => Tables {
-                networks: self.networks.clone(),
-                routed: reach::routed(self.keeper.ways()),
-                ..apply::observe(&self.maps, &self.settings, &self.ways)?
-            },
-        };
-        Ok(self.tables.insert(tables))
-    }
-
     fn reconcile(&mut self, services: &[Service]) -> anyhow::Result<()> {
-        let tables = self.tables()?;
-        let changes = match plan::plan(services, tables) {
-            Err(Full::Ring { .. }) if tables.space.has_retired() => {
-                release(tables)?;
-                plan::plan(services, tables)
-            }
-            result => result,
-        };
-        let changes = changes.map_err(|full| anyhow!(full))?;
-        if !changes.is_empty() {
-            self.walk_soon();
-        }
-        self.make(&changes)?.adopt(services);
+        let changes = self.services.reconcile(services, &mut self.connections)?;
         // The first packet to a new real server should find its MAC address known.
         let known: BTreeSet<_> = changes.iter().filter_map(new_address).collect();
         if !known.is_empty()
@@ -173,368 +112,208 @@ impl KernelDataplane {
         Ok(())
     }
 
-    /// Makes changes in the kernel's tables, and notes them. After a failure the tables are read again.
-    pub(super) fn make(&mut self, changes: &[Change]) -> anyhow::Result<&mut Tables> {
-        self.tables()?;
-        let mut tables = self.tables.take().context("the tables were read above")?;
-        if let Some(expiry) = &mut self.expiry {
-            expiry.about_to_change(changes);
-        }
-        if let Some(grace) = &mut self.grace {
-            grace.about_to_change(changes);
-        }
-        apply::apply(&self.maps, &self.settings, &self.ways, changes)?;
-        for change in changes {
-            tables.apply(change);
-        }
-        Ok(self.tables.insert(tables))
-    }
-
     fn configure(&mut self, settings: &DataplaneSettings) -> anyhow::Result<()> {
-        ensure!(
-            settings.max_connections == self.configured.max_connections,
-            "max-connections cannot change from {} to {} while packets flow: stop balancerd, run `balancerd --detach`, and start it again",
-            self.configured.max_connections,
-            settings.max_connections
-        );
-        let is_start = std::mem::take(&mut self.is_opened);
+        for (key, present, wanted) in [
+            (
+                "max-connections",
+                self.configured.max_connections,
+                settings.max_connections,
+            ),
+            (
+                "max-connections-ipv6",
+                self.configured.max_connections_ipv6,
+                settings.max_connections_ipv6,
+            ),
+        ] {
+            ensure!(
+                present == wanted,
+                "{key} cannot change from {present} to {wanted} while packets flow, since the connection table has its size from its \
+                 beginning to its end: restart balancerd, which makes a new table and puts it in the place of the old one without a gap; \
+                 running connections are reset"
+            );
+        }
+        let is_start = self.interfaces.take_opened();
         if settings.interfaces != self.configured.interfaces
             || settings.mode != self.configured.mode
-            || !self.all_attached()?
-            || !is_start && self.native_is_due()?
+            || !self.interfaces.all_attached()?
+            || !is_start
+                && self
+                    .interfaces
+                    .native_is_due(&mut self.netlink, self.configured.mode)?
         {
             self.attach(settings, NativeTry::Yes)?;
         } else {
             // Whoever loads the file again may have mended what was found.
-            self.examine_host()?;
+            self.interfaces.examine_host(&mut self.netlink)?;
         }
-        let timeouts = self.tick.timeouts(&settings.timeouts);
-        self.settings
-            .update(|settings| settings.timeouts = timeouts)
-            .context("cannot write the settings")?;
+        set(&self.services, self.tick, settings)?;
         self.configured = settings.clone();
-        self.walk_soon();
+        self.connections.sweep_soon();
         Ok(())
-    }
-
-    /// Whether every configured interface carries the program.
-    fn all_attached(&self) -> anyhow::Result<bool> {
-        for attached in &self.attached {
-            if !attached.stands()? {
-                return Ok(false);
-            }
-        }
-        Ok(self.problems.is_empty())
-    }
-
-    /// Whether the program runs generically for a reason that is gone.
-    fn native_is_due(&mut self) -> anyhow::Result<bool> {
-        let all = link::list(&mut self.netlink)?;
-        let links: Vec<_> = self.attached.iter().map(|a| a.link.clone()).collect();
-        let mode = self.configured.mode;
-        placement::native_is_due(&mut self.netlink, mode, &links, &all, &self.fallback)
     }
 
     /// Brings the program to the interfaces of `settings` and off all others; after an error all is as it was.
     fn attach(&mut self, settings: &DataplaneSettings, native: NativeTry) -> anyhow::Result<()> {
-        let pinned = self.pins.links()?;
-        let all = link::list(&mut self.netlink)?;
-        let links = attach::resolve(&settings.interfaces, &all, &pinned)?;
-        let before = self.ways.interfaces();
-        let fallback = self.fallback.clone();
-        let placed = self.place(&links, &all, settings.mode, |place| {
-            placement::attach(place, pinned, &fallback, native)
-        });
-        let placed = match placed {
-            Ok(placed) => placed,
-            Err(error) => {
-                if let Err(error) = self.bring_back(before, &links) {
-                    tracing::error!("what ran before is not wholly back: {error:#}");
-                }
-                return Err(error);
-            }
-        };
-        self.take(placed);
-        self.forget_others(before, &links, &all)?;
-        self.examine_host()
-    }
-
-    /// Goes on with what the program runs on now.
-    fn take(&mut self, placed: Placed) {
-        let Placed {
-            attached,
-            fallback,
-            problems,
-        } = placed;
-        let news = problems.iter().filter(|one| !self.problems.contains(one));
-        let news = news.chain(&fallback.reason);
-        for sentence in news.filter(|one| self.fallback.reason.as_ref() != Some(one)) {
-            // At a start the daemon tells everything that limits it.
-            if !self.is_opened {
-                tracing::warn!("{sentence}");
-            }
-        }
-        self.attached = attached;
-        self.fallback = fallback;
-        self.problems = problems;
-        self.find_obstacles();
-    }
-
-    /// Looks for what will not work on the interfaces that carry the program.
-    fn examine_host(&mut self) -> anyhow::Result<()> {
-        // Also after an error, which is not to be met each second.
-        self.host_due = now() + HOST_EVERY;
-        let links: Vec<_> = self.attached.iter().map(|a| a.link.clone()).collect();
-        self.host.examine(&mut self.netlink, &links)
-    }
-
-    /// Prepares these interfaces, beside those that are there, and attaches.
-    fn place<T>(
-        &mut self,
-        links: &[Link],
-        all: &[Link],
-        mode: Mode,
-        attach: impl FnOnce(&mut Place<'_>) -> anyhow::Result<T>,
-    ) -> anyhow::Result<T> {
-        let names = self.attached.iter().map(|attached| &attached.link);
-        let names: Vec<_> = names.chain(links).cloned().collect();
-        self.host.prepare(&names)?;
-        attach::allow_ways_out(&self.maps.devices, links)?;
-        // Frames are told apart by the interface's address, so that stands before the program runs there; and
-        // interfaces that go stay known until the program is off them.
-        self.ways
-            .add(ends(links, all))
-            .context("cannot write the interfaces")?;
         let program = load::program(&self.ebpf, "balancer")?;
         let program = program.fd().context("the packet program is not loaded")?;
-        attach(&mut Place {
+        let mut means = Means {
             netlink: &mut self.netlink,
             program: program.as_fd(),
-            pins: &self.pins,
-            mode,
-            links,
-            all,
-        })
-    }
-
-    /// Nothing but these interfaces is known any more.
-    fn forget_others(
-        &mut self,
-        before: BTreeMap<u32, End>,
-        links: &[Link],
-        all: &[Link],
-    ) -> anyhow::Result<()> {
-        self.ways
-            .configure(ends(links, all))
-            .context("cannot write the interfaces")?;
-        let gone = before
-            .into_keys()
-            .filter(|index| !links.iter().any(|link| link.index == *index));
-        attach::forbid_ways_out(&self.maps.devices, gone)?;
-        self.host.prepare(links)
-    }
-
-    /// After a failed attachment to `links`: what was known `before` is known again.
-    fn bring_back(&mut self, before: BTreeMap<u32, End>, links: &[Link]) -> anyhow::Result<()> {
-        let mut pinned = self.pins.links()?;
-        for attached in &mut self.attached {
-            attached.follow(&mut pinned);
-        }
-        let fresh = links.iter().map(|link| link.index);
-        let fresh = fresh.filter(|index| !before.contains_key(index));
-        attach::forbid_ways_out(&self.maps.devices, fresh)?;
-        self.ways
-            .configure(before)
-            .context("cannot write the interfaces")?;
-        if self.attached.is_empty() {
-            // At a start; what ran before needs what it needed.
-            return Ok(());
-        }
-        let links: Vec<_> = self.attached.iter().map(|a| a.link.clone()).collect();
-        self.host.prepare(&links)
+        };
+        self.interfaces.attach(&mut means, settings, native)?;
+        self.neighbours
+            .find_obstacles(&self.interfaces, &settings.interfaces);
+        Ok(())
     }
 
     /// One part's failure does not keep the others from their turn; the first is told.
     fn tend(&mut self) -> anyhow::Result<()> {
         self.watch.supervise(now());
+        let news = self.watch.take_news();
+        // Again: a packet that asked the kernel before the change may have stored the answer after the first time.
+        self.routes.raise(&news.routes);
+        for neighbour in &news.neighbours {
+            self.routes.raise_neighbour(*neighbour);
+        }
         let redirects = self.redirects.as_mut();
         let redirects = redirects.map_or(Ok(()), |redirects| redirects.read(now()));
-        let links = self.tend_links();
-        let addresses = self.follow_changed_addresses();
-        let neighbours = self.tend_ways();
-        let expiry = self.expire();
+        let links = self.tend_links(&news);
+        self.addresses_changed |= news.addresses;
+        let addresses = self.follow_addresses();
+        let neighbours = self.tend_neighbours(&news);
+        let connections = self.tend_connections();
         links
             .and(addresses)
             .and(neighbours)
-            .and(expiry)
+            .and(connections)
             .and(redirects)
     }
 
-    fn tend_links(&mut self) -> anyhow::Result<()> {
-        self.links_changed |= self.watch.links_changed();
-        if self.links_changed || !self.all_attached()? {
-            self.follow_links()?;
-            self.follow_carriers()?;
-            self.links_changed = false;
-        }
-        if now() >= self.host_due {
-            self.examine_host()?;
-        }
-        Ok(())
-    }
-
-    /// Who did not answer by an interface that has its carrier again is asked at once.
-    fn follow_carriers(&mut self) -> anyhow::Result<()> {
-        let all = link::list(&mut self.netlink)?;
-        let carriers: BTreeMap<_, _> = all
-            .iter()
-            .filter(|link| self.attached.iter().any(|a| a.link.index == link.index))
-            .map(|link| (link.index, link.running))
-            .collect();
-        if carriers != self.carriers {
-            self.carriers = carriers;
-            self.keeper.links_changed(now());
-        }
-        Ok(())
-    }
-
-    /// Goes on with the walk through the connection tables.
-    fn expire(&mut self) -> anyhow::Result<()> {
-        let now = self.now()?;
-        let is_due = self.grace.is_some() || Instant::now() >= self.rests_until;
-        let mut expiry = match self.expiry.take() {
-            Some(expiry) => expiry,
-            None if !is_due => return Ok(()),
-            None => match self.begin_walk(now)? {
-                Some(expiry) => expiry,
-                None => return Ok(()),
-            },
+    fn tend_links(&mut self, news: &News) -> anyhow::Result<()> {
+        let program = load::program(&self.ebpf, "balancer")?;
+        let program = program.fd().context("the packet program is not loaded")?;
+        let mut means = Means {
+            netlink: &mut self.netlink,
+            program: program.as_fd(),
         };
-        // After an error the walk begins anew.
-        let outcome = expiry
-            .step(&self.maps, &self.settings, now)
-            .context("cannot expire connections")?;
-        let Some(outcome) = outcome else {
-            self.expiry = Some(expiry);
+        let followed = self
+            .interfaces
+            .tend(&mut means, &self.configured, news.links)?;
+        if followed.placed {
+            self.neighbours
+                .find_obstacles(&self.interfaces, &self.configured.interfaces);
+        }
+        if followed.carriers {
+            self.neighbours.links_changed();
+        }
+        Ok(())
+    }
+
+    /// Follows changes of this host's addresses, when there are any; after an error again: which sources to refuse, and which real
+    /// servers' networks it is in.
+    fn follow_addresses(&mut self) -> anyhow::Result<()> {
+        if !self.addresses_changed {
             return Ok(());
-        };
-        self.rests_until = Instant::now() + expiry::rest(&self.configured.timeouts);
-        self.tables()?;
-        let mut tables = self.tables.take().context("the tables were read above")?;
-        for id in outcome.unused {
-            apply::free_real(&self.maps, &mut tables, id)?;
         }
-        // The last real server whose connections were reset may be gone.
-        let resets = tables.reals.iter().any(|real| state::is_reset(real.state));
-        if tables.resets && !resets {
-            let off = Change::SetResets(false);
-            apply::apply(
-                &self.maps,
-                &self.settings,
-                &self.ways,
-                slice::from_ref(&off),
-            )?;
-            tables.apply(&off);
-        }
-        self.tables = Some(tables);
-        self.census = Some(outcome.census);
+        self.host_addresses.refresh(&mut self.netlink)?;
+        let networks = Networks::read(&mut self.netlink)
+            .context("cannot list the addresses of the interfaces")?;
+        self.services
+            .follow_networks(networks, &mut self.connections)?;
+        self.addresses_changed = false;
         Ok(())
     }
 
-    /// What was changed gives the next walk something to find: ids to free, shorter timeouts.
-    pub(super) fn walk_soon(&mut self) {
-        self.rests_until = now();
-    }
-
-    /// A walk, or nothing while packets are waited for.
-    fn begin_walk(&mut self, now: u32) -> anyhow::Result<Option<Expiry>> {
-        let removed = match self.grace.take() {
-            Some(grace) if !grace.is_over() => {
-                self.grace = Some(grace);
-                return Ok(None);
-            }
-            Some(grace) => {
-                let removed = grace.end()?;
-                self.tables()?.space.end_wait();
-                removed
-            }
-            None => {
-                let tables = self.tables()?;
-                let removed: HashSet<_> = (0_u32..)
-                    .zip(&tables.reals)
-                    .filter(|(_, real)| state::is_removed(real.state))
-                    .map(|(id, _)| id)
-                    .collect();
-                if tables.space.has_retired() || !removed.is_empty() {
-                    // No packet that read an old ring may still be about to insert its connection.
-                    tables.space.begin_wait();
-                    self.grace = Some(Grace::begin(removed));
-                    return Ok(None);
-                }
-                removed
-            }
-        };
-        let reals = self.tables()?.reals.len();
-        Expiry::begin(&self.maps, &self.settings, removed, reals, now)
-            .context("cannot read the half-open connections")
-            .map(Some)
-    }
-
-    /// Interfaces came, went or changed, or do not all carry the program. Each is followed on its own; those that cannot be are
-    /// tried again at the next call.
-    fn follow_links(&mut self) -> anyhow::Result<()> {
-        let pinned = self.pins.links()?;
-        let all = link::list(&mut self.netlink)?;
-        let (links, unfit) = attach::resolve_some(&self.configured.interfaces, &all, &pinned);
-        let identity = |link: &Link| (link.index, link.mac);
-        let before = self.ways.interfaces();
-        let mut followed = links
-            .iter()
-            .map(identity)
-            .eq(self.attached.iter().map(|a| identity(&a.link)))
-            && before == ends(&links, &all);
-        for attached in &self.attached {
-            followed &= attached.stands()?;
+    fn tend_neighbours(&mut self, news: &News) -> anyhow::Result<()> {
+        if news.is_empty() && now() < self.neighbours.due() {
+            return Ok(());
         }
-        if followed {
-            let problems = unfit;
-            for problem in &problems {
-                if !self.problems.contains(problem) {
-                    tracing::warn!("{problem}");
-                }
-            }
-            self.problems = problems;
-        } else {
-            let mode = self.configured.mode;
-            let fallback = self.fallback.clone();
-            let mut placed = self.place(&links, &all, mode, |place| {
-                placement::follow(place, pinned, &fallback)
-            })?;
-            placed.problems.splice(0..0, unfit);
-            self.take(placed);
-            self.forget_others(before, &links, &all)?;
-        }
-        if self.links_changed || !followed {
-            self.examine_host()?;
+        let reals = self.services.real_addresses().inspect_err(|_| {
+            // Whose ways have changed is not known: all are asked for later.
+            self.neighbours
+                .note(&monitor::Routes::All, true, &BTreeSet::new());
+        })?;
+        let has_neighbours = !news.neighbours.is_empty();
+        self.neighbours.note(&news.routes, has_neighbours, &reals);
+        if self.neighbours.tend(&mut self.netlink, &reals)? {
+            self.follow_neighbours()?;
         }
         Ok(())
+    }
+
+    /// Looks after the next hops towards real servers that are new.
+    fn reach(&mut self, reals: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
+        self.neighbours.reach(&mut self.netlink, reals)?;
+        self.follow_neighbours()
+    }
+
+    /// Uses what is known of the ways to real servers.
+    fn follow_neighbours(&mut self) -> anyhow::Result<()> {
+        self.neighbours
+            .find_obstacles(&self.interfaces, &self.configured.interfaces);
+        let routed = self.neighbours.routed();
+        self.services.follow_gateways(routed, &mut self.connections)
+    }
+
+    fn tend_connections(&mut self) -> anyhow::Result<()> {
+        let jiffies = self.jiffies()?;
+        self.connections
+            .tend(&mut self.services, jiffies, &self.configured.timeouts)
+            .context("cannot end idle connections")
+    }
+
+    fn read_status(&mut self) -> anyhow::Result<DataplaneStatus> {
+        let mut discards = Vec::new();
+        for reason in Discard::ALL {
+            discards.push((*reason, self.services.discarded(*reason)?));
+        }
+        let (interfaces, found) = self.interfaces.describe()?;
+        let mut warnings = self.notes.clone();
+        warnings.extend(found);
+        warnings.extend(self.neighbours.warnings().iter().cloned());
+        if let Some(redirects) = &mut self.redirects {
+            redirects.read(now())?;
+            let reasons = redirects.reasons(now(), |index| self.interfaces.name(index));
+            warnings.extend(reasons.into_iter().take(10));
+        }
+        let connections = self.connections.count().families;
+        let most = [
+            self.configured.max_connections,
+            self.configured.max_connections_ipv6,
+        ];
+        let table = |family: Family| TableStatus {
+            connections: connections[family as usize],
+            max_connections: u64::from(most[family as usize]),
+            bytes: self.connections.bytes(family),
+        };
+        Ok(DataplaneStatus {
+            interfaces,
+            tables: [table(Family::V4), table(Family::V6)],
+            discards,
+            redirect_failures: self.redirects.as_ref().map_or(0, Redirects::total),
+            warnings,
+            obstacles: self.neighbours.obstacles(),
+        })
+    }
+
+    fn zero(&mut self, service: Option<&ServiceKey>) -> anyhow::Result<()> {
+        if service.is_none()
+            && let Some(redirects) = &mut self.redirects
+        {
+            redirects.reset();
+        }
+        self.services.zero(service)
     }
 }
 
-/// The interfaces as the program is to know them. A bond runs it on its slaves.
-fn ends(links: &[Link], all: &[Link]) -> BTreeMap<u32, End> {
-    let mut ends = BTreeMap::new();
-    for link in links {
-        for receiver in layers::slaves(link, all).chain([link]) {
-            let end = End {
-                mac: link.mac.unwrap_or_default(),
-                index: link.index,
-                redirects: receiver.kind.as_deref() == Some("veth"),
-            };
-            ends.insert(receiver.index, end);
-        }
-    }
-    ends
+/// Writes settings that may change while packets flow.
+fn set(services: &ServiceTables, tick: Tick, settings: &DataplaneSettings) -> anyhow::Result<()> {
+    let timeouts = tick.timeouts(&settings.timeouts);
+    let answers = settings.stray_replies == StrayReplies::Reset;
+    services.set(|settings| {
+        settings.timeouts = timeouts;
+        settings.answer_stray_replies = u32::from(answers);
+    })
 }
 
 /// The address of a real server that a change brings.
@@ -545,13 +324,6 @@ fn new_address(change: &Change) -> Option<IpAddr> {
         }
         _ => None,
     }
-}
-
-/// Waits for packets that may read retired rings, and frees those.
-fn release(tables: &mut Tables) -> anyhow::Result<()> {
-    grace::wait()?;
-    tables.space.release();
-    Ok(())
 }
 
 pub(super) fn now() -> Instant {
@@ -584,9 +356,10 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
     let OpenOptions {
         instance,
         settings: configured,
-        services,
+        services: wanted,
         packet_log,
     } = options;
+    let instance = instance.as_deref();
     let mut notes = Vec::from_iter(pins.prepare()?);
     let mut loaded = load::load(&pins, &configured, packet_log)?;
     notes.append(&mut loaded.notes);
@@ -594,15 +367,14 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
         Some(_) => packet_log::Reader::start(&mut loaded.ebpf)?,
         None => None,
     };
-    let maps = Maps::open(&loaded.directory)?;
+    let directory = &loaded.directory;
     let tick = Tick::of_this_kernel()?;
-    let clone = "cannot share a map";
-    let settings = SettingsRow::open(maps.settings.try_clone().context(clone)?)
-        .context("cannot read the settings")?;
-    let ways = Ways::open(maps.interfaces.try_clone().context(clone)?)
-        .context("cannot read the interfaces")?;
-    let devices = maps.devices.id().context("cannot ask for a map's id")?;
-    let redirects = match Redirects::start(&mut loaded.ebpf, devices) {
+    let services = ServiceTables::open(directory)?;
+    set(&services, tick, &configured)?;
+    let connections = ConnectionTables::open(directory, &services, tick, now())?;
+    let routes = Routes::open(directory)?;
+    let interfaces = Interfaces::open(directory, pins, routes.clone(), instance)?;
+    let redirects = match Redirects::start(&mut loaded.ebpf, interfaces.redirect_map()?) {
         Ok(redirects) => Some(redirects),
         Err(error) => {
             notes.push(format!(
@@ -611,50 +383,23 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
             None
         }
     };
-    let seed = random()?;
-    let timeouts = tick.timeouts(&configured.timeouts);
-    settings
-        .update(|value| {
-            value.timeouts = timeouts;
-            value.max_connections = u64::from(configured.max_connections);
-            // Half-open records that were taken up lie where the old one put them.
-            if value.seed == 0 {
-                value.seed = seed;
-            }
-        })
-        .context("cannot write the settings")?;
-    let tables = apply::observe(&maps, &settings, &ways)?;
-    let host_addresses = HostAddresses::open(&maps)?;
-    let watch = Watch::start(ways.clone(), host_addresses.clone(), now())?;
+    let host_addresses = HostAddresses::open(directory)?;
+    let watch = Watch::start(routes.clone(), host_addresses.clone(), now())?;
+    // What changed before nobody has heard of.
+    routes.raise_all();
     let mut dataplane = KernelDataplane {
-        pins,
         ebpf: loaded.ebpf,
-        maps: Arc::new(maps),
-        settings,
-        ways,
-        tables: Some(tables),
         configured: configured.clone(),
-        attached: Vec::new(),
-        fallback: Fallback::default(),
-        is_opened: true,
-        problems: Vec::new(),
-        links_changed: false,
-        carriers: BTreeMap::new(),
-        addresses_changed: false,
-        tick,
-        expiry: None,
-        grace: None,
-        census: None,
-        rests_until: now(),
-        netlink,
-        keeper: Keeper::open(instance.as_deref())?,
-        neighbours: Rounds::begin(now()),
-        obstacles: Arc::default(),
-        watch,
+        interfaces,
+        neighbours: Neighbours::open(instance)?,
+        services,
+        connections,
         host_addresses,
-        networks: Networks::default(),
-        host: Host::new(instance.as_deref())?,
-        host_due: now(),
+        addresses_changed: true,
+        routes,
+        tick,
+        netlink,
+        watch,
         redirects,
         notes,
         _packet_log: packet_log,
@@ -662,55 +407,16 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
     // After the watch began, and before a packet comes.
     dataplane.follow_addresses()?;
     if loaded.fresh {
-        dataplane.reconcile(&services)?;
+        dataplane.reconcile(&wanted)?;
     }
     dataplane.attach(&configured, NativeTry::No)?;
     if loaded.fresh {
-        dataplane.pins.adopt_staged()?;
+        dataplane.interfaces.adopt_staged()?;
     } else {
-        // So that nobody waits for that later.
-        dataplane.census = Some(dataplane.count_connections()?);
+        dataplane.connections.count_now();
     }
-    dataplane.pins.remove_other_layouts()?;
+    dataplane.interfaces.remove_other_layouts()?;
     Ok(dataplane)
-}
-
-/// Takes the data plane of an instance down: links, maps, and what was changed on the host. Whether there was anything.
-///
-/// # Errors
-/// It runs in another network namespace, a pin could not be removed, or a setting of the host not put back.
-pub fn detach(instance: Option<&str>) -> Result<bool, Error> {
-    let down = || -> anyhow::Result<bool> {
-        let pins = Pins::of(instance)?;
-        let host = Host::new(instance)?;
-        if pins.is_empty()? && !host.is_changed() {
-            return Ok(false);
-        }
-        if let Some(namespace) = host.elsewhere() {
-            bail!(
-                "this data plane runs in another network namespace, whose settings are to be put back: run this with \
-                 `nsenter --net={}` before it",
-                namespace.display()
-            );
-        }
-        take_down(&pins, instance)?;
-        Ok(true)
-    };
-    down().map_err(Error::from)
-}
-
-fn take_down(pins: &Pins, instance: Option<&str>) -> anyhow::Result<()> {
-    pins.remove_all()?;
-    Keeper::open(instance)?.give_back(&mut Netlink::open()?)?;
-    Host::new(instance)?.put_back()
-}
-
-fn random() -> anyhow::Result<u64> {
-    let mut bytes = [0_u8; 8];
-    // SAFETY: the buffer is as long as said.
-    let count = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    ensure!(count == 8, "the kernel gives no random numbers");
-    Ok(u64::from_ne_bytes(bytes))
 }
 
 impl Dataplane for KernelDataplane {
@@ -723,23 +429,29 @@ impl Dataplane for KernelDataplane {
     }
 
     fn purge(&mut self, service: &ServiceKey, real: SocketAddr) -> Result<u64, Error> {
-        Ok(self.delete_connections(service, real)?)
+        Ok(self.connections.purge(service, real))
     }
 
     fn snapshot(&mut self) -> Result<Snapshot, Error> {
-        Ok(self.read_counters()?)
+        Ok(self.services.snapshot(&self.connections.count())?)
     }
 
-    fn connections(&mut self, filter: ConnectionFilter) -> Result<Reading<Vec<Connection>>, Error> {
-        Ok(self.list_connections(filter)?)
+    fn connections(&mut self, filter: ConnectionFilter) -> Result<Listing, Error> {
+        let jiffies = self.jiffies()?;
+        let settings = self.services.settings();
+        Ok(self.connections.list(filter, jiffies, &settings))
     }
 
     fn status(&mut self) -> Result<DataplaneStatus, Error> {
         Ok(self.read_status()?)
     }
 
+    fn refused(&mut self) -> Result<u64, Error> {
+        Ok(self.services.discarded(Discard::TableFull)?)
+    }
+
     fn zero(&mut self, service: Option<&ServiceKey>) -> Result<(), Error> {
-        Ok(self.reset_counters(service)?)
+        Ok(Self::zero(self, service)?)
     }
 
     fn local_addresses(&mut self) -> Result<LocalAddresses, Error> {
@@ -756,7 +468,7 @@ impl Dataplane for KernelDataplane {
     }
 
     fn next_tend(&self) -> Duration {
-        if self.expiry.is_some() || self.grace.is_some() {
+        if self.connections.is_busy() {
             BETWEEN_SLICES
         } else {
             let round = self.neighbours.due().saturating_duration_since(now());

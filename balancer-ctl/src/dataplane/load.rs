@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow, bail, ensure};
 use aya::{
     Ebpf, EbpfLoader,
+    maps::ProgramArray,
     programs::{Program, ProgramError, Xdp},
 };
 use aya_obj::Object;
+use balancer_common::{ABI_VERSION, flow_hash::buckets_for};
 
 use super::{
     kernel_age,
@@ -53,26 +55,12 @@ pub fn check_prerequisites() -> anyhow::Result<()> {
 }
 
 /// Sizes of the maps that follow the configuration.
-///
-/// # Errors
-/// They do not fit a map.
-pub fn sizes(settings: &DataplaneSettings) -> anyhow::Result<Vec<(&'static str, u32)>> {
-    let rows = settings
-        .max_connections
-        .checked_mul(2)
-        .filter(|rows| *rows > 0 && *rows <= 1 << 30);
-    let rows = rows.with_context(|| {
-        format!(
-            "max-connections = {} is out of range: 1 to {} are possible",
-            settings.max_connections,
-            1_u32 << 29
-        )
-    })?;
-    Ok(vec![
-        ("CONNTRACK_V4", rows),
-        ("CONNTRACK_V6", rows),
+pub const fn sizes(settings: &DataplaneSettings) -> [(&'static str, u32); 3] {
+    [
+        ("CONNTRACK_V4", buckets_for(settings.max_connections)),
+        ("CONNTRACK_V6", buckets_for(settings.max_connections_ipv6)),
         ("INTERFACES", balancer_common::settings::MAX_INTERFACES),
-    ])
+    ]
 }
 
 /// Loads the object. Maps that are pinned and are as wanted are taken up; in the place of others new ones are staged, and that
@@ -88,9 +76,19 @@ pub fn load(
     let mut notes = Vec::new();
     let object = Object::parse(OBJECT)
         .map_err(|error| anyhow!("the embedded packet program cannot be read: {error}"))?;
-    let sizes = sizes(settings)?;
+    let sizes = sizes(settings);
     let fresh = match pins.compare(&object, &sizes)? {
-        None => true,
+        None => {
+            let others = pins.other_layouts()?;
+            if !others.is_empty() {
+                notes.push(format!(
+                    "another version of balancerd left its maps here (layout {}, and this one's is v{ABI_VERSION}): its program went on \
+                     forwarding until this version's took the interfaces over, and the connections of that time are reset",
+                    others.join(", ")
+                ));
+            }
+            true
+        }
         Some(differences) if differences.is_empty() => false,
         Some(differences) => {
             notes.push(format!(
@@ -124,9 +122,8 @@ pub fn load(
     let mut ebpf = loader
         .load(OBJECT)
         .context("cannot load the packet program's maps")?;
-    for name in ["balancer", "clock"] {
-        load_program(&mut ebpf, name)?;
-    }
+    load_programs(&mut ebpf)?;
+    load_program(&mut ebpf, "clock")?;
     proof::prove(level)?;
     Ok(Loaded {
         ebpf,
@@ -136,11 +133,28 @@ pub fn load(
     })
 }
 
-/// Loads one program of an object.
+/// Loads the programs that packets go through, and puts the second where the first finds it. What runs on the same map
+/// finds it there, too.
 ///
 /// # Errors
-/// The kernel refused it; with the verifier's whole log.
-pub fn load_program(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<()> {
+/// The kernel refused one of them; with the verifier's whole log.
+pub fn load_programs(ebpf: &mut Ebpf) -> anyhow::Result<()> {
+    for name in ["balancer", "open_connection"] {
+        load_program(ebpf, name)?;
+    }
+    let mut put = || -> anyhow::Result<()> {
+        let open = program(ebpf, "open_connection")?.fd()?.try_clone()?;
+        let programs = ebpf
+            .map_mut("PROGRAMS")
+            .context("the object has no such map")?;
+        let mut programs = ProgramArray::try_from(programs)?;
+        Ok(programs.set(0, &open, 0)?)
+    };
+    put().context("cannot write PROGRAMS")
+}
+
+/// Loads one program of an object.
+fn load_program(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<()> {
     program_mut(ebpf, name)?
         .load()
         .map_err(|error| explain(name, error))

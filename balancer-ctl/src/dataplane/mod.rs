@@ -3,33 +3,40 @@
 
 mod apply;
 mod attach;
-mod census;
 mod choice;
 mod clock;
+mod connections;
+mod conntrack;
+mod detach;
 mod device;
-mod expiry;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 mod grace;
 mod host_addresses;
+mod interfaces;
 pub mod kernel;
 pub mod kernel_age;
+mod known;
+mod list;
 mod load;
+mod map;
 mod maps;
+mod memory;
+mod neighbours;
 mod packet_log;
 mod pins;
 mod placement;
 pub mod proof;
-mod reach;
-mod reading;
 mod redirects;
+mod routes;
+mod services;
 mod settings;
 mod supervision;
 mod survey;
+mod sweep;
 mod syscall;
 mod table;
 mod watch;
-mod ways;
 
 use std::{
     collections::BTreeMap,
@@ -40,6 +47,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use self::list::Listing;
 use crate::{
     model::{DataplaneSettings, ForwardMethod, NoReal, Scheduler, ServiceKey, VirtualService},
     netlink::local::LocalAddresses,
@@ -88,7 +96,7 @@ pub struct Snapshot {
 }
 
 /// A connection as `balancer-ctl connections` shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connection {
     /// VIP, port and protocol as the client's packets have them.
     pub virtual_address: ServiceKey,
@@ -98,7 +106,7 @@ pub struct Connection {
     pub real: SocketAddr,
     /// State.
     pub state: balancer_common::tcp::State,
-    /// Time until it is deleted if nothing more is seen.
+    /// Time until it ends if nothing more is seen.
     pub expires_in: Duration,
 }
 
@@ -128,15 +136,33 @@ pub struct AttachedInterface {
     pub program_id: u32,
 }
 
+/// An address family; the number is its place where both have one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4 = 0,
+    /// IPv6.
+    V6 = 1,
+}
+
+/// A connection table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TableStatus {
+    /// Connections in it, in whatever state.
+    pub connections: u64,
+    /// As many as it is sized for. Some more find a place.
+    pub max_connections: u64,
+    /// Its size in memory, full or empty.
+    pub bytes: u64,
+}
+
 /// The data plane's own state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DataplaneStatus {
     /// Interfaces.
     pub interfaces: Vec<AttachedInterface>,
-    /// Connections in the table (established, closing, UDP), both families.
-    pub connections: u64,
-    /// Most connections.
-    pub max_connections: u64,
+    /// The connection tables: IPv4's, IPv6's.
+    pub tables: [TableStatus; 2],
     /// Packets that left early, by reason, in the order of [`balancer_common::verdict::Discard::ALL`].
     pub discards: Vec<(balancer_common::verdict::Discard, u64)>,
     /// Redirects that the kernel gave up since the daemon runs.
@@ -146,9 +172,6 @@ pub struct DataplaneStatus {
     /// Why packets to a real server cannot leave, by its address; a sentence without its beginning.
     pub obstacles: Arc<BTreeMap<IpAddr, String>>,
 }
-
-/// What takes longer than the data plane's owner may wait: called on a thread that may, whatever becomes of the data plane.
-pub type Reading<T> = Box<dyn FnOnce() -> Result<T, Error> + Send>;
 
 /// What went wrong in the data plane: a sentence for the operator.
 #[derive(Debug, thiserror::Error)]
@@ -204,6 +227,41 @@ pub enum Connections {
     Reset,
 }
 
+impl DataplaneStatus {
+    /// Connections of both families.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.tables.iter().map(|table| table.connections).sum()
+    }
+
+    /// How full the tables are, in words.
+    #[must_use]
+    pub fn fullness(&self) -> String {
+        let [v4, v6] = self.tables.map(|table| {
+            let TableStatus {
+                connections,
+                max_connections,
+                bytes: _,
+            } = table;
+            format!("{connections} of {max_connections}")
+        });
+        format!("{v4} IPv4 connections, {v6} IPv6 connections")
+    }
+
+    /// Whether a table holds as many connections as it is sized for.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let mut tables = self.tables.iter();
+        tables.any(|table| table.connections >= table.max_connections)
+    }
+
+    /// As many as the tables of both families are sized for.
+    #[must_use]
+    pub fn max_connections(&self) -> u64 {
+        self.tables.iter().map(|table| table.max_connections).sum()
+    }
+}
+
 impl From<&VirtualService> for Service {
     /// The service while all its real servers are up and ready.
     fn from(service: &VirtualService) -> Self {
@@ -235,8 +293,8 @@ pub trait Dataplane: Send {
     /// Nothing was changed when a table is too small (the sentence says which and its size).
     fn reconcile(&mut self, services: &[Service]) -> Result<(), Error>;
 
-    /// Applies settings that may change while packets flow: timeouts and the list of interfaces. A changed
-    /// `max_connections` is refused with a sentence that says that it needs a restart with `--detach`.
+    /// Applies settings that may change while packets flow. A changed size of a connection table is refused, with a sentence
+    /// that says what it takes.
     ///
     /// # Errors
     /// An interface is missing or carries another program's XDP: nothing was changed.
@@ -248,7 +306,7 @@ pub trait Dataplane: Send {
     /// The kernel refused a map call.
     fn purge(&mut self, service: &ServiceKey, real: SocketAddr) -> Result<u64, Error>;
 
-    /// Reads counters and counts connections. In a large table connections are those that the last walk of `tend` has
+    /// Reads counters and counts connections. In a large table connections are those that the last pass of `tend` has
     /// counted, some seconds ago.
     ///
     /// # Errors
@@ -259,7 +317,13 @@ pub trait Dataplane: Send {
     ///
     /// # Errors
     /// The kernel refused a map call.
-    fn connections(&mut self, filter: ConnectionFilter) -> Result<Reading<Vec<Connection>>, Error>;
+    fn connections(&mut self, filter: ConnectionFilter) -> Result<Listing, Error>;
+
+    /// How many packets were dropped because a connection table was full.
+    ///
+    /// # Errors
+    /// The kernel refused a map call.
+    fn refused(&mut self) -> Result<u64, Error>;
 
     /// Reads the data plane's own state.
     ///
@@ -283,7 +347,7 @@ pub trait Dataplane: Send {
     /// Changes in `tend` only.
     fn unwatched(&self) -> Option<&str>;
 
-    /// Does a slice, of some milliseconds, of what is due now: expires connections, frees ids, refreshes neighbours. Called
+    /// Does a slice, of some milliseconds, of what is due now: ends idle connections, frees ids, refreshes neighbours. Called
     /// again after what [`Dataplane::next_tend`] says.
     ///
     /// # Errors

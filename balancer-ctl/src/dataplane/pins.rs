@@ -26,9 +26,9 @@ use nix::{
 use super::syscall::{self, LinkInfo, MapShape};
 
 /// Maps that are pinned; all that the packet program has but its log and its constants.
-pub const MAPS: [&str; 18] = [
+pub const MAPS: [&str; 22] = [
     "SETTINGS",
-    "USAGE",
+    "PROGRAMS",
     "INTERFACES",
     "DEVICES",
     "SERVICES_V4",
@@ -37,11 +37,15 @@ pub const MAPS: [&str; 18] = [
     "HOST_ADDRESSES",
     "HOST_FILTER",
     "REALS",
+    "REAL_PORTS_V4",
+    "REAL_PORTS_V6",
     "RINGS",
     "TURNS",
     "CONNTRACK_V4",
     "CONNTRACK_V6",
-    "HALF_OPEN",
+    "LOCKS",
+    "NEXT_HOPS",
+    "ROUTE_VERSIONS",
     "REAL_STATS",
     "SERVICE_STATS",
     "DISCARDS",
@@ -221,6 +225,18 @@ impl Pins {
             })?;
         }
         self.remove_staged()
+    }
+
+    /// Names of other layouts that have something pinned: what another version of this program has left.
+    pub fn other_layouts(&self) -> anyhow::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for directory in self.layouts()? {
+            if directory != self.directory && !entries(&directory)?.is_empty() {
+                let name = directory.file_name().unwrap_or_default();
+                names.push(name.to_string_lossy().into_owned());
+            }
+        }
+        Ok(names)
     }
 
     /// Removes the directories of other layouts; their links must be gone.
@@ -408,10 +424,10 @@ mod tests {
     #[test]
     fn an_instance_has_a_directory_of_its_own() {
         let path = |instance| Pins::of(instance).map(|pins| pins.directory().to_path_buf());
-        assert_eq!(path(None).unwrap(), Path::new("/sys/fs/bpf/balancer/v3"));
+        assert_eq!(path(None).unwrap(), Path::new("/sys/fs/bpf/balancer/v4"));
         assert_eq!(
             path(Some("left-2")).unwrap(),
-            Path::new("/sys/fs/bpf/balancer/left-2/v3")
+            Path::new("/sys/fs/bpf/balancer/left-2/v4")
         );
         for name in ["", "a/b", "..", "v1", "a.b", "a b"] {
             let error = path(Some(name)).unwrap_err().to_string();

@@ -6,7 +6,11 @@
 
 mod frame;
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    fs,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    net::{IpAddr, SocketAddr},
+};
 
 use anyhow::{Context, anyhow, bail, ensure};
 use aya::{
@@ -16,7 +20,9 @@ use aya::{
 use balancer_common::{
     addr::{Addr, Address, TCP, UDP},
     address_filter::bit_of,
-    conntrack::{ConntrackEntry, Egress, FlowKey, Timeouts},
+    conntrack::{Bucket, TimeoutSettings, Timeouts},
+    flow_hash::Seed,
+    next_hop::{NextHop, NextHopRef, RouteVersions, place, slot},
     real_server::{RealServer, state},
     scheduler::Ring,
     service::{REJECT, Service, ServiceKey},
@@ -26,7 +32,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use self::frame::{Content, Frame, NEIGHBOUR, NEXT_HOP, OURS, segment};
 use super::load;
-use crate::object::OBJECT;
+use crate::{object::OBJECT, paths};
 
 /// The loopback interface of a new network namespace, by which test runs enter.
 const INTERFACE: u32 = 1;
@@ -38,6 +44,9 @@ struct Parties {
     vip: IpAddr,
     real: IpAddr,
 }
+
+/// Buckets of the connection tables: room for what is tried.
+const BUCKETS: u32 = 8;
 
 const SERVICE_PORT: u16 = 80;
 const REAL_PORT: u16 = 8080;
@@ -77,12 +86,33 @@ impl Verdict {
     }
 }
 
-/// Makes the packet program run through all this; `log_level` is that of the program under proof.
+/// Makes the packet program run through all this; `log_level` is that of the program under proof. Once for a kernel's run and a
+/// program: what was proved is noted until the next boot, since the verifier's work takes most of a start.
 ///
 /// # Errors
 /// It gave a wrong answer, with a sentence that says where; or it could not be tried.
 pub fn prove(log_level: u8) -> anyhow::Result<()> {
-    prove_with(log_level, REAL_PORT)
+    let note = paths::proved();
+    let proved = proved(log_level);
+    if fs::read_to_string(&note).is_ok_and(|noted| noted == proved) {
+        return Ok(());
+    }
+    prove_with(log_level, REAL_PORT)?;
+    // Without the note it is proved again.
+    if let Some(directory) = note.parent()
+        && let Err(error) = fs::create_dir_all(directory).and_then(|()| fs::write(&note, proved))
+    {
+        tracing::debug!("cannot note that the packet program was proved: {error}");
+    }
+    Ok(())
+}
+
+/// What stands in the note: which program, with which log lines, on which run of the kernel.
+fn proved(log_level: u8) -> String {
+    let mut hasher = DefaultHasher::new();
+    OBJECT.hash(&mut hasher);
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    format!("{:016x} {log_level} {boot}", hasher.finish())
 }
 
 /// As [`prove`], with another port of the real server than is expected: what the refusal is like.
@@ -138,7 +168,7 @@ fn run(trial: &mut Trial, parties: &Parties) -> anyhow::Result<()> {
         Verdict::Drop,
         ack.translated(tcp, real),
     )?;
-    trial.give_ways_out(parties, "a handshake")?;
+    trial.give_next_hops(parties, "a handshake")?;
     let data = Frame::new(tcp, vip, segment(false, true, 1001, 9001), b"question");
     trial.expect(
         "a client's data",
@@ -162,7 +192,7 @@ fn run(trial: &mut Trial, parties: &Parties) -> anyhow::Result<()> {
         Verdict::Drop,
         query.translated(udp, real),
     )?;
-    trial.give_ways_out(parties, "a datagram")?;
+    trial.give_next_hops(parties, "a datagram")?;
     let reply = Frame::new(real, udp, Content::Datagram, b"reply");
     trial.expect(
         "a real server's datagram",
@@ -192,48 +222,57 @@ fn run(trial: &mut Trial, parties: &Parties) -> anyhow::Result<()> {
 /// The program under trial, with maps of its own.
 struct Trial {
     ebpf: Ebpf,
-    /// Rows that have been looked at.
-    rows: [usize; 2],
+    /// By family, how many entries there were when they were last looked at.
+    entries: [usize; 2],
 }
 
 impl Trial {
     fn begin(log_level: u8, real_port: u16) -> anyhow::Result<Self> {
         let mut loader = EbpfLoader::new();
         loader
-            .map_max_entries("CONNTRACK_V4", 16)
-            .map_max_entries("CONNTRACK_V6", 16)
+            .map_max_entries("CONNTRACK_V4", BUCKETS)
+            .map_max_entries("CONNTRACK_V6", BUCKETS)
             // As large as in earnest: the verifier knows the bounds of arrays.
             .map_max_entries("INTERFACES", MAX_INTERFACES)
             .override_global(aya_log::LEVEL, &log_level, false);
         let mut ebpf = loader
             .load(OBJECT)
             .context("cannot load the packet program's maps")?;
-        load::load_program(&mut ebpf, "balancer")?;
-        let mut trial = Self { ebpf, rows: [0; 2] };
+        load::load_programs(&mut ebpf)?;
+        let mut trial = Self {
+            ebpf,
+            entries: [0; 2],
+        };
         trial.fill(real_port)?;
         Ok(trial)
     }
 
     fn fill(&mut self, real_port: u16) -> anyhow::Result<()> {
         const LONG: u32 = 1 << 24;
-        let timeouts = Timeouts {
+        let timeouts = Timeouts::new(&TimeoutSettings {
             established: LONG,
             closing: LONG,
             udp: LONG,
             udp_unreplied: LONG,
             half_open: LONG,
-        };
+        });
         let settings = Settings {
             timeouts,
-            max_connections: 16,
-            seed: 1,
+            buckets: [BUCKETS; 2],
+            seed: Seed {
+                ports: [1, 2],
+                addresses: [3, 4, 5, 6, 7, 8, 9, 10],
+            },
             ..Settings::default()
         };
         self.set("SETTINGS", 0, settings)?;
-        self.set("INTERFACES", INTERFACE, Interface::new(OURS, 1, INTERFACE))?;
+        self.set("INTERFACES", INTERFACE, Interface::new(OURS, INTERFACE))?;
         for (id, parties) in (0..).zip(parties()) {
+            let [address, vip] = [parties.real, parties.vip].map(Addr::from);
             let real = RealServer {
-                address: Addr::from(parties.real),
+                address,
+                vip,
+                delta: RealServer::between(&vip, &address),
                 port: real_port.to_be(),
                 state: state::TAKES_NEW,
                 service: id,
@@ -255,35 +294,38 @@ impl Trial {
                 self.set("ADDRESSES", bit.word, word | bit.mask)?;
             }
             for protocol in [TCP, UDP] {
-                let address = Addr::from(parties.vip);
-                if address.is_v4() {
-                    self.serve::<u32>("SERVICES_V4", address, protocol, service)?;
+                if vip.is_v4() {
+                    self.serve::<u32>("SERVICES_V4", vip, SERVICE_PORT, protocol, service)?;
+                    self.serve::<u32>("REAL_PORTS_V4", address, real_port, protocol, 1_u32)?;
                 } else {
-                    self.serve::<[u32; 4]>("SERVICES_V6", address, protocol, service)?;
+                    self.serve::<[u32; 4]>("SERVICES_V6", vip, SERVICE_PORT, protocol, service)?;
+                    self.serve::<[u32; 4]>("REAL_PORTS_V6", address, real_port, protocol, 1_u32)?;
                 }
             }
         }
         Ok(())
     }
 
+    /// Writes what stands at an address, port and protocol.
     fn serve<A: Address>(
         &mut self,
         map: &str,
-        vip: Addr,
+        address: Addr,
+        port: u16,
         protocol: u8,
-        service: Service,
+        value: impl Pod,
     ) -> anyhow::Result<()>
     where
         ServiceKey<A>: Pod,
     {
         let key = ServiceKey {
-            address: A::narrow(vip),
-            port: SERVICE_PORT.to_be(),
+            address: A::narrow(address),
+            port: port.to_be(),
             protocol: protocol.into(),
         };
         let map = self.ebpf.map_mut(map).context("a map is missing")?;
         HashMap::try_from(map)?
-            .insert(key, service, 0)
+            .insert(key, value, 0)
             .context("cannot write a service")
     }
 
@@ -326,44 +368,63 @@ impl Trial {
         Ok(())
     }
 
-    /// Gives the connection that was made since the last call its way out, as a route look-up would.
-    fn give_ways_out(&mut self, parties: &Parties, what: &str) -> anyhow::Result<()> {
+    /// Gives the connection that was made since the last call its next hop, as a look into the routes would.
+    fn give_next_hops(&mut self, parties: &Parties, what: &str) -> anyhow::Result<()> {
         if parties.vip.is_ipv4() {
-            self.give::<u32>("CONNTRACK_V4", 0, what)
+            self.give::<u32>("CONNTRACK_V4", 0, parties, what)
         } else {
-            self.give::<[u32; 4]>("CONNTRACK_V6", 1, what)
+            self.give::<[u32; 4]>("CONNTRACK_V6", 1, parties, what)
         }
     }
 
-    fn give<A: Address>(&mut self, map: &str, family: usize, what: &str) -> anyhow::Result<()>
+    fn give<A: Address>(
+        &mut self,
+        map: &str,
+        family: usize,
+        parties: &Parties,
+        what: &str,
+    ) -> anyhow::Result<()>
     where
-        FlowKey<A>: Pod,
-        ConntrackEntry<A>: Pod,
+        Bucket<A>: Pod,
     {
-        let map = self.ebpf.map_mut(map).context("a map is missing")?;
-        let mut table: HashMap<_, FlowKey<A>, ConntrackEntry<A>> = HashMap::try_from(map)?;
-        let rows = table
-            .iter()
-            .collect::<Result<Vec<_>, _>>()
-            .context("cannot read the connections")?;
-        let before = std::mem::replace(&mut self.rows[family], rows.len());
+        const VERSION: u32 = 2;
+        let mut entries = 0;
+        for index in 0..BUCKETS {
+            let mut bucket: Bucket<A> = self.array(map)?.get(&index, 0)?;
+            for entry in &mut bucket.entries {
+                if !entry.word.is_used() {
+                    continue;
+                }
+                entries += 1;
+                let goes_to = if entry.word.is_original() {
+                    Addr::from(parties.real)
+                } else {
+                    entry.destination.widen()
+                };
+                let row = place(&goes_to, INTERFACE);
+                let hop = NextHop {
+                    version: VERSION,
+                    ifindex: INTERFACE,
+                    macs: NextHop::join_macs(NEXT_HOP, OURS),
+                    mtu: 1500,
+                    address: goes_to,
+                    ..NextHop::default()
+                };
+                self.set("NEXT_HOPS", row, hop)?;
+                let versions: RouteVersions = self.array("ROUTE_VERSIONS")?.get(&0, 0)?;
+                let routes = versions.of[slot(&goes_to)];
+                entry.next_hop = NextHopRef::new(row, routes, VERSION, entry.word.serial());
+            }
+            self.set(map, index, bucket)?;
+        }
+        let before = std::mem::replace(&mut self.entries[family], entries);
         ensure!(
-            rows.len() == before + 2,
+            entries == before + 2,
             refusal(&format!(
-                "{what} has made {} rows of a connection instead of 2",
-                rows.len() - before.min(rows.len())
+                "{what} has made {} entries of a connection instead of 2",
+                entries - before.min(entries)
             ))
         );
-        for (key, mut row) in rows {
-            row.egress = Egress {
-                ifindex: INTERFACE,
-                generation: 1,
-                macs: Egress::join_macs(NEXT_HOP, OURS),
-                mtu: 1500,
-                zero: 0,
-            };
-            table.insert(key, row, 0).context("cannot write a row")?;
-        }
         Ok(())
     }
 }
@@ -403,7 +464,7 @@ fn verdict_name(number: u32) -> String {
 
 /// Why the program is not attached.
 fn refusal(fault: &str) -> String {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     format!(
         "this kernel's verifier ({}) has made another program of the packet program: in a trial run {fault}. It is not attached, since \
          connections would fail in silence; run another kernel, and please report this one",

@@ -1,26 +1,30 @@
 //! The one value of `SETTINGS`.
 
-use std::{cell::Cell, io};
+use std::{cell::Cell, io, path::Path};
+
+use anyhow::Context;
 
 use balancer_common::settings::Settings;
 
-use super::table::Table;
+use super::map::Map;
 
 /// The settings as they stand in the map. The data plane's owner alone writes them.
 #[derive(Debug)]
 pub struct SettingsRow {
-    table: Table<u32, Settings>,
+    map: Map<u32, Settings>,
     value: Cell<Settings>,
 }
 
 impl SettingsRow {
-    /// Reads the map's value.
+    /// Reads the value of the map pinned in `directory`.
     ///
     /// # Errors
-    /// The kernel refused.
-    pub fn open(table: Table<u32, Settings>) -> io::Result<Self> {
-        let value = Cell::new(table.get(&0)?.unwrap_or_default());
-        Ok(Self { table, value })
+    /// The map is not there, or the kernel refused.
+    pub fn open(directory: &Path) -> anyhow::Result<Self> {
+        let map = Map::open(directory, "SETTINGS")?;
+        let value = map.get(&0).context("cannot read the settings")?;
+        let value = Cell::new(value.unwrap_or_default());
+        Ok(Self { map, value })
     }
 
     /// The present value.
@@ -36,7 +40,7 @@ impl SettingsRow {
         let mut value = self.value.get();
         change(&mut value);
         if value != self.value.get() {
-            self.table.set(&0, &value)?;
+            self.map.set(&0, &value)?;
             self.value.set(value);
         }
         Ok(())

@@ -1,301 +1,321 @@
-//! Typed access to a map by its pin, one entry at a time or in batches.
+//! One family's connection table as memory: entries are read, found and given back without a system call, while the
+//! packet program does the same. The rules are those of [`balancer_common::conntrack`]; the daemon holds no lock and changes
+//! nothing but words, by compare-exchange.
 
 use std::{
-    io,
     marker::PhantomData,
-    mem::size_of,
-    os::fd::{AsFd, OwnedFd},
-    path::Path,
+    mem::{MaybeUninit, offset_of, size_of},
+    ops::Range,
+    sync::atomic::{AtomicU16, AtomicU32, Ordering, fence},
 };
 
-use anyhow::{Context, ensure};
 use aya::Pod;
+use balancer_common::{
+    addr::Address,
+    conntrack::{Bucket, ConntrackEntry, FlowKey, Ports, WAYS, Word},
+    flow_hash::{Seed, buckets_of},
+};
 
-use super::syscall::{self, Cursor, MapShape};
+use super::memory::Memory;
 
-/// A map of keys `K` and values `V`.
+/// The connection table of one address family.
 #[derive(Debug)]
-pub struct Table<K, V> {
-    fd: OwnedFd,
-    shape: MapShape,
-    types: PhantomData<fn() -> (K, V)>,
+pub struct Table<A: Address>
+where
+    Bucket<A>: Pod,
+{
+    buckets: Memory<Bucket<A>>,
+    seed: Seed,
 }
 
-impl<K: Pod, V: Pod> Table<K, V> {
-    /// Opens the map pinned at `directory/name`.
-    ///
-    /// # Errors
-    /// It is not there, or keys or values are not of these types' sizes.
-    pub fn open(directory: &Path, name: &str) -> anyhow::Result<Self> {
-        let (fd, shape) = open(directory, name)?;
-        ensure!(
-            shape.key as usize == size_of::<K>() && shape.value as usize == size_of::<V>(),
-            "the map {name} has keys of {} and values of {} bytes, not {} and {}: the embedded object and this program \
-             do not fit together",
-            shape.key,
-            shape.value,
-            size_of::<K>(),
-            size_of::<V>(),
-        );
-        Ok(Self {
-            fd,
-            shape,
-            types: PhantomData,
+/// A place for an entry.
+#[derive(Debug)]
+pub struct Place<'a, A: Address> {
+    entry: *mut ConntrackEntry<A>,
+    table: PhantomData<&'a ()>,
+}
+
+impl<A: Address> Clone for Place<'_, A> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<A: Address> Copy for Place<'_, A> {}
+
+/// An entry as it was read, all of it one entry's.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<'a, A: Address> {
+    /// Where it stands.
+    pub place: Place<'a, A>,
+    /// What stands there.
+    pub entry: ConntrackEntry<A>,
+}
+
+impl<A: Address> Table<A>
+where
+    Bucket<A>: Pod,
+{
+    /// A table in which entries lie where `seed` puts them.
+    pub const fn new(buckets: Memory<Bucket<A>>, seed: Seed) -> Self {
+        Self { buckets, seed }
+    }
+
+    /// Number of buckets.
+    pub const fn buckets(&self) -> usize {
+        self.buckets.count()
+    }
+
+    /// Their size in bytes.
+    pub const fn bytes(&self) -> u64 {
+        self.buckets.bytes()
+    }
+
+    /// The places of these buckets; of those that there are.
+    pub fn places(&self, buckets: Range<usize>) -> impl Iterator<Item = Place<'_, A>> {
+        buckets
+            .map_while(|index| self.buckets.value(index))
+            .flat_map(|bucket| {
+                // SAFETY: the bucket is within the mapping, and so are its entries.
+                let first = unsafe { &raw mut (*bucket).entries }.cast::<ConntrackEntry<A>>();
+                (0..WAYS).map(move |way| Place {
+                    // SAFETY: as above.
+                    entry: unsafe { first.add(way) },
+                    table: PhantomData,
+                })
+            })
+    }
+
+    /// The places where a flow's entry may be.
+    pub fn places_of(&self, key: &FlowKey<A>) -> impl Iterator<Item = Place<'_, A>> + use<'_, A> {
+        let buckets = u32::try_from(self.buckets()).unwrap_or(u32::MAX);
+        let buckets = buckets_of(key, &self.seed, buckets);
+        [buckets.first, buckets.second]
+            .into_iter()
+            .flat_map(|bucket| self.places(bucket as usize..bucket as usize + 1))
+    }
+
+    /// The other entry of a connection, whose server (the real server of an original entry, the VIP of a reply's) is
+    /// `server`.
+    pub fn other(&self, one: &Found<'_, A>, server: A) -> Option<Found<'_, A>> {
+        let word = one.entry.word;
+        let key = one.entry.other_key(server, word);
+        // Twice: an entry that goes from its second bucket to its first between two looks is missed once.
+        (0..2).find_map(|_| {
+            self.places_of(&key).find_map(|place| {
+                let found = place.read_if(|place| place.ports() == key.ports)?;
+                let other = found.entry.word;
+                let is_other = other.is_original() != word.is_original()
+                    && found.entry.real == one.entry.real
+                    && found.entry.key(other) == key;
+                is_other.then_some(found)
+            })
         })
     }
+}
 
-    /// The kernel's id of the map.
-    pub fn id(&self) -> io::Result<u32> {
-        syscall::map_id(self.fd.as_fd())
+impl<'a, A: Address> Place<'a, A> {
+    fn atomic(&self, offset: usize) -> &'a AtomicU32 {
+        debug_assert!(offset.is_multiple_of(4) && offset + 4 <= size_of::<ConntrackEntry<A>>());
+        // SAFETY: the offset is that of an aligned word of the entry, which lies within the table's mapping; everybody
+        // changes it as a whole.
+        unsafe { AtomicU32::from_ptr(self.entry.cast::<u32>().byte_add(offset)) }
     }
 
-    /// Capacity in entries.
-    pub const fn capacity(&self) -> u32 {
-        self.shape.entries
+    /// The entry's word. What is read after it is no older.
+    pub fn word(&self) -> Word {
+        let word = self.atomic(offset_of!(ConntrackEntry<A>, word));
+        Word(word.load(Ordering::Acquire))
     }
 
-    /// Another descriptor of the same map.
-    pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self {
-            fd: self.fd.try_clone()?,
-            shape: self.shape,
-            types: PhantomData,
-        })
+    /// When the entry's last packet came, whoever's the entry is now.
+    pub fn last_seen(&self) -> u32 {
+        self.atomic(offset_of!(ConntrackEntry<A>, last_seen))
+            .load(Ordering::Relaxed)
     }
 
-    /// Reads one value.
-    pub fn get(&self, key: &K) -> io::Result<Option<V>> {
-        // SAFETY: `V` is plain data, for which all zero is a value.
-        let mut value: V = unsafe { std::mem::zeroed() };
-        // SAFETY: `open` has compared both sizes with the kernel's.
-        let found = unsafe {
-            syscall::lookup(
-                self.fd.as_fd(),
-                std::ptr::from_ref(key).cast(),
-                std::ptr::from_mut(&mut value).cast(),
-            )
-        }?;
-        Ok(found.then_some(value))
+    /// The entry's real id, whoever's the entry is now.
+    pub fn real(&self) -> u16 {
+        let offset = offset_of!(ConntrackEntry<A>, real);
+        // SAFETY: as for words.
+        let real = unsafe { AtomicU16::from_ptr(self.entry.cast::<u16>().byte_add(offset)) };
+        real.load(Ordering::Relaxed)
     }
 
-    /// Writes one value.
-    pub fn set(&self, key: &K, value: &V) -> io::Result<()> {
-        // SAFETY: `open` has compared both sizes with the kernel's.
-        unsafe {
-            syscall::update(
-                self.fd.as_fd(),
-                std::ptr::from_ref(key).cast(),
-                std::ptr::from_ref(value).cast(),
-            )
+    fn ports(&self) -> Ports {
+        let ports = self.atomic(offset_of!(ConntrackEntry<A>, ports));
+        Ports(ports.load(Ordering::Relaxed))
+    }
+
+    /// The entry, if there is one that packets may use, and it stays the same while it is read.
+    pub fn read(self) -> Option<Found<'a, A>> {
+        self.read_if(|_| true)
+    }
+
+    /// As [`Self::read`], if a first look says that it is worth it.
+    fn read_if(self, is_worth_it: impl FnOnce(&Self) -> bool) -> Option<Found<'a, A>> {
+        let word = self.word();
+        if !word.is_used() || !is_worth_it(&self) {
+            return None;
         }
-    }
-
-    /// Deletes one entry; whether it was there.
-    pub fn delete(&self, key: &K) -> io::Result<bool> {
-        // SAFETY: `open` has compared the key's size with the kernel's.
-        unsafe { syscall::delete(self.fd.as_fd(), std::ptr::from_ref(key).cast()) }
-    }
-
-    /// Writes many values, in order.
-    pub fn set_many(&self, entries: &[(K, V)]) -> io::Result<()> {
-        // The kernel copies one pair at a time; chunks only bound our own memory.
-        for chunk in entries.chunks(1 << 16) {
-            let keys: Vec<K> = chunk.iter().map(|(key, _)| *key).collect();
-            let values: Vec<V> = chunk.iter().map(|(_, value)| *value).collect();
-            // SAFETY: both vectors hold `chunk.len()` items of sizes that `open` has compared.
+        let mut entry = MaybeUninit::<ConntrackEntry<A>>::uninit();
+        for offset in (0..size_of::<ConntrackEntry<A>>()).step_by(4) {
+            let value = self.atomic(offset).load(Ordering::Relaxed);
+            // SAFETY: within the entry, and aligned.
             unsafe {
-                syscall::update_batch(
-                    self.fd.as_fd(),
-                    keys.as_ptr().cast(),
-                    values.as_ptr().cast(),
-                    chunk.len() as u32,
-                )
-            }?;
-        }
-        Ok(())
-    }
-
-    /// Reads `length` values of an array, from `start` on.
-    pub fn range(&self, start: u32, length: u32) -> io::Result<Vec<V>> {
-        // An array's cursor is the index of the entry before the next.
-        let mut walk = Walk::new(length.max(1));
-        walk.cursor = Cursor(start.checked_sub(1).map(|before| {
-            let mut bytes = [0; 8];
-            bytes[..4].copy_from_slice(&before.to_ne_bytes());
-            bytes
-        }));
-        let mut values = Vec::with_capacity(length as usize);
-        while values.len() < length as usize
-            && let Some(batch) = walk.next(self)?
-        {
-            values.extend(batch.map(|(_, value)| value));
-        }
-        values.truncate(length as usize);
-        Ok(values)
-    }
-
-    /// Reads all entries.
-    pub fn all(&self) -> io::Result<Vec<(K, V)>> {
-        let mut walk = Walk::new(1 << 14);
-        let mut entries = Vec::new();
-        while let Some(batch) = walk.next(self)? {
-            entries.extend(batch);
-        }
-        Ok(entries)
-    }
-}
-
-/// Opens a pinned map.
-fn open(directory: &Path, name: &str) -> anyhow::Result<(OwnedFd, MapShape)> {
-    let path = directory.join(name);
-    let fd = syscall::open_pin(&path)
-        .with_context(|| format!("cannot open the pinned map {}", path.display()))?;
-    let shape = syscall::map_shape(fd.as_fd())
-        .with_context(|| format!("cannot ask about the map {name}"))?;
-    Ok((fd, shape))
-}
-
-/// A walk through all entries of a map, in batches. Entries that come or go meanwhile may be missed; one that stays
-/// is seen exactly once.
-#[derive(Debug)]
-pub struct Walk<K, V> {
-    cursor: Cursor,
-    over: bool,
-    keys: Vec<K>,
-    values: Vec<V>,
-    room: u32,
-}
-
-impl<K: Pod, V: Pod> Walk<K, V> {
-    /// A walk that reads up to `room` entries at a time.
-    pub const fn new(room: u32) -> Self {
-        Self {
-            cursor: Cursor(None),
-            over: false,
-            keys: Vec::new(),
-            values: Vec::new(),
-            room,
-        }
-    }
-
-    /// The next entries; none when the walk is over.
-    pub fn next(
-        &mut self,
-        table: &Table<K, V>,
-    ) -> io::Result<Option<impl ExactSizeIterator<Item = (K, V)>>> {
-        if self.over {
-            return Ok(None);
-        }
-        loop {
-            let room = self.room as usize;
-            self.keys.clear();
-            self.values.clear();
-            self.keys.reserve(room);
-            self.values.reserve(room);
-            // SAFETY: both vectors have room for as many items, of sizes that `Table::open` has compared.
-            let result = unsafe {
-                syscall::lookup_batch(
-                    table.fd.as_fd(),
-                    &mut self.cursor,
-                    self.keys.as_mut_ptr().cast(),
-                    self.values.as_mut_ptr().cast(),
-                    self.room,
-                )
+                entry
+                    .as_mut_ptr()
+                    .cast::<u32>()
+                    .byte_add(offset)
+                    .write(value)
             };
-            match result {
-                Ok((count, over)) => {
-                    let count = (count as usize).min(room);
-                    // SAFETY: the kernel has written this many of each; they are plain data.
-                    unsafe {
-                        self.keys.set_len(count);
-                        self.values.set_len(count);
-                    }
-                    self.over = over;
-                    return Ok(Some(
-                        self.keys.iter().copied().zip(self.values.iter().copied()),
-                    ));
-                }
-                // One hash bucket holds more than the buffer.
-                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && self.room < 1 << 20 => {
-                    self.room *= 2
-                }
-                Err(error) => return Err(error),
+        }
+        fence(Ordering::Acquire);
+        if !self.word().is_same_entry(word) {
+            return None;
+        }
+        // SAFETY: every word was written, and every bit pattern is an entry.
+        let mut entry = unsafe { entry.assume_init() };
+        entry.word = word;
+        Some(Found { place: self, entry })
+    }
+
+    /// Brings the word from `old` to `new`; whether this call did.
+    pub fn change(&self, old: Word, new: Word) -> bool {
+        self.atomic(offset_of!(ConntrackEntry<A>, word))
+            .compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+    }
+}
+
+#[cfg(test)]
+impl<A: Address> Place<'_, A> {
+    /// Writes all of an entry but its word, as the packet program does once it has taken the place.
+    pub fn write(&self, entry: &ConntrackEntry<A>) {
+        for offset in (0..size_of::<ConntrackEntry<A>>()).step_by(4) {
+            if offset != offset_of!(ConntrackEntry<A>, word) {
+                // SAFETY: within the entry, and aligned.
+                let value = unsafe { (&raw const *entry).cast::<u32>().byte_add(offset).read() };
+                self.atomic(offset).store(value, Ordering::Relaxed);
             }
         }
     }
 
-    /// Whether all entries were read.
-    pub const fn is_over(&self) -> bool {
-        self.over
+    /// As if the entry's last packet had come then.
+    pub fn set_last_seen(&self, last_seen: u32) {
+        self.atomic(offset_of!(ConntrackEntry<A>, last_seen))
+            .store(last_seen, Ordering::Relaxed);
     }
 }
 
-/// A per-CPU array with values `V`.
-#[derive(Debug)]
-pub struct PerCpuTable<V> {
-    fd: OwnedFd,
-    entries: u32,
-    cpus: usize,
-    types: PhantomData<fn() -> V>,
-}
-
-impl<V: Pod> PerCpuTable<V> {
-    /// Opens the map pinned at `directory/name`.
-    ///
-    /// # Errors
-    /// It is not there, or its values are not of this type's size.
-    pub fn open(directory: &Path, name: &str) -> anyhow::Result<Self> {
-        // The kernel rounds each CPU's value up to 8 bytes; with such types the values of all CPUs are a plain array.
-        const { assert!(size_of::<V>().is_multiple_of(8)) };
-        let (fd, shape) = open(directory, name)?;
-        ensure!(
-            shape.key == 4 && shape.value as usize == size_of::<V>(),
-            "the map {name} has keys of {} and values of {} bytes, not 4 and {}: the embedded object and this program do \
-             not fit together",
-            shape.key,
-            shape.value,
-            size_of::<V>(),
-        );
-        let cpus =
-            aya::util::nr_cpus().map_err(|(what, error)| anyhow::anyhow!("{what}: {error}"))?;
-        Ok(Self {
-            fd,
-            entries: shape.entries,
-            cpus,
-            types: PhantomData,
-        })
-    }
-
-    /// Capacity in entries.
-    pub const fn capacity(&self) -> u32 {
-        self.entries
-    }
-
-    /// Reads the values of all CPUs.
-    pub fn get(&self, index: u32) -> io::Result<Vec<V>> {
-        // SAFETY: `V` is plain data, for which all zero is a value.
-        let mut values: Vec<V> = vec![unsafe { std::mem::zeroed() }; self.cpus];
-        // SAFETY: the kernel writes one value per possible CPU; sizes were compared by `open`.
-        let found = unsafe {
-            syscall::lookup(
-                self.fd.as_fd(),
-                std::ptr::from_ref(&index).cast(),
-                values.as_mut_ptr().cast(),
-            )
-        }?;
-        Ok(if found { values } else { Vec::new() })
-    }
-
-    /// Writes the same value for all CPUs.
-    pub fn set(&self, index: u32, value: V) -> io::Result<()> {
-        let values = vec![value; self.cpus];
-        // SAFETY: the kernel reads one value per possible CPU; sizes were compared by `open`.
-        unsafe {
-            syscall::update(
-                self.fd.as_fd(),
-                std::ptr::from_ref(&index).cast(),
-                values.as_ptr().cast(),
-            )
+impl<A: Address> Found<'_, A> {
+    /// Frees the place, as long as it is this entry's, in whatever state. Whether this call did.
+    pub fn free(&self) -> bool {
+        loop {
+            let word = self.place.word();
+            if !word.is_used() || !word.is_same_entry(self.entry.word) {
+                return false;
+            }
+            if self.place.change(word, word.freed()) {
+                return true;
+            }
         }
+    }
+
+    /// The same entry as it is now; none when the place is another's or nobody's.
+    pub fn again(&self) -> Option<Self> {
+        let now = self.place.read()?;
+        now.entry.word.is_same_entry(self.entry.word).then_some(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use balancer_common::conntrack::{TAKEN, direction};
+
+    use super::*;
+
+    const SEED: Seed = Seed {
+        ports: [11, 12],
+        addresses: [21, 22, 23, 24, 25, 26, 27, 28],
+    };
+
+    fn key(client: u32) -> FlowKey<u32> {
+        FlowKey {
+            source: client,
+            destination: 9,
+            ports: Ports::new(1, 2),
+            protocol: 6,
+        }
+    }
+
+    fn put(table: &Table<u32>, key: FlowKey<u32>, direction: u8, real: u16) {
+        let place = table
+            .places_of(&key)
+            .find(|place| !place.word().is_used())
+            .unwrap();
+        let free = place.word();
+        assert!(place.change(free, free.taken()));
+        place.write(&ConntrackEntry {
+            source: key.source,
+            destination: key.destination,
+            ports: key.ports,
+            real,
+            port: 80,
+            ..ConntrackEntry::default()
+        });
+        let word = Word::new(free.taken(), 3, direction, false);
+        assert!(place.change(free.taken(), word));
+    }
+
+    #[test]
+    fn the_two_entries_of_a_connection_find_each_other() {
+        let table = Table::<u32>::new(Memory::anonymous(64).unwrap(), SEED);
+        let real = 7;
+        put(&table, key(5), direction::ORIGINAL, 3);
+        let reply = FlowKey {
+            source: real,
+            destination: 5,
+            ports: Ports::new(80, 1),
+            protocol: 6,
+        };
+        let original = table.places(0..64).find_map(Place::read).unwrap();
+        assert!(table.other(&original, real).is_none());
+        // Of another real server, or the same direction: not this connection's.
+        put(&table, reply, direction::REPLY, 4);
+        put(&table, reply, direction::ORIGINAL, 3);
+        assert!(table.other(&original, real).is_none());
+        put(&table, reply, direction::REPLY, 3);
+        let other = table.other(&original, real).unwrap();
+        assert_eq!(other.entry.key(other.entry.word), reply);
+        assert_eq!(
+            (other.entry.real, other.entry.word.direction()),
+            (3, direction::REPLY)
+        );
+    }
+
+    #[test]
+    fn an_entry_that_is_being_written_or_changes_hands_is_not_read() {
+        let table = Table::<u32>::new(Memory::anonymous(1).unwrap(), SEED);
+        put(&table, key(1), direction::ORIGINAL, 0);
+        let place = table.places(0..1).next().unwrap();
+        let found = place.read().unwrap();
+        assert_eq!(found.entry.key(found.entry.word), key(1));
+        // Another state is the same entry, another word than was read.
+        let closing = found.entry.word.with_state(6);
+        assert!(place.change(found.entry.word, closing));
+        assert!(!place.change(found.entry.word, found.entry.word.freed()));
+        assert_eq!(found.again().unwrap().entry.word, closing);
+        // Taken: nobody's until its word is written, and then another's.
+        let taken = closing.taken();
+        assert!(place.change(closing, taken));
+        assert_eq!(taken.state(), TAKEN);
+        assert!(place.read().is_none() && found.again().is_none() && !found.free());
+        let next = Word::new(taken, 3, direction::ORIGINAL, false);
+        assert!(place.change(taken, next));
+        assert!(place.read().is_some() && found.again().is_none() && !found.free());
+        let other = place.read().unwrap();
+        assert!(other.free() && !other.free());
+        assert_eq!(place.word(), next.freed());
     }
 }

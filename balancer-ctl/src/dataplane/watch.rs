@@ -1,9 +1,9 @@
-//! The thread that hears of routes, links and neighbours, and retires cached ways out at once.
+//! The thread that hears of routes, links and neighbours, and raises the versions of what has changed at once.
 //!
 //! ```text
-//!  kernel ──netlink──▶ watch thread ──generation──▶ INTERFACES
-//!                        │     ├──────addresses───▶ HOST_ADDRESSES
-//!                        │     └──────what changed──▶ flags, taken by the owner at its next tend
+//!  kernel ──netlink──▶ watch thread ──versions──▶ ROUTE_VERSIONS, NEXT_HOPS
+//!                        │     ├──────addresses──▶ HOST_ADDRESSES
+//!                        │     └──────what changed──▶ news, taken by the owner at its next tend
 //!                        └─ends─▶ the owner starts another, and meanwhile takes everything for changed now and then
 //! ```
 
@@ -11,7 +11,7 @@ use std::{
     any::Any,
     fmt, io,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
@@ -20,7 +20,7 @@ use std::{
 
 use anyhow::Context;
 
-use super::{host_addresses::HostAddresses, supervision::Supervision, ways::Ways};
+use super::{host_addresses::HostAddresses, routes::Routes, supervision::Supervision};
 use crate::netlink::{
     Netlink,
     monitor::{Monitor, News},
@@ -42,7 +42,7 @@ impl Listen for Monitor {
 }
 
 type Open = Box<dyn FnMut() -> anyhow::Result<Box<dyn Listen>> + Send>;
-type React = Arc<dyn Fn(News) -> anyhow::Result<()> + Send + Sync>;
+type React = Arc<dyn Fn(&News) -> anyhow::Result<()> + Send + Sync>;
 
 /// The thread, and what is done without it.
 pub struct Watch {
@@ -58,10 +58,8 @@ pub struct Watch {
 #[derive(Debug, Default)]
 struct Shared {
     stop: AtomicBool,
-    links: AtomicBool,
-    addresses: AtomicBool,
-    ways: AtomicBool,
-    routes: AtomicBool,
+    /// What the owner has not taken yet.
+    news: Mutex<News>,
 }
 
 impl Watch {
@@ -69,10 +67,17 @@ impl Watch {
     ///
     /// # Errors
     /// The socket or the thread could not be made.
-    pub fn start(ways: Ways, host_addresses: HostAddresses, now: Instant) -> anyhow::Result<Self> {
+    pub fn start(
+        routes: Routes,
+        host_addresses: HostAddresses,
+        now: Instant,
+    ) -> anyhow::Result<Self> {
         let open = || Ok(Box::new(Monitor::open()?) as Box<dyn Listen>);
-        let react = move |news: News| {
-            ways.raise().context("cached ways out cannot be retired")?;
+        let react = move |news: &News| {
+            routes.raise(&news.routes);
+            for neighbour in &news.neighbours {
+                routes.raise_neighbour(*neighbour);
+            }
             if news.addresses {
                 // At once: nobody may speak in a new address's name. The owner does it again, and tells what fails.
                 host_addresses.refresh(&mut Netlink::open()?)?;
@@ -122,14 +127,14 @@ impl Watch {
             match self.listen() {
                 Ok(()) => {
                     self.supervision.listens(now);
-                    self.shared.take_in(News::ALL, &self.react);
+                    self.shared.take_in(News::all(), &self.react);
                     return;
                 }
                 Err(error) => self.supervision.failed(format!("{error:#}"), now),
             }
         }
         if due.poll {
-            self.shared.take_in(News::ALL, &self.react);
+            self.shared.take_in(News::all(), &self.react);
         }
     }
 
@@ -138,45 +143,27 @@ impl Watch {
         self.supervision.reason()
     }
 
-    /// Whether interfaces have changed since the last question.
-    pub fn links_changed(&self) -> bool {
-        self.shared.links.swap(false, Ordering::Relaxed)
-    }
-
-    /// Whether this host's addresses have changed since the last question.
-    pub fn addresses_changed(&self) -> bool {
-        self.shared.addresses.swap(false, Ordering::Relaxed)
-    }
-
-    /// Whether any route, or a link that one leads over, has changed since the last question.
-    pub fn routes_changed(&self) -> bool {
-        self.shared.routes.swap(false, Ordering::Relaxed)
-    }
-
-    /// Whether any way has changed since the last question.
-    pub fn ways_changed(&self) -> bool {
-        self.shared.ways.swap(false, Ordering::Relaxed)
+    /// What has changed since the last question.
+    pub fn take_news(&self) -> News {
+        std::mem::take(&mut *self.shared.news())
     }
 }
 
 impl Shared {
     fn take_in(&self, news: News, react: &React) {
-        if news.links {
-            self.links.store(true, Ordering::Relaxed);
+        if news.is_empty() {
+            return;
         }
-        if news.routes {
-            self.routes.store(true, Ordering::Relaxed);
+        if let Err(error) = react(&news) {
+            tracing::error!("{error:#}");
         }
-        if news.ways {
-            self.ways.store(true, Ordering::Relaxed);
-            if let Err(error) = react(news) {
-                tracing::error!("{error:#}");
-            }
-        }
-        // The owner follows what stands by then.
-        if news.addresses {
-            self.addresses.store(true, Ordering::Relaxed);
-        }
+        // Afterwards: the owner follows what stands by then.
+        self.news().add(news);
+    }
+
+    fn news(&self) -> MutexGuard<'_, News> {
+        // Whoever panicked has left whole news.
+        self.news.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -226,12 +213,22 @@ mod tests {
     };
 
     use super::*;
+    use crate::netlink::{local::Prefix, monitor};
 
     /// What a listener meets next.
     enum Next {
         Route,
         Error(&'static str),
         Panic,
+    }
+
+    /// A route has changed.
+    fn route() -> News {
+        let prefix = Prefix::of("10.0.0.0".parse().unwrap(), 8);
+        News {
+            routes: monitor::Routes::To([prefix].into()),
+            ..News::default()
+        }
     }
 
     /// A listener that meets what it is sent.
@@ -243,7 +240,7 @@ mod tests {
                 .0
                 .recv_timeout(Duration::from_millis(milliseconds.into()))
             {
-                Ok(Next::Route) => Ok(News::ROUTE),
+                Ok(Next::Route) => Ok(route()),
                 Ok(Next::Error(error)) => Err(io::Error::other(error)),
                 Ok(Next::Panic) => panic!("a message that nobody foresaw"),
                 Err(_) => Ok(News::default()),
@@ -251,7 +248,7 @@ mod tests {
         }
     }
 
-    /// A watch whose attempts to listen have these outcomes, and how often ways were retired.
+    /// A watch whose attempts to listen have these outcomes, and how often it reacted to news.
     fn watch(
         outcomes: impl IntoIterator<Item = Result<Receiver<Next>, &'static str>>,
         now: Instant,
@@ -264,7 +261,7 @@ mod tests {
         };
         let retire = {
             let retired = Arc::clone(&retired);
-            move |_| {
+            move |_: &News| {
                 retired.fetch_add(1, Ordering::Relaxed);
                 Ok(())
             }
@@ -292,15 +289,6 @@ mod tests {
         }
     }
 
-    /// Links, routes, ways: whether they have changed.
-    fn changed(watch: &Watch) -> [bool; 3] {
-        [
-            watch.links_changed(),
-            watch.routes_changed(),
-            watch.ways_changed(),
-        ]
-    }
-
     #[test]
     fn a_thread_that_ends_is_started_again_and_everything_counts_as_changed_meanwhile() {
         let start = Instant::now();
@@ -324,7 +312,7 @@ mod tests {
             retired.load(Ordering::Relaxed) == 1
         });
         watch.supervise(at(0));
-        assert_eq!(changed(&watch), [false, true, true]);
+        wait("its news are told", || watch.take_news() == route());
         assert_eq!(watch.unwatched(), None);
 
         first.send(Next::Error("the socket failed")).unwrap();
@@ -332,9 +320,10 @@ mod tests {
         let mut told = Vec::new();
         for second in 100..108 {
             watch.supervise(at(second));
-            let [links, routes, ways] = changed(&watch);
-            assert!(links == routes && routes == ways);
-            told.push((second, watch.unwatched().map(str::to_owned), ways));
+            let news = watch.take_news();
+            assert!(news == News::all() || news.is_empty(), "{news:?}");
+            let changed = !news.is_empty();
+            told.push((second, watch.unwatched().map(str::to_owned), changed));
         }
         let down = |reason: &str| Some(reason.to_owned());
         assert_eq!(
@@ -357,7 +346,7 @@ mod tests {
         wait("a route is heard of", || {
             retired.load(Ordering::Relaxed) == 5
         });
-        assert_eq!(changed(&watch), [false, true, true]);
+        wait("its news are told", || watch.take_news() == route());
 
         second.send(Next::Panic).unwrap();
         ended(&watch);

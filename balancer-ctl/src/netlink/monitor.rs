@@ -1,15 +1,20 @@
-//! Notices what makes a cached way out wrong: routes, links, and the link-layer addresses of neighbours.
+//! Hears what changes about the ways of packets: routes, links, and the link-layer addresses of neighbours.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap, HashSet},
     io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsRawFd, BorrowedFd},
 };
 
 use anyhow::Context;
 use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::{
-    RouteNetlinkMessage, link::LinkMessage, neighbour::NeighbourMessage, route::RouteType,
+    AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressMessage},
+    link::LinkMessage,
+    neighbour::NeighbourMessage,
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -17,61 +22,171 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::{
     Netlink,
     link::{self, Link},
+    local::Prefix,
     neighbour::{self, NextHop},
     socket,
 };
 
-/// What a batch of notifications means for the data plane.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Whose routes have changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Routes {
+    /// Those to addresses in these prefixes.
+    To(BTreeSet<Prefix>),
+    /// Any.
+    All,
+}
+
+/// So many prefixes are told one by one; more are all.
+const MANY: usize = 4096;
+/// So many datagrams are read before their news are told, however many come after them.
+const AT_ONCE: usize = 256;
+
+impl Routes {
+    const NONE: Self = Self::To(BTreeSet::new());
+
+    fn add(&mut self, other: Self) {
+        match (&mut *self, other) {
+            (Self::All, _) => {}
+            (Self::To(prefixes), Self::To(others)) => {
+                prefixes.extend(others);
+                if prefixes.len() > MANY {
+                    *self = Self::All;
+                }
+            }
+            (Self::To(_), Self::All) => *self = Self::All,
+        }
+    }
+}
+
+/// What has changed, as a batch of notifications tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct News {
-    /// A cached way out may be wrong.
-    pub ways: bool,
-    /// So may be the next hop on it: a route, a rule or a link has changed.
-    pub routes: bool,
+    /// Routes: their next hops, or whether packets go at all.
+    pub routes: Routes,
+    /// Neighbours whose link-layer address appeared, changed or went.
+    pub neighbours: HashSet<NextHop>,
     /// An interface came, went or changed its address.
     pub links: bool,
     /// So did an address at which this host receives.
     pub addresses: bool,
 }
 
-impl News {
-    const NEIGHBOUR: Self = Self {
-        ways: true,
-        routes: false,
-        links: false,
-        addresses: false,
-    };
-    /// A route has.
-    pub const ROUTE: Self = Self {
-        routes: true,
-        ..Self::NEIGHBOUR
-    };
-    const ADDRESS: Self = Self {
-        addresses: true,
-        ..Self::ROUTE
-    };
-    const LINK: Self = Self {
-        links: true,
-        ..Self::ROUTE
-    };
-    /// Anything may have changed.
-    pub const ALL: Self = Self {
-        links: true,
-        ..Self::ADDRESS
-    };
+impl Default for News {
+    /// Nothing has.
+    fn default() -> Self {
+        Self {
+            routes: Routes::NONE,
+            neighbours: HashSet::new(),
+            links: false,
+            addresses: false,
+        }
+    }
 }
 
-/// What was last seen of links and neighbours. Pure: messages in, news out.
+impl News {
+    /// Anything may have changed.
+    #[must_use]
+    pub fn all() -> Self {
+        Self {
+            routes: Routes::All,
+            links: true,
+            addresses: true,
+            ..Self::default()
+        }
+    }
+
+    /// A neighbour has.
+    fn of_neighbour(hop: NextHop) -> Self {
+        Self {
+            neighbours: HashSet::from([hop]),
+            ..Self::default()
+        }
+    }
+
+    /// A link has: any route may lead over it.
+    fn of_link() -> Self {
+        Self {
+            routes: Routes::All,
+            links: true,
+            ..Self::default()
+        }
+    }
+
+    /// A route has. Some say at which addresses this host receives.
+    fn of_route(route: &RouteMessage) -> Self {
+        Self {
+            routes: prefix(route).map_or(Routes::All, |prefix| Routes::To([prefix].into())),
+            addresses: matches!(
+                route.header.kind,
+                RouteType::Local | RouteType::Broadcast | RouteType::Anycast
+            ),
+            ..Self::default()
+        }
+    }
+
+    /// An address of an interface has. Routes that name it as their source go with it, without a word.
+    fn of_address(is_changed: bool) -> Self {
+        Self {
+            routes: if is_changed {
+                Routes::All
+            } else {
+                Routes::NONE
+            },
+            addresses: true,
+            ..Self::default()
+        }
+    }
+
+    /// Whether nothing has changed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Adds what came later.
+    pub fn add(&mut self, other: Self) {
+        self.routes.add(other.routes);
+        self.neighbours.extend(other.neighbours);
+        self.links |= other.links;
+        self.addresses |= other.addresses;
+    }
+}
+
+/// The addresses that a route is for; none where the message does not tell.
+fn prefix(route: &RouteMessage) -> Option<Prefix> {
+    let length = route.header.destination_prefix_length;
+    let address = route
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
+            RouteAttribute::Destination(RouteAddress::Inet6(v6)) => Some(IpAddr::V6(*v6)),
+            _ => None,
+        });
+    // A default route has no destination.
+    let default = match route.header.address_family {
+        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        _ => return None,
+    };
+    Some(Prefix::of(address.unwrap_or(default), length))
+}
+
+/// An address of an interface: its index, the address and its network's prefix length.
+type Assigned = (u32, IpAddr, u8);
+
+/// What was last seen of links, neighbours and addresses. Pure: messages in, news out.
 #[derive(Debug, Default)]
 pub struct Seen {
     links: HashMap<u32, Link>,
     /// Link-layer addresses that may be used.
     neighbours: HashMap<NextHop, Vec<u8>>,
+    addresses: HashSet<Assigned>,
 }
 
 impl Seen {
-    /// Takes a message in. Changes of a neighbour between reachable and stale, and statistics of links, are
-    /// no news.
+    /// Takes a message in. Changes of a neighbour between reachable and stale, statistics of links, and new lifetimes of
+    /// an address are no news.
     pub fn take(&mut self, message: &RouteNetlinkMessage) -> News {
         match message {
             RouteNetlinkMessage::NewLink(message) => {
@@ -81,23 +196,30 @@ impl Seen {
                 let known = self.links.insert(link.index, link.clone());
                 match known {
                     Some(known) if same_way(&known, &link) => News::default(),
-                    _ => News::LINK,
+                    _ => News::of_link(),
                 }
             }
             RouteNetlinkMessage::DelLink(message) => {
                 self.links.remove(&message.header.index);
-                News::LINK
+                News::of_link()
             }
             RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
-                match route.header.kind {
-                    RouteType::Local | RouteType::Broadcast | RouteType::Anycast => News::ADDRESS,
-                    _ => News::ROUTE,
+                News::of_route(route)
+            }
+            RouteNetlinkMessage::NewAddress(message) => {
+                let is_new = assigned(message).is_none_or(|one| self.addresses.insert(one));
+                News::of_address(is_new)
+            }
+            RouteNetlinkMessage::DelAddress(message) => {
+                if let Some(one) = assigned(message) {
+                    self.addresses.remove(&one);
                 }
+                News::of_address(true)
             }
-            RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_) => {
-                News::ADDRESS
-            }
-            RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => News::ROUTE,
+            RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => News {
+                routes: Routes::All,
+                ..News::default()
+            },
             RouteNetlinkMessage::NewNeighbour(message) => {
                 let Some((hop, neighbour)) = neighbour::parse(message) else {
                     return News::default();
@@ -109,7 +231,7 @@ impl Seen {
                 if known == neighbour.mac {
                     News::default()
                 } else {
-                    News::NEIGHBOUR
+                    News::of_neighbour(hop)
                 }
             }
             RouteNetlinkMessage::DelNeighbour(message) => {
@@ -117,7 +239,7 @@ impl Seen {
                     return News::default();
                 };
                 if self.neighbours.remove(&hop).is_some() {
-                    News::NEIGHBOUR
+                    News::of_neighbour(hop)
                 } else {
                     News::default()
                 }
@@ -125,6 +247,24 @@ impl Seen {
             _ => News::default(),
         }
     }
+}
+
+/// The address that a message is about.
+fn assigned(message: &AddressMessage) -> Option<Assigned> {
+    let address = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| {
+        message.attributes.iter().find_map(wanted)
+    };
+    // On a point-to-point link the local address stands beside the peer's.
+    let local = address(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    });
+    let other = address(|attribute| match attribute {
+        AddressAttribute::Address(address) => Some(*address),
+        _ => None,
+    });
+    let address = local.or(other)?;
+    Some((message.header.index, address, message.header.prefix_len))
 }
 
 /// Whether packets may go on as before.
@@ -174,10 +314,11 @@ impl Monitor {
         for request in [
             RouteNetlinkMessage::GetLink(LinkMessage::default()),
             RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()),
+            RouteNetlinkMessage::GetAddress(AddressMessage::default()),
         ] {
             for answer in netlink
                 .dump(request)
-                .context("cannot list links and neighbours")?
+                .context("cannot list links, neighbours and addresses")?
             {
                 seen.take(&answer);
             }
@@ -185,31 +326,30 @@ impl Monitor {
         Ok(Self { socket, seen })
     }
 
-    /// Waits for notifications, up to `milliseconds`, and takes in all that are there.
+    /// Waits for notifications, up to `milliseconds`, and takes in those that are there.
     ///
     /// # Errors
     /// The socket failed.
     pub fn wait(&mut self, milliseconds: u16) -> io::Result<News> {
         let mut news = News::default();
         let mut timeout = PollTimeout::from(milliseconds);
-        while self.is_readable(timeout)? {
+        for _ in 0..AT_ONCE {
+            if !self.is_readable(timeout)? {
+                break;
+            }
             timeout = PollTimeout::ZERO;
             match self.socket.recv_from_full() {
                 Ok((datagram, _)) => {
                     for message in socket::messages(&datagram) {
                         if let NetlinkPayload::InnerMessage(message) = message.payload {
-                            let one = self.seen.take(&message);
-                            news.ways |= one.ways;
-                            news.routes |= one.routes;
-                            news.links |= one.links;
-                            news.addresses |= one.addresses;
+                            news.add(self.seen.take(&message));
                         }
                     }
                 }
                 // Notifications were lost: anything may have changed.
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                     self.seen = Seen::default();
-                    news = News::ALL;
+                    news = News::all();
                 }
                 Err(error) => return Err(error),
             }
@@ -229,120 +369,4 @@ impl Monitor {
 }
 
 #[cfg(test)]
-mod tests {
-    use netlink_packet_route::{
-        address::AddressMessage,
-        link::{LinkAttribute, LinkFlags, LinkMessage},
-        neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
-        route::RouteMessage,
-    };
-
-    use super::*;
-
-    fn neighbour(state: NeighbourState, mac: Option<u8>) -> NeighbourMessage {
-        let mut message = NeighbourMessage::default();
-        message.header.ifindex = 3;
-        message.header.state = state;
-        let address = NeighbourAddress::Inet([192, 168, 0, 2].into());
-        message
-            .attributes
-            .push(NeighbourAttribute::Destination(address));
-        message.attributes.extend(
-            mac.map(|last| NeighbourAttribute::LinkLayerAddress(vec![2, 0, 0, 0, 0, last])),
-        );
-        message
-    }
-
-    #[test]
-    fn a_neighbour_is_news_when_its_address_appears_changes_or_goes() {
-        use NeighbourState::{Failed, Incomplete, Probe, Reachable, Stale};
-        let mut seen = Seen::default();
-        for (state, mac, news) in [
-            (Incomplete, None, News::default()),
-            (Reachable, Some(1), News::NEIGHBOUR),
-            (Stale, Some(1), News::default()),
-            (Probe, Some(1), News::default()),
-            (Reachable, Some(2), News::NEIGHBOUR),
-            (Failed, Some(2), News::NEIGHBOUR),
-            (Failed, None, News::default()),
-            (Reachable, Some(2), News::NEIGHBOUR),
-        ] {
-            let message = RouteNetlinkMessage::NewNeighbour(neighbour(state, mac));
-            assert_eq!(seen.take(&message), news, "{state:?} {mac:?}");
-        }
-        let gone = RouteNetlinkMessage::DelNeighbour(neighbour(Stale, Some(2)));
-        assert_eq!(seen.take(&gone), News::NEIGHBOUR);
-        assert_eq!(seen.take(&gone), News::default());
-    }
-
-    #[test]
-    fn a_link_is_news_when_its_mac_mtu_carrier_or_master_changes() {
-        let of = |mac: u8, mtu, flags, master| {
-            let mut message = LinkMessage::default();
-            message.header.index = 3;
-            message.header.flags = flags;
-            message.attributes = vec![
-                LinkAttribute::IfName("eth0".into()),
-                LinkAttribute::Address(vec![2, 0, 0, 0, 0, mac]),
-                LinkAttribute::Mtu(mtu),
-                LinkAttribute::Controller(master),
-            ];
-            message
-        };
-        let link = |mac, mtu, flags| of(mac, mtu, flags, 0);
-        let up = LinkFlags::Up | LinkFlags::LowerUp;
-        let mut seen = Seen::default();
-        for (message, news) in [
-            (link(1, 1500, up), News::LINK),
-            (link(1, 1500, up), News::default()),
-            (link(1, 1500, up | LinkFlags::Promisc), News::default()),
-            (link(2, 1500, up), News::LINK),
-            (link(2, 1400, up), News::LINK),
-            (link(2, 1400, LinkFlags::Up), News::LINK),
-            (of(2, 1400, LinkFlags::Up, 7), News::LINK),
-            (of(2, 1400, LinkFlags::Up, 7), News::default()),
-            (link(2, 1400, LinkFlags::Up), News::LINK),
-        ] {
-            assert_eq!(seen.take(&RouteNetlinkMessage::NewLink(message)), news);
-        }
-        assert_eq!(
-            seen.take(&RouteNetlinkMessage::DelLink(link(2, 1400, up))),
-            News::LINK
-        );
-    }
-
-    #[test]
-    fn a_route_to_this_host_is_an_address() {
-        let mut seen = Seen::default();
-        for kind in [RouteType::Local, RouteType::Broadcast, RouteType::Anycast] {
-            let mut route = RouteMessage::default();
-            route.header.kind = kind;
-            for message in [
-                RouteNetlinkMessage::NewRoute(route.clone()),
-                RouteNetlinkMessage::DelRoute(route),
-            ] {
-                assert_eq!(seen.take(&message), News::ADDRESS);
-            }
-        }
-        let address = AddressMessage::default();
-        for message in [
-            RouteNetlinkMessage::NewAddress(address.clone()),
-            RouteNetlinkMessage::DelAddress(address),
-        ] {
-            assert_eq!(seen.take(&message), News::ADDRESS);
-        }
-    }
-
-    #[test]
-    fn every_route_is_news() {
-        let mut seen = Seen::default();
-        assert_eq!(
-            seen.take(&RouteNetlinkMessage::NewRoute(RouteMessage::default())),
-            News::ROUTE
-        );
-        assert_eq!(
-            seen.take(&RouteNetlinkMessage::DelRoute(RouteMessage::default())),
-            News::ROUTE
-        );
-    }
-}
+mod tests;

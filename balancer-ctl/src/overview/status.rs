@@ -43,6 +43,12 @@ pub fn status(
         .iter()
         .map(|service| service_status(service, availability.service(&service.key)))
         .collect();
+    let (connections, max_connections) = (dataplane.connections(), dataplane.max_connections());
+    let [ipv4, ipv6] = dataplane.tables.map(|table| view::Table {
+        connections: table.connections,
+        max_connections: table.max_connections,
+        bytes: table.bytes,
+    });
     let mut reasons = few(
         model
             .services
@@ -110,8 +116,10 @@ pub fn status(
                     program_id: interface.program_id,
                 })
                 .collect(),
-            connections: dataplane.connections,
-            max_connections: dataplane.max_connections,
+            connections,
+            max_connections,
+            ipv4,
+            ipv6,
             discards,
             redirect_failures: dataplane.redirect_failures,
         },
@@ -121,13 +129,13 @@ pub fn status(
     }
 }
 
-/// Services whose connections are in the table go on; new ones cannot begin.
+/// Connections that are in the table go on; new ones cannot all begin.
 fn no_room(dataplane: &DataplaneStatus, is_full: bool) -> Option<String> {
-    let (connections, most) = (dataplane.connections, dataplane.max_connections);
-    (is_full || most > 0 && connections >= most).then(|| {
+    is_full.then(|| {
         format!(
-            "the connection table is full ({connections} of {most}), so new connections are dropped: \
-             raise max-connections (a restart after `balancerd --detach`), or shorten the timeouts"
+            "new connections are dropped, since a connection table is full ({}): raise max-connections or max-connections-ipv6 and \
+             restart balancerd, which resets running connections, or shorten the timeouts",
+            dataplane.fullness()
         )
     })
 }
@@ -281,6 +289,7 @@ mod tests {
     use super::*;
     use crate::{
         change::tests::model,
+        dataplane::TableStatus,
         overview::tests::{SERVICES, available},
     };
 
@@ -393,11 +402,15 @@ mod tests {
     }
 
     #[test]
-    fn a_full_table_limits() {
-        let judged = |connections, is_full| {
-            let dataplane = DataplaneStatus {
+    fn a_table_that_refuses_connections_limits() {
+        let judged = |is_full| {
+            let table = |connections, max_connections| TableStatus {
                 connections,
-                max_connections: 100,
+                max_connections,
+                bytes: 1,
+            };
+            let dataplane = DataplaneStatus {
+                tables: [table(120, 100), table(3, 25)],
                 ..Default::default()
             };
             let surroundings = Surroundings { is_full, ..NOTHING };
@@ -405,17 +418,15 @@ mod tests {
             let status = status(&model, &available(&model), dataplane, &surroundings);
             (status.overall, status.reasons)
         };
-        assert_eq!(judged(99, false), (view::Overall::Running, vec![]));
-        for (connections, is_full) in [(100, false), (99, true)] {
-            let sentence = format!(
-                "the connection table is full ({connections} of 100), so new connections are dropped: raise \
-                 max-connections (a restart after `balancerd --detach`), or shorten the timeouts"
-            );
-            assert_eq!(
-                judged(connections, is_full),
-                (view::Overall::Limited, vec![sentence])
-            );
-        }
+        // Many are over, and others take their places.
+        assert_eq!(judged(false), (view::Overall::Running, vec![]));
+        let sentence = "new connections are dropped, since a connection table is full (120 of 100 IPv4 connections, 3 of 25 IPv6 \
+                        connections): raise max-connections or max-connections-ipv6 and restart balancerd, which resets running \
+                        connections, or shorten the timeouts";
+        assert_eq!(
+            judged(true),
+            (view::Overall::Limited, vec![sentence.to_owned()])
+        );
     }
 
     #[test]

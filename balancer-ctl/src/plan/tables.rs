@@ -44,8 +44,16 @@ pub enum Change {
     },
     /// Says whether any service listens on every port.
     SetAnyPort(bool),
-    /// Says whether the connections of any real server are to be reset.
-    SetResets(bool),
+    /// Notes addresses and ports of real servers.
+    AddRealPorts {
+        /// Protocol, address, and port; 0 where packets keep theirs.
+        ports: Vec<ServiceKey>,
+    },
+    /// Forgets addresses and ports at which no real server is any more.
+    RemoveRealPorts {
+        /// As above.
+        ports: Vec<ServiceKey>,
+    },
     /// Writes a service. Its ring is `reals`, written before.
     SetService {
         /// VIP, port, protocol.
@@ -82,8 +90,8 @@ pub struct Tables {
     pub addresses: Vec<u64>,
     /// Whether the program looks for services on every port.
     pub any_port: bool,
-    /// Whether the program looks for real servers whose connections are to be reset.
-    pub resets: bool,
+    /// Protocols, addresses and ports of the services' real servers.
+    pub real_ports: HashSet<ServiceKey>,
     /// Free ring slots.
     pub space: RingSpace,
     /// The networks that this host is in.
@@ -103,7 +111,7 @@ impl Tables {
             reals: vec![RealServer::default(); reals as usize],
             addresses: vec![0; address_filter::WORDS as usize],
             any_port: false,
-            resets: false,
+            real_ports: HashSet::new(),
             space: RingSpace::without(ring_slots, []),
             networks: Networks::default(),
             routed: BTreeSet::new(),
@@ -155,7 +163,12 @@ impl Tables {
                 }
             }
             Change::SetAnyPort(any_port) => self.any_port = *any_port,
-            Change::SetResets(resets) => self.resets = *resets,
+            Change::AddRealPorts { ports } => self.real_ports.extend(ports),
+            Change::RemoveRealPorts { ports } => {
+                for port in ports {
+                    self.real_ports.remove(port);
+                }
+            }
             Change::SetService {
                 key,
                 service,
@@ -207,6 +220,20 @@ impl Tables {
         }
         used
     }
+}
+
+/// Protocols, addresses and ports of these services' real servers.
+#[must_use]
+pub fn ports_of(services: &[dataplane::Service]) -> HashSet<ServiceKey> {
+    let ports = services.iter().flat_map(|service| {
+        let protocol = service.key.protocol;
+        let reals = service.reals.iter();
+        reals.map(move |real| ServiceKey {
+            protocol,
+            address: real.address,
+        })
+    });
+    ports.collect()
 }
 
 /// The address filter in which just these addresses have their bits.

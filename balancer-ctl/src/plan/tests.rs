@@ -24,7 +24,7 @@ struct Maps {
     rings: Vec<u32>,
     addresses: Vec<u64>,
     any_port: bool,
-    resets: bool,
+    real_ports: BTreeSet<ServiceKey>,
 }
 
 const REALS: u32 = 64;
@@ -38,7 +38,7 @@ impl Maps {
             rings: vec![u32::MAX; SLOTS as usize],
             addresses: tables::filter_of(std::iter::empty()),
             any_port: false,
-            resets: false,
+            real_ports: BTreeSet::new(),
         }
     }
 
@@ -74,7 +74,10 @@ impl Maps {
                 }
             }
             Change::SetAnyPort(on) => self.any_port = *on,
-            Change::SetResets(on) => self.resets = *on,
+            Change::AddRealPorts { ports } => self.real_ports.extend(ports),
+            Change::RemoveRealPorts { ports } => {
+                self.real_ports.retain(|port| !ports.contains(port));
+            }
             Change::SetService {
                 key,
                 service,
@@ -106,7 +109,15 @@ impl Maps {
                 let real = self.reals[id as usize];
                 assert_eq!((real.state, real.service), (state::TAKES_NEW, service.id));
                 assert!(self.sees(real.address.into()));
-                tables::address_of(&real)
+                assert_eq!(IpAddr::from(real.vip), key.address.ip());
+                assert_eq!(real.delta, RealServer::between(&real.vip, &real.address));
+                let address = tables::address_of(&real);
+                let port = ServiceKey {
+                    protocol: key.protocol,
+                    address,
+                };
+                assert!(self.real_ports.contains(&port));
+                address
             })
             .collect();
         Some((addresses, service.flags))
@@ -162,11 +173,6 @@ impl World {
         for change in &changes {
             self.maps.apply(change, &mut self.untouchable);
             self.tables.apply(change);
-            let is_reset = |real: &RealServer| state::is_reset(real.state);
-            assert!(
-                self.maps.resets || !self.maps.reals.iter().any(is_reset),
-                "packets do not ask for what {change:?} says"
-            );
             for key in &keys {
                 let now = self.maps.resolve(key);
                 assert!(
@@ -208,8 +214,8 @@ impl World {
                 assert_eq!(self.tables.reals[id as usize].state, expected);
             }
         }
-        let is_reset = |real: &RealServer| state::is_reset(real.state);
-        assert_eq!(self.maps.resets, self.maps.reals.iter().any(is_reset));
+        let ports: BTreeSet<_> = tables::ports_of(&desired).into_iter().collect();
+        assert_eq!(self.maps.real_ports, ports);
         let live = self
             .tables
             .reals
@@ -323,14 +329,21 @@ fn a_new_service_is_written_from_the_bottom_up() {
     let changes = World::new()
         .change_to(vec![service(1, &[(2, 1), (3, 0)])])
         .unwrap();
+    let vip = Addr::from(key(1).address.ip());
     let real = |number, state| RealServer {
-        network_mask: Addr::default(),
         address: Addr::from(address(number).ip()),
+        vip,
+        network_mask: Addr::default(),
         port: 8080_u16.to_be(),
-        zero: 0,
+        delta: RealServer::between(&vip, &Addr::from(address(number).ip())),
         state,
         service: 0,
+        zero: 0,
     };
+    let ports = [2, 3].map(|number| ServiceKey {
+        protocol: Protocol::Tcp,
+        address: address(number),
+    });
     let value = Service {
         ring: Ring {
             offset: 0,
@@ -357,6 +370,9 @@ fn a_new_service_is_written_from_the_bottom_up() {
                 id: 1,
                 real: real(3, state::DRAINING)
             },
+            Change::AddRealPorts {
+                ports: ports.to_vec()
+            },
             Change::WriteRing {
                 offset: 0,
                 reals: vec![0]
@@ -368,6 +384,39 @@ fn a_new_service_is_written_from_the_bottom_up() {
             },
         ]
     );
+}
+
+#[test]
+fn a_port_is_known_as_long_as_any_service_has_a_real_server_there() {
+    let mut world = World::new();
+    world
+        .change_to(vec![service(1, &[(2, 1)]), service(2, &[(2, 1), (3, 0)])])
+        .unwrap();
+    let ports = |number| ServiceKey {
+        protocol: Protocol::Tcp,
+        address: address(number),
+    };
+    let changes = world.change_to(vec![service(2, &[(2, 1)])]).unwrap();
+    let last = Change::RemoveRealPorts {
+        ports: vec![ports(3)],
+    };
+    assert!(changes.contains(&last), "{changes:?}");
+    let changes = world.change_to(vec![service(2, &[(4, 1)])]).unwrap();
+    let place = |wanted: &dyn Fn(&Change) -> bool| changes.iter().position(wanted).unwrap();
+    let added = place(&|change| {
+        *change
+            == Change::AddRealPorts {
+                ports: vec![ports(4)],
+            }
+    });
+    let points = place(&|change| matches!(change, Change::SetService { .. }));
+    let removed = place(&|change| {
+        *change
+            == Change::RemoveRealPorts {
+                ports: vec![ports(2)],
+            }
+    });
+    assert!(added < points && points < removed, "{changes:?}");
 }
 
 #[test]
@@ -397,7 +446,7 @@ fn one_failed() -> Vec<dataplane::Service> {
 }
 
 #[test]
-fn a_real_server_that_fails_leaves_the_ring_first_and_packets_ask_for_it_before() {
+fn a_real_server_that_fails_leaves_the_ring_first() {
     let mut world = World::new();
     world
         .change_to(vec![service(1, &[(2, 1), (3, 1)])])
@@ -410,7 +459,6 @@ fn a_real_server_that_fails_leaves_the_ring_first_and_packets_ask_for_it_before(
         matches!(
             &changes[..],
             [
-                Change::SetResets(true),
                 Change::WriteRing { .. },
                 Change::SetService { .. },
                 Change::SetReal { .. },
@@ -418,7 +466,7 @@ fn a_real_server_that_fails_leaves_the_ring_first_and_packets_ask_for_it_before(
         ),
         "{changes:?}"
     );
-    assert_eq!(changes[3], Change::SetReal { id, real });
+    assert_eq!(changes[2], Change::SetReal { id, real });
     let changes = world
         .change_to(vec![service(1, &[(2, 1), (3, 1)])])
         .unwrap();
@@ -429,7 +477,6 @@ fn a_real_server_that_fails_leaves_the_ring_first_and_packets_ask_for_it_before(
                 Change::SetReal { .. },
                 Change::WriteRing { .. },
                 Change::SetService { .. },
-                Change::SetResets(false),
             ]
         ),
         "{changes:?}"
@@ -450,7 +497,6 @@ fn a_real_server_that_is_removed_after_it_failed_stays_failed() {
         .change_to(vec![service(1, &[(2, 1), (3, 1)])])
         .unwrap();
     assert_eq!(world.id(1, 3), id);
-    assert!(!world.tables.resets);
     // With its whole service too.
     world.change_to(one_failed()).unwrap();
     world.change_to(Vec::new()).unwrap();

@@ -20,7 +20,14 @@ pub(super) const NODE: Keys = Keys {
     later: &[],
 };
 pub(super) const DATAPLANE: Keys = Keys {
-    known: &["interfaces", "mode", "max-connections", "masquerade"],
+    known: &[
+        "interfaces",
+        "mode",
+        "max-connections",
+        "max-connections-ipv6",
+        "stray-replies",
+        "masquerade",
+    ],
     later: &[],
 };
 pub(super) const TIMEOUTS: Keys = Keys {

@@ -30,6 +30,8 @@ fn the_contracts_example_as_far_as_it_is_built_is_read() {
 interfaces = ["eth0", "eth1"]      # the XDP program is attached to each
 mode = "native"
 max-connections = 4096
+max-connections-ipv6 = 2048
+stray-replies = "reset"
 masquerade = false
 
 [timeouts]                          # humantime
@@ -85,6 +87,8 @@ name = "lb7"
             interfaces: vec!["eth0".to_owned(), "eth1".to_owned()],
             mode: Mode::Native,
             max_connections: 4096,
+            max_connections_ipv6: 2048,
+            stray_replies: StrayReplies::Reset,
             timeouts: Timeouts {
                 tcp: Duration::from_secs(1200),
                 tcp_fin: Duration::from_secs(90),
@@ -172,12 +176,35 @@ fn what_is_not_named_has_its_default() {
             interfaces: vec!["eth0".to_owned()],
             mode: Mode::Auto,
             max_connections: 262_144,
+            max_connections_ipv6: 65_536,
+            stray_replies: StrayReplies::Pass,
             timeouts: DEFAULT_TIMEOUTS,
         },
         services: Vec::new(),
         notify: Vec::new(),
     };
     assert_eq!(read, expected);
+}
+
+#[test]
+fn ipv6_has_room_for_a_quarter_of_the_connections_where_nobody_says_it() {
+    let sizes = |text: &str| {
+        let text = format!("[dataplane]\ninterfaces = [\"eth0\"]\n{text}");
+        let settings = model(&text, "host").unwrap().dataplane;
+        (settings.max_connections, settings.max_connections_ipv6)
+    };
+    for (text, expected) in [
+        ("", (262_144, 65_536)),
+        ("max-connections = 1000000", (1_000_000, 250_000)),
+        ("max-connections = 1024", (1_024, 1_024)),
+        ("max-connections-ipv6 = 5000", (262_144, 5_000)),
+        (
+            "max-connections-ipv6 = 5000\nmax-connections = 4096",
+            (4_096, 5_000),
+        ),
+    ] {
+        assert_eq!(sizes(text), expected, "{text}");
+    }
 }
 
 #[test]
@@ -194,6 +221,8 @@ fn every_error_of_a_file_is_told_in_its_order_with_line_and_column() {
 interfaces = ["eth0", "eth0", "a name", 7]
 mode = "fast"
 max-connections = 12
+max-connections-ipv6 = 16777217
+stray-replies = "drop"
 masquerade = true
 colour = "red"
 
@@ -255,32 +284,34 @@ address = "192.0.2.80:81"
             "2:41: interfaces must be a list of names, as in [\"eth0\"]",
             "3:8: mode `fast` is not known: expected `auto`, `native` or `generic`",
             "4:19: max-connections 12 is out of range: 1024..=16777216",
-            "5:14: this version does not have `masquerade` yet: set it to false",
-            "6:1: unknown key `colour` in `dataplane`: expected `interfaces`, `mode`, `max-connections` or `masquerade`",
-            "9:7: timeout tcp of 0s is out of range: 1s to 7days",
-            "10:11: tcp-fin `soon` is not a duration: write it with its unit, as in \"15m\" or \"90s\"",
-            "11:7: udp must be a string in quotes",
-            "13:2: this version does not have `metrics` yet: remove it",
-            "18:11: `192.0.2.80` has no port: write `192.0.2.80:80` (port 0 stands for every port)",
-            "19:12: protocol `sctp` is not known: expected `tcp` or `udp`",
-            "20:13: this version does not have scheduler `wlc` yet: expected `rr` or `wrr`",
-            "21:1: this version does not have `persistence` yet: remove it",
-            "25:13: port `99999` is not a number in 0..=65535",
-            "26:12: weight must be a whole number",
-            "31:13: scheduler `random` is not known: expected `rr` or `wrr`",
-            "32:3: real has no address: add one, as in `address = \"10.0.0.2:80\"`",
-            "35:13: real [2001:db8::2]:80 is not of the family of service tcp/192.0.2.80:80: both must be IPv4 or both IPv6",
-            "37:13: real 10.0.0.2:0 has port 0, but service tcp/192.0.2.80:80 is on one port: give the real's port",
-            "38:12: weight 65536 of real 10.0.0.2:0 is out of range: 0..=65535",
-            "39:16: this version does not have forwarding `tunnel` yet: expected `nat`",
-            "42:12: weight -1 is out of range: 0..=65535",
-            "43:12: backup must be true or false",
-            "45:13: real 10.0.0.3:80 is there twice in service tcp/192.0.2.80:80: name it once",
-            "48:8: name `web` is taken by service tcp/192.0.2.80:80: choose another",
-            "49:11: service tcp/192.0.2.80:80 is there twice: address, port and protocol must differ",
-            "51:1: service has no address: add one, as in `address = \"192.0.2.80:80\"`",
-            "52:11: no-real `ignore` is not known: expected `reject` or `drop`",
-            "55:8: `1web` is no name for a service: a letter, then up to 62 letters, digits, `.`, `_` or `-`",
+            "5:24: max-connections-ipv6 16777217 is out of range: 1024..=16777216",
+            "6:17: stray-replies `drop` is not known: expected `pass` or `reset`",
+            "7:14: this version does not have `masquerade` yet: set it to false",
+            "8:1: unknown key `colour` in `dataplane`: expected `interfaces`, `mode`, `max-connections`, `max-connections-ipv6`, `stray-replies` or `masquerade`",
+            "11:7: timeout tcp of 0s is out of range: 1s to 7days",
+            "12:11: tcp-fin `soon` is not a duration: write it with its unit, as in \"15m\" or \"90s\"",
+            "13:7: udp must be a string in quotes",
+            "15:2: this version does not have `metrics` yet: remove it",
+            "20:11: `192.0.2.80` has no port: write `192.0.2.80:80` (port 0 stands for every port)",
+            "21:12: protocol `sctp` is not known: expected `tcp` or `udp`",
+            "22:13: this version does not have scheduler `wlc` yet: expected `rr` or `wrr`",
+            "23:1: this version does not have `persistence` yet: remove it",
+            "27:13: port `99999` is not a number in 0..=65535",
+            "28:12: weight must be a whole number",
+            "33:13: scheduler `random` is not known: expected `rr` or `wrr`",
+            "34:3: real has no address: add one, as in `address = \"10.0.0.2:80\"`",
+            "37:13: real [2001:db8::2]:80 is not of the family of service tcp/192.0.2.80:80: both must be IPv4 or both IPv6",
+            "39:13: real 10.0.0.2:0 has port 0, but service tcp/192.0.2.80:80 is on one port: give the real's port",
+            "40:12: weight 65536 of real 10.0.0.2:0 is out of range: 0..=65535",
+            "41:16: this version does not have forwarding `tunnel` yet: expected `nat`",
+            "44:12: weight -1 is out of range: 0..=65535",
+            "45:12: backup must be true or false",
+            "47:13: real 10.0.0.3:80 is there twice in service tcp/192.0.2.80:80: name it once",
+            "50:8: name `web` is taken by service tcp/192.0.2.80:80: choose another",
+            "51:11: service tcp/192.0.2.80:80 is there twice: address, port and protocol must differ",
+            "53:1: service has no address: add one, as in `address = \"192.0.2.80:80\"`",
+            "54:11: no-real `ignore` is not known: expected `reject` or `drop`",
+            "57:8: `1web` is no name for a service: a letter, then up to 62 letters, digits, `.`, `_` or `-`",
         ]
     );
 }

@@ -34,7 +34,7 @@ pub enum Subject {
 pub enum Table {
     /// The default size.
     Default,
-    /// Room for 1,048,576 connections, all of them there.
+    /// 1,048,576 connections, and room for as many more.
     Million,
     /// The default size; only SYNs come in.
     New,

@@ -331,8 +331,8 @@ fn routes(flows: u32) -> Vec<Route> {
 fn connections(table: Table, options: &Options) -> u32 {
     match table {
         Table::Default | Table::New => DEFAULT_CONNECTIONS,
-        Table::Million => 1 << 20,
-        Table::Handshakes => ((options.rounds + 1) * options.packets).div_ceil(3) + 1,
+        Table::Million => 1 << 21,
+        Table::Handshakes => ((options.rounds + 1) * options.packets) / 2 + 64,
     }
 }
 

@@ -8,13 +8,14 @@ use std::{collections::BTreeMap, net::IpAddr};
 use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues, xdp::DevMapHash},
+    maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues, ProgramArray, xdp::DevMapHash},
     programs::Xdp,
 };
 use balancer_common::{
     addr::{Addr, TCP, UDP},
     address_filter,
-    conntrack::Timeouts,
+    conntrack::{TimeoutSettings, Timeouts},
+    flow_hash::{self, Seed},
     real_server::{self, RealServer},
     scheduler::Ring,
     service::{Service, ServiceKeyV4, ServiceKeyV6},
@@ -38,9 +39,6 @@ pub const REAL_PORT: u16 = 8080;
 pub const UDP_PORT: u16 = 53;
 /// Port of the TCP service whose real server is on the other interface.
 pub const INSIDE_PORT: u16 = 81;
-
-/// The route generation, never 0.
-const GENERATION: u32 = 1;
 
 /// A service with its one real server, so that every packet's outcome is known beforehand. Its place in [`PAIRS`] plus
 /// one is its id in `REALS` and `TURNS`.
@@ -86,18 +84,23 @@ const PAIRS: [Pair; 4] = [
 /// Prepares a loader for an object of the program under test: room for `max_connections` connections of either family,
 /// and this log level.
 pub fn loader(max_connections: u32, log_level: LogLevel) -> EbpfLoader<'static> {
-    // Two rows per connection. One IPv6 connection is all that is measured, in a table of the default size.
-    let rows = 2 * max_connections;
+    // One IPv6 connection is all that is measured, in a table of the default size.
+    let [v4, v6] = buckets(max_connections);
     let level: &'static u8 = match log_level {
         LogLevel::Silent => &0,
         LogLevel::All => &5,
     };
     let mut loader = EbpfLoader::new();
     loader
-        .map_max_entries("CONNTRACK_V4", rows)
-        .map_max_entries("CONNTRACK_V6", rows.min(2 * DEFAULT_CONNECTIONS))
+        .map_max_entries("CONNTRACK_V4", v4)
+        .map_max_entries("CONNTRACK_V6", v6)
         .override_global("AYA_LOG_LEVEL", level, false);
     loader
+}
+
+/// Buckets of the IPv4 and the IPv6 table.
+fn buckets(max_connections: u32) -> [u32; 2] {
+    [max_connections, max_connections.min(DEFAULT_CONNECTIONS)].map(flow_hash::buckets_for)
 }
 
 /// Which log lines the program keeps; the verifier drops the others.
@@ -152,11 +155,23 @@ impl Target {
             .map_max_entries("INTERFACES", interfaces.near.max(interfaces.inside) + 1)
             .load(object)
             .context("loading the object under test")?;
-        let program: &mut Xdp = ebpf
-            .program_mut("balancer")
-            .context("the object has no program `balancer`")?
+        for name in ["balancer", "open_connection"] {
+            let program: &mut Xdp = ebpf
+                .program_mut(name)
+                .with_context(|| format!("the object has no program `{name}`"))?
+                .try_into()?;
+            program
+                .load()
+                .with_context(|| format!("loading the program `{name}`"))?;
+        }
+        let open: &Xdp = ebpf
+            .program("open_connection")
+            .context("just loaded")?
             .try_into()?;
-        program.load().context("loading the program under test")?;
+        let open = open.fd()?.try_clone()?;
+        let mut programs =
+            ProgramArray::try_from(ebpf.map_mut("PROGRAMS").context("no map PROGRAMS")?)?;
+        programs.set(0, &open, 0)?;
         let mut target = Self { ebpf };
         target.fill(max_connections, interfaces)?;
         Ok(target)
@@ -166,15 +181,18 @@ impl Target {
         // No row expires while the bench runs, whatever the kernel's clock rate.
         let timeout = 1 << 30;
         let settings = Settings {
-            timeouts: Timeouts {
+            timeouts: Timeouts::new(&TimeoutSettings {
                 established: timeout,
                 closing: timeout,
                 udp: timeout,
                 udp_unreplied: timeout,
                 half_open: timeout,
+            }),
+            buckets: buckets(max_connections),
+            seed: Seed {
+                ports: [0x5eed_5eed, 0x1234_5678],
+                addresses: [0x9e37_79b9, 0x7f4a_7c15, 3, 4, 5, 6, 7, 8],
             },
-            max_connections: u64::from(max_connections),
-            seed: 0x5eed_5eed_5eed_5eed,
             ..Default::default()
         };
         self.array("SETTINGS")?.set(0, settings, 0)?;
@@ -183,7 +201,7 @@ impl Target {
             (interfaces.inside, INSIDE_MAC),
         ] {
             self.array("INTERFACES")?
-                .set(ifindex, Interface::new(mac, GENERATION, ifindex), 0)?;
+                .set(ifindex, Interface::new(mac, ifindex), 0)?;
             let mut devices =
                 DevMapHash::try_from(self.ebpf.map_mut("DEVICES").context("no map DEVICES")?)?;
             devices.insert(ifindex, ifindex, None, 0)?;
@@ -205,11 +223,12 @@ impl Target {
     fn add(&mut self, id: u32, pair: &Pair) -> Result<()> {
         let real = RealServer {
             address: Addr::from(pair.real),
+            vip: Addr::from(pair.vip),
             port: pair.real_port.to_be(),
-            zero: 0,
-            network_mask: Addr::default(),
+            delta: RealServer::between(&Addr::from(pair.vip), &Addr::from(pair.real)),
             state: real_server::state::TAKES_NEW,
             service: id,
+            ..Default::default()
         };
         self.array("REALS")?.set(id, real, 0)?;
         self.array("RINGS")?.set(id, id, 0)?;

@@ -7,12 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use balancer_common::real_server::state;
-
-use super::kernel::{KernelDataplane, now};
-use crate::{
-    netlink::{keeper, route::Way},
-    plan,
+use super::{interfaces::Interfaces, kernel::now};
+use crate::netlink::{
+    Netlink,
+    keeper::{self, Keeper},
+    local::Prefix,
+    monitor::Routes,
+    route::Way,
 };
 
 /// The loopback interface's index, the same in every network namespace.
@@ -58,65 +59,101 @@ impl Rounds {
     }
 }
 
-impl KernelDataplane {
-    /// Looks after neighbours, when that is due.
-    pub(super) fn tend_ways(&mut self) -> anyhow::Result<()> {
-        // In this order: a route's news is a way's, too.
-        let ways_changed = self.watch.ways_changed();
-        if self.watch.routes_changed() {
+/// The next hops of all real servers and gateways.
+#[derive(Debug)]
+pub struct Neighbours {
+    keeper: Keeper,
+    rounds: Rounds,
+    /// Why packets to a real server cannot leave, by its address.
+    obstacles: Arc<BTreeMap<IpAddr, String>>,
+}
+
+impl Neighbours {
+    /// Nobody is looked after yet.
+    ///
+    /// # Errors
+    /// The note of what was changed in the kernel's table cannot be read.
+    pub fn open(instance: Option<&str>) -> anyhow::Result<Self> {
+        Ok(Self {
+            keeper: Keeper::open(instance)?,
+            rounds: Rounds::begin(now()),
+            obstacles: Arc::default(),
+        })
+    }
+
+    /// When they are to be looked after.
+    pub const fn due(&self) -> Instant {
+        self.rounds.due()
+    }
+
+    /// Why packets to a real server cannot leave, by its address; a sentence without its beginning.
+    pub fn obstacles(&self) -> Arc<BTreeMap<IpAddr, String>> {
+        Arc::clone(&self.obstacles)
+    }
+
+    /// What is wrong with the kernel's tables of neighbours: a sentence each.
+    pub fn warnings(&self) -> &[String] {
+        self.keeper.warnings()
+    }
+
+    /// An interface may have come back: whoever did not answer by it is asked at once.
+    pub fn links_changed(&mut self) {
+        self.keeper.links_changed(now());
+    }
+
+    /// Routes or neighbours have changed.
+    pub fn note(&mut self, routes: &Routes, neighbours: bool, reals: &BTreeSet<IpAddr>) {
+        if concern(routes, reals) {
             self.keeper.routes_changed();
-            self.neighbours.hurry(now());
-        } else if ways_changed {
-            self.neighbours.soon();
+            self.rounds.hurry(now());
+        } else if neighbours {
+            self.rounds.soon();
         }
-        if now() < self.neighbours.due() {
-            return Ok(());
+    }
+
+    /// Looks after the next hops to `reals`, which are all there are, when that is due. Whether it did.
+    ///
+    /// # Errors
+    /// The kernel refused; the next call tries again, some time later.
+    pub fn tend(
+        &mut self,
+        netlink: &mut Netlink,
+        reals: &BTreeSet<IpAddr>,
+    ) -> anyhow::Result<bool> {
+        if now() < self.rounds.due() {
+            return Ok(false);
         }
         // Also after an error, which is not to be met more often.
-        self.neighbours.made(now(), keeper::BUSY);
-        let reals: BTreeSet<IpAddr> = self
-            .tables()?
-            .reals
-            .iter()
-            .filter(|real| real.state != state::FREE)
-            .map(|real| IpAddr::from(real.address))
-            .collect();
-        let pause = self.keeper.tend(&mut self.netlink, &reals, now())?;
-        self.neighbours.made(now(), pause);
-        self.find_obstacles();
-        self.follow_gateways()
+        self.rounds.made(now(), keeper::BUSY);
+        let pause = self.keeper.tend(netlink, reals, now())?;
+        self.rounds.made(now(), pause);
+        Ok(true)
     }
 
     /// Looks after the next hops towards real servers that are new.
-    pub(super) fn reach(&mut self, reals: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
-        let pause = self.keeper.reach(&mut self.netlink, reals, now())?;
-        self.neighbours.hurry(now() + pause);
-        self.find_obstacles();
-        self.follow_gateways()
-    }
-
-    /// Tells the packet program which real servers are behind gateways.
-    fn follow_gateways(&mut self) -> anyhow::Result<()> {
-        let routed = routed(self.keeper.ways());
-        let tables = self.tables()?;
-        if tables.routed == routed {
-            return Ok(());
-        }
-        tables.routed = routed;
-        let changes = plan::follow_networks(tables);
-        self.make(&changes)?;
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn reach(&mut self, netlink: &mut Netlink, reals: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
+        let pause = self.keeper.reach(netlink, reals, now())?;
+        self.rounds.hurry(now() + pause);
         Ok(())
     }
 
+    /// Real servers that packets reach by a gateway.
+    pub fn routed(&self) -> BTreeSet<IpAddr> {
+        routed(self.keeper.ways())
+    }
+
     /// Finds out which real servers packets cannot reach, as their ways and the interfaces that carry the program are now.
-    pub(super) fn find_obstacles(&mut self) {
-        if self.attached.is_empty() {
+    pub fn find_obstacles(&mut self, interfaces: &Interfaces, configured: &[String]) {
+        if interfaces.links().len() == 0 {
             // At a start: the interfaces are still to come.
             return;
         }
-        let ours: BTreeSet<_> = self.attached.iter().map(|a| a.link.index).collect();
+        let ours: BTreeSet<_> = interfaces.links().map(|link| link.index).collect();
         // A VRF's members have routes of their own, which are not asked for.
-        let in_vrf = self.attached.iter().any(|a| a.link.master.is_some());
+        let in_vrf = interfaces.links().any(|link| link.master.is_some());
         let mut names = BTreeMap::new();
         let obstacles: BTreeMap<_, _> = self
             .keeper
@@ -128,7 +165,7 @@ impl KernelDataplane {
                     name.clone()
                 };
                 let is_known = !in_vrf || matches!(way, Way::Local | Way::Broadcast);
-                let obstacle = || obstacle(*real, *way, &ours, &self.configured.interfaces, name);
+                let obstacle = || obstacle(*real, *way, &ours, configured, name);
                 Some((*real, is_known.then(obstacle).flatten()?))
             })
             .collect();
@@ -138,8 +175,20 @@ impl KernelDataplane {
     }
 }
 
+/// Whether routes to any of these addresses are among them.
+fn concern(routes: &Routes, reals: &BTreeSet<IpAddr>) -> bool {
+    match routes {
+        Routes::All => true,
+        Routes::To(prefixes) => prefixes.iter().any(|prefix| {
+            let mut from = reals.range(prefix.address..);
+            let next = from.next();
+            next.is_some_and(|real| Prefix::of(*real, prefix.length) == *prefix)
+        }),
+    }
+}
+
 /// Real servers that packets reach by a gateway.
-pub fn routed(ways: &BTreeMap<IpAddr, Way>) -> BTreeSet<IpAddr> {
+fn routed(ways: &BTreeMap<IpAddr, Way>) -> BTreeSet<IpAddr> {
     let by_gateway = |(real, way): (&IpAddr, &Way)| match way {
         Way::Hop((_, hop)) if hop != real => Some(*real),
         _ => None,
@@ -248,6 +297,32 @@ mod tests {
         ] {
             assert_eq!(told(way).as_deref(), Some(sentence));
         }
+    }
+
+    #[test]
+    fn routes_to_strangers_are_of_no_concern() {
+        let reals: BTreeSet<IpAddr> = ["10.0.1.2", "10.0.2.2", "2001:db8::2"]
+            .map(|address| address.parse().unwrap())
+            .into();
+        let to = |text: &str, length| {
+            let prefix = Prefix::of(text.parse().unwrap(), length);
+            concern(&Routes::To([prefix].into()), &reals)
+        };
+        for (text, length, expected) in [
+            ("10.0.1.0", 24, true),
+            ("10.0.2.2", 32, true),
+            ("10.0.0.0", 8, true),
+            ("0.0.0.0", 0, true),
+            ("::", 0, true),
+            ("2001:db8::", 64, true),
+            ("10.0.3.0", 24, false),
+            ("10.0.1.3", 32, false),
+            ("198.51.100.0", 24, false),
+            ("2001:db9::", 32, false),
+        ] {
+            assert_eq!(to(text, length), expected, "{text}/{length}");
+        }
+        assert!(concern(&Routes::All, &reals));
     }
 
     #[test]

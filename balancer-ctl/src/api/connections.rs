@@ -1,0 +1,236 @@
+//! The list of connections as a stream: a table of millions is never in memory a second time. One connection stands on a
+//! line.
+
+use std::{fmt::Write as _, io, net::SocketAddr, ops::ControlFlow, time::Duration};
+
+use axum::{
+    body::{Body, Bytes},
+    http::header::CONTENT_TYPE,
+    response::{IntoResponse as _, Response},
+};
+use futures_util::stream;
+use tokio::{runtime::Handle, sync::mpsc, time::timeout};
+
+use crate::{daemon::ConnectionsReport, view};
+
+/// What is sent at a time.
+const CHUNK: usize = 64 << 10;
+/// Chunks that wait for the reader.
+const CHUNKS: usize = 4;
+/// A reader that takes nothing for so long gets no more.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A part of the answer.
+enum Part {
+    Chunk(Vec<u8>),
+    /// There is no more.
+    End,
+}
+
+/// Answers with the connections of a report, in the form of [`view::Connections`].
+pub fn answer(report: ConnectionsReport) -> Response {
+    let (sender, receiver) = mpsc::channel(CHUNKS);
+    let handle = Handle::current();
+    tokio::task::spawn_blocking(move || {
+        let send = |part| {
+            let sent = handle.block_on(timeout(PATIENCE, sender.send(part)));
+            match sent {
+                Ok(Ok(())) => ControlFlow::Continue(()),
+                _ => ControlFlow::Break(()),
+            }
+        };
+        if write(report, |chunk| send(Part::Chunk(chunk))).is_continue() {
+            let _ = send(Part::End);
+        }
+    });
+    let parts = stream::unfold(Some(receiver), async |receiver| {
+        let mut receiver = receiver?;
+        match receiver.recv().await {
+            Some(Part::Chunk(chunk)) => Some((Ok(Bytes::from(chunk)), Some(receiver))),
+            Some(Part::End) => None,
+            // Without this the answer would seem to be whole.
+            None => Some((Err(io::Error::other("the list breaks off")), None)),
+        }
+    });
+    (
+        [(CONTENT_TYPE, "application/json")],
+        Body::from_stream(parts),
+    )
+        .into_response()
+}
+
+/// Writes a report in chunks, until `send` breaks off.
+fn write(
+    report: ConnectionsReport,
+    mut send: impl FnMut(Vec<u8>) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    let mut text = String::with_capacity(CHUNK + 512);
+    text.push_str("{\"connections\":[");
+    let mut is_first = true;
+    let mut flow = ControlFlow::Continue(());
+    let more = report.each(|connection| {
+        text.push_str(if is_first { "\n" } else { ",\n" });
+        is_first = false;
+        write_one(&mut text, &connection);
+        if text.len() >= CHUNK {
+            let next = String::with_capacity(CHUNK + 512);
+            flow = send(std::mem::replace(&mut text, next).into_bytes());
+        }
+        flow
+    });
+    flow?;
+    text.push_str(if is_first { "]" } else { "\n]" });
+    text.push_str(if more { ",\"more\":true}" } else { "}" });
+    send(text.into_bytes())
+}
+
+/// Writes a connection as serde would.
+fn write_one(text: &mut String, connection: &view::Connection) {
+    let view::Connection {
+        protocol,
+        state,
+        expires_in_ms,
+        client,
+        virtual_address,
+        real,
+    } = connection;
+    // Names, numbers and addresses hold nothing that JSON would have escaped.
+    text.push_str("{\"protocol\":\"");
+    text.push_str(protocol.name());
+    text.push_str("\",\"state\":\"");
+    text.push_str(state.name());
+    text.push_str("\",\"expires_in_ms\":");
+    write_number(text, *expires_in_ms);
+    text.push_str(",\"client\":\"");
+    write_address(text, *client);
+    text.push_str("\",\"virtual\":\"");
+    write_address(text, *virtual_address);
+    text.push_str("\",\"real\":\"");
+    write_address(text, *real);
+    text.push_str("\"}");
+}
+
+/// Writes an address and port; for IPv4 several times as fast as its `Display`.
+fn write_address(text: &mut String, address: SocketAddr) {
+    let SocketAddr::V4(v4) = address else {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{address}");
+        return;
+    };
+    for (index, octet) in v4.ip().octets().into_iter().enumerate() {
+        if index > 0 {
+            text.push('.');
+        }
+        write_number(text, u64::from(octet));
+    }
+    text.push(':');
+    write_number(text, u64::from(v4.port()));
+}
+
+fn write_number(text: &mut String, number: u64) {
+    let mut digits = [0_u8; 20];
+    let mut start = digits.len();
+    let mut rest = number;
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    text.extend(digits[start..].iter().map(|digit| char::from(*digit)));
+}
+
+#[cfg(test)]
+mod tests {
+    use balancer_common::tcp::State;
+
+    use super::*;
+    use crate::{
+        dataplane::{Connection, Listing},
+        model::{Protocol, ServiceKey},
+    };
+
+    fn connections(count: u16) -> impl Iterator<Item = Connection> {
+        (0..count).map(|number| {
+            let is_v4 = number % 3 > 0;
+            let address = |v4: &str, v6: &str| {
+                let text = if is_v4 { v4 } else { v6 };
+                text.parse::<std::net::IpAddr>().unwrap()
+            };
+            Connection {
+                virtual_address: ServiceKey {
+                    protocol: if number % 2 == 0 {
+                        Protocol::Tcp
+                    } else {
+                        Protocol::Udp
+                    },
+                    address: (address("192.0.2.80", "2001:db8::80"), 80).into(),
+                },
+                client: (address("198.51.100.10", "2001:db8:1::7"), number).into(),
+                real: (address("10.0.0.255", "fd00::2"), 65_535).into(),
+                state: State::ALL[usize::from(number) % State::ALL.len()],
+                expires_in: Duration::from_micros(u64::from(number).pow(3) * 999),
+            }
+        })
+    }
+
+    fn report(count: u16, limit: Option<usize>) -> ConnectionsReport {
+        let listing = Listing::new(move |take| {
+            let _ = connections(count).try_for_each(take);
+        });
+        ConnectionsReport::new(listing, limit)
+    }
+
+    #[test]
+    fn what_is_streamed_is_what_serde_writes_but_for_the_lines() {
+        for (count, limit) in [
+            (0, None),
+            (1, None),
+            (2, Some(1)),
+            (5000, None),
+            (5000, Some(4999)),
+            (40, Some(40)),
+        ] {
+            let mut chunks = Vec::new();
+            let flow = write(report(count, limit), |chunk| {
+                chunks.push(chunk);
+                ControlFlow::Continue(())
+            });
+            assert!(flow.is_continue());
+            assert!(chunks.iter().all(|chunk| chunk.len() < CHUNK + 512));
+            assert_eq!(chunks.len() > 5, count == 5000);
+            let text = String::from_utf8(chunks.concat()).unwrap();
+            let expected = report(count, limit).finished();
+            let as_serde = serde_json::to_string(&expected).unwrap();
+            assert_eq!(text.replace('\n', ""), as_serde);
+            assert_eq!(
+                text.lines().count(),
+                match expected.connections.len() {
+                    0 => 1,
+                    lines => lines + 2,
+                }
+            );
+            assert_eq!(
+                serde_json::from_str::<view::Connections>(&text).unwrap(),
+                expected
+            );
+        }
+    }
+
+    #[test]
+    fn whoever_does_not_read_on_ends_the_list() {
+        let mut chunks = 0;
+        let flow = write(report(60_000, None), |_| {
+            chunks += 1;
+            if chunks == 2 {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
+        assert!(flow.is_break());
+        assert_eq!(chunks, 2);
+    }
+}

@@ -1,0 +1,40 @@
+//! The end of a data plane.
+
+use anyhow::bail;
+
+use super::{Error, pins::Pins};
+use crate::{
+    host::Host,
+    netlink::{Netlink, keeper::Keeper},
+};
+
+/// Takes the data plane of an instance down: links, maps, and what was changed on the host. Whether there was anything.
+///
+/// # Errors
+/// It runs in another network namespace, a pin could not be removed, or a setting of the host not put back.
+pub fn detach(instance: Option<&str>) -> Result<bool, Error> {
+    let down = || -> anyhow::Result<bool> {
+        let pins = Pins::of(instance)?;
+        let host = Host::new(instance)?;
+        if pins.is_empty()? && !host.is_changed() {
+            return Ok(false);
+        }
+        if let Some(namespace) = host.elsewhere() {
+            bail!(
+                "this data plane runs in another network namespace, whose settings are to be put back: run this with \
+                 `nsenter --net={}` before it",
+                namespace.display()
+            );
+        }
+        take_down(&pins, instance)?;
+        Ok(true)
+    };
+    down().map_err(Error::from)
+}
+
+/// As [`detach`], whatever runs where.
+pub fn take_down(pins: &Pins, instance: Option<&str>) -> anyhow::Result<()> {
+    pins.remove_all()?;
+    Keeper::open(instance)?.give_back(&mut Netlink::open()?)?;
+    Host::new(instance)?.put_back()
+}

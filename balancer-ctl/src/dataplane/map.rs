@@ -1,0 +1,298 @@
+//! Typed access to a BPF map by its pin, one entry at a time or in batches.
+
+use std::{
+    io,
+    marker::PhantomData,
+    mem::size_of,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+};
+
+use anyhow::{Context, ensure};
+use aya::Pod;
+
+use super::{
+    memory::Memory,
+    syscall::{self, Cursor, MapShape},
+};
+
+/// A map of keys `K` and values `V`.
+#[derive(Debug)]
+pub struct Map<K, V> {
+    fd: OwnedFd,
+    shape: MapShape,
+    types: PhantomData<fn() -> (K, V)>,
+}
+
+impl<K: Pod, V: Pod> Map<K, V> {
+    /// Opens the map pinned at `directory/name`.
+    ///
+    /// # Errors
+    /// It is not there, or keys or values are not of these types' sizes.
+    pub fn open(directory: &Path, name: &str) -> anyhow::Result<Self> {
+        let (fd, shape) = open(directory, name)?;
+        ensure!(
+            shape.key as usize == size_of::<K>() && shape.value as usize == size_of::<V>(),
+            "the map {name} has keys of {} and values of {} bytes, not {} and {}: the embedded object and this program \
+             do not fit together",
+            shape.key,
+            shape.value,
+            size_of::<K>(),
+            size_of::<V>(),
+        );
+        Ok(Self {
+            fd,
+            shape,
+            types: PhantomData,
+        })
+    }
+
+    /// The kernel's id of the map.
+    pub fn id(&self) -> io::Result<u32> {
+        syscall::map_id(self.fd.as_fd())
+    }
+
+    /// Capacity in entries.
+    pub const fn capacity(&self) -> u32 {
+        self.shape.entries
+    }
+
+    /// The array's values as memory.
+    ///
+    /// # Errors
+    /// The map was made without `BPF_F_MMAPABLE`.
+    pub fn memory(&self) -> io::Result<Memory<V>> {
+        Memory::of_map(self.fd.as_fd(), self.shape.entries)
+    }
+
+    /// Reads one value.
+    pub fn get(&self, key: &K) -> io::Result<Option<V>> {
+        // SAFETY: `V` is plain data, for which all zero is a value.
+        let mut value: V = unsafe { std::mem::zeroed() };
+        // SAFETY: `open` has compared both sizes with the kernel's.
+        let found = unsafe {
+            syscall::lookup(
+                self.fd.as_fd(),
+                std::ptr::from_ref(key).cast(),
+                std::ptr::from_mut(&mut value).cast(),
+            )
+        }?;
+        Ok(found.then_some(value))
+    }
+
+    /// Writes one value.
+    pub fn set(&self, key: &K, value: &V) -> io::Result<()> {
+        // SAFETY: `open` has compared both sizes with the kernel's.
+        unsafe {
+            syscall::update(
+                self.fd.as_fd(),
+                std::ptr::from_ref(key).cast(),
+                std::ptr::from_ref(value).cast(),
+            )
+        }
+    }
+
+    /// Deletes one entry; whether it was there.
+    pub fn delete(&self, key: &K) -> io::Result<bool> {
+        // SAFETY: `open` has compared the key's size with the kernel's.
+        unsafe { syscall::delete(self.fd.as_fd(), std::ptr::from_ref(key).cast()) }
+    }
+
+    /// Writes many values, in order.
+    pub fn set_many(&self, entries: &[(K, V)]) -> io::Result<()> {
+        // The kernel copies one pair at a time; chunks only bound our own memory.
+        for chunk in entries.chunks(1 << 16) {
+            let keys: Vec<K> = chunk.iter().map(|(key, _)| *key).collect();
+            let values: Vec<V> = chunk.iter().map(|(_, value)| *value).collect();
+            // SAFETY: both vectors hold `chunk.len()` items of sizes that `open` has compared.
+            unsafe {
+                syscall::update_batch(
+                    self.fd.as_fd(),
+                    keys.as_ptr().cast(),
+                    values.as_ptr().cast(),
+                    chunk.len() as u32,
+                )
+            }?;
+        }
+        Ok(())
+    }
+
+    /// Reads `length` values of an array, from `start` on.
+    pub fn range(&self, start: u32, length: u32) -> io::Result<Vec<V>> {
+        // An array's cursor is the index of the entry before the next.
+        let mut walk = Walk::new(length.max(1));
+        walk.cursor = Cursor(start.checked_sub(1).map(|before| {
+            let mut bytes = [0; 8];
+            bytes[..4].copy_from_slice(&before.to_ne_bytes());
+            bytes
+        }));
+        let mut values = Vec::with_capacity(length as usize);
+        while values.len() < length as usize
+            && let Some(batch) = walk.next(self)?
+        {
+            values.extend(batch.map(|(_, value)| value));
+        }
+        values.truncate(length as usize);
+        Ok(values)
+    }
+
+    /// Reads all entries.
+    pub fn all(&self) -> io::Result<Vec<(K, V)>> {
+        let mut walk = Walk::new(1 << 14);
+        let mut entries = Vec::new();
+        while let Some(batch) = walk.next(self)? {
+            entries.extend(batch);
+        }
+        Ok(entries)
+    }
+}
+
+/// Opens a pinned map.
+fn open(directory: &Path, name: &str) -> anyhow::Result<(OwnedFd, MapShape)> {
+    let path = directory.join(name);
+    let fd = syscall::open_pin(&path)
+        .with_context(|| format!("cannot open the pinned map {}", path.display()))?;
+    let shape = syscall::map_shape(fd.as_fd())
+        .with_context(|| format!("cannot ask about the map {name}"))?;
+    Ok((fd, shape))
+}
+
+/// A walk through all entries of a map, in batches. Entries that come or go meanwhile may be missed; one that stays
+/// is seen exactly once.
+#[derive(Debug)]
+pub struct Walk<K, V> {
+    cursor: Cursor,
+    over: bool,
+    keys: Vec<K>,
+    values: Vec<V>,
+    room: u32,
+}
+
+impl<K: Pod, V: Pod> Walk<K, V> {
+    /// A walk that reads up to `room` entries at a time.
+    pub const fn new(room: u32) -> Self {
+        Self {
+            cursor: Cursor(None),
+            over: false,
+            keys: Vec::new(),
+            values: Vec::new(),
+            room,
+        }
+    }
+
+    /// The next entries; none when the walk is over.
+    pub fn next(
+        &mut self,
+        map: &Map<K, V>,
+    ) -> io::Result<Option<impl ExactSizeIterator<Item = (K, V)>>> {
+        if self.over {
+            return Ok(None);
+        }
+        loop {
+            let room = self.room as usize;
+            self.keys.clear();
+            self.values.clear();
+            self.keys.reserve(room);
+            self.values.reserve(room);
+            // SAFETY: both vectors have room for as many items, of sizes that `Map::open` has compared.
+            let result = unsafe {
+                syscall::lookup_batch(
+                    map.fd.as_fd(),
+                    &mut self.cursor,
+                    self.keys.as_mut_ptr().cast(),
+                    self.values.as_mut_ptr().cast(),
+                    self.room,
+                )
+            };
+            match result {
+                Ok((count, over)) => {
+                    let count = (count as usize).min(room);
+                    // SAFETY: the kernel has written this many of each; they are plain data.
+                    unsafe {
+                        self.keys.set_len(count);
+                        self.values.set_len(count);
+                    }
+                    self.over = over;
+                    return Ok(Some(
+                        self.keys.iter().copied().zip(self.values.iter().copied()),
+                    ));
+                }
+                // One hash bucket holds more than the buffer.
+                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && self.room < 1 << 20 => {
+                    self.room *= 2
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// A per-CPU array with values `V`.
+#[derive(Debug)]
+pub struct PerCpuMap<V> {
+    fd: OwnedFd,
+    entries: u32,
+    cpus: usize,
+    types: PhantomData<fn() -> V>,
+}
+
+impl<V: Pod> PerCpuMap<V> {
+    /// Opens the map pinned at `directory/name`.
+    ///
+    /// # Errors
+    /// It is not there, or its values are not of this type's size.
+    pub fn open(directory: &Path, name: &str) -> anyhow::Result<Self> {
+        // The kernel rounds each CPU's value up to 8 bytes; with such types the values of all CPUs are a plain array.
+        const { assert!(size_of::<V>().is_multiple_of(8)) };
+        let (fd, shape) = open(directory, name)?;
+        ensure!(
+            shape.key == 4 && shape.value as usize == size_of::<V>(),
+            "the map {name} has keys of {} and values of {} bytes, not 4 and {}: the embedded object and this program do \
+             not fit together",
+            shape.key,
+            shape.value,
+            size_of::<V>(),
+        );
+        let cpus =
+            aya::util::nr_cpus().map_err(|(what, error)| anyhow::anyhow!("{what}: {error}"))?;
+        Ok(Self {
+            fd,
+            entries: shape.entries,
+            cpus,
+            types: PhantomData,
+        })
+    }
+
+    /// Capacity in entries.
+    pub const fn capacity(&self) -> u32 {
+        self.entries
+    }
+
+    /// Reads the values of all CPUs.
+    pub fn get(&self, index: u32) -> io::Result<Vec<V>> {
+        // SAFETY: `V` is plain data, for which all zero is a value.
+        let mut values: Vec<V> = vec![unsafe { std::mem::zeroed() }; self.cpus];
+        // SAFETY: the kernel writes one value per possible CPU; sizes were compared by `open`.
+        let found = unsafe {
+            syscall::lookup(
+                self.fd.as_fd(),
+                std::ptr::from_ref(&index).cast(),
+                values.as_mut_ptr().cast(),
+            )
+        }?;
+        Ok(if found { values } else { Vec::new() })
+    }
+
+    /// Writes the same value for all CPUs.
+    pub fn set(&self, index: u32, value: V) -> io::Result<()> {
+        let values = vec![value; self.cpus];
+        // SAFETY: the kernel reads one value per possible CPU; sizes were compared by `open`.
+        unsafe {
+            syscall::update(
+                self.fd.as_fd(),
+                std::ptr::from_ref(&index).cast(),
+                values.as_ptr().cast(),
+            )
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Messages of the kernel, and what is news in them.
+
+use netlink_packet_route::{
+    link::{LinkAttribute, LinkFlags, LinkMessage},
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+};
+
+use super::*;
+
+const HOP: NextHop = (3, IpAddr::V4(Ipv4Addr::new(192, 168, 0, 2)));
+
+fn neighbour(state: NeighbourState, mac: Option<u8>) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.ifindex = HOP.0;
+    message.header.state = state;
+    let address = NeighbourAddress::Inet([192, 168, 0, 2].into());
+    message
+        .attributes
+        .push(NeighbourAttribute::Destination(address));
+    message
+        .attributes
+        .extend(mac.map(|last| NeighbourAttribute::LinkLayerAddress(vec![2, 0, 0, 0, 0, last])));
+    message
+}
+
+#[test]
+fn a_neighbour_is_news_when_its_address_appears_changes_or_goes() {
+    use NeighbourState::{Failed, Incomplete, Probe, Reachable, Stale};
+    let mut seen = Seen::default();
+    let news = || News::of_neighbour(HOP);
+    for (state, mac, news) in [
+        (Incomplete, None, News::default()),
+        (Reachable, Some(1), news()),
+        (Stale, Some(1), News::default()),
+        (Probe, Some(1), News::default()),
+        (Reachable, Some(2), news()),
+        (Failed, Some(2), news()),
+        (Failed, None, News::default()),
+        (Reachable, Some(2), news()),
+    ] {
+        let message = RouteNetlinkMessage::NewNeighbour(neighbour(state, mac));
+        assert_eq!(seen.take(&message), news, "{state:?} {mac:?}");
+    }
+    let gone = RouteNetlinkMessage::DelNeighbour(neighbour(Stale, Some(2)));
+    assert_eq!(seen.take(&gone), news());
+    assert_eq!(seen.take(&gone), News::default());
+}
+
+#[test]
+fn a_link_is_news_when_its_mac_mtu_carrier_or_master_changes() {
+    let of = |mac: u8, mtu, flags, master| {
+        let mut message = LinkMessage::default();
+        message.header.index = 3;
+        message.header.flags = flags;
+        message.attributes = vec![
+            LinkAttribute::IfName("eth0".into()),
+            LinkAttribute::Address(vec![2, 0, 0, 0, 0, mac]),
+            LinkAttribute::Mtu(mtu),
+            LinkAttribute::Controller(master),
+        ];
+        message
+    };
+    let link = |mac, mtu, flags| of(mac, mtu, flags, 0);
+    let up = LinkFlags::Up | LinkFlags::LowerUp;
+    let mut seen = Seen::default();
+    for (message, news) in [
+        (link(1, 1500, up), News::of_link()),
+        (link(1, 1500, up), News::default()),
+        (link(1, 1500, up | LinkFlags::Promisc), News::default()),
+        (link(2, 1500, up), News::of_link()),
+        (link(2, 1400, up), News::of_link()),
+        (link(2, 1400, LinkFlags::Up), News::of_link()),
+        (of(2, 1400, LinkFlags::Up, 7), News::of_link()),
+        (of(2, 1400, LinkFlags::Up, 7), News::default()),
+        (link(2, 1400, LinkFlags::Up), News::of_link()),
+    ] {
+        assert_eq!(seen.take(&RouteNetlinkMessage::NewLink(message)), news);
+    }
+    assert_eq!(
+        seen.take(&RouteNetlinkMessage::DelLink(link(2, 1400, up))),
+        News::of_link()
+    );
+}
+
+fn route(destination: Option<RouteAddress>, length: u8, kind: RouteType) -> RouteMessage {
+    let mut route = RouteMessage::default();
+    route.header.kind = kind;
+    route.header.destination_prefix_length = length;
+    route.header.address_family = match destination {
+        Some(RouteAddress::Inet6(_)) => AddressFamily::Inet6,
+        _ => AddressFamily::Inet,
+    };
+    route
+        .attributes
+        .extend(destination.map(RouteAttribute::Destination));
+    route
+}
+
+#[test]
+fn a_route_is_news_about_its_prefix_and_one_to_this_host_about_addresses() {
+    let v4 = || Some(RouteAddress::Inet([10, 1, 0, 0].into()));
+    let v6 = || Some(RouteAddress::Inet6("2001:db8::".parse().unwrap()));
+    let prefix = |text: &str, length| Prefix::of(text.parse().unwrap(), length);
+    let mut seen = Seen::default();
+    for (route, prefix, addresses) in [
+        (
+            route(v4(), 16, RouteType::Unicast),
+            prefix("10.1.0.0", 16),
+            false,
+        ),
+        (
+            route(v6(), 32, RouteType::BlackHole),
+            prefix("2001:db8::", 32),
+            false,
+        ),
+        (
+            route(None, 0, RouteType::Unicast),
+            prefix("0.0.0.0", 0),
+            false,
+        ),
+        (
+            route(v4(), 32, RouteType::Local),
+            prefix("10.1.0.0", 32),
+            true,
+        ),
+        (
+            route(v4(), 32, RouteType::Broadcast),
+            prefix("10.1.0.0", 32),
+            true,
+        ),
+        (
+            route(v6(), 128, RouteType::Anycast),
+            prefix("2001:db8::", 128),
+            true,
+        ),
+    ] {
+        let news = News {
+            routes: Routes::To([prefix].into()),
+            addresses,
+            ..News::default()
+        };
+        for message in [
+            RouteNetlinkMessage::NewRoute(route.clone()),
+            RouteNetlinkMessage::DelRoute(route),
+        ] {
+            assert_eq!(seen.take(&message), news);
+        }
+    }
+    // Of a family that nobody knows: anything may have changed.
+    let strange = RouteNetlinkMessage::NewRoute(RouteMessage::default());
+    assert_eq!(seen.take(&strange).routes, Routes::All);
+}
+
+#[test]
+fn an_address_that_was_seen_before_is_no_news_about_routes() {
+    let mut message = AddressMessage::default();
+    message.header.index = 3;
+    message.header.prefix_len = 64;
+    message
+        .attributes
+        .push(AddressAttribute::Address("2001:db8::1".parse().unwrap()));
+    let news = |routes| News {
+        routes,
+        addresses: true,
+        ..News::default()
+    };
+    let mut seen = Seen::default();
+    let new = RouteNetlinkMessage::NewAddress(message.clone());
+    assert_eq!(seen.take(&new), news(Routes::All));
+    assert_eq!(seen.take(&new), news(Routes::NONE));
+    let gone = RouteNetlinkMessage::DelAddress(message);
+    assert_eq!(seen.take(&gone), news(Routes::All));
+    assert_eq!(seen.take(&new), news(Routes::All));
+    assert_eq!(
+        seen.take(&RouteNetlinkMessage::NewAddress(AddressMessage::default())),
+        news(Routes::All)
+    );
+}
+
+#[test]
+fn news_add_up() {
+    let prefix = |text: &str, length| Prefix::of(text.parse().unwrap(), length);
+    let to = |prefixes: &[Prefix]| News {
+        routes: Routes::To(prefixes.iter().copied().collect()),
+        ..News::default()
+    };
+    let (one, two) = (prefix("10.1.0.0", 16), prefix("10.2.0.0", 16));
+    let mut news = News::default();
+    assert!(news.is_empty());
+    news.add(to(&[one]));
+    news.add(to(&[two, one]));
+    assert_eq!(news, to(&[one, two]));
+    news.add(News::of_neighbour(HOP));
+    assert!(!news.is_empty() && news.neighbours.contains(&HOP));
+    news.add(News::of_link());
+    news.add(to(&[one]));
+    assert_eq!(
+        (&news.routes, news.links, news.addresses),
+        (&Routes::All, true, false)
+    );
+    // A whole table of routes.
+    let mut news = News::default();
+    for number in 0..=MANY as u32 {
+        assert_ne!(news.routes, Routes::All);
+        let address = IpAddr::V4(Ipv4Addr::from_bits(number << 12));
+        news.add(to(&[Prefix::of(address, 20)]));
+    }
+    assert_eq!(news.routes, Routes::All);
+}

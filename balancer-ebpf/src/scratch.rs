@@ -1,0 +1,63 @@
+//! What the steps of a packet's slow path tell each other. Keys of IPv6 are too long for a BPF stack of 512 bytes, and what
+//! lies on a caller's stack no subprogram may decide on (see CONTRIBUTING.md).
+
+use aya_ebpf::maps::lpm_trie::Key;
+use balancer_common::{
+    addr::Addr, conntrack::FlowKey, next_hop::NextHop, service::Service, verdict::Discard,
+};
+
+use crate::{parse::Facts, table::Family};
+
+/// One CPU's scratch.
+#[repr(C)]
+pub struct Scratch<A> {
+    /// The packet's key.
+    pub key: FlowKey<A>,
+    /// What a packet without an entry is asked for.
+    pub facts: Facts,
+    /// The key under which answers to the packet would arrive.
+    pub reply_key: FlowKey<A>,
+    /// The key of a connection's other entry, which is being looked for.
+    pub other_key: FlowKey<A>,
+    /// The key under which the packet's source is looked up among this host's addresses. Its second field lies at an odd
+    /// half of a whole word, where LLVM may write whole words, which the verifier refuses on a stack.
+    pub host_key: Key<Addr>,
+    /// The service of a packet that opens a connection.
+    pub service: Service,
+    /// The hash of the client alone.
+    pub client: u64,
+    /// The hash of `key`.
+    pub hash: u64,
+    /// The hash of `reply_key`.
+    pub reply_hash: u64,
+    /// The place that was taken for a new connection's reply entry, see `table::Place`.
+    pub reply_place: u64,
+    /// When the connection is opened, jiffies.
+    pub now: u32,
+    /// 1 where an entry has a new connection's key, or its answers', whose connection is to end first.
+    pub has_predecessor: u32,
+    /// A new connection's `State`.
+    pub state: u32,
+    /// The real server chosen for a new connection: its id.
+    pub real: u32,
+    /// The real server's port for a new connection, network byte order.
+    pub real_port: u32,
+    /// Where the entry that was looked for last is, or the place that was taken for a new connection's original entry; see
+    /// `table::Place`.
+    pub place: u64,
+    /// The best place to take from another connection, see `table::compare`.
+    pub best: u64,
+    /// Why no real server has taken a new connection so far: a `Discard`.
+    pub reason: u32,
+    /// The way out that the kernel's FIB gave.
+    pub hop: NextHop,
+}
+
+/// This CPU's scratch.
+#[inline(always)]
+pub fn scratch<H: Family>() -> Result<&'static mut Scratch<H::Address>, Discard> {
+    let scratch = H::scratch().get_ptr_mut(0).ok_or(Discard::TableFull)?;
+    // SAFETY: this CPU's own value, no other program of ours runs on this CPU until this one has ended, and no
+    // caller holds two references at once.
+    Ok(unsafe { &mut *scratch })
+}

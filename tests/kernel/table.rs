@@ -1,0 +1,209 @@
+//! The pinned IPv4 connection table as the packet program writes it.
+
+use std::{
+    mem::size_of,
+    os::fd::AsFd as _,
+    ptr,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use aya::maps::{Array, Map, MapData};
+use balancer_common::{
+    conntrack::{BucketV4, ConntrackEntryV4, FREE, FlowKeyV4, Ports, WAYS, Word, direction},
+    flow_hash::buckets_of,
+    settings::Settings,
+    tcp::State,
+};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+
+use crate::scene::Scene;
+
+/// Its entries, as memory.
+pub struct Entries {
+    start: ptr::NonNull<BucketV4>,
+    settings: Settings,
+}
+
+// SAFETY: the mapping belongs to no thread, and every access to it is volatile or atomic.
+unsafe impl Sync for Entries {}
+
+/// A connection of the first real server, real id 0.
+#[derive(Clone, Copy)]
+pub struct Flow {
+    /// Tells it from others.
+    pub number: u32,
+    /// Of both directions.
+    pub state: State,
+    /// When both directions' last packets came.
+    pub last_seen: u32,
+}
+
+impl Flow {
+    /// One whose last packets came at the beginning of time.
+    pub const fn of(number: u32, state: State) -> Self {
+        Self {
+            number,
+            state,
+            last_seen: 0,
+        }
+    }
+
+    fn keys(&self) -> [FlowKeyV4; 2] {
+        let client = (0xc612_0000 + self.number).to_be();
+        let address = u32::from_ne_bytes;
+        [
+            FlowKeyV4 {
+                source: client,
+                destination: address([192, 168, 1, 35]),
+                ports: Ports::new(1, 80_u16.to_be()),
+                protocol: 6,
+            },
+            FlowKeyV4 {
+                source: address([10, 0, 1, 2]),
+                destination: client,
+                ports: Ports::new(8080_u16.to_be(), 1),
+                protocol: 6,
+            },
+        ]
+    }
+}
+
+fn open(scene: &Scene, name: &str) -> MapData {
+    let layout = format!("v{}", balancer_common::ABI_VERSION);
+    MapData::from_pin(scene.pins().join(layout).join(name)).unwrap()
+}
+
+impl Entries {
+    /// Those of the scene's data plane, whether somebody owns it or not.
+    pub fn of(scene: &Scene) -> Self {
+        let settings = Map::Array(open(scene, "SETTINGS"));
+        let settings = Array::<_, Settings>::try_from(settings).unwrap();
+        let settings = settings.get(&0, 0).unwrap();
+        let map = open(scene, "CONNTRACK_V4");
+        let length = settings.buckets[0] as usize * size_of::<BucketV4>();
+        // SAFETY: a new mapping, whose pages the kernel chooses.
+        let start = unsafe {
+            mmap(
+                None,
+                length.try_into().unwrap(),
+                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+                MapFlags::MAP_SHARED,
+                map.fd().as_fd(),
+                0,
+            )
+        };
+        Self {
+            start: start.unwrap().cast(),
+            settings,
+        }
+    }
+
+    const fn buckets(&self) -> usize {
+        self.settings.buckets[0] as usize
+    }
+
+    fn place(&self, bucket: usize, way: usize) -> *mut ConntrackEntryV4 {
+        assert!(bucket < self.buckets() && way < WAYS);
+        // SAFETY: within the mapping.
+        unsafe { (&raw mut (*self.start.as_ptr().add(bucket)).entries[way]).cast() }
+    }
+
+    fn places(&self) -> impl Iterator<Item = *mut ConntrackEntryV4> {
+        (0..self.buckets())
+            .flat_map(move |bucket| (0..WAYS).map(move |way| self.place(bucket, way)))
+    }
+
+    fn places_of(&self, key: &FlowKeyV4) -> impl Iterator<Item = *mut ConntrackEntryV4> {
+        let buckets = buckets_of(key, &self.settings.seed, self.settings.buckets[0]);
+        [buckets.first, buckets.second]
+            .into_iter()
+            .flat_map(move |bucket| (0..WAYS).map(move |way| self.place(bucket as usize, way)))
+    }
+
+    fn word(place: *mut ConntrackEntryV4) -> &'static AtomicU32 {
+        // SAFETY: a word of an entry, which everybody changes as a whole; no test keeps it for longer than the mapping.
+        unsafe { AtomicU32::from_ptr((&raw mut (*place).word).cast()) }
+    }
+
+    fn read(place: *mut ConntrackEntryV4) -> Option<ConntrackEntryV4> {
+        // SAFETY: within the mapping.
+        let entry = unsafe { place.read_volatile() };
+        entry.word.is_used().then_some(entry)
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.places().filter_map(Self::read).count()
+    }
+
+    /// The originals' places.
+    pub fn originals(&self) -> Vec<*mut ConntrackEntryV4> {
+        let is_original =
+            |place: &*mut _| Self::read(*place).is_some_and(|entry| entry.word.is_original());
+        self.places().filter(is_original).collect()
+    }
+
+    /// The place of the reply's entry of an original's connection.
+    pub fn reply_of(&self, original: *mut ConntrackEntryV4) -> *mut ConntrackEntryV4 {
+        let original = Self::read(original).unwrap();
+        let is_reply = |place: &*mut _| {
+            Self::read(*place).is_some_and(|entry| {
+                !entry.word.is_original()
+                    && entry.destination == original.source
+                    && entry.ports.destination() == original.ports.source()
+            })
+        };
+        self.places().find(is_reply).unwrap()
+    }
+
+    /// Frees a place.
+    pub fn free(&self, place: *mut ConntrackEntryV4) {
+        let word = Self::word(place);
+        let freed = Word(word.load(Ordering::Acquire)).freed();
+        word.store(freed.0, Ordering::Release);
+    }
+
+    /// Writes both entries of a connection. Whether they found places.
+    pub fn put(&self, flow: &Flow) -> bool {
+        let is_free =
+            |place: &*mut _| Word(Self::word(*place).load(Ordering::Acquire)).state() == FREE;
+        let places = flow.keys().map(|key| self.places_of(&key).find(is_free));
+        let [Some(original), Some(reply)] = places else {
+            return false;
+        };
+        if original == reply {
+            return false;
+        }
+        for (place, direction) in [(reply, direction::REPLY), (original, direction::ORIGINAL)] {
+            let key = flow.keys()[usize::from(direction)];
+            let taken = Word(Self::word(place).load(Ordering::Acquire)).taken();
+            let port: u16 = if direction == direction::ORIGINAL {
+                8080
+            } else {
+                80
+            };
+            let entry = ConntrackEntryV4 {
+                source: key.source,
+                destination: key.destination,
+                ports: key.ports,
+                word: taken,
+                last_seen: flow.last_seen,
+                port: port.to_be(),
+                ..ConntrackEntryV4::default()
+            };
+            // SAFETY: within the mapping, and nobody else's.
+            unsafe { place.write_volatile(entry) };
+            let word = Word::new(taken, flow.state as u8, direction, false);
+            Self::word(place).store(word.0, Ordering::Release);
+        }
+        true
+    }
+}
+
+impl Drop for Entries {
+    fn drop(&mut self) {
+        let length = self.buckets() * size_of::<BucketV4>();
+        // SAFETY: what `mmap` gave.
+        let _ = unsafe { munmap(self.start.cast(), length) };
+    }
+}
