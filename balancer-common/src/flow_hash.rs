@@ -39,25 +39,22 @@ pub struct Buckets {
 #[inline(always)]
 #[must_use]
 pub fn hash<A: Address>(key: &FlowKey<A>, seed: &Seed) -> u64 {
-    let sum = A::hash_pair(key.source, key.destination, &seed.addresses).wrapping_add(product(
-        key.ports.0,
-        seed.ports[0],
-        key.protocol,
-        seed.ports[1],
-    ));
-    (sum ^ (sum >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    let addresses = A::hash_pair(key.source, key.destination, &seed.addresses);
+    keyed(addresses, key.ports.0, key.protocol, seed)
 }
 
 /// A hash of the client alone, given the key of one of its packets, 64 bits.
 #[inline(always)]
 #[must_use]
 pub fn client_hash<A: Address>(key: &FlowKey<A>, seed: &Seed) -> u64 {
-    let sum = A::hash_pair(key.source, key.source, &seed.addresses).wrapping_add(product(
-        key.ports.source() as u32,
-        seed.ports[0],
-        key.protocol,
-        seed.ports[1],
-    ));
+    let addresses = A::hash_pair(key.source, key.source, &seed.addresses);
+    keyed(addresses, u32::from(key.ports.source()), key.protocol, seed)
+}
+
+/// The hash of what addresses, ports and protocol make.
+#[inline(always)]
+const fn keyed(addresses: u64, ports: u32, protocol: u32, seed: &Seed) -> u64 {
+    let sum = addresses.wrapping_add(product(ports, seed.ports[0], protocol, seed.ports[1]));
     (sum ^ (sum >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 

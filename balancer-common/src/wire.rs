@@ -426,10 +426,26 @@ pub trait L4Header: Sized {
 
     /// Both ports, read as one word.
     fn ports(&self) -> Ports;
+    /// The ports' four bytes.
+    fn ports_field(&mut self) -> &mut [u8; 4];
+    /// Brings the checksum along, if there is one.
+    fn sum_up(&mut self, delta: Delta);
+
     /// Replaces the source port and brings the checksum along; `delta` is the difference that the addresses make.
-    fn replace_source_port(&mut self, port: u16, delta: Delta);
+    #[inline(always)]
+    fn replace_source_port(&mut self, port: u16, delta: Delta) {
+        self.sum_up(replaced(self.ports().source(), port, delta));
+        let field = self.ports_field();
+        [field[0], field[1]] = port.to_ne_bytes();
+    }
+
     /// Replaces the destination port and brings the checksum along; `delta` is the difference that the addresses make.
-    fn replace_destination_port(&mut self, port: u16, delta: Delta);
+    #[inline(always)]
+    fn replace_destination_port(&mut self, port: u16, delta: Delta) {
+        self.sum_up(replaced(self.ports().destination(), port, delta));
+        let field = self.ports_field();
+        [field[2], field[3]] = port.to_ne_bytes();
+    }
 }
 
 /// The TCP header without options (RFC 9293 section 3.1).
@@ -462,12 +478,6 @@ impl Tcp {
         (self.data_offset >> 4) as usize * 4
     }
 
-    /// Brings the checksum along.
-    #[inline(always)]
-    fn sum_up(&mut self, delta: Delta) {
-        self.checksum = delta.apply(u16::from_ne_bytes(self.checksum)).to_ne_bytes();
-    }
-
     /// The flag bits of [`crate::tcp::flags`].
     #[inline(always)]
     #[must_use]
@@ -494,25 +504,18 @@ impl L4Header for Tcp {
     const PROTOCOL: u8 = TCP;
 
     #[inline(always)]
+    fn ports_field(&mut self) -> &mut [u8; 4] {
+        &mut self.ports
+    }
+
+    #[inline(always)]
     fn ports(&self) -> Ports {
         Ports(u32::from_ne_bytes(self.ports))
     }
 
     #[inline(always)]
-    fn replace_source_port(&mut self, port: u16, delta: Delta) {
-        self.sum_up(replaced(
-            Ports(u32::from_ne_bytes(self.ports)).source(),
-            port,
-            delta,
-        ));
-        [self.ports[0], self.ports[1]] = port.to_ne_bytes();
-    }
-
-    #[inline(always)]
-    fn replace_destination_port(&mut self, port: u16, delta: Delta) {
-        let old = Ports(u32::from_ne_bytes(self.ports)).destination();
-        self.sum_up(replaced(old, port, delta));
-        [self.ports[2], self.ports[3]] = port.to_ne_bytes();
+    fn sum_up(&mut self, delta: Delta) {
+        self.checksum = delta.apply(u16::from_ne_bytes(self.checksum)).to_ne_bytes();
     }
 }
 
@@ -531,20 +534,6 @@ pub struct Udp {
 }
 
 impl Udp {
-    /// Brings the checksum along, if there is one.
-    #[inline(always)]
-    fn sum_up(&mut self, delta: Delta) {
-        if self.has_checksum() {
-            let checksum = delta.apply(u16::from_ne_bytes(self.checksum));
-            // RFC 768: a computed zero is sent as all ones.
-            self.checksum = if checksum == 0 {
-                [0xff; 2]
-            } else {
-                checksum.to_ne_bytes()
-            };
-        }
-    }
-
     /// Length in bytes of header and data, as the header states it (host order).
     #[inline(always)]
     #[must_use]
@@ -564,25 +553,26 @@ impl L4Header for Udp {
     const PROTOCOL: u8 = UDP;
 
     #[inline(always)]
+    fn ports_field(&mut self) -> &mut [u8; 4] {
+        &mut self.ports
+    }
+
+    #[inline(always)]
     fn ports(&self) -> Ports {
         Ports(u32::from_ne_bytes(self.ports))
     }
 
     #[inline(always)]
-    fn replace_source_port(&mut self, port: u16, delta: Delta) {
-        self.sum_up(replaced(
-            Ports(u32::from_ne_bytes(self.ports)).source(),
-            port,
-            delta,
-        ));
-        [self.ports[0], self.ports[1]] = port.to_ne_bytes();
-    }
-
-    #[inline(always)]
-    fn replace_destination_port(&mut self, port: u16, delta: Delta) {
-        let old = Ports(u32::from_ne_bytes(self.ports)).destination();
-        self.sum_up(replaced(old, port, delta));
-        [self.ports[2], self.ports[3]] = port.to_ne_bytes();
+    fn sum_up(&mut self, delta: Delta) {
+        if self.has_checksum() {
+            let checksum = delta.apply(u16::from_ne_bytes(self.checksum));
+            // RFC 768: a computed zero is sent as all ones.
+            self.checksum = if checksum == 0 {
+                [0xff; 2]
+            } else {
+                checksum.to_ne_bytes()
+            };
+        }
     }
 }
 

@@ -11,6 +11,9 @@ pub const DEFAULT_CONFIG: &str = "/etc/balancer/balancer.toml";
 
 const RUN: &str = "/run/balancer";
 
+/// Where the kernel tells one start of the host from another.
+pub const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
 /// Where it is noted which packet program was proved since the machine started; of all instances.
 #[must_use]
 pub fn proved() -> PathBuf {

@@ -1,6 +1,6 @@
 //! One lock for many clients, held while a connection is opened: two first packets of one client that come in on two CPUs at
-//! once must not make two connections, to one service or to two that share a real server. Nothing else takes it; established packets, the daemon and whoever takes places
-//! back do without.
+//! once must not make two connections, to one service or to two that share a real server. Nothing else takes it; established
+//! packets, the daemon and whoever takes places back do without.
 
 use balancer_common::verdict::Discard;
 

@@ -732,8 +732,8 @@ pub fn surrender<H: Family>() -> u64 {
     u64::from(change(entry, taken, taken.freed()))
 }
 
-/// Makes the scratch's connection in the places that were taken for it, and counts it: the reply's entry first, so that no packet can be
-/// answered before its answer is known.
+/// Makes the scratch's connection in the places that were taken for it, and counts it: the reply's entry first, so that no
+/// packet can be answered before its answer is known.
 #[inline(never)]
 pub fn connect<H: Family>() -> u64 {
     let Ok(scratch) = scratch::<H>() else {

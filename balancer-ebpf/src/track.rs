@@ -216,8 +216,10 @@ fn advance<T: Transport, A: Address>(
             } else {
                 sequence
             };
-            // SAFETY: an entry of the table, which never moves.
-            unsafe { (*original.entry).extra = number };
+            if number != sequence {
+                // SAFETY: an entry of the table, which never moves.
+                unsafe { (*original.entry).extra = number };
+            }
         }
         let after = if state == before.state() {
             hear(before, segment, is_original)

@@ -111,7 +111,7 @@ pub fn prove(log_level: u8) -> anyhow::Result<()> {
 fn proved(log_level: u8) -> String {
     let mut hasher = DefaultHasher::new();
     OBJECT.hash(&mut hasher);
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let boot = fs::read_to_string(paths::BOOT_ID).unwrap_or_default();
     format!("{:016x} {log_level} {boot}", hasher.finish())
 }
 

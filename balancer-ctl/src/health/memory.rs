@@ -33,9 +33,6 @@ use crate::{
 
 pub use self::writer::Writer;
 
-/// Where the kernel tells one start of the host from another.
-pub const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-
 /// Version of the file's form.
 const VERSION: u32 = 3;
 #[derive(Debug, PartialEq, Serialize, Deserialize)]

@@ -79,7 +79,7 @@ impl Health {
         let (remembered, memory) = match state_file {
             None => (Remembered::default(), None),
             Some(path) => {
-                let boot = fs::read_to_string(memory::BOOT_ID)?;
+                let boot = fs::read_to_string(crate::paths::BOOT_ID)?;
                 let remembered = memory::read(&path, boot.trim());
                 (remembered, Some(memory::Writer::start(path, boot.trim())?))
             }

@@ -115,6 +115,12 @@ fn parse(route: &RouteMessage) -> Option<LocalRoute> {
         RouteType::Broadcast => Kind::Broadcast,
         _ => return None,
     };
+    let prefix = destination(route)?;
+    Some(LocalRoute { prefix, kind })
+}
+
+/// The addresses that a route is for; none where the message does not tell.
+pub(super) fn destination(route: &RouteMessage) -> Option<Prefix> {
     let destination = route
         .attributes
         .iter()
@@ -129,13 +135,8 @@ fn parse(route: &RouteMessage) -> Option<LocalRoute> {
         AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         _ => return None,
     };
-    Some(LocalRoute {
-        prefix: Prefix::of(
-            destination.unwrap_or(unnamed),
-            route.header.destination_prefix_length,
-        ),
-        kind,
-    })
+    let length = route.header.destination_prefix_length;
+    Some(Prefix::of(destination.unwrap_or(unnamed), length))
 }
 
 /// The table that a route is in.

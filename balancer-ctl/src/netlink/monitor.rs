@@ -3,18 +3,18 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::IpAddr,
     os::fd::{AsRawFd, BorrowedFd},
 };
 
 use anyhow::Context;
 use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::{
-    AddressFamily, RouteNetlinkMessage,
+    RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
     link::LinkMessage,
     neighbour::NeighbourMessage,
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
+    route::{RouteMessage, RouteType},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -22,7 +22,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::{
     Netlink,
     link::{self, Link},
-    local::Prefix,
+    local::{self, Prefix},
     neighbour::{self, NextHop},
     socket,
 };
@@ -115,7 +115,8 @@ impl News {
     /// A route has. Some say at which addresses this host receives.
     fn of_route(route: &RouteMessage) -> Self {
         Self {
-            routes: prefix(route).map_or(Routes::All, |prefix| Routes::To([prefix].into())),
+            routes: local::destination(route)
+                .map_or(Routes::All, |prefix| Routes::To([prefix].into())),
             addresses: matches!(
                 route.header.kind,
                 RouteType::Local | RouteType::Broadcast | RouteType::Anycast
@@ -150,26 +151,6 @@ impl News {
         self.links |= other.links;
         self.addresses |= other.addresses;
     }
-}
-
-/// The addresses that a route is for; none where the message does not tell.
-fn prefix(route: &RouteMessage) -> Option<Prefix> {
-    let length = route.header.destination_prefix_length;
-    let address = route
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
-            RouteAttribute::Destination(RouteAddress::Inet6(v6)) => Some(IpAddr::V6(*v6)),
-            _ => None,
-        });
-    // A default route has no destination.
-    let default = match route.header.address_family {
-        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        _ => return None,
-    };
-    Some(Prefix::of(address.unwrap_or(default), length))
 }
 
 /// An address of an interface: its index, the address and its network's prefix length.

@@ -1,8 +1,12 @@
 //! Messages of the kernel, and what is news in them.
 
+use std::net::Ipv4Addr;
+
 use netlink_packet_route::{
+    AddressFamily,
     link::{LinkAttribute, LinkFlags, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+    route::{RouteAddress, RouteAttribute},
 };
 
 use super::*;
