@@ -1,0 +1,182 @@
+//! What an entry is, in one word that changes by compare-exchange.
+
+/// The state of an entry that nobody uses.
+pub const FREE: u8 = 0;
+/// The state of an entry that is being written.
+pub const TAKEN: u8 = 15;
+
+/// What an entry is.
+///
+/// ```text
+///   31             16 15      10  9  8  7 6   5   4 3    0
+///  +-----------------+----------+--+--+-----+---+---+------+
+///  |  serial number  |   zero   |rh|oh| fwd |udp|rep| state|
+///  +-----------------+----------+--+--+-----+---+---+------+
+///   state   FREE, TAKEN, or a State      fwd  forwarding method; 0 = NAT
+///   rep     reply direction              oh   the client was heard after a reset
+///   udp     UDP, else TCP                rh   the real server was heard after a reset
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(transparent)]
+pub struct Word(pub u32);
+
+impl Word {
+    const STATE: u32 = 0xf;
+    const REPLY: u32 = 1 << 4;
+    const UDP: u32 = 1 << 5;
+    const METHOD_SHIFT: u32 = 6;
+    const HEARD: [u32; 2] = [1 << 8, 1 << 9];
+    const SERIAL: u32 = 0xffff_0000;
+
+    /// The word of an entry in `state` and `direction` whose place was taken with the word `taken`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(taken: Self, state: u8, direction: u8, is_udp: bool) -> Self {
+        Self(
+            taken.0 & Self::SERIAL
+                | state as u32
+                | (direction as u32) << 4
+                | if is_udp { Self::UDP } else { 0 },
+        )
+    }
+
+    /// [`FREE`], [`TAKEN`], or a [`State`](crate::tcp::State) as a number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn state(self) -> u8 {
+        (self.0 & Self::STATE) as u8
+    }
+
+    /// The same entry in another state, with nobody heard.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_state(self, state: u8) -> Self {
+        Self(self.0 & !(Self::STATE | Self::HEARD[0] | Self::HEARD[1]) | state as u32)
+    }
+
+    /// One of [`direction`](super::direction).
+    #[inline(always)]
+    #[must_use]
+    pub const fn direction(self) -> u8 {
+        (self.0 >> 4 & 1) as u8
+    }
+
+    /// Whether this is the original direction's entry.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_original(self) -> bool {
+        self.0 & Self::REPLY == 0
+    }
+
+    /// Whether packets are UDP datagrams; else TCP segments.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_udp(self) -> bool {
+        self.0 & Self::UDP != 0
+    }
+
+    /// IP protocol number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn protocol(self) -> u32 {
+        if self.is_udp() {
+            crate::addr::UDP as u32
+        } else {
+            crate::addr::TCP as u32
+        }
+    }
+
+    /// The forwarding method; 0 = NAT.
+    #[inline(always)]
+    #[must_use]
+    pub const fn method(self) -> u8 {
+        (self.0 >> Self::METHOD_SHIFT & 3) as u8
+    }
+
+    /// The word with `direction` heard after a reset.
+    #[inline(always)]
+    #[must_use]
+    pub const fn hear(self, direction: u8) -> Self {
+        Self(self.0 | Self::HEARD[(direction & 1) as usize])
+    }
+
+    /// Whether both sides were heard after a reset.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_heard(self) -> bool {
+        let both = Self::HEARD[0] | Self::HEARD[1];
+        self.0 & both == both
+    }
+
+    /// How often the place has been taken, 16 bits that wrap.
+    #[inline(always)]
+    #[must_use]
+    pub const fn serial(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
+    /// Whether `other` is a word of the same entry, in whatever state: the place has not changed hands.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_same_entry(self, other: Self) -> bool {
+        (self.0 ^ other.0) & Self::SERIAL == 0
+    }
+
+    /// Whether an entry stands here that packets may use.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_used(self) -> bool {
+        self.state() != FREE && self.state() != TAKEN
+    }
+
+    /// The word of this entry in another place, which was taken with the word `taken`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn moved_to(self, taken: Self) -> Self {
+        Self(self.0 & !Self::SERIAL | taken.0 & Self::SERIAL)
+    }
+
+    /// The word of this place, taken.
+    #[inline(always)]
+    #[must_use]
+    pub const fn taken(self) -> Self {
+        Self((self.0 & Self::SERIAL).wrapping_add(1 << 16) | TAKEN as u32)
+    }
+
+    /// The word of this place, free.
+    #[inline(always)]
+    #[must_use]
+    pub const fn freed(self) -> Self {
+        Self((self.0 & Self::SERIAL).wrapping_add(1 << 16))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{conntrack::direction, tcp::State};
+
+    #[test]
+    fn a_word_keeps_what_was_put_in() {
+        let place = Word(0xffff_0000);
+        let taken = place.taken();
+        assert_eq!((taken.state(), taken.serial()), (TAKEN, 0));
+        assert!(!taken.is_used() && !taken.is_same_entry(place));
+        let word = Word::new(taken, State::Established as u8, direction::REPLY, true);
+        assert!(word.is_used() && word.is_udp() && !word.is_original());
+        assert_eq!(word.protocol(), 17);
+        assert_eq!(word.direction(), direction::REPLY);
+        assert_eq!(word.method(), 0);
+        assert!(word.is_same_entry(taken));
+        let heard = word.hear(direction::ORIGINAL);
+        assert!(!heard.is_heard() && heard.is_same_entry(word));
+        assert!(heard.hear(direction::REPLY).is_heard());
+        assert_eq!(
+            heard.with_state(State::Closing as u8),
+            word.with_state(State::Closing as u8)
+        );
+        let freed = word.freed();
+        assert_eq!((freed.state(), freed.serial()), (FREE, 1));
+        assert_eq!(freed.0 & 0xffff, 0);
+    }
+}
