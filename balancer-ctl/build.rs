@@ -1,4 +1,4 @@
-//! Builds the packet program and puts it where `src/object.rs` embeds it from. `BALANCER_EBPF_OBJECT=FILE` takes
+//! Builds the packet program and puts it where `src/dataplane/object.rs` embeds it from. `BALANCER_EBPF_OBJECT=FILE` takes
 //! one built elsewhere, `BALANCER_EBPF=skip` none.
 
 use std::process::ExitCode;

@@ -2,6 +2,7 @@
 
 mod diagnosis;
 pub(crate) mod ethtool;
+pub mod identity;
 mod namespace;
 mod offload;
 pub(crate) mod peer;

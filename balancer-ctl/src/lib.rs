@@ -1,36 +1,20 @@
-//! The daemon and the operator's tool.
+//! The daemon and the operator's tool, as folders ("rooms"), each of which imports only from those below it:
 //!
-//! `cli → api → daemon → {config, dataplane}`; nothing points back. Pure, and known to all: [`model`] and what
-//! is computed from it ([`address`], [`change`], [`difference`], [`overview`], [`view`]).
+//! ```text
+//!   bin → startup → cli → api → control → {health, notify, dataplane, config} → host → netlink → model → os
+//! ```
+//!
+//! `cargo xtask lint` reads every `use` line and holds this against its table (`xtask/src/lint/layers.rs`).
 
-pub mod address;
 pub mod api;
-pub mod availability;
-pub mod change;
 pub mod cli;
-pub mod clock;
 pub mod config;
-pub mod daemon;
+pub mod control;
 pub mod dataplane;
-pub mod difference;
-pub mod error;
-pub mod event;
 pub mod health;
-pub mod heap;
 pub mod host;
-pub mod local;
 pub mod model;
 pub mod netlink;
 pub mod notify;
-pub mod object;
-pub mod open_files;
-pub mod overview;
-pub mod paths;
-pub mod plan;
-pub mod program;
-pub mod regular_file;
-pub mod ring;
-pub mod sentence;
-pub mod serve;
-pub mod systemd;
-pub mod view;
+pub mod os;
+pub mod startup;

@@ -3,9 +3,16 @@
 //! Everything from outside (file, command line, API) becomes this after validation; everything towards the
 //! kernel starts from it. Pure: no clock, socket or map here. Ports in host byte order.
 
+pub mod address;
+pub mod change;
 pub mod check;
+pub mod diff;
+pub mod enumeration;
+pub mod error;
+pub mod event;
 pub mod health;
 pub mod notify;
+pub mod view;
 
 use std::{
     fmt,

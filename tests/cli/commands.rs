@@ -4,9 +4,8 @@ use std::{net::SocketAddr, process::Stdio, time::Duration};
 
 use balancer_common::tcp::State;
 use balancer_ctl::{
-    address::service_key,
     dataplane::{Connection, Counters},
-    model::ServiceKey,
+    model::{ServiceKey, address::service_key},
 };
 use xtask::lab::wait_until;
 

@@ -10,10 +10,10 @@ use std::{
 
 use balancer_ctl::{
     config::file::ConfigFile,
-    daemon::Message,
+    control::daemon::Message,
     dataplane::fake::FakeDataplane,
     health::{Advice, Standing, UNKNOWN, Update, fake::FakeCheckers},
-    serve::{Serving, Source},
+    startup::{Serving, Source},
 };
 use balancer_tests::daemon::binary;
 use tempfile::TempDir;

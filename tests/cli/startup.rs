@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::process::CommandExt as _};
 
-use balancer_ctl::{api::listen::Lock, paths::Instance};
+use balancer_ctl::{api::listen::Lock, os::paths::Instance};
 
 use crate::scene::{FILE, Ran, program, ran};
 

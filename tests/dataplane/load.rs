@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use aya::{EbpfLoader, programs::Program};
-use balancer_ctl::object::OBJECT;
+use balancer_ctl::dataplane::object::OBJECT;
 use balancer_tests::{
     dataplane::{Options, run_with},
     initial::Content,

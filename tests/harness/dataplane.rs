@@ -17,7 +17,7 @@ use balancer_common::{
     flow_hash::{self, Seed},
     settings::Settings,
 };
-use balancer_ctl::object::OBJECT;
+use balancer_ctl::dataplane::object::OBJECT;
 use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::{addresses::V, initial, network, packet::Packet, privileged};

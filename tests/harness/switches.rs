@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn the_table_has_every_global_of_the_object() {
         let named: Vec<_> = SWITCHES.iter().map(|switch| switch.name).collect();
-        let globals = globals(balancer_ctl::object::OBJECT);
+        let globals = globals(balancer_ctl::dataplane::object::OBJECT);
         let in_object: Vec<_> = globals.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(
             named, in_object,

@@ -12,7 +12,7 @@ use crate::scene::{Scene, all, both, connect, settings, start_reals};
 #[test]
 fn another_program_is_refused_and_stays() {
     let scene = Scene::new();
-    let mut other = aya::Ebpf::load(balancer_ctl::object::OBJECT).unwrap();
+    let mut other = aya::Ebpf::load(balancer_ctl::dataplane::object::OBJECT).unwrap();
     let program: &mut aya::programs::Xdp = other.program_mut("clock").unwrap().try_into().unwrap();
     program.load().unwrap();
     let id = program.info().unwrap().id();

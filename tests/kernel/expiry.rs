@@ -225,7 +225,7 @@ fn the_next_hop_to_a_real_server_is_looked_for_again_when_routes_change() {
 
 /// The low half of the kernel's jiffies, as the program `clock` says.
 fn jiffies() -> u32 {
-    let mut ebpf = aya::Ebpf::load(balancer_ctl::object::OBJECT).unwrap();
+    let mut ebpf = aya::Ebpf::load(balancer_ctl::dataplane::object::OBJECT).unwrap();
     let program: &mut aya::programs::Xdp = ebpf.program_mut("clock").unwrap().try_into().unwrap();
     program.load().unwrap();
     let (input, mut output) = ([0_u8; 64], [0_u8; 64]);

@@ -6,7 +6,7 @@ use aya::{
     EbpfLoader,
     programs::{Xdp, XdpMode},
 };
-use balancer_ctl::object::OBJECT;
+use balancer_ctl::dataplane::object::OBJECT;
 use balancer_tests::{
     daemon::Daemon,
     privileged,

@@ -14,7 +14,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 use super::Failure;
-use crate::view;
+use crate::model::view;
 
 /// How long the daemon may take for an answer; a rate alone takes a second.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);

@@ -11,7 +11,7 @@ use axum::{
 use futures_util::stream;
 use tokio::{runtime::Handle, sync::mpsc, time::timeout};
 
-use crate::{daemon::ConnectionsReport, view};
+use crate::{control::daemon::ConnectionsReport, model::view};
 
 /// What is sent at a time.
 const CHUNK: usize = 64 << 10;

@@ -13,7 +13,7 @@ use futures_util::{Stream, stream};
 use tokio::sync::broadcast;
 
 use super::server::Api;
-use crate::{clock, view};
+use crate::{model::view, os::clock};
 
 /// Answers with events as they happen, from now on.
 pub async fn events(State(api): State<Api>) -> Response {

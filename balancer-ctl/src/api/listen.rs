@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
-use crate::paths::Instance;
+use crate::os::paths::Instance;
 
 /// Held while a daemon runs on an instance; the kernel frees it however the daemon ends.
 #[derive(Debug)]

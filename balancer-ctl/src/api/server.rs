@@ -23,14 +23,19 @@ use super::{
     follow::events,
 };
 use crate::{
-    address::{self, RealRef, ServiceRef, service_address},
-    change::ServiceSettings,
     config::files,
-    daemon::{self, Leftover, Message, Reply, Scope},
+    control::{
+        daemon::{self, Leftover, Message, Reply, Scope},
+        report,
+    },
     dataplane::ConnectionFilter,
-    error::{Kind, Refusal},
-    model::ServiceKey,
-    overview, view,
+    model::{
+        ServiceKey,
+        address::{self, RealRef, ServiceRef, service_address},
+        change::ServiceSettings,
+        error::{Kind, Refusal},
+        view,
+    },
 };
 
 /// How far the two looks of a rate are apart.
@@ -167,7 +172,7 @@ async fn listed(api: &Api, service: Option<ServiceRef>, rate: bool) -> Answer {
     tokio::time::sleep(RATE_OVER).await;
     let mut second = api.ask(|reply| Message::Services(service, reply)).await?;
     let milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    overview::add_rates(&first, &mut second, milliseconds);
+    report::add_rates(&first, &mut second, milliseconds);
     Ok(axum::Json(second).into_response())
 }
 
@@ -226,7 +231,7 @@ fn connection_state(name: &str) -> Result<tcp::State, Refusal> {
             let names = tcp::State::ALL.map(tcp::State::name);
             Refusal::invalid(format!(
                 "state `{name}` is not known: expected {}",
-                crate::sentence::listed(&names)
+                crate::model::enumeration::listed(&names)
             ))
         })
 }

@@ -19,10 +19,13 @@ use balancer_ctl::{
         kernel::{self, KernelDataplane, OpenOptions, PacketLog},
         kernel_age,
     },
-    heap, local,
+    host::identity,
     model::{DataplaneSettings, Mode, Model, StrayReplies},
-    paths::{DEFAULT_CONFIG, Instance},
-    serve::{self, Source},
+    os::{
+        heap,
+        paths::{DEFAULT_CONFIG, Instance},
+    },
+    startup::{self, Source},
 };
 use clap::Parser;
 use tracing::{Level, level_filters::LevelFilter};
@@ -95,7 +98,7 @@ fn report(error: &anyhow::Error) {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let host = local::host_name();
+    let host = identity::host_name();
     if arguments.check {
         return check(&arguments.config, &host);
     }
@@ -134,12 +137,12 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             KernelDataplane::open(options).map_err(|error| error.0)?,
         ))
     };
-    serve::serve(
+    startup::serve(
         open,
         &instance.state_directory(),
         source,
         &socket,
-        local::addresses,
+        identity::addresses,
     )
 }
 

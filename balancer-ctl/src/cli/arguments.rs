@@ -9,11 +9,13 @@ use super::{
     later::{Later, LaterOfReal, LaterOfService},
 };
 use crate::{
-    address::{self, RealRef, ServiceRef},
     config::{read::LATER_SCHEDULERS, text, validate::MAX_QUORUM, write},
-    model::{Backups, MAX_WEIGHT, NoReal, Protocol, Scheduler, ServiceKey},
-    paths::Instance,
-    sentence::listed,
+    model::{
+        Backups, MAX_WEIGHT, NoReal, Protocol, Scheduler, ServiceKey,
+        address::{self, RealRef, ServiceRef},
+        enumeration::listed,
+    },
+    os::paths::Instance,
 };
 
 /// Sets up and shows the load balancer that `balancerd` runs.

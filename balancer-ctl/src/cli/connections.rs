@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{Context, Failure, arguments::Connections as Arguments, encoded, render::counted};
-use crate::view::{Connection, Connections};
+use crate::model::view::{Connection, Connections};
 
 pub async fn list(context: &Context, arguments: Arguments) -> Result<(), Failure> {
     let Arguments {

@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 
 use super::{Context, Failure};
-use crate::view::Event;
+use crate::model::view::Event;
 
 pub async fn follow(context: &Context) -> Result<(), Failure> {
     let mut result = Ok(());
@@ -59,7 +59,7 @@ fn rendered(event: &Event) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::view::EventKind;
+    use crate::model::view::EventKind;
 
     #[test]
     fn an_event_is_one_line() {

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     config::text::roughly,
-    view::{Checker, Health, HealthChange, LastProbe},
+    model::view::{Checker, Health, HealthChange, LastProbe},
 };
 
 pub async fn health(context: &Context, arguments: Arguments) -> Result<(), Failure> {

@@ -8,8 +8,10 @@ use super::{
 };
 use crate::{
     dataplane::Counters,
-    model::{NoReal, ServiceKey},
-    view::{Real, Service, Services},
+    model::{
+        NoReal, ServiceKey,
+        view::{Real, Service, Services},
+    },
 };
 
 /// What is shown of each.

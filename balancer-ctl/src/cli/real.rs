@@ -8,9 +8,8 @@ use super::{
     encoded,
 };
 use crate::{
-    address::RealRef,
     api::{EditReal, NewReal},
-    model::{AdminState, ForwardMethod},
+    model::{AdminState, ForwardMethod, address::RealRef},
 };
 
 pub async fn add(context: &Context, arguments: ChangeReal) -> Result<(), Failure> {

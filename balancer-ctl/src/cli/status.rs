@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     api::client::Error,
-    view::{Overall, Status},
+    model::view::{Overall, Status},
 };
 
 /// What is told where no daemon answers, in the fields of [`Status`].

@@ -8,10 +8,10 @@ use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, TableLike, Value};
 
 use self::check::set_checks;
 use super::text::from_duration;
-use crate::{
+use crate::model::{
+    AdminState, Check, Model, Protocol, ServiceKey,
     change::{Change, RealSettings, ServiceSettings},
     error::Refusal,
-    model::{AdminState, Check, Model, Protocol, ServiceKey},
 };
 
 /// The text after `change`, which takes the model `saved` in `text` to the model `wanted`.

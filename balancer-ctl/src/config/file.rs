@@ -14,7 +14,7 @@ use super::{
     edit, files, read,
     validate::{Problem, validate},
 };
-use crate::{change::Change, error::Refusal, model::Model};
+use crate::model::{Model, change::Change, error::Refusal};
 
 /// A file's size beyond which it is not read: far above 4,096 services with 10 real servers each.
 const MAX_SIZE: u64 = 64 << 20;
@@ -269,7 +269,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
-    use crate::{address::service_key, change::ServiceSettings};
+    use crate::model::{address::service_key, change::ServiceSettings};
 
     const TEXT: &str = "# mine\ndataplane.interfaces = [\"eth0\"]\n";
 

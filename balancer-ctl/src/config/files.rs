@@ -16,8 +16,10 @@ use crate::{
         Check, Model,
         check::{Probe, Tls},
     },
-    program::{trusted, trusted_with_news},
-    regular_file,
+    os::{
+        file::read_regular_file,
+        program::{trusted, trusted_with_news},
+    },
 };
 
 /// All that is wrong with files that a model names.
@@ -147,7 +149,7 @@ fn broken(error: &pem::Error) -> String {
 }
 
 fn pem(path: &Path) -> Result<Vec<u8>, String> {
-    regular_file::read(path).map_err(|error| error.to_string())
+    read_regular_file(path).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -21,14 +21,12 @@ use super::{
     text,
     validate::{MAX_CONNECTIONS, MAX_QUORUM, Place, Problem, max_connections_ipv6, validate},
 };
-use crate::{
+use crate::model::{
+    AdminState, Backups, Check, DataplaneSettings, ForwardMethod, HealthPolicy, MAX_WEIGHT, Mode,
+    Model, NoReal, Protocol, RealServer, Scheduler, ServiceKey, StrayReplies, Timeouts,
+    VirtualService,
     address::{self, RealRef},
     change::DEFAULT_WEIGHT,
-    model::{
-        AdminState, Backups, Check, DataplaneSettings, ForwardMethod, HealthPolicy, MAX_WEIGHT,
-        Mode, Model, NoReal, Protocol, RealServer, Scheduler, ServiceKey, StrayReplies, Timeouts,
-        VirtualService,
-    },
 };
 
 /// An error in a configuration file.

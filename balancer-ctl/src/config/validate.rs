@@ -10,9 +10,9 @@ use std::{
     time::Duration,
 };
 
-use crate::{
-    address::is_name,
-    model::{DataplaneSettings, MAX_WEIGHT, Model, OnDown, Protocol, VirtualService, same_family},
+use crate::model::{
+    DataplaneSettings, MAX_WEIGHT, Model, OnDown, Protocol, VirtualService, address::is_name,
+    same_family,
 };
 
 /// The value that a problem is about; the file's reader knows where it stands.

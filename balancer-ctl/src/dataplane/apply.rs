@@ -16,12 +16,12 @@ use balancer_common::{
 
 use super::{maps::Maps, settings::SettingsRow};
 use crate::{
-    model::{Protocol, ServiceKey},
-    netlink::address::Networks,
-    plan::{
+    dataplane::plan::{
         space::RingSpace,
         tables::{Change, ServiceRow, Tables},
     },
+    model::{Protocol, ServiceKey},
+    netlink::address::Networks,
 };
 
 /// A key as the packet program has it.

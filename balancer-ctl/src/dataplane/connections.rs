@@ -29,8 +29,8 @@ use super::{
     table::Table,
 };
 use crate::{
+    dataplane::plan::tables::Change,
     model::{self, ServiceKey},
-    plan::tables::Change,
 };
 
 /// Places in tables whose connections are counted whenever somebody asks, which takes milliseconds; of larger ones the last

@@ -6,7 +6,7 @@ use std::{collections::HashSet, thread::JoinHandle, time::Duration};
 use anyhow::{Context, anyhow};
 
 use super::{sweep::forget_changed, syscall};
-use crate::plan::tables::Change;
+use crate::dataplane::plan::tables::Change;
 
 /// A wait on a thread of its own: the kernel may take tens of milliseconds, and the daemon has other things to do.
 #[derive(Debug)]

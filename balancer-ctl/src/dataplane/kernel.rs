@@ -38,6 +38,7 @@ use super::{
 };
 pub use super::{detach::detach, packet_log::PacketLog};
 use crate::{
+    dataplane::plan::tables::Change,
     model::{DataplaneSettings, ServiceKey, StrayReplies},
     netlink::{
         Netlink,
@@ -46,7 +47,6 @@ use crate::{
         local::LocalAddresses,
         monitor::{self, News},
     },
-    plan::tables::Change,
 };
 
 /// What [`KernelDataplane::open`] needs to know.

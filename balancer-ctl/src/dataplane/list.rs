@@ -22,8 +22,8 @@ use super::{
     table::{Found, Table},
 };
 use crate::{
+    dataplane::plan::tables::address_of,
     model::{Protocol, ServiceKey},
-    plan::tables::address_of,
 };
 
 /// What is asked of an original entry of one family, in the table's own words; what is `None` is not asked.

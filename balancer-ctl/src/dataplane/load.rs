@@ -17,7 +17,7 @@ use super::{
     pins::{self, Pins},
     proof,
 };
-use crate::{model::DataplaneSettings, object::OBJECT};
+use crate::{dataplane::object::OBJECT, model::DataplaneSettings};
 
 /// The programs as loaded, and what was noticed on the way.
 #[derive(Debug)]

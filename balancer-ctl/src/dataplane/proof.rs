@@ -32,7 +32,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use self::frame::{Content, Frame, NEIGHBOUR, NEXT_HOP, OURS, segment};
 use super::load;
-use crate::{object::OBJECT, paths};
+use crate::{dataplane::object::OBJECT, os::paths};
 
 /// The loopback interface of a new network namespace, by which test runs enter.
 const INTERFACE: u32 = 1;

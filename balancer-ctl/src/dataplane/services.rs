@@ -14,12 +14,12 @@ use super::{
     connections::ConnectionTables, conntrack::Count, grace, maps::Maps, settings::SettingsRow,
 };
 use crate::{
-    model::ServiceKey,
-    netlink::address::Networks,
-    plan::{
+    dataplane::plan::{
         self, Full,
         tables::{Change, Tables, address_of},
     },
+    model::ServiceKey,
+    netlink::address::Networks,
 };
 
 /// The tables of services.

@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::conntrack::{Conntrack, Count, Met, Now};
-use crate::{model, plan::tables::Change};
+use crate::{dataplane::plan::tables::Change, model};
 
 /// How long one call may go on before it stops after the buckets at hand.
 const LONGEST: Duration = Duration::from_millis(4);

@@ -20,10 +20,12 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use super::{Advice, Moment, NOT_PROBED, Standing, UNKNOWN};
 use crate::{
-    clock,
     config::write::check_as_json,
-    model::check::{Check, Initial},
-    view,
+    model::{
+        check::{Check, Initial},
+        view,
+    },
+    os::clock,
 };
 
 /// Changes that are kept.

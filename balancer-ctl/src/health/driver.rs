@@ -31,7 +31,7 @@ use super::{
     schedule::{Again, CheckerId, Pace, Schedule},
     stall::{self, Stall},
 };
-use crate::{config::text::roughly, view};
+use crate::{config::text::roughly, model::view};
 
 /// Probes that are due within such a time start together, so that they wake this thread, and their targets, but once.
 const TOGETHER: Duration = Duration::from_millis(40);

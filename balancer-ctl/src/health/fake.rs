@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{Begin, Checkers, Kept, Quorum, Recalled, Watched};
-use crate::{model::ServiceKey, view};
+use crate::model::{ServiceKey, view};
 
 /// What the fake holds.
 #[derive(Debug, Default)]

@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn a_sign_is_fresh_for_ten_rests() {
-        let zero = crate::clock::now();
+        let zero = crate::os::clock::now();
         let second = |seconds| zero + Duration::from_secs(seconds);
         let heartbeat = Heartbeat::new(zero);
         assert!(heartbeat.is_fresh(second(10)));

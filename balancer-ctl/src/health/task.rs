@@ -22,7 +22,10 @@ use super::{
     memory::{self, Remembered},
     probe::{Prober, Spares},
 };
-use crate::{clock, model::ServiceKey, open_files, view};
+use crate::{
+    model::{ServiceKey, view},
+    os::{clock, open_files},
+};
 
 /// Most probes at once, whatever the limit of open files: with a timeout of 2 s, four thousand dead targets a second.
 const MOST: usize = 8192;
@@ -79,7 +82,7 @@ impl Health {
         let (remembered, memory) = match state_file {
             None => (Remembered::default(), None),
             Some(path) => {
-                let boot = fs::read_to_string(crate::paths::BOOT_ID)?;
+                let boot = fs::read_to_string(crate::os::paths::BOOT_ID)?;
                 let remembered = memory::read(&path, boot.trim());
                 (remembered, Some(memory::Writer::start(path, boot.trim())?))
             }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::event::EventKind;
+use crate::model::event::EventKind;
 
 /// A program that is told of events.
 #[derive(Clone, Debug, PartialEq, Eq)]

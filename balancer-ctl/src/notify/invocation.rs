@@ -25,10 +25,8 @@ use serde::Serialize;
 
 use super::policy::{News, Past};
 use crate::{
-    event::EventKind,
-    model::{Notify, notify::Stdin},
-    program::{Errors, LeftBehind, Program},
-    view::Event,
+    model::{Notify, event::EventKind, notify::Stdin, view::Event},
+    os::program::{Errors, LeftBehind, Program},
 };
 
 /// Longest text in an argument or a variable, in bytes: the kernel refuses one of 128 KiB, and all of them together

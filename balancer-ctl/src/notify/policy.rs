@@ -21,12 +21,7 @@ use std::{
 
 pub use self::facts::Past;
 use self::facts::{Facts, Place, Present, Role, Trouble, forget, role};
-use crate::{
-    address::service_key,
-    event::EventKind,
-    model::{Model, Notify},
-    view::Event,
-};
+use crate::model::{Model, Notify, address::service_key, event::EventKind, view::Event};
 
 mod facts;
 

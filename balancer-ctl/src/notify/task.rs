@@ -26,10 +26,11 @@ use super::{
     policy::{EntryId, Policy, Tell},
 };
 use crate::{
-    clock,
-    model::{Model, Notify},
-    program::{End, Finished, Output, Program, trusted_with_news},
-    view::Event,
+    model::{Model, Notify, view::Event},
+    os::{
+        clock,
+        program::{End, Finished, Output, Program, trusted_with_news},
+    },
 };
 
 /// Events that may wait for the thread: as many as there can be real servers.

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::{
-    address::service_key,
     config::read,
-    model::{Backups, NoReal, OnDown, Scheduler},
+    model::{Backups, NoReal, OnDown, Scheduler, address::service_key},
 };
 
 const FILE: &str = r#"# Our balancer.

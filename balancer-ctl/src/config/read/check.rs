@@ -10,11 +10,13 @@ use crate::{
         text,
         validate::{PROBE_TIMEOUT, Place, RISE_FALL},
     },
-    model::check::{
-        AgentProbe, Check, DnsProbe, Exchange, ExecProbe, GrpcProbe, HttpProbe, HttpVersion,
-        Initial, Probe, Source, Target, Timing, Tls,
+    model::{
+        check::{
+            AgentProbe, Check, DnsProbe, Exchange, ExecProbe, GrpcProbe, HttpProbe, HttpVersion,
+            Initial, Probe, Source, Target, Timing, Tls,
+        },
+        enumeration::listed,
     },
-    sentence::listed,
 };
 
 use Kind::{Agent, Dns, Exec, Grpc, Http, Https, Ping, Tcp, Udp};

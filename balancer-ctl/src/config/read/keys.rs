@@ -3,7 +3,7 @@
 use toml_edit::{Key, TableLike};
 
 use super::{Reader, start};
-use crate::sentence::listed;
+use crate::model::enumeration::listed;
 
 /// What stands in a table and is known: built, or planned and refused until it is.
 pub(super) struct Keys {

@@ -6,11 +6,8 @@ use toml_edit::TableLike;
 
 use super::{Reader, keys::NOTIFY};
 use crate::{
-    address::ServiceRef,
     config::validate::Place,
-    event::EventKind,
-    model::{Notify, notify::Stdin},
-    sentence::listed,
+    model::{Notify, address::ServiceRef, enumeration::listed, event::EventKind, notify::Stdin},
 };
 
 /// How long a program may take when the file does not say.

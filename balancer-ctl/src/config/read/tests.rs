@@ -3,16 +3,14 @@
 mod health;
 
 use super::*;
-use crate::{
-    event::EventKind,
-    model::{
-        AdminState, HealthPolicy, Notify, OnDown,
-        check::{
-            AgentProbe, DnsProbe, Exchange, ExecProbe, GrpcProbe, HttpProbe, HttpVersion, Initial,
-            Pattern, Probe, Source, Target, Timing, Tls,
-        },
-        notify::Stdin,
+use crate::model::{
+    AdminState, HealthPolicy, Notify, OnDown,
+    check::{
+        AgentProbe, DnsProbe, Exchange, ExecProbe, GrpcProbe, HttpProbe, HttpVersion, Initial,
+        Pattern, Probe, Source, Target, Timing, Tls,
     },
+    event::EventKind,
+    notify::Stdin,
 };
 
 fn errors(text: &str) -> Vec<String> {

@@ -6,10 +6,12 @@ use toml_edit::{Item, TableLike};
 
 use super::{Reader, keys::Keys, start};
 use crate::{
-    address,
     config::{text, validate::Place},
-    model::check::{Pattern, PatternError},
-    sentence::listed,
+    model::{
+        address,
+        check::{Pattern, PatternError},
+        enumeration::listed,
+    },
 };
 
 impl Reader<'_> {

@@ -43,7 +43,7 @@ pub fn sentence(address: IpAddr, kind: Kind) -> String {
 mod tests {
     use super::*;
     use crate::{
-        change::tests::model,
+        model::change::tests::model,
         netlink::local::{LocalRoute, Prefix},
     };
 

@@ -14,7 +14,7 @@ use super::{Advice, Failure, Passed, Watched, text};
 use crate::{
     health::AdvisedWeight,
     model::check::ExecProbe,
-    program::{self, End, Errors, LeftBehind, Program, trusted},
+    os::program::{self, End, Errors, LeftBehind, Program, trusted},
 };
 
 /// How much of each output is kept.

@@ -4,7 +4,7 @@ use std::io;
 
 use nix::errno::Errno;
 
-use crate::open_files;
+use crate::os::open_files;
 
 /// Why a probe did not pass.
 #[derive(Clone, Debug, PartialEq, Eq)]

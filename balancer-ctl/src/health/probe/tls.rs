@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::Failure;
-use crate::{model::check::Tls, regular_file};
+use crate::{model::check::Tls, os::file::read_regular_file};
 
 mod verifier;
 
@@ -193,7 +193,7 @@ fn system_roots() -> Result<Arc<RootCertStore>, String> {
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let unreadable =
         |error: String| format!("cannot read certificates from {}: {error}", file.display());
-    let bytes = regular_file::read(file).map_err(|error| unreadable(error.to_string()))?;
+    let bytes = read_regular_file(file).map_err(|error| unreadable(error.to_string()))?;
     let certificates = CertificateDer::pem_slice_iter(&bytes)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| unreadable(error.to_string()))?;
@@ -206,7 +206,7 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
 fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, String> {
     let unreadable =
         |error: String| format!("cannot read a private key from {}: {error}", file.display());
-    let bytes = regular_file::read(file).map_err(|error| unreadable(error.to_string()))?;
+    let bytes = read_regular_file(file).map_err(|error| unreadable(error.to_string()))?;
     PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| unreadable(error.to_string()))
 }
 

@@ -38,7 +38,7 @@ fn begin(watched: &Watched, from: Option<Standing>) -> Vec<Begin> {
 }
 
 fn web() -> ServiceKey {
-    crate::address::service_key("tcp/192.0.2.80:80").unwrap()
+    crate::model::address::service_key("tcp/192.0.2.80:80").unwrap()
 }
 
 fn remembered(health: &Health, watched: &Watched) -> Option<Standing> {

@@ -6,11 +6,7 @@ use std::{
     time::SystemTime,
 };
 
-use crate::{
-    event::EventKind,
-    model::{AdminState, Model},
-    view::Event,
-};
+use crate::model::{AdminState, Model, event::EventKind, view::Event};
 
 /// When something failed and passed, as far as events told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

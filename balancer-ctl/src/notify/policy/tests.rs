@@ -5,10 +5,7 @@ use std::{collections::HashSet, time::SystemTime};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{
-    change::tests::model,
-    model::{AdminState, notify::Stdin},
-};
+use crate::model::{AdminState, change::tests::model, notify::Stdin};
 
 const WEB: &str = "tcp/192.0.2.80:80";
 const MAIL: &str = "tcp/192.0.2.80:25";

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::*;
-use crate::{change::tests::model, event::EventKind, model::notify::Stdin};
+use crate::model::{change::tests::model, event::EventKind, notify::Stdin};
 
 const SERVICES: &str = r#"
     [[service]]

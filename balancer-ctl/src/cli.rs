@@ -1,0 +1,257 @@
+//! The operator's tool: one command per invocation, asked of the daemon.
+
+mod arguments;
+mod connections;
+mod events;
+mod health;
+mod later;
+mod list;
+mod real;
+mod render;
+mod service;
+mod status;
+
+use std::{
+    io::{self, Write as _},
+    path::Path,
+    process::ExitCode,
+};
+
+use clap::{CommandFactory as _, Parser as _};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Serialize;
+
+use self::arguments::{Arguments, Command};
+use crate::{
+    api::{
+        Done,
+        client::{self, Client},
+    },
+    config::file,
+    model::AdminState,
+};
+
+/// Why a command ends without having done its work.
+#[derive(Debug)]
+enum Failure {
+    /// Refused or failed: exit status 1.
+    Refused(String),
+    /// What was typed makes no sense: exit status 2.
+    Usage(String),
+    /// No daemon: exit status 3.
+    Unreachable(String),
+    /// The reader of the output has gone: nothing to say.
+    NoReader,
+    /// All was said already: exit status 1.
+    Said,
+}
+
+impl From<client::Error> for Failure {
+    fn from(error: client::Error) -> Self {
+        match error {
+            client::Error::Unreachable { .. } => Self::Unreachable(error.to_string()),
+            client::Error::Refused(sentence) => Self::Refused(sentence),
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::NoReader,
+            _ => Self::Refused(format!("cannot write the output: {error}")),
+        }
+    }
+}
+
+/// Where output goes and in which form.
+struct Context {
+    client: Client,
+    json: bool,
+}
+
+/// Runs the command that the process was started with.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return ended(&Err(Failure::Refused(format!("cannot start: {error}")))),
+    };
+    ended(&runtime.block_on(run(arguments)))
+}
+
+fn ended(result: &Result<ExitCode, Failure>) -> ExitCode {
+    let (sentence, status) = match result {
+        Ok(status) => return *status,
+        Err(Failure::NoReader) => return ExitCode::SUCCESS,
+        Err(Failure::Said) => return ExitCode::from(1),
+        Err(Failure::Refused(sentence)) => (sentence, 1),
+        Err(Failure::Usage(sentence)) => (sentence, 2),
+        Err(Failure::Unreachable(sentence)) => (sentence, 3),
+    };
+    // With no one to read it, the status alone must do.
+    let _ = writeln!(io::stderr(), "error: {sentence}");
+    ExitCode::from(status)
+}
+
+async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
+    let Arguments {
+        socket,
+        instance,
+        json,
+        command,
+    } = arguments;
+    let Some(command) = command else {
+        // As after any wrong usage, but with all there is: whoever types nothing more wants to know that.
+        let _ = write!(io::stderr(), "{}", Arguments::command().render_help());
+        return Ok(ExitCode::from(2));
+    };
+    let socket = socket.unwrap_or_else(|| instance.unwrap_or_default().socket());
+    let context = Context {
+        client: Client::new(&socket),
+        json,
+    };
+    match command {
+        Command::AddService(arguments) => service::add(&context, arguments).await?,
+        Command::EditService(arguments) => service::edit(&context, arguments).await?,
+        Command::DelService(arguments) => service::del(&context, arguments).await?,
+        Command::AddReal(arguments) => real::add(&context, arguments).await?,
+        Command::EditReal(arguments) => real::edit(&context, arguments).await?,
+        Command::DelReal(arguments) => real::del(&context, arguments).await?,
+        Command::Drain(arguments) => real::set(&context, arguments, AdminState::Drain).await?,
+        Command::Maintenance(arguments) => {
+            real::set(&context, arguments, AdminState::Maintenance).await?;
+        }
+        Command::Ready(arguments) => real::set(&context, arguments, AdminState::Ready).await?,
+        Command::Health(arguments) => health::health(&context, arguments).await?,
+        Command::List(arguments) => list::list(&context, &arguments).await?,
+        Command::Connections(arguments) => connections::list(&context, arguments).await?,
+        Command::Status(arguments) => return status::status(&context, &arguments).await,
+        Command::Events => events::follow(&context).await?,
+        Command::Check(arguments) => check(&context, &arguments.file)?,
+        Command::Reload => context.change(hyper::Method::POST, "/v1/reload").await?,
+        Command::Zero(arguments) => {
+            let target = match arguments.service.named()? {
+                None => "/v1/zero".to_owned(),
+                Some(service) => format!("/v1/services/{}/zero", encoded(&service.to_string())),
+            };
+            context.change(hyper::Method::POST, &target).await?;
+        }
+        Command::Clear(arguments) => {
+            context
+                .change(
+                    hyper::Method::DELETE,
+                    &format!("/v1/services?{}", arguments.query()),
+                )
+                .await?;
+        }
+        Command::Later(later) => return Err(Failure::Usage(later.sentence())),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(context: &Context, path: &Path) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Checked<'a> {
+        file: &'a Path,
+        services: usize,
+        reals: usize,
+    }
+    #[derive(Serialize)]
+    struct Wrong<'a> {
+        file: &'a Path,
+        errors: Vec<crate::config::read::Error>,
+    }
+    let host = crate::host::identity::host_name();
+    match file::ConfigFile::load(path, &host) {
+        Ok(file) => {
+            let services = &file.model().services;
+            let reals = services.iter().map(|service| service.reals.len()).sum();
+            let checked = Checked {
+                file: path,
+                services: services.len(),
+                reals,
+            };
+            context.print(&checked, |checked| {
+                format!(
+                    "{}: good, {} and {}\n",
+                    checked.file.display(),
+                    render::counted(checked.services as u64, "service"),
+                    render::counted(checked.reals as u64, "real server")
+                )
+            })
+        }
+        Err(file::Error::Wrong { path, errors }) if context.json => {
+            context.print(
+                &Wrong {
+                    file: &path,
+                    errors,
+                },
+                |_| String::new(),
+            )?;
+            Err(Failure::Said)
+        }
+        // Each line is a place and a sentence, as compilers write them.
+        Err(error @ file::Error::Wrong { .. }) => {
+            writeln!(io::stderr(), "{error}")?;
+            Err(Failure::Said)
+        }
+        Err(error @ file::Error::Unreadable { .. }) => Err(Failure::Refused(error.to_string())),
+    }
+}
+
+/// What stands in a path without being taken for something else.
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// A text as one segment of a path, or a value of a query.
+fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, PLAIN).to_string()
+}
+
+impl Context {
+    /// Sends a change without a body.
+    async fn change(&self, method: hyper::Method, target: &str) -> Result<(), Failure> {
+        self.change_with(method, target, None::<&()>).await
+    }
+
+    async fn change_with(
+        &self,
+        method: hyper::Method,
+        target: &str,
+        body: Option<&(impl Serialize + Sync)>,
+    ) -> Result<(), Failure> {
+        let done: Done = self.client.send(method, target, body).await?;
+        self.print(&done, |done| {
+            done.notes.iter().map(|note| format!("{note}\n")).collect()
+        })
+    }
+
+    /// Prints a value as JSON, or as `rendered` for people.
+    fn print<T: Serialize>(
+        &self,
+        value: &T,
+        rendered: impl FnOnce(&T) -> String,
+    ) -> Result<(), Failure> {
+        let text = if self.json {
+            let json = serde_json::to_string_pretty(value).map_err(io::Error::from)?;
+            format!("{json}\n")
+        } else {
+            rendered(value)
+        };
+        Ok(write(&text)?)
+    }
+}
+
+fn write(text: &str) -> io::Result<()> {
+    let mut output = io::stdout().lock();
+    output.write_all(text.as_bytes())?;
+    output.flush()
+}

@@ -1,0 +1,5 @@
+//! The daemon itself: the one owner of all state, what it makes of check results, and what it reports.
+
+pub mod availability;
+pub mod daemon;
+pub mod report;

@@ -1,0 +1,119 @@
+//! What is told of health: the events between two standings. Pure.
+
+use std::{net::SocketAddr, time::Instant};
+
+use super::{RealStatus, ServiceStatus};
+use crate::{
+    health::{AdvisedWeight, Asked},
+    model::{AdminState, VirtualService, diff::Happened, event::EventKind},
+};
+
+/// The troubles of a service that stands, each with the time since when it stands, as events that begin them.
+pub(super) fn troubles(
+    service: &VirtualService,
+    status: &ServiceStatus,
+    now: Instant,
+) -> Vec<(Happened, Instant)> {
+    let mut happened = Vec::new();
+    tell(service, None, status, &mut happened);
+    let begin = |happened: Happened| {
+        let began = match (happened.kind, happened.real) {
+            (EventKind::RealDown, Some(real)) => status.reals.get(&real)?.out_since,
+            (EventKind::QuorumLost, _) => status.quorum_since,
+            _ => return None,
+        };
+        Some((happened, began.unwrap_or(now)))
+    };
+    happened.into_iter().filter_map(begin).collect()
+}
+
+/// The events between two standings of a service. One that was not there before has none but for what probes found.
+pub(super) fn tell(
+    service: &VirtualService,
+    before: Option<&ServiceStatus>,
+    after: &ServiceStatus,
+    happened: &mut Vec<Happened>,
+) {
+    let mut add = |kind, real, message| {
+        happened.push(Happened {
+            kind,
+            service: Some(service.key.to_string()),
+            real,
+            message,
+        });
+    };
+    for real in &service.reals {
+        let Some(status) = after.reals.get(&real.address) else {
+            continue;
+        };
+        let old = before.and_then(|before| before.reals.get(&real.address));
+        // While the operator keeps it in maintenance, nobody asks.
+        if let Some(old) = old
+            && real.state != AdminState::Maintenance
+            && let Some(message) = asks_anew(old.asked, status.asked)
+        {
+            add(EventKind::RealChanged, Some(real.address), message);
+        }
+        let (old, new) = (old.and_then(RealStatus::told), status.told());
+        if service.checks.is_empty() || old == new {
+            continue;
+        }
+        let message = status.found.clone();
+        match new {
+            Some(true) => add(EventKind::RealUp, Some(real.address), message),
+            Some(false) => add(EventKind::RealDown, Some(real.address), message),
+            None => {}
+        }
+    }
+    let enough = before.and_then(|before| before.quorum);
+    let live = format!(
+        "live weight {}, quorum {}",
+        after.live_weight, service.health.quorum
+    );
+    match (enough, after.quorum) {
+        (Some(true) | None, Some(false)) => add(EventKind::QuorumLost, None, live),
+        (Some(false), Some(true)) => add(EventKind::QuorumRegained, None, live),
+        _ => {}
+    }
+    let backups = before.map_or(&[][..], |before| &before.backups_in);
+    if backups != after.backups_in {
+        let names = |backups: &[SocketAddr]| {
+            let names: Vec<_> = backups.iter().map(ToString::to_string).collect();
+            names.join(", ")
+        };
+        if after.backups_in.is_empty() {
+            add(EventKind::BackupsOut, None, names(backups));
+        } else {
+            add(EventKind::BackupsIn, None, names(&after.backups_in));
+        }
+    }
+}
+
+/// What a real server asks for now, or no longer, if that is worth a word: many an agent says another weight at each
+/// answer.
+fn asks_anew(old: Asked, new: Asked) -> Option<String> {
+    let state = |asked: Asked| asked.state.unwrap_or_default();
+    let weight = |asked: Asked| {
+        asked
+            .weight
+            .map_or_else(|| "unset".to_owned(), |weight| weight.to_string())
+    };
+    let mut changes = Vec::new();
+    if state(old) != state(new) {
+        changes.push(format!(
+            "state {} -> {}",
+            state(old).name(),
+            state(new).name()
+        ));
+    }
+    let is_none = |asked: Asked| {
+        matches!(
+            asked.weight,
+            Some(AdvisedWeight::Absolute(0) | AdvisedWeight::Percent(0))
+        )
+    };
+    if is_none(old) != is_none(new) {
+        changes.push(format!("weight {} -> {}", weight(old), weight(new)));
+    }
+    (!changes.is_empty()).then(|| format!("by its check: {}", changes.join(", ")))
+}

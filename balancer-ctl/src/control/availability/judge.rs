@@ -1,0 +1,373 @@
+//! How one service and its real servers stand, from the four truths, what stood before, and the time. Pure.
+
+use std::{
+    borrow::Cow,
+    time::{Duration, Instant},
+};
+
+use super::{RealStatus, ServiceStatus, Wired};
+use crate::{
+    dataplane::{self, Connections},
+    health::{AdvisedWeight, Asked, Standing},
+    model::{
+        AdminState, Backups, HealthPolicy, MAX_WEIGHT, OnDown, RealServer, Scheduler,
+        VirtualService, view::RealState,
+    },
+};
+
+/// In how many steps a weight grows.
+const STEPS: u32 = FINE;
+/// Shortest step.
+const SHORTEST_STEP: Duration = Duration::from_millis(100);
+/// What one unit of weight is in a ring while a weight of the service grows: steps of 5 %. Finer ones would need longer
+/// rings, for which there is less often room while many services have a weight that grows.
+const FINE: u32 = 20;
+
+/// Judges a service.
+pub fn service(
+    service: &VirtualService,
+    wired: &Wired,
+    standings: &[Standing],
+    before: Option<&ServiceStatus>,
+    now: Instant,
+) -> (ServiceStatus, dataplane::Service) {
+    let mut status = ServiceStatus::default();
+    let mut undecided = false;
+    for (real, checkers) in service.reals.iter().zip(&wired.reals) {
+        let old = before.and_then(|before| before.reals.get(&real.address));
+        let judged = judge_real(service, real, checkers, standings, old, now);
+        if !real.backup {
+            status.live_weight += u64::from(if judged.state == RealState::Up {
+                judged.weight
+            } else {
+                0
+            });
+            undecided |= judged.healthy.is_none() && judged.state != RealState::Maintenance;
+        }
+        status.reals.insert(real.address, judged);
+    }
+    let quorum_before = before.and_then(|before| before.quorum);
+    // Of a service that has stood before, those who are not known yet count as not up: it goes on without them.
+    let awaited_until = (undecided && quorum_before.is_none()).then(|| {
+        before
+            .and_then(|before| before.awaited_until)
+            .unwrap_or_else(|| now + first_answers(service))
+    });
+    let is_awaited = awaited_until.is_some_and(|until| now < until);
+    status.awaited_until = awaited_until;
+    status.quorum = quorum(service, quorum_before, status.live_weight, is_awaited);
+    status.quorum_since = status.quorum.map(|_| {
+        before
+            .filter(|before| before.quorum == status.quorum)
+            .and_then(|before| before.quorum_since)
+            .unwrap_or(now)
+    });
+    // While others are awaited it is too early for backups, unless somebody has served.
+    let is_short = status.live_weight == 0 || status.quorum == Some(false);
+    let has_served =
+        before.is_some_and(|before| before.live_weight > 0 || !before.backups_in.is_empty());
+    step_in(
+        service,
+        &mut status,
+        is_short && (!is_awaited || has_served),
+    );
+    let desired = run(service, &mut status, now);
+    if is_awaited && status.quorum != Some(true) {
+        status.deadline = status.deadline.into_iter().chain(awaited_until).min();
+    }
+    (status, desired)
+}
+
+/// How long the first answers of real servers are awaited. All are asked within an interval; a check that cannot be made
+/// never answers.
+fn first_answers(service: &VirtualService) -> Duration {
+    let timings = service.checks.iter().map(|check| &check.timing);
+    timings
+        .map(|timing| timing.interval.saturating_add(timing.timeout))
+        .max()
+        .unwrap_or_default()
+}
+
+/// Whether the live weight is enough. Not said while real servers are awaited, unless it is enough already.
+fn quorum(
+    service: &VirtualService,
+    before: Option<bool>,
+    live: u64,
+    is_awaited: bool,
+) -> Option<bool> {
+    let HealthPolicy {
+        quorum, hysteresis, ..
+    } = service.health;
+    let (quorum, hysteresis) = (u64::from(quorum), u64::from(hysteresis));
+    match before {
+        Some(true) => Some(live >= quorum.saturating_sub(hysteresis)),
+        Some(false) => Some(live >= quorum + hysteresis),
+        None if live >= quorum => Some(true),
+        None if is_awaited || service.reals.is_empty() => None,
+        None => Some(false),
+    }
+}
+
+/// Gives the backups their part: those that are not needed stand by.
+fn step_in(service: &VirtualService, status: &mut ServiceStatus, is_needed: bool) {
+    let most = match service.health.backups {
+        Backups::First => 1,
+        Backups::All => usize::MAX,
+    };
+    for real in service.reals.iter().filter(|real| real.backup) {
+        let Some(backup) = status.reals.get_mut(&real.address) else {
+            continue;
+        };
+        if backup.state != RealState::Up {
+            continue;
+        }
+        if is_needed && status.backups_in.len() < most {
+            status.backups_in.push(real.address);
+            backup.reason = Some("backup, stepped in".to_owned());
+        } else {
+            backup.weight = 0;
+            backup.ramp = None;
+            backup.reason = Some("backup, standing by".to_owned());
+        }
+    }
+}
+
+fn judge_real(
+    service: &VirtualService,
+    real: &RealServer,
+    checkers: &[usize],
+    standings: &[Standing],
+    before: Option<&RealStatus>,
+    now: Instant,
+) -> RealStatus {
+    let word = word(service, real, checkers, standings);
+    let (state, reason) = match (real.state, word.asked.state, word.healthy) {
+        (AdminState::Maintenance, ..) => {
+            (RealState::Maintenance, Some("by the operator".to_owned()))
+        }
+        (_, Some(AdminState::Maintenance), _) => {
+            (RealState::Maintenance, Some("by its agent".to_owned()))
+        }
+        (admin, agent, Some(false) | None) => {
+            let also = match (admin, agent) {
+                (AdminState::Drain, _) => "; drained by the operator",
+                (_, Some(AdminState::Drain)) => "; drained by its agent",
+                _ => "",
+            };
+            (RealState::Down, Some(format!("{}{also}", word.reason)))
+        }
+        (AdminState::Drain, _, Some(true)) => {
+            (RealState::Draining, Some("by the operator".to_owned()))
+        }
+        (AdminState::Ready, Some(AdminState::Drain), Some(true)) => {
+            (RealState::Draining, Some("by its agent".to_owned()))
+        }
+        (AdminState::Ready, Some(AdminState::Ready) | None, Some(true)) => {
+            weigh(real, word.asked.weight)
+        }
+    };
+    let out_since = match state {
+        RealState::Down | RealState::Maintenance => {
+            // A real server that was never seen up or down is not out of service, it is not in it yet.
+            let is_out = state == RealState::Maintenance || word.healthy == Some(false);
+            before
+                .and_then(|before| before.out_since)
+                .or(is_out.then_some(now))
+        }
+        // One that recovers while it is drained begins slowly once it is ready.
+        RealState::Draining => before.and_then(|before| before.out_since),
+        RealState::Up => None,
+    };
+    let has_recovered =
+        out_since.is_none() && before.is_some_and(|before| before.out_since.is_some());
+    let ramp = match before.and_then(|before| before.ramp) {
+        _ if state != RealState::Up => None,
+        _ if has_recovered => Some(now),
+        ramp => ramp,
+    };
+    RealStatus {
+        state,
+        reason,
+        weight: if state == RealState::Up {
+            advised(real.weight, word.asked.weight)
+        } else {
+            0
+        },
+        healthy: word.healthy,
+        asked: word.asked,
+        found: word.reason,
+        out_since,
+        ramp: ramp.filter(|start| now.duration_since(*start) < service.health.slow_start),
+    }
+}
+
+/// What health and the agent say of a real server.
+pub(super) struct Word {
+    pub(super) healthy: Option<bool>,
+    pub(super) reason: String,
+    pub(super) asked: Asked,
+}
+
+pub(super) fn word(
+    service: &VirtualService,
+    real: &RealServer,
+    checkers: &[usize],
+    standings: &[Standing],
+) -> Word {
+    let mut word = Word {
+        healthy: Some(true),
+        reason: String::new(),
+        asked: Asked::default(),
+    };
+    if real.state == AdminState::Maintenance && !service.checks.is_empty() {
+        word.healthy = None; // nobody asks
+        return word;
+    }
+    for (check, index) in service.checks.iter().zip(checkers) {
+        let standing = &standings[*index];
+        let advice = &standing.advice;
+        word.asked = word.asked.overruled_by(advice.asked());
+        // An agent that says nothing has no say in whether its server is up.
+        let (up, decided, reason) = match &advice.down {
+            Some(words) => (false, true, Cow::Owned(format!("its agent says {words}"))),
+            None if check.probe.is_agent() => continue,
+            None => (
+                standing.up,
+                standing.decided,
+                Cow::Borrowed(&standing.reason),
+            ),
+        };
+        let healthy = if up || decided { Some(up) } else { None };
+        // What is down is said before what is not known yet, and that before what is up.
+        let rank = |healthy: Option<bool>| match healthy {
+            Some(false) => 0,
+            None => 1,
+            Some(true) => 2,
+        };
+        if rank(healthy) < rank(word.healthy) || word.reason.is_empty() {
+            word.healthy = if rank(healthy) < rank(word.healthy) {
+                healthy
+            } else {
+                word.healthy
+            };
+            word.reason = reason.into_owned();
+        }
+    }
+    if word.reason.is_empty() && !service.checks.is_empty() {
+        // There are agents alone.
+        word.reason.push_str("its agent does not call it down");
+    }
+    word
+}
+
+/// The state of a real server that is healthy and ready, by its weight.
+fn weigh(real: &RealServer, advice: Option<AdvisedWeight>) -> (RealState, Option<String>) {
+    let weight = advised(real.weight, advice);
+    let by_agent = match advice {
+        Some(AdvisedWeight::Absolute(weight)) => Some(format!("weight {weight} by its answer")),
+        Some(AdvisedWeight::Percent(percent)) if percent != 100 => {
+            Some(format!("{percent} % of its weight by its agent"))
+        }
+        Some(AdvisedWeight::Percent(_)) | None => None,
+    };
+    match weight {
+        0 if real.weight == 0 => (RealState::Draining, Some("weight 0".to_owned())),
+        0 => (RealState::Draining, by_agent),
+        _ => (RealState::Up, by_agent),
+    }
+}
+
+/// A real server's weight after its agent's word; what is not 0 stays at least 1.
+fn advised(weight: u32, advice: Option<AdvisedWeight>) -> u32 {
+    match advice {
+        None => weight,
+        // Weight 0 is the operator's word that nothing new goes there.
+        Some(_) if weight == 0 => 0,
+        Some(AdvisedWeight::Absolute(advised)) => advised.min(MAX_WEIGHT),
+        Some(AdvisedWeight::Percent(percent)) => {
+            let scaled = (u64::from(weight) * u64::from(percent)).div_ceil(100);
+            u32::try_from(scaled).unwrap_or(MAX_WEIGHT).min(MAX_WEIGHT)
+        }
+    }
+}
+
+/// What the packet program is to run, and when time alone changes that.
+fn run(service: &VirtualService, status: &mut ServiceStatus, now: Instant) -> dataplane::Service {
+    let slow_start = service.health.slow_start;
+    let grows = status.reals.values().any(|real| real.ramp.is_some());
+    let mut reals = Vec::with_capacity(service.reals.len());
+    let mut deadlines = Vec::new();
+    for real in &service.reals {
+        let Some(judged) = status.reals.get_mut(&real.address) else {
+            continue;
+        };
+        let mut weight = judged.weight;
+        if grows && weight > 0 {
+            // rr gives each the same share, whatever its weight.
+            let full = match service.scheduler {
+                Scheduler::Rr => FINE,
+                Scheduler::Wrr => weight.saturating_mul(FINE),
+            };
+            weight = full;
+            if let Some(start) = judged.ramp {
+                let share = now.duration_since(start).as_secs_f64() / slow_start.as_secs_f64();
+                // Both are positive, and no larger than what they are shares of.
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "a share of a u32"
+                )]
+                let part = |of: u32| ((f64::from(of) * share) as u32).max(1);
+                weight = part(full);
+                judged.weight = part(judged.weight);
+                judged.reason = Some(format!("slow start, {:.0} % of its weight", share * 100.0));
+                deadlines.push(next_step(start, slow_start, now));
+            }
+        }
+        let connections = connections(service.health.on_down, judged, now, &mut deadlines);
+        reals.push(dataplane::Real {
+            address: real.address,
+            forwarding: real.forwarding,
+            weight,
+            connections,
+        });
+    }
+    status.deadline = deadlines.into_iter().min();
+    dataplane::Service {
+        key: service.key,
+        scheduler: if grows {
+            Scheduler::Wrr
+        } else {
+            service.scheduler
+        },
+        no_real: service.no_real,
+        unit: if grows { FINE } else { 1 },
+        reals,
+    }
+}
+
+fn next_step(start: Instant, slow_start: Duration, now: Instant) -> Instant {
+    let step = (slow_start / STEPS).max(SHORTEST_STEP);
+    (now + step).min(start + slow_start)
+}
+
+fn connections(
+    on_down: OnDown,
+    real: &RealStatus,
+    now: Instant,
+    deadlines: &mut Vec<Instant>,
+) -> Connections {
+    let is_decided = real.state == RealState::Maintenance || real.healthy == Some(false);
+    let Some(since) = real.out_since.filter(|_| is_decided) else {
+        return Connections::Keep;
+    };
+    match on_down {
+        OnDown::Keep => Connections::Keep,
+        OnDown::Reset => Connections::Reset,
+        OnDown::ResetAfter(delay) if now.duration_since(since) >= delay => Connections::Reset,
+        OnDown::ResetAfter(delay) => {
+            deadlines.push(since + delay);
+            Connections::Keep
+        }
+    }
+}

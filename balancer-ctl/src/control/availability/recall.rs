@@ -1,0 +1,76 @@
+//! What an earlier daemon left: since when its real servers are out, or back, and its quorum. Pure.
+//!
+//! Since when a real server is in maintenance is written nowhere: that begins anew.
+
+use std::time::Instant;
+
+use super::{RealStatus, ServiceStatus, Wired, judge};
+use crate::{
+    health::{Quorum, Standing},
+    model::{VirtualService, view::RealState},
+};
+
+/// Since when a checker stands so, and whether it has come back; as far as it was remembered.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Since {
+    pub(super) since: Option<Instant>,
+    pub(super) has_returned: bool,
+}
+
+/// How an earlier daemon must have left a service.
+pub(super) fn service(
+    service: &VirtualService,
+    wired: &Wired,
+    standings: &[Standing],
+    since: &[Since],
+    quorum: Option<Quorum>,
+) -> ServiceStatus {
+    let mut status = ServiceStatus {
+        quorum: quorum.map(|quorum| quorum.holds),
+        quorum_since: quorum.map(|quorum| quorum.since),
+        ..ServiceStatus::default()
+    };
+    for (real, checkers) in service.reals.iter().zip(&wired.reals) {
+        let asked = || {
+            service
+                .checks
+                .iter()
+                .zip(checkers)
+                .map(|(check, index)| (check, &standings[*index], since[*index]))
+        };
+        let failed = asked().filter(|(check, standing, _)| {
+            standing.advice.down.is_some() || !(standing.up || check.probe.is_agent())
+        });
+        let passed = asked().filter(|(check, standing, _)| standing.up && !check.probe.is_agent());
+        let word = judge::word(service, real, checkers, standings);
+        let (state, out_since, ramp) = match word.healthy {
+            None => continue,
+            // Down with the first check that failed, up with the last that passed.
+            Some(false) => (
+                RealState::Down,
+                failed.filter_map(|(.., since)| since.since).min(),
+                None,
+            ),
+            Some(true) => {
+                let has_returned = passed.clone().any(|(.., since)| since.has_returned);
+                let last = passed.filter_map(|(.., since)| since.since).max();
+                // A first pass is no return.
+                (RealState::Up, None, last.filter(|_| has_returned))
+            }
+        };
+        status.reals.insert(
+            real.address,
+            RealStatus {
+                state,
+                reason: None,
+                weight: 0,
+                healthy: word.healthy,
+                asked: word.asked,
+                found: word.reason,
+                out_since,
+                ramp,
+            },
+        );
+    }
+    status
+}

@@ -1,0 +1,496 @@
+//! The four truths against each other, on a virtual clock: each test compares all that the packet program is to run, what
+//! `list` shows, and the events.
+
+mod changes;
+mod restart;
+mod service;
+mod truths;
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    dataplane::Connections,
+    health::{AdvisedWeight, Moment, Recalled, fake::FakeCheckers},
+    model::{
+        Backups, HealthPolicy, NoReal, OnDown, Protocol, Scheduler,
+        check::{Probe, Source, Target, Timing},
+    },
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn check(port: Option<u16>) -> Check {
+    Check {
+        probe: Probe::Ping,
+        target: Target {
+            address: None,
+            port,
+        },
+        source: Source::default(),
+        timing: Timing::default(),
+    }
+}
+
+/// An agent at a port of its own.
+fn agent() -> Check {
+    Check {
+        probe: Probe::Agent(crate::model::check::AgentProbe::default()),
+        ..check(Some(9999))
+    }
+}
+
+fn address(number: u8) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, number], 80))
+}
+
+fn real(number: u8, weight: u32) -> RealServer {
+    RealServer {
+        address: address(number),
+        weight,
+        forwarding: crate::model::ForwardMethod::Nat,
+        backup: false,
+        state: AdminState::Ready,
+        runtime: false,
+    }
+}
+
+fn backup(number: u8) -> RealServer {
+    RealServer {
+        backup: true,
+        ..real(number, 1)
+    }
+}
+
+fn model(reals: Vec<RealServer>, checks: Vec<Check>, health: HealthPolicy) -> Model {
+    let mut model = crate::model::change::tests::model("");
+    model.services.push(VirtualService {
+        key: ServiceKey {
+            protocol: Protocol::Tcp,
+            address: SocketAddr::from(([192, 0, 2, 80], 80)),
+        },
+        name: Some("web".to_owned()),
+        scheduler: Scheduler::Wrr,
+        no_real: NoReal::Reject,
+        checks,
+        health,
+        reals,
+        runtime: false,
+    });
+    model
+}
+
+/// Five real servers, of which quorum wants three, is lost below two and regained at four.
+fn five_with_quorum_three() -> World {
+    let policy = HealthPolicy {
+        quorum: 3,
+        hysteresis: 1,
+        ..HealthPolicy::default()
+    };
+    let reals = (1..=5).map(|number| real(number, 1)).collect();
+    World::new(model(reals, vec![check(None)], policy))
+}
+
+/// A model, what stands, and a clock that a test moves.
+struct World {
+    model: Model,
+    availability: Availability,
+    now: Instant,
+}
+
+impl World {
+    fn new(model: Model) -> Self {
+        let now = crate::os::clock::now();
+        let availability = Availability::default().after(&model, &FakeCheckers::default(), now);
+        Self {
+            model,
+            availability,
+            now,
+        }
+    }
+
+    fn service(&mut self) -> &mut VirtualService {
+        &mut self.model.services[0]
+    }
+
+    /// The model was edited.
+    fn adopt(&mut self) -> Vec<String> {
+        let next = self
+            .availability
+            .after(&self.model, &FakeCheckers::default(), self.now);
+        let happened = next.since(&self.availability, &self.model);
+        self.availability = next;
+        told(happened)
+    }
+
+    fn find(&mut self, number: u8, standing: Standing) -> Vec<String> {
+        self.find_by(0, number, standing)
+    }
+
+    /// The n-th check of the real server found this.
+    fn find_by(&mut self, check: usize, number: u8, standing: Standing) -> Vec<String> {
+        let service = &self.model.services[0];
+        let real = service
+            .reals
+            .iter()
+            .find(|real| real.address == address(number))
+            .unwrap();
+        let watched = watched(service, real).nth(check).unwrap();
+        told(
+            self.availability
+                .update(&self.model, vec![Update { watched, standing }], self.now),
+        )
+    }
+
+    fn wait(&mut self, time: Duration) -> Vec<String> {
+        let end = self.now + time;
+        let mut happened = Vec::new();
+        while let Some(deadline) = self
+            .availability
+            .next_deadline()
+            .filter(|deadline| *deadline <= end)
+        {
+            assert!(
+                deadline > self.now || happened.is_empty(),
+                "time stands still"
+            );
+            self.now = deadline;
+            happened.extend(told(self.availability.advance(&self.model, self.now)));
+        }
+        self.now = end;
+        happened
+    }
+
+    /// Weight and fate of connections of each real server, as the packet program is to run them.
+    fn runs(&self) -> Vec<(u32, Connections)> {
+        self.availability.desired()[0]
+            .reals
+            .iter()
+            .map(|real| (real.weight, real.connections))
+            .collect()
+    }
+
+    fn weights(&self) -> Vec<u32> {
+        self.runs().into_iter().map(|(weight, _)| weight).collect()
+    }
+
+    /// State, reason and effective weight as `list` shows them.
+    fn shown(&self, number: u8) -> (RealState, Option<&str>, u32) {
+        let status = self
+            .availability
+            .real(&self.model.services[0].key, address(number))
+            .unwrap();
+        (status.state, status.reason.as_deref(), status.weight)
+    }
+
+    fn status(&self) -> &ServiceStatus {
+        self.availability
+            .service(&self.model.services[0].key)
+            .unwrap()
+    }
+}
+
+fn told(happened: Vec<Happened>) -> Vec<String> {
+    let one = |happened: Happened| {
+        let real = happened
+            .real
+            .map_or_else(String::new, |real| format!(" {}", real.ip()));
+        format!("{}{real}: {}", happened.kind.name(), happened.message)
+    };
+    happened.into_iter().map(one).collect()
+}
+
+fn standing(up: bool, reason: &str) -> Standing {
+    Standing {
+        up,
+        decided: true,
+        reason: reason.to_owned(),
+        advice: Advice::default(),
+        since: UNKNOWN,
+    }
+}
+
+fn up() -> Standing {
+    standing(true, "echo reply")
+}
+
+fn down() -> Standing {
+    standing(false, "no answer within 2s, 3 of 3")
+}
+
+fn advising(advice: Advice) -> Standing {
+    Standing { advice, ..up() }
+}
+
+const KEEP: Connections = Connections::Keep;
+const RESET: Connections = Connections::Reset;
+
+#[test]
+fn without_checks_reals_are_up_at_once_and_nothing_is_told() {
+    let mut world = World::new(model(
+        vec![real(1, 3), real(2, 0)],
+        vec![],
+        HealthPolicy::default(),
+    ));
+    assert_eq!(world.runs(), [(3, KEEP), (0, KEEP)]);
+    assert_eq!(world.shown(1), (RealState::Up, None, 3));
+    assert_eq!(world.shown(2), (RealState::Draining, Some("weight 0"), 0));
+    assert_eq!(
+        (world.status().live_weight, world.status().quorum),
+        (3, Some(true))
+    );
+    assert_eq!(world.adopt(), Vec::<String>::new());
+}
+
+#[test]
+fn a_real_is_down_until_its_first_pass_and_its_connections_are_let_alone() {
+    let mut world = World::new(model(
+        vec![real(1, 2)],
+        vec![check(None)],
+        HealthPolicy::default(),
+    ));
+    assert_eq!(world.runs(), [(0, KEEP)]);
+    assert_eq!(world.shown(1), (RealState::Down, Some("not probed yet"), 0));
+    assert_eq!(world.status().quorum, None);
+    assert_eq!(world.find(1, up()), ["real-up 10.0.0.1: echo reply"]);
+    assert_eq!(world.runs(), [(2, KEEP)]);
+    assert_eq!(world.shown(1), (RealState::Up, None, 2));
+    assert_eq!(world.status().quorum, Some(true));
+}
+
+#[test]
+fn a_real_that_goes_down_leaves_the_ring_and_its_connections_are_reset() {
+    let mut world = World::new(model(
+        vec![real(1, 1), real(2, 1)],
+        vec![check(None)],
+        HealthPolicy::default(),
+    ));
+    world.find(1, up());
+    world.find(2, up());
+    assert_eq!(
+        world.find(1, down()),
+        ["real-down 10.0.0.1: no answer within 2s, 3 of 3"]
+    );
+    assert_eq!(world.runs(), [(0, RESET), (1, KEEP)]);
+    assert_eq!(
+        world.shown(1),
+        (RealState::Down, Some("no answer within 2s, 3 of 3"), 0)
+    );
+    assert_eq!(
+        world.find(2, down()),
+        [
+            "real-down 10.0.0.2: no answer within 2s, 3 of 3",
+            "quorum-lost: live weight 0, quorum 1"
+        ]
+    );
+    assert_eq!(
+        world.find(1, up()),
+        [
+            "real-up 10.0.0.1: echo reply",
+            "quorum-regained: live weight 1, quorum 1"
+        ]
+    );
+    assert_eq!(world.runs(), [(1, KEEP), (0, RESET)]);
+}
+
+#[test]
+fn connections_are_kept_or_reset_later_where_the_service_says_so() {
+    let policy = |on_down| HealthPolicy {
+        on_down,
+        ..HealthPolicy::default()
+    };
+    let mut world = World::new(model(
+        vec![real(1, 1)],
+        vec![check(None)],
+        policy(OnDown::Keep),
+    ));
+    world.find(1, up());
+    world.find(1, down());
+    assert_eq!(world.runs(), [(0, KEEP)]);
+
+    let mut world = World::new(model(
+        vec![real(1, 1)],
+        vec![check(None)],
+        policy(OnDown::ResetAfter(30 * SECOND)),
+    ));
+    world.find(1, up());
+    world.find(1, down());
+    world.wait(29 * SECOND);
+    assert_eq!(world.runs(), [(0, KEEP)]);
+    world.find(1, down()); // a second word does not begin the time anew
+    assert_eq!(world.wait(SECOND), Vec::<String>::new());
+    assert_eq!(world.runs(), [(0, RESET)]);
+    assert_eq!(world.availability.next_deadline(), None);
+    world.find(1, up());
+    assert_eq!(world.runs(), [(1, KEEP)]);
+}
+
+#[test]
+fn a_real_in_maintenance_is_not_asked_and_comes_back_with_its_first_pass() {
+    let mut world = World::new(model(
+        vec![real(1, 1), real(2, 1)],
+        vec![check(None)],
+        HealthPolicy::default(),
+    ));
+    world.find(1, up());
+    world.find(2, up());
+    world.service().reals[0].state = AdminState::Maintenance;
+    assert_eq!(world.adopt(), Vec::<String>::new());
+    assert_eq!(
+        world.shown(1),
+        (RealState::Maintenance, Some("by the operator"), 0)
+    );
+    assert_eq!(world.runs(), [(0, RESET), (1, KEEP)]);
+    let asked: Vec<_> = world
+        .availability
+        .checkers()
+        .iter()
+        .map(|begin| begin.watched.target)
+        .collect();
+    assert_eq!(asked, [address(2)]);
+    world.service().reals[0].state = AdminState::Ready;
+    world.adopt();
+    assert_eq!(world.shown(1), (RealState::Down, Some("not probed yet"), 0));
+    assert_eq!(world.runs(), [(0, KEEP), (1, KEEP)]);
+    assert_eq!(world.find(1, up()), ["real-up 10.0.0.1: echo reply"]);
+    assert_eq!(world.weights(), [1, 1]);
+}
+
+#[test]
+fn all_checks_must_pass() {
+    let mut world = World::new(model(
+        vec![real(1, 1)],
+        vec![check(None), check(Some(9))],
+        HealthPolicy::default(),
+    ));
+    assert_eq!(world.find_by(0, 1, up()), Vec::<String>::new());
+    assert_eq!(world.shown(1), (RealState::Down, Some("not probed yet"), 0));
+    assert_eq!(world.find_by(1, 1, up()), ["real-up 10.0.0.1: echo reply"]);
+    assert_eq!(
+        world.find_by(1, 1, standing(false, "connection refused, 3 of 3")),
+        [
+            "real-down 10.0.0.1: connection refused, 3 of 3",
+            "quorum-lost: live weight 0, quorum 1"
+        ]
+    );
+    assert_eq!(
+        world.find_by(0, 1, down()),
+        Vec::<String>::new(),
+        "it is down already"
+    );
+    assert_eq!(
+        world.find_by(1, 1, up()),
+        Vec::<String>::new(),
+        "the other is down still"
+    );
+}
+
+#[test]
+fn an_agent_has_no_say_in_health_unless_it_says_down() {
+    let mut world = World::new(model(
+        vec![real(1, 4)],
+        vec![agent(), check(None)],
+        HealthPolicy::default(),
+    ));
+    world.find_by(1, 1, up());
+    assert_eq!(
+        world.shown(1),
+        (RealState::Up, None, 4),
+        "an agent that was not heard yet"
+    );
+    world.find_by(0, 1, standing(false, "connection refused"));
+    assert_eq!(
+        world.shown(1),
+        (RealState::Up, None, 4),
+        "an agent that cannot be reached"
+    );
+    let half = Advice {
+        weight: Some(AdvisedWeight::Percent(50)),
+        ..Advice::default()
+    };
+    world.find_by(
+        0,
+        1,
+        Standing {
+            up: false,
+            ..advising(half)
+        },
+    );
+    assert_eq!(
+        world.shown(1),
+        (RealState::Up, Some("50 % of its weight by its agent"), 2),
+        "its last word stands"
+    );
+    let stopped = Advice {
+        down: Some("stopped".to_owned()),
+        ..Advice::default()
+    };
+    assert_eq!(
+        world.find_by(0, 1, advising(stopped)),
+        [
+            "real-down 10.0.0.1: its agent says stopped",
+            "quorum-lost: live weight 0, quorum 1"
+        ]
+    );
+}
+
+proptest! {
+    /// Whatever happens: what is judged step by step is what is judged at once, weight never goes to what is not up,
+    /// resets only to what has none, and a service that served goes on while there is who can.
+    #[test]
+    fn any_history_leaves_a_sound_picture(
+        steps in prop::collection::vec((1_u8..5, 0_u8..8, 0_u32..20), 1..60),
+        on_down in prop_oneof![Just(OnDown::Keep), Just(OnDown::Reset), Just(OnDown::ResetAfter(5 * SECOND))],
+        quorum in 1_u32..4,
+        slow in 0_u32..10,
+    ) {
+        let policy = HealthPolicy { on_down, quorum, slow_start: slow * SECOND, hysteresis: quorum - 1, backups: Backups::First };
+        let reals = vec![real(1, 1), real(2, 3), backup(3), real(4, 0)];
+        let mut world = World::new(model(reals, vec![check(None)], policy));
+        let mut served = false;
+        for (number, what, seconds) in steps {
+            let in_maintenance = world.model.services[0].reals[usize::from(number) - 1].state == AdminState::Maintenance;
+            match what {
+                0 | 1 if !in_maintenance => { world.find(number, up()); }
+                2 | 3 if !in_maintenance => { world.find(number, down()); }
+                4 => {
+                    let state = &mut world.service().reals[usize::from(number) - 1].state;
+                    *state = if *state == AdminState::Ready { AdminState::Maintenance } else { AdminState::Ready };
+                    world.adopt();
+                }
+                5 => {
+                    let reals = &mut world.service().reals;
+                    if reals.len() > 4 { reals.pop(); } else { reals.push(real(5, 1)); }
+                    world.adopt();
+                }
+                6 => {
+                    world.service().checks[0].target.port = Some(8000 + u16::from(number));
+                    world.adopt();
+                }
+                _ => {}
+            }
+            let serves = world.weights().iter().any(|weight| *weight > 0);
+            let can_serve = world.status().reals.values().any(|real| real.state == RealState::Up);
+            prop_assert!(serves || !(served && can_serve));
+            world.wait(seconds * SECOND);
+            served = world.weights().iter().any(|weight| *weight > 0);
+            let backups: Vec<_> = world.status().backups_in.clone();
+            for (target, real) in world.availability.desired()[0].reals.iter().zip(&world.model.services[0].reals) {
+                let status = &world.status().reals[&real.address];
+                prop_assert_eq!(target.weight > 0, status.weight > 0);
+                prop_assert!(target.weight == 0 || status.state == RealState::Up);
+                prop_assert!(target.weight == 0 || !real.backup || backups.contains(&real.address));
+                prop_assert!(target.weight == 0 || target.connections == KEEP);
+                prop_assert!(real.weight > 0 || target.weight == 0);
+            }
+            if slow > 0 {
+                continue; // weights grow in steps, and between two of them the picture is a little old
+            }
+            // Time alone has nothing left to say now.
+            let at_once = world.availability.after(&world.model, &FakeCheckers::default(), world.now);
+            prop_assert_eq!(at_once.desired(), world.availability.desired());
+        }
+    }
+}

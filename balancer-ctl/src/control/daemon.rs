@@ -1,0 +1,482 @@
+//! The daemon: the one owner of the model, the configuration file and the data plane. Others ask it by
+//! message.
+//!
+//! ```text
+//!  API tasks ──Message (bounded, they wait)──▶ daemon ──▶ data plane, configuration file
+//!       ▲                                       │
+//!       └──────Event (a slow reader loses)──────┘
+//! ```
+
+mod change;
+mod health;
+mod message;
+mod shown;
+
+use std::{
+    collections::HashSet,
+    io,
+    net::IpAddr,
+    time::{Duration, Instant, SystemTime},
+};
+
+use balancer_common::verdict::Discard;
+use tokio::{
+    sync::{broadcast, mpsc},
+    time::MissedTickBehavior,
+};
+use tracing::Level;
+
+pub use self::{
+    health::HealthReport,
+    message::{Leftover, Message, Reply, Request, Scope},
+    shown::ConnectionsReport,
+};
+use crate::{
+    config::{file::ConfigFile, validate::own},
+    control::availability::Availability,
+    dataplane::{Dataplane, InterfaceError},
+    health::Checkers,
+    model::{
+        Model,
+        address::ServiceRef,
+        change::mark_runtime,
+        diff::Happened,
+        error::Refusal,
+        view::{self, EventKind},
+    },
+    notify::Notifier,
+    os::{clock, heap, systemd},
+};
+
+/// Messages that may wait; when all places are taken, those who ask wait.
+pub const MESSAGES: usize = 64;
+/// Events that a reader may lag behind before it loses some.
+pub const EVENTS: usize = 1024;
+/// What is said while checkers give no sign of life.
+const STANDSTILL: &str = "checks stand still, and real servers that die stay in service: restart balancerd, which goes on \
+                          where this one is";
+/// What is said when the file was loaded and took back what was not in it.
+const UNDONE: &str = "changes made with --runtime were undone";
+/// How often the state of the whole is looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What a daemon is made of.
+pub struct Parts {
+    /// The data plane, open.
+    pub dataplane: Box<dyn Dataplane>,
+    /// What probes.
+    pub checkers: Box<dyn Checkers>,
+    /// What tells programs; `None` in tests.
+    pub notifier: Option<Notifier>,
+    /// The configuration file, if there is one.
+    pub file: Option<ConfigFile>,
+    /// What is to run first.
+    pub model: Model,
+    /// What health allows of it; the data plane begins with that.
+    pub availability: Availability,
+    /// Where events go.
+    pub events: broadcast::Sender<view::Event>,
+    /// Reads this host's addresses.
+    pub addresses: fn() -> io::Result<HashSet<IpAddr>>,
+}
+
+/// The daemon's state.
+pub struct Daemon {
+    dataplane: Box<dyn Dataplane>,
+    checkers: Box<dyn Checkers>,
+    notifier: Option<Notifier>,
+    availability: Availability,
+    /// The data plane does not run what it should: its last change failed, so.
+    behind: Option<String>,
+    /// It may not have the settings that it should.
+    is_misconfigured: bool,
+    /// The checkers gave no sign of life when they were last looked at.
+    is_unchecked: bool,
+    /// Why changes of routes are not heard of.
+    unwatched: Option<String>,
+    /// What runs.
+    model: Model,
+    file: Option<ConfigFile>,
+    events: broadcast::Sender<view::Event>,
+    addresses: fn() -> io::Result<HashSet<IpAddr>>,
+    /// The data plane's last failure in the background; `None` = the last attempt succeeded.
+    failure: Option<String>,
+    refused: u64,
+    is_full: bool,
+}
+
+impl Daemon {
+    /// Brings the data plane to what the file says, or without one to `model`.
+    ///
+    /// # Errors
+    /// The data plane refused it.
+    pub fn start(parts: Parts) -> Result<Self, Refusal> {
+        let Parts {
+            mut dataplane,
+            checkers,
+            notifier,
+            file,
+            mut model,
+            availability,
+            events,
+            addresses,
+        } = parts;
+        mark_runtime(&mut model, file.as_ref().map(ConfigFile::model));
+        dataplane.configure(&model.dataplane).map_err(refused)?;
+        dataplane
+            .reconcile(availability.desired())
+            .map_err(refused)?;
+        let mut daemon = Self {
+            dataplane,
+            checkers,
+            notifier,
+            availability,
+            behind: None,
+            is_misconfigured: false,
+            is_unchecked: false,
+            unwatched: None,
+            model,
+            file,
+            events,
+            addresses,
+            failure: None,
+            refused: 0,
+            is_full: false,
+        };
+        heap::give_back();
+        daemon.take_up_troubles();
+        daemon.checkers.watch(daemon.availability.checkers());
+        daemon.keep();
+        let status = daemon.status()?;
+        daemon.refused = table_full(&status);
+        for reason in &status.reasons {
+            tracing::warn!("{reason}");
+        }
+        Ok(daemon)
+    }
+
+    /// Makes known to those who tell programs which troubles an earlier daemon knew, so that their end is told; and tells
+    /// what happened since.
+    fn take_up_troubles(&self) {
+        let (now, time) = (clock::now(), SystemTime::now());
+        let checkers = self.checkers.as_ref();
+        let taken = self.availability.take_up(&self.model, checkers, now);
+        if let Some(notifier) = &self.notifier {
+            notifier.configure(&self.availability.as_told(&self.model));
+            let written = checkers.written().unwrap_or(now);
+            for (trouble, began) in taken.troubles {
+                let time = time.checked_sub(now.duration_since(began)).unwrap_or(time);
+                notifier.assume(trouble.event_at(time), began, written);
+            }
+        }
+        for happened in taken.happened {
+            self.publish(happened);
+        }
+    }
+
+    /// Has written down what a daemon after this one is to know of the services.
+    fn keep(&mut self) {
+        self.checkers.keep(self.availability.kept(&self.model));
+    }
+
+    /// Answers messages until it is told to stop. Forwarding goes on afterwards.
+    pub async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tend = clock::now();
+        loop {
+            // The data plane may block for milliseconds; the API's tasks go on meanwhile.
+            tokio::select! {
+                message = messages.recv() => match message {
+                    Some(Message::Stop) | None => break,
+                    Some(message) => tokio::task::block_in_place(|| self.answer(message)),
+                },
+                () = at(self.availability.next_deadline()) => tokio::task::block_in_place(|| self.advance()),
+                () = at(Some(tend)) => {
+                    tokio::task::block_in_place(|| self.tend());
+                    tend = clock::now() + self.dataplane.next_tend();
+                }
+                _ = tick.tick() => tokio::task::block_in_place(|| self.tick()),
+            }
+        }
+        systemd::stopping();
+        self.publish(of_node(EventKind::Stopping, "forwarding goes on"));
+        // First, so that what is due from now on does not count as told.
+        tokio::task::block_in_place(|| drop(self.checkers));
+        if let Some(notifier) = self.notifier {
+            notifier.stop().await;
+        }
+    }
+
+    /// Answers one message. Whoever asked may be gone, which is no error.
+    pub fn answer(&mut self, message: Message) {
+        match message {
+            Message::Change(request, scope, reply) => {
+                drop(reply.send(self.change(request, scope)));
+                heap::give_back();
+            }
+            Message::Services(service, reply) => drop(reply.send(self.services(service.as_ref()))),
+            Message::Connections(service, filter, reply) => {
+                drop(reply.send(self.connections(service.as_ref(), filter)));
+            }
+            Message::Health(service, reply) => drop(reply.send(self.health(service.as_ref()))),
+            Message::Status(reply) => drop(reply.send(self.status())),
+            Message::Found(updates) => {
+                let happened = self.availability.update(&self.model, updates, clock::now());
+                self.follow_health(happened);
+            }
+            Message::Reload(reply) => {
+                drop(reply.send(self.reload()));
+                heap::give_back();
+            }
+            Message::Zero(service, reply) => drop(reply.send(self.zero(service.as_ref()))),
+            // The loop sees to it.
+            Message::Stop => {}
+        }
+    }
+
+    /// Loads the configuration file again; when it cannot be applied, what ran goes on running.
+    fn reload(&mut self) -> Result<(), Refusal> {
+        systemd::reloading();
+        let result = self.load();
+        systemd::ready();
+        let (kind, message) = match &result {
+            Ok(undone) => (EventKind::Reloaded, (*undone).to_owned()),
+            Err(refusal) => (EventKind::ReloadFailed, refusal.to_string()),
+        };
+        self.publish(of_node(kind, &message));
+        result.map(|_| ())
+    }
+
+    /// Says whether changes went that were not in the file.
+    fn load(&mut self) -> Result<&'static str, Refusal> {
+        let Some(file) = &self.file else {
+            return Err(Refusal::invalid(
+                "there is no configuration file to load: start balancerd with --config FILE",
+            ));
+        };
+        let local = self.dataplane.local_addresses().map_err(refused)?;
+        let file = file
+            .reload(|wanted| own::problems(wanted, &self.model, &local))
+            .map_err(|error| Refusal::invalid(error.to_string()))?;
+        let wanted = file.model().clone();
+        let availability = self.availability_after(&wanted);
+        let configured = self.dataplane.configure(&wanted.dataplane);
+        if let Err(error) =
+            configured.and_then(|()| self.dataplane.reconcile(availability.desired()))
+        {
+            self.is_misconfigured = true;
+            return Err(self.back(Refusal::failed(located(Some(&file), &error.0))));
+        }
+        self.is_misconfigured = false;
+        let is_undone = self.has_runtime_changes() && !self.runs(&wanted);
+        self.file = Some(file);
+        self.adopt(wanted, availability);
+        Ok(if is_undone { UNDONE } else { "" })
+    }
+
+    fn zero(&mut self, service: Option<&ServiceRef>) -> Result<(), Refusal> {
+        let key = service.map(|service| self.key(service)).transpose()?;
+        if key.is_none() {
+            self.refused = 0;
+        }
+        self.dataplane.zero(key.as_ref()).map_err(refused)
+    }
+
+    fn availability_after(&self, wanted: &Model) -> Availability {
+        let now = clock::now();
+        self.availability.after(wanted, self.checkers.as_ref(), now)
+    }
+
+    fn advance(&mut self) {
+        let happened = self.availability.advance(&self.model, clock::now());
+        self.follow_health(happened);
+    }
+
+    /// Brings the data plane to what health allows now, and tells what happened.
+    fn follow_health(&mut self, happened: Vec<Happened>) {
+        self.bring();
+        if self.availability.take_new_quorum() {
+            self.keep();
+        }
+        if self.availability.take_new_maintenance()
+            && let Some(notifier) = &self.notifier
+        {
+            notifier.configure(&self.availability.as_told(&self.model));
+        }
+        for happened in happened {
+            self.publish(happened);
+        }
+    }
+
+    /// Brings the data plane to what it should run. What fails is remembered, and tried again each second.
+    fn bring(&mut self) {
+        let configured = if self.is_misconfigured {
+            self.dataplane.configure(&self.model.dataplane)
+        } else {
+            Ok(())
+        };
+        self.is_misconfigured = configured.is_err();
+        let reconciled = self.dataplane.reconcile(self.availability.desired());
+        let result = configured.and(reconciled);
+        self.note_behind(result.err().map(|error| error.to_string()));
+    }
+
+    /// Tells when the data plane begins to be behind, and when it follows again.
+    fn note_behind(&mut self, behind: Option<String>) {
+        let before = std::mem::replace(&mut self.behind, behind.clone());
+        match (before, behind) {
+            (None, Some(error)) => self.publish(of_node(EventKind::DataplaneBehind, &error)),
+            (Some(_), None) => self.publish(of_node(EventKind::DataplaneFollows, "")),
+            (Some(before), Some(error)) if before != error => {
+                tracing::error!(
+                    error,
+                    "the data plane does not run what it should, trying again"
+                );
+            }
+            (Some(_), Some(_)) | (None, None) => {}
+        }
+    }
+
+    /// Does what the data plane has due.
+    fn tend(&mut self) {
+        let failure = self.dataplane.tend().err().map(|error| error.to_string());
+        if failure != self.failure {
+            match &failure {
+                Some(failure) => {
+                    tracing::error!(failure, "cannot tend the data plane, trying again")
+                }
+                None => tracing::info!("the data plane is tended again"),
+            }
+        }
+        self.failure = failure;
+        self.note_unwatched();
+    }
+
+    /// Tells when changes of routes begin not to be heard of, and when they are heard of again.
+    fn note_unwatched(&mut self) {
+        let unwatched = self.dataplane.unwatched().map(str::to_owned);
+        match (&self.unwatched, &unwatched) {
+            (None, Some(reason)) => self.publish(of_node(EventKind::RoutesUnwatched, reason)),
+            (Some(_), None) => self.publish(of_node(EventKind::RoutesWatched, "")),
+            (Some(before), Some(reason)) if before != reason => {
+                tracing::warn!(reason, "changes of routes are not heard of, trying again");
+            }
+            (Some(_), Some(_)) | (None, None) => {}
+        }
+        self.unwatched = unwatched;
+    }
+
+    /// Does what is due each second.
+    fn tick(&mut self) {
+        if self.behind.is_some() {
+            self.follow_health(Vec::new());
+        }
+        self.watch_table();
+        self.watch_checkers();
+        // Where systemd keeps watch, it starts another daemon, which takes everything up.
+        if !self.is_unchecked {
+            systemd::alive();
+        }
+    }
+
+    /// Says when the checkers stand still, and when they run again.
+    fn watch_checkers(&mut self) {
+        let is_unchecked = !self.checkers.alive();
+        match (self.is_unchecked, is_unchecked) {
+            (false, true) => self.publish(of_node(EventKind::ChecksStalled, STANDSTILL)),
+            (true, false) => self.publish(of_node(EventKind::ChecksResumed, "")),
+            (true, true) | (false, false) => {}
+        }
+        self.is_unchecked = is_unchecked;
+    }
+
+    /// Tells when new connections begin to be refused for want of room, and when there is room again.
+    fn watch_table(&mut self) {
+        let Ok(refused) = self.dataplane.refused() else {
+            return;
+        };
+        let refuses = refused > std::mem::replace(&mut self.refused, refused);
+        if !refuses && !self.is_full {
+            return;
+        }
+        let Ok(status) = self.dataplane.status() else {
+            return;
+        };
+        let is_full = refuses || status.is_full();
+        if is_full == std::mem::replace(&mut self.is_full, is_full) {
+            return;
+        }
+        let kind = if is_full {
+            EventKind::TableFull
+        } else {
+            EventKind::TableHasRoom
+        };
+        self.publish(of_node(kind, &status.fullness()));
+    }
+
+    fn publish(&self, happened: Happened) {
+        let service = happened.service.as_deref();
+        let real = happened.real.map(|real| real.to_string());
+        let real = real.as_deref();
+        let detail = Some(happened.message.as_str()).filter(|message| !message.is_empty());
+        let sentence = happened.kind.sentence();
+        match happened.kind.level() {
+            Level::ERROR => tracing::error!(service, real, detail, "{sentence}"),
+            Level::WARN => tracing::warn!(service, real, detail, "{sentence}"),
+            _ => tracing::info!(service, real, detail, "{sentence}"),
+        }
+        let event = happened.event();
+        if let Some(notifier) = &self.notifier {
+            notifier.tell(event.clone());
+        }
+        // No one may be following.
+        let _ = self.events.send(event);
+    }
+}
+
+/// What the data plane refused, with its place in the file where that is known.
+#[must_use]
+pub fn located(file: Option<&ConfigFile>, error: &anyhow::Error) -> String {
+    match (file, error.downcast_ref::<InterfaceError>()) {
+        (Some(file), Some(InterfaceError { name, sentence })) => {
+            file.about_interface(name, sentence)
+        }
+        _ => format!("{error:#}"),
+    }
+}
+
+/// What happened to the node as a whole.
+fn of_node(kind: EventKind, message: &str) -> Happened {
+    Happened {
+        kind,
+        service: None,
+        real: None,
+        message: message.to_owned(),
+    }
+}
+
+/// Waits until then; without a time, for ever.
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn table_full(status: &view::Status) -> u64 {
+    status
+        .dataplane
+        .discards
+        .get(Discard::TableFull.name())
+        .copied()
+        .unwrap_or_default()
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it stands in `map_err`")]
+fn refused(error: crate::dataplane::Error) -> Refusal {
+    Refusal::failed(error.to_string())
+}
+
+#[cfg(test)]
+mod tests;

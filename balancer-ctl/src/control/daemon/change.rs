@@ -1,0 +1,169 @@
+//! Changes: validated, applied, written, told; what is refused has changed nothing.
+
+use super::{Daemon, Leftover, Request, Scope, refused};
+use crate::{
+    config::{
+        file::ConfigFile,
+        validate::{own, validate},
+    },
+    control::availability::Availability,
+    model::{
+        Model,
+        change::{Change, Lasting, mark_runtime},
+        diff::difference,
+        error::Refusal,
+    },
+};
+
+impl Daemon {
+    /// Validates a change, applies it, writes it; whatever is refused, nothing was changed.
+    pub(super) fn change(
+        &mut self,
+        request: Request,
+        scope: Scope,
+    ) -> Result<Vec<String>, Refusal> {
+        let (change, leftover) = self.resolve(request)?;
+        self.refuse_own_address(&change)?;
+        let (wanted, prepared) = match (&self.file, scope) {
+            (Some(file), Scope::File) => {
+                let Lasting { running, saved } = Lasting::new(&change, &self.model, file.model());
+                let wanted = match running {
+                    Some(running) => valid(running.apply(&self.model)?)?,
+                    None => self.model.clone(),
+                };
+                let after = saved
+                    .apply(file.model())
+                    .and_then(valid)
+                    .map_err(|refusal| unlike_file(file, refusal))?;
+                (wanted, Some(file.prepare(&saved, after)?))
+            }
+            (None, _) | (_, Scope::Runtime) => (valid(change.apply(&self.model)?)?, None),
+        };
+        let availability = self.availability_after(&wanted);
+        if let Err(error) = self.dataplane.reconcile(availability.desired()) {
+            return Err(self.back(refused(error)));
+        }
+        if let Some(prepared) = prepared {
+            match prepared.commit() {
+                Ok(file) => self.file = Some(file),
+                Err(refusal) => return Err(self.back(refusal)),
+            }
+        }
+        self.adopt(wanted, availability);
+        self.purge(&change, leftover)
+    }
+
+    /// Refuses a new real server that would be this host itself, or a broadcast address.
+    fn refuse_own_address(&mut self, change: &Change) -> Result<(), Refusal> {
+        let Change::AddReal(key, real, _) = change else {
+            return Ok(());
+        };
+        if self.model.real(key, *real).is_some() {
+            return Ok(());
+        }
+        let local = self.dataplane.local_addresses().map_err(refused)?;
+        match local.kind(real.ip()) {
+            Some(kind) => Err(Refusal::invalid(own::sentence(real.ip(), kind))),
+            None => Ok(()),
+        }
+    }
+
+    /// Brings the data plane back to what ran before a change that failed, perhaps half way. What cannot be brought back
+    /// is tried again.
+    pub(super) fn back(&mut self, refusal: Refusal) -> Refusal {
+        self.bring();
+        match &self.behind {
+            None => refusal,
+            Some(error) => Refusal {
+                sentence: format!(
+                    "{}; and what ran before could not be brought back, which is tried again: {error}",
+                    refusal.sentence
+                ),
+                ..refusal
+            },
+        }
+    }
+
+    fn purge(&mut self, change: &Change, leftover: Leftover) -> Result<Vec<String>, Refusal> {
+        let (Change::DelReal(service, real), Leftover::Purge) = (change, leftover) else {
+            return Ok(Vec::new());
+        };
+        let purged = self.dataplane.purge(service, *real).map_err(|error| {
+            Refusal::failed(format!(
+                "real {real} is deleted, but its connections are still there: {error}"
+            ))
+        })?;
+        let plural = if purged == 1 { "" } else { "s" };
+        Ok(vec![format!(
+            "{purged} connection{plural} of real {real} deleted"
+        )])
+    }
+
+    /// Takes the new model over and tells what it changes.
+    pub(super) fn adopt(&mut self, mut model: Model, availability: Availability) {
+        mark_runtime(&mut model, self.file.as_ref().map(ConfigFile::model));
+        let old = std::mem::replace(&mut self.model, model);
+        let before = std::mem::replace(&mut self.availability, availability);
+        if !self.is_misconfigured {
+            self.note_behind(None);
+        }
+        self.checkers.watch(self.availability.checkers());
+        self.keep();
+        if let Some(notifier) = &self.notifier {
+            notifier.configure(&self.availability.as_told(&self.model));
+        }
+        let mut happened = difference(&old, &self.model);
+        happened.extend(self.availability.since(&before, &self.model));
+        for happened in happened {
+            self.publish(happened);
+        }
+    }
+
+    fn resolve(&self, request: Request) -> Result<(Change, Leftover), Refusal> {
+        let change = match request {
+            Request::AddService(key, settings) => Change::AddService(key, settings),
+            Request::EditService(service, settings) => {
+                Change::EditService(self.key(&service)?, settings)
+            }
+            Request::DelService(service) => Change::DelService(self.key(&service)?),
+            Request::AddReal(service, real, settings) => {
+                let key = self.key(&service)?;
+                Change::AddReal(key, real.within(&key), settings)
+            }
+            Request::EditReal(service, real, settings) => {
+                let key = self.key(&service)?;
+                Change::EditReal(key, real.within(&key), settings)
+            }
+            Request::DelReal(service, real, leftover) => {
+                let key = self.key(&service)?;
+                return Ok((Change::DelReal(key, real.within(&key)), leftover));
+            }
+            Request::Clear => Change::Clear,
+        };
+        Ok((change, Leftover::Keep))
+    }
+}
+
+/// A change that what runs would take and the file would not.
+fn unlike_file(file: &ConfigFile, refusal: Refusal) -> Refusal {
+    // The mend behind the colon is one for what runs.
+    let (sentence, _) = refusal
+        .sentence
+        .split_once(": ")
+        .unwrap_or((&refusal.sentence, ""));
+    Refusal {
+        sentence: format!(
+            "what runs differs from {} (changes made with --runtime), where {sentence}: use --runtime, or \
+             `balancer-ctl reload` to go back to the file",
+            file.path().display()
+        ),
+        ..refusal
+    }
+}
+
+fn valid(model: Model) -> Result<Model, Refusal> {
+    match validate(&model).into_iter().next() {
+        None => Ok(model),
+        Some(problem) => Err(Refusal::invalid(problem.sentence)),
+    }
+}

@@ -1,0 +1,105 @@
+//! What is known of the checkers, and who uses them.
+
+use std::{collections::HashMap, net::SocketAddr};
+
+use tokio::sync::oneshot;
+
+use super::Daemon;
+use crate::{
+    config::write::check_as_json,
+    control::{availability::watched, report},
+    health::Watched,
+    model::{VirtualService, address::ServiceRef, error::Refusal, view},
+};
+
+/// What is known of the checkers, once they have said it.
+#[derive(Debug)]
+pub struct HealthReport {
+    checkers: oneshot::Receiver<Vec<view::Checker>>,
+    /// Who uses each checker that was asked for.
+    used_by: HashMap<(SocketAddr, serde_json::Value), Vec<String>>,
+    /// Why there is none, where that is so.
+    idle: Option<String>,
+}
+
+impl HealthReport {
+    /// Waits for the checkers.
+    ///
+    /// # Errors
+    /// They are gone.
+    pub async fn finished(mut self) -> Result<view::Health, Refusal> {
+        let checkers = self.checkers.await;
+        let mut checkers =
+            checkers.map_err(|_| Refusal::failed("the checkers do not answer".to_owned()))?;
+        checkers.retain_mut(|checker| {
+            let users = self
+                .used_by
+                .remove(&(checker.target, checker.check.clone()));
+            checker.used_by = users.unwrap_or_default();
+            !checker.used_by.is_empty()
+        });
+        checkers.sort_by(|a, b| (&a.used_by, a.target).cmp(&(&b.used_by, b.target)));
+        Ok(view::Health {
+            checkers,
+            idle: self.idle,
+        })
+    }
+}
+
+/// What a checker is known by to those who ask for it.
+fn identity(watched: &Watched) -> (SocketAddr, serde_json::Value) {
+    (watched.target, check_as_json(&watched.check))
+}
+
+impl Daemon {
+    pub(super) fn health(&self, service: Option<&ServiceRef>) -> Result<HealthReport, Refusal> {
+        let key = service.map(|service| self.key(service)).transpose()?;
+        let (reply, checkers) = oneshot::channel();
+        self.checkers.report(reply);
+        let mut used_by: HashMap<_, Vec<_>> = HashMap::new();
+        for service in &self.model.services {
+            if key.is_some_and(|key| key != service.key) {
+                continue;
+            }
+            for real in &service.reals {
+                for watched in watched(service, real) {
+                    let user = format!("{} {}", report::service_name(service), real.address);
+                    used_by.entry(identity(&watched)).or_default().push(user);
+                }
+            }
+        }
+        let asked = self.model.services.iter();
+        let asked = asked.filter(|service| key.is_none_or(|key| key == service.key));
+        let idle = used_by
+            .is_empty()
+            .then(|| why_idle(asked, self.model.services.len()));
+        Ok(HealthReport {
+            checkers,
+            used_by,
+            idle,
+        })
+    }
+}
+
+/// Why nothing of these services, out of so many, is probed, with the mend.
+fn why_idle<'a>(services: impl Iterator<Item = &'a VirtualService>, all: usize) -> String {
+    let (checked, unchecked): (Vec<_>, Vec<_>) =
+        services.partition(|service| !service.checks.is_empty());
+    let mend = match (&checked[..], &unchecked[..]) {
+        ([], []) => "there is no service: add one with `balancer-ctl add-service`",
+        ([], [first, ..]) => {
+            let which = match all {
+                1 => String::new(),
+                _ => format!(" {}", report::service_name(first)),
+            };
+            &format!(
+                "give a service a check, as in `balancer-ctl edit-service{which} --check http`"
+            )
+        }
+        (checked, _) if checked.iter().all(|service| service.reals.is_empty()) => {
+            "there is no real server: add one with `balancer-ctl add-real`"
+        }
+        _ => "all real servers are in maintenance: `balancer-ctl ready REAL` ends that",
+    };
+    format!("nothing is probed: {mend}")
+}

@@ -1,0 +1,169 @@
+//! What the daemon shows: its services, their connections, the status of the whole.
+
+use std::ops::ControlFlow;
+
+use super::{Daemon, STANDSTILL, refused};
+use crate::{
+    control::report::{self, Surroundings},
+    dataplane::{ConnectionFilter, Listing},
+    model::{
+        Model, ServiceKey,
+        address::ServiceRef,
+        change::{is_saved, mark_runtime},
+        error::Refusal,
+        view,
+    },
+};
+
+/// Connections that are still to be read, on a thread that may take its time.
+#[derive(Debug)]
+pub struct ConnectionsReport {
+    listing: Listing,
+    limit: Option<usize>,
+}
+
+impl ConnectionsReport {
+    /// As many as `limit` of those that are listed.
+    #[must_use]
+    pub const fn new(listing: Listing, limit: Option<usize>) -> Self {
+        Self { listing, limit }
+    }
+
+    /// Gives one connection after the other to `take`, until that breaks off. Whether there are more than were asked for.
+    pub fn each(self, mut take: impl FnMut(view::Connection) -> ControlFlow<()>) -> bool {
+        let (mut left, mut more) = (self.limit, false);
+        self.listing.each(|connection| {
+            match &mut left {
+                Some(0) => {
+                    more = true;
+                    return ControlFlow::Break(());
+                }
+                Some(left) => *left -= 1,
+                None => {}
+            }
+            take(connection.into())
+        });
+        more
+    }
+
+    /// All at once.
+    #[must_use]
+    pub fn finished(self) -> view::Connections {
+        let mut connections = Vec::new();
+        let more = self.each(|connection| {
+            connections.push(connection);
+            ControlFlow::Continue(())
+        });
+        view::Connections { connections, more }
+    }
+}
+
+impl Daemon {
+    pub(super) fn services(
+        &mut self,
+        service: Option<&ServiceRef>,
+    ) -> Result<view::Services, Refusal> {
+        let key = service.map(|service| self.key(service)).transpose()?;
+        let snapshot = self.dataplane.snapshot().map_err(refused)?;
+        let mut services = report::services(&self.model, &self.availability, &snapshot);
+        if let Some(key) = key {
+            services.services.retain(|service| {
+                service.protocol == key.protocol && service.address == key.address
+            });
+        }
+        Ok(services)
+    }
+
+    pub(super) fn connections(
+        &mut self,
+        service: Option<&ServiceRef>,
+        mut filter: ConnectionFilter,
+    ) -> Result<ConnectionsReport, Refusal> {
+        filter.service = service.map(|service| self.key(service)).transpose()?;
+        let limit = filter.limit;
+        // One more than wanted shows whether there are more.
+        filter.limit = limit.map(|limit| limit.saturating_add(1));
+        let listing = self.dataplane.connections(filter).map_err(refused)?;
+        Ok(ConnectionsReport::new(listing, limit))
+    }
+
+    /// Whether what runs differs from the file.
+    pub(super) fn has_runtime_changes(&self) -> bool {
+        let file = self.file.as_ref();
+        file.is_some_and(|file| !is_saved(&self.model, file.model()))
+    }
+
+    /// Whether what runs is what another file says.
+    pub(super) fn runs(&self, wanted: &Model) -> bool {
+        let mut running = self.model.clone();
+        mark_runtime(&mut running, Some(wanted));
+        is_saved(&running, wanted)
+    }
+
+    pub(super) fn status(&mut self) -> Result<view::Status, Refusal> {
+        let dataplane = self.dataplane.status().map_err(refused)?;
+        let addresses = (self.addresses)()
+            .inspect_err(|error| tracing::warn!(%error, "cannot read this host's addresses"))
+            .ok();
+        let file = self.file.as_ref();
+        let surroundings = Surroundings {
+            addresses: addresses.as_ref(),
+            config: file.map(|file| file.path().display().to_string()),
+            runtime_changes: self.has_runtime_changes(),
+            failures: self.failures(),
+            obstacles: self.checkers.obstacles(),
+            is_full: self.is_full,
+        };
+        Ok(report::status(
+            &self.model,
+            &self.availability,
+            dataplane,
+            &surroundings,
+        ))
+    }
+
+    /// What does not work at present, and is tried again or watched.
+    fn failures(&self) -> Vec<String> {
+        let behind = self.behind.as_ref().map(|error| {
+            format!("the data plane does not run what it should, which is tried again: {error}")
+        });
+        let unchecked = self.is_unchecked.then(|| STANDSTILL.to_owned());
+        let unwatched = self.unwatched.as_ref().map(|reason| {
+            format!(
+                "changes of routes are not heard of, so that they are followed some seconds late; listening is tried again: {reason}"
+            )
+        });
+        let failures = [unchecked, behind, unwatched, self.failure.clone()];
+        failures.into_iter().flatten().collect()
+    }
+
+    pub(super) fn key(&self, service: &ServiceRef) -> Result<ServiceKey, Refusal> {
+        let services = &self.model.services;
+        match service {
+            ServiceRef::Key(key) if self.model.service(key).is_some() => Ok(*key),
+            ServiceRef::Key(key) => Err(Refusal::not_found(format!(
+                "there is no service {key}: `list` shows all"
+            ))),
+            ServiceRef::Name(name) => services
+                .iter()
+                .find(|service| service.name.as_ref() == Some(name))
+                .map(|service| service.key)
+                .ok_or_else(|| {
+                    Refusal::not_found(format!("there is no service `{name}`: `list` shows all"))
+                }),
+            ServiceRef::Only => match &services[..] {
+                [only] => Ok(only.key),
+                [] => Err(Refusal::not_found(
+                    "there is no service: add one with `add-service`",
+                )),
+                several => {
+                    let names: Vec<_> = several.iter().map(report::service_name).collect();
+                    Err(Refusal::invalid(format!(
+                        "say which service: {}",
+                        crate::model::enumeration::listed_few(&names)
+                    )))
+                }
+            },
+        }
+    }
+}

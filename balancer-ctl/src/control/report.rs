@@ -1,0 +1,133 @@
+//! The model and what the data plane counts → what the daemon shows. Pure.
+
+mod obstacles;
+mod rates;
+mod status;
+
+pub use self::{
+    rates::add_rates,
+    status::{Surroundings, status},
+};
+use crate::{
+    config::{text, write},
+    control::availability::{Availability, RealStatus},
+    dataplane::{self, Snapshot},
+    health::Asked,
+    model::{Model, RealServer, VirtualService, view},
+};
+
+/// The services with their counters and connections.
+#[must_use]
+pub fn services(model: &Model, availability: &Availability, snapshot: &Snapshot) -> view::Services {
+    let services = model.services.iter().map(|service| {
+        let counted = snapshot
+            .services
+            .get(&service.key)
+            .cloned()
+            .unwrap_or_default();
+        view::Service {
+            name: service.name.clone(),
+            protocol: service.key.protocol,
+            address: service.key.address,
+            scheduler: service.scheduler,
+            persistence: None,
+            no_real: service.no_real,
+            check: service.checks.iter().map(write::check_as_json).collect(),
+            on_down: service.health.on_down.to_string(),
+            slow_start: text::from_duration(service.health.slow_start),
+            quorum: service.health.quorum,
+            hysteresis: service.health.hysteresis,
+            backups: service.health.backups,
+            runtime: service.runtime,
+            reals: service
+                .reals
+                .iter()
+                .map(|real| {
+                    shown(
+                        real,
+                        !service.checks.is_empty(),
+                        availability.real(&service.key, real.address),
+                        counted
+                            .reals
+                            .get(&real.address)
+                            .copied()
+                            .unwrap_or_default(),
+                    )
+                })
+                .collect(),
+            counters: counted.counters,
+            rates: None,
+        }
+    });
+    view::Services {
+        services: services.collect(),
+    }
+}
+
+fn shown(
+    real: &RealServer,
+    is_watched: bool,
+    status: Option<&RealStatus>,
+    counted: dataplane::RealSnapshot,
+) -> view::Real {
+    view::Real {
+        address: real.address,
+        weight: real.weight,
+        effective_weight: status.map_or(0, |status| status.weight),
+        forwarding: real.forwarding,
+        backup: real.backup,
+        state: status.map_or(view::RealState::Down, |status| status.state),
+        reason: status.and_then(|status| status.reason.clone()),
+        admin: real.state,
+        health: is_watched
+            .then(|| status?.healthy)
+            .flatten()
+            .map(|healthy| match healthy {
+                true => view::RealHealth::Up,
+                false => view::RealHealth::Down,
+            }),
+        agent: status
+            .map(|status| status.asked)
+            .filter(|asked| *asked != Asked::default()),
+        active: counted.active,
+        inactive: counted.inactive,
+        counters: counted.counters,
+        rates: None,
+        runtime: real.runtime,
+    }
+}
+
+/// A service by its name, or by what it is known by.
+#[must_use]
+pub fn service_name(service: &VirtualService) -> String {
+    service
+        .name
+        .clone()
+        .unwrap_or_else(|| service.key.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub const SERVICES: &str = r#"
+        [[service]]
+        name = "web"
+        address = "192.0.2.80:80"
+        [[service.real]]
+        address = "10.0.0.2"
+        [[service.real]]
+        address = "10.0.0.3"
+        weight = 0
+        [[service]]
+        address = "192.0.2.80:53"
+        protocol = "udp"
+        [[service.real]]
+        address = "10.0.0.2"
+    "#;
+
+    pub fn available(model: &Model) -> Availability {
+        let none = crate::health::fake::FakeCheckers::default();
+        Availability::default().after(model, &none, crate::os::clock::now())
+    }
+}

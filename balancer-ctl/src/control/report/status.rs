@@ -1,0 +1,470 @@
+//! The whole node's status: what works, what does not, and the mend.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::IpAddr,
+};
+
+use super::{obstacles::unreachable, service_name};
+use crate::{
+    control::availability::{Availability, RealStatus, ServiceStatus},
+    dataplane::DataplaneStatus,
+    model::{HealthPolicy, Model, VirtualService, view},
+};
+
+/// What the daemon knows beside the model and the data plane.
+#[derive(Debug)]
+pub struct Surroundings<'a> {
+    /// Addresses of this host; `None` when they could not be read.
+    pub addresses: Option<&'a HashSet<IpAddr>>,
+    /// The configuration file.
+    pub config: Option<String>,
+    /// Whether what runs differs from the file.
+    pub runtime_changes: bool,
+    /// What does not work in the background: a sentence each.
+    pub failures: Vec<String>,
+    /// Checks that cannot be made, so that what they watch stays as it was: a sentence each.
+    pub obstacles: Vec<String>,
+    /// Whether new connections were refused a moment ago for want of room.
+    pub is_full: bool,
+}
+
+/// The whole node's status.
+#[must_use]
+pub fn status(
+    model: &Model,
+    availability: &Availability,
+    dataplane: DataplaneStatus,
+    surroundings: &Surroundings<'_>,
+) -> view::Status {
+    let services: Vec<_> = model
+        .services
+        .iter()
+        .map(|service| service_status(service, availability.service(&service.key)))
+        .collect();
+    let (connections, max_connections) = (dataplane.connections(), dataplane.max_connections());
+    let [ipv4, ipv6] = dataplane.tables.map(|table| view::Table {
+        connections: table.connections,
+        max_connections: table.max_connections,
+        bytes: table.bytes,
+    });
+    let mut reasons = few(
+        model
+            .services
+            .iter()
+            .filter_map(|service| cannot_answer(service, availability.service(&service.key)))
+            .collect(),
+        ["service cannot answer", "services cannot answer"],
+    );
+    let down = !reasons.is_empty();
+    reasons.extend(few(
+        troubles(model, availability),
+        [
+            "real server or service is in trouble",
+            "real servers and services are in trouble",
+        ],
+    ));
+    reasons.extend(few(
+        unreachable(model, &dataplane.obstacles),
+        ["real server cannot work", "real servers cannot work"],
+    ));
+    reasons.extend(
+        surroundings
+            .addresses
+            .map(|addresses| unclaimed(model, addresses))
+            .unwrap_or_default(),
+    );
+    reasons.extend(surroundings.failures.iter().cloned());
+    reasons.extend(few(
+        surroundings.obstacles.clone(),
+        ["check cannot be made", "checks cannot be made"],
+    ));
+    reasons.extend(no_room(&dataplane, surroundings.is_full));
+    reasons.extend(dataplane.warnings);
+    let overall = match (down, reasons.is_empty()) {
+        (true, _) => view::Overall::Down,
+        (false, false) => view::Overall::Limited,
+        (false, true) => view::Overall::Running,
+    };
+    let discards: BTreeMap<_, _> = dataplane
+        .discards
+        .iter()
+        .map(|(reason, count)| (reason.name().to_owned(), *count))
+        .collect();
+    view::Status {
+        node: model.node.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        overall,
+        reasons,
+        high_availability: false,
+        role: view::Role::Standalone,
+        vrrp: Vec::new(),
+        peers: Vec::new(),
+        dataplane: view::Dataplane {
+            interfaces: dataplane
+                .interfaces
+                .into_iter()
+                .map(|interface| view::Interface {
+                    name: interface.name,
+                    mode: if interface.native {
+                        "native"
+                    } else {
+                        "generic"
+                    }
+                    .to_owned(),
+                    program_id: interface.program_id,
+                })
+                .collect(),
+            connections,
+            max_connections,
+            ipv4,
+            ipv6,
+            discards,
+            redirect_failures: dataplane.redirect_failures,
+        },
+        services,
+        config: surroundings.config.clone(),
+        runtime_changes: surroundings.runtime_changes,
+    }
+}
+
+/// Connections that are in the table go on; new ones cannot all begin.
+fn no_room(dataplane: &DataplaneStatus, is_full: bool) -> Option<String> {
+    is_full.then(|| {
+        format!(
+            "new connections are dropped, since a connection table is full ({}): raise max-connections or max-connections-ipv6 and \
+             restart balancerd, which resets running connections, or shorten the timeouts",
+            dataplane.fullness()
+        )
+    })
+}
+
+/// Sentences of one kind, of which the operator need not read hundreds. `rest` says what one or several more are.
+fn few(mut sentences: Vec<String>, rest: [&str; 2]) -> Vec<String> {
+    const FEW: usize = 10;
+    let more = sentences.len().saturating_sub(FEW);
+    sentences.truncate(FEW);
+    if more > 0 {
+        let [one, several] = rest;
+        let what = if more == 1 { one } else { several };
+        sentences.push(format!("{more} more {what}"));
+    }
+    sentences
+}
+
+fn service_status(service: &VirtualService, status: Option<&ServiceStatus>) -> view::ServiceStatus {
+    let is_up = |real: &RealStatus| real.state == view::RealState::Up;
+    view::ServiceStatus {
+        name: service_name(service),
+        reals_up: status.map_or(0, |status| {
+            status.reals.values().filter(|real| is_up(real)).count()
+        }),
+        reals_total: service.reals.len(),
+        live_weight: status.map_or(0, |status| status.live_weight),
+        quorum: status.and_then(|status| status.quorum),
+    }
+}
+
+fn cannot_answer(service: &VirtualService, status: Option<&ServiceStatus>) -> Option<String> {
+    let name = service_name(service);
+    let reals = || status.iter().flat_map(|status| status.reals.values());
+    if reals().any(|real| real.weight > 0) {
+        return None;
+    }
+    Some(if service.reals.is_empty() {
+        format!("service {name} has no real server: add one with `balancer-ctl add-real`")
+    } else if reals().all(|real| {
+        real.state == view::RealState::Draining && real.reason.as_deref() == Some("weight 0")
+    }) {
+        format!(
+            "no real server of service {name} takes new connections: give one a weight with `balancer-ctl edit-real`"
+        )
+    } else if reals().any(|real| real.healthy.is_none() && real.state == view::RealState::Down) {
+        format!("service {name} waits for the first probes of its real servers")
+    } else {
+        format!(
+            "no real server of service {name} takes new connections: `balancer-ctl list` says why"
+        )
+    })
+}
+
+/// What works around a problem: real servers that are down, services below their quorum.
+fn troubles(model: &Model, availability: &Availability) -> Vec<String> {
+    let mut troubles = Vec::new();
+    for name in model.notify.iter().flat_map(|notify| &notify.services) {
+        let is_named = |service: &&VirtualService| {
+            service.name.as_ref() == Some(name) || service.key.to_string() == *name
+        };
+        if model.services.iter().find(is_named).is_none() {
+            troubles.push(format!(
+                "[[notify]] names service {name}, which is not there: add the service, or take its name out"
+            ));
+        }
+    }
+    for service in &model.services {
+        let most: u64 = service
+            .reals
+            .iter()
+            .filter(|real| !real.backup)
+            .map(|real| u64::from(real.weight))
+            .sum();
+        let wanted = u64::from(service.health.quorum) + u64::from(service.health.hysteresis);
+        if wanted > most.max(1) {
+            troubles.push(format!(
+                "service {} can never have its quorum: quorum and hysteresis are {wanted}, and all weights together {most}",
+                service_name(service)
+            ));
+        }
+        let Some(status) = availability.service(&service.key) else {
+            continue;
+        };
+        let name = service_name(service);
+        if status.quorum == Some(false) && status.reals.values().any(|real| real.weight > 0) {
+            troubles.push(below_quorum(&name, service, status.live_weight));
+        }
+        for real in &service.reals {
+            if let Some(status) = status.reals.get(&real.address)
+                && status.state == view::RealState::Down
+                && status.healthy == Some(false)
+                && let Some(reason) = &status.reason
+            {
+                troubles.push(format!(
+                    "real {} of service {name} is down: {reason}",
+                    real.address
+                ));
+            }
+        }
+    }
+    troubles
+}
+
+/// With hysteresis a quorum that is lost takes more than itself to be regained.
+fn below_quorum(name: &str, service: &VirtualService, live: u64) -> String {
+    let HealthPolicy {
+        quorum, hysteresis, ..
+    } = service.health;
+    if hysteresis == 0 {
+        return format!("service {name} is below its quorum: live weight {live}, quorum {quorum}");
+    }
+    let wanted = u64::from(quorum) + u64::from(hysteresis);
+    format!(
+        "service {name} has lost its quorum: live weight {live}, needs {wanted} to regain its quorum"
+    )
+}
+
+/// A warning for each VIP that no interface of this host carries.
+#[must_use]
+pub fn unclaimed(model: &Model, addresses: &HashSet<IpAddr>) -> Vec<String> {
+    let mut told = HashSet::new();
+    let interface = model
+        .dataplane
+        .interfaces
+        .first()
+        .map_or("INTERFACE", String::as_str);
+    let sentences = model
+        .services
+        .iter()
+        .map(|service| service.key.address.ip())
+        .filter(|vip| !addresses.contains(vip) && told.insert(*vip))
+        .map(|vip| {
+            let length = if vip.is_ipv4() { 32 } else { 128 };
+            format!(
+                "no interface carries VIP {vip}, so nobody answers for it: \
+                 `ip address add {vip}/{length} dev {interface}`"
+            )
+        })
+        .collect();
+    few(
+        sentences,
+        [
+            "VIP is carried by no interface",
+            "VIPs are carried by no interface",
+        ],
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        control::report::tests::{SERVICES, available},
+        dataplane::TableStatus,
+        model::change::tests::model,
+    };
+
+    const NOTHING: Surroundings<'static> = Surroundings {
+        addresses: None,
+        config: None,
+        runtime_changes: false,
+        failures: Vec::new(),
+        obstacles: Vec::new(),
+        is_full: false,
+    };
+
+    fn judged(
+        services: &str,
+        warnings: &[&str],
+        surroundings: &Surroundings<'_>,
+    ) -> (view::Overall, Vec<String>) {
+        let warnings = warnings.iter().map(ToString::to_string).collect();
+        let dataplane = DataplaneStatus {
+            warnings,
+            ..Default::default()
+        };
+        let model = model(services);
+        let status = status(&model, &available(&model), dataplane, surroundings);
+        (status.overall, status.reasons)
+    }
+
+    #[test]
+    fn a_drained_real_beside_one_that_is_up_limits_nothing() {
+        assert_eq!(
+            judged(SERVICES, &[], &NOTHING),
+            (view::Overall::Running, vec![])
+        );
+        assert_eq!(judged("", &[], &NOTHING), (view::Overall::Running, vec![]));
+    }
+
+    #[test]
+    fn a_service_that_cannot_answer_is_down_with_its_reason() {
+        let drained = SERVICES.replacen("\"10.0.0.2\"", "\"10.0.0.2\"\nweight = 0", 1);
+        assert_eq!(
+            judged(&drained, &["slow"], &NOTHING),
+            (
+                view::Overall::Down,
+                vec![
+                    "no real server of service web takes new connections: give one a weight with `balancer-ctl edit-real`".to_owned(),
+                    "slow".to_owned()
+                ]
+            )
+        );
+        let empty = "[[service]]\naddress = \"[2001:db8::80]:80\"";
+        assert_eq!(
+            judged(empty, &[], &NOTHING),
+            (
+                view::Overall::Down,
+                vec!["service tcp/[2001:db8::80]:80 has no real server: add one with `balancer-ctl add-real`".to_owned()]
+            )
+        );
+    }
+
+    #[test]
+    fn what_a_lost_quorum_needs_is_told() {
+        for (health, expected) in [
+            (
+                "quorum = 6",
+                "service web is below its quorum: live weight 5, quorum 6",
+            ),
+            (
+                "quorum = 6\nhysteresis = 1",
+                "service web has lost its quorum: live weight 5, needs 7 to regain its quorum",
+            ),
+        ] {
+            let model = model(&format!(
+                "[[service]]\nname = \"web\"\naddress = \"192.0.2.80:80\"\n{health}"
+            ));
+            assert_eq!(below_quorum("web", &model.services[0], 5), expected);
+        }
+    }
+
+    #[test]
+    fn warnings_limit() {
+        assert_eq!(
+            judged(SERVICES, &["slow"], &NOTHING),
+            (view::Overall::Limited, vec!["slow".to_owned()])
+        );
+        let failing = Surroundings {
+            failures: vec!["failing".to_owned()],
+            ..NOTHING
+        };
+        assert_eq!(
+            judged(SERVICES, &[], &failing),
+            (view::Overall::Limited, vec!["failing".to_owned()])
+        );
+    }
+
+    #[test]
+    fn checks_that_cannot_be_made_limit() {
+        let obstacles = |count| Surroundings {
+            obstacles: (0..count).map(|number| format!("check {number}")).collect(),
+            ..NOTHING
+        };
+        assert_eq!(
+            judged(SERVICES, &[], &obstacles(1)),
+            (view::Overall::Limited, vec!["check 0".to_owned()])
+        );
+        let (_, reasons) = judged(SERVICES, &[], &obstacles(11));
+        assert_eq!(reasons[10], "1 more check cannot be made");
+        let (_, reasons) = judged(SERVICES, &[], &obstacles(1000));
+        assert_eq!(reasons.len(), 11);
+        assert_eq!(reasons[10], "990 more checks cannot be made");
+    }
+
+    #[test]
+    fn a_table_that_refuses_connections_limits() {
+        let judged = |is_full| {
+            let table = |connections, max_connections| TableStatus {
+                connections,
+                max_connections,
+                bytes: 1,
+            };
+            let dataplane = DataplaneStatus {
+                tables: [table(120, 100), table(3, 25)],
+                ..Default::default()
+            };
+            let surroundings = Surroundings { is_full, ..NOTHING };
+            let model = model(SERVICES);
+            let status = status(&model, &available(&model), dataplane, &surroundings);
+            (status.overall, status.reasons)
+        };
+        // Many are over, and others take their places.
+        assert_eq!(judged(false), (view::Overall::Running, vec![]));
+        let sentence = "new connections are dropped, since a connection table is full (120 of 100 IPv4 connections, 3 of 25 IPv6 \
+                        connections): raise max-connections or max-connections-ipv6 and restart balancerd, which resets running \
+                        connections, or shorten the timeouts";
+        assert_eq!(
+            judged(true),
+            (view::Overall::Limited, vec![sentence.to_owned()])
+        );
+    }
+
+    #[test]
+    fn a_vip_that_no_interface_carries_is_told_once_with_the_mend() {
+        let addresses = HashSet::new();
+        let surroundings = Surroundings {
+            addresses: Some(&addresses),
+            ..NOTHING
+        };
+        let sentence = "no interface carries VIP 192.0.2.80, so nobody answers for it: \
+                        `ip address add 192.0.2.80/32 dev eth0`";
+        assert_eq!(
+            judged(SERVICES, &[], &surroundings),
+            (view::Overall::Limited, vec![sentence.to_owned()])
+        );
+        let addresses = HashSet::from(["192.0.2.80".parse().unwrap()]);
+        let surroundings = Surroundings {
+            addresses: Some(&addresses),
+            ..NOTHING
+        };
+        assert_eq!(
+            judged(SERVICES, &[], &surroundings),
+            (view::Overall::Running, vec![])
+        );
+    }
+
+    #[test]
+    fn the_same_trouble_is_not_told_a_thousand_times() {
+        let services: String = (1..=12)
+            .map(|number| format!("[[service]]\naddress = \"192.0.2.{number}:80\"\n"))
+            .collect();
+        let addresses = HashSet::new();
+        let surroundings = Surroundings {
+            addresses: Some(&addresses),
+            ..NOTHING
+        };
+        let (_, reasons) = judged(&services, &[], &surroundings);
+        assert_eq!(reasons.len(), 22);
+        assert_eq!(reasons[10], "2 more services cannot answer");
+        assert_eq!(reasons[21], "2 more VIPs are carried by no interface");
+    }
+}

@@ -1,0 +1,453 @@
+//! The way from the observed to the desired state: `plan(desired, observed) -> changes`. Pure; only
+//! `dataplane/apply.rs` executes changes.
+//!
+//! Packets flow while the changes are made one by one, so the order is the point. A ring is written where no service points,
+//! after the real servers it names; then the service is pointed at it, in one write; only then are real servers that left
+//! marked. Real servers' ports are known before a service points at them and forgotten after. So at every moment a service has
+//! its old ring or its new one, and each real server in it takes new connections.
+
+pub mod space;
+pub mod tables;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use balancer_common::{
+    addr::Addr,
+    real_server::{RealServer, state},
+    scheduler::{RING_SLOTS, Ring},
+    service::{self, MAX_SERVICES, REJECT},
+};
+use tables::{Change, Tables};
+
+use crate::{
+    dataplane::{Connections, Real, Service, ring},
+    model::{NoReal, ServiceKey},
+};
+
+/// A table is too small for what is desired.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Full {
+    /// Too many services.
+    #[error(
+        "{wanted} virtual services do not fit: the table holds {MAX_SERVICES} of each address family and as many in all \
+         ({held} places are held by connections of removed services)"
+    )]
+    Services {
+        /// Desired.
+        wanted: usize,
+        /// Held by removed services.
+        held: usize,
+    },
+    /// Too many real servers.
+    #[error(
+        "{wanted} real servers do not fit: the table holds {capacity} over all services together ({held} places are held by \
+         connections of removed real servers)"
+    )]
+    Reals {
+        /// Desired.
+        wanted: usize,
+        /// Held by removed real servers.
+        held: usize,
+        /// The table's size.
+        capacity: usize,
+    },
+    /// Too many ring slots.
+    #[error(
+        "the ring of service {service} needs {wanted} slots in one piece and {free} of {RING_SLOTS} are free: use weights with a \
+         smaller sum or a common divisor"
+    )]
+    Ring {
+        /// Whose ring.
+        service: ServiceKey,
+        /// Needed.
+        wanted: usize,
+        /// Free.
+        free: u32,
+    },
+}
+
+/// The changes that bring `observed` to `desired`, in the order in which to make them. None when nothing differs.
+///
+/// Rings of finer parts than units must leave half of all slots free, or else all are made of whole units: so there is
+/// always room to write every ring anew, whichever services came to finer parts one after the other.
+///
+/// # Errors
+/// A table is too small; nothing is to be done then. With [`Full::Ring`] another try may succeed after
+/// retired ring space was released.
+pub fn plan(desired: &[Service], observed: &Tables) -> Result<Vec<Change>, Full> {
+    let is_finer = desired.iter().any(|service| service.unit > 1);
+    match plan_as_is(desired, observed) {
+        Ok(planner) if is_finer && !planner.space.half_is_free() => {}
+        Err(Full::Ring { .. }) if is_finer => {}
+        result => return result.map(|planner| planner.finish(desired)),
+    }
+    let desired: Vec<_> = desired.iter().map(in_whole_units).collect();
+    plan_as_is(&desired, observed).map(|planner| planner.finish(&desired))
+}
+
+/// The changes after the networks that this host is in have changed: each real server is told which one is its own.
+#[must_use]
+pub fn follow_networks(observed: &Tables) -> Vec<Change> {
+    let reals = (0_u32..).zip(&observed.reals);
+    reals
+        .filter(|(_, real)| real.state != state::FREE)
+        .filter_map(|(id, real)| {
+            let network_mask = observed.network_mask(real.address.into());
+            let real = RealServer {
+                network_mask,
+                ..*real
+            };
+            (real != observed.reals[id as usize]).then_some(Change::SetReal { id, real })
+        })
+        .collect()
+}
+
+fn plan_as_is<'a>(desired: &[Service], observed: &'a Tables) -> Result<Planner<'a>, Full> {
+    let mut planner = Planner::new(desired, observed)?;
+    for service in desired {
+        if !planner.stands(service) {
+            planner.service(service)?;
+        }
+    }
+    Ok(planner)
+}
+
+/// A service with weights in whole units; what takes new connections goes on taking some.
+fn in_whole_units(service: &Service) -> Service {
+    let mut service = service.clone();
+    for real in &mut service.reals {
+        real.weight = (real.weight / service.unit.max(1)).max(real.weight.min(1));
+    }
+    service.unit = 1;
+    service
+}
+
+struct Planner<'a> {
+    observed: &'a Tables,
+    known_reals: HashMap<(u32, std::net::SocketAddr), u32>,
+    free_reals: Vec<u32>,
+    free_services: Vec<u32>,
+    space: space::RingSpace,
+    /// By service id: the service is what it shall be.
+    standing: Vec<bool>,
+    /// Real ids that services have which do not stand.
+    kept: HashSet<u32>,
+    resets: Vec<Change>,
+    reals: Vec<Change>,
+    rings: Vec<Change>,
+    services: Vec<Change>,
+    /// Real servers that take no new connections any more: after the rings that named them.
+    leaving: Vec<Change>,
+}
+
+impl<'a> Planner<'a> {
+    fn new(desired: &[Service], observed: &'a Tables) -> Result<Self, Full> {
+        let mut standing = vec![false; MAX_SERVICES as usize];
+        let mut others = Vec::new();
+        for service in desired {
+            match observed.services.get(&service.key) {
+                Some(row) if observed.planned.get(&service.key) == Some(service) => {
+                    if let Some(stands) = standing.get_mut(row.service.id as usize) {
+                        *stands = true;
+                    }
+                }
+                row => others.push((service, row.map(|row| row.service.id))),
+            }
+        }
+
+        let used = observed.service_ids_in_use();
+        let free_services: Vec<_> = (0..MAX_SERVICES)
+            .zip(&used)
+            .filter(|(_, used)| !**used)
+            .map(|(id, _)| id)
+            .rev()
+            .collect();
+        let new_services = others.iter().filter(|(_, id)| id.is_none()).count();
+        let of_family = |v4: bool| {
+            desired
+                .iter()
+                .filter(|s| s.key.address.is_ipv4() == v4)
+                .count()
+        };
+        if new_services > free_services.len()
+            || of_family(true).max(of_family(false)) > MAX_SERVICES as usize
+        {
+            let held = used.iter().filter(|used| **used).count() - observed.services.len();
+            return Err(Full::Services {
+                wanted: desired.len(),
+                held,
+            });
+        }
+
+        let known_reals =
+            observed.real_ids(|service| !standing.get(service as usize).is_some_and(|is| *is));
+        let mut free_reals: Vec<_> = (0_u32..)
+            .zip(&observed.reals)
+            .filter(|(_, real)| real.state == state::FREE)
+            .map(|(id, _)| id)
+            .collect();
+        free_reals.reverse();
+        let new_reals = others
+            .iter()
+            .map(|(service, id)| {
+                let is_known = |real: &&Real| {
+                    id.is_some_and(|id| known_reals.contains_key(&(id, real.address)))
+                };
+                service.reals.len() - service.reals.iter().filter(is_known).count()
+            })
+            .sum::<usize>();
+        if new_reals > free_reals.len() {
+            return Err(Full::Reals {
+                wanted: desired.iter().map(|service| service.reals.len()).sum(),
+                held: observed
+                    .reals
+                    .iter()
+                    .filter(|real| state::is_removed(real.state))
+                    .count(),
+                capacity: observed.reals.len(),
+            });
+        }
+        Ok(Self {
+            observed,
+            known_reals,
+            free_reals,
+            free_services,
+            space: observed.space.clone(),
+            standing,
+            kept: HashSet::new(),
+            resets: Vec::new(),
+            reals: Vec::new(),
+            rings: Vec::new(),
+            services: Vec::new(),
+            leaving: Vec::new(),
+        })
+    }
+
+    /// Whether nothing is to be done for a service.
+    fn stands(&self, desired: &Service) -> bool {
+        let row = self.observed.services.get(&desired.key);
+        row.is_some_and(|row| self.is_standing(row.service.id))
+    }
+
+    fn is_standing(&self, service: u32) -> bool {
+        self.standing
+            .get(service as usize)
+            .is_some_and(|stands| *stands)
+    }
+
+    fn service(&mut self, desired: &Service) -> Result<(), Full> {
+        let row = self.observed.services.get(&desired.key);
+        let id = match row {
+            Some(row) => row.service.id,
+            None => {
+                let id = self
+                    .free_services
+                    .pop()
+                    .ok_or(Full::Services { wanted: 1, held: 0 })?;
+                self.resets.push(Change::ResetService { id });
+                id
+            }
+        };
+        let mut weighted = Vec::with_capacity(desired.reals.len());
+        for real in &desired.reals {
+            weighted.push((self.real(id, desired.key, real)?, real.weight));
+        }
+        let slots = ring::build(desired.scheduler, &weighted);
+        let Some(ring) = self.place(&slots, row) else {
+            return Err(Full::Ring {
+                service: desired.key,
+                wanted: slots.len(),
+                free: self.space.free(),
+            });
+        };
+        let flags = match desired.no_real {
+            NoReal::Reject => REJECT,
+            NoReal::Drop => 0,
+        };
+        let service = service::Service { ring, id, flags };
+        if row.is_none_or(|row| row.service != service) {
+            self.services.push(Change::SetService {
+                key: desired.key,
+                service,
+                reals: slots,
+            });
+        }
+        Ok(())
+    }
+
+    /// Finds room for a ring: where the service has it, or else it is to be written.
+    fn place(&mut self, slots: &[u32], row: Option<&tables::ServiceRow>) -> Option<Ring> {
+        if let Some(row) = row
+            && row.ring == slots
+        {
+            return Some(row.service.ring);
+        }
+        // A ring has at most MAX_RING slots.
+        let ring = self.space.allocate(slots.len() as u32)?;
+        if ring.length > 0 {
+            self.rings.push(Change::WriteRing {
+                offset: ring.offset,
+                reals: slots.to_vec(),
+            });
+        }
+        Some(ring)
+    }
+
+    /// The id of a desired real server.
+    fn real(&mut self, service: u32, key: ServiceKey, desired: &Real) -> Result<u32, Full> {
+        let [address, vip] = [desired.address, key.address].map(|socket| Addr::from(socket.ip()));
+        let wanted = RealServer {
+            address,
+            vip,
+            network_mask: self.observed.network_mask(desired.address.ip()),
+            port: desired.address.port().to_be(),
+            delta: RealServer::between(&vip, &address),
+            state: state_of(desired),
+            service,
+            zero: 0,
+        };
+        let Some(id) = self.known_reals.get(&(service, desired.address)).copied() else {
+            let held = 0;
+            let capacity = self.observed.reals.len();
+            let id = self.free_reals.pop().ok_or(Full::Reals {
+                wanted: 1,
+                held,
+                capacity,
+            })?;
+            self.kept.insert(id);
+            self.reals.push(Change::SetReal { id, real: wanted });
+            return Ok(id);
+        };
+        self.kept.insert(id);
+        let old = self.observed.reals[id as usize];
+        if old != wanted {
+            let change = Change::SetReal { id, real: wanted };
+            if old.state == state::TAKES_NEW {
+                self.leaving.push(change)
+            } else {
+                self.reals.push(change)
+            }
+        }
+        Ok(id)
+    }
+
+    fn finish(mut self, desired: &[Service]) -> Vec<Change> {
+        let keys: BTreeSet<_> = desired.iter().map(|service| service.key).collect();
+        let removed: Vec<_> = self
+            .observed
+            .services
+            .keys()
+            .filter(|key| !keys.contains(*key))
+            .map(|key| Change::RemoveService { key: *key })
+            .collect();
+        for (id, real) in (0_u32..).zip(&self.observed.reals) {
+            let is_desired = self.is_standing(real.service) || self.kept.contains(&id);
+            if real.state != state::FREE && !state::is_removed(real.state) && !is_desired {
+                // Connections that were about to end do not go on for it.
+                let state = if state::is_reset(real.state) {
+                    state::REMOVED_RESET
+                } else {
+                    state::REMOVED
+                };
+                let real = RealServer { state, ..*real };
+                self.leaving.push(Change::SetReal { id, real });
+            }
+        }
+
+        let any_port = desired
+            .iter()
+            .any(|service| service.key.address.port() == 0);
+        let any_port_on = (any_port && !self.observed.any_port).then_some(Change::SetAnyPort(true));
+        let any_port_off =
+            (!any_port && self.observed.any_port).then_some(Change::SetAnyPort(false));
+        // New services come before old ones go, so that an address that moves from one port to every port is
+        // never without a service; unless the table cannot hold both.
+        let most = [true, false].map(|v4| {
+            let of_family = |key: &&ServiceKey| key.address.is_ipv4() == v4;
+            let new = keys
+                .iter()
+                .filter(of_family)
+                .filter(|key| !self.observed.services.contains_key(key));
+            self.observed.services.keys().filter(of_family).count() + new.count()
+        });
+        let roomy = most.iter().all(|count| *count <= MAX_SERVICES as usize);
+        let (first, last) = if roomy {
+            (Vec::new(), removed)
+        } else {
+            (removed, Vec::new())
+        };
+
+        // Packets of addresses without a bit pass by: bits come first and go last.
+        let vips = desired.iter().map(|service| service.key.address.ip());
+        let wanted = desired
+            .iter()
+            .filter(|service| !self.stands(service))
+            .flat_map(|service| &service.reals)
+            .map(|real| real.address.ip());
+        let known = self
+            .observed
+            .reals
+            .iter()
+            .filter(|real| real.state != state::FREE);
+        let known = known.map(|real| std::net::IpAddr::from(real.address));
+        let filter = tables::filter_of(vips.chain(wanted).chain(known));
+        let union: Vec<_> = filter
+            .iter()
+            .zip(&self.observed.addresses)
+            .map(|(a, b)| a | b)
+            .collect();
+
+        let ports = tables::ports_of(desired);
+        let missing = |from: &HashSet<ServiceKey>, of: &HashSet<ServiceKey>| {
+            let mut ports: Vec<_> = of.difference(from).copied().collect();
+            ports.sort_unstable();
+            ports
+        };
+        let added = missing(&self.observed.real_ports, &ports);
+        let forgotten = missing(&ports, &self.observed.real_ports);
+        let added = (!added.is_empty()).then_some(Change::AddRealPorts { ports: added });
+        let forgotten =
+            (!forgotten.is_empty()).then_some(Change::RemoveRealPorts { ports: forgotten });
+
+        let mut changes = set_addresses(&self.observed.addresses, &union);
+        changes.extend(self.resets);
+        changes.extend(first);
+        changes.extend(self.reals);
+        changes.extend(added);
+        changes.extend(self.rings);
+        changes.extend(any_port_on);
+        changes.extend(self.services);
+        changes.extend(last);
+        changes.extend(any_port_off);
+        changes.extend(self.leaving);
+        changes.extend(forgotten);
+        changes.extend(set_addresses(&union, &filter));
+        changes
+    }
+}
+
+/// What may happen to a desired real server.
+const fn state_of(real: &Real) -> u32 {
+    match real.connections {
+        _ if real.weight > 0 => state::TAKES_NEW,
+        Connections::Keep => state::DRAINING,
+        Connections::Reset => state::RESET,
+    }
+}
+
+/// The change from one address filter to another; none when they are the same.
+fn set_addresses(from: &[u64], to: &[u64]) -> Vec<Change> {
+    let words: Vec<_> = (0_u32..)
+        .zip(from.iter().zip(to))
+        .filter(|(_, (a, b))| a != b)
+        .map(|(index, (_, b))| (index, *b))
+        .collect();
+    if words.is_empty() {
+        Vec::new()
+    } else {
+        vec![Change::SetAddresses { words }]
+    }
+}
+
+#[cfg(test)]
+mod tests;

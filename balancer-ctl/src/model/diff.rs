@@ -1,0 +1,350 @@
+//! Two models → the events that tell what changed between them. Pure.
+
+use std::{collections::BTreeMap, net::SocketAddr, time::SystemTime};
+
+use crate::{
+    config::{text::from_duration, write},
+    model::{
+        AdminState, Check, Model, RealServer, VirtualService,
+        view::{Event, EventKind},
+    },
+    os::clock,
+};
+
+/// An event without its time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Happened {
+    /// What.
+    pub kind: EventKind,
+    /// Which service.
+    pub service: Option<String>,
+    /// Which real server.
+    pub real: Option<SocketAddr>,
+    /// More, in words.
+    pub message: String,
+}
+
+impl Happened {
+    /// The event of this moment.
+    #[must_use]
+    pub fn event(self) -> Event {
+        self.event_at(SystemTime::now())
+    }
+
+    /// The event of that time.
+    #[must_use]
+    pub fn event_at(self, time: SystemTime) -> Event {
+        Event {
+            time: clock::utc(time),
+            event: self.kind,
+            service: self.service,
+            real: self.real,
+            message: self.message,
+        }
+    }
+}
+
+/// What happened between two models: removals first, then what changed and was added, in the new order.
+#[must_use]
+pub fn difference(old: &Model, new: &Model) -> Vec<Happened> {
+    let mut happened = Vec::new();
+    for service in &old.services {
+        if new.service(&service.key).is_none() {
+            happened.push(of_service(
+                EventKind::ServiceRemoved,
+                service,
+                String::new(),
+            ));
+        }
+    }
+    for service in &new.services {
+        match old.service(&service.key) {
+            None => {
+                let message = format!("scheduler {}", service.scheduler.name());
+                happened.push(of_service(EventKind::ServiceAdded, service, message));
+                reals(&[], service, &mut happened);
+            }
+            Some(before) => {
+                let message = service_changes(before, service);
+                if !message.is_empty() {
+                    happened.push(of_service(EventKind::ServiceChanged, service, message));
+                }
+                reals(&before.reals, service, &mut happened);
+            }
+        }
+    }
+    happened
+}
+
+fn reals(before: &[RealServer], service: &VirtualService, happened: &mut Vec<Happened>) {
+    let find =
+        |reals: &[RealServer], address| reals.iter().find(|real| real.address == address).cloned();
+    for real in before {
+        if find(&service.reals, real.address).is_none() {
+            happened.push(of_real(
+                EventKind::RealRemoved,
+                service,
+                real,
+                String::new(),
+            ));
+        }
+    }
+    for real in &service.reals {
+        match find(before, real.address) {
+            None => {
+                let mut message = format!("weight {}, {}", real.weight, real.forwarding.name());
+                if real.backup {
+                    message.push_str(", backup");
+                }
+                if real.state != AdminState::Ready {
+                    message.push_str(&format!(", state {}", real.state.name()));
+                }
+                happened.push(of_real(EventKind::RealAdded, service, real, message));
+            }
+            Some(before) => {
+                let message = changed(&[
+                    ("weight", before.weight.to_string(), real.weight.to_string()),
+                    (
+                        "forwarding",
+                        before.forwarding.name().to_owned(),
+                        real.forwarding.name().to_owned(),
+                    ),
+                    ("backup", before.backup.to_string(), real.backup.to_string()),
+                    (
+                        "state",
+                        before.state.name().to_owned(),
+                        real.state.name().to_owned(),
+                    ),
+                ]);
+                if !message.is_empty() {
+                    happened.push(of_real(EventKind::RealChanged, service, real, message));
+                }
+            }
+        }
+    }
+}
+
+fn service_changes(before: &VirtualService, after: &VirtualService) -> String {
+    let of = |what, told: fn(&VirtualService) -> String| (what, told(before), told(after));
+    let mut told = vec![changed(&[
+        of("name", |service| {
+            service.name.clone().unwrap_or_else(|| "none".to_owned())
+        }),
+        of("scheduler", |service| service.scheduler.name().to_owned()),
+        of("no-real", |service| service.no_real.name().to_owned()),
+        of("on-down", |service| service.health.on_down.to_string()),
+        of("slow-start", |service| {
+            from_duration(service.health.slow_start)
+        }),
+        of("quorum", |service| service.health.quorum.to_string()),
+        of("hysteresis", |service| {
+            service.health.hysteresis.to_string()
+        }),
+        of("backups", |service| {
+            service.health.backups.name().to_owned()
+        }),
+    ])];
+    told.extend(checks(&before.checks, &after.checks));
+    told.retain(|told| !told.is_empty());
+    told.join(", ")
+}
+
+/// What happened to a service's checks. One that went while another of its type came was changed.
+fn checks(before: &[Check], after: &[Check]) -> Vec<String> {
+    let mut told = Vec::new();
+    let mut came: Vec<_> = after
+        .iter()
+        .filter(|check| !before.contains(check))
+        .collect();
+    for gone in before.iter().filter(|check| !after.contains(check)) {
+        let type_of = |check: &Check| check.probe.name();
+        match came
+            .iter()
+            .position(|check| type_of(check) == type_of(gone))
+        {
+            Some(index) => {
+                let words = words_changed(gone, came.remove(index));
+                told.push(format!("check {}: {words}", type_of(gone)));
+            }
+            None => told.push(format!("check removed: {}", write::check_in_words(gone))),
+        }
+    }
+    let came = came.into_iter();
+    told.extend(came.map(|check| format!("check added: {}", write::check_in_words(check))));
+    told
+}
+
+fn words_changed(before: &Check, after: &Check) -> String {
+    let words = |check: &Check| -> BTreeMap<String, String> {
+        write::check(check)
+            .iter()
+            .map(|(key, value)| {
+                let text = value
+                    .as_str()
+                    .map_or_else(|| value.to_string(), str::to_owned);
+                (key.to_owned(), text.trim().to_owned())
+            })
+            .collect()
+    };
+    let (before, after) = (words(before), words(after));
+    let told = |words: &BTreeMap<String, String>, key: &str| {
+        words.get(key).map_or("unset", String::as_str).to_owned()
+    };
+    let mut keys: Vec<_> = before.keys().chain(after.keys()).collect();
+    keys.sort();
+    keys.dedup();
+    let values: Vec<_> = keys
+        .into_iter()
+        .map(|key| (key.as_str(), told(&before, key), told(&after, key)))
+        .collect();
+    changed(&values)
+}
+
+fn changed(values: &[(&str, String, String)]) -> String {
+    let changed = values.iter().filter(|(_, before, after)| before != after);
+    let told: Vec<_> = changed
+        .map(|(what, before, after)| format!("{what} {before} -> {after}"))
+        .collect();
+    told.join(", ")
+}
+
+fn of_service(kind: EventKind, service: &VirtualService, message: String) -> Happened {
+    Happened {
+        kind,
+        service: Some(service.key.to_string()),
+        real: None,
+        message,
+    }
+}
+
+fn of_real(
+    kind: EventKind,
+    service: &VirtualService,
+    real: &RealServer,
+    message: String,
+) -> Happened {
+    Happened {
+        kind,
+        service: Some(service.key.to_string()),
+        real: Some(real.address),
+        message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::change::tests::model;
+
+    #[test]
+    fn every_change_is_told_once() {
+        let old = model(
+            r#"
+            [[service]]
+            address = "192.0.2.80:80"
+            [[service.real]]
+            address = "10.0.0.2"
+            [[service.real]]
+            address = "10.0.0.3"
+            [[service.real]]
+            address = "10.0.0.4"
+            [[service]]
+            address = "192.0.2.80:81"
+            "#,
+        );
+        let new = model(
+            r#"
+            [[service]]
+            address = "192.0.2.80:80"
+            name = "web"
+            scheduler = "rr"
+            [[service.real]]
+            address = "10.0.0.3"
+            weight = 0
+            [[service.real]]
+            address = "10.0.0.4"
+            [[service.real]]
+            address = "10.0.0.5"
+            [[service]]
+            address = "192.0.2.80:82"
+            [[service.real]]
+            address = "10.0.0.6"
+            "#,
+        );
+        let told: Vec<_> = difference(&old, &new)
+            .into_iter()
+            .map(
+                |Happened {
+                     kind,
+                     service,
+                     real,
+                     message,
+                 }| {
+                    let real = real.map(|real| real.to_string()).unwrap_or_default();
+                    format!("{} {} {real} {message}", kind.name(), service.unwrap())
+                },
+            )
+            .collect();
+        assert_eq!(
+            told,
+            [
+                "service-removed tcp/192.0.2.80:81  ",
+                "service-changed tcp/192.0.2.80:80  name none -> web, scheduler wrr -> rr",
+                "real-removed tcp/192.0.2.80:80 10.0.0.2:80 ",
+                "real-changed tcp/192.0.2.80:80 10.0.0.3:80 weight 1 -> 0",
+                "real-added tcp/192.0.2.80:80 10.0.0.5:80 weight 1, nat",
+                "service-added tcp/192.0.2.80:82  scheduler wrr",
+                "real-added tcp/192.0.2.80:82 10.0.0.6:82 weight 1, nat",
+            ]
+        );
+        assert_eq!(difference(&new, &new), []);
+    }
+
+    #[test]
+    fn changes_of_health_are_told_in_the_files_words() {
+        let service = |settings: &str, real: &str| {
+            model(&format!(
+                "[[service]]\naddress = \"192.0.2.80:80\"\n{settings}\n[[service.real]]\naddress = \"10.0.0.2\"\n{real}"
+            ))
+        };
+        let told = |old: &Model, new: &Model| -> Vec<_> {
+            difference(old, new)
+                .into_iter()
+                .map(|happened| format!("{} {}", happened.kind.name(), happened.message))
+                .collect()
+        };
+        let plain = service("", "");
+        let set = service(
+            "on-down = \"keep\"\nslow-start = \"30s\"\nquorum = 2\nhysteresis = 1\nbackups = \"all\"\n\
+             check = { type = \"http\", path = \"/a\" }",
+            "backup = true\nstate = \"drain\"",
+        );
+        assert_eq!(
+            told(&plain, &set),
+            [
+                "service-changed on-down reset -> keep, slow-start 0s -> 30s, quorum 1 -> 2, hysteresis 0 -> 1, \
+                 backups first -> all, check added: http every 5s",
+                "real-changed backup false -> true, state ready -> drain",
+            ]
+        );
+        let other = service(
+            "check = [{ type = \"http\", interval = \"1s\" }, { type = \"ping\" }]",
+            "",
+        );
+        assert_eq!(
+            told(&set, &other)[0]
+                .rsplit_once("backups all -> first, ")
+                .unwrap()
+                .1,
+            "check http: interval unset -> 1s, path /a -> unset, check added: ping every 5s"
+        );
+        assert_eq!(
+            told(&other, &plain),
+            ["service-changed check removed: http every 1s, check removed: ping every 5s"]
+        );
+        assert_eq!(
+            told(&model(""), &set)[1],
+            "real-added weight 1, nat, backup, state drain"
+        );
+    }
+}

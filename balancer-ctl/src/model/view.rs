@@ -1,0 +1,399 @@
+//! What the daemon shows: the types behind `--json` and the API's answers. Data only.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use balancer_common::tcp::State;
+use serde::{Deserialize, Serialize};
+
+pub use crate::model::event::EventKind;
+use crate::{
+    dataplane::{self, Counters},
+    health::Asked,
+    model::{AdminState, Backups, ForwardMethod, NoReal, Protocol, Scheduler},
+};
+
+/// Answer to `GET /v1/services`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Services {
+    /// In the order in which they were added.
+    pub services: Vec<Service>,
+}
+
+/// A virtual service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Service {
+    /// The operator's name for it.
+    pub name: Option<String>,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// VIP and port.
+    pub address: SocketAddr,
+    /// Scheduler.
+    pub scheduler: Scheduler,
+    /// Persistence; none yet.
+    pub persistence: Option<Never>,
+    /// With no real server.
+    pub no_real: NoReal,
+    /// Its checks, in the file's keys.
+    pub check: Vec<serde_json::Value>,
+    /// What becomes of the connections of a real server that went down, as in the file.
+    pub on_down: String,
+    /// How long a real server's weight grows after it came back, as in the file.
+    pub slow_start: String,
+    /// Least live weight.
+    pub quorum: u32,
+    /// How far from the quorum it is lost and regained.
+    pub hysteresis: u32,
+    /// Which backups step in.
+    pub backups: Backups,
+    /// Whether it, or its last change, is not in the configuration file.
+    pub runtime: bool,
+    /// Its real servers.
+    pub reals: Vec<Real>,
+    /// Its counters, removed real servers' among them.
+    pub counters: Counters,
+    /// Per second, where asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rates: Option<Counters>,
+}
+
+/// What is never there yet; `null` in JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Never {}
+
+/// A real server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Real {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// The weight it was given.
+    pub weight: u32,
+    /// The weight by which it takes new connections now.
+    pub effective_weight: u32,
+    /// How packets reach it.
+    pub forwarding: ForwardMethod,
+    /// Whether it serves only when the others cannot; not yet.
+    pub backup: bool,
+    /// State.
+    pub state: RealState,
+    /// Why, unless it is plainly up.
+    pub reason: Option<String>,
+    /// What the operator has decided.
+    pub admin: AdminState,
+    /// What probes found; `None` = nothing yet, or nobody asks.
+    pub health: Option<RealHealth>,
+    /// What its agent, or a program for it, asks for.
+    pub agent: Option<Asked>,
+    /// Established TCP connections.
+    pub active: u64,
+    /// All other connections.
+    pub inactive: u64,
+    /// Its counters.
+    pub counters: Counters,
+    /// Per second, where asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rates: Option<Counters>,
+    /// Whether it, or its last change, is not in the configuration file.
+    pub runtime: bool,
+}
+
+/// What probes found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RealHealth {
+    /// It is fine.
+    Up,
+    /// It is not.
+    Down,
+}
+
+/// State of a real server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RealState {
+    /// It takes new connections.
+    Up,
+    /// A probe failed, or none has passed yet.
+    Down,
+    /// It keeps its connections and takes no new ones.
+    Draining,
+    /// Down on purpose.
+    Maintenance,
+}
+
+impl RealState {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Draining => "draining",
+            Self::Maintenance => "maintenance",
+        }
+    }
+}
+
+/// Answer to `GET /v1/health`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Health {
+    /// All checkers, by what they watch.
+    pub checkers: Vec<Checker>,
+    /// Why there is none, with the mend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle: Option<String>,
+}
+
+/// A checker: what it asks, what it found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Checker {
+    /// Address and port that are asked.
+    pub target: SocketAddr,
+    /// The type of its probe.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What it asks and when, in the configuration file's keys.
+    pub check: serde_json::Value,
+    /// The real servers whose health it decides, as `SERVICE REAL`.
+    pub used_by: Vec<String>,
+    /// `up`, `down`, or `unknown` before the first probe is done.
+    pub state: String,
+    /// Since when, in UTC (RFC 3339).
+    pub since: String,
+    /// Why.
+    pub reason: String,
+    /// The last probe.
+    pub last: Option<LastProbe>,
+    /// Why the target cannot be asked at present: what this host lacks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub obstacle: Option<String>,
+    /// The last changes, the latest first.
+    pub history: Vec<HealthChange>,
+}
+
+/// The last probe of a checker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LastProbe {
+    /// When it began, in UTC (RFC 3339).
+    pub time: String,
+    /// Whether it passed.
+    pub passed: bool,
+    /// What was found, in words.
+    pub message: String,
+    /// How long it took, in microseconds.
+    pub latency_us: u64,
+    /// How many in a row had the same result.
+    pub in_a_row: u32,
+}
+
+/// A change of a checker's state.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HealthChange {
+    /// When, in UTC (RFC 3339).
+    pub time: String,
+    /// `up` or `down`.
+    pub state: String,
+    /// Why.
+    pub reason: String,
+    /// How long it lasted, in milliseconds; `None` = it lasts.
+    pub lasted_ms: Option<u64>,
+}
+
+/// Answer to `GET /v1/connections`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Connections {
+    /// In no order.
+    pub connections: Vec<Connection>,
+    /// Whether there are more than were asked for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub more: bool,
+}
+
+/// A connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connection {
+    /// Protocol.
+    pub protocol: Protocol,
+    /// State, by name.
+    #[serde(with = "state_name")]
+    pub state: State,
+    /// Milliseconds until it ends if nothing more is seen.
+    pub expires_in_ms: u64,
+    /// The client.
+    pub client: SocketAddr,
+    /// The address that the client sees.
+    #[serde(rename = "virtual")]
+    pub virtual_address: SocketAddr,
+    /// The real server.
+    pub real: SocketAddr,
+}
+
+impl From<dataplane::Connection> for Connection {
+    fn from(connection: dataplane::Connection) -> Self {
+        Self {
+            protocol: connection.virtual_address.protocol,
+            state: connection.state,
+            expires_in_ms: u64::try_from(connection.expires_in.as_millis()).unwrap_or(u64::MAX),
+            client: connection.client,
+            virtual_address: connection.virtual_address.address,
+            real: connection.real,
+        }
+    }
+}
+
+/// A connection's state by its name.
+mod state_name {
+    use std::borrow::Cow;
+
+    use balancer_common::tcp::State;
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+    pub fn serialize<S: Serializer>(state: &State, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(state.name())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<State, D::Error> {
+        let name = Cow::<'de, str>::deserialize(deserializer)?;
+        let mut states = State::ALL.into_iter();
+        states
+            .find(|state| state.name() == name)
+            .ok_or_else(|| D::Error::custom(format!("unknown state {name}")))
+    }
+}
+
+/// Answer to `GET /v1/status`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The node's name.
+    pub node: String,
+    /// The daemon's version.
+    pub version: String,
+    /// Whether all works.
+    pub overall: Overall,
+    /// Why not, a sentence each.
+    pub reasons: Vec<String>,
+    /// Whether peers could take over; not yet.
+    pub high_availability: bool,
+    /// The node's part in high availability.
+    pub role: Role,
+    /// Virtual routers; none yet.
+    pub vrrp: Vec<Never>,
+    /// Peers; none yet.
+    pub peers: Vec<Never>,
+    /// The data plane.
+    pub dataplane: Dataplane,
+    /// Virtual services.
+    pub services: Vec<ServiceStatus>,
+    /// The configuration file, if there is one.
+    pub config: Option<String>,
+    /// Whether what runs differs from the file by changes made with `--runtime`.
+    pub runtime_changes: bool,
+}
+
+/// Whether all works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Overall {
+    /// All works.
+    Running,
+    /// Something works around a problem.
+    Limited,
+    /// A service cannot answer.
+    Down,
+}
+
+impl Overall {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Limited => "limited",
+            Self::Down => "down",
+        }
+    }
+}
+
+/// The node's part in high availability.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// There is only this node.
+    Standalone,
+}
+
+/// The data plane in the status.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Dataplane {
+    /// Interfaces.
+    pub interfaces: Vec<Interface>,
+    /// Connections of both families, in whatever state.
+    pub connections: u64,
+    /// As many as the tables of both families are sized for.
+    pub max_connections: u64,
+    /// IPv4's connection table.
+    pub ipv4: Table,
+    /// IPv6's.
+    pub ipv6: Table,
+    /// Packets that left early, by reason; all reasons are there.
+    pub discards: BTreeMap<String, u64>,
+    /// Frames that the kernel refused to redirect since the daemon started.
+    #[serde(default)]
+    pub redirect_failures: u64,
+}
+
+/// A connection table in the status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Table {
+    /// Connections in it, in whatever state.
+    pub connections: u64,
+    /// As many as it is sized for. Some more find a place.
+    pub max_connections: u64,
+    /// Its size in memory, full or empty.
+    pub bytes: u64,
+}
+
+/// An interface in the status.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// `native` or `generic`.
+    pub mode: String,
+    /// Kernel's id of the program.
+    pub program_id: u32,
+}
+
+/// A virtual service in the status.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// Its name, or what it is known by.
+    pub name: String,
+    /// Real servers that are up, backups that stand by among them.
+    pub reals_up: usize,
+    /// All its real servers.
+    pub reals_total: usize,
+    /// Sum of the weights of its real servers that are up, backups not among them.
+    pub live_weight: u64,
+    /// Whether that reaches its quorum; `null` before its real servers were probed.
+    pub quorum: Option<bool>,
+}
+
+/// A change of state, as `GET /v1/events` sends it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// When, in UTC (RFC 3339).
+    pub time: String,
+    /// What.
+    pub event: EventKind,
+    /// Which service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// Which real server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub real: Option<SocketAddr>,
+    /// More, in words; empty where there is no more to say.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}

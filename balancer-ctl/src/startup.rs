@@ -1,0 +1,209 @@
+//! The daemon and its control socket together: what `balancerd` runs once the data plane is open.
+
+use std::{collections::HashSet, convert::Infallible, io, net::IpAddr, path::Path, time::Duration};
+
+use anyhow::{Context as _, anyhow};
+use tokio::{
+    net::UnixListener,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{broadcast, mpsc, oneshot},
+    task::JoinHandle,
+};
+
+use crate::{
+    api::{
+        accept,
+        listen::ControlSocket,
+        server::{self, Api},
+    },
+    config::file::ConfigFile,
+    control::{
+        availability::Availability,
+        daemon::{Daemon, EVENTS, MESSAGES, Message, Parts, located},
+    },
+    dataplane::{self, Dataplane},
+    health::{Checkers, Health},
+    model::Model,
+    notify::Notifier,
+    os::{clock, systemd},
+};
+
+/// How long followers of the events have to read the last one.
+const FAREWELL: Duration = Duration::from_millis(100);
+
+/// What the daemon is to run: the file's model, or one without a file.
+#[derive(Debug)]
+pub enum Source {
+    /// A configuration file; changes are written to it.
+    File(ConfigFile),
+    /// No file; every change is forgotten when the daemon stops.
+    Runtime(Model),
+}
+
+impl Source {
+    /// The model to begin with.
+    #[must_use]
+    pub const fn model(&self) -> &Model {
+        match self {
+            Self::File(file) => file.model(),
+            Self::Runtime(model) => model,
+        }
+    }
+}
+
+/// A daemon that answers on its socket.
+#[derive(Debug)]
+pub struct Serving {
+    messages: mpsc::Sender<Message>,
+    daemon: JoinHandle<()>,
+    api: JoinHandle<Infallible>,
+    /// Its file goes when this does.
+    _control: ControlSocket,
+}
+
+impl Serving {
+    /// Binds the socket, opens the data plane, brings it to what the source says and answers.
+    ///
+    /// # Errors
+    /// The socket cannot be bound, and then the data plane was not touched; or that cannot be opened or refused.
+    pub fn start(
+        open: impl FnOnce(&Model, Vec<dataplane::Service>) -> anyhow::Result<Box<dyn Dataplane>>,
+        checkers: Box<dyn Checkers>,
+        notifier: Option<Notifier>,
+        source: Source,
+        socket: &Path,
+        addresses: fn() -> io::Result<HashSet<IpAddr>>,
+    ) -> anyhow::Result<Self> {
+        let (listener, control) = ControlSocket::bind(socket)?;
+        let listener = UnixListener::from_std(listener).context("cannot listen")?;
+        let model = source.model();
+        // The packet program begins with what health allows, so that a restart neither brings a dead real server back
+        // nor takes a living one away.
+        let now = clock::now();
+        let availability = Availability::default().after(model, checkers.as_ref(), now);
+        let dataplane = open(model, availability.desired().to_vec()).map_err(|error| {
+            let file = match &source {
+                Source::File(file) => Some(file),
+                Source::Runtime(_) => None,
+            };
+            anyhow!(located(file, &error))
+        })?;
+        let (events, _) = broadcast::channel(EVENTS);
+        let (messages, inbox) = mpsc::channel(MESSAGES);
+        let model = source.model().clone();
+        let file = match source {
+            Source::File(file) => Some(file),
+            Source::Runtime(_) => None,
+        };
+        let daemon = Daemon::start(Parts {
+            dataplane,
+            checkers,
+            notifier,
+            file,
+            model,
+            availability,
+            events: events.clone(),
+            addresses,
+        })?;
+        let router = server::router(Api {
+            messages: messages.clone(),
+            events,
+        });
+        let api = tokio::spawn(accept::serve(listener, router));
+        let daemon = tokio::spawn(daemon.run(inbox));
+        Ok(Self {
+            messages,
+            daemon,
+            api,
+            _control: control,
+        })
+    }
+
+    /// Where the daemon takes messages.
+    #[must_use]
+    pub fn messages(&self) -> mpsc::Sender<Message> {
+        self.messages.clone()
+    }
+
+    /// Waits until the daemon was told to stop and has stopped.
+    ///
+    /// # Errors
+    /// It panicked.
+    pub async fn finished(self) -> anyhow::Result<()> {
+        self.daemon.await.context("the daemon failed")?;
+        tokio::time::sleep(FAREWELL).await;
+        self.api.abort();
+        Ok(())
+    }
+}
+
+/// Opens the data plane and runs until SIGTERM or SIGINT; SIGHUP loads the file again.
+///
+/// # Errors
+/// As [`Serving::start`].
+pub fn serve(
+    open: impl FnOnce(&Model, Vec<dataplane::Service>) -> anyhow::Result<Box<dyn Dataplane>>,
+    state: &Path,
+    source: Source,
+    socket: &Path,
+    addresses: fn() -> io::Result<HashSet<IpAddr>>,
+) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the daemon's threads")?;
+    runtime.block_on(async {
+        // Signals first: a reload asked for while the daemon starts is not its end.
+        let signals = Signals::catch().context("cannot catch signals")?;
+        let (health, mut updates) =
+            Health::start(Some(state.join("health.json"))).context("cannot start the checkers")?;
+        let notifier = Notifier::start(state).context("cannot start the notifier")?;
+        let checkers = Box::new(health);
+        let serving = Serving::start(open, checkers, Some(notifier), source, socket, addresses)?;
+        let messages = serving.messages();
+        tokio::spawn(async move {
+            // What is found while the daemon is busy waits with the checkers, the latest of each.
+            while messages
+                .send(Message::Found(updates.next().await))
+                .await
+                .is_ok()
+            {}
+        });
+        tokio::spawn(signals.pass_on(serving.messages()));
+        tracing::info!(socket = %socket.display(), "ready");
+        systemd::ready();
+        serving.finished().await
+    })
+}
+
+struct Signals {
+    reload: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn catch() -> io::Result<Self> {
+        Ok(Self {
+            reload: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Makes messages of signals until the daemon is gone.
+    async fn pass_on(mut self, messages: mpsc::Sender<Message>) {
+        loop {
+            let message = tokio::select! {
+                // Told to the log and to whoever follows the events; no one waits for an answer.
+                _ = self.reload.recv() => Message::Reload(oneshot::channel().0),
+                _ = self.terminate.recv() => Message::Stop,
+                _ = self.interrupt.recv() => Message::Stop,
+            };
+            if messages.send(message).await.is_err() {
+                return;
+            }
+        }
+    }
+}
