@@ -14,7 +14,7 @@ use crate::{
     model::{
         AdminState, Backups, Check, ForwardMethod, MAX_WEIGHT, NoReal, Protocol, Scheduler,
         change::{RealSettings, ServiceSettings},
-        error::Refusal,
+        error::ApiError,
     },
 };
 
@@ -137,7 +137,7 @@ pub struct EditReal {
 
 impl NewService {
     /// Its settings, as those of a service that is changed.
-    fn settings(self) -> Result<ServiceSettings, Refusal> {
+    fn settings(self) -> Result<ServiceSettings, ApiError> {
         EditService {
             name: self.name,
             scheduler: self.scheduler,
@@ -154,7 +154,7 @@ impl NewService {
 }
 
 impl EditService {
-    fn settings(self) -> Result<ServiceSettings, Refusal> {
+    fn settings(self) -> Result<ServiceSettings, ApiError> {
         let Self {
             name,
             scheduler,
@@ -181,21 +181,21 @@ impl EditService {
 }
 
 /// The checks that a body means; the file's reader judges them.
-fn checks(json: &serde_json::Value) -> Result<Vec<Check>, Refusal> {
+fn checks(json: &serde_json::Value) -> Result<Vec<Check>, ApiError> {
     write::value(json)
         .and_then(read::checks)
-        .map_err(|sentence| Refusal::invalid(format!("check: {sentence}")))
+        .map_err(|sentence| ApiError::invalid(format!("check: {sentence}")))
 }
 
 fn worded<T>(
     key: &str,
     value: Option<String>,
     rule: impl FnOnce(&str) -> Result<T, String>,
-) -> Result<Option<T>, Refusal> {
+) -> Result<Option<T>, ApiError> {
     let Some(value) = value else { return Ok(None) };
     match rule(&value) {
         Ok(value) => Ok(Some(value)),
-        Err(sentence) => Err(Refusal::invalid(format!("{key} `{value}` {sentence}"))),
+        Err(sentence) => Err(ApiError::invalid(format!("{key} `{value}` {sentence}"))),
     }
 }
 
@@ -233,7 +233,7 @@ fn weight<'de, D: Deserializer<'de>>(value: D) -> Result<Option<u32>, D::Error> 
 
 /// Answer to a change: a sentence about what is not part of the change itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Done {
+pub struct ChangeResult {
     /// What the operator should know, a sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -241,7 +241,7 @@ pub struct Done {
 
 /// Body of every refusal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
+pub struct ErrorBody {
     /// The sentence.
     pub error: String,
 }

@@ -24,7 +24,7 @@ use serde::Serialize;
 use self::arguments::{Arguments, Command};
 use crate::{
     api::{
-        Done,
+        ChangeResult,
         client::{self, Client},
     },
     config::file,
@@ -33,7 +33,7 @@ use crate::{
 
 /// Why a command ends without having done its work.
 #[derive(Debug)]
-enum Failure {
+enum CommandError {
     /// Refused or failed: exit status 1.
     Refused(String),
     /// What was typed makes no sense: exit status 2.
@@ -46,16 +46,16 @@ enum Failure {
     Said,
 }
 
-impl From<client::Error> for Failure {
-    fn from(error: client::Error) -> Self {
+impl From<client::ClientError> for CommandError {
+    fn from(error: client::ClientError) -> Self {
         match error {
-            client::Error::Unreachable { .. } => Self::Unreachable(error.to_string()),
-            client::Error::Refused(sentence) => Self::Refused(sentence),
+            client::ClientError::Unreachable { .. } => Self::Unreachable(error.to_string()),
+            client::ClientError::Refused(sentence) => Self::Refused(sentence),
         }
     }
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for CommandError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Self::NoReader,
@@ -79,26 +79,30 @@ pub fn main() -> ExitCode {
         .build()
     {
         Ok(runtime) => runtime,
-        Err(error) => return ended(&Err(Failure::Refused(format!("cannot start: {error}")))),
+        Err(error) => {
+            return ended(&Err(CommandError::Refused(format!(
+                "cannot start: {error}"
+            ))));
+        }
     };
     ended(&runtime.block_on(run(arguments)))
 }
 
-fn ended(result: &Result<ExitCode, Failure>) -> ExitCode {
+fn ended(result: &Result<ExitCode, CommandError>) -> ExitCode {
     let (sentence, status) = match result {
         Ok(status) => return *status,
-        Err(Failure::NoReader) => return ExitCode::SUCCESS,
-        Err(Failure::Said) => return ExitCode::from(1),
-        Err(Failure::Refused(sentence)) => (sentence, 1),
-        Err(Failure::Usage(sentence)) => (sentence, 2),
-        Err(Failure::Unreachable(sentence)) => (sentence, 3),
+        Err(CommandError::NoReader) => return ExitCode::SUCCESS,
+        Err(CommandError::Said) => return ExitCode::from(1),
+        Err(CommandError::Refused(sentence)) => (sentence, 1),
+        Err(CommandError::Usage(sentence)) => (sentence, 2),
+        Err(CommandError::Unreachable(sentence)) => (sentence, 3),
     };
     // With no one to read it, the status alone must do.
     let _ = writeln!(io::stderr(), "error: {sentence}");
     ExitCode::from(status)
 }
 
-async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
+async fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
     let Arguments {
         socket,
         instance,
@@ -149,12 +153,12 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
                 )
                 .await?;
         }
-        Command::Later(later) => return Err(Failure::Usage(later.sentence())),
+        Command::Later(later) => return Err(CommandError::Usage(later.sentence())),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn check(context: &Context, path: &Path) -> Result<(), Failure> {
+fn check(context: &Context, path: &Path) -> Result<(), CommandError> {
     #[derive(Serialize)]
     struct Checked<'a> {
         file: &'a Path,
@@ -164,7 +168,7 @@ fn check(context: &Context, path: &Path) -> Result<(), Failure> {
     #[derive(Serialize)]
     struct Wrong<'a> {
         file: &'a Path,
-        errors: Vec<crate::config::read::Error>,
+        errors: Vec<crate::config::read::ReadError>,
     }
     let host = crate::host::identity::host_name();
     match file::ConfigFile::load(path, &host) {
@@ -185,7 +189,7 @@ fn check(context: &Context, path: &Path) -> Result<(), Failure> {
                 )
             })
         }
-        Err(file::Error::Wrong { path, errors }) if context.json => {
+        Err(file::FileError::Wrong { path, errors }) if context.json => {
             context.print(
                 &Wrong {
                     file: &path,
@@ -193,14 +197,16 @@ fn check(context: &Context, path: &Path) -> Result<(), Failure> {
                 },
                 |_| String::new(),
             )?;
-            Err(Failure::Said)
+            Err(CommandError::Said)
         }
         // Each line is a place and a sentence, as compilers write them.
-        Err(error @ file::Error::Wrong { .. }) => {
+        Err(error @ file::FileError::Wrong { .. }) => {
             writeln!(io::stderr(), "{error}")?;
-            Err(Failure::Said)
+            Err(CommandError::Said)
         }
-        Err(error @ file::Error::Unreadable { .. }) => Err(Failure::Refused(error.to_string())),
+        Err(error @ file::FileError::Unreadable { .. }) => {
+            Err(CommandError::Refused(error.to_string()))
+        }
     }
 }
 
@@ -218,7 +224,7 @@ fn encoded(text: &str) -> String {
 
 impl Context {
     /// Sends a change without a body.
-    async fn change(&self, method: hyper::Method, target: &str) -> Result<(), Failure> {
+    async fn change(&self, method: hyper::Method, target: &str) -> Result<(), CommandError> {
         self.change_with(method, target, None::<&()>).await
     }
 
@@ -227,8 +233,8 @@ impl Context {
         method: hyper::Method,
         target: &str,
         body: Option<&(impl Serialize + Sync)>,
-    ) -> Result<(), Failure> {
-        let done: Done = self.client.send(method, target, body).await?;
+    ) -> Result<(), CommandError> {
+        let done: ChangeResult = self.client.send(method, target, body).await?;
         self.print(&done, |done| {
             done.notes.iter().map(|note| format!("{note}\n")).collect()
         })
@@ -239,7 +245,7 @@ impl Context {
         &self,
         value: &T,
         rendered: impl FnOnce(&T) -> String,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), CommandError> {
         let text = if self.json {
             let json = serde_json::to_string_pretty(value).map_err(io::Error::from)?;
             format!("{json}\n")

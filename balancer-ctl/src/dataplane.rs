@@ -179,7 +179,7 @@ pub struct DataplaneStatus {
 /// What went wrong in the data plane: a sentence for the operator.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:#}")]
-pub struct Error(#[from] pub anyhow::Error);
+pub struct DataplaneError(#[from] pub anyhow::Error);
 
 /// What is wrong with an interface that the configuration names.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -294,71 +294,71 @@ pub trait Dataplane: Send {
     ///
     /// # Errors
     /// Nothing was changed when a table is too small (the sentence says which and its size).
-    fn reconcile(&mut self, services: &[Service]) -> Result<(), Error>;
+    fn reconcile(&mut self, services: &[Service]) -> Result<(), DataplaneError>;
 
     /// Applies settings that may change while packets flow. A changed size of a connection table is refused, with a sentence
     /// that says what it takes.
     ///
     /// # Errors
     /// An interface is missing or carries another program's XDP: nothing was changed.
-    fn configure(&mut self, settings: &DataplaneSettings) -> Result<(), Error>;
+    fn configure(&mut self, settings: &DataplaneSettings) -> Result<(), DataplaneError>;
 
     /// Deletes the connections of a real server, removed or not, at once.
     ///
     /// # Errors
     /// The kernel refused a map call.
-    fn purge(&mut self, service: &ServiceKey, real: SocketAddr) -> Result<u64, Error>;
+    fn purge(&mut self, service: &ServiceKey, real: SocketAddr) -> Result<u64, DataplaneError>;
 
     /// Reads counters and counts connections. In a large table connections are those that the last pass of `tend` has
     /// counted, some seconds ago.
     ///
     /// # Errors
     /// The kernel refused a map call.
-    fn snapshot(&mut self) -> Result<Snapshot, Error>;
+    fn snapshot(&mut self) -> Result<Snapshot, DataplaneError>;
 
     /// Lists connections, later.
     ///
     /// # Errors
     /// The kernel refused a map call.
-    fn connections(&mut self, filter: ConnectionFilter) -> Result<Listing, Error>;
+    fn connections(&mut self, filter: ConnectionFilter) -> Result<Listing, DataplaneError>;
 
     /// How many packets were dropped because a connection table was full.
     ///
     /// # Errors
     /// The kernel refused a map call.
-    fn refused(&mut self) -> Result<u64, Error>;
+    fn refused(&mut self) -> Result<u64, DataplaneError>;
 
     /// Reads the data plane's own state.
     ///
     /// # Errors
     /// The kernel refused a map call.
-    fn status(&mut self) -> Result<DataplaneStatus, Error>;
+    fn status(&mut self) -> Result<DataplaneStatus, DataplaneError>;
 
     /// Sets the counters of one service, or of all and the discards, to zero.
     ///
     /// # Errors
     /// The kernel refused a map call.
-    fn zero(&mut self, service: Option<&ServiceKey>) -> Result<(), Error>;
+    fn zero(&mut self, service: Option<&ServiceKey>) -> Result<(), DataplaneError>;
 
     /// Reads which addresses are this host's own or broadcast addresses of its networks, so that no real server can have them.
     ///
     /// # Errors
     /// The kernel did not tell.
-    fn local_addresses(&mut self) -> Result<LocalAddresses, Error>;
+    fn local_addresses(&mut self) -> Result<LocalAddresses, DataplaneError>;
 
     /// Why changes of routes are not heard of at present, so that they are followed some seconds late; none while they are.
     /// Changes in `tend` only.
-    fn unwatched(&self) -> Option<&str>;
+    fn watch_failure(&self) -> Option<&str>;
 
     /// Does a slice, of some milliseconds, of what is due now: ends idle connections, frees ids, refreshes neighbours. Called
     /// again after what [`Dataplane::next_tend`] says.
     ///
     /// # Errors
     /// The kernel refused a map call; the next call tries again.
-    fn tend(&mut self) -> Result<(), Error>;
+    fn run_maintenance(&mut self) -> Result<(), DataplaneError>;
 
     /// How long to wait before the next call of `tend`: about a second, less while there is more to do.
-    fn next_tend(&self) -> Duration {
+    fn next_maintenance(&self) -> Duration {
         Duration::from_secs(1)
     }
 }

@@ -36,7 +36,7 @@ use crate::model::{AdminState, Check, ServiceKey, view};
 
 /// What one checker watches. Services that ask the same of the same address share one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Watched {
+pub struct CheckTarget {
     /// Address and port that are asked.
     pub target: SocketAddr,
     /// What, from where, when.
@@ -51,7 +51,7 @@ pub enum Answer {
         /// What was answered, in a few words ("http 200").
         note: String,
         /// What the real server (or a program for it) asks for.
-        advice: Advice,
+        advice: AgentReply,
     },
     /// It failed.
     Fail {
@@ -68,20 +68,20 @@ pub enum Answer {
 /// What a real server asks for by a probe's answer, beside being up. What is `None` was not said. Each answer that
 /// passed has all that is asked for now: it takes the place of earlier ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Advice {
+pub struct AgentReply {
     /// Weight.
-    pub weight: Option<AdvisedWeight>,
+    pub weight: Option<RequestedWeight>,
     /// To be drained, to be let alone, or ready.
     pub state: Option<AdminState>,
     /// Whether its agent calls it down, with the agent's words. An agent that cannot be reached says nothing.
     pub down: Option<String>,
 }
 
-impl Advice {
+impl AgentReply {
     /// What is asked for beside being up or down.
     #[must_use]
-    pub const fn asked(&self) -> Asked {
-        Asked {
+    pub const fn request(&self) -> AgentRequest {
+        AgentRequest {
             state: self.state,
             weight: self.weight,
         }
@@ -90,17 +90,17 @@ impl Advice {
 
 /// What a real server asks for beside being up or down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Asked {
+pub struct AgentRequest {
     /// To be drained, to be let alone, or ready.
     pub state: Option<AdminState>,
     /// Weight.
-    pub weight: Option<AdvisedWeight>,
+    pub weight: Option<RequestedWeight>,
 }
 
-impl Asked {
+impl AgentRequest {
     /// What another asks for, and else what this one does.
     #[must_use]
-    pub fn overruled_by(self, other: Self) -> Self {
+    pub fn overridden_by(self, other: Self) -> Self {
         Self {
             state: other.state.or(self.state),
             weight: other.weight.or(self.weight),
@@ -111,14 +111,14 @@ impl Asked {
 /// A weight that a real server asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum AdvisedWeight {
+pub enum RequestedWeight {
     /// In place of the configured one.
     Absolute(u32),
     /// So many hundredths of the configured one.
     Percent(u32),
 }
 
-impl fmt::Display for AdvisedWeight {
+impl fmt::Display for RequestedWeight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Absolute(weight) => weight.fmt(f),
@@ -129,14 +129,14 @@ impl fmt::Display for AdvisedWeight {
 
 /// A point in time: for people, and for differences, which setting the clock must not change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moment {
+pub struct Timestamp {
     /// The time of day.
     pub time: SystemTime,
     /// Since this host started, time in suspension among it (`CLOCK_BOOTTIME`).
     pub since_boot: Duration,
 }
 
-impl Moment {
+impl Timestamp {
     /// This one. Probes are for this program alone to time, so that it reads the clocks here.
     #[must_use]
     pub fn now() -> Self {
@@ -151,7 +151,7 @@ impl Moment {
 }
 
 /// Since when something stands that nobody has watched.
-pub const UNKNOWN: Moment = Moment {
+pub const UNKNOWN_TIME: Timestamp = Timestamp {
     time: SystemTime::UNIX_EPOCH,
     since_boot: Duration::ZERO,
 };
@@ -161,7 +161,7 @@ pub const NOT_PROBED: &str = "not probed yet";
 
 /// How a checker stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct CheckState {
     /// Whether the target counts as up.
     pub up: bool,
     /// Whether a probe has decided that; not so before the first one is done.
@@ -169,16 +169,16 @@ pub struct Standing {
     /// Why, in a few words ("http 503, wanted 200-299, 3 of 3"; "not probed yet").
     pub reason: String,
     /// What the target asked for last.
-    pub advice: Advice,
+    pub advice: AgentReply,
     /// Since when it is up or down; of an agent, since when it calls its server down, or does not.
-    pub since: Moment,
+    pub since: Timestamp,
 }
 
 /// How a checker stood when an earlier daemon wrote it down.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Recalled {
+pub struct RestoredState {
     /// How it stood.
-    pub standing: Standing,
+    pub standing: CheckState,
     /// Since when, if that is known.
     pub since: Option<Instant>,
     /// Whether it was down before it came up.
@@ -196,7 +196,7 @@ pub struct Quorum {
 
 /// What is written down of a service, beside what its checkers find.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kept {
+pub struct PersistedService {
     /// Which.
     pub key: ServiceKey,
     /// Its real servers.
@@ -205,15 +205,15 @@ pub struct Kept {
     pub quorum: Option<Quorum>,
 }
 
-impl Standing {
+impl CheckState {
     /// How a checker begins whose target was up when another question was asked.
     #[must_use]
-    pub fn up_before(since: Moment) -> Self {
+    pub fn up_before(since: Timestamp) -> Self {
         Self {
             up: true,
             decided: true,
             reason: "was up before the check changed".to_owned(),
-            advice: Advice::default(),
+            advice: AgentReply::default(),
             since,
         }
     }
@@ -221,44 +221,44 @@ impl Standing {
 
 /// A checker's standing that is new to the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Update {
+pub struct CheckUpdate {
     /// Whose.
-    pub watched: Watched,
+    pub watched: CheckTarget,
     /// How it stands.
-    pub standing: Standing,
+    pub standing: CheckState,
 }
 
 /// A checker to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Begin {
+pub struct CheckStart {
     /// What it watches.
-    pub watched: Watched,
+    pub watched: CheckTarget,
     /// How it stands to begin with; `None` = as its check's `initial` says. One that runs already goes on as it stands.
-    pub from: Option<Standing>,
+    pub from: Option<CheckState>,
 }
 
 /// The checkers as the daemon sees them: one that runs them, and a fake in tests. What an earlier daemon wrote down since
 /// this host started is known until the first ones run.
 pub trait Checkers: Send {
     /// How a checker stood that a service now wants for this real server.
-    fn remembered(
+    fn restored(
         &self,
-        watched: &Watched,
+        watched: &CheckTarget,
         service: &ServiceKey,
         real: SocketAddr,
-    ) -> Option<Recalled>;
+    ) -> Option<RestoredState>;
 
     /// A service's quorum.
     fn quorum(&self, service: &ServiceKey) -> Option<Quorum>;
 
     /// When the earlier daemon wrote last: what was to be told by then was told by it.
-    fn written(&self) -> Option<Instant>;
+    fn last_written(&self) -> Option<Instant>;
 
     /// Writes this down of the services, and of no others. Returns at once.
-    fn keep(&mut self, services: Vec<Kept>);
+    fn persist(&mut self, services: Vec<PersistedService>);
 
     /// Runs these and no others. Returns at once.
-    fn watch(&mut self, wanted: Vec<Begin>);
+    fn watch(&mut self, wanted: Vec<CheckStart>);
 
     /// Whether they still run: their loop has turned a moment ago.
     fn alive(&self) -> bool;

@@ -19,7 +19,7 @@ use crate::{
     config::file::ConfigFile,
     control::{
         availability::Availability,
-        daemon::{Daemon, EVENTS, MESSAGES, Message, Parts, located},
+        daemon::{Daemon, DaemonConfig, EVENTS, MESSAGES, Message, with_location},
     },
     dataplane::{self, Dataplane},
     health::{Checkers, Health},
@@ -86,7 +86,7 @@ impl Serving {
                 Source::File(file) => Some(file),
                 Source::Runtime(_) => None,
             };
-            anyhow!(located(file, &error))
+            anyhow!(with_location(file, &error))
         })?;
         let (events, _) = broadcast::channel(EVENTS);
         let (messages, inbox) = mpsc::channel(MESSAGES);
@@ -95,7 +95,7 @@ impl Serving {
             Source::File(file) => Some(file),
             Source::Runtime(_) => None,
         };
-        let daemon = Daemon::start(Parts {
+        let daemon = Daemon::start(DaemonConfig {
             dataplane,
             checkers,
             notifier,

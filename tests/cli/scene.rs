@@ -12,7 +12,7 @@ use balancer_ctl::{
     config::file::ConfigFile,
     control::daemon::Message,
     dataplane::fake::FakeDataplane,
-    health::{Advice, Standing, UNKNOWN, Update, fake::FakeCheckers},
+    health::{AgentReply, CheckState, CheckUpdate, UNKNOWN_TIME, fake::FakeCheckers},
     startup::{Serving, Source},
 };
 use balancer_tests::daemon::binary;
@@ -157,14 +157,14 @@ impl Scene {
     /// Has all checkers find this.
     pub fn find(&self, up: bool, reason: &str) {
         let watched = self.checkers.state().watched.clone();
-        let updates = watched.into_iter().map(|begin| Update {
+        let updates = watched.into_iter().map(|begin| CheckUpdate {
             watched: begin.watched,
-            standing: Standing {
+            standing: CheckState {
                 up,
                 decided: true,
                 reason: reason.to_owned(),
-                advice: Advice::default(),
-                since: UNKNOWN,
+                advice: AgentReply::default(),
+                since: UNKNOWN_TIME,
             },
         });
         let serving = self.serving.as_ref().expect("it runs");

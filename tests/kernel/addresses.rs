@@ -29,7 +29,7 @@ fn real_servers_follow_the_networks_that_this_host_is_in() {
         assert_eq!(masks(&scene), [24, 24]);
         let mut until = |wanted: [u32; 2]| {
             let reached = wait_until("the masks", std::time::Duration::from_secs(10), || {
-                dataplane.tend().unwrap();
+                dataplane.run_maintenance().unwrap();
                 Ok(masks(&scene) == wanted)
             });
             assert!(reached.is_ok(), "{:?}, not {wanted:?}", masks(&scene));

@@ -274,7 +274,7 @@ fn a_refused_mode_leaves_the_program_where_it_was() {
         for name in ["port1", "port2", "outside"] {
             assert!(xdp(&scene, name).contains("xdpgeneric"), "{name}");
         }
-        dataplane.tend().unwrap();
+        dataplane.run_maintenance().unwrap();
         assert_eq!(dataplane.status().unwrap().interfaces.len(), 3);
     });
     // It is pinned, too.
@@ -288,7 +288,7 @@ fn interfaces_that_go_or_lose_the_program_are_told_and_followed_each_on_its_own(
         let mut until = |names: &[&str], warning: Option<&str>| {
             let mut status = None;
             let reached = wait_until("the interfaces", std::time::Duration::from_secs(10), || {
-                dataplane.tend().unwrap();
+                dataplane.run_maintenance().unwrap();
                 let now = dataplane.status().unwrap();
                 let is_as_wanted = now.interfaces.iter().map(|i| &i.name).eq(names)
                     && now.warnings.first().map(String::as_str) == warning;
@@ -372,7 +372,7 @@ fn connections_expire_while_interfaces_cannot_be_followed() {
         detach_link(&scene, "port2");
         assert_eq!(dataplane.status().unwrap().connections(), 1);
         let expired = wait_until("expiry", std::time::Duration::from_secs(10), || {
-            let error = dataplane.tend().unwrap_err().to_string();
+            let error = dataplane.run_maintenance().unwrap_err().to_string();
             assert!(
                 error.contains("cannot take the packet program off"),
                 "{error}"
@@ -381,7 +381,7 @@ fn connections_expire_while_interfaces_cannot_be_followed() {
         });
         assert!(expired.is_ok());
         std::fs::remove_file(&pin).unwrap();
-        dataplane.tend().unwrap();
+        dataplane.run_maintenance().unwrap();
         assert!(xdp(&scene, "port2").contains("prog/xdp"));
     });
 }

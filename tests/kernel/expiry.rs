@@ -34,7 +34,7 @@ pub fn tend_until(
             "{:?}",
             dataplane.status()
         );
-        dataplane.tend().unwrap();
+        dataplane.run_maintenance().unwrap();
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -65,7 +65,7 @@ fn idle_connections_go_as_pairs_and_busy_ones_stay() {
         while start.elapsed() < Duration::from_secs(4) {
             busy.write_all(b".").unwrap();
             busy.read_exact(&mut [0]).unwrap();
-            dataplane.tend().unwrap();
+            dataplane.run_maintenance().unwrap();
             std::thread::sleep(Duration::from_millis(100));
         }
         assert_eq!(found(dataplane), (1, 2));
@@ -99,7 +99,7 @@ fn entries_that_are_alone_go_when_they_are_idle() {
         assert_eq!(dataplane.status().unwrap().connections(), 2);
         // Nothing goes before its time.
         for _ in 0..20 {
-            dataplane.tend().unwrap();
+            dataplane.run_maintenance().unwrap();
         }
         assert_eq!(entries.count(), 4);
     });
@@ -132,7 +132,7 @@ fn a_removed_real_server_keeps_its_connections_and_then_frees_its_id() {
             .reconcile(&[service(VIP, &[("10.0.1.2:8080", 1)])])
             .unwrap();
         for _ in 0..5 {
-            dataplane.tend().unwrap();
+            dataplane.run_maintenance().unwrap();
         }
         assert_eq!(reals(), [state::TAKES_NEW, state::REMOVED]);
         assert_eq!(connect(&scene).1, "A");
@@ -244,10 +244,10 @@ fn a_finished_pass_rests_until_something_changes() {
     scene.with(all(), |dataplane| {
         dataplane.reconcile(&both()).unwrap();
         // What the start has left to do.
-        while dataplane.next_tend() < Duration::from_secs(1) {
-            dataplane.tend().unwrap();
+        while dataplane.next_maintenance() < Duration::from_secs(1) {
+            dataplane.run_maintenance().unwrap();
         }
-        dataplane.tend().unwrap();
+        dataplane.run_maintenance().unwrap();
         let entries = Entries::of(&scene);
         // A quarter of the clock's range ago: longer than any timeout.
         let idle = Flow {
@@ -255,10 +255,10 @@ fn a_finished_pass_rests_until_something_changes() {
             ..Flow::of(1, State::Closed)
         };
         entries.put(&idle);
-        dataplane.tend().unwrap();
+        dataplane.run_maintenance().unwrap();
         assert_eq!(entries.count(), 2, "it rests");
         dataplane.reconcile(&both()).unwrap();
-        dataplane.tend().unwrap();
+        dataplane.run_maintenance().unwrap();
         assert_eq!(entries.count(), 2, "nothing has changed");
         let mut changed = both();
         changed[0].reals[1].weight = 0;
@@ -294,11 +294,11 @@ fn a_large_table_is_tended_in_short_steps() {
         let mut is_over = false;
         while !is_over {
             let start = Instant::now();
-            dataplane.tend().unwrap();
+            dataplane.run_maintenance().unwrap();
             longest = longest.max(start.elapsed());
             steps += 1;
             assert!(steps < 10_000);
-            is_over = dataplane.next_tend() == Duration::from_secs(1);
+            is_over = dataplane.next_maintenance() == Duration::from_secs(1);
         }
         assert_eq!(entries.count(), 0);
         println!("{put} connections ended in {steps} steps, the longest {longest:?}");
@@ -339,9 +339,9 @@ fn connections_of_a_large_table_are_told_as_the_last_pass_has_counted_them() {
         };
         let all = (put, put[0] + put[1]);
         assert_eq!(counted(dataplane), all, "before the first pass");
-        dataplane.tend().unwrap();
-        while dataplane.next_tend() < Duration::from_secs(1) {
-            dataplane.tend().unwrap();
+        dataplane.run_maintenance().unwrap();
+        while dataplane.next_maintenance() < Duration::from_secs(1) {
+            dataplane.run_maintenance().unwrap();
         }
         assert_eq!(counted(dataplane), all);
         // What came since is not counted yet.

@@ -59,14 +59,14 @@ fn maintain_for(
     let start = Instant::now();
     let mut seen = Seen::default();
     while start.elapsed() < duration {
-        dataplane.tend().unwrap();
+        dataplane.run_maintenance().unwrap();
         seen.most_entries = seen.most_entries.max(table(is_v6).entries);
         let unresolved = entries(is_v6)
             .iter()
             .filter(|(_, entry)| entry.mac.is_none())
             .count();
         seen.most_unresolved = seen.most_unresolved.max(unresolved);
-        std::thread::sleep(dataplane.next_tend());
+        std::thread::sleep(dataplane.next_maintenance());
     }
     seen.requests = received(scene) - before;
     seen
@@ -161,8 +161,8 @@ fn ten_thousand_real_servers_that_are_not_there_leave_the_table_to_others() {
         };
         while !is_managed() {
             assert!(start.elapsed() < Duration::from_secs(40));
-            dataplane.tend().unwrap();
-            std::thread::sleep(dataplane.next_tend());
+            dataplane.run_maintenance().unwrap();
+            std::thread::sleep(dataplane.next_maintenance());
         }
         println!("one that appeared among 1,000 was found after {:?}", start.elapsed());
         assert_eq!(entries(false).iter().filter(|(_, entry)| entry.managed).count(), 1);
@@ -173,8 +173,8 @@ fn ten_thousand_real_servers_that_are_not_there_leave_the_table_to_others() {
         let start = Instant::now();
         while is_managed() {
             assert!(start.elapsed() < Duration::from_secs(40));
-            dataplane.tend().unwrap();
-            std::thread::sleep(dataplane.next_tend());
+            dataplane.run_maintenance().unwrap();
+            std::thread::sleep(dataplane.next_maintenance());
         }
     });
 }
@@ -235,8 +235,8 @@ fn real_servers_that_answer_are_all_found_at_once_and_kept() {
         dataplane.reconcile(&services).unwrap();
         while managed() < ANSWERING {
             assert!(start.elapsed() < Duration::from_secs(20), "{}", managed());
-            dataplane.tend().unwrap();
-            std::thread::sleep(dataplane.next_tend());
+            dataplane.run_maintenance().unwrap();
+            std::thread::sleep(dataplane.next_maintenance());
         }
         let requests = received(&scene) - before;
         println!(

@@ -85,7 +85,7 @@ impl Scene {
     pub fn open(
         &self,
         settings: DataplaneSettings,
-    ) -> Result<KernelDataplane, balancer_ctl::dataplane::Error> {
+    ) -> Result<KernelDataplane, balancer_ctl::dataplane::DataplaneError> {
         self.open_with(settings, Vec::new())
     }
 
@@ -94,7 +94,7 @@ impl Scene {
         &self,
         settings: DataplaneSettings,
         services: Vec<Service>,
-    ) -> Result<KernelDataplane, balancer_ctl::dataplane::Error> {
+    ) -> Result<KernelDataplane, balancer_ctl::dataplane::DataplaneError> {
         KernelDataplane::open(OpenOptions {
             instance: Some(self.instance.clone()),
             settings,

@@ -20,7 +20,7 @@ fn connections_alternate_and_are_counted() {
     start_reals(&scene);
     scene.with(all(), |dataplane| {
         dataplane.reconcile(&both()).unwrap();
-        dataplane.tend().unwrap();
+        dataplane.run_maintenance().unwrap();
         let status = dataplane.status().unwrap();
         assert_eq!(status.warnings, Vec::<String>::new());
         assert!(status.interfaces.iter().all(|interface| interface.native));
@@ -193,7 +193,7 @@ fn many_services_and_real_servers_load_quickly() {
             dataplane.reconcile(services).unwrap();
             let took = start.elapsed();
             let start = Instant::now();
-            dataplane.tend().unwrap();
+            dataplane.run_maintenance().unwrap();
             println!("{what}: {took:?}, then tended in {:?}", start.elapsed());
         };
         timed("1 service with 1,000 real servers", &one);

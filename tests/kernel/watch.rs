@@ -60,8 +60,8 @@ fn heard(
     let mut heard: Vec<Option<String>> = Vec::new();
     while !until(&heard) {
         assert!(start.elapsed() < Duration::from_secs(15), "{heard:?}");
-        dataplane.tend().unwrap();
-        let now = dataplane.unwatched().map(str::to_owned);
+        dataplane.run_maintenance().unwrap();
+        let now = dataplane.watch_failure().map(str::to_owned);
         if heard.last() != Some(&now) {
             heard.push(now);
         }
@@ -141,7 +141,7 @@ fn a_route_or_a_neighbour_that_changes_costs_nobody_else_a_look_up() {
         let _streams = [connect(&scene), connect(&scene)];
         let settle = |dataplane: &mut KernelDataplane| {
             for _ in 0..10 {
-                dataplane.tend().unwrap();
+                dataplane.run_maintenance().unwrap();
                 std::thread::sleep(Duration::from_millis(100));
             }
         };

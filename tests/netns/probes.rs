@@ -7,8 +7,8 @@ use std::{fs, future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use balancer_ctl::{
     health::{
-        Advice, Answer, Watched,
-        probe::{Prober, Spares},
+        AgentReply, Answer, CheckTarget,
+        probe::{Prober, SocketPool},
     },
     model::check::{Check, Exchange, ExecProbe, HttpProbe, Pattern, Probe, Source, Target, Timing},
 };
@@ -23,7 +23,7 @@ const SHORT: Duration = Duration::from_millis(300);
 const LONG: Duration = Duration::from_secs(5);
 
 /// One real server, and the balancer that asks it. Sockets go from one probe to the next, as in the daemon.
-struct Scene(Topology, Arc<Spares>);
+struct Scene(Topology, Arc<SocketPool>);
 
 impl Scene {
     fn new() -> Self {
@@ -46,7 +46,7 @@ impl Scene {
         probe: Probe,
         limit: Duration,
     ) -> Option<Answer> {
-        let watched = Watched {
+        let watched = CheckTarget {
             target,
             check: Check {
                 probe,
@@ -87,7 +87,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 fn pass(note: &str) -> Answer {
     Answer::Pass {
         note: note.into(),
-        advice: Advice::default(),
+        advice: AgentReply::default(),
     }
 }
 
@@ -161,7 +161,7 @@ fn hundreds_of_probes_leave_no_file_and_no_process_behind() {
     let probers = || {
         let spares = Arc::default();
         let prober = |(target, probe): &(SocketAddr, Probe)| {
-            let watched = Watched {
+            let watched = CheckTarget {
                 target: *target,
                 check: Check {
                     probe: probe.clone(),

@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
-use super::Failure;
+use super::ErrorBody;
 use crate::model::view;
 
 /// How long the daemon may take for an answer; a rate alone takes a second.
@@ -21,7 +21,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum ClientError {
     /// No daemon answers.
     #[error("no balancerd answers on {}: {reason}", path.display())]
     Unreachable {
@@ -54,7 +54,7 @@ impl Client {
     ///
     /// # Errors
     /// No daemon answers, or it refuses.
-    pub async fn get<T: DeserializeOwned>(&self, target: &str) -> Result<T, Error> {
+    pub async fn get<T: DeserializeOwned>(&self, target: &str) -> Result<T, ClientError> {
         self.whole(Method::GET, target, Bytes::new()).await
     }
 
@@ -66,7 +66,7 @@ impl Client {
         &self,
         target: &str,
         mut take: impl FnMut(&[u8]) -> ControlFlow<()>,
-    ) -> Result<(), Error> {
+    ) -> Result<(), ClientError> {
         let request = self.request(Method::GET, target, Bytes::new());
         let mut response = self.in_time(request).await??;
         if response.status() != StatusCode::OK {
@@ -83,7 +83,7 @@ impl Client {
     }
 
     /// What is waited for no longer than an answer may take.
-    async fn in_time<T>(&self, future: impl Future<Output = T>) -> Result<T, Error> {
+    async fn in_time<T>(&self, future: impl Future<Output = T>) -> Result<T, ClientError> {
         let silent = |_| {
             let seconds = ANSWER_TIMEOUT.as_secs();
             self.unreachable(format!("it said nothing for {seconds} s"))
@@ -102,11 +102,11 @@ impl Client {
         method: Method,
         target: &str,
         body: Option<&(impl Serialize + Sync)>,
-    ) -> Result<T, Error> {
+    ) -> Result<T, ClientError> {
         let body = match body {
             None => Bytes::new(),
             Some(body) => serde_json::to_vec(body)
-                .map_err(|error| Error::Refused(error.to_string()))?
+                .map_err(|error| ClientError::Refused(error.to_string()))?
                 .into(),
         };
         self.whole(method, target, body).await
@@ -120,8 +120,8 @@ impl Client {
     pub async fn follow(
         &self,
         begun: impl FnOnce(),
-        mut take: impl FnMut(view::Event) -> bool,
-    ) -> Result<(), Error> {
+        mut take: impl FnMut(view::EventRecord) -> bool,
+    ) -> Result<(), ClientError> {
         let mut response = self
             .request(Method::GET, "/v1/events", Bytes::new())
             .await?;
@@ -147,7 +147,7 @@ impl Client {
                     .strip_prefix(b"data: ")
                     .and_then(|json| serde_json::from_slice(json).ok());
                 line.clear();
-                let Some(event): Option<view::Event> = event else {
+                let Some(event): Option<view::EventRecord> = event else {
                     continue;
                 };
                 ended = matches!(
@@ -170,7 +170,7 @@ impl Client {
         method: Method,
         target: &str,
         body: Bytes,
-    ) -> Result<T, Error> {
+    ) -> Result<T, ClientError> {
         let answer = async {
             let response = self.request(method, target, body).await?;
             let (parts, body) = response.into_parts();
@@ -179,7 +179,7 @@ impl Client {
                 return Err(refusal(parts.status, &body));
             }
             serde_json::from_slice(&body).map_err(|error| {
-                Error::Refused(format!(
+                ClientError::Refused(format!(
                     "balancerd and balancer-ctl are of different versions: {error}"
                 ))
             })
@@ -192,7 +192,7 @@ impl Client {
         method: Method,
         target: &str,
         body: Bytes,
-    ) -> Result<Response<Incoming>, Error> {
+    ) -> Result<Response<Incoming>, ClientError> {
         let stream = UnixStream::connect(&self.path)
             .await
             .map_err(|error| self.unreachable(reason(&error)))?;
@@ -206,32 +206,32 @@ impl Client {
             .header(header::HOST, "balancer")
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))
-            .map_err(|error| Error::Refused(error.to_string()))?;
+            .map_err(|error| ClientError::Refused(error.to_string()))?;
         sender
             .send_request(request)
             .await
             .map_err(|error| self.unreachable(error.to_string()))
     }
 
-    async fn body(&self, body: Incoming) -> Result<Bytes, Error> {
+    async fn body(&self, body: Incoming) -> Result<Bytes, ClientError> {
         let body = body.collect().await;
         Ok(body
             .map_err(|error| self.unreachable(error.to_string()))?
             .to_bytes())
     }
 
-    fn unreachable(&self, reason: impl Into<String>) -> Error {
-        Error::Unreachable {
+    fn unreachable(&self, reason: impl Into<String>) -> ClientError {
+        ClientError::Unreachable {
             path: self.path.clone(),
             reason: reason.into(),
         }
     }
 }
 
-fn refusal(status: StatusCode, body: &[u8]) -> Error {
-    Error::Refused(serde_json::from_slice(body).map_or_else(
+fn refusal(status: StatusCode, body: &[u8]) -> ClientError {
+    ClientError::Refused(serde_json::from_slice(body).map_or_else(
         |_| format!("balancerd answered {status}"),
-        |Failure { error }| error,
+        |ErrorBody { error }| error,
     ))
 }
 

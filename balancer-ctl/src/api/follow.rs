@@ -25,14 +25,14 @@ pub async fn events(State(api): State<Api>) -> Response {
 
 /// Events until the daemon stops or the reader has lost some.
 fn followed(
-    receiver: broadcast::Receiver<view::Event>,
+    receiver: broadcast::Receiver<view::EventRecord>,
 ) -> impl Stream<Item = Result<sse::Event, axum::Error>> {
     stream::unfold(Some(receiver), async |receiver| {
         let mut receiver = receiver?;
         let event = match receiver.recv().await {
             Ok(event) => event,
             Err(broadcast::error::RecvError::Closed) => return None,
-            Err(broadcast::error::RecvError::Lagged(lost)) => view::Event {
+            Err(broadcast::error::RecvError::Lagged(lost)) => view::EventRecord {
                 time: clock::now_utc(),
                 event: view::EventKind::Lost,
                 service: None,

@@ -19,13 +19,13 @@ use serde::{
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{
-    EditReal, EditService, Failure, NewReal, NewService, accept::bounded, connections,
+    EditReal, EditService, ErrorBody, NewReal, NewService, accept::bounded, connections,
     follow::events,
 };
 use crate::{
     config::files,
     control::{
-        daemon::{self, Leftover, Message, Reply, Scope},
+        daemon::{self, ConnectionPolicy, Message, Reply, Scope},
         report,
     },
     dataplane::ConnectionFilter,
@@ -33,7 +33,7 @@ use crate::{
         ServiceKey,
         address::{self, RealRef, ServiceRef, service_address},
         change::ServiceSettings,
-        error::{Kind, Refusal},
+        error::{ApiError, ApiErrorKind},
         view,
     },
 };
@@ -50,7 +50,7 @@ pub struct Api {
     /// To the daemon.
     pub messages: mpsc::Sender<Message>,
     /// From the daemon.
-    pub events: broadcast::Sender<view::Event>,
+    pub events: broadcast::Sender<view::EventRecord>,
 }
 
 /// What is at which path.
@@ -203,7 +203,7 @@ async fn list_connections(State(api): State<Api>, query: Parameters<ConnectionsQ
     } = query.0?;
     let host = |text: Option<String>| {
         let host = text.map(|text| parsed::<RealRef>(&text)).transpose()?;
-        Ok::<_, Refusal>(host.map(|host| (host.address, host.port)))
+        Ok::<_, ApiError>(host.map(|host| (host.address, host.port)))
     };
     let filter = ConnectionFilter {
         client: host(client)?,
@@ -223,13 +223,13 @@ async fn list_connections(State(api): State<Api>, query: Parameters<ConnectionsQ
     Ok(connections::answer(report))
 }
 
-fn connection_state(name: &str) -> Result<tcp::State, Refusal> {
+fn connection_state(name: &str) -> Result<tcp::State, ApiError> {
     tcp::State::ALL
         .into_iter()
         .find(|state| state.name() == name)
         .ok_or_else(|| {
             let names = tcp::State::ALL.map(tcp::State::name);
-            Refusal::invalid(format!(
+            ApiError::invalid(format!(
                 "state `{name}` is not known: expected {}",
                 crate::model::enumeration::listed(&names)
             ))
@@ -322,9 +322,9 @@ async fn del_real(
     let DelRealQuery { runtime, purge } = query.0?;
     let (service, real) = segments.0?;
     let leftover = if purge {
-        Leftover::Purge
+        ConnectionPolicy::Purge
     } else {
-        Leftover::Keep
+        ConnectionPolicy::Keep
     };
     let request = daemon::Request::DelReal(parsed(&service)?, parsed(&real)?, leftover);
     send(&api, request, scope(runtime)).await
@@ -332,7 +332,7 @@ async fn del_real(
 
 /// Settings whose checks name files and programs that are there and good. Looked at here, as a slow disk would hold
 /// the daemon up.
-async fn with_files(settings: ServiceSettings) -> Result<ServiceSettings, Refusal> {
+async fn with_files(settings: ServiceSettings) -> Result<ServiceSettings, ApiError> {
     if settings.checks.as_ref().is_none_or(Vec::is_empty) {
         return Ok(settings);
     }
@@ -340,12 +340,12 @@ async fn with_files(settings: ServiceSettings) -> Result<ServiceSettings, Refusa
         let checks = settings.checks.iter().flatten();
         let problem = checks.flat_map(files::of_check).next();
         problem.map_or(Ok(settings), |(_, sentence)| {
-            Err(Refusal::invalid(sentence))
+            Err(ApiError::invalid(sentence))
         })
     });
     judged
         .await
-        .map_err(|error| Refusal::failed(format!("cannot look at files: {error}")))?
+        .map_err(|error| ApiError::failed(format!("cannot look at files: {error}")))?
 }
 
 async fn changed(api: &Api, request: daemon::Request, query: Parameters<ChangeQuery>) -> Answer {
@@ -377,12 +377,12 @@ async fn zero_service(State(api): State<Api>, service: Segments<String>) -> Answ
 
 #[expect(clippy::unnecessary_wraps, reason = "it is what a handler answers")]
 fn done(notes: Vec<String>) -> Answer {
-    Ok(axum::Json(super::Done { notes }).into_response())
+    Ok(axum::Json(super::ChangeResult { notes }).into_response())
 }
 
 impl Api {
-    async fn ask<T>(&self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, Refusal> {
-        let stopping = || Refusal::failed("balancerd is stopping");
+    async fn ask<T>(&self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, ApiError> {
+        let stopping = || ApiError::failed("balancerd is stopping");
         let (reply, answer) = oneshot::channel();
         self.messages
             .send(message(reply))
@@ -392,26 +392,26 @@ impl Api {
     }
 }
 
-fn parsed<T: std::str::FromStr<Err = address::Error>>(text: &str) -> Result<T, Refusal> {
+fn parsed<T: std::str::FromStr<Err = address::AddressError>>(text: &str) -> Result<T, ApiError> {
     text.parse().map_err(invalid)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it stands in `map_err`")]
-fn invalid(error: address::Error) -> Refusal {
-    Refusal::invalid(error.to_string())
+fn invalid(error: address::AddressError) -> ApiError {
+    ApiError::invalid(error.to_string())
 }
 
-fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     let mut body = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut body)
-        .map_err(|error| Refusal::invalid(format!("the request's body: {error}")))?;
+        .map_err(|error| ApiError::invalid(format!("the request's body: {error}")))?;
     body.end()
-        .map_err(|error| Refusal::invalid(format!("the request's body: {error}")))?;
+        .map_err(|error| ApiError::invalid(format!("the request's body: {error}")))?;
     Ok(value)
 }
 
 /// Names in a path, or the sentence about what is wrong with them.
-struct Segments<T>(Result<T, Refusal>);
+struct Segments<T>(Result<T, ApiError>);
 
 impl<T: DeserializeOwned + Send, S: Send + Sync> axum::extract::FromRequestParts<S>
     for Segments<T>
@@ -424,13 +424,13 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> axum::extract::FromRequestParts
     ) -> Result<Self, Infallible> {
         let segments = Path::<T>::from_request_parts(parts, state).await;
         Ok(Self(segments.map(|Path(names)| names).map_err(
-            |rejection| Refusal::invalid(format!("the request's path: {}", rejection.body_text())),
+            |rejection| ApiError::invalid(format!("the request's path: {}", rejection.body_text())),
         )))
     }
 }
 
 /// A query string, or the sentence about what is wrong with it.
-struct Parameters<T>(Result<T, Refusal>);
+struct Parameters<T>(Result<T, ApiError>);
 
 impl<T: DeserializeOwned, S: Send + Sync> axum::extract::FromRequestParts<S> for Parameters<T> {
     type Rejection = Infallible;
@@ -441,7 +441,7 @@ impl<T: DeserializeOwned, S: Send + Sync> axum::extract::FromRequestParts<S> for
     ) -> Result<Self, Infallible> {
         Ok(Self(match Query::<T>::try_from_uri(&parts.uri) {
             Ok(Query(query)) => Ok(query),
-            Err(rejection) => Err(Refusal::invalid(format!(
+            Err(rejection) => Err(ApiError::invalid(format!(
                 "the request's query: {}",
                 rejection.body_text()
             ))),
@@ -452,13 +452,13 @@ impl<T: DeserializeOwned, S: Send + Sync> axum::extract::FromRequestParts<S> for
 /// A refusal as an HTTP answer.
 struct Refused(StatusCode, String);
 
-impl From<Refusal> for Refused {
-    fn from(refusal: Refusal) -> Self {
+impl From<ApiError> for Refused {
+    fn from(refusal: ApiError) -> Self {
         let status = match refusal.kind {
-            Kind::Invalid => StatusCode::BAD_REQUEST,
-            Kind::NotFound => StatusCode::NOT_FOUND,
-            Kind::Conflict => StatusCode::CONFLICT,
-            Kind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+            ApiErrorKind::Invalid => StatusCode::BAD_REQUEST,
+            ApiErrorKind::NotFound => StatusCode::NOT_FOUND,
+            ApiErrorKind::Conflict => StatusCode::CONFLICT,
+            ApiErrorKind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self(status, refusal.sentence)
     }
@@ -474,7 +474,7 @@ impl IntoResponse for Refused {
 pub(super) fn refuse(status: StatusCode, sentence: impl Into<String>) -> Response {
     (
         status,
-        axum::Json(Failure {
+        axum::Json(ErrorBody {
             error: sentence.into(),
         }),
     )

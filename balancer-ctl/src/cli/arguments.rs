@@ -5,7 +5,7 @@ use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf};
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use super::{
-    Failure,
+    CommandError,
     later::{Later, LaterOfReal, LaterOfService},
 };
 use crate::{
@@ -169,9 +169,9 @@ impl ServiceAddress {
     }
 
     /// The service that was named, in this spelling or the other.
-    fn or(&self, service: Option<&ServiceRef>) -> Result<Option<ServiceRef>, Failure> {
+    fn or(&self, service: Option<&ServiceRef>) -> Result<Option<ServiceRef>, CommandError> {
         if service == Some(&ServiceRef::Only) {
-            return Err(Failure::Usage(
+            return Err(CommandError::Usage(
                 "`-` is no service: leave it out for the only service there is".to_owned(),
             ));
         }
@@ -181,23 +181,23 @@ impl ServiceAddress {
 
 impl ServiceArgument {
     /// The service that was named, if any.
-    pub fn named(&self) -> Result<Option<ServiceRef>, Failure> {
+    pub fn named(&self) -> Result<Option<ServiceRef>, CommandError> {
         self.address.or(self.service.as_ref())
     }
 
     /// The service that was named, or the only one.
-    pub fn or_only(&self) -> Result<ServiceRef, Failure> {
+    pub fn or_only(&self) -> Result<ServiceRef, CommandError> {
         Ok(self.named()?.unwrap_or(ServiceRef::Only))
     }
 
     /// The address of a service that does not exist yet.
-    pub fn new_key(&self) -> Result<ServiceKey, Failure> {
+    pub fn new_key(&self) -> Result<ServiceKey, CommandError> {
         match self.named()? {
             Some(ServiceRef::Key(key)) => Ok(key),
-            Some(ServiceRef::Name(name)) => Err(Failure::Usage(format!(
+            Some(ServiceRef::Name(name)) => Err(CommandError::Usage(format!(
                 "a new service needs its address: `add-service ADDRESS:PORT --name {name}`"
             ))),
-            Some(ServiceRef::Only) | None => Err(Failure::Usage(
+            Some(ServiceRef::Only) | None => Err(CommandError::Usage(
                 "a new service needs its address, as in `add-service 192.0.2.80:80`".to_owned(),
             )),
         }
@@ -206,12 +206,12 @@ impl ServiceArgument {
 
 impl ServiceOption {
     /// The service that was named, or the only one.
-    pub fn or_only(&self) -> Result<ServiceRef, Failure> {
+    pub fn or_only(&self) -> Result<ServiceRef, CommandError> {
         Ok(self.named()?.unwrap_or(ServiceRef::Only))
     }
 
     /// The service that was named, if any.
-    pub fn named(&self) -> Result<Option<ServiceRef>, Failure> {
+    pub fn named(&self) -> Result<Option<ServiceRef>, CommandError> {
         self.address.or(self.service.as_ref())
     }
 }

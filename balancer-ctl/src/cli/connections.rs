@@ -6,10 +6,10 @@ use std::{
     ops::ControlFlow,
 };
 
-use super::{Context, Failure, arguments::Connections as Arguments, encoded, render::counted};
+use super::{CommandError, Context, arguments::Connections as Arguments, encoded, render::counted};
 use crate::model::view::{Connection, Connections};
 
-pub async fn list(context: &Context, arguments: Arguments) -> Result<(), Failure> {
+pub async fn list(context: &Context, arguments: Arguments) -> Result<(), CommandError> {
     let Arguments {
         client,
         service,
@@ -42,7 +42,7 @@ pub async fn list(context: &Context, arguments: Arguments) -> Result<(), Failure
 }
 
 /// Prints the daemon's answer as it comes: a list of millions of connections is not held in memory.
-async fn pass_on(context: &Context, target: &str) -> Result<(), Failure> {
+async fn pass_on(context: &Context, target: &str) -> Result<(), CommandError> {
     let mut output = io::stdout();
     let mut written = Ok(());
     let stream = context.client.stream(target, |data| {

@@ -2,10 +2,10 @@
 
 use std::io::{self, Write as _};
 
-use super::{Context, Failure};
-use crate::model::view::Event;
+use super::{CommandError, Context};
+use crate::model::view::EventRecord;
 
-pub async fn follow(context: &Context) -> Result<(), Failure> {
+pub async fn follow(context: &Context) -> Result<(), CommandError> {
     let mut result = Ok(());
     let json = context.json;
     context
@@ -24,7 +24,7 @@ fn begun() {
     let _ = writeln!(io::stderr(), "events from now on (Ctrl-C ends)");
 }
 
-fn print(event: &Event, json: bool) -> io::Result<()> {
+fn print(event: &EventRecord, json: bool) -> io::Result<()> {
     let line = if json {
         serde_json::to_string(event)?
     } else {
@@ -35,8 +35,8 @@ fn print(event: &Event, json: bool) -> io::Result<()> {
     output.flush()
 }
 
-fn rendered(event: &Event) -> String {
-    let Event {
+fn rendered(event: &EventRecord) -> String {
+    let EventRecord {
         time,
         event,
         service,
@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn an_event_is_one_line() {
-        let event = Event {
+        let event = EventRecord {
             time: "2026-11-22T03:14:08.123Z".to_owned(),
             event: EventKind::RealChanged,
             service: Some("tcp/192.0.2.80:80".to_owned()),
@@ -74,7 +74,7 @@ mod tests {
             rendered(&event),
             "2026-11-22T03:14:08.123Z  real-changed  tcp/192.0.2.80:80 -> 10.0.0.2:80  weight 1 -> 0"
         );
-        let event = Event {
+        let event = EventRecord {
             event: EventKind::Reloaded,
             service: None,
             real: None,

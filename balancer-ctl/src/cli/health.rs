@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Context, Failure,
+    CommandError, Context,
     arguments::Health as Arguments,
     encoded,
     render::{Align, table},
@@ -13,7 +13,7 @@ use crate::{
     model::view::{Checker, Health, HealthChange, LastProbe},
 };
 
-pub async fn health(context: &Context, arguments: Arguments) -> Result<(), Failure> {
+pub async fn health(context: &Context, arguments: Arguments) -> Result<(), CommandError> {
     let Arguments { service, history } = arguments;
     let target = match service.named()? {
         None => "/v1/health".to_owned(),

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::Failure;
+use super::CommandError;
 
 /// Commands that are planned.
 #[derive(Debug, Subcommand)]
@@ -55,7 +55,7 @@ pub struct LaterOfService {
 }
 
 impl LaterOfService {
-    pub fn refuse(&self) -> Result<(), Failure> {
+    pub fn refuse(&self) -> Result<(), CommandError> {
         refuse_later(&[
             (self.persistent.is_some(), "--persistent"),
             (self.netmask.is_some(), "--netmask"),
@@ -80,7 +80,7 @@ pub struct LaterOfReal {
 }
 
 impl LaterOfReal {
-    pub fn refuse(&self) -> Result<(), Failure> {
+    pub fn refuse(&self) -> Result<(), CommandError> {
         refuse_later(&[
             (self.full_nat, "--full-nat"),
             (self.direct, "--direct"),
@@ -91,9 +91,9 @@ impl LaterOfReal {
     }
 }
 
-fn refuse_later(options: &[(bool, &str)]) -> Result<(), Failure> {
+fn refuse_later(options: &[(bool, &str)]) -> Result<(), CommandError> {
     match options.iter().find(|(given, _)| *given) {
-        Some((_, option)) => Err(Failure::Usage(format!(
+        Some((_, option)) => Err(CommandError::Usage(format!(
             "this version does not have `{option}` yet: leave it out"
         ))),
         None => Ok(()),

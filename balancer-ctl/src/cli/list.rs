@@ -1,7 +1,7 @@
 //! list: services and their real servers.
 
 use super::{
-    Context, Failure,
+    CommandError, Context,
     arguments::List,
     encoded,
     render::{Align, Numbers, table},
@@ -22,7 +22,7 @@ enum Columns {
     Rate,
 }
 
-pub async fn list(context: &Context, arguments: &List) -> Result<(), Failure> {
+pub async fn list(context: &Context, arguments: &List) -> Result<(), CommandError> {
     let columns = match (arguments.stats, arguments.rate) {
         (true, _) => Columns::Stats,
         (_, true) => Columns::Rate,

@@ -3,7 +3,7 @@
 use hyper::Method;
 
 use super::{
-    Context, Failure,
+    CommandError, Context,
     arguments::{ChangeReal, DelReal, Lasting, ServiceOption, SetState},
     encoded,
 };
@@ -12,7 +12,7 @@ use crate::{
     model::{AdminState, ForwardMethod, address::RealRef},
 };
 
-pub async fn add(context: &Context, arguments: ChangeReal) -> Result<(), Failure> {
+pub async fn add(context: &Context, arguments: ChangeReal) -> Result<(), CommandError> {
     let ChangeReal {
         real,
         service,
@@ -38,7 +38,7 @@ pub async fn add(context: &Context, arguments: ChangeReal) -> Result<(), Failure
         .await
 }
 
-pub async fn edit(context: &Context, arguments: ChangeReal) -> Result<(), Failure> {
+pub async fn edit(context: &Context, arguments: ChangeReal) -> Result<(), CommandError> {
     let ChangeReal {
         real,
         service,
@@ -57,7 +57,7 @@ pub async fn edit(context: &Context, arguments: ChangeReal) -> Result<(), Failur
         state: None,
     };
     if body == EditReal::default() {
-        return Err(Failure::Usage(
+        return Err(CommandError::Usage(
             "nothing to change: give --weight, --nat, --backup or --no-backup".to_owned(),
         ));
     }
@@ -65,7 +65,11 @@ pub async fn edit(context: &Context, arguments: ChangeReal) -> Result<(), Failur
 }
 
 /// Sets a real server's administrative state.
-pub async fn set(context: &Context, arguments: SetState, state: AdminState) -> Result<(), Failure> {
+pub async fn set(
+    context: &Context,
+    arguments: SetState,
+    state: AdminState,
+) -> Result<(), CommandError> {
     let SetState {
         real,
         service,
@@ -84,7 +88,7 @@ async fn patch(
     service: &ServiceOption,
     lasting: Lasting,
     body: &EditReal,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     let service = encoded(&service.or_only()?.to_string());
     let target = format!(
         "/v1/services/{service}/reals/{}?{}",
@@ -101,7 +105,7 @@ fn backup_of(backup: bool, no_backup: bool) -> Option<bool> {
     (backup || no_backup).then_some(backup)
 }
 
-pub async fn del(context: &Context, arguments: DelReal) -> Result<(), Failure> {
+pub async fn del(context: &Context, arguments: DelReal) -> Result<(), CommandError> {
     let DelReal {
         real,
         service,

@@ -3,7 +3,7 @@
 use hyper::Method;
 
 use super::{
-    Context, Failure,
+    CommandError, Context,
     arguments::{ChangeService, DelService, ServiceHealth},
     encoded,
 };
@@ -12,7 +12,7 @@ use crate::{
     model::ServiceKey,
 };
 
-pub async fn add(context: &Context, arguments: ChangeService) -> Result<(), Failure> {
+pub async fn add(context: &Context, arguments: ChangeService) -> Result<(), CommandError> {
     let ChangeService {
         service,
         scheduler,
@@ -55,7 +55,7 @@ pub async fn add(context: &Context, arguments: ChangeService) -> Result<(), Fail
         .await
 }
 
-pub async fn edit(context: &Context, arguments: ChangeService) -> Result<(), Failure> {
+pub async fn edit(context: &Context, arguments: ChangeService) -> Result<(), CommandError> {
     let ChangeService {
         service,
         scheduler,
@@ -88,7 +88,7 @@ pub async fn edit(context: &Context, arguments: ChangeService) -> Result<(), Fai
         check,
     };
     if body == EditService::default() {
-        return Err(Failure::Usage(
+        return Err(CommandError::Usage(
             "nothing to change: give --scheduler, --name, --no-real, --check, --no-check, --on-down, --slow-start, \
              --quorum, --hysteresis or --backups"
                 .to_owned(),
@@ -104,7 +104,7 @@ pub async fn edit(context: &Context, arguments: ChangeService) -> Result<(), Fai
         .await
 }
 
-pub async fn del(context: &Context, arguments: DelService) -> Result<(), Failure> {
+pub async fn del(context: &Context, arguments: DelService) -> Result<(), CommandError> {
     let DelService { service, lasting } = arguments;
     let service = service.or_only()?;
     let target = format!(

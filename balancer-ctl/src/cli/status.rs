@@ -6,12 +6,12 @@ use balancer_common::verdict::{Discard, Outcome};
 use serde::Serialize;
 
 use super::{
-    Context, Failure,
+    CommandError, Context,
     arguments::Status as Arguments,
     render::{Align, counted, table},
 };
 use crate::{
-    api::client::Error,
+    api::client::ClientError,
     model::view::{Overall, Status},
 };
 
@@ -22,8 +22,8 @@ struct Unknown {
     reasons: [String; 1],
 }
 
-pub async fn status(context: &Context, arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let answer: Result<Status, Error> = context.client.get("/v1/status").await;
+pub async fn status(context: &Context, arguments: &Arguments) -> Result<ExitCode, CommandError> {
+    let answer: Result<Status, ClientError> = context.client.get("/v1/status").await;
     if !arguments.check {
         context.print(&answer?, rendered)?;
         return Ok(ExitCode::SUCCESS);

@@ -11,7 +11,7 @@ use super::text::from_duration;
 use crate::model::{
     AdminState, Check, Model, Protocol, ServiceKey,
     change::{Change, RealSettings, ServiceSettings},
-    error::Refusal,
+    error::ApiError,
 };
 
 /// The text after `change`, which takes the model `saved` in `text` to the model `wanted`.
@@ -24,14 +24,14 @@ pub fn edit(
     saved: &Model,
     wanted: &Model,
     change: &Change,
-) -> Result<String, Refusal> {
+) -> Result<String, ApiError> {
     // A file whose lines all end as on Windows goes on so.
     let returns =
         text.contains("\r\n") && text.matches('\n').count() == text.matches("\r\n").count();
     let mut document: DocumentMut = text
         .replace("\r\n", "\n")
         .parse()
-        .map_err(|error| Refusal::failed(format!("the file is not TOML any more: {error}")))?;
+        .map_err(|error| ApiError::failed(format!("the file is not TOML any more: {error}")))?;
     apply(&mut document, saved, change);
     let mut text = document.to_string();
     if returns {
@@ -40,7 +40,7 @@ pub fn edit(
     // The file is the truth: it must say exactly what runs, whatever its author did with TOML.
     match super::read::model(&text, host) {
         Ok(read) if read == *wanted => Ok(text),
-        _ => Err(Refusal::failed(
+        _ => Err(ApiError::failed(
             "the configuration file is laid out in a way that this change cannot be written to: \
              edit the file, then `balancer-ctl reload`",
         )),

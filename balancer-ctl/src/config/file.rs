@@ -14,14 +14,14 @@ use super::{
     edit, files, read,
     validate::{Problem, validate},
 };
-use crate::model::{Model, change::Change, error::Refusal};
+use crate::model::{Model, change::Change, error::ApiError};
 
 /// A file's size beyond which it is not read: far above 4,096 services with 10 real servers each.
 const MAX_SIZE: u64 = 64 << 20;
 
 /// Why a file could not be loaded.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum FileError {
     /// It could not be read.
     #[error("configuration file {}: {error}", path.display())]
     Unreadable {
@@ -36,11 +36,11 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// All that is wrong with it.
-        errors: Vec<read::Error>,
+        errors: Vec<read::ReadError>,
     },
 }
 
-struct Lines<'a>(&'a Path, &'a [read::Error]);
+struct Lines<'a>(&'a Path, &'a [read::ReadError]);
 
 impl fmt::Display for Lines<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -73,7 +73,7 @@ impl ConfigFile {
     ///
     /// # Errors
     /// It cannot be read, or something in it is wrong.
-    pub fn load(path: &Path, host: &str) -> Result<Self, Error> {
+    pub fn load(path: &Path, host: &str) -> Result<Self, FileError> {
         Self::load_if(path, host, |_| Vec::new())
     }
 
@@ -82,12 +82,12 @@ impl ConfigFile {
         path: &Path,
         host: &str,
         also: impl FnOnce(&Model) -> Vec<Problem>,
-    ) -> Result<Self, Error> {
-        let bytes = bytes(path).map_err(|error| Error::Unreadable {
+    ) -> Result<Self, FileError> {
+        let bytes = bytes(path).map_err(|error| FileError::Unreadable {
             path: path.to_owned(),
             error,
         })?;
-        let wrong = |errors| Error::Wrong {
+        let wrong = |errors| FileError::Wrong {
             path: path.to_owned(),
             errors,
         };
@@ -111,7 +111,7 @@ impl ConfigFile {
     ///
     /// # Errors
     /// As [`ConfigFile::load`].
-    pub fn reload(&self, also: impl FnOnce(&Model) -> Vec<Problem>) -> Result<Self, Error> {
+    pub fn reload(&self, also: impl FnOnce(&Model) -> Vec<Problem>) -> Result<Self, FileError> {
         Self::load_if(&self.path, &self.host, also)
     }
 
@@ -144,12 +144,12 @@ impl ConfigFile {
     ///
     /// # Errors
     /// The file on disk is no longer the one that was loaded, or the disk refused the new one.
-    pub fn prepare(&self, change: &Change, wanted: Model) -> Result<Prepared, Refusal> {
+    pub fn prepare(&self, change: &Change, wanted: Model) -> Result<Prepared, ApiError> {
         self.require_unchanged()?;
         let text = edit::edit(&self.text, &self.host, &self.model, &wanted, change)?;
         // Behind a symbolic link, the file itself is replaced.
         let cannot = |error: io::Error| {
-            Refusal::failed(format!(
+            ApiError::failed(format!(
                 "cannot write {}: {error}; nothing was changed",
                 self.path.display()
             ))
@@ -167,14 +167,14 @@ impl ConfigFile {
     }
 
     /// Refuses when the file on disk differs from the one that was loaded.
-    fn require_unchanged(&self) -> Result<(), Refusal> {
+    fn require_unchanged(&self) -> Result<(), ApiError> {
         let path = self.path.display();
         match bytes(&self.path) {
             Ok(bytes) if bytes == self.text.as_bytes() => Ok(()),
-            Ok(_) => Err(Refusal::conflict(format!(
+            Ok(_) => Err(ApiError::conflict(format!(
                 "{path} has changed since it was loaded: `balancer-ctl reload` first, or use --runtime"
             ))),
-            Err(error) => Err(Refusal::conflict(format!(
+            Err(error) => Err(ApiError::conflict(format!(
                 "{path} cannot be read any more ({error}): put it back, or use --runtime"
             ))),
         }
@@ -186,10 +186,10 @@ impl Prepared {
     ///
     /// # Errors
     /// The old file is still there, unchanged.
-    pub fn commit(self) -> Result<ConfigFile, Refusal> {
+    pub fn commit(self) -> Result<ConfigFile, ApiError> {
         let Self { temporary, file } = self;
         file_in_place(temporary, &file.path, sync).map_err(|error| {
-            Refusal::failed(format!(
+            ApiError::failed(format!(
                 "cannot replace {}: {error}; nothing was changed",
                 file.path.display()
             ))
@@ -212,7 +212,7 @@ fn bytes(path: &Path) -> io::Result<Vec<u8>> {
     fs::read(path)
 }
 
-fn text(bytes: Vec<u8>) -> Result<String, read::Error> {
+fn text(bytes: Vec<u8>) -> Result<String, read::ReadError> {
     String::from_utf8(bytes).map_err(|error| {
         let end = error.utf8_error().valid_up_to();
         let bytes = error.into_bytes();
@@ -280,7 +280,7 @@ mod tests {
         )
     }
 
-    fn prepare(file: &ConfigFile) -> Result<Prepared, Refusal> {
+    fn prepare(file: &ConfigFile) -> Result<Prepared, ApiError> {
         file.prepare(&add_web(), add_web().apply(file.model()).unwrap())
     }
 

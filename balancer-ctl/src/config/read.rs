@@ -31,7 +31,7 @@ use crate::model::{
 
 /// An error in a configuration file.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Error {
+pub struct ReadError {
     /// Line, from 1.
     pub line: usize,
     /// Column in characters, from 1.
@@ -40,7 +40,7 @@ pub struct Error {
     pub message: String,
 }
 
-impl fmt::Display for Error {
+impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}: {}", self.line, self.column, self.message)
     }
@@ -59,7 +59,7 @@ pub const DEFAULT_MAX_CONNECTIONS: u32 = 262_144;
 ///
 /// # Errors
 /// All that is wrong, in the order of the text; only the first error when it is not TOML.
-pub fn model(text: &str, host: &str) -> Result<Model, Vec<Error>> {
+pub fn model(text: &str, host: &str) -> Result<Model, Vec<ReadError>> {
     judged(text, host, validate)
 }
 
@@ -71,7 +71,7 @@ pub fn judged(
     text: &str,
     host: &str,
     judge: impl FnOnce(&Model) -> Vec<Problem>,
-) -> Result<Model, Vec<Error>> {
+) -> Result<Model, Vec<ReadError>> {
     let (document, oversized) = parsed(text).map_err(|error| {
         let message = error.message().trim_end().replace('\n', ", ");
         vec![locate(
@@ -161,10 +161,10 @@ fn is_oversized(token: &str) -> bool {
 const OVERSIZED: &str = "9223372036854775807";
 
 /// Turns a byte offset into line and column.
-pub(super) fn locate(text: &str, offset: usize, message: String) -> Error {
+pub(super) fn locate(text: &str, offset: usize, message: String) -> ReadError {
     let before = text.get(..offset).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    Error {
+    ReadError {
         line: before.matches('\n').count() + 1,
         column: before[line_start..].chars().count() + 1,
         message,

@@ -20,15 +20,15 @@ use std::{
     time::Instant,
 };
 
-use self::recall::Since;
+use self::recall::RestoredSince;
 use crate::{
     dataplane,
     health::{
-        Advice, Asked, Begin, Checkers, Kept, NOT_PROBED, Quorum, Standing, UNKNOWN, Update,
-        Watched,
+        AgentReply, AgentRequest, CheckStart, CheckState, CheckTarget, CheckUpdate, Checkers,
+        NOT_PROBED, PersistedService, Quorum, UNKNOWN_TIME,
     },
     model::{
-        Check, Model, RealServer, ServiceKey, VirtualService, check::Initial, diff::Happened,
+        Check, Model, RealServer, ServiceKey, VirtualService, check::Initial, diff::Event,
         health::AdminState, view::RealState,
     },
 };
@@ -45,7 +45,7 @@ pub struct RealStatus {
     /// What probes and its agent say; `None` = not yet, or nobody asks.
     pub healthy: Option<bool>,
     /// What its agent, or a program for it, asks for.
-    pub asked: Asked,
+    pub asked: AgentRequest,
     /// What probes found last, in words.
     found: String,
     /// Since when it is out of service: down, or in maintenance.
@@ -86,10 +86,10 @@ pub struct ServiceStatus {
 pub struct Availability {
     services: BTreeMap<ServiceKey, ServiceStatus>,
     /// In the order of the model's services, as is `desired`.
-    wired: Vec<Wired>,
+    wired: Vec<CheckIndex>,
     desired: Vec<dataplane::Service>,
-    checkers: HashMap<Watched, usize>,
-    standings: Vec<Standing>,
+    checkers: HashMap<CheckTarget, usize>,
+    standings: Vec<CheckState>,
     /// The services that each standing decides about.
     dependents: Vec<Vec<usize>>,
     /// A quorum has come to be known, or is another, since this was last asked.
@@ -100,16 +100,16 @@ pub struct Availability {
 
 /// What stands when a daemon takes over from an earlier one.
 #[derive(Debug, Default)]
-pub struct TakenUp {
+pub struct Takeover {
     /// The troubles that the earlier one knew, each with the time since when it stands, as events that begin them.
-    pub troubles: Vec<(Happened, Instant)>,
+    pub conditions: Vec<(Event, Instant)>,
     /// What happened since.
-    pub happened: Vec<Happened>,
+    pub events: Vec<Event>,
 }
 
 /// The checkers of one service's real servers: for each real server one per check, as indices of `standings`.
 #[derive(Debug, Default)]
-struct Wired {
+struct CheckIndex {
     reals: Vec<Vec<usize>>,
 }
 
@@ -122,21 +122,21 @@ impl Availability {
         // Of each standing, since when it stands, where it was remembered.
         let mut since = Vec::new();
         // Made for the first checker that neither ran nor is remembered.
-        let past = LazyCell::new(|| Past::of_all(self));
+        let past = LazyCell::new(|| PastStates::of_all(self));
         for (number, service) in model.services.iter().enumerate() {
-            let mut wired = Wired::default();
+            let mut wired = CheckIndex::default();
             for real in &service.reals {
                 let mut indices = Vec::with_capacity(service.checks.len());
                 for watched in watched(service, real) {
                     let index = *next.checkers.entry(watched).or_insert_with_key(|watched| {
-                        let mut known = Since::default();
+                        let mut known = RestoredSince::default();
                         let standing = self
                             .standing(watched)
                             .cloned()
                             .or_else(|| {
                                 let recalled =
-                                    earlier.remembered(watched, &service.key, real.address)?;
-                                known = Since {
+                                    earlier.restored(watched, &service.key, real.address)?;
+                                known = RestoredSince {
                                     since: recalled.since,
                                     has_returned: recalled.has_returned,
                                 };
@@ -175,7 +175,7 @@ impl Availability {
         next
     }
 
-    fn standing(&self, watched: &Watched) -> Option<&Standing> {
+    fn standing(&self, watched: &CheckTarget) -> Option<&CheckState> {
         self.checkers
             .get(watched)
             .map(|index| &self.standings[*index])
@@ -183,12 +183,12 @@ impl Availability {
 
     /// The checkers to run, with what each begins with.
     #[must_use]
-    pub fn checkers(&self) -> Vec<Begin> {
+    pub fn checkers(&self) -> Vec<CheckStart> {
         self.checkers
             .iter()
             .map(|(watched, index)| {
                 let standing = &self.standings[*index];
-                Begin {
+                CheckStart {
                     watched: watched.clone(),
                     from: standing.decided.then(|| standing.clone()),
                 }
@@ -197,9 +197,9 @@ impl Availability {
     }
 
     /// Takes what checkers found. `model` is the one that [`Self::after`] was given.
-    pub fn update(&mut self, model: &Model, updates: Vec<Update>, now: Instant) -> Vec<Happened> {
+    pub fn update(&mut self, model: &Model, updates: Vec<CheckUpdate>, now: Instant) -> Vec<Event> {
         let mut concerned = BTreeSet::new();
-        for Update { watched, standing } in updates {
+        for CheckUpdate { watched, standing } in updates {
             // A checker that was stopped a moment ago may still have had news.
             let Some(index) = self.checkers.get(&watched).copied() else {
                 continue;
@@ -211,7 +211,7 @@ impl Availability {
     }
 
     /// Does what time alone brings: weights that grow, resets that were put off.
-    pub fn advance(&mut self, model: &Model, now: Instant) -> Vec<Happened> {
+    pub fn advance(&mut self, model: &Model, now: Instant) -> Vec<Event> {
         let due = model.services.iter().enumerate().filter(|(_, service)| {
             let status = self.services.get(&service.key);
             status
@@ -222,12 +222,7 @@ impl Availability {
         self.judge_again(model, due, now)
     }
 
-    fn judge_again(
-        &mut self,
-        model: &Model,
-        numbers: BTreeSet<usize>,
-        now: Instant,
-    ) -> Vec<Happened> {
+    fn judge_again(&mut self, model: &Model, numbers: BTreeSet<usize>, now: Instant) -> Vec<Event> {
         let mut happened = Vec::new();
         for number in numbers {
             let (Some(service), Some(wired)) = (model.services.get(number), self.wired.get(number))
@@ -251,7 +246,7 @@ impl Availability {
 
     /// What happened to health on the way from `before`, which stood with another model.
     #[must_use]
-    pub fn since(&self, before: &Self, model: &Model) -> Vec<Happened> {
+    pub fn since(&self, before: &Self, model: &Model) -> Vec<Event> {
         let mut happened = Vec::new();
         for service in &model.services {
             if let Some(status) = self.services.get(&service.key) {
@@ -268,8 +263,8 @@ impl Availability {
 
     /// What stands in a daemon that took over from an earlier one.
     #[must_use]
-    pub fn take_up(&self, model: &Model, earlier: &dyn Checkers, now: Instant) -> TakenUp {
-        let mut taken = TakenUp::default();
+    pub fn take_up(&self, model: &Model, earlier: &dyn Checkers, now: Instant) -> Takeover {
+        let mut taken = Takeover::default();
         for service in &model.services {
             let Some(status) = self.service(&service.key) else {
                 continue;
@@ -281,16 +276,16 @@ impl Availability {
                 ..status.clone()
             };
             taken
-                .troubles
+                .conditions
                 .extend(events::troubles(service, &before, now));
-            events::tell(service, Some(&before), status, &mut taken.happened);
+            events::tell(service, Some(&before), status, &mut taken.events);
         }
         taken
     }
 
     /// What is to be written down of the services.
     #[must_use]
-    pub fn kept(&self, model: &Model) -> Vec<Kept> {
+    pub fn kept(&self, model: &Model) -> Vec<PersistedService> {
         let kept = model.services.iter().map(|service| {
             let status = self.service(&service.key);
             let quorum = status.and_then(|status| {
@@ -299,7 +294,7 @@ impl Availability {
                     since: status.quorum_since?,
                 })
             });
-            Kept {
+            PersistedService {
                 key: service.key,
                 reals: service.reals.iter().map(|real| real.address).collect(),
                 quorum,
@@ -362,15 +357,15 @@ impl Availability {
 }
 
 /// What stood before, as new checkers look for it.
-struct Past<'a> {
+struct PastStates<'a> {
     availability: &'a Availability,
     /// What each standing is of.
-    watched: Vec<Option<&'a Watched>>,
+    watched: Vec<Option<&'a CheckTarget>>,
     /// Each real server's standings.
     of_reals: HashMap<(ServiceKey, SocketAddr), &'a [usize]>,
 }
 
-impl<'a> Past<'a> {
+impl<'a> PastStates<'a> {
     fn of_all(availability: &'a Availability) -> Self {
         let mut watched = vec![None; availability.standings.len()];
         for (one, index) in &availability.checkers {
@@ -391,7 +386,7 @@ impl<'a> Past<'a> {
     /// How a new checker begins for a real server that is in service already. One that asks the same at other times goes
     /// on as it stood. Another question leaves a real server that is up there until it is answered, and one that is
     /// down may come back with the first pass.
-    fn of(&self, service: &VirtualService, real: &RealServer, check: &Check) -> Option<Standing> {
+    fn of(&self, service: &VirtualService, real: &RealServer, check: &Check) -> Option<CheckState> {
         let old = *self.of_reals.get(&(service.key, real.address))?;
         let standings = &self.availability.standings;
         let asks_the_same = |index: &&usize| {
@@ -403,7 +398,8 @@ impl<'a> Past<'a> {
         };
         // What an agent asked for stands until it says something else, wherever it is asked.
         let is_agent_too = |index: &&usize| {
-            let both = |watched: &Watched| watched.check.probe.is_agent() && check.probe.is_agent();
+            let both =
+                |watched: &CheckTarget| watched.check.probe.is_agent() && check.probe.is_agent();
             self.watched[**index].is_some_and(both)
         };
         let goes_on = old.iter().find(asks_the_same);
@@ -413,18 +409,19 @@ impl<'a> Past<'a> {
         let status = self.availability.real(&service.key, real.address)?;
         let since = old.iter().map(|index| standings[*index].since);
         let latest = since.max_by_key(|since| since.since_boot);
-        (status.healthy == Some(true)).then(|| Standing::up_before(latest.unwrap_or(UNKNOWN)))
+        (status.healthy == Some(true))
+            .then(|| CheckState::up_before(latest.unwrap_or(UNKNOWN_TIME)))
     }
 }
 
 /// What is to be watched for a real server: nothing while it is in maintenance.
-pub fn watched(service: &VirtualService, real: &RealServer) -> impl Iterator<Item = Watched> {
+pub fn watched(service: &VirtualService, real: &RealServer) -> impl Iterator<Item = CheckTarget> {
     let checks: &[Check] = match real.state {
         AdminState::Ready | AdminState::Drain => &service.checks,
         AdminState::Maintenance => &[],
     };
     let address = real.address;
-    checks.iter().map(move |check| Watched {
+    checks.iter().map(move |check| CheckTarget {
         target: SocketAddr::new(
             check.target.address.unwrap_or(address.ip()),
             check.target.port.unwrap_or(address.port()),
@@ -433,14 +430,14 @@ pub fn watched(service: &VirtualService, real: &RealServer) -> impl Iterator<Ite
     })
 }
 
-fn undecided(check: &Check) -> Standing {
+fn undecided(check: &Check) -> CheckState {
     let up = check.timing.initial == Initial::Up;
-    Standing {
+    CheckState {
         up,
         decided: up,
         reason: NOT_PROBED.to_owned(),
-        advice: Advice::default(),
-        since: UNKNOWN,
+        advice: AgentReply::default(),
+        since: UNKNOWN_TIME,
     }
 }
 

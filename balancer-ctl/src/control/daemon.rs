@@ -28,7 +28,7 @@ use tracing::Level;
 
 pub use self::{
     health::HealthReport,
-    message::{Leftover, Message, Reply, Request, Scope},
+    message::{ConnectionPolicy, Message, Reply, Request, Scope},
     shown::ConnectionsReport,
 };
 use crate::{
@@ -40,8 +40,8 @@ use crate::{
         Model,
         address::ServiceRef,
         change::mark_runtime,
-        diff::Happened,
-        error::Refusal,
+        diff::Event,
+        error::ApiError,
         view::{self, EventKind},
     },
     notify::Notifier,
@@ -53,7 +53,7 @@ pub const MESSAGES: usize = 64;
 /// Events that a reader may lag behind before it loses some.
 pub const EVENTS: usize = 1024;
 /// What is said while checkers give no sign of life.
-const STANDSTILL: &str = "checks stand still, and real servers that die stay in service: restart balancerd, which goes on \
+const CHECKS_STALLED: &str = "checks stand still, and real servers that die stay in service: restart balancerd, which goes on \
                           where this one is";
 /// What is said when the file was loaded and took back what was not in it.
 const UNDONE: &str = "changes made with --runtime were undone";
@@ -61,7 +61,7 @@ const UNDONE: &str = "changes made with --runtime were undone";
 const TICK: Duration = Duration::from_secs(1);
 
 /// What a daemon is made of.
-pub struct Parts {
+pub struct DaemonConfig {
     /// The data plane, open.
     pub dataplane: Box<dyn Dataplane>,
     /// What probes.
@@ -75,7 +75,7 @@ pub struct Parts {
     /// What health allows of it; the data plane begins with that.
     pub availability: Availability,
     /// Where events go.
-    pub events: broadcast::Sender<view::Event>,
+    pub events: broadcast::Sender<view::EventRecord>,
     /// Reads this host's addresses.
     pub addresses: fn() -> io::Result<HashSet<IpAddr>>,
 }
@@ -97,7 +97,7 @@ pub struct Daemon {
     /// What runs.
     model: Model,
     file: Option<ConfigFile>,
-    events: broadcast::Sender<view::Event>,
+    events: broadcast::Sender<view::EventRecord>,
     addresses: fn() -> io::Result<HashSet<IpAddr>>,
     /// The data plane's last failure in the background; `None` = the last attempt succeeded.
     failure: Option<String>,
@@ -110,8 +110,8 @@ impl Daemon {
     ///
     /// # Errors
     /// The data plane refused it.
-    pub fn start(parts: Parts) -> Result<Self, Refusal> {
-        let Parts {
+    pub fn start(parts: DaemonConfig) -> Result<Self, ApiError> {
+        let DaemonConfig {
             mut dataplane,
             checkers,
             notifier,
@@ -163,27 +163,27 @@ impl Daemon {
         let taken = self.availability.take_up(&self.model, checkers, now);
         if let Some(notifier) = &self.notifier {
             notifier.configure(&self.availability.as_told(&self.model));
-            let written = checkers.written().unwrap_or(now);
-            for (trouble, began) in taken.troubles {
+            let written = checkers.last_written().unwrap_or(now);
+            for (trouble, began) in taken.conditions {
                 let time = time.checked_sub(now.duration_since(began)).unwrap_or(time);
                 notifier.assume(trouble.event_at(time), began, written);
             }
         }
-        for happened in taken.happened {
+        for happened in taken.events {
             self.publish(happened);
         }
     }
 
     /// Has written down what a daemon after this one is to know of the services.
     fn keep(&mut self) {
-        self.checkers.keep(self.availability.kept(&self.model));
+        self.checkers.persist(self.availability.kept(&self.model));
     }
 
     /// Answers messages until it is told to stop. Forwarding goes on afterwards.
     pub async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut tend = clock::now();
+        let mut run_maintenance = clock::now();
         loop {
             // The data plane may block for milliseconds; the API's tasks go on meanwhile.
             tokio::select! {
@@ -192,9 +192,9 @@ impl Daemon {
                     Some(message) => tokio::task::block_in_place(|| self.answer(message)),
                 },
                 () = at(self.availability.next_deadline()) => tokio::task::block_in_place(|| self.advance()),
-                () = at(Some(tend)) => {
+                () = at(Some(run_maintenance)) => {
                     tokio::task::block_in_place(|| self.tend());
-                    tend = clock::now() + self.dataplane.next_tend();
+                    run_maintenance = clock::now() + self.dataplane.next_maintenance();
                 }
                 _ = tick.tick() => tokio::task::block_in_place(|| self.tick()),
             }
@@ -236,7 +236,7 @@ impl Daemon {
     }
 
     /// Loads the configuration file again; when it cannot be applied, what ran goes on running.
-    fn reload(&mut self) -> Result<(), Refusal> {
+    fn reload(&mut self) -> Result<(), ApiError> {
         systemd::reloading();
         let result = self.load();
         systemd::ready();
@@ -249,16 +249,16 @@ impl Daemon {
     }
 
     /// Says whether changes went that were not in the file.
-    fn load(&mut self) -> Result<&'static str, Refusal> {
+    fn load(&mut self) -> Result<&'static str, ApiError> {
         let Some(file) = &self.file else {
-            return Err(Refusal::invalid(
+            return Err(ApiError::invalid(
                 "there is no configuration file to load: start balancerd with --config FILE",
             ));
         };
         let local = self.dataplane.local_addresses().map_err(refused)?;
         let file = file
             .reload(|wanted| own::problems(wanted, &self.model, &local))
-            .map_err(|error| Refusal::invalid(error.to_string()))?;
+            .map_err(|error| ApiError::invalid(error.to_string()))?;
         let wanted = file.model().clone();
         let availability = self.availability_after(&wanted);
         let configured = self.dataplane.configure(&wanted.dataplane);
@@ -266,16 +266,16 @@ impl Daemon {
             configured.and_then(|()| self.dataplane.reconcile(availability.desired()))
         {
             self.is_misconfigured = true;
-            return Err(self.back(Refusal::failed(located(Some(&file), &error.0))));
+            return Err(self.back(ApiError::failed(with_location(Some(&file), &error.0))));
         }
         self.is_misconfigured = false;
         let is_undone = self.has_runtime_changes() && !self.runs(&wanted);
         self.file = Some(file);
-        self.adopt(wanted, availability);
+        self.commit(wanted, availability);
         Ok(if is_undone { UNDONE } else { "" })
     }
 
-    fn zero(&mut self, service: Option<&ServiceRef>) -> Result<(), Refusal> {
+    fn zero(&mut self, service: Option<&ServiceRef>) -> Result<(), ApiError> {
         let key = service.map(|service| self.key(service)).transpose()?;
         if key.is_none() {
             self.refused = 0;
@@ -294,8 +294,8 @@ impl Daemon {
     }
 
     /// Brings the data plane to what health allows now, and tells what happened.
-    fn follow_health(&mut self, happened: Vec<Happened>) {
-        self.bring();
+    fn follow_health(&mut self, happened: Vec<Event>) {
+        self.resync();
         if self.availability.take_new_quorum() {
             self.keep();
         }
@@ -310,7 +310,7 @@ impl Daemon {
     }
 
     /// Brings the data plane to what it should run. What fails is remembered, and tried again each second.
-    fn bring(&mut self) {
+    fn resync(&mut self) {
         let configured = if self.is_misconfigured {
             self.dataplane.configure(&self.model.dataplane)
         } else {
@@ -340,7 +340,11 @@ impl Daemon {
 
     /// Does what the data plane has due.
     fn tend(&mut self) {
-        let failure = self.dataplane.tend().err().map(|error| error.to_string());
+        let failure = self
+            .dataplane
+            .run_maintenance()
+            .err()
+            .map(|error| error.to_string());
         if failure != self.failure {
             match &failure {
                 Some(failure) => {
@@ -355,7 +359,7 @@ impl Daemon {
 
     /// Tells when changes of routes begin not to be heard of, and when they are heard of again.
     fn note_unwatched(&mut self) {
-        let unwatched = self.dataplane.unwatched().map(str::to_owned);
+        let unwatched = self.dataplane.watch_failure().map(str::to_owned);
         match (&self.unwatched, &unwatched) {
             (None, Some(reason)) => self.publish(of_node(EventKind::RoutesUnwatched, reason)),
             (Some(_), None) => self.publish(of_node(EventKind::RoutesWatched, "")),
@@ -384,7 +388,7 @@ impl Daemon {
     fn watch_checkers(&mut self) {
         let is_unchecked = !self.checkers.alive();
         match (self.is_unchecked, is_unchecked) {
-            (false, true) => self.publish(of_node(EventKind::ChecksStalled, STANDSTILL)),
+            (false, true) => self.publish(of_node(EventKind::ChecksStalled, CHECKS_STALLED)),
             (true, false) => self.publish(of_node(EventKind::ChecksResumed, "")),
             (true, true) | (false, false) => {}
         }
@@ -415,7 +419,7 @@ impl Daemon {
         self.publish(of_node(kind, &status.fullness()));
     }
 
-    fn publish(&self, happened: Happened) {
+    fn publish(&self, happened: Event) {
         let service = happened.service.as_deref();
         let real = happened.real.map(|real| real.to_string());
         let real = real.as_deref();
@@ -437,7 +441,7 @@ impl Daemon {
 
 /// What the data plane refused, with its place in the file where that is known.
 #[must_use]
-pub fn located(file: Option<&ConfigFile>, error: &anyhow::Error) -> String {
+pub fn with_location(file: Option<&ConfigFile>, error: &anyhow::Error) -> String {
     match (file, error.downcast_ref::<InterfaceError>()) {
         (Some(file), Some(InterfaceError { name, sentence })) => {
             file.about_interface(name, sentence)
@@ -447,8 +451,8 @@ pub fn located(file: Option<&ConfigFile>, error: &anyhow::Error) -> String {
 }
 
 /// What happened to the node as a whole.
-fn of_node(kind: EventKind, message: &str) -> Happened {
-    Happened {
+fn of_node(kind: EventKind, message: &str) -> Event {
+    Event {
         kind,
         service: None,
         real: None,
@@ -474,8 +478,8 @@ fn table_full(status: &view::Status) -> u64 {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it stands in `map_err`")]
-fn refused(error: crate::dataplane::Error) -> Refusal {
-    Refusal::failed(error.to_string())
+fn refused(error: crate::dataplane::DataplaneError) -> ApiError {
+    ApiError::failed(error.to_string())
 }
 
 #[cfg(test)]

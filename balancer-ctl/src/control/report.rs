@@ -6,13 +6,13 @@ mod status;
 
 pub use self::{
     rates::add_rates,
-    status::{Surroundings, status},
+    status::{ReportContext, status},
 };
 use crate::{
     config::{text, write},
     control::availability::{Availability, RealStatus},
     dataplane::{self, Snapshot},
-    health::Asked,
+    health::AgentRequest,
     model::{Model, RealServer, VirtualService, view},
 };
 
@@ -88,7 +88,7 @@ fn shown(
             }),
         agent: status
             .map(|status| status.asked)
-            .filter(|asked| *asked != Asked::default()),
+            .filter(|asked| *asked != AgentRequest::default()),
         active: counted.active,
         inactive: counted.inactive,
         counters: counted.counters,

@@ -18,7 +18,7 @@ use super::{maps::Maps, settings::SettingsRow};
 use crate::{
     dataplane::plan::{
         space::RingSpace,
-        tables::{Change, ServiceRow, Tables},
+        tables::{ServiceRow, TableChange, Tables},
     },
     model::{Protocol, ServiceKey},
     netlink::address::Networks,
@@ -63,7 +63,7 @@ fn model_key<A: Address>(key: &service::ServiceKey<A>) -> Option<ServiceKey> {
 ///
 /// # Errors
 /// The kernel refused a call; the changes before it are made. [`observe`] says what stands then.
-pub fn apply(maps: &Maps, settings: &SettingsRow, changes: &[Change]) -> anyhow::Result<()> {
+pub fn apply(maps: &Maps, settings: &SettingsRow, changes: &[TableChange]) -> anyhow::Result<()> {
     for run in changes.chunk_by(|a, b| std::mem::discriminant(a) == std::mem::discriminant(b)) {
         apply_run(maps, settings, run)?;
     }
@@ -71,28 +71,28 @@ pub fn apply(maps: &Maps, settings: &SettingsRow, changes: &[Change]) -> anyhow:
 }
 
 /// Makes changes of one kind.
-fn apply_run(maps: &Maps, settings: &SettingsRow, run: &[Change]) -> anyhow::Result<()> {
+fn apply_run(maps: &Maps, settings: &SettingsRow, run: &[TableChange]) -> anyhow::Result<()> {
     let (mut turns, mut stats, mut reals, mut slots) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut services_v4, mut services_v6, mut addresses) = (Vec::new(), Vec::new(), Vec::new());
     for change in run {
         match change {
-            Change::ResetService { id } => {
+            TableChange::ResetService { id } => {
                 turns.push((*id, 0_u64));
                 stats.push((*id, RealStats::default()));
             }
-            Change::SetReal { id, real } => reals.push((*id, *real)),
-            Change::WriteRing { offset, reals } => {
+            TableChange::SetReal { id, real } => reals.push((*id, *real)),
+            TableChange::WriteRing { offset, reals } => {
                 slots.extend((*offset..).zip(reals.iter().copied()))
             }
-            Change::SetAddresses { words } => addresses.extend(words.iter().copied()),
-            Change::SetAnyPort(on) => settings
+            TableChange::SetAddresses { words } => addresses.extend(words.iter().copied()),
+            TableChange::SetAnyPort(on) => settings
                 .update(|settings| settings.any_port = u32::from(*on))
                 .context("cannot write the settings")?,
-            Change::AddRealPorts { ports } => {
+            TableChange::AddRealPorts { ports } => {
                 add_real_ports(maps, ports).context("cannot write real servers' ports")?;
             }
-            Change::RemoveRealPorts { ports } => {
+            TableChange::RemoveRealPorts { ports } => {
                 for port in ports {
                     match kernel_key(port) {
                         KernelKey::V4(key) => maps.real_ports_v4.delete(&key),
@@ -101,7 +101,7 @@ fn apply_run(maps: &Maps, settings: &SettingsRow, run: &[Change]) -> anyhow::Res
                     .context("cannot delete a real server's port")?;
                 }
             }
-            Change::SetService {
+            TableChange::SetService {
                 key,
                 service,
                 reals: _,
@@ -109,7 +109,7 @@ fn apply_run(maps: &Maps, settings: &SettingsRow, run: &[Change]) -> anyhow::Res
                 KernelKey::V4(key) => services_v4.push((key, *service)),
                 KernelKey::V6(key) => services_v6.push((key, *service)),
             },
-            Change::RemoveService { key } => match kernel_key(key) {
+            TableChange::RemoveService { key } => match kernel_key(key) {
                 KernelKey::V4(key) => maps.services_v4.delete(&key).map(drop),
                 KernelKey::V6(key) => maps.services_v6.delete(&key).map(drop),
             }

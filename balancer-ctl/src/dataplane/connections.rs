@@ -20,8 +20,8 @@ use balancer_common::{
 use super::{
     ConnectionFilter, Family,
     clock::Tick,
-    conntrack::{Conntrack, Count, Now},
-    grace::Grace,
+    conntrack::{ConnectionCounts, Conntrack, ExpiryClock},
+    grace::RcuBarrier,
     list::{Lister, Listing, Wanted},
     map::Map,
     services::ServiceTables,
@@ -29,7 +29,7 @@ use super::{
     table::Table,
 };
 use crate::{
-    dataplane::plan::tables::Change,
+    dataplane::plan::tables::TableChange,
     model::{self, ServiceKey},
 };
 
@@ -45,9 +45,9 @@ pub struct ConnectionTables {
     tick: Tick,
     sweep: Option<Sweep>,
     /// What is waited for before the next pass begins.
-    grace: Option<Grace>,
+    grace: Option<RcuBarrier>,
     /// What the last pass has counted.
-    count: Option<Count>,
+    count: Option<ConnectionCounts>,
     /// Removed real ids that the last pass met no entry of.
     unmet: HashSet<u32>,
     /// No pass begins before.
@@ -98,9 +98,9 @@ impl ConnectionTables {
     }
 
     /// These changes are about to be made.
-    pub fn about_to_change(&mut self, changes: &[Change]) {
+    pub fn about_to_change(&mut self, changes: &[TableChange]) {
         if !changes.is_empty() {
-            self.sweep_soon();
+            self.schedule_sweep();
         }
         sweep::forget_changed(&mut self.unmet, changes);
         if let Some(sweep) = &mut self.sweep {
@@ -112,12 +112,12 @@ impl ConnectionTables {
     }
 
     /// What was changed gives the next pass something to find: ids to free, shorter timeouts.
-    pub fn sweep_soon(&mut self) {
+    pub fn schedule_sweep(&mut self) {
         self.rests_until = super::kernel::now();
     }
 
     /// How many connections there are: now, or in large tables at the last pass, some seconds ago.
-    pub fn count(&self) -> Cow<'_, Count> {
+    pub fn count(&self) -> Cow<'_, ConnectionCounts> {
         let is_large = self.conntrack.places() > COUNTED_AT_ONCE;
         match &self.count {
             Some(count) if is_large => Cow::Borrowed(count),
@@ -144,7 +144,7 @@ impl ConnectionTables {
             conntrack: Arc::clone(&self.conntrack),
             filter,
             tick: self.tick,
-            now: Now {
+            now: ExpiryClock {
                 jiffies,
                 timeouts: settings.timeouts,
             },
@@ -154,7 +154,7 @@ impl ConnectionTables {
 
     /// Ends the connections of a real server. How many.
     pub fn purge(&mut self, service: &ServiceKey, real: SocketAddr) -> u64 {
-        self.sweep_soon();
+        self.schedule_sweep();
         let reals = &self.conntrack.reals;
         self.conntrack.purge(
             Wanted::of_real(service, real, reals).as_ref(),
@@ -171,7 +171,7 @@ impl ConnectionTables {
     ///
     /// # Errors
     /// The kernel refused a call.
-    pub fn tend(
+    pub fn run_maintenance(
         &mut self,
         services: &mut ServiceTables,
         jiffies: u32,
@@ -186,7 +186,7 @@ impl ConnectionTables {
                 None => return Ok(()),
             },
         };
-        let now = Now {
+        let now = ExpiryClock {
             jiffies,
             timeouts: services.settings().timeouts,
         };
@@ -201,7 +201,7 @@ impl ConnectionTables {
         self.count = Some(outcome.count);
         self.rests_until = super::kernel::now();
         if self.unmet.is_empty() {
-            self.rests_until += sweep::rest(timeouts, outcome.worked);
+            self.rests_until += sweep::pause_after(timeouts, outcome.worked);
         }
         services.free_reals(unused)
     }
@@ -224,7 +224,7 @@ impl ConnectionTables {
                 if tables.space.has_retired() || !removed.is_empty() {
                     // No packet that read an old ring may still be about to make its connection.
                     tables.space.begin_wait();
-                    self.grace = Some(Grace::begin(removed));
+                    self.grace = Some(RcuBarrier::begin(removed));
                     return Ok(None);
                 }
                 removed

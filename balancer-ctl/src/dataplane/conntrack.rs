@@ -33,7 +33,7 @@ pub struct Conntrack {
 
 /// How many connections there are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Count {
+pub struct ConnectionCounts {
     /// By family: IPv4, IPv6.
     pub families: [u64; 2],
     /// By real id: `[active, inactive]`.
@@ -42,14 +42,14 @@ pub struct Count {
 
 /// When connections count as expired.
 #[derive(Clone, Copy, Debug)]
-pub struct Now {
+pub struct ExpiryClock {
     /// The packet program's clock.
     pub jiffies: u32,
     /// Idle timeouts.
     pub timeouts: Timeouts,
 }
 
-impl Now {
+impl ExpiryClock {
     /// Whether a direction of a connection in `state` is idle for too long.
     fn is_idle(&self, state: u8, last_seen: u32) -> bool {
         let timeout = self.timeouts.of(state).saturating_add(SLACK);
@@ -59,20 +59,20 @@ impl Now {
 
 /// What a sweep has met.
 #[derive(Debug)]
-pub struct Met {
+pub struct SweepResult {
     /// Connections that go on.
-    pub count: Count,
+    pub count: ConnectionCounts,
     /// By real id, whether any entry refers to it.
     pub reals: Vec<bool>,
     /// Connections that were ended.
     pub ended: u64,
 }
 
-impl Met {
+impl SweepResult {
     /// Nothing yet; of so many real ids.
     pub fn nothing(reals: usize) -> Self {
         Self {
-            count: Count {
+            count: ConnectionCounts {
                 families: [0; 2],
                 reals: vec![[0; 2]; reals],
             },
@@ -82,7 +82,7 @@ impl Met {
     }
 }
 
-impl Count {
+impl ConnectionCounts {
     fn add(&mut self, family: usize, real: u16, state: u8) {
         self.families[family] += 1;
         if let Some(counts) = self.reals.get_mut(usize::from(real)) {
@@ -93,8 +93,8 @@ impl Count {
 
 impl Conntrack {
     /// Counts all connections, those that are idle for too long and not ended yet among them.
-    pub fn count(&self) -> Count {
-        let mut count = Met::nothing(self.reals.count()).count;
+    pub fn count(&self) -> ConnectionCounts {
+        let mut count = SweepResult::nothing(self.reals.count()).count;
         count_family(&self.v4, 0, &mut count);
         count_family(&self.v6, 1, &mut count);
         count
@@ -170,8 +170,8 @@ impl Conntrack {
         table: &Table<A>,
         family: usize,
         buckets: Range<usize>,
-        now: &Now,
-        met: &mut Met,
+        now: &ExpiryClock,
+        met: &mut SweepResult,
     ) where
         Bucket<A>: Pod,
     {
@@ -203,7 +203,7 @@ impl Conntrack {
     }
 
     /// Ends the connection of an entry that seems idle for too long, if its other direction is, too.
-    fn expire<A: Address>(&self, table: &Table<A>, one: &Found<'_, A>, now: &Now) -> Fate
+    fn expire<A: Address>(&self, table: &Table<A>, one: &Found<'_, A>, now: &ExpiryClock) -> Fate
     where
         Bucket<A>: Pod,
     {
@@ -258,7 +258,7 @@ fn take_back<A: Address>(original: &Found<'_, A>, reply: Option<&Found<'_, A>>) 
     true
 }
 
-fn count_family<A: Address>(table: &Table<A>, family: usize, count: &mut Count)
+fn count_family<A: Address>(table: &Table<A>, family: usize, count: &mut ConnectionCounts)
 where
     Bucket<A>: Pod,
 {

@@ -2,17 +2,17 @@
 
 use anyhow::bail;
 
-use super::{Error, pins::Pins};
+use super::{DataplaneError, pins::Pins};
 use crate::{
     host::Host,
-    netlink::{Netlink, keeper::Keeper},
+    netlink::{Netlink, keeper::NeighbourManager},
 };
 
 /// Takes the data plane of an instance down: links, maps, and what was changed on the host. Whether there was anything.
 ///
 /// # Errors
 /// It runs in another network namespace, a pin could not be removed, or a setting of the host not put back.
-pub fn detach(instance: Option<&str>) -> Result<bool, Error> {
+pub fn detach(instance: Option<&str>) -> Result<bool, DataplaneError> {
     let down = || -> anyhow::Result<bool> {
         let pins = Pins::of(instance)?;
         let host = Host::new(instance)?;
@@ -29,12 +29,12 @@ pub fn detach(instance: Option<&str>) -> Result<bool, Error> {
         take_down(&pins, instance)?;
         Ok(true)
     };
-    down().map_err(Error::from)
+    down().map_err(DataplaneError::from)
 }
 
 /// As [`detach`], whatever runs where.
 pub fn take_down(pins: &Pins, instance: Option<&str>) -> anyhow::Result<()> {
     pins.remove_all()?;
-    Keeper::open(instance)?.give_back(&mut Netlink::open()?)?;
+    NeighbourManager::open(instance)?.give_back(&mut Netlink::open()?)?;
     Host::new(instance)?.put_back()
 }

@@ -10,7 +10,7 @@ use std::{
 use balancer_common::verdict::Discard;
 
 use super::{
-    AttachedInterface, Connection, ConnectionFilter, Dataplane, DataplaneStatus, Error,
+    AttachedInterface, Connection, ConnectionFilter, Dataplane, DataplaneError, DataplaneStatus,
     InterfaceError, Listing, RealSnapshot, Service, Snapshot, TableStatus,
 };
 use crate::{
@@ -91,18 +91,20 @@ fn matches(filter: &ConnectionFilter, connection: &Connection) -> bool {
 }
 
 impl Dataplane for FakeDataplane {
-    fn reconcile(&mut self, services: &[Service]) -> Result<(), Error> {
+    fn reconcile(&mut self, services: &[Service]) -> Result<(), DataplaneError> {
         let mut state = self.state();
         if let Some(room) = state.room
             && services.len() > room
         {
-            return Err(Error(anyhow::anyhow!("there is room for {room} services")));
+            return Err(DataplaneError(anyhow::anyhow!(
+                "there is room for {room} services"
+            )));
         }
         state.services = services.to_vec();
         state.reconciled += 1;
         if let Some(left) = state.fails_half_way.checked_sub(1) {
             state.fails_half_way = left;
-            return Err(Error(anyhow::anyhow!("the kernel refused a call")));
+            return Err(DataplaneError(anyhow::anyhow!("the kernel refused a call")));
         }
         if let Some(meanwhile) = state.meanwhile.take() {
             meanwhile();
@@ -110,22 +112,22 @@ impl Dataplane for FakeDataplane {
         Ok(())
     }
 
-    fn configure(&mut self, settings: &DataplaneSettings) -> Result<(), Error> {
+    fn configure(&mut self, settings: &DataplaneSettings) -> Result<(), DataplaneError> {
         let mut state = self.state();
         let missing = state.missing.clone();
         if let Some(name) = missing.filter(|name| settings.interfaces.contains(name)) {
             let sentence = format!("the interface {name} does not exist");
-            return Err(Error(InterfaceError { name, sentence }.into()));
+            return Err(DataplaneError(InterfaceError { name, sentence }.into()));
         }
         state.settings = Some(settings.clone());
         let Some(left) = state.misconfigures.checked_sub(1) else {
             return Ok(());
         };
         state.misconfigures = left;
-        Err(Error(anyhow::anyhow!("the interface is gone")))
+        Err(DataplaneError(anyhow::anyhow!("the interface is gone")))
     }
 
-    fn purge(&mut self, service: &ServiceKey, real: SocketAddr) -> Result<u64, Error> {
+    fn purge(&mut self, service: &ServiceKey, real: SocketAddr) -> Result<u64, DataplaneError> {
         let mut state = self.state();
         let before = state.connections.len();
         state
@@ -134,7 +136,7 @@ impl Dataplane for FakeDataplane {
         Ok((before - state.connections.len()) as u64)
     }
 
-    fn snapshot(&mut self) -> Result<Snapshot, Error> {
+    fn snapshot(&mut self) -> Result<Snapshot, DataplaneError> {
         let mut state = self.state();
         state.snapshots += 1;
         let mut snapshot = state.snapshot.clone();
@@ -169,7 +171,7 @@ impl Dataplane for FakeDataplane {
         Ok(snapshot)
     }
 
-    fn connections(&mut self, filter: ConnectionFilter) -> Result<Listing, Error> {
+    fn connections(&mut self, filter: ConnectionFilter) -> Result<Listing, DataplaneError> {
         let theirs = self.clone();
         Ok(Listing::new(move |take| {
             let connections = theirs.state().connections.clone();
@@ -181,14 +183,14 @@ impl Dataplane for FakeDataplane {
         }))
     }
 
-    fn refused(&mut self) -> Result<u64, Error> {
+    fn refused(&mut self) -> Result<u64, DataplaneError> {
         let state = self.state();
         let mut discards = state.discards.iter();
         let found = discards.find(|(reason, _)| *reason == Discard::TableFull);
         Ok(found.map_or(0, |(_, count)| *count))
     }
 
-    fn status(&mut self) -> Result<DataplaneStatus, Error> {
+    fn status(&mut self) -> Result<DataplaneStatus, DataplaneError> {
         let state = self.state();
         let interfaces = state
             .settings
@@ -236,20 +238,20 @@ impl Dataplane for FakeDataplane {
         })
     }
 
-    fn zero(&mut self, service: Option<&ServiceKey>) -> Result<(), Error> {
+    fn zero(&mut self, service: Option<&ServiceKey>) -> Result<(), DataplaneError> {
         self.state().zeroed.push(service.copied());
         Ok(())
     }
 
-    fn local_addresses(&mut self) -> Result<LocalAddresses, Error> {
+    fn local_addresses(&mut self) -> Result<LocalAddresses, DataplaneError> {
         Ok(self.state().local.clone())
     }
 
-    fn unwatched(&self) -> Option<&str> {
+    fn watch_failure(&self) -> Option<&str> {
         self.unwatched.as_deref()
     }
 
-    fn tend(&mut self) -> Result<(), Error> {
+    fn run_maintenance(&mut self) -> Result<(), DataplaneError> {
         let mut state = self.state();
         state.tended += 1;
         let unwatched = state.unwatched.clone();

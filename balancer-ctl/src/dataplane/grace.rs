@@ -6,16 +6,16 @@ use std::{collections::HashSet, thread::JoinHandle, time::Duration};
 use anyhow::{Context, anyhow};
 
 use super::{sweep::forget_changed, syscall};
-use crate::dataplane::plan::tables::Change;
+use crate::dataplane::plan::tables::TableChange;
 
 /// A wait on a thread of its own: the kernel may take tens of milliseconds, and the daemon has other things to do.
 #[derive(Debug)]
-pub struct Grace {
+pub struct RcuBarrier {
     thread: JoinHandle<anyhow::Result<()>>,
     removed: HashSet<u32>,
 }
 
-impl Grace {
+impl RcuBarrier {
     /// A wait that begins now, for packets that may have chosen one of the real ids in `removed`.
     pub fn begin(removed: HashSet<u32>) -> Self {
         Self {
@@ -30,7 +30,7 @@ impl Grace {
     }
 
     /// These changes are about to be made: packets may choose the real ids among them again.
-    pub fn about_to_change(&mut self, changes: &[Change]) {
+    pub fn about_to_change(&mut self, changes: &[TableChange]) {
         forget_changed(&mut self.removed, changes);
     }
 

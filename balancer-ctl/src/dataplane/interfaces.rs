@@ -14,7 +14,7 @@ use super::{
     AttachedInterface,
     attach::{self, Attached},
     kernel::now,
-    known::{End, KnownInterfaces},
+    known::{InterfaceEntry, InterfaceTable},
     map::Map,
     pins::Pins,
     placement::{self, Fallback, NativeTry, Place, Placed},
@@ -36,7 +36,7 @@ const HOST_EVERY: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Interfaces {
     pins: Pins,
-    known: KnownInterfaces,
+    known: InterfaceTable,
     /// Interfaces that packets may leave by: `struct bpf_devmap_val`, interface index and the descriptor of no program.
     devices: Map<u32, [u32; 2]>,
     routes: Routes,
@@ -86,7 +86,7 @@ impl Interfaces {
     ) -> anyhow::Result<Self> {
         Ok(Self {
             pins,
-            known: KnownInterfaces::open(directory)?,
+            known: InterfaceTable::open(directory)?,
             devices: Map::open(directory, "DEVICES")?,
             routes,
             attached: Vec::new(),
@@ -219,7 +219,7 @@ impl Interfaces {
         // Frames are told apart by the interface's address, so that stands before the program runs there; and
         // interfaces that go stay known until the program is off them.
         self.known.add(ends(links, all))?;
-        self.routes.raise_all();
+        self.routes.bump_all();
         attach(&mut Place {
             netlink: means.netlink,
             program: means.program.as_fd(),
@@ -233,12 +233,12 @@ impl Interfaces {
     /// Nothing but these interfaces is known any more.
     fn forget_others(
         &mut self,
-        before: &BTreeMap<u32, End>,
+        before: &BTreeMap<u32, InterfaceEntry>,
         links: &[Link],
         all: &[Link],
     ) -> anyhow::Result<()> {
         self.known.configure(ends(links, all))?;
-        self.routes.raise_all();
+        self.routes.bump_all();
         let gone = before
             .keys()
             .copied()
@@ -248,7 +248,11 @@ impl Interfaces {
     }
 
     /// After a failed attachment to `links`: what was known `before` is known again.
-    fn bring_back(&mut self, before: BTreeMap<u32, End>, links: &[Link]) -> anyhow::Result<()> {
+    fn bring_back(
+        &mut self,
+        before: BTreeMap<u32, InterfaceEntry>,
+        links: &[Link],
+    ) -> anyhow::Result<()> {
         let mut pinned = self.pins.links()?;
         for attached in &mut self.attached {
             attached.follow(&mut pinned);
@@ -257,7 +261,7 @@ impl Interfaces {
         let fresh = fresh.filter(|index| !before.contains_key(index));
         attach::forbid_ways_out(&self.devices, fresh)?;
         self.known.configure(before)?;
-        self.routes.raise_all();
+        self.routes.bump_all();
         if self.attached.is_empty() {
             // At a start; what ran before needs what it needed.
             return Ok(());
@@ -271,7 +275,7 @@ impl Interfaces {
     ///
     /// # Errors
     /// The kernel refused a call; the next call tries again.
-    pub fn tend(
+    pub fn run_maintenance(
         &mut self,
         means: &mut Means<'_>,
         settings: &DataplaneSettings,
@@ -393,11 +397,11 @@ impl Interfaces {
 }
 
 /// The interfaces as the program is to know them. A bond runs it on its slaves.
-fn ends(links: &[Link], all: &[Link]) -> BTreeMap<u32, End> {
+fn ends(links: &[Link], all: &[Link]) -> BTreeMap<u32, InterfaceEntry> {
     let mut ends = BTreeMap::new();
     for link in links {
         for receiver in layers::slaves(link, all).chain([link]) {
-            let end = End {
+            let end = InterfaceEntry {
                 mac: link.mac.unwrap_or_default(),
                 index: link.index,
                 redirects: receiver.kind.as_deref() == Some("veth"),

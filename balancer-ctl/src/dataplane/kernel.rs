@@ -19,8 +19,8 @@ use aya::Ebpf;
 use balancer_common::{real_server::state, verdict::Discard};
 
 use super::{
-    ConnectionFilter, Dataplane, DataplaneStatus, Error, Family, Listing, Service, Snapshot,
-    TableStatus, attach,
+    ConnectionFilter, Dataplane, DataplaneError, DataplaneStatus, Family, Listing, Service,
+    Snapshot, TableStatus, attach,
     clock::{self, Tick},
     connections::{BETWEEN_SLICES, ConnectionTables},
     detach::take_down,
@@ -34,18 +34,18 @@ use super::{
     redirects::Redirects,
     routes::Routes,
     services::ServiceTables,
-    watch::Watch,
+    watch::WatchThread,
 };
 pub use super::{detach::detach, packet_log::PacketLog};
 use crate::{
-    dataplane::plan::tables::Change,
+    dataplane::plan::tables::TableChange,
     model::{DataplaneSettings, ServiceKey, StrayReplies},
     netlink::{
         Netlink,
         address::Networks,
         link,
         local::LocalAddresses,
-        monitor::{self, News},
+        monitor::{self, NetlinkChanges},
     },
 };
 
@@ -78,7 +78,7 @@ pub struct KernelDataplane {
     routes: Routes,
     tick: Tick,
     netlink: Netlink,
-    watch: Watch,
+    watch: WatchThread,
     /// None where the kernel does not tell of failed redirects.
     redirects: Option<Redirects>,
     /// What was noticed at the start.
@@ -91,8 +91,8 @@ impl KernelDataplane {
     ///
     /// # Errors
     /// A sentence for what is missing. What ran before goes on running; where nothing ran, nothing is left.
-    pub fn open(options: OpenOptions) -> Result<Self, Error> {
-        open(options).map_err(Error::from)
+    pub fn open(options: OpenOptions) -> Result<Self, DataplaneError> {
+        open(options).map_err(DataplaneError::from)
     }
 
     /// The packet program's clock.
@@ -148,7 +148,7 @@ impl KernelDataplane {
         }
         set(&self.services, self.tick, settings)?;
         self.configured = settings.clone();
-        self.connections.sweep_soon();
+        self.connections.schedule_sweep();
         Ok(())
     }
 
@@ -171,17 +171,17 @@ impl KernelDataplane {
         self.watch.supervise(now());
         let news = self.watch.take_news();
         // Again: a packet that asked the kernel before the change may have stored the answer after the first time.
-        self.routes.raise(&news.routes);
+        self.routes.bump_versions(&news.routes);
         for neighbour in &news.neighbours {
             self.routes.raise_neighbour(*neighbour);
         }
         let redirects = self.redirects.as_mut();
         let redirects = redirects.map_or(Ok(()), |redirects| redirects.read(now()));
-        let links = self.tend_links(&news);
+        let links = self.follow_links(&news);
         self.addresses_changed |= news.addresses;
         let addresses = self.follow_addresses();
-        let neighbours = self.tend_neighbours(&news);
-        let connections = self.tend_connections();
+        let neighbours = self.maintain_neighbours(&news);
+        let connections = self.maintain_connections();
         links
             .and(addresses)
             .and(neighbours)
@@ -189,7 +189,7 @@ impl KernelDataplane {
             .and(redirects)
     }
 
-    fn tend_links(&mut self, news: &News) -> anyhow::Result<()> {
+    fn follow_links(&mut self, news: &NetlinkChanges) -> anyhow::Result<()> {
         let program = load::program(&self.ebpf, "balancer")?;
         let program = program.fd().context("the packet program is not loaded")?;
         let mut means = Means {
@@ -198,7 +198,7 @@ impl KernelDataplane {
         };
         let followed = self
             .interfaces
-            .tend(&mut means, &self.configured, news.links)?;
+            .run_maintenance(&mut means, &self.configured, news.links)?;
         if followed.placed {
             self.neighbours
                 .find_obstacles(&self.interfaces, &self.configured.interfaces);
@@ -224,7 +224,7 @@ impl KernelDataplane {
         Ok(())
     }
 
-    fn tend_neighbours(&mut self, news: &News) -> anyhow::Result<()> {
+    fn maintain_neighbours(&mut self, news: &NetlinkChanges) -> anyhow::Result<()> {
         if news.is_empty() && now() < self.neighbours.due() {
             return Ok(());
         }
@@ -235,7 +235,7 @@ impl KernelDataplane {
         })?;
         let has_neighbours = !news.neighbours.is_empty();
         self.neighbours.note(&news.routes, has_neighbours, &reals);
-        if self.neighbours.tend(&mut self.netlink, &reals)? {
+        if self.neighbours.run_maintenance(&mut self.netlink, &reals)? {
             self.follow_neighbours()?;
         }
         Ok(())
@@ -255,10 +255,10 @@ impl KernelDataplane {
         self.services.follow_gateways(routed, &mut self.connections)
     }
 
-    fn tend_connections(&mut self) -> anyhow::Result<()> {
+    fn maintain_connections(&mut self) -> anyhow::Result<()> {
         let jiffies = self.jiffies()?;
         self.connections
-            .tend(&mut self.services, jiffies, &self.configured.timeouts)
+            .run_maintenance(&mut self.services, jiffies, &self.configured.timeouts)
             .context("cannot end idle connections")
     }
 
@@ -317,9 +317,9 @@ fn set(services: &ServiceTables, tick: Tick, settings: &DataplaneSettings) -> an
 }
 
 /// The address of a real server that a change brings.
-fn new_address(change: &Change) -> Option<IpAddr> {
+fn new_address(change: &TableChange) -> Option<IpAddr> {
     match change {
-        Change::SetReal { id: _, real } if real.state == state::TAKES_NEW => {
+        TableChange::SetReal { id: _, real } if real.state == state::TAKES_NEW => {
             Some(IpAddr::from(real.address))
         }
         _ => None,
@@ -384,9 +384,9 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
         }
     };
     let host_addresses = HostAddresses::open(directory)?;
-    let watch = Watch::start(routes.clone(), host_addresses.clone(), now())?;
+    let watch = WatchThread::start(routes.clone(), host_addresses.clone(), now())?;
     // What changed before nobody has heard of.
-    routes.raise_all();
+    routes.bump_all();
     let mut dataplane = KernelDataplane {
         ebpf: loaded.ebpf,
         configured: configured.clone(),
@@ -420,54 +420,54 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
 }
 
 impl Dataplane for KernelDataplane {
-    fn reconcile(&mut self, services: &[Service]) -> Result<(), Error> {
+    fn reconcile(&mut self, services: &[Service]) -> Result<(), DataplaneError> {
         Ok(Self::reconcile(self, services)?)
     }
 
-    fn configure(&mut self, settings: &DataplaneSettings) -> Result<(), Error> {
+    fn configure(&mut self, settings: &DataplaneSettings) -> Result<(), DataplaneError> {
         Ok(Self::configure(self, settings)?)
     }
 
-    fn purge(&mut self, service: &ServiceKey, real: SocketAddr) -> Result<u64, Error> {
+    fn purge(&mut self, service: &ServiceKey, real: SocketAddr) -> Result<u64, DataplaneError> {
         Ok(self.connections.purge(service, real))
     }
 
-    fn snapshot(&mut self) -> Result<Snapshot, Error> {
+    fn snapshot(&mut self) -> Result<Snapshot, DataplaneError> {
         Ok(self.services.snapshot(&self.connections.count())?)
     }
 
-    fn connections(&mut self, filter: ConnectionFilter) -> Result<Listing, Error> {
+    fn connections(&mut self, filter: ConnectionFilter) -> Result<Listing, DataplaneError> {
         let jiffies = self.jiffies()?;
         let settings = self.services.settings();
         Ok(self.connections.list(filter, jiffies, &settings))
     }
 
-    fn status(&mut self) -> Result<DataplaneStatus, Error> {
+    fn status(&mut self) -> Result<DataplaneStatus, DataplaneError> {
         Ok(self.read_status()?)
     }
 
-    fn refused(&mut self) -> Result<u64, Error> {
+    fn refused(&mut self) -> Result<u64, DataplaneError> {
         Ok(self.services.discarded(Discard::TableFull)?)
     }
 
-    fn zero(&mut self, service: Option<&ServiceKey>) -> Result<(), Error> {
+    fn zero(&mut self, service: Option<&ServiceKey>) -> Result<(), DataplaneError> {
         Ok(Self::zero(self, service)?)
     }
 
-    fn local_addresses(&mut self) -> Result<LocalAddresses, Error> {
+    fn local_addresses(&mut self) -> Result<LocalAddresses, DataplaneError> {
         let addresses = LocalAddresses::read(&mut self.netlink);
         Ok(addresses.context("cannot read this host's addresses")?)
     }
 
-    fn unwatched(&self) -> Option<&str> {
+    fn watch_failure(&self) -> Option<&str> {
         self.watch.unwatched()
     }
 
-    fn tend(&mut self) -> Result<(), Error> {
+    fn run_maintenance(&mut self) -> Result<(), DataplaneError> {
         Ok(Self::tend(self)?)
     }
 
-    fn next_tend(&self) -> Duration {
+    fn next_maintenance(&self) -> Duration {
         if self.connections.is_busy() {
             BETWEEN_SLICES
         } else {

@@ -9,13 +9,13 @@ use super::map::Map;
 
 /// The values of `INTERFACES`.
 #[derive(Debug)]
-pub struct KnownInterfaces {
+pub struct InterfaceTable {
     map: Map<u32, Interface>,
     /// Configured interfaces.
-    ends: BTreeMap<u32, End>,
+    ends: BTreeMap<u32, InterfaceEntry>,
 }
 
-impl KnownInterfaces {
+impl InterfaceTable {
     /// Those in the map pinned in `directory`: what is not configured any more is to be cleared.
     ///
     /// # Errors
@@ -27,13 +27,13 @@ impl KnownInterfaces {
             .into_iter()
             .filter(|(_, interface)| interface.mac != 0);
         let ends = known
-            .map(|(index, interface)| (index, End::of(&interface)))
+            .map(|(index, interface)| (index, InterfaceEntry::of(&interface)))
             .collect();
         Ok(Self { map, ends })
     }
 
     /// The interfaces that are configured now.
-    pub const fn all(&self) -> &BTreeMap<u32, End> {
+    pub const fn all(&self) -> &BTreeMap<u32, InterfaceEntry> {
         &self.ends
     }
 
@@ -41,7 +41,7 @@ impl KnownInterfaces {
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn add(&mut self, ends: BTreeMap<u32, End>) -> anyhow::Result<()> {
+    pub fn add(&mut self, ends: BTreeMap<u32, InterfaceEntry>) -> anyhow::Result<()> {
         self.ends.extend(ends);
         self.write()
     }
@@ -50,7 +50,7 @@ impl KnownInterfaces {
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn configure(&mut self, ends: BTreeMap<u32, End>) -> anyhow::Result<()> {
+    pub fn configure(&mut self, ends: BTreeMap<u32, InterfaceEntry>) -> anyhow::Result<()> {
         for index in self.ends.keys().filter(|index| !ends.contains_key(index)) {
             self.map
                 .set(index, &Interface::default())
@@ -72,7 +72,7 @@ impl KnownInterfaces {
 
 /// An interface of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct End {
+pub struct InterfaceEntry {
     /// Its address.
     pub mac: [u8; 6],
     /// The interface that its frames come in by, as routes name it: itself, or the bond that it is a slave of.
@@ -81,7 +81,7 @@ pub struct End {
     pub redirects: bool,
 }
 
-impl End {
+impl InterfaceEntry {
     /// What the map says of one.
     fn of(interface: &Interface) -> Self {
         let [a, b, c, d, e, f, _, _] = interface.mac.to_ne_bytes();
@@ -108,12 +108,12 @@ mod tests {
     #[test]
     fn an_interface_survives_the_way_into_the_map_and_back() {
         for redirects in [false, true] {
-            let end = End {
+            let end = InterfaceEntry {
                 mac: [2, 0, 0, 0xff, 1, 9],
                 index: 65_535,
                 redirects,
             };
-            assert_eq!(End::of(&end.value()), end);
+            assert_eq!(InterfaceEntry::of(&end.value()), end);
         }
     }
 }

@@ -17,7 +17,7 @@ use balancer_common::{
 use super::{
     Connection, ConnectionFilter,
     clock::Tick,
-    conntrack::{Conntrack, Now},
+    conntrack::{Conntrack, ExpiryClock},
     memory::Memory,
     table::{Found, Table},
 };
@@ -120,7 +120,7 @@ pub struct Lister {
     /// How long a jiffy is.
     pub tick: Tick,
     /// When.
-    pub now: Now,
+    pub now: ExpiryClock,
 }
 
 impl Lister {

@@ -10,7 +10,7 @@ use std::{
 use super::{interfaces::Interfaces, kernel::now};
 use crate::netlink::{
     Netlink,
-    keeper::{self, Keeper},
+    keeper::{self, NeighbourManager},
     local::Prefix,
     monitor::Routes,
     route::Way,
@@ -62,7 +62,7 @@ impl Rounds {
 /// The next hops of all real servers and gateways.
 #[derive(Debug)]
 pub struct Neighbours {
-    keeper: Keeper,
+    keeper: NeighbourManager,
     rounds: Rounds,
     /// Why packets to a real server cannot leave, by its address.
     obstacles: Arc<BTreeMap<IpAddr, String>>,
@@ -75,7 +75,7 @@ impl Neighbours {
     /// The note of what was changed in the kernel's table cannot be read.
     pub fn open(instance: Option<&str>) -> anyhow::Result<Self> {
         Ok(Self {
-            keeper: Keeper::open(instance)?,
+            keeper: NeighbourManager::open(instance)?,
             rounds: Rounds::begin(now()),
             obstacles: Arc::default(),
         })
@@ -115,7 +115,7 @@ impl Neighbours {
     ///
     /// # Errors
     /// The kernel refused; the next call tries again, some time later.
-    pub fn tend(
+    pub fn run_maintenance(
         &mut self,
         netlink: &mut Netlink,
         reals: &BTreeSet<IpAddr>,
@@ -125,7 +125,7 @@ impl Neighbours {
         }
         // Also after an error, which is not to be met more often.
         self.rounds.made(now(), keeper::BUSY);
-        let pause = self.keeper.tend(netlink, reals, now())?;
+        let pause = self.keeper.run_maintenance(netlink, reals, now())?;
         self.rounds.made(now(), pause);
         Ok(true)
     }

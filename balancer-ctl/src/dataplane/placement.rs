@@ -147,7 +147,7 @@ pub fn attach(
     if let Choice::Generic { reason } = choice {
         fallback.reason = reason;
     }
-    let steps = bring_all(place, place.links, Hook::Generic, &mut pinned)?;
+    let steps = attach_all(place, place.links, Hook::Generic, &mut pinned)?;
     // Last, so that after a failure the interfaces that were attached before still are.
     remove_all(pinned)?;
     Ok(Placed {
@@ -167,7 +167,7 @@ fn natively(
     mut facts: Vec<Facts>,
     pinned: &mut BTreeMap<u32, PinnedLink>,
 ) -> anyhow::Result<Result<Vec<Attached>, Unfit>> {
-    let steps = match bring_all(place, place.links, Hook::Native, pinned) {
+    let steps = match attach_all(place, place.links, Hook::Native, pinned) {
         Ok(steps) => steps,
         Err(error) => {
             let refusal = error.downcast::<Refusal>()?;
@@ -250,7 +250,7 @@ pub fn follow(
     // Those that come first: if none of them stays, nothing has to change for the others.
     let mut new = Vec::new();
     for link in &fresh {
-        match bring(
+        match attach_one(
             place.program,
             link,
             Hook::Generic,
@@ -273,7 +273,7 @@ pub fn follow(
     } else {
         Hook::Generic
     };
-    match bring_all(place, &known, hook, &mut pinned) {
+    match attach_all(place, &known, hook, &mut pinned) {
         Ok(steps) => {
             placed.fallback.reason = reason.filter(|_| hook == Hook::Generic);
             let steps = steps.into_iter().chain(new);
@@ -289,7 +289,7 @@ pub fn follow(
             } else {
                 Hook::Generic
             };
-            let steps = bring_all(place, &known, hook, &mut left)?;
+            let steps = attach_all(place, &known, hook, &mut left)?;
             placed.attached = steps.into_iter().map(|(attached, _)| attached).collect();
             pinned.clear();
         }
@@ -318,7 +318,7 @@ fn follow_natively(
             }
         }
         let old = pinned.remove(&link.index);
-        match bring(place.program, link, Hook::Native, place.pins, old) {
+        match attach_one(place.program, link, Hook::Native, place.pins, old) {
             Ok(step) => steps.push(step),
             Err(error) => match error.downcast::<Refusal>() {
                 Ok(refusal) if place.mode == Mode::Auto => {
@@ -423,7 +423,7 @@ type Step = (Attached, Before);
 ///
 /// # Errors
 /// One could not be attached; all are as they were.
-fn bring_all(
+fn attach_all(
     place: &Place<'_>,
     links: &[Link],
     hook: Hook,
@@ -432,7 +432,7 @@ fn bring_all(
     let mut steps = Vec::new();
     for link in links {
         let old = pinned.remove(&link.index);
-        match bring(place.program, link, hook, place.pins, old) {
+        match attach_one(place.program, link, hook, place.pins, old) {
             Ok(step) => steps.push(step),
             Err(error) => {
                 undo_all(steps, place.pins);
@@ -447,7 +447,7 @@ fn bring_all(
 ///
 /// # Errors
 /// It could not be attached; what the interface carried before is back.
-fn bring(
+fn attach_one(
     program: BorrowedFd<'_>,
     link: &Link,
     hook: Hook,

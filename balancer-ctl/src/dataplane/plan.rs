@@ -17,7 +17,7 @@ use balancer_common::{
     scheduler::{RING_SLOTS, Ring},
     service::{self, MAX_SERVICES, REJECT},
 };
-use tables::{Change, Tables};
+use tables::{TableChange, Tables};
 
 use crate::{
     dataplane::{Connections, Real, Service, ring},
@@ -74,7 +74,7 @@ pub enum Full {
 /// # Errors
 /// A table is too small; nothing is to be done then. With [`Full::Ring`] another try may succeed after
 /// retired ring space was released.
-pub fn plan(desired: &[Service], observed: &Tables) -> Result<Vec<Change>, Full> {
+pub fn plan(desired: &[Service], observed: &Tables) -> Result<Vec<TableChange>, Full> {
     let is_finer = desired.iter().any(|service| service.unit > 1);
     match plan_as_is(desired, observed) {
         Ok(planner) if is_finer && !planner.space.half_is_free() => {}
@@ -87,7 +87,7 @@ pub fn plan(desired: &[Service], observed: &Tables) -> Result<Vec<Change>, Full>
 
 /// The changes after the networks that this host is in have changed: each real server is told which one is its own.
 #[must_use]
-pub fn follow_networks(observed: &Tables) -> Vec<Change> {
+pub fn follow_networks(observed: &Tables) -> Vec<TableChange> {
     let reals = (0_u32..).zip(&observed.reals);
     reals
         .filter(|(_, real)| real.state != state::FREE)
@@ -97,7 +97,7 @@ pub fn follow_networks(observed: &Tables) -> Vec<Change> {
                 network_mask,
                 ..*real
             };
-            (real != observed.reals[id as usize]).then_some(Change::SetReal { id, real })
+            (real != observed.reals[id as usize]).then_some(TableChange::SetReal { id, real })
         })
         .collect()
 }
@@ -132,12 +132,12 @@ struct Planner<'a> {
     standing: Vec<bool>,
     /// Real ids that services have which do not stand.
     kept: HashSet<u32>,
-    resets: Vec<Change>,
-    reals: Vec<Change>,
-    rings: Vec<Change>,
-    services: Vec<Change>,
+    resets: Vec<TableChange>,
+    reals: Vec<TableChange>,
+    rings: Vec<TableChange>,
+    services: Vec<TableChange>,
     /// Real servers that take no new connections any more: after the rings that named them.
-    leaving: Vec<Change>,
+    leaving: Vec<TableChange>,
 }
 
 impl<'a> Planner<'a> {
@@ -244,7 +244,7 @@ impl<'a> Planner<'a> {
                     .free_services
                     .pop()
                     .ok_or(Full::Services { wanted: 1, held: 0 })?;
-                self.resets.push(Change::ResetService { id });
+                self.resets.push(TableChange::ResetService { id });
                 id
             }
         };
@@ -266,7 +266,7 @@ impl<'a> Planner<'a> {
         };
         let service = service::Service { ring, id, flags };
         if row.is_none_or(|row| row.service != service) {
-            self.services.push(Change::SetService {
+            self.services.push(TableChange::SetService {
                 key: desired.key,
                 service,
                 reals: slots,
@@ -285,7 +285,7 @@ impl<'a> Planner<'a> {
         // A ring has at most MAX_RING slots.
         let ring = self.space.allocate(slots.len() as u32)?;
         if ring.length > 0 {
-            self.rings.push(Change::WriteRing {
+            self.rings.push(TableChange::WriteRing {
                 offset: ring.offset,
                 reals: slots.to_vec(),
             });
@@ -315,13 +315,13 @@ impl<'a> Planner<'a> {
                 capacity,
             })?;
             self.kept.insert(id);
-            self.reals.push(Change::SetReal { id, real: wanted });
+            self.reals.push(TableChange::SetReal { id, real: wanted });
             return Ok(id);
         };
         self.kept.insert(id);
         let old = self.observed.reals[id as usize];
         if old != wanted {
-            let change = Change::SetReal { id, real: wanted };
+            let change = TableChange::SetReal { id, real: wanted };
             if old.state == state::TAKES_NEW {
                 self.leaving.push(change)
             } else {
@@ -331,14 +331,14 @@ impl<'a> Planner<'a> {
         Ok(id)
     }
 
-    fn finish(mut self, desired: &[Service]) -> Vec<Change> {
+    fn finish(mut self, desired: &[Service]) -> Vec<TableChange> {
         let keys: BTreeSet<_> = desired.iter().map(|service| service.key).collect();
         let removed: Vec<_> = self
             .observed
             .services
             .keys()
             .filter(|key| !keys.contains(*key))
-            .map(|key| Change::RemoveService { key: *key })
+            .map(|key| TableChange::RemoveService { key: *key })
             .collect();
         for (id, real) in (0_u32..).zip(&self.observed.reals) {
             let is_desired = self.is_standing(real.service) || self.kept.contains(&id);
@@ -350,16 +350,17 @@ impl<'a> Planner<'a> {
                     state::REMOVED
                 };
                 let real = RealServer { state, ..*real };
-                self.leaving.push(Change::SetReal { id, real });
+                self.leaving.push(TableChange::SetReal { id, real });
             }
         }
 
         let any_port = desired
             .iter()
             .any(|service| service.key.address.port() == 0);
-        let any_port_on = (any_port && !self.observed.any_port).then_some(Change::SetAnyPort(true));
+        let any_port_on =
+            (any_port && !self.observed.any_port).then_some(TableChange::SetAnyPort(true));
         let any_port_off =
-            (!any_port && self.observed.any_port).then_some(Change::SetAnyPort(false));
+            (!any_port && self.observed.any_port).then_some(TableChange::SetAnyPort(false));
         // New services come before old ones go, so that an address that moves from one port to every port is
         // never without a service; unless the table cannot hold both.
         let most = [true, false].map(|v4| {
@@ -405,9 +406,9 @@ impl<'a> Planner<'a> {
         };
         let added = missing(&self.observed.real_ports, &ports);
         let forgotten = missing(&ports, &self.observed.real_ports);
-        let added = (!added.is_empty()).then_some(Change::AddRealPorts { ports: added });
+        let added = (!added.is_empty()).then_some(TableChange::AddRealPorts { ports: added });
         let forgotten =
-            (!forgotten.is_empty()).then_some(Change::RemoveRealPorts { ports: forgotten });
+            (!forgotten.is_empty()).then_some(TableChange::RemoveRealPorts { ports: forgotten });
 
         let mut changes = set_addresses(&self.observed.addresses, &union);
         changes.extend(self.resets);
@@ -436,7 +437,7 @@ const fn state_of(real: &Real) -> u32 {
 }
 
 /// The change from one address filter to another; none when they are the same.
-fn set_addresses(from: &[u64], to: &[u64]) -> Vec<Change> {
+fn set_addresses(from: &[u64], to: &[u64]) -> Vec<TableChange> {
     let words: Vec<_> = (0_u32..)
         .zip(from.iter().zip(to))
         .filter(|(_, (a, b))| a != b)
@@ -445,7 +446,7 @@ fn set_addresses(from: &[u64], to: &[u64]) -> Vec<Change> {
     if words.is_empty() {
         Vec::new()
     } else {
-        vec![Change::SetAddresses { words }]
+        vec![TableChange::SetAddresses { words }]
     }
 }
 

@@ -113,15 +113,15 @@ impl Routes {
     }
 
     /// Raises what these routes touch.
-    pub fn raise(&self, routes: &monitor::Routes) {
+    pub fn bump_versions(&self, routes: &monitor::Routes) {
         match slots_of(routes) {
             Slots::Some(slots) => slots.into_iter().for_each(|slot| self.raise_slot(slot)),
-            Slots::All => self.raise_all(),
+            Slots::All => self.bump_all(),
         }
     }
 
     /// Raises all: every flow asks the kernel again.
-    pub fn raise_all(&self) {
+    pub fn bump_all(&self) {
         (0..ROUTE_SLOTS).for_each(|slot| self.raise_slot(slot));
     }
 
@@ -147,7 +147,7 @@ impl Routes {
                 row.is_some_and(|row| (row.ifindex, row.address) == (ifindex, address))
             };
             if !raise_row(version, is_it) {
-                self.raise_all();
+                self.bump_all();
                 return;
             }
         }
@@ -257,13 +257,13 @@ mod tests {
         let to = |prefixes: &[&str]| {
             monitor::Routes::To(prefixes.iter().map(|text| prefix(text)).collect())
         };
-        routes.raise(&to(&["198.51.100.0/24", "198.51.7.0/24"]));
+        routes.bump_versions(&to(&["198.51.100.0/24", "198.51.7.0/24"]));
         assert_eq!(others(&routes, 0), [(slot_of("198.51.0.0"), 2)]);
-        routes.raise(&to(&["198.51.100.0/24", "0.0.0.0/0"]));
+        routes.bump_versions(&to(&["198.51.100.0/24", "0.0.0.0/0"]));
         assert_eq!(others(&routes, 2), [(slot_of("198.51.0.0"), 4)]);
-        routes.raise(&monitor::Routes::All);
+        routes.bump_versions(&monitor::Routes::All);
         assert_eq!(others(&routes, 4), [(slot_of("198.51.0.0"), 6)]);
-        routes.raise(&to(&[]));
+        routes.bump_versions(&to(&[]));
         assert_eq!(others(&routes, 4), [(slot_of("198.51.0.0"), 6)]);
     }
 

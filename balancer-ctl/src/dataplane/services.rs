@@ -11,12 +11,13 @@ use balancer_common::{real_server::state, settings::Settings, stats::RealStats, 
 
 use super::{
     Counters, RealSnapshot, Service, ServiceSnapshot, Snapshot, apply,
-    connections::ConnectionTables, conntrack::Count, grace, maps::Maps, settings::SettingsRow,
+    connections::ConnectionTables, conntrack::ConnectionCounts, grace, maps::Maps,
+    settings::SettingsRow,
 };
 use crate::{
     dataplane::plan::{
         self, Full,
-        tables::{Change, Tables, address_of},
+        tables::{TableChange, Tables, address_of},
     },
     model::ServiceKey,
     netlink::address::Networks,
@@ -92,7 +93,7 @@ impl ServiceTables {
         &mut self,
         services: &[Service],
         connections: &mut ConnectionTables,
-    ) -> anyhow::Result<Vec<Change>> {
+    ) -> anyhow::Result<Vec<TableChange>> {
         let tables = self.tables()?;
         let changes = match plan::plan(services, tables) {
             Err(Full::Ring { .. }) if tables.space.has_retired() => {
@@ -111,7 +112,7 @@ impl ServiceTables {
     /// Makes changes in the kernel's tables, and notes them. After a failure the tables are read again.
     fn make(
         &mut self,
-        changes: &[Change],
+        changes: &[TableChange],
         connections: &mut ConnectionTables,
     ) -> anyhow::Result<&mut Tables> {
         self.tables()?;
@@ -203,7 +204,7 @@ impl ServiceTables {
     ///
     /// # Errors
     /// The kernel refused a call.
-    pub fn snapshot(&mut self, count: &Count) -> anyhow::Result<Snapshot> {
+    pub fn snapshot(&mut self, count: &ConnectionCounts) -> anyhow::Result<Snapshot> {
         self.tables()?;
         let tables = self.tables.as_ref().context("the tables were read above")?;
         let mut snapshot = Snapshot::default();

@@ -12,8 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::conntrack::{Conntrack, Count, Met, Now};
-use crate::{dataplane::plan::tables::Change, model};
+use super::conntrack::{ConnectionCounts, Conntrack, ExpiryClock, SweepResult};
+use crate::{dataplane::plan::tables::TableChange, model};
 
 /// How long one call may go on before it stops after the buckets at hand.
 const LONGEST: Duration = Duration::from_millis(4);
@@ -21,20 +21,20 @@ const LONGEST: Duration = Duration::from_millis(4);
 /// Buckets swept between two looks at the time: even if all their connections end, that takes a millisecond or two.
 const SLICE: usize = 1 << 10;
 
-/// The longest rest between two passes.
-const LONGEST_REST: Duration = Duration::from_secs(10);
+/// The longest pause between two passes.
+const MAX_PAUSE: Duration = Duration::from_secs(10);
 
-/// The longest rest after a pass that had much to do.
-const LONGEST_BREATH: Duration = Duration::from_secs(60);
+/// The longest pause after a pass that had much to do.
+const MAX_PAUSE_AFTER_WORK: Duration = Duration::from_secs(60);
 
-/// A rest lasts so many times as long as the pass before it took of a CPU: a hundredth of a CPU goes to passes at most.
-const REST_FOR_WORK: u32 = 100;
+/// A pause lasts this many times as long as the pass before it took of a CPU: passes take a hundredth of a CPU at most.
+const PAUSE_PER_WORK: u32 = 100;
 
-/// How long to rest after a pass that took `worked` of a CPU: a connection may stay for so much longer than its timeout.
-pub fn rest(timeouts: &model::Timeouts, worked: Duration) -> Duration {
+/// The pause after a pass that took `worked` of a CPU. A connection may stay that much longer than its timeout.
+pub fn pause_after(timeouts: &model::Timeouts, worked: Duration) -> Duration {
     let model::Timeouts { tcp, tcp_fin, udp } = *timeouts;
-    let rest = (tcp.min(tcp_fin).min(udp) / 8).min(LONGEST_REST);
-    rest.max((worked * REST_FOR_WORK).min(LONGEST_BREATH))
+    let pause = (tcp.min(tcp_fin).min(udp) / 8).min(MAX_PAUSE);
+    pause.max((worked * PAUSE_PER_WORK).min(MAX_PAUSE_AFTER_WORK))
 }
 
 /// A pass under way.
@@ -42,7 +42,7 @@ pub fn rest(timeouts: &model::Timeouts, worked: Duration) -> Duration {
 pub struct Sweep {
     /// The next bucket: of IPv4's, then of IPv6's.
     next: usize,
-    met: Met,
+    met: SweepResult,
     /// Real ids that were removed when this pass began.
     removed: HashSet<u32>,
     /// How much of a CPU it took.
@@ -51,11 +51,11 @@ pub struct Sweep {
 
 /// What a whole pass has shown.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct SweepOutcome {
     /// Removed real ids that it met no entry of.
     pub unmet: HashSet<u32>,
     /// Connections that go on.
-    pub count: Count,
+    pub count: ConnectionCounts,
     /// How much of a CPU it took.
     pub worked: Duration,
 }
@@ -66,7 +66,7 @@ impl Sweep {
     pub fn begin(removed: HashSet<u32>, reals: usize) -> Self {
         Self {
             next: 0,
-            met: Met::nothing(reals),
+            met: SweepResult::nothing(reals),
             removed,
             worked: Duration::ZERO,
         }
@@ -74,12 +74,12 @@ impl Sweep {
 
     /// These changes are about to be made: a real id that is written may be chosen by packets whose entries lie where the
     /// pass has been, so it says nothing about it any more.
-    pub fn about_to_change(&mut self, changes: &[Change]) {
+    pub fn about_to_change(&mut self, changes: &[TableChange]) {
         forget_changed(&mut self.removed, changes);
     }
 
     /// Goes on for a bounded time. `Some` when the pass has ended.
-    pub fn step(&mut self, conntrack: &Conntrack, now: &Now) -> Option<Outcome> {
+    pub fn step(&mut self, conntrack: &Conntrack, now: &ExpiryClock) -> Option<SweepOutcome> {
         let started = Instant::now();
         let (v4, v6) = (conntrack.v4.buckets(), conntrack.v6.buckets());
         while self.next < v4 + v6 {
@@ -103,7 +103,7 @@ impl Sweep {
         if self.met.ended > 0 {
             tracing::debug!(ended = self.met.ended, worked = ?self.worked, "connections were idle for too long");
         }
-        Some(Outcome {
+        Some(SweepOutcome {
             unmet: std::mem::take(&mut self.removed),
             count: std::mem::take(&mut self.met.count),
             worked: self.worked,
@@ -112,9 +112,9 @@ impl Sweep {
 }
 
 /// Takes real ids that are about to be written out of `ids`.
-pub fn forget_changed(ids: &mut HashSet<u32>, changes: &[Change]) {
+pub fn forget_changed(ids: &mut HashSet<u32>, changes: &[TableChange]) {
     for change in changes {
-        if let Change::SetReal { id, real: _ } = change {
+        if let TableChange::SetReal { id, real: _ } = change {
             ids.remove(id);
         }
     }
@@ -136,8 +136,8 @@ mod tests {
                 ..RealServer::default()
             };
             sweep.about_to_change(&[
-                Change::SetReal { id: 1, real },
-                Change::WriteRing {
+                TableChange::SetReal { id: 1, real },
+                TableChange::WriteRing {
                     offset: 2,
                     reals: vec![2],
                 },
@@ -155,7 +155,7 @@ mod tests {
                 tcp_fin: seconds(tcp_fin),
                 udp: seconds(udp),
             };
-            rest(&timeouts, Duration::from_millis(worked))
+            pause_after(&timeouts, Duration::from_millis(worked))
         };
         assert_eq!(of(900, 120, 300, 0), seconds(10));
         assert_eq!(of(900, 120, 300, 100), seconds(10));

@@ -23,46 +23,46 @@ use anyhow::Context;
 use super::{host_addresses::HostAddresses, routes::Routes, supervision::Supervision};
 use crate::netlink::{
     Netlink,
-    monitor::{Monitor, News},
+    monitor::{Monitor, NetlinkChanges},
 };
 
 /// What is listened to.
-pub trait Listen: Send {
+pub trait ChangeSource: Send {
     /// Waits for news, up to `milliseconds`.
     ///
     /// # Errors
     /// There will be none any more.
-    fn wait(&mut self, milliseconds: u16) -> io::Result<News>;
+    fn wait(&mut self, milliseconds: u16) -> io::Result<NetlinkChanges>;
 }
 
-impl Listen for Monitor {
-    fn wait(&mut self, milliseconds: u16) -> io::Result<News> {
+impl ChangeSource for Monitor {
+    fn wait(&mut self, milliseconds: u16) -> io::Result<NetlinkChanges> {
         Self::wait(self, milliseconds)
     }
 }
 
-type Open = Box<dyn FnMut() -> anyhow::Result<Box<dyn Listen>> + Send>;
-type React = Arc<dyn Fn(&News) -> anyhow::Result<()> + Send + Sync>;
+type OpenSource = Box<dyn FnMut() -> anyhow::Result<Box<dyn ChangeSource>> + Send>;
+type OnChange = Arc<dyn Fn(&NetlinkChanges) -> anyhow::Result<()> + Send + Sync>;
 
 /// The thread, and what is done without it.
-pub struct Watch {
+pub struct WatchThread {
     shared: Arc<Shared>,
     /// Ends with an error, or when it is told to stop.
     thread: Option<JoinHandle<io::Result<()>>>,
     supervision: Supervision,
-    open: Open,
+    open: OpenSource,
     /// Does at once what news ask for.
-    react: React,
+    react: OnChange,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
     stop: AtomicBool,
     /// What the owner has not taken yet.
-    news: Mutex<News>,
+    news: Mutex<NetlinkChanges>,
 }
 
-impl Watch {
+impl WatchThread {
     /// Starts to listen, in the network namespace of the calling thread.
     ///
     /// # Errors
@@ -72,9 +72,9 @@ impl Watch {
         host_addresses: HostAddresses,
         now: Instant,
     ) -> anyhow::Result<Self> {
-        let open = || Ok(Box::new(Monitor::open()?) as Box<dyn Listen>);
-        let react = move |news: &News| {
-            routes.raise(&news.routes);
+        let open = || Ok(Box::new(Monitor::open()?) as Box<dyn ChangeSource>);
+        let react = move |news: &NetlinkChanges| {
+            routes.bump_versions(&news.routes);
             for neighbour in &news.neighbours {
                 routes.raise_neighbour(*neighbour);
             }
@@ -87,7 +87,7 @@ impl Watch {
         Self::with(Box::new(open), Arc::new(react), now)
     }
 
-    fn with(open: Open, react: React, now: Instant) -> anyhow::Result<Self> {
+    fn with(open: OpenSource, react: OnChange, now: Instant) -> anyhow::Result<Self> {
         let mut watch = Self {
             shared: Arc::default(),
             thread: None,
@@ -127,14 +127,14 @@ impl Watch {
             match self.listen() {
                 Ok(()) => {
                     self.supervision.listens(now);
-                    self.shared.take_in(News::all(), &self.react);
+                    self.shared.take_in(NetlinkChanges::all(), &self.react);
                     return;
                 }
                 Err(error) => self.supervision.failed(format!("{error:#}"), now),
             }
         }
         if due.poll {
-            self.shared.take_in(News::all(), &self.react);
+            self.shared.take_in(NetlinkChanges::all(), &self.react);
         }
     }
 
@@ -144,13 +144,13 @@ impl Watch {
     }
 
     /// What has changed since the last question.
-    pub fn take_news(&self) -> News {
+    pub fn take_news(&self) -> NetlinkChanges {
         std::mem::take(&mut *self.shared.news())
     }
 }
 
 impl Shared {
-    fn take_in(&self, news: News, react: &React) {
+    fn take_in(&self, news: NetlinkChanges, react: &OnChange) {
         if news.is_empty() {
             return;
         }
@@ -161,13 +161,13 @@ impl Shared {
         self.news().add(news);
     }
 
-    fn news(&self) -> MutexGuard<'_, News> {
+    fn news(&self) -> MutexGuard<'_, NetlinkChanges> {
         // Whoever panicked has left whole news.
         self.news.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn run(mut listener: Box<dyn Listen>, react: &React, shared: &Shared) -> io::Result<()> {
+fn run(mut listener: Box<dyn ChangeSource>, react: &OnChange, shared: &Shared) -> io::Result<()> {
     while !shared.stop.load(Ordering::Relaxed) {
         // A timeout, so that a stop is noticed.
         shared.take_in(listener.wait(200)?, react);
@@ -182,7 +182,7 @@ fn message(panic: &(dyn Any + Send)) -> &str {
         .unwrap_or("without a word")
 }
 
-impl fmt::Debug for Watch {
+impl fmt::Debug for WatchThread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Watch")
             .field("shared", &self.shared)
@@ -191,7 +191,7 @@ impl fmt::Debug for Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for WatchThread {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
@@ -223,19 +223,19 @@ mod tests {
     }
 
     /// A route has changed.
-    fn route() -> News {
+    fn route() -> NetlinkChanges {
         let prefix = Prefix::of("10.0.0.0".parse().unwrap(), 8);
-        News {
+        NetlinkChanges {
             routes: monitor::Routes::To([prefix].into()),
-            ..News::default()
+            ..NetlinkChanges::default()
         }
     }
 
     /// A listener that meets what it is sent.
     struct Script(Receiver<Next>);
 
-    impl Listen for Script {
-        fn wait(&mut self, milliseconds: u16) -> io::Result<News> {
+    impl ChangeSource for Script {
+        fn wait(&mut self, milliseconds: u16) -> io::Result<NetlinkChanges> {
             match self
                 .0
                 .recv_timeout(Duration::from_millis(milliseconds.into()))
@@ -243,7 +243,7 @@ mod tests {
                 Ok(Next::Route) => Ok(route()),
                 Ok(Next::Error(error)) => Err(io::Error::other(error)),
                 Ok(Next::Panic) => panic!("a message that nobody foresaw"),
-                Err(_) => Ok(News::default()),
+                Err(_) => Ok(NetlinkChanges::default()),
             }
         }
     }
@@ -252,21 +252,21 @@ mod tests {
     fn watch(
         outcomes: impl IntoIterator<Item = Result<Receiver<Next>, &'static str>>,
         now: Instant,
-    ) -> (Watch, Arc<AtomicU32>) {
+    ) -> (WatchThread, Arc<AtomicU32>) {
         let mut outcomes: VecDeque<_> = outcomes.into_iter().collect();
         let retired = Arc::new(AtomicU32::new(0));
         let open = move || match outcomes.pop_front().unwrap() {
-            Ok(receiver) => Ok(Box::new(Script(receiver)) as Box<dyn Listen>),
+            Ok(receiver) => Ok(Box::new(Script(receiver)) as Box<dyn ChangeSource>),
             Err(error) => Err(anyhow::anyhow!(error)),
         };
         let retire = {
             let retired = Arc::clone(&retired);
-            move |_: &News| {
+            move |_: &NetlinkChanges| {
                 retired.fetch_add(1, Ordering::Relaxed);
                 Ok(())
             }
         };
-        let watch = Watch::with(Box::new(open), Arc::new(retire), now).unwrap();
+        let watch = WatchThread::with(Box::new(open), Arc::new(retire), now).unwrap();
         (watch, retired)
     }
 
@@ -301,7 +301,7 @@ mod tests {
             Ok(c.unwrap()),
         ];
         let (mut watch, retired) = watch(outcomes, start);
-        let ended = |watch: &Watch| {
+        let ended = |watch: &WatchThread| {
             wait("the thread ends", || {
                 watch.thread.as_ref().is_none_or(JoinHandle::is_finished)
             });
@@ -321,7 +321,7 @@ mod tests {
         for second in 100..108 {
             watch.supervise(at(second));
             let news = watch.take_news();
-            assert!(news == News::all() || news.is_empty(), "{news:?}");
+            assert!(news == NetlinkChanges::all() || news.is_empty(), "{news:?}");
             let changed = !news.is_empty();
             told.push((second, watch.unwatched().map(str::to_owned), changed));
         }

@@ -18,7 +18,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use super::{Advice, Moment, NOT_PROBED, Standing, UNKNOWN};
+use super::{AgentReply, CheckState, NOT_PROBED, Timestamp, UNKNOWN_TIME};
 use crate::{
     config::write::check_as_json,
     model::{
@@ -39,7 +39,7 @@ pub enum Input {
         /// What was answered.
         note: String,
         /// What was asked for.
-        advice: Advice,
+        advice: AgentReply,
     },
     /// It failed.
     Failed {
@@ -57,9 +57,9 @@ pub enum Input {
 
 /// A probe that is done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Done {
+pub struct FinishedProbe {
     /// When it began.
-    pub began: Moment,
+    pub began: Timestamp,
     /// How long it took.
     pub latency: Duration,
     /// What came of it.
@@ -68,18 +68,18 @@ pub struct Done {
 
 /// What is new after a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Output {
+pub enum CheckerOutput {
     /// Nothing that the daemon must know.
     Nothing,
     /// The target asks for something else.
-    Advised,
+    RequestChanged,
     /// It came up or went down, or it is decided now.
-    Turned,
+    StateChanged,
 }
 
 /// Where the machine is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum MachineState {
     /// No probe has ended yet.
     Undecided,
     /// Up.
@@ -96,14 +96,14 @@ pub enum State {
 
 /// How many results in a row decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rules {
+pub struct Thresholds {
     /// Passed ones, to come up.
     pub rise: u32,
     /// Failed ones, to go down; `None` = none ever do.
     pub fall: Option<u32>,
 }
 
-impl Rules {
+impl Thresholds {
     /// Those of a check.
     #[must_use]
     pub fn of(check: &Check) -> Self {
@@ -124,39 +124,39 @@ enum Way {
 
 /// How often the last result was seen in a row, and how often it is to be seen, if that turned the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Turn {
+enum Transition {
     No,
     First,
     InARow(u32),
 }
 
 /// The machine.
-fn next(state: State, way: Way, rules: Rules) -> (State, Turn) {
-    const UP: State = State::Up { failures: 0 };
-    const DOWN: State = State::Down { passes: 0 };
+fn next(state: MachineState, way: Way, rules: Thresholds) -> (MachineState, Transition) {
+    const UP: MachineState = MachineState::Up { failures: 0 };
+    const DOWN: MachineState = MachineState::Down { passes: 0 };
     match (state, way) {
-        (state, Way::Void) => (state, Turn::No),
-        (State::Undecided, Way::Passed) => (UP, Turn::First),
-        (State::Undecided, Way::Failed) => match rules.fall {
-            Some(_) => (DOWN, Turn::First),
-            None => (State::Undecided, Turn::No),
+        (state, Way::Void) => (state, Transition::No),
+        (MachineState::Undecided, Way::Passed) => (UP, Transition::First),
+        (MachineState::Undecided, Way::Failed) => match rules.fall {
+            Some(_) => (DOWN, Transition::First),
+            None => (MachineState::Undecided, Transition::No),
         },
-        (State::Up { .. }, Way::Passed) => (UP, Turn::No),
-        (State::Up { failures }, Way::Failed) => {
+        (MachineState::Up { .. }, Way::Passed) => (UP, Transition::No),
+        (MachineState::Up { failures }, Way::Failed) => {
             let failures = failures.saturating_add(1);
             match rules.fall {
-                None => (UP, Turn::No),
-                Some(fall) if failures < fall => (State::Up { failures }, Turn::No),
-                Some(_) => (DOWN, Turn::InARow(failures)),
+                None => (UP, Transition::No),
+                Some(fall) if failures < fall => (MachineState::Up { failures }, Transition::No),
+                Some(_) => (DOWN, Transition::InARow(failures)),
             }
         }
-        (State::Down { .. }, Way::Failed) => (DOWN, Turn::No),
-        (State::Down { passes }, Way::Passed) => {
+        (MachineState::Down { .. }, Way::Failed) => (DOWN, Transition::No),
+        (MachineState::Down { passes }, Way::Passed) => {
             let passes = passes.saturating_add(1);
             if passes < rules.rise {
-                (State::Down { passes }, Turn::No)
+                (MachineState::Down { passes }, Transition::No)
             } else {
-                (UP, Turn::InARow(passes))
+                (UP, Transition::InARow(passes))
             }
         }
     }
@@ -164,9 +164,9 @@ fn next(state: State, way: Way, rules: Rules) -> (State, Turn) {
 
 /// A change of state.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
+pub struct HistoryEntry {
     /// When.
-    pub at: Moment,
+    pub at: Timestamp,
     /// Whether it came up.
     pub up: bool,
     /// Why.
@@ -175,9 +175,9 @@ pub struct Change {
 
 /// The last probe that was not void.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Last {
+pub struct LastResult {
     /// When it began.
-    pub began: Moment,
+    pub began: Timestamp,
     /// How long it took.
     pub latency: Duration,
     /// Whether it passed.
@@ -191,16 +191,16 @@ pub struct Last {
 /// A checker: its state, and what it remembers.
 #[derive(Clone, Debug)]
 pub struct Checker {
-    rules: Rules,
-    state: State,
+    rules: Thresholds,
+    state: MachineState,
     reason: String,
-    advice: Advice,
-    since: Moment,
-    last: Option<Last>,
+    advice: AgentReply,
+    since: Timestamp,
+    last: Option<LastResult>,
     /// Why the target cannot be asked at present.
     obstacle: Option<String>,
     /// The latest last. Shared with those who are reading it; a change makes a copy then.
-    history: Arc<VecDeque<Change>>,
+    history: Arc<VecDeque<HistoryEntry>>,
 }
 
 impl Checker {
@@ -208,22 +208,24 @@ impl Checker {
     #[must_use]
     pub fn begin(
         check: &Check,
-        from: Option<Standing>,
-        history: Vec<Change>,
-        now: &Moment,
+        from: Option<CheckState>,
+        history: Vec<HistoryEntry>,
+        now: &Timestamp,
     ) -> Self {
         let state = match (&from, check.timing.initial) {
-            _ if check.probe.is_agent() => State::Up { failures: 0 },
-            (Some(standing), _) if standing.decided && standing.up => State::Up { failures: 0 },
-            (Some(standing), _) if standing.decided => State::Down { passes: 0 },
-            (_, Initial::Up) => State::Up { failures: 0 },
-            (_, Initial::Down) => State::Undecided,
+            _ if check.probe.is_agent() => MachineState::Up { failures: 0 },
+            (Some(standing), _) if standing.decided && standing.up => {
+                MachineState::Up { failures: 0 }
+            }
+            (Some(standing), _) if standing.decided => MachineState::Down { passes: 0 },
+            (_, Initial::Up) => MachineState::Up { failures: 0 },
+            (_, Initial::Down) => MachineState::Undecided,
         };
         let mut checker = Self {
-            rules: Rules::of(check),
+            rules: Thresholds::of(check),
             state,
             reason: NOT_PROBED.to_owned(),
-            advice: Advice::default(),
+            advice: AgentReply::default(),
             since: *now,
             last: None,
             obstacle: None,
@@ -233,7 +235,7 @@ impl Checker {
             checker.advice = from.advice;
             if from.decided && from.up == checker.is_up() {
                 checker.reason = from.reason;
-                if from.since != UNKNOWN {
+                if from.since != UNKNOWN_TIME {
                     checker.since = from.since;
                 }
                 if checker.reason != NOT_PROBED {
@@ -245,8 +247,8 @@ impl Checker {
     }
 
     /// Takes a probe's end.
-    pub fn finish(&mut self, done: Done, now: &Moment) -> Output {
-        let Done {
+    pub fn finish(&mut self, done: FinishedProbe, now: &Timestamp) -> CheckerOutput {
+        let FinishedProbe {
             began,
             latency,
             input,
@@ -262,7 +264,7 @@ impl Checker {
         };
         let (state, turn) = next(self.state, way, self.rules);
         self.state = state;
-        let mut output = Output::Nothing;
+        let mut output = CheckerOutput::Nothing;
         if let Some(said) = said {
             let is_new = said != self.advice;
             let turns = said.down.is_some() != self.advice.down.is_some();
@@ -274,25 +276,25 @@ impl Checker {
                 self.append();
             }
             if is_new {
-                output = Output::Advised;
+                output = CheckerOutput::RequestChanged;
             }
         }
         let why = match turn {
-            Turn::No => None,
-            Turn::First => Some(format!("{message}, first probe")),
-            Turn::InARow(row) => Some(format!("{message}, {row} of {row}")),
+            Transition::No => None,
+            Transition::First => Some(format!("{message}, first probe")),
+            Transition::InARow(row) => Some(format!("{message}, {row} of {row}")),
         };
         if let Some(reason) = why {
             self.reason = reason;
             self.since = *now;
             self.append();
-            output = Output::Turned;
+            output = CheckerOutput::StateChanged;
         }
         if way != Way::Void {
             let passed = way == Way::Passed;
             self.obstacle = None;
             let before = self.last.take().filter(|last| last.passed == passed);
-            self.last = Some(Last {
+            self.last = Some(LastResult {
                 began,
                 latency,
                 passed,
@@ -307,18 +309,18 @@ impl Checker {
     #[must_use]
     pub const fn is_changing(&self) -> bool {
         match self.state {
-            State::Undecided => false,
-            State::Up { failures } => failures > 0,
-            State::Down { passes } => passes > 0,
+            MachineState::Undecided => false,
+            MachineState::Up { failures } => failures > 0,
+            MachineState::Down { passes } => passes > 0,
         }
     }
 
     /// How it stands.
     #[must_use]
-    pub fn standing(&self) -> Standing {
-        Standing {
+    pub fn standing(&self) -> CheckState {
+        CheckState {
             up: self.is_up(),
-            decided: self.state != State::Undecided,
+            decided: self.state != MachineState::Undecided,
             reason: self.reason.clone(),
             advice: self.advice.clone(),
             since: self.since,
@@ -333,23 +335,23 @@ impl Checker {
 
     /// What its target asked for last.
     #[must_use]
-    pub const fn advice(&self) -> &Advice {
+    pub const fn advice(&self) -> &AgentReply {
         &self.advice
     }
 
     /// Its changes, the latest last.
     #[must_use]
-    pub fn history(&self) -> &VecDeque<Change> {
+    pub fn history(&self) -> &VecDeque<HistoryEntry> {
         &self.history
     }
 
     /// What is shown of it. Who uses it is not its business.
     #[must_use]
-    pub fn view(&self, watched: &super::Watched) -> view::Checker {
+    pub fn view(&self, watched: &super::CheckTarget) -> view::Checker {
         let state = match self.state {
-            State::Undecided => "unknown",
+            MachineState::Undecided => "unknown",
             _ if self.rules.fall.is_none() && self.reason == NOT_PROBED => "unknown",
-            _ if self.stands() => "up",
+            _ if self.counts_as_up() => "up",
             _ => "down",
         };
         view::Checker {
@@ -373,7 +375,7 @@ impl Checker {
     }
 
     fn view_history(&self) -> Vec<view::HealthChange> {
-        let mut ended: Option<Moment> = None;
+        let mut ended: Option<Timestamp> = None;
         let mut shown = Vec::with_capacity(self.history.len());
         for change in self.history.iter().rev() {
             let lasted = ended.map(|end| end.since_boot.saturating_sub(change.at.since_boot));
@@ -390,25 +392,25 @@ impl Checker {
     }
 
     const fn is_up(&self) -> bool {
-        matches!(self.state, State::Up { .. })
+        matches!(self.state, MachineState::Up { .. })
     }
 
     /// Whether it is up, and its agent does not call it down.
-    const fn stands(&self) -> bool {
+    const fn counts_as_up(&self) -> bool {
         self.is_up() && self.advice.down.is_none()
     }
 
     /// Writes down what it begins with, unless its past ends with that.
     fn append_beginning(&mut self) {
-        if self.history.back().map(|change| change.up) != Some(self.stands()) {
+        if self.history.back().map(|change| change.up) != Some(self.counts_as_up()) {
             self.append();
         }
     }
 
     fn append(&mut self) {
-        let change = Change {
+        let change = HistoryEntry {
             at: self.since,
-            up: self.stands(),
+            up: self.counts_as_up(),
             reason: self.reason.clone(),
         };
         let history = Arc::make_mut(&mut self.history);

@@ -5,27 +5,27 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// In such a time.
-const EVERY: Duration = Duration::from_secs(60);
+const PERIOD: Duration = Duration::from_secs(60);
 
 /// Something that is said now and then while it lasts.
 #[derive(Debug, Default)]
-pub(super) struct Complaint {
-    said: Option<Instant>,
-    times: u32,
+pub(super) struct LogRateLimit {
+    period_start: Option<Instant>,
+    count: u32,
 }
 
-impl Complaint {
+impl LogRateLimit {
     /// Whether it may be made now, as often as this in a while.
-    pub(super) fn is_due(&mut self, often: u32) -> bool {
+    pub(super) fn allows(&mut self, often: u32) -> bool {
         let now = Instant::now();
         if self
-            .said
-            .is_none_or(|said| now.duration_since(said) >= EVERY)
+            .period_start
+            .is_none_or(|said| now.duration_since(said) >= PERIOD)
         {
-            (self.said, self.times) = (Some(now), 0);
+            (self.period_start, self.count) = (Some(now), 0);
         }
-        self.times += u32::from(self.times <= often);
-        self.times <= often
+        self.count += u32::from(self.count <= often);
+        self.count <= often
     }
 }
 
@@ -37,11 +37,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn complaints_are_made_so_often_in_a_minute() {
-        let mut complaint = Complaint::default();
+        let mut complaint = LogRateLimit::default();
         for _ in 0..2 {
-            let due: Vec<_> = (0..5).map(|_| complaint.is_due(3)).collect();
+            let due: Vec<_> = (0..5).map(|_| complaint.allows(3)).collect();
             assert_eq!(due, [true, true, true, false, false]);
-            sleep(EVERY).await;
+            sleep(PERIOD).await;
         }
     }
 }

@@ -23,9 +23,9 @@ use tokio::{
 };
 
 use super::{
-    Advice, Answer, Begin, Moment, Update, Watched,
-    checker::{Change, Checker, Done, Input, Output},
-    complaint::Complaint,
+    AgentReply, Answer, CheckStart, CheckTarget, CheckUpdate, Timestamp,
+    checker::{Checker, CheckerOutput, FinishedProbe, HistoryEntry, Input},
+    complaint::LogRateLimit,
     mailbox::Mailbox,
     memory,
     schedule::{Again, CheckerId, Pace, Schedule},
@@ -34,7 +34,7 @@ use super::{
 use crate::{config::text::roughly, model::view};
 
 /// Probes that are due within such a time start together, so that they wake this thread, and their targets, but once.
-const TOGETHER: Duration = Duration::from_millis(40);
+const COALESCE_WINDOW: Duration = Duration::from_millis(40);
 /// No probe waits for others longer than such a part of the shortest interval.
 const PATIENCE: u32 = 20;
 /// Checks that are named in that time when they cannot be made; `status` and `health` tell of all.
@@ -50,7 +50,7 @@ pub trait Probing: Send + Sync + 'static {
 #[derive(Debug)]
 pub(super) enum Command {
     /// To run these, each with its past, and no others.
-    Watch(Vec<(Begin, Vec<Change>)>),
+    Watch(Vec<(CheckStart, Vec<HistoryEntry>)>),
     /// To write this down of the services.
     Keep(Vec<memory::Service>),
     /// To tell all there is.
@@ -58,11 +58,11 @@ pub(super) enum Command {
 }
 
 /// What the driver works with.
-pub(super) struct Surroundings<M> {
+pub(super) struct DriverContext<M> {
     /// Makes what asks a target that asked for so much before; a sentence says why it cannot.
     pub make: M,
     /// The time.
-    pub clock: Box<dyn Fn() -> Moment + Send>,
+    pub clock: Box<dyn Fn() -> Timestamp + Send>,
     /// Where updates go.
     pub mailbox: Arc<Mailbox>,
     /// Where standings are written down.
@@ -73,11 +73,11 @@ pub(super) struct Surroundings<M> {
 
 /// The loop's state.
 pub(super) struct Driver<P, M> {
-    around: Surroundings<M>,
+    around: DriverContext<M>,
     schedule: Schedule,
     stall: Stall,
     slots: HashMap<CheckerId, Slot<P>>,
-    ids: HashMap<Arc<Watched>, CheckerId>,
+    ids: HashMap<Arc<CheckTarget>, CheckerId>,
     next_id: u64,
     probes: JoinSet<End>,
     probed: HashMap<TaskId, CheckerId>,
@@ -88,29 +88,29 @@ pub(super) struct Driver<P, M> {
     /// Before that no other probes are started.
     next_start: std::time::Instant,
     /// No room for another probe.
-    full: Complaint,
+    full: LogRateLimit,
     /// The host or this process lacks something; of all checkers.
-    lacking: Complaint,
+    lacking: LogRateLimit,
 }
 
 struct Slot<P> {
-    watched: Arc<Watched>,
+    watched: Arc<CheckTarget>,
     checker: Checker,
     /// Made for the first probe.
     prober: Option<Arc<P>>,
     /// The files that the prober was made of may have changed.
     is_stale: bool,
-    flight: Option<Flight>,
+    flight: Option<InFlight>,
     /// Failures in a row that a stall of ours spoiled.
     spoiled: u32,
     /// The host or this process lacks something.
-    lacking: Complaint,
+    lacking: LogRateLimit,
     is_obstructed: bool,
 }
 
 /// A probe that runs.
-struct Flight {
-    began: Moment,
+struct InFlight {
+    began: Timestamp,
     /// Time that had been lost when it began.
     lost: Duration,
     task: AbortHandle,
@@ -126,10 +126,10 @@ struct End {
 impl<P, M> Driver<P, M>
 where
     P: Probing,
-    M: FnMut(&Watched, &Advice) -> Result<P, String>,
+    M: FnMut(&CheckTarget, &AgentReply) -> Result<P, String>,
 {
     /// One without checkers.
-    pub(super) fn new(around: Surroundings<M>) -> Self {
+    pub(super) fn new(around: DriverContext<M>) -> Self {
         Self {
             around,
             schedule: Schedule::new(now()),
@@ -140,10 +140,10 @@ where
             probes: JoinSet::new(),
             probed: HashMap::new(),
             rest: stall::LONGEST_REST,
-            together: TOGETHER,
+            together: COALESCE_WINDOW,
             next_start: now(),
-            full: Complaint::default(),
-            lacking: Complaint::default(),
+            full: LogRateLimit::default(),
+            lacking: LogRateLimit::default(),
         }
     }
 
@@ -193,7 +193,7 @@ where
             .schedule
             .next_deadline()
             .map(|due| due.max(self.next_start));
-        if full && due.is_some_and(|due| due <= now) && self.full.is_due(1) {
+        if full && due.is_some_and(|due| due <= now) && self.full.allows(1) {
             tracing::warn!(
                 "{} checks run at once, the most there may be: others wait for them, raise LimitNOFILE= or the \
                  checks' intervals",
@@ -231,7 +231,7 @@ where
                     Arc::new(prober)
                 }
                 (Err(reason), Some(kept)) => {
-                    if slot.lacking.is_due(1) && self.lacking.is_due(NAMED) {
+                    if slot.lacking.allows(1) && self.lacking.allows(NAMED) {
                         tracing::warn!(
                             "{} goes on with its files as they were: {reason}",
                             called(&slot.watched)
@@ -241,7 +241,7 @@ where
                 }
                 // A file of ours that cannot be read says nothing about the target.
                 (Err(reason), None) => {
-                    let done = Done {
+                    let done = FinishedProbe {
                         began,
                         latency: Duration::ZERO,
                         input: Input::Lacking { reason },
@@ -262,7 +262,7 @@ where
             }
         });
         self.probed.insert(task.id(), id);
-        slot.flight = Some(Flight {
+        slot.flight = Some(InFlight {
             began,
             lost: self.stall.lost(),
             task,
@@ -317,7 +317,7 @@ where
                 (Duration::ZERO, Input::Failed { reason })
             }
         };
-        let done = Done {
+        let done = FinishedProbe {
             began: flight.began,
             latency,
             input,
@@ -326,7 +326,7 @@ where
     }
 
     /// Tells the checker, and asks again when it says, or else `again`.
-    fn judge(&mut self, id: CheckerId, done: Done, again: Option<Again>) {
+    fn judge(&mut self, id: CheckerId, done: FinishedProbe, again: Option<Again>) {
         let moment = (self.around.clock)();
         let Some(slot) = self.slots.get_mut(&id) else {
             return;
@@ -338,8 +338,8 @@ where
         });
         self.tell_obstacle(id);
         match output {
-            Output::Nothing => {}
-            Output::Advised | Output::Turned => self.tell(id),
+            CheckerOutput::Nothing => {}
+            CheckerOutput::RequestChanged | CheckerOutput::StateChanged => self.tell(id),
         }
         self.schedule.finish(id, again, now());
     }
@@ -354,8 +354,8 @@ where
             format!("{check} cannot be made and counts for nothing: {reason}")
         });
         if let Some(sentence) = &sentence
-            && slot.lacking.is_due(1)
-            && self.lacking.is_due(NAMED)
+            && slot.lacking.allows(1)
+            && self.lacking.allows(NAMED)
         {
             tracing::warn!("{sentence}");
         }
@@ -372,8 +372,8 @@ where
         };
         self.around.mailbox.put(
             id,
-            Update {
-                watched: Watched::clone(&slot.watched),
+            CheckUpdate {
+                watched: CheckTarget::clone(&slot.watched),
                 standing: slot.checker.standing(),
             },
         );
@@ -398,8 +398,8 @@ where
         }
     }
 
-    fn watch(&mut self, wanted: Vec<(Begin, Vec<Change>)>) {
-        let kept: HashSet<&Watched> = wanted.iter().map(|(begin, _)| &begin.watched).collect();
+    fn watch(&mut self, wanted: Vec<(CheckStart, Vec<HistoryEntry>)>) {
+        let kept: HashSet<&CheckTarget> = wanted.iter().map(|(begin, _)| &begin.watched).collect();
         let gone: Vec<CheckerId> = self
             .ids
             .iter()
@@ -428,11 +428,13 @@ where
         let interval = timings()
             .map(|timing| timing.fast_interval.unwrap_or(timing.interval))
             .min();
-        self.together = interval.map_or(TOGETHER, |interval| TOGETHER.min(interval / PATIENCE));
+        self.together = interval.map_or(COALESCE_WINDOW, |interval| {
+            COALESCE_WINDOW.min(interval / PATIENCE)
+        });
     }
 
-    fn begin(&mut self, begin: Begin, past: Vec<Change>) {
-        let Begin { watched, from } = begin;
+    fn begin(&mut self, begin: CheckStart, past: Vec<HistoryEntry>) {
+        let CheckStart { watched, from } = begin;
         let id = CheckerId(self.next_id);
         self.next_id += 1;
         let timing = &watched.check.timing;
@@ -453,7 +455,7 @@ where
                 is_stale: false,
                 flight: None,
                 spoiled: 0,
-                lacking: Complaint::default(),
+                lacking: LogRateLimit::default(),
                 is_obstructed: false,
             },
         );
@@ -483,7 +485,7 @@ where
 
     /// Copies what there is, and lets another thread put it into words: that takes longer than a probe should wait.
     fn report(&self, reply: oneshot::Sender<Vec<view::Checker>>) {
-        let mut copies: Vec<(Arc<Watched>, Checker)> = self
+        let mut copies: Vec<(Arc<CheckTarget>, Checker)> = self
             .slots
             .values()
             .map(|slot| (slot.watched.clone(), slot.checker.clone()))
@@ -501,7 +503,7 @@ where
 }
 
 /// A check as operators know it.
-fn called(watched: &Watched) -> String {
+fn called(watched: &CheckTarget) -> String {
     format!("check {} of {}", watched.check.probe.name(), watched.target)
 }
 

@@ -9,22 +9,22 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::{Begin, Checkers, Kept, Quorum, Recalled, Watched};
+use super::{CheckStart, CheckTarget, Checkers, PersistedService, Quorum, RestoredState};
 use crate::model::{ServiceKey, view};
 
 /// What the fake holds.
 #[derive(Debug, Default)]
 pub struct State {
     /// What an earlier daemon is said to have written down.
-    pub remembered: HashMap<Watched, Recalled>,
+    pub remembered: HashMap<CheckTarget, RestoredState>,
     /// And of quorums.
     pub quorums: HashMap<ServiceKey, Quorum>,
     /// And when.
     pub written: Option<Instant>,
     /// What is written down of services.
-    pub kept: Vec<Kept>,
+    pub kept: Vec<PersistedService>,
     /// What is to be watched.
-    pub watched: Vec<Begin>,
+    pub watched: Vec<CheckStart>,
     /// Which checks cannot be made.
     pub obstacles: Vec<String>,
     /// What is reported.
@@ -45,7 +45,12 @@ impl FakeCheckers {
 }
 
 impl Checkers for FakeCheckers {
-    fn remembered(&self, watched: &Watched, _: &ServiceKey, _: SocketAddr) -> Option<Recalled> {
+    fn restored(
+        &self,
+        watched: &CheckTarget,
+        _: &ServiceKey,
+        _: SocketAddr,
+    ) -> Option<RestoredState> {
         self.state().remembered.get(watched).cloned()
     }
 
@@ -53,15 +58,15 @@ impl Checkers for FakeCheckers {
         self.state().quorums.get(service).copied()
     }
 
-    fn written(&self) -> Option<Instant> {
+    fn last_written(&self) -> Option<Instant> {
         self.state().written
     }
 
-    fn keep(&mut self, services: Vec<Kept>) {
+    fn persist(&mut self, services: Vec<PersistedService>) {
         self.state().kept = services;
     }
 
-    fn watch(&mut self, wanted: Vec<Begin>) {
+    fn watch(&mut self, wanted: Vec<CheckStart>) {
         self.state().watched = wanted;
     }
 

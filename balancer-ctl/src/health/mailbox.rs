@@ -8,12 +8,12 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{Update, schedule::CheckerId};
+use super::{CheckUpdate, schedule::CheckerId};
 
 /// Both ends share it.
 #[derive(Debug, Default)]
 pub(super) struct Mailbox {
-    waiting: Mutex<BTreeMap<CheckerId, Update>>,
+    waiting: Mutex<BTreeMap<CheckerId, CheckUpdate>>,
     /// Something waits.
     filled: Notify,
     /// Which checks cannot be made at present: a sentence each.
@@ -22,7 +22,7 @@ pub(super) struct Mailbox {
 
 impl Mailbox {
     /// Puts an update in, in place of an older one.
-    pub(super) fn put(&self, id: CheckerId, update: Update) {
+    pub(super) fn put(&self, id: CheckerId, update: CheckUpdate) {
         self.lock().insert(id, update);
         self.filled.notify_one();
     }
@@ -53,7 +53,7 @@ impl Mailbox {
     }
 
     /// Nothing that panics is done under the lock.
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<CheckerId, Update>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<CheckerId, CheckUpdate>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -65,7 +65,7 @@ pub struct Updates(pub(super) Arc<Mailbox>);
 impl Updates {
     /// Waits until something is new; at most one update of each checker, the latest. Nothing is lost if the caller stops
     /// waiting.
-    pub async fn next(&mut self) -> Vec<Update> {
+    pub async fn next(&mut self) -> Vec<CheckUpdate> {
         loop {
             let waiting = std::mem::take(&mut *self.0.lock());
             if !waiting.is_empty() {

@@ -23,8 +23,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    Advice, Moment, Standing, Watched,
-    checker::{Change, Checker},
+    AgentReply, CheckState, CheckTarget, Timestamp,
+    checker::{Checker, HistoryEntry},
 };
 use crate::{
     config::write::{check_as_json, question_as_json},
@@ -53,7 +53,7 @@ struct At {
 }
 
 impl At {
-    fn new(moment: &Moment) -> Self {
+    fn new(moment: &Timestamp) -> Self {
         Self {
             time: thousandths(
                 moment
@@ -65,9 +65,9 @@ impl At {
         }
     }
 
-    fn moment(self) -> io::Result<Moment> {
+    fn moment(self) -> io::Result<Timestamp> {
         let time = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(self.time));
-        Ok(Moment {
+        Ok(Timestamp {
             time: time.ok_or_else(|| io::Error::other("a time is beyond all clocks"))?,
             since_boot: Duration::from_millis(self.since_boot),
         })
@@ -92,7 +92,7 @@ impl Service {
     pub(super) fn new(
         key: &ServiceKey,
         reals: Vec<SocketAddr>,
-        quorum: Option<(bool, Moment)>,
+        quorum: Option<(bool, Timestamp)>,
     ) -> Self {
         Self {
             service: key.to_string(),
@@ -113,7 +113,7 @@ struct Line {
     check: Value,
     up: bool,
     reason: String,
-    advice: Advice,
+    advice: AgentReply,
     since: At,
     history: Vec<Past>,
 }
@@ -128,7 +128,7 @@ struct Past {
 }
 
 /// The line of a checker; none before it is decided.
-fn line(watched: &Watched, checker: &Checker) -> Option<String> {
+fn line(watched: &CheckTarget, checker: &Checker) -> Option<String> {
     let standing = checker.standing();
     if !standing.decided {
         return None;
@@ -167,7 +167,7 @@ pub struct Remembered {
     checkers: HashMap<SocketAddr, Target>,
     /// By key.
     services: HashMap<String, Service>,
-    written: Option<Moment>,
+    written: Option<Timestamp>,
 }
 
 /// All checkers of one target that a file told of.
@@ -189,7 +189,7 @@ impl Target {
     }
 
     /// The one of the same check, or else of the same question.
-    fn alike(&self, watched: &Watched) -> Option<&Entry> {
+    fn alike(&self, watched: &CheckTarget) -> Option<&Entry> {
         let check = check_as_json(&watched.check);
         let number = self.by_check.get(&check.to_string());
         let number =
@@ -202,8 +202,8 @@ impl Target {
 #[derive(Debug)]
 struct Entry {
     check: Value,
-    standing: Standing,
-    history: Vec<Change>,
+    standing: CheckState,
+    history: Vec<HistoryEntry>,
 }
 
 impl Entry {
@@ -220,10 +220,10 @@ impl Remembered {
     #[must_use]
     pub fn standing(
         &self,
-        watched: &Watched,
+        watched: &CheckTarget,
         service: &ServiceKey,
         real: SocketAddr,
-    ) -> Option<(Standing, bool)> {
+    ) -> Option<(CheckState, bool)> {
         let target = self.checkers.get(&watched.target)?;
         if let Some(entry) = target.alike(watched) {
             return Some((entry.standing.clone(), entry.has_returned()));
@@ -239,26 +239,26 @@ impl Remembered {
             .entries
             .iter()
             .max_by_key(|entry| entry.standing.since.since_boot)?;
-        let standing = Standing::up_before(latest.standing.since);
+        let standing = CheckState::up_before(latest.standing.since);
         Some((standing, latest.has_returned()))
     }
 
     /// Whether a service had quorum, and since when it was so.
     #[must_use]
-    pub fn quorum(&self, service: &ServiceKey) -> Option<(bool, Moment)> {
+    pub fn quorum(&self, service: &ServiceKey) -> Option<(bool, Timestamp)> {
         let quorum = self.services.get(&service.to_string())?.quorum.as_ref()?;
         Some((quorum.holds, quorum.since.moment().ok()?))
     }
 
     /// When the file was written.
     #[must_use]
-    pub const fn written(&self) -> Option<Moment> {
+    pub const fn written(&self) -> Option<Timestamp> {
         self.written
     }
 
     /// Its past, the latest last; empty if there is none.
     #[must_use]
-    pub fn history(&self, watched: &Watched) -> Vec<Change> {
+    pub fn history(&self, watched: &CheckTarget) -> Vec<HistoryEntry> {
         let entry = self
             .checkers
             .get(&watched.target)
@@ -325,7 +325,7 @@ fn try_read(path: &Path, boot_id: &str) -> io::Result<Remembered> {
 }
 
 fn entry(line: Line) -> io::Result<(SocketAddr, Entry)> {
-    let standing = Standing {
+    let standing = CheckState {
         up: line.up,
         decided: true,
         reason: line.reason,
@@ -333,7 +333,7 @@ fn entry(line: Line) -> io::Result<(SocketAddr, Entry)> {
         since: line.since.moment()?,
     };
     let history = line.history.into_iter().map(|past| {
-        Ok(Change {
+        Ok(HistoryEntry {
             at: past.at.moment()?,
             up: past.up,
             reason: past.reason,

@@ -22,11 +22,11 @@ mod udp;
 
 use std::sync::Arc;
 
-use failure::Failure;
+use failure::ProbeFailure;
 use socket::Endpoint;
-pub use socket::Spares;
+pub use socket::SocketPool;
 
-use super::{Advice, Answer, Probing, Watched};
+use super::{AgentReply, Answer, CheckTarget, Probing};
 use crate::model::check::{Check, HttpVersion, Probe};
 
 /// A probe made ready: patterns compiled, certificates read.
@@ -62,14 +62,14 @@ pub fn tls_problem(check: &Check) -> Option<(&'static str, String)> {
 #[derive(Debug, Default)]
 struct Passed {
     note: String,
-    advice: Advice,
+    advice: AgentReply,
 }
 
 impl Passed {
     fn new(note: impl Into<String>) -> Self {
         Self {
             note: note.into(),
-            advice: Advice::default(),
+            advice: AgentReply::default(),
         }
     }
 }
@@ -80,7 +80,7 @@ impl Prober {
     /// # Errors
     /// A sentence: a file that cannot be read or holds no certificate, a name that is none, or a source address of
     /// the other family.
-    pub fn new(watched: &Watched, spares: &Arc<Spares>) -> Result<Self, String> {
+    pub fn new(watched: &CheckTarget, spares: &Arc<SocketPool>) -> Result<Self, String> {
         let endpoint = Endpoint::new(watched, spares)?;
         let kind = match &watched.check.probe {
             Probe::Tcp(exchange) => Kind::Tcp(tcp::Tcp::new(
@@ -108,7 +108,7 @@ impl Prober {
 
     /// The same, for a target that asked for this before: an agent's word holds until it says another.
     #[must_use]
-    pub fn remembering(mut self, advice: &Advice) -> Self {
+    pub fn remembering(mut self, advice: &AgentReply) -> Self {
         if let Kind::Agent(agent) = &mut self.kind {
             agent.remember(advice.clone());
         }
@@ -135,8 +135,8 @@ impl Prober {
         };
         match outcome {
             Ok(Passed { note, advice }) => Answer::Pass { note, advice },
-            Err(Failure::Theirs(reason)) => Answer::Fail { reason },
-            Err(Failure::Ours(reason)) => Answer::Void { reason },
+            Err(ProbeFailure::Target(reason)) => Answer::Fail { reason },
+            Err(ProbeFailure::Local(reason)) => Answer::Void { reason },
         }
     }
 }

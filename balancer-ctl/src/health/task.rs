@@ -15,12 +15,13 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Advice, Begin, Checkers, Kept, Moment, Quorum, Recalled, UNKNOWN, Watched,
-    driver::{Command, Driver, Probing, Surroundings},
+    AgentReply, CheckStart, CheckTarget, Checkers, PersistedService, Quorum, RestoredState,
+    Timestamp, UNKNOWN_TIME,
+    driver::{Command, Driver, DriverContext, Probing},
     heartbeat::Heartbeat,
     mailbox::{Mailbox, Updates},
     memory::{self, Remembered},
-    probe::{Prober, Spares},
+    probe::{Prober, SocketPool},
 };
 use crate::{
     model::{ServiceKey, view},
@@ -49,7 +50,7 @@ pub struct Health {
     /// What the state file said; until the first checkers run.
     remembered: Remembered,
     /// One moment on both clocks.
-    began: (Instant, Moment),
+    began: (Instant, Timestamp),
     heartbeat: Arc<Heartbeat>,
     mailbox: Arc<Mailbox>,
     thread: Option<JoinHandle<()>>,
@@ -63,7 +64,7 @@ impl Health {
     /// # Errors
     /// There cannot be another thread.
     pub fn start(state_file: Option<PathBuf>) -> io::Result<(Self, Updates)> {
-        let spares = Arc::new(Spares::default());
+        let spares = Arc::new(SocketPool::default());
         Self::start_with(state_file, move |watched, advice| {
             Prober::new(watched, &spares).map(|prober| prober.remembering(advice))
         })
@@ -75,7 +76,7 @@ impl Health {
     /// There cannot be another thread.
     pub fn start_with<P: Probing>(
         state_file: Option<PathBuf>,
-        make: impl FnMut(&Watched, &Advice) -> Result<P, String> + Send + 'static,
+        make: impl FnMut(&CheckTarget, &AgentReply) -> Result<P, String> + Send + 'static,
     ) -> io::Result<(Self, Updates)> {
         let mailbox = Arc::new(Mailbox::default());
         let (commands, receiver) = mpsc::unbounded_channel();
@@ -92,12 +93,12 @@ impl Health {
             .build()?;
         let heartbeat = Arc::new(Heartbeat::new(clock::now()));
         let theirs = heartbeat.clone();
-        let around = Surroundings {
+        let around = DriverContext {
             make,
             // Each turn of the loop reads it.
             clock: Box::new(move || {
                 theirs.beat(clock::now());
-                Moment::now()
+                Timestamp::now()
             }),
             mailbox: mailbox.clone(),
             memory,
@@ -115,7 +116,7 @@ impl Health {
         let health = Self {
             commands: Some(commands),
             remembered,
-            began: (clock::now(), Moment::now()),
+            began: (clock::now(), Timestamp::now()),
             heartbeat,
             mailbox: mailbox.clone(),
             thread: Some(thread),
@@ -125,17 +126,17 @@ impl Health {
     }
 
     /// When that was, which may be before this program's clock begins.
-    fn instant(&self, moment: &Moment) -> Instant {
+    fn instant(&self, moment: &Timestamp) -> Instant {
         let (instant, began) = &self.began;
         let ago = began.since_boot.saturating_sub(moment.since_boot);
         instant.checked_sub(ago).unwrap_or(*instant)
     }
 
     /// The moment of an instant.
-    fn moment(&self, instant: Instant) -> Moment {
-        let now = Moment::now();
+    fn moment(&self, instant: Instant) -> Timestamp {
+        let now = Timestamp::now();
         let ago = clock::now().saturating_duration_since(instant);
-        Moment {
+        Timestamp {
             time: now.time.checked_sub(ago).unwrap_or(now.time),
             since_boot: now.since_boot.saturating_sub(ago),
         }
@@ -151,15 +152,15 @@ impl Health {
 }
 
 impl Checkers for Health {
-    fn remembered(
+    fn restored(
         &self,
-        watched: &Watched,
+        watched: &CheckTarget,
         service: &ServiceKey,
         real: SocketAddr,
-    ) -> Option<Recalled> {
+    ) -> Option<RestoredState> {
         let (standing, has_returned) = self.remembered.standing(watched, service, real)?;
-        let since = (standing.since != UNKNOWN).then(|| self.instant(&standing.since));
-        Some(Recalled {
+        let since = (standing.since != UNKNOWN_TIME).then(|| self.instant(&standing.since));
+        Some(RestoredState {
             standing,
             since,
             has_returned,
@@ -174,11 +175,11 @@ impl Checkers for Health {
         })
     }
 
-    fn written(&self) -> Option<Instant> {
+    fn last_written(&self) -> Option<Instant> {
         Some(self.instant(&self.remembered.written()?))
     }
 
-    fn keep(&mut self, services: Vec<Kept>) {
+    fn persist(&mut self, services: Vec<PersistedService>) {
         let services = services.into_iter().map(|kept| {
             let quorum = kept
                 .quorum
@@ -189,7 +190,7 @@ impl Checkers for Health {
         self.command(Command::Keep(services));
     }
 
-    fn watch(&mut self, wanted: Vec<Begin>) {
+    fn watch(&mut self, wanted: Vec<CheckStart>) {
         // Only those who run from the start go on from where they stood: whoever comes later was not watched meanwhile.
         let remembered = std::mem::take(&mut self.remembered);
         let wanted = wanted

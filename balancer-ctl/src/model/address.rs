@@ -23,9 +23,9 @@ pub enum ServiceRef {
 }
 
 impl FromStr for ServiceRef {
-    type Err = Error;
+    type Err = AddressError;
 
-    fn from_str(text: &str) -> Result<Self, Error> {
+    fn from_str(text: &str) -> Result<Self, AddressError> {
         if text == "-" {
             return Ok(Self::Only);
         }
@@ -67,9 +67,9 @@ impl RealRef {
 }
 
 impl FromStr for RealRef {
-    type Err = Error;
+    type Err = AddressError;
 
-    fn from_str(text: &str) -> Result<Self, Error> {
+    fn from_str(text: &str) -> Result<Self, AddressError> {
         let (address, port) = split(text)?;
         Ok(Self { address, port })
     }
@@ -86,7 +86,7 @@ impl fmt::Display for RealRef {
 
 /// What is wrong with an address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
+pub enum AddressError {
     /// A service without a port.
     #[error("`{text}` has no port: write `{right}` (port 0 stands for every port)")]
     NoPort {
@@ -112,11 +112,11 @@ pub enum Error {
 ///
 /// # Errors
 /// It is written otherwise.
-pub fn service_key(text: &str) -> Result<ServiceKey, Error> {
+pub fn service_key(text: &str) -> Result<ServiceKey, AddressError> {
     let (protocol, rest) = match text.split_once('/') {
         Some(("tcp", rest)) => (Protocol::Tcp, rest),
         Some(("udp", rest)) => (Protocol::Udp, rest),
-        Some((other, _)) => return Err(Error::Protocol(other.to_owned())),
+        Some((other, _)) => return Err(AddressError::Protocol(other.to_owned())),
         None => (Protocol::Tcp, text),
     };
     service_address(rest).map(|address| ServiceKey { protocol, address })
@@ -126,11 +126,11 @@ pub fn service_key(text: &str) -> Result<ServiceKey, Error> {
 ///
 /// # Errors
 /// It is written otherwise.
-pub fn service_address(text: &str) -> Result<SocketAddr, Error> {
+pub fn service_address(text: &str) -> Result<SocketAddr, AddressError> {
     let (address, port) = split(text)?;
     let Some(port) = port else {
         let right = SocketAddr::new(address, 80).to_string();
-        return Err(Error::NoPort {
+        return Err(AddressError::NoPort {
             text: text.to_owned(),
             right,
         });
@@ -149,8 +149,8 @@ pub fn is_name(text: &str) -> bool {
 }
 
 /// Takes `ADDRESS`, `ADDRESS:PORT`, `[ADDRESS]` or `[ADDRESS]:PORT` apart.
-fn split(text: &str) -> Result<(IpAddr, Option<u16>), Error> {
-    let wrong = || Error::Address(text.to_owned());
+fn split(text: &str) -> Result<(IpAddr, Option<u16>), AddressError> {
+    let wrong = || AddressError::Address(text.to_owned());
     if let Some(rest) = text.strip_prefix('[') {
         let (address, rest) = rest.split_once(']').ok_or_else(wrong)?;
         let address = address.parse().map(IpAddr::V6).map_err(|_| wrong())?;
@@ -168,14 +168,14 @@ fn split(text: &str) -> Result<(IpAddr, Option<u16>), Error> {
     Ok((address, Some(port(text)?)))
 }
 
-fn port(text: &str) -> Result<u16, Error> {
+fn port(text: &str) -> Result<u16, AddressError> {
     // `u16::from_str` takes a plus sign, which no one means here.
     if !text.starts_with('+')
         && let Ok(port) = text.parse()
     {
         return Ok(port);
     }
-    Err(Error::Port(text.to_owned()))
+    Err(AddressError::Port(text.to_owned()))
 }
 
 #[cfg(test)]

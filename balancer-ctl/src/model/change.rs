@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use crate::model::{
     AdminState, Backups, Check, ForwardMethod, HealthPolicy, Model, NoReal, OnDown, RealServer,
-    Scheduler, ServiceKey, VirtualService, error::Refusal,
+    Scheduler, ServiceKey, VirtualService, error::ApiError,
 };
 
 /// A change that an operator asks for.
@@ -71,12 +71,12 @@ impl Change {
     ///
     /// # Errors
     /// What the change names does not exist, or what it adds exists already.
-    pub fn apply(&self, model: &Model) -> Result<Model, Refusal> {
+    pub fn apply(&self, model: &Model) -> Result<Model, ApiError> {
         let mut model = model.clone();
         match self {
             Self::AddService(key, settings) => {
                 if model.service(key).is_some() {
-                    return Err(Refusal::conflict(format!(
+                    return Err(ApiError::conflict(format!(
                         "service {key} exists already: change it with `edit-service`"
                     )));
                 }
@@ -103,7 +103,7 @@ impl Change {
             Self::AddReal(key, address, settings) => {
                 let service = service_mut(&mut model, key)?;
                 if service.reals.iter().any(|real| real.address == *address) {
-                    return Err(Refusal::conflict(format!(
+                    return Err(ApiError::conflict(format!(
                         "real {address} of service {key} exists already: change it with `edit-real`"
                     )));
                 }
@@ -138,14 +138,14 @@ impl Change {
 /// What a change for good does to what runs and to the file, which [`Change::apply`] then judges. Mostly the same; but
 /// what was added or deleted with `--runtime` before is made to last by saying it again.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lasting {
+pub struct PersistencePlan {
     /// Nothing where it runs already.
     pub running: Option<Change>,
     /// For the file.
     pub saved: Change,
 }
 
-impl Lasting {
+impl PersistencePlan {
     /// What `change` does to `running` and `saved`.
     #[must_use]
     pub fn new(change: &Change, running: &Model, saved: &Model) -> Self {
@@ -228,22 +228,25 @@ fn unusual<T: Default + PartialEq>(value: T) -> Option<T> {
 fn service_mut<'a>(
     model: &'a mut Model,
     key: &ServiceKey,
-) -> Result<&'a mut VirtualService, Refusal> {
+) -> Result<&'a mut VirtualService, ApiError> {
     model
         .services
         .iter_mut()
         .find(|service| service.key == *key)
-        .ok_or_else(|| Refusal::not_found(format!("there is no service {key}: `list` shows all")))
+        .ok_or_else(|| ApiError::not_found(format!("there is no service {key}: `list` shows all")))
 }
 
-fn real_mut(service: &mut VirtualService, address: SocketAddr) -> Result<&mut RealServer, Refusal> {
+fn real_mut(
+    service: &mut VirtualService,
+    address: SocketAddr,
+) -> Result<&mut RealServer, ApiError> {
     let key = service.key;
     service
         .reals
         .iter_mut()
         .find(|real| real.address == address)
         .ok_or_else(|| {
-            Refusal::not_found(format!(
+            ApiError::not_found(format!(
                 "service {key} has no real {address}: `list` shows all"
             ))
         })

@@ -6,14 +6,14 @@ use crate::{
     config::{text::from_duration, write},
     model::{
         AdminState, Check, Model, RealServer, VirtualService,
-        view::{Event, EventKind},
+        view::{EventKind, EventRecord},
     },
     os::clock,
 };
 
 /// An event without its time.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Happened {
+pub struct Event {
     /// What.
     pub kind: EventKind,
     /// Which service.
@@ -24,17 +24,17 @@ pub struct Happened {
     pub message: String,
 }
 
-impl Happened {
+impl Event {
     /// The event of this moment.
     #[must_use]
-    pub fn event(self) -> Event {
+    pub fn event(self) -> EventRecord {
         self.event_at(SystemTime::now())
     }
 
     /// The event of that time.
     #[must_use]
-    pub fn event_at(self, time: SystemTime) -> Event {
-        Event {
+    pub fn event_at(self, time: SystemTime) -> EventRecord {
+        EventRecord {
             time: clock::utc(time),
             event: self.kind,
             service: self.service,
@@ -46,7 +46,7 @@ impl Happened {
 
 /// What happened between two models: removals first, then what changed and was added, in the new order.
 #[must_use]
-pub fn difference(old: &Model, new: &Model) -> Vec<Happened> {
+pub fn model_diff(old: &Model, new: &Model) -> Vec<Event> {
     let mut happened = Vec::new();
     for service in &old.services {
         if new.service(&service.key).is_none() {
@@ -76,7 +76,7 @@ pub fn difference(old: &Model, new: &Model) -> Vec<Happened> {
     happened
 }
 
-fn reals(before: &[RealServer], service: &VirtualService, happened: &mut Vec<Happened>) {
+fn reals(before: &[RealServer], service: &VirtualService, happened: &mut Vec<Event>) {
     let find =
         |reals: &[RealServer], address| reals.iter().find(|real| real.address == address).cloned();
     for real in before {
@@ -208,8 +208,8 @@ fn changed(values: &[(&str, String, String)]) -> String {
     told.join(", ")
 }
 
-fn of_service(kind: EventKind, service: &VirtualService, message: String) -> Happened {
-    Happened {
+fn of_service(kind: EventKind, service: &VirtualService, message: String) -> Event {
+    Event {
         kind,
         service: Some(service.key.to_string()),
         real: None,
@@ -217,13 +217,8 @@ fn of_service(kind: EventKind, service: &VirtualService, message: String) -> Hap
     }
 }
 
-fn of_real(
-    kind: EventKind,
-    service: &VirtualService,
-    real: &RealServer,
-    message: String,
-) -> Happened {
-    Happened {
+fn of_real(kind: EventKind, service: &VirtualService, real: &RealServer, message: String) -> Event {
+    Event {
         kind,
         service: Some(service.key.to_string()),
         real: Some(real.address),
@@ -271,10 +266,10 @@ mod tests {
             address = "10.0.0.6"
             "#,
         );
-        let told: Vec<_> = difference(&old, &new)
+        let told: Vec<_> = model_diff(&old, &new)
             .into_iter()
             .map(
-                |Happened {
+                |Event {
                      kind,
                      service,
                      real,
@@ -297,7 +292,7 @@ mod tests {
                 "real-added tcp/192.0.2.80:82 10.0.0.6:82 weight 1, nat",
             ]
         );
-        assert_eq!(difference(&new, &new), []);
+        assert_eq!(model_diff(&new, &new), []);
     }
 
     #[test]
@@ -308,7 +303,7 @@ mod tests {
             ))
         };
         let told = |old: &Model, new: &Model| -> Vec<_> {
-            difference(old, new)
+            model_diff(old, new)
                 .into_iter()
                 .map(|happened| format!("{} {}", happened.kind.name(), happened.message))
                 .collect()

@@ -2,7 +2,7 @@
 
 /// Why a request was refused; the API makes a status code of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ApiErrorKind {
     /// The request itself is wrong.
     Invalid,
     /// What it names does not exist.
@@ -16,18 +16,18 @@ pub enum Kind {
 /// A refused request: nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{sentence}")]
-pub struct Refusal {
+pub struct ApiError {
     /// What kind of refusal.
-    pub kind: Kind,
+    pub kind: ApiErrorKind,
     /// What is wrong and what to do.
     pub sentence: String,
 }
 
-impl Refusal {
+impl ApiError {
     /// The request itself is wrong.
     pub fn invalid(sentence: impl Into<String>) -> Self {
         Self {
-            kind: Kind::Invalid,
+            kind: ApiErrorKind::Invalid,
             sentence: sentence.into(),
         }
     }
@@ -35,7 +35,7 @@ impl Refusal {
     /// What the request names does not exist.
     pub fn not_found(sentence: impl Into<String>) -> Self {
         Self {
-            kind: Kind::NotFound,
+            kind: ApiErrorKind::NotFound,
             sentence: sentence.into(),
         }
     }
@@ -43,7 +43,7 @@ impl Refusal {
     /// The request contradicts what exists.
     pub fn conflict(sentence: impl Into<String>) -> Self {
         Self {
-            kind: Kind::Conflict,
+            kind: ApiErrorKind::Conflict,
             sentence: sentence.into(),
         }
     }
@@ -51,7 +51,7 @@ impl Refusal {
     /// The daemon could not carry the request out.
     pub fn failed(sentence: impl Into<String>) -> Self {
         Self {
-            kind: Kind::Failed,
+            kind: ApiErrorKind::Failed,
             sentence: sentence.into(),
         }
     }

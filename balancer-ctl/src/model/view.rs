@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::model::event::EventKind;
 use crate::{
     dataplane::{self, Counters},
-    health::Asked,
+    health::AgentRequest,
     model::{AdminState, Backups, ForwardMethod, NoReal, Protocol, Scheduler},
 };
 
@@ -83,7 +83,7 @@ pub struct Real {
     /// What probes found; `None` = nothing yet, or nobody asks.
     pub health: Option<RealHealth>,
     /// What its agent, or a program for it, asks for.
-    pub agent: Option<Asked>,
+    pub agent: Option<AgentRequest>,
     /// Established TCP connections.
     pub active: u64,
     /// All other connections.
@@ -382,7 +382,7 @@ pub struct ServiceStatus {
 
 /// A change of state, as `GET /v1/events` sends it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Event {
+pub struct EventRecord {
     /// When, in UTC (RFC 3339).
     pub time: String,
     /// What.

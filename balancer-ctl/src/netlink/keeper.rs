@@ -21,7 +21,7 @@ use netlink_packet_route::neighbour::NeighbourState;
 
 use super::{
     Netlink,
-    neighbour::{Keep, Neighbour, NextHop, delete, keep, list, release},
+    neighbour::{ManagedEntry, Neighbour, NextHop, delete, keep, list, release},
     neighbour_table::{self, Namespace, Table},
     pace::Pace,
     route::{Way, default_gateways, way},
@@ -41,7 +41,7 @@ type Known = BTreeMap<NextHop, Neighbour>;
 
 /// Keeps the neighbour entries of all reals' next hops and of default gateways fresh.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct NeighbourManager {
     /// Default gateways, until routes change and [`GATEWAYS_EVERY`] has passed: finding them takes a list of all routes.
     gateways: Option<BTreeSet<NextHop>>,
     listed: Option<Instant>,
@@ -57,7 +57,7 @@ pub struct Keeper {
     note: PathBuf,
 }
 
-impl Keeper {
+impl NeighbourManager {
     /// Reads the note of an instance.
     ///
     /// # Errors
@@ -130,7 +130,7 @@ impl Keeper {
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn tend(
+    pub fn run_maintenance(
         &mut self,
         netlink: &mut Netlink,
         reals: &BTreeSet<IpAddr>,
@@ -140,7 +140,7 @@ impl Keeper {
         let hops = self.hops(netlink, reals)?;
         let known = list(netlink).context("cannot list the neighbours")?;
         let unneeded: BTreeSet<_> = self.managed.difference(&hops).copied().collect();
-        give_back(netlink, &unneeded, &known);
+        release_all(netlink, &unneeded, &known);
         let managed = self.managed.difference(&unneeded).copied().collect();
         self.note(managed)?;
         self.pace.keep_only(&hops);
@@ -149,7 +149,7 @@ impl Keeper {
         self.round(netlink, &hops, &known, &tables, now)
     }
 
-    /// Looks after the next hops towards `reals`, which come to those there are. Returns when [`Keeper::tend`] is to be
+    /// Looks after the next hops towards `reals`, which come to those there are. Returns when [`NeighbourManager::tend`] is to be
     /// called.
     ///
     /// # Errors
@@ -173,7 +173,7 @@ impl Keeper {
     pub fn give_back(&mut self, netlink: &mut Netlink) -> anyhow::Result<()> {
         if !self.managed.is_empty() {
             let known = list(netlink).context("cannot list the neighbours")?;
-            give_back(netlink, &self.managed, &known);
+            release_all(netlink, &self.managed, &known);
         }
         self.note(BTreeSet::new())
     }
@@ -239,7 +239,7 @@ impl Keeper {
         });
         let turn = self.pace.turn(room, asking, now);
         for hop in &turn.hops {
-            if let Err(error) = keep(netlink, *hop, Keep::Use) {
+            if let Err(error) = keep(netlink, *hop, ManagedEntry::Use) {
                 // The interface is down, or has just gone; or the table is full.
                 tracing::debug!(address = %hop.1, %error, "neighbour not asked for");
             }
@@ -271,7 +271,7 @@ impl Keeper {
             .collect();
         self.note(self.managed.iter().chain(&fresh).copied().collect())?;
         for hop in fresh {
-            if let Err(error) = keep(netlink, hop, Keep::Managed) {
+            if let Err(error) = keep(netlink, hop, ManagedEntry::Managed) {
                 // The interface is down, or has just gone.
                 tracing::debug!(address = %hop.1, %error, "neighbour not kept");
             }
@@ -288,7 +288,7 @@ impl Keeper {
         known: &Known,
     ) -> anyhow::Result<BTreeSet<NextHop>> {
         let ours: BTreeSet<_> = unresolved.intersection(&self.managed).copied().collect();
-        give_back(netlink, &ours, known);
+        release_all(netlink, &ours, known);
         self.note(self.managed.difference(&ours).copied().collect())?;
         unresolved
             .retain(|hop| ours.contains(hop) || !known.get(hop).is_some_and(|entry| entry.managed));
@@ -375,7 +375,7 @@ fn hop(line: &str) -> Option<NextHop> {
 }
 
 /// Makes ordinary entries of those that are still managed.
-fn give_back(
+fn release_all(
     netlink: &mut Netlink,
     hops: &BTreeSet<NextHop>,
     known: &BTreeMap<NextHop, Neighbour>,
@@ -402,11 +402,17 @@ mod tests {
             (2, "10.0.0.2".parse().unwrap()),
             (3, "fe80::1".parse().unwrap()),
         ]);
-        Keeper::at(&note).unwrap().note(hops.clone()).unwrap();
-        let mut keeper = Keeper::at(&note).unwrap();
+        NeighbourManager::at(&note)
+            .unwrap()
+            .note(hops.clone())
+            .unwrap();
+        let mut keeper = NeighbourManager::at(&note).unwrap();
         assert_eq!(keeper.managed, hops);
         keeper.note(BTreeSet::new()).unwrap();
         assert!(!directory.path().join("one").exists());
-        assert_eq!(Keeper::at(&note).unwrap().managed, BTreeSet::new());
+        assert_eq!(
+            NeighbourManager::at(&note).unwrap().managed,
+            BTreeSet::new()
+        );
     }
 }

@@ -60,7 +60,7 @@ impl Routes {
 
 /// What has changed, as a batch of notifications tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct News {
+pub struct NetlinkChanges {
     /// Routes: their next hops, or whether packets go at all.
     pub routes: Routes,
     /// Neighbours whose link-layer address appeared, changed or went.
@@ -71,7 +71,7 @@ pub struct News {
     pub addresses: bool,
 }
 
-impl Default for News {
+impl Default for NetlinkChanges {
     /// Nothing has.
     fn default() -> Self {
         Self {
@@ -83,7 +83,7 @@ impl Default for News {
     }
 }
 
-impl News {
+impl NetlinkChanges {
     /// Anything may have changed.
     #[must_use]
     pub fn all() -> Self {
@@ -154,7 +154,7 @@ impl News {
 }
 
 /// An address of an interface: its index, the address and its network's prefix length.
-type Assigned = (u32, IpAddr, u8);
+type AddressAssignment = (u32, IpAddr, u8);
 
 /// What was last seen of links, neighbours and addresses. Pure: messages in, news out.
 #[derive(Debug, Default)]
@@ -162,76 +162,76 @@ pub struct Seen {
     links: HashMap<u32, Link>,
     /// Link-layer addresses that may be used.
     neighbours: HashMap<NextHop, Vec<u8>>,
-    addresses: HashSet<Assigned>,
+    addresses: HashSet<AddressAssignment>,
 }
 
 impl Seen {
     /// Takes a message in. Changes of a neighbour between reachable and stale, statistics of links, and new lifetimes of
     /// an address are no news.
-    pub fn take(&mut self, message: &RouteNetlinkMessage) -> News {
+    pub fn take(&mut self, message: &RouteNetlinkMessage) -> NetlinkChanges {
         match message {
             RouteNetlinkMessage::NewLink(message) => {
                 let Some(link) = link::parse(message) else {
-                    return News::default();
+                    return NetlinkChanges::default();
                 };
                 let known = self.links.insert(link.index, link.clone());
                 match known {
-                    Some(known) if same_way(&known, &link) => News::default(),
-                    _ => News::of_link(),
+                    Some(known) if same_way(&known, &link) => NetlinkChanges::default(),
+                    _ => NetlinkChanges::of_link(),
                 }
             }
             RouteNetlinkMessage::DelLink(message) => {
                 self.links.remove(&message.header.index);
-                News::of_link()
+                NetlinkChanges::of_link()
             }
             RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
-                News::of_route(route)
+                NetlinkChanges::of_route(route)
             }
             RouteNetlinkMessage::NewAddress(message) => {
                 let is_new = assigned(message).is_none_or(|one| self.addresses.insert(one));
-                News::of_address(is_new)
+                NetlinkChanges::of_address(is_new)
             }
             RouteNetlinkMessage::DelAddress(message) => {
                 if let Some(one) = assigned(message) {
                     self.addresses.remove(&one);
                 }
-                News::of_address(true)
+                NetlinkChanges::of_address(true)
             }
-            RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => News {
+            RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => NetlinkChanges {
                 routes: Routes::All,
-                ..News::default()
+                ..NetlinkChanges::default()
             },
             RouteNetlinkMessage::NewNeighbour(message) => {
                 let Some((hop, neighbour)) = neighbour::parse(message) else {
-                    return News::default();
+                    return NetlinkChanges::default();
                 };
                 let known = match &neighbour.mac {
                     Some(mac) => self.neighbours.insert(hop, mac.clone()),
                     None => self.neighbours.remove(&hop),
                 };
                 if known == neighbour.mac {
-                    News::default()
+                    NetlinkChanges::default()
                 } else {
-                    News::of_neighbour(hop)
+                    NetlinkChanges::of_neighbour(hop)
                 }
             }
             RouteNetlinkMessage::DelNeighbour(message) => {
                 let Some((hop, _)) = neighbour::parse(message) else {
-                    return News::default();
+                    return NetlinkChanges::default();
                 };
                 if self.neighbours.remove(&hop).is_some() {
-                    News::of_neighbour(hop)
+                    NetlinkChanges::of_neighbour(hop)
                 } else {
-                    News::default()
+                    NetlinkChanges::default()
                 }
             }
-            _ => News::default(),
+            _ => NetlinkChanges::default(),
         }
     }
 }
 
 /// The address that a message is about.
-fn assigned(message: &AddressMessage) -> Option<Assigned> {
+fn assigned(message: &AddressMessage) -> Option<AddressAssignment> {
     let address = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| {
         message.attributes.iter().find_map(wanted)
     };
@@ -311,8 +311,8 @@ impl Monitor {
     ///
     /// # Errors
     /// The socket failed.
-    pub fn wait(&mut self, milliseconds: u16) -> io::Result<News> {
-        let mut news = News::default();
+    pub fn wait(&mut self, milliseconds: u16) -> io::Result<NetlinkChanges> {
+        let mut news = NetlinkChanges::default();
         let mut timeout = PollTimeout::from(milliseconds);
         for _ in 0..AT_ONCE {
             if !self.is_readable(timeout)? {
@@ -330,7 +330,7 @@ impl Monitor {
                 // Notifications were lost: anything may have changed.
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                     self.seen = Seen::default();
-                    news = News::all();
+                    news = NetlinkChanges::all();
                 }
                 Err(error) => return Err(error),
             }

@@ -90,7 +90,7 @@ pub fn list(netlink: &mut Netlink) -> io::Result<BTreeMap<NextHop, Neighbour>> {
 
 /// How an entry is kept fresh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keep {
+pub enum ManagedEntry {
     /// By the kernel from now on.
     Managed,
     /// By one resolution now: up to three requests, a second apart.
@@ -102,13 +102,13 @@ pub enum Keep {
 ///
 /// # Errors
 /// The kernel refused; `ENOBUFS` when its table is full.
-pub fn keep(netlink: &mut Netlink, hop: NextHop, how: Keep) -> io::Result<()> {
+pub fn keep(netlink: &mut Netlink, hop: NextHop, how: ManagedEntry) -> io::Result<()> {
     let mut message = about(hop);
     match how {
-        Keep::Managed => message
+        ManagedEntry::Managed => message
             .attributes
             .push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed)),
-        Keep::Use => message.header.flags = NeighbourFlags::Use,
+        ManagedEntry::Use => message.header.flags = NeighbourFlags::Use,
     }
     netlink
         .request(

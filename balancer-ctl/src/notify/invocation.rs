@@ -23,17 +23,17 @@ use std::{
 
 use serde::Serialize;
 
-use super::policy::{News, Past};
+use super::policy::{NotificationEvent, Past};
 use crate::{
-    model::{Notify, event::EventKind, notify::Stdin, view::Event},
-    os::program::{Errors, LeftBehind, Program},
+    model::{Notify, event::EventKind, notify::Stdin, view::EventRecord},
+    os::program::{Leftovers, Program, StderrMode},
 };
 
 /// Longest text in an argument or a variable, in bytes: the kernel refuses one of 128 KiB, and all of them together
 /// may not be much more.
-const LONGEST: usize = 8 * 1024;
+const MAX_TEXT_BYTES: usize = 8 * 1024;
 /// Output that is kept for the log, in bytes.
-const KEPT_OUTPUT: usize = 16 * 1024;
+const RETAINED_BYTES: usize = 16 * 1024;
 /// Where programs of mon expect to log.
 const LOG_DIRECTORY: &str = "/var/log";
 /// mon's operational statuses.
@@ -42,7 +42,7 @@ const WORKS: u8 = 1;
 
 /// Who tells.
 #[derive(Clone, Copy, Debug)]
-pub struct Teller<'a> {
+pub struct Sender<'a> {
     /// The node's name.
     pub node: &'a str,
     /// The daemon's directory of state.
@@ -51,8 +51,8 @@ pub struct Teller<'a> {
 
 /// The program to run.
 #[must_use]
-pub fn invocation(news: &News, notify: &Notify, teller: Teller<'_>) -> Program {
-    let words = Words::of(news, teller);
+pub fn invocation(news: &NotificationEvent, notify: &Notify, teller: Sender<'_>) -> Program {
+    let words = EventText::of(news, teller);
     let mut run = notify.run.iter();
     let path = run.next().map(String::as_str).unwrap_or_default();
     let mut arguments = mon_arguments(news, notify, &words);
@@ -66,22 +66,22 @@ pub fn invocation(news: &News, notify: &Notify, teller: Teller<'_>) -> Program {
             Stdin::Mon => mon_lines(news, &words),
         },
         timeout: Some(notify.timeout),
-        keep: KEPT_OUTPUT,
-        errors: Errors::WithOutput,
+        keep: RETAINED_BYTES,
+        errors: StderrMode::WithOutput,
         // It may leave a sender of mail to its work.
-        left: LeftBehind::LetBe,
+        left: Leftovers::LeaveRunning,
     }
 }
 
 /// Whether an event is bad news. mon knows `failure`, `up` and, for what is neither, `startup`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mood {
+enum Severity {
     Bad,
     Good,
     Neither,
 }
 
-impl Mood {
+impl Severity {
     const fn of(kind: EventKind) -> Self {
         match kind {
             EventKind::RealDown
@@ -121,7 +121,7 @@ impl Mood {
 }
 
 /// An event in words that fit into arguments and variables.
-struct Words {
+struct EventText {
     event: &'static str,
     /// What people call the service; empty without one.
     service: String,
@@ -136,9 +136,9 @@ struct Words {
     summary: String,
 }
 
-impl Words {
-    fn of(news: &News, teller: Teller<'_>) -> Self {
-        let Event {
+impl EventText {
+    fn of(news: &NotificationEvent, teller: Sender<'_>) -> Self {
+        let EventRecord {
             time,
             event,
             service,
@@ -219,7 +219,7 @@ impl Words {
     }
 }
 
-fn mon_arguments(news: &News, notify: &Notify, words: &Words) -> Vec<String> {
+fn mon_arguments(news: &NotificationEvent, notify: &Notify, words: &EventText) -> Vec<String> {
     let hosts = match news.event.real {
         Some(real) => real.ip().to_string(),
         None => fitting_hosts(news),
@@ -237,7 +237,7 @@ fn mon_arguments(news: &News, notify: &Notify, words: &Words) -> Vec<String> {
         .into_iter()
         .flat_map(|(name, value)| [name.to_owned(), value])
         .collect();
-    if Mood::of(news.event.event) == Mood::Good {
+    if Severity::of(news.event.event) == Severity::Good {
         arguments.push("-u".to_owned());
     }
     arguments
@@ -245,9 +245,13 @@ fn mon_arguments(news: &News, notify: &Notify, words: &Words) -> Vec<String> {
 
 /// The variables. All of `BALANCER_*` are always set, empty where there is nothing to say; of mon's, times that are not
 /// known are not set, as in mon.
-fn environment(news: &News, words: &Words, teller: Teller<'_>) -> Vec<(String, String)> {
-    let mood = Mood::of(news.event.event);
-    let works = mood != Mood::Bad;
+fn environment(
+    news: &NotificationEvent,
+    words: &EventText,
+    teller: Sender<'_>,
+) -> Vec<(String, String)> {
+    let mood = Severity::of(news.event.event);
+    let works = mood != Severity::Bad;
     let description = if words.service.is_empty() {
         format!("balancer on {}", words.node)
     } else {
@@ -305,7 +309,7 @@ struct Input<'a> {
     // First: it is what a program of mon shows of the line.
     summary: &'a str,
     #[serde(flatten)]
-    event: &'a Event,
+    event: &'a EventRecord,
     name: Option<&'a str>,
     node: &'a str,
     again: u32,
@@ -314,7 +318,7 @@ struct Input<'a> {
     last_success: Option<String>,
 }
 
-fn json(news: &News, words: &Words) -> Vec<u8> {
+fn json(news: &NotificationEvent, words: &EventText) -> Vec<u8> {
     let shown = |time: Option<SystemTime>| {
         time.map(|time| humantime::format_rfc3339_millis(time).to_string())
     };
@@ -335,7 +339,7 @@ fn json(news: &News, words: &Words) -> Vec<u8> {
 }
 
 /// The summary, then the details, of which there are none for what the event does not have.
-fn mon_lines(news: &News, words: &Words) -> Vec<u8> {
+fn mon_lines(news: &NotificationEvent, words: &EventText) -> Vec<u8> {
     let mut text = format!("{}\n", words.summary);
     let message = news.event.message.lines();
     for line in message.filter(|line| !line.trim().is_empty()) {
@@ -353,7 +357,7 @@ fn mon_lines(news: &News, words: &Words) -> Vec<u8> {
     text.into_bytes()
 }
 
-fn happened(news: &News) -> SystemTime {
+fn happened(news: &NotificationEvent) -> SystemTime {
     humantime::parse_rfc3339(&news.event.time).unwrap_or(UNIX_EPOCH)
 }
 
@@ -370,21 +374,21 @@ fn fitting(text: &str) -> String {
     } else {
         Cow::Borrowed(text)
     };
-    if text.len() <= LONGEST {
+    if text.len() <= MAX_TEXT_BYTES {
         return text.into_owned();
     }
     format!(
         "{}…",
-        &text[..text.floor_char_boundary(LONGEST - '…'.len_utf8())]
+        &text[..text.floor_char_boundary(MAX_TEXT_BYTES - '…'.len_utf8())]
     )
 }
 
 /// The hosts of a service, as many as fit.
-fn fitting_hosts(news: &News) -> String {
+fn fitting_hosts(news: &NotificationEvent) -> String {
     let mut hosts = String::new();
     for host in &news.hosts {
         let host = host.to_string();
-        if hosts.len() + 1 + host.len() > LONGEST {
+        if hosts.len() + 1 + host.len() > MAX_TEXT_BYTES {
             break;
         }
         if !hosts.is_empty() {

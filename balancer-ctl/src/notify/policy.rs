@@ -20,20 +20,20 @@ use std::{
 };
 
 pub use self::facts::Past;
-use self::facts::{Facts, Place, Present, Role, Trouble, forget, role};
-use crate::model::{Model, Notify, address::service_key, event::EventKind, view::Event};
+use self::facts::{Condition, Facts, Place, Present, Role, forget, role};
+use crate::model::{Model, Notify, address::service_key, event::EventKind, view::EventRecord};
 
 mod facts;
 
 /// Something to tell a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tell {
+pub struct Notification {
     /// Which entry's program.
     pub entry: EntryId,
     /// The entry.
     pub notify: Arc<Notify>,
     /// What.
-    pub news: News,
+    pub news: NotificationEvent,
 }
 
 /// An entry, for as long as it is configured.
@@ -42,9 +42,9 @@ pub struct EntryId(u64);
 
 /// An event as a program is told of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct News {
+pub struct NotificationEvent {
     /// What happened; of a trouble that is told late or again, how it began, with the latest message.
-    pub event: Event,
+    pub event: EventRecord,
     /// The service's name, if it has one.
     pub name: Option<String>,
     /// The real servers of its service, where it is about all of that.
@@ -59,17 +59,17 @@ pub struct News {
 
 /// A trouble as one entry sees it.
 #[derive(Clone, Debug)]
-struct Case {
+struct Incident {
     began: Instant,
     /// When it was told last; an entry that does not ask for beginnings counts them as told.
     told: Option<Instant>,
     /// How often it was told.
     times: u32,
     /// How it began, with the latest message.
-    event: Event,
+    event: EventRecord,
 }
 
-impl Case {
+impl Incident {
     /// When it is to be told next.
     fn due(&self, notify: &Notify) -> Option<Instant> {
         let Some(told) = self.told else {
@@ -109,11 +109,11 @@ impl Case {
 struct Entry {
     id: EntryId,
     notify: Arc<Notify>,
-    cases: BTreeMap<Place, Case>,
+    cases: BTreeMap<Place, Incident>,
 }
 
 impl Entry {
-    fn tell(&self, event: Event, again: u32, facts: &Facts) -> Tell {
+    fn tell(&self, event: EventRecord, again: u32, facts: &Facts) -> Notification {
         let past = facts.past(&event);
         let service = facts.service(&event);
         let name = service.and_then(|service| service.name.clone());
@@ -121,10 +121,10 @@ impl Entry {
             (Some(service), None) => service.hosts.clone(),
             _ => Vec::new(),
         };
-        Tell {
+        Notification {
             entry: self.id,
             notify: Arc::clone(&self.notify),
-            news: News {
+            news: NotificationEvent {
                 event,
                 name,
                 hosts,
@@ -136,7 +136,7 @@ impl Entry {
     }
 
     /// Whether it asks about what the event is about. Events of the node are of no service and pass.
-    fn asks_about(&self, event: &Event, facts: &Facts) -> bool {
+    fn asks_about(&self, event: &EventRecord, facts: &Facts) -> bool {
         let Some(service) = &event.service else {
             return true;
         };
@@ -157,7 +157,7 @@ impl Entry {
     }
 
     /// Tells what has lasted long enough.
-    fn expire(&mut self, now: Instant, facts: &Facts, tells: &mut Vec<Tell>) {
+    fn expire(&mut self, now: Instant, facts: &Facts, tells: &mut Vec<Notification>) {
         let mut due = Vec::new();
         for case in self.cases.values_mut() {
             if case.due(&self.notify).is_none_or(|due| due > now) {
@@ -189,7 +189,7 @@ pub struct Policy {
 impl Policy {
     /// Takes a model's entries at a time of day. Those that were there, or at least their program, keep the troubles they
     /// know; troubles of what is not there any more, or is not checked any more, end.
-    pub fn configure(&mut self, model: &Model, time: &str) -> Vec<Tell> {
+    pub fn configure(&mut self, model: &Model, time: &str) -> Vec<Notification> {
         let present = Present::of(model);
         self.facts.configure(model);
         let mut old = std::mem::take(&mut self.entries);
@@ -220,7 +220,7 @@ impl Policy {
     }
 
     /// Ends the troubles of which nothing more will be heard.
-    fn end_gone(&mut self, present: &Present, time: &str) -> Vec<Tell> {
+    fn end_gone(&mut self, present: &Present, time: &str) -> Vec<Notification> {
         let mut tells = Vec::new();
         for entry in &mut self.entries {
             let gone: Vec<_> = entry
@@ -263,7 +263,7 @@ impl Policy {
     }
 
     /// Takes an event.
-    pub fn handle(&mut self, event: &Event, now: Instant) -> Vec<Tell> {
+    pub fn handle(&mut self, event: &EventRecord, now: Instant) -> Vec<Notification> {
         // What has lasted long enough before this event is told before it.
         let mut tells = self.expire(now);
         self.facts.note(event);
@@ -296,7 +296,7 @@ impl Policy {
 
     /// Takes a trouble that an earlier daemon knew, and when it began. What was due while that ran, which is until `until`,
     /// counts as told, so that it is not told once more, and its end is; what came due later is still to be told.
-    pub fn assume(&mut self, event: &Event, began: Instant, until: Instant) {
+    pub fn assume(&mut self, event: &EventRecord, began: Instant, until: Instant) {
         let Role::Begins(trouble) = role(event.event) else {
             return;
         };
@@ -313,7 +313,7 @@ impl Policy {
     }
 
     /// Tells what has lasted long enough by now.
-    pub fn expire(&mut self, now: Instant) -> Vec<Tell> {
+    pub fn expire(&mut self, now: Instant) -> Vec<Notification> {
         let mut tells = Vec::new();
         if self.earliest.is_none_or(|earliest| earliest > now) {
             return tells;
@@ -337,7 +337,7 @@ impl Policy {
     }
 
     /// The same once an event was taken, without a look at all other cases: the time is then at most too early.
-    fn find_earliest_after(&mut self, event: &Event) {
+    fn find_earliest_after(&mut self, event: &EventRecord) {
         let Role::Begins(trouble) = role(event.event) else {
             return;
         };
@@ -353,11 +353,11 @@ impl Policy {
 /// A trouble begins, or shows itself again.
 fn begin(
     entry: &mut Entry,
-    trouble: Trouble,
-    event: &Event,
+    trouble: Condition,
+    event: &EventRecord,
     now: Instant,
     facts: &Facts,
-    tells: &mut Vec<Tell>,
+    tells: &mut Vec<Notification>,
 ) {
     let is_wanted = entry.wants(trouble.beginning());
     if !(is_wanted || entry.wants(trouble.end())) || !entry.asks_about(event, facts) {
@@ -369,7 +369,7 @@ fn begin(
         return;
     }
     let is_due = entry.notify.alert_after.is_zero();
-    let case = Case {
+    let case = Incident {
         began: now,
         told: is_due.then_some(now),
         times: u32::from(is_due && is_wanted),

@@ -22,32 +22,32 @@ use tokio::{
 };
 
 use super::{
-    invocation::{Teller, invocation},
-    policy::{EntryId, Policy, Tell},
+    invocation::{Sender, invocation},
+    policy::{EntryId, Notification, Policy},
 };
 use crate::{
-    model::{Model, Notify, view::Event},
+    model::{Model, Notify, view::EventRecord},
     os::{
         clock,
-        program::{End, Finished, Output, Program, trusted_with_news},
+        program::{ExitReason, Finished, Output, Program, trusted_with_news},
     },
 };
 
 /// Events that may wait for the thread: as many as there can be real servers.
-const MOST_EVENTS: usize = 32_768;
+const MAX_QUEUED_EVENTS: usize = 32_768;
 /// What may wait for one entry's program.
-const MOST_WAITING: usize = 4096;
+const MAX_QUEUED_PER_ENTRY: usize = 4096;
 /// Programs that run at once, of all entries together.
-const MOST_RUNNING: usize = 8;
+const MAX_RUNNING: usize = 8;
 /// How often losses are logged at most.
 const LOG_LOSSES_EVERY: Duration = Duration::from_secs(10);
 /// How long programs that run or wait have when the daemon stops.
-const FAREWELL: Duration = Duration::from_secs(3);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the kernel has to hand over what is left of killed programs.
-const REAPING: Duration = Duration::from_millis(50);
+const REAP_TIMEOUT: Duration = Duration::from_millis(50);
 /// Lines of a program's output that are logged, and how long one may be, in bytes.
-const MOST_LINES: usize = 50;
-const LONGEST_LINE: usize = 1000;
+const MAX_LINES: usize = 50;
+const MAX_LINE_BYTES: usize = 1000;
 
 /// The way to the thread. No call waits.
 #[derive(Debug)]
@@ -60,8 +60,8 @@ pub struct Notifier {
 #[derive(Debug)]
 enum Message {
     Configure(Box<Model>),
-    Tell(Event),
-    Assume(Event, Instant, Instant),
+    Tell(EventRecord),
+    Assume(EventRecord, Instant, Instant),
 }
 
 /// What both sides count.
@@ -76,7 +76,7 @@ struct Shared {
 }
 
 /// Says what is wrong with a program and its arguments.
-type Judge = fn(&[String]) -> Result<(), String>;
+type ProgramCheck = fn(&[String]) -> Result<(), String>;
 
 impl Notifier {
     /// Starts the thread. `state` is the daemon's directory of state, which programs are told.
@@ -88,7 +88,7 @@ impl Notifier {
     }
 
     /// Starts the thread, with programs judged by `judge` right before each start.
-    fn start_with(state: &Path, judge: Judge) -> io::Result<Self> {
+    fn start_with(state: &Path, judge: ProgramCheck) -> io::Result<Self> {
         let (messages, inbox) = mpsc::unbounded_channel();
         let (end, done) = oneshot::channel();
         let shared = Arc::new(Shared::default());
@@ -121,29 +121,29 @@ impl Notifier {
     }
 
     /// Tells of an event.
-    pub fn tell(&self, event: Event) {
+    pub fn tell(&self, event: EventRecord) {
         self.send_event(event, Message::Tell);
     }
 
     /// Makes a trouble known that an earlier daemon knew, which ran until `until`, so that its end is told: an event as it
     /// began, and when.
-    pub fn assume(&self, event: Event, began: Instant, until: Instant) {
+    pub fn assume(&self, event: EventRecord, began: Instant, until: Instant) {
         self.send_event(event, |event| Message::Assume(event, began, until));
     }
 
     /// Ends the thread: what runs or waits has a short time, then it is killed or dropped.
     pub async fn stop(self) {
         drop(self.messages);
-        let longest = FAREWELL + REAPING + Duration::from_secs(1);
+        let longest = DRAIN_TIMEOUT + REAP_TIMEOUT + Duration::from_secs(1);
         // It ends by itself, unless the system does not let it.
         let _ = timeout(longest, self.done).await;
     }
 
-    fn send_event(&self, event: Event, message: impl FnOnce(Event) -> Message) {
+    fn send_event(&self, event: EventRecord, message: impl FnOnce(EventRecord) -> Message) {
         if !self.shared.is_wanted.load(Ordering::Relaxed) {
             return;
         }
-        if self.shared.waiting.fetch_add(1, Ordering::Relaxed) >= MOST_EVENTS {
+        if self.shared.waiting.fetch_add(1, Ordering::Relaxed) >= MAX_QUEUED_EVENTS {
             self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
             self.shared.lost.fetch_add(1, Ordering::Relaxed);
             return;
@@ -162,10 +162,10 @@ struct Task {
     inbox: mpsc::UnboundedReceiver<Message>,
     shared: Arc<Shared>,
     state: PathBuf,
-    judge: Judge,
+    judge: ProgramCheck,
     node: String,
     policy: Policy,
-    lines: Lines,
+    lines: Queues,
     /// Each returns why its program did not run, if so.
     running: JoinSet<Option<String>>,
     /// Whose program runs in which task.
@@ -178,7 +178,7 @@ impl Task {
         inbox: mpsc::UnboundedReceiver<Message>,
         shared: Arc<Shared>,
         state: PathBuf,
-        judge: Judge,
+        judge: ProgramCheck,
     ) -> Self {
         Self {
             inbox,
@@ -187,7 +187,7 @@ impl Task {
             judge,
             node: String::new(),
             policy: Policy::default(),
-            lines: Lines::default(),
+            lines: Queues::default(),
             running: JoinSet::new(),
             runs: HashMap::new(),
             losses: Losses::default(),
@@ -236,7 +236,7 @@ impl Task {
         }
     }
 
-    fn queue(&mut self, tells: Vec<Tell>) {
+    fn queue(&mut self, tells: Vec<Notification>) {
         for tell in tells {
             if !self.lines.push(tell) {
                 self.losses.tells += 1;
@@ -245,10 +245,10 @@ impl Task {
     }
 
     fn start_programs(&mut self) {
-        while self.running.len() < MOST_RUNNING
+        while self.running.len() < MAX_RUNNING
             && let Some(tell) = self.lines.next()
         {
-            let teller = Teller {
+            let teller = Sender {
                 node: &self.node,
                 state: &self.state,
             };
@@ -287,7 +287,7 @@ impl Task {
                 self.ended(ended);
             }
         };
-        if timeout(FAREWELL, rest).await.is_ok() {
+        if timeout(DRAIN_TIMEOUT, rest).await.is_ok() {
             return;
         }
         tracing::warn!(
@@ -296,30 +296,30 @@ impl Task {
             "notify programs are given up, the daemon stops"
         );
         self.running.shutdown().await;
-        sleep(REAPING).await;
+        sleep(REAP_TIMEOUT).await;
     }
 }
 
 /// What waits for each entry's program.
 #[derive(Debug, Default)]
-struct Lines {
-    lines: HashMap<EntryId, Line>,
+struct Queues {
+    lines: HashMap<EntryId, Queue>,
     /// Entries whose program can run, in turn: with something to tell, and not running.
     ready: VecDeque<EntryId>,
 }
 
 #[derive(Debug, Default)]
-struct Line {
-    waiting: VecDeque<Tell>,
+struct Queue {
+    waiting: VecDeque<Notification>,
     is_running: bool,
 }
 
-impl Lines {
+impl Queues {
     /// Takes something to tell; `false` = there is no room.
-    fn push(&mut self, tell: Tell) -> bool {
+    fn push(&mut self, tell: Notification) -> bool {
         let entry = tell.entry;
         let line = self.lines.entry(entry).or_default();
-        if line.waiting.len() >= MOST_WAITING {
+        if line.waiting.len() >= MAX_QUEUED_PER_ENTRY {
             return false;
         }
         line.waiting.push_back(tell);
@@ -330,7 +330,7 @@ impl Lines {
     }
 
     /// What to tell next; its entry's program runs until [`Self::is_free`].
-    fn next(&mut self) -> Option<Tell> {
+    fn next(&mut self) -> Option<Notification> {
         loop {
             let entry = self.ready.pop_front()?;
             if let Some(line) = self.lines.get_mut(&entry)
@@ -431,7 +431,7 @@ async fn until(deadline: Option<Instant>) {
 }
 
 /// Runs one program to its end and logs what it says and how it ends. Returns why it did not run, if so.
-async fn run(program: &Program, tell: &Tell, judge: Judge) -> Option<String> {
+async fn run(program: &Program, tell: &Notification, judge: ProgramCheck) -> Option<String> {
     let words = tell.notify.run.clone();
     let result = program.run(move || judge(&words)).await;
     let event = tell.news.event.event.name();
@@ -443,7 +443,7 @@ async fn run(program: &Program, tell: &Tell, judge: Judge) -> Option<String> {
         Err(error) => return Some(format!("run {name}: {error}")),
     };
     log_output(name, &output);
-    if end == End::Exit(0) {
+    if end == ExitReason::Exit(0) {
         tracing::debug!(program = name, event, ?took, "notify program done");
     } else {
         tracing::warn!(program = name, event, %end, "notify program failed");
@@ -472,9 +472,9 @@ fn printable(output: &[u8]) -> (Vec<String>, bool) {
     let mut all = text.lines().filter(|line| !line.trim().is_empty());
     let lines = all
         .by_ref()
-        .take(MOST_LINES)
+        .take(MAX_LINES)
         .map(|line| {
-            let end = line.floor_char_boundary(LONGEST_LINE);
+            let end = line.floor_char_boundary(MAX_LINE_BYTES);
             is_short |= end < line.len();
             line[..end].replace(char::is_control, " ")
         })

@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Largest file: far above the bundle of certificates of a whole system.
-const MOST: u64 = 16 << 20;
+const MAX_BYTES: u64 = 16 << 20;
 
 /// The content of a regular file, without ever waiting for a writer.
 ///
@@ -23,11 +23,11 @@ pub fn read_regular_file(path: &Path) -> io::Result<Vec<u8>> {
         return Err(io::Error::other("it is not a regular file"));
     }
     let mut bytes = Vec::new();
-    let length = file.take(MOST + 1).read_to_end(&mut bytes)?;
-    if length as u64 > MOST {
+    let length = file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    if length as u64 > MAX_BYTES {
         return Err(io::Error::other(format!(
             "it is larger than {} MiB",
-            MOST >> 20
+            MAX_BYTES >> 20
         )));
     }
     Ok(bytes)

@@ -23,7 +23,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use self::{birth::Birth, group::Group, output::Heard};
+use self::{birth::SpawnSpec, group::Group, output::CapturedOutput};
 pub use self::{
     command::{trusted, trusted_with_news},
     output::Output,
@@ -59,14 +59,14 @@ pub struct Program {
     /// How many bytes of its output are kept.
     pub keep: usize,
     /// Where standard error goes.
-    pub errors: Errors,
+    pub errors: StderrMode,
     /// What becomes of the processes that it leaves behind.
-    pub left: LeftBehind,
+    pub left: Leftovers,
 }
 
 /// Where a program's standard error goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Errors {
+pub enum StderrMode {
     /// To its output, so that lines stand in the order in which they were written.
     WithOutput,
     /// Apart from it, and as much is kept of it.
@@ -75,18 +75,18 @@ pub enum Errors {
 
 /// What becomes of processes of a program's group when the program itself has ended in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LeftBehind {
+pub enum Leftovers {
     /// They go on.
-    LetBe,
+    LeaveRunning,
     /// They are killed.
-    Killed,
+    Kill,
 }
 
 /// A program that has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finished {
     /// How.
-    pub end: End,
+    pub end: ExitReason,
     /// The beginning of its output.
     pub output: Output,
     /// The beginning of its standard error, where that is apart.
@@ -97,7 +97,7 @@ pub struct Finished {
 
 /// How a program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum ExitReason {
     /// By itself, with this status.
     Exit(i32),
     /// By a signal that was not ours.
@@ -106,7 +106,7 @@ pub enum End {
     Timeout(Duration),
 }
 
-impl From<ExitStatus> for End {
+impl From<ExitStatus> for ExitReason {
     fn from(status: ExitStatus) -> Self {
         status
             .code()
@@ -114,7 +114,7 @@ impl From<ExitStatus> for End {
     }
 }
 
-impl fmt::Display for End {
+impl fmt::Display for ExitReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Exit(status) => write!(f, "exit status {status}"),
@@ -135,7 +135,7 @@ impl fmt::Display for End {
 
 /// Why a program did not run.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum ProgramError {
     /// It must not.
     #[error("{0}")]
     Refused(String),
@@ -165,12 +165,14 @@ impl Program {
     pub async fn run<K: Send + 'static>(
         &self,
         judge: impl FnOnce() -> Result<K, String> + Send + 'static,
-    ) -> Result<Finished, Error> {
+    ) -> Result<Finished, ProgramError> {
         let path = self.path.clone();
         let judged = spawn_blocking(move || {
             judge().map_err(|reason| match fs::metadata(path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Error::Missing(reason),
-                Ok(_) | Err(_) => Error::Refused(reason),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    ProgramError::Missing(reason)
+                }
+                Ok(_) | Err(_) => ProgramError::Refused(reason),
             })
         });
         let kept = judged.await.map_err(io::Error::other)??;
@@ -200,20 +202,20 @@ impl Program {
         Ok(Finished {
             end,
             output: output.end(),
-            errors: errors.map(Heard::end).unwrap_or_default(),
+            errors: errors.map(CapturedOutput::end).unwrap_or_default(),
             took: begun.elapsed(),
         })
     }
 
     /// The kernel says of a script whose interpreter is gone that the script is.
-    fn why(&self, error: io::Error) -> Error {
+    fn why(&self, error: io::Error) -> ProgramError {
         match error.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::ENOENT) if self.path.exists() => Error::Missing(
+            Some(Errno::ENOENT) if self.path.exists() => ProgramError::Missing(
                 "what it is run by, the interpreter behind `#!` or the loader, does not exist"
                     .to_owned(),
             ),
-            Some(Errno::ENOENT) => Error::Missing(words(&error)),
-            Some(Errno::ENOEXEC) => Error::Missing(
+            Some(Errno::ENOENT) => ProgramError::Missing(words(&error)),
+            Some(Errno::ENOEXEC) => ProgramError::Missing(
                 "it is neither a program for this host nor a script that begins with `#!`"
                     .to_owned(),
             ),
@@ -225,7 +227,7 @@ impl Program {
         &self,
         group: &mut Group<K>,
         begun: Instant,
-    ) -> io::Result<End> {
+    ) -> io::Result<ExitReason> {
         let Some(limit) = self.timeout else {
             return Ok(group.end(self.left).await?.into());
         };
@@ -233,7 +235,7 @@ impl Program {
             return Ok(status?.into());
         }
         group.stop(GRACE).await?;
-        Ok(End::Timeout(limit))
+        Ok(ExitReason::Timeout(limit))
     }
 
     fn start<K: Send + 'static>(&self, kept: K) -> io::Result<Started<K>> {
@@ -245,17 +247,17 @@ impl Program {
             (OwnedFd::from(reader), Some(input))
         };
         // Dropped at the end with its other ends of the pipes, so that the last process that holds one is the program's.
-        let (output, stdout) = Heard::new(self.keep)?;
+        let (output, stdout) = CapturedOutput::new(self.keep)?;
         let (errors, stderr) = match self.errors {
-            Errors::WithOutput => (None, stdout.try_clone()?),
-            Errors::Apart => {
-                let (errors, stderr) = Heard::new(self.keep)?;
+            StderrMode::WithOutput => (None, stdout.try_clone()?),
+            StderrMode::Apart => {
+                let (errors, stderr) = CapturedOutput::new(self.keep)?;
                 (Some(errors), stderr)
             }
         };
         let own = self.environment.iter();
         let own = own.map(|(name, value)| (name.as_str(), value.as_str()));
-        let birth = Birth {
+        let birth = SpawnSpec {
             path: &self.path,
             arguments: &self.arguments,
             environment: [("PATH", PATH), ("LANG", LANG)]
@@ -279,8 +281,8 @@ impl Program {
 struct Started<K: Send + 'static> {
     group: Group<K>,
     input: Option<pipe::Sender>,
-    output: Heard,
-    errors: Option<Heard>,
+    output: CapturedOutput,
+    errors: Option<CapturedOutput>,
 }
 
 async fn feed(input: Option<pipe::Sender>, bytes: &[u8]) {

@@ -272,7 +272,7 @@ impl Reader<'_> {
     pub(super) fn parsed<T>(
         &mut self,
         place: Place,
-        result: Option<Result<T, address::Error>>,
+        result: Option<Result<T, address::AddressError>>,
     ) -> Option<T> {
         match result? {
             Ok(value) => Some(value),

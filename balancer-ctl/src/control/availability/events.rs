@@ -4,8 +4,8 @@ use std::{net::SocketAddr, time::Instant};
 
 use super::{RealStatus, ServiceStatus};
 use crate::{
-    health::{AdvisedWeight, Asked},
-    model::{AdminState, VirtualService, diff::Happened, event::EventKind},
+    health::{AgentRequest, RequestedWeight},
+    model::{AdminState, VirtualService, diff::Event, event::EventKind},
 };
 
 /// The troubles of a service that stands, each with the time since when it stands, as events that begin them.
@@ -13,10 +13,10 @@ pub(super) fn troubles(
     service: &VirtualService,
     status: &ServiceStatus,
     now: Instant,
-) -> Vec<(Happened, Instant)> {
+) -> Vec<(Event, Instant)> {
     let mut happened = Vec::new();
     tell(service, None, status, &mut happened);
-    let begin = |happened: Happened| {
+    let begin = |happened: Event| {
         let began = match (happened.kind, happened.real) {
             (EventKind::RealDown, Some(real)) => status.reals.get(&real)?.out_since,
             (EventKind::QuorumLost, _) => status.quorum_since,
@@ -32,10 +32,10 @@ pub(super) fn tell(
     service: &VirtualService,
     before: Option<&ServiceStatus>,
     after: &ServiceStatus,
-    happened: &mut Vec<Happened>,
+    happened: &mut Vec<Event>,
 ) {
     let mut add = |kind, real, message| {
-        happened.push(Happened {
+        happened.push(Event {
             kind,
             service: Some(service.key.to_string()),
             real,
@@ -91,9 +91,9 @@ pub(super) fn tell(
 
 /// What a real server asks for now, or no longer, if that is worth a word: many an agent says another weight at each
 /// answer.
-fn asks_anew(old: Asked, new: Asked) -> Option<String> {
-    let state = |asked: Asked| asked.state.unwrap_or_default();
-    let weight = |asked: Asked| {
+fn asks_anew(old: AgentRequest, new: AgentRequest) -> Option<String> {
+    let state = |asked: AgentRequest| asked.state.unwrap_or_default();
+    let weight = |asked: AgentRequest| {
         asked
             .weight
             .map_or_else(|| "unset".to_owned(), |weight| weight.to_string())
@@ -106,10 +106,10 @@ fn asks_anew(old: Asked, new: Asked) -> Option<String> {
             state(new).name()
         ));
     }
-    let is_none = |asked: Asked| {
+    let is_none = |asked: AgentRequest| {
         matches!(
             asked.weight,
-            Some(AdvisedWeight::Absolute(0) | AdvisedWeight::Percent(0))
+            Some(RequestedWeight::Absolute(0) | RequestedWeight::Percent(0))
         )
     };
     if is_none(old) != is_none(new) {

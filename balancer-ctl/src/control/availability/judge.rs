@@ -5,10 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{RealStatus, ServiceStatus, Wired};
+use super::{CheckIndex, RealStatus, ServiceStatus};
 use crate::{
     dataplane::{self, Connections},
-    health::{AdvisedWeight, Asked, Standing},
+    health::{AgentRequest, CheckState, RequestedWeight},
     model::{
         AdminState, Backups, HealthPolicy, MAX_WEIGHT, OnDown, RealServer, Scheduler,
         VirtualService, view::RealState,
@@ -26,8 +26,8 @@ const FINE: u32 = 20;
 /// Judges a service.
 pub fn service(
     service: &VirtualService,
-    wired: &Wired,
-    standings: &[Standing],
+    wired: &CheckIndex,
+    standings: &[CheckState],
     before: Option<&ServiceStatus>,
     now: Instant,
 ) -> (ServiceStatus, dataplane::Service) {
@@ -136,7 +136,7 @@ fn judge_real(
     service: &VirtualService,
     real: &RealServer,
     checkers: &[usize],
-    standings: &[Standing],
+    standings: &[CheckState],
     before: Option<&RealStatus>,
     now: Instant,
 ) -> RealStatus {
@@ -202,22 +202,22 @@ fn judge_real(
 }
 
 /// What health and the agent say of a real server.
-pub(super) struct Word {
+pub(super) struct HealthVerdict {
     pub(super) healthy: Option<bool>,
     pub(super) reason: String,
-    pub(super) asked: Asked,
+    pub(super) asked: AgentRequest,
 }
 
 pub(super) fn word(
     service: &VirtualService,
     real: &RealServer,
     checkers: &[usize],
-    standings: &[Standing],
-) -> Word {
-    let mut word = Word {
+    standings: &[CheckState],
+) -> HealthVerdict {
+    let mut word = HealthVerdict {
         healthy: Some(true),
         reason: String::new(),
-        asked: Asked::default(),
+        asked: AgentRequest::default(),
     };
     if real.state == AdminState::Maintenance && !service.checks.is_empty() {
         word.healthy = None; // nobody asks
@@ -226,7 +226,7 @@ pub(super) fn word(
     for (check, index) in service.checks.iter().zip(checkers) {
         let standing = &standings[*index];
         let advice = &standing.advice;
-        word.asked = word.asked.overruled_by(advice.asked());
+        word.asked = word.asked.overridden_by(advice.request());
         // An agent that says nothing has no say in whether its server is up.
         let (up, decided, reason) = match &advice.down {
             Some(words) => (false, true, Cow::Owned(format!("its agent says {words}"))),
@@ -261,14 +261,14 @@ pub(super) fn word(
 }
 
 /// The state of a real server that is healthy and ready, by its weight.
-fn weigh(real: &RealServer, advice: Option<AdvisedWeight>) -> (RealState, Option<String>) {
+fn weigh(real: &RealServer, advice: Option<RequestedWeight>) -> (RealState, Option<String>) {
     let weight = advised(real.weight, advice);
     let by_agent = match advice {
-        Some(AdvisedWeight::Absolute(weight)) => Some(format!("weight {weight} by its answer")),
-        Some(AdvisedWeight::Percent(percent)) if percent != 100 => {
+        Some(RequestedWeight::Absolute(weight)) => Some(format!("weight {weight} by its answer")),
+        Some(RequestedWeight::Percent(percent)) if percent != 100 => {
             Some(format!("{percent} % of its weight by its agent"))
         }
-        Some(AdvisedWeight::Percent(_)) | None => None,
+        Some(RequestedWeight::Percent(_)) | None => None,
     };
     match weight {
         0 if real.weight == 0 => (RealState::Draining, Some("weight 0".to_owned())),
@@ -278,13 +278,13 @@ fn weigh(real: &RealServer, advice: Option<AdvisedWeight>) -> (RealState, Option
 }
 
 /// A real server's weight after its agent's word; what is not 0 stays at least 1.
-fn advised(weight: u32, advice: Option<AdvisedWeight>) -> u32 {
+fn advised(weight: u32, advice: Option<RequestedWeight>) -> u32 {
     match advice {
         None => weight,
         // Weight 0 is the operator's word that nothing new goes there.
         Some(_) if weight == 0 => 0,
-        Some(AdvisedWeight::Absolute(advised)) => advised.min(MAX_WEIGHT),
-        Some(AdvisedWeight::Percent(percent)) => {
+        Some(RequestedWeight::Absolute(advised)) => advised.min(MAX_WEIGHT),
+        Some(RequestedWeight::Percent(percent)) => {
             let scaled = (u64::from(weight) * u64::from(percent)).div_ceil(100);
             u32::try_from(scaled).unwrap_or(MAX_WEIGHT).min(MAX_WEIGHT)
         }

@@ -4,15 +4,15 @@
 
 use std::time::Instant;
 
-use super::{RealStatus, ServiceStatus, Wired, judge};
+use super::{CheckIndex, RealStatus, ServiceStatus, judge};
 use crate::{
-    health::{Quorum, Standing},
+    health::{CheckState, Quorum},
     model::{VirtualService, view::RealState},
 };
 
 /// Since when a checker stands so, and whether it has come back; as far as it was remembered.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Since {
+pub(super) struct RestoredSince {
     pub(super) since: Option<Instant>,
     pub(super) has_returned: bool,
 }
@@ -20,9 +20,9 @@ pub(super) struct Since {
 /// How an earlier daemon must have left a service.
 pub(super) fn service(
     service: &VirtualService,
-    wired: &Wired,
-    standings: &[Standing],
-    since: &[Since],
+    wired: &CheckIndex,
+    standings: &[CheckState],
+    since: &[RestoredSince],
     quorum: Option<Quorum>,
 ) -> ServiceStatus {
     let mut status = ServiceStatus {

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     dataplane::Connections,
-    health::{AdvisedWeight, Moment, Recalled, fake::FakeCheckers},
+    health::{RequestedWeight, RestoredState, Timestamp, fake::FakeCheckers},
     model::{
         Backups, HealthPolicy, NoReal, OnDown, Protocol, Scheduler,
         check::{Probe, Source, Target, Timing},
@@ -125,12 +125,12 @@ impl World {
         told(happened)
     }
 
-    fn find(&mut self, number: u8, standing: Standing) -> Vec<String> {
+    fn find(&mut self, number: u8, standing: CheckState) -> Vec<String> {
         self.find_by(0, number, standing)
     }
 
     /// The n-th check of the real server found this.
-    fn find_by(&mut self, check: usize, number: u8, standing: Standing) -> Vec<String> {
+    fn find_by(&mut self, check: usize, number: u8, standing: CheckState) -> Vec<String> {
         let service = &self.model.services[0];
         let real = service
             .reals
@@ -138,10 +138,11 @@ impl World {
             .find(|real| real.address == address(number))
             .unwrap();
         let watched = watched(service, real).nth(check).unwrap();
-        told(
-            self.availability
-                .update(&self.model, vec![Update { watched, standing }], self.now),
-        )
+        told(self.availability.update(
+            &self.model,
+            vec![CheckUpdate { watched, standing }],
+            self.now,
+        ))
     }
 
     fn wait(&mut self, time: Duration) -> Vec<String> {
@@ -192,8 +193,8 @@ impl World {
     }
 }
 
-fn told(happened: Vec<Happened>) -> Vec<String> {
-    let one = |happened: Happened| {
+fn told(happened: Vec<Event>) -> Vec<String> {
+    let one = |happened: Event| {
         let real = happened
             .real
             .map_or_else(String::new, |real| format!(" {}", real.ip()));
@@ -202,26 +203,26 @@ fn told(happened: Vec<Happened>) -> Vec<String> {
     happened.into_iter().map(one).collect()
 }
 
-fn standing(up: bool, reason: &str) -> Standing {
-    Standing {
+fn standing(up: bool, reason: &str) -> CheckState {
+    CheckState {
         up,
         decided: true,
         reason: reason.to_owned(),
-        advice: Advice::default(),
-        since: UNKNOWN,
+        advice: AgentReply::default(),
+        since: UNKNOWN_TIME,
     }
 }
 
-fn up() -> Standing {
+fn up() -> CheckState {
     standing(true, "echo reply")
 }
 
-fn down() -> Standing {
+fn down() -> CheckState {
     standing(false, "no answer within 2s, 3 of 3")
 }
 
-fn advising(advice: Advice) -> Standing {
-    Standing { advice, ..up() }
+fn advising(advice: AgentReply) -> CheckState {
+    CheckState { advice, ..up() }
 }
 
 const KEEP: Connections = Connections::Keep;
@@ -406,14 +407,14 @@ fn an_agent_has_no_say_in_health_unless_it_says_down() {
         (RealState::Up, None, 4),
         "an agent that cannot be reached"
     );
-    let half = Advice {
-        weight: Some(AdvisedWeight::Percent(50)),
-        ..Advice::default()
+    let half = AgentReply {
+        weight: Some(RequestedWeight::Percent(50)),
+        ..AgentReply::default()
     };
     world.find_by(
         0,
         1,
-        Standing {
+        CheckState {
             up: false,
             ..advising(half)
         },
@@ -423,9 +424,9 @@ fn an_agent_has_no_say_in_health_unless_it_says_down() {
         (RealState::Up, Some("50 % of its weight by its agent"), 2),
         "its last word stands"
     );
-    let stopped = Advice {
+    let stopped = AgentReply {
         down: Some("stopped".to_owned()),
-        ..Advice::default()
+        ..AgentReply::default()
     };
     assert_eq!(
         world.find_by(0, 1, advising(stopped)),

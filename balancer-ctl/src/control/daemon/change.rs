@@ -1,6 +1,6 @@
 //! Changes: validated, applied, written, told; what is refused has changed nothing.
 
-use super::{Daemon, Leftover, Request, Scope, refused};
+use super::{ConnectionPolicy, Daemon, Request, Scope, refused};
 use crate::{
     config::{
         file::ConfigFile,
@@ -9,9 +9,9 @@ use crate::{
     control::availability::Availability,
     model::{
         Model,
-        change::{Change, Lasting, mark_runtime},
-        diff::difference,
-        error::Refusal,
+        change::{Change, PersistencePlan, mark_runtime},
+        diff::model_diff,
+        error::ApiError,
     },
 };
 
@@ -21,12 +21,13 @@ impl Daemon {
         &mut self,
         request: Request,
         scope: Scope,
-    ) -> Result<Vec<String>, Refusal> {
+    ) -> Result<Vec<String>, ApiError> {
         let (change, leftover) = self.resolve(request)?;
         self.refuse_own_address(&change)?;
         let (wanted, prepared) = match (&self.file, scope) {
             (Some(file), Scope::File) => {
-                let Lasting { running, saved } = Lasting::new(&change, &self.model, file.model());
+                let PersistencePlan { running, saved } =
+                    PersistencePlan::new(&change, &self.model, file.model());
                 let wanted = match running {
                     Some(running) => valid(running.apply(&self.model)?)?,
                     None => self.model.clone(),
@@ -49,12 +50,12 @@ impl Daemon {
                 Err(refusal) => return Err(self.back(refusal)),
             }
         }
-        self.adopt(wanted, availability);
+        self.commit(wanted, availability);
         self.purge(&change, leftover)
     }
 
     /// Refuses a new real server that would be this host itself, or a broadcast address.
-    fn refuse_own_address(&mut self, change: &Change) -> Result<(), Refusal> {
+    fn refuse_own_address(&mut self, change: &Change) -> Result<(), ApiError> {
         let Change::AddReal(key, real, _) = change else {
             return Ok(());
         };
@@ -63,18 +64,18 @@ impl Daemon {
         }
         let local = self.dataplane.local_addresses().map_err(refused)?;
         match local.kind(real.ip()) {
-            Some(kind) => Err(Refusal::invalid(own::sentence(real.ip(), kind))),
+            Some(kind) => Err(ApiError::invalid(own::sentence(real.ip(), kind))),
             None => Ok(()),
         }
     }
 
     /// Brings the data plane back to what ran before a change that failed, perhaps half way. What cannot be brought back
     /// is tried again.
-    pub(super) fn back(&mut self, refusal: Refusal) -> Refusal {
-        self.bring();
+    pub(super) fn back(&mut self, refusal: ApiError) -> ApiError {
+        self.resync();
         match &self.behind {
             None => refusal,
-            Some(error) => Refusal {
+            Some(error) => ApiError {
                 sentence: format!(
                     "{}; and what ran before could not be brought back, which is tried again: {error}",
                     refusal.sentence
@@ -84,12 +85,16 @@ impl Daemon {
         }
     }
 
-    fn purge(&mut self, change: &Change, leftover: Leftover) -> Result<Vec<String>, Refusal> {
-        let (Change::DelReal(service, real), Leftover::Purge) = (change, leftover) else {
+    fn purge(
+        &mut self,
+        change: &Change,
+        leftover: ConnectionPolicy,
+    ) -> Result<Vec<String>, ApiError> {
+        let (Change::DelReal(service, real), ConnectionPolicy::Purge) = (change, leftover) else {
             return Ok(Vec::new());
         };
         let purged = self.dataplane.purge(service, *real).map_err(|error| {
-            Refusal::failed(format!(
+            ApiError::failed(format!(
                 "real {real} is deleted, but its connections are still there: {error}"
             ))
         })?;
@@ -100,7 +105,7 @@ impl Daemon {
     }
 
     /// Takes the new model over and tells what it changes.
-    pub(super) fn adopt(&mut self, mut model: Model, availability: Availability) {
+    pub(super) fn commit(&mut self, mut model: Model, availability: Availability) {
         mark_runtime(&mut model, self.file.as_ref().map(ConfigFile::model));
         let old = std::mem::replace(&mut self.model, model);
         let before = std::mem::replace(&mut self.availability, availability);
@@ -112,14 +117,14 @@ impl Daemon {
         if let Some(notifier) = &self.notifier {
             notifier.configure(&self.availability.as_told(&self.model));
         }
-        let mut happened = difference(&old, &self.model);
+        let mut happened = model_diff(&old, &self.model);
         happened.extend(self.availability.since(&before, &self.model));
         for happened in happened {
             self.publish(happened);
         }
     }
 
-    fn resolve(&self, request: Request) -> Result<(Change, Leftover), Refusal> {
+    fn resolve(&self, request: Request) -> Result<(Change, ConnectionPolicy), ApiError> {
         let change = match request {
             Request::AddService(key, settings) => Change::AddService(key, settings),
             Request::EditService(service, settings) => {
@@ -140,18 +145,18 @@ impl Daemon {
             }
             Request::Clear => Change::Clear,
         };
-        Ok((change, Leftover::Keep))
+        Ok((change, ConnectionPolicy::Keep))
     }
 }
 
 /// A change that what runs would take and the file would not.
-fn unlike_file(file: &ConfigFile, refusal: Refusal) -> Refusal {
+fn unlike_file(file: &ConfigFile, refusal: ApiError) -> ApiError {
     // The mend behind the colon is one for what runs.
     let (sentence, _) = refusal
         .sentence
         .split_once(": ")
         .unwrap_or((&refusal.sentence, ""));
-    Refusal {
+    ApiError {
         sentence: format!(
             "what runs differs from {} (changes made with --runtime), where {sentence}: use --runtime, or \
              `balancer-ctl reload` to go back to the file",
@@ -161,9 +166,9 @@ fn unlike_file(file: &ConfigFile, refusal: Refusal) -> Refusal {
     }
 }
 
-fn valid(model: Model) -> Result<Model, Refusal> {
+fn valid(model: Model) -> Result<Model, ApiError> {
     match validate(&model).into_iter().next() {
         None => Ok(model),
-        Some(problem) => Err(Refusal::invalid(problem.sentence)),
+        Some(problem) => Err(ApiError::invalid(problem.sentence)),
     }
 }

@@ -8,8 +8,8 @@ use super::Daemon;
 use crate::{
     config::write::check_as_json,
     control::{availability::watched, report},
-    health::Watched,
-    model::{VirtualService, address::ServiceRef, error::Refusal, view},
+    health::CheckTarget,
+    model::{VirtualService, address::ServiceRef, error::ApiError, view},
 };
 
 /// What is known of the checkers, once they have said it.
@@ -27,10 +27,10 @@ impl HealthReport {
     ///
     /// # Errors
     /// They are gone.
-    pub async fn finished(mut self) -> Result<view::Health, Refusal> {
+    pub async fn finished(mut self) -> Result<view::Health, ApiError> {
         let checkers = self.checkers.await;
         let mut checkers =
-            checkers.map_err(|_| Refusal::failed("the checkers do not answer".to_owned()))?;
+            checkers.map_err(|_| ApiError::failed("the checkers do not answer".to_owned()))?;
         checkers.retain_mut(|checker| {
             let users = self
                 .used_by
@@ -47,12 +47,12 @@ impl HealthReport {
 }
 
 /// What a checker is known by to those who ask for it.
-fn identity(watched: &Watched) -> (SocketAddr, serde_json::Value) {
+fn identity(watched: &CheckTarget) -> (SocketAddr, serde_json::Value) {
     (watched.target, check_as_json(&watched.check))
 }
 
 impl Daemon {
-    pub(super) fn health(&self, service: Option<&ServiceRef>) -> Result<HealthReport, Refusal> {
+    pub(super) fn health(&self, service: Option<&ServiceRef>) -> Result<HealthReport, ApiError> {
         let key = service.map(|service| self.key(service)).transpose()?;
         let (reply, checkers) = oneshot::channel();
         self.checkers.report(reply);

@@ -5,18 +5,18 @@ use tokio::sync::oneshot;
 use super::{ConnectionsReport, HealthReport};
 use crate::{
     dataplane::ConnectionFilter,
-    health::Update,
+    health::CheckUpdate,
     model::{
         ServiceKey,
         address::{RealRef, ServiceRef},
         change::{RealSettings, ServiceSettings},
-        error::Refusal,
+        error::ApiError,
         view,
     },
 };
 
 /// Where the answer to a message goes.
-pub type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
+pub type Reply<T> = oneshot::Sender<Result<T, ApiError>>;
 
 /// What the daemon can be asked.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub enum Message {
     /// To load the configuration file again.
     Reload(Reply<()>),
     /// What checkers found.
-    Found(Vec<Update>),
+    Found(Vec<CheckUpdate>),
     /// To set the counters of a service, or all, to zero.
     Zero(Option<ServiceRef>, Reply<()>),
     /// To stop; forwarding goes on.
@@ -59,14 +59,14 @@ pub enum Request {
     /// Changes a real server.
     EditReal(ServiceRef, RealRef, RealSettings),
     /// Deletes a real server.
-    DelReal(ServiceRef, RealRef, Leftover),
+    DelReal(ServiceRef, RealRef, ConnectionPolicy),
     /// Deletes all services.
     Clear,
 }
 
 /// What becomes of a deleted real server's connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leftover {
+pub enum ConnectionPolicy {
     /// They go on until they end.
     Keep,
     /// They are deleted at once.

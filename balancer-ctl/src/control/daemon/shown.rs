@@ -2,15 +2,15 @@
 
 use std::ops::ControlFlow;
 
-use super::{Daemon, STANDSTILL, refused};
+use super::{CHECKS_STALLED, Daemon, refused};
 use crate::{
-    control::report::{self, Surroundings},
+    control::report::{self, ReportContext},
     dataplane::{ConnectionFilter, Listing},
     model::{
         Model, ServiceKey,
         address::ServiceRef,
         change::{is_saved, mark_runtime},
-        error::Refusal,
+        error::ApiError,
         view,
     },
 };
@@ -62,7 +62,7 @@ impl Daemon {
     pub(super) fn services(
         &mut self,
         service: Option<&ServiceRef>,
-    ) -> Result<view::Services, Refusal> {
+    ) -> Result<view::Services, ApiError> {
         let key = service.map(|service| self.key(service)).transpose()?;
         let snapshot = self.dataplane.snapshot().map_err(refused)?;
         let mut services = report::services(&self.model, &self.availability, &snapshot);
@@ -78,7 +78,7 @@ impl Daemon {
         &mut self,
         service: Option<&ServiceRef>,
         mut filter: ConnectionFilter,
-    ) -> Result<ConnectionsReport, Refusal> {
+    ) -> Result<ConnectionsReport, ApiError> {
         filter.service = service.map(|service| self.key(service)).transpose()?;
         let limit = filter.limit;
         // One more than wanted shows whether there are more.
@@ -100,13 +100,13 @@ impl Daemon {
         is_saved(&running, wanted)
     }
 
-    pub(super) fn status(&mut self) -> Result<view::Status, Refusal> {
+    pub(super) fn status(&mut self) -> Result<view::Status, ApiError> {
         let dataplane = self.dataplane.status().map_err(refused)?;
         let addresses = (self.addresses)()
             .inspect_err(|error| tracing::warn!(%error, "cannot read this host's addresses"))
             .ok();
         let file = self.file.as_ref();
-        let surroundings = Surroundings {
+        let surroundings = ReportContext {
             addresses: addresses.as_ref(),
             config: file.map(|file| file.path().display().to_string()),
             runtime_changes: self.has_runtime_changes(),
@@ -127,7 +127,7 @@ impl Daemon {
         let behind = self.behind.as_ref().map(|error| {
             format!("the data plane does not run what it should, which is tried again: {error}")
         });
-        let unchecked = self.is_unchecked.then(|| STANDSTILL.to_owned());
+        let unchecked = self.is_unchecked.then(|| CHECKS_STALLED.to_owned());
         let unwatched = self.unwatched.as_ref().map(|reason| {
             format!(
                 "changes of routes are not heard of, so that they are followed some seconds late; listening is tried again: {reason}"
@@ -137,11 +137,11 @@ impl Daemon {
         failures.into_iter().flatten().collect()
     }
 
-    pub(super) fn key(&self, service: &ServiceRef) -> Result<ServiceKey, Refusal> {
+    pub(super) fn key(&self, service: &ServiceRef) -> Result<ServiceKey, ApiError> {
         let services = &self.model.services;
         match service {
             ServiceRef::Key(key) if self.model.service(key).is_some() => Ok(*key),
-            ServiceRef::Key(key) => Err(Refusal::not_found(format!(
+            ServiceRef::Key(key) => Err(ApiError::not_found(format!(
                 "there is no service {key}: `list` shows all"
             ))),
             ServiceRef::Name(name) => services
@@ -149,16 +149,16 @@ impl Daemon {
                 .find(|service| service.name.as_ref() == Some(name))
                 .map(|service| service.key)
                 .ok_or_else(|| {
-                    Refusal::not_found(format!("there is no service `{name}`: `list` shows all"))
+                    ApiError::not_found(format!("there is no service `{name}`: `list` shows all"))
                 }),
             ServiceRef::Only => match &services[..] {
                 [only] => Ok(only.key),
-                [] => Err(Refusal::not_found(
+                [] => Err(ApiError::not_found(
                     "there is no service: add one with `add-service`",
                 )),
                 several => {
                     let names: Vec<_> = several.iter().map(report::service_name).collect();
-                    Err(Refusal::invalid(format!(
+                    Err(ApiError::invalid(format!(
                         "say which service: {}",
                         crate::model::enumeration::listed_few(&names)
                     )))

@@ -36,7 +36,7 @@ struct Scene {
     daemon: Daemon,
     dataplane: FakeDataplane,
     checkers: FakeCheckers,
-    events: broadcast::Receiver<view::Event>,
+    events: broadcast::Receiver<view::EventRecord>,
     folder: TempDir,
 }
 
@@ -67,7 +67,7 @@ impl Scene {
         let dataplane = FakeDataplane::default();
         let (sender, events) = broadcast::channel(EVENTS);
         let checkers = FakeCheckers::default();
-        let daemon = Daemon::start(Parts {
+        let daemon = Daemon::start(DaemonConfig {
             dataplane: Box::new(dataplane.clone()),
             checkers: Box::new(checkers.clone()),
             notifier: None,
@@ -95,13 +95,13 @@ impl Scene {
         fs::read_to_string(self.path()).unwrap()
     }
 
-    fn ask<T>(&mut self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, Refusal> {
+    fn ask<T>(&mut self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, ApiError> {
         let (reply, mut answer) = oneshot::channel();
         self.daemon.answer(message(reply));
         answer.try_recv().unwrap()
     }
 
-    fn change(&mut self, request: Request, scope: Scope) -> Result<Vec<String>, Refusal> {
+    fn change(&mut self, request: Request, scope: Scope) -> Result<Vec<String>, ApiError> {
         self.ask(|reply| Message::Change(request, scope, reply))
     }
 
@@ -358,7 +358,7 @@ fn a_runtime_change_is_made_to_last_by_saying_it_again() {
         };
         Request::AddReal(named("web"), real("10.0.0.3"), settings)
     };
-    let del_real = Request::DelReal(named("web"), real("10.0.0.2"), Leftover::Keep);
+    let del_real = Request::DelReal(named("web"), real("10.0.0.2"), ConnectionPolicy::Keep);
     for request in [
         Request::AddService(dns(), settings),
         add_real(Some(7)),

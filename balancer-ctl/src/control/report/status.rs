@@ -14,7 +14,7 @@ use crate::{
 
 /// What the daemon knows beside the model and the data plane.
 #[derive(Debug)]
-pub struct Surroundings<'a> {
+pub struct ReportContext<'a> {
     /// Addresses of this host; `None` when they could not be read.
     pub addresses: Option<&'a HashSet<IpAddr>>,
     /// The configuration file.
@@ -35,7 +35,7 @@ pub fn status(
     model: &Model,
     availability: &Availability,
     dataplane: DataplaneStatus,
-    surroundings: &Surroundings<'_>,
+    surroundings: &ReportContext<'_>,
 ) -> view::Status {
     let services: Vec<_> = model
         .services
@@ -292,7 +292,7 @@ mod tests {
         model::change::tests::model,
     };
 
-    const NOTHING: Surroundings<'static> = Surroundings {
+    const NOTHING: ReportContext<'static> = ReportContext {
         addresses: None,
         config: None,
         runtime_changes: false,
@@ -304,7 +304,7 @@ mod tests {
     fn judged(
         services: &str,
         warnings: &[&str],
-        surroundings: &Surroundings<'_>,
+        surroundings: &ReportContext<'_>,
     ) -> (view::Overall, Vec<String>) {
         let warnings = warnings.iter().map(ToString::to_string).collect();
         let dataplane = DataplaneStatus {
@@ -373,7 +373,7 @@ mod tests {
             judged(SERVICES, &["slow"], &NOTHING),
             (view::Overall::Limited, vec!["slow".to_owned()])
         );
-        let failing = Surroundings {
+        let failing = ReportContext {
             failures: vec!["failing".to_owned()],
             ..NOTHING
         };
@@ -385,7 +385,7 @@ mod tests {
 
     #[test]
     fn checks_that_cannot_be_made_limit() {
-        let obstacles = |count| Surroundings {
+        let obstacles = |count| ReportContext {
             obstacles: (0..count).map(|number| format!("check {number}")).collect(),
             ..NOTHING
         };
@@ -412,7 +412,7 @@ mod tests {
                 tables: [table(120, 100), table(3, 25)],
                 ..Default::default()
             };
-            let surroundings = Surroundings { is_full, ..NOTHING };
+            let surroundings = ReportContext { is_full, ..NOTHING };
             let model = model(SERVICES);
             let status = status(&model, &available(&model), dataplane, &surroundings);
             (status.overall, status.reasons)
@@ -431,7 +431,7 @@ mod tests {
     #[test]
     fn a_vip_that_no_interface_carries_is_told_once_with_the_mend() {
         let addresses = HashSet::new();
-        let surroundings = Surroundings {
+        let surroundings = ReportContext {
             addresses: Some(&addresses),
             ..NOTHING
         };
@@ -442,7 +442,7 @@ mod tests {
             (view::Overall::Limited, vec![sentence.to_owned()])
         );
         let addresses = HashSet::from(["192.0.2.80".parse().unwrap()]);
-        let surroundings = Surroundings {
+        let surroundings = ReportContext {
             addresses: Some(&addresses),
             ..NOTHING
         };
@@ -458,7 +458,7 @@ mod tests {
             .map(|number| format!("[[service]]\naddress = \"192.0.2.{number}:80\"\n"))
             .collect();
         let addresses = HashSet::new();
-        let surroundings = Surroundings {
+        let surroundings = ReportContext {
             addresses: Some(&addresses),
             ..NOTHING
         };

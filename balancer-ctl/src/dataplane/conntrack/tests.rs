@@ -52,8 +52,8 @@ const TIMEOUTS: TimeoutSettings = TimeoutSettings {
 /// The clock in all of this.
 const JIFFIES: u32 = 1_000_000;
 
-fn at(jiffies: u32) -> Now {
-    Now {
+fn at(jiffies: u32) -> ExpiryClock {
+    ExpiryClock {
         jiffies,
         timeouts: Timeouts::new(&TIMEOUTS),
     }
@@ -223,8 +223,8 @@ fn v4(client: u8, state: State, idle: [u32; 2]) -> Flow<u32> {
 }
 
 /// A pass over all buckets at once.
-fn sweep(conntrack: &Conntrack) -> Met {
-    let mut met = Met::nothing(REALS as usize);
+fn sweep(conntrack: &Conntrack) -> SweepResult {
+    let mut met = SweepResult::nothing(REALS as usize);
     conntrack.sweep(&conntrack.v4, 0, 0..usize::MAX, &at(JIFFIES), &mut met);
     conntrack.sweep(&conntrack.v6, 1, 0..usize::MAX, &at(JIFFIES), &mut met);
     met

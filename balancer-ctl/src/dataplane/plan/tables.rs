@@ -17,7 +17,7 @@ use crate::{dataplane, model::ServiceKey, netlink::address::Networks};
 
 /// One step towards the desired state.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum TableChange {
     /// The id begins a new life: its turns and counters become zero.
     ResetService {
         /// Service id.
@@ -143,33 +143,33 @@ impl Tables {
     }
 
     /// What these tables are after `change`.
-    pub fn apply(&mut self, change: &Change) {
+    pub fn apply(&mut self, change: &TableChange) {
         match change {
-            Change::ResetService { id: _ } => {}
-            Change::WriteRing {
+            TableChange::ResetService { id: _ } => {}
+            TableChange::WriteRing {
                 offset: _,
                 reals: _,
             } => {}
-            Change::SetReal { id, real } => {
+            TableChange::SetReal { id, real } => {
                 if let Some(slot) = self.reals.get_mut(*id as usize) {
                     *slot = *real;
                 }
             }
-            Change::SetAddresses { words } => {
+            TableChange::SetAddresses { words } => {
                 for (index, word) in words {
                     if let Some(slot) = self.addresses.get_mut(*index as usize) {
                         *slot = *word;
                     }
                 }
             }
-            Change::SetAnyPort(any_port) => self.any_port = *any_port,
-            Change::AddRealPorts { ports } => self.real_ports.extend(ports),
-            Change::RemoveRealPorts { ports } => {
+            TableChange::SetAnyPort(any_port) => self.any_port = *any_port,
+            TableChange::AddRealPorts { ports } => self.real_ports.extend(ports),
+            TableChange::RemoveRealPorts { ports } => {
                 for port in ports {
                     self.real_ports.remove(port);
                 }
             }
-            Change::SetService {
+            TableChange::SetService {
                 key,
                 service,
                 reals,
@@ -184,7 +184,7 @@ impl Tables {
                     self.space.retire(old.service.ring);
                 }
             }
-            Change::RemoveService { key } => {
+            TableChange::RemoveService { key } => {
                 if let Some(old) = self.services.remove(key) {
                     self.space.retire(old.service.ring);
                 }

@@ -50,9 +50,9 @@ impl Maps {
 
     /// Makes a change as the kernel would, and checks that it does not pull a ring from under a packet:
     /// `untouchable` are the regions that any service has pointed at since the last grace period.
-    fn apply(&mut self, change: &Change, untouchable: &mut Vec<Ring>) {
+    fn apply(&mut self, change: &TableChange, untouchable: &mut Vec<Ring>) {
         match change {
-            Change::ResetService { id } => {
+            TableChange::ResetService { id } => {
                 assert!(self.services.values().all(|service| service.id != *id));
                 assert!(
                     self.reals
@@ -60,25 +60,25 @@ impl Maps {
                         .all(|real| real.state == state::FREE || real.service != *id)
                 );
             }
-            Change::SetReal { id, real } => self.reals[*id as usize] = *real,
-            Change::WriteRing { offset, reals } => {
+            TableChange::SetReal { id, real } => self.reals[*id as usize] = *real,
+            TableChange::WriteRing { offset, reals } => {
                 let range = *offset..offset + reals.len() as u32;
                 for ring in untouchable.iter() {
                     assert!(range.end <= ring.offset || ring.offset + ring.length <= range.start);
                 }
                 self.rings[range.start as usize..range.end as usize].copy_from_slice(reals);
             }
-            Change::SetAddresses { words } => {
+            TableChange::SetAddresses { words } => {
                 for (index, word) in words {
                     self.addresses[*index as usize] = *word;
                 }
             }
-            Change::SetAnyPort(on) => self.any_port = *on,
-            Change::AddRealPorts { ports } => self.real_ports.extend(ports),
-            Change::RemoveRealPorts { ports } => {
+            TableChange::SetAnyPort(on) => self.any_port = *on,
+            TableChange::AddRealPorts { ports } => self.real_ports.extend(ports),
+            TableChange::RemoveRealPorts { ports } => {
                 self.real_ports.retain(|port| !ports.contains(port));
             }
-            Change::SetService {
+            TableChange::SetService {
                 key,
                 service,
                 reals,
@@ -87,7 +87,7 @@ impl Maps {
                 assert_eq!(&self.ring(&service.ring), reals);
                 untouchable.push(service.ring);
             }
-            Change::RemoveService { key } => {
+            TableChange::RemoveService { key } => {
                 self.services.remove(key);
             }
         }
@@ -155,7 +155,7 @@ impl World {
         }
     }
 
-    fn change_to(&mut self, desired: Vec<dataplane::Service>) -> Result<Vec<Change>, Full> {
+    fn change_to(&mut self, desired: Vec<dataplane::Service>) -> Result<Vec<TableChange>, Full> {
         let changes = plan(&desired, &self.tables)?;
         let mut forgetful = self.tables.clone();
         forgetful.planned.clear();
@@ -360,24 +360,24 @@ fn a_new_service_is_written_from_the_bottom_up() {
     assert_eq!(
         changes,
         [
-            Change::SetAddresses { words },
-            Change::ResetService { id: 0 },
-            Change::SetReal {
+            TableChange::SetAddresses { words },
+            TableChange::ResetService { id: 0 },
+            TableChange::SetReal {
                 id: 0,
                 real: real(2, state::TAKES_NEW)
             },
-            Change::SetReal {
+            TableChange::SetReal {
                 id: 1,
                 real: real(3, state::DRAINING)
             },
-            Change::AddRealPorts {
+            TableChange::AddRealPorts {
                 ports: ports.to_vec()
             },
-            Change::WriteRing {
+            TableChange::WriteRing {
                 offset: 0,
                 reals: vec![0]
             },
-            Change::SetService {
+            TableChange::SetService {
                 key: key(1),
                 service: value,
                 reals: vec![0]
@@ -397,22 +397,22 @@ fn a_port_is_known_as_long_as_any_service_has_a_real_server_there() {
         address: address(number),
     };
     let changes = world.change_to(vec![service(2, &[(2, 1)])]).unwrap();
-    let last = Change::RemoveRealPorts {
+    let last = TableChange::RemoveRealPorts {
         ports: vec![ports(3)],
     };
     assert!(changes.contains(&last), "{changes:?}");
     let changes = world.change_to(vec![service(2, &[(4, 1)])]).unwrap();
-    let place = |wanted: &dyn Fn(&Change) -> bool| changes.iter().position(wanted).unwrap();
+    let place = |wanted: &dyn Fn(&TableChange) -> bool| changes.iter().position(wanted).unwrap();
     let added = place(&|change| {
         *change
-            == Change::AddRealPorts {
+            == TableChange::AddRealPorts {
                 ports: vec![ports(4)],
             }
     });
-    let points = place(&|change| matches!(change, Change::SetService { .. }));
+    let points = place(&|change| matches!(change, TableChange::SetService { .. }));
     let removed = place(&|change| {
         *change
-            == Change::RemoveRealPorts {
+            == TableChange::RemoveRealPorts {
                 ports: vec![ports(2)],
             }
     });
@@ -459,14 +459,14 @@ fn a_real_server_that_fails_leaves_the_ring_first() {
         matches!(
             &changes[..],
             [
-                Change::WriteRing { .. },
-                Change::SetService { .. },
-                Change::SetReal { .. },
+                TableChange::WriteRing { .. },
+                TableChange::SetService { .. },
+                TableChange::SetReal { .. },
             ]
         ),
         "{changes:?}"
     );
-    assert_eq!(changes[2], Change::SetReal { id, real });
+    assert_eq!(changes[2], TableChange::SetReal { id, real });
     let changes = world
         .change_to(vec![service(1, &[(2, 1), (3, 1)])])
         .unwrap();
@@ -474,9 +474,9 @@ fn a_real_server_that_fails_leaves_the_ring_first() {
         matches!(
             &changes[..],
             [
-                Change::SetReal { .. },
-                Change::WriteRing { .. },
-                Change::SetService { .. },
+                TableChange::SetReal { .. },
+                TableChange::WriteRing { .. },
+                TableChange::SetService { .. },
             ]
         ),
         "{changes:?}"
@@ -539,11 +539,11 @@ fn changing_a_weight_keeps_ids_and_moves_the_ring() {
     assert_eq!(
         changes,
         [
-            Change::WriteRing {
+            TableChange::WriteRing {
                 offset: 2,
                 reals: vec![0, 0, 1, 0]
             },
-            Change::SetService {
+            TableChange::SetService {
                 key: key(1),
                 service: value,
                 reals: vec![0, 0, 1, 0]

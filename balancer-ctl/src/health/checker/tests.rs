@@ -4,15 +4,15 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    health::{AdvisedWeight, Watched},
+    health::{CheckTarget, RequestedWeight},
     model::{
         AdminState,
         check::{AgentProbe, Exchange, Probe, Source, Target, Timing},
     },
 };
 
-const UP: State = State::Up { failures: 0 };
-const DOWN: State = State::Down { passes: 0 };
+const UP: MachineState = MachineState::Up { failures: 0 };
+const DOWN: MachineState = MachineState::Down { passes: 0 };
 
 fn check(rise: u32, fall: u32, initial: Initial) -> Check {
     Check {
@@ -35,19 +35,19 @@ fn agent() -> Check {
     }
 }
 
-fn at(milliseconds: u64) -> Moment {
+fn at(milliseconds: u64) -> Timestamp {
     let since = Duration::from_millis(milliseconds);
-    Moment {
+    Timestamp {
         time: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000) + since,
         since_boot: Duration::from_secs(1000) + since,
     }
 }
 
 fn passed() -> Input {
-    advised(Advice::default())
+    advised(AgentReply::default())
 }
 
-fn advised(advice: Advice) -> Input {
+fn advised(advice: AgentReply) -> Input {
     Input::Passed {
         note: "http 200".to_owned(),
         advice,
@@ -60,8 +60,8 @@ fn failed() -> Input {
     }
 }
 
-fn finish(checker: &mut Checker, input: Input, milliseconds: u64) -> Output {
-    let done = Done {
+fn finish(checker: &mut Checker, input: Input, milliseconds: u64) -> CheckerOutput {
+    let done = FinishedProbe {
         began: at(milliseconds - 7),
         latency: Duration::from_millis(7),
         input,
@@ -70,7 +70,7 @@ fn finish(checker: &mut Checker, input: Input, milliseconds: u64) -> Output {
 }
 
 /// Gives results at 1 s, 2 s, ... and returns what came out.
-fn run(checker: &mut Checker, results: &[Input]) -> Vec<Output> {
+fn run(checker: &mut Checker, results: &[Input]) -> Vec<CheckerOutput> {
     (1..)
         .zip(results)
         .map(|(second, input)| finish(checker, input.clone(), second * 1000))
@@ -83,31 +83,36 @@ fn begin(check: &Check) -> Checker {
 
 #[test]
 fn every_state_and_input_is_as_drawn() {
-    use State::{Down, Undecided, Up};
+    use MachineState::{Down, Undecided, Up};
     use Way::{Failed, Passed, Void};
-    let rules = Rules {
+    let rules = Thresholds {
         rise: 2,
         fall: Some(3),
     };
     let table = [
-        (Undecided, Passed, UP, Turn::First),
-        (Undecided, Failed, DOWN, Turn::First),
-        (Undecided, Void, Undecided, Turn::No),
-        (UP, Passed, UP, Turn::No),
-        (UP, Failed, Up { failures: 1 }, Turn::No),
-        (UP, Void, UP, Turn::No),
-        (Up { failures: 1 }, Passed, UP, Turn::No),
-        (Up { failures: 1 }, Failed, Up { failures: 2 }, Turn::No),
-        (Up { failures: 1 }, Void, Up { failures: 1 }, Turn::No),
-        (Up { failures: 2 }, Passed, UP, Turn::No),
-        (Up { failures: 2 }, Failed, DOWN, Turn::InARow(3)),
-        (Up { failures: 2 }, Void, Up { failures: 2 }, Turn::No),
-        (DOWN, Passed, Down { passes: 1 }, Turn::No),
-        (DOWN, Failed, DOWN, Turn::No),
-        (DOWN, Void, DOWN, Turn::No),
-        (Down { passes: 1 }, Passed, UP, Turn::InARow(2)),
-        (Down { passes: 1 }, Failed, DOWN, Turn::No),
-        (Down { passes: 1 }, Void, Down { passes: 1 }, Turn::No),
+        (Undecided, Passed, UP, Transition::First),
+        (Undecided, Failed, DOWN, Transition::First),
+        (Undecided, Void, Undecided, Transition::No),
+        (UP, Passed, UP, Transition::No),
+        (UP, Failed, Up { failures: 1 }, Transition::No),
+        (UP, Void, UP, Transition::No),
+        (Up { failures: 1 }, Passed, UP, Transition::No),
+        (
+            Up { failures: 1 },
+            Failed,
+            Up { failures: 2 },
+            Transition::No,
+        ),
+        (Up { failures: 1 }, Void, Up { failures: 1 }, Transition::No),
+        (Up { failures: 2 }, Passed, UP, Transition::No),
+        (Up { failures: 2 }, Failed, DOWN, Transition::InARow(3)),
+        (Up { failures: 2 }, Void, Up { failures: 2 }, Transition::No),
+        (DOWN, Passed, Down { passes: 1 }, Transition::No),
+        (DOWN, Failed, DOWN, Transition::No),
+        (DOWN, Void, DOWN, Transition::No),
+        (Down { passes: 1 }, Passed, UP, Transition::InARow(2)),
+        (Down { passes: 1 }, Failed, DOWN, Transition::No),
+        (Down { passes: 1 }, Void, Down { passes: 1 }, Transition::No),
     ];
     for (state, way, after, turn) in table {
         assert_eq!(next(state, way, rules), (after, turn), "{state:?} {way:?}");
@@ -116,17 +121,22 @@ fn every_state_and_input_is_as_drawn() {
 
 #[test]
 fn with_a_rise_and_fall_of_one_every_contrary_result_turns() {
-    let rules = Rules {
+    let rules = Thresholds {
         rise: 1,
         fall: Some(1),
     };
     let table = [
-        (State::Undecided, Way::Passed, UP, Turn::First),
-        (State::Undecided, Way::Failed, DOWN, Turn::First),
-        (UP, Way::Passed, UP, Turn::No),
-        (UP, Way::Failed, DOWN, Turn::InARow(1)),
-        (DOWN, Way::Passed, UP, Turn::InARow(1)),
-        (DOWN, Way::Failed, DOWN, Turn::No),
+        (MachineState::Undecided, Way::Passed, UP, Transition::First),
+        (
+            MachineState::Undecided,
+            Way::Failed,
+            DOWN,
+            Transition::First,
+        ),
+        (UP, Way::Passed, UP, Transition::No),
+        (UP, Way::Failed, DOWN, Transition::InARow(1)),
+        (DOWN, Way::Passed, UP, Transition::InARow(1)),
+        (DOWN, Way::Failed, DOWN, Transition::No),
     ];
     for (state, way, after, turn) in table {
         assert_eq!(next(state, way, rules), (after, turn), "{state:?} {way:?}");
@@ -135,28 +145,31 @@ fn with_a_rise_and_fall_of_one_every_contrary_result_turns() {
 
 #[test]
 fn an_agents_failures_turn_nothing_in_any_state() {
-    let rules = Rules {
+    let rules = Thresholds {
         rise: 2,
         fall: None,
     };
-    for state in [State::Undecided, UP, DOWN] {
-        assert_eq!(next(state, Way::Failed, rules), (state, Turn::No));
+    for state in [MachineState::Undecided, UP, DOWN] {
+        assert_eq!(next(state, Way::Failed, rules), (state, Transition::No));
     }
 }
 
 #[test]
 fn the_first_result_decides_and_says_so() {
     let mut checker = begin(&check(2, 3, Initial::Down));
-    let standing = Standing {
+    let standing = CheckState {
         up: false,
         decided: false,
         reason: "not probed yet".to_owned(),
-        advice: Advice::default(),
+        advice: AgentReply::default(),
         since: at(0),
     };
     assert_eq!(checker.standing(), standing);
-    assert_eq!(finish(&mut checker, passed(), 40), Output::Turned);
-    let standing = Standing {
+    assert_eq!(
+        finish(&mut checker, passed(), 40),
+        CheckerOutput::StateChanged
+    );
+    let standing = CheckState {
         up: true,
         decided: true,
         reason: "http 200, first probe".to_owned(),
@@ -172,7 +185,11 @@ fn with_initial_up_it_is_up_until_fall_probes_failed() {
     assert!(checker.standing().up && checker.standing().decided);
     assert_eq!(
         run(&mut checker, &[failed(), failed(), failed()]),
-        [Output::Nothing, Output::Nothing, Output::Turned]
+        [
+            CheckerOutput::Nothing,
+            CheckerOutput::Nothing,
+            CheckerOutput::StateChanged
+        ]
     );
     assert_eq!(
         checker.standing().reason,
@@ -192,7 +209,7 @@ fn a_flapping_server_never_turns_while_no_row_is_long_enough() {
     assert!(
         run(&mut checker, &flapping)
             .iter()
-            .all(|output| *output == Output::Nothing)
+            .all(|output| *output == CheckerOutput::Nothing)
     );
     assert!(checker.standing().up);
 
@@ -202,7 +219,7 @@ fn a_flapping_server_never_turns_while_no_row_is_long_enough() {
     assert!(
         run(&mut checker, &flapping)
             .iter()
-            .all(|output| *output == Output::Nothing)
+            .all(|output| *output == CheckerOutput::Nothing)
     );
     assert!(!checker.standing().up);
 }
@@ -212,10 +229,13 @@ fn void_results_neither_count_nor_end_a_row() {
     let mut checker = begin(&check(2, 2, Initial::Up));
     let results = [failed(), Input::Void, Input::Void, failed()];
     let outputs = run(&mut checker, &results);
-    assert_eq!(outputs.last(), Some(&Output::Turned));
+    assert_eq!(outputs.last(), Some(&CheckerOutput::StateChanged));
     let last = checker.last.clone().unwrap();
     assert_eq!((last.passed, last.in_a_row), (false, 2));
-    assert_eq!(finish(&mut checker, Input::Void, 9000), Output::Nothing);
+    assert_eq!(
+        finish(&mut checker, Input::Void, 9000),
+        CheckerOutput::Nothing
+    );
     assert_eq!(checker.last, Some(last));
 }
 
@@ -247,7 +267,7 @@ fn the_last_probe_is_kept_with_how_many_were_alike() {
     run(&mut checker, &[passed(), passed(), failed(), failed()]);
     assert_eq!(
         checker.last,
-        Some(Last {
+        Some(LastResult {
             began: at(3993),
             latency: Duration::from_millis(7),
             passed: false,
@@ -263,13 +283,13 @@ fn an_agent_is_heard_at_every_answer_and_missed_at_none() {
     assert!(checker.standing().up && checker.standing().decided);
     assert_eq!(
         run(&mut checker, &vec![failed(); 10]),
-        vec![Output::Nothing; 10]
+        vec![CheckerOutput::Nothing; 10]
     );
-    let half = Advice {
-        weight: Some(AdvisedWeight::Percent(50)),
-        ..Advice::default()
+    let half = AgentReply {
+        weight: Some(RequestedWeight::Percent(50)),
+        ..AgentReply::default()
     };
-    let down = Advice {
+    let down = AgentReply {
         state: Some(AdminState::Drain),
         down: Some("failed: disk full".to_owned()),
         ..half.clone()
@@ -285,26 +305,26 @@ fn an_agent_is_heard_at_every_answer_and_missed_at_none() {
             failed(),
         ],
     );
-    let mut expected = [Output::Nothing; 6];
-    expected[0] = Output::Advised;
-    expected[2] = Output::Advised;
+    let mut expected = [CheckerOutput::Nothing; 6];
+    expected[0] = CheckerOutput::RequestChanged;
+    expected[2] = CheckerOutput::RequestChanged;
     assert_eq!(outputs, expected);
     assert_eq!(checker.standing().advice, down);
     assert!(checker.standing().up);
     assert_eq!(
         finish(&mut checker, advised(half.clone()), 20_000),
-        Output::Advised
+        CheckerOutput::RequestChanged
     );
     assert_eq!(checker.standing().advice, half);
 }
 
 #[test]
 fn it_goes_on_as_it_stood() {
-    let stood = Standing {
+    let stood = CheckState {
         up: true,
         decided: true,
         reason: "http 200, 2 of 2".to_owned(),
-        advice: Advice::default(),
+        advice: AgentReply::default(),
         since: at(0),
     };
     let check = check(2, 3, Initial::Down);
@@ -325,33 +345,33 @@ fn it_goes_on_as_it_stood() {
         .collect();
     assert_eq!(lasted, [None, Some(63_000)], "its past is counted too");
 
-    let undecided = Standing {
+    let undecided = CheckState {
         decided: false,
         ..stood
     };
     let checker = Checker::begin(&check, Some(undecided), Vec::new(), &at(60_000));
-    assert_eq!(checker.state, State::Undecided);
+    assert_eq!(checker.state, MachineState::Undecided);
 }
 
 #[test]
 fn a_past_that_ends_as_it_stands_is_continued() {
     let past = vec![
-        Change {
+        HistoryEntry {
             at: at(0),
             up: true,
             reason: "http 200, first probe".to_owned(),
         },
-        Change {
+        HistoryEntry {
             at: at(5000),
             up: false,
             reason: "refused, 3 of 3".to_owned(),
         },
     ];
-    let stood = Standing {
+    let stood = CheckState {
         up: false,
         decided: true,
         reason: "refused, 3 of 3".to_owned(),
-        advice: Advice::default(),
+        advice: AgentReply::default(),
         since: at(5000),
     };
     let check = check(1, 3, Initial::Down);
@@ -382,7 +402,7 @@ fn setting_the_clock_does_not_change_how_long_a_state_lasted() {
     finish(&mut checker, passed(), 1000);
     let mut later = at(4000);
     later.time = SystemTime::UNIX_EPOCH;
-    let done = Done {
+    let done = FinishedProbe {
         began: later,
         latency: Duration::ZERO,
         input: failed(),
@@ -396,7 +416,7 @@ fn what_is_shown_is_the_whole_checker() {
     let check = check(2, 1, Initial::Down);
     let mut checker = begin(&check);
     run(&mut checker, &[passed(), failed()]);
-    let watched = Watched {
+    let watched = CheckTarget {
         target: "192.168.0.2:80".parse().unwrap(),
         check,
     };
@@ -469,7 +489,7 @@ proptest! {
         for ((pass, voids), expected) in results.into_iter().zip(expected) {
             for _ in 0..voids {
                 now += 1000;
-                prop_assert_eq!(finish(&mut checker, Input::Void, now), Output::Nothing);
+                prop_assert_eq!(finish(&mut checker, Input::Void, now), CheckerOutput::Nothing);
             }
             now += 1000;
             let before = checker.standing();
@@ -477,7 +497,7 @@ proptest! {
             let after = checker.standing();
             prop_assert_eq!(after.decided.then_some(after.up), expected);
             let turned = (before.up, before.decided) != (after.up, after.decided);
-            prop_assert_eq!(output == Output::Turned, turned);
+            prop_assert_eq!(output == CheckerOutput::StateChanged, turned);
             turns += usize::from(turned);
             // The history: never longer than it may be, in turns, in order, and its end is the state.
             prop_assert_eq!(checker.history().len(), turns.min(HISTORY));
@@ -500,9 +520,9 @@ fn an_agent_stands_since_its_word_on_whether_its_server_is_down() {
     let mut checker = Checker::begin(&check, None, Vec::new(), &at(0));
     let says = |down: bool, weight: u32| Input::Passed {
         note: String::new(),
-        advice: Advice {
+        advice: AgentReply {
             down: down.then(|| format!("stopped {weight}")),
-            weight: Some(AdvisedWeight::Absolute(weight)),
+            weight: Some(RequestedWeight::Absolute(weight)),
             state: None,
         },
     };
@@ -514,7 +534,7 @@ fn an_agent_stands_since_its_word_on_whether_its_server_is_down() {
         (50, false, 7),
     ]
     .map(|(time, down, weight)| {
-        let done = Done {
+        let done = FinishedProbe {
             began: at(time),
             latency: Duration::ZERO,
             input: says(down, weight),
@@ -529,7 +549,7 @@ fn an_agent_stands_since_its_word_on_whether_its_server_is_down() {
 fn an_agents_word_on_whether_its_server_is_down_is_its_state_and_its_past() {
     let check = agent();
     let mut checker = Checker::begin(&check, None, Vec::new(), &at(0));
-    let watched = Watched {
+    let watched = CheckTarget {
         target: "10.0.0.2:9001".parse().unwrap(),
         check: check.clone(),
     };
@@ -541,12 +561,12 @@ fn an_agents_word_on_whether_its_server_is_down_is_its_state_and_its_past() {
     let say = |checker: &mut Checker, time, word: &str| {
         let input = Input::Passed {
             note: format!("agent: {word}"),
-            advice: Advice {
+            advice: AgentReply {
                 down: (word == "stopped").then(|| word.to_owned()),
-                ..Advice::default()
+                ..AgentReply::default()
             },
         };
-        let done = Done {
+        let done = FinishedProbe {
             began: at(time),
             latency: Duration::ZERO,
             input,

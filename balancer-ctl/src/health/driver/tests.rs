@@ -16,7 +16,7 @@ use tokio::time::{advance, sleep, timeout};
 
 use super::*;
 use crate::{
-    health::{Standing, Updates},
+    health::{CheckState, Updates},
     model::check::{Check, Exchange, HttpProbe, Probe, Source, Target, Timing, Tls},
 };
 
@@ -57,12 +57,12 @@ struct World {
 
 impl World {
     /// Reads the clock, and holds its reader up.
-    fn read_clock(&self, start: Instant) -> Moment {
+    fn read_clock(&self, start: Instant) -> Timestamp {
         let delay = self.delays.lock().unwrap().pop_front();
         // The clock leaps at the first poll.
         let _ =
             pin!(advance(delay.unwrap_or_default())).poll(&mut Context::from_waker(Waker::noop()));
-        Moment {
+        Timestamp {
             time: SystemTime::UNIX_EPOCH + start.elapsed(),
             since_boot: start.elapsed(),
         }
@@ -113,7 +113,7 @@ impl Probing for Fake {
             .push(Instant::now());
         let pass = Answer::Pass {
             note: "fine".to_owned(),
-            advice: Advice::default(),
+            advice: AgentReply::default(),
         };
         match world.manner(self.target) {
             Manner::Pass | Manner::Kept => pass,
@@ -150,8 +150,8 @@ fn scene_with_room(room: usize) -> Scene {
     let mailbox = Arc::new(Mailbox::default());
     let (commands, receiver) = mpsc::unbounded_channel();
     let (start, made, read) = (Instant::now(), world.clone(), world.clone());
-    let around = Surroundings {
-        make: move |watched: &Watched, _: &Advice| match made.manner(watched.target) {
+    let around = DriverContext {
+        make: move |watched: &CheckTarget, _: &AgentReply| match made.manner(watched.target) {
             Manner::Unmade | Manner::Kept => Err("/etc/ca.pem: no such file".to_owned()),
             _ => {
                 made.made.fetch_add(1, Ordering::SeqCst);
@@ -175,7 +175,7 @@ fn scene_with_room(room: usize) -> Scene {
 }
 
 impl Scene {
-    fn watch(&self, wanted: Vec<Begin>) {
+    fn watch(&self, wanted: Vec<CheckStart>) {
         let wanted = wanted.into_iter().map(|begin| (begin, Vec::new()));
         self.commands
             .send(Command::Watch(wanted.collect()))
@@ -206,7 +206,7 @@ impl Scene {
     }
 }
 
-fn words(standing: &Standing) -> String {
+fn words(standing: &CheckState) -> String {
     format!(
         "{}: {}",
         if standing.up { "up" } else { "down" },
@@ -219,8 +219,8 @@ fn address(port: u16) -> SocketAddr {
 }
 
 /// Asked every second, for half a second at most; 2 decide either way.
-fn watched(port: u16) -> Watched {
-    Watched {
+fn watched(port: u16) -> CheckTarget {
+    CheckTarget {
         target: address(port),
         check: Check {
             probe: Probe::Tcp(Exchange::default()),
@@ -237,8 +237,8 @@ fn watched(port: u16) -> Watched {
     }
 }
 
-fn begin(watched: Watched) -> Begin {
-    Begin {
+fn begin(watched: CheckTarget) -> CheckStart {
+    CheckStart {
         watched,
         from: None,
     }
@@ -294,7 +294,7 @@ async fn a_server_that_never_answers_is_down_and_delays_nobody() {
     for port in 21..=40 {
         let asked = scene.world.asked(port);
         for pair in asked.windows(2) {
-            let most = SECOND + TOGETHER + 2 * MS;
+            let most = SECOND + COALESCE_WINDOW + 2 * MS;
             assert!(pair[1] - pair[0] <= most, "{port}: {asked:?}");
         }
     }
@@ -426,15 +426,15 @@ async fn what_is_no_longer_watched_is_dropped_with_its_probe_and_its_news() {
 #[tokio::test(start_paused = true)]
 async fn one_goes_on_as_the_daemon_says_it_stood() {
     let mut scene = scene();
-    let stood = Standing {
+    let stood = CheckState {
         up: true,
         decided: true,
         reason: "fine, 2 of 2".to_owned(),
-        advice: Advice::default(),
-        since: crate::health::UNKNOWN,
+        advice: AgentReply::default(),
+        since: crate::health::UNKNOWN_TIME,
     };
     scene.world.set(1, Manner::Fail);
-    scene.watch(vec![Begin {
+    scene.watch(vec![CheckStart {
         watched: watched(1),
         from: Some(stood),
     }]);
@@ -602,12 +602,12 @@ async fn a_probe_that_cannot_be_made_counts_for_nothing_and_is_tried_again() {
     scene.world.set(1, Manner::Unmade);
     // It was up when an earlier daemon ended, and another was never asked.
     scene.world.set(2, Manner::Unmade);
-    let stood = Standing {
+    let stood = CheckState {
         up: true,
         decided: true,
         reason: "fine, 2 of 2".to_owned(),
-        advice: Advice::default(),
-        since: crate::health::UNKNOWN,
+        advice: AgentReply::default(),
+        since: crate::health::UNKNOWN_TIME,
     };
     let mut first = begin(watched(1));
     first.from = Some(stood);

@@ -2,7 +2,7 @@ use std::{os::unix::fs::PermissionsExt as _, path::PathBuf, thread, time::Instan
 
 use super::{writer::WRITE_EVERY, *};
 use crate::{
-    health::{AdvisedWeight, checker, schedule::CheckerId},
+    health::{RequestedWeight, checker, schedule::CheckerId},
     model::{
         AdminState, Protocol,
         check::{Check, Exchange, Initial, Probe, Source, Target, Timing},
@@ -11,8 +11,8 @@ use crate::{
 
 const BOOT: &str = "bd1f4a5e-0000-4000-8000-000000000001";
 
-fn watched(port: u16) -> Watched {
-    Watched {
+fn watched(port: u16) -> CheckTarget {
+    CheckTarget {
         target: ([192, 168, 0, 2], port).into(),
         check: Check {
             probe: Probe::Tcp(Exchange::default()),
@@ -36,20 +36,20 @@ fn web() -> ServiceKey {
 }
 
 /// How a checker of this service stood.
-fn standing(remembered: &Remembered, watched: &Watched) -> Option<Standing> {
+fn standing(remembered: &Remembered, watched: &CheckTarget) -> Option<CheckState> {
     let (standing, _) = remembered.standing(watched, &web(), watched.target)?;
     Some(standing)
 }
 
-fn at(milliseconds: u64) -> Moment {
-    Moment {
+fn at(milliseconds: u64) -> Timestamp {
+    Timestamp {
         time: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_000 + milliseconds),
         since_boot: Duration::from_millis(5_000_000 + milliseconds),
     }
 }
 
 /// Up at 1 s with this advice, down at 2 s.
-fn checker(watched: &Watched, advice: Advice) -> Checker {
+fn checker(watched: &CheckTarget, advice: AgentReply) -> Checker {
     let mut checker = Checker::begin(&watched.check, None, Vec::new(), &at(0));
     let passed = checker::Input::Passed {
         note: "\"fine\"\n".to_owned(),
@@ -59,7 +59,7 @@ fn checker(watched: &Watched, advice: Advice) -> Checker {
         reason: "refused".to_owned(),
     };
     for (second, input) in [(1, passed), (2, failed)] {
-        let done = checker::Done {
+        let done = checker::FinishedProbe {
             began: at(second * 1000),
             latency: Duration::ZERO,
             input,
@@ -93,14 +93,14 @@ impl Scene {
 #[test]
 fn what_was_written_is_read_whole() {
     let scene = Scene::new();
-    let advice = Advice {
-        weight: Some(AdvisedWeight::Percent(30)),
+    let advice = AgentReply {
+        weight: Some(RequestedWeight::Percent(30)),
         state: Some(AdminState::Drain),
         down: Some("failed: disk full".to_owned()),
     };
     let writer = scene.writer();
     let mut written = Vec::new();
-    for (id, advice) in [(7, advice), (8, Advice::default())] {
+    for (id, advice) in [(7, advice), (8, AgentReply::default())] {
         let watched = watched(u16::try_from(id).unwrap());
         let checker = checker(&watched, advice);
         writer.put(CheckerId(id), watched.clone().into(), checker.clone());
@@ -122,14 +122,14 @@ fn what_was_written_is_read_whole() {
 }
 
 /// Up since 1 s.
-fn up(watched: &Watched) -> Checker {
+fn up(watched: &CheckTarget) -> Checker {
     let mut checker = Checker::begin(&watched.check, None, Vec::new(), &at(0));
-    let done = checker::Done {
+    let done = checker::FinishedProbe {
         began: at(1000),
         latency: Duration::ZERO,
         input: checker::Input::Passed {
             note: "fine".to_owned(),
-            advice: Advice::default(),
+            advice: AgentReply::default(),
         },
     };
     checker.finish(done, &at(1000));
@@ -137,7 +137,7 @@ fn up(watched: &Watched) -> Checker {
 }
 
 /// One that asks another question of the same target.
-fn asking(watched: &Watched, expect: &str) -> Watched {
+fn asking(watched: &CheckTarget, expect: &str) -> CheckTarget {
     let mut other = watched.clone();
     other.check.probe = Probe::Tcp(Exchange {
         send: expect.into(),
@@ -151,7 +151,7 @@ fn a_check_that_asks_the_same_at_other_times_goes_on_as_it_stood() {
     let scene = Scene::new();
     let writer = scene.writer();
     let known = watched(1);
-    let checker = checker(&known, Advice::default());
+    let checker = checker(&known, AgentReply::default());
     writer.put(CheckerId(1), known.clone().into(), checker.clone());
     drop(writer);
     let mut other = known.clone();
@@ -181,15 +181,15 @@ fn to_another_question_a_real_server_of_the_service_stays_up_and_any_other_is_no
     writer.put(CheckerId(1), one.clone().into(), up(&one));
     writer.put(CheckerId(2), two.clone().into(), up(&two));
     let failing = asking(&two, "b");
-    let down = checker(&failing, Advice::default());
+    let down = checker(&failing, AgentReply::default());
     writer.put(CheckerId(3), failing.into(), down);
     drop(writer);
     let remembered = read(&scene.path(), BOOT);
-    let expected = Standing {
+    let expected = CheckState {
         up: true,
         decided: true,
         reason: "was up before the check changed".to_owned(),
-        advice: Advice::default(),
+        advice: AgentReply::default(),
         since: at(1000),
     };
     let other = asking(&one, "c");
@@ -229,14 +229,14 @@ fn the_file_says_until_when_the_daemon_ran() {
     let writer = scene.writer();
     let known = watched(1);
     writer.put(CheckerId(1), known.clone().into(), up(&known));
-    let until = |written: Moment| written.since_boot;
+    let until = |written: Timestamp| written.since_boot;
     let deadline = Instant::now() + Duration::from_secs(20);
     while !scene.path().exists() && Instant::now() < deadline {
         thread::yield_now();
     }
     let first = read(&scene.path(), BOOT).written().map(until);
     thread::sleep(Duration::from_millis(5));
-    let stopped = Moment::now().since_boot;
+    let stopped = Timestamp::now().since_boot;
     drop(writer);
     let last = read(&scene.path(), BOOT).written().map(until);
     assert!(first < Some(stopped), "{first:?}");
@@ -250,13 +250,13 @@ fn a_first_pass_and_a_return_are_told_apart() {
     let writer = scene.writer();
     let (first, returned) = (watched(1), watched(2));
     writer.put(CheckerId(1), first.clone().into(), up(&first));
-    let mut checker = checker(&returned, Advice::default());
-    let done = checker::Done {
+    let mut checker = checker(&returned, AgentReply::default());
+    let done = checker::FinishedProbe {
         began: at(3000),
         latency: Duration::ZERO,
         input: checker::Input::Passed {
             note: "fine".to_owned(),
-            advice: Advice::default(),
+            advice: AgentReply::default(),
         },
     };
     checker.finish(done, &at(3000));
@@ -316,7 +316,7 @@ fn what_is_gone_or_undecided_is_not_remembered() {
     let writer = scene.writer();
     let (gone, kept, undecided) = (watched(1), watched(2), watched(3));
     for (id, watched) in [(1, &gone), (2, &kept)] {
-        let checker = checker(watched, Advice::default());
+        let checker = checker(watched, AgentReply::default());
         writer.put(CheckerId(id), watched.clone().into(), checker);
     }
     let fresh = Checker::begin(&undecided.check, None, Vec::new(), &at(0));
@@ -339,7 +339,7 @@ fn after_the_host_started_again_nothing_counts() {
     writer.put(
         CheckerId(1),
         known.clone().into(),
-        checker(&known, Advice::default()),
+        checker(&known, AgentReply::default()),
     );
     drop(writer);
     let another = BOOT.replace('1', "2");
@@ -371,7 +371,7 @@ fn a_file_that_is_damaged_or_missing_is_begun_anew() {
     writer.put(
         CheckerId(1),
         known.clone().into(),
-        checker(&known, Advice::default()),
+        checker(&known, AgentReply::default()),
     );
     drop(writer);
     assert!(standing(&read(&scene.path(), BOOT), &known).is_some());
@@ -394,7 +394,7 @@ fn a_file_that_cannot_be_written_stops_nothing() {
         writer.put(
             CheckerId(1),
             known.clone().into(),
-            checker(&known, Advice::default()),
+            checker(&known, AgentReply::default()),
         );
     }
     drop(writer);
@@ -405,7 +405,7 @@ fn many_changes_are_written_together() {
     let scene = Scene::new();
     let writer = scene.writer();
     let known = watched(1);
-    let checker = checker(&known, Advice::default());
+    let checker = checker(&known, AgentReply::default());
     let began = Instant::now();
     let mut inodes = std::collections::HashSet::new();
     while began.elapsed() < WRITE_EVERY * 4 {

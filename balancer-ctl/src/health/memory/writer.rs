@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::{At, Head, Service, VERSION, line};
-use crate::health::{Moment, Watched, checker::Checker, schedule::CheckerId};
+use crate::health::{CheckTarget, Timestamp, checker::Checker, schedule::CheckerId};
 
 /// From the beginning of one writing to that of the next.
 pub(super) const WRITE_EVERY: Duration = Duration::from_millis(100);
@@ -36,7 +36,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Pending {
     /// By checker, `None` = gone: never more than there are checkers, and those that went meanwhile.
-    news: BTreeMap<CheckerId, Option<(Arc<Watched>, Checker)>>,
+    news: BTreeMap<CheckerId, Option<(Arc<CheckTarget>, Checker)>>,
     /// All of them, if they are new.
     services: Option<Vec<Service>>,
     stop: bool,
@@ -68,7 +68,12 @@ impl Writer {
     }
 
     /// Takes how a checker stands now. It is put into words elsewhere: that takes longer than a probe should wait.
-    pub(in crate::health) fn put(&self, id: CheckerId, watched: Arc<Watched>, checker: Checker) {
+    pub(in crate::health) fn put(
+        &self,
+        id: CheckerId,
+        watched: Arc<CheckTarget>,
+        checker: Checker,
+    ) {
         self.take(id, Some((watched, checker)));
     }
 
@@ -84,7 +89,7 @@ impl Writer {
         drop(old);
     }
 
-    fn take(&self, id: CheckerId, news: Option<(Arc<Watched>, Checker)>) {
+    fn take(&self, id: CheckerId, news: Option<(Arc<CheckTarget>, Checker)>) {
         let old = self.shared.lock().news.insert(id, news);
         self.shared.changed.notify_one();
         // Not under the lock.
@@ -175,7 +180,7 @@ fn write<'a>(
     let head = serde_json::to_string(&Head {
         version: VERSION,
         boot_id: boot_id.to_owned(),
-        written: At::new(&Moment::now()),
+        written: At::new(&Timestamp::now()),
     })?;
     if let Some(directory) = path.parent() {
         DirBuilder::new()

@@ -10,9 +10,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A stream on which shutting down does nothing. Its socket is about to be reset, which ends both directions at once;
 /// a FIN before that would be one more packet, and leave the server in `TIME_WAIT`.
-pub struct Abrupt<T>(pub T);
+pub struct ResetOnClose<T>(pub T);
 
-impl<T: AsyncRead + Unpin> AsyncRead for Abrupt<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for ResetOnClose<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -22,7 +22,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Abrupt<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Abrupt<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for ResetOnClose<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -6,12 +6,12 @@ use std::sync::{Mutex, PoisonError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{
-    Advice, Failure, Passed,
-    socket::{Endpoint, Opening},
+    AgentReply, Passed, ProbeFailure,
+    socket::{ConnectMode, Endpoint},
     text,
 };
 use crate::{
-    health::AdvisedWeight,
+    health::RequestedWeight,
     model::{AdminState, check::AgentProbe},
 };
 
@@ -23,7 +23,7 @@ pub struct Agent {
     endpoint: Endpoint,
     send: Vec<u8>,
     /// All that it has said.
-    said: Mutex<Advice>,
+    said: Mutex<AgentReply>,
 }
 
 impl Agent {
@@ -36,17 +36,19 @@ impl Agent {
     }
 
     /// Knows what the agent said to an earlier daemon.
-    pub fn remember(&mut self, said: Advice) {
+    pub fn remember(&mut self, said: AgentReply) {
         self.said = Mutex::new(said);
     }
 
-    pub async fn probe(&self) -> Result<Passed, Failure> {
+    pub async fn probe(&self) -> Result<Passed, ProbeFailure> {
         let line = self.line().await?;
         let words = text::quoted(line.trim_ascii());
         // What is kept there is whole at all times.
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         *said = heard(&line, &said).map_err(|word| match word {
-            Some(word) => Failure::Theirs(format!("the agent said {words:?}: what is {word:?}?")),
+            Some(word) => {
+                ProbeFailure::Target(format!("the agent said {words:?}: what is {word:?}?"))
+            }
             None => "the agent said nothing".into(),
         })?;
         Ok(Passed {
@@ -56,8 +58,8 @@ impl Agent {
     }
 
     /// The first line, or all until the connection's end.
-    async fn line(&self) -> Result<Vec<u8>, Failure> {
-        let mut stream = self.endpoint.connect(Opening::Whole).await?;
+    async fn line(&self) -> Result<Vec<u8>, ProbeFailure> {
+        let mut stream = self.endpoint.connect(ConnectMode::Full).await?;
         stream.write_all(&self.send).await?;
         let mut line = Vec::new();
         let mut buffer = [0; LONGEST];
@@ -80,7 +82,7 @@ impl Agent {
 
 /// What holds after a line. One with a word that is not of the language changes nothing: that word is the error, or
 /// none where there was no word at all.
-fn heard(line: &[u8], before: &Advice) -> Result<Advice, Option<String>> {
+fn heard(line: &[u8], before: &AgentReply) -> Result<AgentReply, Option<String>> {
     let (words, remark) = match line.iter().position(|byte| *byte == b'#') {
         Some(at) => (&line[..at], text::quoted(line[at + 1..].trim_ascii())),
         None => (line, String::new()),
@@ -105,7 +107,7 @@ fn heard(line: &[u8], before: &Advice) -> Result<Advice, Option<String>> {
                 });
             }
             _ => match word.strip_suffix('%').map(str::parse) {
-                Some(Ok(percent)) => advice.weight = Some(AdvisedWeight::Percent(percent)),
+                Some(Ok(percent)) => advice.weight = Some(RequestedWeight::Percent(percent)),
                 // Connection limits are not an agent's affair here; one that also speaks to HAProxy may say them.
                 _ if word.starts_with("maxconn:") => {}
                 _ => return Err(Some(word)),
@@ -119,9 +121,9 @@ fn heard(line: &[u8], before: &Advice) -> Result<Advice, Option<String>> {
 mod tests {
     use super::*;
 
-    fn advice(weight: Option<u32>, state: Option<AdminState>, down: Option<&str>) -> Advice {
-        Advice {
-            weight: weight.map(AdvisedWeight::Percent),
+    fn advice(weight: Option<u32>, state: Option<AdminState>, down: Option<&str>) -> AgentReply {
+        AgentReply {
+            weight: weight.map(RequestedWeight::Percent),
             state,
             down: down.map(str::to_owned),
         }
@@ -129,7 +131,7 @@ mod tests {
 
     #[test]
     fn an_agent_speaks_haproxys_language() {
-        let nothing = Advice::default();
+        let nothing = AgentReply::default();
         for (line, expected) in [
             ("75%", advice(Some(75), None, None)),
             ("0%", advice(Some(0), None, None)),
@@ -175,7 +177,7 @@ mod tests {
 
     #[test]
     fn nonsense_changes_nothing() {
-        let before = Advice::default();
+        let before = AgentReply::default();
         for (line, word) in [
             ("", None),
             (" ,\t", None),

@@ -8,7 +8,7 @@ use std::{
 
 /// Runs `exchange` over the connection that `connection` drives. That the connection ends is for the exchange to
 /// notice, which knows what it lacks.
-pub async fn carried<T>(
+pub async fn drive_connection<T>(
     connection: impl Future<Output: Sized>,
     exchange: impl Future<Output = T>,
 ) -> T {

@@ -8,7 +8,7 @@ use hickory_proto::{
 };
 
 use super::{
-    Failure, Passed,
+    Passed, ProbeFailure,
     socket::Endpoint,
     text,
     udp::{receive, refusal},
@@ -41,17 +41,17 @@ impl Dns {
         })
     }
 
-    pub async fn probe(&self) -> Result<Passed, Failure> {
+    pub async fn probe(&self) -> Result<Passed, ProbeFailure> {
         let socket = self.endpoint.datagrams()?;
         let question = self.question();
-        let bytes = question
-            .to_vec()
-            .map_err(|error| Failure::Theirs(format!("the question cannot be written: {error}")))?;
+        let bytes = question.to_vec().map_err(|error| {
+            ProbeFailure::Target(format!("the question cannot be written: {error}"))
+        })?;
         socket.send(&bytes).await.map_err(|error| refusal(&error))?;
         loop {
             let answer = receive(&socket).await?;
             let answer = Message::from_vec(&answer)
-                .map_err(|error| Failure::Theirs(format!("the answer is not dns: {error}")))?;
+                .map_err(|error| ProbeFailure::Target(format!("the answer is not dns: {error}")))?;
             // An answer to another question, as a late one would be, is none.
             if answer.metadata.id == question.metadata.id
                 && answer.metadata.message_type == MessageType::Response
@@ -73,7 +73,7 @@ impl Dns {
         question
     }
 
-    fn judge(&self, answer: &Message) -> Result<Passed, Failure> {
+    fn judge(&self, answer: &Message) -> Result<Passed, ProbeFailure> {
         let code = answer.metadata.response_code;
         if code != ResponseCode::NoError {
             return Err(format!("dns {}", named(code)).into());

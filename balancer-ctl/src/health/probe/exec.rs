@@ -10,11 +10,11 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::Semaphore, time::timeout};
 
-use super::{Advice, Failure, Passed, Watched, text};
+use super::{AgentReply, CheckTarget, Passed, ProbeFailure, text};
 use crate::{
-    health::AdvisedWeight,
+    health::RequestedWeight,
     model::check::ExecProbe,
-    os::program::{self, End, Errors, LeftBehind, Program, trusted},
+    os::program::{self, ExitReason, Leftovers, Program, StderrMode, trusted},
 };
 
 /// How much of each output is kept.
@@ -32,7 +32,7 @@ pub struct Exec {
 }
 
 impl Exec {
-    pub fn new(watched: &Watched, probe: &ExecProbe) -> Result<Self, String> {
+    pub fn new(watched: &CheckTarget, probe: &ExecProbe) -> Result<Self, String> {
         let (program, arguments) = probe.run.split_first().ok_or("`run` names no program")?;
         let address = watched.target.ip().to_string();
         let environment = [
@@ -53,14 +53,14 @@ impl Exec {
                 // bring to an end, and the next probe comes soon.
                 timeout: None,
                 keep: KEPT,
-                errors: Errors::Apart,
-                left: LeftBehind::Killed,
+                errors: StderrMode::Apart,
+                left: Leftovers::Kill,
             },
             turn: Arc::new(Semaphore::new(1)),
         })
     }
 
-    pub async fn probe(&self) -> Result<Passed, Failure> {
+    pub async fn probe(&self) -> Result<Passed, ProbeFailure> {
         let Ok(Ok(turn)) = timeout(HANDOVER, self.turn.clone().acquire_owned()).await else {
             return Err("the program's last run has not ended: it cannot be killed".into());
         };
@@ -69,9 +69,11 @@ impl Exec {
         let finished = ran.map_err(|error| {
             let told = format!("cannot run {}: {error}", self.program.path.display());
             match error {
-                program::Error::Missing(_) => Failure::Theirs(told),
+                program::ProgramError::Missing(_) => ProbeFailure::Target(told),
                 // The target was not asked.
-                program::Error::Refused(_) | program::Error::System(_) => Failure::Ours(told),
+                program::ProgramError::Refused(_) | program::ProgramError::System(_) => {
+                    ProbeFailure::Local(told)
+                }
             }
         })?;
         let said = text::first_line(&finished.output.bytes);
@@ -87,8 +89,8 @@ fn seconds(duration: Duration) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-fn judge(end: End, said: Option<String>) -> Result<Passed, Failure> {
-    let End::Exit(status) = end else {
+fn judge(end: ExitReason, said: Option<String>) -> Result<Passed, ProbeFailure> {
+    let ExitReason::Exit(status) = end else {
         return Err(end.to_string().into());
     };
     let note = said.unwrap_or_else(|| end.to_string());
@@ -97,9 +99,9 @@ fn judge(end: End, said: Option<String>) -> Result<Passed, Failure> {
         1 => Err(note.into()),
         status => Ok(Passed {
             note,
-            advice: Advice {
-                weight: Some(AdvisedWeight::Absolute(status - 2)),
-                ..Advice::default()
+            advice: AgentReply {
+                weight: Some(RequestedWeight::Absolute(status - 2)),
+                ..AgentReply::default()
             },
         }),
     }
@@ -115,7 +117,7 @@ mod tests {
         let probe = ExecProbe {
             run: vec!["/bin/true".to_owned()],
         };
-        let watched = Watched {
+        let watched = CheckTarget {
             target: "192.0.2.1:80".parse().unwrap(),
             check: Check {
                 probe: Probe::Exec(probe.clone()),
@@ -126,7 +128,7 @@ mod tests {
         };
         let exec = Exec::new(&watched, &probe).unwrap();
         let last = exec.turn.clone().acquire_owned().await.unwrap();
-        let Err(Failure::Theirs(reason)) = exec.probe().await else {
+        let Err(ProbeFailure::Target(reason)) = exec.probe().await else {
             panic!("it ran");
         };
         assert_eq!(

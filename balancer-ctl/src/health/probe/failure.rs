@@ -8,55 +8,57 @@ use crate::os::open_files;
 
 /// Why a probe did not pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Failure {
+pub enum ProbeFailure {
     /// The target, or the way to it, is not as it should be.
-    Theirs(String),
+    Target(String),
     /// This process could not ask: it has run out of something.
-    Ours(String),
+    Local(String),
 }
 
-impl From<String> for Failure {
+impl From<String> for ProbeFailure {
     fn from(reason: String) -> Self {
-        Self::Theirs(reason)
+        Self::Target(reason)
     }
 }
 
-impl From<&str> for Failure {
+impl From<&str> for ProbeFailure {
     fn from(reason: &str) -> Self {
-        Self::Theirs(reason.to_owned())
+        Self::Target(reason.to_owned())
     }
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for ProbeFailure {
     fn from(error: io::Error) -> Self {
         Self::from(&error)
     }
 }
 
-impl From<&io::Error> for Failure {
+impl From<&io::Error> for ProbeFailure {
     fn from(error: &io::Error) -> Self {
         match error.raw_os_error() {
             Some(number) => errno(Errno::from_raw(number)),
-            None => Self::Theirs(without_number(error)),
+            None => Self::Target(without_number(error)),
         }
     }
 }
 
-fn errno(errno: Errno) -> Failure {
+fn errno(errno: Errno) -> ProbeFailure {
     let reason = match errno {
         // What the kernel or this process's limits lack says nothing about the target.
-        Errno::EMFILE => return Failure::Ours(open_files::TOO_MANY.into()),
+        Errno::EMFILE => return ProbeFailure::Local(open_files::TOO_MANY.into()),
         Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM | Errno::EAGAIN => {
-            return Failure::Ours(errno.desc().to_lowercase());
+            return ProbeFailure::Local(errno.desc().to_lowercase());
         }
         // From `connect` alone; an address that is not there is refused when it is bound.
-        Errno::EADDRNOTAVAIL => return Failure::Ours("no free local address and port".into()),
+        Errno::EADDRNOTAVAIL => {
+            return ProbeFailure::Local("no free local address and port".into());
+        }
         Errno::ENETUNREACH => "network unreachable",
         Errno::ECONNRESET | Errno::EPIPE => "connection reset",
         Errno::ENOPROTOOPT => "protocol unreachable",
         Errno::EPERM | Errno::EACCES => "not permitted on this host (a firewall rule?)",
         Errno::EMSGSIZE => "too big for the path",
-        _ => return Failure::Theirs(errno.desc().to_lowercase()),
+        _ => return ProbeFailure::Target(errno.desc().to_lowercase()),
     };
     reason.into()
 }
@@ -75,7 +77,7 @@ mod tests {
 
     #[test]
     fn errors_of_the_kernel_read_as_reasons() {
-        let reason = |errno: Errno| Failure::from(io::Error::from_raw_os_error(errno as i32));
+        let reason = |errno: Errno| ProbeFailure::from(io::Error::from_raw_os_error(errno as i32));
         for (errno, words) in [
             (Errno::ECONNREFUSED, "connection refused"),
             (Errno::EHOSTUNREACH, "no route to host"),
@@ -83,16 +85,16 @@ mod tests {
             (Errno::ECONNRESET, "connection reset"),
             (Errno::ETIMEDOUT, "connection timed out"),
         ] {
-            assert_eq!(reason(errno), Failure::Theirs(words.into()));
+            assert_eq!(reason(errno), ProbeFailure::Target(words.into()));
         }
         for (errno, words) in [
             (Errno::EMFILE, "too many open files (raise LimitNOFILE=)"),
             (Errno::EADDRNOTAVAIL, "no free local address and port"),
         ] {
-            assert_eq!(reason(errno), Failure::Ours(words.into()));
+            assert_eq!(reason(errno), ProbeFailure::Local(words.into()));
         }
         for errno in [Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM, Errno::EAGAIN] {
-            assert!(matches!(reason(errno), Failure::Ours(_)), "{errno}");
+            assert!(matches!(reason(errno), ProbeFailure::Local(_)), "{errno}");
         }
     }
 }

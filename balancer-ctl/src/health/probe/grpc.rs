@@ -10,10 +10,10 @@ use prost::Message as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
-    Failure, Passed,
-    carried::carried,
+    Passed, ProbeFailure,
+    carried::drive_connection,
     http2::{beginning, failure, handshake},
-    socket::{Endpoint, Opening, in_url},
+    socket::{ConnectMode, Endpoint, in_url},
     text,
     tls::{Application, Encryption},
 };
@@ -87,8 +87,8 @@ impl Grpc {
         })
     }
 
-    pub async fn probe(&self) -> Result<Passed, Failure> {
-        let stream = self.endpoint.connect(Opening::Speaking).await?;
+    pub async fn probe(&self) -> Result<Passed, ProbeFailure> {
+        let stream = self.endpoint.connect(ConnectMode::ClientFirst).await?;
         match &self.encryption {
             None => self.ask(stream).await,
             Some(encryption) => {
@@ -98,12 +98,18 @@ impl Grpc {
         }
     }
 
-    async fn ask(&self, stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<Passed, Failure> {
+    async fn ask(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+    ) -> Result<Passed, ProbeFailure> {
         let (sender, connection) = handshake(stream).await?;
-        carried(connection, self.exchange(sender)).await
+        drive_connection(connection, self.exchange(sender)).await
     }
 
-    async fn exchange(&self, mut sender: client::SendRequest<Bytes>) -> Result<Passed, Failure> {
+    async fn exchange(
+        &self,
+        mut sender: client::SendRequest<Bytes>,
+    ) -> Result<Passed, ProbeFailure> {
         let (response, mut body) = sender
             .send_request(self.request.clone(), false)
             .map_err(|error| failure(&error))?;
@@ -113,7 +119,7 @@ impl Grpc {
     }
 }
 
-async fn judge(response: Response<RecvStream>) -> Result<Passed, Failure> {
+async fn judge(response: Response<RecvStream>) -> Result<Passed, ProbeFailure> {
     let status = response.status();
     if status != 200 {
         return Err(format!("http {}, wanted gRPC's 200", status.as_u16()).into());
@@ -135,14 +141,14 @@ async fn judge(response: Response<RecvStream>) -> Result<Passed, Failure> {
     }
 }
 
-async fn whole(mut body: RecvStream) -> Result<(Vec<u8>, Option<HeaderMap>), Failure> {
+async fn whole(mut body: RecvStream) -> Result<(Vec<u8>, Option<HeaderMap>), ProbeFailure> {
     let message = beginning(&mut body).await?;
     let trailers = body.trailers().await.map_err(|error| failure(&error))?;
     Ok((message, trailers))
 }
 
 /// The status of the call itself.
-fn call_status(fields: &HeaderMap) -> Result<(), Failure> {
+fn call_status(fields: &HeaderMap) -> Result<(), ProbeFailure> {
     let Some(status) = fields.get("grpc-status") else {
         return Ok(());
     };

@@ -19,10 +19,10 @@ use tokio::{
 };
 
 use super::{
-    Failure, Passed,
-    abrupt::Abrupt,
-    carried::carried,
-    socket::{Endpoint, Opening, in_url},
+    Passed, ProbeFailure,
+    abrupt::ResetOnClose,
+    carried::drive_connection,
+    socket::{ConnectMode, Endpoint, in_url},
     text,
     tls::{Application, Encryption},
 };
@@ -54,8 +54,8 @@ impl Http {
         })
     }
 
-    pub async fn probe(&self) -> Result<Passed, Failure> {
-        let mut stream = self.endpoint.connect(Opening::Speaking).await?;
+    pub async fn probe(&self) -> Result<Passed, ProbeFailure> {
+        let mut stream = self.endpoint.connect(ConnectMode::ClientFirst).await?;
         match &self.encryption {
             None => {
                 let passed = self.ask(&mut stream).await?;
@@ -70,12 +70,15 @@ impl Http {
         &self,
         encryption: &Encryption,
         stream: TcpStream,
-    ) -> Result<Passed, Failure> {
+    ) -> Result<Passed, ProbeFailure> {
         let stream = encryption.over(stream, Application::Http1).await?;
         self.ask(stream).await
     }
 
-    async fn ask(&self, stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<Passed, Failure> {
+    async fn ask(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+    ) -> Result<Passed, ProbeFailure> {
         match &self.wanted.body {
             None => self.wanted.status(head::ask(stream, &self.written).await?),
             Some(pattern) => Box::pin(self.ask_for_body(stream, pattern)).await,
@@ -86,11 +89,11 @@ impl Http {
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin,
         pattern: &Regex,
-    ) -> Result<Passed, Failure> {
+    ) -> Result<Passed, ProbeFailure> {
         let mut builder = http1::Builder::new();
         builder.max_buf_size(LONGEST_HEAD);
         let (mut sender, connection) = builder
-            .handshake(TokioIo::new(Abrupt(stream)))
+            .handshake(TokioIo::new(ResetOnClose(stream)))
             .await
             .map_err(|error| failure(&error))?;
         let exchange = async {
@@ -98,14 +101,14 @@ impl Http {
             self.judge(response.map_err(|error| failure(&error))?, pattern)
                 .await
         };
-        carried(connection, exchange).await
+        drive_connection(connection, exchange).await
     }
 
     async fn judge(
         &self,
         response: Response<Incoming>,
         pattern: &Regex,
-    ) -> Result<Passed, Failure> {
+    ) -> Result<Passed, ProbeFailure> {
         let passed = self.wanted.status(response.status())?;
         let mut body = response.into_body();
         let mut start = Vec::new();
@@ -136,7 +139,7 @@ impl Wanted {
         }
     }
 
-    pub fn status(&self, status: StatusCode) -> Result<Passed, Failure> {
+    pub fn status(&self, status: StatusCode) -> Result<Passed, ProbeFailure> {
         let status = status.as_u16();
         let is_wanted = |(first, last): &(u16, u16)| (*first..=*last).contains(&status);
         if self.status.iter().any(is_wanted) {
@@ -155,7 +158,7 @@ impl Wanted {
 }
 
 /// Looks for the pattern in a body, or in its beginning.
-pub fn matched(passed: Passed, pattern: &Regex, mut body: Vec<u8>) -> Result<Passed, Failure> {
+pub fn matched(passed: Passed, pattern: &Regex, mut body: Vec<u8>) -> Result<Passed, ProbeFailure> {
     let is_cut = body.len() >= MAX_BODY;
     body.truncate(MAX_BODY);
     if pattern.is_match(&body) {
@@ -246,7 +249,7 @@ pub fn request(endpoint: &Endpoint, probe: &HttpProbe) -> Result<Request<()>, St
     Ok(request)
 }
 
-fn failure(error: &hyper::Error) -> Failure {
+fn failure(error: &hyper::Error) -> ProbeFailure {
     if let Some(io) = error.source().and_then(|source| source.downcast_ref()) {
         return super::tls::failure(io);
     }
@@ -262,7 +265,7 @@ fn failure(error: &hyper::Error) -> Failure {
     format!("http: {error}").into()
 }
 
-fn too_large() -> Failure {
+fn too_large() -> ProbeFailure {
     format!(
         "the answer's head is larger than {} KiB",
         LONGEST_HEAD / 1024
@@ -270,6 +273,6 @@ fn too_large() -> Failure {
     .into()
 }
 
-fn not_http() -> Failure {
+fn not_http() -> ProbeFailure {
     "the answer is not http".into()
 }

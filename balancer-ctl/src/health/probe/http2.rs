@@ -5,10 +5,10 @@ use hyper::{Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
-    Failure, Passed,
-    carried::carried,
+    Passed, ProbeFailure,
+    carried::drive_connection,
     http::{self, LONGEST_HEAD, Wanted},
-    socket::{Endpoint, Opening},
+    socket::{ConnectMode, Endpoint},
     tls::{self, Application, Encryption},
 };
 use crate::model::check::{HttpProbe, MAX_BODY};
@@ -32,8 +32,8 @@ impl Http2 {
         })
     }
 
-    pub async fn probe(&self) -> Result<Passed, Failure> {
-        let stream = self.endpoint.connect(Opening::Speaking).await?;
+    pub async fn probe(&self) -> Result<Passed, ProbeFailure> {
+        let stream = self.endpoint.connect(ConnectMode::ClientFirst).await?;
         match &self.encryption {
             None => self.ask(stream).await,
             Some(encryption) => {
@@ -43,7 +43,10 @@ impl Http2 {
         }
     }
 
-    async fn ask(&self, stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<Passed, Failure> {
+    async fn ask(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+    ) -> Result<Passed, ProbeFailure> {
         let (mut sender, connection) = handshake(stream).await?;
         let exchange = async {
             let (response, _) = sender
@@ -52,10 +55,10 @@ impl Http2 {
             self.judge(response.await.map_err(|error| failure(&error))?)
                 .await
         };
-        carried(connection, exchange).await
+        drive_connection(connection, exchange).await
     }
 
-    async fn judge(&self, response: Response<h2::RecvStream>) -> Result<Passed, Failure> {
+    async fn judge(&self, response: Response<h2::RecvStream>) -> Result<Passed, ProbeFailure> {
         let passed = self.wanted.status(response.status())?;
         let Some(pattern) = &self.wanted.body else {
             return Ok(passed);
@@ -73,7 +76,7 @@ pub async fn handshake<T: AsyncRead + AsyncWrite + Unpin>(
         client::SendRequest<hyper::body::Bytes>,
         client::Connection<T>,
     ),
-    Failure,
+    ProbeFailure,
 > {
     const WINDOW: u32 = MAX_BODY as u32;
     client::Builder::new()
@@ -88,7 +91,7 @@ pub async fn handshake<T: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// Reads a body, up to what is looked at.
-pub async fn beginning(body: &mut h2::RecvStream) -> Result<Vec<u8>, Failure> {
+pub async fn beginning(body: &mut h2::RecvStream) -> Result<Vec<u8>, ProbeFailure> {
     let mut start = Vec::new();
     while start.len() < MAX_BODY {
         let Some(data) = body.data().await else { break };
@@ -97,7 +100,7 @@ pub async fn beginning(body: &mut h2::RecvStream) -> Result<Vec<u8>, Failure> {
     Ok(start)
 }
 
-pub fn failure(error: &h2::Error) -> Failure {
+pub fn failure(error: &h2::Error) -> ProbeFailure {
     if let Some(io) = error.get_io() {
         return tls::failure(io);
     }

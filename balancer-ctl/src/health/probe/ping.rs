@@ -12,7 +12,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use socket2::Type;
 
 use super::{
-    Failure, Passed,
+    Passed, ProbeFailure,
     socket::Endpoint,
     udp::{receive, refusal},
 };
@@ -27,7 +27,7 @@ impl Ping {
         Self { endpoint }
     }
 
-    pub async fn probe(&self) -> Result<Passed, Failure> {
+    pub async fn probe(&self) -> Result<Passed, ProbeFailure> {
         let is_ipv4 = self.endpoint.target().is_ipv4();
         let (socket, kind) = self.endpoint.echo()?;
         // A new number each time: a reply that comes after its probe's end is no reply to the next one.

@@ -21,10 +21,10 @@ use nix::{
     sys::socket::{setsockopt, sockopt},
 };
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-pub use spares::Spares;
+pub use spares::SocketPool;
 use tokio::net::{TcpStream, UdpSocket};
 
-use super::{Failure, Watched};
+use super::{CheckTarget, ProbeFailure};
 use crate::model::check::Source;
 
 /// A target, and from where it is asked.
@@ -32,25 +32,25 @@ use crate::model::check::Source;
 pub struct Endpoint {
     target: SocketAddr,
     source: Source,
-    spares: Arc<Spares>,
+    spares: Arc<SocketPool>,
 }
 
 /// How far a connection goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Opening {
+pub enum ConnectMode {
     /// To be used, by a server that may speak first.
-    Whole,
+    Full,
     /// To be used, by us first and at once: the handshake's last packet waits for what we say, and goes with it.
-    Speaking,
+    ClientFirst,
     /// Until the server's kernel has agreed: the handshake's last packet is held back, and closing sends a reset in
     /// its place. The program behind the port never sees such a connection, and has nothing to log.
-    Half,
+    HandshakeOnly,
 }
 
 impl Endpoint {
     /// # Errors
     /// The source address is of the other family.
-    pub fn new(watched: &Watched, spares: &Arc<Spares>) -> Result<Self, String> {
+    pub fn new(watched: &CheckTarget, spares: &Arc<SocketPool>) -> Result<Self, String> {
         let source = watched.check.source.clone();
         match source.address {
             Some(address) if address.is_ipv4() != watched.target.is_ipv4() => Err(format!(
@@ -70,12 +70,14 @@ impl Endpoint {
     }
 
     /// Opens a TCP connection.
-    pub async fn connect(&self, opening: Opening) -> Result<TcpStream, Failure> {
+    pub async fn connect(&self, opening: ConnectMode) -> Result<TcpStream, ProbeFailure> {
         let spare = self.spares().and_then(|spares| spares.take(self.domain()));
         let socket = spare.map_or_else(|| self.stream(), Ok)?;
         match opening {
-            Opening::Whole => {}
-            Opening::Speaking | Opening::Half => socket.set_tcp_quickack(false)?,
+            ConnectMode::Full => {}
+            ConnectMode::ClientFirst | ConnectMode::HandshakeOnly => {
+                socket.set_tcp_quickack(false)?
+            }
         }
         match socket.connect(&self.target.into()) {
             Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => {
@@ -100,7 +102,7 @@ impl Endpoint {
 
     /// Sockets may serve all checks that ask for no options of their own, and of one family: a socket that has been to
     /// an IPv4 address in IPv6 clothes, or to one of a link, is good for no other.
-    fn spares(&self) -> Option<&Spares> {
+    fn spares(&self) -> Option<&SocketPool> {
         let is_plain = match self.target {
             SocketAddr::V4(_) => true,
             SocketAddr::V6(target) => {
@@ -110,7 +112,7 @@ impl Endpoint {
         (is_plain && self.source == Source::default()).then_some(&*self.spares)
     }
 
-    fn stream(&self) -> Result<Socket, Failure> {
+    fn stream(&self) -> Result<Socket, ProbeFailure> {
         let socket = Socket::new(
             self.domain(),
             Type::STREAM.nonblocking(),
@@ -123,13 +125,13 @@ impl Endpoint {
     }
 
     /// Opens a UDP socket that hears the target alone, and every ICMP error about what it sent.
-    pub fn datagrams(&self) -> Result<UdpSocket, Failure> {
+    pub fn datagrams(&self) -> Result<UdpSocket, ProbeFailure> {
         self.messages(Type::DGRAM, Some(Protocol::UDP))
     }
 
     /// Opens a socket for ICMP echo that hears the target alone. The kernel's own kind for this takes the replies
     /// apart by itself; where it is not allowed (`net.ipv4.ping_group_range`), a raw one must do.
-    pub fn echo(&self) -> Result<(UdpSocket, Type), Failure> {
+    pub fn echo(&self) -> Result<(UdpSocket, Type), ProbeFailure> {
         let protocol = match self.target {
             SocketAddr::V4(_) => Protocol::ICMPV4,
             SocketAddr::V6(_) => Protocol::ICMPV6,
@@ -142,7 +144,7 @@ impl Endpoint {
         Ok((self.messages(kind, Some(protocol))?, kind))
     }
 
-    fn messages(&self, kind: Type, protocol: Option<Protocol>) -> Result<UdpSocket, Failure> {
+    fn messages(&self, kind: Type, protocol: Option<Protocol>) -> Result<UdpSocket, ProbeFailure> {
         let socket = Socket::new(self.domain(), kind.nonblocking(), protocol)?;
         self.prepare(&socket)?;
         // Without this the kernel keeps errors that may pass, as "host unreachable", to itself.
@@ -163,7 +165,7 @@ impl Endpoint {
         }
     }
 
-    fn prepare(&self, socket: &impl AsFd) -> Result<(), Failure> {
+    fn prepare(&self, socket: &impl AsFd) -> Result<(), ProbeFailure> {
         let socket_ref = SockRef::from(socket);
         if let Some(mark) = self.source.mark {
             socket_ref.set_mark(mark)?;
@@ -171,7 +173,7 @@ impl Endpoint {
         if let Some(interface) = &self.source.interface {
             let bound = socket_ref.bind_device(Some(interface.as_bytes()));
             bound.map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
-                Some(Errno::ENODEV) => Failure::Theirs(format!("no interface {interface}")),
+                Some(Errno::ENODEV) => ProbeFailure::Target(format!("no interface {interface}")),
                 _ => error.into(),
             })?;
         }
@@ -181,7 +183,7 @@ impl Endpoint {
             let bound = socket_ref.bind(&SocketAddr::new(address, 0).into());
             bound.map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
                 Some(Errno::EADDRNOTAVAIL) => {
-                    Failure::Theirs(format!("source address {address} is not on this host"))
+                    ProbeFailure::Target(format!("source address {address} is not on this host"))
                 }
                 _ => error.into(),
             })?;
@@ -199,6 +201,6 @@ pub fn in_url(address: IpAddr) -> String {
 }
 
 /// Lets a connection close in good order: what was sent last still arrives.
-pub fn close_in_order(stream: &TcpStream) -> Result<(), Failure> {
+pub fn close_in_order(stream: &TcpStream) -> Result<(), ProbeFailure> {
     Ok(SockRef::from(stream).set_linger(None)?)
 }

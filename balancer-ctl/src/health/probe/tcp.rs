@@ -10,8 +10,8 @@ use tokio::{
 };
 
 use super::{
-    Failure, Passed,
-    socket::{Endpoint, Opening, close_in_order},
+    Passed, ProbeFailure,
+    socket::{ConnectMode, Endpoint, close_in_order},
     text,
 };
 use crate::model::check::{Exchange, MAX_BODY};
@@ -41,14 +41,14 @@ impl Tcp {
         }
     }
 
-    pub async fn probe(&self) -> Result<Passed, Failure> {
+    pub async fn probe(&self) -> Result<Passed, ProbeFailure> {
         let until = Instant::now() + self.patience;
         if self.send.is_empty() && self.expect.is_none() {
-            let stream = self.endpoint.connect(Opening::Half).await?;
+            let stream = self.endpoint.connect(ConnectMode::HandshakeOnly).await?;
             self.endpoint.reset(stream);
             return Ok(Passed::new("connected"));
         }
-        let mut stream = self.endpoint.connect(Opening::Whole).await?;
+        let mut stream = self.endpoint.connect(ConnectMode::Full).await?;
         stream.write_all(&self.send).await?;
         let Some(expect) = &self.expect else {
             close_in_order(&stream)?;
@@ -62,7 +62,7 @@ impl Tcp {
 
 /// Reads until the pattern is found. Each time that the server pauses, what has come so far is looked at. Something that
 /// does not match is said to be that, before the caller says that there was nothing.
-async fn find(stream: &TcpStream, expect: &Regex, until: Instant) -> Result<Passed, Failure> {
+async fn find(stream: &TcpStream, expect: &Regex, until: Instant) -> Result<Passed, ProbeFailure> {
     let mut answer = Vec::new();
     loop {
         if answer.is_empty() {
@@ -89,7 +89,7 @@ async fn find(stream: &TcpStream, expect: &Regex, until: Instant) -> Result<Pass
 }
 
 /// Reads what is there, up to the limit, and tells whether that was the end.
-fn read_available(stream: &TcpStream, answer: &mut Vec<u8>) -> Result<bool, Failure> {
+fn read_available(stream: &TcpStream, answer: &mut Vec<u8>) -> Result<bool, ProbeFailure> {
     while answer.len() < MAX_BODY {
         answer.reserve(CHUNK);
         match stream.try_read_buf(answer) {
@@ -109,7 +109,7 @@ pub fn noted(answer: &[u8]) -> String {
 }
 
 /// Why an answer failed.
-pub fn mismatch(answer: &[u8], expect: &Regex) -> Failure {
+pub fn mismatch(answer: &[u8], expect: &Regex) -> ProbeFailure {
     let line = text::first_line(answer).unwrap_or_default();
     format!("answer {line:?} does not match {}", shown(expect)).into()
 }

@@ -15,21 +15,21 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Prober, Spares};
+use super::{Prober, SocketPool};
 use crate::{
-    health::{Advice, Answer, Watched},
+    health::{AgentReply, Answer, CheckTarget},
     model::check::{Check, Exchange, HttpProbe, Pattern, Probe, Source, Target, Timing},
 };
 
 /// When the caller gives up, where that is what is waited for.
 const LIMIT: Duration = Duration::from_millis(300);
 
-fn watched(target: SocketAddr, probe: Probe) -> Watched {
+fn watched(target: SocketAddr, probe: Probe) -> CheckTarget {
     let timing = Timing {
         timeout: LIMIT,
         ..Timing::default()
     };
-    Watched {
+    CheckTarget {
         target,
         check: Check {
             probe,
@@ -41,9 +41,9 @@ fn watched(target: SocketAddr, probe: Probe) -> Watched {
 }
 
 /// Makes a probe that uses what others of this test have left.
-fn made(watched: &Watched) -> Result<Prober, String> {
+fn made(watched: &CheckTarget) -> Result<Prober, String> {
     thread_local! {
-        static SPARES: Arc<Spares> = Arc::default();
+        static SPARES: Arc<SocketPool> = Arc::default();
     }
     SPARES.with(|spares| Prober::new(watched, spares))
 }
@@ -66,7 +66,7 @@ async fn asks_in_vain(target: SocketAddr, probe: Probe) {
 fn pass(note: &str) -> Answer {
     Answer::Pass {
         note: note.into(),
-        advice: Advice::default(),
+        advice: AgentReply::default(),
     }
 }
 

@@ -17,7 +17,7 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::Failure;
+use super::ProbeFailure;
 use crate::{model::check::Tls, os::file::read_regular_file};
 
 mod verifier;
@@ -89,7 +89,7 @@ impl Encryption {
         &self,
         stream: TcpStream,
         application: Application,
-    ) -> Result<TlsStream<TcpStream>, Failure> {
+    ) -> Result<TlsStream<TcpStream>, ProbeFailure> {
         let connecting = self.connector.connect(self.name.clone(), stream);
         let stream = connecting.await.map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => "connection closed in the tls handshake".into(),
@@ -211,7 +211,7 @@ fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, String> {
 }
 
 /// Why a handshake, or what came after it, failed.
-pub fn failure(error: &io::Error) -> Failure {
+pub fn failure(error: &io::Error) -> ProbeFailure {
     let Some(tls) = error
         .get_ref()
         .and_then(|inner| inner.downcast_ref::<Error>())

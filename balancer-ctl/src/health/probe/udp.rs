@@ -7,7 +7,7 @@ use regex::bytes::Regex;
 use tokio::{io::Interest, net::UdpSocket, time::timeout};
 
 use super::{
-    Failure, Passed,
+    Passed, ProbeFailure,
     socket::Endpoint,
     tcp::{mismatch, noted},
 };
@@ -37,7 +37,7 @@ impl Udp {
         }
     }
 
-    pub async fn probe(&self) -> Result<Passed, Failure> {
+    pub async fn probe(&self) -> Result<Passed, ProbeFailure> {
         let socket = self.endpoint.datagrams()?;
         socket
             .send(&self.send)
@@ -58,7 +58,7 @@ impl Udp {
 }
 
 /// Waits for a datagram.
-pub async fn receive(socket: &UdpSocket) -> Result<Vec<u8>, Failure> {
+pub async fn receive(socket: &UdpSocket) -> Result<Vec<u8>, ProbeFailure> {
     // An ICMP error makes a socket ready for nothing but its error, which the next call returns.
     let interest = Interest::READABLE | Interest::ERROR;
     let received = socket.async_io(interest, || {
@@ -72,7 +72,7 @@ pub async fn receive(socket: &UdpSocket) -> Result<Vec<u8>, Failure> {
 }
 
 /// An error of a connected socket is what an ICMP message said.
-pub fn refusal(error: &io::Error) -> Failure {
+pub fn refusal(error: &io::Error) -> ProbeFailure {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "port unreachable".into(),
         _ => error.into(),

@@ -7,13 +7,13 @@ use std::{
 
 use super::*;
 use crate::{
-    health::{Standing, Update},
+    health::{CheckState, CheckUpdate},
     model::check::{Check, Exchange, Probe, Source, Target, Timing},
 };
 
-fn watched(target: SocketAddr) -> Watched {
+fn watched(target: SocketAddr) -> CheckTarget {
     let interval = Duration::from_millis(50);
-    Watched {
+    CheckTarget {
         target,
         check: Check {
             probe: Probe::Tcp(Exchange::default()),
@@ -30,8 +30,8 @@ fn watched(target: SocketAddr) -> Watched {
     }
 }
 
-fn begin(watched: &Watched, from: Option<Standing>) -> Vec<Begin> {
-    vec![Begin {
+fn begin(watched: &CheckTarget, from: Option<CheckState>) -> Vec<CheckStart> {
+    vec![CheckStart {
         watched: watched.clone(),
         from,
     }]
@@ -41,12 +41,12 @@ fn web() -> ServiceKey {
     crate::model::address::service_key("tcp/192.0.2.80:80").unwrap()
 }
 
-fn remembered(health: &Health, watched: &Watched) -> Option<Standing> {
-    let recalled = health.remembered(watched, &web(), watched.target)?;
+fn remembered(health: &Health, watched: &CheckTarget) -> Option<CheckState> {
+    let recalled = health.restored(watched, &web(), watched.target)?;
     Some(recalled.standing)
 }
 
-async fn next(updates: &mut Updates) -> Update {
+async fn next(updates: &mut Updates) -> CheckUpdate {
     let soon = Duration::from_secs(20);
     let news = tokio::time::timeout(soon, updates.next()).await.unwrap();
     assert_eq!(news.len(), 1);
@@ -74,7 +74,7 @@ async fn a_daemon_that_starts_again_goes_on_where_the_last_one_stood() {
     let stood = remembered(&health, &watched).unwrap();
     let rounded = first.standing.since.since_boot - stood.since.since_boot;
     assert!(rounded < Duration::from_millis(1));
-    let expected = Standing {
+    let expected = CheckState {
         since: stood.since,
         ..first.standing
     };
@@ -118,15 +118,15 @@ async fn a_clock_that_was_set_changes_no_time_that_has_passed() {
             .local_addr()
             .unwrap(),
     );
-    let mut since = Moment::now();
+    let mut since = Timestamp::now();
     since.since_boot -= Duration::from_secs(10);
     // The clock has been set by a year since then.
     since.time -= Duration::from_secs(31_536_000);
-    let stood = Standing {
+    let stood = CheckState {
         up: false,
         decided: true,
         reason: "connection refused".to_owned(),
-        advice: Advice::default(),
+        advice: AgentReply::default(),
         since,
     };
     let (mut health, _updates) = Health::start(Some(file.clone())).unwrap();
@@ -135,7 +135,7 @@ async fn a_clock_that_was_set_changes_no_time_that_has_passed() {
         holds: false,
         since: Instant::now() - Duration::from_secs(20),
     };
-    health.keep(vec![Kept {
+    health.persist(vec![PersistedService {
         key: web(),
         reals: vec![watched.target],
         quorum: Some(quorum),
@@ -147,12 +147,12 @@ async fn a_clock_that_was_set_changes_no_time_that_has_passed() {
         let apart = found.max(wanted) - found.min(wanted);
         assert!(apart < Duration::from_secs(2), "{apart:?} apart");
     };
-    let recalled = health.remembered(&watched, &web(), watched.target).unwrap();
+    let recalled = health.restored(&watched, &web(), watched.target).unwrap();
     close(recalled.since.unwrap(), stopped - Duration::from_secs(10));
     let recalled = health.quorum(&web()).unwrap();
     assert!(!recalled.holds);
     close(recalled.since, quorum.since);
-    close(health.written().unwrap(), stopped);
+    close(health.last_written().unwrap(), stopped);
 }
 
 #[tokio::test]
@@ -183,7 +183,7 @@ fn there_is_room_for_probes() {
 
 #[test]
 fn a_thread_that_broke_is_not_alive() {
-    let make = |_: &Watched, _: &Advice| -> Result<Prober, String> { panic!("a bug") };
+    let make = |_: &CheckTarget, _: &AgentReply| -> Result<Prober, String> { panic!("a bug") };
     let (mut health, _updates) = Health::start_with(None, make).unwrap();
     assert!(health.alive());
     health.watch(begin(&watched(([127, 0, 0, 1], 9).into()), None));
@@ -197,7 +197,7 @@ fn a_thread_that_broke_is_not_alive() {
 #[test]
 fn a_stop_does_not_wait_for_a_thread_that_blocks() {
     let (_open, closes) = channel::<()>();
-    let make = move |_: &Watched, _: &Advice| -> Result<Prober, String> {
+    let make = move |_: &CheckTarget, _: &AgentReply| -> Result<Prober, String> {
         // For as long as the test runs.
         let _ = closes.recv();
         Err(String::new())

@@ -255,7 +255,8 @@ fn what_was_added_at_runtime_lasts_with_its_health_when_it_is_said_again() {
         state = "maintenance"
     "#;
     let running = model(text);
-    let again = |change: &Change, saved: &Model| Lasting::new(change, &running, saved).saved;
+    let again =
+        |change: &Change, saved: &Model| PersistencePlan::new(change, &running, saved).saved;
     let service = Change::AddService(web(), ServiceSettings::default());
     let saved = again(&service, &saved).apply(&saved).unwrap();
     let real = Change::AddReal(web(), real("10.0.0.2:80"), RealSettings::default());

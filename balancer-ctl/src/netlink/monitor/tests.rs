@@ -31,15 +31,15 @@ fn neighbour(state: NeighbourState, mac: Option<u8>) -> NeighbourMessage {
 fn a_neighbour_is_news_when_its_address_appears_changes_or_goes() {
     use NeighbourState::{Failed, Incomplete, Probe, Reachable, Stale};
     let mut seen = Seen::default();
-    let news = || News::of_neighbour(HOP);
+    let news = || NetlinkChanges::of_neighbour(HOP);
     for (state, mac, news) in [
-        (Incomplete, None, News::default()),
+        (Incomplete, None, NetlinkChanges::default()),
         (Reachable, Some(1), news()),
-        (Stale, Some(1), News::default()),
-        (Probe, Some(1), News::default()),
+        (Stale, Some(1), NetlinkChanges::default()),
+        (Probe, Some(1), NetlinkChanges::default()),
         (Reachable, Some(2), news()),
         (Failed, Some(2), news()),
-        (Failed, None, News::default()),
+        (Failed, None, NetlinkChanges::default()),
         (Reachable, Some(2), news()),
     ] {
         let message = RouteNetlinkMessage::NewNeighbour(neighbour(state, mac));
@@ -47,7 +47,7 @@ fn a_neighbour_is_news_when_its_address_appears_changes_or_goes() {
     }
     let gone = RouteNetlinkMessage::DelNeighbour(neighbour(Stale, Some(2)));
     assert_eq!(seen.take(&gone), news());
-    assert_eq!(seen.take(&gone), News::default());
+    assert_eq!(seen.take(&gone), NetlinkChanges::default());
 }
 
 #[test]
@@ -68,21 +68,24 @@ fn a_link_is_news_when_its_mac_mtu_carrier_or_master_changes() {
     let up = LinkFlags::Up | LinkFlags::LowerUp;
     let mut seen = Seen::default();
     for (message, news) in [
-        (link(1, 1500, up), News::of_link()),
-        (link(1, 1500, up), News::default()),
-        (link(1, 1500, up | LinkFlags::Promisc), News::default()),
-        (link(2, 1500, up), News::of_link()),
-        (link(2, 1400, up), News::of_link()),
-        (link(2, 1400, LinkFlags::Up), News::of_link()),
-        (of(2, 1400, LinkFlags::Up, 7), News::of_link()),
-        (of(2, 1400, LinkFlags::Up, 7), News::default()),
-        (link(2, 1400, LinkFlags::Up), News::of_link()),
+        (link(1, 1500, up), NetlinkChanges::of_link()),
+        (link(1, 1500, up), NetlinkChanges::default()),
+        (
+            link(1, 1500, up | LinkFlags::Promisc),
+            NetlinkChanges::default(),
+        ),
+        (link(2, 1500, up), NetlinkChanges::of_link()),
+        (link(2, 1400, up), NetlinkChanges::of_link()),
+        (link(2, 1400, LinkFlags::Up), NetlinkChanges::of_link()),
+        (of(2, 1400, LinkFlags::Up, 7), NetlinkChanges::of_link()),
+        (of(2, 1400, LinkFlags::Up, 7), NetlinkChanges::default()),
+        (link(2, 1400, LinkFlags::Up), NetlinkChanges::of_link()),
     ] {
         assert_eq!(seen.take(&RouteNetlinkMessage::NewLink(message)), news);
     }
     assert_eq!(
         seen.take(&RouteNetlinkMessage::DelLink(link(2, 1400, up))),
-        News::of_link()
+        NetlinkChanges::of_link()
     );
 }
 
@@ -138,10 +141,10 @@ fn a_route_is_news_about_its_prefix_and_one_to_this_host_about_addresses() {
             true,
         ),
     ] {
-        let news = News {
+        let news = NetlinkChanges {
             routes: Routes::To([prefix].into()),
             addresses,
-            ..News::default()
+            ..NetlinkChanges::default()
         };
         for message in [
             RouteNetlinkMessage::NewRoute(route.clone()),
@@ -163,10 +166,10 @@ fn an_address_that_was_seen_before_is_no_news_about_routes() {
     message
         .attributes
         .push(AddressAttribute::Address("2001:db8::1".parse().unwrap()));
-    let news = |routes| News {
+    let news = |routes| NetlinkChanges {
         routes,
         addresses: true,
-        ..News::default()
+        ..NetlinkChanges::default()
     };
     let mut seen = Seen::default();
     let new = RouteNetlinkMessage::NewAddress(message.clone());
@@ -184,26 +187,26 @@ fn an_address_that_was_seen_before_is_no_news_about_routes() {
 #[test]
 fn news_add_up() {
     let prefix = |text: &str, length| Prefix::of(text.parse().unwrap(), length);
-    let to = |prefixes: &[Prefix]| News {
+    let to = |prefixes: &[Prefix]| NetlinkChanges {
         routes: Routes::To(prefixes.iter().copied().collect()),
-        ..News::default()
+        ..NetlinkChanges::default()
     };
     let (one, two) = (prefix("10.1.0.0", 16), prefix("10.2.0.0", 16));
-    let mut news = News::default();
+    let mut news = NetlinkChanges::default();
     assert!(news.is_empty());
     news.add(to(&[one]));
     news.add(to(&[two, one]));
     assert_eq!(news, to(&[one, two]));
-    news.add(News::of_neighbour(HOP));
+    news.add(NetlinkChanges::of_neighbour(HOP));
     assert!(!news.is_empty() && news.neighbours.contains(&HOP));
-    news.add(News::of_link());
+    news.add(NetlinkChanges::of_link());
     news.add(to(&[one]));
     assert_eq!(
         (&news.routes, news.links, news.addresses),
         (&Routes::All, true, false)
     );
     // A whole table of routes.
-    let mut news = News::default();
+    let mut news = NetlinkChanges::default();
     for number in 0..=MANY as u32 {
         assert_ne!(news.routes, Routes::All);
         let address = IpAddr::V4(Ipv4Addr::from_bits(number << 12));

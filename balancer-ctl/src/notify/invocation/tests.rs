@@ -2,8 +2,8 @@
 
 use super::*;
 
-fn teller() -> Teller<'static> {
-    Teller {
+fn teller() -> Sender<'static> {
+    Sender {
         node: "lb1",
         state: Path::new("/var/lib/balancer"),
     }
@@ -22,9 +22,14 @@ fn notify(run: &[&str]) -> Notify {
     }
 }
 
-fn news(event: EventKind, service: Option<&str>, real: Option<&str>, message: &str) -> News {
-    News {
-        event: Event {
+fn news(
+    event: EventKind,
+    service: Option<&str>,
+    real: Option<&str>,
+    message: &str,
+) -> NotificationEvent {
+    NotificationEvent {
+        event: EventRecord {
             time: "2026-01-02T03:04:05.678Z".to_owned(),
             event,
             service: service.map(str::to_owned),
@@ -39,9 +44,9 @@ fn news(event: EventKind, service: Option<&str>, real: Option<&str>, message: &s
     }
 }
 
-fn down() -> News {
+fn down() -> NotificationEvent {
     let at = |seconds: u64| Some(UNIX_EPOCH + Duration::from_millis(seconds * 1000 + 1));
-    News {
+    NotificationEvent {
         name: Some("web".to_owned()),
         again: 2,
         past: Past {
@@ -132,7 +137,7 @@ fn a_real_server_that_is_down() {
 fn what_an_alert_program_of_mon_reads() {
     let mut notify = notify(&["/a"]);
     notify.stdin = Stdin::Mon;
-    let read = |news: &News| {
+    let read = |news: &NotificationEvent| {
         let input = invocation(news, &notify, teller()).input;
         String::from_utf8(input).unwrap()
     };
@@ -160,7 +165,7 @@ fn what_an_alert_program_of_mon_reads() {
 
 #[test]
 fn a_trouble_of_which_nothing_more_will_be_heard_is_not_said_to_be_mended() {
-    let news = News {
+    let news = NotificationEvent {
         is_unknown: true,
         ..news(
             EventKind::RealUp,
@@ -184,7 +189,7 @@ fn what_programs_read_holds_the_event_as_followers_see_it() {
     let news = down();
     let read: serde_json::Value =
         serde_json::from_slice(&invocation(&news, &notify(&["/a"]), teller()).input).unwrap();
-    let event: Event = serde_json::from_value(read).unwrap();
+    let event: EventRecord = serde_json::from_value(read).unwrap();
     assert_eq!(event, news.event);
 }
 
@@ -323,10 +328,10 @@ fn texts_that_no_argument_can_hold_are_made_to_fit_and_the_input_has_them_whole(
         assert!(!text.contains('\0'));
         total += text.len();
     }
-    assert!(total < 8 * LONGEST, "{total}");
+    assert!(total < 8 * MAX_TEXT_BYTES, "{total}");
     let message = program.arguments.last().unwrap();
     assert!(message.starts_with("ab\nßß") && message.ends_with("ß…"));
-    assert!(message.len() <= LONGEST);
+    assert!(message.len() <= MAX_TEXT_BYTES);
     let summary = lines(&program)
         .into_iter()
         .find(|line| line.starts_with("MON_LAST_SUMMARY="))
@@ -334,7 +339,7 @@ fn texts_that_no_argument_can_hold_are_made_to_fit_and_the_input_has_them_whole(
     assert!(!summary.contains('\n'));
     let hosts = &program.arguments[5];
     assert!(hosts.ends_with(" 2001:db8:1111:2222:3333:4444:5555:6666"));
-    assert!(hosts.len() <= LONGEST);
-    let event: Event = serde_json::from_slice(&program.input).unwrap();
+    assert!(hosts.len() <= MAX_TEXT_BYTES);
+    let event: EventRecord = serde_json::from_slice(&program.input).unwrap();
     assert_eq!(event, failed.event);
 }

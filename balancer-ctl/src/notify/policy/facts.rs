@@ -6,7 +6,7 @@ use std::{
     time::SystemTime,
 };
 
-use crate::model::{AdminState, Model, event::EventKind, view::Event};
+use crate::model::{AdminState, Model, event::EventKind, view::EventRecord};
 
 /// When something failed and passed, as far as events told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub struct Past {
 
 /// A state that is bad for as long as it lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Trouble {
+pub(super) enum Condition {
     RealDown,
     QuorumLost,
     TableFull,
@@ -30,7 +30,7 @@ pub(super) enum Trouble {
     RoutesUnwatched,
 }
 
-impl Trouble {
+impl Condition {
     pub(super) const fn beginning(self) -> EventKind {
         match self {
             Self::RealDown => EventKind::RealDown,
@@ -57,8 +57,8 @@ impl Trouble {
 /// What an event is to troubles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
-    Begins(Trouble),
-    Ends(Trouble),
+    Begins(Condition),
+    Ends(Condition),
     /// What it is about is gone, or new.
     Forgets,
     Plain,
@@ -66,18 +66,18 @@ pub(super) enum Role {
 
 pub(super) const fn role(kind: EventKind) -> Role {
     match kind {
-        EventKind::RealDown => Role::Begins(Trouble::RealDown),
-        EventKind::RealUp => Role::Ends(Trouble::RealDown),
-        EventKind::QuorumLost => Role::Begins(Trouble::QuorumLost),
-        EventKind::QuorumRegained => Role::Ends(Trouble::QuorumLost),
-        EventKind::TableFull => Role::Begins(Trouble::TableFull),
-        EventKind::TableHasRoom => Role::Ends(Trouble::TableFull),
-        EventKind::ChecksStalled => Role::Begins(Trouble::ChecksStalled),
-        EventKind::ChecksResumed => Role::Ends(Trouble::ChecksStalled),
-        EventKind::DataplaneBehind => Role::Begins(Trouble::DataplaneBehind),
-        EventKind::DataplaneFollows => Role::Ends(Trouble::DataplaneBehind),
-        EventKind::RoutesUnwatched => Role::Begins(Trouble::RoutesUnwatched),
-        EventKind::RoutesWatched => Role::Ends(Trouble::RoutesUnwatched),
+        EventKind::RealDown => Role::Begins(Condition::RealDown),
+        EventKind::RealUp => Role::Ends(Condition::RealDown),
+        EventKind::QuorumLost => Role::Begins(Condition::QuorumLost),
+        EventKind::QuorumRegained => Role::Ends(Condition::QuorumLost),
+        EventKind::TableFull => Role::Begins(Condition::TableFull),
+        EventKind::TableHasRoom => Role::Ends(Condition::TableFull),
+        EventKind::ChecksStalled => Role::Begins(Condition::ChecksStalled),
+        EventKind::ChecksResumed => Role::Ends(Condition::ChecksStalled),
+        EventKind::DataplaneBehind => Role::Begins(Condition::DataplaneBehind),
+        EventKind::DataplaneFollows => Role::Ends(Condition::DataplaneBehind),
+        EventKind::RoutesUnwatched => Role::Begins(Condition::RoutesUnwatched),
+        EventKind::RoutesWatched => Role::Ends(Condition::RoutesUnwatched),
         EventKind::ServiceAdded
         | EventKind::ServiceRemoved
         | EventKind::RealAdded
@@ -98,11 +98,11 @@ pub(super) const fn role(kind: EventKind) -> Role {
 pub(super) struct Place {
     service: Option<String>,
     real: Option<SocketAddr>,
-    trouble: Trouble,
+    trouble: Condition,
 }
 
 impl Place {
-    pub(super) fn of(event: &Event, trouble: Trouble) -> Self {
+    pub(super) fn of(event: &EventRecord, trouble: Condition) -> Self {
         Self {
             service: event.service.clone(),
             real: event.real,
@@ -111,8 +111,8 @@ impl Place {
     }
 
     /// The event that ends its trouble.
-    pub(super) fn end(&self, time: String, message: String) -> Event {
-        Event {
+    pub(super) fn end(&self, time: String, message: String) -> EventRecord {
+        EventRecord {
             time,
             event: self.trouble.end(),
             service: self.service.clone(),
@@ -123,10 +123,10 @@ impl Place {
 }
 
 /// Forgets everything about a real server, or a service with all that is in it.
-pub(super) fn forget<T>(places: &mut BTreeMap<Place, T>, event: &Event) {
+pub(super) fn forget<T>(places: &mut BTreeMap<Place, T>, event: &EventRecord) {
     if event.real.is_some() {
         // The only trouble that a real server can have.
-        places.remove(&Place::of(event, Trouble::RealDown));
+        places.remove(&Place::of(event, Condition::RealDown));
     } else {
         places.retain(|place, _| place.service != event.service);
     }
@@ -150,7 +150,7 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    pub(super) fn service(&self, event: &Event) -> Option<&Service> {
+    pub(super) fn service(&self, event: &EventRecord) -> Option<&Service> {
         let key = event.service.as_ref()?;
         self.services.get(key).or_else(|| self.former.get(key))
     }
@@ -168,7 +168,7 @@ impl Facts {
             .retain(|key, _| !self.services.contains_key(key));
     }
 
-    pub(super) fn past(&self, event: &Event) -> Past {
+    pub(super) fn past(&self, event: &EventRecord) -> Past {
         let (Role::Begins(trouble) | Role::Ends(trouble)) = role(event.event) else {
             return Past::default();
         };
@@ -182,7 +182,7 @@ impl Facts {
     }
 
     /// Notes when things failed and passed.
-    pub(super) fn note(&mut self, event: &Event) {
+    pub(super) fn note(&mut self, event: &EventRecord) {
         let time = humantime::parse_rfc3339(&event.time).ok();
         match role(event.event) {
             Role::Begins(trouble) => {

@@ -84,9 +84,9 @@ impl Scene {
         self.note(tells);
     }
 
-    fn event(&self, event: EventKind, service: &str, real: &str) -> Event {
+    fn event(&self, event: EventKind, service: &str, real: &str) -> EventRecord {
         let time = SystemTime::UNIX_EPOCH + ms(self.now);
-        Event {
+        EventRecord {
             time: humantime::format_rfc3339_millis(time).to_string(),
             event,
             service: Some(service.to_owned()).filter(|service| !service.is_empty()),
@@ -95,10 +95,10 @@ impl Scene {
         }
     }
 
-    fn note(&mut self, tells: Vec<Tell>) {
-        for Tell {
+    fn note(&mut self, tells: Vec<Notification>) {
+        for Notification {
             entry,
-            news: News { event, again, .. },
+            news: NotificationEvent { event, again, .. },
             ..
         } in tells
         {
@@ -748,7 +748,7 @@ proptest! {
                 _ => {}
             }
             for tell in scene.policy.handle(&event, scene.zero + ms(time)) {
-                let Event { event, service, real, .. } = tell.news.event;
+                let EventRecord { event, service, real, .. } = tell.news.event;
                 match event {
                     RealDown | QuorumLost => drop(open.insert((event, service, real))),
                     RealUp => prop_assert!(open.remove(&(RealDown, service, real))),

@@ -110,7 +110,7 @@ fn started(entries: &[Notify]) -> Notifier {
     started_with(entries, |_| Ok(()))
 }
 
-fn started_with(entries: &[Notify], judge: Judge) -> Notifier {
+fn started_with(entries: &[Notify], judge: ProgramCheck) -> Notifier {
     let notifier = Notifier::start_with(Path::new("/var/lib/balancer"), judge).unwrap();
     let mut model = model(SERVICES);
     model.notify = entries.to_vec();
@@ -119,9 +119,9 @@ fn started_with(entries: &[Notify], judge: Judge) -> Notifier {
 }
 
 /// An event at so many seconds after the year 2000 began.
-fn event(event: EventKind, real: &str, seconds: u64) -> Event {
+fn event(event: EventKind, real: &str, seconds: u64) -> EventRecord {
     let time = humantime::parse_rfc3339("2000-01-01T00:00:00Z").unwrap();
-    Event {
+    EventRecord {
         time: humantime::format_rfc3339_millis(time + Duration::from_secs(seconds)).to_string(),
         event,
         service: Some("tcp/192.0.2.80:80".to_owned()),
@@ -130,11 +130,11 @@ fn event(event: EventKind, real: &str, seconds: u64) -> Event {
     }
 }
 
-fn down(real: &str, seconds: u64) -> Event {
+fn down(real: &str, seconds: u64) -> EventRecord {
     event(EventKind::RealDown, real, seconds)
 }
 
-fn up(real: &str, seconds: u64) -> Event {
+fn up(real: &str, seconds: u64) -> EventRecord {
     event(EventKind::RealUp, real, seconds)
 }
 
@@ -309,7 +309,7 @@ async fn a_program_that_others_can_change_by_now_is_not_run_and_counted() {
         entry(&[&open, &place.path("no")]),
         entry(&[&good, &place.path("yes")]),
     ];
-    let judge: Judge = |run| match run {
+    let judge: ProgramCheck = |run| match run {
         [program, log] if program.ends_with("/open") && log.ends_with("/no") => {
             Err("others can write to it".to_owned())
         }
@@ -371,7 +371,7 @@ async fn an_entry_runs_one_at_a_time_in_order_and_all_together_a_few() {
     "#;
     let program = place.program("program", script);
     fs::create_dir(place.path("all")).unwrap();
-    let names: Vec<_> = (0..MOST_RUNNING + 4)
+    let names: Vec<_> = (0..MAX_RUNNING + 4)
         .map(|number| format!("e{number}"))
         .collect();
     let entries: Vec<_> = names
@@ -397,7 +397,7 @@ async fn an_entry_runs_one_at_a_time_in_order_and_all_together_a_few() {
         .lines()
         .map(|line| line.trim().parse::<usize>().unwrap());
     let most = most.max().unwrap();
-    assert!((2..=MOST_RUNNING).contains(&most), "{most} at once");
+    assert!((2..=MAX_RUNNING).contains(&most), "{most} at once");
 }
 
 #[tokio::test]
@@ -416,7 +416,7 @@ async fn a_flood_of_events_is_taken_without_waiting_and_told_as_far_as_it_fits()
     place.lines("log", 20).await;
     let begun = Instant::now();
     notifier.stop().await;
-    assert!(begun.elapsed() < FAREWELL + Duration::from_secs(2));
+    assert!(begun.elapsed() < DRAIN_TIMEOUT + Duration::from_secs(2));
     println!("{} were told", place.read("log").lines().count());
 }
 
@@ -436,16 +436,16 @@ fn what_does_not_fit_on_the_way_to_the_thread_is_counted() {
     assert!(inbox.is_empty(), "nor was any before");
     model.notify.push(entry(&["/a"]));
     notifier.configure(&model);
-    for second in 0..MOST_EVENTS as u64 + 7 {
+    for second in 0..MAX_QUEUED_EVENTS as u64 + 7 {
         notifier.tell(down("10.0.0.2:80", second));
     }
-    assert_eq!(inbox.len(), 1 + MOST_EVENTS);
+    assert_eq!(inbox.len(), 1 + MAX_QUEUED_EVENTS);
     assert_eq!(notifier.shared.lost.load(Ordering::Relaxed), 7);
     // A configuration always fits, one without entries too, when there were some.
     model.notify.clear();
     notifier.configure(&model);
     notifier.configure(&model);
-    assert_eq!(inbox.len(), 2 + MOST_EVENTS);
+    assert_eq!(inbox.len(), 2 + MAX_QUEUED_EVENTS);
     assert!(matches!(inbox.try_recv(), Ok(Message::Configure(_))));
 }
 
@@ -456,15 +456,15 @@ fn what_does_not_fit_in_an_entrys_line_is_refused_and_the_others_go_in_turn() {
     let mut policy = Policy::default();
     policy.configure(&model, "");
     let tells = policy.handle(&down("10.0.0.2:80", 0), Instant::now());
-    let mut lines = Lines::default();
-    for _ in 0..MOST_WAITING {
+    let mut lines = Queues::default();
+    for _ in 0..MAX_QUEUED_PER_ENTRY {
         assert!(lines.push(tells[0].clone()));
     }
     assert!(!lines.push(tells[0].clone()));
     assert!(lines.push(tells[1].clone()));
     assert!(lines.push(tells[1].clone()));
     let (a, b) = (tells[0].entry, tells[1].entry);
-    let next = |lines: &mut Lines| lines.next().map(|tell| tell.entry);
+    let next = |lines: &mut Queues| lines.next().map(|tell| tell.entry);
     assert_eq!([next(&mut lines), next(&mut lines)], [Some(a), Some(b)]);
     assert_eq!(next(&mut lines), None);
     lines.is_free(b);
@@ -472,7 +472,7 @@ fn what_does_not_fit_in_an_entrys_line_is_refused_and_the_others_go_in_turn() {
     assert_eq!([next(&mut lines), next(&mut lines)], [Some(b), Some(a)]);
     lines.is_free(b);
     assert_eq!(next(&mut lines), None);
-    assert_eq!(lines.waiting(), MOST_WAITING - 2);
+    assert_eq!(lines.waiting(), MAX_QUEUED_PER_ENTRY - 2);
     // One that is configured no more is forgotten, also while it runs.
     lines.keep(&HashSet::from([b]));
     lines.is_free(a);
@@ -545,7 +545,7 @@ async fn at_the_end_what_takes_too_long_is_killed() {
     let ids = place.lines("ids", 1).await;
     let begun = Instant::now();
     notifier.stop().await;
-    assert!(begun.elapsed() >= FAREWELL);
+    assert!(begun.elapsed() >= DRAIN_TIMEOUT);
     assert!(!is_there(&ids[0]), "its process is left, or not reaped");
     assert_eq!(place.read("ids").lines().count(), 1, "the second waited");
 }
@@ -556,17 +556,17 @@ fn output_is_made_fit_for_a_log() {
     let (lines, is_short) = printable(b"one\n\n  \ntwo\x1b[2Jthree\xff\r\nfour");
     assert_eq!(lines, ["one", "two [2Jthree\u{fffd}", "four"]);
     assert!(!is_short);
-    let long = "ß".repeat(LONGEST_LINE);
+    let long = "ß".repeat(MAX_LINE_BYTES);
     let (lines, is_short) = printable(long.as_bytes());
-    assert_eq!((lines[0].len(), is_short), (LONGEST_LINE, true));
-    let many = "x\n".repeat(MOST_LINES);
+    assert_eq!((lines[0].len(), is_short), (MAX_LINE_BYTES, true));
+    let many = "x\n".repeat(MAX_LINES);
     assert_eq!(
         printable(many.as_bytes()),
-        (vec!["x".to_owned(); MOST_LINES], false)
+        (vec!["x".to_owned(); MAX_LINES], false)
     );
-    let more = "x\n".repeat(MOST_LINES + 1);
+    let more = "x\n".repeat(MAX_LINES + 1);
     assert_eq!(
         printable(more.as_bytes()),
-        (vec!["x".to_owned(); MOST_LINES], true)
+        (vec!["x".to_owned(); MAX_LINES], true)
     );
 }

@@ -40,7 +40,7 @@ const FIRST_OF_OURS: c_uint = 3;
 const LAST_SIGNAL: c_int = 64;
 
 /// What a process is to become.
-pub struct Birth<'a> {
+pub struct SpawnSpec<'a> {
     pub path: &'a Path,
     pub arguments: &'a [String],
     pub environment: Vec<(&'a str, &'a str)>,
@@ -50,7 +50,7 @@ pub struct Birth<'a> {
     pub limit: Option<Limit>,
 }
 
-impl Birth<'_> {
+impl SpawnSpec<'_> {
     /// Starts it: in a process group of its own, which has its id, in `/`, with these files and no others, and with
     /// no signal blocked or ignored.
     ///
@@ -99,7 +99,7 @@ impl Birth<'_> {
         match failure.load(Ordering::Relaxed) {
             0 => Ok(id),
             errno => {
-                group::fetch(id, group::Patience::Forever)?;
+                group::fetch(id, group::WaitMode::Forever)?;
                 Err(io::Error::from_raw_os_error(errno))
             }
         }
@@ -222,7 +222,7 @@ mod tests {
     fn a_program_gets_the_limit_that_is_put_back() {
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
         let (nothing, (mut output, writer)) = (File::open("/dev/null").unwrap(), pipe().unwrap());
-        let birth = Birth {
+        let birth = SpawnSpec {
             path: Path::new("/bin/sh"),
             arguments: &["-c".to_owned(), "ulimit -Sn; ulimit -Hn".to_owned()],
             environment: Vec::new(),
@@ -234,7 +234,7 @@ mod tests {
         let mut told = String::new();
         output.read_to_string(&mut told).unwrap();
         assert_eq!(told, format!("123\n{hard}\n"));
-        let end = group::fetch(id, group::Patience::Forever).unwrap();
+        let end = group::fetch(id, group::WaitMode::Forever).unwrap();
         assert!(end.success(), "{end}");
         // Ours is as it was.
         assert_ne!(getrlimit(Resource::RLIMIT_NOFILE).unwrap().0, 123);

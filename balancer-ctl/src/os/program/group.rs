@@ -21,7 +21,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{LeftBehind, birth::Birth};
+use super::{Leftovers, birth::SpawnSpec};
 
 /// A process group, which has its first process's id. Dropped while that process is there, all of it is killed: its
 /// id, and with it the group's, can be no other's before its end has been fetched.
@@ -34,7 +34,7 @@ pub struct Group<K: Send + 'static> {
 }
 
 impl<K: Send + 'static> Group<K> {
-    pub fn start(birth: Birth<'_>, kept: K) -> io::Result<Self> {
+    pub fn start(birth: SpawnSpec<'_>, kept: K) -> io::Result<Self> {
         let id = birth.start()?;
         match watch(id) {
             Ok(end) => Ok(Self {
@@ -45,33 +45,33 @@ impl<K: Send + 'static> Group<K> {
             Err(error) => {
                 signal(id, Signal::SIGKILL);
                 // It has hardly begun, so that nothing holds its end up.
-                fetch(id, Patience::Forever)?;
+                fetch(id, WaitMode::Forever)?;
                 Err(error)
             }
         }
     }
 
     /// Waits for the first process's end.
-    pub async fn end(&mut self, left: LeftBehind) -> io::Result<ExitStatus> {
+    pub async fn end(&mut self, left: Leftovers) -> io::Result<ExitStatus> {
         if let Some(end) = &self.end {
             end.readable().await?.retain_ready();
         }
-        if left == LeftBehind::Killed {
+        if left == Leftovers::Kill {
             signal(self.id, Signal::SIGKILL);
         }
         // From here on the number may become another's.
         self.end = None;
-        fetch(self.id, Patience::None)
+        fetch(self.id, WaitMode::None)
     }
 
     /// Tells all processes to stop; kills those that are left when the first has ended, or after a while.
     pub async fn stop(&mut self, grace: Duration) -> io::Result<ExitStatus> {
         signal(self.id, Signal::SIGTERM);
-        if let Ok(ended) = timeout(grace, self.end(LeftBehind::Killed)).await {
+        if let Ok(ended) = timeout(grace, self.end(Leftovers::Kill)).await {
             return ended;
         }
         signal(self.id, Signal::SIGKILL);
-        self.end(LeftBehind::Killed).await
+        self.end(Leftovers::Kill).await
     }
 }
 
@@ -84,7 +84,7 @@ impl<K: Send + 'static> Drop for Group<K> {
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(async move {
                 let _ = end.readable().await;
-                let _ = fetch(id, Patience::None);
+                let _ = fetch(id, WaitMode::None);
                 drop(kept);
             });
         }
@@ -114,17 +114,17 @@ fn watch(process: Pid) -> io::Result<AsyncFd<OwnedFd>> {
 
 /// How long a process's end is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patience {
+pub enum WaitMode {
     /// It has ended.
     None,
     Forever,
 }
 
 /// Fetches how a child ended, which frees its id.
-pub fn fetch(child: Pid, patience: Patience) -> io::Result<ExitStatus> {
+pub fn fetch(child: Pid, patience: WaitMode) -> io::Result<ExitStatus> {
     let options = match patience {
-        Patience::None => libc::WNOHANG,
-        Patience::Forever => 0,
+        WaitMode::None => libc::WNOHANG,
+        WaitMode::Forever => 0,
     };
     let mut status = 0;
     loop {

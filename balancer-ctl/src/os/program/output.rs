@@ -28,13 +28,13 @@ impl Output {
 }
 
 /// Our end of the pipe that a program prints to.
-pub struct Heard {
+pub struct CapturedOutput {
     pipe: pipe::Receiver,
     keep: usize,
     output: Output,
 }
 
-impl Heard {
+impl CapturedOutput {
     /// Makes a pipe; the program gets its other end.
     pub fn new(keep: usize) -> io::Result<(Self, PipeWriter)> {
         let (reader, writer) = io::pipe()?;

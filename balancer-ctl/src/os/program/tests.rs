@@ -24,8 +24,8 @@ fn shell(lines: &str) -> Program {
         input: Vec::new(),
         timeout: Some(LONG),
         keep: KEPT,
-        errors: Errors::WithOutput,
-        left: LeftBehind::LetBe,
+        errors: StderrMode::WithOutput,
+        left: Leftovers::LeaveRunning,
     }
 }
 
@@ -88,15 +88,15 @@ async fn number_in(file: &Path) -> i32 {
 async fn every_status_comes_back() {
     for status in (0..=255).step_by(15) {
         let finished = shell(&format!("exit {status}")).run(fine).await.unwrap();
-        assert_eq!(finished.end, End::Exit(status));
+        assert_eq!(finished.end, ExitReason::Exit(status));
         assert_eq!(finished.output, Output::default());
     }
     let finished = shell("kill -USR1 $$").run(fine).await.unwrap();
-    assert_eq!(finished.end, End::Signal(libc::SIGUSR1));
+    assert_eq!(finished.end, ExitReason::Signal(libc::SIGUSR1));
     assert_eq!(finished.end.to_string(), "killed by SIGUSR1");
-    assert_eq!(End::Exit(3).to_string(), "exit status 3");
+    assert_eq!(ExitReason::Exit(3).to_string(), "exit status 3");
     assert_eq!(
-        End::Timeout(Duration::from_millis(1500)).to_string(),
+        ExitReason::Timeout(Duration::from_millis(1500)).to_string(),
         "not done after 1s 500ms and killed"
     );
 }
@@ -127,13 +127,13 @@ async fn a_program_that_cannot_be_started_is_an_error() {
         fs::write(&program.path, text).unwrap();
         fs::set_permissions(&program.path, fs::Permissions::from_mode(0o755)).unwrap();
         let error = program.run(fine).await.unwrap_err();
-        assert!(matches!(&error, Error::Missing(_)), "{error:?}");
+        assert!(matches!(&error, ProgramError::Missing(_)), "{error:?}");
         assert_eq!(error.to_string(), sentence);
     }
     let mut program = shell("");
     program.arguments.push("a\0b".to_owned());
     let error = program.run(fine).await.unwrap_err();
-    assert!(matches!(error, Error::System(_)), "{error}");
+    assert!(matches!(error, ProgramError::System(_)), "{error}");
 }
 
 #[tokio::test]
@@ -146,7 +146,7 @@ async fn a_program_is_judged_at_each_start() {
         .run(|| Err::<(), _>("no more".to_owned()))
         .await
         .unwrap_err();
-    assert!(matches!(&error, Error::Refused(_)), "{error:?}");
+    assert!(matches!(&error, ProgramError::Refused(_)), "{error:?}");
     assert_eq!(error.to_string(), "no more");
     assert_eq!(fs::read_to_string(file).unwrap(), "\n");
 }
@@ -157,7 +157,7 @@ async fn a_judge_that_is_held_up_holds_nothing_else_up() {
     let program = shell("exit 7");
     let judged = program.run(move || wait.recv().map_err(|error| error.to_string()));
     let (ran, ()) = tokio::join!(judged, async { go.send(()).unwrap() });
-    assert_eq!(ran.unwrap().end, End::Exit(7));
+    assert_eq!(ran.unwrap().end, ExitReason::Exit(7));
 }
 
 #[tokio::test]
@@ -217,16 +217,19 @@ async fn what_is_left_behind_is_killed_where_it_is_not_to_live() {
         "echo $$ > {}; sleep 1000 & echo begun",
         file.display()
     ));
-    program.left = LeftBehind::Killed;
+    program.left = Leftovers::Kill;
     let finished = program.run(fine).await.unwrap();
-    assert_eq!((finished.end, text(&finished)), (End::Exit(0), "begun\n"));
+    assert_eq!(
+        (finished.end, text(&finished)),
+        (ExitReason::Exit(0), "begun\n")
+    );
     nothing_is_left_of(number_in(&file).await).await;
 }
 
 #[tokio::test]
 async fn errors_apart_are_kept_apart_as_far_as_they_fit() {
     let mut program = shell("echo one; echo two >&2; echo three");
-    program.errors = Errors::Apart;
+    program.errors = StderrMode::Apart;
     program.keep = 4;
     let finished = program.run(fine).await.unwrap();
     let output = |bytes: &[u8], is_cut| Output {
@@ -262,7 +265,7 @@ async fn arguments_environment_and_input_arrive_as_they_are_and_no_others() {
     let told = text(&finished).replace("_=/usr/bin/env\n", "");
     let told = told.replace("OLDPWD=/\n", "").replace("SHLVL=0\n", "");
     assert_eq!(told, expected);
-    assert_eq!(finished.end, End::Exit(0));
+    assert_eq!(finished.end, ExitReason::Exit(0));
 }
 
 #[tokio::test]
@@ -316,7 +319,7 @@ async fn a_program_that_prints_a_megabyte_ends_and_little_is_kept() {
         .run(fine)
         .await
         .unwrap();
-    assert_eq!(finished.end, End::Exit(7));
+    assert_eq!(finished.end, ExitReason::Exit(7));
     assert_eq!(finished.output.bytes, vec![0; KEPT]);
     assert!(finished.output.is_cut);
 }
@@ -325,13 +328,16 @@ async fn a_program_that_prints_a_megabyte_ends_and_little_is_kept() {
 async fn a_program_that_reads_nothing_of_a_megabyte_ends() {
     let mut program = shell("exit 5");
     program.input = vec![b'x'; 1 << 20];
-    assert_eq!(program.run(fine).await.unwrap().end, End::Exit(5));
+    assert_eq!(program.run(fine).await.unwrap().end, ExitReason::Exit(5));
     program.arguments[1] = "wc -c".to_owned();
     assert_eq!(text(&program.run(fine).await.unwrap()), "1048576\n");
     // One that copies while it is fed keeps neither side waiting.
     program.arguments[1] = "cat; echo done >&2".to_owned();
     let finished = program.run(fine).await.unwrap();
-    assert_eq!((finished.end, finished.output.is_cut), (End::Exit(0), true));
+    assert_eq!(
+        (finished.end, finished.output.is_cut),
+        (ExitReason::Exit(0), true)
+    );
 }
 
 #[tokio::test]
@@ -340,7 +346,7 @@ async fn a_program_that_takes_too_long_is_told_to_stop() {
         shell("trap 'echo told; exit 0' TERM; echo begun; while :; do sleep 0.01; done");
     program.timeout = Some(Duration::from_millis(300));
     let finished = program.run(fine).await.unwrap();
-    assert_eq!(finished.end, End::Timeout(program.timeout.unwrap()));
+    assert_eq!(finished.end, ExitReason::Timeout(program.timeout.unwrap()));
     // The shell may say something of the sleep between the two.
     assert!(text(&finished).starts_with("begun\n"), "{finished:?}");
     assert!(text(&finished).ends_with("told\n"), "{finished:?}");
@@ -358,7 +364,7 @@ async fn a_program_that_will_not_stop_is_killed_with_all_its_processes() {
     program.timeout = Some(Duration::from_millis(200));
     let begun = Instant::now();
     let finished = program.run(fine).await.unwrap();
-    assert_eq!(finished.end, End::Timeout(program.timeout.unwrap()));
+    assert_eq!(finished.end, ExitReason::Timeout(program.timeout.unwrap()));
     assert!(begun.elapsed() >= program.timeout.unwrap() + GRACE);
     assert!(begun.elapsed() < LONG);
     nothing_is_left_of(number_in(&file).await).await;
@@ -375,7 +381,7 @@ async fn processes_that_outlive_the_one_that_was_told_to_stop_are_killed() {
     ));
     program.timeout = Some(Duration::from_millis(200));
     let finished = program.run(fine).await.unwrap();
-    assert_eq!(finished.end, End::Timeout(program.timeout.unwrap()));
+    assert_eq!(finished.end, ExitReason::Timeout(program.timeout.unwrap()));
     nothing_is_left_of(number_in(&file).await).await;
 }
 
@@ -388,7 +394,7 @@ async fn a_daemon_that_is_left_behind_with_the_pipe_keeps_no_one_waiting_and_liv
         file.display()
     ));
     let finished = program.run(fine).await.unwrap();
-    assert_eq!(finished.end, End::Exit(0));
+    assert_eq!(finished.end, ExitReason::Exit(0));
     assert_eq!(text(&finished), "begun\n");
     assert!(
         finished.took < Duration::from_secs(5),
@@ -410,7 +416,7 @@ async fn a_daemon_in_a_session_of_its_own_does_not_hold_the_limit_up() {
     ));
     program.timeout = Some(Duration::from_millis(500));
     let finished = program.run(fine).await.unwrap();
-    assert_eq!(finished.end, End::Timeout(program.timeout.unwrap()));
+    assert_eq!(finished.end, ExitReason::Timeout(program.timeout.unwrap()));
     assert!(
         finished.took < Duration::from_secs(5),
         "{:?}",

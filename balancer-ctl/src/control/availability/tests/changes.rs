@@ -65,9 +65,9 @@ fn a_check_goes_on_as_it_stood_when_only_its_times_or_other_checks_change() {
         vec![agent(), check(None)],
         HealthPolicy::default(),
     ));
-    let stopped = Advice {
+    let stopped = AgentReply {
         down: Some("down: disk".to_owned()),
-        ..Advice::default()
+        ..AgentReply::default()
     };
     world.find_by(1, 1, up());
     world.find_by(0, 1, advising(stopped));
@@ -78,9 +78,9 @@ fn a_check_goes_on_as_it_stood_when_only_its_times_or_other_checks_change() {
         world.shown(1),
         (RealState::Down, Some("its agent says down: disk"), 0)
     );
-    let half = Advice {
-        weight: Some(AdvisedWeight::Percent(50)),
-        ..Advice::default()
+    let half = AgentReply {
+        weight: Some(RequestedWeight::Percent(50)),
+        ..AgentReply::default()
     };
     world.find_by(0, 1, advising(half));
     world.service().checks[0].timing.interval = 8 * SECOND;
@@ -117,7 +117,7 @@ fn equal_checks_of_two_services_are_one_checker() {
     let watched = availability.checkers()[0].watched.clone();
     let happened = availability.update(
         &both,
-        vec![Update {
+        vec![CheckUpdate {
             watched,
             standing: up(),
         }],
@@ -141,11 +141,11 @@ fn news_of_a_checker_that_is_no_more_are_nobodys() {
         vec![check(None)],
         HealthPolicy::default(),
     ));
-    let stranger = Watched {
+    let stranger = CheckTarget {
         target: address(77),
         check: check(None),
     };
-    let update = Update {
+    let update = CheckUpdate {
         watched: stranger,
         standing: up(),
     };

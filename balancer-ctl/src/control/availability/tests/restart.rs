@@ -3,22 +3,22 @@
 use super::*;
 
 /// When the daemon starts again.
-fn at_start() -> Moment {
-    Moment {
-        time: UNKNOWN.time + 1_000_000 * SECOND,
+fn at_start() -> Timestamp {
+    Timestamp {
+        time: UNKNOWN_TIME.time + 1_000_000 * SECOND,
         since_boot: 1_000_000 * SECOND,
     }
 }
 
 impl World {
     /// What an earlier daemon left: this standing of each real server, who all have been down if they are up.
-    fn left(&self, remembered: impl Fn(SocketAddr) -> Standing) -> FakeCheckers {
+    fn left(&self, remembered: impl Fn(SocketAddr) -> CheckState) -> FakeCheckers {
         let checkers = FakeCheckers::default();
-        for Begin { watched, .. } in self.availability.checkers() {
+        for CheckStart { watched, .. } in self.availability.checkers() {
             let standing = remembered(watched.target);
             let ago = at_start().since_boot.checked_sub(standing.since.since_boot);
-            let since = (standing.since != UNKNOWN).then(|| self.now - ago.unwrap());
-            let recalled = Recalled {
+            let since = (standing.since != UNKNOWN_TIME).then(|| self.now - ago.unwrap());
+            let recalled = RestoredState {
                 since,
                 has_returned: standing.up,
                 standing,
@@ -33,7 +33,7 @@ impl World {
         self.availability = Availability::default().after(&self.model, left, self.now);
     }
 
-    pub(super) fn restart(&mut self, remembered: impl Fn(SocketAddr) -> Standing) {
+    pub(super) fn restart(&mut self, remembered: impl Fn(SocketAddr) -> CheckState) {
         self.adopt();
         let left = self.left(remembered);
         self.take_over(&left);
@@ -42,21 +42,21 @@ impl World {
     /// The troubles that the other daemon takes up, each with its age in seconds, and what it tells.
     fn taken_up(&self, left: &FakeCheckers) -> (Vec<(String, u64)>, Vec<String>) {
         let taken = self.availability.take_up(&self.model, left, self.now);
-        let troubles = taken.troubles.into_iter().map(|(trouble, began)| {
+        let troubles = taken.conditions.into_iter().map(|(trouble, began)| {
             let what = told(vec![trouble]).remove(0);
             (what, (self.now - began).as_secs())
         });
-        (troubles.collect(), told(taken.happened))
+        (troubles.collect(), told(taken.events))
     }
 }
 
-fn since(since: Moment, standing: Standing) -> Standing {
-    Standing { since, ..standing }
+fn since(since: Timestamp, standing: CheckState) -> CheckState {
+    CheckState { since, ..standing }
 }
 
-fn ago(time: Duration, standing: Standing) -> Standing {
+fn ago(time: Duration, standing: CheckState) -> CheckState {
     let start = at_start();
-    let moment = Moment {
+    let moment = Timestamp {
         time: start.time - time,
         since_boot: start.since_boot - time,
     };
@@ -165,9 +165,9 @@ fn a_first_pass_is_no_return_whatever_the_restart() {
 fn a_real_that_its_agent_calls_down_is_out_since_then() {
     let mut world = reset_after(30 * SECOND);
     world.service().checks[0].probe = Probe::Agent(crate::model::check::AgentProbe::default());
-    let stopped = Advice {
+    let stopped = AgentReply {
         down: Some("stopped".to_owned()),
-        ..Advice::default()
+        ..AgentReply::default()
     };
     world.restart(|_| ago(10 * SECOND, advising(stopped.clone())));
     let left = FakeCheckers::default();
@@ -272,12 +272,12 @@ fn it_is_said_when_a_quorum_is_new() {
 #[test]
 fn what_is_not_known_begins_anew() {
     let mut world = reset_after(30 * SECOND);
-    world.restart(|_| since(UNKNOWN, down()));
+    world.restart(|_| since(UNKNOWN_TIME, down()));
     assert_eq!(world.runs(), [(0, KEEP)]);
     world.wait(30 * SECOND);
     assert_eq!(world.runs(), [(0, RESET)]);
     let mut world = slow_start(10 * SECOND);
-    world.restart(|_| since(UNKNOWN, up()));
+    world.restart(|_| since(UNKNOWN_TIME, up()));
     assert_eq!(world.weights(), [4, 2]);
 }
 

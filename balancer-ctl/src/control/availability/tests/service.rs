@@ -146,7 +146,7 @@ fn a_backup_does_not_wait_for_ever_for_one_whose_check_cannot_be_made() {
     );
     // Nor after a restart, when an earlier daemon has waited.
     let left = FakeCheckers::default();
-    let passed = Recalled {
+    let passed = RestoredState {
         standing: up(),
         since: None,
         has_returned: false,

@@ -5,21 +5,21 @@ use super::*;
 #[test]
 fn the_four_truths_are_told_apart() {
     use AdminState::{Drain, Maintenance, Ready};
-    let percent = |percent| Advice {
-        weight: Some(AdvisedWeight::Percent(percent)),
-        ..Advice::default()
+    let percent = |percent| AgentReply {
+        weight: Some(RequestedWeight::Percent(percent)),
+        ..AgentReply::default()
     };
-    let absolute = |weight| Advice {
-        weight: Some(AdvisedWeight::Absolute(weight)),
-        ..Advice::default()
+    let absolute = |weight| AgentReply {
+        weight: Some(RequestedWeight::Absolute(weight)),
+        ..AgentReply::default()
     };
-    let state = |state| Advice {
+    let state = |state| AgentReply {
         state: Some(state),
-        ..Advice::default()
+        ..AgentReply::default()
     };
-    let agent_down = Advice {
+    let agent_down = AgentReply {
         down: Some("down: backup runs".to_owned()),
-        ..Advice::default()
+        ..AgentReply::default()
     };
     // Operator, weight, what was found → state, why, effective weight, connections.
     let cases = [
@@ -201,13 +201,13 @@ fn what_an_agent_asks_for_is_told_and_shown_beside_the_other_truths() {
     let mut world = with_an_agent(vec![real(1, 4)]);
     world.find_by(1, 1, up());
     let asks = |state, weight| {
-        advising(Advice {
+        advising(AgentReply {
             state,
             weight,
             down: None,
         })
     };
-    let half = Some(AdvisedWeight::Percent(50));
+    let half = Some(RequestedWeight::Percent(50));
     assert_eq!(
         world.find_by(0, 1, asks(Some(AdminState::Drain), half)),
         [
@@ -215,7 +215,7 @@ fn what_an_agent_asks_for_is_told_and_shown_beside_the_other_truths() {
             "quorum-lost: live weight 0, quorum 1"
         ]
     );
-    let drain = Asked {
+    let drain = AgentRequest {
         state: Some(AdminState::Drain),
         weight: half,
     };
@@ -241,7 +241,7 @@ fn in_maintenance_by_its_agent_nothing_is_told_of_what_is_found() {
     let mut world = with_an_agent(vec![real(1, 1)]);
     world.find_by(1, 1, up());
     let asks = |state, down: Option<&str>| {
-        advising(Advice {
+        advising(AgentReply {
             state: Some(state),
             weight: None,
             down: down.map(str::to_owned),
@@ -286,9 +286,9 @@ fn an_agent_alone_that_calls_nothing_down_is_a_reason_to_be_up() {
         HealthPolicy::default(),
     ));
     let says = |down: Option<&str>| {
-        advising(Advice {
+        advising(AgentReply {
             down: down.map(str::to_owned),
-            ..Advice::default()
+            ..AgentReply::default()
         })
     };
     world.find(1, says(Some("stopped")));
@@ -303,8 +303,8 @@ fn another_weight_is_no_event_but_none_at_all_is_and_the_operators_maintenance_s
     let mut world = with_an_agent(vec![real(1, 4)]);
     world.find_by(1, 1, up());
     let asks = |percent, state| {
-        advising(Advice {
-            weight: Some(AdvisedWeight::Percent(percent)),
+        advising(AgentReply {
+            weight: Some(RequestedWeight::Percent(percent)),
             state,
             down: None,
         })
@@ -328,9 +328,9 @@ fn another_weight_is_no_event_but_none_at_all_is_and_the_operators_maintenance_s
 fn an_agents_word_stands_until_it_says_another_wherever_it_is_asked() {
     let mut world = with_an_agent(vec![real(1, 4)]);
     world.find_by(1, 1, up());
-    let drained = advising(Advice {
+    let drained = advising(AgentReply {
         state: Some(AdminState::Drain),
-        ..Advice::default()
+        ..AgentReply::default()
     });
     world.find_by(0, 1, drained);
     world.service().checks[0].target.port = Some(9998);
@@ -357,9 +357,9 @@ fn who_tells_programs_sees_maintenance_by_an_agent_as_by_the_operator() {
     assert!(!world.availability.take_new_maintenance());
     assert_eq!(states(&world), [AdminState::Ready; 2]);
     let asks = |state| {
-        advising(Advice {
+        advising(AgentReply {
             state: Some(state),
-            ..Advice::default()
+            ..AgentReply::default()
         })
     };
     // What it finds is still known, and shown.

@@ -3,7 +3,9 @@
 use super::*;
 use crate::{
     config::write::check_as_json,
-    health::{Advice, Begin, Quorum, Recalled, Standing, UNKNOWN, Update},
+    health::{
+        AgentReply, CheckStart, CheckState, CheckUpdate, Quorum, RestoredState, UNKNOWN_TIME,
+    },
     model::AdminState,
 };
 
@@ -27,28 +29,28 @@ fn scene() -> Scene {
     Scene::with_file(CHECKED)
 }
 
-fn standing(up: bool, reason: &str) -> Standing {
-    Standing {
+fn standing(up: bool, reason: &str) -> CheckState {
+    CheckState {
         up,
         decided: true,
         reason: reason.to_owned(),
-        advice: Advice::default(),
-        since: UNKNOWN,
+        advice: AgentReply::default(),
+        since: UNKNOWN_TIME,
     }
 }
 
 impl Scene {
-    fn watched(&self) -> Vec<Begin> {
+    fn watched(&self) -> Vec<CheckStart> {
         let mut watched = self.checkers.state().watched.clone();
         watched.sort_by_key(|begin| begin.watched.target);
         watched
     }
 
     /// The n-th checker found this.
-    fn find(&mut self, number: usize, standing: Standing) {
+    fn find(&mut self, number: usize, standing: CheckState) {
         let watched = self.watched()[number].watched.clone();
         self.daemon
-            .answer(Message::Found(vec![Update { watched, standing }]));
+            .answer(Message::Found(vec![CheckUpdate { watched, standing }]));
     }
 
     fn runs(&self) -> Vec<u32> {
@@ -120,7 +122,7 @@ fn what_an_agent_says_reads_right_in_the_status() {
         "check = { type = \"tcp\" }",
         "check = [{ type = \"tcp\" }, { type = \"agent\", port = 9 }]",
     ));
-    let say = |scene: &mut Scene, up: &str, advice: Advice| {
+    let say = |scene: &mut Scene, up: &str, advice: AgentReply| {
         for begin in scene.watched() {
             let is_agent = begin.watched.target.port() == 9;
             let mut standing = standing(up.is_empty(), up);
@@ -132,17 +134,17 @@ fn what_an_agent_says_reads_right_in_the_status() {
             let watched = begin.watched;
             scene
                 .daemon
-                .answer(Message::Found(vec![Update { watched, standing }]));
+                .answer(Message::Found(vec![CheckUpdate { watched, standing }]));
         }
         scene.status().reasons
     };
-    let down = |words: &str| Advice {
+    let down = |words: &str| AgentReply {
         down: Some(words.to_owned()),
-        ..Advice::default()
+        ..AgentReply::default()
     };
-    let state = |state| Advice {
+    let state = |state| AgentReply {
         state: Some(state),
-        ..Advice::default()
+        ..AgentReply::default()
     };
     assert_eq!(
         say(&mut scene, "", down("stopped: disk full")),
@@ -301,7 +303,7 @@ fn a_data_plane_that_refused_to_follow_is_asked_again() {
 }
 
 /// A daemon that starts with what another left, with quorum: weights, what is told, and the checkers.
-fn restarted(remembered: [Standing; 2]) -> (Vec<u32>, Vec<String>, FakeCheckers) {
+fn restarted(remembered: [CheckState; 2]) -> (Vec<u32>, Vec<String>, FakeCheckers) {
     let mut scene = scene();
     let file = ConfigFile::load(&scene.path(), "lb1").unwrap();
     let model = file.model().clone();
@@ -311,7 +313,7 @@ fn restarted(remembered: [Standing; 2]) -> (Vec<u32>, Vec<String>, FakeCheckers)
         .into_iter()
         .zip(remembered)
         .map(|(begin, standing)| {
-            let recalled = Recalled {
+            let recalled = RestoredState {
                 standing,
                 since: None,
                 has_returned: false,
@@ -327,7 +329,7 @@ fn restarted(remembered: [Standing; 2]) -> (Vec<u32>, Vec<String>, FakeCheckers)
     checkers.state().quorums.insert(key, quorum);
     let dataplane = FakeDataplane::default();
     let (events, receiver) = broadcast::channel(EVENTS);
-    let daemon = Daemon::start(Parts {
+    let daemon = Daemon::start(DaemonConfig {
         dataplane: Box::new(dataplane.clone()),
         checkers: Box::new(checkers.clone()),
         notifier: None,
@@ -468,10 +470,15 @@ fn checkers_that_stand_still_limit_and_are_not_hidden_from_systemd() {
     scene.find(0, standing(true, "connected"));
     scene.find(1, standing(true, "connected"));
     scene.told();
-    let stalled = format!("checks-stalled {STANDSTILL}");
+    let stalled = format!("checks-stalled {CHECKS_STALLED}");
     for (stands_still, overall, reasons, told) in [
         (false, view::Overall::Running, &[][..], &[][..]),
-        (true, view::Overall::Limited, &[STANDSTILL], &[&*stalled]),
+        (
+            true,
+            view::Overall::Limited,
+            &[CHECKS_STALLED],
+            &[&*stalled],
+        ),
         (false, view::Overall::Running, &[], &["checks-resumed"]),
     ] {
         scene.checkers.state().stands_still = stands_still;

@@ -34,7 +34,7 @@ fn invalid_changes_are_refused() {
             "weight 65536 of real 10.0.0.2:80 is out of range: 0..=65535",
         ),
         (
-            Request::DelReal(ServiceRef::Only, real("10.0.0.9"), Leftover::Keep),
+            Request::DelReal(ServiceRef::Only, real("10.0.0.9"), ConnectionPolicy::Keep),
             "service tcp/192.0.2.80:80 has no real 10.0.0.9:80: `list` shows all",
         ),
         (

@@ -7,7 +7,7 @@ use httparse::{ParserConfig, Status};
 use hyper::{Request, StatusCode};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use super::{super::tls, Failure, LONGEST_HEAD};
+use super::{super::tls, LONGEST_HEAD, ProbeFailure};
 
 /// Most header fields of an answer.
 const MOST_FIELDS: usize = 100;
@@ -31,7 +31,7 @@ pub fn written<T>(request: &Request<T>) -> Vec<u8> {
 pub async fn ask(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     request: &[u8],
-) -> Result<StatusCode, Failure> {
+) -> Result<StatusCode, ProbeFailure> {
     let sent = async {
         stream.write_all(request).await?;
         stream.flush().await
@@ -53,7 +53,7 @@ pub async fn ask(
 }
 
 /// The status, once the head is whole. Answers that only announce one (RFC 9110, section 15.2) are taken off.
-fn status(head: &mut Vec<u8>) -> Result<Option<StatusCode>, Failure> {
+fn status(head: &mut Vec<u8>) -> Result<Option<StatusCode>, ProbeFailure> {
     loop {
         let mut fields = [const { MaybeUninit::uninit() }; MOST_FIELDS];
         let mut response = httparse::Response::new(&mut []);
@@ -78,7 +78,7 @@ fn status(head: &mut Vec<u8>) -> Result<Option<StatusCode>, Failure> {
 mod tests {
     use super::*;
 
-    fn judged(text: &str) -> Result<Option<u16>, Failure> {
+    fn judged(text: &str) -> Result<Option<u16>, ProbeFailure> {
         status(&mut text.into()).map(|status| status.map(|status| status.as_u16()))
     }
 

@@ -34,12 +34,12 @@ pub const MOST: usize = 128;
 
 /// Those that are kept, all with the options of an endpoint that asks for none of its own.
 #[derive(Debug, Default)]
-pub struct Spares {
+pub struct SocketPool {
     v4: Mutex<Vec<Socket>>,
     v6: Mutex<Vec<Socket>>,
 }
 
-impl Spares {
+impl SocketPool {
     /// One that is not connected, if there is any.
     pub fn take(&self, domain: Domain) -> Option<Socket> {
         let mut kept = self
@@ -127,7 +127,7 @@ pub mod tests {
             .unwrap();
         let _inside = runtime.enter();
         let listeners = [(), ()].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
-        let spares = Spares::default();
+        let spares = SocketPool::default();
         let mut socket = Socket::new(Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         let mut numbers = Vec::new();
         for round in 0..12 {

@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Instant};
 
 use super::*;
-use crate::{health::AdvisedWeight, model::check::ExecProbe};
+use crate::{health::RequestedWeight, model::check::ExecProbe};
 
 const TARGET: &str = "192.0.2.1:8080";
 
@@ -22,9 +22,9 @@ async fn answer(script: &str) -> Answer {
 fn weighted(note: &str, weight: u32) -> Answer {
     Answer::Pass {
         note: note.into(),
-        advice: Advice {
-            weight: Some(AdvisedWeight::Absolute(weight)),
-            ..Advice::default()
+        advice: AgentReply {
+            weight: Some(RequestedWeight::Absolute(weight)),
+            ..AgentReply::default()
         },
     }
 }

@@ -11,7 +11,7 @@ use tokio::net::UdpSocket;
 
 use super::*;
 use crate::{
-    health::AdvisedWeight,
+    health::RequestedWeight,
     model::{
         AdminState,
         check::{AgentProbe, DnsProbe, GrpcProbe},
@@ -153,8 +153,8 @@ fn an_agents_words_are_advice() {
             ask(server.address, agent()).await,
             Answer::Pass {
                 note: "agent: drain 30% down # disk full".into(),
-                advice: Advice {
-                    weight: Some(AdvisedWeight::Percent(30)),
+                advice: AgentReply {
+                    weight: Some(RequestedWeight::Percent(30)),
                     state: Some(AdminState::Drain),
                     down: Some("down: disk full".into()),
                 },
@@ -206,8 +206,8 @@ fn what_an_agent_said_before_still_holds() {
         };
         assert_eq!(
             advice,
-            Advice {
-                weight: Some(AdvisedWeight::Percent(50)),
+            AgentReply {
+                weight: Some(RequestedWeight::Percent(50)),
                 state: Some(AdminState::Drain),
                 down: None,
             }

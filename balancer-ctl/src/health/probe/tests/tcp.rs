@@ -12,7 +12,7 @@ use tokio::{sync::oneshot, task::spawn_local, time::error::Elapsed};
 
 use super::{
     super::socket::{
-        Endpoint, Opening,
+        ConnectMode, Endpoint,
         spares::{MOST, tests::may_keep},
     },
     *,
@@ -256,7 +256,7 @@ fn a_source_that_is_not_here_is_named() {
 }
 
 /// Asks once, with the sockets that others have left.
-async fn ask_with(watched: &Watched, spares: &Arc<Spares>) -> Result<Answer, Elapsed> {
+async fn ask_with(watched: &CheckTarget, spares: &Arc<SocketPool>) -> Result<Answer, Elapsed> {
     let prober = Prober::new(watched, spares).expect("a probe");
     timeout(LIMIT, prober.probe()).await
 }
@@ -267,7 +267,7 @@ fn a_connection_that_is_over_leaves_its_socket_to_the_next() {
         return;
     }
     run(async {
-        let spares = Arc::new(Spares::default());
+        let spares = Arc::new(SocketPool::default());
         let ask = async |target, probe| ask_with(&watched(target, probe), &spares).await;
         let greeting = tcp(b"", Some("^220"));
         let (ends, ended) = oneshot::channel();
@@ -318,8 +318,8 @@ fn a_failure_a_timeout_and_options_of_a_checks_own_leave_no_socket() {
         return;
     }
     run(async {
-        let spares = Arc::new(Spares::default());
-        let ask = async |watched: &Watched| ask_with(watched, &spares).await;
+        let spares = Arc::new(SocketPool::default());
+        let ask = async |watched: &CheckTarget| ask_with(watched, &spares).await;
         let closed = closed_port().await;
         let silent = Server::greeting(b"").await;
         let open = watched(silent.address, tcp(b"", None));
@@ -359,13 +359,13 @@ fn no_more_sockets_are_kept_than_are_of_use() {
     }
     run(async {
         for (address, domain) in [("127.0.0.1:0", Domain::IPV4), ("[::1]:0", Domain::IPV6)] {
-            let spares = Arc::new(Spares::default());
+            let spares = Arc::new(SocketPool::default());
             let server = Server::start_on(address, async |_| {}).await;
             let watched = watched(server.address, tcp(b"", None));
             let endpoint = Endpoint::new(&watched, &spares).unwrap();
             let mut streams = Vec::new();
             for _ in 0..MOST + 1 {
-                streams.push(endpoint.connect(Opening::Whole).await.unwrap());
+                streams.push(endpoint.connect(ConnectMode::Full).await.unwrap());
             }
             for stream in streams {
                 endpoint.reset(stream);
@@ -382,7 +382,7 @@ fn a_kept_socket_too_leaves_a_programs_port_in_peace() {
         return;
     }
     run(async {
-        let spares = Arc::new(Spares::default());
+        let spares = Arc::new(SocketPool::default());
         let ask = async |target, probe| ask_with(&watched(target, probe), &spares).await;
         let server = Server::greeting(b"220 hello\r\n").await;
         let greeted = ask(server.address, tcp(b"", Some("^220"))).await;
