@@ -36,7 +36,7 @@ pub fn tend_until(
             dataplane.status()
         );
         dataplane.run_maintenance().unwrap();
-        std::thread::sleep(Duration::from_millis(50));
+        thread::sleep(Duration::from_millis(50));
     }
 }
 
@@ -67,7 +67,7 @@ fn idle_connections_go_as_pairs_and_busy_ones_stay() {
             busy.write_all(b".").unwrap();
             busy.read_exact(&mut [0]).unwrap();
             dataplane.run_maintenance().unwrap();
-            std::thread::sleep(Duration::from_millis(100));
+            thread::sleep(Duration::from_millis(100));
         }
         assert_eq!(found(dataplane), (1, 2));
         drop(busy);
@@ -112,8 +112,8 @@ fn entries_that_are_alone_go_when_they_are_idle() {
 }
 
 /// The service once its counters stand still: the last acknowledgements of what was said may be delayed.
-fn settled(dataplane: &KernelDataplane) -> ServiceSnapshot {
-    let read = || dataplane.snapshot().unwrap().services[&key(VIP)].clone();
+fn settled(dataplane: &mut KernelDataplane) -> ServiceSnapshot {
+    let mut read = || dataplane.snapshot().unwrap().services[&key(VIP)].clone();
     let mut last = read();
     for _ in 0..50 {
         thread::sleep(Duration::from_millis(300));
