@@ -1,5 +1,6 @@
 //! The daemon itself: the one owner of all state, what it makes of check results, and what it reports.
 
 pub mod availability;
+pub mod conditions;
 pub mod daemon;
 pub mod report;

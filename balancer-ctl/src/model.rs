@@ -6,6 +6,7 @@
 pub mod address;
 pub mod change;
 pub mod check;
+pub mod condition;
 pub mod diff;
 pub mod enumeration;
 pub mod error;

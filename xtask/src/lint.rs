@@ -1,16 +1,21 @@
-//! `cargo xtask lint`: form, clippy for both machines, dependencies, documentation.
+//! `cargo xtask lint`: form, who imports whom, clippy for both machines, dependencies, documentation.
+
+mod layers;
 
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result};
-use xtask::ebpf::{self, program, toolchain::Toolchain};
+use xtask::{
+    ebpf::{self, program, toolchain::Toolchain},
+    workspace,
+};
 
 use crate::{
     cargo::{self, cargo, locked},
     tally::Tally,
 };
 
-/// Checks form, lints, dependencies and documentation. Needs no BPF tools: what lacks its tool is skipped and
+/// Checks form, imports, lints, dependencies and documentation. Needs no BPF tools: what lacks its tool is skipped and
 /// said.
 #[derive(Debug, clap::Args)]
 pub struct Options {}
@@ -46,6 +51,16 @@ pub fn run(_: &Options) -> Result<ExitCode> {
         },
     ];
     let mut tally = Tally::default();
+    println!("== layers");
+    let faults = layers::check(&workspace::root())?;
+    for fault in &faults {
+        println!("{fault}");
+    }
+    if faults.is_empty() {
+        tally.passed += 1;
+    } else {
+        tally.failed.push("layers".into());
+    }
     for Check { name, command } in checks {
         match command {
             Err(why) => tally.skipped.push((name.into(), why)),

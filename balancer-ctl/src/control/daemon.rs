@@ -33,13 +33,17 @@ pub use self::{
 };
 use crate::{
     config::{file::ConfigFile, validate::own},
-    control::availability::Availability,
+    control::{
+        availability::Availability,
+        conditions::{Conditions, Transition},
+    },
     dataplane::{Dataplane, InterfaceError},
     health::Checkers,
     model::{
         Model,
         address::ServiceRef,
         change::mark_runtime,
+        condition::Condition,
         diff::Event,
         error::ApiError,
         view::{self, EventKind},
@@ -53,8 +57,8 @@ pub const MESSAGES: usize = 64;
 /// Events that a reader may lag behind before it loses some.
 pub const EVENTS: usize = 1024;
 /// What is said while checkers give no sign of life.
-const CHECKS_STALLED: &str = "checks stand still, and real servers that die stay in service: restart balancerd, which goes on \
-                          where this one is";
+const CHECKS_STALLED: &str = "checks have stalled, so real servers that die stay in service: restart balancerd, which goes on \
+                              from the present state";
 /// What is said when the file was loaded and took back what was not in it.
 const UNDONE: &str = "changes made with --runtime were undone";
 /// How often the state of the whole is looked at.
@@ -86,23 +90,17 @@ pub struct Daemon {
     checkers: Box<dyn Checkers>,
     notifier: Option<Notifier>,
     availability: Availability,
-    /// The data plane does not run what it should: its last change failed, so.
-    behind: Option<String>,
-    /// It may not have the settings that it should.
+    /// What is wrong with the node as a whole.
+    conditions: Conditions,
+    /// The last attempt to give the data plane its settings failed.
     is_misconfigured: bool,
-    /// The checkers gave no sign of life when they were last looked at.
-    is_unchecked: bool,
-    /// Why changes of routes are not heard of.
-    unwatched: Option<String>,
     /// What runs.
     model: Model,
     file: Option<ConfigFile>,
     events: broadcast::Sender<view::EventRecord>,
     addresses: fn() -> io::Result<HashSet<IpAddr>>,
-    /// The data plane's last failure in the background; `None` = the last attempt succeeded.
-    failure: Option<String>,
+    /// New connections that were refused for want of room, when that was last looked at.
     refused: u64,
-    is_full: bool,
 }
 
 impl Daemon {
@@ -131,17 +129,13 @@ impl Daemon {
             checkers,
             notifier,
             availability,
-            behind: None,
+            conditions: Conditions::default(),
             is_misconfigured: false,
-            is_unchecked: false,
-            unwatched: None,
             model,
             file,
             events,
             addresses,
-            failure: None,
             refused: 0,
-            is_full: false,
         };
         heap::give_back();
         daemon.take_up_troubles();
@@ -183,7 +177,7 @@ impl Daemon {
     pub async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut run_maintenance = clock::now();
+        let mut next_maintenance = clock::now();
         loop {
             // The data plane may block for milliseconds; the API's tasks go on meanwhile.
             tokio::select! {
@@ -192,15 +186,15 @@ impl Daemon {
                     Some(message) => tokio::task::block_in_place(|| self.answer(message)),
                 },
                 () = at(self.availability.next_deadline()) => tokio::task::block_in_place(|| self.advance()),
-                () = at(Some(run_maintenance)) => {
-                    tokio::task::block_in_place(|| self.tend());
-                    run_maintenance = clock::now() + self.dataplane.next_maintenance();
+                () = at(Some(next_maintenance)) => {
+                    tokio::task::block_in_place(|| self.run_maintenance());
+                    next_maintenance = clock::now() + self.dataplane.next_maintenance();
                 }
                 _ = tick.tick() => tokio::task::block_in_place(|| self.tick()),
             }
         }
         systemd::stopping();
-        self.publish(of_node(EventKind::Stopping, "forwarding goes on"));
+        self.publish(Event::of_node(EventKind::Stopping, "forwarding goes on"));
         // First, so that what is due from now on does not count as told.
         tokio::task::block_in_place(|| drop(self.checkers));
         if let Some(notifier) = self.notifier {
@@ -244,7 +238,7 @@ impl Daemon {
             Ok(undone) => (EventKind::Reloaded, (*undone).to_owned()),
             Err(refusal) => (EventKind::ReloadFailed, refusal.to_string()),
         };
-        self.publish(of_node(kind, &message));
+        self.publish(Event::of_node(kind, &message));
         result.map(|_| ())
     }
 
@@ -309,7 +303,7 @@ impl Daemon {
         }
     }
 
-    /// Brings the data plane to what it should run. What fails is remembered, and tried again each second.
+    /// Brings the data plane to what it should run. What fails is tried again each second.
     fn resync(&mut self) {
         let configured = if self.is_misconfigured {
             self.dataplane.configure(&self.model.dataplane)
@@ -318,105 +312,88 @@ impl Daemon {
         };
         self.is_misconfigured = configured.is_err();
         let reconciled = self.dataplane.reconcile(self.availability.desired());
-        let result = configured.and(reconciled);
-        self.note_behind(result.err().map(|error| error.to_string()));
+        let error = configured.and(reconciled).err();
+        self.note(
+            Condition::DataplaneOutOfSync,
+            error.map(|error| error.to_string()),
+        );
     }
 
-    /// Tells when the data plane begins to be behind, and when it follows again.
-    fn note_behind(&mut self, behind: Option<String>) {
-        let before = std::mem::replace(&mut self.behind, behind.clone());
-        match (before, behind) {
-            (None, Some(error)) => self.publish(of_node(EventKind::DataplaneBehind, &error)),
-            (Some(_), None) => self.publish(of_node(EventKind::DataplaneFollows, "")),
-            (Some(before), Some(error)) if before != error => {
-                tracing::error!(
-                    error,
-                    "the data plane does not run what it should, trying again"
-                );
-            }
-            (Some(_), Some(_)) | (None, None) => {}
-        }
-    }
-
-    /// Does what the data plane has due.
-    fn tend(&mut self) {
-        let failure = self
-            .dataplane
-            .run_maintenance()
-            .err()
-            .map(|error| error.to_string());
-        if failure != self.failure {
-            match &failure {
-                Some(failure) => {
-                    tracing::error!(failure, "cannot tend the data plane, trying again")
-                }
-                None => tracing::info!("the data plane is tended again"),
-            }
-        }
-        self.failure = failure;
-        self.note_unwatched();
-    }
-
-    /// Tells when changes of routes begin not to be heard of, and when they are heard of again.
-    fn note_unwatched(&mut self) {
+    /// Does the data plane's periodic work.
+    fn run_maintenance(&mut self) {
+        let error = self.dataplane.run_maintenance().err();
+        self.note(
+            Condition::MaintenanceFailed,
+            error.map(|error| error.to_string()),
+        );
         let unwatched = self.dataplane.watch_failure().map(str::to_owned);
-        match (&self.unwatched, &unwatched) {
-            (None, Some(reason)) => self.publish(of_node(EventKind::RoutesUnwatched, reason)),
-            (Some(_), None) => self.publish(of_node(EventKind::RoutesWatched, "")),
-            (Some(before), Some(reason)) if before != reason => {
-                tracing::warn!(reason, "changes of routes are not heard of, trying again");
-            }
-            (Some(_), Some(_)) | (None, None) => {}
-        }
-        self.unwatched = unwatched;
+        self.note(Condition::RoutesUnwatched, unwatched);
     }
 
     /// Does what is due each second.
     fn tick(&mut self) {
-        if self.behind.is_some() {
+        if self.conditions.lasts(Condition::DataplaneOutOfSync) {
             self.follow_health(Vec::new());
         }
-        self.watch_table();
-        self.watch_checkers();
-        // Where systemd keeps watch, it starts another daemon, which takes everything up.
-        if !self.is_unchecked {
+        self.check_table();
+        let stalled = (!self.checkers.alive()).then(|| CHECKS_STALLED.to_owned());
+        self.note(Condition::ChecksStalled, stalled);
+        // Where systemd watches the daemon, it starts another one, which takes everything up.
+        if !self.conditions.lasts(Condition::ChecksStalled) {
             systemd::alive();
         }
     }
 
-    /// Says when the checkers stand still, and when they run again.
-    fn watch_checkers(&mut self) {
-        let is_unchecked = !self.checkers.alive();
-        match (self.is_unchecked, is_unchecked) {
-            (false, true) => self.publish(of_node(EventKind::ChecksStalled, CHECKS_STALLED)),
-            (true, false) => self.publish(of_node(EventKind::ChecksResumed, "")),
-            (true, true) | (false, false) => {}
-        }
-        self.is_unchecked = is_unchecked;
-    }
-
-    /// Tells when new connections begin to be refused for want of room, and when there is room again.
-    fn watch_table(&mut self) {
+    /// Notes whether the connection tables refuse new connections for want of room.
+    fn check_table(&mut self) {
         let Ok(refused) = self.dataplane.refused() else {
             return;
         };
         let refuses = refused > std::mem::replace(&mut self.refused, refused);
-        if !refuses && !self.is_full {
+        let was_full = self.conditions.lasts(Condition::TableFull);
+        if !refuses && !was_full {
             return;
         }
         let Ok(status) = self.dataplane.status() else {
             return;
         };
         let is_full = refuses || status.is_full();
-        if is_full == std::mem::replace(&mut self.is_full, is_full) {
+        if is_full == was_full {
             return;
         }
-        let kind = if is_full {
-            EventKind::TableFull
+        let transition = if is_full {
+            self.conditions
+                .set(Condition::TableFull, &status.fullness(), clock::now())
         } else {
-            EventKind::TableHasRoom
+            self.conditions
+                .clear(Condition::TableFull, &status.fullness())
         };
-        self.publish(of_node(kind, &status.fullness()));
+        self.follow(Condition::TableFull, transition);
+    }
+
+    /// Notes that a condition lasts, with its cause, or that it does not.
+    fn note(&mut self, condition: Condition, cause: Option<String>) {
+        let transition = match cause {
+            Some(cause) => self.conditions.set(condition, &cause, clock::now()),
+            None => self.conditions.clear(condition, ""),
+        };
+        self.follow(condition, transition);
+    }
+
+    /// Tells what has changed of a condition.
+    fn follow(&self, condition: Condition, transition: Transition) {
+        match transition {
+            Transition::Event(event) => self.publish(event),
+            Transition::NewDetail => {
+                let detail = self
+                    .conditions
+                    .get(condition)
+                    .map(|lasting| lasting.detail.as_str());
+                let kind = condition.beginning();
+                log(kind.level(), None, None, detail, kind.sentence());
+            }
+            Transition::None => {}
+        }
     }
 
     fn publish(&self, happened: Event) {
@@ -424,12 +401,13 @@ impl Daemon {
         let real = happened.real.map(|real| real.to_string());
         let real = real.as_deref();
         let detail = Some(happened.message.as_str()).filter(|message| !message.is_empty());
-        let sentence = happened.kind.sentence();
-        match happened.kind.level() {
-            Level::ERROR => tracing::error!(service, real, detail, "{sentence}"),
-            Level::WARN => tracing::warn!(service, real, detail, "{sentence}"),
-            _ => tracing::info!(service, real, detail, "{sentence}"),
-        }
+        log(
+            happened.kind.level(),
+            service,
+            real,
+            detail,
+            happened.kind.sentence(),
+        );
         let event = happened.event();
         if let Some(notifier) = &self.notifier {
             notifier.tell(event.clone());
@@ -450,13 +428,18 @@ pub fn with_location(file: Option<&ConfigFile>, error: &anyhow::Error) -> String
     }
 }
 
-/// What happened to the node as a whole.
-fn of_node(kind: EventKind, message: &str) -> Event {
-    Event {
-        kind,
-        service: None,
-        real: None,
-        message: message.to_owned(),
+/// Logs an event.
+fn log(
+    level: Level,
+    service: Option<&str>,
+    real: Option<&str>,
+    detail: Option<&str>,
+    sentence: &str,
+) {
+    match level {
+        Level::ERROR => tracing::error!(service, real, detail, "{sentence}"),
+        Level::WARN => tracing::warn!(service, real, detail, "{sentence}"),
+        _ => tracing::info!(service, real, detail, "{sentence}"),
     }
 }
 

@@ -49,6 +49,8 @@ pub struct State {
     pub zeroed: Vec<Option<ServiceKey>>,
     /// Why changes of routes are not heard of from the next call of `tend` on.
     pub unwatched: Option<String>,
+    /// Why its periodic work fails, if it does.
+    pub maintenance_failure: Option<String>,
     /// How often it was tended.
     pub tended: usize,
     /// So many of the next changes fail half way.
@@ -254,9 +256,11 @@ impl Dataplane for FakeDataplane {
     fn run_maintenance(&mut self) -> Result<(), DataplaneError> {
         let mut state = self.state();
         state.tended += 1;
-        let unwatched = state.unwatched.clone();
+        let (unwatched, failure) = (state.unwatched.clone(), state.maintenance_failure.clone());
         drop(state);
         self.unwatched = unwatched;
-        Ok(())
+        failure.map_or(Ok(()), |failure| {
+            Err(DataplaneError(anyhow::anyhow!(failure)))
+        })
     }
 }

@@ -25,6 +25,17 @@ pub struct Event {
 }
 
 impl Event {
+    /// What happened to the node as a whole.
+    #[must_use]
+    pub fn of_node(kind: EventKind, message: &str) -> Self {
+        Self {
+            kind,
+            service: None,
+            real: None,
+            message: message.to_owned(),
+        }
+    }
+
     /// The event of this moment.
     #[must_use]
     pub fn event(self) -> EventRecord {

@@ -38,16 +38,20 @@ pub enum EventKind {
     /// New connections find no room in the connection table.
     TableFull,
     /// There is room again.
-    TableHasRoom,
+    TableRecovered,
     /// The checkers give no sign of life.
     ChecksStalled,
     /// They do again.
     ChecksResumed,
-    /// The data plane does not run what it should.
-    DataplaneBehind,
+    /// The packet program does not run what the model and health ask for.
+    DataplaneOutOfSync,
     /// It does again.
-    DataplaneFollows,
-    /// Changes of routes are not heard of.
+    DataplaneInSync,
+    /// The data plane's periodic work failed.
+    MaintenanceFailed,
+    /// It works again.
+    MaintenanceRecovered,
+    /// Route changes are not reported by the kernel.
     RoutesUnwatched,
     /// They are again.
     RoutesWatched,
@@ -77,11 +81,13 @@ impl EventKind {
             Self::BackupsIn => "backups-in",
             Self::BackupsOut => "backups-out",
             Self::TableFull => "table-full",
-            Self::TableHasRoom => "table-has-room",
+            Self::TableRecovered => "table-recovered",
             Self::ChecksStalled => "checks-stalled",
             Self::ChecksResumed => "checks-resumed",
-            Self::DataplaneBehind => "dataplane-behind",
-            Self::DataplaneFollows => "dataplane-follows",
+            Self::DataplaneOutOfSync => "dataplane-out-of-sync",
+            Self::DataplaneInSync => "dataplane-in-sync",
+            Self::MaintenanceFailed => "maintenance-failed",
+            Self::MaintenanceRecovered => "maintenance-recovered",
             Self::RoutesUnwatched => "routes-unwatched",
             Self::RoutesWatched => "routes-watched",
             Self::Lost => "lost",
@@ -93,9 +99,11 @@ impl EventKind {
     #[must_use]
     pub const fn level(self) -> Level {
         match self {
-            Self::ReloadFailed | Self::QuorumLost | Self::ChecksStalled | Self::DataplaneBehind => {
-                Level::ERROR
-            }
+            Self::ReloadFailed
+            | Self::QuorumLost
+            | Self::ChecksStalled
+            | Self::DataplaneOutOfSync
+            | Self::MaintenanceFailed => Level::ERROR,
             Self::RealDown
             | Self::BackupsIn
             | Self::TableFull
@@ -111,9 +119,10 @@ impl EventKind {
             | Self::RealUp
             | Self::QuorumRegained
             | Self::BackupsOut
-            | Self::TableHasRoom
+            | Self::TableRecovered
             | Self::ChecksResumed
-            | Self::DataplaneFollows
+            | Self::DataplaneInSync
+            | Self::MaintenanceRecovered
             | Self::RoutesWatched
             | Self::Stopping => Level::INFO,
         }
@@ -138,13 +147,15 @@ impl EventKind {
             Self::BackupsIn => "backups stepped in",
             Self::BackupsOut => "backups left",
             Self::TableFull => "connection table full, new connections are refused",
-            Self::TableHasRoom => "connection table has room again",
-            Self::ChecksStalled => "checks stand still",
+            Self::TableRecovered => "connection table has room again",
+            Self::ChecksStalled => "checks have stalled",
             Self::ChecksResumed => "checks run again",
-            Self::DataplaneBehind => "the data plane does not run what it should, trying again",
-            Self::DataplaneFollows => "the data plane runs what it should again",
-            Self::RoutesUnwatched => "changes of routes are not heard of, trying again",
-            Self::RoutesWatched => "changes of routes are heard of again",
+            Self::DataplaneOutOfSync => "the data plane is out of sync, trying again",
+            Self::DataplaneInSync => "the data plane is in sync again",
+            Self::MaintenanceFailed => "maintenance failed, trying again",
+            Self::MaintenanceRecovered => "maintenance works again",
+            Self::RoutesUnwatched => "route changes are not watched, trying again",
+            Self::RoutesWatched => "route changes are watched again",
             Self::Lost => "events lost",
             Self::Stopping => "stopping",
         }

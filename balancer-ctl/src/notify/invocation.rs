@@ -89,16 +89,18 @@ impl Severity {
             | EventKind::BackupsIn
             | EventKind::TableFull
             | EventKind::ChecksStalled
-            | EventKind::DataplaneBehind
+            | EventKind::DataplaneOutOfSync
+            | EventKind::MaintenanceFailed
             | EventKind::RoutesUnwatched
             | EventKind::ReloadFailed
             | EventKind::Lost => Self::Bad,
             EventKind::RealUp
             | EventKind::QuorumRegained
             | EventKind::BackupsOut
-            | EventKind::TableHasRoom
+            | EventKind::TableRecovered
             | EventKind::ChecksResumed
-            | EventKind::DataplaneFollows
+            | EventKind::DataplaneInSync
+            | EventKind::MaintenanceRecovered
             | EventKind::RoutesWatched => Self::Good,
             EventKind::ServiceAdded
             | EventKind::ServiceChanged

@@ -20,8 +20,10 @@ use std::{
 };
 
 pub use self::facts::Past;
-use self::facts::{Condition, Facts, Place, Present, Role, forget, role};
-use crate::model::{Model, Notify, address::service_key, event::EventKind, view::EventRecord};
+use self::facts::{Facts, Place, Present, Role, forget, role};
+use crate::model::{
+    Model, Notify, address::service_key, condition::Condition, event::EventKind, view::EventRecord,
+};
 
 mod facts;
 

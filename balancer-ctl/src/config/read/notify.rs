@@ -13,7 +13,7 @@ use crate::{
 /// How long a program may take when the file does not say.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Events that a program can be told of: all but those that only mean something to a reader of the stream.
-pub const EVENTS: [EventKind; 22] = [
+pub const EVENTS: [EventKind; 24] = [
     EventKind::RealDown,
     EventKind::RealUp,
     EventKind::QuorumLost,
@@ -21,11 +21,13 @@ pub const EVENTS: [EventKind; 22] = [
     EventKind::BackupsIn,
     EventKind::BackupsOut,
     EventKind::TableFull,
-    EventKind::TableHasRoom,
+    EventKind::TableRecovered,
     EventKind::ChecksStalled,
     EventKind::ChecksResumed,
-    EventKind::DataplaneBehind,
-    EventKind::DataplaneFollows,
+    EventKind::DataplaneOutOfSync,
+    EventKind::DataplaneInSync,
+    EventKind::MaintenanceFailed,
+    EventKind::MaintenanceRecovered,
     EventKind::RoutesUnwatched,
     EventKind::RoutesWatched,
     EventKind::ServiceAdded,

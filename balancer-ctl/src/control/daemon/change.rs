@@ -10,6 +10,7 @@ use crate::{
     model::{
         Model,
         change::{Change, PersistencePlan, mark_runtime},
+        condition::Condition,
         diff::model_diff,
         error::ApiError,
     },
@@ -73,12 +74,12 @@ impl Daemon {
     /// is tried again.
     pub(super) fn back(&mut self, refusal: ApiError) -> ApiError {
         self.resync();
-        match &self.behind {
+        match self.conditions.get(Condition::DataplaneOutOfSync) {
             None => refusal,
-            Some(error) => ApiError {
+            Some(lasting) => ApiError {
                 sentence: format!(
-                    "{}; and what ran before could not be brought back, which is tried again: {error}",
-                    refusal.sentence
+                    "{}; and what ran before could not be brought back, which is tried again: {}",
+                    refusal.sentence, lasting.detail
                 ),
                 ..refusal
             },
@@ -110,7 +111,7 @@ impl Daemon {
         let old = std::mem::replace(&mut self.model, model);
         let before = std::mem::replace(&mut self.availability, availability);
         if !self.is_misconfigured {
-            self.note_behind(None);
+            self.note(Condition::DataplaneOutOfSync, None);
         }
         self.checkers.watch(self.availability.checkers());
         self.keep();

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use super::{CHECKS_STALLED, Daemon, refused};
+use super::{Daemon, refused};
 use crate::{
     control::report::{self, ReportContext},
     dataplane::{ConnectionFilter, Listing},
@@ -10,6 +10,7 @@ use crate::{
         Model, ServiceKey,
         address::ServiceRef,
         change::{is_saved, mark_runtime},
+        condition::Condition,
         error::ApiError,
         view,
     },
@@ -112,7 +113,7 @@ impl Daemon {
             runtime_changes: self.has_runtime_changes(),
             failures: self.failures(),
             obstacles: self.checkers.obstacles(),
-            is_full: self.is_full,
+            is_full: self.conditions.lasts(Condition::TableFull),
         };
         Ok(report::status(
             &self.model,
@@ -122,19 +123,23 @@ impl Daemon {
         ))
     }
 
-    /// What does not work at present, and is tried again or watched.
+    /// A sentence for each condition of the node that lasts, but for a full table, of which the report knows more.
     fn failures(&self) -> Vec<String> {
-        let behind = self.behind.as_ref().map(|error| {
-            format!("the data plane does not run what it should, which is tried again: {error}")
+        let sentences = self.conditions.iter().filter_map(|(condition, lasting)| {
+            let detail = &lasting.detail;
+            Some(match condition {
+                Condition::DataplaneOutOfSync => {
+                    format!("the data plane is out of sync, the change is tried again each second: {detail}")
+                }
+                Condition::RoutesUnwatched => format!(
+                    "route changes are not watched, so that they take effect some seconds late; watching is tried again: {detail}"
+                ),
+                Condition::MaintenanceFailed => format!("maintenance failed, it is tried again: {detail}"),
+                Condition::ChecksStalled => detail.clone(),
+                Condition::TableFull | Condition::QuorumLost | Condition::RealDown => return None,
+            })
         });
-        let unchecked = self.is_unchecked.then(|| CHECKS_STALLED.to_owned());
-        let unwatched = self.unwatched.as_ref().map(|reason| {
-            format!(
-                "changes of routes are not heard of, so that they are followed some seconds late; listening is tried again: {reason}"
-            )
-        });
-        let failures = [unchecked, behind, unwatched, self.failure.clone()];
-        failures.into_iter().flatten().collect()
+        sentences.collect()
     }
 
     pub(super) fn key(&self, service: &ServiceRef) -> Result<ServiceKey, ApiError> {

@@ -461,7 +461,7 @@ fn a_full_table_is_told_once_when_it_begins_and_once_when_it_ends() {
         (
             9,
             99,
-            &["table-has-room 99 of 100 IPv4 connections, 0 of 10 IPv6 connections"],
+            &["table-recovered 99 of 100 IPv4 connections, 0 of 10 IPv6 connections"],
         ),
         (9, 100, &[]),
         (
@@ -472,7 +472,7 @@ fn a_full_table_is_told_once_when_it_begins_and_once_when_it_ends() {
         (
             10,
             98,
-            &["table-has-room 98 of 100 IPv4 connections, 0 of 10 IPv6 connections"],
+            &["table-recovered 98 of 100 IPv4 connections, 0 of 10 IPv6 connections"],
         ),
         // The counters were set to zero.
         (0, 98, &[]),
@@ -481,7 +481,7 @@ fn a_full_table_is_told_once_when_it_begins_and_once_when_it_ends() {
         state.discards = vec![(Discard::TableFull, discards)];
         state.connections = (0..connections).map(connection).collect();
         drop(state);
-        scene.daemon.watch_table();
+        scene.daemon.check_table();
         assert_eq!(scene.told(), told, "{discards} {connections}");
     }
 }

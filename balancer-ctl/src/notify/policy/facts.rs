@@ -6,7 +6,7 @@ use std::{
     time::SystemTime,
 };
 
-use crate::model::{AdminState, Model, event::EventKind, view::EventRecord};
+use crate::model::{AdminState, Model, condition::Condition, event::EventKind, view::EventRecord};
 
 /// When something failed and passed, as far as events told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,41 +19,6 @@ pub struct Past {
     pub last_success: Option<SystemTime>,
 }
 
-/// A state that is bad for as long as it lasts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Condition {
-    RealDown,
-    QuorumLost,
-    TableFull,
-    ChecksStalled,
-    DataplaneBehind,
-    RoutesUnwatched,
-}
-
-impl Condition {
-    pub(super) const fn beginning(self) -> EventKind {
-        match self {
-            Self::RealDown => EventKind::RealDown,
-            Self::QuorumLost => EventKind::QuorumLost,
-            Self::TableFull => EventKind::TableFull,
-            Self::ChecksStalled => EventKind::ChecksStalled,
-            Self::DataplaneBehind => EventKind::DataplaneBehind,
-            Self::RoutesUnwatched => EventKind::RoutesUnwatched,
-        }
-    }
-
-    pub(super) const fn end(self) -> EventKind {
-        match self {
-            Self::RealDown => EventKind::RealUp,
-            Self::QuorumLost => EventKind::QuorumRegained,
-            Self::TableFull => EventKind::TableHasRoom,
-            Self::ChecksStalled => EventKind::ChecksResumed,
-            Self::DataplaneBehind => EventKind::DataplaneFollows,
-            Self::RoutesUnwatched => EventKind::RoutesWatched,
-        }
-    }
-}
-
 /// What an event is to troubles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
@@ -64,32 +29,22 @@ pub(super) enum Role {
     Plain,
 }
 
-pub(super) const fn role(kind: EventKind) -> Role {
+pub(super) fn role(kind: EventKind) -> Role {
+    for condition in Condition::ALL {
+        let [beginning, end] = condition.events();
+        if kind == beginning {
+            return Role::Begins(condition);
+        }
+        if kind == end {
+            return Role::Ends(condition);
+        }
+    }
     match kind {
-        EventKind::RealDown => Role::Begins(Condition::RealDown),
-        EventKind::RealUp => Role::Ends(Condition::RealDown),
-        EventKind::QuorumLost => Role::Begins(Condition::QuorumLost),
-        EventKind::QuorumRegained => Role::Ends(Condition::QuorumLost),
-        EventKind::TableFull => Role::Begins(Condition::TableFull),
-        EventKind::TableHasRoom => Role::Ends(Condition::TableFull),
-        EventKind::ChecksStalled => Role::Begins(Condition::ChecksStalled),
-        EventKind::ChecksResumed => Role::Ends(Condition::ChecksStalled),
-        EventKind::DataplaneBehind => Role::Begins(Condition::DataplaneBehind),
-        EventKind::DataplaneFollows => Role::Ends(Condition::DataplaneBehind),
-        EventKind::RoutesUnwatched => Role::Begins(Condition::RoutesUnwatched),
-        EventKind::RoutesWatched => Role::Ends(Condition::RoutesUnwatched),
         EventKind::ServiceAdded
         | EventKind::ServiceRemoved
         | EventKind::RealAdded
         | EventKind::RealRemoved => Role::Forgets,
-        EventKind::ServiceChanged
-        | EventKind::RealChanged
-        | EventKind::Reloaded
-        | EventKind::ReloadFailed
-        | EventKind::BackupsIn
-        | EventKind::BackupsOut
-        | EventKind::Lost
-        | EventKind::Stopping => Role::Plain,
+        _ => Role::Plain,
     }
 }
 

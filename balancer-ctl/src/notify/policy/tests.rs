@@ -336,14 +336,14 @@ fn an_entry_that_asks_only_for_beginnings_is_told_each() {
 
 #[test]
 fn real_servers_services_and_kinds_of_trouble_are_kept_apart() {
-    use EventKind::{QuorumLost, QuorumRegained, RealDown, RealUp, TableFull, TableHasRoom};
+    use EventKind::{QuorumLost, QuorumRegained, RealDown, RealUp, TableFull, TableRecovered};
     let on = [
         RealDown,
         RealUp,
         QuorumLost,
         QuorumRegained,
         TableFull,
-        TableHasRoom,
+        TableRecovered,
     ];
     let mut scene = Scene::new(&[notify(&on)]);
     scene.at(1, RealDown, WEB, "10.0.0.2:80");
@@ -353,14 +353,14 @@ fn real_servers_services_and_kinds_of_trouble_are_kept_apart() {
     scene.at(4, RealUp, MAIL, "10.0.0.2:25");
     scene.at(5, RealUp, WEB, "10.0.0.3:80");
     scene.at(6, QuorumRegained, MAIL, "");
-    scene.at(7, TableHasRoom, "", "");
+    scene.at(7, TableRecovered, "", "");
     scene.at(8, QuorumRegained, WEB, "");
     scene.at(9, RealUp, WEB, "10.0.0.2:80");
     scene.told(&[
         "1: #0 real-down 10.0.0.2:80 at 1",
         "2: #0 quorum-lost at 2",
         "3: #0 table-full at 3",
-        "7: #0 table-has-room at 7",
+        "7: #0 table-recovered at 7",
         "8: #0 quorum-regained at 8",
         "9: #0 real-up 10.0.0.2:80 at 9",
     ]);

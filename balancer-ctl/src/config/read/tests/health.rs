@@ -504,7 +504,7 @@ always-up = "yes"
 stdin = "text"
 "#;
     let events = "`real-down`, `real-up`, `quorum-lost`, `quorum-regained`, `backups-in`, `backups-out`, `table-full`, \
-                  `table-has-room`, `checks-stalled`, `checks-resumed`, `dataplane-behind`, `dataplane-follows`, \
+                  `table-recovered`, `checks-stalled`, `checks-resumed`, `dataplane-out-of-sync`, `dataplane-in-sync`, `maintenance-failed`, `maintenance-recovered`, \
                   `routes-unwatched`, `routes-watched`, \
                   `service-added`, `service-changed`, `service-removed`, `real-added`, `real-changed`, `real-removed`, `reloaded` or `reload-failed`";
     assert_eq!(

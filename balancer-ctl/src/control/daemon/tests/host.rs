@@ -131,7 +131,7 @@ fn routes_that_are_not_heard_of_limit_and_both_ends_are_told_once() {
             Some("the socket failed"),
             view::Overall::Limited,
             &[
-                "changes of routes are not heard of, so that they are followed some seconds late; listening is tried again: the socket \
+                "route changes are not watched, so that they take effect some seconds late; watching is tried again: the socket \
                  failed",
             ],
             &["routes-unwatched the socket failed"],
@@ -140,14 +140,14 @@ fn routes_that_are_not_heard_of_limit_and_both_ends_are_told_once() {
             Some("no memory"),
             view::Overall::Limited,
             &[
-                "changes of routes are not heard of, so that they are followed some seconds late; listening is tried again: no memory",
+                "route changes are not watched, so that they take effect some seconds late; watching is tried again: no memory",
             ],
             &[],
         ),
         (None, view::Overall::Running, &[], &["routes-watched"]),
     ] {
         scene.dataplane.state().unwatched = unwatched.map(str::to_owned);
-        scene.daemon.tend();
+        scene.daemon.run_maintenance();
         let status = scene.ask(Message::Status).unwrap();
         assert_eq!(
             (status.overall, &*status.reasons),
@@ -156,7 +156,31 @@ fn routes_that_are_not_heard_of_limit_and_both_ends_are_told_once() {
                 &reasons.iter().map(ToString::to_string).collect::<Vec<_>>()[..]
             )
         );
-        scene.daemon.tend();
+        scene.daemon.run_maintenance();
+        assert_eq!(scene.told(), told, "once");
+    }
+}
+
+#[test]
+fn maintenance_that_fails_limits_and_both_ends_are_told_once() {
+    let mut scene = scene();
+    for (failure, reasons, told) in [
+        (
+            Some("no memory"),
+            &["maintenance failed, it is tried again: no memory"][..],
+            &["maintenance-failed no memory"][..],
+        ),
+        (
+            Some("no space"),
+            &["maintenance failed, it is tried again: no space"],
+            &[],
+        ),
+        (None, &[], &["maintenance-recovered"]),
+    ] {
+        scene.dataplane.state().maintenance_failure = failure.map(str::to_owned);
+        scene.daemon.run_maintenance();
+        assert_eq!(scene.ask(Message::Status).unwrap().reasons, reasons);
+        scene.daemon.run_maintenance();
         assert_eq!(scene.told(), told, "once");
     }
 }

@@ -317,7 +317,7 @@ fn settings_that_are_refused_half_way_are_taken_back_and_that_is_tried_again() {
     assert_eq!(scene.told().len(), 3);
     scene.daemon.tick();
     assert_eq!(interfaces(&scene), ["eth0"]);
-    assert_eq!(scene.told(), ["dataplane-follows"]);
+    assert_eq!(scene.told(), ["dataplane-in-sync"]);
 }
 
 #[test]

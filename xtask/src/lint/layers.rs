@@ -1,0 +1,397 @@
+//! Who imports whom: reads every `use` line and path of the workspace's crates with `syn`, holds the folders of `balancer-ctl`
+//! against the table of allowed arrows, and refuses circles among the modules of any one folder.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+use syn::visit::{self, Visit};
+
+/// The rooms of `balancer-ctl`, from the lowest to the highest, each with those that it may import.
+const ROOMS: [(&str, &[&str]); 12] = [
+    ("os", &[]),
+    ("model", &["os"]),
+    ("netlink", &["model", "os"]),
+    ("host", &["netlink", "model", "os"]),
+    ("config", &["netlink", "model", "os"]),
+    ("dataplane", &["host", "netlink", "model", "os"]),
+    ("health", &["model", "os"]),
+    ("notify", &["model", "os"]),
+    (
+        "control",
+        &[
+            "config",
+            "dataplane",
+            "health",
+            "host",
+            "model",
+            "netlink",
+            "notify",
+            "os",
+        ],
+    ),
+    ("api", &["control", "config", "model", "os"]),
+    ("cli", &["api", "config", "host", "model", "os"]),
+    (
+        "startup",
+        &[
+            "api",
+            "config",
+            "control",
+            "dataplane",
+            "health",
+            "host",
+            "model",
+            "notify",
+            "os",
+        ],
+    ),
+];
+
+/// The crates whose modules must not import each other in circles.
+const CRATES: [&str; 4] = [
+    "balancer-common/src",
+    "balancer-ctl/src",
+    "balancer-ebpf/src",
+    "xtask/src",
+];
+
+/// All that is wrong, a sentence each.
+///
+/// # Errors
+/// A source file cannot be read or parsed.
+pub fn check(root: &Path) -> Result<Vec<String>> {
+    let mut faults = Vec::new();
+    for name in CRATES {
+        let arrows = Arrows::of(&root.join(name))?;
+        if name == "balancer-ctl/src" {
+            faults.extend(arrows.forbidden(&ROOMS));
+        }
+        faults.extend(arrows.circles().into_iter().map(|circle| {
+            format!(
+                "{name}: {} import each other in a circle: move what both need below them",
+                circle.join(", ")
+            )
+        }));
+    }
+    Ok(faults)
+}
+
+/// A module by the names on the way to it from the crate's root.
+type Module = Vec<String>;
+
+/// Which module of a crate imports which.
+#[derive(Debug, Default)]
+struct Arrows(BTreeSet<(Module, Module)>);
+
+impl Arrows {
+    /// The arrows of the crate whose sources lie in `folder`.
+    fn of(folder: &Path) -> Result<Self> {
+        let mut sources = BTreeMap::new();
+        for file in files(folder)? {
+            let text = fs::read_to_string(&file)
+                .with_context(|| format!("cannot read {}", file.display()))?;
+            let module = module_of(file.strip_prefix(folder)?);
+            sources.insert(module, text);
+        }
+        Self::among(&sources)
+    }
+
+    /// The arrows among modules, given each one's source text.
+    fn among(sources: &BTreeMap<Module, String>) -> Result<Self> {
+        let mut arrows = BTreeSet::new();
+        for (module, text) in sources {
+            let file = syn::parse_file(text)
+                .with_context(|| format!("cannot parse module {}", module.join("::")))?;
+            let mut paths = Paths {
+                module: module.clone(),
+                inside: Vec::new(),
+                found: BTreeSet::new(),
+            };
+            paths.visit_file(&file);
+            for path in paths.found {
+                // The longest part of the path that is a module; the rest is an item in it.
+                let target = (0..=path.len())
+                    .rev()
+                    .map(|length| &path[..length])
+                    .find(|part| part.is_empty() || sources.contains_key(*part));
+                if let Some(target) = target.filter(|target| target != module) {
+                    arrows.insert((module.clone(), target.to_vec()));
+                }
+            }
+        }
+        Ok(Self(arrows))
+    }
+
+    /// The arrows between rooms that the table does not allow.
+    fn forbidden(&self, rooms: &[(&str, &[&str])]) -> Vec<String> {
+        let mut faults = Vec::new();
+        for (from, to) in &self.0 {
+            let ([room, ..], [other, ..]) = (&from[..], &to[..]) else {
+                continue;
+            };
+            if room == other {
+                continue;
+            }
+            match rooms.iter().find(|(name, _)| name == room) {
+                None => faults.push(format!(
+                    "folder {room} is not in the table of folders: add it to xtask/src/lint/layers.rs"
+                )),
+                Some((_, allowed)) if !allowed.contains(&other.as_str()) => faults.push(format!(
+                    "{} imports {}: {room} may import {}",
+                    from.join("::"),
+                    to.join("::"),
+                    if allowed.is_empty() {
+                        "no other folder".to_owned()
+                    } else {
+                        allowed.join(", ")
+                    }
+                )),
+                Some(_) => {}
+            }
+        }
+        faults.dedup();
+        faults
+    }
+
+    /// The groups of modules of one folder that reach each other both ways, by their subtrees' imports.
+    fn circles(&self) -> Vec<Vec<String>> {
+        let mut by_folder: BTreeMap<&[String], BTreeSet<(&str, &str)>> = BTreeMap::new();
+        for (from, to) in &self.0 {
+            let common = from.iter().zip(to).take_while(|(a, b)| a == b).count();
+            // A module and what lies in it are one.
+            if let (Some(one), Some(other)) = (from.get(common), to.get(common)) {
+                by_folder
+                    .entry(&from[..common])
+                    .or_default()
+                    .insert((one, other));
+            }
+        }
+        let mut circles = Vec::new();
+        for (folder, arrows) in by_folder {
+            let mut left: BTreeSet<_> = arrows.iter().map(|(from, _)| *from).collect();
+            while let Some(start) = left.pop_first() {
+                let forth = reachable(start, |node| {
+                    arrows.iter().filter(move |a| a.0 == node).map(|a| a.1)
+                });
+                let back = reachable(start, |node| {
+                    arrows.iter().filter(move |a| a.1 == node).map(|a| a.0)
+                });
+                let circle: Vec<_> = forth.intersection(&back).copied().collect();
+                if circle.len() > 1 {
+                    left.retain(|node| !circle.contains(node));
+                    let name = |node: &&str| {
+                        let mut path = folder.to_vec();
+                        path.push((*node).to_owned());
+                        path.join("::")
+                    };
+                    circles.push(circle.iter().map(name).collect());
+                }
+            }
+        }
+        circles
+    }
+}
+
+/// All that can be reached from `start`, itself among it.
+fn reachable<'a, I: Iterator<Item = &'a str>>(
+    start: &'a str,
+    next: impl Fn(&'a str) -> I,
+) -> BTreeSet<&'a str> {
+    let mut seen = BTreeSet::from([start]);
+    let mut open = vec![start];
+    while let Some(node) = open.pop() {
+        open.extend(next(node).filter(|other| seen.insert(other)));
+    }
+    seen
+}
+
+/// The source files below a folder, but for tests and binaries.
+fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in
+        fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?
+    {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default();
+        if path.is_dir() {
+            if name != "tests" && name != "bin" {
+                found.extend(files(&path)?);
+            }
+        } else if path.extension().is_some_and(|extension| extension == "rs")
+            && !["tests.rs", "lib.rs", "main.rs"]
+                .iter()
+                .any(|other| name == *other)
+        {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The module that a file, relative to the crate's sources, holds.
+fn module_of(file: &Path) -> Module {
+    let file = file.with_extension("");
+    file.iter()
+        .map(|name| name.to_string_lossy().into_owned())
+        .collect()
+}
+
+/// Collects the paths of a file that begin with `crate`, `self` or `super`, from the crate's root.
+struct Paths {
+    module: Module,
+    /// Modules that are written in this file.
+    inside: Vec<String>,
+    found: BTreeSet<Vec<String>>,
+}
+
+impl Paths {
+    fn add(&mut self, segments: &[String]) {
+        let mut base: Vec<_> = self.module.iter().chain(&self.inside).cloned().collect();
+        let mut rest = segments;
+        match segments.first().map(String::as_str) {
+            Some("crate") => {
+                base.clear();
+                rest = &segments[1..];
+            }
+            Some("self") => rest = &segments[1..],
+            Some("super") => {
+                while rest.first().is_some_and(|name| name == "super") {
+                    base.pop();
+                    rest = &rest[1..];
+                }
+            }
+            _ => return,
+        }
+        base.extend(rest.iter().cloned());
+        self.found.insert(base);
+    }
+
+    fn add_tree(&mut self, prefix: &mut Vec<String>, tree: &syn::UseTree) {
+        match tree {
+            syn::UseTree::Path(path) => {
+                prefix.push(path.ident.to_string());
+                self.add_tree(prefix, &path.tree);
+                prefix.pop();
+            }
+            syn::UseTree::Name(syn::UseName { ident })
+            | syn::UseTree::Rename(syn::UseRename { ident, .. }) => {
+                let is_self = ident == "self";
+                if !is_self {
+                    prefix.push(ident.to_string());
+                }
+                self.add(prefix);
+                if !is_self {
+                    prefix.pop();
+                }
+            }
+            syn::UseTree::Glob(_) => self.add(prefix),
+            syn::UseTree::Group(group) => {
+                for tree in &group.items {
+                    self.add_tree(prefix, tree);
+                }
+            }
+        }
+    }
+}
+
+/// Whether an item is compiled for tests only.
+fn is_for_tests(attributes: &[syn::Attribute]) -> bool {
+    attributes.iter().any(|attribute| {
+        attribute.path().is_ident("cfg")
+            && attribute
+                .parse_args::<syn::Ident>()
+                .is_ok_and(|condition| condition == "test")
+    })
+}
+
+impl<'a> Visit<'a> for Paths {
+    fn visit_item_mod(&mut self, item: &'a syn::ItemMod) {
+        if is_for_tests(&item.attrs) {
+            return;
+        }
+        self.inside.push(item.ident.to_string());
+        visit::visit_item_mod(self, item);
+        self.inside.pop();
+    }
+
+    fn visit_item_use(&mut self, item: &'a syn::ItemUse) {
+        if !is_for_tests(&item.attrs) {
+            self.add_tree(&mut Vec::new(), &item.tree);
+        }
+    }
+
+    fn visit_path(&mut self, path: &'a syn::Path) {
+        let segments: Vec<_> = path
+            .segments
+            .iter()
+            .map(|segment| segment.ident.to_string())
+            .collect();
+        self.add(&segments);
+        visit::visit_path(self, path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arrows(sources: &[(&str, &str)]) -> Arrows {
+        let sources = sources
+            .iter()
+            .map(|(module, text)| {
+                let module = module.split("::").map(str::to_owned).collect();
+                (module, (*text).to_owned())
+            })
+            .collect();
+        Arrows::among(&sources).unwrap()
+    }
+
+    #[test]
+    fn an_import_that_the_table_does_not_allow_is_named() {
+        let arrows = arrows(&[
+            ("low", "fn f() -> crate::high::part::T { todo!() }"),
+            ("high", "pub mod part;"),
+            (
+                "high::part",
+                "use crate::low; use super::Other; pub struct T;",
+            ),
+            ("stray", "use crate::low::{self, f};"),
+        ]);
+        let rooms: [(&str, &[&str]); 2] = [("low", &[]), ("high", &["low"])];
+        assert_eq!(
+            arrows.forbidden(&rooms),
+            [
+                "low imports high::part: low may import no other folder",
+                "folder stray is not in the table of folders: add it to xtask/src/lint/layers.rs",
+            ]
+        );
+    }
+
+    #[test]
+    fn circles_among_modules_of_one_folder_are_found_through_what_lies_in_them() {
+        let arrows = arrows(&[
+            ("room", "mod a; mod b; mod c;"),
+            ("room::a", "mod inner;"),
+            ("room::a::inner", "use super::super::b::{B, C as D};"),
+            ("room::b", "use super::c::*;"),
+            ("room::c", "fn f() { crate::room::a::g() }"),
+            ("room::d", "use super::a;"),
+        ]);
+        assert_eq!(arrows.circles(), [["room::a", "room::b", "room::c"]]);
+    }
+
+    #[test]
+    fn what_only_tests_import_counts_for_nothing() {
+        let arrows = arrows(&[
+            ("a", "#[cfg(test)] mod tests { use crate::b::B; }"),
+            ("b", "#[cfg(test)] use crate::a::A; use crate::a::C;"),
+        ]);
+        assert_eq!(arrows.circles(), Vec::<Vec<String>>::new());
+        assert_eq!(arrows.0.len(), 1);
+    }
+}
