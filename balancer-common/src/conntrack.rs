@@ -108,14 +108,6 @@ const _: () = assert!(size_of::<FlowKeyV4>() == 16);
 const _: () = assert!(size_of::<FlowKeyV6>() == 40);
 plain_data!(FlowKeyV4, FlowKeyV6);
 
-/// Which way a flow's packets travel.
-pub mod direction {
-    /// From the client to the real server.
-    pub const ORIGINAL: u8 = 0;
-    /// From the real server to the client.
-    pub const REPLY: u8 = 1;
-}
-
 /// An entry: one direction of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C, align(8))]
@@ -208,7 +200,7 @@ impl<A: Address> ConntrackEntry<A> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tcp::State;
+    use crate::{direction, tcp::State};
 
     #[test]
     fn the_entries_of_a_connection_name_each_other() {

@@ -11,6 +11,7 @@ pub mod address_filter;
 pub mod answer;
 pub mod checksum;
 pub mod conntrack;
+pub mod direction;
 pub mod flow_hash;
 pub mod host_address;
 pub mod next_hop;

@@ -1,6 +1,6 @@
 //! TCP as the balancer follows it: flags and the connection's state.
 
-use crate::conntrack::direction;
+use crate::direction;
 
 /// Flag bits as they stand in byte 13 of the TCP header (RFC 9293 section 3.1).
 pub mod flags {

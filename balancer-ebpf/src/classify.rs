@@ -6,7 +6,7 @@ use balancer_common::{
     settings::Settings,
 };
 
-use crate::table::Family;
+use crate::family::Family;
 
 /// Finds the service of the packet's destination, exactly, then on every port: a copy, since the map may give the
 /// service's place to another one while a packet is under way.

@@ -22,13 +22,13 @@ use balancer_common::{
 
 use crate::{
     encoded::Encoded,
+    family::{Family, scratch},
     maps::{DEVICES, NEXT_HOPS, route_versions},
     next_hops::remember,
     packet::{header_anew, header_mut},
     parse::Ip,
-    scratch::scratch,
     steering::Steering,
-    table::{Entry, Family, Found, real_of, word},
+    table::{Entry, Found, real_of, word},
 };
 
 /// How a packet leaves, or why it does not. Not a `Result`: its fields would be undefined in the other case, and LLVM saves

@@ -11,10 +11,9 @@ use balancer_common::{
 };
 
 use crate::{
+    family::{Family, scratch},
     maps::{is_hosts, may_be_hosts},
     packet::{header_anew, header_mut},
-    scratch::scratch,
-    table::Family,
 };
 
 /// How many priority tags may stand in front of a packet. The kernel takes any number off.

@@ -4,10 +4,10 @@
 
 use balancer_common::verdict::Discard;
 
-use crate::{atomic, maps};
-
-/// Number of locks, a power of two.
-pub const LOCKS: u32 = 1 << 14;
+use crate::{
+    atomic,
+    maps::{LOCK_COUNT, LOCKS},
+};
 
 /// How often a held lock is tried: many times what any holder needs, unless it is interrupted. Above what LLVM would
 /// unroll.
@@ -35,5 +35,5 @@ pub fn release(hash: u64) {
 
 #[inline(always)]
 fn lock(hash: u64) -> Option<*mut u32> {
-    maps::LOCKS.get_ptr_mut((hash >> 16) as u32 & (LOCKS - 1))
+    LOCKS.get_ptr_mut((hash >> 16) as u32 & (LOCK_COUNT - 1))
 }

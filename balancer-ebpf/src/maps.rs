@@ -92,9 +92,12 @@ pub static CONNTRACK_V4: Array<BucketV4> = Array::with_max_entries(163_840, MAPP
 #[map]
 pub static CONNTRACK_V6: Array<BucketV6> = Array::with_max_entries(40_960, MAPPED);
 
+/// Number of locks, a power of two.
+pub const LOCK_COUNT: u32 = 1 << 14;
+
 /// Held, one for many clients, while a client's connection is opened: 1, else 0.
 #[map]
-pub static LOCKS: Array<u32> = Array::with_max_entries(crate::lock::LOCKS, 0);
+pub static LOCKS: Array<u32> = Array::with_max_entries(LOCK_COUNT, 0);
 
 /// Next hops. See `balancer_common::next_hop`.
 #[map]

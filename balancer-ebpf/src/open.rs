@@ -15,15 +15,14 @@ use balancer_common::{
 use crate::{
     classify::{classify, is_from_real},
     encoded::Encoded,
+    family::{Family, scratch},
     lock,
     maps::{now, settings},
-    parse::{Facts, Transport, examine},
+    parse::{Transport, examine},
+    places::{connect, release, surrender, take},
     schedule::schedule,
-    scratch::{Scratch, scratch},
-    table::{
-        Family, Key, Place, are_idle, connect, find_again, partner, real_of, release, state_of,
-        surrender, take,
-    },
+    scratch::{Facts, Scratch},
+    table::{Key, Place, are_idle, find_again, partner, real_of, state_of},
     track::is_over,
 };
 

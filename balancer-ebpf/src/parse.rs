@@ -89,18 +89,6 @@ fn examine_options(ctx: *mut xdp_md) -> u64 {
     0
 }
 
-/// What only a packet without an entry is asked for, in host byte order.
-///
-/// Aligned to 8 bytes, in this order: LLVM may join neighbouring stores, since unaligned packet access is allowed, and
-/// the verifier wants them aligned on the stack.
-#[repr(C, align(8))]
-pub struct Facts {
-    /// TCP flags; 0 for UDP.
-    pub flags: u32,
-    /// Why the packet must not be forwarded even if it is ours. Traffic that is not ours passes all the same.
-    pub fault: Option<Discard>,
-}
-
 /// What the steps before the rewrite ask of a transport header.
 pub trait Transport: L4Header {
     /// TCP flags; 0 for UDP.

@@ -21,15 +21,15 @@ use balancer_common::{
 };
 
 use crate::{
+    family::{Family, scratch},
     forward::{forward, route},
     maps::INTERFACES,
     open::open,
     packet::header_mut,
     parse::{Ip, Transport, key, parse_ip},
     rewrite::rewrite,
-    scratch::scratch,
     steering::Steering,
-    table::{Family, Found, at},
+    table::{Found, at},
     track::track,
 };
 

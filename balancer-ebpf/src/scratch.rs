@@ -6,7 +6,17 @@ use balancer_common::{
     addr::Addr, conntrack::FlowKey, next_hop::NextHop, service::Service, verdict::Discard,
 };
 
-use crate::{parse::Facts, table::Family};
+/// What only a packet without an entry is asked for, in host byte order.
+///
+/// Aligned to 8 bytes, in this order: LLVM may join neighbouring stores, since unaligned packet access is allowed, and
+/// the verifier wants them aligned on the stack.
+#[repr(C, align(8))]
+pub struct Facts {
+    /// TCP flags; 0 for UDP.
+    pub flags: u32,
+    /// Why the packet must not be forwarded even if it is ours. Traffic that is not ours passes all the same.
+    pub fault: Option<Discard>,
+}
 
 /// One CPU's scratch.
 #[repr(C)]
@@ -51,13 +61,4 @@ pub struct Scratch<A> {
     pub reason: u32,
     /// The way out that the kernel's FIB gave.
     pub hop: NextHop,
-}
-
-/// This CPU's scratch.
-#[inline(always)]
-pub fn scratch<H: Family>() -> Result<&'static mut Scratch<H::Address>, Discard> {
-    let scratch = H::scratch().get_ptr_mut(0).ok_or(Discard::TableFull)?;
-    // SAFETY: this CPU's own value, no other program of ours runs on this CPU until this one has ended, and no
-    // caller holds two references at once.
-    Ok(unsafe { &mut *scratch })
 }

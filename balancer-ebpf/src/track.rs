@@ -3,7 +3,8 @@
 use aya_ebpf::{EbpfContext as _, bindings::xdp_md, programs::XdpContext};
 use balancer_common::{
     addr::{Address, UDP},
-    conntrack::{FlowKey, REFRESH_JIFFIES, Word, direction, idle},
+    conntrack::{FlowKey, REFRESH_JIFFIES, Word, idle},
+    direction,
     real_server::state,
     settings::Settings,
     tcp::{self, Segment, State, flags},
@@ -13,14 +14,12 @@ use balancer_common::{
 
 use crate::{
     encoded::Encoded,
+    family::{Family, scratch},
     maps::{may_be_ours, now, settings},
     packet::header_mut,
     parse::{Ip, Transport, fault, segment},
-    scratch::scratch,
-    table::{
-        Entry, Family, Found, are_idle, change, end, find, is_young, partner, real_of, state_of,
-        word,
-    },
+    places::{end, is_young},
+    table::{Entry, Found, are_idle, change, find, partner, real_of, state_of, word},
 };
 
 /// Finds the packet's entry; nothing where it has none, or one whose connection is over, and may open a connection.

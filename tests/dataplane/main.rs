@@ -16,7 +16,7 @@ mod table;
 mod tcp;
 mod udp;
 
-use balancer_common::{conntrack::direction, tcp::State};
+use balancer_common::{direction, tcp::State};
 use balancer_tests::{
     addresses::{R, R2, R6, R26, V, V6},
     dataplane::{Dataplane, Side},

@@ -2,7 +2,7 @@
 
 use std::{sync::Barrier, thread};
 
-use balancer_common::{conntrack::direction, tcp::State, verdict::Discard};
+use balancer_common::{direction, tcp::State, verdict::Discard};
 use balancer_tests::{
     addresses::{R, R2, R6, V},
     dataplane::{

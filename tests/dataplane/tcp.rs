@@ -79,7 +79,7 @@ fn case_05_data_is_translated_and_refreshes_its_row() {
                 .expect("the same row")
                 .1;
             let refreshed = row.last_seen.wrapping_sub(before.last_seen);
-            if row.direction == balancer_common::conntrack::direction::ORIGINAL {
+            if row.direction == balancer_common::direction::ORIGINAL {
                 assert!(
                     (900..5000).contains(&refreshed),
                     "refreshed by {refreshed} jiffies"

@@ -1,7 +1,7 @@
 //! What one packet must lead to: a verdict, a frame, and changes of counters. Everything that is not named
 //! must stay as it was.
 
-use balancer_common::{conntrack::direction, verdict::Discard};
+use balancer_common::{direction, verdict::Discard};
 
 use crate::{
     dataplane::{Dataplane, Side, Verdict},

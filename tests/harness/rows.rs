@@ -21,7 +21,7 @@ pub type Row<A> = (FlowKey<A>, Entry<A>);
 pub struct Entry<A> {
     /// A [`State`] as a number.
     pub state: u8,
-    /// One of `balancer_common::conntrack::direction`.
+    /// One of `balancer_common::direction`.
     pub direction: u8,
     /// Low 32 bits of jiffies.
     pub last_seen: u32,
@@ -206,7 +206,7 @@ impl Dataplane {
         let (_, (key, entry)) = rows
             .iter()
             .find(|(_, (key, entry))| {
-                entry.direction == balancer_common::conntrack::direction::ORIGINAL
+                entry.direction == balancer_common::direction::ORIGINAL
                     && key.ports.source() == packet.source_port.to_be()
                     && key.ports.destination() == packet.destination_port.to_be()
                     && key.protocol == u32::from(packet.protocol())
@@ -238,7 +238,7 @@ pub struct Handshake {
 
 impl Handshake {
     fn of<A: Copy>((key, entry): &Row<A>) -> Option<Self> {
-        let is_original = entry.direction == balancer_common::conntrack::direction::ORIGINAL;
+        let is_original = entry.direction == balancer_common::direction::ORIGINAL;
         (is_original && entry.is_half_open()).then_some(Self {
             client_port: u16::from_be(key.ports.source()),
             state: entry.state,

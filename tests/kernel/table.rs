@@ -9,7 +9,8 @@ use std::{
 
 use aya::maps::{Array, Map, MapData};
 use balancer_common::{
-    conntrack::{BucketV4, ConntrackEntryV4, FREE, FlowKeyV4, Ports, WAYS, Word, direction},
+    conntrack::{BucketV4, ConntrackEntryV4, FREE, FlowKeyV4, Ports, WAYS, Word},
+    direction,
     flow_hash::buckets_of,
     settings::Settings,
     tcp::State,

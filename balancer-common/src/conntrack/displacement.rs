@@ -89,7 +89,7 @@ const SPENT: u64 = 1 << State::Closing as u64 | 1 << State::Closed as u64;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conntrack::direction;
+    use crate::direction;
 
     #[test]
     fn the_longest_silent_is_displaced_first_and_the_assured_never() {

@@ -54,7 +54,7 @@ impl Word {
         Self(self.0 & !(Self::STATE | Self::HEARD[0] | Self::HEARD[1]) | state as u32)
     }
 
-    /// One of [`direction`](super::direction).
+    /// One of [`direction`](crate::direction).
     #[inline(always)]
     #[must_use]
     pub const fn direction(self) -> u8 {
@@ -154,7 +154,7 @@ impl Word {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{conntrack::direction, tcp::State};
+    use crate::{direction, tcp::State};
 
     #[test]
     fn a_word_keeps_what_was_put_in() {

@@ -231,7 +231,7 @@ impl<A: Address> Found<'_, A> {
 
 #[cfg(test)]
 mod tests {
-    use balancer_common::conntrack::{TAKEN, direction};
+    use balancer_common::{conntrack::TAKEN, direction};
 
     use super::*;
 

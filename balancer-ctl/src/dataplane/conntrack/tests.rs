@@ -14,7 +14,8 @@ use std::{
 
 use balancer_common::{
     addr::Addr,
-    conntrack::{ConntrackEntry, FREE, FlowKey, Ports, TimeoutSettings, Word, direction},
+    conntrack::{ConntrackEntry, FREE, FlowKey, Ports, TimeoutSettings, Word},
+    direction,
     flow_hash::{Seed, buckets_for},
     real_server::state,
 };

@@ -1,0 +1,88 @@
+//! The address families, each with its maps.
+
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
+use balancer_common::{
+    conntrack::Bucket,
+    service::{Service, ServiceKey},
+    verdict::Discard,
+    wire::{IpHeader, Ipv4, Ipv6},
+};
+
+use crate::{
+    maps::{
+        CONNTRACK_V4, CONNTRACK_V6, REAL_PORTS_V4, REAL_PORTS_V6, SCRATCH_V4, SCRATCH_V6,
+        SERVICES_V4, SERVICES_V6,
+    },
+    scratch::Scratch,
+};
+
+/// An address family with its maps.
+pub trait Family: IpHeader {
+    /// Its place in `Settings::buckets`.
+    const INDEX: usize;
+    /// The connection table.
+    fn table() -> &'static Array<Bucket<Self::Address>>;
+    /// The services.
+    fn services() -> &'static HashMap<ServiceKey<Self::Address>, Service>;
+    /// The real servers' addresses and ports.
+    fn real_ports() -> &'static HashMap<ServiceKey<Self::Address>, u32>;
+    /// Room for what does not fit on the stack.
+    fn scratch() -> &'static PerCpuArray<Scratch<Self::Address>>;
+}
+
+impl Family for Ipv4 {
+    const INDEX: usize = 0;
+
+    #[inline(always)]
+    fn table() -> &'static Array<Bucket<u32>> {
+        &CONNTRACK_V4
+    }
+
+    #[inline(always)]
+    fn services() -> &'static HashMap<ServiceKey<u32>, Service> {
+        &SERVICES_V4
+    }
+
+    #[inline(always)]
+    fn real_ports() -> &'static HashMap<ServiceKey<u32>, u32> {
+        &REAL_PORTS_V4
+    }
+
+    #[inline(always)]
+    fn scratch() -> &'static PerCpuArray<Scratch<u32>> {
+        &SCRATCH_V4
+    }
+}
+
+impl Family for Ipv6 {
+    const INDEX: usize = 1;
+
+    #[inline(always)]
+    fn table() -> &'static Array<Bucket<[u32; 4]>> {
+        &CONNTRACK_V6
+    }
+
+    #[inline(always)]
+    fn services() -> &'static HashMap<ServiceKey<[u32; 4]>, Service> {
+        &SERVICES_V6
+    }
+
+    #[inline(always)]
+    fn real_ports() -> &'static HashMap<ServiceKey<[u32; 4]>, u32> {
+        &REAL_PORTS_V6
+    }
+
+    #[inline(always)]
+    fn scratch() -> &'static PerCpuArray<Scratch<[u32; 4]>> {
+        &SCRATCH_V6
+    }
+}
+
+/// This CPU's scratch.
+#[inline(always)]
+pub fn scratch<H: Family>() -> Result<&'static mut Scratch<H::Address>, Discard> {
+    let scratch = H::scratch().get_ptr_mut(0).ok_or(Discard::TableFull)?;
+    // SAFETY: this CPU's own value, no other program of ours runs on this CPU until this one has ended, and no
+    // caller holds two references at once.
+    Ok(unsafe { &mut *scratch })
+}
