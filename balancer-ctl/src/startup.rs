@@ -19,7 +19,9 @@ use crate::{
     config::file::ConfigFile,
     control::{
         availability::Availability,
-        daemon::{Daemon, DaemonConfig, EVENTS, MESSAGES, Message, with_location},
+        daemon::{
+            Daemon, DaemonConfig, MAX_QUEUED_EVENTS, MAX_QUEUED_MESSAGES, Message, with_location,
+        },
     },
     dataplane::{self, Dataplane},
     health::{Checkers, Health},
@@ -88,8 +90,8 @@ impl Serving {
             };
             anyhow!(with_location(file, &error))
         })?;
-        let (events, _) = broadcast::channel(EVENTS);
-        let (messages, inbox) = mpsc::channel(MESSAGES);
+        let (events, _) = broadcast::channel(MAX_QUEUED_EVENTS);
+        let (messages, inbox) = mpsc::channel(MAX_QUEUED_MESSAGES);
         let model = source.model().clone();
         let file = match source {
             Source::File(file) => Some(file),

@@ -9,9 +9,9 @@
 //!                                 └──▶ events
 //! ```
 
+mod evaluate;
 mod events;
-mod judge;
-mod recall;
+mod restore;
 
 use std::{
     cell::LazyCell,
@@ -20,7 +20,7 @@ use std::{
     time::Instant,
 };
 
-use self::recall::RestoredSince;
+use self::restore::RestoredSince;
 use crate::{
     dataplane,
     health::{
@@ -45,18 +45,18 @@ pub struct RealStatus {
     /// What probes and its agent say; `None` = not yet, or nobody asks.
     pub healthy: Option<bool>,
     /// What its agent, or a program for it, asks for.
-    pub asked: AgentRequest,
+    pub requested: AgentRequest,
     /// What probes found last, in words.
-    found: String,
+    probe_result: String,
     /// Since when it is out of service: down, or in maintenance.
     out_since: Option<Instant>,
     /// When its weight began to grow.
-    ramp: Option<Instant>,
+    ramp_since: Option<Instant>,
 }
 
 impl RealStatus {
     /// Its health as it is told: whatever is found in maintenance is no news, it was taken out on purpose.
-    fn told(&self) -> Option<bool> {
+    fn reported_health(&self) -> Option<bool> {
         self.healthy
             .filter(|_| self.state != RealState::Maintenance)
     }
@@ -86,10 +86,10 @@ pub struct ServiceStatus {
 pub struct Availability {
     services: BTreeMap<ServiceKey, ServiceStatus>,
     /// In the order of the model's services, as is `desired`.
-    wired: Vec<CheckIndex>,
+    check_index: Vec<CheckIndex>,
     desired: Vec<dataplane::Service>,
     checkers: HashMap<CheckTarget, usize>,
-    standings: Vec<CheckState>,
+    check_states: Vec<CheckState>,
     /// The services that each standing decides about.
     dependents: Vec<Vec<usize>>,
     /// A quorum has come to be known, or is another, since this was last asked.
@@ -127,27 +127,27 @@ impl Availability {
             let mut wired = CheckIndex::default();
             for real in &service.reals {
                 let mut indices = Vec::with_capacity(service.checks.len());
-                for watched in watched(service, real) {
-                    let index = *next.checkers.entry(watched).or_insert_with_key(|watched| {
+                for target in check_targets(service, real) {
+                    let index = *next.checkers.entry(target).or_insert_with_key(|target| {
                         let mut known = RestoredSince::default();
                         let standing = self
-                            .standing(watched)
+                            .check_state(target)
                             .cloned()
                             .or_else(|| {
                                 let recalled =
-                                    earlier.restored(watched, &service.key, real.address)?;
+                                    earlier.restored(target, &service.key, real.address)?;
                                 known = RestoredSince {
-                                    since: recalled.since,
+                                    events_since: recalled.since,
                                     has_returned: recalled.has_returned,
                                 };
                                 Some(recalled.standing)
                             })
-                            .or_else(|| past.of(service, real, &watched.check))
-                            .unwrap_or_else(|| undecided(&watched.check));
+                            .or_else(|| past.of(service, real, &target.check))
+                            .unwrap_or_else(|| undecided_state(&target.check));
                         since.push(known);
-                        next.standings.push(standing);
+                        next.check_states.push(standing);
                         next.dependents.push(Vec::new());
-                        next.standings.len() - 1
+                        next.check_states.len() - 1
                     });
                     if next.dependents[index].last() != Some(&number) {
                         next.dependents[index].push(number);
@@ -156,29 +156,29 @@ impl Availability {
                 }
                 wired.reals.push(indices);
             }
-            next.wired.push(wired);
-            let wired = &next.wired[number];
+            next.check_index.push(wired);
+            let wired = &next.check_index[number];
             let recalled;
             let before = match self.services.get(&service.key) {
                 None => {
                     let quorum = earlier.quorum(&service.key);
-                    recalled = recall::service(service, wired, &next.standings, &since, quorum);
+                    recalled = restore::service(service, wired, &next.check_states, &since, quorum);
                     &recalled
                 }
                 Some(before) => before,
             };
             let (status, desired) =
-                judge::service(service, wired, &next.standings, Some(before), now);
+                evaluate::service(service, wired, &next.check_states, Some(before), now);
             next.services.insert(service.key, status);
             next.desired.push(desired);
         }
         next
     }
 
-    fn standing(&self, watched: &CheckTarget) -> Option<&CheckState> {
+    fn check_state(&self, watched: &CheckTarget) -> Option<&CheckState> {
         self.checkers
             .get(watched)
-            .map(|index| &self.standings[*index])
+            .map(|index| &self.check_states[*index])
     }
 
     /// The checkers to run, with what each begins with.
@@ -187,7 +187,7 @@ impl Availability {
         self.checkers
             .iter()
             .map(|(watched, index)| {
-                let standing = &self.standings[*index];
+                let standing = &self.check_states[*index];
                 CheckStart {
                     watched: watched.clone(),
                     from: standing.decided.then(|| standing.clone()),
@@ -204,10 +204,10 @@ impl Availability {
             let Some(index) = self.checkers.get(&watched).copied() else {
                 continue;
             };
-            self.standings[index] = standing;
+            self.check_states[index] = standing;
             concerned.extend(self.dependents[index].iter().copied());
         }
-        self.judge_again(model, concerned, now)
+        self.reevaluate(model, concerned, now)
     }
 
     /// Does what time alone brings: weights that grow, resets that were put off.
@@ -219,19 +219,21 @@ impl Availability {
                 .is_some_and(|deadline| deadline <= now)
         });
         let due = due.map(|(number, _)| number).collect();
-        self.judge_again(model, due, now)
+        self.reevaluate(model, due, now)
     }
 
-    fn judge_again(&mut self, model: &Model, numbers: BTreeSet<usize>, now: Instant) -> Vec<Event> {
+    fn reevaluate(&mut self, model: &Model, numbers: BTreeSet<usize>, now: Instant) -> Vec<Event> {
         let mut happened = Vec::new();
         for number in numbers {
-            let (Some(service), Some(wired)) = (model.services.get(number), self.wired.get(number))
+            let (Some(service), Some(wired)) =
+                (model.services.get(number), self.check_index.get(number))
             else {
                 continue;
             };
             let before = self.services.get(&service.key);
-            let (status, desired) = judge::service(service, wired, &self.standings, before, now);
-            events::tell(service, before, &status, &mut happened);
+            let (status, desired) =
+                evaluate::service(service, wired, &self.check_states, before, now);
+            events::add_events(service, before, &status, &mut happened);
             self.has_new_quorum |= before.and_then(|before| before.quorum) != status.quorum;
             self.has_new_maintenance |= status.reals.iter().any(|(address, real)| {
                 let before = before.and_then(|before| before.reals.get(address));
@@ -250,7 +252,7 @@ impl Availability {
         let mut happened = Vec::new();
         for service in &model.services {
             if let Some(status) = self.services.get(&service.key) {
-                events::tell(
+                events::add_events(
                     service,
                     before.services.get(&service.key),
                     status,
@@ -263,7 +265,7 @@ impl Availability {
 
     /// What stands in a daemon that took over from an earlier one.
     #[must_use]
-    pub fn take_up(&self, model: &Model, earlier: &dyn Checkers, now: Instant) -> Takeover {
+    pub fn takeover(&self, model: &Model, earlier: &dyn Checkers, now: Instant) -> Takeover {
         let mut taken = Takeover::default();
         for service in &model.services {
             let Some(status) = self.service(&service.key) else {
@@ -277,15 +279,15 @@ impl Availability {
             };
             taken
                 .conditions
-                .extend(events::troubles(service, &before, now));
-            events::tell(service, Some(&before), status, &mut taken.events);
+                .extend(events::lasting_conditions(service, &before, now));
+            events::add_events(service, Some(&before), status, &mut taken.events);
         }
         taken
     }
 
     /// What is to be written down of the services.
     #[must_use]
-    pub fn kept(&self, model: &Model) -> Vec<PersistedService> {
+    pub fn to_persist(&self, model: &Model) -> Vec<PersistedService> {
         let kept = model.services.iter().map(|service| {
             let status = self.service(&service.key);
             let quorum = status.and_then(|status| {
@@ -315,7 +317,7 @@ impl Availability {
 
     /// The model as those who tell programs are to see it: who is in maintenance by its agent is so as by the operator.
     #[must_use]
-    pub fn as_told(&self, model: &Model) -> Model {
+    pub fn as_reported(&self, model: &Model) -> Model {
         let mut told = model.clone();
         for service in &mut told.services {
             for real in &mut service.reals {
@@ -367,11 +369,11 @@ struct PastStates<'a> {
 
 impl<'a> PastStates<'a> {
     fn of_all(availability: &'a Availability) -> Self {
-        let mut watched = vec![None; availability.standings.len()];
+        let mut watched = vec![None; availability.check_states.len()];
         for (one, index) in &availability.checkers {
             watched[*index] = Some(one);
         }
-        let services = availability.desired.iter().zip(&availability.wired);
+        let services = availability.desired.iter().zip(&availability.check_index);
         let of_reals = services.flat_map(|(service, wired)| {
             let addresses = service.reals.iter().map(|real| (service.key, real.address));
             addresses.zip(wired.reals.iter().map(Vec::as_slice))
@@ -388,7 +390,7 @@ impl<'a> PastStates<'a> {
     /// down may come back with the first pass.
     fn of(&self, service: &VirtualService, real: &RealServer, check: &Check) -> Option<CheckState> {
         let old = *self.of_reals.get(&(service.key, real.address))?;
-        let standings = &self.availability.standings;
+        let standings = &self.availability.check_states;
         let asks_the_same = |index: &&usize| {
             self.watched[**index].is_some_and(|watched| {
                 let old = &watched.check;
@@ -398,8 +400,9 @@ impl<'a> PastStates<'a> {
         };
         // What an agent asked for stands until it says something else, wherever it is asked.
         let is_agent_too = |index: &&usize| {
-            let both =
-                |watched: &CheckTarget| watched.check.probe.is_agent() && check.probe.is_agent();
+            let both = |watched: &CheckTarget| {
+                watched.check.probe.is_agent() && check.probe.is_agent()
+            };
             self.watched[**index].is_some_and(both)
         };
         let goes_on = old.iter().find(asks_the_same);
@@ -415,7 +418,10 @@ impl<'a> PastStates<'a> {
 }
 
 /// What is to be watched for a real server: nothing while it is in maintenance.
-pub fn watched(service: &VirtualService, real: &RealServer) -> impl Iterator<Item = CheckTarget> {
+pub fn check_targets(
+    service: &VirtualService,
+    real: &RealServer,
+) -> impl Iterator<Item = CheckTarget> {
     let checks: &[Check] = match real.state {
         AdminState::Ready | AdminState::Drain => &service.checks,
         AdminState::Maintenance => &[],
@@ -430,7 +436,7 @@ pub fn watched(service: &VirtualService, real: &RealServer) -> impl Iterator<Ite
     })
 }
 
-fn undecided(check: &Check) -> CheckState {
+fn undecided_state(check: &Check) -> CheckState {
     let up = check.timing.initial == Initial::Up;
     CheckState {
         up,

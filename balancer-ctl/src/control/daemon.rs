@@ -10,7 +10,7 @@
 mod change;
 mod health;
 mod message;
-mod shown;
+mod views;
 
 use std::{
     collections::HashSet,
@@ -29,7 +29,7 @@ use tracing::Level;
 pub use self::{
     health::HealthReport,
     message::{ConnectionPolicy, Message, Reply, Request, Scope},
-    shown::ConnectionsReport,
+    views::ConnectionsReport,
 };
 use crate::{
     config::{file::ConfigFile, validate::own},
@@ -53,14 +53,14 @@ use crate::{
 };
 
 /// Messages that may wait; when all places are taken, those who ask wait.
-pub const MESSAGES: usize = 64;
+pub const MAX_QUEUED_MESSAGES: usize = 64;
 /// Events that a reader may lag behind before it loses some.
-pub const EVENTS: usize = 1024;
+pub const MAX_QUEUED_EVENTS: usize = 1024;
 /// What is said while checkers give no sign of life.
 const CHECKS_STALLED: &str = "checks have stalled, so real servers that die stay in service: restart balancerd, which goes on \
                               from the present state";
 /// What is said when the file was loaded and took back what was not in it.
-const UNDONE: &str = "changes made with --runtime were undone";
+const RUNTIME_CHANGES_UNDONE: &str = "changes made with --runtime were undone";
 /// How often the state of the whole is looked at.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -120,10 +120,12 @@ impl Daemon {
             addresses,
         } = parts;
         mark_runtime(&mut model, file.as_ref().map(ConfigFile::model));
-        dataplane.configure(&model.dataplane).map_err(refused)?;
+        dataplane
+            .configure(&model.dataplane)
+            .map_err(dataplane_error)?;
         dataplane
             .reconcile(availability.desired())
-            .map_err(refused)?;
+            .map_err(dataplane_error)?;
         let mut daemon = Self {
             dataplane,
             checkers,
@@ -138,9 +140,9 @@ impl Daemon {
             refused: 0,
         };
         heap::give_back();
-        daemon.take_up_troubles();
+        daemon.take_over_conditions();
         daemon.checkers.watch(daemon.availability.checkers());
-        daemon.keep();
+        daemon.persist_services();
         let status = daemon.status()?;
         daemon.refused = table_full(&status);
         for reason in &status.reasons {
@@ -151,12 +153,12 @@ impl Daemon {
 
     /// Makes known to those who tell programs which troubles an earlier daemon knew, so that their end is told; and tells
     /// what happened since.
-    fn take_up_troubles(&self) {
+    fn take_over_conditions(&self) {
         let (now, time) = (clock::now(), SystemTime::now());
         let checkers = self.checkers.as_ref();
-        let taken = self.availability.take_up(&self.model, checkers, now);
+        let taken = self.availability.takeover(&self.model, checkers, now);
         if let Some(notifier) = &self.notifier {
-            notifier.configure(&self.availability.as_told(&self.model));
+            notifier.configure(&self.availability.as_reported(&self.model));
             let written = checkers.last_written().unwrap_or(now);
             for (trouble, began) in taken.conditions {
                 let time = time.checked_sub(now.duration_since(began)).unwrap_or(time);
@@ -169,8 +171,9 @@ impl Daemon {
     }
 
     /// Has written down what a daemon after this one is to know of the services.
-    fn keep(&mut self) {
-        self.checkers.persist(self.availability.kept(&self.model));
+    fn persist_services(&mut self) {
+        self.checkers
+            .persist(self.availability.to_persist(&self.model));
     }
 
     /// Answers messages until it is told to stop. Forwarding goes on afterwards.
@@ -185,8 +188,8 @@ impl Daemon {
                     Some(Message::Stop) | None => break,
                     Some(message) => tokio::task::block_in_place(|| self.answer(message)),
                 },
-                () = at(self.availability.next_deadline()) => tokio::task::block_in_place(|| self.advance()),
-                () = at(Some(next_maintenance)) => {
+                () = sleep_until(self.availability.next_deadline()) => tokio::task::block_in_place(|| self.advance()),
+                () = sleep_until(Some(next_maintenance)) => {
                     tokio::task::block_in_place(|| self.run_maintenance());
                     next_maintenance = clock::now() + self.dataplane.next_maintenance();
                 }
@@ -249,7 +252,7 @@ impl Daemon {
                 "there is no configuration file to load: start balancerd with --config FILE",
             ));
         };
-        let local = self.dataplane.local_addresses().map_err(refused)?;
+        let local = self.dataplane.local_addresses().map_err(dataplane_error)?;
         let file = file
             .reload(|wanted| own::problems(wanted, &self.model, &local))
             .map_err(|error| ApiError::invalid(error.to_string()))?;
@@ -260,13 +263,17 @@ impl Daemon {
             configured.and_then(|()| self.dataplane.reconcile(availability.desired()))
         {
             self.is_misconfigured = true;
-            return Err(self.back(ApiError::failed(with_location(Some(&file), &error.0))));
+            return Err(self.roll_back(ApiError::failed(with_location(Some(&file), &error.0))));
         }
         self.is_misconfigured = false;
         let is_undone = self.has_runtime_changes() && !self.runs(&wanted);
         self.file = Some(file);
         self.commit(wanted, availability);
-        Ok(if is_undone { UNDONE } else { "" })
+        Ok(if is_undone {
+            RUNTIME_CHANGES_UNDONE
+        } else {
+            ""
+        })
     }
 
     fn zero(&mut self, service: Option<&ServiceRef>) -> Result<(), ApiError> {
@@ -274,7 +281,7 @@ impl Daemon {
         if key.is_none() {
             self.refused = 0;
         }
-        self.dataplane.zero(key.as_ref()).map_err(refused)
+        self.dataplane.zero(key.as_ref()).map_err(dataplane_error)
     }
 
     fn availability_after(&self, wanted: &Model) -> Availability {
@@ -291,12 +298,12 @@ impl Daemon {
     fn follow_health(&mut self, happened: Vec<Event>) {
         self.resync();
         if self.availability.take_new_quorum() {
-            self.keep();
+            self.persist_services();
         }
         if self.availability.take_new_maintenance()
             && let Some(notifier) = &self.notifier
         {
-            notifier.configure(&self.availability.as_told(&self.model));
+            notifier.configure(&self.availability.as_reported(&self.model));
         }
         for happened in happened {
             self.publish(happened);
@@ -444,7 +451,7 @@ fn log(
 }
 
 /// Waits until then; without a time, for ever.
-async fn at(deadline: Option<Instant>) {
+async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,
@@ -461,7 +468,7 @@ fn table_full(status: &view::Status) -> u64 {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it stands in `map_err`")]
-fn refused(error: crate::dataplane::DataplaneError) -> ApiError {
+fn dataplane_error(error: crate::dataplane::DataplaneError) -> ApiError {
     ApiError::failed(error.to_string())
 }
 

@@ -87,7 +87,7 @@ fn shown(
                 false => view::RealHealth::Down,
             }),
         agent: status
-            .map(|status| status.asked)
+            .map(|status| status.requested)
             .filter(|asked| *asked != AgentRequest::default()),
         active: counted.active,
         inactive: counted.inactive,

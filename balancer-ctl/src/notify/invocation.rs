@@ -23,7 +23,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::policy::{NotificationEvent, Past};
+use super::policy::{ConditionHistory, NotificationEvent};
 use crate::{
     model::{Notify, event::EventKind, notify::Stdin, view::EventRecord},
     os::program::{Leftovers, Program, StderrMode},
@@ -158,12 +158,12 @@ impl EventText {
         };
         Self {
             event: event.name(),
-            summary: fitting(&summary.trim_start().replace(char::is_control, " ")),
+            summary: truncated(&summary.trim_start().replace(char::is_control, " ")),
             service,
             address,
             real,
-            message: fitting(message),
-            node: fitting(teller.node),
+            message: truncated(message),
+            node: truncated(teller.node),
             time: time.clone(),
         }
     }
@@ -224,7 +224,7 @@ impl EventText {
 fn mon_arguments(news: &NotificationEvent, notify: &Notify, words: &EventText) -> Vec<String> {
     let hosts = match news.event.real {
         Some(real) => real.ip().to_string(),
-        None => fitting_hosts(news),
+        None => truncated_hosts(news),
     };
     // mon's own programs want a whole number and show it.
     let every = notify.alert_every.map_or(0, |every| every.as_secs());
@@ -269,7 +269,7 @@ fn environment(
         ("BALANCER_TIME", words.time.clone()),
         ("BALANCER_NODE", words.node.clone()),
         // How often this trouble was told before.
-        ("BALANCER_AGAIN", news.again.to_string()),
+        ("BALANCER_AGAIN", news.repeats.to_string()),
         ("MON_SERVICE", words.mon_service().to_owned()),
         ("MON_GROUP", words.mon_group().to_owned()),
         ("MON_DESCRIPTION", description),
@@ -287,7 +287,7 @@ fn environment(
         ("MON_LOGDIR", LOG_DIRECTORY.to_owned()),
         ("MON_STATEDIR", teller.state.display().to_string()),
     ];
-    let Past {
+    let ConditionHistory {
         first_failure,
         last_failure,
         last_success,
@@ -329,7 +329,7 @@ fn json(news: &NotificationEvent, words: &EventText) -> Vec<u8> {
         event: &news.event,
         name: news.name.as_deref(),
         node: &words.node,
-        again: news.again,
+        again: news.repeats,
         first_failure: shown(news.past.first_failure),
         last_failure: shown(news.past.last_failure),
         last_success: shown(news.past.last_success),
@@ -370,7 +370,7 @@ fn seconds(time: SystemTime) -> u64 {
 }
 
 /// A text without what no argument can hold, and not longer than one may be.
-fn fitting(text: &str) -> String {
+fn truncated(text: &str) -> String {
     let text = if text.contains('\0') {
         Cow::Owned(text.replace('\0', ""))
     } else {
@@ -386,7 +386,7 @@ fn fitting(text: &str) -> String {
 }
 
 /// The hosts of a service, as many as fit.
-fn fitting_hosts(news: &NotificationEvent) -> String {
+fn truncated_hosts(news: &NotificationEvent) -> String {
     let mut hosts = String::new();
     for host in &news.hosts {
         let host = host.to_string();

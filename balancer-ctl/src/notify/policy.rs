@@ -19,8 +19,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use self::facts::Past;
-use self::facts::{Facts, Place, Present, Role, forget, role};
+pub use self::facts::ConditionHistory;
+use self::facts::{ConditionKey, Facts, Monitored, Role, forget, role};
 use crate::model::{
     Model, Notify, address::service_key, condition::Condition, event::EventKind, view::EventRecord,
 };
@@ -35,7 +35,7 @@ pub struct Notification {
     /// The entry.
     pub notify: Arc<Notify>,
     /// What.
-    pub news: NotificationEvent,
+    pub event: NotificationEvent,
 }
 
 /// An entry, for as long as it is configured.
@@ -52,11 +52,11 @@ pub struct NotificationEvent {
     /// The real servers of its service, where it is about all of that.
     pub hosts: Vec<IpAddr>,
     /// How often this was told before.
-    pub again: u32,
+    pub repeats: u32,
     /// Nothing more will be heard of the trouble, which ends with that alone.
     pub is_unknown: bool,
     /// When this failed and passed before.
-    pub past: Past,
+    pub past: ConditionHistory,
 }
 
 /// A trouble as one entry sees it.
@@ -64,9 +64,9 @@ pub struct NotificationEvent {
 struct Incident {
     began: Instant,
     /// When it was told last; an entry that does not ask for beginnings counts them as told.
-    told: Option<Instant>,
+    last_told: Option<Instant>,
     /// How often it was told.
-    times: u32,
+    count: u32,
     /// How it began, with the latest message.
     event: EventRecord,
 }
@@ -74,7 +74,7 @@ struct Incident {
 impl Incident {
     /// When it is to be told next.
     fn due(&self, notify: &Notify) -> Option<Instant> {
-        let Some(told) = self.told else {
+        let Some(told) = self.last_told else {
             return self.began.checked_add(notify.alert_after);
         };
         let is_wanted = notify.on.contains(&self.event.event);
@@ -84,8 +84,8 @@ impl Incident {
 
     /// Counts what was due by then as told at its time, and nothing else.
     fn catch_up(&mut self, notify: &Notify, is_wanted: bool, until: Instant) {
-        self.told = None;
-        self.times = 0;
+        self.last_told = None;
+        self.count = 0;
         let Some(first) = self.began.checked_add(notify.alert_after) else {
             return;
         };
@@ -96,9 +96,9 @@ impl Incident {
         let times = since.as_nanos().checked_div(every).unwrap_or_default();
         let rest = since.as_nanos().checked_rem(every);
         let rest = rest.map_or(since, Duration::from_nanos_u128);
-        self.told = until.checked_sub(rest).or(Some(first));
+        self.last_told = until.checked_sub(rest).or(Some(first));
         let times = u32::try_from(times).unwrap_or(u32::MAX);
-        self.times = if is_wanted {
+        self.count = if is_wanted {
             times.saturating_add(1)
         } else {
             0
@@ -111,7 +111,7 @@ impl Incident {
 struct Entry {
     id: EntryId,
     notify: Arc<Notify>,
-    cases: BTreeMap<Place, Incident>,
+    incidents: BTreeMap<ConditionKey, Incident>,
 }
 
 impl Entry {
@@ -126,11 +126,11 @@ impl Entry {
         Notification {
             entry: self.id,
             notify: Arc::clone(&self.notify),
-            news: NotificationEvent {
+            event: NotificationEvent {
                 event,
                 name,
                 hosts,
-                again,
+                repeats: again,
                 is_unknown: false,
                 past,
             },
@@ -161,14 +161,14 @@ impl Entry {
     /// Tells what has lasted long enough.
     fn expire(&mut self, now: Instant, facts: &Facts, tells: &mut Vec<Notification>) {
         let mut due = Vec::new();
-        for case in self.cases.values_mut() {
+        for case in self.incidents.values_mut() {
             if case.due(&self.notify).is_none_or(|due| due > now) {
                 continue;
             }
-            case.told = Some(now);
+            case.last_told = Some(now);
             if self.notify.on.contains(&case.event.event) {
-                due.push((case.event.clone(), case.times));
-                case.times += 1;
+                due.push((case.event.clone(), case.count));
+                case.count += 1;
             }
         }
         tells.extend(
@@ -192,7 +192,7 @@ impl Policy {
     /// Takes a model's entries at a time of day. Those that were there, or at least their program, keep the troubles they
     /// know; troubles of what is not there any more, or is not checked any more, end.
     pub fn configure(&mut self, model: &Model, time: &str) -> Vec<Notification> {
-        let present = Present::of(model);
+        let present = Monitored::of(model);
         self.facts.configure(model);
         let mut old = std::mem::take(&mut self.entries);
         let mut take = |is_it: &dyn Fn(&Notify) -> bool| {
@@ -222,20 +222,20 @@ impl Policy {
     }
 
     /// Ends the troubles of which nothing more will be heard.
-    fn end_gone(&mut self, present: &Present, time: &str) -> Vec<Notification> {
+    fn end_gone(&mut self, present: &Monitored, time: &str) -> Vec<Notification> {
         let mut tells = Vec::new();
         for entry in &mut self.entries {
             let gone: Vec<_> = entry
-                .cases
-                .extract_if(.., |place, _| present.gone(place).is_some())
+                .incidents
+                .extract_if(.., |place, _| present.why_gone(place).is_some())
                 .collect();
             for (place, case) in gone {
-                let why = present.gone(&place).unwrap_or_default();
+                let why = present.why_gone(&place).unwrap_or_default();
                 let event = place.end(time.to_owned(), why.to_owned());
                 self.facts.note(&event);
-                if case.told.is_some() && entry.wants(event.event) {
+                if case.last_told.is_some() && entry.wants(event.event) {
                     let mut tell = entry.tell(event, 0, &self.facts);
-                    tell.news.is_unknown = true;
+                    tell.event.is_unknown = true;
                     tells.push(tell);
                 }
             }
@@ -249,7 +249,7 @@ impl Policy {
         Entry {
             id,
             notify: Arc::new(notify.clone()),
-            cases: BTreeMap::new(),
+            incidents: BTreeMap::new(),
         }
     }
 
@@ -275,14 +275,14 @@ impl Policy {
             let mut was_told = false;
             match role {
                 Role::Plain => {}
-                Role::Forgets => forget(&mut entry.cases, event),
+                Role::Forgets => forget(&mut entry.incidents, event),
                 Role::Begins(trouble) => {
-                    begin(entry, trouble, event, now, &self.facts, &mut tells);
+                    begin_incident(entry, trouble, event, now, &self.facts, &mut tells);
                     continue;
                 }
                 Role::Ends(trouble) => {
-                    let case = entry.cases.remove(&Place::of(event, trouble));
-                    was_told = case.is_some_and(|case| case.told.is_some());
+                    let case = entry.incidents.remove(&ConditionKey::of(event, trouble));
+                    was_told = case.is_some_and(|case| case.last_told.is_some());
                     if !was_told && !entry.notify.always_up {
                         continue;
                     }
@@ -305,9 +305,9 @@ impl Policy {
         self.facts.note(event);
         for entry in &mut self.entries {
             // What is due at once is not said again.
-            begin(entry, trouble, event, began, &self.facts, &mut Vec::new());
+            begin_incident(entry, trouble, event, began, &self.facts, &mut Vec::new());
             let is_wanted = entry.wants(trouble.beginning());
-            if let Some(case) = entry.cases.get_mut(&Place::of(event, trouble)) {
+            if let Some(case) = entry.incidents.get_mut(&ConditionKey::of(event, trouble)) {
                 case.catch_up(&entry.notify, is_wanted, until);
             }
         }
@@ -330,7 +330,7 @@ impl Policy {
     fn find_earliest(&mut self) {
         let due = |entry: &Entry| {
             let due = entry
-                .cases
+                .incidents
                 .values()
                 .filter_map(|case| case.due(&entry.notify));
             due.min()
@@ -343,9 +343,9 @@ impl Policy {
         let Role::Begins(trouble) = role(event.event) else {
             return;
         };
-        let place = Place::of(event, trouble);
+        let place = ConditionKey::of(event, trouble);
         for entry in &self.entries {
-            let case = entry.cases.get(&place);
+            let case = entry.incidents.get(&place);
             let due = case.and_then(|case| case.due(&entry.notify));
             self.earliest = self.earliest.into_iter().chain(due).min();
         }
@@ -353,7 +353,7 @@ impl Policy {
 }
 
 /// A trouble begins, or shows itself again.
-fn begin(
+fn begin_incident(
     entry: &mut Entry,
     trouble: Condition,
     event: &EventRecord,
@@ -365,19 +365,19 @@ fn begin(
     if !(is_wanted || entry.wants(trouble.end())) || !entry.asks_about(event, facts) {
         return;
     }
-    let place = Place::of(event, trouble);
-    if let Some(case) = entry.cases.get_mut(&place) {
+    let place = ConditionKey::of(event, trouble);
+    if let Some(case) = entry.incidents.get_mut(&place) {
         case.event.message.clone_from(&event.message);
         return;
     }
     let is_due = entry.notify.alert_after.is_zero();
     let case = Incident {
         began: now,
-        told: is_due.then_some(now),
-        times: u32::from(is_due && is_wanted),
+        last_told: is_due.then_some(now),
+        count: u32::from(is_due && is_wanted),
         event: event.clone(),
     };
-    entry.cases.insert(place, case);
+    entry.incidents.insert(place, case);
     if is_due && is_wanted {
         tells.push(entry.tell(event.clone(), 0, facts));
     }

@@ -40,7 +40,7 @@ const MAX_QUEUED_PER_ENTRY: usize = 4096;
 /// Programs that run at once, of all entries together.
 const MAX_RUNNING: usize = 8;
 /// How often losses are logged at most.
-const LOG_LOSSES_EVERY: Duration = Duration::from_secs(10);
+const DROP_LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// How long programs that run or wait have when the daemon stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the kernel has to hand over what is left of killed programs.
@@ -170,7 +170,7 @@ struct Task {
     running: JoinSet<Option<String>>,
     /// Whose program runs in which task.
     runs: HashMap<task::Id, EntryId>,
-    losses: Losses,
+    losses: DroppedCounts,
 }
 
 impl Task {
@@ -190,7 +190,7 @@ impl Task {
             lines: Queues::default(),
             running: JoinSet::new(),
             runs: HashMap::new(),
-            losses: Losses::default(),
+            losses: DroppedCounts::default(),
         }
     }
 
@@ -212,7 +212,7 @@ impl Task {
             self.losses.log(Instant::now());
             self.start_programs();
         }
-        self.part().await;
+        self.drain().await;
     }
 
     fn take(&mut self, message: Message) {
@@ -252,7 +252,7 @@ impl Task {
                 node: &self.node,
                 state: &self.state,
             };
-            let program = invocation(&tell.news, &tell.notify, teller);
+            let program = invocation(&tell.event, &tell.notify, teller);
             let entry = tell.entry;
             let judge = self.judge;
             let run = async move { run(&program, &tell, judge).await };
@@ -277,7 +277,7 @@ impl Task {
     }
 
     /// Gives what runs and waits a short time.
-    async fn part(&mut self) {
+    async fn drain(&mut self) {
         let rest = async {
             loop {
                 self.start_programs();
@@ -366,7 +366,7 @@ impl Queues {
 
 /// What was not told since the last log of it.
 #[derive(Debug, Default)]
-struct Losses {
+struct DroppedCounts {
     /// Events that found no room on their way.
     events: u64,
     /// Runs that found no room in their entry's line.
@@ -377,7 +377,7 @@ struct Losses {
     logged: Option<Instant>,
 }
 
-impl Losses {
+impl DroppedCounts {
     fn take(&mut self, trouble: Option<String>) {
         if let Some(reason) = trouble {
             self.unrun += 1;
@@ -391,7 +391,7 @@ impl Losses {
 
     fn next_log(&self) -> Option<Instant> {
         let logged = self.logged?;
-        (!self.is_empty()).then(|| logged + LOG_LOSSES_EVERY)
+        (!self.is_empty()).then(|| logged + DROP_LOG_INTERVAL)
     }
 
     fn log(&mut self, now: Instant) {
@@ -434,7 +434,7 @@ async fn until(deadline: Option<Instant>) {
 async fn run(program: &Program, tell: &Notification, judge: ProgramCheck) -> Option<String> {
     let words = tell.notify.run.clone();
     let result = program.run(move || judge(&words)).await;
-    let event = tell.news.event.event.name();
+    let event = tell.event.event.event.name();
     let name = name(&tell.notify);
     let Finished {
         end, output, took, ..

@@ -9,13 +9,13 @@ use crate::{
 };
 
 /// The troubles of a service that stands, each with the time since when it stands, as events that begin them.
-pub(super) fn troubles(
+pub(super) fn lasting_conditions(
     service: &VirtualService,
     status: &ServiceStatus,
     now: Instant,
 ) -> Vec<(Event, Instant)> {
     let mut happened = Vec::new();
-    tell(service, None, status, &mut happened);
+    add_events(service, None, status, &mut happened);
     let begin = |happened: Event| {
         let began = match (happened.kind, happened.real) {
             (EventKind::RealDown, Some(real)) => status.reals.get(&real)?.out_since,
@@ -28,7 +28,7 @@ pub(super) fn troubles(
 }
 
 /// The events between two standings of a service. One that was not there before has none but for what probes found.
-pub(super) fn tell(
+pub(super) fn add_events(
     service: &VirtualService,
     before: Option<&ServiceStatus>,
     after: &ServiceStatus,
@@ -50,15 +50,18 @@ pub(super) fn tell(
         // While the operator keeps it in maintenance, nobody asks.
         if let Some(old) = old
             && real.state != AdminState::Maintenance
-            && let Some(message) = asks_anew(old.asked, status.asked)
+            && let Some(message) = request_change(old.requested, status.requested)
         {
             add(EventKind::RealChanged, Some(real.address), message);
         }
-        let (old, new) = (old.and_then(RealStatus::told), status.told());
+        let (old, new) = (
+            old.and_then(RealStatus::reported_health),
+            status.reported_health(),
+        );
         if service.checks.is_empty() || old == new {
             continue;
         }
-        let message = status.found.clone();
+        let message = status.probe_result.clone();
         match new {
             Some(true) => add(EventKind::RealUp, Some(real.address), message),
             Some(false) => add(EventKind::RealDown, Some(real.address), message),
@@ -91,7 +94,7 @@ pub(super) fn tell(
 
 /// What a real server asks for now, or no longer, if that is worth a word: many an agent says another weight at each
 /// answer.
-fn asks_anew(old: AgentRequest, new: AgentRequest) -> Option<String> {
+fn request_change(old: AgentRequest, new: AgentRequest) -> Option<String> {
     let state = |asked: AgentRequest| asked.state.unwrap_or_default();
     let weight = |asked: AgentRequest| {
         asked

@@ -137,7 +137,7 @@ impl World {
             .iter()
             .find(|real| real.address == address(number))
             .unwrap();
-        let watched = watched(service, real).nth(check).unwrap();
+        let watched = check_targets(service, real).nth(check).unwrap();
         told(self.availability.update(
             &self.model,
             vec![CheckUpdate { watched, standing }],

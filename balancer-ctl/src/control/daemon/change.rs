@@ -1,6 +1,6 @@
 //! Changes: validated, applied, written, told; what is refused has changed nothing.
 
-use super::{ConnectionPolicy, Daemon, Request, Scope, refused};
+use super::{ConnectionPolicy, Daemon, Request, Scope, dataplane_error};
 use crate::{
     config::{
         file::ConfigFile,
@@ -43,12 +43,12 @@ impl Daemon {
         };
         let availability = self.availability_after(&wanted);
         if let Err(error) = self.dataplane.reconcile(availability.desired()) {
-            return Err(self.back(refused(error)));
+            return Err(self.roll_back(dataplane_error(error)));
         }
         if let Some(prepared) = prepared {
             match prepared.commit() {
                 Ok(file) => self.file = Some(file),
-                Err(refusal) => return Err(self.back(refusal)),
+                Err(refusal) => return Err(self.roll_back(refusal)),
             }
         }
         self.commit(wanted, availability);
@@ -63,7 +63,7 @@ impl Daemon {
         if self.model.real(key, *real).is_some() {
             return Ok(());
         }
-        let local = self.dataplane.local_addresses().map_err(refused)?;
+        let local = self.dataplane.local_addresses().map_err(dataplane_error)?;
         match local.kind(real.ip()) {
             Some(kind) => Err(ApiError::invalid(own::sentence(real.ip(), kind))),
             None => Ok(()),
@@ -72,7 +72,7 @@ impl Daemon {
 
     /// Brings the data plane back to what ran before a change that failed, perhaps half way. What cannot be brought back
     /// is tried again.
-    pub(super) fn back(&mut self, refusal: ApiError) -> ApiError {
+    pub(super) fn roll_back(&mut self, refusal: ApiError) -> ApiError {
         self.resync();
         match self.conditions.get(Condition::DataplaneOutOfSync) {
             None => refusal,
@@ -114,9 +114,9 @@ impl Daemon {
             self.note(Condition::DataplaneOutOfSync, None);
         }
         self.checkers.watch(self.availability.checkers());
-        self.keep();
+        self.persist_services();
         if let Some(notifier) = &self.notifier {
-            notifier.configure(&self.availability.as_told(&self.model));
+            notifier.configure(&self.availability.as_reported(&self.model));
         }
         let mut happened = model_diff(&old, &self.model);
         happened.extend(self.availability.since(&before, &self.model));

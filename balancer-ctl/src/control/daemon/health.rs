@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use super::Daemon;
 use crate::{
     config::write::check_as_json,
-    control::{availability::watched, report},
+    control::{availability::check_targets, report},
     health::CheckTarget,
     model::{VirtualService, address::ServiceRef, error::ApiError, view},
 };
@@ -62,9 +62,12 @@ impl Daemon {
                 continue;
             }
             for real in &service.reals {
-                for watched in watched(service, real) {
+                for watched in check_targets(service, real) {
                     let user = format!("{} {}", report::service_name(service), real.address);
-                    used_by.entry(identity(&watched)).or_default().push(user);
+                    used_by
+                        .entry(identity(&watched))
+                        .or_default()
+                        .push(user);
                 }
             }
         }

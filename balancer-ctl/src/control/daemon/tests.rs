@@ -65,7 +65,7 @@ impl Scene {
 
     fn start(folder: TempDir, file: Option<ConfigFile>, model: Model) -> Self {
         let dataplane = FakeDataplane::default();
-        let (sender, events) = broadcast::channel(EVENTS);
+        let (sender, events) = broadcast::channel(MAX_QUEUED_EVENTS);
         let checkers = FakeCheckers::default();
         let daemon = Daemon::start(DaemonConfig {
             dataplane: Box::new(dataplane.clone()),

@@ -48,7 +48,7 @@ pub fn status(
         max_connections: table.max_connections,
         bytes: table.bytes,
     });
-    let mut reasons = few(
+    let mut reasons = shortened(
         model
             .services
             .iter()
@@ -57,29 +57,29 @@ pub fn status(
         ["service cannot answer", "services cannot answer"],
     );
     let down = !reasons.is_empty();
-    reasons.extend(few(
-        troubles(model, availability),
+    reasons.extend(shortened(
+        problems(model, availability),
         [
             "real server or service is in trouble",
             "real servers and services are in trouble",
         ],
     ));
-    reasons.extend(few(
+    reasons.extend(shortened(
         unreachable(model, &dataplane.obstacles),
         ["real server cannot work", "real servers cannot work"],
     ));
     reasons.extend(
         surroundings
             .addresses
-            .map(|addresses| unclaimed(model, addresses))
+            .map(|addresses| vips_without_interface(model, addresses))
             .unwrap_or_default(),
     );
     reasons.extend(surroundings.failures.iter().cloned());
-    reasons.extend(few(
+    reasons.extend(shortened(
         surroundings.obstacles.clone(),
         ["check cannot be made", "checks cannot be made"],
     ));
-    reasons.extend(no_room(&dataplane, surroundings.is_full));
+    reasons.extend(table_full_reason(&dataplane, surroundings.is_full));
     reasons.extend(dataplane.warnings);
     let overall = match (down, reasons.is_empty()) {
         (true, _) => view::Overall::Down,
@@ -129,7 +129,7 @@ pub fn status(
 }
 
 /// Connections that are in the table go on; new ones cannot all begin.
-fn no_room(dataplane: &DataplaneStatus, is_full: bool) -> Option<String> {
+fn table_full_reason(dataplane: &DataplaneStatus, is_full: bool) -> Option<String> {
     is_full.then(|| {
         format!(
             "new connections are dropped, since a connection table is full ({}): raise max-connections or max-connections-ipv6 and \
@@ -140,7 +140,7 @@ fn no_room(dataplane: &DataplaneStatus, is_full: bool) -> Option<String> {
 }
 
 /// Sentences of one kind, of which the operator need not read hundreds. `rest` says what one or several more are.
-fn few(mut sentences: Vec<String>, rest: [&str; 2]) -> Vec<String> {
+fn shortened(mut sentences: Vec<String>, rest: [&str; 2]) -> Vec<String> {
     const FEW: usize = 10;
     let more = sentences.len().saturating_sub(FEW);
     sentences.truncate(FEW);
@@ -189,7 +189,7 @@ fn cannot_answer(service: &VirtualService, status: Option<&ServiceStatus>) -> Op
 }
 
 /// What works around a problem: real servers that are down, services below their quorum.
-fn troubles(model: &Model, availability: &Availability) -> Vec<String> {
+fn problems(model: &Model, availability: &Availability) -> Vec<String> {
     let mut troubles = Vec::new();
     for name in model.notify.iter().flat_map(|notify| &notify.services) {
         let is_named = |service: &&VirtualService| {
@@ -254,7 +254,7 @@ fn below_quorum(name: &str, service: &VirtualService, live: u64) -> String {
 
 /// A warning for each VIP that no interface of this host carries.
 #[must_use]
-pub fn unclaimed(model: &Model, addresses: &HashSet<IpAddr>) -> Vec<String> {
+pub fn vips_without_interface(model: &Model, addresses: &HashSet<IpAddr>) -> Vec<String> {
     let mut told = HashSet::new();
     let interface = model
         .dataplane
@@ -274,7 +274,7 @@ pub fn unclaimed(model: &Model, addresses: &HashSet<IpAddr>) -> Vec<String> {
             )
         })
         .collect();
-    few(
+    shortened(
         sentences,
         [
             "VIP is carried by no interface",

@@ -38,9 +38,9 @@ fn news(
         },
         name: None,
         hosts: Vec::new(),
-        again: 0,
+        repeats: 0,
         is_unknown: false,
-        past: Past::default(),
+        past: ConditionHistory::default(),
     }
 }
 
@@ -48,8 +48,8 @@ fn down() -> NotificationEvent {
     let at = |seconds: u64| Some(UNIX_EPOCH + Duration::from_millis(seconds * 1000 + 1));
     NotificationEvent {
         name: Some("web".to_owned()),
-        again: 2,
-        past: Past {
+        repeats: 2,
+        past: ConditionHistory {
             first_failure: at(1_767_323_045),
             last_failure: at(1_767_323_050),
             last_success: None,

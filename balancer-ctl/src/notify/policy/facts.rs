@@ -10,7 +10,7 @@ use crate::model::{AdminState, Model, condition::Condition, event::EventKind, vi
 
 /// When something failed and passed, as far as events told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Past {
+pub struct ConditionHistory {
     /// Beginning of the trouble that is there, or was there last.
     pub first_failure: Option<SystemTime>,
     /// Last sign of it.
@@ -50,18 +50,18 @@ pub(super) fn role(kind: EventKind) -> Role {
 
 /// Where which trouble is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Place {
+pub(super) struct ConditionKey {
     service: Option<String>,
     real: Option<SocketAddr>,
-    trouble: Condition,
+    condition: Condition,
 }
 
-impl Place {
+impl ConditionKey {
     pub(super) fn of(event: &EventRecord, trouble: Condition) -> Self {
         Self {
             service: event.service.clone(),
             real: event.real,
-            trouble,
+            condition: trouble,
         }
     }
 
@@ -69,7 +69,7 @@ impl Place {
     pub(super) fn end(&self, time: String, message: String) -> EventRecord {
         EventRecord {
             time,
-            event: self.trouble.end(),
+            event: self.condition.end(),
             service: self.service.clone(),
             real: self.real,
             message,
@@ -78,10 +78,10 @@ impl Place {
 }
 
 /// Forgets everything about a real server, or a service with all that is in it.
-pub(super) fn forget<T>(places: &mut BTreeMap<Place, T>, event: &EventRecord) {
+pub(super) fn forget<T>(places: &mut BTreeMap<ConditionKey, T>, event: &EventRecord) {
     if event.real.is_some() {
         // The only trouble that a real server can have.
-        places.remove(&Place::of(event, Condition::RealDown));
+        places.remove(&ConditionKey::of(event, Condition::RealDown));
     } else {
         places.retain(|place, _| place.service != event.service);
     }
@@ -101,7 +101,7 @@ pub(super) struct Facts {
     services: HashMap<String, Service>,
     /// Services that the last configuration took away: that they are gone is still to be told.
     former: HashMap<String, Service>,
-    past: BTreeMap<Place, Past>,
+    past: BTreeMap<ConditionKey, ConditionHistory>,
 }
 
 impl Facts {
@@ -123,17 +123,18 @@ impl Facts {
             .retain(|key, _| !self.services.contains_key(key));
     }
 
-    pub(super) fn past(&self, event: &EventRecord) -> Past {
+    pub(super) fn past(&self, event: &EventRecord) -> ConditionHistory {
         let (Role::Begins(trouble) | Role::Ends(trouble)) = role(event.event) else {
-            return Past::default();
+            return ConditionHistory::default();
         };
-        let place = Place::of(event, trouble);
+        let place = ConditionKey::of(event, trouble);
         self.past.get(&place).copied().unwrap_or_default()
     }
 
     /// Forgets what is not there any more.
-    pub(super) fn prune(&mut self, present: &Present) {
-        self.past.retain(|place, _| present.gone(place).is_none());
+    pub(super) fn prune(&mut self, present: &Monitored) {
+        self.past
+            .retain(|place, _| present.why_gone(place).is_none());
     }
 
     /// Notes when things failed and passed.
@@ -141,7 +142,10 @@ impl Facts {
         let time = humantime::parse_rfc3339(&event.time).ok();
         match role(event.event) {
             Role::Begins(trouble) => {
-                let past = self.past.entry(Place::of(event, trouble)).or_default();
+                let past = self
+                    .past
+                    .entry(ConditionKey::of(event, trouble))
+                    .or_default();
                 let has_passed =
                     past.last_success.is_some() && past.last_success >= past.last_failure;
                 if past.first_failure.is_none() || has_passed {
@@ -150,7 +154,10 @@ impl Facts {
                 past.last_failure = time;
             }
             Role::Ends(trouble) => {
-                let past = self.past.entry(Place::of(event, trouble)).or_default();
+                let past = self
+                    .past
+                    .entry(ConditionKey::of(event, trouble))
+                    .or_default();
                 past.last_success = time;
             }
             Role::Forgets => forget(&mut self.past, event),
@@ -161,14 +168,14 @@ impl Facts {
 
 /// What can be in trouble: services, and their real servers that are probed. Of one that is not, no end would ever be
 /// heard.
-pub(super) struct Present {
-    services: HashMap<String, Probed>,
+pub(super) struct Monitored {
+    services: HashMap<String, MonitoredReals>,
 }
 
 /// A service's real servers, each with why it is not probed, if it is not.
-type Probed = HashMap<SocketAddr, Option<&'static str>>;
+type MonitoredReals = HashMap<SocketAddr, Option<&'static str>>;
 
-impl Present {
+impl Monitored {
     pub(super) fn of(model: &Model) -> Self {
         let services = model.services.iter().map(|service| {
             let reals = service.reals.iter().map(|real| {
@@ -189,7 +196,7 @@ impl Present {
     }
 
     /// Why nothing more will be heard of a trouble; `None` while it can go on.
-    pub(super) fn gone(&self, place: &Place) -> Option<&'static str> {
+    pub(super) fn why_gone(&self, place: &ConditionKey) -> Option<&'static str> {
         let service = place.service.as_ref()?;
         let Some(reals) = self.services.get(service) else {
             return Some("no longer watched: the service was removed");

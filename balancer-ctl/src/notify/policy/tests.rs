@@ -98,7 +98,12 @@ impl Scene {
     fn note(&mut self, tells: Vec<Notification>) {
         for Notification {
             entry,
-            news: NotificationEvent { event, again, .. },
+            event:
+                NotificationEvent {
+                    event,
+                    repeats: again,
+                    ..
+                },
             ..
         } in tells
         {
@@ -232,11 +237,11 @@ fn every_input_in_every_state() {
             let tells = scene.policy.handle(&scene.event(input, service, real), now);
             let names: Vec<_> = tells
                 .iter()
-                .map(|tell| tell.news.event.event.name())
+                .map(|tell| tell.event.event.event.name())
                 .collect();
             let case = format!("{state:?} {input:?} always_up {always_up}");
             assert_eq!(names, told, "{case}");
-            let cases = scene.policy.entries[0].cases.len();
+            let cases = scene.policy.entries[0].incidents.len();
             assert_eq!(cases, usize::from(is_in_trouble), "{case}");
         }
     }
@@ -408,7 +413,7 @@ fn a_service_that_is_gone_is_still_known_by_its_name_when_that_is_told() {
     let event = scene.event(EventKind::ServiceRemoved, WEB, "");
     let tells = scene.policy.handle(&event, scene.zero);
     assert_eq!(tells.len(), 1);
-    assert_eq!(tells[0].news.name.as_deref(), Some("web"));
+    assert_eq!(tells[0].event.name.as_deref(), Some("web"));
 }
 
 #[test]
@@ -624,11 +629,11 @@ fn the_past_is_told_with_each() {
                         .as_millis()
                 })
             };
-            let Past {
+            let ConditionHistory {
                 first_failure,
                 last_failure,
                 last_success,
-            } = tell.news.past;
+            } = tell.event.past;
             [of(first_failure), of(last_failure), of(last_success)]
         })
     };
@@ -748,7 +753,7 @@ proptest! {
                 _ => {}
             }
             for tell in scene.policy.handle(&event, scene.zero + ms(time)) {
-                let EventRecord { event, service, real, .. } = tell.news.event;
+                let EventRecord { event, service, real, .. } = tell.event.event;
                 match event {
                     RealDown | QuorumLost => drop(open.insert((event, service, real))),
                     RealUp => prop_assert!(open.remove(&(RealDown, service, real))),

@@ -346,7 +346,7 @@ async fn a_program_that_did_not_run_is_a_loss_with_its_reason() {
         let ended = task.running.join_next_with_id().await.unwrap();
         task.ended(ended);
     }
-    let Losses { unrun, reason, .. } = &task.losses;
+    let DroppedCounts { unrun, reason, .. } = &task.losses;
     assert_eq!(
         (*unrun, reason.as_str()),
         (4, "run /nowhere/alert: `/nowhere` does not exist")
@@ -482,14 +482,14 @@ fn what_does_not_fit_in_an_entrys_line_is_refused_and_the_others_go_in_turn() {
 #[test]
 fn losses_are_logged_at_once_and_then_once_in_a_while() {
     let now = Instant::now();
-    let mut losses = Losses::default();
+    let mut losses = DroppedCounts::default();
     losses.log(now);
     assert_eq!((losses.logged, losses.next_log()), (None, None));
     losses.events = 3;
     losses.log(now);
     assert_eq!((losses.events, losses.next_log()), (0, None));
     losses.tells = 2;
-    let next = now + LOG_LOSSES_EVERY;
+    let next = now + DROP_LOG_INTERVAL;
     losses.log(next - Duration::from_nanos(1));
     assert_eq!((losses.tells, losses.next_log()), (2, Some(next)));
     losses.log(next);

@@ -41,7 +41,7 @@ impl World {
 
     /// The troubles that the other daemon takes up, each with its age in seconds, and what it tells.
     fn taken_up(&self, left: &FakeCheckers) -> (Vec<(String, u64)>, Vec<String>) {
-        let taken = self.availability.take_up(&self.model, left, self.now);
+        let taken = self.availability.takeover(&self.model, left, self.now);
         let troubles = taken.conditions.into_iter().map(|(trouble, began)| {
             let what = told(vec![trouble]).remove(0);
             (what, (self.now - began).as_secs())
@@ -211,7 +211,7 @@ fn quorum_with_hysteresis_goes_on_as_it_was() {
         let (world, left) = quorum_of_three(up_there, before);
         assert_eq!(world.status().quorum, Some(after), "{up_there} {before}");
         assert_eq!(world.taken_up(&left).1, [] as [&str; 0]);
-        let kept = &world.availability.kept(&world.model)[0];
+        let kept = &world.availability.to_persist(&world.model)[0];
         let reals: Vec<_> = (1..=5).map(address).collect();
         assert_eq!(
             (kept.key, &kept.reals),
@@ -227,7 +227,7 @@ fn a_quorum_that_is_another_after_the_restart_is_told() {
     let (troubles, told) = world.taken_up(&left);
     assert_eq!(troubles.len(), 4, "the real servers' alone: {troubles:?}");
     assert_eq!(told, ["quorum-lost: live weight 1, quorum 3"]);
-    let kept = world.availability.kept(&world.model)[0].quorum;
+    let kept = world.availability.to_persist(&world.model)[0].quorum;
     let lost = Quorum {
         holds: false,
         since: world.now,

@@ -151,7 +151,7 @@ fn a_backup_does_not_wait_for_ever_for_one_whose_check_cannot_be_made() {
         since: None,
         has_returned: false,
     };
-    let of_backup = watched(&world.model.services[0], &backup(2))
+    let of_backup = check_targets(&world.model.services[0], &backup(2))
         .next()
         .unwrap();
     left.state().remembered.insert(of_backup, passed);

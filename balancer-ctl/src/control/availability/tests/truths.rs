@@ -219,7 +219,7 @@ fn what_an_agent_asks_for_is_told_and_shown_beside_the_other_truths() {
         state: Some(AdminState::Drain),
         weight: half,
     };
-    assert_eq!(world.status().reals[&address(1)].asked, drain);
+    assert_eq!(world.status().reals[&address(1)].requested, drain);
     // It is the operator's word too, and it fails.
     world.service().reals[0].state = AdminState::Drain;
     world.adopt();
@@ -347,7 +347,7 @@ fn who_tells_programs_sees_maintenance_by_an_agent_as_by_the_operator() {
     world.find_by(1, 1, up());
     world.find_by(1, 2, down());
     let states = |world: &World| -> Vec<_> {
-        let told = world.availability.as_told(&world.model);
+        let told = world.availability.as_reported(&world.model);
         told.services[0]
             .reals
             .iter()

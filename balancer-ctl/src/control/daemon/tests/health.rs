@@ -328,7 +328,7 @@ fn restarted(remembered: [CheckState; 2]) -> (Vec<u32>, Vec<String>, FakeChecker
     let key = model.services[0].key;
     checkers.state().quorums.insert(key, quorum);
     let dataplane = FakeDataplane::default();
-    let (events, receiver) = broadcast::channel(EVENTS);
+    let (events, receiver) = broadcast::channel(MAX_QUEUED_EVENTS);
     let daemon = Daemon::start(DaemonConfig {
         dataplane: Box::new(dataplane.clone()),
         checkers: Box::new(checkers.clone()),

@@ -16,12 +16,12 @@ use crate::{
 };
 
 /// In how many steps a weight grows.
-const STEPS: u32 = FINE;
+const RAMP_STEPS: u32 = RING_SCALE;
 /// Shortest step.
-const SHORTEST_STEP: Duration = Duration::from_millis(100);
+const MIN_RAMP_STEP: Duration = Duration::from_millis(100);
 /// What one unit of weight is in a ring while a weight of the service grows: steps of 5 %. Finer ones would need longer
 /// rings, for which there is less often room while many services have a weight that grows.
-const FINE: u32 = 20;
+const RING_SCALE: u32 = 20;
 
 /// Judges a service.
 pub fn service(
@@ -35,7 +35,7 @@ pub fn service(
     let mut undecided = false;
     for (real, checkers) in service.reals.iter().zip(&wired.reals) {
         let old = before.and_then(|before| before.reals.get(&real.address));
-        let judged = judge_real(service, real, checkers, standings, old, now);
+        let judged = evaluate_real(service, real, checkers, standings, old, now);
         if !real.backup {
             status.live_weight += u64::from(if judged.state == RealState::Up {
                 judged.weight
@@ -51,7 +51,7 @@ pub fn service(
     let awaited_until = (undecided && quorum_before.is_none()).then(|| {
         before
             .and_then(|before| before.awaited_until)
-            .unwrap_or_else(|| now + first_answers(service))
+            .unwrap_or_else(|| now + startup_wait(service))
     });
     let is_awaited = awaited_until.is_some_and(|until| now < until);
     status.awaited_until = awaited_until;
@@ -66,7 +66,7 @@ pub fn service(
     let is_short = status.live_weight == 0 || status.quorum == Some(false);
     let has_served =
         before.is_some_and(|before| before.live_weight > 0 || !before.backups_in.is_empty());
-    step_in(
+    assign_backups(
         service,
         &mut status,
         is_short && (!is_awaited || has_served),
@@ -80,7 +80,7 @@ pub fn service(
 
 /// How long the first answers of real servers are awaited. All are asked within an interval; a check that cannot be made
 /// never answers.
-fn first_answers(service: &VirtualService) -> Duration {
+fn startup_wait(service: &VirtualService) -> Duration {
     let timings = service.checks.iter().map(|check| &check.timing);
     timings
         .map(|timing| timing.interval.saturating_add(timing.timeout))
@@ -109,7 +109,7 @@ fn quorum(
 }
 
 /// Gives the backups their part: those that are not needed stand by.
-fn step_in(service: &VirtualService, status: &mut ServiceStatus, is_needed: bool) {
+fn assign_backups(service: &VirtualService, status: &mut ServiceStatus, is_needed: bool) {
     let most = match service.health.backups {
         Backups::First => 1,
         Backups::All => usize::MAX,
@@ -126,13 +126,13 @@ fn step_in(service: &VirtualService, status: &mut ServiceStatus, is_needed: bool
             backup.reason = Some("backup, stepped in".to_owned());
         } else {
             backup.weight = 0;
-            backup.ramp = None;
+            backup.ramp_since = None;
             backup.reason = Some("backup, standing by".to_owned());
         }
     }
 }
 
-fn judge_real(
+fn evaluate_real(
     service: &VirtualService,
     real: &RealServer,
     checkers: &[usize],
@@ -140,7 +140,7 @@ fn judge_real(
     before: Option<&RealStatus>,
     now: Instant,
 ) -> RealStatus {
-    let word = word(service, real, checkers, standings);
+    let word = verdict(service, real, checkers, standings);
     let (state, reason) = match (real.state, word.asked.state, word.healthy) {
         (AdminState::Maintenance, ..) => {
             (RealState::Maintenance, Some("by the operator".to_owned()))
@@ -163,7 +163,7 @@ fn judge_real(
             (RealState::Draining, Some("by its agent".to_owned()))
         }
         (AdminState::Ready, Some(AdminState::Ready) | None, Some(true)) => {
-            weigh(real, word.asked.weight)
+            state_by_weight(real, word.asked.weight)
         }
     };
     let out_since = match state {
@@ -180,7 +180,7 @@ fn judge_real(
     };
     let has_recovered =
         out_since.is_none() && before.is_some_and(|before| before.out_since.is_some());
-    let ramp = match before.and_then(|before| before.ramp) {
+    let ramp = match before.and_then(|before| before.ramp_since) {
         _ if state != RealState::Up => None,
         _ if has_recovered => Some(now),
         ramp => ramp,
@@ -189,15 +189,15 @@ fn judge_real(
         state,
         reason,
         weight: if state == RealState::Up {
-            advised(real.weight, word.asked.weight)
+            requested_weight(real.weight, word.asked.weight)
         } else {
             0
         },
         healthy: word.healthy,
-        asked: word.asked,
-        found: word.reason,
+        requested: word.asked,
+        probe_result: word.reason,
         out_since,
-        ramp: ramp.filter(|start| now.duration_since(*start) < service.health.slow_start),
+        ramp_since: ramp.filter(|start| now.duration_since(*start) < service.health.slow_start),
     }
 }
 
@@ -208,7 +208,7 @@ pub(super) struct HealthVerdict {
     pub(super) asked: AgentRequest,
 }
 
-pub(super) fn word(
+pub(super) fn verdict(
     service: &VirtualService,
     real: &RealServer,
     checkers: &[usize],
@@ -261,8 +261,11 @@ pub(super) fn word(
 }
 
 /// The state of a real server that is healthy and ready, by its weight.
-fn weigh(real: &RealServer, advice: Option<RequestedWeight>) -> (RealState, Option<String>) {
-    let weight = advised(real.weight, advice);
+fn state_by_weight(
+    real: &RealServer,
+    advice: Option<RequestedWeight>,
+) -> (RealState, Option<String>) {
+    let weight = requested_weight(real.weight, advice);
     let by_agent = match advice {
         Some(RequestedWeight::Absolute(weight)) => Some(format!("weight {weight} by its answer")),
         Some(RequestedWeight::Percent(percent)) if percent != 100 => {
@@ -278,7 +281,7 @@ fn weigh(real: &RealServer, advice: Option<RequestedWeight>) -> (RealState, Opti
 }
 
 /// A real server's weight after its agent's word; what is not 0 stays at least 1.
-fn advised(weight: u32, advice: Option<RequestedWeight>) -> u32 {
+fn requested_weight(weight: u32, advice: Option<RequestedWeight>) -> u32 {
     match advice {
         None => weight,
         // Weight 0 is the operator's word that nothing new goes there.
@@ -294,7 +297,7 @@ fn advised(weight: u32, advice: Option<RequestedWeight>) -> u32 {
 /// What the packet program is to run, and when time alone changes that.
 fn run(service: &VirtualService, status: &mut ServiceStatus, now: Instant) -> dataplane::Service {
     let slow_start = service.health.slow_start;
-    let grows = status.reals.values().any(|real| real.ramp.is_some());
+    let grows = status.reals.values().any(|real| real.ramp_since.is_some());
     let mut reals = Vec::with_capacity(service.reals.len());
     let mut deadlines = Vec::new();
     for real in &service.reals {
@@ -305,11 +308,11 @@ fn run(service: &VirtualService, status: &mut ServiceStatus, now: Instant) -> da
         if grows && weight > 0 {
             // rr gives each the same share, whatever its weight.
             let full = match service.scheduler {
-                Scheduler::Rr => FINE,
-                Scheduler::Wrr => weight.saturating_mul(FINE),
+                Scheduler::Rr => RING_SCALE,
+                Scheduler::Wrr => weight.saturating_mul(RING_SCALE),
             };
             weight = full;
-            if let Some(start) = judged.ramp {
+            if let Some(start) = judged.ramp_since {
                 let share = now.duration_since(start).as_secs_f64() / slow_start.as_secs_f64();
                 // Both are positive, and no larger than what they are shares of.
                 #[expect(
@@ -341,13 +344,13 @@ fn run(service: &VirtualService, status: &mut ServiceStatus, now: Instant) -> da
             service.scheduler
         },
         no_real: service.no_real,
-        unit: if grows { FINE } else { 1 },
+        unit: if grows { RING_SCALE } else { 1 },
         reals,
     }
 }
 
 fn next_step(start: Instant, slow_start: Duration, now: Instant) -> Instant {
-    let step = (slow_start / STEPS).max(SHORTEST_STEP);
+    let step = (slow_start / RAMP_STEPS).max(MIN_RAMP_STEP);
     (now + step).min(start + slow_start)
 }
 

@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use super::{CheckIndex, RealStatus, ServiceStatus, judge};
+use super::{CheckIndex, RealStatus, ServiceStatus, evaluate};
 use crate::{
     health::{CheckState, Quorum},
     model::{VirtualService, view::RealState},
@@ -13,7 +13,7 @@ use crate::{
 /// Since when a checker stands so, and whether it has come back; as far as it was remembered.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct RestoredSince {
-    pub(super) since: Option<Instant>,
+    pub(super) events_since: Option<Instant>,
     pub(super) has_returned: bool,
 }
 
@@ -42,18 +42,18 @@ pub(super) fn service(
             standing.advice.down.is_some() || !(standing.up || check.probe.is_agent())
         });
         let passed = asked().filter(|(check, standing, _)| standing.up && !check.probe.is_agent());
-        let word = judge::word(service, real, checkers, standings);
+        let word = evaluate::verdict(service, real, checkers, standings);
         let (state, out_since, ramp) = match word.healthy {
             None => continue,
             // Down with the first check that failed, up with the last that passed.
             Some(false) => (
                 RealState::Down,
-                failed.filter_map(|(.., since)| since.since).min(),
+                failed.filter_map(|(.., since)| since.events_since).min(),
                 None,
             ),
             Some(true) => {
                 let has_returned = passed.clone().any(|(.., since)| since.has_returned);
-                let last = passed.filter_map(|(.., since)| since.since).max();
+                let last = passed.filter_map(|(.., since)| since.events_since).max();
                 // A first pass is no return.
                 (RealState::Up, None, last.filter(|_| has_returned))
             }
@@ -65,10 +65,10 @@ pub(super) fn service(
                 reason: None,
                 weight: 0,
                 healthy: word.healthy,
-                asked: word.asked,
-                found: word.reason,
+                requested: word.asked,
+                probe_result: word.reason,
                 out_since,
-                ramp,
+                ramp_since: ramp,
             },
         );
     }

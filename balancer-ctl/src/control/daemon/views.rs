@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use super::{Daemon, refused};
+use super::{Daemon, dataplane_error};
 use crate::{
     control::report::{self, ReportContext},
     dataplane::{ConnectionFilter, Listing},
@@ -65,7 +65,7 @@ impl Daemon {
         service: Option<&ServiceRef>,
     ) -> Result<view::Services, ApiError> {
         let key = service.map(|service| self.key(service)).transpose()?;
-        let snapshot = self.dataplane.snapshot().map_err(refused)?;
+        let snapshot = self.dataplane.snapshot().map_err(dataplane_error)?;
         let mut services = report::services(&self.model, &self.availability, &snapshot);
         if let Some(key) = key {
             services.services.retain(|service| {
@@ -84,7 +84,10 @@ impl Daemon {
         let limit = filter.limit;
         // One more than wanted shows whether there are more.
         filter.limit = limit.map(|limit| limit.saturating_add(1));
-        let listing = self.dataplane.connections(filter).map_err(refused)?;
+        let listing = self
+            .dataplane
+            .connections(filter)
+            .map_err(dataplane_error)?;
         Ok(ConnectionsReport::new(listing, limit))
     }
 
@@ -102,7 +105,7 @@ impl Daemon {
     }
 
     pub(super) fn status(&mut self) -> Result<view::Status, ApiError> {
-        let dataplane = self.dataplane.status().map_err(refused)?;
+        let dataplane = self.dataplane.status().map_err(dataplane_error)?;
         let addresses = (self.addresses)()
             .inspect_err(|error| tracing::warn!(%error, "cannot read this host's addresses"))
             .ok();
