@@ -124,13 +124,13 @@ impl Availability {
         // Made for the first checker that neither ran nor is remembered.
         let past = LazyCell::new(|| PastStates::of_all(self));
         for (number, service) in model.services.iter().enumerate() {
-            let mut wired = CheckIndex::default();
+            let mut check_index = CheckIndex::default();
             for real in &service.reals {
                 let mut indices = Vec::with_capacity(service.checks.len());
                 for target in check_targets(service, real) {
                     let index = *next.checkers.entry(target).or_insert_with_key(|target| {
                         let mut known = RestoredSince::default();
-                        let standing = self
+                        let check_state = self
                             .check_state(target)
                             .cloned()
                             .or_else(|| {
@@ -145,7 +145,7 @@ impl Availability {
                             .or_else(|| past.of(service, real, &target.check))
                             .unwrap_or_else(|| undecided_state(&target.check));
                         since.push(known);
-                        next.check_states.push(standing);
+                        next.check_states.push(check_state);
                         next.dependents.push(Vec::new());
                         next.check_states.len() - 1
                     });
@@ -154,21 +154,22 @@ impl Availability {
                     }
                     indices.push(index);
                 }
-                wired.reals.push(indices);
+                check_index.reals.push(indices);
             }
-            next.check_index.push(wired);
-            let wired = &next.check_index[number];
+            next.check_index.push(check_index);
+            let check_index = &next.check_index[number];
             let recalled;
             let before = match self.services.get(&service.key) {
                 None => {
                     let quorum = earlier.quorum(&service.key);
-                    recalled = restore::service(service, wired, &next.check_states, &since, quorum);
+                    recalled =
+                        restore::service(service, check_index, &next.check_states, &since, quorum);
                     &recalled
                 }
                 Some(before) => before,
             };
             let (status, desired) =
-                evaluate::service(service, wired, &next.check_states, Some(before), now);
+                evaluate::service(service, check_index, &next.check_states, Some(before), now);
             next.services.insert(service.key, status);
             next.desired.push(desired);
         }
@@ -187,10 +188,10 @@ impl Availability {
         self.checkers
             .iter()
             .map(|(watched, index)| {
-                let standing = &self.check_states[*index];
+                let check_state = &self.check_states[*index];
                 CheckStart {
                     watched: watched.clone(),
-                    from: standing.decided.then(|| standing.clone()),
+                    from: check_state.decided.then(|| check_state.clone()),
                 }
             })
             .collect()
@@ -199,12 +200,16 @@ impl Availability {
     /// Takes what checkers found. `model` is the one that [`Self::after`] was given.
     pub fn update(&mut self, model: &Model, updates: Vec<CheckUpdate>, now: Instant) -> Vec<Event> {
         let mut concerned = BTreeSet::new();
-        for CheckUpdate { watched, standing } in updates {
+        for CheckUpdate {
+            watched,
+            standing: check_state,
+        } in updates
+        {
             // A checker that was stopped a moment ago may still have had news.
             let Some(index) = self.checkers.get(&watched).copied() else {
                 continue;
             };
-            self.check_states[index] = standing;
+            self.check_states[index] = check_state;
             concerned.extend(self.dependents[index].iter().copied());
         }
         self.reevaluate(model, concerned, now)
@@ -223,17 +228,17 @@ impl Availability {
     }
 
     fn reevaluate(&mut self, model: &Model, numbers: BTreeSet<usize>, now: Instant) -> Vec<Event> {
-        let mut happened = Vec::new();
+        let mut events = Vec::new();
         for number in numbers {
-            let (Some(service), Some(wired)) =
+            let (Some(service), Some(check_index)) =
                 (model.services.get(number), self.check_index.get(number))
             else {
                 continue;
             };
             let before = self.services.get(&service.key);
             let (status, desired) =
-                evaluate::service(service, wired, &self.check_states, before, now);
-            events::add_events(service, before, &status, &mut happened);
+                evaluate::service(service, check_index, &self.check_states, before, now);
+            events::add_events(service, before, &status, &mut events);
             self.has_new_quorum |= before.and_then(|before| before.quorum) != status.quorum;
             self.has_new_maintenance |= status.reals.iter().any(|(address, real)| {
                 let before = before.and_then(|before| before.reals.get(address));
@@ -243,24 +248,24 @@ impl Availability {
             self.services.insert(service.key, status);
             self.desired[number] = desired;
         }
-        happened
+        events
     }
 
     /// What happened to health on the way from `before`, which stood with another model.
     #[must_use]
     pub fn since(&self, before: &Self, model: &Model) -> Vec<Event> {
-        let mut happened = Vec::new();
+        let mut events = Vec::new();
         for service in &model.services {
             if let Some(status) = self.services.get(&service.key) {
                 events::add_events(
                     service,
                     before.services.get(&service.key),
                     status,
-                    &mut happened,
+                    &mut events,
                 );
             }
         }
-        happened
+        events
     }
 
     /// What stands in a daemon that took over from an earlier one.
@@ -374,9 +379,9 @@ impl<'a> PastStates<'a> {
             watched[*index] = Some(one);
         }
         let services = availability.desired.iter().zip(&availability.check_index);
-        let of_reals = services.flat_map(|(service, wired)| {
+        let of_reals = services.flat_map(|(service, check_index)| {
             let addresses = service.reals.iter().map(|real| (service.key, real.address));
-            addresses.zip(wired.reals.iter().map(Vec::as_slice))
+            addresses.zip(check_index.reals.iter().map(Vec::as_slice))
         });
         Self {
             availability,
@@ -390,7 +395,7 @@ impl<'a> PastStates<'a> {
     /// down may come back with the first pass.
     fn of(&self, service: &VirtualService, real: &RealServer, check: &Check) -> Option<CheckState> {
         let old = *self.of_reals.get(&(service.key, real.address))?;
-        let standings = &self.availability.check_states;
+        let check_states = &self.availability.check_states;
         let asks_the_same = |index: &&usize| {
             self.watched[**index].is_some_and(|watched| {
                 let old = &watched.check;
@@ -400,17 +405,16 @@ impl<'a> PastStates<'a> {
         };
         // What an agent asked for stands until it says something else, wherever it is asked.
         let is_agent_too = |index: &&usize| {
-            let both = |watched: &CheckTarget| {
-                watched.check.probe.is_agent() && check.probe.is_agent()
-            };
+            let both =
+                |watched: &CheckTarget| watched.check.probe.is_agent() && check.probe.is_agent();
             self.watched[**index].is_some_and(both)
         };
         let goes_on = old.iter().find(asks_the_same);
         if let Some(index) = goes_on.or_else(|| old.iter().find(is_agent_too)) {
-            return Some(standings[*index].clone());
+            return Some(check_states[*index].clone());
         }
         let status = self.availability.real(&service.key, real.address)?;
-        let since = old.iter().map(|index| standings[*index].since);
+        let since = old.iter().map(|index| check_states[*index].since);
         let latest = since.max_by_key(|since| since.since_boot);
         (status.healthy == Some(true))
             .then(|| CheckState::up_before(latest.unwrap_or(UNKNOWN_TIME)))

@@ -152,7 +152,7 @@ impl Daemon {
     }
 
     /// Makes known to those who tell programs which troubles an earlier daemon knew, so that their end is told; and tells
-    /// what happened since.
+    /// what events since.
     fn take_over_conditions(&self) {
         let (now, time) = (clock::now(), SystemTime::now());
         let checkers = self.checkers.as_ref();
@@ -165,8 +165,8 @@ impl Daemon {
                 notifier.assume(trouble.event_at(time), began, written);
             }
         }
-        for happened in taken.events {
-            self.publish(happened);
+        for event in taken.events {
+            self.publish(event);
         }
     }
 
@@ -219,8 +219,8 @@ impl Daemon {
             Message::Health(service, reply) => drop(reply.send(self.health(service.as_ref()))),
             Message::Status(reply) => drop(reply.send(self.status())),
             Message::Found(updates) => {
-                let happened = self.availability.update(&self.model, updates, clock::now());
-                self.follow_health(happened);
+                let events = self.availability.update(&self.model, updates, clock::now());
+                self.follow_health(events);
             }
             Message::Reload(reply) => {
                 drop(reply.send(self.reload()));
@@ -290,12 +290,12 @@ impl Daemon {
     }
 
     fn advance(&mut self) {
-        let happened = self.availability.advance(&self.model, clock::now());
-        self.follow_health(happened);
+        let events = self.availability.advance(&self.model, clock::now());
+        self.follow_health(events);
     }
 
-    /// Brings the data plane to what health allows now, and tells what happened.
-    fn follow_health(&mut self, happened: Vec<Event>) {
+    /// Brings the data plane to what health allows now, and tells what events.
+    fn follow_health(&mut self, events: Vec<Event>) {
         self.resync();
         if self.availability.take_new_quorum() {
             self.persist_services();
@@ -305,8 +305,8 @@ impl Daemon {
         {
             notifier.configure(&self.availability.as_reported(&self.model));
         }
-        for happened in happened {
-            self.publish(happened);
+        for event in events {
+            self.publish(event);
         }
     }
 
@@ -403,24 +403,24 @@ impl Daemon {
         }
     }
 
-    fn publish(&self, happened: Event) {
-        let service = happened.service.as_deref();
-        let real = happened.real.map(|real| real.to_string());
+    fn publish(&self, event: Event) {
+        let service = event.service.as_deref();
+        let real = event.real.map(|real| real.to_string());
         let real = real.as_deref();
-        let detail = Some(happened.message.as_str()).filter(|message| !message.is_empty());
+        let detail = Some(event.message.as_str()).filter(|message| !message.is_empty());
         log(
-            happened.kind.level(),
+            event.kind.level(),
             service,
             real,
             detail,
-            happened.kind.sentence(),
+            event.kind.sentence(),
         );
-        let event = happened.event();
+        let record = event.event();
         if let Some(notifier) = &self.notifier {
-            notifier.tell(event.clone());
+            notifier.tell(record.clone());
         }
         // No one may be following.
-        let _ = self.events.send(event);
+        let _ = self.events.send(record);
     }
 }
 

@@ -26,16 +26,16 @@ const RING_SCALE: u32 = 20;
 /// Judges a service.
 pub fn service(
     service: &VirtualService,
-    wired: &CheckIndex,
-    standings: &[CheckState],
+    check_index: &CheckIndex,
+    check_states: &[CheckState],
     before: Option<&ServiceStatus>,
     now: Instant,
 ) -> (ServiceStatus, dataplane::Service) {
     let mut status = ServiceStatus::default();
     let mut undecided = false;
-    for (real, checkers) in service.reals.iter().zip(&wired.reals) {
+    for (real, checkers) in service.reals.iter().zip(&check_index.reals) {
         let old = before.and_then(|before| before.reals.get(&real.address));
-        let judged = evaluate_real(service, real, checkers, standings, old, now);
+        let judged = evaluate_real(service, real, checkers, check_states, old, now);
         if !real.backup {
             status.live_weight += u64::from(if judged.state == RealState::Up {
                 judged.weight
@@ -136,12 +136,12 @@ fn evaluate_real(
     service: &VirtualService,
     real: &RealServer,
     checkers: &[usize],
-    standings: &[CheckState],
+    check_states: &[CheckState],
     before: Option<&RealStatus>,
     now: Instant,
 ) -> RealStatus {
-    let word = verdict(service, real, checkers, standings);
-    let (state, reason) = match (real.state, word.asked.state, word.healthy) {
+    let verdict = verdict(service, real, checkers, check_states);
+    let (state, reason) = match (real.state, verdict.asked.state, verdict.healthy) {
         (AdminState::Maintenance, ..) => {
             (RealState::Maintenance, Some("by the operator".to_owned()))
         }
@@ -154,7 +154,7 @@ fn evaluate_real(
                 (_, Some(AdminState::Drain)) => "; drained by its agent",
                 _ => "",
             };
-            (RealState::Down, Some(format!("{}{also}", word.reason)))
+            (RealState::Down, Some(format!("{}{also}", verdict.reason)))
         }
         (AdminState::Drain, _, Some(true)) => {
             (RealState::Draining, Some("by the operator".to_owned()))
@@ -163,13 +163,13 @@ fn evaluate_real(
             (RealState::Draining, Some("by its agent".to_owned()))
         }
         (AdminState::Ready, Some(AdminState::Ready) | None, Some(true)) => {
-            state_by_weight(real, word.asked.weight)
+            state_by_weight(real, verdict.asked.weight)
         }
     };
     let out_since = match state {
         RealState::Down | RealState::Maintenance => {
             // A real server that was never seen up or down is not out of service, it is not in it yet.
-            let is_out = state == RealState::Maintenance || word.healthy == Some(false);
+            let is_out = state == RealState::Maintenance || verdict.healthy == Some(false);
             before
                 .and_then(|before| before.out_since)
                 .or(is_out.then_some(now))
@@ -189,13 +189,13 @@ fn evaluate_real(
         state,
         reason,
         weight: if state == RealState::Up {
-            requested_weight(real.weight, word.asked.weight)
+            requested_weight(real.weight, verdict.asked.weight)
         } else {
             0
         },
-        healthy: word.healthy,
-        requested: word.asked,
-        probe_result: word.reason,
+        healthy: verdict.healthy,
+        requested: verdict.asked,
+        probe_result: verdict.reason,
         out_since,
         ramp_since: ramp.filter(|start| now.duration_since(*start) < service.health.slow_start),
     }
@@ -212,29 +212,29 @@ pub(super) fn verdict(
     service: &VirtualService,
     real: &RealServer,
     checkers: &[usize],
-    standings: &[CheckState],
+    check_states: &[CheckState],
 ) -> HealthVerdict {
-    let mut word = HealthVerdict {
+    let mut verdict = HealthVerdict {
         healthy: Some(true),
         reason: String::new(),
         asked: AgentRequest::default(),
     };
     if real.state == AdminState::Maintenance && !service.checks.is_empty() {
-        word.healthy = None; // nobody asks
-        return word;
+        verdict.healthy = None; // nobody asks
+        return verdict;
     }
     for (check, index) in service.checks.iter().zip(checkers) {
-        let standing = &standings[*index];
-        let advice = &standing.advice;
-        word.asked = word.asked.overridden_by(advice.request());
+        let check_state = &check_states[*index];
+        let advice = &check_state.advice;
+        verdict.asked = verdict.asked.overridden_by(advice.request());
         // An agent that says nothing has no say in whether its server is up.
         let (up, decided, reason) = match &advice.down {
             Some(words) => (false, true, Cow::Owned(format!("its agent says {words}"))),
             None if check.probe.is_agent() => continue,
             None => (
-                standing.up,
-                standing.decided,
-                Cow::Borrowed(&standing.reason),
+                check_state.up,
+                check_state.decided,
+                Cow::Borrowed(&check_state.reason),
             ),
         };
         let healthy = if up || decided { Some(up) } else { None };
@@ -244,20 +244,20 @@ pub(super) fn verdict(
             None => 1,
             Some(true) => 2,
         };
-        if rank(healthy) < rank(word.healthy) || word.reason.is_empty() {
-            word.healthy = if rank(healthy) < rank(word.healthy) {
+        if rank(healthy) < rank(verdict.healthy) || verdict.reason.is_empty() {
+            verdict.healthy = if rank(healthy) < rank(verdict.healthy) {
                 healthy
             } else {
-                word.healthy
+                verdict.healthy
             };
-            word.reason = reason.into_owned();
+            verdict.reason = reason.into_owned();
         }
     }
-    if word.reason.is_empty() && !service.checks.is_empty() {
+    if verdict.reason.is_empty() && !service.checks.is_empty() {
         // There are agents alone.
-        word.reason.push_str("its agent does not call it down");
+        verdict.reason.push_str("its agent does not call it down");
     }
-    word
+    verdict
 }
 
 /// The state of a real server that is healthy and ready, by its weight.

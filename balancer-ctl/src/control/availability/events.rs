@@ -14,17 +14,17 @@ pub(super) fn lasting_conditions(
     status: &ServiceStatus,
     now: Instant,
 ) -> Vec<(Event, Instant)> {
-    let mut happened = Vec::new();
-    add_events(service, None, status, &mut happened);
-    let begin = |happened: Event| {
-        let began = match (happened.kind, happened.real) {
+    let mut events = Vec::new();
+    add_events(service, None, status, &mut events);
+    let begin = |event: Event| {
+        let began = match (event.kind, event.real) {
             (EventKind::RealDown, Some(real)) => status.reals.get(&real)?.out_since,
             (EventKind::QuorumLost, _) => status.quorum_since,
             _ => return None,
         };
-        Some((happened, began.unwrap_or(now)))
+        Some((event, began.unwrap_or(now)))
     };
-    happened.into_iter().filter_map(begin).collect()
+    events.into_iter().filter_map(begin).collect()
 }
 
 /// The events between two standings of a service. One that was not there before has none but for what probes found.
@@ -32,10 +32,10 @@ pub(super) fn add_events(
     service: &VirtualService,
     before: Option<&ServiceStatus>,
     after: &ServiceStatus,
-    happened: &mut Vec<Event>,
+    events: &mut Vec<Event>,
 ) {
     let mut add = |kind, real, message| {
-        happened.push(Event {
+        events.push(Event {
             kind,
             service: Some(service.key.to_string()),
             real,

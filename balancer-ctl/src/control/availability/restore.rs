@@ -20,8 +20,8 @@ pub(super) struct RestoredSince {
 /// How an earlier daemon must have left a service.
 pub(super) fn service(
     service: &VirtualService,
-    wired: &CheckIndex,
-    standings: &[CheckState],
+    check_index: &CheckIndex,
+    check_states: &[CheckState],
     since: &[RestoredSince],
     quorum: Option<Quorum>,
 ) -> ServiceStatus {
@@ -30,20 +30,21 @@ pub(super) fn service(
         quorum_since: quorum.map(|quorum| quorum.since),
         ..ServiceStatus::default()
     };
-    for (real, checkers) in service.reals.iter().zip(&wired.reals) {
+    for (real, checkers) in service.reals.iter().zip(&check_index.reals) {
         let asked = || {
             service
                 .checks
                 .iter()
                 .zip(checkers)
-                .map(|(check, index)| (check, &standings[*index], since[*index]))
+                .map(|(check, index)| (check, &check_states[*index], since[*index]))
         };
-        let failed = asked().filter(|(check, standing, _)| {
-            standing.advice.down.is_some() || !(standing.up || check.probe.is_agent())
+        let failed = asked().filter(|(check, check_state, _)| {
+            check_state.advice.down.is_some() || !(check_state.up || check.probe.is_agent())
         });
-        let passed = asked().filter(|(check, standing, _)| standing.up && !check.probe.is_agent());
-        let word = evaluate::verdict(service, real, checkers, standings);
-        let (state, out_since, ramp) = match word.healthy {
+        let passed =
+            asked().filter(|(check, check_state, _)| check_state.up && !check.probe.is_agent());
+        let verdict = evaluate::verdict(service, real, checkers, check_states);
+        let (state, out_since, ramp) = match verdict.healthy {
             None => continue,
             // Down with the first check that failed, up with the last that passed.
             Some(false) => (
@@ -64,9 +65,9 @@ pub(super) fn service(
                 state,
                 reason: None,
                 weight: 0,
-                healthy: word.healthy,
-                requested: word.asked,
-                probe_result: word.reason,
+                healthy: verdict.healthy,
+                requested: verdict.asked,
+                probe_result: verdict.reason,
                 out_since,
                 ramp_since: ramp,
             },

@@ -118,10 +118,10 @@ impl Daemon {
         if let Some(notifier) = &self.notifier {
             notifier.configure(&self.availability.as_reported(&self.model));
         }
-        let mut happened = model_diff(&old, &self.model);
-        happened.extend(self.availability.since(&before, &self.model));
-        for happened in happened {
-            self.publish(happened);
+        let mut events = model_diff(&old, &self.model);
+        events.extend(self.availability.since(&before, &self.model));
+        for event in events {
+            self.publish(event);
         }
     }
 

@@ -64,10 +64,7 @@ impl Daemon {
             for real in &service.reals {
                 for watched in check_targets(service, real) {
                     let user = format!("{} {}", report::service_name(service), real.address);
-                    used_by
-                        .entry(identity(&watched))
-                        .or_default()
-                        .push(user);
+                    used_by.entry(identity(&watched)).or_default().push(user);
                 }
             }
         }
