@@ -1,3 +1,6 @@
+mod agent;
+mod history;
+
 use std::time::SystemTime;
 
 use proptest::prelude::*;
@@ -43,114 +46,137 @@ fn at(milliseconds: u64) -> Timestamp {
     }
 }
 
-fn passed() -> Input {
+fn passed() -> Outcome {
     advised(AgentReply::default())
 }
 
-fn advised(advice: AgentReply) -> Input {
-    Input::Passed {
+fn advised(advice: AgentReply) -> Outcome {
+    Outcome::Passed {
         note: "http 200".to_owned(),
         advice,
     }
 }
 
-fn failed() -> Input {
-    Input::Failed {
+fn failed() -> Outcome {
+    Outcome::Failed {
         reason: "http 503, wanted 200-299".to_owned(),
     }
 }
 
-fn finish(checker: &mut Checker, input: Input, milliseconds: u64) -> CheckerOutput {
+/// This process was stalled during the probe.
+fn stalled() -> Outcome {
+    Outcome::Inconclusive { obstacle: None }
+}
+
+fn finish(checker: &mut Checker, outcome: Outcome, milliseconds: u64) -> CheckerOutput {
     let done = FinishedProbe {
         began: at(milliseconds - 7),
         latency: Duration::from_millis(7),
-        input,
+        outcome,
     };
-    checker.finish(done, &at(milliseconds))
+    checker.record(done, &at(milliseconds))
 }
 
 /// Gives results at 1 s, 2 s, ... and returns what came out.
-fn run(checker: &mut Checker, results: &[Input]) -> Vec<CheckerOutput> {
+fn run(checker: &mut Checker, results: &[Outcome]) -> Vec<CheckerOutput> {
     (1..)
         .zip(results)
-        .map(|(second, input)| finish(checker, input.clone(), second * 1000))
+        .map(|(second, outcome)| finish(checker, outcome.clone(), second * 1000))
         .collect()
 }
 
 fn begin(check: &Check) -> Checker {
-    Checker::begin(check, None, Vec::new(), &at(0))
+    Checker::new(check, None, Vec::new(), &at(0))
 }
 
 #[test]
 fn every_state_and_input_is_as_drawn() {
     use MachineState::{Down, Undecided, Up};
-    use Way::{Failed, Passed, Void};
-    let rules = Thresholds {
+    let (passed, failed, stalled) = (&passed(), &failed(), &stalled());
+    let thresholds = Thresholds {
         rise: 2,
         fall: Some(3),
     };
     let table = [
-        (Undecided, Passed, UP, Transition::First),
-        (Undecided, Failed, DOWN, Transition::First),
-        (Undecided, Void, Undecided, Transition::No),
-        (UP, Passed, UP, Transition::No),
-        (UP, Failed, Up { failures: 1 }, Transition::No),
-        (UP, Void, UP, Transition::No),
-        (Up { failures: 1 }, Passed, UP, Transition::No),
+        (Undecided, passed, UP, Transition::First),
+        (Undecided, failed, DOWN, Transition::First),
+        (Undecided, stalled, Undecided, Transition::No),
+        (UP, passed, UP, Transition::No),
+        (UP, failed, Up { failures: 1 }, Transition::No),
+        (UP, stalled, UP, Transition::No),
+        (Up { failures: 1 }, passed, UP, Transition::No),
         (
             Up { failures: 1 },
-            Failed,
+            failed,
             Up { failures: 2 },
             Transition::No,
         ),
-        (Up { failures: 1 }, Void, Up { failures: 1 }, Transition::No),
-        (Up { failures: 2 }, Passed, UP, Transition::No),
-        (Up { failures: 2 }, Failed, DOWN, Transition::InARow(3)),
-        (Up { failures: 2 }, Void, Up { failures: 2 }, Transition::No),
-        (DOWN, Passed, Down { passes: 1 }, Transition::No),
-        (DOWN, Failed, DOWN, Transition::No),
-        (DOWN, Void, DOWN, Transition::No),
-        (Down { passes: 1 }, Passed, UP, Transition::InARow(2)),
-        (Down { passes: 1 }, Failed, DOWN, Transition::No),
-        (Down { passes: 1 }, Void, Down { passes: 1 }, Transition::No),
+        (
+            Up { failures: 1 },
+            stalled,
+            Up { failures: 1 },
+            Transition::No,
+        ),
+        (Up { failures: 2 }, passed, UP, Transition::No),
+        (Up { failures: 2 }, failed, DOWN, Transition::InARow(3)),
+        (
+            Up { failures: 2 },
+            stalled,
+            Up { failures: 2 },
+            Transition::No,
+        ),
+        (DOWN, passed, Down { passes: 1 }, Transition::No),
+        (DOWN, failed, DOWN, Transition::No),
+        (DOWN, stalled, DOWN, Transition::No),
+        (Down { passes: 1 }, passed, UP, Transition::InARow(2)),
+        (Down { passes: 1 }, failed, DOWN, Transition::No),
+        (
+            Down { passes: 1 },
+            stalled,
+            Down { passes: 1 },
+            Transition::No,
+        ),
     ];
-    for (state, way, after, turn) in table {
-        assert_eq!(next(state, way, rules), (after, turn), "{state:?} {way:?}");
+    for (state, outcome, after, transition) in table {
+        assert_eq!(
+            next(state, way, thresholds),
+            (after, turn),
+            "{state:?} {way:?}"
+        );
     }
 }
 
 #[test]
 fn with_a_rise_and_fall_of_one_every_contrary_result_turns() {
-    let rules = Thresholds {
+    let thresholds = Thresholds {
         rise: 1,
         fall: Some(1),
     };
     let table = [
-        (MachineState::Undecided, Way::Passed, UP, Transition::First),
-        (
-            MachineState::Undecided,
-            Way::Failed,
-            DOWN,
-            Transition::First,
-        ),
-        (UP, Way::Passed, UP, Transition::No),
-        (UP, Way::Failed, DOWN, Transition::InARow(1)),
-        (DOWN, Way::Passed, UP, Transition::InARow(1)),
-        (DOWN, Way::Failed, DOWN, Transition::No),
+        (MachineState::Undecided, passed(), UP, Transition::First),
+        (MachineState::Undecided, failed(), DOWN, Transition::First),
+        (UP, passed(), UP, Transition::No),
+        (UP, failed(), DOWN, Transition::InARow(1)),
+        (DOWN, passed(), UP, Transition::InARow(1)),
+        (DOWN, failed(), DOWN, Transition::No),
     ];
-    for (state, way, after, turn) in table {
-        assert_eq!(next(state, way, rules), (after, turn), "{state:?} {way:?}");
+    for (state, outcome, after, transition) in table {
+        assert_eq!(
+            next(state, way, thresholds),
+            (after, turn),
+            "{state:?} {way:?}"
+        );
     }
 }
 
 #[test]
 fn an_agents_failures_turn_nothing_in_any_state() {
-    let rules = Thresholds {
+    let thresholds = Thresholds {
         rise: 2,
         fall: None,
     };
     for state in [MachineState::Undecided, UP, DOWN] {
-        assert_eq!(next(state, Way::Failed, rules), (state, Transition::No));
+        assert_eq!(next(state, &failed(), thresholds), (state, Transition::No));
     }
 }
 
@@ -164,7 +190,7 @@ fn the_first_result_decides_and_says_so() {
         advice: AgentReply::default(),
         since: at(0),
     };
-    assert_eq!(checker.standing(), standing);
+    assert_eq!(checker.check_state(), standing);
     assert_eq!(
         finish(&mut checker, passed(), 40),
         CheckerOutput::StateChanged
@@ -176,13 +202,13 @@ fn the_first_result_decides_and_says_so() {
         since: at(40),
         ..standing
     };
-    assert_eq!(checker.standing(), standing);
+    assert_eq!(checker.check_state(), standing);
 }
 
 #[test]
 fn with_initial_up_it_is_up_until_fall_probes_failed() {
     let mut checker = begin(&check(2, 3, Initial::Up));
-    assert!(checker.standing().up && checker.standing().decided);
+    assert!(checker.check_state().up && checker.check_state().decided);
     assert_eq!(
         run(&mut checker, &[failed(), failed(), failed()]),
         [
@@ -192,7 +218,7 @@ fn with_initial_up_it_is_up_until_fall_probes_failed() {
         ]
     );
     assert_eq!(
-        checker.standing().reason,
+        checker.check_state().reason,
         "http 503, wanted 200-299, 3 of 3"
     );
 }
@@ -201,7 +227,7 @@ fn with_initial_up_it_is_up_until_fall_probes_failed() {
 fn a_flapping_server_never_turns_while_no_row_is_long_enough() {
     let mut checker = begin(&check(2, 3, Initial::Down));
     finish(&mut checker, passed(), 100);
-    let flapping: Vec<Input> = [failed(), failed(), passed()]
+    let flapping: Vec<Outcome> = [failed(), failed(), passed()]
         .into_iter()
         .cycle()
         .take(300)
@@ -211,29 +237,29 @@ fn a_flapping_server_never_turns_while_no_row_is_long_enough() {
             .iter()
             .all(|output| *output == CheckerOutput::Nothing)
     );
-    assert!(checker.standing().up);
+    assert!(checker.check_state().up);
 
     let mut checker = begin(&check(2, 3, Initial::Down));
     finish(&mut checker, failed(), 100);
-    let flapping: Vec<Input> = [passed(), failed()].into_iter().cycle().take(300).collect();
+    let flapping: Vec<Outcome> = [passed(), failed()].into_iter().cycle().take(300).collect();
     assert!(
         run(&mut checker, &flapping)
             .iter()
             .all(|output| *output == CheckerOutput::Nothing)
     );
-    assert!(!checker.standing().up);
+    assert!(!checker.check_state().up);
 }
 
 #[test]
-fn void_results_neither_count_nor_end_a_row() {
+fn inconclusive_results_neither_count_nor_end_a_row() {
     let mut checker = begin(&check(2, 2, Initial::Up));
-    let results = [failed(), Input::Void, Input::Void, failed()];
+    let results = [failed(), stalled(), stalled(), failed()];
     let outputs = run(&mut checker, &results);
     assert_eq!(outputs.last(), Some(&CheckerOutput::StateChanged));
     let last = checker.last.clone().unwrap();
     assert_eq!((last.passed, last.in_a_row), (false, 2));
     assert_eq!(
-        finish(&mut checker, Input::Void, 9000),
+        finish(&mut checker, stalled(), 9000),
         CheckerOutput::Nothing
     );
     assert_eq!(checker.last, Some(last));
@@ -243,7 +269,7 @@ fn void_results_neither_count_nor_end_a_row() {
 fn it_is_changing_while_results_disagree_with_the_state() {
     let mut checker = begin(&check(2, 2, Initial::Down));
     let mut changing = vec![checker.is_changing()];
-    for (second, input) in (1..).zip([
+    for (second, outcome) in (1..).zip([
         passed(),
         failed(),
         passed(),
@@ -252,7 +278,7 @@ fn it_is_changing_while_results_disagree_with_the_state() {
         passed(),
         passed(),
     ]) {
-        finish(&mut checker, input, second * 1000);
+        finish(&mut checker, outcome, second * 1000);
         changing.push(checker.is_changing());
     }
     assert_eq!(
@@ -277,186 +303,7 @@ fn the_last_probe_is_kept_with_how_many_were_alike() {
     );
 }
 
-#[test]
-fn an_agent_is_heard_at_every_answer_and_missed_at_none() {
-    let mut checker = begin(&agent());
-    assert!(checker.standing().up && checker.standing().decided);
-    assert_eq!(
-        run(&mut checker, &vec![failed(); 10]),
-        vec![CheckerOutput::Nothing; 10]
-    );
-    let half = AgentReply {
-        weight: Some(RequestedWeight::Percent(50)),
-        ..AgentReply::default()
-    };
-    let down = AgentReply {
-        state: Some(AdminState::Drain),
-        down: Some("failed: disk full".to_owned()),
-        ..half.clone()
-    };
-    let outputs = run(
-        &mut checker,
-        &[
-            advised(half.clone()),
-            advised(half.clone()),
-            advised(down.clone()),
-            failed(),
-            failed(),
-            failed(),
-        ],
-    );
-    let mut expected = [CheckerOutput::Nothing; 6];
-    expected[0] = CheckerOutput::RequestChanged;
-    expected[2] = CheckerOutput::RequestChanged;
-    assert_eq!(outputs, expected);
-    assert_eq!(checker.standing().advice, down);
-    assert!(checker.standing().up);
-    assert_eq!(
-        finish(&mut checker, advised(half.clone()), 20_000),
-        CheckerOutput::RequestChanged
-    );
-    assert_eq!(checker.standing().advice, half);
-}
-
-#[test]
-fn it_goes_on_as_it_stood() {
-    let stood = CheckState {
-        up: true,
-        decided: true,
-        reason: "http 200, 2 of 2".to_owned(),
-        advice: AgentReply::default(),
-        since: at(0),
-    };
-    let check = check(2, 3, Initial::Down);
-    let mut checker = Checker::begin(&check, Some(stood.clone()), Vec::new(), &at(60_000));
-    assert_eq!(checker.standing(), stood);
-    finish(&mut checker, failed(), 61_000);
-    finish(&mut checker, failed(), 62_000);
-    assert_eq!(
-        checker.standing(),
-        stood,
-        "it takes `fall` failures, as ever"
-    );
-    finish(&mut checker, failed(), 63_000);
-    let lasted: Vec<Option<u64>> = checker
-        .view_history()
-        .iter()
-        .map(|change| change.lasted_ms)
-        .collect();
-    assert_eq!(lasted, [None, Some(63_000)], "its past is counted too");
-
-    let undecided = CheckState {
-        decided: false,
-        ..stood
-    };
-    let checker = Checker::begin(&check, Some(undecided), Vec::new(), &at(60_000));
-    assert_eq!(checker.state, MachineState::Undecided);
-}
-
-#[test]
-fn a_past_that_ends_as_it_stands_is_continued() {
-    let past = vec![
-        HistoryEntry {
-            at: at(0),
-            up: true,
-            reason: "http 200, first probe".to_owned(),
-        },
-        HistoryEntry {
-            at: at(5000),
-            up: false,
-            reason: "refused, 3 of 3".to_owned(),
-        },
-    ];
-    let stood = CheckState {
-        up: false,
-        decided: true,
-        reason: "refused, 3 of 3".to_owned(),
-        advice: AgentReply::default(),
-        since: at(5000),
-    };
-    let check = check(1, 3, Initial::Down);
-    let mut checker = Checker::begin(&check, Some(stood), past, &at(9000));
-    finish(&mut checker, passed(), 12_000);
-    let shown: Vec<_> = checker
-        .view_history()
-        .into_iter()
-        .map(|change| (change.state, change.lasted_ms, change.reason))
-        .collect();
-    assert_eq!(
-        shown,
-        [
-            ("up".to_owned(), None, "http 200, 1 of 1".to_owned()),
-            ("down".to_owned(), Some(7000), "refused, 3 of 3".to_owned()),
-            (
-                "up".to_owned(),
-                Some(5000),
-                "http 200, first probe".to_owned()
-            ),
-        ]
-    );
-}
-
-#[test]
-fn setting_the_clock_does_not_change_how_long_a_state_lasted() {
-    let mut checker = begin(&check(1, 1, Initial::Down));
-    finish(&mut checker, passed(), 1000);
-    let mut later = at(4000);
-    later.time = SystemTime::UNIX_EPOCH;
-    let done = FinishedProbe {
-        began: later,
-        latency: Duration::ZERO,
-        input: failed(),
-    };
-    checker.finish(done, &later);
-    assert_eq!(checker.view_history()[1].lasted_ms, Some(3000));
-}
-
-#[test]
-fn what_is_shown_is_the_whole_checker() {
-    let check = check(2, 1, Initial::Down);
-    let mut checker = begin(&check);
-    run(&mut checker, &[passed(), failed()]);
-    let watched = CheckTarget {
-        target: "192.168.0.2:80".parse().unwrap(),
-        check,
-    };
-    assert_eq!(
-        checker.view(&watched),
-        view::Checker {
-            target: watched.target,
-            kind: "tcp".to_owned(),
-            check: serde_json::json!({ "type": "tcp", "fall": 1 }),
-            used_by: Vec::new(),
-            state: "down".to_owned(),
-            since: "2023-11-14T22:13:22.000Z".to_owned(),
-            reason: "http 503, wanted 200-299, 1 of 1".to_owned(),
-            last: Some(view::LastProbe {
-                time: "2023-11-14T22:13:21.993Z".to_owned(),
-                passed: false,
-                message: "http 503, wanted 200-299".to_owned(),
-                latency_us: 7000,
-                in_a_row: 1,
-            }),
-            obstacle: None,
-            history: vec![
-                view::HealthChange {
-                    time: "2023-11-14T22:13:22.000Z".to_owned(),
-                    state: "down".to_owned(),
-                    reason: "http 503, wanted 200-299, 1 of 1".to_owned(),
-                    lasted_ms: None,
-                },
-                view::HealthChange {
-                    time: "2023-11-14T22:13:21.000Z".to_owned(),
-                    state: "up".to_owned(),
-                    reason: "http 200, first probe".to_owned(),
-                    lasted_ms: Some(1000),
-                },
-            ],
-        }
-    );
-}
-
-/// What the issue says, said another way: whether it is up after each of these results (`None` = undecided).
+/// The rise/fall rule computed from the whole list: whether it is up after each result (`None` = undecided).
 fn naive(initial: Option<bool>, rise: usize, fall: usize, results: &[bool]) -> Vec<Option<bool>> {
     let mut states = Vec::new();
     let mut state = initial;
@@ -489,18 +336,18 @@ proptest! {
         for ((pass, voids), expected) in results.into_iter().zip(expected) {
             for _ in 0..voids {
                 now += 1000;
-                prop_assert_eq!(finish(&mut checker, Input::Void, now), CheckerOutput::Nothing);
+                prop_assert_eq!(finish(&mut checker, stalled(), now), CheckerOutput::Nothing);
             }
             now += 1000;
-            let before = checker.standing();
+            let before = checker.check_state();
             let output = finish(&mut checker, if pass { passed() } else { failed() }, now);
-            let after = checker.standing();
+            let after = checker.check_state();
             prop_assert_eq!(after.decided.then_some(after.up), expected);
             let turned = (before.up, before.decided) != (after.up, after.decided);
             prop_assert_eq!(output == CheckerOutput::StateChanged, turned);
             turns += usize::from(turned);
             // The history: never longer than it may be, in turns, in order, and its end is the state.
-            prop_assert_eq!(checker.history().len(), turns.min(HISTORY));
+            prop_assert_eq!(checker.history().len(), turns.min(MAX_HISTORY));
             if let Some(latest) = checker.history().back() {
                 prop_assert_eq!(latest.up, after.up);
                 prop_assert_eq!(latest.at, after.since);
@@ -512,89 +359,4 @@ proptest! {
             }
         }
     }
-}
-
-#[test]
-fn an_agent_stands_since_its_word_on_whether_its_server_is_down() {
-    let check = agent();
-    let mut checker = Checker::begin(&check, None, Vec::new(), &at(0));
-    let says = |down: bool, weight: u32| Input::Passed {
-        note: String::new(),
-        advice: AgentReply {
-            down: down.then(|| format!("stopped {weight}")),
-            weight: Some(RequestedWeight::Absolute(weight)),
-            state: None,
-        },
-    };
-    let since = [
-        (10, false, 5),
-        (20, true, 5),
-        (30, true, 6),
-        (40, false, 6),
-        (50, false, 7),
-    ]
-    .map(|(time, down, weight)| {
-        let done = FinishedProbe {
-            began: at(time),
-            latency: Duration::ZERO,
-            input: says(down, weight),
-        };
-        checker.finish(done, &at(time));
-        checker.standing().since
-    });
-    assert_eq!(since, [at(10), at(20), at(20), at(40), at(40)]);
-}
-
-#[test]
-fn an_agents_word_on_whether_its_server_is_down_is_its_state_and_its_past() {
-    let check = agent();
-    let mut checker = Checker::begin(&check, None, Vec::new(), &at(0));
-    let watched = CheckTarget {
-        target: "10.0.0.2:9001".parse().unwrap(),
-        check: check.clone(),
-    };
-    let shown = |checker: &Checker| {
-        let view = checker.view(&watched);
-        (view.state, view.reason)
-    };
-    assert_eq!(shown(&checker), ("unknown".into(), "not probed yet".into()));
-    let say = |checker: &mut Checker, time, word: &str| {
-        let input = Input::Passed {
-            note: format!("agent: {word}"),
-            advice: AgentReply {
-                down: (word == "stopped").then(|| word.to_owned()),
-                ..AgentReply::default()
-            },
-        };
-        let done = FinishedProbe {
-            began: at(time),
-            latency: Duration::ZERO,
-            input,
-        };
-        checker.finish(done, &at(time));
-    };
-    say(&mut checker, 10, "ready");
-    assert_eq!(shown(&checker), ("up".into(), "agent: ready".into()));
-    for (time, word) in [(20, "stopped"), (30, "stopped"), (50, "up")] {
-        say(&mut checker, time, word);
-    }
-    assert_eq!(shown(&checker), ("up".into(), "agent: up".into()));
-    let past = |checker: &Checker| {
-        let history = checker.view(&watched).history;
-        let one = |change: view::HealthChange| (change.state, change.reason, change.lasted_ms);
-        history.into_iter().map(one).collect::<Vec<_>>()
-    };
-    let expected = [
-        ("up", "agent: up", None),
-        ("down", "agent: stopped", Some(30)),
-        ("up", "agent: ready", Some(10)),
-    ];
-    let expected = expected.map(|(state, reason, lasted)| (state.into(), reason.into(), lasted));
-    assert_eq!(past(&checker), expected);
-    // Another daemon goes on there.
-    say(&mut checker, 60, "stopped");
-    let history = checker.history().iter().cloned().collect();
-    let again = Checker::begin(&check, Some(checker.standing()), history, &at(90));
-    assert_eq!(shown(&again), ("down".into(), "agent: stopped".into()));
-    assert_eq!(past(&again), past(&checker));
 }

@@ -1,4 +1,4 @@
-//! A program's process group, from its start to the end of its first process.
+//! A program's process group, from its start until its first process has been reaped.
 
 use std::{
     io,
@@ -21,21 +21,21 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Leftovers, birth::SpawnSpec};
+use super::{Leftovers, spawn::SpawnSpec};
 
-/// A process group, which has its first process's id. Dropped while that process is there, all of it is killed: its
-/// id, and with it the group's, can be no other's before its end has been fetched.
+/// A process group; its id is that of its first process. Dropping it before that process has been reaped kills the group.
+/// Until then the id cannot be reused, so no other group can be hit.
 pub struct Group<K: Send + 'static> {
     id: Pid,
-    /// Readable once the first process has ended; `None` = its end has been fetched.
+    /// The pidfd of the first process, readable once it has ended; `None` = it has been reaped.
     end: Option<AsyncFd<OwnedFd>>,
-    /// Kept until then, even if this is dropped before.
+    /// Dropped once the first process has been reaped, even if this is dropped before.
     kept: Option<K>,
 }
 
 impl<K: Send + 'static> Group<K> {
-    pub fn start(birth: SpawnSpec<'_>, kept: K) -> io::Result<Self> {
-        let id = birth.start()?;
+    pub fn start(spec: SpawnSpec<'_>, kept: K) -> io::Result<Self> {
+        let id = spec.start()?;
         match watch(id) {
             Ok(end) => Ok(Self {
                 id,
@@ -44,14 +44,14 @@ impl<K: Send + 'static> Group<K> {
             }),
             Err(error) => {
                 signal(id, Signal::SIGKILL);
-                // It has hardly begun, so that nothing holds its end up.
-                fetch(id, WaitMode::Forever)?;
+                // Killed at its start, it ends at once.
+                reap(id, WaitMode::Forever)?;
                 Err(error)
             }
         }
     }
 
-    /// Waits for the first process's end.
+    /// Waits for the first process to end, and reaps it.
     pub async fn end(&mut self, left: Leftovers) -> io::Result<ExitStatus> {
         if let Some(end) = &self.end {
             end.readable().await?.retain_ready();
@@ -59,12 +59,12 @@ impl<K: Send + 'static> Group<K> {
         if left == Leftovers::Kill {
             signal(self.id, Signal::SIGKILL);
         }
-        // From here on the number may become another's.
+        // From here on the id may be reused.
         self.end = None;
-        fetch(self.id, WaitMode::None)
+        reap(self.id, WaitMode::None)
     }
 
-    /// Tells all processes to stop; kills those that are left when the first has ended, or after a while.
+    /// Sends SIGTERM to the group, and SIGKILL when the first process has ended, or after `grace`.
     pub async fn stop(&mut self, grace: Duration) -> io::Result<ExitStatus> {
         signal(self.id, Signal::SIGTERM);
         if let Ok(ended) = timeout(grace, self.end(Leftovers::Kill)).await {
@@ -80,11 +80,11 @@ impl<K: Send + 'static> Drop for Group<K> {
         let Some(end) = self.end.take() else { return };
         signal(self.id, Signal::SIGKILL);
         let (id, kept) = (self.id, self.kept.take());
-        // Where the runtime ends, so does the daemon, and the system looks after the dead.
+        // Without a runtime the daemon is about to end, and init reaps the process.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(async move {
                 let _ = end.readable().await;
-                let _ = fetch(id, WaitMode::None);
+                let _ = reap(id, WaitMode::None);
                 drop(kept);
             });
         }
@@ -93,44 +93,45 @@ impl<K: Send + 'static> Drop for Group<K> {
 
 fn signal(group: Pid, signal: Signal) {
     match killpg(group, signal) {
-        // All of it is gone, or what is left has other rights than ours and is not ours to stop.
+        // The group is empty, or what is left of it runs as another user.
         Ok(()) | Err(Errno::ESRCH | Errno::EPERM) => {}
         Err(error) => tracing::warn!(%error, "cannot stop a program's processes"),
     }
 }
 
-/// A file that is readable once a process has ended.
+/// Opens a pidfd, which is readable once the process has ended.
 fn watch(process: Pid) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: the call takes two numbers and touches no memory.
     let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, process.as_raw(), 0) };
     let Ok(opened @ 0..) = i32::try_from(opened) else {
         return Err(io::Error::last_os_error());
     };
-    // SAFETY: the call has just made it, and nobody else knows of it. It closes on exec.
+    // SAFETY: the call has just opened it, and nothing else owns it. It is close-on-exec.
     let opened = unsafe { OwnedFd::from_raw_fd(opened) };
-    // SAFETY: the descriptor is open, and stays what it is for as long as its owner, which goes in here.
+    // SAFETY: the descriptor is open, and its owner, which keeps it open, goes into the `AsyncFd`.
     Ok(unsafe { AsyncFd::register_with_interest(opened, Interest::READABLE) }?)
 }
 
-/// How long a process's end is waited for.
+/// Whether to wait for a process to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitMode {
-    /// It has ended.
+    /// Do not wait: it has ended.
     None,
+    /// Wait until it ends.
     Forever,
 }
 
-/// Fetches how a child ended, which frees its id.
-pub fn fetch(child: Pid, patience: WaitMode) -> io::Result<ExitStatus> {
-    let options = match patience {
+/// Reaps a child, which frees its id, and returns how it ended.
+pub fn reap(child: Pid, wait: WaitMode) -> io::Result<ExitStatus> {
+    let options = match wait {
         WaitMode::None => libc::WNOHANG,
         WaitMode::Forever => 0,
     };
     let mut status = 0;
     loop {
-        // SAFETY: the call writes one integer, which is there.
-        let fetched = unsafe { libc::waitpid(child.as_raw(), &mut status, options) };
-        match Errno::result(fetched) {
+        // SAFETY: the call writes only to `status`.
+        let reaped = unsafe { libc::waitpid(child.as_raw(), &mut status, options) };
+        match Errno::result(reaped) {
             Ok(0) => return Err(io::Error::other("the program has not ended")),
             Ok(_) => return Ok(ExitStatus::from_raw(status)),
             Err(Errno::EINTR) => {}

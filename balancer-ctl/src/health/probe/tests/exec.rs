@@ -1,9 +1,9 @@
-//! Programs, well-behaved and not.
+//! Exec checks with well-behaved and misbehaving programs.
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Instant};
 
 use super::*;
-use crate::{health::RequestedWeight, model::check::ExecProbe};
+use crate::{health::RequestedWeight, model::check::ExecProbe, os::program::open_folder};
 
 const TARGET: &str = "192.0.2.1:8080";
 
@@ -15,12 +15,12 @@ fn shell(script: &str) -> Probe {
     })
 }
 
-async fn answer(script: &str) -> Answer {
+async fn answer(script: &str) -> Outcome {
     ask(TARGET.parse().unwrap(), shell(script)).await
 }
 
-fn weighted(note: &str, weight: u32) -> Answer {
-    Answer::Pass {
+fn weighted(note: &str, weight: u32) -> Outcome {
+    Outcome::Passed {
         note: note.into(),
         advice: AgentReply {
             weight: Some(RequestedWeight::Absolute(weight)),
@@ -43,7 +43,7 @@ fn the_exit_status_decides_and_the_first_line_says_why() {
         assert_eq!(answer("echo half; exit 52").await, weighted("half", 50));
         assert_eq!(answer("exit 255").await, weighted("exit status 255", 253));
         assert_eq!(answer("kill -SEGV $$").await, fail("killed by SIGSEGV"));
-        // A warning must not stand in for the summary.
+        // A warning on standard error does not replace the summary.
         assert_eq!(
             answer("echo locale >&2; echo down; exit 1").await,
             fail("down")
@@ -53,11 +53,11 @@ fn the_exit_status_decides_and_the_first_line_says_why() {
 }
 
 #[test]
-fn a_program_learns_its_target_as_mons_monitors_do() {
+fn a_program_gets_its_target_like_mons_monitors() {
     run(async {
         let script = r#"echo "$@ $BALANCER_REAL_ADDRESS $BALANCER_REAL_PORT $BALANCER_TIMEOUT $(pwd) $(env | wc -l)"; [ -t 0 ] || cat"#;
-        // The six are ours, the shell's PWD, SHLVL and _ aside.
-        let Answer::Pass { note, .. } = answer(script).await else {
+        // Six variables are set by the check; the shell adds up to three.
+        let Outcome::Passed { note, .. } = answer(script).await else {
             panic!("it failed");
         };
         let words: Vec<_> = note.split(' ').collect();
@@ -77,29 +77,28 @@ fn a_program_that_must_not_be_run_says_nothing_of_its_target_and_one_that_is_gon
                 run: vec![path.into()],
             })
         };
-        let void = |reason: String| Answer::Void { reason };
+        let inconclusive = |reason: String| Outcome::Inconclusive {
+            obstacle: Some(reason),
+        };
         let target = TARGET.parse().unwrap();
         assert_eq!(
             ask(target, probe("/nowhere/at/all")).await,
             fail("cannot run /nowhere/at/all: `/nowhere` does not exist")
         );
-        // Anyone may put another program in its place.
-        let folder = tempfile::tempdir_in("/tmp").unwrap();
+        // Everybody may replace the program.
+        let (folder, open) = open_folder();
         let (path, mark) = (folder.path().join("run"), folder.path().join("ran"));
         fs::write(&path, format!("#!/bin/sh\necho > {}\n", mark.display())).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         let path = path.to_str().unwrap();
         assert_eq!(
             ask(target, probe(path)).await,
-            void(format!(
-                "cannot run {path}: `/tmp` can be written by others, and the program would run as root: move the \
-                 program to a folder that only root may write to"
-            ))
+            inconclusive(format!("cannot run {path}: {open}"))
         );
         assert!(!mark.exists());
         let none = Probe::Exec(ExecProbe { run: Vec::new() });
         assert_eq!(
-            made(&watched(target, none)).unwrap_err(),
+            make_prober(&check_target(target, none)).unwrap_err(),
             "`run` names no program"
         );
     });
@@ -113,13 +112,13 @@ fn a_megabyte_of_output_neither_blocks_nor_stays() {
     });
 }
 
-/// Whether a process is there and not merely unfetched.
+/// Whether a process exists and is not a zombie.
 fn runs(process: &str) -> bool {
     let stat = fs::read_to_string(Path::new("/proc").join(process).join("stat"));
     stat.is_ok_and(|stat| !stat.contains(") Z "))
 }
 
-/// Waits for the number of a process in a file.
+/// Waits until a file contains a process id.
 async fn number(file: &Path) -> String {
     loop {
         match fs::read_to_string(file) {
@@ -150,7 +149,7 @@ fn a_program_that_ignores_sigterm_is_killed_with_its_children_when_time_is_up() 
             child.display(),
             own.display()
         );
-        asks_in_vain(TARGET.parse().unwrap(), shell(&script)).await;
+        times_out(TARGET.parse().unwrap(), shell(&script)).await;
         for file in [own, child] {
             let process = number(&file).await;
             assert!(is_gone(&process).await, "process {process} is still there");
@@ -163,7 +162,7 @@ fn what_a_program_leaves_behind_is_killed_and_not_waited_for() {
     run(async {
         let folder = tempfile::tempdir().unwrap();
         let child = folder.path().join("child");
-        // The sleeper holds the output's other end.
+        // The sleeping process keeps the pipe open.
         let script = format!("sleep 1000 & echo $! > {}; echo done", child.display());
         let begun = Instant::now();
         assert_eq!(answer(&script).await, pass("done"));
@@ -174,12 +173,12 @@ fn what_a_program_leaves_behind_is_killed_and_not_waited_for() {
 }
 
 #[test]
-fn the_dead_are_fetched() {
+fn killed_programs_are_reaped() {
     run(async {
         let folder = tempfile::tempdir().unwrap();
         let own = folder.path().join("own");
         let script = format!("echo $$ > {}; sleep 1000", own.display());
-        asks_in_vain(TARGET.parse().unwrap(), shell(&script)).await;
+        times_out(TARGET.parse().unwrap(), shell(&script)).await;
         let process = number(&own).await;
         for _ in 0..100 {
             tokio::time::sleep(Duration::from_millis(5)).await;

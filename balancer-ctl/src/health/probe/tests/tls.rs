@@ -166,7 +166,7 @@ fn a_good_certificate_passes_by_name_and_by_address() {
                 passed
             );
         }
-        // The server has been told the name.
+        // The server receives the name (SNI).
         let named = Tls {
             server_name: Some("www.example".into()),
             ..authority.tls()
@@ -328,7 +328,7 @@ fn what_is_not_tls_is_said() {
             fail("connection closed in the tls handshake")
         );
         let server = Server::greeting(b"").await;
-        asks_in_vain(server.address, probe()).await;
+        times_out(server.address, probe()).await;
     });
 }
 
@@ -337,7 +337,7 @@ fn files_that_are_no_certificates_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let refused = |tls: Tls| {
         let target = "127.0.0.1:443".parse().unwrap();
-        made(&watched(target, http(https(tls, None)))).unwrap_err()
+        make_prober(&check_target(target, http(https(tls, None)))).unwrap_err()
     };
     let missing = folder.path().join("missing.pem");
     let ca = |file: PathBuf| Tls {
@@ -358,7 +358,7 @@ fn files_that_are_no_certificates_are_refused() {
         refused(ca(empty.clone())),
         format!("there is no certificate in {}", empty.display())
     );
-    // Nobody will ever write into it.
+    // A pipe that no process writes to.
     let pipe = folder.path().join("pipe.pem");
     let made = std::process::Command::new("mkfifo").arg(&pipe).status();
     assert!(made.unwrap().success());
