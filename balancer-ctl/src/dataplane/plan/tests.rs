@@ -1,5 +1,5 @@
-//! Plans applied to a model of the kernel's maps: the end is the desired state, and no moment on the way is
-//! neither old nor new.
+//! Applies plans to a model of the kernel's maps: the result is the desired state, and each service is in its old or
+//! its new state after every change.
 
 use std::{
     collections::BTreeMap,
@@ -42,13 +42,13 @@ impl Maps {
         }
     }
 
-    /// Whether packets from or to this address are looked at.
+    /// Whether the packet program examines packets from or to this address.
     fn sees(&self, address: IpAddr) -> bool {
         let bit = bit_of(address);
         self.addresses[bit.word as usize] & bit.mask != 0
     }
 
-    /// Makes a change as the kernel would, and checks that it does not pull a ring from under a packet:
+    /// Applies a change as the kernel would, and checks that it does not overwrite a ring that packets may read:
     /// `untouchable` are the regions that any service has pointed at since the last grace period.
     fn apply(&mut self, change: &TableChange, untouchable: &mut Vec<Ring>) {
         match change {
@@ -124,7 +124,7 @@ impl Maps {
     }
 }
 
-/// The same, from the desired state.
+/// [`Maps::resolve`] by the desired state.
 fn wanted(services: &[dataplane::Service], key: &ServiceKey) -> Option<(Vec<SocketAddr>, u32)> {
     let service = services.iter().find(|service| service.key == *key)?;
     let weighted: Vec<_> = (0_u32..)
@@ -155,7 +155,10 @@ impl World {
         }
     }
 
-    fn change_to(&mut self, desired: Vec<dataplane::Service>) -> Result<Vec<TableChange>, Full> {
+    fn change_to(
+        &mut self,
+        desired: Vec<dataplane::Service>,
+    ) -> Result<Vec<TableChange>, CapacityError> {
         let changes = plan(&desired, &self.tables)?;
         let mut forgetful = self.tables.clone();
         forgetful.planned.clear();
@@ -233,12 +236,12 @@ impl World {
             Ok(Vec::new()),
             "a second plan has nothing to do"
         );
-        self.tables.adopt(&desired);
+        self.tables.set_planned(&desired);
         self.desired = desired;
         Ok(changes)
     }
 
-    /// No packet that started before is under way any more.
+    /// A grace period: all packets that were in the packet program have left it.
     fn grace(&mut self) {
         self.tables.space.release();
         self.untouchable = self
@@ -256,7 +259,7 @@ impl World {
 }
 
 fn key(number: u8) -> ServiceKey {
-    // Number 0 listens on every port.
+    // Number 0 listens on all ports.
     let port = if number == 0 { 0 } else { 80 };
     let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, number)), port);
     ServiceKey {
@@ -286,7 +289,7 @@ fn service(number: u8, reals: &[(u8, u32)]) -> dataplane::Service {
 }
 
 #[test]
-fn each_real_server_is_told_its_network_and_told_again_when_that_changes() {
+fn each_real_server_gets_its_network_mask_and_another_when_that_changes() {
     let networks = |lengths: &[u8]| -> Networks {
         let address = "192.168.0.0".parse().unwrap();
         lengths
@@ -298,7 +301,7 @@ fn each_real_server_is_told_its_network_and_told_again_when_that_changes() {
         networks: networks(&[16, 25]),
         ..Tables::empty(8, 64)
     };
-    let told = |tables: &Tables| {
+    let reported = |tables: &Tables| {
         let known = tables.reals.iter().filter(|real| real.state != state::FREE);
         let last = known.map(|real| u32::from_be(real.network_mask.0[3]));
         last.map(u32::leading_ones).collect::<Vec<_>>()
@@ -307,21 +310,21 @@ fn each_real_server_is_told_its_network_and_told_again_when_that_changes() {
     for change in plan(&desired, &tables).unwrap() {
         tables.apply(&change);
     }
-    assert_eq!(told(&tables), [25, 16]);
-    assert_eq!(follow_networks(&tables), []);
+    assert_eq!(reported(&tables), [25, 16]);
+    assert_eq!(plan_network_masks(&tables), []);
     tables.networks = networks(&[25]);
-    let changes = follow_networks(&tables);
+    let changes = plan_network_masks(&tables);
     assert_eq!(changes.len(), 1, "{changes:?}");
     for change in &changes {
         tables.apply(change);
     }
-    assert_eq!(told(&tables), [25, 0]);
-    // By a gateway it is in another network, whatever its address is.
+    assert_eq!(reported(&tables), [25, 0]);
+    // A real server behind a gateway is in another network, whatever its address is.
     tables.routed.insert(address(2).ip());
-    for change in &follow_networks(&tables) {
+    for change in &plan_network_masks(&tables) {
         tables.apply(change);
     }
-    assert_eq!(told(&tables), [0, 0]);
+    assert_eq!(reported(&tables), [0, 0]);
 }
 
 #[test]
@@ -438,7 +441,7 @@ fn a_removed_real_server_keeps_its_id_and_comes_back_under_it() {
     assert_eq!(world.id(1, 3), id);
 }
 
-/// The service of number 1 with the real server 2 up and 3 failed.
+/// The service 1 with the real server 2 up and 3 failed.
 fn one_failed() -> Vec<dataplane::Service> {
     let mut failed = service(1, &[(2, 1), (3, 0)]);
     failed.reals[1].connections = Connections::Reset;
@@ -497,7 +500,7 @@ fn a_real_server_that_is_removed_after_it_failed_stays_failed() {
         .change_to(vec![service(1, &[(2, 1), (3, 1)])])
         .unwrap();
     assert_eq!(world.id(1, 3), id);
-    // With its whole service too.
+    // Also when its whole service is removed.
     world.change_to(one_failed()).unwrap();
     world.change_to(Vec::new()).unwrap();
     assert_eq!(world.tables.reals[id as usize].state, state::REMOVED_RESET);
@@ -553,7 +556,7 @@ fn changing_a_weight_keeps_ids_and_moves_the_ring() {
 }
 
 #[test]
-fn a_full_table_is_said_before_anything_is_changed() {
+fn a_full_table_is_reported_before_anything_is_changed() {
     let mut world = World::new();
     let many: Vec<_> = (0..REALS as u8).map(|number| (number, 1)).collect();
     world.change_to(vec![service(1, &many)]).unwrap();
@@ -591,7 +594,7 @@ fn a_ring_of_finer_parts_for_which_there_is_no_room_is_made_of_whole_units() {
     };
     assert!(matches!(
         plan(&of_unit(1), &world.tables),
-        Err(Full::Ring { wanted: 447, .. })
+        Err(CapacityError::Ring { wanted: 447, .. })
     ));
     let changes = plan(&of_unit(20), &world.tables).unwrap();
     for change in &changes {
@@ -604,7 +607,7 @@ fn a_ring_of_finer_parts_for_which_there_is_no_room_is_made_of_whole_units() {
         ring::build(Scheduler::Wrr, &weighted)
     );
     assert_eq!(plan(&of_unit(20), &world.tables), Ok(vec![]));
-    // With room it is as fine as it was asked for.
+    // With room the ring is as fine as desired.
     let alone = dataplane::Service {
         unit: 20,
         ..service(2, &[(3, 200), (5, 7)])
@@ -628,17 +631,17 @@ fn services_of_finer_parts_leave_room_for_all_others() {
         for change in &changes {
             world.tables.apply(change);
         }
-        world.tables.adopt(desired);
+        world.tables.set_planned(desired);
         world.grace();
         let lengths = desired.iter().map(|service| &service.key);
         let lengths = lengths.map(|key| world.tables.services[key].ring.len());
         lengths.collect::<Vec<_>>()
     };
-    // All at once, and a plain one behind them.
+    // All at once, and a service of whole units after them.
     let mut all: Vec<_> = (1..=10).map(|number| finer(number, 33)).collect();
     all.push(plain.clone());
     assert_eq!(go(&all), [5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 80]);
-    // One after the other; they do not take the room in which all rings could be written anew.
+    // One after the other; they leave room to write all rings anew.
     go(&[]);
     for number in 1..=4 {
         go(&all[..number]);
@@ -652,7 +655,10 @@ fn ring_space_comes_back_after_a_grace_period() {
     let ring = |weight| vec![service(1, &[(1, weight), (2, 1)])];
     world.change_to(ring(299)).unwrap();
     world.change_to(ring(199)).unwrap();
-    assert!(matches!(world.change_to(ring(298)), Err(Full::Ring { .. })));
+    assert!(matches!(
+        world.change_to(ring(298)),
+        Err(CapacityError::Ring { .. })
+    ));
     world.grace();
     world.change_to(ring(298)).unwrap();
 }
@@ -694,7 +700,7 @@ proptest! {
         let mut world = World::new();
         for (desired, grace) in history {
             match world.change_to(desired) {
-                Ok(_) | Err(Full::Reals { .. }) => {}
+                Ok(_) | Err(CapacityError::Reals { .. }) => {}
                 Err(full) => return Err(TestCaseError::fail(full.to_string())),
             }
             if grace {
