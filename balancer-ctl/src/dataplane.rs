@@ -1,9 +1,9 @@
-//! The data plane as the daemon sees it: one trait, in the model's words. What lies behind it (maps, pins,
-//! rings, expiry) is nobody else's business.
+//! The data plane as the daemon sees it: the trait [`Dataplane`], in the model's types. Maps, pins, rings and expiry
+//! stay private to this module.
 
 mod apply;
 mod attach;
-mod choice;
+mod attachments;
 mod clock;
 mod connections;
 mod conntrack;
@@ -11,35 +11,35 @@ mod detach;
 mod device;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
-mod grace;
 mod host_addresses;
+mod interface_table;
 mod interfaces;
 pub mod kernel;
-pub mod kernel_age;
-mod known;
+pub mod kernel_version;
 mod list;
 mod load;
 mod map;
+mod mapped_memory;
 mod maps;
-mod memory;
+mod mode_choice;
 mod neighbours;
 pub mod object;
 mod packet_log;
 mod pins;
-mod placement;
 pub mod plan;
-pub mod proof;
-mod redirects;
+mod rcu_barrier;
+mod redirect_errors;
 pub mod ring;
-mod routes;
+mod route_versions;
+pub mod self_test;
 mod services;
 mod settings;
-mod supervision;
-mod survey;
 mod sweep;
 mod syscall;
 mod table;
 mod watch;
+mod watch_supervision;
+mod xdp_support;
 
 use std::{
     collections::BTreeMap,
@@ -71,7 +71,7 @@ pub struct Counters {
     pub bytes_out: u64,
 }
 
-/// What is known of one real server.
+/// Connections and counters of one real server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RealSnapshot {
     /// Established TCP connections.
@@ -82,16 +82,16 @@ pub struct RealSnapshot {
     pub counters: Counters,
 }
 
-/// What is known of one service.
+/// Connections and counters of one service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceSnapshot {
-    /// By real server's address.
+    /// Real servers by address and port.
     pub reals: BTreeMap<SocketAddr, RealSnapshot>,
-    /// The service's counters: its real servers' and those of real servers that were removed.
+    /// Sum over the service's real servers, removed ones included.
     pub counters: Counters,
 }
 
-/// Counters and connections at one moment.
+/// Counters and connections of all services at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// By service.
@@ -109,22 +109,22 @@ pub struct Connection {
     pub real: SocketAddr,
     /// State.
     pub state: balancer_common::tcp::State,
-    /// Time until it ends if nothing more is seen.
+    /// Time until it expires if no further packet comes.
     pub expires_in: Duration,
 }
 
-/// Which connections to list; what is `None` matches all.
+/// Which connections to list; a field that is `None` matches all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConnectionFilter {
-    /// Client address, with any port or one.
+    /// Client address and port; a port of `None` matches all ports.
     pub client: Option<(IpAddr, Option<u16>)>,
     /// Service.
     pub service: Option<ServiceKey>,
-    /// Real server's address, with any port or one.
+    /// Real server's address and port; a port of `None` matches all ports.
     pub real: Option<(IpAddr, Option<u16>)>,
     /// State.
     pub state: Option<balancer_common::tcp::State>,
-    /// Stop after this many.
+    /// List at most this many.
     pub limit: Option<usize>,
 }
 
@@ -139,7 +139,7 @@ pub struct AttachedInterface {
     pub program_id: u32,
 }
 
-/// An address family; the number is its place where both have one.
+/// An address family; its number is the index into arrays that hold one value per family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// IPv4.
@@ -148,14 +148,14 @@ pub enum Family {
     V6 = 1,
 }
 
-/// A connection table.
+/// Fill and size of one family's connection table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TableStatus {
-    /// Connections in it, in whatever state.
+    /// Connections in it, in any state.
     pub connections: u64,
-    /// As many as it is sized for. Some more find a place.
+    /// Connections that it is sized for (`max-connections`); a few more may fit.
     pub max_connections: u64,
-    /// Its size in memory, full or empty.
+    /// Memory that it takes, in bytes, however full it is.
     pub bytes: u64,
 }
 
@@ -166,13 +166,13 @@ pub struct DataplaneStatus {
     pub interfaces: Vec<AttachedInterface>,
     /// The connection tables: IPv4's, IPv6's.
     pub tables: [TableStatus; 2],
-    /// Packets that left early, by reason, in the order of [`balancer_common::verdict::Discard::ALL`].
+    /// Discarded packets by reason, in the order of [`balancer_common::verdict::Discard::ALL`].
     pub discards: Vec<(balancer_common::verdict::Discard, u64)>,
-    /// Redirects that the kernel gave up since the daemon runs.
+    /// Redirects that failed in the kernel since the daemon started.
     pub redirect_failures: u64,
-    /// What will not work as it stands: a sentence each, with the mend.
+    /// What does not work on this host as it is configured: one sentence each, with the remedy.
     pub warnings: Vec<String>,
-    /// Why packets to a real server cannot leave, by its address; a sentence without its beginning.
+    /// Why packets cannot reach a real server, by its address: a clause without capital letter and full stop.
     pub obstacles: Arc<BTreeMap<IpAddr, String>>,
 }
 
@@ -181,27 +181,28 @@ pub struct DataplaneStatus {
 #[error("{0:#}")]
 pub struct DataplaneError(#[from] pub anyhow::Error);
 
-/// What is wrong with an interface that the configuration names.
+/// A configured interface does not exist or cannot carry the packet program.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{sentence}")]
 pub struct InterfaceError {
     /// Its name.
     pub name: String,
-    /// What is wrong, and the mend.
+    /// What is wrong, and the remedy.
     pub sentence: String,
 }
 
-/// A virtual service as the packet program is to run it: what health and operators say of its real servers is decided
-/// already.
+/// A virtual service as the packet program is to run it: the weights already reflect health and the operator's
+/// decisions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     /// VIP, port, protocol.
     pub key: ServiceKey,
     /// Scheduler.
     pub scheduler: Scheduler,
-    /// With no real server.
+    /// What clients get while no real server takes new connections.
     pub no_real: NoReal,
-    /// How much of each weight is one unit; finer parts may be left out where there is no room for them.
+    /// How much of each real server's weight stands for one unit of configured weight. Above 1 while a real server
+    /// ramps up; weights are rounded to whole units where the rings lack room.
     pub unit: u32,
     /// Its real servers, in the order in which they were added.
     pub reals: Vec<Real>,
@@ -214,13 +215,13 @@ pub struct Real {
     pub address: SocketAddr,
     /// How packets reach it.
     pub forwarding: ForwardMethod,
-    /// Share of new connections now; 0 = none.
+    /// Share of new connections; 0 = takes none.
     pub weight: u32,
-    /// What becomes of the connections it has; [`Connections::Reset`] only with weight 0.
+    /// What happens to its existing connections; [`Connections::Reset`] only with weight 0.
     pub connections: Connections,
 }
 
-/// What becomes of a real server's connections.
+/// What happens to a real server's existing connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Connections {
     /// They go on.
@@ -237,7 +238,7 @@ impl DataplaneStatus {
         self.tables.iter().map(|table| table.connections).sum()
     }
 
-    /// How full the tables are, in words.
+    /// How full the tables are, as text.
     #[must_use]
     pub fn fullness(&self) -> String {
         let [v4, v6] = self.tables.map(|table| {
@@ -258,7 +259,7 @@ impl DataplaneStatus {
         tables.any(|table| table.connections >= table.max_connections)
     }
 
-    /// As many as the tables of both families are sized for.
+    /// Connections that the tables of both families together are sized for.
     #[must_use]
     pub fn max_connections(&self) -> u64 {
         self.tables.iter().map(|table| table.max_connections).sum()
@@ -266,7 +267,7 @@ impl DataplaneStatus {
 }
 
 impl From<&VirtualService> for Service {
-    /// The service while all its real servers are up and ready.
+    /// The service with all its real servers up, each with its configured weight.
     fn from(service: &VirtualService) -> Self {
         Self {
             key: service.key,
@@ -289,15 +290,16 @@ impl From<&VirtualService> for Service {
 
 /// The data plane. One owner, the daemon, calls it; all methods may block for milliseconds.
 pub trait Dataplane: Send {
-    /// Brings the running tables to `services`. Running traffic sees either a service's old real servers or
-    /// its new ones, never a gap. When this returns, the next new connection follows the change.
+    /// Makes the kernel's tables match `services`. Running traffic sees either a service's old real servers or its new
+    /// ones, never a gap. When this returns, the next new connection follows the change.
     ///
     /// # Errors
-    /// Nothing was changed when a table is too small (the sentence says which and its size).
+    /// A table is too small (the sentence says which, and its size): nothing was changed. Or the kernel refused a map
+    /// call.
     fn reconcile(&mut self, services: &[Service]) -> Result<(), DataplaneError>;
 
-    /// Applies settings that may change while packets flow. A changed size of a connection table is refused, with a sentence
-    /// that says what it takes.
+    /// Applies settings that may change while packets flow. A changed size of a connection table is refused, with a
+    /// sentence that says how to do it.
     ///
     /// # Errors
     /// An interface is missing or carries another program's XDP: nothing was changed.
@@ -309,14 +311,14 @@ pub trait Dataplane: Send {
     /// The kernel refused a map call.
     fn purge(&mut self, service: &ServiceKey, real: SocketAddr) -> Result<u64, DataplaneError>;
 
-    /// Reads counters and counts connections. In a large table connections are those that the last pass of `tend` has
-    /// counted, some seconds ago.
+    /// Reads counters and counts connections. Large tables are not counted anew: their numbers are those of the last
+    /// sweep, some seconds old.
     ///
     /// # Errors
     /// The kernel refused a map call.
     fn snapshot(&mut self) -> Result<Snapshot, DataplaneError>;
 
-    /// Lists connections, later.
+    /// Prepares a list of connections, which the caller reads later.
     ///
     /// # Errors
     /// The kernel refused a map call.
@@ -334,7 +336,7 @@ pub trait Dataplane: Send {
     /// The kernel refused a map call.
     fn status(&mut self) -> Result<DataplaneStatus, DataplaneError>;
 
-    /// Sets the counters of one service, or of all and the discards, to zero.
+    /// Sets the counters of one service to zero; with `None` those of all services, and the discard counters.
     ///
     /// # Errors
     /// The kernel refused a map call.
@@ -343,21 +345,22 @@ pub trait Dataplane: Send {
     /// Reads which addresses are this host's own or broadcast addresses of its networks, so that no real server can have them.
     ///
     /// # Errors
-    /// The kernel did not tell.
+    /// The kernel refused the query.
     fn local_addresses(&mut self) -> Result<LocalAddresses, DataplaneError>;
 
-    /// Why changes of routes are not heard of at present, so that they are followed some seconds late; none while they are.
-    /// Changes in `tend` only.
+    /// Why the thread that watches routes does not run, so that changes are noticed some seconds late; `None` while it
+    /// runs. The value changes in [`Dataplane::run_maintenance`] only.
     fn watch_failure(&self) -> Option<&str>;
 
-    /// Does a slice, of some milliseconds, of what is due now: ends idle connections, frees ids, refreshes neighbours. Called
-    /// again after what [`Dataplane::next_tend`] says.
+    /// Does some milliseconds of the work that is due: ends idle connections, frees ids, refreshes neighbours. The
+    /// caller calls it again after [`Dataplane::next_maintenance`].
     ///
     /// # Errors
     /// The kernel refused a map call; the next call tries again.
     fn run_maintenance(&mut self) -> Result<(), DataplaneError>;
 
-    /// How long to wait before the next call of `tend`: about a second, less while there is more to do.
+    /// How long to wait before the next call of [`Dataplane::run_maintenance`]: about a second, less while there is
+    /// more to do.
     fn next_maintenance(&self) -> Duration {
         Duration::from_secs(1)
     }

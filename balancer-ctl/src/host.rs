@@ -1,4 +1,4 @@
-//! The host around the data plane: kernel settings that forwarding needs, and what will not work as it stands.
+//! The host around the data plane: kernel settings that forwarding needs, and host settings that do not work with it.
 
 mod diagnosis;
 pub(crate) mod ethtool;
@@ -22,10 +22,10 @@ pub struct Host {
 }
 
 impl Host {
-    /// The host of an instance. Changes nothing.
+    /// Reads what an instance has changed on the host. Changes nothing.
     ///
     /// # Errors
-    /// What an earlier daemon noted cannot be read.
+    /// A note of an earlier daemon cannot be read.
     pub fn new(instance: Option<&str>) -> anyhow::Result<Self> {
         Ok(Self {
             sysctls: sysctl::Sysctls::open(instance)?,
@@ -34,26 +34,29 @@ impl Host {
         })
     }
 
-    /// Sets what the kernel's own forwarding needs on these interfaces. Packets whose next hop is not known
-    /// yet take that way.
+    /// Sets the sysctls that the kernel's own forwarding needs on these interfaces. Packets whose next hop is not
+    /// resolved yet are forwarded by the kernel.
     ///
     /// # Errors
-    /// A setting cannot be written, or its old value not noted.
+    /// A setting cannot be written, or its old value cannot be noted.
     pub fn prepare(&mut self, links: &[Link]) -> anyhow::Result<()> {
         self.sysctls
             .set(links.iter().map(|link| link.name.as_str()))
     }
 
-    /// Switches offloads off that hide from the packet program what it must see, and looks for what will not work.
+    /// Switches off offloads that hide parts of frames from the packet program, and looks for settings that do not
+    /// work.
     ///
     /// # Errors
-    /// The kernel refused to say.
+    /// The kernel refused a query.
     pub fn examine(&mut self, netlink: &mut Netlink, links: &[Link]) -> anyhow::Result<()> {
         let mut findings = diagnosis::examine(netlink, links)?;
         let stay = self.offloads.turn_off(&offload::Kernel, &findings.hiding)?;
-        findings.warnings.extend(stay.iter().map(diagnosis::hides));
-        for interface in &findings.unseen {
-            if !self.findings.unseen.contains(interface) {
+        findings
+            .warnings
+            .extend(stay.iter().map(diagnosis::hiding_warning));
+        for interface in &findings.unseen_peers {
+            if !self.findings.unseen_peers.contains(interface) {
                 tracing::info!(
                     interface,
                     "the other end of this veth cannot be seen from here: its tx checksum offload must be off"
@@ -64,7 +67,7 @@ impl Host {
         Ok(())
     }
 
-    /// What was found.
+    /// The warnings of the last examination.
     #[must_use]
     pub fn warnings(&self) -> &[String] {
         &self.findings.warnings
@@ -73,21 +76,21 @@ impl Host {
     /// Whether anything was changed, here or in another network namespace.
     #[must_use]
     pub fn is_changed(&self) -> bool {
-        self.sysctls.is_noted()
+        self.sysctls.has_note()
     }
 
-    /// The network namespace that was changed, when it is not this one.
+    /// The file of the network namespace that was changed, when it is not this one.
     #[must_use]
-    pub fn elsewhere(&self) -> Option<PathBuf> {
-        self.sysctls.elsewhere()
+    pub fn other_namespace(&self) -> Option<PathBuf> {
+        self.sysctls.other_namespace()
     }
 
-    /// Puts back what was changed.
+    /// Restores the settings that were changed.
     ///
     /// # Errors
     /// A setting cannot be written.
-    pub fn put_back(&mut self) -> anyhow::Result<()> {
-        let offloads = self.offloads.put_back(&offload::Kernel);
-        self.sysctls.put_back().and(offloads)
+    pub fn restore(&mut self) -> anyhow::Result<()> {
+        let offloads = self.offloads.restore(&offload::Kernel);
+        self.sysctls.restore().and(offloads)
     }
 }

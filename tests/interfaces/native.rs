@@ -51,12 +51,12 @@ fn one_that_takes_no_redirected_frames_makes_all_generic_until_that_is_mended() 
         (before, (generic.clone(), reasons))
     );
     gro("on");
-    // A restart takes up what runs.
+    // After a restart the program stays in its mode.
     daemon.stop();
     daemon.restart();
-    let taken_up = "the packet program was taken up in generic mode, which costs more CPU time per packet: `balancer-ctl reload` tries \
-                    native mode";
-    assert_eq!(status(&daemon), (generic, vec![taken_up.to_owned()]));
+    let taken_over = "the packet program still runs in generic mode, as an earlier daemon left it, which costs more CPU time per packet: \
+                      `balancer-ctl reload` tries native mode";
+    assert_eq!(status(&daemon), (generic, vec![taken_over.to_owned()]));
     scene.serves(&daemon);
     daemon.ctl("reload");
     until(&daemon, &all("native", &["ext", "inside"]), &[]);

@@ -1,4 +1,4 @@
-//! This host's addresses and networks, as the packet program is told of them.
+//! This host's addresses and networks in the packet program's maps.
 
 use aya::maps::{Array, Map, MapData};
 use balancer_common::{addr::Addr, real_server::RealServer};
@@ -7,7 +7,7 @@ use xtask::lab::wait_until;
 
 use crate::scene::{Scene, all, both};
 
-/// The masks of the first two real servers' networks, in leading ones of IPv4.
+/// The IPv4 prefix lengths of the first two real servers' network masks.
 fn masks(scene: &Scene) -> [u32; 2] {
     let pin = scene
         .pins()
@@ -43,7 +43,7 @@ fn real_servers_follow_the_networks_that_this_host_is_in() {
             .ip("address add 10.0.2.7/28 dev port2")
             .unwrap();
         until([24, 28]);
-        // By a gateway the second is in another network than its address tells.
+        // Behind a gateway the second real server is in another network, whatever its address.
         scene
             .balancer
             .ip("route add 10.0.2.2/32 via 10.0.1.2")
@@ -57,7 +57,7 @@ fn real_servers_follow_the_networks_that_this_host_is_in() {
             .unwrap();
         until([0, 28]);
     });
-    // One that takes the tables up later follows what changed meanwhile.
+    // A later daemon updates what changed meanwhile.
     scene.balancer.address("port1", "10.0.1.1/16").unwrap();
     scene.with(all(), |_| assert_eq!(masks(&scene), [16, 28]));
 }

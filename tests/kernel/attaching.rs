@@ -1,4 +1,4 @@
-//! Interfaces: refused, attached, changed; and the host around them.
+//! Interfaces: refused, attached, changed; and the host's settings.
 
 use balancer_ctl::{
     dataplane::Dataplane,
@@ -39,7 +39,7 @@ fn another_program_is_refused_and_stays() {
     );
     assert!(!xdp(&scene, "outside").contains("xdp"));
     assert!(xdp(&scene, "port1").contains(&format!("id {id}")));
-    // While running: nothing changes either.
+    // A reload changes nothing either.
     scene.with(settings(&["outside", "port2"]), |dataplane| {
         let error = dataplane.configure(&all()).unwrap_err().to_string();
         assert!(
@@ -57,7 +57,7 @@ fn another_program_is_refused_and_stays() {
     });
 }
 
-/// What `ip` says of an interface of the balancer.
+/// What `ip link` shows of an interface of the balancer.
 fn xdp(scene: &Scene, interface: &str) -> String {
     scene
         .balancer
@@ -115,7 +115,7 @@ fn interfaces_come_and_go_with_the_configuration() {
 }
 
 #[test]
-fn what_was_changed_on_the_host_is_put_back() {
+fn what_was_changed_on_the_host_is_restored() {
     let scene = Scene::new();
     let values = || {
         let names = [
@@ -152,7 +152,7 @@ fn what_was_changed_on_the_host_is_put_back() {
 }
 
 #[test]
-fn the_settings_of_another_network_namespace_are_let_be() {
+fn the_settings_of_another_network_namespace_are_left_alone() {
     let scene = Scene::new();
     let forwarding = |namespace: &xtask::lab::Namespace, interface: &str| {
         namespace
@@ -163,7 +163,7 @@ fn the_settings_of_another_network_namespace_are_let_be() {
             .unwrap()
     };
     scene.with(settings(&["port1"]), |_| {});
-    // A namespace with an interface of the same name, where forwarding is on by the operator's will.
+    // A namespace with an interface of the same name, where the operator has switched forwarding on.
     let other = xtask::lab::Namespace::new("dp").unwrap();
     other.connect("port1", &scene.reals[0], "eth1").unwrap();
     other.sysctl("net.ipv4.conf.port1.forwarding", "1").unwrap();
@@ -188,7 +188,7 @@ fn the_settings_of_another_network_namespace_are_let_be() {
 }
 
 #[test]
-fn what_will_not_work_is_said_with_the_mend() {
+fn what_does_not_work_is_reported_with_the_remedy() {
     let scene = Scene::new();
     let [real, other] = &scene.reals;
     real.output("ethtool", &["-K", "eth0", "tx", "on"]).unwrap();
@@ -249,7 +249,7 @@ fn a_refused_mode_leaves_the_program_where_it_was() {
             .collect::<Vec<_>>()
     };
     let before = ["port1", "port2", "outside"].map(|name| (name.to_owned(), false));
-    // The one that refuses comes last: what was done to the others is undone.
+    // The interface that refuses comes last: the others are rolled back.
     let auto = settings(&["port1", "port2", "outside"]);
     let native = DataplaneSettings {
         interfaces: auto.interfaces.clone(),
@@ -264,7 +264,7 @@ fn a_refused_mode_leaves_the_program_where_it_was() {
         );
         assert!(xdp(&scene, "outside").contains("xdpgeneric"));
         assert_eq!(attached(dataplane), before);
-        // From generic to native, and back because of the last.
+        // From generic to native, and back because of the last interface.
         let generic = DataplaneSettings {
             mode: Mode::Generic,
             ..auto.clone()
@@ -277,12 +277,12 @@ fn a_refused_mode_leaves_the_program_where_it_was() {
         dataplane.run_maintenance().unwrap();
         assert_eq!(dataplane.status().unwrap().interfaces.len(), 3);
     });
-    // It is pinned, too.
+    // The link of the rollback is pinned, too.
     assert!(xdp(&scene, "outside").contains("xdpgeneric"));
 }
 
 #[test]
-fn interfaces_that_go_or_lose_the_program_are_told_and_followed_each_on_its_own() {
+fn interfaces_that_go_or_lose_the_program_are_reported_and_attached_again_each_on_its_own() {
     let scene = Scene::new();
     scene.with(all(), |dataplane| {
         let mut until = |names: &[&str], warning: Option<&str>| {
@@ -301,7 +301,7 @@ fn interfaces_that_go_or_lose_the_program_are_told_and_followed_each_on_its_own(
         scene.balancer.ip("link delete dev port1").unwrap();
         let missing = "the interface port1 does not exist: see `ip link` for the names there are";
         until(&["outside", "port2"], Some(missing));
-        // Another loses the program meanwhile, and gets it back.
+        // The program is detached from another one meanwhile, and attached again.
         detach_link(&scene, "outside");
         until(&["outside", "port2"], Some(missing));
         assert!(xdp(&scene, "outside").contains("prog/xdp"));
@@ -320,7 +320,7 @@ fn interfaces_that_go_or_lose_the_program_are_told_and_followed_each_on_its_own(
             dataplane.status().unwrap().warnings,
             ["the interface port2 does not carry the packet program any more: it is attached again when that is possible"]
         );
-        // As does a reload.
+        // A reload attaches it, too.
         dataplane.configure(&all()).unwrap();
         assert!(xdp(&scene, "port2").contains("prog/xdp"));
     });
@@ -330,7 +330,7 @@ fn interfaces_that_go_or_lose_the_program_are_told_and_followed_each_on_its_own(
     );
 }
 
-/// Takes the packet program off an interface as an operator may.
+/// Detaches the packet program from an interface as an operator may.
 fn detach_link(scene: &Scene, interface: &str) {
     let index = scene.balancer.index(interface).unwrap();
     let pin = scene
@@ -355,7 +355,7 @@ fn connections_expire_while_interfaces_cannot_be_followed() {
         },
         ..all()
     };
-    // Not a link, so that asking about it fails.
+    // A pin that is no link, so that detaching it fails.
     let pin = scene
         .pins()
         .join(format!("v{}/link-99", balancer_common::ABI_VERSION));

@@ -1,4 +1,4 @@
-//! Connections end: by time, by purge, and after a crash.
+//! Connections end: by timeout, by purge, and after a crash.
 
 use std::{
     io::{Read, Write},
@@ -23,8 +23,8 @@ use crate::{
     table::{Entries, Flow},
 };
 
-/// Calls `tend` until `done`, for at most ten seconds.
-pub fn tend_until(
+/// Calls `run_maintenance` until `done`, for at most 10 s.
+pub fn maintain_until(
     dataplane: &mut KernelDataplane,
     mut done: impl FnMut(&mut KernelDataplane) -> bool,
 ) {
@@ -90,22 +90,22 @@ fn entries_that_are_alone_go_when_they_are_idle() {
         dataplane.reconcile(&both()).unwrap();
         (0..3).map(|_| connect(&scene).0).collect()
     });
-    // As if a daemon had been killed after the first half of giving connections back: the reply's entry of one is alone.
-    // Of another the original is, as after a reply's that somebody took.
+    // As if a daemon had been killed half way through ending a connection: of one only the reply entry is left. Of
+    // another only the original, as after the reply's slot was reused.
     let entries = Entries::of(&scene);
     let originals = entries.originals();
     entries.free(originals[0]);
     entries.free(entries.reply_of(originals[1]));
     scene.with(all(), |dataplane| {
         assert_eq!(dataplane.status().unwrap().connections(), 2);
-        // Nothing goes before its time.
+        // Nothing is removed before its timeout.
         for _ in 0..20 {
             dataplane.run_maintenance().unwrap();
         }
         assert_eq!(entries.count(), 4);
     });
     scene.with(short(), |dataplane| {
-        tend_until(dataplane, |_| entries.count() == 0);
+        maintain_until(dataplane, |_| entries.count() == 0);
         assert_eq!(dataplane.status().unwrap().connections(), 0);
     });
     drop(streams);
@@ -162,12 +162,12 @@ fn a_removed_real_server_keeps_its_connections_and_then_frees_its_id() {
             1
         );
         assert_eq!(dataplane.status().unwrap().connections(), 2);
-        tend_until(dataplane, |_| reals() == [state::TAKES_NEW, state::FREE]);
+        maintain_until(dataplane, |_| reals() == [state::TAKES_NEW, state::FREE]);
         assert_eq!(
             dataplane.snapshot().unwrap().services[&key(VIP)].counters,
             before.counters
         );
-        // The id is another's now, and begins at zero.
+        // Another real server gets the id, and its counters begin at zero.
         dataplane
             .reconcile(&[service(VIP, &[("10.0.1.2:8080", 1), ("10.0.2.2:8081", 1)])])
             .unwrap();
@@ -207,13 +207,13 @@ fn neighbours_are_kept_fresh_as_long_as_a_real_server_needs_them() {
     let scene = Scene::new();
     scene.with(all(), |dataplane| {
         dataplane.reconcile(&both()).unwrap();
-        tend_until(dataplane, |_| managed(&scene) == [true, true]);
+        maintain_until(dataplane, |_| managed(&scene) == [true, true]);
         dataplane
             .reconcile(&[service(VIP, &[("10.0.1.2:8080", 1)])])
             .unwrap();
-        tend_until(dataplane, |_| managed(&scene) == [true, false]);
+        maintain_until(dataplane, |_| managed(&scene) == [true, false]);
     });
-    // Nobody may change a namespace's neighbours from outside.
+    // A namespace's neighbours can be changed only from within it.
     let down = scene
         .balancer
         .run(|| kernel::detach(Some(&scene.instance)).map_err(|error| error.to_string()));
@@ -226,21 +226,21 @@ fn the_next_hop_to_a_real_server_is_looked_for_again_when_routes_change() {
     let scene = Scene::new();
     scene.with(all(), |dataplane| {
         dataplane.reconcile(&both()).unwrap();
-        tend_until(dataplane, |_| managed(&scene) == [true, true]);
+        maintain_until(dataplane, |_| managed(&scene) == [true, true]);
         scene
             .balancer
             .ip("route add 10.0.1.2/32 via 10.0.2.2")
             .unwrap();
-        tend_until(dataplane, |_| managed(&scene) == [false, true]);
+        maintain_until(dataplane, |_| managed(&scene) == [false, true]);
         scene
             .balancer
             .ip("route del 10.0.1.2/32 via 10.0.2.2")
             .unwrap();
-        tend_until(dataplane, |_| managed(&scene) == [true, true]);
+        maintain_until(dataplane, |_| managed(&scene) == [true, true]);
     });
 }
 
-/// The low half of the kernel's jiffies, as the program `clock` says.
+/// The low 32 bits of the kernel's jiffies, by the program `clock`.
 fn jiffies() -> u32 {
     let mut ebpf = aya::Ebpf::load(balancer_ctl::dataplane::object::OBJECT).unwrap();
     let program: &mut aya::programs::Xdp = ebpf.program_mut("clock").unwrap().try_into().unwrap();
@@ -256,17 +256,17 @@ fn jiffies() -> u32 {
 }
 
 #[test]
-fn a_finished_pass_rests_until_something_changes() {
+fn the_next_sweep_waits_until_something_changes() {
     let scene = Scene::new();
     scene.with(all(), |dataplane| {
         dataplane.reconcile(&both()).unwrap();
-        // What the start has left to do.
+        // Finishes the work that the start has left.
         while dataplane.next_maintenance() < Duration::from_secs(1) {
             dataplane.run_maintenance().unwrap();
         }
         dataplane.run_maintenance().unwrap();
         let entries = Entries::of(&scene);
-        // A quarter of the clock's range ago: longer than any timeout.
+        // A quarter of the clock's range ago, longer than any timeout.
         let idle = Flow {
             last_seen: jiffies().wrapping_sub(1 << 30),
             ..Flow::of(1, State::Closed)
@@ -280,12 +280,12 @@ fn a_finished_pass_rests_until_something_changes() {
         let mut changed = both();
         changed[0].reals[1].weight = 0;
         dataplane.reconcile(&changed).unwrap();
-        tend_until(dataplane, |_| entries.count() == 0);
+        maintain_until(dataplane, |_| entries.count() == 0);
     });
 }
 
 #[test]
-fn a_large_table_is_tended_in_short_steps() {
+fn a_large_table_is_swept_in_short_steps() {
     const CONNECTIONS: u32 = 250_000;
     let scene = Scene::new();
     let large = DataplaneSettings {
@@ -323,7 +323,7 @@ fn a_large_table_is_tended_in_short_steps() {
 }
 
 #[test]
-fn connections_of_a_large_table_are_told_as_the_last_pass_has_counted_them() {
+fn connections_of_a_large_table_are_reported_as_the_last_sweep_counted_them() {
     const CONNECTIONS: u32 = 20_000;
     let scene = Scene::new();
     let large = DataplaneSettings {
@@ -361,7 +361,7 @@ fn connections_of_a_large_table_are_told_as_the_last_pass_has_counted_them() {
             dataplane.run_maintenance().unwrap();
         }
         assert_eq!(counted(dataplane), all);
-        // What came since is not counted yet.
+        // Later connections are not counted yet.
         entries.put(&Flow {
             last_seen,
             ..Flow::of(CONNECTIONS, State::Established)

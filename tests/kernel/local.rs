@@ -1,4 +1,4 @@
-//! What the kernel takes for its own address.
+//! Which addresses count as this host's own.
 
 use std::collections::BTreeSet;
 
@@ -42,13 +42,13 @@ fn own_and_broadcast_addresses_are_those_of_the_kernels_tables() {
 
     let other = Namespace::new("local").unwrap();
     namespace.connect("inside", &other, "eth0").unwrap();
-    // So that its own IPv6 address is known.
+    // So that its link-local IPv6 address is known.
     namespace
         .ip("link set dev inside address 02:00:00:00:00:01 down")
         .unwrap();
     namespace.ip("link set dev inside up").unwrap();
     namespace.address("inside", "192.168.0.1/24").unwrap();
-    // Without a broadcast address of its own, as is usual where `ip` set it.
+    // A /31 network, with a broadcast address outside of it.
     namespace
         .ip("address add 10.9.0.1/31 broadcast 10.9.0.255 dev inside")
         .unwrap();
@@ -129,7 +129,7 @@ fn an_ipv6_address_is_ours_once_no_other_host_has_it() {
     }
     let other = Namespace::new("local").unwrap();
     namespace.connect("inside", &other, "eth0").unwrap();
-    // The other host's, which answers the question whether anybody has it.
+    // The other host has the address, and answers duplicate address detection.
     other.address("eth0", "fd00::1/64").unwrap();
     namespace.ip("address add fd00::1/64 dev inside").unwrap();
     xtask::lab::wait_until(

@@ -1,14 +1,14 @@
-//! The data plane against the real kernel: what is pinned, attached, taken up, expired. Needs root.
+//! The data plane against the real kernel: what is pinned, attached, reused after a restart, expired. Needs root.
 
 mod addresses;
 mod attaching;
 mod expiry;
 mod local;
 mod neighbours;
-mod proof;
-mod reach;
+mod reachability;
 mod scene;
+mod self_test;
 mod table;
-mod taking_up;
+mod takeover;
 mod traffic;
 mod watch;

@@ -1,4 +1,4 @@
-//! Next hops that do not resolve: how often they are asked for, and what that leaves to others.
+//! Next hops that do not resolve: how often they are probed, and that the kernel's table keeps room for others.
 
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
@@ -10,20 +10,20 @@ use balancer_ctl::{
     netlink::{
         Netlink,
         neighbour::{self, Neighbour},
-        neighbour_table::{self, Table},
+        neighbour_table::{self, NeighbourTable},
     },
 };
 
 use crate::scene::{Scene, all, service};
 
-/// What was seen while the data plane was tended.
+/// What was observed while the data plane's maintenance ran.
 #[derive(Debug, Default)]
-struct Seen {
-    /// Frames that arrived where the real servers should be.
+struct Observed {
+    /// Frames that arrived in the real servers' network.
     requests: u64,
-    /// Most entries of this family in the machine's table.
+    /// The most entries in the machine's table of this family.
     most_entries: usize,
-    /// Most of them in this namespace that are not resolved.
+    /// The most unresolved ones in this namespace.
     most_unresolved: usize,
 }
 
@@ -36,7 +36,7 @@ fn received(scene: &Scene) -> u64 {
     shown[0]["stats64"]["rx"]["packets"].as_u64().unwrap()
 }
 
-fn table(is_v6: bool) -> Table {
+fn table(is_v6: bool) -> NeighbourTable {
     neighbour_table::read(&mut Netlink::open().unwrap()).unwrap()[usize::from(is_v6)]
 }
 
@@ -48,16 +48,16 @@ fn entries(is_v6: bool) -> Vec<(IpAddr, Neighbour)> {
         .collect()
 }
 
-/// Tends the data plane as the daemon does.
+/// Runs the data plane's maintenance as the daemon does.
 fn maintain_for(
     scene: &Scene,
     dataplane: &mut KernelDataplane,
     is_v6: bool,
     duration: Duration,
-) -> Seen {
+) -> Observed {
     let before = received(scene);
     let start = Instant::now();
-    let mut seen = Seen::default();
+    let mut seen = Observed::default();
     while start.elapsed() < duration {
         dataplane.run_maintenance().unwrap();
         seen.most_entries = seen.most_entries.max(table(is_v6).entries);
@@ -72,7 +72,7 @@ fn maintain_for(
     seen
 }
 
-/// 10,000 real servers in a connected network, none of which is there.
+/// 10,000 real servers in a connected network, none of which exists.
 fn nobody(address: impl Fn(u32, u32) -> String, vip: impl Fn(u32) -> String) -> Vec<Service> {
     (0..10)
         .map(|number| {
@@ -85,7 +85,7 @@ fn nobody(address: impl Fn(u32, u32) -> String, vip: impl Fn(u32) -> String) -> 
         .collect()
 }
 
-/// Whether a datagram to an address makes the kernel find its MAC address soon.
+/// Whether a datagram to an address makes the kernel resolve it within 2 s.
 fn resolves(address: &str) -> bool {
     let address: IpAddr = address.parse().unwrap();
     let from = if address.is_ipv6() {
@@ -139,16 +139,16 @@ fn ten_thousand_real_servers_that_are_not_there_leave_the_table_to_others() {
         for seen in [&seen, &later] {
             assert!(seen.most_unresolved <= 256, "{seen:?}");
         }
-        let told = dataplane.status().unwrap().warnings;
+        let reported = dataplane.status().unwrap().warnings;
         let limits = ": nsenter --net=/proc/1/ns/net sysctl -w net.ipv4.neigh.default.gc_thresh3=16384";
         assert!(
-            told.iter().any(|warning| {
+            reported.iter().any(|warning| {
                 warning.contains(" need 10002 IPv4 neighbours") || warning.contains(" need 10000 IPv4 neighbours")
-            }) && told.iter().any(|warning| warning.ends_with(limits)),
-            "{told:?}"
+            }) && reported.iter().any(|warning| warning.ends_with(limits)),
+            "{reported:?}"
         );
 
-        // Each gets its turn: one of the last that appears is found.
+        // Each gets its turn: one of the last is found when it appears.
         dataplane.reconcile(&[]).unwrap();
         let few: Vec<_> = services.into_iter().take(1).collect();
         dataplane.reconcile(&few).unwrap();
@@ -167,7 +167,7 @@ fn ten_thousand_real_servers_that_are_not_there_leave_the_table_to_others() {
         println!("one that appeared among 1,000 was found after {:?}", start.elapsed());
         assert_eq!(entries(false).iter().filter(|(_, entry)| entry.managed).count(), 1);
 
-        // One that does not answer any more is not asked for by the kernel for ever.
+        // The entry of one that stops answering does not stay managed.
         scene.reals[0].ip("address del 10.16.7.250/16 dev eth0").unwrap();
         scene.balancer.ip("neighbour flush dev port1 nud reachable").unwrap();
         let start = Instant::now();
@@ -200,12 +200,12 @@ fn ten_thousand_ipv6_real_servers_that_are_not_there_leave_the_table_to_others()
         );
         assert!((500..2_500).contains(&requests), "{requests}");
         assert!(seen.most_unresolved <= 256, "{seen:?}");
-        let told = dataplane.status().unwrap().warnings;
+        let reported = dataplane.status().unwrap().warnings;
         let limits =
             ": nsenter --net=/proc/1/ns/net sysctl -w net.ipv6.neigh.default.gc_thresh3=16384";
         assert!(
-            told.iter().any(|warning| warning.ends_with(limits)),
-            "{told:?}"
+            reported.iter().any(|warning| warning.ends_with(limits)),
+            "{reported:?}"
         );
     });
 }

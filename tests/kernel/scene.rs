@@ -19,7 +19,7 @@ use balancer_ctl::{
 };
 use xtask::lab::Namespace;
 
-/// The namespaces, and the instance that the data plane is pinned as.
+/// The namespaces, and the instance name of the data plane.
 pub struct Scene {
     pub client: Namespace,
     pub balancer: Namespace,
@@ -81,7 +81,7 @@ impl Scene {
             .unwrap()
     }
 
-    /// Opens the data plane; in the balancer's namespace only.
+    /// Opens the data plane. Call it in the balancer's namespace.
     pub fn open(
         &self,
         settings: DataplaneSettings,
@@ -89,7 +89,7 @@ impl Scene {
         self.open_with(settings, Vec::new())
     }
 
-    /// Opens the data plane, filled with `services` where it starts anew; in the balancer's namespace only.
+    /// Opens the data plane, filled with `services` if it starts anew. Call it in the balancer's namespace.
     pub fn open_with(
         &self,
         settings: DataplaneSettings,
@@ -103,7 +103,7 @@ impl Scene {
         })
     }
 
-    /// Where the data plane is pinned.
+    /// The directory of the instance's pins.
     pub fn pins(&self) -> std::path::PathBuf {
         std::path::Path::new("/sys/fs/bpf/balancer").join(&self.instance)
     }

@@ -19,7 +19,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::scene::Scene;
 
-/// Its entries, as memory.
+/// The table's entries, mapped into memory.
 pub struct Entries {
     start: ptr::NonNull<BucketV4>,
     settings: Settings,
@@ -31,16 +31,16 @@ unsafe impl Sync for Entries {}
 /// A connection of the first real server, real id 0.
 #[derive(Clone, Copy)]
 pub struct Flow {
-    /// Tells it from others.
+    /// Determines the client's address.
     pub number: u32,
-    /// Of both directions.
+    /// State of both entries.
     pub state: State,
-    /// When both directions' last packets came.
+    /// When both directions' last packets came, in jiffies.
     pub last_seen: u32,
 }
 
 impl Flow {
-    /// One whose last packets came at the beginning of time.
+    /// A flow whose last packets came at jiffy 0.
     pub const fn of(number: u32, state: State) -> Self {
         Self {
             number,
@@ -75,7 +75,7 @@ fn open(scene: &Scene, name: &str) -> MapData {
 }
 
 impl Entries {
-    /// Those of the scene's data plane, whether somebody owns it or not.
+    /// Maps the entries of the scene's data plane, whether a daemon runs or not.
     pub fn of(scene: &Scene) -> Self {
         let settings = Map::Array(open(scene, "SETTINGS"));
         let settings = Array::<_, Settings>::try_from(settings).unwrap();
@@ -132,19 +132,19 @@ impl Entries {
         entry.word.is_used().then_some(entry)
     }
 
-    /// How many there are.
+    /// Number of entries in use.
     pub fn count(&self) -> usize {
         self.places().filter_map(Self::read).count()
     }
 
-    /// The originals' places.
+    /// The slots of the original entries.
     pub fn originals(&self) -> Vec<*mut ConntrackEntryV4> {
         let is_original =
             |place: &*mut _| Self::read(*place).is_some_and(|entry| entry.word.is_original());
         self.places().filter(is_original).collect()
     }
 
-    /// The place of the reply's entry of an original's connection.
+    /// The slot of the reply entry of an original entry's connection.
     pub fn reply_of(&self, original: *mut ConntrackEntryV4) -> *mut ConntrackEntryV4 {
         let original = Self::read(original).unwrap();
         let is_reply = |place: &*mut _| {
@@ -157,14 +157,14 @@ impl Entries {
         self.places().find(is_reply).unwrap()
     }
 
-    /// Frees a place.
+    /// Frees a slot.
     pub fn free(&self, place: *mut ConntrackEntryV4) {
         let word = Self::word(place);
         let freed = Word(word.load(Ordering::Acquire)).freed();
         word.store(freed.0, Ordering::Release);
     }
 
-    /// Writes both entries of a connection. Whether they found places.
+    /// Writes both entries of a connection. Returns whether there was room.
     pub fn put(&self, flow: &Flow) -> bool {
         let is_free =
             |place: &*mut _| Word(Self::word(*place).load(Ordering::Acquire)).state() == FREE;

@@ -109,7 +109,7 @@ fn clients_of_a_real_server_that_fails_are_reset_and_others_go_on() {
         again.0
     });
     scene.with(all(), |dataplane| {
-        // A daemon that comes later leaves it so.
+        // A later daemon leaves it so.
         again.write_all(b".").unwrap();
         let error = again.read(&mut [0]).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");

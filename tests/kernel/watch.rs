@@ -1,4 +1,4 @@
-//! The socket that hears of routes fails, and is opened again.
+//! The watch thread's socket fails, and is opened again; and changes bump only the versions that they affect.
 
 use std::{
     os::fd::{FromRawFd as _, OwnedFd, RawFd},
@@ -39,7 +39,7 @@ fn listeners() -> Vec<RawFd> {
         .collect()
 }
 
-/// Puts a file in the place of the socket, which then fails.
+/// Replaces the socket's descriptor by a file, so that reading from it fails.
 fn break_listener() {
     let [listener] = listeners()[..] else {
         panic!("one socket listens: {:?}", listeners());
@@ -51,7 +51,7 @@ fn break_listener() {
     std::mem::forget(listener);
 }
 
-/// What `unwatched` says at each change of it, as the data plane is tended for a while.
+/// The values of `watch_failure` in turn while maintenance runs, until `until`.
 fn heard(
     dataplane: &mut KernelDataplane,
     until: impl Fn(&[Option<String>]) -> bool,
@@ -70,7 +70,7 @@ fn heard(
     heard
 }
 
-/// Whether the way to the first real server is another host's.
+/// Whether there is an obstacle on the route to the first real server.
 fn is_unreachable(dataplane: &mut KernelDataplane) -> bool {
     let real = "10.0.1.2".parse().unwrap();
     dataplane.status().unwrap().obstacles.contains_key(&real)
@@ -92,27 +92,27 @@ fn a_socket_that_fails_is_replaced_and_what_was_missed_is_made_up_for() {
                 None
             ]
         );
-        // It hears again.
+        // The new socket gets notifications.
         assert_eq!(listeners().len(), 1);
         scene
             .balancer
             .ip("route add blackhole 10.0.1.2/32")
             .unwrap();
-        crate::expiry::tend_until(dataplane, is_unreachable);
+        crate::expiry::maintain_until(dataplane, is_unreachable);
         scene
             .balancer
             .ip("route del blackhole 10.0.1.2/32")
             .unwrap();
-        crate::expiry::tend_until(dataplane, |dataplane| !is_unreachable(dataplane));
+        crate::expiry::maintain_until(dataplane, |dataplane| !is_unreachable(dataplane));
 
-        // What changes while it does not hear is followed, too.
+        // A change while no socket is open is noticed, too.
         break_listener();
         heard(dataplane, |heard| heard.last().is_some_and(Option::is_some));
         scene
             .balancer
             .ip("route add blackhole 10.0.1.2/32")
             .unwrap();
-        crate::expiry::tend_until(dataplane, is_unreachable);
+        crate::expiry::maintain_until(dataplane, is_unreachable);
     });
 }
 
@@ -123,7 +123,7 @@ fn array<V: aya::Pod>(scene: &Scene, name: &str) -> Array<MapData, V> {
     Map::Array(map).try_into().unwrap()
 }
 
-/// Versions of routes by slot, and of the next hops that are in use.
+/// Versions of routes by slot, and the next hops that are in use.
 fn versions(scene: &Scene) -> (Vec<u32>, Vec<NextHop>) {
     let routes: RouteVersions = array(scene, "ROUTE_VERSIONS").get(&0, 0).unwrap();
     let hops = array::<NextHop>(scene, "NEXT_HOPS");
@@ -150,7 +150,7 @@ fn a_route_or_a_neighbour_that_changes_costs_nobody_else_a_look_up() {
         let address = |text: &str| Addr::from(text.parse::<std::net::IpAddr>().unwrap());
         // The client and both real servers.
         assert_eq!(hops.len(), 3, "{hops:?}");
-        // A route to others.
+        // A route to other addresses.
         scene
             .balancer
             .ip("route add 198.51.100.0/24 via 10.0.2.2")
@@ -162,14 +162,14 @@ fn a_route_or_a_neighbour_that_changes_costs_nobody_else_a_look_up() {
             .collect();
         assert_eq!(changed, [slot(&address("198.51.100.1"))]);
         assert_eq!(hops_after, hops);
-        // A neighbour that nobody's packets go to.
+        // A neighbour that is no flow's next hop.
         scene
             .balancer
             .ip("neigh replace 10.0.2.77 lladdr 02:00:00:00:00:77 dev port2")
             .unwrap();
         settle(dataplane);
         assert_eq!(versions(&scene), (after.clone(), hops.clone()));
-        // One that they do.
+        // A neighbour that is a next hop.
         scene
             .balancer
             .ip("neigh replace 10.0.1.2 lladdr 02:00:00:00:00:12 dev port1")
@@ -183,7 +183,7 @@ fn a_route_or_a_neighbour_that_changes_costs_nobody_else_a_look_up() {
             assert_eq!(before.version != now.version, is_it, "{before:?} {now:?}");
             assert!(now.version.is_multiple_of(2));
         }
-        // A default route: everybody asks again.
+        // A default route: all flows look their routes up again.
         scene
             .balancer
             .ip("route add default via 10.0.2.2 metric 77")

@@ -17,7 +17,7 @@ use balancer_ctl::{
     dataplane::{
         Dataplane,
         kernel::{self, KernelDataplane, OpenOptions, PacketLog},
-        kernel_age,
+        kernel_version,
     },
     host::identity,
     model::{DataplaneSettings, Mode, Model, StrayReplies},
@@ -148,7 +148,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
 /// Says all that is wrong with the file, and whether this kernel is too old.
 fn check(config: &Path, host: &str) -> anyhow::Result<()> {
-    let age = kernel_age::check();
+    let age = kernel_version::check();
     match ConfigFile::load(config, host) {
         Ok(_) => age,
         Err(error) => {

@@ -1,4 +1,4 @@
-//! Makes changes in the kernel's tables: the only writer of services, rings and real servers.
+//! Applies changes to the kernel's tables: the only writer of services, rings and real servers.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -17,14 +17,14 @@ use balancer_common::{
 use super::{maps::Maps, settings::SettingsRow};
 use crate::{
     dataplane::plan::{
-        space::RingSpace,
+        ring_space::RingSpace,
         tables::{ServiceRow, TableChange, Tables},
     },
     model::{Protocol, ServiceKey},
     netlink::address::Networks,
 };
 
-/// A key as the packet program has it.
+/// A service key in the form of the maps, in network byte order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum KernelKey {
     V4(service::ServiceKeyV4),
@@ -59,10 +59,11 @@ fn model_key<A: Address>(key: &service::ServiceKey<A>) -> Option<ServiceKey> {
     Some(ServiceKey { protocol, address })
 }
 
-/// Makes `changes` in their order. Neighbours of one kind go to the kernel in one call, which keeps their order.
+/// Applies `changes` in their order. Consecutive changes of one kind go to the kernel in one call, which keeps their
+/// order.
 ///
 /// # Errors
-/// The kernel refused a call; the changes before it are made. [`observe`] says what stands then.
+/// The kernel refused a call; the changes before it are made. [`observe`] then reads what the tables hold.
 pub fn apply(maps: &Maps, settings: &SettingsRow, changes: &[TableChange]) -> anyhow::Result<()> {
     for run in changes.chunk_by(|a, b| std::mem::discriminant(a) == std::mem::discriminant(b)) {
         apply_run(maps, settings, run)?;
@@ -70,7 +71,7 @@ pub fn apply(maps: &Maps, settings: &SettingsRow, changes: &[TableChange]) -> an
     Ok(())
 }
 
-/// Makes changes of one kind.
+/// Applies changes of one kind.
 fn apply_run(maps: &Maps, settings: &SettingsRow, run: &[TableChange]) -> anyhow::Result<()> {
     let (mut turns, mut stats, mut reals, mut slots) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -148,7 +149,7 @@ fn add_real_ports(maps: &Maps, ports: &[ServiceKey]) -> io::Result<()> {
     maps.real_ports_v6.set_many(&v6)
 }
 
-/// Reads what stands in the kernel's tables; not which networks this host is in and how real servers are reached.
+/// Reads the kernel's tables. [`Tables::networks`] and [`Tables::routed`] stay empty.
 ///
 /// # Errors
 /// The kernel refused a call.
@@ -178,7 +179,7 @@ pub fn observe(maps: &Maps, settings: &SettingsRow) -> anyhow::Result<Tables> {
         .filter_map(|(key, service)| Some((model_key(key)?, *service)));
     let services = rows(v4.chain(v6).collect()).context("cannot read the rings")?;
     let capacity = maps.rings.capacity();
-    let space = RingSpace::without(capacity, services.iter().map(|(_, row)| row.service.ring));
+    let space = RingSpace::with_used(capacity, services.iter().map(|(_, row)| row.service.ring));
     let addresses = maps
         .addresses
         .all()
@@ -217,8 +218,8 @@ pub fn sum(stats: &[RealStats]) -> RealStats {
     })
 }
 
-/// Gives the id of a removed real server back: no connection refers to it any more. Its counters go on
-/// counting for its service.
+/// Frees the id of a removed real server that no connection refers to any more. Its counters are added to those of its
+/// service.
 ///
 /// # Errors
 /// The kernel refused a call.

@@ -1,4 +1,4 @@
-//! An interface that the packet program runs on, and the table of ways out.
+//! Attaches the packet program to one interface, and keeps the table of redirect targets.
 
 use std::{
     fmt,
@@ -19,7 +19,7 @@ use crate::netlink::link::{Link, Xdp};
 const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 
-/// Where the kernel runs the program on an interface.
+/// The hook in which the kernel runs the program on an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
     /// In the driver.
@@ -29,7 +29,7 @@ pub enum Hook {
 }
 
 impl Hook {
-    /// The hook of a program that is attached.
+    /// The hook of an attached program.
     pub const fn of(xdp: Xdp) -> Self {
         if xdp.native {
             Self::Native
@@ -49,32 +49,32 @@ impl Hook {
 /// An interface that the program runs on.
 #[derive(Debug)]
 pub struct Attached {
-    /// What is known of it.
+    /// The interface.
     pub link: Link,
     /// The XDP link.
     pub(super) fd: OwnedFd,
-    /// Where it runs there.
+    /// The hook in which it runs.
     pub hook: Hook,
 }
 
 impl Attached {
-    /// What `status` shows; nothing when the interface is gone or the program was taken off it.
+    /// What `status` shows; `None` when the interface is gone or the program was detached from it.
     pub fn describe(&self) -> anyhow::Result<Option<AttachedInterface>> {
         let info = self.info()?;
         Ok((info.ifindex != 0).then(|| AttachedInterface {
             name: self.link.name.clone(),
             native: self.hook == Hook::Native,
-            program_id: info.program,
+            program_id: info.program_id,
         }))
     }
 
-    /// Whether the interface is there and carries the program.
-    pub fn stands(&self) -> anyhow::Result<bool> {
+    /// Whether the interface still exists and carries the program.
+    pub fn is_attached(&self) -> anyhow::Result<bool> {
         Ok(self.info()?.ifindex != 0)
     }
 
-    /// Goes on with the link that is pinned, where that was made anew.
-    pub fn follow(&mut self, pinned: &mut Vec<PinnedLink>) {
+    /// Uses the link from `pinned` instead, in case it was created anew.
+    pub fn refresh_link(&mut self, pinned: &mut Vec<PinnedLink>) {
         let position = pinned
             .iter()
             .position(|pinned| pinned.info.ifindex == self.link.index);
@@ -89,13 +89,13 @@ impl Attached {
     }
 }
 
-/// The interfaces called `names`, checked: each of them is among `all`, can carry the program, and carries nobody else's.
+/// Finds the interfaces `names` among `all`, and checks that each can carry the program and carries no other one.
 ///
 /// # Errors
 /// A sentence that names the interface.
 pub fn resolve(names: &[String], all: &[Link], pinned: &[PinnedLink]) -> anyhow::Result<Vec<Link>> {
     let find = |name: &String| {
-        find(name, all, pinned).map_err(|error| {
+        resolve_one(name, all, pinned).map_err(|error| {
             anyhow::Error::from(InterfaceError {
                 name: name.clone(),
                 sentence: error.to_string(),
@@ -105,8 +105,8 @@ pub fn resolve(names: &[String], all: &[Link], pinned: &[PinnedLink]) -> anyhow:
     names.iter().map(find).collect()
 }
 
-/// Those of `names` that are among `all` and can carry the program, and a sentence for each other.
-pub fn resolve_some(
+/// As [`resolve`], but returns the interfaces that pass, and one sentence for each other.
+pub fn resolve_present(
     names: &[String],
     all: &[Link],
     pinned: &[PinnedLink],
@@ -114,7 +114,7 @@ pub fn resolve_some(
     let mut found = Vec::new();
     let mut problems = Vec::new();
     for name in names {
-        match find(name, all, pinned) {
+        match resolve_one(name, all, pinned) {
             Ok(link) => found.push(link),
             Err(problem) => problems.push(problem.to_string()),
         }
@@ -122,7 +122,7 @@ pub fn resolve_some(
     (found, problems)
 }
 
-fn find(name: &str, all: &[Link], pinned: &[PinnedLink]) -> anyhow::Result<Link> {
+fn resolve_one(name: &str, all: &[Link], pinned: &[PinnedLink]) -> anyhow::Result<Link> {
     let Some(link) = all.iter().find(|link| link.name == name) else {
         bail!("the interface {name} does not exist: see `ip link` for the names there are");
     };
@@ -132,31 +132,31 @@ fn find(name: &str, all: &[Link], pinned: &[PinnedLink]) -> anyhow::Result<Link>
          after a reboot",
         link.index
     );
-    device::judge(link, all).map_err(anyhow::Error::msg)?;
+    device::classify(link, all).map_err(anyhow::Error::msg)?;
     let ours = |xdp: &Xdp| {
         let mut infos = pinned.iter().map(|pinned| pinned.info);
-        infos.any(|info| (info.ifindex, info.program) == (link.index, xdp.program))
+        infos.any(|info| (info.ifindex, info.program_id) == (link.index, xdp.program_id))
     };
     if let Some(xdp) = link.xdp.filter(|xdp| !ours(xdp)) {
         bail!(
             "the interface {name} carries another XDP program (id {}): it is not replaced; detach it first (`ip link set dev {name} \
              xdp off`, or stop what attached it)",
-            xdp.program
+            xdp.program_id
         );
     }
     Ok(link.clone())
 }
 
-/// Why a driver does not take the program.
+/// A driver did not accept the program natively.
 #[derive(Debug)]
-pub struct Refusal {
-    /// Its interface.
+pub struct DriverRefusal {
+    /// The interface.
     pub link: Link,
     /// The kernel's error.
     pub error: std::io::Error,
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for DriverRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { link, error } = self;
         let name = &link.name;
@@ -175,12 +175,12 @@ impl fmt::Display for Refusal {
     }
 }
 
-impl std::error::Error for Refusal {}
+impl std::error::Error for DriverRefusal {}
 
-/// Attaches the program to an interface that carries none.
+/// Attaches the program to an interface that carries none, and pins the link.
 ///
 /// # Errors
-/// The kernel refused; a [`Refusal`] where that may be because the hook is native.
+/// The kernel refused; a [`DriverRefusal`] where that may be because the hook is native.
 pub fn create(
     program: BorrowedFd<'_>,
     link: &Link,
@@ -196,7 +196,7 @@ pub fn create(
             )));
         }
         Err(error) if hook == Hook::Native && error.raw_os_error() != Some(libc::ENODEV) => {
-            bail!(Refusal {
+            bail!(DriverRefusal {
                 link: link.clone(),
                 error
             });
@@ -214,18 +214,18 @@ pub fn create(
     })
 }
 
-/// Puts the program under a pinned link: packets see the old one or the new one.
+/// Replaces the program of a pinned link: each packet sees either the old one or the new one.
 ///
 /// # Errors
 /// The kernel refused.
-pub fn take_up(
+pub fn replace_program(
     program: BorrowedFd<'_>,
     link: &Link,
     hook: Hook,
     pins: &Pins,
     pinned: PinnedLink,
 ) -> anyhow::Result<Attached> {
-    // From the directory of another layout, which goes with all its pins in the end.
+    // The pin may be in another layout's directory, which is removed at the end.
     if pins.link_path(link.index) != pinned.path {
         pin(&pinned.link, link, pins)?;
     }
@@ -238,13 +238,13 @@ pub fn take_up(
     })
 }
 
-/// Pins a link at its interface's place.
+/// Pins a link at the path for its interface.
 ///
 /// # Errors
 /// The kernel refused.
 pub fn pin(fd: &OwnedFd, link: &Link, pins: &Pins) -> anyhow::Result<()> {
     let path = pins.link_path(link.index);
-    // The pin of an interface that is gone, whose index was given out again.
+    // A pin may be left of an interface that is gone and whose index was given out again.
     pins::unpin(&path)?;
     syscall::pin(fd.as_fd(), &path).with_context(|| {
         format!(
@@ -255,35 +255,39 @@ pub fn pin(fd: &OwnedFd, link: &Link, pins: &Pins) -> anyhow::Result<()> {
     })
 }
 
-/// Tells the program where frames may leave.
+/// Adds interfaces to the map `DEVICES`, so that frames can be redirected to them.
 ///
 /// # Errors
 /// The kernel refused a map call.
-pub fn allow_ways_out(devices: &Map<u32, [u32; 2]>, wanted: &[Link]) -> anyhow::Result<()> {
+pub fn add_redirect_targets(devices: &Map<u32, [u32; 2]>, wanted: &[Link]) -> anyhow::Result<()> {
     ensure!(
         wanted.len() <= devices.capacity() as usize,
-        "{} interfaces do not fit: the table of ways out holds {}",
+        "{} interfaces do not fit: the table of redirect targets holds {}",
         wanted.len(),
         devices.capacity()
     );
     for link in wanted {
         devices
             .set(&link.index, &[link.index, 0])
-            .with_context(|| format!("cannot add {} to the table of ways out", link.name))?;
+            .with_context(|| {
+                format!("cannot add {} to the table of redirect targets", link.name)
+            })?;
     }
     Ok(())
 }
 
-/// Takes interfaces out of the table of ways out.
+/// Removes interfaces from the map `DEVICES`.
 ///
 /// # Errors
 /// The kernel refused a map call.
-pub fn forbid_ways_out(
+pub fn remove_redirect_targets(
     devices: &Map<u32, [u32; 2]>,
     gone: impl Iterator<Item = u32>,
 ) -> anyhow::Result<()> {
     for index in gone {
-        devices.delete(&index).context("cannot remove a way out")?;
+        devices
+            .delete(&index)
+            .context("cannot remove a redirect target")?;
     }
     Ok(())
 }
@@ -302,7 +306,7 @@ mod tests {
         };
         let refusal = |link| {
             let error = std::io::Error::from_raw_os_error(libc::EOPNOTSUPP);
-            Refusal { link, error }.to_string()
+            DriverRefusal { link, error }.to_string()
         };
         assert_eq!(
             refusal(link("eth0", None)),

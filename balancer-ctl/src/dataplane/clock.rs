@@ -9,11 +9,11 @@ use balancer_common::conntrack::{TimeoutSettings, Timeouts};
 use crate::model;
 
 /// How long a handshake may take.
-pub const HALF_OPEN: Duration = Duration::from_secs(60);
+pub const HALF_OPEN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a UDP connection stays at most that no real server has answered: whoever sends in others' names fills the
-/// table with those.
-pub const UDP_UNREPLIED: Duration = Duration::from_secs(30);
+/// The longest time that a UDP connection without an answer stays; clients with forged addresses fill the table with
+/// those.
+pub const UDP_UNREPLIED_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The kernel's tick.
 #[derive(Clone, Copy, Debug)]
@@ -23,11 +23,11 @@ pub struct Tick {
 }
 
 impl Tick {
-    /// Asks the kernel. The coarse clock advances once per jiffy.
+    /// Asks the kernel: the coarse clock's resolution is one jiffy.
     ///
     /// # Errors
     /// There is no such clock.
-    pub fn of_this_kernel() -> anyhow::Result<Self> {
+    pub fn read() -> anyhow::Result<Self> {
         let mut resolution = libc::timespec {
             tv_sec: 0,
             tv_nsec: 0,
@@ -45,13 +45,13 @@ impl Tick {
         })
     }
 
-    /// So many ticks a second.
+    /// A clock of `hz` jiffies per second.
     #[cfg(test)]
-    pub const fn of_rate(hz: u32) -> Self {
+    pub const fn with_hz(hz: u32) -> Self {
         Self { hz }
     }
 
-    /// A duration in jiffies, at least one, and short enough for comparisons that wrap.
+    /// A duration in jiffies: at least 1, and at most `i32::MAX`, so that wrapping comparisons work.
     pub fn jiffies(self, duration: Duration) -> u32 {
         let jiffies = duration.as_nanos() * u128::from(self.hz) / 1_000_000_000;
         jiffies.clamp(1, i32::MAX as u128) as u32
@@ -68,8 +68,8 @@ impl Tick {
             established: self.jiffies(timeouts.tcp),
             closing: self.jiffies(timeouts.tcp_fin),
             udp: self.jiffies(timeouts.udp),
-            udp_unreplied: self.jiffies(timeouts.udp.min(UDP_UNREPLIED)),
-            half_open: self.jiffies(HALF_OPEN),
+            udp_unreplied: self.jiffies(timeouts.udp.min(UDP_UNREPLIED_TIMEOUT)),
+            half_open: self.jiffies(HALF_OPEN_TIMEOUT),
         })
     }
 }
@@ -90,7 +90,7 @@ pub fn now(program: &Xdp) -> anyhow::Result<u32> {
     let jiffies = bytes
         .map(|bytes| u64::from_ne_bytes(*bytes))
         .filter(|_| result.data_size_out >= 16);
-    // Rows keep the low half.
+    // Entries hold the low half.
     jiffies
         .map(|jiffies| jiffies as u32)
         .context("the clock program returned no time")
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn this_kernel_ticks_at_a_usual_rate() {
-        let tick = Tick::of_this_kernel().unwrap();
+        let tick = Tick::read().unwrap();
         assert!([100, 250, 300, 1000].contains(&tick.hz), "{tick:?}");
     }
 }

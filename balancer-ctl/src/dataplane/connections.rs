@@ -1,4 +1,4 @@
-//! Connections: counted, listed, purged, and ended when they were idle for too long.
+//! The connection tables: connections are counted, listed, purged, and ended when their idle timeout has passed.
 
 use std::{
     borrow::Cow,
@@ -21,45 +21,45 @@ use super::{
     ConnectionFilter, Family,
     clock::Tick,
     conntrack::{ConnectionCounts, Conntrack, ExpiryClock},
-    grace::RcuBarrier,
-    list::{Lister, Listing, Wanted},
+    list::{EntryFilter, Lister, Listing},
     map::Map,
+    rcu_barrier::RcuBarrier,
     services::ServiceTables,
     sweep::{self, Sweep},
-    table::Table,
+    table::EntryTable,
 };
 use crate::{
     dataplane::plan::tables::TableChange,
     model::{self, ServiceKey},
 };
 
-/// Places in tables whose connections are counted whenever somebody asks, which takes milliseconds; of larger ones the last
-/// pass's numbers are told.
-const COUNTED_AT_ONCE: usize = 1 << 20;
+/// Tables of up to this many entries are counted at every request, which takes milliseconds; for larger ones the last
+/// sweep's counts are reported.
+const LIVE_COUNT_ENTRIES: usize = 1 << 20;
 
-/// The connection tables, and the pass over them.
+/// The connection tables, and the sweep over them.
 #[derive(Debug)]
 pub struct ConnectionTables {
-    /// Those who list connections have their share.
+    /// Shared with the threads that list connections.
     conntrack: Arc<Conntrack>,
     tick: Tick,
     sweep: Option<Sweep>,
-    /// What is waited for before the next pass begins.
-    grace: Option<RcuBarrier>,
-    /// What the last pass has counted.
-    count: Option<ConnectionCounts>,
-    /// Removed real ids that the last pass met no entry of.
-    unmet: HashSet<u32>,
-    /// No pass begins before.
-    rests_until: Instant,
+    /// The wait for running packet programs before the next sweep.
+    barrier: Option<RcuBarrier>,
+    /// What the last sweep counted.
+    last_counts: Option<ConnectionCounts>,
+    /// Removed real ids that the last sweep found no entry of.
+    unreferenced: HashSet<u32>,
+    /// The next sweep begins no earlier.
+    next_sweep_at: Instant,
 }
 
 impl ConnectionTables {
-    /// Those in the maps pinned in `directory`. What new maps lack of the settings is written: the seed, and how many
-    /// buckets there are.
+    /// Opens the maps pinned in `directory`, and writes the hash seed (a new one for new maps) and the numbers of
+    /// buckets into the settings.
     ///
     /// # Errors
-    /// A map is missing or cannot be read as memory, or the kernel refused a call.
+    /// A map is missing or cannot be mapped, or the kernel refused a call.
     pub fn open(
         directory: &Path,
         services: &ServiceTables,
@@ -69,19 +69,19 @@ impl ConnectionTables {
         let v4 = Map::<u32, BucketV4>::open(directory, "CONNTRACK_V4")?;
         let v6 = Map::<u32, BucketV6>::open(directory, "CONNTRACK_V6")?;
         let reals = Map::<u32, RealServer>::open(directory, "REALS")?;
-        // Entries that are taken up lie where the old seed put them.
+        // The entries of maps that are reused lie where the old seed put them.
         let seed = match services.settings().seed {
-            seed if seed == Seed::default() => random()?,
+            seed if seed == Seed::default() => random_seed()?,
             seed => seed,
         };
-        services.set(|settings| {
+        services.update_settings(|settings| {
             settings.seed = seed;
             settings.buckets = [v4.capacity(), v6.capacity()];
         })?;
         let memory = "cannot read the connection table as memory";
         let conntrack = Conntrack {
-            v4: Table::new(v4.memory().context(memory)?, seed),
-            v6: Table::new(v6.memory().context(memory)?, seed),
+            v4: EntryTable::new(v4.memory().context(memory)?, seed),
+            v6: EntryTable::new(v6.memory().context(memory)?, seed),
             reals: reals
                 .memory()
                 .context("cannot read the real servers as memory")?,
@@ -90,44 +90,45 @@ impl ConnectionTables {
             conntrack: Arc::new(conntrack),
             tick,
             sweep: None,
-            grace: None,
-            count: None,
-            unmet: HashSet::new(),
-            rests_until: now,
+            barrier: None,
+            last_counts: None,
+            unreferenced: HashSet::new(),
+            next_sweep_at: now,
         })
     }
 
-    /// These changes are about to be made.
+    /// Call this before `changes` are made: what a sweep or a wait found out about the real ids that they rewrite is
+    /// void.
     pub fn about_to_change(&mut self, changes: &[TableChange]) {
         if !changes.is_empty() {
             self.schedule_sweep();
         }
-        sweep::forget_changed(&mut self.unmet, changes);
+        sweep::remove_rewritten(&mut self.unreferenced, changes);
         if let Some(sweep) = &mut self.sweep {
             sweep.about_to_change(changes);
         }
-        if let Some(grace) = &mut self.grace {
-            grace.about_to_change(changes);
+        if let Some(barrier) = &mut self.barrier {
+            barrier.about_to_change(changes);
         }
     }
 
-    /// What was changed gives the next pass something to find: ids to free, shorter timeouts.
+    /// Makes the next sweep due now, since a change gives it work: ids to free, shorter timeouts.
     pub fn schedule_sweep(&mut self) {
-        self.rests_until = super::kernel::now();
+        self.next_sweep_at = super::kernel::now();
     }
 
-    /// How many connections there are: now, or in large tables at the last pass, some seconds ago.
+    /// How many connections there are: now, or for large tables at the last sweep, some seconds ago.
     pub fn count(&self) -> Cow<'_, ConnectionCounts> {
-        let is_large = self.conntrack.places() > COUNTED_AT_ONCE;
-        match &self.count {
-            Some(count) if is_large => Cow::Borrowed(count),
+        let is_large = self.conntrack.capacity() > LIVE_COUNT_ENTRIES;
+        match &self.last_counts {
+            Some(counts) if is_large => Cow::Borrowed(counts),
             _ => Cow::Owned(self.conntrack.count()),
         }
     }
 
-    /// Counts once, so that nobody waits for that later.
+    /// Counts at start, so that no later request for a large table's counts has to wait.
     pub fn count_now(&mut self) {
-        self.count = Some(self.conntrack.count());
+        self.last_counts = Some(self.conntrack.count());
     }
 
     /// The size in bytes of a family's table.
@@ -138,7 +139,7 @@ impl ConnectionTables {
         }
     }
 
-    /// Connections that match, to be read later.
+    /// The connections that match `filter`, to be read later. `jiffies` is the present time.
     pub fn list(&self, filter: ConnectionFilter, jiffies: u32, settings: &Settings) -> Listing {
         let lister = Lister {
             conntrack: Arc::clone(&self.conntrack),
@@ -152,22 +153,22 @@ impl ConnectionTables {
         Listing::new(move |take| lister.each(take))
     }
 
-    /// Ends the connections of a real server. How many.
+    /// Ends the connections of a real server. Returns how many.
     pub fn purge(&mut self, service: &ServiceKey, real: SocketAddr) -> u64 {
         self.schedule_sweep();
         let reals = &self.conntrack.reals;
         self.conntrack.purge(
-            Wanted::of_real(service, real, reals).as_ref(),
-            Wanted::of_real(service, real, reals).as_ref(),
+            EntryFilter::for_real(service, real, reals).as_ref(),
+            EntryFilter::for_real(service, real, reals).as_ref(),
         )
     }
 
-    /// Whether a pass is under way, or about to begin.
+    /// Whether a sweep, or the wait before it, is in progress.
     pub const fn is_busy(&self) -> bool {
-        self.sweep.is_some() || self.grace.is_some()
+        self.sweep.is_some() || self.barrier.is_some()
     }
 
-    /// Goes on with the pass, or begins one that is due.
+    /// Does the next step of the sweep, or begins one that is due. `jiffies` is the present time.
     ///
     /// # Errors
     /// The kernel refused a call.
@@ -177,11 +178,11 @@ impl ConnectionTables {
         jiffies: u32,
         timeouts: &model::Timeouts,
     ) -> anyhow::Result<()> {
-        let is_due = self.grace.is_some() || super::kernel::now() >= self.rests_until;
+        let is_due = self.barrier.is_some() || super::kernel::now() >= self.next_sweep_at;
         let mut sweep = match self.sweep.take() {
             Some(sweep) => sweep,
             None if !is_due => return Ok(()),
-            None => match self.begin(services)? {
+            None => match self.start_sweep(services)? {
                 Some(sweep) => sweep,
                 None => return Ok(()),
             },
@@ -194,49 +195,52 @@ impl ConnectionTables {
             self.sweep = Some(sweep);
             return Ok(());
         };
-        let unused = outcome.unmet.intersection(&self.unmet).copied();
+        let unused = outcome
+            .unreferenced
+            .intersection(&self.unreferenced)
+            .copied();
         let unused: Vec<_> = unused.collect();
-        self.unmet = outcome.unmet;
-        self.unmet.retain(|id| !unused.contains(id));
-        self.count = Some(outcome.count);
-        self.rests_until = super::kernel::now();
-        if self.unmet.is_empty() {
-            self.rests_until += sweep::pause_after(timeouts, outcome.worked);
+        self.unreferenced = outcome.unreferenced;
+        self.unreferenced.retain(|id| !unused.contains(id));
+        self.last_counts = Some(outcome.counts);
+        self.next_sweep_at = super::kernel::now();
+        if self.unreferenced.is_empty() {
+            self.next_sweep_at += sweep::pause_after(timeouts, outcome.cpu_time);
         }
         services.free_reals(unused)
     }
 
-    /// A pass, or nothing while packets are waited for.
-    fn begin(&mut self, services: &mut ServiceTables) -> anyhow::Result<Option<Sweep>> {
-        let removed = match self.grace.take() {
-            Some(grace) if !grace.is_over() => {
-                self.grace = Some(grace);
+    /// Starts a sweep; `None` while running packet programs are waited for.
+    fn start_sweep(&mut self, services: &mut ServiceTables) -> anyhow::Result<Option<Sweep>> {
+        let removed = match self.barrier.take() {
+            Some(barrier) if !barrier.is_finished() => {
+                self.barrier = Some(barrier);
                 return Ok(None);
             }
-            Some(grace) => {
-                let removed = grace.end()?;
+            Some(barrier) => {
+                let removed = barrier.finish()?;
                 services.tables()?.space.end_wait();
                 removed
             }
             None => {
-                let removed = services.removed()?;
+                let removed = services.removed_reals()?;
                 let tables = services.tables()?;
                 if tables.space.has_retired() || !removed.is_empty() {
-                    // No packet that read an old ring may still be about to make its connection.
+                    // A packet that read an old ring may still be about to open its connection.
                     tables.space.begin_wait();
-                    self.grace = Some(RcuBarrier::begin(removed));
+                    self.barrier = Some(RcuBarrier::start(removed));
                     return Ok(None);
                 }
                 removed
             }
         };
         let reals = services.tables()?.reals.len();
-        Ok(Some(Sweep::begin(removed, reals)))
+        Ok(Some(Sweep::start(removed, reals)))
     }
 }
 
-/// A seed that nobody outside knows.
-fn random() -> anyhow::Result<Seed> {
+/// A random seed, so that clients cannot aim at one bucket.
+fn random_seed() -> anyhow::Result<Seed> {
     let mut bytes = [0_u8; size_of::<Seed>()];
     // SAFETY: the buffer is as long as said.
     let count = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
@@ -254,5 +258,5 @@ fn random() -> anyhow::Result<Seed> {
     })
 }
 
-/// How long the daemon does other things between two slices of a pass: a fifth of a CPU goes to it at most.
-pub const BETWEEN_SLICES: Duration = Duration::from_millis(20);
+/// The pause between two steps of a sweep, so that it takes a fifth of a CPU at most.
+pub const SLICE_PAUSE: Duration = Duration::from_millis(20);

@@ -1,4 +1,4 @@
-//! The connections of both families: counted, ended, listed, with what their real servers say of them.
+//! The connections of both families, and the rules by which they are counted, expired and purged.
 
 use std::ops::Range;
 
@@ -11,27 +11,27 @@ use balancer_common::{
 };
 
 use super::{
-    list::Wanted,
-    memory::Memory,
-    table::{Found, Table},
+    list::EntryFilter,
+    mapped_memory::MappedMemory,
+    table::{EntrySnapshot, EntryTable},
 };
 
-/// How much longer than its timeout a connection is idle when the daemon ends it: a packet that began its way through the
-/// packet program just in time has ended it by then.
-const SLACK: u32 = 2 * REFRESH_JIFFIES;
+/// Jiffies beyond its timeout after which the daemon ends an idle connection: by then a packet that reached the packet
+/// program just in time has refreshed it.
+const EXPIRY_SLACK: u32 = 2 * REFRESH_JIFFIES;
 
-/// The connection tables, and the real servers that their entries name.
+/// The connection tables, and the real servers that their entries refer to.
 #[derive(Debug)]
 pub struct Conntrack {
     /// IPv4.
-    pub v4: Table<u32>,
+    pub v4: EntryTable<u32>,
     /// IPv6.
-    pub v6: Table<[u32; 4]>,
+    pub v6: EntryTable<[u32; 4]>,
     /// Real servers by real id.
-    pub reals: Memory<RealServer>,
+    pub reals: MappedMemory<RealServer>,
 }
 
-/// How many connections there are.
+/// Numbers of connections.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConnectionCounts {
     /// By family: IPv4, IPv6.
@@ -40,44 +40,44 @@ pub struct ConnectionCounts {
     pub reals: Vec<[u64; 2]>,
 }
 
-/// When connections count as expired.
+/// The time and the timeouts by which connections expire.
 #[derive(Clone, Copy, Debug)]
 pub struct ExpiryClock {
-    /// The packet program's clock.
+    /// The present time: the low 32 bits of jiffies.
     pub jiffies: u32,
-    /// Idle timeouts.
+    /// Idle timeouts in jiffies.
     pub timeouts: Timeouts,
 }
 
 impl ExpiryClock {
-    /// Whether a direction of a connection in `state` is idle for too long.
+    /// Whether a direction of a connection in `state` has exceeded its idle timeout; `last_seen` is in jiffies.
     fn is_idle(&self, state: u8, last_seen: u32) -> bool {
-        let timeout = self.timeouts.of(state).saturating_add(SLACK);
+        let timeout = self.timeouts.of(state).saturating_add(EXPIRY_SLACK);
         is_older(self.jiffies, last_seen, timeout)
     }
 }
 
-/// What a sweep has met.
+/// What a sweep found so far.
 #[derive(Debug)]
 pub struct SweepResult {
-    /// Connections that go on.
-    pub count: ConnectionCounts,
+    /// Connections that did not expire.
+    pub counts: ConnectionCounts,
     /// By real id, whether any entry refers to it.
-    pub reals: Vec<bool>,
-    /// Connections that were ended.
-    pub ended: u64,
+    pub referenced: Vec<bool>,
+    /// Connections that the sweep ended.
+    pub expired: u64,
 }
 
 impl SweepResult {
-    /// Nothing yet; of so many real ids.
-    pub fn nothing(reals: usize) -> Self {
+    /// No connections; `reals` is the number of real ids.
+    pub fn empty(reals: usize) -> Self {
         Self {
-            count: ConnectionCounts {
+            counts: ConnectionCounts {
                 families: [0; 2],
                 reals: vec![[0; 2]; reals],
             },
-            reals: vec![false; reals],
-            ended: 0,
+            referenced: vec![false; reals],
+            expired: 0,
         }
     }
 }
@@ -92,21 +92,21 @@ impl ConnectionCounts {
 }
 
 impl Conntrack {
-    /// Counts all connections, those that are idle for too long and not ended yet among them.
+    /// Counts all connections, including those that have expired and are not ended yet.
     pub fn count(&self) -> ConnectionCounts {
-        let mut count = SweepResult::nothing(self.reals.count()).count;
+        let mut count = SweepResult::empty(self.reals.count()).counts;
         count_family(&self.v4, 0, &mut count);
         count_family(&self.v6, 1, &mut count);
         count
     }
 
-    /// Number of places in both tables.
-    pub const fn places(&self) -> usize {
+    /// Number of entries that both tables can hold.
+    pub const fn capacity(&self) -> usize {
         WAYS * (self.v4.buckets() + self.v6.buckets())
     }
 
-    /// Ends all connections that are wanted, of either family. How many.
-    pub fn purge(&self, v4: Option<&Wanted<u32>>, v6: Option<&Wanted<[u32; 4]>>) -> u64 {
+    /// Ends all connections that match the filter of their family. Returns how many.
+    pub fn purge(&self, v4: Option<&EntryFilter<u32>>, v6: Option<&EntryFilter<[u32; 4]>>) -> u64 {
         let pass = || {
             let v4 = v4.map_or(0, |wanted| self.purge_family(&self.v4, wanted));
             let v6 = v6.map_or(0, |wanted| self.purge_family(&self.v6, wanted));
@@ -123,35 +123,35 @@ impl Conntrack {
         }
     }
 
-    fn purge_family<A: Address>(&self, table: &Table<A>, wanted: &Wanted<A>) -> u64
+    fn purge_family<A: Address>(&self, table: &EntryTable<A>, wanted: &EntryFilter<A>) -> u64
     where
         Bucket<A>: Pod,
     {
         let mut purged = 0;
-        for place in table.places(0..table.buckets()) {
-            if !place.word().is_original() {
+        for slot in table.slots(0..table.buckets()) {
+            if !slot.word().is_original() {
                 continue;
             }
-            let mut found = place.read().filter(|found| wanted.matches(&found.entry));
+            let mut found = slot.read().filter(|found| wanted.matches(&found.entry));
             while let Some(original) = found {
-                let reply = self.other(table, &original);
-                if take_back(&original, reply.as_ref()) {
+                let reply = self.partner(table, &original);
+                if end_connection(&original, reply.as_ref()) {
                     purged += 1;
                     break;
                 }
-                // It is in another state now, or is gone.
-                found = original.again();
+                // Its state changed meanwhile, or it is gone.
+                found = original.reread();
             }
         }
         purged
     }
 
     /// The other entry of a connection.
-    pub fn other<'a, A: Address>(
+    pub fn partner<'a, A: Address>(
         &self,
-        table: &'a Table<A>,
-        one: &Found<'_, A>,
-    ) -> Option<Found<'a, A>>
+        table: &'a EntryTable<A>,
+        one: &EntrySnapshot<'_, A>,
+    ) -> Option<EntrySnapshot<'a, A>>
     where
         Bucket<A>: Pod,
     {
@@ -161,95 +161,103 @@ impl Conntrack {
         } else {
             real.vip
         };
-        table.other(one, A::narrow(server))
+        table.partner(one, A::narrow(server))
     }
 
-    /// Ends what is idle for too long in these buckets of a family's table, and notes what is not.
+    /// Ends the expired connections in these buckets of a family's table, and counts the others in `result`.
     pub fn sweep<A: Address>(
         &self,
-        table: &Table<A>,
+        table: &EntryTable<A>,
         family: usize,
         buckets: Range<usize>,
         now: &ExpiryClock,
-        met: &mut SweepResult,
+        result: &mut SweepResult,
     ) where
         Bucket<A>: Pod,
     {
-        for place in table.places(buckets) {
-            let word = place.word();
+        for slot in table.slots(buckets) {
+            let word = slot.word();
             if !word.is_used() {
                 continue;
             }
-            let (real, last_seen) = (place.real(), place.last_seen());
+            let (real, last_seen) = (slot.real(), slot.last_seen());
             if now.is_idle(word.state(), last_seen)
-                && let Some(found) = place.read()
+                && let Some(found) = slot.read()
             {
                 match self.expire(table, &found, now) {
-                    Fate::Ended => {
-                        met.ended += u64::from(word.is_original());
+                    Expiry::Expired => {
+                        result.expired += u64::from(word.is_original());
                         continue;
                     }
-                    Fate::Partners => continue,
-                    Fate::Lives => {}
+                    Expiry::LeftToOriginal => continue,
+                    Expiry::Alive => {}
                 }
             }
-            if let Some(is_met) = met.reals.get_mut(usize::from(real)) {
-                *is_met = true;
+            if let Some(is_referenced) = result.referenced.get_mut(usize::from(real)) {
+                *is_referenced = true;
             }
             if word.is_original() {
-                met.count.add(family, real, word.state());
+                result.counts.add(family, real, word.state());
             }
         }
     }
 
-    /// Ends the connection of an entry that seems idle for too long, if its other direction is, too.
-    fn expire<A: Address>(&self, table: &Table<A>, one: &Found<'_, A>, now: &ExpiryClock) -> Fate
+    /// Ends the connection of an entry that seems to have expired, if its other direction has, too.
+    fn expire<A: Address>(
+        &self,
+        table: &EntryTable<A>,
+        one: &EntrySnapshot<'_, A>,
+        now: &ExpiryClock,
+    ) -> Expiry
     where
         Bucket<A>: Pod,
     {
         let entry = &one.entry;
         let state = entry.word.state();
         if !now.is_idle(state, entry.last_seen) {
-            return Fate::Lives;
+            return Expiry::Alive;
         }
-        let other = self.other(table, one);
+        let other = self.partner(table, one);
         if !entry.word.is_original() {
             if other.is_some() {
-                return Fate::Partners;
+                return Expiry::LeftToOriginal;
             }
-            // Nobody else changes the word of an orphan but who takes it.
-            return Fate::of(one.place.change(entry.word, entry.word.freed()));
+            // Only who takes an orphan's slot changes its word.
+            return Expiry::of(one.slot.compare_exchange(entry.word, entry.word.freed()));
         }
-        let is_heard = |reply: &Found<'_, A>| !now.is_idle(state, reply.entry.last_seen);
+        let is_heard = |reply: &EntrySnapshot<'_, A>| !now.is_idle(state, reply.entry.last_seen);
         if other.as_ref().is_some_and(is_heard) {
-            return Fate::Lives;
+            return Expiry::Alive;
         }
-        Fate::of(take_back(one, other.as_ref()))
+        Expiry::of(end_connection(one, other.as_ref()))
     }
 }
 
-/// What becomes of an entry that is idle for too long.
+/// What happened to an entry that seemed to have expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    /// Its place is free.
-    Ended,
-    /// It stays.
-    Lives,
-    /// That of its original entry.
-    Partners,
+enum Expiry {
+    /// Its slot is free.
+    Expired,
+    /// It stays: its connection is not idle, or changed meanwhile.
+    Alive,
+    /// It is a reply entry: its fate is decided at the original entry.
+    LeftToOriginal,
 }
 
-impl Fate {
+impl Expiry {
     const fn of(is_ended: bool) -> Self {
-        if is_ended { Self::Ended } else { Self::Lives }
+        if is_ended { Self::Expired } else { Self::Alive }
     }
 }
 
-/// Ends the connection of an original entry, unless it was changed since it was read. Whether this call did. `reply`
-/// is its reply entry, found before: afterwards the same key may be another connection's.
-fn take_back<A: Address>(original: &Found<'_, A>, reply: Option<&Found<'_, A>>) -> bool {
+/// Ends the connection of an original entry, unless the entry changed since it was read; returns whether it did.
+/// `reply` is its reply entry, looked up before: afterwards the same key may belong to another connection.
+fn end_connection<A: Address>(
+    original: &EntrySnapshot<'_, A>,
+    reply: Option<&EntrySnapshot<'_, A>>,
+) -> bool {
     let word = original.entry.word;
-    if !original.place.change(word, word.freed()) {
+    if !original.slot.compare_exchange(word, word.freed()) {
         return false;
     }
     if let Some(reply) = reply {
@@ -258,14 +266,14 @@ fn take_back<A: Address>(original: &Found<'_, A>, reply: Option<&Found<'_, A>>) 
     true
 }
 
-fn count_family<A: Address>(table: &Table<A>, family: usize, count: &mut ConnectionCounts)
+fn count_family<A: Address>(table: &EntryTable<A>, family: usize, count: &mut ConnectionCounts)
 where
     Bucket<A>: Pod,
 {
-    for place in table.places(0..table.buckets()) {
-        let word = place.word();
+    for slot in table.slots(0..table.buckets()) {
+        let word = slot.word();
         if word.is_used() && word.is_original() {
-            count.add(family, place.real(), word.state());
+            count.add(family, slot.real(), word.state());
         }
     }
 }

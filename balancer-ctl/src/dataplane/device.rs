@@ -1,23 +1,23 @@
-//! What an interface is, and what of it can carry the packet program. Pure.
+//! Which kinds of interfaces can carry the packet program. Pure.
 
 use crate::netlink::link::Link;
 
-/// How an interface that the configuration names can carry the packet program.
+/// How an interface can carry the packet program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Device {
     /// Its driver may run it natively.
     Driver,
     /// The slaves' drivers may run it natively.
     Bond,
-    /// Only the generic hook takes it; what it is, with its article (`a bridge`).
+    /// Only the generic hook runs it; what the interface is, with its article (`a bridge`).
     Software(&'static str),
 }
 
-/// Tells what `link` is, among all interfaces of its namespace.
+/// Classifies `link`; `all` are all interfaces of its namespace.
 ///
 /// # Errors
-/// It cannot carry the packet program: a sentence that says what does.
-pub fn judge(link: &Link, all: &[Link]) -> Result<Device, String> {
+/// It cannot carry the packet program: a sentence that names what can.
+pub fn classify(link: &Link, all: &[Link]) -> Result<Device, String> {
     let name = &link.name;
     if link.is_loopback {
         return Err(format!(
@@ -27,7 +27,7 @@ pub fn judge(link: &Link, all: &[Link]) -> Result<Device, String> {
     }
     if let Some(master) = link.master {
         let master = all.iter().find(|other| other.index == master);
-        if let Some(refusal) = port(name, master) {
+        if let Some(refusal) = port_refusal(name, master) {
             return Err(refusal);
         }
     }
@@ -41,7 +41,7 @@ pub fn judge(link: &Link, all: &[Link]) -> Result<Device, String> {
              carries Ethernet works: vxlan, geneve, gretap, tap)"
         ));
     }
-    if link.tells_slaves_addresses {
+    if link.is_balance_alb {
         return Err(format!(
             "the bond {name} has the mode balance-alb, in which frames for this host carry its slaves' addresses and not its own: use \
              active-backup, 802.3ad, balance-xor or balance-rr"
@@ -68,13 +68,13 @@ pub fn judge(link: &Link, all: &[Link]) -> Result<Device, String> {
         Some("vxlan" | "geneve" | "gretap" | "ip6gretap" | "erspan" | "ip6erspan") => {
             Device::Software("a tunnel")
         }
-        // What else there is may have learned XDP: the driver is asked.
+        // Other kinds may support XDP: the driver is asked.
         _ => Device::Driver,
     })
 }
 
-/// Why the port of a `master` cannot carry the program. A VRF's members can: frames and routes are their own.
-fn port(name: &str, master: Option<&Link>) -> Option<String> {
+/// Why the port of a `master` cannot carry the program; `None` for members of a VRF, which receive frames of their own.
+fn port_refusal(name: &str, master: Option<&Link>) -> Option<String> {
     let Some(master) = master else {
         return Some(format!(
             "the interface {name} is a port of another interface: name that one"
@@ -127,7 +127,7 @@ mod tests {
             link(6, "hsr0", "hsr"),
             link(7, "eth0", ""),
         ];
-        for (master, judged) in [
+        for (master, classified) in [
             (1, Err("eth9 is a port of the bridge br0: name br0")),
             (2, Err("eth9 is a slave of the bond bond0: name bond0")),
             (3, Err("eth9 is a port of the team team0: name team0")),
@@ -147,8 +147,8 @@ mod tests {
             ),
         ] {
             assert_eq!(
-                judge(&below_of(master, link(9, "eth9", "")), &all),
-                judged.map_err(str::to_owned),
+                classify(&below_of(master, link(9, "eth9", "")), &all),
+                classified.map_err(str::to_owned),
                 "{master}"
             );
         }
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn what_has_no_ethernet_is_refused_and_what_has_no_driver_is_generic() {
-        let judged = |kind: &str| judge(&link(9, "x0", kind), &[]);
+        let classified = |kind: &str| classify(&link(9, "x0", kind), &[]);
         for (kind, device) in [
             ("", Device::Driver),
             ("veth", Device::Driver),
@@ -169,24 +169,24 @@ mod tests {
             ("vxlan", Device::Software("a tunnel")),
             ("openvswitch", Device::Software("an Open vSwitch bridge")),
         ] {
-            assert_eq!(judged(kind), Ok(device), "{kind}");
+            assert_eq!(classified(kind), Ok(device), "{kind}");
         }
-        for (kind, told) in [
+        for (kind, reported) in [
             (
                 "ipvlan",
                 "name the interface that it lies on, or use a macvlan",
             ),
             ("vrf", "name its members"),
         ] {
-            let refusal = judged(kind).unwrap_err();
-            assert!(refusal.ends_with(told), "{refusal}");
+            let refusal = classified(kind).unwrap_err();
+            assert!(refusal.ends_with(reported), "{refusal}");
         }
         let told_apart = Link {
-            tells_slaves_addresses: true,
+            is_balance_alb: true,
             ..link(9, "bond0", "bond")
         };
         assert_eq!(
-            judge(&told_apart, &[]).unwrap_err(),
+            classify(&told_apart, &[]).unwrap_err(),
             "the bond bond0 has the mode balance-alb, in which frames for this host carry its slaves' addresses and not its own: use \
              active-backup, 802.3ad, balance-xor or balance-rr"
         );
@@ -195,7 +195,7 @@ mod tests {
             ..link(9, "wg0", "wireguard")
         };
         assert_eq!(
-            judge(&tunnel, &[]).unwrap_err(),
+            classify(&tunnel, &[]).unwrap_err(),
             "the interface wg0 is not an Ethernet interface but of the kind wireguard, and the packet program needs Ethernet frames: \
              name an Ethernet interface (a tunnel that carries Ethernet works: vxlan, geneve, gretap, tap)"
         );
@@ -204,7 +204,7 @@ mod tests {
             ..link(1, "lo", "")
         };
         assert_eq!(
-            judge(&loopback, &[]).unwrap_err(),
+            classify(&loopback, &[]).unwrap_err(),
             "the interface lo is the loopback interface, which no packet of a client comes in by: name the interfaces towards clients \
              and real servers"
         );

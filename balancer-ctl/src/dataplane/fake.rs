@@ -1,5 +1,5 @@
-//! A data plane in memory, for tests. It does not model packets, connections that come and go, pins, or
-//! interfaces that are missing: it holds what it was given and shows what a test put in.
+//! A data plane in memory, for tests. It does not model packets, pins or the life of connections: it stores what it is
+//! given, and returns what a test put in.
 
 use std::{
     collections::BTreeMap,
@@ -18,48 +18,48 @@ use crate::{
     netlink::local::LocalAddresses,
 };
 
-/// What the fake holds; a test may look at it and change it while the daemon runs.
+/// The fake's content; a test may read and change it while the daemon runs.
 #[derive(Default)]
 pub struct State {
-    /// What it was brought to.
+    /// The services of the last `reconcile`.
     pub services: Vec<Service>,
-    /// How often it was brought to something.
+    /// How often `reconcile` was called.
     pub reconciled: usize,
-    /// Its settings.
+    /// The settings of the last `configure`.
     pub settings: Option<DataplaneSettings>,
-    /// Connections to show; they count as each real server's active and inactive ones.
+    /// Connections to return; real servers' active and inactive connections are counted from them.
     pub connections: Vec<Connection>,
-    /// Counters to show.
+    /// Counters to return.
     pub snapshot: Snapshot,
-    /// How often they were read.
+    /// How often `snapshot` was called.
     pub snapshots: usize,
-    /// Discards to show.
+    /// Discards to return.
     pub discards: Vec<(Discard, u64)>,
-    /// Failed redirects to show.
+    /// Failed redirects to return.
     pub redirect_failures: u64,
-    /// Warnings to show.
+    /// Warnings to return.
     pub warnings: Vec<String>,
     /// Why packets to real servers cannot leave.
     pub obstacles: BTreeMap<IpAddr, String>,
     /// This host's own addresses, and its networks' broadcast addresses.
     pub local: LocalAddresses,
-    /// Most services; one more is refused.
+    /// The most services that fit; `reconcile` refuses more.
     pub room: Option<usize>,
-    /// What was set to zero; `None` = all.
+    /// The arguments of the calls of `zero`.
     pub zeroed: Vec<Option<ServiceKey>>,
-    /// Why changes of routes are not heard of from the next call of `tend` on.
+    /// What `watch_failure` returns after the next call of `run_maintenance`.
     pub unwatched: Option<String>,
-    /// Why its periodic work fails, if it does.
+    /// Why `run_maintenance` fails, if it does.
     pub maintenance_failure: Option<String>,
-    /// How often it was tended.
+    /// How often `run_maintenance` was called.
     pub tended: usize,
-    /// So many of the next changes fail half way.
+    /// How many of the next calls of `reconcile` fail half way.
     pub fails_half_way: u32,
-    /// So many of the next settings are refused when they are half made.
+    /// How many of the next calls of `configure` fail half way.
     pub misconfigures: u32,
-    /// An interface that is not there.
+    /// The name of an interface that does not exist.
     pub missing: Option<String>,
-    /// Called once, in the middle of the next change.
+    /// Called once, in the middle of the next `reconcile`.
     pub meanwhile: Option<Box<dyn FnOnce() + Send>>,
 }
 
@@ -67,12 +67,12 @@ pub struct State {
 #[derive(Clone, Default)]
 pub struct FakeDataplane {
     state: Arc<Mutex<State>>,
-    /// Why changes of routes are not heard of: what the state said at the last call of `tend`.
+    /// [`State::unwatched`] at the last call of `run_maintenance`.
     unwatched: Option<String>,
 }
 
 impl FakeDataplane {
-    /// What it holds.
+    /// Locks and returns the content.
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,5 +1,5 @@
-//! This host's own addresses, and the broadcast addresses of its networks, as the packet program knows them: sources that
-//! no packet from outside can have. Two threads write them: the data plane's owner, and the one that hears of changes.
+//! The maps of this host's own addresses and of its networks' broadcast addresses: the packet program drops packets
+//! from outside that have them as their source. Two threads write them: the data plane's owner and the watch thread.
 
 use std::{
     collections::BTreeSet,
@@ -21,7 +21,7 @@ use crate::netlink::{
     local::{self, LocalRoute, Prefix},
 };
 
-/// Shared between threads.
+/// Handle of both maps, shared between threads.
 #[derive(Clone, Debug)]
 pub struct HostAddresses(Arc<Mutex<Inner>>);
 
@@ -29,7 +29,7 @@ pub struct HostAddresses(Arc<Mutex<Inner>>);
 struct Inner {
     addresses: Map<HostPrefix, u32>,
     filter: Map<u32, u64>,
-    /// What both tables say.
+    /// The prefixes that both maps hold.
     written: BTreeSet<HostPrefix>,
 }
 
@@ -53,17 +53,17 @@ impl HostAddresses {
         }))))
     }
 
-    /// Brings the maps to what the kernel takes for its own now.
+    /// Makes the maps match the kernel's present local and broadcast routes.
     ///
     /// # Errors
-    /// The kernel does not say it, or refused a map call; or there are more addresses than the table holds.
+    /// The kernel refused to list the routes or a map call, or there are more addresses than the map holds.
     pub fn refresh(&self, netlink: &mut Netlink) -> anyhow::Result<()> {
         let routes = local::list(netlink).context("cannot list the host's addresses")?;
         self.lock().write(wanted(&routes))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // A writer that panicked has left an older set, which the next call mends.
+        // A writer that panicked has left an older set, which the next refresh replaces.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -79,7 +79,7 @@ impl Inner {
             wanted.len(),
             self.addresses.capacity()
         );
-        // An address counts once it has its entry and its bit.
+        // The packet program needs both the entry and the filter's bit: entries are written first and deleted last.
         for prefix in wanted.difference(&self.written) {
             self.addresses
                 .set(prefix, &1)
@@ -109,12 +109,12 @@ fn wanted(routes: &[LocalRoute]) -> BTreeSet<HostPrefix> {
     };
     prefixes
         .filter(|prefix| !prefix.address.is_loopback() && !is_link_local(prefix.address))
-        .map(key)
+        .map(host_prefix)
         .collect()
 }
 
-/// A prefix as the packet program has it.
-fn key(prefix: Prefix) -> HostPrefix {
+/// The map's key for a prefix.
+fn host_prefix(prefix: Prefix) -> HostPrefix {
     let before = if prefix.address.is_ipv4() { 96 } else { 0 };
     HostPrefix {
         length: before + u32::from(prefix.length),
@@ -122,7 +122,7 @@ fn key(prefix: Prefix) -> HostPrefix {
     }
 }
 
-/// The filter in which these prefixes' addresses have their bits.
+/// The filter with the bits of all addresses in these prefixes.
 fn filter(prefixes: &BTreeSet<HostPrefix>) -> Vec<u64> {
     if prefixes.iter().any(|prefix| prefix.length < 128) {
         return vec![u64::MAX; WORDS as usize];

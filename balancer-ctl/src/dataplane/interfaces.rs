@@ -1,5 +1,5 @@
-//! The interfaces that the packet program runs on: attached, followed as they come, go and change, and what their host needs
-//! for that.
+//! The interfaces that the packet program runs on: attached, kept up to date as interfaces appear, go and change, with
+//! the host settings that they need.
 
 use std::{
     collections::BTreeMap,
@@ -13,12 +13,12 @@ use anyhow::Context;
 use super::{
     AttachedInterface,
     attach::{self, Attached},
+    attachments::{self, AttachRequest, AttachResult, GenericFallback, RetryNative},
+    interface_table::{InterfaceEntry, InterfaceTable},
     kernel::now,
-    known::{InterfaceEntry, InterfaceTable},
     map::Map,
     pins::Pins,
-    placement::{self, Fallback, NativeTry, Place, Placed},
-    routes::Routes,
+    route_versions::RouteVersionTable,
 };
 use crate::{
     host::Host,
@@ -29,78 +29,78 @@ use crate::{
     },
 };
 
-/// How often the host is examined: whoever has run a command that a warning names sees it go.
-const HOST_EVERY: Duration = Duration::from_secs(30);
+/// How often the host is examined, so that a warning goes after the operator has run the command that it names.
+const HOST_CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The interfaces of the packet program.
 #[derive(Debug)]
 pub struct Interfaces {
     pins: Pins,
-    known: InterfaceTable,
-    /// Interfaces that packets may leave by: `struct bpf_devmap_val`, interface index and the descriptor of no program.
+    table: InterfaceTable,
+    /// The redirect targets (`DEVICES`): `struct bpf_devmap_val`, that is interface index and program descriptor (0).
     devices: Map<u32, [u32; 2]>,
-    routes: Routes,
+    routes: RouteVersionTable,
     attached: Vec<Attached>,
-    /// Why the program runs generically on all of them though the mode does not ask for it.
-    fallback: Fallback,
-    /// Nobody has configured it since it was opened.
-    is_opened: bool,
-    /// Why configured interfaces do not carry the program: a sentence each.
+    /// Why the program runs generically on all of them in mode auto.
+    fallback: GenericFallback,
+    /// `configure` was not called yet.
+    is_first_configure: bool,
+    /// Why configured interfaces do not carry the program: one sentence each.
     problems: Vec<String>,
-    /// Interfaces have changed and were not followed yet.
-    have_changed: bool,
-    /// Whether each interface that carries the program has a carrier, when that was last looked at.
+    /// Interfaces have changed, and the attachments do not reflect that yet.
+    links_changed: bool,
+    /// Whether each interface with the program had a carrier when last checked, by interface index.
     carriers: BTreeMap<u32, bool>,
     host: Host,
-    host_due: Instant,
+    next_host_check: Instant,
 }
 
-/// With what interfaces are attached.
+/// What attaching needs.
 #[derive(Debug)]
-pub struct Means<'a> {
-    /// Asks the kernel.
+pub struct AttachContext<'a> {
+    /// For queries to the kernel.
     pub netlink: &'a mut Netlink,
     /// The packet program.
     pub program: BorrowedFd<'a>,
 }
 
-/// What a look at the interfaces has shown.
+/// What has changed about the interfaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Followed {
-    /// The program runs on others than before.
-    pub placed: bool,
-    /// One of them has another carrier.
+pub struct LinkChanges {
+    /// The program was attached or detached.
+    pub reattached: bool,
+    /// An interface got or lost its carrier.
     pub carriers: bool,
 }
 
 impl Interfaces {
-    /// No interface yet, but for those that maps pinned in `directory` know.
+    /// Opens the maps pinned in `directory`; the program is not attached yet.
     ///
     /// # Errors
     /// A map is missing, or the kernel refused a call.
     pub fn open(
         directory: &Path,
         pins: Pins,
-        routes: Routes,
+        routes: RouteVersionTable,
         instance: Option<&str>,
     ) -> anyhow::Result<Self> {
         Ok(Self {
             pins,
-            known: InterfaceTable::open(directory)?,
+            table: InterfaceTable::open(directory)?,
             devices: Map::open(directory, "DEVICES")?,
             routes,
             attached: Vec::new(),
-            fallback: Fallback::default(),
-            is_opened: true,
+            fallback: GenericFallback::default(),
+            is_first_configure: true,
             problems: Vec::new(),
-            have_changed: false,
+            links_changed: false,
             carriers: BTreeMap::new(),
             host: Host::new(instance)?,
-            host_due: now(),
+            next_host_check: now(),
         })
     }
 
-    /// The kernel's id of the map by which frames are redirected.
+    /// The kernel's id of the map `DEVICES`, by which frames are redirected.
     ///
     /// # Errors
     /// The kernel refused.
@@ -108,83 +108,86 @@ impl Interfaces {
         self.devices.id().context("cannot ask for a map's id")
     }
 
-    /// Those that carry the program.
+    /// The interfaces that carry the program.
     pub fn links(&self) -> impl ExactSizeIterator<Item = &Link> {
         self.attached.iter().map(|attached| &attached.link)
     }
 
-    /// Whether this is the first configuration since it was opened.
-    pub const fn take_opened(&mut self) -> bool {
-        std::mem::replace(&mut self.is_opened, false)
+    /// Whether this is the first call since [`Self::open`].
+    pub const fn take_first_configure(&mut self) -> bool {
+        std::mem::replace(&mut self.is_first_configure, false)
     }
 
     /// Whether every configured interface carries the program.
     ///
     /// # Errors
-    /// The kernel refused a question.
+    /// The kernel refused a query.
     pub fn all_attached(&self) -> anyhow::Result<bool> {
         for attached in &self.attached {
-            if !attached.stands()? {
+            if !attached.is_attached()? {
                 return Ok(false);
             }
         }
         Ok(self.problems.is_empty())
     }
 
-    /// Whether the program runs generically for a reason that is gone.
+    /// Whether the program runs generically for a reason that no longer holds.
     ///
     /// # Errors
-    /// The kernel refused a question.
+    /// The kernel refused a query.
     pub fn native_is_due(&self, netlink: &mut Netlink, mode: Mode) -> anyhow::Result<bool> {
         let all = link::list(netlink)?;
         let links: Vec<_> = self.links().cloned().collect();
-        placement::native_is_due(netlink, mode, &links, &all, &self.fallback)
+        attachments::native_is_due(netlink, mode, &links, &all, &self.fallback)
     }
 
-    /// Brings the program to the interfaces of `settings` and off all others; after an error all is as it was.
+    /// Attaches the program to the interfaces of `settings` and detaches it from all others; after an error all is as
+    /// it was.
     ///
     /// # Errors
     /// An interface is missing, cannot carry the program or carries another; or the kernel refused a call.
     pub fn attach(
         &mut self,
-        means: &mut Means<'_>,
+        context: &mut AttachContext<'_>,
         settings: &DataplaneSettings,
-        native: NativeTry,
+        native: RetryNative,
     ) -> anyhow::Result<()> {
         let pinned = self.pins.links()?;
-        let all = link::list(means.netlink)?;
+        let all = link::list(context.netlink)?;
         let links = attach::resolve(&settings.interfaces, &all, &pinned)?;
-        let before = self.known.all().clone();
+        let before = self.table.all().clone();
         let fallback = self.fallback.clone();
-        let placed = self.place(means, &links, &all, settings.mode, |place| {
-            placement::attach(place, pinned, &fallback, native)
+        let result = self.attach_with(context, &links, &all, settings.mode, |request| {
+            attachments::attach(request, pinned, &fallback, native)
         });
-        let placed = match placed {
-            Ok(placed) => placed,
+        let result = match result {
+            Ok(result) => result,
             Err(error) => {
-                if let Err(error) = self.bring_back(before, &links) {
-                    tracing::error!("what ran before is not wholly back: {error:#}");
+                if let Err(error) = self.roll_back(before, &links) {
+                    tracing::error!(
+                        "the data plane that ran before cannot be restored completely: {error:#}"
+                    );
                 }
                 return Err(error);
             }
         };
-        self.take(placed);
+        self.accept(result);
         self.forget_others(&before, &links, &all)?;
-        self.examine_host(means.netlink)
+        self.examine_host(context.netlink)
     }
 
-    /// Goes on with what the program runs on now.
-    fn take(&mut self, placed: Placed) {
-        let Placed {
+    /// Stores the result of an attachment, and logs new problems.
+    fn accept(&mut self, result: AttachResult) {
+        let AttachResult {
             attached,
             fallback,
             problems,
-        } = placed;
-        let news = problems.iter().filter(|one| !self.problems.contains(one));
-        let news = news.chain(&fallback.reason);
-        for sentence in news.filter(|one| self.fallback.reason.as_ref() != Some(one)) {
-            // At a start the daemon tells everything that limits it.
-            if !self.is_opened {
+        } = result;
+        let fresh = problems.iter().filter(|one| !self.problems.contains(one));
+        let fresh = fresh.chain(&fallback.reason);
+        for sentence in fresh.filter(|one| self.fallback.reason.as_ref() != Some(one)) {
+            // At start the daemon logs all warnings itself.
+            if !self.is_first_configure {
                 tracing::warn!("{sentence}");
             }
         }
@@ -193,36 +196,36 @@ impl Interfaces {
         self.problems = problems;
     }
 
-    /// Looks for what will not work on the interfaces that carry the program.
+    /// Looks for host settings that do not work with the interfaces that carry the program.
     ///
     /// # Errors
-    /// The kernel refused a question.
+    /// The kernel refused a query.
     pub fn examine_host(&mut self, netlink: &mut Netlink) -> anyhow::Result<()> {
-        // Also after an error, which is not to be met each second.
-        self.host_due = now() + HOST_EVERY;
+        // Set before the examination, so that an error does not repeat each second.
+        self.next_host_check = now() + HOST_CHECK_INTERVAL;
         let links: Vec<_> = self.links().cloned().collect();
         self.host.examine(netlink, &links)
     }
 
-    /// Prepares these interfaces, beside those that are there, and attaches.
-    fn place<T>(
+    /// Prepares the host and the maps for these interfaces beside the present ones, and calls `attach`.
+    fn attach_with<T>(
         &mut self,
-        means: &mut Means<'_>,
+        context: &mut AttachContext<'_>,
         links: &[Link],
         all: &[Link],
         mode: Mode,
-        attach: impl FnOnce(&mut Place<'_>) -> anyhow::Result<T>,
+        attach: impl FnOnce(&mut AttachRequest<'_>) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
         let names: Vec<_> = self.links().chain(links).cloned().collect();
         self.host.prepare(&names)?;
-        attach::allow_ways_out(&self.devices, links)?;
-        // Frames are told apart by the interface's address, so that stands before the program runs there; and
-        // interfaces that go stay known until the program is off them.
-        self.known.add(ends(links, all))?;
+        attach::add_redirect_targets(&self.devices, links)?;
+        // The program needs an interface's MAC address, so entries are written before it is attached; interfaces that
+        // go keep theirs until it is detached.
+        self.table.add(entries_of(links, all))?;
         self.routes.bump_all();
-        attach(&mut Place {
-            netlink: means.netlink,
-            program: means.program.as_fd(),
+        attach(&mut AttachRequest {
+            netlink: context.netlink,
+            program: context.program.as_fd(),
             pins: &self.pins,
             mode,
             links,
@@ -230,74 +233,74 @@ impl Interfaces {
         })
     }
 
-    /// Nothing but these interfaces is known any more.
+    /// Removes all other interfaces from the maps, and restores their host settings.
     fn forget_others(
         &mut self,
         before: &BTreeMap<u32, InterfaceEntry>,
         links: &[Link],
         all: &[Link],
     ) -> anyhow::Result<()> {
-        self.known.configure(ends(links, all))?;
+        self.table.configure(entries_of(links, all))?;
         self.routes.bump_all();
         let gone = before
             .keys()
             .copied()
             .filter(|index| !links.iter().any(|link| link.index == *index));
-        attach::forbid_ways_out(&self.devices, gone)?;
+        attach::remove_redirect_targets(&self.devices, gone)?;
         self.host.prepare(links)
     }
 
-    /// After a failed attachment to `links`: what was known `before` is known again.
-    fn bring_back(
+    /// After a failed attachment to `links`: restores the entries `before`.
+    fn roll_back(
         &mut self,
         before: BTreeMap<u32, InterfaceEntry>,
         links: &[Link],
     ) -> anyhow::Result<()> {
         let mut pinned = self.pins.links()?;
         for attached in &mut self.attached {
-            attached.follow(&mut pinned);
+            attached.refresh_link(&mut pinned);
         }
         let fresh = links.iter().map(|link| link.index);
         let fresh = fresh.filter(|index| !before.contains_key(index));
-        attach::forbid_ways_out(&self.devices, fresh)?;
-        self.known.configure(before)?;
+        attach::remove_redirect_targets(&self.devices, fresh)?;
+        self.table.configure(before)?;
         self.routes.bump_all();
         if self.attached.is_empty() {
-            // At a start; what ran before needs what it needed.
+            // At start: a data plane that an earlier daemon left keeps its host settings.
             return Ok(());
         }
         let links: Vec<_> = self.links().cloned().collect();
         self.host.prepare(&links)
     }
 
-    /// Follows interfaces that have changed, where `changed` says so or not all carry the program, and examines the host when that
-    /// is due.
+    /// Attaches and detaches after interfaces have changed (`changed`), or while not all carry the program; examines
+    /// the host when that is due.
     ///
     /// # Errors
     /// The kernel refused a call; the next call tries again.
     pub fn run_maintenance(
         &mut self,
-        means: &mut Means<'_>,
+        context: &mut AttachContext<'_>,
         settings: &DataplaneSettings,
         changed: bool,
-    ) -> anyhow::Result<Followed> {
-        self.have_changed |= changed;
-        let mut followed = Followed {
-            placed: false,
+    ) -> anyhow::Result<LinkChanges> {
+        self.links_changed |= changed;
+        let mut changes = LinkChanges {
+            reattached: false,
             carriers: false,
         };
-        if self.have_changed || !self.all_attached()? {
-            followed.placed = self.follow(means, settings)?;
-            followed.carriers = self.follow_carriers(means.netlink)?;
-            self.have_changed = false;
+        if self.links_changed || !self.all_attached()? {
+            changes.reattached = self.follow_links(context, settings)?;
+            changes.carriers = self.follow_carriers(context.netlink)?;
+            self.links_changed = false;
         }
-        if now() >= self.host_due {
-            self.examine_host(means.netlink)?;
+        if now() >= self.next_host_check {
+            self.examine_host(context.netlink)?;
         }
-        Ok(followed)
+        Ok(changes)
     }
 
-    /// Whether any interface that carries the program has another carrier than when that was last asked.
+    /// Whether an interface that carries the program got or lost its carrier since the last call.
     fn follow_carriers(&mut self, netlink: &mut Netlink) -> anyhow::Result<bool> {
         let all = link::list(netlink)?;
         let carriers: BTreeMap<_, _> = all
@@ -310,22 +313,22 @@ impl Interfaces {
         Ok(changed)
     }
 
-    /// Interfaces came, went or changed, or do not all carry the program. Each is followed on its own; those that cannot be are
-    /// tried again at the next call. Whether the program runs on others now.
-    fn follow(
+    /// Attaches to each configured interface that can carry the program; the others are tried again at the next call.
+    /// Returns whether anything had to be attached or detached.
+    fn follow_links(
         &mut self,
-        means: &mut Means<'_>,
+        context: &mut AttachContext<'_>,
         settings: &DataplaneSettings,
     ) -> anyhow::Result<bool> {
         let pinned = self.pins.links()?;
-        let all = link::list(means.netlink)?;
-        let (links, unfit) = attach::resolve_some(&settings.interfaces, &all, &pinned);
+        let all = link::list(context.netlink)?;
+        let (links, unfit) = attach::resolve_present(&settings.interfaces, &all, &pinned);
         let identity = |link: &Link| (link.index, link.mac);
-        let before = self.known.all().clone();
+        let before = self.table.all().clone();
         let mut followed = links.iter().map(identity).eq(self.links().map(identity))
-            && before == ends(&links, &all);
+            && before == entries_of(&links, &all);
         for attached in &self.attached {
-            followed &= attached.stands()?;
+            followed &= attached.is_attached()?;
         }
         if followed {
             let problems = unfit;
@@ -337,20 +340,20 @@ impl Interfaces {
             self.problems = problems;
         } else {
             let fallback = self.fallback.clone();
-            let mut placed = self.place(means, &links, &all, settings.mode, |place| {
-                placement::follow(place, pinned, &fallback)
+            let mut result = self.attach_with(context, &links, &all, settings.mode, |request| {
+                attachments::follow_links(request, pinned, &fallback)
             })?;
-            placed.problems.splice(0..0, unfit);
-            self.take(placed);
+            result.problems.splice(0..0, unfit);
+            self.accept(result);
             self.forget_others(&before, &links, &all)?;
         }
-        if self.have_changed || !followed {
-            self.examine_host(means.netlink)?;
+        if self.links_changed || !followed {
+            self.examine_host(context.netlink)?;
         }
         Ok(!followed)
     }
 
-    /// Puts staged maps in the place of those that are pinned.
+    /// Replaces the pinned maps by the staged ones.
     ///
     /// # Errors
     /// The kernel refused.
@@ -358,7 +361,7 @@ impl Interfaces {
         self.pins.adopt_staged()
     }
 
-    /// Removes what other layouts have pinned.
+    /// Removes the pins of other map layouts.
     ///
     /// # Errors
     /// The kernel refused.
@@ -366,10 +369,10 @@ impl Interfaces {
         self.pins.remove_other_layouts()
     }
 
-    /// How the program is attached, and what will not work as it stands: a sentence each.
+    /// The interfaces that carry the program, and what does not work: one sentence each.
     ///
     /// # Errors
-    /// The kernel refused a question.
+    /// The kernel refused a query.
     pub fn describe(&self) -> anyhow::Result<(Vec<AttachedInterface>, Vec<String>)> {
         let mut warnings = self.problems.clone();
         let mut interfaces = Vec::new();
@@ -389,25 +392,25 @@ impl Interfaces {
         Ok((interfaces, warnings))
     }
 
-    /// The name of one that carries the program, or its index in words.
+    /// The name of an interface that carries the program; for another one its index as text.
     pub fn name(&self, index: u32) -> String {
         let known = self.links().find(|link| link.index == index);
         known.map_or_else(|| format!("interface {index}"), |link| link.name.clone())
     }
 }
 
-/// The interfaces as the program is to know them. A bond runs it on its slaves.
-fn ends(links: &[Link], all: &[Link]) -> BTreeMap<u32, InterfaceEntry> {
-    let mut ends = BTreeMap::new();
+/// The entries of these interfaces. A bond runs the program on its slaves, which get entries too.
+fn entries_of(links: &[Link], all: &[Link]) -> BTreeMap<u32, InterfaceEntry> {
+    let mut entries = BTreeMap::new();
     for link in links {
         for receiver in layers::slaves(link, all).chain([link]) {
-            let end = InterfaceEntry {
+            let entry = InterfaceEntry {
                 mac: link.mac.unwrap_or_default(),
                 index: link.index,
                 redirects: receiver.kind.as_deref() == Some("veth"),
             };
-            ends.insert(receiver.index, end);
+            entries.insert(receiver.index, entry);
         }
     }
-    ends
+    entries
 }

@@ -1,7 +1,7 @@
-//! The data plane in the kernel: takes up what is pinned or loads anew, and implements [`Dataplane`] on its four parts.
+//! The data plane in the kernel: reuses what is pinned or loads anew, and implements [`Dataplane`] with its four parts.
 //!
 //! ```text
-//!  KernelDataplane ─┬─ Interfaces        on what the packet program runs
+//!  KernelDataplane ─┬─ Interfaces        which the packet program runs on
 //!                   ├─ Neighbours        next hops that are kept resolved
 //!                   ├─ ServiceTables     services, real servers, rings, counters
 //!                   └─ ConnectionTables  connections: counted, listed, ended
@@ -21,18 +21,18 @@ use balancer_common::{real_server::state, verdict::Discard};
 use super::{
     ConnectionFilter, Dataplane, DataplaneError, DataplaneStatus, Family, Listing, Service,
     Snapshot, TableStatus, attach,
+    attachments::RetryNative,
     clock::{self, Tick},
-    connections::{BETWEEN_SLICES, ConnectionTables},
+    connections::{ConnectionTables, SLICE_PAUSE},
     detach::take_down,
     host_addresses::HostAddresses,
-    interfaces::{Interfaces, Means},
+    interfaces::{AttachContext, Interfaces},
     load,
     neighbours::Neighbours,
     packet_log,
     pins::Pins,
-    placement::NativeTry,
-    redirects::Redirects,
-    routes::Routes,
+    redirect_errors::RedirectErrors,
+    route_versions::RouteVersionTable,
     services::ServiceTables,
     watch::WatchThread,
 };
@@ -52,14 +52,14 @@ use crate::{
 /// What [`KernelDataplane::open`] needs to know.
 #[derive(Clone, Debug)]
 pub struct OpenOptions {
-    /// Several daemons on one host: each has its name.
+    /// The instance's name; `None` for the default one. Several daemons on one host need different names.
     pub instance: Option<String>,
     /// Interfaces, sizes, timeouts.
     pub settings: DataplaneSettings,
-    /// What a data plane that starts anew is filled with before a packet reaches it. One that is taken up goes on with what it
-    /// runs until it is reconciled.
+    /// The services of a data plane that starts anew, written before a packet reaches it. One that is reused keeps its
+    /// services until it is reconciled.
     pub services: Vec<Service>,
-    /// How much the packet program logs; none = nothing, at no cost.
+    /// The packet program's log level; `None` = it logs nothing, at no cost.
     pub packet_log: Option<PacketLog>,
 }
 
@@ -73,41 +73,41 @@ pub struct KernelDataplane {
     services: ServiceTables,
     connections: ConnectionTables,
     host_addresses: HostAddresses,
-    /// This host's addresses have changed and were not followed yet.
+    /// This host's addresses have changed, and the maps do not reflect that yet.
     addresses_changed: bool,
-    routes: Routes,
+    routes: RouteVersionTable,
     tick: Tick,
     netlink: Netlink,
     watch: WatchThread,
-    /// None where the kernel does not tell of failed redirects.
-    redirects: Option<Redirects>,
-    /// What was noticed at the start.
+    /// `None` where the tracepoint for failed redirects is missing.
+    redirects: Option<RedirectErrors>,
+    /// Warnings from the start.
     notes: Vec<String>,
-    _packet_log: Option<packet_log::Reader>,
+    _packet_log: Option<packet_log::LogReader>,
 }
 
 impl KernelDataplane {
-    /// Takes up the pinned data plane of this instance, or loads and fills a new one, and attaches it.
+    /// Reuses the pinned data plane of this instance, or loads and fills a new one, and attaches it.
     ///
     /// # Errors
-    /// A sentence for what is missing. What ran before goes on running; where nothing ran, nothing is left.
+    /// A sentence says what is missing. A data plane that ran before goes on; otherwise nothing is left behind.
     pub fn open(options: OpenOptions) -> Result<Self, DataplaneError> {
         open(options).map_err(DataplaneError::from)
     }
 
-    /// The packet program's clock.
+    /// The low 32 bits of jiffies now.
     fn jiffies(&self) -> anyhow::Result<u32> {
         clock::now(load::program(&self.ebpf, "clock")?)
     }
 
     fn reconcile(&mut self, services: &[Service]) -> anyhow::Result<()> {
         let changes = self.services.reconcile(services, &mut self.connections)?;
-        // The first packet to a new real server should find its MAC address known.
+        // So that the first packet to a new real server finds its MAC address resolved.
         let known: BTreeSet<_> = changes.iter().filter_map(new_address).collect();
         if !known.is_empty()
-            && let Err(error) = self.reach(&known)
+            && let Err(error) = self.resolve_new(&known)
         {
-            tracing::warn!(%error, "neighbours are not looked after");
+            tracing::warn!(%error, "the next hops of new real servers cannot be resolved now");
         }
         Ok(())
     }
@@ -132,7 +132,7 @@ impl KernelDataplane {
                  running connections are reset"
             );
         }
-        let is_start = self.interfaces.take_opened();
+        let is_start = self.interfaces.take_first_configure();
         if settings.interfaces != self.configured.interfaces
             || settings.mode != self.configured.mode
             || !self.interfaces.all_attached()?
@@ -141,46 +141,48 @@ impl KernelDataplane {
                     .interfaces
                     .native_is_due(&mut self.netlink, self.configured.mode)?
         {
-            self.attach(settings, NativeTry::Yes)?;
+            self.attach(settings, RetryNative::Yes)?;
         } else {
-            // Whoever loads the file again may have mended what was found.
+            // Before reloading the operator may have fixed what was found.
             self.interfaces.examine_host(&mut self.netlink)?;
         }
-        set(&self.services, self.tick, settings)?;
+        write_settings(&self.services, self.tick, settings)?;
         self.configured = settings.clone();
         self.connections.schedule_sweep();
         Ok(())
     }
 
-    /// Brings the program to the interfaces of `settings` and off all others; after an error all is as it was.
-    fn attach(&mut self, settings: &DataplaneSettings, native: NativeTry) -> anyhow::Result<()> {
+    /// Attaches the program to the interfaces of `settings` and detaches it from all others; after an error all is as
+    /// it was.
+    fn attach(&mut self, settings: &DataplaneSettings, native: RetryNative) -> anyhow::Result<()> {
         let program = load::program(&self.ebpf, "balancer")?;
         let program = program.fd().context("the packet program is not loaded")?;
-        let mut means = Means {
+        let mut context = AttachContext {
             netlink: &mut self.netlink,
             program: program.as_fd(),
         };
-        self.interfaces.attach(&mut means, settings, native)?;
+        self.interfaces.attach(&mut context, settings, native)?;
         self.neighbours
             .find_obstacles(&self.interfaces, &settings.interfaces);
         Ok(())
     }
 
-    /// One part's failure does not keep the others from their turn; the first is told.
-    fn tend(&mut self) -> anyhow::Result<()> {
+    /// Runs the maintenance of each part, even if another part's fails; returns the first error.
+    fn maintain(&mut self) -> anyhow::Result<()> {
         self.watch.supervise(now());
-        let news = self.watch.take_news();
-        // Again: a packet that asked the kernel before the change may have stored the answer after the first time.
-        self.routes.bump_versions(&news.routes);
-        for neighbour in &news.neighbours {
-            self.routes.raise_neighbour(*neighbour);
+        let changes = self.watch.take_changes();
+        // The watch thread has done this already; again, since a packet that looked the route up before the change may
+        // have stored the result after that.
+        self.routes.bump_versions(&changes.routes);
+        for neighbour in &changes.neighbours {
+            self.routes.bump_neighbour(*neighbour);
         }
         let redirects = self.redirects.as_mut();
         let redirects = redirects.map_or(Ok(()), |redirects| redirects.read(now()));
-        let links = self.follow_links(&news);
-        self.addresses_changed |= news.addresses;
+        let links = self.follow_links(&changes);
+        self.addresses_changed |= changes.addresses;
         let addresses = self.follow_addresses();
-        let neighbours = self.maintain_neighbours(&news);
+        let neighbours = self.maintain_neighbours(&changes);
         let connections = self.maintain_connections();
         links
             .and(addresses)
@@ -189,28 +191,28 @@ impl KernelDataplane {
             .and(redirects)
     }
 
-    fn follow_links(&mut self, news: &NetlinkChanges) -> anyhow::Result<()> {
+    fn follow_links(&mut self, changes: &NetlinkChanges) -> anyhow::Result<()> {
         let program = load::program(&self.ebpf, "balancer")?;
         let program = program.fd().context("the packet program is not loaded")?;
-        let mut means = Means {
+        let mut context = AttachContext {
             netlink: &mut self.netlink,
             program: program.as_fd(),
         };
-        let followed = self
-            .interfaces
-            .run_maintenance(&mut means, &self.configured, news.links)?;
-        if followed.placed {
+        let changed =
+            self.interfaces
+                .run_maintenance(&mut context, &self.configured, changes.links)?;
+        if changed.reattached {
             self.neighbours
                 .find_obstacles(&self.interfaces, &self.configured.interfaces);
         }
-        if followed.carriers {
+        if changed.carriers {
             self.neighbours.links_changed();
         }
         Ok(())
     }
 
-    /// Follows changes of this host's addresses, when there are any; after an error again: which sources to refuse, and which real
-    /// servers' networks it is in.
+    /// After a change of this host's addresses updates the sources that are dropped and the real servers' networks;
+    /// after an error the next call tries again.
     fn follow_addresses(&mut self) -> anyhow::Result<()> {
         if !self.addresses_changed {
             return Ok(());
@@ -219,40 +221,41 @@ impl KernelDataplane {
         let networks = Networks::read(&mut self.netlink)
             .context("cannot list the addresses of the interfaces")?;
         self.services
-            .follow_networks(networks, &mut self.connections)?;
+            .set_networks(networks, &mut self.connections)?;
         self.addresses_changed = false;
         Ok(())
     }
 
-    fn maintain_neighbours(&mut self, news: &NetlinkChanges) -> anyhow::Result<()> {
-        if news.is_empty() && now() < self.neighbours.due() {
+    fn maintain_neighbours(&mut self, changes: &NetlinkChanges) -> anyhow::Result<()> {
+        if changes.is_empty() && now() < self.neighbours.due() {
             return Ok(());
         }
         let reals = self.services.real_addresses().inspect_err(|_| {
-            // Whose ways have changed is not known: all are asked for later.
+            // It is unknown which real servers the changes concern: all are looked up later.
             self.neighbours
-                .note(&monitor::Routes::All, true, &BTreeSet::new());
+                .record_changes(&monitor::RouteChanges::All, true, &BTreeSet::new());
         })?;
-        let has_neighbours = !news.neighbours.is_empty();
-        self.neighbours.note(&news.routes, has_neighbours, &reals);
+        let has_neighbours = !changes.neighbours.is_empty();
+        self.neighbours
+            .record_changes(&changes.routes, has_neighbours, &reals);
         if self.neighbours.run_maintenance(&mut self.netlink, &reals)? {
-            self.follow_neighbours()?;
+            self.apply_route_targets()?;
         }
         Ok(())
     }
 
-    /// Looks after the next hops towards real servers that are new.
-    fn reach(&mut self, reals: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
-        self.neighbours.reach(&mut self.netlink, reals)?;
-        self.follow_neighbours()
+    /// Resolves the next hops to real servers that are new.
+    fn resolve_new(&mut self, reals: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
+        self.neighbours.resolve_new(&mut self.netlink, reals)?;
+        self.apply_route_targets()
     }
 
-    /// Uses what is known of the ways to real servers.
-    fn follow_neighbours(&mut self) -> anyhow::Result<()> {
+    /// Passes on where packets to real servers go: the obstacles, and which real servers are behind a gateway.
+    fn apply_route_targets(&mut self) -> anyhow::Result<()> {
         self.neighbours
             .find_obstacles(&self.interfaces, &self.configured.interfaces);
         let routed = self.neighbours.routed();
-        self.services.follow_gateways(routed, &mut self.connections)
+        self.services.set_routed(routed, &mut self.connections)
     }
 
     fn maintain_connections(&mut self) -> anyhow::Result<()> {
@@ -290,7 +293,7 @@ impl KernelDataplane {
             interfaces,
             tables: [table(Family::V4), table(Family::V6)],
             discards,
-            redirect_failures: self.redirects.as_ref().map_or(0, Redirects::total),
+            redirect_failures: self.redirects.as_ref().map_or(0, RedirectErrors::total),
             warnings,
             obstacles: self.neighbours.obstacles(),
         })
@@ -307,16 +310,20 @@ impl KernelDataplane {
 }
 
 /// Writes settings that may change while packets flow.
-fn set(services: &ServiceTables, tick: Tick, settings: &DataplaneSettings) -> anyhow::Result<()> {
+fn write_settings(
+    services: &ServiceTables,
+    tick: Tick,
+    settings: &DataplaneSettings,
+) -> anyhow::Result<()> {
     let timeouts = tick.timeouts(&settings.timeouts);
     let answers = settings.stray_replies == StrayReplies::Reset;
-    services.set(|settings| {
+    services.update_settings(|settings| {
         settings.timeouts = timeouts;
         settings.answer_stray_replies = u32::from(answers);
     })
 }
 
-/// The address of a real server that a change brings.
+/// The address of a real server that a change adds.
 fn new_address(change: &TableChange) -> Option<IpAddr> {
     match change {
         TableChange::SetReal { id: _, real } if real.state == state::TAKES_NEW => {
@@ -334,7 +341,7 @@ fn open(options: OpenOptions) -> anyhow::Result<KernelDataplane> {
     let pins = Pins::of(options.instance.as_deref())?;
     load::check_prerequisites()?;
     let mut netlink = Netlink::open()?;
-    // Before anything is changed.
+    // Refuses bad interfaces before anything is changed.
     let all = link::list(&mut netlink)?;
     attach::resolve(&options.settings.interfaces, &all, &pins.links()?)?;
     let ran_before = !pins.is_empty()?;
@@ -346,12 +353,12 @@ fn open(options: OpenOptions) -> anyhow::Result<KernelDataplane> {
             take_down(&pins, instance.as_deref())
         };
         if let Err(error) = cleared {
-            tracing::warn!("what the failed start has made is not all gone: {error:#}");
+            tracing::warn!("what the failed start created cannot be removed: {error:#}");
         }
     })
 }
 
-/// Makes everything first, fills it, and attaches it last.
+/// Creates and fills everything first, and attaches last.
 fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<KernelDataplane> {
     let OpenOptions {
         instance,
@@ -364,17 +371,17 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
     let mut loaded = load::load(&pins, &configured, packet_log)?;
     notes.append(&mut loaded.notes);
     let packet_log = match packet_log {
-        Some(_) => packet_log::Reader::start(&mut loaded.ebpf)?,
+        Some(_) => packet_log::LogReader::start(&mut loaded.ebpf)?,
         None => None,
     };
     let directory = &loaded.directory;
-    let tick = Tick::of_this_kernel()?;
+    let tick = Tick::read()?;
     let services = ServiceTables::open(directory)?;
-    set(&services, tick, &configured)?;
+    write_settings(&services, tick, &configured)?;
     let connections = ConnectionTables::open(directory, &services, tick, now())?;
-    let routes = Routes::open(directory)?;
+    let routes = RouteVersionTable::open(directory)?;
     let interfaces = Interfaces::open(directory, pins, routes.clone(), instance)?;
-    let redirects = match Redirects::start(&mut loaded.ebpf, interfaces.redirect_map()?) {
+    let redirects = match RedirectErrors::start(&mut loaded.ebpf, interfaces.redirect_map()?) {
         Ok(redirects) => Some(redirects),
         Err(error) => {
             notes.push(format!(
@@ -385,7 +392,7 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
     };
     let host_addresses = HostAddresses::open(directory)?;
     let watch = WatchThread::start(routes.clone(), host_addresses.clone(), now())?;
-    // What changed before nobody has heard of.
+    // Changes before the watch thread began were missed.
     routes.bump_all();
     let mut dataplane = KernelDataplane {
         ebpf: loaded.ebpf,
@@ -404,12 +411,12 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
         notes,
         _packet_log: packet_log,
     };
-    // After the watch began, and before a packet comes.
+    // After the watch thread began, and before packets arrive.
     dataplane.follow_addresses()?;
     if loaded.fresh {
         dataplane.reconcile(&wanted)?;
     }
-    dataplane.attach(&configured, NativeTry::No)?;
+    dataplane.attach(&configured, RetryNative::No)?;
     if loaded.fresh {
         dataplane.interfaces.adopt_staged()?;
     } else {
@@ -460,19 +467,19 @@ impl Dataplane for KernelDataplane {
     }
 
     fn watch_failure(&self) -> Option<&str> {
-        self.watch.unwatched()
+        self.watch.failure()
     }
 
     fn run_maintenance(&mut self) -> Result<(), DataplaneError> {
-        Ok(Self::tend(self)?)
+        Ok(Self::maintain(self)?)
     }
 
     fn next_maintenance(&self) -> Duration {
         if self.connections.is_busy() {
-            BETWEEN_SLICES
+            SLICE_PAUSE
         } else {
             let round = self.neighbours.due().saturating_duration_since(now());
-            round.clamp(BETWEEN_SLICES, Duration::from_secs(1))
+            round.clamp(SLICE_PAUSE, Duration::from_secs(1))
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Lists connections: the raw entry is held against the filter before anything is made of it.
+//! Lists connections. Raw entries are compared with the filter before they are converted.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -18,17 +18,18 @@ use super::{
     Connection, ConnectionFilter,
     clock::Tick,
     conntrack::{Conntrack, ExpiryClock},
-    memory::Memory,
-    table::{Found, Table},
+    mapped_memory::MappedMemory,
+    table::{EntrySnapshot, EntryTable},
 };
 use crate::{
     dataplane::plan::tables::address_of,
     model::{Protocol, ServiceKey},
 };
 
-/// What is asked of an original entry of one family, in the table's own words; what is `None` is not asked.
+/// A [`ConnectionFilter`] in the representation of one family's entries (network byte order); a field that is `None`
+/// matches all.
 #[derive(Debug)]
-pub struct Wanted<A> {
+pub struct EntryFilter<A> {
     client: Option<(A, Option<u16>)>,
     vip: Option<(A, Option<u16>)>,
     protocol: Option<u32>,
@@ -38,9 +39,12 @@ pub struct Wanted<A> {
     state: Option<u8>,
 }
 
-impl<A: Address> Wanted<A> {
-    /// Those that match a filter; none where the filter names an address of the other family.
-    pub fn by(filter: &ConnectionFilter, reals: &Memory<RealServer>) -> Option<Self> {
+impl<A: Address> EntryFilter<A> {
+    /// Converts a filter; `None` where it names an address of the other family.
+    pub fn from_filter(
+        filter: &ConnectionFilter,
+        reals: &MappedMemory<RealServer>,
+    ) -> Option<Self> {
         let host = |wanted: Option<(IpAddr, Option<u16>)>| -> Option<Option<(A, Option<u16>)>> {
             let Some((ip, port)) = wanted else {
                 return Some(None);
@@ -67,11 +71,11 @@ impl<A: Address> Wanted<A> {
         })
     }
 
-    /// Those of a service's real server; none where it is of the other family.
-    pub fn of_real(
+    /// The connections of one real server of a service; `None` where it is of the other family.
+    pub fn for_real(
         service: &ServiceKey,
         real: SocketAddr,
-        reals: &Memory<RealServer>,
+        reals: &MappedMemory<RealServer>,
     ) -> Option<Self> {
         let filter = ConnectionFilter {
             service: Some(*service),
@@ -81,11 +85,11 @@ impl<A: Address> Wanted<A> {
         let is_it = |id| reals.read(id).is_some_and(|row| address_of(&row) == real);
         Some(Self {
             reals: Some(ids.map(is_it).collect()),
-            ..Self::by(&filter, reals)?
+            ..Self::from_filter(&filter, reals)?
         })
     }
 
-    /// Whether an original entry is one of them.
+    /// Whether an original entry matches.
     pub fn matches(&self, entry: &ConntrackEntry<A>) -> bool {
         let end = |wanted: &Option<(A, Option<u16>)>, address: A, port: u16| {
             wanted.is_none_or(|(ip, wanted)| {
@@ -104,27 +108,27 @@ impl<A: Address> Wanted<A> {
     }
 }
 
-/// An address as a family's table has it.
+/// An address in the form of the family `A`; `None` if it is of the other one.
 fn narrow<A: Address>(ip: IpAddr) -> Option<A> {
     let is_of_family = (size_of::<A>() == size_of::<u32>()) == ip.is_ipv4();
     is_of_family.then(|| A::narrow(Addr::from(ip)))
 }
 
-/// Reads connections out of the tables.
+/// Reads connections from the tables.
 #[derive(Debug)]
 pub struct Lister {
     /// The tables.
     pub conntrack: Arc<Conntrack>,
     /// Which connections.
     pub filter: ConnectionFilter,
-    /// How long a jiffy is.
+    /// Converts jiffies.
     pub tick: Tick,
-    /// When.
+    /// The time and the timeouts by which expired connections are left out.
     pub now: ExpiryClock,
 }
 
 impl Lister {
-    /// Gives each connection that matches to `take`, until that has enough or there are as many as the filter says.
+    /// Calls `take` for each connection that matches, until it breaks or the filter's limit is reached.
     pub fn each(&self, take: &mut dyn FnMut(Connection) -> ControlFlow<()>) {
         let mut left = self.filter.limit.unwrap_or(usize::MAX);
         let mut take = |connection| {
@@ -136,28 +140,31 @@ impl Lister {
                 flow
             }
         };
-        if self.filter.limit != Some(0) && self.family(&self.conntrack.v4, &mut take).is_continue()
+        if self.filter.limit != Some(0)
+            && self
+                .list_family(&self.conntrack.v4, &mut take)
+                .is_continue()
         {
-            let _ = self.family(&self.conntrack.v6, &mut take);
+            let _ = self.list_family(&self.conntrack.v6, &mut take);
         }
     }
 
-    fn family<A: Address>(
+    fn list_family<A: Address>(
         &self,
-        table: &Table<A>,
+        table: &EntryTable<A>,
         take: &mut dyn FnMut(Connection) -> ControlFlow<()>,
     ) -> ControlFlow<()>
     where
         Bucket<A>: Pod,
     {
-        let Some(wanted) = Wanted::by(&self.filter, &self.conntrack.reals) else {
+        let Some(wanted) = EntryFilter::from_filter(&self.filter, &self.conntrack.reals) else {
             return ControlFlow::Continue(());
         };
-        for place in table.places(0..table.buckets()) {
-            if !place.word().is_original() {
+        for slot in table.slots(0..table.buckets()) {
+            if !slot.word().is_original() {
                 continue;
             }
-            let found = place.read().filter(|found| wanted.matches(&found.entry));
+            let found = slot.read().filter(|found| wanted.matches(&found.entry));
             if let Some(connection) = found.and_then(|found| self.connection(table, &found)) {
                 take(connection)?;
             }
@@ -165,11 +172,11 @@ impl Lister {
         ControlFlow::Continue(())
     }
 
-    /// The connection of an original entry, unless it has been idle for too long.
+    /// The connection of an original entry; `None` if it has expired.
     fn connection<A: Address>(
         &self,
-        table: &Table<A>,
-        original: &Found<'_, A>,
+        table: &EntryTable<A>,
+        original: &EntrySnapshot<'_, A>,
     ) -> Option<Connection>
     where
         Bucket<A>: Pod,
@@ -177,7 +184,7 @@ impl Lister {
         let entry = &original.entry;
         let timeout = self.now.timeouts.of(entry.word.state());
         let left = |last_seen| timeout.checked_sub(idle(self.now.jiffies, last_seen));
-        let reply = self.conntrack.other(table, original);
+        let reply = self.conntrack.partner(table, original);
         let reply = reply.and_then(|reply| left(reply.entry.last_seen));
         let left = left(entry.last_seen).max(reply)?;
         let socket = |address: A, port: u16| {
@@ -201,25 +208,25 @@ impl Lister {
     }
 }
 
-/// Connections that are still to be read: on a thread that may take its time, whatever becomes of the data plane.
-pub struct Listing(Read);
+/// A list of connections that is still to be read, in any thread, while the data plane goes on.
+pub struct Listing(ReadConnections);
 
-type Read = Box<dyn FnOnce(&mut dyn FnMut(Connection) -> ControlFlow<()>) + Send>;
+type ReadConnections = Box<dyn FnOnce(&mut dyn FnMut(Connection) -> ControlFlow<()>) + Send>;
 
 impl Listing {
-    /// Those that `read` gives.
+    /// A list that `read` produces.
     pub fn new(
         read: impl FnOnce(&mut dyn FnMut(Connection) -> ControlFlow<()>) + Send + 'static,
     ) -> Self {
         Self(Box::new(read))
     }
 
-    /// Gives one after the other to `take`, until that breaks off.
+    /// Calls `take` for each connection, until it breaks.
     pub fn each(self, mut take: impl FnMut(Connection) -> ControlFlow<()>) {
         (self.0)(&mut take);
     }
 
-    /// All at once.
+    /// Collects all connections.
     #[must_use]
     pub fn all(self) -> Vec<Connection> {
         let mut all = Vec::new();

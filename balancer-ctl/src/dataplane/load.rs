@@ -12,30 +12,30 @@ use aya_obj::Object;
 use balancer_common::{ABI_VERSION, flow_hash::buckets_for};
 
 use super::{
-    kernel_age,
+    kernel_version,
     packet_log::PacketLog,
     pins::{self, Pins},
-    proof,
+    self_test,
 };
 use crate::{dataplane::object::OBJECT, model::DataplaneSettings};
 
-/// The programs as loaded, and what was noticed on the way.
+/// The loaded programs, and where their maps are.
 #[derive(Debug)]
 pub struct Loaded {
-    /// Keeps the programs.
+    /// Owns the programs.
     pub ebpf: Ebpf,
-    /// The maps are new and staged: nothing was taken up.
+    /// The maps are new and staged; no pinned map was reused.
     pub fresh: bool,
     /// Where the maps are pinned.
     pub directory: PathBuf,
-    /// What the operator should know.
+    /// Warnings for the operator.
     pub notes: Vec<String>,
 }
 
-/// What must hold before anything is tried: a sentence for each thing that may be missing.
+/// Checks what loading needs: the object, root, the kernel's version, BTF.
 ///
 /// # Errors
-/// One of them is.
+/// A sentence says what is missing.
 pub fn check_prerequisites() -> anyhow::Result<()> {
     ensure!(
         !OBJECT.is_empty(),
@@ -45,7 +45,7 @@ pub fn check_prerequisites() -> anyhow::Result<()> {
         nix::unistd::geteuid().is_root(),
         "the data plane needs root: start it as root (or with sudo)"
     );
-    kernel_age::check()?;
+    kernel_version::check()?;
     ensure!(
         Path::new("/sys/kernel/btf/vmlinux").exists(),
         "this kernel was built without BTF (/sys/kernel/btf/vmlinux is missing): use one with CONFIG_DEBUG_INFO_BTF=y, as \
@@ -54,8 +54,8 @@ pub fn check_prerequisites() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Sizes of the maps that follow the configuration.
-pub const fn sizes(settings: &DataplaneSettings) -> [(&'static str, u32); 3] {
+/// Entries of the maps whose size depends on the configuration.
+pub const fn map_sizes(settings: &DataplaneSettings) -> [(&'static str, u32); 3] {
     [
         ("CONNTRACK_V4", buckets_for(settings.max_connections)),
         ("CONNTRACK_V6", buckets_for(settings.max_connections_ipv6)),
@@ -63,8 +63,7 @@ pub const fn sizes(settings: &DataplaneSettings) -> [(&'static str, u32); 3] {
     ]
 }
 
-/// Loads the object. Maps that are pinned and are as wanted are taken up; in the place of others new ones are staged, and that
-/// is said.
+/// Loads the object. Pinned maps are reused if they all fit; otherwise new ones are staged, and a note says why.
 ///
 /// # Errors
 /// The kernel refused the object, with the verifier's whole log; or the program gives wrong answers.
@@ -76,7 +75,7 @@ pub fn load(
     let mut notes = Vec::new();
     let object = Object::parse(OBJECT)
         .map_err(|error| anyhow!("the embedded packet program cannot be read: {error}"))?;
-    let sizes = sizes(settings);
+    let sizes = map_sizes(settings);
     let fresh = match pins.compare(&object, &sizes)? {
         None => {
             let others = pins.other_layouts()?;
@@ -117,14 +116,14 @@ pub fn load(
     for (name, path) in &paths {
         loader.map_pin_path(name, path);
     }
-    // Not there when the object was built without log lines.
+    // This global is missing when the object was built without log lines.
     loader.override_global(aya_log::LEVEL, &level, false);
     let mut ebpf = loader
         .load(OBJECT)
         .context("cannot load the packet program's maps")?;
     load_programs(&mut ebpf)?;
     load_program(&mut ebpf, "clock")?;
-    proof::prove(level)?;
+    self_test::run_once(level)?;
     Ok(Loaded {
         ebpf,
         fresh,
@@ -133,11 +132,11 @@ pub fn load(
     })
 }
 
-/// Loads the programs that packets go through, and puts the second where the first finds it. What runs on the same map
-/// finds it there, too.
+/// Loads the programs that packets go through, and writes `open_connection` into `PROGRAMS`, where `balancer` calls it.
+/// A program of an earlier daemon on the same map calls it, too.
 ///
 /// # Errors
-/// The kernel refused one of them; with the verifier's whole log.
+/// The kernel refused one of them; the error has the verifier's whole log.
 pub fn load_programs(ebpf: &mut Ebpf) -> anyhow::Result<()> {
     for name in ["balancer", "open_connection"] {
         load_program(ebpf, name)?;
@@ -157,13 +156,13 @@ pub fn load_programs(ebpf: &mut Ebpf) -> anyhow::Result<()> {
 fn load_program(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<()> {
     program_mut(ebpf, name)?
         .load()
-        .map_err(|error| explain(name, error))
+        .map_err(|error| load_error(name, error))
 }
 
 /// A loaded program.
 ///
 /// # Errors
-/// The object has none of that name.
+/// The object has no XDP program of that name.
 pub fn program<'a>(ebpf: &'a Ebpf, name: &str) -> anyhow::Result<&'a Xdp> {
     match ebpf.program(name) {
         Some(Program::Xdp(program)) => Ok(program),
@@ -178,8 +177,8 @@ fn program_mut<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut Xdp
     }
 }
 
-/// A load error with all that the verifier said: a report needs it.
-fn explain(name: &str, error: ProgramError) -> anyhow::Error {
+/// A load error with the verifier's whole log, which a bug report needs.
+fn load_error(name: &str, error: ProgramError) -> anyhow::Error {
     match error {
         ProgramError::LoadError {
             io_error,
@@ -195,6 +194,6 @@ fn explain(name: &str, error: ProgramError) -> anyhow::Error {
 /// Before Linux 5.11 map memory counted against this limit; newer kernels do not look at it.
 fn raise_memory_limit() {
     use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
-    // A failure shows when the maps are made, with a clearer message.
+    // If this fails, creating the maps fails with a clearer message.
     let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
 }

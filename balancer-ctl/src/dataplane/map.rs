@@ -1,4 +1,4 @@
-//! Typed access to a BPF map by its pin, one entry at a time or in batches.
+//! Typed access to pinned BPF maps, one entry at a time or in batches.
 
 use std::{
     io,
@@ -12,8 +12,8 @@ use anyhow::{Context, ensure};
 use aya::Pod;
 
 use super::{
-    memory::Memory,
-    syscall::{self, Cursor, MapShape},
+    mapped_memory::MappedMemory,
+    syscall::{self, BatchCursor, MapShape},
 };
 
 /// A map of keys `K` and values `V`.
@@ -28,15 +28,16 @@ impl<K: Pod, V: Pod> Map<K, V> {
     /// Opens the map pinned at `directory/name`.
     ///
     /// # Errors
-    /// It is not there, or keys or values are not of these types' sizes.
+    /// There is no such pin, or the sizes of keys or values differ from these types'.
     pub fn open(directory: &Path, name: &str) -> anyhow::Result<Self> {
         let (fd, shape) = open(directory, name)?;
         ensure!(
-            shape.key as usize == size_of::<K>() && shape.value as usize == size_of::<V>(),
+            shape.key_size as usize == size_of::<K>()
+                && shape.value_size as usize == size_of::<V>(),
             "the map {name} has keys of {} and values of {} bytes, not {} and {}: the embedded object and this program \
              do not fit together",
-            shape.key,
-            shape.value,
+            shape.key_size,
+            shape.value_size,
             size_of::<K>(),
             size_of::<V>(),
         );
@@ -54,15 +55,15 @@ impl<K: Pod, V: Pod> Map<K, V> {
 
     /// Capacity in entries.
     pub const fn capacity(&self) -> u32 {
-        self.shape.entries
+        self.shape.max_entries
     }
 
-    /// The array's values as memory.
+    /// Maps an array's values into memory.
     ///
     /// # Errors
     /// The map was made without `BPF_F_MMAPABLE`.
-    pub fn memory(&self) -> io::Result<Memory<V>> {
-        Memory::of_map(self.fd.as_fd(), self.shape.entries)
+    pub fn memory(&self) -> io::Result<MappedMemory<V>> {
+        MappedMemory::of_map(self.fd.as_fd(), self.shape.max_entries)
     }
 
     /// Reads one value.
@@ -92,7 +93,7 @@ impl<K: Pod, V: Pod> Map<K, V> {
         }
     }
 
-    /// Deletes one entry; whether it was there.
+    /// Deletes one entry; returns whether it existed.
     pub fn delete(&self, key: &K) -> io::Result<bool> {
         // SAFETY: `open` has compared the key's size with the kernel's.
         unsafe { syscall::delete(self.fd.as_fd(), std::ptr::from_ref(key).cast()) }
@@ -117,18 +118,18 @@ impl<K: Pod, V: Pod> Map<K, V> {
         Ok(())
     }
 
-    /// Reads `length` values of an array, from `start` on.
+    /// Reads `length` values of an array, beginning with index `start`.
     pub fn range(&self, start: u32, length: u32) -> io::Result<Vec<V>> {
         // An array's cursor is the index of the entry before the next.
-        let mut walk = Walk::new(length.max(1));
-        walk.cursor = Cursor(start.checked_sub(1).map(|before| {
+        let mut reader = BatchReader::new(length.max(1));
+        reader.cursor = BatchCursor(start.checked_sub(1).map(|before| {
             let mut bytes = [0; 8];
             bytes[..4].copy_from_slice(&before.to_ne_bytes());
             bytes
         }));
         let mut values = Vec::with_capacity(length as usize);
         while values.len() < length as usize
-            && let Some(batch) = walk.next(self)?
+            && let Some(batch) = reader.next(self)?
         {
             values.extend(batch.map(|(_, value)| value));
         }
@@ -138,9 +139,9 @@ impl<K: Pod, V: Pod> Map<K, V> {
 
     /// Reads all entries.
     pub fn all(&self) -> io::Result<Vec<(K, V)>> {
-        let mut walk = Walk::new(1 << 14);
+        let mut reader = BatchReader::new(1 << 14);
         let mut entries = Vec::new();
-        while let Some(batch) = walk.next(self)? {
+        while let Some(batch) = reader.next(self)? {
             entries.extend(batch);
         }
         Ok(entries)
@@ -157,39 +158,39 @@ fn open(directory: &Path, name: &str) -> anyhow::Result<(OwnedFd, MapShape)> {
     Ok((fd, shape))
 }
 
-/// A walk through all entries of a map, in batches. Entries that come or go meanwhile may be missed; one that stays
-/// is seen exactly once.
+/// Reads all entries of a map in batches. Entries that are added or deleted meanwhile may be missed; all others are
+/// read exactly once.
 #[derive(Debug)]
-pub struct Walk<K, V> {
-    cursor: Cursor,
-    over: bool,
+pub struct BatchReader<K, V> {
+    cursor: BatchCursor,
+    done: bool,
     keys: Vec<K>,
     values: Vec<V>,
-    room: u32,
+    batch_size: u32,
 }
 
-impl<K: Pod, V: Pod> Walk<K, V> {
-    /// A walk that reads up to `room` entries at a time.
-    pub const fn new(room: u32) -> Self {
+impl<K: Pod, V: Pod> BatchReader<K, V> {
+    /// A reader of up to `batch_size` entries at a time.
+    pub const fn new(batch_size: u32) -> Self {
         Self {
-            cursor: Cursor(None),
-            over: false,
+            cursor: BatchCursor(None),
+            done: false,
             keys: Vec::new(),
             values: Vec::new(),
-            room,
+            batch_size,
         }
     }
 
-    /// The next entries; none when the walk is over.
+    /// The next batch; `None` after the last one.
     pub fn next(
         &mut self,
         map: &Map<K, V>,
     ) -> io::Result<Option<impl ExactSizeIterator<Item = (K, V)>>> {
-        if self.over {
+        if self.done {
             return Ok(None);
         }
         loop {
-            let room = self.room as usize;
+            let room = self.batch_size as usize;
             self.keys.clear();
             self.values.clear();
             self.keys.reserve(room);
@@ -201,25 +202,27 @@ impl<K: Pod, V: Pod> Walk<K, V> {
                     &mut self.cursor,
                     self.keys.as_mut_ptr().cast(),
                     self.values.as_mut_ptr().cast(),
-                    self.room,
+                    self.batch_size,
                 )
             };
             match result {
-                Ok((count, over)) => {
+                Ok((count, done)) => {
                     let count = (count as usize).min(room);
                     // SAFETY: the kernel has written this many of each; they are plain data.
                     unsafe {
                         self.keys.set_len(count);
                         self.values.set_len(count);
                     }
-                    self.over = over;
+                    self.done = done;
                     return Ok(Some(
                         self.keys.iter().copied().zip(self.values.iter().copied()),
                     ));
                 }
                 // One hash bucket holds more than the buffer.
-                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && self.room < 1 << 20 => {
-                    self.room *= 2
+                Err(error)
+                    if error.raw_os_error() == Some(libc::ENOSPC) && self.batch_size < 1 << 20 =>
+                {
+                    self.batch_size *= 2
                 }
                 Err(error) => return Err(error),
             }
@@ -240,24 +243,24 @@ impl<V: Pod> PerCpuMap<V> {
     /// Opens the map pinned at `directory/name`.
     ///
     /// # Errors
-    /// It is not there, or its values are not of this type's size.
+    /// There is no such pin, or the size of its values differs from this type's.
     pub fn open(directory: &Path, name: &str) -> anyhow::Result<Self> {
         // The kernel rounds each CPU's value up to 8 bytes; with such types the values of all CPUs are a plain array.
         const { assert!(size_of::<V>().is_multiple_of(8)) };
         let (fd, shape) = open(directory, name)?;
         ensure!(
-            shape.key == 4 && shape.value as usize == size_of::<V>(),
+            shape.key_size == 4 && shape.value_size as usize == size_of::<V>(),
             "the map {name} has keys of {} and values of {} bytes, not 4 and {}: the embedded object and this program do \
              not fit together",
-            shape.key,
-            shape.value,
+            shape.key_size,
+            shape.value_size,
             size_of::<V>(),
         );
         let cpus =
             aya::util::nr_cpus().map_err(|(what, error)| anyhow::anyhow!("{what}: {error}"))?;
         Ok(Self {
             fd,
-            entries: shape.entries,
+            entries: shape.max_entries,
             cpus,
             types: PhantomData,
         })

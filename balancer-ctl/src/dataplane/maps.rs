@@ -1,4 +1,4 @@
-//! The maps that services' tables are made of, typed, and the counters.
+//! The typed maps of services, real servers, rings and counters.
 
 use std::path::Path;
 

@@ -1,4 +1,5 @@
-//! How real servers are reached: their next hops are looked after, and those that packets cannot reach are told.
+//! How packets reach real servers: their next hops are kept resolved, and real servers that packets cannot reach are
+//! reported.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,24 +11,24 @@ use std::{
 use super::{interfaces::Interfaces, kernel::now};
 use crate::netlink::{
     Netlink,
-    keeper::{self, NeighbourManager},
     local::Prefix,
-    monitor::Routes,
-    route::Way,
+    monitor::RouteChanges,
+    neighbour_manager::{self, NeighbourManager},
+    route::RouteTarget,
 };
 
 /// The loopback interface's index, the same in every network namespace.
 const LOOPBACK: u32 = 1;
 
-/// When neighbours are looked after.
+/// When the next round of neighbour maintenance is due.
 #[derive(Clone, Copy, Debug)]
-pub struct Rounds {
+pub struct RoundSchedule {
     last: Instant,
     due: Instant,
 }
 
-impl Rounds {
-    /// The first one is due now.
+impl RoundSchedule {
+    /// The first round is due now.
     pub const fn begin(now: Instant) -> Self {
         Self {
             last: now,
@@ -35,86 +36,92 @@ impl Rounds {
         }
     }
 
-    /// When the next one is due.
+    /// When the next round is due.
     pub const fn due(&self) -> Instant {
         self.due
     }
 
-    /// One has been made, and the next is due after `pause`.
-    fn made(&mut self, now: Instant, pause: Duration) {
+    /// A round has ended, and the next is due after `pause`.
+    fn finish_round(&mut self, now: Instant, pause: Duration) {
         *self = Self {
             last: now,
             due: now + pause,
         };
     }
 
-    /// One is due at once: routes have changed.
-    pub fn hurry(&mut self, now: Instant) {
+    /// Makes the next round due at `now`, if it is not due earlier.
+    pub fn bring_forward(&mut self, now: Instant) {
         self.due = self.due.min(now);
     }
 
-    /// One is due soon: a neighbour has changed, perhaps since it was asked for.
-    fn soon(&mut self) {
-        self.due = self.due.min(self.last + keeper::BUSY);
+    /// Makes the next round due a second after the last one: a neighbour has changed, perhaps because it answered.
+    fn schedule_soon(&mut self) {
+        self.due = self.due.min(self.last + neighbour_manager::BUSY_INTERVAL);
     }
 }
 
 /// The next hops of all real servers and gateways.
 #[derive(Debug)]
 pub struct Neighbours {
-    keeper: NeighbourManager,
-    rounds: Rounds,
+    manager: NeighbourManager,
+    rounds: RoundSchedule,
     /// Why packets to a real server cannot leave, by its address.
     obstacles: Arc<BTreeMap<IpAddr, String>>,
 }
 
 impl Neighbours {
-    /// Nobody is looked after yet.
+    /// Opens the manager of neighbour entries; the first round is due at once.
     ///
     /// # Errors
-    /// The note of what was changed in the kernel's table cannot be read.
+    /// The note of entries that were made managed cannot be read.
     pub fn open(instance: Option<&str>) -> anyhow::Result<Self> {
         Ok(Self {
-            keeper: NeighbourManager::open(instance)?,
-            rounds: Rounds::begin(now()),
+            manager: NeighbourManager::open(instance)?,
+            rounds: RoundSchedule::begin(now()),
             obstacles: Arc::default(),
         })
     }
 
-    /// When they are to be looked after.
+    /// When the next round of maintenance is due.
     pub const fn due(&self) -> Instant {
         self.rounds.due()
     }
 
-    /// Why packets to a real server cannot leave, by its address; a sentence without its beginning.
+    /// Why packets cannot reach a real server, by its address: a clause without capital letter and full stop.
     pub fn obstacles(&self) -> Arc<BTreeMap<IpAddr, String>> {
         Arc::clone(&self.obstacles)
     }
 
-    /// What is wrong with the kernel's tables of neighbours: a sentence each.
+    /// What is wrong with the kernel's neighbour tables: one sentence each.
     pub fn warnings(&self) -> &[String] {
-        self.keeper.warnings()
+        self.manager.warnings()
     }
 
-    /// An interface may have come back: whoever did not answer by it is asked at once.
+    /// An interface may have got its carrier back: next hops that did not answer are asked for again at once.
     pub fn links_changed(&mut self) {
-        self.keeper.links_changed(now());
+        self.manager.links_changed(now());
     }
 
-    /// Routes or neighbours have changed.
-    pub fn note(&mut self, routes: &Routes, neighbours: bool, reals: &BTreeSet<IpAddr>) {
-        if concern(routes, reals) {
-            self.keeper.routes_changed();
-            self.rounds.hurry(now());
+    /// Takes note of changed routes and, if `neighbours`, of changed neighbours; decides when the next round is due.
+    pub fn record_changes(
+        &mut self,
+        routes: &RouteChanges,
+        neighbours: bool,
+        reals: &BTreeSet<IpAddr>,
+    ) {
+        if affects_any(routes, reals) {
+            self.manager.routes_changed();
+            self.rounds.bring_forward(now());
         } else if neighbours {
-            self.rounds.soon();
+            self.rounds.schedule_soon();
         }
     }
 
-    /// Looks after the next hops to `reals`, which are all there are, when that is due. Whether it did.
+    /// Does a round of maintenance if it is due: keeps the next hops to `reals`, which are all real servers, resolved.
+    /// Returns whether it did.
     ///
     /// # Errors
-    /// The kernel refused; the next call tries again, some time later.
+    /// The kernel refused; a later call tries again.
     pub fn run_maintenance(
         &mut self,
         netlink: &mut Netlink,
@@ -123,49 +130,55 @@ impl Neighbours {
         if now() < self.rounds.due() {
             return Ok(false);
         }
-        // Also after an error, which is not to be met more often.
-        self.rounds.made(now(), keeper::BUSY);
-        let pause = self.keeper.run_maintenance(netlink, reals, now())?;
-        self.rounds.made(now(), pause);
+        // Set before the attempt, so that an error does not repeat more often.
+        self.rounds
+            .finish_round(now(), neighbour_manager::BUSY_INTERVAL);
+        let pause = self.manager.run_maintenance(netlink, reals, now())?;
+        self.rounds.finish_round(now(), pause);
         Ok(true)
     }
 
-    /// Looks after the next hops towards real servers that are new.
+    /// Resolves the next hops to real servers that are new.
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn reach(&mut self, netlink: &mut Netlink, reals: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
-        let pause = self.keeper.reach(netlink, reals, now())?;
-        self.rounds.hurry(now() + pause);
+    pub fn resolve_new(
+        &mut self,
+        netlink: &mut Netlink,
+        reals: &BTreeSet<IpAddr>,
+    ) -> anyhow::Result<()> {
+        let pause = self.manager.resolve_new(netlink, reals, now())?;
+        self.rounds.bring_forward(now() + pause);
         Ok(())
     }
 
     /// Real servers that packets reach by a gateway.
     pub fn routed(&self) -> BTreeSet<IpAddr> {
-        routed(self.keeper.ways())
+        routed(self.manager.targets())
     }
 
-    /// Finds out which real servers packets cannot reach, as their ways and the interfaces that carry the program are now.
+    /// Finds the real servers that packets cannot reach by the interfaces that carry the program.
     pub fn find_obstacles(&mut self, interfaces: &Interfaces, configured: &[String]) {
         if interfaces.links().len() == 0 {
-            // At a start: the interfaces are still to come.
+            // At start: the program is not attached yet.
             return;
         }
         let ours: BTreeSet<_> = interfaces.links().map(|link| link.index).collect();
-        // A VRF's members have routes of their own, which are not asked for.
+        // Members of a VRF use its routing table, which is not queried here.
         let in_vrf = interfaces.links().any(|link| link.master.is_some());
         let mut names = BTreeMap::new();
         let obstacles: BTreeMap<_, _> = self
-            .keeper
-            .ways()
+            .manager
+            .targets()
             .iter()
-            .filter_map(|(real, way)| {
+            .filter_map(|(real, target)| {
                 let name = |index| {
-                    let name = names.entry(index).or_insert_with(|| name_of(index));
+                    let name = names.entry(index).or_insert_with(|| interface_name(index));
                     name.clone()
                 };
-                let is_known = !in_vrf || matches!(way, Way::Local | Way::Broadcast);
-                let obstacle = || obstacle(*real, *way, &ours, configured, name);
+                let is_known =
+                    !in_vrf || matches!(target, RouteTarget::Local | RouteTarget::Broadcast);
+                let obstacle = || obstacle(*real, *target, &ours, configured, name);
                 Some((*real, is_known.then(obstacle).flatten()?))
             })
             .collect();
@@ -175,11 +188,11 @@ impl Neighbours {
     }
 }
 
-/// Whether routes to any of these addresses are among them.
-fn concern(routes: &Routes, reals: &BTreeSet<IpAddr>) -> bool {
+/// Whether `routes` contain a route to any of the addresses `reals`.
+fn affects_any(routes: &RouteChanges, reals: &BTreeSet<IpAddr>) -> bool {
     match routes {
-        Routes::All => true,
-        Routes::To(prefixes) => prefixes.iter().any(|prefix| {
+        RouteChanges::All => true,
+        RouteChanges::To(prefixes) => prefixes.iter().any(|prefix| {
             let mut from = reals.range(prefix.address..);
             let next = from.next();
             next.is_some_and(|real| Prefix::of(*real, prefix.length) == *prefix)
@@ -188,37 +201,38 @@ fn concern(routes: &Routes, reals: &BTreeSet<IpAddr>) -> bool {
 }
 
 /// Real servers that packets reach by a gateway.
-fn routed(ways: &BTreeMap<IpAddr, Way>) -> BTreeSet<IpAddr> {
-    let by_gateway = |(real, way): (&IpAddr, &Way)| match way {
-        Way::Hop((_, hop)) if hop != real => Some(*real),
+fn routed(targets: &BTreeMap<IpAddr, RouteTarget>) -> BTreeSet<IpAddr> {
+    let by_gateway = |(real, target): (&IpAddr, &RouteTarget)| match target {
+        RouteTarget::NextHop((_, hop)) if hop != real => Some(*real),
         _ => None,
     };
-    ways.iter().filter_map(by_gateway).collect()
+    targets.iter().filter_map(by_gateway).collect()
 }
 
 /// The name of an interface of this namespace.
-fn name_of(index: u32) -> String {
+fn interface_name(index: u32) -> String {
     nix::net::if_::if_indextoname(index).map_or_else(
-        // It has just gone.
+        // The interface has just gone.
         |_| format!("interface {index}"),
         |name| name.to_string_lossy().into_owned(),
     )
 }
 
-/// Why packets to a real server cannot leave by the interfaces that carry the program: a sentence without its beginning.
+/// Why packets to a real server cannot leave by the interfaces that carry the program: a clause without capital letter
+/// and full stop.
 fn obstacle(
     real: IpAddr,
-    way: Way,
+    target: RouteTarget,
     ours: &BTreeSet<u32>,
     configured: &[String],
     name: impl FnOnce(u32) -> String,
 ) -> Option<String> {
-    Some(match way {
-        Way::Hop((interface, _)) if ours.contains(&interface) => return None,
-        Way::Hop((LOOPBACK, _)) => {
+    Some(match target {
+        RouteTarget::NextHop((interface, _)) if ours.contains(&interface) => return None,
+        RouteTarget::NextHop((LOOPBACK, _)) => {
             format!("the route to {real} leads to the loopback interface: change the route")
         }
-        Way::Hop((interface, _)) => {
+        RouteTarget::NextHop((interface, _)) => {
             let name = name(interface);
             if configured.contains(&name) {
                 return Some(format!(
@@ -230,14 +244,24 @@ fn obstacle(
                  the route"
             )
         }
-        Way::Local => format!("{real} is an address of this host: name another host's address"),
-        Way::Broadcast => {
+        RouteTarget::Local => {
+            format!("{real} is an address of this host: name another host's address")
+        }
+        RouteTarget::Broadcast => {
             format!("{real} is the broadcast address of a connected network: name a host's address")
         }
-        Way::Missing => format!("this host has no route to {real}: add one with `ip route add`"),
-        Way::Blackhole => format!("the route to {real} is of type blackhole: change the route"),
-        Way::Unreachable => format!("the route to {real} is of type unreachable: change the route"),
-        Way::Prohibited => format!("the route to {real} is of type prohibit: change the route"),
+        RouteTarget::NoRoute => {
+            format!("this host has no route to {real}: add one with `ip route add`")
+        }
+        RouteTarget::Blackhole => {
+            format!("the route to {real} is of type blackhole: change the route")
+        }
+        RouteTarget::Unreachable => {
+            format!("the route to {real} is of type unreachable: change the route")
+        }
+        RouteTarget::Prohibited => {
+            format!("the route to {real} is of type prohibit: change the route")
+        }
     })
 }
 
@@ -250,63 +274,63 @@ mod tests {
         let real: IpAddr = "10.0.0.2".parse().unwrap();
         let gateway: IpAddr = "10.0.0.1".parse().unwrap();
         let ours = BTreeSet::from([2, 3]);
-        let told = |way| {
-            obstacle(real, way, &ours, &["eth7".to_owned()], |index| {
+        let reported = |target| {
+            obstacle(real, target, &ours, &["eth7".to_owned()], |index| {
                 format!("eth{index}")
             })
         };
-        assert_eq!(told(Way::Hop((3, gateway))), None);
-        for (way, sentence) in [
+        assert_eq!(reported(RouteTarget::NextHop((3, gateway))), None);
+        for (target, sentence) in [
             (
-                Way::Hop((1, real)),
+                RouteTarget::NextHop((1, real)),
                 "the route to 10.0.0.2 leads to the loopback interface: change the route",
             ),
             (
-                Way::Hop((4, gateway)),
+                RouteTarget::NextHop((4, gateway)),
                 "the route to 10.0.0.2 leads over eth4, which is not among `interfaces` of [dataplane]: add eth4 there, or change \
                  the route",
             ),
             (
-                Way::Hop((7, gateway)),
+                RouteTarget::NextHop((7, gateway)),
                 "the route to 10.0.0.2 leads over eth7, which does not carry the packet program now",
             ),
             (
-                Way::Local,
+                RouteTarget::Local,
                 "10.0.0.2 is an address of this host: name another host's address",
             ),
             (
-                Way::Broadcast,
+                RouteTarget::Broadcast,
                 "10.0.0.2 is the broadcast address of a connected network: name a host's address",
             ),
             (
-                Way::Missing,
+                RouteTarget::NoRoute,
                 "this host has no route to 10.0.0.2: add one with `ip route add`",
             ),
             (
-                Way::Blackhole,
+                RouteTarget::Blackhole,
                 "the route to 10.0.0.2 is of type blackhole: change the route",
             ),
             (
-                Way::Unreachable,
+                RouteTarget::Unreachable,
                 "the route to 10.0.0.2 is of type unreachable: change the route",
             ),
             (
-                Way::Prohibited,
+                RouteTarget::Prohibited,
                 "the route to 10.0.0.2 is of type prohibit: change the route",
             ),
         ] {
-            assert_eq!(told(way).as_deref(), Some(sentence));
+            assert_eq!(reported(target).as_deref(), Some(sentence));
         }
     }
 
     #[test]
-    fn routes_to_strangers_are_of_no_concern() {
+    fn changed_routes_to_other_addresses_affect_no_real_server() {
         let reals: BTreeSet<IpAddr> = ["10.0.1.2", "10.0.2.2", "2001:db8::2"]
             .map(|address| address.parse().unwrap())
             .into();
         let to = |text: &str, length| {
             let prefix = Prefix::of(text.parse().unwrap(), length);
-            concern(&Routes::To([prefix].into()), &reals)
+            affects_any(&RouteChanges::To([prefix].into()), &reals)
         };
         for (text, length, expected) in [
             ("10.0.1.0", 24, true),
@@ -322,22 +346,22 @@ mod tests {
         ] {
             assert_eq!(to(text, length), expected, "{text}/{length}");
         }
-        assert!(concern(&Routes::All, &reals));
+        assert!(affects_any(&RouteChanges::All, &reals));
     }
 
     #[test]
     fn a_neighbour_brings_a_round_soon_and_a_route_at_once() {
         let start = now();
-        let mut rounds = Rounds::begin(start);
-        rounds.made(start, Duration::from_secs(5));
+        let mut rounds = RoundSchedule::begin(start);
+        rounds.finish_round(start, Duration::from_secs(5));
         for _ in 0..3 {
-            rounds.soon();
+            rounds.schedule_soon();
         }
         assert_eq!(rounds.due(), start + Duration::from_secs(1));
         let later = start + Duration::from_millis(300);
-        rounds.hurry(later);
+        rounds.bring_forward(later);
         assert_eq!(rounds.due(), later);
-        rounds.hurry(later + Duration::from_secs(1));
+        rounds.bring_forward(later + Duration::from_secs(1));
         assert_eq!(rounds.due(), later, "what is due already stays so");
     }
 }

@@ -1,7 +1,7 @@
 //! The packet program, embedded when this crate was built.
 
-/// The object file, aligned for the loader. Empty when the crate was built with `BALANCER_EBPF=skip`; whoever
-/// loads it has to say so.
+/// The object file, aligned for the loader. Empty when the crate was built with `BALANCER_EBPF=skip`; code that loads
+/// it must refuse that with a clear message.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/balancer"));
 
 #[cfg(test)]
@@ -36,7 +36,7 @@ mod tests {
             u32::try_from(slot).map_or(0, |slot| 1_u64.checked_shl(slot).unwrap_or(0))
         }
 
-        /// What holds after one instruction (RFC 9669 section 4).
+        /// The state after one instruction (RFC 9669 section 4).
         fn after(mut self, instruction: &bpf_insn) -> Self {
             const LOAD_64: u8 = 0x79;
             const STORE_64: u8 = 0x7b;
@@ -46,7 +46,7 @@ mod tests {
                 (0xbf, _) => self.set(to, self.holds(from)),
                 // dst += src
                 (0x0f, _) => self.set(to, self.holds(to) || self.holds(from)),
-                // 64-bit arithmetic with an immediate, but `dst = imm`, leaves a pointer one.
+                // 64-bit arithmetic with an immediate, except `dst = imm`, keeps a pointer a pointer.
                 (code, 7) if code != 0xb7 => {}
                 (LOAD_64, _) if from == FRAME_POINTER => {
                     self.set(to, self.slots & Self::slot(instruction.off) != 0);
@@ -58,7 +58,7 @@ mod tests {
                         self.slots |= slot;
                     }
                 }
-                // A call gives r0 and spoils the argument registers.
+                // A call sets r0 and clobbers the argument registers.
                 (0x85, _) => self.registers &= !0x3f,
                 // Jumps and stores write no register.
                 (_, 2 | 3 | 5 | 6) => {}
@@ -102,7 +102,7 @@ mod tests {
                     waiting.push((target as usize, after));
                     waiting.push((index + 1, after));
                 }
-                // A 64-bit immediate takes two places.
+                // A 64-bit immediate takes two instruction slots.
                 (0x18, _) => waiting.push((index + 2, after)),
                 _ => waiting.push((index + 1, after)),
             }
@@ -130,12 +130,12 @@ mod tests {
         ];
         let [copy, add] = to_stack;
         assert_eq!(calls_with_stack_pointers(&[copy, add, call]), [2]);
-        // Overwritten, or spoiled by a helper's call, it is none any more.
+        // A register that is overwritten or clobbered by a helper call is no pointer any more.
         let overwritten = instruction(0xb7, 2, 0, 0, 1);
         assert!(calls_with_stack_pointers(&[copy, add, overwritten, call]).is_empty());
         let helper = instruction(0x85, 0, 0, 0, 1);
         assert!(calls_with_stack_pointers(&[copy, add, helper, call]).is_empty());
-        // By way of the stack itself, and on one of two ways only.
+        // Through a spill to the stack, and on one of two paths only.
         let spill = instruction(0x7b, 10, 2, -8, 0);
         let fill = instruction(0x79, 1, 10, -8, 0);
         assert_eq!(calls_with_stack_pointers(&[copy, spill, fill, call]), [3]);

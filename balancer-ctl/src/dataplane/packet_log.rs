@@ -14,12 +14,12 @@ use aya::Ebpf;
 use aya_log::EbpfLogger;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// How much the packet program says. Off costs nothing: the verifier removes the calls.
+/// The packet program's log level. Without one the log calls cost nothing: the verifier removes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PacketLog {
-    /// What should not happen.
+    /// Internal errors.
     Error = 1,
-    /// What may be wrong.
+    /// Suspicious packets.
     Warn = 2,
     /// State changes.
     Info = 3,
@@ -29,18 +29,18 @@ pub enum PacketLog {
     Trace = 5,
 }
 
-/// The thread that reads the lines and gives them to the `log` crate's logger.
+/// The thread that reads the lines and passes them to the `log` crate's logger.
 #[derive(Debug)]
-pub struct Reader {
+pub struct LogReader {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Reader {
-    /// Starts reading; none when the object was built without log lines.
+impl LogReader {
+    /// Starts the thread; `None` when the object was built without log lines.
     ///
     /// # Errors
-    /// The ring buffer or the thread could not be made.
+    /// The ring buffer or the thread could not be created.
     pub fn start(ebpf: &mut Ebpf) -> anyhow::Result<Option<Self>> {
         let mut logger = match EbpfLogger::init(ebpf) {
             Ok(logger) => logger,
@@ -73,7 +73,7 @@ impl Reader {
     }
 }
 
-impl Drop for Reader {
+impl Drop for LogReader {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {

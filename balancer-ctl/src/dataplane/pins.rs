@@ -1,4 +1,4 @@
-//! Where maps and links are pinned, so that they outlive the daemon, and whether what is pinned may be taken up.
+//! Where maps and links are pinned, so that they outlive the daemon, and whether the pinned maps can be reused.
 //!
 //! ```text
 //! /sys/fs/bpf/balancer/[INSTANCE/]v<ABI_VERSION>/CONNTRACK_V4 …    maps by name
@@ -25,7 +25,7 @@ use nix::{
 
 use super::syscall::{self, LinkInfo, MapShape};
 
-/// Maps that are pinned; all that the packet program has but its log and its constants.
+/// Maps that are pinned: all of the packet program's, except its log and its constants.
 pub const MAPS: [&str; 22] = [
     "SETTINGS",
     "PROGRAMS",
@@ -53,31 +53,31 @@ pub const MAPS: [&str; 22] = [
 
 const BPFFS: &str = "/sys/fs/bpf";
 
-/// An instance's place on bpffs.
+/// An instance's directories on bpffs.
 #[derive(Clone, Debug)]
 pub struct Pins {
-    /// Holds a directory per layout.
+    /// Holds one directory per map layout (ABI version).
     root: PathBuf,
-    /// That of this layout.
+    /// The directory of this program's layout.
     directory: PathBuf,
 }
 
 /// A pinned link.
 #[derive(Debug)]
 pub struct PinnedLink {
-    /// Where it is pinned.
+    /// Path of the pin.
     pub path: PathBuf,
-    /// The link.
+    /// The link's descriptor.
     pub link: OwnedFd,
-    /// What the kernel says of it.
+    /// The kernel's information about the link.
     pub info: LinkInfo,
 }
 
 impl Pins {
-    /// The place of an instance. Touches nothing.
+    /// The directories of an instance. Creates nothing.
     ///
     /// # Errors
-    /// The instance's name cannot be a directory's.
+    /// The instance's name cannot be used as a directory's name.
     pub fn of(instance: Option<&str>) -> anyhow::Result<Self> {
         let mut root = PathBuf::from(BPFFS).join("balancer");
         if let Some(name) = instance {
@@ -103,8 +103,8 @@ impl Pins {
         self.directory.join(format!("link-{ifindex}"))
     }
 
-    /// Mounts bpffs where nothing is mounted and makes the directories. Returns a warning when the mount will not outlive
-    /// the daemon.
+    /// Mounts bpffs where nothing is mounted, and creates the directories. Returns a warning when the mount will not
+    /// outlive the daemon.
     ///
     /// # Errors
     /// The kernel refused.
@@ -115,14 +115,14 @@ impl Pins {
         builder
             .create(&self.directory)
             .with_context(|| format!("cannot create {}", self.directory.display()))?;
-        Ok(private_mount().unwrap_or_default())
+        Ok(private_mount_warning().unwrap_or_default())
     }
 
-    /// All links of this instance, those of other layouts too.
+    /// All links of this instance, including those of other layouts.
     pub fn links(&self) -> anyhow::Result<Vec<PinnedLink>> {
         let mut links = Vec::new();
         for directory in self.layouts()? {
-            for (name, path) in entries(&directory)? {
+            for (name, path) in list_directory(&directory)? {
                 if !name.starts_with("link-") {
                     continue;
                 }
@@ -136,7 +136,8 @@ impl Pins {
         Ok(links)
     }
 
-    /// What speaks against taking up the pinned maps; `Ok(None)` when there are none.
+    /// Compares the pinned maps with what `object` and `sizes` need: one sentence per difference; `Ok(None)` when no
+    /// map is pinned. `sizes` are entries by map name.
     pub fn compare(
         &self,
         object: &Object,
@@ -159,7 +160,7 @@ impl Pins {
             };
             let found = syscall::map_shape(fd.as_fd())
                 .with_context(|| format!("cannot ask about the map {name}"))?;
-            differences.extend(difference(name, wanted, found));
+            differences.extend(shape_difference(name, wanted, found));
         }
         if missing.len() == MAPS.len() {
             return Ok(None);
@@ -171,20 +172,20 @@ impl Pins {
     /// Whether nothing of this instance is pinned.
     pub fn is_empty(&self) -> anyhow::Result<bool> {
         for directory in self.layouts()? {
-            if !entries(&directory)?.is_empty() {
+            if !list_directory(&directory)?.is_empty() {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    /// The directory of maps that are made anew, until all is ready and they take the place of the others.
+    /// The staging directory: new maps are pinned there until they are filled and replace the old ones.
     pub fn staging(&self) -> PathBuf {
         // No instance can have this name.
         self.root.join(format!("v{ABI_VERSION}+new"))
     }
 
-    /// Makes that directory, empty.
+    /// Creates the staging directory, empty.
     pub fn stage(&self) -> anyhow::Result<PathBuf> {
         self.remove_staged()?;
         let staging = self.staging();
@@ -195,10 +196,10 @@ impl Pins {
         Ok(staging)
     }
 
-    /// Removes what was staged.
+    /// Removes the staging directory and the maps in it.
     pub fn remove_staged(&self) -> anyhow::Result<()> {
         let staging = self.staging();
-        for (_, path) in entries(&staging)? {
+        for (_, path) in list_directory(&staging)? {
             unpin(&path)?;
         }
         match fs::remove_dir(&staging) {
@@ -209,16 +210,16 @@ impl Pins {
         }
     }
 
-    /// Puts the staged maps in the place of those of this layout, and unpins everything of other layouts but links.
+    /// Replaces the maps of this layout by the staged ones, and unpins everything of other layouts except links.
     pub fn adopt_staged(&self) -> anyhow::Result<()> {
         for directory in self.layouts()? {
-            for (name, path) in entries(&directory)? {
+            for (name, path) in list_directory(&directory)? {
                 if !name.starts_with("link-") {
                     unpin(&path)?;
                 }
             }
         }
-        for (name, path) in entries(&self.staging())? {
+        for (name, path) in list_directory(&self.staging())? {
             let place = self.directory.join(name);
             fs::rename(&path, &place).with_context(|| {
                 format!("cannot move {} to {}", path.display(), place.display())
@@ -227,11 +228,11 @@ impl Pins {
         self.remove_staged()
     }
 
-    /// Names of other layouts that have something pinned: what another version of this program has left.
+    /// Names of other layouts with pins, which another version of this program has left.
     pub fn other_layouts(&self) -> anyhow::Result<Vec<String>> {
         let mut names = Vec::new();
         for directory in self.layouts()? {
-            if directory != self.directory && !entries(&directory)?.is_empty() {
+            if directory != self.directory && !list_directory(&directory)?.is_empty() {
                 let name = directory.file_name().unwrap_or_default();
                 names.push(name.to_string_lossy().into_owned());
             }
@@ -245,7 +246,7 @@ impl Pins {
             if directory == self.directory {
                 continue;
             }
-            for (_, path) in entries(&directory)? {
+            for (_, path) in list_directory(&directory)? {
                 unpin(&path)?;
             }
             fs::remove_dir(&directory)
@@ -254,26 +255,26 @@ impl Pins {
         Ok(())
     }
 
-    /// Unpins all, links first: the data plane of this instance ends.
+    /// Unpins everything, links first; that ends the data plane of this instance.
     pub fn remove_all(&self) -> anyhow::Result<()> {
         self.remove_staged()?;
         for link in self.links()? {
             unpin(&link.path)?;
         }
         for directory in self.layouts()? {
-            for (_, path) in entries(&directory)? {
+            for (_, path) in list_directory(&directory)? {
                 unpin(&path)?;
             }
             fs::remove_dir(&directory)
                 .with_context(|| format!("cannot remove {}", directory.display()))?;
         }
-        // The default instance's root holds those of the others; then it stays.
+        // The default instance's root stays while it holds the directories of other instances.
         let _ = fs::remove_dir(&self.root);
         Ok(())
     }
 
     fn layouts(&self) -> anyhow::Result<Vec<PathBuf>> {
-        let layouts = entries(&self.root)?
+        let layouts = list_directory(&self.root)?
             .into_iter()
             .filter(|(name, _)| is_layout(name));
         Ok(layouts.map(|(_, path)| path).collect())
@@ -286,8 +287,8 @@ fn is_layout(name: &str) -> bool {
         .is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// The entries of a directory; none when it is not there.
-fn entries(directory: &Path) -> anyhow::Result<Vec<(String, PathBuf)>> {
+/// Names and paths of a directory's entries; empty when it does not exist.
+fn list_directory(directory: &Path) -> anyhow::Result<Vec<(String, PathBuf)>> {
     let read = || -> io::Result<Vec<(String, PathBuf)>> {
         fs::read_dir(directory)?
             .map(|entry| {
@@ -317,7 +318,7 @@ pub fn unpin(path: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// A map as the object file defines it, at the size it is loaded with.
+/// A map as the object file defines it, with its size from `sizes`.
 fn wanted_shape(object: &Object, name: &str, sizes: &[(&str, u32)]) -> anyhow::Result<MapShape> {
     let map = object.maps.get(name).with_context(|| {
         format!("the embedded packet program has no map {name}: it does not fit to this program, build both together")
@@ -327,16 +328,16 @@ fn wanted_shape(object: &Object, name: &str, sizes: &[(&str, u32)]) -> anyhow::R
         .find(|(sized, _)| *sized == name)
         .map(|(_, size)| *size);
     Ok(MapShape {
-        kind: map.map_type(),
-        key: map.key_size(),
-        value: map.value_size(),
-        entries: size.unwrap_or(map.max_entries()),
+        map_type: map.map_type(),
+        key_size: map.key_size(),
+        value_size: map.value_size(),
+        max_entries: size.unwrap_or(map.max_entries()),
         flags: map.map_flags(),
     })
 }
 
-/// A sentence about a map that is not as wanted.
-fn difference(name: &str, wanted: MapShape, found: MapShape) -> Option<String> {
+/// A sentence that says how a map differs; `None` if it does not.
+fn shape_difference(name: &str, wanted: MapShape, found: MapShape) -> Option<String> {
     /// The kernel adds this flag to device maps by itself.
     const BPF_F_RDONLY_PROG: u32 = 1 << 7;
     let found = MapShape {
@@ -351,31 +352,31 @@ fn difference(name: &str, wanted: MapShape, found: MapShape) -> Option<String> {
         return None;
     }
     if (MapShape {
-        entries: wanted.entries,
+        max_entries: wanted.max_entries,
         ..found
     }) == wanted
     {
         return Some(format!(
             "{name} has {} entries, not {}",
-            found.entries, wanted.entries
+            found.max_entries, wanted.max_entries
         ));
     }
     Some(format!(
         "{name} has type {}, keys of {} and values of {} bytes, flags {:#x}, not type {}, {} and {} bytes, {:#x}",
-        found.kind,
-        found.key,
-        found.value,
+        found.map_type,
+        found.key_size,
+        found.value_size,
         found.flags,
-        wanted.kind,
-        wanted.key,
-        wanted.value,
+        wanted.map_type,
+        wanted.key_size,
+        wanted.value_size,
         wanted.flags
     ))
 }
 
 /// Mounts bpffs on its usual place if nothing is mounted there.
 fn mount_bpffs() -> anyhow::Result<()> {
-    // Two daemons that start at once must not mount one over the other.
+    // The lock keeps two daemons that start at once from mounting twice.
     let parent = fs::File::open("/sys/fs").context("cannot open /sys/fs: is sysfs mounted?")?;
     let _lock = Flock::lock(parent, FlockArg::LockExclusive)
         .map_err(|(_, error)| error)
@@ -395,9 +396,8 @@ fn mount_bpffs() -> anyhow::Result<()> {
     .with_context(|| format!("cannot mount bpffs on {BPFFS}"))
 }
 
-/// A warning when the first process does not see the mount that pins are made on. Each bpffs mount has a device
-/// number of its own.
-fn private_mount() -> io::Result<Option<String>> {
+/// A warning when process 1 does not see the bpffs mount. Each mount of bpffs has a device number of its own.
+fn private_mount_warning() -> io::Result<Option<String>> {
     let device = fs::metadata(BPFFS)?.dev();
     let device = format!(
         "{}:{}",
@@ -441,15 +441,15 @@ mod tests {
     #[test]
     fn a_map_that_differs_is_described() {
         let wanted = MapShape {
-            kind: 1,
-            key: 16,
-            value: 64,
-            entries: 100,
+            map_type: 1,
+            key_size: 16,
+            value_size: 64,
+            max_entries: 100,
             flags: 0,
         };
-        assert_eq!(difference("M", wanted, wanted), None);
+        assert_eq!(shape_difference("M", wanted, wanted), None);
         assert_eq!(
-            difference(
+            shape_difference(
                 "M",
                 wanted,
                 MapShape {
@@ -460,11 +460,11 @@ mod tests {
             None
         );
         assert_eq!(
-            difference(
+            shape_difference(
                 "M",
                 wanted,
                 MapShape {
-                    entries: 50,
+                    max_entries: 50,
                     ..wanted
                 }
             )
@@ -472,11 +472,11 @@ mod tests {
             "M has 50 entries, not 100"
         );
         assert_eq!(
-            difference(
+            shape_difference(
                 "M",
                 wanted,
                 MapShape {
-                    value: 32,
+                    value_size: 32,
                     ..wanted
                 }
             )

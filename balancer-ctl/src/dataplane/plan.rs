@@ -1,12 +1,12 @@
-//! The way from the observed to the desired state: `plan(desired, observed) -> changes`. Pure; only
+//! Computes the changes from the observed to the desired state: `plan(desired, observed) -> changes`. Pure; only
 //! `dataplane/apply.rs` executes changes.
 //!
-//! Packets flow while the changes are made one by one, so the order is the point. A ring is written where no service points,
-//! after the real servers it names; then the service is pointed at it, in one write; only then are real servers that left
-//! marked. Real servers' ports are known before a service points at them and forgotten after. So at every moment a service has
-//! its old ring or its new one, and each real server in it takes new connections.
+//! Packets flow while the changes are made one by one, so the order matters. A ring is written into free slots, after
+//! the real servers that it names; then the service is pointed at it, in one write; only then are real servers that
+//! left the ring marked. Real servers' ports are known before a service points at them and forgotten after. So at every
+//! moment a service has its old ring or its new one, and each real server in it takes new connections.
 
-pub mod space;
+pub mod ring_space;
 pub mod tables;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -26,16 +26,16 @@ use crate::{
 
 /// A table is too small for what is desired.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Full {
+pub enum CapacityError {
     /// Too many services.
     #[error(
         "{wanted} virtual services do not fit: the table holds {MAX_SERVICES} of each address family and as many in all \
          ({held} places are held by connections of removed services)"
     )]
     Services {
-        /// Desired.
+        /// The number that is desired.
         wanted: usize,
-        /// Held by removed services.
+        /// Ids that removed services hold.
         held: usize,
     },
     /// Too many real servers.
@@ -44,9 +44,9 @@ pub enum Full {
          connections of removed real servers)"
     )]
     Reals {
-        /// Desired.
+        /// The number that is desired.
         wanted: usize,
-        /// Held by removed real servers.
+        /// Ids that removed real servers hold.
         held: usize,
         /// The table's size.
         capacity: usize,
@@ -57,37 +57,37 @@ pub enum Full {
          smaller sum or a common divisor"
     )]
     Ring {
-        /// Whose ring.
+        /// The service.
         service: ServiceKey,
-        /// Needed.
+        /// Slots that its ring needs.
         wanted: usize,
-        /// Free.
+        /// Free slots, scattered or not.
         free: u32,
     },
 }
 
-/// The changes that bring `observed` to `desired`, in the order in which to make them. None when nothing differs.
+/// The changes that bring `observed` to `desired`, in the order in which to make them. Empty when nothing differs.
 ///
-/// Rings of finer parts than units must leave half of all slots free, or else all are made of whole units: so there is
-/// always room to write every ring anew, whichever services came to finer parts one after the other.
+/// Rings with fractions of units must leave half of all slots free; otherwise all weights are rounded to whole units.
+/// So there is always room to write every ring anew.
 ///
 /// # Errors
-/// A table is too small; nothing is to be done then. With [`Full::Ring`] another try may succeed after
-/// retired ring space was released.
-pub fn plan(desired: &[Service], observed: &Tables) -> Result<Vec<TableChange>, Full> {
+/// A table is too small; nothing has to be done then. With [`CapacityError::Ring`] another try may succeed after retired ring
+/// space was released.
+pub fn plan(desired: &[Service], observed: &Tables) -> Result<Vec<TableChange>, CapacityError> {
     let is_finer = desired.iter().any(|service| service.unit > 1);
-    match plan_as_is(desired, observed) {
+    match plan_exact(desired, observed) {
         Ok(planner) if is_finer && !planner.space.half_is_free() => {}
-        Err(Full::Ring { .. }) if is_finer => {}
+        Err(CapacityError::Ring { .. }) if is_finer => {}
         result => return result.map(|planner| planner.finish(desired)),
     }
     let desired: Vec<_> = desired.iter().map(in_whole_units).collect();
-    plan_as_is(&desired, observed).map(|planner| planner.finish(&desired))
+    plan_exact(&desired, observed).map(|planner| planner.finish(&desired))
 }
 
-/// The changes after the networks that this host is in have changed: each real server is told which one is its own.
+/// The changes after this host's networks have changed: each real server's network mask.
 #[must_use]
-pub fn follow_networks(observed: &Tables) -> Vec<TableChange> {
+pub fn plan_network_masks(observed: &Tables) -> Vec<TableChange> {
     let reals = (0_u32..).zip(&observed.reals);
     reals
         .filter(|(_, real)| real.state != state::FREE)
@@ -102,17 +102,17 @@ pub fn follow_networks(observed: &Tables) -> Vec<TableChange> {
         .collect()
 }
 
-fn plan_as_is<'a>(desired: &[Service], observed: &'a Tables) -> Result<Planner<'a>, Full> {
+fn plan_exact<'a>(desired: &[Service], observed: &'a Tables) -> Result<Planner<'a>, CapacityError> {
     let mut planner = Planner::new(desired, observed)?;
     for service in desired {
-        if !planner.stands(service) {
-            planner.service(service)?;
+        if !planner.is_unchanged(service) {
+            planner.plan_service(service)?;
         }
     }
     Ok(planner)
 }
 
-/// A service with weights in whole units; what takes new connections goes on taking some.
+/// The service with its weights rounded to whole units; a weight above 0 stays above 0.
 fn in_whole_units(service: &Service) -> Service {
     let mut service = service.clone();
     for real in &mut service.reals {
@@ -127,28 +127,28 @@ struct Planner<'a> {
     known_reals: HashMap<(u32, std::net::SocketAddr), u32>,
     free_reals: Vec<u32>,
     free_services: Vec<u32>,
-    space: space::RingSpace,
-    /// By service id: the service is what it shall be.
-    standing: Vec<bool>,
-    /// Real ids that services have which do not stand.
-    kept: HashSet<u32>,
+    space: ring_space::RingSpace,
+    /// By service id, whether the service already is as desired.
+    unchanged: Vec<bool>,
+    /// Real ids that the services that change use.
+    wanted_reals: HashSet<u32>,
     resets: Vec<TableChange>,
     reals: Vec<TableChange>,
     rings: Vec<TableChange>,
     services: Vec<TableChange>,
-    /// Real servers that take no new connections any more: after the rings that named them.
+    /// Real servers that take no new connections any more: written after the rings that named them are replaced.
     leaving: Vec<TableChange>,
 }
 
 impl<'a> Planner<'a> {
-    fn new(desired: &[Service], observed: &'a Tables) -> Result<Self, Full> {
-        let mut standing = vec![false; MAX_SERVICES as usize];
+    fn new(desired: &[Service], observed: &'a Tables) -> Result<Self, CapacityError> {
+        let mut unchanged = vec![false; MAX_SERVICES as usize];
         let mut others = Vec::new();
         for service in desired {
             match observed.services.get(&service.key) {
                 Some(row) if observed.planned.get(&service.key) == Some(service) => {
-                    if let Some(stands) = standing.get_mut(row.service.id as usize) {
-                        *stands = true;
+                    if let Some(is_unchanged) = unchanged.get_mut(row.service.id as usize) {
+                        *is_unchanged = true;
                     }
                 }
                 row => others.push((service, row.map(|row| row.service.id))),
@@ -173,14 +173,14 @@ impl<'a> Planner<'a> {
             || of_family(true).max(of_family(false)) > MAX_SERVICES as usize
         {
             let held = used.iter().filter(|used| **used).count() - observed.services.len();
-            return Err(Full::Services {
+            return Err(CapacityError::Services {
                 wanted: desired.len(),
                 held,
             });
         }
 
         let known_reals =
-            observed.real_ids(|service| !standing.get(service as usize).is_some_and(|is| *is));
+            observed.real_ids(|service| !unchanged.get(service as usize).is_some_and(|is| *is));
         let mut free_reals: Vec<_> = (0_u32..)
             .zip(&observed.reals)
             .filter(|(_, real)| real.state == state::FREE)
@@ -197,7 +197,7 @@ impl<'a> Planner<'a> {
             })
             .sum::<usize>();
         if new_reals > free_reals.len() {
-            return Err(Full::Reals {
+            return Err(CapacityError::Reals {
                 wanted: desired.iter().map(|service| service.reals.len()).sum(),
                 held: observed
                     .reals
@@ -213,8 +213,8 @@ impl<'a> Planner<'a> {
             free_reals,
             free_services,
             space: observed.space.clone(),
-            standing,
-            kept: HashSet::new(),
+            unchanged,
+            wanted_reals: HashSet::new(),
             resets: Vec::new(),
             reals: Vec::new(),
             rings: Vec::new(),
@@ -223,19 +223,17 @@ impl<'a> Planner<'a> {
         })
     }
 
-    /// Whether nothing is to be done for a service.
-    fn stands(&self, desired: &Service) -> bool {
+    /// Whether a service already is as desired.
+    fn is_unchanged(&self, desired: &Service) -> bool {
         let row = self.observed.services.get(&desired.key);
-        row.is_some_and(|row| self.is_standing(row.service.id))
+        row.is_some_and(|row| self.is_unchanged_id(row.service.id))
     }
 
-    fn is_standing(&self, service: u32) -> bool {
-        self.standing
-            .get(service as usize)
-            .is_some_and(|stands| *stands)
+    fn is_unchanged_id(&self, service: u32) -> bool {
+        self.unchanged.get(service as usize).is_some_and(|is| *is)
     }
 
-    fn service(&mut self, desired: &Service) -> Result<(), Full> {
+    fn plan_service(&mut self, desired: &Service) -> Result<(), CapacityError> {
         let row = self.observed.services.get(&desired.key);
         let id = match row {
             Some(row) => row.service.id,
@@ -243,18 +241,18 @@ impl<'a> Planner<'a> {
                 let id = self
                     .free_services
                     .pop()
-                    .ok_or(Full::Services { wanted: 1, held: 0 })?;
+                    .ok_or(CapacityError::Services { wanted: 1, held: 0 })?;
                 self.resets.push(TableChange::ResetService { id });
                 id
             }
         };
         let mut weighted = Vec::with_capacity(desired.reals.len());
         for real in &desired.reals {
-            weighted.push((self.real(id, desired.key, real)?, real.weight));
+            weighted.push((self.plan_real(id, desired.key, real)?, real.weight));
         }
         let slots = ring::build(desired.scheduler, &weighted);
-        let Some(ring) = self.place(&slots, row) else {
-            return Err(Full::Ring {
+        let Some(ring) = self.place_ring(&slots, row) else {
+            return Err(CapacityError::Ring {
                 service: desired.key,
                 wanted: slots.len(),
                 free: self.space.free(),
@@ -275,8 +273,9 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    /// Finds room for a ring: where the service has it, or else it is to be written.
-    fn place(&mut self, slots: &[u32], row: Option<&tables::ServiceRow>) -> Option<Ring> {
+    /// Returns where a ring is: the service's present one if it has the same slots, else new slots, which are to be
+    /// written.
+    fn place_ring(&mut self, slots: &[u32], row: Option<&tables::ServiceRow>) -> Option<Ring> {
         if let Some(row) = row
             && row.ring == slots
         {
@@ -294,7 +293,12 @@ impl<'a> Planner<'a> {
     }
 
     /// The id of a desired real server.
-    fn real(&mut self, service: u32, key: ServiceKey, desired: &Real) -> Result<u32, Full> {
+    fn plan_real(
+        &mut self,
+        service: u32,
+        key: ServiceKey,
+        desired: &Real,
+    ) -> Result<u32, CapacityError> {
         let [address, vip] = [desired.address, key.address].map(|socket| Addr::from(socket.ip()));
         let wanted = RealServer {
             address,
@@ -309,16 +313,16 @@ impl<'a> Planner<'a> {
         let Some(id) = self.known_reals.get(&(service, desired.address)).copied() else {
             let held = 0;
             let capacity = self.observed.reals.len();
-            let id = self.free_reals.pop().ok_or(Full::Reals {
+            let id = self.free_reals.pop().ok_or(CapacityError::Reals {
                 wanted: 1,
                 held,
                 capacity,
             })?;
-            self.kept.insert(id);
+            self.wanted_reals.insert(id);
             self.reals.push(TableChange::SetReal { id, real: wanted });
             return Ok(id);
         };
-        self.kept.insert(id);
+        self.wanted_reals.insert(id);
         let old = self.observed.reals[id as usize];
         if old != wanted {
             let change = TableChange::SetReal { id, real: wanted };
@@ -341,9 +345,9 @@ impl<'a> Planner<'a> {
             .map(|key| TableChange::RemoveService { key: *key })
             .collect();
         for (id, real) in (0_u32..).zip(&self.observed.reals) {
-            let is_desired = self.is_standing(real.service) || self.kept.contains(&id);
+            let is_desired = self.is_unchanged_id(real.service) || self.wanted_reals.contains(&id);
             if real.state != state::FREE && !state::is_removed(real.state) && !is_desired {
-                // Connections that were about to end do not go on for it.
+                // If its connections were to be reset, they still are.
                 let state = if state::is_reset(real.state) {
                     state::REMOVED_RESET
                 } else {
@@ -361,8 +365,8 @@ impl<'a> Planner<'a> {
             (any_port && !self.observed.any_port).then_some(TableChange::SetAnyPort(true));
         let any_port_off =
             (!any_port && self.observed.any_port).then_some(TableChange::SetAnyPort(false));
-        // New services come before old ones go, so that an address that moves from one port to every port is
-        // never without a service; unless the table cannot hold both.
+        // New services are added before old ones are removed, so that an address that moves from one port to all ports
+        // is never without a service; unless the table cannot hold both.
         let most = [true, false].map(|v4| {
             let of_family = |key: &&ServiceKey| key.address.is_ipv4() == v4;
             let new = keys
@@ -378,11 +382,11 @@ impl<'a> Planner<'a> {
             (removed, Vec::new())
         };
 
-        // Packets of addresses without a bit pass by: bits come first and go last.
+        // The program ignores packets of addresses without a bit: bits are set first and cleared last.
         let vips = desired.iter().map(|service| service.key.address.ip());
         let wanted = desired
             .iter()
-            .filter(|service| !self.stands(service))
+            .filter(|service| !self.is_unchanged(service))
             .flat_map(|service| &service.reals)
             .map(|real| real.address.ip());
         let known = self
@@ -427,7 +431,7 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// What may happen to a desired real server.
+/// The state of a desired real server.
 const fn state_of(real: &Real) -> u32 {
     match real.connections {
         _ if real.weight > 0 => state::TAKES_NEW,

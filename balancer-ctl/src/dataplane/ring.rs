@@ -134,8 +134,8 @@ struct Rank {
 /// weight, the one with the largest credit (the earlier of equals) is picked and pays the total.
 ///
 /// At step `t` a credit is `t * weight - total * picked`. Among equal weights the largest credit is with whoever was
-/// picked least and then stands first, that is, they take turns; so a step compares one candidate
-/// per distinct weight instead of every real server.
+/// picked least and then comes first, that is, they take turns; so a step compares one candidate per distinct weight
+/// instead of every real server.
 fn smooth(weights: &[u32]) -> Vec<usize> {
     let total: i64 = weights.iter().map(|weight| i64::from(*weight)).sum();
     let mut by_weight: BTreeMap<u32, VecDeque<(usize, i64)>> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! Services, their real servers and rings, as the kernel's tables hold them, and what is counted of them.
+//! Services, their real servers and rings in the kernel's tables, and their counters.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -11,24 +11,24 @@ use balancer_common::{real_server::state, settings::Settings, stats::RealStats, 
 
 use super::{
     Counters, RealSnapshot, Service, ServiceSnapshot, Snapshot, apply,
-    connections::ConnectionTables, conntrack::ConnectionCounts, grace, maps::Maps,
+    connections::ConnectionTables, conntrack::ConnectionCounts, maps::Maps, rcu_barrier,
     settings::SettingsRow,
 };
 use crate::{
     dataplane::plan::{
-        self, Full,
+        self, CapacityError,
         tables::{TableChange, Tables, address_of},
     },
     model::ServiceKey,
     netlink::address::Networks,
 };
 
-/// The tables of services.
+/// The maps of services, and what the daemon knows of their content.
 #[derive(Debug)]
 pub struct ServiceTables {
     maps: Maps,
     settings: SettingsRow,
-    /// What the maps hold; none after a failure half way, until it is read again.
+    /// What the maps hold; `None` after a change that failed half way, until they are read again.
     tables: Option<Tables>,
     /// The networks that this host is in.
     networks: Networks,
@@ -37,7 +37,7 @@ pub struct ServiceTables {
 }
 
 impl ServiceTables {
-    /// Those in the maps pinned in `directory`.
+    /// Opens and reads the maps pinned in `directory`.
     ///
     /// # Errors
     /// A map is missing, or the kernel refused a call.
@@ -54,7 +54,7 @@ impl ServiceTables {
         })
     }
 
-    /// The settings as they stand.
+    /// The present settings.
     pub const fn settings(&self) -> Settings {
         self.settings.get()
     }
@@ -63,13 +63,13 @@ impl ServiceTables {
     ///
     /// # Errors
     /// The kernel refused; nothing is changed.
-    pub fn set(&self, change: impl FnOnce(&mut Settings)) -> anyhow::Result<()> {
+    pub fn update_settings(&self, change: impl FnOnce(&mut Settings)) -> anyhow::Result<()> {
         self.settings
             .update(change)
             .context("cannot write the settings")
     }
 
-    /// The tables as they stand, read again after a failure.
+    /// What the maps hold; read again after a change that failed half way.
     ///
     /// # Errors
     /// The kernel refused a call.
@@ -85,7 +85,7 @@ impl ServiceTables {
         Ok(self.tables.insert(tables))
     }
 
-    /// Brings the tables to `services`. The changes that were made.
+    /// Makes the tables match `services`. Returns the changes that were made.
     ///
     /// # Errors
     /// A table is too small: nothing was changed. Or the kernel refused a call.
@@ -96,21 +96,22 @@ impl ServiceTables {
     ) -> anyhow::Result<Vec<TableChange>> {
         let tables = self.tables()?;
         let changes = match plan::plan(services, tables) {
-            Err(Full::Ring { .. }) if tables.space.has_retired() => {
-                // No packet reads retired rings any more after this.
-                grace::wait()?;
+            Err(CapacityError::Ring { .. }) if tables.space.has_retired() => {
+                // After this no packet reads retired rings any more.
+                rcu_barrier::wait()?;
                 tables.space.release();
                 plan::plan(services, tables)
             }
             result => result,
         };
         let changes = changes.map_err(|full| anyhow!(full))?;
-        self.make(&changes, connections)?.adopt(services);
+        self.apply_changes(&changes, connections)?
+            .set_planned(services);
         Ok(changes)
     }
 
-    /// Makes changes in the kernel's tables, and notes them. After a failure the tables are read again.
-    fn make(
+    /// Makes `changes` in the maps, and in the daemon's copy. After a failure the maps are read again.
+    fn apply_changes(
         &mut self,
         changes: &[TableChange],
         connections: &mut ConnectionTables,
@@ -125,11 +126,11 @@ impl ServiceTables {
         Ok(self.tables.insert(tables))
     }
 
-    /// Follows which networks this host is in.
+    /// Sets the networks that this host is in, and updates the real servers' masks.
     ///
     /// # Errors
     /// The kernel refused a call.
-    pub fn follow_networks(
+    pub fn set_networks(
         &mut self,
         networks: Networks,
         connections: &mut ConnectionTables,
@@ -137,16 +138,16 @@ impl ServiceTables {
         self.networks.clone_from(&networks);
         let tables = self.tables()?;
         tables.networks = networks;
-        let changes = plan::follow_networks(tables);
-        self.make(&changes, connections)?;
+        let changes = plan::plan_network_masks(tables);
+        self.apply_changes(&changes, connections)?;
         Ok(())
     }
 
-    /// Follows which real servers packets reach by a gateway.
+    /// Sets which real servers packets reach by a gateway, and updates their masks.
     ///
     /// # Errors
     /// The kernel refused a call.
-    pub fn follow_gateways(
+    pub fn set_routed(
         &mut self,
         routed: BTreeSet<IpAddr>,
         connections: &mut ConnectionTables,
@@ -157,12 +158,12 @@ impl ServiceTables {
             return Ok(());
         }
         tables.routed = routed;
-        let changes = plan::follow_networks(tables);
-        self.make(&changes, connections)?;
+        let changes = plan::plan_network_masks(tables);
+        self.apply_changes(&changes, connections)?;
         Ok(())
     }
 
-    /// The addresses of all real servers, removed ones that have connections among them.
+    /// The addresses of all real servers, including removed ones that still have connections.
     ///
     /// # Errors
     /// The kernel refused a call.
@@ -178,7 +179,7 @@ impl ServiceTables {
     ///
     /// # Errors
     /// The kernel refused a call.
-    pub fn removed(&mut self) -> anyhow::Result<HashSet<u32>> {
+    pub fn removed_reals(&mut self) -> anyhow::Result<HashSet<u32>> {
         let reals = (0_u32..).zip(&self.tables()?.reals);
         Ok(reals
             .filter(|(_, real)| state::is_removed(real.state))
@@ -186,7 +187,7 @@ impl ServiceTables {
             .collect())
     }
 
-    /// Gives the ids of removed real servers back: no connection refers to them any more.
+    /// Frees the ids of removed real servers that no connection refers to any more.
     ///
     /// # Errors
     /// The kernel refused a call.
@@ -200,7 +201,7 @@ impl ServiceTables {
         Ok(())
     }
 
-    /// Services and real servers with their counters and these connections.
+    /// Services and real servers with their counters, and with the connections in `count`.
     ///
     /// # Errors
     /// The kernel refused a call.
@@ -258,7 +259,7 @@ impl ServiceTables {
         Ok(snapshot)
     }
 
-    /// How many packets left early for a reason.
+    /// How many packets were discarded for `reason`.
     ///
     /// # Errors
     /// The kernel refused a call.
@@ -271,7 +272,7 @@ impl ServiceTables {
         Ok(counts.iter().sum())
     }
 
-    /// Sets the counters of one service, or of all and the discards, to zero.
+    /// Sets the counters of one service to zero; with `None` those of all services, and the discard counters.
     ///
     /// # Errors
     /// The kernel refused a call.
@@ -309,7 +310,7 @@ impl ServiceTables {
     }
 }
 
-/// Counters in the daemon's words.
+/// Counters in the form that the daemon reports.
 const fn counters(stats: &RealStats) -> Counters {
     let [original, reply] = stats.directions;
     Counters {

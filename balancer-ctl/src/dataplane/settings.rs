@@ -1,4 +1,4 @@
-//! The one value of `SETTINGS`.
+//! The only value of the map `SETTINGS`.
 
 use std::{cell::Cell, io, path::Path};
 
@@ -8,7 +8,7 @@ use balancer_common::settings::Settings;
 
 use super::map::Map;
 
-/// The settings as they stand in the map. The data plane's owner alone writes them.
+/// The settings as the map has them. Only the data plane's owner writes them.
 #[derive(Debug)]
 pub struct SettingsRow {
     map: Map<u32, Settings>,
@@ -19,7 +19,7 @@ impl SettingsRow {
     /// Reads the value of the map pinned in `directory`.
     ///
     /// # Errors
-    /// The map is not there, or the kernel refused.
+    /// The map does not exist, or the kernel refused.
     pub fn open(directory: &Path) -> anyhow::Result<Self> {
         let map = Map::open(directory, "SETTINGS")?;
         let value = map.get(&0).context("cannot read the settings")?;

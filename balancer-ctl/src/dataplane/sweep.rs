@@ -1,11 +1,11 @@
-//! The daemon's pass over the connection tables: it ends what is idle for too long, counts what is not, and finds removed
-//! real servers that no entry refers to any more.
+//! The sweep: the daemon's pass over the connection tables. It ends connections that exceeded their idle timeout,
+//! counts the others, and finds removed real servers that no entry refers to any more.
 //!
-//! Nobody waits for it: whoever needs a place takes one from a connection that is over or idle for too long. It makes the
-//! numbers in `status` and `list` right, and gives real ids back.
+//! Forwarding does not depend on it: the packet program itself replaces entries that ended or expired. A sweep makes
+//! the numbers in `status` and `list` right, and frees real ids.
 //!
-//! A pass is spread over many calls of `tend`. An entry may move to its other bucket meanwhile and be missed once, so a real id
-//! counts as unused after two passes in a row that met no entry of it.
+//! A sweep is spread over many calls of `run_maintenance`. An entry may move to its other bucket meanwhile and be
+//! missed once, so a real id counts as unused after two sweeps in a row that found no entry of it.
 
 use std::{
     collections::HashSet,
@@ -15,104 +15,116 @@ use std::{
 use super::conntrack::{ConnectionCounts, Conntrack, ExpiryClock, SweepResult};
 use crate::{dataplane::plan::tables::TableChange, model};
 
-/// How long one call may go on before it stops after the buckets at hand.
-const LONGEST: Duration = Duration::from_millis(4);
+/// A step ends after the slice in which it has run for this long.
+const STEP_TIME_LIMIT: Duration = Duration::from_millis(4);
 
-/// Buckets swept between two looks at the time: even if all their connections end, that takes a millisecond or two.
-const SLICE: usize = 1 << 10;
+/// Buckets swept between two readings of the clock: even if all their connections end, that takes a millisecond or two.
+const BUCKETS_PER_SLICE: usize = 1 << 10;
 
-/// The longest pause between two passes.
+/// The longest pause between two sweeps.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 
-/// The longest pause after a pass that had much to do.
+/// The longest pause after a sweep that took much CPU time.
 const MAX_PAUSE_AFTER_WORK: Duration = Duration::from_secs(60);
 
-/// A pause lasts this many times as long as the pass before it took of a CPU: passes take a hundredth of a CPU at most.
-const PAUSE_PER_WORK: u32 = 100;
+/// A pause lasts at least this many times the CPU time of the sweep before it, so that sweeps take 1 % of a CPU at
+/// most.
+const PAUSE_PER_CPU_TIME: u32 = 100;
 
-/// The pause after a pass that took `worked` of a CPU. A connection may stay that much longer than its timeout.
-pub fn pause_after(timeouts: &model::Timeouts, worked: Duration) -> Duration {
+/// The pause after a sweep that took `cpu_time`. A connection may stay that much longer than its timeout.
+pub fn pause_after(timeouts: &model::Timeouts, cpu_time: Duration) -> Duration {
     let model::Timeouts { tcp, tcp_fin, udp } = *timeouts;
     let pause = (tcp.min(tcp_fin).min(udp) / 8).min(MAX_PAUSE);
-    pause.max((worked * PAUSE_PER_WORK).min(MAX_PAUSE_AFTER_WORK))
+    pause.max((cpu_time * PAUSE_PER_CPU_TIME).min(MAX_PAUSE_AFTER_WORK))
 }
 
-/// A pass under way.
+/// A sweep in progress.
 #[derive(Debug)]
 pub struct Sweep {
-    /// The next bucket: of IPv4's, then of IPv6's.
-    next: usize,
-    met: SweepResult,
-    /// Real ids that were removed when this pass began.
+    /// The next bucket; IPv6's buckets are numbered after IPv4's.
+    next_bucket: usize,
+    result: SweepResult,
+    /// Real ids that were removed when this sweep began.
     removed: HashSet<u32>,
-    /// How much of a CPU it took.
-    worked: Duration,
+    /// CPU time that it took.
+    cpu_time: Duration,
 }
 
-/// What a whole pass has shown.
+/// What a complete sweep found.
 #[derive(Debug)]
 pub struct SweepOutcome {
-    /// Removed real ids that it met no entry of.
-    pub unmet: HashSet<u32>,
-    /// Connections that go on.
-    pub count: ConnectionCounts,
-    /// How much of a CPU it took.
-    pub worked: Duration,
+    /// Removed real ids that no entry refers to.
+    pub unreferenced: HashSet<u32>,
+    /// Connections that did not expire.
+    pub counts: ConnectionCounts,
+    /// CPU time that it took.
+    pub cpu_time: Duration,
 }
 
 impl Sweep {
-    /// A pass that begins now. `removed` are the real ids to look out for; no packet may be under way that chose one of them
-    /// before it was removed.
-    pub fn begin(removed: HashSet<u32>, reals: usize) -> Self {
+    /// A sweep that begins now. `removed` are the real ids whose entries it looks for; no packet may still be in the
+    /// packet program that chose one of them before it was removed.
+    pub fn start(removed: HashSet<u32>, reals: usize) -> Self {
         Self {
-            next: 0,
-            met: SweepResult::nothing(reals),
+            next_bucket: 0,
+            result: SweepResult::empty(reals),
             removed,
-            worked: Duration::ZERO,
+            cpu_time: Duration::ZERO,
         }
     }
 
-    /// These changes are about to be made: a real id that is written may be chosen by packets whose entries lie where the
-    /// pass has been, so it says nothing about it any more.
+    /// Call this before `changes` are made: packets may choose a rewritten real id and put entries into buckets that
+    /// were swept already, so this sweep no longer says anything about it.
     pub fn about_to_change(&mut self, changes: &[TableChange]) {
-        forget_changed(&mut self.removed, changes);
+        remove_rewritten(&mut self.removed, changes);
     }
 
-    /// Goes on for a bounded time. `Some` when the pass has ended.
+    /// Sweeps for about [`STEP_TIME_LIMIT`]. `Some` when the sweep has ended.
     pub fn step(&mut self, conntrack: &Conntrack, now: &ExpiryClock) -> Option<SweepOutcome> {
         let started = Instant::now();
         let (v4, v6) = (conntrack.v4.buckets(), conntrack.v6.buckets());
-        while self.next < v4 + v6 {
-            if started.elapsed() >= LONGEST {
-                self.worked += started.elapsed();
+        while self.next_bucket < v4 + v6 {
+            if started.elapsed() >= STEP_TIME_LIMIT {
+                self.cpu_time += started.elapsed();
                 return None;
             }
-            let met = &mut self.met;
-            if let Some(next) = self.next.checked_sub(v4) {
-                conntrack.sweep(&conntrack.v6, 1, next..next + SLICE, now, met);
-                self.next += SLICE;
+            let result = &mut self.result;
+            if let Some(next) = self.next_bucket.checked_sub(v4) {
+                conntrack.sweep(
+                    &conntrack.v6,
+                    1,
+                    next..next + BUCKETS_PER_SLICE,
+                    now,
+                    result,
+                );
+                self.next_bucket += BUCKETS_PER_SLICE;
             } else {
-                let end = (self.next + SLICE).min(v4);
-                conntrack.sweep(&conntrack.v4, 0, self.next..end, now, met);
-                self.next = end;
+                let end = (self.next_bucket + BUCKETS_PER_SLICE).min(v4);
+                conntrack.sweep(&conntrack.v4, 0, self.next_bucket..end, now, result);
+                self.next_bucket = end;
             }
         }
-        self.worked += started.elapsed();
-        let is_met = |id: &u32| self.met.reals.get(*id as usize).is_some_and(|is| *is);
-        self.removed.retain(|id| !is_met(id));
-        if self.met.ended > 0 {
-            tracing::debug!(ended = self.met.ended, worked = ?self.worked, "connections were idle for too long");
+        self.cpu_time += started.elapsed();
+        let is_referenced = |id: &u32| {
+            self.result
+                .referenced
+                .get(*id as usize)
+                .is_some_and(|is| *is)
+        };
+        self.removed.retain(|id| !is_referenced(id));
+        if self.result.expired > 0 {
+            tracing::debug!(ended = self.result.expired, cpu_time = ?self.cpu_time, "connections were idle for too long");
         }
         Some(SweepOutcome {
-            unmet: std::mem::take(&mut self.removed),
-            count: std::mem::take(&mut self.met.count),
-            worked: self.worked,
+            unreferenced: std::mem::take(&mut self.removed),
+            counts: std::mem::take(&mut self.result.counts),
+            cpu_time: self.cpu_time,
         })
     }
 }
 
-/// Takes real ids that are about to be written out of `ids`.
-pub fn forget_changed(ids: &mut HashSet<u32>, changes: &[TableChange]) {
+/// Removes from `ids` the real ids that `changes` rewrite.
+pub fn remove_rewritten(ids: &mut HashSet<u32>, changes: &[TableChange]) {
     for change in changes {
         if let TableChange::SetReal { id, real: _ } = change {
             ids.remove(id);
@@ -127,8 +139,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_real_id_that_is_written_during_the_pass_is_not_called_unused() {
-        let mut sweep = Sweep::begin(HashSet::from([1, 2]), 8);
+    fn a_real_id_that_is_rewritten_during_a_sweep_does_not_count_as_unused() {
+        let mut sweep = Sweep::start(HashSet::from([1, 2]), 8);
         // `add-real` in the middle of the pass, then `del-real`.
         for state in [state::TAKES_NEW, state::REMOVED] {
             let real = RealServer {
@@ -147,15 +159,15 @@ mod tests {
     }
 
     #[test]
-    fn passes_rest_for_a_part_of_the_shortest_timeout_and_longer_after_much_work() {
+    fn the_pause_is_a_part_of_the_shortest_timeout_and_longer_after_much_cpu_time() {
         let seconds = Duration::from_secs;
-        let of = |tcp, tcp_fin, udp, worked| {
+        let of = |tcp, tcp_fin, udp, cpu_time| {
             let timeouts = model::Timeouts {
                 tcp: seconds(tcp),
                 tcp_fin: seconds(tcp_fin),
                 udp: seconds(udp),
             };
-            pause_after(&timeouts, Duration::from_millis(worked))
+            pause_after(&timeouts, Duration::from_millis(cpu_time))
         };
         assert_eq!(of(900, 120, 300, 0), seconds(10));
         assert_eq!(of(900, 120, 300, 100), seconds(10));

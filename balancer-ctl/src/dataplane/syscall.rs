@@ -1,4 +1,4 @@
-//! The calls of bpf(2) that aya does not offer: batches over maps, and XDP links without a silent detour.
+//! The calls of bpf(2) that aya lacks: map batches, and XDP links without a silent fallback.
 //!
 //! aya attaches XDP by a netlink message where the kernel refuses a link; such an attachment cannot be pinned
 //! and would end with the daemon, so links are made here and fail plainly.
@@ -14,13 +14,13 @@ use std::{
 
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info};
 
-/// A zeroed attribute union, as the kernel demands for what is not used.
-pub fn zeroed() -> bpf_attr {
+/// A zeroed attribute union, since the kernel requires unused bytes to be zero.
+pub fn zeroed_attr() -> bpf_attr {
     // SAFETY: a union of plain integers; all zero is valid.
     unsafe { std::mem::zeroed() }
 }
 
-/// Makes the call.
+/// Makes the system call; repeats it after `EINTR`.
 ///
 /// # Safety
 /// Every pointer and file descriptor in `attr` that `command` reads must be valid for it.
@@ -45,12 +45,12 @@ pub unsafe fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
     }
 }
 
-fn number(fd: BorrowedFd<'_>) -> u32 {
+fn raw_fd(fd: BorrowedFd<'_>) -> u32 {
     // A borrowed descriptor is never negative.
     fd.as_raw_fd().cast_unsigned()
 }
 
-/// Makes a call that returns a descriptor.
+/// Makes a system call that returns a descriptor.
 ///
 /// # Safety
 /// As for [`bpf`].
@@ -61,29 +61,29 @@ unsafe fn bpf_fd(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// Opens what is pinned at `path`.
+/// Opens the object that is pinned at `path`.
 pub fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut attr = zeroed();
+    let mut attr = zeroed_attr();
     attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
     // SAFETY: `path` is terminated and outlives the call.
     unsafe { bpf_fd(bpf_cmd::BPF_OBJ_GET, &mut attr) }
 }
 
-/// Pins what `fd` stands for at `path`.
+/// Pins the object of `fd` at `path`.
 pub fn pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut attr = zeroed();
+    let mut attr = zeroed_attr();
     attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
-    attr.__bindgen_anon_4.bpf_fd = number(fd);
+    attr.__bindgen_anon_4.bpf_fd = raw_fd(fd);
     // SAFETY: `path` is terminated and outlives the call.
     unsafe { bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr) }.map(drop)
 }
 
 /// Attaches an XDP program to an interface; `flags` are `XDP_FLAGS_*`.
 pub fn create_link(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> io::Result<OwnedFd> {
-    let mut attr = zeroed();
-    attr.link_create.__bindgen_anon_1.prog_fd = number(program);
+    let mut attr = zeroed_attr();
+    attr.link_create.__bindgen_anon_1.prog_fd = raw_fd(program);
     attr.link_create.__bindgen_anon_2.target_ifindex = ifindex;
     attr.link_create.attach_type = bpf_attach_type::BPF_XDP as u32;
     attr.link_create.flags = flags;
@@ -91,37 +91,37 @@ pub fn create_link(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> io::Res
     unsafe { bpf_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr) }
 }
 
-/// Puts another program under a link, without a packet in between.
+/// Replaces the program of a link atomically.
 pub fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
-    let mut attr = zeroed();
-    attr.link_update.link_fd = number(link);
-    attr.link_update.__bindgen_anon_1.new_prog_fd = number(program);
+    let mut attr = zeroed_attr();
+    attr.link_update.link_fd = raw_fd(link);
+    attr.link_update.__bindgen_anon_1.new_prog_fd = raw_fd(program);
     // SAFETY: no pointers in this call.
     unsafe { bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr) }.map(drop)
 }
 
 /// Opens a loaded program by its id.
-pub fn program(id: u32) -> io::Result<OwnedFd> {
-    let mut attr = zeroed();
+pub fn open_program(id: u32) -> io::Result<OwnedFd> {
+    let mut attr = zeroed_attr();
     attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = id;
     // SAFETY: no pointers in this call.
     unsafe { bpf_fd(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &mut attr) }
 }
 
-/// Takes the program off, whoever else holds the link.
+/// Detaches the program, even if others hold the link.
 pub fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
-    let mut attr = zeroed();
-    attr.link_detach.link_fd = number(link);
+    let mut attr = zeroed_attr();
+    attr.link_detach.link_fd = raw_fd(link);
     // SAFETY: no pointers in this call.
     unsafe { bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr) }.map(drop)
 }
 
-/// What the kernel says of an XDP link.
+/// The kernel's information about an XDP link.
 #[derive(Clone, Copy, Debug)]
 pub struct LinkInfo {
-    /// The program under it.
-    pub program: u32,
-    /// Its interface; 0 when that is gone.
+    /// The program's id.
+    pub program_id: u32,
+    /// The interface's index; 0 when it is gone or the program was detached.
     pub ifindex: u32,
 }
 
@@ -129,8 +129,8 @@ pub struct LinkInfo {
 pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     // SAFETY: a struct of plain integers; all zero is valid.
     let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
-    let mut attr = zeroed();
-    attr.info.bpf_fd = number(link);
+    let mut attr = zeroed_attr();
+    attr.info.bpf_fd = raw_fd(link);
     attr.info.info_len = size_of::<bpf_link_info>() as u32;
     attr.info.info = std::ptr::from_mut(&mut info) as u64;
     // SAFETY: `info` is as long as said and outlives the call.
@@ -138,22 +138,22 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     // SAFETY: only XDP links are asked about; the kernel has filled this member, or left it zero.
     let ifindex = unsafe { info.__bindgen_anon_1.xdp.ifindex };
     Ok(LinkInfo {
-        program: info.prog_id,
+        program_id: info.prog_id,
         ifindex,
     })
 }
 
-/// What the kernel says of a map.
+/// A map's type and sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapShape {
     /// `BPF_MAP_TYPE_*`.
-    pub kind: u32,
+    pub map_type: u32,
     /// Bytes of a key.
-    pub key: u32,
+    pub key_size: u32,
     /// Bytes of a value.
-    pub value: u32,
+    pub value_size: u32,
     /// Capacity.
-    pub entries: u32,
+    pub max_entries: u32,
     /// `BPF_F_*`.
     pub flags: u32,
 }
@@ -167,10 +167,10 @@ pub fn map_id(map: BorrowedFd<'_>) -> io::Result<u32> {
 pub fn map_shape(map: BorrowedFd<'_>) -> io::Result<MapShape> {
     let info = map_info(map)?;
     Ok(MapShape {
-        kind: info.type_,
-        key: info.key_size,
-        value: info.value_size,
-        entries: info.max_entries,
+        map_type: info.type_,
+        key_size: info.key_size,
+        value_size: info.value_size,
+        max_entries: info.max_entries,
         flags: info.map_flags,
     })
 }
@@ -178,8 +178,8 @@ pub fn map_shape(map: BorrowedFd<'_>) -> io::Result<MapShape> {
 fn map_info(map: BorrowedFd<'_>) -> io::Result<aya_obj::generated::bpf_map_info> {
     // SAFETY: a struct of plain integers; all zero is valid.
     let mut info: aya_obj::generated::bpf_map_info = unsafe { std::mem::zeroed() };
-    let mut attr = zeroed();
-    attr.info.bpf_fd = number(map);
+    let mut attr = zeroed_attr();
+    attr.info.bpf_fd = raw_fd(map);
     attr.info.info_len = size_of_val(&info) as u32;
     attr.info.info = std::ptr::from_mut(&mut info) as u64;
     // SAFETY: `info` is as long as said and outlives the call.
@@ -187,13 +187,13 @@ fn map_info(map: BorrowedFd<'_>) -> io::Result<aya_obj::generated::bpf_map_info>
     Ok(info)
 }
 
-/// Looks one key up. `Ok(false)`: it is not there.
+/// Looks up one key. `Ok(false)`: there is no such key.
 ///
 /// # Safety
 /// `key` and `value` must point to as many bytes as the map's keys and values have.
 pub unsafe fn lookup(map: BorrowedFd<'_>, key: *const u8, value: *mut u8) -> io::Result<bool> {
-    let mut attr = zeroed();
-    attr.__bindgen_anon_2.map_fd = number(map);
+    let mut attr = zeroed_attr();
+    attr.__bindgen_anon_2.map_fd = raw_fd(map);
     attr.__bindgen_anon_2.key = key as u64;
     attr.__bindgen_anon_2.__bindgen_anon_1.value = value as u64;
     // SAFETY: as promised by the caller.
@@ -204,26 +204,26 @@ pub unsafe fn lookup(map: BorrowedFd<'_>, key: *const u8, value: *mut u8) -> io:
     }
 }
 
-/// Writes one value, for maps that know no batches.
+/// Writes one value, for map types without batches.
 ///
 /// # Safety
 /// As for [`lookup`].
 pub unsafe fn update(map: BorrowedFd<'_>, key: *const u8, value: *const u8) -> io::Result<()> {
-    let mut attr = zeroed();
-    attr.__bindgen_anon_2.map_fd = number(map);
+    let mut attr = zeroed_attr();
+    attr.__bindgen_anon_2.map_fd = raw_fd(map);
     attr.__bindgen_anon_2.key = key as u64;
     attr.__bindgen_anon_2.__bindgen_anon_1.value = value as u64;
     // SAFETY: as promised by the caller.
     unsafe { bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr) }.map(drop)
 }
 
-/// Deletes one key. `Ok(false)`: it was not there.
+/// Deletes one key. `Ok(false)`: there was no such key.
 ///
 /// # Safety
 /// `key` must point to as many bytes as the map's keys have.
 pub unsafe fn delete(map: BorrowedFd<'_>, key: *const u8) -> io::Result<bool> {
-    let mut attr = zeroed();
-    attr.__bindgen_anon_2.map_fd = number(map);
+    let mut attr = zeroed_attr();
+    attr.__bindgen_anon_2.map_fd = raw_fd(map);
     attr.__bindgen_anon_2.key = key as u64;
     // SAFETY: as promised by the caller.
     match unsafe { bpf(bpf_cmd::BPF_MAP_DELETE_ELEM, &mut attr) } {
@@ -233,24 +233,24 @@ pub unsafe fn delete(map: BorrowedFd<'_>, key: *const u8) -> io::Result<bool> {
     }
 }
 
-/// Where a walk stands. The kernel's cursor is 4 bytes for hash maps and arrays; 8 leave room.
+/// Position of a batch read; `None` is the beginning. The kernel uses 4 bytes for hash maps and arrays; 8 leave room.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Cursor(pub(super) Option<[u8; 8]>);
+pub struct BatchCursor(pub(super) Option<[u8; 8]>);
 
-/// Reads the next entries of a walk: how many, and whether the walk is over.
+/// Reads the next batch. Returns how many entries it has, and whether it is the last one.
 ///
 /// # Safety
 /// `keys` and `values` must have room for `room` keys and values of the map.
 pub unsafe fn lookup_batch(
     map: BorrowedFd<'_>,
-    cursor: &mut Cursor,
+    cursor: &mut BatchCursor,
     keys: *mut u8,
     values: *mut u8,
     room: u32,
 ) -> io::Result<(u32, bool)> {
-    let mut attr = zeroed();
+    let mut attr = zeroed_attr();
     let mut next = [0_u8; 8];
-    attr.batch.map_fd = number(map);
+    attr.batch.map_fd = raw_fd(map);
     attr.batch.in_batch = cursor.0.as_ref().map_or(0, |bytes| bytes.as_ptr() as u64);
     attr.batch.out_batch = next.as_mut_ptr() as u64;
     attr.batch.keys = keys as u64;
@@ -280,8 +280,8 @@ pub unsafe fn update_batch(
     values: *const u8,
     count: u32,
 ) -> io::Result<()> {
-    let mut attr = zeroed();
-    attr.batch.map_fd = number(map);
+    let mut attr = zeroed_attr();
+    attr.batch.map_fd = raw_fd(map);
     attr.batch.keys = keys as u64;
     attr.batch.values = values as u64;
     attr.batch.count = count;

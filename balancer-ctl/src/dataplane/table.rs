@@ -1,6 +1,6 @@
-//! One family's connection table as memory: entries are read, found and given back without a system call, while the
-//! packet program does the same. The rules are those of [`balancer_common::conntrack`]; the daemon holds no lock and changes
-//! nothing but words, by compare-exchange.
+//! One family's connection table, mapped into memory: entries are read, looked up and freed without a system call,
+//! while the packet program does the same. The rules are those of [`balancer_common::conntrack`]; the daemon takes no
+//! lock and changes nothing but words, by compare-exchange.
 
 use std::{
     marker::PhantomData,
@@ -16,48 +16,48 @@ use balancer_common::{
     flow_hash::{Seed, buckets_of},
 };
 
-use super::memory::Memory;
+use super::mapped_memory::MappedMemory;
 
 /// The connection table of one address family.
 #[derive(Debug)]
-pub struct Table<A: Address>
+pub struct EntryTable<A: Address>
 where
     Bucket<A>: Pod,
 {
-    buckets: Memory<Bucket<A>>,
+    buckets: MappedMemory<Bucket<A>>,
     seed: Seed,
 }
 
-/// A place for an entry.
+/// A slot for an entry in a bucket.
 #[derive(Debug)]
-pub struct Place<'a, A: Address> {
+pub struct EntrySlot<'a, A: Address> {
     entry: *mut ConntrackEntry<A>,
     table: PhantomData<&'a ()>,
 }
 
-impl<A: Address> Clone for Place<'_, A> {
+impl<A: Address> Clone for EntrySlot<'_, A> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<A: Address> Copy for Place<'_, A> {}
+impl<A: Address> Copy for EntrySlot<'_, A> {}
 
-/// An entry as it was read, all of it one entry's.
+/// A consistent copy of an entry.
 #[derive(Clone, Copy, Debug)]
-pub struct Found<'a, A: Address> {
-    /// Where it stands.
-    pub place: Place<'a, A>,
-    /// What stands there.
+pub struct EntrySnapshot<'a, A: Address> {
+    /// Where it was read.
+    pub slot: EntrySlot<'a, A>,
+    /// The copy.
     pub entry: ConntrackEntry<A>,
 }
 
-impl<A: Address> Table<A>
+impl<A: Address> EntryTable<A>
 where
     Bucket<A>: Pod,
 {
-    /// A table in which entries lie where `seed` puts them.
-    pub const fn new(buckets: Memory<Bucket<A>>, seed: Seed) -> Self {
+    /// A table whose entries are placed by a hash with `seed`.
+    pub const fn new(buckets: MappedMemory<Bucket<A>>, seed: Seed) -> Self {
         Self { buckets, seed }
     }
 
@@ -66,19 +66,19 @@ where
         self.buckets.count()
     }
 
-    /// Their size in bytes.
+    /// Size of all buckets in bytes.
     pub const fn bytes(&self) -> u64 {
         self.buckets.bytes()
     }
 
-    /// The places of these buckets; of those that there are.
-    pub fn places(&self, buckets: Range<usize>) -> impl Iterator<Item = Place<'_, A>> {
+    /// The slots of these buckets; indices beyond the last bucket are skipped.
+    pub fn slots(&self, buckets: Range<usize>) -> impl Iterator<Item = EntrySlot<'_, A>> {
         buckets
-            .map_while(|index| self.buckets.value(index))
+            .map_while(|index| self.buckets.pointer(index))
             .flat_map(|bucket| {
                 // SAFETY: the bucket is within the mapping, and so are its entries.
                 let first = unsafe { &raw mut (*bucket).entries }.cast::<ConntrackEntry<A>>();
-                (0..WAYS).map(move |way| Place {
+                (0..WAYS).map(move |way| EntrySlot {
                     // SAFETY: as above.
                     entry: unsafe { first.add(way) },
                     table: PhantomData,
@@ -86,24 +86,27 @@ where
             })
     }
 
-    /// The places where a flow's entry may be.
-    pub fn places_of(&self, key: &FlowKey<A>) -> impl Iterator<Item = Place<'_, A>> + use<'_, A> {
+    /// The slots where a flow's entry may be: those of its two buckets.
+    pub fn candidate_slots(
+        &self,
+        key: &FlowKey<A>,
+    ) -> impl Iterator<Item = EntrySlot<'_, A>> + use<'_, A> {
         let buckets = u32::try_from(self.buckets()).unwrap_or(u32::MAX);
         let buckets = buckets_of(key, &self.seed, buckets);
         [buckets.first, buckets.second]
             .into_iter()
-            .flat_map(|bucket| self.places(bucket as usize..bucket as usize + 1))
+            .flat_map(|bucket| self.slots(bucket as usize..bucket as usize + 1))
     }
 
-    /// The other entry of a connection, whose server (the real server of an original entry, the VIP of a reply's) is
-    /// `server`.
-    pub fn other(&self, one: &Found<'_, A>, server: A) -> Option<Found<'_, A>> {
+    /// The other entry of a connection. `server` is the real server's address for an original entry, the VIP for a
+    /// reply entry.
+    pub fn partner(&self, one: &EntrySnapshot<'_, A>, server: A) -> Option<EntrySnapshot<'_, A>> {
         let word = one.entry.word;
         let key = one.entry.other_key(server, word);
-        // Twice: an entry that goes from its second bucket to its first between two looks is missed once.
+        // Twice: an entry that moves from its second bucket to its first during the look-up is missed once.
         (0..2).find_map(|_| {
-            self.places_of(&key).find_map(|place| {
-                let found = place.read_if(|place| place.ports() == key.ports)?;
+            self.candidate_slots(&key).find_map(|slot| {
+                let found = slot.read_if(|slot| slot.ports() == key.ports)?;
                 let other = found.entry.word;
                 let is_other = other.is_original() != word.is_original()
                     && found.entry.real == one.entry.real
@@ -114,27 +117,27 @@ where
     }
 }
 
-impl<'a, A: Address> Place<'a, A> {
-    fn atomic(&self, offset: usize) -> &'a AtomicU32 {
+impl<'a, A: Address> EntrySlot<'a, A> {
+    fn word_at(&self, offset: usize) -> &'a AtomicU32 {
         debug_assert!(offset.is_multiple_of(4) && offset + 4 <= size_of::<ConntrackEntry<A>>());
         // SAFETY: the offset is that of an aligned word of the entry, which lies within the table's mapping; everybody
         // changes it as a whole.
         unsafe { AtomicU32::from_ptr(self.entry.cast::<u32>().byte_add(offset)) }
     }
 
-    /// The entry's word. What is read after it is no older.
+    /// The entry's word. Reads after this call see nothing older (acquire).
     pub fn word(&self) -> Word {
-        let word = self.atomic(offset_of!(ConntrackEntry<A>, word));
+        let word = self.word_at(offset_of!(ConntrackEntry<A>, word));
         Word(word.load(Ordering::Acquire))
     }
 
-    /// When the entry's last packet came, whoever's the entry is now.
+    /// When the entry's last packet came, in jiffies. The slot may have changed hands since its word was read.
     pub fn last_seen(&self) -> u32 {
-        self.atomic(offset_of!(ConntrackEntry<A>, last_seen))
+        self.word_at(offset_of!(ConntrackEntry<A>, last_seen))
             .load(Ordering::Relaxed)
     }
 
-    /// The entry's real id, whoever's the entry is now.
+    /// The entry's real id. The slot may have changed hands since its word was read.
     pub fn real(&self) -> u16 {
         let offset = offset_of!(ConntrackEntry<A>, real);
         // SAFETY: as for words.
@@ -143,24 +146,24 @@ impl<'a, A: Address> Place<'a, A> {
     }
 
     fn ports(&self) -> Ports {
-        let ports = self.atomic(offset_of!(ConntrackEntry<A>, ports));
+        let ports = self.word_at(offset_of!(ConntrackEntry<A>, ports));
         Ports(ports.load(Ordering::Relaxed))
     }
 
-    /// The entry, if there is one that packets may use, and it stays the same while it is read.
-    pub fn read(self) -> Option<Found<'a, A>> {
+    /// Copies the entry; `None` if the slot is not in use, or changed hands while it was read.
+    pub fn read(self) -> Option<EntrySnapshot<'a, A>> {
         self.read_if(|_| true)
     }
 
-    /// As [`Self::read`], if a first look says that it is worth it.
-    fn read_if(self, is_worth_it: impl FnOnce(&Self) -> bool) -> Option<Found<'a, A>> {
+    /// As [`Self::read`], but only if `is_worth_it`, a cheap check, says so.
+    fn read_if(self, is_worth_it: impl FnOnce(&Self) -> bool) -> Option<EntrySnapshot<'a, A>> {
         let word = self.word();
         if !word.is_used() || !is_worth_it(&self) {
             return None;
         }
         let mut entry = MaybeUninit::<ConntrackEntry<A>>::uninit();
         for offset in (0..size_of::<ConntrackEntry<A>>()).step_by(4) {
-            let value = self.atomic(offset).load(Ordering::Relaxed);
+            let value = self.word_at(offset).load(Ordering::Relaxed);
             // SAFETY: within the entry, and aligned.
             unsafe {
                 entry
@@ -177,54 +180,54 @@ impl<'a, A: Address> Place<'a, A> {
         // SAFETY: every word was written, and every bit pattern is an entry.
         let mut entry = unsafe { entry.assume_init() };
         entry.word = word;
-        Some(Found { place: self, entry })
+        Some(EntrySnapshot { slot: self, entry })
     }
 
-    /// Brings the word from `old` to `new`; whether this call did.
-    pub fn change(&self, old: Word, new: Word) -> bool {
-        self.atomic(offset_of!(ConntrackEntry<A>, word))
+    /// Replaces the word `old` by `new`; returns whether it did.
+    pub fn compare_exchange(&self, old: Word, new: Word) -> bool {
+        self.word_at(offset_of!(ConntrackEntry<A>, word))
             .compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
     }
 }
 
 #[cfg(test)]
-impl<A: Address> Place<'_, A> {
-    /// Writes all of an entry but its word, as the packet program does once it has taken the place.
+impl<A: Address> EntrySlot<'_, A> {
+    /// Writes all of an entry but its word, as the packet program does once it has taken the slot.
     pub fn write(&self, entry: &ConntrackEntry<A>) {
         for offset in (0..size_of::<ConntrackEntry<A>>()).step_by(4) {
             if offset != offset_of!(ConntrackEntry<A>, word) {
                 // SAFETY: within the entry, and aligned.
                 let value = unsafe { (&raw const *entry).cast::<u32>().byte_add(offset).read() };
-                self.atomic(offset).store(value, Ordering::Relaxed);
+                self.word_at(offset).store(value, Ordering::Relaxed);
             }
         }
     }
 
-    /// As if the entry's last packet had come then.
+    /// Sets when the entry's last packet came, in jiffies.
     pub fn set_last_seen(&self, last_seen: u32) {
-        self.atomic(offset_of!(ConntrackEntry<A>, last_seen))
+        self.word_at(offset_of!(ConntrackEntry<A>, last_seen))
             .store(last_seen, Ordering::Relaxed);
     }
 }
 
-impl<A: Address> Found<'_, A> {
-    /// Frees the place, as long as it is this entry's, in whatever state. Whether this call did.
+impl<A: Address> EntrySnapshot<'_, A> {
+    /// Frees the slot if it still holds this entry, in any state; returns whether it did.
     pub fn free(&self) -> bool {
         loop {
-            let word = self.place.word();
+            let word = self.slot.word();
             if !word.is_used() || !word.is_same_entry(self.entry.word) {
                 return false;
             }
-            if self.place.change(word, word.freed()) {
+            if self.slot.compare_exchange(word, word.freed()) {
                 return true;
             }
         }
     }
 
-    /// The same entry as it is now; none when the place is another's or nobody's.
-    pub fn again(&self) -> Option<Self> {
-        let now = self.place.read()?;
+    /// Reads the same entry again; `None` when the slot is free or another entry's.
+    pub fn reread(&self) -> Option<Self> {
+        let now = self.slot.read()?;
         now.entry.word.is_same_entry(self.entry.word).then_some(now)
     }
 }
@@ -249,14 +252,14 @@ mod tests {
         }
     }
 
-    fn put(table: &Table<u32>, key: FlowKey<u32>, direction: u8, real: u16) {
-        let place = table
-            .places_of(&key)
-            .find(|place| !place.word().is_used())
+    fn put(table: &EntryTable<u32>, key: FlowKey<u32>, direction: u8, real: u16) {
+        let slot = table
+            .candidate_slots(&key)
+            .find(|slot| !slot.word().is_used())
             .unwrap();
-        let free = place.word();
-        assert!(place.change(free, free.taken()));
-        place.write(&ConntrackEntry {
+        let free = slot.word();
+        assert!(slot.compare_exchange(free, free.taken()));
+        slot.write(&ConntrackEntry {
             source: key.source,
             destination: key.destination,
             ports: key.ports,
@@ -265,12 +268,12 @@ mod tests {
             ..ConntrackEntry::default()
         });
         let word = Word::new(free.taken(), 3, direction, false);
-        assert!(place.change(free.taken(), word));
+        assert!(slot.compare_exchange(free.taken(), word));
     }
 
     #[test]
     fn the_two_entries_of_a_connection_find_each_other() {
-        let table = Table::<u32>::new(Memory::anonymous(64).unwrap(), SEED);
+        let table = EntryTable::<u32>::new(MappedMemory::anonymous(64).unwrap(), SEED);
         let real = 7;
         put(&table, key(5), direction::ORIGINAL, 3);
         let reply = FlowKey {
@@ -279,14 +282,14 @@ mod tests {
             ports: Ports::new(80, 1),
             protocol: 6,
         };
-        let original = table.places(0..64).find_map(Place::read).unwrap();
-        assert!(table.other(&original, real).is_none());
-        // Of another real server, or the same direction: not this connection's.
+        let original = table.slots(0..64).find_map(EntrySlot::read).unwrap();
+        assert!(table.partner(&original, real).is_none());
+        // Entries of another real server or of the same direction do not belong to this connection.
         put(&table, reply, direction::REPLY, 4);
         put(&table, reply, direction::ORIGINAL, 3);
-        assert!(table.other(&original, real).is_none());
+        assert!(table.partner(&original, real).is_none());
         put(&table, reply, direction::REPLY, 3);
-        let other = table.other(&original, real).unwrap();
+        let other = table.partner(&original, real).unwrap();
         assert_eq!(other.entry.key(other.entry.word), reply);
         assert_eq!(
             (other.entry.real, other.entry.word.direction()),
@@ -296,26 +299,26 @@ mod tests {
 
     #[test]
     fn an_entry_that_is_being_written_or_changes_hands_is_not_read() {
-        let table = Table::<u32>::new(Memory::anonymous(1).unwrap(), SEED);
+        let table = EntryTable::<u32>::new(MappedMemory::anonymous(1).unwrap(), SEED);
         put(&table, key(1), direction::ORIGINAL, 0);
-        let place = table.places(0..1).next().unwrap();
-        let found = place.read().unwrap();
+        let slot = table.slots(0..1).next().unwrap();
+        let found = slot.read().unwrap();
         assert_eq!(found.entry.key(found.entry.word), key(1));
         // Another state is the same entry, another word than was read.
         let closing = found.entry.word.with_state(6);
-        assert!(place.change(found.entry.word, closing));
-        assert!(!place.change(found.entry.word, found.entry.word.freed()));
-        assert_eq!(found.again().unwrap().entry.word, closing);
-        // Taken: nobody's until its word is written, and then another's.
+        assert!(slot.compare_exchange(found.entry.word, closing));
+        assert!(!slot.compare_exchange(found.entry.word, found.entry.word.freed()));
+        assert_eq!(found.reread().unwrap().entry.word, closing);
+        // A taken slot holds no entry until its word is written, and then another one.
         let taken = closing.taken();
-        assert!(place.change(closing, taken));
+        assert!(slot.compare_exchange(closing, taken));
         assert_eq!(taken.state(), TAKEN);
-        assert!(place.read().is_none() && found.again().is_none() && !found.free());
+        assert!(slot.read().is_none() && found.reread().is_none() && !found.free());
         let next = Word::new(taken, 3, direction::ORIGINAL, false);
-        assert!(place.change(taken, next));
-        assert!(place.read().is_some() && found.again().is_none() && !found.free());
-        let other = place.read().unwrap();
+        assert!(slot.compare_exchange(taken, next));
+        assert!(slot.read().is_some() && found.reread().is_none() && !found.free());
+        let other = slot.read().unwrap();
         assert!(other.free() && !other.free());
-        assert_eq!(place.word(), next.freed());
+        assert_eq!(slot.word(), next.freed());
     }
 }

@@ -1,10 +1,11 @@
-//! The thread that hears of routes, links and neighbours, and raises the versions of what has changed at once.
+//! The watch thread: it gets the kernel's notifications about routes, links and neighbours, and bumps the versions of
+//! what has changed at once.
 //!
 //! ```text
 //!  kernel ──netlink──▶ watch thread ──versions──▶ ROUTE_VERSIONS, NEXT_HOPS
 //!                        │     ├──────addresses──▶ HOST_ADDRESSES
-//!                        │     └──────what changed──▶ news, taken by the owner at its next tend
-//!                        └─ends─▶ the owner starts another, and meanwhile takes everything for changed now and then
+//!                        │     └──────what changed──▶ pending, taken by the owner in its next run_maintenance
+//!                        └─ends─▶ the owner restarts it, and until then treats everything as changed every 2 s
 //! ```
 
 use std::{
@@ -20,18 +21,21 @@ use std::{
 
 use anyhow::Context;
 
-use super::{host_addresses::HostAddresses, routes::Routes, supervision::Supervision};
+use super::{
+    host_addresses::HostAddresses, route_versions::RouteVersionTable,
+    watch_supervision::WatchSupervision,
+};
 use crate::netlink::{
     Netlink,
     monitor::{Monitor, NetlinkChanges},
 };
 
-/// What is listened to.
+/// A source of notifications about changes; tests have their own.
 pub trait ChangeSource: Send {
-    /// Waits for news, up to `milliseconds`.
+    /// Waits up to `milliseconds` for changes, and returns those that arrived.
     ///
     /// # Errors
-    /// There will be none any more.
+    /// The source has failed and will report no further changes.
     fn wait(&mut self, milliseconds: u16) -> io::Result<NetlinkChanges>;
 }
 
@@ -44,142 +48,143 @@ impl ChangeSource for Monitor {
 type OpenSource = Box<dyn FnMut() -> anyhow::Result<Box<dyn ChangeSource>> + Send>;
 type OnChange = Arc<dyn Fn(&NetlinkChanges) -> anyhow::Result<()> + Send + Sync>;
 
-/// The thread, and what is done without it.
+/// The watch thread, and what its owner does while it does not run.
 pub struct WatchThread {
     shared: Arc<Shared>,
-    /// Ends with an error, or when it is told to stop.
+    /// Ends with an error, or when `stop` is set.
     thread: Option<JoinHandle<io::Result<()>>>,
-    supervision: Supervision,
-    open: OpenSource,
-    /// Does at once what news ask for.
-    react: OnChange,
+    supervision: WatchSupervision,
+    open_source: OpenSource,
+    /// Called in the thread for each batch of changes.
+    on_change: OnChange,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
     stop: AtomicBool,
-    /// What the owner has not taken yet.
-    news: Mutex<NetlinkChanges>,
+    /// Changes that the owner has not taken yet.
+    pending: Mutex<NetlinkChanges>,
 }
 
 impl WatchThread {
-    /// Starts to listen, in the network namespace of the calling thread.
+    /// Starts the thread, in the network namespace of the calling thread.
     ///
     /// # Errors
-    /// The socket or the thread could not be made.
+    /// The socket or the thread could not be created.
     pub fn start(
-        routes: Routes,
+        routes: RouteVersionTable,
         host_addresses: HostAddresses,
         now: Instant,
     ) -> anyhow::Result<Self> {
         let open = || Ok(Box::new(Monitor::open()?) as Box<dyn ChangeSource>);
-        let react = move |news: &NetlinkChanges| {
-            routes.bump_versions(&news.routes);
-            for neighbour in &news.neighbours {
-                routes.raise_neighbour(*neighbour);
+        let on_change = move |changes: &NetlinkChanges| {
+            routes.bump_versions(&changes.routes);
+            for neighbour in &changes.neighbours {
+                routes.bump_neighbour(*neighbour);
             }
-            if news.addresses {
-                // At once: nobody may speak in a new address's name. The owner does it again, and tells what fails.
+            if changes.addresses {
+                // At once, so that no packet from outside can use a new address of this host as its source. The owner
+                // does it again, and reports failures.
                 host_addresses.refresh(&mut Netlink::open()?)?;
             }
             Ok(())
         };
-        Self::with(Box::new(open), Arc::new(react), now)
+        Self::with(Box::new(open), Arc::new(on_change), now)
     }
 
-    fn with(open: OpenSource, react: OnChange, now: Instant) -> anyhow::Result<Self> {
+    fn with(open_source: OpenSource, on_change: OnChange, now: Instant) -> anyhow::Result<Self> {
         let mut watch = Self {
             shared: Arc::default(),
             thread: None,
-            supervision: Supervision::begin(now),
-            open,
-            react,
+            supervision: WatchSupervision::started(now),
+            open_source,
+            on_change,
         };
-        watch.listen()?;
+        watch.start_thread()?;
         Ok(watch)
     }
 
-    /// Starts the thread. When this returns, no change is missed from now on.
-    fn listen(&mut self) -> anyhow::Result<()> {
-        let listener = (self.open)()?;
-        let (shared, react) = (Arc::clone(&self.shared), Arc::clone(&self.react));
+    /// Starts the thread. No change after this call returns is missed.
+    fn start_thread(&mut self) -> anyhow::Result<()> {
+        let source = (self.open_source)()?;
+        let (shared, on_change) = (Arc::clone(&self.shared), Arc::clone(&self.on_change));
         let thread = std::thread::Builder::new()
             .name("watch".into())
-            .spawn(move || run(listener, &react, &shared))
+            .spawn(move || run(source, &on_change, &shared))
             .context("cannot start the thread that watches routes")?;
         self.thread = Some(thread);
         Ok(())
     }
 
-    /// Starts the thread again when it has ended, in the network namespace of the caller, who calls this every second or so;
-    /// what changed meanwhile is not known, so everything may have.
+    /// Restarts the thread when it has ended, in the network namespace of the caller, who calls this about once a
+    /// second. Since changes were missed meanwhile, everything then counts as changed.
     pub fn supervise(&mut self, now: Instant) {
         if let Some(thread) = self.thread.take_if(|thread| thread.is_finished()) {
             let reason = match thread.join() {
                 Ok(Ok(())) => "its thread has ended".to_owned(),
                 Ok(Err(error)) => error.to_string(),
-                Err(panic) => format!("its thread panicked: {}", message(panic.as_ref())),
+                Err(panic) => format!("its thread panicked: {}", panic_message(panic.as_ref())),
             };
-            self.supervision.failed(reason, now);
+            self.supervision.record_failure(reason, now);
         }
-        let due = self.supervision.due(now);
-        if due.listen {
-            match self.listen() {
+        let due = self.supervision.take_due(now);
+        if due.restart {
+            match self.start_thread() {
                 Ok(()) => {
-                    self.supervision.listens(now);
-                    self.shared.take_in(NetlinkChanges::all(), &self.react);
+                    self.supervision.record_restart(now);
+                    self.shared.publish(NetlinkChanges::all(), &self.on_change);
                     return;
                 }
-                Err(error) => self.supervision.failed(format!("{error:#}"), now),
+                Err(error) => self.supervision.record_failure(format!("{error:#}"), now),
             }
         }
         if due.poll {
-            self.shared.take_in(NetlinkChanges::all(), &self.react);
+            self.shared.publish(NetlinkChanges::all(), &self.on_change);
         }
     }
 
-    /// Why nothing is heard at present; none while the thread runs.
-    pub fn unwatched(&self) -> Option<&str> {
-        self.supervision.reason()
+    /// Why the thread does not run; `None` while it does.
+    pub fn failure(&self) -> Option<&str> {
+        self.supervision.failure()
     }
 
-    /// What has changed since the last question.
-    pub fn take_news(&self) -> NetlinkChanges {
-        std::mem::take(&mut *self.shared.news())
+    /// Returns what has changed since the last call.
+    pub fn take_changes(&self) -> NetlinkChanges {
+        std::mem::take(&mut *self.shared.lock_pending())
     }
 }
 
 impl Shared {
-    fn take_in(&self, news: NetlinkChanges, react: &OnChange) {
-        if news.is_empty() {
+    fn publish(&self, changes: NetlinkChanges, on_change: &OnChange) {
+        if changes.is_empty() {
             return;
         }
-        if let Err(error) = react(&news) {
+        if let Err(error) = on_change(&changes) {
             tracing::error!("{error:#}");
         }
-        // Afterwards: the owner follows what stands by then.
-        self.news().add(news);
+        // After the reaction: the owner then acts on the state as it is by now.
+        self.lock_pending().add(changes);
     }
 
-    fn news(&self) -> MutexGuard<'_, NetlinkChanges> {
-        // Whoever panicked has left whole news.
-        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_pending(&self) -> MutexGuard<'_, NetlinkChanges> {
+        // Changes are added as a whole, so a panic leaves them consistent.
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn run(mut listener: Box<dyn ChangeSource>, react: &OnChange, shared: &Shared) -> io::Result<()> {
+fn run(mut source: Box<dyn ChangeSource>, on_change: &OnChange, shared: &Shared) -> io::Result<()> {
     while !shared.stop.load(Ordering::Relaxed) {
         // A timeout, so that a stop is noticed.
-        shared.take_in(listener.wait(200)?, react);
+        shared.publish(source.wait(200)?, on_change);
     }
     Ok(())
 }
 
-/// What a panic said.
-fn message(panic: &(dyn Any + Send)) -> &str {
+/// The message of a panic.
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("without a word")
+        .unwrap_or("without a message")
 }
 
 impl fmt::Debug for WatchThread {
@@ -215,7 +220,7 @@ mod tests {
     use super::*;
     use crate::netlink::{local::Prefix, monitor};
 
-    /// What a listener meets next.
+    /// What a source reports next.
     enum Next {
         Route,
         Error(&'static str),
@@ -226,12 +231,12 @@ mod tests {
     fn route() -> NetlinkChanges {
         let prefix = Prefix::of("10.0.0.0".parse().unwrap(), 8);
         NetlinkChanges {
-            routes: monitor::Routes::To([prefix].into()),
+            routes: monitor::RouteChanges::To([prefix].into()),
             ..NetlinkChanges::default()
         }
     }
 
-    /// A listener that meets what it is sent.
+    /// A source that reports what the test sends.
     struct Script(Receiver<Next>);
 
     impl ChangeSource for Script {
@@ -248,7 +253,7 @@ mod tests {
         }
     }
 
-    /// A watch whose attempts to listen have these outcomes, and how often it reacted to news.
+    /// A watch thread whose attempts to start have these outcomes, and the number of reactions to changes.
     fn watch(
         outcomes: impl IntoIterator<Item = Result<Receiver<Next>, &'static str>>,
         now: Instant,
@@ -280,7 +285,7 @@ mod tests {
         (senders, receivers)
     }
 
-    /// Waits for a thing that another thread does.
+    /// Waits until `holds`, for at most 10 s.
     fn wait(what: &str, mut holds: impl FnMut() -> bool) {
         let deadline = Instant::now() + Duration::from_secs(10);
         while !holds() {
@@ -308,31 +313,36 @@ mod tests {
         };
 
         first.send(Next::Route).unwrap();
-        wait("a route is heard of", || {
+        wait("a route change is reported", || {
             retired.load(Ordering::Relaxed) == 1
         });
         watch.supervise(at(0));
-        wait("its news are told", || watch.take_news() == route());
-        assert_eq!(watch.unwatched(), None);
+        wait("its changes are passed on", || {
+            watch.take_changes() == route()
+        });
+        assert_eq!(watch.failure(), None);
 
         first.send(Next::Error("the socket failed")).unwrap();
         ended(&watch);
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         for second in 100..108 {
             watch.supervise(at(second));
-            let news = watch.take_news();
-            assert!(news == NetlinkChanges::all() || news.is_empty(), "{news:?}");
-            let changed = !news.is_empty();
-            told.push((second, watch.unwatched().map(str::to_owned), changed));
+            let changes = watch.take_changes();
+            assert!(
+                changes == NetlinkChanges::all() || changes.is_empty(),
+                "{changes:?}"
+            );
+            let changed = !changes.is_empty();
+            reported.push((second, watch.failure().map(str::to_owned), changed));
         }
         let down = |reason: &str| Some(reason.to_owned());
         assert_eq!(
-            told,
+            reported,
             [
                 (100, down("the socket failed"), true),
                 (101, down("no memory"), false),
                 (102, down("no memory"), true),
-                // Heard of again, and what was missed counts as changed.
+                // Restarted, and what was missed counts as changed.
                 (103, None, true),
                 (104, None, false),
                 (105, None, false),
@@ -343,23 +353,25 @@ mod tests {
         assert_eq!(retired.load(Ordering::Relaxed), 4);
 
         second.send(Next::Route).unwrap();
-        wait("a route is heard of", || {
+        wait("a route change is reported", || {
             retired.load(Ordering::Relaxed) == 5
         });
-        wait("its news are told", || watch.take_news() == route());
+        wait("its changes are passed on", || {
+            watch.take_changes() == route()
+        });
 
         second.send(Next::Panic).unwrap();
         ended(&watch);
         watch.supervise(at(200));
         assert_eq!(
-            watch.unwatched(),
+            watch.failure(),
             Some("its thread panicked: a message that nobody foresaw")
         );
         watch.supervise(at(201));
-        assert_eq!(watch.unwatched(), None);
+        assert_eq!(watch.failure(), None);
         third.send(Next::Route).unwrap();
-        // The end, the new beginning, the route.
-        wait("a route is heard of", || {
+        // The thread's end, its restart, the route.
+        wait("a route change is reported", || {
             retired.load(Ordering::Relaxed) == 8
         });
     }

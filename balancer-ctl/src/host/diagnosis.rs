@@ -1,12 +1,12 @@
-//! What will not work on this host as it stands: a sentence each, with the mend.
+//! What does not work on this host as it is configured: one sentence each, with the remedy.
 
 use std::{collections::BTreeSet, fs};
 
 use anyhow::Context;
 
 use super::{
-    ethtool::{self, Switch},
-    offload::Setting,
+    ethtool::{self, Offload},
+    offload::OffloadSetting,
     peer::{self, Peer},
 };
 use crate::netlink::{
@@ -14,15 +14,15 @@ use crate::netlink::{
     link::{self, Link},
 };
 
-/// What was found on the host.
+/// The result of an examination.
 #[derive(Debug, Default)]
 pub struct Findings {
-    /// What will not work: a sentence each.
+    /// What does not work: one sentence each.
     pub warnings: Vec<String>,
-    /// Offloads that hide something from the packet program where they are on.
-    pub hiding: BTreeSet<Setting>,
-    /// Interfaces whose other end cannot be seen from here.
-    pub unseen: Vec<String>,
+    /// Offloads that hide parts of frames from the packet program if they are on.
+    pub hiding: BTreeSet<OffloadSetting>,
+    /// Veths whose peer is in a namespace that cannot be found.
+    pub unseen_peers: Vec<String>,
 }
 
 /// Examines the configured interfaces.
@@ -31,7 +31,7 @@ pub struct Findings {
 /// The kernel refused to list interfaces.
 pub fn examine(netlink: &mut Netlink, links: &[Link]) -> anyhow::Result<Findings> {
     let all = link::list(netlink)?;
-    // The caller's list is older than the attachment; flags and MTUs may have changed.
+    // The caller's list may be older than the attachment and later changes.
     let now = |link: &Link| {
         let same = all.iter().find(|other| other.index == link.index);
         same.unwrap_or(link).clone()
@@ -40,15 +40,15 @@ pub fn examine(netlink: &mut Netlink, links: &[Link]) -> anyhow::Result<Findings
     let mut warnings = Vec::new();
     let mut unseen = Vec::new();
     for link in &links {
-        warnings.extend(lro(link)?);
-        // What is sent to a bridge's veth ports reaches the program, too.
-        let below = layers::below(link, &all).into_iter();
+        warnings.extend(lro_warning(link)?);
+        // Frames from a bridge's veth ports reach the program, too.
+        let below = layers::lower_links(link, &all).into_iter();
         for cable in below.chain([link]).filter(is_veth) {
             match peer::find(netlink, cable, &all)
                 .with_context(|| format!("cannot examine the other end of {}", cable.name))?
             {
                 Some(peer) => {
-                    warnings.extend(other_end(cable, &peer, takes_redirected(cable, link)))
+                    warnings.extend(peer_warnings(cable, &peer, takes_redirected(cable, link)))
                 }
                 None => unseen.push(cable.name.clone()),
             }
@@ -56,21 +56,21 @@ pub fn examine(netlink: &mut Netlink, links: &[Link]) -> anyhow::Result<Findings
                 && let Some(peer) = peer::find(netlink, cable, &all)?
                 && peer.tx_vlan
             {
-                warnings.push(untagged_by_peer(cable, &peer, vlan));
+                warnings.push(peer_tag_warning(cable, &peer, vlan));
             }
         }
-        if is_merged(link) {
+        if loses_vlan_tags(link) {
             let configured = |vlan: &Link| links.iter().any(|other| other.index == vlan.index);
             let vlans = layers::vlans(link, &all).filter(|vlan| !configured(vlan));
-            warnings.extend(vlans.map(|vlan| untagged(link, vlan)));
+            warnings.extend(vlans.map(|vlan| untagged_vlan_warning(link, vlan)));
         }
-        warnings.extend(paths(&link.name));
+        warnings.extend(sysctl_warnings(&link.name));
     }
-    warnings.extend(mtus(&links));
+    warnings.extend(mtu_warning(&links));
     Ok(Findings {
         warnings,
-        hiding: hiding(&links, &all),
-        unseen,
+        hiding: hiding_offloads(&links, &all),
+        unseen_peers: unseen,
     })
 }
 
@@ -78,38 +78,38 @@ fn is_veth(link: &&Link) -> bool {
     link.kind.as_deref() == Some("veth")
 }
 
-/// Whether frames are redirected to `cable`, which is `link` or lies below it: natively, and then only to an interface itself or
-/// through a bond.
+/// Whether native frames are redirected to `cable`, which is `link` itself or an interface below it: only to `link`,
+/// and through a bond to its slaves.
 fn takes_redirected(cable: &Link, link: &Link) -> bool {
     let is_native = link.xdp.is_none_or(|xdp| xdp.native);
     is_native && (cable.index == link.index || link.kind.as_deref() == Some("bond"))
 }
 
-/// Whether the kernel takes VLAN tags out of frames before they reach the generic hook of `link`: those that another interface
-/// has received.
-fn is_merged(link: &Link) -> bool {
+/// Whether the kernel removes VLAN tags before frames reach the generic hook of `link`. It does for frames that another
+/// interface has received.
+fn loses_vlan_tags(link: &Link) -> bool {
     let is_native = link.xdp.is_some_and(|xdp| xdp.native);
     !is_native && matches!(link.kind.as_deref(), Some("bridge" | "bond" | "team"))
 }
 
-/// The offloads that hide something from the program on `links`.
+/// The offloads that hide parts of frames from the program on `links`.
 ///
-/// The kernel does not merge packets (GRO) on an interface that runs a generic program, but it does on those below it; what
-/// is merged is too large to be forwarded. A tag that the hardware has taken out of a frame is not in the frame that the
-/// program sees, so that it takes another VLAN's frames for its own.
-fn hiding(links: &[Link], all: &[Link]) -> BTreeSet<Setting> {
+/// The kernel does not merge packets (GRO) on an interface that runs a generic program, but it does on those below it,
+/// and merged packets are too large to be forwarded. A VLAN tag that the hardware has removed is not in the frame that
+/// the program sees, so the program takes another VLAN's frames for its own.
+fn hiding_offloads(links: &[Link], all: &[Link]) -> BTreeSet<OffloadSetting> {
     let mut hiding = BTreeSet::new();
     for link in links {
-        let below = layers::below(link, all);
-        let lowest = |link: &&&Link| layers::below(link, all).is_empty();
+        let below = layers::lower_links(link, all);
+        let lowest = |link: &&&Link| layers::lower_links(link, all).is_empty();
         if link.xdp.is_some_and(|xdp| !xdp.native) {
             let merging = below
                 .iter()
                 .filter(lowest)
                 .filter(|lower| lower.xdp.is_none());
-            hiding.extend(merging.map(|lower| (lower.name.clone(), Switch::Gro)));
+            hiding.extend(merging.map(|lower| (lower.name.clone(), Offload::Gro)));
         }
-        if layers::vlans(link, all).next().is_some() && !is_merged(link) {
+        if layers::vlans(link, all).next().is_some() && !loses_vlan_tags(link) {
             let receivers = if link.kind.as_deref() == Some("bond") {
                 below
             } else {
@@ -118,23 +118,23 @@ fn hiding(links: &[Link], all: &[Link]) -> BTreeSet<Setting> {
             hiding.extend(
                 receivers
                     .iter()
-                    .map(|link| (link.name.clone(), Switch::RxVlan)),
+                    .map(|link| (link.name.clone(), Offload::RxVlan)),
             );
         }
     }
     hiding
 }
 
-/// What comes of an offload that cannot be switched off.
-pub fn hides((interface, switch): &Setting) -> String {
+/// The warning about an offload that cannot be switched off.
+pub fn hiding_warning((interface, switch): &OffloadSetting) -> String {
     let what = match switch {
-        Switch::Gro => {
+        Offload::Gro => {
             "merges received packets (GRO), and what is merged is too large to be forwarded"
         }
-        Switch::RxVlan => {
+        Offload::RxVlan => {
             "takes VLAN tags out of frames, so that the packet program takes another VLAN's frames for its own"
         }
-        Switch::Lro | Switch::TxChecksum | Switch::TxVlan => "hides something of its frames",
+        Offload::Lro | Offload::TxChecksum | Offload::TxVlan => "hides something of its frames",
     };
     let name = switch.name();
     format!(
@@ -142,8 +142,8 @@ pub fn hides((interface, switch): &Setting) -> String {
     )
 }
 
-/// A veth hands a tag on beside the frame, as the sender has left it.
-fn untagged_by_peer(link: &Link, peer: &Peer, vlan: &Link) -> String {
+/// The warning about a peer that sends VLAN tags beside the frame; a veth passes them on so.
+fn peer_tag_warning(link: &Link, peer: &Peer, vlan: &Link) -> String {
     format!(
         "{}, the other end of {}, leaves VLAN tags beside its frames, so that the packet program takes those of {} for untagged ones: {}",
         peer.name,
@@ -153,8 +153,8 @@ fn untagged_by_peer(link: &Link, peer: &Peer, vlan: &Link) -> String {
     )
 }
 
-/// The kernel takes tags out before a bridge's generic hook.
-fn untagged(link: &Link, vlan: &Link) -> String {
+/// The warning about a VLAN device on an interface whose frames lose their tags before the generic hook.
+fn untagged_vlan_warning(link: &Link, vlan: &Link) -> String {
     format!(
         "frames of {} look untagged to the packet program on {}, so that connections of its clients are answered by no interface of the \
          data plane: add {} to the interfaces",
@@ -162,18 +162,18 @@ fn untagged(link: &Link, vlan: &Link) -> String {
     )
 }
 
-/// Receive merging in hardware.
-fn lro(link: &Link) -> anyhow::Result<Option<String>> {
+/// The warning about receive merging in hardware (LRO).
+fn lro_warning(link: &Link) -> anyhow::Result<Option<String>> {
     let name = &link.name;
-    let on = ethtool::ask(name, Switch::Lro)
+    let on = ethtool::query(name, Offload::Lro)
         .with_context(|| format!("cannot ask {name} for its offloads"))?;
     Ok((on == Some(true)).then(|| {
         format!("{name} merges received packets in hardware (LRO), and what is merged cannot be forwarded: ethtool -K {name} lro off")
     }))
 }
 
-/// What a veth's other end does that the program cannot handle.
-fn other_end(link: &Link, peer: &Peer, takes_redirected: bool) -> Vec<String> {
+/// The warnings about a veth's peer.
+fn peer_warnings(link: &Link, peer: &Peer, takes_redirected: bool) -> Vec<String> {
     let (name, peer_name) = (&link.name, &peer.name);
     let mut warnings = Vec::new();
     if peer.tx_checksum {
@@ -192,8 +192,8 @@ fn other_end(link: &Link, peer: &Peer, takes_redirected: bool) -> Vec<String> {
     warnings
 }
 
-/// Kernel settings in the way of packets that the kernel itself forwards while a next hop's MAC address is unknown.
-fn paths(interface: &str) -> Vec<String> {
+/// The warnings about sysctls that drop packets which the kernel itself forwards while a next hop is unresolved.
+fn sysctl_warnings(interface: &str) -> Vec<String> {
     let read = |path: &str| {
         fs::read_to_string(format!("/proc/sys/net/{path}"))
             .map(|value| value.trim().to_owned())
@@ -222,10 +222,10 @@ fn paths(interface: &str) -> Vec<String> {
     warnings
 }
 
-/// Interfaces that do not carry each other's packets.
-fn mtus(links: &[Link]) -> Option<String> {
+/// The warning about interfaces with different MTUs.
+fn mtu_warning(links: &[Link]) -> Option<String> {
     let least = links.iter().min_by_key(|link| link.mtu)?;
-    // The first of equals, which is the last the other way round.
+    // `max_by_key` returns the last of equals, so in reverse order the first.
     let most = links.iter().rev().max_by_key(|link| link.mtu)?;
     (least.mtu != most.mtu).then(|| {
         format!(
@@ -253,13 +253,16 @@ mod tests {
         Link {
             index,
             kind: (!kind.is_empty()).then(|| kind.into()),
-            xdp: native.map(|native| Xdp { program: 1, native }),
+            xdp: native.map(|native| Xdp {
+                program_id: 1,
+                native,
+            }),
             ..link(name, 1500)
         }
     }
 
     #[test]
-    fn merging_below_a_generic_hook_and_tags_beside_the_frame_are_to_be_switched_off() {
+    fn gro_below_a_generic_hook_and_vlan_offload_are_to_be_switched_off() {
         let port = |link: Link, master| Link {
             master: Some(master),
             ..link
@@ -270,7 +273,7 @@ mod tests {
         };
         let judge = |configured: &[usize], all: &[Link]| {
             let links: Vec<_> = configured.iter().map(|index| all[*index].clone()).collect();
-            let hiding = hiding(&links, all).into_iter();
+            let hiding = hiding_offloads(&links, all).into_iter();
             hiding
                 .map(|(name, switch)| format!("{name} {}", switch.name()))
                 .collect::<Vec<_>>()
@@ -302,11 +305,11 @@ mod tests {
     }
 
     #[test]
-    fn different_mtus_are_told() {
-        assert_eq!(mtus(&[]), None);
-        assert_eq!(mtus(&[link("a", 1500), link("b", 1500)]), None);
+    fn different_mtus_are_reported() {
+        assert_eq!(mtu_warning(&[]), None);
+        assert_eq!(mtu_warning(&[link("a", 1500), link("b", 1500)]), None);
         assert_eq!(
-            mtus(&[link("a", 9000), link("b", 1500), link("c", 1500)]).unwrap(),
+            mtu_warning(&[link("a", 9000), link("b", 1500), link("c", 1500)]).unwrap(),
             "a carries packets of 9000 bytes and b only 1500: larger ones towards it are not forwarded; give both the same MTU \
              (ip link set dev a mtu 1500)"
         );

@@ -1,25 +1,25 @@
-//! Offload switches of an interface, by the ethtool ioctl.
+//! Offloads of an interface, queried and set by the ethtool ioctl.
 
 use std::{io, os::fd::AsRawFd};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
-/// A switch of an interface.
+/// An offload of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Switch {
+pub enum Offload {
     /// Receive merging in hardware (LRO).
     Lro,
     /// Receive merging in software (GRO).
     Gro,
     /// Checksumming by the hardware when sending.
     TxChecksum,
-    /// Taking VLAN tags out of received frames, so that they stand beside the frame.
+    /// Removing VLAN tags from received frames: the tag is passed on beside the frame.
     RxVlan,
-    /// Adding VLAN tags in hardware when sending, so that they stand beside the frame until then.
+    /// Inserting VLAN tags in hardware when sending: until then the tag is passed on beside the frame.
     TxVlan,
 }
 
-impl Switch {
+impl Offload {
     /// Its name on the command line of `ethtool -K`.
     pub const fn name(self) -> &'static str {
         match self {
@@ -31,8 +31,8 @@ impl Switch {
         }
     }
 
-    /// The switch of this name.
-    pub fn named(name: &str) -> Option<Self> {
+    /// The offload of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
         let all = [
             Self::Lro,
             Self::Gro,
@@ -40,10 +40,10 @@ impl Switch {
             Self::RxVlan,
             Self::TxVlan,
         ];
-        all.into_iter().find(|switch| switch.name() == name)
+        all.into_iter().find(|offload| offload.name() == name)
     }
 
-    /// The command that reads it, the one that writes it, and its bits in the value.
+    /// The ioctl's commands that read and write it, and its bits in the value.
     const fn commands(self) -> (u32, u32, u32) {
         const FLAGS: (u32, u32) = (0x25, 0x26);
         match self {
@@ -71,33 +71,34 @@ struct Driver {
     rest: [u8; 160],
 }
 
-/// Asks about an interface in the network namespace of the calling thread. `Ok(None)`: its driver does not say.
+/// Whether an offload of an interface is on, in the network namespace of the calling thread. `Ok(None)`: its driver
+/// does not support the query.
 ///
 /// # Errors
 /// There is no such interface, or the kernel refused.
-pub fn ask(interface: &str, switch: Switch) -> io::Result<Option<bool>> {
-    let (command, _, mask) = switch.commands();
+pub fn query(interface: &str, offload: Offload) -> io::Result<Option<bool>> {
+    let (command, _, mask) = offload.commands();
     let mut value = Value { command, data: 0 };
     // SAFETY: the commands that read switches take a `struct ethtool_value`.
-    match unsafe { call(interface, std::ptr::from_mut(&mut value).cast()) } {
+    match unsafe { ethtool_ioctl(interface, std::ptr::from_mut(&mut value).cast()) } {
         Ok(()) => Ok(Some(value.data & mask != 0)),
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// Turns a switch of an interface in the network namespace of the calling thread.
+/// Switches an offload of an interface on or off, in the network namespace of the calling thread.
 ///
 /// # Errors
-/// There is no such interface, or its driver refuses, or silently leaves the switch as it is.
-pub fn set(interface: &str, switch: Switch, on: bool) -> io::Result<()> {
-    let (read, write, mask) = switch.commands();
+/// There is no such interface, or its driver refuses, or silently leaves the offload as it is.
+pub fn set(interface: &str, offload: Offload, on: bool) -> io::Result<()> {
+    let (read, write, mask) = offload.commands();
     let mut value = Value {
         command: read,
         data: 0,
     };
     // SAFETY: as above.
-    unsafe { call(interface, std::ptr::from_mut(&mut value).cast()) }?;
+    unsafe { ethtool_ioctl(interface, std::ptr::from_mut(&mut value).cast()) }?;
     let bits = if mask == u32::MAX { 1 } else { mask };
     let data = if on {
         value.data | bits
@@ -109,14 +110,14 @@ pub fn set(interface: &str, switch: Switch, on: bool) -> io::Result<()> {
         data,
     };
     // SAFETY: the commands that write switches take a `struct ethtool_value`.
-    unsafe { call(interface, std::ptr::from_mut(&mut value).cast()) }?;
-    if ask(interface, switch)? == Some(on) {
+    unsafe { ethtool_ioctl(interface, std::ptr::from_mut(&mut value).cast()) }?;
+    if query(interface, offload)? == Some(on) {
         return Ok(());
     }
     Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP))
 }
 
-/// The name of an interface's driver; empty where it has none.
+/// The name of an interface's driver; empty where it reports none.
 ///
 /// # Errors
 /// There is no such interface, or the kernel refused.
@@ -128,7 +129,7 @@ pub fn driver(interface: &str) -> io::Result<String> {
         rest: [0; 160],
     };
     // SAFETY: this command takes a `struct ethtool_drvinfo`.
-    match unsafe { call(interface, std::ptr::from_mut(&mut driver).cast()) } {
+    match unsafe { ethtool_ioctl(interface, std::ptr::from_mut(&mut driver).cast()) } {
         Ok(()) => {}
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
         Err(error) => return Err(error),
@@ -137,11 +138,11 @@ pub fn driver(interface: &str) -> io::Result<String> {
     Ok(String::from_utf8_lossy(name.unwrap_or_default()).into_owned())
 }
 
-/// Makes the ioctl.
+/// Makes the ioctl `SIOCETHTOOL`.
 ///
 /// # Safety
 /// `command` points to a struct as the command at its start wants it.
-unsafe fn call(interface: &str, command: *mut libc::c_char) -> io::Result<()> {
+unsafe fn ethtool_ioctl(interface: &str, command: *mut libc::c_char) -> io::Result<()> {
     let socket = socket(
         AddressFamily::Inet,
         SockType::Datagram,

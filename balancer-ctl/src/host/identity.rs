@@ -5,7 +5,7 @@ use std::{collections::HashSet, io, net::IpAddr};
 /// All addresses of all interfaces.
 ///
 /// # Errors
-/// The kernel did not tell.
+/// The kernel refused to list them.
 pub fn addresses() -> io::Result<HashSet<IpAddr>> {
     let interfaces = nix::ifaddrs::getifaddrs()?;
     let addresses = interfaces.filter_map(|interface| {
@@ -16,7 +16,7 @@ pub fn addresses() -> io::Result<HashSet<IpAddr>> {
     Ok(addresses.collect())
 }
 
-/// The host's name, as far as it is text.
+/// The host's name; `localhost` if it is empty or not UTF-8.
 #[must_use]
 pub fn host_name() -> String {
     let name = nix::unistd::gethostname()

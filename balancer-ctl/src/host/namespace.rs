@@ -1,4 +1,4 @@
-//! Which network namespace this is.
+//! The identity of a network namespace.
 
 use std::{
     fmt, fs, io,
@@ -9,7 +9,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A network namespace's identity: what its file shows, which may be given out again, and a cookie, which is not.
+/// Identifies a network namespace: device and inode of its file, which the kernel reuses, and a cookie, which it does
+/// not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Namespace {
     device: u64,
@@ -19,17 +20,17 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// That of the calling thread.
+    /// The namespace of the calling thread.
     ///
     /// # Errors
-    /// The kernel does not say.
+    /// /proc cannot be read.
     pub fn current() -> io::Result<Self> {
         let file = fs::metadata("/proc/thread-self/ns/net")?;
-        Ok(Self::of(file.dev(), file.ino(), cookie().unwrap_or(0)))
+        Ok(Self::new(file.dev(), file.ino(), cookie().unwrap_or(0)))
     }
 
-    /// The one with these numbers.
-    pub const fn of(device: u64, inode: u64, cookie: u64) -> Self {
+    /// The namespace with these numbers.
+    pub const fn new(device: u64, inode: u64, cookie: u64) -> Self {
         Self {
             device,
             inode,
@@ -37,9 +38,9 @@ impl Namespace {
         }
     }
 
-    /// The file of the namespace that was printed as `printed`; none when it is gone or has no file that can be found. `current`
-    /// is not it.
-    pub fn find(printed: &str, current: &Self) -> Option<PathBuf> {
+    /// The file of the namespace whose [`fmt::Display`] form is `printed`; `None` when it is `current`, is gone, or has
+    /// no file that can be found.
+    pub fn find_file(printed: &str, current: &Self) -> Option<PathBuf> {
         let (file, _) = printed.rsplit_once(':')?;
         if file == current.file() {
             return None;
@@ -65,7 +66,7 @@ fn is_file_of(path: &Path, file: &str) -> bool {
     fs::metadata(path).is_ok_and(|found| format!("{}:{}", found.dev(), found.ino()) == file)
 }
 
-/// The cookie of the namespace that a new socket belongs to.
+/// The cookie of the calling thread's namespace (`SO_NETNS_COOKIE`).
 fn cookie() -> io::Result<u64> {
     let socket = UnixDatagram::unbound()?;
     let mut cookie = 0_u64;

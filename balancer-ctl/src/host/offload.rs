@@ -1,7 +1,7 @@
-//! Switches of interfaces (`ethtool -K`) that the data plane needs off: turned off, and put back on a clean stop.
+//! Offloads (`ethtool -K`) that the data plane needs off: switched off, and restored by a clean stop.
 //!
-//! What is turned off is noted in a file first, so that a daemon that was killed and started again puts it back all the
-//! same. The note is for one boot and one network namespace, like that of kernel settings.
+//! They are noted in a file before they are switched off, so that a daemon that is started after a kill restores them,
+//! too. The note is valid for one boot and one network namespace, like that of the sysctls.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,51 +12,51 @@ use std::{
 use anyhow::Context;
 
 use super::{
-    ethtool::{self, Switch},
+    ethtool::{self, Offload},
     namespace::Namespace,
     sysctl,
 };
 
-/// An interface's name and one of its switches.
-pub type Setting = (String, Switch);
+/// An interface's name and one of its offloads.
+pub type OffloadSetting = (String, Offload);
 
-/// How switches are read and turned; a test has its own.
-pub trait Switches {
+/// How offloads are queried and set; tests have their own implementation.
+pub trait OffloadControl {
     /// As [`ethtool::ask`].
-    fn ask(&self, interface: &str, switch: Switch) -> io::Result<Option<bool>>;
+    fn query(&self, interface: &str, switch: Offload) -> io::Result<Option<bool>>;
     /// As [`ethtool::set`].
-    fn set(&self, interface: &str, switch: Switch, on: bool) -> io::Result<()>;
+    fn set(&self, interface: &str, switch: Offload, on: bool) -> io::Result<()>;
 }
 
-/// The kernel's.
+/// By the kernel's ioctl.
 #[derive(Clone, Copy, Debug)]
 pub struct Kernel;
 
-impl Switches for Kernel {
-    fn ask(&self, interface: &str, switch: Switch) -> io::Result<Option<bool>> {
-        ethtool::ask(interface, switch)
+impl OffloadControl for Kernel {
+    fn query(&self, interface: &str, switch: Offload) -> io::Result<Option<bool>> {
+        ethtool::query(interface, switch)
     }
 
-    fn set(&self, interface: &str, switch: Switch, on: bool) -> io::Result<()> {
+    fn set(&self, interface: &str, switch: Offload, on: bool) -> io::Result<()> {
         ethtool::set(interface, switch, on)
     }
 }
 
-/// What was turned off so far.
+/// The offloads that were switched off.
 #[derive(Debug)]
 pub struct Offloads {
     note: PathBuf,
     boot: String,
     namespace: Namespace,
-    /// Those that were on before.
-    off: BTreeSet<Setting>,
+    /// Those that were on before, and were switched off.
+    turned_off: BTreeSet<OffloadSetting>,
 }
 
 impl Offloads {
-    /// Reads the note of an instance.
+    /// Reads the note of an instance from its state directory.
     ///
     /// # Errors
-    /// It is there and cannot be read.
+    /// It exists and cannot be read.
     pub fn open(instance: Option<&str>) -> anyhow::Result<Self> {
         let mut state = PathBuf::from("/var/lib/balancer");
         state.extend(instance);
@@ -74,41 +74,42 @@ impl Offloads {
                 return Err(error).with_context(|| format!("cannot read {}", note.display()));
             }
         };
-        let noted = sysctl::parse(&text, boot)
+        let noted = sysctl::parse_note(&text, boot)
             .filter(|(written_in, _)| *written_in == namespace.to_string());
         let (_, noted) = noted.unwrap_or_default();
         let settings = noted.keys().filter_map(|line| {
             let (interface, switch) = line.split_once(' ')?;
-            Some((interface.to_owned(), Switch::named(switch)?))
+            Some((interface.to_owned(), Offload::from_name(switch)?))
         });
         Ok(Self {
             note: note.to_path_buf(),
             boot: boot.to_owned(),
             namespace,
-            off: settings.collect(),
+            turned_off: settings.collect(),
         })
     }
 
-    /// Turns these off where they are on, and puts back what is not among them any more. Returns those that stay on.
+    /// Switches off those of `wanted` that are on, and restores those that are no longer wanted off. Returns those that
+    /// stay on.
     ///
     /// # Errors
-    /// What is turned off cannot be noted.
+    /// The note cannot be written.
     pub fn turn_off(
         &mut self,
-        switches: &impl Switches,
-        wanted: &BTreeSet<Setting>,
-    ) -> anyhow::Result<Vec<Setting>> {
-        let unwanted: Vec<_> = self.off.difference(wanted).cloned().collect();
+        switches: &impl OffloadControl,
+        wanted: &BTreeSet<OffloadSetting>,
+    ) -> anyhow::Result<Vec<OffloadSetting>> {
+        let unwanted: Vec<_> = self.turned_off.difference(wanted).cloned().collect();
         for setting in unwanted {
-            put_back(switches, &setting);
-            self.off.remove(&setting);
+            turn_on(switches, &setting);
+            self.turned_off.remove(&setting);
         }
-        // An interface may go meanwhile: then nothing of it is on.
-        let is_on = |(interface, switch): &&Setting| {
-            matches!(switches.ask(interface, *switch), Ok(Some(true)))
+        // An interface that has gone meanwhile has no offload on.
+        let is_on = |(interface, switch): &&OffloadSetting| {
+            matches!(switches.query(interface, *switch), Ok(Some(true)))
         };
         let on: Vec<_> = wanted.iter().filter(is_on).cloned().collect();
-        self.off.extend(on.iter().cloned());
+        self.turned_off.extend(on.iter().cloned());
         self.write_note()?;
         let mut stay = Vec::new();
         for setting in on {
@@ -119,7 +120,7 @@ impl Offloads {
                 }
                 Err(error) => {
                     tracing::debug!(%error, interface, switch = switch.name(), "offload stays on");
-                    self.off.remove(&setting);
+                    self.turned_off.remove(&setting);
                     stay.push(setting);
                 }
             }
@@ -130,40 +131,41 @@ impl Offloads {
         Ok(stay)
     }
 
-    /// Turns on again what was turned off.
+    /// Switches on again what was switched off.
     ///
     /// # Errors
     /// The note cannot be removed.
-    pub fn put_back(&mut self, switches: &impl Switches) -> anyhow::Result<()> {
-        for setting in std::mem::take(&mut self.off) {
-            put_back(switches, &setting);
+    pub fn restore(&mut self, switches: &impl OffloadControl) -> anyhow::Result<()> {
+        for setting in std::mem::take(&mut self.turned_off) {
+            turn_on(switches, &setting);
         }
         self.write_note()
     }
 
     fn write_note(&self) -> anyhow::Result<()> {
         let write = || -> io::Result<()> {
-            if self.off.is_empty() {
+            if self.turned_off.is_empty() {
                 match fs::remove_file(&self.note) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                     _ => {}
                 }
-                // What else an instance keeps there stays, and then so does the directory.
+                // The directory stays while it holds the instance's other state.
                 let _ = self.note.parent().map(fs::remove_dir);
                 return Ok(());
             }
             let lines = self
-                .off
+                .turned_off
                 .iter()
                 .map(|(interface, switch)| (format!("{interface} {}", switch.name()), "on".into()));
-            let text = sysctl::print(&BTreeMap::from_iter(lines), &self.boot, &self.namespace);
+            let text =
+                sysctl::format_note(&BTreeMap::from_iter(lines), &self.boot, &self.namespace);
             if fs::read_to_string(&self.note).is_ok_and(|old| old == text) {
                 return Ok(());
             }
             if let Some(directory) = self.note.parent() {
                 fs::create_dir_all(directory)?;
             }
-            // Never half a note: a crash leaves the old one or the new one.
+            // Replaced atomically: a crash leaves the old note or the new one.
             let fresh = self.note.with_extension("new");
             fs::write(&fresh, text)?;
             fs::rename(&fresh, &self.note)
@@ -172,8 +174,8 @@ impl Offloads {
     }
 }
 
-/// The interface may be gone.
-fn put_back(switches: &impl Switches, (interface, switch): &Setting) {
+/// Switches an offload on again; the interface may be gone.
+fn turn_on(switches: &impl OffloadControl, (interface, switch): &OffloadSetting) {
     match switches.set(interface, *switch, true) {
         Err(error) if error.raw_os_error() != Some(libc::ENODEV) => {
             tracing::warn!(%error, interface, switch = switch.name(), "offload cannot be switched on again");
@@ -188,16 +190,16 @@ mod tests {
 
     use super::*;
 
-    /// Interfaces whose switches are on; those named `fixed…` refuse.
+    /// The offloads that are on; interfaces named `fixed…` refuse changes.
     #[derive(Default)]
-    struct Fake(RefCell<BTreeSet<Setting>>);
+    struct Fake(RefCell<BTreeSet<OffloadSetting>>);
 
-    impl Switches for Fake {
-        fn ask(&self, interface: &str, switch: Switch) -> io::Result<Option<bool>> {
+    impl OffloadControl for Fake {
+        fn query(&self, interface: &str, switch: Offload) -> io::Result<Option<bool>> {
             Ok(Some(self.0.borrow().contains(&(interface.into(), switch))))
         }
 
-        fn set(&self, interface: &str, switch: Switch, on: bool) -> io::Result<()> {
+        fn set(&self, interface: &str, switch: Offload, on: bool) -> io::Result<()> {
             if interface.starts_with("fixed") {
                 return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
             }
@@ -211,30 +213,30 @@ mod tests {
         }
     }
 
-    fn settings(names: &[&str]) -> BTreeSet<Setting> {
-        let named = names.iter().map(|name| ((*name).to_owned(), Switch::Gro));
+    fn settings(names: &[&str]) -> BTreeSet<OffloadSetting> {
+        let named = names.iter().map(|name| ((*name).to_owned(), Offload::Gro));
         named.collect()
     }
 
     fn open(note: &Path) -> Offloads {
-        Offloads::at(note, "b", Namespace::of(4, 100, 7)).unwrap()
+        Offloads::at(note, "b", Namespace::new(4, 100, 7)).unwrap()
     }
 
     #[test]
-    fn switches_are_turned_off_and_put_back_by_another_daemon_too() {
+    fn offloads_are_switched_off_and_restored_by_a_later_daemon_too() {
         let directory = tempfile::tempdir().unwrap();
         let note = directory.path().join("state/offloads");
         let fake = Fake(RefCell::new(settings(&["eth0", "eth1", "fixed0"])));
         let all = settings(&["eth0", "eth1", "eth2", "fixed0"]);
         let stay = open(&note).turn_off(&fake, &all).unwrap();
-        assert_eq!(stay, [("fixed0".to_owned(), Switch::Gro)]);
+        assert_eq!(stay, [("fixed0".to_owned(), Offload::Gro)]);
         assert_eq!(*fake.0.borrow(), settings(&["fixed0"]));
-        // Killed; the next one needs only one of them.
+        // The first daemon was killed; the next one needs only one of them off.
         let mut next = open(&note);
         next.turn_off(&fake, &settings(&["eth1"])).unwrap();
         assert_eq!(*fake.0.borrow(), settings(&["eth0", "fixed0"]));
         let mut last = open(&note);
-        last.put_back(&fake).unwrap();
+        last.restore(&fake).unwrap();
         // What was off before stays off.
         assert_eq!(*fake.0.borrow(), settings(&["eth0", "eth1", "fixed0"]));
         assert!(!note.parent().unwrap().exists());
@@ -246,8 +248,8 @@ mod tests {
         let note = directory.path().join("offloads");
         let fake = Fake(RefCell::new(settings(&["eth0"])));
         open(&note).turn_off(&fake, &settings(&["eth0"])).unwrap();
-        let mut other = Offloads::at(&note, "c", Namespace::of(4, 100, 7)).unwrap();
-        other.put_back(&fake).unwrap();
+        let mut other = Offloads::at(&note, "c", Namespace::new(4, 100, 7)).unwrap();
+        other.restore(&fake).unwrap();
         assert_eq!(*fake.0.borrow(), settings(&[]));
     }
 }

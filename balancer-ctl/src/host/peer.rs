@@ -1,4 +1,4 @@
-//! The other end of a veth pair, also where it lies in another network namespace that has a name.
+//! The other end of a veth pair, also in another network namespace if that has a name.
 
 use std::{
     fs::{self, File},
@@ -12,32 +12,32 @@ use netlink_packet_route::{
 };
 use nix::sched::{CloneFlags, setns};
 
-use super::ethtool::{self, Switch};
+use super::ethtool::{self, Offload};
 use crate::netlink::{
     Netlink,
     link::{self, Link},
 };
 
-/// Where `ip netns` keeps namespaces by name.
+/// The directory of the namespaces that `ip netns` knows by name.
 const NAMED: &str = "/run/netns";
 
-/// What is known of the other end.
+/// The other end of a veth pair.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Its name there.
+    /// Its name in its namespace.
     pub name: String,
-    /// Its namespace's name, when that is another one.
+    /// The name of its namespace, if it is another one.
     pub namespace: Option<String>,
-    /// It leaves checksums unfinished.
+    /// Whether it sends frames with unfinished checksums.
     pub tx_checksum: bool,
-    /// It leaves VLAN tags beside its frames.
+    /// Whether it sends VLAN tags beside its frames.
     pub tx_vlan: bool,
-    /// It takes redirected frames.
+    /// Whether it uses NAPI (GRO or an XDP program), and so receives frames that are redirected to this end.
     pub polls: bool,
 }
 
 impl Peer {
-    /// The ethtool command that switches one of its offloads.
+    /// The `ethtool -K` command for it; `switch` is for example `gro on`.
     pub fn ethtool(&self, switch: &str) -> String {
         match &self.namespace {
             Some(namespace) => format!(
@@ -49,10 +49,10 @@ impl Peer {
     }
 }
 
-/// Finds the other end of `link`; none where it cannot be seen from here.
+/// Finds the other end of `link`; `None` where its namespace has no name.
 ///
 /// # Errors
-/// The kernel refused a question.
+/// The kernel refused a query.
 pub fn find(netlink: &mut Netlink, link: &Link, all: &[Link]) -> io::Result<Option<Peer>> {
     let Some(index) = link.peer else {
         return Ok(None);
@@ -64,7 +64,7 @@ pub fn find(netlink: &mut Netlink, link: &Link, all: &[Link]) -> io::Result<Opti
     let Some((name, file)) = named_namespace(netlink, id) else {
         return Ok(None);
     };
-    // A thread of its own: this one stays where it is.
+    // In a thread of its own, so that the caller stays in its namespace.
     let look = || -> io::Result<Option<Peer>> {
         setns(&file, CloneFlags::CLONE_NEWNET)?;
         let all = Netlink::open()
@@ -86,18 +86,18 @@ pub fn find(netlink: &mut Netlink, link: &Link, all: &[Link]) -> io::Result<Opti
     })
 }
 
-/// What a link, in the namespace of the calling thread, does with frames.
+/// Queries the offloads of a link in the namespace of the calling thread.
 fn describe(peer: &Link, namespace: Option<String>) -> io::Result<Peer> {
     Ok(Peer {
         name: peer.name.clone(),
         namespace,
-        tx_checksum: ethtool::ask(&peer.name, Switch::TxChecksum)? == Some(true),
-        tx_vlan: ethtool::ask(&peer.name, Switch::TxVlan)? == Some(true),
-        polls: peer.xdp.is_some() || ethtool::ask(&peer.name, Switch::Gro)? != Some(false),
+        tx_checksum: ethtool::query(&peer.name, Offload::TxChecksum)? == Some(true),
+        tx_vlan: ethtool::query(&peer.name, Offload::TxVlan)? == Some(true),
+        polls: peer.xdp.is_some() || ethtool::query(&peer.name, Offload::Gro)? != Some(false),
     })
 }
 
-/// The named namespace that this one knows by `id`.
+/// The named namespace that has the nsid `id` here.
 fn named_namespace(netlink: &mut Netlink, id: i32) -> Option<(String, File)> {
     for entry in fs::read_dir(NAMED).ok()?.flatten() {
         let Ok(file) = File::open(entry.path()) else {
@@ -107,7 +107,7 @@ fn named_namespace(netlink: &mut Netlink, id: i32) -> Option<(String, File)> {
         message
             .attributes
             .push(NsidAttribute::Fd(file.as_raw_fd().cast_unsigned()));
-        // A name whose namespace is gone is refused.
+        // The kernel refuses a name whose namespace is gone.
         let Ok(answers) = netlink.request(RouteNetlinkMessage::GetNsId(message), 0) else {
             continue;
         };

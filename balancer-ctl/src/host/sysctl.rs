@@ -1,8 +1,8 @@
-//! Kernel settings under /proc/sys: set for forwarding, and put back on a clean stop.
+//! Sysctls under /proc/sys: set for forwarding, and restored by a clean stop.
 //!
-//! The values found first are noted in a file before anything is written, so that a daemon that was killed and started again
-//! does not take its own values for the host's. The note is for one boot and one network namespace: after a reboot, or in a
-//! namespace made anew, the kernel has its own values again.
+//! The host's values are noted in a file before any is changed, so that a daemon that is started after a kill does not
+//! take the balancer's values for the host's. The note is valid for one boot and one network namespace: after a reboot,
+//! or in a new namespace, the values are the kernel's again.
 
 use std::{
     collections::BTreeMap,
@@ -16,8 +16,9 @@ use super::namespace::Namespace;
 
 /// Settings of an interface: directory, name, value.
 ///
-/// `accept_local`: a reply that takes the kernel's way is already translated, so its source is the VIP, an address of
-/// this host, which is dropped otherwise. `send_redirects`: the kernel must not tell reals a way around the balancer.
+/// `accept_local`: a reply that the kernel forwards is already translated, so its source is the VIP, an address of this
+/// host, and would be dropped otherwise. `send_redirects`: the kernel must not point real servers to a route around the
+/// balancer.
 const PER_INTERFACE: [(&str, &str, &str); 5] = [
     ("net/ipv4/conf", "forwarding", "1"),
     ("net/ipv6/conf", "forwarding", "1"),
@@ -27,8 +28,8 @@ const PER_INTERFACE: [(&str, &str, &str); 5] = [
     ("net/ipv4/conf", "send_redirects", "0"),
 ];
 
-/// The kernel sends redirects where this *or* the interface's own setting says so; other interfaces keep theirs.
-const FOR_ALL: (&str, &str) = ("net/ipv4/conf/all/send_redirects", "0");
+/// The kernel sends redirects if this *or* the interface's own setting is 1; other interfaces keep theirs.
+const FOR_ALL_INTERFACES: (&str, &str) = ("net/ipv4/conf/all/send_redirects", "0");
 
 /// The settings changed so far.
 #[derive(Debug)]
@@ -37,17 +38,17 @@ pub struct Sysctls {
     note: PathBuf,
     boot: String,
     namespace: Namespace,
-    /// The namespace of a note that does not count here.
-    elsewhere: Option<String>,
-    /// Value found first, by path under /proc/sys.
-    found: BTreeMap<String, String>,
+    /// The namespace of a note that was written in another one.
+    noted_namespace: Option<String>,
+    /// The host's own values, by path under /proc/sys.
+    original_values: BTreeMap<String, String>,
 }
 
 impl Sysctls {
-    /// Reads the note of an instance.
+    /// Reads the note of an instance from its state directory.
     ///
     /// # Errors
-    /// It is there and cannot be read.
+    /// It exists and cannot be read.
     pub fn open(instance: Option<&str>) -> anyhow::Result<Self> {
         let mut state = PathBuf::from("/var/lib/balancer");
         state.extend(instance);
@@ -70,62 +71,62 @@ impl Sysctls {
                 return Err(error).with_context(|| format!("cannot read {}", note.display()));
             }
         };
-        let (written_in, found) = parse(&text, boot).unwrap_or_default();
+        let (written_in, found) = parse_note(&text, boot).unwrap_or_default();
         let is_here = written_in == namespace.to_string();
         Ok(Self {
             root: root.to_path_buf(),
             note,
             boot: boot.to_owned(),
             namespace,
-            elsewhere: (!is_here && !found.is_empty()).then_some(written_in),
-            found: if is_here { found } else { BTreeMap::new() },
+            noted_namespace: (!is_here && !found.is_empty()).then_some(written_in),
+            original_values: if is_here { found } else { BTreeMap::new() },
         })
     }
 
-    /// Whether anything is noted that can be put back, here or in another namespace.
-    pub fn is_noted(&self) -> bool {
-        !self.found.is_empty() || self.elsewhere.is_some()
+    /// Whether there are values to restore, here or in another namespace.
+    pub fn has_note(&self) -> bool {
+        !self.original_values.is_empty() || self.noted_namespace.is_some()
     }
 
-    /// Where what is noted must be put back, if not here: its namespace's file, where that can be found. A namespace
-    /// that is gone needs nothing.
-    pub fn elsewhere(&self) -> Option<PathBuf> {
-        Namespace::find(self.elsewhere.as_ref()?, &self.namespace)
+    /// The file of the namespace whose values are noted, if it is another one and can be found. A namespace that is
+    /// gone needs no restoring.
+    pub fn other_namespace(&self) -> Option<PathBuf> {
+        Namespace::find_file(self.noted_namespace.as_ref()?, &self.namespace)
     }
 
-    /// Sets what these interfaces need, and puts back what other interfaces do not need any more.
+    /// Sets what these interfaces need, and restores what others no longer need.
     ///
     /// # Errors
     /// A value cannot be written or noted.
     pub fn set<'a>(&mut self, interfaces: impl Iterator<Item = &'a str>) -> anyhow::Result<()> {
-        let mut wanted = BTreeMap::from([(FOR_ALL.0.to_owned(), FOR_ALL.1)]);
+        let mut wanted = BTreeMap::from([(FOR_ALL_INTERFACES.0.to_owned(), FOR_ALL_INTERFACES.1)]);
         for interface in interfaces {
             for (directory, name, value) in PER_INTERFACE {
                 wanted.insert(format!("{directory}/{interface}/{name}"), value);
             }
-            // An interface that forwards ignores router advertisements, unless this says 2.
+            // An interface that forwards ignores router advertisements unless this is 2.
             let advertisements = format!("net/ipv6/conf/{interface}/accept_ra");
             let accepted = self
                 .read(&advertisements)?
                 .is_some_and(|value| value != "0");
-            if accepted || self.found.contains_key(&advertisements) {
+            if accepted || self.original_values.contains_key(&advertisements) {
                 wanted.insert(advertisements, "2");
             }
         }
         let mut unwanted = Vec::new();
-        for (path, value) in &self.found {
+        for (path, value) in &self.original_values {
             if !wanted.contains_key(path) {
                 unwanted.push((path.clone(), value.clone()));
             }
         }
         let mut changes = Vec::new();
         for (path, value) in wanted {
-            // What this kernel lacks is told by the diagnosis.
+            // The diagnosis warns about sysctls that this kernel lacks.
             let Some(found) = self.read(&path)? else {
                 continue;
             };
             if found != value {
-                self.found.entry(path.clone()).or_insert(found);
+                self.original_values.entry(path.clone()).or_insert(found);
                 changes.push((path, value));
             }
         }
@@ -134,19 +135,19 @@ impl Sysctls {
             self.write(&path, value)?;
         }
         for (path, value) in unwanted {
-            self.write_if_there(&path, &value)?;
-            self.found.remove(&path);
+            self.write_if_present(&path, &value)?;
+            self.original_values.remove(&path);
         }
         self.write_note()
     }
 
-    /// Puts all values back.
+    /// Restores all values.
     ///
     /// # Errors
     /// A value cannot be written.
-    pub fn put_back(&mut self) -> anyhow::Result<()> {
-        for (path, value) in std::mem::take(&mut self.found) {
-            self.write_if_there(&path, &value)?;
+    pub fn restore(&mut self) -> anyhow::Result<()> {
+        for (path, value) in std::mem::take(&mut self.original_values) {
+            self.write_if_present(&path, &value)?;
         }
         self.write_note()
     }
@@ -165,8 +166,8 @@ impl Sysctls {
         })
     }
 
-    /// The interface may be gone.
-    fn write_if_there(&self, path: &str, value: &str) -> anyhow::Result<()> {
+    /// Writes a value, unless its interface is gone.
+    fn write_if_present(&self, path: &str, value: &str) -> anyhow::Result<()> {
         if self.read(path)?.is_some() {
             self.write(path, value)
         } else {
@@ -176,28 +177,35 @@ impl Sysctls {
 
     fn write_note(&self) -> anyhow::Result<()> {
         let write = || -> io::Result<()> {
-            if self.found.is_empty() {
+            if self.original_values.is_empty() {
                 match fs::remove_file(&self.note) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                     _ => {}
                 }
-                // What else an instance keeps there stays, and then so does the directory.
+                // The directory stays while it holds the instance's other state.
                 let _ = self.note.parent().map(fs::remove_dir);
                 return Ok(());
             }
             if let Some(directory) = self.note.parent() {
                 fs::create_dir_all(directory)?;
             }
-            // Never half a note: a crash leaves the old one or the new one.
+            // Replaced atomically: a crash leaves the old note or the new one.
             let fresh = self.note.with_extension("new");
-            fs::write(&fresh, print(&self.found, &self.boot, &self.namespace))?;
+            fs::write(
+                &fresh,
+                format_note(&self.original_values, &self.boot, &self.namespace),
+            )?;
             fs::rename(&fresh, &self.note)
         };
         write().with_context(|| format!("cannot write {}", self.note.display()))
     }
 }
 
-pub(super) fn print(found: &BTreeMap<String, String>, boot: &str, namespace: &Namespace) -> String {
+pub(super) fn format_note(
+    found: &BTreeMap<String, String>,
+    boot: &str,
+    namespace: &Namespace,
+) -> String {
     let mut text = format!("boot {boot}\nnamespace {namespace}\n");
     for (path, value) in found {
         text.push_str(&format!("{path} = {value}\n"));
@@ -205,8 +213,8 @@ pub(super) fn print(found: &BTreeMap<String, String>, boot: &str, namespace: &Na
     text
 }
 
-/// The namespace and the values in a note; none when it is of another boot.
-pub(super) fn parse(text: &str, boot: &str) -> Option<(String, BTreeMap<String, String>)> {
+/// Parses a note: the namespace and the values; `None` when it is of another boot.
+pub(super) fn parse_note(text: &str, boot: &str) -> Option<(String, BTreeMap<String, String>)> {
     let mut lines = text.lines();
     if lines.next()?.strip_prefix("boot ")? != boot {
         return None;
@@ -222,7 +230,7 @@ pub(super) fn parse(text: &str, boot: &str) -> Option<(String, BTreeMap<String, 
 mod tests {
     use super::*;
 
-    /// A /proc/sys of plain files.
+    /// A /proc/sys made of plain files.
     fn world() -> (tempfile::TempDir, PathBuf) {
         let directory = tempfile::tempdir().unwrap();
         for interface in ["all", "eth0", "eth1"] {
@@ -245,7 +253,7 @@ mod tests {
     }
 
     fn here() -> Namespace {
-        Namespace::of(4, 100, 7)
+        Namespace::new(4, 100, 7)
     }
 
     fn values(root: &Path, interface: &str) -> String {
@@ -266,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_set_and_put_back() {
+    fn values_are_set_and_restored() {
         let (directory, note) = world();
         let root = directory.path();
         let mut sysctls = Sysctls::at(root, note.clone(), "b", here()).unwrap();
@@ -279,7 +287,7 @@ mod tests {
             ),
             ("11012".into(), "00101".into(), "00001".into())
         );
-        sysctls.put_back().unwrap();
+        sysctls.restore().unwrap();
         assert_eq!(
             (values(root, "eth0"), values(root, "all")),
             ("00101".into(), "00101".into())
@@ -297,7 +305,7 @@ mod tests {
             .unwrap();
         let mut again = Sysctls::at(root, note.clone(), "b", here()).unwrap();
         again.set(["eth0"].into_iter()).unwrap();
-        again.put_back().unwrap();
+        again.restore().unwrap();
         assert_eq!(values(root, "eth0"), "00101");
     }
 
@@ -312,7 +320,7 @@ mod tests {
             (values(root, "eth0"), values(root, "eth1")),
             ("00101".into(), "11012".into())
         );
-        sysctls.put_back().unwrap();
+        sysctls.restore().unwrap();
         assert_eq!(values(root, "eth1"), "00101");
     }
 
@@ -324,11 +332,11 @@ mod tests {
             .unwrap()
             .set(["eth0"].into_iter())
             .unwrap();
-        // After the reboot the operator has switched forwarding on.
+        // After the reboot the operator has set a value.
         fs::write(root.join("net/ipv4/conf/eth0/accept_local"), "0").unwrap();
         let mut sysctls = Sysctls::at(root, note, "c", here()).unwrap();
         sysctls.set(["eth0"].into_iter()).unwrap();
-        sysctls.put_back().unwrap();
+        sysctls.restore().unwrap();
         assert_eq!(values(root, "eth0"), "10012");
     }
 
@@ -340,14 +348,14 @@ mod tests {
             .unwrap()
             .set(["eth0"].into_iter())
             .unwrap();
-        // The same number, given out again.
-        let anew = Namespace::of(4, 100, 8);
+        // The same inode, reused for a new namespace.
+        let anew = Namespace::new(4, 100, 8);
         fs::write(root.join("net/ipv4/conf/eth0/accept_local"), "0").unwrap();
         let mut sysctls = Sysctls::at(root, note, "b", anew).unwrap();
-        assert!(sysctls.is_noted());
-        assert_eq!(sysctls.elsewhere(), None, "it is gone");
+        assert!(sysctls.has_note());
+        assert_eq!(sysctls.other_namespace(), None, "it is gone");
         sysctls.set(["eth0"].into_iter()).unwrap();
-        sysctls.put_back().unwrap();
+        sysctls.restore().unwrap();
         assert_eq!(values(root, "eth0"), "10012");
     }
 }

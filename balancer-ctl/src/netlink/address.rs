@@ -1,4 +1,4 @@
-//! The networks that this host is in.
+//! The networks that this host is in, by the addresses of its interfaces.
 
 use std::{
     collections::BTreeSet,
@@ -14,7 +14,7 @@ use netlink_packet_route::{
 
 use super::{Netlink, local::Prefix};
 
-/// Networks that this host is in, by the addresses of its interfaces.
+/// A set of networks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Networks(BTreeSet<Prefix>);
 
@@ -32,8 +32,8 @@ impl Networks {
         Ok(networks.collect())
     }
 
-    /// The mask of the smallest network that holds `address`, of IPv4 in the last word; zeroes where this host is in no
-    /// such network.
+    /// The mask of the smallest network that contains `address`, in network byte order, an IPv4 mask in the last word;
+    /// zeroes if there is none.
     #[must_use]
     pub fn mask_around(&self, address: IpAddr) -> Addr {
         let around = self
@@ -43,7 +43,7 @@ impl Networks {
         let length = around.map(|network| network.length).max().unwrap_or(0);
         let ones = Prefix::of(Ipv6Addr::from_bits(u128::MAX).into(), length);
         match Addr::from(ones.address) {
-            // As many ones at the start of the last word.
+            // An IPv4 mask is in the last word.
             Addr([word, _, _, _]) if address.is_ipv4() => Addr([0, 0, 0, word]),
             mask => mask,
         }
@@ -56,10 +56,10 @@ impl FromIterator<Prefix> for Networks {
     }
 }
 
-/// The network of an interface's address; none where it is alone in it.
+/// The network of an interface's address; `None` for a /32 or /128 and for loopback.
 fn network(message: &AddressMessage) -> Option<Prefix> {
     let length = message.header.prefix_len;
-    // On a point-to-point link this is the other end's address, whose network it is.
+    // On a point-to-point link this attribute has the peer's address, to which the prefix length belongs.
     let address = message
         .attributes
         .iter()

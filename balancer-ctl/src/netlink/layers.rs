@@ -1,9 +1,10 @@
-//! Which interface lies on which. Pure.
+//! Which interfaces are stacked on which. Pure.
 
 use super::link::Link;
 
-/// The interfaces whose frames are those of `link` and come in by their own index: the slaves of a bond, the virtual function
-/// below a synthetic interface of Hyper-V. Ports of a bridge and members of a VRF have frames of their own.
+/// The interfaces by which frames of `link` arrive with an interface index of their own: the slaves of a bond, the
+/// virtual function below a synthetic interface of Hyper-V. Ports of a bridge and members of a VRF are no slaves: they
+/// have frames of their own.
 pub fn slaves<'a>(link: &Link, all: &'a [Link]) -> impl Iterator<Item = &'a Link> {
     let of_their_own = matches!(
         link.kind.as_deref(),
@@ -14,9 +15,9 @@ pub fn slaves<'a>(link: &Link, all: &'a [Link]) -> impl Iterator<Item = &'a Link
         .filter(move |link| index.is_some() && link.master == index)
 }
 
-/// The interfaces that frames of `link` pass before they reach it: what a VLAN device or a macvlan lies on, the ports of a
-/// bridge, a bond or a team, and so on down.
-pub fn below<'a>(link: &Link, all: &'a [Link]) -> Vec<&'a Link> {
+/// All interfaces below `link`, by which its frames arrive: the parent of a VLAN device or a macvlan, the ports of a
+/// bridge, a bond or a team, and theirs in turn.
+pub fn lower_links<'a>(link: &Link, all: &'a [Link]) -> Vec<&'a Link> {
     let mut found: Vec<&Link> = Vec::new();
     let mut wanted = vec![link.clone()];
     while let Some(upper) = wanted.pop() {
@@ -40,7 +41,7 @@ pub fn below<'a>(link: &Link, all: &'a [Link]) -> Vec<&'a Link> {
     found
 }
 
-/// The VLAN devices that lie on `link`, in the same namespace.
+/// The VLAN devices whose parent is `link`, in the same namespace.
 pub fn vlans<'a>(link: &Link, all: &'a [Link]) -> impl Iterator<Item = &'a Link> {
     let index = link.index;
     all.iter().filter(move |other| {
@@ -78,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_below_is_found_all_the_way_down() {
+    fn lower_interfaces_are_found_recursively() {
         let all = [
             link(1, "eth0", ""),
             below_of(3, link(2, "eth1", "")),
@@ -92,7 +93,7 @@ mod tests {
             },
         ];
         let names = |index: usize| {
-            let below = below(&all[index], &all);
+            let below = lower_links(&all[index], &all);
             below.iter().map(|l| l.name.as_str()).collect::<Vec<_>>()
         };
         assert_eq!(names(0), [""; 0]);

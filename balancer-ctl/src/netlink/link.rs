@@ -18,23 +18,23 @@ pub struct Link {
     pub index: u32,
     /// Its name.
     pub name: String,
-    /// Its MAC address; none on links without one.
+    /// Its MAC address; `None` on links without one.
     pub mac: Option<[u8; 6]>,
-    /// Largest IP packet it carries.
+    /// MTU in bytes: the largest IP packet that it carries.
     pub mtu: u32,
     /// Whether it is up and has a carrier.
     pub running: bool,
-    /// Its driver's kind (`veth`, `vlan`, …); none for hardware.
+    /// Its kind (`veth`, `vlan`, …); `None` for hardware.
     pub kind: Option<String>,
-    /// Whether it is a bond that tells its neighbours its slaves' addresses (`balance-alb`).
-    pub tells_slaves_addresses: bool,
+    /// Whether it is a bond in mode `balance-alb`, which announces its slaves' MAC addresses to its neighbours.
+    pub is_balance_alb: bool,
     /// Whether it is the loopback interface.
     pub is_loopback: bool,
-    /// Index of the interface that it is a port of: a bridge, a bond, a VRF.
+    /// Index of the interface that it is a port or a member of: a bridge, a bond, a VRF.
     pub master: Option<u32>,
-    /// Index of the other end of a veth pair, or of the interface that a VLAN device or a macvlan lies on, in its namespace.
+    /// Index of a veth's peer, or of the parent of a VLAN device or a macvlan, in that interface's namespace.
     pub peer: Option<u32>,
-    /// That namespace, when it is another one, by this namespace's number for it.
+    /// The peer's namespace, when it is another one: the id (nsid) that this namespace has for it.
     pub peer_namespace: Option<i32>,
     /// The XDP program on it.
     pub xdp: Option<Xdp>,
@@ -44,8 +44,8 @@ pub struct Link {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Xdp {
     /// Kernel's id of the program.
-    pub program: u32,
-    /// In the driver, not in the generic hook.
+    pub program_id: u32,
+    /// Whether it runs in the driver, not in the generic hook.
     pub native: bool,
 }
 
@@ -66,7 +66,7 @@ pub fn list(netlink: &mut Netlink) -> anyhow::Result<Vec<Link>> {
         .collect())
 }
 
-/// Reads one interface out of a message.
+/// Reads an interface from a message.
 pub(super) fn parse(message: &LinkMessage) -> Option<Link> {
     let mut link = Link {
         index: message.header.index,
@@ -87,7 +87,7 @@ pub(super) fn parse(message: &LinkMessage) -> Option<Link> {
                     match info {
                         LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
                         LinkInfo::Data(InfoData::Bond(bond)) => {
-                            link.tells_slaves_addresses =
+                            link.is_balance_alb =
                                 bond.contains(&InfoBond::Mode(BondMode::BalanceAlb));
                         }
                         _ => {}
@@ -109,12 +109,12 @@ fn xdp(parts: &[LinkXdp]) -> Option<Xdp> {
             LinkXdp::Attached(XdpAttached::None) => return None,
             LinkXdp::Attached(mode) => native = !matches!(mode, XdpAttached::SocketBuffer),
             LinkXdp::ProgId(id) => program = Some(*id),
-            // With programs in both hooks there is no common id.
+            // With programs in both hooks the kernel reports no common id.
             LinkXdp::DrvProgId(id) | LinkXdp::SkbProgId(id) | LinkXdp::HwProgId(id) => {
                 program = program.or(Some(*id))
             }
             _ => {}
         }
     }
-    program.map(|program| Xdp { program, native })
+    program.map(|program_id| Xdp { program_id, native })
 }

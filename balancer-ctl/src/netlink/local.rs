@@ -1,8 +1,7 @@
-//! What the kernel takes for its own: the addresses at which this host receives, and the broadcast addresses of its
-//! networks, as the routing tables have them.
+//! The addresses at which this host receives, and the broadcast addresses of its networks, from the routing tables.
 //!
-//! They are more than the interfaces' addresses: prefixes that `ip route add local` gave to this host are among them. An
-//! IPv6 address whose duplicate detection has not ended is not.
+//! They are more than the interfaces' addresses: prefixes from `ip route add local` are among them. An IPv6 address
+//! whose duplicate address detection has not ended is not.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,14 +19,14 @@ use super::Netlink;
 /// An address and how many of its leading bits count; the others are zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Prefix {
-    /// The first address.
+    /// The network's first address.
     pub address: IpAddr,
-    /// Leading bits that count: 0 to 32, or to 128 for IPv6.
+    /// Length in bits: 0 to 32, or to 128 for IPv6.
     pub length: u8,
 }
 
 impl Prefix {
-    /// The prefix of `length` bits that holds `address`; a length beyond the family's is the whole address.
+    /// The prefix of `length` bits that contains `address`; a length beyond the family's means the whole address.
     #[must_use]
     pub fn of(address: IpAddr, length: u8) -> Self {
         match address {
@@ -66,12 +65,12 @@ pub enum Kind {
     Broadcast,
 }
 
-/// One entry of the kernel's tables.
+/// One route of type local, anycast or broadcast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LocalRoute {
-    /// Which addresses.
+    /// The addresses.
     pub prefix: Prefix,
-    /// What they are.
+    /// What the kernel does with packets to them.
     pub kind: Kind,
 }
 
@@ -100,10 +99,11 @@ pub fn list(netlink: &mut Netlink) -> io::Result<Vec<LocalRoute>> {
     Ok(routes.into_iter().collect())
 }
 
-/// Reads a route out of a message; none when it is of another kind, or one that only marked packets are given to.
+/// Reads a route from a message; `None` when it is of another type, or of a table that only policy rules use.
 ///
-/// Counted are the table `local` and what the kernel itself has put into a VRF's. A table that an operator filled with
-/// local routes hands other hosts' packets to a proxy (`ip route add local default dev lo table 100`).
+/// Routes count that are in the table `local`, or that the kernel itself has put into a VRF's table. Local routes that
+/// an operator put into another table hand other hosts' packets to a transparent proxy (`ip route add local default dev
+/// lo table 100`).
 fn parse(route: &RouteMessage) -> Option<LocalRoute> {
     if table(route) != u32::from(libc::RT_TABLE_LOCAL)
         && route.header.protocol != RouteProtocol::Kernel
@@ -119,7 +119,7 @@ fn parse(route: &RouteMessage) -> Option<LocalRoute> {
     Some(LocalRoute { prefix, kind })
 }
 
-/// The addresses that a route is for; none where the message does not tell.
+/// A route's destination prefix; `None` for other address families.
 pub(super) fn destination(route: &RouteMessage) -> Option<Prefix> {
     let destination = route
         .attributes
@@ -129,7 +129,7 @@ pub(super) fn destination(route: &RouteMessage) -> Option<Prefix> {
             RouteAttribute::Destination(RouteAddress::Inet6(v6)) => Some(IpAddr::V6(*v6)),
             _ => None,
         });
-    // A route to everything names no destination.
+    // A default route has no destination attribute.
     let unnamed = match route.header.address_family {
         AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
@@ -141,7 +141,7 @@ pub(super) fn destination(route: &RouteMessage) -> Option<Prefix> {
 
 /// The table that a route is in.
 fn table(route: &RouteMessage) -> u32 {
-    // Numbers above 255 stand in an attribute alone.
+    // Table numbers above 255 are in an attribute only.
     let number = route
         .attributes
         .iter()
@@ -152,11 +152,11 @@ fn table(route: &RouteMessage) -> u32 {
     number.unwrap_or_else(|| u32::from(route.header.table))
 }
 
-/// The addresses of this host and of its networks' broadcasts, to be asked for one address.
+/// The addresses of this host and the broadcast addresses of its networks, for look-ups.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LocalAddresses {
     prefixes: BTreeMap<Prefix, Kind>,
-    /// Lengths that occur, of IPv4 and of IPv6.
+    /// Prefix lengths that occur, for IPv4 and for IPv6.
     lengths: [BTreeSet<u8>; 2],
 }
 
@@ -169,7 +169,7 @@ impl LocalAddresses {
         Ok(list(netlink)?.into_iter().collect())
     }
 
-    /// What the kernel takes an address for; none when it is another host's. The longest prefix counts.
+    /// The kind of an address by its longest prefix; `None` when it is another host's.
     #[must_use]
     pub fn kind(&self, address: IpAddr) -> Option<Kind> {
         let lengths = &self.lengths[family(address)];
@@ -179,7 +179,7 @@ impl LocalAddresses {
         })
     }
 
-    /// All prefixes, with what they are.
+    /// All prefixes with their kinds.
     pub fn prefixes(&self) -> impl Iterator<Item = LocalRoute> + '_ {
         self.prefixes.iter().map(|(prefix, kind)| LocalRoute {
             prefix: *prefix,
@@ -194,7 +194,7 @@ impl FromIterator<LocalRoute> for LocalAddresses {
         for LocalRoute { prefix, kind } in routes {
             addresses.lengths[family(prefix.address)].insert(prefix.length);
             let known = addresses.prefixes.entry(prefix).or_insert(kind);
-            // Where tables differ, the address is somewhere this host's own.
+            // Where tables differ, local wins over broadcast.
             *known = kind.min(*known);
         }
         addresses

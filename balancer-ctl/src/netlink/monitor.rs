@@ -1,4 +1,5 @@
-//! Hears what changes about the ways of packets: routes, links, and the link-layer addresses of neighbours.
+//! Gets the kernel's notifications about changes that affect where packets go: routes, links, addresses, and the
+//! link-layer addresses of neighbours.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -27,21 +28,21 @@ use super::{
     socket,
 };
 
-/// Whose routes have changed.
+/// Which routes have changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Routes {
-    /// Those to addresses in these prefixes.
+pub enum RouteChanges {
+    /// Routes to addresses in these prefixes.
     To(BTreeSet<Prefix>),
-    /// Any.
+    /// Any route.
     All,
 }
 
-/// So many prefixes are told one by one; more are all.
-const MANY: usize = 4096;
-/// So many datagrams are read before their news are told, however many come after them.
-const AT_ONCE: usize = 256;
+/// More prefixes than this count as [`RouteChanges::All`].
+const MAX_PREFIXES: usize = 4096;
+/// The most datagrams that one call of [`Monitor::wait`] reads.
+const MAX_DATAGRAMS: usize = 256;
 
-impl Routes {
+impl RouteChanges {
     const NONE: Self = Self::To(BTreeSet::new());
 
     fn add(&mut self, other: Self) {
@@ -49,7 +50,7 @@ impl Routes {
             (Self::All, _) => {}
             (Self::To(prefixes), Self::To(others)) => {
                 prefixes.extend(others);
-                if prefixes.len() > MANY {
+                if prefixes.len() > MAX_PREFIXES {
                     *self = Self::All;
                 }
             }
@@ -58,24 +59,24 @@ impl Routes {
     }
 }
 
-/// What has changed, as a batch of notifications tells.
+/// What has changed, by a batch of notifications.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetlinkChanges {
-    /// Routes: their next hops, or whether packets go at all.
-    pub routes: Routes,
+    /// Routes whose next hop or type changed.
+    pub routes: RouteChanges,
     /// Neighbours whose link-layer address appeared, changed or went.
     pub neighbours: HashSet<NextHop>,
-    /// An interface came, went or changed its address.
+    /// Whether an interface appeared, went, or changed in a way that affects forwarding.
     pub links: bool,
-    /// So did an address at which this host receives.
+    /// Whether an address at which this host receives appeared or went.
     pub addresses: bool,
 }
 
 impl Default for NetlinkChanges {
-    /// Nothing has.
+    /// Nothing has changed.
     fn default() -> Self {
         Self {
-            routes: Routes::NONE,
+            routes: RouteChanges::NONE,
             neighbours: HashSet::new(),
             links: false,
             addresses: false,
@@ -88,14 +89,14 @@ impl NetlinkChanges {
     #[must_use]
     pub fn all() -> Self {
         Self {
-            routes: Routes::All,
+            routes: RouteChanges::All,
             links: true,
             addresses: true,
             ..Self::default()
         }
     }
 
-    /// A neighbour has.
+    /// A neighbour has changed.
     fn of_neighbour(hop: NextHop) -> Self {
         Self {
             neighbours: HashSet::from([hop]),
@@ -103,20 +104,21 @@ impl NetlinkChanges {
         }
     }
 
-    /// A link has: any route may lead over it.
+    /// A link has changed, and any route may use it.
     fn of_link() -> Self {
         Self {
-            routes: Routes::All,
+            routes: RouteChanges::All,
             links: true,
             ..Self::default()
         }
     }
 
-    /// A route has. Some say at which addresses this host receives.
+    /// A route has changed. Local routes say at which addresses this host receives.
     fn of_route(route: &RouteMessage) -> Self {
         Self {
-            routes: local::destination(route)
-                .map_or(Routes::All, |prefix| Routes::To([prefix].into())),
+            routes: local::destination(route).map_or(RouteChanges::All, |prefix| {
+                RouteChanges::To([prefix].into())
+            }),
             addresses: matches!(
                 route.header.kind,
                 RouteType::Local | RouteType::Broadcast | RouteType::Anycast
@@ -125,13 +127,14 @@ impl NetlinkChanges {
         }
     }
 
-    /// An address of an interface has. Routes that name it as their source go with it, without a word.
+    /// An address of an interface was announced. If it `is_changed`, any route may have, since the kernel removes
+    /// routes that name an address as their source with it, without a notification.
     fn of_address(is_changed: bool) -> Self {
         Self {
             routes: if is_changed {
-                Routes::All
+                RouteChanges::All
             } else {
-                Routes::NONE
+                RouteChanges::NONE
             },
             addresses: true,
             ..Self::default()
@@ -144,7 +147,7 @@ impl NetlinkChanges {
         *self == Self::default()
     }
 
-    /// Adds what came later.
+    /// Adds later changes.
     pub fn add(&mut self, other: Self) {
         self.routes.add(other.routes);
         self.neighbours.extend(other.neighbours);
@@ -156,19 +159,19 @@ impl NetlinkChanges {
 /// An address of an interface: its index, the address and its network's prefix length.
 type AddressAssignment = (u32, IpAddr, u8);
 
-/// What was last seen of links, neighbours and addresses. Pure: messages in, news out.
+/// The last known state of links, neighbours and addresses. Pure: messages in, changes out.
 #[derive(Debug, Default)]
-pub struct Seen {
+pub struct KnownState {
     links: HashMap<u32, Link>,
-    /// Link-layer addresses that may be used.
+    /// Link-layer addresses of resolved neighbours.
     neighbours: HashMap<NextHop, Vec<u8>>,
     addresses: HashSet<AddressAssignment>,
 }
 
-impl Seen {
-    /// Takes a message in. Changes of a neighbour between reachable and stale, statistics of links, and new lifetimes of
-    /// an address are no news.
-    pub fn take(&mut self, message: &RouteNetlinkMessage) -> NetlinkChanges {
+impl KnownState {
+    /// Applies a message, and returns what it changes. Changes of a neighbour between reachable and stale, statistics
+    /// of links, and new lifetimes of an address are no changes.
+    pub fn apply(&mut self, message: &RouteNetlinkMessage) -> NetlinkChanges {
         match message {
             RouteNetlinkMessage::NewLink(message) => {
                 let Some(link) = link::parse(message) else {
@@ -176,7 +179,7 @@ impl Seen {
                 };
                 let known = self.links.insert(link.index, link.clone());
                 match known {
-                    Some(known) if same_way(&known, &link) => NetlinkChanges::default(),
+                    Some(known) if routes_alike(&known, &link) => NetlinkChanges::default(),
                     _ => NetlinkChanges::of_link(),
                 }
             }
@@ -188,17 +191,17 @@ impl Seen {
                 NetlinkChanges::of_route(route)
             }
             RouteNetlinkMessage::NewAddress(message) => {
-                let is_new = assigned(message).is_none_or(|one| self.addresses.insert(one));
+                let is_new = assignment(message).is_none_or(|one| self.addresses.insert(one));
                 NetlinkChanges::of_address(is_new)
             }
             RouteNetlinkMessage::DelAddress(message) => {
-                if let Some(one) = assigned(message) {
+                if let Some(one) = assignment(message) {
                     self.addresses.remove(&one);
                 }
                 NetlinkChanges::of_address(true)
             }
             RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => NetlinkChanges {
-                routes: Routes::All,
+                routes: RouteChanges::All,
                 ..NetlinkChanges::default()
             },
             RouteNetlinkMessage::NewNeighbour(message) => {
@@ -231,11 +234,11 @@ impl Seen {
 }
 
 /// The address that a message is about.
-fn assigned(message: &AddressMessage) -> Option<AddressAssignment> {
+fn assignment(message: &AddressMessage) -> Option<AddressAssignment> {
     let address = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| {
         message.attributes.iter().find_map(wanted)
     };
-    // On a point-to-point link the local address stands beside the peer's.
+    // On a point-to-point link the local address has an attribute of its own, beside the peer's.
     let local = address(|attribute| match attribute {
         AddressAttribute::Local(address) => Some(*address),
         _ => None,
@@ -248,8 +251,8 @@ fn assigned(message: &AddressMessage) -> Option<AddressAssignment> {
     Some((message.header.index, address, message.header.prefix_len))
 }
 
-/// Whether packets may go on as before.
-fn same_way(a: &Link, b: &Link) -> bool {
+/// Whether two states of a link are the same for forwarding.
+fn routes_alike(a: &Link, b: &Link) -> bool {
     a.mac == b.mac
         && a.mtu == b.mtu
         && a.running == b.running
@@ -257,15 +260,15 @@ fn same_way(a: &Link, b: &Link) -> bool {
         && a.master == b.master
 }
 
-/// A socket that hears of changes.
+/// A socket subscribed to the kernel's notifications.
 #[derive(Debug)]
 pub struct Monitor {
     socket: Socket,
-    seen: Seen,
+    state: KnownState,
 }
 
 impl Monitor {
-    /// Begins to listen in the network namespace of the calling thread.
+    /// Subscribes in the network namespace of the calling thread.
     ///
     /// # Errors
     /// The kernel refused.
@@ -289,8 +292,8 @@ impl Monitor {
             Ok(socket)
         };
         let socket = open().context("cannot listen for network changes")?;
-        // After the groups were joined, so that nothing falls in between.
-        let mut seen = Seen::default();
+        // After joining the groups, so that no change is missed in between.
+        let mut state = KnownState::default();
         let mut netlink = Netlink::open()?;
         for request in [
             RouteNetlinkMessage::GetLink(LinkMessage::default()),
@@ -301,20 +304,20 @@ impl Monitor {
                 .dump(request)
                 .context("cannot list links, neighbours and addresses")?
             {
-                seen.take(&answer);
+                state.apply(&answer);
             }
         }
-        Ok(Self { socket, seen })
+        Ok(Self { socket, state })
     }
 
-    /// Waits for notifications, up to `milliseconds`, and takes in those that are there.
+    /// Waits up to `milliseconds` for notifications, and returns the changes of those that arrived.
     ///
     /// # Errors
     /// The socket failed.
     pub fn wait(&mut self, milliseconds: u16) -> io::Result<NetlinkChanges> {
-        let mut news = NetlinkChanges::default();
+        let mut changes = NetlinkChanges::default();
         let mut timeout = PollTimeout::from(milliseconds);
-        for _ in 0..AT_ONCE {
+        for _ in 0..MAX_DATAGRAMS {
             if !self.is_readable(timeout)? {
                 break;
             }
@@ -323,19 +326,19 @@ impl Monitor {
                 Ok((datagram, _)) => {
                     for message in socket::messages(&datagram) {
                         if let NetlinkPayload::InnerMessage(message) = message.payload {
-                            news.add(self.seen.take(&message));
+                            changes.add(self.state.apply(&message));
                         }
                     }
                 }
                 // Notifications were lost: anything may have changed.
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                    self.seen = Seen::default();
-                    news = NetlinkChanges::all();
+                    self.state = KnownState::default();
+                    changes = NetlinkChanges::all();
                 }
                 Err(error) => return Err(error),
             }
         }
-        Ok(news)
+        Ok(changes)
     }
 
     fn is_readable(&self, timeout: PollTimeout) -> io::Result<bool> {

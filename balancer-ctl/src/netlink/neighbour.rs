@@ -1,4 +1,4 @@
-//! Neighbours: the link-layer addresses of next hops, and how to keep them known.
+//! Neighbour entries: the link-layer addresses of next hops, and how to keep them resolved.
 //!
 //! The packet program can send only where the kernel already knows the next hop's MAC address. A *managed* entry is
 //! kept fresh by the kernel itself, also while the daemon is dead.
@@ -22,17 +22,17 @@ pub type NextHop = (u32, IpAddr);
 /// A neighbour entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Neighbour {
-    /// Its MAC address, when that is known and may be used.
+    /// Its MAC address, while the entry is resolved.
     pub mac: Option<Vec<u8>>,
-    /// Set by hand, or on a link that needs no resolution: leave it alone.
+    /// Whether it is permanent, or on a link that needs no resolution: the daemon does not touch it.
     pub fixed: bool,
-    /// The kernel keeps it fresh.
+    /// Whether the kernel keeps it fresh (`NTF_EXT_MANAGED`, Linux 5.16).
     pub managed: bool,
-    /// How far its resolution is.
+    /// The state of its resolution (NUD).
     pub state: NeighbourState,
 }
 
-/// Reads an entry out of a message.
+/// Reads an entry from a message.
 pub(super) fn parse(message: &NeighbourMessage) -> Option<(NextHop, Neighbour)> {
     let state = message.header.state;
     let usable = matches!(
@@ -71,7 +71,7 @@ pub(super) fn parse(message: &NeighbourMessage) -> Option<(NextHop, Neighbour)> 
     Some(((message.header.ifindex, address?), neighbour))
 }
 
-/// Lists the neighbour table.
+/// Lists the neighbour entries of the namespace.
 ///
 /// # Errors
 /// The kernel refused.
@@ -88,27 +88,26 @@ pub fn list(netlink: &mut Netlink) -> io::Result<BTreeMap<NextHop, Neighbour>> {
         .collect())
 }
 
-/// How an entry is kept fresh.
+/// How the kernel resolves an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ManagedEntry {
-    /// By the kernel from now on.
+pub enum Resolution {
+    /// Now, and again before it expires, for as long as the entry exists.
     Managed,
-    /// By one resolution now: up to three requests, a second apart.
-    Use,
+    /// Once: up to three requests, a second apart.
+    Once,
 }
 
-/// Makes the kernel resolve `hop`, now or for good. A fixed entry must not be passed: the kernel would make it an
-/// ordinary one.
+/// Makes the kernel resolve `hop`. A fixed entry must not be passed: the kernel would make it an ordinary one.
 ///
 /// # Errors
 /// The kernel refused; `ENOBUFS` when its table is full.
-pub fn keep(netlink: &mut Netlink, hop: NextHop, how: ManagedEntry) -> io::Result<()> {
-    let mut message = about(hop);
+pub fn resolve(netlink: &mut Netlink, hop: NextHop, how: Resolution) -> io::Result<()> {
+    let mut message = entry_message(hop);
     match how {
-        ManagedEntry::Managed => message
+        Resolution::Managed => message
             .attributes
             .push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed)),
-        ManagedEntry::Use => message.header.flags = NeighbourFlags::Use,
+        Resolution::Once => message.header.flags = NeighbourFlags::Use,
     }
     netlink
         .request(
@@ -118,14 +117,14 @@ pub fn keep(netlink: &mut Netlink, hop: NextHop, how: ManagedEntry) -> io::Resul
         .map(drop)
 }
 
-/// Makes the entry of `hop` an ordinary one again, that goes when nobody uses it.
+/// Makes the entry of `hop` an ordinary one again, which the kernel drops when it is unused.
 ///
 /// # Errors
 /// The kernel refused.
 pub fn release(netlink: &mut Netlink, hop: NextHop, entry: &Neighbour) -> io::Result<()> {
-    let mut message = about(hop);
+    let mut message = entry_message(hop);
     if let Some(mac) = &entry.mac {
-        // Connections of others may run by it: it stays usable.
+        // Other traffic may use it, so it stays resolved.
         message.header.state = NeighbourState::Stale;
         message
             .attributes
@@ -142,12 +141,12 @@ pub fn release(netlink: &mut Netlink, hop: NextHop, entry: &Neighbour) -> io::Re
 /// The kernel refused; `ENOENT` when there is none.
 pub fn delete(netlink: &mut Netlink, hop: NextHop) -> io::Result<()> {
     netlink
-        .request(RouteNetlinkMessage::DelNeighbour(about(hop)), 0)
+        .request(RouteNetlinkMessage::DelNeighbour(entry_message(hop)), 0)
         .map(drop)
 }
 
 /// A message that names an entry.
-fn about(hop: NextHop) -> NeighbourMessage {
+fn entry_message(hop: NextHop) -> NeighbourMessage {
     let (interface, address) = hop;
     let mut message = NeighbourMessage::default();
     message.header.family = family(address);

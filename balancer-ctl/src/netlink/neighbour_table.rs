@@ -1,5 +1,5 @@
-//! How many neighbour entries the kernel holds, and how many it takes. There is one table for each family, shared by all
-//! network namespaces of the machine; its limits can be read everywhere and set in the first namespace only.
+//! Fill and limit of the kernel's neighbour tables. There is one table per family, shared by all network namespaces of
+//! the machine; its limits can be read in every namespace, and set in the initial one only.
 
 use std::{io, path::Path};
 
@@ -10,17 +10,17 @@ use netlink_packet_route::{
 
 use super::Netlink;
 
-/// Most next hops that are being resolved at a time: they take about three seconds each, so this is also about how many
-/// requests leave a second while none answers.
-const MOST_AT_A_TIME: usize = 256;
-/// So many are tried also while the table is full: the kernel makes room by dropping what is unused.
-const LEAST_AT_A_TIME: usize = 8;
-/// The part of what is free in the table that unresolved entries may take.
-const PART_OF_FREE: usize = 4;
+/// The most next hops that are being resolved at a time. Each takes about three seconds and three requests, so this is
+/// also about the number of requests per second while none answers.
+const MAX_UNRESOLVED: usize = 256;
+/// So many are probed even while the table is full: the kernel makes room by dropping unused entries.
+const MIN_UNRESOLVED: usize = 8;
+/// Unresolved entries may take the table's free entries divided by this.
+const FREE_DIVISOR: usize = 4;
 
-/// Whose addresses a table holds.
+/// The address family of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
+pub enum NeighbourFamily {
     /// IPv4 (ARP).
     V4,
     /// IPv6 (neighbour discovery).
@@ -29,70 +29,75 @@ pub enum Family {
 
 /// One family's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Table {
-    /// Whose.
-    pub family: Family,
-    /// Entries of all namespaces.
+pub struct NeighbourTable {
+    /// Its address family.
+    pub family: NeighbourFamily,
+    /// Present entries of all namespaces.
     pub entries: usize,
-    /// Most entries (`gc_thresh3`).
-    pub most: usize,
+    /// The limit of entries (`gc_thresh3`).
+    pub max_entries: usize,
 }
 
-impl Table {
-    /// What a kernel has unless it was told otherwise.
-    const fn usual(family: Family) -> Self {
+impl NeighbourTable {
+    /// An empty table with the kernel's default limit.
+    const fn kernel_default(family: NeighbourFamily) -> Self {
         Self {
             family,
             entries: 0,
-            most: 1024,
+            max_entries: 1024,
         }
     }
 
-    /// How many entries may be unresolved at a time, where `unresolved` are and `permanent` ones, set by hand, do not count
-    /// against the limit.
+    /// How many entries may be unresolved at a time. `unresolved` is their present number, and `permanent` that of
+    /// entries which do not count against the limit.
     #[must_use]
     pub fn budget(&self, unresolved: usize, permanent: usize) -> usize {
         let taken = self.entries.saturating_sub(unresolved + permanent);
-        let free = self.most.saturating_sub(taken);
-        (free / PART_OF_FREE).clamp(LEAST_AT_A_TIME, MOST_AT_A_TIME)
+        let free = self.max_entries.saturating_sub(taken);
+        (free / FREE_DIVISOR).clamp(MIN_UNRESOLVED, MAX_UNRESOLVED)
     }
 
-    /// What is wrong where `hops` next hops of ours do not fit beside `others`, entries that are not ours. Those count for half
-    /// of the table at most: they come and go.
+    /// A warning when `hops` next hops of ours do not fit beside `others` entries that are not ours. The others count
+    /// for half of the table at max_entries, since they come and go.
     #[must_use]
-    pub fn too_small(&self, hops: usize, others: usize, place: Namespace) -> Option<String> {
-        let wanted = hops + others.min(self.most / 2);
-        if wanted <= self.most {
+    pub fn capacity_warning(
+        &self,
+        hops: usize,
+        others: usize,
+        namespace: NamespaceKind,
+    ) -> Option<String> {
+        let wanted = hops + others.min(self.max_entries / 2);
+        if wanted <= self.max_entries {
             return None;
         }
         let (name, key) = match self.family {
-            Family::V4 => ("IPv4", "ipv4"),
-            Family::V6 => ("IPv6", "ipv6"),
+            NeighbourFamily::V4 => ("IPv4", "ipv4"),
+            NeighbourFamily::V6 => ("IPv6", "ipv6"),
         };
         let needed = (wanted + wanted / 4).next_power_of_two();
-        let enter = match place {
-            Namespace::First => "",
-            Namespace::Other => "nsenter --net=/proc/1/ns/net ",
+        let enter = match namespace {
+            NamespaceKind::First => "",
+            NamespaceKind::Other => "nsenter --net=/proc/1/ns/net ",
         };
         Some(format!(
             "packets to real servers and gateways need {hops} {name} neighbours, and this machine's table holds {}: packets to the \
              others take the slower way through the kernel, and other addresses may not be found: {enter}sysctl -w \
              net.{key}.neigh.default.gc_thresh3={needed}",
-            self.most
+            self.max_entries
         ))
     }
 }
 
-/// In which network namespace this is asked.
+/// Kind of network namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Namespace {
-    /// The machine's first, where the limits can be set.
+pub enum NamespaceKind {
+    /// The initial one, where the limits can be set.
     First,
     /// Another.
     Other,
 }
 
-impl Namespace {
+impl NamespaceKind {
     /// The calling thread's.
     #[must_use]
     pub fn current() -> Self {
@@ -104,12 +109,15 @@ impl Namespace {
     }
 }
 
-/// The tables of IPv4 and IPv6.
+/// Reads the tables of IPv4 and IPv6.
 ///
 /// # Errors
 /// The kernel refused.
-pub fn read(netlink: &mut Netlink) -> io::Result<[Table; 2]> {
-    let mut tables = [Table::usual(Family::V4), Table::usual(Family::V6)];
+pub fn read(netlink: &mut Netlink) -> io::Result<[NeighbourTable; 2]> {
+    let mut tables = [
+        NeighbourTable::kernel_default(NeighbourFamily::V4),
+        NeighbourTable::kernel_default(NeighbourFamily::V6),
+    ];
     let request = RouteNetlinkMessage::GetNeighbourTable(NeighbourTableMessage::default());
     for answer in netlink.dump(request)? {
         let RouteNetlinkMessage::NewNeighbourTable(message) = answer else {
@@ -123,7 +131,7 @@ pub fn read(netlink: &mut Netlink) -> io::Result<[Table; 2]> {
         // A message about one interface's parameters holds none of these.
         for attribute in message.attributes {
             match attribute {
-                NeighbourTableAttribute::Threshold3(value) => table.most = value as usize,
+                NeighbourTableAttribute::Threshold3(value) => table.max_entries = value as usize,
                 NeighbourTableAttribute::Config(config) => table.entries = config.entries as usize,
                 _ => {}
             }
@@ -138,10 +146,10 @@ mod tests {
 
     #[test]
     fn unresolved_entries_take_a_part_of_what_is_free() {
-        let table = |entries, most| Table {
+        let table = |entries, max_entries| NeighbourTable {
             entries,
-            most,
-            ..Table::usual(Family::V4)
+            max_entries,
+            ..NeighbourTable::kernel_default(NeighbourFamily::V4)
         };
         for (table, unresolved, permanent, budget) in [
             (table(0, 1024), 0, 0, 256),
@@ -158,18 +166,27 @@ mod tests {
     }
 
     #[test]
-    fn a_table_that_is_too_small_is_told_with_the_value_needed() {
-        let table = Table::usual(Family::V4);
+    fn a_table_that_is_too_small_is_reported_with_the_value_needed() {
+        let table = NeighbourTable::kernel_default(NeighbourFamily::V4);
         for (hops, others) in [(1024, 0), (1000, 24), (512, 5000)] {
-            assert_eq!(table.too_small(hops, others, Namespace::First), None);
+            assert_eq!(
+                table.capacity_warning(hops, others, NamespaceKind::First),
+                None
+            );
         }
         assert_eq!(
-            table.too_small(10_000, 3, Namespace::First).unwrap(),
+            table
+                .capacity_warning(10_000, 3, NamespaceKind::First)
+                .unwrap(),
             "packets to real servers and gateways need 10000 IPv4 neighbours, and this machine's table holds 1024: packets to the \
              others take the slower way through the kernel, and other addresses may not be found: sysctl -w \
              net.ipv4.neigh.default.gc_thresh3=16384"
         );
-        let elsewhere = Table::usual(Family::V6).too_small(1020, 5, Namespace::Other);
+        let elsewhere = NeighbourTable::kernel_default(NeighbourFamily::V6).capacity_warning(
+            1020,
+            5,
+            NamespaceKind::Other,
+        );
         let elsewhere = elsewhere.unwrap();
         assert!(
             elsewhere.ends_with(

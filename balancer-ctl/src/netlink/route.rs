@@ -1,4 +1,4 @@
-//! Routes: where packets go next, or why they go nowhere.
+//! Route look-ups: the next hop of an address, or why it cannot be reached.
 
 use std::{collections::BTreeSet, io, net::IpAddr};
 
@@ -14,32 +14,32 @@ use super::{
 
 /// Where packets that this host sends to an address go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum RouteTarget {
     /// To a next hop.
-    Hop(NextHop),
+    NextHop(NextHop),
     /// To this host itself.
     Local,
     /// To all hosts of a connected network.
     Broadcast,
-    /// Nowhere: there is no route.
-    Missing,
-    /// Nowhere: a route drops them.
+    /// There is no route.
+    NoRoute,
+    /// A route of type blackhole drops them.
     Blackhole,
-    /// Nowhere: a route says that they cannot be delivered.
+    /// A route of type unreachable rejects them.
     Unreachable,
-    /// Nowhere: a route forbids them.
+    /// A route of type prohibit rejects them.
     Prohibited,
 }
 
-impl Way {
+impl RouteTarget {
     /// The next hop.
     #[must_use]
-    pub const fn hop(self) -> Option<NextHop> {
+    pub const fn next_hop(self) -> Option<NextHop> {
         match self {
-            Self::Hop(hop) => Some(hop),
+            Self::NextHop(hop) => Some(hop),
             Self::Local
             | Self::Broadcast
-            | Self::Missing
+            | Self::NoRoute
             | Self::Blackhole
             | Self::Unreachable
             | Self::Prohibited => None,
@@ -47,12 +47,12 @@ impl Way {
     }
 }
 
-/// Asks the kernel where packets to `address` go. Rules that look at the source or at the interface that a packet came in
-/// by are not asked for.
+/// Asks the kernel where packets to `address` go. Rules that match the source or the incoming interface are not
+/// considered.
 ///
 /// # Errors
-/// The kernel refused the question.
-pub fn way(netlink: &mut Netlink, address: IpAddr) -> io::Result<Way> {
+/// The kernel refused the query.
+pub fn lookup(netlink: &mut Netlink, address: IpAddr) -> io::Result<RouteTarget> {
     let mut message = RouteMessage::default();
     message.header.address_family = family(address);
     message.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
@@ -61,33 +61,36 @@ pub fn way(netlink: &mut Netlink, address: IpAddr) -> io::Result<Way> {
         .push(RouteAttribute::Destination(address.into()));
     let answers = match netlink.request(RouteNetlinkMessage::GetRoute(message), 0) {
         Ok(answers) => answers,
-        // The kernel answers with the error that a sender would meet.
+        // The kernel answers with the error that a sender would get.
         Err(error) => {
             return match error.raw_os_error() {
-                Some(libc::ENETUNREACH) => Ok(Way::Missing),
-                Some(libc::EHOSTUNREACH) => Ok(Way::Unreachable),
-                Some(libc::EACCES) => Ok(Way::Prohibited),
-                Some(libc::EINVAL) => Ok(Way::Blackhole),
+                Some(libc::ENETUNREACH) => Ok(RouteTarget::NoRoute),
+                Some(libc::EHOSTUNREACH) => Ok(RouteTarget::Unreachable),
+                Some(libc::EACCES) => Ok(RouteTarget::Prohibited),
+                Some(libc::EINVAL) => Ok(RouteTarget::Blackhole),
                 _ => Err(error),
             };
         }
     };
-    let way = answers.iter().find_map(|answer| match answer {
+    let target = answers.iter().find_map(|answer| match answer {
         RouteNetlinkMessage::NewRoute(route) => match route.header.kind {
             RouteType::Unicast => {
-                let (interface, gateway) = hops(route).into_iter().next()?;
-                Some(Way::Hop((interface, gateway.unwrap_or(address))))
+                let (interface, gateway) = next_hops(route).into_iter().next()?;
+                Some(RouteTarget::NextHop((
+                    interface,
+                    gateway.unwrap_or(address),
+                )))
             }
-            RouteType::Local | RouteType::Anycast => Some(Way::Local),
-            RouteType::Broadcast => Some(Way::Broadcast),
+            RouteType::Local | RouteType::Anycast => Some(RouteTarget::Local),
+            RouteType::Broadcast => Some(RouteTarget::Broadcast),
             _ => None,
         },
         _ => None,
     });
-    Ok(way.unwrap_or(Way::Missing))
+    Ok(target.unwrap_or(RouteTarget::NoRoute))
 }
 
-/// The gateways of default routes: clients' answers leave by them.
+/// The gateways of default routes, by which packets to clients leave.
 ///
 /// # Errors
 /// The kernel refused.
@@ -102,7 +105,7 @@ pub fn default_gateways(netlink: &mut Netlink) -> io::Result<BTreeSet<NextHop>> 
                 && route.header.kind == RouteType::Unicast
             {
                 gateways.extend(
-                    hops(&route)
+                    next_hops(&route)
                         .into_iter()
                         .filter_map(|(interface, gateway)| Some((interface, gateway?))),
                 );
@@ -112,8 +115,8 @@ pub fn default_gateways(netlink: &mut Netlink) -> io::Result<BTreeSet<NextHop>> 
     Ok(gateways)
 }
 
-/// The hops of a route: interface and gateway.
-fn hops(route: &RouteMessage) -> Vec<(u32, Option<IpAddr>)> {
+/// The next hops of a route: interface and gateway.
+fn next_hops(route: &RouteMessage) -> Vec<(u32, Option<IpAddr>)> {
     let mut interface = None;
     let mut hops = Vec::new();
     for attribute in &route.attributes {
@@ -137,7 +140,7 @@ fn gateway(attributes: &[RouteAttribute]) -> Option<IpAddr> {
     attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Gateway(RouteAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
         RouteAttribute::Gateway(RouteAddress::Inet6(v6)) => Some(IpAddr::V6(*v6)),
-        // An IPv4 route by an IPv6 gateway.
+        // An IPv4 route via an IPv6 gateway.
         RouteAttribute::Via(RouteVia::Inet6(v6)) => Some(IpAddr::V6(*v6)),
         _ => None,
     })

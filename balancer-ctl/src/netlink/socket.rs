@@ -1,4 +1,4 @@
-//! One request, all its answers.
+//! A netlink socket for requests: one request, all its answers.
 
 use std::io;
 
@@ -26,7 +26,7 @@ impl Netlink {
             let mut socket = Socket::new(NETLINK_ROUTE)?;
             socket.bind_auto()?;
             socket.connect(&SocketAddr::new(0, 0))?;
-            // Filters in dump requests count (Linux 4.20); an older kernel sends more, which callers sort out.
+            // Makes the kernel honour filters in dump requests (Linux 4.20).
             let _ = socket.set_netlink_get_strict_chk(true);
             Ok(socket)
         };
@@ -36,7 +36,7 @@ impl Netlink {
         })
     }
 
-    /// Lists: all messages that answer a dump request.
+    /// Sends a dump request, and returns all its answers.
     ///
     /// # Errors
     /// The kernel refused.
@@ -44,7 +44,8 @@ impl Netlink {
         self.exchange(request, NLM_F_REQUEST | NLM_F_DUMP)
     }
 
-    /// Asks for or changes one thing; `flags` besides the usual ones.
+    /// Sends a request that queries or changes one object, and returns its answers; `flags` are added to the usual
+    /// ones.
     ///
     /// # Errors
     /// The kernel refused.
@@ -92,7 +93,7 @@ impl Netlink {
     }
 }
 
-/// The messages in a datagram; what this version does not understand is left out.
+/// The messages in a datagram; messages that cannot be parsed are left out.
 pub(super) fn messages(datagram: &[u8]) -> Vec<NetlinkMessage<RouteNetlinkMessage>> {
     let mut messages = Vec::new();
     let mut rest = datagram;

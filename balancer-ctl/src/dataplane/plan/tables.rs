@@ -1,4 +1,4 @@
-//! What the kernel's tables hold, as far as the daemon writes them, and the changes it may make. Pure.
+//! The content of the kernel's tables that the daemon writes, and the changes to them. Pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -12,13 +12,13 @@ use balancer_common::{
     service::{MAX_SERVICES, Service},
 };
 
-use super::space::RingSpace;
+use super::ring_space::RingSpace;
 use crate::{dataplane, model::ServiceKey, netlink::address::Networks};
 
 /// One step towards the desired state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TableChange {
-    /// The id begins a new life: its turns and counters become zero.
+    /// Sets an id's turns and counters to zero, before a new service gets it.
     ResetService {
         /// Service id.
         id: u32,
@@ -32,7 +32,7 @@ pub enum TableChange {
     SetReal {
         /// Real id.
         id: u32,
-        /// What stands there from now on.
+        /// The new value.
         real: RealServer,
     },
     /// Writes ring slots that no service points at.
@@ -42,25 +42,25 @@ pub enum TableChange {
         /// Real ids.
         reals: Vec<u32>,
     },
-    /// Says whether any service listens on every port.
+    /// Sets whether any service listens on all ports.
     SetAnyPort(bool),
-    /// Notes addresses and ports of real servers.
+    /// Adds addresses and ports of real servers.
     AddRealPorts {
-        /// Protocol, address, and port; 0 where packets keep theirs.
+        /// Protocol, address and port; port 0 where packets keep theirs.
         ports: Vec<ServiceKey>,
     },
-    /// Forgets addresses and ports at which no real server is any more.
+    /// Removes addresses and ports that no real server has any more.
     RemoveRealPorts {
         /// As above.
         ports: Vec<ServiceKey>,
     },
-    /// Writes a service. Its ring is `reals`, written before.
+    /// Writes a service, whose ring was written before.
     SetService {
         /// VIP, port, protocol.
         key: ServiceKey,
-        /// What stands there from now on.
+        /// The new value.
         service: Service,
-        /// What its ring holds.
+        /// Real ids in its ring.
         reals: Vec<u32>,
     },
     /// Deletes a service.
@@ -70,7 +70,7 @@ pub enum TableChange {
     },
 }
 
-/// A service as it stands, and what its ring holds.
+/// A service, and the content of its ring.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceRow {
     /// The kernel's value.
@@ -98,7 +98,7 @@ pub struct Tables {
     pub networks: Networks,
     /// Real servers that packets reach by a gateway.
     pub routed: BTreeSet<IpAddr>,
-    /// The services that these tables were last brought to, as far as that is known: what equals its plan needs no other.
+    /// The desired services that the tables match, as far as known: a service that equals its entry needs no new plan.
     pub planned: HashMap<ServiceKey, dataplane::Service>,
 }
 
@@ -112,15 +112,15 @@ impl Tables {
             addresses: vec![0; address_filter::WORDS as usize],
             any_port: false,
             real_ports: HashSet::new(),
-            space: RingSpace::without(ring_slots, []),
+            space: RingSpace::with_used(ring_slots, []),
             networks: Networks::default(),
             routed: BTreeSet::new(),
             planned: HashMap::new(),
         }
     }
 
-    /// What [`RealServer::network_mask`] is for a real server of this address. One behind a gateway is in another network,
-    /// even where a larger one of this host's has its address, too.
+    /// The [`RealServer::network_mask`] of a real server with this address; zeroes for one behind a gateway, even if
+    /// one of this host's networks contains its address.
     #[must_use]
     pub fn network_mask(&self, address: IpAddr) -> Addr {
         if self.routed.contains(&address) {
@@ -129,8 +129,8 @@ impl Tables {
         self.networks.mask_around(address)
     }
 
-    /// All changes are made that a plan for `services` asked for.
-    pub fn adopt(&mut self, services: &[dataplane::Service]) {
+    /// Notes that the tables match `services`: all changes of their plan were made.
+    pub fn set_planned(&mut self, services: &[dataplane::Service]) {
         for service in services {
             if self.planned.get(&service.key) != Some(service) {
                 self.planned.insert(service.key, service.clone());
@@ -142,7 +142,7 @@ impl Tables {
         }
     }
 
-    /// What these tables are after `change`.
+    /// Applies `change` to this copy.
     pub fn apply(&mut self, change: &TableChange) {
         match change {
             TableChange::ResetService { id: _ } => {}
@@ -180,7 +180,7 @@ impl Tables {
                 };
                 let old = self.services.insert(*key, row).unwrap_or_default();
                 if old.service.ring != service.ring {
-                    self.space.take(service.ring);
+                    self.space.occupy(service.ring);
                     self.space.retire(old.service.ring);
                 }
             }
@@ -192,8 +192,8 @@ impl Tables {
         }
     }
 
-    /// Real ids by service id, address and port, of the services that `is_wanted` names by their ids; those of removed
-    /// real servers too.
+    /// Real ids by service id, address and port, of the services whose id `is_wanted` accepts; includes removed real
+    /// servers.
     #[must_use]
     pub fn real_ids(&self, is_wanted: impl Fn(u32) -> bool) -> HashMap<(u32, SocketAddr), u32> {
         (0_u32..)
@@ -236,7 +236,7 @@ pub fn ports_of(services: &[dataplane::Service]) -> HashSet<ServiceKey> {
     ports.collect()
 }
 
-/// The address filter in which just these addresses have their bits.
+/// The address filter with the bits of these addresses only.
 #[must_use]
 pub fn filter_of(addresses: impl Iterator<Item = IpAddr>) -> Vec<u64> {
     let mut words = vec![0; address_filter::WORDS as usize];

@@ -1,292 +1,21 @@
-//! Plans applied to a model of the kernel's maps: the end is the desired state, and no moment on the way is
-//! neither old nor new.
+//! Applies plans to a model of the kernel's maps: the result is the desired state, and each service is in its old or
+//! its new state after every change.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-};
+mod model;
 
 use balancer_common::{address_filter::bit_of, scheduler::Ring, service::Service};
 use proptest::prelude::*;
 
+use self::model::{REALS, World, address, key, service};
 use super::*;
 use crate::{
     dataplane::{self, Connections},
-    model::{ForwardMethod, Protocol, Scheduler},
+    model::{Protocol, Scheduler},
     netlink::{address::Networks, local::Prefix},
 };
 
-/// The maps as the packet program reads them.
-#[derive(Clone)]
-struct Maps {
-    services: BTreeMap<ServiceKey, Service>,
-    reals: Vec<RealServer>,
-    rings: Vec<u32>,
-    addresses: Vec<u64>,
-    any_port: bool,
-    real_ports: BTreeSet<ServiceKey>,
-}
-
-const REALS: u32 = 64;
-const SLOTS: u32 = 512;
-
-impl Maps {
-    fn new() -> Self {
-        Self {
-            services: BTreeMap::new(),
-            reals: vec![RealServer::default(); REALS as usize],
-            rings: vec![u32::MAX; SLOTS as usize],
-            addresses: tables::filter_of(std::iter::empty()),
-            any_port: false,
-            real_ports: BTreeSet::new(),
-        }
-    }
-
-    /// Whether packets from or to this address are looked at.
-    fn sees(&self, address: IpAddr) -> bool {
-        let bit = bit_of(address);
-        self.addresses[bit.word as usize] & bit.mask != 0
-    }
-
-    /// Makes a change as the kernel would, and checks that it does not pull a ring from under a packet:
-    /// `untouchable` are the regions that any service has pointed at since the last grace period.
-    fn apply(&mut self, change: &TableChange, untouchable: &mut Vec<Ring>) {
-        match change {
-            TableChange::ResetService { id } => {
-                assert!(self.services.values().all(|service| service.id != *id));
-                assert!(
-                    self.reals
-                        .iter()
-                        .all(|real| real.state == state::FREE || real.service != *id)
-                );
-            }
-            TableChange::SetReal { id, real } => self.reals[*id as usize] = *real,
-            TableChange::WriteRing { offset, reals } => {
-                let range = *offset..offset + reals.len() as u32;
-                for ring in untouchable.iter() {
-                    assert!(range.end <= ring.offset || ring.offset + ring.length <= range.start);
-                }
-                self.rings[range.start as usize..range.end as usize].copy_from_slice(reals);
-            }
-            TableChange::SetAddresses { words } => {
-                for (index, word) in words {
-                    self.addresses[*index as usize] = *word;
-                }
-            }
-            TableChange::SetAnyPort(on) => self.any_port = *on,
-            TableChange::AddRealPorts { ports } => self.real_ports.extend(ports),
-            TableChange::RemoveRealPorts { ports } => {
-                self.real_ports.retain(|port| !ports.contains(port));
-            }
-            TableChange::SetService {
-                key,
-                service,
-                reals,
-            } => {
-                self.services.insert(*key, *service);
-                assert_eq!(&self.ring(&service.ring), reals);
-                untouchable.push(service.ring);
-            }
-            TableChange::RemoveService { key } => {
-                self.services.remove(key);
-            }
-        }
-    }
-
-    fn ring(&self, ring: &Ring) -> Vec<u32> {
-        self.rings[ring.offset as usize..(ring.offset + ring.length) as usize].to_vec()
-    }
-
-    /// Where a service's new connections go, in turn, and its flags; `None` without a service.
-    fn resolve(&self, key: &ServiceKey) -> Option<(Vec<SocketAddr>, u32)> {
-        let service = self.services.get(key)?;
-        assert!(key.address.port() != 0 || self.any_port);
-        assert!(self.sees(key.address.ip()));
-        let addresses = self
-            .ring(&service.ring)
-            .into_iter()
-            .map(|id| {
-                let real = self.reals[id as usize];
-                assert_eq!((real.state, real.service), (state::TAKES_NEW, service.id));
-                assert!(self.sees(real.address.into()));
-                assert_eq!(IpAddr::from(real.vip), key.address.ip());
-                assert_eq!(real.delta, RealServer::between(&real.vip, &real.address));
-                let address = tables::address_of(&real);
-                let port = ServiceKey {
-                    protocol: key.protocol,
-                    address,
-                };
-                assert!(self.real_ports.contains(&port));
-                address
-            })
-            .collect();
-        Some((addresses, service.flags))
-    }
-}
-
-/// The same, from the desired state.
-fn wanted(services: &[dataplane::Service], key: &ServiceKey) -> Option<(Vec<SocketAddr>, u32)> {
-    let service = services.iter().find(|service| service.key == *key)?;
-    let weighted: Vec<_> = (0_u32..)
-        .zip(&service.reals)
-        .map(|(id, real)| (id, real.weight))
-        .collect();
-    let addresses = ring::build(service.scheduler, &weighted)
-        .into_iter()
-        .map(|index| service.reals[index as usize].address)
-        .collect();
-    Some((addresses, u32::from(service.no_real == NoReal::Reject)))
-}
-
-struct World {
-    maps: Maps,
-    tables: Tables,
-    desired: Vec<dataplane::Service>,
-    untouchable: Vec<Ring>,
-}
-
-impl World {
-    fn new() -> Self {
-        Self {
-            maps: Maps::new(),
-            tables: Tables::empty(REALS, SLOTS),
-            desired: Vec::new(),
-            untouchable: Vec::new(),
-        }
-    }
-
-    fn change_to(&mut self, desired: Vec<dataplane::Service>) -> Result<Vec<TableChange>, Full> {
-        let changes = plan(&desired, &self.tables)?;
-        let mut forgetful = self.tables.clone();
-        forgetful.planned.clear();
-        assert_eq!(
-            plan(&desired, &forgetful).as_ref(),
-            Ok(&changes),
-            "what is known of the last plan saves work and changes nothing"
-        );
-        let keys: BTreeSet<_> = self
-            .desired
-            .iter()
-            .chain(&desired)
-            .map(|service| service.key)
-            .collect();
-        for change in &changes {
-            self.maps.apply(change, &mut self.untouchable);
-            self.tables.apply(change);
-            for key in &keys {
-                let now = self.maps.resolve(key);
-                assert!(
-                    now == wanted(&self.desired, key) || now == wanted(&desired, key),
-                    "{key} is half way after {change:?}"
-                );
-            }
-        }
-        for key in &keys {
-            assert_eq!(self.maps.resolve(key), wanted(&desired, key));
-        }
-        assert_eq!(self.tables.reals, self.maps.reals);
-        let reals = self
-            .tables
-            .reals
-            .iter()
-            .filter(|real| real.state != state::FREE);
-        let vips = desired.iter().map(|service| service.key.address.ip());
-        assert_eq!(
-            self.maps.addresses,
-            tables::filter_of(vips.chain(reals.map(|real| real.address.into())))
-        );
-        let services: BTreeMap<_, _> = self
-            .tables
-            .services
-            .iter()
-            .map(|(key, row)| (*key, row.service))
-            .collect();
-        assert_eq!(services, self.maps.services);
-        for service in &desired {
-            for real in &service.reals {
-                let id = self.tables.real_ids(|_| true)
-                    [&(self.tables.services[&service.key].service.id, real.address)];
-                let expected = match (real.weight, real.connections) {
-                    (1.., _) => state::TAKES_NEW,
-                    (0, Connections::Keep) => state::DRAINING,
-                    (0, Connections::Reset) => state::RESET,
-                };
-                assert_eq!(self.tables.reals[id as usize].state, expected);
-            }
-        }
-        let ports: BTreeSet<_> = tables::ports_of(&desired).into_iter().collect();
-        assert_eq!(self.maps.real_ports, ports);
-        let live = self
-            .tables
-            .reals
-            .iter()
-            .filter(|real| real.state != state::FREE && !state::is_removed(real.state));
-        assert_eq!(
-            live.count(),
-            desired
-                .iter()
-                .map(|service| service.reals.len())
-                .sum::<usize>()
-        );
-        assert_eq!(
-            plan(&desired, &self.tables),
-            Ok(Vec::new()),
-            "a second plan has nothing to do"
-        );
-        self.tables.adopt(&desired);
-        self.desired = desired;
-        Ok(changes)
-    }
-
-    /// No packet that started before is under way any more.
-    fn grace(&mut self) {
-        self.tables.space.release();
-        self.untouchable = self
-            .maps
-            .services
-            .values()
-            .map(|service| service.ring)
-            .collect();
-    }
-
-    fn id(&self, service: u8, real: u8) -> u32 {
-        let id = self.tables.services[&key(service)].service.id;
-        self.tables.real_ids(|_| true)[&(id, address(real))]
-    }
-}
-
-fn key(number: u8) -> ServiceKey {
-    // Number 0 listens on every port.
-    let port = if number == 0 { 0 } else { 80 };
-    let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, number)), port);
-    ServiceKey {
-        protocol: Protocol::Tcp,
-        address,
-    }
-}
-
-fn address(number: u8) -> SocketAddr {
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 168, 0, number)), 8080)
-}
-
-fn service(number: u8, reals: &[(u8, u32)]) -> dataplane::Service {
-    let reals = reals.iter().map(|(number, weight)| Real {
-        address: address(*number),
-        weight: *weight,
-        forwarding: ForwardMethod::Nat,
-        connections: Connections::Keep,
-    });
-    dataplane::Service {
-        key: key(number),
-        scheduler: Scheduler::Wrr,
-        no_real: NoReal::Reject,
-        unit: 1,
-        reals: reals.collect(),
-    }
-}
-
 #[test]
-fn each_real_server_is_told_its_network_and_told_again_when_that_changes() {
+fn each_real_server_gets_its_network_mask_and_another_when_that_changes() {
     let networks = |lengths: &[u8]| -> Networks {
         let address = "192.168.0.0".parse().unwrap();
         lengths
@@ -298,7 +27,7 @@ fn each_real_server_is_told_its_network_and_told_again_when_that_changes() {
         networks: networks(&[16, 25]),
         ..Tables::empty(8, 64)
     };
-    let told = |tables: &Tables| {
+    let reported = |tables: &Tables| {
         let known = tables.reals.iter().filter(|real| real.state != state::FREE);
         let last = known.map(|real| u32::from_be(real.network_mask.0[3]));
         last.map(u32::leading_ones).collect::<Vec<_>>()
@@ -307,21 +36,21 @@ fn each_real_server_is_told_its_network_and_told_again_when_that_changes() {
     for change in plan(&desired, &tables).unwrap() {
         tables.apply(&change);
     }
-    assert_eq!(told(&tables), [25, 16]);
-    assert_eq!(follow_networks(&tables), []);
+    assert_eq!(reported(&tables), [25, 16]);
+    assert_eq!(plan_network_masks(&tables), []);
     tables.networks = networks(&[25]);
-    let changes = follow_networks(&tables);
+    let changes = plan_network_masks(&tables);
     assert_eq!(changes.len(), 1, "{changes:?}");
     for change in &changes {
         tables.apply(change);
     }
-    assert_eq!(told(&tables), [25, 0]);
-    // By a gateway it is in another network, whatever its address is.
+    assert_eq!(reported(&tables), [25, 0]);
+    // A real server behind a gateway is in another network, whatever its address is.
     tables.routed.insert(address(2).ip());
-    for change in &follow_networks(&tables) {
+    for change in &plan_network_masks(&tables) {
         tables.apply(change);
     }
-    assert_eq!(told(&tables), [0, 0]);
+    assert_eq!(reported(&tables), [0, 0]);
 }
 
 #[test]
@@ -438,7 +167,7 @@ fn a_removed_real_server_keeps_its_id_and_comes_back_under_it() {
     assert_eq!(world.id(1, 3), id);
 }
 
-/// The service of number 1 with the real server 2 up and 3 failed.
+/// The service 1 with the real server 2 up and 3 failed.
 fn one_failed() -> Vec<dataplane::Service> {
     let mut failed = service(1, &[(2, 1), (3, 0)]);
     failed.reals[1].connections = Connections::Reset;
@@ -497,7 +226,7 @@ fn a_real_server_that_is_removed_after_it_failed_stays_failed() {
         .change_to(vec![service(1, &[(2, 1), (3, 1)])])
         .unwrap();
     assert_eq!(world.id(1, 3), id);
-    // With its whole service too.
+    // Also when its whole service is removed.
     world.change_to(one_failed()).unwrap();
     world.change_to(Vec::new()).unwrap();
     assert_eq!(world.tables.reals[id as usize].state, state::REMOVED_RESET);
@@ -553,7 +282,7 @@ fn changing_a_weight_keeps_ids_and_moves_the_ring() {
 }
 
 #[test]
-fn a_full_table_is_said_before_anything_is_changed() {
+fn a_full_table_is_reported_before_anything_is_changed() {
     let mut world = World::new();
     let many: Vec<_> = (0..REALS as u8).map(|number| (number, 1)).collect();
     world.change_to(vec![service(1, &many)]).unwrap();
@@ -591,7 +320,7 @@ fn a_ring_of_finer_parts_for_which_there_is_no_room_is_made_of_whole_units() {
     };
     assert!(matches!(
         plan(&of_unit(1), &world.tables),
-        Err(Full::Ring { wanted: 447, .. })
+        Err(CapacityError::Ring { wanted: 447, .. })
     ));
     let changes = plan(&of_unit(20), &world.tables).unwrap();
     for change in &changes {
@@ -604,7 +333,7 @@ fn a_ring_of_finer_parts_for_which_there_is_no_room_is_made_of_whole_units() {
         ring::build(Scheduler::Wrr, &weighted)
     );
     assert_eq!(plan(&of_unit(20), &world.tables), Ok(vec![]));
-    // With room it is as fine as it was asked for.
+    // With room the ring is as fine as desired.
     let alone = dataplane::Service {
         unit: 20,
         ..service(2, &[(3, 200), (5, 7)])
@@ -628,17 +357,17 @@ fn services_of_finer_parts_leave_room_for_all_others() {
         for change in &changes {
             world.tables.apply(change);
         }
-        world.tables.adopt(desired);
+        world.tables.set_planned(desired);
         world.grace();
         let lengths = desired.iter().map(|service| &service.key);
         let lengths = lengths.map(|key| world.tables.services[key].ring.len());
         lengths.collect::<Vec<_>>()
     };
-    // All at once, and a plain one behind them.
+    // All at once, and a service of whole units after them.
     let mut all: Vec<_> = (1..=10).map(|number| finer(number, 33)).collect();
     all.push(plain.clone());
     assert_eq!(go(&all), [5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 80]);
-    // One after the other; they do not take the room in which all rings could be written anew.
+    // One after the other; they leave room to write all rings anew.
     go(&[]);
     for number in 1..=4 {
         go(&all[..number]);
@@ -652,7 +381,10 @@ fn ring_space_comes_back_after_a_grace_period() {
     let ring = |weight| vec![service(1, &[(1, weight), (2, 1)])];
     world.change_to(ring(299)).unwrap();
     world.change_to(ring(199)).unwrap();
-    assert!(matches!(world.change_to(ring(298)), Err(Full::Ring { .. })));
+    assert!(matches!(
+        world.change_to(ring(298)),
+        Err(CapacityError::Ring { .. })
+    ));
     world.grace();
     world.change_to(ring(298)).unwrap();
 }
@@ -694,7 +426,7 @@ proptest! {
         let mut world = World::new();
         for (desired, grace) in history {
             match world.change_to(desired) {
-                Ok(_) | Err(Full::Reals { .. }) => {}
+                Ok(_) | Err(CapacityError::Reals { .. }) => {}
                 Err(full) => return Err(TestCaseError::fail(full.to_string())),
             }
             if grace {

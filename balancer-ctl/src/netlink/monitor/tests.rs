@@ -1,4 +1,4 @@
-//! Messages of the kernel, and what is news in them.
+//! Messages of the kernel, and the changes in them.
 
 use std::net::Ipv4Addr;
 
@@ -30,24 +30,24 @@ fn neighbour(state: NeighbourState, mac: Option<u8>) -> NeighbourMessage {
 #[test]
 fn a_neighbour_is_news_when_its_address_appears_changes_or_goes() {
     use NeighbourState::{Failed, Incomplete, Probe, Reachable, Stale};
-    let mut seen = Seen::default();
-    let news = || NetlinkChanges::of_neighbour(HOP);
-    for (state, mac, news) in [
+    let mut known = KnownState::default();
+    let changes = || NetlinkChanges::of_neighbour(HOP);
+    for (state, mac, changes) in [
         (Incomplete, None, NetlinkChanges::default()),
-        (Reachable, Some(1), news()),
+        (Reachable, Some(1), changes()),
         (Stale, Some(1), NetlinkChanges::default()),
         (Probe, Some(1), NetlinkChanges::default()),
-        (Reachable, Some(2), news()),
-        (Failed, Some(2), news()),
+        (Reachable, Some(2), changes()),
+        (Failed, Some(2), changes()),
         (Failed, None, NetlinkChanges::default()),
-        (Reachable, Some(2), news()),
+        (Reachable, Some(2), changes()),
     ] {
         let message = RouteNetlinkMessage::NewNeighbour(neighbour(state, mac));
-        assert_eq!(seen.take(&message), news, "{state:?} {mac:?}");
+        assert_eq!(known.apply(&message), changes, "{state:?} {mac:?}");
     }
     let gone = RouteNetlinkMessage::DelNeighbour(neighbour(Stale, Some(2)));
-    assert_eq!(seen.take(&gone), news());
-    assert_eq!(seen.take(&gone), NetlinkChanges::default());
+    assert_eq!(known.apply(&gone), changes());
+    assert_eq!(known.apply(&gone), NetlinkChanges::default());
 }
 
 #[test]
@@ -66,8 +66,8 @@ fn a_link_is_news_when_its_mac_mtu_carrier_or_master_changes() {
     };
     let link = |mac, mtu, flags| of(mac, mtu, flags, 0);
     let up = LinkFlags::Up | LinkFlags::LowerUp;
-    let mut seen = Seen::default();
-    for (message, news) in [
+    let mut known = KnownState::default();
+    for (message, changes) in [
         (link(1, 1500, up), NetlinkChanges::of_link()),
         (link(1, 1500, up), NetlinkChanges::default()),
         (
@@ -81,10 +81,10 @@ fn a_link_is_news_when_its_mac_mtu_carrier_or_master_changes() {
         (of(2, 1400, LinkFlags::Up, 7), NetlinkChanges::default()),
         (link(2, 1400, LinkFlags::Up), NetlinkChanges::of_link()),
     ] {
-        assert_eq!(seen.take(&RouteNetlinkMessage::NewLink(message)), news);
+        assert_eq!(known.apply(&RouteNetlinkMessage::NewLink(message)), changes);
     }
     assert_eq!(
-        seen.take(&RouteNetlinkMessage::DelLink(link(2, 1400, up))),
+        known.apply(&RouteNetlinkMessage::DelLink(link(2, 1400, up))),
         NetlinkChanges::of_link()
     );
 }
@@ -108,7 +108,7 @@ fn a_route_is_news_about_its_prefix_and_one_to_this_host_about_addresses() {
     let v4 = || Some(RouteAddress::Inet([10, 1, 0, 0].into()));
     let v6 = || Some(RouteAddress::Inet6("2001:db8::".parse().unwrap()));
     let prefix = |text: &str, length| Prefix::of(text.parse().unwrap(), length);
-    let mut seen = Seen::default();
+    let mut known = KnownState::default();
     for (route, prefix, addresses) in [
         (
             route(v4(), 16, RouteType::Unicast),
@@ -141,8 +141,8 @@ fn a_route_is_news_about_its_prefix_and_one_to_this_host_about_addresses() {
             true,
         ),
     ] {
-        let news = NetlinkChanges {
-            routes: Routes::To([prefix].into()),
+        let changes = NetlinkChanges {
+            routes: RouteChanges::To([prefix].into()),
             addresses,
             ..NetlinkChanges::default()
         };
@@ -150,12 +150,12 @@ fn a_route_is_news_about_its_prefix_and_one_to_this_host_about_addresses() {
             RouteNetlinkMessage::NewRoute(route.clone()),
             RouteNetlinkMessage::DelRoute(route),
         ] {
-            assert_eq!(seen.take(&message), news);
+            assert_eq!(known.apply(&message), changes);
         }
     }
-    // Of a family that nobody knows: anything may have changed.
+    // Of an unknown family: anything may have changed.
     let strange = RouteNetlinkMessage::NewRoute(RouteMessage::default());
-    assert_eq!(seen.take(&strange).routes, Routes::All);
+    assert_eq!(known.apply(&strange).routes, RouteChanges::All);
 }
 
 #[test]
@@ -166,21 +166,21 @@ fn an_address_that_was_seen_before_is_no_news_about_routes() {
     message
         .attributes
         .push(AddressAttribute::Address("2001:db8::1".parse().unwrap()));
-    let news = |routes| NetlinkChanges {
+    let changes = |routes| NetlinkChanges {
         routes,
         addresses: true,
         ..NetlinkChanges::default()
     };
-    let mut seen = Seen::default();
+    let mut known = KnownState::default();
     let new = RouteNetlinkMessage::NewAddress(message.clone());
-    assert_eq!(seen.take(&new), news(Routes::All));
-    assert_eq!(seen.take(&new), news(Routes::NONE));
+    assert_eq!(known.apply(&new), changes(RouteChanges::All));
+    assert_eq!(known.apply(&new), changes(RouteChanges::NONE));
     let gone = RouteNetlinkMessage::DelAddress(message);
-    assert_eq!(seen.take(&gone), news(Routes::All));
-    assert_eq!(seen.take(&new), news(Routes::All));
+    assert_eq!(known.apply(&gone), changes(RouteChanges::All));
+    assert_eq!(known.apply(&new), changes(RouteChanges::All));
     assert_eq!(
-        seen.take(&RouteNetlinkMessage::NewAddress(AddressMessage::default())),
-        news(Routes::All)
+        known.apply(&RouteNetlinkMessage::NewAddress(AddressMessage::default())),
+        changes(RouteChanges::All)
     );
 }
 
@@ -188,29 +188,29 @@ fn an_address_that_was_seen_before_is_no_news_about_routes() {
 fn news_add_up() {
     let prefix = |text: &str, length| Prefix::of(text.parse().unwrap(), length);
     let to = |prefixes: &[Prefix]| NetlinkChanges {
-        routes: Routes::To(prefixes.iter().copied().collect()),
+        routes: RouteChanges::To(prefixes.iter().copied().collect()),
         ..NetlinkChanges::default()
     };
     let (one, two) = (prefix("10.1.0.0", 16), prefix("10.2.0.0", 16));
-    let mut news = NetlinkChanges::default();
-    assert!(news.is_empty());
-    news.add(to(&[one]));
-    news.add(to(&[two, one]));
-    assert_eq!(news, to(&[one, two]));
-    news.add(NetlinkChanges::of_neighbour(HOP));
-    assert!(!news.is_empty() && news.neighbours.contains(&HOP));
-    news.add(NetlinkChanges::of_link());
-    news.add(to(&[one]));
+    let mut changes = NetlinkChanges::default();
+    assert!(changes.is_empty());
+    changes.add(to(&[one]));
+    changes.add(to(&[two, one]));
+    assert_eq!(changes, to(&[one, two]));
+    changes.add(NetlinkChanges::of_neighbour(HOP));
+    assert!(!changes.is_empty() && changes.neighbours.contains(&HOP));
+    changes.add(NetlinkChanges::of_link());
+    changes.add(to(&[one]));
     assert_eq!(
-        (&news.routes, news.links, news.addresses),
-        (&Routes::All, true, false)
+        (&changes.routes, changes.links, changes.addresses),
+        (&RouteChanges::All, true, false)
     );
     // A whole table of routes.
-    let mut news = NetlinkChanges::default();
-    for number in 0..=MANY as u32 {
-        assert_ne!(news.routes, Routes::All);
+    let mut changes = NetlinkChanges::default();
+    for number in 0..=MAX_PREFIXES as u32 {
+        assert_ne!(changes.routes, RouteChanges::All);
         let address = IpAddr::V4(Ipv4Addr::from_bits(number << 12));
-        news.add(to(&[Prefix::of(address, 20)]));
+        changes.add(to(&[Prefix::of(address, 20)]));
     }
-    assert_eq!(news.routes, Routes::All);
+    assert_eq!(changes.routes, RouteChanges::All);
 }

@@ -1,4 +1,4 @@
-//! Frames of a trial run, and what becomes of them.
+//! The frames that the self-test sends and expects.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -7,9 +7,9 @@ use etherparse::PacketBuilder;
 
 /// This host's MAC address.
 pub const OURS: [u8; 6] = [2, 0, 0, 0, 0, 1];
-/// That of whoever sends.
+/// The sender's MAC address.
 pub const NEIGHBOUR: [u8; 6] = [2, 0, 0, 0, 0, 2];
-/// That of whoever gets what is forwarded.
+/// The MAC address of the host that frames are forwarded to.
 pub const NEXT_HOP: [u8; 6] = [2, 0, 0, 0, 0, 3];
 
 /// What a frame carries.
@@ -63,12 +63,12 @@ impl Frame {
         }
     }
 
-    /// As it leaves when the way out is not known: translated, and not a hop further.
+    /// The frame as it leaves while no next hop is known: translated, with unchanged MAC addresses and TTL.
     pub fn translated(self, from: SocketAddr, to: SocketAddr) -> Self {
         Self { from, to, ..self }
     }
 
-    /// As it leaves by a known way out.
+    /// The frame as it leaves when the next hop is known: translated and forwarded.
     pub fn forwarded(self, from: SocketAddr, to: SocketAddr) -> Self {
         Self {
             macs: [NEXT_HOP, OURS],

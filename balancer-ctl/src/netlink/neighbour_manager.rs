@@ -1,12 +1,12 @@
-//! The keeper of neighbour entries: has next hops resolved that the data plane sends to, makes those managed that have
-//! answered, and gives them back.
+//! Manages neighbour entries: has the kernel resolve the next hops that the data plane sends to, makes those managed
+//! that have answered, and releases them when they are no longer needed.
 //!
-//! A next hop that does not answer is asked for at a falling pace (`Pace`), and only so many at a time that the kernel's
-//! table, which all network namespaces share, keeps room for others. The kernel itself would ask for a managed entry
-//! three times every five seconds for ever, so one that does not answer any more is made an ordinary one.
+//! A next hop that does not answer is probed less and less often ([`ProbePacing`]), and only so many are probed at a
+//! time that the kernel's table, which all network namespaces share, keeps room for others. The kernel itself would
+//! probe a managed entry three times every five seconds for ever, so one that stops answering is made an ordinary one.
 //!
-//! Which ones were made managed is noted in a file before it is done, so that a later daemon, or `--detach`, gives back
-//! what a killed one took, and nothing that others made managed.
+//! The entries that are made managed are noted in a file beforehand, so that a later daemon, or `--detach`, releases
+//! those of a killed one, and none that others made managed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,47 +21,48 @@ use netlink_packet_route::neighbour::NeighbourState;
 
 use super::{
     Netlink,
-    neighbour::{ManagedEntry, Neighbour, NextHop, delete, keep, list, release},
-    neighbour_table::{self, Namespace, Table},
-    pace::Pace,
-    route::{Way, default_gateways, way},
+    neighbour::{Neighbour, NextHop, Resolution, delete, list, release, resolve},
+    neighbour_table::{self, NamespaceKind, NeighbourTable},
+    probe_pacing::ProbePacing,
+    route::{self, RouteTarget, default_gateways},
 };
 
-/// How often default gateways are looked for at most.
-const GATEWAYS_EVERY: Duration = Duration::from_secs(10);
-/// From one round to the next while all next hops are resolved, or none is due.
-const IDLE: Duration = Duration::from_secs(5);
-/// While some do not resolve. Also the least time from one round to the next, whatever neighbours do.
-pub const BUSY: Duration = Duration::from_secs(1);
-/// After some were asked for: most answer at once, and then make room for the next.
-const EXPECTANT: Duration = Duration::from_millis(100);
+/// Default gateways are listed at most once per this interval.
+const GATEWAY_LIST_INTERVAL: Duration = Duration::from_secs(10);
+/// From one round to the next while all next hops are resolved, or none is due for a probe.
+const IDLE_INTERVAL: Duration = Duration::from_secs(5);
+/// From one round to the next while some are unresolved. Changes of neighbours do not shorten it.
+pub const BUSY_INTERVAL: Duration = Duration::from_secs(1);
+/// From a round with probes to the next: most next hops answer at once, and then leave room for others.
+const AFTER_PROBE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The entries of a namespace.
-type Known = BTreeMap<NextHop, Neighbour>;
+/// The neighbour entries of this namespace.
+type NeighbourEntries = BTreeMap<NextHop, Neighbour>;
 
-/// Keeps the neighbour entries of all reals' next hops and of default gateways fresh.
+/// Keeps the neighbour entries of all real servers' next hops and of default gateways fresh.
 #[derive(Debug)]
 pub struct NeighbourManager {
-    /// Default gateways, until routes change and [`GATEWAYS_EVERY`] has passed: finding them takes a list of all routes.
+    /// Default gateways, kept until routes change and [`GATEWAY_LIST_INTERVAL`] has passed, since finding them takes a
+    /// dump of all routes.
     gateways: Option<BTreeSet<NextHop>>,
-    listed: Option<Instant>,
-    stale: bool,
-    /// Where each real server is reached, until routes change: asking for ten thousand takes the better part of 100 ms.
-    ways: BTreeMap<IpAddr, Way>,
-    /// Next hops that are not resolved.
-    pace: Pace,
-    /// Entries that were made managed.
+    gateways_listed_at: Option<Instant>,
+    gateways_stale: bool,
+    /// Where packets to each real server go, kept until routes change: looking up ten thousand takes almost 100 ms.
+    targets: BTreeMap<IpAddr, RouteTarget>,
+    /// When unresolved next hops are probed.
+    pacing: ProbePacing,
+    /// Entries that this instance made managed.
     managed: BTreeSet<NextHop>,
-    /// What is wrong with the kernel's tables: a sentence each.
+    /// What is wrong with the kernel's tables: one sentence each.
     warnings: Vec<String>,
-    note: PathBuf,
+    note_path: PathBuf,
 }
 
 impl NeighbourManager {
-    /// Reads the note of an instance.
+    /// Reads the note of an instance from its state directory.
     ///
     /// # Errors
-    /// It is there and cannot be read.
+    /// It exists and cannot be read.
     pub fn open(instance: Option<&str>) -> anyhow::Result<Self> {
         let mut state = PathBuf::from("/var/lib/balancer");
         state.extend(instance);
@@ -78,55 +79,55 @@ impl NeighbourManager {
         };
         Ok(Self {
             gateways: None,
-            listed: None,
-            stale: false,
-            ways: BTreeMap::new(),
-            pace: Pace::default(),
+            gateways_listed_at: None,
+            gateways_stale: false,
+            targets: BTreeMap::new(),
+            pacing: ProbePacing::default(),
             warnings: Vec::new(),
-            managed: text.lines().filter_map(hop).collect(),
-            note: note.to_path_buf(),
+            managed: text.lines().filter_map(parse_line).collect(),
+            note_path: note.to_path_buf(),
         })
     }
 
-    /// All ways may be others now.
+    /// Routes have changed: everything is looked up again.
     pub fn routes_changed(&mut self) {
-        self.stale = true;
-        self.ways.clear();
+        self.gateways_stale = true;
+        self.targets.clear();
     }
 
-    /// An interface may have come back: whoever did not answer may now.
+    /// An interface may have got its carrier back: next hops that did not answer are probed at once.
     pub fn links_changed(&mut self, now: Instant) {
-        self.pace.start_over(now);
+        self.pacing.make_all_due(now);
     }
 
-    /// Where packets to each real server go, as far as that has been asked since routes changed last.
-    pub const fn ways(&self) -> &BTreeMap<IpAddr, Way> {
-        &self.ways
+    /// Where packets to each real server go, as far as looked up since routes changed last.
+    pub const fn targets(&self) -> &BTreeMap<IpAddr, RouteTarget> {
+        &self.targets
     }
 
-    /// What is wrong with the kernel's tables: a sentence each.
+    /// What is wrong with the kernel's tables: one sentence each.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
     fn gateways(&mut self, netlink: &mut Netlink) -> io::Result<BTreeSet<NextHop>> {
-        let due = self.stale
+        let due = self.gateways_stale
             && self
-                .listed
-                .is_none_or(|listed| listed.elapsed() >= GATEWAYS_EVERY);
+                .gateways_listed_at
+                .is_none_or(|listed| listed.elapsed() >= GATEWAY_LIST_INTERVAL);
         match self.gateways.take().filter(|_| !due) {
             Some(gateways) => Ok(self.gateways.insert(gateways).clone()),
             None => {
                 let gateways = default_gateways(netlink)?;
-                self.stale = false;
-                self.listed = Some(Instant::now());
+                self.gateways_stale = false;
+                self.gateways_listed_at = Some(Instant::now());
                 Ok(self.gateways.insert(gateways).clone())
             }
         }
     }
 
-    /// Looks after the next hops towards `reals`, which are all there are, and the default gateways; gives back all
-    /// others. Returns when it wants to be called again.
+    /// Keeps the next hops to `reals`, which are all real servers, and the default gateways resolved; releases all
+    /// others. Returns the time until the next call.
     ///
     /// # Errors
     /// The kernel refused.
@@ -136,49 +137,49 @@ impl NeighbourManager {
         reals: &BTreeSet<IpAddr>,
         now: Instant,
     ) -> anyhow::Result<Duration> {
-        self.ways.retain(|real, _| reals.contains(real));
-        let hops = self.hops(netlink, reals)?;
+        self.targets.retain(|real, _| reals.contains(real));
+        let hops = self.next_hops(netlink, reals)?;
         let known = list(netlink).context("cannot list the neighbours")?;
         let unneeded: BTreeSet<_> = self.managed.difference(&hops).copied().collect();
-        release_all(netlink, &unneeded, &known);
+        release_entries(netlink, &unneeded, &known);
         let managed = self.managed.difference(&unneeded).copied().collect();
-        self.note(managed)?;
-        self.pace.keep_only(&hops);
+        self.write_note(managed)?;
+        self.pacing.retain(&hops);
         let tables = neighbour_table::read(netlink).context("cannot read the neighbour tables")?;
-        self.judge(&tables, &hops, &known);
-        self.round(netlink, &hops, &known, &tables, now)
+        self.check_capacity(&tables, &hops, &known);
+        self.probe_round(netlink, &hops, &known, &tables, now)
     }
 
-    /// Looks after the next hops towards `reals`, which come to those there are. Returns when [`NeighbourManager::tend`] is to be
-    /// called.
+    /// Resolves the next hops to `reals`, which are new ones. Returns the time until the next call of
+    /// [`Self::run_maintenance`].
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn reach(
+    pub fn resolve_new(
         &mut self,
         netlink: &mut Netlink,
         reals: &BTreeSet<IpAddr>,
         now: Instant,
     ) -> anyhow::Result<Duration> {
-        let hops = self.hops(netlink, reals)?;
+        let hops = self.next_hops(netlink, reals)?;
         let known = list(netlink).context("cannot list the neighbours")?;
         let tables = neighbour_table::read(netlink).context("cannot read the neighbour tables")?;
-        self.round(netlink, &hops, &known, &tables, now)
+        self.probe_round(netlink, &hops, &known, &tables, now)
     }
 
-    /// Gives all entries back.
+    /// Releases all entries.
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn give_back(&mut self, netlink: &mut Netlink) -> anyhow::Result<()> {
+    pub fn release_all(&mut self, netlink: &mut Netlink) -> anyhow::Result<()> {
         if !self.managed.is_empty() {
             let known = list(netlink).context("cannot list the neighbours")?;
-            release_all(netlink, &self.managed, &known);
+            release_entries(netlink, &self.managed, &known);
         }
-        self.note(BTreeSet::new())
+        self.write_note(BTreeSet::new())
     }
 
-    fn hops(
+    fn next_hops(
         &mut self,
         netlink: &mut Netlink,
         reals: &BTreeSet<IpAddr>,
@@ -187,27 +188,27 @@ impl NeighbourManager {
             .gateways(netlink)
             .context("cannot list the default routes")?;
         for real in reals {
-            let known = match self.ways.get(real) {
-                Some(way) => *way,
+            let known = match self.targets.get(real) {
+                Some(target) => *target,
                 None => {
-                    let way = way(netlink, *real)
+                    let target = route::lookup(netlink, *real)
                         .with_context(|| format!("cannot ask for the route to {real}"))?;
-                    self.ways.insert(*real, way);
-                    way
+                    self.targets.insert(*real, target);
+                    target
                 }
             };
-            hops.extend(known.hop());
+            hops.extend(known.next_hop());
         }
         Ok(hops)
     }
 
-    /// Makes managed what has resolved, and asks for what has not, as far as pace and the kernel's tables allow.
-    fn round(
+    /// Makes resolved entries managed, and probes unresolved ones as far as the pacing and the kernel's tables allow.
+    fn probe_round(
         &mut self,
         netlink: &mut Netlink,
         hops: &BTreeSet<NextHop>,
-        known: &Known,
-        tables: &[Table; 2],
+        known: &NeighbourEntries,
+        tables: &[NeighbourTable; 2],
         now: Instant,
     ) -> anyhow::Result<Duration> {
         let entry = |hop: &NextHop| known.get(hop);
@@ -216,11 +217,11 @@ impl NeighbourManager {
             .filter(|hop| !entry(hop).is_some_and(|entry| entry.fixed));
         let (resolved, unresolved): (BTreeSet<NextHop>, BTreeSet<NextHop>) =
             ordinary.partition(|hop| entry(hop).is_some_and(|entry| entry.mac.is_some()));
-        let answered = resolved.iter().any(|hop| self.pace.has_asked(hop));
+        let answered = resolved.iter().any(|hop| self.pacing.was_probed(hop));
         self.manage(netlink, &resolved, known)?;
         let unresolved = self.unmanage(netlink, unresolved, known)?;
-        self.pace.forget(hops.difference(&unresolved));
-        self.pace.add(&unresolved, now);
+        self.pacing.forget(hops.difference(&unresolved));
+        self.pacing.add(&unresolved, now);
         let asking = |hop: &NextHop| {
             entry(hop).is_some_and(|entry| entry.state == NeighbourState::Incomplete)
         };
@@ -237,71 +238,72 @@ impl NeighbourManager {
                 .budget(unresolved.count(), permanent.count())
                 .saturating_sub(asking.count())
         });
-        let turn = self.pace.turn(room, asking, now);
-        for hop in &turn.hops {
-            if let Err(error) = keep(netlink, *hop, ManagedEntry::Use) {
+        let batch = self.pacing.next_batch(room, asking, now);
+        for hop in &batch.hops {
+            if let Err(error) = resolve(netlink, *hop, Resolution::Once) {
                 // The interface is down, or has just gone; or the table is full.
-                tracing::debug!(address = %hop.1, %error, "neighbour not asked for");
+                tracing::debug!(address = %hop.1, %error, "neighbour not probed");
             }
         }
-        self.make_room(netlink, &unresolved, &turn.hops, known);
-        Ok(if !turn.hops.is_empty() || turn.others_wait && answered {
-            EXPECTANT
-        } else if turn.others_wait || unresolved.iter().any(asking) {
-            BUSY
+        self.delete_failed(netlink, &unresolved, &batch.hops, known);
+        Ok(if !batch.hops.is_empty() || batch.others_wait && answered {
+            AFTER_PROBE_INTERVAL
+        } else if batch.others_wait || unresolved.iter().any(asking) {
+            BUSY_INTERVAL
         } else {
-            let due = self.pace.next_due();
-            due.map_or(IDLE, |due| {
-                due.saturating_duration_since(now).clamp(BUSY, IDLE)
+            let due = self.pacing.next_due();
+            due.map_or(IDLE_INTERVAL, |due| {
+                due.saturating_duration_since(now)
+                    .clamp(BUSY_INTERVAL, IDLE_INTERVAL)
             })
         })
     }
 
-    /// Makes managed what is resolved and is not yet.
+    /// Makes resolved entries managed that are not yet.
     fn manage(
         &mut self,
         netlink: &mut Netlink,
         resolved: &BTreeSet<NextHop>,
-        known: &Known,
+        known: &NeighbourEntries,
     ) -> anyhow::Result<()> {
         let fresh: Vec<_> = resolved
             .iter()
             .filter(|hop| !known.get(hop).is_some_and(|entry| entry.managed))
             .copied()
             .collect();
-        self.note(self.managed.iter().chain(&fresh).copied().collect())?;
+        self.write_note(self.managed.iter().chain(&fresh).copied().collect())?;
         for hop in fresh {
-            if let Err(error) = keep(netlink, hop, ManagedEntry::Managed) {
+            if let Err(error) = resolve(netlink, hop, Resolution::Managed) {
                 // The interface is down, or has just gone.
-                tracing::debug!(address = %hop.1, %error, "neighbour not kept");
+                tracing::debug!(address = %hop.1, %error, "neighbour not made managed");
             }
         }
         Ok(())
     }
 
-    /// Makes ordinary entries of ours that do not answer any more. Returns what is to be asked for: what others have made
-    /// managed, the kernel asks for.
+    /// Makes entries of ours that stopped answering ordinary ones. Returns the next hops to probe: without those that
+    /// others made managed, which the kernel probes itself.
     fn unmanage(
         &mut self,
         netlink: &mut Netlink,
         mut unresolved: BTreeSet<NextHop>,
-        known: &Known,
+        known: &NeighbourEntries,
     ) -> anyhow::Result<BTreeSet<NextHop>> {
         let ours: BTreeSet<_> = unresolved.intersection(&self.managed).copied().collect();
-        release_all(netlink, &ours, known);
-        self.note(self.managed.difference(&ours).copied().collect())?;
+        release_entries(netlink, &ours, known);
+        self.write_note(self.managed.difference(&ours).copied().collect())?;
         unresolved
             .retain(|hop| ours.contains(hop) || !known.get(hop).is_some_and(|entry| entry.managed));
         Ok(unresolved)
     }
 
-    /// Deletes the entries of those that were asked for in vain.
-    fn make_room(
+    /// Deletes the entries of next hops that were probed and did not answer.
+    fn delete_failed(
         &self,
         netlink: &mut Netlink,
         unresolved: &BTreeSet<NextHop>,
         asked_now: &[NextHop],
-        known: &Known,
+        known: &NeighbourEntries,
     ) {
         let asked_now: BTreeSet<_> = asked_now.iter().collect();
         let has_failed = |hop: &&NextHop| {
@@ -312,7 +314,7 @@ impl NeighbourManager {
         let in_vain = unresolved
             .iter()
             .filter(has_failed)
-            .filter(|hop| self.pace.has_asked(hop) && !asked_now.contains(hop));
+            .filter(|hop| self.pacing.was_probed(hop) && !asked_now.contains(hop));
         for hop in in_vain {
             if let Err(error) = delete(netlink, *hop) {
                 tracing::debug!(address = %hop.1, %error, "neighbour not deleted");
@@ -320,11 +322,16 @@ impl NeighbourManager {
         }
     }
 
-    /// Notes what does not fit into the kernel's tables.
-    fn judge(&mut self, tables: &[Table; 2], hops: &BTreeSet<NextHop>, known: &Known) {
+    /// Sets the warnings about kernel tables that are too small.
+    fn check_capacity(
+        &mut self,
+        tables: &[NeighbourTable; 2],
+        hops: &BTreeSet<NextHop>,
+        known: &NeighbourEntries,
+    ) {
         let warnings = [false, true].map(|is_v6| {
             let table = tables[usize::from(is_v6)];
-            // Set by hand, or of a multicast group: the former have their own room, the latter go first.
+            // Permanent entries do not count against the limit, and those of multicast groups are dropped first.
             let is_fixed = |hop: &NextHop| known.get(hop).is_some_and(|entry| entry.fixed);
             let ours = hops.iter().filter(|hop| hop.1.is_ipv6() == is_v6);
             let wanted = ours.filter(|hop| !is_fixed(hop)).count();
@@ -332,50 +339,50 @@ impl NeighbourManager {
                 .keys()
                 .filter(|hop| hop.1.is_ipv6() == is_v6 && (hops.contains(hop) || is_fixed(hop)));
             let others = table.entries.saturating_sub(held.count());
-            table.too_small(wanted, others, Namespace::current())
+            table.capacity_warning(wanted, others, NamespaceKind::current())
         });
         self.warnings = warnings.into_iter().flatten().collect();
     }
 
-    /// Notes which entries are managed by this instance.
-    fn note(&mut self, managed: BTreeSet<NextHop>) -> anyhow::Result<()> {
+    /// Writes to the note which entries this instance made managed.
+    fn write_note(&mut self, managed: BTreeSet<NextHop>) -> anyhow::Result<()> {
         let write = || -> io::Result<()> {
             if managed.is_empty() {
-                match fs::remove_file(&self.note) {
+                match fs::remove_file(&self.note_path) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                     _ => {}
                 }
-                // What else an instance keeps there stays, and then so does the directory.
-                let _ = self.note.parent().map(fs::remove_dir);
+                // The directory stays while it holds the instance's other state.
+                let _ = self.note_path.parent().map(fs::remove_dir);
                 return Ok(());
             }
-            if let Some(directory) = self.note.parent() {
+            if let Some(directory) = self.note_path.parent() {
                 fs::create_dir_all(directory)?;
             }
             let lines = managed
                 .iter()
                 .map(|(interface, address)| format!("{interface} {address}\n"));
-            // Never half a note: a crash leaves the old one or the new one.
-            let fresh = self.note.with_extension("new");
+            // Replaced atomically: a crash leaves the old note or the new one.
+            let fresh = self.note_path.with_extension("new");
             fs::write(&fresh, lines.collect::<String>())?;
-            fs::rename(&fresh, &self.note)
+            fs::rename(&fresh, &self.note_path)
         };
         if managed != self.managed {
-            write().with_context(|| format!("cannot write {}", self.note.display()))?;
+            write().with_context(|| format!("cannot write {}", self.note_path.display()))?;
             self.managed = managed;
         }
         Ok(())
     }
 }
 
-/// A line of the note.
-fn hop(line: &str) -> Option<NextHop> {
+/// Parses a line of the note: interface index and address.
+fn parse_line(line: &str) -> Option<NextHop> {
     let (interface, address) = line.split_once(' ')?;
     Some((interface.parse().ok()?, address.parse().ok()?))
 }
 
-/// Makes ordinary entries of those that are still managed.
-fn release_all(
+/// Makes those of `hops` that are still managed ordinary entries.
+fn release_entries(
     netlink: &mut Netlink,
     hops: &BTreeSet<NextHop>,
     known: &BTreeMap<NextHop, Neighbour>,
@@ -385,7 +392,7 @@ fn release_all(
             && let Err(error) = release(netlink, *hop, entry)
         {
             // The interface has just gone, and the entry with it.
-            tracing::debug!(address = %hop.1, %error, "neighbour not given back");
+            tracing::debug!(address = %hop.1, %error, "neighbour not released");
         }
     }
 }
@@ -395,7 +402,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_managed_is_noted_until_it_is_given_back() {
+    fn managed_entries_are_noted_until_they_are_released() {
         let directory = tempfile::tempdir().unwrap();
         let note = directory.path().join("one/neighbours");
         let hops = BTreeSet::from([
@@ -404,11 +411,11 @@ mod tests {
         ]);
         NeighbourManager::at(&note)
             .unwrap()
-            .note(hops.clone())
+            .write_note(hops.clone())
             .unwrap();
-        let mut keeper = NeighbourManager::at(&note).unwrap();
-        assert_eq!(keeper.managed, hops);
-        keeper.note(BTreeSet::new()).unwrap();
+        let mut manager = NeighbourManager::at(&note).unwrap();
+        assert_eq!(manager.managed, hops);
+        manager.write_note(BTreeSet::new()).unwrap();
         assert!(!directory.path().join("one").exists());
         assert_eq!(
             NeighbourManager::at(&note).unwrap().managed,

@@ -1,5 +1,5 @@
-//! What the driver of an interface can do with XDP frames, as the kernel says since Linux 6.3 (the generic netlink family
-//! `netdev`, `include/uapi/linux/netdev.h`). Some drivers change it while programs come and go.
+//! XDP features of an interface's driver, which the kernel reports since Linux 6.3 (generic netlink family `netdev`,
+//! `include/uapi/linux/netdev.h`). Some drivers change them when programs are attached or detached.
 //!
 //! ```text
 //!  nlmsghdr (16 bytes) | genlmsghdr: command, version, 0, 0 | attributes: length, type, value padded to 4 bytes
@@ -20,33 +20,33 @@ const NLM_F_REQUEST: u16 = 1;
 const NLMSG_ERROR: u16 = 2;
 const HEADER: usize = 16 + 4;
 
-/// XDP features of an interface's driver.
+/// XDP features of an interface's driver (`enum netdev_xdp_act`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Features(u64);
+pub struct XdpFeatures(u64);
 
-impl Features {
-    /// Whether it runs programs natively.
+impl XdpFeatures {
+    /// Whether it runs programs natively (`NETDEV_XDP_ACT_BASIC`).
     #[must_use]
     pub const fn runs_programs(self) -> bool {
         self.0 & 1 != 0
     }
 
-    /// Whether it takes frames that were redirected to it (`ndo_xdp_xmit`).
+    /// Whether it takes frames that were redirected to it (`NETDEV_XDP_ACT_NDO_XMIT`).
     #[must_use]
     pub const fn takes_redirected(self) -> bool {
         self.0 & 4 != 0
     }
 }
 
-/// Asks the kernel for features.
+/// A socket to query features.
 #[derive(Debug)]
-pub struct Asker {
+pub struct XdpFeatureSocket {
     socket: Socket,
     family: u16,
 }
 
-impl Asker {
-    /// Opens a socket in the network namespace of the calling thread; none where the kernel is older than 6.3.
+impl XdpFeatureSocket {
+    /// Opens the socket in the network namespace of the calling thread; `None` where the kernel is older than 6.3.
     ///
     /// # Errors
     /// The kernel refused.
@@ -70,20 +70,20 @@ impl Asker {
     ///
     /// # Errors
     /// There is no such interface, or the kernel refused.
-    pub fn ask(&self, index: u32) -> io::Result<Features> {
+    pub fn query(&self, index: u32) -> io::Result<XdpFeatures> {
         let index = attribute(NETDEV_A_DEV_IFINDEX, &index.to_ne_bytes());
         let answer = exchange(&self.socket, self.family, NETDEV_CMD_DEV_GET, &index)?;
         let features = find(&answer, NETDEV_A_DEV_XDP_FEATURES)
             .and_then(|value| value.first_chunk())
             .map(|bytes| u64::from_ne_bytes(*bytes));
-        Ok(Features(features.unwrap_or_default()))
+        Ok(XdpFeatures(features.unwrap_or_default()))
     }
 }
 
-/// One request, and the attributes of its one answer.
+/// Sends one request, and returns the attributes of its only answer.
 fn exchange(socket: &Socket, family: u16, command: u8, attributes: &[u8]) -> io::Result<Vec<u8>> {
     let mut message = Vec::with_capacity(HEADER + attributes.len());
-    // Both attributes that are sent are a few bytes long.
+    // The attributes that are sent are a few bytes long.
     message.extend(((HEADER + attributes.len()) as u32).to_ne_bytes());
     message.extend(family.to_ne_bytes());
     message.extend(NLM_F_REQUEST.to_ne_bytes());
@@ -143,9 +143,9 @@ mod tests {
 
     #[test]
     fn a_kernel_that_knows_features_knows_those_of_the_loopback() {
-        if let Some(asker) = Asker::open().unwrap() {
-            assert!(!asker.ask(1).unwrap().runs_programs());
-            assert!(asker.ask(u32::MAX >> 1).is_err());
+        if let Some(socket) = XdpFeatureSocket::open().unwrap() {
+            assert!(!socket.query(1).unwrap().runs_programs());
+            assert!(socket.query(u32::MAX >> 1).is_err());
         }
     }
 }

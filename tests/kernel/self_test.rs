@@ -1,17 +1,17 @@
-//! The packet program on trial.
+//! The packet program's self-test.
 
-use balancer_ctl::dataplane::proof::{prove, prove_with};
+use balancer_ctl::dataplane::self_test::{run_once, run_with_port};
 use balancer_tests::privileged;
 
 #[test]
-fn the_program_proves_itself_on_this_kernel_with_and_without_log_lines() {
+fn the_program_passes_its_self_test_with_and_without_log_lines() {
     if privileged::skipped() {
         return;
     }
     let namespace = || std::fs::read_link("/proc/thread-self/ns/net").unwrap();
     let home = namespace();
     for level in [0, 5] {
-        prove(level).unwrap();
+        run_once(level).unwrap();
     }
     assert_eq!(namespace(), home, "this thread stayed where it was");
 }
@@ -21,7 +21,7 @@ fn a_wrong_answer_is_refused_with_a_sentence() {
     if privileged::skipped() {
         return;
     }
-    let error = prove_with(0, 8081).unwrap_err().to_string();
+    let error = run_with_port(0, 8081).unwrap_err().to_string();
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     assert_eq!(
         error,

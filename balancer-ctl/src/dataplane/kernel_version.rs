@@ -1,4 +1,4 @@
-//! Whether this kernel is one on which the packet program has been tested.
+//! Refuses kernels older than those that the packet program was tested on.
 
 use std::{io, mem::MaybeUninit};
 
@@ -7,10 +7,10 @@ use anyhow::{Context, bail};
 /// The oldest kernel on which the packet suite has run: Debian 12's.
 pub const OLDEST_KERNEL: (u32, u32) = (6, 1);
 
-/// Refuses a kernel that is older.
+/// Checks that the running kernel is [`OLDEST_KERNEL`] or newer.
 ///
 /// # Errors
-/// It is, or does not say how old it is.
+/// It is older, or its version cannot be read.
 pub fn check() -> anyhow::Result<()> {
     let release = release().context("cannot read the kernel's version")?;
     match too_old(&release) {
@@ -33,7 +33,7 @@ fn release() -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// What is said of a kernel that is too old. A release that does not begin with a version is taken for a new one.
+/// The refusal of a kernel that is too old. A release that does not begin with a version counts as new.
 fn too_old(release: &str) -> Option<String> {
     let (major, minor) = OLDEST_KERNEL;
     (version(release)? < OLDEST_KERNEL).then(|| {

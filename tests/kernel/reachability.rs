@@ -1,4 +1,4 @@
-//! Real servers that packets cannot reach, as the host's routes stand.
+//! Real servers that packets cannot reach by the host's routes.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use balancer_ctl::{
 };
 
 use crate::{
-    expiry::tend_until,
+    expiry::maintain_until,
     scene::{Scene, all, service, settings},
 };
 
@@ -38,7 +38,7 @@ fn obstacles(dataplane: &mut KernelDataplane) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn each_real_server_that_packets_cannot_reach_is_told_until_it_can_be_reached() {
+fn each_real_server_that_packets_cannot_reach_is_reported_until_it_can_be_reached() {
     let scene = Scene::new();
     let balancer = &scene.balancer;
     balancer.address("port1", "fd00:1::1/64").unwrap();
@@ -111,12 +111,12 @@ fn each_real_server_that_packets_cannot_reach_is_told_until_it_can_be_reached() 
         dataplane.reconcile(&services).unwrap();
         assert_eq!(obstacles(dataplane), expected);
 
-        // Each goes with its cause.
+        // Each obstacle goes with its cause.
         dataplane.configure(&all()).unwrap();
         for real in ["10.0.2.2", "fd00:2::2"] {
             expected.remove(real);
         }
-        tend_until(dataplane, |dataplane| obstacles(dataplane) == expected);
+        maintain_until(dataplane, |dataplane| obstacles(dataplane) == expected);
         balancer.ip("route add 10.9.9.0/24 via 10.0.1.2").unwrap();
         balancer.ip("-6 route del blackhole fd09:1::/64").unwrap();
         balancer
@@ -127,20 +127,20 @@ fn each_real_server_that_packets_cannot_reach_is_told_until_it_can_be_reached() 
         expected.remove("fd09:1::2");
         let sentence = "this host has no route to 10.9.1.2: add one with `ip route add`";
         expected.insert("10.9.1.2".into(), sentence.into());
-        tend_until(dataplane, |dataplane| obstacles(dataplane) == expected);
+        maintain_until(dataplane, |dataplane| obstacles(dataplane) == expected);
 
-        // And comes with it: an address that the host is given later.
+        // And appears with it: the host gets the real server's address.
         balancer.address("port1", "10.0.1.2/32").unwrap();
         let sentence = "10.0.1.2 is an address of this host: name another host's address";
         expected.insert("10.0.1.2".into(), sentence.into());
-        tend_until(dataplane, |dataplane| obstacles(dataplane) == expected);
+        maintain_until(dataplane, |dataplane| obstacles(dataplane) == expected);
         let local = dataplane.local_addresses().unwrap();
         let kinds = ["10.0.1.2", "10.0.1.255", "10.0.1.3"]
             .map(|address| local.kind(address.parse().unwrap()));
         assert_eq!(kinds, [Some(Kind::Local), Some(Kind::Broadcast), None]);
 
-        // A real server that goes is not told any more.
+        // A real server that is removed is not reported any more.
         dataplane.reconcile(&[]).unwrap();
-        tend_until(dataplane, |dataplane| obstacles(dataplane).is_empty());
+        maintain_until(dataplane, |dataplane| obstacles(dataplane).is_empty());
     });
 }

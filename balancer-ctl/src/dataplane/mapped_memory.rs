@@ -1,4 +1,4 @@
-//! An array map as memory of this process (`BPF_F_MMAPABLE`): read and written without a system call, while the packet
+//! An array map mapped into this process (`BPF_F_MMAPABLE`): read and written without a system call, while the packet
 //! program does the same.
 
 use std::{
@@ -14,21 +14,21 @@ use std::{
 use aya::Pod;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
-/// Values `T` that others read and write at the same time.
+/// The values `T` of the map, which the packet program and other daemons read and write at the same time.
 #[derive(Debug)]
-pub struct Memory<T> {
+pub struct MappedMemory<T> {
     start: NonNull<T>,
     count: usize,
     types: PhantomData<fn() -> T>,
 }
 
 // SAFETY: the memory belongs to no thread; every access is atomic or volatile, and `T` is plain data.
-unsafe impl<T: Pod> Send for Memory<T> {}
+unsafe impl<T: Pod> Send for MappedMemory<T> {}
 // SAFETY: as above.
-unsafe impl<T: Pod> Sync for Memory<T> {}
+unsafe impl<T: Pod> Sync for MappedMemory<T> {}
 
-impl<T: Pod> Memory<T> {
-    /// The values of an array map. They lie side by side, as their size is a multiple of 8.
+impl<T: Pod> MappedMemory<T> {
+    /// Maps the values of an array map. Their size must be a multiple of 8 bytes, so that they lie side by side.
     ///
     /// # Errors
     /// The map is not mmapable, or there is no address space for it.
@@ -45,13 +45,13 @@ impl<T: Pod> Memory<T> {
                 0,
             )
         }?;
-        Ok(Self::at(start, count))
+        Ok(Self::from_raw(start, count))
     }
 
-    /// Zeroed memory of no map.
+    /// Zeroed memory that belongs to no map.
     ///
     /// # Errors
-    /// There is not enough.
+    /// There is not enough memory.
     #[cfg(test)]
     pub fn anonymous(count: u32) -> io::Result<Self> {
         let length = Self::length(count)?;
@@ -64,7 +64,7 @@ impl<T: Pod> Memory<T> {
                 MapFlags::MAP_PRIVATE,
             )
         }?;
-        Ok(Self::at(start, count))
+        Ok(Self::from_raw(start, count))
     }
 
     fn length(count: u32) -> io::Result<NonZero<usize>> {
@@ -73,7 +73,7 @@ impl<T: Pod> Memory<T> {
             .ok_or_else(|| io::Error::other("a map without values cannot be read as memory"))
     }
 
-    const fn at(start: NonNull<std::ffi::c_void>, count: u32) -> Self {
+    const fn from_raw(start: NonNull<std::ffi::c_void>, count: u32) -> Self {
         Self {
             start: start.cast(),
             count: count as usize,
@@ -86,13 +86,13 @@ impl<T: Pod> Memory<T> {
         self.count
     }
 
-    /// Their size in bytes.
+    /// Size of all values in bytes.
     pub const fn bytes(&self) -> u64 {
         size_of::<T>() as u64 * self.count as u64
     }
 
-    /// Where a value stands, for as long as `self` lives.
-    pub const fn value(&self, index: usize) -> Option<*mut T> {
+    /// Pointer to a value, valid for as long as `self` lives; `None` beyond the last one.
+    pub const fn pointer(&self, index: usize) -> Option<*mut T> {
         if index >= self.count {
             return None;
         }
@@ -100,30 +100,30 @@ impl<T: Pod> Memory<T> {
         Some(unsafe { self.start.as_ptr().add(index) })
     }
 
-    /// A copy of a value. Half of it may be from before a change that is under way.
+    /// A copy of a value. It may be torn: half of it from before a concurrent write.
     pub fn read(&self, index: usize) -> Option<T> {
-        let value = self.value(index)?;
+        let value = self.pointer(index)?;
         // SAFETY: it is within the mapping and aligned, and every bit pattern is a `T`.
         Some(unsafe { value.read_volatile() })
     }
 
-    /// A word of a value, `offset` bytes from its beginning.
+    /// The 32-bit word of a value that begins `offset` bytes from its start.
     ///
     /// # Panics
-    /// There is no whole word at that offset.
+    /// `offset` is not a multiple of 4, or beyond the value's last word.
     pub fn word(&self, index: usize, offset: usize) -> Option<&AtomicU32> {
         assert!(offset.is_multiple_of(4) && offset + 4 <= size_of::<T>());
-        let value = self.value(index)?;
+        let value = self.pointer(index)?;
         // SAFETY: the word is within the value, hence within the mapping, which outlives the reference; it is aligned as the value
         // is; and everybody changes it as a whole.
         Some(unsafe { AtomicU32::from_ptr(value.cast::<u32>().byte_add(offset)) })
     }
 }
 
-impl<T> Drop for Memory<T> {
+impl<T> Drop for MappedMemory<T> {
     fn drop(&mut self) {
-        // SAFETY: this is what `mmap` gave, of the same length, and nobody refers to it any more. A failure would leave the
-        // address space taken, and nothing else.
+        // SAFETY: this is what `mmap` returned, of the same length, and no reference to it is left. A failure would
+        // only leak address space.
         let _ = unsafe { munmap(self.start.cast(), size_of::<T>() * self.count) };
     }
 }
@@ -136,13 +136,13 @@ mod tests {
 
     #[test]
     fn values_and_their_words_are_the_same_memory() {
-        let memory = Memory::<[u32; 4]>::anonymous(3).unwrap();
+        let memory = MappedMemory::<[u32; 4]>::anonymous(3).unwrap();
         assert_eq!((memory.count(), memory.bytes()), (3, 48));
         memory.word(1, 8).unwrap().store(7, Ordering::Relaxed);
         assert_eq!(memory.read(0), Some([0; 4]));
         assert_eq!(memory.read(1), Some([0, 0, 7, 0]));
         assert_eq!(memory.read(3), None);
         assert!(memory.word(3, 0).is_none());
-        assert!(Memory::<[u32; 4]>::anonymous(0).is_err());
+        assert!(MappedMemory::<[u32; 4]>::anonymous(0).is_err());
     }
 }

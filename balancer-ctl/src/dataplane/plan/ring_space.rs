@@ -12,17 +12,17 @@ use balancer_common::scheduler::Ring;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RingSpace {
     slots: u32,
-    /// Length by offset; neighbours are merged.
+    /// Length of each free region by its offset; adjacent regions are merged.
     free: BTreeMap<u32, u32>,
     retired: Vec<Ring>,
-    /// Retired before a wait began that is not over.
+    /// Regions that were retired before the present wait began.
     waiting: Vec<Ring>,
 }
 
 impl RingSpace {
-    /// All of `slots` slots but those of `used`.
+    /// Space of `slots` slots, all free except those of `used`.
     #[must_use]
-    pub fn without(slots: u32, used: impl IntoIterator<Item = Ring>) -> Self {
+    pub fn with_used(slots: u32, used: impl IntoIterator<Item = Ring>) -> Self {
         let mut used: Vec<_> = used.into_iter().filter(|ring| ring.length > 0).collect();
         used.sort_by_key(|ring| ring.offset);
         let mut free = BTreeMap::new();
@@ -61,8 +61,8 @@ impl RingSpace {
         Some(Ring { offset, length })
     }
 
-    /// Takes a region that another copy of this space allocated.
-    pub fn take(&mut self, ring: Ring) {
+    /// Marks a region as used that another copy of this space allocated.
+    pub fn occupy(&mut self, ring: Ring) {
         if ring.length == 0 {
             return;
         }
@@ -88,7 +88,7 @@ impl RingSpace {
         }
     }
 
-    /// Gives a region back; it is not free yet.
+    /// Retires a region: no service uses it any more, but packets may still read it.
     pub fn retire(&mut self, ring: Ring) {
         if ring.length > 0 {
             self.retired.push(ring);
@@ -107,12 +107,12 @@ impl RingSpace {
         self.end_wait();
     }
 
-    /// A wait begins for the packets that read what is retired now.
+    /// Begins a wait for the packets that may read the regions retired so far.
     pub fn begin_wait(&mut self) {
         self.waiting.append(&mut self.retired);
     }
 
-    /// Frees what was retired when the wait began; what came since stays retired.
+    /// Frees the regions that were retired when the wait began; later ones stay retired.
     pub fn end_wait(&mut self) {
         for Ring {
             mut offset,
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn what_is_used_at_the_start_is_not_given_out() {
-        let mut space = RingSpace::without(100, [ring(60, 20), ring(0, 10)]);
+        let mut space = RingSpace::with_used(100, [ring(60, 20), ring(0, 10)]);
         assert_eq!(space.free(), 70);
         assert_eq!(space.allocate(51), None);
         assert_eq!(space.allocate(50), Some(ring(10, 50)));
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_retired_region_is_free_only_after_its_release_and_merges_with_its_neighbours() {
-        let mut space = RingSpace::without(30, []);
+        let mut space = RingSpace::with_used(30, []);
         let regions: Vec<_> = (0..3).map(|_| space.allocate(10).unwrap()).collect();
         for region in [regions[0], regions[2], regions[1]] {
             space.retire(region);
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn what_is_retired_during_a_wait_stays_retired() {
-        let mut space = RingSpace::without(30, []);
+        let mut space = RingSpace::with_used(30, []);
         let regions: Vec<_> = (0..3).map(|_| space.allocate(10).unwrap()).collect();
         space.retire(regions[0]);
         space.begin_wait();
@@ -198,11 +198,11 @@ mod tests {
 
     #[test]
     fn taking_a_region_is_allocating_it() {
-        let mut space = RingSpace::without(30, []);
-        space.take(ring(10, 5));
-        assert_eq!(space, RingSpace::without(30, [ring(10, 5)]));
-        space.take(ring(0, 10));
-        space.take(ring(15, 15));
+        let mut space = RingSpace::with_used(30, []);
+        space.occupy(ring(10, 5));
+        assert_eq!(space, RingSpace::with_used(30, [ring(10, 5)]));
+        space.occupy(ring(0, 10));
+        space.occupy(ring(15, 15));
         assert_eq!(space.free(), 0);
     }
 }

@@ -1,4 +1,4 @@
-//! What is pinned is taken up, or said not to fit.
+//! A daemon reuses what an earlier one has pinned, or says why it does not fit.
 
 use std::io::{Read, Write};
 
@@ -11,14 +11,14 @@ use balancer_tests::pass;
 use crate::scene::{Scene, VIP, all, both, connect, key, service, start_reals};
 
 #[test]
-fn a_data_plane_is_taken_up_and_goes_on_while_nobody_owns_it() {
+fn a_data_plane_is_reused_and_goes_on_while_no_daemon_runs() {
     let scene = Scene::new();
     start_reals(&scene);
     let mut first = scene.with(all(), |dataplane| {
         dataplane.reconcile(&both()).unwrap();
         connect(&scene).0
     });
-    // Nobody owns it now, as after kill -9.
+    // No daemon runs now, as after kill -9.
     let second = connect(&scene);
     assert_eq!(second.1, "B");
     let programs = scene.with(all(), |dataplane| {
@@ -35,7 +35,7 @@ fn a_data_plane_is_taken_up_and_goes_on_while_nobody_owns_it() {
             .map(|interface| interface.program_id)
             .collect::<Vec<_>>()
     });
-    // Each daemon brings its own program; the link stays.
+    // Each daemon loads a program of its own; the link stays.
     let again = scene.with(all(), |dataplane| dataplane.status().unwrap());
     assert!(
         again
@@ -52,7 +52,7 @@ fn a_data_plane_is_taken_up_and_goes_on_while_nobody_owns_it() {
 }
 
 #[test]
-fn a_changed_size_is_said_and_the_data_plane_starts_anew() {
+fn a_changed_size_is_reported_and_the_data_plane_starts_anew() {
     let scene = Scene::new();
     start_reals(&scene);
     scene.with(all(), |dataplane| {
@@ -90,11 +90,11 @@ fn a_changed_size_is_said_and_the_data_plane_starts_anew() {
 }
 
 #[test]
-fn a_map_of_another_layout_is_not_taken_up() {
+fn a_map_of_another_layout_is_not_reused() {
     let scene = Scene::new();
     start_reals(&scene);
     scene.with(all(), |dataplane| dataplane.reconcile(&both()).unwrap());
-    // A map of another shape under the name of one of ours.
+    // A map with other sizes under the name of one of ours.
     let path = scene
         .pins()
         .join(format!("v{}/TURNS", balancer_common::ABI_VERSION));
@@ -181,7 +181,7 @@ fn what_another_version_left_forwards_until_this_one_takes_over_and_then_its_con
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
         assert_eq!([connect(&scene).1, connect(&scene).1], ["A", "B"]);
     });
-    // The next one finds nothing strange.
+    // The next daemon has nothing to warn about.
     scene.with(all(), |dataplane| {
         assert_eq!(dataplane.status().unwrap().warnings, [""; 0]);
     });
@@ -238,7 +238,7 @@ fn a_load_that_fails_leaves_what_ran() {
         .unwrap();
     assert!(error.contains("Too many open files"), "{error}");
     assert_eq!(pinned(&scene), before);
-    // The connection goes on, and with the old size it is taken up.
+    // The connection goes on, and a start with the old size reuses the maps.
     first.write_all(b"y").unwrap();
     let mut echo = [0];
     first.read_exact(&mut echo).unwrap();
@@ -290,7 +290,7 @@ fn a_first_start_that_fails_leaves_nothing() {
 
 #[test]
 fn a_data_plane_that_starts_anew_is_filled_before_a_packet_reaches_it() {
-    // Room for all connections that are made meanwhile, on a slow machine too.
+    // Room for all connections that are opened meanwhile, even on a slow machine.
     let sized = |max_connections| DataplaneSettings {
         max_connections,
         ..all()
@@ -303,9 +303,9 @@ fn a_data_plane_that_starts_anew_is_filled_before_a_packet_reaches_it() {
             drop(scene.open_with(sized(20_000), both()).unwrap());
         })
         .unwrap();
-    // Nobody has reconciled.
+    // No daemon has reconciled.
     assert_eq!([connect(&scene).1, connect(&scene).1], ["A", "B"]);
-    // Another size: made and filled beside what runs, and then put in its place.
+    // Another size: new maps are created and filled beside the old ones, and then replace them.
     let larger = sized(40_000);
     let refused = std::sync::Mutex::new(Vec::new());
     let stop = std::sync::atomic::AtomicBool::new(false);

@@ -1,4 +1,4 @@
-//! The interfaces as the packet program knows them.
+//! The map `INTERFACES`: what the packet program knows of the configured interfaces.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -7,16 +7,17 @@ use balancer_common::settings::{Interface, interface_flags};
 
 use super::map::Map;
 
-/// The values of `INTERFACES`.
+/// The map, and what the daemon wrote into it.
 #[derive(Debug)]
 pub struct InterfaceTable {
     map: Map<u32, Interface>,
-    /// Configured interfaces.
-    ends: BTreeMap<u32, InterfaceEntry>,
+    /// Entries by interface index.
+    entries: BTreeMap<u32, InterfaceEntry>,
 }
 
 impl InterfaceTable {
-    /// Those in the map pinned in `directory`: what is not configured any more is to be cleared.
+    /// Opens the map pinned in `directory` with the entries of an earlier daemon; [`Self::configure`] clears those that
+    /// are not configured any more.
     ///
     /// # Errors
     /// The map is not there, or the kernel refused.
@@ -26,64 +27,69 @@ impl InterfaceTable {
         let known = interfaces
             .into_iter()
             .filter(|(_, interface)| interface.mac != 0);
-        let ends = known
-            .map(|(index, interface)| (index, InterfaceEntry::of(&interface)))
+        let entries = known
+            .map(|(index, interface)| (index, InterfaceEntry::from_map(&interface)))
             .collect();
-        Ok(Self { map, ends })
+        Ok(Self { map, entries })
     }
 
-    /// The interfaces that are configured now.
+    /// All entries by interface index.
     pub const fn all(&self) -> &BTreeMap<u32, InterfaceEntry> {
-        &self.ends
+        &self.entries
     }
 
-    /// Configures these interfaces beside those that are configured.
+    /// Adds or replaces entries.
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn add(&mut self, ends: BTreeMap<u32, InterfaceEntry>) -> anyhow::Result<()> {
-        self.ends.extend(ends);
+    pub fn add(&mut self, entries: BTreeMap<u32, InterfaceEntry>) -> anyhow::Result<()> {
+        self.entries.extend(entries);
         self.write()
     }
 
-    /// Configures these interfaces, and no others.
+    /// Replaces all entries: interfaces that are not in `entries` are cleared.
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn configure(&mut self, ends: BTreeMap<u32, InterfaceEntry>) -> anyhow::Result<()> {
-        for index in self.ends.keys().filter(|index| !ends.contains_key(index)) {
+    pub fn configure(&mut self, entries: BTreeMap<u32, InterfaceEntry>) -> anyhow::Result<()> {
+        for index in self
+            .entries
+            .keys()
+            .filter(|index| !entries.contains_key(index))
+        {
             self.map
                 .set(index, &Interface::default())
                 .context("cannot write the interfaces")?;
         }
-        self.ends = ends;
+        self.entries = entries;
         self.write()
     }
 
     fn write(&self) -> anyhow::Result<()> {
-        for (index, end) in &self.ends {
+        for (index, entry) in &self.entries {
             self.map
-                .set(index, &end.value())
+                .set(index, &entry.to_map())
                 .context("cannot write the interfaces")?;
         }
         Ok(())
     }
 }
 
-/// An interface of ours.
+/// What the packet program knows of one interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InterfaceEntry {
-    /// Its address.
+    /// Its MAC address.
     pub mac: [u8; 6],
-    /// The interface that its frames come in by, as routes name it: itself, or the bond that it is a slave of.
+    /// Index of the interface that routes name for its frames: its own, or that of the bond that it is a slave of.
     pub index: u32,
-    /// Whether it sends frames back by a redirect only ([`interface_flags::REDIRECTS`]).
+    /// Whether frames that leave by the interface they came in by need a redirect, since `XDP_TX` does not work there
+    /// ([`interface_flags::REDIRECTS`]).
     pub redirects: bool,
 }
 
 impl InterfaceEntry {
-    /// What the map says of one.
-    fn of(interface: &Interface) -> Self {
+    /// Reads a value of the map.
+    fn from_map(interface: &Interface) -> Self {
         let [a, b, c, d, e, f, _, _] = interface.mac.to_ne_bytes();
         Self {
             mac: [a, b, c, d, e, f],
@@ -92,8 +98,8 @@ impl InterfaceEntry {
         }
     }
 
-    /// What the map is to say of it.
-    fn value(self) -> Interface {
+    /// The map's value for it.
+    fn to_map(self) -> Interface {
         Interface {
             flags: u16::from(self.redirects) * interface_flags::REDIRECTS,
             ..Interface::new(self.mac, self.index)
@@ -106,14 +112,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_interface_survives_the_way_into_the_map_and_back() {
+    fn an_interface_entry_round_trips_through_its_map_value() {
         for redirects in [false, true] {
-            let end = InterfaceEntry {
+            let entry = InterfaceEntry {
                 mac: [2, 0, 0, 0xff, 1, 9],
                 index: 65_535,
                 redirects,
             };
-            assert_eq!(InterfaceEntry::of(&end.value()), end);
+            assert_eq!(InterfaceEntry::from_map(&entry.to_map()), entry);
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Versions of routes and next hops: who hears that one has changed raises its version, and the flows that use it ask the
-//! kernel again. See [`balancer_common::next_hop`].
+//! Versions of routes and next hops: when one has changed, its version is bumped, and flows that use it look the route
+//! up again. See [`balancer_common::next_hop`].
 //!
-//! All of it is atomic, so that the data plane's owner and the thread that hears of changes need no lock.
+//! All accesses are atomic, so that the data plane's owner and the watch thread need no lock.
 
 use std::{
     collections::HashSet,
@@ -22,44 +22,44 @@ use balancer_common::{
     },
 };
 
-use super::{map::Map, memory::Memory};
+use super::{map::Map, mapped_memory::MappedMemory};
 use crate::netlink::{local::Prefix, monitor, neighbour};
 
-/// A shorter prefix than one slot's, by so many bits, is still followed slot by slot.
-const SHORTER: u8 = 8;
+/// A prefix that is at most this many bits shorter than a slot's bumps its slots one by one; a shorter one bumps all.
+const MAX_SHORTER_BITS: u8 = 8;
 
-/// How often a row that is being written is looked at before all routes are raised in its place. A packet program writes it
-/// in less than a microsecond, unless its CPU is taken from it.
-const LOOKS: u32 = 10_000;
+/// How often a next hop that is being written is read before all routes are bumped instead. The packet program writes
+/// it in less than a microsecond, unless it is interrupted.
+const MAX_READS: u32 = 10_000;
 
-/// Shared between threads.
+/// Handle of the mapped versions, shared between threads.
 #[derive(Clone, Debug)]
-pub struct Routes(Arc<Versions>);
+pub struct RouteVersionTable(Arc<Versions>);
 
 #[derive(Debug)]
 struct Versions {
-    routes: Memory<RouteVersions>,
-    next_hops: Memory<NextHop>,
+    routes: MappedMemory<RouteVersions>,
+    next_hops: MappedMemory<NextHop>,
 }
 
-/// Which versions of routes a change touches.
+/// The slots of `ROUTE_VERSIONS` that a change affects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Slots {
-    /// These.
+    /// These slots.
     Some(HashSet<usize>),
     /// All.
     All,
 }
 
-/// Where the versions of routes to addresses in a prefix stand.
+/// The slots of all addresses in a prefix.
 #[must_use]
-pub fn slots(prefix: Prefix) -> Slots {
+pub fn slots_of_prefix(prefix: Prefix) -> Slots {
     let bits = match prefix.address {
         IpAddr::V4(_) => SLOT_BITS_V4,
         IpAddr::V6(_) => SLOT_BITS_V6,
     };
     let shorter = bits.saturating_sub(prefix.length);
-    if shorter > SHORTER {
+    if shorter > MAX_SHORTER_BITS {
         return Slots::All;
     }
     let covered = (0_u32..1 << shorter).map(|number| {
@@ -78,14 +78,14 @@ pub fn slots(prefix: Prefix) -> Slots {
     Slots::Some(covered.collect())
 }
 
-/// The same of all that has changed.
-fn slots_of(routes: &monitor::Routes) -> Slots {
-    let monitor::Routes::To(prefixes) = routes else {
+/// The slots of all changed routes.
+fn slots_of_changes(routes: &monitor::RouteChanges) -> Slots {
+    let monitor::RouteChanges::To(prefixes) = routes else {
         return Slots::All;
     };
     let mut all = HashSet::new();
     for prefix in prefixes {
-        match slots(*prefix) {
+        match slots_of_prefix(*prefix) {
             Slots::Some(slots) => all.extend(slots),
             Slots::All => return Slots::All,
         }
@@ -96,11 +96,11 @@ fn slots_of(routes: &monitor::Routes) -> Slots {
     Slots::Some(all)
 }
 
-impl Routes {
-    /// The versions in the maps pinned in `directory`.
+impl RouteVersionTable {
+    /// Opens the maps pinned in `directory`.
     ///
     /// # Errors
-    /// One is missing, or cannot be read as memory.
+    /// A map is missing, or cannot be mapped.
     pub fn open(directory: &Path) -> anyhow::Result<Self> {
         let routes = Map::<u32, RouteVersions>::open(directory, "ROUTE_VERSIONS")?;
         let next_hops = Map::<u32, NextHop>::open(directory, "NEXT_HOPS")?;
@@ -112,27 +112,27 @@ impl Routes {
         })))
     }
 
-    /// Raises what these routes touch.
-    pub fn bump_versions(&self, routes: &monitor::Routes) {
-        match slots_of(routes) {
-            Slots::Some(slots) => slots.into_iter().for_each(|slot| self.raise_slot(slot)),
+    /// Bumps the versions that these changes affect.
+    pub fn bump_versions(&self, routes: &monitor::RouteChanges) {
+        match slots_of_changes(routes) {
+            Slots::Some(slots) => slots.into_iter().for_each(|slot| self.bump_slot(slot)),
             Slots::All => self.bump_all(),
         }
     }
 
-    /// Raises all: every flow asks the kernel again.
+    /// Bumps all versions: every flow looks its route up again.
     pub fn bump_all(&self) {
-        (0..ROUTE_SLOTS).for_each(|slot| self.raise_slot(slot));
+        (0..ROUTE_SLOTS).for_each(|slot| self.bump_slot(slot));
     }
 
-    fn raise_slot(&self, slot: usize) {
+    fn bump_slot(&self, slot: usize) {
         if let Some(version) = self.0.routes.word(0, 4 * slot) {
             version.fetch_add(2, Ordering::Release);
         }
     }
 
-    /// Raises the row of a neighbour, if it is anybody's next hop.
-    pub fn raise_neighbour(&self, neighbour: neighbour::NextHop) {
+    /// Bumps the version of a neighbour, if it is the next hop of any flow.
+    pub fn bump_neighbour(&self, neighbour: neighbour::NextHop) {
         let (ifindex, address) = neighbour;
         let address = Addr::from(address);
         let first = place(&address, ifindex) as usize;
@@ -146,7 +146,7 @@ impl Routes {
                 let row = self.0.next_hops.read(row);
                 row.is_some_and(|row| (row.ifindex, row.address) == (ifindex, address))
             };
-            if !raise_row(version, is_it) {
+            if !bump_row(version, is_it) {
                 self.bump_all();
                 return;
             }
@@ -154,10 +154,10 @@ impl Routes {
     }
 }
 
-/// Raises a row's version if `is_it` says that the row, which nobody writes, is the one that is meant. False where it was being
-/// written all the time.
-fn raise_row(version: &AtomicU32, is_it: impl Fn() -> bool) -> bool {
-    for _ in 0..LOOKS {
+/// Bumps the version of a row of `NEXT_HOPS` if `is_it` says, while the row is not being written, that it is the right
+/// one. Returns false if it was being written all the time (odd version).
+fn bump_row(version: &AtomicU32, is_it: impl Fn() -> bool) -> bool {
+    for _ in 0..MAX_READS {
         let before = version.load(Ordering::Acquire);
         if before % 2 == 1 {
             std::hint::spin_loop();
@@ -172,7 +172,7 @@ fn raise_row(version: &AtomicU32, is_it: impl Fn() -> bool) -> bool {
             continue;
         }
         let after = before.wrapping_add(2);
-        // Zero is a row that was never used.
+        // Version 0 marks a row that was never used.
         let after = if after == 0 { 2 } else { after };
         if version
             .compare_exchange(before, after, Ordering::AcqRel, Ordering::Relaxed)
@@ -222,29 +222,29 @@ mod tests {
             ("fe80::/10", Slots::All),
             ("::/0", Slots::All),
         ] {
-            assert_eq!(slots(prefix(text)), touched, "{text}");
+            assert_eq!(slots_of_prefix(prefix(text)), touched, "{text}");
         }
-        let Slots::Some(eight) = slots(prefix("10.0.0.0/8")) else {
+        let Slots::Some(eight) = slots_of_prefix(prefix("10.0.0.0/8")) else {
             panic!("256 slots are followed one by one");
         };
         for second in 0..=255 {
             assert!(eight.contains(&slot_of(&format!("10.{second}.3.4"))));
         }
-        let Slots::Some(v6) = slots(prefix("2001:d00::/24")) else {
+        let Slots::Some(v6) = slots_of_prefix(prefix("2001:d00::/24")) else {
             panic!("as many of IPv6");
         };
         assert!(v6.contains(&slot_of("2001:db8::1")) && v6.contains(&slot_of("2001:dff::1")));
     }
 
-    fn versions() -> Routes {
-        Routes(Arc::new(Versions {
-            routes: Memory::anonymous(1).unwrap(),
-            next_hops: Memory::anonymous(balancer_common::next_hop::NEXT_HOPS).unwrap(),
+    fn versions() -> RouteVersionTable {
+        RouteVersionTable(Arc::new(Versions {
+            routes: MappedMemory::anonymous(1).unwrap(),
+            next_hops: MappedMemory::anonymous(balancer_common::next_hop::NEXT_HOPS).unwrap(),
         }))
     }
 
-    /// The slots whose versions are not `all`, with them.
-    fn others(routes: &Routes, all: u32) -> Vec<(usize, u32)> {
+    /// The slots whose version is not `all`, with their version.
+    fn others(routes: &RouteVersionTable, all: u32) -> Vec<(usize, u32)> {
         let versions = routes.0.routes.read(0).unwrap().of;
         let versions = versions.into_iter().enumerate();
         versions.filter(|(_, version)| *version != all).collect()
@@ -255,71 +255,71 @@ mod tests {
         let routes = versions();
         assert_eq!(others(&routes, 0), []);
         let to = |prefixes: &[&str]| {
-            monitor::Routes::To(prefixes.iter().map(|text| prefix(text)).collect())
+            monitor::RouteChanges::To(prefixes.iter().map(|text| prefix(text)).collect())
         };
         routes.bump_versions(&to(&["198.51.100.0/24", "198.51.7.0/24"]));
         assert_eq!(others(&routes, 0), [(slot_of("198.51.0.0"), 2)]);
         routes.bump_versions(&to(&["198.51.100.0/24", "0.0.0.0/0"]));
         assert_eq!(others(&routes, 2), [(slot_of("198.51.0.0"), 4)]);
-        routes.bump_versions(&monitor::Routes::All);
+        routes.bump_versions(&monitor::RouteChanges::All);
         assert_eq!(others(&routes, 4), [(slot_of("198.51.0.0"), 6)]);
         routes.bump_versions(&to(&[]));
         assert_eq!(others(&routes, 4), [(slot_of("198.51.0.0"), 6)]);
     }
 
     /// Writes a row of `NEXT_HOPS`.
-    fn put(routes: &Routes, row: usize, version: u32, hop: neighbour::NextHop) {
+    fn put(routes: &RouteVersionTable, row: usize, version: u32, hop: neighbour::NextHop) {
         let value = NextHop {
             version,
             ifindex: hop.0,
             address: Addr::from(hop.1),
             ..NextHop::default()
         };
-        let place = routes.0.next_hops.value(row).unwrap();
+        let place = routes.0.next_hops.pointer(row).unwrap();
         // SAFETY: the memory is this test's alone.
         unsafe { place.write(value) };
     }
 
-    fn version(routes: &Routes, row: usize) -> u32 {
+    fn version(routes: &RouteVersionTable, row: usize) -> u32 {
         routes.0.next_hops.read(row).unwrap().version
     }
 
     #[test]
-    fn a_neighbour_raises_its_own_row_alone() {
+    fn a_changed_neighbour_bumps_only_its_own_row() {
         let routes = versions();
         let address: IpAddr = "192.168.0.2".parse().unwrap();
         let (hop, other) = ((3, address), (4, address));
         let first = place(&Addr::from(address), 3) as usize;
         let rows = balancer_common::next_hop::NEXT_HOPS as usize;
-        // Its own row is the last of those where it may be; another interface's neighbour has the first.
+        // Its row is the last one that it may have; another interface's neighbour has the first.
         let own = (first + PROBES as usize - 1) % rows;
         put(&routes, first, 8, other);
         put(&routes, own, 6, hop);
-        routes.raise_neighbour(hop);
+        routes.bump_neighbour(hop);
         assert_eq!((version(&routes, first), version(&routes, own)), (8, 8));
-        // A stranger costs nobody anything.
-        routes.raise_neighbour((3, "192.168.0.77".parse().unwrap()));
+        // A neighbour that is no flow's next hop changes no version.
+        routes.bump_neighbour((3, "192.168.0.77".parse().unwrap()));
         assert_eq!((version(&routes, first), version(&routes, own)), (8, 8));
         put(&routes, own, u32::MAX - 1, hop);
-        routes.raise_neighbour(hop);
+        routes.bump_neighbour(hop);
         assert_eq!(version(&routes, own), 2);
         assert_eq!(others(&routes, 0), []);
-        // A row that is being written for ever: all flows ask again.
+        // A row that stays in writing: all versions are bumped.
         put(&routes, own, 7, hop);
-        routes.raise_neighbour(hop);
+        routes.bump_neighbour(hop);
         assert_eq!(version(&routes, own), 7);
         assert_eq!(others(&routes, 2), []);
     }
 
     #[test]
-    fn a_row_that_is_written_meanwhile_is_raised_afterwards() {
+    fn a_row_that_is_being_written_is_bumped_afterwards() {
         let routes = versions();
         let hop = (3, "192.168.0.2".parse().unwrap());
         let row = place(&Addr::from(hop.1), 3) as usize;
         put(&routes, row, 2, hop);
         let word = routes.0.next_hops.word(row, 0).unwrap();
         let stop = std::sync::atomic::AtomicBool::new(false);
-        let mut raised = 0;
+        let mut bumped = 0;
         std::thread::scope(|threads| {
             let writer = threads.spawn(|| {
                 let mut writes = 0;
@@ -342,15 +342,15 @@ mod tests {
                 writes
             });
             for _ in 0..20_000 {
-                routes.raise_neighbour(hop);
-                raised += 1;
+                routes.bump_neighbour(hop);
+                bumped += 1;
             }
             stop.store(true, Ordering::Relaxed);
             let writes: u32 = writer.join().unwrap();
             let all = routes.0.routes.read(0).unwrap().of[0] / 2;
             assert_eq!(
                 word.load(Ordering::Relaxed),
-                2 + 2 * (writes + raised - all)
+                2 + 2 * (writes + bumped - all)
             );
         });
     }

@@ -1,10 +1,12 @@
-//! The packet program proves itself before it is attached: a handshake, data both ways, a datagram with its answer, a
-//! stray segment and a packet of no service go through it by test run, in tables and a network namespace of their own.
+//! The self-test of the packet program before it is attached: a handshake, data both ways, a datagram with its answer,
+//! a stray segment and a packet of no service go through it by `BPF_PROG_TEST_RUN`, with maps and a network namespace
+//! of its own.
 //!
-//! A verifier that takes two states of a program for one removes instructions that are needed. Such a program loads
-//! and attaches without a word: on Linux 6.1 no TCP connection worked once.
+//! A verifier that takes two different states of a program for one removes instructions that are needed. Such a program
+//! loads and attaches without an error: on Linux 6.1 no TCP connection worked once.
 
 mod frame;
+mod report;
 
 use std::{
     fs,
@@ -30,37 +32,40 @@ use balancer_common::{
 };
 use nix::sched::{CloneFlags, unshare};
 
-use self::frame::{Content, Frame, NEIGHBOUR, NEXT_HOP, OURS, segment};
+use self::{
+    frame::{Content, Frame, NEIGHBOUR, NEXT_HOP, OURS, segment},
+    report::{difference, refusal},
+};
 use super::load;
 use crate::{dataplane::object::OBJECT, os::paths};
 
 /// The loopback interface of a new network namespace, by which test runs enter.
 const INTERFACE: u32 = 1;
 
-/// Who speaks with whom, in one family.
+/// The addresses of one family.
 #[derive(Clone, Copy, Debug)]
-struct Parties {
+struct Endpoints {
     client: IpAddr,
     vip: IpAddr,
     real: IpAddr,
 }
 
-/// Buckets of the connection tables: room for what is tried.
+/// Buckets of the connection tables: enough for the few connections here.
 const BUCKETS: u32 = 8;
 
 const SERVICE_PORT: u16 = 80;
 const REAL_PORT: u16 = 8080;
 
-fn parties() -> [Parties; 2] {
+fn endpoints() -> [Endpoints; 2] {
     let v4 = |last| IpAddr::from([192, 0, 2, last]);
     let v6 = |last| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, last]);
     [
-        Parties {
+        Endpoints {
             client: v4(1),
             vip: v4(2),
             real: v4(3),
         },
-        Parties {
+        Endpoints {
             client: v6(1),
             vip: v6(2),
             real: v6(3),
@@ -68,7 +73,7 @@ fn parties() -> [Parties; 2] {
     ]
 }
 
-/// What the program returned.
+/// What the program is expected to return.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Drop,
@@ -86,39 +91,39 @@ impl Verdict {
     }
 }
 
-/// Makes the packet program run through all this; `log_level` is that of the program under proof. Once for a kernel's run and a
-/// program: what was proved is noted until the next boot, since the verifier's work takes most of a start.
+/// Runs the self-test, once per boot and program: success is noted in a file, since verifying the program takes most of
+/// a start. `log_level` is that of the program under test.
 ///
 /// # Errors
-/// It gave a wrong answer, with a sentence that says where; or it could not be tried.
-pub fn prove(log_level: u8) -> anyhow::Result<()> {
+/// The program gave a wrong answer, with a sentence that says where; or it could not be tested.
+pub fn run_once(log_level: u8) -> anyhow::Result<()> {
     let note = paths::proved();
-    let proved = proved(log_level);
-    if fs::read_to_string(&note).is_ok_and(|noted| noted == proved) {
+    let text = note_text(log_level);
+    if fs::read_to_string(&note).is_ok_and(|noted| noted == text) {
         return Ok(());
     }
-    prove_with(log_level, REAL_PORT)?;
-    // Without the note it is proved again.
+    run_with_port(log_level, REAL_PORT)?;
+    // Without the note the next start runs the test again.
     if let Some(directory) = note.parent()
-        && let Err(error) = fs::create_dir_all(directory).and_then(|()| fs::write(&note, proved))
+        && let Err(error) = fs::create_dir_all(directory).and_then(|()| fs::write(&note, text))
     {
         tracing::debug!("cannot note that the packet program was proved: {error}");
     }
     Ok(())
 }
 
-/// What stands in the note: which program, with which log lines, on which run of the kernel.
-fn proved(log_level: u8) -> String {
+/// The note's content: a hash of the program, its log level and the boot id.
+fn note_text(log_level: u8) -> String {
     let mut hasher = DefaultHasher::new();
     OBJECT.hash(&mut hasher);
     let boot = fs::read_to_string(paths::BOOT_ID).unwrap_or_default();
     format!("{:016x} {log_level} {boot}", hasher.finish())
 }
 
-/// As [`prove`], with another port of the real server than is expected: what the refusal is like.
+/// As [`run_once`], but always, and with a real server's port other than the expected one: a test sees the refusal.
 #[doc(hidden)]
-pub fn prove_with(log_level: u8, real_port: u16) -> anyhow::Result<()> {
-    // A thread of its own: this one stays in its network namespace.
+pub fn run_with_port(log_level: u8, real_port: u16) -> anyhow::Result<()> {
+    // In a thread of its own, so that the caller stays in its network namespace.
     std::thread::scope(|scope| {
         std::thread::Builder::new()
             .name("proof".into())
@@ -128,10 +133,10 @@ pub fn prove_with(log_level: u8, real_port: u16) -> anyhow::Result<()> {
                         "cannot make a network namespace to try the packet program in (is user.max_net_namespaces 0, or does the \
                          service's unit restrict namespaces?)",
                     )?;
-                let mut trial = Trial::begin(log_level, real_port)?;
-                parties()
+                let mut run = TrialRun::begin(log_level, real_port)?;
+                endpoints()
                     .iter()
-                    .try_for_each(|parties| run(&mut trial, parties))
+                    .try_for_each(|endpoints| run_family(&mut run, endpoints))
             })
             .context("cannot start the thread that tries the packet program")?
             .join()
@@ -139,45 +144,45 @@ pub fn prove_with(log_level: u8, real_port: u16) -> anyhow::Result<()> {
     })
 }
 
-/// Sends one family's packets.
-fn run(trial: &mut Trial, parties: &Parties) -> anyhow::Result<()> {
-    let vip = SocketAddr::new(parties.vip, SERVICE_PORT);
-    let real = SocketAddr::new(parties.real, REAL_PORT);
-    let client = |port| SocketAddr::new(parties.client, port);
+/// Sends the packets of one family.
+fn run_family(run: &mut TrialRun, endpoints: &Endpoints) -> anyhow::Result<()> {
+    let vip = SocketAddr::new(endpoints.vip, SERVICE_PORT);
+    let real = SocketAddr::new(endpoints.real, REAL_PORT);
+    let client = |port| SocketAddr::new(endpoints.client, port);
     let tcp = client(40_000);
 
-    // No route is known in that namespace, so that what is translated goes no further.
+    // The namespace has no routes, so translated packets are dropped until they are given next hops.
     let syn = Frame::new(tcp, vip, segment(true, false, 1000, 0), b"");
-    trial.expect(
+    run.expect(
         "a client's SYN",
         syn,
         Verdict::Drop,
         syn.translated(tcp, real),
     )?;
     let answer = Frame::new(real, tcp, segment(true, true, 9000, 1001), b"");
-    trial.expect(
+    run.expect(
         "a real server's SYN|ACK",
         answer,
         Verdict::Drop,
         answer.translated(vip, tcp),
     )?;
     let ack = Frame::new(tcp, vip, segment(false, true, 1001, 9001), b"");
-    trial.expect(
+    run.expect(
         "the last ACK of a handshake",
         ack,
         Verdict::Drop,
         ack.translated(tcp, real),
     )?;
-    trial.give_next_hops(parties, "a handshake")?;
+    run.set_next_hops(endpoints, "a handshake")?;
     let data = Frame::new(tcp, vip, segment(false, true, 1001, 9001), b"question");
-    trial.expect(
+    run.expect(
         "a client's data",
         data,
         Verdict::Transmit,
         data.forwarded(tcp, real),
     )?;
     let data = Frame::new(real, tcp, segment(false, true, 9001, 1009), b"answer");
-    trial.expect(
+    run.expect(
         "a real server's data",
         data,
         Verdict::Transmit,
@@ -186,15 +191,15 @@ fn run(trial: &mut Trial, parties: &Parties) -> anyhow::Result<()> {
 
     let udp = client(40_001);
     let query = Frame::new(udp, vip, Content::Datagram, b"query");
-    trial.expect(
+    run.expect(
         "a client's datagram",
         query,
         Verdict::Drop,
         query.translated(udp, real),
     )?;
-    trial.give_next_hops(parties, "a datagram")?;
+    run.set_next_hops(endpoints, "a datagram")?;
     let reply = Frame::new(real, udp, Content::Datagram, b"reply");
-    trial.expect(
+    run.expect(
         "a real server's datagram",
         reply,
         Verdict::Transmit,
@@ -213,38 +218,38 @@ fn run(trial: &mut Trial, parties: &Parties) -> anyhow::Result<()> {
         },
         ..stray.translated(vip, stray.from)
     };
-    trial.expect("a stray segment", stray, Verdict::Transmit, reset)?;
-    let other = SocketAddr::new(parties.vip, 22);
+    run.expect("a stray segment", stray, Verdict::Transmit, reset)?;
+    let other = SocketAddr::new(endpoints.vip, 22);
     let other = Frame::new(tcp, other, segment(true, false, 1, 0), b"");
-    trial.expect("a packet of no service", other, Verdict::Pass, other)
+    run.expect("a packet of no service", other, Verdict::Pass, other)
 }
 
-/// The program under trial, with maps of its own.
-struct Trial {
+/// The program under test, with maps of its own.
+struct TrialRun {
     ebpf: Ebpf,
-    /// By family, how many entries there were when they were last looked at.
+    /// Number of conntrack entries by family, when they were last counted.
     entries: [usize; 2],
 }
 
-impl Trial {
+impl TrialRun {
     fn begin(log_level: u8, real_port: u16) -> anyhow::Result<Self> {
         let mut loader = EbpfLoader::new();
         loader
             .map_max_entries("CONNTRACK_V4", BUCKETS)
             .map_max_entries("CONNTRACK_V6", BUCKETS)
-            // As large as in earnest: the verifier knows the bounds of arrays.
+            // As large as in production, since the verifier knows the bounds of arrays.
             .map_max_entries("INTERFACES", MAX_INTERFACES)
             .override_global(aya_log::LEVEL, &log_level, false);
         let mut ebpf = loader
             .load(OBJECT)
             .context("cannot load the packet program's maps")?;
         load::load_programs(&mut ebpf)?;
-        let mut trial = Self {
+        let mut run = Self {
             ebpf,
             entries: [0; 2],
         };
-        trial.fill(real_port)?;
-        Ok(trial)
+        run.fill(real_port)?;
+        Ok(run)
     }
 
     fn fill(&mut self, real_port: u16) -> anyhow::Result<()> {
@@ -267,8 +272,8 @@ impl Trial {
         };
         self.set("SETTINGS", 0, settings)?;
         self.set("INTERFACES", INTERFACE, Interface::new(OURS, INTERFACE))?;
-        for (id, parties) in (0..).zip(parties()) {
-            let [address, vip] = [parties.real, parties.vip].map(Addr::from);
+        for (id, endpoints) in (0..).zip(endpoints()) {
+            let [address, vip] = [endpoints.real, endpoints.vip].map(Addr::from);
             let real = RealServer {
                 address,
                 vip,
@@ -288,26 +293,38 @@ impl Trial {
                 id,
                 flags: REJECT,
             };
-            for address in [parties.vip, parties.real] {
+            for address in [endpoints.vip, endpoints.real] {
                 let bit = bit_of(address);
                 let word = self.array::<u64>("ADDRESSES")?.get(&bit.word, 0)?;
                 self.set("ADDRESSES", bit.word, word | bit.mask)?;
             }
             for protocol in [TCP, UDP] {
                 if vip.is_v4() {
-                    self.serve::<u32>("SERVICES_V4", vip, SERVICE_PORT, protocol, service)?;
-                    self.serve::<u32>("REAL_PORTS_V4", address, real_port, protocol, 1_u32)?;
+                    self.write_key::<u32>("SERVICES_V4", vip, SERVICE_PORT, protocol, service)?;
+                    self.write_key::<u32>("REAL_PORTS_V4", address, real_port, protocol, 1_u32)?;
                 } else {
-                    self.serve::<[u32; 4]>("SERVICES_V6", vip, SERVICE_PORT, protocol, service)?;
-                    self.serve::<[u32; 4]>("REAL_PORTS_V6", address, real_port, protocol, 1_u32)?;
+                    self.write_key::<[u32; 4]>(
+                        "SERVICES_V6",
+                        vip,
+                        SERVICE_PORT,
+                        protocol,
+                        service,
+                    )?;
+                    self.write_key::<[u32; 4]>(
+                        "REAL_PORTS_V6",
+                        address,
+                        real_port,
+                        protocol,
+                        1_u32,
+                    )?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Writes what stands at an address, port and protocol.
-    fn serve<A: Address>(
+    /// Writes the value of an address, port and protocol.
+    fn write_key<A: Address>(
         &mut self,
         map: &str,
         address: Addr,
@@ -340,7 +357,7 @@ impl Trial {
             .with_context(|| format!("cannot write {name}"))
     }
 
-    /// Runs a frame through the program and compares all that comes out.
+    /// Runs a frame through the program, and compares the verdict and the frame that comes out.
     fn expect(
         &self,
         what: &str,
@@ -359,7 +376,7 @@ impl Trial {
             .context("cannot try the packet program by a test run")?;
         output.truncate(result.data_size_out as usize);
         let family = if frame.from.is_ipv4() { "IPv4" } else { "IPv6" };
-        if let Some(fault) = differs(
+        if let Some(fault) = difference(
             (verdict.number(), &expected),
             (result.return_value, &output),
         ) {
@@ -368,20 +385,20 @@ impl Trial {
         Ok(())
     }
 
-    /// Gives the connection that was made since the last call its next hop, as a look into the routes would.
-    fn give_next_hops(&mut self, parties: &Parties, what: &str) -> anyhow::Result<()> {
-        if parties.vip.is_ipv4() {
-            self.give::<u32>("CONNTRACK_V4", 0, parties, what)
+    /// Gives the connection that was opened since the last call its next hops, as a FIB look-up would.
+    fn set_next_hops(&mut self, endpoints: &Endpoints, what: &str) -> anyhow::Result<()> {
+        if endpoints.vip.is_ipv4() {
+            self.set_next_hops_in::<u32>("CONNTRACK_V4", 0, endpoints, what)
         } else {
-            self.give::<[u32; 4]>("CONNTRACK_V6", 1, parties, what)
+            self.set_next_hops_in::<[u32; 4]>("CONNTRACK_V6", 1, endpoints, what)
         }
     }
 
-    fn give<A: Address>(
+    fn set_next_hops_in<A: Address>(
         &mut self,
         map: &str,
         family: usize,
-        parties: &Parties,
+        endpoints: &Endpoints,
         what: &str,
     ) -> anyhow::Result<()>
     where
@@ -397,7 +414,7 @@ impl Trial {
                 }
                 entries += 1;
                 let goes_to = if entry.word.is_original() {
-                    Addr::from(parties.real)
+                    Addr::from(endpoints.real)
                 } else {
                     entry.destination.widen()
                 };
@@ -426,69 +443,5 @@ impl Trial {
             ))
         );
         Ok(())
-    }
-}
-
-/// In what an outcome, verdict and frame, differs from the expected one.
-fn differs(expected: (u32, &[u8]), found: (u32, &[u8])) -> Option<String> {
-    if found.0 != expected.0 {
-        return Some(format!(
-            "got the verdict {} instead of {}",
-            verdict_name(found.0),
-            verdict_name(expected.0)
-        ));
-    }
-    if found.1.len() != expected.1.len() {
-        return Some(format!(
-            "came out with {} bytes instead of {}",
-            found.1.len(),
-            expected.1.len()
-        ));
-    }
-    let mut bytes = found.1.iter().zip(expected.1);
-    let position = bytes.position(|(found, expected)| found != expected)?;
-    Some(format!("came out wrong from byte {position} on"))
-}
-
-/// The kernel's name of a verdict.
-fn verdict_name(number: u32) -> String {
-    match number {
-        0 => "XDP_ABORTED".to_owned(),
-        1 => "XDP_DROP".to_owned(),
-        2 => "XDP_PASS".to_owned(),
-        3 => "XDP_TX".to_owned(),
-        4 => "XDP_REDIRECT".to_owned(),
-        other => other.to_string(),
-    }
-}
-
-/// Why the program is not attached.
-fn refusal(fault: &str) -> String {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    format!(
-        "this kernel's verifier ({}) has made another program of the packet program: in a trial run {fault}. It is not attached, since \
-         connections would fail in silence; run another kernel, and please report this one",
-        release.trim()
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_difference_is_told() {
-        let frame = [1, 2, 3];
-        assert_eq!(differs((3, &frame), (3, &frame)), None);
-        for (found, told) in [
-            (
-                (2, &[1_u8, 2, 3][..]),
-                "got the verdict XDP_PASS instead of XDP_TX",
-            ),
-            ((3, &[1, 2][..]), "came out with 2 bytes instead of 3"),
-            ((3, &[1, 2, 4][..]), "came out wrong from byte 2 on"),
-        ] {
-            assert_eq!(differs((3, &frame), found).as_deref(), Some(told));
-        }
     }
 }

@@ -1,5 +1,5 @@
-//! Redirects of the packet program that the kernel gives up: counted by a tracepoint program while the daemon runs, and told
-//! while they go on.
+//! Redirects of the packet program that fail in the kernel: a tracepoint program counts them while the daemon runs, and
+//! `status` shows them while they go on.
 
 use std::{
     collections::BTreeMap,
@@ -14,19 +14,19 @@ use aya::{
 };
 use balancer_common::redirect::RedirectError;
 
-/// How long after the last failure `status` says so.
-const TOLD_FOR: Duration = Duration::from_secs(10);
+/// How long after the last failure `status` shows it.
+const SHOWN_FOR: Duration = Duration::from_secs(10);
 
-/// The counters, and what was found in them.
+/// The counters, and what was last read from them.
 #[derive(Debug)]
-pub struct Redirects {
+pub struct RedirectErrors {
     counters: HashMap<MapData, RedirectError, u64>,
-    found: Found,
+    history: ErrorHistory,
 }
 
-impl Redirects {
-    /// Attaches the tracepoint program, for as long as `ebpf` lives, and begins to count failures of redirects through the map
-    /// whose kernel's id is `devices`.
+impl RedirectErrors {
+    /// Attaches the tracepoint program, for as long as `ebpf` lives, and counts failed redirects through the map with
+    /// the kernel's id `devices`.
     ///
     /// # Errors
     /// The kernel has no such tracepoint, or refused.
@@ -44,7 +44,7 @@ impl Redirects {
             .context("the embedded object has no map REDIRECT_ERRORS")?;
         Ok(Self {
             counters: HashMap::try_from(counters)?,
-            found: Found::default(),
+            history: ErrorHistory::default(),
         })
     }
 
@@ -55,27 +55,27 @@ impl Redirects {
     pub fn read(&mut self, now: Instant) -> anyhow::Result<()> {
         let counts = self.counters.iter().collect::<Result<_, _>>();
         let counts = counts.context("cannot read the counters of failed redirects")?;
-        self.found.take(counts, now);
+        self.history.record(counts, now);
         Ok(())
     }
 
     /// Sets the counters to zero.
     pub fn reset(&mut self) {
-        for error in self.found.counts.keys() {
-            // It may have gone with another reset.
+        for error in self.history.counts.keys() {
+            // Its absence is no error.
             let _ = self.counters.remove(error);
         }
-        self.found = Found::default();
+        self.history = ErrorHistory::default();
     }
 
-    /// How many redirects have failed.
+    /// How many redirects have failed since the start or the last reset.
     pub fn total(&self) -> u64 {
-        self.found.counts.values().sum()
+        self.history.counts.values().sum()
     }
 
-    /// A sentence for each way in which redirects fail now. `name` tells an interface's.
+    /// One sentence for each interface and error with recent failures. `name` returns an interface's name by its index.
     pub fn reasons(&self, now: Instant, name: impl Fn(u32) -> String) -> Vec<String> {
-        self.found.reasons(now, name)
+        self.history.reasons(now, name)
     }
 }
 
@@ -93,47 +93,48 @@ fn attach(program: &mut RawTracePoint) -> anyhow::Result<()> {
     }
     program
         .attach("xdp_redirect_err")
-        .context("the kernel does not tell of them")?;
+        .context("cannot attach to the tracepoint xdp_redirect_err")?;
     Ok(())
 }
 
-/// What the counters said, and when each of them has grown. Pure.
+/// The counters as last read, and when each of them grew last. Pure.
 #[derive(Debug, Default)]
-struct Found {
+struct ErrorHistory {
     counts: BTreeMap<RedirectError, u64>,
-    grown: BTreeMap<RedirectError, Instant>,
+    grew_at: BTreeMap<RedirectError, Instant>,
 }
 
-impl Found {
-    fn take(&mut self, counts: BTreeMap<RedirectError, u64>, now: Instant) {
+impl ErrorHistory {
+    fn record(&mut self, counts: BTreeMap<RedirectError, u64>, now: Instant) {
         for (error, count) in &counts {
             if self.counts.get(error) != Some(count) {
-                self.grown.insert(*error, now);
+                self.grew_at.insert(*error, now);
             }
         }
         self.counts = counts;
     }
 
     fn reasons(&self, now: Instant, name: impl Fn(u32) -> String) -> Vec<String> {
-        let grow = self
-            .grown
+        let recent = self
+            .grew_at
             .iter()
-            .filter(|(_, last)| now.saturating_duration_since(**last) < TOLD_FOR);
-        grow.map(|(error, _)| {
-            let count = self.counts.get(error).copied().unwrap_or(0);
-            let frames = if count == 1 { "frame" } else { "frames" };
-            let name = name(error.interface);
-            format!(
-                "frames towards {name} are lost ({count} {frames} so far): {}",
-                words(error.errno, &name)
-            )
-        })
-        .collect()
+            .filter(|(_, last)| now.saturating_duration_since(**last) < SHOWN_FOR);
+        recent
+            .map(|(error, _)| {
+                let count = self.counts.get(error).copied().unwrap_or(0);
+                let frames = if count == 1 { "frame" } else { "frames" };
+                let name = name(error.interface);
+                format!(
+                    "frames towards {name} are lost ({count} {frames} so far): {}",
+                    explain(error.errno, &name)
+                )
+            })
+            .collect()
     }
 }
 
-/// What the kernel's error means for the operator.
-fn words(errno: u32, name: &str) -> String {
+/// What the kernel's error means, with the remedy.
+fn explain(errno: u32, name: &str) -> String {
     let errno = i32::try_from(errno).unwrap_or(0);
     match errno {
         libc::EOPNOTSUPP => {
@@ -144,7 +145,7 @@ fn words(errno: u32, name: &str) -> String {
             "they are longer than it carries; give all interfaces the same MTU, and switch merging of received packets off (ethtool -K \
              DEV gro off lro off)".to_owned()
         }
-        libc::EINVAL => "it is not among the ways out".to_owned(),
+        libc::EINVAL => "it is not in the table of redirect targets".to_owned(),
         _ => std::io::Error::from_raw_os_error(errno).to_string(),
     }
 }
@@ -161,27 +162,27 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_told_while_they_go_on() {
+    fn failures_are_shown_while_they_go_on() {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
-        let mut found = Found::default();
+        let mut history = ErrorHistory::default();
         let name = |index: u32| format!("eth{index}");
         let down = error(1, libc::ENETDOWN);
         let refused = error(2, libc::EOPNOTSUPP);
-        found.take(BTreeMap::from([(down, 1)]), start);
+        history.record(BTreeMap::from([(down, 1)]), start);
         let first =
             "frames towards eth1 are lost (1 frame so far): it is down (ip link set dev eth1 up)";
-        assert_eq!(found.reasons(after(9), name), [first]);
-        assert_eq!(found.reasons(after(10), name), [""; 0]);
-        found.take(BTreeMap::from([(down, 1), (refused, 7)]), after(20));
+        assert_eq!(history.reasons(after(9), name), [first]);
+        assert_eq!(history.reasons(after(10), name), [""; 0]);
+        history.record(BTreeMap::from([(down, 1), (refused, 7)]), after(20));
         assert_eq!(
-            found.reasons(after(20), name),
+            history.reasons(after(20), name),
             [
                 "frames towards eth2 are lost (7 frames so far): it takes no redirected frames; `balancer-ctl reload` chooses again how \
                  the program runs, and mode = \"generic\" always works"
             ]
         );
-        found.take(BTreeMap::from([(down, 2), (refused, 7)]), after(25));
-        assert_eq!(found.reasons(after(26), name).len(), 2);
+        history.record(BTreeMap::from([(down, 2), (refused, 7)]), after(25));
+        assert_eq!(history.reasons(after(26), name).len(), 2);
     }
 }
