@@ -2,4 +2,5 @@
 
 pub mod availability;
 pub mod daemon;
+pub mod load;
 pub mod report;

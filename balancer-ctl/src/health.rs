@@ -22,7 +22,6 @@ pub mod stall;
 pub mod task;
 
 use std::{
-    fmt,
     net::SocketAddr,
     time::{Duration, Instant, SystemTime},
 };
@@ -32,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 pub use self::{driver::Probing, mailbox::Updates, task::Health};
+pub use crate::model::health::{AgentRequest, RequestedWeight};
 use crate::model::{AdminState, Check, ServiceKey, view};
 
 /// What one checker watches. Services that ask the same of the same address share one.
@@ -84,45 +84,6 @@ impl AgentReply {
         AgentRequest {
             state: self.state,
             weight: self.weight,
-        }
-    }
-}
-
-/// What a real server asks for beside being up or down.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AgentRequest {
-    /// To be drained, to be let alone, or ready.
-    pub state: Option<AdminState>,
-    /// Weight.
-    pub weight: Option<RequestedWeight>,
-}
-
-impl AgentRequest {
-    /// What another asks for, and else what this one does.
-    #[must_use]
-    pub fn overridden_by(self, other: Self) -> Self {
-        Self {
-            state: other.state.or(self.state),
-            weight: other.weight.or(self.weight),
-        }
-    }
-}
-
-/// A weight that a real server asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RequestedWeight {
-    /// In place of the configured one.
-    Absolute(u32),
-    /// So many hundredths of the configured one.
-    Percent(u32),
-}
-
-impl fmt::Display for RequestedWeight {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Absolute(weight) => weight.fmt(f),
-            Self::Percent(percent) => write!(f, "{percent} %"),
         }
     }
 }

@@ -20,8 +20,8 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use super::{AgentReply, CheckState, NOT_PROBED, Timestamp, UNKNOWN_TIME};
 use crate::{
-    config::write::check_as_json,
     model::{
+        check::keys,
         check::{Check, Initial},
         view,
     },
@@ -357,7 +357,7 @@ impl Checker {
         view::Checker {
             target: watched.target,
             kind: watched.check.probe.name().to_owned(),
-            check: check_as_json(&watched.check),
+            check: keys::json(&watched.check),
             used_by: Vec::new(),
             state: state.to_owned(),
             since: clock::utc(self.since.time),

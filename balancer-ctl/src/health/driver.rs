@@ -31,7 +31,7 @@ use super::{
     schedule::{Again, CheckerId, Pace, Schedule},
     stall::{self, Stall},
 };
-use crate::{config::text::roughly, model::view};
+use crate::model::{duration, view};
 
 /// Probes that are due within such a time start together, so that they wake this thread, and their targets, but once.
 const COALESCE_WINDOW: Duration = Duration::from_millis(40);
@@ -511,7 +511,7 @@ fn tell_stall(lost: Option<Duration>) {
     if let Some(lost) = lost {
         tracing::warn!(
             "checks were stalled for {}: what failed meanwhile is not counted, and asked again",
-            roughly(lost)
+            duration::rounded(lost)
         );
     }
 }

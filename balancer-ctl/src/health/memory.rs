@@ -26,10 +26,7 @@ use super::{
     AgentReply, CheckState, CheckTarget, Timestamp,
     checker::{Checker, HistoryEntry},
 };
-use crate::{
-    config::write::{check_as_json, question_as_json},
-    model::ServiceKey,
-};
+use crate::model::{ServiceKey, check::keys};
 
 pub use self::writer::Writer;
 
@@ -135,7 +132,7 @@ fn line(watched: &CheckTarget, checker: &Checker) -> Option<String> {
     }
     let line = Line {
         target: watched.target,
-        check: check_as_json(&watched.check),
+        check: keys::json(&watched.check),
         up: standing.up,
         reason: standing.reason,
         advice: standing.advice,
@@ -183,17 +180,16 @@ impl Target {
     fn add(&mut self, entry: Entry) {
         let number = self.entries.len();
         self.by_check.insert(entry.check.to_string(), number);
-        let question = question_as_json(entry.check.clone()).to_string();
+        let question = keys::question(entry.check.clone()).to_string();
         self.by_question.entry(question).or_insert(number);
         self.entries.push(entry);
     }
 
     /// The one of the same check, or else of the same question.
     fn alike(&self, watched: &CheckTarget) -> Option<&Entry> {
-        let check = check_as_json(&watched.check);
+        let check = keys::json(&watched.check);
         let number = self.by_check.get(&check.to_string());
-        let number =
-            number.or_else(|| self.by_question.get(&question_as_json(check).to_string()))?;
+        let number = number.or_else(|| self.by_question.get(&keys::question(check).to_string()))?;
         self.entries.get(*number)
     }
 }
