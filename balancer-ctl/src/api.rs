@@ -3,18 +3,22 @@
 pub mod accept;
 pub mod client;
 mod connections;
+pub mod daemon_handle;
 pub mod follow;
 pub mod listen;
+mod refusal;
 pub mod server;
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use crate::{
-    config::{read, text, write},
+    config::read,
     model::{
         AdminState, Backups, Check, ForwardMethod, MAX_WEIGHT, NoReal, Protocol, Scheduler,
         change::{RealSettings, ServiceSettings},
+        duration,
         error::ApiError,
+        toml_json,
     },
 };
 
@@ -171,8 +175,8 @@ impl EditService {
             scheduler,
             no_real,
             checks: check.map(|check| checks(&check)).transpose()?,
-            on_down: worded("on_down", on_down, text::on_down)?,
-            slow_start: worded("slow_start", slow_start, text::duration)?,
+            on_down: worded("on_down", on_down, str::parse)?,
+            slow_start: worded("slow_start", slow_start, duration::parse)?,
             quorum,
             hysteresis,
             backups,
@@ -182,7 +186,7 @@ impl EditService {
 
 /// The checks that a body means; the file's reader judges them.
 fn checks(json: &serde_json::Value) -> Result<Vec<Check>, ApiError> {
-    write::value(json)
+    toml_json::from_json(json)
         .and_then(read::checks)
         .map_err(|sentence| ApiError::invalid(format!("check: {sentence}")))
 }

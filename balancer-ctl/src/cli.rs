@@ -27,7 +27,10 @@ use crate::{
         ChangeResult,
         client::{self, Client},
     },
-    config::file,
+    config::{
+        file::{ConfigFile, FileError},
+        read::ReadError,
+    },
     model::AdminState,
 };
 
@@ -70,9 +73,12 @@ struct Context {
     json: bool,
 }
 
+/// Loads a configuration file for the host of this name, with every test that there is.
+pub type LoadConfig = fn(&Path, &str) -> Result<ConfigFile, FileError>;
+
 /// Runs the command that the process was started with.
 #[must_use]
-pub fn main() -> ExitCode {
+pub fn main(load: LoadConfig) -> ExitCode {
     let arguments = Arguments::parse();
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -85,7 +91,7 @@ pub fn main() -> ExitCode {
             ))));
         }
     };
-    ended(&runtime.block_on(run(arguments)))
+    ended(&runtime.block_on(run(arguments, load)))
 }
 
 fn ended(result: &Result<ExitCode, CommandError>) -> ExitCode {
@@ -102,7 +108,7 @@ fn ended(result: &Result<ExitCode, CommandError>) -> ExitCode {
     ExitCode::from(status)
 }
 
-async fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
+async fn run(arguments: Arguments, load: LoadConfig) -> Result<ExitCode, CommandError> {
     let Arguments {
         socket,
         instance,
@@ -136,7 +142,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
         Command::Connections(arguments) => connections::list(&context, arguments).await?,
         Command::Status(arguments) => return status::status(&context, &arguments).await,
         Command::Events => events::follow(&context).await?,
-        Command::Check(arguments) => check(&context, &arguments.file)?,
+        Command::Check(arguments) => check(&context, &arguments.file, load)?,
         Command::Reload => context.change(hyper::Method::POST, "/v1/reload").await?,
         Command::Zero(arguments) => {
             let target = match arguments.service.named()? {
@@ -158,7 +164,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn check(context: &Context, path: &Path) -> Result<(), CommandError> {
+fn check(context: &Context, path: &Path, load: LoadConfig) -> Result<(), CommandError> {
     #[derive(Serialize)]
     struct Checked<'a> {
         file: &'a Path,
@@ -168,10 +174,10 @@ fn check(context: &Context, path: &Path) -> Result<(), CommandError> {
     #[derive(Serialize)]
     struct Wrong<'a> {
         file: &'a Path,
-        errors: Vec<crate::config::read::ReadError>,
+        errors: Vec<ReadError>,
     }
     let host = crate::host::identity::host_name();
-    match file::ConfigFile::load(path, &host) {
+    match load(path, &host) {
         Ok(file) => {
             let services = &file.model().services;
             let reals = services.iter().map(|service| service.reals.len()).sum();
@@ -189,7 +195,7 @@ fn check(context: &Context, path: &Path) -> Result<(), CommandError> {
                 )
             })
         }
-        Err(file::FileError::Wrong { path, errors }) if context.json => {
+        Err(FileError::Wrong { path, errors }) if context.json => {
             context.print(
                 &Wrong {
                     file: &path,
@@ -200,13 +206,11 @@ fn check(context: &Context, path: &Path) -> Result<(), CommandError> {
             Err(CommandError::Said)
         }
         // Each line is a place and a sentence, as compilers write them.
-        Err(error @ file::FileError::Wrong { .. }) => {
+        Err(error @ FileError::Wrong { .. }) => {
             writeln!(io::stderr(), "{error}")?;
             Err(CommandError::Said)
         }
-        Err(error @ file::FileError::Unreadable { .. }) => {
-            Err(CommandError::Refused(error.to_string()))
-        }
+        Err(error @ FileError::Unreadable { .. }) => Err(CommandError::Refused(error.to_string())),
     }
 }
 

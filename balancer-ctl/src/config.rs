@@ -8,4 +8,3 @@ pub mod files;
 pub mod read;
 pub(crate) mod text;
 pub mod validate;
-pub mod write;

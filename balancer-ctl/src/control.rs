@@ -3,4 +3,5 @@
 pub mod availability;
 pub mod conditions;
 pub mod daemon;
+pub mod load;
 pub mod report;

@@ -48,28 +48,14 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
-
 pub use self::list::Listing;
+pub use crate::model::counters::Counters;
 use crate::{
-    model::{DataplaneSettings, ForwardMethod, NoReal, Scheduler, ServiceKey, VirtualService},
+    model::{
+        DataplaneSettings, ForwardMethod, NoReal, Scheduler, ServiceKey, VirtualService, view,
+    },
     netlink::local::LocalAddresses,
 };
-
-/// Counters of a real server or, added up, of a service. Bytes are those of IP packets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counters {
-    /// New connections.
-    pub connections: u64,
-    /// Packets from clients.
-    pub packets_in: u64,
-    /// Bytes from clients.
-    pub bytes_in: u64,
-    /// Packets to clients.
-    pub packets_out: u64,
-    /// Bytes to clients.
-    pub bytes_out: u64,
-}
 
 /// Connections and counters of one real server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -263,6 +249,19 @@ impl DataplaneStatus {
     #[must_use]
     pub fn max_connections(&self) -> u64 {
         self.tables.iter().map(|table| table.max_connections).sum()
+    }
+}
+
+impl From<Connection> for view::Connection {
+    fn from(connection: Connection) -> Self {
+        Self {
+            protocol: connection.virtual_address.protocol,
+            state: connection.state,
+            expires_in_ms: u64::try_from(connection.expires_in.as_millis()).unwrap_or(u64::MAX),
+            client: connection.client,
+            virtual_address: connection.virtual_address.address,
+            real: connection.real,
+        }
     }
 }
 

@@ -22,7 +22,6 @@ pub mod store;
 pub mod task;
 
 use std::{
-    fmt,
     net::SocketAddr,
     time::{Duration, Instant, SystemTime},
 };
@@ -32,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 pub use self::{driver::Probing, mailbox::Updates, task::Health};
+pub use crate::model::health::{AgentRequest, RequestedWeight};
 use crate::model::{AdminState, Check, ServiceKey, view};
 
 /// What one checker probes. Services that configure the same check for the same address share a checker.
@@ -84,45 +84,6 @@ impl AgentReply {
         AgentRequest {
             state: self.state,
             weight: self.weight,
-        }
-    }
-}
-
-/// The weight and administrative state that a real server requests. `None` = as configured.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AgentRequest {
-    /// Administrative state: ready, drain or maintenance.
-    pub state: Option<AdminState>,
-    /// Weight to use instead of the configured one.
-    pub weight: Option<RequestedWeight>,
-}
-
-impl AgentRequest {
-    /// Merges two requests: each field of `other` that is set wins.
-    #[must_use]
-    pub fn overridden_by(self, other: Self) -> Self {
-        Self {
-            state: other.state.or(self.state),
-            weight: other.weight.or(self.weight),
-        }
-    }
-}
-
-/// A weight that a real server requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RequestedWeight {
-    /// Replaces the configured weight.
-    Absolute(u32),
-    /// Per cent of the configured weight.
-    Percent(u32),
-}
-
-impl fmt::Display for RequestedWeight {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Absolute(weight) => weight.fmt(f),
-            Self::Percent(percent) => write!(f, "{percent} %"),
         }
     }
 }

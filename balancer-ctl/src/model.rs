@@ -7,12 +7,16 @@ pub mod address;
 pub mod change;
 pub mod check;
 pub mod condition;
+pub mod counters;
 pub mod diff;
+pub mod duration;
 pub mod enumeration;
 pub mod error;
 pub mod event;
 pub mod health;
+pub mod limits;
 pub mod notify;
+pub mod toml_json;
 pub mod view;
 
 use std::{
@@ -26,6 +30,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     check::Check,
     health::{AdminState, Backups, HealthPolicy, OnDown},
+    limits::MAX_WEIGHT,
     notify::Notify,
 };
 
@@ -146,8 +151,10 @@ impl ForwardMethod {
     }
 }
 
-/// Largest weight.
-pub const MAX_WEIGHT: u32 = 65_535;
+/// Schedulers that are planned: named in refusals.
+pub const PLANNED_SCHEDULERS: [&str; 6] = ["lc", "wlc", "sed", "nq", "sh", "mh"];
+/// Forwarding methods that are planned.
+pub const PLANNED_FORWARDING: [&str; 3] = ["full-nat", "direct", "tunnel"];
 
 /// A real server of a virtual service.
 #[derive(Clone, Debug, PartialEq, Eq)]

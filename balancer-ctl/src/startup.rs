@@ -11,11 +11,7 @@ use tokio::{
 };
 
 use crate::{
-    api::{
-        accept,
-        listen::ControlSocket,
-        server::{self, Api},
-    },
+    api::{accept, daemon_handle::DaemonHandle, listen::ControlSocket, server},
     config::file::ConfigFile,
     control::{
         availability::Availability,
@@ -107,7 +103,7 @@ impl Serving {
             events: events.clone(),
             addresses,
         })?;
-        let router = server::router(Api {
+        let router = server::router(DaemonHandle {
             messages: messages.clone(),
             events,
         });

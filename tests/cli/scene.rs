@@ -9,8 +9,7 @@ use std::{
 };
 
 use balancer_ctl::{
-    config::file::ConfigFile,
-    control::daemon::Message,
+    control::{daemon::Message, load::load},
     dataplane::fake::FakeDataplane,
     health::{AgentReply, CheckState, CheckUpdate, UNKNOWN_TIME, fake::FakeCheckers},
     startup::{Serving, Source},
@@ -69,7 +68,7 @@ impl Scene {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("balancer.toml");
         fs::write(&path, text).expect("write the file");
-        let file = ConfigFile::load(&path, "host").expect("a good file");
+        let file = load(&path, "host").expect("a good file");
         let dataplane = FakeDataplane::default();
         let checkers = FakeCheckers::default();
         let (opened, watching) = (dataplane.clone(), checkers.clone());

@@ -19,7 +19,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 
-use super::server::refuse;
+use super::refusal::refuse;
 
 /// Largest body of a request.
 pub const MAX_BODY: usize = 1 << 20;

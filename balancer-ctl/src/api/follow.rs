@@ -12,12 +12,12 @@ use axum::{
 use futures_util::{Stream, stream};
 use tokio::sync::broadcast;
 
-use super::server::Api;
+use super::daemon_handle::DaemonHandle;
 use crate::{model::view, os::clock};
 
 /// Answers with events as they happen, from now on.
-pub async fn events(State(api): State<Api>) -> Response {
-    let stream = followed(api.events.subscribe());
+pub async fn events(State(daemon): State<DaemonHandle>) -> Response {
+    let stream = followed(daemon.events.subscribe());
     Sse::new(stream)
         .keep_alive(KeepAlive::new().interval(Duration::from_secs(15)))
         .into_response()

@@ -16,16 +16,19 @@ use serde::{
     Deserialize, Deserializer,
     de::{DeserializeOwned, Error as _},
 };
-use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{
-    EditReal, EditService, ErrorBody, NewReal, NewService, accept::bounded, connections,
+    EditReal, EditService, NewReal, NewService,
+    accept::bounded,
+    connections,
+    daemon_handle::DaemonHandle,
     follow::events,
+    refusal::{Refused, refuse},
 };
 use crate::{
-    config::files,
     control::{
-        daemon::{self, ConnectionPolicy, Message, Reply, Scope},
+        daemon::{self, ConnectionPolicy, Message, Scope},
+        load::check_problem,
         report,
     },
     dataplane::ConnectionFilter,
@@ -33,8 +36,7 @@ use crate::{
         ServiceKey,
         address::{self, RealRef, ServiceRef, service_address},
         change::ServiceSettings,
-        error::{ApiError, ApiErrorKind},
-        view,
+        error::ApiError,
     },
 };
 
@@ -44,17 +46,8 @@ const RATE_OVER: Duration = Duration::from_secs(1);
 /// Connections that are listed when no limit is named; 0 stands for all. Nobody reads millions.
 const CONNECTIONS: usize = 1000;
 
-/// What the API's tasks share.
-#[derive(Clone, Debug)]
-pub struct Api {
-    /// To the daemon.
-    pub messages: mpsc::Sender<Message>,
-    /// From the daemon.
-    pub events: broadcast::Sender<view::EventRecord>,
-}
-
 /// What is at which path.
-pub fn router(api: Api) -> Router {
+pub fn router(daemon: DaemonHandle) -> Router {
     Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
@@ -86,7 +79,7 @@ pub fn router(api: Api) -> Router {
             )
         })
         .layer(from_fn(bounded))
-        .with_state(api)
+        .with_state(daemon)
 }
 
 #[derive(Deserialize)]
@@ -147,22 +140,22 @@ fn limit<'de, D: Deserializer<'de>>(value: D) -> Result<Option<usize>, D::Error>
 
 type Answer = Result<Response, Refused>;
 
-async fn services(State(api): State<Api>, query: Parameters<ServicesQuery>) -> Answer {
+async fn services(State(daemon): State<DaemonHandle>, query: Parameters<ServicesQuery>) -> Answer {
     let ServicesQuery { service, rate } = query.0?;
     let service = service.map(|text| parsed(&text)).transpose()?;
-    listed(&api, service, rate).await
+    listed(&daemon, service, rate).await
 }
 
 async fn service(
-    State(api): State<Api>,
+    State(daemon): State<DaemonHandle>,
     service: Segments<String>,
     query: Parameters<ServicesQuery>,
 ) -> Answer {
-    listed(&api, Some(parsed(&service.0?)?), query.0?.rate).await
+    listed(&daemon, Some(parsed(&service.0?)?), query.0?.rate).await
 }
 
-async fn listed(api: &Api, service: Option<ServiceRef>, rate: bool) -> Answer {
-    let first = api
+async fn listed(daemon: &DaemonHandle, service: Option<ServiceRef>, rate: bool) -> Answer {
+    let first = daemon
         .ask(|reply| Message::Services(service.clone(), reply))
         .await?;
     if !rate {
@@ -170,30 +163,36 @@ async fn listed(api: &Api, service: Option<ServiceRef>, rate: bool) -> Answer {
     }
     let began = tokio::time::Instant::now();
     tokio::time::sleep(RATE_OVER).await;
-    let mut second = api.ask(|reply| Message::Services(service, reply)).await?;
+    let mut second = daemon
+        .ask(|reply| Message::Services(service, reply))
+        .await?;
     let milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     report::add_rates(&first, &mut second, milliseconds);
     Ok(axum::Json(second).into_response())
 }
 
-async fn status(State(api): State<Api>) -> Answer {
-    Ok(axum::Json(api.ask(Message::Status).await?).into_response())
+async fn status(State(daemon): State<DaemonHandle>) -> Answer {
+    Ok(axum::Json(daemon.ask(Message::Status).await?).into_response())
 }
 
-async fn health(State(api): State<Api>, query: Parameters<HealthQuery>) -> Answer {
+async fn health(State(daemon): State<DaemonHandle>, query: Parameters<HealthQuery>) -> Answer {
     let service = query.0?.service.map(|text| parsed(&text)).transpose()?;
-    let health = api.ask(|reply| Message::Health(service, reply)).await?;
+    let health = daemon.ask(|reply| Message::Health(service, reply)).await?;
     Ok(axum::Json(health.finished().await?).into_response())
 }
 
-async fn ready(State(api): State<Api>) -> Answer {
-    api.ask(Message::Status)
+async fn ready(State(daemon): State<DaemonHandle>) -> Answer {
+    daemon
+        .ask(Message::Status)
         .await
         .map_err(|refusal| Refused(StatusCode::SERVICE_UNAVAILABLE, refusal.sentence))?;
     Ok("ok\n".into_response())
 }
 
-async fn list_connections(State(api): State<Api>, query: Parameters<ConnectionsQuery>) -> Answer {
+async fn list_connections(
+    State(daemon): State<DaemonHandle>,
+    query: Parameters<ConnectionsQuery>,
+) -> Answer {
     let ConnectionsQuery {
         client,
         service,
@@ -217,7 +216,7 @@ async fn list_connections(State(api): State<Api>, query: Parameters<ConnectionsQ
         },
     };
     let service = service.map(|text| parsed(&text)).transpose()?;
-    let report = api
+    let report = daemon
         .ask(|reply| Message::Connections(service, filter, reply))
         .await?;
     Ok(connections::answer(report))
@@ -237,7 +236,7 @@ fn connection_state(name: &str) -> Result<tcp::State, ApiError> {
 }
 
 async fn add_service(
-    State(api): State<Api>,
+    State(daemon): State<DaemonHandle>,
     query: Parameters<ChangeQuery>,
     body: Bytes,
 ) -> Answer {
@@ -246,7 +245,7 @@ async fn add_service(
     let protocol = body.protocol;
     let settings = with_files(body.settings()?).await?;
     changed(
-        &api,
+        &daemon,
         daemon::Request::AddService(ServiceKey { protocol, address }, settings),
         query,
     )
@@ -254,7 +253,7 @@ async fn add_service(
 }
 
 async fn edit_service(
-    State(api): State<Api>,
+    State(daemon): State<DaemonHandle>,
     service: Segments<String>,
     query: Parameters<ChangeQuery>,
     body: Bytes,
@@ -262,28 +261,33 @@ async fn edit_service(
     let body: EditService = json(&body)?;
     let service = parsed(&service.0?)?;
     let settings = with_files(body.settings()?).await?;
-    changed(&api, daemon::Request::EditService(service, settings), query).await
+    changed(
+        &daemon,
+        daemon::Request::EditService(service, settings),
+        query,
+    )
+    .await
 }
 
 async fn del_service(
-    State(api): State<Api>,
+    State(daemon): State<DaemonHandle>,
     service: Segments<String>,
     query: Parameters<ChangeQuery>,
 ) -> Answer {
     changed(
-        &api,
+        &daemon,
         daemon::Request::DelService(parsed(&service.0?)?),
         query,
     )
     .await
 }
 
-async fn clear(State(api): State<Api>, query: Parameters<ChangeQuery>) -> Answer {
-    changed(&api, daemon::Request::Clear, query).await
+async fn clear(State(daemon): State<DaemonHandle>, query: Parameters<ChangeQuery>) -> Answer {
+    changed(&daemon, daemon::Request::Clear, query).await
 }
 
 async fn add_real(
-    State(api): State<Api>,
+    State(daemon): State<DaemonHandle>,
     service: Segments<String>,
     query: Parameters<ChangeQuery>,
     body: Bytes,
@@ -291,7 +295,7 @@ async fn add_real(
     let body: NewReal = json(&body)?;
     let (service, real) = (parsed(&service.0?)?, parsed(&body.address)?);
     changed(
-        &api,
+        &daemon,
         daemon::Request::AddReal(service, real, body.settings()),
         query,
     )
@@ -299,7 +303,7 @@ async fn add_real(
 }
 
 async fn edit_real(
-    State(api): State<Api>,
+    State(daemon): State<DaemonHandle>,
     segments: Segments<(String, String)>,
     query: Parameters<ChangeQuery>,
     body: Bytes,
@@ -307,7 +311,7 @@ async fn edit_real(
     let body: EditReal = json(&body)?;
     let (service, real) = segments.0?;
     changed(
-        &api,
+        &daemon,
         daemon::Request::EditReal(parsed(&service)?, parsed(&real)?, body.settings()),
         query,
     )
@@ -315,7 +319,7 @@ async fn edit_real(
 }
 
 async fn del_real(
-    State(api): State<Api>,
+    State(daemon): State<DaemonHandle>,
     segments: Segments<(String, String)>,
     query: Parameters<DelRealQuery>,
 ) -> Answer {
@@ -327,7 +331,7 @@ async fn del_real(
         ConnectionPolicy::Keep
     };
     let request = daemon::Request::DelReal(parsed(&service)?, parsed(&real)?, leftover);
-    send(&api, request, scope(runtime)).await
+    send(&daemon, request, scope(runtime)).await
 }
 
 /// Settings whose checks name files and programs that are there and good. Looked at here, as a slow disk would hold
@@ -338,58 +342,50 @@ async fn with_files(settings: ServiceSettings) -> Result<ServiceSettings, ApiErr
     }
     let judged = tokio::task::spawn_blocking(move || {
         let checks = settings.checks.iter().flatten();
-        let problem = checks.flat_map(files::of_check).next();
-        problem.map_or(Ok(settings), |(_, sentence)| {
-            Err(ApiError::invalid(sentence))
-        })
+        let problem = checks.filter_map(check_problem).next();
+        problem.map_or(Ok(settings), |sentence| Err(ApiError::invalid(sentence)))
     });
     judged
         .await
         .map_err(|error| ApiError::failed(format!("cannot look at files: {error}")))?
 }
 
-async fn changed(api: &Api, request: daemon::Request, query: Parameters<ChangeQuery>) -> Answer {
-    send(api, request, scope(query.0?.runtime)).await
+async fn changed(
+    daemon: &DaemonHandle,
+    request: daemon::Request,
+    query: Parameters<ChangeQuery>,
+) -> Answer {
+    send(daemon, request, scope(query.0?.runtime)).await
 }
 
-async fn send(api: &Api, request: daemon::Request, scope: Scope) -> Answer {
-    let notes = api
+async fn send(daemon: &DaemonHandle, request: daemon::Request, scope: Scope) -> Answer {
+    let notes = daemon
         .ask(|reply| Message::Change(request, scope, reply))
         .await?;
     done(notes)
 }
 
-async fn reload(State(api): State<Api>) -> Answer {
-    api.ask(Message::Reload).await?;
+async fn reload(State(daemon): State<DaemonHandle>) -> Answer {
+    daemon.ask(Message::Reload).await?;
     done(Vec::new())
 }
 
-async fn zero(State(api): State<Api>) -> Answer {
-    api.ask(|reply| Message::Zero(None, reply)).await?;
+async fn zero(State(daemon): State<DaemonHandle>) -> Answer {
+    daemon.ask(|reply| Message::Zero(None, reply)).await?;
     done(Vec::new())
 }
 
-async fn zero_service(State(api): State<Api>, service: Segments<String>) -> Answer {
+async fn zero_service(State(daemon): State<DaemonHandle>, service: Segments<String>) -> Answer {
     let service = parsed(&service.0?)?;
-    api.ask(|reply| Message::Zero(Some(service), reply)).await?;
+    daemon
+        .ask(|reply| Message::Zero(Some(service), reply))
+        .await?;
     done(Vec::new())
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "it is what a handler answers")]
 fn done(notes: Vec<String>) -> Answer {
     Ok(axum::Json(super::ChangeResult { notes }).into_response())
-}
-
-impl Api {
-    async fn ask<T>(&self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, ApiError> {
-        let stopping = || ApiError::failed("balancerd is stopping");
-        let (reply, answer) = oneshot::channel();
-        self.messages
-            .send(message(reply))
-            .await
-            .map_err(|_| stopping())?;
-        answer.await.map_err(|_| stopping())?
-    }
 }
 
 fn parsed<T: std::str::FromStr<Err = address::AddressError>>(text: &str) -> Result<T, ApiError> {
@@ -447,36 +443,4 @@ impl<T: DeserializeOwned, S: Send + Sync> axum::extract::FromRequestParts<S> for
             ))),
         }))
     }
-}
-
-/// A refusal as an HTTP answer.
-struct Refused(StatusCode, String);
-
-impl From<ApiError> for Refused {
-    fn from(refusal: ApiError) -> Self {
-        let status = match refusal.kind {
-            ApiErrorKind::Invalid => StatusCode::BAD_REQUEST,
-            ApiErrorKind::NotFound => StatusCode::NOT_FOUND,
-            ApiErrorKind::Conflict => StatusCode::CONFLICT,
-            ApiErrorKind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        Self(status, refusal.sentence)
-    }
-}
-
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        refuse(self.0, self.1)
-    }
-}
-
-/// An answer that is a sentence.
-pub(super) fn refuse(status: StatusCode, sentence: impl Into<String>) -> Response {
-    (
-        status,
-        axum::Json(ErrorBody {
-            error: sentence.into(),
-        }),
-    )
-        .into_response()
 }

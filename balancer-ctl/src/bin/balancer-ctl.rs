@@ -1,5 +1,7 @@
 //! The operator's tool: see `balancer_ctl::cli`.
 
+use balancer_ctl::{cli, control::load::load};
+
 fn main() -> std::process::ExitCode {
-    balancer_ctl::cli::main()
+    cli::main(load)
 }

@@ -10,17 +10,18 @@ use anyhow::{Context as _, bail};
 use balancer_ctl::{
     api::listen::Lock,
     config::{
-        file::{self, ConfigFile},
+        file,
         read::{DEFAULT_MAX_CONNECTIONS, DEFAULT_TIMEOUTS},
-        validate::{max_connections_ipv6, validate},
+        validate::validate,
     },
+    control::load::load,
     dataplane::{
         Dataplane,
         kernel::{self, KernelDataplane, OpenOptions, PacketLog},
         kernel_version,
     },
     host::identity,
-    model::{DataplaneSettings, Mode, Model, StrayReplies},
+    model::{DataplaneSettings, Mode, Model, StrayReplies, limits::max_connections_ipv6},
     os::{
         heap,
         paths::{DEFAULT_CONFIG, Instance},
@@ -149,7 +150,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
 /// Says all that is wrong with the file, and whether this kernel is too old.
 fn check(config: &Path, host: &str) -> anyhow::Result<()> {
     let age = kernel_version::check();
-    match ConfigFile::load(config, host) {
+    match load(config, host) {
         Ok(_) => age,
         Err(error) => {
             if let Err(age) = age {
@@ -192,7 +193,7 @@ fn source(arguments: &Arguments, host: String) -> anyhow::Result<Source> {
         }
         let path =
             std::path::absolute(path).with_context(|| format!("cannot find {}", path.display()))?;
-        return Ok(Source::File(ConfigFile::load(&path, &host)?));
+        return Ok(Source::File(load(&path, &host)?));
     }
     if path != Path::new(DEFAULT_CONFIG) {
         bail!(

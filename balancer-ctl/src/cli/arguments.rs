@@ -9,11 +9,13 @@ use super::{
     later::{Later, LaterOfReal, LaterOfService},
 };
 use crate::{
-    config::{read::LATER_SCHEDULERS, text, validate::MAX_QUORUM, write},
     model::{
-        Backups, MAX_WEIGHT, NoReal, Protocol, Scheduler, ServiceKey,
+        Backups, NoReal, OnDown, PLANNED_SCHEDULERS, Protocol, Scheduler, ServiceKey,
         address::{self, RealRef, ServiceRef},
+        duration,
         enumeration::listed,
+        limits::{MAX_QUORUM, MAX_WEIGHT},
+        toml_json,
     },
     os::paths::Instance,
 };
@@ -404,7 +406,7 @@ fn scheduler(name: &str) -> Result<Scheduler, String> {
     match name {
         "rr" => Ok(Scheduler::Rr),
         "wrr" => Ok(Scheduler::Wrr),
-        later if LATER_SCHEDULERS.contains(&later) => Err(format!(
+        later if PLANNED_SCHEDULERS.contains(&later) => Err(format!(
             "this version does not have it yet: expected {}",
             listed(&known)
         )),
@@ -428,7 +430,7 @@ fn check(text: &str) -> Result<serde_json::Value, String> {
     let example =
         "write a type, as in `http`, or a table, as in `{ type = \"http\", interval = \"1s\" }`";
     match text.trim().parse::<toml_edit::Value>() {
-        Ok(value) if value.is_inline_table() => Ok(write::json(&value)),
+        Ok(value) if value.is_inline_table() => Ok(toml_json::to_json(&value)),
         Ok(_) => Err(example.to_owned()),
         Err(error) => {
             let error = error.to_string();
@@ -439,12 +441,12 @@ fn check(text: &str) -> Result<serde_json::Value, String> {
 }
 
 fn on_down(text: &str) -> Result<String, String> {
-    text::on_down(text).map(|on_down| on_down.to_string())
+    text.parse::<OnDown>().map(|on_down| on_down.to_string())
 }
 
 fn duration(text: &str) -> Result<String, String> {
-    text::duration(text)
-        .map(text::from_duration)
+    duration::parse(text)
+        .map(duration::exact)
         .map_err(|_| "not a duration: a number and a unit, such as 30s".to_owned())
 }
 

@@ -8,9 +8,9 @@ use super::{
     encoded,
     render::{Align, table},
 };
-use crate::{
-    config::text::roughly,
-    model::view::{Checker, Health, HealthChange, LastProbe},
+use crate::model::{
+    duration,
+    view::{Checker, Health, HealthChange, LastProbe},
 };
 
 pub async fn health(context: &Context, arguments: Arguments) -> Result<(), CommandError> {
@@ -113,7 +113,7 @@ fn change(change: &HealthChange) -> Vec<String> {
     } = change;
     let lasted = lasted_ms.map_or_else(
         || "until now".to_owned(),
-        |lasted| format!("for {}", roughly(Duration::from_millis(lasted))),
+        |lasted| format!("for {}", duration::rounded(Duration::from_millis(lasted))),
     );
     vec![
         String::new(),

@@ -6,12 +6,10 @@ use super::{
     encoded,
     render::{Align, Numbers, table},
 };
-use crate::{
-    dataplane::Counters,
-    model::{
-        NoReal, ServiceKey,
-        view::{Real, Service, Services},
-    },
+use crate::model::{
+    NoReal, ServiceKey,
+    counters::Counters,
+    view::{Real, Service, Services},
 };
 
 /// What is shown of each.

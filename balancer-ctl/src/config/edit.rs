@@ -7,10 +7,10 @@ use std::net::SocketAddr;
 use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, TableLike, Value};
 
 use self::check::set_checks;
-use super::text::from_duration;
 use crate::model::{
     AdminState, Check, Model, Protocol, ServiceKey,
     change::{Change, RealSettings, ServiceSettings},
+    duration,
     error::ApiError,
 };
 
@@ -192,7 +192,7 @@ fn set_service(table: &mut Table, settings: &ServiceSettings, saved: &[Check]) -
         ("on-down", on_down.map(|on_down| on_down.to_string().into())),
         (
             "slow-start",
-            slow_start.map(|time| from_duration(time).into()),
+            slow_start.map(|time| duration::exact(time).into()),
         ),
         ("quorum", quorum.map(|quorum| i64::from(quorum).into())),
         (

@@ -11,7 +11,9 @@ use std::{
 use tempfile::NamedTempFile;
 
 use super::{
-    edit, files, read,
+    edit,
+    files::{self, TlsTest},
+    read,
     validate::{Problem, validate},
 };
 use crate::model::{Model, change::Change, error::ApiError};
@@ -55,6 +57,7 @@ impl fmt::Display for Lines<'_> {
 /// A loaded configuration file.
 #[derive(Clone, Debug)]
 pub struct ConfigFile {
+    tls_test: TlsTest,
     path: PathBuf,
     host: String,
     text: String,
@@ -69,18 +72,19 @@ pub struct Prepared {
 }
 
 impl ConfigFile {
-    /// Loads a file. `host` names the node when the file does not.
+    /// Loads a file. `host` names the node when the file does not; `tls_test` judges the TLS settings of its checks.
     ///
     /// # Errors
     /// It cannot be read, or something in it is wrong.
-    pub fn load(path: &Path, host: &str) -> Result<Self, FileError> {
-        Self::load_if(path, host, |_| Vec::new())
+    pub fn load(path: &Path, host: &str, tls_test: TlsTest) -> Result<Self, FileError> {
+        Self::load_if(path, host, tls_test, |_| Vec::new())
     }
 
     /// Loads a file in which `also` finds nothing wrong either.
     fn load_if(
         path: &Path,
         host: &str,
+        tls_test: TlsTest,
         also: impl FnOnce(&Model) -> Vec<Problem>,
     ) -> Result<Self, FileError> {
         let bytes = bytes(path).map_err(|error| FileError::Unreadable {
@@ -94,12 +98,13 @@ impl ConfigFile {
         let text = text(bytes).map_err(|error| wrong(vec![error]))?;
         let model = read::judged(&text, host, |model| {
             let mut problems = validate(model);
-            problems.extend(files::problems(model));
+            problems.extend(files::problems(model, tls_test));
             problems.extend(also(model));
             problems
         })
         .map_err(wrong)?;
         Ok(Self {
+            tls_test,
             path: path.to_owned(),
             host: host.to_owned(),
             text,
@@ -112,7 +117,7 @@ impl ConfigFile {
     /// # Errors
     /// As [`ConfigFile::load`].
     pub fn reload(&self, also: impl FnOnce(&Model) -> Vec<Problem>) -> Result<Self, FileError> {
-        Self::load_if(&self.path, &self.host, also)
+        Self::load_if(&self.path, &self.host, self.tls_test, also)
     }
 
     /// Where it lies.
@@ -273,6 +278,10 @@ mod tests {
 
     const TEXT: &str = "# mine\ndataplane.interfaces = [\"eth0\"]\n";
 
+    fn load(path: &Path) -> Result<ConfigFile, FileError> {
+        ConfigFile::load(path, "lb1", |_| None)
+    }
+
     fn add_web() -> Change {
         Change::AddService(
             service_key("192.0.2.80:80").unwrap(),
@@ -293,7 +302,7 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         symlink(&path, &link).unwrap();
 
-        let file = ConfigFile::load(&link, "lb1").unwrap();
+        let file = load(&link).unwrap();
         let prepared = prepare(&file).unwrap();
         assert_eq!(
             fs::read_to_string(&path).unwrap(),
@@ -327,7 +336,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("balancer.toml");
         fs::write(&path, TEXT).unwrap();
-        drop(prepare(&ConfigFile::load(&path, "lb1").unwrap()).unwrap());
+        drop(prepare(&load(&path).unwrap()).unwrap());
         assert_eq!(fs::read_to_string(&path).unwrap(), TEXT);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
@@ -337,7 +346,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("balancer.toml");
         fs::write(&path, TEXT).unwrap();
-        let file = ConfigFile::load(&path, "lb1").unwrap();
+        let file = load(&path).unwrap();
         fs::write(&path, "# other\n").unwrap();
         let path = path.display();
         assert_eq!(
@@ -358,7 +367,7 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_said_with_its_name() {
         let directory = tempfile::tempdir().unwrap();
-        let error = |path: &Path| ConfigFile::load(path, "lb1").unwrap_err().to_string();
+        let error = |path: &Path| load(path).unwrap_err().to_string();
         let absent = directory.path().join("absent.toml");
         assert_eq!(
             error(&absent),

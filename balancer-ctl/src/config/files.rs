@@ -1,6 +1,6 @@
 //! The other files that a configuration names: certificates and keys, which must be readable, and programs, which run
-//! as root, so that nobody else may have a hand in them. Looked at when a configuration or a change is taken. Where
-//! all files are good, the check's TLS is made as a probe makes it.
+//! as root, so that nobody else may be able to change them. Looked at when a configuration or a change is taken. Where
+//! all files are good, the probes' own test of TLS settings is run too, which the caller passes in.
 
 use std::{collections::HashMap, path::Path};
 
@@ -11,7 +11,6 @@ use rustls_pki_types::{
 
 use super::validate::{Place, Problem};
 use crate::{
-    health::probe::tls_problem,
     model::{
         Check, Model,
         check::{Probe, Tls},
@@ -22,9 +21,12 @@ use crate::{
     },
 };
 
+/// Tries whether a probe could use a check's TLS settings; else the key at fault, and a sentence.
+pub type TlsTest = fn(&Check) -> Option<(&'static str, String)>;
+
 /// All that is wrong with files that a model names.
 #[must_use]
-pub fn problems(model: &Model) -> Vec<Problem> {
+pub fn problems(model: &Model, tls_test: TlsTest) -> Vec<Problem> {
     // Thousands of services may name the same file.
     let mut known: HashMap<What<'_>, Option<String>> = HashMap::new();
     let mut judged = |place, what| {
@@ -43,7 +45,7 @@ pub fn problems(model: &Model) -> Vec<Problem> {
             if problems.len() > before {
                 continue;
             }
-            let made = made.entry(check).or_insert_with(|| tls_problem(check));
+            let made = made.entry(check).or_insert_with(|| tls_test(check));
             if let Some((key, sentence)) = made.clone() {
                 let place = Place::Check(service, index, key);
                 problems.push(Problem { place, sentence });
@@ -59,13 +61,13 @@ pub fn problems(model: &Model) -> Vec<Problem> {
 
 /// What is wrong with the files that a check names, or with the TLS it would speak with them: the key, and a sentence.
 #[must_use]
-pub fn of_check(check: &Check) -> Vec<(&'static str, String)> {
+pub fn of_check(check: &Check, tls_test: TlsTest) -> Vec<(&'static str, String)> {
     let named = named(check).into_iter();
     let mut problems: Vec<_> = named
         .filter_map(|(key, what)| Some((key, judge(what).err()?)))
         .collect();
     if problems.is_empty() {
-        problems.extend(tls_problem(check));
+        problems.extend(tls_test(check));
     }
     problems
 }
@@ -249,7 +251,9 @@ mod tests {
                     on = [\"real-down\"]\n\
                     run = [\"/nonexistent/run\"]\n";
         fs::write(&path, text).unwrap();
-        let errors = ConfigFile::load(&path, "lb1").unwrap_err().to_string();
+        let errors = ConfigFile::load(&path, "lb1", |_| None)
+            .unwrap_err()
+            .to_string();
         let at = path.display();
         let gone = "No such file or directory (os error 2)";
         assert_eq!(
@@ -266,7 +270,7 @@ mod tests {
                 .parse()
                 .unwrap(),
         );
-        let told = of_check(&check.unwrap()[0]);
+        let told = of_check(&check.unwrap()[0], |_| None);
         let sentence = "run /nonexistent/run: `/nonexistent` does not exist".to_owned();
         assert_eq!(told, [("run", sentence)]);
     }
@@ -293,7 +297,9 @@ mod tests {
              run = [\"/bin/sh\", \"/usr/local/bin/alert\"]\n"
         );
         fs::write(&path, text).unwrap();
-        let errors = ConfigFile::load(&path, "lb1").unwrap_err().to_string();
+        let errors = ConfigFile::load(&path, "lb1", |_| None)
+            .unwrap_err()
+            .to_string();
         let at = path.display();
         assert_eq!(
             errors,
@@ -304,62 +310,5 @@ mod tests {
                  arguments: name a script that begins with `#!/bin/sh`"
             )
         );
-    }
-
-    #[test]
-    fn tls_that_can_never_work_is_refused_at_its_place() {
-        let folder = tempfile::tempdir().unwrap();
-        let at = folder.path().display().to_string();
-        let path = |name: &str| folder.path().join(name);
-        let one = rcgen::generate_simple_self_signed(["lb1".to_owned()]).unwrap();
-        let other = rcgen::generate_simple_self_signed(["lb1".to_owned()]).unwrap();
-        written(&path("junk.pem"), &pem_of("CERTIFICATE"), 0o644);
-        written(&path("one.pem"), &one.cert.pem(), 0o644);
-        written(&path("one.key"), &one.signing_key.serialize_pem(), 0o600);
-        written(
-            &path("other.key"),
-            &other.signing_key.serialize_pem(),
-            0o600,
-        );
-        let check = |keys: &str| format!("{{ type = \"https\", {} }}", keys.replace('@', &at));
-        let cases = [
-            ("ca = \"@/one.pem\"", ""),
-            ("certificate = \"@/one.pem\", key = \"@/one.key\"", ""),
-            // Not looked into where any certificate is taken.
-            ("insecure = true", ""),
-            (
-                "ca = \"@/junk.pem\"",
-                "the certificate in @/junk.pem: invalid peer certificate: BadEncoding",
-            ),
-            (
-                "certificate = \"@/one.pem\", key = \"@/other.key\"",
-                "the certificate @/one.pem with the key @/other.key: keys may not be consistent: KeyMismatch",
-            ),
-            ("server-name = \"-x\"", "`-x` is no name for a certificate"),
-        ];
-        let mut text = "dataplane.interfaces = [\"eth0\"]\n".to_owned();
-        let mut expected = Vec::new();
-        for (number, (keys, sentence)) in cases.into_iter().enumerate() {
-            let check = check(keys);
-            let sentence = sentence.replace('@', &at);
-            let told: Vec<_> = of_check(&read::checks(check.parse().unwrap()).unwrap()[0])
-                .into_iter()
-                .map(|(_, sentence)| sentence)
-                .collect();
-            assert_eq!(told.concat(), sentence, "{keys}");
-            text += &format!(
-                "[[service]]\naddress = \"192.0.2.80:{}\"\ncheck = {check}\n",
-                number + 1
-            );
-            if !sentence.is_empty() {
-                let column = "check = { type = \"https\", ".len() + keys.find('=').unwrap() + 3;
-                let line = 4 + 3 * number;
-                let file = path("balancer.toml");
-                expected.push(format!("{}:{line}:{column}: {sentence}", file.display()));
-            }
-        }
-        fs::write(path("balancer.toml"), text).unwrap();
-        let errors = ConfigFile::load(&path("balancer.toml"), "lb1").unwrap_err();
-        assert_eq!(errors.to_string(), expected.join("\n"));
     }
 }

@@ -17,16 +17,14 @@ use std::{
 use toml_edit::{Document, Item, TableLike, TomlError};
 
 use self::keys::{DATAPLANE, FILE, NODE, REAL, SERVICE, TIMEOUTS};
-use super::{
-    text,
-    validate::{MAX_CONNECTIONS, MAX_QUORUM, Place, Problem, max_connections_ipv6, validate},
-};
+use super::validate::{Place, Problem, validate};
 use crate::model::{
     AdminState, Backups, Check, DataplaneSettings, ForwardMethod, HealthPolicy, MAX_WEIGHT, Mode,
-    Model, NoReal, Protocol, RealServer, Scheduler, ServiceKey, StrayReplies, Timeouts,
-    VirtualService,
+    Model, NoReal, PLANNED_FORWARDING, PLANNED_SCHEDULERS, Protocol, RealServer, Scheduler,
+    ServiceKey, StrayReplies, Timeouts, VirtualService,
     address::{self, RealRef},
     change::DEFAULT_WEIGHT,
+    limits::{MAX_CONNECTIONS, MAX_QUORUM, max_connections_ipv6},
 };
 
 /// An error in a configuration file.
@@ -356,7 +354,7 @@ impl<'t> Reader<'t> {
             "scheduler",
             place("scheduler"),
             &[("rr", Scheduler::Rr), ("wrr", Scheduler::Wrr)],
-            &LATER_SCHEDULERS,
+            &PLANNED_SCHEDULERS,
         );
         let no_real = self.one_of(
             table,
@@ -397,7 +395,7 @@ impl<'t> Reader<'t> {
     fn health(&mut self, service: usize, table: &toml_edit::Table) -> HealthPolicy {
         let place = |key| Place::Service(service, key);
         let usual = HealthPolicy::default();
-        let on_down = self.worded(table, "on-down", place("on-down"), text::on_down);
+        let on_down = self.worded(table, "on-down", place("on-down"), str::parse);
         let slow_start = self.duration(table, "slow-start", place("slow-start"));
         let quorum = self.number(table, "quorum", place("quorum"), 1..=MAX_QUORUM);
         let hysteresis = self.number(table, "hysteresis", place("hysteresis"), 0..=MAX_QUORUM);
@@ -436,7 +434,7 @@ impl<'t> Reader<'t> {
                 "forwarding",
                 place("forwarding"),
                 &[("nat", ForwardMethod::Nat)],
-                &LATER_FORWARDING,
+                &PLANNED_FORWARDING,
             );
             if table.get("address").is_none() {
                 self.problem(
@@ -465,11 +463,6 @@ const ADMIN_STATES: [(&str, AdminState); 3] = [
     ("drain", AdminState::Drain),
     ("maintenance", AdminState::Maintenance),
 ];
-/// Schedulers that are planned.
-pub const LATER_SCHEDULERS: [&str; 6] = ["lc", "wlc", "sed", "nq", "sh", "mh"];
-/// Forwarding methods that are planned.
-pub const LATER_FORWARDING: [&str; 3] = ["full-nat", "direct", "tunnel"];
-
 fn start(item: &Item) -> usize {
     item.span().map_or(0, |Range { start, .. }| start)
 }

@@ -1,53 +1,7 @@
-//! What strings of the file mean: durations, patterns, HTTP's words. Each is refused with a sentence that goes on
-//! behind the key and the value. Pure.
+//! What strings of the file mean: addresses, HTTP's words, programs. An error continues a sentence that begins with the
+//! key and the value. Pure.
 
-use std::{net::IpAddr, time::Duration};
-
-use crate::model::OnDown;
-
-/// A duration with its unit.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|_| {
-        "is not a duration: write it with its unit, as in \"15m\" or \"90s\"".to_owned()
-    })
-}
-
-/// A duration as one word, as it is written to the file.
-#[must_use]
-pub fn from_duration(duration: Duration) -> String {
-    let text = humantime::format_duration(duration).to_string();
-    text.replace(' ', "")
-}
-
-/// A duration that was measured, as it is told in a sentence: no finer than it matters.
-#[must_use]
-pub fn roughly(duration: Duration) -> String {
-    let milliseconds = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    match milliseconds {
-        0..1_000 => format!("{milliseconds}ms"),
-        1_000..10_000 => match (milliseconds / 1_000, milliseconds % 1_000 / 100) {
-            (seconds, 0) => format!("{seconds}s"),
-            (seconds, tenths) => format!("{seconds}.{tenths}s"),
-        },
-        10_000.. => from_duration(Duration::from_secs(milliseconds / 1_000)),
-    }
-}
-
-/// `keep`, `reset` or `reset-after DURATION`.
-pub fn on_down(text: &str) -> Result<OnDown, String> {
-    match text {
-        "keep" => Ok(OnDown::Keep),
-        "reset" => Ok(OnDown::Reset),
-        _ => text
-            .strip_prefix("reset-after ")
-            .and_then(|delay| humantime::parse_duration(delay.trim()).ok())
-            .map(OnDown::ResetAfter)
-            .ok_or_else(|| {
-                "is not known: expected `keep`, `reset` or `reset-after DURATION`, as in \"reset-after 30s\""
-                    .to_owned()
-            }),
-    }
-}
+use std::net::IpAddr;
 
 /// An address without a port.
 pub fn address(text: &str) -> Result<IpAddr, String> {
@@ -89,19 +43,6 @@ pub fn statuses(text: &str) -> Result<Vec<(u16, u16)>, String> {
             "is no list of statuses: write statuses from 100 to 599 and ranges of them, as in \"200-299,304\""
                 .to_owned()
         })
-}
-
-/// HTTP statuses as they are written to the file.
-#[must_use]
-pub fn from_statuses(statuses: &[(u16, u16)]) -> String {
-    let parts: Vec<_> = statuses
-        .iter()
-        .map(|(first, last)| match first == last {
-            true => first.to_string(),
-            false => format!("{first}-{last}"),
-        })
-        .collect();
-    parts.join(",")
 }
 
 /// An HTTP method.
@@ -252,6 +193,7 @@ pub fn offset_in_token(token: &str, position: usize) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::check::from_statuses;
 
     #[test]
     fn a_character_is_found_in_every_kind_of_string() {
@@ -291,20 +233,6 @@ mod tests {
         }
         assert_eq!(hex("0d0A ff"), Ok(vec![13, 10, 255]));
         assert!(hex("0d0").is_err() && hex("zz").is_err());
-        assert_eq!(from_duration(Duration::from_millis(90_500)), "1m30s500ms");
-        for (milliseconds, expected) in [
-            (0, "0ms"),
-            (999, "999ms"),
-            (1_000, "1s"),
-            (2_099, "2s"),
-            (9_999, "9.9s"),
-            (10_168, "10s"),
-            (229_168, "3m49s"),
-            (3_600_001, "1h"),
-        ] {
-            assert_eq!(roughly(Duration::from_millis(milliseconds)), expected);
-        }
-        assert_eq!(duration("1m30s500ms"), Ok(Duration::from_millis(90_500)));
     }
 
     #[test]

@@ -9,11 +9,10 @@ pub use self::{
     status::{ReportContext, status},
 };
 use crate::{
-    config::{text, write},
     control::availability::{Availability, RealStatus},
     dataplane::{self, Snapshot},
     health::AgentRequest,
-    model::{Model, RealServer, VirtualService, view},
+    model::{Model, RealServer, VirtualService, check::keys, duration, view},
 };
 
 /// The services with their counters and connections.
@@ -32,9 +31,9 @@ pub fn services(model: &Model, availability: &Availability, snapshot: &Snapshot)
             scheduler: service.scheduler,
             persistence: None,
             no_real: service.no_real,
-            check: service.checks.iter().map(write::check_as_json).collect(),
+            check: service.checks.iter().map(keys::json).collect(),
             on_down: service.health.on_down.to_string(),
-            slow_start: text::from_duration(service.health.slow_start),
+            slow_start: duration::exact(service.health.slow_start),
             quorum: service.health.quorum,
             hysteresis: service.health.hysteresis,
             backups: service.health.backups,

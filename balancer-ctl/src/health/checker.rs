@@ -20,8 +20,8 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use super::{AgentReply, CheckState, NOT_PROBED, Outcome, Timestamp, UNKNOWN_TIME};
 use crate::{
-    config::write::check_as_json,
     model::{
+        check::keys,
         check::{Check, Initial},
         view,
     },
@@ -327,7 +327,7 @@ impl Checker {
         view::Checker {
             target: check_target.target,
             kind: check_target.check.probe.name().to_owned(),
-            check: check_as_json(&check_target.check),
+            check: keys::json(&check_target.check),
             used_by: Vec::new(),
             state: state.to_owned(),
             since: clock::utc(self.since.time),

@@ -32,7 +32,7 @@ use super::{
     stall::{self, Stall},
     store,
 };
-use crate::{config::text::roughly, model::view};
+use crate::model::{duration, view};
 
 /// Probes that are due within this time of each other start together, so that this thread and the targets wake up once.
 const COALESCE_WINDOW: Duration = Duration::from_millis(40);
@@ -421,7 +421,7 @@ fn log_stall(lost: Option<Duration>) {
     if let Some(lost) = lost {
         tracing::warn!(
             "checks were stalled for {}: probes that failed meanwhile do not count and are repeated",
-            roughly(lost)
+            duration::rounded(lost)
         );
     }
 }

@@ -26,10 +26,7 @@ use super::{
     AgentReply, CheckState, CheckTarget, Timestamp,
     checker::{Checker, HistoryEntry},
 };
-use crate::{
-    config::write::{check_as_json, question_as_json},
-    model::ServiceKey,
-};
+use crate::model::{ServiceKey, check::keys};
 
 pub use self::writer::Writer;
 
@@ -136,7 +133,7 @@ fn checker_line(check_target: &CheckTarget, checker: &Checker) -> Option<String>
     }
     let line = CheckerLine {
         target: check_target.target,
-        check: check_as_json(&check_target.check),
+        check: keys::json(&check_target.check),
         up: state.up,
         reason: state.reason,
         advice: state.advice,
@@ -184,17 +181,16 @@ impl StoredTarget {
     fn add(&mut self, entry: StoredChecker) {
         let number = self.checkers.len();
         self.by_check.insert(entry.check.to_string(), number);
-        let question = question_as_json(entry.check.clone()).to_string();
+        let question = keys::question(entry.check.clone()).to_string();
         self.by_question.entry(question).or_insert(number);
         self.checkers.push(entry);
     }
 
     /// The checker of the same check, or else one of the same question.
     fn find(&self, check_target: &CheckTarget) -> Option<&StoredChecker> {
-        let check = check_as_json(&check_target.check);
+        let check = keys::json(&check_target.check);
         let number = self.by_check.get(&check.to_string());
-        let number =
-            number.or_else(|| self.by_question.get(&question_as_json(check).to_string()))?;
+        let number = number.or_else(|| self.by_question.get(&keys::question(check).to_string()))?;
         self.checkers.get(*number)
     }
 }

@@ -1,5 +1,5 @@
-//! Changes to the model: each takes a whole model and gives the next. Pure; that the result is valid is
-//! [`crate::config::validate`]'s business.
+//! Changes to the model: each takes a whole model and gives the next. Pure; whether
+//! the result is valid is judged elsewhere, by the rules of the configuration file.
 
 use std::{net::SocketAddr, time::Duration};
 

@@ -1,7 +1,11 @@
 //! What is asked of a real server, how often, and what its answers mean. Two checks that are equal ask the same, so
 //! that one checker serves both.
 
+pub mod keys;
+
 use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
+
+use crate::model::limits::PROBE_TIMEOUT;
 
 /// One check of a service's real servers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -63,6 +67,17 @@ impl Default for Timing {
             fall: 3,
             initial: Initial::Down,
         }
+    }
+}
+
+impl Timing {
+    /// The timeout of a check that names none: 2 s, or less where probes follow each other faster.
+    #[must_use]
+    pub fn default_timeout(interval: Duration, fast_interval: Option<Duration>) -> Duration {
+        let fastest = fast_interval.map_or(interval, |fast| fast.min(interval));
+        // An interval that is shorter still is out of range itself.
+        let default = Self::default().timeout.min(fastest);
+        default.max(*PROBE_TIMEOUT.start())
     }
 }
 
@@ -249,6 +264,19 @@ pub struct HttpProbe {
     pub status: Vec<(u16, u16)>,
     /// Must match the body; only its beginning is read ([`MAX_BODY`]).
     pub body: Option<Pattern>,
+}
+
+/// HTTP statuses as they are written to the file.
+#[must_use]
+pub fn from_statuses(statuses: &[(u16, u16)]) -> String {
+    let parts: Vec<_> = statuses
+        .iter()
+        .map(|(first, last)| match first == last {
+            true => first.to_string(),
+            false => format!("{first}-{last}"),
+        })
+        .collect();
+    parts.join(",")
 }
 
 /// How much of an HTTP body, or of any other answer, is read to look for a pattern, in bytes.

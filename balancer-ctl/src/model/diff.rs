@@ -3,9 +3,10 @@
 use std::{collections::BTreeMap, net::SocketAddr, time::SystemTime};
 
 use crate::{
-    config::{text::from_duration, write},
     model::{
         AdminState, Check, Model, RealServer, VirtualService,
+        check::keys,
+        duration,
         view::{EventKind, EventRecord},
     },
     os::clock,
@@ -145,7 +146,7 @@ fn service_changes(before: &VirtualService, after: &VirtualService) -> String {
         of("no-real", |service| service.no_real.name().to_owned()),
         of("on-down", |service| service.health.on_down.to_string()),
         of("slow-start", |service| {
-            from_duration(service.health.slow_start)
+            duration::exact(service.health.slow_start)
         }),
         of("quorum", |service| service.health.quorum.to_string()),
         of("hysteresis", |service| {
@@ -177,17 +178,17 @@ fn checks(before: &[Check], after: &[Check]) -> Vec<String> {
                 let words = words_changed(gone, came.remove(index));
                 told.push(format!("check {}: {words}", type_of(gone)));
             }
-            None => told.push(format!("check removed: {}", write::check_in_words(gone))),
+            None => told.push(format!("check removed: {}", keys::summary(gone))),
         }
     }
     let came = came.into_iter();
-    told.extend(came.map(|check| format!("check added: {}", write::check_in_words(check))));
+    told.extend(came.map(|check| format!("check added: {}", keys::summary(check))));
     told
 }
 
 fn words_changed(before: &Check, after: &Check) -> String {
     let words = |check: &Check| -> BTreeMap<String, String> {
-        write::check(check)
+        keys::table(check)
             .iter()
             .map(|(key, value)| {
                 let text = value

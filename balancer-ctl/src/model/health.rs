@@ -1,8 +1,10 @@
 //! What health means for a service and its real servers.
 
-use std::{fmt, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
+
+use crate::model::duration;
 
 /// What an operator has decided about a real server, whatever its health and weight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -73,15 +75,28 @@ impl fmt::Display for OnDown {
         match self {
             Self::Keep => f.write_str("keep"),
             Self::Reset => f.write_str("reset"),
-            Self::ResetAfter(delay) => {
-                write!(
-                    f,
-                    "reset-after {}",
-                    humantime::format_duration(*delay)
-                        .to_string()
-                        .replace(' ', "")
-                )
-            }
+            Self::ResetAfter(delay) => write!(f, "reset-after {}", duration::exact(*delay)),
+        }
+    }
+}
+
+impl FromStr for OnDown {
+    type Err = String;
+
+    /// Reads `keep`, `reset` or `reset-after DURATION`; the error continues a sentence that begins with the key and the
+    /// value.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "keep" => Ok(Self::Keep),
+            "reset" => Ok(Self::Reset),
+            _ => text
+                .strip_prefix("reset-after ")
+                .and_then(|delay| duration::parse(delay.trim()).ok())
+                .map(Self::ResetAfter)
+                .ok_or_else(|| {
+                    "is not known: expected `keep`, `reset` or `reset-after DURATION`, as in \"reset-after 30s\""
+                        .to_owned()
+                }),
         }
     }
 }
@@ -104,6 +119,45 @@ impl Backups {
         match self {
             Self::First => "first",
             Self::All => "all",
+        }
+    }
+}
+
+/// The weight and administrative state that a real server requests. `None` = as configured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentRequest {
+    /// Administrative state: ready, drain or maintenance.
+    pub state: Option<AdminState>,
+    /// Weight to use instead of the configured one.
+    pub weight: Option<RequestedWeight>,
+}
+
+impl AgentRequest {
+    /// Merges two requests: each field of `other` that is set wins.
+    #[must_use]
+    pub fn overridden_by(self, other: Self) -> Self {
+        Self {
+            state: other.state.or(self.state),
+            weight: other.weight.or(self.weight),
+        }
+    }
+}
+
+/// A weight that a real server requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RequestedWeight {
+    /// Replaces the configured weight.
+    Absolute(u32),
+    /// Per cent of the configured weight.
+    Percent(u32),
+}
+
+impl fmt::Display for RequestedWeight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absolute(weight) => weight.fmt(f),
+            Self::Percent(percent) => write!(f, "{percent} %"),
         }
     }
 }

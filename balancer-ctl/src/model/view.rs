@@ -6,10 +6,9 @@ use balancer_common::tcp::State;
 use serde::{Deserialize, Serialize};
 
 pub use crate::model::event::EventKind;
-use crate::{
-    dataplane::{self, Counters},
+use crate::model::{
+    AdminState, Backups, ForwardMethod, NoReal, Protocol, Scheduler, counters::Counters,
     health::AgentRequest,
-    model::{AdminState, Backups, ForwardMethod, NoReal, Protocol, Scheduler},
 };
 
 /// Answer to `GET /v1/services`.
@@ -226,19 +225,6 @@ pub struct Connection {
     pub virtual_address: SocketAddr,
     /// The real server.
     pub real: SocketAddr,
-}
-
-impl From<dataplane::Connection> for Connection {
-    fn from(connection: dataplane::Connection) -> Self {
-        Self {
-            protocol: connection.virtual_address.protocol,
-            state: connection.state,
-            expires_in_ms: u64::try_from(connection.expires_in.as_millis()).unwrap_or(u64::MAX),
-            client: connection.client,
-            virtual_address: connection.virtual_address.address,
-            real: connection.real,
-        }
-    }
 }
 
 /// A connection's state by its name.

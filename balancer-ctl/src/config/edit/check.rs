@@ -3,7 +3,7 @@
 use toml_edit::{Array, ArrayOfTables, InlineTable, Item, Table, TableLike, Value};
 
 use super::{first_key_indent, indent_of, indented, set};
-use crate::{config::write, model::Check};
+use crate::model::{Check, check::keys, toml_json};
 
 /// Brings `service` from the checks it has to those that are wanted; returns the blocks that are gone, the last first.
 pub(super) fn set_checks(service: &mut Table, saved: &[Check], wanted: &[Check]) -> Vec<Table> {
@@ -87,10 +87,10 @@ fn set_values(array: &mut Array, saved: &[Check], wanted: &[Check]) {
     for (index, check) in wanted.iter().enumerate() {
         match array.get_mut(index) {
             Some(Value::InlineTable(table)) => rewrite_inline(table, saved.get(index), check),
-            Some(other) => *other = write::check(check).into(),
+            Some(other) => *other = keys::table(check).into(),
             // In front of it stands what stands in front of the one before.
             None => {
-                let mut value = Value::InlineTable(write::check(check));
+                let mut value = Value::InlineTable(keys::table(check));
                 let before = array.iter().last().and_then(|last| last.decor().prefix());
                 let prefix = before.and_then(|raw| raw.as_str()).unwrap_or_default();
                 value.decor_mut().set_prefix(match prefix {
@@ -130,7 +130,7 @@ fn add(service: &mut Table, wanted: &[Check]) {
 }
 
 fn block(check: &Check, header: &str, indent: &str) -> Table {
-    let mut block = write::check(check).into_table();
+    let mut block = keys::table(check).into_table();
     block.decor_mut().set_prefix(format!("\n{header}"));
     indented(&mut block, indent);
     block
@@ -157,10 +157,10 @@ fn rewrite_inline(table: &mut InlineTable, saved: Option<&Check>, wanted: &Check
 
 /// Changes a table's words where they mean something else than wanted.
 fn rewrite(table: &mut dyn TableLike, saved: Option<&Check>, wanted: &Check) {
-    let before = saved.map(write::check).unwrap_or_default();
-    let after = write::check(wanted);
+    let before = saved.map(keys::table).unwrap_or_default();
+    let after = keys::table(wanted);
     let is_same = |key: &str| {
-        let text = |words: &InlineTable| words.get(key).map(write::json);
+        let text = |words: &InlineTable| words.get(key).map(toml_json::to_json);
         text(&before) == text(&after)
     };
     let mut keys: Vec<String> = before.iter().map(|(key, _)| key.to_owned()).collect();

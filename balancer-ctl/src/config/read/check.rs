@@ -1,21 +1,17 @@
 //! `check` of a service: one table or several, each in the words of its type.
 
-use std::time::Duration;
-
 use toml_edit::{Item, TableLike, Value};
 
 use super::{Reader, keys::names, start};
 use crate::{
-    config::{
-        text,
-        validate::{PROBE_TIMEOUT, Place, RISE_FALL},
-    },
+    config::{text, validate::Place},
     model::{
         check::{
             AgentProbe, Check, DnsProbe, Exchange, ExecProbe, GrpcProbe, HttpProbe, HttpVersion,
             Initial, Probe, Source, Target, Timing, Tls,
         },
         enumeration::listed,
+        limits::RISE_FALL,
     },
 };
 
@@ -262,7 +258,7 @@ impl Reader<'_> {
         Timing {
             interval,
             fast_interval,
-            timeout: timeout.unwrap_or_else(|| usual_timeout(interval, fast_interval)),
+            timeout: timeout.unwrap_or_else(|| Timing::default_timeout(interval, fast_interval)),
             rise: rise.unwrap_or(usual.rise),
             fall: fall.unwrap_or(usual.fall),
             initial: initial.unwrap_or_default(),
@@ -427,17 +423,61 @@ impl Reader<'_> {
     }
 }
 
-/// The timeout of a check that names none: the usual one, or less where probes follow each other faster.
-pub fn usual_timeout(interval: Duration, fast_interval: Option<Duration>) -> Duration {
-    let fastest = fast_interval.map_or(interval, |fast| fast.min(interval));
-    // What is too short is the interval.
-    let usual = Timing::default().timeout.min(fastest);
-    usual.max(*PROBE_TIMEOUT.start())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{check::keys, toml_json};
+
+    /// The checks that a value of the file means.
+    fn checks(text: &str) -> Vec<Check> {
+        super::super::checks(text.parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn what_is_written_means_the_same_in_toml_and_json() {
+        for text in [
+            r#"{ type = "tcp" }"#,
+            r#"{ type = "tcp", interval = "1s", fast-interval = "500ms", timeout = "100ms", rise = 1, fall = 5, initial = "up", address = "127.0.0.1", port = 81, send = "PING\r\n", expect = '^\+PONG', source = "10.0.0.1", interface = "eth1", mark = 7 }"#,
+            r#"{ type = "udp", send-hex = "00ff", expect = '(?-u)\xff' }"#,
+            r#"{ type = "http", method = "HEAD", host = "www.example.org", path = "/health", headers = { Accept = "text/html", X-Check = "yes" }, status = "200,204-299", body = "ok", version = "2" }"#,
+            r#"{ type = "https", server-name = "www.example.org", ca = "/etc/ca.pem", certificate = "/etc/c.pem", key = "/etc/k.pem" }"#,
+            r#"{ type = "https", insecure = true }"#,
+            r#"{ type = "dns", name = "www.example.org", record = "AAAA", answer = "2001:db8::1" }"#,
+            r#"{ type = "ping" }"#,
+            r#"{ type = "grpc", service = "shop", tls = true, server-name = "shop" }"#,
+            r#"{ type = "exec", run = ["/bin/true", "a b"] }"#,
+            r#"{ type = "agent", port = 8700, send = "hello\n" }"#,
+        ] {
+            let read = checks(text);
+            assert_eq!(keys::table(&read[0]).to_string(), text);
+            let json = keys::json(&read[0]);
+            assert_eq!(
+                super::super::checks(toml_json::from_json(&json).unwrap()).unwrap(),
+                read
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_usual_is_left_out_however_it_was_written() {
+        for (text, expected) in [
+            (
+                r#"{ type = "dns", name = "a", record = "A", interval = "5s", timeout = "2s", rise = 2, fall = 3, initial = "down" }"#,
+                r#"{ type = "dns", name = "a" }"#,
+            ),
+            // Where probes follow each other faster than every two seconds, they take less long.
+            (
+                r#"{ type = "http", interval = "1000ms", timeout = "1s", path = "/", status = "200-299", method = "GET", version = "1.1" }"#,
+                r#"{ type = "http", interval = "1s" }"#,
+            ),
+            (
+                r#"{ type = "grpc", service = "", tls = false }"#,
+                r#"{ type = "grpc" }"#,
+            ),
+        ] {
+            assert_eq!(keys::table(&checks(text)[0]).to_string(), expected);
+        }
+    }
 
     #[test]
     fn the_reference_names_each_key_and_its_types() {

@@ -10,6 +10,7 @@ use crate::{
     model::{
         address,
         check::{Pattern, PatternError},
+        duration,
         enumeration::listed,
     },
 };
@@ -140,7 +141,7 @@ impl Reader<'_> {
         key: &str,
         place: Place,
     ) -> Option<Duration> {
-        self.worded(table, key, place, text::duration)
+        self.worded(table, key, place, duration::parse)
     }
 
     /// A list of strings.

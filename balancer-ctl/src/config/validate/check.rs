@@ -2,10 +2,11 @@
 
 use std::{collections::HashSet, net::IpAddr};
 
-use super::{INTERVAL, PROBE_TIMEOUT, Place, Problems, RISE_FALL, is_interface_name};
+use super::{Place, Problems, is_interface_name};
 use crate::model::{
     Check, VirtualService,
     check::{Probe, Tls},
+    limits::{INTERVAL, PROBE_TIMEOUT, RISE_FALL},
     same_family,
 };
 

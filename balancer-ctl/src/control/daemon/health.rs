@@ -6,10 +6,9 @@ use tokio::sync::oneshot;
 
 use super::Daemon;
 use crate::{
-    config::write::check_as_json,
     control::{availability::check_targets, report},
     health::CheckTarget,
-    model::{VirtualService, address::ServiceRef, error::ApiError, view},
+    model::{VirtualService, address::ServiceRef, check::keys, error::ApiError, view},
 };
 
 /// What is known of the checkers, once they have said it.
@@ -48,7 +47,7 @@ impl HealthReport {
 
 /// What a checker is known by to those who ask for it.
 fn identity(watched: &CheckTarget) -> (SocketAddr, serde_json::Value) {
-    (watched.target, check_as_json(&watched.check))
+    (watched.target, keys::json(&watched.check))
 }
 
 impl Daemon {

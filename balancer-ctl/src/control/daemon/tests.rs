@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::{
+    control::load::load,
     dataplane::{Connection, ConnectionFilter, fake::FakeDataplane},
     health::fake::FakeCheckers,
     model::{
@@ -53,7 +54,7 @@ impl Scene {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("balancer.toml");
         fs::write(&path, text).unwrap();
-        let file = ConfigFile::load(&path, "lb1").unwrap();
+        let file = load(&path, "lb1").unwrap();
         let model = file.model().clone();
         Self::start(folder, Some(file), model)
     }

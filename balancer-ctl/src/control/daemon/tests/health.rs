@@ -2,11 +2,10 @@
 
 use super::*;
 use crate::{
-    config::write::check_as_json,
     health::{
         AgentReply, CheckStart, CheckState, CheckUpdate, Quorum, RestoredState, UNKNOWN_TIME,
     },
-    model::AdminState,
+    model::{AdminState, check::keys},
 };
 
 const CHECKED: &str = r#"
@@ -305,7 +304,7 @@ fn a_data_plane_that_refused_to_follow_is_asked_again() {
 /// A daemon that starts with what another left, with quorum: weights, what is told, and the checkers.
 fn restarted(remembered: [CheckState; 2]) -> (Vec<u32>, Vec<String>, FakeCheckers) {
     let mut scene = scene();
-    let file = ConfigFile::load(&scene.path(), "lb1").unwrap();
+    let file = load(&scene.path(), "lb1").unwrap();
     let model = file.model().clone();
     let checkers = FakeCheckers::default();
     checkers.state().remembered = scene
@@ -393,7 +392,7 @@ async fn checkers_are_reported_with_those_who_use_them() {
     let checker = |target: &str| view::Checker {
         target: target.parse().unwrap(),
         kind: "tcp".to_owned(),
-        check: check_as_json(&scene.watched()[0].watched.check),
+        check: keys::json(&scene.watched()[0].watched.check),
         used_by: Vec::new(),
         state: "up".to_owned(),
         since: String::new(),

@@ -132,7 +132,7 @@ fn a_change_that_cannot_be_written_is_not_applied() {
     let open = fs::File::open(&path).unwrap();
     fs::remove_file(&path).unwrap();
     let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&open));
-    let file = ConfigFile::load(Path::new(&path), "lb1").unwrap();
+    let file = load(Path::new(&path), "lb1").unwrap();
     let model = file.model().clone();
     let mut scene = Scene::start(folder, Some(file), model);
     let refusal = scene.change(add_real("10.0.0.3"), Scope::File).unwrap_err();

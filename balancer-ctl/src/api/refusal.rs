@@ -1,0 +1,42 @@
+//! Refusals as HTTP answers.
+
+use axum::{
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+
+use super::ErrorBody;
+use crate::model::error::{ApiError, ApiErrorKind};
+
+/// A refusal as an HTTP answer.
+#[derive(Debug)]
+pub struct Refused(pub StatusCode, pub String);
+
+impl From<ApiError> for Refused {
+    fn from(refusal: ApiError) -> Self {
+        let status = match refusal.kind {
+            ApiErrorKind::Invalid => StatusCode::BAD_REQUEST,
+            ApiErrorKind::NotFound => StatusCode::NOT_FOUND,
+            ApiErrorKind::Conflict => StatusCode::CONFLICT,
+            ApiErrorKind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self(status, refusal.sentence)
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        refuse(self.0, self.1)
+    }
+}
+
+/// An answer that is a sentence.
+pub fn refuse(status: StatusCode, sentence: impl Into<String>) -> Response {
+    (
+        status,
+        axum::Json(ErrorBody {
+            error: sentence.into(),
+        }),
+    )
+        .into_response()
+}

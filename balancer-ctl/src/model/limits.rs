@@ -1,0 +1,38 @@
+//! The ranges of settings; [`crate::model`] values from outside are held against them before anything runs.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+/// Largest weight of a real server.
+pub const MAX_WEIGHT: u32 = 65_535;
+/// Shortest idle timeout.
+pub const MIN_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest idle timeout. The packet program compares times as 32-bit numbers of ticks, a thousandth of a
+/// second each at the finest: half their range is 24 days.
+pub const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Connections that the smallest and the largest connection table are sized for.
+pub const MAX_CONNECTIONS: RangeInclusive<u32> = 1_024..=16_777_216;
+
+/// How many IPv6 connections there is room for where nobody says it: a quarter of the IPv4 ones.
+#[must_use]
+pub fn max_connections_ipv6(max_connections: u32) -> u32 {
+    (max_connections / 4).max(*MAX_CONNECTIONS.start())
+}
+
+/// Largest quorum; far above the weight of any service.
+pub const MAX_QUORUM: u32 = 1_000_000_000;
+/// Longest slow start, and longest delay until a lost real server's connections are reset.
+pub const MAX_DELAY: Duration = DAY;
+/// Results in a row that decide.
+pub const RISE_FALL: RangeInclusive<u32> = 1..=100;
+/// Time from one probe to the next.
+pub const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=DAY;
+/// Time that one probe may take.
+pub const PROBE_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=DAY;
+/// Time that a program may take to be told an event.
+pub const NOTIFY_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=HOUR;
+/// Time from one alert about a trouble to the next.
+pub const ALERT_EVERY: RangeInclusive<Duration> = Duration::from_secs(1)..=MAX_TIMEOUT;
+const HOUR: Duration = Duration::from_secs(60 * 60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// Longest interface name (`IFNAMSIZ` less its closing zero).
+pub const MAX_INTERFACE_NAME: usize = 15;
