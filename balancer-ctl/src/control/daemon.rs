@@ -162,7 +162,7 @@ impl Daemon {
             let written = checkers.last_written().unwrap_or(now);
             for (trouble, began) in taken.conditions {
                 let time = time.checked_sub(now.duration_since(began)).unwrap_or(time);
-                notifier.assume(trouble.event_at(time), began, written);
+                notifier.assume(trouble.record(time), began, written);
             }
         }
         for event in taken.events {
@@ -415,7 +415,7 @@ impl Daemon {
             detail,
             event.kind.sentence(),
         );
-        let record = event.event();
+        let record = event.record(SystemTime::now());
         if let Some(notifier) = &self.notifier {
             notifier.tell(record.clone());
         }

@@ -37,15 +37,9 @@ impl Event {
         }
     }
 
-    /// The event of this moment.
+    /// The record of it, as having happened at `time`.
     #[must_use]
-    pub fn event(self) -> EventRecord {
-        self.event_at(SystemTime::now())
-    }
-
-    /// The event of that time.
-    #[must_use]
-    pub fn event_at(self, time: SystemTime) -> EventRecord {
+    pub fn record(self, time: SystemTime) -> EventRecord {
         EventRecord {
             time: clock::utc(time),
             event: self.kind,

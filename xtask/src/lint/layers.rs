@@ -1,5 +1,6 @@
 //! Who imports whom: reads every `use` line and path of the workspace's crates with `syn`, holds the folders of `balancer-ctl`
-//! against the table of allowed arrows, and refuses circles among the modules of any one folder.
+//! against the table of allowed arrows, refuses circles among the modules of any one folder, and keeps clocks, sockets, files
+//! and the kernel out of the pure modules.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -51,6 +52,42 @@ const ROOMS: [(&str, &[&str]); 12] = [
     ),
 ];
 
+/// The modules of `balancer-ctl`, each with what lies in it, that compute and do nothing else: time is an argument, what they find
+/// is returned.
+const PURE: [&str; 11] = [
+    "model",
+    "config::read",
+    "config::validate",
+    "control::availability",
+    "control::conditions",
+    "control::report",
+    "dataplane::plan",
+    "dataplane::ring",
+    "health::checker",
+    "health::schedule",
+    "notify::policy",
+];
+
+/// What a pure module may not name, by the beginning or the end of a path.
+const IMPURE: [&str; 16] = [
+    "aya",
+    "libc",
+    "nix",
+    "socket2",
+    "tokio",
+    "std::fs",
+    "std::net::TcpListener",
+    "std::net::TcpStream",
+    "std::net::UdpSocket",
+    "std::process",
+    "std::thread",
+    "std::env",
+    "Instant::now",
+    "SystemTime::now",
+    "clock::now",
+    "clock::now_utc",
+];
+
 /// The crates whose modules must not import each other in circles.
 const CRATES: [&str; 4] = [
     "balancer-common/src",
@@ -69,6 +106,7 @@ pub fn check(root: &Path) -> Result<Vec<String>> {
         let arrows = Arrows::of(&root.join(name))?;
         if name == "balancer-ctl/src" {
             faults.extend(arrows.forbidden(&ROOMS));
+            faults.extend(arrows.impure(&PURE));
         }
         faults.extend(arrows.circles().into_iter().map(|circle| {
             format!(
@@ -83,9 +121,12 @@ pub fn check(root: &Path) -> Result<Vec<String>> {
 /// A module by the names on the way to it from the crate's root.
 type Module = Vec<String>;
 
-/// Which module of a crate imports which.
+/// Which module of a crate imports which, and what it names of other crates.
 #[derive(Debug, Default)]
-struct Arrows(BTreeSet<(Module, Module)>);
+struct Arrows {
+    inner: BTreeSet<(Module, Module)>,
+    outer: BTreeSet<(Module, String)>,
+}
 
 impl Arrows {
     /// The arrows of the crate whose sources lie in `folder`.
@@ -102,7 +143,7 @@ impl Arrows {
 
     /// The arrows among modules, given each one's source text.
     fn among(sources: &BTreeMap<Module, String>) -> Result<Self> {
-        let mut arrows = BTreeSet::new();
+        let mut arrows = Self::default();
         for (module, text) in sources {
             let file = syn::parse_file(text)
                 .with_context(|| format!("cannot parse module {}", module.join("::")))?;
@@ -110,8 +151,13 @@ impl Arrows {
                 module: module.clone(),
                 inside: Vec::new(),
                 found: BTreeSet::new(),
+                outer: BTreeSet::new(),
             };
             paths.visit_file(&file);
+            let outer = paths.outer.into_iter();
+            arrows
+                .outer
+                .extend(outer.map(|path| (module.clone(), path)));
             for path in paths.found {
                 // The longest part of the path that is a module; the rest is an item in it.
                 let target = (0..=path.len())
@@ -119,17 +165,17 @@ impl Arrows {
                     .map(|length| &path[..length])
                     .find(|part| part.is_empty() || sources.contains_key(*part));
                 if let Some(target) = target.filter(|target| target != module) {
-                    arrows.insert((module.clone(), target.to_vec()));
+                    arrows.inner.insert((module.clone(), target.to_vec()));
                 }
             }
         }
-        Ok(Self(arrows))
+        Ok(arrows)
     }
 
     /// The arrows between rooms that the table does not allow.
     fn forbidden(&self, rooms: &[(&str, &[&str])]) -> Vec<String> {
         let mut faults = Vec::new();
-        for (from, to) in &self.0 {
+        for (from, to) in &self.inner {
             let ([room, ..], [other, ..]) = (&from[..], &to[..]) else {
                 continue;
             };
@@ -157,10 +203,26 @@ impl Arrows {
         faults
     }
 
+    /// What the modules `pure`, each with what lies in it, name although they must not.
+    fn impure(&self, pure: &[&str]) -> Vec<String> {
+        let mut faults = Vec::new();
+        for (module, path) in &self.outer {
+            let module = module.join("::");
+            let is_pure = pure.iter().any(|pure| is_or_begins(&module, pure));
+            let is_impure = |named: &&&str| is_or_begins(path, named) || is_or_ends(path, named);
+            if is_pure && IMPURE.iter().any(|named| is_impure(&named)) {
+                faults.push(format!(
+                    "{module} is pure and names {path}: take it as an argument"
+                ));
+            }
+        }
+        faults
+    }
+
     /// The groups of modules of one folder that reach each other both ways, by their subtrees' imports.
     fn circles(&self) -> Vec<Vec<String>> {
         let mut by_folder: BTreeMap<&[String], BTreeSet<(&str, &str)>> = BTreeMap::new();
-        for (from, to) in &self.0 {
+        for (from, to) in &self.inner {
             let common = from.iter().zip(to).take_while(|(a, b)| a == b).count();
             // A module and what lies in it are one.
             if let (Some(one), Some(other)) = (from.get(common), to.get(common)) {
@@ -194,6 +256,16 @@ impl Arrows {
         }
         circles
     }
+}
+
+fn is_or_begins(path: &str, beginning: &str) -> bool {
+    path.strip_prefix(beginning)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}
+
+fn is_or_ends(path: &str, end: &str) -> bool {
+    path.strip_suffix(end)
+        .is_some_and(|rest| rest.is_empty() || rest.ends_with("::"))
 }
 
 /// All that can be reached from `start`, itself among it.
@@ -247,6 +319,8 @@ struct Paths {
     /// Modules that are written in this file.
     inside: Vec<String>,
     found: BTreeSet<Vec<String>>,
+    /// All other paths, as they are written.
+    outer: BTreeSet<String>,
 }
 
 impl Paths {
@@ -265,7 +339,10 @@ impl Paths {
                     rest = &rest[1..];
                 }
             }
-            _ => return,
+            _ => {
+                self.outer.insert(segments.join("::"));
+                return;
+            }
         }
         base.extend(rest.iter().cloned());
         self.found.insert(base);
@@ -386,12 +463,32 @@ mod tests {
     }
 
     #[test]
+    fn a_pure_module_names_neither_clocks_nor_sockets() {
+        let arrows = arrows(&[
+            ("pure", "use std::time::Instant; pub mod part;"),
+            (
+                "pure::part",
+                "use std::{fs, net::{IpAddr, TcpStream}}; fn f() { Instant::now(); }",
+            ),
+            ("other", "use std::fs; fn f() { tokio::spawn(g()) }"),
+        ]);
+        assert_eq!(
+            arrows.impure(&["pure"]),
+            [
+                "pure::part is pure and names Instant::now: take it as an argument",
+                "pure::part is pure and names std::fs: take it as an argument",
+                "pure::part is pure and names std::net::TcpStream: take it as an argument",
+            ]
+        );
+    }
+
+    #[test]
     fn what_only_tests_import_counts_for_nothing() {
         let arrows = arrows(&[
             ("a", "#[cfg(test)] mod tests { use crate::b::B; }"),
             ("b", "#[cfg(test)] use crate::a::A; use crate::a::C;"),
         ]);
         assert_eq!(arrows.circles(), Vec::<Vec<String>>::new());
-        assert_eq!(arrows.0.len(), 1);
+        assert_eq!(arrows.inner.len(), 1);
     }
 }
