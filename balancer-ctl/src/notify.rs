@@ -1,7 +1,7 @@
-//! Telling programs of events.
+//! Runs programs when events happen (`[[notify]]`).
 //!
 //! ```text
-//!  daemon ──tell──▶ queue ──▶ policy (pure: who, when) ──▶ queue per entry ──▶ invocation (pure) ──▶ program
+//!  daemon ──event─▶ queue ──▶ policy (pure: who, when) ──▶ queue per entry ──▶ invocation (pure) ──▶ program
 //! ```
 //!
 //! All of it runs on a thread of its own: neither the daemon nor a probe ever waits for a program.

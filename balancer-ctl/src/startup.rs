@@ -26,15 +26,15 @@ use crate::{
     os::{clock, systemd},
 };
 
-/// How long followers of the events have to read the last one.
-const FAREWELL: Duration = Duration::from_millis(100);
+/// How long clients that follow events have to read the last one.
+const EVENT_DRAIN_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// What the daemon is to run: the file's model, or one without a file.
+/// Where the configuration comes from.
 #[derive(Debug)]
 pub enum Source {
     /// A configuration file; changes are written to it.
     File(ConfigFile),
-    /// No file; every change is forgotten when the daemon stops.
+    /// No file: changes are lost when the daemon stops.
     Runtime(Model),
 }
 
@@ -55,15 +55,15 @@ pub struct Serving {
     messages: mpsc::Sender<Message>,
     daemon: JoinHandle<()>,
     api: JoinHandle<Infallible>,
-    /// Its file goes when this does.
+    /// Removes the socket's file when it is dropped.
     _control: ControlSocket,
 }
 
 impl Serving {
-    /// Binds the socket, opens the data plane, brings it to what the source says and answers.
+    /// Binds the socket, opens the data plane, configures it and starts to answer.
     ///
     /// # Errors
-    /// The socket cannot be bound, and then the data plane was not touched; or that cannot be opened or refused.
+    /// The socket cannot be bound (the data plane was not touched then), or the data plane cannot be opened or configured.
     pub fn start(
         open: impl FnOnce(&Model, Vec<dataplane::Service>) -> anyhow::Result<Box<dyn Dataplane>>,
         checkers: Box<dyn Checkers>,
@@ -117,19 +117,19 @@ impl Serving {
         })
     }
 
-    /// Where the daemon takes messages.
+    /// Sends messages to the daemon.
     #[must_use]
     pub fn messages(&self) -> mpsc::Sender<Message> {
         self.messages.clone()
     }
 
-    /// Waits until the daemon was told to stop and has stopped.
+    /// Waits until the daemon has stopped.
     ///
     /// # Errors
     /// It panicked.
     pub async fn finished(self) -> anyhow::Result<()> {
         self.daemon.await.context("the daemon failed")?;
-        tokio::time::sleep(FAREWELL).await;
+        tokio::time::sleep(EVENT_DRAIN_TIMEOUT).await;
         self.api.abort();
         Ok(())
     }
@@ -190,7 +190,7 @@ impl Signals {
         })
     }
 
-    /// Makes messages of signals until the daemon is gone.
+    /// Turns signals into messages until the daemon has stopped.
     async fn pass_on(mut self, messages: mpsc::Sender<Message>) {
         loop {
             let message = tokio::select! {

@@ -1,9 +1,9 @@
-//! What each real server and each service may do now. Four truths meet here and stay apart: what the operator decided,
-//! what probes found, what the real server's agent asks for, and the configured weight. Pure.
+//! Which state and weight each real server has, and each service's quorum and backups. Four sources are combined here and kept
+//! apart: the operator's administrative state, the probes' results, the agent's requests, and the configured weight. Pure.
 //!
 //! ```text
 //!  model ──────────────┐
-//!  standings (health) ─┼──▶ Availability ──▶ dataplane::Service (rings)
+//!  check states ───────┼──▶ Availability ──▶ dataplane::Service (rings)
 //!  time ───────────────┘          │
 //!                                 ├──▶ states and reasons for `list` and `status`
 //!                                 └──▶ events
@@ -33,55 +33,55 @@ use crate::{
     },
 };
 
-/// How a real server stands in its service.
+/// The state of a real server in its service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RealStatus {
     /// Its state.
     pub state: RealState,
-    /// What decides that, unless it is plainly up.
+    /// Why it is in this state; `None` where it is up without any restriction.
     pub reason: Option<String>,
-    /// The weight by which it takes new connections now.
+    /// The weight with which it takes new connections now; 0 = none.
     pub weight: u32,
-    /// What probes and its agent say; `None` = not yet, or nobody asks.
+    /// Whether probes and its agent find it up; `None` = not known yet, or it is not probed.
     pub healthy: Option<bool>,
-    /// What its agent, or a program for it, asks for.
+    /// The state and weight that its agent, or an `exec` check, requests.
     pub requested: AgentRequest,
-    /// What probes found last, in words.
+    /// The probes' last result, in words.
     probe_result: String,
-    /// Since when it is out of service: down, or in maintenance.
+    /// When it went out of service (down, or in maintenance).
     out_since: Option<Instant>,
-    /// When its weight began to grow.
+    /// When its slow start began, while that lasts.
     ramp_since: Option<Instant>,
 }
 
 impl RealStatus {
-    /// Its health as it is told: whatever is found in maintenance is no news, it was taken out on purpose.
+    /// Its health as events report it: nothing while it is in maintenance, where it was taken out on purpose.
     fn reported_health(&self) -> Option<bool> {
         self.healthy
             .filter(|_| self.state != RealState::Maintenance)
     }
 }
 
-/// How a service stands.
+/// The state of a service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceStatus {
-    /// Sum of the weights of its real servers that are up, backups not among them.
+    /// Sum of the weights of its real servers that are up, without backups.
     pub live_weight: u64,
-    /// Whether that is enough; `None` before it was known.
+    /// Whether the live weight meets the quorum; `None` = not known yet.
     pub quorum: Option<bool>,
-    /// Since when.
+    /// When `quorum` last changed.
     quorum_since: Option<Instant>,
-    /// Backups that serve.
+    /// Backups that serve, in the configured order.
     pub backups_in: Vec<SocketAddr>,
     /// Its real servers.
     pub reals: HashMap<SocketAddr, RealStatus>,
-    /// Until when the first answers of its real servers are awaited, at its start.
+    /// At its start: until when it waits for its real servers' first probe results before it judges its quorum.
     awaited_until: Option<Instant>,
-    /// When time alone changes something.
+    /// When the passing of time alone changes something next.
     deadline: Option<Instant>,
 }
 
-/// All services' and real servers' standing.
+/// The states of all services and real servers.
 #[derive(Debug, Default)]
 pub struct Availability {
     services: BTreeMap<ServiceKey, ServiceStatus>,
@@ -90,32 +90,32 @@ pub struct Availability {
     desired: Vec<dataplane::Service>,
     checkers: HashMap<CheckTarget, usize>,
     check_states: Vec<CheckState>,
-    /// The services that each standing decides about.
+    /// For each of `check_states`, the services (by index) that depend on it.
     dependents: Vec<Vec<usize>>,
-    /// A quorum has come to be known, or is another, since this was last asked.
+    /// A quorum has changed since `take_new_quorum` was last called.
     has_new_quorum: bool,
-    /// A real server has gone into maintenance by its agent, or come back, since this was last asked.
+    /// A real server has entered or left maintenance by its agent since `take_new_maintenance` was last called.
     has_new_maintenance: bool,
 }
 
-/// What stands when a daemon takes over from an earlier one.
+/// What a new daemon tells the notify policy when it takes over from an earlier one.
 #[derive(Debug, Default)]
 pub struct Takeover {
-    /// The troubles that the earlier one knew, each with the time since when it stands, as events that begin them.
+    /// The conditions that the earlier daemon knew: the event that began each, and when that was.
     pub conditions: Vec<(Event, Instant)>,
-    /// What happened since.
+    /// What happened between the two daemons.
     pub events: Vec<Event>,
 }
 
-/// The checkers of one service's real servers: for each real server one per check, as indices of `standings`.
+/// The checkers of one service's real servers: for each real server one index into `check_states` per check.
 #[derive(Debug, Default)]
 struct CheckIndex {
     reals: Vec<Vec<usize>>,
 }
 
 impl Availability {
-    /// What stands after the model changed. `self` is what stood before; checkers that are new begin as
-    /// `earlier` remembers them, or as the real server stood, so that no change of a check takes a real server out of service.
+    /// The availability under another model; `self` is that under the present one. A new checker begins in the state that `earlier`
+    /// has stored for it, else in that of its real server, so that a changed check takes no real server out of service.
     #[must_use]
     pub fn after(&self, model: &Model, earlier: &dyn CheckStore, now: Instant) -> Self {
         let mut next = Self::default();
@@ -182,7 +182,7 @@ impl Availability {
             .map(|index| &self.check_states[*index])
     }
 
-    /// The checkers to run, with what each begins with.
+    /// The checkers to run, each with its initial state.
     #[must_use]
     pub fn checkers(&self) -> Vec<CheckStart> {
         self.checkers
@@ -197,7 +197,7 @@ impl Availability {
             .collect()
     }
 
-    /// Takes what checkers found. `model` is the one that [`Self::after`] was given.
+    /// Takes new check states over and returns the events they cause. `model` is the one that [`Self::after`] was given.
     pub fn update(&mut self, model: &Model, updates: Vec<CheckUpdate>, now: Instant) -> Vec<Event> {
         let mut concerned = BTreeSet::new();
         for CheckUpdate {
@@ -215,7 +215,7 @@ impl Availability {
         self.reevaluate(model, concerned, now)
     }
 
-    /// Does what time alone brings: weights that grow, resets that were put off.
+    /// Does what is due by time alone (slow starts, delayed resets) and returns the events it causes.
     pub fn advance(&mut self, model: &Model, now: Instant) -> Vec<Event> {
         let due = model.services.iter().enumerate().filter(|(_, service)| {
             let status = self.services.get(&service.key);
@@ -251,7 +251,7 @@ impl Availability {
         events
     }
 
-    /// What happened to health on the way from `before`, which stood with another model.
+    /// The health events between `before`, the availability under the previous model, and this one.
     #[must_use]
     pub fn since(&self, before: &Self, model: &Model) -> Vec<Event> {
         let mut events = Vec::new();
@@ -268,7 +268,7 @@ impl Availability {
         events
     }
 
-    /// What stands in a daemon that took over from an earlier one.
+    /// The conditions and events to report after taking over from an earlier daemon.
     #[must_use]
     pub fn takeover(&self, model: &Model, earlier: &dyn CheckStore, now: Instant) -> Takeover {
         let mut taken = Takeover::default();
@@ -290,7 +290,7 @@ impl Availability {
         taken
     }
 
-    /// What is to be written down of the services.
+    /// The services' quorums, to be stored for the next daemon.
     #[must_use]
     pub fn to_persist(&self, model: &Model) -> Vec<PersistedService> {
         let kept = model.services.iter().map(|service| {
@@ -310,17 +310,17 @@ impl Availability {
         kept.collect()
     }
 
-    /// Whether a quorum came to be known, or became another, since this was last asked.
+    /// Whether a quorum has changed since the last call.
     pub const fn take_new_quorum(&mut self) -> bool {
         std::mem::replace(&mut self.has_new_quorum, false)
     }
 
-    /// Whether a real server went into maintenance by its agent, or came back, since this was last asked.
+    /// Whether a real server has entered or left maintenance by its agent since the last call.
     pub const fn take_new_maintenance(&mut self) -> bool {
         std::mem::replace(&mut self.has_new_maintenance, false)
     }
 
-    /// The model as those who tell programs are to see it: who is in maintenance by its agent is so as by the operator.
+    /// The model for the notify policy: a real server in maintenance by its agent is in maintenance there, as by the operator.
     #[must_use]
     pub fn as_reported(&self, model: &Model) -> Model {
         let mut told = model.clone();
@@ -335,7 +335,7 @@ impl Availability {
         told
     }
 
-    /// What the packet program is to run.
+    /// The services that the packet program is to run.
     #[must_use]
     pub fn desired(&self) -> &[dataplane::Service] {
         &self.desired
@@ -350,25 +350,25 @@ impl Availability {
             .min()
     }
 
-    /// How a service stands. Its live weight and quorum are what decides whether this node may carry its VIP.
+    /// A service's state.
     #[must_use]
     pub fn service(&self, key: &ServiceKey) -> Option<&ServiceStatus> {
         self.services.get(key)
     }
 
-    /// How a real server stands.
+    /// A real server's state.
     #[must_use]
     pub fn real(&self, key: &ServiceKey, address: SocketAddr) -> Option<&RealStatus> {
         self.services.get(key)?.reals.get(&address)
     }
 }
 
-/// What stood before, as new checkers look for it.
+/// The previous check states, indexed for new checkers.
 struct PastStates<'a> {
     availability: &'a Availability,
-    /// What each standing is of.
+    /// The check target of each of the previous `check_states`.
     watched: Vec<Option<&'a CheckTarget>>,
-    /// Each real server's standings.
+    /// Each real server's previous check states.
     of_reals: HashMap<(ServiceKey, SocketAddr), &'a [usize]>,
 }
 
@@ -390,9 +390,9 @@ impl<'a> PastStates<'a> {
         }
     }
 
-    /// How a new checker begins for a real server that is in service already. One that asks the same at other times goes
-    /// on as it stood. Another question leaves a real server that is up there until it is answered, and one that is
-    /// down may come back with the first pass.
+    /// The initial state of a new checker for a real server that is in service already. If only the timing changed, the state is kept.
+    /// With another probe, a real server that is up stays up until the first result, and one that is down comes up with the first
+    /// pass.
     fn of(&self, service: &VirtualService, real: &RealServer, check: &Check) -> Option<CheckState> {
         let old = *self.of_reals.get(&(service.key, real.address))?;
         let check_states = &self.availability.check_states;
@@ -421,7 +421,7 @@ impl<'a> PastStates<'a> {
     }
 }
 
-/// What is to be watched for a real server: nothing while it is in maintenance.
+/// The checkers that a real server needs: none while it is in maintenance by the operator.
 pub fn check_targets(
     service: &VirtualService,
     real: &RealServer,

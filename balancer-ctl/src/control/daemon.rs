@@ -1,5 +1,5 @@
-//! The daemon: the one owner of the model, the configuration file and the data plane. Others ask it by
-//! message.
+//! The daemon: the one owner of the model, the configuration file and the data plane. Everything else sends it
+//! messages.
 //!
 //! ```text
 //!  API tasks ──Message (bounded, they wait)──▶ daemon ──▶ data plane, configuration file
@@ -52,39 +52,39 @@ use crate::{
     os::{clock, heap, systemd},
 };
 
-/// Messages that may wait; when all places are taken, those who ask wait.
+/// Capacity of the message queue; senders wait while it is full.
 pub const MAX_QUEUED_MESSAGES: usize = 64;
-/// Events that a reader may lag behind before it loses some.
+/// How many events a reader may lag behind before it loses some.
 pub const MAX_QUEUED_EVENTS: usize = 1024;
-/// What is said while checkers give no sign of life.
+/// The detail of [`Condition::ChecksStalled`].
 const CHECKS_STALLED: &str = "checks have stalled, so real servers that die stay in service: restart balancerd, which goes on \
                               from the present state";
-/// What is said when the file was loaded and took back what was not in it.
+/// Reported when loading the file undid changes that were not in it.
 const RUNTIME_CHANGES_UNDONE: &str = "changes made with --runtime were undone";
-/// How often the state of the whole is looked at.
+/// How often the node's conditions are looked at.
 const TICK: Duration = Duration::from_secs(1);
 
-/// What a daemon is made of.
+/// The parts that a daemon is given.
 pub struct DaemonConfig {
-    /// The data plane, open.
+    /// The open data plane.
     pub dataplane: Box<dyn Dataplane>,
-    /// What probes.
+    /// Runs the checks.
     pub checkers: Box<dyn Checkers>,
-    /// What tells programs; `None` in tests.
+    /// Runs the programs of `[[notify]]`; `None` in tests.
     pub notifier: Option<Notifier>,
     /// The configuration file, if there is one.
     pub file: Option<ConfigFile>,
-    /// What is to run first.
+    /// The model to run first.
     pub model: Model,
-    /// What health allows of it; the data plane begins with that.
+    /// The availability that belongs to `model`.
     pub availability: Availability,
-    /// Where events go.
+    /// Sends events to those who follow them.
     pub events: broadcast::Sender<view::EventRecord>,
     /// Reads this host's addresses.
     pub addresses: fn() -> io::Result<HashSet<IpAddr>>,
 }
 
-/// The daemon's state.
+/// The daemon.
 pub struct Daemon {
     dataplane: Box<dyn Dataplane>,
     checkers: Box<dyn Checkers>,
@@ -94,17 +94,17 @@ pub struct Daemon {
     conditions: Conditions,
     /// The last attempt to give the data plane its settings failed.
     is_misconfigured: bool,
-    /// What runs.
+    /// The model that runs; it may differ from the file's.
     model: Model,
     file: Option<ConfigFile>,
     events: broadcast::Sender<view::EventRecord>,
     addresses: fn() -> io::Result<HashSet<IpAddr>>,
-    /// New connections that were refused for want of room, when that was last looked at.
+    /// How many new connections the full tables had refused at the last tick.
     refused: u64,
 }
 
 impl Daemon {
-    /// Brings the data plane to what the file says, or without one to `model`.
+    /// Starts the daemon: the data plane runs `model` when this returns.
     ///
     /// # Errors
     /// The data plane refused it.
@@ -151,8 +151,8 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Makes known to those who tell programs which troubles an earlier daemon knew, so that their end is told; and tells
-    /// what events since.
+    /// Tells the notify policy which conditions an earlier daemon knew, so that their end is reported, and publishes what happened
+    /// since.
     fn take_over_conditions(&self) {
         let (now, time) = (clock::now(), SystemTime::now());
         let checkers = self.checkers.as_ref();
@@ -170,13 +170,13 @@ impl Daemon {
         }
     }
 
-    /// Has written down what a daemon after this one is to know of the services.
+    /// Stores the services' quorums for the next daemon.
     fn persist_services(&mut self) {
         self.checkers
             .persist(self.availability.to_persist(&self.model));
     }
 
-    /// Answers messages until it is told to stop. Forwarding goes on afterwards.
+    /// Handles messages until one says stop. Forwarding goes on afterwards.
     pub async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -205,7 +205,7 @@ impl Daemon {
         }
     }
 
-    /// Answers one message. Whoever asked may be gone, which is no error.
+    /// Handles one message. That the sender no longer waits for the reply is no error.
     pub fn answer(&mut self, message: Message) {
         match message {
             Message::Change(request, scope, reply) => {
@@ -232,7 +232,7 @@ impl Daemon {
         }
     }
 
-    /// Loads the configuration file again; when it cannot be applied, what ran goes on running.
+    /// Loads the configuration file again. If it cannot be applied, the present configuration stays in force.
     fn reload(&mut self) -> Result<(), ApiError> {
         systemd::reloading();
         let result = self.load();
@@ -245,7 +245,7 @@ impl Daemon {
         result.map(|_| ())
     }
 
-    /// Says whether changes went that were not in the file.
+    /// As [`Self::reload`], without the events. Returns [`RUNTIME_CHANGES_UNDONE`] where that is so, else nothing.
     fn load(&mut self) -> Result<&'static str, ApiError> {
         let Some(file) = &self.file else {
             return Err(ApiError::invalid(
@@ -294,7 +294,7 @@ impl Daemon {
         self.follow_health(events);
     }
 
-    /// Brings the data plane to what health allows now, and tells what events.
+    /// Updates the data plane to the present availability and publishes `events`.
     fn follow_health(&mut self, events: Vec<Event>) {
         self.resync();
         if self.availability.take_new_quorum() {
@@ -310,7 +310,7 @@ impl Daemon {
         }
     }
 
-    /// Brings the data plane to what it should run. What fails is tried again each second.
+    /// Gives the data plane the settings and services that it should run. A failure is a condition and is tried again each second.
     fn resync(&mut self) {
         let configured = if self.is_misconfigured {
             self.dataplane.configure(&self.model.dataplane)
@@ -337,7 +337,7 @@ impl Daemon {
         self.note(Condition::RoutesUnwatched, unwatched);
     }
 
-    /// Does what is due each second.
+    /// Runs once each second: tries a failed update again and looks at the node's conditions.
     fn tick(&mut self) {
         if self.conditions.lasts(Condition::DataplaneOutOfSync) {
             self.follow_health(Vec::new());
@@ -351,7 +351,7 @@ impl Daemon {
         }
     }
 
-    /// Notes whether the connection tables refuse new connections for want of room.
+    /// Begins or ends [`Condition::TableFull`].
     fn check_table(&mut self) {
         let Ok(refused) = self.dataplane.refused() else {
             return;
@@ -378,7 +378,7 @@ impl Daemon {
         self.follow(Condition::TableFull, transition);
     }
 
-    /// Notes that a condition lasts, with its cause, or that it does not.
+    /// Begins or continues a condition, given its cause, or ends it.
     fn note(&mut self, condition: Condition, cause: Option<String>) {
         let transition = match cause {
             Some(cause) => self.conditions.set(condition, &cause, clock::now()),
@@ -387,7 +387,7 @@ impl Daemon {
         self.follow(condition, transition);
     }
 
-    /// Tells what has changed of a condition.
+    /// Publishes or logs what has changed of a condition.
     fn follow(&self, condition: Condition, transition: Transition) {
         match transition {
             Transition::Event(event) => self.publish(event),
@@ -424,7 +424,7 @@ impl Daemon {
     }
 }
 
-/// What the data plane refused, with its place in the file where that is known.
+/// The data plane's error as a sentence, with its line in the file where that is known.
 #[must_use]
 pub fn with_location(file: Option<&ConfigFile>, error: &anyhow::Error) -> String {
     match (file, error.downcast_ref::<InterfaceError>()) {
@@ -450,7 +450,7 @@ fn log(
     }
 }
 
-/// Waits until then; without a time, for ever.
+/// Waits until `deadline`; without one, for ever.
 async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,

@@ -96,7 +96,7 @@ fn shown(
     }
 }
 
-/// A service by its name, or by what it is known by.
+/// A service's name, else its key.
 #[must_use]
 pub fn service_name(service: &VirtualService) -> String {
     service

@@ -1,19 +1,19 @@
-//! How a program is told of an event. Pure. This is the whole of the interface that programs see:
+//! The arguments, environment and input with which a notify program is run. Pure. This is the whole interface that programs see:
 //!
 //! * Arguments: those of an alert program of mon, in mon's order, then the entry's own.
 //!   `-s SERVICE -g GROUP -h HOSTS -l SECONDS -t TIME [-u] ARGUMENTS…`
 //!   - `-s`, `-g`: the virtual service, by its name or else as `tcp/ADDRESS:PORT`; its real servers are the group. An
 //!     event of no service has the service `balancer` and the group is the node.
 //!   - `-h`: the real server's address; of an event of a whole service, those of all its real servers in one argument.
-//!   - `-l`: seconds until the trouble is told again; 0 = it is not.
-//!   - `-t`: when it happened, in seconds since 1970; of a trouble that is told late or again, when it began.
-//!   - `-u`: there when a trouble has ended.
+//!   - `-l`: seconds until the condition is reported again; 0 = it is not.
+//!   - `-t`: when it happened, in seconds since 1970; of a condition that is reported late or again, when it began.
+//!   - `-u`: given when a condition has ended.
 //!   - The entry's own arguments, in which `{event}`, `{service}`, `{address}`, `{real}`, `{message}`, `{node}` and
-//!     `{time}` are replaced. Nothing of ours follows them: mon's own programs take all of them for recipients.
+//!     `{time}` are replaced. Nothing follows them: mon's own programs take the rest for recipients.
 //! * Environment: `BALANCER_*` and `MON_*` as listed in `environment` below, `PATH`, `LANG`; nothing else.
 //! * Standard input: one JSON object on one line, the event as `balancer-ctl events --json` shows it and more. Where the
 //!   entry says `stdin = "mon"`, what mon gives its alerts, which mail the first line as their subject: the summary, and
-//!   below it, without empty lines, the message and what it is about.
+//!   below it, without empty lines, the message, service and real server.
 
 use std::{
     borrow::Cow,
@@ -34,13 +34,13 @@ use crate::{
 const MAX_TEXT_BYTES: usize = 8 * 1024;
 /// Output that is kept for the log, in bytes.
 const RETAINED_BYTES: usize = 16 * 1024;
-/// Where programs of mon expect to log.
+/// The log directory that programs of mon expect.
 const LOG_DIRECTORY: &str = "/var/log";
 /// mon's operational statuses.
 const FAILED: u8 = 0;
 const WORKS: u8 = 1;
 
-/// Who tells.
+/// The daemon, as programs see it.
 #[derive(Clone, Copy, Debug)]
 pub struct Sender<'a> {
     /// The node's name.
@@ -122,10 +122,10 @@ impl Severity {
     }
 }
 
-/// An event in words that fit into arguments and variables.
+/// An event's texts, each short enough for an argument or a variable.
 struct EventText {
     event: &'static str,
-    /// What people call the service; empty without one.
+    /// The service's name, else its key; empty without one.
     service: String,
     /// The service as `tcp/ADDRESS:PORT`; empty without one.
     address: String,
@@ -134,7 +134,7 @@ struct EventText {
     message: String,
     node: String,
     time: String,
-    /// All of it in one line, what it is about first, as mon's monitors put the hosts that failed.
+    /// A summary in one line that begins with the hosts, as mon's monitors print it.
     summary: String,
 }
 
@@ -168,7 +168,7 @@ impl EventText {
         }
     }
 
-    /// Puts words in the places that an argument has for them; what is put in is not looked at again.
+    /// Replaces the placeholders of an argument, each once: a replacement is not searched for placeholders.
     fn fill(&self, argument: &str) -> String {
         let mut filled = String::new();
         let mut rest = argument;
@@ -245,8 +245,8 @@ fn mon_arguments(news: &NotificationEvent, notify: &Notify, words: &EventText) -
     arguments
 }
 
-/// The variables. All of `BALANCER_*` are always set, empty where there is nothing to say; of mon's, times that are not
-/// known are not set, as in mon.
+/// The environment variables. All of `BALANCER_*` are always set, empty where they do not apply; of mon's, unknown times are not
+/// set, as in mon.
 fn environment(
     news: &NotificationEvent,
     words: &EventText,
@@ -305,7 +305,7 @@ fn environment(
         .collect()
 }
 
-/// What a program reads.
+/// A program's standard input.
 #[derive(Serialize)]
 struct Input<'a> {
     // First: it is what a program of mon shows of the line.
@@ -369,7 +369,7 @@ fn seconds(time: SystemTime) -> u64 {
         .as_secs()
 }
 
-/// A text without what no argument can hold, and not longer than one may be.
+/// A text without NUL bytes, cut to [`MAX_TEXT_BYTES`].
 fn truncated(text: &str) -> String {
     let text = if text.contains('\0') {
         Cow::Owned(text.replace('\0', ""))
@@ -385,7 +385,7 @@ fn truncated(text: &str) -> String {
     )
 }
 
-/// The hosts of a service, as many as fit.
+/// The hosts of a service, as many as fit into [`MAX_TEXT_BYTES`].
 fn truncated_hosts(news: &NotificationEvent) -> String {
     let mut hosts = String::new();
     for host in &news.hosts {

@@ -1,16 +1,16 @@
-//! Which programs are told of what, and when. Pure: time is an argument.
+//! Decides which program is run for which event, and when. Pure: time is an argument.
 //!
 //! ```text
 //!                     lasts alert-after             alert-every
-//!            ┌───────┐ tell beginning   ┌──────┐ ────────┐ tell again
+//!            ┌───────┐ report beginning ┌──────┐ ────────┐ report again
 //!   ──begin──▶ young ├─────────────────▶│ told │ ◀───────┘
 //!            └───┬───┘                  └──┬───┘
-//!        end:    │ tell only        end:   │ tell
+//!        end:    │ report only      end:   │ report
 //!                ▼ with always-up          ▼
 //! ```
 //!
-//! What is no trouble and ends none is told at once. A real server or service that is gone, or is not checked any more, ends
-//! its troubles: whoever was told that one began is told that nothing more will be heard of it.
+//! Events that neither begin nor end a condition are reported at once. When a real server or service is removed, or no longer checked,
+//! its conditions end: entries that reported the beginning report that the condition is no longer monitored.
 
 use std::{
     collections::BTreeMap,
@@ -27,52 +27,52 @@ use crate::model::{
 
 mod facts;
 
-/// Something to tell a program.
+/// One run of an entry's program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notification {
-    /// Which entry's program.
+    /// The entry whose program is run.
     pub entry: EntryId,
     /// The entry.
     pub notify: Arc<Notify>,
-    /// What.
+    /// The event to report.
     pub event: NotificationEvent,
 }
 
-/// An entry, for as long as it is configured.
+/// Identifies an entry for as long as it is configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntryId(u64);
 
-/// An event as a program is told of it.
+/// An event with all that a program is told about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotificationEvent {
-    /// What happened; of a trouble that is told late or again, how it began, with the latest message.
+    /// The event; of a condition that is reported late or again, its beginning with the latest message.
     pub event: EventRecord,
     /// The service's name, if it has one.
     pub name: Option<String>,
-    /// The real servers of its service, where it is about all of that.
+    /// The real servers of its service, for an event of a whole service.
     pub hosts: Vec<IpAddr>,
-    /// How often this was told before.
+    /// How often this condition was reported before.
     pub repeats: u32,
-    /// Nothing more will be heard of the trouble, which ends with that alone.
+    /// The condition is no longer monitored; whether it still lasts is unknown.
     pub is_unknown: bool,
-    /// When this failed and passed before.
+    /// When the condition began and ended before.
     pub past: ConditionHistory,
 }
 
-/// A trouble as one entry sees it.
+/// A lasting condition as one entry sees it.
 #[derive(Clone, Debug)]
 struct Incident {
     began: Instant,
-    /// When it was told last; an entry that does not ask for beginnings counts them as told.
+    /// When it was last reported; for an entry that does not ask for beginnings, when it would have been.
     last_told: Option<Instant>,
-    /// How often it was told.
+    /// How often it was reported.
     count: u32,
-    /// How it began, with the latest message.
+    /// The event that began it, with the latest message.
     event: EventRecord,
 }
 
 impl Incident {
-    /// When it is to be told next.
+    /// When it is to be reported next.
     fn due(&self, notify: &Notify) -> Option<Instant> {
         let Some(told) = self.last_told else {
             return self.began.checked_add(notify.alert_after);
@@ -82,7 +82,7 @@ impl Incident {
         told.checked_add(every.filter(|_| is_wanted)?)
     }
 
-    /// Counts what was due by then as told at its time, and nothing else.
+    /// Counts reports that were due until `until` as made at their times.
     fn catch_up(&mut self, notify: &Notify, is_wanted: bool, until: Instant) {
         self.last_told = None;
         self.count = 0;
@@ -137,7 +137,7 @@ impl Entry {
         }
     }
 
-    /// Whether it asks about what the event is about. Events of the node are of no service and pass.
+    /// Whether the entry's `services` include the event's. Events of the node pass.
     fn asks_about(&self, event: &EventRecord, facts: &Facts) -> bool {
         let Some(service) = &event.service else {
             return true;
@@ -158,7 +158,7 @@ impl Entry {
         self.notify.on.contains(&kind)
     }
 
-    /// Tells what has lasted long enough.
+    /// Reports the incidents that are due.
     fn expire(&mut self, now: Instant, facts: &Facts, tells: &mut Vec<Notification>) {
         let mut due = Vec::new();
         for case in self.incidents.values_mut() {
@@ -178,19 +178,19 @@ impl Entry {
     }
 }
 
-/// Decides who is told.
+/// The policy: all entries and their incidents.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
     entries: Vec<Entry>,
     facts: Facts,
-    /// No case is due before this.
+    /// No incident is due before this.
     earliest: Option<Instant>,
     next_id: u64,
 }
 
 impl Policy {
-    /// Takes a model's entries at a time of day. Those that were there, or at least their program, keep the troubles they
-    /// know; troubles of what is not there any more, or is not checked any more, end.
+    /// Takes a model's entries over at a time of day. An entry that was there before, or one with the same program, keeps its incidents;
+    /// those of real servers and services that are gone or no longer checked end.
     pub fn configure(&mut self, model: &Model, time: &str) -> Vec<Notification> {
         let present = Monitored::of(model);
         self.facts.configure(model);
@@ -221,7 +221,7 @@ impl Policy {
         tells
     }
 
-    /// Ends the troubles of which nothing more will be heard.
+    /// Ends the incidents that are no longer monitored.
     fn end_gone(&mut self, present: &Monitored, time: &str) -> Vec<Notification> {
         let mut tells = Vec::new();
         for entry in &mut self.entries {
@@ -264,7 +264,7 @@ impl Policy {
         self.earliest
     }
 
-    /// Takes an event.
+    /// Handles an event.
     pub fn handle(&mut self, event: &EventRecord, now: Instant) -> Vec<Notification> {
         // What has lasted long enough before this event is told before it.
         let mut tells = self.expire(now);
@@ -296,8 +296,8 @@ impl Policy {
         tells
     }
 
-    /// Takes a trouble that an earlier daemon knew, and when it began. What was due while that ran, which is until `until`,
-    /// counts as told, so that it is not told once more, and its end is; what came due later is still to be told.
+    /// Takes over a condition that began under an earlier daemon at `began`. Reports that were due until `until`, while that daemon
+    /// ran, count as made; later ones and the end are still to be reported.
     pub fn assume(&mut self, event: &EventRecord, began: Instant, until: Instant) {
         let Role::Begins(trouble) = role(event.event) else {
             return;
@@ -314,7 +314,7 @@ impl Policy {
         self.find_earliest_after(event);
     }
 
-    /// Tells what has lasted long enough by now.
+    /// Reports all incidents that are due by now.
     pub fn expire(&mut self, now: Instant) -> Vec<Notification> {
         let mut tells = Vec::new();
         if self.earliest.is_none_or(|earliest| earliest > now) {
@@ -338,7 +338,7 @@ impl Policy {
         self.earliest = self.entries.iter().filter_map(due).min();
     }
 
-    /// The same once an event was taken, without a look at all other cases: the time is then at most too early.
+    /// As [`Self::find_earliest`] after one event, without a look at all other incidents: the result may be too early, not too late.
     fn find_earliest_after(&mut self, event: &EventRecord) {
         let Role::Begins(trouble) = role(event.event) else {
             return;
@@ -352,7 +352,7 @@ impl Policy {
     }
 }
 
-/// A trouble begins, or shows itself again.
+/// Begins an incident, or updates its message.
 fn begin_incident(
     entry: &mut Entry,
     trouble: Condition,

@@ -1,7 +1,7 @@
 //! The thread that runs notify programs.
 //!
-//! Two queues, both bounded: events on their way to the policy, and for each entry what its program is still to be told,
-//! one run at a time so that the order stays. What does not fit is dropped, counted, and the count logged.
+//! Two kinds of bounded queues: one of events to the policy, and one of runs for each entry, whose program runs once at a time so
+//! that the order is kept. What does not fit is dropped and counted, and the count is logged.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -33,23 +33,23 @@ use crate::{
     },
 };
 
-/// Events that may wait for the thread: as many as there can be real servers.
+/// Capacity of the event queue: as many as there can be real servers.
 const MAX_QUEUED_EVENTS: usize = 32_768;
-/// What may wait for one entry's program.
+/// Capacity of each entry's queue of runs.
 const MAX_QUEUED_PER_ENTRY: usize = 4096;
-/// Programs that run at once, of all entries together.
+/// How many programs run at once, of all entries together.
 const MAX_RUNNING: usize = 8;
-/// How often losses are logged at most.
+/// Least time between two log lines about dropped events.
 const DROP_LOG_INTERVAL: Duration = Duration::from_secs(10);
-/// How long programs that run or wait have when the daemon stops.
+/// How long running and queued programs have when the daemon stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long the kernel has to hand over what is left of killed programs.
+/// How long to wait for killed programs to be reaped.
 const REAP_TIMEOUT: Duration = Duration::from_millis(50);
-/// Lines of a program's output that are logged, and how long one may be, in bytes.
+/// How many lines of a program's output are logged; the next constant is their greatest length in bytes.
 const MAX_LINES: usize = 50;
 const MAX_LINE_BYTES: usize = 1000;
 
-/// The way to the thread. No call waits.
+/// A handle to the thread. No call waits.
 #[derive(Debug)]
 pub struct Notifier {
     messages: mpsc::UnboundedSender<Message>,
@@ -64,25 +64,25 @@ enum Message {
     Assume(EventRecord, Instant, Instant),
 }
 
-/// What both sides count.
+/// Counters that the handle and the thread share.
 #[derive(Debug, Default)]
 struct Shared {
     /// Whether any program is configured.
     is_wanted: AtomicBool,
-    /// Events on their way.
+    /// Events in the queue.
     waiting: AtomicUsize,
-    /// Events that found no room.
+    /// Events that were dropped because the queue was full.
     lost: AtomicU64,
 }
 
-/// Says what is wrong with a program and its arguments.
+/// Checks that a program may be run with its arguments; returns why not.
 type ProgramCheck = fn(&[String]) -> Result<(), String>;
 
 impl Notifier {
-    /// Starts the thread. `state` is the daemon's directory of state, which programs are told.
+    /// Starts the thread. `state` is the daemon's state directory, whose path programs are given.
     ///
     /// # Errors
-    /// There is no thread or no runtime to be had.
+    /// The thread or its runtime cannot be started.
     pub fn start(state: &Path) -> io::Result<Self> {
         Self::start_with(state, trusted_with_news)
     }
@@ -110,8 +110,8 @@ impl Notifier {
         })
     }
 
-    /// Takes a model's entries and the names of its services. To be called for the first model and each one after it,
-    /// before or after the events of the change.
+    /// Takes over a model's entries and service names. Called for the first model and after each change, before or after the events
+    /// of the change.
     pub fn configure(&self, model: &Model) {
         let is_wanted = !model.notify.is_empty();
         let was_wanted = self.shared.is_wanted.swap(is_wanted, Ordering::Relaxed);
@@ -120,18 +120,18 @@ impl Notifier {
         }
     }
 
-    /// Tells of an event.
+    /// Queues an event.
     pub fn tell(&self, event: EventRecord) {
         self.send_event(event, Message::Tell);
     }
 
-    /// Makes a trouble known that an earlier daemon knew, which ran until `until`, so that its end is told: an event as it
-    /// began, and when.
+    /// Takes over a condition that began with `event` at `began` under an earlier daemon, which ran until `until`, so that its end is
+    /// reported.
     pub fn assume(&self, event: EventRecord, began: Instant, until: Instant) {
         self.send_event(event, |event| Message::Assume(event, began, until));
     }
 
-    /// Ends the thread: what runs or waits has a short time, then it is killed or dropped.
+    /// Ends the thread. Running and queued programs have [`DRAIN_TIMEOUT`], then they are killed or dropped.
     pub async fn stop(self) {
         drop(self.messages);
         let longest = DRAIN_TIMEOUT + REAP_TIMEOUT + Duration::from_secs(1);
@@ -157,7 +157,7 @@ impl Notifier {
     }
 }
 
-/// What the thread has.
+/// The thread's state.
 struct Task {
     inbox: mpsc::UnboundedReceiver<Message>,
     shared: Arc<Shared>,
@@ -166,9 +166,9 @@ struct Task {
     node: String,
     policy: Policy,
     lines: Queues,
-    /// Each returns why its program did not run, if so.
+    /// Running programs; each returns why its program did not run, if so.
     running: JoinSet<Option<String>>,
-    /// Whose program runs in which task.
+    /// The entry of each running task.
     runs: HashMap<task::Id, EntryId>,
     losses: DroppedCounts,
 }
@@ -276,7 +276,7 @@ impl Task {
         }
     }
 
-    /// Gives what runs and waits a short time.
+    /// Waits up to [`DRAIN_TIMEOUT`] for running and queued programs.
     async fn drain(&mut self) {
         let rest = async {
             loop {
@@ -300,11 +300,11 @@ impl Task {
     }
 }
 
-/// What waits for each entry's program.
+/// The queues of all entries.
 #[derive(Debug, Default)]
 struct Queues {
     lines: HashMap<EntryId, Queue>,
-    /// Entries whose program can run, in turn: with something to tell, and not running.
+    /// Entries with queued runs whose program is not running, in turn.
     ready: VecDeque<EntryId>,
 }
 
@@ -315,7 +315,7 @@ struct Queue {
 }
 
 impl Queues {
-    /// Takes something to tell; `false` = there is no room.
+    /// Queues a run; `false` = the queue is full.
     fn push(&mut self, tell: Notification) -> bool {
         let entry = tell.entry;
         let line = self.lines.entry(entry).or_default();
@@ -329,7 +329,7 @@ impl Queues {
         true
     }
 
-    /// What to tell next; its entry's program runs until [`Self::is_free`].
+    /// The next run; its entry is busy until [`Self::is_free`].
     fn next(&mut self) -> Option<Notification> {
         loop {
             let entry = self.ready.pop_front()?;
@@ -342,7 +342,7 @@ impl Queues {
         }
     }
 
-    /// An entry's program has ended.
+    /// Marks an entry whose program has ended as free.
     fn is_free(&mut self, entry: EntryId) {
         let Some(line) = self.lines.get_mut(&entry) else {
             return;
@@ -353,7 +353,7 @@ impl Queues {
         }
     }
 
-    /// Forgets what waits for other entries than these.
+    /// Drops the queues of all entries but these.
     fn keep(&mut self, entries: &HashSet<EntryId>) {
         self.lines.retain(|entry, _| entries.contains(entry));
         self.ready.retain(|entry| entries.contains(entry));
@@ -364,14 +364,14 @@ impl Queues {
     }
 }
 
-/// What was not told since the last log of it.
+/// What was dropped since that was last logged.
 #[derive(Debug, Default)]
 struct DroppedCounts {
-    /// Events that found no room on their way.
+    /// Events dropped because the event queue was full.
     events: u64,
-    /// Runs that found no room in their entry's line.
+    /// Runs dropped because their entry's queue was full.
     tells: u64,
-    /// Programs that must not or cannot be run, and the last one's reason.
+    /// Programs that could not be run, and the last one's reason.
     unrun: u64,
     reason: String,
     logged: Option<Instant>,
@@ -430,7 +430,7 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-/// Runs one program to its end and logs what it says and how it ends. Returns why it did not run, if so.
+/// Runs one program to its end and logs its output and exit status. Returns why it did not run, if so.
 async fn run(program: &Program, tell: &Notification, judge: ProgramCheck) -> Option<String> {
     let words = tell.notify.run.clone();
     let result = program.run(move || judge(&words)).await;
@@ -465,7 +465,7 @@ fn log_output(program: &str, output: &Output) {
     }
 }
 
-/// Output as lines that a log can hold, and whether they are not all of it.
+/// The lines of an output that are logged, and whether it had more.
 fn printable(output: &[u8]) -> (Vec<String>, bool) {
     let text = String::from_utf8_lossy(output);
     let mut is_short = false;

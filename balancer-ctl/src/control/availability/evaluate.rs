@@ -1,4 +1,4 @@
-//! How one service and its real servers stand, from the four truths, what stood before, and the time. Pure.
+//! The state of one service and its real servers, from the model, the check states, the previous state and the time. Pure.
 
 use std::{
     borrow::Cow,
@@ -15,15 +15,15 @@ use crate::{
     },
 };
 
-/// In how many steps a weight grows.
+/// Number of steps of a slow start.
 const RAMP_STEPS: u32 = RING_SCALE;
-/// Shortest step.
+/// Shortest step of a slow start.
 const MIN_RAMP_STEP: Duration = Duration::from_millis(100);
-/// What one unit of weight is in a ring while a weight of the service grows: steps of 5 %. Finer ones would need longer
-/// rings, for which there is less often room while many services have a weight that grows.
+/// Ring slots per unit of weight while a real server of the service is in slow start: steps of 5 %. Finer steps need longer rings,
+/// for which there may be no room while many services have a slow start.
 const RING_SCALE: u32 = 20;
 
-/// Judges a service.
+/// Evaluates a service: its state, and what the packet program is to run for it.
 pub fn service(
     service: &VirtualService,
     check_index: &CheckIndex,
@@ -78,8 +78,8 @@ pub fn service(
     (status, desired)
 }
 
-/// How long the first answers of real servers are awaited. All are asked within an interval; a check that cannot be made
-/// never answers.
+/// How long a new service waits for its first probe results. All probes start within one interval; a check that cannot be made
+/// has no result.
 fn startup_wait(service: &VirtualService) -> Duration {
     let timings = service.checks.iter().map(|check| &check.timing);
     timings
@@ -88,7 +88,7 @@ fn startup_wait(service: &VirtualService) -> Duration {
         .unwrap_or_default()
 }
 
-/// Whether the live weight is enough. Not said while real servers are awaited, unless it is enough already.
+/// Whether the live weight meets the quorum. `None` while first probe results are awaited, unless it is met already.
 fn quorum(
     service: &VirtualService,
     before: Option<bool>,
@@ -108,7 +108,7 @@ fn quorum(
     }
 }
 
-/// Gives the backups their part: those that are not needed stand by.
+/// Decides which backups serve; the others stand by with weight 0.
 fn assign_backups(service: &VirtualService, status: &mut ServiceStatus, is_needed: bool) {
     let most = match service.health.backups {
         Backups::First => 1,
@@ -201,7 +201,7 @@ fn evaluate_real(
     }
 }
 
-/// What health and the agent say of a real server.
+/// What probes and the agent say of a real server.
 pub(super) struct HealthVerdict {
     pub(super) healthy: Option<bool>,
     pub(super) reason: String,
@@ -280,7 +280,7 @@ fn state_by_weight(
     }
 }
 
-/// A real server's weight after its agent's word; what is not 0 stays at least 1.
+/// A real server's weight with its agent's request applied; a configured weight above 0 stays at least 1 under a percentage.
 fn requested_weight(weight: u32, advice: Option<RequestedWeight>) -> u32 {
     match advice {
         None => weight,
@@ -294,7 +294,7 @@ fn requested_weight(weight: u32, advice: Option<RequestedWeight>) -> u32 {
     }
 }
 
-/// What the packet program is to run, and when time alone changes that.
+/// What the packet program is to run for a service. Sets the service's next deadline.
 fn run(service: &VirtualService, status: &mut ServiceStatus, now: Instant) -> dataplane::Service {
     let slow_start = service.health.slow_start;
     let grows = status.reals.values().any(|real| real.ramp_since.is_some());

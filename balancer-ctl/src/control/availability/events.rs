@@ -1,4 +1,4 @@
-//! What is told of health: the events between two standings. Pure.
+//! Events of health: the differences between two states of a service. Pure.
 
 use std::{net::SocketAddr, time::Instant};
 
@@ -8,7 +8,7 @@ use crate::{
     model::{AdminState, VirtualService, diff::Event, event::EventKind},
 };
 
-/// The troubles of a service that stands, each with the time since when it stands, as events that begin them.
+/// The conditions of a service that last: the event that begins each, and when it began.
 pub(super) fn lasting_conditions(
     service: &VirtualService,
     status: &ServiceStatus,
@@ -27,7 +27,7 @@ pub(super) fn lasting_conditions(
     events.into_iter().filter_map(begin).collect()
 }
 
-/// The events between two standings of a service. One that was not there before has none but for what probes found.
+/// Appends the events between two states of a service. A service without a state `before` has only those of its probe results.
 pub(super) fn add_events(
     service: &VirtualService,
     before: Option<&ServiceStatus>,
@@ -92,8 +92,8 @@ pub(super) fn add_events(
     }
 }
 
-/// What a real server asks for now, or no longer, if that is worth a word: many an agent says another weight at each
-/// answer.
+/// The message about a changed request of a real server: its state, or its weight to and from 0. Other weights are not reported, since
+/// some agents send another one with each reply.
 fn request_change(old: AgentRequest, new: AgentRequest) -> Option<String> {
     let state = |asked: AgentRequest| asked.state.unwrap_or_default();
     let weight = |asked: AgentRequest| {

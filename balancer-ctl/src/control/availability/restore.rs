@@ -1,6 +1,6 @@
-//! What an earlier daemon left: since when its real servers are out, or back, and its quorum. Pure.
+//! The state of a service as an earlier daemon stored it: its quorum, and when its real servers went out or came back. Pure.
 //!
-//! Since when a real server is in maintenance is written nowhere: that begins anew.
+//! When a real server entered maintenance is not stored: that time begins anew.
 
 use std::time::Instant;
 
@@ -10,14 +10,14 @@ use crate::{
     model::{VirtualService, view::RealState},
 };
 
-/// Since when a checker stands so, and whether it has come back; as far as it was remembered.
+/// When a check state began, and whether it followed a failure, as far as that was stored.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct RestoredSince {
     pub(super) events_since: Option<Instant>,
     pub(super) has_returned: bool,
 }
 
-/// How an earlier daemon must have left a service.
+/// The state in which an earlier daemon left a service.
 pub(super) fn service(
     service: &VirtualService,
     check_index: &CheckIndex,

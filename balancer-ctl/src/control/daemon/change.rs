@@ -1,4 +1,4 @@
-//! Changes: validated, applied, written, told; what is refused has changed nothing.
+//! Changes: validated, applied, written to the file, published. A refused change has changed nothing.
 
 use super::{ConnectionPolicy, Daemon, Request, Scope, dataplane_error};
 use crate::{
@@ -17,7 +17,10 @@ use crate::{
 };
 
 impl Daemon {
-    /// Validates a change, applies it, writes it; whatever is refused, nothing was changed.
+    /// Validates a change, applies it and writes it to the file.
+    ///
+    /// # Errors
+    /// It is refused; nothing was changed.
     pub(super) fn change(
         &mut self,
         request: Request,
@@ -70,8 +73,8 @@ impl Daemon {
         }
     }
 
-    /// Brings the data plane back to what ran before a change that failed, perhaps half way. What cannot be brought back
-    /// is tried again.
+    /// Gives the data plane back what it ran before a change that failed, perhaps half way. If that fails as well, it is tried again
+    /// each second.
     pub(super) fn roll_back(&mut self, refusal: ApiError) -> ApiError {
         self.resync();
         match self.conditions.get(Condition::DataplaneOutOfSync) {
@@ -105,7 +108,7 @@ impl Daemon {
         )])
     }
 
-    /// Takes the new model over and tells what it changes.
+    /// Makes a model that the data plane runs the present one, and publishes the differences.
     pub(super) fn commit(&mut self, mut model: Model, availability: Availability) {
         mark_runtime(&mut model, self.file.as_ref().map(ConfigFile::model));
         let old = std::mem::replace(&mut self.model, model);
@@ -150,7 +153,7 @@ impl Daemon {
     }
 }
 
-/// A change that what runs would take and the file would not.
+/// Refuses a change that fits the running model and not the file's.
 fn unlike_file(file: &ConfigFile, refusal: ApiError) -> ApiError {
     // The mend behind the colon is one for what runs.
     let (sentence, _) = refusal

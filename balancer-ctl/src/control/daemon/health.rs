@@ -1,4 +1,4 @@
-//! What is known of the checkers, and who uses them.
+//! The report for `balancer-ctl health`: checkers, and the real servers that use them.
 
 use std::{collections::HashMap, net::SocketAddr};
 
@@ -11,21 +11,21 @@ use crate::{
     model::{VirtualService, address::ServiceRef, check::keys, error::ApiError, view},
 };
 
-/// What is known of the checkers, once they have said it.
+/// A report that waits for the checkers' thread.
 #[derive(Debug)]
 pub struct HealthReport {
     checkers: oneshot::Receiver<Vec<view::Checker>>,
-    /// Who uses each checker that was asked for.
+    /// For each checker to report, its users as "SERVICE REAL".
     used_by: HashMap<(SocketAddr, serde_json::Value), Vec<String>>,
-    /// Why there is none, where that is so.
+    /// Why there is no checker to report, where that is so.
     idle: Option<String>,
 }
 
 impl HealthReport {
-    /// Waits for the checkers.
+    /// Waits for the checkers' thread and completes the report.
     ///
     /// # Errors
-    /// They are gone.
+    /// The thread has ended.
     pub async fn finished(mut self) -> Result<view::Health, ApiError> {
         let checkers = self.checkers.await;
         let mut checkers =
@@ -45,7 +45,7 @@ impl HealthReport {
     }
 }
 
-/// What a checker is known by to those who ask for it.
+/// The key by which a checker is found in the report.
 fn identity(watched: &CheckTarget) -> (SocketAddr, serde_json::Value) {
     (watched.target, keys::json(&watched.check))
 }
@@ -80,7 +80,7 @@ impl Daemon {
     }
 }
 
-/// Why nothing of these services, out of so many, is probed, with the mend.
+/// Why nothing of these services is probed, with the remedy. `of` is how many services there are.
 fn why_idle<'a>(services: impl Iterator<Item = &'a VirtualService>, all: usize) -> String {
     let (checked, unchecked): (Vec<_>, Vec<_>) =
         services.partition(|service| !service.checks.is_empty());

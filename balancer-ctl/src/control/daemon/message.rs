@@ -1,4 +1,4 @@
-//! What the daemon can be asked, and changes as operators name them.
+//! The daemon's messages, and changes as operators name them.
 
 use tokio::sync::oneshot;
 
@@ -15,33 +15,33 @@ use crate::{
     },
 };
 
-/// Where the answer to a message goes.
+/// Sends the reply to a message.
 pub type Reply<T> = oneshot::Sender<Result<T, ApiError>>;
 
-/// What the daemon can be asked.
+/// A message to the daemon.
 #[derive(Debug)]
 pub enum Message {
-    /// To change the model.
+    /// Changes the model; replies with warnings.
     Change(Request, Scope, Reply<Vec<String>>),
-    /// For the services, or one.
+    /// Returns the services, or one of them.
     Services(Option<ServiceRef>, Reply<view::Services>),
-    /// For connections; a service is named as operators do.
+    /// Returns connections that match a filter.
     Connections(
         Option<ServiceRef>,
         ConnectionFilter,
         Reply<ConnectionsReport>,
     ),
-    /// For all checkers, or those of one service.
+    /// Returns all checkers, or those of one service.
     Health(Option<ServiceRef>, Reply<HealthReport>),
-    /// For the status.
+    /// Returns the status.
     Status(Reply<view::Status>),
-    /// To load the configuration file again.
+    /// Loads the configuration file again.
     Reload(Reply<()>),
-    /// What checkers found.
+    /// New check states.
     Found(Vec<CheckUpdate>),
-    /// To set the counters of a service, or all, to zero.
+    /// Sets the counters of a service, or of all, to zero.
     Zero(Option<ServiceRef>, Reply<()>),
-    /// To stop; forwarding goes on.
+    /// Stops the daemon; forwarding goes on.
     Stop,
 }
 
@@ -64,7 +64,7 @@ pub enum Request {
     Clear,
 }
 
-/// What becomes of a deleted real server's connections.
+/// What happens to the connections of a deleted real server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectionPolicy {
     /// They go on until they end.
@@ -73,11 +73,11 @@ pub enum ConnectionPolicy {
     Purge,
 }
 
-/// How long a change lasts.
+/// Whether a change outlives the next load of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// It is written to the configuration file, where there is one.
     File,
-    /// It is forgotten at the next load of the file.
+    /// It is undone by the next load of the file.
     Runtime,
 }

@@ -1,4 +1,4 @@
-//! What the daemon shows: its services, their connections, the status of the whole.
+//! The daemon's reports: services, connections, status.
 
 use std::ops::ControlFlow;
 
@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// Connections that are still to be read, on a thread that may take its time.
+/// A listing of connections that has not been read yet; reading it may take seconds and belongs on a thread of its own.
 #[derive(Debug)]
 pub struct ConnectionsReport {
     listing: Listing,
@@ -24,13 +24,13 @@ pub struct ConnectionsReport {
 }
 
 impl ConnectionsReport {
-    /// As many as `limit` of those that are listed.
+    /// Reports at most `limit` connections of the listing.
     #[must_use]
     pub const fn new(listing: Listing, limit: Option<usize>) -> Self {
         Self { listing, limit }
     }
 
-    /// Gives one connection after the other to `take`, until that breaks off. Whether there are more than were asked for.
+    /// Passes one connection after the other to `take` until that breaks. Returns whether there are more than `limit`.
     pub fn each(self, mut take: impl FnMut(view::Connection) -> ControlFlow<()>) -> bool {
         let (mut left, mut more) = (self.limit, false);
         self.listing.each(|connection| {
@@ -47,7 +47,7 @@ impl ConnectionsReport {
         more
     }
 
-    /// All at once.
+    /// Reads them all.
     #[must_use]
     pub fn finished(self) -> view::Connections {
         let mut connections = Vec::new();
@@ -91,13 +91,13 @@ impl Daemon {
         Ok(ConnectionsReport::new(listing, limit))
     }
 
-    /// Whether what runs differs from the file.
+    /// Whether the running model differs from the file's.
     pub(super) fn has_runtime_changes(&self) -> bool {
         let file = self.file.as_ref();
         file.is_some_and(|file| !is_saved(&self.model, file.model()))
     }
 
-    /// Whether what runs is what another file says.
+    /// Whether the running model equals `wanted`.
     pub(super) fn runs(&self, wanted: &Model) -> bool {
         let mut running = self.model.clone();
         mark_runtime(&mut running, Some(wanted));
@@ -126,7 +126,7 @@ impl Daemon {
         ))
     }
 
-    /// A sentence for each condition of the node that lasts, but for a full table, of which the report knows more.
+    /// A sentence for each condition of the node, except for a full table, whose sentence the report makes.
     fn failures(&self) -> Vec<String> {
         let sentences = self.conditions.iter().filter_map(|(condition, lasting)| {
             let detail = &lasting.detail;

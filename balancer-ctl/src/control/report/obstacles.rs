@@ -1,4 +1,4 @@
-//! Real servers that cannot work as the host's addresses and routes stand, whatever their probes say.
+//! Real servers that cannot work with the host's present addresses and routes, whatever their probes say.
 
 use std::{collections::BTreeMap, net::IpAddr};
 

@@ -35,7 +35,7 @@ pub fn add_rates(before: &view::Services, after: &mut view::Services, millisecon
     }
 }
 
-/// What was not there before, or was set to zero in between, began at zero.
+/// A counter that is new, or was set to zero in between, counts from zero.
 fn rate(
     before: Option<&dataplane::Counters>,
     after: &dataplane::Counters,

@@ -1,4 +1,4 @@
-//! The whole node's status: what works, what does not, and the mend.
+//! The node's status: what works, what does not, and the remedy.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -21,15 +21,15 @@ pub struct ReportContext<'a> {
     pub config: Option<String>,
     /// Whether what runs differs from the file.
     pub runtime_changes: bool,
-    /// What does not work in the background: a sentence each.
+    /// A sentence for each condition of the node.
     pub failures: Vec<String>,
-    /// Checks that cannot be made, so that what they watch stays as it was: a sentence each.
+    /// A sentence for each check that cannot be made; its target's state does not change meanwhile.
     pub obstacles: Vec<String>,
-    /// Whether new connections were refused a moment ago for want of room.
+    /// Whether a connection table is full.
     pub is_full: bool,
 }
 
-/// The whole node's status.
+/// The node's status.
 #[must_use]
 pub fn status(
     model: &Model,
@@ -128,7 +128,7 @@ pub fn status(
     }
 }
 
-/// Connections that are in the table go on; new ones cannot all begin.
+/// The reason for a full connection table: established connections go on, new ones may be refused.
 fn table_full_reason(dataplane: &DataplaneStatus, is_full: bool) -> Option<String> {
     is_full.then(|| {
         format!(
@@ -139,7 +139,7 @@ fn table_full_reason(dataplane: &DataplaneStatus, is_full: bool) -> Option<Strin
     })
 }
 
-/// Sentences of one kind, of which the operator need not read hundreds. `rest` says what one or several more are.
+/// The first ten sentences, and the number of the others. `rest` names one and several of those.
 fn shortened(mut sentences: Vec<String>, rest: [&str; 2]) -> Vec<String> {
     const FEW: usize = 10;
     let more = sentences.len().saturating_sub(FEW);
@@ -188,7 +188,7 @@ fn cannot_answer(service: &VirtualService, status: Option<&ServiceStatus>) -> Op
     })
 }
 
-/// What works around a problem: real servers that are down, services below their quorum.
+/// Problems that limit services: real servers that are down, quorums that are lost or can never be met.
 fn problems(model: &Model, availability: &Availability) -> Vec<String> {
     let mut troubles = Vec::new();
     for name in model.notify.iter().flat_map(|notify| &notify.services) {
@@ -238,7 +238,7 @@ fn problems(model: &Model, availability: &Availability) -> Vec<String> {
     troubles
 }
 
-/// With hysteresis a quorum that is lost takes more than itself to be regained.
+/// The sentence for a service below its quorum; with hysteresis it names the weight at which the quorum is regained.
 fn below_quorum(name: &str, service: &VirtualService, live: u64) -> String {
     let HealthPolicy {
         quorum, hysteresis, ..

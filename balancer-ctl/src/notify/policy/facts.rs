@@ -1,4 +1,4 @@
-//! What the policy knows of services and real servers, whoever is told: which trouble is where, and what was before.
+//! What the policy knows of services and real servers, independent of entries: names, hosts, and when conditions began and ended.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -8,23 +8,23 @@ use std::{
 
 use crate::model::{AdminState, Model, condition::Condition, event::EventKind, view::EventRecord};
 
-/// When something failed and passed, as far as events told.
+/// When a condition began and ended, as far as events reported it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ConditionHistory {
-    /// Beginning of the trouble that is there, or was there last.
+    /// When the present or last condition began.
     pub first_failure: Option<SystemTime>,
-    /// Last sign of it.
+    /// When it was last reported to last.
     pub last_failure: Option<SystemTime>,
-    /// Last end of a trouble.
+    /// When it last ended.
     pub last_success: Option<SystemTime>,
 }
 
-/// What an event is to troubles.
+/// What an event does to conditions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     Begins(Condition),
     Ends(Condition),
-    /// What it is about is gone, or new.
+    /// Its service or real server is new or gone: what was known of it is forgotten.
     Forgets,
     Plain,
 }
@@ -48,7 +48,7 @@ pub(super) fn role(kind: EventKind) -> Role {
     }
 }
 
-/// Where which trouble is.
+/// A condition of a service, a real server or the node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct ConditionKey {
     service: Option<String>,
@@ -65,7 +65,7 @@ impl ConditionKey {
         }
     }
 
-    /// The event that ends its trouble.
+    /// The event that ends it.
     pub(super) fn end(&self, time: String, message: String) -> EventRecord {
         EventRecord {
             time,
@@ -77,7 +77,7 @@ impl ConditionKey {
     }
 }
 
-/// Forgets everything about a real server, or a service with all that is in it.
+/// Removes the entries of a real server, or of a service and its real servers.
 pub(super) fn forget<T>(places: &mut BTreeMap<ConditionKey, T>, event: &EventRecord) {
     if event.real.is_some() {
         // The only trouble that a real server can have.
@@ -87,19 +87,19 @@ pub(super) fn forget<T>(places: &mut BTreeMap<ConditionKey, T>, event: &EventRec
     }
 }
 
-/// What is known of a service.
+/// A service's name and hosts.
 #[derive(Clone, Debug)]
 pub(super) struct Service {
     pub(super) name: Option<String>,
     pub(super) hosts: Vec<IpAddr>,
 }
 
-/// What is known of services, whoever is told.
+/// All that is known of services.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Facts {
-    /// By key, as events have it.
+    /// By the service's key as events contain it.
     services: HashMap<String, Service>,
-    /// Services that the last configuration took away: that they are gone is still to be told.
+    /// Services that the last configuration removed, for the events that report that.
     former: HashMap<String, Service>,
     past: BTreeMap<ConditionKey, ConditionHistory>,
 }
@@ -131,13 +131,13 @@ impl Facts {
         self.past.get(&place).copied().unwrap_or_default()
     }
 
-    /// Forgets what is not there any more.
+    /// Forgets what is no longer monitored.
     pub(super) fn prune(&mut self, present: &Monitored) {
         self.past
             .retain(|place, _| present.why_gone(place).is_none());
     }
 
-    /// Notes when things failed and passed.
+    /// Records when a condition began or ended.
     pub(super) fn note(&mut self, event: &EventRecord) {
         let time = humantime::parse_rfc3339(&event.time).ok();
         match role(event.event) {
@@ -166,13 +166,13 @@ impl Facts {
     }
 }
 
-/// What can be in trouble: services, and their real servers that are probed. Of one that is not, no end would ever be
-/// heard.
+/// What can have conditions: services, and their real servers that are probed. For one that is not probed, no event would ever report
+/// the end.
 pub(super) struct Monitored {
     services: HashMap<String, MonitoredReals>,
 }
 
-/// A service's real servers, each with why it is not probed, if it is not.
+/// A service's real servers, each with the reason why it is not probed, if so.
 type MonitoredReals = HashMap<SocketAddr, Option<&'static str>>;
 
 impl Monitored {
@@ -195,7 +195,7 @@ impl Monitored {
         }
     }
 
-    /// Why nothing more will be heard of a trouble; `None` while it can go on.
+    /// Why a condition is no longer monitored; `None` while it is.
     pub(super) fn why_gone(&self, place: &ConditionKey) -> Option<&'static str> {
         let service = place.service.as_ref()?;
         let Some(reals) = self.services.get(service) else {
