@@ -204,25 +204,25 @@ where
         let Some(slot) = self.slots.get_mut(&id) else {
             return;
         };
-        let kept = slot.prober.take();
-        let prober = match kept {
+        let old = slot.prober.take();
+        let prober = match old {
             Some(prober) if !slot.is_stale => prober,
-            kept => match (
+            old => match (
                 (self.context.make_probe)(&slot.target, slot.checker.advice()),
-                kept,
+                old,
             ) {
                 (Ok(prober), _) => {
                     slot.is_stale = false;
                     Arc::new(prober)
                 }
-                (Err(reason), Some(kept)) => {
+                (Err(reason), Some(old)) => {
                     if slot.obstacle_log.allows(1) && self.obstacle_log.allows(MAX_NAMED_CHECKS) {
                         tracing::warn!(
                             "{} continues with the certificates that it read before: {reason}",
                             check_name(&slot.target)
                         );
                     }
-                    kept
+                    old
                 }
                 // A certificate file that cannot be read says nothing about the target.
                 (Err(reason), None) => {
@@ -242,7 +242,7 @@ where
         slot.prober = Some(prober);
         let task = self.probes.spawn(async move {
             let began = Instant::now();
-            let answer = tokio::time::timeout(timeout, probe.probe()).await.ok();
+            let outcome = tokio::time::timeout(timeout, probe.probe()).await.ok();
             ProbeEnd {
                 latency: began.elapsed(),
                 outcome,

@@ -156,7 +156,7 @@ fn checker_line(check_target: &CheckTarget, checker: &Checker) -> Option<String>
 #[serde(untagged)]
 enum AnyLine {
     Checker(CheckerLine),
-    ServiceLine(ServiceLine),
+    Service(ServiceLine),
 }
 
 /// Content of a state file.
@@ -307,7 +307,7 @@ fn try_read(path: &Path, boot_id: &str) -> io::Result<StoredState> {
                 Ok((target, entry)) => stored.checkers.entry(target).or_default().add(entry),
                 Err(_) => unread += 1,
             },
-            Ok(AnyLine::ServiceLine(line)) => {
+            Ok(AnyLine::Service(line)) => {
                 stored.services.insert(line.service.clone(), line);
             }
             Err(_) => unread += 1,

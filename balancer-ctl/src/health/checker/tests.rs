@@ -139,9 +139,9 @@ fn every_state_and_input_is_as_drawn() {
     ];
     for (state, outcome, after, transition) in table {
         assert_eq!(
-            next(state, way, thresholds),
-            (after, turn),
-            "{state:?} {way:?}"
+            next(state, outcome, thresholds),
+            (after, transition),
+            "{state:?} {outcome:?}"
         );
     }
 }
@@ -162,9 +162,9 @@ fn with_a_rise_and_fall_of_one_every_contrary_result_turns() {
     ];
     for (state, outcome, after, transition) in table {
         assert_eq!(
-            next(state, way, thresholds),
-            (after, turn),
-            "{state:?} {way:?}"
+            next(state, &outcome, thresholds),
+            (after, transition),
+            "{state:?} {outcome:?}"
         );
     }
 }

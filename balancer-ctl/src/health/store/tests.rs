@@ -36,9 +36,9 @@ fn web() -> ServiceKey {
 }
 
 /// How a checker of this service stood.
-fn standing(stored: &StoredState, check_target: &CheckTarget) -> Option<CheckState> {
-    let (standing, _) = stored.check_state(check_target, &web(), check_target.target)?;
-    Some(standing)
+fn check_state(stored: &StoredState, check_target: &CheckTarget) -> Option<CheckState> {
+    let (check_state, _) = stored.check_state(check_target, &web(), check_target.target)?;
+    Some(check_state)
 }
 
 fn at(milliseconds: u64) -> Timestamp {
@@ -110,12 +110,12 @@ fn what_was_written_is_read_whole() {
     let stored = read(&scene.path(), BOOT);
     for (check_target, checker) in written {
         assert_eq!(
-            standing(&stored, &check_target),
+            check_state(&stored, &check_target),
             Some(checker.check_state())
         );
         assert_eq!(checker.history(), &stored.history(&check_target));
     }
-    assert_eq!(standing(&stored, &check_target(9)), None);
+    assert_eq!(check_state(&stored, &check_target(9)), None);
     let mode = fs::metadata(scene.path()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let left = fs::read_dir(scene.path().parent().unwrap())
@@ -167,7 +167,7 @@ fn a_check_that_asks_the_same_at_other_times_goes_on_as_it_stood() {
         initial: Initial::Up,
     };
     let stored = read(&scene.path(), BOOT);
-    assert_eq!(standing(&stored, &other), Some(checker.check_state()));
+    assert_eq!(check_state(&stored, &other), Some(checker.check_state()));
     assert_eq!(checker.history(), &stored.history(&other));
 }
 
@@ -196,10 +196,10 @@ fn to_another_question_a_real_server_of_the_service_stays_up_and_any_other_is_no
         since: at(1000),
     };
     let other = asking(&one, "c");
-    assert_eq!(standing(&stored, &other), Some(expected));
+    assert_eq!(check_state(&stored, &other), Some(expected));
     assert_eq!(stored.history(&other), []);
-    assert_eq!(standing(&stored, &asking(&two, "c")), None);
-    assert_eq!(standing(&stored, &two), Some(up(&two).check_state()));
+    assert_eq!(check_state(&stored, &asking(&two, "c")), None);
+    assert_eq!(check_state(&stored, &two), Some(up(&two).check_state()));
     // A service that is new, and a real server that is new in this one: neither was there.
     let mut mail = web();
     mail.address.set_port(25);
@@ -302,7 +302,7 @@ fn a_line_that_cannot_be_read_is_left_out_alone() {
         .collect();
     fs::write(scene.path(), damaged.join("\n")).unwrap();
     let stored = read(&scene.path(), BOOT);
-    let known = [1, 2, 3].map(|port| standing(&stored, &check_target(port)).is_some());
+    let known = [1, 2, 3].map(|port| check_state(&stored, &check_target(port)).is_some());
     assert_eq!(known, [true, false, true]);
 }
 
@@ -316,8 +316,8 @@ fn a_key_that_a_later_version_adds_changes_nothing() {
     let text = fs::read_to_string(scene.path()).unwrap();
     let text = text.replace(r#""up":"#, r#""colour":"blue","up":"#);
     fs::write(scene.path(), text).unwrap();
-    let standing = standing(&read(&scene.path(), BOOT), &known);
-    assert_eq!(standing, Some(up(&known).check_state()));
+    let check_state = check_state(&read(&scene.path(), BOOT), &known);
+    assert_eq!(check_state, Some(up(&known).check_state()));
 }
 
 #[test]
@@ -336,7 +336,7 @@ fn what_is_gone_or_undecided_is_not_remembered() {
     let stored = read(&scene.path(), BOOT);
     let known: Vec<bool> = [gone, kept, undecided]
         .iter()
-        .map(|check_target| standing(&stored, check_target).is_some())
+        .map(|check_target| check_state(&stored, check_target).is_some())
         .collect();
     assert_eq!(known, [false, true, false]);
 }
@@ -353,8 +353,8 @@ fn after_the_host_started_again_nothing_counts() {
     );
     drop(writer);
     let another = BOOT.replace('1', "2");
-    assert_eq!(standing(&read(&scene.path(), &another), &known), None);
-    assert!(standing(&read(&scene.path(), BOOT), &known).is_some());
+    assert_eq!(check_state(&read(&scene.path(), &another), &known), None);
+    assert!(check_state(&read(&scene.path(), BOOT), &known).is_some());
 }
 
 #[test]
@@ -384,7 +384,7 @@ fn a_file_that_is_damaged_or_missing_is_begun_anew() {
         checker(&known, AgentReply::default()),
     );
     drop(writer);
-    assert!(standing(&read(&scene.path(), BOOT), &known).is_some());
+    assert!(check_state(&read(&scene.path(), BOOT), &known).is_some());
 }
 
 #[test]

@@ -110,7 +110,7 @@ impl Drop for Writer {
 
 /// The thread: waits for changes, writes all lines, pauses. At its end it writes once more, so that the file says until
 /// when this daemon ran. If it was never given anything, it leaves the file as it is.
-fn set_services(shared: &Shared, path: &Path, boot_id: &str) {
+fn run(shared: &Shared, path: &Path, boot_id: &str) {
     let mut services = Vec::new();
     let mut lines = BTreeMap::new();
     let mut has_content = false;
@@ -155,7 +155,7 @@ fn set_services(shared: &Shared, path: &Path, boot_id: &str) {
             failing = written.is_err();
             let pause = WRITE_INTERVAL.max(began.elapsed() * PAUSE_FACTOR);
             if !stop {
-                pause(shared, pause);
+                wait(shared, pause);
             }
         }
         if stop {
@@ -165,7 +165,7 @@ fn set_services(shared: &Shared, path: &Path, boot_id: &str) {
 }
 
 /// Waits for `pause`, or until the thread is told to stop.
-fn pause(shared: &Shared, pause: Duration) {
+fn wait(shared: &Shared, pause: Duration) {
     drop(
         shared
             .changed
