@@ -1,24 +1,24 @@
-//! Health: probes of real servers and the machines that judge them.
+//! Health checks: probes of real servers, and the rise/fall state machines that turn results into up or down.
 //!
 //! ```text
-//!  daemon ──watch──▶ task ──at its time──▶ probe (IO, one attempt) ──Answer──▶ checker (pure)
-//!    ▲                                                                            │
-//!    └──────────────────────── Update (latest per checker; never in the way) ◀────┘
+//!  daemon ──watch──▶ driver ──when due──▶ probe (IO, one attempt) ──result──▶ checker (pure)
+//!    ▲                                                                           │
+//!    └────────────────────── CheckUpdate (latest per checker) ◀──────────────────┘
 //! ```
 //!
 //! All of it runs on a thread of its own, so that neither a busy daemon nor a slow file delays a probe.
 
 pub mod checker;
-mod complaint;
 mod driver;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 mod heartbeat;
+mod log_rate_limit;
 mod mailbox;
-pub mod memory;
 pub mod probe;
 pub mod schedule;
 pub mod stall;
+pub mod store;
 pub mod task;
 
 use std::{
@@ -34,12 +34,12 @@ use tokio::sync::oneshot;
 pub use self::{driver::Probing, mailbox::Updates, task::Health};
 use crate::model::{AdminState, Check, ServiceKey, view};
 
-/// What one checker watches. Services that ask the same of the same address share one.
+/// What one checker probes. Services that configure the same check for the same address share a checker.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CheckTarget {
-    /// Address and port that are asked.
+    /// Address and port that are probed.
     pub target: SocketAddr,
-    /// What, from where, when.
+    /// The probe, its source address and its timing.
     pub check: Check,
 }
 
@@ -65,20 +65,20 @@ pub enum Answer {
     },
 }
 
-/// What a real server asks for by a probe's answer, beside being up. What is `None` was not said. Each answer that
-/// passed has all that is asked for now: it takes the place of earlier ones.
+/// What a probe's answer requests for its real server, besides counting as up or down. `None` = nothing requested.
+/// Each passed probe carries all requests that hold now; they replace those of earlier probes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentReply {
-    /// Weight.
+    /// Weight to use instead of the configured one, absolute or in per cent of it.
     pub weight: Option<RequestedWeight>,
-    /// To be drained, to be let alone, or ready.
+    /// Administrative state: ready, drain or maintenance.
     pub state: Option<AdminState>,
-    /// Whether its agent calls it down, with the agent's words. An agent that cannot be reached says nothing.
+    /// The agent's own words if it reports the server as down. Stays as it was while the agent cannot be reached.
     pub down: Option<String>,
 }
 
 impl AgentReply {
-    /// What is asked for beside being up or down.
+    /// The requested weight and state, without the down report.
     #[must_use]
     pub const fn request(&self) -> AgentRequest {
         AgentRequest {
@@ -88,17 +88,17 @@ impl AgentReply {
     }
 }
 
-/// What a real server asks for beside being up or down.
+/// The weight and administrative state that a real server requests. `None` = as configured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentRequest {
-    /// To be drained, to be let alone, or ready.
+    /// Administrative state: ready, drain or maintenance.
     pub state: Option<AdminState>,
-    /// Weight.
+    /// Weight to use instead of the configured one.
     pub weight: Option<RequestedWeight>,
 }
 
 impl AgentRequest {
-    /// What another asks for, and else what this one does.
+    /// Merges two requests: each field of `other` that is set wins.
     #[must_use]
     pub fn overridden_by(self, other: Self) -> Self {
         Self {
@@ -108,13 +108,13 @@ impl AgentRequest {
     }
 }
 
-/// A weight that a real server asks for.
+/// A weight that a real server requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RequestedWeight {
-    /// In place of the configured one.
+    /// Replaces the configured weight.
     Absolute(u32),
-    /// So many hundredths of the configured one.
+    /// Per cent of the configured weight.
     Percent(u32),
 }
 
@@ -127,17 +127,18 @@ impl fmt::Display for RequestedWeight {
     }
 }
 
-/// A point in time: for people, and for differences, which setting the clock must not change.
+/// A point in time on two clocks: one to show to people, one to compute differences that do not change when somebody
+/// sets the time of day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timestamp {
-    /// The time of day.
+    /// Time of day, to be shown.
     pub time: SystemTime,
-    /// Since this host started, time in suspension among it (`CLOCK_BOOTTIME`).
+    /// Time since the host booted, including time in suspension (`CLOCK_BOOTTIME`).
     pub since_boot: Duration,
 }
 
 impl Timestamp {
-    /// This one. Probes are for this program alone to time, so that it reads the clocks here.
+    /// Reads both clocks.
     #[must_use]
     pub fn now() -> Self {
         let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME)
@@ -150,63 +151,63 @@ impl Timestamp {
     }
 }
 
-/// Since when something stands that nobody has watched.
+/// The `since` of a state whose beginning nobody observed.
 pub const UNKNOWN_TIME: Timestamp = Timestamp {
     time: SystemTime::UNIX_EPOCH,
     since_boot: Duration::ZERO,
 };
 
-/// The reason of a standing before the first answer.
+/// The `reason` of a check before its first result.
 pub const NOT_PROBED: &str = "not probed yet";
 
-/// How a checker stands.
+/// A checker's current state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckState {
     /// Whether the target counts as up.
     pub up: bool,
-    /// Whether a probe has decided that; not so before the first one is done.
+    /// `false` until the first result (or an earlier daemon's state) has decided `up`.
     pub decided: bool,
-    /// Why, in a few words ("http 503, wanted 200-299, 3 of 3"; "not probed yet").
+    /// Why it is up or down, in a few words ("http 503, wanted 200-299, 3 of 3"; "not probed yet").
     pub reason: String,
-    /// What the target asked for last.
+    /// What the target's last passed probe requested.
     pub advice: AgentReply,
-    /// Since when it is up or down; of an agent, since when it calls its server down, or does not.
+    /// Beginning of the current state. For an agent check: when the agent's down report last appeared or ended.
     pub since: Timestamp,
 }
 
-/// How a checker stood when an earlier daemon wrote it down.
+/// A checker's state as an earlier daemon stored it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestoredState {
-    /// How it stood.
+    /// The stored state.
     pub standing: CheckState,
-    /// Since when, if that is known.
+    /// Beginning of that state on this process's clock; `None` = unknown.
     pub since: Option<Instant>,
-    /// Whether it was down before it came up.
+    /// Whether it is up and had been down before.
     pub has_returned: bool,
 }
 
-/// A service's quorum.
+/// Whether a service has its quorum of live weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quorum {
-    /// Whether there is one.
+    /// Whether live weight reaches the quorum.
     pub holds: bool,
-    /// Since when.
+    /// Beginning of that state.
     pub since: Instant,
 }
 
-/// What is written down of a service, beside what its checkers find.
+/// A service's entry in the state file; its checkers have entries of their own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PersistedService {
-    /// Which.
+    /// The service.
     pub key: ServiceKey,
-    /// Its real servers.
+    /// Addresses of its real servers.
     pub reals: Vec<SocketAddr>,
-    /// Its quorum; `None` before it is known.
+    /// Its quorum; `None` until all its checkers are decided.
     pub quorum: Option<Quorum>,
 }
 
 impl CheckState {
-    /// How a checker begins whose target was up when another question was asked.
+    /// The initial state of a changed check whose target was up under the old check.
     #[must_use]
     pub fn up_before(since: Timestamp) -> Self {
         Self {
@@ -219,21 +220,21 @@ impl CheckState {
     }
 }
 
-/// A checker's standing that is new to the daemon.
+/// A checker's new state, reported to the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckUpdate {
-    /// Whose.
+    /// Identifies the checker.
     pub watched: CheckTarget,
-    /// How it stands.
+    /// Its new state.
     pub standing: CheckState,
 }
 
-/// A checker to run.
+/// A checker that the daemon wants to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckStart {
-    /// What it watches.
+    /// What it probes.
     pub watched: CheckTarget,
-    /// How it stands to begin with; `None` = as its check's `initial` says. One that runs already goes on as it stands.
+    /// Its initial state; `None` = as the check's `initial` setting says. Ignored if the checker runs already.
     pub from: Option<CheckState>,
 }
 

@@ -1,5 +1,5 @@
-//! The rise/fall machine of one checker, and what it remembers of itself. Pure: results and `now` go in, what is new
-//! comes out.
+//! The rise/fall state machine of one checker, with its last result and history. Pure: results and `now` go in, what
+//! changed comes out.
 //!
 //! ```text
 //!                    first result passed
@@ -12,9 +12,9 @@
 //!                              └─┴────────────────────────────────────┘
 //! ```
 //!
-//! Results count in a row: one passed probe ends a row of failures, one failed probe a row of passes. A void result (this
-//! process was stalled, so that it judged itself) counts for nothing. An agent's failures count for nothing either: only
-//! its words do.
+//! Results count in a row: one passed probe ends a row of failures, one failed probe a row of passes. Inconclusive
+//! results (this process was stalled, or this host could not send the probe) change no state. Failures of an agent
+//! check change no state either: an agent's server is down only if the agent says so.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -28,8 +28,8 @@ use crate::{
     os::clock,
 };
 
-/// Changes that are kept.
-pub const HISTORY: usize = 100;
+/// Changes of state that a checker's history keeps; older ones are dropped.
+pub const MAX_HISTORY: usize = 100;
 
 /// What a probe's end means to the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,56 +55,56 @@ pub enum Input {
     },
 }
 
-/// A probe that is done.
+/// A finished probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FinishedProbe {
-    /// When it began.
+    /// When the probe started.
     pub began: Timestamp,
-    /// How long it took.
+    /// Time from its start to its end.
     pub latency: Duration,
-    /// What came of it.
+    /// Its result.
     pub input: Input,
 }
 
-/// What is new after a probe.
+/// What a result changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckerOutput {
-    /// Nothing that the daemon must know.
+    /// Nothing that the daemon needs to know.
     Nothing,
-    /// The target asks for something else.
+    /// The target requests another weight or state.
     RequestChanged,
-    /// It came up or went down, or it is decided now.
+    /// The check came up, went down, or was decided for the first time.
     StateChanged,
 }
 
-/// Where the machine is.
+/// State of the rise/fall machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MachineState {
-    /// No probe has ended yet.
+    /// No conclusive result yet.
     Undecided,
-    /// Up.
+    /// The target counts as up.
     Up {
         /// Failed probes in a row; less than `fall`.
         failures: u32,
     },
-    /// Down.
+    /// The target counts as down.
     Down {
         /// Passed probes in a row; less than `rise`.
         passes: u32,
     },
 }
 
-/// How many results in a row decide.
+/// Results in a row that change the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thresholds {
-    /// Passed ones, to come up.
+    /// Passed probes in a row that bring a target up.
     pub rise: u32,
-    /// Failed ones, to go down; `None` = none ever do.
+    /// Failed probes in a row that take a target down; `None` = failures never do (agent checks).
     pub fall: Option<u32>,
 }
 
 impl Thresholds {
-    /// Those of a check.
+    /// The thresholds that a check configures.
     #[must_use]
     pub fn of(check: &Check) -> Self {
         Self {
@@ -122,7 +122,7 @@ enum Way {
     Void,
 }
 
-/// How often the last result was seen in a row, and how often it is to be seen, if that turned the state.
+/// Whether a result changed the state, and how many equal results in a row it took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Transition {
     No,
@@ -130,21 +130,21 @@ enum Transition {
     InARow(u32),
 }
 
-/// The machine.
-fn next(state: MachineState, way: Way, rules: Thresholds) -> (MachineState, Transition) {
+/// The transition function.
+fn next(state: MachineState, way: Way, thresholds: Thresholds) -> (MachineState, Transition) {
     const UP: MachineState = MachineState::Up { failures: 0 };
     const DOWN: MachineState = MachineState::Down { passes: 0 };
     match (state, way) {
         (state, Way::Void) => (state, Transition::No),
         (MachineState::Undecided, Way::Passed) => (UP, Transition::First),
-        (MachineState::Undecided, Way::Failed) => match rules.fall {
+        (MachineState::Undecided, Way::Failed) => match thresholds.fall {
             Some(_) => (DOWN, Transition::First),
             None => (MachineState::Undecided, Transition::No),
         },
         (MachineState::Up { .. }, Way::Passed) => (UP, Transition::No),
         (MachineState::Up { failures }, Way::Failed) => {
             let failures = failures.saturating_add(1);
-            match rules.fall {
+            match thresholds.fall {
                 None => (UP, Transition::No),
                 Some(fall) if failures < fall => (MachineState::Up { failures }, Transition::No),
                 Some(_) => (DOWN, Transition::InARow(failures)),
@@ -153,7 +153,7 @@ fn next(state: MachineState, way: Way, rules: Thresholds) -> (MachineState, Tran
         (MachineState::Down { .. }, Way::Failed) => (DOWN, Transition::No),
         (MachineState::Down { passes }, Way::Passed) => {
             let passes = passes.saturating_add(1);
-            if passes < rules.rise {
+            if passes < thresholds.rise {
                 (MachineState::Down { passes }, Transition::No)
             } else {
                 (UP, Transition::InARow(passes))
@@ -162,51 +162,51 @@ fn next(state: MachineState, way: Way, rules: Thresholds) -> (MachineState, Tran
     }
 }
 
-/// A change of state.
+/// A change of state in the past.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HistoryEntry {
-    /// When.
+    /// When it happened.
     pub at: Timestamp,
-    /// Whether it came up.
+    /// `true` = came up, `false` = went down.
     pub up: bool,
-    /// Why.
+    /// Why, in a few words.
     pub reason: String,
 }
 
-/// The last probe that was not void.
+/// The last conclusive result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastResult {
-    /// When it began.
+    /// When the probe started.
     pub began: Timestamp,
-    /// How long it took.
+    /// Time from its start to its end.
     pub latency: Duration,
     /// Whether it passed.
     pub passed: bool,
-    /// What was found.
+    /// The target's answer, or what was wrong with it.
     pub message: String,
-    /// How many in a row had the same result.
+    /// Equal results in a row, this one included.
     pub in_a_row: u32,
 }
 
-/// A checker: its state, and what it remembers.
+/// A checker's state, last result and history.
 #[derive(Clone, Debug)]
 pub struct Checker {
-    rules: Thresholds,
-    state: MachineState,
+    thresholds: Thresholds,
+    machine: MachineState,
     reason: String,
     advice: AgentReply,
     since: Timestamp,
     last: Option<LastResult>,
-    /// Why the target cannot be asked at present.
+    /// Why this host cannot probe the target at present.
     obstacle: Option<String>,
-    /// The latest last. Shared with those who are reading it; a change makes a copy then.
+    /// Oldest first. Reports share it; a change while one holds it copies it.
     history: Arc<VecDeque<HistoryEntry>>,
 }
 
 impl Checker {
-    /// Begins as it stood, or as its check says, with what is known of its past, the latest last.
+    /// Starts in the state `from`, or else as the check's `initial` setting says. `history` is oldest first.
     #[must_use]
-    pub fn begin(
+    pub fn new(
         check: &Check,
         from: Option<CheckState>,
         history: Vec<HistoryEntry>,
@@ -222,8 +222,8 @@ impl Checker {
             (_, Initial::Down) => MachineState::Undecided,
         };
         let mut checker = Self {
-            rules: Thresholds::of(check),
-            state,
+            thresholds: Thresholds::of(check),
+            machine: state,
             reason: NOT_PROBED.to_owned(),
             advice: AgentReply::default(),
             since: *now,
@@ -239,15 +239,15 @@ impl Checker {
                     checker.since = from.since;
                 }
                 if checker.reason != NOT_PROBED {
-                    checker.append_beginning();
+                    checker.append_initial_state();
                 }
             }
         }
         checker
     }
 
-    /// Takes a probe's end.
-    pub fn finish(&mut self, done: FinishedProbe, now: &Timestamp) -> CheckerOutput {
+    /// Takes a probe's result.
+    pub fn record(&mut self, done: FinishedProbe, now: &Timestamp) -> CheckerOutput {
         let FinishedProbe {
             began,
             latency,
@@ -262,24 +262,24 @@ impl Checker {
                 (Way::Void, String::new(), None)
             }
         };
-        let (state, turn) = next(self.state, way, self.rules);
-        self.state = state;
+        let (state, transition) = next(self.machine, way, self.thresholds);
+        self.machine = state;
         let mut output = CheckerOutput::Nothing;
         if let Some(said) = said {
             let is_new = said != self.advice;
             let turns = said.down.is_some() != self.advice.down.is_some();
             self.advice = said;
-            // All that an agent's failures and passes do not say.
-            if self.rules.fall.is_none() && (turns || self.reason == NOT_PROBED) {
+            // An agent check changes state by the agent's word alone, not by passes and failures.
+            if self.thresholds.fall.is_none() && (turns || self.reason == NOT_PROBED) {
                 self.reason.clone_from(&message);
                 self.since = *now;
-                self.append();
+                self.append_history();
             }
             if is_new {
                 output = CheckerOutput::RequestChanged;
             }
         }
-        let why = match turn {
+        let why = match transition {
             Transition::No => None,
             Transition::First => Some(format!("{message}, first probe")),
             Transition::InARow(row) => Some(format!("{message}, {row} of {row}")),
@@ -287,7 +287,7 @@ impl Checker {
         if let Some(reason) = why {
             self.reason = reason;
             self.since = *now;
-            self.append();
+            self.append_history();
             output = CheckerOutput::StateChanged;
         }
         if way != Way::Void {
@@ -305,59 +305,59 @@ impl Checker {
         output
     }
 
-    /// Whether results disagree with the state.
+    /// Whether the last results disagree with the state, so that it may change soon.
     #[must_use]
     pub const fn is_changing(&self) -> bool {
-        match self.state {
+        match self.machine {
             MachineState::Undecided => false,
             MachineState::Up { failures } => failures > 0,
             MachineState::Down { passes } => passes > 0,
         }
     }
 
-    /// How it stands.
+    /// The state as the daemon sees it.
     #[must_use]
-    pub fn standing(&self) -> CheckState {
+    pub fn check_state(&self) -> CheckState {
         CheckState {
             up: self.is_up(),
-            decided: self.state != MachineState::Undecided,
+            decided: self.machine != MachineState::Undecided,
             reason: self.reason.clone(),
             advice: self.advice.clone(),
             since: self.since,
         }
     }
 
-    /// Why its target cannot be asked at present, if so.
+    /// Why this host cannot probe the target at present; `None` = it can.
     #[must_use]
     pub fn obstacle(&self) -> Option<&str> {
         self.obstacle.as_deref()
     }
 
-    /// What its target asked for last.
+    /// What the target's last passed probe requested.
     #[must_use]
     pub const fn advice(&self) -> &AgentReply {
         &self.advice
     }
 
-    /// Its changes, the latest last.
+    /// Changes of state, oldest first.
     #[must_use]
     pub fn history(&self) -> &VecDeque<HistoryEntry> {
         &self.history
     }
 
-    /// What is shown of it. Who uses it is not its business.
+    /// The checker as the API shows it; the caller fills in `used_by`.
     #[must_use]
-    pub fn view(&self, watched: &super::CheckTarget) -> view::Checker {
-        let state = match self.state {
+    pub fn view(&self, check_target: &super::CheckTarget) -> view::Checker {
+        let state = match self.machine {
             MachineState::Undecided => "unknown",
-            _ if self.rules.fall.is_none() && self.reason == NOT_PROBED => "unknown",
+            _ if self.thresholds.fall.is_none() && self.reason == NOT_PROBED => "unknown",
             _ if self.counts_as_up() => "up",
             _ => "down",
         };
         view::Checker {
-            target: watched.target,
-            kind: watched.check.probe.name().to_owned(),
-            check: check_as_json(&watched.check),
+            target: check_target.target,
+            kind: check_target.check.probe.name().to_owned(),
+            check: check_as_json(&check_target.check),
             used_by: Vec::new(),
             state: state.to_owned(),
             since: clock::utc(self.since.time),
@@ -392,29 +392,29 @@ impl Checker {
     }
 
     const fn is_up(&self) -> bool {
-        matches!(self.state, MachineState::Up { .. })
+        matches!(self.machine, MachineState::Up { .. })
     }
 
-    /// Whether it is up, and its agent does not call it down.
+    /// Whether it is up and no agent reports it as down.
     const fn counts_as_up(&self) -> bool {
         self.is_up() && self.advice.down.is_none()
     }
 
-    /// Writes down what it begins with, unless its past ends with that.
-    fn append_beginning(&mut self) {
+    /// Adds the initial state to the history unless the history ends with the same state.
+    fn append_initial_state(&mut self) {
         if self.history.back().map(|change| change.up) != Some(self.counts_as_up()) {
-            self.append();
+            self.append_history();
         }
     }
 
-    fn append(&mut self) {
+    fn append_history(&mut self) {
         let change = HistoryEntry {
             at: self.since,
             up: self.counts_as_up(),
             reason: self.reason.clone(),
         };
         let history = Arc::make_mut(&mut self.history);
-        if history.len() >= HISTORY {
+        if history.len() >= MAX_HISTORY {
             history.pop_front();
         }
         history.push_back(change);

@@ -1,14 +1,14 @@
-//! Drives the checkers: starts their probes when they are due, judges what comes back, tells the daemon what is new. One
-//! loop on one thread, and a task for each probe that runs.
+//! Drives the checkers: starts probes when they are due, gives their results to the checkers, reports changes to the
+//! daemon. One loop on one thread, and a task for each running probe.
 //!
 //! ```text
-//!   Command (watch, report) ──▶ ┌────────┐ ──spawn──▶ probe task (at most `room` of them, each with its timeout)
+//!   Command (watch, report) ──▶ ┌────────┐ ──spawn──▶ probe task (at most `max_probes`, each with its timeout)
 //!   schedule: who is due ─────▶ │ driver │ ◀──end─────────┘
 //!   stall: did we run at all? ─▶└────────┘ ──▶ mailbox (latest per checker) ──▶ daemon
-//!                                    └───────▶ memory (latest per checker) ──▶ state file
+//!                                    └───────▶ store   (latest per checker) ──▶ state file
 //! ```
 //!
-//! Nothing here waits for anything but the next of these. Commands are few and small, and are taken before results.
+//! The loop blocks on nothing but the arrival of one of these. Commands are few and small, and are handled before results.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -25,101 +25,101 @@ use tokio::{
 use super::{
     AgentReply, Answer, CheckStart, CheckTarget, CheckUpdate, Timestamp,
     checker::{Checker, CheckerOutput, FinishedProbe, HistoryEntry, Input},
-    complaint::LogRateLimit,
+    log_rate_limit::LogRateLimit,
     mailbox::Mailbox,
-    memory,
-    schedule::{Again, CheckerId, Pace, Schedule},
+    schedule::{CheckerId, NextProbe, Pace, Schedule},
     stall::{self, Stall},
+    store,
 };
 use crate::{config::text::roughly, model::view};
 
-/// Probes that are due within such a time start together, so that they wake this thread, and their targets, but once.
+/// Probes that are due within this time of each other start together, so that this thread and the targets wake up once.
 const COALESCE_WINDOW: Duration = Duration::from_millis(40);
-/// No probe waits for others longer than such a part of the shortest interval.
-const PATIENCE: u32 = 20;
-/// Checks that are named in that time when they cannot be made; `status` and `health` tell of all.
-const NAMED: u32 = 20;
+/// No probe is delayed to start with others by more than this fraction (1/20) of the shortest interval.
+const COALESCE_DIVISOR: u32 = 20;
+/// Checks that cannot be made and are named in the log per [`LogRateLimit`] interval; `status` and `health` list all.
+const MAX_NAMED_CHECKS: u32 = 20;
 
-/// What asks a target, once for each call.
+/// A probe of one target.
 pub trait Probing: Send + Sync + 'static {
-    /// Asks, and waits for the answer. It may be dropped at any time.
+    /// Makes one attempt and returns its result. Cancel safe: the driver drops the future at the check's timeout.
     fn probe(&self) -> impl Future<Output = Answer> + Send;
 }
 
-/// What the driver is told.
+/// A request of the daemon to the driver.
 #[derive(Debug)]
 pub(super) enum Command {
-    /// To run these, each with its past, and no others.
+    /// Run exactly these checkers; each comes with its stored history, oldest first.
     Watch(Vec<(CheckStart, Vec<HistoryEntry>)>),
-    /// To write this down of the services.
-    Keep(Vec<memory::Service>),
-    /// To tell all there is.
+    /// Write these services, and no others, to the state file.
+    Persist(Vec<store::ServiceLine>),
+    /// Send a view of every checker.
     Report(oneshot::Sender<Vec<view::Checker>>),
 }
 
-/// What the driver works with.
+/// What the driver is given at its start.
 pub(super) struct DriverContext<M> {
-    /// Makes what asks a target that asked for so much before; a sentence says why it cannot.
-    pub make: M,
-    /// The time.
+    /// Makes the probe of a target; gets what the target last requested. Its error is a sentence that says why it cannot.
+    pub make_probe: M,
+    /// Reads the time.
     pub clock: Box<dyn Fn() -> Timestamp + Send>,
     /// Where updates go.
     pub mailbox: Arc<Mailbox>,
-    /// Where standings are written down.
-    pub memory: Option<memory::Writer>,
-    /// Most probes at once.
-    pub room: usize,
+    /// Writes states to the state file; `None` = there is no file.
+    pub store: Option<store::Writer>,
+    /// Most probes that run at once.
+    pub max_probes: usize,
 }
 
 /// The loop's state.
 pub(super) struct Driver<P, M> {
-    around: DriverContext<M>,
+    context: DriverContext<M>,
     schedule: Schedule,
     stall: Stall,
     slots: HashMap<CheckerId, Slot<P>>,
     ids: HashMap<Arc<CheckTarget>, CheckerId>,
     next_id: u64,
-    probes: JoinSet<End>,
-    probed: HashMap<TaskId, CheckerId>,
-    /// The longest rest while probes run.
-    rest: Duration,
-    /// From the start of some probes to that of the next.
-    together: Duration,
-    /// Before that no other probes are started.
-    next_start: std::time::Instant,
-    /// No room for another probe.
-    full: LogRateLimit,
-    /// The host or this process lacks something; of all checkers.
-    lacking: LogRateLimit,
+    probes: JoinSet<ProbeEnd>,
+    probe_owners: HashMap<TaskId, CheckerId>,
+    /// The longest sleep while probes run.
+    max_rest: Duration,
+    /// Least time between two moments at which probes start.
+    coalesce_window: Duration,
+    /// No probe starts before this.
+    next_start_at: std::time::Instant,
+    /// Limits the warning that [`DriverContext::max_probes`] run already.
+    full_log: LogRateLimit,
+    /// Limits warnings of checks that cannot be made, over all checkers.
+    obstacle_log: LogRateLimit,
 }
 
 struct Slot<P> {
-    watched: Arc<CheckTarget>,
+    target: Arc<CheckTarget>,
     checker: Checker,
-    /// Made for the first probe.
+    /// Made when the first probe is due.
     prober: Option<Arc<P>>,
-    /// The files that the prober was made of may have changed.
+    /// The certificate files that the prober has read may have changed.
     is_stale: bool,
-    flight: Option<InFlight>,
-    /// Failures in a row that a stall of ours spoiled.
-    spoiled: u32,
-    /// The host or this process lacks something.
-    lacking: LogRateLimit,
-    is_obstructed: bool,
+    running: Option<RunningProbe>,
+    /// Failures in a row that were disregarded because this process was stalled.
+    disregarded: u32,
+    /// Limits warnings that this check cannot be made.
+    obstacle_log: LogRateLimit,
+    has_obstacle: bool,
 }
 
-/// A probe that runs.
-struct InFlight {
+/// A running probe.
+struct RunningProbe {
     began: Timestamp,
-    /// Time that had been lost when it began.
-    lost: Duration,
+    /// [`Stall::lost`] at its start.
+    lost_before: Duration,
     task: AbortHandle,
 }
 
-/// How a probe ended.
-struct End {
+/// The end of a probe task.
+struct ProbeEnd {
     latency: Duration,
-    /// `None` = not within its timeout.
+    /// `None` = it was not done within its timeout.
     answer: Option<Answer>,
 }
 
@@ -128,29 +128,29 @@ where
     P: Probing,
     M: FnMut(&CheckTarget, &AgentReply) -> Result<P, String>,
 {
-    /// One without checkers.
-    pub(super) fn new(around: DriverContext<M>) -> Self {
+    /// A driver without checkers.
+    pub(super) fn new(context: DriverContext<M>) -> Self {
         Self {
-            around,
+            context,
             schedule: Schedule::new(now()),
             stall: Stall::default(),
             slots: HashMap::new(),
             ids: HashMap::new(),
             next_id: 0,
             probes: JoinSet::new(),
-            probed: HashMap::new(),
-            rest: stall::LONGEST_REST,
-            together: COALESCE_WINDOW,
-            next_start: now(),
-            full: LogRateLimit::default(),
-            lacking: LogRateLimit::default(),
+            probe_owners: HashMap::new(),
+            max_rest: stall::MAX_REST,
+            coalesce_window: COALESCE_WINDOW,
+            next_start_at: now(),
+            full_log: LogRateLimit::default(),
+            obstacle_log: LogRateLimit::default(),
         }
     }
 
-    /// Runs until nobody can command any more.
+    /// Runs until the sender of commands is dropped.
     pub(super) async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
         loop {
-            let until = self.turn();
+            let until = self.start_due_probes();
             let (command, ended) = tokio::select! {
                 biased;
                 command = commands.recv() => match command {
@@ -160,62 +160,61 @@ where
                 Some(ended) = self.probes.join_next_with_id() => (None, Some(ended)),
                 () = tokio::time::sleep_until(until.into()) => (None, None),
             };
-            // Before results are judged: was it we who did not run?
-            let lost = self.stall.wake(now(), (self.around.clock)().since_boot);
-            tell_stall(lost);
+            // Before results are recorded: lost time may invalidate them.
+            let lost = self.stall.wake(now(), (self.context.clock)().since_boot);
+            log_stall(lost);
             if let Some(command) = command {
-                self.obey(command);
+                self.handle_command(command);
             }
             if let Some(ended) = ended {
-                self.take(ended);
+                self.handle_probe_end(ended);
             }
             while let Some(ended) = self.probes.try_join_next_with_id() {
-                self.take(ended);
+                self.handle_probe_end(ended);
             }
         }
     }
 
-    /// Starts those that are due. Returns when to come back at the latest.
-    fn turn(&mut self) -> std::time::Instant {
+    /// Starts the probes that are due. Returns when to call it again at the latest.
+    fn start_due_probes(&mut self) -> std::time::Instant {
         let now = now();
-        let room = self.around.room.saturating_sub(self.probes.len());
-        if now >= self.next_start {
+        let room = self.context.max_probes.saturating_sub(self.probes.len());
+        if now >= self.next_start_at {
             let due = self.schedule.start(now, room);
             if !due.is_empty() {
-                self.next_start = now + self.together;
+                self.next_start_at = now + self.coalesce_window;
             }
             for id in due {
                 self.start(id);
             }
         }
-        let full = self.probes.len() >= self.around.room;
+        let full = self.probes.len() >= self.context.max_probes;
         let due = self
             .schedule
             .next_deadline()
-            .map(|due| due.max(self.next_start));
-        if full && due.is_some_and(|due| due <= now) && self.full.allows(1) {
+            .map(|due| due.max(self.next_start_at));
+        if full && due.is_some_and(|due| due <= now) && self.full_log.allows(1) {
             tracing::warn!(
-                "{} checks run at once, the most there may be: others wait for them, raise LimitNOFILE= or the \
-                 checks' intervals",
-                self.around.room
+                "{} checks run at once, which is the limit, and others wait: raise LimitNOFILE= or the checks' intervals",
+                self.context.max_probes
             );
         }
         let rest = now
             + if self.probes.is_empty() {
-                stall::LONGEST_IDLE
+                stall::MAX_IDLE_REST
             } else {
-                self.rest
+                self.max_rest
             };
         let until = due.filter(|_| !full).map_or(rest, |due| due.min(rest));
         let lost = self
             .stall
-            .rest(self::now(), (self.around.clock)().since_boot, until);
-        tell_stall(lost);
+            .rest(self::now(), (self.context.clock)().since_boot, until);
+        log_stall(lost);
         until
     }
 
     fn start(&mut self, id: CheckerId) {
-        let began = (self.around.clock)();
+        let began = (self.context.clock)();
         let Some(slot) = self.slots.get_mut(&id) else {
             return;
         };
@@ -223,7 +222,7 @@ where
         let prober = match kept {
             Some(prober) if !slot.is_stale => prober,
             kept => match (
-                (self.around.make)(&slot.watched, slot.checker.advice()),
+                (self.context.make_probe)(&slot.target, slot.checker.advice()),
                 kept,
             ) {
                 (Ok(prober), _) => {
@@ -231,167 +230,171 @@ where
                     Arc::new(prober)
                 }
                 (Err(reason), Some(kept)) => {
-                    if slot.lacking.allows(1) && self.lacking.allows(NAMED) {
+                    if slot.obstacle_log.allows(1) && self.obstacle_log.allows(MAX_NAMED_CHECKS) {
                         tracing::warn!(
-                            "{} goes on with its files as they were: {reason}",
-                            called(&slot.watched)
+                            "{} continues with the certificates that it read before: {reason}",
+                            check_name(&slot.target)
                         );
                     }
                     kept
                 }
-                // A file of ours that cannot be read says nothing about the target.
+                // A certificate file that cannot be read says nothing about the target.
                 (Err(reason), None) => {
                     let done = FinishedProbe {
                         began,
                         latency: Duration::ZERO,
                         input: Input::Lacking { reason },
                     };
-                    return self.judge(id, done, None);
+                    return self.record(id, done, None);
                 }
             },
         };
-        let timeout = slot.watched.check.timing.timeout;
-        let asking = prober.clone();
+        let timeout = slot.target.check.timing.timeout;
+        let probe = prober.clone();
         slot.prober = Some(prober);
         let task = self.probes.spawn(async move {
             let began = Instant::now();
-            let answer = tokio::time::timeout(timeout, asking.probe()).await.ok();
-            End {
+            let answer = tokio::time::timeout(timeout, probe.probe()).await.ok();
+            ProbeEnd {
                 latency: began.elapsed(),
                 answer,
             }
         });
-        self.probed.insert(task.id(), id);
-        slot.flight = Some(InFlight {
+        self.probe_owners.insert(task.id(), id);
+        slot.running = Some(RunningProbe {
             began,
-            lost: self.stall.lost(),
+            lost_before: self.stall.lost(),
             task,
         });
     }
 
-    /// Takes a probe's end.
-    fn take(&mut self, ended: Result<(TaskId, End), JoinError>) {
+    /// Turns the end of a probe task into a result, and records it.
+    fn handle_probe_end(&mut self, ended: Result<(TaskId, ProbeEnd), JoinError>) {
         let task = match &ended {
             Ok((task, _)) => *task,
             Err(error) => error.id(),
         };
-        // One that was dropped with its checker is nobody's.
-        let Some(id) = self.probed.remove(&task) else {
+        // The task of a checker that was stopped has no owner.
+        let Some(id) = self.probe_owners.remove(&task) else {
             return;
         };
         let Some(slot) = self.slots.get_mut(&id) else {
             return;
         };
-        let Some(flight) = slot.flight.take() else {
+        let Some(running) = slot.running.take() else {
             return;
         };
-        let timeout = slot.watched.check.timing.timeout;
-        let spoiled = stall::spoils(self.stall.lost().saturating_sub(flight.lost), timeout);
-        if !spoiled {
-            slot.spoiled = 0;
+        let timeout = slot.target.check.timing.timeout;
+        let stalled = stall::invalidates(
+            self.stall.lost().saturating_sub(running.lost_before),
+            timeout,
+        );
+        if !stalled {
+            slot.disregarded = 0;
         }
         let mut again = None;
         let (latency, input) = match ended {
-            Ok((_, End { latency, answer })) => {
+            Ok((_, ProbeEnd { latency, answer })) => {
                 let input = match answer {
                     Some(Answer::Pass { note, advice }) => {
-                        slot.spoiled = 0;
+                        slot.disregarded = 0;
                         Input::Passed { note, advice }
                     }
                     Some(Answer::Void { reason }) => Input::Lacking { reason },
-                    _ if spoiled && slot.spoiled < stall::MOST_SPOILED => {
-                        slot.spoiled += 1;
-                        again = Some(Again::Soon);
+                    _ if stalled && slot.disregarded < stall::MAX_DISREGARDED => {
+                        slot.disregarded += 1;
+                        again = Some(NextProbe::Soon);
                         Input::Void
                     }
                     Some(Answer::Fail { reason }) => Input::Failed { reason },
                     None => Input::Failed {
-                        reason: format!("no answer within {}", written(timeout)),
+                        reason: format!("no answer within {}", duration_text(timeout)),
                     },
                 };
                 (latency, input)
             }
             Err(error) => {
-                tracing::error!(target = %slot.watched.target, "a probe broke: {error}");
-                let reason = "the probe itself broke, see the log".to_owned();
+                tracing::error!(target = %slot.target.target, "a probe panicked: {error}");
+                let reason = "the probe panicked, see the log".to_owned();
                 (Duration::ZERO, Input::Failed { reason })
             }
         };
         let done = FinishedProbe {
-            began: flight.began,
+            began: running.began,
             latency,
             input,
         };
-        self.judge(id, done, again);
+        self.record(id, done, again);
     }
 
-    /// Tells the checker, and asks again when it says, or else `again`.
-    fn judge(&mut self, id: CheckerId, done: FinishedProbe, again: Option<Again>) {
-        let moment = (self.around.clock)();
+    /// Gives a result to the checker, publishes what it changed, and schedules the next probe: as `again` says, or else as
+    /// the checker's state requires.
+    fn record(&mut self, id: CheckerId, done: FinishedProbe, again: Option<NextProbe>) {
+        let finished = (self.context.clock)();
         let Some(slot) = self.slots.get_mut(&id) else {
             return;
         };
-        let output = slot.checker.finish(done, &moment);
+        let output = slot.checker.record(done, &finished);
         let again = again.unwrap_or(match slot.checker.is_changing() {
-            true => Again::Fast,
-            false => Again::Regular,
+            true => NextProbe::Fast,
+            false => NextProbe::Regular,
         });
-        self.tell_obstacle(id);
+        self.report_obstacle(id);
         match output {
             CheckerOutput::Nothing => {}
-            CheckerOutput::RequestChanged | CheckerOutput::StateChanged => self.tell(id),
+            CheckerOutput::RequestChanged | CheckerOutput::StateChanged => self.publish(id),
         }
         self.schedule.finish(id, again, now());
     }
 
-    /// Tells whether the check cannot be made, or can again.
-    fn tell_obstacle(&mut self, id: CheckerId) {
+    /// Logs and reports that a check cannot be made, or reports that it can again.
+    fn report_obstacle(&mut self, id: CheckerId) {
         let Some(slot) = self.slots.get_mut(&id) else {
             return;
         };
         let sentence = slot.checker.obstacle().map(|reason| {
-            let check = called(&slot.watched);
+            let check = check_name(&slot.target);
             format!("{check} cannot be made and counts for nothing: {reason}")
         });
         if let Some(sentence) = &sentence
-            && slot.lacking.allows(1)
-            && self.lacking.allows(NAMED)
+            && slot.obstacle_log.allows(1)
+            && self.obstacle_log.allows(MAX_NAMED_CHECKS)
         {
             tracing::warn!("{sentence}");
         }
-        if sentence.is_some() || slot.is_obstructed {
-            slot.is_obstructed = sentence.is_some();
-            self.around.mailbox.obstruct(id, sentence);
+        if sentence.is_some() || slot.has_obstacle {
+            slot.has_obstacle = sentence.is_some();
+            self.context.mailbox.set_obstacle(id, sentence);
         }
     }
 
-    /// Tells the daemon, then the memory.
-    fn tell(&self, id: CheckerId) {
+    /// Reports a checker's state to the daemon and stores it.
+    fn publish(&self, id: CheckerId) {
         let Some(slot) = self.slots.get(&id) else {
             return;
         };
-        self.around.mailbox.put(
+        self.context.mailbox.put(
             id,
             CheckUpdate {
-                watched: CheckTarget::clone(&slot.watched),
-                standing: slot.checker.standing(),
+                watched: CheckTarget::clone(&slot.target),
+                standing: slot.checker.check_state(),
             },
         );
-        self.remember(id);
+        self.store_check(id);
     }
 
-    fn remember(&self, id: CheckerId) {
-        if let (Some(memory), Some(slot)) = (&self.around.memory, self.slots.get(&id)) {
-            memory.put(id, slot.watched.clone(), slot.checker.clone());
+    fn store_check(&self, id: CheckerId) {
+        if let (Some(store), Some(slot)) = (&self.context.store, self.slots.get(&id)) {
+            store.put(id, slot.target.clone(), slot.checker.clone());
         }
     }
 
-    fn obey(&mut self, command: Command) {
+    fn handle_command(&mut self, command: Command) {
         match command {
             Command::Watch(wanted) => self.watch(wanted),
-            Command::Keep(services) => {
-                if let Some(memory) = &self.around.memory {
-                    memory.keep(services);
+            Command::Persist(services) => {
+                if let Some(store) = &self.context.store {
+                    store.set_services(services);
                 }
             }
             Command::Report(reply) => self.report(reply),
@@ -399,118 +402,130 @@ where
     }
 
     fn watch(&mut self, wanted: Vec<(CheckStart, Vec<HistoryEntry>)>) {
-        let kept: HashSet<&CheckTarget> = wanted.iter().map(|(begin, _)| &begin.watched).collect();
+        let kept: HashSet<&CheckTarget> = wanted.iter().map(|(start, _)| &start.watched).collect();
         let gone: Vec<CheckerId> = self
             .ids
             .iter()
-            .filter(|(watched, _)| !kept.contains(&***watched))
+            .filter(|(check_target, _)| !kept.contains(&***check_target))
             .map(|(_, id)| *id)
             .collect();
         for id in gone {
-            self.drop(id);
+            self.stop_checker(id);
         }
-        for (begin, past) in wanted {
-            let Some(id) = self.ids.get(&begin.watched) else {
-                self.begin(begin, past);
+        for (start, history) in wanted {
+            let Some(id) = self.ids.get(&start.watched) else {
+                self.start_checker(start, history);
                 continue;
             };
-            let tls = begin.watched.check.probe.tls();
+            let tls = start.watched.check.probe.tls();
             if tls.is_some_and(|tls| tls.ca.is_some() || tls.certificate.is_some())
                 && let Some(slot) = self.slots.get_mut(id)
             {
-                // Read again at the next probe, so that many of them do not hold the others up.
+                // Its files are read again at its next probe, so that many of them do not delay other probes now.
                 slot.is_stale = true;
             }
         }
-        let timings = || self.slots.values().map(|slot| &slot.watched.check.timing);
+        let timings = || self.slots.values().map(|slot| &slot.target.check.timing);
         let timeout = timings().map(|timing| timing.timeout).min();
-        self.rest = timeout.map_or(stall::LONGEST_REST, stall::rest_for);
+        self.max_rest = timeout.map_or(stall::MAX_REST, stall::max_rest_for);
         let interval = timings()
             .map(|timing| timing.fast_interval.unwrap_or(timing.interval))
             .min();
-        self.together = interval.map_or(COALESCE_WINDOW, |interval| {
-            COALESCE_WINDOW.min(interval / PATIENCE)
+        self.coalesce_window = interval.map_or(COALESCE_WINDOW, |interval| {
+            COALESCE_WINDOW.min(interval / COALESCE_DIVISOR)
         });
     }
 
-    fn begin(&mut self, begin: CheckStart, past: Vec<HistoryEntry>) {
-        let CheckStart { watched, from } = begin;
+    fn start_checker(&mut self, start: CheckStart, history: Vec<HistoryEntry>) {
+        let CheckStart {
+            watched: check_target,
+            from,
+        } = start;
         let id = CheckerId(self.next_id);
         self.next_id += 1;
-        let timing = &watched.check.timing;
+        let timing = &check_target.check.timing;
         let pace = Pace {
             interval: timing.interval,
             fast: timing.fast_interval,
         };
-        let checker = Checker::begin(&watched.check, from.clone(), past, &(self.around.clock)());
-        let standing = checker.standing();
-        let watched = Arc::new(watched);
-        self.ids.insert(watched.clone(), id);
+        let checker = Checker::new(
+            &check_target.check,
+            from.clone(),
+            history,
+            &(self.context.clock)(),
+        );
+        let standing = checker.check_state();
+        let check_target = Arc::new(check_target);
+        self.ids.insert(check_target.clone(), id);
         self.slots.insert(
             id,
             Slot {
-                watched,
+                target: check_target,
                 checker,
                 prober: None,
                 is_stale: false,
-                flight: None,
-                spoiled: 0,
-                lacking: LogRateLimit::default(),
-                is_obstructed: false,
+                running: None,
+                disregarded: 0,
+                obstacle_log: LogRateLimit::default(),
+                has_obstacle: false,
             },
         );
         self.schedule.add(id, pace, now());
         if from.as_ref() == Some(&standing) {
-            // The daemon said so itself; the file is to say so too.
-            self.remember(id);
+            // The daemon knows it; the state file does not.
+            self.store_check(id);
         } else if standing.decided {
-            self.tell(id);
+            self.publish(id);
         }
     }
 
-    fn drop(&mut self, id: CheckerId) {
+    fn stop_checker(&mut self, id: CheckerId) {
         let Some(slot) = self.slots.remove(&id) else {
             return;
         };
-        self.ids.remove(&slot.watched);
+        self.ids.remove(&slot.target);
         self.schedule.remove(id, now());
-        self.around.mailbox.remove(id);
-        if let Some(memory) = &self.around.memory {
-            memory.remove(id);
+        self.context.mailbox.remove(id);
+        if let Some(store) = &self.context.store {
+            store.remove(id);
         }
-        if let Some(flight) = slot.flight {
-            flight.task.abort();
+        if let Some(running) = slot.running {
+            running.task.abort();
         }
     }
 
-    /// Copies what there is, and lets another thread put it into words: that takes longer than a probe should wait.
+    /// Copies the checkers and formats them on another thread, which takes longer than a probe should be delayed.
     fn report(&self, reply: oneshot::Sender<Vec<view::Checker>>) {
         let mut copies: Vec<(Arc<CheckTarget>, Checker)> = self
             .slots
             .values()
-            .map(|slot| (slot.watched.clone(), slot.checker.clone()))
+            .map(|slot| (slot.target.clone(), slot.checker.clone()))
             .collect();
         tokio::task::spawn_blocking(move || {
             copies.sort_by(|(one, _), (other, _)| one.cmp(other));
             let views = copies
                 .iter()
-                .map(|(watched, checker)| checker.view(watched))
+                .map(|(check_target, checker)| checker.view(check_target))
                 .collect();
-            // Whoever asked may have gone.
+            // The receiver may have been dropped.
             let _ = reply.send(views);
         });
     }
 }
 
-/// A check as operators know it.
-fn called(watched: &CheckTarget) -> String {
-    format!("check {} of {}", watched.check.probe.name(), watched.target)
+/// A check as the log and `status` name it: "check http of 192.0.2.1:80".
+fn check_name(check_target: &CheckTarget) -> String {
+    format!(
+        "check {} of {}",
+        check_target.check.probe.name(),
+        check_target.target
+    )
 }
 
-fn tell_stall(lost: Option<Duration>) {
+fn log_stall(lost: Option<Duration>) {
     if let Some(lost) = lost {
         tracing::warn!(
-            "checks were stalled for {}: what failed meanwhile is not counted, and asked again",
+            "checks were stalled for {}: probes that failed meanwhile do not count and are repeated",
             roughly(lost)
         );
     }
@@ -520,8 +535,8 @@ fn now() -> std::time::Instant {
     Instant::now().into_std()
 }
 
-/// A duration as in the configuration file: `2s`, `1m30s`; thousandths of seconds are enough.
-fn written(duration: Duration) -> String {
+/// A duration as in the configuration file, cut to milliseconds: `2s`, `1m30s`.
+fn duration_text(duration: Duration) -> String {
     let duration = Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
     humantime::format_duration(duration)
         .to_string()

@@ -1,4 +1,4 @@
-//! Checkers in memory, for tests: they ask nobody. What they find a test says itself, with `Message::Found`.
+//! Checkers in memory, for tests. They probe nothing: a test sends results itself, with `Message::Found`.
 
 use std::{
     collections::HashMap,
@@ -12,33 +12,33 @@ use tokio::sync::oneshot;
 use super::{CheckStart, CheckTarget, Checkers, PersistedService, Quorum, RestoredState};
 use crate::model::{ServiceKey, view};
 
-/// What the fake holds.
+/// What tests set and read.
 #[derive(Debug, Default)]
 pub struct State {
-    /// What an earlier daemon is said to have written down.
+    /// States that an earlier daemon stored.
     pub remembered: HashMap<CheckTarget, RestoredState>,
-    /// And of quorums.
+    /// Quorums that an earlier daemon stored.
     pub quorums: HashMap<ServiceKey, Quorum>,
-    /// And when.
+    /// When the earlier daemon last wrote its state.
     pub written: Option<Instant>,
-    /// What is written down of services.
+    /// What [`Checkers::persist`] was last given.
     pub kept: Vec<PersistedService>,
-    /// What is to be watched.
+    /// What [`Checkers::watch`] was last given.
     pub watched: Vec<CheckStart>,
-    /// Which checks cannot be made.
+    /// What [`Checkers::obstacles`] returns.
     pub obstacles: Vec<String>,
-    /// What is reported.
+    /// What [`Checkers::report`] sends.
     pub report: Vec<view::Checker>,
-    /// Whether they stand still.
+    /// Whether the driver counts as stalled.
     pub stands_still: bool,
 }
 
-/// Checkers in memory.
+/// Checkers in memory; clones share their state.
 #[derive(Clone, Debug, Default)]
 pub struct FakeCheckers(Arc<Mutex<State>>);
 
 impl FakeCheckers {
-    /// What it holds.
+    /// The state, locked.
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -47,11 +47,11 @@ impl FakeCheckers {
 impl Checkers for FakeCheckers {
     fn restored(
         &self,
-        watched: &CheckTarget,
+        check_target: &CheckTarget,
         _: &ServiceKey,
         _: SocketAddr,
     ) -> Option<RestoredState> {
-        self.state().remembered.get(watched).cloned()
+        self.state().remembered.get(check_target).cloned()
     }
 
     fn quorum(&self, service: &ServiceKey) -> Option<Quorum> {

@@ -1,48 +1,49 @@
-//! A sign that the checkers' loop turns, for another thread to see. Pure: time is an argument.
+//! Lets another thread see whether the driver's loop still runs. Pure: time is an argument.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
-use super::stall::LONGEST_IDLE;
+use super::stall::MAX_IDLE_REST;
 
-/// How old the last sign of a loop that turns may be: many times its longest rest, so that a busy host is not taken for a
-/// loop that stands still.
-const OLDEST: Duration = Duration::from_secs(10 * LONGEST_IDLE.as_secs());
+/// Age of the last beat above which the loop counts as stalled: ten times its longest sleep, so that a busy host is not
+/// mistaken for a stalled loop.
+const MAX_AGE: Duration = Duration::from_secs(10 * MAX_IDLE_REST.as_secs());
 
-/// The last sign.
+/// Time of the loop's last turn.
 #[derive(Debug)]
 pub(super) struct Heartbeat {
-    zero: Instant,
-    /// Milliseconds after `zero`.
-    last: AtomicU64,
+    started: Instant,
+    /// Time of the last beat, in ms after `started`.
+    last_beat: AtomicU64,
 }
 
 impl Heartbeat {
-    /// One whose first sign is now.
+    /// Counts `now` as the first beat.
     pub(super) const fn new(now: Instant) -> Self {
         Self {
-            zero: now,
-            last: AtomicU64::new(0),
+            started: now,
+            last_beat: AtomicU64::new(0),
         }
     }
 
-    /// Gives a sign.
+    /// Records that the loop ran at `now`.
     pub(super) fn beat(&self, now: Instant) {
-        self.last.store(self.milliseconds(now), Ordering::Relaxed);
+        self.last_beat
+            .store(self.milliseconds_since_start(now), Ordering::Relaxed);
     }
 
-    /// Whether the last sign is fresh.
+    /// Whether the last beat is at most [`MAX_AGE`] old.
     pub(super) fn is_fresh(&self, now: Instant) -> bool {
         let age = self
-            .milliseconds(now)
-            .saturating_sub(self.last.load(Ordering::Relaxed));
-        Duration::from_millis(age) <= OLDEST
+            .milliseconds_since_start(now)
+            .saturating_sub(self.last_beat.load(Ordering::Relaxed));
+        Duration::from_millis(age) <= MAX_AGE
     }
 
-    fn milliseconds(&self, now: Instant) -> u64 {
-        u64::try_from(now.duration_since(self.zero).as_millis()).unwrap_or(u64::MAX)
+    fn milliseconds_since_start(&self, now: Instant) -> u64 {
+        u64::try_from(now.duration_since(self.started).as_millis()).unwrap_or(u64::MAX)
     }
 }
 
@@ -51,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sign_is_fresh_for_ten_rests() {
+    fn a_beat_is_fresh_for_ten_seconds() {
         let zero = crate::os::clock::now();
         let second = |seconds| zero + Duration::from_secs(seconds);
         let heartbeat = Heartbeat::new(zero);

@@ -1,5 +1,5 @@
-//! Updates on their way to the daemon: the latest of each checker, however long the daemon does not look. So it neither
-//! delays a probe nor lets memory grow.
+//! Updates on their way to the daemon. Only the latest of each checker is kept, so that a daemon that does not read them
+//! neither delays a probe nor lets memory grow.
 
 use std::{
     collections::BTreeMap,
@@ -10,31 +10,31 @@ use tokio::sync::Notify;
 
 use super::{CheckUpdate, schedule::CheckerId};
 
-/// Both ends share it.
+/// Shared by the driver, which writes, and the daemon, which reads.
 #[derive(Debug, Default)]
 pub(super) struct Mailbox {
-    waiting: Mutex<BTreeMap<CheckerId, CheckUpdate>>,
-    /// Something waits.
-    filled: Notify,
-    /// Which checks cannot be made at present: a sentence each.
+    pending: Mutex<BTreeMap<CheckerId, CheckUpdate>>,
+    /// Wakes the reader when an update was added.
+    updated: Notify,
+    /// Checks that cannot be made at present, with a sentence that says why.
     obstacles: Mutex<BTreeMap<CheckerId, String>>,
 }
 
 impl Mailbox {
-    /// Puts an update in, in place of an older one.
+    /// Adds an update; it replaces an older one of the same checker.
     pub(super) fn put(&self, id: CheckerId, update: CheckUpdate) {
         self.lock().insert(id, update);
-        self.filled.notify_one();
+        self.updated.notify_one();
     }
 
-    /// Takes back what there is of a checker that is gone.
+    /// Removes the update and the obstacle of a checker that was stopped.
     pub(super) fn remove(&self, id: CheckerId) {
         self.lock().remove(&id);
-        self.obstruct(id, None);
+        self.set_obstacle(id, None);
     }
 
-    /// Says that a check cannot be made, or that it can again.
-    pub(super) fn obstruct(&self, id: CheckerId, sentence: Option<String>) {
+    /// Sets why a check cannot be made; `None` = it can.
+    pub(super) fn set_obstacle(&self, id: CheckerId, sentence: Option<String>) {
         let mut obstacles = self.lock_obstacles();
         match sentence {
             Some(sentence) => obstacles.insert(id, sentence),
@@ -42,7 +42,7 @@ impl Mailbox {
         };
     }
 
-    /// Which checks cannot be made at present: a sentence each.
+    /// A sentence for each check that cannot be made at present.
     pub(super) fn obstacles(&self) -> Vec<String> {
         self.lock_obstacles().values().cloned().collect()
     }
@@ -52,27 +52,27 @@ impl Mailbox {
         obstacles.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Nothing that panics is done under the lock.
+    /// A poisoned lock is safe to use: no code panics while it holds it.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<CheckerId, CheckUpdate>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What is new, for the daemon.
+/// The daemon's end of the mailbox.
 #[derive(Debug)]
 pub struct Updates(pub(super) Arc<Mailbox>);
 
 impl Updates {
-    /// Waits until something is new; at most one update of each checker, the latest. Nothing is lost if the caller stops
-    /// waiting.
+    /// Waits for updates and returns the latest of each checker that has one. Cancel safe: nothing is lost if the caller
+    /// stops waiting.
     pub async fn next(&mut self) -> Vec<CheckUpdate> {
         loop {
             let waiting = std::mem::take(&mut *self.0.lock());
             if !waiting.is_empty() {
                 return waiting.into_values().collect();
             }
-            // Filled since, it does not wait: the notice is kept for the one who reads.
-            self.0.filled.notified().await;
+            // `notify_one` stores a permit, so an update added since the look above is not missed.
+            self.0.updated.notified().await;
         }
     }
 }

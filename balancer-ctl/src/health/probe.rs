@@ -1,17 +1,17 @@
-//! Probes: one attempt each, nothing remembered from one to the next but what an agent has said. Whether an answer
-//! makes a real server up or down is the checker's affair, and so is the timeout: a probe that is dropped closes its
+//! Probes: one attempt each. Nothing is kept from one attempt to the next, except what an agent last said. The checker
+//! decides whether a result makes a real server up or down. The driver enforces the timeout: dropping a probe closes its
 //! sockets and kills its program.
 
-mod abrupt;
 mod agent;
-mod carried;
 mod dns;
+mod drive_connection;
 mod exec;
 mod failure;
 mod grpc;
 mod http;
 mod http2;
 mod ping;
+mod reset_on_close;
 mod socket;
 mod tcp;
 #[cfg(test)]
@@ -29,14 +29,14 @@ pub use socket::SocketPool;
 use super::{AgentReply, Answer, CheckTarget, Probing};
 use crate::model::check::{Check, HttpVersion, Probe};
 
-/// A probe made ready: patterns compiled, certificates read.
+/// A probe that is ready to run: patterns compiled, certificates read.
 #[derive(Debug)]
 pub struct Prober {
-    kind: Kind,
+    kind: ProberKind,
 }
 
 #[derive(Debug)]
-enum Kind {
+enum ProberKind {
     Tcp(tcp::Tcp),
     Http(http::Http),
     Http2(http2::Http2),
@@ -48,17 +48,18 @@ enum Kind {
     Agent(agent::Agent),
 }
 
-/// What in a check's TLS settings would keep it from being made for any target: the key, and a sentence. Reads its files.
+/// Finds what in a check's TLS settings would keep it from probing any target: the settings' key, and a sentence that says
+/// why. Reads the certificate files.
 #[must_use]
 pub fn tls_problem(check: &Check) -> Option<(&'static str, String)> {
     let host = match &check.probe {
         Probe::Http(http) => http.host.as_deref().map(http::without_port),
         _ => None,
     };
-    tls::problem(check.probe.tls()?, host)
+    tls::config_problem(check.probe.tls()?, host)
 }
 
-/// What a probe that passed found.
+/// The result of a passed probe.
 #[derive(Debug, Default)]
 struct Passed {
     note: String,
@@ -75,63 +76,64 @@ impl Passed {
 }
 
 impl Prober {
-    /// Makes a probe ready. Reads certificate files.
+    /// Prepares a probe. Reads certificate files.
     ///
     /// # Errors
-    /// A sentence: a file that cannot be read or holds no certificate, a name that is none, or a source address of
-    /// the other family.
-    pub fn new(watched: &CheckTarget, spares: &Arc<SocketPool>) -> Result<Self, String> {
-        let endpoint = Endpoint::new(watched, spares)?;
-        let kind = match &watched.check.probe {
-            Probe::Tcp(exchange) => Kind::Tcp(tcp::Tcp::new(
+    /// A sentence that names a file that cannot be read or contains no certificate, an invalid name, or a source address
+    /// of the other address family.
+    pub fn new(check_target: &CheckTarget, pool: &Arc<SocketPool>) -> Result<Self, String> {
+        let endpoint = Endpoint::new(check_target, pool)?;
+        let kind = match &check_target.check.probe {
+            Probe::Tcp(exchange) => ProberKind::Tcp(tcp::Tcp::new(
                 endpoint,
                 exchange,
-                watched.check.timing.timeout,
+                check_target.check.timing.timeout,
             )),
             Probe::Http(http) => match http.version {
-                HttpVersion::Http1 => Kind::Http(http::Http::new(endpoint, http)?),
-                HttpVersion::Http2 => Kind::Http2(http2::Http2::new(endpoint, http)?),
+                HttpVersion::Http1 => ProberKind::Http(http::Http::new(endpoint, http)?),
+                HttpVersion::Http2 => ProberKind::Http2(http2::Http2::new(endpoint, http)?),
             },
-            Probe::Udp(exchange) => Kind::Udp(udp::Udp::new(
+            Probe::Udp(exchange) => ProberKind::Udp(udp::Udp::new(
                 endpoint,
                 exchange,
-                watched.check.timing.timeout,
+                check_target.check.timing.timeout,
             )),
-            Probe::Dns(dns) => Kind::Dns(dns::Dns::new(endpoint, dns)?),
-            Probe::Ping => Kind::Ping(ping::Ping::new(endpoint)),
-            Probe::Grpc(grpc) => Kind::Grpc(grpc::Grpc::new(endpoint, grpc)?),
-            Probe::Exec(exec) => Kind::Exec(exec::Exec::new(watched, exec)?),
-            Probe::Agent(agent) => Kind::Agent(agent::Agent::new(endpoint, agent)),
+            Probe::Dns(dns) => ProberKind::Dns(dns::Dns::new(endpoint, dns)?),
+            Probe::Ping => ProberKind::Ping(ping::Ping::new(endpoint)),
+            Probe::Grpc(grpc) => ProberKind::Grpc(grpc::Grpc::new(endpoint, grpc)?),
+            Probe::Exec(exec) => ProberKind::Exec(exec::Exec::new(check_target, exec)?),
+            Probe::Agent(agent) => ProberKind::Agent(agent::Agent::new(endpoint, agent)),
         };
         Ok(Self { kind })
     }
 
-    /// The same, for a target that asked for this before: an agent's word holds until it says another.
+    /// Continues from what the target requested last: what an agent has said holds until it says otherwise.
     #[must_use]
-    pub fn remembering(mut self, advice: &AgentReply) -> Self {
-        if let Kind::Agent(agent) = &mut self.kind {
-            agent.remember(advice.clone());
+    pub fn with_last_reply(mut self, advice: &AgentReply) -> Self {
+        if let ProberKind::Agent(agent) = &mut self.kind {
+            agent.set_last_reply(advice.clone());
         }
         self
     }
 
-    /// Asks once. It may take for ever: the caller drops it at its timeout, which frees all that it holds.
+    /// Makes one attempt. It has no time limit of its own: the caller drops the future at the timeout, which frees its
+    /// sockets and processes.
     ///
     /// # Panics
     /// Outside a tokio runtime with its IO and time drivers.
     pub async fn probe(&self) -> Answer {
-        // A probe that waits takes as much memory as the largest that stands here: those that need more, and are not
-        // run by the ten thousand, have theirs to themselves.
+        // This future is as large as the largest of these. Kinds that need more memory and are rarely run by the ten
+        // thousand are boxed.
         let outcome = match &self.kind {
-            Kind::Tcp(tcp) => tcp.probe().await,
-            Kind::Http(http) => http.probe().await,
-            Kind::Http2(http2) => Box::pin(http2.probe()).await,
-            Kind::Udp(udp) => udp.probe().await,
-            Kind::Dns(dns) => Box::pin(dns.probe()).await,
-            Kind::Ping(ping) => ping.probe().await,
-            Kind::Grpc(grpc) => Box::pin(grpc.probe()).await,
-            Kind::Exec(exec) => Box::pin(exec.probe()).await,
-            Kind::Agent(agent) => Box::pin(agent.probe()).await,
+            ProberKind::Tcp(tcp) => tcp.probe().await,
+            ProberKind::Http(http) => http.probe().await,
+            ProberKind::Http2(http2) => Box::pin(http2.probe()).await,
+            ProberKind::Udp(udp) => udp.probe().await,
+            ProberKind::Dns(dns) => Box::pin(dns.probe()).await,
+            ProberKind::Ping(ping) => ping.probe().await,
+            ProberKind::Grpc(grpc) => Box::pin(grpc.probe()).await,
+            ProberKind::Exec(exec) => Box::pin(exec.probe()).await,
+            ProberKind::Agent(agent) => Box::pin(agent.probe()).await,
         };
         match outcome {
             Ok(Passed { note, advice }) => Answer::Pass { note, advice },

@@ -1,45 +1,45 @@
-//! When each of many checkers is due. Pure: `now` goes in; who starts, and when to come back, comes out.
+//! When each of many checkers is due. Pure: `now` goes in; which checkers start, and when to ask again, comes out.
 //!
 //! ```text
 //!            ┌────────── phase (evenly spread over the interval) ─────────────┐
 //!  added ──▶ waiting ──────────────────────────────────────────────────▶ due ─┤
-//!              └─ early: asked at once, a few at a time ────────────────────▶ running
+//!              └─ early: started at once, a few at a time ──────────────────▶ running
 //!              ▲                                                              │
 //!              └── regular: its next phase │ fast: its start + fast interval │ soon: early again
 //! ```
 //!
-//! Each checker has a *phase* of its own in its interval, so that starts are spread evenly for good. Those that have
-//! just come, or whose result was void, need not wait for it: they are asked *early*, in the order in which they came, a
-//! handful at once and the others at half the rate of the whole set. So a few are all asked within milliseconds, ten
-//! thousand over their interval, and never more than twice the mean at once. A checker that finds itself late, because
-//! the process was stopped, is asked early too, rather than all at once.
+//! Each checker has a *phase* of its own within its interval, so that starts are spread evenly. Checkers that were just
+//! added, or whose result was inconclusive, need not wait for their phase: they start *early*, in the order in which they
+//! were added, eight at once and the others at half the regular rate of all checkers. So a few checkers all start within
+//! milliseconds, ten thousand over their interval, and never more than twice the mean rate. Checkers that are late because
+//! the process was stopped start early too, instead of all at once.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     time::{Duration, Instant},
 };
 
-/// A checker, by a number that is never used again.
+/// Identifies a checker; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CheckerId(pub u64);
 
-/// How often a checker is asked.
+/// How often a checker probes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
-    /// As a rule.
+    /// From one start to the next.
     pub interval: Duration,
-    /// While results disagree with its state.
+    /// The same while results disagree with the checker's state; `None` = the regular interval.
     pub fast: Option<Duration>,
 }
 
-/// When a checker is to be asked again.
+/// When a checker probes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Again {
-    /// An interval after it was asked, or sooner to meet its phase.
+pub enum NextProbe {
+    /// An interval after its last start, or sooner to meet its phase.
     Regular,
-    /// A fast interval after it was asked, if it has one.
+    /// A fast interval after its last start, or as [`Self::Regular`] if it has none.
     Fast,
-    /// As soon as the others leave room.
+    /// Early: as soon as the limit of early starts allows.
     Soon,
 }
 
@@ -49,28 +49,28 @@ const EARLY_BURST: f64 = 8.0;
 const EARLY_RATE: f64 = 100.0;
 /// Early starts per second, as a share of all regular ones.
 const EARLY_SHARE: f64 = 0.5;
-/// A start that is as late as this waits for its turn.
-const LATE: Duration = Duration::from_millis(500);
-/// Fraction of the golden ratio: its multiples, modulo 1, are spread evenly however many there are.
+/// A checker that is overdue by this much is not started at once, but queued as an early one.
+const LATE_AFTER: Duration = Duration::from_millis(500);
+/// Fractional part of the golden ratio: its multiples, modulo 1, are spread evenly however many there are.
 const GOLDEN: f64 = 0.618_033_988_749_894_9;
 
-/// Who is due when.
+/// Which checker is due when.
 #[derive(Debug)]
 pub struct Schedule {
-    /// Where all phases are counted from.
+    /// The time from which all phases are counted.
     epoch: Instant,
     slots: HashMap<CheckerId, Slot>,
-    /// Those that wait, by when they are due.
+    /// Checkers that do not run, by when they are due.
     waiting: BTreeSet<(Instant, CheckerId)>,
-    /// Those that wait and may start early; also some that have started or gone since.
+    /// Checkers that may start early, oldest first; may contain some that have started or been removed since.
     early: VecDeque<CheckerId>,
-    bucket: Bucket,
-    /// By interval: how many checkers, and how many phases were given out.
-    classes: HashMap<Duration, Class>,
-    /// Regular starts per second of all.
+    bucket: TokenBucket,
+    /// Number of checkers, and of phases given out, per interval.
+    classes: HashMap<Duration, IntervalClass>,
+    /// Regular starts per second, over all checkers.
     rate: f64,
-    /// When [`Self::start`] was asked last.
-    asked: Instant,
+    /// When [`Self::start`] was last called.
+    last_start: Instant,
 }
 
 #[derive(Debug)]
@@ -87,13 +87,13 @@ enum SlotState {
 }
 
 #[derive(Debug, Default)]
-struct Class {
+struct IntervalClass {
     members: u32,
-    given: u64,
+    phases_given: u64,
 }
 
 impl Schedule {
-    /// An empty one.
+    /// A schedule without checkers.
     #[must_use]
     pub fn new(now: Instant) -> Self {
         Self {
@@ -101,24 +101,24 @@ impl Schedule {
             slots: HashMap::new(),
             waiting: BTreeSet::new(),
             early: VecDeque::new(),
-            bucket: Bucket {
+            bucket: TokenBucket {
                 tokens: EARLY_BURST,
                 filled: now,
                 rate: EARLY_RATE,
             },
             classes: HashMap::new(),
             rate: 0.0,
-            asked: now,
+            last_start: now,
         }
     }
 
-    /// Adds a checker, to be asked early.
+    /// Adds a checker, which starts early. Replaces one with the same id.
     pub fn add(&mut self, id: CheckerId, pace: Pace, now: Instant) {
         self.remove(id, now);
         let class = self.classes.entry(pace.interval).or_default();
         class.members += 1;
-        let phase = (class.given as f64 * GOLDEN).fract();
-        class.given += 1;
+        let phase = (class.phases_given as f64 * GOLDEN).fract();
+        class.phases_given += 1;
         let due = phase_after(self.epoch, pace.interval, phase, now);
         self.slots.insert(
             id,
@@ -134,7 +134,7 @@ impl Schedule {
         self.bucket.set_rate(self.rate, now);
     }
 
-    /// Removes a checker; one that is running is never asked again.
+    /// Removes a checker; if it is running, it is not scheduled again.
     pub fn remove(&mut self, id: CheckerId, now: Instant) {
         let Some(slot) = self.slots.remove(&id) else {
             return;
@@ -150,13 +150,13 @@ impl Schedule {
         }
         self.rate -= per_second(slot.pace.interval);
         if self.slots.is_empty() {
-            // Sums of fractions drift; this one begins anew when it can.
+            // Sums of floating-point numbers drift; an empty schedule is the chance to correct that.
             self.rate = 0.0;
         }
         self.bucket.set_rate(self.rate, now);
     }
 
-    /// When to ask [`Self::start`] again; `None` = not before something is added or finished.
+    /// When to call [`Self::start`] again; `None` = not before a checker is added or finishes.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         let due = self.waiting.first().map(|(due, _)| *due);
@@ -164,14 +164,14 @@ impl Schedule {
         due.into_iter().chain(early).min()
     }
 
-    /// Starts those that are due, at most `room`. When there is no room they wait, and go first when there is; ask
-    /// every now and then all the same, or they are taken for those of a process that was stopped.
+    /// Starts the checkers that are due, at most `room` of them; the others start first when there is room again. Call it
+    /// at least every 500 ms even without room, or overdue checkers are treated as those of a process that was stopped.
     pub fn start(&mut self, now: Instant, room: usize) -> Vec<CheckerId> {
         let mut started = Vec::new();
-        if now.saturating_duration_since(self.asked) >= LATE {
+        if now.saturating_duration_since(self.last_start) >= LATE_AFTER {
             self.postpone_late(now);
         }
-        self.asked = now;
+        self.last_start = now;
         while started.len() < room
             && let Some(&(due, id)) = self.waiting.first()
             && due <= now
@@ -199,8 +199,8 @@ impl Schedule {
         started
     }
 
-    /// A checker that was started is done.
-    pub fn finish(&mut self, id: CheckerId, again: Again, now: Instant) {
+    /// Schedules the next start of a checker whose probe is done.
+    pub fn finish(&mut self, id: CheckerId, again: NextProbe, now: Instant) {
         let epoch = self.epoch;
         let Some(slot) = self.slots.get_mut(&id) else {
             return;
@@ -210,9 +210,9 @@ impl Schedule {
         };
         let regular = regular_after(epoch, slot.pace.interval, slot.phase, started).max(now);
         let (due, early) = match (again, slot.pace.fast) {
-            (Again::Regular, _) | (Again::Fast, None) => (regular, false),
-            (Again::Fast, Some(fast)) => ((started + fast).max(now), false),
-            (Again::Soon, _) => (regular, true),
+            (NextProbe::Regular, _) | (NextProbe::Fast, None) => (regular, false),
+            (NextProbe::Fast, Some(fast)) => ((started + fast).max(now), false),
+            (NextProbe::Soon, _) => (regular, true),
         };
         slot.state = SlotState::Waiting { due, early };
         self.waiting.insert((due, id));
@@ -221,7 +221,7 @@ impl Schedule {
         }
     }
 
-    /// Checkers that were started and are not done.
+    /// Number of checkers that were started and are not done.
     #[must_use]
     pub fn running(&self) -> usize {
         self.slots.len() - self.waiting.len()
@@ -236,10 +236,10 @@ impl Schedule {
         }
     }
 
-    /// Nobody asked for a while: those that are much too late wait for their turn among the early ones, or for their next phase.
+    /// Queues checkers that are overdue by [`LATE_AFTER`] as early ones; they start then or at their next phase.
     fn postpone_late(&mut self, now: Instant) {
         while let Some(&(due, id)) = self.waiting.first()
-            && now.saturating_duration_since(due) >= LATE
+            && now.saturating_duration_since(due) >= LATE_AFTER
         {
             self.waiting.remove(&(due, id));
             let Some(slot) = self.slots.get_mut(&id) else {
@@ -260,21 +260,21 @@ fn per_second(interval: Duration) -> f64 {
     1.0 / interval.as_secs_f64().max(1e-3)
 }
 
-/// The first time after `now` that a phase comes round.
+/// The first time after `now` at the given phase (0 to 1) of the interval.
 fn phase_after(epoch: Instant, interval: Duration, phase: f64, now: Instant) -> Instant {
     let interval = interval.max(Duration::from_millis(1));
     let first = epoch + interval.mul_f64(phase);
     let Some(passed) = now.checked_duration_since(first) else {
-        // Before the first time of all; that is less than an interval away.
+        // The first occurrence is less than an interval away.
         return first;
     };
     let into = passed.as_nanos() % interval.as_nanos();
-    // Less than an interval, which fits.
+    // Less than an interval, which fits into 64 bits.
     now + (interval - Duration::from_nanos(u64::try_from(into).unwrap_or(0)))
 }
 
-/// When to ask again one that was asked at `started`: at its phase if that is at least half an interval away. One that is
-/// out of phase comes to it in two steps, so that it never waits longer than its interval.
+/// The next regular start of a checker that was started at `started`: its phase if that is at least half an interval
+/// away. A checker that is out of phase reaches it in two steps, so that it never waits longer than its interval.
 fn regular_after(epoch: Instant, interval: Duration, phase: f64, started: Instant) -> Instant {
     let wait = phase_after(epoch, interval, phase, started).saturating_duration_since(started);
     if wait >= interval / 2 {
@@ -284,15 +284,15 @@ fn regular_after(epoch: Instant, interval: Duration, phase: f64, started: Instan
     }
 }
 
-/// Early starts that are allowed: a few at once, more as time passes.
+/// Limits early starts: [`EARLY_BURST`] at once, then `rate` per second.
 #[derive(Debug)]
-struct Bucket {
+struct TokenBucket {
     tokens: f64,
     filled: Instant,
     rate: f64,
 }
 
-impl Bucket {
+impl TokenBucket {
     fn set_rate(&mut self, regular: f64, now: Instant) {
         self.fill(now);
         self.rate = (regular * EARLY_SHARE).max(EARLY_RATE);
@@ -312,10 +312,10 @@ impl Bucket {
         has
     }
 
-    /// When there is one to take.
+    /// When the next token is available.
     fn next(&self) -> Instant {
         let missing = (1.0 - self.tokens).max(0.0);
-        // Rounded up, or the one who comes then finds a little less than one.
+        // Rounded up, or the caller would find slightly less than one token.
         self.filled + Duration::from_secs_f64(missing / self.rate) + Duration::from_micros(1)
     }
 }

@@ -1,53 +1,55 @@
-//! Notices that this very process did not run: stopped, starved of CPU, or its host suspended. A probe that failed over
-//! such a gap says nothing about its target. Pure: the loop says when it rests, until when, and when it woke.
+//! Detects that this process did not run for a while: stopped, starved of CPU, or its host suspended. A probe that
+//! fails across such a stall says nothing about its target. Pure: the loop reports when it goes to sleep, until when,
+//! and when it woke.
 //!
 //! ```text
-//!   woke ─── works ───▶ rests until ─ ─ ─ ▶ until ───▶ woke
-//!        │◀─ lost, if ─▶│                  │◀─ lost: ──▶│
-//!          it is long                        so late
+//!   woke ─── works ───▶ sleeps until ─ ─ ─ ▶ until ───▶ woke
+//!        │◀─ lost, if ─▶│                   │◀── lost ──▶│
+//!          over 10 ms                         if over 10 ms
 //! ```
 //!
-//! Work is short. If it was long, then it was interrupted, or it was waited for (a file, say); answers were not looked at
-//! meanwhile either way. What is lost adds up; a probe compares the sums of its beginning and its end.
-//! `CLOCK_MONOTONIC`, by which timers run, stands still while the host is suspended; `CLOCK_BOOTTIME` does not, and their
-//! difference is lost too.
+//! Work between two sleeps is short. If it took long, it was interrupted or it blocked (on a file, say); either way no
+//! answer was read meanwhile. Lost time is summed up; the driver compares the sums at a probe's start and end.
+//! `CLOCK_MONOTONIC`, by which timers run, stops while the host is suspended; `CLOCK_BOOTTIME` does not. Their difference
+//! is lost time too.
 
 use std::time::{Duration, Instant};
 
-/// The longest the loop should rest while probes run, so that a gap is seen whenever it happens.
-pub const LONGEST_REST: Duration = Duration::from_millis(100);
+/// The longest sleep of the loop while probes run, so that a stall is noticed whenever it happens.
+pub const MAX_REST: Duration = Duration::from_millis(100);
 
-/// The longest rest while none run.
-pub const LONGEST_IDLE: Duration = Duration::from_secs(1);
+/// The longest sleep of the loop while no probes run.
+pub const MAX_IDLE_REST: Duration = Duration::from_secs(1);
 
-/// Failures of a target in a row that a stall may spoil; what follows counts all the same. A process that never runs well
-/// would keep dead servers for ever else.
-pub const MOST_SPOILED: u32 = 10;
+/// Failures of a target in a row that may be disregarded because of stalls; the next one counts regardless. Otherwise a
+/// process that is always short of CPU would never take a dead server out.
+pub const MAX_DISREGARDED: u32 = 10;
 
-/// Timers are late by as much on a busy machine, and so long may the loop work at a time.
-const TOLERATED: Duration = Duration::from_millis(10);
+/// Lateness of a timer, and length of work between two sleeps, that are normal on a busy machine.
+const TOLERANCE: Duration = Duration::from_millis(10);
 
-/// Lost time that spoils any probe.
-const SPOILS: Duration = Duration::from_millis(500);
+/// Lost time that invalidates the failure of any probe, however long its timeout.
+const MAX_LOSS: Duration = Duration::from_millis(500);
 
-/// Keeps count of lost time.
+/// Sums up the time in which the loop should have run and did not.
 #[derive(Debug, Default)]
 pub struct Stall {
     phase: Option<Phase>,
     lost: Duration,
 }
 
-/// Work or a rest.
+/// A period of work or of sleep.
 #[derive(Clone, Copy, Debug)]
 struct Phase {
     began: Instant,
     since_boot: Duration,
-    /// What comes after that is late.
+    /// When the phase should end; time after that is lost.
     until: Instant,
 }
 
 impl Stall {
-    /// The loop has worked, and will not rest beyond `until`. Returns what was lost, if that is worth a word.
+    /// The loop goes to sleep until `until` at the latest. Returns the time lost while it worked if that is worth a log
+    /// line (500 ms).
     pub fn rest(&mut self, now: Instant, since_boot: Duration, until: Instant) -> Option<Duration> {
         self.enter(Phase {
             began: now,
@@ -56,7 +58,7 @@ impl Stall {
         })
     }
 
-    /// The loop woke, and works. Returns what was lost, if that is worth a word.
+    /// The loop woke up. Returns the time lost while it slept if that is worth a log line (500 ms).
     pub fn wake(&mut self, now: Instant, since_boot: Duration) -> Option<Duration> {
         self.enter(Phase {
             began: now,
@@ -74,29 +76,29 @@ impl Stall {
             .saturating_sub(next.began.saturating_duration_since(last.began));
         let lost: Duration = [late, suspended]
             .into_iter()
-            .filter(|lost| *lost > TOLERATED)
+            .filter(|lost| *lost > TOLERANCE)
             .sum();
         self.lost = self.lost.saturating_add(lost);
-        (lost >= SPOILS).then_some(lost)
+        (lost >= MAX_LOSS).then_some(lost)
     }
 
-    /// All time lost since the start.
+    /// Total time lost since the start.
     #[must_use]
     pub const fn lost(&self) -> Duration {
         self.lost
     }
 }
 
-/// Whether a failure after losing so much time says nothing about the target.
+/// Whether the failure of a probe during which `lost` was lost says nothing about its target.
 #[must_use]
-pub fn spoils(lost: Duration, timeout: Duration) -> bool {
-    !lost.is_zero() && lost >= SPOILS.min(timeout / 4)
+pub fn invalidates(lost: Duration, timeout: Duration) -> bool {
+    !lost.is_zero() && lost >= MAX_LOSS.min(timeout / 4)
 }
 
-/// The longest rest while probes with such a timeout run.
+/// The longest sleep of the loop while probes with this timeout run.
 #[must_use]
-pub fn rest_for(timeout: Duration) -> Duration {
-    (timeout / 4).clamp(TOLERATED, LONGEST_REST)
+pub fn max_rest_for(timeout: Duration) -> Duration {
+    (timeout / 4).clamp(TOLERANCE, MAX_REST)
 }
 
 #[cfg(test)]
@@ -105,7 +107,7 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// Sleeps from 0 for 100 ms, and wakes at so many milliseconds of both clocks.
+    /// Sleeps from 0 ms to 100 ms and wakes at the given milliseconds of both clocks.
     fn woken_at(monotonic: u32, boot: u32) -> (Option<Duration>, Duration) {
         let start = Instant::now();
         let mut stall = Stall::default();
@@ -133,15 +135,15 @@ mod tests {
         assert_eq!(woken_at(1100, 61_100), (Some(61_000 * MS), 61_000 * MS));
     }
 
-    /// Works from 0 on, to so many milliseconds of both clocks.
+    /// Works from 0 ms to the given milliseconds of both clocks.
     fn worked_until(monotonic: u32, boot: u32) -> (Option<Duration>, Duration) {
         let start = Instant::now();
         let mut stall = Stall::default();
         assert_eq!(stall.wake(start, 7 * MS), None);
         let now = start + monotonic * MS;
-        // What was due next may be long over.
+        // The deadline for which it wants to sleep may have passed already.
         let told = stall.rest(now, (7 + boot) * MS, start + 5 * MS);
-        assert_eq!(stall.wake(now, (7 + boot) * MS), None, "it is lost once");
+        assert_eq!(stall.wake(now, (7 + boot) * MS), None, "time is lost once");
         (told, stall.lost())
     }
 
@@ -173,7 +175,7 @@ mod tests {
             let ((woke, boot), (rests, _)) = (at(0), at(20));
             stall.wake(woke, boot);
             stall.rest(rests, boot, rests + 100 * MS);
-            // 50 ms late, then 830 ms of work, a rest that ends in time.
+            // Wakes 50 ms late, then works for 830 ms.
             let ((woke, _), (rests, _)) = (at(170), at(1000));
             stall.wake(woke, boot);
             stall.rest(rests, boot, rests + 100 * MS);
@@ -182,12 +184,12 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_is_spoiled_by_half_a_second_or_a_quarter_of_its_timeout() {
+    fn a_failure_is_invalid_after_half_a_second_or_a_quarter_of_the_timeout_lost() {
         let second = 1000 * MS;
-        assert!(!spoils(Duration::ZERO, Duration::ZERO));
-        assert!(!spoils(499 * MS, 10 * second));
-        assert!(spoils(500 * MS, 10 * second));
-        assert!(!spoils(49 * MS, 200 * MS));
-        assert!(spoils(50 * MS, 200 * MS));
+        assert!(!invalidates(Duration::ZERO, Duration::ZERO));
+        assert!(!invalidates(499 * MS, 10 * second));
+        assert!(invalidates(500 * MS, 10 * second));
+        assert!(!invalidates(49 * MS, 200 * MS));
+        assert!(invalidates(50 * MS, 200 * MS));
     }
 }

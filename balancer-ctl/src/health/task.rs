@@ -1,4 +1,5 @@
-//! The thread on which all checkers run, and the daemon's hold on it. Dropped, it stops them, and their memory is on disk.
+//! The thread on which all checkers run, and the daemon's handle of it. Dropping the handle stops the checkers after their
+//! states have been written to the state file.
 
 use std::{
     fs, io,
@@ -20,120 +21,121 @@ use super::{
     driver::{Command, Driver, DriverContext, Probing},
     heartbeat::Heartbeat,
     mailbox::{Mailbox, Updates},
-    memory::{self, Remembered},
     probe::{Prober, SocketPool},
+    store::{self, StoredState},
 };
 use crate::{
     model::{ServiceKey, view},
     os::{clock, open_files},
 };
 
-/// Most probes at once, whatever the limit of open files: with a timeout of 2 s, four thousand dead targets a second.
-const MOST: usize = 8192;
-/// Open files that are not of probes that run; sockets that are kept for others are among them.
-const OTHERS: usize = 512;
-/// Open files that a probe may need: its socket, or a program's pipes.
-const FILES: usize = 4;
-/// Freed memory that is kept for other probes, in bytes.
+/// Most probes that run at once, whatever the limit of open files: with a timeout of 2 s, enough for 4,000 probes of dead
+/// targets per second.
+const MAX_PROBES: usize = 8192;
+/// Open files set aside for everything but running probes; includes the sockets in the pool.
+const RESERVED_FILES: usize = 512;
+/// Open files that one probe may need: its socket, or a program's pipes.
+const FILES_PER_PROBE: usize = 4;
+/// Freed memory that the C library keeps for later probes, in bytes.
 #[cfg(target_env = "gnu")]
-const KEPT: libc::c_int = 16 << 20;
-/// How long a stop waits for a call that blocks, such as a look into a file.
-const PATIENCE: Duration = Duration::from_millis(500);
-/// How long a stop waits for the thread, which may have to write its memory to a slow disk.
-const FAREWELL: Duration = Duration::from_secs(3);
+const RETAINED_BYTES: libc::c_int = 16 << 20;
+/// How long stopping waits for blocking calls of the thread's runtime, such as reading a file.
+const BLOCKING_CALL_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long stopping waits for the thread, which may have to write the state file to a slow disk.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// All checkers.
+/// Handle of the thread that runs all checkers.
 #[derive(Debug)]
 pub struct Health {
-    /// Without bound: the daemon alone fills it, a few times a second at most, and must not wait.
+    /// Unbounded: only the daemon sends, a few times a second at most, and it must not wait. `None` = stopping.
     commands: Option<mpsc::UnboundedSender<Command>>,
-    /// What the state file said; until the first checkers run.
-    remembered: Remembered,
-    /// One moment on both clocks.
-    began: (Instant, Timestamp),
+    /// Content of the state file; emptied when the first checkers start.
+    restored: StoredState,
+    /// The start of this handle on both clocks, to convert between them.
+    started: (Instant, Timestamp),
     heartbeat: Arc<Heartbeat>,
     mailbox: Arc<Mailbox>,
     thread: Option<JoinHandle<()>>,
-    /// Its other end closes with the thread.
-    ended: Receiver<()>,
+    /// Closed when the thread ends.
+    thread_ended: Receiver<()>,
 }
 
 impl Health {
-    /// Starts the thread. Standings are kept in the file, if there is to be one.
+    /// Starts the thread. States are stored in `state_file`, if one is given.
     ///
     /// # Errors
-    /// There cannot be another thread.
+    /// The thread or its runtime cannot be started, or the host's boot id cannot be read.
     pub fn start(state_file: Option<PathBuf>) -> io::Result<(Self, Updates)> {
-        let spares = Arc::new(SocketPool::default());
-        Self::start_with(state_file, move |watched, advice| {
-            Prober::new(watched, &spares).map(|prober| prober.remembering(advice))
+        let pool = Arc::new(SocketPool::default());
+        Self::start_with(state_file, move |check_target, advice| {
+            Prober::new(check_target, &pool).map(|prober| prober.with_last_reply(advice))
         })
     }
 
-    /// Starts the thread, with probes as `make` makes them.
+    /// Starts the thread; `make` makes the probe of a target, which last requested so much.
     ///
     /// # Errors
-    /// There cannot be another thread.
+    /// As for [`Self::start`].
     pub fn start_with<P: Probing>(
         state_file: Option<PathBuf>,
         make: impl FnMut(&CheckTarget, &AgentReply) -> Result<P, String> + Send + 'static,
     ) -> io::Result<(Self, Updates)> {
         let mailbox = Arc::new(Mailbox::default());
         let (commands, receiver) = mpsc::unbounded_channel();
-        let (remembered, memory) = match state_file {
-            None => (Remembered::default(), None),
+        let (restored, store) = match state_file {
+            None => (StoredState::default(), None),
             Some(path) => {
                 let boot = fs::read_to_string(crate::os::paths::BOOT_ID)?;
-                let remembered = memory::read(&path, boot.trim());
-                (remembered, Some(memory::Writer::start(path, boot.trim())?))
+                let restored = store::read(&path, boot.trim());
+                (restored, Some(store::Writer::start(path, boot.trim())?))
             }
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         let heartbeat = Arc::new(Heartbeat::new(clock::now()));
-        let theirs = heartbeat.clone();
-        let around = DriverContext {
-            make,
-            // Each turn of the loop reads it.
+        let beating = heartbeat.clone();
+        let context = DriverContext {
+            make_probe: make,
+            // Each turn of the loop reads the clock.
             clock: Box::new(move || {
-                theirs.beat(clock::now());
+                beating.beat(clock::now());
                 Timestamp::now()
             }),
             mailbox: mailbox.clone(),
-            memory,
-            room: room(),
+            store,
+            max_probes: max_probes(),
         };
         let (ends, ended) = channel();
         let thread = thread::Builder::new()
             .name("health".to_owned())
             .spawn(move || {
                 let _ends: Sender<()> = ends;
-                keep_freed_memory();
-                runtime.block_on(async { Driver::new(around).run(receiver).await });
-                runtime.shutdown_timeout(PATIENCE);
+                retain_freed_memory();
+                runtime.block_on(async { Driver::new(context).run(receiver).await });
+                runtime.shutdown_timeout(BLOCKING_CALL_TIMEOUT);
             })?;
         let health = Self {
             commands: Some(commands),
-            remembered,
-            began: (clock::now(), Timestamp::now()),
+            restored,
+            started: (clock::now(), Timestamp::now()),
             heartbeat,
             mailbox: mailbox.clone(),
             thread: Some(thread),
-            ended,
+            thread_ended: ended,
         };
         Ok((health, Updates(mailbox)))
     }
 
-    /// When that was, which may be before this program's clock begins.
-    fn instant(&self, moment: &Timestamp) -> Instant {
-        let (instant, began) = &self.began;
-        let ago = began.since_boot.saturating_sub(moment.since_boot);
+    /// Converts a timestamp; one before the beginning of the monotonic clock becomes the start of this handle.
+    fn instant(&self, timestamp: &Timestamp) -> Instant {
+        let (instant, started) = &self.started;
+        let ago = started.since_boot.saturating_sub(timestamp.since_boot);
         instant.checked_sub(ago).unwrap_or(*instant)
     }
 
-    /// The moment of an instant.
-    fn moment(&self, instant: Instant) -> Timestamp {
+    /// Converts an instant, with the time of day as it is set now.
+    fn timestamp(&self, instant: Instant) -> Timestamp {
         let now = Timestamp::now();
         let ago = clock::now().saturating_duration_since(instant);
         Timestamp {
@@ -143,7 +145,7 @@ impl Health {
     }
 
     fn command(&self, command: Command) {
-        // If the thread has died, it has said why, and what it knew stays as it was.
+        // If the thread has panicked, the panic was logged, and the checks stay as they are.
         let _ = self
             .commands
             .as_ref()
@@ -154,11 +156,11 @@ impl Health {
 impl Checkers for Health {
     fn restored(
         &self,
-        watched: &CheckTarget,
+        check_target: &CheckTarget,
         service: &ServiceKey,
         real: SocketAddr,
     ) -> Option<RestoredState> {
-        let (standing, has_returned) = self.remembered.standing(watched, service, real)?;
+        let (standing, has_returned) = self.restored.check_state(check_target, service, real)?;
         let since = (standing.since != UNKNOWN_TIME).then(|| self.instant(&standing.since));
         Some(RestoredState {
             standing,
@@ -168,7 +170,7 @@ impl Checkers for Health {
     }
 
     fn quorum(&self, service: &ServiceKey) -> Option<Quorum> {
-        let (holds, since) = self.remembered.quorum(service)?;
+        let (holds, since) = self.restored.quorum(service)?;
         Some(Quorum {
             holds,
             since: self.instant(&since),
@@ -176,31 +178,31 @@ impl Checkers for Health {
     }
 
     fn last_written(&self) -> Option<Instant> {
-        Some(self.instant(&self.remembered.written()?))
+        Some(self.instant(&self.restored.written_at()?))
     }
 
     fn persist(&mut self, services: Vec<PersistedService>) {
         let services = services.into_iter().map(|kept| {
             let quorum = kept
                 .quorum
-                .map(|quorum| (quorum.holds, self.moment(quorum.since)));
-            memory::Service::new(&kept.key, kept.reals, quorum)
+                .map(|quorum| (quorum.holds, self.timestamp(quorum.since)));
+            store::ServiceLine::new(&kept.key, kept.reals, quorum)
         });
         let services = services.collect();
-        self.command(Command::Keep(services));
+        self.command(Command::Persist(services));
     }
 
     fn watch(&mut self, wanted: Vec<CheckStart>) {
-        // Only those who run from the start go on from where they stood: whoever comes later was not watched meanwhile.
-        let remembered = std::mem::take(&mut self.remembered);
+        // Stored states are for the first checkers only: those added later were not checked meanwhile.
+        let restored = std::mem::take(&mut self.restored);
         let wanted = wanted
             .into_iter()
             .map(|begin| {
-                let past = match begin.from {
-                    Some(_) => remembered.history(&begin.watched),
+                let history = match begin.from {
+                    Some(_) => restored.history(&begin.watched),
                     None => Vec::new(),
                 };
-                (begin, past)
+                (begin, history)
             })
             .collect();
         self.command(Command::Watch(wanted));
@@ -224,34 +226,34 @@ impl Drop for Health {
     fn drop(&mut self) {
         self.commands = None;
         if let Some(thread) = self.thread.take() {
-            if self.ended.recv_timeout(FAREWELL) == Err(RecvTimeoutError::Timeout) {
-                tracing::warn!("the checkers stand still, they are not waited for");
+            if self.thread_ended.recv_timeout(STOP_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
+                tracing::warn!("the checkers do not stop within 3 s and are not waited for");
                 return;
             }
-            // A panic has been told already.
+            // A panic has been logged already.
             let _ = thread.join();
         }
     }
 }
 
-/// Has the C library keep what probes have freed for those to come, instead of giving it back to the kernel and asking
-/// for it again a thousand times a second.
-fn keep_freed_memory() {
+/// Makes the C library keep memory that probes have freed for later ones, instead of giving it back to the kernel and
+/// asking for it again a thousand times a second.
+fn retain_freed_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: sets a number that the allocator compares with; it may be called at any time.
     unsafe {
-        libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, RETAINED_BYTES);
     }
 }
 
-/// Raises the limit of open files as far as it goes. Returns how many probes have room.
-fn room() -> usize {
-    let wanted = u64::try_from(OTHERS + MOST * FILES).unwrap_or(u64::MAX);
+/// Raises the limit of open files as far as needed and allowed. Returns how many probes may run at once.
+fn max_probes() -> usize {
+    let wanted = u64::try_from(RESERVED_FILES + MAX_PROBES * FILES_PER_PROBE).unwrap_or(u64::MAX);
     let Some(limit) = open_files::raise(wanted) else {
-        return FILES;
+        return FILES_PER_PROBE;
     };
     let files = usize::try_from(limit).unwrap_or(usize::MAX);
-    (files.saturating_sub(OTHERS) / FILES).clamp(FILES, MOST)
+    (files.saturating_sub(RESERVED_FILES) / FILES_PER_PROBE).clamp(FILES_PER_PROBE, MAX_PROBES)
 }
 
 #[cfg(test)]

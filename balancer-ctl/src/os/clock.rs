@@ -1,14 +1,14 @@
-//! The time of day, for what people read.
+//! Reads the clocks, and formats the time of day.
 
 use std::time::{Duration, Instant, SystemTime};
 
-/// Now, on the clock that only goes forward.
+/// The monotonic clock.
 #[must_use]
 pub fn now() -> Instant {
     Instant::now()
 }
 
-/// Now, in UTC, as RFC 3339 with milliseconds.
+/// The current time in UTC, as RFC 3339 with milliseconds.
 #[must_use]
 pub fn now_utc() -> String {
     utc(SystemTime::now())
@@ -17,7 +17,7 @@ pub fn now_utc() -> String {
 /// A time in UTC, as RFC 3339 with milliseconds.
 #[must_use]
 pub fn utc(time: SystemTime) -> String {
-    // The format ends before the year 10000; a clock beyond is shown at its end.
+    // The format ends with the year 9999; a later time is shown as its end.
     let end = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799);
     let time = time.clamp(SystemTime::UNIX_EPOCH, end);
     humantime::format_rfc3339_millis(time).to_string()

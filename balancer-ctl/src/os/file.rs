@@ -1,4 +1,4 @@
-//! Reading files that others write: certificates and keys. What is no file is refused: a pipe would be waited for.
+//! Reads files that other programs write: certificates and keys. Refuses pipes and devices, which would block.
 
 use std::{
     fs,
@@ -7,13 +7,13 @@ use std::{
     path::Path,
 };
 
-/// Largest file: far above the bundle of certificates of a whole system.
+/// Largest file in bytes: far larger than the certificate bundle of a system.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// The content of a regular file, without ever waiting for a writer.
+/// Reads a regular file of at most 16 MiB. Never blocks on a pipe without a writer.
 ///
 /// # Errors
-/// It cannot be read, is no regular file, or is too large.
+/// The file cannot be read, is not a regular file, or is too large.
 pub fn read_regular_file(path: &Path) -> io::Result<Vec<u8>> {
     let file = fs::OpenOptions::new()
         .read(true)

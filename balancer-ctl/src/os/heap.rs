@@ -1,23 +1,23 @@
-//! The process's heap. A change of a configuration with thousands of services needs tens of megabytes for a moment: the
-//! file's text, its parts, and the model before and after.
+//! Limits the memory that the C library keeps. Changing a configuration of thousands of services needs tens of megabytes
+//! for a moment: the file's text, its parse tree, and the model before and after.
 //!
-//! glibc gives threads heaps of their own ("arenas"), and each keeps the most that was ever used in it. Changes run on
-//! whichever of the runtime's threads is free, so one heap after the other grew to that size: by edits of 10,000 real
-//! servers from 40 to 237 MB. With one heap for all, whose free parts go back to the kernel, they leave 14 MB.
+//! glibc gives threads heaps of their own ("arenas"), each of which keeps the most that was ever used in it. Changes run
+//! on any thread of the runtime, so one arena after the other grew to that size: edits of 10,000 real servers took the
+//! process from 40 to 237 MB. With one arena for all threads, whose free memory is given back, they leave 14 MB.
 
-/// Makes all threads use one heap. To be called before there is a second thread.
+/// Makes all threads use one arena. Call it before a second thread starts.
 pub fn share() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: no pointers in this call. It fails only for values that glibc does not know; then heaps stay as they are.
+    // SAFETY: the call takes no pointers. It fails only for values that glibc does not know; then nothing changes.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }
 
-/// Gives what is free back to the kernel, within a millisecond for each 10 MB or so.
+/// Gives free memory back to the kernel; takes about 1 ms per 10 MB.
 pub fn give_back() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: no pointers in this call.
+    // SAFETY: the call takes no pointers.
     unsafe {
         libc::malloc_trim(0);
     }

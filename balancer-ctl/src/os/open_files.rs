@@ -1,22 +1,22 @@
-//! The limit of open files: raised for the daemon, which probes thousands of targets at once, and put back for the
-//! programs that it runs. Those may close every file up to the limit, or use `select`, which knows the first 1024 only.
+//! The limit of open files: raised for the daemon, which probes thousands of targets at once, and restored for the programs
+//! that it runs. Those may close every file up to the limit, or use `select`, which handles the first 1024 only.
 
 use std::sync::{Mutex, PoisonError};
 
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 
-/// What is said where the limit is reached.
+/// The error text when the limit is reached.
 pub const TOO_MANY: &str = "too many open files (raise LimitNOFILE=)";
 
-/// What it was before the first raise.
-static STARTED_WITH: Mutex<Option<Limit>> = Mutex::new(None);
+/// The limit before the first [`raise`].
+static INITIAL_LIMIT: Mutex<Option<Limit>> = Mutex::new(None);
 
-/// Limits of open files.
+/// Limits of open files (`RLIMIT_NOFILE`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
-    /// In force.
+    /// The limit in force.
     pub soft: rlim_t,
-    /// As far as the other may be raised.
+    /// The most to which the soft limit may be raised.
     pub hard: rlim_t,
 }
 
@@ -27,13 +27,14 @@ impl Limit {
     }
 }
 
-/// Raises the limit to what is wanted, or as far as it goes. Returns what it is then; `None` = it cannot be known.
+/// Raises the soft limit to `wanted`, or to the hard limit if that is lower; never lowers it. Returns the soft limit in
+/// force, `None` if it cannot be read.
 #[must_use]
 pub fn raise(wanted: u64) -> Option<u64> {
-    // Held until the end, so that nobody else raises it between our look and our change.
-    let mut started_with = STARTED_WITH.lock().unwrap_or_else(PoisonError::into_inner);
+    // Held until the end, so that no other thread raises the limit between the look and the change.
+    let mut initial = INITIAL_LIMIT.lock().unwrap_or_else(PoisonError::into_inner);
     let now = Limit::now().ok()?;
-    started_with.get_or_insert(now);
+    initial.get_or_insert(now);
     let wanted = wanted.min(now.hard).max(now.soft);
     Some(match setrlimit(Resource::RLIMIT_NOFILE, wanted, now.hard) {
         Ok(()) => wanted,
@@ -41,10 +42,10 @@ pub fn raise(wanted: u64) -> Option<u64> {
     })
 }
 
-/// The limit that this process was started with; `None` = it is still in force.
+/// The limit with which this process was started; `None` = it was never raised.
 #[must_use]
 pub fn started_with() -> Option<Limit> {
-    *STARTED_WITH.lock().unwrap_or_else(PoisonError::into_inner)
+    *INITIAL_LIMIT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -52,17 +53,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_raise_remembers_what_was_before_and_none_goes_back() {
-        let most = Limit::now().unwrap().hard;
-        let raised = raise(most).unwrap();
+    fn the_first_raise_records_the_initial_limit_and_none_lowers_it() {
+        let hard = Limit::now().unwrap().hard;
+        let raised = raise(hard).unwrap();
         let first = started_with().unwrap();
-        assert_eq!((raised, first.hard), (most, most));
+        assert_eq!((raised, first.hard), (hard, hard));
         assert!(first.soft <= raised);
-        assert_eq!(raise(1), Some(most));
-        assert_eq!(raise(u64::MAX), Some(most));
+        assert_eq!(raise(1), Some(hard));
+        assert_eq!(raise(u64::MAX), Some(hard));
         assert_eq!(
             (started_with(), Limit::now().unwrap().soft),
-            (Some(first), most)
+            (Some(first), hard)
         );
     }
 }

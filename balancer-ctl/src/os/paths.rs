@@ -1,4 +1,5 @@
-//! Where a daemon's files lie: each instance has its own directory below `/run/balancer` and `/var/lib/balancer`.
+//! Paths of the daemon's files. Each named instance has directories of its own below `/run/balancer` and
+//! `/var/lib/balancer`.
 
 use std::{
     fmt,
@@ -6,41 +7,41 @@ use std::{
     str::FromStr,
 };
 
-/// The configuration file that is read when none is named.
+/// The default configuration file.
 pub const DEFAULT_CONFIG: &str = "/etc/balancer/balancer.toml";
 
 const RUN: &str = "/run/balancer";
 
-/// Where the kernel tells one start of the host from another.
+/// The file of the kernel with an id that is new at each boot.
 pub const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// Where it is noted which packet program was proved since the machine started; of all instances.
+/// The file, shared by all instances, that says which packet program passed its self-test since the machine booted.
 #[must_use]
 pub fn proved() -> PathBuf {
     Path::new(RUN).join(".proved")
 }
 
-// systemd's `StateDirectory=balancer` is the same.
+// The same as `StateDirectory=balancer` of systemd.
 const STATE: &str = "/var/lib/balancer";
 
-/// Which of several daemons on one host; the default instance has no name.
+/// One of several daemons on a host; the default instance has no name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Instance(Option<String>);
 
 impl Instance {
-    /// Its name.
+    /// The name; `None` for the default instance.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         self.0.as_deref()
     }
 
-    /// The directory of its socket and lock.
+    /// The directory of the control socket and the lock file.
     #[must_use]
     pub fn directory(&self) -> PathBuf {
         self.below(RUN)
     }
 
-    /// The directory of what outlives it.
+    /// The directory of files that outlive the daemon.
     #[must_use]
     pub fn state_directory(&self) -> PathBuf {
         self.below(STATE)
@@ -52,13 +53,13 @@ impl Instance {
         path
     }
 
-    /// Its control socket.
+    /// The control socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.directory().join("control.sock")
     }
 
-    /// The file that its running daemon holds locked.
+    /// The file that the running daemon keeps locked.
     #[must_use]
     pub fn lock(&self) -> PathBuf {
         self.directory().join("balancerd.lock")
@@ -76,7 +77,7 @@ impl FromStr for Instance {
         if !good {
             return Err("an instance's name is 1 to 32 letters, digits, `-` or `_`".to_owned());
         }
-        // An instance's directories lie beside the default instance's files.
+        // Directories of named instances lie beside files of the default instance.
         let is_layout = name
             .strip_prefix('v')
             .is_some_and(|rest| rest.chars().all(|c| c.is_ascii_digit()));

@@ -1,5 +1,6 @@
-//! Runs one program: no shell, its own process group, a clean environment, none of our files, signals or limits, a time
-//! limit, and no more of its output than fits. Programs run as root: each is judged right before each start.
+//! Runs one program: without a shell, in a process group of its own, in `/`, with a clean environment, with none of the
+//! daemon's files, signal settings or limits, with a time limit, and with a limit of the output that is kept. Programs run
+//! as root, so each is checked right before each start: nobody else may be able to change it.
 
 use std::{
     convert::Infallible,
@@ -23,86 +24,86 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use self::{birth::SpawnSpec, group::Group, output::CapturedOutput};
 pub use self::{
     command::{trusted, trusted_with_news},
     output::Output,
 };
+use self::{group::Group, output::CapturedOutput, spawn::SpawnSpec};
 use crate::os::open_files;
 
-mod birth;
 mod command;
 mod group;
 mod output;
+mod spawn;
 mod trusted;
 
-/// Where programs that a program runs by name are looked for.
+/// `PATH` of the programs.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const LANG: &str = "C.UTF-8";
-/// How long a program that was told to stop has before it is killed.
-const GRACE: Duration = Duration::from_secs(1);
+/// Time from SIGTERM to SIGKILL for a program that has reached its time limit.
+const STOP_GRACE: Duration = Duration::from_secs(1);
 
 /// A program to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Program {
-    /// Its absolute path.
+    /// Absolute path of the program.
     pub path: PathBuf,
-    /// Its arguments.
+    /// Arguments, without the program itself.
     pub arguments: Vec<String>,
-    /// Its environment, to which `PATH` and `LANG` are added.
+    /// Environment variables, besides `PATH` and `LANG`.
     pub environment: Vec<(String, String)>,
-    /// What it can read; with nothing, `/dev/null`.
+    /// Standard input; if empty, `/dev/null`.
     pub input: Vec<u8>,
-    /// How long it may take; then its process group is told to stop, and killed a second later. `None` = until it is
-    /// dropped.
+    /// Time limit, after which the process group gets SIGTERM and, 1 s later, SIGKILL. `None` = no limit; it runs until the
+    /// future is dropped.
     pub timeout: Option<Duration>,
-    /// How many bytes of its output are kept.
+    /// Bytes of its output that are kept.
     pub keep: usize,
     /// Where standard error goes.
     pub errors: StderrMode,
-    /// What becomes of the processes that it leaves behind.
+    /// What to do with processes that it leaves behind.
     pub left: Leftovers,
 }
 
 /// Where a program's standard error goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StderrMode {
-    /// To its output, so that lines stand in the order in which they were written.
+    /// Into the output, so that all lines are in the order in which they were written.
     WithOutput,
-    /// Apart from it, and as much is kept of it.
+    /// Into [`Finished::errors`], of which the same number of bytes is kept.
     Apart,
 }
 
-/// What becomes of processes of a program's group when the program itself has ended in time.
+/// What to do with other processes of a program's group when the program itself has ended in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leftovers {
-    /// They go on.
+    /// Leave them running.
     LeaveRunning,
-    /// They are killed.
+    /// Kill them.
     Kill,
 }
 
-/// A program that has ended.
+/// Result of a program that has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finished {
-    /// How.
+    /// How it ended.
     pub end: ExitReason,
     /// The beginning of its output.
     pub output: Output,
-    /// The beginning of its standard error, where that is apart.
+    /// The beginning of its standard error; empty with [`StderrMode::WithOutput`].
     pub errors: Output,
-    /// How long it took.
+    /// Time from its start to its end.
     pub took: Duration,
 }
 
 /// How a program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitReason {
-    /// By itself, with this status.
+    /// With this exit status.
     Exit(i32),
-    /// By a signal that was not ours.
+    /// By this signal, which the daemon did not send.
     Signal(i32),
-    /// It took longer than this and was stopped.
+    /// It ran longer than this limit and was stopped.
     Timeout(Duration),
 }
 
@@ -136,18 +137,18 @@ impl fmt::Display for ExitReason {
 /// Why a program did not run.
 #[derive(Debug, thiserror::Error)]
 pub enum ProgramError {
-    /// It must not.
+    /// The check before the start failed.
     #[error("{0}")]
     Refused(String),
-    /// There is none, or none that this host can run.
+    /// It does not exist, or this host cannot run its file format.
     #[error("{0}")]
     Missing(String),
-    /// It cannot, or nothing is known of its end.
-    #[error("{}", words(.0))]
+    /// The system could not start it or wait for its end.
+    #[error("{}", error_text(.0))]
     System(#[from] io::Error),
 }
 
-fn words(error: &io::Error) -> String {
+fn error_text(error: &io::Error) -> String {
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EMFILE) => open_files::TOO_MANY.to_owned(),
         Some(errno) => errno.desc().to_lowercase(),
@@ -156,42 +157,42 @@ fn words(error: &io::Error) -> String {
 }
 
 impl Program {
-    /// Runs it to its end, or to its time limit, if `judge` finds nothing wrong with it right now; that is asked on
-    /// another thread, as a file system may hold it up. Dropped before that, it kills the whole process group. Processes
-    /// that have left the group go on. What `judge` returns is kept until it and the program have ended.
+    /// Runs the program to its end or its time limit, if `check` succeeds; `check` runs on another thread, because a file
+    /// system may block it. Dropping the future kills the process group; processes that have left the group go on. The
+    /// value that `check` returns is dropped only after the program has ended and has been reaped.
     ///
     /// # Errors
-    /// It must not be run, or could not be started.
+    /// `check` failed, or the program could not be started.
     pub async fn run<K: Send + 'static>(
         &self,
-        judge: impl FnOnce() -> Result<K, String> + Send + 'static,
+        check: impl FnOnce() -> Result<K, String> + Send + 'static,
     ) -> Result<Finished, ProgramError> {
         let path = self.path.clone();
-        let judged = spawn_blocking(move || {
-            judge().map_err(|reason| match fs::metadata(path) {
+        let checked = spawn_blocking(move || {
+            check().map_err(|reason| match fs::metadata(path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     ProgramError::Missing(reason)
                 }
                 Ok(_) | Err(_) => ProgramError::Refused(reason),
             })
         });
-        let kept = judged.await.map_err(io::Error::other)??;
+        let kept = checked.await.map_err(io::Error::other)??;
         let begun = Instant::now();
         let Started {
             mut group,
             input,
             mut output,
             mut errors,
-        } = self.start(kept).map_err(|error| self.why(error))?;
+        } = self.start(kept).map_err(|error| self.start_error(error))?;
         let end = {
-            // Neither end of what is said is the program's end, nor the other way round.
+            // The end of the pipes is not the program's end: processes it left behind may hold them, or it may close them.
             let talk = async {
                 let read_errors = async {
                     if let Some(errors) = &mut errors {
                         errors.read().await;
                     }
                 };
-                tokio::join!(feed(input, &self.input), output.read(), read_errors);
+                tokio::join!(write_input(input, &self.input), output.read(), read_errors);
                 future::pending::<Infallible>().await
             };
             tokio::select! {
@@ -207,14 +208,15 @@ impl Program {
         })
     }
 
-    /// The kernel says of a script whose interpreter is gone that the script is.
-    fn why(&self, error: io::Error) -> ProgramError {
+    /// Explains why the program could not be started. For a script without its interpreter the kernel's error is that the
+    /// script does not exist.
+    fn start_error(&self, error: io::Error) -> ProgramError {
         match error.raw_os_error().map(Errno::from_raw) {
             Some(Errno::ENOENT) if self.path.exists() => ProgramError::Missing(
-                "what it is run by, the interpreter behind `#!` or the loader, does not exist"
+                "the interpreter that its `#!` line names, or its loader, does not exist"
                     .to_owned(),
             ),
-            Some(Errno::ENOENT) => ProgramError::Missing(words(&error)),
+            Some(Errno::ENOENT) => ProgramError::Missing(error_text(&error)),
             Some(Errno::ENOEXEC) => ProgramError::Missing(
                 "it is neither a program for this host nor a script that begins with `#!`"
                     .to_owned(),
@@ -234,7 +236,7 @@ impl Program {
         if let Ok(status) = timeout_at(begun + limit, group.end(self.left)).await {
             return Ok(status?.into());
         }
-        group.stop(GRACE).await?;
+        group.stop(STOP_GRACE).await?;
         Ok(ExitReason::Timeout(limit))
     }
 
@@ -246,7 +248,7 @@ impl Program {
             let input = pipe::Sender::from_owned_fd(OwnedFd::from(writer))?;
             (OwnedFd::from(reader), Some(input))
         };
-        // Dropped at the end with its other ends of the pipes, so that the last process that holds one is the program's.
+        // This process's copies of the program's ends are closed at the end of this function.
         let (output, stdout) = CapturedOutput::new(self.keep)?;
         let (errors, stderr) = match self.errors {
             StderrMode::WithOutput => (None, stdout.try_clone()?),
@@ -277,7 +279,7 @@ impl Program {
     }
 }
 
-/// A program that runs, and our ends of its pipes.
+/// A running program, and the daemon's ends of its pipes.
 struct Started<K: Send + 'static> {
     group: Group<K>,
     input: Option<pipe::Sender>,
@@ -285,9 +287,9 @@ struct Started<K: Send + 'static> {
     errors: Option<CapturedOutput>,
 }
 
-async fn feed(input: Option<pipe::Sender>, bytes: &[u8]) {
+async fn write_input(input: Option<pipe::Sender>, bytes: &[u8]) {
     let Some(mut input) = input else { return };
-    // A program need not read what it is given.
+    // A program need not read its input.
     let _ = input.write_all(bytes).await;
 }
 

@@ -1,13 +1,13 @@
-//! What systemd is told; without it, nothing happens.
+//! Notifications to systemd (sd_notify). Without systemd they do nothing.
 
 use sd_notify::NotifyState;
 
-/// The daemon answers on its socket.
+/// Reports that the daemon answers on its control socket (`READY=1`).
 pub fn ready() {
     notify(&[NotifyState::Ready]);
 }
 
-/// The daemon loads its configuration again.
+/// Reports that the daemon reloads its configuration (`RELOADING=1`).
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),
@@ -15,12 +15,12 @@ pub fn reloading() {
     }
 }
 
-/// The daemon stops.
+/// Reports that the daemon is stopping (`STOPPING=1`).
 pub fn stopping() {
     notify(&[NotifyState::Stopping]);
 }
 
-/// The daemon's loop turns.
+/// Reports that the daemon's loop runs (`WATCHDOG=1`).
 pub fn alive() {
     notify(&[NotifyState::Watchdog]);
 }

@@ -66,7 +66,7 @@ fn finish(checker: &mut Checker, input: Input, milliseconds: u64) -> CheckerOutp
         latency: Duration::from_millis(7),
         input,
     };
-    checker.finish(done, &at(milliseconds))
+    checker.record(done, &at(milliseconds))
 }
 
 /// Gives results at 1 s, 2 s, ... and returns what came out.
@@ -78,14 +78,14 @@ fn run(checker: &mut Checker, results: &[Input]) -> Vec<CheckerOutput> {
 }
 
 fn begin(check: &Check) -> Checker {
-    Checker::begin(check, None, Vec::new(), &at(0))
+    Checker::new(check, None, Vec::new(), &at(0))
 }
 
 #[test]
 fn every_state_and_input_is_as_drawn() {
     use MachineState::{Down, Undecided, Up};
     use Way::{Failed, Passed, Void};
-    let rules = Thresholds {
+    let thresholds = Thresholds {
         rise: 2,
         fall: Some(3),
     };
@@ -115,13 +115,17 @@ fn every_state_and_input_is_as_drawn() {
         (Down { passes: 1 }, Void, Down { passes: 1 }, Transition::No),
     ];
     for (state, way, after, turn) in table {
-        assert_eq!(next(state, way, rules), (after, turn), "{state:?} {way:?}");
+        assert_eq!(
+            next(state, way, thresholds),
+            (after, turn),
+            "{state:?} {way:?}"
+        );
     }
 }
 
 #[test]
 fn with_a_rise_and_fall_of_one_every_contrary_result_turns() {
-    let rules = Thresholds {
+    let thresholds = Thresholds {
         rise: 1,
         fall: Some(1),
     };
@@ -139,18 +143,25 @@ fn with_a_rise_and_fall_of_one_every_contrary_result_turns() {
         (DOWN, Way::Failed, DOWN, Transition::No),
     ];
     for (state, way, after, turn) in table {
-        assert_eq!(next(state, way, rules), (after, turn), "{state:?} {way:?}");
+        assert_eq!(
+            next(state, way, thresholds),
+            (after, turn),
+            "{state:?} {way:?}"
+        );
     }
 }
 
 #[test]
 fn an_agents_failures_turn_nothing_in_any_state() {
-    let rules = Thresholds {
+    let thresholds = Thresholds {
         rise: 2,
         fall: None,
     };
     for state in [MachineState::Undecided, UP, DOWN] {
-        assert_eq!(next(state, Way::Failed, rules), (state, Transition::No));
+        assert_eq!(
+            next(state, Way::Failed, thresholds),
+            (state, Transition::No)
+        );
     }
 }
 
@@ -164,7 +175,7 @@ fn the_first_result_decides_and_says_so() {
         advice: AgentReply::default(),
         since: at(0),
     };
-    assert_eq!(checker.standing(), standing);
+    assert_eq!(checker.check_state(), standing);
     assert_eq!(
         finish(&mut checker, passed(), 40),
         CheckerOutput::StateChanged
@@ -176,13 +187,13 @@ fn the_first_result_decides_and_says_so() {
         since: at(40),
         ..standing
     };
-    assert_eq!(checker.standing(), standing);
+    assert_eq!(checker.check_state(), standing);
 }
 
 #[test]
 fn with_initial_up_it_is_up_until_fall_probes_failed() {
     let mut checker = begin(&check(2, 3, Initial::Up));
-    assert!(checker.standing().up && checker.standing().decided);
+    assert!(checker.check_state().up && checker.check_state().decided);
     assert_eq!(
         run(&mut checker, &[failed(), failed(), failed()]),
         [
@@ -192,7 +203,7 @@ fn with_initial_up_it_is_up_until_fall_probes_failed() {
         ]
     );
     assert_eq!(
-        checker.standing().reason,
+        checker.check_state().reason,
         "http 503, wanted 200-299, 3 of 3"
     );
 }
@@ -211,7 +222,7 @@ fn a_flapping_server_never_turns_while_no_row_is_long_enough() {
             .iter()
             .all(|output| *output == CheckerOutput::Nothing)
     );
-    assert!(checker.standing().up);
+    assert!(checker.check_state().up);
 
     let mut checker = begin(&check(2, 3, Initial::Down));
     finish(&mut checker, failed(), 100);
@@ -221,7 +232,7 @@ fn a_flapping_server_never_turns_while_no_row_is_long_enough() {
             .iter()
             .all(|output| *output == CheckerOutput::Nothing)
     );
-    assert!(!checker.standing().up);
+    assert!(!checker.check_state().up);
 }
 
 #[test]
@@ -280,7 +291,7 @@ fn the_last_probe_is_kept_with_how_many_were_alike() {
 #[test]
 fn an_agent_is_heard_at_every_answer_and_missed_at_none() {
     let mut checker = begin(&agent());
-    assert!(checker.standing().up && checker.standing().decided);
+    assert!(checker.check_state().up && checker.check_state().decided);
     assert_eq!(
         run(&mut checker, &vec![failed(); 10]),
         vec![CheckerOutput::Nothing; 10]
@@ -309,13 +320,13 @@ fn an_agent_is_heard_at_every_answer_and_missed_at_none() {
     expected[0] = CheckerOutput::RequestChanged;
     expected[2] = CheckerOutput::RequestChanged;
     assert_eq!(outputs, expected);
-    assert_eq!(checker.standing().advice, down);
-    assert!(checker.standing().up);
+    assert_eq!(checker.check_state().advice, down);
+    assert!(checker.check_state().up);
     assert_eq!(
         finish(&mut checker, advised(half.clone()), 20_000),
         CheckerOutput::RequestChanged
     );
-    assert_eq!(checker.standing().advice, half);
+    assert_eq!(checker.check_state().advice, half);
 }
 
 #[test]
@@ -328,12 +339,12 @@ fn it_goes_on_as_it_stood() {
         since: at(0),
     };
     let check = check(2, 3, Initial::Down);
-    let mut checker = Checker::begin(&check, Some(stood.clone()), Vec::new(), &at(60_000));
-    assert_eq!(checker.standing(), stood);
+    let mut checker = Checker::new(&check, Some(stood.clone()), Vec::new(), &at(60_000));
+    assert_eq!(checker.check_state(), stood);
     finish(&mut checker, failed(), 61_000);
     finish(&mut checker, failed(), 62_000);
     assert_eq!(
-        checker.standing(),
+        checker.check_state(),
         stood,
         "it takes `fall` failures, as ever"
     );
@@ -349,8 +360,8 @@ fn it_goes_on_as_it_stood() {
         decided: false,
         ..stood
     };
-    let checker = Checker::begin(&check, Some(undecided), Vec::new(), &at(60_000));
-    assert_eq!(checker.state, MachineState::Undecided);
+    let checker = Checker::new(&check, Some(undecided), Vec::new(), &at(60_000));
+    assert_eq!(checker.machine, MachineState::Undecided);
 }
 
 #[test]
@@ -375,7 +386,7 @@ fn a_past_that_ends_as_it_stands_is_continued() {
         since: at(5000),
     };
     let check = check(1, 3, Initial::Down);
-    let mut checker = Checker::begin(&check, Some(stood), past, &at(9000));
+    let mut checker = Checker::new(&check, Some(stood), past, &at(9000));
     finish(&mut checker, passed(), 12_000);
     let shown: Vec<_> = checker
         .view_history()
@@ -407,7 +418,7 @@ fn setting_the_clock_does_not_change_how_long_a_state_lasted() {
         latency: Duration::ZERO,
         input: failed(),
     };
-    checker.finish(done, &later);
+    checker.record(done, &later);
     assert_eq!(checker.view_history()[1].lasted_ms, Some(3000));
 }
 
@@ -416,14 +427,14 @@ fn what_is_shown_is_the_whole_checker() {
     let check = check(2, 1, Initial::Down);
     let mut checker = begin(&check);
     run(&mut checker, &[passed(), failed()]);
-    let watched = CheckTarget {
+    let check_target = CheckTarget {
         target: "192.168.0.2:80".parse().unwrap(),
         check,
     };
     assert_eq!(
-        checker.view(&watched),
+        checker.view(&check_target),
         view::Checker {
-            target: watched.target,
+            target: check_target.target,
             kind: "tcp".to_owned(),
             check: serde_json::json!({ "type": "tcp", "fall": 1 }),
             used_by: Vec::new(),
@@ -492,15 +503,15 @@ proptest! {
                 prop_assert_eq!(finish(&mut checker, Input::Void, now), CheckerOutput::Nothing);
             }
             now += 1000;
-            let before = checker.standing();
+            let before = checker.check_state();
             let output = finish(&mut checker, if pass { passed() } else { failed() }, now);
-            let after = checker.standing();
+            let after = checker.check_state();
             prop_assert_eq!(after.decided.then_some(after.up), expected);
             let turned = (before.up, before.decided) != (after.up, after.decided);
             prop_assert_eq!(output == CheckerOutput::StateChanged, turned);
             turns += usize::from(turned);
             // The history: never longer than it may be, in turns, in order, and its end is the state.
-            prop_assert_eq!(checker.history().len(), turns.min(HISTORY));
+            prop_assert_eq!(checker.history().len(), turns.min(MAX_HISTORY));
             if let Some(latest) = checker.history().back() {
                 prop_assert_eq!(latest.up, after.up);
                 prop_assert_eq!(latest.at, after.since);
@@ -517,7 +528,7 @@ proptest! {
 #[test]
 fn an_agent_stands_since_its_word_on_whether_its_server_is_down() {
     let check = agent();
-    let mut checker = Checker::begin(&check, None, Vec::new(), &at(0));
+    let mut checker = Checker::new(&check, None, Vec::new(), &at(0));
     let says = |down: bool, weight: u32| Input::Passed {
         note: String::new(),
         advice: AgentReply {
@@ -539,8 +550,8 @@ fn an_agent_stands_since_its_word_on_whether_its_server_is_down() {
             latency: Duration::ZERO,
             input: says(down, weight),
         };
-        checker.finish(done, &at(time));
-        checker.standing().since
+        checker.record(done, &at(time));
+        checker.check_state().since
     });
     assert_eq!(since, [at(10), at(20), at(20), at(40), at(40)]);
 }
@@ -548,13 +559,13 @@ fn an_agent_stands_since_its_word_on_whether_its_server_is_down() {
 #[test]
 fn an_agents_word_on_whether_its_server_is_down_is_its_state_and_its_past() {
     let check = agent();
-    let mut checker = Checker::begin(&check, None, Vec::new(), &at(0));
-    let watched = CheckTarget {
+    let mut checker = Checker::new(&check, None, Vec::new(), &at(0));
+    let check_target = CheckTarget {
         target: "10.0.0.2:9001".parse().unwrap(),
         check: check.clone(),
     };
     let shown = |checker: &Checker| {
-        let view = checker.view(&watched);
+        let view = checker.view(&check_target);
         (view.state, view.reason)
     };
     assert_eq!(shown(&checker), ("unknown".into(), "not probed yet".into()));
@@ -571,7 +582,7 @@ fn an_agents_word_on_whether_its_server_is_down_is_its_state_and_its_past() {
             latency: Duration::ZERO,
             input,
         };
-        checker.finish(done, &at(time));
+        checker.record(done, &at(time));
     };
     say(&mut checker, 10, "ready");
     assert_eq!(shown(&checker), ("up".into(), "agent: ready".into()));
@@ -580,7 +591,7 @@ fn an_agents_word_on_whether_its_server_is_down_is_its_state_and_its_past() {
     }
     assert_eq!(shown(&checker), ("up".into(), "agent: up".into()));
     let past = |checker: &Checker| {
-        let history = checker.view(&watched).history;
+        let history = checker.view(&check_target).history;
         let one = |change: view::HealthChange| (change.state, change.reason, change.lasted_ms);
         history.into_iter().map(one).collect::<Vec<_>>()
     };
@@ -594,7 +605,7 @@ fn an_agents_word_on_whether_its_server_is_down_is_its_state_and_its_past() {
     // Another daemon goes on there.
     say(&mut checker, 60, "stopped");
     let history = checker.history().iter().cloned().collect();
-    let again = Checker::begin(&check, Some(checker.standing()), history, &at(90));
+    let again = Checker::new(&check, Some(checker.check_state()), history, &at(90));
     assert_eq!(shown(&again), ("down".into(), "agent: stopped".into()));
     assert_eq!(past(&again), past(&checker));
 }

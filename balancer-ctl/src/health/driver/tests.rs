@@ -1,4 +1,4 @@
-//! On tokio's paused clock, with targets that answer as they are told. Not here: threads, sockets, the state file.
+//! The driver on tokio's paused clock, with fake probes. Not here: threads, sockets, the state file.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -23,43 +23,43 @@ use crate::{
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// How a target answers.
+/// What the probes of a target do.
 #[derive(Clone, Copy, Debug)]
-enum Manner {
+enum Behaviour {
     Pass,
     Fail,
-    /// Never.
+    /// Never ends.
     Hang,
-    /// Passes after so long.
+    /// Passes after this time.
     Slow(Duration),
-    /// The host lacks something.
-    Lack,
-    /// The probe cannot be made.
-    Unmade,
-    /// The probe cannot be made, but one that was passes.
-    Kept,
-    /// The probe panics.
+    /// Ends without a result, because the host has run out of something.
+    Obstacle,
+    /// Its prober cannot be made.
+    NotMade,
+    /// Passes, but its prober cannot be made again.
+    NotRemade,
+    /// Panics.
     Panic,
 }
 
 /// All targets, as the fake probes see them.
 #[derive(Default)]
 struct World {
-    manners: Mutex<HashMap<SocketAddr, Manner>>,
-    asked: Mutex<HashMap<SocketAddr, Vec<Instant>>>,
+    behaviours: Mutex<HashMap<SocketAddr, Behaviour>>,
+    probed: Mutex<HashMap<SocketAddr, Vec<Instant>>>,
     running: AtomicUsize,
-    most: AtomicUsize,
-    /// Probes made.
-    made: AtomicUsize,
-    /// How long the loop is held up at each of its next readings of the clock.
+    max_running: AtomicUsize,
+    /// Number of probers made.
+    probers_made: AtomicUsize,
+    /// Delays of the driver at its next readings of the clock.
     delays: Mutex<VecDeque<Duration>>,
 }
 
 impl World {
-    /// Reads the clock, and holds its reader up.
+    /// Reads the clock, after the next of the `delays`.
     fn read_clock(&self, start: Instant) -> Timestamp {
         let delay = self.delays.lock().unwrap().pop_front();
-        // The clock leaps at the first poll.
+        // The first poll advances the clock.
         let _ =
             pin!(advance(delay.unwrap_or_default())).poll(&mut Context::from_waker(Waker::noop()));
         Timestamp {
@@ -68,18 +68,21 @@ impl World {
         }
     }
 
-    fn set(&self, port: u16, manner: Manner) {
-        self.manners.lock().unwrap().insert(address(port), manner);
+    fn set(&self, port: u16, behaviour: Behaviour) {
+        self.behaviours
+            .lock()
+            .unwrap()
+            .insert(address(port), behaviour);
     }
 
-    fn manner(&self, target: SocketAddr) -> Manner {
-        let manners = self.manners.lock().unwrap();
-        manners.get(&target).copied().unwrap_or(Manner::Pass)
+    fn behaviour(&self, target: SocketAddr) -> Behaviour {
+        let behaviours = self.behaviours.lock().unwrap();
+        behaviours.get(&target).copied().unwrap_or(Behaviour::Pass)
     }
 
-    /// When a target was asked.
-    fn asked(&self, port: u16) -> Vec<Instant> {
-        let asked = self.asked.lock().unwrap();
+    /// When a target was probed.
+    fn probed(&self, port: u16) -> Vec<Instant> {
+        let asked = self.probed.lock().unwrap();
         asked.get(&address(port)).cloned().unwrap_or_default()
     }
 }
@@ -89,7 +92,7 @@ struct Fake {
     target: SocketAddr,
 }
 
-/// Counts those that run, dropped ones too.
+/// Counts running probes; dropped when a probe ends or is dropped.
 struct Running<'a>(&'a World);
 
 impl Drop for Running<'_> {
@@ -102,10 +105,10 @@ impl Probing for Fake {
     async fn probe(&self) -> Answer {
         let world = &*self.world;
         let running = world.running.fetch_add(1, Ordering::SeqCst) + 1;
-        world.most.fetch_max(running, Ordering::SeqCst);
+        world.max_running.fetch_max(running, Ordering::SeqCst);
         let _running = Running(world);
         world
-            .asked
+            .probed
             .lock()
             .unwrap()
             .entry(self.target)
@@ -115,21 +118,21 @@ impl Probing for Fake {
             note: "fine".to_owned(),
             advice: AgentReply::default(),
         };
-        match world.manner(self.target) {
-            Manner::Pass | Manner::Kept => pass,
-            Manner::Fail => Answer::Fail {
+        match world.behaviour(self.target) {
+            Behaviour::Pass | Behaviour::NotRemade => pass,
+            Behaviour::Fail => Answer::Fail {
                 reason: "refused".to_owned(),
             },
-            Manner::Hang => std::future::pending().await,
-            Manner::Slow(time) => {
+            Behaviour::Hang => std::future::pending().await,
+            Behaviour::Slow(time) => {
                 sleep(time).await;
                 pass
             }
-            Manner::Lack => Answer::Void {
+            Behaviour::Obstacle => Answer::Void {
                 reason: "too many open files".to_owned(),
             },
-            Manner::Panic => panic!("a probe that panics on purpose"),
-            Manner::Unmade => unreachable!("it was not made"),
+            Behaviour::Panic => panic!("a probe that panics on purpose"),
+            Behaviour::NotMade => unreachable!("it was not made"),
         }
     }
 }
@@ -145,32 +148,36 @@ fn scene() -> Scene {
     scene_with_room(1000)
 }
 
-fn scene_with_room(room: usize) -> Scene {
+fn scene_with_room(max_probes: usize) -> Scene {
     let world = Arc::new(World::default());
     let mailbox = Arc::new(Mailbox::default());
     let (commands, receiver) = mpsc::unbounded_channel();
     let (start, made, read) = (Instant::now(), world.clone(), world.clone());
-    let around = DriverContext {
-        make: move |watched: &CheckTarget, _: &AgentReply| match made.manner(watched.target) {
-            Manner::Unmade | Manner::Kept => Err("/etc/ca.pem: no such file".to_owned()),
+    let context = DriverContext {
+        make_probe: move |check_target: &CheckTarget, _: &AgentReply| match made
+            .behaviour(check_target.target)
+        {
+            Behaviour::NotMade | Behaviour::NotRemade => {
+                Err("/etc/ca.pem: no such file".to_owned())
+            }
             _ => {
-                made.made.fetch_add(1, Ordering::SeqCst);
+                made.probers_made.fetch_add(1, Ordering::SeqCst);
                 Ok(Fake {
                     world: made.clone(),
-                    target: watched.target,
+                    target: check_target.target,
                 })
             }
         },
         clock: Box::new(move || read.read_clock(start)),
         mailbox: mailbox.clone(),
-        memory: None,
-        room,
+        store: None,
+        max_probes,
     };
     Scene {
         world,
         commands,
         updates: Updates(mailbox),
-        driver: tokio::spawn(Driver::new(around).run(receiver)),
+        driver: tokio::spawn(Driver::new(context).run(receiver)),
     }
 }
 
@@ -182,12 +189,17 @@ impl Scene {
             .unwrap();
     }
 
-    /// Watches these ports.
+    /// Runs checks of these ports.
     fn watch_ports(&self, ports: impl IntoIterator<Item = u16>) {
-        self.watch(ports.into_iter().map(|port| begin(watched(port))).collect());
+        self.watch(
+            ports
+                .into_iter()
+                .map(|port| begin(check_target(port)))
+                .collect(),
+        );
     }
 
-    /// What is new by port, as `up: reason` or `down: reason`; empty if nothing is within 100 ms.
+    /// Updates by port, as `up: reason` or `down: reason`; empty if there is none within 100 ms.
     async fn news(&mut self) -> Vec<(u16, String)> {
         let updates = timeout(100 * MS, self.updates.next()).await;
         let mut news: Vec<(u16, String)> = updates
@@ -218,8 +230,8 @@ fn address(port: u16) -> SocketAddr {
     SocketAddr::from(([192, 168, 0, 2], port))
 }
 
-/// Asked every second, for half a second at most; 2 decide either way.
-fn watched(port: u16) -> CheckTarget {
+/// Interval 1 s, timeout 500 ms, rise and fall 2.
+fn check_target(port: u16) -> CheckTarget {
     CheckTarget {
         target: address(port),
         check: Check {
@@ -237,9 +249,9 @@ fn watched(port: u16) -> CheckTarget {
     }
 }
 
-fn begin(watched: CheckTarget) -> CheckStart {
+fn begin(check_target: CheckTarget) -> CheckStart {
     CheckStart {
-        watched,
+        watched: check_target,
         from: None,
     }
 }
@@ -251,9 +263,9 @@ fn own(news: &[(u16, &str)]) -> Vec<(u16, String)> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_daemon_is_told_of_each_turn_and_of_nothing_else() {
+async fn the_daemon_gets_each_change_of_state_and_nothing_else() {
     let mut scene = scene();
-    scene.world.set(2, Manner::Fail);
+    scene.world.set(2, Behaviour::Fail);
     scene.watch_ports([1, 2]);
     assert_eq!(
         scene.news().await,
@@ -264,8 +276,8 @@ async fn the_daemon_is_told_of_each_turn_and_of_nothing_else() {
     );
     sleep(5 * SECOND).await;
     assert_eq!(scene.news().await, []);
-    scene.world.set(1, Manner::Fail);
-    scene.world.set(2, Manner::Pass);
+    scene.world.set(1, Behaviour::Fail);
+    scene.world.set(2, Behaviour::Pass);
     sleep(3 * SECOND).await;
     assert_eq!(
         scene.news().await,
@@ -277,7 +289,7 @@ async fn the_daemon_is_told_of_each_turn_and_of_nothing_else() {
 async fn a_server_that_never_answers_is_down_and_delays_nobody() {
     let mut scene = scene();
     for port in 1..=20 {
-        scene.world.set(port, Manner::Hang);
+        scene.world.set(port, Behaviour::Hang);
     }
     scene.watch_ports(1..=40);
     sleep(10 * SECOND).await;
@@ -292,7 +304,7 @@ async fn a_server_that_never_answers_is_down_and_delays_nobody() {
         assert_eq!(words, expected, "{port}");
     }
     for port in 21..=40 {
-        let asked = scene.world.asked(port);
+        let asked = scene.world.probed(port);
         for pair in asked.windows(2) {
             let most = SECOND + COALESCE_WINDOW + 2 * MS;
             assert!(pair[1] - pair[0] <= most, "{port}: {asked:?}");
@@ -306,21 +318,21 @@ async fn probes_that_are_due_close_to_one_another_start_together() {
         let scene = scene();
         let ports = 1..=interval;
         let checks = ports.clone().map(|port| {
-            // Answers in between start nothing.
+            // Results between the starts start no probes.
             scene
                 .world
-                .set(port, Manner::Slow(MS * u32::from(port % 4)));
-            let mut watched = watched(port);
-            watched.check.timing.interval = MS * u32::from(interval);
-            watched.check.timing.timeout = 100 * MS;
-            begin(watched)
+                .set(port, Behaviour::Slow(MS * u32::from(port % 4)));
+            let mut check_target = check_target(port);
+            check_target.check.timing.interval = MS * u32::from(interval);
+            check_target.check.timing.timeout = 100 * MS;
+            begin(check_target)
         });
         scene.watch(checks.collect());
         sleep(10 * SECOND).await;
         let settled = Instant::now();
         sleep(5 * SECOND).await;
         let settled = |port: u16| {
-            let mut asked = scene.world.asked(port);
+            let mut asked = scene.world.probed(port);
             asked.retain(|at| *at > settled);
             asked
         };
@@ -344,19 +356,19 @@ async fn probes_that_are_due_close_to_one_another_start_together() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flapping_server_is_told_once() {
+async fn a_flapping_server_is_reported_once() {
     let mut scene = scene();
     scene.watch_ports([1]);
     assert_eq!(scene.news().await.len(), 1);
     for round in 0..40 {
-        let manner = if round % 2 == 0 {
-            Manner::Fail
+        let behaviour = if round % 2 == 0 {
+            Behaviour::Fail
         } else {
-            Manner::Pass
+            Behaviour::Pass
         };
-        scene.world.set(1, manner);
-        let before = scene.world.asked(1).len();
-        while scene.world.asked(1).len() == before {
+        scene.world.set(1, behaviour);
+        let before = scene.world.probed(1).len();
+        while scene.world.probed(1).len() == before {
             sleep(50 * MS).await;
         }
         assert_eq!(scene.news().await, [], "round {round}");
@@ -364,18 +376,18 @@ async fn a_flapping_server_is_told_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_results_disagree_it_is_asked_at_the_fast_interval() {
+async fn while_results_disagree_the_fast_interval_applies() {
     let mut scene = scene();
-    let mut watched = watched(1);
-    watched.check.timing.interval = 10 * SECOND;
-    watched.check.timing.fast_interval = Some(SECOND);
-    watched.check.timing.fall = 4;
-    scene.watch(vec![begin(watched)]);
+    let mut check_target = check_target(1);
+    check_target.check.timing.interval = 10 * SECOND;
+    check_target.check.timing.fast_interval = Some(SECOND);
+    check_target.check.timing.fall = 4;
+    scene.watch(vec![begin(check_target)]);
     scene.news().await;
-    scene.world.set(1, Manner::Fail);
+    scene.world.set(1, Behaviour::Fail);
     sleep(15 * SECOND).await;
     assert_eq!(scene.news().await, own(&[(1, "down: refused, 4 of 4")]));
-    let asked = scene.world.asked(1);
+    let asked = scene.world.probed(1);
     let gaps: Vec<u128> = asked
         .windows(2)
         .map(|pair| (pair[1] - pair[0]).as_millis() / 100)
@@ -387,30 +399,30 @@ async fn while_results_disagree_it_is_asked_at_the_fast_interval() {
 async fn equal_checks_of_a_target_are_one_and_go_on_undisturbed() {
     let scene = scene();
     scene.watch(vec![
-        begin(watched(1)),
-        begin(watched(1)),
-        begin(watched(2)),
+        begin(check_target(1)),
+        begin(check_target(1)),
+        begin(check_target(2)),
     ]);
     for round in 0..100 {
         sleep(100 * MS).await;
-        // Again and again the same, with another that comes and goes.
+        // The same two again and again, and a third every other time.
         let ports: &[u16] = if round % 2 == 0 { &[1, 2] } else { &[1, 2, 3] };
         scene.watch_ports(ports.iter().copied());
     }
     assert_eq!(scene.report().await.len(), 3);
     for port in [1, 2] {
-        let asked = scene.world.asked(port).len();
+        let asked = scene.world.probed(port).len();
         assert!((10..=12).contains(&asked), "{port} was asked {asked} times");
     }
-    // Each time it came it was asked at once.
-    assert_eq!(scene.world.asked(3).len(), 50);
+    // It was probed at once each time it was added.
+    assert_eq!(scene.world.probed(3).len(), 50);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_no_longer_watched_is_dropped_with_its_probe_and_its_news() {
+async fn a_stopped_checker_is_dropped_with_its_probe_and_its_update() {
     let mut scene = scene();
-    scene.world.set(1, Manner::Hang);
-    scene.world.set(2, Manner::Fail);
+    scene.world.set(1, Behaviour::Hang);
+    scene.world.set(2, Behaviour::Fail);
     scene.watch_ports([1, 2]);
     sleep(100 * MS).await;
     assert_eq!(scene.world.running.load(Ordering::SeqCst), 1);
@@ -419,12 +431,12 @@ async fn what_is_no_longer_watched_is_dropped_with_its_probe_and_its_news() {
     assert_eq!(scene.world.running.load(Ordering::SeqCst), 0);
     assert_eq!(scene.news().await, []);
     sleep(5 * SECOND).await;
-    assert_eq!(scene.world.asked(2).len(), 1);
+    assert_eq!(scene.world.probed(2).len(), 1);
     assert_eq!(scene.report().await, []);
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_goes_on_as_the_daemon_says_it_stood() {
+async fn a_checker_starts_in_the_given_state() {
     let mut scene = scene();
     let stood = CheckState {
         up: true,
@@ -433,9 +445,9 @@ async fn one_goes_on_as_the_daemon_says_it_stood() {
         advice: AgentReply::default(),
         since: crate::health::UNKNOWN_TIME,
     };
-    scene.world.set(1, Manner::Fail);
+    scene.world.set(1, Behaviour::Fail);
     scene.watch(vec![CheckStart {
-        watched: watched(1),
+        watched: check_target(1),
         from: Some(stood),
     }]);
     assert_eq!(scene.news().await, [], "the first failure does not decide");
@@ -444,22 +456,22 @@ async fn one_goes_on_as_the_daemon_says_it_stood() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_daemon_that_does_not_listen_finds_the_latest_only() {
+async fn a_daemon_that_does_not_read_gets_only_the_latest_update() {
     let mut scene = scene();
     scene.watch_ports([1]);
     for round in 0..10 {
-        let manner = if round % 2 == 0 {
-            Manner::Fail
+        let behaviour = if round % 2 == 0 {
+            Behaviour::Fail
         } else {
-            Manner::Pass
+            Behaviour::Pass
         };
-        scene.world.set(1, manner);
+        scene.world.set(1, behaviour);
         sleep(4 * SECOND).await;
     }
-    scene.world.set(1, Manner::Fail);
+    scene.world.set(1, Behaviour::Fail);
     sleep(4 * SECOND).await;
     assert_eq!(scene.news().await, own(&[(1, "down: refused, 2 of 2")]));
-    assert!(scene.world.asked(1).len() > 40);
+    assert!(scene.world.probed(1).len() > 40);
     let history = &scene.report().await[0].history;
     assert_eq!(history.len(), 11);
 }
@@ -467,30 +479,30 @@ async fn a_daemon_that_does_not_listen_finds_the_latest_only() {
 #[tokio::test(start_paused = true)]
 async fn failures_over_a_stall_of_our_own_do_not_count() {
     let mut scene = scene();
-    let mut watched = watched(1);
-    watched.check.timing.fall = 1;
-    scene.watch(vec![begin(watched)]);
+    let mut check_target = check_target(1);
+    check_target.check.timing.fall = 1;
+    scene.watch(vec![begin(check_target)]);
     assert_eq!(scene.news().await, own(&[(1, "up: fine, first probe")]));
-    scene.world.set(1, Manner::Slow(100 * MS));
-    let before = scene.world.asked(1).len();
-    while scene.world.asked(1).len() == before {
+    scene.world.set(1, Behaviour::Slow(100 * MS));
+    let before = scene.world.probed(1).len();
+    while scene.world.probed(1).len() == before {
         sleep(10 * MS).await;
     }
-    scene.world.set(1, Manner::Hang);
-    // The probe that runs passes; one that begins then hangs. The clock leaps while it does, as after a SIGSTOP.
-    while scene.world.asked(1).len() == before + 1 {
+    scene.world.set(1, Behaviour::Hang);
+    // The running probe passes and the next one hangs. Meanwhile the clock is advanced, as if by a SIGSTOP.
+    while scene.world.probed(1).len() == before + 1 {
         sleep(10 * MS).await;
     }
-    scene.world.set(1, Manner::Pass);
+    scene.world.set(1, Behaviour::Pass);
     advance(60 * SECOND).await;
     sleep(5 * SECOND).await;
     assert_eq!(scene.news().await, [], "it never went down");
     let last = scene.report().await[0].last.clone().unwrap();
     assert!(last.passed);
-    // The void one was made up for at once.
-    let asked = &scene.world.asked(1)[before + 1..];
+    // The inconclusive probe was repeated at once.
+    let asked = &scene.world.probed(1)[before + 1..];
     assert!(asked[1] - asked[0] < 60 * SECOND + 100 * MS, "{asked:?}");
-    scene.world.set(1, Manner::Hang);
+    scene.world.set(1, Behaviour::Hang);
     sleep(5 * SECOND).await;
     assert_eq!(
         scene.news().await,
@@ -499,22 +511,22 @@ async fn failures_over_a_stall_of_our_own_do_not_count() {
     );
 }
 
-/// The history of a target that once does not answer, with probes of another beside it, if the loop is held up for so long
-/// at one of its next readings of the clock.
+/// Returns the history of a target that once does not answer, while the driver is delayed by `time` at the given one of its
+/// next readings of the clock. Probes of another target run beside it.
 async fn held_up(reading: usize, time: Duration) -> Vec<String> {
     let mut scene = scene();
-    let mut hung = watched(1);
+    let mut hung = check_target(1);
     hung.check.timing.fall = 1;
-    let mut other = watched(2);
+    let mut other = check_target(2);
     other.check.timing.interval = 50 * MS;
     other.check.timing.timeout = 50 * MS;
     scene.watch(vec![begin(hung), begin(other)]);
     assert_eq!(scene.news().await.len(), 2);
-    scene.world.set(1, Manner::Hang);
+    scene.world.set(1, Behaviour::Hang);
     while scene.world.running.load(Ordering::SeqCst) == 0 {
         sleep(MS).await;
     }
-    scene.world.set(1, Manner::Pass);
+    scene.world.set(1, Behaviour::Pass);
     let mut delays = vec![Duration::ZERO; reading];
     delays.push(time);
     *scene.world.delays.lock().unwrap() = delays.into();
@@ -553,7 +565,7 @@ async fn a_process_that_never_runs_well_sees_dead_servers_all_the_same() {
     let mut scene = scene();
     scene.watch_ports([1, 2]);
     assert_eq!(scene.news().await.len(), 2);
-    scene.world.set(1, Manner::Hang);
+    scene.world.set(1, Behaviour::Hang);
     *scene.world.delays.lock().unwrap() = vec![200 * MS; 100_000].into();
     sleep(60 * SECOND).await;
     assert_eq!(
@@ -565,7 +577,7 @@ async fn a_process_that_never_runs_well_sees_dead_servers_all_the_same() {
 #[tokio::test(start_paused = true)]
 async fn a_pass_over_a_stall_counts() {
     let mut scene = scene();
-    scene.world.set(1, Manner::Slow(300 * MS));
+    scene.world.set(1, Behaviour::Slow(300 * MS));
     scene.watch_ports([1]);
     sleep(100 * MS).await;
     advance(250 * MS).await;
@@ -573,21 +585,21 @@ async fn a_pass_over_a_stall_counts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_this_host_lacks_is_not_held_against_a_target() {
+async fn a_lack_of_this_host_changes_no_state() {
     let mut scene = scene();
     scene.watch_ports([1]);
     scene.news().await;
-    scene.world.set(1, Manner::Lack);
+    scene.world.set(1, Behaviour::Obstacle);
     sleep(20 * SECOND).await;
     assert_eq!(scene.news().await, []);
-    let asked = scene.world.asked(1).len();
+    let asked = scene.world.probed(1).len();
     assert!((19..=23).contains(&asked), "{asked}: as often as ever");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_check_that_is_gone_obstructs_nothing() {
+async fn a_stopped_check_has_no_obstacle() {
     let mut scene = scene();
-    scene.world.set(1, Manner::Lack);
+    scene.world.set(1, Behaviour::Obstacle);
     scene.watch_ports([1]);
     assert_eq!(scene.news().await, []);
     assert_eq!(scene.updates.0.obstacles().len(), 1);
@@ -599,9 +611,9 @@ async fn a_check_that_is_gone_obstructs_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_probe_that_cannot_be_made_counts_for_nothing_and_is_tried_again() {
     let mut scene = scene();
-    scene.world.set(1, Manner::Unmade);
-    // It was up when an earlier daemon ended, and another was never asked.
-    scene.world.set(2, Manner::Unmade);
+    scene.world.set(1, Behaviour::NotMade);
+    // One was up when an earlier daemon ended, the other was never probed.
+    scene.world.set(2, Behaviour::NotMade);
     let stood = CheckState {
         up: true,
         decided: true,
@@ -609,9 +621,9 @@ async fn a_probe_that_cannot_be_made_counts_for_nothing_and_is_tried_again() {
         advice: AgentReply::default(),
         since: crate::health::UNKNOWN_TIME,
     };
-    let mut first = begin(watched(1));
+    let mut first = begin(check_target(1));
     first.from = Some(stood);
-    scene.watch(vec![first, begin(watched(2))]);
+    scene.watch(vec![first, begin(check_target(2))]);
     sleep(10 * SECOND).await;
     assert_eq!(scene.news().await, []);
     let shown = |report: Vec<view::Checker>| -> Vec<_> {
@@ -635,8 +647,8 @@ async fn a_probe_that_cannot_be_made_counts_for_nothing_and_is_tried_again() {
         )
     });
     assert_eq!(scene.updates.0.obstacles(), obstacles);
-    scene.world.set(1, Manner::Pass);
-    scene.world.set(2, Manner::Pass);
+    scene.world.set(1, Behaviour::Pass);
+    scene.world.set(2, Behaviour::Pass);
     sleep(3 * SECOND).await;
     assert_eq!(scene.updates.0.obstacles(), [""; 0]);
     assert_eq!(scene.news().await, own(&[(2, "up: fine, first probe")]));
@@ -647,7 +659,7 @@ async fn a_probe_that_cannot_be_made_counts_for_nothing_and_is_tried_again() {
 #[tokio::test(start_paused = true)]
 async fn certificates_are_read_again_after_a_reload() {
     let mut scene = scene();
-    let mut with_file = watched(1);
+    let mut with_file = check_target(1);
     with_file.check.probe = Probe::Http(Box::new(HttpProbe {
         tls: Some(Tls {
             ca: Some("/etc/ca.pem".into()),
@@ -655,8 +667,9 @@ async fn certificates_are_read_again_after_a_reload() {
         }),
         ..HttpProbe::default()
     }));
-    let reload = |scene: &Scene| scene.watch(vec![begin(with_file.clone()), begin(watched(2))]);
-    let made = |scene: &Scene| scene.world.made.load(Ordering::SeqCst);
+    let reload =
+        |scene: &Scene| scene.watch(vec![begin(with_file.clone()), begin(check_target(2))]);
+    let made = |scene: &Scene| scene.world.probers_made.load(Ordering::SeqCst);
     reload(&scene);
     sleep(5 * SECOND).await;
     assert_eq!(scene.news().await.len(), 2);
@@ -664,14 +677,14 @@ async fn certificates_are_read_again_after_a_reload() {
     reload(&scene);
     sleep(5 * SECOND).await;
     assert_eq!(made(&scene), 3, "the one with files, once");
-    // A file that is gone by then does not stop a check that has read it.
-    scene.world.set(1, Manner::Kept);
+    // A file that was removed does not stop a check that has read it.
+    scene.world.set(1, Behaviour::NotRemade);
     reload(&scene);
     sleep(5 * SECOND).await;
-    let asked = scene.world.asked(1).len();
+    let asked = scene.world.probed(1).len();
     assert!(asked >= 14, "{asked}");
     assert_eq!(made(&scene), 3);
-    scene.world.set(1, Manner::Pass);
+    scene.world.set(1, Behaviour::Pass);
     sleep(5 * SECOND).await;
     assert_eq!(made(&scene), 4);
     assert_eq!(scene.news().await, []);
@@ -680,40 +693,40 @@ async fn certificates_are_read_again_after_a_reload() {
 #[tokio::test(start_paused = true)]
 async fn a_probe_that_panics_has_failed_and_the_others_go_on() {
     let mut scene = scene();
-    scene.world.set(1, Manner::Panic);
+    scene.world.set(1, Behaviour::Panic);
     scene.watch_ports([1, 2]);
     assert_eq!(
         scene.news().await,
         own(&[
-            (1, "down: the probe itself broke, see the log, first probe"),
+            (1, "down: the probe panicked, see the log, first probe"),
             (2, "up: fine, first probe")
         ])
     );
-    scene.world.set(1, Manner::Pass);
+    scene.world.set(1, Behaviour::Pass);
     sleep(3 * SECOND).await;
     assert_eq!(scene.news().await, own(&[(1, "up: fine, 2 of 2")]));
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_more_probes_run_than_there_is_room_and_all_have_their_turn() {
+async fn at_most_max_probes_run_and_all_targets_are_probed() {
     let mut scene = scene_with_room(10);
     for port in 1..=50 {
-        scene.world.set(port, Manner::Slow(400 * MS));
+        scene.world.set(port, Behaviour::Slow(400 * MS));
     }
     scene.watch_ports(1..=50);
     sleep(10 * SECOND).await;
-    assert_eq!(scene.world.most.load(Ordering::SeqCst), 10);
+    assert_eq!(scene.world.max_running.load(Ordering::SeqCst), 10);
     assert_eq!(scene.news().await.len(), 50);
     for port in 1..=50 {
-        let asked = scene.world.asked(port).len();
+        let asked = scene.world.probed(port).len();
         assert!((3..=7).contains(&asked), "{port} was asked {asked} times");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_commands_to_come_it_ends_and_drops_its_probes() {
+async fn it_ends_and_drops_its_probes_when_the_command_sender_is_dropped() {
     let scene = scene();
-    scene.world.set(1, Manner::Hang);
+    scene.world.set(1, Behaviour::Hang);
     scene.watch_ports([1]);
     sleep(100 * MS).await;
     assert_eq!(scene.world.running.load(Ordering::SeqCst), 1);

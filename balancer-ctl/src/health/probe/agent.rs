@@ -1,5 +1,6 @@
-//! A line from an agent on the real server, in the words of HAProxy's agent-check: `75%`, `ready`, `drain`, `maint`,
-//! `up`, `down`, `fail`, `stopped`, the last three with a text behind `#`. What is not said stays as it was said last.
+//! Agent checks: a line from an agent on the real server, in the language of HAProxy's agent-check: `75%`, `ready`,
+//! `drain`, `maint`, `up`, `down`, `fail`, `stopped`; the last three may be followed by `#` and a text. What a line does
+//! not mention stays as the agent last said.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -15,15 +16,15 @@ use crate::{
     model::{AdminState, check::AgentProbe},
 };
 
-/// Longest line.
-const LONGEST: usize = 1024;
+/// Longest line of an agent, in bytes.
+const MAX_LINE: usize = 1024;
 
 #[derive(Debug)]
 pub struct Agent {
     endpoint: Endpoint,
     send: Vec<u8>,
-    /// All that it has said.
-    said: Mutex<AgentReply>,
+    /// All requests of the agent that hold now.
+    last_reply: Mutex<AgentReply>,
 }
 
 impl Agent {
@@ -31,21 +32,24 @@ impl Agent {
         Self {
             endpoint,
             send: probe.send.clone(),
-            said: Mutex::default(),
+            last_reply: Mutex::default(),
         }
     }
 
-    /// Knows what the agent said to an earlier daemon.
-    pub fn remember(&mut self, said: AgentReply) {
-        self.said = Mutex::new(said);
+    /// Sets what the agent said to an earlier daemon.
+    pub fn set_last_reply(&mut self, reply: AgentReply) {
+        self.last_reply = Mutex::new(reply);
     }
 
     pub async fn probe(&self) -> Result<Passed, ProbeFailure> {
-        let line = self.line().await?;
+        let line = self.read_line().await?;
         let words = text::quoted(line.trim_ascii());
-        // What is kept there is whole at all times.
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        *said = heard(&line, &said).map_err(|word| match word {
+        // A poisoned lock is safe to use: the reply is replaced as a whole.
+        let mut last_reply = self
+            .last_reply
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *last_reply = parse_line(&line, &last_reply).map_err(|word| match word {
             Some(word) => {
                 ProbeFailure::Target(format!("the agent said {words:?}: what is {word:?}?"))
             }
@@ -53,16 +57,16 @@ impl Agent {
         })?;
         Ok(Passed {
             note: format!("agent: {words}"),
-            advice: said.clone(),
+            advice: last_reply.clone(),
         })
     }
 
-    /// The first line, or all until the connection's end.
-    async fn line(&self) -> Result<Vec<u8>, ProbeFailure> {
+    /// Reads the first line, or everything until the connection closes.
+    async fn read_line(&self) -> Result<Vec<u8>, ProbeFailure> {
         let mut stream = self.endpoint.connect(ConnectMode::Full).await?;
         stream.write_all(&self.send).await?;
         let mut line = Vec::new();
-        let mut buffer = [0; LONGEST];
+        let mut buffer = [0; MAX_LINE];
         loop {
             let length = stream.read(&mut buffer).await?;
             line.extend_from_slice(&buffer[..length]);
@@ -73,16 +77,16 @@ impl Agent {
             if length == 0 {
                 return Ok(line);
             }
-            if line.len() > LONGEST {
-                return Err(format!("the agent's line is longer than {LONGEST} bytes").into());
+            if line.len() > MAX_LINE {
+                return Err(format!("the agent's line is longer than {MAX_LINE} bytes").into());
             }
         }
     }
 }
 
-/// What holds after a line. One with a word that is not of the language changes nothing: that word is the error, or
-/// none where there was no word at all.
-fn heard(line: &[u8], before: &AgentReply) -> Result<AgentReply, Option<String>> {
+/// The requests that hold after a line. A line with an unknown word changes nothing: the error is that word, or `None` for
+/// a line without any word.
+fn parse_line(line: &[u8], before: &AgentReply) -> Result<AgentReply, Option<String>> {
     let (words, remark) = match line.iter().position(|byte| *byte == b'#') {
         Some(at) => (&line[..at], text::quoted(line[at + 1..].trim_ascii())),
         None => (line, String::new()),
@@ -108,7 +112,7 @@ fn heard(line: &[u8], before: &AgentReply) -> Result<AgentReply, Option<String>>
             }
             _ => match word.strip_suffix('%').map(str::parse) {
                 Some(Ok(percent)) => advice.weight = Some(RequestedWeight::Percent(percent)),
-                // Connection limits are not an agent's affair here; one that also speaks to HAProxy may say them.
+                // HAProxy's connection limit; ignored, so that one agent can serve both programs.
                 _ if word.starts_with("maxconn:") => {}
                 _ => return Err(Some(word)),
             },
@@ -156,14 +160,18 @@ mod tests {
                 advice(Some(10), None, Some("stopped")),
             ),
         ] {
-            assert_eq!(heard(line.as_bytes(), &nothing), Ok(expected), "{line}");
+            assert_eq!(
+                parse_line(line.as_bytes(), &nothing),
+                Ok(expected),
+                "{line}"
+            );
         }
     }
 
     #[test]
     fn what_an_agent_does_not_say_stays() {
         let before = advice(Some(20), Some(AdminState::Drain), Some("stopped"));
-        let after = |line: &str| heard(line.as_bytes(), &before).unwrap();
+        let after = |line: &str| parse_line(line.as_bytes(), &before).unwrap();
         assert_eq!(
             after("50%"),
             advice(Some(50), Some(AdminState::Drain), Some("stopped"))
@@ -189,7 +197,7 @@ mod tests {
             ("HTTP/1.1 400 Bad Request", Some("http/1.1")),
         ] {
             let word = word.map(str::to_owned);
-            assert_eq!(heard(line.as_bytes(), &before), Err(word), "{line}");
+            assert_eq!(parse_line(line.as_bytes(), &before), Err(word), "{line}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A DNS query over UDP.
+//! DNS checks: a query over UDP.
 
 use std::net::IpAddr;
 
@@ -11,12 +11,12 @@ use super::{
     Passed, ProbeFailure,
     socket::Endpoint,
     text,
-    udp::{receive, refusal},
+    udp::{receive, send_failure},
 };
 use crate::model::check::DnsProbe;
 
-/// Largest answer that is asked for: it fits every path in one packet (RFC 9715).
-const PAYLOAD: u16 = 1232;
+/// Largest answer that the query allows, in bytes: fits into one packet on every path (RFC 9715).
+const MAX_ANSWER: u16 = 1232;
 
 #[derive(Debug)]
 pub struct Dns {
@@ -42,52 +42,55 @@ impl Dns {
     }
 
     pub async fn probe(&self) -> Result<Passed, ProbeFailure> {
-        let socket = self.endpoint.datagrams()?;
-        let question = self.question();
-        let bytes = question.to_vec().map_err(|error| {
+        let socket = self.endpoint.udp_socket()?;
+        let query = self.query_message();
+        let bytes = query.to_vec().map_err(|error| {
             ProbeFailure::Target(format!("the question cannot be written: {error}"))
         })?;
-        socket.send(&bytes).await.map_err(|error| refusal(&error))?;
+        socket
+            .send(&bytes)
+            .await
+            .map_err(|error| send_failure(&error))?;
         loop {
             let answer = receive(&socket).await?;
             let answer = Message::from_vec(&answer)
                 .map_err(|error| ProbeFailure::Target(format!("the answer is not dns: {error}")))?;
-            // An answer to another question, as a late one would be, is none.
-            if answer.metadata.id == question.metadata.id
+            // Ignores answers to other queries, such as late ones.
+            if answer.metadata.id == query.metadata.id
                 && answer.metadata.message_type == MessageType::Response
             {
-                return self.judge(&answer);
+                return self.check_answer(&answer);
             }
         }
     }
 
-    fn question(&self) -> Message {
-        // The socket's random port makes an answer hard to forge, and it hears the target alone.
-        let mut question = Message::query();
-        question.metadata.op_code = OpCode::Query;
-        question.metadata.recursion_desired = true;
-        question.add_query(self.query.clone());
+    fn query_message(&self) -> Message {
+        // Answers are hard to forge: the id and the port are random, and the socket is connected to the target.
+        let mut query = Message::query();
+        query.metadata.op_code = OpCode::Query;
+        query.metadata.recursion_desired = true;
+        query.add_query(self.query.clone());
         let mut edns = Edns::new();
-        edns.set_max_payload(PAYLOAD);
-        question.set_edns(edns);
-        question
+        edns.set_max_payload(MAX_ANSWER);
+        query.set_edns(edns);
+        query
     }
 
-    fn judge(&self, answer: &Message) -> Result<Passed, ProbeFailure> {
+    fn check_answer(&self, answer: &Message) -> Result<Passed, ProbeFailure> {
         let code = answer.metadata.response_code;
         if code != ResponseCode::NoError {
-            return Err(format!("dns {}", named(code)).into());
+            return Err(format!("dns {}", code_name(code)).into());
         }
         let found: Vec<_> = answer
             .answers
             .iter()
             .filter(|record| record.record_type() == self.query.query_type())
-            .map(|record| written(&record.data))
+            .map(|record| record_text(&record.data))
             .collect();
         let Some(wanted) = &self.answer else {
             return Ok(Passed::new(format!("dns noerror, {} answers", found.len())));
         };
-        if found.iter().any(|found| is_same(found, wanted)) {
+        if found.iter().any(|found| is_same_data(found, wanted)) {
             return Ok(Passed::new(format!("dns {wanted}")));
         }
         let wanted = text::quoted(wanted.as_bytes());
@@ -102,8 +105,8 @@ impl Dns {
     }
 }
 
-/// A code as `dig` calls it.
-fn named(code: ResponseCode) -> String {
+/// The name of a response code as `dig` prints it.
+fn code_name(code: ResponseCode) -> String {
     match code {
         ResponseCode::FormErr => "formerr".into(),
         ResponseCode::ServFail => "servfail".into(),
@@ -114,8 +117,8 @@ fn named(code: ResponseCode) -> String {
     }
 }
 
-/// A record's data as zone files write it; texts without quotation marks, their pieces joined.
-fn written(data: &RData) -> String {
+/// A record's data in zone file format; the pieces of a TXT record joined, without quotation marks.
+fn record_text(data: &RData) -> String {
     match data {
         RData::TXT(text) => {
             let bytes: Vec<u8> = text.txt_data.concat();
@@ -125,9 +128,8 @@ fn written(data: &RData) -> String {
     }
 }
 
-/// Compares as DNS does: no difference between large and small letters, nor whether a name's last dot is written.
-/// Addresses may be written in any way.
-fn is_same(found: &str, wanted: &str) -> bool {
+/// Compares as DNS does: ignores case and the trailing dot of names. Addresses are equal in any notation.
+fn is_same_data(found: &str, wanted: &str) -> bool {
     match (found.parse::<IpAddr>(), wanted.parse::<IpAddr>()) {
         (Ok(found), Ok(wanted)) => found == wanted,
         _ => {
@@ -147,9 +149,9 @@ mod tests {
 
     #[test]
     fn answers_are_compared_as_dns_does() {
-        assert!(is_same("2001:db8::1", "2001:DB8:0::1"));
-        assert!(is_same("10 Mail.example.", "10  mail.example"));
-        assert!(!is_same("10 mail.example.", "20 mail.example."));
-        assert!(!is_same("192.0.2.1", "192.0.2.10"));
+        assert!(is_same_data("2001:db8::1", "2001:DB8:0::1"));
+        assert!(is_same_data("10 Mail.example.", "10  mail.example"));
+        assert!(!is_same_data("10 mail.example.", "20 mail.example."));
+        assert!(!is_same_data("192.0.2.1", "192.0.2.10"));
     }
 }

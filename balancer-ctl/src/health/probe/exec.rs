@@ -1,10 +1,10 @@
-//! A program's exit status: 0 is up, 1 down, 2 to 255 up with weight = status - 2. A signal's death is down.
+//! Exec checks: a program's exit status. 0 = up, 1 = down, 2 to 255 = up with weight status - 2. Killed by a signal = down.
 //!
-//! The target's address is put behind the program's arguments, as mon does: its monitors run unchanged. The first
-//! line that a program prints is the reason that operators read. When it ends, or is out of time, all that it has
-//! started ends with it, but for processes that have left its process group on purpose. A program that must not run, as
-//! others than root can change it by now, or that this host has not the means to start says nothing about the target;
-//! one that is gone fails. There is never more than one of a check, even if it cannot be killed.
+//! The target's address is appended to the program's arguments, as mon does, so that mon's monitors run unchanged. The
+//! first line that a program prints is the reason that operators read. When it ends or times out, its process group is
+//! killed; processes that have left the group on purpose go on. A program that must not run because somebody else than
+//! root can change it, or that this host cannot start for want of something, is inconclusive; one that does not exist
+//! is a failure. A check never has two programs running, even if the first cannot be killed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,28 +17,31 @@ use crate::{
     os::program::{self, ExitReason, Leftovers, Program, StderrMode, trusted},
 };
 
-/// How much of each output is kept.
-const KEPT: usize = 4096;
-/// How long the kernel has to hand over what was killed when the last probe's time was up.
-const HANDOVER: Duration = Duration::from_millis(100);
+/// Bytes kept of standard output and of standard error.
+const RETAINED_BYTES: usize = 4096;
+/// How long a probe waits until the program that the last one killed at its timeout has been reaped.
+const REAP_TIMEOUT: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub struct Exec {
-    /// As the file says: what is judged before each start.
+    /// The configured command line, which is checked before each start.
     run: Vec<String>,
     program: Program,
-    /// Taken while it is judged and runs, be it longer than a probe.
-    turn: Arc<Semaphore>,
+    /// Held while the program is checked and runs, which may outlast the probe.
+    run_permit: Arc<Semaphore>,
 }
 
 impl Exec {
-    pub fn new(watched: &CheckTarget, probe: &ExecProbe) -> Result<Self, String> {
+    pub fn new(check_target: &CheckTarget, probe: &ExecProbe) -> Result<Self, String> {
         let (program, arguments) = probe.run.split_first().ok_or("`run` names no program")?;
-        let address = watched.target.ip().to_string();
+        let address = check_target.target.ip().to_string();
         let environment = [
             ("BALANCER_REAL_ADDRESS", address.clone()),
-            ("BALANCER_REAL_PORT", watched.target.port().to_string()),
-            ("BALANCER_TIMEOUT", seconds(watched.check.timing.timeout)),
+            ("BALANCER_REAL_PORT", check_target.target.port().to_string()),
+            (
+                "BALANCER_TIMEOUT",
+                seconds(check_target.check.timing.timeout),
+            ),
         ];
         Ok(Self {
             run: probe.run.clone(),
@@ -49,35 +52,39 @@ impl Exec {
                     .map(|(name, value)| (name.to_owned(), value))
                     .to_vec(),
                 input: Vec::new(),
-                // The probe is dropped when its time is up, and all of the program is killed at once: it has nothing to
-                // bring to an end, and the next probe comes soon.
+                // The driver drops the probe at its timeout, which kills the process group at once. A monitor has
+                // nothing to clean up, and the next probe follows soon.
                 timeout: None,
-                keep: KEPT,
+                keep: RETAINED_BYTES,
                 errors: StderrMode::Apart,
                 left: Leftovers::Kill,
             },
-            turn: Arc::new(Semaphore::new(1)),
+            run_permit: Arc::new(Semaphore::new(1)),
         })
     }
 
     pub async fn probe(&self) -> Result<Passed, ProbeFailure> {
-        let Ok(Ok(turn)) = timeout(HANDOVER, self.turn.clone().acquire_owned()).await else {
+        let Ok(Ok(permit)) = timeout(REAP_TIMEOUT, self.run_permit.clone().acquire_owned()).await
+        else {
             return Err("the program's last run has not ended: it cannot be killed".into());
         };
         let run = self.run.clone();
-        let ran = self.program.run(move || trusted(&run).map(|()| turn)).await;
+        let ran = self
+            .program
+            .run(move || trusted(&run).map(|()| permit))
+            .await;
         let finished = ran.map_err(|error| {
-            let told = format!("cannot run {}: {error}", self.program.path.display());
+            let reason = format!("cannot run {}: {error}", self.program.path.display());
             match error {
-                program::ProgramError::Missing(_) => ProbeFailure::Target(told),
-                // The target was not asked.
+                program::ProgramError::Missing(_) => ProbeFailure::Target(reason),
+                // The program did not run, so nothing is known of the target.
                 program::ProgramError::Refused(_) | program::ProgramError::System(_) => {
-                    ProbeFailure::Local(told)
+                    ProbeFailure::Local(reason)
                 }
             }
         })?;
         let said = text::first_line(&finished.output.bytes);
-        judge(
+        result_of(
             finished.end,
             said.or_else(|| text::first_line(&finished.errors.bytes)),
         )
@@ -89,7 +96,7 @@ fn seconds(duration: Duration) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-fn judge(end: ExitReason, said: Option<String>) -> Result<Passed, ProbeFailure> {
+fn result_of(end: ExitReason, said: Option<String>) -> Result<Passed, ProbeFailure> {
     let ExitReason::Exit(status) = end else {
         return Err(end.to_string().into());
     };
@@ -113,11 +120,11 @@ mod tests {
     use crate::model::check::{Check, Probe, Source, Target, Timing};
 
     #[tokio::test]
-    async fn there_is_no_second_program_while_the_last_has_not_ended() {
+    async fn no_second_program_starts_before_the_first_has_ended() {
         let probe = ExecProbe {
             run: vec!["/bin/true".to_owned()],
         };
-        let watched = CheckTarget {
+        let check_target = CheckTarget {
             target: "192.0.2.1:80".parse().unwrap(),
             check: Check {
                 probe: Probe::Exec(probe.clone()),
@@ -126,8 +133,8 @@ mod tests {
                 timing: Timing::default(),
             },
         };
-        let exec = Exec::new(&watched, &probe).unwrap();
-        let last = exec.turn.clone().acquire_owned().await.unwrap();
+        let exec = Exec::new(&check_target, &probe).unwrap();
+        let last = exec.run_permit.clone().acquire_owned().await.unwrap();
         let Err(ProbeFailure::Target(reason)) = exec.probe().await else {
             panic!("it ran");
         };

@@ -1,4 +1,4 @@
-//! Why a probe did not pass, in the words that operators read.
+//! Why a probe did not pass, as operators read it.
 
 use std::io;
 
@@ -9,9 +9,9 @@ use crate::os::open_files;
 /// Why a probe did not pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProbeFailure {
-    /// The target, or the way to it, is not as it should be.
+    /// The target, or the path to it, failed.
     Target(String),
-    /// This process could not ask: it has run out of something.
+    /// This process or host could not make the probe, which says nothing about the target.
     Local(String),
 }
 
@@ -36,20 +36,20 @@ impl From<io::Error> for ProbeFailure {
 impl From<&io::Error> for ProbeFailure {
     fn from(error: &io::Error) -> Self {
         match error.raw_os_error() {
-            Some(number) => errno(Errno::from_raw(number)),
-            None => Self::Target(without_number(error)),
+            Some(number) => errno_failure(Errno::from_raw(number)),
+            None => Self::Target(library_reason(error)),
         }
     }
 }
 
-fn errno(errno: Errno) -> ProbeFailure {
+fn errno_failure(errno: Errno) -> ProbeFailure {
     let reason = match errno {
-        // What the kernel or this process's limits lack says nothing about the target.
+        // Limits of this process or the kernel say nothing about the target.
         Errno::EMFILE => return ProbeFailure::Local(open_files::TOO_MANY.into()),
         Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM | Errno::EAGAIN => {
             return ProbeFailure::Local(errno.desc().to_lowercase());
         }
-        // From `connect` alone; an address that is not there is refused when it is bound.
+        // Only `connect` is mapped here; a source address that is not on this host fails in `bind`, with its own text.
         Errno::EADDRNOTAVAIL => {
             return ProbeFailure::Local("no free local address and port".into());
         }
@@ -63,8 +63,8 @@ fn errno(errno: Errno) -> ProbeFailure {
     reason.into()
 }
 
-/// An error that this program or a library made.
-fn without_number(error: &io::Error) -> String {
+/// The text of an error that has no error number.
+fn library_reason(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => "connection closed before the answer was whole".into(),
         _ => error.to_string(),
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_of_the_kernel_read_as_reasons() {
+    fn kernel_errors_become_reasons() {
         let reason = |errno: Errno| ProbeFailure::from(io::Error::from_raw_os_error(errno as i32));
         for (errno, words) in [
             (Errno::ECONNREFUSED, "connection refused"),

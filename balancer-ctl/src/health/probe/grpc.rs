@@ -1,4 +1,4 @@
-//! The gRPC health protocol, `grpc.health.v1.Health/Check`: one HTTP/2 request with one small message each way.
+//! gRPC checks: `grpc.health.v1.Health/Check`, one HTTP/2 request with one small message each way.
 
 use h2::{RecvStream, client};
 use hyper::{
@@ -11,11 +11,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     Passed, ProbeFailure,
-    carried::drive_connection,
-    http2::{beginning, failure, handshake},
+    drive_connection::drive_connection,
+    http2::{failure, handshake, read_start},
     socket::{ConnectMode, Endpoint, in_url},
     text,
-    tls::{Application, Encryption},
+    tls::{Alpn, TlsClient},
 };
 use crate::model::check::GrpcProbe;
 
@@ -23,7 +23,7 @@ use crate::model::check::GrpcProbe;
 #[derive(Debug)]
 pub struct Grpc {
     endpoint: Endpoint,
-    encryption: Option<Encryption>,
+    encryption: Option<TlsClient>,
     request: Request<()>,
     message: Bytes,
 }
@@ -57,7 +57,7 @@ impl Grpc {
         let encryption = probe
             .tls
             .as_ref()
-            .map(|tls| Encryption::new(tls, &address.to_string(), Application::Http2))
+            .map(|tls| TlsClient::new(tls, &address.to_string(), Alpn::Http2))
             .transpose()?;
         let scheme = if encryption.is_some() {
             "https"
@@ -83,22 +83,22 @@ impl Grpc {
             endpoint,
             encryption,
             request,
-            message: framed(&HealthCheckRequest { service }),
+            message: encode_frame(&HealthCheckRequest { service }),
         })
     }
 
     pub async fn probe(&self) -> Result<Passed, ProbeFailure> {
         let stream = self.endpoint.connect(ConnectMode::ClientFirst).await?;
         match &self.encryption {
-            None => self.ask(stream).await,
+            None => self.request_over(stream).await,
             Some(encryption) => {
-                self.ask(encryption.over(stream, Application::Http2).await?)
+                self.request_over(encryption.handshake(stream, Alpn::Http2).await?)
                     .await
             }
         }
     }
 
-    async fn ask(
+    async fn request_over(
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin,
     ) -> Result<Passed, ProbeFailure> {
@@ -115,24 +115,24 @@ impl Grpc {
             .map_err(|error| failure(&error))?;
         body.send_data(self.message.clone(), true)
             .map_err(|error| failure(&error))?;
-        judge(response.await.map_err(|error| failure(&error))?).await
+        check_response(response.await.map_err(|error| failure(&error))?).await
     }
 }
 
-async fn judge(response: Response<RecvStream>) -> Result<Passed, ProbeFailure> {
+async fn check_response(response: Response<RecvStream>) -> Result<Passed, ProbeFailure> {
     let status = response.status();
     if status != 200 {
         return Err(format!("http {}, wanted gRPC's 200", status.as_u16()).into());
     }
-    // A call that failed at once has its status here and nothing more.
+    // A call that failed at once has its status in the header fields and no body.
     call_status(response.headers())?;
-    let (message, trailers) = whole(response.into_body()).await?;
+    let (message, trailers) = message_and_trailers(response.into_body()).await?;
     match trailers {
         Some(trailers) => call_status(&trailers)?,
         None if message.is_empty() => return Err("the answer is not gRPC".into()),
         None => {}
     }
-    match unframed(&message).and_then(|status| ServingStatus::try_from(status).ok()) {
+    match decode_frame(&message).and_then(|status| ServingStatus::try_from(status).ok()) {
         Some(ServingStatus::Serving) => Ok(Passed::new("grpc SERVING")),
         Some(ServingStatus::NotServing) => Err("grpc NOT_SERVING".into()),
         Some(ServingStatus::Unknown) => Err("grpc UNKNOWN".into()),
@@ -141,13 +141,15 @@ async fn judge(response: Response<RecvStream>) -> Result<Passed, ProbeFailure> {
     }
 }
 
-async fn whole(mut body: RecvStream) -> Result<(Vec<u8>, Option<HeaderMap>), ProbeFailure> {
-    let message = beginning(&mut body).await?;
+async fn message_and_trailers(
+    mut body: RecvStream,
+) -> Result<(Vec<u8>, Option<HeaderMap>), ProbeFailure> {
+    let message = read_start(&mut body).await?;
     let trailers = body.trailers().await.map_err(|error| failure(&error))?;
     Ok((message, trailers))
 }
 
-/// The status of the call itself.
+/// Fails unless the status of the call, in header or trailer fields, is 0 or absent.
 fn call_status(fields: &HeaderMap) -> Result<(), ProbeFailure> {
     let Some(status) = fields.get("grpc-status") else {
         return Ok(());
@@ -169,18 +171,18 @@ fn call_status(fields: &HeaderMap) -> Result<(), ProbeFailure> {
     }
 }
 
-/// A message as it goes over the wire: whether it is compressed, its length, itself.
-fn framed(message: &HealthCheckRequest) -> Bytes {
+/// A gRPC frame: one byte that says it is not compressed, the length in 4 bytes (big endian), the message.
+fn encode_frame(message: &HealthCheckRequest) -> Bytes {
     let message = message.encode_to_vec();
     let mut frame = Vec::with_capacity(5 + message.len());
     frame.push(0);
-    // A service's name is not 4 GiB long.
+    // A service's name is shorter than 4 GiB.
     frame.extend_from_slice(&(message.len() as u32).to_be_bytes());
     frame.extend_from_slice(&message);
     frame.into()
 }
 
-fn unframed(mut frame: &[u8]) -> Option<i32> {
+fn decode_frame(mut frame: &[u8]) -> Option<i32> {
     if frame.len() < 5 || frame.get_u8() != 0 {
         return None;
     }
@@ -196,17 +198,17 @@ mod tests {
     #[test]
     fn messages_are_as_the_protocol_has_them() {
         let request = |service: &str| {
-            framed(&HealthCheckRequest {
+            encode_frame(&HealthCheckRequest {
                 service: service.into(),
             })
         };
         assert_eq!(request(""), [0; 5].as_slice());
         assert_eq!(request("ab"), b"\0\0\0\0\x04\x0a\x02ab".as_slice());
-        assert_eq!(unframed(b"\0\0\0\0\x02\x08\x01"), Some(1));
-        assert_eq!(unframed(b"\0\0\0\0\0"), Some(0));
-        assert_eq!(unframed(b"\x01\0\0\0\x02\x08\x01"), None, "compressed");
-        assert_eq!(unframed(b"\0\0\0\0\x03\x08\x01"), None, "cut");
-        assert_eq!(unframed(b"\0\0\0"), None);
-        assert_eq!(unframed(b""), None);
+        assert_eq!(decode_frame(b"\0\0\0\0\x02\x08\x01"), Some(1));
+        assert_eq!(decode_frame(b"\0\0\0\0\0"), Some(0));
+        assert_eq!(decode_frame(b"\x01\0\0\0\x02\x08\x01"), None, "compressed");
+        assert_eq!(decode_frame(b"\0\0\0\0\x03\x08\x01"), None, "cut");
+        assert_eq!(decode_frame(b"\0\0\0"), None);
+        assert_eq!(decode_frame(b""), None);
     }
 }

@@ -1,4 +1,4 @@
-//! HTTP/1.1 requests, and what HTTP/2's have in common with them.
+//! HTTP checks: HTTP/1.1 requests, and what HTTP/2 requests share with them.
 
 mod head;
 
@@ -20,36 +20,36 @@ use tokio::{
 
 use super::{
     Passed, ProbeFailure,
-    abrupt::ResetOnClose,
-    carried::drive_connection,
+    drive_connection::drive_connection,
+    reset_on_close::ResetOnClose,
     socket::{ConnectMode, Endpoint, in_url},
     text,
-    tls::{Application, Encryption},
+    tls::{Alpn, TlsClient},
 };
 use crate::model::check::{HttpProbe, HttpVersion, MAX_BODY};
 
-/// Longest head of an answer, in bytes.
-pub const LONGEST_HEAD: usize = 64 * 1024;
+/// Largest head (status line and header fields) of an answer, in bytes.
+pub const MAX_HEAD: usize = 64 * 1024;
 
 /// An HTTP/1.1 probe.
 #[derive(Debug)]
 pub struct Http {
     endpoint: Endpoint,
-    encryption: Option<Encryption>,
+    encryption: Option<TlsClient>,
     request: Request<Empty<Bytes>>,
-    /// The same as it is sent.
-    written: Vec<u8>,
-    wanted: Wanted,
+    /// The request as bytes on the wire.
+    encoded: Vec<u8>,
+    expectation: Expectation,
 }
 
 impl Http {
     pub fn new(endpoint: Endpoint, probe: &HttpProbe) -> Result<Self, String> {
         let request = request(&endpoint, probe)?.map(|()| Empty::new());
         Ok(Self {
-            encryption: encryption(&endpoint, probe)?,
-            written: head::written(&request),
+            encryption: tls_client(&endpoint, probe)?,
+            encoded: head::encode(&request),
             request,
-            wanted: Wanted::new(probe),
+            expectation: Expectation::new(probe),
             endpoint,
         })
     }
@@ -58,58 +58,60 @@ impl Http {
         let mut stream = self.endpoint.connect(ConnectMode::ClientFirst).await?;
         match &self.encryption {
             None => {
-                let passed = self.ask(&mut stream).await?;
+                let passed = self.request_over(&mut stream).await?;
                 self.endpoint.reset(stream);
                 Ok(passed)
             }
-            Some(encryption) => Box::pin(self.ask_over(encryption, stream)).await,
+            Some(encryption) => Box::pin(self.request_over_tls(encryption, stream)).await,
         }
     }
 
-    async fn ask_over(
+    async fn request_over_tls(
         &self,
-        encryption: &Encryption,
+        encryption: &TlsClient,
         stream: TcpStream,
     ) -> Result<Passed, ProbeFailure> {
-        let stream = encryption.over(stream, Application::Http1).await?;
-        self.ask(stream).await
+        let stream = encryption.handshake(stream, Alpn::Http1).await?;
+        self.request_over(stream).await
     }
 
-    async fn ask(
+    async fn request_over(
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin,
     ) -> Result<Passed, ProbeFailure> {
-        match &self.wanted.body {
-            None => self.wanted.status(head::ask(stream, &self.written).await?),
-            Some(pattern) => Box::pin(self.ask_for_body(stream, pattern)).await,
+        match &self.expectation.body {
+            None => self
+                .expectation
+                .check_status(head::exchange(stream, &self.encoded).await?),
+            Some(pattern) => Box::pin(self.request_body(stream, pattern)).await,
         }
     }
 
-    async fn ask_for_body(
+    async fn request_body(
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin,
         pattern: &Regex,
     ) -> Result<Passed, ProbeFailure> {
         let mut builder = http1::Builder::new();
-        builder.max_buf_size(LONGEST_HEAD);
+        builder.max_buf_size(MAX_HEAD);
         let (mut sender, connection) = builder
             .handshake(TokioIo::new(ResetOnClose(stream)))
             .await
             .map_err(|error| failure(&error))?;
         let exchange = async {
             let response = sender.send_request(self.request.clone()).await;
-            self.judge(response.map_err(|error| failure(&error))?, pattern)
+            self.check_response(response.map_err(|error| failure(&error))?, pattern)
                 .await
         };
         drive_connection(connection, exchange).await
     }
 
-    async fn judge(
+    async fn check_response(
         &self,
         response: Response<Incoming>,
         pattern: &Regex,
     ) -> Result<Passed, ProbeFailure> {
-        let passed = self.wanted.status(response.status())?;
+        let passed = self.expectation.check_status(response.status())?;
         let mut body = response.into_body();
         let mut start = Vec::new();
         while start.len() < MAX_BODY {
@@ -120,18 +122,18 @@ impl Http {
                 start.extend_from_slice(&data);
             }
         }
-        matched(passed, pattern, start)
+        match_body(passed, pattern, start)
     }
 }
 
-/// What an answer must be.
+/// What a passing answer looks like.
 #[derive(Debug)]
-pub struct Wanted {
+pub struct Expectation {
     status: Vec<(u16, u16)>,
     pub body: Option<Regex>,
 }
 
-impl Wanted {
+impl Expectation {
     pub fn new(probe: &HttpProbe) -> Self {
         Self {
             status: probe.status.clone(),
@@ -139,7 +141,7 @@ impl Wanted {
         }
     }
 
-    pub fn status(&self, status: StatusCode) -> Result<Passed, ProbeFailure> {
+    pub fn check_status(&self, status: StatusCode) -> Result<Passed, ProbeFailure> {
         let status = status.as_u16();
         let is_wanted = |(first, last): &(u16, u16)| (*first..=*last).contains(&status);
         if self.status.iter().any(is_wanted) {
@@ -157,8 +159,12 @@ impl Wanted {
     }
 }
 
-/// Looks for the pattern in a body, or in its beginning.
-pub fn matched(passed: Passed, pattern: &Regex, mut body: Vec<u8>) -> Result<Passed, ProbeFailure> {
+/// Passes if the pattern is found in the body, of which only the first [`MAX_BODY`] bytes are looked at.
+pub fn match_body(
+    passed: Passed,
+    pattern: &Regex,
+    mut body: Vec<u8>,
+) -> Result<Passed, ProbeFailure> {
     let is_cut = body.len() >= MAX_BODY;
     body.truncate(MAX_BODY);
     if pattern.is_match(&body) {
@@ -169,11 +175,11 @@ pub fn matched(passed: Passed, pattern: &Regex, mut body: Vec<u8>) -> Result<Pas
     Err(format!("body does not match /{pattern}/{part}").into())
 }
 
-/// Encryption as the probe wants it.
-pub fn encryption(endpoint: &Endpoint, probe: &HttpProbe) -> Result<Option<Encryption>, String> {
+/// The TLS client of a probe that uses TLS.
+pub fn tls_client(endpoint: &Endpoint, probe: &HttpProbe) -> Result<Option<TlsClient>, String> {
     let application = match probe.version {
-        HttpVersion::Http1 => Application::Http1,
-        HttpVersion::Http2 => Application::Http2,
+        HttpVersion::Http1 => Alpn::Http1,
+        HttpVersion::Http2 => Alpn::Http2,
     };
     let authority = probe.host.as_deref();
     let host = match authority {
@@ -183,11 +189,11 @@ pub fn encryption(endpoint: &Endpoint, probe: &HttpProbe) -> Result<Option<Encry
     probe
         .tls
         .as_ref()
-        .map(|tls| Encryption::new(tls, &host, application))
+        .map(|tls| TlsClient::new(tls, &host, application))
         .transpose()
 }
 
-/// A host of a URL, without its port and brackets.
+/// A URL's host without its port and brackets.
 pub fn without_port(host: &str) -> &str {
     match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, _)) => address,
@@ -198,7 +204,7 @@ pub fn without_port(host: &str) -> &str {
     }
 }
 
-/// The request. HTTP/2 names the host in its address, HTTP/1.1 in a field.
+/// Builds the request. HTTP/2 has the host in the URI, HTTP/1.1 in the `Host` field.
 pub fn request(endpoint: &Endpoint, probe: &HttpProbe) -> Result<Request<()>, String> {
     let (scheme, usual_port) = match probe.tls {
         None => ("http", 80),
@@ -228,7 +234,7 @@ pub fn request(endpoint: &Endpoint, probe: &HttpProbe) -> Result<Request<()>, St
         fields.insert(header::HOST, host);
         fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    // The check's own take the place of these.
+    // The check's own header fields replace these.
     for (name, _) in &probe.headers {
         fields.remove(name);
     }
@@ -266,11 +272,7 @@ fn failure(error: &hyper::Error) -> ProbeFailure {
 }
 
 fn too_large() -> ProbeFailure {
-    format!(
-        "the answer's head is larger than {} KiB",
-        LONGEST_HEAD / 1024
-    )
-    .into()
+    format!("the answer's head is larger than {} KiB", MAX_HEAD / 1024).into()
 }
 
 fn not_http() -> ProbeFailure {

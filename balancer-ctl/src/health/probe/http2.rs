@@ -1,4 +1,4 @@
-//! HTTP/2 requests, over TLS or over plain TCP with prior knowledge.
+//! HTTP checks over HTTP/2, with TLS or over plain TCP with prior knowledge.
 
 use h2::client;
 use hyper::{Request, Response};
@@ -6,10 +6,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     Passed, ProbeFailure,
-    carried::drive_connection,
-    http::{self, LONGEST_HEAD, Wanted},
+    drive_connection::drive_connection,
+    http::{self, Expectation, MAX_HEAD},
     socket::{ConnectMode, Endpoint},
-    tls::{self, Application, Encryption},
+    tls::{self, Alpn, TlsClient},
 };
 use crate::model::check::{HttpProbe, MAX_BODY};
 
@@ -17,17 +17,17 @@ use crate::model::check::{HttpProbe, MAX_BODY};
 #[derive(Debug)]
 pub struct Http2 {
     endpoint: Endpoint,
-    encryption: Option<Encryption>,
+    encryption: Option<TlsClient>,
     request: Request<()>,
-    wanted: Wanted,
+    expectation: Expectation,
 }
 
 impl Http2 {
     pub fn new(endpoint: Endpoint, probe: &HttpProbe) -> Result<Self, String> {
         Ok(Self {
-            encryption: http::encryption(&endpoint, probe)?,
+            encryption: http::tls_client(&endpoint, probe)?,
             request: http::request(&endpoint, probe)?,
-            wanted: Wanted::new(probe),
+            expectation: Expectation::new(probe),
             endpoint,
         })
     }
@@ -35,15 +35,15 @@ impl Http2 {
     pub async fn probe(&self) -> Result<Passed, ProbeFailure> {
         let stream = self.endpoint.connect(ConnectMode::ClientFirst).await?;
         match &self.encryption {
-            None => self.ask(stream).await,
+            None => self.request_over(stream).await,
             Some(encryption) => {
-                self.ask(encryption.over(stream, Application::Http2).await?)
+                self.request_over(encryption.handshake(stream, Alpn::Http2).await?)
                     .await
             }
         }
     }
 
-    async fn ask(
+    async fn request_over(
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin,
     ) -> Result<Passed, ProbeFailure> {
@@ -52,23 +52,26 @@ impl Http2 {
             let (response, _) = sender
                 .send_request(self.request.clone(), true)
                 .map_err(|error| failure(&error))?;
-            self.judge(response.await.map_err(|error| failure(&error))?)
+            self.check_response(response.await.map_err(|error| failure(&error))?)
                 .await
         };
         drive_connection(connection, exchange).await
     }
 
-    async fn judge(&self, response: Response<h2::RecvStream>) -> Result<Passed, ProbeFailure> {
-        let passed = self.wanted.status(response.status())?;
-        let Some(pattern) = &self.wanted.body else {
+    async fn check_response(
+        &self,
+        response: Response<h2::RecvStream>,
+    ) -> Result<Passed, ProbeFailure> {
+        let passed = self.expectation.check_status(response.status())?;
+        let Some(pattern) = &self.expectation.body else {
             return Ok(passed);
         };
-        let start = beginning(&mut response.into_body()).await?;
-        http::matched(passed, pattern, start)
+        let start = read_start(&mut response.into_body()).await?;
+        http::match_body(passed, pattern, start)
     }
 }
 
-/// Opens an HTTP/2 connection. Its windows are never enlarged: no more than [`MAX_BODY`] can come.
+/// Opens an HTTP/2 connection. Its flow control windows are never enlarged, so a server can send [`MAX_BODY`] bytes at most.
 pub async fn handshake<T: AsyncRead + AsyncWrite + Unpin>(
     stream: T,
 ) -> Result<
@@ -82,7 +85,7 @@ pub async fn handshake<T: AsyncRead + AsyncWrite + Unpin>(
     client::Builder::new()
         .initial_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
-        .max_header_list_size(LONGEST_HEAD as u32)
+        .max_header_list_size(MAX_HEAD as u32)
         .max_concurrent_streams(1)
         .enable_push(false)
         .handshake(stream)
@@ -90,8 +93,8 @@ pub async fn handshake<T: AsyncRead + AsyncWrite + Unpin>(
         .map_err(|error| failure(&error))
 }
 
-/// Reads a body, up to what is looked at.
-pub async fn beginning(body: &mut h2::RecvStream) -> Result<Vec<u8>, ProbeFailure> {
+/// Reads the first [`MAX_BODY`] bytes of a body, or a little more.
+pub async fn read_start(body: &mut h2::RecvStream) -> Result<Vec<u8>, ProbeFailure> {
     let mut start = Vec::new();
     while start.len() < MAX_BODY {
         let Some(data) = body.data().await else { break };
@@ -105,7 +108,9 @@ pub fn failure(error: &h2::Error) -> ProbeFailure {
         return tls::failure(io);
     }
     match error.reason() {
-        Some(reason) if error.is_remote() => format!("the server ended it: {reason}").into(),
+        Some(reason) if error.is_remote() => {
+            format!("the server ended the request: {reason}").into()
+        }
         Some(reason) => format!("the answer is not http/2: {reason}").into(),
         None => format!("http/2: {error}").into(),
     }

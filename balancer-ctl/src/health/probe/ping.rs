@@ -1,4 +1,4 @@
-//! An ICMP echo request.
+//! Ping checks: an ICMP or ICMPv6 echo request. All fields are in network byte order.
 //!
 //! ```text
 //!  0       1       2               4               6               8                       16
@@ -14,7 +14,7 @@ use socket2::Type;
 use super::{
     Passed, ProbeFailure,
     socket::Endpoint,
-    udp::{receive, refusal},
+    udp::{receive, send_failure},
 };
 
 #[derive(Debug)]
@@ -29,17 +29,17 @@ impl Ping {
 
     pub async fn probe(&self) -> Result<Passed, ProbeFailure> {
         let is_ipv4 = self.endpoint.target().is_ipv4();
-        let (socket, kind) = self.endpoint.echo()?;
-        // A new number each time: a reply that comes after its probe's end is no reply to the next one.
+        let (socket, kind) = self.endpoint.icmp_socket()?;
+        // A new random token per probe: a late reply to an earlier probe does not match.
         let token = RandomState::new().hash_one(0).to_ne_bytes();
         let request = request(is_ipv4, token);
         socket
             .send(&request)
             .await
-            .map_err(|error| refusal(&error))?;
+            .map_err(|error| send_failure(&error))?;
         loop {
             let message = receive(&socket).await?;
-            // Only raw IPv4 sockets show the IP header.
+            // Only raw IPv4 sockets return the IP header.
             let icmp = match is_ipv4 && kind == Type::RAW {
                 true => behind_ip_header(&message),
                 false => Some(&message[..]),
@@ -54,7 +54,7 @@ impl Ping {
 fn request(is_ipv4: bool, token: [u8; 8]) -> [u8; 16] {
     let mut message = [0; 16];
     message[0] = if is_ipv4 { 8 } else { 128 };
-    // The kernel puts its own identifier here where it tells replies apart by it.
+    // For a ping socket the kernel replaces the identifier by its own.
     message[4..6].copy_from_slice(&token[..2]);
     message[7] = 1;
     message[8..].copy_from_slice(&token);
@@ -62,17 +62,17 @@ fn request(is_ipv4: bool, token: [u8; 8]) -> [u8; 16] {
         let sum = checksum(&message);
         message[2..4].copy_from_slice(&sum);
     }
-    // ICMPv6's checksum covers addresses; the kernel computes it.
+    // The kernel computes the ICMPv6 checksum, which covers the addresses.
     message
 }
 
-/// RFC 1071.
+/// The internet checksum (RFC 1071), as bytes on the wire.
 fn checksum(message: &[u8; 16]) -> [u8; 2] {
     let sum: u32 = message
         .chunks_exact(2)
         .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
         .sum();
-    // Eight words carry less than 16 bits over, and their sum at most one more.
+    // The sum of eight words has carries of less than 16 bits; adding them carries at most once more.
     let folded = (sum & 0xffff) + (sum >> 16);
     let folded = (folded & 0xffff) + (folded >> 16);
     (!folded as u16).to_be_bytes()

@@ -1,12 +1,12 @@
-//! Sockets towards a target, from where the check says.
+//! Sockets towards a target, with the source address, interface and mark that the check configures.
 //!
-//! TCP connections end with a reset (`SO_LINGER` 0) and not in good order. A probe that closes first would leave a
-//! `TIME_WAIT` behind, for a minute and with a local port: 2,000 probes a second would hold 120,000 of them, four
-//! times the ports there are towards one target. A reset also lets a server that would go on sending stop at once,
-//! and frees everything on both sides when a probe is dropped at its timeout. Servers have answered by then; OpenSSH
-//! and MariaDB log a client that goes after the greeting either way, and shut nobody out for it.
+//! TCP connections end with a reset (`SO_LINGER` 0), not with an orderly close. Closing first would leave a `TIME_WAIT`
+//! socket that holds a local port for a minute: 2,000 probes a second would hold 120,000 of them, four times the ports
+//! there are towards one target. A reset also stops a server that would go on sending, and frees everything on both
+//! sides when a probe is dropped at its timeout. Servers have answered by then; OpenSSH and MariaDB log a client that
+//! leaves after the greeting either way, and block nobody for it.
 
-pub mod spares;
+pub mod pool;
 
 use std::{
     io,
@@ -20,47 +20,47 @@ use nix::{
     errno::Errno,
     sys::socket::{setsockopt, sockopt},
 };
+pub use pool::SocketPool;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-pub use spares::SocketPool;
 use tokio::net::{TcpStream, UdpSocket};
 
 use super::{CheckTarget, ProbeFailure};
 use crate::model::check::Source;
 
-/// A target, and from where it is asked.
+/// A target and the source from which it is probed.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     target: SocketAddr,
     source: Source,
-    spares: Arc<SocketPool>,
+    pool: Arc<SocketPool>,
 }
 
-/// How far a connection goes.
+/// How far a connection is established, and who sends first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectMode {
-    /// To be used, by a server that may speak first.
+    /// Complete handshake; the server may send first.
     Full,
-    /// To be used, by us first and at once: the handshake's last packet waits for what we say, and goes with it.
+    /// The client sends first and at once: the handshake's last ACK is delayed and goes with the first data.
     ClientFirst,
-    /// Until the server's kernel has agreed: the handshake's last packet is held back, and closing sends a reset in
-    /// its place. The program behind the port never sees such a connection, and has nothing to log.
+    /// Only until SYN-ACK: the last ACK is held back and closing sends a reset instead. The server's program never sees
+    /// such a connection and logs nothing.
     HandshakeOnly,
 }
 
 impl Endpoint {
     /// # Errors
-    /// The source address is of the other family.
-    pub fn new(watched: &CheckTarget, spares: &Arc<SocketPool>) -> Result<Self, String> {
-        let source = watched.check.source.clone();
+    /// The source address is of the other address family.
+    pub fn new(check_target: &CheckTarget, pool: &Arc<SocketPool>) -> Result<Self, String> {
+        let source = check_target.check.source.clone();
         match source.address {
-            Some(address) if address.is_ipv4() != watched.target.is_ipv4() => Err(format!(
+            Some(address) if address.is_ipv4() != check_target.target.is_ipv4() => Err(format!(
                 "the source address {address} cannot reach {}: they are not of one family",
-                watched.target.ip()
+                check_target.target.ip()
             )),
             _ => Ok(Self {
-                target: watched.target,
+                target: check_target.target,
                 source,
-                spares: spares.clone(),
+                pool: pool.clone(),
             }),
         }
     }
@@ -70,10 +70,10 @@ impl Endpoint {
     }
 
     /// Opens a TCP connection.
-    pub async fn connect(&self, opening: ConnectMode) -> Result<TcpStream, ProbeFailure> {
-        let spare = self.spares().and_then(|spares| spares.take(self.domain()));
-        let socket = spare.map_or_else(|| self.stream(), Ok)?;
-        match opening {
+    pub async fn connect(&self, mode: ConnectMode) -> Result<TcpStream, ProbeFailure> {
+        let pooled = self.usable_pool().and_then(|pool| pool.take(self.domain()));
+        let socket = pooled.map_or_else(|| self.tcp_socket(), Ok)?;
+        match mode {
             ConnectMode::Full => {}
             ConnectMode::ClientFirst | ConnectMode::HandshakeOnly => {
                 socket.set_tcp_quickack(false)?
@@ -93,26 +93,26 @@ impl Endpoint {
         }
     }
 
-    /// Ends a TCP connection with a reset, as dropping it does. What it held serves the next one.
+    /// Ends a TCP connection with a reset, as dropping it does, and returns its socket to the pool.
     pub fn reset(&self, stream: TcpStream) {
-        if let Some(spares) = self.spares() {
-            spares.keep(self.domain(), stream);
+        if let Some(pool) = self.usable_pool() {
+            pool.put(self.domain(), stream);
         }
     }
 
-    /// Sockets may serve all checks that ask for no options of their own, and of one family: a socket that has been to
-    /// an IPv4 address in IPv6 clothes, or to one of a link, is good for no other.
-    fn spares(&self) -> Option<&SocketPool> {
+    /// The pool, if this endpoint may use it: the check sets no socket options, and the target is neither an IPv4-mapped
+    /// nor a link-local address, which leave state in the socket.
+    fn usable_pool(&self) -> Option<&SocketPool> {
         let is_plain = match self.target {
             SocketAddr::V4(_) => true,
             SocketAddr::V6(target) => {
                 target.ip().to_ipv4_mapped().is_none() && target.scope_id() == 0
             }
         };
-        (is_plain && self.source == Source::default()).then_some(&*self.spares)
+        (is_plain && self.source == Source::default()).then_some(&*self.pool)
     }
 
-    fn stream(&self) -> Result<Socket, ProbeFailure> {
+    fn tcp_socket(&self) -> Result<Socket, ProbeFailure> {
         let socket = Socket::new(
             self.domain(),
             Type::STREAM.nonblocking(),
@@ -120,18 +120,18 @@ impl Endpoint {
         )?;
         socket.set_linger(Some(Duration::ZERO))?;
         socket.set_tcp_nodelay(true)?;
-        self.prepare(&socket)?;
+        self.apply_source(&socket)?;
         Ok(socket)
     }
 
-    /// Opens a UDP socket that hears the target alone, and every ICMP error about what it sent.
-    pub fn datagrams(&self) -> Result<UdpSocket, ProbeFailure> {
-        self.messages(Type::DGRAM, Some(Protocol::UDP))
+    /// Opens a UDP socket that receives only from the target, and every ICMP error about what it sent.
+    pub fn udp_socket(&self) -> Result<UdpSocket, ProbeFailure> {
+        self.message_socket(Type::DGRAM, Some(Protocol::UDP))
     }
 
-    /// Opens a socket for ICMP echo that hears the target alone. The kernel's own kind for this takes the replies
-    /// apart by itself; where it is not allowed (`net.ipv4.ping_group_range`), a raw one must do.
-    pub fn echo(&self) -> Result<(UdpSocket, Type), ProbeFailure> {
+    /// Opens a socket for ICMP echo that receives only from the target: a ping socket, on which the kernel sorts the replies,
+    /// or a raw socket where ping sockets are not allowed (`net.ipv4.ping_group_range`). Returns its type, too.
+    pub fn icmp_socket(&self) -> Result<(UdpSocket, Type), ProbeFailure> {
         let protocol = match self.target {
             SocketAddr::V4(_) => Protocol::ICMPV4,
             SocketAddr::V6(_) => Protocol::ICMPV6,
@@ -141,20 +141,24 @@ impl Endpoint {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Type::RAW,
             Err(error) => return Err(error.into()),
         };
-        Ok((self.messages(kind, Some(protocol))?, kind))
+        Ok((self.message_socket(kind, Some(protocol))?, kind))
     }
 
-    fn messages(&self, kind: Type, protocol: Option<Protocol>) -> Result<UdpSocket, ProbeFailure> {
+    fn message_socket(
+        &self,
+        kind: Type,
+        protocol: Option<Protocol>,
+    ) -> Result<UdpSocket, ProbeFailure> {
         let socket = Socket::new(self.domain(), kind.nonblocking(), protocol)?;
-        self.prepare(&socket)?;
-        // Without this the kernel keeps errors that may pass, as "host unreachable", to itself.
+        self.apply_source(&socket)?;
+        // Without this the kernel does not report transient errors such as "host unreachable".
         match self.target {
             SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvErr, &true),
             SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true),
         }
         .map_err(io::Error::from)?;
         socket.connect(&self.target.into())?;
-        // Sending, receiving and waiting are the same for all of these sockets.
+        // Sending and receiving work the same on UDP and ICMP sockets.
         Ok(UdpSocket::from_std(socket.into())?)
     }
 
@@ -165,7 +169,7 @@ impl Endpoint {
         }
     }
 
-    fn prepare(&self, socket: &impl AsFd) -> Result<(), ProbeFailure> {
+    fn apply_source(&self, socket: &impl AsFd) -> Result<(), ProbeFailure> {
         let socket_ref = SockRef::from(socket);
         if let Some(mark) = self.source.mark {
             socket_ref.set_mark(mark)?;
@@ -178,7 +182,7 @@ impl Endpoint {
             })?;
         }
         if let Some(address) = self.source.address {
-            // The port is chosen by `connect`, which needs it to be free towards this target alone.
+            // `connect` chooses the port, which then must be free only towards this target.
             setsockopt(socket, sockopt::IpBindAddressNoPort, &true).map_err(io::Error::from)?;
             let bound = socket_ref.bind(&SocketAddr::new(address, 0).into());
             bound.map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
@@ -192,7 +196,7 @@ impl Endpoint {
     }
 }
 
-/// An address as a URL writes it: IPv6 in brackets.
+/// An address as in a URL: IPv6 in brackets.
 pub fn in_url(address: IpAddr) -> String {
     match address {
         IpAddr::V4(address) => Ipv4Addr::to_string(&address),
@@ -200,7 +204,7 @@ pub fn in_url(address: IpAddr) -> String {
     }
 }
 
-/// Lets a connection close in good order: what was sent last still arrives.
+/// Makes a connection close with a FIN instead of a reset, so that the data sent last still arrives.
 pub fn close_in_order(stream: &TcpStream) -> Result<(), ProbeFailure> {
     Ok(SockRef::from(stream).set_linger(None)?)
 }

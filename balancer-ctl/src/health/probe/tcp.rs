@@ -1,4 +1,4 @@
-//! A TCP connection, and what is said on it.
+//! TCP checks: a connection, with an optional exchange over it.
 
 use std::{io, time::Duration};
 
@@ -16,25 +16,25 @@ use super::{
 };
 use crate::model::check::{Exchange, MAX_BODY};
 
-/// Before the timeout, what came so far is judged.
+/// An answer that does not match yet is given up this long before the timeout, so that the reason can show it.
 const MARGIN: Duration = Duration::from_millis(50);
-/// Read at once.
-const CHUNK: usize = 4096;
+/// Bytes per read.
+const READ_BYTES: usize = 4096;
 
 #[derive(Debug)]
 pub struct Tcp {
     endpoint: Endpoint,
     send: Vec<u8>,
     expect: Option<Regex>,
-    /// How long the rest of an answer is waited for that does not match yet.
-    patience: Duration,
+    /// How long to wait for the rest of an answer that does not match yet.
+    answer_wait: Duration,
 }
 
 impl Tcp {
-    /// `limit` is when the caller gives up.
+    /// `limit` is the timeout that the caller enforces.
     pub fn new(endpoint: Endpoint, exchange: &Exchange, limit: Duration) -> Self {
         Self {
-            patience: limit - MARGIN.min(limit / 10),
+            answer_wait: limit - MARGIN.min(limit / 10),
             endpoint,
             send: exchange.send.clone(),
             expect: exchange.expect.as_ref().map(|pattern| pattern.compiled()),
@@ -42,7 +42,7 @@ impl Tcp {
     }
 
     pub async fn probe(&self) -> Result<Passed, ProbeFailure> {
-        let until = Instant::now() + self.patience;
+        let until = Instant::now() + self.answer_wait;
         if self.send.is_empty() && self.expect.is_none() {
             let stream = self.endpoint.connect(ConnectMode::HandshakeOnly).await?;
             self.endpoint.reset(stream);
@@ -54,15 +54,19 @@ impl Tcp {
             close_in_order(&stream)?;
             return Ok(Passed::new("connected and sent"));
         };
-        let passed = find(&stream, expect, until).await?;
+        let passed = read_until_match(&stream, expect, until).await?;
         self.endpoint.reset(stream);
         Ok(passed)
     }
 }
 
-/// Reads until the pattern is found. Each time that the server pauses, what has come so far is looked at. Something that
-/// does not match is said to be that, before the caller says that there was nothing.
-async fn find(stream: &TcpStream, expect: &Regex, until: Instant) -> Result<Passed, ProbeFailure> {
+/// Reads until the answer matches the pattern, which is tried whenever no more data is available. Fails at `until` with the
+/// answer so far, before the caller's timeout would report that there was none.
+async fn read_until_match(
+    stream: &TcpStream,
+    expect: &Regex,
+    until: Instant,
+) -> Result<Passed, ProbeFailure> {
     let mut answer = Vec::new();
     loop {
         if answer.is_empty() {
@@ -74,10 +78,14 @@ async fn find(stream: &TcpStream, expect: &Regex, until: Instant) -> Result<Pass
         }
         let ended = read_available(stream, &mut answer)?;
         if expect.is_match(&answer) {
-            return Ok(Passed::new(noted(&answer)));
+            return Ok(Passed::new(answer_note(&answer)));
         }
         if answer.len() >= MAX_BODY {
-            return Err(format!("answer does not match {} (first 256 KiB)", shown(expect)).into());
+            return Err(format!(
+                "answer does not match {} (first 256 KiB)",
+                pattern_text(expect)
+            )
+            .into());
         }
         if ended && answer.is_empty() {
             return Err("connection closed without an answer".into());
@@ -88,10 +96,10 @@ async fn find(stream: &TcpStream, expect: &Regex, until: Instant) -> Result<Pass
     }
 }
 
-/// Reads what is there, up to the limit, and tells whether that was the end.
+/// Reads what is available, up to [`MAX_BODY`] bytes in all. Returns whether the server has closed the connection.
 fn read_available(stream: &TcpStream, answer: &mut Vec<u8>) -> Result<bool, ProbeFailure> {
     while answer.len() < MAX_BODY {
-        answer.reserve(CHUNK);
+        answer.reserve(READ_BYTES);
         match stream.try_read_buf(answer) {
             Ok(0) => return Ok(true),
             Ok(_) => {}
@@ -103,17 +111,17 @@ fn read_available(stream: &TcpStream, answer: &mut Vec<u8>) -> Result<bool, Prob
     Ok(false)
 }
 
-/// What an answer that passed is called.
-pub fn noted(answer: &[u8]) -> String {
+/// The note of a passed answer.
+pub fn answer_note(answer: &[u8]) -> String {
     text::first_line(answer).map_or_else(|| "answered".into(), |line| format!("answered {line:?}"))
 }
 
-/// Why an answer failed.
+/// The failure of an answer that does not match.
 pub fn mismatch(answer: &[u8], expect: &Regex) -> ProbeFailure {
     let line = text::first_line(answer).unwrap_or_default();
-    format!("answer {line:?} does not match {}", shown(expect)).into()
+    format!("answer {line:?} does not match {}", pattern_text(expect)).into()
 }
 
-fn shown(expect: &Regex) -> String {
+fn pattern_text(expect: &Regex) -> String {
     format!("/{}/", text::quoted(expect.as_str().as_bytes()))
 }

@@ -1,4 +1,4 @@
-//! Probes against servers that are made here, well-behaved and not.
+//! Probes against well-behaved and misbehaving servers of these tests.
 
 mod exec;
 mod http;
@@ -21,10 +21,10 @@ use crate::{
     model::check::{Check, Exchange, HttpProbe, Pattern, Probe, Source, Target, Timing},
 };
 
-/// When the caller gives up, where that is what is waited for.
+/// Timeout of probes that are expected to reach it.
 const LIMIT: Duration = Duration::from_millis(300);
 
-fn watched(target: SocketAddr, probe: Probe) -> CheckTarget {
+fn check_target(target: SocketAddr, probe: Probe) -> CheckTarget {
     let timing = Timing {
         timeout: LIMIT,
         ..Timing::default()
@@ -40,25 +40,25 @@ fn watched(target: SocketAddr, probe: Probe) -> CheckTarget {
     }
 }
 
-/// Makes a probe that uses what others of this test have left.
-fn made(watched: &CheckTarget) -> Result<Prober, String> {
+/// Makes a prober with the socket pool of this test.
+fn make_prober(check_target: &CheckTarget) -> Result<Prober, String> {
     thread_local! {
-        static SPARES: Arc<SocketPool> = Arc::default();
+        static POOL: Arc<SocketPool> = Arc::default();
     }
-    SPARES.with(|spares| Prober::new(watched, spares))
+    POOL.with(|pool| Prober::new(check_target, pool))
 }
 
-/// Asks once; a probe that takes ten seconds has hung.
+/// Probes once; fails the test after 10 s.
 async fn ask(target: SocketAddr, probe: Probe) -> Answer {
-    let prober = made(&watched(target, probe)).expect("a probe");
+    let prober = make_prober(&check_target(target, probe)).expect("a probe");
     timeout(Duration::from_secs(10), prober.probe())
         .await
         .expect("an answer")
 }
 
-/// Asks once, and is given no answer in time.
-async fn asks_in_vain(target: SocketAddr, probe: Probe) {
-    let prober = made(&watched(target, probe)).expect("a probe");
+/// Asserts that a probe reaches its timeout.
+async fn times_out(target: SocketAddr, probe: Probe) {
+    let prober = make_prober(&check_target(target, probe)).expect("a probe");
     let answer = timeout(LIMIT, prober.probe()).await;
     assert!(answer.is_err(), "{answer:?}");
 }
@@ -102,7 +102,7 @@ struct Server {
 }
 
 impl Server {
-    /// Lets `serve` have each connection, one after the other.
+    /// Calls `serve` with each connection, one after the other.
     async fn start(serve: impl AsyncFn(TcpStream) + 'static) -> Self {
         Self::start_on("127.0.0.1:0", serve).await
     }
@@ -119,7 +119,7 @@ impl Server {
         Self { address, task }
     }
 
-    /// Answers each connection with these bytes once something has been asked, and closes it.
+    /// On each connection reads once, sends these bytes, and closes it.
     async fn answering(answer: &'static [u8]) -> Self {
         Self::start(async move |mut stream| {
             let mut question = [0; 4096];
@@ -129,7 +129,7 @@ impl Server {
         .await
     }
 
-    /// Says these bytes at once, and nothing more until the other side goes.
+    /// On each connection sends these bytes at once, then waits until the client closes it.
     async fn greeting(greeting: &'static [u8]) -> Self {
         Self::start(async move |mut stream| {
             let _ = stream.write_all(greeting).await;
@@ -148,12 +148,12 @@ impl Drop for Server {
 #[test]
 fn a_waiting_probe_takes_little_memory() {
     let target = "127.0.0.1:80".parse().expect("an address");
-    let prober = made(&watched(target, tcp(b"", None))).expect("a probe");
+    let prober = make_prober(&check_target(target, tcp(b"", None))).expect("a probe");
     let size = size_of_val(&prober.probe());
     assert!(size <= 4096, "{size} bytes");
 }
 
-/// Runs a test as probes are run: on one thread.
+/// Runs a test on one thread, as the driver runs probes.
 fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

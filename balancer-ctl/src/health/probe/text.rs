@@ -1,9 +1,9 @@
-//! What others said, made fit for a reason: short, of one line, and printable.
+//! Makes bytes from a target fit for a reason: short, one line, printable.
 
 /// Longest quotation in a reason, in characters.
-const LONGEST: usize = 120;
+const MAX_CHARACTERS: usize = 120;
 
-/// The first line of `bytes` that is not empty.
+/// The first line that is not empty, quoted; `None` if there is none.
 pub fn first_line(bytes: &[u8]) -> Option<String> {
     bytes
         .split(|byte| matches!(byte, b'\n' | b'\r'))
@@ -12,20 +12,20 @@ pub fn first_line(bytes: &[u8]) -> Option<String> {
         .map(quoted)
 }
 
-/// Text without control characters, cut where it is too long.
+/// Bytes as text: control characters replaced by `.`, cut after [`MAX_CHARACTERS`] with `...`.
 pub fn quoted(bytes: &[u8]) -> String {
     // A character has four bytes at most.
-    let (start, cut) = match bytes.get(..LONGEST * 4) {
+    let (start, cut) = match bytes.get(..MAX_CHARACTERS * 4) {
         Some(start) => (start, true),
         None => (bytes, false),
     };
     let text = String::from_utf8_lossy(start);
     let mut shown: String = text
         .chars()
-        .take(LONGEST)
+        .take(MAX_CHARACTERS)
         .map(|c| if c.is_control() { '.' } else { c })
         .collect();
-    if cut || text.chars().count() > LONGEST {
+    if cut || text.chars().count() > MAX_CHARACTERS {
         shown.push_str("...");
     }
     shown
@@ -44,7 +44,7 @@ mod tests {
         assert_eq!(first_line(b" \n\t\n"), None);
         assert_eq!(quoted(b"a\x1b[31m\xff\0b"), "a.[31m\u{fffd}.b");
         let long = quoted(&vec![b'x'; 1 << 20]);
-        assert_eq!(long, format!("{}...", "x".repeat(LONGEST)));
-        assert_eq!(quoted(&[b'x'; LONGEST]), "x".repeat(LONGEST));
+        assert_eq!(long, format!("{}...", "x".repeat(MAX_CHARACTERS)));
+        assert_eq!(quoted(&[b'x'; MAX_CHARACTERS]), "x".repeat(MAX_CHARACTERS));
     }
 }

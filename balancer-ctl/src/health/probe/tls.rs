@@ -1,6 +1,6 @@
-//! TLS towards a target: whom to trust, and what is wrong with a certificate in the words that operators read.
+//! TLS towards a target: which certificates are trusted, and what is wrong with a certificate, as operators read it.
 //!
-//! No session is resumed: a resumed one shows no certificate, and one that has expired would go unnoticed.
+//! Sessions are not resumed: a resumed session shows no certificate, so an expired one would go unnoticed.
 
 use std::{
     io,
@@ -22,29 +22,29 @@ use crate::{model::check::Tls, os::file::read_regular_file};
 
 mod verifier;
 
-/// How one target is spoken to.
+/// The TLS client for one target.
 #[derive(Clone)]
-pub struct Encryption {
+pub struct TlsClient {
     connector: TlsConnector,
     name: ServerName<'static>,
 }
 
-impl std::fmt::Debug for Encryption {
+impl std::fmt::Debug for TlsClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Encryption").field(&self.name).finish()
+        f.debug_tuple("TlsClient").field(&self.name).finish()
     }
 }
 
-/// What is to be spoken over TLS (ALPN).
+/// The protocol to use over TLS (ALPN).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Application {
+pub enum Alpn {
     /// HTTP/1.1.
     Http1,
-    /// HTTP/2, which the server must have agreed to.
+    /// HTTP/2, to which the server must agree.
     Http2,
 }
 
-impl Application {
+impl Alpn {
     const fn name(self) -> &'static [u8] {
         match self {
             Self::Http1 => b"http/1.1",
@@ -53,12 +53,12 @@ impl Application {
     }
 }
 
-impl Encryption {
-    /// `host` is the name in the certificate where the check does not say another.
+impl TlsClient {
+    /// `host` is the name that the certificate must have if the check sets no `server-name`.
     ///
     /// # Errors
-    /// A file cannot be read or does not hold what it should, or the name is none.
-    pub fn new(tls: &Tls, host: &str, application: Application) -> Result<Self, String> {
+    /// A sentence: a file cannot be read or has the wrong content, or the name is invalid.
+    pub fn new(tls: &Tls, host: &str, application: Alpn) -> Result<Self, String> {
         let provider = Arc::new(ring::default_provider());
         let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
@@ -84,19 +84,19 @@ impl Encryption {
         })
     }
 
-    /// Shakes hands.
-    pub async fn over(
+    /// Makes the handshake over a TCP connection.
+    pub async fn handshake(
         &self,
         stream: TcpStream,
-        application: Application,
+        application: Alpn,
     ) -> Result<TlsStream<TcpStream>, ProbeFailure> {
         let connecting = self.connector.connect(self.name.clone(), stream);
         let stream = connecting.await.map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => "connection closed in the tls handshake".into(),
             _ => failure(&error),
         })?;
-        // A server that knows no ALPN says nothing, and speaks HTTP/1.1.
-        if application == Application::Http2
+        // A server without ALPN selects nothing and speaks HTTP/1.1.
+        if application == Alpn::Http2
             && stream.get_ref().1.alpn_protocol() != Some(application.name())
         {
             return Err("the server does not offer http/2".into());
@@ -105,9 +105,9 @@ impl Encryption {
     }
 }
 
-/// What would keep a check from speaking TLS to any target: the key, and a sentence. Each part is tried by itself, so
-/// that the key is known. The system's CA certificates are left out: they are not the check's.
-pub fn problem(tls: &Tls, host: Option<&str>) -> Option<(&'static str, String)> {
+/// Finds what would keep a check from using TLS with any target: the settings' key, and a sentence. Each setting is tried
+/// by itself, so that the key is known. The system's CA certificates are not tried: they are not part of the check.
+pub fn config_problem(tls: &Tls, host: Option<&str>) -> Option<(&'static str, String)> {
     let nothing = Tls {
         insecure: true,
         ..Tls::default()
@@ -137,7 +137,7 @@ pub fn problem(tls: &Tls, host: Option<&str>) -> Option<(&'static str, String)> 
     ]
     .into_iter()
     .find_map(|(key, part, host)| {
-        let made = Encryption::new(&part, host, Application::Http1);
+        let made = TlsClient::new(&part, host, Alpn::Http1);
         made.err().map(|sentence| (key, sentence))
     })
 }
@@ -167,7 +167,7 @@ fn verifier(
     Ok(Arc::new(verifier::Trusted { verifier, own }))
 }
 
-/// The system's CA certificates. All probes share them: they take a megabyte.
+/// The system's CA certificates, shared by all probes because they take a megabyte.
 fn system_roots() -> Result<Arc<RootCertStore>, String> {
     static SHARED: Mutex<Weak<RootCertStore>> = Mutex::new(Weak::new());
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -176,7 +176,7 @@ fn system_roots() -> Result<Arc<RootCertStore>, String> {
     }
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
-    // Some systems carry odd ones that nothing uses.
+    // Certificates that cannot be parsed are ignored: some systems have a few that nothing uses.
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
         let why = found.errors.first().map(|error| format!(": {error}"));
@@ -210,7 +210,7 @@ fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, String> {
     PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| unreadable(error.to_string()))
 }
 
-/// Why a handshake, or what came after it, failed.
+/// The failure that an error of a TLS stream stands for, in the handshake or later.
 pub fn failure(error: &io::Error) -> ProbeFailure {
     let Some(tls) = error
         .get_ref()
@@ -219,7 +219,7 @@ pub fn failure(error: &io::Error) -> ProbeFailure {
         return error.into();
     };
     match tls {
-        Error::InvalidCertificate(error) => certificate(error).into(),
+        Error::InvalidCertificate(error) => certificate_reason(error).into(),
         Error::AlertReceived(alert) => format!("tls alert from the server: {alert:?}").into(),
         Error::InvalidMessage(_) => "the answer is not tls".into(),
         Error::PeerIncompatible(why) => format!("no common tls: {why:?}").into(),
@@ -228,7 +228,7 @@ pub fn failure(error: &io::Error) -> ProbeFailure {
     }
 }
 
-fn certificate(error: &CertificateError) -> String {
+fn certificate_reason(error: &CertificateError) -> String {
     match error {
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             "certificate expired".into()
@@ -254,7 +254,7 @@ fn certificate(error: &CertificateError) -> String {
     }
 }
 
-/// The names in a certificate, which come as `DnsName("www.example")`.
+/// The names in a certificate; rustls formats them as `DnsName("www.example")`.
 fn names(presented: &[String]) -> String {
     const FEW: usize = 3;
     let names: Vec<_> = presented

@@ -1,4 +1,4 @@
-//! A datagram.
+//! UDP checks: a datagram, and the answer or ICMP error to it.
 
 use std::{io, os::fd::AsRawFd as _, time::Duration};
 
@@ -9,49 +9,49 @@ use tokio::{io::Interest, net::UdpSocket, time::timeout};
 use super::{
     Passed, ProbeFailure,
     socket::Endpoint,
-    tcp::{mismatch, noted},
+    tcp::{answer_note, mismatch},
 };
 use crate::model::check::Exchange;
 
-/// Largest answer.
-const LARGEST: usize = 1 << 16;
+/// Largest answer in bytes.
+const MAX_DATAGRAM: usize = 1 << 16;
 
 #[derive(Debug)]
 pub struct Udp {
     endpoint: Endpoint,
     send: Vec<u8>,
     expect: Option<Regex>,
-    /// How long an ICMP error may take, where no answer is expected.
-    patience: Duration,
+    /// How long to wait for an ICMP error if no answer is expected.
+    error_wait: Duration,
 }
 
 impl Udp {
-    /// `limit` is when the caller gives up.
+    /// `limit` is the timeout that the caller enforces.
     pub fn new(endpoint: Endpoint, exchange: &Exchange, limit: Duration) -> Self {
         Self {
             endpoint,
             send: exchange.send.clone(),
             expect: exchange.expect.as_ref().map(|pattern| pattern.compiled()),
-            // Silence passes, so it must have been waited for before the caller takes it for a timeout.
-            patience: limit * 9 / 10,
+            // No answer passes, so the wait must end before the timeout, which fails.
+            error_wait: limit * 9 / 10,
         }
     }
 
     pub async fn probe(&self) -> Result<Passed, ProbeFailure> {
-        let socket = self.endpoint.datagrams()?;
+        let socket = self.endpoint.udp_socket()?;
         socket
             .send(&self.send)
             .await
-            .map_err(|error| refusal(&error))?;
+            .map_err(|error| send_failure(&error))?;
         let Some(expect) = &self.expect else {
-            return match timeout(self.patience, receive(&socket)).await {
-                Ok(answer) => Ok(Passed::new(noted(&answer?))),
+            return match timeout(self.error_wait, receive(&socket)).await {
+                Ok(answer) => Ok(Passed::new(answer_note(&answer?))),
                 Err(_) => Ok(Passed::new("no answer and no icmp error")),
             };
         };
         let answer = receive(&socket).await?;
         match expect.is_match(&answer) {
-            true => Ok(Passed::new(noted(&answer))),
+            true => Ok(Passed::new(answer_note(&answer))),
             false => Err(mismatch(&answer, expect)),
         }
     }
@@ -59,20 +59,20 @@ impl Udp {
 
 /// Waits for a datagram.
 pub async fn receive(socket: &UdpSocket) -> Result<Vec<u8>, ProbeFailure> {
-    // An ICMP error makes a socket ready for nothing but its error, which the next call returns.
+    // After an ICMP error a socket is only error-ready; the next call returns the error.
     let interest = Interest::READABLE | Interest::ERROR;
     let received = socket.async_io(interest, || {
-        // Memory is taken when there is something to put there: most probes only wait.
-        let mut answer = vec![0; LARGEST];
+        // Allocated only once there is data: most probes are waiting.
+        let mut answer = vec![0; MAX_DATAGRAM];
         let length = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
         answer.truncate(length);
         Ok(answer)
     });
-    received.await.map_err(|error| refusal(&error))
+    received.await.map_err(|error| send_failure(&error))
 }
 
-/// An error of a connected socket is what an ICMP message said.
-pub fn refusal(error: &io::Error) -> ProbeFailure {
+/// The failure that an error of a connected socket, often from an ICMP message, stands for.
+pub fn send_failure(error: &io::Error) -> ProbeFailure {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "port unreachable".into(),
         _ => error.into(),

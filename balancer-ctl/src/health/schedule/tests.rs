@@ -12,12 +12,12 @@ fn pace(milliseconds: u32) -> Pace {
     }
 }
 
-/// Runs a schedule as a loop with exact timers does; each probe takes as long as `latency` says.
+/// Runs a schedule like a loop with exact timers; each probe takes `latency`.
 struct Simulation {
     schedule: Schedule,
     begin: Instant,
     now: Instant,
-    /// Those that run, by when they end.
+    /// Running checkers, by when they end.
     ends: BTreeSet<(Instant, CheckerId)>,
     starts: Vec<(Duration, CheckerId)>,
 }
@@ -40,7 +40,7 @@ impl Simulation {
         }
     }
 
-    fn run(&mut self, length: Duration, latency: Duration, again: impl Fn(CheckerId) -> Again) {
+    fn run(&mut self, length: Duration, latency: Duration, again: impl Fn(CheckerId) -> NextProbe) {
         self.run_with_room(length, latency, usize::MAX, again);
     }
 
@@ -49,7 +49,7 @@ impl Simulation {
         length: Duration,
         latency: Duration,
         room: usize,
-        again: impl Fn(CheckerId) -> Again,
+        again: impl Fn(CheckerId) -> NextProbe,
     ) {
         let end = self.now + length;
         loop {
@@ -85,7 +85,7 @@ impl Simulation {
         self.now = end;
     }
 
-    /// Times at which a checker was started.
+    /// When a checker was started, counted from the beginning.
     fn starts_of(&self, id: u64) -> Vec<Duration> {
         let of_it = self.starts.iter().filter(|(_, who)| *who == CheckerId(id));
         of_it.map(|(time, _)| *time).collect()
@@ -108,12 +108,12 @@ impl Simulation {
     }
 }
 
-fn regular(_: CheckerId) -> Again {
-    Again::Regular
+fn regular(_: CheckerId) -> NextProbe {
+    NextProbe::Regular
 }
 
 #[test]
-fn one_checker_is_asked_at_once_and_then_never_later_than_its_interval() {
+fn one_checker_starts_at_once_and_then_never_later_than_its_interval() {
     let mut simulation = Simulation::new();
     simulation.add(0..1, pace(5000));
     simulation.run(60 * SECOND, 3 * MS, regular);
@@ -126,7 +126,7 @@ fn one_checker_is_asked_at_once_and_then_never_later_than_its_interval() {
 }
 
 #[test]
-fn a_handful_is_asked_within_milliseconds() {
+fn a_few_checkers_start_within_milliseconds() {
     let mut simulation = Simulation::new();
     simulation.add(0..5, pace(5000));
     simulation.run(5 * SECOND, 3 * MS, regular);
@@ -183,7 +183,7 @@ fn ten_thousand_begin_at_once_and_never_in_a_burst() {
 }
 
 #[test]
-fn those_of_several_intervals_are_spread_too() {
+fn checkers_of_several_intervals_are_spread_too() {
     let mut simulation = Simulation::new();
     for group in 0..1000 {
         simulation.add(group * 5..group * 5 + 3, pace(5000));
@@ -198,7 +198,7 @@ fn those_of_several_intervals_are_spread_too() {
 }
 
 #[test]
-fn one_that_is_added_to_many_is_asked_within_milliseconds() {
+fn a_checker_added_to_many_starts_within_milliseconds() {
     let mut simulation = Simulation::new();
     simulation.add(0..10_000, pace(5000));
     simulation.run(20 * SECOND, 3 * MS, regular);
@@ -208,14 +208,14 @@ fn one_that_is_added_to_many_is_asked_within_milliseconds() {
 }
 
 #[test]
-fn while_changing_it_is_asked_at_its_fast_interval_and_comes_back_to_its_phase() {
+fn after_its_fast_interval_a_checker_returns_to_its_phase() {
     let mut simulation = Simulation::new();
     let fast = Pace {
         interval: 5 * SECOND,
         fast: Some(500 * MS),
     };
     simulation.add(0..1, fast);
-    simulation.run(11 * SECOND, 3 * MS, |_| Again::Fast);
+    simulation.run(11 * SECOND, 3 * MS, |_| NextProbe::Fast);
     let starts = simulation.starts_of(0);
     assert_eq!(starts.len(), 22);
     assert!(starts.windows(2).all(|pair| pair[1] - pair[0] == 500 * MS));
@@ -227,7 +227,7 @@ fn while_changing_it_is_asked_at_its_fast_interval_and_comes_back_to_its_phase()
     let simulation = {
         let mut simulation = Simulation::new();
         simulation.add(0..1, pace(5000));
-        simulation.run(11 * SECOND, 3 * MS, |_| Again::Fast);
+        simulation.run(11 * SECOND, 3 * MS, |_| NextProbe::Fast);
         simulation
     };
     assert_eq!(
@@ -238,11 +238,11 @@ fn while_changing_it_is_asked_at_its_fast_interval_and_comes_back_to_its_phase()
 }
 
 #[test]
-fn void_results_are_asked_again_at_once_but_not_in_a_burst() {
+fn inconclusive_probes_are_repeated_at_once_but_not_in_a_burst() {
     let mut simulation = Simulation::new();
     simulation.add(0..2000, pace(5000));
     simulation.run(20 * SECOND, 3 * MS, regular);
-    simulation.run(MS * 50, 3 * MS, |_| Again::Soon);
+    simulation.run(MS * 50, 3 * MS, |_| NextProbe::Soon);
     let before = simulation.starts.len();
     simulation.run(10 * SECOND, 3 * MS, regular);
     let soon = simulation.starts[before..]
@@ -255,7 +255,7 @@ fn void_results_are_asked_again_at_once_but_not_in_a_burst() {
 }
 
 #[test]
-fn after_a_stop_of_the_process_those_that_are_late_do_not_start_all_at_once() {
+fn after_a_stop_of_the_process_overdue_checkers_do_not_start_all_at_once() {
     let mut simulation = Simulation::new();
     simulation.add(0..10_000, pace(5000));
     simulation.run(20 * SECOND, 3 * MS, regular);
@@ -284,7 +284,7 @@ impl Simulation {
 }
 
 #[test]
-fn without_room_they_wait_and_all_have_their_turn() {
+fn without_room_checkers_wait_and_all_have_their_turn() {
     let mut simulation = Simulation::new();
     simulation.add(0..100, pace(1000));
     // Room for 20 probes of 400 ms: 50 a second of the 100 that are due.
@@ -296,11 +296,11 @@ fn without_room_they_wait_and_all_have_their_turn() {
 }
 
 #[test]
-fn one_that_was_removed_is_not_asked_again() {
+fn a_removed_checker_is_not_started_again() {
     let mut simulation = Simulation::new();
     simulation.add(0..20, pace(1000));
     simulation.run(10 * SECOND, 300 * MS, regular);
-    // Some of them run just now.
+    // Some of them are running.
     assert!(simulation.schedule.running() > 0);
     for id in 0..20 {
         simulation.schedule.remove(CheckerId(id), simulation.now);
@@ -310,7 +310,7 @@ fn one_that_was_removed_is_not_asked_again() {
     let before = simulation.starts.len();
     simulation
         .schedule
-        .finish(CheckerId(3), Again::Soon, simulation.now);
+        .finish(CheckerId(3), NextProbe::Soon, simulation.now);
     simulation.run(10 * SECOND, 300 * MS, regular);
     assert_eq!(simulation.starts.len(), before);
     assert_eq!(simulation.schedule.running(), 0);
@@ -320,7 +320,7 @@ fn one_that_was_removed_is_not_asked_again() {
 
 proptest! {
     #[test]
-    fn a_phase_comes_round_within_an_interval(
+    fn the_next_phase_is_within_an_interval(
         interval in 1_u64..20_000,
         phase in 0.0_f64..1.0,
         now in 0_u64..10_000_000,
@@ -337,7 +337,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_comes_and_goes_nobody_is_forgotten_or_doubled(
+    fn no_checker_is_forgotten_or_runs_twice(
         steps in prop::collection::vec((0_u64..30, 0_u8..5, 1_u64..400), 1..300),
     ) {
         let mut schedule = Schedule::new(Instant::now());
@@ -359,7 +359,7 @@ proptest! {
                     running.remove(&id);
                 }
                 2 => {
-                    let again = [Again::Regular, Again::Fast, Again::Soon][(pass % 3) as usize];
+                    let again = [NextProbe::Regular, NextProbe::Fast, NextProbe::Soon][(pass % 3) as usize];
                     schedule.finish(id, again, now);
                     running.remove(&id);
                 }
@@ -377,9 +377,9 @@ proptest! {
             prop_assert_eq!(schedule.next_deadline().is_some() || schedule.early.is_empty(), true);
             prop_assert!(known.len() == running.len() || schedule.next_deadline().is_some());
         }
-        // In the end all are asked.
+        // In the end all are started.
         for id in std::mem::take(&mut running) {
-            schedule.finish(id, Again::Regular, now);
+            schedule.finish(id, NextProbe::Regular, now);
         }
         let mut asked = BTreeSet::new();
         for _ in 0..2000 {

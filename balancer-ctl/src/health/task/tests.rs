@@ -11,7 +11,7 @@ use crate::{
     model::check::{Check, Exchange, Probe, Source, Target, Timing},
 };
 
-fn watched(target: SocketAddr) -> CheckTarget {
+fn check_target(target: SocketAddr) -> CheckTarget {
     let interval = Duration::from_millis(50);
     CheckTarget {
         target,
@@ -30,9 +30,9 @@ fn watched(target: SocketAddr) -> CheckTarget {
     }
 }
 
-fn begin(watched: &CheckTarget, from: Option<CheckState>) -> Vec<CheckStart> {
+fn begin(check_target: &CheckTarget, from: Option<CheckState>) -> Vec<CheckStart> {
     vec![CheckStart {
-        watched: watched.clone(),
+        watched: check_target.clone(),
         from,
     }]
 }
@@ -41,8 +41,8 @@ fn web() -> ServiceKey {
     crate::model::address::service_key("tcp/192.0.2.80:80").unwrap()
 }
 
-fn remembered(health: &Health, watched: &CheckTarget) -> Option<CheckState> {
-    let recalled = health.restored(watched, &web(), watched.target)?;
+fn remembered(health: &Health, check_target: &CheckTarget) -> Option<CheckState> {
+    let recalled = health.restored(check_target, &web(), check_target.target)?;
     Some(recalled.standing)
 }
 
@@ -58,11 +58,11 @@ async fn a_daemon_that_starts_again_goes_on_where_the_last_one_stood() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("health.json");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let watched = watched(listener.local_addr().unwrap());
+    let check_target = check_target(listener.local_addr().unwrap());
 
     let (mut health, mut updates) = Health::start(Some(file.clone())).unwrap();
-    assert_eq!(remembered(&health, &watched), None);
-    health.watch(begin(&watched, None));
+    assert_eq!(remembered(&health, &check_target), None);
+    health.watch(begin(&check_target, None));
     let first = next(&mut updates).await;
     assert_eq!(
         (first.standing.up, first.standing.reason.as_str()),
@@ -71,7 +71,7 @@ async fn a_daemon_that_starts_again_goes_on_where_the_last_one_stood() {
     drop(health);
 
     let (mut health, mut updates) = Health::start(Some(file.clone())).unwrap();
-    let stood = remembered(&health, &watched).unwrap();
+    let stood = remembered(&health, &check_target).unwrap();
     let rounded = first.standing.since.since_boot - stood.since.since_boot;
     assert!(rounded < Duration::from_millis(1));
     let expected = CheckState {
@@ -80,9 +80,9 @@ async fn a_daemon_that_starts_again_goes_on_where_the_last_one_stood() {
     };
     assert_eq!(stood, expected);
     drop(listener);
-    health.watch(begin(&watched, Some(stood)));
+    health.watch(begin(&check_target, Some(stood)));
     assert_eq!(
-        remembered(&health, &watched),
+        remembered(&health, &check_target),
         None,
         "it was for the start only"
     );
@@ -103,7 +103,7 @@ async fn a_daemon_that_starts_again_goes_on_where_the_last_one_stood() {
 
     let (health, _updates) = Health::start(Some(file)).unwrap();
     assert_eq!(
-        remembered(&health, &watched).unwrap().reason,
+        remembered(&health, &check_target).unwrap().reason,
         second.standing.reason
     );
 }
@@ -112,7 +112,7 @@ async fn a_daemon_that_starts_again_goes_on_where_the_last_one_stood() {
 async fn a_clock_that_was_set_changes_no_time_that_has_passed() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("health.json");
-    let watched = watched(
+    let check_target = check_target(
         TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
@@ -130,14 +130,14 @@ async fn a_clock_that_was_set_changes_no_time_that_has_passed() {
         since,
     };
     let (mut health, _updates) = Health::start(Some(file.clone())).unwrap();
-    health.watch(begin(&watched, Some(stood)));
+    health.watch(begin(&check_target, Some(stood)));
     let quorum = Quorum {
         holds: false,
         since: Instant::now() - Duration::from_secs(20),
     };
     health.persist(vec![PersistedService {
         key: web(),
-        reals: vec![watched.target],
+        reals: vec![check_target.target],
         quorum: Some(quorum),
     }]);
     let stopped = Instant::now();
@@ -147,7 +147,9 @@ async fn a_clock_that_was_set_changes_no_time_that_has_passed() {
         let apart = found.max(wanted) - found.min(wanted);
         assert!(apart < Duration::from_secs(2), "{apart:?} apart");
     };
-    let recalled = health.restored(&watched, &web(), watched.target).unwrap();
+    let recalled = health
+        .restored(&check_target, &web(), check_target.target)
+        .unwrap();
     close(recalled.since.unwrap(), stopped - Duration::from_secs(10));
     let recalled = health.quorum(&web()).unwrap();
     assert!(!recalled.holds);
@@ -160,14 +162,14 @@ async fn a_stop_drops_probes_that_run() {
     let (mut health, mut updates) = Health::start(None).unwrap();
     // Nobody accepts: one probe fills the queue, the next hangs in `connect`.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut watched = watched(listener.local_addr().unwrap());
-    watched.check.probe = Probe::Tcp(Exchange {
+    let mut check_target = check_target(listener.local_addr().unwrap());
+    check_target.check.probe = Probe::Tcp(Exchange {
         send: Vec::new(),
         expect: Some(crate::model::check::Pattern::new("never").unwrap()),
     });
-    watched.check.timing.interval = Duration::from_secs(100);
-    watched.check.timing.timeout = Duration::from_secs(100);
-    health.watch(begin(&watched, None));
+    check_target.check.timing.interval = Duration::from_secs(100);
+    check_target.check.timing.timeout = Duration::from_secs(100);
+    health.watch(begin(&check_target, None));
     let waiting = tokio::time::timeout(Duration::from_millis(300), updates.next()).await;
     assert!(waiting.is_err(), "the server accepts and never speaks");
     let began = Instant::now();
@@ -177,8 +179,8 @@ async fn a_stop_drops_probes_that_run() {
 
 #[test]
 fn there_is_room_for_probes() {
-    let room = room();
-    assert!((FILES..=MOST).contains(&room), "{room}");
+    let room = max_probes();
+    assert!((FILES_PER_PROBE..=MAX_PROBES).contains(&room), "{room}");
 }
 
 #[test]
@@ -186,7 +188,7 @@ fn a_thread_that_broke_is_not_alive() {
     let make = |_: &CheckTarget, _: &AgentReply| -> Result<Prober, String> { panic!("a bug") };
     let (mut health, _updates) = Health::start_with(None, make).unwrap();
     assert!(health.alive());
-    health.watch(begin(&watched(([127, 0, 0, 1], 9).into()), None));
+    health.watch(begin(&check_target(([127, 0, 0, 1], 9).into()), None));
     let deadline = Instant::now() + Duration::from_secs(20);
     while health.alive() && Instant::now() < deadline {
         thread::yield_now();
@@ -203,7 +205,7 @@ fn a_stop_does_not_wait_for_a_thread_that_blocks() {
         Err(String::new())
     };
     let (mut health, _updates) = Health::start_with(None, make).unwrap();
-    health.watch(begin(&watched(([127, 0, 0, 1], 9).into()), None));
+    health.watch(begin(&check_target(([127, 0, 0, 1], 9).into()), None));
     let dropped = thread::spawn(move || drop(health));
     let deadline = Instant::now() + Duration::from_secs(20);
     while !dropped.is_finished() && Instant::now() < deadline {

@@ -1,4 +1,4 @@
-//! A program's process group, from its start to the end of its first process.
+//! A program's process group, from its start until its first process has been reaped.
 
 use std::{
     io,
@@ -21,15 +21,15 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Leftovers, birth::SpawnSpec};
+use super::{Leftovers, spawn::SpawnSpec};
 
-/// A process group, which has its first process's id. Dropped while that process is there, all of it is killed: its
-/// id, and with it the group's, can be no other's before its end has been fetched.
+/// A process group; its id is that of its first process. Dropping it before that process has been reaped kills the group.
+/// Until then the id cannot be reused, so no other group can be hit.
 pub struct Group<K: Send + 'static> {
     id: Pid,
-    /// Readable once the first process has ended; `None` = its end has been fetched.
+    /// The pidfd of the first process, readable once it has ended; `None` = it has been reaped.
     end: Option<AsyncFd<OwnedFd>>,
-    /// Kept until then, even if this is dropped before.
+    /// Dropped once the first process has been reaped, even if this is dropped before.
     kept: Option<K>,
 }
 
@@ -51,7 +51,7 @@ impl<K: Send + 'static> Group<K> {
         }
     }
 
-    /// Waits for the first process's end.
+    /// Waits for the first process to end, and reaps it.
     pub async fn end(&mut self, left: Leftovers) -> io::Result<ExitStatus> {
         if let Some(end) = &self.end {
             end.readable().await?.retain_ready();
@@ -59,12 +59,12 @@ impl<K: Send + 'static> Group<K> {
         if left == Leftovers::Kill {
             signal(self.id, Signal::SIGKILL);
         }
-        // From here on the number may become another's.
+        // From here on the id may be reused.
         self.end = None;
         fetch(self.id, WaitMode::None)
     }
 
-    /// Tells all processes to stop; kills those that are left when the first has ended, or after a while.
+    /// Sends SIGTERM to the group, and SIGKILL when the first process has ended, or after `grace`.
     pub async fn stop(&mut self, grace: Duration) -> io::Result<ExitStatus> {
         signal(self.id, Signal::SIGTERM);
         if let Ok(ended) = timeout(grace, self.end(Leftovers::Kill)).await {
@@ -80,7 +80,7 @@ impl<K: Send + 'static> Drop for Group<K> {
         let Some(end) = self.end.take() else { return };
         signal(self.id, Signal::SIGKILL);
         let (id, kept) = (self.id, self.kept.take());
-        // Where the runtime ends, so does the daemon, and the system looks after the dead.
+        // Without a runtime the daemon is about to end, and init reaps the process.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(async move {
                 let _ = end.readable().await;
@@ -93,13 +93,13 @@ impl<K: Send + 'static> Drop for Group<K> {
 
 fn signal(group: Pid, signal: Signal) {
     match killpg(group, signal) {
-        // All of it is gone, or what is left has other rights than ours and is not ours to stop.
+        // The group is empty, or what is left of it runs as another user.
         Ok(()) | Err(Errno::ESRCH | Errno::EPERM) => {}
         Err(error) => tracing::warn!(%error, "cannot stop a program's processes"),
     }
 }
 
-/// A file that is readable once a process has ended.
+/// Opens a pidfd, which is readable once the process has ended.
 fn watch(process: Pid) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: the call takes two numbers and touches no memory.
     let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, process.as_raw(), 0) };

@@ -1,4 +1,4 @@
-//! What a program prints, as far as it is kept; the rest is read and thrown away, so that the program does not wait for us.
+//! A program's output. Its beginning is kept; the rest is read and discarded, so that the program does not block.
 
 use std::{
     fs::File,
@@ -8,26 +8,26 @@ use std::{
 
 use tokio::{io::AsyncReadExt as _, net::unix::pipe};
 
-const AT_ONCE: usize = 4096;
+const READ_BYTES: usize = 4096;
 
 /// The beginning of an output.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Output {
-    /// As much as is kept.
+    /// The bytes that are kept.
     pub bytes: Vec<u8>,
-    /// Whether there was more.
+    /// Whether there was more than that.
     pub is_cut: bool,
 }
 
 impl Output {
-    fn take(&mut self, more: &[u8], keep: usize) {
+    fn append(&mut self, more: &[u8], keep: usize) {
         let room = keep.saturating_sub(self.bytes.len());
         self.bytes.extend_from_slice(&more[..more.len().min(room)]);
         self.is_cut |= more.len() > room;
     }
 }
 
-/// Our end of the pipe that a program prints to.
+/// The daemon's end of a pipe to which a program writes.
 pub struct CapturedOutput {
     pipe: pipe::Receiver,
     keep: usize,
@@ -35,34 +35,35 @@ pub struct CapturedOutput {
 }
 
 impl CapturedOutput {
-    /// Makes a pipe; the program gets its other end.
+    /// Makes a pipe; the second value is the end for the program.
     pub fn new(keep: usize) -> io::Result<(Self, PipeWriter)> {
         let (reader, writer) = io::pipe()?;
-        let heard = Self {
+        let captured = Self {
             pipe: pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?,
             keep,
             output: Output::default(),
         };
-        Ok((heard, writer))
+        Ok((captured, writer))
     }
 
-    /// Reads to the end, which a process that the program left behind may put off for ever.
+    /// Reads until the pipe is closed, which a process that the program left behind may never do.
     pub async fn read(&mut self) {
-        let mut buffer = [0; AT_ONCE];
+        let mut buffer = [0; READ_BYTES];
         while let Ok(length @ 1..) = self.pipe.read(&mut buffer).await {
-            self.output.take(&buffer[..length], self.keep);
+            self.output.append(&buffer[..length], self.keep);
         }
     }
 
-    /// Takes what is there once the program has ended, as far as it is kept: tokio may not have heard of it yet.
+    /// Reads what is still in the pipe after the program has ended (tokio may not have reported it as readable yet), and
+    /// returns what is kept.
     pub fn end(mut self) -> Output {
         if let Ok(pipe) = self.pipe.into_nonblocking_fd() {
             let mut pipe = File::from(pipe);
-            let mut buffer = [0; AT_ONCE];
+            let mut buffer = [0; READ_BYTES];
             while !self.output.is_cut
                 && let Ok(length @ 1..) = pipe.read(&mut buffer)
             {
-                self.output.take(&buffer[..length], self.keep);
+                self.output.append(&buffer[..length], self.keep);
             }
         }
         self.output

@@ -1,4 +1,4 @@
-//! Real programs that behave badly.
+//! Runs real programs, misbehaving ones among them.
 
 use std::{
     fs,
@@ -12,25 +12,25 @@ use tokio::time::sleep;
 use super::*;
 use crate::os::open_files;
 
-const LONG: Duration = Duration::from_secs(20);
-const KEPT: usize = 16 * 1024;
+const LONG_TIMEOUT: Duration = Duration::from_secs(20);
+const RETAINED_BYTES: usize = 16 * 1024;
 
-/// What a shell does with these lines.
+/// A shell that runs these lines.
 fn shell(lines: &str) -> Program {
     Program {
         path: "/bin/sh".into(),
         arguments: vec!["-c".to_owned(), lines.to_owned()],
         environment: Vec::new(),
         input: Vec::new(),
-        timeout: Some(LONG),
-        keep: KEPT,
+        timeout: Some(LONG_TIMEOUT),
+        keep: RETAINED_BYTES,
         errors: StderrMode::WithOutput,
         left: Leftovers::LeaveRunning,
     }
 }
 
-/// A verdict on what the system itself brings, and on what tests write.
-fn fine() -> Result<(), String> {
+/// A check that allows the program.
+fn allowed() -> Result<(), String> {
     Ok(())
 }
 
@@ -38,7 +38,7 @@ fn text(finished: &Finished) -> &str {
     str::from_utf8(&finished.output.bytes).unwrap()
 }
 
-/// The processes of a group as `(id, parent, state)`.
+/// The processes of a group as (id, id of the parent, state).
 fn members(group: i32) -> Vec<(i32, i32, String)> {
     let mut members = Vec::new();
     for entry in fs::read_dir("/proc").unwrap() {
@@ -56,8 +56,8 @@ fn members(group: i32) -> Vec<(i32, i32, String)> {
     members
 }
 
-/// Waits until no process of the group runs and none is left for us to reap. What another has to reap is not ours.
-async fn nothing_is_left_of(group: i32) {
+/// Waits until no process of the group runs and this process has none of them to reap. Others may have zombies to reap.
+async fn wait_until_group_is_gone(group: i32) {
     let own = i32::try_from(std::process::id()).unwrap();
     for _ in 0..200 {
         let left = members(group)
@@ -71,7 +71,7 @@ async fn nothing_is_left_of(group: i32) {
     panic!("left: {:?}", members(group));
 }
 
-/// Waits for a number that a program writes into a file.
+/// Waits until a program has written a number to a file.
 async fn number_in(file: &Path) -> i32 {
     for _ in 0..500 {
         if let Ok(text) = fs::read_to_string(file)
@@ -87,11 +87,11 @@ async fn number_in(file: &Path) -> i32 {
 #[tokio::test]
 async fn every_status_comes_back() {
     for status in (0..=255).step_by(15) {
-        let finished = shell(&format!("exit {status}")).run(fine).await.unwrap();
+        let finished = shell(&format!("exit {status}")).run(allowed).await.unwrap();
         assert_eq!(finished.end, ExitReason::Exit(status));
         assert_eq!(finished.output, Output::default());
     }
-    let finished = shell("kill -USR1 $$").run(fine).await.unwrap();
+    let finished = shell("kill -USR1 $$").run(allowed).await.unwrap();
     assert_eq!(finished.end, ExitReason::Signal(libc::SIGUSR1));
     assert_eq!(finished.end.to_string(), "killed by SIGUSR1");
     assert_eq!(ExitReason::Exit(3).to_string(), "exit status 3");
@@ -105,18 +105,18 @@ async fn every_status_comes_back() {
 async fn a_program_that_cannot_be_started_is_an_error() {
     let mut program = shell("");
     program.path = "/nowhere/alert".into();
-    let error = program.run(fine).await.unwrap_err();
+    let error = program.run(allowed).await.unwrap_err();
     assert_eq!(error.to_string(), "no such file or directory");
     let file = tempfile::NamedTempFile::new().unwrap();
     program.path = file.path().into();
-    let error = program.run(fine).await.unwrap_err();
+    let error = program.run(allowed).await.unwrap_err();
     assert_eq!(error.to_string(), "permission denied");
-    // The kernel would say that the script is not there.
+    // The kernel reports these as a missing script.
     let folder = tempfile::tempdir().unwrap();
     for (text, sentence) in [
         (
             "#!/nowhere/sh\n",
-            "what it is run by, the interpreter behind `#!` or the loader, does not exist",
+            "the interpreter that its `#!` line names, or its loader, does not exist",
         ),
         (
             "echo\n",
@@ -126,22 +126,22 @@ async fn a_program_that_cannot_be_started_is_an_error() {
         program.path = folder.path().join("script");
         fs::write(&program.path, text).unwrap();
         fs::set_permissions(&program.path, fs::Permissions::from_mode(0o755)).unwrap();
-        let error = program.run(fine).await.unwrap_err();
+        let error = program.run(allowed).await.unwrap_err();
         assert!(matches!(&error, ProgramError::Missing(_)), "{error:?}");
         assert_eq!(error.to_string(), sentence);
     }
     let mut program = shell("");
     program.arguments.push("a\0b".to_owned());
-    let error = program.run(fine).await.unwrap_err();
+    let error = program.run(allowed).await.unwrap_err();
     assert!(matches!(error, ProgramError::System(_)), "{error}");
 }
 
 #[tokio::test]
-async fn a_program_is_judged_at_each_start() {
+async fn a_program_is_checked_at_each_start() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("ran");
     let program = shell(&format!("echo >> {}", file.display()));
-    program.run(fine).await.unwrap();
+    program.run(allowed).await.unwrap();
     let error = program
         .run(|| Err::<(), _>("no more".to_owned()))
         .await
@@ -152,7 +152,7 @@ async fn a_program_is_judged_at_each_start() {
 }
 
 #[tokio::test]
-async fn a_judge_that_is_held_up_holds_nothing_else_up() {
+async fn a_check_that_blocks_does_not_block_the_runtime() {
     let (go, wait) = std::sync::mpsc::channel();
     let program = shell("exit 7");
     let judged = program.run(move || wait.recv().map_err(|error| error.to_string()));
@@ -161,7 +161,7 @@ async fn a_judge_that_is_held_up_holds_nothing_else_up() {
 }
 
 #[tokio::test]
-async fn what_the_judge_hands_over_is_kept_until_the_dead_are_fetched() {
+async fn what_the_check_returns_is_kept_until_the_program_is_reaped() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("own");
     let program = shell(&format!("echo $$ > {}; sleep 1000", file.display()));
@@ -179,9 +179,9 @@ async fn what_the_judge_hands_over_is_kept_until_the_dead_are_fetched() {
 }
 
 #[tokio::test]
-async fn our_signals_and_limits_are_not_the_programs() {
+async fn a_program_does_not_inherit_signals_and_limits() {
     use nix::sys::signal::{SigHandler, SigSet, signal};
-    // As a shell does that starts us in the background. Nothing sends it here.
+    // As if a shell had started this process in the background.
     // SAFETY: no handler is installed.
     unsafe { signal(Signal::SIGUSR2, SigHandler::SigIgn) }.unwrap();
     SigSet::from(Signal::SIGUSR1).thread_block().unwrap();
@@ -190,7 +190,7 @@ async fn our_signals_and_limits_are_not_the_programs() {
     let limit = open_files::started_with().unwrap();
     assert_eq!(raised, limit.hard);
     let program = shell("ulimit -Sn; ulimit -Hn; exec grep -E '^Sig(Blk|Ign)' /proc/self/status");
-    let finished = program.run(fine).await.unwrap();
+    let finished = program.run(allowed).await.unwrap();
     // Signals 32 and 33 are the C library's own: it lets none set them, and leaves them ignored in what it starts.
     let own = 0b11 << 31;
     let set = |name: &str| {
@@ -201,7 +201,7 @@ async fn our_signals_and_limits_are_not_the_programs() {
     assert_eq!((set("SigBlk:"), set("SigIgn:")), (0, 0));
     let limits: Vec<_> = text(&finished).lines().take(2).collect();
     assert_eq!(limits, [limit.soft.to_string(), limit.hard.to_string()]);
-    // Ours are as they were.
+    // Those of this process are unchanged.
     assert_eq!(SigSet::thread_get_mask().unwrap(), before);
     assert_eq!(open_files::raise(0), Some(raised));
     // SAFETY: no handler is installed.
@@ -210,7 +210,7 @@ async fn our_signals_and_limits_are_not_the_programs() {
 }
 
 #[tokio::test]
-async fn what_is_left_behind_is_killed_where_it_is_not_to_live() {
+async fn leftover_processes_are_killed_if_configured() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("id");
     let mut program = shell(&format!(
@@ -218,20 +218,20 @@ async fn what_is_left_behind_is_killed_where_it_is_not_to_live() {
         file.display()
     ));
     program.left = Leftovers::Kill;
-    let finished = program.run(fine).await.unwrap();
+    let finished = program.run(allowed).await.unwrap();
     assert_eq!(
         (finished.end, text(&finished)),
         (ExitReason::Exit(0), "begun\n")
     );
-    nothing_is_left_of(number_in(&file).await).await;
+    wait_until_group_is_gone(number_in(&file).await).await;
 }
 
 #[tokio::test]
-async fn errors_apart_are_kept_apart_as_far_as_they_fit() {
+async fn standard_error_is_kept_apart_up_to_the_limit() {
     let mut program = shell("echo one; echo two >&2; echo three");
     program.errors = StderrMode::Apart;
     program.keep = 4;
-    let finished = program.run(fine).await.unwrap();
+    let finished = program.run(allowed).await.unwrap();
     let output = |bytes: &[u8], is_cut| Output {
         bytes: bytes.to_vec(),
         is_cut,
@@ -244,7 +244,7 @@ async fn errors_apart_are_kept_apart_as_far_as_they_fit() {
 async fn without_a_limit_a_program_runs_until_it_ends() {
     let mut program = shell("sleep 0.05; echo done");
     program.timeout = None;
-    assert_eq!(text(&program.run(fine).await.unwrap()), "done\n");
+    assert_eq!(text(&program.run(allowed).await.unwrap()), "done\n");
 }
 
 #[tokio::test]
@@ -257,7 +257,7 @@ async fn arguments_environment_and_input_arrive_as_they_are_and_no_others() {
         .environment
         .push(("NAME".to_owned(), "x y\nz=$HOME".to_owned()));
     program.input = b"in\nput".to_vec();
-    let finished = program.run(fine).await.unwrap();
+    let finished = program.run(allowed).await.unwrap();
     let expected = format!(
         "<a b><$(id)><><*>\nLANG=C.UTF-8\nNAME=x y\nPATH={PATH}\nPWD=/\nz=$HOME\n/\nin\nput"
     );
@@ -271,20 +271,20 @@ async fn arguments_environment_and_input_arrive_as_they_are_and_no_others() {
 #[tokio::test]
 async fn without_input_there_is_none() {
     let finished = shell("readlink /proc/self/fd/0; cat")
-        .run(fine)
+        .run(allowed)
         .await
         .unwrap();
     assert_eq!(text(&finished), "/dev/null\n");
 }
 
 #[tokio::test]
-async fn our_files_are_not_the_programs() {
+async fn a_program_does_not_inherit_files() {
     let file = File::open("/etc/hostname").unwrap();
     // SAFETY: a new descriptor for a file that is open; closed below.
     let inherited = unsafe { libc::dup(file.as_raw_fd()) };
     assert!(inherited > 2);
-    // The listing has the directory itself open.
-    let finished = shell("ls -l /proc/self/fd").run(fine).await.unwrap();
+    // 3 is the directory that `ls` reads.
+    let finished = shell("ls -l /proc/self/fd").run(allowed).await.unwrap();
     let names: Vec<_> = text(&finished)
         .lines()
         .filter_map(|line| line.split_once(" -> "))
@@ -296,17 +296,20 @@ async fn our_files_are_not_the_programs() {
 }
 
 #[tokio::test]
-async fn both_outputs_are_heard_in_their_order_and_no_more_than_fits() {
+async fn both_outputs_are_kept_in_order_up_to_the_limit() {
     let mut program = shell("echo one; echo two >&2; echo three");
-    assert_eq!(text(&program.run(fine).await.unwrap()), "one\ntwo\nthree\n");
+    assert_eq!(
+        text(&program.run(allowed).await.unwrap()),
+        "one\ntwo\nthree\n"
+    );
     program.keep = 14;
-    let finished = program.run(fine).await.unwrap();
+    let finished = program.run(allowed).await.unwrap();
     assert_eq!(
         (text(&finished), finished.output.is_cut),
         ("one\ntwo\nthree\n", false)
     );
     program.keep = 13;
-    let finished = program.run(fine).await.unwrap();
+    let finished = program.run(allowed).await.unwrap();
     assert_eq!(
         (text(&finished), finished.output.is_cut),
         ("one\ntwo\nthree", true)
@@ -316,11 +319,11 @@ async fn both_outputs_are_heard_in_their_order_and_no_more_than_fits() {
 #[tokio::test]
 async fn a_program_that_prints_a_megabyte_ends_and_little_is_kept() {
     let finished = shell("head -c 1048576 /dev/zero; exit 7")
-        .run(fine)
+        .run(allowed)
         .await
         .unwrap();
     assert_eq!(finished.end, ExitReason::Exit(7));
-    assert_eq!(finished.output.bytes, vec![0; KEPT]);
+    assert_eq!(finished.output.bytes, vec![0; RETAINED_BYTES]);
     assert!(finished.output.is_cut);
 }
 
@@ -328,12 +331,12 @@ async fn a_program_that_prints_a_megabyte_ends_and_little_is_kept() {
 async fn a_program_that_reads_nothing_of_a_megabyte_ends() {
     let mut program = shell("exit 5");
     program.input = vec![b'x'; 1 << 20];
-    assert_eq!(program.run(fine).await.unwrap().end, ExitReason::Exit(5));
+    assert_eq!(program.run(allowed).await.unwrap().end, ExitReason::Exit(5));
     program.arguments[1] = "wc -c".to_owned();
-    assert_eq!(text(&program.run(fine).await.unwrap()), "1048576\n");
-    // One that copies while it is fed keeps neither side waiting.
+    assert_eq!(text(&program.run(allowed).await.unwrap()), "1048576\n");
+    // A program that writes while it reads blocks neither side.
     program.arguments[1] = "cat; echo done >&2".to_owned();
-    let finished = program.run(fine).await.unwrap();
+    let finished = program.run(allowed).await.unwrap();
     assert_eq!(
         (finished.end, finished.output.is_cut),
         (ExitReason::Exit(0), true)
@@ -345,12 +348,12 @@ async fn a_program_that_takes_too_long_is_told_to_stop() {
     let mut program =
         shell("trap 'echo told; exit 0' TERM; echo begun; while :; do sleep 0.01; done");
     program.timeout = Some(Duration::from_millis(300));
-    let finished = program.run(fine).await.unwrap();
+    let finished = program.run(allowed).await.unwrap();
     assert_eq!(finished.end, ExitReason::Timeout(program.timeout.unwrap()));
     // The shell may say something of the sleep between the two.
     assert!(text(&finished).starts_with("begun\n"), "{finished:?}");
     assert!(text(&finished).ends_with("told\n"), "{finished:?}");
-    assert!(finished.took < GRACE, "{:?}", finished.took);
+    assert!(finished.took < STOP_GRACE, "{:?}", finished.took);
 }
 
 #[tokio::test]
@@ -363,26 +366,26 @@ async fn a_program_that_will_not_stop_is_killed_with_all_its_processes() {
     ));
     program.timeout = Some(Duration::from_millis(200));
     let begun = Instant::now();
-    let finished = program.run(fine).await.unwrap();
+    let finished = program.run(allowed).await.unwrap();
     assert_eq!(finished.end, ExitReason::Timeout(program.timeout.unwrap()));
-    assert!(begun.elapsed() >= program.timeout.unwrap() + GRACE);
-    assert!(begun.elapsed() < LONG);
-    nothing_is_left_of(number_in(&file).await).await;
+    assert!(begun.elapsed() >= program.timeout.unwrap() + STOP_GRACE);
+    assert!(begun.elapsed() < LONG_TIMEOUT);
+    wait_until_group_is_gone(number_in(&file).await).await;
 }
 
 #[tokio::test]
 async fn processes_that_outlive_the_one_that_was_told_to_stop_are_killed() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("id");
-    // The first process ends on the signal, the second ignores it.
+    // The first process ends on SIGTERM, the second ignores it.
     let mut program = shell(&format!(
         "echo $$ > {}; (trap '' TERM; while :; do sleep 1000; done) & wait",
         file.display()
     ));
     program.timeout = Some(Duration::from_millis(200));
-    let finished = program.run(fine).await.unwrap();
+    let finished = program.run(allowed).await.unwrap();
     assert_eq!(finished.end, ExitReason::Timeout(program.timeout.unwrap()));
-    nothing_is_left_of(number_in(&file).await).await;
+    wait_until_group_is_gone(number_in(&file).await).await;
 }
 
 #[tokio::test]
@@ -393,7 +396,7 @@ async fn a_daemon_that_is_left_behind_with_the_pipe_keeps_no_one_waiting_and_liv
         "sleep 1000 & echo $! > {}; echo begun",
         file.display()
     ));
-    let finished = program.run(fine).await.unwrap();
+    let finished = program.run(allowed).await.unwrap();
     assert_eq!(finished.end, ExitReason::Exit(0));
     assert_eq!(text(&finished), "begun\n");
     assert!(
@@ -402,12 +405,12 @@ async fn a_daemon_that_is_left_behind_with_the_pipe_keeps_no_one_waiting_and_liv
         finished.took
     );
     let daemon = Pid::from_raw(number_in(&file).await);
-    // It was not ours to end; now it is the test's.
+    // The program was to leave it running; the test ends it.
     assert_eq!(nix::sys::signal::kill(daemon, Signal::SIGKILL), Ok(()));
 }
 
 #[tokio::test]
-async fn a_daemon_in_a_session_of_its_own_does_not_hold_the_limit_up() {
+async fn a_daemon_in_a_session_of_its_own_does_not_delay_the_timeout() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("id");
     let mut program = shell(&format!(
@@ -415,7 +418,7 @@ async fn a_daemon_in_a_session_of_its_own_does_not_hold_the_limit_up() {
         file.display()
     ));
     program.timeout = Some(Duration::from_millis(500));
-    let finished = program.run(fine).await.unwrap();
+    let finished = program.run(allowed).await.unwrap();
     assert_eq!(finished.end, ExitReason::Timeout(program.timeout.unwrap()));
     assert!(
         finished.took < Duration::from_secs(5),
@@ -427,7 +430,7 @@ async fn a_daemon_in_a_session_of_its_own_does_not_hold_the_limit_up() {
 }
 
 #[tokio::test]
-async fn a_program_that_is_given_up_leaves_no_process() {
+async fn a_dropped_program_leaves_no_process() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("id");
     let program = shell(&format!(
@@ -435,15 +438,15 @@ async fn a_program_that_is_given_up_leaves_no_process() {
         file.display()
     ));
     let group = tokio::select! {
-        finished = program.run(fine) => panic!("{finished:?}"),
+        finished = program.run(allowed) => panic!("{finished:?}"),
         group = number_in(&file) => group,
     };
-    nothing_is_left_of(group).await;
+    wait_until_group_is_gone(group).await;
 }
 
 #[tokio::test]
-async fn a_program_that_ended_is_not_left_to_be_reaped() {
-    let finished = shell("echo $$").run(fine).await.unwrap();
+async fn a_program_that_ended_is_reaped() {
+    let finished = shell("echo $$").run(allowed).await.unwrap();
     let group = text(&finished).trim_end().parse().unwrap();
     assert_eq!(members(group), []);
 }

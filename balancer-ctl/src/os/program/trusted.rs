@@ -1,4 +1,4 @@
-//! Which programs may run as root: those that none but root can change.
+//! Which files may run as root: those that only root can change.
 
 use std::{
     collections::VecDeque,
@@ -8,20 +8,20 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-/// Symbolic links that a path may go through; the kernel's own limit.
-const MOST_LINKS: usize = 40;
+/// Most symbolic links in a path; the kernel's own limit.
+const MAX_LINKS: usize = 40;
 
-/// Bits of a mode: written by the group, written by others.
-const BY_GROUP: u32 = 0o020;
-const BY_OTHERS: u32 = 0o002;
-/// Run by owner, group or others: root needs one of them.
-const RUN_BY_ANY: u32 = 0o111;
+/// Permission bits: writable by the group, writable by others.
+const GROUP_WRITE: u32 = 0o020;
+const OTHERS_WRITE: u32 = 0o002;
+/// Permission bits: executable by owner, group or others; root needs one of them.
+const ANY_EXECUTE: u32 = 0o111;
 
-/// Whether root may run the program: it is there, and nobody else can change it, a directory above it or a link to it.
-/// Returns where it is behind its links.
+/// Checks that root may run a program: it exists, and nobody else can change it, a directory above it or a link to it.
+/// Returns its path with all links resolved.
 ///
 /// # Errors
-/// It may not: a sentence.
+/// A sentence that says why it may not run.
 pub fn program(path: &Path) -> Result<PathBuf, String> {
     if !path.is_absolute() {
         return Err(format!(
@@ -29,71 +29,74 @@ pub fn program(path: &Path) -> Result<PathBuf, String> {
             path.display()
         ));
     }
-    // That a directory is open to others is told last: of a program that is not there, it would be no help.
-    let Way { rights, end } = walk(path);
+    // That the program does not exist is the more helpful error, so it comes before that of an open directory.
+    let ResolvedPath { rights, end } = resolve(path);
     let (found, facts) = end?;
     rights?;
-    judge_program(&found, &facts)?;
+    check_program_file(&found, &facts)?;
     Ok(found)
 }
 
-/// Whether a program that runs what it is given may be given this path: nobody else may decide what it leads to, be it
-/// nothing so far. Returns the program that it leads to, if it is one.
+/// Checks that a path may be an argument of a program that runs its arguments: nobody but root can decide what it leads to,
+/// even if nothing exists there yet. Returns the program that it leads to, if it is one.
 ///
 /// # Errors
-/// It may not: a sentence.
+/// A sentence that says why it may not.
 pub fn argument(path: &Path) -> Result<Option<PathBuf>, String> {
-    let Way { rights, end } = walk(path);
+    let ResolvedPath { rights, end } = resolve(path);
     rights?;
-    let Some((found, facts)) = end.ok().filter(|(_, facts)| facts.kind == Kind::File) else {
+    let Some((found, facts)) = end.ok().filter(|(_, facts)| facts.kind == FileKind::File) else {
         return Ok(None);
     };
-    judge_file(&found, &facts)?;
-    Ok((facts.mode & RUN_BY_ANY != 0).then_some(found))
+    check_file(&found, &facts)?;
+    Ok((facts.mode & ANY_EXECUTE != 0).then_some(found))
 }
 
-/// Where a path leads.
-struct Way {
-    /// Whether any directory on it is open to others: the first that is.
+/// Result of following a path.
+struct ResolvedPath {
+    /// The sentence of the first directory on the path that others can change.
     rights: Result<(), String>,
-    /// Where it ends, or why it does not get there.
-    end: Result<(PathBuf, Facts), String>,
+    /// The file at its end, or why there is none.
+    end: Result<(PathBuf, FileInfo), String>,
 }
 
-/// Follows a path link by link as the kernel does, and judges every directory on the way.
-fn walk(path: &Path) -> Way {
+/// Follows a path link by link, as the kernel does, and checks every directory on it.
+fn resolve(path: &Path) -> ResolvedPath {
     let mut rights = Ok(());
-    let end = follow(path, |at, facts| {
+    let end = visit(path, |at, facts| {
         if rights.is_ok() {
-            rights = judge_directory(at, facts);
+            rights = check_directory(at, facts);
         }
     });
-    Way { rights, end }
+    ResolvedPath { rights, end }
 }
 
-fn follow(path: &Path, mut pass: impl FnMut(&Path, &Facts)) -> Result<(PathBuf, Facts), String> {
+fn visit(
+    path: &Path,
+    mut pass: impl FnMut(&Path, &FileInfo),
+) -> Result<(PathBuf, FileInfo), String> {
     let mut links = 0;
-    let mut ahead: VecDeque<OsString> = steps(path);
+    let mut ahead: VecDeque<OsString> = components(path);
     let mut at = PathBuf::from("/");
-    let mut facts = Facts::of(&at)?;
+    let mut facts = FileInfo::of(&at)?;
     while let Some(step) = ahead.pop_front() {
-        if facts.kind != Kind::Directory {
+        if facts.kind != FileKind::Directory {
             return Err(format!("`{}` is not a directory", at.display()));
         }
         pass(&at, &facts);
         if step == ".." {
             at.pop();
-            facts = Facts::of(&at)?;
+            facts = FileInfo::of(&at)?;
             continue;
         }
         let next = at.join(&step);
-        facts = Facts::of(&next)?;
-        if facts.kind != Kind::Link {
+        facts = FileInfo::of(&next)?;
+        if facts.kind != FileKind::Link {
             at = next;
             continue;
         }
         links += 1;
-        if links > MOST_LINKS {
+        if links > MAX_LINKS {
             return Err(format!(
                 "program `{}` goes through too many symbolic links",
                 path.display()
@@ -103,49 +106,49 @@ fn follow(path: &Path, mut pass: impl FnMut(&Path, &Facts)) -> Result<(PathBuf, 
         if target.is_absolute() {
             at = PathBuf::from("/");
         }
-        for step in steps(&target).into_iter().rev() {
+        for step in components(&target).into_iter().rev() {
             ahead.push_front(step);
         }
-        facts = Facts::of(&at)?;
+        facts = FileInfo::of(&at)?;
     }
     Ok((at, facts))
 }
 
-/// The names in a path, `..` among them.
-fn steps(path: &Path) -> VecDeque<OsString> {
+/// The names in a path, including `..`.
+fn components(path: &Path) -> VecDeque<OsString> {
     path.components()
         .filter(|component| matches!(component, Component::Normal(_) | Component::ParentDir))
         .map(|component| component.as_os_str().to_owned())
         .collect()
 }
 
-/// What a name stands for.
+/// Type of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum FileKind {
     File,
     Directory,
     Link,
     Other,
 }
 
-/// What the file system says of a name.
+/// Type, owner and permissions of a file.
 #[derive(Clone, Copy, Debug)]
-struct Facts {
-    kind: Kind,
-    /// Owner.
+struct FileInfo {
+    kind: FileKind,
+    /// User id of the owner.
     owner: u32,
-    /// Permissions. An access list shows in the group's bits, which are its mask.
+    /// Permission bits. With an access control list, the group's bits are its mask, so they cover it.
     mode: u32,
 }
 
-impl Facts {
+impl FileInfo {
     fn of(path: &Path) -> Result<Self, String> {
         let metadata = fs::symlink_metadata(path).map_err(|error| unreadable(path, &error))?;
         let kind = match metadata.file_type() {
-            kind if kind.is_file() => Kind::File,
-            kind if kind.is_dir() => Kind::Directory,
-            kind if kind.is_symlink() => Kind::Link,
-            _ => Kind::Other,
+            kind if kind.is_file() => FileKind::File,
+            kind if kind.is_dir() => FileKind::Directory,
+            kind if kind.is_symlink() => FileKind::Link,
+            _ => FileKind::Other,
         };
         Ok(Self {
             kind,
@@ -164,23 +167,23 @@ fn unreadable(path: &Path, error: &std::io::Error) -> String {
     }
 }
 
-fn judge_program(path: &Path, facts: &Facts) -> Result<(), String> {
+fn check_program_file(path: &Path, facts: &FileInfo) -> Result<(), String> {
     let shown = path.display();
     match facts.kind {
-        Kind::File => {}
-        Kind::Directory => return Err(format!("`{shown}` is a directory, not a program")),
-        Kind::Link | Kind::Other => return Err(format!("`{shown}` is not a regular file")),
+        FileKind::File => {}
+        FileKind::Directory => return Err(format!("`{shown}` is a directory, not a program")),
+        FileKind::Link | FileKind::Other => return Err(format!("`{shown}` is not a regular file")),
     }
-    if facts.mode & RUN_BY_ANY == 0 {
+    if facts.mode & ANY_EXECUTE == 0 {
         return Err(format!(
             "`{shown}` is not executable: `chmod 755 {shown}`, if it is a program"
         ));
     }
-    judge_file(path, facts)
+    check_file(path, facts)
 }
 
-/// Who can write to a file decides what runs as root.
-fn judge_file(path: &Path, facts: &Facts) -> Result<(), String> {
+/// Checks that only root can write to a file.
+fn check_file(path: &Path, facts: &FileInfo) -> Result<(), String> {
     let shown = path.display();
     let Some(flaw) = flaw(facts) else {
         return Ok(());
@@ -198,7 +201,7 @@ fn judge_file(path: &Path, facts: &Facts) -> Result<(), String> {
 /// Who can write to a directory can put another program in the place of the one there; the sticky bit of `/tmp` does
 /// not keep them from a name that is still free. Others may rely on the directory's rights, so that none is advised to
 /// change them.
-fn judge_directory(path: &Path, facts: &Facts) -> Result<(), String> {
+fn check_directory(path: &Path, facts: &FileInfo) -> Result<(), String> {
     let shown = path.display();
     flaw(facts).map_or(Ok(()), |flaw| {
         Err(format!(
@@ -226,12 +229,12 @@ impl fmt::Display for Flaw {
     }
 }
 
-const fn flaw(facts: &Facts) -> Option<Flaw> {
+const fn flaw(facts: &FileInfo) -> Option<Flaw> {
     if facts.owner != 0 {
         Some(Flaw::Owner(facts.owner))
-    } else if facts.mode & BY_OTHERS != 0 {
+    } else if facts.mode & OTHERS_WRITE != 0 {
         Some(Flaw::Others)
-    } else if facts.mode & BY_GROUP != 0 {
+    } else if facts.mode & GROUP_WRITE != 0 {
         Some(Flaw::Group)
     } else {
         None
@@ -244,46 +247,46 @@ mod tests {
 
     use super::*;
 
-    const fn facts(kind: Kind, owner: u32, mode: u32) -> Facts {
-        Facts { kind, owner, mode }
+    const fn facts(kind: FileKind, owner: u32, mode: u32) -> FileInfo {
+        FileInfo { kind, owner, mode }
     }
 
     #[test]
     fn each_way_in_which_a_file_is_not_to_be_run_has_its_sentence() {
         let path = Path::new("/opt/alert");
         for (facts, sentence) in [
-            (facts(Kind::File, 0, 0o755), ""),
-            (facts(Kind::File, 0, 0o100), ""),
-            (facts(Kind::File, 0, 0o4755), ""),
+            (facts(FileKind::File, 0, 0o755), ""),
+            (facts(FileKind::File, 0, 0o100), ""),
+            (facts(FileKind::File, 0, 0o4755), ""),
             (
-                facts(Kind::Directory, 0, 0o755),
+                facts(FileKind::Directory, 0, 0o755),
                 "`/opt/alert` is a directory, not a program",
             ),
             (
-                facts(Kind::Other, 0, 0o755),
+                facts(FileKind::Other, 0, 0o755),
                 "`/opt/alert` is not a regular file",
             ),
             (
-                facts(Kind::File, 0, 0o644),
+                facts(FileKind::File, 0, 0o644),
                 "`/opt/alert` is not executable: `chmod 755 /opt/alert`, if it is a program",
             ),
             (
-                facts(Kind::File, 1000, 0o755),
+                facts(FileKind::File, 1000, 0o755),
                 "`/opt/alert` belongs to user 1000, not to root, and the program would run as root: \
                  `chown root /opt/alert`, or move the program elsewhere",
             ),
             (
-                facts(Kind::File, 0, 0o775),
+                facts(FileKind::File, 0, 0o775),
                 "`/opt/alert` can be written by its group, and the program would run as root: \
                  `chmod g-w /opt/alert`, or move the program elsewhere",
             ),
             (
-                facts(Kind::File, 0, 0o777),
+                facts(FileKind::File, 0, 0o777),
                 "`/opt/alert` can be written by others, and the program would run as root: \
                  `chmod o-w /opt/alert`, or move the program elsewhere",
             ),
         ] {
-            let told = judge_program(path, &facts).err().unwrap_or_default();
+            let told = check_program_file(path, &facts).err().unwrap_or_default();
             assert_eq!(told, sentence, "{facts:?}");
         }
     }
@@ -292,24 +295,24 @@ mod tests {
     fn each_way_in_which_a_directory_is_open_has_its_sentence() {
         let path = Path::new("/opt");
         for (facts, sentence) in [
-            (facts(Kind::Directory, 0, 0o755), ""),
+            (facts(FileKind::Directory, 0, 0o755), ""),
             (
-                facts(Kind::Directory, 7, 0o755),
+                facts(FileKind::Directory, 7, 0o755),
                 "`/opt` belongs to user 7, not to root, and the program would run as root: move the program to a \
                  folder that only root may write to",
             ),
             (
-                facts(Kind::Directory, 0, 0o2775),
+                facts(FileKind::Directory, 0, 0o2775),
                 "`/opt` can be written by its group, and the program would run as root: move the program to a folder \
                  that only root may write to",
             ),
             (
-                facts(Kind::Directory, 0, 0o1777),
+                facts(FileKind::Directory, 0, 0o1777),
                 "`/opt` can be written by others, and the program would run as root: move the program to a folder \
                  that only root may write to",
             ),
         ] {
-            let told = judge_directory(path, &facts).err().unwrap_or_default();
+            let told = check_directory(path, &facts).err().unwrap_or_default();
             assert_eq!(told, sentence, "{facts:?}");
         }
     }
@@ -364,7 +367,7 @@ mod tests {
         symlink("a", directory.join("b")).unwrap();
         assert!(program(&directory.join("a")).is_err());
         // Wherever this lies, that is told first.
-        let told = walk(&directory.join("a")).end.unwrap_err();
+        let told = resolve(&directory.join("a")).end.unwrap_err();
         assert!(
             told.ends_with("goes through too many symbolic links"),
             "{told}"

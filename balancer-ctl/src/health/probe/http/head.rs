@@ -1,5 +1,5 @@
-//! The head of an HTTP/1.1 answer, for checks that look no further. Of ten thousand checks most are such, and what makes
-//! a body of any length and coding readable costs twice as much as the rest of such a probe.
+//! Reads only the head of an HTTP/1.1 answer, for checks that do not look at the body. Most checks are such, and a client
+//! that can read bodies of any length and encoding would triple the cost of their probes.
 
 use std::mem::MaybeUninit;
 
@@ -7,15 +7,15 @@ use httparse::{ParserConfig, Status};
 use hyper::{Request, StatusCode};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use super::{super::tls, LONGEST_HEAD, ProbeFailure};
+use super::{super::tls, MAX_HEAD, ProbeFailure};
 
-/// Most header fields of an answer.
-const MOST_FIELDS: usize = 100;
-/// Read at first; most heads are shorter.
-const CHUNK: usize = 1024;
+/// Most header fields in an answer.
+const MAX_FIELDS: usize = 100;
+/// Size of the first read in bytes; most heads are shorter.
+const FIRST_READ: usize = 1024;
 
-/// A request without a body, as it is sent.
-pub fn written<T>(request: &Request<T>) -> Vec<u8> {
+/// A request without a body, as bytes on the wire.
+pub fn encode<T>(request: &Request<T>) -> Vec<u8> {
     let mut bytes = format!("{} {} HTTP/1.1\r\n", request.method(), request.uri()).into_bytes();
     for (name, value) in request.headers() {
         bytes.extend_from_slice(name.as_str().as_bytes());
@@ -27,8 +27,8 @@ pub fn written<T>(request: &Request<T>) -> Vec<u8> {
     bytes
 }
 
-/// Sends a request and reads the head of its answer.
-pub async fn ask(
+/// Sends a request and returns the status of its answer.
+pub async fn exchange(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     request: &[u8],
 ) -> Result<StatusCode, ProbeFailure> {
@@ -37,25 +37,25 @@ pub async fn ask(
         stream.flush().await
     };
     sent.await.map_err(|error| tls::failure(&error))?;
-    let mut head = Vec::with_capacity(CHUNK);
+    let mut head = Vec::with_capacity(FIRST_READ);
     loop {
         let read = stream.read_buf(&mut head).await;
         if read.map_err(|error| tls::failure(&error))? == 0 {
             return Err("connection closed before the answer was whole".into());
         }
-        if let Some(status) = status(&mut head)? {
+        if let Some(status) = parse_status(&mut head)? {
             return Ok(status);
         }
-        if head.len() >= LONGEST_HEAD {
+        if head.len() >= MAX_HEAD {
             return Err(super::too_large());
         }
     }
 }
 
-/// The status, once the head is whole. Answers that only announce one (RFC 9110, section 15.2) are taken off.
-fn status(head: &mut Vec<u8>) -> Result<Option<StatusCode>, ProbeFailure> {
+/// The status, once the head is complete; `None` before that. Removes interim answers (1xx, RFC 9110, section 15.2).
+fn parse_status(head: &mut Vec<u8>) -> Result<Option<StatusCode>, ProbeFailure> {
     loop {
-        let mut fields = [const { MaybeUninit::uninit() }; MOST_FIELDS];
+        let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let mut response = httparse::Response::new(&mut []);
         let parsed = ParserConfig::default()
             .parse_response_with_uninit_headers(&mut response, head, &mut fields)
@@ -78,49 +78,49 @@ fn status(head: &mut Vec<u8>) -> Result<Option<StatusCode>, ProbeFailure> {
 mod tests {
     use super::*;
 
-    fn judged(text: &str) -> Result<Option<u16>, ProbeFailure> {
-        status(&mut text.into()).map(|status| status.map(|status| status.as_u16()))
+    fn parsed(text: &str) -> Result<Option<u16>, ProbeFailure> {
+        parse_status(&mut text.into()).map(|status| status.map(|status| status.as_u16()))
     }
 
     #[test]
-    fn a_status_counts_once_its_head_is_whole() {
+    fn a_status_is_returned_once_the_head_is_complete() {
         let whole = "HTTP/1.1 204 No Content\r\nServer: a\r\n\r\n";
         for length in 0..whole.len() {
-            assert_eq!(judged(&whole[..length]), Ok(None), "{length}");
+            assert_eq!(parsed(&whole[..length]), Ok(None), "{length}");
         }
-        assert_eq!(judged(whole), Ok(Some(204)));
-        assert_eq!(judged(&format!("{whole}body")), Ok(Some(204)));
-        assert_eq!(judged("HTTP/1.0 503 \r\n\r\n"), Ok(Some(503)));
+        assert_eq!(parsed(whole), Ok(Some(204)));
+        assert_eq!(parsed(&format!("{whole}body")), Ok(Some(204)));
+        assert_eq!(parsed("HTTP/1.0 503 \r\n\r\n"), Ok(Some(503)));
     }
 
     #[test]
-    fn what_only_announces_an_answer_is_none() {
+    fn interim_answers_are_skipped() {
         let announced =
             "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n";
-        assert_eq!(judged(announced), Ok(None));
+        assert_eq!(parsed(announced), Ok(None));
         assert_eq!(
-            judged(&format!("{announced}HTTP/1.1 200 OK\r\n\r\n")),
+            parsed(&format!("{announced}HTTP/1.1 200 OK\r\n\r\n")),
             Ok(Some(200))
         );
         assert_eq!(
-            judged("HTTP/1.1 101 Switching Protocols\r\n\r\n"),
+            parsed("HTTP/1.1 101 Switching Protocols\r\n\r\n"),
             Ok(Some(101))
         );
     }
 
     #[test]
-    fn another_protocol_is_not_http_and_fields_without_end_are_too_much() {
+    fn other_protocols_and_too_many_fields_fail() {
         for text in [
             "SSH-2.0-OpenSSH_9.2\r\n",
             "HTTP/2 200\r\n",
             "HTTP/1.1 99 a\r\n\r\n",
             "HTTP/1.1 2000 a\r\n\r\n",
         ] {
-            assert_eq!(judged(text), Err(super::super::not_http()), "{text}");
+            assert_eq!(parsed(text), Err(super::super::not_http()), "{text}");
         }
-        let fields = "a: b\r\n".repeat(MOST_FIELDS + 1);
+        let fields = "a: b\r\n".repeat(MAX_FIELDS + 1);
         assert_eq!(
-            judged(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n")),
+            parsed(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n")),
             Err(super::super::too_large())
         );
     }
@@ -133,7 +133,7 @@ mod tests {
             .body(())
             .unwrap();
         assert_eq!(
-            written(&request),
+            encode(&request),
             b"GET /a?b=c HTTP/1.1\r\nhost: www.example.org\r\nx: 1\r\n\r\n"
         );
     }

@@ -1,4 +1,4 @@
-//! Programs, well-behaved and not.
+//! Exec checks with well-behaved and misbehaving programs.
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Instant};
 
@@ -43,7 +43,7 @@ fn the_exit_status_decides_and_the_first_line_says_why() {
         assert_eq!(answer("echo half; exit 52").await, weighted("half", 50));
         assert_eq!(answer("exit 255").await, weighted("exit status 255", 253));
         assert_eq!(answer("kill -SEGV $$").await, fail("killed by SIGSEGV"));
-        // A warning must not stand in for the summary.
+        // A warning on standard error does not replace the summary.
         assert_eq!(
             answer("echo locale >&2; echo down; exit 1").await,
             fail("down")
@@ -53,10 +53,10 @@ fn the_exit_status_decides_and_the_first_line_says_why() {
 }
 
 #[test]
-fn a_program_learns_its_target_as_mons_monitors_do() {
+fn a_program_gets_its_target_like_mons_monitors() {
     run(async {
         let script = r#"echo "$@ $BALANCER_REAL_ADDRESS $BALANCER_REAL_PORT $BALANCER_TIMEOUT $(pwd) $(env | wc -l)"; [ -t 0 ] || cat"#;
-        // The six are ours, the shell's PWD, SHLVL and _ aside.
+        // Six variables are set by the check; the shell adds up to three.
         let Answer::Pass { note, .. } = answer(script).await else {
             panic!("it failed");
         };
@@ -83,7 +83,7 @@ fn a_program_that_must_not_be_run_says_nothing_of_its_target_and_one_that_is_gon
             ask(target, probe("/nowhere/at/all")).await,
             fail("cannot run /nowhere/at/all: `/nowhere` does not exist")
         );
-        // Anyone may put another program in its place.
+        // Everybody may replace the program.
         let folder = tempfile::tempdir_in("/tmp").unwrap();
         let (path, mark) = (folder.path().join("run"), folder.path().join("ran"));
         fs::write(&path, format!("#!/bin/sh\necho > {}\n", mark.display())).unwrap();
@@ -99,7 +99,7 @@ fn a_program_that_must_not_be_run_says_nothing_of_its_target_and_one_that_is_gon
         assert!(!mark.exists());
         let none = Probe::Exec(ExecProbe { run: Vec::new() });
         assert_eq!(
-            made(&watched(target, none)).unwrap_err(),
+            make_prober(&check_target(target, none)).unwrap_err(),
             "`run` names no program"
         );
     });
@@ -113,13 +113,13 @@ fn a_megabyte_of_output_neither_blocks_nor_stays() {
     });
 }
 
-/// Whether a process is there and not merely unfetched.
+/// Whether a process exists and is not a zombie.
 fn runs(process: &str) -> bool {
     let stat = fs::read_to_string(Path::new("/proc").join(process).join("stat"));
     stat.is_ok_and(|stat| !stat.contains(") Z "))
 }
 
-/// Waits for the number of a process in a file.
+/// Waits until a file contains a process id.
 async fn number(file: &Path) -> String {
     loop {
         match fs::read_to_string(file) {
@@ -150,7 +150,7 @@ fn a_program_that_ignores_sigterm_is_killed_with_its_children_when_time_is_up() 
             child.display(),
             own.display()
         );
-        asks_in_vain(TARGET.parse().unwrap(), shell(&script)).await;
+        times_out(TARGET.parse().unwrap(), shell(&script)).await;
         for file in [own, child] {
             let process = number(&file).await;
             assert!(is_gone(&process).await, "process {process} is still there");
@@ -163,7 +163,7 @@ fn what_a_program_leaves_behind_is_killed_and_not_waited_for() {
     run(async {
         let folder = tempfile::tempdir().unwrap();
         let child = folder.path().join("child");
-        // The sleeper holds the output's other end.
+        // The sleeping process keeps the pipe open.
         let script = format!("sleep 1000 & echo $! > {}; echo done", child.display());
         let begun = Instant::now();
         assert_eq!(answer(&script).await, pass("done"));
@@ -174,12 +174,12 @@ fn what_a_program_leaves_behind_is_killed_and_not_waited_for() {
 }
 
 #[test]
-fn the_dead_are_fetched() {
+fn killed_programs_are_reaped() {
     run(async {
         let folder = tempfile::tempdir().unwrap();
         let own = folder.path().join("own");
         let script = format!("echo $$ > {}; sleep 1000", own.display());
-        asks_in_vain(TARGET.parse().unwrap(), shell(&script)).await;
+        times_out(TARGET.parse().unwrap(), shell(&script)).await;
         let process = number(&own).await;
         for _ in 0..100 {
             tokio::time::sleep(Duration::from_millis(5)).await;

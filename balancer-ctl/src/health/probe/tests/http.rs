@@ -208,7 +208,7 @@ fn an_answer_that_drips_is_out_of_time() {
             }
         })
         .await;
-        asks_in_vain(server.address, http(wanting(&[(200, 200)], Some("y")))).await;
+        times_out(server.address, http(wanting(&[(200, 200)], Some("y")))).await;
     });
 }
 
@@ -216,7 +216,7 @@ fn an_answer_that_drips_is_out_of_time() {
 fn what_cannot_be_asked_is_refused() {
     let refused = |probe: HttpProbe| {
         let target = "127.0.0.1:80".parse().unwrap();
-        made(&watched(target, http(probe))).unwrap_err()
+        make_prober(&check_target(target, http(probe))).unwrap_err()
     };
     assert_eq!(
         refused(HttpProbe {

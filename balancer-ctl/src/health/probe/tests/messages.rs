@@ -58,9 +58,9 @@ fn a_datagram_is_answered_or_not() {
             fail("answer \"you said a\" does not match /b/")
         );
         let (address, _server) = udp_server(|_| None).await;
-        asks_in_vain(address, udp(b"a", Some("b"))).await;
+        times_out(address, udp(b"a", Some("b"))).await;
         // Silence is no refusal; it is waited for until shortly before the timeout.
-        let prober = made(&watched(address, udp(b"a", None))).unwrap();
+        let prober = make_prober(&check_target(address, udp(b"a", None))).unwrap();
         assert_eq!(
             timeout(LIMIT, prober.probe()).await,
             Ok(pass("no answer and no icmp error"))
@@ -131,7 +131,7 @@ fn a_dns_answer_must_have_no_error_and_what_is_wanted() {
             Some(answer.to_vec().unwrap())
         })
         .await;
-        asks_in_vain(address, dns(None)).await;
+        times_out(address, dns(None)).await;
         let (address, _server) = udp_server(|_| Some(b"hello".to_vec())).await;
         let Answer::Fail { reason } = ask(address, dns(None)).await else {
             panic!("it passed");
@@ -194,7 +194,7 @@ fn what_an_agent_said_before_still_holds() {
             let _ = stream.read(&mut [0]).await;
         })
         .await;
-        let prober = made(&watched(
+        let prober = make_prober(&check_target(
             server.address,
             Probe::Agent(AgentProbe::default()),
         ))
@@ -274,6 +274,6 @@ fn a_grpc_server_says_whether_it_serves() {
             assert_eq!(ask(server.address, grpc()).await, answer);
         }
         let server = Server::greeting(b"").await;
-        asks_in_vain(server.address, grpc()).await;
+        times_out(server.address, grpc()).await;
     });
 }

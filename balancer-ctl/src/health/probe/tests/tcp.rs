@@ -13,7 +13,7 @@ use tokio::{sync::oneshot, task::spawn_local, time::error::Elapsed};
 use super::{
     super::socket::{
         ConnectMode, Endpoint,
-        spares::{MOST, tests::may_keep},
+        pool::{MAX_PER_FAMILY, tests::may_pool_sockets},
     },
     *,
 };
@@ -54,7 +54,7 @@ fn a_greeting_is_looked_at_when_it_comes() {
             pass("answered \"SSH-2.0-OpenSSH_9.2\"")
         );
         // More of it may come: it is waited for until shortly before the timeout.
-        let prober = made(&watched(server.address, tcp(b"", Some("^220 ")))).unwrap();
+        let prober = make_prober(&check_target(server.address, tcp(b"", Some("^220 ")))).unwrap();
         assert_eq!(
             timeout(LIMIT, prober.probe()).await,
             Ok(fail(
@@ -148,8 +148,8 @@ fn an_endless_answer_is_read_so_far_and_no_further() {
 fn a_server_that_accepts_and_never_answers_is_out_of_time() {
     run(async {
         let server = Server::greeting(b"").await;
-        asks_in_vain(server.address, tcp(b"hello", Some("x"))).await;
-        asks_in_vain(server.address, http(HttpProbe::default())).await;
+        times_out(server.address, tcp(b"hello", Some("x"))).await;
+        times_out(server.address, http(HttpProbe::default())).await;
     });
 }
 
@@ -162,7 +162,7 @@ fn an_answer_that_drips_is_judged_when_its_time_is_over() {
             }
         })
         .await;
-        let prober = made(&watched(server.address, tcp(b"", Some("y")))).unwrap();
+        let prober = make_prober(&check_target(server.address, tcp(b"", Some("y")))).unwrap();
         let answer = timeout(LIMIT, prober.probe()).await;
         let Ok(Answer::Fail { reason }) = &answer else {
             panic!("{answer:?}");
@@ -186,7 +186,7 @@ fn a_server_too_busy_to_accept_is_out_of_time() {
             waiting.push(stream.unwrap());
         }
         assert!(!waiting.is_empty());
-        asks_in_vain(address, tcp(b"", None)).await;
+        times_out(address, tcp(b"", None)).await;
         drop(waiting);
     });
 }
@@ -201,7 +201,7 @@ fn a_probe_that_is_dropped_resets_its_connection() {
             ended.borrow_mut().take().unwrap().send(end).unwrap();
         });
         let server = server.await;
-        asks_in_vain(server.address, tcp(b"", Some("x"))).await;
+        times_out(server.address, tcp(b"", Some("x"))).await;
         let end = timeout(LIMIT, ends).await.unwrap().unwrap();
         assert_eq!(end, Err(io::ErrorKind::ConnectionReset));
     });
@@ -224,9 +224,9 @@ fn a_source_that_is_not_here_is_named() {
     run(async {
         let server = Server::greeting(b"").await;
         let from = |source: Source| {
-            let mut watched = watched(server.address, tcp(b"", None));
-            watched.check.source = source;
-            made(&watched)
+            let mut check_target = check_target(server.address, tcp(b"", None));
+            check_target.check.source = source;
+            make_prober(&check_target)
         };
         let address = |address: &str| Source {
             address: Some(address.parse().unwrap()),
@@ -256,19 +256,19 @@ fn a_source_that_is_not_here_is_named() {
 }
 
 /// Asks once, with the sockets that others have left.
-async fn ask_with(watched: &CheckTarget, spares: &Arc<SocketPool>) -> Result<Answer, Elapsed> {
-    let prober = Prober::new(watched, spares).expect("a probe");
+async fn ask_with(check_target: &CheckTarget, pool: &Arc<SocketPool>) -> Result<Answer, Elapsed> {
+    let prober = Prober::new(check_target, pool).expect("a probe");
     timeout(LIMIT, prober.probe()).await
 }
 
 #[test]
 fn a_connection_that_is_over_leaves_its_socket_to_the_next() {
-    if !may_keep() {
+    if !may_pool_sockets() {
         return;
     }
     run(async {
-        let spares = Arc::new(SocketPool::default());
-        let ask = async |target, probe| ask_with(&watched(target, probe), &spares).await;
+        let pool = Arc::new(SocketPool::default());
+        let ask = async |target, probe| ask_with(&check_target(target, probe), &pool).await;
         let greeting = tcp(b"", Some("^220"));
         let (ends, ended) = oneshot::channel();
         let ends = Rc::new(Cell::new(Some(ends)));
@@ -299,91 +299,91 @@ fn a_connection_that_is_over_leaves_its_socket_to_the_next() {
             assert_eq!(open, Ok(pass("connected")));
             assert_eq!(ask(server.address, greeting.clone()).await, hello);
         }
-        let spare = spares.take(Domain::IPV4).expect("one that is kept");
-        assert!(spares.take(Domain::IPV4).is_none());
-        assert!(spares.take(Domain::IPV6).is_none());
+        let pooled = pool.take(Domain::IPV4).expect("one that is kept");
+        assert!(pool.take(Domain::IPV4).is_none());
+        assert!(pool.take(Domain::IPV6).is_none());
         // It still says which port it had, and no longer holds it.
-        let had = spare.local_addr().unwrap().as_socket().unwrap();
+        let had = pooled.local_addr().unwrap().as_socket().unwrap();
         assert_eq!(had.ip(), Ipv4Addr::UNSPECIFIED);
         TcpListener::bind(had).await.unwrap();
-        assert_eq!(spare.linger().unwrap(), Some(Duration::ZERO));
-        assert!(spare.tcp_nodelay().unwrap());
-        assert!(spare.take_error().unwrap().is_none());
+        assert_eq!(pooled.linger().unwrap(), Some(Duration::ZERO));
+        assert!(pooled.tcp_nodelay().unwrap());
+        assert!(pooled.take_error().unwrap().is_none());
     });
 }
 
 #[test]
 fn a_failure_a_timeout_and_options_of_a_checks_own_leave_no_socket() {
-    if !may_keep() {
+    if !may_pool_sockets() {
         return;
     }
     run(async {
-        let spares = Arc::new(SocketPool::default());
-        let ask = async |watched: &CheckTarget| ask_with(watched, &spares).await;
+        let pool = Arc::new(SocketPool::default());
+        let ask = async |check_target: &CheckTarget| ask_with(check_target, &pool).await;
         let closed = closed_port().await;
         let silent = Server::greeting(b"").await;
-        let open = watched(silent.address, tcp(b"", None));
+        let open = check_target(silent.address, tcp(b"", None));
         assert_eq!(ask(&open).await, Ok(pass("connected")));
         // One that has options of its own leaves it alone.
         let mut bound = open;
         bound.check.source.address = Some("127.0.0.9".parse().unwrap());
         assert_eq!(ask(&bound).await, Ok(pass("connected")));
-        let spare = spares.take(Domain::IPV4).expect("the first one's");
-        let local = spare.local_addr().unwrap().as_socket().unwrap();
+        let pooled = pool.take(Domain::IPV4).expect("the first one's");
+        let local = pooled.local_addr().unwrap().as_socket().unwrap();
         assert_eq!(local.ip(), Ipv4Addr::UNSPECIFIED);
-        assert!(spares.take(Domain::IPV4).is_none());
+        assert!(pool.take(Domain::IPV4).is_none());
         // One that fails takes what there is, and leaves nothing.
         bound.check.source = Source::default();
         assert_eq!(ask(&bound).await, Ok(pass("connected")));
-        let refused = ask(&watched(closed, tcp(b"", None))).await;
+        let refused = ask(&check_target(closed, tcp(b"", None))).await;
         assert_eq!(refused, Ok(fail("connection refused")));
-        assert!(spares.take(Domain::IPV4).is_none());
-        let answer = ask(&watched(silent.address, tcp(b"", Some("x")))).await;
+        assert!(pool.take(Domain::IPV4).is_none());
+        let answer = ask(&check_target(silent.address, tcp(b"", Some("x")))).await;
         assert!(answer.is_err(), "{answer:?}");
-        assert!(spares.take(Domain::IPV4).is_none());
+        assert!(pool.take(Domain::IPV4).is_none());
         // A socket that has been to such an address sends IPv4 to the next one too.
         let SocketAddr::V4(silent) = silent.address else {
             unreachable!("it listens there")
         };
         let mapped = SocketAddr::from((silent.ip().to_ipv6_mapped(), silent.port()));
-        let answer = ask(&watched(mapped, tcp(b"", None))).await;
+        let answer = ask(&check_target(mapped, tcp(b"", None))).await;
         assert_eq!(answer, Ok(pass("connected")));
-        assert!(spares.take(Domain::IPV6).is_none());
+        assert!(pool.take(Domain::IPV6).is_none());
     });
 }
 
 #[test]
 fn no_more_sockets_are_kept_than_are_of_use() {
-    if !may_keep() {
+    if !may_pool_sockets() {
         return;
     }
     run(async {
         for (address, domain) in [("127.0.0.1:0", Domain::IPV4), ("[::1]:0", Domain::IPV6)] {
-            let spares = Arc::new(SocketPool::default());
+            let pool = Arc::new(SocketPool::default());
             let server = Server::start_on(address, async |_| {}).await;
-            let watched = watched(server.address, tcp(b"", None));
-            let endpoint = Endpoint::new(&watched, &spares).unwrap();
+            let check_target = check_target(server.address, tcp(b"", None));
+            let endpoint = Endpoint::new(&check_target, &pool).unwrap();
             let mut streams = Vec::new();
-            for _ in 0..MOST + 1 {
+            for _ in 0..MAX_PER_FAMILY + 1 {
                 streams.push(endpoint.connect(ConnectMode::Full).await.unwrap());
             }
             for stream in streams {
                 endpoint.reset(stream);
             }
-            let kept = std::iter::from_fn(|| spares.take(domain)).count();
-            assert_eq!(kept, MOST);
+            let kept = std::iter::from_fn(|| pool.take(domain)).count();
+            assert_eq!(kept, MAX_PER_FAMILY);
         }
     });
 }
 
 #[test]
 fn a_kept_socket_too_leaves_a_programs_port_in_peace() {
-    if !may_keep() {
+    if !may_pool_sockets() {
         return;
     }
     run(async {
-        let spares = Arc::new(SocketPool::default());
-        let ask = async |target, probe| ask_with(&watched(target, probe), &spares).await;
+        let pool = Arc::new(SocketPool::default());
+        let ask = async |target, probe| ask_with(&check_target(target, probe), &pool).await;
         let server = Server::greeting(b"220 hello\r\n").await;
         let greeted = ask(server.address, tcp(b"", Some("^220"))).await;
         assert_eq!(greeted, Ok(pass("answered \"220 hello\"")));
@@ -393,8 +393,8 @@ fn a_kept_socket_too_leaves_a_programs_port_in_peace() {
             let open = ask(address, tcp(b"", None)).await;
             assert_eq!(open, Ok(pass("connected")));
         }
-        assert!(spares.take(Domain::IPV4).is_some(), "it served all three");
-        assert!(spares.take(Domain::IPV4).is_none());
+        assert!(pool.take(Domain::IPV4).is_some(), "it served all three");
+        assert!(pool.take(Domain::IPV4).is_none());
         assert!(timeout(LIMIT, listener.accept()).await.is_err());
     });
 }

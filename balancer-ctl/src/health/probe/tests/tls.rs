@@ -328,7 +328,7 @@ fn what_is_not_tls_is_said() {
             fail("connection closed in the tls handshake")
         );
         let server = Server::greeting(b"").await;
-        asks_in_vain(server.address, probe()).await;
+        times_out(server.address, probe()).await;
     });
 }
 
@@ -337,7 +337,7 @@ fn files_that_are_no_certificates_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let refused = |tls: Tls| {
         let target = "127.0.0.1:443".parse().unwrap();
-        made(&watched(target, http(https(tls, None)))).unwrap_err()
+        make_prober(&check_target(target, http(https(tls, None)))).unwrap_err()
     };
     let missing = folder.path().join("missing.pem");
     let ca = |file: PathBuf| Tls {

@@ -1,4 +1,4 @@
-//! Which server certificates are taken.
+//! Which server certificates are accepted.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use rustls::{
     server::ParsedCertificate,
 };
 
-/// Those of trusted CAs; and a self-signed one that is itself in the check's CA file.
+/// Accepts certificates issued by trusted CAs, and a self-signed certificate that is itself in the check's CA file.
 #[derive(Debug)]
 pub struct Trusted {
     pub verifier: Arc<WebPkiServerVerifier>,
@@ -80,7 +80,7 @@ pub fn is_a_ca(error: &OtherError) -> bool {
     error.to_string().contains("CaUsedAsEndEntity")
 }
 
-/// Any at all: only that the server holds its key is verified.
+/// Accepts any certificate; verifies only that the server has its private key.
 #[derive(Debug)]
 pub struct AnyCertificate(pub Arc<CryptoProvider>);
 

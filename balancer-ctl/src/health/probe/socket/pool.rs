@@ -1,10 +1,10 @@
-//! Sockets of TCP connections that are over, for connections to come. Making and destroying one costs the kernel a tenth
-//! of a short probe: memory, a file, its options. `connect` to no address ends a connection as closing does, here with
-//! a reset, and leaves a socket that is as new but for its options and its sequence number (`tcp_disconnect` in the
-//! kernel's net/ipv4/tcp.c).
+//! A pool of TCP sockets that are reused for later connections. Creating and destroying a socket costs the kernel a tenth
+//! of a short probe. `connect` with `AF_UNSPEC` ends a connection as closing does, here with a reset, and leaves a socket
+//! that is like a new one but for its options and its sequence number (`tcp_disconnect` in the kernel's
+//! net/ipv4/tcp.c).
 //!
-//! The number would go on where it was, whoever is asked next, and each target could foretell those of others (RFC 6528
-//! says what comes of that). Put to 0, which takes `CAP_NET_ADMIN`, `connect` chooses one as for a new socket.
+//! The next connection would continue with that sequence number, so each target could predict those of others (RFC 6528
+//! says why that is bad). Set to 0, which takes `CAP_NET_ADMIN`, `connect` chooses one as for a new socket.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -15,13 +15,13 @@ use nix::{
 use socket2::{Domain, Socket};
 use tokio::net::TcpStream;
 
-/// Repair is over, and nothing is sent for it.
+/// Ends `TCP_REPAIR` without a window probe.
 const OFF_NO_WINDOW_PROBE: u32 = u32::MAX;
-/// The queue of what is sent.
+/// The send queue.
 const SEND_QUEUE: u32 = 2;
 
 sockopt_impl!(
-    /// Which queue's number is set.
+    /// Selects the queue whose sequence number is set.
     RepairQueue, SetOnly, libc::IPPROTO_TCP, libc::TCP_REPAIR_QUEUE, u32
 );
 sockopt_impl!(
@@ -29,10 +29,10 @@ sockopt_impl!(
     QueueSequence, Both, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ, u32
 );
 
-/// Most that are kept of each family: more than are started together of ten thousand checks every five seconds.
-pub const MOST: usize = 128;
+/// Most sockets kept per address family: more than start together with ten thousand checks every five seconds.
+pub const MAX_PER_FAMILY: usize = 128;
 
-/// Those that are kept, all with the options of an endpoint that asks for none of its own.
+/// Unconnected sockets without source options, per address family.
 #[derive(Debug, Default)]
 pub struct SocketPool {
     v4: Mutex<Vec<Socket>>,
@@ -40,18 +40,18 @@ pub struct SocketPool {
 }
 
 impl SocketPool {
-    /// One that is not connected, if there is any.
+    /// Takes an unconnected socket, if there is one.
     pub fn take(&self, domain: Domain) -> Option<Socket> {
-        let mut kept = self
-            .of(domain)
+        let mut sockets = self
+            .sockets(domain)
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        kept.pop()
+        sockets.pop()
     }
 
-    /// Ends a connection and keeps its socket; where that cannot be, it is closed.
-    pub fn keep(&self, domain: Domain, stream: TcpStream) {
-        // No longer watched, so that what happens to it next is nobody's event.
+    /// Resets a connection and adds its socket to the pool; closes it if the pool is full or the socket cannot be reused.
+    pub fn put(&self, domain: Domain, stream: TcpStream) {
+        // Removes it from tokio's reactor, which otherwise would report its later events to this stream.
         let Ok(stream) = stream.into_std() else {
             return;
         };
@@ -59,20 +59,20 @@ impl SocketPool {
             return;
         }
         let socket = Socket::from(stream);
-        // It says that the connection was reset; the next one is not to hear of it.
-        if socket.take_error().is_err() || forget_sequence(&socket).is_err() {
+        // Clears the pending error of the reset.
+        if socket.take_error().is_err() || reset_sequence(&socket).is_err() {
             return;
         }
-        let mut kept = self
-            .of(domain)
+        let mut sockets = self
+            .sockets(domain)
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if kept.len() < MOST {
-            kept.push(socket);
+        if sockets.len() < MAX_PER_FAMILY {
+            sockets.push(socket);
         }
     }
 
-    const fn of(&self, domain: Domain) -> &Mutex<Vec<Socket>> {
+    const fn sockets(&self, domain: Domain) -> &Mutex<Vec<Socket>> {
         match domain {
             Domain::IPV4 => &self.v4,
             _ => &self.v6,
@@ -80,8 +80,8 @@ impl SocketPool {
     }
 }
 
-/// Has the next connection begin at a number that nobody foretells (`TCP_REPAIR`, Linux 3.5).
-fn forget_sequence(socket: &Socket) -> nix::Result<()> {
+/// Makes the next connection choose an unpredictable initial sequence number (`TCP_REPAIR`, Linux 3.5).
+fn reset_sequence(socket: &Socket) -> nix::Result<()> {
     setsockopt(socket, TcpRepair, &1)?;
     setsockopt(socket, RepairQueue, &SEND_QUEUE)?;
     setsockopt(socket, QueueSequence, &0)?;
@@ -99,15 +99,15 @@ pub mod tests {
 
     use super::*;
 
-    /// Whether this process may have sockets kept; where it must, that is a failure.
-    pub fn may_keep() -> bool {
+    /// Whether this process may reuse sockets. Fails the test if it may not, unless privileged tests are skipped.
+    pub fn may_pool_sockets() -> bool {
         let socket = Socket::new(Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         let may = setsockopt(&socket, TcpRepair, &1).is_ok();
         if !may {
             let skips =
                 std::env::var_os("BALANCER_SKIP_PRIVILEGED").is_some_and(|skip| skip == "1");
-            assert!(skips, "sockets are kept with CAP_NET_ADMIN only");
-            println!("skipped: without CAP_NET_ADMIN no sockets are kept");
+            assert!(skips, "sockets are reused with CAP_NET_ADMIN only");
+            println!("skipped: without CAP_NET_ADMIN no sockets are reused");
         }
         may
     }
@@ -117,8 +117,8 @@ pub mod tests {
     }
 
     #[test]
-    fn nobody_foretells_where_the_next_connection_begins() {
-        if !may_keep() {
+    fn sequence_numbers_of_reused_sockets_are_unpredictable() {
+        if !may_pool_sockets() {
             return;
         }
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -127,20 +127,20 @@ pub mod tests {
             .unwrap();
         let _inside = runtime.enter();
         let listeners = [(), ()].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
-        let spares = SocketPool::default();
+        let pool = SocketPool::default();
         let mut socket = Socket::new(Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         let mut numbers = Vec::new();
         for round in 0..12 {
             connected(&socket, &listeners[round % 2]).unwrap();
-            // The kernel tells it of a socket that has been under repair.
+            // The kernel returns it only for a socket that has been in repair mode, so not in the first round.
             numbers.extend(getsockopt(&socket, QueueSequence).ok());
             let (mut served, _) = listeners[round % 2].accept().unwrap();
             served.write_all(b"a").unwrap();
             let mut stream = std::net::TcpStream::from(socket);
             assert_eq!(stream.read(&mut [0]).unwrap(), 1);
             stream.set_nonblocking(true).unwrap();
-            spares.keep(Domain::IPV4, TcpStream::from_std(stream).unwrap());
-            socket = spares.take(Domain::IPV4).unwrap();
+            pool.put(Domain::IPV4, TcpStream::from_std(stream).unwrap());
+            socket = pool.take(Domain::IPV4).unwrap();
             socket.set_nonblocking(false).unwrap();
         }
         assert_eq!(numbers.len(), 11);

@@ -1,4 +1,4 @@
-//! A connection that is not shut down when its user is done with it.
+//! A stream that ignores shutdown, because its socket is reset instead.
 
 use std::{
     io,
@@ -8,8 +8,8 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A stream on which shutting down does nothing. Its socket is about to be reset, which ends both directions at once;
-/// a FIN before that would be one more packet, and leave the server in `TIME_WAIT`.
+/// A stream on which shutdown does nothing. Its socket is about to be reset, which ends both directions at once; a FIN
+/// before that would be one more packet, and would leave the server in `TIME_WAIT`.
 pub struct ResetOnClose<T>(pub T);
 
 impl<T: AsyncRead + Unpin> AsyncRead for ResetOnClose<T> {

@@ -1,4 +1,4 @@
-//! The state file's writer.
+//! Writes the state file, on a thread of its own.
 
 use std::{
     collections::BTreeMap,
@@ -12,15 +12,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{At, Head, Service, VERSION, line};
+use super::{HeaderLine, ServiceLine, StoredTime, VERSION, checker_line};
 use crate::health::{CheckTarget, Timestamp, checker::Checker, schedule::CheckerId};
 
-/// From the beginning of one writing to that of the next.
-pub(super) const WRITE_EVERY: Duration = Duration::from_millis(100);
-/// A writing that took long is followed by a pause of so many times its length.
-const PAUSE: u32 = 10;
+/// Least time between the starts of two writes.
+pub(super) const WRITE_INTERVAL: Duration = Duration::from_millis(100);
+/// A write that took long is followed by a pause of this many times its duration.
+const PAUSE_FACTOR: u32 = 10;
 
-/// Writes the file, on a thread of its own. Dropped, it has written all.
+/// Handle of the writer's thread. Dropping it waits until everything is written.
 #[derive(Debug)]
 pub struct Writer {
     shared: Arc<Shared>,
@@ -35,15 +35,15 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Pending {
-    /// By checker, `None` = gone: never more than there are checkers, and those that went meanwhile.
-    news: BTreeMap<CheckerId, Option<(Arc<CheckTarget>, Checker)>>,
-    /// All of them, if they are new.
-    services: Option<Vec<Service>>,
+    /// Checkers whose state changed, `None` = stopped. One entry per checker bounds its size.
+    checkers: BTreeMap<CheckerId, Option<(Arc<CheckTarget>, Checker)>>,
+    /// All services, if they changed.
+    services: Option<Vec<ServiceLine>>,
     stop: bool,
 }
 
 impl Shared {
-    /// Nothing that panics is done under the lock.
+    /// A poisoned lock is safe to use: no code panics while it holds it.
     fn lock(&self) -> MutexGuard<'_, Pending> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -53,46 +53,46 @@ impl Writer {
     /// Starts the thread. The file stays as it is until there is something to write.
     ///
     /// # Errors
-    /// There cannot be another thread.
+    /// The thread cannot be started.
     pub fn start(path: PathBuf, boot_id: &str) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let boot_id = boot_id.to_owned();
-        let theirs = shared.clone();
+        let owned = shared.clone();
         let thread = thread::Builder::new()
-            .name("health-memory".to_owned())
-            .spawn(move || keep(&theirs, &path, &boot_id))?;
+            .name("health-store".to_owned())
+            .spawn(move || run(&owned, &path, &boot_id))?;
         Ok(Self {
             shared,
             thread: Some(thread),
         })
     }
 
-    /// Takes how a checker stands now. It is put into words elsewhere: that takes longer than a probe should wait.
+    /// Stores a checker's state. The thread formats it, which takes longer than a probe should be delayed.
     pub(in crate::health) fn put(
         &self,
         id: CheckerId,
-        watched: Arc<CheckTarget>,
+        check_target: Arc<CheckTarget>,
         checker: Checker,
     ) {
-        self.take(id, Some((watched, checker)));
+        self.queue(id, Some((check_target, checker)));
     }
 
-    /// A checker is gone.
+    /// Removes a checker that was stopped.
     pub(in crate::health) fn remove(&self, id: CheckerId) {
-        self.take(id, None);
+        self.queue(id, None);
     }
 
-    /// Takes what is to be written of services.
-    pub(in crate::health) fn keep(&self, services: Vec<Service>) {
+    /// Replaces the services in the file.
+    pub(in crate::health) fn set_services(&self, services: Vec<ServiceLine>) {
         let old = self.shared.lock().services.replace(services);
         self.shared.changed.notify_one();
         drop(old);
     }
 
-    fn take(&self, id: CheckerId, news: Option<(Arc<CheckTarget>, Checker)>) {
-        let old = self.shared.lock().news.insert(id, news);
+    fn queue(&self, id: CheckerId, checker: Option<(Arc<CheckTarget>, Checker)>) {
+        let old = self.shared.lock().checkers.insert(id, checker);
         self.shared.changed.notify_one();
-        // Not under the lock.
+        // Freed after the lock is released.
         drop(old);
     }
 }
@@ -102,45 +102,46 @@ impl Drop for Writer {
         self.shared.lock().stop = true;
         self.shared.changed.notify_one();
         if let Some(thread) = self.thread.take() {
-            // A panic has been told already.
+            // A panic has been logged already.
             let _ = thread.join();
         }
     }
 }
 
-/// The thread: waits for news, writes all lines, rests. When it ends, it writes once more, so that it is known until when
-/// this daemon ran; one to which nothing was ever told leaves the file alone.
-fn keep(shared: &Shared, path: &Path, boot_id: &str) {
+/// The thread: waits for changes, writes all lines, pauses. At its end it writes once more, so that the file says until
+/// when this daemon ran. If it was never given anything, it leaves the file as it is.
+fn run(shared: &Shared, path: &Path, boot_id: &str) {
     let mut services = Vec::new();
     let mut lines = BTreeMap::new();
-    let mut has_begun = false;
+    let mut has_content = false;
     let mut failing = false;
     loop {
         let mut pending = shared.lock();
-        while pending.news.is_empty() && pending.services.is_none() && !pending.stop {
+        while pending.checkers.is_empty() && pending.services.is_none() && !pending.stop {
             pending = shared
                 .changed
                 .wait(pending)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        let news = std::mem::take(&mut pending.news);
+        let changed = std::mem::take(&mut pending.checkers);
         let new_services = pending.services.take();
         let stop = pending.stop;
         drop(pending);
-        has_begun |= !news.is_empty() || new_services.is_some();
+        has_content |= !changed.is_empty() || new_services.is_some();
         if let Some(new) = new_services {
             let texts = new
                 .iter()
                 .filter_map(|service| serde_json::to_string(service).ok());
             services = texts.collect();
         }
-        for (id, news) in news {
-            match news.and_then(|(watched, checker)| line(&watched, &checker)) {
+        for (id, checker) in changed {
+            match checker.and_then(|(check_target, checker)| checker_line(&check_target, &checker))
+            {
                 Some(line) => lines.insert(id, line),
                 None => lines.remove(&id),
             };
         }
-        if has_begun {
+        if has_content {
             let began = Instant::now();
             let written = write(path, boot_id, services.iter().chain(lines.values()));
             if let Err(error) = &written
@@ -148,23 +149,23 @@ fn keep(shared: &Shared, path: &Path, boot_id: &str) {
             {
                 tracing::warn!(
                     path = %path.display(),
-                    "what the checks found cannot be written down, a restart of the daemon will begin anew: {error}"
+                    "the states of the checks cannot be written, so a restarted daemon will start without them: {error}"
                 );
             }
             failing = written.is_err();
-            let pause = WRITE_EVERY.max(began.elapsed() * PAUSE);
+            let pause = WRITE_INTERVAL.max(began.elapsed() * PAUSE_FACTOR);
             if !stop {
-                rest(shared, pause);
+                wait(shared, pause);
             }
         }
         if stop {
-            return; // Nothing comes after that.
+            return;
         }
     }
 }
 
-/// Waits so long, or until it is to stop.
-fn rest(shared: &Shared, pause: Duration) {
+/// Waits for `pause`, or until the thread is told to stop.
+fn wait(shared: &Shared, pause: Duration) {
     drop(
         shared
             .changed
@@ -177,10 +178,10 @@ fn write<'a>(
     boot_id: &str,
     lines: impl Iterator<Item = &'a String>,
 ) -> io::Result<()> {
-    let head = serde_json::to_string(&Head {
+    let head = serde_json::to_string(&HeaderLine {
         version: VERSION,
         boot_id: boot_id.to_owned(),
-        written: At::new(&Timestamp::now()),
+        written: StoredTime::new(&Timestamp::now()),
     })?;
     if let Some(directory) = path.parent() {
         DirBuilder::new()
@@ -188,10 +189,10 @@ fn write<'a>(
             .mode(0o755)
             .create(directory)?;
     }
-    // There is one daemon of a name, so that nobody else writes this one.
+    // Each instance has one daemon, so nobody else writes this file.
     let mut new = OsString::from(path);
     new.push(".new");
-    // Header fields of a check may be secrets.
+    // Checks may contain secrets in their HTTP header fields.
     let file = OpenOptions::new()
         .write(true)
         .create(true)

@@ -1,4 +1,4 @@
-//! A connection's own work beside what is asked over it, in one task: nothing is left behind when a probe is dropped.
+//! Drives an HTTP connection and an exchange over it in one task, so that nothing runs on when a probe is dropped.
 
 use std::{
     future::poll_fn,
@@ -6,8 +6,8 @@ use std::{
     task::{Context, Poll},
 };
 
-/// Runs `exchange` over the connection that `connection` drives. That the connection ends is for the exchange to
-/// notice, which knows what it lacks.
+/// Polls `connection` while it runs `exchange`, and returns what the exchange returns. If the connection ends first, the
+/// exchange fails by itself and says what is missing.
 pub async fn drive_connection<T>(
     connection: impl Future<Output: Sized>,
     exchange: impl Future<Output = T>,
@@ -16,7 +16,7 @@ pub async fn drive_connection<T>(
     let mut exchange = pin!(exchange);
     let mut is_open = true;
     let both = |context: &mut Context<'_>| {
-        // Before the connection, which then finds what is to be sent; and after, for what it has received.
+        // The exchange is polled before the connection, to give it what to send, and after, to read what it received.
         if let Poll::Ready(done) = exchange.as_mut().poll(context) {
             return Poll::Ready(done);
         }

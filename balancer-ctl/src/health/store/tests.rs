@@ -1,6 +1,6 @@
 use std::{os::unix::fs::PermissionsExt as _, path::PathBuf, thread, time::Instant};
 
-use super::{writer::WRITE_EVERY, *};
+use super::{writer::WRITE_INTERVAL, *};
 use crate::{
     health::{RequestedWeight, checker, schedule::CheckerId},
     model::{
@@ -11,7 +11,7 @@ use crate::{
 
 const BOOT: &str = "bd1f4a5e-0000-4000-8000-000000000001";
 
-fn watched(port: u16) -> CheckTarget {
+fn check_target(port: u16) -> CheckTarget {
     CheckTarget {
         target: ([192, 168, 0, 2], port).into(),
         check: Check {
@@ -36,9 +36,9 @@ fn web() -> ServiceKey {
 }
 
 /// How a checker of this service stood.
-fn standing(remembered: &Remembered, watched: &CheckTarget) -> Option<CheckState> {
-    let (standing, _) = remembered.standing(watched, &web(), watched.target)?;
-    Some(standing)
+fn check_state(stored: &StoredState, check_target: &CheckTarget) -> Option<CheckState> {
+    let (check_state, _) = stored.check_state(check_target, &web(), check_target.target)?;
+    Some(check_state)
 }
 
 fn at(milliseconds: u64) -> Timestamp {
@@ -49,8 +49,8 @@ fn at(milliseconds: u64) -> Timestamp {
 }
 
 /// Up at 1 s with this advice, down at 2 s.
-fn checker(watched: &CheckTarget, advice: AgentReply) -> Checker {
-    let mut checker = Checker::begin(&watched.check, None, Vec::new(), &at(0));
+fn checker(check_target: &CheckTarget, advice: AgentReply) -> Checker {
+    let mut checker = Checker::new(&check_target.check, None, Vec::new(), &at(0));
     let passed = checker::Input::Passed {
         note: "\"fine\"\n".to_owned(),
         advice,
@@ -64,7 +64,7 @@ fn checker(watched: &CheckTarget, advice: AgentReply) -> Checker {
             latency: Duration::ZERO,
             input,
         };
-        checker.finish(done, &at(second * 1000));
+        checker.record(done, &at(second * 1000));
     }
     checker
 }
@@ -101,18 +101,21 @@ fn what_was_written_is_read_whole() {
     let writer = scene.writer();
     let mut written = Vec::new();
     for (id, advice) in [(7, advice), (8, AgentReply::default())] {
-        let watched = watched(u16::try_from(id).unwrap());
-        let checker = checker(&watched, advice);
-        writer.put(CheckerId(id), watched.clone().into(), checker.clone());
-        written.push((watched, checker));
+        let check_target = check_target(u16::try_from(id).unwrap());
+        let checker = checker(&check_target, advice);
+        writer.put(CheckerId(id), check_target.clone().into(), checker.clone());
+        written.push((check_target, checker));
     }
     drop(writer);
-    let remembered = read(&scene.path(), BOOT);
-    for (watched, checker) in written {
-        assert_eq!(standing(&remembered, &watched), Some(checker.standing()));
-        assert_eq!(checker.history(), &remembered.history(&watched));
+    let stored = read(&scene.path(), BOOT);
+    for (check_target, checker) in written {
+        assert_eq!(
+            check_state(&stored, &check_target),
+            Some(checker.check_state())
+        );
+        assert_eq!(checker.history(), &stored.history(&check_target));
     }
-    assert_eq!(standing(&remembered, &watched(9)), None);
+    assert_eq!(check_state(&stored, &check_target(9)), None);
     let mode = fs::metadata(scene.path()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let left = fs::read_dir(scene.path().parent().unwrap())
@@ -122,8 +125,8 @@ fn what_was_written_is_read_whole() {
 }
 
 /// Up since 1 s.
-fn up(watched: &CheckTarget) -> Checker {
-    let mut checker = Checker::begin(&watched.check, None, Vec::new(), &at(0));
+fn up(check_target: &CheckTarget) -> Checker {
+    let mut checker = Checker::new(&check_target.check, None, Vec::new(), &at(0));
     let done = checker::FinishedProbe {
         began: at(1000),
         latency: Duration::ZERO,
@@ -132,13 +135,13 @@ fn up(watched: &CheckTarget) -> Checker {
             advice: AgentReply::default(),
         },
     };
-    checker.finish(done, &at(1000));
+    checker.record(done, &at(1000));
     checker
 }
 
 /// One that asks another question of the same target.
-fn asking(watched: &CheckTarget, expect: &str) -> CheckTarget {
-    let mut other = watched.clone();
+fn asking(check_target: &CheckTarget, expect: &str) -> CheckTarget {
+    let mut other = check_target.clone();
     other.check.probe = Probe::Tcp(Exchange {
         send: expect.into(),
         expect: None,
@@ -150,7 +153,7 @@ fn asking(watched: &CheckTarget, expect: &str) -> CheckTarget {
 fn a_check_that_asks_the_same_at_other_times_goes_on_as_it_stood() {
     let scene = Scene::new();
     let writer = scene.writer();
-    let known = watched(1);
+    let known = check_target(1);
     let checker = checker(&known, AgentReply::default());
     writer.put(CheckerId(1), known.clone().into(), checker.clone());
     drop(writer);
@@ -163,17 +166,17 @@ fn a_check_that_asks_the_same_at_other_times_goes_on_as_it_stood() {
         fall: 6,
         initial: Initial::Up,
     };
-    let remembered = read(&scene.path(), BOOT);
-    assert_eq!(standing(&remembered, &other), Some(checker.standing()));
-    assert_eq!(checker.history(), &remembered.history(&other));
+    let stored = read(&scene.path(), BOOT);
+    assert_eq!(check_state(&stored, &other), Some(checker.check_state()));
+    assert_eq!(checker.history(), &stored.history(&other));
 }
 
 #[test]
 fn to_another_question_a_real_server_of_the_service_stays_up_and_any_other_is_not_known() {
     let scene = Scene::new();
     let writer = scene.writer();
-    let (one, two) = (watched(1), watched(2));
-    writer.keep(vec![Service::new(
+    let (one, two) = (check_target(1), check_target(2));
+    writer.set_services(vec![ServiceLine::new(
         &web(),
         vec![one.target, two.target],
         None,
@@ -184,7 +187,7 @@ fn to_another_question_a_real_server_of_the_service_stays_up_and_any_other_is_no
     let down = checker(&failing, AgentReply::default());
     writer.put(CheckerId(3), failing.into(), down);
     drop(writer);
-    let remembered = read(&scene.path(), BOOT);
+    let stored = read(&scene.path(), BOOT);
     let expected = CheckState {
         up: true,
         decided: true,
@@ -193,18 +196,18 @@ fn to_another_question_a_real_server_of_the_service_stays_up_and_any_other_is_no
         since: at(1000),
     };
     let other = asking(&one, "c");
-    assert_eq!(standing(&remembered, &other), Some(expected));
-    assert_eq!(remembered.history(&other), []);
-    assert_eq!(standing(&remembered, &asking(&two, "c")), None);
-    assert_eq!(standing(&remembered, &two), Some(up(&two).standing()));
+    assert_eq!(check_state(&stored, &other), Some(expected));
+    assert_eq!(stored.history(&other), []);
+    assert_eq!(check_state(&stored, &asking(&two, "c")), None);
+    assert_eq!(check_state(&stored, &two), Some(up(&two).check_state()));
     // A service that is new, and a real server that is new in this one: neither was there.
     let mut mail = web();
     mail.address.set_port(25);
-    assert_eq!(remembered.standing(&other, &mail, one.target), None);
+    assert_eq!(stored.check_state(&other, &mail, one.target), None);
     let new = ([192, 168, 0, 9], 1).into();
-    assert_eq!(remembered.standing(&other, &web(), new), None);
+    assert_eq!(stored.check_state(&other, &web(), new), None);
     assert!(
-        remembered.standing(&one, &mail, new).is_some(),
+        stored.check_state(&one, &mail, new).is_some(),
         "the same question"
     );
 }
@@ -213,32 +216,32 @@ fn to_another_question_a_real_server_of_the_service_stays_up_and_any_other_is_no
 fn quorum_is_kept_with_the_time_since_when() {
     let scene = Scene::new();
     let writer = scene.writer();
-    writer.keep(vec![Service::new(&web(), vec![], Some((true, at(1))))]);
-    writer.keep(vec![Service::new(&web(), vec![], Some((false, at(2))))]);
+    writer.set_services(vec![ServiceLine::new(&web(), vec![], Some((true, at(1))))]);
+    writer.set_services(vec![ServiceLine::new(&web(), vec![], Some((false, at(2))))]);
     drop(writer);
-    let remembered = read(&scene.path(), BOOT);
-    assert_eq!(remembered.quorum(&web()), Some((false, at(2))));
+    let stored = read(&scene.path(), BOOT);
+    assert_eq!(stored.quorum(&web()), Some((false, at(2))));
     let mut mail = web();
     mail.address.set_port(25);
-    assert_eq!(remembered.quorum(&mail), None);
+    assert_eq!(stored.quorum(&mail), None);
 }
 
 #[test]
 fn the_file_says_until_when_the_daemon_ran() {
     let scene = Scene::new();
     let writer = scene.writer();
-    let known = watched(1);
+    let known = check_target(1);
     writer.put(CheckerId(1), known.clone().into(), up(&known));
     let until = |written: Timestamp| written.since_boot;
     let deadline = Instant::now() + Duration::from_secs(20);
     while !scene.path().exists() && Instant::now() < deadline {
         thread::yield_now();
     }
-    let first = read(&scene.path(), BOOT).written().map(until);
+    let first = read(&scene.path(), BOOT).written_at().map(until);
     thread::sleep(Duration::from_millis(5));
     let stopped = Timestamp::now().since_boot;
     drop(writer);
-    let last = read(&scene.path(), BOOT).written().map(until);
+    let last = read(&scene.path(), BOOT).written_at().map(until);
     assert!(first < Some(stopped), "{first:?}");
     let rounded = stopped - Duration::from_millis(1);
     assert!(last > Some(rounded), "{last:?}, stopped at {stopped:?}");
@@ -248,7 +251,7 @@ fn the_file_says_until_when_the_daemon_ran() {
 fn a_first_pass_and_a_return_are_told_apart() {
     let scene = Scene::new();
     let writer = scene.writer();
-    let (first, returned) = (watched(1), watched(2));
+    let (first, returned) = (check_target(1), check_target(2));
     writer.put(CheckerId(1), first.clone().into(), up(&first));
     let mut checker = checker(&returned, AgentReply::default());
     let done = checker::FinishedProbe {
@@ -259,13 +262,13 @@ fn a_first_pass_and_a_return_are_told_apart() {
             advice: AgentReply::default(),
         },
     };
-    checker.finish(done, &at(3000));
+    checker.record(done, &at(3000));
     writer.put(CheckerId(2), returned.clone().into(), checker);
     drop(writer);
-    let remembered = read(&scene.path(), BOOT);
-    let has_returned = [first, returned].map(|watched| {
-        let (_, has_returned) = remembered
-            .standing(&watched, &web(), watched.target)
+    let stored = read(&scene.path(), BOOT);
+    let has_returned = [first, returned].map(|check_target| {
+        let (_, has_returned) = stored
+            .check_state(&check_target, &web(), check_target.target)
             .unwrap();
         has_returned
     });
@@ -277,9 +280,9 @@ fn a_line_that_cannot_be_read_is_left_out_alone() {
     let scene = Scene::new();
     let writer = scene.writer();
     for id in [1, 2, 3] {
-        let watched = watched(id);
-        let checker = up(&watched);
-        writer.put(CheckerId(id.into()), watched.into(), checker);
+        let check_target = check_target(id);
+        let checker = up(&check_target);
+        writer.put(CheckerId(id.into()), check_target.into(), checker);
     }
     drop(writer);
     let text = fs::read_to_string(scene.path()).unwrap();
@@ -291,8 +294,8 @@ fn a_line_that_cannot_be_read_is_left_out_alone() {
         })
         .collect();
     fs::write(scene.path(), damaged.join("\n")).unwrap();
-    let remembered = read(&scene.path(), BOOT);
-    let known = [1, 2, 3].map(|port| standing(&remembered, &watched(port)).is_some());
+    let stored = read(&scene.path(), BOOT);
+    let known = [1, 2, 3].map(|port| check_state(&stored, &check_target(port)).is_some());
     assert_eq!(known, [true, false, true]);
 }
 
@@ -300,33 +303,33 @@ fn a_line_that_cannot_be_read_is_left_out_alone() {
 fn a_key_that_a_later_version_adds_changes_nothing() {
     let scene = Scene::new();
     let writer = scene.writer();
-    let known = watched(1);
+    let known = check_target(1);
     writer.put(CheckerId(1), known.clone().into(), up(&known));
     drop(writer);
     let text = fs::read_to_string(scene.path()).unwrap();
     let text = text.replace(r#""up":"#, r#""colour":"blue","up":"#);
     fs::write(scene.path(), text).unwrap();
-    let standing = standing(&read(&scene.path(), BOOT), &known);
-    assert_eq!(standing, Some(up(&known).standing()));
+    let check_state = check_state(&read(&scene.path(), BOOT), &known);
+    assert_eq!(check_state, Some(up(&known).check_state()));
 }
 
 #[test]
 fn what_is_gone_or_undecided_is_not_remembered() {
     let scene = Scene::new();
     let writer = scene.writer();
-    let (gone, kept, undecided) = (watched(1), watched(2), watched(3));
-    for (id, watched) in [(1, &gone), (2, &kept)] {
-        let checker = checker(watched, AgentReply::default());
-        writer.put(CheckerId(id), watched.clone().into(), checker);
+    let (gone, kept, undecided) = (check_target(1), check_target(2), check_target(3));
+    for (id, check_target) in [(1, &gone), (2, &kept)] {
+        let checker = checker(check_target, AgentReply::default());
+        writer.put(CheckerId(id), check_target.clone().into(), checker);
     }
-    let fresh = Checker::begin(&undecided.check, None, Vec::new(), &at(0));
+    let fresh = Checker::new(&undecided.check, None, Vec::new(), &at(0));
     writer.put(CheckerId(3), undecided.clone().into(), fresh);
     writer.remove(CheckerId(1));
     drop(writer);
-    let remembered = read(&scene.path(), BOOT);
+    let stored = read(&scene.path(), BOOT);
     let known: Vec<bool> = [gone, kept, undecided]
         .iter()
-        .map(|watched| standing(&remembered, watched).is_some())
+        .map(|check_target| check_state(&stored, check_target).is_some())
         .collect();
     assert_eq!(known, [false, true, false]);
 }
@@ -335,7 +338,7 @@ fn what_is_gone_or_undecided_is_not_remembered() {
 fn after_the_host_started_again_nothing_counts() {
     let scene = Scene::new();
     let writer = scene.writer();
-    let known = watched(1);
+    let known = check_target(1);
     writer.put(
         CheckerId(1),
         known.clone().into(),
@@ -343,8 +346,8 @@ fn after_the_host_started_again_nothing_counts() {
     );
     drop(writer);
     let another = BOOT.replace('1', "2");
-    assert_eq!(standing(&read(&scene.path(), &another), &known), None);
-    assert!(standing(&read(&scene.path(), BOOT), &known).is_some());
+    assert_eq!(check_state(&read(&scene.path(), &another), &known), None);
+    assert!(check_state(&read(&scene.path(), BOOT), &known).is_some());
 }
 
 #[test]
@@ -367,14 +370,14 @@ fn a_file_that_is_damaged_or_missing_is_begun_anew() {
     fs::write(scene.path(), [0xff, 0xfe]).unwrap();
     assert!(try_read(&scene.path(), BOOT).is_err());
     let writer = scene.writer();
-    let known = watched(1);
+    let known = check_target(1);
     writer.put(
         CheckerId(1),
         known.clone().into(),
         checker(&known, AgentReply::default()),
     );
     drop(writer);
-    assert!(standing(&read(&scene.path(), BOOT), &known).is_some());
+    assert!(check_state(&read(&scene.path(), BOOT), &known).is_some());
 }
 
 #[test]
@@ -389,7 +392,7 @@ fn the_file_stays_as_it_is_until_there_is_something_to_write() {
 #[test]
 fn a_file_that_cannot_be_written_stops_nothing() {
     let writer = Writer::start("/proc/balancer/health.json".into(), BOOT).unwrap();
-    let known = watched(1);
+    let known = check_target(1);
     for _ in 0..3 {
         writer.put(
             CheckerId(1),
@@ -404,11 +407,11 @@ fn a_file_that_cannot_be_written_stops_nothing() {
 fn many_changes_are_written_together() {
     let scene = Scene::new();
     let writer = scene.writer();
-    let known = watched(1);
+    let known = check_target(1);
     let checker = checker(&known, AgentReply::default());
     let began = Instant::now();
     let mut inodes = std::collections::HashSet::new();
-    while began.elapsed() < WRITE_EVERY * 4 {
+    while began.elapsed() < WRITE_INTERVAL * 4 {
         for id in 0..50 {
             writer.put(CheckerId(id), known.clone().into(), checker.clone());
         }
