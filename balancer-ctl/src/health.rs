@@ -43,25 +43,25 @@ pub struct CheckTarget {
     pub check: Check,
 }
 
-/// What one probe found.
+/// Result of one probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// It passed.
-    Pass {
-        /// What was answered, in a few words ("http 200").
+pub enum Outcome {
+    /// The target answered as it should.
+    Passed {
+        /// The answer, in a few words ("http 200").
         note: String,
-        /// What the real server (or a program for it) asks for.
+        /// What the real server, or a program for it, requests.
         advice: AgentReply,
     },
-    /// It failed.
-    Fail {
+    /// The target did not answer, or not as it should.
+    Failed {
         /// What was answered and what was wanted ("http 503, wanted 200-299").
         reason: String,
     },
-    /// It could not be made: this process or host has run out of something. Says nothing about the target.
-    Void {
-        /// What is lacking ("too many open files").
-        reason: String,
+    /// Says nothing about the target: this process was stalled during the probe, or this host could not make it.
+    Inconclusive {
+        /// Why this host could not make the probe ("too many open files"); `None` = this process was stalled.
+        obstacle: Option<String>,
     },
 }
 

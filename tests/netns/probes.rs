@@ -7,7 +7,7 @@ use std::{fs, future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use balancer_ctl::{
     health::{
-        AgentReply, Answer, CheckTarget,
+        AgentReply, CheckTarget, Outcome,
         probe::{Prober, SocketPool},
     },
     model::check::{Check, Exchange, ExecProbe, HttpProbe, Pattern, Probe, Source, Target, Timing},
@@ -45,7 +45,7 @@ impl Scene {
         target: SocketAddr,
         probe: Probe,
         limit: Duration,
-    ) -> Option<Answer> {
+    ) -> Option<Outcome> {
         let watched = CheckTarget {
             target,
             check: Check {
@@ -65,7 +65,7 @@ impl Scene {
         asked.expect("enter the balancer")
     }
 
-    fn ask(&self, target: SocketAddr, probe: Probe) -> Answer {
+    fn ask(&self, target: SocketAddr, probe: Probe) -> Outcome {
         self.ask_from(Source::default(), target, probe.clone(), LONG)
             .unwrap_or_else(|| panic!("{target} gave no answer to {probe:?}"))
     }
@@ -84,15 +84,15 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
         .block_on(future)
 }
 
-fn pass(note: &str) -> Answer {
-    Answer::Pass {
+fn pass(note: &str) -> Outcome {
+    Outcome::Passed {
         note: note.into(),
         advice: AgentReply::default(),
     }
 }
 
-fn fail(reason: &str) -> Answer {
-    Answer::Fail {
+fn fail(reason: &str) -> Outcome {
+    Outcome::Failed {
         reason: reason.into(),
     }
 }

@@ -18,7 +18,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use super::{AgentReply, CheckState, NOT_PROBED, Timestamp, UNKNOWN_TIME};
+use super::{AgentReply, CheckState, NOT_PROBED, Outcome, Timestamp, UNKNOWN_TIME};
 use crate::{
     config::write::check_as_json,
     model::{
@@ -31,30 +31,6 @@ use crate::{
 /// Changes of state that a checker's history keeps; older ones are dropped.
 pub const MAX_HISTORY: usize = 100;
 
-/// What a probe's end means to the machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Input {
-    /// It passed.
-    Passed {
-        /// What was answered.
-        note: String,
-        /// What was asked for.
-        advice: AgentReply,
-    },
-    /// It failed.
-    Failed {
-        /// What was answered and wanted.
-        reason: String,
-    },
-    /// It says nothing about its target.
-    Void,
-    /// This host could not even ask, which says nothing about the target either.
-    Lacking {
-        /// What is in the way.
-        reason: String,
-    },
-}
-
 /// A finished probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FinishedProbe {
@@ -63,7 +39,7 @@ pub struct FinishedProbe {
     /// Time from its start to its end.
     pub latency: Duration,
     /// Its result.
-    pub input: Input,
+    pub outcome: Outcome,
 }
 
 /// What a result changed.
@@ -114,14 +90,6 @@ impl Thresholds {
     }
 }
 
-/// Which way a result goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
-    Passed,
-    Failed,
-    Void,
-}
-
 /// Whether a result changed the state, and how many equal results in a row it took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Transition {
@@ -131,18 +99,22 @@ enum Transition {
 }
 
 /// The transition function.
-fn next(state: MachineState, way: Way, thresholds: Thresholds) -> (MachineState, Transition) {
+fn next(
+    state: MachineState,
+    outcome: &Outcome,
+    thresholds: Thresholds,
+) -> (MachineState, Transition) {
     const UP: MachineState = MachineState::Up { failures: 0 };
     const DOWN: MachineState = MachineState::Down { passes: 0 };
-    match (state, way) {
-        (state, Way::Void) => (state, Transition::No),
-        (MachineState::Undecided, Way::Passed) => (UP, Transition::First),
-        (MachineState::Undecided, Way::Failed) => match thresholds.fall {
+    match (state, outcome) {
+        (state, Outcome::Inconclusive { .. }) => (state, Transition::No),
+        (MachineState::Undecided, Outcome::Passed { .. }) => (UP, Transition::First),
+        (MachineState::Undecided, Outcome::Failed { .. }) => match thresholds.fall {
             Some(_) => (DOWN, Transition::First),
             None => (MachineState::Undecided, Transition::No),
         },
-        (MachineState::Up { .. }, Way::Passed) => (UP, Transition::No),
-        (MachineState::Up { failures }, Way::Failed) => {
+        (MachineState::Up { .. }, Outcome::Passed { .. }) => (UP, Transition::No),
+        (MachineState::Up { failures }, Outcome::Failed { .. }) => {
             let failures = failures.saturating_add(1);
             match thresholds.fall {
                 None => (UP, Transition::No),
@@ -150,8 +122,8 @@ fn next(state: MachineState, way: Way, thresholds: Thresholds) -> (MachineState,
                 Some(_) => (DOWN, Transition::InARow(failures)),
             }
         }
-        (MachineState::Down { .. }, Way::Failed) => (DOWN, Transition::No),
-        (MachineState::Down { passes }, Way::Passed) => {
+        (MachineState::Down { .. }, Outcome::Failed { .. }) => (DOWN, Transition::No),
+        (MachineState::Down { passes }, Outcome::Passed { .. }) => {
             let passes = passes.saturating_add(1);
             if passes < thresholds.rise {
                 (MachineState::Down { passes }, Transition::No)
@@ -251,26 +223,28 @@ impl Checker {
         let FinishedProbe {
             began,
             latency,
-            input,
+            outcome,
         } = done;
-        let (way, message, said) = match input {
-            Input::Passed { note, advice } => (Way::Passed, note, Some(advice)),
-            Input::Failed { reason } => (Way::Failed, reason, None),
-            Input::Void => (Way::Void, String::new(), None),
-            Input::Lacking { reason } => {
-                self.obstacle = Some(reason);
-                (Way::Void, String::new(), None)
+        let (state, transition) = next(self.machine, &outcome, self.thresholds);
+        self.machine = state;
+        let (passed, message, reply) = match outcome {
+            Outcome::Passed { note, advice } => (true, note, Some(advice)),
+            Outcome::Failed { reason } => (false, reason, None),
+            Outcome::Inconclusive { obstacle } => {
+                if obstacle.is_some() {
+                    self.obstacle = obstacle;
+                }
+                return CheckerOutput::Nothing;
             }
         };
-        let (state, transition) = next(self.machine, way, self.thresholds);
-        self.machine = state;
+        self.obstacle = None;
         let mut output = CheckerOutput::Nothing;
-        if let Some(said) = said {
-            let is_new = said != self.advice;
-            let turns = said.down.is_some() != self.advice.down.is_some();
-            self.advice = said;
+        if let Some(reply) = reply {
+            let is_new = reply != self.advice;
+            let down_changed = reply.down.is_some() != self.advice.down.is_some();
+            self.advice = reply;
             // An agent check changes state by the agent's word alone, not by passes and failures.
-            if self.thresholds.fall.is_none() && (turns || self.reason == NOT_PROBED) {
+            if self.thresholds.fall.is_none() && (down_changed || self.reason == NOT_PROBED) {
                 self.reason.clone_from(&message);
                 self.since = *now;
                 self.append_history();
@@ -290,18 +264,14 @@ impl Checker {
             self.append_history();
             output = CheckerOutput::StateChanged;
         }
-        if way != Way::Void {
-            let passed = way == Way::Passed;
-            self.obstacle = None;
-            let before = self.last.take().filter(|last| last.passed == passed);
-            self.last = Some(LastResult {
-                began,
-                latency,
-                passed,
-                message,
-                in_a_row: before.map_or(0, |last| last.in_a_row).saturating_add(1),
-            });
-        }
+        let before = self.last.take().filter(|last| last.passed == passed);
+        self.last = Some(LastResult {
+            began,
+            latency,
+            passed,
+            message,
+            in_a_row: before.map_or(0, |last| last.in_a_row).saturating_add(1),
+        });
         output
     }
 

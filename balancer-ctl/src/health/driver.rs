@@ -23,8 +23,8 @@ use tokio::{
 };
 
 use super::{
-    AgentReply, Answer, CheckStart, CheckTarget, CheckUpdate, Timestamp,
-    checker::{Checker, CheckerOutput, FinishedProbe, HistoryEntry, Input},
+    AgentReply, CheckStart, CheckTarget, CheckUpdate, Outcome, Timestamp,
+    checker::{Checker, CheckerOutput, FinishedProbe, HistoryEntry},
     log_rate_limit::LogRateLimit,
     mailbox::Mailbox,
     schedule::{CheckerId, NextProbe, Pace, Schedule},
@@ -43,7 +43,7 @@ const MAX_NAMED_CHECKS: u32 = 20;
 /// A probe of one target.
 pub trait Probing: Send + Sync + 'static {
     /// Makes one attempt and returns its result. Cancel safe: the driver drops the future at the check's timeout.
-    fn probe(&self) -> impl Future<Output = Answer> + Send;
+    fn probe(&self) -> impl Future<Output = Outcome> + Send;
 }
 
 /// A request of the daemon to the driver.
@@ -120,7 +120,7 @@ struct RunningProbe {
 struct ProbeEnd {
     latency: Duration,
     /// `None` = it was not done within its timeout.
-    answer: Option<Answer>,
+    outcome: Option<Outcome>,
 }
 
 impl<P, M> Driver<P, M>
@@ -218,32 +218,34 @@ where
         let Some(slot) = self.slots.get_mut(&id) else {
             return;
         };
-        let kept = slot.prober.take();
-        let prober = match kept {
+        let old = slot.prober.take();
+        let prober = match old {
             Some(prober) if !slot.is_stale => prober,
-            kept => match (
+            old => match (
                 (self.context.make_probe)(&slot.target, slot.checker.advice()),
-                kept,
+                old,
             ) {
                 (Ok(prober), _) => {
                     slot.is_stale = false;
                     Arc::new(prober)
                 }
-                (Err(reason), Some(kept)) => {
+                (Err(reason), Some(old)) => {
                     if slot.obstacle_log.allows(1) && self.obstacle_log.allows(MAX_NAMED_CHECKS) {
                         tracing::warn!(
                             "{} continues with the certificates that it read before: {reason}",
                             check_name(&slot.target)
                         );
                     }
-                    kept
+                    old
                 }
                 // A certificate file that cannot be read says nothing about the target.
                 (Err(reason), None) => {
                     let done = FinishedProbe {
                         began,
                         latency: Duration::ZERO,
-                        input: Input::Lacking { reason },
+                        outcome: Outcome::Inconclusive {
+                            obstacle: Some(reason),
+                        },
                     };
                     return self.record(id, done, None);
                 }
@@ -254,10 +256,10 @@ where
         slot.prober = Some(prober);
         let task = self.probes.spawn(async move {
             let began = Instant::now();
-            let answer = tokio::time::timeout(timeout, probe.probe()).await.ok();
+            let outcome = tokio::time::timeout(timeout, probe.probe()).await.ok();
             ProbeEnd {
                 latency: began.elapsed(),
-                answer,
+                outcome,
             }
         });
         self.probe_owners.insert(task.id(), id);
@@ -293,36 +295,36 @@ where
             slot.disregarded = 0;
         }
         let mut again = None;
-        let (latency, input) = match ended {
-            Ok((_, ProbeEnd { latency, answer })) => {
-                let input = match answer {
-                    Some(Answer::Pass { note, advice }) => {
+        let (latency, outcome) = match ended {
+            Ok((_, ProbeEnd { latency, outcome })) => {
+                let outcome = match outcome {
+                    Some(passed @ Outcome::Passed { .. }) => {
                         slot.disregarded = 0;
-                        Input::Passed { note, advice }
+                        passed
                     }
-                    Some(Answer::Void { reason }) => Input::Lacking { reason },
+                    Some(inconclusive @ Outcome::Inconclusive { .. }) => inconclusive,
                     _ if stalled && slot.disregarded < stall::MAX_DISREGARDED => {
                         slot.disregarded += 1;
                         again = Some(NextProbe::Soon);
-                        Input::Void
+                        Outcome::Inconclusive { obstacle: None }
                     }
-                    Some(Answer::Fail { reason }) => Input::Failed { reason },
-                    None => Input::Failed {
+                    Some(failed @ Outcome::Failed { .. }) => failed,
+                    None => Outcome::Failed {
                         reason: format!("no answer within {}", duration_text(timeout)),
                     },
                 };
-                (latency, input)
+                (latency, outcome)
             }
             Err(error) => {
                 tracing::error!(target = %slot.target.target, "a probe panicked: {error}");
                 let reason = "the probe panicked, see the log".to_owned();
-                (Duration::ZERO, Input::Failed { reason })
+                (Duration::ZERO, Outcome::Failed { reason })
             }
         };
         let done = FinishedProbe {
             began: running.began,
             latency,
-            input,
+            outcome,
         };
         self.record(id, done, again);
     }

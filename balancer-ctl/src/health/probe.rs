@@ -26,7 +26,7 @@ use failure::ProbeFailure;
 use socket::Endpoint;
 pub use socket::SocketPool;
 
-use super::{AgentReply, Answer, CheckTarget, Probing};
+use super::{AgentReply, CheckTarget, Outcome, Probing};
 use crate::model::check::{Check, HttpVersion, Probe};
 
 /// A probe that is ready to run: patterns compiled, certificates read.
@@ -121,7 +121,7 @@ impl Prober {
     ///
     /// # Panics
     /// Outside a tokio runtime with its IO and time drivers.
-    pub async fn probe(&self) -> Answer {
+    pub async fn probe(&self) -> Outcome {
         // This future is as large as the largest of these. Kinds that need more memory and are rarely run by the ten
         // thousand are boxed.
         let outcome = match &self.kind {
@@ -136,15 +136,17 @@ impl Prober {
             ProberKind::Agent(agent) => Box::pin(agent.probe()).await,
         };
         match outcome {
-            Ok(Passed { note, advice }) => Answer::Pass { note, advice },
-            Err(ProbeFailure::Target(reason)) => Answer::Fail { reason },
-            Err(ProbeFailure::Local(reason)) => Answer::Void { reason },
+            Ok(Passed { note, advice }) => Outcome::Passed { note, advice },
+            Err(ProbeFailure::Target(reason)) => Outcome::Failed { reason },
+            Err(ProbeFailure::Local(reason)) => Outcome::Inconclusive {
+                obstacle: Some(reason),
+            },
         }
     }
 }
 
 impl Probing for Prober {
-    fn probe(&self) -> impl Future<Output = Answer> + Send {
+    fn probe(&self) -> impl Future<Output = Outcome> + Send {
         Self::probe(self)
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 
 use balancer_ctl::{
-    health::Answer,
+    health::Outcome,
     model::check::{DnsProbe, Exchange, GrpcProbe, HttpProbe, HttpVersion, Probe, Source, Tls},
 };
 use balancer_tests::{privileged, servers::Grpc, topology::page};
@@ -25,7 +25,7 @@ fn banners_and_answers_of_real_servers_are_recognised() {
     let before = lines();
     assert_eq!(scene.ask(scene.target(22), tcp()), pass("connected"));
     assert_eq!(lines(), before, "sshd has noticed a plain tcp probe");
-    let Answer::Pass { note, .. } = scene.ask(
+    let Outcome::Passed { note, .. } = scene.ask(
         scene.target(22),
         Probe::Tcp(exchange(b"", r"^SSH-2\.0-OpenSSH_[0-9.p]+ Debian")),
     ) else {
@@ -43,14 +43,14 @@ fn banners_and_answers_of_real_servers_are_recognised() {
     let greeting = exchange(b"", r"(?s-u)^...\x00\x0a[^\x00]*MariaDB[^\x00]*\x00");
     let mysql = Probe::Tcp(greeting);
     for _ in 0..150 {
-        let Answer::Pass { .. } = scene.ask(scene.target(3306), mysql.clone()) else {
+        let Outcome::Passed { .. } = scene.ask(scene.target(3306), mysql.clone()) else {
             panic!("MariaDB does not greet");
         };
     }
     // It waits for an answer to its greeting, and so does the probe, but not for ever.
     let smtp = Probe::Tcp(exchange(b"", "^220 "));
     let answer = scene.ask_from(Source::default(), scene.target(3306), smtp, SHORT);
-    let Some(Answer::Fail { reason }) = &answer else {
+    let Some(Outcome::Failed { reason }) = &answer else {
         panic!("{answer:?}");
     };
     assert!(reason.ends_with(" does not match /^220 /"), "{reason}");
@@ -161,7 +161,7 @@ fn dnsmasq_answers_dns_and_plain_datagrams() {
                 target,
                 Probe::Udp(exchange(QUERY, r"(?-u)^\x12\x34[\x80-\xff].*real1"))
             ),
-            Answer::Pass { .. }
+            Outcome::Passed { .. }
         ));
     }
     assert_eq!(
@@ -196,7 +196,7 @@ fn a_grpc_server_is_asked_by_service() {
         scene.ask(target, service("stock")),
         fail("grpc NOT_SERVING")
     );
-    let Answer::Fail { reason } = scene.ask(target, service("nothing")) else {
+    let Outcome::Failed { reason } = scene.ask(target, service("nothing")) else {
         panic!("there is no such service");
     };
     assert!(

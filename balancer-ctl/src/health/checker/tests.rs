@@ -43,37 +43,42 @@ fn at(milliseconds: u64) -> Timestamp {
     }
 }
 
-fn passed() -> Input {
+fn passed() -> Outcome {
     advised(AgentReply::default())
 }
 
-fn advised(advice: AgentReply) -> Input {
-    Input::Passed {
+fn advised(advice: AgentReply) -> Outcome {
+    Outcome::Passed {
         note: "http 200".to_owned(),
         advice,
     }
 }
 
-fn failed() -> Input {
-    Input::Failed {
+fn failed() -> Outcome {
+    Outcome::Failed {
         reason: "http 503, wanted 200-299".to_owned(),
     }
 }
 
-fn finish(checker: &mut Checker, input: Input, milliseconds: u64) -> CheckerOutput {
+/// This process was stalled during the probe.
+fn stalled() -> Outcome {
+    Outcome::Inconclusive { obstacle: None }
+}
+
+fn finish(checker: &mut Checker, outcome: Outcome, milliseconds: u64) -> CheckerOutput {
     let done = FinishedProbe {
         began: at(milliseconds - 7),
         latency: Duration::from_millis(7),
-        input,
+        outcome,
     };
     checker.record(done, &at(milliseconds))
 }
 
 /// Gives results at 1 s, 2 s, ... and returns what came out.
-fn run(checker: &mut Checker, results: &[Input]) -> Vec<CheckerOutput> {
+fn run(checker: &mut Checker, results: &[Outcome]) -> Vec<CheckerOutput> {
     (1..)
         .zip(results)
-        .map(|(second, input)| finish(checker, input.clone(), second * 1000))
+        .map(|(second, outcome)| finish(checker, outcome.clone(), second * 1000))
         .collect()
 }
 
@@ -84,41 +89,56 @@ fn begin(check: &Check) -> Checker {
 #[test]
 fn every_state_and_input_is_as_drawn() {
     use MachineState::{Down, Undecided, Up};
-    use Way::{Failed, Passed, Void};
+    let (passed, failed, stalled) = (&passed(), &failed(), &stalled());
     let thresholds = Thresholds {
         rise: 2,
         fall: Some(3),
     };
     let table = [
-        (Undecided, Passed, UP, Transition::First),
-        (Undecided, Failed, DOWN, Transition::First),
-        (Undecided, Void, Undecided, Transition::No),
-        (UP, Passed, UP, Transition::No),
-        (UP, Failed, Up { failures: 1 }, Transition::No),
-        (UP, Void, UP, Transition::No),
-        (Up { failures: 1 }, Passed, UP, Transition::No),
+        (Undecided, passed, UP, Transition::First),
+        (Undecided, failed, DOWN, Transition::First),
+        (Undecided, stalled, Undecided, Transition::No),
+        (UP, passed, UP, Transition::No),
+        (UP, failed, Up { failures: 1 }, Transition::No),
+        (UP, stalled, UP, Transition::No),
+        (Up { failures: 1 }, passed, UP, Transition::No),
         (
             Up { failures: 1 },
-            Failed,
+            failed,
             Up { failures: 2 },
             Transition::No,
         ),
-        (Up { failures: 1 }, Void, Up { failures: 1 }, Transition::No),
-        (Up { failures: 2 }, Passed, UP, Transition::No),
-        (Up { failures: 2 }, Failed, DOWN, Transition::InARow(3)),
-        (Up { failures: 2 }, Void, Up { failures: 2 }, Transition::No),
-        (DOWN, Passed, Down { passes: 1 }, Transition::No),
-        (DOWN, Failed, DOWN, Transition::No),
-        (DOWN, Void, DOWN, Transition::No),
-        (Down { passes: 1 }, Passed, UP, Transition::InARow(2)),
-        (Down { passes: 1 }, Failed, DOWN, Transition::No),
-        (Down { passes: 1 }, Void, Down { passes: 1 }, Transition::No),
+        (
+            Up { failures: 1 },
+            stalled,
+            Up { failures: 1 },
+            Transition::No,
+        ),
+        (Up { failures: 2 }, passed, UP, Transition::No),
+        (Up { failures: 2 }, failed, DOWN, Transition::InARow(3)),
+        (
+            Up { failures: 2 },
+            stalled,
+            Up { failures: 2 },
+            Transition::No,
+        ),
+        (DOWN, passed, Down { passes: 1 }, Transition::No),
+        (DOWN, failed, DOWN, Transition::No),
+        (DOWN, stalled, DOWN, Transition::No),
+        (Down { passes: 1 }, passed, UP, Transition::InARow(2)),
+        (Down { passes: 1 }, failed, DOWN, Transition::No),
+        (
+            Down { passes: 1 },
+            stalled,
+            Down { passes: 1 },
+            Transition::No,
+        ),
     ];
-    for (state, way, after, turn) in table {
+    for (state, outcome, after, transition) in table {
         assert_eq!(
-            next(state, way, thresholds),
-            (after, turn),
-            "{state:?} {way:?}"
+            next(state, outcome, thresholds),
+            (after, transition),
+            "{state:?} {outcome:?}"
         );
     }
 }
@@ -130,23 +150,18 @@ fn with_a_rise_and_fall_of_one_every_contrary_result_turns() {
         fall: Some(1),
     };
     let table = [
-        (MachineState::Undecided, Way::Passed, UP, Transition::First),
-        (
-            MachineState::Undecided,
-            Way::Failed,
-            DOWN,
-            Transition::First,
-        ),
-        (UP, Way::Passed, UP, Transition::No),
-        (UP, Way::Failed, DOWN, Transition::InARow(1)),
-        (DOWN, Way::Passed, UP, Transition::InARow(1)),
-        (DOWN, Way::Failed, DOWN, Transition::No),
+        (MachineState::Undecided, passed(), UP, Transition::First),
+        (MachineState::Undecided, failed(), DOWN, Transition::First),
+        (UP, passed(), UP, Transition::No),
+        (UP, failed(), DOWN, Transition::InARow(1)),
+        (DOWN, passed(), UP, Transition::InARow(1)),
+        (DOWN, failed(), DOWN, Transition::No),
     ];
-    for (state, way, after, turn) in table {
+    for (state, outcome, after, transition) in table {
         assert_eq!(
-            next(state, way, thresholds),
-            (after, turn),
-            "{state:?} {way:?}"
+            next(state, &outcome, thresholds),
+            (after, transition),
+            "{state:?} {outcome:?}"
         );
     }
 }
@@ -158,10 +173,7 @@ fn an_agents_failures_turn_nothing_in_any_state() {
         fall: None,
     };
     for state in [MachineState::Undecided, UP, DOWN] {
-        assert_eq!(
-            next(state, Way::Failed, thresholds),
-            (state, Transition::No)
-        );
+        assert_eq!(next(state, &failed(), thresholds), (state, Transition::No));
     }
 }
 
@@ -212,7 +224,7 @@ fn with_initial_up_it_is_up_until_fall_probes_failed() {
 fn a_flapping_server_never_turns_while_no_row_is_long_enough() {
     let mut checker = begin(&check(2, 3, Initial::Down));
     finish(&mut checker, passed(), 100);
-    let flapping: Vec<Input> = [failed(), failed(), passed()]
+    let flapping: Vec<Outcome> = [failed(), failed(), passed()]
         .into_iter()
         .cycle()
         .take(300)
@@ -226,7 +238,7 @@ fn a_flapping_server_never_turns_while_no_row_is_long_enough() {
 
     let mut checker = begin(&check(2, 3, Initial::Down));
     finish(&mut checker, failed(), 100);
-    let flapping: Vec<Input> = [passed(), failed()].into_iter().cycle().take(300).collect();
+    let flapping: Vec<Outcome> = [passed(), failed()].into_iter().cycle().take(300).collect();
     assert!(
         run(&mut checker, &flapping)
             .iter()
@@ -236,15 +248,15 @@ fn a_flapping_server_never_turns_while_no_row_is_long_enough() {
 }
 
 #[test]
-fn void_results_neither_count_nor_end_a_row() {
+fn inconclusive_results_neither_count_nor_end_a_row() {
     let mut checker = begin(&check(2, 2, Initial::Up));
-    let results = [failed(), Input::Void, Input::Void, failed()];
+    let results = [failed(), stalled(), stalled(), failed()];
     let outputs = run(&mut checker, &results);
     assert_eq!(outputs.last(), Some(&CheckerOutput::StateChanged));
     let last = checker.last.clone().unwrap();
     assert_eq!((last.passed, last.in_a_row), (false, 2));
     assert_eq!(
-        finish(&mut checker, Input::Void, 9000),
+        finish(&mut checker, stalled(), 9000),
         CheckerOutput::Nothing
     );
     assert_eq!(checker.last, Some(last));
@@ -254,7 +266,7 @@ fn void_results_neither_count_nor_end_a_row() {
 fn it_is_changing_while_results_disagree_with_the_state() {
     let mut checker = begin(&check(2, 2, Initial::Down));
     let mut changing = vec![checker.is_changing()];
-    for (second, input) in (1..).zip([
+    for (second, outcome) in (1..).zip([
         passed(),
         failed(),
         passed(),
@@ -263,7 +275,7 @@ fn it_is_changing_while_results_disagree_with_the_state() {
         passed(),
         passed(),
     ]) {
-        finish(&mut checker, input, second * 1000);
+        finish(&mut checker, outcome, second * 1000);
         changing.push(checker.is_changing());
     }
     assert_eq!(
@@ -416,7 +428,7 @@ fn setting_the_clock_does_not_change_how_long_a_state_lasted() {
     let done = FinishedProbe {
         began: later,
         latency: Duration::ZERO,
-        input: failed(),
+        outcome: failed(),
     };
     checker.record(done, &later);
     assert_eq!(checker.view_history()[1].lasted_ms, Some(3000));
@@ -500,7 +512,7 @@ proptest! {
         for ((pass, voids), expected) in results.into_iter().zip(expected) {
             for _ in 0..voids {
                 now += 1000;
-                prop_assert_eq!(finish(&mut checker, Input::Void, now), CheckerOutput::Nothing);
+                prop_assert_eq!(finish(&mut checker, stalled(), now), CheckerOutput::Nothing);
             }
             now += 1000;
             let before = checker.check_state();
@@ -529,7 +541,7 @@ proptest! {
 fn an_agent_stands_since_its_word_on_whether_its_server_is_down() {
     let check = agent();
     let mut checker = Checker::new(&check, None, Vec::new(), &at(0));
-    let says = |down: bool, weight: u32| Input::Passed {
+    let says = |down: bool, weight: u32| Outcome::Passed {
         note: String::new(),
         advice: AgentReply {
             down: down.then(|| format!("stopped {weight}")),
@@ -548,7 +560,7 @@ fn an_agent_stands_since_its_word_on_whether_its_server_is_down() {
         let done = FinishedProbe {
             began: at(time),
             latency: Duration::ZERO,
-            input: says(down, weight),
+            outcome: says(down, weight),
         };
         checker.record(done, &at(time));
         checker.check_state().since
@@ -570,7 +582,7 @@ fn an_agents_word_on_whether_its_server_is_down_is_its_state_and_its_past() {
     };
     assert_eq!(shown(&checker), ("unknown".into(), "not probed yet".into()));
     let say = |checker: &mut Checker, time, word: &str| {
-        let input = Input::Passed {
+        let outcome = Outcome::Passed {
             note: format!("agent: {word}"),
             advice: AgentReply {
                 down: (word == "stopped").then(|| word.to_owned()),
@@ -580,7 +592,7 @@ fn an_agents_word_on_whether_its_server_is_down_is_its_state_and_its_past() {
         let done = FinishedProbe {
             began: at(time),
             latency: Duration::ZERO,
-            input,
+            outcome,
         };
         checker.record(done, &at(time));
     };

@@ -102,7 +102,7 @@ impl Drop for Running<'_> {
 }
 
 impl Probing for Fake {
-    async fn probe(&self) -> Answer {
+    async fn probe(&self) -> Outcome {
         let world = &*self.world;
         let running = world.running.fetch_add(1, Ordering::SeqCst) + 1;
         world.max_running.fetch_max(running, Ordering::SeqCst);
@@ -114,13 +114,13 @@ impl Probing for Fake {
             .entry(self.target)
             .or_default()
             .push(Instant::now());
-        let pass = Answer::Pass {
+        let pass = Outcome::Passed {
             note: "fine".to_owned(),
             advice: AgentReply::default(),
         };
         match world.behaviour(self.target) {
             Behaviour::Pass | Behaviour::NotRemade => pass,
-            Behaviour::Fail => Answer::Fail {
+            Behaviour::Fail => Outcome::Failed {
                 reason: "refused".to_owned(),
             },
             Behaviour::Hang => std::future::pending().await,
@@ -128,8 +128,8 @@ impl Probing for Fake {
                 sleep(time).await;
                 pass
             }
-            Behaviour::Obstacle => Answer::Void {
-                reason: "too many open files".to_owned(),
+            Behaviour::Obstacle => Outcome::Inconclusive {
+                obstacle: Some("too many open files".to_owned()),
             },
             Behaviour::Panic => panic!("a probe that panics on purpose"),
             Behaviour::NotMade => unreachable!("it was not made"),

@@ -17,7 +17,7 @@ use tokio::{
 
 use super::{Prober, SocketPool};
 use crate::{
-    health::{AgentReply, Answer, CheckTarget},
+    health::{AgentReply, CheckTarget, Outcome},
     model::check::{Check, Exchange, HttpProbe, Pattern, Probe, Source, Target, Timing},
 };
 
@@ -49,7 +49,7 @@ fn make_prober(check_target: &CheckTarget) -> Result<Prober, String> {
 }
 
 /// Probes once; fails the test after 10 s.
-async fn ask(target: SocketAddr, probe: Probe) -> Answer {
+async fn ask(target: SocketAddr, probe: Probe) -> Outcome {
     let prober = make_prober(&check_target(target, probe)).expect("a probe");
     timeout(Duration::from_secs(10), prober.probe())
         .await
@@ -63,15 +63,15 @@ async fn times_out(target: SocketAddr, probe: Probe) {
     assert!(answer.is_err(), "{answer:?}");
 }
 
-fn pass(note: &str) -> Answer {
-    Answer::Pass {
+fn pass(note: &str) -> Outcome {
+    Outcome::Passed {
         note: note.into(),
         advice: AgentReply::default(),
     }
 }
 
-fn fail(reason: &str) -> Answer {
-    Answer::Fail {
+fn fail(reason: &str) -> Outcome {
+    Outcome::Failed {
         reason: reason.into(),
     }
 }

@@ -2,7 +2,7 @@ use std::{os::unix::fs::PermissionsExt as _, path::PathBuf, thread, time::Instan
 
 use super::{writer::WRITE_INTERVAL, *};
 use crate::{
-    health::{RequestedWeight, checker, schedule::CheckerId},
+    health::{Outcome, RequestedWeight, checker, schedule::CheckerId},
     model::{
         AdminState, Protocol,
         check::{Check, Exchange, Initial, Probe, Source, Target, Timing},
@@ -51,18 +51,18 @@ fn at(milliseconds: u64) -> Timestamp {
 /// Up at 1 s with this advice, down at 2 s.
 fn checker(check_target: &CheckTarget, advice: AgentReply) -> Checker {
     let mut checker = Checker::new(&check_target.check, None, Vec::new(), &at(0));
-    let passed = checker::Input::Passed {
+    let passed = Outcome::Passed {
         note: "\"fine\"\n".to_owned(),
         advice,
     };
-    let failed = checker::Input::Failed {
+    let failed = Outcome::Failed {
         reason: "refused".to_owned(),
     };
-    for (second, input) in [(1, passed), (2, failed)] {
+    for (second, outcome) in [(1, passed), (2, failed)] {
         let done = checker::FinishedProbe {
             began: at(second * 1000),
             latency: Duration::ZERO,
-            input,
+            outcome,
         };
         checker.record(done, &at(second * 1000));
     }
@@ -130,7 +130,7 @@ fn up(check_target: &CheckTarget) -> Checker {
     let done = checker::FinishedProbe {
         began: at(1000),
         latency: Duration::ZERO,
-        input: checker::Input::Passed {
+        outcome: Outcome::Passed {
             note: "fine".to_owned(),
             advice: AgentReply::default(),
         },
@@ -257,7 +257,7 @@ fn a_first_pass_and_a_return_are_told_apart() {
     let done = checker::FinishedProbe {
         began: at(3000),
         latency: Duration::ZERO,
-        input: checker::Input::Passed {
+        outcome: Outcome::Passed {
             note: "fine".to_owned(),
             advice: AgentReply::default(),
         },

@@ -15,12 +15,12 @@ fn shell(script: &str) -> Probe {
     })
 }
 
-async fn answer(script: &str) -> Answer {
+async fn answer(script: &str) -> Outcome {
     ask(TARGET.parse().unwrap(), shell(script)).await
 }
 
-fn weighted(note: &str, weight: u32) -> Answer {
-    Answer::Pass {
+fn weighted(note: &str, weight: u32) -> Outcome {
+    Outcome::Passed {
         note: note.into(),
         advice: AgentReply {
             weight: Some(RequestedWeight::Absolute(weight)),
@@ -57,7 +57,7 @@ fn a_program_gets_its_target_like_mons_monitors() {
     run(async {
         let script = r#"echo "$@ $BALANCER_REAL_ADDRESS $BALANCER_REAL_PORT $BALANCER_TIMEOUT $(pwd) $(env | wc -l)"; [ -t 0 ] || cat"#;
         // Six variables are set by the check; the shell adds up to three.
-        let Answer::Pass { note, .. } = answer(script).await else {
+        let Outcome::Passed { note, .. } = answer(script).await else {
             panic!("it failed");
         };
         let words: Vec<_> = note.split(' ').collect();
@@ -77,7 +77,9 @@ fn a_program_that_must_not_be_run_says_nothing_of_its_target_and_one_that_is_gon
                 run: vec![path.into()],
             })
         };
-        let void = |reason: String| Answer::Void { reason };
+        let inconclusive = |reason: String| Outcome::Inconclusive {
+            obstacle: Some(reason),
+        };
         let target = TARGET.parse().unwrap();
         assert_eq!(
             ask(target, probe("/nowhere/at/all")).await,
@@ -91,7 +93,7 @@ fn a_program_that_must_not_be_run_says_nothing_of_its_target_and_one_that_is_gon
         let path = path.to_str().unwrap();
         assert_eq!(
             ask(target, probe(path)).await,
-            void(format!(
+            inconclusive(format!(
                 "cannot run {path}: `/tmp` can be written by others, and the program would run as root: move the \
                  program to a folder that only root may write to"
             ))

@@ -133,7 +133,7 @@ fn a_dns_answer_must_have_no_error_and_what_is_wanted() {
         .await;
         times_out(address, dns(None)).await;
         let (address, _server) = udp_server(|_| Some(b"hello".to_vec())).await;
-        let Answer::Fail { reason } = ask(address, dns(None)).await else {
+        let Outcome::Failed { reason } = ask(address, dns(None)).await else {
             panic!("it passed");
         };
         assert!(reason.starts_with("the answer is not dns: "), "{reason}");
@@ -151,7 +151,7 @@ fn an_agents_words_are_advice() {
         let server = Server::answering(b"drain 30% down # disk full\n").await;
         assert_eq!(
             ask(server.address, agent()).await,
-            Answer::Pass {
+            Outcome::Passed {
                 note: "agent: drain 30% down # disk full".into(),
                 advice: AgentReply {
                     weight: Some(RequestedWeight::Percent(30)),
@@ -199,9 +199,9 @@ fn what_an_agent_said_before_still_holds() {
             Probe::Agent(AgentProbe::default()),
         ))
         .unwrap();
-        assert!(matches!(prober.probe().await, Answer::Pass { .. }));
-        assert!(matches!(prober.probe().await, Answer::Fail { .. }));
-        let Answer::Pass { advice, .. } = prober.probe().await else {
+        assert!(matches!(prober.probe().await, Outcome::Passed { .. }));
+        assert!(matches!(prober.probe().await, Outcome::Failed { .. }));
+        let Outcome::Passed { advice, .. } = prober.probe().await else {
             panic!("it is a word of the language");
         };
         assert_eq!(

@@ -164,7 +164,7 @@ fn an_answer_that_drips_is_judged_when_its_time_is_over() {
         .await;
         let prober = make_prober(&check_target(server.address, tcp(b"", Some("y")))).unwrap();
         let answer = timeout(LIMIT, prober.probe()).await;
-        let Ok(Answer::Fail { reason }) = &answer else {
+        let Ok(Outcome::Failed { reason }) = &answer else {
             panic!("{answer:?}");
         };
         assert!(reason.starts_with("answer \"xxx"), "{reason}");
@@ -256,7 +256,7 @@ fn a_source_that_is_not_here_is_named() {
 }
 
 /// Asks once, with the sockets that others have left.
-async fn ask_with(check_target: &CheckTarget, pool: &Arc<SocketPool>) -> Result<Answer, Elapsed> {
+async fn ask_with(check_target: &CheckTarget, pool: &Arc<SocketPool>) -> Result<Outcome, Elapsed> {
     let prober = Prober::new(check_target, pool).expect("a probe");
     timeout(LIMIT, prober.probe()).await
 }
