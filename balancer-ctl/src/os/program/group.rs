@@ -2,10 +2,7 @@
 
 use std::{
     io,
-    os::{
-        fd::{FromRawFd as _, OwnedFd},
-        unix::process::ExitStatusExt as _,
-    },
+    os::fd::{FromRawFd as _, OwnedFd},
     process::ExitStatus,
     time::Duration,
 };
@@ -21,7 +18,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Leftovers, spawn::SpawnSpec};
+use super::{
+    Leftovers,
+    spawn::{SpawnSpec, WaitMode, reap},
+};
 
 /// A process group; its id is that of its first process. Dropping it before that process has been reaped kills the group.
 /// Until then the id cannot be reused, so no other group can be hit.
@@ -110,32 +110,4 @@ fn watch(process: Pid) -> io::Result<AsyncFd<OwnedFd>> {
     let opened = unsafe { OwnedFd::from_raw_fd(opened) };
     // SAFETY: the descriptor is open, and its owner, which keeps it open, goes into the `AsyncFd`.
     Ok(unsafe { AsyncFd::register_with_interest(opened, Interest::READABLE) }?)
-}
-
-/// Whether to wait for a process to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WaitMode {
-    /// Do not wait: it has ended.
-    None,
-    /// Wait until it ends.
-    Forever,
-}
-
-/// Reaps a child, which frees its id, and returns how it ended.
-pub fn reap(child: Pid, wait: WaitMode) -> io::Result<ExitStatus> {
-    let options = match wait {
-        WaitMode::None => libc::WNOHANG,
-        WaitMode::Forever => 0,
-    };
-    let mut status = 0;
-    loop {
-        // SAFETY: the call writes only to `status`.
-        let reaped = unsafe { libc::waitpid(child.as_raw(), &mut status, options) };
-        match Errno::result(reaped) {
-            Ok(0) => return Err(io::Error::other("the program has not ended")),
-            Ok(_) => return Ok(ExitStatus::from_raw(status)),
-            Err(Errno::EINTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
 }

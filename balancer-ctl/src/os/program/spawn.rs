@@ -11,9 +11,10 @@ use std::{
     mem::MaybeUninit,
     os::{
         fd::{AsRawFd as _, BorrowedFd, RawFd},
-        unix::ffi::OsStrExt as _,
+        unix::{ffi::OsStrExt as _, process::ExitStatusExt as _},
     },
     path::Path,
+    process::ExitStatus,
     ptr,
     sync::{
         Once,
@@ -29,7 +30,6 @@ use nix::{
     unistd::Pid,
 };
 
-use super::group;
 use crate::os::open_files::Limit;
 
 /// Stack of the child until it executes the program, in bytes. It needs about 1 KiB; an unoptimized build needs more.
@@ -99,7 +99,7 @@ impl SpawnSpec<'_> {
         match failure.load(Ordering::Relaxed) {
             0 => Ok(id),
             errno => {
-                group::reap(id, group::WaitMode::Forever)?;
+                reap(id, WaitMode::Forever)?;
                 Err(io::Error::from_raw_os_error(errno))
             }
         }
@@ -205,6 +205,34 @@ fn keep_exit_statuses() {
     });
 }
 
+/// Whether to wait for a process to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitMode {
+    /// Do not wait: it has ended.
+    None,
+    /// Wait until it ends.
+    Forever,
+}
+
+/// Reaps a child, which frees its id, and returns how it ended.
+pub fn reap(child: Pid, wait: WaitMode) -> io::Result<ExitStatus> {
+    let options = match wait {
+        WaitMode::None => libc::WNOHANG,
+        WaitMode::Forever => 0,
+    };
+    let mut status = 0;
+    loop {
+        // SAFETY: the call writes only to `status`.
+        let reaped = unsafe { libc::waitpid(child.as_raw(), &mut status, options) };
+        match Errno::result(reaped) {
+            Ok(0) => return Err(io::Error::other("the program has not ended")),
+            Ok(_) => return Ok(ExitStatus::from_raw(status)),
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::{
@@ -233,7 +261,7 @@ mod tests {
         let mut told = String::new();
         output.read_to_string(&mut told).unwrap();
         assert_eq!(told, format!("123\n{hard}\n"));
-        let end = group::reap(id, group::WaitMode::Forever).unwrap();
+        let end = reap(id, WaitMode::Forever).unwrap();
         assert!(end.success(), "{end}");
         // This process's limit is unchanged.
         assert_ne!(getrlimit(Resource::RLIMIT_NOFILE).unwrap().0, 123);
