@@ -4,16 +4,17 @@
 mod apply;
 mod attach;
 mod attachments;
-mod clock;
 mod connections;
 mod conntrack;
 mod detach;
 mod device;
+mod entry_filter;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 mod host_addresses;
 mod interface_table;
 mod interfaces;
+mod jiffies;
 pub mod kernel;
 pub mod kernel_version;
 mod list;
@@ -49,6 +50,7 @@ use std::{
 };
 
 pub use self::list::Listing;
+pub use crate::model::connections::ConnectionFilter;
 pub use crate::model::counters::Counters;
 use crate::{
     model::{
@@ -97,21 +99,6 @@ pub struct Connection {
     pub state: balancer_common::tcp::State,
     /// Time until it expires if no further packet comes.
     pub expires_in: Duration,
-}
-
-/// Which connections to list; a field that is `None` matches all.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ConnectionFilter {
-    /// Client address and port; a port of `None` matches all ports.
-    pub client: Option<(IpAddr, Option<u16>)>,
-    /// Service.
-    pub service: Option<ServiceKey>,
-    /// Real server's address and port; a port of `None` matches all ports.
-    pub real: Option<(IpAddr, Option<u16>)>,
-    /// State.
-    pub state: Option<balancer_common::tcp::State>,
-    /// List at most this many.
-    pub limit: Option<usize>,
 }
 
 /// An interface on which the packet program runs.

@@ -7,6 +7,7 @@ pub mod address;
 pub mod change;
 pub mod check;
 pub mod condition;
+pub mod connections;
 pub mod counters;
 pub mod diff;
 pub mod duration;

@@ -31,11 +31,11 @@ use crate::{
         load::check_problem,
         report,
     },
-    dataplane::ConnectionFilter,
     model::{
         ServiceKey,
         address::{self, RealRef, ServiceRef, service_address},
         change::ServiceSettings,
+        connections::ConnectionFilter,
         error::ApiError,
     },
 };

@@ -19,18 +19,20 @@ use balancer_common::{
 
 use super::{
     ConnectionFilter, Family,
-    clock::Tick,
     conntrack::{ConnectionCounts, Conntrack, ExpiryClock},
-    list::{EntryFilter, Lister, Listing},
+    entry_filter::EntryFilter,
+    jiffies::Tick,
+    list::{Lister, Listing},
     map::Map,
     rcu_barrier::RcuBarrier,
-    services::ServiceTables,
+    services::{BeforeChange, ServiceTables},
     sweep::{self, Sweep},
     table::EntryTable,
 };
 use crate::{
     dataplane::plan::tables::TableChange,
     model::{self, ServiceKey},
+    os::clock,
 };
 
 /// Tables of up to this many entries are counted at every request, which takes milliseconds; for larger ones the last
@@ -97,24 +99,9 @@ impl ConnectionTables {
         })
     }
 
-    /// Call this before `changes` are made: what a sweep or a wait found out about the real ids that they rewrite is
-    /// void.
-    pub fn about_to_change(&mut self, changes: &[TableChange]) {
-        if !changes.is_empty() {
-            self.schedule_sweep();
-        }
-        sweep::remove_rewritten(&mut self.unreferenced, changes);
-        if let Some(sweep) = &mut self.sweep {
-            sweep.about_to_change(changes);
-        }
-        if let Some(barrier) = &mut self.barrier {
-            barrier.about_to_change(changes);
-        }
-    }
-
     /// Makes the next sweep due now, since a change gives it work: ids to free, shorter timeouts.
     pub fn schedule_sweep(&mut self) {
-        self.next_sweep_at = super::kernel::now();
+        self.next_sweep_at = clock::now();
     }
 
     /// How many connections there are: now, or for large tables at the last sweep, some seconds ago.
@@ -178,7 +165,7 @@ impl ConnectionTables {
         jiffies: u32,
         timeouts: &model::Timeouts,
     ) -> anyhow::Result<()> {
-        let is_due = self.barrier.is_some() || super::kernel::now() >= self.next_sweep_at;
+        let is_due = self.barrier.is_some() || clock::now() >= self.next_sweep_at;
         let mut sweep = match self.sweep.take() {
             Some(sweep) => sweep,
             None if !is_due => return Ok(()),
@@ -203,7 +190,7 @@ impl ConnectionTables {
         self.unreferenced = outcome.unreferenced;
         self.unreferenced.retain(|id| !unused.contains(id));
         self.last_counts = Some(outcome.counts);
-        self.next_sweep_at = super::kernel::now();
+        self.next_sweep_at = clock::now();
         if self.unreferenced.is_empty() {
             self.next_sweep_at += sweep::pause_after(timeouts, outcome.cpu_time);
         }
@@ -236,6 +223,21 @@ impl ConnectionTables {
         };
         let reals = services.tables()?.reals.len();
         Ok(Some(Sweep::start(removed, reals)))
+    }
+}
+
+impl BeforeChange for ConnectionTables {
+    fn about_to_change(&mut self, changes: &[TableChange]) {
+        if !changes.is_empty() {
+            self.schedule_sweep();
+        }
+        sweep::remove_rewritten(&mut self.unreferenced, changes);
+        if let Some(sweep) = &mut self.sweep {
+            sweep.about_to_change(changes);
+        }
+        if let Some(barrier) = &mut self.barrier {
+            barrier.about_to_change(changes);
+        }
     }
 }
 

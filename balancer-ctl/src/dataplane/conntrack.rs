@@ -11,7 +11,7 @@ use balancer_common::{
 };
 
 use super::{
-    list::EntryFilter,
+    entry_filter::EntryFilter,
     mapped_memory::MappedMemory,
     table::{EntrySnapshot, EntryTable},
 };

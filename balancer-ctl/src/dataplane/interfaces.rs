@@ -15,7 +15,6 @@ use super::{
     attach::{self, Attached},
     attachments::{self, AttachRequest, AttachResult, GenericFallback, RetryNative},
     interface_table::{InterfaceEntry, InterfaceTable},
-    kernel::now,
     map::Map,
     pins::Pins,
     route_versions::RouteVersionTable,
@@ -27,6 +26,7 @@ use crate::{
         Netlink, layers,
         link::{self, Link},
     },
+    os::clock,
 };
 
 /// How often the host is examined, so that a warning goes after the operator has run the command that it names.
@@ -96,7 +96,7 @@ impl Interfaces {
             links_changed: false,
             carriers: BTreeMap::new(),
             host: Host::new(instance)?,
-            next_host_check: now(),
+            next_host_check: clock::now(),
         })
     }
 
@@ -202,7 +202,7 @@ impl Interfaces {
     /// The kernel refused a query.
     pub fn examine_host(&mut self, netlink: &mut Netlink) -> anyhow::Result<()> {
         // Set before the examination, so that an error does not repeat each second.
-        self.next_host_check = now() + HOST_CHECK_INTERVAL;
+        self.next_host_check = clock::now() + HOST_CHECK_INTERVAL;
         let links: Vec<_> = self.links().cloned().collect();
         self.host.examine(netlink, &links)
     }
@@ -294,7 +294,7 @@ impl Interfaces {
             changes.carriers = self.follow_carriers(context.netlink)?;
             self.links_changed = false;
         }
-        if now() >= self.next_host_check {
+        if clock::now() >= self.next_host_check {
             self.examine_host(context.netlink)?;
         }
         Ok(changes)

@@ -11,7 +11,7 @@ use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     os::fd::AsFd,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, ensure};
@@ -22,17 +22,18 @@ use super::{
     ConnectionFilter, Dataplane, DataplaneError, DataplaneStatus, Family, Listing, Service,
     Snapshot, TableStatus, attach,
     attachments::RetryNative,
-    clock::{self, Tick},
     connections::{ConnectionTables, SLICE_PAUSE},
     detach::take_down,
     host_addresses::HostAddresses,
     interfaces::{AttachContext, Interfaces},
+    jiffies::{self, Tick},
     load,
     neighbours::Neighbours,
     packet_log,
     pins::Pins,
     redirect_errors::RedirectErrors,
     route_versions::RouteVersionTable,
+    self_test,
     services::ServiceTables,
     watch::WatchThread,
 };
@@ -47,6 +48,7 @@ use crate::{
         local::LocalAddresses,
         monitor::{self, NetlinkChanges},
     },
+    os::clock,
 };
 
 /// What [`KernelDataplane::open`] needs to know.
@@ -97,7 +99,7 @@ impl KernelDataplane {
 
     /// The low 32 bits of jiffies now.
     fn jiffies(&self) -> anyhow::Result<u32> {
-        clock::now(load::program(&self.ebpf, "clock")?)
+        jiffies::now(load::program(&self.ebpf, "clock")?)
     }
 
     fn reconcile(&mut self, services: &[Service]) -> anyhow::Result<()> {
@@ -169,7 +171,7 @@ impl KernelDataplane {
 
     /// Runs the maintenance of each part, even if another part's fails; returns the first error.
     fn maintain(&mut self) -> anyhow::Result<()> {
-        self.watch.supervise(now());
+        self.watch.supervise(clock::now());
         let changes = self.watch.take_changes();
         // The watch thread has done this already; again, since a packet that looked the route up before the change may
         // have stored the result after that.
@@ -178,7 +180,7 @@ impl KernelDataplane {
             self.routes.bump_neighbour(*neighbour);
         }
         let redirects = self.redirects.as_mut();
-        let redirects = redirects.map_or(Ok(()), |redirects| redirects.read(now()));
+        let redirects = redirects.map_or(Ok(()), |redirects| redirects.read(clock::now()));
         let links = self.follow_links(&changes);
         self.addresses_changed |= changes.addresses;
         let addresses = self.follow_addresses();
@@ -227,7 +229,7 @@ impl KernelDataplane {
     }
 
     fn maintain_neighbours(&mut self, changes: &NetlinkChanges) -> anyhow::Result<()> {
-        if changes.is_empty() && now() < self.neighbours.due() {
+        if changes.is_empty() && clock::now() < self.neighbours.due() {
             return Ok(());
         }
         let reals = self.services.real_addresses().inspect_err(|_| {
@@ -275,8 +277,8 @@ impl KernelDataplane {
         warnings.extend(found);
         warnings.extend(self.neighbours.warnings().iter().cloned());
         if let Some(redirects) = &mut self.redirects {
-            redirects.read(now())?;
-            let reasons = redirects.reasons(now(), |index| self.interfaces.name(index));
+            redirects.read(clock::now())?;
+            let reasons = redirects.reasons(clock::now(), |index| self.interfaces.name(index));
             warnings.extend(reasons.into_iter().take(10));
         }
         let connections = self.connections.count().families;
@@ -333,10 +335,6 @@ fn new_address(change: &TableChange) -> Option<IpAddr> {
     }
 }
 
-pub(super) fn now() -> Instant {
-    Instant::now()
-}
-
 fn open(options: OpenOptions) -> anyhow::Result<KernelDataplane> {
     let pins = Pins::of(options.instance.as_deref())?;
     load::check_prerequisites()?;
@@ -369,6 +367,7 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
     let instance = instance.as_deref();
     let mut notes = Vec::from_iter(pins.prepare()?);
     let mut loaded = load::load(&pins, &configured, packet_log)?;
+    self_test::run_once(packet_log.map_or(0, |level| level as u8))?;
     notes.append(&mut loaded.notes);
     let packet_log = match packet_log {
         Some(_) => packet_log::LogReader::start(&mut loaded.ebpf)?,
@@ -378,7 +377,7 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
     let tick = Tick::read()?;
     let services = ServiceTables::open(directory)?;
     write_settings(&services, tick, &configured)?;
-    let connections = ConnectionTables::open(directory, &services, tick, now())?;
+    let connections = ConnectionTables::open(directory, &services, tick, clock::now())?;
     let routes = RouteVersionTable::open(directory)?;
     let interfaces = Interfaces::open(directory, pins, routes.clone(), instance)?;
     let redirects = match RedirectErrors::start(&mut loaded.ebpf, interfaces.redirect_map()?) {
@@ -391,7 +390,7 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
         }
     };
     let host_addresses = HostAddresses::open(directory)?;
-    let watch = WatchThread::start(routes.clone(), host_addresses.clone(), now())?;
+    let watch = WatchThread::start(routes.clone(), host_addresses.clone(), clock::now())?;
     // Changes before the watch thread began were missed.
     routes.bump_all();
     let mut dataplane = KernelDataplane {
@@ -478,7 +477,10 @@ impl Dataplane for KernelDataplane {
         if self.connections.is_busy() {
             SLICE_PAUSE
         } else {
-            let round = self.neighbours.due().saturating_duration_since(now());
+            let round = self
+                .neighbours
+                .due()
+                .saturating_duration_since(clock::now());
             round.clamp(SLICE_PAUSE, Duration::from_secs(1))
         }
     }

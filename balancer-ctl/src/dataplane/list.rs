@@ -8,111 +8,19 @@ use std::{
 
 use aya::Pod;
 use balancer_common::{
-    addr::{Addr, Address},
-    conntrack::{Bucket, ConntrackEntry, idle},
-    real_server::RealServer,
+    addr::Address,
+    conntrack::{Bucket, idle},
     tcp::State,
 };
 
 use super::{
     Connection, ConnectionFilter,
-    clock::Tick,
     conntrack::{Conntrack, ExpiryClock},
-    mapped_memory::MappedMemory,
+    entry_filter::EntryFilter,
+    jiffies::Tick,
     table::{EntrySnapshot, EntryTable},
 };
-use crate::{
-    dataplane::plan::tables::address_of,
-    model::{Protocol, ServiceKey},
-};
-
-/// A [`ConnectionFilter`] in the representation of one family's entries (network byte order); a field that is `None`
-/// matches all.
-#[derive(Debug)]
-pub struct EntryFilter<A> {
-    client: Option<(A, Option<u16>)>,
-    vip: Option<(A, Option<u16>)>,
-    protocol: Option<u32>,
-    /// By real id.
-    reals: Option<Vec<bool>>,
-    real_port: Option<u16>,
-    state: Option<u8>,
-}
-
-impl<A: Address> EntryFilter<A> {
-    /// Converts a filter; `None` where it names an address of the other family.
-    pub fn from_filter(
-        filter: &ConnectionFilter,
-        reals: &MappedMemory<RealServer>,
-    ) -> Option<Self> {
-        let host = |wanted: Option<(IpAddr, Option<u16>)>| -> Option<Option<(A, Option<u16>)>> {
-            let Some((ip, port)) = wanted else {
-                return Some(None);
-            };
-            let port = port.map(u16::to_be);
-            Some(Some((narrow::<A>(ip)?, port)))
-        };
-        let service = filter.service.as_ref();
-        let real = host(filter.real)?;
-        Some(Self {
-            client: host(filter.client)?,
-            vip: host(service.map(|service| {
-                let port = service.address.port();
-                (service.address.ip(), (port != 0).then_some(port))
-            }))?,
-            protocol: service.map(|service| u32::from(service.protocol.number())),
-            real_port: real.and_then(|(_, port)| port),
-            reals: real.map(|(address, _)| {
-                let ids = 0..reals.count();
-                let is_it = |id| reals.read(id).is_some_and(|row| address.is(&row.address));
-                ids.map(is_it).collect()
-            }),
-            state: filter.state.map(|state| state as u8),
-        })
-    }
-
-    /// The connections of one real server of a service; `None` where it is of the other family.
-    pub fn for_real(
-        service: &ServiceKey,
-        real: SocketAddr,
-        reals: &MappedMemory<RealServer>,
-    ) -> Option<Self> {
-        let filter = ConnectionFilter {
-            service: Some(*service),
-            ..ConnectionFilter::default()
-        };
-        let ids = 0..reals.count();
-        let is_it = |id| reals.read(id).is_some_and(|row| address_of(&row) == real);
-        Some(Self {
-            reals: Some(ids.map(is_it).collect()),
-            ..Self::from_filter(&filter, reals)?
-        })
-    }
-
-    /// Whether an original entry matches.
-    pub fn matches(&self, entry: &ConntrackEntry<A>) -> bool {
-        let end = |wanted: &Option<(A, Option<u16>)>, address: A, port: u16| {
-            wanted.is_none_or(|(ip, wanted)| {
-                ip == address && wanted.is_none_or(|wanted| wanted == port)
-            })
-        };
-        let is_real = |reals: &Vec<bool>| reals.get(usize::from(entry.real)).is_some_and(|is| *is);
-        self.state.is_none_or(|state| state == entry.word.state())
-            && end(&self.client, entry.source, entry.ports.source())
-            && end(&self.vip, entry.destination, entry.ports.destination())
-            && self
-                .protocol
-                .is_none_or(|protocol| protocol == entry.word.protocol())
-            && self.real_port.is_none_or(|port| port == entry.port)
-            && self.reals.as_ref().is_none_or(is_real)
-    }
-}
-
-/// An address in the form of the family `A`; `None` if it is of the other one.
-fn narrow<A: Address>(ip: IpAddr) -> Option<A> {
-    let is_of_family = (size_of::<A>() == size_of::<u32>()) == ip.is_ipv4();
-    is_of_family.then(|| A::narrow(Addr::from(ip)))
-}
+use crate::model::{Protocol, ServiceKey};
 
 /// Reads connections from the tables.
 #[derive(Debug)]

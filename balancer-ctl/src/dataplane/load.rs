@@ -15,7 +15,6 @@ use super::{
     kernel_version,
     packet_log::PacketLog,
     pins::{self, Pins},
-    self_test,
 };
 use crate::{dataplane::object::OBJECT, model::DataplaneSettings};
 
@@ -123,7 +122,6 @@ pub fn load(
         .context("cannot load the packet program's maps")?;
     load_programs(&mut ebpf)?;
     load_program(&mut ebpf, "clock")?;
-    self_test::run_once(level)?;
     Ok(Loaded {
         ebpf,
         fresh,

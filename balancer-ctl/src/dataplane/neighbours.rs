@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{interfaces::Interfaces, kernel::now};
+use super::interfaces::Interfaces;
 use crate::netlink::{
     Netlink,
     local::Prefix,
@@ -16,6 +16,7 @@ use crate::netlink::{
     neighbour_manager::{self, NeighbourManager},
     route::RouteTarget,
 };
+use crate::os::clock;
 
 /// The loopback interface's index, the same in every network namespace.
 const LOOPBACK: u32 = 1;
@@ -77,7 +78,7 @@ impl Neighbours {
     pub fn open(instance: Option<&str>) -> anyhow::Result<Self> {
         Ok(Self {
             manager: NeighbourManager::open(instance)?,
-            rounds: RoundSchedule::begin(now()),
+            rounds: RoundSchedule::begin(clock::now()),
             obstacles: Arc::default(),
         })
     }
@@ -99,7 +100,7 @@ impl Neighbours {
 
     /// An interface may have got its carrier back: next hops that did not answer are asked for again at once.
     pub fn links_changed(&mut self) {
-        self.manager.links_changed(now());
+        self.manager.links_changed(clock::now());
     }
 
     /// Takes note of changed routes and, if `neighbours`, of changed neighbours; decides when the next round is due.
@@ -111,7 +112,7 @@ impl Neighbours {
     ) {
         if affects_any(routes, reals) {
             self.manager.routes_changed();
-            self.rounds.bring_forward(now());
+            self.rounds.bring_forward(clock::now());
         } else if neighbours {
             self.rounds.schedule_soon();
         }
@@ -127,14 +128,14 @@ impl Neighbours {
         netlink: &mut Netlink,
         reals: &BTreeSet<IpAddr>,
     ) -> anyhow::Result<bool> {
-        if now() < self.rounds.due() {
+        if clock::now() < self.rounds.due() {
             return Ok(false);
         }
         // Set before the attempt, so that an error does not repeat more often.
         self.rounds
-            .finish_round(now(), neighbour_manager::BUSY_INTERVAL);
-        let pause = self.manager.run_maintenance(netlink, reals, now())?;
-        self.rounds.finish_round(now(), pause);
+            .finish_round(clock::now(), neighbour_manager::BUSY_INTERVAL);
+        let pause = self.manager.run_maintenance(netlink, reals, clock::now())?;
+        self.rounds.finish_round(clock::now(), pause);
         Ok(true)
     }
 
@@ -147,8 +148,8 @@ impl Neighbours {
         netlink: &mut Netlink,
         reals: &BTreeSet<IpAddr>,
     ) -> anyhow::Result<()> {
-        let pause = self.manager.resolve_new(netlink, reals, now())?;
-        self.rounds.bring_forward(now() + pause);
+        let pause = self.manager.resolve_new(netlink, reals, clock::now())?;
+        self.rounds.bring_forward(clock::now() + pause);
         Ok(())
     }
 
@@ -351,7 +352,7 @@ mod tests {
 
     #[test]
     fn a_neighbour_brings_a_round_soon_and_a_route_at_once() {
-        let start = now();
+        let start = clock::now();
         let mut rounds = RoundSchedule::begin(start);
         rounds.finish_round(start, Duration::from_secs(5));
         for _ in 0..3 {

@@ -10,9 +10,8 @@ use anyhow::{Context, anyhow};
 use balancer_common::{real_server::state, settings::Settings, stats::RealStats, verdict::Discard};
 
 use super::{
-    Counters, RealSnapshot, Service, ServiceSnapshot, Snapshot, apply,
-    connections::ConnectionTables, conntrack::ConnectionCounts, maps::Maps, rcu_barrier,
-    settings::SettingsRow,
+    Counters, RealSnapshot, Service, ServiceSnapshot, Snapshot, apply, conntrack::ConnectionCounts,
+    maps::Maps, rcu_barrier, settings::SettingsRow,
 };
 use crate::{
     dataplane::plan::{
@@ -22,6 +21,12 @@ use crate::{
     model::ServiceKey,
     netlink::address::Networks,
 };
+
+/// Whoever has to know of changes before they are made: packets may choose a real id again that was unused.
+pub trait BeforeChange {
+    /// These changes are about to be made.
+    fn about_to_change(&mut self, changes: &[TableChange]);
+}
 
 /// The maps of services, and what the daemon knows of their content.
 #[derive(Debug)]
@@ -92,7 +97,7 @@ impl ServiceTables {
     pub fn reconcile(
         &mut self,
         services: &[Service],
-        connections: &mut ConnectionTables,
+        before: &mut impl BeforeChange,
     ) -> anyhow::Result<Vec<TableChange>> {
         let tables = self.tables()?;
         let changes = match plan::plan(services, tables) {
@@ -105,8 +110,7 @@ impl ServiceTables {
             result => result,
         };
         let changes = changes.map_err(|full| anyhow!(full))?;
-        self.apply_changes(&changes, connections)?
-            .set_planned(services);
+        self.apply_changes(&changes, before)?.set_planned(services);
         Ok(changes)
     }
 
@@ -114,11 +118,11 @@ impl ServiceTables {
     fn apply_changes(
         &mut self,
         changes: &[TableChange],
-        connections: &mut ConnectionTables,
+        before: &mut impl BeforeChange,
     ) -> anyhow::Result<&mut Tables> {
         self.tables()?;
         let mut tables = self.tables.take().context("the tables were read above")?;
-        connections.about_to_change(changes);
+        before.about_to_change(changes);
         apply::apply(&self.maps, &self.settings, changes)?;
         for change in changes {
             tables.apply(change);
@@ -133,13 +137,13 @@ impl ServiceTables {
     pub fn set_networks(
         &mut self,
         networks: Networks,
-        connections: &mut ConnectionTables,
+        before: &mut impl BeforeChange,
     ) -> anyhow::Result<()> {
         self.networks.clone_from(&networks);
         let tables = self.tables()?;
         tables.networks = networks;
         let changes = plan::plan_network_masks(tables);
-        self.apply_changes(&changes, connections)?;
+        self.apply_changes(&changes, before)?;
         Ok(())
     }
 
@@ -150,7 +154,7 @@ impl ServiceTables {
     pub fn set_routed(
         &mut self,
         routed: BTreeSet<IpAddr>,
-        connections: &mut ConnectionTables,
+        before: &mut impl BeforeChange,
     ) -> anyhow::Result<()> {
         self.routed.clone_from(&routed);
         let tables = self.tables()?;
@@ -159,7 +163,7 @@ impl ServiceTables {
         }
         tables.routed = routed;
         let changes = plan::plan_network_masks(tables);
-        self.apply_changes(&changes, connections)?;
+        self.apply_changes(&changes, before)?;
         Ok(())
     }
 

@@ -4,12 +4,12 @@ use tokio::sync::oneshot;
 
 use super::{ConnectionsReport, HealthReport};
 use crate::{
-    dataplane::ConnectionFilter,
     health::CheckUpdate,
     model::{
         ServiceKey,
         address::{RealRef, ServiceRef},
         change::{RealSettings, ServiceSettings},
+        connections::ConnectionFilter,
         error::ApiError,
         view,
     },

@@ -5,12 +5,13 @@ use std::ops::ControlFlow;
 use super::{Daemon, dataplane_error};
 use crate::{
     control::report::{self, ReportContext},
-    dataplane::{ConnectionFilter, Listing},
+    dataplane::Listing,
     model::{
         Model, ServiceKey,
         address::ServiceRef,
         change::{is_saved, mark_runtime},
         condition::Condition,
+        connections::ConnectionFilter,
         error::ApiError,
         view,
     },

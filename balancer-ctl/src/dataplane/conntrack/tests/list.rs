@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, ops::ControlFlow, sync::Arc, time::Duration};
 
 use super::*;
-use crate::dataplane::{Connection, ConnectionFilter, clock::Tick, list::Lister};
+use crate::dataplane::{Connection, ConnectionFilter, jiffies::Tick, list::Lister};
 
 fn list(conntrack: &Arc<Conntrack>, filter: ConnectionFilter) -> Vec<Connection> {
     let lister = Lister {
