@@ -103,7 +103,15 @@ fn new_connections_follow_an_agents_word() {
     assert_eq!(shares(&share()), other);
     // It falls silent: its word holds.
     drop(agent);
-    std::thread::sleep(Duration::from_secs(1));
+    wait_until("its silence to be noticed", Duration::from_secs(15), || {
+        let report = daemon.json("health");
+        let checkers = report["checkers"].as_array().into_iter().flatten();
+        let mut last = checkers
+            .filter(|checker| checker["target"] == "192.168.0.2:9000")
+            .map(|checker| &checker["last"]);
+        Ok(last.any(|last| last["passed"] == false && last["in_a_row"].as_u64() >= Some(3)))
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", daemon.log()));
     wait_for(&daemon, "down", 0, Some(reason));
     let agent = Agent::start(&topology.reals[0], 9000, "up");
     wait_for(&daemon, "up", 100, None);

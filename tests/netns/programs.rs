@@ -59,12 +59,16 @@ fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("its mode");
 }
 
-/// Waits until the only check is so.
+/// Waits until the check that runs this program is so.
 #[track_caller]
-fn wait_for(daemon: &Daemon, state: &str, obstacle: Option<&str>) {
+fn wait_for(daemon: &Daemon, program: &Path, state: &str, obstacle: Option<&str>) {
     let mut last = serde_json::Value::Null;
     wait_until("the check", Duration::from_secs(15), || {
-        last = daemon.json("health")["checkers"][0].take();
+        let report = daemon.json("health");
+        let mut checkers = report["checkers"].as_array().into_iter().flatten();
+        let found =
+            checkers.find(|checker| checker["check"]["run"][0].as_str() == program.to_str());
+        last = found.cloned().unwrap_or_default();
         Ok(last["state"] == state && last["obstacle"].as_str() == obstacle)
     })
     .unwrap_or_else(|error| panic!("{error:#}: {last:#}\n{}", daemon.log()));
@@ -86,6 +90,7 @@ fn a_program_that_others_can_change_by_now_is_not_run_until_they_cannot() {
     let topology = Topology::with_web(Arms::Two, 1);
     let place = Place::new();
     let check = place.program("check", "echo >> asked; [ ! -e fail ]");
+    let clock = place.program("clock", "echo >> ticks");
     let alert = place.program("alert", "echo >> told");
     let (checked, alerted) = (check.display(), alert.display());
     let daemon = Daemon::start(
@@ -93,13 +98,15 @@ fn a_program_that_others_can_change_by_now_is_not_run_until_they_cannot() {
         &format!(
             "[[notify]]\non = [\"real-down\", \"real-up\"]\nrun = [\"{alerted}\"]\n\
              [[service]]\nname = \"web\"\naddress = \"192.0.2.80:80\"\n\
-             [service.check]\ntype = \"exec\"\nrun = [\"{checked}\"]\ninterval = \"200ms\"\nrise = 1\nfall = 1\n\
-             [[service.real]]\naddress = \"192.168.0.2:80\"\n"
+             [[service.check]]\ntype = \"exec\"\nrun = [\"{checked}\"]\ninterval = \"200ms\"\nrise = 1\nfall = 1\n\
+             [[service.check]]\ntype = \"exec\"\nrun = [\"{}\"]\ninterval = \"200ms\"\n\
+             [[service.real]]\naddress = \"192.168.0.2:80\"\n",
+            clock.display()
         ),
     );
-    wait_for(&daemon, "up", None);
+    wait_for(&daemon, &check, "up", None);
     fs::write(place.path("fail"), "").expect("a file");
-    wait_for(&daemon, "down", None);
+    wait_for(&daemon, &check, "down", None);
     wait_until("the program to be told", Duration::from_secs(5), || {
         Ok(place.lines("told") > 0)
     })
@@ -119,7 +126,7 @@ fn a_program_that_others_can_change_by_now_is_not_run_until_they_cannot() {
         "cannot run {checked}: {}",
         sentence(&check, "its group", "g-w")
     );
-    wait_for(&daemon, "down", Some(&obstacle));
+    wait_for(&daemon, &check, "down", Some(&obstacle));
     let limited =
         format!("check exec of 192.168.0.2:80 cannot be made and counts for nothing: {obstacle}");
     let reasons = daemon.json("status")["reasons"].to_string();
@@ -131,12 +138,17 @@ fn a_program_that_others_can_change_by_now_is_not_run_until_they_cannot() {
     // It would pass again, if it ran.
     fs::remove_file(place.path("fail")).expect("remove it");
     let asked = place.lines("asked");
-    std::thread::sleep(Duration::from_secs(1));
-    wait_for(&daemon, "down", Some(&obstacle));
+    // The other check, at the same interval, shows that it would have been run again by now.
+    let ticks = place.lines("ticks") + 5;
+    wait_until("the other check", Duration::from_secs(15), || {
+        Ok(place.lines("ticks") >= ticks)
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", daemon.log()));
+    wait_for(&daemon, &check, "down", Some(&obstacle));
     assert_eq!(place.lines("asked"), asked);
 
     set_mode(&check, 0o755);
-    wait_for(&daemon, "up", None);
+    wait_for(&daemon, &check, "up", None);
     wait_for_log(
         &daemon,
         &format!(

@@ -32,6 +32,8 @@ use crate::{
 /// Most probes that run at once, whatever the limit of open files: with a timeout of 2 s, enough for 4,000 probes of dead
 /// targets per second.
 const MAX_PROBES: usize = 8192;
+/// Probes that may run at once even if the limit of open files is lower than it should be, or unknown.
+const MIN_PROBES: usize = 4;
 /// Open files set aside for everything but running probes; includes the sockets in the pool.
 const RESERVED_FILES: usize = 512;
 /// Open files that one probe may need: its socket, or a program's pipes.
@@ -249,11 +251,13 @@ fn retain_freed_memory() {
 /// Raises the limit of open files as far as needed and allowed. Returns how many probes may run at once.
 fn max_probes() -> usize {
     let wanted = u64::try_from(RESERVED_FILES + MAX_PROBES * FILES_PER_PROBE).unwrap_or(u64::MAX);
-    let Some(limit) = open_files::raise(wanted) else {
-        return FILES_PER_PROBE;
-    };
+    open_files::raise(wanted).map_or(MIN_PROBES, probes_within)
+}
+
+/// How many probes may run at once with this limit of open files.
+fn probes_within(limit: u64) -> usize {
     let files = usize::try_from(limit).unwrap_or(usize::MAX);
-    (files.saturating_sub(RESERVED_FILES) / FILES_PER_PROBE).clamp(FILES_PER_PROBE, MAX_PROBES)
+    (files.saturating_sub(RESERVED_FILES) / FILES_PER_PROBE).clamp(MIN_PROBES, MAX_PROBES)
 }
 
 #[cfg(test)]

@@ -232,19 +232,26 @@ fn the_file_says_until_when_the_daemon_ran() {
     let writer = scene.writer();
     let known = check_target(1);
     writer.put(CheckerId(1), known.clone().into(), up(&known));
-    let until = |written: Timestamp| written.since_boot;
     let deadline = Instant::now() + Duration::from_secs(20);
     while !scene.path().exists() && Instant::now() < deadline {
         thread::yield_now();
     }
-    let first = read(&scene.path(), BOOT).written_at().map(until);
-    thread::sleep(Duration::from_millis(5));
-    let stopped = Timestamp::now().since_boot;
+    let written = || {
+        let written = read(&scene.path(), BOOT).written_at();
+        written.expect("the time of writing").since_boot
+    };
+    let first = written();
+    let mut stopped = Timestamp::now().since_boot;
+    // The file has whole milliseconds.
+    while stopped < first + Duration::from_millis(2) && Instant::now() < deadline {
+        thread::yield_now();
+        stopped = Timestamp::now().since_boot;
+    }
     drop(writer);
-    let last = read(&scene.path(), BOOT).written_at().map(until);
-    assert!(first < Some(stopped), "{first:?}");
+    let last = written();
     let rounded = stopped - Duration::from_millis(1);
-    assert!(last > Some(rounded), "{last:?}, stopped at {stopped:?}");
+    assert!(first < rounded, "{first:?}, stopped at {stopped:?}");
+    assert!(last > rounded, "{last:?}, stopped at {stopped:?}");
 }
 
 #[test]
@@ -390,17 +397,31 @@ fn the_file_stays_as_it_is_until_there_is_something_to_write() {
 }
 
 #[test]
-fn a_file_that_cannot_be_written_stops_nothing() {
-    let writer = Writer::start("/proc/balancer/health.json".into(), BOOT).unwrap();
-    let known = check_target(1);
-    for _ in 0..3 {
-        writer.put(
-            CheckerId(1),
-            known.clone().into(),
-            checker(&known, AgentReply::default()),
-        );
-    }
+fn what_could_not_be_written_is_written_once_it_can_be() {
+    let scene = Scene::new();
+    // A file where the directory should be.
+    let path = scene.path();
+    let parent = path.parent().unwrap();
+    fs::write(parent, "in the way").unwrap();
+    let put = |writer: &Writer, port: u16| {
+        let known = check_target(port);
+        let checker = checker(&known, AgentReply::default());
+        writer.put(CheckerId(port.into()), known.into(), checker);
+    };
+    let known = || {
+        let stored = read(&path, BOOT);
+        [1, 2].map(|port| check_state(&stored, &check_target(port)).is_some())
+    };
+    let writer = scene.writer();
+    put(&writer, 1);
     drop(writer);
+    assert_eq!(fs::read_to_string(parent).unwrap(), "in the way");
+    let writer = scene.writer();
+    put(&writer, 1);
+    fs::remove_file(parent).unwrap();
+    put(&writer, 2);
+    drop(writer);
+    assert_eq!(known(), [true, true]);
 }
 
 #[test]

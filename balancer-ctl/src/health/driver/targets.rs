@@ -1,0 +1,128 @@
+//! Which checkers run: those that the daemon wants, each with its state while it is wanted.
+
+use std::{collections::HashSet, sync::Arc};
+
+use super::{COALESCE_DIVISOR, COALESCE_WINDOW, Driver, Probing, RunningProbe, now};
+use crate::health::{
+    AgentReply, CheckStart, CheckTarget,
+    checker::{Checker, HistoryEntry},
+    log_rate_limit::LogRateLimit,
+    schedule::{CheckerId, Pace},
+    stall,
+};
+
+/// A checker with its probe.
+pub(super) struct Slot<P> {
+    pub target: Arc<CheckTarget>,
+    pub checker: Checker,
+    /// Made when the first probe is due.
+    pub prober: Option<Arc<P>>,
+    /// The certificate files that the prober has read may have changed.
+    pub is_stale: bool,
+    pub running: Option<RunningProbe>,
+    /// Failures in a row that were disregarded because this process was stalled.
+    pub disregarded: u32,
+    /// Limits warnings that this check cannot be made.
+    pub obstacle_log: LogRateLimit,
+    pub has_obstacle: bool,
+}
+
+impl<P, M> Driver<P, M>
+where
+    P: Probing,
+    M: FnMut(&CheckTarget, &AgentReply) -> Result<P, String>,
+{
+    /// Stops the checkers of other targets, and starts those that do not run yet.
+    pub(super) fn set_targets(&mut self, wanted: Vec<(CheckStart, Vec<HistoryEntry>)>) {
+        let kept: HashSet<&CheckTarget> = wanted.iter().map(|(start, _)| &start.watched).collect();
+        let gone: Vec<CheckerId> = self
+            .ids
+            .iter()
+            .filter(|(check_target, _)| !kept.contains(&***check_target))
+            .map(|(_, id)| *id)
+            .collect();
+        for id in gone {
+            self.stop_checker(id);
+        }
+        for (start, history) in wanted {
+            let Some(id) = self.ids.get(&start.watched) else {
+                self.start_checker(start, history);
+                continue;
+            };
+            let tls = start.watched.check.probe.tls();
+            if tls.is_some_and(|tls| tls.ca.is_some() || tls.certificate.is_some())
+                && let Some(slot) = self.slots.get_mut(id)
+            {
+                // Its files are read again at its next probe, so that many of them do not delay other probes now.
+                slot.is_stale = true;
+            }
+        }
+        let timings = || self.slots.values().map(|slot| &slot.target.check.timing);
+        let timeout = timings().map(|timing| timing.timeout).min();
+        self.max_rest = timeout.map_or(stall::MAX_REST, stall::max_rest_for);
+        let interval = timings()
+            .map(|timing| timing.fast_interval.unwrap_or(timing.interval))
+            .min();
+        self.coalesce_window = interval.map_or(COALESCE_WINDOW, |interval| {
+            COALESCE_WINDOW.min(interval / COALESCE_DIVISOR)
+        });
+    }
+
+    fn start_checker(&mut self, start: CheckStart, history: Vec<HistoryEntry>) {
+        let CheckStart {
+            watched: check_target,
+            from,
+        } = start;
+        let id = CheckerId(self.next_id);
+        self.next_id += 1;
+        let timing = &check_target.check.timing;
+        let pace = Pace {
+            interval: timing.interval,
+            fast: timing.fast_interval,
+        };
+        let checker = Checker::new(
+            &check_target.check,
+            from.clone(),
+            history,
+            &(self.context.clock)(),
+        );
+        let standing = checker.check_state();
+        let check_target = Arc::new(check_target);
+        self.ids.insert(check_target.clone(), id);
+        self.slots.insert(
+            id,
+            Slot {
+                target: check_target,
+                checker,
+                prober: None,
+                is_stale: false,
+                running: None,
+                disregarded: 0,
+                obstacle_log: LogRateLimit::default(),
+                has_obstacle: false,
+            },
+        );
+        self.schedule.add(id, pace, now());
+        if from.as_ref() == Some(&standing) {
+            // The daemon knows it; the state file does not.
+            self.store_check(id);
+        } else if standing.decided {
+            self.publish(id);
+        }
+    }
+
+    fn stop_checker(&mut self, id: CheckerId) {
+        let Some(slot) = self.slots.remove(&id) else {
+            return;
+        };
+        self.ids.remove(&slot.target);
+        self.schedule.remove(id, now());
+        self.context.mailbox.remove(id);
+        if let Some(store) = &self.context.store {
+            store.remove(id);
+        }
+        if let Some(running) = slot.running {
+            running.task.abort();
+        }
+    }
+}
