@@ -238,35 +238,38 @@ pub struct CheckStart {
     pub from: Option<CheckState>,
 }
 
-/// The checkers as the daemon sees them: one that runs them, and a fake in tests. What an earlier daemon wrote down since
-/// this host started is known until the first ones run.
-pub trait Checkers: Send {
-    /// How a checker stood that a service now wants for this real server.
+/// What outlives a daemon: checks and quorums that an earlier daemon stored since the host booted, and what this one stores.
+pub trait CheckStore {
+    /// The stored state of the check that a service now wants for this real server. `None` once checkers run: only the
+    /// first ones continue from stored states.
     fn restored(
         &self,
-        watched: &CheckTarget,
+        check_target: &CheckTarget,
         service: &ServiceKey,
         real: SocketAddr,
     ) -> Option<RestoredState>;
 
-    /// A service's quorum.
+    /// A service's stored quorum; `None` as for [`Self::restored`].
     fn quorum(&self, service: &ServiceKey) -> Option<Quorum>;
 
-    /// When the earlier daemon wrote last: what was to be told by then was told by it.
+    /// When the earlier daemon wrote last, until when it has reported events; `None` as for [`Self::restored`].
     fn last_written(&self) -> Option<Instant>;
 
-    /// Writes this down of the services, and of no others. Returns at once.
+    /// Stores these services, and no others. Returns at once.
     fn persist(&mut self, services: Vec<PersistedService>);
+}
 
-    /// Runs these and no others. Returns at once.
+/// The running checkers, as the daemon sees them: a thread with probes, and a fake in tests. They store their own states.
+pub trait Checkers: CheckStore + Send {
+    /// Runs exactly these checkers. Returns at once.
     fn watch(&mut self, wanted: Vec<CheckStart>);
 
-    /// Whether they still run: their loop has turned a moment ago.
+    /// Whether their loop still runs.
     fn alive(&self) -> bool;
 
-    /// Which checks cannot be made at present: a sentence each.
+    /// A sentence for each check that cannot be made at present.
     fn obstacles(&self) -> Vec<String>;
 
-    /// Sends what is known of each, in no order. Returns at once.
+    /// Sends a view of each checker, in no particular order. Returns at once.
     fn report(&self, reply: oneshot::Sender<Vec<view::Checker>>);
 }

@@ -24,7 +24,7 @@ use self::recall::RestoredSince;
 use crate::{
     dataplane,
     health::{
-        AgentReply, AgentRequest, CheckStart, CheckState, CheckTarget, CheckUpdate, Checkers,
+        AgentReply, AgentRequest, CheckStart, CheckState, CheckStore, CheckTarget, CheckUpdate,
         NOT_PROBED, PersistedService, Quorum, UNKNOWN_TIME,
     },
     model::{
@@ -117,7 +117,7 @@ impl Availability {
     /// What stands after the model changed. `self` is what stood before; checkers that are new begin as
     /// `earlier` remembers them, or as the real server stood, so that no change of a check takes a real server out of service.
     #[must_use]
-    pub fn after(&self, model: &Model, earlier: &dyn Checkers, now: Instant) -> Self {
+    pub fn after(&self, model: &Model, earlier: &dyn CheckStore, now: Instant) -> Self {
         let mut next = Self::default();
         // Of each standing, since when it stands, where it was remembered.
         let mut since = Vec::new();
@@ -263,7 +263,7 @@ impl Availability {
 
     /// What stands in a daemon that took over from an earlier one.
     #[must_use]
-    pub fn take_up(&self, model: &Model, earlier: &dyn Checkers, now: Instant) -> Takeover {
+    pub fn take_up(&self, model: &Model, earlier: &dyn CheckStore, now: Instant) -> Takeover {
         let mut taken = Takeover::default();
         for service in &model.services {
             let Some(status) = self.service(&service.key) else {

@@ -9,7 +9,9 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::{CheckStart, CheckTarget, Checkers, PersistedService, Quorum, RestoredState};
+use super::{
+    CheckStart, CheckStore, CheckTarget, Checkers, PersistedService, Quorum, RestoredState,
+};
 use crate::model::{ServiceKey, view};
 
 /// What tests set and read.
@@ -44,7 +46,7 @@ impl FakeCheckers {
     }
 }
 
-impl Checkers for FakeCheckers {
+impl CheckStore for FakeCheckers {
     fn restored(
         &self,
         check_target: &CheckTarget,
@@ -65,7 +67,9 @@ impl Checkers for FakeCheckers {
     fn persist(&mut self, services: Vec<PersistedService>) {
         self.state().kept = services;
     }
+}
 
+impl Checkers for FakeCheckers {
     fn watch(&mut self, wanted: Vec<CheckStart>) {
         self.state().watched = wanted;
     }

@@ -16,8 +16,8 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    AgentReply, CheckStart, CheckTarget, Checkers, PersistedService, Quorum, RestoredState,
-    Timestamp, UNKNOWN_TIME,
+    AgentReply, CheckStart, CheckStore, CheckTarget, Checkers, PersistedService, Quorum,
+    RestoredState, Timestamp, UNKNOWN_TIME,
     driver::{Command, Driver, DriverContext, Probing},
     heartbeat::Heartbeat,
     mailbox::{Mailbox, Updates},
@@ -155,7 +155,7 @@ impl Health {
     }
 }
 
-impl Checkers for Health {
+impl CheckStore for Health {
     fn restored(
         &self,
         check_target: &CheckTarget,
@@ -193,7 +193,9 @@ impl Checkers for Health {
         let services = services.collect();
         self.command(Command::Persist(services));
     }
+}
 
+impl Checkers for Health {
     fn watch(&mut self, wanted: Vec<CheckStart>) {
         // Stored states are for the first checkers only: those added later were not checked meanwhile.
         let restored = std::mem::take(&mut self.restored);
