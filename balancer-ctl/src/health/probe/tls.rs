@@ -247,7 +247,7 @@ fn certificate_reason(error: &CertificateError) -> String {
         CertificateError::NotValidForName => "certificate is for another name".into(),
         CertificateError::UnknownIssuer => "certificate is of an unknown issuer".into(),
         CertificateError::Revoked => "certificate is revoked".into(),
-        CertificateError::Other(other) if verifier::is_a_ca(other) => {
+        CertificateError::Other(other) if verifier::is_ca_as_server(other) => {
             "certificate is self-signed".into()
         }
         other => format!("certificate: {other}"),

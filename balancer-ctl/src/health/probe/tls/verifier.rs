@@ -38,9 +38,9 @@ impl ServerCertVerifier for Trusted {
             now,
         );
         match verified {
-            // The validity has been looked at before; that it is a CA's is no harm where it is its own.
+            // webpki has checked the validity before. A CA certificate is fine if it is itself in the check's file.
             Err(Error::InvalidCertificate(CertificateError::Other(other)))
-                if is_a_ca(&other) && self.own.contains(end_entity) =>
+                if is_ca_as_server(&other) && self.own.contains(end_entity) =>
             {
                 verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
                 Ok(ServerCertVerified::assertion())
@@ -74,10 +74,13 @@ impl ServerCertVerifier for Trusted {
     }
 }
 
-/// Tells whether a CA's certificate (as most self-signed ones are) was shown as a server's.
-pub fn is_a_ca(error: &OtherError) -> bool {
-    // The library that finds it is not one of ours to name its type.
-    error.to_string().contains("CaUsedAsEndEntity")
+/// Whether the error is that a CA's certificate, as most self-signed ones are, was presented as a server's. rustls has no
+/// variant for it and passes on the error of webpki.
+pub fn is_ca_as_server(error: &OtherError) -> bool {
+    matches!(
+        error.0.downcast_ref(),
+        Some(webpki::Error::CaUsedAsEndEntity)
+    )
 }
 
 /// Accepts any certificate; verifies only that the server has its private key.
