@@ -302,6 +302,8 @@ fn wrong_checks_are_refused_with_what_is_allowed() {
     }
     // Anyone could put another program in its place.
     let folder = tempfile::tempdir_in("/tmp").expect("a temporary folder");
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).expect("its mode");
+    let open = folder.path().display();
     let path = folder.path().join("run");
     fs::write(&path, "#!/bin/sh\n").expect("write the program");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode");
@@ -310,7 +312,7 @@ fn wrong_checks_are_refused_with_what_is_allowed() {
         &format!("edit-service web --check {{type=\"exec\",run=[\"{shown}\"]}}"),
         1,
         &format!(
-            "error: run {shown}: `/tmp` can be written by others, and the program would run as root: \
+            "error: run {shown}: `{open}` can be written by others, and the program would run as root: \
              move the program to a folder that only root may write to\n"
         ),
     );
@@ -320,7 +322,7 @@ fn wrong_checks_are_refused_with_what_is_allowed() {
         &format!("edit-service web --check {{type=\"exec\",run=[\"/bin/sh\",\"{shown}\"]}}"),
         1,
         &format!(
-            "error: run /bin/sh: argument {shown}: `/tmp` can be written by others, and the program would run as root: \
+            "error: run /bin/sh: argument {shown}: `{open}` can be written by others, and the program would run as root: \
              move the program to a folder that only root may write to\n"
         ),
     );

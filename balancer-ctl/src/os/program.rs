@@ -24,6 +24,8 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+#[cfg(test)]
+pub use self::trusted::tests::open_folder;
 pub use self::{
     command::{trusted, trusted_with_news},
     output::Output,

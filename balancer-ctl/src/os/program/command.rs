@@ -7,7 +7,7 @@
 
 use std::{fs, path::Path};
 
-use super::trusted::{argument, program};
+use super::trusted::{check_argument, check_program};
 
 /// Programs that read a file that they are given as their script, whatever its permissions. `-static` and a version at
 /// the end of a name (`python3.11`) do not count.
@@ -165,7 +165,7 @@ pub fn trusted_with_news(run: &[String]) -> Result<(), String> {
 /// Returns the first program's role.
 fn judge(run: &[String]) -> Result<Role, String> {
     let (name, arguments) = run.split_first().ok_or("there is no program")?;
-    let found = program(Path::new(name))?;
+    let found = check_program(Path::new(name))?;
     let shells = fs::read_to_string(SHELLS).unwrap_or_default();
     let role_of = |name: &Path, found: &Path| match role(name, &shells) {
         Role::Plain => role(found, &shells),
@@ -178,7 +178,8 @@ fn judge(run: &[String]) -> Result<Role, String> {
         let named = Path::new(word);
         // Programs run in `/`.
         let path = Path::new("/").join(word);
-        let judged = || argument(&path).map_err(|reason| format!("argument {word}: {reason}"));
+        let judged =
+            || check_argument(&path).map_err(|reason| format!("argument {word}: {reason}"));
         now = match now {
             Role::Interpreter => {
                 judged()?;
@@ -246,7 +247,7 @@ fn is_path(word: &str) -> bool {
 mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
-    use super::*;
+    use super::{super::trusted::tests::open_folder, *};
 
     fn words(words: &[&str]) -> Vec<String> {
         words.iter().map(ToString::to_string).collect()
@@ -262,7 +263,7 @@ mod tests {
     #[test]
     fn what_an_interpreter_or_a_wrapper_runs_is_judged_whatever_its_permissions_and_before_it_is_there()
      {
-        let folder = tempfile::tempdir_in("/tmp").unwrap();
+        let (folder, open) = open_folder();
         let script = folder.path().join("x.sh");
         let script = script.to_str().unwrap();
         let lines = [
@@ -284,7 +285,7 @@ mod tests {
             }
             // As it is, and from `/`, where programs run.
             for word in [script, script.strip_prefix('/').unwrap()] {
-                let refused = Err(format!("argument {word}: {OPEN}"));
+                let refused = Err(format!("argument {word}: {open}"));
                 for line in lines {
                     assert_eq!(judged(&[line, &[word]].concat()), refused, "{line:?}");
                 }

@@ -16,13 +16,15 @@ const GROUP_WRITE: u32 = 0o020;
 const OTHERS_WRITE: u32 = 0o002;
 /// Permission bits: executable by owner, group or others; root needs one of them.
 const ANY_EXECUTE: u32 = 0o111;
+/// Permission bit of a directory in which only the owner of a file may remove or rename it.
+const STICKY: u32 = 0o1000;
 
 /// Checks that root may run a program: it exists, and nobody else can change it, a directory above it or a link to it.
 /// Returns its path with all links resolved.
 ///
 /// # Errors
 /// A sentence that says why it may not run.
-pub fn program(path: &Path) -> Result<PathBuf, String> {
+pub fn check_program(path: &Path) -> Result<PathBuf, String> {
     if !path.is_absolute() {
         return Err(format!(
             "program `{}` is not an absolute path: write it in full, as in `/usr/local/bin/alert`",
@@ -31,9 +33,9 @@ pub fn program(path: &Path) -> Result<PathBuf, String> {
     }
     // That the program does not exist is the more helpful error, so it comes before that of an open directory.
     let ResolvedPath { rights, end } = resolve(path);
-    let (found, facts) = end?;
+    let (found, info) = end?;
     rights?;
-    check_program_file(&found, &facts)?;
+    check_program_file(&found, &info)?;
     Ok(found)
 }
 
@@ -42,14 +44,14 @@ pub fn program(path: &Path) -> Result<PathBuf, String> {
 ///
 /// # Errors
 /// A sentence that says why it may not.
-pub fn argument(path: &Path) -> Result<Option<PathBuf>, String> {
+pub fn check_argument(path: &Path) -> Result<Option<PathBuf>, String> {
     let ResolvedPath { rights, end } = resolve(path);
     rights?;
-    let Some((found, facts)) = end.ok().filter(|(_, facts)| facts.kind == FileKind::File) else {
+    let Some((found, info)) = end.ok().filter(|(_, info)| info.kind == FileKind::File) else {
         return Ok(None);
     };
-    check_file(&found, &facts)?;
-    Ok((facts.mode & ANY_EXECUTE != 0).then_some(found))
+    check_file(&found, &info)?;
+    Ok((info.mode & ANY_EXECUTE != 0).then_some(found))
 }
 
 /// Result of following a path.
@@ -63,35 +65,38 @@ struct ResolvedPath {
 /// Follows a path link by link, as the kernel does, and checks every directory on it.
 fn resolve(path: &Path) -> ResolvedPath {
     let mut rights = Ok(());
-    let end = visit(path, |at, facts| {
+    let end = visit(path, |at, info, entry| {
         if rights.is_ok() {
-            rights = check_directory(at, facts);
+            rights = check_directory(at, info, entry);
         }
     });
     ResolvedPath { rights, end }
 }
 
+/// Calls `pass` with each directory on the path, and with the entry that is looked up in it, if that exists and is not `..`.
 fn visit(
     path: &Path,
-    mut pass: impl FnMut(&Path, &FileInfo),
+    mut pass: impl FnMut(&Path, &FileInfo, Option<&FileInfo>),
 ) -> Result<(PathBuf, FileInfo), String> {
     let mut links = 0;
     let mut ahead: VecDeque<OsString> = components(path);
     let mut at = PathBuf::from("/");
-    let mut facts = FileInfo::of(&at)?;
+    let mut info = FileInfo::of(&at)?;
     while let Some(step) = ahead.pop_front() {
-        if facts.kind != FileKind::Directory {
+        if info.kind != FileKind::Directory {
             return Err(format!("`{}` is not a directory", at.display()));
         }
-        pass(&at, &facts);
         if step == ".." {
+            pass(&at, &info, None);
             at.pop();
-            facts = FileInfo::of(&at)?;
+            info = FileInfo::of(&at)?;
             continue;
         }
         let next = at.join(&step);
-        facts = FileInfo::of(&next)?;
-        if facts.kind != FileKind::Link {
+        let entry = FileInfo::of(&next);
+        pass(&at, &info, entry.as_ref().ok());
+        info = entry?;
+        if info.kind != FileKind::Link {
             at = next;
             continue;
         }
@@ -109,9 +114,9 @@ fn visit(
         for step in components(&target).into_iter().rev() {
             ahead.push_front(step);
         }
-        facts = FileInfo::of(&at)?;
+        info = FileInfo::of(&at)?;
     }
-    Ok((at, facts))
+    Ok((at, info))
 }
 
 /// The names in a path, including `..`.
@@ -139,6 +144,8 @@ struct FileInfo {
     owner: u32,
     /// Permission bits. With an access control list, the group's bits are its mask, so they cover it.
     mode: u32,
+    /// Number of hard links.
+    links: u64,
 }
 
 impl FileInfo {
@@ -154,6 +161,7 @@ impl FileInfo {
             kind,
             owner: metadata.uid(),
             mode: metadata.mode(),
+            links: metadata.nlink(),
         })
     }
 }
@@ -167,43 +175,51 @@ fn unreadable(path: &Path, error: &std::io::Error) -> String {
     }
 }
 
-fn check_program_file(path: &Path, facts: &FileInfo) -> Result<(), String> {
+fn check_program_file(path: &Path, info: &FileInfo) -> Result<(), String> {
     let shown = path.display();
-    match facts.kind {
+    match info.kind {
         FileKind::File => {}
         FileKind::Directory => return Err(format!("`{shown}` is a directory, not a program")),
         FileKind::Link | FileKind::Other => return Err(format!("`{shown}` is not a regular file")),
     }
-    if facts.mode & ANY_EXECUTE == 0 {
+    if info.mode & ANY_EXECUTE == 0 {
         return Err(format!(
             "`{shown}` is not executable: `chmod 755 {shown}`, if it is a program"
         ));
     }
-    check_file(path, facts)
+    check_file(path, info)
 }
 
 /// Checks that only root can write to a file.
-fn check_file(path: &Path, facts: &FileInfo) -> Result<(), String> {
+fn check_file(path: &Path, info: &FileInfo) -> Result<(), String> {
     let shown = path.display();
-    let Some(flaw) = flaw(facts) else {
+    let Some(flaw) = flaw(info) else {
         return Ok(());
     };
-    let mend = match flaw {
+    let remedy = match flaw {
         Flaw::Owner(_) => "chown root",
         Flaw::Others => "chmod o-w",
         Flaw::Group => "chmod g-w",
     };
     Err(format!(
-        "`{shown}` {flaw}, and the program would run as root: `{mend} {shown}`, or move the program elsewhere"
+        "`{shown}` {flaw}, and the program would run as root: `{remedy} {shown}`, or move the program elsewhere"
     ))
 }
 
-/// Who can write to a directory can put another program in the place of the one there; the sticky bit of `/tmp` does
-/// not keep them from a name that is still free. Others may rely on the directory's rights, so that none is advised to
-/// change them.
-fn check_directory(path: &Path, facts: &FileInfo) -> Result<(), String> {
+/// Checks that only root can decide what `entry` of a directory is. Who can write to the directory can replace its entries.
+/// The exception is a sticky directory of root's, such as `/tmp`: there nobody but root can remove or rename root's own
+/// entry. A file with several hard links does not count as such: others may have made the one in this directory. Names that
+/// do not exist there yet can be taken by others. Programs may rely on a directory's permissions, so the sentence advises
+/// moving the program, not changing them.
+fn check_directory(path: &Path, info: &FileInfo, entry: Option<&FileInfo>) -> Result<(), String> {
     let shown = path.display();
-    flaw(facts).map_or(Ok(()), |flaw| {
+    let is_roots_own = |entry: &FileInfo| {
+        entry.owner == 0 && (entry.kind == FileKind::Directory || entry.links == 1)
+    };
+    if info.owner == 0 && info.mode & STICKY != 0 && entry.is_some_and(is_roots_own) {
+        return Ok(());
+    }
+    flaw(info).map_or(Ok(()), |flaw| {
         Err(format!(
             "`{shown}` {flaw}, and the program would run as root: move the program to a folder that only root may \
              write to"
@@ -229,12 +245,12 @@ impl fmt::Display for Flaw {
     }
 }
 
-const fn flaw(facts: &FileInfo) -> Option<Flaw> {
-    if facts.owner != 0 {
-        Some(Flaw::Owner(facts.owner))
-    } else if facts.mode & OTHERS_WRITE != 0 {
+const fn flaw(info: &FileInfo) -> Option<Flaw> {
+    if info.owner != 0 {
+        Some(Flaw::Owner(info.owner))
+    } else if info.mode & OTHERS_WRITE != 0 {
         Some(Flaw::Others)
-    } else if facts.mode & GROUP_WRITE != 0 {
+    } else if info.mode & GROUP_WRITE != 0 {
         Some(Flaw::Group)
     } else {
         None
@@ -242,85 +258,167 @@ const fn flaw(facts: &FileInfo) -> Option<Flaw> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::symlink;
+pub mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
 
-    const fn facts(kind: FileKind, owner: u32, mode: u32) -> FileInfo {
-        FileInfo { kind, owner, mode }
+    const fn info(kind: FileKind, owner: u32, mode: u32) -> FileInfo {
+        FileInfo {
+            kind,
+            owner,
+            mode,
+            links: 1,
+        }
+    }
+
+    /// A directory in which everybody may replace files, and the sentence with which a path through it is refused. Tests that
+    /// do not run as root cannot even have one in `/tmp` that root's programs may lie in.
+    pub fn open_folder() -> (tempfile::TempDir, String) {
+        let folder = tempfile::tempdir_in("/tmp").unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let is_roots = fs::metadata(folder.path()).unwrap().uid() == 0;
+        let open = if is_roots {
+            folder.path()
+        } else {
+            Path::new("/tmp")
+        };
+        let sentence = format!(
+            "`{}` can be written by others, and the program would run as root: move the program to a folder that only \
+             root may write to",
+            open.display()
+        );
+        (folder, sentence)
     }
 
     #[test]
     fn each_way_in_which_a_file_is_not_to_be_run_has_its_sentence() {
         let path = Path::new("/opt/alert");
-        for (facts, sentence) in [
-            (facts(FileKind::File, 0, 0o755), ""),
-            (facts(FileKind::File, 0, 0o100), ""),
-            (facts(FileKind::File, 0, 0o4755), ""),
+        for (info, sentence) in [
+            (info(FileKind::File, 0, 0o755), ""),
+            (info(FileKind::File, 0, 0o100), ""),
+            (info(FileKind::File, 0, 0o4755), ""),
             (
-                facts(FileKind::Directory, 0, 0o755),
+                info(FileKind::Directory, 0, 0o755),
                 "`/opt/alert` is a directory, not a program",
             ),
             (
-                facts(FileKind::Other, 0, 0o755),
+                info(FileKind::Other, 0, 0o755),
                 "`/opt/alert` is not a regular file",
             ),
             (
-                facts(FileKind::File, 0, 0o644),
+                info(FileKind::File, 0, 0o644),
                 "`/opt/alert` is not executable: `chmod 755 /opt/alert`, if it is a program",
             ),
             (
-                facts(FileKind::File, 1000, 0o755),
+                info(FileKind::File, 1000, 0o755),
                 "`/opt/alert` belongs to user 1000, not to root, and the program would run as root: \
                  `chown root /opt/alert`, or move the program elsewhere",
             ),
             (
-                facts(FileKind::File, 0, 0o775),
+                info(FileKind::File, 0, 0o775),
                 "`/opt/alert` can be written by its group, and the program would run as root: \
                  `chmod g-w /opt/alert`, or move the program elsewhere",
             ),
             (
-                facts(FileKind::File, 0, 0o777),
+                info(FileKind::File, 0, 0o777),
                 "`/opt/alert` can be written by others, and the program would run as root: \
                  `chmod o-w /opt/alert`, or move the program elsewhere",
             ),
         ] {
-            let told = check_program_file(path, &facts).err().unwrap_or_default();
-            assert_eq!(told, sentence, "{facts:?}");
+            let told = check_program_file(path, &info).err().unwrap_or_default();
+            assert_eq!(told, sentence, "{info:?}");
         }
     }
 
     #[test]
     fn each_way_in_which_a_directory_is_open_has_its_sentence() {
         let path = Path::new("/opt");
-        for (facts, sentence) in [
-            (facts(FileKind::Directory, 0, 0o755), ""),
+        for (info, sentence) in [
+            (info(FileKind::Directory, 0, 0o755), ""),
             (
-                facts(FileKind::Directory, 7, 0o755),
+                info(FileKind::Directory, 7, 0o755),
                 "`/opt` belongs to user 7, not to root, and the program would run as root: move the program to a \
                  folder that only root may write to",
             ),
             (
-                facts(FileKind::Directory, 0, 0o2775),
+                info(FileKind::Directory, 0, 0o2775),
                 "`/opt` can be written by its group, and the program would run as root: move the program to a folder \
                  that only root may write to",
             ),
             (
-                facts(FileKind::Directory, 0, 0o1777),
+                info(FileKind::Directory, 0, 0o1777),
                 "`/opt` can be written by others, and the program would run as root: move the program to a folder \
                  that only root may write to",
             ),
         ] {
-            let told = check_directory(path, &facts).err().unwrap_or_default();
-            assert_eq!(told, sentence, "{facts:?}");
+            let told = check_directory(path, &info, None).err().unwrap_or_default();
+            assert_eq!(told, sentence, "{info:?}");
         }
+    }
+
+    #[test]
+    fn roots_own_file_is_safe_in_a_sticky_directory_of_roots() {
+        let directory = |owner, mode| info(FileKind::Directory, owner, mode);
+        let entry = |kind, owner, links| FileInfo {
+            links,
+            ..info(kind, owner, 0o755)
+        };
+        let own = entry(FileKind::File, 0, 1);
+        let open = Path::new("/tmp");
+        for (directory, entry, is_safe) in [
+            (directory(0, 0o1777), Some(own), true),
+            (directory(0, 0o1775), Some(own), true),
+            (
+                directory(0, 0o1777),
+                Some(entry(FileKind::Link, 0, 1)),
+                true,
+            ),
+            (
+                directory(0, 0o1777),
+                Some(entry(FileKind::Directory, 0, 5)),
+                true,
+            ),
+            // Another user's, one that another user may have linked there, and a name that is free.
+            (
+                directory(0, 0o1777),
+                Some(entry(FileKind::File, 7, 1)),
+                false,
+            ),
+            (
+                directory(0, 0o1777),
+                Some(entry(FileKind::File, 0, 2)),
+                false,
+            ),
+            (directory(0, 0o1777), None, false),
+            // Not sticky, or of another user, who may remove anything.
+            (directory(0, 0o777), Some(own), false),
+            (directory(7, 0o1777), Some(own), false),
+        ] {
+            let checked = check_directory(open, &directory, entry.as_ref());
+            assert_eq!(checked.is_ok(), is_safe, "{directory:?} {entry:?}");
+        }
+    }
+
+    #[test]
+    fn a_program_of_roots_in_the_sticky_tmp_is_trusted_and_one_in_a_folder_open_to_all_is_not() {
+        let folder = tempfile::tempdir_in("/tmp").unwrap();
+        let path = folder.path().join("alert");
+        fs::write(&path, "#!/bin/sh\n").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        if fs::metadata(&path).unwrap().uid() == 0 {
+            assert_eq!(check_program(&path), Ok(path.clone()));
+        }
+        let (open, sentence) = open_folder();
+        let moved = open.path().join("alert");
+        fs::rename(path, &moved).unwrap();
+        assert_eq!(check_program(&moved), Err(sentence));
     }
 
     #[test]
     fn the_systems_own_programs_are_trusted_through_their_links() {
         for path in ["/bin/sh", "/usr/bin/env", "/usr/../bin/./sh"] {
-            assert!(program(Path::new(path)).is_ok(), "{path}");
+            assert!(check_program(Path::new(path)).is_ok(), "{path}");
         }
     }
 
@@ -341,22 +439,17 @@ mod tests {
             ("/usr", "`/usr` is a directory, not a program"),
             ("/dev/null", "`/dev/null` is not a regular file"),
         ] {
-            let told = program(Path::new(path)).unwrap_err();
+            let told = check_program(Path::new(path)).unwrap_err();
             assert!(told.ends_with(sentence), "{path}: {told}");
         }
     }
 
     #[test]
     fn a_trusted_program_behind_a_link_that_others_can_change_is_refused() {
-        // Wherever this lies: below it or above it, the directory of the link is the tester's or everybody's.
-        let directory = tempfile::tempdir_in("/tmp").unwrap();
-        let link = directory.path().join("alert");
+        let (folder, sentence) = open_folder();
+        let link = folder.path().join("alert");
         symlink("/bin/sh", &link).unwrap();
-        let told = program(&link).unwrap_err();
-        assert!(
-            told.starts_with("`/tmp` can be written by others"),
-            "{told}"
-        );
+        assert_eq!(check_program(&link), Err(sentence));
     }
 
     #[test]
@@ -365,8 +458,8 @@ mod tests {
         let directory = directory.path().canonicalize().unwrap();
         symlink("b", directory.join("a")).unwrap();
         symlink("a", directory.join("b")).unwrap();
-        assert!(program(&directory.join("a")).is_err());
-        // Wherever this lies, that is told first.
+        assert!(check_program(&directory.join("a")).is_err());
+        // The directory may belong to the user who runs the test, which is reported first.
         let told = resolve(&directory.join("a")).end.unwrap_err();
         assert!(
             told.ends_with("goes through too many symbolic links"),

@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Instant};
 
 use super::*;
-use crate::{health::RequestedWeight, model::check::ExecProbe};
+use crate::{health::RequestedWeight, model::check::ExecProbe, os::program::open_folder};
 
 const TARGET: &str = "192.0.2.1:8080";
 
@@ -86,17 +86,14 @@ fn a_program_that_must_not_be_run_says_nothing_of_its_target_and_one_that_is_gon
             fail("cannot run /nowhere/at/all: `/nowhere` does not exist")
         );
         // Everybody may replace the program.
-        let folder = tempfile::tempdir_in("/tmp").unwrap();
+        let (folder, open) = open_folder();
         let (path, mark) = (folder.path().join("run"), folder.path().join("ran"));
         fs::write(&path, format!("#!/bin/sh\necho > {}\n", mark.display())).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         let path = path.to_str().unwrap();
         assert_eq!(
             ask(target, probe(path)).await,
-            inconclusive(format!(
-                "cannot run {path}: `/tmp` can be written by others, and the program would run as root: move the \
-                 program to a folder that only root may write to"
-            ))
+            inconclusive(format!("cannot run {path}: {open}"))
         );
         assert!(!mark.exists());
         let none = Probe::Exec(ExecProbe { run: Vec::new() });
