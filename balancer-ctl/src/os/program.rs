@@ -261,7 +261,7 @@ impl Program {
         };
         let own = self.environment.iter();
         let own = own.map(|(name, value)| (name.as_str(), value.as_str()));
-        let birth = SpawnSpec {
+        let spec = SpawnSpec {
             path: &self.path,
             arguments: &self.arguments,
             environment: [("PATH", PATH), ("LANG", LANG)]
@@ -271,7 +271,7 @@ impl Program {
             files: [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
             limit: open_files::started_with(),
         };
-        let group = Group::start(birth, kept)?;
+        let group = Group::start(spec, kept)?;
         Ok(Started {
             group,
             input,

@@ -303,7 +303,7 @@ fn the_last_probe_is_kept_with_how_many_were_alike() {
     );
 }
 
-/// What the issue says, said another way: whether it is up after each of these results (`None` = undecided).
+/// The rise/fall rule computed from the whole list: whether it is up after each result (`None` = undecided).
 fn naive(initial: Option<bool>, rise: usize, fall: usize, results: &[bool]) -> Vec<Option<bool>> {
     let mut states = Vec::new();
     let mut state = initial;

@@ -34,8 +34,8 @@ pub struct Group<K: Send + 'static> {
 }
 
 impl<K: Send + 'static> Group<K> {
-    pub fn start(birth: SpawnSpec<'_>, kept: K) -> io::Result<Self> {
-        let id = birth.start()?;
+    pub fn start(spec: SpawnSpec<'_>, kept: K) -> io::Result<Self> {
+        let id = spec.start()?;
         match watch(id) {
             Ok(end) => Ok(Self {
                 id,
@@ -44,8 +44,8 @@ impl<K: Send + 'static> Group<K> {
             }),
             Err(error) => {
                 signal(id, Signal::SIGKILL);
-                // It has hardly begun, so that nothing holds its end up.
-                fetch(id, WaitMode::Forever)?;
+                // Killed at its start, it ends at once.
+                reap(id, WaitMode::Forever)?;
                 Err(error)
             }
         }
@@ -61,7 +61,7 @@ impl<K: Send + 'static> Group<K> {
         }
         // From here on the id may be reused.
         self.end = None;
-        fetch(self.id, WaitMode::None)
+        reap(self.id, WaitMode::None)
     }
 
     /// Sends SIGTERM to the group, and SIGKILL when the first process has ended, or after `grace`.
@@ -84,7 +84,7 @@ impl<K: Send + 'static> Drop for Group<K> {
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(async move {
                 let _ = end.readable().await;
-                let _ = fetch(id, WaitMode::None);
+                let _ = reap(id, WaitMode::None);
                 drop(kept);
             });
         }
@@ -106,31 +106,32 @@ fn watch(process: Pid) -> io::Result<AsyncFd<OwnedFd>> {
     let Ok(opened @ 0..) = i32::try_from(opened) else {
         return Err(io::Error::last_os_error());
     };
-    // SAFETY: the call has just made it, and nobody else knows of it. It closes on exec.
+    // SAFETY: the call has just opened it, and nothing else owns it. It is close-on-exec.
     let opened = unsafe { OwnedFd::from_raw_fd(opened) };
-    // SAFETY: the descriptor is open, and stays what it is for as long as its owner, which goes in here.
+    // SAFETY: the descriptor is open, and its owner, which keeps it open, goes into the `AsyncFd`.
     Ok(unsafe { AsyncFd::register_with_interest(opened, Interest::READABLE) }?)
 }
 
-/// How long a process's end is waited for.
+/// Whether to wait for a process to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitMode {
-    /// It has ended.
+    /// Do not wait: it has ended.
     None,
+    /// Wait until it ends.
     Forever,
 }
 
-/// Fetches how a child ended, which frees its id.
-pub fn fetch(child: Pid, patience: WaitMode) -> io::Result<ExitStatus> {
-    let options = match patience {
+/// Reaps a child, which frees its id, and returns how it ended.
+pub fn reap(child: Pid, wait: WaitMode) -> io::Result<ExitStatus> {
+    let options = match wait {
         WaitMode::None => libc::WNOHANG,
         WaitMode::Forever => 0,
     };
     let mut status = 0;
     loop {
-        // SAFETY: the call writes one integer, which is there.
-        let fetched = unsafe { libc::waitpid(child.as_raw(), &mut status, options) };
-        match Errno::result(fetched) {
+        // SAFETY: the call writes only to `status`.
+        let reaped = unsafe { libc::waitpid(child.as_raw(), &mut status, options) };
+        match Errno::result(reaped) {
             Ok(0) => return Err(io::Error::other("the program has not ended")),
             Ok(_) => return Ok(ExitStatus::from_raw(status)),
             Err(Errno::EINTR) => {}

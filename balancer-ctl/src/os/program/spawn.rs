@@ -32,32 +32,32 @@ use nix::{
 use super::group;
 use crate::os::open_files::Limit;
 
-/// What the child needs until it is a program is some 1 KiB; a build without optimization uses more.
+/// Stack of the child until it executes the program, in bytes. It needs about 1 KiB; an unoptimized build needs more.
 const STACK: usize = 64 * 1024;
-/// The first file that a program does not get.
+/// The first file descriptor that a program does not get.
 const FIRST_OF_OURS: c_uint = 3;
-/// Linux has signals from 1 to this.
+/// Linux numbers signals from 1 to this.
 const LAST_SIGNAL: c_int = 64;
 
-/// What a process is to become.
+/// The program to start.
 pub struct SpawnSpec<'a> {
     pub path: &'a Path,
     pub arguments: &'a [String],
     pub environment: Vec<(&'a str, &'a str)>,
     /// Standard input, output and error.
     pub files: [BorrowedFd<'a>; 3],
-    /// Of open files; `None` = ours.
+    /// Limit of open files; `None` = the daemon's.
     pub limit: Option<Limit>,
 }
 
 impl SpawnSpec<'_> {
-    /// Starts it: in a process group of its own, which has its id, in `/`, with these files and no others, and with
-    /// no signal blocked or ignored.
+    /// Starts the program in a process group of its own, in `/`, with these files and no others, and with no signal blocked or
+    /// ignored. Returns the id of the process, which is that of the group too.
     ///
     /// # Errors
-    /// There is no such program, it cannot be run, or there can be no more processes.
+    /// The program does not exist or cannot be executed, or the limit of processes is reached.
     pub fn start(self) -> io::Result<Pid> {
-        keep_the_dead();
+        keep_exit_statuses();
         let path = CString::new(self.path.as_os_str().as_bytes())?;
         let name = iter::once(Ok(path.clone()));
         let arguments = self
@@ -78,11 +78,11 @@ impl SpawnSpec<'_> {
             files: self.files.map(|file| file.as_raw_fd()),
             limit: self.limit,
         };
-        // Between two processes, one of which waits for the other.
+        // Written by the child, read by this thread, which waits for it.
         let failure = AtomicI32::new(0);
-        let live = || {
-            // SAFETY: this is the child, before anything else. `path`, `arguments` and `environment` above outlive it:
-            // our thread goes on only when it has ended or become a program.
+        let child_main = || {
+            // SAFETY: this runs first in the child. `path`, `arguments` and `environment` above outlive it: the parent's
+            // thread goes on only after the child has ended or executed the program.
             let errno = unsafe { child.become_program() };
             failure.store(errno as c_int, Ordering::Relaxed);
             127
@@ -91,28 +91,28 @@ impl SpawnSpec<'_> {
         let id = {
             let _blocked = Blocked::new()?;
             let flags = CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK;
-            // SAFETY: the child shares our memory and nothing else, has a stack that is large enough, and calls the
-            // kernel only: it takes no lock that another thread may hold, allocates nothing, and does not panic. With
-            // all signals blocked, no handler of ours runs in it.
-            unsafe { clone(Box::new(live), &mut stack, flags, Some(libc::SIGCHLD)) }?
+            // SAFETY: the child shares the memory and nothing else, has a stack that is large enough, and makes system calls
+            // only: it takes no lock that another thread may hold, allocates nothing, and does not panic. All signals are
+            // blocked, so no signal handler runs in it.
+            unsafe { clone(Box::new(child_main), &mut stack, flags, Some(libc::SIGCHLD)) }?
         };
         match failure.load(Ordering::Relaxed) {
             0 => Ok(id),
             errno => {
-                group::fetch(id, group::WaitMode::Forever)?;
+                group::reap(id, group::WaitMode::Forever)?;
                 Err(io::Error::from_raw_os_error(errno))
             }
         }
     }
 }
 
-/// The texts as the kernel takes them.
+/// A list of pointers to the texts that ends with a null pointer, as the kernel takes it.
 fn pointers(texts: &[CString]) -> Vec<*const c_char> {
     let texts = texts.iter().map(|text| text.as_ptr());
     texts.chain(iter::once(ptr::null())).collect()
 }
 
-/// What the child has, in plain numbers and pointers.
+/// What the child needs, as plain numbers and pointers.
 struct Child {
     path: *const c_char,
     arguments: *const *const c_char,
@@ -122,32 +122,31 @@ struct Child {
 }
 
 impl Child {
-    /// Returns only if it cannot.
+    /// Executes the program. Returns only if that fails.
     ///
     /// # Safety
-    /// This is a process of its own, whatever memory it shares; `path` points to a text that ends with a zero byte, and
-    /// `arguments` and `environment` to lists of such that end with a null pointer.
+    /// The caller is the child process. `path` points to a text that ends with a zero byte, and `arguments` and `environment`
+    /// to lists of pointers to such texts that end with a null pointer.
     unsafe fn become_program(&self) -> Errno {
-        // SAFETY: what the calls read and write is on this stack or, as said above, valid; what they change is this
-        // process's own.
+        // SAFETY: what the calls read and write is on this stack or, as stated above, valid; they change this process only.
         unsafe {
             let mut default: libc::sigaction = MaybeUninit::zeroed().assume_init();
             default.sa_sigaction = libc::SIG_DFL;
             for signal in 1..=LAST_SIGNAL {
-                // It fails for those that none can change.
+                // Fails for the signals that cannot be changed, such as SIGKILL.
                 libc::sigaction(signal, &default, ptr::null_mut());
             }
             if libc::setpgid(0, 0) != 0 || libc::chdir(c"/".as_ptr()) != 0 {
                 return Errno::last();
             }
             for (number, file) in (0..).zip(self.files) {
-                // Ours are all above 2: the standard library sees to it that 0 to 2 are taken when we start.
+                // The daemon's files are above 2: the standard library opens 0 to 2 at its start if they are closed.
                 if libc::dup2(file, number) != number {
                     return Errno::last();
                 }
             }
-            // What we open is closed by the kernel now anyway; this is for what whoever started us left open. Where the
-            // call is forbidden (some containers), that stays.
+            // Files that the daemon opened are close-on-exec. This closes those that it inherited itself; where the call is
+            // forbidden (in some containers), they stay open.
             libc::syscall(libc::SYS_close_range, FIRST_OF_OURS, c_uint::MAX, 0);
             if let Some(Limit { soft, hard }) = self.limit {
                 let limit = libc::rlimit {
@@ -167,7 +166,7 @@ impl Child {
     }
 }
 
-/// All signals, kept from this thread until it is dropped.
+/// Blocks all signals in this thread until it is dropped.
 struct Blocked(SigSet);
 
 impl Blocked {
@@ -184,17 +183,17 @@ impl Blocked {
 
 impl Drop for Blocked {
     fn drop(&mut self) {
-        // It fails for a wrong first argument only.
+        // Fails only for an invalid first argument.
         let _ = self.0.thread_set_mask();
     }
 }
 
-/// Whoever started the daemon may have it ignore the end of children, and the kernel then forgets how they ended.
-fn keep_the_dead() {
+/// Stops ignoring SIGCHLD, as the daemon may have inherited: the kernel would discard the exit statuses of programs.
+fn keep_exit_statuses() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // SAFETY: the call reads and writes what is on this stack; that a signal which was ignored is not, and does
-        // nothing by default either, no other thread can notice.
+        // SAFETY: the calls read and write what is on this stack. SIGCHLD does nothing by default either, so no other thread
+        // notices the difference.
         unsafe {
             let mut now: libc::sigaction = MaybeUninit::zeroed().assume_init();
             let known = libc::sigaction(libc::SIGCHLD, ptr::null(), &mut now) == 0;
@@ -219,24 +218,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_gets_the_limit_that_is_put_back() {
+    fn a_program_gets_the_given_limit() {
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
         let (nothing, (mut output, writer)) = (File::open("/dev/null").unwrap(), pipe().unwrap());
-        let birth = SpawnSpec {
+        let spec = SpawnSpec {
             path: Path::new("/bin/sh"),
             arguments: &["-c".to_owned(), "ulimit -Sn; ulimit -Hn".to_owned()],
             environment: Vec::new(),
             files: [nothing.as_fd(), writer.as_fd(), writer.as_fd()],
             limit: Some(Limit { soft: 123, hard }),
         };
-        let id = birth.start().unwrap();
+        let id = spec.start().unwrap();
         drop(writer);
         let mut told = String::new();
         output.read_to_string(&mut told).unwrap();
         assert_eq!(told, format!("123\n{hard}\n"));
-        let end = group::fetch(id, group::WaitMode::Forever).unwrap();
+        let end = group::reap(id, group::WaitMode::Forever).unwrap();
         assert!(end.success(), "{end}");
-        // Ours is as it was.
+        // This process's limit is unchanged.
         assert_ne!(getrlimit(Resource::RLIMIT_NOFILE).unwrap().0, 123);
     }
 }

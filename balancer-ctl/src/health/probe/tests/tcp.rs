@@ -1,4 +1,4 @@
-//! TCP connections, and what becomes of them.
+//! TCP checks, and how their connections end.
 
 use std::{
     cell::Cell,
@@ -53,7 +53,7 @@ fn a_greeting_is_looked_at_when_it_comes() {
             ask(server.address, ssh.clone()).await,
             pass("answered \"SSH-2.0-OpenSSH_9.2\"")
         );
-        // More of it may come: it is waited for until shortly before the timeout.
+        // The rest of the greeting is waited for until shortly before the timeout.
         let prober = make_prober(&check_target(server.address, tcp(b"", Some("^220 ")))).unwrap();
         assert_eq!(
             timeout(LIMIT, prober.probe()).await,
@@ -255,7 +255,7 @@ fn a_source_that_is_not_here_is_named() {
     });
 }
 
-/// Asks once, with the sockets that others have left.
+/// Probes once, with sockets of this pool.
 async fn ask_with(check_target: &CheckTarget, pool: &Arc<SocketPool>) -> Result<Outcome, Elapsed> {
     let prober = Prober::new(check_target, pool).expect("a probe");
     timeout(LIMIT, prober.probe()).await
@@ -284,7 +284,7 @@ fn a_connection_that_is_over_leaves_its_socket_to_the_next() {
         assert_eq!(ask(server.address, greeting.clone()).await, hello);
         let end = ended.await.unwrap().map_err(|error| error.kind());
         assert_eq!(end, Err(io::ErrorKind::ConnectionReset));
-        // The same socket for another server, for a request, for half a connection.
+        // The same socket serves another server, a request, and an incomplete handshake.
         let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
         let web = Server::answering(answer.as_bytes()).await;
         let body = HttpProbe {
@@ -302,7 +302,7 @@ fn a_connection_that_is_over_leaves_its_socket_to_the_next() {
         let pooled = pool.take(Domain::IPV4).expect("one that is kept");
         assert!(pool.take(Domain::IPV4).is_none());
         assert!(pool.take(Domain::IPV6).is_none());
-        // It still says which port it had, and no longer holds it.
+        // It still reports its last port, and no longer occupies it.
         let had = pooled.local_addr().unwrap().as_socket().unwrap();
         assert_eq!(had.ip(), Ipv4Addr::UNSPECIFIED);
         TcpListener::bind(had).await.unwrap();
@@ -324,7 +324,7 @@ fn a_failure_a_timeout_and_options_of_a_checks_own_leave_no_socket() {
         let silent = Server::greeting(b"").await;
         let open = check_target(silent.address, tcp(b"", None));
         assert_eq!(ask(&open).await, Ok(pass("connected")));
-        // One that has options of its own leaves it alone.
+        // A check with socket options of its own does not use the pool.
         let mut bound = open;
         bound.check.source.address = Some("127.0.0.9".parse().unwrap());
         assert_eq!(ask(&bound).await, Ok(pass("connected")));
@@ -332,7 +332,7 @@ fn a_failure_a_timeout_and_options_of_a_checks_own_leave_no_socket() {
         let local = pooled.local_addr().unwrap().as_socket().unwrap();
         assert_eq!(local.ip(), Ipv4Addr::UNSPECIFIED);
         assert!(pool.take(Domain::IPV4).is_none());
-        // One that fails takes what there is, and leaves nothing.
+        // A failed probe takes a socket from the pool, and returns none.
         bound.check.source = Source::default();
         assert_eq!(ask(&bound).await, Ok(pass("connected")));
         let refused = ask(&check_target(closed, tcp(b"", None))).await;
@@ -341,7 +341,7 @@ fn a_failure_a_timeout_and_options_of_a_checks_own_leave_no_socket() {
         let answer = ask(&check_target(silent.address, tcp(b"", Some("x")))).await;
         assert!(answer.is_err(), "{answer:?}");
         assert!(pool.take(Domain::IPV4).is_none());
-        // A socket that has been to such an address sends IPv4 to the next one too.
+        // A socket that was connected to an IPv4-mapped address stays an IPv4 socket, so it is not pooled.
         let SocketAddr::V4(silent) = silent.address else {
             unreachable!("it listens there")
         };
@@ -353,7 +353,7 @@ fn a_failure_a_timeout_and_options_of_a_checks_own_leave_no_socket() {
 }
 
 #[test]
-fn no_more_sockets_are_kept_than_are_of_use() {
+fn the_pool_is_limited() {
     if !may_pool_sockets() {
         return;
     }
@@ -377,7 +377,7 @@ fn no_more_sockets_are_kept_than_are_of_use() {
 }
 
 #[test]
-fn a_kept_socket_too_leaves_a_programs_port_in_peace() {
+fn a_pooled_socket_too_never_reaches_the_servers_program() {
     if !may_pool_sockets() {
         return;
     }

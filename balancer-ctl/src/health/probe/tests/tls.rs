@@ -166,7 +166,7 @@ fn a_good_certificate_passes_by_name_and_by_address() {
                 passed
             );
         }
-        // The server has been told the name.
+        // The server receives the name (SNI).
         let named = Tls {
             server_name: Some("www.example".into()),
             ..authority.tls()
@@ -358,7 +358,7 @@ fn files_that_are_no_certificates_are_refused() {
         refused(ca(empty.clone())),
         format!("there is no certificate in {}", empty.display())
     );
-    // Nobody will ever write into it.
+    // A pipe that no process writes to.
     let pipe = folder.path().join("pipe.pem");
     let made = std::process::Command::new("mkfifo").arg(&pipe).status();
     assert!(made.unwrap().success());
