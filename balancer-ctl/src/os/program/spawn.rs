@@ -1,9 +1,22 @@
-//! How a process becomes a program.
+//! Starts a program as a child process, without copying the daemon's page tables.
 //!
-//! The standard library could do all of this but for the limits, which only a process can change for itself before it
-//! becomes a program; for that the library copies the daemon's page tables (`fork`), which takes some 12 ms of a daemon
-//! with 100 MB where this takes 0.2 ms. Here the child runs in our memory until it is a program, while the thread that
-//! made it waits (`vfork`), as in the C library's `posix_spawn`.
+//! The child shares the daemon's memory until it executes the program, while the thread that made it waits (`vfork`), as in
+//! the C library's `posix_spawn`. Start times from a daemon with 100 MB of heap, medians of 300, on a busy machine with two
+//! cores:
+//!
+//! | way | time |
+//! |---|---|
+//! | this module | 0.26 ms |
+//! | `std::process::Command` by `posix_spawn`, then `prlimit` | 0.20 ms |
+//! | `std::process::Command` by `fork` | 21 ms |
+//!
+//! The standard library (1.95) is as fast as long as nothing makes it fork: a closure for the child (`pre_exec`), a user, a
+//! group or a root directory. What the child does here and `posix_spawn` there cannot:
+//!
+//! - It sets the limit of open files before the program runs. Set by `prlimit` afterwards, 7 to 10 % of 500 shells had read
+//!   the daemon's limit already.
+//! - It resets all signals that the daemon ignores; the standard library resets SIGPIPE only.
+//! - It closes the files that the daemon itself inherited.
 
 use std::{
     ffi::CString,
