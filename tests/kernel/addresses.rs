@@ -1,19 +1,13 @@
 //! This host's addresses and networks in the packet program's maps.
 
-use aya::maps::{Array, Map, MapData};
 use balancer_common::{addr::Addr, real_server::RealServer};
 use balancer_ctl::dataplane::Dataplane;
-use xtask::lab::wait_until;
 
-use crate::scene::{Scene, all, both};
+use crate::scene::{Scene, all, both, maintain_until};
 
 /// The IPv4 prefix lengths of the first two real servers' network masks.
 fn masks(scene: &Scene) -> [u32; 2] {
-    let pin = scene
-        .pins()
-        .join(format!("v{}/REALS", balancer_common::ABI_VERSION));
-    let map = Map::Array(MapData::from_pin(pin).unwrap());
-    let reals: Array<_, RealServer> = map.try_into().unwrap();
+    let reals = scene.array::<RealServer>("REALS");
     [0, 1].map(|id| {
         let Addr([a, b, c, mask]) = reals.get(&id, 0).unwrap().network_mask;
         assert_eq!([a, b, c], [0; 3]);
@@ -28,11 +22,7 @@ fn real_servers_follow_the_networks_that_this_host_is_in() {
         dataplane.reconcile(&both()).unwrap();
         assert_eq!(masks(&scene), [24, 24]);
         let mut until = |wanted: [u32; 2]| {
-            let reached = wait_until("the masks", std::time::Duration::from_secs(10), || {
-                dataplane.run_maintenance().unwrap();
-                Ok(masks(&scene) == wanted)
-            });
-            assert!(reached.is_ok(), "{:?}, not {wanted:?}", masks(&scene));
+            maintain_until(dataplane, |_| masks(&scene) == wanted);
         };
         scene
             .balancer

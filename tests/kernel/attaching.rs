@@ -26,10 +26,7 @@ fn another_program_is_refused_and_stays() {
                 .unwrap()
         })
         .unwrap();
-    let error = scene
-        .balancer
-        .run(|| scene.open(all()).unwrap_err().to_string())
-        .unwrap();
+    let error = scene.open_error(all(), Vec::new());
     assert_eq!(
         error,
         format!(
@@ -68,15 +65,7 @@ fn xdp(scene: &Scene, interface: &str) -> String {
 #[test]
 fn a_missing_interface_is_refused_by_name() {
     let scene = Scene::new();
-    let error = scene
-        .balancer
-        .run(|| {
-            scene
-                .open(settings(&["outside", "eth7"]))
-                .unwrap_err()
-                .to_string()
-        })
-        .unwrap();
+    let error = scene.open_error(settings(&["outside", "eth7"]), Vec::new());
     assert_eq!(
         error,
         "the interface eth7 does not exist: see `ip link` for the names there are"
@@ -333,9 +322,7 @@ fn interfaces_that_go_or_lose_the_program_are_reported_and_attached_again_each_o
 /// Detaches the packet program from an interface as an operator may.
 fn detach_link(scene: &Scene, interface: &str) {
     let index = scene.balancer.index(interface).unwrap();
-    let pin = scene
-        .pins()
-        .join(format!("v{}/link-{index}", balancer_common::ABI_VERSION));
+    let pin = scene.pin(&format!("link-{index}"));
     let output = std::process::Command::new("bpftool")
         .args(["link", "detach", "pinned"])
         .arg(pin)
@@ -356,9 +343,7 @@ fn connections_expire_while_interfaces_cannot_be_followed() {
         ..all()
     };
     // A pin that is no link, so that detaching it fails.
-    let pin = scene
-        .pins()
-        .join(format!("v{}/link-99", balancer_common::ABI_VERSION));
+    let pin = scene.pin("link-99");
     scene.with(short, |dataplane| {
         dataplane.reconcile(&both()).unwrap();
         let _stream = connect(&scene);

@@ -19,26 +19,9 @@ use balancer_ctl::{
 };
 
 use crate::{
-    scene::{Scene, VIP, all, both, connect, key, service, start_reals},
+    scene::{Scene, VIP, all, both, connect, key, maintain_until, service, start_reals},
     table::{Entries, Flow},
 };
-
-/// Calls `run_maintenance` until `done`, for at most 10 s.
-pub fn maintain_until(
-    dataplane: &mut KernelDataplane,
-    mut done: impl FnMut(&mut KernelDataplane) -> bool,
-) {
-    let start = Instant::now();
-    while !done(dataplane) {
-        assert!(
-            start.elapsed() < Duration::from_secs(10),
-            "{:?}",
-            dataplane.status()
-        );
-        dataplane.run_maintenance().unwrap();
-        thread::sleep(Duration::from_millis(50));
-    }
-}
 
 fn short() -> DataplaneSettings {
     let timeouts = Timeouts {
@@ -62,14 +45,12 @@ fn idle_connections_go_as_pairs_and_busy_ones_stay() {
             (dataplane.status().unwrap().connections(), entries.count())
         };
         assert_eq!(found(dataplane), (5, 10));
-        let start = Instant::now();
-        while start.elapsed() < Duration::from_secs(4) {
+        // The idle ones expire after 2 s, in which the busy one has been idle for 50 ms at most.
+        maintain_until(dataplane, |dataplane| {
             busy.write_all(b".").unwrap();
             busy.read_exact(&mut [0]).unwrap();
-            dataplane.run_maintenance().unwrap();
-            thread::sleep(Duration::from_millis(100));
-        }
-        assert_eq!(found(dataplane), (1, 2));
+            found(dataplane) == (1, 2)
+        });
         drop(busy);
         assert_eq!(
             dataplane
@@ -131,14 +112,7 @@ fn a_removed_real_server_keeps_its_connections_and_then_frees_its_id() {
     let scene = Scene::new();
     start_reals(&scene);
     let reals = || {
-        let map = aya::maps::MapData::from_pin(
-            scene
-                .pins()
-                .join(format!("v{}/REALS", balancer_common::ABI_VERSION)),
-        )
-        .unwrap();
-        let map =
-            aya::maps::Array::<_, BalancedReal>::try_from(aya::maps::Map::Array(map)).unwrap();
+        let map = scene.array::<BalancedReal>("REALS");
         [map.get(&0, 0).unwrap().state, map.get(&1, 0).unwrap().state]
     };
     scene.with(all(), |dataplane| {

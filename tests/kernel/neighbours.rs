@@ -14,7 +14,7 @@ use balancer_ctl::{
     },
 };
 
-use crate::scene::{Scene, all, service};
+use crate::scene::{Scene, all, maintain_within, service};
 
 /// What was observed while the data plane's maintenance ran.
 #[derive(Debug, Default)]
@@ -154,28 +154,19 @@ fn ten_thousand_real_servers_that_are_not_there_leave_the_table_to_others() {
         dataplane.reconcile(&few).unwrap();
         scene.reals[0].address("eth0", "10.16.7.250/16").unwrap();
         let appears: IpAddr = "10.16.7.250".parse().unwrap();
-        let start = Instant::now();
         let is_managed = || {
             let entries = entries(false);
             entries.iter().any(|(address, entry)| *address == appears && entry.managed)
         };
-        while !is_managed() {
-            assert!(start.elapsed() < Duration::from_secs(40));
-            dataplane.run_maintenance().unwrap();
-            std::thread::sleep(dataplane.next_maintenance());
-        }
+        let start = Instant::now();
+        maintain_within(Duration::from_secs(40), dataplane, |_| is_managed());
         println!("one that appeared among 1,000 was found after {:?}", start.elapsed());
         assert_eq!(entries(false).iter().filter(|(_, entry)| entry.managed).count(), 1);
 
         // The entry of one that stops answering does not stay managed.
         scene.reals[0].ip("address del 10.16.7.250/16 dev eth0").unwrap();
         scene.balancer.ip("neighbour flush dev port1 nud reachable").unwrap();
-        let start = Instant::now();
-        while is_managed() {
-            assert!(start.elapsed() < Duration::from_secs(40));
-            dataplane.run_maintenance().unwrap();
-            std::thread::sleep(dataplane.next_maintenance());
-        }
+        maintain_within(Duration::from_secs(40), dataplane, |_| !is_managed());
     });
 }
 
@@ -233,11 +224,9 @@ fn real_servers_that_answer_are_all_found_at_once_and_kept() {
         let start = Instant::now();
         let before = received(&scene);
         dataplane.reconcile(&services).unwrap();
-        while managed() < ANSWERING {
-            assert!(start.elapsed() < Duration::from_secs(20), "{}", managed());
-            dataplane.run_maintenance().unwrap();
-            std::thread::sleep(dataplane.next_maintenance());
-        }
+        maintain_within(Duration::from_secs(20), dataplane, |_| {
+            managed() >= ANSWERING
+        });
         let requests = received(&scene) - before;
         println!(
             "{ANSWERING} answered and are managed after {:?} and {requests} frames",

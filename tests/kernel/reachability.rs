@@ -7,10 +7,7 @@ use balancer_ctl::{
     netlink::local::Kind,
 };
 
-use crate::{
-    expiry::maintain_until,
-    scene::{Scene, all, service, settings},
-};
+use crate::scene::{Scene, all, maintain_until, service, settings};
 
 /// A service for each family with such real servers.
 fn services(reals: &[&str]) -> Vec<Service> {

@@ -3,13 +3,18 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use aya::{
+    Pod,
+    maps::{Array, Map, MapData},
+};
 use balancer_ctl::{
     dataplane::{
-        Connections, Real, Service,
+        Connections, Dataplane, Real, Service,
         kernel::{self, KernelDataplane, OpenOptions},
     },
     model::{
@@ -103,9 +108,35 @@ impl Scene {
         })
     }
 
+    /// Opens the data plane in the balancer's namespace, and returns the error that this gives.
+    pub fn open_error(&self, settings: DataplaneSettings, services: Vec<Service>) -> String {
+        self.balancer
+            .run(|| {
+                let opened = self.open_with(settings, services).map(drop);
+                opened.unwrap_err().to_string()
+            })
+            .unwrap()
+    }
+
+    /// The path of a pin of the present map layout.
+    pub fn pin(&self, name: &str) -> PathBuf {
+        let layout = format!("v{}", balancer_common::ABI_VERSION);
+        self.pins().join(layout).join(name)
+    }
+
+    /// A pinned map of the data plane.
+    pub fn map(&self, name: &str) -> MapData {
+        MapData::from_pin(self.pin(name)).unwrap()
+    }
+
+    /// A pinned array map of the data plane.
+    pub fn array<V: Pod>(&self, name: &str) -> Array<MapData, V> {
+        Map::Array(self.map(name)).try_into().unwrap()
+    }
+
     /// The directory of the instance's pins.
-    pub fn pins(&self) -> std::path::PathBuf {
-        std::path::Path::new("/sys/fs/bpf/balancer").join(&self.instance)
+    pub fn pins(&self) -> PathBuf {
+        Path::new("/sys/fs/bpf/balancer").join(&self.instance)
     }
 }
 
@@ -162,6 +193,35 @@ pub fn service(address: &str, reals: &[(&str, u32)]) -> Service {
         no_real: NoReal::Reject,
         unit: 1,
         reals: reals.collect(),
+    }
+}
+
+/// More services than fit into the tables.
+pub fn too_many() -> Vec<Service> {
+    (1..=5000)
+        .map(|port| service(&format!("192.168.1.35:{port}"), &[("10.0.1.2:8080", 1)]))
+        .collect()
+}
+
+/// Runs the data plane's maintenance until `done`, for at most 10 s.
+pub fn maintain_until(
+    dataplane: &mut KernelDataplane,
+    done: impl FnMut(&mut KernelDataplane) -> bool,
+) {
+    maintain_within(Duration::from_secs(10), dataplane, done);
+}
+
+/// Runs the data plane's maintenance until `done`, for at most `limit`.
+pub fn maintain_within(
+    limit: Duration,
+    dataplane: &mut KernelDataplane,
+    mut done: impl FnMut(&mut KernelDataplane) -> bool,
+) {
+    let start = Instant::now();
+    while !done(dataplane) {
+        assert!(start.elapsed() < limit, "{:?}", dataplane.status());
+        dataplane.run_maintenance().unwrap();
+        std::thread::sleep(dataplane.next_maintenance().min(Duration::from_millis(50)));
     }
 }
 

@@ -7,7 +7,6 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use aya::maps::{Array, Map, MapData};
 use balancer_common::{
     conntrack::{BucketV4, ConntrackEntryV4, FREE, FlowKeyV4, Ports, WAYS, Word},
     direction,
@@ -69,18 +68,11 @@ impl Flow {
     }
 }
 
-fn open(scene: &Scene, name: &str) -> MapData {
-    let layout = format!("v{}", balancer_common::ABI_VERSION);
-    MapData::from_pin(scene.pins().join(layout).join(name)).unwrap()
-}
-
 impl Entries {
     /// Maps the entries of the scene's data plane, whether a daemon runs or not.
     pub fn of(scene: &Scene) -> Self {
-        let settings = Map::Array(open(scene, "SETTINGS"));
-        let settings = Array::<_, Settings>::try_from(settings).unwrap();
-        let settings = settings.get(&0, 0).unwrap();
-        let map = open(scene, "CONNTRACK_V4");
+        let settings: Settings = scene.array("SETTINGS").get(&0, 0).unwrap();
+        let map = scene.map("CONNTRACK_V4");
         let length = settings.buckets[0] as usize * size_of::<BucketV4>();
         // SAFETY: a new mapping, whose pages the kernel chooses.
         let start = unsafe {

@@ -8,7 +8,7 @@ use balancer_ctl::{
 };
 use balancer_tests::pass;
 
-use crate::scene::{Scene, VIP, all, both, connect, key, service, start_reals};
+use crate::scene::{Scene, VIP, all, both, connect, key, start_reals, too_many};
 
 #[test]
 fn a_data_plane_is_reused_and_goes_on_while_no_daemon_runs() {
@@ -95,9 +95,7 @@ fn a_map_of_another_layout_is_not_reused() {
     start_reals(&scene);
     scene.with(all(), |dataplane| dataplane.reconcile(&both()).unwrap());
     // A map with other sizes under the name of one of ours.
-    let path = scene
-        .pins()
-        .join(format!("v{}/TURNS", balancer_common::ABI_VERSION));
+    let path = scene.pin("TURNS");
     std::fs::remove_file(&path).unwrap();
     let made = std::process::Command::new("bpftool")
         .args([
@@ -151,17 +149,7 @@ fn what_another_version_left_forwards_until_this_one_takes_over_and_then_its_con
     let old = scene.pins().join("v3");
     std::fs::rename(scene.pins().join(&present), &old).unwrap();
     // A start that fails leaves it as it was.
-    let crowd: Vec<_> = (1..=5000)
-        .map(|port| service(&format!("192.168.1.35:{port}"), &[("10.0.1.2:8080", 1)]))
-        .collect();
-    let failed = scene.balancer.run(|| {
-        scene
-            .open_with(all(), crowd)
-            .map(drop)
-            .unwrap_err()
-            .to_string()
-    });
-    assert!(failed.unwrap().contains("4096"));
+    assert!(scene.open_error(all(), too_many()).contains("4096"));
     let mut stream = connect(&scene).0;
     scene.with(all(), |dataplane| {
         let status = dataplane.status().unwrap();
@@ -258,22 +246,7 @@ fn a_first_start_that_fails_leaves_nothing() {
             .unwrap()
     };
     let before = send_redirects();
-    let refused = |services| {
-        scene
-            .balancer
-            .run(|| {
-                scene
-                    .open_with(all(), services)
-                    .map(drop)
-                    .unwrap_err()
-                    .to_string()
-            })
-            .unwrap()
-    };
-    let crowd: Vec<_> = (1..=5000)
-        .map(|port| service(&format!("192.168.1.35:{port}"), &[("10.0.1.2:8080", 1)]))
-        .collect();
-    let error = refused(crowd);
+    let error = scene.open_error(all(), too_many());
     assert!(error.contains("4096"), "{error}");
     assert!(!scene.pins().exists());
     assert_eq!(send_redirects(), before);

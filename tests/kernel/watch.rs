@@ -5,14 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::maps::{Array, Map, MapData};
 use balancer_common::{
     addr::Addr,
     next_hop::{NEXT_HOPS, NextHop, RouteVersions, slot},
 };
 use balancer_ctl::dataplane::{Dataplane, kernel::KernelDataplane};
 
-use crate::scene::{Scene, all, both, connect, start_reals};
+use crate::scene::{Scene, all, both, connect, maintain_until, start_reals};
 
 /// This process's sockets that listen to netlink groups, as the kernel lists them in this thread's network namespace.
 fn listeners() -> Vec<RawFd> {
@@ -98,12 +97,12 @@ fn a_socket_that_fails_is_replaced_and_what_was_missed_is_made_up_for() {
             .balancer
             .ip("route add blackhole 10.0.1.2/32")
             .unwrap();
-        crate::expiry::maintain_until(dataplane, is_unreachable);
+        maintain_until(dataplane, is_unreachable);
         scene
             .balancer
             .ip("route del blackhole 10.0.1.2/32")
             .unwrap();
-        crate::expiry::maintain_until(dataplane, |dataplane| !is_unreachable(dataplane));
+        maintain_until(dataplane, |dataplane| !is_unreachable(dataplane));
 
         // A change while no socket is open is noticed, too.
         break_listener();
@@ -112,21 +111,14 @@ fn a_socket_that_fails_is_replaced_and_what_was_missed_is_made_up_for() {
             .balancer
             .ip("route add blackhole 10.0.1.2/32")
             .unwrap();
-        crate::expiry::maintain_until(dataplane, is_unreachable);
+        maintain_until(dataplane, is_unreachable);
     });
-}
-
-/// An array map of the scene's data plane.
-fn array<V: aya::Pod>(scene: &Scene, name: &str) -> Array<MapData, V> {
-    let layout = format!("v{}", balancer_common::ABI_VERSION);
-    let map = MapData::from_pin(scene.pins().join(layout).join(name)).unwrap();
-    Map::Array(map).try_into().unwrap()
 }
 
 /// Versions of routes by slot, and the next hops that are in use.
 fn versions(scene: &Scene) -> (Vec<u32>, Vec<NextHop>) {
-    let routes: RouteVersions = array(scene, "ROUTE_VERSIONS").get(&0, 0).unwrap();
-    let hops = array::<NextHop>(scene, "NEXT_HOPS");
+    let routes: RouteVersions = scene.array("ROUTE_VERSIONS").get(&0, 0).unwrap();
+    let hops = scene.array::<NextHop>("NEXT_HOPS");
     let hops = (0..NEXT_HOPS).map(|index| hops.get(&index, 0).unwrap());
     let used = hops.filter(|hop| hop.version != 0).collect();
     (routes.of.to_vec(), used)
