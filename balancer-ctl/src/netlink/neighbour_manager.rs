@@ -1,7 +1,7 @@
 //! Manages neighbour entries: has the kernel resolve the next hops that the data plane sends to, makes those managed
 //! that have answered, and releases them when they are no longer needed.
 //!
-//! A next hop that does not answer is probed less and less often ([`ProbePacing`]), and only so many are probed at a
+//! A next hop that does not answer is probed less and less often (`ProbePacing`), and only so many are probed at a
 //! time that the kernel's table, which all network namespaces share, keeps room for others. The kernel itself would
 //! probe a managed entry three times every five seconds for ever, so one that stops answering is made an ordinary one.
 //!
