@@ -9,8 +9,9 @@ use crate::{
     model::{
         ServiceKey,
         address::{RealRef, ServiceRef},
-        change::{RealSettings, ServiceSettings},
         error::ApiError,
+        real::RealSettings,
+        service::ServiceSettings,
         view,
     },
 };
