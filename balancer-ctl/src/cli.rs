@@ -214,6 +214,15 @@ fn check(context: &Context, path: &Path, load: LoadConfig) -> Result<(), Command
     }
 }
 
+/// Options in a sentence: "--a, --b or --c".
+fn listed_options(options: &[&str]) -> String {
+    let options: Vec<_> = options.iter().map(|option| format!("--{option}")).collect();
+    match options.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        _ => options.concat(),
+    }
+}
+
 /// What stands in a path without being taken for something else.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')

@@ -4,6 +4,7 @@
 //! kernel starts from it. Pure: no clock, socket or map here. Ports in host byte order.
 
 pub mod address;
+pub mod argument;
 pub mod change;
 pub mod check;
 pub mod condition;
@@ -16,7 +17,11 @@ pub mod error;
 pub mod event;
 pub mod health;
 pub mod limits;
+pub mod names;
 pub mod notify;
+pub mod real;
+pub mod service;
+pub mod setting;
 pub mod toml_json;
 pub mod view;
 
@@ -26,20 +31,18 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
-
+use self::names::names;
 pub use self::{
     check::Check,
     health::{AdminState, Backups, HealthPolicy, OnDown},
     limits::MAX_WEIGHT,
     notify::Notify,
+    real::{RealServer, RealSettings},
+    service::{ServiceSettings, VirtualService},
 };
 
 /// Transport protocol of a virtual service.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
-)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Protocol {
     /// TCP.
     #[default]
@@ -57,16 +60,12 @@ impl Protocol {
             Self::Udp => balancer_common::addr::UDP,
         }
     }
-
-    /// Its name in files, commands and JSON.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-        }
-    }
 }
+
+names!(Protocol {
+    Tcp = "tcp",
+    Udp = "udp",
+});
 
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -90,8 +89,7 @@ impl fmt::Display for ServiceKey {
 }
 
 /// The policy by which new connections are given to real servers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Scheduler {
     /// Round robin: each in turn, whatever its weight (0 still drains).
     Rr,
@@ -100,20 +98,13 @@ pub enum Scheduler {
     Wrr,
 }
 
-impl Scheduler {
-    /// Its name in files, commands and JSON.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Rr => "rr",
-            Self::Wrr => "wrr",
-        }
-    }
-}
+names!(Scheduler {
+    Rr = "rr",
+    Wrr = "wrr",
+} planned ["lc", "wlc", "sed", "nq", "sh", "mh"]);
 
 /// What a client gets while no real server takes new connections.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NoReal {
     /// TCP RST, or ICMP port unreachable.
     #[default]
@@ -122,78 +113,22 @@ pub enum NoReal {
     Drop,
 }
 
-impl NoReal {
-    /// Its name in files, commands and JSON.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Reject => "reject",
-            Self::Drop => "drop",
-        }
-    }
-}
+names!(NoReal {
+    Reject = "reject",
+    Drop = "drop",
+});
 
 /// How packets reach a real server.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ForwardMethod {
     /// Destination NAT; replies come back through the balancer.
     #[default]
     Nat,
 }
 
-impl ForwardMethod {
-    /// Its name in files, commands and JSON.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Nat => "nat",
-        }
-    }
-}
-
-/// Schedulers that are planned: named in refusals.
-pub const PLANNED_SCHEDULERS: [&str; 6] = ["lc", "wlc", "sed", "nq", "sh", "mh"];
-/// Forwarding methods that are planned.
-pub const PLANNED_FORWARDING: [&str; 3] = ["full-nat", "direct", "tunnel"];
-
-/// A real server of a virtual service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RealServer {
-    /// Address and port; port 0 only in a service on every port.
-    pub address: SocketAddr,
-    /// Share of new connections, `0..=MAX_WEIGHT`; 0 = draining.
-    pub weight: u32,
-    /// How packets reach it.
-    pub forwarding: ForwardMethod,
-    /// Whether it serves only when the others cannot.
-    pub backup: bool,
-    /// What the operator has decided about it.
-    pub state: AdminState,
-    /// Whether it (or its last change) is not in the configuration file.
-    pub runtime: bool,
-}
-
-/// A virtual service and its real servers, in the order in which they were added.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VirtualService {
-    /// VIP, port, protocol.
-    pub key: ServiceKey,
-    /// The operator's name for it.
-    pub name: Option<String>,
-    /// Scheduler.
-    pub scheduler: Scheduler,
-    /// With no real server.
-    pub no_real: NoReal,
-    /// How its real servers are probed: all checks must pass. None = they count as up.
-    pub checks: Vec<Check>,
-    /// How their health is judged.
-    pub health: HealthPolicy,
-    /// Its real servers; addresses are unique and of the VIP's family.
-    pub reals: Vec<RealServer>,
-    /// Whether it (or its last change) is not in the configuration file.
-    pub runtime: bool,
-}
+names!(ForwardMethod {
+    Nat = "nat",
+} planned ["full-nat", "direct", "tunnel"]);
 
 /// Idle timeouts of connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,8 +142,7 @@ pub struct Timeouts {
 }
 
 /// How the packet program is attached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
     /// Native where the driver can, else generic with a warning.
     #[default]
@@ -219,6 +153,12 @@ pub enum Mode {
     Generic,
 }
 
+names!(Mode {
+    Auto = "auto",
+    Native = "native",
+    Generic = "generic",
+});
+
 /// What becomes of a real server's packet that belongs to no connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StrayReplies {
@@ -228,6 +168,11 @@ pub enum StrayReplies {
     /// The real server is answered with a reset, or that the port is unreachable.
     Reset,
 }
+
+names!(StrayReplies {
+    Pass = "pass",
+    Reset = "reset",
+});
 
 /// The `[dataplane]` and `[timeouts]` parts of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]

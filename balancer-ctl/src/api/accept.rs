@@ -1,4 +1,4 @@
-//! How clients are let in: how many, how long they may take, and how much they may send.
+//! Accepts clients and limits them: how many at a time, how long a request may take to arrive, how large it may be.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -21,16 +21,16 @@ use tokio::{
 
 use super::refusal::refuse;
 
-/// Largest body of a request.
+/// Largest body of a request, in bytes.
 pub const MAX_BODY: usize = 1 << 20;
-/// A request whose header or body takes longer is given up.
+/// Time within which a request's header, and then its body, must arrive.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
-/// Clients at a time; one more is told that there is no room.
+/// Clients served at a time; any more are answered with 503.
 const MAX_CLIENTS: usize = 256;
-/// Clients at a time that are told so; one more is not even that.
+/// Clients answered with 503 at a time; any more are disconnected without an answer.
 const MAX_TURNED_AWAY: usize = 64;
-/// How long a client that is turned away may take.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// Time within which a client must send its request and read its 503.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Serves clients for ever.
 pub async fn serve(listener: UnixListener, router: Router) -> Infallible {
@@ -69,7 +69,7 @@ pub async fn serve(listener: UnixListener, router: Router) -> Infallible {
     }
 }
 
-/// Answers one request with why there is no other answer.
+/// Answers one request with 503.
 async fn turn_away(stream: UnixStream, slot: OwnedSemaphorePermit) {
     let router = Router::new().fallback(async || {
         let sentence =
@@ -79,12 +79,12 @@ async fn turn_away(stream: UnixStream, slot: OwnedSemaphorePermit) {
     let connection = hyper::server::conn::http1::Builder::new()
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    // Whoever is too slow to hear it goes without.
-    let _ = tokio::time::timeout(FAREWELL, connection).await;
+    // A client that is too slow gets no answer.
+    let _ = tokio::time::timeout(REFUSAL_TIMEOUT, connection).await;
     drop(slot);
 }
 
-/// Reads the body whole, within its limits, before anyone looks at it.
+/// Reads a request's whole body, within the limits of size and time, before the handler runs.
 pub async fn bounded(request: Request, next: Next) -> Response {
     let too_large = || {
         refuse(

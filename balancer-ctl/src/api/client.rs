@@ -16,7 +16,7 @@ use tokio::net::UnixStream;
 use super::ErrorBody;
 use crate::model::view;
 
-/// How long the daemon may take for an answer; a rate alone takes a second.
+/// How long to wait for an answer, or for its next part; a rate alone takes a second.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why there is no answer.
@@ -58,7 +58,7 @@ impl Client {
         self.whole(Method::GET, target, Bytes::new()).await
     }
 
-    /// Asks for what is at `target`, and gives its parts to `take` as they come, until that breaks off.
+    /// Asks for what is at `target`, and gives each part of the body to `take` as it arrives, until `take` breaks off.
     ///
     /// # Errors
     /// No daemon answers, it refuses, or its answer breaks off.
@@ -82,7 +82,7 @@ impl Client {
         Ok(())
     }
 
-    /// What is waited for no longer than an answer may take.
+    /// Waits for `future`, at most [`ANSWER_TIMEOUT`].
     async fn in_time<T>(&self, future: impl Future<Output = T>) -> Result<T, ClientError> {
         let silent = |_| {
             let seconds = ANSWER_TIMEOUT.as_secs();
@@ -116,7 +116,7 @@ impl Client {
     /// false or the daemon ends the stream.
     ///
     /// # Errors
-    /// No daemon answers, it refuses, or it went away without a word.
+    /// No daemon answers, it refuses, or it closed the connection without a last event.
     pub async fn follow(
         &self,
         begun: impl FnOnce(),

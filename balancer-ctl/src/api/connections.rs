@@ -1,5 +1,4 @@
-//! The list of connections as a stream: a table of millions is never in memory a second time. One connection stands on a
-//! line.
+//! The list of connections as a stream, one connection a line: a table of millions is never held in memory as JSON.
 
 use std::{fmt::Write as _, io, net::SocketAddr, ops::ControlFlow, time::Duration};
 
@@ -13,12 +12,12 @@ use tokio::{runtime::Handle, sync::mpsc, time::timeout};
 
 use crate::{control::daemon::ConnectionsReport, model::view};
 
-/// What is sent at a time.
+/// Bytes sent at a time.
 const CHUNK: usize = 64 << 10;
 /// Chunks that wait for the reader.
 const CHUNKS: usize = 4;
-/// A reader that takes nothing for so long gets no more.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The list ends when its reader has taken nothing for this long.
+const READER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A part of the answer.
 enum Part {
@@ -33,7 +32,7 @@ pub fn answer(report: ConnectionsReport) -> Response {
     let handle = Handle::current();
     tokio::task::spawn_blocking(move || {
         let send = |part| {
-            let sent = handle.block_on(timeout(PATIENCE, sender.send(part)));
+            let sent = handle.block_on(timeout(READER_TIMEOUT, sender.send(part)));
             match sent {
                 Ok(Ok(())) => ControlFlow::Continue(()),
                 _ => ControlFlow::Break(()),
@@ -48,7 +47,7 @@ pub fn answer(report: ConnectionsReport) -> Response {
         match receiver.recv().await {
             Some(Part::Chunk(chunk)) => Some((Ok(Bytes::from(chunk)), Some(receiver))),
             Some(Part::End) => None,
-            // Without this the answer would seem to be whole.
+            // The error ends the body early, so that the client knows that the list is not complete.
             None => Some((Err(io::Error::other("the list breaks off")), None)),
         }
     });
@@ -84,7 +83,7 @@ fn write(
     send(text.into_bytes())
 }
 
-/// Writes a connection as serde would.
+/// Writes a connection in the form in which serde would.
 fn write_one(text: &mut String, connection: &view::Connection) {
     let view::Connection {
         protocol,

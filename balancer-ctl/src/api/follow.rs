@@ -15,7 +15,7 @@ use tokio::sync::broadcast;
 use super::daemon_handle::DaemonHandle;
 use crate::{model::view, os::clock};
 
-/// Answers with events as they happen, from now on.
+/// Answers with a stream of the events that happen from now on.
 pub async fn events(State(daemon): State<DaemonHandle>) -> Response {
     let stream = followed(daemon.events.subscribe());
     Sse::new(stream)
@@ -23,7 +23,7 @@ pub async fn events(State(daemon): State<DaemonHandle>) -> Response {
         .into_response()
 }
 
-/// Events until the daemon stops or the reader has lost some.
+/// The events up to the daemon's stop, or up to where the reader was too slow and lost some.
 fn followed(
     receiver: broadcast::Receiver<view::EventRecord>,
 ) -> impl Stream<Item = Result<sse::Event, axum::Error>> {

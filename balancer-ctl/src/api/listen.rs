@@ -14,7 +14,7 @@ use anyhow::{Context as _, bail};
 
 use crate::os::paths::Instance;
 
-/// Held while a daemon runs on an instance; the kernel frees it however the daemon ends.
+/// Makes sure that one daemon runs per instance: a file lock, which the kernel releases however the daemon ends.
 #[derive(Debug)]
 pub struct Lock {
     /// Locked as long as it is open.
@@ -41,7 +41,7 @@ impl Lock {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
-                // Who holds it is only a help; the refusal stands without.
+                // The process id only helps the reader: the refusal does not need it.
                 let _ = file.read_to_string(&mut holder);
                 bail!(
                     "another balancerd is already running on this instance (pid {}): stop it first",
@@ -59,17 +59,17 @@ impl Lock {
     }
 }
 
-/// The file of a bound control socket, which goes with it.
+/// The file of a bound control socket; it is removed when this is dropped.
 #[derive(Debug)]
 pub struct ControlSocket {
     path: PathBuf,
 }
 
 impl ControlSocket {
-    /// Binds the socket with mode 0600. The file of a daemon that is gone is replaced.
+    /// Binds the socket with mode 0600. Replaces the file that a dead daemon left.
     ///
     /// # Errors
-    /// Someone answers there, or something else lies there.
+    /// Another daemon answers there, or the file there is no socket.
     pub fn bind(path: &Path) -> anyhow::Result<(UnixListener, Self)> {
         if let Some(directory) = path
             .parent()

@@ -34,9 +34,9 @@ use crate::{
     model::{
         ServiceKey,
         address::{self, RealRef, ServiceRef, service_address},
-        change::ServiceSettings,
         connections::ConnectionFilter,
         error::ApiError,
+        service::ServiceSettings,
     },
 };
 
@@ -242,8 +242,8 @@ async fn add_service(
 ) -> Answer {
     let body: NewService = json(&body)?;
     let address = service_address(&body.address).map_err(invalid)?;
-    let protocol = body.protocol;
-    let settings = with_files(body.settings()?).await?;
+    let protocol = body.protocol.unwrap_or_default();
+    let settings = with_files(body.settings.with_checks(super::checks)?).await?;
     changed(
         &daemon,
         daemon::Request::AddService(ServiceKey { protocol, address }, settings),
@@ -260,7 +260,7 @@ async fn edit_service(
 ) -> Answer {
     let body: EditService = json(&body)?;
     let service = parsed(&service.0?)?;
-    let settings = with_files(body.settings()?).await?;
+    let settings = with_files(body.with_checks(super::checks)?).await?;
     changed(
         &daemon,
         daemon::Request::EditService(service, settings),
@@ -296,7 +296,7 @@ async fn add_real(
     let (service, real) = (parsed(&service.0?)?, parsed(&body.address)?);
     changed(
         &daemon,
-        daemon::Request::AddReal(service, real, body.settings()),
+        daemon::Request::AddReal(service, real, body.settings),
         query,
     )
     .await
@@ -312,7 +312,7 @@ async fn edit_real(
     let (service, real) = segments.0?;
     changed(
         &daemon,
-        daemon::Request::EditReal(parsed(&service)?, parsed(&real)?, body.settings()),
+        daemon::Request::EditReal(parsed(&service)?, parsed(&real)?, body),
         query,
     )
     .await
@@ -399,8 +399,16 @@ fn invalid(error: address::AddressError) -> ApiError {
 
 fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     let mut body = serde_json::Deserializer::from_slice(body);
-    let value = serde_path_to_error::deserialize(&mut body)
-        .map_err(|error| ApiError::invalid(format!("the request's body: {error}")))?;
+    let value = serde_path_to_error::deserialize(&mut body).map_err(|error| {
+        let (field, reason) = (error.path(), error.inner().to_string());
+        // A value in the file's words is refused as in the file: "on_down `never` is not known: …".
+        match reason.rsplit_once(" at line ") {
+            Some((reason, _)) if reason.starts_with('`') => {
+                ApiError::invalid(format!("{field} {reason}"))
+            }
+            _ => ApiError::invalid(format!("the request's body: {error}")),
+        }
+    })?;
     body.end()
         .map_err(|error| ApiError::invalid(format!("the request's body: {error}")))?;
     Ok(value)

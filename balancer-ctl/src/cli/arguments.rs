@@ -1,6 +1,6 @@
 //! What can be typed. Each command's help ends with an example.
 
-use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
@@ -10,11 +10,11 @@ use super::{
 };
 use crate::{
     model::{
-        Backups, NoReal, OnDown, PLANNED_SCHEDULERS, Protocol, Scheduler, ServiceKey,
+        Protocol, ServiceKey, ServiceSettings,
         address::{self, RealRef, ServiceRef},
-        duration,
+        argument::number,
         enumeration::listed,
-        limits::{MAX_QUORUM, MAX_WEIGHT},
+        limits::MAX_WEIGHT,
         toml_json,
     },
     os::paths::Instance,
@@ -236,50 +236,28 @@ impl Lasting {
 pub struct ChangeService {
     #[command(flatten)]
     pub service: ServiceArgument,
-    /// Who gets new connections: rr, wrr [default of a new service: wrr]
-    #[arg(short, long, value_parser = scheduler)]
-    pub scheduler: Option<Scheduler>,
-    /// A name for the service
-    #[arg(long)]
-    pub name: Option<String>,
-    /// With no real server: reject, drop [default of a new service: reject]
-    #[arg(long, value_name = "ANSWER", value_parser = no_real)]
-    pub no_real: Option<NoReal>,
     #[command(flatten)]
-    pub health: ServiceHealth,
+    pub settings: ServiceSettings<serde_json::Value>,
+    #[command(flatten)]
+    pub checks: Checks,
     #[command(flatten)]
     pub lasting: Lasting,
     #[command(flatten)]
     pub later: LaterOfService,
 }
 
-/// How a service's real servers are probed and judged.
+/// All checks of a service; in the help they stand behind `--no-real`.
 #[derive(Debug, Args)]
-pub struct ServiceHealth {
+pub struct Checks {
     /// How to probe each real server: a type (tcp, http, https, udp, dns, ping, grpc, exec, agent), or a table in the
     /// file's words, as in '{ type = "http", path = "/health" }'; several times for several, which must all pass. The
     /// checks given are all that the service has then: those it had are replaced, and what is not named of one has its
     /// default
-    #[arg(long, value_name = "CHECK", value_parser = check, conflicts_with = "no_check")]
+    #[arg(long, value_name = "CHECK", value_parser = check, conflicts_with = "no_check", display_order = 8)]
     pub check: Vec<serde_json::Value>,
     /// Probe no more
-    #[arg(long)]
+    #[arg(long, display_order = 9)]
     pub no_check: bool,
-    /// Connections of a real that went down: keep, reset, 'reset-after TIME' [default of a new service: reset]
-    #[arg(long, value_name = "WHEN", value_parser = on_down)]
-    pub on_down: Option<String>,
-    /// How long a real's weight grows after it came back, as in 30s [default of a new service: 0s]
-    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = duration)]
-    pub slow_start: Option<String>,
-    /// Least live weight with which the service counts as able [default of a new service: 1]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = quorum)]
-    pub quorum: Option<u32>,
-    /// Quorum is lost at this much below, and regained at this much above [default of a new service: 0]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = hysteresis)]
-    pub hysteresis: Option<u32>,
-    /// Backups that step in when they are needed: first, all [default of a new service: first]
-    #[arg(long, value_name = "WHICH", value_parser = backups)]
-    pub backups: Option<Backups>,
 }
 
 #[derive(Debug, Args)]
@@ -297,7 +275,7 @@ pub struct ChangeReal {
     #[command(flatten)]
     pub service: ServiceOption,
     /// Its share of new connections, 0..=65535; 0 = draining [default of a new real: 1]
-    #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = weight)]
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = |text: &str| number(text, 0..=MAX_WEIGHT))]
     pub weight: Option<u32>,
     /// Forward by destination NAT, replies come back through the balancer (default)
     #[arg(short = 'm', long, action = ArgAction::SetTrue)]
@@ -401,27 +379,6 @@ pub struct Zero {
     pub service: ServiceArgument,
 }
 
-fn scheduler(name: &str) -> Result<Scheduler, String> {
-    let known = ["rr", "wrr"];
-    match name {
-        "rr" => Ok(Scheduler::Rr),
-        "wrr" => Ok(Scheduler::Wrr),
-        later if PLANNED_SCHEDULERS.contains(&later) => Err(format!(
-            "this version does not have it yet: expected {}",
-            listed(&known)
-        )),
-        _ => Err(format!("expected {}", listed(&known))),
-    }
-}
-
-fn no_real(name: &str) -> Result<NoReal, String> {
-    match name {
-        "reject" => Ok(NoReal::Reject),
-        "drop" => Ok(NoReal::Drop),
-        _ => Err(format!("expected {}", listed(&["reject", "drop"]))),
-    }
-}
-
 /// A check in the file's words, as JSON.
 fn check(text: &str) -> Result<serde_json::Value, String> {
     if !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric()) {
@@ -440,45 +397,9 @@ fn check(text: &str) -> Result<serde_json::Value, String> {
     }
 }
 
-fn on_down(text: &str) -> Result<String, String> {
-    text.parse::<OnDown>().map(|on_down| on_down.to_string())
-}
-
-fn duration(text: &str) -> Result<String, String> {
-    duration::parse(text)
-        .map(duration::exact)
-        .map_err(|_| "not a duration: a number and a unit, such as 30s".to_owned())
-}
-
-fn weight(text: &str) -> Result<u32, String> {
-    number(text, 0..=MAX_WEIGHT)
-}
-
-fn quorum(text: &str) -> Result<u32, String> {
-    number(text, 1..=MAX_QUORUM)
-}
-
-fn hysteresis(text: &str) -> Result<u32, String> {
-    number(text, 0..=MAX_QUORUM)
-}
-
 fn limit(text: &str) -> Result<usize, String> {
     text.parse()
         .map_err(|_| "expected a whole number, 0 or more".to_owned())
-}
-
-fn number(text: &str, range: RangeInclusive<u32>) -> Result<u32, String> {
-    let number = text.parse().ok().filter(|number| range.contains(number));
-    let (least, most) = range.into_inner();
-    number.ok_or_else(|| format!("expected a whole number from {least} to {most}"))
-}
-
-fn backups(name: &str) -> Result<Backups, String> {
-    match name {
-        "first" => Ok(Backups::First),
-        "all" => Ok(Backups::All),
-        _ => Err(format!("expected {}", listed(&["first", "all"]))),
-    }
 }
 
 fn state(name: &str) -> Result<&'static str, String> {

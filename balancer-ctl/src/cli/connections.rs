@@ -60,7 +60,7 @@ async fn pass_on(context: &Context, target: &str) -> Result<(), CommandError> {
 }
 
 const TITLES: [&str; 6] = ["Protocol", "State", "Expires", "Client", "Virtual", "Real"];
-/// The column whose cells stand on its right side.
+/// The column that is aligned to the right.
 const EXPIRES: usize = 2;
 
 /// Writes a table for people: as `render::table` would, without holding all its cells.
@@ -89,7 +89,7 @@ fn write(connections: &Connections, output: &mut impl io::Write) -> io::Result<(
     Ok(())
 }
 
-/// Writes a connection into cells, all of ASCII.
+/// Writes a connection into the cells of a row; all are ASCII, so that their length is their width.
 fn fill(cells: &mut [String; 6], connection: &Connection) {
     cells.iter_mut().for_each(String::clear);
     let [protocol, state, expires, client, virtual_address, real] = cells;

@@ -18,8 +18,8 @@ pub async fn follow(context: &Context) -> Result<(), CommandError> {
     Ok(result?)
 }
 
-/// Tells whoever waits for the first event, person or script, that from here on none is missed. Not among the events,
-/// and no reason to fail when nobody reads it.
+/// Says on standard error that from here on no event is missed, for a person or script that waits for one. An error in
+/// writing it is ignored.
 fn begun() {
     let _ = writeln!(io::stderr(), "events from now on (Ctrl-C ends)");
 }

@@ -65,7 +65,7 @@ fn states(checkers: &[Checker]) -> String {
     table(&ALIGN, &rows)
 }
 
-/// What is in the way of asking, or else the last result, or that there is none.
+/// Why the target cannot be probed; else the last result, or that there is none yet.
 fn result(checker: &Checker) -> String {
     match (&checker.obstacle, &checker.last) {
         (Some(obstacle), _) => format!("cannot be asked: {obstacle}"),
@@ -74,7 +74,7 @@ fn result(checker: &Checker) -> String {
     }
 }
 
-/// The last result; where it disagrees with the state, also how many there were of it.
+/// The last result; where it disagrees with the state, also how many of it there were in a row.
 fn last_result(last: &LastProbe, state: &str) -> String {
     let result = if last.passed { "passed" } else { "failed" };
     let agrees = last.passed == (state == "up");

@@ -1,4 +1,4 @@
-//! What is planned and not there yet: hidden in the help, and refused by name.
+//! Commands and options that are planned: hidden in the help, and refused by name.
 
 use clap::{Args, Subcommand};
 

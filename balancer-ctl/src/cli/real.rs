@@ -8,8 +8,8 @@ use super::{
     encoded,
 };
 use crate::{
-    api::{EditReal, NewReal},
-    model::{AdminState, ForwardMethod, address::RealRef},
+    api::NewReal,
+    model::{AdminState, ForwardMethod, RealSettings, address::RealRef},
 };
 
 pub async fn add(context: &Context, arguments: ChangeReal) -> Result<(), CommandError> {
@@ -26,10 +26,13 @@ pub async fn add(context: &Context, arguments: ChangeReal) -> Result<(), Command
     later.refuse()?;
     let body = NewReal {
         address: real.to_string(),
-        weight,
-        forwarding: nat.then_some(ForwardMethod::Nat),
-        backup: backup_of(backup, no_backup),
-        state: None,
+        protocol: None,
+        settings: RealSettings {
+            weight,
+            forwarding: nat.then_some(ForwardMethod::Nat),
+            backup: backup_of(backup, no_backup),
+            state: None,
+        },
     };
     let service = encoded(&service.or_only()?.to_string());
     let target = format!("/v1/services/{service}/reals?{}", lasting.query());
@@ -50,13 +53,13 @@ pub async fn edit(context: &Context, arguments: ChangeReal) -> Result<(), Comman
         later,
     } = arguments;
     later.refuse()?;
-    let body = EditReal {
+    let body = RealSettings {
         weight,
         forwarding: nat.then_some(ForwardMethod::Nat),
         backup: backup_of(backup, no_backup),
         state: None,
     };
-    if body == EditReal::default() {
+    if body == RealSettings::default() {
         return Err(CommandError::Usage(
             "nothing to change: give --weight, --nat, --backup or --no-backup".to_owned(),
         ));
@@ -75,9 +78,9 @@ pub async fn set(
         service,
         lasting,
     } = arguments;
-    let body = EditReal {
+    let body = RealSettings {
         state: Some(state),
-        ..EditReal::default()
+        ..RealSettings::default()
     };
     patch(context, real, &service, lasting, &body).await
 }
@@ -87,7 +90,7 @@ async fn patch(
     real: RealRef,
     service: &ServiceOption,
     lasting: Lasting,
-    body: &EditReal,
+    body: &RealSettings,
 ) -> Result<(), CommandError> {
     let service = encoded(&service.or_only()?.to_string());
     let target = format!(

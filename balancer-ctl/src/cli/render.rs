@@ -10,7 +10,7 @@ pub enum Align {
 /// Space between columns.
 const GAP: &str = "  ";
 
-/// Rows in columns as wide as they must be; a row may be shorter than the others.
+/// Rows as text, each column as wide as its widest cell; a row may have fewer cells than others.
 pub fn table(align: &[Align], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         rows.iter()
@@ -46,7 +46,7 @@ pub enum Numbers {
 }
 
 impl Numbers {
-    /// Writes a number. What is cut off is not rounded up: no one sees more than there was.
+    /// Writes a number, rounded down.
     pub fn write(self, number: u64) -> String {
         if self == Self::Exact || number < 1000 {
             return number.to_string();

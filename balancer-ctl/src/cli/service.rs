@@ -2,10 +2,12 @@
 
 use hyper::Method;
 
+use clap::{Args as _, Command};
+
 use super::{
     CommandError, Context,
-    arguments::{ChangeService, DelService, ServiceHealth},
-    encoded,
+    arguments::{ChangeService, Checks, DelService},
+    encoded, listed_options,
 };
 use crate::{
     api::{EditService, NewService},
@@ -13,95 +15,64 @@ use crate::{
 };
 
 pub async fn add(context: &Context, arguments: ChangeService) -> Result<(), CommandError> {
-    let ChangeService {
-        service,
-        scheduler,
-        name,
-        no_real,
-        health,
-        lasting,
-        later,
-    } = arguments;
-    later.refuse()?;
-    let ServiceKey { protocol, address } = service.new_key()?;
-    let check = checks(&health);
-    let ServiceHealth {
-        on_down,
-        slow_start,
-        quorum,
-        hysteresis,
-        backups,
-        ..
-    } = health;
+    arguments.later.refuse()?;
+    let ServiceKey { protocol, address } = arguments.service.new_key()?;
     let body = NewService {
         address: address.to_string(),
-        protocol,
-        name,
-        scheduler,
-        no_real,
-        on_down,
-        slow_start,
-        quorum,
-        hysteresis,
-        backups,
-        check,
+        protocol: Some(protocol),
+        settings: settings(arguments.settings, arguments.checks),
     };
     context
         .change_with(
             Method::POST,
-            &format!("/v1/services?{}", lasting.query()),
+            &format!("/v1/services?{}", arguments.lasting.query()),
             Some(&body),
         )
         .await
 }
 
 pub async fn edit(context: &Context, arguments: ChangeService) -> Result<(), CommandError> {
-    let ChangeService {
-        service,
-        scheduler,
-        name,
-        no_real,
-        health,
-        lasting,
-        later,
-    } = arguments;
-    later.refuse()?;
-    let service = service.or_only()?;
-    let check = checks(&health);
-    let ServiceHealth {
-        on_down,
-        slow_start,
-        quorum,
-        hysteresis,
-        backups,
-        ..
-    } = health;
-    let body = EditService {
-        name,
-        scheduler,
-        no_real,
-        on_down,
-        slow_start,
-        quorum,
-        hysteresis,
-        backups,
-        check,
-    };
+    arguments.later.refuse()?;
+    let service = arguments.service.or_only()?;
+    let body = settings(arguments.settings, arguments.checks);
     if body == EditService::default() {
-        return Err(CommandError::Usage(
-            "nothing to change: give --scheduler, --name, --no-real, --check, --no-check, --on-down, --slow-start, \
-             --quorum, --hysteresis or --backups"
-                .to_owned(),
-        ));
+        return Err(CommandError::Usage(format!(
+            "nothing to change: give {}",
+            settings_options()
+        )));
     }
     let target = format!(
         "/v1/services/{}?{}",
         encoded(&service.to_string()),
-        lasting.query()
+        arguments.lasting.query()
     );
     context
         .change_with(Method::PATCH, &target, Some(&body))
         .await
+}
+
+/// The settings that the options give. The checks given are all of the service; `--no-check` is none.
+fn settings(settings: EditService, checks: Checks) -> EditService {
+    let Checks { check, no_check } = checks;
+    EditService {
+        checks: (no_check || !check.is_empty()).then(|| check.into()),
+        ..settings
+    }
+}
+
+/// The options that set something, in the order of the help.
+fn settings_options() -> String {
+    const FIRST: [&str; 5] = ["scheduler", "name", "no-real", "check", "no-check"];
+    let command = Checks::augment_args(EditService::augment_args(Command::new("")));
+    let mut options: Vec<_> = command
+        .get_arguments()
+        .filter_map(|argument| argument.get_long())
+        .collect();
+    options.sort_by_key(|option| {
+        let place = FIRST.iter().position(|first| first == option);
+        place.unwrap_or(FIRST.len())
+    });
+    listed_options(&options)
 }
 
 pub async fn del(context: &Context, arguments: DelService) -> Result<(), CommandError> {
@@ -115,8 +86,16 @@ pub async fn del(context: &Context, arguments: DelService) -> Result<(), Command
     context.change(Method::DELETE, &target).await
 }
 
-/// All checks of the service, where the options name any or none at all.
-fn checks(health: &ServiceHealth) -> Option<serde_json::Value> {
-    let named = health.no_check || !health.check.is_empty();
-    named.then(|| health.check.clone().into())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_setting_is_offered_where_nothing_was_given() {
+        assert_eq!(
+            settings_options(),
+            "--scheduler, --name, --no-real, --check, --no-check, --on-down, --slow-start, --quorum, --hysteresis or \
+             --backups"
+        );
+    }
 }

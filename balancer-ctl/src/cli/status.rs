@@ -15,7 +15,7 @@ use crate::{
     model::view::{Overall, Status},
 };
 
-/// What is told where no daemon answers, in the fields of [`Status`].
+/// The JSON printed where no daemon answers: fields as in [`Status`].
 #[derive(Serialize)]
 struct Unknown {
     overall: &'static str,
@@ -172,7 +172,7 @@ fn services(status: &Status) -> String {
     table(&[Align::Left, Align::Left], &rows)
 }
 
-/// The reasons that were met, with their sentences.
+/// The reasons for which packets were discarded, each with its sentence.
 fn discards(status: &Status) -> String {
     let rows: Vec<_> = status
         .dataplane

@@ -8,10 +8,8 @@ use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, TableLike, Value};
 
 use self::check::set_checks;
 use crate::model::{
-    AdminState, Check, Model, Protocol, ServiceKey,
-    change::{Change, RealSettings, ServiceSettings},
-    duration,
-    error::ApiError,
+    AdminState, Check, Model, Protocol, RealSettings, ServiceKey, ServiceSettings, change::Change,
+    error::ApiError, real::REAL_SETTINGS, service::SERVICE_SETTINGS, setting,
 };
 
 /// The text after `change`, which takes the model `saved` in `text` to the model `wanted`.
@@ -171,70 +169,37 @@ fn push(parent: &mut Table, name: &str, table: Table) {
 
 /// Brings settings into a service's table; returns the blocks that are gone, the last first.
 fn set_service(table: &mut Table, settings: &ServiceSettings, saved: &[Check]) -> Vec<Table> {
-    let ServiceSettings {
-        name,
-        scheduler,
-        no_real,
-        checks,
-        on_down,
-        slow_start,
-        quorum,
-        hysteresis,
-        backups,
-    } = settings;
-    let values: [(&str, Option<Value>); 8] = [
-        ("name", name.as_deref().map(Value::from)),
-        (
-            "scheduler",
-            scheduler.map(|scheduler| scheduler.name().into()),
-        ),
-        ("no-real", no_real.map(|no_real| no_real.name().into())),
-        ("on-down", on_down.map(|on_down| on_down.to_string().into())),
-        (
-            "slow-start",
-            slow_start.map(|time| duration::exact(time).into()),
-        ),
-        ("quorum", quorum.map(|quorum| i64::from(quorum).into())),
-        (
-            "hysteresis",
-            hysteresis.map(|hysteresis| i64::from(hysteresis).into()),
-        ),
-        ("backups", backups.map(|backups| backups.name().into())),
-    ];
-    for (key, value) in values {
-        if let Some(value) = value {
-            set(table, key, value);
+    for setting in &SERVICE_SETTINGS {
+        if let Some(value) = (setting.written)(settings).and_then(toml_value) {
+            set(table, setting.key, value);
         }
     }
-    match checks {
+    match &settings.checks {
         Some(wanted) => set_checks(table, saved, wanted),
         None => Vec::new(),
     }
 }
 
 fn set_real(table: &mut Table, settings: RealSettings) {
-    let RealSettings {
-        weight,
-        forwarding,
-        backup,
-        state,
-    } = settings;
-    if let Some(weight) = weight {
-        set(table, "weight", i64::from(weight).into());
-    }
-    if let Some(forwarding) = forwarding {
-        set(table, "forwarding", forwarding.name().into());
-    }
-    if let Some(backup) = backup {
-        set(table, "backup", backup.into());
-    }
-    match state {
-        // A real server that is ready again is as if nothing had been, unless someone left a remark.
-        Some(AdminState::Ready) if !is_remarked(table, "state") => {
-            table.remove("state");
+    for setting in &REAL_SETTINGS {
+        // A real server that is ready again is as if nothing had been, unless a comment stands there.
+        if setting.key == "state"
+            && settings.state == Some(AdminState::Ready)
+            && !is_remarked(table, setting.key)
+        {
+            table.remove(setting.key);
+        } else if let Some(value) = (setting.written)(&settings).and_then(toml_value) {
+            set(table, setting.key, value);
         }
-        Some(state) => set(table, "state", state.name().into()),
-        None => {}
+    }
+}
+
+fn toml_value(value: setting::Value<'_>) -> Option<Value> {
+    match value {
+        setting::Value::Text(text) => Some(text.into_owned().into()),
+        setting::Value::Number(number) => Some(number.into()),
+        setting::Value::Flag(flag) => Some(flag.into()),
+        setting::Value::Other => None,
     }
 }
 

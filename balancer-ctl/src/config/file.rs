@@ -274,7 +274,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
-    use crate::model::{address::service_key, change::ServiceSettings};
+    use crate::model::{address::service_key, service::ServiceSettings};
 
     const TEXT: &str = "# mine\ndataplane.interfaces = [\"eth0\"]\n";
 

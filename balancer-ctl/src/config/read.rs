@@ -19,12 +19,12 @@ use toml_edit::{Document, Item, TableLike, TomlError};
 use self::keys::{DATAPLANE, FILE, NODE, REAL, SERVICE, TIMEOUTS};
 use super::validate::{Place, Problem, validate};
 use crate::model::{
-    AdminState, Backups, Check, DataplaneSettings, ForwardMethod, HealthPolicy, MAX_WEIGHT, Mode,
-    Model, NoReal, PLANNED_FORWARDING, PLANNED_SCHEDULERS, Protocol, RealServer, Scheduler,
-    ServiceKey, StrayReplies, Timeouts, VirtualService,
+    Check, DataplaneSettings, Mode, Model, Protocol, RealServer, ServiceKey, StrayReplies,
+    Timeouts, VirtualService,
     address::{self, RealRef},
-    change::DEFAULT_WEIGHT,
-    limits::{MAX_CONNECTIONS, MAX_QUORUM, max_connections_ipv6},
+    limits::{MAX_CONNECTIONS, max_connections_ipv6},
+    real::REAL_SETTINGS,
+    service::SERVICE_SETTINGS,
 };
 
 /// An error in a configuration file.
@@ -229,17 +229,7 @@ impl<'t> Reader<'t> {
             return settings;
         };
         settings.interfaces = self.interfaces(table);
-        if let Some(mode) = self.one_of(
-            table,
-            "mode",
-            Place::Dataplane("mode"),
-            &[
-                ("auto", Mode::Auto),
-                ("native", Mode::Native),
-                ("generic", Mode::Generic),
-            ],
-            &[],
-        ) {
+        if let Some(mode) = self.one_of(table, "mode", Place::Dataplane("mode")) {
             settings.mode = mode;
         }
         if let Some(number) = self.number(
@@ -259,13 +249,9 @@ impl<'t> Reader<'t> {
         ) {
             settings.max_connections_ipv6 = number;
         }
-        if let Some(stray_replies) = self.one_of(
-            table,
-            "stray-replies",
-            Place::Dataplane("stray-replies"),
-            &[("pass", StrayReplies::Pass), ("reset", StrayReplies::Reset)],
-            &[],
-        ) {
+        if let Some(stray_replies) =
+            self.one_of(table, "stray-replies", Place::Dataplane("stray-replies"))
+        {
             settings.stray_replies = stray_replies;
         }
         if let Some(item) = table.get("masquerade") {
@@ -341,28 +327,7 @@ impl<'t> Reader<'t> {
     ) -> Option<VirtualService> {
         self.keys(table, &SERVICE, "service");
         let place = |key| Place::Service(index, key);
-        let name = self.string(table, "name", place("name")).map(str::to_owned);
-        let protocol = self.one_of(
-            table,
-            "protocol",
-            place("protocol"),
-            &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)],
-            &[],
-        );
-        let scheduler = self.one_of(
-            table,
-            "scheduler",
-            place("scheduler"),
-            &[("rr", Scheduler::Rr), ("wrr", Scheduler::Wrr)],
-            &PLANNED_SCHEDULERS,
-        );
-        let no_real = self.one_of(
-            table,
-            "no-real",
-            place("no-real"),
-            &[("reject", NoReal::Reject), ("drop", NoReal::Drop)],
-            &[],
-        );
+        let protocol: Option<Protocol> = self.one_of(table, "protocol", place("protocol"));
         if table.get("address").is_none() {
             self.problem(
                 at,
@@ -376,43 +341,11 @@ impl<'t> Reader<'t> {
             protocol: protocol.unwrap_or_default(),
             address: address.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)),
         };
-        let checks = self.checks(index, table);
-        let health = self.health(index, table);
-        let reals = self.reals(index, table, &key);
-        address?;
-        Some(VirtualService {
-            key,
-            name,
-            scheduler: scheduler.unwrap_or_default(),
-            no_real: no_real.unwrap_or_default(),
-            checks,
-            health,
-            reals,
-            runtime: false,
-        })
-    }
-
-    fn health(&mut self, service: usize, table: &toml_edit::Table) -> HealthPolicy {
-        let place = |key| Place::Service(service, key);
-        let usual = HealthPolicy::default();
-        let on_down = self.worded(table, "on-down", place("on-down"), str::parse);
-        let slow_start = self.duration(table, "slow-start", place("slow-start"));
-        let quorum = self.number(table, "quorum", place("quorum"), 1..=MAX_QUORUM);
-        let hysteresis = self.number(table, "hysteresis", place("hysteresis"), 0..=MAX_QUORUM);
-        let backups = self.one_of(
-            table,
-            "backups",
-            place("backups"),
-            &[("first", Backups::First), ("all", Backups::All)],
-            &[],
-        );
-        HealthPolicy {
-            on_down: on_down.unwrap_or_default(),
-            slow_start: slow_start.unwrap_or_default(),
-            quorum: quorum.unwrap_or(usual.quorum),
-            hysteresis: hysteresis.unwrap_or_default(),
-            backups: backups.unwrap_or_default(),
-        }
+        let mut service = VirtualService::new(key);
+        service.set(self.settings(table, &SERVICE_SETTINGS, place));
+        service.checks = self.checks(index, table);
+        service.reals = self.reals(index, table, &key);
+        address.map(|_| service)
     }
 
     fn reals(
@@ -426,16 +359,7 @@ impl<'t> Reader<'t> {
             self.keys(table, &REAL, "real");
             let place = |key| Place::Real(service, reals.len(), key);
             let at = table.span().map_or(0, |span| span.start);
-            let weight = self.number(table, "weight", place("weight"), 0..=MAX_WEIGHT);
-            let backup = self.boolean(table, "backup", place("backup"));
-            let state = self.one_of(table, "state", place("state"), &ADMIN_STATES, &[]);
-            let forwarding = self.one_of(
-                table,
-                "forwarding",
-                place("forwarding"),
-                &[("nat", ForwardMethod::Nat)],
-                &PLANNED_FORWARDING,
-            );
+            let settings = self.settings(table, &REAL_SETTINGS, place);
             if table.get("address").is_none() {
                 self.problem(
                     at,
@@ -445,24 +369,14 @@ impl<'t> Reader<'t> {
             let address = self.string(table, "address", place("address"));
             let address = self.parsed(place("address"), address.map(str::parse::<RealRef>));
             let Some(address) = address else { continue };
-            reals.push(RealServer {
-                address: address.within(key),
-                weight: weight.unwrap_or(DEFAULT_WEIGHT),
-                forwarding: forwarding.unwrap_or_default(),
-                backup: backup.unwrap_or_default(),
-                state: state.unwrap_or_default(),
-                runtime: false,
-            });
+            let mut real = RealServer::new(address.within(key));
+            real.set(settings);
+            reals.push(real);
         }
         reals
     }
 }
 
-const ADMIN_STATES: [(&str, AdminState); 3] = [
-    ("ready", AdminState::Ready),
-    ("drain", AdminState::Drain),
-    ("maintenance", AdminState::Maintenance),
-];
 fn start(item: &Item) -> usize {
     item.span().map_or(0, |Range { start, .. }| start)
 }

@@ -180,7 +180,7 @@ pub fn offset_in_token(token: &str, position: usize) -> Option<usize> {
             ('"', [b'\\', b'u', ..]) => 6,
             ('"', [b'\\', b'U', ..]) => 10,
             ('"', [b'\\', b'x', ..]) => 4,
-            // The break and the spaces of the next line are no characters of the value.
+            // A line break behind a backslash, and the spaces after it, are no part of the value.
             ('"', [b'\\', b'\n' | b'\r' | b' ', ..]) => return None,
             ('"', [b'\\', ..]) => 2,
             _ => rest.chars().next()?.len_utf8(),

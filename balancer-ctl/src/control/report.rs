@@ -12,7 +12,7 @@ use crate::{
     control::availability::{Availability, RealStatus},
     dataplane::{self, Snapshot},
     health::AgentRequest,
-    model::{Model, RealServer, VirtualService, check::keys, duration, view},
+    model::{Model, RealServer, VirtualService, view},
 };
 
 /// The services with their counters and connections.
@@ -25,19 +25,6 @@ pub fn services(model: &Model, availability: &Availability, snapshot: &Snapshot)
             .cloned()
             .unwrap_or_default();
         view::Service {
-            name: service.name.clone(),
-            protocol: service.key.protocol,
-            address: service.key.address,
-            scheduler: service.scheduler,
-            persistence: None,
-            no_real: service.no_real,
-            check: service.checks.iter().map(keys::json).collect(),
-            on_down: service.health.on_down.to_string(),
-            slow_start: duration::exact(service.health.slow_start),
-            quorum: service.health.quorum,
-            hysteresis: service.health.hysteresis,
-            backups: service.health.backups,
-            runtime: service.runtime,
             reals: service
                 .reals
                 .iter()
@@ -55,7 +42,7 @@ pub fn services(model: &Model, availability: &Availability, snapshot: &Snapshot)
                 })
                 .collect(),
             counters: counted.counters,
-            rates: None,
+            ..view::Service::from(service)
         }
     });
     view::Services {

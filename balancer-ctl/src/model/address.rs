@@ -11,12 +11,12 @@ use crate::model::{Protocol, ServiceKey};
 /// Longest name of a virtual service.
 const MAX_NAME: usize = 63;
 
-/// A virtual service as a command names it.
+/// A virtual service as it is named in a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServiceRef {
     /// By protocol, VIP and port.
     Key(ServiceKey),
-    /// By the operator's name.
+    /// By its name.
     Name(String),
     /// The only one there is; written `-`.
     Only,
@@ -169,7 +169,7 @@ fn split(text: &str) -> Result<(IpAddr, Option<u16>), AddressError> {
 }
 
 fn port(text: &str) -> Result<u16, AddressError> {
-    // `u16::from_str` takes a plus sign, which no one means here.
+    // `u16::from_str` would take a plus sign.
     if !text.starts_with('+')
         && let Ok(port) = text.parse()
     {

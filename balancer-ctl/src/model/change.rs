@@ -1,11 +1,10 @@
 //! Changes to the model: each takes a whole model and gives the next. Pure; whether
 //! the result is valid is judged elsewhere, by the rules of the configuration file.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use crate::model::{
-    AdminState, Backups, Check, ForwardMethod, HealthPolicy, Model, NoReal, OnDown, RealServer,
-    Scheduler, ServiceKey, VirtualService, error::ApiError,
+    Model, RealServer, RealSettings, ServiceKey, ServiceSettings, VirtualService, error::ApiError,
 };
 
 /// A change that an operator asks for.
@@ -27,45 +26,6 @@ pub enum Change {
     Clear,
 }
 
-/// What may be set on a virtual service; what is `None` has the default or keeps its value.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ServiceSettings {
-    /// Name.
-    pub name: Option<String>,
-    /// Scheduler.
-    pub scheduler: Option<Scheduler>,
-    /// With no real server.
-    pub no_real: Option<NoReal>,
-    /// All its checks; empty = none.
-    pub checks: Option<Vec<Check>>,
-    /// What becomes of the connections of a real server that went down.
-    pub on_down: Option<OnDown>,
-    /// How long a real server's weight grows after it came back.
-    pub slow_start: Option<Duration>,
-    /// Least live weight.
-    pub quorum: Option<u32>,
-    /// How far from the quorum it is lost and regained.
-    pub hysteresis: Option<u32>,
-    /// Which backups step in.
-    pub backups: Option<Backups>,
-}
-
-/// What may be set on a real server; what is `None` has the default or keeps its value.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RealSettings {
-    /// Weight.
-    pub weight: Option<u32>,
-    /// Forwarding method.
-    pub forwarding: Option<ForwardMethod>,
-    /// Whether it serves only when the others cannot.
-    pub backup: Option<bool>,
-    /// Administrative state.
-    pub state: Option<AdminState>,
-}
-
-/// Weight of a real server for which none is given.
-pub const DEFAULT_WEIGHT: u32 = 1;
-
 impl Change {
     /// The model after the change.
     ///
@@ -80,21 +40,12 @@ impl Change {
                         "service {key} exists already: change it with `edit-service`"
                     )));
                 }
-                let mut service = VirtualService {
-                    key: *key,
-                    name: None,
-                    scheduler: Scheduler::default(),
-                    no_real: NoReal::default(),
-                    checks: Vec::new(),
-                    health: HealthPolicy::default(),
-                    reals: Vec::new(),
-                    runtime: false,
-                };
-                set_service(&mut service, settings);
+                let mut service = VirtualService::new(*key);
+                service.set(settings.clone());
                 model.services.push(service);
             }
             Self::EditService(key, settings) => {
-                set_service(service_mut(&mut model, key)?, settings)
+                service_mut(&mut model, key)?.set(settings.clone());
             }
             Self::DelService(key) => {
                 service_mut(&mut model, key)?;
@@ -107,22 +58,12 @@ impl Change {
                         "real {address} of service {key} exists already: change it with `edit-real`"
                     )));
                 }
-                let mut real = RealServer {
-                    address: *address,
-                    weight: DEFAULT_WEIGHT,
-                    forwarding: ForwardMethod::default(),
-                    backup: false,
-                    state: AdminState::Ready,
-                    runtime: false,
-                };
-                set_real(&mut real, *settings);
+                let mut real = RealServer::new(*address);
+                real.set(*settings);
                 service.reals.push(real);
             }
             Self::EditReal(key, address, settings) => {
-                set_real(
-                    real_mut(service_mut(&mut model, key)?, *address)?,
-                    *settings,
-                );
+                real_mut(service_mut(&mut model, key)?, *address)?.set(*settings);
             }
             Self::DelReal(key, address) => {
                 let service = service_mut(&mut model, key)?;
@@ -183,48 +124,6 @@ impl PersistencePlan {
     }
 }
 
-impl ServiceSettings {
-    /// What is not named is as `service` has it; what is the default there stays unnamed.
-    fn or(self, service: &VirtualService) -> Self {
-        let usual = HealthPolicy::default().quorum;
-        let quorum = Some(service.health.quorum).filter(|quorum| *quorum != usual);
-        Self {
-            name: self.name.or_else(|| service.name.clone()),
-            scheduler: self.scheduler.or_else(|| unusual(service.scheduler)),
-            no_real: self.no_real.or_else(|| unusual(service.no_real)),
-            checks: self
-                .checks
-                .or_else(|| Some(service.checks.clone()).filter(|checks| !checks.is_empty())),
-            on_down: self.on_down.or_else(|| unusual(service.health.on_down)),
-            slow_start: self
-                .slow_start
-                .or_else(|| unusual(service.health.slow_start)),
-            quorum: self.quorum.or(quorum),
-            hysteresis: self
-                .hysteresis
-                .or_else(|| unusual(service.health.hysteresis)),
-            backups: self.backups.or_else(|| unusual(service.health.backups)),
-        }
-    }
-}
-
-impl RealSettings {
-    /// As [`ServiceSettings::or`].
-    fn or(self, real: &RealServer) -> Self {
-        let weight = Some(real.weight).filter(|weight| *weight != DEFAULT_WEIGHT);
-        Self {
-            weight: self.weight.or(weight),
-            forwarding: self.forwarding.or_else(|| unusual(real.forwarding)),
-            backup: self.backup.or_else(|| unusual(real.backup)),
-            state: self.state.or_else(|| unusual(real.state)),
-        }
-    }
-}
-
-fn unusual<T: Default + PartialEq>(value: T) -> Option<T> {
-    Some(value).filter(|value| *value != T::default())
-}
-
 fn service_mut<'a>(
     model: &'a mut Model,
     key: &ServiceKey,
@@ -252,52 +151,13 @@ fn real_mut(
         })
 }
 
-fn set_service(service: &mut VirtualService, settings: &ServiceSettings) {
-    let ServiceSettings {
-        name,
-        scheduler,
-        no_real,
-        checks,
-        on_down,
-        slow_start,
-        quorum,
-        hysteresis,
-        backups,
-    } = settings;
-    service.name = name.clone().or_else(|| service.name.take());
-    service.scheduler = scheduler.unwrap_or(service.scheduler);
-    service.no_real = no_real.unwrap_or(service.no_real);
-    if let Some(checks) = checks {
-        service.checks.clone_from(checks);
-    }
-    let health = &mut service.health;
-    health.on_down = on_down.unwrap_or(health.on_down);
-    health.slow_start = slow_start.unwrap_or(health.slow_start);
-    health.quorum = quorum.unwrap_or(health.quorum);
-    health.hysteresis = hysteresis.unwrap_or(health.hysteresis);
-    health.backups = backups.unwrap_or(health.backups);
-}
-
-fn set_real(real: &mut RealServer, settings: RealSettings) {
-    let RealSettings {
-        weight,
-        forwarding,
-        backup,
-        state,
-    } = settings;
-    real.weight = weight.unwrap_or(real.weight);
-    real.forwarding = forwarding.unwrap_or(real.forwarding);
-    real.backup = backup.unwrap_or(real.backup);
-    real.state = state.unwrap_or(real.state);
-}
-
 /// Marks in `running` each service and real server that differs from what is `saved` in the file. With no
 /// file, everything does. A real server that only the file has marks its service.
 pub fn mark_runtime(running: &mut Model, saved: Option<&Model>) {
     for service in &mut running.services {
         let saved = saved.and_then(|model| model.service(&service.key));
         service.runtime = saved.is_none_or(|saved| {
-            !is_same_service(saved, service)
+            !saved.is_same_but_reals(service)
                 || saved.reals.iter().any(|saved| {
                     service
                         .reals
@@ -317,47 +177,9 @@ pub fn mark_runtime(running: &mut Model, saved: Option<&Model>) {
     }
 }
 
-/// Whether two services are the same but for their real servers and their marks.
-fn is_same_service(one: &VirtualService, other: &VirtualService) -> bool {
-    let VirtualService {
-        key,
-        name,
-        scheduler,
-        no_real,
-        checks,
-        health,
-        reals: _,
-        runtime: _,
-    } = one;
-    (key, name, scheduler, no_real, checks, health)
-        == (
-            &other.key,
-            &other.name,
-            &other.scheduler,
-            &other.no_real,
-            &other.checks,
-            &other.health,
-        )
-}
-
 /// Whether two real servers are the same but for their marks.
 fn is_same_real(one: &RealServer, other: &RealServer) -> bool {
-    let RealServer {
-        address,
-        weight,
-        forwarding,
-        backup,
-        state,
-        runtime: _,
-    } = one;
-    (address, weight, forwarding, backup, state)
-        == (
-            &other.address,
-            &other.weight,
-            &other.forwarding,
-            &other.backup,
-            &other.state,
-        )
+    one.address == other.address && one.settings() == other.settings()
 }
 
 /// Whether `running` is what the file says, but for the order.

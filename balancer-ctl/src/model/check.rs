@@ -5,7 +5,7 @@ pub mod keys;
 
 use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
 
-use crate::model::limits::PROBE_TIMEOUT;
+use crate::model::{limits::PROBE_TIMEOUT, names::names};
 
 /// One check of a service's real servers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -90,6 +90,11 @@ pub enum Initial {
     /// Up, until `fall` probes in a row failed.
     Up,
 }
+
+names!(Initial {
+    Down = "down",
+    Up = "up",
+});
 
 /// What is asked, and which answers pass.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -306,6 +311,11 @@ pub enum HttpVersion {
     /// HTTP/2.
     Http2,
 }
+
+names!(HttpVersion {
+    Http1 = "1.1",
+    Http2 = "2",
+});
 
 /// TLS: the server's certificate is verified, unless `insecure`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]

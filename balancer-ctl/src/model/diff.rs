@@ -6,7 +6,9 @@ use crate::{
     model::{
         AdminState, Check, Model, RealServer, VirtualService,
         check::keys,
-        duration,
+        real::REAL_SETTINGS,
+        service::SERVICE_SETTINGS,
+        setting,
         view::{EventKind, EventRecord},
     },
     os::clock,
@@ -108,20 +110,9 @@ fn reals(before: &[RealServer], service: &VirtualService, happened: &mut Vec<Eve
                 happened.push(of_real(EventKind::RealAdded, service, real, message));
             }
             Some(before) => {
-                let message = changed(&[
-                    ("weight", before.weight.to_string(), real.weight.to_string()),
-                    (
-                        "forwarding",
-                        before.forwarding.name().to_owned(),
-                        real.forwarding.name().to_owned(),
-                    ),
-                    ("backup", before.backup.to_string(), real.backup.to_string()),
-                    (
-                        "state",
-                        before.state.name().to_owned(),
-                        real.state.name().to_owned(),
-                    ),
-                ]);
+                let changes =
+                    setting::changes(&REAL_SETTINGS, &before.settings(), &real.settings());
+                let message = changes.join(", ");
                 if !message.is_empty() {
                     happened.push(of_real(EventKind::RealChanged, service, real, message));
                 }
@@ -131,27 +122,11 @@ fn reals(before: &[RealServer], service: &VirtualService, happened: &mut Vec<Eve
 }
 
 fn service_changes(before: &VirtualService, after: &VirtualService) -> String {
-    let of = |what, told: fn(&VirtualService) -> String| (what, told(before), told(after));
-    let mut told = vec![changed(&[
-        of("name", |service| {
-            service.name.clone().unwrap_or_else(|| "none".to_owned())
-        }),
-        of("scheduler", |service| service.scheduler.name().to_owned()),
-        of("no-real", |service| service.no_real.name().to_owned()),
-        of("on-down", |service| service.health.on_down.to_string()),
-        of("slow-start", |service| {
-            duration::exact(service.health.slow_start)
-        }),
-        of("quorum", |service| service.health.quorum.to_string()),
-        of("hysteresis", |service| {
-            service.health.hysteresis.to_string()
-        }),
-        of("backups", |service| {
-            service.health.backups.name().to_owned()
-        }),
-    ])];
+    if before.is_same_but_reals(after) {
+        return String::new();
+    }
+    let mut told = setting::changes(&SERVICE_SETTINGS, &before.settings(), &after.settings());
     told.extend(checks(&before.checks, &after.checks));
-    told.retain(|told| !told.is_empty());
     told.join(", ")
 }
 

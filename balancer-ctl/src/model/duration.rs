@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-/// Reads a duration with its unit; the error continues a sentence that begins with the key and the value.
+/// Reads a duration with its unit.
+///
+/// # Errors
+/// It is none: the rest of a sentence that begins with the key and the value.
 pub fn parse(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|_| {
         "is not a duration: write it with its unit, as in \"15m\" or \"90s\"".to_owned()
@@ -27,6 +30,44 @@ pub fn rounded(duration: Duration) -> String {
             (seconds, tenths) => format!("{seconds}.{tenths}s"),
         },
         10_000.. => exact(Duration::from_secs(milliseconds / 1_000)),
+    }
+}
+
+/// For serde: a duration as text, or nothing.
+pub mod option {
+    use std::{borrow::Cow, time::Duration};
+
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    use super::{exact, parse};
+
+    /// Writes it.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    #[expect(clippy::ref_option, reason = "serde passes references")]
+    pub fn serialize<S: Serializer>(
+        duration: &Option<Duration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match duration {
+            Some(duration) => serializer.serialize_some(&exact(*duration)),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// Those of the deserializer, and text that is no duration.
+    pub fn deserialize<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Duration>, D::Error> {
+        let Some(text) = Option::<Cow<'de, str>>::deserialize(value)? else {
+            return Ok(None);
+        };
+        let duration = parse(&text);
+        duration
+            .map(Some)
+            .map_err(|sentence| D::Error::custom(format!("`{text}` {sentence}")))
     }
 }
 

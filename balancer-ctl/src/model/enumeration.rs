@@ -10,7 +10,7 @@ pub fn listed(names: &[&str]) -> String {
     }
 }
 
-/// Names, of which there may be very many.
+/// The first ten names, and how many more there are.
 #[must_use]
 pub fn listed_few(names: &[String]) -> String {
     const FEW: usize = 10;

@@ -1,6 +1,6 @@
-//! A request that was refused: what kind of refusal, and the sentence for whoever asked.
+//! Why a request was refused: the kind, which becomes an HTTP status, and a sentence for the user.
 
-/// Why a request was refused; the API makes a status code of it.
+/// The kind of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ApiErrorKind {
     /// The request itself is wrong.

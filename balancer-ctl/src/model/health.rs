@@ -1,14 +1,13 @@
 //! What health means for a service and its real servers.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{borrow::Cow, fmt, str::FromStr, time::Duration};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use crate::model::duration;
+use crate::model::{duration, names::names};
 
 /// What an operator has decided about a real server, whatever its health and weight.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum AdminState {
     /// It serves.
     #[default]
@@ -19,17 +18,11 @@ pub enum AdminState {
     Maintenance,
 }
 
-impl AdminState {
-    /// Its name in files and JSON.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Ready => "ready",
-            Self::Drain => "drain",
-            Self::Maintenance => "maintenance",
-        }
-    }
-}
+names!(AdminState {
+    Ready = "ready",
+    Drain = "drain",
+    Maintenance = "maintenance",
+});
 
 /// How a service judges its real servers' health.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +73,20 @@ impl fmt::Display for OnDown {
     }
 }
 
+impl Serialize for OnDown {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for OnDown {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse()
+            .map_err(|sentence: String| D::Error::custom(format!("`{text}` {sentence}")))
+    }
+}
+
 impl FromStr for OnDown {
     type Err = String;
 
@@ -102,8 +109,7 @@ impl FromStr for OnDown {
 }
 
 /// Which backups step in when they are needed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Backups {
     /// The first that is up, in the service's order.
     #[default]
@@ -112,16 +118,10 @@ pub enum Backups {
     All,
 }
 
-impl Backups {
-    /// Its name in files and JSON.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::First => "first",
-            Self::All => "all",
-        }
-    }
-}
+names!(Backups {
+    First = "first",
+    All = "all",
+});
 
 /// The weight and administrative state that a real server requests. `None` = as configured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

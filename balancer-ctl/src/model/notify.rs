@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::model::event::EventKind;
+use crate::model::{event::EventKind, names::names};
 
 /// A program that is told of events.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,3 +34,8 @@ pub enum Stdin {
     /// As mon tells its alerts: the summary on the first line, details below.
     Mon,
 }
+
+names!(Stdin {
+    Json = "json",
+    Mon = "mon",
+});

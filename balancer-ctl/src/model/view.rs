@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::model::event::EventKind;
 use crate::model::{
-    AdminState, Backups, ForwardMethod, NoReal, Protocol, Scheduler, counters::Counters,
-    health::AgentRequest,
+    AdminState, Backups, ForwardMethod, NoReal, OnDown, Protocol, Scheduler, VirtualService,
+    check::keys, counters::Counters, duration, health::AgentRequest, names::names,
 };
 
 /// Answer to `GET /v1/services`.
@@ -36,7 +36,7 @@ pub struct Service {
     /// Its checks, in the file's keys.
     pub check: Vec<serde_json::Value>,
     /// What becomes of the connections of a real server that went down, as in the file.
-    pub on_down: String,
+    pub on_down: OnDown,
     /// How long a real server's weight grows after it came back, as in the file.
     pub slow_start: String,
     /// Least live weight.
@@ -54,6 +54,30 @@ pub struct Service {
     /// Per second, where asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rates: Option<Counters>,
+}
+
+impl From<&VirtualService> for Service {
+    /// The service with its settings; without its real servers, and nothing counted.
+    fn from(service: &VirtualService) -> Self {
+        Self {
+            name: service.name.clone(),
+            protocol: service.key.protocol,
+            address: service.key.address,
+            scheduler: service.scheduler,
+            persistence: None,
+            no_real: service.no_real,
+            check: service.checks.iter().map(keys::json).collect(),
+            on_down: service.health.on_down,
+            slow_start: duration::exact(service.health.slow_start),
+            quorum: service.health.quorum,
+            hysteresis: service.health.hysteresis,
+            backups: service.health.backups,
+            runtime: service.runtime,
+            reals: Vec::new(),
+            counters: Counters::default(),
+            rates: None,
+        }
+    }
 }
 
 /// What is never there yet; `null` in JSON.
@@ -97,18 +121,21 @@ pub struct Real {
 }
 
 /// What probes found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RealHealth {
-    /// It is fine.
+    /// All its checks pass.
     Up,
-    /// It is not.
+    /// A check fails.
     Down,
 }
 
+names!(RealHealth {
+    Up = "up",
+    Down = "down",
+});
+
 /// State of a real server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RealState {
     /// It takes new connections.
     Up,
@@ -120,18 +147,12 @@ pub enum RealState {
     Maintenance,
 }
 
-impl RealState {
-    /// Its name.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Up => "up",
-            Self::Down => "down",
-            Self::Draining => "draining",
-            Self::Maintenance => "maintenance",
-        }
-    }
-}
+names!(RealState {
+    Up = "up",
+    Down = "down",
+    Draining = "draining",
+    Maintenance = "maintenance",
+});
 
 /// Answer to `GET /v1/health`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -278,8 +299,7 @@ pub struct Status {
 }
 
 /// Whether all works.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Overall {
     /// All works.
     Running,
@@ -289,25 +309,22 @@ pub enum Overall {
     Down,
 }
 
-impl Overall {
-    /// Its name.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Limited => "limited",
-            Self::Down => "down",
-        }
-    }
-}
+names!(Overall {
+    Running = "running",
+    Limited = "limited",
+    Down = "down",
+});
 
 /// The node's part in high availability.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// There is only this node.
     Standalone,
 }
+
+names!(Role {
+    Standalone = "standalone",
+});
 
 /// The data plane in the status.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -7,27 +7,41 @@ use crate::{
     config::{text, validate::Place},
     model::{
         check::{
-            AgentProbe, Check, DnsProbe, Exchange, ExecProbe, GrpcProbe, HttpProbe, HttpVersion,
-            Initial, Probe, Source, Target, Timing, Tls,
+            AgentProbe, Check, DnsProbe, Exchange, ExecProbe, GrpcProbe, HttpProbe, Probe, Source,
+            Target, Timing, Tls,
         },
         enumeration::listed,
         limits::RISE_FALL,
+        names::names,
     },
 };
 
 use Kind::{Agent, Dns, Exec, Grpc, Http, Https, Ping, Tcp, Udp};
 
 /// Record types that a `dns` check may ask for.
-const RECORDS: [(&str, &str); 8] = [
-    ("A", "A"),
-    ("AAAA", "AAAA"),
-    ("CNAME", "CNAME"),
-    ("MX", "MX"),
-    ("NS", "NS"),
-    ("SOA", "SOA"),
-    ("SRV", "SRV"),
-    ("TXT", "TXT"),
-];
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Record {
+    #[default]
+    A,
+    Aaaa,
+    Cname,
+    Mx,
+    Ns,
+    Soa,
+    Srv,
+    Txt,
+}
+
+names!(Record {
+    A = "A",
+    Aaaa = "AAAA",
+    Cname = "CNAME",
+    Mx = "MX",
+    Ns = "NS",
+    Soa = "SOA",
+    Srv = "SRV",
+    Txt = "TXT",
+});
 
 /// A check's type, as `type` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,17 +57,17 @@ enum Kind {
     Agent,
 }
 
-const KINDS: [(&str, Kind); 9] = [
-    ("tcp", Tcp),
-    ("http", Http),
-    ("https", Https),
-    ("udp", Udp),
-    ("dns", Dns),
-    ("ping", Ping),
-    ("grpc", Grpc),
-    ("exec", Exec),
-    ("agent", Agent),
-];
+names!(Kind {
+    Tcp = "tcp",
+    Http = "http",
+    Https = "https",
+    Udp = "udp",
+    Dns = "dns",
+    Ping = "ping",
+    Grpc = "grpc",
+    Exec = "exec",
+    Agent = "agent",
+});
 
 /// Which keys there are, and in checks of which types.
 const KEYS: [(&str, &[Kind]); 33] = [
@@ -96,15 +110,6 @@ const OUR_SOCKET: &[Kind] = &[Tcp, Http, Https, Udp, Dns, Ping, Grpc, Agent];
 const SAID: &[Kind] = &[Tcp, Udp, Agent];
 const HTTP: &[Kind] = &[Http, Https];
 const TLS: &[Kind] = &[Https, Grpc];
-
-impl Kind {
-    fn name(self) -> &'static str {
-        let mut kinds = KINDS.iter();
-        kinds
-            .find(|(_, kind)| *kind == self)
-            .map_or("", |(name, _)| name)
-    }
-}
 
 impl Reader<'_> {
     pub(super) fn checks(&mut self, service: usize, table: &dyn TableLike) -> Vec<Check> {
@@ -163,7 +168,7 @@ impl Reader<'_> {
         if table.get("type").is_none() {
             self.problem(at, "check has no type: add one, as in `type = \"http\"`");
         }
-        let kind = self.one_of(table, "type", place("type"), &KINDS, &[]);
+        let kind = self.one_of(table, "type", place("type"));
         self.check_keys(table, kind);
         let timing = self.timing(table, place);
         let target = Target {
@@ -248,13 +253,7 @@ impl Reader<'_> {
         let timeout = self.duration(table, "timeout", place("timeout"));
         let rise = self.number(table, "rise", place("rise"), RISE_FALL);
         let fall = self.number(table, "fall", place("fall"), RISE_FALL);
-        let initial = self.one_of(
-            table,
-            "initial",
-            place("initial"),
-            &[("down", Initial::Down), ("up", Initial::Up)],
-            &[],
-        );
+        let initial = self.one_of(table, "initial", place("initial"));
         Timing {
             interval,
             fast_interval,
@@ -297,13 +296,7 @@ impl Reader<'_> {
         place: impl Fn(&'static str) -> Place,
     ) -> HttpProbe {
         let usual = HttpProbe::default();
-        let version = self.one_of(
-            table,
-            "version",
-            place("version"),
-            &[("1.1", HttpVersion::Http1), ("2", HttpVersion::Http2)],
-            &[],
-        );
+        let version = self.one_of(table, "version", place("version"));
         HttpProbe {
             tls,
             version: version.unwrap_or_default(),
@@ -403,21 +396,20 @@ impl Reader<'_> {
             );
         }
         let name = self.worded(table, "name", place("name"), text::dns_name);
-        let record = self
-            .one_of(table, "record", place("record"), &RECORDS, &[])
-            .unwrap_or("A");
+        let record: Option<Record> = self.one_of(table, "record", place("record"));
+        let record = record.unwrap_or_default();
         let answer = self.worded(table, "answer", place("answer"), |answer| match record {
-            "A" if answer.parse::<std::net::Ipv4Addr>().is_err() => {
+            Record::A if answer.parse::<std::net::Ipv4Addr>().is_err() => {
                 Err("is no IPv4 address, which the answer to record `A` is".to_owned())
             }
-            "AAAA" if answer.parse::<std::net::Ipv6Addr>().is_err() => {
+            Record::Aaaa if answer.parse::<std::net::Ipv6Addr>().is_err() => {
                 Err("is no IPv6 address, which the answer to record `AAAA` is".to_owned())
             }
             _ => Ok(answer.to_owned()),
         });
         Some(DnsProbe {
             name: name?,
-            record: record.to_owned(),
+            record: record.name().to_owned(),
             answer,
         })
     }
@@ -426,7 +418,7 @@ impl Reader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{check::keys, toml_json};
+    use crate::model::{check::keys, names::Named as _, toml_json};
 
     /// The checks that a value of the file means.
     fn checks(text: &str) -> Vec<Check> {
@@ -506,11 +498,8 @@ mod tests {
                 .lines()
                 .find(|line| line.starts_with(&format!("| `{key}` |")))
         };
-        for (key, values) in [
-            ("type", KINDS.map(|(name, _)| name).to_vec()),
-            ("record", RECORDS.map(|(name, _)| name).to_vec()),
-        ] {
-            assert!(row(key).unwrap().contains(&listed(&values)), "{key}");
+        for (key, values) in [("type", Kind::NAMES), ("record", Record::NAMES)] {
+            assert!(row(key).unwrap().contains(&listed(values)), "{key}");
         }
     }
 }

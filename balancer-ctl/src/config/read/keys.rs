@@ -3,7 +3,11 @@
 use toml_edit::{Key, TableLike};
 
 use super::{Reader, start};
-use crate::model::enumeration::listed;
+use crate::model::{
+    enumeration::listed,
+    real::{PLANNED_REAL_KEYS, REAL_KEYS},
+    service::{PLANNED_SERVICE_KEYS, SERVICE_KEYS},
+};
 
 /// What stands in a table and is known: built, or planned and refused until it is.
 pub(super) struct Keys {
@@ -35,25 +39,12 @@ pub(super) const TIMEOUTS: Keys = Keys {
     later: &[],
 };
 pub(super) const SERVICE: Keys = Keys {
-    known: &[
-        "name",
-        "address",
-        "protocol",
-        "scheduler",
-        "no-real",
-        "check",
-        "on-down",
-        "slow-start",
-        "quorum",
-        "hysteresis",
-        "backups",
-        "real",
-    ],
-    later: &["persistence", "group"],
+    known: &SERVICE_KEYS,
+    later: &PLANNED_SERVICE_KEYS,
 };
 pub(super) const REAL: Keys = Keys {
-    known: &["address", "weight", "forwarding", "backup", "state"],
-    later: &["upper", "lower"],
+    known: &REAL_KEYS,
+    later: &PLANNED_REAL_KEYS,
 };
 pub(super) const NOTIFY: Keys = Keys {
     known: &[

@@ -7,7 +7,7 @@ use toml_edit::TableLike;
 use super::{Reader, keys::NOTIFY};
 use crate::{
     config::validate::Place,
-    model::{Notify, address::ServiceRef, enumeration::listed, event::EventKind, notify::Stdin},
+    model::{Notify, address::ServiceRef, enumeration::listed, event::EventKind},
 };
 
 /// How long a program may take when the file does not say.
@@ -56,13 +56,7 @@ impl Reader<'_> {
             let alert_after = self.duration(table, "alert-after", place("alert-after"));
             let alert_every = self.duration(table, "alert-every", place("alert-every"));
             let always_up = self.boolean(table, "always-up", place("always-up"));
-            let stdin = self.one_of(
-                table,
-                "stdin",
-                place("stdin"),
-                &[("json", Stdin::Json), ("mon", Stdin::Mon)],
-                &[],
-            );
+            let stdin = self.one_of(table, "stdin", place("stdin"));
             let Some(run) = self.program(table, place("run"), "notify", at) else {
                 continue;
             };

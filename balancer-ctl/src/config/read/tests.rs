@@ -4,7 +4,7 @@ mod health;
 
 use super::*;
 use crate::model::{
-    AdminState, HealthPolicy, Notify, OnDown,
+    AdminState, Backups, ForwardMethod, HealthPolicy, NoReal, Notify, OnDown, Scheduler,
     check::{
         AgentProbe, DnsProbe, Exchange, ExecProbe, GrpcProbe, HttpProbe, HttpVersion, Initial,
         Pattern, Probe, Source, Target, Timing, Tls,

@@ -2,7 +2,7 @@
 
 use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
-use toml_edit::{Item, TableLike};
+use toml_edit::{Item, TableLike, Value};
 
 use super::{Reader, keys::Keys, start};
 use crate::{
@@ -11,7 +11,8 @@ use crate::{
         address,
         check::{Pattern, PatternError},
         duration,
-        enumeration::listed,
+        names::{self, Named},
+        setting::{self, Setting},
     },
 };
 
@@ -242,32 +243,37 @@ impl Reader<'_> {
         None
     }
 
-    pub(super) fn one_of<T: Copy>(
+    /// A value by its name.
+    pub(super) fn one_of<T: Named>(
         &mut self,
         table: &dyn TableLike,
         key: &str,
         place: Place,
-        known: &[(&str, T)],
-        later: &[&str],
     ) -> Option<T> {
-        let text = self.string(table, key, place)?;
-        let value = known
-            .iter()
-            .find(|(name, _)| *name == text)
-            .map(|(_, value)| *value);
-        if value.is_none() {
-            let names: Vec<_> = known.iter().map(|(name, _)| *name).collect();
-            let sentence = if later.contains(&text) {
-                format!(
-                    "this version does not have {key} `{text}` yet: expected {}",
-                    listed(&names)
-                )
-            } else {
-                format!("{key} `{text}` is not known: expected {}", listed(&names))
+        let name = self.string(table, key, place)?;
+        names::read(key, name)
+            .map_err(|sentence| self.problem_at(place, sentence))
+            .ok()
+    }
+
+    /// Reads those of `settings` that a table has; what is wrong with one is said at its value.
+    pub(super) fn settings<S: Default>(
+        &mut self,
+        table: &dyn TableLike,
+        settings: &[Setting<S>],
+        place: impl Fn(&'static str) -> Place,
+    ) -> S {
+        let mut read = S::default();
+        for setting in settings {
+            let Some(item) = table.get(setting.key) else {
+                continue;
             };
-            self.problem_at(place, sentence);
+            self.places.insert(place(setting.key), start(item));
+            if let Err(sentence) = (setting.read)(&mut read, &setting_value(item)) {
+                self.problem(start(item), sentence);
+            }
         }
-        value
+        read
     }
 
     pub(super) fn parsed<T>(
@@ -291,5 +297,15 @@ impl Reader<'_> {
 
     pub(super) fn problem(&mut self, at: usize, sentence: impl Into<String>) {
         self.problems.push((at, sentence.into()));
+    }
+}
+
+fn setting_value(item: &Item) -> setting::Value<'_> {
+    match item.as_value() {
+        Some(Value::String(text)) => setting::Value::Text(text.value().into()),
+        Some(Value::Integer(number)) => setting::Value::Number(*number.value()),
+        Some(Value::Boolean(flag)) => setting::Value::Flag(*flag.value()),
+        Some(Value::Float(_) | Value::Datetime(_) | Value::Array(_) | Value::InlineTable(_))
+        | None => setting::Value::Other,
     }
 }

@@ -36,7 +36,7 @@ fn timing(check: &Check, place: impl Fn(&'static str) -> Place, problems: &mut P
     let shown = humantime::format_duration;
     problems.in_range(place("interval"), "interval", timing.interval, &INTERVAL);
     problems.in_range(place("timeout"), "timeout", timing.timeout, &PROBE_TIMEOUT);
-    // Beside one that is out of range nothing else is long or short.
+    // An interval that is out of range is reported alone.
     if INTERVAL.contains(&timing.interval) && timing.timeout > timing.interval {
         problems.add(
             place("timeout"),
@@ -175,7 +175,7 @@ fn tls(check: &Check, place: impl Fn(&'static str) -> Place, problems: &mut Prob
     }
 }
 
-/// Why no probe can go to or from this address, if so. Loopback addresses are good: something on this host may know.
+/// Why no probe can go to or from this address, if so. Loopback addresses are allowed: an agent may run on this host.
 fn unusable(address: IpAddr) -> Option<&'static str> {
     if address.is_loopback() {
         return None;

@@ -1,4 +1,4 @@
-//! Real servers that would be this host itself, or all hosts of a network. Pure: what this host's addresses are is given.
+//! Refuses real servers whose address is this host's own or a broadcast address. Pure: the caller passes the host's addresses.
 
 use std::net::IpAddr;
 
@@ -8,8 +8,8 @@ use crate::{
     netlink::local::{Kind, LocalAddresses},
 };
 
-/// What is wrong with real servers of `wanted` that do not run yet. Those that `running` has are none of this: their address
-/// may have come to this host later, and `status` says so.
+/// The real servers of `wanted` with such an address. Those that run already are not refused: their address may have been
+/// added to this host later, which `status` reports.
 #[must_use]
 pub fn problems(wanted: &Model, running: &Model, local: &LocalAddresses) -> Vec<Problem> {
     let mut problems = Vec::new();

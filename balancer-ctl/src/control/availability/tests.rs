@@ -15,7 +15,7 @@ use crate::{
     dataplane::Connections,
     health::{RequestedWeight, RestoredState, Timestamp, fake::FakeCheckers},
     model::{
-        Backups, HealthPolicy, NoReal, OnDown, Protocol, Scheduler,
+        Backups, HealthPolicy, OnDown, Protocol, Scheduler,
         check::{Probe, Source, Target, Timing},
     },
 };
@@ -66,18 +66,16 @@ fn backup(number: u8) -> RealServer {
 
 fn model(reals: Vec<RealServer>, checks: Vec<Check>, health: HealthPolicy) -> Model {
     let mut model = crate::model::change::tests::model("");
+    let key = ServiceKey {
+        protocol: Protocol::Tcp,
+        address: SocketAddr::from(([192, 0, 2, 80], 80)),
+    };
     model.services.push(VirtualService {
-        key: ServiceKey {
-            protocol: Protocol::Tcp,
-            address: SocketAddr::from(([192, 0, 2, 80], 80)),
-        },
         name: Some("web".to_owned()),
-        scheduler: Scheduler::Wrr,
-        no_real: NoReal::Reject,
         checks,
         health,
         reals,
-        runtime: false,
+        ..VirtualService::new(key)
     });
     model
 }

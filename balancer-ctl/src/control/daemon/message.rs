@@ -8,9 +8,10 @@ use crate::{
     model::{
         ServiceKey,
         address::{RealRef, ServiceRef},
-        change::{RealSettings, ServiceSettings},
         connections::ConnectionFilter,
         error::ApiError,
+        real::RealSettings,
+        service::ServiceSettings,
         view,
     },
 };

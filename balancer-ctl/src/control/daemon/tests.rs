@@ -17,7 +17,8 @@ use crate::{
     model::{
         NoReal, Scheduler, ServiceKey,
         address::{RealRef, service_key},
-        change::{RealSettings, ServiceSettings},
+        real::RealSettings,
+        service::ServiceSettings,
     },
 };
 

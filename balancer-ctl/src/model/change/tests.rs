@@ -1,7 +1,12 @@
 //! Changes to models, and what they mark.
 
+use std::time::Duration;
+
 use super::*;
-use crate::{config, model::address::service_key};
+use crate::{
+    config,
+    model::{AdminState, Backups, NoReal, OnDown, address::service_key},
+};
 
 /// A model with the services of a configuration file's text.
 pub(crate) fn model(services: &str) -> Model {

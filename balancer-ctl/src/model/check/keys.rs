@@ -127,10 +127,8 @@ impl Words {
         self.some("timeout", unusual(*timeout, default_timeout).map(shown));
         self.some("rise", unusual(*rise, usual.rise).map(i64::from));
         self.some("fall", unusual(*fall, usual.fall).map(i64::from));
-        match initial {
-            Initial::Down => {}
-            Initial::Up => self.put("initial", "up"),
-        }
+        let initial = unusual(*initial, Initial::default());
+        self.some("initial", initial.map(Initial::name));
     }
 
     fn exchange(&mut self, Exchange { send, expect }: &Exchange) {
@@ -185,10 +183,8 @@ impl Words {
             "body",
             body.as_ref().map(|pattern| one_line(pattern.as_str())),
         );
-        match version {
-            HttpVersion::Http1 => {}
-            HttpVersion::Http2 => self.put("version", "2"),
-        }
+        let version = unusual(*version, HttpVersion::default());
+        self.some("version", version.map(HttpVersion::name));
         if let Some(tls) = tls {
             self.tls(tls);
         }

@@ -1,0 +1,80 @@
+//! Enums whose values have names in files, commands and JSON. Each name is written once, in [`names!`].
+
+use super::enumeration::listed;
+
+/// A value that is known by a name.
+pub trait Named: Copy + 'static {
+    /// All values, in the order in which messages list them.
+    const ALL: &'static [Self];
+    /// Their names, in the same order.
+    const NAMES: &'static [&'static str];
+    /// Names that a later version will have; refused with a sentence of their own.
+    const PLANNED: &'static [&'static str];
+
+    /// Its name.
+    fn name(self) -> &'static str;
+
+    /// The value of this name.
+    #[must_use]
+    fn from_name(name: &str) -> Option<Self> {
+        let index = Self::NAMES.iter().position(|known| *known == name)?;
+        Self::ALL.get(index).copied()
+    }
+}
+
+/// The value that `key` has by this name.
+///
+/// # Errors
+/// There is none of this name: a sentence with the names that there are.
+pub fn read<T: Named>(key: &str, name: &str) -> Result<T, String> {
+    T::from_name(name).ok_or_else(|| {
+        let known = listed(T::NAMES);
+        if T::PLANNED.contains(&name) {
+            format!("this version does not have {key} `{name}` yet: expected {known}")
+        } else {
+            format!("{key} `{name}` is not known: expected {known}")
+        }
+    })
+}
+
+/// Names the values of an enum without fields: `name`, [`Named`], and serde by name.
+macro_rules! names {
+    ($type:ident { $($variant:ident = $name:literal),+ $(,)? } $(planned [$($planned:literal),+])?) => {
+        impl $type {
+            /// Its name in files, commands and JSON.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)+
+                }
+            }
+        }
+
+        impl $crate::model::names::Named for $type {
+            const ALL: &'static [Self] = &[$(Self::$variant),+];
+            const NAMES: &'static [&'static str] = &[$($name),+];
+            const PLANNED: &'static [&'static str] = &[$($($planned),+)?];
+
+            fn name(self) -> &'static str {
+                self.name()
+            }
+        }
+
+        impl serde::Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.name())
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let name = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+                <Self as $crate::model::names::Named>::from_name(&name).ok_or_else(|| {
+                    let known = <Self as $crate::model::names::Named>::NAMES;
+                    serde::de::Error::unknown_variant(&name, known)
+                })
+            }
+        }
+    };
+}
+pub(crate) use names;

@@ -1,0 +1,140 @@
+//! A real server and what may be set on it: the one place that lists the settings.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+
+use super::{
+    AdminState, ForwardMethod,
+    limits::MAX_WEIGHT,
+    setting::{self, Setting, setting},
+};
+
+/// Weight of a real server for which none is given.
+pub const DEFAULT_WEIGHT: u32 = 1;
+
+/// A real server of a virtual service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RealServer {
+    /// Address and port; port 0 only in a service on every port.
+    pub address: SocketAddr,
+    /// Share of new connections, `0..=MAX_WEIGHT`; 0 = draining.
+    pub weight: u32,
+    /// How packets reach it.
+    pub forwarding: ForwardMethod,
+    /// Whether it serves only when the others cannot.
+    pub backup: bool,
+    /// What the operator has decided about it.
+    pub state: AdminState,
+    /// Whether it (or its last change) is not in the configuration file.
+    pub runtime: bool,
+}
+
+/// What may be set on a real server; what is `None` has the default or keeps its value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RealSettings {
+    /// Weight.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "weight"
+    )]
+    pub weight: Option<u32>,
+    /// Forwarding method.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forwarding: Option<ForwardMethod>,
+    /// Whether it serves only when the others cannot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<bool>,
+    /// Administrative state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<AdminState>,
+}
+
+/// The settings as the file has them.
+pub const REAL_SETTINGS: [Setting<RealSettings>; 4] = [
+    setting!("weight", weight, 0..=MAX_WEIGHT),
+    setting!("forwarding", forwarding),
+    setting!("backup", backup),
+    setting!("state", state),
+];
+
+/// All keys of `[[service.real]]`, as messages list them.
+pub const REAL_KEYS: [&str; 5] = ["address", "weight", "forwarding", "backup", "state"];
+/// Keys that a later version will have.
+pub const PLANNED_REAL_KEYS: [&str; 2] = ["upper", "lower"];
+
+impl RealServer {
+    /// A real server with all defaults.
+    #[must_use]
+    pub fn new(address: SocketAddr) -> Self {
+        Self {
+            address,
+            weight: DEFAULT_WEIGHT,
+            forwarding: ForwardMethod::default(),
+            backup: false,
+            state: AdminState::default(),
+            runtime: false,
+        }
+    }
+
+    /// Changes what is set in `settings`.
+    pub fn set(&mut self, settings: RealSettings) {
+        let RealSettings {
+            weight,
+            forwarding,
+            backup,
+            state,
+        } = settings;
+        self.weight = weight.unwrap_or(self.weight);
+        self.forwarding = forwarding.unwrap_or(self.forwarding);
+        self.backup = backup.unwrap_or(self.backup);
+        self.state = state.unwrap_or(self.state);
+    }
+
+    /// All its settings.
+    #[must_use]
+    pub const fn settings(&self) -> RealSettings {
+        let Self {
+            address: _,
+            weight,
+            forwarding,
+            backup,
+            state,
+            runtime: _,
+        } = self;
+        RealSettings {
+            weight: Some(*weight),
+            forwarding: Some(*forwarding),
+            backup: Some(*backup),
+            state: Some(*state),
+        }
+    }
+
+    /// Those of its settings that are not the default.
+    #[must_use]
+    pub fn settings_beside_defaults(&self) -> RealSettings {
+        RealSettings::default().or(self)
+    }
+}
+
+impl RealSettings {
+    /// What is not set is as `real` has it; what is the default there stays unset.
+    #[must_use]
+    pub fn or(mut self, real: &RealServer) -> Self {
+        let default = RealServer::new(real.address).settings();
+        setting::fill(&REAL_SETTINGS, &mut self, &real.settings(), &default);
+        self
+    }
+}
+
+/// Any whole number is told its range; the validator knows what is in it.
+fn weight<'de, D: Deserializer<'de>>(value: D) -> Result<Option<u32>, D::Error> {
+    let out_of_range =
+        |number| D::Error::custom(format!("{number} is out of range: 0..={MAX_WEIGHT}"));
+    let number = Option::<i64>::deserialize(value)?;
+    number
+        .map(|number| u32::try_from(number).map_err(|_| out_of_range(number)))
+        .transpose()
+}

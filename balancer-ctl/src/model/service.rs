@@ -1,0 +1,268 @@
+//! A virtual service and what may be set on it: the one place that lists the settings. The file's reader and writer, the
+//! API's bodies, the options of `add-service` and `edit-service` and the events all follow from [`ServiceSettings`] and
+//! [`SERVICE_SETTINGS`].
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Backups, Check, HealthPolicy, NoReal, OnDown, RealServer, Scheduler, ServiceKey,
+    argument::{named, number, time},
+    duration,
+    limits::MAX_QUORUM,
+    setting::{self, Setting, setting},
+};
+
+/// A virtual service and its real servers, in the order in which they were added.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VirtualService {
+    /// VIP, port, protocol.
+    pub key: ServiceKey,
+    /// The operator's name for it.
+    pub name: Option<String>,
+    /// Scheduler.
+    pub scheduler: Scheduler,
+    /// What a client gets while no real server takes new connections.
+    pub no_real: NoReal,
+    /// How its real servers are probed: all checks must pass. Empty = they count as up.
+    pub checks: Vec<Check>,
+    /// How the results of the checks are used.
+    pub health: HealthPolicy,
+    /// Its real servers; addresses are unique and of the VIP's family.
+    pub reals: Vec<RealServer>,
+    /// Whether it (or its last change) is not in the configuration file.
+    pub runtime: bool,
+}
+
+/// What may be set on a virtual service; what is `None` has the default or keeps its value. `C` is how checks are given:
+/// read, or as the JSON of a request. The comments are the help of the options.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
+#[serde(deny_unknown_fields)]
+#[command(next_display_order = 10)]
+pub struct ServiceSettings<C = Vec<Check>> {
+    /// A name for the service
+    #[arg(long, display_order = 6)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Who gets new connections: rr, wrr [default of a new service: wrr]
+    #[arg(short, long, value_parser = named::<Scheduler>, display_order = 5)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduler: Option<Scheduler>,
+    /// With no real server: reject, drop [default of a new service: reject]
+    #[arg(long, value_name = "ANSWER", value_parser = named::<NoReal>, display_order = 7)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_real: Option<NoReal>,
+    /// Connections of a real that went down: keep, reset, 'reset-after TIME' [default of a new service: reset]
+    #[arg(long, value_name = "WHEN")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_down: Option<OnDown>,
+    /// How long a real's weight grows after it came back, as in 30s [default of a new service: 0s]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = time)]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "duration::option"
+    )]
+    pub slow_start: Option<Duration>,
+    /// Least live weight with which the service counts as able [default of a new service: 1]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = |text: &str| number(text, 1..=MAX_QUORUM))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quorum: Option<u32>,
+    /// Quorum is lost at this much below, and regained at this much above [default of a new service: 0]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = |text: &str| number(text, 0..=MAX_QUORUM))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hysteresis: Option<u32>,
+    /// Backups that step in when they are needed: first, all [default of a new service: first]
+    #[arg(long, value_name = "WHICH", value_parser = named::<Backups>)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backups: Option<Backups>,
+    /// All its checks; empty = none.
+    #[arg(skip)]
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "check")]
+    pub checks: Option<C>,
+}
+
+/// The settings that are single values; the checks have a reader and a writer of their own.
+pub const SERVICE_SETTINGS: [Setting<ServiceSettings>; 8] = [
+    setting!("name", name),
+    setting!("scheduler", scheduler),
+    setting!("no-real", no_real),
+    setting!("on-down", on_down),
+    setting!("slow-start", slow_start),
+    setting!("quorum", quorum, 1..=MAX_QUORUM),
+    setting!("hysteresis", hysteresis, 0..=MAX_QUORUM),
+    setting!("backups", backups),
+];
+
+/// All keys of `[[service]]`, as messages list them.
+pub const SERVICE_KEYS: [&str; 12] = [
+    "name",
+    "address",
+    "protocol",
+    "scheduler",
+    "no-real",
+    "check",
+    "on-down",
+    "slow-start",
+    "quorum",
+    "hysteresis",
+    "backups",
+    "real",
+];
+/// Keys that a later version will have.
+pub const PLANNED_SERVICE_KEYS: [&str; 2] = ["persistence", "group"];
+
+impl VirtualService {
+    /// A service with all defaults and without real servers.
+    #[must_use]
+    pub fn new(key: ServiceKey) -> Self {
+        Self {
+            key,
+            name: None,
+            scheduler: Scheduler::default(),
+            no_real: NoReal::default(),
+            checks: Vec::new(),
+            health: HealthPolicy::default(),
+            reals: Vec::new(),
+            runtime: false,
+        }
+    }
+
+    /// Changes what is set in `settings`.
+    pub fn set(&mut self, settings: ServiceSettings) {
+        let ServiceSettings {
+            name,
+            scheduler,
+            no_real,
+            on_down,
+            slow_start,
+            quorum,
+            hysteresis,
+            backups,
+            checks,
+        } = settings;
+        let health = &mut self.health;
+        self.name = name.or_else(|| self.name.take());
+        self.scheduler = scheduler.unwrap_or(self.scheduler);
+        self.no_real = no_real.unwrap_or(self.no_real);
+        health.on_down = on_down.unwrap_or(health.on_down);
+        health.slow_start = slow_start.unwrap_or(health.slow_start);
+        health.quorum = quorum.unwrap_or(health.quorum);
+        health.hysteresis = hysteresis.unwrap_or(health.hysteresis);
+        health.backups = backups.unwrap_or(health.backups);
+        if let Some(checks) = checks {
+            self.checks = checks;
+        }
+    }
+
+    /// All its settings.
+    #[must_use]
+    pub fn settings(&self) -> ServiceSettings {
+        let Self {
+            key: _,
+            name,
+            scheduler,
+            no_real,
+            checks,
+            health,
+            reals: _,
+            runtime: _,
+        } = self;
+        let HealthPolicy {
+            on_down,
+            slow_start,
+            quorum,
+            hysteresis,
+            backups,
+        } = *health;
+        ServiceSettings {
+            name: name.clone(),
+            scheduler: Some(*scheduler),
+            no_real: Some(*no_real),
+            on_down: Some(on_down),
+            slow_start: Some(slow_start),
+            quorum: Some(quorum),
+            hysteresis: Some(hysteresis),
+            backups: Some(backups),
+            checks: Some(checks.clone()),
+        }
+    }
+
+    /// Whether two services are the same but for their real servers and for where they are written.
+    #[must_use]
+    pub fn is_same_but_reals(&self, other: &Self) -> bool {
+        let Self {
+            key,
+            name,
+            scheduler,
+            no_real,
+            checks,
+            health,
+            reals: _,
+            runtime: _,
+        } = self;
+        (key, name, scheduler, no_real, checks, health)
+            == (
+                &other.key,
+                &other.name,
+                &other.scheduler,
+                &other.no_real,
+                &other.checks,
+                &other.health,
+            )
+    }
+
+    /// Those of its settings that are not the default.
+    #[must_use]
+    pub fn settings_beside_defaults(&self) -> ServiceSettings {
+        ServiceSettings::default().or(self)
+    }
+}
+
+impl ServiceSettings {
+    /// What is not set is as `service` has it; what is the default there stays unset.
+    #[must_use]
+    pub fn or(mut self, service: &VirtualService) -> Self {
+        let all = service.settings();
+        let default = VirtualService::new(service.key).settings();
+        setting::fill(&SERVICE_SETTINGS, &mut self, &all, &default);
+        let checks = all.checks.filter(|checks| !checks.is_empty());
+        self.checks = self.checks.or(checks);
+        self
+    }
+}
+
+impl<C> ServiceSettings<C> {
+    /// The same with its checks read by `read`.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    pub fn with_checks<D, E>(
+        self,
+        read: impl FnOnce(C) -> Result<D, E>,
+    ) -> Result<ServiceSettings<D>, E> {
+        let Self {
+            name,
+            scheduler,
+            no_real,
+            on_down,
+            slow_start,
+            quorum,
+            hysteresis,
+            backups,
+            checks,
+        } = self;
+        Ok(ServiceSettings {
+            name,
+            scheduler,
+            no_real,
+            on_down,
+            slow_start,
+            quorum,
+            hysteresis,
+            backups,
+            checks: checks.map(read).transpose()?,
+        })
+    }
+}
