@@ -135,7 +135,8 @@ pub struct Segment {
 /// is under way.
 ///
 /// A SYN changes nothing: on a connection that lives anybody can have sent it in the client's name, and the real server's
-/// answer tells. Nor does what no client sends (SYN with FIN or RST).
+/// answer tells. Nor does what no client sends (SYN with FIN or RST), nor a reset of a handshake: with a wrong number the real
+/// server does not believe it, and an entry of a handshake that was given up is displaced, or idle, soon enough.
 #[inline(always)]
 #[must_use]
 pub const fn next_original(state: u8, sequence: u32, segment: Segment) -> u8 {
@@ -147,7 +148,7 @@ pub const fn next_original(state: u8, sequence: u32, segment: Segment) -> u8 {
         return state;
     }
     if flags & flags::RST != 0 {
-        return if state >= State::Closing as u8 {
+        return if state < ESTABLISHED || state >= State::Closing as u8 {
             state
         } else {
             State::ClosedOriginal as u8
@@ -353,8 +354,8 @@ mod tests {
         assert_eq!(
             after_original(segment(RST)),
             [
-                ClosedOriginal,
-                ClosedOriginal,
+                SynSent,
+                SynReceived,
                 ClosedOriginal,
                 ClosedOriginal,
                 ClosedOriginal,

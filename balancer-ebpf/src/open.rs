@@ -6,6 +6,7 @@
 use aya_ebpf::{EbpfContext as _, bindings::xdp_md, programs::XdpContext};
 use balancer_common::{
     addr::UDP,
+    conntrack::idle,
     flow_hash::{client_hash, hash},
     settings::Settings,
     tcp::{self, State, flags},
@@ -123,7 +124,9 @@ fn exists<H: Family>(scratch: &mut Scratch<H::Address>, settings: &Settings) -> 
     let Some(real) = real_of(found.entry) else {
         return false;
     };
-    if is_over(found.word, real.state) {
+    // SAFETY: an entry of the table, which never moves.
+    let silent = idle(scratch.now, unsafe { (*found.entry).last_seen });
+    if is_over(found.word, real.state, silent, settings) {
         return false;
     }
     let lives = match partner::<H>(scratch, found, settings) {

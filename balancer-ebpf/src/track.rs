@@ -78,15 +78,22 @@ fn follow<H: Family, T: Transport>(
     Ok(true)
 }
 
-/// Whether an original packet's connection is over, so that a packet that opens a connection opens a new one.
+/// Whether an original packet's connection, silent for `idle` jiffies, is over, so that a packet that opens a connection opens a
+/// new one. Where both sides have sent a FIN, anybody may have sent the client's in its name: if it goes on sending, its own data
+/// takes that back first.
 #[inline(always)]
-pub fn is_over(word: Word, real: u32) -> bool {
+pub fn is_over(word: Word, real: u32, idle: u32, settings: &Settings) -> bool {
     let state = word.state();
     tcp::may_be_reused(state)
+        && (state != State::Closing as u8 || idle > settings.timeouts.of(state) / REUSE_AFTER)
         || state::is_reset(real)
         || state == State::SynSent as u8 && real != state::TAKES_NEW
         || word.is_udp() && state::is_removed(real)
 }
+
+/// A client may reuse its port when both sides have said that the connection is over and it was silent for this fraction (1/64) of
+/// `tcp-fin`, two seconds by default. Before that its SYN goes to the same real server, whose answer decides.
+const REUSE_AFTER: u32 = 64;
 
 /// Takes a packet along an entry, which has the word `word`, if there is more to it than for most: the connection may come
 /// to another state, end, or be over.
@@ -115,7 +122,10 @@ fn try_turn<H: Family, T: Transport>(
     let is_original = found.word.is_original();
     let opens = is_original && (T::PROTOCOL == UDP || tcp::opens(segment.flags));
     let other = partner::<H>(scratch, found, settings).unwrap_or(found);
-    if opens && is_over(found.word, real) {
+    let now = now();
+    // SAFETY: an entry of the table, which never moves.
+    let silent = idle(now, unsafe { (*found.entry).last_seen });
+    if opens && is_over(found.word, real, silent, settings) {
         // A connection of TCP goes when its successor has found a real server.
         if T::PROTOCOL == UDP {
             end(found, other);
@@ -127,7 +137,6 @@ fn try_turn<H: Family, T: Transport>(
         end(found, other);
         return Err(reason);
     }
-    let now = now();
     if other.entry == found.entry {
         if is_young(found, now) {
             return Err(Discard::Busy);
@@ -146,10 +155,7 @@ fn try_turn<H: Family, T: Transport>(
     let is_left = T::PROTOCOL == UDP && state::is_removed(real);
     // SAFETY: an entry of the table, which never moves.
     unsafe {
-        if !is_left
-            && (state < State::Established as u8
-                || idle(now, (*found.entry).last_seen) > REFRESH_JIFFIES)
-        {
+        if !is_left && (state < State::Established as u8 || silent > REFRESH_JIFFIES) {
             (*found.entry).last_seen = now;
         }
     }

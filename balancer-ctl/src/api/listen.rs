@@ -1,10 +1,10 @@
 //! The control socket and the lock that keeps a second daemon off.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
     io::{self, Read as _, Write as _},
     os::unix::{
-        fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _},
+        fs::{DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _},
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
@@ -35,8 +35,12 @@ impl Lock {
             .write(true)
             .create(true)
             .truncate(false)
+            .mode(0o600)
             .open(&path)
             .with_context(|| format!("cannot open {}", path.display()))?;
+        // Whoever can open the file can hold the lock. An earlier version's file was open to all.
+        file.set_permissions(Permissions::from_mode(0o600))
+            .with_context(|| format!("cannot change the mode of {}", path.display()))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {

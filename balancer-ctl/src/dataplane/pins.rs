@@ -10,7 +10,7 @@
 use std::{
     fs, io,
     os::fd::{AsFd, OwnedFd},
-    os::unix::fs::{DirBuilderExt, MetadataExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -18,12 +18,12 @@ use anyhow::{Context, bail};
 use aya_obj::Object;
 use balancer_common::ABI_VERSION;
 use nix::{
-    fcntl::{Flock, FlockArg},
     mount::{MsFlags, mount},
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
 
 use super::syscall::{self, LinkInfo, MapShape};
+use crate::os::paths;
 
 /// Maps that are pinned: all of the packet program's, except its log and its constants.
 pub const MAPS: [&str; 22] = [
@@ -376,14 +376,28 @@ fn shape_difference(name: &str, wanted: MapShape, found: MapShape) -> Option<Str
 
 /// Mounts bpffs on its usual place if nothing is mounted there.
 fn mount_bpffs() -> anyhow::Result<()> {
-    // The lock keeps two daemons that start at once from mounting twice.
-    let parent = fs::File::open("/sys/fs").context("cannot open /sys/fs: is sysfs mounted?")?;
-    let _lock = Flock::lock(parent, FlockArg::LockExclusive)
-        .map_err(|(_, error)| error)
-        .context("cannot lock /sys/fs")?;
-    let kind = statfs(BPFFS)
-        .with_context(|| format!("{BPFFS} is not there: this kernel was built without bpf(2)"))?;
-    if kind.filesystem_type() == BPF_FS_MAGIC {
+    let is_mounted = || -> anyhow::Result<bool> {
+        let kind = statfs(BPFFS).with_context(|| {
+            format!("{BPFFS} is not there: this kernel was built without bpf(2)")
+        })?;
+        Ok(kind.filesystem_type() == BPF_FS_MAGIC)
+    };
+    if is_mounted()? {
+        return Ok(());
+    }
+    // The lock keeps two daemons that start at once from mounting twice. Only root can open its file, and so hold it.
+    let path = paths::mount_lock();
+    path.parent().map_or(Ok(()), fs::create_dir_all)?;
+    let file = fs::File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    file.lock()
+        .with_context(|| format!("cannot lock {}", path.display()))?;
+    if is_mounted()? {
         return Ok(());
     }
     mount(

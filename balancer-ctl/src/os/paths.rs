@@ -15,6 +15,12 @@ const RUN: &str = "/run/balancer";
 /// The file of the kernel with an id that is new at each boot.
 pub const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
+/// The lock file, shared by all instances, that a daemon holds while it mounts bpffs.
+#[must_use]
+pub fn mount_lock() -> PathBuf {
+    Path::new(RUN).join(".mount.lock")
+}
+
 /// The file, shared by all instances, that says which packet program passed its self-test since the machine booted.
 #[must_use]
 pub fn proved() -> PathBuf {
