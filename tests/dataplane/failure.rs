@@ -128,6 +128,7 @@ fn case_14_a_closing_connection_keeps_its_rows_too_until_another_is_scheduled() 
             redirected(&ack.delivered(R, 8080)).original(first, &ack),
         );
         lb.set_ring(service, &[second]);
+        lb.change_rows_v4(|row| row.last_seen = past);
         lb.step(
             Outside,
             &again,

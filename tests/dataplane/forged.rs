@@ -233,7 +233,7 @@ fn only_an_established_connection_is_answered_without_a_limit() {
         lb.step(
             Outside,
             &data,
-            dropped(Discard::Unanswered).pair_v4_deleted(),
+            dropped(Discard::Unanswered).half_open(-1),
         );
     });
 }

@@ -216,7 +216,7 @@ fn a_reset_by_the_client_leaves_the_handshake_to_its_timeout() {
         );
         // Its time is over: nothing is known of the connection any more.
         let past = (lb.jiffies() as u32).wrapping_sub(TIMEOUTS.half_open + 1);
-        lb.change_rows_v4(|row| row.last_seen = past);
+        lb.change_half_open(|row| row.last_seen = past);
         lb.step(Outside, &reset, dropped(Discard::StrayReset).half_open(-1));
         let late = syn_ack(&syn(), R, 8080);
         lb.step(Inside, &late, passed(Discard::NoService, &late.bytes()));

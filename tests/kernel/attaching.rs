@@ -1,5 +1,7 @@
 //! Interfaces: refused, attached, changed; and the host's settings.
 
+use std::time::Duration;
+
 use balancer_ctl::{
     dataplane::Dataplane,
     dataplane::kernel::KernelDataplane,
@@ -7,7 +9,7 @@ use balancer_ctl::{
 };
 use xtask::lab::wait_until;
 
-use crate::scene::{Scene, all, both, connect, settings, start_reals};
+use crate::scene::{Scene, all, both, connect, maintain_within, settings, start_reals};
 
 #[test]
 fn another_program_is_refused_and_stays() {
@@ -220,6 +222,29 @@ fn what_does_not_work_is_reported_with_the_remedy() {
                 .into(),
         ]
     );
+}
+
+#[test]
+fn forwarding_that_somebody_switched_off_is_reported_with_the_remedy() {
+    let scene = Scene::new();
+    scene.with(all(), |dataplane| {
+        let warning = "IPv4 forwarding is off on port2, so IPv4 packets that come in there are dropped (forwarding-off): sysctl -w \
+                       net.ipv4.conf.port2.forwarding=1";
+        let warned = |dataplane: &mut KernelDataplane| {
+            let warnings = dataplane.status().unwrap().warnings;
+            warnings.iter().any(|other| other == warning)
+        };
+        assert!(!warned(dataplane));
+        scene
+            .balancer
+            .sysctl("net.ipv4.conf.port2.forwarding", "0")
+            .unwrap();
+        // It looks every 30 s.
+        maintain_within(Duration::from_secs(45), dataplane, warned);
+        // As a reload does.
+        dataplane.configure(&all()).unwrap();
+        assert!(!warned(dataplane));
+    });
 }
 
 #[test]

@@ -192,7 +192,7 @@ fn peer_warnings(link: &Link, peer: &Peer, takes_redirected: bool) -> Vec<String
     warnings
 }
 
-/// The warnings about sysctls that drop packets which the kernel itself forwards while a next hop is unresolved.
+/// The warnings about sysctls that drop packets, all or those that the kernel itself forwards while a next hop is unresolved.
 fn sysctl_warnings(interface: &str) -> Vec<String> {
     let read = |path: &str| {
         fs::read_to_string(format!("/proc/sys/net/{path}"))
@@ -205,6 +205,13 @@ fn sysctl_warnings(interface: &str) -> Vec<String> {
             .unwrap_or(0)
     };
     let mut warnings = Vec::new();
+    // Set at the start; somebody may have switched it off since.
+    if read(&format!("ipv4/conf/{interface}/forwarding")).as_deref() == Some("0") {
+        warnings.push(format!(
+            "IPv4 forwarding is off on {interface}, so IPv4 packets that come in there are dropped (forwarding-off): sysctl -w \
+             net.ipv4.conf.{interface}.forwarding=1"
+        ));
+    }
     let filter = format!("ipv4/conf/{interface}/rp_filter");
     if number("ipv4/conf/all/rp_filter").max(number(&filter)) == 1 {
         warnings.push(format!(
