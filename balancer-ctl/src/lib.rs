@@ -1,10 +1,23 @@
-//! The daemon and the operator's tool, as folders ("rooms"), each of which imports only from those below it:
+//! The daemon and the operator's tool, in folders, each of which imports only from those below it:
 //!
 //! ```text
 //!   bin → startup → cli → api → control → {health, notify, dataplane, config} → host → netlink → model → os
 //! ```
 //!
-//! `cargo xtask lint` reads every `use` line and holds this against its table (`xtask/src/lint/layers.rs`).
+//! Those in braces do not import each other. `cargo xtask lint` reads every `use` line and holds this against its table
+//! (`xtask/src/lint/layers.rs`).
+//!
+//! - [`startup`]: opens the data plane, starts the threads, serves, signals; only the binaries import it
+//! - [`cli`]: `balancer-ctl`, a file per noun; only its binary and `startup` import it
+//! - [`api`]: the control socket, HTTP and JSON; for `cli` and `startup`
+//! - [`control`]: the daemon (the one owner of all state), availability, conditions, reports; for `api` and above
+//! - [`config`]: the file: read, validate, edit, write; for `control` and above
+//! - [`dataplane`]: plan and rings, maps, the connection table, interfaces, next hops; for `control` and above
+//! - [`health`]: checkers, their schedule, probes, the store of their states; for `control` and above
+//! - [`notify`]: who is told of which event, and the programs that are run for it; for `control` and above
+//! - [`host`], [`netlink`]: what the kernel around the program says and is told; for all above
+//! - [`model`]: data that all share: services, real servers, checks, changes, events, views; for all above
+//! - [`os`]: clock, files, memory, systemd, programs that are run; for all
 
 pub mod api;
 pub mod cli;

@@ -24,7 +24,7 @@ use crate::{
     schedule::schedule,
     scratch::{Facts, Scratch},
     table::{Key, Place, are_idle, find_again, partner, real_of, state_of},
-    track::is_over,
+    track::{is_over, may_be_reused},
 };
 
 /// Opens a connection for a packet: the place of its original entry.
@@ -192,9 +192,13 @@ fn is_free<H: Family>(
         return Ok(());
     };
     let state = state_of(found, other);
+    // SAFETY: entries of the table, which never move.
+    let silent = unsafe {
+        idle(scratch.now, (*found.entry).last_seen).min(idle(scratch.now, (*other.entry).last_seen))
+    };
     // The predecessor's ends anyway.
     if scratch.other_key == scratch.key
-        || tcp::may_be_reused(state)
+        || may_be_reused(state, silent, settings)
         || are_idle(found, other, state, scratch.now, settings)
     {
         return Ok(());

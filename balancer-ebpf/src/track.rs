@@ -78,22 +78,33 @@ fn follow<H: Family, T: Transport>(
     Ok(true)
 }
 
-/// Whether an original packet's connection, silent for `idle` jiffies, is over, so that a packet that opens a connection opens a
-/// new one. Where both sides have sent a FIN, anybody may have sent the client's in its name: if it goes on sending, its own data
-/// takes that back first.
+/// Whether an original packet's connection, silent for `silent` jiffies, is over, so that a packet that opens a connection opens a
+/// new one. `real` is its real server's state.
 #[inline(always)]
-pub fn is_over(word: Word, real: u32, idle: u32, settings: &Settings) -> bool {
+pub fn is_over(word: Word, real: u32, silent: u32, settings: &Settings) -> bool {
     let state = word.state();
-    tcp::may_be_reused(state)
-        && (state != State::Closing as u8 || idle > settings.timeouts.of(state) / REUSE_AFTER)
+    may_be_reused(state, silent, settings)
+        || tcp::may_be_reused(state) && real != state::TAKES_NEW
         || state::is_reset(real)
         || state == State::SynSent as u8 && real != state::TAKES_NEW
         || word.is_udp() && state::is_removed(real)
 }
 
-/// A client may reuse its port when both sides have said that the connection is over and it was silent for this fraction (1/64) of
-/// `tcp-fin`, two seconds by default. Before that its SYN goes to the same real server, whose answer decides.
-const REUSE_AFTER: u32 = 64;
+/// Whether a connection in `state`, silent for `silent` jiffies, gives way to a new one with the same ports. Where both sides have
+/// sent a FIN, anybody may have sent the client's in its name: if it goes on sending, its own data takes that back first, so its
+/// SYN goes to the same real server, whose answer decides, until it was silent for a fraction of `tcp-fin` (two seconds by default).
+#[inline(always)]
+pub fn may_be_reused(state: u8, silent: u32, settings: &Settings) -> bool {
+    let mut least = settings.timeouts.of(state) / REUSE_DIVISOR;
+    if least < REFRESH_JIFFIES {
+        // `last_seen` is no more exact.
+        least = REFRESH_JIFFIES;
+    }
+    tcp::may_be_reused(state) && (state != State::Closing as u8 || silent > least)
+}
+
+/// The part of `tcp-fin`, a 64th, for which a connection must be silent after both FINs before its ports are reused.
+const REUSE_DIVISOR: u32 = 64;
 
 /// Takes a packet along an entry, which has the word `word`, if there is more to it than for most: the connection may come
 /// to another state, end, or be over.

@@ -401,7 +401,7 @@ fn the_socket_takes_checks_in_the_files_keys() {
             real,
             r#"{"state": "draining"}"#,
             400,
-            "the request's body: state: unknown variant `draining`, expected one of `ready`, `drain`, `maintenance` at line 1 column 20",
+            "the request's body: state: unknown variant `draining`, expected one of `ready`, `drain`, `maintenance` at line 1 column 21",
         ),
         (
             "/v1/health?service=mail",

@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use balancer_ctl::{api::listen::Lock, os::paths::Instance};
+
 use crate::scene::Scene;
 
 /// Sends bytes, then reads until the daemon closes; a daemon that closes while being written to is no error.
@@ -47,6 +49,32 @@ fn only_its_owner_may_use_it() {
         .permissions()
         .mode();
     assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn only_root_can_hold_the_lock_also_where_an_earlier_version_left_its_file_open() {
+    struct Remove(std::path::PathBuf);
+    impl Drop for Remove {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    let name = format!("lock-{}", std::process::id());
+    let instance: Instance = name.parse().unwrap();
+    let _remove = Remove(instance.directory());
+    let mode = || {
+        std::fs::metadata(instance.lock())
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o777
+    };
+    for _ in 0..2 {
+        let _lock = Lock::take(&instance).unwrap();
+        assert_eq!(mode(), 0o600);
+        std::fs::set_permissions(instance.lock(), std::fs::Permissions::from_mode(0o644)).unwrap();
+    }
 }
 
 #[test]
@@ -159,7 +187,7 @@ fn wrong_requests_are_answered_with_a_sentence() {
             services,
             r#"{"address":"192.168.1.36:80","scheduler":"lc"}"#,
             400,
-            "the request's body: scheduler: unknown variant `lc`, expected `rr` or `wrr` at line 1 column 45",
+            "the request's body: scheduler: unknown variant `lc`, expected `rr` or `wrr` at line 1 column 46",
         ),
         (
             "POST",

@@ -230,7 +230,9 @@ fn case_13_a_syn_on_a_connection_that_is_over_selects_anew() {
             let past = (lb.jiffies() as u32).wrapping_sub(TIMEOUTS.closing / 64 + 2);
             lb.change_rows_v4(|row| {
                 row.state = state as u8;
-                row.last_seen = past;
+                if state == State::Closing {
+                    row.last_seen = past;
+                }
             });
             let again = syn().segment(SYN, 77_000, 0);
             lb.step(

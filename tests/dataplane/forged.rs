@@ -230,11 +230,7 @@ fn only_an_established_connection_is_answered_without_a_limit() {
         lb.fail_real(web.real);
         lb.exhaust_answers(true);
         let data = syn().segment(ACK, 1001, 9001);
-        lb.step(
-            Outside,
-            &data,
-            dropped(Discard::Unanswered).half_open(-1),
-        );
+        lb.step(Outside, &data, dropped(Discard::Unanswered).half_open(-1));
     });
 }
 

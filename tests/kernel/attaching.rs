@@ -301,7 +301,7 @@ fn interfaces_that_go_or_lose_the_program_are_reported_and_attached_again_each_o
     scene.with(all(), |dataplane| {
         let mut until = |names: &[&str], warning: Option<&str>| {
             let mut status = None;
-            let reached = wait_until("the interfaces", std::time::Duration::from_secs(10), || {
+            let reached = wait_until("the interfaces", Duration::from_secs(10), || {
                 dataplane.run_maintenance().unwrap();
                 let now = dataplane.status().unwrap();
                 let is_as_wanted = now.interfaces.iter().map(|i| &i.name).eq(names)
@@ -362,7 +362,7 @@ fn connections_expire_while_interfaces_cannot_be_followed() {
     start_reals(&scene);
     let short = DataplaneSettings {
         timeouts: Timeouts {
-            tcp: std::time::Duration::from_secs(1),
+            tcp: Duration::from_secs(1),
             ..all().timeouts
         },
         ..all()
@@ -381,7 +381,7 @@ fn connections_expire_while_interfaces_cannot_be_followed() {
         assert!(made.unwrap().success());
         detach_link(&scene, "port2");
         assert_eq!(dataplane.status().unwrap().connections(), 1);
-        let expired = wait_until("expiry", std::time::Duration::from_secs(10), || {
+        let expired = wait_until("expiry", Duration::from_secs(10), || {
             let error = dataplane.run_maintenance().unwrap_err().to_string();
             assert!(
                 error.contains("cannot take the packet program off"),

@@ -128,6 +128,12 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Settings<'_, A> {
         };
         while let Some(name) = self.map.next_key_seed(field)? {
             match name.as_str() {
+                "address" if self.own.address.is_some() => {
+                    return Err(A::Error::duplicate_field("address"));
+                }
+                "protocol" if self.own.protocol.is_some() => {
+                    return Err(A::Error::duplicate_field("protocol"));
+                }
                 "address" => self.own.address = Some(self.map.next_value()?),
                 "protocol" => self.own.protocol = Some(self.map.next_value()?),
                 _ => {

@@ -86,7 +86,7 @@ impl ControlSocket {
         let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
         let cannot = || format!("cannot bind the control socket {}", path.display());
         let listener = UnixListener::bind(&temporary).with_context(cannot)?;
-        fs::set_permissions(&temporary, fs::Permissions::from_mode(0o600))
+        fs::set_permissions(&temporary, Permissions::from_mode(0o600))
             .and_then(|()| fs::rename(&temporary, path))
             .with_context(cannot)?;
         listener.set_nonblocking(true).with_context(cannot)?;

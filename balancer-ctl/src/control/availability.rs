@@ -137,7 +137,7 @@ impl Availability {
                                 let recalled =
                                     earlier.restored(target, &service.key, real.address)?;
                                 known = RestoredSince {
-                                    events_since: recalled.since,
+                                    since: recalled.since,
                                     has_returned: recalled.has_returned,
                                 };
                                 Some(recalled.standing)

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 
 use super::{
     AttachedInterface,
@@ -53,6 +53,8 @@ pub struct Interfaces {
     carriers: BTreeMap<u32, bool>,
     host: Host,
     next_host_check: Instant,
+    /// Why the last one failed, if it did.
+    host_error: Option<String>,
 }
 
 /// What attaching needs.
@@ -97,6 +99,7 @@ impl Interfaces {
             carriers: BTreeMap::new(),
             host: Host::new(instance)?,
             next_host_check: clock::now(),
+            host_error: None,
         })
     }
 
@@ -204,7 +207,20 @@ impl Interfaces {
         // Set before the examination, so that an error does not repeat each second.
         self.next_host_check = clock::now() + HOST_CHECK_INTERVAL;
         let links: Vec<_> = self.links().cloned().collect();
-        self.host.examine(netlink, &links)
+        let result = self.host.examine(netlink, &links);
+        self.host_error = result.as_ref().err().map(|error| format!("{error:#}"));
+        result
+    }
+
+    /// The result of the last examination: its error lasts until one succeeds.
+    ///
+    /// # Errors
+    /// The kernel refused a query then.
+    pub fn last_host_check(&self) -> anyhow::Result<()> {
+        match &self.host_error {
+            Some(error) => Err(anyhow!(error.clone())),
+            None => Ok(()),
+        }
     }
 
     /// Prepares the host and the maps for these interfaces beside the present ones, and calls `attach`.
@@ -295,7 +311,8 @@ impl Interfaces {
             self.links_changed = false;
         }
         if clock::now() >= self.next_host_check {
-            self.examine_host(context.netlink)?;
+            // `last_host_check` tells of an error.
+            let _ = self.examine_host(context.netlink);
         }
         Ok(changes)
     }

@@ -191,6 +191,7 @@ impl KernelDataplane {
             .and(neighbours)
             .and(connections)
             .and(redirects)
+            .and(self.interfaces.last_host_check())
     }
 
     fn follow_links(&mut self, changes: &NetlinkChanges) -> anyhow::Result<()> {
@@ -230,7 +231,7 @@ impl KernelDataplane {
 
     fn maintain_neighbours(&mut self, changes: &NetlinkChanges) -> anyhow::Result<()> {
         if changes.is_empty() && clock::now() < self.neighbours.due() {
-            return Ok(());
+            return self.neighbours.last_result();
         }
         let reals = self.services.real_addresses().inspect_err(|_| {
             // It is unknown which real servers the changes concern: all are looked up later.

@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::anyhow;
+
 use super::interfaces::Interfaces;
 use crate::netlink::{
     Netlink,
@@ -66,6 +68,8 @@ impl RoundSchedule {
 pub struct Neighbours {
     manager: NeighbourManager,
     rounds: RoundSchedule,
+    /// Why the last round failed, if it did.
+    error: Option<String>,
     /// Why packets to a real server cannot leave, by its address.
     obstacles: Arc<BTreeMap<IpAddr, String>>,
 }
@@ -79,6 +83,7 @@ impl Neighbours {
         Ok(Self {
             manager: NeighbourManager::open(instance)?,
             rounds: RoundSchedule::begin(clock::now()),
+            error: None,
             obstacles: Arc::default(),
         })
     }
@@ -118,6 +123,17 @@ impl Neighbours {
         }
     }
 
+    /// The result of the last round: its error lasts until a round succeeds.
+    ///
+    /// # Errors
+    /// The kernel refused then.
+    pub fn last_result(&self) -> anyhow::Result<()> {
+        match &self.error {
+            Some(error) => Err(anyhow!(error.clone())),
+            None => Ok(()),
+        }
+    }
+
     /// Does a round of maintenance if it is due: keeps the next hops to `reals`, which are all real servers, resolved.
     /// Returns whether it did.
     ///
@@ -129,12 +145,15 @@ impl Neighbours {
         reals: &BTreeSet<IpAddr>,
     ) -> anyhow::Result<bool> {
         if clock::now() < self.rounds.due() {
+            self.last_result()?;
             return Ok(false);
         }
         // Set before the attempt, so that an error does not repeat more often.
         self.rounds
             .finish_round(clock::now(), neighbour_manager::BUSY_INTERVAL);
-        let pause = self.manager.run_maintenance(netlink, reals, clock::now())?;
+        let result = self.manager.run_maintenance(netlink, reals, clock::now());
+        self.error = result.as_ref().err().map(|error| format!("{error:#}"));
+        let pause = result?;
         self.rounds.finish_round(clock::now(), pause);
         Ok(true)
     }

@@ -41,7 +41,7 @@ pub struct Setting<S> {
     pub copy: fn(&mut S, &S),
 }
 
-/// A setting by its key and the field of that holds it. A number has a range too: what is no `u32` is refused when it is
+/// A setting, by its key and the field of `S` that holds it. A number has a range too: what is no `u32` is refused when it is
 /// read, what is out of the range by the validator.
 macro_rules! setting {
     ($key:literal, $field:ident) => {

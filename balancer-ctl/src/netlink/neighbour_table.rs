@@ -58,7 +58,7 @@ impl NeighbourTable {
     }
 
     /// A warning when `hops` next hops of ours do not fit beside `others` entries that are not ours. The others count
-    /// for half of the table at max_entries, since they come and go.
+    /// for half of the table at most, since they come and go.
     #[must_use]
     pub fn capacity_warning(
         &self,

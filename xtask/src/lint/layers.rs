@@ -11,8 +11,8 @@ use std::{
 use anyhow::{Context as _, Result};
 use syn::visit::{self, Visit};
 
-/// The rooms of `balancer-ctl`, from the lowest to the highest, each with those that it may import.
-const ROOMS: [(&str, &[&str]); 12] = [
+/// The folders of `balancer-ctl`, from the lowest to the highest, each with those that it may import.
+const FOLDERS: [(&str, &[&str]); 12] = [
     ("os", &[]),
     ("model", &["os"]),
     ("netlink", &["model", "os"]),
@@ -105,7 +105,7 @@ pub fn check(root: &Path) -> Result<Vec<String>> {
     for name in CRATES {
         let arrows = Arrows::of(&root.join(name))?;
         if name == "balancer-ctl/src" {
-            faults.extend(arrows.forbidden(&ROOMS));
+            faults.extend(arrows.forbidden(&FOLDERS));
             faults.extend(arrows.impure(&PURE));
         }
         faults.extend(arrows.circles().into_iter().map(|circle| {
@@ -172,22 +172,22 @@ impl Arrows {
         Ok(arrows)
     }
 
-    /// The arrows between rooms that the table does not allow.
-    fn forbidden(&self, rooms: &[(&str, &[&str])]) -> Vec<String> {
+    /// The arrows between folders that the table does not allow.
+    fn forbidden(&self, folders: &[(&str, &[&str])]) -> Vec<String> {
         let mut faults = Vec::new();
         for (from, to) in &self.inner {
-            let ([room, ..], [other, ..]) = (&from[..], &to[..]) else {
+            let ([folder, ..], [other, ..]) = (&from[..], &to[..]) else {
                 continue;
             };
-            if room == other {
+            if folder == other {
                 continue;
             }
-            match rooms.iter().find(|(name, _)| name == room) {
+            match folders.iter().find(|(name, _)| name == folder) {
                 None => faults.push(format!(
-                    "folder {room} is not in the table of folders: add it to xtask/src/lint/layers.rs"
+                    "folder {folder} is not in the table of folders: add it to xtask/src/lint/layers.rs"
                 )),
                 Some((_, allowed)) if !allowed.contains(&other.as_str()) => faults.push(format!(
-                    "{} imports {}: {room} may import {}",
+                    "{} imports {}: {folder} may import {}",
                     from.join("::"),
                     to.join("::"),
                     if allowed.is_empty() {
@@ -439,9 +439,9 @@ mod tests {
             ),
             ("stray", "use crate::low::{self, f};"),
         ]);
-        let rooms: [(&str, &[&str]); 2] = [("low", &[]), ("high", &["low"])];
+        let folders: [(&str, &[&str]); 2] = [("low", &[]), ("high", &["low"])];
         assert_eq!(
-            arrows.forbidden(&rooms),
+            arrows.forbidden(&folders),
             [
                 "low imports high::part: low may import no other folder",
                 "folder stray is not in the table of folders: add it to xtask/src/lint/layers.rs",

@@ -156,5 +156,12 @@ mod tests {
         };
         assert_eq!(first(keys), NOTIFY.known);
         assert_eq!(first(events), EVENTS.map(EventKind::name));
+        let example = include_str!("../../../balancer.toml.example");
+        let words: Vec<_> = example
+            .split(|letter: char| !letter.is_ascii_lowercase() && letter != '-')
+            .collect();
+        for name in EVENTS.map(EventKind::name) {
+            assert!(words.contains(&name), "the example lacks {name}");
+        }
     }
 }

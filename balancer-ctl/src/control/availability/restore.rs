@@ -13,7 +13,7 @@ use crate::{
 /// When a check state began, and whether it followed a failure, as far as that was stored.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct RestoredSince {
-    pub(super) events_since: Option<Instant>,
+    pub(super) since: Option<Instant>,
     pub(super) has_returned: bool,
 }
 
@@ -49,12 +49,12 @@ pub(super) fn service(
             // Down with the first check that failed, up with the last that passed.
             Some(false) => (
                 RealState::Down,
-                failed.filter_map(|(.., since)| since.events_since).min(),
+                failed.filter_map(|(.., since)| since.since).min(),
                 None,
             ),
             Some(true) => {
                 let has_returned = passed.clone().any(|(.., since)| since.has_returned);
-                let last = passed.filter_map(|(.., since)| since.events_since).max();
+                let last = passed.filter_map(|(.., since)| since.since).max();
                 // A first pass is no return.
                 (RealState::Up, None, last.filter(|_| has_returned))
             }

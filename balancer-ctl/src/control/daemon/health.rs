@@ -80,7 +80,7 @@ impl Daemon {
     }
 }
 
-/// Why nothing of these services is probed, with the remedy. `of` is how many services there are.
+/// Why nothing of these services is probed, with the remedy. `all` is how many services there are.
 fn why_idle<'a>(services: impl Iterator<Item = &'a VirtualService>, all: usize) -> String {
     let (checked, unchecked): (Vec<_>, Vec<_>) =
         services.partition(|service| !service.checks.is_empty());

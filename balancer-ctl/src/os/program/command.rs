@@ -42,8 +42,8 @@ pub fn trusted(run: &[String]) -> Result<(), String> {
     check_command(run).map(|_| ())
 }
 
-/// The same for a command line of `[[notify]]`, to which the options `-s SERVICE -g GROUP …` are appended, and which reads
-/// words of real servers from standard input: a shell would run those.
+/// The same for a command line of `[[notify]]`, which is given the options `-s SERVICE -g GROUP …` and whose standard input
+/// contains text from real servers: a shell would take the options for its own and, started with `-s`, run that text.
 ///
 /// # Errors
 /// A sentence that says why it may not run.
