@@ -30,7 +30,7 @@ pub const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=DAY;
 pub const PROBE_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=DAY;
 /// Time that a program may take to be told an event.
 pub const NOTIFY_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=HOUR;
-/// Time from one alert about a trouble to the next.
+/// Time from one alert about a condition to the next.
 pub const ALERT_EVERY: RangeInclusive<Duration> = Duration::from_secs(1)..=MAX_TIMEOUT;
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);

@@ -15,11 +15,11 @@ pub struct Notify {
     pub run: Vec<String>,
     /// It is killed after this.
     pub timeout: Duration,
-    /// A trouble is told once it has lasted this long; zero = at once.
+    /// A condition is told once it has lasted this long; zero = at once.
     pub alert_after: Duration,
-    /// A trouble is told again every so often while it lasts; `None` = once.
+    /// A condition is told again every so often while it lasts; `None` = once.
     pub alert_every: Option<Duration>,
-    /// The end of a trouble is told even where its beginning was not.
+    /// The end of a condition is told even where its beginning was not.
     pub always_up: bool,
     /// What it reads.
     pub stdin: Stdin,

@@ -268,7 +268,7 @@ fn environment(
         ("BALANCER_SUMMARY", words.summary.clone()),
         ("BALANCER_TIME", words.time.clone()),
         ("BALANCER_NODE", words.node.clone()),
-        // How often this trouble was told before.
+        // How often this condition was told before.
         ("BALANCER_AGAIN", news.repeats.to_string()),
         ("MON_SERVICE", words.mon_service().to_owned()),
         ("MON_GROUP", words.mon_group().to_owned()),

@@ -159,19 +159,19 @@ impl Entry {
     }
 
     /// Reports the incidents that are due.
-    fn expire(&mut self, now: Instant, facts: &Facts, tells: &mut Vec<Notification>) {
+    fn expire(&mut self, now: Instant, facts: &Facts, notifications: &mut Vec<Notification>) {
         let mut due = Vec::new();
-        for case in self.incidents.values_mut() {
-            if case.due(&self.notify).is_none_or(|due| due > now) {
+        for incident in self.incidents.values_mut() {
+            if incident.due(&self.notify).is_none_or(|due| due > now) {
                 continue;
             }
-            case.last_told = Some(now);
-            if self.notify.on.contains(&case.event.event) {
-                due.push((case.event.clone(), case.count));
-                case.count += 1;
+            incident.last_told = Some(now);
+            if self.notify.on.contains(&incident.event.event) {
+                due.push((incident.event.clone(), incident.count));
+                incident.count += 1;
             }
         }
-        tells.extend(
+        notifications.extend(
             due.into_iter()
                 .map(|(event, again)| self.tell(event, again, facts)),
         );
@@ -215,32 +215,32 @@ impl Policy {
             entry.notify = Arc::new(notify.clone());
             self.entries.push(entry);
         }
-        let tells = self.end_gone(&present, time);
+        let notifications = self.end_gone(&present, time);
         self.facts.prune(&present);
         self.find_earliest();
-        tells
+        notifications
     }
 
     /// Ends the incidents that are no longer monitored.
     fn end_gone(&mut self, present: &Monitored, time: &str) -> Vec<Notification> {
-        let mut tells = Vec::new();
+        let mut notifications = Vec::new();
         for entry in &mut self.entries {
             let gone: Vec<_> = entry
                 .incidents
                 .extract_if(.., |place, _| present.why_gone(place).is_some())
                 .collect();
-            for (place, case) in gone {
+            for (place, incident) in gone {
                 let why = present.why_gone(&place).unwrap_or_default();
                 let event = place.end(time.to_owned(), why.to_owned());
                 self.facts.note(&event);
-                if case.last_told.is_some() && entry.wants(event.event) {
-                    let mut tell = entry.tell(event, 0, &self.facts);
-                    tell.event.is_unknown = true;
-                    tells.push(tell);
+                if incident.last_told.is_some() && entry.wants(event.event) {
+                    let mut notification = entry.tell(event, 0, &self.facts);
+                    notification.event.is_unknown = true;
+                    notifications.push(notification);
                 }
             }
         }
-        tells
+        notifications
     }
 
     fn new_entry(&mut self, notify: &Notify) -> Entry {
@@ -267,7 +267,7 @@ impl Policy {
     /// Handles an event.
     pub fn handle(&mut self, event: &EventRecord, now: Instant) -> Vec<Notification> {
         // What has lasted long enough before this event is told before it.
-        let mut tells = self.expire(now);
+        let mut notifications = self.expire(now);
         self.facts.note(event);
         let role = role(event.event);
         for entry in &mut self.entries {
@@ -276,39 +276,46 @@ impl Policy {
             match role {
                 Role::Plain => {}
                 Role::Forgets => forget(&mut entry.incidents, event),
-                Role::Begins(trouble) => {
-                    begin_incident(entry, trouble, event, now, &self.facts, &mut tells);
+                Role::Begins(condition) => {
+                    begin_incident(
+                        entry,
+                        condition,
+                        event,
+                        now,
+                        &self.facts,
+                        &mut notifications,
+                    );
                     continue;
                 }
-                Role::Ends(trouble) => {
-                    let case = entry.incidents.remove(&ConditionKey::of(event, trouble));
-                    was_told = case.is_some_and(|case| case.last_told.is_some());
+                Role::Ends(condition) => {
+                    let incident = entry.incidents.remove(&ConditionKey::of(event, condition));
+                    was_told = incident.is_some_and(|incident| incident.last_told.is_some());
                     if !was_told && !entry.notify.always_up {
                         continue;
                     }
                 }
             }
             if entry.wants(event.event) && (was_told || entry.asks_about(event, &self.facts)) {
-                tells.push(entry.tell(event.clone(), 0, &self.facts));
+                notifications.push(entry.tell(event.clone(), 0, &self.facts));
             }
         }
         self.find_earliest_after(event);
-        tells
+        notifications
     }
 
     /// Takes over a condition that began under an earlier daemon at `began`. Reports that were due until `until`, while that daemon
     /// ran, count as made; later ones and the end are still to be reported.
     pub fn assume(&mut self, event: &EventRecord, began: Instant, until: Instant) {
-        let Role::Begins(trouble) = role(event.event) else {
+        let Role::Begins(condition) = role(event.event) else {
             return;
         };
         self.facts.note(event);
         for entry in &mut self.entries {
             // What is due at once is not said again.
-            begin_incident(entry, trouble, event, began, &self.facts, &mut Vec::new());
-            let is_wanted = entry.wants(trouble.beginning());
-            if let Some(case) = entry.incidents.get_mut(&ConditionKey::of(event, trouble)) {
-                case.catch_up(&entry.notify, is_wanted, until);
+            begin_incident(entry, condition, event, began, &self.facts, &mut Vec::new());
+            let is_wanted = entry.wants(condition.beginning());
+            if let Some(incident) = entry.incidents.get_mut(&ConditionKey::of(event, condition)) {
+                incident.catch_up(&entry.notify, is_wanted, until);
             }
         }
         self.find_earliest_after(event);
@@ -316,15 +323,15 @@ impl Policy {
 
     /// Reports all incidents that are due by now.
     pub fn expire(&mut self, now: Instant) -> Vec<Notification> {
-        let mut tells = Vec::new();
+        let mut notifications = Vec::new();
         if self.earliest.is_none_or(|earliest| earliest > now) {
-            return tells;
+            return notifications;
         }
         for entry in &mut self.entries {
-            entry.expire(now, &self.facts, &mut tells);
+            entry.expire(now, &self.facts, &mut notifications);
         }
         self.find_earliest();
-        tells
+        notifications
     }
 
     fn find_earliest(&mut self) {
@@ -332,7 +339,7 @@ impl Policy {
             let due = entry
                 .incidents
                 .values()
-                .filter_map(|case| case.due(&entry.notify));
+                .filter_map(|incident| incident.due(&entry.notify));
             due.min()
         };
         self.earliest = self.entries.iter().filter_map(due).min();
@@ -340,13 +347,13 @@ impl Policy {
 
     /// As [`Self::find_earliest`] after one event, without a look at all other incidents: the result may be too early, not too late.
     fn find_earliest_after(&mut self, event: &EventRecord) {
-        let Role::Begins(trouble) = role(event.event) else {
+        let Role::Begins(condition) = role(event.event) else {
             return;
         };
-        let place = ConditionKey::of(event, trouble);
+        let place = ConditionKey::of(event, condition);
         for entry in &self.entries {
-            let case = entry.incidents.get(&place);
-            let due = case.and_then(|case| case.due(&entry.notify));
+            let incident = entry.incidents.get(&place);
+            let due = incident.and_then(|incident| incident.due(&entry.notify));
             self.earliest = self.earliest.into_iter().chain(due).min();
         }
     }
@@ -355,31 +362,31 @@ impl Policy {
 /// Begins an incident, or updates its message.
 fn begin_incident(
     entry: &mut Entry,
-    trouble: Condition,
+    condition: Condition,
     event: &EventRecord,
     now: Instant,
     facts: &Facts,
-    tells: &mut Vec<Notification>,
+    notifications: &mut Vec<Notification>,
 ) {
-    let is_wanted = entry.wants(trouble.beginning());
-    if !(is_wanted || entry.wants(trouble.end())) || !entry.asks_about(event, facts) {
+    let is_wanted = entry.wants(condition.beginning());
+    if !(is_wanted || entry.wants(condition.end())) || !entry.asks_about(event, facts) {
         return;
     }
-    let place = ConditionKey::of(event, trouble);
-    if let Some(case) = entry.incidents.get_mut(&place) {
-        case.event.message.clone_from(&event.message);
+    let place = ConditionKey::of(event, condition);
+    if let Some(incident) = entry.incidents.get_mut(&place) {
+        incident.event.message.clone_from(&event.message);
         return;
     }
     let is_due = entry.notify.alert_after.is_zero();
-    let case = Incident {
+    let incident = Incident {
         began: now,
         last_told: is_due.then_some(now),
         count: u32::from(is_due && is_wanted),
         event: event.clone(),
     };
-    entry.incidents.insert(place, case);
+    entry.incidents.insert(place, incident);
     if is_due && is_wanted {
-        tells.push(entry.tell(event.clone(), 0, facts));
+        notifications.push(entry.tell(event.clone(), 0, facts));
     }
 }
 

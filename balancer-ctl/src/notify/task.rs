@@ -262,8 +262,8 @@ impl Task {
 
     fn ended(&mut self, ended: Result<(task::Id, Option<String>), task::JoinError>) {
         let id = match ended {
-            Ok((id, trouble)) => {
-                self.losses.take(trouble);
+            Ok((id, failure)) => {
+                self.losses.take(failure);
                 id
             }
             Err(error) => {
@@ -378,8 +378,8 @@ struct DroppedCounts {
 }
 
 impl DroppedCounts {
-    fn take(&mut self, trouble: Option<String>) {
-        if let Some(reason) = trouble {
+    fn take(&mut self, failure: Option<String>) {
+        if let Some(reason) = failure {
             self.unrun += 1;
             self.reason = reason;
         }

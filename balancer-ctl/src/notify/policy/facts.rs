@@ -57,11 +57,11 @@ pub(super) struct ConditionKey {
 }
 
 impl ConditionKey {
-    pub(super) fn of(event: &EventRecord, trouble: Condition) -> Self {
+    pub(super) fn of(event: &EventRecord, condition: Condition) -> Self {
         Self {
             service: event.service.clone(),
             real: event.real,
-            condition: trouble,
+            condition,
         }
     }
 
@@ -78,12 +78,12 @@ impl ConditionKey {
 }
 
 /// Removes the entries of a real server, or of a service and its real servers.
-pub(super) fn forget<T>(places: &mut BTreeMap<ConditionKey, T>, event: &EventRecord) {
+pub(super) fn forget<T>(keys: &mut BTreeMap<ConditionKey, T>, event: &EventRecord) {
     if event.real.is_some() {
-        // The only trouble that a real server can have.
-        places.remove(&ConditionKey::of(event, Condition::RealDown));
+        // The only condition that a real server can have.
+        keys.remove(&ConditionKey::of(event, Condition::RealDown));
     } else {
-        places.retain(|place, _| place.service != event.service);
+        keys.retain(|key, _| key.service != event.service);
     }
 }
 
@@ -124,27 +124,26 @@ impl Facts {
     }
 
     pub(super) fn past(&self, event: &EventRecord) -> ConditionHistory {
-        let (Role::Begins(trouble) | Role::Ends(trouble)) = role(event.event) else {
+        let (Role::Begins(condition) | Role::Ends(condition)) = role(event.event) else {
             return ConditionHistory::default();
         };
-        let place = ConditionKey::of(event, trouble);
-        self.past.get(&place).copied().unwrap_or_default()
+        let key = ConditionKey::of(event, condition);
+        self.past.get(&key).copied().unwrap_or_default()
     }
 
     /// Forgets what is no longer monitored.
     pub(super) fn prune(&mut self, present: &Monitored) {
-        self.past
-            .retain(|place, _| present.why_gone(place).is_none());
+        self.past.retain(|key, _| present.why_gone(key).is_none());
     }
 
     /// Records when a condition began or ended.
     pub(super) fn note(&mut self, event: &EventRecord) {
         let time = humantime::parse_rfc3339(&event.time).ok();
         match role(event.event) {
-            Role::Begins(trouble) => {
+            Role::Begins(condition) => {
                 let past = self
                     .past
-                    .entry(ConditionKey::of(event, trouble))
+                    .entry(ConditionKey::of(event, condition))
                     .or_default();
                 let has_passed =
                     past.last_success.is_some() && past.last_success >= past.last_failure;
@@ -153,10 +152,10 @@ impl Facts {
                 }
                 past.last_failure = time;
             }
-            Role::Ends(trouble) => {
+            Role::Ends(condition) => {
                 let past = self
                     .past
-                    .entry(ConditionKey::of(event, trouble))
+                    .entry(ConditionKey::of(event, condition))
                     .or_default();
                 past.last_success = time;
             }
@@ -196,12 +195,12 @@ impl Monitored {
     }
 
     /// Why a condition is no longer monitored; `None` while it is.
-    pub(super) fn why_gone(&self, place: &ConditionKey) -> Option<&'static str> {
-        let service = place.service.as_ref()?;
+    pub(super) fn why_gone(&self, key: &ConditionKey) -> Option<&'static str> {
+        let service = key.service.as_ref()?;
         let Some(reals) = self.services.get(service) else {
             return Some("no longer watched: the service was removed");
         };
-        match reals.get(&place.real?) {
+        match reals.get(&key.real?) {
             None => Some("no longer watched: removed"),
             Some(why) => *why,
         }
