@@ -237,7 +237,7 @@ pub const fn next_udp(state: u8, direction: u8) -> u8 {
 }
 
 /// Whether a SYN on a connection in `state` opens a new one: both sides have said that the old one is over, so the
-/// client has begun anew on the same port. After two FINs the packet program also wants silence for a 64th of `tcp-fin`.
+/// client has begun anew on the same port and must not wait for a timeout.
 #[inline(always)]
 #[must_use]
 pub const fn may_be_reused(state: u8) -> bool {

@@ -6,7 +6,6 @@
 use aya_ebpf::{EbpfContext as _, bindings::xdp_md, programs::XdpContext};
 use balancer_common::{
     addr::UDP,
-    conntrack::idle,
     flow_hash::{client_hash, hash},
     settings::Settings,
     tcp::{self, State, flags},
@@ -24,7 +23,7 @@ use crate::{
     schedule::schedule,
     scratch::{Facts, Scratch},
     table::{Key, Place, are_idle, find_again, partner, real_of, state_of},
-    track::{is_over, may_be_reused},
+    track::is_over,
 };
 
 /// Opens a connection for a packet: the place of its original entry.
@@ -124,9 +123,7 @@ fn exists<H: Family>(scratch: &mut Scratch<H::Address>, settings: &Settings) -> 
     let Some(real) = real_of(found.entry) else {
         return false;
     };
-    // SAFETY: an entry of the table, which never moves.
-    let silent = idle(scratch.now, unsafe { (*found.entry).last_seen });
-    if is_over(found.word, real.state, silent, settings) {
+    if is_over(found.word, real.state) {
         return false;
     }
     let lives = match partner::<H>(scratch, found, settings) {
@@ -192,13 +189,9 @@ fn is_free<H: Family>(
         return Ok(());
     };
     let state = state_of(found, other);
-    // SAFETY: entries of the table, which never move.
-    let silent = unsafe {
-        idle(scratch.now, (*found.entry).last_seen).min(idle(scratch.now, (*other.entry).last_seen))
-    };
     // The predecessor's ends anyway.
     if scratch.other_key == scratch.key
-        || may_be_reused(state, silent, settings)
+        || tcp::may_be_reused(state)
         || are_idle(found, other, state, scratch.now, settings)
     {
         return Ok(());

@@ -78,33 +78,16 @@ fn follow<H: Family, T: Transport>(
     Ok(true)
 }
 
-/// Whether an original packet's connection, silent for `silent` jiffies, is over, so that a packet that opens a connection opens a
-/// new one. `real` is its real server's state.
+/// Whether an original packet's connection is over, so that a packet that opens a connection opens a new one. `real` is its real
+/// server's state.
 #[inline(always)]
-pub fn is_over(word: Word, real: u32, silent: u32, settings: &Settings) -> bool {
+pub fn is_over(word: Word, real: u32) -> bool {
     let state = word.state();
-    may_be_reused(state, silent, settings)
-        || tcp::may_be_reused(state) && real != state::TAKES_NEW
+    tcp::may_be_reused(state)
         || state::is_reset(real)
         || state == State::SynSent as u8 && real != state::TAKES_NEW
         || word.is_udp() && state::is_removed(real)
 }
-
-/// Whether a connection in `state`, silent for `silent` jiffies, gives way to a new one with the same ports. Where both sides have
-/// sent a FIN, anybody may have sent the client's in its name: if it goes on sending, its own data takes that back first, so its
-/// SYN goes to the same real server, whose answer decides, until it was silent for a fraction of `tcp-fin` (two seconds by default).
-#[inline(always)]
-pub fn may_be_reused(state: u8, silent: u32, settings: &Settings) -> bool {
-    let mut least = settings.timeouts.of(state) / REUSE_DIVISOR;
-    if least < REFRESH_JIFFIES {
-        // `last_seen` is no more exact.
-        least = REFRESH_JIFFIES;
-    }
-    tcp::may_be_reused(state) && (state != State::Closing as u8 || silent > least)
-}
-
-/// The part of `tcp-fin`, a 64th, for which a connection must be silent after both FINs before its ports are reused.
-const REUSE_DIVISOR: u32 = 64;
 
 /// Takes a packet along an entry, which has the word `word`, if there is more to it than for most: the connection may come
 /// to another state, end, or be over.
@@ -133,10 +116,7 @@ fn try_turn<H: Family, T: Transport>(
     let is_original = found.word.is_original();
     let opens = is_original && (T::PROTOCOL == UDP || tcp::opens(segment.flags));
     let other = partner::<H>(scratch, found, settings).unwrap_or(found);
-    let now = now();
-    // SAFETY: an entry of the table, which never moves.
-    let silent = idle(now, unsafe { (*found.entry).last_seen });
-    if opens && is_over(found.word, real, silent, settings) {
+    if opens && is_over(found.word, real) {
         // A connection of TCP goes when its successor has found a real server.
         if T::PROTOCOL == UDP {
             end(found, other);
@@ -148,6 +128,7 @@ fn try_turn<H: Family, T: Transport>(
         end(found, other);
         return Err(reason);
     }
+    let now = now();
     if other.entry == found.entry {
         if is_young(found, now) {
             return Err(Discard::Busy);
@@ -166,7 +147,10 @@ fn try_turn<H: Family, T: Transport>(
     let is_left = T::PROTOCOL == UDP && state::is_removed(real);
     // SAFETY: an entry of the table, which never moves.
     unsafe {
-        if !is_left && (state < State::Established as u8 || silent > REFRESH_JIFFIES) {
+        if !is_left
+            && (state < State::Established as u8
+                || idle(now, (*found.entry).last_seen) > REFRESH_JIFFIES)
+        {
             (*found.entry).last_seen = now;
         }
     }

@@ -5,7 +5,7 @@ use balancer_tests::{
     addresses::{R, R2, V},
     dataplane::{
         Side::{Inside, Outside},
-        TIMEOUTS, run,
+        run,
     },
     expected::{dropped, passed, redirected},
     packet::flag::{ACK, FIN, PSH, RST, SYN},
@@ -227,13 +227,7 @@ fn case_13_a_syn_on_a_connection_that_is_over_selects_anew() {
         run(|lb| {
             let (service, first, second) = two_reals(lb);
             establish(lb, &syn(), R, 8080);
-            let past = (lb.jiffies() as u32).wrapping_sub(TIMEOUTS.closing / 64 + 2);
-            lb.change_rows_v4(|row| {
-                row.state = state as u8;
-                if state == State::Closing {
-                    row.last_seen = past;
-                }
-            });
+            lb.change_rows_v4(|row| row.state = state as u8);
             let again = syn().segment(SYN, 77_000, 0);
             lb.step(
                 Outside,

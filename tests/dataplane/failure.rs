@@ -8,7 +8,7 @@ use balancer_tests::{
     dataplane::{
         Dataplane,
         Side::{Inside, Outside},
-        TIMEOUTS, run,
+        run,
     },
     expected::{answered, dropped, passed, redirected},
     packet::{
@@ -108,11 +108,7 @@ fn case_14_a_closing_connection_keeps_its_rows_too_until_another_is_scheduled() 
     run(|lb| {
         let (service, first, second) = two_reals(lb);
         establish(lb, &syn(), R, 8080);
-        let past = (lb.jiffies() as u32).wrapping_sub(TIMEOUTS.closing / 64 + 2);
-        lb.change_rows_v4(|row| {
-            row.state = State::Closing as u8;
-            row.last_seen = past;
-        });
+        lb.change_rows_v4(|row| row.state = State::Closing as u8);
         lb.set_ring(service, &[]);
         let again = syn().segment(SYN, 77_000, 0);
         lb.step(
@@ -128,7 +124,6 @@ fn case_14_a_closing_connection_keeps_its_rows_too_until_another_is_scheduled() 
             redirected(&ack.delivered(R, 8080)).original(first, &ack),
         );
         lb.set_ring(service, &[second]);
-        lb.change_rows_v4(|row| row.last_seen = past);
         lb.step(
             Outside,
             &again,

@@ -319,30 +319,3 @@ fn no_forged_frames_in_the_middle_of_a_handshake_end_it() {
         goes_on(lb, first, &syn());
     });
 }
-
-#[test]
-fn an_upload_after_the_real_server_has_said_its_last_survives_a_forged_end() {
-    run(|lb| {
-        let (_, first, _) = two_reals(lb);
-        establish(lb, &syn(), R, 8080);
-        lb.pass_through(
-            Inside,
-            &syn().answered(R, 8080).segment(FIN | ACK, 9001, 1001),
-        );
-        assert_state(lb, State::FinReply);
-        lb.pass_through(Outside, &syn().segment(FIN | ACK, 555, 777));
-        let again = syn().segment(SYN, 77_000, 0);
-        lb.step(
-            Outside,
-            &again,
-            redirected(&again.delivered(R, 8080)).original(first, &again),
-        );
-        let data = syn().segment(PSH | ACK, 1001, 9002).data(b"more");
-        lb.step(
-            Outside,
-            &data,
-            redirected(&data.delivered(R, 8080)).original(first, &data),
-        );
-        assert_state(lb, State::FinReply);
-    });
-}
