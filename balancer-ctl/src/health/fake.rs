@@ -23,7 +23,7 @@ pub struct State {
     pub quorums: HashMap<ServiceKey, Quorum>,
     /// When the earlier daemon last wrote its state.
     pub written: Option<Instant>,
-    /// What [`Checkers::persist`] was last given.
+    /// What [`CheckStore::persist`] was last given.
     pub kept: Vec<PersistedService>,
     /// What [`Checkers::watch`] was last given.
     pub watched: Vec<CheckStart>,

@@ -22,7 +22,7 @@ pub type OffloadSetting = (String, Offload);
 
 /// How offloads are queried and set; tests have their own implementation.
 pub trait OffloadControl {
-    /// As [`ethtool::ask`].
+    /// As [`ethtool::query`].
     fn query(&self, interface: &str, switch: Offload) -> io::Result<Option<bool>>;
     /// As [`ethtool::set`].
     fn set(&self, interface: &str, switch: Offload, on: bool) -> io::Result<()>;

@@ -45,7 +45,6 @@ pub mod option {
     ///
     /// # Errors
     /// Those of the serializer.
-    #[expect(clippy::ref_option, reason = "serde passes references")]
     pub fn serialize<S: Serializer>(
         duration: &Option<Duration>,
         serializer: S,

@@ -1,4 +1,4 @@
-//! Enums whose values have names in files, commands and JSON. Each name is written once, in [`names!`].
+//! Enums whose values have names in files, commands and JSON. Each name is written once, in `names!`.
 
 use super::enumeration::listed;
 

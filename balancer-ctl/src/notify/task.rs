@@ -131,7 +131,7 @@ impl Notifier {
         self.send_event(event, |event| Message::Assume(event, began, until));
     }
 
-    /// Ends the thread. Running and queued programs have [`DRAIN_TIMEOUT`], then they are killed or dropped.
+    /// Ends the thread. Running and queued programs have a few seconds, then they are killed or dropped.
     pub async fn stop(self) {
         drop(self.messages);
         let longest = DRAIN_TIMEOUT + REAP_TIMEOUT + Duration::from_secs(1);
