@@ -241,6 +241,10 @@ fn forwarding_that_somebody_switched_off_is_reported_with_the_remedy() {
             .unwrap();
         // It looks every 30 s.
         maintain_within(Duration::from_secs(45), dataplane, warned);
+        scene
+            .balancer
+            .sysctl("net.ipv4.conf.port2.forwarding", "1")
+            .unwrap();
         // As a reload does.
         dataplane.configure(&all()).unwrap();
         assert!(!warned(dataplane));
