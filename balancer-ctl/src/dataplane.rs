@@ -17,6 +17,7 @@ mod interfaces;
 mod jiffies;
 pub mod kernel;
 pub mod kernel_version;
+mod last_result;
 mod list;
 mod load;
 mod map;

@@ -42,6 +42,20 @@ fn goes_on(lb: &mut Dataplane, real: u32, syn: &Packet) {
     );
 }
 
+/// The client's acknowledgement completes the handshake with the real server at `R`:8080.
+#[track_caller]
+fn completes(lb: &mut Dataplane, real: u32, ack: &Packet) {
+    lb.step(
+        Outside,
+        ack,
+        redirected(&ack.delivered(R, 8080))
+            .original(real, ack)
+            .pair_v4()
+            .half_open(-1),
+    );
+    assert_state(lb, State::Established);
+}
+
 #[test]
 fn no_combination_of_flags_ends_an_established_connection() {
     for flags in [
@@ -119,15 +133,7 @@ fn a_client_that_begins_anew_on_its_port_is_believed_when_its_real_server_is() {
                 .half_open(1),
         );
         let ack = again.segment(ACK, 77_001, 50_001);
-        lb.step(
-            Outside,
-            &ack,
-            redirected(&ack.delivered(R, 8080))
-                .original(first, &ack)
-                .pair_v4()
-                .half_open(-1),
-        );
-        assert_state(lb, State::Established);
+        completes(lb, first, &ack);
     });
 }
 
@@ -307,15 +313,7 @@ fn no_forged_frames_in_the_middle_of_a_handshake_end_it() {
             redirected(&again.delivered(R, 8080)).original(first, &again),
         );
         let ack = syn().segment(ACK, 1001, 9001);
-        lb.step(
-            Outside,
-            &ack,
-            redirected(&ack.delivered(R, 8080))
-                .original(first, &ack)
-                .pair_v4()
-                .half_open(-1),
-        );
-        assert_state(lb, State::Established);
+        completes(lb, first, &ack);
         goes_on(lb, first, &syn());
     });
 }

@@ -160,9 +160,9 @@ impl Daemon {
         if let Some(notifier) = &self.notifier {
             notifier.configure(&self.availability.as_reported(&self.model));
             let written = checkers.last_written().unwrap_or(now);
-            for (trouble, began) in taken.conditions {
+            for (event, began) in taken.conditions {
                 let time = time.checked_sub(now.duration_since(began)).unwrap_or(time);
-                notifier.assume(trouble.record(time), began, written);
+                notifier.assume(event.record(time), began, written);
             }
         }
         for event in taken.events {

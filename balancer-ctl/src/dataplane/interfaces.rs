@@ -8,13 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 
 use super::{
     AttachedInterface,
     attach::{self, Attached},
     attachments::{self, AttachRequest, AttachResult, GenericFallback, RetryNative},
     interface_table::{InterfaceEntry, InterfaceTable},
+    last_result::LastResult,
     map::Map,
     pins::Pins,
     route_versions::RouteVersionTable,
@@ -53,8 +54,7 @@ pub struct Interfaces {
     carriers: BTreeMap<u32, bool>,
     host: Host,
     next_host_check: Instant,
-    /// Why the last one failed, if it did.
-    host_error: Option<String>,
+    last_host_check: LastResult,
 }
 
 /// What attaching needs.
@@ -99,7 +99,7 @@ impl Interfaces {
             carriers: BTreeMap::new(),
             host: Host::new(instance)?,
             next_host_check: clock::now(),
-            host_error: None,
+            last_host_check: LastResult::default(),
         })
     }
 
@@ -208,7 +208,7 @@ impl Interfaces {
         self.next_host_check = clock::now() + HOST_CHECK_INTERVAL;
         let links: Vec<_> = self.links().cloned().collect();
         let result = self.host.examine(netlink, &links);
-        self.host_error = result.as_ref().err().map(|error| format!("{error:#}"));
+        self.last_host_check.store(&result);
         result
     }
 
@@ -217,10 +217,7 @@ impl Interfaces {
     /// # Errors
     /// The kernel refused a query then.
     pub fn last_host_check(&self) -> anyhow::Result<()> {
-        match &self.host_error {
-            Some(error) => Err(anyhow!(error.clone())),
-            None => Ok(()),
-        }
+        self.last_host_check.get()
     }
 
     /// Prepares the host and the maps for these interfaces beside the present ones, and calls `attach`.

@@ -367,8 +367,9 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
     } = options;
     let instance = instance.as_deref();
     let mut notes = Vec::from_iter(pins.prepare()?);
-    let mut loaded = load::load(&pins, &configured, packet_log)?;
-    self_test::run_once(packet_log.map_or(0, |level| level as u8))?;
+    let log_level = packet_log.map_or(0, |level| level as u8);
+    let mut loaded = load::load(&pins, &configured, log_level)?;
+    self_test::run_once(log_level)?;
     notes.append(&mut loaded.notes);
     let packet_log = match packet_log {
         Some(_) => packet_log::LogReader::start(&mut loaded.ebpf)?,

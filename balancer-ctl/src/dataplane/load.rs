@@ -13,7 +13,6 @@ use balancer_common::{ABI_VERSION, flow_hash::buckets_for};
 
 use super::{
     kernel_version,
-    packet_log::PacketLog,
     pins::{self, Pins},
 };
 use crate::{dataplane::object::OBJECT, model::DataplaneSettings};
@@ -62,15 +61,11 @@ pub const fn map_sizes(settings: &DataplaneSettings) -> [(&'static str, u32); 3]
     ]
 }
 
-/// Loads the object. Pinned maps are reused if they all fit; otherwise new ones are staged, and a note says why.
+/// Loads the object; `log_level` is that of its log lines, 0 = none. Pinned maps are reused if they all fit; otherwise new ones are staged, and a note says why.
 ///
 /// # Errors
 /// The kernel refused the object, with the verifier's whole log; or the program gives wrong answers.
-pub fn load(
-    pins: &Pins,
-    settings: &DataplaneSettings,
-    packet_log: Option<PacketLog>,
-) -> anyhow::Result<Loaded> {
+pub fn load(pins: &Pins, settings: &DataplaneSettings, log_level: u8) -> anyhow::Result<Loaded> {
     let mut notes = Vec::new();
     let object = Object::parse(OBJECT)
         .map_err(|error| anyhow!("the embedded packet program cannot be read: {error}"))?;
@@ -103,7 +98,6 @@ pub fn load(
         pins.directory().to_path_buf()
     };
     raise_memory_limit();
-    let level = packet_log.map_or(0, |level| level as u8);
     let paths: Vec<_> = pins::MAPS
         .iter()
         .map(|name| (*name, directory.join(name)))
@@ -116,7 +110,7 @@ pub fn load(
         loader.map_pin_path(name, path);
     }
     // This global is missing when the object was built without log lines.
-    loader.override_global(aya_log::LEVEL, &level, false);
+    loader.override_global(aya_log::LEVEL, &log_level, false);
     let mut ebpf = loader
         .load(OBJECT)
         .context("cannot load the packet program's maps")?;

@@ -8,9 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::anyhow;
-
-use super::interfaces::Interfaces;
+use super::{interfaces::Interfaces, last_result::LastResult};
 use crate::netlink::{
     Netlink,
     local::Prefix,
@@ -68,8 +66,7 @@ impl RoundSchedule {
 pub struct Neighbours {
     manager: NeighbourManager,
     rounds: RoundSchedule,
-    /// Why the last round failed, if it did.
-    error: Option<String>,
+    last_round: LastResult,
     /// Why packets to a real server cannot leave, by its address.
     obstacles: Arc<BTreeMap<IpAddr, String>>,
 }
@@ -83,7 +80,7 @@ impl Neighbours {
         Ok(Self {
             manager: NeighbourManager::open(instance)?,
             rounds: RoundSchedule::begin(clock::now()),
-            error: None,
+            last_round: LastResult::default(),
             obstacles: Arc::default(),
         })
     }
@@ -128,10 +125,7 @@ impl Neighbours {
     /// # Errors
     /// The kernel refused then.
     pub fn last_result(&self) -> anyhow::Result<()> {
-        match &self.error {
-            Some(error) => Err(anyhow!(error.clone())),
-            None => Ok(()),
-        }
+        self.last_round.get()
     }
 
     /// Does a round of maintenance if it is due: keeps the next hops to `reals`, which are all real servers, resolved.
@@ -152,7 +146,7 @@ impl Neighbours {
         self.rounds
             .finish_round(clock::now(), neighbour_manager::BUSY_INTERVAL);
         let result = self.manager.run_maintenance(netlink, reals, clock::now());
-        self.error = result.as_ref().err().map(|error| format!("{error:#}"));
+        self.last_round.store(&result);
         let pause = result?;
         self.rounds.finish_round(clock::now(), pause);
         Ok(true)

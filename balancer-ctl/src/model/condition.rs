@@ -10,7 +10,7 @@ pub enum Condition {
     ChecksStalled,
     /// The packet program does not run what the model and health ask for.
     DataplaneOutOfSync,
-    /// Changes of routes, links and neighbours are not reported by the kernel.
+    /// The thread that watches changes of routes, links and neighbours does not run, so that they take effect some seconds late.
     RoutesUnwatched,
     /// The data plane's periodic work failed.
     MaintenanceFailed,

@@ -55,10 +55,10 @@ impl Event {
 /// What happened between two models: removals first, then what changed and was added, in the new order.
 #[must_use]
 pub fn model_diff(old: &Model, new: &Model) -> Vec<Event> {
-    let mut happened = Vec::new();
+    let mut events = Vec::new();
     for service in &old.services {
         if new.service(&service.key).is_none() {
-            happened.push(of_service(
+            events.push(of_service(
                 EventKind::ServiceRemoved,
                 service,
                 String::new(),
@@ -69,27 +69,27 @@ pub fn model_diff(old: &Model, new: &Model) -> Vec<Event> {
         match old.service(&service.key) {
             None => {
                 let message = format!("scheduler {}", service.scheduler.name());
-                happened.push(of_service(EventKind::ServiceAdded, service, message));
-                reals(&[], service, &mut happened);
+                events.push(of_service(EventKind::ServiceAdded, service, message));
+                reals(&[], service, &mut events);
             }
             Some(before) => {
                 let message = service_changes(before, service);
                 if !message.is_empty() {
-                    happened.push(of_service(EventKind::ServiceChanged, service, message));
+                    events.push(of_service(EventKind::ServiceChanged, service, message));
                 }
-                reals(&before.reals, service, &mut happened);
+                reals(&before.reals, service, &mut events);
             }
         }
     }
-    happened
+    events
 }
 
-fn reals(before: &[RealServer], service: &VirtualService, happened: &mut Vec<Event>) {
+fn reals(before: &[RealServer], service: &VirtualService, events: &mut Vec<Event>) {
     let find =
         |reals: &[RealServer], address| reals.iter().find(|real| real.address == address).cloned();
     for real in before {
         if find(&service.reals, real.address).is_none() {
-            happened.push(of_real(
+            events.push(of_real(
                 EventKind::RealRemoved,
                 service,
                 real,
@@ -107,14 +107,14 @@ fn reals(before: &[RealServer], service: &VirtualService, happened: &mut Vec<Eve
                 if real.state != AdminState::Ready {
                     message.push_str(&format!(", state {}", real.state.name()));
                 }
-                happened.push(of_real(EventKind::RealAdded, service, real, message));
+                events.push(of_real(EventKind::RealAdded, service, real, message));
             }
             Some(before) => {
                 let changes =
                     setting::changes(&REAL_SETTINGS, &before.settings(), &real.settings());
                 let message = changes.join(", ");
                 if !message.is_empty() {
-                    happened.push(of_real(EventKind::RealChanged, service, real, message));
+                    events.push(of_real(EventKind::RealChanged, service, real, message));
                 }
             }
         }
@@ -286,7 +286,7 @@ mod tests {
         let told = |old: &Model, new: &Model| -> Vec<_> {
             model_diff(old, new)
                 .into_iter()
-                .map(|happened| format!("{} {}", happened.kind.name(), happened.message))
+                .map(|event| format!("{} {}", event.kind.name(), event.message))
                 .collect()
         };
         let plain = service("", "");

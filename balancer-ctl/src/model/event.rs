@@ -51,7 +51,7 @@ pub enum EventKind {
     MaintenanceFailed,
     /// It works again.
     MaintenanceRecovered,
-    /// Route changes are not reported by the kernel.
+    /// The thread that watches route changes does not run, so that they take effect some seconds late.
     RoutesUnwatched,
     /// They are again.
     RoutesWatched,

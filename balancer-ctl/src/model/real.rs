@@ -129,7 +129,7 @@ impl RealSettings {
     }
 }
 
-/// Any whole number is told its range; the validator knows what is in it.
+/// Reads a weight. A number that is no `u32` is refused with the range; the validator refuses the rest.
 fn weight<'de, D: Deserializer<'de>>(value: D) -> Result<Option<u32>, D::Error> {
     let out_of_range =
         |number| D::Error::custom(format!("{number} is out of range: 0..={MAX_WEIGHT}"));

@@ -233,7 +233,7 @@ fn mon_arguments(news: &NotificationEvent, notify: &Notify, words: &EventText) -
         ("-g", words.mon_group().to_owned()),
         ("-h", hosts),
         ("-l", every.to_string()),
-        ("-t", seconds(happened(news)).to_string()),
+        ("-t", seconds(time_of(news)).to_string()),
     ];
     let mut arguments: Vec<_> = pairs
         .into_iter()
@@ -359,7 +359,7 @@ fn mon_lines(news: &NotificationEvent, words: &EventText) -> Vec<u8> {
     text.into_bytes()
 }
 
-fn happened(news: &NotificationEvent) -> SystemTime {
+fn time_of(news: &NotificationEvent) -> SystemTime {
     humantime::parse_rfc3339(&news.event.time).unwrap_or(UNIX_EPOCH)
 }
 
