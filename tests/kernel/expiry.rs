@@ -19,7 +19,9 @@ use balancer_ctl::{
 };
 
 use crate::{
-    scene::{Scene, VIP, all, both, connect, key, maintain_until, service, start_reals},
+    scene::{
+        Scene, VIP, all, both, connect, key, maintain_now, maintain_until, service, start_reals,
+    },
     table::{Entries, Flow},
 };
 
@@ -235,10 +237,7 @@ fn the_next_sweep_waits_until_something_changes() {
     scene.with(all(), |dataplane| {
         dataplane.reconcile(&both()).unwrap();
         // Finishes the work that the start has left.
-        while dataplane.next_maintenance() < Duration::from_secs(1) {
-            dataplane.run_maintenance().unwrap();
-        }
-        dataplane.run_maintenance().unwrap();
+        maintain_now(dataplane);
         let entries = Entries::of(&scene);
         // A quarter of the clock's range ago, longer than any timeout.
         let idle = Flow {
@@ -280,17 +279,8 @@ fn a_large_table_is_swept_in_short_steps() {
         let start = Instant::now();
         dataplane.snapshot().unwrap();
         println!("a snapshot takes {:?}", start.elapsed());
-        let mut longest = Duration::ZERO;
-        let mut steps = 0;
-        let mut is_over = false;
-        while !is_over {
-            let start = Instant::now();
-            dataplane.run_maintenance().unwrap();
-            longest = longest.max(start.elapsed());
-            steps += 1;
-            assert!(steps < 10_000);
-            is_over = dataplane.next_maintenance() == Duration::from_secs(1);
-        }
+        let steps = maintain_now(dataplane);
+        let (longest, steps) = (steps.iter().max().unwrap(), steps.len());
         assert_eq!(entries.count(), 0);
         println!("{put} connections ended in {steps} steps, the longest {longest:?}");
     });
@@ -330,10 +320,7 @@ fn connections_of_a_large_table_are_reported_as_the_last_sweep_counted_them() {
         };
         let all = (put, put[0] + put[1]);
         assert_eq!(counted(dataplane), all, "before the first pass");
-        dataplane.run_maintenance().unwrap();
-        while dataplane.next_maintenance() < Duration::from_secs(1) {
-            dataplane.run_maintenance().unwrap();
-        }
+        maintain_now(dataplane);
         assert_eq!(counted(dataplane), all);
         // Later connections are not counted yet.
         entries.put(&Flow {
