@@ -129,8 +129,7 @@ pub struct ConntrackEntry<A: Address> {
     pub port: u16,
     /// Its next hop; zero = it was not looked up.
     pub next_hop: NextHopRef,
-    /// Of an original entry: the sequence number of the SYN|ACK, host byte order. It tells one that is sent again from one
-    /// that begins a new connection.
+    /// Of an original entry of TCP: the number that [`next_number`](crate::tcp::next_number) keeps, host byte order.
     pub extra: u32,
     /// Always zero.
     pub spare: A::Spare,

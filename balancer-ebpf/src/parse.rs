@@ -111,7 +111,7 @@ impl Transport for Tcp {
             flags: self.flags(),
             sequence: self.sequence(),
             acknowledgement: self.acknowledgement(),
-            has_data: payload > self.stated_length(),
+            data: payload.saturating_sub(self.stated_length()) as u32,
         }
     }
 
@@ -134,7 +134,7 @@ impl Transport for Udp {
             flags: 0,
             sequence: 0,
             acknowledgement: 0,
-            has_data: false,
+            data: 0,
         }
     }
 

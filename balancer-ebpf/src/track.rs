@@ -172,7 +172,7 @@ fn give_up<H: Family>(found: Found<H::Address>, segment: Segment) -> Discard {
     }
     let completes = state == State::SynReceived as u8
         && segment.flags & flags::ACK != 0
-        && tcp::completes_handshake(segment.acknowledgement, sequence(found.entry));
+        && tcp::completes_handshake(segment.acknowledgement, number(found.entry));
     if state >= State::Established as u8 && !tcp::is_reset(state) || completes {
         return Discard::RealReset;
     }
@@ -182,9 +182,9 @@ fn give_up<H: Family>(found: Found<H::Address>, segment: Segment) -> Discard {
     Discard::NoConnection
 }
 
-/// The sequence number of the real server's SYN|ACK, host byte order.
+/// The number that the connection waits for, see [`tcp::next_number`].
 #[inline(always)]
-fn sequence<A: Address>(original: *const Entry<A>) -> u32 {
+fn number<A: Address>(original: *const Entry<A>) -> u32 {
     // SAFETY: an entry of the table, which never moves.
     unsafe { (*original).extra }
 }
@@ -205,28 +205,19 @@ fn advance<T: Transport, A: Address>(
         if !before.is_same_entry(original.word) {
             break;
         }
-        let sequence = sequence(original.entry);
-        let state = next::<T>(before.state(), sequence, segment, is_original);
-        if state == State::SynReceived as u8 && !is_original {
-            // A real server sends data only to whom it believes: its number is right, whatever SYN|ACK was the last.
-            let number = if segment.flags & flags::SYN != 0 {
-                segment.sequence
-            } else if segment.has_data {
-                segment.sequence.wrapping_sub(1)
-            } else {
-                sequence
-            };
-            if number != sequence {
-                // SAFETY: an entry of the table, which never moves.
-                unsafe { (*original.entry).extra = number };
-            }
-        }
+        let number = number(original.entry);
+        let state = next::<T>(before.state(), number, segment, is_original);
         let after = if state == before.state() {
             hear(before, segment, is_original)
         } else {
             before.with_state(state)
         };
         if after == before || change(original.entry, before, after) {
+            let next_number = tcp::next_number(state, number, segment, is_original);
+            if next_number != number {
+                // SAFETY: an entry of the table, which never moves.
+                unsafe { (*original.entry).extra = next_number };
+            }
             mirror(reply, after.state());
             break;
         }
@@ -235,12 +226,12 @@ fn advance<T: Transport, A: Address>(
 
 /// The state after a packet.
 #[inline(always)]
-fn next<T: Transport>(state: u8, sequence: u32, segment: Segment, is_original: bool) -> u8 {
+fn next<T: Transport>(state: u8, number: u32, segment: Segment, is_original: bool) -> u8 {
     match (T::PROTOCOL == UDP, is_original) {
         (true, true) => tcp::next_udp(state, direction::ORIGINAL),
         (true, false) => tcp::next_udp(state, direction::REPLY),
-        (false, true) => tcp::next_original(state, sequence, segment),
-        (false, false) => tcp::next_reply(state, sequence, segment),
+        (false, true) => tcp::next_original(state, number, segment),
+        (false, false) => tcp::next_reply(state, number, segment),
     }
 }
 

@@ -75,7 +75,7 @@ fn wrong_addresses_ports_and_weights() {
         (
             "connections --state open",
             "invalid value 'open' for '--state <STATE>': expected `syn-sent`, `syn-received`, `established`, \
-             `fin-client`, `fin-real`, `closing`, `closed`, `udp`, `udp-unreplied`, `udp-unconfirmed` or `closed-client`"
+             `fin-client`, `fin-real`, `closing`, `closed`, `udp`, `udp-unreplied`, `udp-unconfirmed`, `closed-client` or `time-wait`"
                 .to_owned(),
         ),
         (

@@ -267,7 +267,7 @@ fn wrong_requests_are_answered_with_a_sentence() {
             "",
             400,
             "state `open` is not known: expected `syn-sent`, `syn-received`, `established`, `fin-client`, `fin-real`, \
-             `closing`, `closed`, `udp`, `udp-unreplied`, `udp-unconfirmed` or `closed-client`",
+             `closing`, `closed`, `udp`, `udp-unreplied`, `udp-unconfirmed`, `closed-client` or `time-wait`",
         ),
     ] {
         assert_eq!(

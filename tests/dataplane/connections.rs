@@ -158,14 +158,26 @@ fn case_10_a_connection_that_both_sides_close_stays_for_the_grace_time() {
             &fin,
             redirected(&fin.returned(V, 80)).reply(web.real, &fin),
         );
-        assert_state(lb, State::Closing);
+        assert_state(lb, State::TimeWait);
         let ack = syn().segment(ACK, 1002, 9006);
         lb.step(
             Outside,
             &ack,
             redirected(&ack.delivered(R, 8080)).original(web.real, &ack),
         );
-        assert_state(lb, State::Closing);
+        assert_state(lb, State::TimeWait);
+        // The last acknowledgement was lost, and both send again: it stays over.
+        lb.step(
+            Inside,
+            &fin,
+            redirected(&fin.returned(V, 80)).reply(web.real, &fin),
+        );
+        lb.step(
+            Outside,
+            &ack,
+            redirected(&ack.delivered(R, 8080)).original(web.real, &ack),
+        );
+        assert_state(lb, State::TimeWait);
     });
 }
 
@@ -188,6 +200,42 @@ fn a_connection_that_the_real_server_closes_first_ends_alike() {
             redirected(&fin.delivered(R, 8080)).original(web.real, &fin),
         );
         assert_state(lb, State::Closing);
+        let ack = syn().answered(R, 8080).segment(ACK, 9002, 1002);
+        lb.step(
+            Inside,
+            &ack,
+            redirected(&ack.returned(V, 80)).reply(web.real, &ack),
+        );
+        assert_state(lb, State::TimeWait);
+    });
+}
+
+#[test]
+fn a_connection_that_both_sides_close_at_once_ends_alike() {
+    run(|lb| {
+        let web = lb.web();
+        establish(lb, &syn(), R, 8080);
+        let fin = syn().segment(FIN | ACK, 1001, 9001).data(b"last");
+        lb.step(
+            Outside,
+            &fin,
+            redirected(&fin.delivered(R, 8080)).original(web.real, &fin),
+        );
+        let answer = syn().answered(R, 8080);
+        for (segment, state) in [
+            (
+                answer.clone().segment(FIN | ACK, 9001, 1001),
+                State::Closing,
+            ),
+            (answer.segment(ACK, 9002, 1006), State::TimeWait),
+        ] {
+            lb.step(
+                Inside,
+                &segment,
+                redirected(&segment.returned(V, 80)).reply(web.real, &segment),
+            );
+            assert_state(lb, state);
+        }
     });
 }
 
@@ -223,7 +271,7 @@ fn case_12_a_reset_by_the_real_server_closes_the_connection() {
 
 #[test]
 fn case_13_a_syn_on_a_connection_that_is_over_selects_anew() {
-    for state in [State::Closing, State::Closed] {
+    for state in [State::TimeWait, State::Closed] {
         run(|lb| {
             let (service, first, second) = two_reals(lb);
             establish(lb, &syn(), R, 8080);
@@ -263,6 +311,38 @@ fn case_13_a_syn_on_a_connection_that_is_over_selects_anew() {
             lb.step(Inside, &stale, passed(Discard::NoService, &stale.bytes()));
         });
     }
+}
+
+#[test]
+fn case_14_a_syn_before_the_clients_fin_is_acknowledged_goes_to_the_same_real_server() {
+    run(|lb| {
+        let (_, first, _) = two_reals(lb);
+        establish(lb, &syn(), R, 8080);
+        lb.pass_through(
+            Inside,
+            &syn().answered(R, 8080).segment(FIN | ACK, 9001, 1001),
+        );
+        lb.pass_through(Outside, &syn().segment(FIN | ACK, 1001, 9002));
+        let again = syn().segment(SYN, 77_000, 0);
+        lb.step(
+            Outside,
+            &again,
+            redirected(&again.delivered(R, 8080)).original(first, &again),
+        );
+        assert_state(lb, State::Closing);
+        // Its answer tells that the client has begun anew.
+        let answer = again.answered(R, 8080).segment(SYN | ACK, 50_000, 77_001);
+        lb.step(
+            Inside,
+            &answer,
+            redirected(&answer.returned(V, 80))
+                .reply(first, &answer)
+                .pair_v4_deleted()
+                .half_open(1),
+        );
+        lb.pass_through(Outside, &again.segment(ACK, 77_001, 50_001));
+        assert_state(lb, State::Established);
+    });
 }
 
 #[test]

@@ -104,11 +104,11 @@ fn case_14_the_old_connection_goes_only_when_another_real_server_was_found() {
 }
 
 #[test]
-fn case_14_a_closing_connection_keeps_its_rows_too_until_another_is_scheduled() {
+fn case_14_a_connection_that_is_over_keeps_its_rows_too_until_another_is_scheduled() {
     run(|lb| {
         let (service, first, second) = two_reals(lb);
         establish(lb, &syn(), R, 8080);
-        lb.change_rows_v4(|row| row.state = State::Closing as u8);
+        lb.change_rows_v4(|row| row.state = State::TimeWait as u8);
         lb.set_ring(service, &[]);
         let again = syn().segment(SYN, 77_000, 0);
         lb.step(

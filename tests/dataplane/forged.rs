@@ -166,6 +166,51 @@ fn a_forged_fin_is_undone_by_the_clients_next_data() {
 }
 
 #[test]
+fn an_upload_goes_on_after_its_real_servers_fin_whatever_is_forged_in_the_clients_name() {
+    run_with(
+        Options {
+            max_connections: 64,
+            ..Options::default()
+        },
+        |lb| {
+            let (_, first, second) = two_reals(lb);
+            establish(lb, &syn(), R, 8080);
+            let answer = syn().answered(R, 8080);
+            lb.pass_through(Inside, &answer.clone().segment(FIN | ACK, 9001, 1001));
+            assert_state(lb, State::FinReply);
+            // A FIN that the client has not sent, and what the real server says to it (RFC 9293 section 3.10.7.4).
+            lb.pass_through(Outside, &syn().segment(FIN | ACK, 500_000, 9002));
+            lb.pass_through(Inside, &answer.clone().segment(ACK, 9002, 1001));
+            assert_state(lb, State::Closing);
+            let again = syn().segment(SYN, 77_000, 0);
+            lb.step(
+                Outside,
+                &again,
+                redirected(&again.delivered(R, 8080)).original(first, &again),
+            );
+            lb.pass_through(Inside, &answer.segment(ACK, 9002, 1001));
+            assert_state(lb, State::Closing);
+            // A flood of handshakes takes no assured connection's place.
+            for port in 1_000..3_000 {
+                let _ = lb.send(Outside, &syn().client_port(port).bytes());
+            }
+            let data = syn().segment(PSH | ACK, 1001, 9002).data(b"more");
+            lb.step(
+                Outside,
+                &data,
+                redirected(&data.delivered(R, 8080)).original(first, &data),
+            );
+            let mine: Vec<_> = lb
+                .rows_v4()
+                .into_iter()
+                .filter(|(_, row)| row.state == State::FinReply as u8)
+                .collect();
+            assert_eq!(mine.len(), 2, "{second} has none of it: {mine:?}");
+        },
+    );
+}
+
+#[test]
 fn a_reset_connection_is_displaced_only_after_what_is_over() {
     run_with(
         Options {

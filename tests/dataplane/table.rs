@@ -253,6 +253,7 @@ fn each_state_has_its_own_timeout() {
         State::Closing,
         State::Closed,
         State::ClosedOriginal,
+        State::TimeWait,
     ] {
         run(|lb| {
             lb.web();

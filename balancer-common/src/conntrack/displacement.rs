@@ -24,7 +24,8 @@ pub enum Class {
 pub const fn class(state: u8) -> Class {
     const ASSURED: u64 = 1 << State::Established as u64
         | 1 << State::FinOriginal as u64
-        | 1 << State::FinReply as u64;
+        | 1 << State::FinReply as u64
+        | 1 << State::Closing as u64;
     if state == State::Udp as u8 {
         return Class::Confirmed;
     }
@@ -84,7 +85,7 @@ const fn ones_if(condition: u64) -> u32 {
 }
 
 /// A bit for each state whose connections are over.
-const SPENT: u64 = 1 << State::Closing as u64 | 1 << State::Closed as u64;
+const SPENT: u64 = 1 << State::TimeWait as u64 | 1 << State::Closed as u64;
 
 #[cfg(test)]
 mod tests {
@@ -97,8 +98,11 @@ mod tests {
             let word = Word::new(Word(7 << 16), state, direction::ORIGINAL, false);
             rank(word, idle, 100)
         };
-        let (opening, confirmed, over) =
-            (State::SynSent as u8, State::Udp as u8, State::Closing as u8);
+        let (opening, confirmed, over) = (
+            State::SynSent as u8,
+            State::Udp as u8,
+            State::TimeWait as u8,
+        );
         let order = [
             (over, 5),
             (over, 2),

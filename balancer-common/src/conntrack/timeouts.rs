@@ -61,7 +61,8 @@ impl Timeouts {
                 | State::FinReply
                 | State::Closing
                 | State::Closed
-                | State::ClosedOriginal => settings.closing,
+                | State::ClosedOriginal
+                | State::TimeWait => settings.closing,
                 State::Udp | State::UdpUnconfirmed => settings.udp,
                 State::UdpUnreplied => settings.udp_unreplied,
             };
@@ -98,12 +99,13 @@ mod tests {
             (State::Established, 900, Class::Assured),
             (State::FinOriginal, 120, Class::Assured),
             (State::FinReply, 120, Class::Assured),
-            (State::Closing, 120, Class::Spent),
+            (State::Closing, 120, Class::Assured),
             (State::Closed, 120, Class::Spent),
             (State::Udp, 300, Class::Confirmed),
             (State::UdpUnreplied, 30, Class::Opening),
             (State::UdpUnconfirmed, 300, Class::Opening),
             (State::ClosedOriginal, 120, Class::Opening),
+            (State::TimeWait, 120, Class::Spent),
         ] {
             assert_eq!(
                 Timeouts::new(&TIMEOUTS).of(state as u8),
