@@ -1,5 +1,5 @@
-//! The other files that a configuration names: certificates and keys, which must be readable, and programs, which run
-//! as root, so that nobody else may be able to change them. Looked at when a configuration or a change is taken. Where
+//! The other files that a configuration names: certificates and keys, which must be readable, and programs, which nobody but root
+//! and the user that they run as may be able to change. Looked at when a configuration or a change is taken. Where
 //! all files are good, the probes' own test of TLS settings is run too, which the caller passes in.
 
 use std::{collections::HashMap, path::Path};
@@ -17,7 +17,7 @@ use crate::{
     },
     os::{
         file::read_regular_file,
-        program::{trusted, trusted_with_news},
+        program::{Account, trusted, trusted_with_news},
     },
 };
 
@@ -53,8 +53,10 @@ pub fn problems(model: &Model, tls_test: TlsTest) -> Vec<Problem> {
         }
     }
     for (index, notify) in model.notify.iter().enumerate() {
-        let place = Place::Notify(index, "run");
-        problems.extend(judged(place, What::Notified(&notify.run)));
+        let user = notify.user.as_deref();
+        problems.extend(judged(Place::Notify(index, "user"), What::User(user)));
+        let run = What::Notified(&notify.run, user);
+        problems.extend(judged(Place::Notify(index, "run"), run));
     }
     problems
 }
@@ -78,16 +80,20 @@ enum What<'a> {
     Ca(&'a Path),
     Certificate(&'a Path),
     Key(&'a Path),
-    /// With its arguments, which may be files that it runs.
-    Program(&'a [String]),
+    /// With its arguments, which may be files that it runs, and the user that it runs as.
+    Program(&'a [String], Option<&'a str>),
     /// The same, told of events.
-    Notified(&'a [String]),
+    Notified(&'a [String], Option<&'a str>),
+    /// A user of this host; `None` = root.
+    User(Option<&'a str>),
 }
 
 fn named(check: &Check) -> Vec<(&'static str, What<'_>)> {
     let mut named = Vec::new();
     if let Probe::Exec(exec) = &check.probe {
-        named.push(("run", What::Program(&exec.run)));
+        let user = exec.user.as_deref();
+        named.push(("user", What::User(user)));
+        named.push(("run", What::Program(&exec.run, user)));
     }
     if let Some(Tls {
         ca, certificate, ..
@@ -116,8 +122,14 @@ fn judge(what: What<'_>) -> Result<(), String> {
             certificates(path).map_err(|reason| told("certificate", path, reason))
         }
         What::Key(path) => key(path).map_err(|reason| told("key", path, reason)),
-        What::Program(run) => trusted(run).map_err(|reason| of_program(run, reason)),
-        What::Notified(run) => trusted_with_news(run).map_err(|reason| of_program(run, reason)),
+        What::User(user) => Account::find(user).map(|_| ()),
+        // A user that does not exist is told by itself.
+        What::Program(run, user) => Account::find(user).map_or(Ok(()), |account| {
+            trusted(run, &account).map_err(|reason| of_program(run, reason))
+        }),
+        What::Notified(run, user) => Account::find(user).map_or(Ok(()), |account| {
+            trusted_with_news(run, &account).map_err(|reason| of_program(run, reason))
+        }),
     }
 }
 
@@ -249,7 +261,14 @@ mod tests {
                     check = [{ type = \"ping\" }, { type = \"exec\", run = [\"/nonexistent/run\"] }]\n\
                     [[notify]]\n\
                     on = [\"real-down\"]\n\
-                    run = [\"/nonexistent/run\"]\n";
+                    run = [\"/nonexistent/run\"]\n\
+                    [[notify]]\n\
+                    on = [\"real-down\"]\n\
+                    run = [\"/nonexistent/run\"]\n\
+                    user = \"no-such-user\"\n\
+                    [[service]]\n\
+                    address = \"192.0.2.80:82\"\n\
+                    check = { type = \"exec\", run = [\"/bin/true\"], user = \"\" }\n";
         fs::write(&path, text).unwrap();
         let errors = ConfigFile::load(&path, "lb1", |_| None)
             .unwrap_err()
@@ -262,7 +281,9 @@ mod tests {
                 "{at}:4:10: quorum 0 is out of range: 1..=1000000000\n\
                  {at}:5:32: ca /nonexistent/ca.pem: {gone}\n\
                  {at}:8:52: run /nonexistent/run: `/nonexistent` does not exist\n\
-                 {at}:11:7: run /nonexistent/run: `/nonexistent` does not exist"
+                 {at}:11:7: run /nonexistent/run: `/nonexistent` does not exist\n\
+                 {at}:15:8: user `no-such-user` does not exist on this host\n\
+                 {at}:18:54: user `` does not exist on this host"
             )
         );
         let check = read::checks(

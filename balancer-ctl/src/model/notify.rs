@@ -13,6 +13,8 @@ pub struct Notify {
     pub services: Vec<String>,
     /// The program by its absolute path, then its first arguments; not a shell's line.
     pub run: Vec<String>,
+    /// The user that it runs as; `None` = root.
+    pub user: Option<String>,
     /// It is killed after this.
     pub timeout: Duration,
     /// A condition is told once it has lasted this long; zero = at once.

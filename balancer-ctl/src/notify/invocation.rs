@@ -60,6 +60,7 @@ pub fn invocation(news: &NotificationEvent, notify: &Notify, teller: Sender<'_>)
     Program {
         path: path.into(),
         arguments,
+        user: notify.user.clone(),
         environment: environment(news, &words, teller),
         input: match notify.stdin {
             Stdin::Json => json(news, &words),

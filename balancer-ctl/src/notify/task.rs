@@ -29,7 +29,7 @@ use crate::{
     model::{Model, Notify, view::EventRecord},
     os::{
         clock,
-        program::{ExitReason, Finished, Output, Program, trusted_with_news},
+        program::{Account, ExitReason, Finished, Output, Program, trusted_with_news},
     },
 };
 
@@ -76,7 +76,7 @@ struct Shared {
 }
 
 /// Checks that a program may be run with its arguments; returns why not.
-type ProgramCheck = fn(&[String]) -> Result<(), String>;
+type ProgramCheck = fn(&[String], &Account) -> Result<(), String>;
 
 impl Notifier {
     /// Starts the thread. `state` is the daemon's state directory, whose path programs are given.
@@ -433,7 +433,7 @@ async fn until(deadline: Option<Instant>) {
 /// Runs one program to its end and logs its output and exit status. Returns why it did not run, if so.
 async fn run(program: &Program, tell: &Notification, judge: ProgramCheck) -> Option<String> {
     let words = tell.notify.run.clone();
-    let result = program.run(move || judge(&words)).await;
+    let result = program.run(move |account| judge(&words, account)).await;
     let event = tell.event.event.event.name();
     let name = name(&tell.notify);
     let Finished {

@@ -50,6 +50,7 @@ pub(super) const NOTIFY: Keys = Keys {
     known: &[
         "on",
         "run",
+        "user",
         "services",
         "timeout",
         "alert-after",

@@ -5,8 +5,8 @@ use std::path::Path;
 use toml_edit::{Array, InlineTable, Value};
 
 use super::{
-    AgentProbe, Check, DnsProbe, Exchange, GrpcProbe, HttpProbe, HttpVersion, Initial, Probe,
-    Timing, Tls, from_statuses,
+    AgentProbe, Check, DnsProbe, Exchange, ExecProbe, GrpcProbe, HttpProbe, HttpVersion, Initial,
+    Probe, Timing, Tls, from_statuses,
 };
 use crate::model::{duration, toml_json};
 
@@ -45,13 +45,11 @@ pub fn table(check: &Check) -> InlineTable {
                 words.tls(tls);
             }
         }
-        Probe::Exec(exec) => words.put(
-            "run",
-            exec.run
-                .iter()
-                .map(|word| one_line(word))
-                .collect::<Array>(),
-        ),
+        Probe::Exec(ExecProbe { run, user }) => {
+            let run: Array = run.iter().map(|word| one_line(word)).collect();
+            words.put("run", run);
+            words.some("user", user.as_deref().map(one_line));
+        }
         Probe::Agent(AgentProbe { send }) => words.sent(send),
     }
     words.some("source", source.address.map(|address| address.to_string()));
