@@ -64,6 +64,24 @@ pub struct ConfigFile {
     model: Model,
 }
 
+/// Loads a configuration file again, on any thread.
+#[derive(Clone, Debug)]
+pub struct ConfigReload {
+    tls_test: TlsTest,
+    path: PathBuf,
+    host: String,
+}
+
+impl ConfigReload {
+    /// Loads the file, in which `also` may find more that is wrong. Reads the files that it names too, so that it may block.
+    ///
+    /// # Errors
+    /// As [`ConfigFile::load`].
+    pub fn load(&self, also: impl FnOnce(&Model) -> Vec<Problem>) -> Result<ConfigFile, FileError> {
+        ConfigFile::load_if(&self.path, &self.host, self.tls_test, also)
+    }
+}
+
 /// A changed file that lies on disk beside the one it will replace.
 #[derive(Debug)]
 pub struct Prepared {
@@ -112,12 +130,14 @@ impl ConfigFile {
         })
     }
 
-    /// Loads the same file again, in which `also` may find more that is wrong.
-    ///
-    /// # Errors
-    /// As [`ConfigFile::load`].
-    pub fn reload(&self, also: impl FnOnce(&Model) -> Vec<Problem>) -> Result<Self, FileError> {
-        Self::load_if(&self.path, &self.host, self.tls_test, also)
+    /// What loads the same file again.
+    #[must_use]
+    pub fn reload(&self) -> ConfigReload {
+        ConfigReload {
+            tls_test: self.tls_test,
+            path: self.path.clone(),
+            host: self.host.clone(),
+        }
     }
 
     /// Where it lies.
@@ -318,7 +338,10 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o640);
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
-        assert_eq!(file.reload(|_| Vec::new()).unwrap().model(), file.model());
+        assert_eq!(
+            file.reload().load(|_| Vec::new()).unwrap().model(),
+            file.model()
+        );
     }
 
     #[test]

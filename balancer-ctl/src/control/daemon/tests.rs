@@ -3,6 +3,7 @@
 mod health;
 mod host;
 mod refusals;
+mod reload;
 
 use std::{collections::HashSet, fs, path::Path};
 
