@@ -1,4 +1,4 @@
-//! A change → the configuration file's new text. Comments and the order of what stays are kept. Pure.
+//! Changes → the configuration file's new text. Comments and the order of what stays are kept. Pure.
 
 mod check;
 
@@ -8,11 +8,11 @@ use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, TableLike, Value};
 
 use self::check::set_checks;
 use crate::model::{
-    AdminState, Check, Model, Protocol, RealSettings, ServiceKey, ServiceSettings, change::Change,
-    error::ApiError, real::REAL_SETTINGS, service::SERVICE_SETTINGS, setting,
+    AdminState, Check, Model, Protocol, RealSettings, ServiceKey, ServiceSettings, VirtualService,
+    change::Change, error::ApiError, real::REAL_SETTINGS, service::SERVICE_SETTINGS, setting,
 };
 
-/// The text after `change`, which takes the model `saved` in `text` to the model `wanted`.
+/// The text after `changes`, which take the model `saved` in `text` to the model `wanted`.
 ///
 /// # Errors
 /// The text could not be brought to say what is wanted; nothing is lost, the caller still has the old text.
@@ -21,7 +21,7 @@ pub fn edit(
     host: &str,
     saved: &Model,
     wanted: &Model,
-    change: &Change,
+    changes: &[Change],
 ) -> Result<String, ApiError> {
     // A file whose lines all end as on Windows goes on so.
     let returns =
@@ -30,7 +30,7 @@ pub fn edit(
         .replace("\r\n", "\n")
         .parse()
         .map_err(|error| ApiError::failed(format!("the file is not TOML any more: {error}")))?;
-    apply(&mut document, saved, change);
+    apply_all(&mut document, saved.services.clone(), changes)?;
     let mut text = document.to_string();
     if returns {
         text = text.replace('\n', "\r\n");
@@ -45,18 +45,26 @@ pub fn edit(
     }
 }
 
-fn apply(document: &mut DocumentMut, saved: &Model, change: &Change) {
-    let service = |key: &ServiceKey| {
-        saved
-            .services
-            .iter()
-            .position(|service| service.key == *key)
-    };
+/// Makes changes to a document whose services are `saved`.
+fn apply_all(
+    document: &mut DocumentMut,
+    mut saved: Vec<VirtualService>,
+    changes: &[Change],
+) -> Result<(), ApiError> {
+    for change in changes {
+        apply(document, &saved, change);
+        change.apply(&mut saved)?;
+    }
+    Ok(())
+}
+
+fn apply(document: &mut DocumentMut, saved: &[VirtualService], change: &Change) {
+    let service = |key: &ServiceKey| saved.iter().position(|service| service.key == *key);
     let real = |key: &ServiceKey, address: &SocketAddr| {
         let index = service(key)?;
         Some((
             index,
-            saved.services[index]
+            saved[index]
                 .reals
                 .iter()
                 .position(|real| real.address == *address)?,
@@ -68,7 +76,7 @@ fn apply(document: &mut DocumentMut, saved: &Model, change: &Change) {
             if let Some(index) = service(key)
                 && let Some(table) = service_mut(document, index)
             {
-                let gone = set_service(table, settings, &saved.services[index].checks);
+                let gone = set_service(table, settings, &saved[index].checks);
                 for block in gone {
                     put_back(document, &block);
                 }
@@ -98,7 +106,7 @@ fn apply(document: &mut DocumentMut, saved: &Model, change: &Change) {
             }
         }
         Change::Clear => {
-            for index in (0..saved.services.len()).rev() {
+            for index in (0..saved.len()).rev() {
                 remove(document, None, index);
             }
         }

@@ -149,9 +149,9 @@ impl ConfigFile {
     ///
     /// # Errors
     /// The file on disk is no longer the one that was loaded, or the disk refused the new one.
-    pub fn prepare(&self, change: &Change, wanted: Model) -> Result<Prepared, ApiError> {
+    pub fn prepare(&self, changes: &[Change], wanted: Model) -> Result<Prepared, ApiError> {
         self.require_unchanged()?;
-        let text = edit::edit(&self.text, &self.host, &self.model, &wanted, change)?;
+        let text = edit::edit(&self.text, &self.host, &self.model, &wanted, changes)?;
         // Behind a symbolic link, the file itself is replaced.
         let cannot = |error: io::Error| {
             ApiError::failed(format!(
@@ -164,9 +164,11 @@ impl ConfigFile {
         Ok(Prepared {
             temporary,
             file: Self {
+                tls_test: self.tls_test,
+                path: self.path.clone(),
+                host: self.host.clone(),
                 text,
                 model: wanted,
-                ..self.clone()
             },
         })
     }
@@ -290,7 +292,7 @@ mod tests {
     }
 
     fn prepare(file: &ConfigFile) -> Result<Prepared, ApiError> {
-        file.prepare(&add_web(), add_web().apply(file.model()).unwrap())
+        file.prepare(&[add_web()], add_web().after(file.model()).unwrap())
     }
 
     #[test]

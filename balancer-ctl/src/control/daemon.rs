@@ -208,8 +208,8 @@ impl Daemon {
     /// Handles one message. That the sender no longer waits for the reply is no error.
     pub fn answer(&mut self, message: Message) {
         match message {
-            Message::Change(request, scope, reply) => {
-                drop(reply.send(self.change(request, scope)));
+            Message::Change(requests, scope, reply) => {
+                drop(reply.send(self.change_all(requests, scope)));
                 heap::give_back();
             }
             Message::Services(service, reply) => drop(reply.send(self.services(service.as_ref()))),

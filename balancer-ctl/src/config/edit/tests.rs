@@ -62,8 +62,8 @@ fn weight(weight: u32) -> RealSettings {
 
 fn edited(text: &str, change: &Change) -> String {
     let saved = read::model(text, "lb1").unwrap();
-    let wanted = change.apply(&saved).unwrap();
-    edit(text, "lb1", &saved, &wanted, change).unwrap()
+    let wanted = change.after(&saved).unwrap();
+    edit(text, "lb1", &saved, &wanted, std::slice::from_ref(change)).unwrap()
 }
 
 #[track_caller]

@@ -1,5 +1,6 @@
 //! The daemon on a data plane in memory and a file on disk.
 
+mod batch;
 mod health;
 mod host;
 mod refusals;
@@ -104,7 +105,15 @@ impl Scene {
     }
 
     fn change(&mut self, request: Request, scope: Scope) -> Result<Vec<String>, ApiError> {
-        self.ask(|reply| Message::Change(request, scope, reply))
+        self.change_all(vec![request], scope)
+    }
+
+    fn change_all(
+        &mut self,
+        requests: Vec<Request>,
+        scope: Scope,
+    ) -> Result<Vec<String>, ApiError> {
+        self.ask(|reply| Message::Change(requests, scope, reply))
     }
 
     fn refusal(&mut self, request: Request, scope: Scope) -> String {

@@ -147,32 +147,37 @@ impl Daemon {
     }
 
     pub(super) fn key(&self, service: &ServiceRef) -> Result<ServiceKey, ApiError> {
-        let services = &self.model.services;
-        match service {
-            ServiceRef::Key(key) if self.model.service(key).is_some() => Ok(*key),
-            ServiceRef::Key(key) => Err(ApiError::not_found(format!(
-                "there is no service {key}: `list` shows all"
-            ))),
-            ServiceRef::Name(name) => services
-                .iter()
-                .find(|service| service.name.as_ref() == Some(name))
-                .map(|service| service.key)
-                .ok_or_else(|| {
-                    ApiError::not_found(format!("there is no service `{name}`: `list` shows all"))
-                }),
-            ServiceRef::Only => match &services[..] {
-                [only] => Ok(only.key),
-                [] => Err(ApiError::not_found(
-                    "there is no service: add one with `add-service`",
-                )),
-                several => {
-                    let names: Vec<_> = several.iter().map(report::service_name).collect();
-                    Err(ApiError::invalid(format!(
-                        "say which service: {}",
-                        crate::model::enumeration::listed_few(&names)
-                    )))
-                }
-            },
-        }
+        key_in(&self.model, service)
+    }
+}
+
+/// The key of a service of `model`.
+pub(super) fn key_in(model: &Model, service: &ServiceRef) -> Result<ServiceKey, ApiError> {
+    let services = &model.services;
+    match service {
+        ServiceRef::Key(key) if model.service(key).is_some() => Ok(*key),
+        ServiceRef::Key(key) => Err(ApiError::not_found(format!(
+            "there is no service {key}: `list` shows all"
+        ))),
+        ServiceRef::Name(name) => services
+            .iter()
+            .find(|service| service.name.as_ref() == Some(name))
+            .map(|service| service.key)
+            .ok_or_else(|| {
+                ApiError::not_found(format!("there is no service `{name}`: `list` shows all"))
+            }),
+        ServiceRef::Only => match &services[..] {
+            [only] => Ok(only.key),
+            [] => Err(ApiError::not_found(
+                "there is no service: add one with `add-service`",
+            )),
+            several => {
+                let names: Vec<_> = several.iter().map(report::service_name).collect();
+                Err(ApiError::invalid(format!(
+                    "say which service: {}",
+                    crate::model::enumeration::listed_few(&names)
+                )))
+            }
+        },
     }
 }
