@@ -5,6 +5,7 @@
 pub mod edit;
 pub mod file;
 pub mod files;
+mod parts;
 pub mod read;
 pub(crate) mod text;
 pub mod validate;
