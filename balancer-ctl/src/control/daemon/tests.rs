@@ -4,6 +4,7 @@ mod batch;
 mod health;
 mod host;
 mod refusals;
+mod scale;
 
 use std::{collections::HashSet, fs, path::Path};
 
