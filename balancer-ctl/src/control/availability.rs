@@ -17,6 +17,7 @@ use std::{
     cell::LazyCell,
     collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
+    sync::Arc,
     time::Instant,
 };
 
@@ -84,11 +85,13 @@ pub struct ServiceStatus {
 /// The states of all services and real servers.
 #[derive(Debug, Default)]
 pub struct Availability {
-    services: BTreeMap<ServiceKey, ServiceStatus>,
+    services: BTreeMap<ServiceKey, Arc<ServiceStatus>>,
     /// In the order of the model's services, as is `desired`.
     check_index: Vec<CheckIndex>,
     desired: Vec<dataplane::Service>,
-    checkers: HashMap<CheckTarget, usize>,
+    checkers: HashMap<Arc<CheckTarget>, usize>,
+    check_targets: Vec<Arc<CheckTarget>>,
+    /// In the order of `check_targets`, as is `dependents`.
     check_states: Vec<CheckState>,
     /// For each of `check_states`, the services (by index) that depend on it.
     dependents: Vec<Vec<usize>>,
@@ -114,85 +117,144 @@ struct CheckIndex {
 }
 
 impl Availability {
-    /// The availability under another model; `self` is that under the present one. A new checker begins in the state that `earlier`
-    /// has stored for it, else in that of its real server, so that a changed check takes no real server out of service.
+    /// The availability when nothing runs yet: each checker begins in the state that `earlier` has stored for it.
     #[must_use]
-    pub fn after(&self, model: &Model, earlier: &dyn CheckStore, now: Instant) -> Self {
+    pub fn at_start(model: &Model, earlier: &dyn CheckStore, now: Instant) -> Self {
+        Self::default().after(&[], model, earlier, now)
+    }
+
+    /// The availability under another model; `self` is that under a model with the services `present`. A new checker begins in the
+    /// state that `earlier` has stored for it, else in that of its real server, so that a changed check takes no real server out of
+    /// service. What did not change is not evaluated again.
+    #[must_use]
+    pub fn after(
+        &self,
+        present: &[VirtualService],
+        model: &Model,
+        earlier: &dyn CheckStore,
+        now: Instant,
+    ) -> Self {
         let mut next = Self::default();
-        // Of each standing, since when it stands, where it was remembered.
+        next.checkers.reserve(self.checkers.len());
+        let numbers = present.iter().enumerate();
+        let numbers: HashMap<_, _> = numbers.map(|(number, old)| (old.key, number)).collect();
+        // For each of the present check states its number among the next.
+        let mut carried = vec![None; self.check_states.len()];
+        // Since when each of the next check states lasts, where it was stored.
         let mut since = Vec::new();
-        // Made for the first checker that neither ran nor is remembered.
+        // Made for the first checker that neither ran nor is stored.
         let past = LazyCell::new(|| PastStates::of_all(self));
         for (number, service) in model.services.iter().enumerate() {
             let mut check_index = CheckIndex::default();
+            let old = numbers.get(&service.key).copied();
+            let old = old.filter(|old| present[*old] == *service);
+            if let Some(old) = old
+                && let Some(status) = self.lasting_status(&service.key, now)
+            {
+                for indices in &self.check_index[old].reals {
+                    let indices = indices.iter();
+                    let indices = indices.map(|old| next.carry(self, *old, &mut carried));
+                    check_index.reals.push(indices.collect());
+                }
+                since.resize(next.check_states.len(), RestoredSince::default());
+                next.add_dependent(&check_index, number);
+                next.check_index.push(check_index);
+                next.services.insert(service.key, status);
+                next.desired.push(self.desired[old].clone());
+                continue;
+            }
             for real in &service.reals {
                 let mut indices = Vec::with_capacity(service.checks.len());
                 for target in check_targets(service, real) {
-                    let index = *next.checkers.entry(target).or_insert_with_key(|target| {
-                        let mut known = RestoredSince::default();
-                        let check_state = self
-                            .check_state(target)
-                            .cloned()
-                            .or_else(|| {
-                                let recalled =
-                                    earlier.restored(target, &service.key, real.address)?;
-                                known = RestoredSince {
-                                    since: recalled.since,
-                                    has_returned: recalled.has_returned,
-                                };
-                                Some(recalled.standing)
-                            })
-                            .or_else(|| past.of(service, real, &target.check))
-                            .unwrap_or_else(|| undecided_state(&target.check));
-                        since.push(known);
-                        next.check_states.push(check_state);
-                        next.dependents.push(Vec::new());
-                        next.check_states.len() - 1
-                    });
-                    if next.dependents[index].last() != Some(&number) {
-                        next.dependents[index].push(number);
+                    if let Some(old) = self.checkers.get(&target) {
+                        indices.push(next.carry(self, *old, &mut carried));
+                        continue;
                     }
-                    indices.push(index);
+                    if let Some(index) = next.checkers.get(&target) {
+                        indices.push(*index);
+                        continue;
+                    }
+                    since.resize(next.check_states.len(), RestoredSince::default());
+                    let mut known = RestoredSince::default();
+                    let restored = earlier.restored(&target, &service.key, real.address);
+                    let restored = restored.map(|restored| {
+                        known = RestoredSince {
+                            since: restored.since,
+                            has_returned: restored.has_returned,
+                        };
+                        restored.standing
+                    });
+                    let check_state = restored
+                        .or_else(|| past.of(service, real, &target.check))
+                        .unwrap_or_else(|| undecided_state(&target.check));
+                    since.push(known);
+                    indices.push(next.add_checker(Arc::new(target), check_state));
                 }
                 check_index.reals.push(indices);
             }
-            next.check_index.push(check_index);
-            let check_index = &next.check_index[number];
-            let recalled;
+            since.resize(next.check_states.len(), RestoredSince::default());
+            next.add_dependent(&check_index, number);
+            let restored;
             let before = match self.services.get(&service.key) {
                 None => {
                     let quorum = earlier.quorum(&service.key);
-                    recalled =
-                        restore::service(service, check_index, &next.check_states, &since, quorum);
-                    &recalled
+                    restored =
+                        restore::service(service, &check_index, &next.check_states, &since, quorum);
+                    &restored
                 }
-                Some(before) => before,
+                Some(before) => &**before,
             };
             let (status, desired) =
-                evaluate::service(service, check_index, &next.check_states, Some(before), now);
-            next.services.insert(service.key, status);
+                evaluate::service(service, &check_index, &next.check_states, Some(before), now);
+            next.check_index.push(check_index);
+            next.services.insert(service.key, Arc::new(status));
             next.desired.push(desired);
         }
         next
     }
 
-    fn check_state(&self, watched: &CheckTarget) -> Option<&CheckState> {
-        self.checkers
-            .get(watched)
-            .map(|index| &self.check_states[*index])
+    /// A service's state, unless the passing of time alone has changed it.
+    fn lasting_status(&self, key: &ServiceKey, now: Instant) -> Option<Arc<ServiceStatus>> {
+        let status = self.services.get(key)?;
+        let is_due = status.deadline.is_some_and(|deadline| deadline <= now);
+        (!is_due).then(|| Arc::clone(status))
+    }
+
+    fn add_checker(&mut self, target: Arc<CheckTarget>, check_state: CheckState) -> usize {
+        let index = self.check_states.len();
+        self.checkers.insert(Arc::clone(&target), index);
+        self.check_targets.push(target);
+        self.check_states.push(check_state);
+        self.dependents.push(Vec::new());
+        index
+    }
+
+    /// Takes a checker of `before` over, once. Returns its index here.
+    fn carry(&mut self, before: &Self, old: usize, carried: &mut [Option<usize>]) -> usize {
+        *carried[old].get_or_insert_with(|| {
+            let target = Arc::clone(&before.check_targets[old]);
+            self.add_checker(target, before.check_states[old].clone())
+        })
+    }
+
+    /// Notes that the service of this number depends on its checkers.
+    fn add_dependent(&mut self, check_index: &CheckIndex, number: usize) {
+        for index in check_index.reals.iter().flatten() {
+            let dependents = &mut self.dependents[*index];
+            if dependents.last() != Some(&number) {
+                dependents.push(number);
+            }
+        }
     }
 
     /// The checkers to run, each with its initial state.
     #[must_use]
     pub fn checkers(&self) -> Vec<CheckStart> {
-        self.checkers
-            .iter()
-            .map(|(watched, index)| {
-                let check_state = &self.check_states[*index];
-                CheckStart {
-                    watched: watched.clone(),
-                    from: check_state.decided.then(|| check_state.clone()),
-                }
+        let checkers = self.check_targets.iter().zip(&self.check_states);
+        checkers
+            .map(|(watched, check_state)| CheckStart {
+                watched: Arc::clone(watched),
+                from: check_state.decided.then(|| check_state.clone()),
             })
             .collect()
     }
@@ -235,7 +297,7 @@ impl Availability {
             else {
                 continue;
             };
-            let before = self.services.get(&service.key);
+            let before = self.services.get(&service.key).map(Arc::as_ref);
             let (status, desired) =
                 evaluate::service(service, check_index, &self.check_states, before, now);
             events::add_events(service, before, &status, &mut events);
@@ -245,7 +307,7 @@ impl Availability {
                 let was_out = before.is_some_and(|before| before.state == RealState::Maintenance);
                 was_out != (real.state == RealState::Maintenance)
             });
-            self.services.insert(service.key, status);
+            self.services.insert(service.key, Arc::new(status));
             self.desired[number] = desired;
         }
         events
@@ -256,14 +318,14 @@ impl Availability {
     pub fn since(&self, before: &Self, model: &Model) -> Vec<Event> {
         let mut events = Vec::new();
         for service in &model.services {
-            if let Some(status) = self.services.get(&service.key) {
-                events::add_events(
-                    service,
-                    before.services.get(&service.key),
-                    status,
-                    &mut events,
-                );
+            let Some(status) = self.services.get(&service.key) else {
+                continue;
+            };
+            let before = before.services.get(&service.key);
+            if before.is_some_and(|before| Arc::ptr_eq(before, status)) {
+                continue;
             }
+            events::add_events(service, before.map(Arc::as_ref), status, &mut events);
         }
         events
     }
@@ -353,7 +415,7 @@ impl Availability {
     /// A service's state.
     #[must_use]
     pub fn service(&self, key: &ServiceKey) -> Option<&ServiceStatus> {
-        self.services.get(key)
+        self.services.get(key).map(Arc::as_ref)
     }
 
     /// A real server's state.
@@ -366,49 +428,44 @@ impl Availability {
 /// The previous check states, indexed for new checkers.
 struct PastStates<'a> {
     availability: &'a Availability,
-    /// The check target of each of the previous `check_states`.
-    watched: Vec<Option<&'a CheckTarget>>,
-    /// Each real server's previous check states.
-    of_reals: HashMap<(ServiceKey, SocketAddr), &'a [usize]>,
+    /// Each service's number.
+    numbers: HashMap<ServiceKey, usize>,
 }
 
 impl<'a> PastStates<'a> {
     fn of_all(availability: &'a Availability) -> Self {
-        let mut watched = vec![None; availability.check_states.len()];
-        for (one, index) in &availability.checkers {
-            watched[*index] = Some(one);
-        }
-        let services = availability.desired.iter().zip(&availability.check_index);
-        let of_reals = services.flat_map(|(service, check_index)| {
-            let addresses = service.reals.iter().map(|real| (service.key, real.address));
-            addresses.zip(check_index.reals.iter().map(Vec::as_slice))
-        });
+        let services = availability.desired.iter().enumerate();
         Self {
             availability,
-            watched,
-            of_reals: of_reals.collect(),
+            numbers: services.map(|(number, of)| (of.key, number)).collect(),
         }
+    }
+
+    /// The numbers of a real server's check states.
+    fn indices(&self, service: &ServiceKey, real: SocketAddr) -> Option<&'a [usize]> {
+        let number = *self.numbers.get(service)?;
+        let mut reals = self.availability.desired[number].reals.iter();
+        let position = reals.position(|old| old.address == real)?;
+        let check_index = &self.availability.check_index[number];
+        Some(&check_index.reals[position])
     }
 
     /// The initial state of a new checker for a real server that is in service already. If only the timing changed, the state is kept.
     /// With another probe, a real server that is up stays up until the first result, and one that is down comes up with the first
     /// pass.
     fn of(&self, service: &VirtualService, real: &RealServer, check: &Check) -> Option<CheckState> {
-        let old = *self.of_reals.get(&(service.key, real.address))?;
-        let check_states = &self.availability.check_states;
+        let old = self.indices(&service.key, real.address)?;
+        let (targets, check_states) = (
+            &self.availability.check_targets,
+            &self.availability.check_states,
+        );
         let asks_the_same = |index: &&usize| {
-            self.watched[**index].is_some_and(|watched| {
-                let old = &watched.check;
-                (&old.probe, &old.target, &old.source)
-                    == (&check.probe, &check.target, &check.source)
-            })
+            let old = &targets[**index].check;
+            (&old.probe, &old.target, &old.source) == (&check.probe, &check.target, &check.source)
         };
         // What an agent asked for stands until it says something else, wherever it is asked.
-        let is_agent_too = |index: &&usize| {
-            let both =
-                |watched: &CheckTarget| watched.check.probe.is_agent() && check.probe.is_agent();
-            self.watched[**index].is_some_and(both)
-        };
+        let is_agent_too =
+            |index: &&usize| targets[**index].check.probe.is_agent() && check.probe.is_agent();
         let goes_on = old.iter().find(asks_the_same);
         if let Some(index) = goes_on.or_else(|| old.iter().find(is_agent_too)) {
             return Some(check_states[*index].clone());

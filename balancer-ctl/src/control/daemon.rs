@@ -286,7 +286,9 @@ impl Daemon {
 
     fn availability_after(&self, wanted: &Model) -> Availability {
         let now = clock::now();
-        self.availability.after(wanted, self.checkers.as_ref(), now)
+        let present = &self.model.services;
+        self.availability
+            .after(present, wanted, self.checkers.as_ref(), now)
     }
 
     fn advance(&mut self) {

@@ -114,6 +114,6 @@ mod tests {
 
     pub fn available(model: &Model) -> Availability {
         let none = crate::health::fake::FakeCheckers::default();
-        Availability::default().after(model, &none, crate::os::clock::now())
+        Availability::at_start(model, &none, crate::os::clock::now())
     }
 }

@@ -169,8 +169,9 @@ fn real_mut(
 /// Marks in `running` each service and real server that differs from what is `saved` in the file. With no
 /// file, everything does. A real server that only the file has marks its service.
 pub fn mark_runtime(running: &mut Model, saved: Option<&Model>) {
+    let saved = saved.map(Model::by_key).unwrap_or_default();
     for service in &mut running.services {
-        let saved = saved.and_then(|model| model.service(&service.key));
+        let saved = saved.get(&service.key).copied();
         service.runtime = saved.is_none_or(|saved| {
             !saved.is_same_but_reals(service)
                 || saved.reals.iter().any(|saved| {
@@ -200,12 +201,13 @@ fn is_same_real(one: &RealServer, other: &RealServer) -> bool {
 /// Whether `running` is what the file says, but for the order.
 #[must_use]
 pub fn is_saved(running: &Model, saved: &Model) -> bool {
+    let by_key = saved.by_key();
     running.services.len() == saved.services.len()
         && running.services.iter().all(|service| {
             !service.runtime
                 && service.reals.iter().all(|real| !real.runtime)
-                && saved
-                    .service(&service.key)
+                && by_key
+                    .get(&service.key)
                     .is_some_and(|s| s.reals.len() == service.reals.len())
         })
 }

@@ -194,7 +194,7 @@ impl Scene {
 /// What health allows of the model before anything was probed.
 fn at_start(model: &Model, checkers: &FakeCheckers) -> Availability {
     let now = clock::now();
-    Availability::default().after(model, checkers, now)
+    Availability::at_start(model, checkers, now)
 }
 
 fn named(text: &str) -> ServiceRef {
