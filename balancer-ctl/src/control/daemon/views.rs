@@ -66,14 +66,13 @@ impl Daemon {
         service: Option<&ServiceRef>,
     ) -> Result<view::Services, ApiError> {
         let key = service.map(|service| self.key(service)).transpose()?;
-        let snapshot = self.dataplane.snapshot().map_err(dataplane_error)?;
-        let mut services = report::services(&self.model, &self.availability, &snapshot);
-        if let Some(key) = key {
-            services.services.retain(|service| {
-                service.protocol == key.protocol && service.address == key.address
-            });
-        }
-        Ok(services)
+        let snapshot = self
+            .dataplane
+            .snapshot(key.as_ref())
+            .map_err(dataplane_error)?;
+        let services = self.model.services.iter();
+        let services = services.filter(|service| key.is_none_or(|key| key == service.key));
+        Ok(report::services(services, &self.availability, &snapshot))
     }
 
     pub(super) fn connections(
