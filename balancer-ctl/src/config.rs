@@ -9,3 +9,4 @@ mod parts;
 pub mod read;
 pub(crate) mod text;
 pub mod validate;
+pub mod write;

@@ -7,10 +7,10 @@ use std::{collections::BTreeMap, net::SocketAddr};
 use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, TableLike, Value};
 
 use self::check::set_checks;
-use super::{parts::Parts, read};
+use super::{parts::Parts, read, write};
 use crate::model::{
-    AdminState, Check, Model, Protocol, RealSettings, ServiceKey, ServiceSettings, VirtualService,
-    change::Change, error::ApiError, real::REAL_SETTINGS, service::SERVICE_SETTINGS, setting,
+    AdminState, Check, Model, RealSettings, ServiceKey, ServiceSettings, VirtualService,
+    change::Change, error::ApiError, real::REAL_SETTINGS, service::SERVICE_SETTINGS,
 };
 
 /// A file's text, and what the daemon knows of it.
@@ -189,26 +189,12 @@ fn service_mut(document: &mut DocumentMut, index: usize) -> Option<&mut Table> {
 }
 
 fn add_service(document: &mut DocumentMut, key: &ServiceKey, settings: &ServiceSettings) {
-    let mut table = Table::new();
-    table.decor_mut().set_prefix("\n");
-    if let Some(name) = &settings.name {
-        table.insert("name", toml_edit::value(name));
-    }
-    table.insert("address", toml_edit::value(key.address.to_string()));
-    if key.protocol != Protocol::Tcp {
-        table.insert("protocol", toml_edit::value(key.protocol.to_string()));
-    }
-    // The name stands in front of the address.
-    let settings = ServiceSettings {
-        name: None,
-        ..settings.clone()
-    };
-    set_service(&mut table, &settings, &[]);
-    push(document.as_table_mut(), "service", table);
+    let block = write::service(key, settings);
+    push(document.as_table_mut(), "service", block);
 }
 
 fn add_real(service: &mut Table, address: &SocketAddr, settings: RealSettings) {
-    let mut table = Table::new();
+    let mut table = write::real(address, settings);
     // A new block stands as its neighbours do.
     let sibling = blocks(service, "real").and_then(|reals| reals.iter().last());
     let (header, indent) = sibling.map_or_else(
@@ -221,8 +207,6 @@ fn add_real(service: &mut Table, address: &SocketAddr, settings: RealSettings) {
         },
     );
     table.decor_mut().set_prefix(format!("\n{header}"));
-    table.insert("address", toml_edit::value(address.to_string()));
-    set_real(&mut table, settings);
     indented(&mut table, &indent);
     push(service, "real", table);
 }
@@ -245,7 +229,7 @@ fn push(parent: &mut Table, name: &str, table: Table) {
 /// Brings settings into a service's table; returns the blocks that are gone, the last first.
 fn set_service(table: &mut Table, settings: &ServiceSettings, saved: &[Check]) -> Vec<Table> {
     for setting in &SERVICE_SETTINGS {
-        if let Some(value) = (setting.written)(settings).and_then(toml_value) {
+        if let Some(value) = (setting.written)(settings).and_then(write::value) {
             set(table, setting.key, value);
         }
     }
@@ -263,18 +247,9 @@ fn set_real(table: &mut Table, settings: RealSettings) {
             && !is_remarked(table, setting.key)
         {
             table.remove(setting.key);
-        } else if let Some(value) = (setting.written)(&settings).and_then(toml_value) {
+        } else if let Some(value) = (setting.written)(&settings).and_then(write::value) {
             set(table, setting.key, value);
         }
-    }
-}
-
-fn toml_value(value: setting::Value<'_>) -> Option<Value> {
-    match value {
-        setting::Value::Text(text) => Some(text.into_owned().into()),
-        setting::Value::Number(number) => Some(number.into()),
-        setting::Value::Flag(flag) => Some(flag.into()),
-        setting::Value::Other => None,
     }
 }
 

@@ -197,7 +197,7 @@ impl Words {
             certificate,
             insecure,
         } = tls;
-        let shown = |path: &Path| path.display().to_string();
+        let shown = |path: &Path| one_line(&path.display().to_string());
         self.some("server-name", server_name.as_ref());
         self.some("ca", ca.as_deref().map(shown));
         if let Some((certificate, key)) = certificate {
@@ -212,12 +212,14 @@ impl Words {
 
 /// A string on one line: one with line breaks in it would else be written over several, and mean something else in a
 /// file whose lines end otherwise.
-fn one_line(text: &str) -> Value {
+#[must_use]
+pub fn one_line(text: &str) -> Value {
     if !text.contains(char::is_control) {
         return text.into();
     }
-    // What JSON escapes is escaped so in TOML.
+    // What JSON escapes is escaped so in TOML, which escapes one character more.
     let escaped = serde_json::Value::from(text).to_string();
+    let escaped = escaped.replace('\u{7f}', "\\u007f");
     escaped.parse().unwrap_or_else(|_| text.into())
 }
 
