@@ -1,5 +1,7 @@
 //! Files before and after a change, to the letter.
 
+mod batches;
+
 use std::time::Duration;
 
 use super::*;

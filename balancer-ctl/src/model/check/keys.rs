@@ -226,3 +226,23 @@ pub fn one_line(text: &str) -> Value {
 fn unusual<T: PartialEq>(value: T, usual: T) -> Option<T> {
     Some(value).filter(|value| *value != usual)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_holds_control_characters_is_written_on_one_line() {
+        let tls = Tls {
+            ca: Some("/etc/a\nb.pem".into()),
+            ..Tls::default()
+        };
+        let mut words = Words(InlineTable::new());
+        words.tls(&tls);
+        words.put("send", one_line("\r\n\t\u{7f}\""));
+        assert_eq!(
+            words.0.to_string(),
+            r#"{ ca = "/etc/a\nb.pem", send = "\r\n\t\u007f\"" }"#
+        );
+    }
+}
