@@ -13,16 +13,16 @@ mod evaluate;
 mod events;
 mod past;
 mod restore;
+mod successor;
 
 use std::{
-    cell::LazyCell,
     collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
     sync::Arc,
     time::Instant,
 };
 
-use self::{past::PastStates, restore::RestoredSince};
+use self::successor::Successor;
 use crate::{
     dataplane,
     health::{
@@ -135,117 +135,7 @@ impl Availability {
         earlier: &dyn CheckStore,
         now: Instant,
     ) -> Self {
-        let mut next = Self::default();
-        next.checkers.reserve(self.checkers.len());
-        let numbers = present.iter().enumerate();
-        let numbers: HashMap<_, _> = numbers.map(|(number, old)| (old.key, number)).collect();
-        // For each of the present check states its number among the next.
-        let mut carried = vec![None; self.check_states.len()];
-        // Since when each of the next check states lasts, where it was stored.
-        let mut since = Vec::new();
-        // Made for the first checker that neither ran nor is stored.
-        let past = LazyCell::new(|| PastStates::of_all(self));
-        for (number, service) in model.services.iter().enumerate() {
-            let mut check_index = CheckIndex::default();
-            let old = numbers.get(&service.key).copied();
-            let old = old.filter(|old| present[*old] == *service);
-            if let Some(old) = old
-                && let Some(status) = self.lasting_status(&service.key, now)
-            {
-                for indices in &self.check_index[old].reals {
-                    let indices = indices.iter();
-                    let indices = indices.map(|old| next.carry(self, *old, &mut carried));
-                    check_index.reals.push(indices.collect());
-                }
-                since.resize(next.check_states.len(), RestoredSince::default());
-                next.add_dependent(&check_index, number);
-                next.check_index.push(check_index);
-                next.services.insert(service.key, status);
-                next.desired.push(self.desired[old].clone());
-                continue;
-            }
-            for real in &service.reals {
-                let mut indices = Vec::with_capacity(service.checks.len());
-                for target in check_targets(service, real) {
-                    if let Some(old) = self.checkers.get(&target) {
-                        indices.push(next.carry(self, *old, &mut carried));
-                        continue;
-                    }
-                    if let Some(index) = next.checkers.get(&target) {
-                        indices.push(*index);
-                        continue;
-                    }
-                    since.resize(next.check_states.len(), RestoredSince::default());
-                    let mut known = RestoredSince::default();
-                    let restored = earlier.restored(&target, &service.key, real.address);
-                    let restored = restored.map(|restored| {
-                        known = RestoredSince {
-                            since: restored.since,
-                            has_returned: restored.has_returned,
-                        };
-                        restored.standing
-                    });
-                    let check_state = restored
-                        .or_else(|| past.of(service, real, &target.check))
-                        .unwrap_or_else(|| undecided_state(&target.check));
-                    since.push(known);
-                    indices.push(next.add_checker(Arc::new(target), check_state));
-                }
-                check_index.reals.push(indices);
-            }
-            since.resize(next.check_states.len(), RestoredSince::default());
-            next.add_dependent(&check_index, number);
-            let restored;
-            let before = match self.services.get(&service.key) {
-                None => {
-                    let quorum = earlier.quorum(&service.key);
-                    restored =
-                        restore::service(service, &check_index, &next.check_states, &since, quorum);
-                    &restored
-                }
-                Some(before) => &**before,
-            };
-            let (status, desired) =
-                evaluate::service(service, &check_index, &next.check_states, Some(before), now);
-            next.check_index.push(check_index);
-            next.services.insert(service.key, Arc::new(status));
-            next.desired.push(desired);
-        }
-        next
-    }
-
-    /// A service's state, unless the passing of time alone has changed it.
-    fn lasting_status(&self, key: &ServiceKey, now: Instant) -> Option<Arc<ServiceStatus>> {
-        let status = self.services.get(key)?;
-        let is_due = status.deadline.is_some_and(|deadline| deadline <= now);
-        (!is_due).then(|| Arc::clone(status))
-    }
-
-    fn add_checker(&mut self, target: Arc<CheckTarget>, check_state: CheckState) -> usize {
-        let index = self.check_states.len();
-        self.checkers.insert(Arc::clone(&target), index);
-        self.check_targets.push(target);
-        self.check_states.push(check_state);
-        self.dependents.push(Vec::new());
-        index
-    }
-
-    /// Takes a checker of `before` over, once. Returns its index here.
-    fn carry(&mut self, before: &Self, old: usize, carried: &mut [Option<usize>]) -> usize {
-        *carried[old].get_or_insert_with(|| {
-            let target = Arc::clone(&before.check_targets[old]);
-            self.add_checker(target, before.check_states[old].clone())
-        })
-    }
-
-    /// Notes that the service of this number depends on its checkers.
-    fn add_dependent(&mut self, check_index: &CheckIndex, number: usize) {
-        for index in check_index.reals.iter().flatten() {
-            let dependents = &mut self.dependents[*index];
-            if dependents.last() != Some(&number) {
-                dependents.push(number);
-            }
-        }
+        Successor::build(self, present, model, earlier, now)
     }
 
     /// The checkers to run, each with its initial state.
