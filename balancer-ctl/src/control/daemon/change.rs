@@ -17,6 +17,7 @@ use crate::{
         diff::model_diff,
         error::ApiError,
     },
+    netlink::local::LocalAddresses,
 };
 
 impl Daemon {
@@ -32,11 +33,11 @@ impl Daemon {
     ) -> Result<Vec<String>, ApiError> {
         let file = self.file.as_ref().filter(|_| scope == Scope::File);
         let mut batch = Batch::new(&self.model, file.map(ConfigFile::model));
-        let mut purged = Vec::new();
+        let (mut purged, mut local) = (Vec::new(), None);
         let count = requests.len();
         for (index, request) in requests.into_iter().enumerate() {
             let (change, leftover) = self
-                .add_to(&mut batch, request)
+                .add_to(&mut batch, request, &mut local)
                 .map_err(|refusal| of_batch(refusal, index, count))?;
             if let (Change::DelReal(service, real), ConnectionPolicy::Purge) = (change, leftover) {
                 purged.push((service, real));
@@ -71,27 +72,36 @@ impl Daemon {
         notes.into_iter().collect()
     }
 
-    /// Adds a change to a batch, in whose running model the request's names are looked up.
+    /// Adds a change to a batch, in whose running model the request's names are looked up. `local` keeps this host's addresses from
+    /// one change to the next.
     fn add_to(
         &mut self,
         batch: &mut Batch,
         request: Request,
+        local: &mut Option<LocalAddresses>,
     ) -> Result<(Change, ConnectionPolicy), ApiError> {
         let (change, leftover) = resolve(&batch.running, request)?;
-        self.refuse_own_address(&change)?;
+        self.refuse_own_address(&change, local)?;
         batch.add(&change)?;
         Ok((change, leftover))
     }
 
     /// Refuses a new real server that would be this host itself, or a broadcast address.
-    fn refuse_own_address(&mut self, change: &Change) -> Result<(), ApiError> {
+    fn refuse_own_address(
+        &mut self,
+        change: &Change,
+        local: &mut Option<LocalAddresses>,
+    ) -> Result<(), ApiError> {
         let Change::AddReal(key, real, _) = change else {
             return Ok(());
         };
         if self.model.real(key, *real).is_some() {
             return Ok(());
         }
-        let local = self.dataplane.local_addresses().map_err(dataplane_error)?;
+        let local = match local {
+            Some(local) => local,
+            None => local.insert(self.dataplane.local_addresses().map_err(dataplane_error)?),
+        };
         match local.kind(real.ip()) {
             Some(kind) => Err(ApiError::invalid(own::sentence(real.ip(), kind))),
             None => Ok(()),

@@ -35,6 +35,18 @@ fn large(settings: &str) -> String {
     text
 }
 
+/// The changes that add a service with its real servers.
+fn whole_service(number: usize) -> Vec<Request> {
+    let key = service_key(&format!("192.0.2.80:{}", 1_000 + number)).unwrap();
+    let hosts = number * REALS..(number + 1) * REALS;
+    let reals = hosts.map(|host| {
+        let address = format!("10.{}.{}.{}:80", host >> 16, host >> 8 & 255, host & 255);
+        Request::AddReal(ServiceRef::Key(key), real(&address), weight(1))
+    });
+    let service = Request::AddService(key, ServiceSettings::default());
+    std::iter::once(service).chain(reals).collect()
+}
+
 /// The median of what `work` takes.
 fn median(mut work: impl FnMut(usize)) -> Duration {
     let mut times: Vec<_> = (0..ROUNDS)
@@ -52,6 +64,11 @@ fn median(mut work: impl FnMut(usize)) -> Duration {
 #[test]
 #[ignore = "prints figures of a release build"]
 fn figures_of_a_large_configuration() {
+    let mut scene = Scene::with_file("[dataplane]\ninterfaces = [\"eth0\"]\n");
+    let everything: Vec<_> = (0..SERVICES).flat_map(whole_service).collect();
+    let start = Instant::now();
+    scene.change_all(everything, Scope::File).unwrap();
+    println!("all services in one batch {:?}", start.elapsed());
     for (name, settings) in [
         ("without checks", ""),
         ("with checks", "\ncheck = { type = \"tcp\" }"),
