@@ -157,7 +157,7 @@ impl Scene {
     pub fn find(&self, up: bool, reason: &str) {
         let watched = self.checkers.state().watched.clone();
         let updates = watched.into_iter().map(|begin| CheckUpdate {
-            watched: begin.watched,
+            watched: begin.watched.as_ref().clone(),
             standing: CheckState {
                 up,
                 decided: true,

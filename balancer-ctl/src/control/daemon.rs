@@ -212,8 +212,8 @@ impl Daemon {
     /// Handles one message. That the sender no longer waits for the reply is no error.
     pub fn answer(&mut self, message: Message) {
         match message {
-            Message::Change(request, scope, reply) => {
-                drop(reply.send(self.change(request, scope)));
+            Message::Change(requests, scope, reply) => {
+                drop(reply.send(self.change_all(requests, scope)));
                 heap::give_back();
             }
             Message::Services(service, reply) => drop(reply.send(self.services(service.as_ref()))),
@@ -246,7 +246,9 @@ impl Daemon {
 
     fn availability_after(&self, wanted: &Model) -> Availability {
         let now = clock::now();
-        self.availability.after(wanted, self.checkers.as_ref(), now)
+        let present = &self.model.services;
+        self.availability
+            .after(present, wanted, self.checkers.as_ref(), now)
     }
 
     fn advance(&mut self) {

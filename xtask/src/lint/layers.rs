@@ -54,10 +54,13 @@ const FOLDERS: [(&str, &[&str]); 12] = [
 
 /// The modules of `balancer-ctl`, each with what lies in it, that compute and do nothing else: time is an argument, what they find
 /// is returned.
-const PURE: [&str; 11] = [
+const PURE: [&str; 14] = [
     "model",
+    "config::edit",
+    "config::parts",
     "config::read",
     "config::validate",
+    "config::write",
     "control::availability",
     "control::conditions",
     "control::report",

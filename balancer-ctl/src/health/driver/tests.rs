@@ -255,7 +255,7 @@ fn check_target(port: u16) -> CheckTarget {
 
 fn begin(check_target: CheckTarget) -> CheckStart {
     CheckStart {
-        watched: check_target,
+        watched: Arc::new(check_target),
         from: None,
     }
 }
@@ -388,7 +388,7 @@ async fn a_checker_starts_in_the_given_state() {
     };
     scene.world.set(1, Behaviour::Fail);
     scene.watch(vec![CheckStart {
-        watched: check_target(1),
+        watched: Arc::new(check_target(1)),
         from: Some(stood),
     }]);
     assert_eq!(scene.news().await, [], "the first failure does not decide");

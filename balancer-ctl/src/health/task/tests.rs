@@ -32,7 +32,7 @@ fn check_target(target: SocketAddr) -> CheckTarget {
 
 fn begin(check_target: &CheckTarget, from: Option<CheckState>) -> Vec<CheckStart> {
     vec![CheckStart {
-        watched: check_target.clone(),
+        watched: Arc::new(check_target.clone()),
         from,
     }]
 }

@@ -195,7 +195,7 @@ impl Words {
             certificate,
             insecure,
         } = tls;
-        let shown = |path: &Path| path.display().to_string();
+        let shown = |path: &Path| one_line(&path.display().to_string());
         self.some("server-name", server_name.as_ref());
         self.some("ca", ca.as_deref().map(shown));
         if let Some((certificate, key)) = certificate {
@@ -210,15 +210,37 @@ impl Words {
 
 /// A string on one line: one with line breaks in it would else be written over several, and mean something else in a
 /// file whose lines end otherwise.
-fn one_line(text: &str) -> Value {
+#[must_use]
+pub fn one_line(text: &str) -> Value {
     if !text.contains(char::is_control) {
         return text.into();
     }
-    // What JSON escapes is escaped so in TOML.
+    // What JSON escapes is escaped so in TOML, which escapes one character more.
     let escaped = serde_json::Value::from(text).to_string();
+    let escaped = escaped.replace('\u{7f}', "\\u007f");
     escaped.parse().unwrap_or_else(|_| text.into())
 }
 
 fn unusual<T: PartialEq>(value: T, usual: T) -> Option<T> {
     Some(value).filter(|value| *value != usual)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_holds_control_characters_is_written_on_one_line() {
+        let tls = Tls {
+            ca: Some("/etc/a\nb.pem".into()),
+            ..Tls::default()
+        };
+        let mut words = Words(InlineTable::new());
+        words.tls(&tls);
+        words.put("send", one_line("\r\n\t\u{7f}\""));
+        assert_eq!(
+            words.0.to_string(),
+            r#"{ ca = "/etc/a\nb.pem", send = "\r\n\t\u007f\"" }"#
+        );
+    }
 }

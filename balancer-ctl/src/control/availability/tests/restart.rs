@@ -23,14 +23,17 @@ impl World {
                 has_returned: standing.up,
                 standing,
             };
-            checkers.state().remembered.insert(watched, recalled);
+            checkers
+                .state()
+                .remembered
+                .insert(CheckTarget::clone(&watched), recalled);
         }
         checkers
     }
 
     /// Another daemon takes over from what that left.
     fn take_over(&mut self, left: &FakeCheckers) {
-        self.availability = Availability::default().after(&self.model, left, self.now);
+        self.availability = Availability::at_start(&self.model, left, self.now);
     }
 
     pub(super) fn restart(&mut self, remembered: impl Fn(SocketAddr) -> CheckState) {

@@ -161,7 +161,7 @@ fn a_backup_does_not_wait_for_ever_for_one_whose_check_cannot_be_made() {
     };
     let key = world.model.services[0].key;
     left.state().quorums.insert(key, lost);
-    world.availability = Availability::default().after(&world.model, &left, world.now);
+    world.availability = Availability::at_start(&world.model, &left, world.now);
     assert_eq!(world.weights(), [0, 1]);
 }
 

@@ -3,7 +3,8 @@
 use super::*;
 use crate::{
     health::{
-        AgentReply, CheckStart, CheckState, CheckUpdate, Quorum, RestoredState, UNKNOWN_TIME,
+        AgentReply, CheckStart, CheckState, CheckTarget, CheckUpdate, Quorum, RestoredState,
+        UNKNOWN_TIME,
     },
     model::{AdminState, check::keys},
 };
@@ -47,7 +48,7 @@ impl Scene {
 
     /// The n-th checker found this.
     fn find(&mut self, number: usize, standing: CheckState) {
-        let watched = self.watched()[number].watched.clone();
+        let watched = CheckTarget::clone(&self.watched()[number].watched);
         self.daemon
             .answer(Message::Found(vec![CheckUpdate { watched, standing }]));
     }
@@ -130,7 +131,7 @@ fn what_an_agent_says_reads_right_in_the_status() {
             } else if begin.watched.target.ip().to_string() != "10.0.0.2" {
                 standing.up = true;
             }
-            let watched = begin.watched;
+            let watched = CheckTarget::clone(&begin.watched);
             scene
                 .daemon
                 .answer(Message::Found(vec![CheckUpdate { watched, standing }]));
@@ -317,7 +318,7 @@ fn restarted(remembered: [CheckState; 2]) -> (Vec<u32>, Vec<String>, FakeChecker
                 since: None,
                 has_returned: false,
             };
-            (begin.watched, recalled)
+            (CheckTarget::clone(&begin.watched), recalled)
         })
         .collect();
     let quorum = Quorum {

@@ -54,7 +54,7 @@ async fn a_reload_whose_files_take_long_keeps_only_changes_waiting() {
     let mut reloaded = sent(&messages, Message::Reload).await;
     let request = Request::DelService("web".parse().unwrap());
     let mut refused = sent(&messages, |reply| {
-        Message::Change(request, Scope::File, reply)
+        Message::Change(vec![request], Scope::File, reply)
     })
     .await;
     let request = Request::AddService(
@@ -62,7 +62,7 @@ async fn a_reload_whose_files_take_long_keeps_only_changes_waiting() {
         ServiceSettings::default(),
     );
     let mut added = sent(&messages, |reply| {
-        Message::Change(request, Scope::File, reply)
+        Message::Change(vec![request], Scope::File, reply)
     })
     .await;
     let mut again = sent(&messages, Message::Reload).await;
