@@ -189,7 +189,12 @@ fn service_mut(document: &mut DocumentMut, index: usize) -> Option<&mut Table> {
 }
 
 fn add_service(document: &mut DocumentMut, key: &ServiceKey, settings: &ServiceSettings) {
-    let block = write::service(key, settings);
+    let mut block = write::service(key, settings);
+    // Behind all of the last service, also behind blocks that earlier changes of this batch have put into it.
+    let services = blocks(document.as_table_mut(), "service");
+    block.set_position(
+        services.and_then(|services| services.iter().filter_map(last_position).max()),
+    );
     push(document.as_table_mut(), "service", block);
 }
 
@@ -325,7 +330,7 @@ fn put_back(document: &mut DocumentMut, removed: &Table) {
     if !kept.contains('#') {
         return;
     }
-    let last = last_position(removed);
+    let last = last_position(removed).unwrap_or(0);
     let Some(next) = next_position(document.as_table(), last) else {
         let trailing = document.trailing().as_str().unwrap_or_default();
         document.set_trailing(format!("{kept}{trailing}"));
@@ -353,13 +358,13 @@ fn children(table: &Table) -> impl Iterator<Item = &Table> {
     })
 }
 
-/// Place in the document of the last header of a table and what is in it.
-fn last_position(table: &Table) -> isize {
+/// Place in the document of the last header of a table and what is in it; `None` where they are all new and stand where the table
+/// before them ends.
+fn last_position(table: &Table) -> Option<isize> {
     children(table)
-        .map(last_position)
+        .filter_map(last_position)
         .chain(table.position())
         .max()
-        .unwrap_or(0)
 }
 
 /// Place of the first header behind `after`.

@@ -33,6 +33,40 @@ fn changes_of_several_services_are_made_in_one_edit() {
     assert_eq!(edited, expected);
 }
 
+#[test]
+fn a_service_that_is_added_behind_a_new_check_does_not_take_the_real_servers_before_it() {
+    let tcp = read::checks("{ type = \"tcp\" }".parse().unwrap()).unwrap();
+    let checked = ServiceSettings {
+        checks: Some(tcp),
+        ..Default::default()
+    };
+    let changes = [
+        Change::DelService(dns()),
+        Change::EditService(web(), checked),
+        Change::AddService(dns(), ServiceSettings::default()),
+    ];
+    let edited = edited_all(FILE, &changes);
+    let (before, after) = edited.split_once("[service.check]").unwrap();
+    assert!(before.starts_with("# Our balancer."), "{edited}");
+    assert_eq!(after.matches("[[service.real]]").count(), 2, "{edited}");
+    assert!(
+        after.find("[[service]]") > after.rfind("[[service.real]]"),
+        "{edited}"
+    );
+}
+
+#[test]
+fn services_that_are_added_where_there_are_none_keep_their_order() {
+    let add = |key| Change::AddService(key, ServiceSettings::default());
+    let changes = [
+        Change::Clear,
+        add(web()),
+        Change::AddReal(web(), real("10.0.0.2:80"), RealSettings::default()),
+        add(dns()),
+    ];
+    edited_all(FILE, &changes);
+}
+
 /// Changes that mostly fit: few services and real servers, each named again and again.
 fn change() -> impl Strategy<Value = Change> {
     let keys = ["192.0.2.80:80", "udp/192.0.2.80:53", "192.0.2.80:25"];
