@@ -2,6 +2,8 @@
 
 pub mod clock;
 pub mod file;
+#[cfg(test)]
+pub mod fuzz;
 pub mod heap;
 pub mod open_files;
 pub mod paths;

@@ -202,4 +202,23 @@ mod tests {
             "missing field `address` at line 1 column 12"
         );
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_body_is_read_or_refused_with_a_sentence(
+            body in crate::os::fuzz::bytes(&[
+                br#"{"address":"192.0.2.80:80","protocol":"udp","scheduler":"rr","slow_start":"30s","check":[{"type":"ping"}]}"#,
+                br#"{"address":"192.0.2.80","weight":3,"state":"drain","backup":true}"#,
+            ]),
+        ) {
+            let refused = [
+                serde_json::from_slice::<NewService>(&body).err(),
+                serde_json::from_slice::<NewReal>(&body).err(),
+            ];
+            for error in refused.into_iter().flatten() {
+                let sentence = error.to_string();
+                proptest::prop_assert!(!sentence.is_empty());
+            }
+        }
+    }
 }

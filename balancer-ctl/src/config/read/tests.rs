@@ -1,5 +1,6 @@
 //! Files, good and bad, to the letter.
 
+mod fuzz;
 mod health;
 
 use super::*;

@@ -200,4 +200,23 @@ mod tests {
             assert_eq!(parse_line(line.as_bytes(), &before), Err(word), "{line}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_an_agent_says_its_words_can_be_shown(
+            line in crate::os::fuzz::bytes(&[b"up 75%", b"drain,maxconn:3", b"down#disk full, call Ann", b"ready"]),
+        ) {
+            let before = AgentReply::default();
+            match parse_line(&line, &before) {
+                Ok(reply) => {
+                    let down = reply.down.as_deref().unwrap_or("-");
+                    proptest::prop_assert!(crate::os::fuzz::is_printable_line(down), "{down:?}");
+                }
+                Err(Some(word)) => {
+                    proptest::prop_assert!(crate::os::fuzz::is_printable_line(&word), "{word:?}");
+                }
+                Err(None) => {}
+            }
+        }
+    }
 }

@@ -59,7 +59,7 @@ impl Dns {
             if answer.metadata.id == query.metadata.id
                 && answer.metadata.message_type == MessageType::Response
             {
-                return self.check_answer(&answer);
+                return check_answer(&answer, self.query.query_type(), self.answer.as_deref());
             }
         }
     }
@@ -75,34 +75,39 @@ impl Dns {
         query.set_edns(edns);
         query
     }
+}
 
-    fn check_answer(&self, answer: &Message) -> Result<Passed, ProbeFailure> {
-        let code = answer.metadata.response_code;
-        if code != ResponseCode::NoError {
-            return Err(format!("dns {}", code_name(code)).into());
-        }
-        let found: Vec<_> = answer
-            .answers
-            .iter()
-            .filter(|record| record.record_type() == self.query.query_type())
-            .map(|record| record_text(&record.data))
-            .collect();
-        let Some(wanted) = &self.answer else {
-            return Ok(Passed::new(format!("dns noerror, {} answers", found.len())));
-        };
-        if found.iter().any(|found| is_same_data(found, wanted)) {
-            return Ok(Passed::new(format!("dns {wanted}")));
-        }
-        let wanted = text::quoted(wanted.as_bytes());
-        if answer.metadata.truncation {
-            return Err(format!("the answer is cut, and {wanted} is not in its beginning").into());
-        }
-        let found = match found.is_empty() {
-            true => "no answer".to_owned(),
-            false => text::quoted(found.join(", ").as_bytes()),
-        };
-        Err(format!("dns {found}, wanted {wanted}").into())
+/// Whether an answer passes: it has no error, and a record of this type that is `wanted`, if that is given.
+fn check_answer(
+    answer: &Message,
+    record: RecordType,
+    wanted: Option<&str>,
+) -> Result<Passed, ProbeFailure> {
+    let code = answer.metadata.response_code;
+    if code != ResponseCode::NoError {
+        return Err(format!("dns {}", code_name(code)).into());
     }
+    let found: Vec<_> = answer
+        .answers
+        .iter()
+        .filter(|found| found.record_type() == record)
+        .map(|record| record_text(&record.data))
+        .collect();
+    let Some(wanted) = wanted else {
+        return Ok(Passed::new(format!("dns noerror, {} answers", found.len())));
+    };
+    if found.iter().any(|found| is_same_data(found, wanted)) {
+        return Ok(Passed::new(format!("dns {wanted}")));
+    }
+    let wanted = text::quoted(wanted.as_bytes());
+    if answer.metadata.truncation {
+        return Err(format!("the answer is cut, and {wanted} is not in its beginning").into());
+    }
+    let found = match found.is_empty() {
+        true => "no answer".to_owned(),
+        false => text::quoted(found.join(", ").as_bytes()),
+    };
+    Err(format!("dns {found}, wanted {wanted}").into())
 }
 
 /// The name of a response code as `dig` prints it.
@@ -153,5 +158,27 @@ mod tests {
         assert!(is_same_data("10 Mail.example.", "10  mail.example"));
         assert!(!is_same_data("10 mail.example.", "20 mail.example."));
         assert!(!is_same_data("192.0.2.1", "192.0.2.10"));
+    }
+
+    const ANSWER: &[u8] = b"\x12\x34\x81\x80\0\x01\0\x02\0\0\0\0\x01a\x07example\0\0\x01\0\x01\
+        \xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\xc0\0\x02\x01\
+        \xc0\x0c\0\x10\0\x01\0\0\0\x3c\0\x03\x02hi";
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_server_answers_the_result_can_be_shown(
+            bytes in crate::os::fuzz::bytes(&[ANSWER]),
+            record in proptest::sample::select(&["A", "TXT", "MX"][..]),
+            answer in proptest::option::of(proptest::strategy::Just("192.0.2.1")),
+        ) {
+            let Ok(message) = Message::from_vec(&bytes) else {
+                return Ok(());
+            };
+            let shown = match check_answer(&message, record.parse().unwrap(), answer) {
+                Ok(passed) => passed.note,
+                Err(ProbeFailure::Target(reason) | ProbeFailure::Local(reason)) => reason,
+            };
+            proptest::prop_assert!(crate::os::fuzz::is_printable_line(&shown), "{shown:?}");
+        }
     }
 }

@@ -211,4 +211,14 @@ mod tests {
         assert_eq!(decode_frame(b"\0\0\0"), None);
         assert_eq!(decode_frame(b""), None);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_frame_is_read_or_refused(
+            frame in crate::os::fuzz::bytes(&[b"\0\0\0\0\x02\x08\x01", b"\0\0\0\0\0"]),
+        ) {
+            let long_enough = frame.len() >= 5;
+            proptest::prop_assert!(decode_frame(&frame).is_none() || long_enough);
+        }
+    }
 }

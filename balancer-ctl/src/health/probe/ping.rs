@@ -122,4 +122,20 @@ mod tests {
         assert_eq!(behind_ip_header(&[0x45; 19]), None);
         assert_eq!(behind_ip_header(&[]), None);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_are_taken_for_a_reply_but_one_with_the_token(
+            packet in crate::os::fuzz::bytes(&[
+                b"\x45\0\0\x24\0\0\0\0\x40\x01\0\0\x0a\0\0\x01\x0a\0\0\x02\0\0\0\0\0\0\0\x01tokentok",
+                b"\x81\0\0\0\0\0\0\x01tokentok",
+            ]),
+        ) {
+            for is_ipv4 in [true, false] {
+                let icmp = if is_ipv4 { behind_ip_header(&packet) } else { Some(&packet[..]) };
+                let is_reply = icmp.is_some_and(|icmp| is_reply(icmp, is_ipv4, *b"tokentok"));
+                proptest::prop_assert!(!is_reply || packet.ends_with(b"tokentok"), "{packet:?}");
+            }
+        }
+    }
 }

@@ -47,4 +47,18 @@ mod tests {
         assert_eq!(long, format!("{}...", "x".repeat(MAX_CHARACTERS)));
         assert_eq!(quoted(&[b'x'; MAX_CHARACTERS]), "x".repeat(MAX_CHARACTERS));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_target_says_a_reason_is_one_short_printable_line(
+            bytes in crate::os::fuzz::bytes(&[b"SSH-2.0-x\r\n", b"h\xc3\xa9llo\n\x1b[31mred"]),
+        ) {
+            let shown = quoted(&bytes);
+            proptest::prop_assert!(shown.chars().count() <= MAX_CHARACTERS + 3);
+            proptest::prop_assert!(!shown.contains(char::is_control));
+            if let Some(line) = first_line(&bytes) {
+                proptest::prop_assert!(crate::os::fuzz::is_printable_line(&line), "{line:?}");
+            }
+        }
+    }
 }

@@ -1,0 +1,36 @@
+//! Any text is read, or refused with places that are in it.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::os::fuzz;
+
+const FILE: &[u8] = b"[dataplane]\ninterfaces = [\"eth0\"]\nmode = \"native\"\n[timeouts]\ntcp = \"15min\"\n\
+[[service]]\nname = \"web\"\naddress = \"192.0.2.80:80\"\nscheduler = \"wrr\"\ncheck = { type = \"http\", path = \"/up\" }\n\
+[[service.real]]\naddress = \"192.168.0.2:80\"\nweight = 3\n\
+[[notify]]\non = [\"real-down\"]\nrun = [\"/usr/local/bin/alert\"]\n";
+const CHECKS: &[u8] = b"[{ type = \"tcp\", send-hex = \"0a0b\", expect = '^x' }, { type = \"dns\", name = \"a.example\" }, \
+{ type = \"https\", headers = { Host = \"a\" }, status = \"200-299\" }, { type = \"agent\", port = 8700, interval = \"2s\" }]";
+
+proptest! {
+    #[test]
+    fn any_file(text in fuzz::text(&[FILE])) {
+        for error in model(&text, "lb1").err().into_iter().flatten() {
+            let ReadError { line, column, message } = error;
+            let lines: Vec<_> = text.split('\n').collect();
+            prop_assert!((1..=lines.len()).contains(&line), "{line}: {message}");
+            let width = lines[line - 1].chars().count();
+            prop_assert!((1..=width + 1).contains(&column), "{line}:{column}: {message}");
+            prop_assert!(!message.is_empty() && !message.contains('\n'), "{message:?}");
+        }
+    }
+
+    #[test]
+    fn any_checks(text in fuzz::text(&[CHECKS])) {
+        if let Ok(value) = text.parse() {
+            if let Err(sentence) = checks(value) {
+                prop_assert!(!sentence.is_empty());
+            }
+        }
+    }
+}
