@@ -119,9 +119,9 @@ impl Availability {
     #[must_use]
     pub fn after(&self, model: &Model, earlier: &dyn CheckStore, now: Instant) -> Self {
         let mut next = Self::default();
-        // Of each standing, since when it stands, where it was remembered.
+        // For each check state, when it began, if the state file says so.
         let mut since = Vec::new();
-        // Made for the first checker that neither ran nor is remembered.
+        // Made for the first checker that neither ran nor has a stored state.
         let past = LazyCell::new(|| PastStates::of_all(self));
         for (number, service) in model.services.iter().enumerate() {
             let mut check_index = CheckIndex::default();
@@ -134,13 +134,13 @@ impl Availability {
                             .check_state(target)
                             .cloned()
                             .or_else(|| {
-                                let recalled =
+                                let restored =
                                     earlier.restored(target, &service.key, real.address)?;
                                 known = RestoredSince {
-                                    since: recalled.since,
-                                    has_returned: recalled.has_returned,
+                                    since: restored.since,
+                                    has_returned: restored.has_returned,
                                 };
-                                Some(recalled.standing)
+                                Some(restored.check_state)
                             })
                             .or_else(|| past.of(service, real, &target.check))
                             .unwrap_or_else(|| undecided_state(&target.check));
@@ -158,13 +158,13 @@ impl Availability {
             }
             next.check_index.push(check_index);
             let check_index = &next.check_index[number];
-            let recalled;
+            let restored;
             let before = match self.services.get(&service.key) {
                 None => {
                     let quorum = earlier.quorum(&service.key);
-                    recalled =
+                    restored =
                         restore::service(service, check_index, &next.check_states, &since, quorum);
-                    &recalled
+                    &restored
                 }
                 Some(before) => before,
             };
@@ -176,9 +176,9 @@ impl Availability {
         next
     }
 
-    fn check_state(&self, watched: &CheckTarget) -> Option<&CheckState> {
+    fn check_state(&self, target: &CheckTarget) -> Option<&CheckState> {
         self.checkers
-            .get(watched)
+            .get(target)
             .map(|index| &self.check_states[*index])
     }
 
@@ -187,10 +187,10 @@ impl Availability {
     pub fn checkers(&self) -> Vec<CheckStart> {
         self.checkers
             .iter()
-            .map(|(watched, index)| {
+            .map(|(target, index)| {
                 let check_state = &self.check_states[*index];
                 CheckStart {
-                    watched: watched.clone(),
+                    target: target.clone(),
                     from: check_state.decided.then(|| check_state.clone()),
                 }
             })
@@ -201,12 +201,12 @@ impl Availability {
     pub fn update(&mut self, model: &Model, updates: Vec<CheckUpdate>, now: Instant) -> Vec<Event> {
         let mut concerned = BTreeSet::new();
         for CheckUpdate {
-            watched,
-            standing: check_state,
+            target,
+            check_state,
         } in updates
         {
-            // A checker that was stopped a moment ago may still have had news.
-            let Some(index) = self.checkers.get(&watched).copied() else {
+            // A checker that was stopped a moment ago may have sent one more update.
+            let Some(index) = self.checkers.get(&target).copied() else {
                 continue;
             };
             self.check_states[index] = check_state;
@@ -323,8 +323,8 @@ impl Availability {
     /// The model for the notify policy: a real server in maintenance by its agent is in maintenance there, as by the operator.
     #[must_use]
     pub fn as_reported(&self, model: &Model) -> Model {
-        let mut told = model.clone();
-        for service in &mut told.services {
+        let mut reported = model.clone();
+        for service in &mut reported.services {
             for real in &mut service.reals {
                 let status = self.real(&service.key, real.address);
                 if status.is_some_and(|status| status.state == RealState::Maintenance) {
@@ -332,7 +332,7 @@ impl Availability {
                 }
             }
         }
-        told
+        reported
     }
 
     /// The services that the packet program is to run.
@@ -367,16 +367,16 @@ impl Availability {
 struct PastStates<'a> {
     availability: &'a Availability,
     /// The check target of each of the previous `check_states`.
-    watched: Vec<Option<&'a CheckTarget>>,
+    targets: Vec<Option<&'a CheckTarget>>,
     /// Each real server's previous check states.
     of_reals: HashMap<(ServiceKey, SocketAddr), &'a [usize]>,
 }
 
 impl<'a> PastStates<'a> {
     fn of_all(availability: &'a Availability) -> Self {
-        let mut watched = vec![None; availability.check_states.len()];
-        for (one, index) in &availability.checkers {
-            watched[*index] = Some(one);
+        let mut targets = vec![None; availability.check_states.len()];
+        for (target, index) in &availability.checkers {
+            targets[*index] = Some(target);
         }
         let services = availability.desired.iter().zip(&availability.check_index);
         let of_reals = services.flat_map(|(service, check_index)| {
@@ -385,7 +385,7 @@ impl<'a> PastStates<'a> {
         });
         Self {
             availability,
-            watched,
+            targets,
             of_reals: of_reals.collect(),
         }
     }
@@ -396,21 +396,21 @@ impl<'a> PastStates<'a> {
     fn of(&self, service: &VirtualService, real: &RealServer, check: &Check) -> Option<CheckState> {
         let old = *self.of_reals.get(&(service.key, real.address))?;
         let check_states = &self.availability.check_states;
-        let asks_the_same = |index: &&usize| {
-            self.watched[**index].is_some_and(|watched| {
-                let old = &watched.check;
+        let probes_the_same = |index: &&usize| {
+            self.targets[**index].is_some_and(|target| {
+                let old = &target.check;
                 (&old.probe, &old.target, &old.source)
                     == (&check.probe, &check.target, &check.source)
             })
         };
-        // What an agent asked for stands until it says something else, wherever it is asked.
+        // What an agent requested holds until it says otherwise, also if its address changes.
         let is_agent_too = |index: &&usize| {
             let both =
-                |watched: &CheckTarget| watched.check.probe.is_agent() && check.probe.is_agent();
-            self.watched[**index].is_some_and(both)
+                |target: &CheckTarget| target.check.probe.is_agent() && check.probe.is_agent();
+            self.targets[**index].is_some_and(both)
         };
-        let goes_on = old.iter().find(asks_the_same);
-        if let Some(index) = goes_on.or_else(|| old.iter().find(is_agent_too)) {
+        let same_probe = old.iter().find(probes_the_same);
+        if let Some(index) = same_probe.or_else(|| old.iter().find(is_agent_too)) {
             return Some(check_states[*index].clone());
         }
         let status = self.availability.real(&service.key, real.address)?;
@@ -446,7 +446,7 @@ fn undecided_state(check: &Check) -> CheckState {
         up,
         decided: up,
         reason: NOT_PROBED.to_owned(),
-        advice: AgentReply::default(),
+        agent_reply: AgentReply::default(),
         since: UNKNOWN_TIME,
     }
 }

@@ -52,7 +52,7 @@ pub fn services(model: &Model, availability: &Availability, snapshot: &Snapshot)
 
 fn shown(
     real: &RealServer,
-    is_watched: bool,
+    is_checked: bool,
     status: Option<&RealStatus>,
     counted: dataplane::RealSnapshot,
 ) -> view::Real {
@@ -65,7 +65,7 @@ fn shown(
         state: status.map_or(view::RealState::Down, |status| status.state),
         reason: status.and_then(|status| status.reason.clone()),
         admin: real.state,
-        health: is_watched
+        health: is_checked
             .then(|| status?.healthy)
             .flatten()
             .map(|healthy| match healthy {
@@ -74,7 +74,7 @@ fn shown(
             }),
         agent: status
             .map(|status| status.requested)
-            .filter(|asked| *asked != AgentRequest::default()),
+            .filter(|request| *request != AgentRequest::default()),
         active: counted.active,
         inactive: counted.inactive,
         counters: counted.counters,

@@ -208,7 +208,7 @@ where
         let prober = match old {
             Some(prober) if !slot.is_stale => prober,
             old => match (
-                (self.context.make_probe)(&slot.target, slot.checker.advice()),
+                (self.context.make_probe)(&slot.target, slot.checker.agent_reply()),
                 old,
             ) {
                 (Ok(prober), _) => {
@@ -364,8 +364,8 @@ where
         self.context.mailbox.put(
             id,
             CheckUpdate {
-                watched: CheckTarget::clone(&slot.target),
-                standing: slot.checker.check_state(),
+                target: CheckTarget::clone(&slot.target),
+                check_state: slot.checker.check_state(),
             },
         );
         self.store_check(id);

@@ -26,7 +26,7 @@ pub struct State {
     /// What [`CheckStore::persist`] was last given.
     pub kept: Vec<PersistedService>,
     /// What [`Checkers::watch`] was last given.
-    pub watched: Vec<CheckStart>,
+    pub wanted: Vec<CheckStart>,
     /// What [`Checkers::obstacles`] returns.
     pub obstacles: Vec<String>,
     /// What [`Checkers::report`] sends.
@@ -71,7 +71,7 @@ impl CheckStore for FakeCheckers {
 
 impl Checkers for FakeCheckers {
     fn watch(&mut self, wanted: Vec<CheckStart>) {
-        self.state().watched = wanted;
+        self.state().wanted = wanted;
     }
 
     fn alive(&self) -> bool {

@@ -111,7 +111,8 @@ struct CheckerLine {
     check: Value,
     up: bool,
     reason: String,
-    advice: AgentReply,
+    #[serde(rename = "advice")]
+    agent_reply: AgentReply,
     since: StoredTime,
     history: Vec<ChangeLine>,
 }
@@ -136,7 +137,7 @@ fn checker_line(check_target: &CheckTarget, checker: &Checker) -> Option<String>
         check: keys::json(&check_target.check),
         up: state.up,
         reason: state.reason,
-        advice: state.advice,
+        agent_reply: state.agent_reply,
         since: StoredTime::new(&state.since),
         history: checker
             .history()
@@ -327,7 +328,7 @@ fn parse_checker(line: CheckerLine) -> io::Result<(SocketAddr, StoredChecker)> {
         up: line.up,
         decided: true,
         reason: line.reason,
-        advice: line.advice,
+        agent_reply: line.agent_reply,
         since: line.since.to_timestamp()?,
     };
     let history = line.history.into_iter().map(|past| {

@@ -120,7 +120,7 @@ impl Probing for Fake {
             .push(Instant::now());
         let pass = Outcome::Passed {
             note: "fine".to_owned(),
-            advice: AgentReply::default(),
+            agent_reply: AgentReply::default(),
         };
         match world.behaviour(self.target) {
             Behaviour::Pass | Behaviour::NotRemade => pass,
@@ -209,7 +209,7 @@ impl Scene {
         let mut news: Vec<(u16, String)> = updates
             .unwrap_or_default()
             .into_iter()
-            .map(|update| (update.watched.target.port(), words(&update.standing)))
+            .map(|update| (update.target.target.port(), words(&update.check_state)))
             .collect();
         news.sort();
         news
@@ -222,11 +222,11 @@ impl Scene {
     }
 }
 
-fn words(standing: &CheckState) -> String {
+fn words(check_state: &CheckState) -> String {
     format!(
         "{}: {}",
-        if standing.up { "up" } else { "down" },
-        standing.reason
+        if check_state.up { "up" } else { "down" },
+        check_state.reason
     )
 }
 
@@ -255,7 +255,7 @@ fn check_target(port: u16) -> CheckTarget {
 
 fn begin(check_target: CheckTarget) -> CheckStart {
     CheckStart {
-        watched: check_target,
+        target: check_target,
         from: None,
     }
 }
@@ -379,17 +379,17 @@ async fn a_stopped_checker_is_dropped_with_its_probe_and_its_update() {
 #[tokio::test(start_paused = true)]
 async fn a_checker_starts_in_the_given_state() {
     let mut scene = scene();
-    let stood = CheckState {
+    let earlier = CheckState {
         up: true,
         decided: true,
         reason: "fine, 2 of 2".to_owned(),
-        advice: AgentReply::default(),
+        agent_reply: AgentReply::default(),
         since: crate::health::UNKNOWN_TIME,
     };
     scene.world.set(1, Behaviour::Fail);
     scene.watch(vec![CheckStart {
-        watched: check_target(1),
-        from: Some(stood),
+        target: check_target(1),
+        from: Some(earlier),
     }]);
     assert_eq!(scene.news().await, [], "the first failure does not decide");
     sleep(2 * SECOND).await;

@@ -284,7 +284,7 @@ impl Simulation {
 }
 
 #[test]
-fn without_room_checkers_wait_and_all_have_their_turn() {
+fn without_free_slots_checkers_wait_and_each_gets_its_turn() {
     let mut simulation = Simulation::new();
     simulation.add(0..100, pace(1000));
     // Room for 20 probes of 400 ms: 50 a second of the 100 that are due.

@@ -28,28 +28,30 @@ fn scene() -> Scene {
     Scene::with_file(CHECKED)
 }
 
-fn standing(up: bool, reason: &str) -> CheckState {
+fn check_state(up: bool, reason: &str) -> CheckState {
     CheckState {
         up,
         decided: true,
         reason: reason.to_owned(),
-        advice: AgentReply::default(),
+        agent_reply: AgentReply::default(),
         since: UNKNOWN_TIME,
     }
 }
 
 impl Scene {
-    fn watched(&self) -> Vec<CheckStart> {
-        let mut watched = self.checkers.state().watched.clone();
-        watched.sort_by_key(|begin| begin.watched.target);
-        watched
+    fn wanted(&self) -> Vec<CheckStart> {
+        let mut target = self.checkers.state().wanted.clone();
+        target.sort_by_key(|begin| begin.target.target);
+        target
     }
 
     /// The n-th checker found this.
-    fn find(&mut self, number: usize, standing: CheckState) {
-        let watched = self.watched()[number].watched.clone();
-        self.daemon
-            .answer(Message::Found(vec![CheckUpdate { watched, standing }]));
+    fn find(&mut self, number: usize, check_state: CheckState) {
+        let target = self.wanted()[number].target.clone();
+        self.daemon.answer(Message::Found(vec![CheckUpdate {
+            target,
+            check_state,
+        }]));
     }
 
     fn runs(&self) -> Vec<u32> {
@@ -66,7 +68,7 @@ impl Scene {
 }
 
 #[test]
-fn what_checkers_find_runs_is_listed_and_told() {
+fn check_results_reach_the_data_plane_the_lists_and_the_events() {
     let mut scene = scene();
     assert_eq!(scene.runs(), [0, 0]);
     let status = scene.status();
@@ -75,8 +77,8 @@ fn what_checkers_find_runs_is_listed_and_told() {
         status.reasons,
         ["service web waits for the first probes of its real servers"]
     );
-    scene.find(0, standing(true, "connected"));
-    scene.find(1, standing(true, "connected"));
+    scene.find(0, check_state(true, "connected"));
+    scene.find(1, check_state(true, "connected"));
     assert_eq!(scene.runs(), [1, 1]);
     assert_eq!(
         scene.told(),
@@ -87,7 +89,7 @@ fn what_checkers_find_runs_is_listed_and_told() {
     );
     assert_eq!(scene.status().overall, view::Overall::Running);
 
-    scene.find(0, standing(false, "connection refused, 3 of 3"));
+    scene.find(0, check_state(false, "connection refused, 3 of 3"));
     assert_eq!(scene.runs(), [0, 1]);
     assert_eq!(
         scene.told(),
@@ -121,19 +123,20 @@ fn what_an_agent_says_reads_right_in_the_status() {
         "check = { type = \"tcp\" }",
         "check = [{ type = \"tcp\" }, { type = \"agent\", port = 9 }]",
     ));
-    let say = |scene: &mut Scene, up: &str, advice: AgentReply| {
-        for begin in scene.watched() {
-            let is_agent = begin.watched.target.port() == 9;
-            let mut standing = standing(up.is_empty(), up);
-            if is_agent && begin.watched.target.ip().to_string() == "10.0.0.2" {
-                standing.advice = advice.clone();
-            } else if begin.watched.target.ip().to_string() != "10.0.0.2" {
-                standing.up = true;
+    let say = |scene: &mut Scene, up: &str, agent_reply: AgentReply| {
+        for begin in scene.wanted() {
+            let is_agent = begin.target.target.port() == 9;
+            let mut check_state = check_state(up.is_empty(), up);
+            if is_agent && begin.target.target.ip().to_string() == "10.0.0.2" {
+                check_state.agent_reply = agent_reply.clone();
+            } else if begin.target.target.ip().to_string() != "10.0.0.2" {
+                check_state.up = true;
             }
-            let watched = begin.watched;
-            scene
-                .daemon
-                .answer(Message::Found(vec![CheckUpdate { watched, standing }]));
+            let target = begin.target;
+            scene.daemon.answer(Message::Found(vec![CheckUpdate {
+                target,
+                check_state,
+            }]));
         }
         scene.status().reasons
     };
@@ -170,8 +173,8 @@ fn what_an_agent_says_reads_right_in_the_status() {
 #[test]
 fn maintenance_takes_a_real_out_and_stands_in_the_file() {
     let mut scene = scene();
-    scene.find(0, standing(true, "connected"));
-    scene.find(1, standing(true, "connected"));
+    scene.find(0, check_state(true, "connected"));
+    scene.find(1, check_state(true, "connected"));
     scene.told();
     let settings = RealSettings {
         state: Some(AdminState::Maintenance),
@@ -184,7 +187,7 @@ fn maintenance_takes_a_real_out_and_stands_in_the_file() {
         )
         .unwrap();
     assert_eq!(scene.runs(), [0, 1]);
-    assert_eq!(scene.watched().len(), 1);
+    assert_eq!(scene.wanted().len(), 1);
     assert!(
         scene.text().contains("state = \"maintenance\""),
         "{}",
@@ -200,9 +203,9 @@ fn maintenance_takes_a_real_out_and_stands_in_the_file() {
 fn a_check_may_ask_another_address_and_port_than_the_reals() {
     let targets = |check: &str| -> Vec<String> {
         let scene = Scene::with_file(&CHECKED.replace("{ type = \"tcp\" }", check));
-        let watched = scene.watched().into_iter();
-        watched
-            .map(|begin| begin.watched.target.to_string())
+        let target = scene.wanted().into_iter();
+        target
+            .map(|begin| begin.target.target.to_string())
             .collect()
     };
     for (check, expected) in [
@@ -229,10 +232,10 @@ fn a_check_may_ask_another_address_and_port_than_the_reals() {
 fn what_another_address_answers_decides_over_all_who_ask_it() {
     let asked = "{ type = \"tcp\", address = \"10.9.9.9\", port = 9 }";
     let mut scene = Scene::with_file(&CHECKED.replace("{ type = \"tcp\" }", asked));
-    scene.find(0, standing(true, "connected"));
+    scene.find(0, check_state(true, "connected"));
     assert_eq!(scene.runs(), [1, 1]);
     scene.told();
-    scene.find(0, standing(false, "connection refused, 3 of 3"));
+    scene.find(0, check_state(false, "connection refused, 3 of 3"));
     assert_eq!(scene.runs(), [0, 0]);
     assert_eq!(
         scene.told(),
@@ -247,16 +250,16 @@ fn what_another_address_answers_decides_over_all_who_ask_it() {
 #[test]
 fn the_ring_changes_first_and_then_it_is_told() {
     let mut scene = scene();
-    for standing in [
-        standing(true, "connected"),
-        standing(false, "connection refused, 3 of 3"),
+    for check_state in [
+        check_state(true, "connected"),
+        check_state(false, "connection refused, 3 of 3"),
     ] {
         let events = scene.events.resubscribe();
         let (sender, when_applied) = std::sync::mpsc::channel();
         scene.dataplane.state().meanwhile = Some(Box::new(move || {
             sender.send(events.len()).unwrap();
         }));
-        scene.find(0, standing);
+        scene.find(0, check_state);
         assert_eq!(when_applied.try_recv(), Ok(0), "told before it was so");
         assert!(scene.told()[0].starts_with("real-"));
     }
@@ -265,20 +268,20 @@ fn the_ring_changes_first_and_then_it_is_told() {
 #[test]
 fn a_change_that_fails_leaves_health_as_it_was() {
     let mut scene = scene();
-    scene.find(0, standing(true, "connected"));
+    scene.find(0, check_state(true, "connected"));
     scene.dataplane.state().fails_half_way = 1;
     scene.change(add_real("10.0.0.4"), Scope::File).unwrap_err();
     assert_eq!(scene.runs(), [1, 0]);
-    assert_eq!(scene.watched().len(), 2);
+    assert_eq!(scene.wanted().len(), 2);
 }
 
 #[test]
 fn a_data_plane_that_refused_to_follow_is_asked_again() {
     let mut scene = scene();
     scene.dataplane.state().fails_half_way = 3;
-    scene.find(0, standing(true, "connected"));
+    scene.find(0, check_state(true, "connected"));
     scene.daemon.tick();
-    scene.find(0, standing(true, "connected"));
+    scene.find(0, check_state(true, "connected"));
     let reconciled = scene.dataplane.state().reconciled;
     let behind = "the data plane is out of sync, the change is tried again each second: the kernel refused a call";
     assert!(scene.status().reasons.contains(&behind.to_owned()));
@@ -308,16 +311,16 @@ fn restarted(remembered: [CheckState; 2]) -> (Vec<u32>, Vec<String>, FakeChecker
     let model = file.model().clone();
     let checkers = FakeCheckers::default();
     checkers.state().remembered = scene
-        .watched()
+        .wanted()
         .into_iter()
         .zip(remembered)
-        .map(|(begin, standing)| {
-            let recalled = RestoredState {
-                standing,
+        .map(|(begin, check_state)| {
+            let restored = RestoredState {
+                check_state,
                 since: None,
                 has_returned: false,
             };
-            (begin.watched, recalled)
+            (begin.target, restored)
         })
         .collect();
     let quorum = Quorum {
@@ -347,15 +350,15 @@ fn restarted(remembered: [CheckState; 2]) -> (Vec<u32>, Vec<String>, FakeChecker
 #[test]
 fn a_restart_begins_with_what_was_remembered() {
     let (weights, told, checkers) = restarted([
-        standing(true, "connected"),
-        standing(false, "connection refused, 3 of 3"),
+        check_state(true, "connected"),
+        check_state(false, "connection refused, 3 of 3"),
     ]);
     assert_eq!(weights, [1, 0]);
     assert_eq!(told, [] as [&str; 0], "nothing happened");
     assert!(
         checkers
             .state()
-            .watched
+            .wanted
             .iter()
             .all(|begin| begin.from.is_some())
     );
@@ -363,7 +366,7 @@ fn a_restart_begins_with_what_was_remembered() {
 
 #[test]
 fn a_quorum_that_a_restart_finds_changed_is_told_and_kept() {
-    let refused = standing(false, "connection refused, 3 of 3");
+    let refused = check_state(false, "connection refused, 3 of 3");
     let (_, told, checkers) = restarted([refused.clone(), refused]);
     assert_eq!(told, ["quorum-lost live weight 0, quorum 1"]);
     let kept = checkers.state().kept.remove(0).quorum.unwrap();
@@ -379,10 +382,10 @@ fn a_quorum_is_kept_when_it_changes() {
             .map(|quorum| quorum.holds)
     };
     assert_eq!(kept(&scene), None);
-    scene.find(0, standing(true, "connected"));
+    scene.find(0, check_state(true, "connected"));
     assert_eq!(kept(&scene), Some(true));
-    scene.find(0, standing(false, "connection refused, 3 of 3"));
-    scene.find(1, standing(false, "connection refused, 3 of 3"));
+    scene.find(0, check_state(false, "connection refused, 3 of 3"));
+    scene.find(1, check_state(false, "connection refused, 3 of 3"));
     assert_eq!(kept(&scene), Some(false));
 }
 
@@ -392,7 +395,7 @@ async fn checkers_are_reported_with_those_who_use_them() {
     let checker = |target: &str| view::Checker {
         target: target.parse().unwrap(),
         kind: "tcp".to_owned(),
-        check: keys::json(&scene.watched()[0].watched.check),
+        check: keys::json(&scene.wanted()[0].target.check),
         used_by: Vec::new(),
         state: "up".to_owned(),
         since: String::new(),
@@ -466,8 +469,8 @@ async fn where_nothing_is_probed_it_is_said_why() {
 #[test]
 fn checkers_that_stand_still_limit_and_are_not_hidden_from_systemd() {
     let mut scene = scene();
-    scene.find(0, standing(true, "connected"));
-    scene.find(1, standing(true, "connected"));
+    scene.find(0, check_state(true, "connected"));
+    scene.find(1, check_state(true, "connected"));
     scene.told();
     let stalled = format!("checks-stalled {CHECKS_STALLED}");
     for (stands_still, overall, reasons, told) in [

@@ -199,7 +199,7 @@ fn wrong_health_settings_change_nothing_when_the_file_is_loaded_again() {
     let checked = FILE.replace("80:80\"\n", &format!("80:80\"\ncheck = {good}\n"));
     let mut scene = Scene::with_file(&checked);
     let path = scene.path().display().to_string();
-    let before = (scene.state(), scene.checkers.state().watched.clone());
+    let before = (scene.state(), scene.checkers.state().wanted.clone());
     assert_eq!(before.1.len(), 1);
     for (check, expected) in [
         (
@@ -233,7 +233,7 @@ fn wrong_health_settings_change_nothing_when_the_file_is_loaded_again() {
         let expected = format!("{path}:8:{expected}");
         assert_eq!(refusal.sentence, expected, "{check}");
         assert_eq!(scene.told(), [format!("reload-failed {expected}")]);
-        let after = (scene.state(), scene.checkers.state().watched.clone());
+        let after = (scene.state(), scene.checkers.state().wanted.clone());
         assert_eq!(after, before, "{check}");
     }
 }

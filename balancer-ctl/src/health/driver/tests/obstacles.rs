@@ -8,15 +8,15 @@ async fn a_probe_that_cannot_be_made_counts_for_nothing_and_is_tried_again() {
     scene.world.set(1, Behaviour::NotMade);
     // One was up when an earlier daemon ended, the other was never probed.
     scene.world.set(2, Behaviour::NotMade);
-    let stood = CheckState {
+    let earlier = CheckState {
         up: true,
         decided: true,
         reason: "fine, 2 of 2".to_owned(),
-        advice: AgentReply::default(),
+        agent_reply: AgentReply::default(),
         since: crate::health::UNKNOWN_TIME,
     };
     let mut first = begin(check_target(1));
-    first.from = Some(stood);
+    first.from = Some(earlier);
     scene.watch(vec![first, begin(check_target(2))]);
     sleep(10 * SECOND).await;
     assert_eq!(scene.news().await, []);
