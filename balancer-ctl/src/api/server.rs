@@ -340,12 +340,12 @@ async fn with_files(settings: ServiceSettings) -> Result<ServiceSettings, ApiErr
     if settings.checks.as_ref().is_none_or(Vec::is_empty) {
         return Ok(settings);
     }
-    let judged = tokio::task::spawn_blocking(move || {
+    let checked = tokio::task::spawn_blocking(move || {
         let checks = settings.checks.iter().flatten();
         let problem = checks.filter_map(check_problem).next();
         problem.map_or(Ok(settings), |sentence| Err(ApiError::invalid(sentence)))
     });
-    judged
+    checked
         .await
         .map_err(|error| ApiError::failed(format!("cannot look at files: {error}")))?
 }

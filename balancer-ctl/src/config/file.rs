@@ -72,7 +72,7 @@ pub struct Prepared {
 }
 
 impl ConfigFile {
-    /// Loads a file. `host` names the node when the file does not; `tls_test` judges the TLS settings of its checks.
+    /// Loads a file. `host` names the node when the file does not; `tls_test` tries the TLS settings of its checks.
     ///
     /// # Errors
     /// It cannot be read, or something in it is wrong.
@@ -96,7 +96,7 @@ impl ConfigFile {
             errors,
         };
         let text = text(bytes).map_err(|error| wrong(vec![error]))?;
-        let model = read::judged(&text, host, |model| {
+        let model = read::validated(&text, host, |model| {
             let mut problems = validate(model);
             problems.extend(files::problems(model, tls_test));
             problems.extend(also(model));

@@ -58,17 +58,17 @@ pub const DEFAULT_MAX_CONNECTIONS: u32 = 262_144;
 /// # Errors
 /// All that is wrong, in the order of the text; only the first error when it is not TOML.
 pub fn model(text: &str, host: &str) -> Result<Model, Vec<ReadError>> {
-    judged(text, host, validate)
+    validated(text, host, validate)
 }
 
-/// As [`model`], with the rules of `judge` in place of the validator's.
+/// As [`model`], with the rules of `validate` in place of the validator's.
 ///
 /// # Errors
 /// As [`model`].
-pub fn judged(
+pub fn validated(
     text: &str,
     host: &str,
-    judge: impl FnOnce(&Model) -> Vec<Problem>,
+    validate: impl FnOnce(&Model) -> Vec<Problem>,
 ) -> Result<Model, Vec<ReadError>> {
     let (document, oversized) = parsed(text).map_err(|error| {
         let message = error.message().trim_end().replace('\n', ", ");
@@ -86,7 +86,7 @@ pub fn judged(
         places,
         ..
     } = reader;
-    for problem in judge(&model) {
+    for problem in validate(&model) {
         let at = places.get(&problem.place).copied().unwrap_or(0);
         problems.push((at, problem.sentence));
     }

@@ -75,7 +75,7 @@ pub struct ServiceStatus {
     pub backups_in: Vec<SocketAddr>,
     /// Its real servers.
     pub reals: HashMap<SocketAddr, RealStatus>,
-    /// At its start: until when it waits for its real servers' first probe results before it judges its quorum.
+    /// At its start: until when it waits for its real servers' first probe results before it evaluates its quorum.
     awaited_until: Option<Instant>,
     /// When the passing of time alone changes something next.
     deadline: Option<Instant>,

@@ -139,7 +139,7 @@ impl Daemon {
             addresses,
             refused: 0,
         };
-        heap::give_back();
+        heap::trim();
         daemon.take_over_conditions();
         daemon.checkers.watch(daemon.availability.checkers());
         daemon.persist_services();
@@ -210,7 +210,7 @@ impl Daemon {
         match message {
             Message::Change(request, scope, reply) => {
                 drop(reply.send(self.change(request, scope)));
-                heap::give_back();
+                heap::trim();
             }
             Message::Services(service, reply) => drop(reply.send(self.services(service.as_ref()))),
             Message::Connections(service, filter, reply) => {
@@ -224,7 +224,7 @@ impl Daemon {
             }
             Message::Reload(reply) => {
                 drop(reply.send(self.reload()));
-                heap::give_back();
+                heap::trim();
             }
             Message::Zero(service, reply) => drop(reply.send(self.zero(service.as_ref()))),
             // The loop sees to it.
@@ -370,7 +370,7 @@ impl Daemon {
         }
         let transition = if is_full {
             self.conditions
-                .set(Condition::TableFull, &status.fullness(), clock::now())
+                .set(Condition::TableFull, &status.fullness())
         } else {
             self.conditions
                 .clear(Condition::TableFull, &status.fullness())
@@ -381,7 +381,7 @@ impl Daemon {
     /// Begins or continues a condition, given its cause, or ends it.
     fn note(&mut self, condition: Condition, cause: Option<String>) {
         let transition = match cause {
-            Some(cause) => self.conditions.set(condition, &cause, clock::now()),
+            Some(cause) => self.conditions.set(condition, &cause),
             None => self.conditions.clear(condition, ""),
         };
         self.follow(condition, transition);
@@ -392,10 +392,7 @@ impl Daemon {
         match transition {
             Transition::Event(event) => self.publish(event),
             Transition::NewDetail => {
-                let detail = self
-                    .conditions
-                    .get(condition)
-                    .map(|lasting| lasting.detail.as_str());
+                let detail = self.conditions.detail(condition);
                 let kind = condition.beginning();
                 log(kind.level(), None, None, detail, kind.sentence());
             }
@@ -417,7 +414,7 @@ impl Daemon {
         );
         let record = event.record(SystemTime::now());
         if let Some(notifier) = &self.notifier {
-            notifier.tell(record.clone());
+            notifier.handle(record.clone());
         }
         // No one may be following.
         let _ = self.events.send(record);

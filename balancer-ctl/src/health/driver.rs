@@ -296,7 +296,7 @@ where
                     }
                     Some(failed @ Outcome::Failed { .. }) => failed,
                     None => Outcome::Failed {
-                        reason: format!("no answer within {}", duration_text(timeout)),
+                        reason: format!("no answer within {}", duration::exact(timeout)),
                     },
                 };
                 (latency, outcome)
@@ -428,12 +428,4 @@ fn log_stall(lost: Option<Duration>) {
 
 fn now() -> std::time::Instant {
     Instant::now().into_std()
-}
-
-/// A duration as in the configuration file, cut to milliseconds: `2s`, `1m30s`.
-fn duration_text(duration: Duration) -> String {
-    let duration = Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
-    humantime::format_duration(duration)
-        .to_string()
-        .replace(' ', "")
 }

@@ -24,7 +24,7 @@ names!(AdminState {
     Maintenance = "maintenance",
 });
 
-/// How a service judges its real servers' health.
+/// How a service reacts to the health of its real servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HealthPolicy {
     /// What becomes of the connections of a real server that went down.

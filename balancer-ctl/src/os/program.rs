@@ -27,7 +27,7 @@ use tokio::{
 #[cfg(test)]
 pub use self::trusted::tests::open_folder;
 pub use self::{
-    command::{trusted, trusted_with_news},
+    command::{trusted, trusted_for_notify},
     output::Output,
 };
 use self::{group::Group, output::CapturedOutput, spawn::SpawnSpec};

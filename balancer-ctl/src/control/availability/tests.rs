@@ -444,7 +444,7 @@ fn an_agent_does_not_affect_health_unless_it_reports_down() {
 }
 
 proptest! {
-    /// Whatever happens: what is judged step by step is what is judged at once, weight never goes to what is not up,
+    /// In any sequence of events: evaluation step by step equals evaluation at once, weight never goes to what is not up,
     /// resets only to what has none, and a service that served goes on while there is who can.
     #[test]
     fn any_history_leaves_a_sound_picture(

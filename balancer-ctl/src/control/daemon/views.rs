@@ -129,8 +129,7 @@ impl Daemon {
 
     /// A sentence for each condition of the node, except for a full table, whose sentence the report makes.
     fn failures(&self) -> Vec<String> {
-        let sentences = self.conditions.iter().filter_map(|(condition, lasting)| {
-            let detail = &lasting.detail;
+        let sentences = self.conditions.iter().filter_map(|(condition, detail)| {
             Some(match condition {
                 Condition::DataplaneOutOfSync => {
                     format!("the data plane is out of sync, the change is tried again each second: {detail}")
@@ -139,7 +138,7 @@ impl Daemon {
                     "route changes are not watched, so that they take effect some seconds late; watching is tried again: {detail}"
                 ),
                 Condition::MaintenanceFailed => format!("maintenance failed, it is tried again: {detail}"),
-                Condition::ChecksStalled => detail.clone(),
+                Condition::ChecksStalled => detail.to_owned(),
                 Condition::TableFull | Condition::QuorumLost | Condition::RealDown => return None,
             })
         });

@@ -301,7 +301,7 @@ mod tests {
         is_full: false,
     };
 
-    fn judged(
+    fn assessed(
         services: &str,
         warnings: &[&str],
         surroundings: &ReportContext<'_>,
@@ -319,17 +319,20 @@ mod tests {
     #[test]
     fn a_drained_real_beside_one_that_is_up_limits_nothing() {
         assert_eq!(
-            judged(SERVICES, &[], &NOTHING),
+            assessed(SERVICES, &[], &NOTHING),
             (view::Overall::Running, vec![])
         );
-        assert_eq!(judged("", &[], &NOTHING), (view::Overall::Running, vec![]));
+        assert_eq!(
+            assessed("", &[], &NOTHING),
+            (view::Overall::Running, vec![])
+        );
     }
 
     #[test]
     fn a_service_that_cannot_answer_is_down_with_its_reason() {
         let drained = SERVICES.replacen("\"10.0.0.2\"", "\"10.0.0.2\"\nweight = 0", 1);
         assert_eq!(
-            judged(&drained, &["slow"], &NOTHING),
+            assessed(&drained, &["slow"], &NOTHING),
             (
                 view::Overall::Down,
                 vec![
@@ -340,7 +343,7 @@ mod tests {
         );
         let empty = "[[service]]\naddress = \"[2001:db8::80]:80\"";
         assert_eq!(
-            judged(empty, &[], &NOTHING),
+            assessed(empty, &[], &NOTHING),
             (
                 view::Overall::Down,
                 vec!["service tcp/[2001:db8::80]:80 has no real server: add one with `balancer-ctl add-real`".to_owned()]
@@ -370,7 +373,7 @@ mod tests {
     #[test]
     fn warnings_limit() {
         assert_eq!(
-            judged(SERVICES, &["slow"], &NOTHING),
+            assessed(SERVICES, &["slow"], &NOTHING),
             (view::Overall::Limited, vec!["slow".to_owned()])
         );
         let failing = ReportContext {
@@ -378,7 +381,7 @@ mod tests {
             ..NOTHING
         };
         assert_eq!(
-            judged(SERVICES, &[], &failing),
+            assessed(SERVICES, &[], &failing),
             (view::Overall::Limited, vec!["failing".to_owned()])
         );
     }
@@ -390,19 +393,19 @@ mod tests {
             ..NOTHING
         };
         assert_eq!(
-            judged(SERVICES, &[], &obstacles(1)),
+            assessed(SERVICES, &[], &obstacles(1)),
             (view::Overall::Limited, vec!["check 0".to_owned()])
         );
-        let (_, reasons) = judged(SERVICES, &[], &obstacles(11));
+        let (_, reasons) = assessed(SERVICES, &[], &obstacles(11));
         assert_eq!(reasons[10], "1 more check cannot be made");
-        let (_, reasons) = judged(SERVICES, &[], &obstacles(1000));
+        let (_, reasons) = assessed(SERVICES, &[], &obstacles(1000));
         assert_eq!(reasons.len(), 11);
         assert_eq!(reasons[10], "990 more checks cannot be made");
     }
 
     #[test]
     fn a_table_that_refuses_connections_limits() {
-        let judged = |is_full| {
+        let assessed = |is_full| {
             let table = |connections, max_connections| TableStatus {
                 connections,
                 max_connections,
@@ -418,12 +421,12 @@ mod tests {
             (status.overall, status.reasons)
         };
         // Many are over, and others take their places.
-        assert_eq!(judged(false), (view::Overall::Running, vec![]));
+        assert_eq!(assessed(false), (view::Overall::Running, vec![]));
         let sentence = "new connections are dropped, since a connection table is full (120 of 100 IPv4 connections, 3 of 25 IPv6 \
                         connections): raise max-connections or max-connections-ipv6 and restart balancerd, which resets running \
                         connections, or shorten the timeouts";
         assert_eq!(
-            judged(true),
+            assessed(true),
             (view::Overall::Limited, vec![sentence.to_owned()])
         );
     }
@@ -438,7 +441,7 @@ mod tests {
         let sentence = "no interface carries VIP 192.0.2.80, so nobody answers for it: \
                         `ip address add 192.0.2.80/32 dev eth0`";
         assert_eq!(
-            judged(SERVICES, &[], &surroundings),
+            assessed(SERVICES, &[], &surroundings),
             (view::Overall::Limited, vec![sentence.to_owned()])
         );
         let addresses = HashSet::from(["192.0.2.80".parse().unwrap()]);
@@ -447,7 +450,7 @@ mod tests {
             ..NOTHING
         };
         assert_eq!(
-            judged(SERVICES, &[], &surroundings),
+            assessed(SERVICES, &[], &surroundings),
             (view::Overall::Running, vec![])
         );
     }
@@ -462,7 +465,7 @@ mod tests {
             addresses: Some(&addresses),
             ..NOTHING
         };
-        let (_, reasons) = judged(&services, &[], &surroundings);
+        let (_, reasons) = assessed(&services, &[], &surroundings);
         assert_eq!(reasons.len(), 22);
         assert_eq!(reasons[10], "2 more services cannot answer");
         assert_eq!(reasons[21], "2 more VIPs are carried by no interface");

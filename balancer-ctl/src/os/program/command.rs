@@ -47,7 +47,7 @@ pub fn trusted(run: &[String]) -> Result<(), String> {
 ///
 /// # Errors
 /// A sentence that says why it may not run.
-pub fn trusted_with_news(run: &[String]) -> Result<(), String> {
+pub fn trusted_for_notify(run: &[String]) -> Result<(), String> {
     let programs = check_command(run)?;
     let shells = fs::read_to_string(SHELLS_FILE).unwrap_or_default();
     let words = run.iter().map(Path::new);
@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_shell_is_not_told_of_events() {
-        let told = |run: &[&str]| trusted_with_news(&words(run));
+        let told = |run: &[&str]| trusted_for_notify(&words(run));
         let refused = |name: &str| {
             Err(format!(
                 "it would take what it is told, `-s SERVICE -g GROUP …`, for its own arguments: name a script that \

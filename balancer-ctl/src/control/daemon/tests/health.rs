@@ -256,7 +256,7 @@ fn the_ring_changes_first_and_then_it_is_told() {
     ] {
         let events = scene.events.resubscribe();
         let (sender, when_applied) = std::sync::mpsc::channel();
-        scene.dataplane.state().meanwhile = Some(Box::new(move || {
+        scene.dataplane.state().during_reconcile = Some(Box::new(move || {
             sender.send(events.len()).unwrap();
         }));
         scene.find(0, check_state);
@@ -269,7 +269,7 @@ fn the_ring_changes_first_and_then_it_is_told() {
 fn a_change_that_fails_leaves_health_as_it_was() {
     let mut scene = scene();
     scene.find(0, check_state(true, "connected"));
-    scene.dataplane.state().fails_half_way = 1;
+    scene.dataplane.state().reconcile_failures = 1;
     scene.change(add_real("10.0.0.4"), Scope::File).unwrap_err();
     assert_eq!(scene.runs(), [1, 0]);
     assert_eq!(scene.wanted().len(), 2);
@@ -278,7 +278,7 @@ fn a_change_that_fails_leaves_health_as_it_was() {
 #[test]
 fn a_data_plane_that_refused_to_follow_is_asked_again() {
     let mut scene = scene();
-    scene.dataplane.state().fails_half_way = 3;
+    scene.dataplane.state().reconcile_failures = 3;
     scene.find(0, check_state(true, "connected"));
     scene.daemon.tick();
     scene.find(0, check_state(true, "connected"));

@@ -146,7 +146,7 @@ fn routes_that_are_not_heard_of_limit_and_both_ends_are_told_once() {
         ),
         (None, view::Overall::Running, &[], &["routes-watched"]),
     ] {
-        scene.dataplane.state().unwatched = unwatched.map(str::to_owned);
+        scene.dataplane.state().watch_failure = unwatched.map(str::to_owned);
         scene.daemon.run_maintenance();
         let status = scene.ask(Message::Status).unwrap();
         assert_eq!(
