@@ -34,7 +34,7 @@ pub enum FileError {
     },
     /// It is wrong; a line `FILE:LINE:COLUMN: message` each.
     #[error("{}", Lines(path, errors))]
-    Wrong {
+    Invalid {
         /// The file.
         path: PathBuf,
         /// All that is wrong with it.
@@ -91,7 +91,7 @@ impl ConfigFile {
             path: path.to_owned(),
             error,
         })?;
-        let wrong = |errors| FileError::Wrong {
+        let wrong = |errors| FileError::Invalid {
             path: path.to_owned(),
             errors,
         };

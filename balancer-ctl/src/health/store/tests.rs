@@ -139,7 +139,7 @@ fn up(check_target: &CheckTarget) -> Checker {
     checker
 }
 
-/// One that asks another question of the same target.
+/// A check with another probe of the same target.
 fn asking(check_target: &CheckTarget, expect: &str) -> CheckTarget {
     let mut other = check_target.clone();
     other.check.probe = Probe::Tcp(Exchange {
@@ -208,7 +208,7 @@ fn with_another_probe_a_known_real_server_stays_up_and_others_are_undecided() {
     assert_eq!(stored.check_state(&other, &web(), new), None);
     assert!(
         stored.check_state(&one, &mail, new).is_some(),
-        "the same question"
+        "only the timing differs"
     );
 }
 
