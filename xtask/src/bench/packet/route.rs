@@ -27,9 +27,9 @@ const HOPS: u8 = 64;
 pub struct Route {
     /// The client.
     pub client: SocketAddr,
-    /// Whom the client asks.
+    /// The virtual service's address.
     pub virtual_address: SocketAddr,
-    /// Who answers.
+    /// The real server.
     pub real: SocketAddr,
     /// MAC addresses on the real server's side: the balancer's, the real server's.
     pub inside: [[u8; 6]; 2],
@@ -73,7 +73,7 @@ impl Route {
         frame(self.inside, self.client, self.real, segment, HOPS - 1)
     }
 
-    /// The same from a NAT that does not count hops.
+    /// The same from a NAT that does not decrement the time to live.
     ///
     /// # Errors
     /// The addresses are not of one family.
@@ -81,7 +81,7 @@ impl Route {
         frame(self.inside, self.client, self.real, segment, HOPS)
     }
 
-    /// What a client sends that asks the real server itself, as it reaches the balancer.
+    /// What a client sends to the real server's own address, as it reaches the balancer.
     ///
     /// # Errors
     /// The addresses are not of one family.
