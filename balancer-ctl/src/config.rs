@@ -1,6 +1,6 @@
-//! The configuration file: [`read`] makes a model of its text, [`validate`] holds the rules, [`edit`] brings a
-//! change into the text, [`mod@file`] reads and replaces it on disk. `text` knows what strings mean, [`files`] looks at the
-//! other files that it names.
+//! The configuration file: [`read`] makes a model of its text, [`validate`] checks the model's rules, [`edit`] applies a change to
+//! the text, [`mod@file`] reads and replaces the file on disk. `text` parses strings, [`files`] checks the other files that the
+//! configuration names.
 
 pub mod edit;
 pub mod file;

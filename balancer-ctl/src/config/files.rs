@@ -24,7 +24,7 @@ use crate::{
 /// Tries whether a probe can use a check's TLS settings; if not, returns the key at fault and a sentence.
 pub type TlsTest = fn(&Check) -> Option<(&'static str, String)>;
 
-/// All that is wrong with files that a model names.
+/// Returns all problems with files that a model names.
 #[must_use]
 pub fn problems(model: &Model, tls_test: TlsTest) -> Vec<Problem> {
     // Each file is checked once, though thousands of services may name it.
@@ -61,7 +61,7 @@ pub fn problems(model: &Model, tls_test: TlsTest) -> Vec<Problem> {
     problems
 }
 
-/// What is wrong with the files that a check names, or with the TLS it would speak with them: the key, and a sentence.
+/// Returns the problems with the files that a check names, or with its TLS settings: each key, with a sentence.
 #[must_use]
 pub fn of_check(check: &Check, tls_test: TlsTest) -> Vec<(&'static str, String)> {
     let files = files_of(check).into_iter();

@@ -282,7 +282,7 @@ fn what_is_wrong_with_a_check_is_told_where_it_stands() {
             r#"{ type = "tcp", address = "224.0.0.1", source = "2001:db8::1" }"#,
             vec![
                 "4:35: address 224.0.0.1 of a check is a multicast address: use a unicast address".to_owned(),
-                "4:57: source 2001:db8::1 of a check is not of the family of what it asks (224.0.0.1): both must be IPv4 or both IPv6".to_owned(),
+                "4:57: source 2001:db8::1 of a check is not of the family of what it probes (224.0.0.1): both must be IPv4 or both IPv6".to_owned(),
             ],
         ),
         (
