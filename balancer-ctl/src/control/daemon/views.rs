@@ -111,7 +111,7 @@ impl Daemon {
             .inspect_err(|error| tracing::warn!(%error, "cannot read this host's addresses"))
             .ok();
         let file = self.file.as_ref();
-        let surroundings = ReportContext {
+        let context = ReportContext {
             addresses: addresses.as_ref(),
             config: file.map(|file| file.path().display().to_string()),
             runtime_changes: self.has_runtime_changes(),
@@ -123,7 +123,7 @@ impl Daemon {
             &self.model,
             &self.availability,
             dataplane,
-            &surroundings,
+            &context,
         ))
     }
 

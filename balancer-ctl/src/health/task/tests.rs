@@ -48,9 +48,9 @@ fn remembered(health: &Health, check_target: &CheckTarget) -> Option<CheckState>
 
 async fn next(updates: &mut Updates) -> CheckUpdate {
     let soon = Duration::from_secs(20);
-    let news = tokio::time::timeout(soon, updates.next()).await.unwrap();
-    assert_eq!(news.len(), 1);
-    news.into_iter().next().unwrap()
+    let received = tokio::time::timeout(soon, updates.next()).await.unwrap();
+    assert_eq!(received.len(), 1);
+    received.into_iter().next().unwrap()
 }
 
 #[tokio::test]

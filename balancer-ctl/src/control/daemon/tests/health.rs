@@ -81,7 +81,7 @@ fn check_results_reach_the_data_plane_the_lists_and_the_events() {
     scene.find(1, check_state(true, "connected"));
     assert_eq!(scene.runs(), [1, 1]);
     assert_eq!(
-        scene.told(),
+        scene.events(),
         [
             "real-up 10.0.0.2:80 connected",
             "real-up 10.0.0.3:80 connected"
@@ -92,7 +92,7 @@ fn check_results_reach_the_data_plane_the_lists_and_the_events() {
     scene.find(0, check_state(false, "connection refused, 3 of 3"));
     assert_eq!(scene.runs(), [0, 1]);
     assert_eq!(
-        scene.told(),
+        scene.events(),
         ["real-down 10.0.0.2:80 connection refused, 3 of 3"]
     );
     let services = scene.ask(|reply| Message::Services(None, reply)).unwrap();
@@ -118,7 +118,7 @@ fn check_results_reach_the_data_plane_the_lists_and_the_events() {
 }
 
 #[test]
-fn what_an_agent_says_reads_right_in_the_status() {
+fn an_agents_request_is_in_the_status() {
     let mut scene = Scene::with_file(&CHECKED.replace(
         "check = { type = \"tcp\" }",
         "check = [{ type = \"tcp\" }, { type = \"agent\", port = 9 }]",
@@ -175,7 +175,7 @@ fn maintenance_takes_a_real_out_and_stands_in_the_file() {
     let mut scene = scene();
     scene.find(0, check_state(true, "connected"));
     scene.find(1, check_state(true, "connected"));
-    scene.told();
+    scene.events();
     let settings = RealSettings {
         state: Some(AdminState::Maintenance),
         ..Default::default()
@@ -194,7 +194,7 @@ fn maintenance_takes_a_real_out_and_stands_in_the_file() {
         scene.text()
     );
     assert_eq!(
-        scene.told(),
+        scene.events(),
         ["real-changed 10.0.0.2:80 state ready -> maintenance"]
     );
 }
@@ -230,15 +230,15 @@ fn a_check_may_ask_another_address_and_port_than_the_reals() {
 
 #[test]
 fn what_another_address_answers_decides_over_all_who_ask_it() {
-    let asked = "{ type = \"tcp\", address = \"10.9.9.9\", port = 9 }";
-    let mut scene = Scene::with_file(&CHECKED.replace("{ type = \"tcp\" }", asked));
+    let check = "{ type = \"tcp\", address = \"10.9.9.9\", port = 9 }";
+    let mut scene = Scene::with_file(&CHECKED.replace("{ type = \"tcp\" }", check));
     scene.find(0, check_state(true, "connected"));
     assert_eq!(scene.runs(), [1, 1]);
-    scene.told();
+    scene.events();
     scene.find(0, check_state(false, "connection refused, 3 of 3"));
     assert_eq!(scene.runs(), [0, 0]);
     assert_eq!(
-        scene.told(),
+        scene.events(),
         [
             "real-down 10.0.0.2:80 connection refused, 3 of 3",
             "real-down 10.0.0.3:80 connection refused, 3 of 3",
@@ -248,7 +248,7 @@ fn what_another_address_answers_decides_over_all_who_ask_it() {
 }
 
 #[test]
-fn the_ring_changes_first_and_then_it_is_told() {
+fn the_ring_changes_before_the_event() {
     let mut scene = scene();
     for check_state in [
         check_state(true, "connected"),
@@ -260,8 +260,12 @@ fn the_ring_changes_first_and_then_it_is_told() {
             sender.send(events.len()).unwrap();
         }));
         scene.find(0, check_state);
-        assert_eq!(when_applied.try_recv(), Ok(0), "told before it was so");
-        assert!(scene.told()[0].starts_with("real-"));
+        assert_eq!(
+            when_applied.try_recv(),
+            Ok(0),
+            "the event came before the change of the ring"
+        );
+        assert!(scene.events()[0].starts_with("real-"));
     }
 }
 
@@ -276,7 +280,7 @@ fn a_change_that_fails_leaves_health_as_it_was() {
 }
 
 #[test]
-fn a_data_plane_that_refused_to_follow_is_asked_again() {
+fn a_data_plane_that_refused_an_update_is_updated_again() {
     let mut scene = scene();
     scene.dataplane.state().reconcile_failures = 3;
     scene.find(0, check_state(true, "connected"));
@@ -295,7 +299,7 @@ fn a_data_plane_that_refused_to_follow_is_asked_again() {
         "once it follows, no more"
     );
     assert_eq!(
-        scene.told(),
+        scene.events(),
         [
             "dataplane-out-of-sync the kernel refused a call",
             "real-up 10.0.0.2:80 connected",
@@ -344,17 +348,17 @@ fn restarted(remembered: [CheckState; 2]) -> (Vec<u32>, Vec<String>, FakeChecker
     daemon.unwrap();
     scene.dataplane = dataplane;
     scene.events = receiver;
-    (scene.runs(), scene.told(), checkers)
+    (scene.runs(), scene.events(), checkers)
 }
 
 #[test]
 fn a_restart_begins_with_what_was_remembered() {
-    let (weights, told, checkers) = restarted([
+    let (weights, events, checkers) = restarted([
         check_state(true, "connected"),
         check_state(false, "connection refused, 3 of 3"),
     ]);
     assert_eq!(weights, [1, 0]);
-    assert_eq!(told, [] as [&str; 0], "nothing happened");
+    assert_eq!(events, [] as [&str; 0], "nothing happened");
     assert!(
         checkers
             .state()
@@ -365,10 +369,10 @@ fn a_restart_begins_with_what_was_remembered() {
 }
 
 #[test]
-fn a_quorum_that_a_restart_finds_changed_is_told_and_kept() {
+fn a_quorum_that_changed_over_a_restart_is_an_event_and_stored() {
     let refused = check_state(false, "connection refused, 3 of 3");
-    let (_, told, checkers) = restarted([refused.clone(), refused]);
-    assert_eq!(told, ["quorum-lost live weight 0, quorum 1"]);
+    let (_, events, checkers) = restarted([refused.clone(), refused]);
+    assert_eq!(events, ["quorum-lost live weight 0, quorum 1"]);
     let kept = checkers.state().kept.remove(0).quorum.unwrap();
     assert!(!kept.holds);
 }
@@ -471,9 +475,9 @@ fn checkers_that_stand_still_limit_and_are_not_hidden_from_systemd() {
     let mut scene = scene();
     scene.find(0, check_state(true, "connected"));
     scene.find(1, check_state(true, "connected"));
-    scene.told();
+    scene.events();
     let stalled = format!("checks-stalled {CHECKS_STALLED}");
-    for (stands_still, overall, reasons, told) in [
+    for (stands_still, overall, reasons, events) in [
         (false, view::Overall::Running, &[][..], &[][..]),
         (
             true,
@@ -489,6 +493,6 @@ fn checkers_that_stand_still_limit_and_are_not_hidden_from_systemd() {
         assert_eq!(status.overall, overall);
         assert_eq!(status.reasons, reasons);
         scene.daemon.tick();
-        assert_eq!(scene.told(), told, "once");
+        assert_eq!(scene.events(), events, "once");
     }
 }

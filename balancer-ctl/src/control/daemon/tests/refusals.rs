@@ -46,7 +46,7 @@ fn invalid_changes_are_refused() {
             assert_eq!(scene.refusal(request.clone(), scope), sentence);
         }
     }
-    assert_eq!(scene.told(), [] as [&str; 0]);
+    assert_eq!(scene.events(), [] as [&str; 0]);
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn a_change_whose_file_cannot_be_put_in_place_is_taken_back() {
         3,
         "the start, the change, and back"
     );
-    assert_eq!(scene.told(), [] as [&str; 0]);
+    assert_eq!(scene.events(), [] as [&str; 0]);
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn a_file_that_is_wrong_changes_nothing_when_it_is_loaded_again() {
     );
     assert_eq!(scene.state(), before);
     assert_eq!(
-        scene.told(),
+        scene.events(),
         [format!(
             "reload-failed {path}:6:10: invalid basic string, expected `\"`"
         )]
@@ -232,7 +232,7 @@ fn wrong_health_settings_change_nothing_when_the_file_is_loaded_again() {
         let refusal = scene.ask(Message::Reload).unwrap_err();
         let expected = format!("{path}:8:{expected}");
         assert_eq!(refusal.sentence, expected, "{check}");
-        assert_eq!(scene.told(), [format!("reload-failed {expected}")]);
+        assert_eq!(scene.events(), [format!("reload-failed {expected}")]);
         let after = (scene.state(), scene.checkers.state().wanted.clone());
         assert_eq!(after, before, "{check}");
     }
@@ -278,11 +278,11 @@ fn a_loaded_file_that_fails_half_way_is_taken_back() {
     let settings = scene.dataplane.state().settings.clone();
     assert_eq!(settings.as_ref(), Some(&scene.daemon.model.dataplane));
     assert_eq!(scene.state(), ["tcp/192.0.2.80:80 10.0.0.2:80=1"]);
-    assert_eq!(scene.told(), ["reload-failed the kernel refused a call"]);
+    assert_eq!(scene.events(), ["reload-failed the kernel refused a call"]);
 }
 
 #[test]
-fn an_interface_that_is_refused_is_told_with_its_place_in_the_file() {
+fn a_refused_interface_is_reported_with_its_position_in_the_file() {
     let mut scene = Scene::new();
     let text = FILE.replace("[\"eth0\"]", "[\"eth0\", \"eth7\"]");
     fs::write(scene.path(), &text).unwrap();
@@ -295,7 +295,7 @@ fn an_interface_that_is_refused_is_told_with_its_place_in_the_file() {
 }
 
 #[test]
-fn settings_that_are_refused_half_way_are_taken_back_and_that_is_tried_again() {
+fn settings_that_fail_half_way_are_rolled_back_and_that_is_tried_again() {
     let interfaces = |scene: &Scene| scene.dataplane.state().settings.clone().unwrap().interfaces;
     let mut scene = Scene::new();
     fs::write(scene.path(), FILE.replace("eth0", "eth1")).unwrap();
@@ -303,7 +303,7 @@ fn settings_that_are_refused_half_way_are_taken_back_and_that_is_tried_again() {
     let refusal = scene.ask(Message::Reload).unwrap_err();
     assert_eq!(refusal.sentence, "the interface is gone");
     assert_eq!(interfaces(&scene), ["eth0"]);
-    assert_eq!(scene.told(), ["reload-failed the interface is gone"]);
+    assert_eq!(scene.events(), ["reload-failed the interface is gone"]);
 
     scene.dataplane.state().configure_failures = 3;
     let said = "the interface is gone; and what ran before could not be brought back, which is tried again: \
@@ -314,14 +314,14 @@ fn settings_that_are_refused_half_way_are_taken_back_and_that_is_tried_again() {
     scene.change(add_real("10.0.0.3"), Scope::Runtime).unwrap();
     scene.daemon.tick();
     scene.dataplane.state().settings = None;
-    assert_eq!(scene.told().len(), 3);
+    assert_eq!(scene.events().len(), 3);
     scene.daemon.tick();
     assert_eq!(interfaces(&scene), ["eth0"]);
-    assert_eq!(scene.told(), ["dataplane-in-sync"]);
+    assert_eq!(scene.events(), ["dataplane-in-sync"]);
 }
 
 #[test]
-fn what_could_not_be_taken_back_is_said_and_tried_again() {
+fn a_failed_roll_back_is_reported_and_tried_again() {
     let mut scene = Scene::new();
     scene.dataplane.state().reconcile_failures = 2;
     let refusal = scene.change(add_real("10.0.0.3"), Scope::File).unwrap_err();

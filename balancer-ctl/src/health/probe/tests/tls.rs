@@ -226,7 +226,7 @@ fn a_bad_certificate_fails_with_what_is_bad() {
 }
 
 #[test]
-fn the_systems_authorities_are_asked_by_default() {
+fn the_systems_authorities_are_used_by_default() {
     run(async {
         let authority = Authority::new();
         let identity = authority.sign(named(&["www.example"]));
