@@ -1,4 +1,4 @@
-//! The model and what the data plane counts → what the daemon shows. Pure.
+//! Makes the views that the API returns from the model, the availability and the data plane's counters. Pure.
 
 mod obstacles;
 mod rates;

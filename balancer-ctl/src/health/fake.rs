@@ -18,13 +18,13 @@ use crate::model::{ServiceKey, view};
 #[derive(Debug, Default)]
 pub struct State {
     /// States that an earlier daemon stored.
-    pub remembered: HashMap<CheckTarget, RestoredState>,
+    pub restored: HashMap<CheckTarget, RestoredState>,
     /// Quorums that an earlier daemon stored.
     pub quorums: HashMap<ServiceKey, Quorum>,
     /// When the earlier daemon last wrote its state.
-    pub written: Option<Instant>,
+    pub last_written: Option<Instant>,
     /// What [`CheckStore::persist`] was last given.
-    pub kept: Vec<PersistedService>,
+    pub persisted: Vec<PersistedService>,
     /// What [`Checkers::watch`] was last given.
     pub wanted: Vec<CheckStart>,
     /// What [`Checkers::obstacles`] returns.
@@ -32,7 +32,7 @@ pub struct State {
     /// What [`Checkers::report`] sends.
     pub report: Vec<view::Checker>,
     /// Whether the driver counts as stalled.
-    pub stands_still: bool,
+    pub is_stalled: bool,
 }
 
 /// Checkers in memory; clones share their state.
@@ -53,7 +53,7 @@ impl CheckStore for FakeCheckers {
         _: &ServiceKey,
         _: SocketAddr,
     ) -> Option<RestoredState> {
-        self.state().remembered.get(check_target).cloned()
+        self.state().restored.get(check_target).cloned()
     }
 
     fn quorum(&self, service: &ServiceKey) -> Option<Quorum> {
@@ -61,11 +61,11 @@ impl CheckStore for FakeCheckers {
     }
 
     fn last_written(&self) -> Option<Instant> {
-        self.state().written
+        self.state().last_written
     }
 
     fn persist(&mut self, services: Vec<PersistedService>) {
-        self.state().kept = services;
+        self.state().persisted = services;
     }
 }
 
@@ -75,7 +75,7 @@ impl Checkers for FakeCheckers {
     }
 
     fn alive(&self) -> bool {
-        !self.state().stands_still
+        !self.state().is_stalled
     }
 
     fn obstacles(&self) -> Vec<String> {

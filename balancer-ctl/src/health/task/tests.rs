@@ -41,7 +41,7 @@ fn web() -> ServiceKey {
     crate::model::address::service_key("tcp/192.0.2.80:80").unwrap()
 }
 
-fn remembered(health: &Health, check_target: &CheckTarget) -> Option<CheckState> {
+fn restored(health: &Health, check_target: &CheckTarget) -> Option<CheckState> {
     let restored = health.restored(check_target, &web(), check_target.target)?;
     Some(restored.check_state)
 }
@@ -61,7 +61,7 @@ async fn a_daemon_that_starts_again_continues_from_the_stored_states() {
     let check_target = check_target(listener.local_addr().unwrap());
 
     let (mut health, mut updates) = Health::start(Some(file.clone())).unwrap();
-    assert_eq!(remembered(&health, &check_target), None);
+    assert_eq!(restored(&health, &check_target), None);
     health.watch(begin(&check_target, None));
     let first = next(&mut updates).await;
     assert_eq!(
@@ -71,7 +71,7 @@ async fn a_daemon_that_starts_again_continues_from_the_stored_states() {
     drop(health);
 
     let (mut health, mut updates) = Health::start(Some(file.clone())).unwrap();
-    let earlier = remembered(&health, &check_target).unwrap();
+    let earlier = restored(&health, &check_target).unwrap();
     let rounded = first.check_state.since.since_boot - earlier.since.since_boot;
     assert!(rounded < Duration::from_millis(1));
     let expected = CheckState {
@@ -82,7 +82,7 @@ async fn a_daemon_that_starts_again_continues_from_the_stored_states() {
     drop(listener);
     health.watch(begin(&check_target, Some(earlier)));
     assert_eq!(
-        remembered(&health, &check_target),
+        restored(&health, &check_target),
         None,
         "it was for the start only"
     );
@@ -103,7 +103,7 @@ async fn a_daemon_that_starts_again_continues_from_the_stored_states() {
 
     let (health, _updates) = Health::start(Some(file)).unwrap();
     assert_eq!(
-        remembered(&health, &check_target).unwrap().reason,
+        restored(&health, &check_target).unwrap().reason,
         second.check_state.reason
     );
 }

@@ -25,7 +25,7 @@ impl World {
                 has_returned: check_state.up,
                 check_state,
             };
-            checkers.state().remembered.insert(target, restored);
+            checkers.state().restored.insert(target, restored);
         }
         checkers
     }
@@ -158,7 +158,7 @@ fn a_real_that_was_down_over_the_restart_starts_slowly_when_it_comes_back() {
 fn a_real_that_was_never_down_has_no_slow_start_after_a_restart() {
     let mut world = slow_start(10 * SECOND);
     let stored = world.stored(|_| ago(4 * SECOND, up()));
-    for restored in stored.state().remembered.values_mut() {
+    for restored in stored.state().restored.values_mut() {
         restored.has_returned = restored.check_state.up && restored.check_state.reason.is_empty();
     }
     world.take_over(&stored);

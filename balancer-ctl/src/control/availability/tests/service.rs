@@ -145,7 +145,7 @@ fn a_backup_steps_in_after_the_startup_wait_although_a_check_cannot_be_made() {
         ]
     );
     // Nor after a restart, when an earlier daemon has waited.
-    let left = FakeCheckers::default();
+    let stored = FakeCheckers::default();
     let passed = RestoredState {
         check_state: up(),
         since: None,
@@ -154,14 +154,14 @@ fn a_backup_steps_in_after_the_startup_wait_although_a_check_cannot_be_made() {
     let of_backup = check_targets(&world.model.services[0], &backup(2))
         .next()
         .unwrap();
-    left.state().remembered.insert(of_backup, passed);
+    stored.state().restored.insert(of_backup, passed);
     let lost = Quorum {
         holds: false,
         since: world.now,
     };
     let key = world.model.services[0].key;
-    left.state().quorums.insert(key, lost);
-    world.availability = Availability::default().after(&world.model, &left, world.now);
+    stored.state().quorums.insert(key, lost);
+    world.availability = Availability::default().after(&world.model, &stored, world.now);
     assert_eq!(world.weights(), [0, 1]);
 }
 

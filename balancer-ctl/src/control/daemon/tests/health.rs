@@ -309,15 +309,15 @@ fn a_data_plane_that_refused_an_update_is_updated_again() {
 }
 
 /// A daemon that starts with what another left, with quorum: weights, what is told, and the checkers.
-fn restarted(remembered: [CheckState; 2]) -> (Vec<u32>, Vec<String>, FakeCheckers) {
+fn restarted(restored: [CheckState; 2]) -> (Vec<u32>, Vec<String>, FakeCheckers) {
     let mut scene = scene();
     let file = load(&scene.path(), "lb1").unwrap();
     let model = file.model().clone();
     let checkers = FakeCheckers::default();
-    checkers.state().remembered = scene
+    checkers.state().restored = scene
         .wanted()
         .into_iter()
-        .zip(remembered)
+        .zip(restored)
         .map(|(begin, check_state)| {
             let restored = RestoredState {
                 check_state,
@@ -373,7 +373,7 @@ fn a_quorum_that_changed_over_a_restart_is_an_event_and_stored() {
     let refused = check_state(false, "connection refused, 3 of 3");
     let (_, events, checkers) = restarted([refused.clone(), refused]);
     assert_eq!(events, ["quorum-lost live weight 0, quorum 1"]);
-    let kept = checkers.state().kept.remove(0).quorum.unwrap();
+    let kept = checkers.state().persisted.remove(0).quorum.unwrap();
     assert!(!kept.holds);
 }
 
@@ -381,7 +381,7 @@ fn a_quorum_that_changed_over_a_restart_is_an_event_and_stored() {
 fn a_quorum_is_kept_when_it_changes() {
     let mut scene = scene();
     let kept = |scene: &Scene| {
-        scene.checkers.state().kept[0]
+        scene.checkers.state().persisted[0]
             .quorum
             .map(|quorum| quorum.holds)
     };
@@ -477,7 +477,7 @@ fn checkers_that_stand_still_limit_and_are_not_hidden_from_systemd() {
     scene.find(1, check_state(true, "connected"));
     scene.events();
     let stalled = format!("checks-stalled {CHECKS_STALLED}");
-    for (stands_still, overall, reasons, events) in [
+    for (is_stalled, overall, reasons, events) in [
         (false, view::Overall::Running, &[][..], &[][..]),
         (
             true,
@@ -487,7 +487,7 @@ fn checkers_that_stand_still_limit_and_are_not_hidden_from_systemd() {
         ),
         (false, view::Overall::Running, &[], &["checks-resumed"]),
     ] {
-        scene.checkers.state().stands_still = stands_still;
+        scene.checkers.state().is_stalled = is_stalled;
         scene.daemon.tick();
         let status = scene.status();
         assert_eq!(status.overall, overall);
