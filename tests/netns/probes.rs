@@ -159,7 +159,7 @@ fn hundreds_of_probes_leave_no_file_and_no_process_behind() {
         (silent, Probe::Ping),
     ];
     let probers = || {
-        let spares = Arc::default();
+        let pool = Arc::default();
         let prober = |(target, probe): &(SocketAddr, Probe)| {
             let target = CheckTarget {
                 target: *target,
@@ -170,7 +170,7 @@ fn hundreds_of_probes_leave_no_file_and_no_process_behind() {
                     timing: Timing::default(),
                 },
             };
-            Prober::new(&target, &spares)
+            Prober::new(&target, &pool)
         };
         probes
             .iter()

@@ -20,8 +20,8 @@ const MIRROR: &str = "http://deb.debian.org/debian";
 /// As [`MIRROR`], for security updates.
 const SECURITY_MIRROR: &str = "http://deb.debian.org/debian-security";
 
-/// Options of apt's for every call: only what is needed is read, and by whoever runs this. As root, apt would download as
-/// a user who cannot write into our folders.
+/// Options of every call of apt: it reads only the lists that are needed, and does not change its user. As root, apt would
+/// otherwise download as a user who may not write into the project's folders.
 const OPTIONS: [&str; 3] = [
     "Acquire::Languages=none",
     "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false",

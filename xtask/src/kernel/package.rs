@@ -59,7 +59,7 @@ impl Kernels {
             Err(error) => match self.last(release) {
                 Some(kernel) => {
                     println!(
-                        "using {}, downloaded earlier, because the newest cannot be had: {error:#}",
+                        "using {}, downloaded earlier, because the newest is not available: {error:#}",
                         kernel.version
                     );
                     Ok(kernel)

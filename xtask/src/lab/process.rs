@@ -104,8 +104,8 @@ impl Process {
         }
         let ended = self.wait(STOP_TIMEOUT);
         if !self.stopped {
-            // Whatever it started and left behind; nobody there is fine. Once only: the number may be another's by
-            // the next time.
+            // Kills the processes that it has started, if there are any. Only once: the id may later belong to another
+            // process group.
             let _ = killpg(self.pid()?, Signal::SIGKILL);
             self.stopped = true;
         }

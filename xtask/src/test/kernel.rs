@@ -58,7 +58,7 @@ pub fn run(run: &Run<'_>) -> Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
         Err(error) => {
-            return Err(error.context(format!("kernel {} cannot be had", run.release)));
+            return Err(error.context(format!("kernel {} is not available", run.release)));
         }
     };
     let mut tally = Tally::default();

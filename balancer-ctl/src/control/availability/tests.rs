@@ -445,9 +445,9 @@ fn an_agent_does_not_affect_health_unless_it_reports_down() {
 
 proptest! {
     /// In any sequence of events: evaluation step by step equals evaluation at once, weight never goes to what is not up,
-    /// resets only to what has none, and a service that served goes on while there is who can.
+    /// connections are reset only where it is 0, and a service that served goes on while a real server can serve.
     #[test]
-    fn any_history_leaves_a_sound_picture(
+    fn any_sequence_of_events_leaves_a_consistent_state(
         steps in prop::collection::vec((1_u8..5, 0_u8..8, 0_u32..20), 1..60),
         on_down in prop_oneof![Just(OnDown::Keep), Just(OnDown::Reset), Just(OnDown::ResetAfter(5 * SECOND))],
         quorum in 1_u32..4,

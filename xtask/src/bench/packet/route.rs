@@ -22,7 +22,7 @@ pub const CLIENT_PORT: u16 = 40_000;
 /// Time to live of what comes in; what leaves has one less.
 const HOPS: u8 = 64;
 
-/// The way of a connection through the balancer: who talks to whom.
+/// A connection through the balancer: its endpoints.
 #[derive(Clone, Copy)]
 pub struct Route {
     /// The client.
