@@ -298,12 +298,12 @@ pub trait Dataplane: Send {
     /// The kernel refused a map call.
     fn purge(&mut self, service: &ServiceKey, real: SocketAddr) -> Result<u64, DataplaneError>;
 
-    /// Reads counters and counts connections. Large tables are not counted anew: their numbers are those of the last
-    /// sweep, some seconds old.
+    /// Reads counters and counts connections, of one service or with `None` of all. Large tables are not counted anew: their
+    /// numbers are those of the last sweep, some seconds old.
     ///
     /// # Errors
     /// The kernel refused a map call.
-    fn snapshot(&mut self) -> Result<Snapshot, DataplaneError>;
+    fn snapshot(&mut self, service: Option<&ServiceKey>) -> Result<Snapshot, DataplaneError>;
 
     /// Prepares a list of connections, which the caller reads later.
     ///

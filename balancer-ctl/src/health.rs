@@ -23,6 +23,7 @@ pub mod task;
 
 use std::{
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -194,7 +195,7 @@ pub struct CheckUpdate {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckStart {
     /// What it probes.
-    pub target: CheckTarget,
+    pub target: Arc<CheckTarget>,
     /// Its initial state; `None` = as the check's `initial` setting says. Ignored if the checker runs already.
     pub from: Option<CheckState>,
 }

@@ -26,6 +26,7 @@ pub mod toml_json;
 pub mod view;
 
 use std::{
+    collections::HashMap,
     fmt,
     net::{IpAddr, SocketAddr},
     time::Duration,
@@ -205,6 +206,13 @@ pub struct Model {
 }
 
 impl Model {
+    /// The services by their keys, for whoever looks up many of them.
+    #[must_use]
+    pub fn by_key(&self) -> HashMap<ServiceKey, &VirtualService> {
+        let services = self.services.iter();
+        services.map(|service| (service.key, service)).collect()
+    }
+
     /// The service with this key.
     #[must_use]
     pub fn service(&self, key: &ServiceKey) -> Option<&VirtualService> {

@@ -6,4 +6,5 @@ pub mod heap;
 pub mod open_files;
 pub mod paths;
 pub mod program;
+pub mod state_file;
 pub mod systemd;

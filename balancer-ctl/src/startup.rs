@@ -78,7 +78,7 @@ impl Serving {
         // The packet program begins with what health allows, so that a restart neither brings a dead real server back
         // nor takes a living one away.
         let now = clock::now();
-        let availability = Availability::default().after(model, checkers.as_ref(), now);
+        let availability = Availability::at_start(model, checkers.as_ref(), now);
         let dataplane = open(model, availability.desired().to_vec()).map_err(|error| {
             let file = match &source {
                 Source::File(file) => Some(file),

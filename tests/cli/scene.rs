@@ -155,9 +155,9 @@ impl Scene {
 
     /// Has all checkers find this.
     pub fn find(&self, up: bool, reason: &str) {
-        let target = self.checkers.state().wanted.clone();
-        let updates = target.into_iter().map(|begin| CheckUpdate {
-            target: begin.target,
+        let wanted = self.checkers.state().wanted.clone();
+        let updates = wanted.into_iter().map(|begin| CheckUpdate {
+            target: begin.target.as_ref().clone(),
             check_state: CheckState {
                 up,
                 decided: true,

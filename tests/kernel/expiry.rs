@@ -96,7 +96,7 @@ fn entries_that_are_alone_go_when_they_are_idle() {
 
 /// The service once its counters stand still: the last acknowledgements of what was said may be delayed.
 fn settled(dataplane: &mut KernelDataplane) -> ServiceSnapshot {
-    let mut read = || dataplane.snapshot().unwrap().services[&key(VIP)].clone();
+    let mut read = || dataplane.snapshot(None).unwrap().services[&key(VIP)].clone();
     let mut last = read();
     for _ in 0..50 {
         thread::sleep(Duration::from_millis(300));
@@ -140,7 +140,7 @@ fn a_removed_real_server_keeps_its_connections_and_then_frees_its_id() {
         assert_eq!(dataplane.status().unwrap().connections(), 2);
         maintain_until(dataplane, |_| reals() == [state::TAKES_NEW, state::FREE]);
         assert_eq!(
-            dataplane.snapshot().unwrap().services[&key(VIP)].counters,
+            dataplane.snapshot(None).unwrap().services[&key(VIP)].counters,
             before.counters
         );
         // Another real server gets the id, and its counters begin at zero.
@@ -148,7 +148,7 @@ fn a_removed_real_server_keeps_its_connections_and_then_frees_its_id() {
             .reconcile(&[service(VIP, &[("10.0.1.2:8080", 1), ("10.0.2.2:8081", 1)])])
             .unwrap();
         assert_eq!(reals(), [state::TAKES_NEW, state::TAKES_NEW]);
-        let after = dataplane.snapshot().unwrap().services[&key(VIP)].clone();
+        let after = dataplane.snapshot(None).unwrap().services[&key(VIP)].clone();
         assert_eq!(
             after.reals[&"10.0.2.2:8081".parse().unwrap()].counters,
             Counters::default()
@@ -158,7 +158,7 @@ fn a_removed_real_server_keeps_its_connections_and_then_frees_its_id() {
         dataplane.zero(Some(&key(VIP))).unwrap();
         // The closing connections still count a few packets.
         assert_eq!(
-            dataplane.snapshot().unwrap().services[&key(VIP)]
+            dataplane.snapshot(None).unwrap().services[&key(VIP)]
                 .counters
                 .connections,
             0
@@ -277,7 +277,7 @@ fn a_large_table_is_swept_in_short_steps() {
         });
         let put = put.count();
         let start = Instant::now();
-        dataplane.snapshot().unwrap();
+        dataplane.snapshot(None).unwrap();
         println!("a snapshot takes {:?}", start.elapsed());
         let steps = maintain_now(dataplane);
         let (longest, steps) = (steps.iter().max().unwrap(), steps.len());
@@ -313,7 +313,7 @@ fn connections_of_a_large_table_are_reported_as_the_last_sweep_counted_them() {
             put[usize::from(is_closing)] += u64::from(entries.put(&flow));
         }
         let counted = |dataplane: &mut KernelDataplane| {
-            let service = dataplane.snapshot().unwrap().services[&key(VIP)].clone();
+            let service = dataplane.snapshot(None).unwrap().services[&key(VIP)].clone();
             let real = service.reals[&"10.0.1.2:8080".parse().unwrap()];
             let connections = dataplane.status().unwrap().connections();
             ([real.active, real.inactive], connections)

@@ -27,7 +27,7 @@ fn a_data_plane_is_reused_and_goes_on_while_no_daemon_runs() {
         dataplane.reconcile(&both()).unwrap();
         let third = connect(&scene);
         assert_eq!(third.1, "A");
-        let counters = dataplane.snapshot().unwrap().services[&key(VIP)].counters;
+        let counters = dataplane.snapshot(None).unwrap().services[&key(VIP)].counters;
         assert_eq!(counters.connections, 3);
         status
             .interfaces

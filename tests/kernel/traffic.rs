@@ -28,7 +28,7 @@ fn connections_alternate_and_are_counted() {
         let names: String = streams.iter().map(|(_, name)| name.as_str()).collect();
         assert_eq!(names, "ABABAB");
 
-        let snapshot = dataplane.snapshot().unwrap();
+        let snapshot = dataplane.snapshot(None).unwrap();
         let service = &snapshot.services[&key(VIP)];
         let active: BTreeMap<_, _> = service
             .reals
@@ -214,7 +214,7 @@ fn many_services_and_real_servers_load_quickly() {
         timed("and back", &many);
         timed("nothing to do", &many);
         let start = Instant::now();
-        let snapshot = dataplane.snapshot().unwrap();
+        let snapshot = dataplane.snapshot(None).unwrap();
         println!(
             "{} services read in {:?}",
             snapshot.services.len(),

@@ -141,6 +141,7 @@ fn hundreds_of_probes_leave_no_file_and_no_process_behind() {
         .expect("a neighbour");
     let shell = |script: &str| {
         Probe::Exec(ExecProbe {
+            user: None,
             run: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
         })
     };

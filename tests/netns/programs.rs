@@ -1,9 +1,10 @@
-//! Programs run as root: what happens when others come to be able to change them while the daemon runs.
+//! Programs run as root, and what happens when others come to be able to change them while the daemon runs; or as another user.
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -224,4 +225,150 @@ fn a_notify_program_that_hangs_is_in_nobodys_way() {
     .unwrap_or_else(|error| panic!("{error:#}\n{}", daemon.log()));
     let told = fs::read_to_string(place.path("told")).expect("a file");
     assert_eq!(told, "failure\nup\n".repeat(3));
+}
+
+/// A user of each Debian as whom nothing runs: its user id is 5 and its group's id is 60.
+const USER: &str = "games";
+
+/// A folder of root's, in which everybody may read.
+fn public_folder() -> tempfile::TempDir {
+    let folder = tempfile::Builder::new()
+        .prefix("balancer-tests-")
+        .tempdir_in("/tmp");
+    let folder = folder.expect("a folder");
+    set_mode(folder.path(), 0o755);
+    folder
+}
+
+fn script(folder: &Path, name: &str, lines: &str) -> PathBuf {
+    let path = folder.join(name);
+    fs::write(&path, format!("#!/bin/sh\n{lines}\n")).expect("write a program");
+    set_mode(&path, 0o755);
+    path
+}
+
+#[test]
+fn a_program_runs_as_its_user_with_nothing_of_roots() {
+    if privileged::skipped() {
+        return;
+    }
+    let topology = Topology::with_web(Arms::Two, 1);
+    let folder = public_folder();
+    let told = folder.path().join("told");
+    fs::write(&told, "").expect("a file");
+    std::os::unix::fs::chown(&told, Some(5), None).expect("its owner");
+    let who = "$(id -u) $(id -g) $(id -G) $(ls /proc/self/fd | tr -d '\\n') \
+               $(sed -n 's/^SigIgn:.*\\(....\\)$/\\1/p; s/^CapEff:.//p' /proc/self/status | tr '\\n' ' ')";
+    let check = script(folder.path(), "check", &format!("echo \"{who} $*\""));
+    let alert = script(
+        folder.path(),
+        "alert",
+        &format!("echo \"{who}\" >> {}", told.display()),
+    );
+    let secret = script(folder.path(), "secret", "exit 0");
+    set_mode(&secret, 0o700);
+    let daemon = Daemon::start(
+        &topology,
+        &format!(
+            "[[notify]]\non = [\"service-added\", \"reloaded\"]\nrun = [\"{}\"]\nuser = \"{USER}\"\n\
+             [[service]]\nname = \"web\"\naddress = \"192.0.2.80:80\"\n\
+             [[service.check]]\ntype = \"exec\"\nrun = [\"{}\", \"a b\"]\nuser = \"{USER}\"\ninterval = \"200ms\"\n\
+             [[service.check]]\ntype = \"exec\"\nrun = [\"{}\"]\nuser = \"{USER}\"\ninterval = \"200ms\"\n\
+             [[service.real]]\naddress = \"192.168.0.2:80\"\n",
+            alert.display(),
+            check.display(),
+            secret.display(),
+        ),
+    );
+    wait_for(&daemon, &check, "up", None);
+    let report = daemon.json("health");
+    let checkers = report["checkers"].as_array().expect("checkers");
+    let of = |program: &Path| {
+        checkers
+            .iter()
+            .find(|checker| checker["check"]["run"][0].as_str() == program.to_str())
+            .expect("its check")
+    };
+    // `ls` has the folder that it reads as its fourth file. Of the ignored signals those with names, of the capabilities all.
+    let nothing = "0123 0000 0000000000000000";
+    assert_eq!(
+        of(&check)["last"]["message"],
+        format!("5 60 60 {nothing}  a b 192.168.0.2"),
+        "{report:#}"
+    );
+    assert_eq!(of(&check)["check"]["user"], USER);
+    let obstacle = format!(
+        "cannot run {}: user `{USER}` may not execute it",
+        secret.display()
+    );
+    wait_for(&daemon, &secret, "unknown", Some(&obstacle));
+    daemon.ctl("reload");
+    wait_until("the program to be told", Duration::from_secs(5), || {
+        Ok(fs::read_to_string(&told)?.contains("60 60"))
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", daemon.log()));
+    let text = fs::read_to_string(&told).expect("what it was told");
+    assert_eq!(
+        text.lines().next().expect("a line").trim_end(),
+        format!("5 60 60 {nothing}")
+    );
+}
+
+#[test]
+fn a_user_who_stops_all_its_processes_stops_nothing_else() {
+    if privileged::skipped() {
+        return;
+    }
+    let topology = Topology::with_web(Arms::Two, 2);
+    let folder = public_folder();
+    let place = Place::new();
+    let theirs = script(folder.path(), "theirs", "exit 0");
+    let own = place.program("own", "echo >> asked");
+    let daemon = Daemon::start(
+        &topology,
+        &format!(
+            "[[service]]\nname = \"web\"\naddress = \"192.0.2.80:80\"\n\
+             [[service.check]]\ntype = \"exec\"\nrun = [\"{}\"]\nuser = \"{USER}\"\ninterval = \"50ms\"\n\
+             timeout = \"50ms\"\n\
+             [[service.real]]\naddress = \"192.168.0.2:80\"\n\
+             [[service]]\nname = \"other\"\naddress = \"192.0.2.80:81\"\n\
+             [[service.check]]\ntype = \"exec\"\nrun = [\"{}\"]\ninterval = \"200ms\"\n\
+             [[service.real]]\naddress = \"192.168.0.2:80\"\n",
+            theirs.display(),
+            own.display(),
+        ),
+    );
+    wait_for(&daemon, &own, "up", None);
+    let attack = Attack::start();
+    wait_for(&daemon, &theirs, "down", None);
+    let asked = place.lines("asked");
+    let start = Instant::now();
+    let mut slowest = Duration::ZERO;
+    while start.elapsed() < Duration::from_secs(3) {
+        let asked = Instant::now();
+        let _ = daemon.json("status");
+        slowest = slowest.max(asked.elapsed());
+    }
+    let asked = place.lines("asked") - asked;
+    drop(attack);
+    assert!(asked >= 8, "{asked} of 15, {slowest:?}\n{}", daemon.log());
+    wait_for(&daemon, &theirs, "up", None);
+}
+
+/// A process of [`USER`] that stops all others which it may stop, until this is dropped.
+struct Attack(std::process::Child);
+
+impl Attack {
+    fn start() -> Self {
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", "while :; do kill -STOP -1; done 2> /dev/null"]);
+        Self(shell.uid(5).gid(60).spawn().expect("the attack"))
+    }
+}
+
+impl Drop for Attack {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

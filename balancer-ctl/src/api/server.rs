@@ -361,7 +361,7 @@ async fn changed(
 
 async fn send(daemon: &DaemonHandle, request: daemon::Request, scope: Scope) -> Answer {
     let notes = daemon
-        .ask(|reply| Message::Change(request, scope, reply))
+        .ask(|reply| Message::Change(vec![request], scope, reply))
         .await?;
     done(notes)
 }

@@ -25,6 +25,7 @@ use balancer_ctl::{
     os::{
         heap,
         paths::{DEFAULT_CONFIG, Instance},
+        program,
     },
     startup::{self, Source},
 };
@@ -77,6 +78,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    program::run_if_asked();
     heap::share();
     let arguments = Arguments::parse();
     match run(&arguments) {

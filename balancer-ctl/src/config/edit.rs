@@ -1,62 +1,137 @@
-//! A change → the configuration file's new text. Comments and the order of what stays are kept. Pure.
+//! Changes → the configuration file's new text. Comments and the order of what stays are kept. Pure.
 
 mod check;
 
-use std::net::SocketAddr;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, TableLike, Value};
 
 use self::check::set_checks;
+use super::{parts::Parts, read, write};
 use crate::model::{
-    AdminState, Check, Model, Protocol, RealSettings, ServiceKey, ServiceSettings, change::Change,
-    error::ApiError, real::REAL_SETTINGS, service::SERVICE_SETTINGS, setting,
+    AdminState, Check, Model, RealSettings, ServiceKey, ServiceSettings, VirtualService,
+    change::Change, error::ApiError, real::REAL_SETTINGS, service::SERVICE_SETTINGS,
 };
 
-/// The text after `change`, which takes the model `saved` in `text` to the model `wanted`.
-///
-/// # Errors
-/// The text could not be brought to say what is wanted; nothing is lost, the caller still has the old text.
-pub fn edit(
-    text: &str,
-    host: &str,
-    saved: &Model,
-    wanted: &Model,
-    change: &Change,
-) -> Result<String, ApiError> {
-    // A file whose lines all end as on Windows goes on so.
-    let returns =
-        text.contains("\r\n") && text.matches('\n').count() == text.matches("\r\n").count();
-    let mut document: DocumentMut = text
-        .replace("\r\n", "\n")
-        .parse()
-        .map_err(|error| ApiError::failed(format!("the file is not TOML any more: {error}")))?;
-    apply(&mut document, saved, change);
-    let mut text = document.to_string();
-    if returns {
-        text = text.replace('\n', "\r\n");
+/// A file's text, and what the daemon knows of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content {
+    /// The text.
+    pub text: String,
+    /// Which of its bytes belong to which service.
+    pub parts: Parts,
+    /// What it says.
+    pub model: Model,
+}
+
+impl Content {
+    /// The content after `changes`, which take its model to `wanted`. `host` names the node when the text does not.
+    ///
+    /// # Errors
+    /// The text could not be brought to say what is wanted; nothing is lost, the caller still has the old text.
+    pub fn edited(&self, host: &str, changes: &[Change], wanted: Model) -> Result<Self, ApiError> {
+        let (text, parts) = match self.edited_in_parts(host, changes) {
+            Some(edited) => edited,
+            None => self.edited_as_a_whole(host, changes, &wanted)?,
+        };
+        Ok(Self {
+            text,
+            parts,
+            model: wanted,
+        })
     }
-    // The file is the truth: it must say exactly what runs, whatever its author did with TOML.
-    match super::read::model(&text, host) {
-        Ok(read) if read == *wanted => Ok(text),
-        _ => Err(ApiError::failed(
-            "the configuration file is laid out in a way that this change cannot be written to: \
-             edit the file, then `balancer-ctl reload`",
-        )),
+
+    /// Edits and reads again only the text of the services that change: a thousand others take ten times as long. `None` where that
+    /// cannot be done.
+    fn edited_in_parts(&self, host: &str, changes: &[Change]) -> Option<(String, Parts)> {
+        if self.text.contains('\r') {
+            return None;
+        }
+        let services = &self.model.services;
+        let mut by_part: BTreeMap<usize, Vec<&Change>> = BTreeMap::new();
+        for change in changes {
+            let key = change.service()?;
+            let index = services.iter().position(|service| service.key == *key);
+            if matches!(change, Change::DelService(_)) {
+                return None;
+            }
+            // A new service is written behind the last.
+            let part = index.or_else(|| services.len().checked_sub(1))?;
+            by_part.entry(part).or_default().push(change);
+        }
+        let (mut text, mut parts) = (self.text.clone(), self.parts.clone());
+        // The last first: the bytes of those before it stay where they are.
+        for (index, changes) in by_part.into_iter().rev() {
+            let bytes = parts.get(index)?;
+            let mut document: DocumentMut = text.get(bytes.clone())?.parse().ok()?;
+            let mut services = vec![services[index].clone()];
+            apply_all(&mut document, &mut services, changes).ok()?;
+            let part = document.to_string();
+            let (model, within) = read::validated(&part, host, |_| Vec::new()).ok()?;
+            let is_last = bytes.end == text.len();
+            let ends_a_line = part.trim_end_matches([' ', '\t']).ends_with('\n');
+            if model.services != services || within.len() != services.len() {
+                return None;
+            }
+            if !is_last && !ends_a_line {
+                return None;
+            }
+            parts.replace(index, &within, part.len());
+            text.replace_range(bytes, &part);
+        }
+        Some((text, parts))
+    }
+
+    fn edited_as_a_whole(
+        &self,
+        host: &str,
+        changes: &[Change],
+        wanted: &Model,
+    ) -> Result<(String, Parts), ApiError> {
+        let text = &self.text;
+        // A file whose lines all end as on Windows goes on so.
+        let returns =
+            text.contains("\r\n") && text.matches('\n').count() == text.matches("\r\n").count();
+        let mut document: DocumentMut = text
+            .replace("\r\n", "\n")
+            .parse()
+            .map_err(|error| ApiError::failed(format!("the file is not TOML any more: {error}")))?;
+        apply_all(&mut document, &mut self.model.services.clone(), changes)?;
+        let mut text = document.to_string();
+        if returns {
+            text = text.replace('\n', "\r\n");
+        }
+        // The file is the truth: it must say exactly what runs, whatever its author did with TOML.
+        match read::validated(&text, host, |_| Vec::new()) {
+            Ok((read, parts)) if read == *wanted => Ok((text, parts)),
+            _ => Err(ApiError::failed(
+                "the configuration file is laid out in a way that this change cannot be written to: \
+                 edit the file, then `balancer-ctl reload`",
+            )),
+        }
     }
 }
 
-fn apply(document: &mut DocumentMut, saved: &Model, change: &Change) {
-    let service = |key: &ServiceKey| {
-        saved
-            .services
-            .iter()
-            .position(|service| service.key == *key)
-    };
+/// Makes changes to a document and to `services`, which are those in it.
+fn apply_all<'a>(
+    document: &mut DocumentMut,
+    services: &mut Vec<VirtualService>,
+    changes: impl IntoIterator<Item = &'a Change>,
+) -> Result<(), ApiError> {
+    for change in changes {
+        apply(document, services, change);
+        change.apply(services)?;
+    }
+    Ok(())
+}
+
+fn apply(document: &mut DocumentMut, saved: &[VirtualService], change: &Change) {
+    let service = |key: &ServiceKey| saved.iter().position(|service| service.key == *key);
     let real = |key: &ServiceKey, address: &SocketAddr| {
         let index = service(key)?;
         Some((
             index,
-            saved.services[index]
+            saved[index]
                 .reals
                 .iter()
                 .position(|real| real.address == *address)?,
@@ -68,7 +143,7 @@ fn apply(document: &mut DocumentMut, saved: &Model, change: &Change) {
             if let Some(index) = service(key)
                 && let Some(table) = service_mut(document, index)
             {
-                let gone = set_service(table, settings, &saved.services[index].checks);
+                let gone = set_service(table, settings, &saved[index].checks);
                 for block in gone {
                     put_back(document, &block);
                 }
@@ -98,7 +173,7 @@ fn apply(document: &mut DocumentMut, saved: &Model, change: &Change) {
             }
         }
         Change::Clear => {
-            for index in (0..saved.services.len()).rev() {
+            for index in (0..saved.len()).rev() {
                 remove(document, None, index);
             }
         }
@@ -114,26 +189,12 @@ fn service_mut(document: &mut DocumentMut, index: usize) -> Option<&mut Table> {
 }
 
 fn add_service(document: &mut DocumentMut, key: &ServiceKey, settings: &ServiceSettings) {
-    let mut table = Table::new();
-    table.decor_mut().set_prefix("\n");
-    if let Some(name) = &settings.name {
-        table.insert("name", toml_edit::value(name));
-    }
-    table.insert("address", toml_edit::value(key.address.to_string()));
-    if key.protocol != Protocol::Tcp {
-        table.insert("protocol", toml_edit::value(key.protocol.to_string()));
-    }
-    // The name stands in front of the address.
-    let settings = ServiceSettings {
-        name: None,
-        ..settings.clone()
-    };
-    set_service(&mut table, &settings, &[]);
-    push(document.as_table_mut(), "service", table);
+    let block = write::service(key, settings);
+    push(document.as_table_mut(), "service", block);
 }
 
 fn add_real(service: &mut Table, address: &SocketAddr, settings: RealSettings) {
-    let mut table = Table::new();
+    let mut table = write::real(address, settings);
     // A new block stands as its neighbours do.
     let sibling = blocks(service, "real").and_then(|reals| reals.iter().last());
     let (header, indent) = sibling.map_or_else(
@@ -146,8 +207,6 @@ fn add_real(service: &mut Table, address: &SocketAddr, settings: RealSettings) {
         },
     );
     table.decor_mut().set_prefix(format!("\n{header}"));
-    table.insert("address", toml_edit::value(address.to_string()));
-    set_real(&mut table, settings);
     indented(&mut table, &indent);
     push(service, "real", table);
 }
@@ -170,7 +229,7 @@ fn push(parent: &mut Table, name: &str, table: Table) {
 /// Brings settings into a service's table; returns the blocks that are gone, the last first.
 fn set_service(table: &mut Table, settings: &ServiceSettings, saved: &[Check]) -> Vec<Table> {
     for setting in &SERVICE_SETTINGS {
-        if let Some(value) = (setting.written)(settings).and_then(toml_value) {
+        if let Some(value) = (setting.written)(settings).and_then(write::value) {
             set(table, setting.key, value);
         }
     }
@@ -188,18 +247,9 @@ fn set_real(table: &mut Table, settings: RealSettings) {
             && !is_remarked(table, setting.key)
         {
             table.remove(setting.key);
-        } else if let Some(value) = (setting.written)(&settings).and_then(toml_value) {
+        } else if let Some(value) = (setting.written)(&settings).and_then(write::value) {
             set(table, setting.key, value);
         }
-    }
-}
-
-fn toml_value(value: setting::Value<'_>) -> Option<Value> {
-    match value {
-        setting::Value::Text(text) => Some(text.into_owned().into()),
-        setting::Value::Number(number) => Some(number.into()),
-        setting::Value::Flag(flag) => Some(flag.into()),
-        setting::Value::Other => None,
     }
 }
 

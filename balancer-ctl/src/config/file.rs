@@ -11,7 +11,7 @@ use std::{
 use tempfile::NamedTempFile;
 
 use super::{
-    edit,
+    edit::Content,
     files::{self, TlsTest},
     read,
     validate::{Problem, validate},
@@ -60,8 +60,25 @@ pub struct ConfigFile {
     tls_test: TlsTest,
     path: PathBuf,
     host: String,
-    text: String,
-    model: Model,
+    content: Content,
+}
+
+/// Loads a configuration file again, on any thread.
+#[derive(Clone, Debug)]
+pub struct ConfigReload {
+    tls_test: TlsTest,
+    path: PathBuf,
+    host: String,
+}
+
+impl ConfigReload {
+    /// Loads the file, in which `also` may find more that is wrong. Reads the files that it names too, so that it may block.
+    ///
+    /// # Errors
+    /// As [`ConfigFile::load`].
+    pub fn load(&self, also: impl FnOnce(&Model) -> Vec<Problem>) -> Result<ConfigFile, FileError> {
+        ConfigFile::load_if(&self.path, &self.host, self.tls_test, also)
+    }
 }
 
 /// A changed file that lies on disk beside the one it will replace.
@@ -96,7 +113,7 @@ impl ConfigFile {
             errors,
         };
         let text = text(bytes).map_err(|error| wrong(vec![error]))?;
-        let model = read::validated(&text, host, |model| {
+        let (model, parts) = read::validated(&text, host, |model| {
             let mut problems = validate(model);
             problems.extend(files::problems(model, tls_test));
             problems.extend(also(model));
@@ -107,17 +124,18 @@ impl ConfigFile {
             tls_test,
             path: path.to_owned(),
             host: host.to_owned(),
-            text,
-            model,
+            content: Content { text, parts, model },
         })
     }
 
-    /// Loads the same file again, in which `also` may find more that is wrong.
-    ///
-    /// # Errors
-    /// As [`ConfigFile::load`].
-    pub fn reload(&self, also: impl FnOnce(&Model) -> Vec<Problem>) -> Result<Self, FileError> {
-        Self::load_if(&self.path, &self.host, self.tls_test, also)
+    /// What loads the same file again.
+    #[must_use]
+    pub fn reload(&self) -> ConfigReload {
+        ConfigReload {
+            tls_test: self.tls_test,
+            path: self.path.clone(),
+            host: self.host.clone(),
+        }
     }
 
     /// Where it lies.
@@ -129,18 +147,16 @@ impl ConfigFile {
     /// What it says.
     #[must_use]
     pub const fn model(&self) -> &Model {
-        &self.model
+        &self.content.model
     }
 
     /// What is wrong with an interface, at its name's place in the file.
     #[must_use]
     pub fn about_interface(&self, name: &str, sentence: &str) -> String {
         let path = self.path.display();
-        match read::interface_place(&self.text, name) {
-            Some(at) => format!(
-                "{path}:{}",
-                read::locate(&self.text, at, sentence.to_owned())
-            ),
+        let text = &self.content.text;
+        match read::interface_place(text, name) {
+            Some(at) => format!("{path}:{}", read::locate(text, at, sentence.to_owned())),
             None => format!("{path}: {sentence}"),
         }
     }
@@ -149,9 +165,9 @@ impl ConfigFile {
     ///
     /// # Errors
     /// The file on disk is no longer the one that was loaded, or the disk refused the new one.
-    pub fn prepare(&self, change: &Change, wanted: Model) -> Result<Prepared, ApiError> {
+    pub fn prepare(&self, changes: &[Change], wanted: Model) -> Result<Prepared, ApiError> {
         self.require_unchanged()?;
-        let text = edit::edit(&self.text, &self.host, &self.model, &wanted, change)?;
+        let content = self.content.edited(&self.host, changes, wanted)?;
         // Behind a symbolic link, the file itself is replaced.
         let cannot = |error: io::Error| {
             ApiError::failed(format!(
@@ -160,13 +176,14 @@ impl ConfigFile {
             ))
         };
         let target = fs::canonicalize(&self.path).map_err(cannot)?;
-        let temporary = write(&target, &text).map_err(cannot)?;
+        let temporary = write(&target, &content.text).map_err(cannot)?;
         Ok(Prepared {
             temporary,
             file: Self {
-                text,
-                model: wanted,
-                ..self.clone()
+                tls_test: self.tls_test,
+                path: self.path.clone(),
+                host: self.host.clone(),
+                content,
             },
         })
     }
@@ -175,7 +192,7 @@ impl ConfigFile {
     fn require_unchanged(&self) -> Result<(), ApiError> {
         let path = self.path.display();
         match bytes(&self.path) {
-            Ok(bytes) if bytes == self.text.as_bytes() => Ok(()),
+            Ok(bytes) if bytes == self.content.text.as_bytes() => Ok(()),
             Ok(_) => Err(ApiError::conflict(format!(
                 "{path} has changed since it was loaded: `balancer-ctl reload` first, or use --runtime"
             ))),
@@ -290,7 +307,7 @@ mod tests {
     }
 
     fn prepare(file: &ConfigFile) -> Result<Prepared, ApiError> {
-        file.prepare(&add_web(), add_web().apply(file.model()).unwrap())
+        file.prepare(&[add_web()], add_web().after(file.model()).unwrap())
     }
 
     #[test]
@@ -318,7 +335,10 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o640);
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
-        assert_eq!(file.reload(|_| Vec::new()).unwrap().model(), file.model());
+        assert_eq!(
+            file.reload().load(|_| Vec::new()).unwrap().model(),
+            file.model()
+        );
     }
 
     #[test]

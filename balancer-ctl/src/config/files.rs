@@ -1,6 +1,6 @@
 //! Checks the other files that a configuration names, before a configuration or a change is applied: certificates and keys
-//! must be readable, and programs, which run as root, must be writable by root alone. If all files of a check are good,
-//! its TLS settings are tried as well, by a function that the caller passes in.
+//! must be readable, and programs must be writable only by root and by the user that they run as. If all files of a check are
+//! good, its TLS settings are tried as well, by a function that the caller passes in.
 
 use std::{collections::HashMap, path::Path};
 
@@ -17,7 +17,7 @@ use crate::{
     },
     os::{
         file::read_regular_file,
-        program::{trusted, trusted_for_notify},
+        program::{Account, trusted, trusted_for_notify},
     },
 };
 
@@ -55,8 +55,13 @@ pub fn problems(model: &Model, tls_test: TlsTest) -> Vec<Problem> {
         }
     }
     for (index, notify) in model.notify.iter().enumerate() {
-        let place = Place::Notify(index, "run");
-        problems.extend(check_once(place, NamedFile::NotifyProgram(&notify.run)));
+        let user = notify.user.as_deref();
+        problems.extend(check_once(
+            Place::Notify(index, "user"),
+            NamedFile::User(user),
+        ));
+        let run = NamedFile::NotifyProgram(&notify.run, user);
+        problems.extend(check_once(Place::Notify(index, "run"), run));
     }
     problems
 }
@@ -80,16 +85,20 @@ enum NamedFile<'a> {
     Ca(&'a Path),
     Certificate(&'a Path),
     Key(&'a Path),
-    /// The program of an `exec` check, with its arguments, which may be files that it runs.
-    CheckProgram(&'a [String]),
-    /// The program of a `[[notify]]` entry, with its arguments.
-    NotifyProgram(&'a [String]),
+    /// The program of an `exec` check, with its arguments, which may be files that it runs, and the user that it runs as.
+    CheckProgram(&'a [String], Option<&'a str>),
+    /// The program of a `[[notify]]` entry, with its arguments and user.
+    NotifyProgram(&'a [String], Option<&'a str>),
+    /// A user of this host; `None` = root.
+    User(Option<&'a str>),
 }
 
 fn files_of(check: &Check) -> Vec<(&'static str, NamedFile<'_>)> {
     let mut files = Vec::new();
     if let Probe::Exec(exec) = &check.probe {
-        files.push(("run", NamedFile::CheckProgram(&exec.run)));
+        let user = exec.user.as_deref();
+        files.push(("user", NamedFile::User(user)));
+        files.push(("run", NamedFile::CheckProgram(&exec.run, user)));
     }
     if let Some(Tls {
         ca, certificate, ..
@@ -118,12 +127,14 @@ fn check_file(file: NamedFile<'_>) -> Result<(), String> {
             certificates(path).map_err(|reason| sentence("certificate", path, reason))
         }
         NamedFile::Key(path) => key(path).map_err(|reason| sentence("key", path, reason)),
-        NamedFile::CheckProgram(run) => {
-            trusted(run).map_err(|reason| program_sentence(run, reason))
-        }
-        NamedFile::NotifyProgram(run) => {
-            trusted_for_notify(run).map_err(|reason| program_sentence(run, reason))
-        }
+        NamedFile::User(user) => Account::find(user).map(|_| ()),
+        // A user that does not exist is reported by itself.
+        NamedFile::CheckProgram(run, user) => Account::find(user).map_or(Ok(()), |account| {
+            trusted(run, &account).map_err(|reason| program_sentence(run, reason))
+        }),
+        NamedFile::NotifyProgram(run, user) => Account::find(user).map_or(Ok(()), |account| {
+            trusted_for_notify(run, &account).map_err(|reason| program_sentence(run, reason))
+        }),
     }
 }
 
@@ -258,7 +269,14 @@ mod tests {
                     check = [{ type = \"ping\" }, { type = \"exec\", run = [\"/nonexistent/run\"] }]\n\
                     [[notify]]\n\
                     on = [\"real-down\"]\n\
-                    run = [\"/nonexistent/run\"]\n";
+                    run = [\"/nonexistent/run\"]\n\
+                    [[notify]]\n\
+                    on = [\"real-down\"]\n\
+                    run = [\"/nonexistent/run\"]\n\
+                    user = \"no-such-user\"\n\
+                    [[service]]\n\
+                    address = \"192.0.2.80:82\"\n\
+                    check = { type = \"exec\", run = [\"/bin/true\"], user = \"\" }\n";
         fs::write(&path, text).unwrap();
         let errors = ConfigFile::load(&path, "lb1", |_| None)
             .unwrap_err()
@@ -271,7 +289,9 @@ mod tests {
                 "{at}:4:10: quorum 0 is out of range: 1..=1000000000\n\
                  {at}:5:32: ca /nonexistent/ca.pem: {gone}\n\
                  {at}:8:52: run /nonexistent/run: `/nonexistent` does not exist\n\
-                 {at}:11:7: run /nonexistent/run: `/nonexistent` does not exist"
+                 {at}:11:7: run /nonexistent/run: `/nonexistent` does not exist\n\
+                 {at}:15:8: user `no-such-user` does not exist on this host\n\
+                 {at}:18:54: user `` does not exist on this host"
             )
         );
         let check = read::checks(

@@ -17,7 +17,10 @@ use std::{
 use toml_edit::{Document, Item, TableLike, TomlError};
 
 use self::keys::{DATAPLANE, FILE, NODE, REAL, SERVICE, TIMEOUTS};
-use super::validate::{Place, Problem, validate};
+use super::{
+    parts::Parts,
+    validate::{Place, Problem, validate},
+};
 use crate::model::{
     Check, DataplaneSettings, Mode, Model, Protocol, RealServer, ServiceKey, StrayReplies,
     Timeouts, VirtualService,
@@ -58,18 +61,18 @@ pub const DEFAULT_MAX_CONNECTIONS: u32 = 262_144;
 /// # Errors
 /// All errors in the order of the text; if the text is not TOML, only the first.
 pub fn model(text: &str, host: &str) -> Result<Model, Vec<ReadError>> {
-    validated(text, host, validate)
+    validated(text, host, validate).map(|(model, _)| model)
 }
 
-/// As [`model`], with the rules of `validate` in place of the validator's.
+/// As [`model`], with the rules of `validate` in place of the validator's. Returns also which bytes belong to which service.
 ///
 /// # Errors
 /// As [`model`].
-pub fn validated(
+pub(super) fn validated(
     text: &str,
     host: &str,
     validate: impl FnOnce(&Model) -> Vec<Problem>,
-) -> Result<Model, Vec<ReadError>> {
+) -> Result<(Model, Parts), Vec<ReadError>> {
     let (document, oversized) = parsed(text).map_err(|error| {
         let message = error.message().trim_end().replace('\n', ", ");
         vec![locate(
@@ -91,7 +94,7 @@ pub fn validated(
         problems.push((at, problem.sentence));
     }
     if problems.is_empty() {
-        return Ok(model);
+        return Ok((model, Parts::of(document.as_table(), text.len())));
     }
     problems.sort_by_key(|(at, _)| *at);
     Err(problems

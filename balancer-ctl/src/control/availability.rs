@@ -11,16 +11,18 @@
 
 mod evaluate;
 mod events;
+mod past;
 mod restore;
+mod successor;
 
 use std::{
-    cell::LazyCell,
     collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
+    sync::Arc,
     time::Instant,
 };
 
-use self::restore::RestoredSince;
+use self::successor::Successor;
 use crate::{
     dataplane,
     health::{
@@ -84,11 +86,13 @@ pub struct ServiceStatus {
 /// The states of all services and real servers.
 #[derive(Debug, Default)]
 pub struct Availability {
-    services: BTreeMap<ServiceKey, ServiceStatus>,
+    services: BTreeMap<ServiceKey, Arc<ServiceStatus>>,
     /// In the order of the model's services, as is `desired`.
     check_index: Vec<CheckIndex>,
     desired: Vec<dataplane::Service>,
-    checkers: HashMap<CheckTarget, usize>,
+    checkers: HashMap<Arc<CheckTarget>, usize>,
+    check_targets: Vec<Arc<CheckTarget>>,
+    /// In the order of `check_targets`, as is `dependents`.
     check_states: Vec<CheckState>,
     /// For each of `check_states`, the services (by index) that depend on it.
     dependents: Vec<Vec<usize>>,
@@ -114,85 +118,34 @@ struct CheckIndex {
 }
 
 impl Availability {
-    /// The availability under another model; `self` is that under the present one. A new checker begins in the state that `earlier`
-    /// has stored for it, else in that of its real server, so that a changed check takes no real server out of service.
+    /// The availability when nothing runs yet: each checker begins in the state that `earlier` has stored for it.
     #[must_use]
-    pub fn after(&self, model: &Model, earlier: &dyn CheckStore, now: Instant) -> Self {
-        let mut next = Self::default();
-        // For each check state, when it began, if the state file says so.
-        let mut since = Vec::new();
-        // Made for the first checker that neither ran nor has a stored state.
-        let past = LazyCell::new(|| PastStates::of_all(self));
-        for (number, service) in model.services.iter().enumerate() {
-            let mut check_index = CheckIndex::default();
-            for real in &service.reals {
-                let mut indices = Vec::with_capacity(service.checks.len());
-                for target in check_targets(service, real) {
-                    let index = *next.checkers.entry(target).or_insert_with_key(|target| {
-                        let mut known = RestoredSince::default();
-                        let check_state = self
-                            .check_state(target)
-                            .cloned()
-                            .or_else(|| {
-                                let restored =
-                                    earlier.restored(target, &service.key, real.address)?;
-                                known = RestoredSince {
-                                    since: restored.since,
-                                    has_returned: restored.has_returned,
-                                };
-                                Some(restored.check_state)
-                            })
-                            .or_else(|| past.of(service, real, &target.check))
-                            .unwrap_or_else(|| undecided_state(&target.check));
-                        since.push(known);
-                        next.check_states.push(check_state);
-                        next.dependents.push(Vec::new());
-                        next.check_states.len() - 1
-                    });
-                    if next.dependents[index].last() != Some(&number) {
-                        next.dependents[index].push(number);
-                    }
-                    indices.push(index);
-                }
-                check_index.reals.push(indices);
-            }
-            next.check_index.push(check_index);
-            let check_index = &next.check_index[number];
-            let restored;
-            let before = match self.services.get(&service.key) {
-                None => {
-                    let quorum = earlier.quorum(&service.key);
-                    restored =
-                        restore::service(service, check_index, &next.check_states, &since, quorum);
-                    &restored
-                }
-                Some(before) => before,
-            };
-            let (status, desired) =
-                evaluate::service(service, check_index, &next.check_states, Some(before), now);
-            next.services.insert(service.key, status);
-            next.desired.push(desired);
-        }
-        next
+    pub fn at_start(model: &Model, earlier: &dyn CheckStore, now: Instant) -> Self {
+        Self::default().after(&[], model, earlier, now)
     }
 
-    fn check_state(&self, target: &CheckTarget) -> Option<&CheckState> {
-        self.checkers
-            .get(target)
-            .map(|index| &self.check_states[*index])
+    /// The availability under another model; `self` is that under a model with the services `present`. A new checker begins in the
+    /// state that `earlier` has stored for it, else in that of its real server, so that a changed check takes no real server out of
+    /// service. What did not change is not evaluated again.
+    #[must_use]
+    pub fn after(
+        &self,
+        present: &[VirtualService],
+        model: &Model,
+        earlier: &dyn CheckStore,
+        now: Instant,
+    ) -> Self {
+        Successor::build(self, present, model, earlier, now)
     }
 
     /// The checkers to run, each with its initial state.
     #[must_use]
     pub fn checkers(&self) -> Vec<CheckStart> {
-        self.checkers
-            .iter()
-            .map(|(target, index)| {
-                let check_state = &self.check_states[*index];
-                CheckStart {
-                    target: target.clone(),
-                    from: check_state.decided.then(|| check_state.clone()),
-                }
+        let checkers = self.check_targets.iter().zip(&self.check_states);
+        checkers
+            .map(|(target, check_state)| CheckStart {
+                target: Arc::clone(target),
+                from: check_state.decided.then(|| check_state.clone()),
             })
             .collect()
     }
@@ -235,7 +188,7 @@ impl Availability {
             else {
                 continue;
             };
-            let before = self.services.get(&service.key);
+            let before = self.services.get(&service.key).map(Arc::as_ref);
             let (status, desired) =
                 evaluate::service(service, check_index, &self.check_states, before, now);
             events::add_events(service, before, &status, &mut events);
@@ -245,7 +198,7 @@ impl Availability {
                 let was_out = before.is_some_and(|before| before.state == RealState::Maintenance);
                 was_out != (real.state == RealState::Maintenance)
             });
-            self.services.insert(service.key, status);
+            self.services.insert(service.key, Arc::new(status));
             self.desired[number] = desired;
         }
         events
@@ -256,14 +209,14 @@ impl Availability {
     pub fn since(&self, before: &Self, model: &Model) -> Vec<Event> {
         let mut events = Vec::new();
         for service in &model.services {
-            if let Some(status) = self.services.get(&service.key) {
-                events::add_events(
-                    service,
-                    before.services.get(&service.key),
-                    status,
-                    &mut events,
-                );
+            let Some(status) = self.services.get(&service.key) else {
+                continue;
+            };
+            let before = before.services.get(&service.key);
+            if before.is_some_and(|before| Arc::ptr_eq(before, status)) {
+                continue;
             }
+            events::add_events(service, before.map(Arc::as_ref), status, &mut events);
         }
         events
     }
@@ -353,71 +306,13 @@ impl Availability {
     /// A service's state.
     #[must_use]
     pub fn service(&self, key: &ServiceKey) -> Option<&ServiceStatus> {
-        self.services.get(key)
+        self.services.get(key).map(Arc::as_ref)
     }
 
     /// A real server's state.
     #[must_use]
     pub fn real(&self, key: &ServiceKey, address: SocketAddr) -> Option<&RealStatus> {
         self.services.get(key)?.reals.get(&address)
-    }
-}
-
-/// The previous check states, indexed for new checkers.
-struct PastStates<'a> {
-    availability: &'a Availability,
-    /// The check target of each of the previous `check_states`.
-    targets: Vec<Option<&'a CheckTarget>>,
-    /// Each real server's previous check states.
-    of_reals: HashMap<(ServiceKey, SocketAddr), &'a [usize]>,
-}
-
-impl<'a> PastStates<'a> {
-    fn of_all(availability: &'a Availability) -> Self {
-        let mut targets = vec![None; availability.check_states.len()];
-        for (target, index) in &availability.checkers {
-            targets[*index] = Some(target);
-        }
-        let services = availability.desired.iter().zip(&availability.check_index);
-        let of_reals = services.flat_map(|(service, check_index)| {
-            let addresses = service.reals.iter().map(|real| (service.key, real.address));
-            addresses.zip(check_index.reals.iter().map(Vec::as_slice))
-        });
-        Self {
-            availability,
-            targets,
-            of_reals: of_reals.collect(),
-        }
-    }
-
-    /// The initial state of a new checker for a real server that is in service already. If only the timing changed, the state is kept.
-    /// With another probe, a real server that is up stays up until the first result, and one that is down comes up with the first
-    /// pass.
-    fn of(&self, service: &VirtualService, real: &RealServer, check: &Check) -> Option<CheckState> {
-        let old = *self.of_reals.get(&(service.key, real.address))?;
-        let check_states = &self.availability.check_states;
-        let probes_the_same = |index: &&usize| {
-            self.targets[**index].is_some_and(|target| {
-                let old = &target.check;
-                (&old.probe, &old.target, &old.source)
-                    == (&check.probe, &check.target, &check.source)
-            })
-        };
-        // What an agent requested holds until it says otherwise, also if its address changes.
-        let is_agent_too = |index: &&usize| {
-            let both =
-                |target: &CheckTarget| target.check.probe.is_agent() && check.probe.is_agent();
-            self.targets[**index].is_some_and(both)
-        };
-        let same_probe = old.iter().find(probes_the_same);
-        if let Some(index) = same_probe.or_else(|| old.iter().find(is_agent_too)) {
-            return Some(check_states[*index].clone());
-        }
-        let status = self.availability.real(&service.key, real.address)?;
-        let since = old.iter().map(|index| check_states[*index].since);
-        let latest = since.max_by_key(|since| since.since_boot);
-        (status.healthy == Some(true))
-            .then(|| CheckState::up_before(latest.unwrap_or(UNKNOWN_TIME)))
     }
 }
 

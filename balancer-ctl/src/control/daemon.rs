@@ -10,6 +10,7 @@
 mod change;
 mod health;
 mod message;
+mod reload;
 mod views;
 
 use std::{
@@ -26,13 +27,14 @@ use tokio::{
 };
 use tracing::Level;
 
+use self::reload::{Reload, Reloads};
 pub use self::{
     health::HealthReport,
     message::{ConnectionPolicy, Message, Reply, Request, Scope},
     views::ConnectionsReport,
 };
 use crate::{
-    config::{file::ConfigFile, validate::own},
+    config::file::ConfigFile,
     control::{
         availability::Availability,
         conditions::{Conditions, Transition},
@@ -59,8 +61,6 @@ pub const MAX_QUEUED_EVENTS: usize = 1024;
 /// The detail of [`Condition::ChecksStalled`].
 const CHECKS_STALLED: &str = "checks have stalled, so real servers that die stay in service: restart balancerd, which goes on \
                               from the present state";
-/// Reported when loading the file undid changes that were not in it.
-const RUNTIME_CHANGES_UNDONE: &str = "changes made with --runtime were undone";
 /// How often the node's conditions are looked at.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -181,13 +181,17 @@ impl Daemon {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut next_maintenance = clock::now();
+        let mut reloads = Reloads::default();
         loop {
             // The data plane may block for milliseconds; the API's tasks go on meanwhile.
             tokio::select! {
                 message = messages.recv() => match message {
                     Some(Message::Stop) | None => break,
-                    Some(message) => tokio::task::block_in_place(|| self.answer(message)),
+                    Some(message) => tokio::task::block_in_place(|| reloads.take(&mut self, message)),
                 },
+                loaded = reloads.next() => {
+                    tokio::task::block_in_place(|| reloads.finish(&mut self, loaded));
+                }
                 () = sleep_until(self.availability.next_deadline()) => tokio::task::block_in_place(|| self.advance()),
                 () = sleep_until(Some(next_maintenance)) => {
                     tokio::task::block_in_place(|| self.run_maintenance());
@@ -208,8 +212,8 @@ impl Daemon {
     /// Handles one message. That the sender no longer waits for the reply is no error.
     pub fn answer(&mut self, message: Message) {
         match message {
-            Message::Change(request, scope, reply) => {
-                drop(reply.send(self.change(request, scope)));
+            Message::Change(requests, scope, reply) => {
+                drop(reply.send(self.change_all(requests, scope)));
                 heap::trim();
             }
             Message::Services(service, reply) => drop(reply.send(self.services(service.as_ref()))),
@@ -223,57 +227,13 @@ impl Daemon {
                 self.follow_health(events);
             }
             Message::Reload(reply) => {
-                drop(reply.send(self.reload()));
-                heap::trim();
+                let loaded = self.start_reload().and_then(Reload::load);
+                drop(reply.send(self.finish_reload(loaded)));
             }
             Message::Zero(service, reply) => drop(reply.send(self.zero(service.as_ref()))),
             // The loop sees to it.
             Message::Stop => {}
         }
-    }
-
-    /// Loads the configuration file again. If it cannot be applied, the present configuration stays in force.
-    fn reload(&mut self) -> Result<(), ApiError> {
-        systemd::reloading();
-        let result = self.load();
-        systemd::ready();
-        let (kind, message) = match &result {
-            Ok(undone) => (EventKind::Reloaded, (*undone).to_owned()),
-            Err(refusal) => (EventKind::ReloadFailed, refusal.to_string()),
-        };
-        self.publish(Event::of_node(kind, &message));
-        result.map(|_| ())
-    }
-
-    /// As [`Self::reload`], without the events. Returns [`RUNTIME_CHANGES_UNDONE`] where that is so, else nothing.
-    fn load(&mut self) -> Result<&'static str, ApiError> {
-        let Some(file) = &self.file else {
-            return Err(ApiError::invalid(
-                "there is no configuration file to load: start balancerd with --config FILE",
-            ));
-        };
-        let local = self.dataplane.local_addresses().map_err(dataplane_error)?;
-        let file = file
-            .reload(|wanted| own::problems(wanted, &self.model, &local))
-            .map_err(|error| ApiError::invalid(error.to_string()))?;
-        let wanted = file.model().clone();
-        let availability = self.availability_after(&wanted);
-        let configured = self.dataplane.configure(&wanted.dataplane);
-        if let Err(error) =
-            configured.and_then(|()| self.dataplane.reconcile(availability.desired()))
-        {
-            self.is_misconfigured = true;
-            return Err(self.roll_back(ApiError::failed(with_location(Some(&file), &error.0))));
-        }
-        self.is_misconfigured = false;
-        let is_undone = self.has_runtime_changes() && !self.runs(&wanted);
-        self.file = Some(file);
-        self.commit(wanted, availability);
-        Ok(if is_undone {
-            RUNTIME_CHANGES_UNDONE
-        } else {
-            ""
-        })
     }
 
     fn zero(&mut self, service: Option<&ServiceRef>) -> Result<(), ApiError> {
@@ -286,7 +246,9 @@ impl Daemon {
 
     fn availability_after(&self, wanted: &Model) -> Availability {
         let now = clock::now();
-        self.availability.after(wanted, self.checkers.as_ref(), now)
+        let present = &self.model.services;
+        self.availability
+            .after(present, wanted, self.checkers.as_ref(), now)
     }
 
     fn advance(&mut self) {

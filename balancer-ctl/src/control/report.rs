@@ -12,13 +12,17 @@ use crate::{
     control::availability::{Availability, RealStatus},
     dataplane::{self, Snapshot},
     health::AgentRequest,
-    model::{Model, RealServer, VirtualService, view},
+    model::{RealServer, VirtualService, view},
 };
 
-/// The services with their counters and connections.
+/// These services with their counters and connections.
 #[must_use]
-pub fn services(model: &Model, availability: &Availability, snapshot: &Snapshot) -> view::Services {
-    let services = model.services.iter().map(|service| {
+pub fn services<'a>(
+    services: impl IntoIterator<Item = &'a VirtualService>,
+    availability: &Availability,
+    snapshot: &Snapshot,
+) -> view::Services {
+    let services = services.into_iter().map(|service| {
         let counted = snapshot
             .services
             .get(&service.key)
@@ -95,6 +99,7 @@ pub fn service_name(service: &VirtualService) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Model;
 
     pub const SERVICES: &str = r#"
         [[service]]
@@ -114,6 +119,6 @@ mod tests {
 
     pub fn available(model: &Model) -> Availability {
         let none = crate::health::fake::FakeCheckers::default();
-        Availability::default().after(model, &none, crate::os::clock::now())
+        Availability::at_start(model, &none, crate::os::clock::now())
     }
 }

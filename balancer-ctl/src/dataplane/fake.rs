@@ -136,11 +136,16 @@ impl Dataplane for FakeDataplane {
         Ok((before - state.connections.len()) as u64)
     }
 
-    fn snapshot(&mut self) -> Result<Snapshot, DataplaneError> {
+    fn snapshot(&mut self, service: Option<&ServiceKey>) -> Result<Snapshot, DataplaneError> {
         let mut state = self.state();
         state.snapshots += 1;
         let mut snapshot = state.snapshot.clone();
+        let is_wanted = |key: &ServiceKey| service.is_none_or(|wanted| wanted == key);
+        snapshot.services.retain(|key, _| is_wanted(key));
         for service in &state.services {
+            if !is_wanted(&service.key) {
+                continue;
+            }
             let shown = snapshot.services.entry(service.key).or_default();
             for real in &service.reals {
                 let of_real =

@@ -440,8 +440,8 @@ impl Dataplane for KernelDataplane {
         Ok(self.connections.purge(service, real))
     }
 
-    fn snapshot(&mut self) -> Result<Snapshot, DataplaneError> {
-        Ok(self.services.snapshot(&self.connections.count())?)
+    fn snapshot(&mut self, service: Option<&ServiceKey>) -> Result<Snapshot, DataplaneError> {
+        Ok(self.services.snapshot(service, &self.connections.count())?)
     }
 
     fn connections(&mut self, filter: ConnectionFilter) -> Result<Listing, DataplaneError> {

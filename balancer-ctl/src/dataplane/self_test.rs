@@ -9,7 +9,6 @@ mod frame;
 mod report;
 
 use std::{
-    fs,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     net::{IpAddr, SocketAddr},
 };
@@ -37,7 +36,13 @@ use self::{
     report::{difference, refusal},
 };
 use super::load;
-use crate::{dataplane::object::OBJECT, os::paths};
+use crate::{
+    dataplane::object::OBJECT,
+    os::{
+        paths,
+        state_file::{StateFile, boot_id},
+    },
+};
 
 /// The loopback interface of a new network namespace, by which test runs enter.
 const INTERFACE: u32 = 1;
@@ -97,16 +102,14 @@ impl Verdict {
 /// # Errors
 /// The program gave a wrong answer, with a sentence that says where; or it could not be tested.
 pub fn run_once(log_level: u8) -> anyhow::Result<()> {
-    let note = paths::proved();
+    let note = StateFile::at(&paths::proved());
     let text = note_text(log_level);
-    if fs::read_to_string(&note).is_ok_and(|noted| noted == text) {
+    if note.read().is_ok_and(|noted| noted == text) {
         return Ok(());
     }
     run_with_port(log_level, REAL_PORT)?;
     // Without the note the next start runs the test again.
-    if let Some(directory) = note.parent()
-        && let Err(error) = fs::create_dir_all(directory).and_then(|()| fs::write(&note, text))
-    {
+    if let Err(error) = note.replace(|file| file.write_all(text.as_bytes())) {
         tracing::debug!("cannot note that the packet program was proved: {error}");
     }
     Ok(())
@@ -116,7 +119,7 @@ pub fn run_once(log_level: u8) -> anyhow::Result<()> {
 fn note_text(log_level: u8) -> String {
     let mut hasher = DefaultHasher::new();
     OBJECT.hash(&mut hasher);
-    let boot = fs::read_to_string(paths::BOOT_ID).unwrap_or_default();
+    let boot = boot_id().unwrap_or_default();
     format!("{:016x} {log_level} {boot}", hasher.finish())
 }
 

@@ -205,16 +205,21 @@ impl ServiceTables {
         Ok(())
     }
 
-    /// Services and real servers with their counters, and with the connections in `count`.
+    /// Services and real servers, or with `service` only these, with their counters, and with the connections in `count`.
     ///
     /// # Errors
     /// The kernel refused a call.
-    pub fn snapshot(&mut self, count: &ConnectionCounts) -> anyhow::Result<Snapshot> {
+    pub fn snapshot(
+        &mut self,
+        service: Option<&ServiceKey>,
+        count: &ConnectionCounts,
+    ) -> anyhow::Result<Snapshot> {
         self.tables()?;
         let tables = self.tables.as_ref().context("the tables were read above")?;
         let mut snapshot = Snapshot::default();
         let mut keys = HashMap::new();
-        for (key, row) in &tables.services {
+        let rows = tables.services.iter();
+        for (key, row) in rows.filter(|(key, _)| service.is_none_or(|wanted| wanted == *key)) {
             let id = row.service.id;
             keys.insert(id, *key);
             let removed = self

@@ -2,7 +2,7 @@
 //! states have been written to the state file.
 
 use std::{
-    fs, io,
+    io,
     net::SocketAddr,
     path::PathBuf,
     sync::{
@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     model::{ServiceKey, view},
-    os::{clock, open_files},
+    os::{clock, open_files, state_file::boot_id},
 };
 
 /// Most probes that run at once, whatever the limit of open files: with a timeout of 2 s, enough for 4,000 probes of dead
@@ -87,9 +87,9 @@ impl Health {
         let (restored, store) = match state_file {
             None => (StoredState::default(), None),
             Some(path) => {
-                let boot = fs::read_to_string(crate::os::paths::BOOT_ID)?;
-                let restored = store::read(&path, boot.trim());
-                (restored, Some(store::Writer::start(path, boot.trim())?))
+                let boot = boot_id()?;
+                let restored = store::read(&path, &boot);
+                (restored, Some(store::Writer::start(path, &boot)?))
             }
         };
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -5,8 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
-    path::{Path, PathBuf},
+    io,
 };
 
 use anyhow::Context;
@@ -16,6 +15,7 @@ use super::{
     namespace::Namespace,
     sysctl,
 };
+use crate::os::state_file::{StateFile, boot_id};
 
 /// An interface's name and one of its offloads.
 pub type OffloadSetting = (String, Offload);
@@ -45,7 +45,7 @@ impl OffloadControl for Kernel {
 /// The offloads that were switched off.
 #[derive(Debug)]
 pub struct Offloads {
-    note: PathBuf,
+    note: StateFile,
     boot: String,
     namespace: Namespace,
     /// Those that were on before, and were switched off.
@@ -58,22 +58,13 @@ impl Offloads {
     /// # Errors
     /// It exists and cannot be read.
     pub fn open(instance: Option<&str>) -> anyhow::Result<Self> {
-        let mut state = PathBuf::from("/var/lib/balancer");
-        state.extend(instance);
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")
-            .context("cannot read the boot's id")?;
+        let boot = boot_id().context("cannot read the boot's id")?;
         let namespace = Namespace::current().context("cannot tell the network namespace")?;
-        Self::at(&state.join("offloads"), boot.trim(), namespace)
+        Self::at(StateFile::of(instance, "offloads"), &boot, namespace)
     }
 
-    fn at(note: &Path, boot: &str, namespace: Namespace) -> anyhow::Result<Self> {
-        let text = match fs::read_to_string(note) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot read {}", note.display()));
-            }
-        };
+    fn at(note: StateFile, boot: &str, namespace: Namespace) -> anyhow::Result<Self> {
+        let text = note.read().with_context(|| format!("cannot read {note}"))?;
         let noted = sysctl::parse_note(&text, boot)
             .filter(|(written_in, _)| *written_in == namespace.to_string());
         let (_, noted) = noted.unwrap_or_default();
@@ -82,7 +73,7 @@ impl Offloads {
             Some((interface.to_owned(), Offload::from_name(switch)?))
         });
         Ok(Self {
-            note: note.to_path_buf(),
+            note,
             boot: boot.to_owned(),
             namespace,
             turned_off: settings.collect(),
@@ -143,34 +134,21 @@ impl Offloads {
     }
 
     fn write_note(&self) -> anyhow::Result<()> {
-        let write = || -> io::Result<()> {
-            if self.turned_off.is_empty() {
-                match fs::remove_file(&self.note) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    _ => {}
-                }
-                // The directory stays while it holds the instance's other state.
-                let _ = self.note.parent().map(fs::remove_dir);
-                return Ok(());
-            }
+        let written = if self.turned_off.is_empty() {
+            self.note.remove()
+        } else {
             let lines = self
                 .turned_off
                 .iter()
                 .map(|(interface, switch)| (format!("{interface} {}", switch.name()), "on".into()));
             let text =
                 sysctl::format_note(&BTreeMap::from_iter(lines), &self.boot, &self.namespace);
-            if fs::read_to_string(&self.note).is_ok_and(|old| old == text) {
+            if self.note.read().is_ok_and(|old| old == text) {
                 return Ok(());
             }
-            if let Some(directory) = self.note.parent() {
-                fs::create_dir_all(directory)?;
-            }
-            // Replaced atomically: a crash leaves the old note or the new one.
-            let fresh = self.note.with_extension("new");
-            fs::write(&fresh, text)?;
-            fs::rename(&fresh, &self.note)
+            self.note.replace(|file| file.write_all(text.as_bytes()))
         };
-        write().with_context(|| format!("cannot write {}", self.note.display()))
+        written.with_context(|| format!("cannot write {}", self.note))
     }
 }
 
@@ -186,7 +164,7 @@ fn turn_on(switches: &impl OffloadControl, (interface, switch): &OffloadSetting)
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
+    use std::{cell::RefCell, path::Path};
 
     use super::*;
 
@@ -219,7 +197,7 @@ mod tests {
     }
 
     fn open(note: &Path) -> Offloads {
-        Offloads::at(note, "b", Namespace::new(4, 100, 7)).unwrap()
+        Offloads::at(StateFile::at(note), "b", Namespace::new(4, 100, 7)).unwrap()
     }
 
     #[test]
@@ -248,7 +226,7 @@ mod tests {
         let note = directory.path().join("offloads");
         let fake = Fake(RefCell::new(settings(&["eth0"])));
         open(&note).turn_off(&fake, &settings(&["eth0"])).unwrap();
-        let mut other = Offloads::at(&note, "c", Namespace::new(4, 100, 7)).unwrap();
+        let mut other = Offloads::at(StateFile::at(&note), "c", Namespace::new(4, 100, 7)).unwrap();
         other.restore(&fake).unwrap();
         assert_eq!(*fake.0.borrow(), settings(&[]));
     }

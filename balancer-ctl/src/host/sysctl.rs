@@ -13,6 +13,7 @@ use std::{
 use anyhow::Context;
 
 use super::namespace::Namespace;
+use crate::os::state_file::{StateFile, boot_id};
 
 /// Settings of an interface: directory, name, value.
 ///
@@ -35,7 +36,7 @@ const FOR_ALL_INTERFACES: (&str, &str) = ("net/ipv4/conf/all/send_redirects", "0
 #[derive(Debug)]
 pub struct Sysctls {
     root: PathBuf,
-    note: PathBuf,
+    note: StateFile,
     boot: String,
     namespace: Namespace,
     /// The namespace of a note that was written in another one.
@@ -50,27 +51,18 @@ impl Sysctls {
     /// # Errors
     /// It exists and cannot be read.
     pub fn open(instance: Option<&str>) -> anyhow::Result<Self> {
-        let mut state = PathBuf::from("/var/lib/balancer");
-        state.extend(instance);
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")
-            .context("cannot read the boot's id")?;
+        let boot = boot_id().context("cannot read the boot's id")?;
         let namespace = Namespace::current().context("cannot tell the network namespace")?;
         Self::at(
             Path::new("/proc/sys"),
-            state.join("sysctl"),
-            boot.trim(),
+            StateFile::of(instance, "sysctl"),
+            &boot,
             namespace,
         )
     }
 
-    fn at(root: &Path, note: PathBuf, boot: &str, namespace: Namespace) -> anyhow::Result<Self> {
-        let text = match fs::read_to_string(&note) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot read {}", note.display()));
-            }
-        };
+    fn at(root: &Path, note: StateFile, boot: &str, namespace: Namespace) -> anyhow::Result<Self> {
+        let text = note.read().with_context(|| format!("cannot read {note}"))?;
         let (written_in, found) = parse_note(&text, boot).unwrap_or_default();
         let is_here = written_in == namespace.to_string();
         Ok(Self {
@@ -176,28 +168,13 @@ impl Sysctls {
     }
 
     fn write_note(&self) -> anyhow::Result<()> {
-        let write = || -> io::Result<()> {
-            if self.original_values.is_empty() {
-                match fs::remove_file(&self.note) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    _ => {}
-                }
-                // The directory stays while it holds the instance's other state.
-                let _ = self.note.parent().map(fs::remove_dir);
-                return Ok(());
-            }
-            if let Some(directory) = self.note.parent() {
-                fs::create_dir_all(directory)?;
-            }
-            // Replaced atomically: a crash leaves the old note or the new one.
-            let fresh = self.note.with_extension("new");
-            fs::write(
-                &fresh,
-                format_note(&self.original_values, &self.boot, &self.namespace),
-            )?;
-            fs::rename(&fresh, &self.note)
+        let written = if self.original_values.is_empty() {
+            self.note.remove()
+        } else {
+            let text = format_note(&self.original_values, &self.boot, &self.namespace);
+            self.note.replace(|file| file.write_all(text.as_bytes()))
         };
-        write().with_context(|| format!("cannot write {}", self.note.display()))
+        written.with_context(|| format!("cannot write {}", self.note))
     }
 }
 
@@ -277,7 +254,7 @@ mod tests {
     fn values_are_set_and_restored() {
         let (directory, note) = world();
         let root = directory.path();
-        let mut sysctls = Sysctls::at(root, note.clone(), "b", here()).unwrap();
+        let mut sysctls = Sysctls::at(root, StateFile::at(&note), "b", here()).unwrap();
         sysctls.set(["eth0"].into_iter()).unwrap();
         assert_eq!(
             (
@@ -299,11 +276,11 @@ mod tests {
     fn a_daemon_that_was_killed_does_not_take_its_own_values_for_the_hosts() {
         let (directory, note) = world();
         let root = directory.path();
-        Sysctls::at(root, note.clone(), "b", here())
+        Sysctls::at(root, StateFile::at(&note), "b", here())
             .unwrap()
             .set(["eth0"].into_iter())
             .unwrap();
-        let mut again = Sysctls::at(root, note.clone(), "b", here()).unwrap();
+        let mut again = Sysctls::at(root, StateFile::at(&note), "b", here()).unwrap();
         again.set(["eth0"].into_iter()).unwrap();
         again.restore().unwrap();
         assert_eq!(values(root, "eth0"), "00101");
@@ -313,7 +290,7 @@ mod tests {
     fn an_interface_that_is_not_configured_any_more_gets_its_values_back() {
         let (directory, note) = world();
         let root = directory.path();
-        let mut sysctls = Sysctls::at(root, note, "b", here()).unwrap();
+        let mut sysctls = Sysctls::at(root, StateFile::at(&note), "b", here()).unwrap();
         sysctls.set(["eth0", "eth1"].into_iter()).unwrap();
         sysctls.set(["eth1"].into_iter()).unwrap();
         assert_eq!(
@@ -328,13 +305,13 @@ mod tests {
     fn a_note_of_another_boot_does_not_count() {
         let (directory, note) = world();
         let root = directory.path();
-        Sysctls::at(root, note.clone(), "b", here())
+        Sysctls::at(root, StateFile::at(&note), "b", here())
             .unwrap()
             .set(["eth0"].into_iter())
             .unwrap();
         // After the reboot the operator has set a value.
         fs::write(root.join("net/ipv4/conf/eth0/accept_local"), "0").unwrap();
-        let mut sysctls = Sysctls::at(root, note, "c", here()).unwrap();
+        let mut sysctls = Sysctls::at(root, StateFile::at(&note), "c", here()).unwrap();
         sysctls.set(["eth0"].into_iter()).unwrap();
         sysctls.restore().unwrap();
         assert_eq!(values(root, "eth0"), "10012");
@@ -344,14 +321,14 @@ mod tests {
     fn a_note_of_another_namespace_does_not_count() {
         let (directory, note) = world();
         let root = directory.path();
-        Sysctls::at(root, note.clone(), "b", here())
+        Sysctls::at(root, StateFile::at(&note), "b", here())
             .unwrap()
             .set(["eth0"].into_iter())
             .unwrap();
         // The same inode, reused for a new namespace.
         let anew = Namespace::new(4, 100, 8);
         fs::write(root.join("net/ipv4/conf/eth0/accept_local"), "0").unwrap();
-        let mut sysctls = Sysctls::at(root, note, "b", anew).unwrap();
+        let mut sysctls = Sysctls::at(root, StateFile::at(&note), "b", anew).unwrap();
         assert!(sysctls.has_note());
         assert_eq!(sysctls.other_namespace(), None, "it is gone");
         sysctls.set(["eth0"].into_iter()).unwrap();

@@ -1,8 +1,11 @@
-//! Changes to the model: each takes a whole model and gives the next. Pure; whether
-//! the result is valid is judged elsewhere, by the rules of the configuration file.
+//! Changes to the model's services, one by one or in a [`Batch`]. Pure; whether the result is valid is judged elsewhere, by
+//! the rules of the configuration file.
+
+mod batch;
 
 use std::net::SocketAddr;
 
+pub use self::batch::{Batch, SavedBatch};
 use crate::model::{
     Model, RealServer, RealSettings, ServiceKey, ServiceSettings, VirtualService, error::ApiError,
 };
@@ -27,32 +30,31 @@ pub enum Change {
 }
 
 impl Change {
-    /// The model after the change.
+    /// Makes the change. Where it is refused, nothing has changed.
     ///
     /// # Errors
     /// What the change names does not exist, or what it adds exists already.
-    pub fn apply(&self, model: &Model) -> Result<Model, ApiError> {
-        let mut model = model.clone();
+    pub fn apply(&self, services: &mut Vec<VirtualService>) -> Result<(), ApiError> {
         match self {
             Self::AddService(key, settings) => {
-                if model.service(key).is_some() {
+                if services.iter().any(|service| service.key == *key) {
                     return Err(ApiError::conflict(format!(
                         "service {key} exists already: change it with `edit-service`"
                     )));
                 }
                 let mut service = VirtualService::new(*key);
                 service.set(settings.clone());
-                model.services.push(service);
+                services.push(service);
             }
             Self::EditService(key, settings) => {
-                service_mut(&mut model, key)?.set(settings.clone());
+                service_mut(services, key)?.set(settings.clone());
             }
             Self::DelService(key) => {
-                service_mut(&mut model, key)?;
-                model.services.retain(|service| service.key != *key);
+                service_mut(services, key)?;
+                services.retain(|service| service.key != *key);
             }
             Self::AddReal(key, address, settings) => {
-                let service = service_mut(&mut model, key)?;
+                let service = service_mut(services, key)?;
                 if service.reals.iter().any(|real| real.address == *address) {
                     return Err(ApiError::conflict(format!(
                         "real {address} of service {key} exists already: change it with `edit-real`"
@@ -63,16 +65,30 @@ impl Change {
                 service.reals.push(real);
             }
             Self::EditReal(key, address, settings) => {
-                real_mut(service_mut(&mut model, key)?, *address)?.set(*settings);
+                real_mut(service_mut(services, key)?, *address)?.set(*settings);
             }
             Self::DelReal(key, address) => {
-                let service = service_mut(&mut model, key)?;
+                let service = service_mut(services, key)?;
                 real_mut(service, *address)?;
                 service.reals.retain(|real| real.address != *address);
             }
-            Self::Clear => model.services.clear(),
+            Self::Clear => services.clear(),
         }
-        Ok(model)
+        Ok(())
+    }
+
+    /// The service that the change is about; `None` = all.
+    #[must_use]
+    pub const fn service(&self) -> Option<&ServiceKey> {
+        match self {
+            Self::AddService(key, _)
+            | Self::EditService(key, _)
+            | Self::DelService(key)
+            | Self::AddReal(key, ..)
+            | Self::EditReal(key, ..)
+            | Self::DelReal(key, _) => Some(key),
+            Self::Clear => None,
+        }
     }
 }
 
@@ -125,11 +141,10 @@ impl PersistencePlan {
 }
 
 fn service_mut<'a>(
-    model: &'a mut Model,
+    services: &'a mut [VirtualService],
     key: &ServiceKey,
 ) -> Result<&'a mut VirtualService, ApiError> {
-    model
-        .services
+    services
         .iter_mut()
         .find(|service| service.key == *key)
         .ok_or_else(|| ApiError::not_found(format!("there is no service {key}: `list` shows all")))
@@ -154,8 +169,9 @@ fn real_mut(
 /// Marks in `running` each service and real server that differs from what is `saved` in the file. With no
 /// file, everything does. A real server that only the file has marks its service.
 pub fn mark_runtime(running: &mut Model, saved: Option<&Model>) {
+    let saved = saved.map(Model::by_key).unwrap_or_default();
     for service in &mut running.services {
-        let saved = saved.and_then(|model| model.service(&service.key));
+        let saved = saved.get(&service.key).copied();
         service.runtime = saved.is_none_or(|saved| {
             !saved.is_same_but_reals(service)
                 || saved.reals.iter().any(|saved| {
@@ -185,12 +201,13 @@ fn is_same_real(one: &RealServer, other: &RealServer) -> bool {
 /// Whether `running` is what the file says, but for the order.
 #[must_use]
 pub fn is_saved(running: &Model, saved: &Model) -> bool {
+    let by_key = saved.by_key();
     running.services.len() == saved.services.len()
         && running.services.iter().all(|service| {
             !service.runtime
                 && service.reals.iter().all(|real| !real.runtime)
-                && saved
-                    .service(&service.key)
+                && by_key
+                    .get(&service.key)
                     .is_some_and(|s| s.reals.len() == service.reals.len())
         })
 }

@@ -355,6 +355,8 @@ pub struct GrpcProbe {
 pub struct ExecProbe {
     /// The program by its absolute path, then its arguments; not a shell's line.
     pub run: Vec<String>,
+    /// The user that it runs as; `None` = root.
+    pub user: Option<String>,
 }
 
 /// A request to an agent.

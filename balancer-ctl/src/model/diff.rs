@@ -56,8 +56,9 @@ impl Event {
 #[must_use]
 pub fn model_diff(old: &Model, new: &Model) -> Vec<Event> {
     let mut events = Vec::new();
+    let (old_services, new_services) = (old.by_key(), new.by_key());
     for service in &old.services {
-        if new.service(&service.key).is_none() {
+        if !new_services.contains_key(&service.key) {
             events.push(of_service(
                 EventKind::ServiceRemoved,
                 service,
@@ -66,7 +67,8 @@ pub fn model_diff(old: &Model, new: &Model) -> Vec<Event> {
         }
     }
     for service in &new.services {
-        match old.service(&service.key) {
+        match old_services.get(&service.key) {
+            Some(before) if *before == service => {}
             None => {
                 let message = format!("scheduler {}", service.scheduler.name());
                 events.push(of_service(EventKind::ServiceAdded, service, message));

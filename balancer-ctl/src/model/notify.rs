@@ -13,6 +13,8 @@ pub struct Notify {
     pub services: Vec<String>,
     /// The program by its absolute path, then its first arguments; not a shell's line.
     pub run: Vec<String>,
+    /// The user that it runs as; `None` = root.
+    pub user: Option<String>,
     /// Time after which it is killed.
     pub timeout: Duration,
     /// How long a condition must last before it is reported; zero = it is reported at once.

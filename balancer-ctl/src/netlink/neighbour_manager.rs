@@ -10,9 +10,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    io,
     net::IpAddr,
-    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -26,6 +25,7 @@ use super::{
     probe_pacing::ProbePacing,
     route::{self, RouteTarget, default_gateways},
 };
+use crate::os::state_file::StateFile;
 
 /// Default gateways are listed at most once per this interval.
 const GATEWAY_LIST_INTERVAL: Duration = Duration::from_secs(10);
@@ -55,7 +55,7 @@ pub struct NeighbourManager {
     managed: BTreeSet<NextHop>,
     /// What is wrong with the kernel's tables: one sentence each.
     warnings: Vec<String>,
-    note_path: PathBuf,
+    note: StateFile,
 }
 
 impl NeighbourManager {
@@ -64,19 +64,11 @@ impl NeighbourManager {
     /// # Errors
     /// It exists and cannot be read.
     pub fn open(instance: Option<&str>) -> anyhow::Result<Self> {
-        let mut state = PathBuf::from("/var/lib/balancer");
-        state.extend(instance);
-        Self::at(&state.join("neighbours"))
+        Self::at(StateFile::of(instance, "neighbours"))
     }
 
-    fn at(note: &Path) -> anyhow::Result<Self> {
-        let text = match fs::read_to_string(note) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot read {}", note.display()));
-            }
-        };
+    fn at(note: StateFile) -> anyhow::Result<Self> {
+        let text = note.read().with_context(|| format!("cannot read {note}"))?;
         Ok(Self {
             gateways: None,
             gateways_listed_at: None,
@@ -85,7 +77,7 @@ impl NeighbourManager {
             pacing: ProbePacing::default(),
             warnings: Vec::new(),
             managed: text.lines().filter_map(parse_line).collect(),
-            note_path: note.to_path_buf(),
+            note,
         })
     }
 
@@ -346,31 +338,20 @@ impl NeighbourManager {
 
     /// Writes to the note which entries this instance made managed.
     fn write_note(&mut self, managed: BTreeSet<NextHop>) -> anyhow::Result<()> {
-        let write = || -> io::Result<()> {
-            if managed.is_empty() {
-                match fs::remove_file(&self.note_path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    _ => {}
-                }
-                // The directory stays while it holds the instance's other state.
-                let _ = self.note_path.parent().map(fs::remove_dir);
-                return Ok(());
-            }
-            if let Some(directory) = self.note_path.parent() {
-                fs::create_dir_all(directory)?;
-            }
-            let lines = managed
-                .iter()
-                .map(|(interface, address)| format!("{interface} {address}\n"));
-            // Replaced atomically: a crash leaves the old note or the new one.
-            let fresh = self.note_path.with_extension("new");
-            fs::write(&fresh, lines.collect::<String>())?;
-            fs::rename(&fresh, &self.note_path)
-        };
-        if managed != self.managed {
-            write().with_context(|| format!("cannot write {}", self.note_path.display()))?;
-            self.managed = managed;
+        if managed == self.managed {
+            return Ok(());
         }
+        let written = if managed.is_empty() {
+            self.note.remove()
+        } else {
+            self.note.replace(|file| {
+                managed
+                    .iter()
+                    .try_for_each(|(interface, address)| writeln!(file, "{interface} {address}"))
+            })
+        };
+        written.with_context(|| format!("cannot write {}", self.note))?;
+        self.managed = managed;
         Ok(())
     }
 }
@@ -409,16 +390,16 @@ mod tests {
             (2, "10.0.0.2".parse().unwrap()),
             (3, "fe80::1".parse().unwrap()),
         ]);
-        NeighbourManager::at(&note)
+        NeighbourManager::at(StateFile::at(&note))
             .unwrap()
             .write_note(hops.clone())
             .unwrap();
-        let mut manager = NeighbourManager::at(&note).unwrap();
+        let mut manager = NeighbourManager::at(StateFile::at(&note)).unwrap();
         assert_eq!(manager.managed, hops);
         manager.write_note(BTreeSet::new()).unwrap();
         assert!(!directory.path().join("one").exists());
         assert_eq!(
-            NeighbourManager::at(&note).unwrap().managed,
+            NeighbourManager::at(StateFile::at(&note)).unwrap().managed,
             BTreeSet::new()
         );
     }

@@ -60,6 +60,7 @@ pub fn invocation(event: &NotificationEvent, notify: &Notify, sender: Sender<'_>
     Program {
         path: path.into(),
         arguments,
+        user: notify.user.clone(),
         environment: environment(event, &words, sender),
         input: match notify.stdin {
             Stdin::Json => json(event, &words),

@@ -29,7 +29,7 @@ use crate::{
     model::{Model, Notify, view::EventRecord},
     os::{
         clock,
-        program::{ExitReason, Finished, Output, Program, trusted_for_notify},
+        program::{Account, ExitReason, Finished, Output, Program, trusted_for_notify},
     },
 };
 
@@ -76,7 +76,7 @@ struct Shared {
 }
 
 /// Checks that a program may be run with its arguments; returns why not.
-type ProgramCheck = fn(&[String]) -> Result<(), String>;
+type ProgramCheck = fn(&[String], &Account) -> Result<(), String>;
 
 impl Notifier {
     /// Starts the thread. `state` is the daemon's state directory, whose path programs are given.
@@ -440,7 +440,9 @@ async fn run(
     check_program: ProgramCheck,
 ) -> Option<String> {
     let words = notification.notify.run.clone();
-    let result = program.run(move || check_program(&words)).await;
+    let result = program
+        .run(move |account| check_program(&words, account))
+        .await;
     let event = notification.event.record.event.name();
     let name = name(&notification.notify);
     let Finished {

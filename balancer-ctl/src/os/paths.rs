@@ -30,6 +30,18 @@ pub fn proved() -> PathBuf {
 // The same as `StateDirectory=balancer` of systemd.
 const STATE: &str = "/var/lib/balancer";
 
+/// The directory of an instance's files that outlive the daemon; `None` = the default instance.
+#[must_use]
+pub fn state_directory(instance: Option<&str>) -> PathBuf {
+    below(STATE, instance)
+}
+
+fn below(directory: &str, instance: Option<&str>) -> PathBuf {
+    let mut path = PathBuf::from(directory);
+    path.extend(instance);
+    path
+}
+
 /// One of several daemons on a host; the default instance has no name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Instance(Option<String>);
@@ -44,19 +56,13 @@ impl Instance {
     /// The directory of the control socket and the lock file.
     #[must_use]
     pub fn directory(&self) -> PathBuf {
-        self.below(RUN)
+        below(RUN, self.name())
     }
 
     /// The directory of files that outlive the daemon.
     #[must_use]
     pub fn state_directory(&self) -> PathBuf {
-        self.below(STATE)
-    }
-
-    fn below(&self, directory: &str) -> PathBuf {
-        let mut path = PathBuf::from(directory);
-        path.extend(&self.0);
-        path
+        state_directory(self.name())
     }
 
     /// The control socket.

@@ -1,6 +1,7 @@
 //! Runs one program: without a shell, in a process group of its own, in `/`, with a clean environment, with none of the
 //! daemon's files, signal settings or limits, with a time limit, and with a limit of the output that is kept. Programs run
-//! as root, so each is checked right before each start: nobody else may be able to change it.
+//! as root, or as another account of this host, and each is checked right before each start: nobody but root and that account
+//! may be able to change it.
 
 use std::{
     convert::Infallible,
@@ -11,7 +12,7 @@ use std::{
         fd::{AsFd as _, OwnedFd},
         unix::process::ExitStatusExt as _,
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitStatus,
     time::Duration,
 };
@@ -27,15 +28,19 @@ use tokio::{
 #[cfg(test)]
 pub use self::trusted::tests::open_folder;
 pub use self::{
+    account::Account,
     command::{trusted, trusted_for_notify},
     output::Output,
+    run_as::run_if_asked,
 };
 use self::{group::Group, output::CapturedOutput, spawn::SpawnSpec};
 use crate::os::open_files;
 
+mod account;
 mod command;
 mod group;
 mod output;
+mod run_as;
 mod spawn;
 mod trusted;
 
@@ -52,6 +57,8 @@ pub struct Program {
     pub path: PathBuf,
     /// Arguments, without the program itself.
     pub arguments: Vec<String>,
+    /// The user that it runs as; `None` = root.
+    pub user: Option<String>,
     /// Environment variables, besides `PATH` and `LANG`.
     pub environment: Vec<(String, String)>,
     /// Standard input; if empty, `/dev/null`.
@@ -159,33 +166,38 @@ fn error_text(error: &io::Error) -> String {
 }
 
 impl Program {
-    /// Runs the program to its end or its time limit, if `check` succeeds; `check` runs on another thread, because a file
-    /// system may block it. Dropping the future kills the process group; processes that have left the group go on. The
+    /// Runs the program to its end or its time limit, if `check` succeeds for the account that it is to run as; `check` runs on
+    /// another thread, because a file system or the user database may block it. Dropping the future kills the process group; processes that have left the group go on. The
     /// value that `check` returns is dropped only after the program has ended and has been reaped.
     ///
     /// # Errors
-    /// `check` failed, or the program could not be started.
+    /// There is no such user, `check` failed, or the program could not be started.
     pub async fn run<K: Send + 'static>(
         &self,
-        check: impl FnOnce() -> Result<K, String> + Send + 'static,
+        check: impl FnOnce(&Account) -> Result<K, String> + Send + 'static,
     ) -> Result<Finished, ProgramError> {
-        let path = self.path.clone();
+        let (path, user) = (self.path.clone(), self.user.clone());
         let checked = spawn_blocking(move || {
-            check().map_err(|reason| match fs::metadata(path) {
+            let account = Account::find(user.as_deref()).map_err(ProgramError::Refused)?;
+            let kept = check(&account).map_err(|reason| match fs::metadata(path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     ProgramError::Missing(reason)
                 }
                 Ok(_) | Err(_) => ProgramError::Refused(reason),
-            })
+            })?;
+            Ok::<_, ProgramError>((account, kept))
         });
-        let kept = checked.await.map_err(io::Error::other)??;
+        let (account, kept) = checked.await.map_err(io::Error::other)??;
         let begun = Instant::now();
         let Started {
             mut group,
             input,
             mut output,
             mut errors,
-        } = self.start(kept).map_err(|error| self.start_error(error))?;
+            start_error,
+        } = self
+            .start(&account, kept)
+            .map_err(|error| self.start_error(error))?;
         let end = {
             // The end of the pipes is not the program's end: processes it left behind may hold them, or it may close them.
             let talk = async {
@@ -202,6 +214,16 @@ impl Program {
                 never = talk => match never {},
             }
         };
+        if let Some(file) = start_error
+            && let Some(errno) = run_as::read_error(file).await
+        {
+            return Err(match errno {
+                Errno::EACCES => {
+                    ProgramError::Refused(format!("user `{account}` may not execute it"))
+                }
+                errno => self.start_error(errno.into()),
+            });
+        }
         Ok(Finished {
             end,
             output: output.end(),
@@ -242,7 +264,7 @@ impl Program {
         Ok(ExitReason::Timeout(limit))
     }
 
-    fn start<K: Send + 'static>(&self, kept: K) -> io::Result<Started<K>> {
+    fn start<K: Send + 'static>(&self, account: &Account, kept: K) -> io::Result<Started<K>> {
         let (stdin, input) = if self.input.is_empty() {
             (OwnedFd::from(File::open("/dev/null")?), None)
         } else {
@@ -261,22 +283,38 @@ impl Program {
         };
         let own = self.environment.iter();
         let own = own.map(|(name, value)| (name.as_str(), value.as_str()));
-        let spec = SpawnSpec {
+        let mut spec = SpawnSpec {
             path: &self.path,
+            name: &self.path.to_string_lossy(),
             arguments: &self.arguments,
             environment: [("PATH", PATH), ("LANG", LANG)]
                 .into_iter()
                 .chain(own)
                 .collect(),
-            files: [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
+            files: vec![stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
             limit: open_files::started_with(),
         };
-        let group = Group::start(spec, kept)?;
+        if account.user.is_root() {
+            return Ok(Started {
+                group: Group::start(spec, kept)?,
+                input,
+                output,
+                errors,
+                start_error: None,
+            });
+        }
+        let (reader, writer) = io::pipe()?;
+        let arguments = run_as::arguments(account, spec.name, &self.arguments);
+        spec.path = Path::new(run_as::OWN_BINARY);
+        spec.name = run_as::NAME;
+        spec.arguments = &arguments;
+        spec.files.push(writer.as_fd());
         Ok(Started {
-            group,
+            group: Group::start(spec, kept)?,
             input,
             output,
             errors,
+            start_error: Some(pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?),
         })
     }
 }
@@ -287,6 +325,8 @@ struct Started<K: Send + 'static> {
     input: Option<pipe::Sender>,
     output: CapturedOutput,
     errors: Option<CapturedOutput>,
+    /// Where a program that another account runs tells why it could not be executed.
+    start_error: Option<pipe::Receiver>,
 }
 
 async fn write_input(input: Option<pipe::Sender>, bytes: &[u8]) {

@@ -53,10 +53,13 @@ const FOLDERS: [(&str, &[&str]); 12] = [
 ];
 
 /// The pure modules of `balancer-ctl`, with the modules in them: they only compute; time is an argument, and results are returned.
-const PURE: [&str; 11] = [
+const PURE: [&str; 14] = [
     "model",
+    "config::edit",
+    "config::parts",
     "config::read",
     "config::validate",
+    "config::write",
     "control::availability",
     "control::conditions",
     "control::report",

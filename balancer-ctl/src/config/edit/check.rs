@@ -3,7 +3,10 @@
 use toml_edit::{Array, ArrayOfTables, InlineTable, Item, Table, TableLike, Value};
 
 use super::{first_key_indent, indent_of, indented, set};
-use crate::model::{Check, check::keys, toml_json};
+use crate::{
+    config::write,
+    model::{Check, check::keys, toml_json},
+};
 
 /// Brings `service` from the checks it has to those that are wanted; returns the blocks that are gone, the last first.
 pub(super) fn set_checks(service: &mut Table, saved: &[Check], wanted: &[Check]) -> Vec<Table> {
@@ -130,7 +133,7 @@ fn add(service: &mut Table, wanted: &[Check]) {
 }
 
 fn block(check: &Check, header: &str, indent: &str) -> Table {
-    let mut block = keys::table(check).into_table();
+    let mut block = write::check(check);
     block.decor_mut().set_prefix(format!("\n{header}"));
     indented(&mut block, indent);
     block

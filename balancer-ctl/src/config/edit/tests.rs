@@ -1,5 +1,7 @@
 //! Files before and after a change, to the letter.
 
+mod batches;
+
 use std::time::Duration;
 
 use super::*;
@@ -60,10 +62,36 @@ fn weight(weight: u32) -> RealSettings {
     }
 }
 
+fn content(text: &str) -> Content {
+    let (model, parts) = read::validated(text, "lb1", |_| Vec::new()).unwrap();
+    Content {
+        text: text.to_owned(),
+        parts,
+        model,
+    }
+}
+
+/// The text after changes, which is the same whether all of it is read again or only the parts that change.
+fn edited_all(text: &str, changes: &[Change]) -> String {
+    let before = content(text);
+    let mut wanted = before.model.clone();
+    for change in changes {
+        change.apply(&mut wanted.services).unwrap();
+    }
+    let after = before.edited("lb1", changes, wanted.clone()).unwrap();
+    assert_eq!(after, content(&after.text));
+    let needs_all = |change: &Change| matches!(change, Change::DelService(_) | Change::Clear);
+    assert_eq!(
+        before.edited_in_parts("lb1", changes).is_some(),
+        !text.contains('\r') && before.parts.len() > 0 && !changes.iter().any(needs_all)
+    );
+    let whole = before.edited_as_a_whole("lb1", changes, &wanted).unwrap();
+    assert_eq!((&after.text, &after.parts), (&whole.0, &whole.1));
+    after.text
+}
+
 fn edited(text: &str, change: &Change) -> String {
-    let saved = read::model(text, "lb1").unwrap();
-    let wanted = change.apply(&saved).unwrap();
-    edit(text, "lb1", &saved, &wanted, change).unwrap()
+    edited_all(text, std::slice::from_ref(change))
 }
 
 #[track_caller]

@@ -70,7 +70,7 @@ names!(Kind {
 });
 
 /// All keys, each with the types of checks that have it.
-const KEYS: [(&str, &[Kind]); 33] = [
+const KEYS: [(&str, &[Kind]); 34] = [
     ("type", ALL),
     ("interval", ALL),
     ("fast-interval", ALL),
@@ -104,6 +104,7 @@ const KEYS: [(&str, &[Kind]); 33] = [
     ("answer", &[Dns]),
     ("service", &[Grpc]),
     ("run", &[Exec]),
+    ("user", &[Exec]),
 ];
 const ALL: &[Kind] = &[Tcp, Http, Https, Udp, Dns, Ping, Grpc, Exec, Agent];
 const OUR_SOCKET: &[Kind] = &[Tcp, Http, Https, Udp, Dns, Ping, Grpc, Agent];
@@ -197,6 +198,7 @@ impl Reader<'_> {
             Ping => Probe::Ping,
             Grpc => Probe::Grpc(Box::new(self.grpc(table, place))),
             Exec => Probe::Exec(ExecProbe {
+                user: self.user(table, place("user")),
                 run: self.program(table, place("run"), "check", at)?,
             }),
             Agent => Probe::Agent(AgentProbe {
@@ -438,6 +440,7 @@ mod tests {
             r#"{ type = "ping" }"#,
             r#"{ type = "grpc", service = "shop", tls = true, server-name = "shop" }"#,
             r#"{ type = "exec", run = ["/bin/true", "a b"] }"#,
+            r#"{ type = "exec", run = ["/bin/true"], user = "nobody" }"#,
             r#"{ type = "agent", port = 8700, send = "hello\n" }"#,
         ] {
             let read = checks(text);

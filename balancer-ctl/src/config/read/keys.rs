@@ -51,6 +51,7 @@ pub(super) const NOTIFY: Keys = Keys {
     known: &[
         "on",
         "run",
+        "user",
         "services",
         "timeout",
         "alert-after",

@@ -57,6 +57,7 @@ impl Reader<'_> {
             let alert_every = self.duration(table, "alert-every", place("alert-every"));
             let always_up = self.boolean(table, "always-up", place("always-up"));
             let stdin = self.one_of(table, "stdin", place("stdin"));
+            let user = self.user(table, place("user"));
             let Some(run) = self.program(table, place("run"), "notify", at) else {
                 continue;
             };
@@ -64,6 +65,7 @@ impl Reader<'_> {
                 on,
                 services,
                 run,
+                user,
                 timeout: timeout.unwrap_or(DEFAULT_TIMEOUT),
                 alert_after: alert_after.unwrap_or_default(),
                 alert_every,

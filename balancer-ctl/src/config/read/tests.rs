@@ -147,6 +147,7 @@ name = "lb7"
             },
         ],
         notify: vec![Notify {
+            user: None,
             on: vec![
                 EventKind::RealDown,
                 EventKind::RealUp,

@@ -173,6 +173,11 @@ impl Reader<'_> {
         strings
     }
 
+    /// Reads the user that a program runs as, by its name.
+    pub(super) fn user(&mut self, table: &dyn TableLike, place: Place) -> Option<String> {
+        self.string(table, "user", place).map(str::to_owned)
+    }
+
     /// Reads a program and its arguments.
     pub(super) fn program(
         &mut self,

@@ -94,6 +94,8 @@ fn five_with_quorum_three() -> World {
 /// A model, what stands, and a clock that a test moves.
 struct World {
     model: Model,
+    /// The services that `availability` is of.
+    present: Vec<VirtualService>,
     availability: Availability,
     now: Instant,
 }
@@ -101,8 +103,9 @@ struct World {
 impl World {
     fn new(model: Model) -> Self {
         let now = crate::os::clock::now();
-        let availability = Availability::default().after(&model, &FakeCheckers::default(), now);
+        let availability = Availability::at_start(&model, &FakeCheckers::default(), now);
         Self {
+            present: model.services.clone(),
             model,
             availability,
             now,
@@ -115,9 +118,13 @@ impl World {
 
     /// The model was edited.
     fn adopt(&mut self) -> Vec<String> {
-        let next = self
-            .availability
-            .after(&self.model, &FakeCheckers::default(), self.now);
+        let next = self.availability.after(
+            &self.present,
+            &self.model,
+            &FakeCheckers::default(),
+            self.now,
+        );
+        self.present.clone_from(&self.model.services);
         let events = next.since(&self.availability, &self.model);
         self.availability = next;
         event_texts(events)
@@ -496,8 +503,14 @@ proptest! {
                 continue; // weights grow in steps, and between two of them the picture is a little old
             }
             // Time alone has nothing left to say now.
-            let at_once = world.availability.after(&world.model, &FakeCheckers::default(), world.now);
+            let at_once = world.availability.after(&[], &world.model, &FakeCheckers::default(), world.now);
             prop_assert_eq!(at_once.desired(), world.availability.desired());
+            let carried = world.availability.after(&world.present, &world.model, &FakeCheckers::default(), world.now);
+            prop_assert_eq!(carried.desired(), world.availability.desired());
+            prop_assert_eq!(&carried.services, &world.availability.services);
+            prop_assert_eq!(&carried.check_states, &world.availability.check_states);
+            prop_assert_eq!(&carried.checkers, &world.availability.checkers);
+            prop_assert_eq!(&carried.dependents, &world.availability.dependents);
         }
     }
 }

@@ -1,6 +1,9 @@
-//! Changes: validated, applied, written to the file, published. A refused change has changed nothing.
+//! Changes, one or several together: validated, applied, written to the file, published. Refused changes have changed
+//! nothing.
 
-use super::{ConnectionPolicy, Daemon, Request, Scope, dataplane_error};
+use std::net::SocketAddr;
+
+use super::{ConnectionPolicy, Daemon, Request, Scope, dataplane_error, views::key_in};
 use crate::{
     config::{
         file::ConfigFile,
@@ -8,41 +11,47 @@ use crate::{
     },
     control::availability::Availability,
     model::{
-        Model,
-        change::{Change, PersistencePlan, mark_runtime},
+        Model, ServiceKey,
+        change::{Batch, Change, SavedBatch, mark_runtime},
         condition::Condition,
         diff::model_diff,
         error::ApiError,
     },
+    netlink::local::LocalAddresses,
 };
 
 impl Daemon {
-    /// Validates a change, applies it and writes it to the file.
+    /// Makes changes, all or none: each is applied to the model as the ones before it leave it; the result is validated, given to the
+    /// data plane and written to the file once.
     ///
     /// # Errors
-    /// It is refused; nothing was changed.
-    pub(super) fn change(
+    /// One of them is refused, or the result; nothing was changed.
+    pub(super) fn change_all(
         &mut self,
-        request: Request,
+        requests: Vec<Request>,
         scope: Scope,
     ) -> Result<Vec<String>, ApiError> {
-        let (change, leftover) = self.resolve(request)?;
-        self.refuse_own_address(&change)?;
-        let (wanted, prepared) = match (&self.file, scope) {
-            (Some(file), Scope::File) => {
-                let PersistencePlan { running, saved } =
-                    PersistencePlan::new(&change, &self.model, file.model());
-                let wanted = match running {
-                    Some(running) => valid(running.apply(&self.model)?)?,
-                    None => self.model.clone(),
-                };
-                let after = saved
-                    .apply(file.model())
-                    .and_then(valid)
-                    .map_err(|refusal| unlike_file(file, refusal))?;
-                (wanted, Some(file.prepare(&saved, after)?))
+        let file = self.file.as_ref().filter(|_| scope == Scope::File);
+        let mut batch = Batch::new(&self.model, file.map(ConfigFile::model));
+        let (mut purged, mut local) = (Vec::new(), None);
+        let count = requests.len();
+        for (index, request) in requests.into_iter().enumerate() {
+            let (change, leftover) = self
+                .add_to(&mut batch, request, &mut local)
+                .map_err(|refusal| of_batch(refusal, index, count))?;
+            if let (Change::DelReal(service, real), ConnectionPolicy::Purge) = (change, leftover) {
+                purged.push((service, real));
             }
-            (None, _) | (_, Scope::Runtime) => (valid(change.apply(&self.model)?)?, None),
+        }
+        let Batch { running, saved } = batch;
+        let wanted = valid(running)?;
+        let prepared = match (&self.file, saved) {
+            (Some(file), Some(SavedBatch { model, changes })) => {
+                let after = model.and_then(valid);
+                let after = after.map_err(|refusal| unlike_file(file, refusal))?;
+                Some(file.prepare(&changes, after)?)
+            }
+            (_, None) | (None, _) => None,
         };
         let availability = self.availability_after(&wanted);
         if let Err(error) = self.dataplane.reconcile(availability.desired()) {
@@ -55,18 +64,44 @@ impl Daemon {
             }
         }
         self.commit(wanted, availability);
-        self.purge(&change, leftover)
+        // Each is tried, even after one that fails.
+        let notes: Vec<_> = purged
+            .iter()
+            .map(|(service, real)| self.purge(service, *real))
+            .collect();
+        notes.into_iter().collect()
+    }
+
+    /// Adds a change to a batch, in whose running model the request's names are looked up. `local` keeps this host's addresses from
+    /// one change to the next.
+    fn add_to(
+        &mut self,
+        batch: &mut Batch,
+        request: Request,
+        local: &mut Option<LocalAddresses>,
+    ) -> Result<(Change, ConnectionPolicy), ApiError> {
+        let (change, leftover) = resolve(&batch.running, request)?;
+        self.refuse_own_address(&change, local)?;
+        batch.add(&change)?;
+        Ok((change, leftover))
     }
 
     /// Refuses a new real server that would be this host itself, or a broadcast address.
-    fn refuse_own_address(&mut self, change: &Change) -> Result<(), ApiError> {
+    fn refuse_own_address(
+        &mut self,
+        change: &Change,
+        local: &mut Option<LocalAddresses>,
+    ) -> Result<(), ApiError> {
         let Change::AddReal(key, real, _) = change else {
             return Ok(());
         };
         if self.model.real(key, *real).is_some() {
             return Ok(());
         }
-        let local = self.dataplane.local_addresses().map_err(dataplane_error)?;
+        let local = match local {
+            Some(local) => local,
+            None => local.insert(self.dataplane.local_addresses().map_err(dataplane_error)?),
+        };
         match local.kind(real.ip()) {
             Some(kind) => Err(ApiError::invalid(own::sentence(real.ip(), kind))),
             None => Ok(()),
@@ -89,23 +124,16 @@ impl Daemon {
         }
     }
 
-    fn purge(
-        &mut self,
-        change: &Change,
-        leftover: ConnectionPolicy,
-    ) -> Result<Vec<String>, ApiError> {
-        let (Change::DelReal(service, real), ConnectionPolicy::Purge) = (change, leftover) else {
-            return Ok(Vec::new());
-        };
-        let purged = self.dataplane.purge(service, *real).map_err(|error| {
+    fn purge(&mut self, service: &ServiceKey, real: SocketAddr) -> Result<String, ApiError> {
+        let purged = self.dataplane.purge(service, real).map_err(|error| {
             ApiError::failed(format!(
                 "real {real} is deleted, but its connections are still there: {error}"
             ))
         })?;
         let plural = if purged == 1 { "" } else { "s" };
-        Ok(vec![format!(
+        Ok(format!(
             "{purged} connection{plural} of real {real} deleted"
-        )])
+        ))
     }
 
     /// Makes a model that the data plane runs the present one, and publishes the differences.
@@ -127,29 +155,42 @@ impl Daemon {
             self.publish(event);
         }
     }
+}
 
-    fn resolve(&self, request: Request) -> Result<(Change, ConnectionPolicy), ApiError> {
-        let change = match request {
-            Request::AddService(key, settings) => Change::AddService(key, settings),
-            Request::EditService(service, settings) => {
-                Change::EditService(self.key(&service)?, settings)
-            }
-            Request::DelService(service) => Change::DelService(self.key(&service)?),
-            Request::AddReal(service, real, settings) => {
-                let key = self.key(&service)?;
-                Change::AddReal(key, real.within(&key), settings)
-            }
-            Request::EditReal(service, real, settings) => {
-                let key = self.key(&service)?;
-                Change::EditReal(key, real.within(&key), settings)
-            }
-            Request::DelReal(service, real, leftover) => {
-                let key = self.key(&service)?;
-                return Ok((Change::DelReal(key, real.within(&key)), leftover));
-            }
-            Request::Clear => Change::Clear,
-        };
-        Ok((change, ConnectionPolicy::Keep))
+/// What a request means, whose names are those of `model`.
+fn resolve(model: &Model, request: Request) -> Result<(Change, ConnectionPolicy), ApiError> {
+    let change = match request {
+        Request::AddService(key, settings) => Change::AddService(key, settings),
+        Request::EditService(service, settings) => {
+            Change::EditService(key_in(model, &service)?, settings)
+        }
+        Request::DelService(service) => Change::DelService(key_in(model, &service)?),
+        Request::AddReal(service, real, settings) => {
+            let key = key_in(model, &service)?;
+            Change::AddReal(key, real.within(&key), settings)
+        }
+        Request::EditReal(service, real, settings) => {
+            let key = key_in(model, &service)?;
+            Change::EditReal(key, real.within(&key), settings)
+        }
+        Request::DelReal(service, real, leftover) => {
+            let key = key_in(model, &service)?;
+            return Ok((Change::DelReal(key, real.within(&key)), leftover));
+        }
+        Request::Clear => Change::Clear,
+    };
+    Ok((change, ConnectionPolicy::Keep))
+}
+
+/// Says which change of a batch was refused.
+fn of_batch(refusal: ApiError, index: usize, count: usize) -> ApiError {
+    if count == 1 {
+        return refusal;
+    }
+    let sentence = format!("change {} of {count}: {}", index + 1, refusal.sentence);
+    ApiError {
+        sentence,
+        ..refusal
     }
 }
 

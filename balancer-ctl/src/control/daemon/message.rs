@@ -22,8 +22,8 @@ pub type Reply<T> = oneshot::Sender<Result<T, ApiError>>;
 /// A message to the daemon.
 #[derive(Debug)]
 pub enum Message {
-    /// Changes the model; replies with warnings.
-    Change(Request, Scope, Reply<Vec<String>>),
+    /// Makes changes to the model, all or none; replies with notes about them.
+    Change(Vec<Request>, Scope, Reply<Vec<String>>),
     /// Returns the services, or one of them.
     Services(Option<ServiceRef>, Reply<view::Services>),
     /// Returns connections that match a filter.

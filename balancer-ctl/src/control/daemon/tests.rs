@@ -1,8 +1,11 @@
 //! The daemon on a data plane in memory and a file on disk.
 
+mod batch;
 mod health;
 mod host;
 mod refusals;
+mod reload;
+mod scale;
 
 use std::{collections::HashSet, fs, path::Path};
 
@@ -104,7 +107,15 @@ impl Scene {
     }
 
     fn change(&mut self, request: Request, scope: Scope) -> Result<Vec<String>, ApiError> {
-        self.ask(|reply| Message::Change(request, scope, reply))
+        self.change_all(vec![request], scope)
+    }
+
+    fn change_all(
+        &mut self,
+        requests: Vec<Request>,
+        scope: Scope,
+    ) -> Result<Vec<String>, ApiError> {
+        self.ask(|reply| Message::Change(requests, scope, reply))
     }
 
     fn refusal(&mut self, request: Request, scope: Scope) -> String {
@@ -184,7 +195,7 @@ impl Scene {
 /// What health allows of the model before anything was probed.
 fn at_start(model: &Model, checkers: &FakeCheckers) -> Availability {
     let now = clock::now();
-    Availability::default().after(model, checkers, now)
+    Availability::at_start(model, checkers, now)
 }
 
 fn named(text: &str) -> ServiceRef {

@@ -66,14 +66,13 @@ impl Daemon {
         service: Option<&ServiceRef>,
     ) -> Result<view::Services, ApiError> {
         let key = service.map(|service| self.key(service)).transpose()?;
-        let snapshot = self.dataplane.snapshot().map_err(dataplane_error)?;
-        let mut services = report::services(&self.model, &self.availability, &snapshot);
-        if let Some(key) = key {
-            services.services.retain(|service| {
-                service.protocol == key.protocol && service.address == key.address
-            });
-        }
-        Ok(services)
+        let snapshot = self
+            .dataplane
+            .snapshot(key.as_ref())
+            .map_err(dataplane_error)?;
+        let services = self.model.services.iter();
+        let services = services.filter(|service| key.is_none_or(|key| key == service.key));
+        Ok(report::services(services, &self.availability, &snapshot))
     }
 
     pub(super) fn connections(
@@ -146,32 +145,37 @@ impl Daemon {
     }
 
     pub(super) fn key(&self, service: &ServiceRef) -> Result<ServiceKey, ApiError> {
-        let services = &self.model.services;
-        match service {
-            ServiceRef::Key(key) if self.model.service(key).is_some() => Ok(*key),
-            ServiceRef::Key(key) => Err(ApiError::not_found(format!(
-                "there is no service {key}: `list` shows all"
-            ))),
-            ServiceRef::Name(name) => services
-                .iter()
-                .find(|service| service.name.as_ref() == Some(name))
-                .map(|service| service.key)
-                .ok_or_else(|| {
-                    ApiError::not_found(format!("there is no service `{name}`: `list` shows all"))
-                }),
-            ServiceRef::Only => match &services[..] {
-                [only] => Ok(only.key),
-                [] => Err(ApiError::not_found(
-                    "there is no service: add one with `add-service`",
-                )),
-                several => {
-                    let names: Vec<_> = several.iter().map(report::service_name).collect();
-                    Err(ApiError::invalid(format!(
-                        "say which service: {}",
-                        crate::model::enumeration::listed_few(&names)
-                    )))
-                }
-            },
-        }
+        key_in(&self.model, service)
+    }
+}
+
+/// The key of a service of `model`.
+pub(super) fn key_in(model: &Model, service: &ServiceRef) -> Result<ServiceKey, ApiError> {
+    let services = &model.services;
+    match service {
+        ServiceRef::Key(key) if model.service(key).is_some() => Ok(*key),
+        ServiceRef::Key(key) => Err(ApiError::not_found(format!(
+            "there is no service {key}: `list` shows all"
+        ))),
+        ServiceRef::Name(name) => services
+            .iter()
+            .find(|service| service.name.as_ref() == Some(name))
+            .map(|service| service.key)
+            .ok_or_else(|| {
+                ApiError::not_found(format!("there is no service `{name}`: `list` shows all"))
+            }),
+        ServiceRef::Only => match &services[..] {
+            [only] => Ok(only.key),
+            [] => Err(ApiError::not_found(
+                "there is no service: add one with `add-service`",
+            )),
+            several => {
+                let names: Vec<_> = several.iter().map(report::service_name).collect();
+                Err(ApiError::invalid(format!(
+                    "say which service: {}",
+                    crate::model::enumeration::listed_few(&names)
+                )))
+            }
+        },
     }
 }

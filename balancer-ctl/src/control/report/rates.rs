@@ -78,7 +78,7 @@ mod tests {
             bytes_out: 7,
             ..Default::default()
         };
-        let before = services(&model, &available(&model), &snapshot);
+        let before = services(&model.services, &available(&model), &snapshot);
         let web = snapshot.services.entry(model.services[0].key).or_default();
         web.counters = dataplane::Counters {
             connections: 150,
@@ -90,7 +90,7 @@ mod tests {
             .or_default()
             .counters
             .packets_in = 30;
-        let mut after = services(&model, &available(&model), &snapshot);
+        let mut after = services(&model.services, &available(&model), &snapshot);
         add_rates(&before, &mut after, 500);
         let expected = dataplane::Counters {
             connections: 100,

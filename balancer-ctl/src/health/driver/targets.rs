@@ -34,7 +34,7 @@ where
 {
     /// Stops the checkers of other targets, and starts those that do not run yet.
     pub(super) fn set_targets(&mut self, wanted: Vec<(CheckStart, Vec<HistoryEntry>)>) {
-        let kept: HashSet<&CheckTarget> = wanted.iter().map(|(start, _)| &start.target).collect();
+        let kept: HashSet<&CheckTarget> = wanted.iter().map(|(start, _)| &*start.target).collect();
         let gone: Vec<CheckerId> = self
             .ids
             .iter()
@@ -45,7 +45,7 @@ where
             self.stop_checker(id);
         }
         for (start, history) in wanted {
-            let Some(id) = self.ids.get(&start.target) else {
+            let Some(id) = self.ids.get(&*start.target) else {
                 self.start_checker(start, history);
                 continue;
             };
@@ -87,7 +87,6 @@ where
             &(self.context.clock)(),
         );
         let check_state = checker.check_state();
-        let check_target = Arc::new(check_target);
         self.ids.insert(check_target.clone(), id);
         self.slots.insert(
             id,

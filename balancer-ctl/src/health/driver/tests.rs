@@ -255,7 +255,7 @@ fn check_target(port: u16) -> CheckTarget {
 
 fn begin(check_target: CheckTarget) -> CheckStart {
     CheckStart {
-        target: check_target,
+        target: Arc::new(check_target),
         from: None,
     }
 }
@@ -392,7 +392,7 @@ async fn a_checker_starts_in_the_given_state() {
     };
     scene.world.set(1, Behaviour::Fail);
     scene.watch(vec![CheckStart {
-        target: check_target(1),
+        target: Arc::new(check_target(1)),
         from: Some(earlier),
     }]);
     assert_eq!(

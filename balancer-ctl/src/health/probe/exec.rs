@@ -3,7 +3,7 @@
 //! The target's address is appended to the program's arguments, as mon does, so that mon's monitors run unchanged. The
 //! first line that a program prints is the reason that operators read. When it ends or times out, its process group is
 //! killed; processes that have left the group on purpose go on. A program that must not run because somebody else than
-//! root can change it, or that this host cannot start for want of something, is inconclusive; one that does not exist
+//! root and its own user can change it, or that this host cannot start for want of something, is inconclusive; one that does not exist
 //! is a failure. A check never has two programs running, even if the first cannot be killed.
 
 use std::{sync::Arc, time::Duration};
@@ -48,6 +48,7 @@ impl Exec {
             program: Program {
                 path: program.into(),
                 arguments: [arguments, &[address]].concat(),
+                user: probe.user.clone(),
                 environment: environment
                     .map(|(name, value)| (name.to_owned(), value))
                     .to_vec(),
@@ -71,7 +72,7 @@ impl Exec {
         let run = self.run.clone();
         let ran = self
             .program
-            .run(move || trusted(&run).map(|()| permit))
+            .run(move |account| trusted(&run, account).map(|()| permit))
             .await;
         let finished = ran.map_err(|error| {
             let reason = format!("cannot run {}: {error}", self.program.path.display());
@@ -122,6 +123,7 @@ mod tests {
     #[tokio::test]
     async fn no_second_program_starts_before_the_first_has_ended() {
         let probe = ExecProbe {
+            user: None,
             run: vec!["/bin/true".to_owned()],
         };
         let check_target = CheckTarget {

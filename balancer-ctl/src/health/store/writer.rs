@@ -2,10 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    ffi::OsString,
-    fs::{self, DirBuilder, OpenOptions},
-    io::{self, BufWriter, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    io,
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
@@ -13,7 +10,10 @@ use std::{
 };
 
 use super::{HeaderLine, ServiceLine, StoredTime, VERSION, checker_line};
-use crate::health::{CheckTarget, Timestamp, checker::Checker, schedule::CheckerId};
+use crate::{
+    health::{CheckTarget, Timestamp, checker::Checker, schedule::CheckerId},
+    os::state_file::StateFile,
+};
 
 /// Least time between the starts of two writes.
 pub(super) const WRITE_INTERVAL: Duration = Duration::from_millis(100);
@@ -176,34 +176,15 @@ fn wait(shared: &Shared, pause: Duration) {
 fn write<'a>(
     path: &Path,
     boot_id: &str,
-    lines: impl Iterator<Item = &'a String>,
+    mut lines: impl Iterator<Item = &'a String>,
 ) -> io::Result<()> {
     let head = serde_json::to_string(&HeaderLine {
         version: VERSION,
         boot_id: boot_id.to_owned(),
         written: StoredTime::new(&Timestamp::now()),
     })?;
-    if let Some(directory) = path.parent() {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(directory)?;
-    }
-    // Each instance has one daemon, so nobody else writes this file.
-    let mut new = OsString::from(path);
-    new.push(".new");
-    // Checks may contain secrets in their HTTP header fields.
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&new)?;
-    let mut file = BufWriter::new(file);
-    writeln!(file, "{head}")?;
-    for line in lines {
-        writeln!(file, "{line}")?;
-    }
-    file.into_inner().map_err(io::IntoInnerError::into_error)?;
-    fs::rename(&new, path)
+    StateFile::at(path).replace(|file| {
+        writeln!(file, "{head}")?;
+        lines.try_for_each(|line| writeln!(file, "{line}"))
+    })
 }

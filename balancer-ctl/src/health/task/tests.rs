@@ -32,7 +32,7 @@ fn check_target(target: SocketAddr) -> CheckTarget {
 
 fn begin(check_target: &CheckTarget, from: Option<CheckState>) -> Vec<CheckStart> {
     vec![CheckStart {
-        target: check_target.clone(),
+        target: Arc::new(check_target.clone()),
         from,
     }]
 }

@@ -14,6 +14,15 @@ pub(crate) fn model(services: &str) -> Model {
     config::read::model(&text, "lb1").unwrap_or_else(|problems| panic!("{problems:?}"))
 }
 
+impl Change {
+    /// The model after the change.
+    pub(crate) fn after(&self, model: &Model) -> Result<Model, ApiError> {
+        let mut model = model.clone();
+        self.apply(&mut model.services)?;
+        Ok(model)
+    }
+}
+
 const WEB: &str = r#"
     [[service]]
     name = "web"
@@ -35,9 +44,9 @@ fn real(text: &str) -> SocketAddr {
 #[test]
 fn adding_gives_defaults_to_what_is_not_named() {
     let added = Change::AddService(web(), ServiceSettings::default())
-        .apply(&model(""))
+        .after(&model(""))
         .unwrap();
-    let added = Change::AddReal(web(), real("10.0.0.2:80"), RealSettings::default()).apply(&added);
+    let added = Change::AddReal(web(), real("10.0.0.2:80"), RealSettings::default()).after(&added);
     let expected = r#"
         [[service]]
         address = "192.0.2.80:80"
@@ -58,14 +67,14 @@ fn editing_keeps_what_is_not_named() {
         ..Default::default()
     };
     let edited = Change::EditService(web(), settings)
-        .apply(&model(WEB))
+        .after(&model(WEB))
         .unwrap();
     let settings = RealSettings {
         weight: Some(0),
         ..Default::default()
     };
     let edited = Change::EditReal(web(), real("10.0.0.2:80"), settings)
-        .apply(&edited)
+        .after(&edited)
         .unwrap();
     let expected = r#"
         [[service]]
@@ -83,22 +92,22 @@ fn editing_keeps_what_is_not_named() {
 #[test]
 fn deleting_takes_one_and_clearing_takes_all() {
     let without_real = Change::DelReal(web(), real("10.0.0.2:80"))
-        .apply(&model(WEB))
+        .after(&model(WEB))
         .unwrap();
     assert_eq!(
         without_real,
         model("[[service]]\nname = \"web\"\naddress = \"192.0.2.80:80\"\nscheduler = \"rr\"\n")
     );
     assert_eq!(
-        Change::DelService(web()).apply(&model(WEB)).unwrap(),
+        Change::DelService(web()).after(&model(WEB)).unwrap(),
         model("")
     );
-    assert_eq!(Change::Clear.apply(&model(WEB)).unwrap(), model(""));
+    assert_eq!(Change::Clear.after(&model(WEB)).unwrap(), model(""));
 }
 
 #[test]
 fn what_exists_cannot_be_added_and_what_does_not_cannot_be_changed() {
-    let refusal = |change: Change| change.apply(&model(WEB)).unwrap_err().to_string();
+    let refusal = |change: Change| change.after(&model(WEB)).unwrap_err().to_string();
     let other = service_key("udp/192.0.2.80:80").unwrap();
     assert_eq!(
         refusal(Change::AddService(web(), ServiceSettings::default())),
@@ -153,10 +162,10 @@ fn only_what_differs_from_the_file_is_marked() {
         ..Default::default()
     };
     let mut running = Change::EditReal(web(), real("10.0.0.2:80"), weight)
-        .apply(&saved)
+        .after(&saved)
         .unwrap();
     running = Change::AddReal(web(), real("10.0.0.3:80"), RealSettings::default())
-        .apply(&running)
+        .after(&running)
         .unwrap();
     mark_runtime(&mut running, Some(&saved));
     let marks = |model: &Model| {
@@ -177,16 +186,16 @@ fn only_what_differs_from_the_file_is_marked() {
     assert_eq!(marks(&running), (true, vec![true, true]));
 
     let mut without = Change::DelReal(web(), real("10.0.0.2:80"))
-        .apply(&saved)
+        .after(&saved)
         .unwrap();
     mark_runtime(&mut without, Some(&saved));
     assert_eq!(marks(&without), (true, vec![]));
     assert!(!is_saved(&without, &saved));
 
     for (service, real) in changes_of_health() {
-        let mut running = Change::EditService(web(), service).apply(&saved).unwrap();
+        let mut running = Change::EditService(web(), service).after(&saved).unwrap();
         running = Change::EditReal(web(), self::real("10.0.0.2:80"), real)
-            .apply(&running)
+            .after(&running)
             .unwrap();
         let changed = (
             running.services[0] != saved.services[0],
@@ -197,7 +206,7 @@ fn only_what_differs_from_the_file_is_marked() {
         assert!(changed.0 && !is_saved(&running, &saved));
     }
 
-    let mut deleted = Change::Clear.apply(&saved).unwrap();
+    let mut deleted = Change::Clear.after(&saved).unwrap();
     mark_runtime(&mut deleted, Some(&saved));
     assert!(!is_saved(&deleted, &saved));
 }
@@ -263,7 +272,7 @@ fn what_was_added_at_runtime_lasts_with_its_health_when_it_is_said_again() {
     let again =
         |change: &Change, saved: &Model| PersistencePlan::new(change, &running, saved).saved;
     let service = Change::AddService(web(), ServiceSettings::default());
-    let saved = again(&service, &saved).apply(&saved).unwrap();
+    let saved = again(&service, &saved).after(&saved).unwrap();
     let real = Change::AddReal(web(), real("10.0.0.2:80"), RealSettings::default());
-    assert_eq!(again(&real, &saved).apply(&saved).unwrap(), running);
+    assert_eq!(again(&real, &saved).after(&saved).unwrap(), running);
 }

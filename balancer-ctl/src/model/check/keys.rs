@@ -5,8 +5,8 @@ use std::path::Path;
 use toml_edit::{Array, InlineTable, Value};
 
 use super::{
-    AgentProbe, Check, DnsProbe, Exchange, GrpcProbe, HttpProbe, HttpVersion, Initial, Probe,
-    Timing, Tls, from_statuses,
+    AgentProbe, Check, DnsProbe, Exchange, ExecProbe, GrpcProbe, HttpProbe, HttpVersion, Initial,
+    Probe, Timing, Tls, from_statuses,
 };
 use crate::model::{duration, toml_json};
 
@@ -45,13 +45,11 @@ pub fn table(check: &Check) -> InlineTable {
                 builder.tls(tls);
             }
         }
-        Probe::Exec(exec) => builder.put(
-            "run",
-            exec.run
-                .iter()
-                .map(|word| one_line(word))
-                .collect::<Array>(),
-        ),
+        Probe::Exec(ExecProbe { run, user }) => {
+            let run: Array = run.iter().map(|word| one_line(word)).collect();
+            builder.put("run", run);
+            builder.put_some("user", user.as_deref().map(one_line));
+        }
         Probe::Agent(AgentProbe { send }) => builder.send(send),
     }
     builder.put_some("source", source.address.map(|address| address.to_string()));
@@ -201,7 +199,7 @@ impl TableBuilder {
             certificate,
             insecure,
         } = tls;
-        let shown = |path: &Path| path.display().to_string();
+        let shown = |path: &Path| one_line(&path.display().to_string());
         self.put_some("server-name", server_name.as_ref());
         self.put_some("ca", ca.as_deref().map(shown));
         if let Some((certificate, key)) = certificate {
@@ -216,16 +214,38 @@ impl TableBuilder {
 
 /// A string on one line. toml_edit would write one with line breaks over several lines, and in a file with other line endings
 /// it would then have another value.
-fn one_line(text: &str) -> Value {
+#[must_use]
+pub fn one_line(text: &str) -> Value {
     if !text.contains(char::is_control) {
         return text.into();
     }
-    // JSON's escapes are valid in TOML.
+    // JSON's escapes are valid in TOML, which escapes one character more.
     let escaped = serde_json::Value::from(text).to_string();
+    let escaped = escaped.replace('\u{7f}', "\\u007f");
     escaped.parse().unwrap_or_else(|_| text.into())
 }
 
 /// `value`, unless it is the default.
 fn non_default<T: PartialEq>(value: T, default: T) -> Option<T> {
     Some(value).filter(|value| *value != default)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_holds_control_characters_is_written_on_one_line() {
+        let tls = Tls {
+            ca: Some("/etc/a\nb.pem".into()),
+            ..Tls::default()
+        };
+        let mut builder = TableBuilder(InlineTable::new());
+        builder.tls(&tls);
+        builder.put("send", one_line("\r\n\t\u{7f}\""));
+        assert_eq!(
+            builder.0.to_string(),
+            r#"{ ca = "/etc/a\nb.pem", send = "\r\n\t\u007f\"" }"#
+        );
+    }
 }

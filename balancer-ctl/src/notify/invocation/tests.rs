@@ -11,6 +11,7 @@ fn sender() -> Sender<'static> {
 
 fn notify(run: &[&str]) -> Notify {
     Notify {
+        user: None,
         on: Vec::new(),
         services: Vec::new(),
         run: run.iter().map(ToString::to_string).collect(),

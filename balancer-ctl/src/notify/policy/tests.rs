@@ -32,6 +32,7 @@ fn ms(milliseconds: u64) -> Duration {
 
 fn notify(on: &[EventKind]) -> Notify {
     Notify {
+        user: None,
         on: on.to_vec(),
         services: Vec::new(),
         run: vec!["/usr/local/bin/alert".to_owned()],
@@ -46,6 +47,7 @@ fn notify(on: &[EventKind]) -> Notify {
 /// An entry for `real-down` and `real-up`.
 fn health(after: u64, every: Option<u64>, always_up: bool) -> Notify {
     Notify {
+        user: None,
         alert_after: ms(after),
         alert_every: every.map(ms),
         always_up,

@@ -94,6 +94,7 @@ impl Place {
 
 fn entry(run: &[&str]) -> Notify {
     Notify {
+        user: None,
         on: vec![EventKind::RealDown, EventKind::RealUp, EventKind::Stopping],
         services: Vec::new(),
         run: run.iter().map(ToString::to_string).collect(),
@@ -107,7 +108,7 @@ fn entry(run: &[&str]) -> Notify {
 
 /// Programs of tests lie where others may write.
 fn started(entries: &[Notify]) -> Notifier {
-    started_with(entries, |_| Ok(()))
+    started_with(entries, |_, _| Ok(()))
 }
 
 fn started_with(entries: &[Notify], check_program: ProgramCheck) -> Notifier {
@@ -260,7 +261,7 @@ async fn what_a_program_prints_and_how_it_fails_is_logged() {
     drop(messages);
     let shared = Arc::new(Shared::default());
     shared.queued.fetch_add(1, Ordering::Relaxed);
-    let mut task = Task::new(inbox, shared, "/var/lib/balancer".into(), |_| Ok(()));
+    let mut task = Task::new(inbox, shared, "/var/lib/balancer".into(), |_, _| Ok(()));
     task.run().await;
     let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     let lines: Vec<_> = text.lines().map(str::trim).collect();
@@ -309,7 +310,7 @@ async fn a_program_that_others_can_change_by_now_is_not_run_and_counted() {
         entry(&[&open, &place.path("no")]),
         entry(&[&good, &place.path("yes")]),
     ];
-    let check_program: ProgramCheck = |run| match run {
+    let check_program: ProgramCheck = |run, _| match run {
         [program, log] if program.ends_with("/open") && log.ends_with("/no") => {
             Err("others can write to it".to_owned())
         }

@@ -1,4 +1,4 @@
-//! Which command lines may run as root. Nobody but root may be able to change any of these:
+//! Which command lines may run. Nobody but root, and the account that a program runs as, may be able to change any of these:
 //!
 //! - the program,
 //! - the interpreter that its `#!` line names,
@@ -20,7 +20,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::trusted::{check_argument, check_program};
+use super::{
+    account::Account,
+    trusted::{check_argument, check_program},
+};
 
 /// Bytes of a file that the kernel searches for a `#!` line.
 const SCRIPT_HEAD: u64 = 256;
@@ -34,12 +37,12 @@ const SHELLS: [&str; 12] = [
 /// This host's shells, a path a line.
 const SHELLS_FILE: &str = "/etc/shells";
 
-/// Checks that root may run a command line: the program and its arguments.
+/// Checks that a command line may run as `account`: the program and its arguments.
 ///
 /// # Errors
 /// A sentence that says why it may not run.
-pub fn trusted(run: &[String]) -> Result<(), String> {
-    check_command(run).map(|_| ())
+pub fn trusted(run: &[String], account: &Account) -> Result<(), String> {
+    check_command(run, account).map(|_| ())
 }
 
 /// The same for a command line of `[[notify]]`, which is given the options `-s SERVICE -g GROUP …` and whose standard input
@@ -47,8 +50,8 @@ pub fn trusted(run: &[String]) -> Result<(), String> {
 ///
 /// # Errors
 /// A sentence that says why it may not run.
-pub fn trusted_for_notify(run: &[String]) -> Result<(), String> {
-    let programs = check_command(run)?;
+pub fn trusted_for_notify(run: &[String], account: &Account) -> Result<(), String> {
+    let programs = check_command(run, account)?;
     let shells = fs::read_to_string(SHELLS_FILE).unwrap_or_default();
     let words = run.iter().map(Path::new);
     let shell = words
@@ -67,15 +70,15 @@ pub fn trusted_for_notify(run: &[String]) -> Result<(), String> {
 }
 
 /// Returns the programs among the words, with links resolved.
-fn check_command(run: &[String]) -> Result<Vec<PathBuf>, String> {
+fn check_command(run: &[String], account: &Account) -> Result<Vec<PathBuf>, String> {
     let (name, arguments) = run.split_first().ok_or("there is no program")?;
-    let program = check_program(Path::new(name))?;
-    check_interpreter(&program)?;
+    let program = check_program(Path::new(name), account)?;
+    check_interpreter(&program, account)?;
     let mut programs = vec![program];
     for word in arguments.iter().filter(|word| is_path(word)) {
-        let checked = check_argument(&Path::new("/").join(word)).and_then(|found| {
+        let checked = check_argument(&Path::new("/").join(word), account).and_then(|found| {
             if let Some(program) = &found {
-                check_interpreter(program)?;
+                check_interpreter(program, account)?;
             }
             Ok(found)
         });
@@ -86,13 +89,13 @@ fn check_command(run: &[String]) -> Result<Vec<PathBuf>, String> {
 
 /// Checks the interpreter of a script, and its interpreter if that is a script too. One that does not exist is no error here:
 /// starting the script fails.
-fn check_interpreter(program: &Path) -> Result<(), String> {
+fn check_interpreter(program: &Path, account: &Account) -> Result<(), String> {
     let mut program = program.to_owned();
     for _ in 0..MAX_INTERPRETERS {
         let Some(interpreter) = interpreter_of(&program) else {
             break;
         };
-        let checked = check_argument(&interpreter);
+        let checked = check_argument(&interpreter, account);
         match checked.map_err(|reason| format!("its `#!` line: {reason}"))? {
             Some(found) => program = found,
             None => break,
@@ -145,7 +148,7 @@ mod tests {
     }
 
     fn checked(run: &[&str]) -> Result<(), String> {
-        trusted(&words(run))
+        trusted(&words(run), &Account::root())
     }
 
     /// Makes a file with these permissions.
@@ -234,7 +237,7 @@ mod tests {
 
     #[test]
     fn a_shell_is_not_told_of_events() {
-        let told = |run: &[&str]| trusted_for_notify(&words(run));
+        let told = |run: &[&str]| trusted_for_notify(&words(run), &Account::root());
         let refused = |name: &str| {
             Err(format!(
                 "it would take what it is told, `-s SERVICE -g GROUP …`, for its own arguments: name a script that \

@@ -47,18 +47,18 @@ use crate::os::open_files::Limit;
 
 /// Stack of the child until it executes the program, in bytes. It needs about 1 KiB; an unoptimized build needs more.
 const STACK: usize = 64 * 1024;
-/// The first file descriptor that a program does not get.
-const FIRST_OF_OURS: c_uint = 3;
 /// Linux numbers signals from 1 to this.
 const LAST_SIGNAL: c_int = 64;
 
 /// The program to start.
 pub struct SpawnSpec<'a> {
     pub path: &'a Path,
+    /// The first word of its command line.
+    pub name: &'a str,
     pub arguments: &'a [String],
     pub environment: Vec<(&'a str, &'a str)>,
-    /// Standard input, output and error.
-    pub files: [BorrowedFd<'a>; 3],
+    /// Standard input, output and error, and what gets the numbers behind theirs.
+    pub files: Vec<BorrowedFd<'a>>,
     /// Limit of open files; `None` = the daemon's.
     pub limit: Option<Limit>,
 }
@@ -72,7 +72,7 @@ impl SpawnSpec<'_> {
     pub fn start(self) -> io::Result<Pid> {
         keep_exit_statuses();
         let path = CString::new(self.path.as_os_str().as_bytes())?;
-        let name = iter::once(Ok(path.clone()));
+        let name = iter::once(CString::new(self.name));
         let arguments = self
             .arguments
             .iter()
@@ -84,11 +84,12 @@ impl SpawnSpec<'_> {
             .map(|(name, value)| CString::new(format!("{name}={value}")))
             .collect::<Result<_, _>>()?;
         let (arguments, environment) = (pointers(&arguments), pointers(&environment));
+        let files: Vec<_> = self.files.iter().map(|file| file.as_raw_fd()).collect();
         let child = Child {
             path: path.as_ptr(),
             arguments: arguments.as_ptr(),
             environment: environment.as_ptr(),
-            files: self.files.map(|file| file.as_raw_fd()),
+            files: &files,
             limit: self.limit,
         };
         // Written by the child, read by this thread, which waits for it.
@@ -126,15 +127,15 @@ fn pointers(texts: &[CString]) -> Vec<*const c_char> {
 }
 
 /// What the child needs, as plain numbers and pointers.
-struct Child {
+struct Child<'a> {
     path: *const c_char,
     arguments: *const *const c_char,
     environment: *const *const c_char,
-    files: [RawFd; 3],
+    files: &'a [RawFd],
     limit: Option<Limit>,
 }
 
-impl Child {
+impl Child<'_> {
     /// Executes the program. Returns only if that fails.
     ///
     /// # Safety
@@ -152,15 +153,23 @@ impl Child {
             if libc::setpgid(0, 0) != 0 || libc::chdir(c"/".as_ptr()) != 0 {
                 return Errno::last();
             }
-            for (number, file) in (0..).zip(self.files) {
-                // The daemon's files are above 2: the standard library opens 0 to 2 at its start if they are closed.
-                if libc::dup2(file, number) != number {
+            let mut number = 0;
+            for file in self.files {
+                // The daemon's files are above 2: the standard library opens 0 to 2 at its start if they are closed. So only the
+                // last of these files may have its number already.
+                let placed = if *file == number {
+                    libc::fcntl(number, libc::F_SETFD, 0) == 0
+                } else {
+                    libc::dup2(*file, number) == number
+                };
+                if !placed {
                     return Errno::last();
                 }
+                number += 1;
             }
             // Files that the daemon opened are close-on-exec. This closes those that it inherited itself; where the call is
             // forbidden (in some containers), they stay open.
-            libc::syscall(libc::SYS_close_range, FIRST_OF_OURS, c_uint::MAX, 0);
+            libc::syscall(libc::SYS_close_range, number, c_uint::MAX, 0);
             if let Some(Limit { soft, hard }) = self.limit {
                 let limit = libc::rlimit {
                     rlim_cur: soft,
@@ -264,9 +273,10 @@ mod tests {
         let (nothing, (mut output, writer)) = (File::open("/dev/null").unwrap(), pipe().unwrap());
         let spec = SpawnSpec {
             path: Path::new("/bin/sh"),
+            name: "sh",
             arguments: &["-c".to_owned(), "ulimit -Sn; ulimit -Hn".to_owned()],
             environment: Vec::new(),
-            files: [nothing.as_fd(), writer.as_fd(), writer.as_fd()],
+            files: vec![nothing.as_fd(), writer.as_fd(), writer.as_fd()],
             limit: Some(Limit { soft: 123, hard }),
         };
         let id = spec.start().unwrap();

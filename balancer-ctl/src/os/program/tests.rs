@@ -20,6 +20,7 @@ fn shell(lines: &str) -> Program {
     Program {
         path: "/bin/sh".into(),
         arguments: vec!["-c".to_owned(), lines.to_owned()],
+        user: None,
         environment: Vec::new(),
         input: Vec::new(),
         timeout: Some(LONG_TIMEOUT),
@@ -30,7 +31,7 @@ fn shell(lines: &str) -> Program {
 }
 
 /// A check that allows the program.
-fn allowed() -> Result<(), String> {
+const fn allowed(_: &Account) -> Result<(), String> {
     Ok(())
 }
 
@@ -143,7 +144,7 @@ async fn a_program_is_checked_at_each_start() {
     let program = shell(&format!("echo >> {}", file.display()));
     program.run(allowed).await.unwrap();
     let error = program
-        .run(|| Err::<(), _>("no more".to_owned()))
+        .run(|_| Err::<(), _>("no more".to_owned()))
         .await
         .unwrap_err();
     assert!(matches!(&error, ProgramError::Refused(_)), "{error:?}");
@@ -155,7 +156,7 @@ async fn a_program_is_checked_at_each_start() {
 async fn a_check_that_blocks_does_not_block_the_runtime() {
     let (go, wait) = std::sync::mpsc::channel();
     let program = shell("exit 7");
-    let judged = program.run(move || wait.recv().map_err(|error| error.to_string()));
+    let judged = program.run(move |_| wait.recv().map_err(|error| error.to_string()));
     let (ran, ()) = tokio::join!(judged, async { go.send(()).unwrap() });
     assert_eq!(ran.unwrap().end, ExitReason::Exit(7));
 }
@@ -166,7 +167,7 @@ async fn what_the_check_returns_is_kept_until_the_program_is_reaped() {
     let file = folder.path().join("own");
     let program = shell(&format!("echo $$ > {}; sleep 1000", file.display()));
     let (kept, mut given_back) = tokio::sync::mpsc::channel::<()>(1);
-    let mut run = Box::pin(program.run(|| Ok(kept)));
+    let mut run = Box::pin(program.run(|_| Ok(kept)));
     let process = tokio::select! {
         ended = &mut run => panic!("{ended:?}"),
         process = number_in(&file) => process,

@@ -1,4 +1,4 @@
-//! Which files may run as root: those that only root can change.
+//! Which files an account may run for the daemon: those that only root and that account itself can change.
 
 use std::{
     collections::VecDeque,
@@ -7,6 +7,8 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Component, Path, PathBuf},
 };
+
+use super::account::Account;
 
 /// Most symbolic links in a path; the kernel's own limit.
 const MAX_LINKS: usize = 40;
@@ -19,12 +21,12 @@ const ANY_EXECUTE: u32 = 0o111;
 /// Permission bit of a directory in which only the owner of a file may remove or rename it.
 const STICKY: u32 = 0o1000;
 
-/// Checks that root may run a program: it exists, and nobody else can change it, a directory above it or a link to it.
-/// Returns its path with all links resolved.
+/// Checks that a program may run as `account`: it exists, and nobody but root and that account can change it, a directory above
+/// it or a link to it. Returns its path with all links resolved.
 ///
 /// # Errors
 /// A sentence that says why it may not run.
-pub fn check_program(path: &Path) -> Result<PathBuf, String> {
+pub fn check_program(path: &Path, account: &Account) -> Result<PathBuf, String> {
     if !path.is_absolute() {
         return Err(format!(
             "program `{}` is not an absolute path: write it in full, as in `/usr/local/bin/alert`",
@@ -32,25 +34,25 @@ pub fn check_program(path: &Path) -> Result<PathBuf, String> {
         ));
     }
     // That the program does not exist is the more helpful error, so it comes before that of an open directory.
-    let ResolvedPath { rights, end } = resolve(path);
+    let ResolvedPath { rights, end } = resolve(path, account);
     let (found, info) = end?;
     rights?;
-    check_program_file(&found, &info)?;
+    check_program_file(&found, &info, account)?;
     Ok(found)
 }
 
-/// Checks that a path may be an argument of a program that runs its arguments: nobody but root can decide what it leads to,
-/// even if nothing exists there yet. Returns the program that it leads to, if it is one.
+/// Checks that a path may be an argument of a program that runs its arguments: nobody but root and `account` can decide what it
+/// leads to, even if nothing exists there yet. Returns the program that it leads to, if it is one.
 ///
 /// # Errors
 /// A sentence that says why it may not.
-pub fn check_argument(path: &Path) -> Result<Option<PathBuf>, String> {
-    let ResolvedPath { rights, end } = resolve(path);
+pub fn check_argument(path: &Path, account: &Account) -> Result<Option<PathBuf>, String> {
+    let ResolvedPath { rights, end } = resolve(path, account);
     rights?;
     let Some((found, info)) = end.ok().filter(|(_, info)| info.kind == FileKind::File) else {
         return Ok(None);
     };
-    check_file(&found, &info)?;
+    check_file(&found, &info, account)?;
     Ok((info.mode & ANY_EXECUTE != 0).then_some(found))
 }
 
@@ -63,11 +65,11 @@ struct ResolvedPath {
 }
 
 /// Follows a path link by link, as the kernel does, and checks every directory on it.
-fn resolve(path: &Path) -> ResolvedPath {
+fn resolve(path: &Path, account: &Account) -> ResolvedPath {
     let mut rights = Ok(());
     let end = visit(path, |at, info, entry| {
         if rights.is_ok() {
-            rights = check_directory(at, info, entry);
+            rights = check_directory(at, info, entry, account);
         }
     });
     ResolvedPath { rights, end }
@@ -175,7 +177,7 @@ fn unreadable(path: &Path, error: &std::io::Error) -> String {
     }
 }
 
-fn check_program_file(path: &Path, info: &FileInfo) -> Result<(), String> {
+fn check_program_file(path: &Path, info: &FileInfo, account: &Account) -> Result<(), String> {
     let shown = path.display();
     match info.kind {
         FileKind::File => {}
@@ -187,67 +189,79 @@ fn check_program_file(path: &Path, info: &FileInfo) -> Result<(), String> {
             "`{shown}` is not executable: `chmod 755 {shown}`, if it is a program"
         ));
     }
-    check_file(path, info)
+    check_file(path, info, account)
 }
 
-/// Checks that only root can write to a file.
-fn check_file(path: &Path, info: &FileInfo) -> Result<(), String> {
+/// Checks that only root and the account can write to a file.
+fn check_file(path: &Path, info: &FileInfo, account: &Account) -> Result<(), String> {
     let shown = path.display();
-    let Some(flaw) = flaw(info) else {
+    let Some(flaw) = flaw(info, account) else {
         return Ok(());
     };
     let remedy = match flaw {
-        Flaw::Owner(_) => "chown root",
+        Flaw::Owner(..) => "chown root",
         Flaw::Others => "chmod o-w",
         Flaw::Group => "chmod g-w",
     };
     Err(format!(
-        "`{shown}` {flaw}, and the program would run as root: `{remedy} {shown}`, or move the program elsewhere"
+        "`{shown}` {flaw}, and the program would run as {account}: `{remedy} {shown}`, or move the program elsewhere"
     ))
 }
 
-/// Checks that only root can decide what `entry` of a directory is. Who can write to the directory can replace its entries.
-/// The exception is a sticky directory of root's, such as `/tmp`: there nobody but root can remove or rename root's own
-/// entry. A file with several hard links does not count as such: others may have made the one in this directory. Names that
+/// Checks that only root and the account can decide what `entry` of a directory is. Who can write to the directory can replace its
+/// entries. The exception is a sticky directory of root's, such as `/tmp`: there nobody but root and its owner can remove or
+/// rename an entry. A file with several hard links does not count as such: others may have made the one in this directory. Names that
 /// do not exist there yet can be taken by others. Programs may rely on a directory's permissions, so the sentence advises
 /// moving the program, not changing them.
-fn check_directory(path: &Path, info: &FileInfo, entry: Option<&FileInfo>) -> Result<(), String> {
+fn check_directory(
+    path: &Path,
+    info: &FileInfo,
+    entry: Option<&FileInfo>,
+    account: &Account,
+) -> Result<(), String> {
     let shown = path.display();
-    let is_roots_own = |entry: &FileInfo| {
-        entry.owner == 0 && (entry.kind == FileKind::Directory || entry.links == 1)
+    let is_safe = |entry: &FileInfo| {
+        account.trusts(entry.owner) && (entry.kind == FileKind::Directory || entry.links == 1)
     };
-    if info.owner == 0 && info.mode & STICKY != 0 && entry.is_some_and(is_roots_own) {
+    if info.owner == 0 && info.mode & STICKY != 0 && entry.is_some_and(is_safe) {
         return Ok(());
     }
-    flaw(info).map_or(Ok(()), |flaw| {
+    flaw(info, account).map_or(Ok(()), |flaw| {
         Err(format!(
-            "`{shown}` {flaw}, and the program would run as root: move the program to a folder that only root may \
-             write to"
+            "`{shown}` {flaw}, and the program would run as {account}: move the program to a folder that only {} may \
+             write to",
+            account.and_root("or")
         ))
     })
 }
 
-/// Why others than root can change a file or a directory.
+/// Why others can change a file or a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Flaw {
-    Owner(u32),
+enum Flaw<'a> {
+    Owner(u32, &'a Account),
     Others,
     Group,
 }
 
-impl fmt::Display for Flaw {
+impl fmt::Display for Flaw<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Owner(owner) => write!(f, "belongs to user {owner}, not to root"),
+            Self::Owner(owner, account) => {
+                write!(
+                    f,
+                    "belongs to user {owner}, not to {}",
+                    account.and_root("or")
+                )
+            }
             Self::Others => f.write_str("can be written by others"),
             Self::Group => f.write_str("can be written by its group"),
         }
     }
 }
 
-const fn flaw(info: &FileInfo) -> Option<Flaw> {
-    if info.owner != 0 {
-        Some(Flaw::Owner(info.owner))
+const fn flaw<'a>(info: &FileInfo, account: &'a Account) -> Option<Flaw<'a>> {
+    if !account.trusts(info.owner) {
+        Some(Flaw::Owner(info.owner, account))
     } else if info.mode & OTHERS_WRITE != 0 {
         Some(Flaw::Others)
     } else if info.mode & GROUP_WRITE != 0 {
@@ -326,7 +340,9 @@ pub mod tests {
                  `chmod o-w /opt/alert`, or move the program elsewhere",
             ),
         ] {
-            let told = check_program_file(path, &info).err().unwrap_or_default();
+            let told = check_program_file(path, &info, &Account::root())
+                .err()
+                .unwrap_or_default();
             assert_eq!(told, sentence, "{info:?}");
         }
     }
@@ -352,7 +368,9 @@ pub mod tests {
                  that only root may write to",
             ),
         ] {
-            let told = check_directory(path, &info, None).err().unwrap_or_default();
+            let told = check_directory(path, &info, None, &Account::root())
+                .err()
+                .unwrap_or_default();
             assert_eq!(told, sentence, "{info:?}");
         }
     }
@@ -395,7 +413,7 @@ pub mod tests {
             (directory(0, 0o777), Some(own), false),
             (directory(7, 0o1777), Some(own), false),
         ] {
-            let checked = check_directory(open, &directory, entry.as_ref());
+            let checked = check_directory(open, &directory, entry.as_ref(), &Account::root());
             assert_eq!(checked.is_ok(), is_safe, "{directory:?} {entry:?}");
         }
     }
@@ -407,18 +425,61 @@ pub mod tests {
         fs::write(&path, "#!/bin/sh\n").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         if fs::metadata(&path).unwrap().uid() == 0 {
-            assert_eq!(check_program(&path), Ok(path.clone()));
+            assert_eq!(check_program(&path, &Account::root()), Ok(path.clone()));
         }
         let (open, sentence) = open_folder();
         let moved = open.path().join("alert");
         fs::rename(path, &moved).unwrap();
-        assert_eq!(check_program(&moved), Err(sentence));
+        assert_eq!(check_program(&moved, &Account::root()), Err(sentence));
+    }
+
+    #[test]
+    fn a_program_may_belong_to_the_account_that_runs_it() {
+        let account = Account {
+            name: "monitor".to_owned(),
+            user: nix::unistd::Uid::from_raw(1000),
+            ..Account::root()
+        };
+        let path = Path::new("/opt/alert");
+        let run_as = "and the program would run as monitor";
+        for (owner, mode, sentence) in [
+            (0, 0o755, String::new()),
+            (1000, 0o755, String::new()),
+            (
+                7,
+                0o755,
+                format!(
+                    "`/opt/alert` belongs to user 7, not to root or monitor, {run_as}: `chown root /opt/alert`, or move the program elsewhere"
+                ),
+            ),
+            (
+                1000,
+                0o775,
+                format!(
+                    "`/opt/alert` can be written by its group, {run_as}: `chmod g-w /opt/alert`, or move the program elsewhere"
+                ),
+            ),
+        ] {
+            let checked = check_program_file(path, &info(FileKind::File, owner, mode), &account);
+            assert_eq!(checked.err().unwrap_or_default(), sentence);
+        }
+        let folder = info(FileKind::Directory, 7, 0o755);
+        assert_eq!(
+            check_directory(Path::new("/opt"), &folder, None, &account),
+            Err(format!(
+                "`/opt` belongs to user 7, not to root or monitor, {run_as}: move the program to a folder that only root \
+                 or monitor may write to"
+            ))
+        );
     }
 
     #[test]
     fn the_systems_own_programs_are_trusted_through_their_links() {
         for path in ["/bin/sh", "/usr/bin/env", "/usr/../bin/./sh"] {
-            assert!(check_program(Path::new(path)).is_ok(), "{path}");
+            assert!(
+                check_program(Path::new(path), &Account::root()).is_ok(),
+                "{path}"
+            );
         }
     }
 
@@ -439,7 +500,7 @@ pub mod tests {
             ("/usr", "`/usr` is a directory, not a program"),
             ("/dev/null", "`/dev/null` is not a regular file"),
         ] {
-            let told = check_program(Path::new(path)).unwrap_err();
+            let told = check_program(Path::new(path), &Account::root()).unwrap_err();
             assert!(told.ends_with(sentence), "{path}: {told}");
         }
     }
@@ -449,7 +510,7 @@ pub mod tests {
         let (folder, sentence) = open_folder();
         let link = folder.path().join("alert");
         symlink("/bin/sh", &link).unwrap();
-        assert_eq!(check_program(&link), Err(sentence));
+        assert_eq!(check_program(&link, &Account::root()), Err(sentence));
     }
 
     #[test]
@@ -458,9 +519,11 @@ pub mod tests {
         let directory = directory.path().canonicalize().unwrap();
         symlink("b", directory.join("a")).unwrap();
         symlink("a", directory.join("b")).unwrap();
-        assert!(check_program(&directory.join("a")).is_err());
+        assert!(check_program(&directory.join("a"), &Account::root()).is_err());
         // The directory may belong to the user who runs the test, which is reported first.
-        let told = resolve(&directory.join("a")).end.unwrap_err();
+        let told = resolve(&directory.join("a"), &Account::root())
+            .end
+            .unwrap_err();
         assert!(
             told.ends_with("goes through too many symbolic links"),
             "{told}"

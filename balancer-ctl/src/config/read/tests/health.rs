@@ -88,6 +88,7 @@ fn a_check_of_each_type_is_read() {
         (
             r#"{ type = "exec", run = ["/usr/bin/test", "-e", "/etc/motd"] }"#,
             usual(Probe::Exec(ExecProbe {
+                user: None,
                 run: ["/usr/bin/test", "-e", "/etc/motd"]
                     .map(str::to_owned)
                     .to_vec(),
@@ -464,6 +465,7 @@ stdin = "mon"
     assert_eq!(
         model(text, "lb1").unwrap().notify,
         [Notify {
+            user: None,
             on: vec![
                 EventKind::RealDown,
                 EventKind::BackupsIn,
@@ -512,7 +514,7 @@ stdin = "text"
         [
             "2:1: notify has no events to be told: add some, as in `on = [\"real-down\", \"real-up\"]`",
             "2:1: notify has no program: add one, as in `run = [\"/usr/local/bin/alert\", \"--verbose\"]`",
-            "3:1: unknown key `colour` in `notify`: expected `on`, `run`, `services`, `timeout`, `alert-after`, \
+            "3:1: unknown key `colour` in `notify`: expected `on`, `run`, `user`, `services`, `timeout`, `alert-after`, \
              `alert-every`, `always-up` or `stdin`",
             "5:20: this version does not have event `active` yet: remove it",
             &format!("5:30: event `fire` is not known: expected {events}"),

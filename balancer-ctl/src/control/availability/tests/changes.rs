@@ -112,9 +112,9 @@ fn equal_checks_of_two_services_are_one_checker() {
     other.key.address.set_port(443);
     both.services.push(other);
     let mut availability =
-        Availability::default().after(&both, &FakeCheckers::default(), crate::os::clock::now());
+        Availability::at_start(&both, &FakeCheckers::default(), crate::os::clock::now());
     assert_eq!(availability.checkers().len(), 1);
-    let target = availability.checkers()[0].target.clone();
+    let target = CheckTarget::clone(&availability.checkers()[0].target);
     let events = availability.update(
         &both,
         vec![CheckUpdate {

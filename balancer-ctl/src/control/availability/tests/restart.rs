@@ -25,14 +25,17 @@ impl World {
                 has_returned: check_state.up,
                 check_state,
             };
-            checkers.state().restored.insert(target, restored);
+            checkers
+                .state()
+                .restored
+                .insert(CheckTarget::clone(&target), restored);
         }
         checkers
     }
 
     /// Starts a daemon from these stored states.
     fn take_over(&mut self, stored: &FakeCheckers) {
-        self.availability = Availability::default().after(&self.model, stored, self.now);
+        self.availability = Availability::at_start(&self.model, stored, self.now);
     }
 
     pub(super) fn restart(&mut self, state_of: impl Fn(SocketAddr) -> CheckState) {

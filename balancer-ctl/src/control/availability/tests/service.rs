@@ -161,7 +161,7 @@ fn a_backup_steps_in_after_the_startup_wait_although_a_check_cannot_be_made() {
     };
     let key = world.model.services[0].key;
     stored.state().quorums.insert(key, lost);
-    world.availability = Availability::default().after(&world.model, &stored, world.now);
+    world.availability = Availability::at_start(&world.model, &stored, world.now);
     assert_eq!(world.weights(), [0, 1]);
 }
 

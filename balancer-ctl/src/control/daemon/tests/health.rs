@@ -3,7 +3,8 @@
 use super::*;
 use crate::{
     health::{
-        AgentReply, CheckStart, CheckState, CheckUpdate, Quorum, RestoredState, UNKNOWN_TIME,
+        AgentReply, CheckStart, CheckState, CheckTarget, CheckUpdate, Quorum, RestoredState,
+        UNKNOWN_TIME,
     },
     model::{AdminState, check::keys},
 };
@@ -47,7 +48,7 @@ impl Scene {
 
     /// The n-th checker found this.
     fn find(&mut self, number: usize, check_state: CheckState) {
-        let target = self.wanted()[number].target.clone();
+        let target = CheckTarget::clone(&self.wanted()[number].target);
         self.daemon.answer(Message::Found(vec![CheckUpdate {
             target,
             check_state,
@@ -132,7 +133,7 @@ fn an_agents_request_is_in_the_status() {
             } else if begin.target.target.ip().to_string() != "10.0.0.2" {
                 check_state.up = true;
             }
-            let target = begin.target;
+            let target = CheckTarget::clone(&begin.target);
             scene.daemon.answer(Message::Found(vec![CheckUpdate {
                 target,
                 check_state,
@@ -324,7 +325,7 @@ fn restarted(restored: [CheckState; 2]) -> (Vec<u32>, Vec<String>, FakeCheckers)
                 since: None,
                 has_returned: false,
             };
-            (begin.target, restored)
+            (CheckTarget::clone(&begin.target), restored)
         })
         .collect();
     let quorum = Quorum {

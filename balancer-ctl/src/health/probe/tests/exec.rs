@@ -9,6 +9,7 @@ const TARGET: &str = "192.0.2.1:8080";
 
 fn shell(script: &str) -> Probe {
     Probe::Exec(ExecProbe {
+        user: None,
         run: ["/bin/sh", "-c", script, "monitor", "one"]
             .map(str::to_owned)
             .to_vec(),
@@ -74,6 +75,7 @@ fn a_program_that_must_not_be_run_says_nothing_of_its_target_and_one_that_is_gon
     run(async {
         let probe = |path: &str| {
             Probe::Exec(ExecProbe {
+                user: None,
                 run: vec![path.into()],
             })
         };
@@ -96,7 +98,10 @@ fn a_program_that_must_not_be_run_says_nothing_of_its_target_and_one_that_is_gon
             inconclusive(format!("cannot run {path}: {open}"))
         );
         assert!(!mark.exists());
-        let none = Probe::Exec(ExecProbe { run: Vec::new() });
+        let none = Probe::Exec(ExecProbe {
+            user: None,
+            run: Vec::new(),
+        });
         assert_eq!(
             make_prober(&check_target(target, none)).unwrap_err(),
             "`run` names no program"

@@ -1,0 +1,164 @@
+//! Loads the configuration file again. The file, and the certificates, keys and programs that it names, are read by a thread of their
+//! own, since a file system may block it; changes and further reloads wait meanwhile, all else goes on.
+
+use std::{collections::VecDeque, future, thread};
+
+use tokio::sync::oneshot;
+
+use super::{Daemon, Message, Reply, dataplane_error, with_location};
+use crate::{
+    config::{
+        file::{ConfigFile, ConfigReload},
+        validate::own,
+    },
+    model::{Model, diff::Event, error::ApiError, view::EventKind},
+    netlink::local::LocalAddresses,
+    os::{heap, systemd},
+};
+
+/// Reported when loading the file undid changes that were not in it.
+const RUNTIME_CHANGES_UNDONE: &str = "changes made with --runtime were undone";
+
+/// A configuration file to load, and what it is compared with.
+pub(super) struct Reload {
+    file: ConfigReload,
+    running: Model,
+    local: LocalAddresses,
+}
+
+impl Reload {
+    /// Loads the file.
+    ///
+    /// # Errors
+    /// It cannot be read, or something in it is wrong.
+    pub fn load(self) -> Result<ConfigFile, ApiError> {
+        let Self {
+            file,
+            running,
+            local,
+        } = self;
+        file.load(|wanted| own::problems(wanted, &running, &local))
+            .map_err(|error| ApiError::invalid(error.to_string()))
+    }
+}
+
+impl Daemon {
+    /// Begins a reload.
+    ///
+    /// # Errors
+    /// There is no file, or the kernel refused a query.
+    pub(super) fn start_reload(&mut self) -> Result<Reload, ApiError> {
+        systemd::reloading();
+        let Some(file) = &self.file else {
+            return Err(ApiError::invalid(
+                "there is no configuration file to load: start balancerd with --config FILE",
+            ));
+        };
+        Ok(Reload {
+            file: file.reload(),
+            running: self.model.clone(),
+            local: self.dataplane.local_addresses().map_err(dataplane_error)?,
+        })
+    }
+
+    /// Applies a configuration file that was loaded again. If it cannot be applied, the present configuration stays in force.
+    ///
+    /// # Errors
+    /// It was not loaded, or the data plane refused it.
+    pub(super) fn finish_reload(
+        &mut self,
+        loaded: Result<ConfigFile, ApiError>,
+    ) -> Result<(), ApiError> {
+        let result = loaded.and_then(|file| self.apply(file));
+        systemd::ready();
+        let (kind, message) = match &result {
+            Ok(undone) => (EventKind::Reloaded, (*undone).to_owned()),
+            Err(refusal) => (EventKind::ReloadFailed, refusal.to_string()),
+        };
+        self.publish(Event::of_node(kind, &message));
+        heap::trim();
+        result.map(|_| ())
+    }
+
+    /// Applies a configuration file. Returns [`RUNTIME_CHANGES_UNDONE`] where that is so, else nothing.
+    fn apply(&mut self, file: ConfigFile) -> Result<&'static str, ApiError> {
+        let wanted = file.model().clone();
+        let availability = self.availability_after(&wanted);
+        let configured = self.dataplane.configure(&wanted.dataplane);
+        if let Err(error) =
+            configured.and_then(|()| self.dataplane.reconcile(availability.desired()))
+        {
+            self.is_misconfigured = true;
+            return Err(self.roll_back(ApiError::failed(with_location(Some(&file), &error.0))));
+        }
+        self.is_misconfigured = false;
+        let is_undone = self.has_runtime_changes() && !self.runs(&wanted);
+        self.file = Some(file);
+        self.commit(wanted, availability);
+        Ok(if is_undone {
+            RUNTIME_CHANGES_UNDONE
+        } else {
+            ""
+        })
+    }
+}
+
+type Loaded = Result<ConfigFile, ApiError>;
+
+/// The reload that is in progress, and what waits for its end.
+#[derive(Default)]
+pub(super) struct Reloads {
+    running: Option<(oneshot::Receiver<Loaded>, Reply<()>)>,
+    /// In the order in which they came.
+    waiting: VecDeque<Message>,
+}
+
+impl Reloads {
+    /// Handles a message, or keeps it until the reload in progress has ended.
+    pub fn take(&mut self, daemon: &mut Daemon, message: Message) {
+        match message {
+            Message::Change(..) | Message::Reload(_) if self.running.is_some() => {
+                self.waiting.push_back(message);
+            }
+            Message::Reload(reply) => self.start(daemon, reply),
+            message => daemon.answer(message),
+        }
+    }
+
+    fn start(&mut self, daemon: &mut Daemon, reply: Reply<()>) {
+        let (sender, loaded) = oneshot::channel();
+        let started = daemon.start_reload().and_then(|reload| {
+            // No task of the runtime, whose end would wait for it.
+            thread::Builder::new()
+                .name("reload".to_owned())
+                .spawn(move || drop(sender.send(reload.load())))
+                .map_err(|error| ApiError::failed(format!("cannot start a thread: {error}")))
+        });
+        match started {
+            Ok(_) => self.running = Some((loaded, reply)),
+            Err(refusal) => drop(reply.send(daemon.finish_reload(Err(refusal)))),
+        }
+    }
+
+    /// Waits until the file of the reload in progress is loaded; for ever if there is none.
+    pub async fn next(&mut self) -> Loaded {
+        let Some((loaded, _)) = &mut self.running else {
+            return future::pending().await;
+        };
+        loaded
+            .await
+            .unwrap_or_else(|_| Err(ApiError::failed("the thread that loads the file panicked")))
+    }
+
+    /// Ends the reload in progress, and handles what has waited for it.
+    pub fn finish(&mut self, daemon: &mut Daemon, loaded: Loaded) {
+        if let Some((_, reply)) = self.running.take() {
+            drop(reply.send(daemon.finish_reload(loaded)));
+        }
+        while self.running.is_none()
+            && let Some(message) = self.waiting.pop_front()
+        {
+            self.take(daemon, message);
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! What goes on while the file is loaded again.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::*;
+use crate::model::Check;
+
+/// Whether the disk with the files of checks does not answer.
+static IS_STUCK: AtomicBool = AtomicBool::new(false);
+
+fn read_files(_: &Check) -> Option<(&'static str, String)> {
+    while IS_STUCK.load(Ordering::Relaxed) {
+        thread::sleep(Duration::from_millis(5));
+    }
+    None
+}
+
+async fn sent<T>(
+    messages: &mpsc::Sender<Message>,
+    message: impl FnOnce(Reply<T>) -> Message,
+) -> oneshot::Receiver<Result<T, ApiError>> {
+    let (reply, answer) = oneshot::channel();
+    messages.send(message(reply)).await.unwrap();
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_whose_files_take_long_keeps_only_changes_waiting() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("balancer.toml");
+    let check = "check = { type = \"ping\" }\n";
+    let text = FILE.replace("[[service.real]]", &format!("{check}[[service.real]]"));
+    fs::write(&path, &text).unwrap();
+    let file = ConfigFile::load(&path, "lb1", read_files).unwrap();
+    let model = file.model().clone();
+    let scene = Scene::start(folder, Some(file), model);
+    fs::write(&path, text.replace("web", "shop")).unwrap();
+    let (messages, inbox) = mpsc::channel(MAX_QUEUED_MESSAGES);
+    let daemon = tokio::spawn(scene.daemon.run(inbox));
+
+    let names = async |messages: &mpsc::Sender<Message>| -> Vec<String> {
+        let services = sent(messages, |reply| Message::Services(None, reply)).await;
+        let services = services.await.unwrap().unwrap().services;
+        services
+            .into_iter()
+            .filter_map(|service| service.name)
+            .collect()
+    };
+    IS_STUCK.store(true, Ordering::Relaxed);
+    let mut reloaded = sent(&messages, Message::Reload).await;
+    let request = Request::DelService("web".parse().unwrap());
+    let mut refused = sent(&messages, |reply| {
+        Message::Change(vec![request], Scope::File, reply)
+    })
+    .await;
+    let request = Request::AddService(
+        service_key("tcp/192.0.2.80:81").unwrap(),
+        ServiceSettings::default(),
+    );
+    let mut added = sent(&messages, |reply| {
+        Message::Change(vec![request], Scope::File, reply)
+    })
+    .await;
+    let mut again = sent(&messages, Message::Reload).await;
+    // Longer than the daemon's tick.
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(1200) {
+        assert_eq!(names(&messages).await, ["web"]);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(reloaded.try_recv().is_err() && again.try_recv().is_err());
+    assert!(refused.try_recv().is_err() && added.try_recv().is_err());
+    IS_STUCK.store(false, Ordering::Relaxed);
+    reloaded.await.unwrap().unwrap();
+    let refusal = refused.await.unwrap().unwrap_err();
+    assert_eq!(
+        refusal.sentence,
+        "there is no service `web`: `list` shows all"
+    );
+    added.await.unwrap().unwrap();
+    again.await.unwrap().unwrap();
+    assert_eq!(names(&messages).await, ["shop"]);
+    let written = fs::read_to_string(&path).unwrap();
+    assert!(
+        written.contains("shop") && written.contains("192.0.2.80:81"),
+        "{written}"
+    );
+
+    messages.send(Message::Stop).await.unwrap();
+    daemon.await.unwrap();
+}

@@ -1,0 +1,106 @@
+//! Runs a program as another account than root.
+//!
+//! The daemon starts its own binary once more, which then becomes the account and executes the program. The child of `vfork` must
+//! not do so itself: it shares the daemon's memory, whose thread waits for it, and the account's other processes could stop it
+//! with a signal.
+
+use std::{
+    env,
+    ffi::{CString, OsStr, OsString},
+    fs::File,
+    io::Write as _,
+    os::{fd::FromRawFd as _, unix::ffi::OsStringExt as _},
+    process,
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, FdFlag, fcntl},
+    sys::signal::{SigHandler, Signal, signal},
+    unistd::{Gid, Uid, execv, setgroups, setresgid, setresuid},
+};
+use tokio::{io::AsyncReadExt as _, net::unix::pipe};
+
+use super::account::Account;
+
+/// The daemon's binary, also after it was replaced by another.
+pub const OWN_BINARY: &str = "/proc/self/exe";
+/// The first word of the command line with which the daemon starts itself.
+pub const NAME: &str = "balancer-run-as";
+/// The file descriptor to which an error number is written, native byte order.
+const ERROR_FILE: i32 = 3;
+/// Exit status when the program could not be executed, as a shell's.
+const NOT_EXECUTED: i32 = 127;
+
+/// The words behind [`NAME`] that have a program run as this account: user id, group id, all group ids, then the program and its
+/// arguments.
+pub fn arguments(account: &Account, path: &str, arguments: &[String]) -> Vec<String> {
+    let groups: Vec<_> = account.groups.iter().map(ToString::to_string).collect();
+    let head = [
+        account.user.to_string(),
+        account.group.to_string(),
+        groups.join(","),
+        path.to_owned(),
+    ];
+    [&head, arguments].concat()
+}
+
+/// Why the program was not executed, if so. Returns when it was, or when the process has ended.
+pub async fn read_error(mut file: pipe::Receiver) -> Option<Errno> {
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).await.ok()?;
+    let number = i32::from_ne_bytes(*bytes.first_chunk()?);
+    Some(Errno::from_raw(number))
+}
+
+/// Runs the program and never returns, if this process was started for that. To be called before there is a second thread.
+pub fn run_if_asked() {
+    let mut words = env::args_os();
+    if words.next().as_deref() != Some(OsStr::new(NAME)) {
+        return;
+    }
+    let words: Vec<_> = words.collect();
+    // SAFETY: the descriptor may be closed, which the first call on it tells; nothing else in this process uses it.
+    let mut file = unsafe { File::from_raw_fd(ERROR_FILE) };
+    let errno = match fcntl(&file, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)) {
+        Ok(_) => execute(words),
+        Err(error) => error,
+    };
+    let _ = file.write_all(&(errno as i32).to_ne_bytes());
+    process::exit(NOT_EXECUTED);
+}
+
+/// Becomes the account and executes the program. Returns only if that fails.
+fn execute(words: Vec<OsString>) -> Errno {
+    match try_execute(words) {
+        Ok(never) => match never {},
+        Err(error) => error,
+    }
+}
+
+fn try_execute(words: Vec<OsString>) -> Result<std::convert::Infallible, Errno> {
+    let texts: Result<Vec<_>, _> = words
+        .into_iter()
+        .map(|word| CString::new(word.into_vec()))
+        .collect();
+    let texts = texts.map_err(|_| Errno::EINVAL)?;
+    let [user, group, groups, program @ ..] = texts.as_slice() else {
+        return Err(Errno::EINVAL);
+    };
+    let path = program.first().ok_or(Errno::EINVAL)?;
+    let number = |text: &str| text.parse::<u32>().map_err(|_| Errno::EINVAL);
+    let text = |text: &CString| text.to_str().map(str::to_owned).map_err(|_| Errno::EINVAL);
+    let user = Uid::from_raw(number(&text(user)?)?);
+    let group = Gid::from_raw(number(&text(group)?)?);
+    let groups: Vec<_> = text(groups)?
+        .split(',')
+        .map(|id| number(id).map(Gid::from_raw))
+        .collect::<Result<_, _>>()?;
+    // The standard library ignores it, and a program inherits that.
+    // SAFETY: no handler is set.
+    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;
+    setgroups(&groups)?;
+    setresgid(group, group, group)?;
+    setresuid(user, user, user)?;
+    execv(path, program)
+}
