@@ -1,5 +1,5 @@
-//! The control socket: HTTP/1.1 with JSON. The bodies of requests are the model's settings; answers are in
-//! [`crate::model::view`].
+//! The control socket's API: HTTP/1.1 with JSON. The bodies of requests contain the model's settings; the types of answers are
+//! in [`crate::model::view`].
 
 pub mod accept;
 mod body;
@@ -24,18 +24,21 @@ pub type EditService = ServiceSettings<serde_json::Value>;
 /// Body of `PATCH /v1/services/{service}/reals/{real}`; what is absent keeps its value.
 pub type EditReal = RealSettings;
 
-/// The checks that a body gives, read as those of the file are.
-#[expect(clippy::needless_pass_by_value, reason = "it stands in `with_checks`")]
+/// Reads the checks of a body, as those of the file are read.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "it is passed to `with_checks`"
+)]
 fn checks(json: serde_json::Value) -> Result<Vec<Check>, ApiError> {
     toml_json::from_json(&json)
         .and_then(read::checks)
         .map_err(|sentence| ApiError::invalid(format!("check: {sentence}")))
 }
 
-/// Answer to a change: a sentence about what is not part of the change itself.
+/// Answer to a change.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangeResult {
-    /// What the operator should know, a sentence each.
+    /// What the operator should know about it, a sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }

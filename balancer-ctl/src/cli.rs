@@ -1,11 +1,11 @@
-//! The operator's tool: one command per invocation, asked of the daemon.
+//! The operator's tool `balancer-ctl`: sends one request to the daemon, and prints the answer.
 
 mod arguments;
 mod connections;
 mod events;
 mod health;
-mod later;
 mod list;
+mod planned;
 mod real;
 mod render;
 mod service;
@@ -34,19 +34,19 @@ use crate::{
     model::AdminState,
 };
 
-/// Why a command ends without having done its work.
+/// Why a command failed.
 #[derive(Debug)]
 enum CommandError {
     /// Refused or failed: exit status 1.
     Refused(String),
-    /// What was typed makes no sense: exit status 2.
+    /// Wrong usage: exit status 2.
     Usage(String),
-    /// No daemon: exit status 3.
+    /// No daemon answers: exit status 3.
     Unreachable(String),
-    /// The reader of the output has gone: nothing to say.
-    NoReader,
-    /// All was said already: exit status 1.
-    Said,
+    /// The reader of the output has closed the pipe: exit status 0, without a message.
+    BrokenPipe,
+    /// The errors were printed already: exit status 1.
+    Printed,
 }
 
 impl From<client::ClientError> for CommandError {
@@ -61,19 +61,19 @@ impl From<client::ClientError> for CommandError {
 impl From<io::Error> for CommandError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::BrokenPipe => Self::NoReader,
+            io::ErrorKind::BrokenPipe => Self::BrokenPipe,
             _ => Self::Refused(format!("cannot write the output: {error}")),
         }
     }
 }
 
-/// Where output goes and in which form.
+/// The client of the daemon, and the form of the output.
 struct Context {
     client: Client,
     json: bool,
 }
 
-/// Loads a configuration file for the host of this name, with every test that there is.
+/// Loads and checks a configuration file. The second argument is the host's name.
 pub type LoadConfig = fn(&Path, &str) -> Result<ConfigFile, FileError>;
 
 /// Runs the command that the process was started with.
@@ -86,24 +86,24 @@ pub fn main(load: LoadConfig) -> ExitCode {
     {
         Ok(runtime) => runtime,
         Err(error) => {
-            return ended(&Err(CommandError::Refused(format!(
+            return exit_code(&Err(CommandError::Refused(format!(
                 "cannot start: {error}"
             ))));
         }
     };
-    ended(&runtime.block_on(run(arguments, load)))
+    exit_code(&runtime.block_on(run(arguments, load)))
 }
 
-fn ended(result: &Result<ExitCode, CommandError>) -> ExitCode {
+fn exit_code(result: &Result<ExitCode, CommandError>) -> ExitCode {
     let (sentence, status) = match result {
         Ok(status) => return *status,
-        Err(CommandError::NoReader) => return ExitCode::SUCCESS,
-        Err(CommandError::Said) => return ExitCode::from(1),
+        Err(CommandError::BrokenPipe) => return ExitCode::SUCCESS,
+        Err(CommandError::Printed) => return ExitCode::from(1),
         Err(CommandError::Refused(sentence)) => (sentence, 1),
         Err(CommandError::Usage(sentence)) => (sentence, 2),
         Err(CommandError::Unreachable(sentence)) => (sentence, 3),
     };
-    // With no one to read it, the status alone must do.
+    // If standard error is closed, the exit status has to do.
     let _ = writeln!(io::stderr(), "error: {sentence}");
     ExitCode::from(status)
 }
@@ -116,7 +116,7 @@ async fn run(arguments: Arguments, load: LoadConfig) -> Result<ExitCode, Command
         command,
     } = arguments;
     let Some(command) = command else {
-        // As after any wrong usage, but with all there is: whoever types nothing more wants to know that.
+        // Without a command: the exit status of wrong usage, and the whole help.
         let _ = write!(io::stderr(), "{}", Arguments::command().render_help());
         return Ok(ExitCode::from(2));
     };
@@ -159,20 +159,20 @@ async fn run(arguments: Arguments, load: LoadConfig) -> Result<ExitCode, Command
                 )
                 .await?;
         }
-        Command::Later(later) => return Err(CommandError::Usage(later.sentence())),
+        Command::Planned(planned) => return Err(CommandError::Usage(planned.sentence())),
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn check(context: &Context, path: &Path, load: LoadConfig) -> Result<(), CommandError> {
     #[derive(Serialize)]
-    struct Checked<'a> {
+    struct ValidFile<'a> {
         file: &'a Path,
         services: usize,
         reals: usize,
     }
     #[derive(Serialize)]
-    struct Wrong<'a> {
+    struct InvalidFile<'a> {
         file: &'a Path,
         errors: Vec<ReadError>,
     }
@@ -181,40 +181,40 @@ fn check(context: &Context, path: &Path, load: LoadConfig) -> Result<(), Command
         Ok(file) => {
             let services = &file.model().services;
             let reals = services.iter().map(|service| service.reals.len()).sum();
-            let checked = Checked {
+            let valid = ValidFile {
                 file: path,
                 services: services.len(),
                 reals,
             };
-            context.print(&checked, |checked| {
+            context.print(&valid, |valid| {
                 format!(
                     "{}: good, {} and {}\n",
-                    checked.file.display(),
-                    render::counted(checked.services as u64, "service"),
-                    render::counted(checked.reals as u64, "real server")
+                    valid.file.display(),
+                    render::counted(valid.services as u64, "service"),
+                    render::counted(valid.reals as u64, "real server")
                 )
             })
         }
-        Err(FileError::Wrong { path, errors }) if context.json => {
+        Err(FileError::Invalid { path, errors }) if context.json => {
             context.print(
-                &Wrong {
+                &InvalidFile {
                     file: &path,
                     errors,
                 },
                 |_| String::new(),
             )?;
-            Err(CommandError::Said)
+            Err(CommandError::Printed)
         }
-        // Each line is a place and a sentence, as compilers write them.
-        Err(error @ FileError::Wrong { .. }) => {
+        // Each line is a position and a sentence, as compilers print them.
+        Err(error @ FileError::Invalid { .. }) => {
             writeln!(io::stderr(), "{error}")?;
-            Err(CommandError::Said)
+            Err(CommandError::Printed)
         }
         Err(error @ FileError::Unreadable { .. }) => Err(CommandError::Refused(error.to_string())),
     }
 }
 
-/// Options in a sentence: "--a, --b or --c".
+/// Lists options: "--a, --b or --c".
 fn listed_options(options: &[&str]) -> String {
     let options: Vec<_> = options.iter().map(|option| format!("--{option}")).collect();
     match options.split_last() {
@@ -223,16 +223,16 @@ fn listed_options(options: &[&str]) -> String {
     }
 }
 
-/// What stands in a path without being taken for something else.
-const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
+/// The characters that are percent-encoded in a path or query: all but unreserved ones (RFC 3986).
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
 
-/// A text as one segment of a path, or a value of a query.
+/// Percent-encodes a text for use as a path segment or query value.
 fn encoded(text: &str) -> String {
-    utf8_percent_encode(text, PLAIN).to_string()
+    utf8_percent_encode(text, ENCODED).to_string()
 }
 
 impl Context {

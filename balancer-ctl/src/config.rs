@@ -1,6 +1,6 @@
-//! The configuration file: [`read`] makes a model of its text, [`mod@write`] a text of a model, [`validate`] holds the rules,
-//! [`edit`] brings changes into the text, [`mod@file`] reads and replaces it on disk. `parts` knows which bytes belong to which
-//! service, `text` what strings mean; [`files`] looks at the other files that it names.
+//! The configuration file: [`read`] makes a model of its text, [`mod@write`] a text of a model, [`validate`] checks the model's
+//! rules, [`edit`] applies changes to the text, [`mod@file`] reads and replaces the file on disk. `parts` knows which bytes belong
+//! to which service, `text` parses strings, [`files`] checks the other files that the configuration names.
 
 pub mod edit;
 pub mod file;

@@ -52,7 +52,7 @@ pub enum Outcome {
         /// The answer, in a few words ("http 200").
         note: String,
         /// What the real server, or a program for it, requests.
-        advice: AgentReply,
+        agent_reply: AgentReply,
     },
     /// The target did not answer, or not as it should.
     Failed {
@@ -132,7 +132,7 @@ pub struct CheckState {
     /// Why it is up or down, in a few words ("http 503, wanted 200-299, 3 of 3"; "not probed yet").
     pub reason: String,
     /// What the target's last passed probe requested.
-    pub advice: AgentReply,
+    pub agent_reply: AgentReply,
     /// Beginning of the current state. For an agent check: when the agent's down report last appeared or ended.
     pub since: Timestamp,
 }
@@ -141,7 +141,7 @@ pub struct CheckState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestoredState {
     /// The stored state.
-    pub standing: CheckState,
+    pub check_state: CheckState,
     /// Beginning of that state on this process's clock; `None` = unknown.
     pub since: Option<Instant>,
     /// Whether it is up and had been down before.
@@ -176,7 +176,7 @@ impl CheckState {
             up: true,
             decided: true,
             reason: "was up before the check changed".to_owned(),
-            advice: AgentReply::default(),
+            agent_reply: AgentReply::default(),
             since,
         }
     }
@@ -186,16 +186,16 @@ impl CheckState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckUpdate {
     /// Identifies the checker.
-    pub watched: CheckTarget,
+    pub target: CheckTarget,
     /// Its new state.
-    pub standing: CheckState,
+    pub check_state: CheckState,
 }
 
 /// A checker that the daemon wants to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckStart {
     /// What it probes.
-    pub watched: Arc<CheckTarget>,
+    pub target: Arc<CheckTarget>,
     /// Its initial state; `None` = as the check's `initial` setting says. Ignored if the checker runs already.
     pub from: Option<CheckState>,
 }

@@ -14,7 +14,7 @@
 //! - [`config`]: the file: read, validate, edit, write; for `control` and above
 //! - [`dataplane`]: plan and rings, maps, the connection table, interfaces, next hops; for `control` and above
 //! - [`health`]: checkers, their schedule, probes, the store of their states; for `control` and above
-//! - [`notify`]: who is told of which event, and the programs that are run for it; for `control` and above
+//! - [`notify`]: which programs are run for which events, and when; for `control` and above
 //! - [`host`], [`netlink`]: what the kernel around the program says and is told; for all above
 //! - [`model`]: data that all share: services, real servers, checks, changes, events, views; for all above
 //! - [`os`]: clock, files, memory, systemd, programs that are run; for all

@@ -89,7 +89,7 @@ impl fmt::Display for ServiceKey {
     }
 }
 
-/// The policy by which new connections are given to real servers.
+/// How new connections are distributed over real servers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Scheduler {
     /// Round robin: each in turn, whatever its weight (0 still drains).
@@ -148,7 +148,7 @@ pub enum Mode {
     /// Native where the driver can, else generic with a warning.
     #[default]
     Auto,
-    /// Native or an error.
+    /// Native; an error if the driver cannot.
     Native,
     /// Generic.
     Generic,
@@ -163,10 +163,10 @@ names!(Mode {
 /// What becomes of a real server's packet that belongs to no connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StrayReplies {
-    /// The kernel's stack gets it, and forwards it under the real server's own address.
+    /// The kernel's network stack gets it, and forwards it with the real server's own address as its source.
     #[default]
     Pass,
-    /// The real server is answered with a reset, or that the port is unreachable.
+    /// The real server is answered with a TCP reset or ICMP port unreachable.
     Reset,
 }
 
@@ -180,11 +180,11 @@ names!(StrayReplies {
 pub struct DataplaneSettings {
     /// Names of the interfaces to attach to.
     pub interfaces: Vec<String>,
-    /// How.
+    /// How to attach to them.
     pub mode: Mode,
-    /// As many IPv4 connections as the table is sized for.
+    /// How many IPv4 connections the table is sized for.
     pub max_connections: u32,
-    /// The same of IPv6.
+    /// How many IPv6 connections the table is sized for.
     pub max_connections_ipv6: u32,
     /// What becomes of a real server's packet that belongs to no connection.
     pub stray_replies: StrayReplies,
@@ -192,7 +192,7 @@ pub struct DataplaneSettings {
     pub timeouts: Timeouts,
 }
 
-/// Everything the operator wants: the desired state.
+/// The desired state: everything that the operator has configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Model {
     /// The node's name.
@@ -201,7 +201,7 @@ pub struct Model {
     pub dataplane: DataplaneSettings,
     /// Virtual services in the order in which they were added; keys and names are unique.
     pub services: Vec<VirtualService>,
-    /// Programs that are told of events.
+    /// Programs to run when events happen.
     pub notify: Vec<Notify>,
 }
 

@@ -194,7 +194,7 @@ impl Signals {
     async fn pass_on(mut self, messages: mpsc::Sender<Message>) {
         loop {
             let message = tokio::select! {
-                // Told to the log and to whoever follows the events; no one waits for an answer.
+                // The result goes to the log and to the event stream; nothing waits for the reply.
                 _ = self.reload.recv() => Message::Reload(oneshot::channel().0),
                 _ = self.terminate.recv() => Message::Stop,
                 _ = self.interrupt.recv() => Message::Stop,

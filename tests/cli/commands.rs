@@ -313,7 +313,7 @@ fn connections_are_listed_and_filtered() {
 }
 
 #[test]
-fn a_thousand_connections_are_listed_unless_more_are_asked_for() {
+fn a_thousand_connections_are_listed_unless_the_limit_is_higher() {
     let scene = Scene::tutorial();
     let many = |count: u64| {
         (0..count)

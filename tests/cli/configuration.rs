@@ -22,7 +22,7 @@ fn checks(path: &PathBuf) -> [Command; 2] {
 }
 
 #[test]
-fn a_good_file_is_told_so() {
+fn a_good_file_is_reported_as_good() {
     let (_folder, path) = written(
         "[dataplane]\ninterfaces = [\"eth0\"]\n[[service]]\naddress = \"192.168.1.35:80\"\n\
          [[service.real]]\naddress = \"192.168.0.2\"\n[[service.real]]\naddress = \"192.168.0.3\"\n",
@@ -73,7 +73,7 @@ fn every_error_is_a_line_with_its_place() {
 }
 
 #[test]
-fn a_half_written_file_is_told_where_it_ends() {
+fn a_half_written_file_is_reported_where_it_ends() {
     let (_folder, path) = written("[dataplane]\ninterfaces = [\"eth0\", \n");
     let stderr = format!("{}:2:22: unclosed array, expected `]`\n", path.display());
     for mut check in checks(&path) {
@@ -121,7 +121,7 @@ fn the_example_in_the_package_is_good() {
 }
 
 #[test]
-fn what_is_asked_for_as_json_comes_as_json_also_when_it_is_bad() {
+fn with_json_errors_of_a_file_are_json_too() {
     let (folder, path) = written("colour = 1\n");
     let json = |arguments: &[&str]| {
         let Ran {

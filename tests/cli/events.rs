@@ -132,7 +132,7 @@ address = \"192.168.0.2:80\"
 }
 
 #[test]
-fn a_follower_too_many_is_told_so() {
+fn a_follower_too_many_is_refused() {
     let scene = Scene::new();
     let idle: Vec<_> = (0..256)
         .map(|_| UnixStream::connect(scene.socket()).expect("connect"))

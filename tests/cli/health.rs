@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use crate::{
     scene::{FILE, Scene},
-    socket::{asked, failure},
+    socket::{failure, request},
 };
 
 /// What the tutorial's service has in the file.
@@ -354,7 +354,7 @@ fn the_socket_takes_checks_in_the_files_keys() {
         ),
     ] {
         assert_eq!(
-            asked(&scene, "PATCH", path, body),
+            request(&scene, "PATCH", path, body),
             (200, "{}".to_owned()),
             "{body}"
         );
@@ -412,14 +412,14 @@ fn the_socket_takes_checks_in_the_files_keys() {
     ] {
         let method = if body.is_empty() { "GET" } else { "PATCH" };
         assert_eq!(
-            asked(&scene, method, path, body),
+            request(&scene, method, path, body),
             (status, failure(sentence)),
             "{body}"
         );
     }
     assert_eq!(scene.text(), before);
     assert_eq!(
-        asked(
+        request(
             &scene,
             "PATCH",
             real,
@@ -435,7 +435,7 @@ fn the_socket_takes_checks_in_the_files_keys() {
 }
 
 #[test]
-fn a_service_that_programs_are_told_of_goes_and_the_status_says_so() {
+fn the_status_names_a_notify_entry_whose_service_was_deleted() {
     let notify =
         "\n[[notify]]\non = [\"real-down\"]\nrun = [\"/bin/true\"]\nservices = [\"web\"]\n";
     let scene = Scene::with_file(&format!("{FILE}{WEB}{notify}"));

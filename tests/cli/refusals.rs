@@ -253,7 +253,7 @@ fn changes_that_contradict_what_is_there() {
 #[test]
 fn a_full_data_plane_refuses_and_nothing_is_written() {
     let scene = Scene::tutorial();
-    scene.dataplane.state().room = Some(2);
+    scene.dataplane.state().max_services = Some(2);
     scene.refused(
         "add-service 192.168.1.36:80",
         1,

@@ -155,14 +155,14 @@ impl Scene {
 
     /// Has all checkers find this.
     pub fn find(&self, up: bool, reason: &str) {
-        let watched = self.checkers.state().watched.clone();
-        let updates = watched.into_iter().map(|begin| CheckUpdate {
-            watched: begin.watched.as_ref().clone(),
-            standing: CheckState {
+        let wanted = self.checkers.state().wanted.clone();
+        let updates = wanted.into_iter().map(|begin| CheckUpdate {
+            target: begin.target.as_ref().clone(),
+            check_state: CheckState {
                 up,
                 decided: true,
                 reason: reason.to_owned(),
-                advice: AgentReply::default(),
+                agent_reply: AgentReply::default(),
                 since: UNKNOWN_TIME,
             },
         });

@@ -19,7 +19,7 @@ fn exchange(scene: &Scene, request: &[u8]) -> String {
     String::from_utf8(answer).expect("text")
 }
 
-pub fn asked(scene: &Scene, method: &str, path: &str, body: &str) -> (u16, String) {
+pub fn request(scene: &Scene, method: &str, path: &str, body: &str) -> (u16, String) {
     let answer = exchange(
         scene,
         format!(
@@ -112,12 +112,12 @@ fn it_speaks_http_and_json() {
         ("GET", "/readyz".to_owned(), "", "ok\n"),
     ] {
         assert_eq!(
-            asked(&scene, method, &path, body),
+            request(&scene, method, &path, body),
             (200, expected.to_owned()),
             "{method} {path}"
         );
     }
-    let (status, body) = asked(&scene, "GET", "/v1/services/web", "");
+    let (status, body) = request(&scene, "GET", "/v1/services/web", "");
     assert_eq!(status, 200);
     let one: serde_json::Value = serde_json::from_str(&body).expect("JSON");
     let all: serde_json::Value = serde_json::from_str(&scene.done("list --json")).expect("JSON");
@@ -127,7 +127,7 @@ fn it_speaks_http_and_json() {
         format!("/v1/services/{service}/reals/192.168.0.2:80?purge=true"),
         format!("/v1/services/{service}"),
     ] {
-        assert_eq!(asked(&scene, "DELETE", &path, "").0, 200, "{path}");
+        assert_eq!(request(&scene, "DELETE", &path, "").0, 200, "{path}");
     }
     assert_eq!(scene.dataplane.state().services, []);
 }
@@ -271,7 +271,7 @@ fn wrong_requests_are_answered_with_a_sentence() {
         ),
     ] {
         assert_eq!(
-            asked(&scene, method, path, body),
+            request(&scene, method, path, body),
             (status, failure(sentence)),
             "{method} {path} {body}"
         );
@@ -333,16 +333,19 @@ fn a_request_that_does_not_go_on_is_given_up_and_holds_no_one_up() {
 }
 
 #[test]
-fn a_client_too_many_is_told_so() {
+fn a_client_too_many_is_refused() {
     let scene = Scene::new();
     let idle: Vec<_> = (0..256)
         .map(|_| UnixStream::connect(scene.socket()).expect("connect"))
         .collect();
     let busy = "balancerd has 256 clients already: try again in a few seconds";
-    assert_eq!(asked(&scene, "GET", "/v1/status", ""), (503, failure(busy)));
+    assert_eq!(
+        request(&scene, "GET", "/v1/status", ""),
+        (503, failure(busy))
+    );
     drop(idle);
     let began = Instant::now();
-    while asked(&scene, "GET", "/healthz", "").0 != 200 {
+    while request(&scene, "GET", "/healthz", "").0 != 200 {
         assert!(
             began.elapsed() < Duration::from_secs(5),
             "there is room again"
@@ -414,7 +417,7 @@ fn memory() -> usize {
 }
 
 #[test]
-fn a_follower_that_does_not_read_holds_no_one_up_and_is_told_what_it_lost() {
+fn a_follower_that_does_not_read_delays_nobody_and_is_told_what_it_lost() {
     let scene = Scene::tutorial();
     let mut stream = UnixStream::connect(scene.socket()).expect("connect");
     stream

@@ -124,7 +124,7 @@ fn a_wrong_or_missing_file_is_refused_before_anything_is_touched() {
 }
 
 #[test]
-fn a_kernel_that_is_too_old_is_told_by_the_check_and_refused_at_a_start() {
+fn a_kernel_that_is_too_old_is_reported_by_the_check_and_refused_at_a_start() {
     // A program under this takes any kernel for Linux 2.6.
     let old = |program: &std::process::Command| {
         let mut command = std::process::Command::new("setarch");

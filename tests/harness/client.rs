@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lost_syn_is_told_from_one_that_arrived() {
+    fn a_lost_syn_is_distinguished_from_one_that_arrived() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
         let address = listener.local_addr().expect("its address");
         // There is room for one that nobody has accepted; the SYN of another is dropped.

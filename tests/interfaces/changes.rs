@@ -48,7 +48,7 @@ fn a_newcomer_that_only_takes_generic_moves_all_and_a_reload_without_it_brings_n
 }
 
 #[test]
-fn an_interface_that_becomes_a_port_is_told_and_comes_back() {
+fn an_interface_that_becomes_a_port_is_reported_and_comes_back() {
     if privileged::skipped() {
         return;
     }

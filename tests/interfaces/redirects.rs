@@ -15,7 +15,7 @@ use crate::{
 };
 
 #[test]
-fn failed_redirects_are_counted_and_told_while_they_go_on() {
+fn failed_redirects_are_counted_and_reported_while_they_go_on() {
     if privileged::skipped() {
         return;
     }

@@ -68,7 +68,7 @@ pub fn url() -> String {
 }
 
 #[test]
-fn a_dead_real_server_is_told_with_its_reason_until_it_returns() {
+fn a_dead_real_server_is_reported_with_its_reason_until_it_returns() {
     if privileged::skipped() {
         return;
     }
@@ -314,7 +314,7 @@ fn an_ipv6_real_server_is_probed_over_ipv6() {
 }
 
 #[test]
-fn a_notify_program_is_told_as_mon_tells_its_alerts() {
+fn a_notify_program_is_called_like_mons_alerts() {
     if privileged::skipped() {
         return;
     }

@@ -46,7 +46,7 @@ impl Scene {
         probe: Probe,
         limit: Duration,
     ) -> Option<Outcome> {
-        let watched = CheckTarget {
+        let target = CheckTarget {
             target,
             check: Check {
                 probe,
@@ -59,7 +59,7 @@ impl Scene {
             },
         };
         let asked = self.0.balancer.run(|| {
-            let prober = Prober::new(&watched, &self.1).expect("a probe");
+            let prober = Prober::new(&target, &self.1).expect("a probe");
             block_on(async { tokio::time::timeout(limit, prober.probe()).await.ok() })
         });
         asked.expect("enter the balancer")
@@ -87,7 +87,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 fn pass(note: &str) -> Outcome {
     Outcome::Passed {
         note: note.into(),
-        advice: AgentReply::default(),
+        agent_reply: AgentReply::default(),
     }
 }
 
@@ -160,9 +160,9 @@ fn hundreds_of_probes_leave_no_file_and_no_process_behind() {
         (silent, Probe::Ping),
     ];
     let probers = || {
-        let spares = Arc::default();
+        let pool = Arc::default();
         let prober = |(target, probe): &(SocketAddr, Probe)| {
-            let watched = CheckTarget {
+            let target = CheckTarget {
                 target: *target,
                 check: Check {
                     probe: probe.clone(),
@@ -171,7 +171,7 @@ fn hundreds_of_probes_leave_no_file_and_no_process_behind() {
                     timing: Timing::default(),
                 },
             };
-            Prober::new(&watched, &spares)
+            Prober::new(&target, &pool)
         };
         probes
             .iter()

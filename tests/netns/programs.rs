@@ -153,7 +153,7 @@ fn a_program_that_others_can_change_by_now_is_not_run_until_they_cannot() {
     wait_for_log(
         &daemon,
         &format!(
-            "notify programs cannot be run, not all is told: run {alerted}: {}",
+            "notify programs could not be run: run {alerted}: {}",
             sentence(&alert, "others", "o-w")
         ),
     );

@@ -142,7 +142,7 @@ fn another_programs_xdp_is_refused_and_left_in_place() {
 }
 
 #[test]
-fn a_real_server_that_is_the_balancer_itself_is_refused_and_one_that_becomes_it_is_told() {
+fn a_real_server_that_is_the_balancer_itself_is_refused_and_one_that_becomes_it_is_reported() {
     if privileged::skipped() {
         return;
     }

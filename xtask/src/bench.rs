@@ -33,7 +33,7 @@ pub enum Suite {
     Driver,
     /// Requests and downloads between network namespaces, beside other balancers
     Lab,
-    /// Ten thousand checks of real servers: what they cost and how evenly they are spread
+    /// Ten thousand checks of real servers: their cost, and how evenly they are spread
     Health,
     /// Guest instructions for a connection and a round trip, beside IPVS, on a stock kernel in QEMU
     Ipvs,
@@ -69,7 +69,7 @@ pub struct Options {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     seconds: u32,
 
-    /// health: seconds per round and asker, after it has settled
+    /// health: seconds per round and program, after it has settled
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(10..))]
     health_seconds: u32,
 
@@ -98,8 +98,7 @@ impl Options {
 /// Builds what is measured, and measures it as root.
 ///
 /// # Errors
-/// Something does not build, there is no row of a name, a measurement could not be made or was void, or a figure is
-/// beyond its aim.
+/// Something does not build, a named row does not exist, a measurement failed or was void, or a figure is beyond its aim.
 pub fn run(options: &Options) -> Result<ExitCode> {
     let (packet_rows, lab_rows, health_rows) = (packet::rows()?, lab::rows(), health::rows());
     let (driver_rows, ipvs_rows) = (driver::rows(), ipvs::rows());
@@ -117,7 +116,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let health = options.wants_suite(Suite::Health, &health_rows);
     let ipvs = options.wants_suite(Suite::Ipvs, &ipvs_rows);
     if ipvs && !(packet || driver || lab || health) {
-        // An emulated CPU needs no root, and another program's load changes nothing that is counted.
+        // Emulation needs no root, and the load of other programs does not change the counted instructions.
         build_daemon()?;
         return finish(options, &ipvs::run(options)?);
     }
@@ -130,7 +129,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     }
     crate::interrupt::listen()?;
     busy::warn()?;
-    let _first = busy::go_first()?;
+    let _first = busy::raise_priority()?;
     let mut rows = Vec::new();
     if packet {
         rows.extend(packet::run(options, &built)?);
@@ -171,7 +170,7 @@ fn ensure_known(names: &[String], rows: &str) -> Result<()> {
 /// Runs in the guest of suite `ipvs`.
 ///
 /// # Errors
-/// This is no such guest, or something failed in it.
+/// This is not such a guest, or something failed in it.
 pub fn run_ipvs_guest(options: &IpvsGuestOptions) -> Result<ExitCode> {
     ipvs::guest::run(options)
 }
@@ -195,7 +194,7 @@ fn build(daemon: bool) -> Result<PathBuf> {
     Ok(built.folder)
 }
 
-/// Builds the daemon and its tool as they are released.
+/// Builds the release build of daemon and tool.
 fn build_daemon() -> Result<()> {
     let mut build = cargo::cargo();
     build

@@ -8,11 +8,11 @@ use std::{
 
 use xtask::{ebpf, workspace};
 
-/// Returns cargo, the one that started this program if one did, to be run in the workspace's root.
+/// Returns a command that runs cargo in the workspace's root: the cargo that started this program, if one did.
 pub fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(workspace::root());
-    // What cargo said to this program about its package must not reach the next one's build scripts and tests.
+    // The variables that describe this program's package must not reach the build scripts and tests of others.
     for (name, _) in env::vars_os() {
         if name.to_str().is_some_and(|name| {
             name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
@@ -23,7 +23,7 @@ pub fn cargo() -> Command {
     command
 }
 
-/// Returns the build directory: the one this program lies in.
+/// Returns the build directory that this program is in.
 pub fn target() -> PathBuf {
     env::current_exe()
         .ok()
@@ -32,12 +32,12 @@ pub fn target() -> PathBuf {
         .unwrap_or_else(|| workspace::root().join("target"))
 }
 
-/// Asks for the packet program for this machine.
+/// Returns the request to build the packet program for this machine.
 pub fn ebpf_request() -> ebpf::Request {
     ebpf::Request::for_this_machine(workspace::root(), target())
 }
 
-/// Returns `--locked` where there is a lock file to keep to.
+/// Returns `--locked` if there is a lock file.
 pub fn locked() -> Option<&'static str> {
     Path::new(&workspace::root())
         .join("Cargo.lock")

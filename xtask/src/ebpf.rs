@@ -32,7 +32,7 @@ const PROFILE: [(&str, &str); 5] = [
     ("PANIC", "abort"),
 ];
 
-/// What to build for whom.
+/// What to build, and for which kernel.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// Root of the workspace.
@@ -65,7 +65,7 @@ impl Endian {
 }
 
 impl Request {
-    /// Asks for a build for the machine this runs on.
+    /// A request to build for this machine.
     #[must_use]
     pub fn for_this_machine(workspace: PathBuf, target: PathBuf) -> Self {
         let endian = if cfg!(target_endian = "big") {
@@ -81,7 +81,7 @@ impl Request {
         }
     }
 
-    /// Returns the files whose change calls for a new build.
+    /// Returns the files whose change requires a new build.
     #[must_use]
     pub fn sources(&self) -> Vec<PathBuf> {
         let mut sources = Vec::new();
@@ -96,7 +96,7 @@ impl Request {
     }
 }
 
-/// What a build left behind.
+/// The result of a build.
 #[derive(Clone, Debug)]
 pub struct Built {
     /// The object that forwards packets.
@@ -126,10 +126,10 @@ impl Built {
     }
 }
 
-/// Builds the packet program; what the compiler says goes to standard error.
+/// Builds the packet program; the compiler's messages go to standard error.
 ///
 /// # Errors
-/// There is no usable compiler or linker (the error names each one tried, why not, and the mend), or the program
+/// There is no usable compiler or linker (the error names each one tried, why not, and the remedy), or the program
 /// does not compile.
 pub fn build(request: &Request) -> Result<Built> {
     let Toolchain { compiler, linker } = toolchain::find().map_err(Error::msg)?;
@@ -172,7 +172,7 @@ pub fn command(program: &Path, compiler: &Compiler, linker: &Linker, request: &R
     let flags = [
         format!("--cfg=bpf_target_arch=\"{}\"", request.architecture),
         "-Ctarget-cpu=v3".into(),
-        // The verifier allows it where the hardware does; without it each header field is read byte by byte.
+        // The verifier allows misaligned access if the hardware does; without it each header field is read byte by byte.
         "-Ctarget-feature=+allows-misaligned-mem-access".into(),
         format!("-Clinker={}", linker.path.display()),
         "-Clink-arg=--btf".into(),

@@ -1,4 +1,4 @@
-//! Ctrl-C and its kin: noticed here, acted on where it is safe, so that every guard gets to clean up.
+//! Ctrl-C and similar signals: recorded here, and acted on where it is safe, so that every guard cleans up.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-/// What a shell reports of a program that Ctrl-C ended.
+/// The exit status that a shell reports for a program that Ctrl-C ended.
 pub const EXIT_CODE: u8 = 130;
 
 static HAPPENED: AtomicBool = AtomicBool::new(false);
@@ -18,8 +18,8 @@ extern "C" fn note(_: i32) {
     HAPPENED.store(true, Ordering::Relaxed);
 }
 
-/// Starts to notice Ctrl-C, `kill` and a closed terminal instead of dying of them. Programs started later die of
-/// them as usual.
+/// From now on SIGINT, SIGTERM and SIGHUP are recorded and do not end this process. Programs that it starts later end by them as
+/// usual.
 pub fn listen() -> Result<()> {
     let action = SigAction::new(
         SigHandler::Handler(note),
@@ -33,12 +33,12 @@ pub fn listen() -> Result<()> {
     Ok(())
 }
 
-/// Tells whether it is time to stop.
+/// Whether one of the signals has come.
 pub fn happened() -> bool {
     HAPPENED.load(Ordering::Relaxed)
 }
 
-/// Fails when it is time to stop; called between steps.
+/// Fails if one of the signals has come; called between steps.
 pub fn check() -> Result<()> {
     if happened() {
         bail!("interrupted");
@@ -46,7 +46,10 @@ pub fn check() -> Result<()> {
     Ok(())
 }
 
-/// Sleeps, but not past the moment when it is time to stop.
+/// Sleeps until `duration` is over or one of the signals comes.
+///
+/// # Errors
+/// One of the signals has come.
 pub fn sleep(duration: Duration) -> Result<()> {
     let end = Instant::now() + duration;
     while Instant::now() < end {

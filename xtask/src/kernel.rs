@@ -32,16 +32,16 @@ use crate::{
     setup::{self, Consent, Purpose},
 };
 
-/// Everything that a virtual machine is made of, on this machine.
+/// The files of which a virtual machine is made.
 #[derive(Clone, Debug)]
 pub struct Parts {
     /// The kernel.
     pub kernel: Kernel,
-    /// What runs it.
+    /// QEMU.
     pub emulator: Emulator,
-    /// A folder with Debian's programs that are not installed here: busybox, and what was asked for.
+    /// The folder with unpacked programs of Debian that are not installed: busybox, and others that the caller wanted.
     pub unpacked: PathBuf,
-    /// A folder for files of a run.
+    /// The folder for files of a run.
     pub folder: PathBuf,
 }
 
@@ -49,7 +49,7 @@ pub struct Parts {
 /// path in the package.
 ///
 /// # Errors
-/// Something cannot be had; the error says why, and what helps. Or the answer to the question was no.
+/// Something cannot be downloaded; the error says why, and what to do. Or the user answered no.
 pub fn provide(release: Release, more: &[(&str, &str)], consent: Consent) -> Result<Parts> {
     let folder = target().join("kernels");
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
@@ -100,7 +100,7 @@ pub fn provide(release: Release, more: &[(&str, &str)], consent: Consent) -> Res
     })
 }
 
-/// Debian's packages with what is neither installed nor unpacked.
+/// Debian's packages that contain programs that are neither installed nor unpacked.
 fn missing_packages<'a>(unpacked: &Path, more: &[(&'a str, &str)]) -> Vec<&'a str> {
     let mut packages = Vec::new();
     if Emulator::find(unpacked).is_none() {

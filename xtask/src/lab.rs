@@ -1,7 +1,7 @@
-//! A network on one machine: namespaces, cables between them, and programs that run inside. `cargo xtask run`,
+//! A network on one machine: namespaces, veth pairs between them, and programs that run inside. `cargo xtask run`,
 //! `cargo xtask bench lab` and the tests build their topologies from these parts.
 //!
-//! Everything made here is a guard: dropped, it takes away what it made. All of it needs root.
+//! Everything made here is a guard, which removes what it made when it is dropped. All of it needs root.
 //!
 //! XDP on a veth has demands that real cards do not have. Frames that the packet program sends carry no
 //! checksum-offload state, so ends that make traffic must compute checksums themselves
@@ -25,7 +25,7 @@ pub use self::{namespace::Namespace, process::Process};
 /// Tries `condition` every 10 ms until it holds.
 ///
 /// # Errors
-/// It did not within `limit`, or it failed. `what` says what was waited for.
+/// It does not hold within `limit`, or it failed. The error contains `what`.
 pub fn wait_until(
     what: &str,
     limit: Duration,

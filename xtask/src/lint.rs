@@ -1,4 +1,4 @@
-//! `cargo xtask lint`: form, who imports whom, clippy for both machines, dependencies, documentation.
+//! `cargo xtask lint`: formatting, imports between modules, clippy for both targets, dependencies, documentation.
 
 mod layers;
 
@@ -15,12 +15,12 @@ use crate::{
     tally::Tally,
 };
 
-/// Checks form, imports, lints, dependencies and documentation. Needs no BPF tools: what lacks its tool is skipped and
-/// said.
+/// Checks formatting, imports, lints, dependencies and documentation. Needs no BPF tools: checks whose tool is missing are
+/// skipped, with a note.
 #[derive(Debug, clap::Args)]
 pub struct Options {}
 
-/// A check: what it is called, and its command or why it cannot be made.
+/// A check: its name, and its command or why it cannot be made.
 struct Check {
     name: &'static str,
     command: Result<Command, String>,
@@ -90,8 +90,8 @@ fn fmt() -> Command {
     command
 }
 
-/// Returns cargo for everything but the packet program, which it need not build. The switch would make the usual
-/// build directory start over at each change between a lint and a build, so this has its own.
+/// Returns a command that runs cargo on everything but the packet program, without building that. It has its own build directory:
+/// in the usual one, each change between a lint and a build would build everything again.
 fn for_the_host(subcommand: &str) -> Command {
     let mut command = cargo();
     command
@@ -122,7 +122,7 @@ fn doc() -> Command {
     command
 }
 
-/// Clippy has to be the very compiler's that builds the packet program.
+/// Clippy for the packet program; it must belong to the compiler that builds it.
 fn clippy_ebpf() -> Result<Command, String> {
     let Toolchain { compiler, linker } = ebpf::toolchain::find().map_err(|_| {
         "there is no toolchain for it; `cargo xtask setup` installs one".to_string()
@@ -135,7 +135,7 @@ fn clippy_ebpf() -> Result<Command, String> {
     }
     let request = cargo::ebpf_request();
     let mut command = ebpf::command(&clippy, &compiler, &linker, &request);
-    // cargo-clippy calls cargo, which calls the driver that lies beside cargo-clippy.
+    // cargo-clippy calls cargo, which calls the driver in the folder of cargo-clippy.
     command
         .env("CARGO", &compiler.cargo)
         .args(["clippy", "--release", "--bins"])
@@ -144,13 +144,13 @@ fn clippy_ebpf() -> Result<Command, String> {
     Ok(command)
 }
 
-/// Licences, sources and duplicates; not known holes, which have to be asked for over the network.
+/// Checks licences, sources and duplicates of dependencies; not advisories, which have to be downloaded.
 fn deny() -> Result<Command, String> {
     if program("cargo-deny").is_none() {
         return Err("cargo-deny is not installed: `cargo install --locked cargo-deny`".into());
     }
     let mut command = cargo();
-    // It finds `.cargo/deny.toml` by itself.
+    // cargo-deny finds `.cargo/deny.toml` by itself.
     command.args([
         "deny",
         "--all-features",

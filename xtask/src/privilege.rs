@@ -1,4 +1,4 @@
-//! Root: who has it, and how to get it.
+//! Runs commands as root.
 
 use std::{ffi::OsStr, process::Command};
 
@@ -11,9 +11,8 @@ pub fn is_root() -> bool {
     geteuid().is_root()
 }
 
-/// Returns a command that runs `program` as root: itself, or through sudo. `what` is said beforehand when sudo is
-/// needed, because it may ask for a password. Variables in `variables` reach the program either way; sudo drops
-/// all others.
+/// Returns a command that runs `name` as root: directly, or through sudo. If sudo is needed, `what` is printed first, because sudo
+/// may ask for a password. The program gets `variables` either way; sudo drops all others.
 pub fn as_root(
     what: &str,
     name: impl AsRef<OsStr>,

@@ -1,4 +1,4 @@
-//! `cargo xtask run`: the whole way from the command line to a balanced packet and back, on this machine, in
+//! `cargo xtask run`: shows the whole project, from the command line to balanced packets, on this machine, in
 //! network namespaces; or, with `--config`, `balancerd` on this host.
 
 mod daemon;
@@ -89,11 +89,11 @@ pub fn run(options: &Options) -> Result<ExitCode> {
             .args(options.once.then_some("--once"));
         command
     };
-    // Ctrl-C reaches the child as well, which then cleans up and ends; this only waits for it.
+    // Ctrl-C also reaches the child, which cleans up and ends; this process only waits for it.
     Ok(exit_code(wait(&mut command)?))
 }
 
-/// Makes the lab and shows it. Everything made is a guard, so that it goes however this ends.
+/// Makes the lab and shows the demonstration. Everything that is made is a guard, so that it is removed however this ends.
 pub fn lab(options: &LabOptions) -> Result<ExitCode> {
     interrupt::listen()?;
     let result = show(options);
@@ -102,7 +102,7 @@ pub fn lab(options: &LabOptions) -> Result<ExitCode> {
     }
     match result {
         Ok(code) => Ok(code),
-        // What Ctrl-C broke off is no error.
+        // Ended by Ctrl-C: not an error.
         Err(_) if interrupt::happened() => Ok(ExitCode::from(interrupt::EXIT_CODE)),
         Err(error) => Err(error),
     }
@@ -132,7 +132,7 @@ fn show(options: &LabOptions) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Says what else can be tried while the lab runs.
+/// Prints what else can be tried while the lab runs.
 fn explain_further(network: &Network, ctl: &daemon::Ctl, programs: &Path) {
     let sudo = if env::var_os("SUDO_UID").is_some() {
         "sudo -E "
@@ -156,7 +156,7 @@ fn explain_further(network: &Network, ctl: &daemon::Ctl, programs: &Path) {
     );
 }
 
-/// Returns the variables that the child has to see also behind sudo.
+/// Returns the variables that the child must also have under sudo.
 fn variables() -> Vec<(String, String)> {
     env::vars()
         .filter(|(name, _)| ["PATH", "RUST_BACKTRACE", "RUST_LOG", "TERM"].contains(&name.as_str()))

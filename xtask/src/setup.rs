@@ -1,6 +1,6 @@
-//! `cargo xtask setup`: installs what the build and the commands lack, and nothing else.
+//! `cargo xtask setup`: installs only what the build and the commands lack.
 //!
-//! It says what it will install and why, asks when somebody is there to answer, and is silent when there is
+//! It prints what it will install and why, asks on a terminal, and prints nothing when there is
 //! nothing to do: `run`, `test` and `bench` call it first.
 
 mod apt;
@@ -37,13 +37,13 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 /// Whether to ask before installing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Consent {
-    /// Somebody is there to answer.
+    /// There is a terminal on which to ask.
     Ask,
-    /// Said already, or nobody is there.
+    /// `--yes` was given, or there is no terminal.
     Given,
 }
 
-/// Reads `--yes` and looks whether somebody is there.
+/// Decides by `--yes` and by whether there is a terminal.
 pub fn consent(yes: bool) -> Consent {
     if yes || !io::stdin().is_terminal() || !io::stdout().is_terminal() {
         Consent::Given
@@ -55,7 +55,7 @@ pub fn consent(yes: bool) -> Consent {
 /// Installs what is missing to build the packet program and for `purposes`.
 ///
 /// # Errors
-/// Something cannot be had (the error names each way that was tried and the mend), or the answer was no.
+/// Something cannot be installed (the error names each way that was tried, and the remedy), or the user answered no.
 pub fn ensure(purposes: &[Purpose], consent: Consent) -> Result<()> {
     let lacks_toolchain = needs_toolchain()
         .then(ebpf::toolchain::find)
@@ -84,10 +84,10 @@ pub fn ensure(purposes: &[Purpose], consent: Consent) -> Result<()> {
     Ok(())
 }
 
-/// Asks whether to go on, when somebody is there to answer.
+/// Asks whether to go on, if `consent` says so.
 ///
 /// # Errors
-/// The answer was no.
+/// The user answered no.
 pub fn ask(consent: Consent) -> Result<()> {
     if consent == Consent::Ask && !agreed()? {
         bail!("nothing was installed; the same command asks again");
@@ -95,14 +95,14 @@ pub fn ask(consent: Consent) -> Result<()> {
     Ok(())
 }
 
-/// An object built elsewhere, or none, needs no tools.
+/// Whether the packet program is built here: with an object built elsewhere, or without one, no tools are needed.
 fn needs_toolchain() -> bool {
     let set = |name: &str| std::env::var(name).is_ok_and(|value| !value.is_empty());
     !set("BALANCER_EBPF_OBJECT")
         && !std::env::var("BALANCER_EBPF").is_ok_and(|value| value == "skip")
 }
 
-/// Says what is missing and why, a line for each package.
+/// Returns a line for each missing package: what is missing, and why it is needed.
 fn describe(missing: &[Tool]) -> Vec<String> {
     missing
         .iter()
@@ -135,14 +135,14 @@ fn agreed() -> Result<bool> {
 }
 
 fn means_yes(answer: &str) -> bool {
-    // Nothing at all is the end of input, not an answer.
+    // An empty read is the end of input, not an answer.
     matches!(
         answer.to_lowercase().as_str(),
         "\n" | "y\n" | "yes\n" | "y" | "yes"
     )
 }
 
-/// Runs a command that installs something, shown first; what it says is shown too.
+/// Prints and runs a command that installs something; its output is shown.
 fn install_with(command: &mut Command) -> Result<()> {
     println!("> {}", written(command));
     let status = command
@@ -157,7 +157,7 @@ fn install_with(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Writes a command as one would type it.
+/// Formats a command as one would type it.
 fn written(command: &Command) -> String {
     let set = command.get_envs().filter_map(|(key, value)| {
         let (key, value) = (key.to_string_lossy(), value?.to_string_lossy());

@@ -1,8 +1,8 @@
-//! What passed, failed and was skipped.
+//! Counts passed, failed and skipped tests.
 
 use std::{fmt, process::ExitCode};
 
-/// Counts, and the names behind those that matter.
+/// The number of passed tests, and the names of all others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// How many passed.
@@ -21,7 +21,7 @@ impl Tally {
         self.skipped.extend(other.skipped);
     }
 
-    /// Names what failed and what was skipped and why.
+    /// A line for each skipped test, with the reason, and for each failed one.
     pub fn details(&self) -> Vec<String> {
         let failed = self.failed.iter().map(|name| format!("failed: {name}"));
         let skipped = self
@@ -31,7 +31,7 @@ impl Tally {
         skipped.chain(failed).collect()
     }
 
-    /// Success when something passed and nothing failed: a run of nothing shows nothing.
+    /// Success if a test passed and none failed. A run without tests is a failure, because it shows nothing.
     pub fn exit_code(&self) -> ExitCode {
         if self.failed.is_empty() && self.passed > 0 {
             ExitCode::SUCCESS

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: every test, in one go and with one count.
+//! `cargo xtask test`: runs all tests of the workspace and counts them together.
 
 mod binaries;
 mod kernel;
@@ -32,11 +32,11 @@ use crate::{
     tally::Tally,
 };
 
-/// Set to 1 where tests that need root cannot run: they are then skipped, counted and named.
+/// If this variable is 1, tests that need root are skipped, counted and named.
 const SKIP_PRIVILEGED: &str = "BALANCER_SKIP_PRIVILEGED";
 
-/// The longest that one test program may run.
-const LONGEST: Duration = Duration::from_secs(15 * 60);
+/// Time after which a test program is killed.
+const TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
 /// Runs all tests: unit tests without root, then the packet suite and the namespaces as root.
 ///
@@ -46,7 +46,7 @@ const LONGEST: Duration = Duration::from_secs(15 * 60);
 /// With --kernel it boots a stock kernel of Debian's in QEMU, which needs neither root nor KVM, and runs there, as root:
 /// the load of the packet program with every combination of its switches, the packet suite, and the tests of real
 /// traffic over each kind of interface. Kernel and QEMU are downloaded from Debian and kept below target/kernels; the
-/// newest version is asked for once a day. The guest takes several minutes.
+/// newest version is looked up once a day. The guest takes several minutes.
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// Install what is missing without asking
@@ -55,7 +55,7 @@ pub struct Options {
     /// Run the tests of the packet program on this kernel, in QEMU, and no others
     #[arg(long)]
     kernel: Option<Release>,
-    /// A kernel that cannot be had is skipped, with its reason, and no error
+    /// Skip a kernel that cannot be downloaded, with the reason, instead of failing
     #[arg(long, requires = "kernel")]
     or_skip: bool,
     /// Run only tests whose name contains this
@@ -81,7 +81,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     setup::ensure(purposes, setup::consent(options.yes))?;
     let mut tally = Tally::default();
     if let Err(error) = run_all(options.filter.as_deref(), skips_privileged, &mut tally) {
-        // Without the rest of the tests it is no success, whatever passed before.
+        // The remaining tests did not run: a failure, even if all before passed.
         eprintln!("error: {error:#}");
         tally.failed.push(format!("{error:#}"));
     }
@@ -89,7 +89,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     Ok(tally.exit_code())
 }
 
-/// Names what was skipped and what failed, and ends with the counts.
+/// Prints the skipped and failed tests, then the counts.
 fn close(tally: &Tally) {
     println!();
     for line in tally.details() {
@@ -104,7 +104,7 @@ fn close(tally: &Tally) {
 fn run_all(filter: Option<&str>, skips_privileged: bool, tally: &mut Tally) -> Result<()> {
     build_programs()?;
     let mut binaries = binaries::build()?;
-    // What needs no root comes first: it is quick, and tells more precisely what is wrong.
+    // Tests without root come first: they are quick, and name the cause more precisely.
     binaries.sort_by_key(|binary| binary.kind);
     for binary in &binaries {
         let as_root = binary.kind == Kind::Privileged && !skips_privileged;
@@ -120,7 +120,7 @@ fn run_all(filter: Option<&str>, skips_privileged: bool, tally: &mut Tally) -> R
     Ok(())
 }
 
-/// Builds what the tests of real traffic run; cargo builds another package's programs for no test.
+/// Builds the programs that the tests of real traffic run: cargo does not build another package's programs for a test.
 fn build_programs() -> Result<()> {
     let built = cargo()
         .args(["build", "--package", "balancer-ctl", "--bins"])
@@ -143,14 +143,14 @@ fn run_binary(binary: &Binary, filter: Option<&str>, skips_privileged: bool) -> 
         command
     };
     if binary.kind == Kind::Privileged {
-        // They share the kernel's state.
+        // These tests share the kernel's state.
         command.arg("--test-threads=1");
     }
     command.args(filter).current_dir(&binary.package);
     follow(&mut command, &binary.name)
 }
 
-/// Returns what cargo would tell a test, and what the caller may tell ours.
+/// Returns the variables that cargo would set for a test, and those of the caller that tests read.
 fn variables(binary: &Binary) -> Vec<(String, String)> {
     let mut variables = BTreeMap::new();
     for (name, value) in env::vars() {
@@ -179,7 +179,7 @@ fn run_doc_tests(filter: Option<&str>) -> Result<Tally> {
     follow(&mut command, "documentation")
 }
 
-/// Runs tests, shows what they print as it comes, and counts.
+/// Runs a test program, prints its output as it arrives, and counts its tests.
 fn follow(command: &mut Command, name: &str) -> Result<Tally> {
     let mut child = command
         .stdin(Stdio::null())
@@ -201,17 +201,17 @@ fn follow(command: &mut Command, name: &str) -> Result<Tally> {
     Ok(parser.finish(status.success(), &format!("{name} ended with {status}")))
 }
 
-/// Kills a test program that runs for longer than [`LONGEST`], unless what this returns is dropped before: a
-/// deadlock should fail with its name, not eat the time of everything behind it.
+/// Kills a test program after [`TIMEOUT`], unless the returned sender is dropped before. So a deadlock is reported with the program's
+/// name, and the tests after it still run.
 fn watch(id: u32, name: &str) -> Sender<()> {
     let (running, ended) = mpsc::channel();
     let name = name.to_owned();
     thread::spawn(move || {
-        if ended.recv_timeout(LONGEST) == Err(RecvTimeoutError::Timeout)
+        if ended.recv_timeout(TIMEOUT) == Err(RecvTimeoutError::Timeout)
             && let Ok(id) = i32::try_from(id)
         {
-            println!("{name}: still running after {LONGEST:?}: killing it");
-            // Ended just now: as good.
+            println!("{name}: still running after {TIMEOUT:?}: killing it");
+            // A failure means that it has just ended by itself.
             let _ = kill(Pid::from_raw(id), Signal::SIGKILL);
         }
     });

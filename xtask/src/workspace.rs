@@ -5,8 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Returns the workspace's root. `cargo run` and `cargo test` say where the package is; run by hand, a binary
-/// falls back to where it was compiled.
+/// Returns the workspace's root: above the package that `cargo run` and `cargo test` name, else, for a binary that is run by hand,
+/// above the source it was compiled from.
 #[must_use]
 pub fn root() -> PathBuf {
     let package = env::var_os("CARGO_MANIFEST_DIR")
@@ -15,7 +15,7 @@ pub fn root() -> PathBuf {
 }
 
 /// Returns the build directory that holds `inside` (a build script's `OUT_DIR`, a running binary): the nearest
-/// folder above that cargo marked as its own.
+/// folder above it that cargo has marked (`CACHEDIR.TAG`).
 #[must_use]
 pub fn target_above(inside: &Path) -> Option<PathBuf> {
     inside
@@ -25,7 +25,7 @@ pub fn target_above(inside: &Path) -> Option<PathBuf> {
         .map(Path::to_path_buf)
 }
 
-/// Returns the folder with the lock file at or above `package`, else `package`'s parent.
+/// Returns the nearest folder above `package` that contains the packet program, else `package`'s parent.
 fn root_above(package: &Path) -> PathBuf {
     package
         .ancestors()
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_root_holds_the_packet_program() {
+    fn the_root_contains_the_packet_program() {
         assert!(
             root().join("balancer-ebpf/Cargo.toml").is_file(),
             "{}",
@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn a_running_test_lies_in_a_build_directory() {
+    fn a_running_test_is_in_a_build_directory() {
         let binary = env::current_exe().unwrap();
         let target = target_above(&binary).unwrap();
         assert!(binary.starts_with(&target));

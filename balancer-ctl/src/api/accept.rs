@@ -1,4 +1,5 @@
-//! Accepts clients and limits them: how many at a time, how long a request may take to arrive, how large it may be.
+//! Accepts clients and limits how many are served at the same time, how long a request may take to arrive, and how large it may
+//! be.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -25,17 +26,17 @@ use super::refusal::refuse;
 pub const MAX_BODY: usize = 1 << 20;
 /// Time within which a request's header, and then its body, must arrive.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
-/// Clients served at a time; any more are answered with 503.
+/// Clients served at the same time; any more are answered with 503.
 const MAX_CLIENTS: usize = 256;
-/// Clients answered with 503 at a time; any more are disconnected without an answer.
-const MAX_TURNED_AWAY: usize = 64;
+/// Clients answered with 503 at the same time; any more are disconnected without an answer.
+const MAX_REFUSING: usize = 64;
 /// Time within which a client must send its request and read its 503.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Serves clients for ever.
 pub async fn serve(listener: UnixListener, router: Router) -> Infallible {
     let slots = Arc::new(Semaphore::new(MAX_CLIENTS));
-    let doors = Arc::new(Semaphore::new(MAX_TURNED_AWAY));
+    let refusal_slots = Arc::new(Semaphore::new(MAX_REFUSING));
     loop {
         let (stream, _) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -46,12 +47,9 @@ pub async fn serve(listener: UnixListener, router: Router) -> Infallible {
             }
         };
         let Ok(slot) = slots.clone().try_acquire_owned() else {
-            tracing::warn!(
-                clients = MAX_CLIENTS,
-                "too many clients, one is turned away"
-            );
-            if let Ok(slot) = doors.clone().try_acquire_owned() {
-                tokio::spawn(turn_away(stream, slot));
+            tracing::warn!(clients = MAX_CLIENTS, "too many clients, one is refused");
+            if let Ok(slot) = refusal_slots.clone().try_acquire_owned() {
+                tokio::spawn(refuse_client(stream, slot));
             }
             continue;
         };
@@ -70,7 +68,7 @@ pub async fn serve(listener: UnixListener, router: Router) -> Infallible {
 }
 
 /// Answers one request with 503.
-async fn turn_away(stream: UnixStream, slot: OwnedSemaphorePermit) {
+async fn refuse_client(stream: UnixStream, slot: OwnedSemaphorePermit) {
     let router = Router::new().fallback(async || {
         let sentence =
             format!("balancerd has {MAX_CLIENTS} clients already: try again in a few seconds");

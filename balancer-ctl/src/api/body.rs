@@ -1,4 +1,4 @@
-//! The bodies of requests that add something: its address beside its settings, in one object.
+//! The bodies of requests that add a service or real server: an object with its address and its settings.
 
 use std::{fmt, marker::PhantomData};
 
@@ -18,7 +18,7 @@ pub type NewService = New<ServiceSettings<serde_json::Value>>;
 /// Body of `POST /v1/services/{service}/reals`.
 pub type NewReal = New<RealSettings>;
 
-/// Something to add. (serde's own `flatten` cannot refuse unknown fields by name.)
+/// A service or real server to add. (serde's `flatten` cannot refuse unknown fields by name.)
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct New<S> {
     /// `ADDRESS:PORT`; of a real server, the port may be left out.
@@ -31,7 +31,7 @@ pub struct New<S> {
     pub settings: S,
 }
 
-/// Settings that have an address beside them in a body.
+/// Settings that are added together with an address.
 pub trait Addressed {
     /// The fields that are not settings.
     const FIELDS: &'static [&'static str];
@@ -61,7 +61,7 @@ impl<'de, S: Addressed + Deserialize<'de>> Visitor<'de> for NewVisitor<S> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<New<S>, A::Error> {
-        let mut own = Own::default();
+        let mut own = OwnFields::default();
         let settings = S::deserialize(Settings {
             map,
             own: &mut own,
@@ -80,15 +80,15 @@ impl<'de, S: Addressed + Deserialize<'de>> Visitor<'de> for NewVisitor<S> {
 
 /// The values of the fields that are not settings.
 #[derive(Default)]
-struct Own {
+struct OwnFields {
     address: Option<String>,
     protocol: Option<Protocol>,
 }
 
-/// An object without the fields that are not settings: those are put into `own` when they come by.
+/// Reads an object's settings for serde, and stores the fields that are not settings in `own`.
 struct Settings<'a, A> {
     map: A,
-    own: &'a mut Own,
+    own: &'a mut OwnFields,
     own_fields: &'static [&'static str],
     fields: &'static [&'static str],
 }
@@ -150,7 +150,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Settings<'_, A> {
     }
 }
 
-/// Reads a field's name; one that is not known is refused with all that are.
+/// Reads a field's name; an unknown one is refused with a list of the known ones.
 #[derive(Clone, Copy)]
 struct Field {
     own_fields: &'static [&'static str],
@@ -181,7 +181,7 @@ mod tests {
     use crate::model::Scheduler;
 
     #[test]
-    fn settings_stand_beside_the_address_and_nothing_else_does() {
+    fn a_body_has_an_address_and_settings_and_nothing_else() {
         let body =
             r#"{"address":"192.0.2.80:80","protocol":"udp","scheduler":"rr","slow_start":"30s"}"#;
         let new: NewService = serde_json::from_str(body).unwrap();

@@ -16,10 +16,10 @@ use tokio::net::UnixStream;
 use super::ErrorBody;
 use crate::model::view;
 
-/// How long to wait for an answer, or for its next part; a rate alone takes a second.
+/// How long to wait for an answer, or for its next part. The daemon needs a second to compute rates.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Why there is no answer.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// No daemon answers.
@@ -50,18 +50,18 @@ impl Client {
         }
     }
 
-    /// Asks for what is at `target`.
+    /// Sends a GET request for `target`.
     ///
     /// # Errors
     /// No daemon answers, or it refuses.
     pub async fn get<T: DeserializeOwned>(&self, target: &str) -> Result<T, ClientError> {
-        self.whole(Method::GET, target, Bytes::new()).await
+        self.receive(Method::GET, target, Bytes::new()).await
     }
 
-    /// Asks for what is at `target`, and gives each part of the body to `take` as it arrives, until `take` breaks off.
+    /// Sends a GET request for `target`, and passes each part of the body to `take` as it arrives, until `take` returns `Break`.
     ///
     /// # Errors
-    /// No daemon answers, it refuses, or its answer breaks off.
+    /// No daemon answers, it refuses, or the answer ends early.
     pub async fn stream(
         &self,
         target: &str,
@@ -84,13 +84,13 @@ impl Client {
 
     /// Waits for `future`, at most [`ANSWER_TIMEOUT`].
     async fn in_time<T>(&self, future: impl Future<Output = T>) -> Result<T, ClientError> {
-        let silent = |_| {
+        let timed_out = |_| {
             let seconds = ANSWER_TIMEOUT.as_secs();
-            self.unreachable(format!("it said nothing for {seconds} s"))
+            self.unreachable(format!("it sent nothing for {seconds} s"))
         };
         tokio::time::timeout(ANSWER_TIMEOUT, future)
             .await
-            .map_err(silent)
+            .map_err(timed_out)
     }
 
     /// Sends a request with a body in JSON.
@@ -109,17 +109,17 @@ impl Client {
                 .map_err(|error| ClientError::Refused(error.to_string()))?
                 .into(),
         };
-        self.whole(method, target, body).await
+        self.receive(method, target, body).await
     }
 
-    /// Follows the events: calls `begun` when none is missed any more, then gives each to `take` until it returns
-    /// false or the daemon ends the stream.
+    /// Follows the events: calls `started` once no event is missed any more, then passes each to `take`, until that returns `false`
+    /// or the daemon ends the stream.
     ///
     /// # Errors
     /// No daemon answers, it refuses, or it closed the connection without a last event.
     pub async fn follow(
         &self,
-        begun: impl FnOnce(),
+        started: impl FnOnce(),
         mut take: impl FnMut(view::EventRecord) -> bool,
     ) -> Result<(), ClientError> {
         let mut response = self
@@ -130,7 +130,7 @@ impl Client {
             let status = response.status();
             return Err(refusal(status, &self.body(response.into_body()).await?));
         }
-        begun();
+        started();
         let mut line = Vec::new();
         let mut ended = false;
         while let Some(frame) = response.frame().await {
@@ -162,10 +162,10 @@ impl Client {
         if ended {
             return Ok(());
         }
-        Err(self.unreachable("it went away"))
+        Err(self.unreachable("it closed the connection"))
     }
 
-    async fn whole<T: DeserializeOwned>(
+    async fn receive<T: DeserializeOwned>(
         &self,
         method: Method,
         target: &str,

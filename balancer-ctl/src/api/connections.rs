@@ -12,23 +12,23 @@ use tokio::{runtime::Handle, sync::mpsc, time::timeout};
 
 use crate::{control::daemon::ConnectionsReport, model::view};
 
-/// Bytes sent at a time.
-const CHUNK: usize = 64 << 10;
-/// Chunks that wait for the reader.
-const CHUNKS: usize = 4;
-/// The list ends when its reader has taken nothing for this long.
+/// Size of a chunk, in bytes.
+const CHUNK_BYTES: usize = 64 << 10;
+/// Capacity of the queue of chunks between the writer and the reader.
+const MAX_QUEUED_CHUNKS: usize = 4;
+/// The list ends if its reader takes nothing for this long.
 const READER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A part of the answer.
 enum Part {
     Chunk(Vec<u8>),
-    /// There is no more.
+    /// The list is complete.
     End,
 }
 
 /// Answers with the connections of a report, in the form of [`view::Connections`].
 pub fn answer(report: ConnectionsReport) -> Response {
-    let (sender, receiver) = mpsc::channel(CHUNKS);
+    let (sender, receiver) = mpsc::channel(MAX_QUEUED_CHUNKS);
     let handle = Handle::current();
     tokio::task::spawn_blocking(move || {
         let send = |part| {
@@ -58,12 +58,12 @@ pub fn answer(report: ConnectionsReport) -> Response {
         .into_response()
 }
 
-/// Writes a report in chunks, until `send` breaks off.
+/// Writes a report in chunks, until `send` returns `Break`.
 fn write(
     report: ConnectionsReport,
     mut send: impl FnMut(Vec<u8>) -> ControlFlow<()>,
 ) -> ControlFlow<()> {
-    let mut text = String::with_capacity(CHUNK + 512);
+    let mut text = String::with_capacity(CHUNK_BYTES + 512);
     text.push_str("{\"connections\":[");
     let mut is_first = true;
     let mut flow = ControlFlow::Continue(());
@@ -71,8 +71,8 @@ fn write(
         text.push_str(if is_first { "\n" } else { ",\n" });
         is_first = false;
         write_one(&mut text, &connection);
-        if text.len() >= CHUNK {
-            let next = String::with_capacity(CHUNK + 512);
+        if text.len() >= CHUNK_BYTES {
+            let next = String::with_capacity(CHUNK_BYTES + 512);
             flow = send(std::mem::replace(&mut text, next).into_bytes());
         }
         flow
@@ -83,7 +83,7 @@ fn write(
     send(text.into_bytes())
 }
 
-/// Writes a connection in the form in which serde would.
+/// Writes a connection as serde would.
 fn write_one(text: &mut String, connection: &view::Connection) {
     let view::Connection {
         protocol,
@@ -93,7 +93,7 @@ fn write_one(text: &mut String, connection: &view::Connection) {
         virtual_address,
         real,
     } = connection;
-    // Names, numbers and addresses hold nothing that JSON would have escaped.
+    // Names, numbers and addresses contain no character that JSON escapes.
     text.push_str("{\"protocol\":\"");
     text.push_str(protocol.name());
     text.push_str("\",\"state\":\"");
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_streamed_is_what_serde_writes_but_for_the_lines() {
+    fn the_stream_equals_serdes_json_but_for_line_breaks() {
         for (count, limit) in [
             (0, None),
             (1, None),
@@ -198,7 +198,7 @@ mod tests {
                 ControlFlow::Continue(())
             });
             assert!(flow.is_continue());
-            assert!(chunks.iter().all(|chunk| chunk.len() < CHUNK + 512));
+            assert!(chunks.iter().all(|chunk| chunk.len() < CHUNK_BYTES + 512));
             assert_eq!(chunks.len() > 5, count == 5000);
             let text = String::from_utf8(chunks.concat()).unwrap();
             let expected = report(count, limit).finished();
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_does_not_read_on_ends_the_list() {
+    fn a_reader_that_stops_ends_the_list() {
         let mut chunks = 0;
         let flow = write(report(60_000, None), |_| {
             chunks += 1;

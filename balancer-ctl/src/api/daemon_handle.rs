@@ -17,7 +17,7 @@ pub struct DaemonHandle {
 }
 
 impl DaemonHandle {
-    /// Sends a message that `message` makes, and waits for the answer.
+    /// Sends the message that `message` makes, and waits for the daemon's answer.
     ///
     /// # Errors
     /// The daemon refuses, or is stopping.

@@ -23,7 +23,7 @@ pub async fn events(State(daemon): State<DaemonHandle>) -> Response {
         .into_response()
 }
 
-/// The events up to the daemon's stop, or up to where the reader was too slow and lost some.
+/// The events, until the daemon stops or the reader was so slow that some were lost.
 fn followed(
     receiver: broadcast::Receiver<view::EventRecord>,
 ) -> impl Stream<Item = Result<sse::Event, axum::Error>> {

@@ -1,4 +1,4 @@
-//! The control socket and the lock that keeps a second daemon off.
+//! The control socket, and the lock that prevents a second daemon.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
@@ -17,7 +17,7 @@ use crate::os::paths::Instance;
 /// Makes sure that one daemon runs per instance: a file lock, which the kernel releases however the daemon ends.
 #[derive(Debug)]
 pub struct Lock {
-    /// Locked as long as it is open.
+    /// The lock lasts as long as the file is open.
     _file: File,
 }
 
@@ -38,7 +38,7 @@ impl Lock {
             .mode(0o600)
             .open(&path)
             .with_context(|| format!("cannot open {}", path.display()))?;
-        // Whoever can open the file can hold the lock. An earlier version's file was open to all.
+        // Anyone who can open the file can take the lock, and an earlier version let everybody open it.
         file.set_permissions(Permissions::from_mode(0o600))
             .with_context(|| format!("cannot change the mode of {}", path.display()))?;
         match file.try_lock() {
@@ -70,7 +70,7 @@ pub struct ControlSocket {
 }
 
 impl ControlSocket {
-    /// Binds the socket with mode 0600. Replaces the file that a dead daemon left.
+    /// Binds the socket with mode 0600. Replaces a socket that no daemon listens on.
     ///
     /// # Errors
     /// Another daemon answers there, or the file there is no socket.
@@ -82,14 +82,14 @@ impl ControlSocket {
             make_directory(directory)?;
         }
         remove_stale(path)?;
-        // Bound under another name and renamed when its mode is right: no one can connect in between.
+        // It is bound under another name, and renamed once its mode is set: nobody can connect before.
         let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-        let cannot = || format!("cannot bind the control socket {}", path.display());
-        let listener = UnixListener::bind(&temporary).with_context(cannot)?;
+        let context = || format!("cannot bind the control socket {}", path.display());
+        let listener = UnixListener::bind(&temporary).with_context(context)?;
         fs::set_permissions(&temporary, Permissions::from_mode(0o600))
             .and_then(|()| fs::rename(&temporary, path))
-            .with_context(cannot)?;
-        listener.set_nonblocking(true).with_context(cannot)?;
+            .with_context(context)?;
+        listener.set_nonblocking(true).with_context(context)?;
         Ok((
             listener,
             Self {
@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_socket_is_private_and_goes_with_its_daemon() {
+    fn a_socket_is_private_and_removed_with_its_daemon() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("new/control.sock");
         let socket = ControlSocket::bind(&path).unwrap();

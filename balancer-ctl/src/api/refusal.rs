@@ -1,4 +1,4 @@
-//! Refusals as HTTP answers.
+//! Refused requests as HTTP answers.
 
 use axum::{
     http::StatusCode,
@@ -8,7 +8,7 @@ use axum::{
 use super::ErrorBody;
 use crate::model::error::{ApiError, ApiErrorKind};
 
-/// A refusal as an HTTP answer.
+/// A refused request: status and sentence of the HTTP answer.
 #[derive(Debug)]
 pub struct Refused(pub StatusCode, pub String);
 
@@ -30,7 +30,7 @@ impl IntoResponse for Refused {
     }
 }
 
-/// An answer that is a sentence.
+/// An HTTP answer whose body is an error's sentence.
 pub fn refuse(status: StatusCode, sentence: impl Into<String>) -> Response {
     (
         status,

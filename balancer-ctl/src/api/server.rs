@@ -1,4 +1,4 @@
-//! The control socket's server: HTTP requests → messages to the daemon.
+//! The control socket's routes: each turns an HTTP request into a message to the daemon.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -40,13 +40,13 @@ use crate::{
     },
 };
 
-/// How far the two looks of a rate are apart.
-const RATE_OVER: Duration = Duration::from_secs(1);
+/// Time between the two readings of the counters from which rates are computed.
+const RATE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Connections that are listed when no limit is named; 0 stands for all. Nobody reads millions.
-const CONNECTIONS: usize = 1000;
+/// How many connections are listed if the request names no limit.
+const DEFAULT_LIMIT: usize = 1000;
 
-/// What is at which path.
+/// All routes.
 pub fn router(daemon: DaemonHandle) -> Router {
     Router::new()
         .route("/healthz", get(async || "ok\n"))
@@ -96,7 +96,7 @@ struct HealthQuery {
     service: Option<String>,
 }
 
-/// How a change is meant.
+/// The query of a change.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ChangeQuery {
@@ -104,7 +104,7 @@ struct ChangeQuery {
     runtime: bool,
 }
 
-/// How deleting a real server is meant.
+/// The query of a real server's deletion.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct DelRealQuery {
@@ -162,7 +162,7 @@ async fn listed(daemon: &DaemonHandle, service: Option<ServiceRef>, rate: bool) 
         return Ok(axum::Json(first).into_response());
     }
     let began = tokio::time::Instant::now();
-    tokio::time::sleep(RATE_OVER).await;
+    tokio::time::sleep(RATE_INTERVAL).await;
     let mut second = daemon
         .ask(|reply| Message::Services(service, reply))
         .await?;
@@ -210,7 +210,8 @@ async fn list_connections(
         real: host(real)?,
         state: state.map(|name| connection_state(&name)).transpose()?,
         limit: match limit {
-            None => Some(CONNECTIONS),
+            None => Some(DEFAULT_LIMIT),
+            // 0 stands for all.
             Some(0) => None,
             some => some,
         },
@@ -243,7 +244,7 @@ async fn add_service(
     let body: NewService = json(&body)?;
     let address = service_address(&body.address).map_err(invalid)?;
     let protocol = body.protocol.unwrap_or_default();
-    let settings = with_files(body.settings.with_checks(super::checks)?).await?;
+    let settings = check_files(body.settings.with_checks(super::checks)?).await?;
     changed(
         &daemon,
         daemon::Request::AddService(ServiceKey { protocol, address }, settings),
@@ -260,7 +261,7 @@ async fn edit_service(
 ) -> Answer {
     let body: EditService = json(&body)?;
     let service = parsed(&service.0?)?;
-    let settings = with_files(body.with_checks(super::checks)?).await?;
+    let settings = check_files(body.with_checks(super::checks)?).await?;
     changed(
         &daemon,
         daemon::Request::EditService(service, settings),
@@ -334,18 +335,18 @@ async fn del_real(
     send(&daemon, request, scope(runtime)).await
 }
 
-/// Settings whose checks name files and programs that are there and good. Looked at here, as a slow disk would hold
-/// the daemon up.
-async fn with_files(settings: ServiceSettings) -> Result<ServiceSettings, ApiError> {
+/// Refuses settings whose checks name files or programs that are missing or bad. This is done here because a slow disk would
+/// delay the daemon.
+async fn check_files(settings: ServiceSettings) -> Result<ServiceSettings, ApiError> {
     if settings.checks.as_ref().is_none_or(Vec::is_empty) {
         return Ok(settings);
     }
-    let judged = tokio::task::spawn_blocking(move || {
+    let checked = tokio::task::spawn_blocking(move || {
         let checks = settings.checks.iter().flatten();
         let problem = checks.filter_map(check_problem).next();
         problem.map_or(Ok(settings), |sentence| Err(ApiError::invalid(sentence)))
     });
-    judged
+    checked
         .await
         .map_err(|error| ApiError::failed(format!("cannot look at files: {error}")))?
 }
@@ -383,7 +384,7 @@ async fn zero_service(State(daemon): State<DaemonHandle>, service: Segments<Stri
     done(Vec::new())
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "it is what a handler answers")]
+#[expect(clippy::unnecessary_wraps, reason = "handlers return it")]
 fn done(notes: Vec<String>) -> Answer {
     Ok(axum::Json(super::ChangeResult { notes }).into_response())
 }
@@ -392,7 +393,7 @@ fn parsed<T: std::str::FromStr<Err = address::AddressError>>(text: &str) -> Resu
     text.parse().map_err(invalid)
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it stands in `map_err`")]
+#[expect(clippy::needless_pass_by_value, reason = "it is passed to `map_err`")]
 fn invalid(error: address::AddressError) -> ApiError {
     ApiError::invalid(error.to_string())
 }
@@ -401,7 +402,7 @@ fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     let mut body = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut body).map_err(|error| {
         let (field, reason) = (error.path(), error.inner().to_string());
-        // A value in the file's words is refused as in the file: "on_down `never` is not known: …".
+        // A wrong value of a setting is refused with the same sentence as in the file: "on_down `never` is not known: …".
         match reason.rsplit_once(" at line ") {
             Some((reason, _)) if reason.starts_with('`') => {
                 ApiError::invalid(format!("{field} {reason}"))
@@ -414,7 +415,7 @@ fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     Ok(value)
 }
 
-/// Names in a path, or the sentence about what is wrong with them.
+/// The parameters in a path, or the sentence about what is wrong with them.
 struct Segments<T>(Result<T, ApiError>);
 
 impl<T: DeserializeOwned + Send, S: Send + Sync> axum::extract::FromRequestParts<S>

@@ -93,7 +93,7 @@ fn main() -> ExitCode {
 fn report(error: &anyhow::Error) {
     // Errors of a file are lines of their own, as compilers write them.
     let text = match error.downcast_ref() {
-        Some(file::FileError::Wrong { .. }) => error.to_string(),
+        Some(file::FileError::Invalid { .. }) => error.to_string(),
         Some(file::FileError::Unreadable { .. }) | None => format!("error: {error:#}"),
     };
     // With no one to read it, the status alone must do.

@@ -1,4 +1,4 @@
-//! What can be typed. Each command's help ends with an example.
+//! The command line's syntax. Each command's help ends with an example.
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -6,7 +6,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 use super::{
     CommandError,
-    later::{Later, LaterOfReal, LaterOfService},
+    planned::{PlannedCommand, PlannedRealOptions, PlannedServiceOptions},
 };
 use crate::{
     model::{
@@ -126,9 +126,9 @@ pub enum Command {
     Zero(Zero),
     /// Delete all services
     #[command(after_help = "Example:\n  balancer-ctl clear")]
-    Clear(Lasting),
+    Clear(RuntimeOption),
     #[command(flatten)]
-    Later(Later),
+    Planned(PlannedCommand),
 }
 
 /// A service as the command's first argument.
@@ -170,7 +170,7 @@ impl ServiceAddress {
             .or_else(|| self.udp.map(key(Protocol::Udp)))
     }
 
-    /// The service that was named, in this spelling or the other.
+    /// The service that was named with `-t` or `-u`, else `service`.
     fn or(&self, service: Option<&ServiceRef>) -> Result<Option<ServiceRef>, CommandError> {
         if service == Some(&ServiceRef::Only) {
             return Err(CommandError::Usage(
@@ -219,14 +219,14 @@ impl ServiceOption {
 }
 
 #[derive(Clone, Copy, Debug, Args)]
-pub struct Lasting {
+pub struct RuntimeOption {
     /// Apply without writing to the configuration file: it lasts until `reload` or a restart of the daemon
     #[arg(long)]
     runtime: bool,
 }
 
-impl Lasting {
-    /// As the query of a request.
+impl RuntimeOption {
+    /// The query of a request with this option.
     pub fn query(self) -> String {
         format!("runtime={}", self.runtime)
     }
@@ -241,12 +241,12 @@ pub struct ChangeService {
     #[command(flatten)]
     pub checks: Checks,
     #[command(flatten)]
-    pub lasting: Lasting,
+    pub runtime: RuntimeOption,
     #[command(flatten)]
-    pub later: LaterOfService,
+    pub planned: PlannedServiceOptions,
 }
 
-/// All checks of a service; in the help they stand behind `--no-real`.
+/// All checks of a service; the help lists them after `--no-real`.
 #[derive(Debug, Args)]
 pub struct Checks {
     /// How to probe each real server: a type (tcp, http, https, udp, dns, ping, grpc, exec, agent), or a table in the
@@ -255,7 +255,7 @@ pub struct Checks {
     /// default
     #[arg(long, value_name = "CHECK", value_parser = check, conflicts_with = "no_check", display_order = 8)]
     pub check: Vec<serde_json::Value>,
-    /// Probe no more
+    /// Remove all checks
     #[arg(long, display_order = 9)]
     pub no_check: bool,
 }
@@ -265,7 +265,7 @@ pub struct DelService {
     #[command(flatten)]
     pub service: ServiceArgument,
     #[command(flatten)]
-    pub lasting: Lasting,
+    pub runtime: RuntimeOption,
 }
 
 #[derive(Debug, Args)]
@@ -287,9 +287,9 @@ pub struct ChangeReal {
     #[arg(long)]
     pub no_backup: bool,
     #[command(flatten)]
-    pub lasting: Lasting,
+    pub runtime: RuntimeOption,
     #[command(flatten)]
-    pub later: LaterOfReal,
+    pub planned: PlannedRealOptions,
 }
 
 #[derive(Debug, Args)]
@@ -302,7 +302,7 @@ pub struct DelReal {
     #[arg(long)]
     pub purge: bool,
     #[command(flatten)]
-    pub lasting: Lasting,
+    pub runtime: RuntimeOption,
 }
 
 #[derive(Debug, Args)]
@@ -312,14 +312,14 @@ pub struct SetState {
     #[command(flatten)]
     pub service: ServiceOption,
     #[command(flatten)]
-    pub lasting: Lasting,
+    pub runtime: RuntimeOption,
 }
 
 #[derive(Debug, Args)]
 pub struct Health {
     #[command(flatten)]
     pub service: ServiceArgument,
-    /// Show the changes of each, and how long they lasted
+    /// Show past changes of state, and how long each state lasted
     #[arg(long)]
     pub history: bool,
 }

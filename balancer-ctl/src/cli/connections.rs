@@ -33,7 +33,7 @@ pub async fn list(context: &Context, arguments: Arguments) -> Result<(), Command
         .collect();
     let target = format!("/v1/connections?{}", query.join("&"));
     if context.json {
-        return pass_on(context, &target).await;
+        return copy_answer(context, &target).await;
     }
     let connections: Connections = context.client.get(&target).await?;
     let mut output = BufWriter::with_capacity(1 << 16, io::stdout().lock());
@@ -41,8 +41,8 @@ pub async fn list(context: &Context, arguments: Arguments) -> Result<(), Command
     Ok(output.flush()?)
 }
 
-/// Prints the daemon's answer as it comes: a list of millions of connections is not held in memory.
-async fn pass_on(context: &Context, target: &str) -> Result<(), CommandError> {
+/// Prints the daemon's answer as it arrives: a list of millions of connections is not held in memory.
+async fn copy_answer(context: &Context, target: &str) -> Result<(), CommandError> {
     let mut output = io::stdout();
     let mut written = Ok(());
     let stream = context.client.stream(target, |data| {
@@ -60,10 +60,10 @@ async fn pass_on(context: &Context, target: &str) -> Result<(), CommandError> {
 }
 
 const TITLES: [&str; 6] = ["Protocol", "State", "Expires", "Client", "Virtual", "Real"];
-/// The column that is aligned to the right.
+/// Index of the column that is aligned to the right.
 const EXPIRES: usize = 2;
 
-/// Writes a table for people: as `render::table` would, without holding all its cells.
+/// Writes a table as `render::table` does, without holding all its cells in memory.
 fn write(connections: &Connections, output: &mut impl io::Write) -> io::Result<()> {
     let mut cells: [String; 6] = TITLES.map(str::to_owned);
     let mut widths = cells.each_ref().map(|cell| cell.chars().count());
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connections_stand_in_columns() {
+    fn connections_are_aligned_in_columns() {
         let connection = |expires_in_ms, client: &str| Connection {
             protocol: crate::model::Protocol::Tcp,
             state: balancer_common::tcp::State::Established,

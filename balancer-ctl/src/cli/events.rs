@@ -10,7 +10,7 @@ pub async fn follow(context: &Context) -> Result<(), CommandError> {
     let json = context.json;
     context
         .client
-        .follow(begun, |event| {
+        .follow(announce_start, |event| {
             result = print(&event, json);
             result.is_ok()
         })
@@ -18,9 +18,9 @@ pub async fn follow(context: &Context) -> Result<(), CommandError> {
     Ok(result?)
 }
 
-/// Says on standard error that from here on no event is missed, for a person or script that waits for one. An error in
-/// writing it is ignored.
-fn begun() {
+/// Says on standard error that no event is missed from here on, for a person or script that waits for one. A failure to
+/// write it is ignored.
+fn announce_start() {
     let _ = writeln!(io::stderr(), "events from now on (Ctrl-C ends)");
 }
 

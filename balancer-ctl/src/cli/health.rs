@@ -68,13 +68,13 @@ fn states(checkers: &[Checker]) -> String {
 /// Why the target cannot be probed; else the last result, or that there is none yet.
 fn result(checker: &Checker) -> String {
     match (&checker.obstacle, &checker.last) {
-        (Some(obstacle), _) => format!("cannot be asked: {obstacle}"),
+        (Some(obstacle), _) => format!("cannot be probed: {obstacle}"),
         (None, Some(last)) => last_result(last, &checker.state),
         (None, None) => checker.reason.clone(),
     }
 }
 
-/// The last result; where it disagrees with the state, also how many of it there were in a row.
+/// The last result; if it disagrees with the state, also the number of equal results in a row.
 fn last_result(last: &LastProbe, state: &str) -> String {
     let result = if last.passed { "passed" } else { "failed" };
     let agrees = last.passed == (state == "up");
@@ -211,7 +211,7 @@ Target            Type  State    Since                     Latency  Used by     
     }
 
     #[test]
-    fn what_is_in_the_way_of_asking_stands_in_place_of_an_old_result() {
+    fn an_obstacle_is_shown_in_place_of_the_last_result() {
         let mut checkers = checkers();
         checkers.truncate(1);
         checkers[0].obstacle = Some("too many open files".to_owned());
@@ -219,13 +219,13 @@ Target            Type  State    Since                     Latency  Used by     
             states(&checkers),
             "\
 Target       Type  State  Since                     Latency  Used by          Last result
-10.0.0.2:80  http  down   2026-11-22T03:14:08.123Z  1.23 ms  web 10.0.0.2:80  cannot be asked: too many open files
+10.0.0.2:80  http  down   2026-11-22T03:14:08.123Z  1.23 ms  web 10.0.0.2:80  cannot be probed: too many open files
 "
         );
     }
 
     #[test]
-    fn a_history_tells_how_long_each_state_lasted() {
+    fn a_history_shows_how_long_each_state_lasted() {
         assert_eq!(
             histories(&checkers()[..2]),
             "\

@@ -12,7 +12,7 @@ use crate::model::{
     view::{Real, Service, Services},
 };
 
-/// What is shown of each.
+/// Which columns the table has.
 #[derive(Clone, Copy)]
 enum Columns {
     State,
@@ -187,11 +187,11 @@ fn service_notes(service: &Service) -> String {
 }
 
 fn real_notes(real: &Real) -> String {
-    // The reason stands last: it may hold commas of its own.
+    // The reason comes last, because it may contain commas.
     let reason = real.reason.as_deref();
-    let is_told = reason.is_some_and(|reason| reason.starts_with("backup, "));
+    let names_backup = reason.is_some_and(|reason| reason.starts_with("backup, "));
     let marks = [
-        (real.backup && !is_told, "backup"),
+        (real.backup && !names_backup, "backup"),
         (real.runtime, "runtime"),
     ];
     let marks = marks

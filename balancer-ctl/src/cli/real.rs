@@ -4,7 +4,7 @@ use hyper::Method;
 
 use super::{
     CommandError, Context,
-    arguments::{ChangeReal, DelReal, Lasting, ServiceOption, SetState},
+    arguments::{ChangeReal, DelReal, RuntimeOption, ServiceOption, SetState},
     encoded,
 };
 use crate::{
@@ -20,10 +20,10 @@ pub async fn add(context: &Context, arguments: ChangeReal) -> Result<(), Command
         nat,
         backup,
         no_backup,
-        lasting,
-        later,
+        runtime,
+        planned,
     } = arguments;
-    later.refuse()?;
+    planned.refuse()?;
     let body = NewReal {
         address: real.to_string(),
         protocol: None,
@@ -35,7 +35,7 @@ pub async fn add(context: &Context, arguments: ChangeReal) -> Result<(), Command
         },
     };
     let service = encoded(&service.or_only()?.to_string());
-    let target = format!("/v1/services/{service}/reals?{}", lasting.query());
+    let target = format!("/v1/services/{service}/reals?{}", runtime.query());
     context
         .change_with(Method::POST, &target, Some(&body))
         .await
@@ -49,10 +49,10 @@ pub async fn edit(context: &Context, arguments: ChangeReal) -> Result<(), Comman
         nat,
         backup,
         no_backup,
-        lasting,
-        later,
+        runtime,
+        planned,
     } = arguments;
-    later.refuse()?;
+    planned.refuse()?;
     let body = RealSettings {
         weight,
         forwarding: nat.then_some(ForwardMethod::Nat),
@@ -64,7 +64,7 @@ pub async fn edit(context: &Context, arguments: ChangeReal) -> Result<(), Comman
             "nothing to change: give --weight, --nat, --backup or --no-backup".to_owned(),
         ));
     }
-    patch(context, real, &service, lasting, &body).await
+    patch(context, real, &service, runtime, &body).await
 }
 
 /// Sets a real server's administrative state.
@@ -76,34 +76,34 @@ pub async fn set(
     let SetState {
         real,
         service,
-        lasting,
+        runtime,
     } = arguments;
     let body = RealSettings {
         state: Some(state),
         ..RealSettings::default()
     };
-    patch(context, real, &service, lasting, &body).await
+    patch(context, real, &service, runtime, &body).await
 }
 
 async fn patch(
     context: &Context,
     real: RealRef,
     service: &ServiceOption,
-    lasting: Lasting,
+    runtime: RuntimeOption,
     body: &RealSettings,
 ) -> Result<(), CommandError> {
     let service = encoded(&service.or_only()?.to_string());
     let target = format!(
         "/v1/services/{service}/reals/{}?{}",
         encoded(&real.to_string()),
-        lasting.query()
+        runtime.query()
     );
     context
         .change_with(Method::PATCH, &target, Some(body))
         .await
 }
 
-/// What the two options say together, of which one is given at most.
+/// The value that the two options set, of which at most one is given.
 fn backup_of(backup: bool, no_backup: bool) -> Option<bool> {
     (backup || no_backup).then_some(backup)
 }
@@ -113,13 +113,13 @@ pub async fn del(context: &Context, arguments: DelReal) -> Result<(), CommandErr
         real,
         service,
         purge,
-        lasting,
+        runtime,
     } = arguments;
     let service = encoded(&service.or_only()?.to_string());
     let real = encoded(&real.to_string());
     let target = format!(
         "/v1/services/{service}/reals/{real}?{}&purge={purge}",
-        lasting.query()
+        runtime.query()
     );
     context.change(Method::DELETE, &target).await
 }

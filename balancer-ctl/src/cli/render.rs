@@ -1,6 +1,6 @@
 //! Tables and numbers for people. Pure.
 
-/// Which side of its column a cell stands on.
+/// How the cells of a column are aligned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Align {
     Left,
@@ -10,7 +10,7 @@ pub enum Align {
 /// Space between columns.
 const GAP: &str = "  ";
 
-/// Rows as text, each column as wide as its widest cell; a row may have fewer cells than others.
+/// Formats rows, each column as wide as its widest cell; a row may have fewer cells than others.
 pub fn table(align: &[Align], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         rows.iter()
@@ -36,12 +36,12 @@ pub fn table(align: &[Align], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// How large numbers are written.
+/// How numbers are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Numbers {
-    /// In full.
+    /// All digits.
     Exact,
-    /// With three digits and a unit: 1.23K, 45.6M.
+    /// Three digits and a unit from 1000 on: 1.23K, 45.6M.
     Scaled,
 }
 

@@ -15,7 +15,7 @@ use crate::{
 };
 
 pub async fn add(context: &Context, arguments: ChangeService) -> Result<(), CommandError> {
-    arguments.later.refuse()?;
+    arguments.planned.refuse()?;
     let ServiceKey { protocol, address } = arguments.service.new_key()?;
     let body = NewService {
         address: address.to_string(),
@@ -25,14 +25,14 @@ pub async fn add(context: &Context, arguments: ChangeService) -> Result<(), Comm
     context
         .change_with(
             Method::POST,
-            &format!("/v1/services?{}", arguments.lasting.query()),
+            &format!("/v1/services?{}", arguments.runtime.query()),
             Some(&body),
         )
         .await
 }
 
 pub async fn edit(context: &Context, arguments: ChangeService) -> Result<(), CommandError> {
-    arguments.later.refuse()?;
+    arguments.planned.refuse()?;
     let service = arguments.service.or_only()?;
     let body = settings(arguments.settings, arguments.checks);
     if body == EditService::default() {
@@ -44,14 +44,14 @@ pub async fn edit(context: &Context, arguments: ChangeService) -> Result<(), Com
     let target = format!(
         "/v1/services/{}?{}",
         encoded(&service.to_string()),
-        arguments.lasting.query()
+        arguments.runtime.query()
     );
     context
         .change_with(Method::PATCH, &target, Some(&body))
         .await
 }
 
-/// The settings that the options give. The checks given are all of the service; `--no-check` is none.
+/// The settings that the options give. The given checks replace all of the service's; `--no-check` removes them.
 fn settings(settings: EditService, checks: Checks) -> EditService {
     let Checks { check, no_check } = checks;
     EditService {
@@ -60,7 +60,7 @@ fn settings(settings: EditService, checks: Checks) -> EditService {
     }
 }
 
-/// The options that set something, in the order of the help.
+/// The options that change a service, in the order of the help.
 fn settings_options() -> String {
     const FIRST: [&str; 5] = ["scheduler", "name", "no-real", "check", "no-check"];
     let command = Checks::augment_args(EditService::augment_args(Command::new("")));
@@ -76,12 +76,12 @@ fn settings_options() -> String {
 }
 
 pub async fn del(context: &Context, arguments: DelService) -> Result<(), CommandError> {
-    let DelService { service, lasting } = arguments;
+    let DelService { service, runtime } = arguments;
     let service = service.or_only()?;
     let target = format!(
         "/v1/services/{}?{}",
         encoded(&service.to_string()),
-        lasting.query()
+        runtime.query()
     );
     context.change(Method::DELETE, &target).await
 }
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_setting_is_offered_where_nothing_was_given() {
+    fn without_options_the_message_lists_every_setting() {
         assert_eq!(
             settings_options(),
             "--scheduler, --name, --no-real, --check, --no-check, --on-down, --slow-start, --quorum, --hysteresis or \

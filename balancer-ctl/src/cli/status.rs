@@ -126,7 +126,7 @@ fn tables(status: &Status) -> String {
     table(&[Align::Left; 3], &rows)
 }
 
-/// A size in memory, in units that leave two or three digits before the point.
+/// A size in memory: whole KiB below 1 MiB, else MiB with one decimal.
 fn memory(bytes: u64) -> String {
     const KIB: u64 = 1 << 10;
     const MIB: u64 = 1 << 20;
@@ -136,7 +136,7 @@ fn memory(bytes: u64) -> String {
     }
 }
 
-/// Adds lines whose title stands before the first.
+/// Adds lines; the first is preceded by the title.
 fn section(rows: &mut Vec<Vec<String>>, title: &str, lines: impl IntoIterator<Item = String>) {
     for (index, line) in lines.into_iter().enumerate() {
         rows.push(vec![
@@ -172,7 +172,7 @@ fn services(status: &Status) -> String {
     table(&[Align::Left, Align::Left], &rows)
 }
 
-/// The reasons for which packets were discarded, each with its sentence.
+/// The discard reasons with a count above 0, each with its sentence.
 fn discards(status: &Status) -> String {
     let rows: Vec<_> = status
         .dataplane
@@ -208,8 +208,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_told_in_units_that_people_read() {
-        for (bytes, told) in [
+    fn memory_is_shown_in_kib_or_mib() {
+        for (bytes, shown) in [
             (0, "0 KiB"),
             (1, "1 KiB"),
             (81_920, "80 KiB"),
@@ -219,7 +219,7 @@ mod tests {
             (83_886_080 + 600_000, "80.5 MiB"),
             (1_342_177_280, "1280.0 MiB"),
         ] {
-            assert_eq!(memory(bytes), told);
+            assert_eq!(memory(bytes), shown);
         }
     }
 }

@@ -67,7 +67,7 @@ impl Content {
             let mut services = vec![services[index].clone()];
             apply_all(&mut document, &mut services, changes).ok()?;
             let part = document.to_string();
-            let (model, within) = read::judged(&part, host, |_| Vec::new()).ok()?;
+            let (model, within) = read::validated(&part, host, |_| Vec::new()).ok()?;
             let is_last = bytes.end == text.len();
             let ends_a_line = part.trim_end_matches([' ', '\t']).ends_with('\n');
             if model.services != services || within.len() != services.len() {
@@ -102,7 +102,7 @@ impl Content {
             text = text.replace('\n', "\r\n");
         }
         // The file is the truth: it must say exactly what runs, whatever its author did with TOML.
-        match read::judged(&text, host, |_| Vec::new()) {
+        match read::validated(&text, host, |_| Vec::new()) {
             Ok((read, parts)) if read == *wanted => Ok((text, parts)),
             _ => Err(ApiError::failed(
                 "the configuration file is laid out in a way that this change cannot be written to: \

@@ -34,7 +34,7 @@ pub enum FileError {
     },
     /// It is wrong; a line `FILE:LINE:COLUMN: message` each.
     #[error("{}", Lines(path, errors))]
-    Wrong {
+    Invalid {
         /// The file.
         path: PathBuf,
         /// All that is wrong with it.
@@ -89,7 +89,7 @@ pub struct Prepared {
 }
 
 impl ConfigFile {
-    /// Loads a file. `host` names the node when the file does not; `tls_test` judges the TLS settings of its checks.
+    /// Loads a file. `host` names the node when the file does not; `tls_test` tries the TLS settings of its checks.
     ///
     /// # Errors
     /// It cannot be read, or something in it is wrong.
@@ -108,12 +108,12 @@ impl ConfigFile {
             path: path.to_owned(),
             error,
         })?;
-        let wrong = |errors| FileError::Wrong {
+        let wrong = |errors| FileError::Invalid {
             path: path.to_owned(),
             errors,
         };
         let text = text(bytes).map_err(|error| wrong(vec![error]))?;
-        let (model, parts) = read::judged(&text, host, |model| {
+        let (model, parts) = read::validated(&text, host, |model| {
             let mut problems = validate(model);
             problems.extend(files::problems(model, tls_test));
             problems.extend(also(model));

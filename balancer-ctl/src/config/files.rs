@@ -1,6 +1,6 @@
-//! The other files that a configuration names: certificates and keys, which must be readable, and programs, which nobody but root
-//! and the user that they run as may be able to change. Looked at when a configuration or a change is taken. Where
-//! all files are good, the probes' own test of TLS settings is run too, which the caller passes in.
+//! Checks the other files that a configuration names, before a configuration or a change is applied: certificates and keys
+//! must be readable, and programs must be writable only by root and by the user that they run as. If all files of a check are
+//! good, its TLS settings are tried as well, by a function that the caller passes in.
 
 use std::{collections::HashMap, path::Path};
 
@@ -17,36 +17,38 @@ use crate::{
     },
     os::{
         file::read_regular_file,
-        program::{Account, trusted, trusted_with_news},
+        program::{Account, trusted, trusted_for_notify},
     },
 };
 
-/// Tries whether a probe could use a check's TLS settings; else the key at fault, and a sentence.
+/// Tries whether a probe can use a check's TLS settings; if not, returns the key at fault and a sentence.
 pub type TlsTest = fn(&Check) -> Option<(&'static str, String)>;
 
-/// All that is wrong with files that a model names.
+/// Returns all problems with files that a model names.
 #[must_use]
 pub fn problems(model: &Model, tls_test: TlsTest) -> Vec<Problem> {
-    // Thousands of services may name the same file.
-    let mut known: HashMap<What<'_>, Option<String>> = HashMap::new();
-    let mut judged = |place, what| {
-        let verdict = known.entry(what).or_insert_with(|| judge(what).err());
-        verdict.clone().map(|sentence| Problem { place, sentence })
+    // Each file is checked once, though thousands of services may name it.
+    let mut results: HashMap<NamedFile<'_>, Option<String>> = HashMap::new();
+    let mut check_once = |place, file| {
+        let result = results
+            .entry(file)
+            .or_insert_with(|| check_file(file).err());
+        result.clone().map(|sentence| Problem { place, sentence })
     };
-    let mut made: HashMap<&Check, Option<(&'static str, String)>> = HashMap::new();
+    let mut tls_results: HashMap<&Check, Option<(&'static str, String)>> = HashMap::new();
     let mut problems = Vec::new();
     for (service, of_service) in model.services.iter().enumerate() {
         for (index, check) in of_service.checks.iter().enumerate() {
             let before = problems.len();
-            let named = named(check).into_iter();
+            let files = files_of(check).into_iter();
             problems.extend(
-                named.filter_map(|(key, what)| judged(Place::Check(service, index, key), what)),
+                files.filter_map(|(key, file)| check_once(Place::Check(service, index, key), file)),
             );
             if problems.len() > before {
                 continue;
             }
-            let made = made.entry(check).or_insert_with(|| tls_test(check));
-            if let Some((key, sentence)) = made.clone() {
+            let tls_result = tls_results.entry(check).or_insert_with(|| tls_test(check));
+            if let Some((key, sentence)) = tls_result.clone() {
                 let place = Place::Check(service, index, key);
                 problems.push(Problem { place, sentence });
             }
@@ -54,19 +56,22 @@ pub fn problems(model: &Model, tls_test: TlsTest) -> Vec<Problem> {
     }
     for (index, notify) in model.notify.iter().enumerate() {
         let user = notify.user.as_deref();
-        problems.extend(judged(Place::Notify(index, "user"), What::User(user)));
-        let run = What::Notified(&notify.run, user);
-        problems.extend(judged(Place::Notify(index, "run"), run));
+        problems.extend(check_once(
+            Place::Notify(index, "user"),
+            NamedFile::User(user),
+        ));
+        let run = NamedFile::NotifyProgram(&notify.run, user);
+        problems.extend(check_once(Place::Notify(index, "run"), run));
     }
     problems
 }
 
-/// What is wrong with the files that a check names, or with the TLS it would speak with them: the key, and a sentence.
+/// Returns the problems with the files that a check names, or with its TLS settings: each key, with a sentence.
 #[must_use]
 pub fn of_check(check: &Check, tls_test: TlsTest) -> Vec<(&'static str, String)> {
-    let named = named(check).into_iter();
-    let mut problems: Vec<_> = named
-        .filter_map(|(key, what)| Some((key, judge(what).err()?)))
+    let files = files_of(check).into_iter();
+    let mut problems: Vec<_> = files
+        .filter_map(|(key, file)| Some((key, check_file(file).err()?)))
         .collect();
     if problems.is_empty() {
         problems.extend(tls_test(check));
@@ -74,61 +79,61 @@ pub fn of_check(check: &Check, tls_test: TlsTest) -> Vec<(&'static str, String)>
     problems
 }
 
-/// What a file must be.
+/// A file that a configuration names, by what it must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum What<'a> {
+enum NamedFile<'a> {
     Ca(&'a Path),
     Certificate(&'a Path),
     Key(&'a Path),
-    /// With its arguments, which may be files that it runs, and the user that it runs as.
-    Program(&'a [String], Option<&'a str>),
-    /// The same, told of events.
-    Notified(&'a [String], Option<&'a str>),
+    /// The program of an `exec` check, with its arguments, which may be files that it runs, and the user that it runs as.
+    CheckProgram(&'a [String], Option<&'a str>),
+    /// The program of a `[[notify]]` entry, with its arguments and user.
+    NotifyProgram(&'a [String], Option<&'a str>),
     /// A user of this host; `None` = root.
     User(Option<&'a str>),
 }
 
-fn named(check: &Check) -> Vec<(&'static str, What<'_>)> {
-    let mut named = Vec::new();
+fn files_of(check: &Check) -> Vec<(&'static str, NamedFile<'_>)> {
+    let mut files = Vec::new();
     if let Probe::Exec(exec) = &check.probe {
         let user = exec.user.as_deref();
-        named.push(("user", What::User(user)));
-        named.push(("run", What::Program(&exec.run, user)));
+        files.push(("user", NamedFile::User(user)));
+        files.push(("run", NamedFile::CheckProgram(&exec.run, user)));
     }
     if let Some(Tls {
         ca, certificate, ..
     }) = check.probe.tls()
     {
         if let Some(ca) = ca {
-            named.push(("ca", What::Ca(ca)));
+            files.push(("ca", NamedFile::Ca(ca)));
         }
         if let Some((certificate, key)) = certificate {
-            named.push(("certificate", What::Certificate(certificate)));
-            named.push(("key", What::Key(key)));
+            files.push(("certificate", NamedFile::Certificate(certificate)));
+            files.push(("key", NamedFile::Key(key)));
         }
     }
-    named
+    files
 }
 
-fn judge(what: What<'_>) -> Result<(), String> {
-    let told = |key: &str, path: &Path, reason| format!("{key} {}: {reason}", path.display());
-    let of_program = |run: &[String], reason| {
+fn check_file(file: NamedFile<'_>) -> Result<(), String> {
+    let sentence = |key: &str, path: &Path, reason| format!("{key} {}: {reason}", path.display());
+    let program_sentence = |run: &[String], reason| {
         let program = run.first().map_or("", String::as_str);
-        told("run", Path::new(program), reason)
+        sentence("run", Path::new(program), reason)
     };
-    match what {
-        What::Ca(path) => certificates(path).map_err(|reason| told("ca", path, reason)),
-        What::Certificate(path) => {
-            certificates(path).map_err(|reason| told("certificate", path, reason))
+    match file {
+        NamedFile::Ca(path) => certificates(path).map_err(|reason| sentence("ca", path, reason)),
+        NamedFile::Certificate(path) => {
+            certificates(path).map_err(|reason| sentence("certificate", path, reason))
         }
-        What::Key(path) => key(path).map_err(|reason| told("key", path, reason)),
-        What::User(user) => Account::find(user).map(|_| ()),
-        // A user that does not exist is told by itself.
-        What::Program(run, user) => Account::find(user).map_or(Ok(()), |account| {
-            trusted(run, &account).map_err(|reason| of_program(run, reason))
+        NamedFile::Key(path) => key(path).map_err(|reason| sentence("key", path, reason)),
+        NamedFile::User(user) => Account::find(user).map(|_| ()),
+        // A user that does not exist is reported by itself.
+        NamedFile::CheckProgram(run, user) => Account::find(user).map_or(Ok(()), |account| {
+            trusted(run, &account).map_err(|reason| program_sentence(run, reason))
         }),
-        What::Notified(run, user) => Account::find(user).map_or(Ok(()), |account| {
-            trusted_with_news(run, &account).map_err(|reason| of_program(run, reason))
+        NamedFile::NotifyProgram(run, user) => Account::find(user).map_or(Ok(()), |account| {
+            trusted_for_notify(run, &account).map_err(|reason| program_sentence(run, reason))
         }),
     }
 }
@@ -178,7 +183,7 @@ mod tests {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     }
 
-    /// What is no certificate, but well-formed PEM: its content is the probe's business.
+    /// Well-formed PEM that contains no certificate: its content is tested by the probe.
     fn pem_of(what: &str) -> String {
         format!("-----BEGIN {what}-----\nMAA=\n-----END {what}-----\n")
     }
@@ -198,57 +203,60 @@ mod tests {
             "-----BEGIN CERTIFICATE-----\nMAA=\n",
             0o644,
         );
-        assert_eq!(judge(What::Ca(&path("ca.pem"))), Ok(()));
-        assert_eq!(judge(What::Key(&path("key.pem"))), Ok(()));
-        let bad = |what: What<'_>| {
-            let sentence = judge(what).unwrap_err();
+        assert_eq!(check_file(NamedFile::Ca(&path("ca.pem"))), Ok(()));
+        assert_eq!(check_file(NamedFile::Key(&path("key.pem"))), Ok(()));
+        let bad = |file: NamedFile<'_>| {
+            let sentence = check_file(file).unwrap_err();
             sentence.replace(&folder.path().display().to_string(), "")
         };
         assert_eq!(
-            bad(What::Certificate(&path("key.pem"))),
+            bad(NamedFile::Certificate(&path("key.pem"))),
             "certificate /key.pem: there is no certificate in it: it must be in PEM, `-----BEGIN CERTIFICATE-----`"
         );
         assert_eq!(
-            bad(What::Key(&path("ca.pem"))),
+            bad(NamedFile::Key(&path("ca.pem"))),
             "key /ca.pem: there is no private key in it: it must be in PEM without a passphrase, `-----BEGIN PRIVATE KEY-----`"
         );
         assert_eq!(
-            bad(What::Ca(&path("absent.pem"))),
+            bad(NamedFile::Ca(&path("absent.pem"))),
             "ca /absent.pem: No such file or directory (os error 2)"
         );
-        assert_eq!(bad(What::Ca(&path(""))), "ca /: it is not a regular file");
+        assert_eq!(
+            bad(NamedFile::Ca(&path(""))),
+            "ca /: it is not a regular file"
+        );
         assert!(
-            bad(What::Ca(&path("cut.pem"))).starts_with("ca /cut.pem: it is no good PEM: "),
+            bad(NamedFile::Ca(&path("cut.pem"))).starts_with("ca /cut.pem: it is no good PEM: "),
             "{}",
-            bad(What::Ca(&path("cut.pem")))
+            bad(NamedFile::Ca(&path("cut.pem")))
         );
     }
 
     #[test]
-    fn files_that_cannot_be_read_are_told_with_the_reason() {
+    fn files_that_cannot_be_read_are_reported_with_the_reason() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ca.pem");
         written(&path, &pem_of("CERTIFICATE"), 0);
         let shown = path.display().to_string();
-        let judged = std::thread::spawn(move || {
-            // SAFETY: a number; without root's rights the call does nothing, which leaves the file unreadable as well.
-            // It is of this thread alone.
+        let result = std::thread::spawn(move || {
+            // SAFETY: the argument is a number. The call changes this thread only; without root's rights it does nothing,
+            // and the file is unreadable as well.
             unsafe { libc::setfsuid(65534) };
-            judge(What::Ca(&path))
+            check_file(NamedFile::Ca(&path))
         });
         assert_eq!(
-            judged.join().unwrap(),
+            result.join().unwrap(),
             Err(format!("ca {shown}: Permission denied (os error 13)"))
         );
-        // Nobody can read its first page.
+        // Reading its first page fails, also for root.
         assert_eq!(
-            judge(What::Ca(Path::new("/proc/self/mem"))),
+            check_file(NamedFile::Ca(Path::new("/proc/self/mem"))),
             Err("ca /proc/self/mem: Input/output error (os error 5)".to_owned())
         );
     }
 
     #[test]
-    fn files_of_a_configuration_are_told_with_their_place_beside_its_other_errors() {
+    fn files_of_a_configuration_are_reported_with_their_place_among_its_other_errors() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("balancer.toml");
         let text = "dataplane.interfaces = [\"eth0\"]\n\
@@ -291,13 +299,13 @@ mod tests {
                 .parse()
                 .unwrap(),
         );
-        let told = of_check(&check.unwrap()[0], |_| None);
+        let problems = of_check(&check.unwrap()[0], |_| None);
         let sentence = "run /nonexistent/run: `/nonexistent` does not exist".to_owned();
-        assert_eq!(told, [("run", sentence)]);
+        assert_eq!(problems, [("run", sentence)]);
     }
 
     #[test]
-    fn programs_that_others_can_change_are_told_with_their_place() {
+    fn programs_that_others_can_change_are_reported_with_their_place() {
         let (folder, open) = crate::os::program::open_folder();
         let path = folder.path().join("balancer.toml");
         let script = folder.path().join("x.sh");

@@ -98,7 +98,7 @@ mod tests {
 
     /// The text of each part.
     fn parts(text: &str) -> Vec<&str> {
-        let (_, parts) = read::judged(text, "lb1", |_| Vec::new()).unwrap();
+        let (_, parts) = read::validated(text, "lb1", |_| Vec::new()).unwrap();
         parts.0.into_iter().map(|part| &text[part]).collect()
     }
 
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn parts_that_change_move_those_behind_them() {
-        let parts = |text: &str| read::judged(text, "lb1", |_| Vec::new()).unwrap().1;
+        let parts = |text: &str| read::validated(text, "lb1", |_| Vec::new()).unwrap().1;
         let text = format!("{NODE}{WEB}{WEB}{CHECKED}");
         for (new, length) in [
             (WEB.replace(" # first", ""), 1),

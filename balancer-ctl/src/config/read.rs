@@ -1,4 +1,4 @@
-//! The configuration file's text → the model. All errors of a file are found, each with its place. Pure.
+//! Makes a model of the configuration file's text. Reports all errors of a file, each with its position. Pure.
 
 pub mod check;
 mod keys;
@@ -47,31 +47,31 @@ impl fmt::Display for ReadError {
     }
 }
 
-/// Idle timeouts when the file names none: those of IPVS.
+/// Idle timeouts if the file sets none: those of IPVS.
 pub const DEFAULT_TIMEOUTS: Timeouts = Timeouts {
     tcp: Duration::from_secs(15 * 60),
     tcp_fin: Duration::from_secs(2 * 60),
     udp: Duration::from_secs(5 * 60),
 };
-/// Size of the connection table when the file names none.
+/// Size of the connection table if the file sets none.
 pub const DEFAULT_MAX_CONNECTIONS: u32 = 262_144;
 
-/// Reads and validates a file's text. `host` names the node when the file does not.
+/// Reads and validates a file's text. `host` is the node's name if the file sets none.
 ///
 /// # Errors
-/// All that is wrong, in the order of the text; only the first error when it is not TOML.
+/// All errors in the order of the text; if the text is not TOML, only the first.
 pub fn model(text: &str, host: &str) -> Result<Model, Vec<ReadError>> {
-    judged(text, host, validate).map(|(model, _)| model)
+    validated(text, host, validate).map(|(model, _)| model)
 }
 
-/// As [`model`], with the rules of `judge` in place of the validator's. Returns also which bytes belong to which service.
+/// As [`model`], with the rules of `validate` in place of the validator's. Returns also which bytes belong to which service.
 ///
 /// # Errors
 /// As [`model`].
-pub(super) fn judged(
+pub(super) fn validated(
     text: &str,
     host: &str,
-    judge: impl FnOnce(&Model) -> Vec<Problem>,
+    validate: impl FnOnce(&Model) -> Vec<Problem>,
 ) -> Result<(Model, Parts), Vec<ReadError>> {
     let (document, oversized) = parsed(text).map_err(|error| {
         let message = error.message().trim_end().replace('\n', ", ");
@@ -89,7 +89,7 @@ pub(super) fn judged(
         places,
         ..
     } = reader;
-    for problem in judge(&model) {
+    for problem in validate(&model) {
         let at = places.get(&problem.place).copied().unwrap_or(0);
         problems.push((at, problem.sentence));
     }
@@ -103,7 +103,7 @@ pub(super) fn judged(
         .collect())
 }
 
-/// Where an interface is named, as a byte offset.
+/// The byte offset of an interface's name in the file.
 pub(super) fn interface_place(text: &str, name: &str) -> Option<usize> {
     let document = Document::parse(text).ok()?;
     let names = document.as_table().get("dataplane")?.get("interfaces")?;
@@ -112,10 +112,10 @@ pub(super) fn interface_place(text: &str, name: &str) -> Option<usize> {
     named.span().map(|span| span.start)
 }
 
-/// Reads the checks of a service that do not come from a file: a table in the file's keys, or a list of them.
+/// Reads the checks of a service from a request: a table with the file's keys, or a list of such tables.
 ///
 /// # Errors
-/// What is wrong with them.
+/// A sentence for each error.
 pub fn checks(value: toml_edit::Value) -> Result<Vec<Check>, String> {
     let mut reader = Reader::new("");
     let checks = reader.checks_of(0, &Item::Value(value));
@@ -126,11 +126,11 @@ pub fn checks(value: toml_edit::Value) -> Result<Vec<Check>, String> {
     Err(sentences.join("; "))
 }
 
-/// A file's tables, and where integers stand that are too large for TOML.
+/// A file's tables, and the positions of integers that are too large for TOML.
 type Parsed<'t> = (Document<Cow<'t, str>>, Vec<Range<usize>>);
 
-/// Reads a file's tables, and finds where integers stand that are too large for TOML. Each of those was read as one as
-/// many bytes long that is not, but far out of every key's range, so that the key is named with what it allows.
+/// Parses a file's tables, and finds integers that are too large for TOML. Each is replaced by one of the same length that TOML can
+/// hold but that is out of every key's range, so that the error names the key and its range.
 fn parsed(text: &str) -> Result<Parsed<'_>, TomlError> {
     let mut fitting = Cow::Borrowed(text);
     let mut oversized = Vec::new();
@@ -149,7 +149,7 @@ fn parsed(text: &str) -> Result<Parsed<'_>, TomlError> {
     }
 }
 
-/// Whether this is a decimal integer, of those that are too large for TOML.
+/// Whether this is a decimal integer that is too large for TOML.
 fn is_oversized(token: &str) -> bool {
     let digits = token.replace('_', "");
     let number = digits.strip_prefix(['+', '-']).unwrap_or(&digits);
@@ -158,7 +158,7 @@ fn is_oversized(token: &str) -> bool {
         && digits.parse::<i64>().is_err()
 }
 
-/// What stands for an integer that is too large.
+/// The integer that replaces one that is too large.
 const OVERSIZED: &str = "9223372036854775807";
 
 /// Turns a byte offset into line and column.
@@ -172,7 +172,7 @@ pub(super) fn locate(text: &str, offset: usize, message: String) -> ReadError {
     }
 }
 
-/// Collects problems and remembers where values stand, as byte offsets.
+/// Collects problems, and the byte offsets of values.
 struct Reader<'t> {
     text: &'t str,
     problems: Vec<(usize, String)>,
@@ -188,8 +188,8 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// Writes integers that are too large for TOML into the sentences about them, as they stand in the text. One that no
-    /// sentence is about is refused by itself.
+    /// Puts integers that are too large for TOML back into the problems about them, as the text has them. For one without a problem,
+    /// it adds one.
     fn name_oversized(&mut self, oversized: &[Range<usize>]) {
         for span in oversized {
             let number = &self.text[span.clone()];
@@ -321,7 +321,7 @@ impl<'t> Reader<'t> {
         services
     }
 
-    /// Reads a service; `None` when there is no address to know it by.
+    /// Reads a service; `None` if it has no valid address.
     fn service(
         &mut self,
         index: usize,
@@ -339,7 +339,7 @@ impl<'t> Reader<'t> {
         }
         let address = self.string(table, "address", place("address"));
         let address = self.parsed(place("address"), address.map(address::service_address));
-        // Without an address the real servers are still worth reading for their own errors.
+        // Without an address the real servers are read all the same, to report their errors.
         let key = ServiceKey {
             protocol: protocol.unwrap_or_default(),
             address: address.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)),

@@ -1,9 +1,9 @@
-//! What strings of the file mean: addresses, HTTP's words, programs. An error continues a sentence that begins with the
-//! key and the value. Pure.
+//! Parses strings of the file: addresses, parts of HTTP requests, programs. An error continues a sentence that begins with the key
+//! and the value. Pure.
 
 use std::net::IpAddr;
 
-/// An address without a port.
+/// Parses an address without a port.
 pub fn address(text: &str) -> Result<IpAddr, String> {
     text.parse().map_err(|_| {
         "is not an address: write `192.0.2.80` or `2001:db8::80` (names are not looked up)"
@@ -11,7 +11,7 @@ pub fn address(text: &str) -> Result<IpAddr, String> {
     })
 }
 
-/// Bytes as pairs of hexadecimal digits, with spaces between them if wanted.
+/// Parses bytes as pairs of hexadecimal digits, optionally with spaces between them.
 pub fn hex(text: &str) -> Result<Vec<u8>, String> {
     let wrong = || "is not hexadecimal: write pairs of digits, as in \"0d 0a\"".to_owned();
     let digits: Vec<u32> = text
@@ -26,7 +26,7 @@ pub fn hex(text: &str) -> Result<Vec<u8>, String> {
     pairs.collect()
 }
 
-/// HTTP statuses and ranges of them.
+/// Parses HTTP statuses and ranges of them.
 pub fn statuses(text: &str) -> Result<Vec<(u16, u16)>, String> {
     let status = |text: &str| {
         let text = text.trim();
@@ -45,7 +45,7 @@ pub fn statuses(text: &str) -> Result<Vec<(u16, u16)>, String> {
         })
 }
 
-/// An HTTP method.
+/// Checks an HTTP method.
 pub fn method(text: &str) -> Result<String, String> {
     let good = (1..=20).contains(&text.len())
         && text != "CONNECT"
@@ -56,7 +56,7 @@ pub fn method(text: &str) -> Result<String, String> {
         .ok_or_else(|| "is no method for a check: write it in capitals, as in \"HEAD\"".to_owned())
 }
 
-/// An HTTP request's path and query.
+/// Checks an HTTP request's path and query.
 pub fn path(text: &str) -> Result<String, String> {
     let good = text.starts_with('/')
         && text
@@ -68,7 +68,7 @@ pub fn path(text: &str) -> Result<String, String> {
     })
 }
 
-/// The host of an HTTP request, with its port if that is not the usual one.
+/// Checks the host of an HTTP request, with an optional port.
 pub fn host(text: &str) -> Result<String, String> {
     let bare = text
         .rsplit_once(':')
@@ -83,14 +83,14 @@ pub fn host(text: &str) -> Result<String, String> {
         .ok_or_else(|| "is no host: write a name, as in \"www.example.org\"".to_owned())
 }
 
-/// A name for TLS: a host's name or an address.
+/// Checks a name for TLS: a host's name or an address.
 pub fn server_name(text: &str) -> Result<String, String> {
     (is_host_name(text) || text.parse::<IpAddr>().is_ok())
         .then(|| text.to_owned())
         .ok_or_else(|| "is no name of a server: write it as in \"www.example.org\"".to_owned())
 }
 
-/// A name in the DNS.
+/// Checks a name in the DNS.
 pub fn dns_name(text: &str) -> Result<String, String> {
     (text == "." || is_host_name(text))
         .then(|| text.to_owned())
@@ -108,7 +108,7 @@ fn is_host_name(text: &str) -> bool {
         })
 }
 
-/// A header field of a request.
+/// Checks a header field of a request.
 pub fn header(name: &str, value: &str) -> Result<(), String> {
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if name.is_empty() || !name.bytes().all(token) {
@@ -141,7 +141,7 @@ pub fn header(name: &str, value: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// A program with its arguments.
+/// Checks a program with its arguments.
 pub fn program(words: &[String]) -> Result<(), String> {
     let Some(program) = words.first() else {
         return Err(
@@ -161,13 +161,13 @@ pub fn program(words: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-/// Where the n-th character (from 1) of a TOML string's value stands in the string as it is written.
+/// The byte offset of the n-th character (from 1) of a TOML string's value in the string as it is written.
 #[must_use]
 pub fn offset_in_token(token: &str, position: usize) -> Option<usize> {
     let quote = token.chars().next()?;
     let triple: String = std::iter::repeat_n(quote, 3).collect();
     let opening = match token.strip_prefix(&triple) {
-        // A line break behind the opening quotes is not part of the value.
+        // A line break after the opening quotes is not part of the value.
         Some(rest) if rest.starts_with("\r\n") => 5,
         Some(rest) if rest.starts_with('\n') => 4,
         Some(_) if token.len() >= 6 => 3,
@@ -180,7 +180,7 @@ pub fn offset_in_token(token: &str, position: usize) -> Option<usize> {
             ('"', [b'\\', b'u', ..]) => 6,
             ('"', [b'\\', b'U', ..]) => 10,
             ('"', [b'\\', b'x', ..]) => 4,
-            // A line break behind a backslash, and the spaces after it, are no part of the value.
+            // A line break after a backslash, and the spaces after it, are not part of the value.
             ('"', [b'\\', b'\n' | b'\r' | b' ', ..]) => return None,
             ('"', [b'\\', ..]) => 2,
             _ => rest.chars().next()?.len_utf8(),
@@ -205,7 +205,7 @@ mod tests {
             (r#""\u00e9(b""#, 2, Some(7)),
             ("'''\na(b'''", 2, Some(5)),
             ("\"\"\"a(b\"\"\"", 2, Some(4)),
-            // Behind the last character: the closing quote.
+            // After the last character: the closing quote.
             ("'a('", 3, Some(3)),
             ("''", 1, Some(1)),
             ("'a'", 9, None),

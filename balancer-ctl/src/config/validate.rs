@@ -20,7 +20,7 @@ use crate::model::{
     same_family,
 };
 
-/// The value that a problem is about; the file's reader knows where it stands.
+/// The value that a problem is about; the file's reader knows its position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Place {
     /// `[node] name`.
@@ -41,16 +41,16 @@ pub enum Place {
     Notify(usize, &'static str),
 }
 
-/// A broken rule.
+/// A violated rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Which value.
+    /// The value.
     pub place: Place,
     /// What is wrong with it and what is allowed.
     pub sentence: String,
 }
 
-/// All broken rules, in the order of the file.
+/// Returns all violated rules, in the order of the file.
 #[must_use]
 pub fn validate(model: &Model) -> Vec<Problem> {
     let mut problems = Problems(Vec::new());
@@ -152,7 +152,7 @@ fn dataplane(settings: &DataplaneSettings, problems: &mut Problems) {
     }
 }
 
-/// Whether the kernel takes this as an interface's name.
+/// Whether the kernel accepts this as an interface's name.
 #[must_use]
 pub fn is_interface_name(name: &str) -> bool {
     (1..=MAX_INTERFACE_NAME).contains(&name.len())

@@ -77,7 +77,7 @@ pub struct ServiceStatus {
     pub backups_in: Vec<SocketAddr>,
     /// Its real servers.
     pub reals: HashMap<SocketAddr, RealStatus>,
-    /// At its start: until when it waits for its real servers' first probe results before it judges its quorum.
+    /// At its start: until when it waits for its real servers' first probe results before it evaluates its quorum.
     awaited_until: Option<Instant>,
     /// When the passing of time alone changes something next.
     deadline: Option<Instant>,
@@ -143,8 +143,8 @@ impl Availability {
     pub fn checkers(&self) -> Vec<CheckStart> {
         let checkers = self.check_targets.iter().zip(&self.check_states);
         checkers
-            .map(|(watched, check_state)| CheckStart {
-                watched: Arc::clone(watched),
+            .map(|(target, check_state)| CheckStart {
+                target: Arc::clone(target),
                 from: check_state.decided.then(|| check_state.clone()),
             })
             .collect()
@@ -154,12 +154,12 @@ impl Availability {
     pub fn update(&mut self, model: &Model, updates: Vec<CheckUpdate>, now: Instant) -> Vec<Event> {
         let mut concerned = BTreeSet::new();
         for CheckUpdate {
-            watched,
-            standing: check_state,
+            target,
+            check_state,
         } in updates
         {
-            // A checker that was stopped a moment ago may still have had news.
-            let Some(index) = self.checkers.get(&watched).copied() else {
+            // A checker that was stopped a moment ago may have sent one more update.
+            let Some(index) = self.checkers.get(&target).copied() else {
                 continue;
             };
             self.check_states[index] = check_state;
@@ -276,8 +276,8 @@ impl Availability {
     /// The model for the notify policy: a real server in maintenance by its agent is in maintenance there, as by the operator.
     #[must_use]
     pub fn as_reported(&self, model: &Model) -> Model {
-        let mut told = model.clone();
-        for service in &mut told.services {
+        let mut reported = model.clone();
+        for service in &mut reported.services {
             for real in &mut service.reals {
                 let status = self.real(&service.key, real.address);
                 if status.is_some_and(|status| status.state == RealState::Maintenance) {
@@ -285,7 +285,7 @@ impl Availability {
                 }
             }
         }
-        told
+        reported
     }
 
     /// The services that the packet program is to run.
@@ -341,7 +341,7 @@ fn undecided_state(check: &Check) -> CheckState {
         up,
         decided: up,
         reason: NOT_PROBED.to_owned(),
-        advice: AgentReply::default(),
+        agent_reply: AgentReply::default(),
         since: UNKNOWN_TIME,
     }
 }

@@ -139,7 +139,7 @@ impl Daemon {
             addresses,
             refused: 0,
         };
-        heap::give_back();
+        heap::trim();
         daemon.take_over_conditions();
         daemon.checkers.watch(daemon.availability.checkers());
         daemon.persist_services();
@@ -214,7 +214,7 @@ impl Daemon {
         match message {
             Message::Change(requests, scope, reply) => {
                 drop(reply.send(self.change_all(requests, scope)));
-                heap::give_back();
+                heap::trim();
             }
             Message::Services(service, reply) => drop(reply.send(self.services(service.as_ref()))),
             Message::Connections(service, filter, reply) => {
@@ -332,7 +332,7 @@ impl Daemon {
         }
         let transition = if is_full {
             self.conditions
-                .set(Condition::TableFull, &status.fullness(), clock::now())
+                .set(Condition::TableFull, &status.fullness())
         } else {
             self.conditions
                 .clear(Condition::TableFull, &status.fullness())
@@ -343,7 +343,7 @@ impl Daemon {
     /// Begins or continues a condition, given its cause, or ends it.
     fn note(&mut self, condition: Condition, cause: Option<String>) {
         let transition = match cause {
-            Some(cause) => self.conditions.set(condition, &cause, clock::now()),
+            Some(cause) => self.conditions.set(condition, &cause),
             None => self.conditions.clear(condition, ""),
         };
         self.follow(condition, transition);
@@ -354,10 +354,7 @@ impl Daemon {
         match transition {
             Transition::Event(event) => self.publish(event),
             Transition::NewDetail => {
-                let detail = self
-                    .conditions
-                    .get(condition)
-                    .map(|lasting| lasting.detail.as_str());
+                let detail = self.conditions.detail(condition);
                 let kind = condition.beginning();
                 log(kind.level(), None, None, detail, kind.sentence());
             }
@@ -379,7 +376,7 @@ impl Daemon {
         );
         let record = event.record(SystemTime::now());
         if let Some(notifier) = &self.notifier {
-            notifier.tell(record.clone());
+            notifier.handle(record.clone());
         }
         // No one may be following.
         let _ = self.events.send(record);

@@ -1,4 +1,4 @@
-//! The model and what the data plane counts → what the daemon shows. Pure.
+//! Makes the views that the API returns from the model, the availability and the data plane's counters. Pure.
 
 mod obstacles;
 mod rates;
@@ -56,7 +56,7 @@ pub fn services<'a>(
 
 fn shown(
     real: &RealServer,
-    is_watched: bool,
+    is_checked: bool,
     status: Option<&RealStatus>,
     counted: dataplane::RealSnapshot,
 ) -> view::Real {
@@ -69,7 +69,7 @@ fn shown(
         state: status.map_or(view::RealState::Down, |status| status.state),
         reason: status.and_then(|status| status.reason.clone()),
         admin: real.state,
-        health: is_watched
+        health: is_checked
             .then(|| status?.healthy)
             .flatten()
             .map(|healthy| match healthy {
@@ -78,7 +78,7 @@ fn shown(
             }),
         agent: status
             .map(|status| status.requested)
-            .filter(|asked| *asked != AgentRequest::default()),
+            .filter(|request| *request != AgentRequest::default()),
         active: counted.active,
         inactive: counted.inactive,
         counters: counted.counters,

@@ -44,31 +44,29 @@ pub struct State {
     /// This host's own addresses, and its networks' broadcast addresses.
     pub local: LocalAddresses,
     /// The most services that fit; `reconcile` refuses more.
-    pub room: Option<usize>,
+    pub max_services: Option<usize>,
     /// The arguments of the calls of `zero`.
     pub zeroed: Vec<Option<ServiceKey>>,
     /// What `watch_failure` returns after the next call of `run_maintenance`.
-    pub unwatched: Option<String>,
+    pub watch_failure: Option<String>,
     /// Why `run_maintenance` fails, if it does.
     pub maintenance_failure: Option<String>,
-    /// How often `run_maintenance` was called.
-    pub tended: usize,
     /// How many of the next calls of `reconcile` fail half way.
-    pub fails_half_way: u32,
+    pub reconcile_failures: u32,
     /// How many of the next calls of `configure` fail half way.
-    pub misconfigures: u32,
+    pub configure_failures: u32,
     /// The name of an interface that does not exist.
-    pub missing: Option<String>,
-    /// Called once, in the middle of the next `reconcile`.
-    pub meanwhile: Option<Box<dyn FnOnce() + Send>>,
+    pub missing_interface: Option<String>,
+    /// Called once, during the next `reconcile`.
+    pub during_reconcile: Option<Box<dyn FnOnce() + Send>>,
 }
 
 /// A data plane in memory.
 #[derive(Clone, Default)]
 pub struct FakeDataplane {
     state: Arc<Mutex<State>>,
-    /// [`State::unwatched`] at the last call of `run_maintenance`.
-    unwatched: Option<String>,
+    /// [`State::watch_failure`] at the last call of `run_maintenance`.
+    watch_failure: Option<String>,
 }
 
 impl FakeDataplane {
@@ -95,37 +93,37 @@ fn matches(filter: &ConnectionFilter, connection: &Connection) -> bool {
 impl Dataplane for FakeDataplane {
     fn reconcile(&mut self, services: &[Service]) -> Result<(), DataplaneError> {
         let mut state = self.state();
-        if let Some(room) = state.room
-            && services.len() > room
+        if let Some(max_services) = state.max_services
+            && services.len() > max_services
         {
             return Err(DataplaneError(anyhow::anyhow!(
-                "there is room for {room} services"
+                "there is room for {max_services} services"
             )));
         }
         state.services = services.to_vec();
         state.reconciled += 1;
-        if let Some(left) = state.fails_half_way.checked_sub(1) {
-            state.fails_half_way = left;
+        if let Some(left) = state.reconcile_failures.checked_sub(1) {
+            state.reconcile_failures = left;
             return Err(DataplaneError(anyhow::anyhow!("the kernel refused a call")));
         }
-        if let Some(meanwhile) = state.meanwhile.take() {
-            meanwhile();
+        if let Some(call) = state.during_reconcile.take() {
+            call();
         }
         Ok(())
     }
 
     fn configure(&mut self, settings: &DataplaneSettings) -> Result<(), DataplaneError> {
         let mut state = self.state();
-        let missing = state.missing.clone();
+        let missing = state.missing_interface.clone();
         if let Some(name) = missing.filter(|name| settings.interfaces.contains(name)) {
             let sentence = format!("the interface {name} does not exist");
             return Err(DataplaneError(InterfaceError { name, sentence }.into()));
         }
         state.settings = Some(settings.clone());
-        let Some(left) = state.misconfigures.checked_sub(1) else {
+        let Some(left) = state.configure_failures.checked_sub(1) else {
             return Ok(());
         };
-        state.misconfigures = left;
+        state.configure_failures = left;
         Err(DataplaneError(anyhow::anyhow!("the interface is gone")))
     }
 
@@ -255,15 +253,17 @@ impl Dataplane for FakeDataplane {
     }
 
     fn watch_failure(&self) -> Option<&str> {
-        self.unwatched.as_deref()
+        self.watch_failure.as_deref()
     }
 
     fn run_maintenance(&mut self) -> Result<(), DataplaneError> {
-        let mut state = self.state();
-        state.tended += 1;
-        let (unwatched, failure) = (state.unwatched.clone(), state.maintenance_failure.clone());
+        let state = self.state();
+        let (watch_failure, failure) = (
+            state.watch_failure.clone(),
+            state.maintenance_failure.clone(),
+        );
         drop(state);
-        self.unwatched = unwatched;
+        self.watch_failure = watch_failure;
         failure.map_or(Ok(()), |failure| {
             Err(DataplaneError(anyhow::anyhow!(failure)))
         })

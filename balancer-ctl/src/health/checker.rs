@@ -166,7 +166,7 @@ pub struct Checker {
     thresholds: Thresholds,
     machine: MachineState,
     reason: String,
-    advice: AgentReply,
+    agent_reply: AgentReply,
     since: Timestamp,
     last: Option<LastResult>,
     /// Why this host cannot probe the target at present.
@@ -186,10 +186,10 @@ impl Checker {
     ) -> Self {
         let state = match (&from, check.timing.initial) {
             _ if check.probe.is_agent() => MachineState::Up { failures: 0 },
-            (Some(standing), _) if standing.decided && standing.up => {
+            (Some(check_state), _) if check_state.decided && check_state.up => {
                 MachineState::Up { failures: 0 }
             }
-            (Some(standing), _) if standing.decided => MachineState::Down { passes: 0 },
+            (Some(check_state), _) if check_state.decided => MachineState::Down { passes: 0 },
             (_, Initial::Up) => MachineState::Up { failures: 0 },
             (_, Initial::Down) => MachineState::Undecided,
         };
@@ -197,14 +197,14 @@ impl Checker {
             thresholds: Thresholds::of(check),
             machine: state,
             reason: NOT_PROBED.to_owned(),
-            advice: AgentReply::default(),
+            agent_reply: AgentReply::default(),
             since: *now,
             last: None,
             obstacle: None,
             history: Arc::new(history.into()),
         };
         if let Some(from) = from {
-            checker.advice = from.advice;
+            checker.agent_reply = from.agent_reply;
             if from.decided && from.up == checker.is_up() {
                 checker.reason = from.reason;
                 if from.since != UNKNOWN_TIME {
@@ -228,7 +228,7 @@ impl Checker {
         let (state, transition) = next(self.machine, &outcome, self.thresholds);
         self.machine = state;
         let (passed, message, reply) = match outcome {
-            Outcome::Passed { note, advice } => (true, note, Some(advice)),
+            Outcome::Passed { note, agent_reply } => (true, note, Some(agent_reply)),
             Outcome::Failed { reason } => (false, reason, None),
             Outcome::Inconclusive { obstacle } => {
                 if obstacle.is_some() {
@@ -240,9 +240,9 @@ impl Checker {
         self.obstacle = None;
         let mut output = CheckerOutput::Nothing;
         if let Some(reply) = reply {
-            let is_new = reply != self.advice;
-            let down_changed = reply.down.is_some() != self.advice.down.is_some();
-            self.advice = reply;
+            let is_new = reply != self.agent_reply;
+            let down_changed = reply.down.is_some() != self.agent_reply.down.is_some();
+            self.agent_reply = reply;
             // An agent check changes state by the agent's word alone, not by passes and failures.
             if self.thresholds.fall.is_none() && (down_changed || self.reason == NOT_PROBED) {
                 self.reason.clone_from(&message);
@@ -292,7 +292,7 @@ impl Checker {
             up: self.is_up(),
             decided: self.machine != MachineState::Undecided,
             reason: self.reason.clone(),
-            advice: self.advice.clone(),
+            agent_reply: self.agent_reply.clone(),
             since: self.since,
         }
     }
@@ -305,8 +305,8 @@ impl Checker {
 
     /// What the target's last passed probe requested.
     #[must_use]
-    pub const fn advice(&self) -> &AgentReply {
-        &self.advice
+    pub const fn agent_reply(&self) -> &AgentReply {
+        &self.agent_reply
     }
 
     /// Changes of state, oldest first.
@@ -367,7 +367,7 @@ impl Checker {
 
     /// Whether it is up and no agent reports it as down.
     const fn counts_as_up(&self) -> bool {
-        self.is_up() && self.advice.down.is_none()
+        self.is_up() && self.agent_reply.down.is_none()
     }
 
     /// Adds the initial state to the history unless the history ends with the same state.

@@ -208,7 +208,7 @@ where
         let prober = match old {
             Some(prober) if !slot.is_stale => prober,
             old => match (
-                (self.context.make_probe)(&slot.target, slot.checker.advice()),
+                (self.context.make_probe)(&slot.target, slot.checker.agent_reply()),
                 old,
             ) {
                 (Ok(prober), _) => {
@@ -296,7 +296,7 @@ where
                     }
                     Some(failed @ Outcome::Failed { .. }) => failed,
                     None => Outcome::Failed {
-                        reason: format!("no answer within {}", duration_text(timeout)),
+                        reason: format!("no answer within {}", duration::exact(timeout)),
                     },
                 };
                 (latency, outcome)
@@ -364,8 +364,8 @@ where
         self.context.mailbox.put(
             id,
             CheckUpdate {
-                watched: CheckTarget::clone(&slot.target),
-                standing: slot.checker.check_state(),
+                target: CheckTarget::clone(&slot.target),
+                check_state: slot.checker.check_state(),
             },
         );
         self.store_check(id);
@@ -428,12 +428,4 @@ fn log_stall(lost: Option<Duration>) {
 
 fn now() -> std::time::Instant {
     Instant::now().into_std()
-}
-
-/// A duration as in the configuration file, cut to milliseconds: `2s`, `1m30s`.
-fn duration_text(duration: Duration) -> String {
-    let duration = Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
-    humantime::format_duration(duration)
-        .to_string()
-        .replace(' ', "")
 }

@@ -18,21 +18,21 @@ use crate::model::{ServiceKey, view};
 #[derive(Debug, Default)]
 pub struct State {
     /// States that an earlier daemon stored.
-    pub remembered: HashMap<CheckTarget, RestoredState>,
+    pub restored: HashMap<CheckTarget, RestoredState>,
     /// Quorums that an earlier daemon stored.
     pub quorums: HashMap<ServiceKey, Quorum>,
     /// When the earlier daemon last wrote its state.
-    pub written: Option<Instant>,
+    pub last_written: Option<Instant>,
     /// What [`CheckStore::persist`] was last given.
-    pub kept: Vec<PersistedService>,
+    pub persisted: Vec<PersistedService>,
     /// What [`Checkers::watch`] was last given.
-    pub watched: Vec<CheckStart>,
+    pub wanted: Vec<CheckStart>,
     /// What [`Checkers::obstacles`] returns.
     pub obstacles: Vec<String>,
     /// What [`Checkers::report`] sends.
     pub report: Vec<view::Checker>,
     /// Whether the driver counts as stalled.
-    pub stands_still: bool,
+    pub is_stalled: bool,
 }
 
 /// Checkers in memory; clones share their state.
@@ -53,7 +53,7 @@ impl CheckStore for FakeCheckers {
         _: &ServiceKey,
         _: SocketAddr,
     ) -> Option<RestoredState> {
-        self.state().remembered.get(check_target).cloned()
+        self.state().restored.get(check_target).cloned()
     }
 
     fn quorum(&self, service: &ServiceKey) -> Option<Quorum> {
@@ -61,21 +61,21 @@ impl CheckStore for FakeCheckers {
     }
 
     fn last_written(&self) -> Option<Instant> {
-        self.state().written
+        self.state().last_written
     }
 
     fn persist(&mut self, services: Vec<PersistedService>) {
-        self.state().kept = services;
+        self.state().persisted = services;
     }
 }
 
 impl Checkers for FakeCheckers {
     fn watch(&mut self, wanted: Vec<CheckStart>) {
-        self.state().watched = wanted;
+        self.state().wanted = wanted;
     }
 
     fn alive(&self) -> bool {
-        !self.state().stands_still
+        !self.state().is_stalled
     }
 
     fn obstacles(&self) -> Vec<String> {

@@ -61,7 +61,7 @@ mod tests {
         heartbeat.beat(second(11));
         assert!(heartbeat.is_fresh(second(21)));
         assert!(!heartbeat.is_fresh(second(22)));
-        // Whoever looks may have read the clock first.
+        // The reader may have read the clock before the beat.
         heartbeat.beat(second(30));
         assert!(heartbeat.is_fresh(second(29)));
     }

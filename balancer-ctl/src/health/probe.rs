@@ -63,14 +63,14 @@ pub fn tls_problem(check: &Check) -> Option<(&'static str, String)> {
 #[derive(Debug, Default)]
 struct Passed {
     note: String,
-    advice: AgentReply,
+    agent_reply: AgentReply,
 }
 
 impl Passed {
     fn new(note: impl Into<String>) -> Self {
         Self {
             note: note.into(),
-            advice: AgentReply::default(),
+            agent_reply: AgentReply::default(),
         }
     }
 }
@@ -109,9 +109,9 @@ impl Prober {
 
     /// Continues from what the target requested last: what an agent has said holds until it says otherwise.
     #[must_use]
-    pub fn with_last_reply(mut self, advice: &AgentReply) -> Self {
+    pub fn with_last_reply(mut self, agent_reply: &AgentReply) -> Self {
         if let ProberKind::Agent(agent) = &mut self.kind {
-            agent.set_last_reply(advice.clone());
+            agent.set_last_reply(agent_reply.clone());
         }
         self
     }
@@ -136,7 +136,7 @@ impl Prober {
             ProberKind::Agent(agent) => Box::pin(agent.probe()).await,
         };
         match outcome {
-            Ok(Passed { note, advice }) => Outcome::Passed { note, advice },
+            Ok(Passed { note, agent_reply }) => Outcome::Passed { note, agent_reply },
             Err(ProbeFailure::Target(reason)) => Outcome::Failed { reason },
             Err(ProbeFailure::Local(reason)) => Outcome::Inconclusive {
                 obstacle: Some(reason),

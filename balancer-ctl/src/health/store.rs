@@ -111,7 +111,8 @@ struct CheckerLine {
     check: Value,
     up: bool,
     reason: String,
-    advice: AgentReply,
+    #[serde(rename = "advice")]
+    agent_reply: AgentReply,
     since: StoredTime,
     history: Vec<ChangeLine>,
 }
@@ -136,7 +137,7 @@ fn checker_line(check_target: &CheckTarget, checker: &Checker) -> Option<String>
         check: keys::json(&check_target.check),
         up: state.up,
         reason: state.reason,
-        advice: state.advice,
+        agent_reply: state.agent_reply,
         since: StoredTime::new(&state.since),
         history: checker
             .history()
@@ -172,25 +173,26 @@ pub struct StoredState {
 #[derive(Debug, Default)]
 struct StoredTarget {
     checkers: Vec<StoredChecker>,
-    /// Index by the JSON of the check, and by that of its question: the check without its timing.
+    /// Indices by the JSON of the check, with and without its timing.
     by_check: HashMap<String, usize>,
-    by_question: HashMap<String, usize>,
+    by_probe: HashMap<String, usize>,
 }
 
 impl StoredTarget {
     fn add(&mut self, entry: StoredChecker) {
         let number = self.checkers.len();
         self.by_check.insert(entry.check.to_string(), number);
-        let question = keys::question(entry.check.clone()).to_string();
-        self.by_question.entry(question).or_insert(number);
+        let probe = keys::without_timing(entry.check.clone()).to_string();
+        self.by_probe.entry(probe).or_insert(number);
         self.checkers.push(entry);
     }
 
-    /// The checker of the same check, or else one of the same question.
+    /// The checker of the same check, or else one of which only the timing differs.
     fn find(&self, check_target: &CheckTarget) -> Option<&StoredChecker> {
         let check = keys::json(&check_target.check);
         let number = self.by_check.get(&check.to_string());
-        let number = number.or_else(|| self.by_question.get(&keys::question(check).to_string()))?;
+        let number =
+            number.or_else(|| self.by_probe.get(&keys::without_timing(check).to_string()))?;
         self.checkers.get(*number)
     }
 }
@@ -212,7 +214,7 @@ impl StoredChecker {
 
 impl StoredState {
     /// The stored state of the checker that a service now wants for this real server, and whether it is up and had been down
-    /// before. If only the check's timing has changed, that is the old checker's state. If its question has changed and the
+    /// before. If only the check's timing has changed, that is the old checker's state. If its probe has changed and the
     /// service had this real server, a target that was up under all its checks stays up until the first result; otherwise
     /// its state is unknown.
     #[must_use]
@@ -327,7 +329,7 @@ fn parse_checker(line: CheckerLine) -> io::Result<(SocketAddr, StoredChecker)> {
         up: line.up,
         decided: true,
         reason: line.reason,
-        advice: line.advice,
+        agent_reply: line.agent_reply,
         since: line.since.to_timestamp()?,
     };
     let history = line.history.into_iter().map(|past| {

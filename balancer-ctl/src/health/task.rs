@@ -69,8 +69,8 @@ impl Health {
     /// The thread or its runtime cannot be started, or the host's boot id cannot be read.
     pub fn start(state_file: Option<PathBuf>) -> io::Result<(Self, Updates)> {
         let pool = Arc::new(SocketPool::default());
-        Self::start_with(state_file, move |check_target, advice| {
-            Prober::new(check_target, &pool).map(|prober| prober.with_last_reply(advice))
+        Self::start_with(state_file, move |check_target, agent_reply| {
+            Prober::new(check_target, &pool).map(|prober| prober.with_last_reply(agent_reply))
         })
     }
 
@@ -162,10 +162,10 @@ impl CheckStore for Health {
         service: &ServiceKey,
         real: SocketAddr,
     ) -> Option<RestoredState> {
-        let (standing, has_returned) = self.restored.check_state(check_target, service, real)?;
-        let since = (standing.since != UNKNOWN_TIME).then(|| self.instant(&standing.since));
+        let (check_state, has_returned) = self.restored.check_state(check_target, service, real)?;
+        let since = (check_state.since != UNKNOWN_TIME).then(|| self.instant(&check_state.since));
         Some(RestoredState {
-            standing,
+            check_state,
             since,
             has_returned,
         })
@@ -203,7 +203,7 @@ impl Checkers for Health {
             .into_iter()
             .map(|begin| {
                 let history = match begin.from {
-                    Some(_) => restored.history(&begin.watched),
+                    Some(_) => restored.history(&begin.target),
                     None => Vec::new(),
                 };
                 (begin, history)

@@ -278,7 +278,7 @@ mod tests {
             peer: Some(on),
             ..with(name, index, "vlan", native)
         };
-        let judge = |configured: &[usize], all: &[Link]| {
+        let findings = |configured: &[usize], all: &[Link]| {
             let links: Vec<_> = configured.iter().map(|index| all[*index].clone()).collect();
             let hiding = hiding_offloads(&links, all).into_iter();
             hiding
@@ -291,7 +291,7 @@ mod tests {
             port(with("tap1", 3, "tun", None), 2),
             port(with("eth1", 4, "", None), 2),
         ];
-        assert_eq!(judge(&[0, 1], &bridge), ["eth1 gro", "tap1 gro"]);
+        assert_eq!(findings(&[0, 1], &bridge), ["eth1 gro", "tap1 gro"]);
         let bond = |native| {
             [
                 with("bond0", 1, "bond", Some(native)),
@@ -299,16 +299,16 @@ mod tests {
                 vlan("bond0.7", 3, 1, None),
             ]
         };
-        assert_eq!(judge(&[0], &bond(true)), ["eth0 rxvlan"]);
-        assert_eq!(judge(&[0], &bond(false)), ["eth0 gro"]);
+        assert_eq!(findings(&[0], &bond(true)), ["eth0 rxvlan"]);
+        assert_eq!(findings(&[0], &bond(false)), ["eth0 gro"]);
         let upper = [
             with("eth0", 1, "", None),
             vlan("eth0.10", 2, 1, Some(false)),
         ];
-        assert_eq!(judge(&[1], &upper), ["eth0 gro"]);
+        assert_eq!(findings(&[1], &upper), ["eth0 gro"]);
         let lower = [with("eth0", 1, "", Some(true)), vlan("eth0.10", 2, 1, None)];
-        assert_eq!(judge(&[0], &lower), ["eth0 rxvlan"]);
-        assert_eq!(judge(&[0], &lower[..1]), [""; 0]);
+        assert_eq!(findings(&[0], &lower), ["eth0 rxvlan"]);
+        assert_eq!(findings(&[0], &lower[..1]), [""; 0]);
     }
 
     #[test]

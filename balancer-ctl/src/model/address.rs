@@ -1,4 +1,4 @@
-//! Virtual services and real servers as people write them. Pure: names are never looked up.
+//! Parses and prints virtual services and real servers as people write them. Pure: host names are never looked up.
 
 use std::{
     fmt,
@@ -92,7 +92,7 @@ pub enum AddressError {
     NoPort {
         /// What was written.
         text: String,
-        /// How it could be written.
+        /// The same with a port.
         right: String,
     },
     /// A port beyond 65535, or no number.
@@ -111,7 +111,7 @@ pub enum AddressError {
 /// Parses `[tcp/|udp/]ADDRESS:PORT`.
 ///
 /// # Errors
-/// It is written otherwise.
+/// It has another form.
 pub fn service_key(text: &str) -> Result<ServiceKey, AddressError> {
     let (protocol, rest) = match text.split_once('/') {
         Some(("tcp", rest)) => (Protocol::Tcp, rest),
@@ -125,7 +125,7 @@ pub fn service_key(text: &str) -> Result<ServiceKey, AddressError> {
 /// Parses a virtual service's `ADDRESS:PORT`.
 ///
 /// # Errors
-/// It is written otherwise.
+/// It has another form.
 pub fn service_address(text: &str) -> Result<SocketAddr, AddressError> {
     let (address, port) = split(text)?;
     let Some(port) = port else {
@@ -148,7 +148,7 @@ pub fn is_name(text: &str) -> bool {
             .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
 }
 
-/// Takes `ADDRESS`, `ADDRESS:PORT`, `[ADDRESS]` or `[ADDRESS]:PORT` apart.
+/// Splits `ADDRESS`, `ADDRESS:PORT`, `[ADDRESS]` or `[ADDRESS]:PORT`.
 fn split(text: &str) -> Result<(IpAddr, Option<u16>), AddressError> {
     let wrong = || AddressError::Address(text.to_owned());
     if let Some(rest) = text.strip_prefix('[') {
@@ -169,7 +169,7 @@ fn split(text: &str) -> Result<(IpAddr, Option<u16>), AddressError> {
 }
 
 fn port(text: &str) -> Result<u16, AddressError> {
-    // `u16::from_str` would take a plus sign.
+    // `u16::from_str` would accept a plus sign.
     if !text.starts_with('+')
         && let Ok(port) = text.parse()
     {

@@ -1,13 +1,13 @@
-//! Values as they are typed behind an option. Pure.
+//! Parsers of the values of command-line options. Pure.
 
 use std::{ops::RangeInclusive, time::Duration};
 
 use super::{duration, enumeration::listed, names::Named};
 
-/// A value by its name.
+/// Parses the name of a value.
 ///
 /// # Errors
-/// There is none of this name.
+/// No value has this name.
 pub fn named<T: Named>(name: &str) -> Result<T, String> {
     T::from_name(name).ok_or_else(|| {
         let expected = format!("expected {}", listed(T::NAMES));
@@ -19,18 +19,18 @@ pub fn named<T: Named>(name: &str) -> Result<T, String> {
     })
 }
 
-/// A duration with its unit.
+/// Parses a duration with its unit.
 ///
 /// # Errors
-/// It is none.
+/// It is not a duration.
 pub fn time(text: &str) -> Result<Duration, String> {
     duration::parse(text).map_err(|_| "not a duration: a number and a unit, such as 30s".to_owned())
 }
 
-/// A whole number within a range.
+/// Parses a whole number within a range.
 ///
 /// # Errors
-/// It is none, or out of range.
+/// It is not a whole number, or out of range.
 pub fn number(text: &str, range: RangeInclusive<u32>) -> Result<u32, String> {
     let number = text.parse().ok().filter(|number| range.contains(number));
     let (least, most) = range.into_inner();

@@ -1,5 +1,5 @@
-//! What is asked of a real server, how often, and what its answers mean. Two checks that are equal ask the same, so
-//! that one checker serves both.
+//! Checks: how real servers are probed, how often, and how many results in a row change their state. Equal checks of one
+//! target share a checker.
 
 pub mod keys;
 
@@ -10,17 +10,17 @@ use crate::model::{limits::PROBE_TIMEOUT, names::names};
 /// One check of a service's real servers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Check {
-    /// What is asked.
+    /// What is sent, and which answers pass.
     pub probe: Probe,
-    /// Whom: the real server unless said otherwise.
+    /// Which address and port are probed.
     pub target: Target,
-    /// From where.
+    /// From which address and interface.
     pub source: Source,
-    /// When, and how many answers decide.
+    /// Intervals, timeout and thresholds.
     pub timing: Timing,
 }
 
-/// Whom a check asks; what is `None` is the real server's.
+/// Which address and port a check probes; `None` = the real server's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Target {
     /// Another address.
@@ -29,7 +29,7 @@ pub struct Target {
     pub port: Option<u16>,
 }
 
-/// From where a check asks; what is `None` is the kernel's choice.
+/// From where a check probes; `None` = the kernel chooses.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Source {
     /// Source address.
@@ -40,12 +40,12 @@ pub struct Source {
     pub mark: Option<u32>,
 }
 
-/// When a check asks, and how many results in a row decide.
+/// How often a check probes, and how many results in a row change the state.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Timing {
     /// From the start of one probe to the start of the next.
     pub interval: Duration,
-    /// The same while results disagree with the state; `None` = as always.
+    /// The interval while results disagree with the state; `None` = as `interval`.
     pub fast_interval: Option<Duration>,
     /// Longest time that one probe may take; at most the (fast) interval.
     pub timeout: Duration,
@@ -75,7 +75,7 @@ impl Timing {
     #[must_use]
     pub fn default_timeout(interval: Duration, fast_interval: Option<Duration>) -> Duration {
         let fastest = fast_interval.map_or(interval, |fast| fast.min(interval));
-        // An interval that is shorter still is out of range itself.
+        // A shorter interval is out of range, which the validator reports.
         let default = Self::default().timeout.min(fastest);
         default.max(*PROBE_TIMEOUT.start())
     }
@@ -84,7 +84,7 @@ impl Timing {
 /// What a real server counts as before its first probe is done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Initial {
-    /// Down; the first result alone decides.
+    /// Down; the first result decides.
     #[default]
     Down,
     /// Up, until `fall` probes in a row failed.
@@ -96,12 +96,12 @@ names!(Initial {
     Up = "up",
 });
 
-/// What is asked, and which answers pass.
+/// What is sent, and which answers pass.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Probe {
-    /// A TCP connection; with `send` and `expect` also what is said on it.
+    /// A TCP connection, and optionally bytes to send and a pattern that the answer must match.
     Tcp(Exchange),
-    /// An HTTP request, over TLS where `tls` is there.
+    /// An HTTP request, over TLS if `tls` is set.
     Http(Box<HttpProbe>),
     /// A datagram.
     Udp(Exchange),
@@ -134,13 +134,13 @@ impl Probe {
         }
     }
 
-    /// Whether an agent is asked, whose words alone count.
+    /// Whether it is an agent check: only the agent's own report makes its real server down.
     #[must_use]
     pub const fn is_agent(&self) -> bool {
         matches!(self, Self::Agent(_))
     }
 
-    /// How it speaks TLS, if it does.
+    /// Its TLS settings, if it uses TLS.
     #[must_use]
     pub fn tls(&self) -> Option<&Tls> {
         match self {
@@ -156,12 +156,12 @@ impl Probe {
     }
 }
 
-/// What is said and what must be answered.
+/// What is sent, and what the answer must match.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Exchange {
     /// Sent first, if not empty.
     pub send: Vec<u8>,
-    /// Must match what is answered.
+    /// Pattern that the answer must match.
     pub expect: Option<Pattern>,
 }
 
@@ -170,7 +170,7 @@ pub struct Exchange {
 pub struct Pattern(String);
 
 impl Pattern {
-    /// Takes an expression.
+    /// Accepts an expression that compiles.
     ///
     /// # Errors
     /// It does not compile: what is wrong, and at which character (from 1).
@@ -204,7 +204,7 @@ impl fmt::Debug for Pattern {
 /// An expression that does not compile.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PatternError {
-    /// It is not of the language.
+    /// Its syntax is wrong.
     #[error("at character {position}: {reason}")]
     Syntax {
         /// Character, from 1.
@@ -221,10 +221,10 @@ pub enum PatternError {
 }
 
 /// Largest compiled expression, in bytes.
-const LARGEST_PATTERN: usize = 1 << 20;
+const MAX_COMPILED_BYTES: usize = 1 << 20;
 
 fn compiled(expression: &str) -> Result<regex::bytes::Regex, PatternError> {
-    // regex's own error is a drawing of several lines; its parser's knows the place.
+    // The error of `regex` is a drawing of several lines; that of its parser contains the position.
     let mut parser = regex_syntax::ParserBuilder::new().utf8(false).build();
     parser.parse(expression).map_err(|error| {
         let (offset, reason) = match &error {
@@ -243,19 +243,19 @@ fn compiled(expression: &str) -> Result<regex::bytes::Regex, PatternError> {
         PatternError::Syntax { position, reason }
     })?;
     regex::bytes::RegexBuilder::new(expression)
-        .size_limit(LARGEST_PATTERN)
+        .size_limit(MAX_COMPILED_BYTES)
         .build()
         .map_err(|_| PatternError::TooLarge {
-            limit: LARGEST_PATTERN,
+            limit: MAX_COMPILED_BYTES,
         })
 }
 
 /// An HTTP request and the answer that passes. Redirects are answers like any other and are not followed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HttpProbe {
-    /// Over TLS, if there.
+    /// TLS settings; `None` = plain TCP.
     pub tls: Option<Tls>,
-    /// Version.
+    /// HTTP version.
     pub version: HttpVersion,
     /// Method, in capitals.
     pub method: String,
@@ -263,15 +263,15 @@ pub struct HttpProbe {
     pub host: Option<String>,
     /// Path with its query.
     pub path: String,
-    /// More header fields.
+    /// Additional header fields.
     pub headers: Vec<(String, String)>,
     /// Statuses that pass, as ranges of both ends: `[(200, 299)]`.
     pub status: Vec<(u16, u16)>,
-    /// Must match the body; only its beginning is read ([`MAX_BODY`]).
+    /// Pattern that the first [`MAX_BODY`] bytes of the body must match.
     pub body: Option<Pattern>,
 }
 
-/// HTTP statuses as they are written to the file.
+/// Formats HTTP statuses as in the file: "200-299,304".
 #[must_use]
 pub fn from_statuses(statuses: &[(u16, u16)]) -> String {
     let parts: Vec<_> = statuses
@@ -326,27 +326,27 @@ pub struct Tls {
     pub ca: Option<PathBuf>,
     /// Files of the client's certificate chain and of its key, in PEM.
     pub certificate: Option<(PathBuf, PathBuf)>,
-    /// Takes any certificate.
+    /// Whether any certificate is accepted.
     pub insecure: bool,
 }
 
 /// A DNS query and the answer that passes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DnsProbe {
-    /// Name asked for.
+    /// Name to query.
     pub name: String,
     /// Record type, in capitals: A, AAAA, CNAME, MX, NS, SOA, SRV, TXT.
     pub record: String,
-    /// One of the answers must be this, as text; `None` = any answer without an error.
+    /// Text that one of the answers must equal; `None` = any answer without an error passes.
     pub answer: Option<String>,
 }
 
-/// A question in the gRPC health protocol.
+/// A request of the gRPC health protocol.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GrpcProbe {
-    /// Service asked for; empty = the whole server.
+    /// Name of the gRPC service; empty = the whole server.
     pub service: String,
-    /// Over TLS, if there.
+    /// TLS settings; `None` = plain TCP.
     pub tls: Option<Tls>,
 }
 
@@ -359,7 +359,7 @@ pub struct ExecProbe {
     pub user: Option<String>,
 }
 
-/// A question to an agent.
+/// A request to an agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AgentProbe {
     /// Sent first, if not empty.

@@ -1,14 +1,14 @@
 //! Conditions: states that are bad for as long as they last. Each begins with one event and ends with another; `status` lists
-//! those that last, and programs of `[[notify]]` are told of both ends.
+//! those that last, and `[[notify]]` reports both ends.
 
 use super::event::EventKind;
 
 /// A state that is bad for as long as it lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Condition {
-    /// The checkers have not given a sign of life for some seconds.
+    /// The loop that runs the checkers has not run for some seconds, or has ended.
     ChecksStalled,
-    /// The packet program does not run what the model and health ask for.
+    /// The packet program does not run the services as model and health require.
     DataplaneOutOfSync,
     /// The thread that watches changes of routes, links and neighbours does not run, so that they take effect some seconds late.
     RoutesUnwatched,
@@ -34,7 +34,7 @@ impl Condition {
         Self::RealDown,
     ];
 
-    /// The events that tell of its beginning and of its end.
+    /// The events that report its beginning and its end.
     #[must_use]
     pub const fn events(self) -> [EventKind; 2] {
         match self {
@@ -51,13 +51,13 @@ impl Condition {
         }
     }
 
-    /// The event that tells of its beginning.
+    /// The event that reports its beginning.
     #[must_use]
     pub const fn beginning(self) -> EventKind {
         self.events()[0]
     }
 
-    /// The event that tells of its end.
+    /// The event that reports its end.
     #[must_use]
     pub const fn end(self) -> EventKind {
         self.events()[1]

@@ -1,4 +1,4 @@
-//! Which connections are asked for.
+//! The filter with which connections are listed.
 
 use std::net::IpAddr;
 
@@ -11,11 +11,11 @@ use super::ServiceKey;
 pub struct ConnectionFilter {
     /// Client address and port; a port of `None` matches all ports.
     pub client: Option<(IpAddr, Option<u16>)>,
-    /// Service.
+    /// The virtual service.
     pub service: Option<ServiceKey>,
     /// Real server's address and port; a port of `None` matches all ports.
     pub real: Option<(IpAddr, Option<u16>)>,
-    /// State.
+    /// The connection's state.
     pub state: Option<State>,
     /// List at most this many.
     pub limit: Option<usize>,

@@ -1,4 +1,4 @@
-//! Two models → the events that tell what changed between them. Pure.
+//! Computes the events for the differences between two models. Pure.
 
 use std::{collections::BTreeMap, net::SocketAddr, time::SystemTime};
 
@@ -17,18 +17,18 @@ use crate::{
 /// An event without its time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// What.
+    /// Its kind.
     pub kind: EventKind,
-    /// Which service.
+    /// The service as `tcp/ADDRESS:PORT`; `None` = no particular one.
     pub service: Option<String>,
-    /// Which real server.
+    /// The real server; `None` = no particular one.
     pub real: Option<SocketAddr>,
-    /// More, in words.
+    /// Details in words; may be empty.
     pub message: String,
 }
 
 impl Event {
-    /// What happened to the node as a whole.
+    /// An event of the node as a whole.
     #[must_use]
     pub fn of_node(kind: EventKind, message: &str) -> Self {
         Self {
@@ -39,7 +39,7 @@ impl Event {
         }
     }
 
-    /// The record of it, as having happened at `time`.
+    /// Its record, with the time at which it happened.
     #[must_use]
     pub fn record(self, time: SystemTime) -> EventRecord {
         EventRecord {
@@ -52,7 +52,7 @@ impl Event {
     }
 }
 
-/// What happened between two models: removals first, then what changed and was added, in the new order.
+/// The events between two models: removed services first, then changed and added ones in the order of `new`.
 #[must_use]
 pub fn model_diff(old: &Model, new: &Model) -> Vec<Event> {
     let mut events = Vec::new();
@@ -127,38 +127,38 @@ fn service_changes(before: &VirtualService, after: &VirtualService) -> String {
     if before.is_same_but_reals(after) {
         return String::new();
     }
-    let mut told = setting::changes(&SERVICE_SETTINGS, &before.settings(), &after.settings());
-    told.extend(checks(&before.checks, &after.checks));
-    told.join(", ")
+    let mut changes = setting::changes(&SERVICE_SETTINGS, &before.settings(), &after.settings());
+    changes.extend(checks(&before.checks, &after.checks));
+    changes.join(", ")
 }
 
-/// What happened to a service's checks. One that went while another of its type came was changed.
+/// The changes of a service's checks. A removed and an added check of the same type count as one changed check.
 fn checks(before: &[Check], after: &[Check]) -> Vec<String> {
-    let mut told = Vec::new();
-    let mut came: Vec<_> = after
+    let mut changes = Vec::new();
+    let mut added: Vec<_> = after
         .iter()
         .filter(|check| !before.contains(check))
         .collect();
-    for gone in before.iter().filter(|check| !after.contains(check)) {
+    for removed in before.iter().filter(|check| !after.contains(check)) {
         let type_of = |check: &Check| check.probe.name();
-        match came
+        match added
             .iter()
-            .position(|check| type_of(check) == type_of(gone))
+            .position(|check| type_of(check) == type_of(removed))
         {
             Some(index) => {
-                let words = words_changed(gone, came.remove(index));
-                told.push(format!("check {}: {words}", type_of(gone)));
+                let keys = key_changes(removed, added.remove(index));
+                changes.push(format!("check {}: {keys}", type_of(removed)));
             }
-            None => told.push(format!("check removed: {}", keys::summary(gone))),
+            None => changes.push(format!("check removed: {}", keys::summary(removed))),
         }
     }
-    let came = came.into_iter();
-    told.extend(came.map(|check| format!("check added: {}", keys::summary(check))));
-    told
+    let added = added.into_iter();
+    changes.extend(added.map(|check| format!("check added: {}", keys::summary(check))));
+    changes
 }
 
-fn words_changed(before: &Check, after: &Check) -> String {
-    let words = |check: &Check| -> BTreeMap<String, String> {
+fn key_changes(before: &Check, after: &Check) -> String {
+    let values = |check: &Check| -> BTreeMap<String, String> {
         keys::table(check)
             .iter()
             .map(|(key, value)| {
@@ -169,26 +169,26 @@ fn words_changed(before: &Check, after: &Check) -> String {
             })
             .collect()
     };
-    let (before, after) = (words(before), words(after));
-    let told = |words: &BTreeMap<String, String>, key: &str| {
-        words.get(key).map_or("unset", String::as_str).to_owned()
+    let (before, after) = (values(before), values(after));
+    let shown = |values: &BTreeMap<String, String>, key: &str| {
+        values.get(key).map_or("unset", String::as_str).to_owned()
     };
     let mut keys: Vec<_> = before.keys().chain(after.keys()).collect();
     keys.sort();
     keys.dedup();
     let values: Vec<_> = keys
         .into_iter()
-        .map(|key| (key.as_str(), told(&before, key), told(&after, key)))
+        .map(|key| (key.as_str(), shown(&before, key), shown(&after, key)))
         .collect();
     changed(&values)
 }
 
 fn changed(values: &[(&str, String, String)]) -> String {
     let changed = values.iter().filter(|(_, before, after)| before != after);
-    let told: Vec<_> = changed
-        .map(|(what, before, after)| format!("{what} {before} -> {after}"))
+    let changes: Vec<_> = changed
+        .map(|(key, before, after)| format!("{key} {before} -> {after}"))
         .collect();
-    told.join(", ")
+    changes.join(", ")
 }
 
 fn of_service(kind: EventKind, service: &VirtualService, message: String) -> Event {
@@ -215,7 +215,7 @@ mod tests {
     use crate::model::change::tests::model;
 
     #[test]
-    fn every_change_is_told_once() {
+    fn every_change_is_an_event_once() {
         let old = model(
             r#"
             [[service]]
@@ -249,7 +249,7 @@ mod tests {
             address = "10.0.0.6"
             "#,
         );
-        let told: Vec<_> = model_diff(&old, &new)
+        let events: Vec<_> = model_diff(&old, &new)
             .into_iter()
             .map(
                 |Event {
@@ -264,7 +264,7 @@ mod tests {
             )
             .collect();
         assert_eq!(
-            told,
+            events,
             [
                 "service-removed tcp/192.0.2.80:81  ",
                 "service-changed tcp/192.0.2.80:80  name none -> web, scheduler wrr -> rr",
@@ -279,13 +279,13 @@ mod tests {
     }
 
     #[test]
-    fn changes_of_health_are_told_in_the_files_words() {
+    fn changes_of_health_settings_name_the_files_keys() {
         let service = |settings: &str, real: &str| {
             model(&format!(
                 "[[service]]\naddress = \"192.0.2.80:80\"\n{settings}\n[[service.real]]\naddress = \"10.0.0.2\"\n{real}"
             ))
         };
-        let told = |old: &Model, new: &Model| -> Vec<_> {
+        let events = |old: &Model, new: &Model| -> Vec<_> {
             model_diff(old, new)
                 .into_iter()
                 .map(|event| format!("{} {}", event.kind.name(), event.message))
@@ -298,7 +298,7 @@ mod tests {
             "backup = true\nstate = \"drain\"",
         );
         assert_eq!(
-            told(&plain, &set),
+            events(&plain, &set),
             [
                 "service-changed on-down reset -> keep, slow-start 0s -> 30s, quorum 1 -> 2, hysteresis 0 -> 1, \
                  backups first -> all, check added: http every 5s",
@@ -310,18 +310,18 @@ mod tests {
             "",
         );
         assert_eq!(
-            told(&set, &other)[0]
+            events(&set, &other)[0]
                 .rsplit_once("backups all -> first, ")
                 .unwrap()
                 .1,
             "check http: interval unset -> 1s, path /a -> unset, check added: ping every 5s"
         );
         assert_eq!(
-            told(&other, &plain),
+            events(&other, &plain),
             ["service-changed check removed: http every 1s, check removed: ping every 5s"]
         );
         assert_eq!(
-            told(&model(""), &set)[1],
+            events(&model(""), &set)[1],
             "real-added weight 1, nat, backup, state drain"
         );
     }

@@ -5,21 +5,21 @@ use std::time::Duration;
 /// Reads a duration with its unit.
 ///
 /// # Errors
-/// It is none: the rest of a sentence that begins with the key and the value.
+/// It is not a duration: the rest of a sentence that begins with the key and the value.
 pub fn parse(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|_| {
         "is not a duration: write it with its unit, as in \"15m\" or \"90s\"".to_owned()
     })
 }
 
-/// A duration as one word, exact: "1m30s500ms".
+/// Formats a duration exactly, in one word: "1m30s500ms".
 #[must_use]
 pub fn exact(duration: Duration) -> String {
     let text = humantime::format_duration(duration).to_string();
     text.replace(' ', "")
 }
 
-/// A measured duration for a sentence: milliseconds below a second, tenths below ten seconds, else whole seconds.
+/// Formats a measured duration for a sentence, rounded down: milliseconds below a second, tenths below ten seconds, else whole seconds.
 #[must_use]
 pub fn rounded(duration: Duration) -> String {
     let milliseconds = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
@@ -33,7 +33,7 @@ pub fn rounded(duration: Duration) -> String {
     }
 }
 
-/// For serde: a duration as text, or nothing.
+/// For serde's `with`: an optional duration as text.
 pub mod option {
     use std::{borrow::Cow, time::Duration};
 
@@ -41,7 +41,7 @@ pub mod option {
 
     use super::{exact, parse};
 
-    /// Writes it.
+    /// Serializes the duration.
     ///
     /// # Errors
     /// Those of the serializer.
@@ -55,10 +55,10 @@ pub mod option {
         }
     }
 
-    /// Reads it.
+    /// Deserializes the duration.
     ///
     /// # Errors
-    /// Those of the deserializer, and text that is no duration.
+    /// Those of the deserializer, and a text that is not a duration.
     pub fn deserialize<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Duration>, D::Error> {
         let Some(text) = Option::<Cow<'de, str>>::deserialize(value)? else {
             return Ok(None);

@@ -1,6 +1,6 @@
 //! Lists of names in sentences. Pure.
 
-/// Names: "`a`, `b` or `c`".
+/// Lists names: "`a`, `b` or `c`".
 #[must_use]
 pub fn listed(names: &[&str]) -> String {
     let quoted: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
@@ -10,7 +10,7 @@ pub fn listed(names: &[&str]) -> String {
     }
 }
 
-/// The first ten names, and how many more there are.
+/// Lists the first ten names, and how many more there are.
 #[must_use]
 pub fn listed_few(names: &[String]) -> String {
     const FEW: usize = 10;

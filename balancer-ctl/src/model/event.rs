@@ -1,9 +1,9 @@
-//! The kinds of events: what can happen that people and programs are told of.
+//! The kinds of events that the log, the event stream and `[[notify]]` report.
 
 use serde::{Deserialize, Serialize};
 use tracing::Level;
 
-/// What happened.
+/// The kind of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EventKind {
@@ -29,31 +29,31 @@ pub enum EventKind {
     RealUp,
     /// A service's live weight fell below its quorum.
     QuorumLost,
-    /// A service's live weight is enough again.
+    /// A service's live weight meets its quorum again.
     QuorumRegained,
-    /// Backups of a service stepped in, or others of them.
+    /// Backups of a service stepped in, or other backups than before.
     BackupsIn,
-    /// The backups of a service left.
+    /// The backups of a service stepped out.
     BackupsOut,
     /// New connections find no room in the connection table.
     TableFull,
-    /// There is room again.
+    /// The connection table has room again.
     TableRecovered,
-    /// The checkers give no sign of life.
+    /// The loop that runs the checkers does not run.
     ChecksStalled,
-    /// They do again.
+    /// The checkers run again.
     ChecksResumed,
-    /// The packet program does not run what the model and health ask for.
+    /// The packet program does not run the services as model and health require.
     DataplaneOutOfSync,
-    /// It does again.
+    /// The packet program runs them again.
     DataplaneInSync,
     /// The data plane's periodic work failed.
     MaintenanceFailed,
-    /// It works again.
+    /// The periodic work succeeds again.
     MaintenanceRecovered,
     /// The thread that watches route changes does not run, so that they take effect some seconds late.
     RoutesUnwatched,
-    /// They are again.
+    /// Route changes are watched again.
     RoutesWatched,
     /// The reader was too slow and events were lost; the stream ends.
     Lost,
@@ -62,7 +62,7 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    /// Its name.
+    /// Its name in files, in JSON and in lists.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -95,7 +95,7 @@ impl EventKind {
         }
     }
 
-    /// How loud the log tells it.
+    /// The level at which it is logged.
     #[must_use]
     pub const fn level(self) -> Level {
         match self {
@@ -145,7 +145,7 @@ impl EventKind {
             Self::QuorumLost => "quorum lost",
             Self::QuorumRegained => "quorum regained",
             Self::BackupsIn => "backups stepped in",
-            Self::BackupsOut => "backups left",
+            Self::BackupsOut => "backups stepped out",
             Self::TableFull => "connection table full, new connections are refused",
             Self::TableRecovered => "connection table has room again",
             Self::ChecksStalled => "checks have stalled",

@@ -1,4 +1,4 @@
-//! What health means for a service and its real servers.
+//! Administrative states, health policies of services, and what agents request.
 
 use std::{borrow::Cow, fmt, str::FromStr, time::Duration};
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use crate::model::{duration, names::names};
 
-/// What an operator has decided about a real server, whatever its health and weight.
+/// Administrative state of a real server, which the operator sets, or its agent requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum AdminState {
     /// It serves.
@@ -24,14 +24,14 @@ names!(AdminState {
     Maintenance = "maintenance",
 });
 
-/// How a service judges its real servers' health.
+/// How a service reacts to the health of its real servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HealthPolicy {
     /// What becomes of the connections of a real server that went down.
     pub on_down: OnDown,
-    /// How long a real server's weight grows after it came back; zero = at once.
+    /// How long the weight of a real server that came back takes to grow to its full value; zero = it is full at once.
     pub slow_start: Duration,
-    /// Least live weight with which the service counts as able; at least 1.
+    /// Least live weight that the service needs; at least 1.
     pub quorum: u32,
     /// Quorum is lost below `quorum - hysteresis` and regained at `quorum + hysteresis`; less than `quorum`.
     pub hysteresis: u32,

@@ -1,4 +1,4 @@
-//! The ranges of settings; [`crate::model`] values from outside are held against them before anything runs.
+//! The ranges of settings, which the validator enforces.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -12,7 +12,7 @@ pub const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Connections that the smallest and the largest connection table are sized for.
 pub const MAX_CONNECTIONS: RangeInclusive<u32> = 1_024..=16_777_216;
 
-/// How many IPv6 connections there is room for where nobody says it: a quarter of the IPv4 ones.
+/// The default for `max-connections-ipv6`: a quarter of `max-connections`.
 #[must_use]
 pub fn max_connections_ipv6(max_connections: u32) -> u32 {
     (max_connections / 4).max(*MAX_CONNECTIONS.start())
@@ -22,15 +22,15 @@ pub fn max_connections_ipv6(max_connections: u32) -> u32 {
 pub const MAX_QUORUM: u32 = 1_000_000_000;
 /// Longest slow start, and longest delay until a lost real server's connections are reset.
 pub const MAX_DELAY: Duration = DAY;
-/// Results in a row that decide.
+/// Values of `rise` and `fall`.
 pub const RISE_FALL: RangeInclusive<u32> = 1..=100;
 /// Time from one probe to the next.
 pub const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=DAY;
 /// Time that one probe may take.
 pub const PROBE_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=DAY;
-/// Time that a program may take to be told an event.
+/// Timeout of a notify program.
 pub const NOTIFY_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=HOUR;
-/// Time from one alert about a condition to the next.
+/// Time from one report of a condition to the next.
 pub const ALERT_EVERY: RangeInclusive<Duration> = Duration::from_secs(1)..=MAX_TIMEOUT;
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);

@@ -2,13 +2,13 @@
 
 use super::enumeration::listed;
 
-/// A value that is known by a name.
+/// An enum whose values have names.
 pub trait Named: Copy + 'static {
     /// All values, in the order in which messages list them.
     const ALL: &'static [Self];
     /// Their names, in the same order.
     const NAMES: &'static [&'static str];
-    /// Names that a later version will have; refused with a sentence of their own.
+    /// Names that a later version will have; they are refused as planned.
     const PLANNED: &'static [&'static str];
 
     /// Its name.
@@ -22,10 +22,10 @@ pub trait Named: Copy + 'static {
     }
 }
 
-/// The value that `key` has by this name.
+/// Reads the value of `key` by its name.
 ///
 /// # Errors
-/// There is none of this name: a sentence with the names that there are.
+/// No value has this name: a sentence that lists the names.
 pub fn read<T: Named>(key: &str, name: &str) -> Result<T, String> {
     T::from_name(name).ok_or_else(|| {
         let known = listed(T::NAMES);
@@ -37,7 +37,7 @@ pub fn read<T: Named>(key: &str, name: &str) -> Result<T, String> {
     })
 }
 
-/// Names the values of an enum without fields: `name`, [`Named`], and serde by name.
+/// Implements `name`, [`Named`] and serde by name for an enum without fields.
 macro_rules! names {
     ($type:ident { $($variant:ident = $name:literal),+ $(,)? } $(planned [$($planned:literal),+])?) => {
         impl $type {

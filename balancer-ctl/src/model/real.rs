@@ -24,7 +24,7 @@ pub struct RealServer {
     pub forwarding: ForwardMethod,
     /// Whether it serves only when the others cannot.
     pub backup: bool,
-    /// What the operator has decided about it.
+    /// Its administrative state, set by the operator.
     pub state: AdminState,
     /// Whether it (or its last change) is not in the configuration file.
     pub runtime: bool,
@@ -120,7 +120,7 @@ impl RealServer {
 }
 
 impl RealSettings {
-    /// What is not set is as `real` has it; what is the default there stays unset.
+    /// Fills each unset setting with that of `real`, unless it has the default there.
     #[must_use]
     pub fn or(mut self, real: &RealServer) -> Self {
         let default = RealServer::new(real.address).settings();
@@ -129,7 +129,7 @@ impl RealSettings {
     }
 }
 
-/// Reads a weight. A number that is no `u32` is refused with the range; the validator refuses the rest.
+/// Reads a weight. A number that is no `u32` is refused here, with the range; the validator checks all others.
 fn weight<'de, D: Deserializer<'de>>(value: D) -> Result<Option<u32>, D::Error> {
     let out_of_range =
         |number| D::Error::custom(format!("{number} is out of range: 0..={MAX_WEIGHT}"));

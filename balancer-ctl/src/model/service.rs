@@ -27,7 +27,7 @@ pub struct VirtualService {
     pub no_real: NoReal,
     /// How its real servers are probed: all checks must pass. Empty = they count as up.
     pub checks: Vec<Check>,
-    /// How the results of the checks are used.
+    /// How it reacts to the results of its checks.
     pub health: HealthPolicy,
     /// Its real servers; addresses are unique and of the VIP's family.
     pub reals: Vec<RealServer>,
@@ -45,7 +45,7 @@ pub struct ServiceSettings<C = Vec<Check>> {
     #[arg(long, display_order = 6)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Who gets new connections: rr, wrr [default of a new service: wrr]
+    /// How new connections are distributed: rr, wrr [default of a new service: wrr]
     #[arg(short, long, value_parser = named::<Scheduler>, display_order = 5)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduler: Option<Scheduler>,
@@ -65,7 +65,7 @@ pub struct ServiceSettings<C = Vec<Check>> {
         with = "duration::option"
     )]
     pub slow_start: Option<Duration>,
-    /// Least live weight with which the service counts as able [default of a new service: 1]
+    /// Least live weight that the service needs [default of a new service: 1]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = |text: &str| number(text, 1..=MAX_QUORUM))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quorum: Option<u32>,
@@ -189,7 +189,7 @@ impl VirtualService {
         }
     }
 
-    /// Whether two services are the same but for their real servers and for where they are written.
+    /// Whether two services differ at most in their real servers and in whether the file contains them.
     #[must_use]
     pub fn is_same_but_reals(&self, other: &Self) -> bool {
         let Self {
@@ -221,7 +221,7 @@ impl VirtualService {
 }
 
 impl ServiceSettings {
-    /// What is not set is as `service` has it; what is the default there stays unset.
+    /// Fills each unset setting with that of `service`, unless it has the default there.
     #[must_use]
     pub fn or(mut self, service: &VirtualService) -> Self {
         let all = service.settings();

@@ -1,5 +1,5 @@
-//! One table of settings serves the configuration file's reader and writer and the events that tell a change: which keys
-//! there are, and how each value is read and written.
+//! The tables of settings: which keys there are, and how each value is read and written. The configuration file's reader and
+//! writer and the events about changes use them.
 
 use std::{borrow::Cow, fmt, time::Duration};
 
@@ -37,12 +37,12 @@ pub struct Setting<S> {
     pub read: fn(&mut S, &Value<'_>) -> Result<(), String>,
     /// The value to write to the file; `None` = not set.
     pub written: fn(&S) -> Option<Value<'static>>,
-    /// Takes the value, or that there is none, from another.
+    /// Copies the value from another `S`, also if it is not set there.
     pub copy: fn(&mut S, &S),
 }
 
-/// A setting, by its key and the field of `S` that holds it. A number has a range too: what is no `u32` is refused when it is
-/// read, what is out of the range by the validator.
+/// A setting, by its key and the field of `S` that holds it. A number also has a range: a value that is no `u32` is refused
+/// when it is read, one that is out of the range by the validator.
 macro_rules! setting {
     ($key:literal, $field:ident) => {
         $crate::model::setting::Setting {
@@ -76,7 +76,7 @@ macro_rules! setting {
 }
 pub(crate) use setting;
 
-/// What a setting's value can be, beside numbers.
+/// A type of values that a setting can have, other than numbers.
 pub trait SettingValue: Sized {
     /// Reads it; the error is a sentence that begins with the key.
     ///
@@ -84,7 +84,7 @@ pub trait SettingValue: Sized {
     /// It is of another type, or not allowed.
     fn read(key: &str, value: &Value<'_>) -> Result<Self, String>;
 
-    /// As it is written to the file.
+    /// The value to write to the file.
     fn written(&self) -> Value<'static>;
 }
 
@@ -173,7 +173,7 @@ impl SettingValue for OnDown {
     }
 }
 
-/// Which of the `settings` two values have differently: "quorum 1 -> 2"; `none` where there is no value.
+/// The settings in which two values differ, as in "quorum 1 -> 2"; `none` stands for a setting that is not set.
 pub fn changes<S>(settings: &[Setting<S>], before: &S, after: &S) -> Vec<String> {
     let shown =
         |value: Option<Value<'_>>| value.map_or_else(|| "none".to_owned(), |v| v.to_string());
@@ -187,7 +187,7 @@ pub fn changes<S>(settings: &[Setting<S>], before: &S, after: &S) -> Vec<String>
         .collect()
 }
 
-/// Takes from `other` what `own` does not set and what is not the default.
+/// Copies from `other` each setting that `own` does not set and that differs from `default` there.
 pub fn fill<S>(settings: &[Setting<S>], own: &mut S, other: &S, default: &S) {
     for setting in settings {
         let written = |of: &S| (setting.written)(of);

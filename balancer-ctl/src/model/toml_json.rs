@@ -10,7 +10,7 @@ pub fn to_json(value: &Value) -> serde_json::Value {
         Value::Integer(number) => (*number.value()).into(),
         Value::Float(number) => (*number.value()).into(),
         Value::Boolean(value) => (*value.value()).into(),
-        // There is no such thing in JSON, nor any key that takes one.
+        // JSON has no type for it, and no key takes one.
         Value::Datetime(time) => time.value().to_string().into(),
         Value::Array(array) => array.iter().map(to_json).collect(),
         Value::InlineTable(table) => table
@@ -23,7 +23,7 @@ pub fn to_json(value: &Value) -> serde_json::Value {
 /// JSON as a value of the file.
 ///
 /// # Errors
-/// It holds what no file can.
+/// It contains `null`, or a number that TOML cannot hold.
 pub fn from_json(json: &serde_json::Value) -> Result<Value, String> {
     Ok(match json {
         serde_json::Value::Null => {

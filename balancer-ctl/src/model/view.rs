@@ -1,4 +1,4 @@
-//! What the daemon shows: the types behind `--json` and the API's answers. Data only.
+//! The types of the API's answers, which `--json` prints. Data only.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
@@ -29,19 +29,19 @@ pub struct Service {
     pub address: SocketAddr,
     /// Scheduler.
     pub scheduler: Scheduler,
-    /// Persistence; none yet.
-    pub persistence: Option<Never>,
-    /// With no real server.
+    /// Persistence; always `null` in this version.
+    pub persistence: Option<Planned>,
+    /// What a client gets while no real server takes new connections.
     pub no_real: NoReal,
     /// Its checks, in the file's keys.
     pub check: Vec<serde_json::Value>,
     /// What becomes of the connections of a real server that went down, as in the file.
     pub on_down: OnDown,
-    /// How long a real server's weight grows after it came back, as in the file.
+    /// How long the weight of a real server that came back takes to grow to its full value, as in the file.
     pub slow_start: String,
-    /// Least live weight.
+    /// Least live weight that the service needs.
     pub quorum: u32,
-    /// How far from the quorum it is lost and regained.
+    /// Quorum is lost at this much below `quorum`, and regained at this much above it.
     pub hysteresis: u32,
     /// Which backups step in.
     pub backups: Backups,
@@ -49,9 +49,9 @@ pub struct Service {
     pub runtime: bool,
     /// Its real servers.
     pub reals: Vec<Real>,
-    /// Its counters, removed real servers' among them.
+    /// Its counters, including those of removed real servers.
     pub counters: Counters,
-    /// Per second, where asked for.
+    /// Counters per second, if the request asks for rates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rates: Option<Counters>,
 }
@@ -80,32 +80,32 @@ impl From<&VirtualService> for Service {
     }
 }
 
-/// What is never there yet; `null` in JSON.
+/// A value that only a later version will have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Never {}
+pub enum Planned {}
 
 /// A real server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Real {
     /// Address and port.
     pub address: SocketAddr,
-    /// The weight it was given.
+    /// Its configured weight.
     pub weight: u32,
     /// The weight by which it takes new connections now.
     pub effective_weight: u32,
     /// How packets reach it.
     pub forwarding: ForwardMethod,
-    /// Whether it serves only when the others cannot; not yet.
+    /// Whether it serves only when the others cannot.
     pub backup: bool,
-    /// State.
+    /// Its state.
     pub state: RealState,
-    /// Why, unless it is plainly up.
+    /// Why it is in this state; `None` where it is up without any restriction.
     pub reason: Option<String>,
-    /// What the operator has decided.
+    /// Its administrative state, set by the operator.
     pub admin: AdminState,
-    /// What probes found; `None` = nothing yet, or nobody asks.
+    /// What probes and its agent found; `None` = no result yet, or it is not probed.
     pub health: Option<RealHealth>,
-    /// What its agent, or a program for it, asks for.
+    /// The weight and state that its agent, or an `exec` check, requests.
     pub agent: Option<AgentRequest>,
     /// Established TCP connections.
     pub active: u64,
@@ -113,14 +113,14 @@ pub struct Real {
     pub inactive: u64,
     /// Its counters.
     pub counters: Counters,
-    /// Per second, where asked for.
+    /// Counters per second, if the request asks for rates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rates: Option<Counters>,
     /// Whether it, or its last change, is not in the configuration file.
     pub runtime: bool,
 }
 
-/// What probes found.
+/// What the checks of a real server found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RealHealth {
     /// All its checks pass.
@@ -143,7 +143,7 @@ pub enum RealState {
     Down,
     /// It keeps its connections and takes no new ones.
     Draining,
-    /// Down on purpose.
+    /// Taken out of service by the operator or its agent.
     Maintenance,
 }
 
@@ -157,22 +157,22 @@ names!(RealState {
 /// Answer to `GET /v1/health`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Health {
-    /// All checkers, by what they watch.
+    /// All checkers, ordered by the real servers that use them.
     pub checkers: Vec<Checker>,
-    /// Why there is none, with the mend.
+    /// Why there is no checker, with the remedy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle: Option<String>,
 }
 
-/// A checker: what it asks, what it found.
+/// A checker, its state and its results.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Checker {
-    /// Address and port that are asked.
+    /// Address and port that are probed.
     pub target: SocketAddr,
     /// The type of its probe.
     #[serde(rename = "type")]
     pub kind: String,
-    /// What it asks and when, in the configuration file's keys.
+    /// Its check, in the configuration file's keys.
     pub check: serde_json::Value,
     /// The real servers whose health it decides, as `SERVICE REAL`.
     pub used_by: Vec<String>,
@@ -180,14 +180,14 @@ pub struct Checker {
     pub state: String,
     /// Since when, in UTC (RFC 3339).
     pub since: String,
-    /// Why.
+    /// Why it is in this state.
     pub reason: String,
-    /// The last probe.
+    /// The last conclusive probe.
     pub last: Option<LastProbe>,
-    /// Why the target cannot be asked at present: what this host lacks.
+    /// Why this host cannot probe the target at present.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub obstacle: Option<String>,
-    /// The last changes, the latest first.
+    /// The last changes of its state, the latest first.
     pub history: Vec<HealthChange>,
 }
 
@@ -198,11 +198,11 @@ pub struct LastProbe {
     pub time: String,
     /// Whether it passed.
     pub passed: bool,
-    /// What was found, in words.
+    /// The answer, or what was wrong with it.
     pub message: String,
     /// How long it took, in microseconds.
     pub latency_us: u64,
-    /// How many in a row had the same result.
+    /// Equal results in a row, this one included.
     pub in_a_row: u32,
 }
 
@@ -215,16 +215,16 @@ pub struct HealthChange {
     pub state: String,
     /// Why.
     pub reason: String,
-    /// How long it lasted, in milliseconds; `None` = it lasts.
+    /// How long the state lasted, in milliseconds; `None` = it still lasts.
     pub lasted_ms: Option<u64>,
 }
 
 /// Answer to `GET /v1/connections`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Connections {
-    /// In no order.
+    /// In no particular order.
     pub connections: Vec<Connection>,
-    /// Whether there are more than were asked for.
+    /// Whether there are more than the limit.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub more: bool,
 }
@@ -237,14 +237,14 @@ pub struct Connection {
     /// State, by name.
     #[serde(with = "state_name")]
     pub state: State,
-    /// Milliseconds until it ends if nothing more is seen.
+    /// Milliseconds until it expires if no more packets come.
     pub expires_in_ms: u64,
-    /// The client.
+    /// The client's address and port.
     pub client: SocketAddr,
-    /// The address that the client sees.
+    /// The virtual service's address and port.
     #[serde(rename = "virtual")]
     pub virtual_address: SocketAddr,
-    /// The real server.
+    /// The real server's address and port.
     pub real: SocketAddr,
 }
 
@@ -278,16 +278,16 @@ pub struct Status {
     pub version: String,
     /// Whether all works.
     pub overall: Overall,
-    /// Why not, a sentence each.
+    /// Why not everything works, a sentence each.
     pub reasons: Vec<String>,
-    /// Whether peers could take over; not yet.
+    /// Whether a peer can take over; always false in this version.
     pub high_availability: bool,
     /// The node's part in high availability.
     pub role: Role,
-    /// Virtual routers; none yet.
-    pub vrrp: Vec<Never>,
-    /// Peers; none yet.
-    pub peers: Vec<Never>,
+    /// Virtual routers; always empty in this version.
+    pub vrrp: Vec<Planned>,
+    /// Peers; always empty in this version.
+    pub peers: Vec<Planned>,
     /// The data plane.
     pub dataplane: Dataplane,
     /// Virtual services.
@@ -303,9 +303,9 @@ pub struct Status {
 pub enum Overall {
     /// All works.
     Running,
-    /// Something works around a problem.
+    /// The node serves, but something is wrong.
     Limited,
-    /// A service cannot answer.
+    /// A service cannot serve.
     Down,
 }
 
@@ -333,13 +333,13 @@ pub struct Dataplane {
     pub interfaces: Vec<Interface>,
     /// Connections of both families, in whatever state.
     pub connections: u64,
-    /// As many as the tables of both families are sized for.
+    /// How many connections the tables of both families are sized for.
     pub max_connections: u64,
-    /// IPv4's connection table.
+    /// The IPv4 connection table.
     pub ipv4: Table,
-    /// IPv6's.
+    /// The IPv6 connection table.
     pub ipv6: Table,
-    /// Packets that left early, by reason; all reasons are there.
+    /// Discarded packets by reason; each reason has an entry.
     pub discards: BTreeMap<String, u64>,
     /// Frames that the kernel refused to redirect since the daemon started.
     #[serde(default)]
@@ -351,7 +351,7 @@ pub struct Dataplane {
 pub struct Table {
     /// Connections in it, in whatever state.
     pub connections: u64,
-    /// As many as it is sized for. Some more find a place.
+    /// How many connections it is sized for; some more may fit.
     pub max_connections: u64,
     /// Its size in memory, full or empty.
     pub bytes: u64,
@@ -371,32 +371,32 @@ pub struct Interface {
 /// A virtual service in the status.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServiceStatus {
-    /// Its name, or what it is known by.
+    /// Its name, else its key.
     pub name: String,
-    /// Real servers that are up, backups that stand by among them.
+    /// Real servers that are up, including backups that stand by.
     pub reals_up: usize,
     /// All its real servers.
     pub reals_total: usize,
-    /// Sum of the weights of its real servers that are up, backups not among them.
+    /// Sum of the weights of its real servers that are up, without backups.
     pub live_weight: u64,
-    /// Whether that reaches its quorum; `null` before its real servers were probed.
+    /// Whether the live weight meets its quorum; `null` before its real servers were probed.
     pub quorum: Option<bool>,
 }
 
 /// A change of state, as `GET /v1/events` sends it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventRecord {
-    /// When, in UTC (RFC 3339).
+    /// When it happened, in UTC (RFC 3339).
     pub time: String,
-    /// What.
+    /// Its kind.
     pub event: EventKind,
-    /// Which service.
+    /// The service as `tcp/ADDRESS:PORT`; `None` = no particular one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
-    /// Which real server.
+    /// The real server; `None` = no particular one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub real: Option<SocketAddr>,
-    /// More, in words; empty where there is no more to say.
+    /// Details in words; may be empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
 }

@@ -138,15 +138,15 @@ mod tests {
         let start = Instant::now();
         let mut pacing = ProbePacing::default();
         let one = hops([1]);
-        let mut asked = Vec::new();
+        let mut probed = Vec::new();
         for second in 0..=300 {
             let now = start + Duration::from_secs(second);
             pacing.add(&one, now);
             if !pacing.next_batch([9, 9], nothing, now).hops.is_empty() {
-                asked.push(second);
+                probed.push(second);
             }
         }
-        assert_eq!(asked, [0, 1, 3, 7, 15, 31, 63, 123, 183, 243]);
+        assert_eq!(probed, [0, 1, 3, 7, 15, 31, 63, 123, 183, 243]);
         assert!(pacing.was_probed(&(2, [10, 0, 0, 1].into())));
         // Once resolved, it begins anew.
         pacing.forget(&one);
@@ -163,15 +163,15 @@ mod tests {
         let mut pacing = ProbePacing::default();
         let all = hops(0..10);
         pacing.add(&all, start);
-        let mut asked = Vec::new();
+        let mut probed = Vec::new();
         for second in 0..4 {
             let now = start + Duration::from_secs(second);
             let batch = pacing.next_batch([4, 9], nothing, now);
             let numbers: Vec<_> = batch.hops.iter().map(|hop| hop.1.to_string()).collect();
-            asked.push((numbers.join(" "), batch.others_wait));
+            probed.push((numbers.join(" "), batch.others_wait));
         }
         assert_eq!(
-            asked,
+            probed,
             [
                 ("10.0.0.0 10.0.0.1 10.0.0.2 10.0.0.3".into(), true),
                 ("10.0.0.4 10.0.0.5 10.0.0.6 10.0.0.7".into(), true),

@@ -40,7 +40,7 @@ const LOG_DIRECTORY: &str = "/var/log";
 const FAILED: u8 = 0;
 const WORKS: u8 = 1;
 
-/// The daemon, as programs see it.
+/// What programs learn of the daemon that runs them.
 #[derive(Clone, Copy, Debug)]
 pub struct Sender<'a> {
     /// The node's name.
@@ -51,30 +51,30 @@ pub struct Sender<'a> {
 
 /// The program to run.
 #[must_use]
-pub fn invocation(news: &NotificationEvent, notify: &Notify, teller: Sender<'_>) -> Program {
-    let words = EventText::of(news, teller);
+pub fn invocation(event: &NotificationEvent, notify: &Notify, sender: Sender<'_>) -> Program {
+    let words = EventText::of(event, sender);
     let mut run = notify.run.iter();
     let path = run.next().map(String::as_str).unwrap_or_default();
-    let mut arguments = mon_arguments(news, notify, &words);
+    let mut arguments = mon_arguments(event, notify, &words);
     arguments.extend(run.map(|argument| words.fill(argument)));
     Program {
         path: path.into(),
         arguments,
         user: notify.user.clone(),
-        environment: environment(news, &words, teller),
+        environment: environment(event, &words, sender),
         input: match notify.stdin {
-            Stdin::Json => json(news, &words),
-            Stdin::Mon => mon_lines(news, &words),
+            Stdin::Json => json(event, &words),
+            Stdin::Mon => mon_lines(event, &words),
         },
         timeout: Some(notify.timeout),
         keep: RETAINED_BYTES,
         errors: StderrMode::WithOutput,
-        // It may leave a sender of mail to its work.
+        // An alert program may start a mail program in the background and exit.
         left: Leftovers::LeaveRunning,
     }
 }
 
-/// Whether an event is bad news. mon knows `failure`, `up` and, for what is neither, `startup`.
+/// Whether something broke, recovered or neither. mon knows `failure`, `up` and, for what is neither, `startup`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Severity {
     Bad,
@@ -140,31 +140,31 @@ struct EventText {
 }
 
 impl EventText {
-    fn of(news: &NotificationEvent, teller: Sender<'_>) -> Self {
+    fn of(event: &NotificationEvent, sender: Sender<'_>) -> Self {
         let EventRecord {
             time,
-            event,
+            event: kind,
             service,
             real,
             message,
-        } = &news.event;
+        } = &event.record;
         let address = service.clone().unwrap_or_default();
-        let service = news.name.clone().unwrap_or_else(|| address.clone());
+        let service = event.name.clone().unwrap_or_else(|| address.clone());
         let real = real.map(|real| real.to_string()).unwrap_or_default();
         let about = if real.is_empty() { &service } else { &real };
-        let summary = match (news.is_unknown, message.as_str()) {
+        let summary = match (event.is_unknown, message.as_str()) {
             (true, message) => format!("{about} {message}"),
-            (false, "") => format!("{about} {}", event.sentence()),
-            (false, message) => format!("{about} {}: {message}", event.sentence()),
+            (false, "") => format!("{about} {}", kind.sentence()),
+            (false, message) => format!("{about} {}: {message}", kind.sentence()),
         };
         Self {
-            event: event.name(),
+            event: kind.name(),
             summary: truncated(&summary.trim_start().replace(char::is_control, " ")),
             service,
             address,
             real,
             message: truncated(message),
-            node: truncated(teller.node),
+            node: truncated(sender.node),
             time: time.clone(),
         }
     }
@@ -222,10 +222,10 @@ impl EventText {
     }
 }
 
-fn mon_arguments(news: &NotificationEvent, notify: &Notify, words: &EventText) -> Vec<String> {
-    let hosts = match news.event.real {
+fn mon_arguments(event: &NotificationEvent, notify: &Notify, words: &EventText) -> Vec<String> {
+    let hosts = match event.record.real {
         Some(real) => real.ip().to_string(),
-        None => truncated_hosts(news),
+        None => truncated_hosts(event),
     };
     // mon's own programs want a whole number and show it.
     let every = notify.alert_every.map_or(0, |every| every.as_secs());
@@ -234,13 +234,13 @@ fn mon_arguments(news: &NotificationEvent, notify: &Notify, words: &EventText) -
         ("-g", words.mon_group().to_owned()),
         ("-h", hosts),
         ("-l", every.to_string()),
-        ("-t", seconds(time_of(news)).to_string()),
+        ("-t", seconds(time_of(event)).to_string()),
     ];
     let mut arguments: Vec<_> = pairs
         .into_iter()
         .flat_map(|(name, value)| [name.to_owned(), value])
         .collect();
-    if Severity::of(news.event.event) == Severity::Good {
+    if Severity::of(event.record.event) == Severity::Good {
         arguments.push("-u".to_owned());
     }
     arguments
@@ -249,12 +249,12 @@ fn mon_arguments(news: &NotificationEvent, notify: &Notify, words: &EventText) -
 /// The environment variables. All of `BALANCER_*` are always set, empty where they do not apply; of mon's, unknown times are not
 /// set, as in mon.
 fn environment(
-    news: &NotificationEvent,
+    event: &NotificationEvent,
     words: &EventText,
-    teller: Sender<'_>,
+    sender: Sender<'_>,
 ) -> Vec<(String, String)> {
-    let mood = Severity::of(news.event.event);
-    let works = mood != Severity::Bad;
+    let severity = Severity::of(event.record.event);
+    let works = severity != Severity::Bad;
     let description = if words.service.is_empty() {
         format!("balancer on {}", words.node)
     } else {
@@ -269,8 +269,8 @@ fn environment(
         ("BALANCER_SUMMARY", words.summary.clone()),
         ("BALANCER_TIME", words.time.clone()),
         ("BALANCER_NODE", words.node.clone()),
-        // How often this condition was told before.
-        ("BALANCER_AGAIN", news.repeats.to_string()),
+        // How often this condition was reported before.
+        ("BALANCER_AGAIN", event.repeats.to_string()),
         ("MON_SERVICE", words.mon_service().to_owned()),
         ("MON_GROUP", words.mon_group().to_owned()),
         ("MON_DESCRIPTION", description),
@@ -279,20 +279,20 @@ fn environment(
             "MON_LAST_OUTPUT",
             format!("{}\n{}", words.summary, words.message),
         ),
-        ("MON_ALERTTYPE", mood.alert_type().to_owned()),
+        ("MON_ALERTTYPE", severity.alert_type().to_owned()),
         (
             "MON_OPSTATUS",
             if works { WORKS } else { FAILED }.to_string(),
         ),
         ("MON_RETVAL", u8::from(!works).to_string()),
         ("MON_LOGDIR", LOG_DIRECTORY.to_owned()),
-        ("MON_STATEDIR", teller.state.display().to_string()),
+        ("MON_STATEDIR", sender.state.display().to_string()),
     ];
     let ConditionHistory {
         first_failure,
         last_failure,
         last_success,
-    } = news.past;
+    } = event.past;
     for (name, time) in [
         ("MON_FIRST_FAILURE", first_failure),
         ("MON_LAST_FAILURE", last_failure),
@@ -309,7 +309,7 @@ fn environment(
 /// A program's standard input.
 #[derive(Serialize)]
 struct Input<'a> {
-    // First: it is what a program of mon shows of the line.
+    // The first key, because programs of mon show the beginning of the line.
     summary: &'a str,
     #[serde(flatten)]
     event: &'a EventRecord,
@@ -321,30 +321,30 @@ struct Input<'a> {
     last_success: Option<String>,
 }
 
-fn json(news: &NotificationEvent, words: &EventText) -> Vec<u8> {
+fn json(event: &NotificationEvent, words: &EventText) -> Vec<u8> {
     let shown = |time: Option<SystemTime>| {
         time.map(|time| humantime::format_rfc3339_millis(time).to_string())
     };
     let input = Input {
         summary: &words.summary,
-        event: &news.event,
-        name: news.name.as_deref(),
+        event: &event.record,
+        name: event.name.as_deref(),
         node: &words.node,
-        again: news.repeats,
-        first_failure: shown(news.past.first_failure),
-        last_failure: shown(news.past.last_failure),
-        last_success: shown(news.past.last_success),
+        again: event.repeats,
+        first_failure: shown(event.past.first_failure),
+        last_failure: shown(event.past.last_failure),
+        last_success: shown(event.past.last_success),
     };
-    // Texts, numbers and names of variants: nothing of it can fail to be JSON.
+    // Strings, numbers and unit variants only: their serialization cannot fail.
     let mut line = serde_json::to_vec(&input).unwrap_or_default();
     line.push(b'\n');
     line
 }
 
-/// The summary, then the details, of which there are none for what the event does not have.
-fn mon_lines(news: &NotificationEvent, words: &EventText) -> Vec<u8> {
+/// The summary, the message, and the service, address and real server if the event has them.
+fn mon_lines(event: &NotificationEvent, words: &EventText) -> Vec<u8> {
     let mut text = format!("{}\n", words.summary);
-    let message = news.event.message.lines();
+    let message = event.record.message.lines();
     for line in message.filter(|line| !line.trim().is_empty()) {
         text.push_str(&format!("{line}\n"));
     }
@@ -360,8 +360,8 @@ fn mon_lines(news: &NotificationEvent, words: &EventText) -> Vec<u8> {
     text.into_bytes()
 }
 
-fn time_of(news: &NotificationEvent) -> SystemTime {
-    humantime::parse_rfc3339(&news.event.time).unwrap_or(UNIX_EPOCH)
+fn time_of(event: &NotificationEvent) -> SystemTime {
+    humantime::parse_rfc3339(&event.record.time).unwrap_or(UNIX_EPOCH)
 }
 
 fn seconds(time: SystemTime) -> u64 {
@@ -387,9 +387,9 @@ fn truncated(text: &str) -> String {
 }
 
 /// The hosts of a service, as many as fit into [`MAX_TEXT_BYTES`].
-fn truncated_hosts(news: &NotificationEvent) -> String {
+fn truncated_hosts(event: &NotificationEvent) -> String {
     let mut hosts = String::new();
-    for host in &news.hosts {
+    for host in &event.hosts {
         let host = host.to_string();
         if hosts.len() + 1 + host.len() > MAX_TEXT_BYTES {
             break;

@@ -1,12 +1,12 @@
 //! Decides which program is run for which event, and when. Pure: time is an argument.
 //!
 //! ```text
-//!                     lasts alert-after             alert-every
-//!            ┌───────┐ report beginning ┌──────┐ ────────┐ report again
-//!   ──begin──▶ young ├─────────────────▶│ told │ ◀───────┘
-//!            └───┬───┘                  └──┬───┘
-//!        end:    │ report only      end:   │ report
-//!                ▼ with always-up          ▼
+//!              lasts alert-after                alert-every
+//!            ┌─────────┐ report beginning ┌──────────┐ ───────┐ report again
+//!   ──begin──▶ pending ├─────────────────▶│ reported │ ◀──────┘
+//!            └────┬────┘                  └────┬─────┘
+//!        end:     │ report only        end:    │ report
+//!                 ▼ with always-up             ▼
 //! ```
 //!
 //! Events that neither begin nor end a condition are reported at once. When a real server or service is removed, or no longer checked,
@@ -42,11 +42,11 @@ pub struct Notification {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntryId(u64);
 
-/// An event with all that a program is told about it.
+/// An event with all that its programs are given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotificationEvent {
-    /// The event; of a condition that is reported late or again, its beginning with the latest message.
-    pub event: EventRecord,
+    /// The event; of a condition that is reported late or again, the event that began it, with the latest message.
+    pub record: EventRecord,
     /// The service's name, if it has one.
     pub name: Option<String>,
     /// The real servers of its service, for an event of a whole service.
@@ -64,7 +64,7 @@ pub struct NotificationEvent {
 struct Incident {
     began: Instant,
     /// When it was last reported; for an entry that does not ask for beginnings, when it would have been.
-    last_told: Option<Instant>,
+    last_reported: Option<Instant>,
     /// How often it was reported.
     count: u32,
     /// The event that began it, with the latest message.
@@ -74,17 +74,17 @@ struct Incident {
 impl Incident {
     /// When it is to be reported next.
     fn due(&self, notify: &Notify) -> Option<Instant> {
-        let Some(told) = self.last_told else {
+        let Some(last) = self.last_reported else {
             return self.began.checked_add(notify.alert_after);
         };
         let is_wanted = notify.on.contains(&self.event.event);
         let every = notify.alert_every.filter(|every| *every > Duration::ZERO);
-        told.checked_add(every.filter(|_| is_wanted)?)
+        last.checked_add(every.filter(|_| is_wanted)?)
     }
 
-    /// Counts reports that were due until `until` as made at their times.
+    /// Counts the reports that were due until `until` as made.
     fn catch_up(&mut self, notify: &Notify, is_wanted: bool, until: Instant) {
-        self.last_told = None;
+        self.last_reported = None;
         self.count = 0;
         let Some(first) = self.began.checked_add(notify.alert_after) else {
             return;
@@ -96,7 +96,7 @@ impl Incident {
         let times = since.as_nanos().checked_div(every).unwrap_or_default();
         let rest = since.as_nanos().checked_rem(every);
         let rest = rest.map_or(since, Duration::from_nanos_u128);
-        self.last_told = until.checked_sub(rest).or(Some(first));
+        self.last_reported = until.checked_sub(rest).or(Some(first));
         let times = u32::try_from(times).unwrap_or(u32::MAX);
         self.count = if is_wanted {
             times.saturating_add(1)
@@ -115,11 +115,11 @@ struct Entry {
 }
 
 impl Entry {
-    fn tell(&self, event: EventRecord, again: u32, facts: &Facts) -> Notification {
-        let past = facts.past(&event);
-        let service = facts.service(&event);
+    fn notification(&self, record: EventRecord, repeats: u32, facts: &Facts) -> Notification {
+        let past = facts.past(&record);
+        let service = facts.service(&record);
         let name = service.and_then(|service| service.name.clone());
-        let hosts = match (service, event.real) {
+        let hosts = match (service, record.real) {
             (Some(service), None) => service.hosts.clone(),
             _ => Vec::new(),
         };
@@ -127,10 +127,10 @@ impl Entry {
             entry: self.id,
             notify: Arc::clone(&self.notify),
             event: NotificationEvent {
-                event,
+                record,
                 name,
                 hosts,
-                repeats: again,
+                repeats,
                 is_unknown: false,
                 past,
             },
@@ -138,7 +138,7 @@ impl Entry {
     }
 
     /// Whether the entry's `services` include the event's. Events of the node pass.
-    fn asks_about(&self, event: &EventRecord, facts: &Facts) -> bool {
+    fn includes_service(&self, event: &EventRecord, facts: &Facts) -> bool {
         let Some(service) = &event.service else {
             return true;
         };
@@ -165,7 +165,7 @@ impl Entry {
             if incident.due(&self.notify).is_none_or(|due| due > now) {
                 continue;
             }
-            incident.last_told = Some(now);
+            incident.last_reported = Some(now);
             if self.notify.on.contains(&incident.event.event) {
                 due.push((incident.event.clone(), incident.count));
                 incident.count += 1;
@@ -173,7 +173,7 @@ impl Entry {
         }
         notifications.extend(
             due.into_iter()
-                .map(|(event, again)| self.tell(event, again, facts)),
+                .map(|(event, repeats)| self.notification(event, repeats, facts)),
         );
     }
 }
@@ -189,17 +189,17 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Takes a model's entries over at a time of day. An entry that was there before, or one with the same program, keeps its incidents;
-    /// those of real servers and services that are gone or no longer checked end.
+    /// Takes a model's entries over; `time` is the time of day. An entry that was there before, or one with the same program, keeps
+    /// its incidents; those of real servers and services that are gone or no longer checked end.
     pub fn configure(&mut self, model: &Model, time: &str) -> Vec<Notification> {
         let present = Monitored::of(model);
         self.facts.configure(model);
         let mut old = std::mem::take(&mut self.entries);
-        let mut take = |is_it: &dyn Fn(&Notify) -> bool| {
-            let position = old.iter().position(|entry| is_it(&entry.notify))?;
+        let mut take = |matches: &dyn Fn(&Notify) -> bool| {
+            let position = old.iter().position(|entry| matches(&entry.notify))?;
             Some(old.remove(position))
         };
-        // Equal entries first, so that none of them is taken for another with the same program.
+        // Equal entries first, so that none of them is matched with a changed one that has the same program.
         let mut kept: Vec<_> = model
             .notify
             .iter()
@@ -227,14 +227,14 @@ impl Policy {
         for entry in &mut self.entries {
             let gone: Vec<_> = entry
                 .incidents
-                .extract_if(.., |place, _| present.why_gone(place).is_some())
+                .extract_if(.., |key, _| present.why_gone(key).is_some())
                 .collect();
-            for (place, incident) in gone {
-                let why = present.why_gone(&place).unwrap_or_default();
-                let event = place.end(time.to_owned(), why.to_owned());
+            for (key, incident) in gone {
+                let why = present.why_gone(&key).unwrap_or_default();
+                let event = key.end(time.to_owned(), why.to_owned());
                 self.facts.note(&event);
-                if incident.last_told.is_some() && entry.wants(event.event) {
-                    let mut notification = entry.tell(event, 0, &self.facts);
+                if incident.last_reported.is_some() && entry.wants(event.event) {
+                    let mut notification = entry.notification(event, 0, &self.facts);
                     notification.event.is_unknown = true;
                     notifications.push(notification);
                 }
@@ -253,7 +253,7 @@ impl Policy {
         }
     }
 
-    /// The entries there are.
+    /// The configured entries.
     pub fn entries(&self) -> impl Iterator<Item = EntryId> {
         self.entries.iter().map(|entry| entry.id)
     }
@@ -266,13 +266,13 @@ impl Policy {
 
     /// Handles an event.
     pub fn handle(&mut self, event: &EventRecord, now: Instant) -> Vec<Notification> {
-        // What has lasted long enough before this event is told before it.
+        // Conditions that became due before this event are reported before it.
         let mut notifications = self.expire(now);
         self.facts.note(event);
         let role = role(event.event);
         for entry in &mut self.entries {
-            // Whoever was told of the beginning is told of the end, whatever the service is called by now.
-            let mut was_told = false;
+            // An entry that reported the beginning reports the end, also if the service has another name by now.
+            let mut was_reported = false;
             match role {
                 Role::Plain => {}
                 Role::Forgets => forget(&mut entry.incidents, event),
@@ -289,14 +289,17 @@ impl Policy {
                 }
                 Role::Ends(condition) => {
                     let incident = entry.incidents.remove(&ConditionKey::of(event, condition));
-                    was_told = incident.is_some_and(|incident| incident.last_told.is_some());
-                    if !was_told && !entry.notify.always_up {
+                    was_reported =
+                        incident.is_some_and(|incident| incident.last_reported.is_some());
+                    if !was_reported && !entry.notify.always_up {
                         continue;
                     }
                 }
             }
-            if entry.wants(event.event) && (was_told || entry.asks_about(event, &self.facts)) {
-                notifications.push(entry.tell(event.clone(), 0, &self.facts));
+            if entry.wants(event.event)
+                && (was_reported || entry.includes_service(event, &self.facts))
+            {
+                notifications.push(entry.notification(event.clone(), 0, &self.facts));
             }
         }
         self.find_earliest_after(event);
@@ -311,7 +314,7 @@ impl Policy {
         };
         self.facts.note(event);
         for entry in &mut self.entries {
-            // What is due at once is not said again.
+            // Reports that are due at once were made by the earlier daemon.
             begin_incident(entry, condition, event, began, &self.facts, &mut Vec::new());
             let is_wanted = entry.wants(condition.beginning());
             if let Some(incident) = entry.incidents.get_mut(&ConditionKey::of(event, condition)) {
@@ -350,9 +353,9 @@ impl Policy {
         let Role::Begins(condition) = role(event.event) else {
             return;
         };
-        let place = ConditionKey::of(event, condition);
+        let key = ConditionKey::of(event, condition);
         for entry in &self.entries {
-            let incident = entry.incidents.get(&place);
+            let incident = entry.incidents.get(&key);
             let due = incident.and_then(|incident| incident.due(&entry.notify));
             self.earliest = self.earliest.into_iter().chain(due).min();
         }
@@ -369,24 +372,24 @@ fn begin_incident(
     notifications: &mut Vec<Notification>,
 ) {
     let is_wanted = entry.wants(condition.beginning());
-    if !(is_wanted || entry.wants(condition.end())) || !entry.asks_about(event, facts) {
+    if !(is_wanted || entry.wants(condition.end())) || !entry.includes_service(event, facts) {
         return;
     }
-    let place = ConditionKey::of(event, condition);
-    if let Some(incident) = entry.incidents.get_mut(&place) {
+    let key = ConditionKey::of(event, condition);
+    if let Some(incident) = entry.incidents.get_mut(&key) {
         incident.event.message.clone_from(&event.message);
         return;
     }
     let is_due = entry.notify.alert_after.is_zero();
     let incident = Incident {
         began: now,
-        last_told: is_due.then_some(now),
+        last_reported: is_due.then_some(now),
         count: u32::from(is_due && is_wanted),
         event: event.clone(),
     };
-    entry.incidents.insert(place, incident);
+    entry.incidents.insert(key, incident);
     if is_due && is_wanted {
-        notifications.push(entry.tell(event.clone(), 0, facts));
+        notifications.push(entry.notification(event.clone(), 0, facts));
     }
 }
 

@@ -29,7 +29,7 @@ use crate::{
     model::{Model, Notify, view::EventRecord},
     os::{
         clock,
-        program::{Account, ExitReason, Finished, Output, Program, trusted_with_news},
+        program::{Account, ExitReason, Finished, Output, Program, trusted_for_notify},
     },
 };
 
@@ -60,7 +60,7 @@ pub struct Notifier {
 #[derive(Debug)]
 enum Message {
     Configure(Box<Model>),
-    Tell(EventRecord),
+    Event(EventRecord),
     Assume(EventRecord, Instant, Instant),
 }
 
@@ -70,9 +70,9 @@ struct Shared {
     /// Whether any program is configured.
     is_wanted: AtomicBool,
     /// Events in the queue.
-    waiting: AtomicUsize,
+    queued: AtomicUsize,
     /// Events that were dropped because the queue was full.
-    lost: AtomicU64,
+    dropped: AtomicU64,
 }
 
 /// Checks that a program may be run with its arguments; returns why not.
@@ -84,23 +84,23 @@ impl Notifier {
     /// # Errors
     /// The thread or its runtime cannot be started.
     pub fn start(state: &Path) -> io::Result<Self> {
-        Self::start_with(state, trusted_with_news)
+        Self::start_with(state, trusted_for_notify)
     }
 
-    /// Starts the thread, with programs judged by `judge` right before each start.
-    fn start_with(state: &Path, judge: ProgramCheck) -> io::Result<Self> {
+    /// Starts the thread, with `check_program` as the check right before each start of a program.
+    fn start_with(state: &Path, check_program: ProgramCheck) -> io::Result<Self> {
         let (messages, inbox) = mpsc::unbounded_channel();
         let (end, done) = oneshot::channel();
         let shared = Arc::new(Shared::default());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let mut task = Task::new(inbox, Arc::clone(&shared), state.to_owned(), judge);
+        let mut task = Task::new(inbox, Arc::clone(&shared), state.to_owned(), check_program);
         thread::Builder::new()
             .name("notify".to_owned())
             .spawn(move || {
                 runtime.block_on(task.run());
-                // Whoever waited may have given up.
+                // The receiver may have been dropped.
                 let _ = end.send(());
             })?;
         Ok(Self {
@@ -120,9 +120,9 @@ impl Notifier {
         }
     }
 
-    /// Queues an event.
-    pub fn tell(&self, event: EventRecord) {
-        self.send_event(event, Message::Tell);
+    /// Queues an event for the policy; drops it if the queue is full.
+    pub fn handle(&self, event: EventRecord) {
+        self.send_event(event, Message::Event);
     }
 
     /// Takes over a condition that began with `event` at `began` under an earlier daemon, which ran until `until`, so that its end is
@@ -135,7 +135,7 @@ impl Notifier {
     pub async fn stop(self) {
         drop(self.messages);
         let longest = DRAIN_TIMEOUT + REAP_TIMEOUT + Duration::from_secs(1);
-        // It ends by itself, unless the system does not let it.
+        // The thread ends by itself well before, unless the system is overloaded.
         let _ = timeout(longest, self.done).await;
     }
 
@@ -143,16 +143,16 @@ impl Notifier {
         if !self.shared.is_wanted.load(Ordering::Relaxed) {
             return;
         }
-        if self.shared.waiting.fetch_add(1, Ordering::Relaxed) >= MAX_QUEUED_EVENTS {
-            self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
-            self.shared.lost.fetch_add(1, Ordering::Relaxed);
+        if self.shared.queued.fetch_add(1, Ordering::Relaxed) >= MAX_QUEUED_EVENTS {
+            self.shared.queued.fetch_sub(1, Ordering::Relaxed);
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
         self.send(message(event));
     }
 
     fn send(&self, message: Message) {
-        // Without the thread there is no one to tell; that it ended was said then.
+        // Without the thread there is no program can be run; its end was logged.
         let _ = self.messages.send(message);
     }
 }
@@ -162,15 +162,15 @@ struct Task {
     inbox: mpsc::UnboundedReceiver<Message>,
     shared: Arc<Shared>,
     state: PathBuf,
-    judge: ProgramCheck,
+    check_program: ProgramCheck,
     node: String,
     policy: Policy,
-    lines: Queues,
+    queues: Queues,
     /// Running programs; each returns why its program did not run, if so.
     running: JoinSet<Option<String>>,
-    /// The entry of each running task.
+    /// The entry of each running program's task.
     runs: HashMap<task::Id, EntryId>,
-    losses: DroppedCounts,
+    dropped: DroppedCounts,
 }
 
 impl Task {
@@ -178,84 +178,84 @@ impl Task {
         inbox: mpsc::UnboundedReceiver<Message>,
         shared: Arc<Shared>,
         state: PathBuf,
-        judge: ProgramCheck,
+        check_program: ProgramCheck,
     ) -> Self {
         Self {
             inbox,
             shared,
             state,
-            judge,
+            check_program,
             node: String::new(),
             policy: Policy::default(),
-            lines: Queues::default(),
+            queues: Queues::default(),
             running: JoinSet::new(),
             runs: HashMap::new(),
-            losses: DroppedCounts::default(),
+            dropped: DroppedCounts::default(),
         }
     }
 
     async fn run(&mut self) {
         loop {
-            let deadline = earlier(self.policy.next_deadline(), self.losses.next_log());
+            let deadline = earlier(self.policy.next_deadline(), self.dropped.next_log());
             tokio::select! {
                 message = self.inbox.recv() => match message {
-                    Some(message) => self.take(message),
+                    Some(message) => self.handle(message),
                     None => break,
                 },
                 Some(ended) = self.running.join_next_with_id() => self.ended(ended),
                 () = until(deadline) => {
-                    let tells = self.policy.expire(Instant::now());
-                    self.queue(tells);
+                    let notifications = self.policy.expire(Instant::now());
+                    self.queue(notifications);
                 }
             }
-            self.losses.events += self.shared.lost.swap(0, Ordering::Relaxed);
-            self.losses.log(Instant::now());
+            self.dropped.events += self.shared.dropped.swap(0, Ordering::Relaxed);
+            self.dropped.log(Instant::now());
             self.start_programs();
         }
         self.drain().await;
     }
 
-    fn take(&mut self, message: Message) {
+    fn handle(&mut self, message: Message) {
         let now = Instant::now();
         match message {
             Message::Configure(model) => {
-                let tells = self.policy.configure(&model, &clock::now_utc());
-                self.queue(tells);
-                self.lines.keep(&self.policy.entries().collect());
+                let notifications = self.policy.configure(&model, &clock::now_utc());
+                self.queue(notifications);
+                self.queues.retain(&self.policy.entries().collect());
                 self.node = model.node;
             }
-            Message::Tell(event) => {
-                self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
-                let tells = self.policy.handle(&event, now);
-                self.queue(tells);
+            Message::Event(event) => {
+                self.shared.queued.fetch_sub(1, Ordering::Relaxed);
+                let notifications = self.policy.handle(&event, now);
+                self.queue(notifications);
             }
             Message::Assume(event, began, until) => {
-                self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
+                self.shared.queued.fetch_sub(1, Ordering::Relaxed);
                 self.policy.assume(&event, began, until);
             }
         }
     }
 
-    fn queue(&mut self, tells: Vec<Notification>) {
-        for tell in tells {
-            if !self.lines.push(tell) {
-                self.losses.tells += 1;
+    fn queue(&mut self, notifications: Vec<Notification>) {
+        for notification in notifications {
+            if !self.queues.push(notification) {
+                self.dropped.runs += 1;
             }
         }
     }
 
     fn start_programs(&mut self) {
         while self.running.len() < MAX_RUNNING
-            && let Some(tell) = self.lines.next()
+            && let Some(notification) = self.queues.next()
         {
-            let teller = Sender {
+            let sender = Sender {
                 node: &self.node,
                 state: &self.state,
             };
-            let program = invocation(&tell.event, &tell.notify, teller);
-            let entry = tell.entry;
-            let judge = self.judge;
-            let run = async move { run(&program, &tell, judge).await };
+            let program = invocation(&notification.event, &notification.notify, sender);
+            let entry = notification.entry;
+            let check_program = self.check_program;
+            let run = async move { run(&program, &notification, check_program).await };
             self.runs.insert(self.running.spawn(run).id(), entry);
         }
     }
@@ -263,7 +263,7 @@ impl Task {
     fn ended(&mut self, ended: Result<(task::Id, Option<String>), task::JoinError>) {
         let id = match ended {
             Ok((id, failure)) => {
-                self.losses.take(failure);
+                self.dropped.add_failure(failure);
                 id
             }
             Err(error) => {
@@ -272,7 +272,7 @@ impl Task {
             }
         };
         if let Some(entry) = self.runs.remove(&id) {
-            self.lines.is_free(entry);
+            self.queues.mark_free(entry);
         }
     }
 
@@ -292,19 +292,19 @@ impl Task {
         }
         tracing::warn!(
             running = self.running.len(),
-            waiting = self.lines.waiting(),
-            "notify programs are given up, the daemon stops"
+            waiting = self.queues.waiting(),
+            "the daemon stops: notify programs that still run are killed, and queued runs are dropped"
         );
         self.running.shutdown().await;
         sleep(REAP_TIMEOUT).await;
     }
 }
 
-/// The queues of all entries.
+/// The queues of runs, one for each entry.
 #[derive(Debug, Default)]
 struct Queues {
-    lines: HashMap<EntryId, Queue>,
-    /// Entries with queued runs whose program is not running, in turn.
+    by_entry: HashMap<EntryId, Queue>,
+    /// Entries with queued runs whose program is not running, in the order in which they start.
     ready: VecDeque<EntryId>,
 }
 
@@ -316,81 +316,84 @@ struct Queue {
 
 impl Queues {
     /// Queues a run; `false` = the queue is full.
-    fn push(&mut self, tell: Notification) -> bool {
-        let entry = tell.entry;
-        let line = self.lines.entry(entry).or_default();
-        if line.waiting.len() >= MAX_QUEUED_PER_ENTRY {
+    fn push(&mut self, notification: Notification) -> bool {
+        let entry = notification.entry;
+        let queue = self.by_entry.entry(entry).or_default();
+        if queue.waiting.len() >= MAX_QUEUED_PER_ENTRY {
             return false;
         }
-        line.waiting.push_back(tell);
-        if line.waiting.len() == 1 && !line.is_running {
+        queue.waiting.push_back(notification);
+        if queue.waiting.len() == 1 && !queue.is_running {
             self.ready.push_back(entry);
         }
         true
     }
 
-    /// The next run; its entry is busy until [`Self::is_free`].
+    /// The next run; its entry is busy until [`Self::mark_free`].
     fn next(&mut self) -> Option<Notification> {
         loop {
             let entry = self.ready.pop_front()?;
-            if let Some(line) = self.lines.get_mut(&entry)
-                && let Some(tell) = line.waiting.pop_front()
+            if let Some(queue) = self.by_entry.get_mut(&entry)
+                && let Some(notification) = queue.waiting.pop_front()
             {
-                line.is_running = true;
-                return Some(tell);
+                queue.is_running = true;
+                return Some(notification);
             }
         }
     }
 
     /// Marks an entry whose program has ended as free.
-    fn is_free(&mut self, entry: EntryId) {
-        let Some(line) = self.lines.get_mut(&entry) else {
+    fn mark_free(&mut self, entry: EntryId) {
+        let Some(queue) = self.by_entry.get_mut(&entry) else {
             return;
         };
-        line.is_running = false;
-        if !line.waiting.is_empty() {
+        queue.is_running = false;
+        if !queue.waiting.is_empty() {
             self.ready.push_back(entry);
         }
     }
 
-    /// Drops the queues of all entries but these.
-    fn keep(&mut self, entries: &HashSet<EntryId>) {
-        self.lines.retain(|entry, _| entries.contains(entry));
+    /// Keeps the queues of these entries and drops all others.
+    fn retain(&mut self, entries: &HashSet<EntryId>) {
+        self.by_entry.retain(|entry, _| entries.contains(entry));
         self.ready.retain(|entry| entries.contains(entry));
     }
 
     fn waiting(&self) -> usize {
-        self.lines.values().map(|line| line.waiting.len()).sum()
+        self.by_entry
+            .values()
+            .map(|queue| queue.waiting.len())
+            .sum()
     }
 }
 
-/// What was dropped since that was last logged.
+/// What was dropped since the last log line about it.
 #[derive(Debug, Default)]
 struct DroppedCounts {
     /// Events dropped because the event queue was full.
     events: u64,
     /// Runs dropped because their entry's queue was full.
-    tells: u64,
-    /// Programs that could not be run, and the last one's reason.
-    unrun: u64,
+    runs: u64,
+    /// Programs that could not be started, and why the last one could not.
+    failed_starts: u64,
     reason: String,
-    logged: Option<Instant>,
+    last_logged: Option<Instant>,
 }
 
 impl DroppedCounts {
-    fn take(&mut self, failure: Option<String>) {
+    fn add_failure(&mut self, failure: Option<String>) {
         if let Some(reason) = failure {
-            self.unrun += 1;
+            self.failed_starts += 1;
             self.reason = reason;
         }
     }
 
     const fn is_empty(&self) -> bool {
-        self.events == 0 && self.tells == 0 && self.unrun == 0
+        self.events == 0 && self.runs == 0 && self.failed_starts == 0
     }
 
     fn next_log(&self) -> Option<Instant> {
-        let logged = self.logged?;
+        let logged = self.last_logged?;
         (!self.is_empty()).then(|| logged + DROP_LOG_INTERVAL)
     }
 
@@ -398,22 +401,22 @@ impl DroppedCounts {
         if self.is_empty() || self.next_log().is_some_and(|next| next > now) {
             return;
         }
-        if self.events > 0 || self.tells > 0 {
+        if self.events > 0 || self.runs > 0 {
             tracing::warn!(
                 events = self.events,
-                runs = self.tells,
-                "notify programs are too slow, not all is told"
+                runs = self.runs,
+                "notify programs are too slow: events or runs were dropped"
             );
         }
-        if self.unrun > 0 {
+        if self.failed_starts > 0 {
             tracing::error!(
-                runs = self.unrun,
-                "notify programs cannot be run, not all is told: {}",
+                runs = self.failed_starts,
+                "notify programs could not be run: {}",
                 self.reason
             );
         }
         *self = Self {
-            logged: Some(now),
+            last_logged: Some(now),
             ..Self::default()
         };
     }
@@ -431,11 +434,17 @@ async fn until(deadline: Option<Instant>) {
 }
 
 /// Runs one program to its end and logs its output and exit status. Returns why it did not run, if so.
-async fn run(program: &Program, tell: &Notification, judge: ProgramCheck) -> Option<String> {
-    let words = tell.notify.run.clone();
-    let result = program.run(move |account| judge(&words, account)).await;
-    let event = tell.event.event.event.name();
-    let name = name(&tell.notify);
+async fn run(
+    program: &Program,
+    notification: &Notification,
+    check_program: ProgramCheck,
+) -> Option<String> {
+    let words = notification.notify.run.clone();
+    let result = program
+        .run(move |account| check_program(&words, account))
+        .await;
+    let event = notification.event.record.event.name();
+    let name = name(&notification.notify);
     let Finished {
         end, output, took, ..
     } = match result {
@@ -456,31 +465,31 @@ fn name(notify: &Notify) -> &str {
 }
 
 fn log_output(program: &str, output: &Output) {
-    let (lines, is_short) = printable(&output.bytes);
+    let (lines, is_cut) = printable(&output.bytes);
     for line in lines {
         tracing::info!(program, line, "notify program says");
     }
-    if output.is_cut || is_short {
+    if output.is_cut || is_cut {
         tracing::info!(program, "notify program says more than is logged");
     }
 }
 
-/// The lines of an output that are logged, and whether it had more.
+/// The lines of an output that are logged, and whether some of it is left out.
 fn printable(output: &[u8]) -> (Vec<String>, bool) {
     let text = String::from_utf8_lossy(output);
-    let mut is_short = false;
+    let mut is_cut = false;
     let mut all = text.lines().filter(|line| !line.trim().is_empty());
     let lines = all
         .by_ref()
         .take(MAX_LINES)
         .map(|line| {
             let end = line.floor_char_boundary(MAX_LINE_BYTES);
-            is_short |= end < line.len();
+            is_cut |= end < line.len();
             line[..end].replace(char::is_control, " ")
         })
         .collect();
-    is_short |= all.next().is_some();
-    (lines, is_short)
+    is_cut |= all.next().is_some();
+    (lines, is_cut)
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ use tokio::{
 pub use self::trusted::tests::open_folder;
 pub use self::{
     account::Account,
-    command::{trusted, trusted_with_news},
+    command::{trusted, trusted_for_notify},
     output::Output,
     run_as::run_if_asked,
 };

@@ -1,15 +1,15 @@
-//! Others who use the machine: the bench goes first, and whoever reads its figures should know that it had to.
+//! Other programs on the machine: the bench gets a higher priority, and warns if they use much of the CPUs.
 //!
-//! Without that a busy machine would not only make figures scatter: a scene of more processes gets a larger share of
-//! the CPUs, and looks faster for it.
+//! Otherwise a busy machine would not only make figures scatter: a measurement with more processes would get a larger share of the
+//! CPUs, and look faster.
 
 use std::{fs, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 
-/// How long to look.
+/// How long CPU use is observed.
 const WINDOW: Duration = Duration::from_millis(500);
-/// Share of the CPUs that others may use without a word.
+/// Share of the CPUs that others may use without a warning.
 const TOLERABLE: f64 = 0.1;
 
 /// Niceness of the bench and of all it starts: almost all of the CPUs' time if it wants it.
@@ -18,16 +18,16 @@ const NICENESS: i32 = -15;
 /// Where the kernel keeps the niceness of a session's processes as a group, where it groups them so.
 const GROUP: &str = "/proc/self/autogroup";
 
-/// Goes before others. Dropped, the session has its old place; the process keeps its own until it ends.
-pub struct First {
+/// The raised priority. When it is dropped, the session gets its old niceness back; the process keeps the new one.
+pub struct RaisedPriority {
     group_before: Option<String>,
 }
 
-/// Lets this process, and what it will start, go before others.
+/// Raises the priority of this process and of all processes that it will start.
 ///
 /// # Errors
 /// The caller is not root.
-pub fn go_first() -> Result<First> {
+pub fn raise_priority() -> Result<RaisedPriority> {
     // SAFETY: a system call that takes three numbers; 0 is the calling process.
     let failed = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) };
     ensure!(
@@ -42,7 +42,7 @@ pub fn go_first() -> Result<First> {
     if group_before.is_some() {
         fs::write(GROUP, NICENESS.to_string()).with_context(|| format!("writing {GROUP}"))?;
     }
-    Ok(First { group_before })
+    Ok(RaisedPriority { group_before })
 }
 
 /// Reads the niceness in `/autogroup-42 nice 0`.
@@ -50,7 +50,7 @@ fn group_niceness(text: &str) -> Option<String> {
     Some(text.trim().rsplit_once(" nice ")?.1.to_owned())
 }
 
-impl Drop for First {
+impl Drop for RaisedPriority {
     fn drop(&mut self) {
         if let Some(niceness) = &self.group_before
             && let Err(error) = fs::write(GROUP, niceness)
@@ -63,7 +63,7 @@ impl Drop for First {
 /// Warns if others use the machine's CPUs.
 ///
 /// # Errors
-/// The kernel does not tell.
+/// The kernel's counters cannot be read.
 pub fn warn() -> Result<()> {
     let before = read()?;
     thread::sleep(WINDOW);

@@ -1,12 +1,12 @@
-//! The driver bench: what a frame costs from the driver's hook to the far end of a cable, against what the kernel's own
+//! The driver bench: the cost of a frame from the driver's hook to the far end of a veth pair, against what the kernel's own
 //! stack takes to route it and to translate it.
 //!
 //! All get the same frames at the same place, an interface's native XDP hook: the packet program forwards them, and
 //! for the kernel a program returns `XDP_PASS`. What makes the frames is measured with a program that drops them, and
-//! taken off. A figure counts only if the far end has seen each frame arrive at the real server's address, which for
+//! subtracted. A figure counts only if the far end has seen each frame arrive at the real server's address, which for
 //! all but routing means that it was translated.
 //!
-//! All flows of a run are there, for us and for nftables alike, whether a row sends packets of one or of all of them.
+//! All flows of a run exist, for the packet program and for nftables alike, whether a row sends packets of one or of all of them.
 
 mod nftables;
 mod place;
@@ -28,10 +28,10 @@ use super::{
     report::{Aim, Row, median, minimum, ratios},
 };
 
-/// Packets of a row that are run before the first round.
+/// Packets of a row that are sent before the first round.
 const WARM_UP: u32 = 300_000;
 
-/// Connections that are there.
+/// Connections in the table.
 const CONNECTIONS: u32 = 1 << 16;
 
 /// What the kernel does.
@@ -49,7 +49,7 @@ struct Case {
     name: &'static str,
     peer: Peer,
     flows: u32,
-    /// How many times our time the peer should take.
+    /// How many times the packet program's time the peer should take.
     aim: f64,
 }
 
@@ -91,7 +91,7 @@ pub fn rows() -> Vec<String> {
 /// No rights, a tool is missing, no object, or a void measurement.
 pub fn run(options: &Options, built: &Path) -> Result<Vec<Row>> {
     let _room = Room::for_connections(CONNECTIONS)?;
-    // A thread of its own: it leaves for other network namespaces and stays on one CPU.
+    // On a thread of its own, which enters other network namespaces and stays on one CPU.
     thread::scope(|scope| {
         scope
             .spawn(|| Bench::new(options, built)?.run(options))
@@ -101,9 +101,9 @@ pub fn run(options: &Options, built: &Path) -> Result<Vec<Row>> {
 }
 
 struct Bench {
-    /// Where we are, and where the kernel routes without rules.
+    /// The namespace of the packet program, in which the kernel also routes without rules.
     plain: Place,
-    /// Where the kernel translates.
+    /// The namespace in which the kernel translates.
     translating: Place,
     target: Target,
     rows: Vec<Measured>,
@@ -246,7 +246,7 @@ impl Measured {
         Ok(())
     }
 
-    /// What frames took without the generator of the same round.
+    /// The time per frame without that of the generator in the same round.
     fn without_generator(&self, figures: &[f64]) -> Vec<f64> {
         let rounds = figures.iter().zip(&self.generator);
         rounds
@@ -254,7 +254,7 @@ impl Measured {
             .collect()
     }
 
-    /// The least that frames took, without the least that the generator took.
+    /// The least time per frame, without the generator's least.
     fn least(&self, figures: &[f64]) -> f64 {
         minimum(figures) - minimum(&self.generator)
     }

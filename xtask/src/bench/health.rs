@@ -1,8 +1,9 @@
-//! The health bench: ten thousand HTTP checks every five seconds, what they cost the one who asks, and how evenly they
-//! are spread. One of the targets swallows packets. At the end another one dies: how long its share goes to it still.
+//! The health bench: ten thousand HTTP checks every five seconds; their cost for the program that makes them, and how evenly they
+//! are spread. One of the targets drops all packets. At the end another one refuses connections, and the bench measures how long it
+//! still gets its share.
 //!
-//! The servers' access log says when each was asked; `/proc` says what the asker used. The reference is HAProxy with the
-//! same checks of the same servers. What is beyond its aim fails the bench.
+//! The times of checks are read from the servers' access log, the cost from `/proc`. The reference is HAProxy with the same checks of
+//! the same servers. The bench fails if a figure is beyond its aim.
 
 mod effect;
 mod log;
@@ -23,25 +24,25 @@ use super::{
     report::{Row, median, minimum},
 };
 
-/// Checks.
+/// Number of checks.
 const CHECKS: u32 = 10_000;
-/// How often each is made.
+/// Interval of each check.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// Failed checks in a row that decide.
+/// Failed checks in a row that take a real server down.
 const FALL: u32 = 3;
-/// How long the first checks of all may take, and the asker to settle.
+/// Time for the first checks of all targets, and for the program to settle.
 const SETTLE: Duration = Duration::from_secs(15);
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Figure {
-    /// Of the asker, user and system.
+    /// CPU time of the program, user and system.
     Cpu,
-    /// Of the asker, the most it ever had.
+    /// Most memory that the program ever had.
     Memory,
     /// Most checks in any 100 ms, from the start on, as a multiple of the mean.
     Burst,
-    /// By how much any check but that of the target that swallows packets came later than its interval, the most.
+    /// By how much the latest check came after its interval, without the target that drops packets.
     Delay,
     /// From the result that decides that a real server is down to the ring without it; of this project alone.
     Effect,
@@ -95,7 +96,7 @@ impl Figure {
     }
 }
 
-/// What one round found, in the order of [`Figure::ALL`]; what was not measured is no number.
+/// The figures of one round, in the order of [`Figure::ALL`]; NaN = not measured.
 type Found = [f64; Figure::ALL.len()];
 
 /// Names of all rows.
@@ -110,7 +111,7 @@ fn all() -> impl Iterator<Item = (Figure, Peer)> {
         .filter(|(figure, peer)| figure.is_of(*peer))
 }
 
-/// Measures, prints the table, and returns its rows, and what is to be said of those that are beyond their aim.
+/// Measures, prints the table, and returns its rows, and a sentence about those that are beyond their aim.
 ///
 /// # Errors
 /// No rights, a tool is missing, or a void measurement.
@@ -144,7 +145,7 @@ fn measure(scene: &Scene, peer: Peer, length: Duration, with_effect: bool) -> Re
         f64::NAN
     };
     drop(asker);
-    // What the servers have not written yet.
+    // Waits for lines that the servers have not written yet.
     thread::sleep(scene::LOG_DELAY);
     let spread = scene.log_from(start)?.spread(settled, end);
     let expected = f64::from(CHECKS - 1) * (end - settled) / INTERVAL.as_secs_f64();
@@ -233,7 +234,7 @@ fn report(options: &Options, found: &[Vec<Found>; 2]) -> Vec<Row> {
     reported
 }
 
-/// Says which of this project's rows are beyond their aim.
+/// A sentence about this project's rows that are beyond their aim.
 fn missed(rows: &[Row]) -> Option<String> {
     let missed: Vec<String> = Figure::ALL
         .into_iter()

@@ -1,5 +1,5 @@
-//! Beside IPVS: guest instructions for a connection and for a round trip, through Debian's stock kernel in QEMU. On an
-//! emulated CPU time says nothing; instructions do, and repeat to a few per cent on a busy machine too.
+//! The comparison with IPVS: guest instructions for a connection and for a round trip, with Debian's stock kernel in QEMU. On an
+//! emulated CPU times have no meaning; numbers of instructions do, and repeat to a few per cent also on a busy machine.
 //!
 //! ```text
 //!  direct      client ─ real server                      taken off the others: what is left is the balancer's machine
@@ -33,11 +33,11 @@ use crate::{
     setup,
 };
 
-/// Runs of which the median is taken.
+/// Number of runs whose median is taken.
 const RUNS: usize = 9;
 
-/// The longest that the guest may run.
-const LONGEST: Duration = Duration::from_secs(20 * 60);
+/// Time after which the guest is stopped.
+const TIMEOUT: Duration = Duration::from_secs(20 * 60);
 
 /// Unit of all figures.
 const UNIT: &str = "1000 instr.";
@@ -45,7 +45,7 @@ const UNIT: &str = "1000 instr.";
 /// Debian's package with the tool for IPVS, and where the tool is in it.
 const IPVSADM: (&str, &str) = ("ipvsadm", "sbin/ipvsadm");
 
-/// Kernel modules of the measurement. What else would look at packets is left out.
+/// Kernel modules of the measurement; no others, which would look at packets.
 const MODULES: [&str; 9] = [
     "crc32c_generic",
     "crc32c-intel",
@@ -61,7 +61,7 @@ const MODULES: [&str; 9] = [
 /// A way from the client to a real server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// Past the balancer's machine.
+    /// Without the balancer's machine.
     Direct,
     /// Plain routing.
     Routing,
@@ -108,7 +108,7 @@ fn row(link: Link, load: Load, way: Way) -> String {
     }
 }
 
-/// What IPVS : ours is to be, where that is agreed.
+/// The aim for the ratio of IPVS to this project, if there is one.
 const fn aim(link: Link, load: Load) -> Option<f64> {
     match (link, load) {
         (Link::Virtio, Load::Short) => Some(1.5),
@@ -135,7 +135,7 @@ struct Figure {
 /// Measures the rows that are wanted.
 ///
 /// # Errors
-/// The kernel or QEMU cannot be had, or something failed in the guest.
+/// The kernel or QEMU cannot be downloaded, or something failed in the guest.
 pub fn run(options: &Options) -> Result<Vec<Row>> {
     let parts = kernel::provide(options.kernel, &[IPVSADM], setup::consent(false))?;
     let mut figures = Vec::new();
@@ -190,7 +190,7 @@ fn measure(parts: &Parts, link: Link) -> Result<Vec<Figure>> {
                 Link::Veth => Vec::new(),
             },
         },
-        LONGEST,
+        TIMEOUT,
         |line| match (Line::parse(line), parse(line)) {
             (Line::Ended(_, of_program), _) => status = Some(of_program),
             (Line::Text(_), Some(figure)) => figures.push(figure),

@@ -1,4 +1,4 @@
-//! The lab bench: real clients, real servers, and what stands between them.
+//! The lab bench: real clients and servers, with a balancer between them.
 //!
 //! Everything, clients and servers included, shares this machine's CPUs, so a rate says how much of them one request
 //! takes from end to end. Plain routing reaches one real server, all others two: the work is the same, as neither
@@ -25,7 +25,7 @@ use super::{
     report::{Aim, Row, median, minimum, ratios},
 };
 
-/// Whose rate the ratios are to.
+/// The peer to whose rate all others are compared.
 const REFERENCE: Peer = Peer::Nftables;
 
 /// One peer under one load.
@@ -53,7 +53,7 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
     let mut rows = wanted(options);
     let scene = Scene::build()?;
     for round in 0..=options.rounds {
-        // The first warms everything up and is not kept.
+        // The first round only warms up.
         let seconds = if round == 0 { 1 } else { options.seconds };
         eprintln!("round {round} of {}", options.rounds);
         for peer in Peer::ALL {

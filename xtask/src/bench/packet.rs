@@ -1,4 +1,4 @@
-//! The packet bench: what the packet program costs per packet, on one CPU, against the bare minimum of a NAT with the
+//! The packet bench: the packet program's cost per packet, on one CPU, compared with a minimal NAT with the
 //! kernel's hash table and as many connections (`minimal-nat`).
 //!
 //! Every round measures every row once, so that whatever else the machine does hits all alike. A figure counts only if
@@ -34,7 +34,7 @@ use super::{
     report::{Aim, Row, median, minimum, ratios},
 };
 
-/// Packets of a row that are run before the first round.
+/// Packets of a row that are sent before the first round.
 const WARM_UP: u32 = 300_000;
 
 /// Names of all rows.
@@ -58,7 +58,7 @@ pub fn run(options: &Options, built: &Path) -> Result<Vec<Row>> {
     if cases.is_empty() {
         return Ok(Vec::new());
     }
-    // A thread of its own: it leaves for another network namespace and stays on one CPU.
+    // On a thread of its own, which enters another network namespace and stays on one CPU.
     thread::scope(|scope| {
         scope
             .spawn(|| Bench::new(options, built, cases, &allowed)?.run(options))
@@ -77,7 +77,7 @@ struct Bench {
     references: Front,
 }
 
-/// What the references took, by round.
+/// The references' times, by round.
 #[derive(Default)]
 struct References {
     floor: Vec<f64>,
@@ -327,7 +327,7 @@ fn routes(flows: u32) -> Vec<Route> {
     (0..flows).map(Route::of_set).collect()
 }
 
-/// Room in a table.
+/// How many connections a table has room for.
 fn connections(table: Table, options: &Options) -> u32 {
     match table {
         Table::Default | Table::New => DEFAULT_CONNECTIONS,
@@ -339,7 +339,7 @@ fn connections(table: Table, options: &Options) -> u32 {
 /// Reads an object.
 ///
 /// # Errors
-/// It is not there.
+/// The file cannot be read.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("reading {}", path.display()))
 }

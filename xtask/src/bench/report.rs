@@ -1,11 +1,11 @@
-//! Figures: how rounds become a row, and the file.
+//! The results: rows from the figures of rounds, and the JSON file.
 
 use std::{fmt, fs, path::Path};
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-/// One line of the result.
+/// A row of the result.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
     /// `packet`, `driver`, `lab`, `health` or `ipvs`.
@@ -18,23 +18,23 @@ pub struct Row {
     pub median: f64,
     /// Minimum over the rounds.
     pub minimum: f64,
-    /// Median of the reference in the same run; suite `driver` has rows for the peers, and we are the reference.
+    /// Median of the reference in the same run. Suite `driver` has rows for the peers; there this project is the reference.
     pub reference: f64,
     /// Median over the rounds of the row's figure divided by the reference's of the same round.
     pub ratio: f64,
 }
 
-/// What a ratio should be.
+/// The aim for a ratio.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Aim {
-    /// This or less.
+    /// At most this.
     AtMost(f64),
-    /// This or more.
+    /// At least this.
     AtLeast(f64),
 }
 
 impl Aim {
-    /// Whether `ratio` is beyond it; a ratio that is no number is.
+    /// Whether `ratio` misses it; NaN does.
     pub fn is_missed_by(self, ratio: f64) -> bool {
         match self {
             Self::AtMost(most) => ratio.is_nan() || ratio > most,

@@ -1,5 +1,5 @@
 //! Finds a Rust compiler that can build for the BPF target: one with the sources of its own core library, which
-//! has to be built too. Sources of another version do not do, not even of the next minor one.
+//! has to be built too. The sources must have exactly the compiler's version.
 
 use std::{
     cmp::Reverse,
@@ -13,7 +13,7 @@ use super::{is_program, program};
 /// Oldest Rust that the packet program is written for. Cargo itself refuses less.
 const OLDEST: &str = env!("CARGO_PKG_RUST_VERSION");
 
-/// Returns the minor version of the oldest Rust that will do.
+/// Returns the minor version of the oldest usable Rust.
 #[must_use]
 pub fn oldest_minor() -> u32 {
     OLDEST
@@ -26,7 +26,7 @@ pub fn oldest_minor() -> u32 {
 /// A compiler that can build the packet program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compiler {
-    /// The compiler itself, no proxy.
+    /// The compiler itself, not rustup's proxy.
     pub rustc: PathBuf,
     /// The cargo to call it with.
     pub cargo: PathBuf,
@@ -34,7 +34,7 @@ pub struct Compiler {
     pub release: String,
     /// Major version of the LLVM inside; bpf-linker's must not be older.
     pub llvm: u32,
-    /// Whether unstable features have to be unlocked: `-Zbuild-std` is one.
+    /// Whether unstable features, such as `-Zbuild-std`, have to be unlocked.
     pub needs_bootstrap: bool,
 }
 
@@ -50,14 +50,14 @@ impl fmt::Display for Compiler {
     }
 }
 
-/// What `rustc -vV` says, as far as it matters here.
+/// The parts of the output of `rustc -vV` that are needed here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version {
     /// `1.96.0`, `1.97.0-nightly`.
     pub release: String,
     /// Minor version: the middle number.
     pub minor: u32,
-    /// Unstable features are allowed without asking.
+    /// Whether unstable features are allowed without being unlocked.
     pub unlocked: bool,
     /// LLVM's major version.
     pub llvm: u32,
@@ -90,12 +90,12 @@ impl Version {
     }
 }
 
-/// What was found on this machine.
+/// The compilers on this machine.
 #[derive(Clone, Debug, Default)]
 pub struct Found {
-    /// Compilers that will do, best first.
+    /// Usable compilers, best first.
     pub usable: Vec<Compiler>,
-    /// The others, each with the reason why not.
+    /// Other compilers, each with the reason why it cannot be used.
     pub refused: Vec<String>,
 }
 
@@ -125,7 +125,7 @@ pub fn find() -> Found {
         if sysroots.contains(&facts.sysroot) {
             continue;
         }
-        match judge(&facts) {
+        match evaluate(&facts) {
             Ok(compiler) => found.usable.push(compiler),
             Err(why) => found
                 .refused
@@ -136,7 +136,7 @@ pub fn find() -> Found {
     found
 }
 
-/// A place to look.
+/// A compiler that may be usable.
 struct Candidate {
     origin: &'static str,
     rustc: Result<PathBuf, String>,
@@ -182,7 +182,7 @@ fn rustup_nightly() -> Result<PathBuf, String> {
     };
     let output = Command::new(rustup)
         .args(["which", "--toolchain", "nightly", "rustc"])
-        // Asking must not fetch a toolchain.
+        // rustup must not install a toolchain by being called.
         .env("RUSTUP_AUTO_INSTALL", "0")
         .output()
         .map_err(|error| format!("rustup does not run: {error}"))?;
@@ -222,7 +222,7 @@ fn distribution_compilers() -> Vec<PathBuf> {
     compilers
 }
 
-/// What was found out about a candidate.
+/// The properties of a candidate.
 #[derive(Clone, Debug)]
 struct Facts {
     rustc: PathBuf,
@@ -267,8 +267,8 @@ fn inspect(rustc: &Path) -> Result<Facts, String> {
     })
 }
 
-/// Decides whether a candidate will do.
-fn judge(facts: &Facts) -> Result<Compiler, String> {
+/// Decides whether a candidate is usable.
+fn evaluate(facts: &Facts) -> Result<Compiler, String> {
     let Some(version) = &facts.version else {
         return Err("`rustc -vV` says nothing that can be read".into());
     };
@@ -285,7 +285,7 @@ fn judge(facts: &Facts) -> Result<Compiler, String> {
             facts.sysroot.display()
         ));
     }
-    // Any cargo will do, but a stable one has to be told that unstable options are meant.
+    // Any cargo is usable, but in a stable one unstable options have to be unlocked.
     let (cargo, foreign) = match (&facts.own_cargo, &facts.other_cargo) {
         (Some(cargo), _) => (cargo, false),
         (None, Some(cargo)) => (cargo, true),
@@ -345,7 +345,7 @@ mod tests {
 
     #[test]
     fn a_stable_compiler_with_sources_needs_unlocking() {
-        let compiler = judge(&facts(STABLE)).unwrap();
+        let compiler = evaluate(&facts(STABLE)).unwrap();
         assert_eq!(
             compiler,
             Compiler {
@@ -360,8 +360,8 @@ mod tests {
 
     #[test]
     fn a_nightly_needs_no_unlocking_unless_cargo_is_anothers() {
-        assert!(!judge(&facts(NIGHTLY)).unwrap().needs_bootstrap);
-        let compiler = judge(&Facts {
+        assert!(!evaluate(&facts(NIGHTLY)).unwrap().needs_bootstrap);
+        let compiler = evaluate(&Facts {
             own_cargo: None,
             ..facts(NIGHTLY)
         })
@@ -374,7 +374,7 @@ mod tests {
     fn the_reason_for_a_refusal_is_named() {
         let old = STABLE.replace("1.96.0", "1.63.0");
         assert_eq!(
-            judge(&facts(&old)).unwrap_err(),
+            evaluate(&facts(&old)).unwrap_err(),
             format!("is 1.63.0, too old: {OLDEST} is needed")
         );
         let bare = Facts {
@@ -382,7 +382,7 @@ mod tests {
             ..facts(STABLE)
         };
         assert_eq!(
-            judge(&bare).unwrap_err(),
+            evaluate(&bare).unwrap_err(),
             "1.96.0 has no sources of the core library in /x/lib/rustlib/src"
         );
         let mute = Facts {
@@ -390,7 +390,7 @@ mod tests {
             ..facts(STABLE)
         };
         assert_eq!(
-            judge(&mute).unwrap_err(),
+            evaluate(&mute).unwrap_err(),
             "`rustc -vV` says nothing that can be read"
         );
         let alone = Facts {
@@ -399,7 +399,7 @@ mod tests {
             ..facts(STABLE)
         };
         assert_eq!(
-            judge(&alone).unwrap_err(),
+            evaluate(&alone).unwrap_err(),
             "there is no cargo to call it with"
         );
     }

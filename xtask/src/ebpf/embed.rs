@@ -1,4 +1,4 @@
-//! What `balancer-ctl`'s build script does: puts the object where it is embedded from.
+//! The build script of `balancer-ctl`: copies the object to the place from which it is embedded.
 
 use std::{
     env, fs,
@@ -18,15 +18,15 @@ enum Source {
     Build,
     /// A file built elsewhere.
     File(PathBuf),
-    /// Nowhere: an empty one.
+    /// An empty object.
     Skip,
 }
 
 /// Writes the object to `OUT_DIR/balancer` and tells cargo what it depends on. For build scripts only.
 #[must_use]
 pub fn build_script() -> ExitCode {
-    // Not PATH: editors have another one, and each switch would build again. The tools that were found are watched
-    // themselves, and where none were, cargo asks again anyway.
+    // Not PATH: editors have another one, and each change would cause a build. The tools that were found are watched themselves;
+    // if none were found, the script runs again anyway.
     for variable in [
         "BALANCER_EBPF",
         "BALANCER_EBPF_OBJECT",
@@ -60,7 +60,7 @@ fn embed() -> Result<()> {
                 .with_context(|| format!("cannot write {}", destination.display()))
         }
         Source::File(file) => {
-            // Whoever sets it stands in the workspace; this script does not.
+            // The path is relative to the workspace, which is not this script's folder.
             let file = workspace::root().join(file);
             println!("cargo::rerun-if-changed={}", file.display());
             let object = fs::read(&file)
@@ -91,7 +91,7 @@ fn embed() -> Result<()> {
     }
 }
 
-/// Reads the two switches.
+/// Reads the two environment variables.
 fn source(switch: Option<&str>, object: Option<&str>) -> Result<Source> {
     match (switch, object) {
         (Some("skip"), _) => Ok(Source::Skip),

@@ -7,16 +7,16 @@ use super::{is_program, program_folders};
 /// A bpf-linker that runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Linker {
-    /// Where it is. Handed to the compiler as it stands, because cargo's folder may be missing from `PATH`.
+    /// Its path, which the compiler is given because cargo's folder may be missing from `PATH`.
     pub path: PathBuf,
-    /// What it says of itself (`bpf-linker 0.13.0`).
+    /// Its version as it prints it (`bpf-linker 0.13.0`).
     pub version: String,
     /// Major version of the LLVM library it is linked to; unknown when that is part of it.
     pub llvm: Option<u32>,
 }
 
 impl Linker {
-    /// Tells whether it reads what a compiler with this LLVM writes: newer bitcode means nothing to it.
+    /// Whether it can read the bitcode of a compiler with this LLVM, which must not be newer than its own.
     #[must_use]
     pub fn reads(&self, llvm: u32) -> bool {
         self.llvm.is_none_or(|own| own >= llvm)
@@ -29,10 +29,10 @@ impl fmt::Display for Linker {
     }
 }
 
-/// No linker, and why.
+/// No usable linker was found.
 #[derive(Clone, Debug)]
 pub struct NotFound {
-    /// Each one tried with the reason why not.
+    /// Each linker that was tried, with the reason why it cannot be used.
     pub tried: Vec<String>,
 }
 

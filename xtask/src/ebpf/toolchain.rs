@@ -1,11 +1,11 @@
-//! Brings a compiler and a linker together, or says why there is no such pair and how to get one.
+//! Finds a compiler with a matching linker, or says why there is no such pair and how to get one.
 
 use super::{
     compiler::{self, Compiler},
     linker::{self, Linker},
 };
 
-/// A compiler and a linker that go together.
+/// A compiler with a matching linker.
 #[derive(Clone, Debug)]
 pub struct Toolchain {
     /// Compiler.
@@ -17,7 +17,7 @@ pub struct Toolchain {
 /// Returns the best compiler and a linker that understands it.
 ///
 /// # Errors
-/// There is no such pair; the text names each one tried, why not, and the mend.
+/// There is no such pair; the text names each one tried, why not, and the remedy.
 pub fn find() -> Result<Toolchain, String> {
     pair(compiler::find(), linker::find())
 }
@@ -45,7 +45,7 @@ fn pair(
     Err(explain(Some(&refused), None))
 }
 
-/// Says what was tried and how to mend it.
+/// Returns what was tried, with the remedy.
 fn explain(compilers: Option<&Vec<String>>, linkers: Option<&Vec<String>>) -> String {
     let mut lines = vec!["the packet program cannot be built on this machine:".to_string()];
     for (what, tried) in [

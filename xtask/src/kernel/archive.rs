@@ -1,4 +1,4 @@
-//! Packages out of Debian's archive, unpacked into a folder of ours: nothing of it is installed, and the machine's own
+//! Unpacks packages of Debian's archive into a folder of the project: nothing is installed, and the machine's own
 //! package lists stay as they are.
 
 use std::{
@@ -12,23 +12,23 @@ use xtask::ebpf::program;
 
 use super::release::Suite;
 
-/// Debian's keys, by which apt knows that packages are Debian's.
+/// Debian's keys, with which apt verifies packages.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// Where packages come from when the machine's own lists name no mirror of Debian.
 const MIRROR: &str = "http://deb.debian.org/debian";
-/// The same for security updates.
+/// As [`MIRROR`], for security updates.
 const SECURITY_MIRROR: &str = "http://deb.debian.org/debian-security";
 
-/// Options of apt's for every call: only what is needed is read, and by whoever runs this. As root, apt would download as
-/// a user who cannot write into our folders.
+/// Options of every call of apt: it reads only the lists that are needed, and does not change its user. As root, apt would
+/// otherwise download as a user who may not write into the project's folders.
 const OPTIONS: [&str; 3] = [
     "Acquire::Languages=none",
     "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false",
     "APT::Sandbox::User=root",
 ];
 
-/// Tells why packages of Debian cannot be had on this machine, if they cannot.
+/// Why packages of Debian cannot be downloaded on this machine, if so.
 pub fn missing() -> Option<&'static str> {
     if !cfg!(target_arch = "x86_64") {
         return Some(
@@ -86,7 +86,7 @@ impl Archive {
     /// Downloads a package and unpacks it into `target`.
     ///
     /// # Errors
-    /// It cannot be had.
+    /// It cannot be downloaded or unpacked.
     pub fn unpack(&self, package: &str, target: &Path) -> Result<()> {
         let folder = self.folder.join("download");
         remake(&folder)?;
@@ -145,7 +145,7 @@ pub fn unpack_with_needs(packages: &[&str], folder: &Path, target: &Path) -> Res
         command.env("LC_ALL", "C");
         command
     };
-    // One source of many that cannot be reached is no reason to end.
+    // One of many sources may be unreachable.
     if let Err(error) = call(command().args(["update", "--quiet=2"])) {
         eprintln!("warning: {error:#}");
     }
@@ -234,7 +234,7 @@ fn parse_depends(listed: &str) -> Vec<String> {
             .or_else(|| first.strip_prefix("PreDepends: "));
         if let Some(name) = name
             && !is_alternative
-            // In angle brackets stands what no package is called.
+            // Names in angle brackets are virtual packages.
             && !name.starts_with('<')
         {
             packages.push(name.to_owned());
@@ -244,7 +244,7 @@ fn parse_depends(listed: &str) -> Vec<String> {
     packages
 }
 
-/// Runs a command; its error holds the first of what it said.
+/// Runs a command; its error contains the first error that it printed.
 fn call(command: &mut Command) -> Result<Output> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command
@@ -258,7 +258,7 @@ fn call(command: &mut Command) -> Result<Output> {
     Ok(output)
 }
 
-/// The first error among what a program said, in one line; apt has one for each of dozens of files.
+/// The first error in a program's output, in one line; apt prints one for each of dozens of files.
 fn first_error(said: &str) -> &str {
     let mut lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
     lines

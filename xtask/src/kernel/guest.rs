@@ -1,11 +1,11 @@
-//! What runs inside a virtual machine: a file system with busybox and a few of this machine's programs, and a script
-//! that runs ours, one after the other, and tells of each on the second serial port.
+//! What runs inside a virtual machine: a file system with busybox and a few of this machine's programs, and a script that runs
+//! the project's programs one after the other and reports each on the second serial port.
 //!
 //! ```text
 //!  @@ starts NAME
 //!  …                        what the program writes
 //!  @@ ended NAME STATUS
-//!  @@ done                  only now has everything run: the machine's own end says nothing
+//!  @@ done                  all programs have run; that the machine ends does not show that
 //! ```
 
 use std::{
@@ -19,7 +19,7 @@ use xtask::ebpf::program;
 
 use super::{Parts, initramfs::Initramfs, modules};
 
-/// Where Debian's package busybox-static has it.
+/// Path of busybox in Debian's package busybox-static.
 pub const BUSYBOX: &str = "bin/busybox";
 
 /// Programs of this machine that tests call.
@@ -75,7 +75,7 @@ const ARGUMENTS: [(&str, &str); 2] = [("bonding", "max_bonds=0"), ("dummy", "num
 pub struct Program {
     /// Its name.
     pub name: String,
-    /// What the guest's shell is given.
+    /// The command line for the guest's shell.
     pub command: String,
 }
 
@@ -107,7 +107,7 @@ impl Guest {
                 .iter()
                 .find_map(|(name, arguments)| (*name == module.name).then_some(*arguments))
                 .unwrap_or_default();
-            // Writing to a string does not fail.
+            // Writing to a string cannot fail.
             let _ = writeln!(order, "insmod /modules/{}.ko {arguments}", module.name);
             files.file(
                 &format!("modules/{}.ko", module.name),
@@ -195,7 +195,7 @@ fn script(programs: &[Program]) -> String {
     script
 }
 
-/// A line of the guest's.
+/// A line that the guest has written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Line<'a> {
     /// A program begins.
@@ -209,7 +209,7 @@ pub enum Line<'a> {
 }
 
 impl<'a> Line<'a> {
-    /// Reads one. A program's last line may not have been ended, so that ours begins behind it.
+    /// Parses a line. A program's last line may lack its line break: then the script's line begins after it.
     pub fn parse(line: &'a str) -> Self {
         let Some((_, rest)) = line.split_once("@@ ") else {
             return Self::Text(line);
@@ -227,7 +227,7 @@ impl<'a> Line<'a> {
     }
 }
 
-/// Copies a program into `folder` without what is only for debuggers: the guest holds all in memory.
+/// Copies a program without its debug information into `folder`: the guest's file system is in memory.
 ///
 /// # Errors
 /// There is no such program.

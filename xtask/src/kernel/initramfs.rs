@@ -22,7 +22,7 @@ const REGULAR: u32 = 0o100_000;
 /// See [`DIRECTORY`].
 const LINK: u32 = 0o120_000;
 
-/// Debian's merged folders, so that a path from this machine means the same in the guest.
+/// Folders that Debian has merged into /usr; they are links in the guest too, so that this machine's paths are valid there.
 const MERGED: [&str; 4] = ["bin", "sbin", "lib", "lib64"];
 
 /// Files by their path in the guest, without a leading slash. All belong to root.
@@ -87,7 +87,7 @@ impl Initramfs {
     /// Adds the libraries that a program of this machine needs; `libraries` are looked through first.
     ///
     /// # Errors
-    /// One is missing here.
+    /// A library is not on this machine.
     pub fn libraries_of(&mut self, program: &Path, libraries: &[PathBuf]) -> Result<()> {
         let mut command = Command::new("ldd");
         command.arg(program).env("LC_ALL", "C").stdin(Stdio::null());
@@ -109,7 +109,7 @@ impl Initramfs {
         for library in parse_ldd(&listed)
             .with_context(|| format!("{} cannot be copied into the guest", program.display()))?
         {
-            // One that comes from a folder of ours goes where the loader looks.
+            // A library from `libraries` goes to a folder in which the loader looks.
             let path = libraries
                 .iter()
                 .find_map(|folder| library.strip_prefix(folder).ok())
@@ -162,7 +162,7 @@ impl Initramfs {
         self.entries.insert(path, Entry::File { mode, content });
     }
 
-    /// The kernel makes no folder by itself. They sort before what they hold.
+    /// Adds the folders above a path, which the kernel does not make by itself. They sort before their content.
     fn parents(&mut self, path: &str) {
         let above: BTreeSet<&str> = path.match_indices('/').map(|(at, _)| &path[..at]).collect();
         for folder in above {
@@ -173,7 +173,7 @@ impl Initramfs {
     }
 }
 
-/// A path without a leading slash and without Debian's old folders: no file may go through a link.
+/// A path without a leading slash and with merged folders resolved, so that no file's path leads through a link.
 fn unmerged(path: &str) -> String {
     let path = path.trim_start_matches('/');
     match path.split_once('/') {

@@ -27,19 +27,19 @@ use super::package::Kernel;
 /// The program.
 const QEMU: &str = "qemu-system-x86_64";
 
-/// Lines of the kernel's own messages that an error shows.
-const SHOWN: usize = 25;
+/// How many of the kernel's last messages an error contains.
+const SHOWN_MESSAGES: usize = 25;
 
 /// QEMU, installed or unpacked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Emulator {
     program: PathBuf,
-    /// Where it was unpacked to, if it was.
+    /// The folder that it was unpacked to, if it is not installed.
     unpacked: Option<PathBuf>,
 }
 
 impl Emulator {
-    /// Finds the one that is installed, else the one that was unpacked below `folder`.
+    /// Finds the installed QEMU, else one that was unpacked below `folder`.
     pub fn find(folder: &Path) -> Option<Self> {
         if let Some(program) = program(QEMU) {
             return Some(Self {
@@ -76,14 +76,14 @@ impl Emulator {
     }
 }
 
-/// What the machine is made of.
+/// The virtual machine's hardware.
 #[derive(Clone, Debug)]
 pub struct Hardware {
-    /// CPUs.
+    /// Number of CPUs.
     pub cpus: u32,
     /// Whether the guest's clock counts its instructions, one a nanosecond; then there is one CPU.
     pub counts_instructions: bool,
-    /// More of QEMU's arguments: devices.
+    /// QEMU's arguments for additional devices.
     pub devices: Vec<String>,
 }
 
@@ -102,7 +102,7 @@ pub fn run(
     mut line: impl FnMut(&str),
 ) -> Result<()> {
     let console = initramfs.with_extension("console");
-    // Left behind, it would be taken for this run's.
+    // The file of an earlier run would be taken for this run's.
     let _ = fs::remove_file(&console);
     let mut command = emulator.command();
     command
@@ -130,7 +130,7 @@ pub fn run(
         .args(&hardware.devices)
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
-    // Killed, this program could not stop it, and the guest would go on.
+    // If this program is killed, the kernel kills QEMU: nobody else would stop it.
     let follow = || Ok(set_pdeathsig(Signal::SIGKILL)?);
     // SAFETY: between fork and exec only async-signal-safe calls are allowed: this is a bare system call, and its error
     // is a number.
@@ -153,22 +153,22 @@ pub fn run(
     Ok(())
 }
 
-/// The end of what the guest's kernel wrote to its console.
+/// The last messages that the guest's kernel wrote to its console.
 pub fn last_messages(console: &Path) -> String {
     let bytes = fs::read(console).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(SHOWN)..].join("\n")
+    lines[lines.len().saturating_sub(SHOWN_MESSAGES)..].join("\n")
 }
 
-/// Kills a process after `limit`, unless what this returns is sent to or dropped before.
+/// Kills a process after `limit`, unless the returned sender is used or dropped before.
 fn stop_after(limit: Duration, id: u32) -> Sender<()> {
     let (running, ended) = mpsc::channel();
     thread::spawn(move || {
         if ended.recv_timeout(limit) == Err(RecvTimeoutError::Timeout)
             && let Ok(id) = i32::try_from(id)
         {
-            // One that has just ended is what is wanted.
+            // A failure means that it has just ended by itself.
             let _ = kill(Pid::from_raw(id), Signal::SIGKILL);
         }
     });
@@ -187,7 +187,7 @@ mod tests {
         let lines: Vec<String> = (0..100).map(|number| number.to_string()).collect();
         fs::write(&console, lines.join("\r\n")).unwrap();
         let shown = last_messages(&console);
-        assert_eq!(shown.lines().count(), SHOWN);
+        assert_eq!(shown.lines().count(), SHOWN_MESSAGES);
         assert!(shown.ends_with("99"));
     }
 }

@@ -1,6 +1,6 @@
 //! Kernel modules: which a guest needs, in the order in which they can be loaded.
 //!
-//! Debian's packages come without the list that `depmod` makes on installation, so that each module is asked itself.
+//! `depmod` makes a list of dependencies on installation; without it, each module's own section `.modinfo` is read.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 pub struct Module {
     /// Its name, with underscores.
     pub name: String,
-    /// The module itself, not compressed.
+    /// Its content, uncompressed.
     pub content: Vec<u8>,
 }
 
@@ -81,7 +81,7 @@ fn depends(content: &[u8]) -> Vec<String> {
         .collect()
 }
 
-/// File names have hyphens where the kernel says underscores.
+/// A module's name as the kernel writes it: file names have hyphens in place of underscores.
 fn normal(name: &str) -> String {
     name.replace('-', "_")
 }
@@ -94,7 +94,7 @@ fn index(folder: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<()> {
             .with_context(|| format!("cannot read {}", folder.display()))?
             .path();
         if path.is_symlink() {
-            // To the sources.
+            // These links lead to the kernel's sources.
             continue;
         }
         if path.is_dir() {

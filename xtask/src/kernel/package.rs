@@ -10,10 +10,10 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{archive::Archive, release::Release};
 
-/// Time for which Debian is not asked again which version is the newest.
-const FRESH: Duration = Duration::from_secs(24 * 3600);
+/// How long the newest version that was looked up is used without another look-up.
+const LOOKUP_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
-/// A kernel that is unpacked.
+/// An unpacked kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kernel {
     /// Its version, as `uname -r` prints it.
@@ -36,30 +36,30 @@ impl Kernels {
         Self { folder }
     }
 
-    /// The kernel if it is here and was the newest less than a day ago.
+    /// The kernel, if it is unpacked and was the newest less than a day ago.
     pub fn recent(&self, release: Release) -> Option<Kernel> {
         let age = fs::metadata(self.note(release))
             .ok()?
             .modified()
             .ok()?
             .elapsed();
-        age.is_ok_and(|age| age < FRESH)
+        age.is_ok_and(|age| age < LOOKUP_INTERVAL)
             .then(|| self.last(release))
             .flatten()
     }
 
-    /// Asks Debian for the newest version, and downloads it if it is not here. Where Debian cannot be asked, one that
-    /// is here is returned, and that is said.
+    /// Looks up the newest version, and downloads it if it is not unpacked yet. If Debian's archive cannot be reached, it returns
+    /// the kernel that was fetched last, and prints a note.
     ///
     /// # Errors
-    /// There is none, and none can be had.
+    /// No kernel is unpacked, and none can be downloaded.
     pub fn fetch(&self, release: Release) -> Result<Kernel> {
         match self.newest(release) {
             Ok(kernel) => Ok(kernel),
             Err(error) => match self.last(release) {
                 Some(kernel) => {
                     println!(
-                        "using {}, downloaded earlier, because the newest cannot be had: {error:#}",
+                        "using {}, downloaded earlier, because the newest is not available: {error:#}",
                         kernel.version
                     );
                     Ok(kernel)
@@ -90,7 +90,7 @@ impl Kernels {
         );
         let target = self.folder.join(version);
         if find(&target, version).is_none() {
-            // Complete, or not there under that name.
+            // It is unpacked under another name and then renamed: a folder of this name is always complete.
             let partial = self.folder.join(format!("{version}.partial"));
             if partial.exists() {
                 fs::remove_dir_all(&partial)
@@ -119,13 +119,13 @@ impl Kernels {
         find(&self.folder.join(&version), &version)
     }
 
-    /// Where it is noted which version was the newest, and when.
+    /// The file that contains which version was the newest; its age says when.
     fn note(&self, release: Release) -> PathBuf {
         self.folder.join(format!("version-{release}"))
     }
 }
 
-/// What the names of packages with a kernel begin with.
+/// Prefix of the names of packages with a kernel.
 const IMAGE: &str = "linux-image-";
 
 fn is_image(package: &str) -> bool {

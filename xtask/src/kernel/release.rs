@@ -1,4 +1,4 @@
-//! The kernels that can be asked for, and where Debian has them.
+//! The kernels that `--kernel` can name, and where Debian's archive has them.
 
 use std::fmt;
 
@@ -37,7 +37,7 @@ impl Release {
         "linux-image-cloud-amd64"
     }
 
-    /// Whether a kernel of this version (`6.1.0-56-cloud-amd64`) is the one that is meant.
+    /// Whether a kernel of this version (`6.1.0-56-cloud-amd64`) belongs to this release.
     pub fn includes(self, version: &str) -> bool {
         match self {
             Self::V6_1 => version.starts_with("6.1."),
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kernel_is_asked_for_by_the_name_that_it_is_shown_with() {
+    fn each_kernel_is_named_as_it_is_shown() {
         for release in Release::value_variants() {
             let read = Arguments::try_parse_from(["x", "--kernel", &release.to_string()]).unwrap();
             assert_eq!(read.kernel, Some(*release));

@@ -1,4 +1,4 @@
-//! Cables, switches, addresses.
+//! Connects namespaces by veth pairs and bridges, and configures interfaces.
 
 use anyhow::{Context as _, Result};
 
@@ -8,7 +8,7 @@ use super::Namespace;
 const MAC_TEXT: usize = 17;
 
 impl Namespace {
-    /// Lays a cable (a veth pair) from interface `name` here to interface `peer_name` in `peer`; both are up.
+    /// Connects interface `name` here to interface `peer_name` in `peer` by a veth pair; both are up.
     ///
     /// # Errors
     /// One of the names is taken or too long.
@@ -21,12 +21,12 @@ impl Namespace {
         peer.ip(&format!("link set dev {peer_name} up"))
     }
 
-    /// Makes a switch out of interfaces that are here.
+    /// Makes a bridge of interfaces of this namespace.
     ///
     /// # Errors
     /// One of them is not here.
     pub fn switch(&self, name: &str, ports: &[&str]) -> Result<()> {
-        // Nobody else is on it, so nobody has to be asked for groups.
+        // Multicast snooping is off: it would send queries, and there is no multicast router.
         self.ip(&format!(
             "link add name {name} type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
         ))?;
@@ -53,7 +53,8 @@ impl Namespace {
         self.ip(&format!("route add default via {gateway}"))
     }
 
-    /// Makes an end compute checksums and cut segments itself, for frames that will pass an XDP program.
+    /// Turns offloads of an interface off, so that its frames, which will pass an XDP program, have checksums and at most the MTU's
+    /// length.
     ///
     /// # Errors
     /// There is no such interface, or `ethtool` is not installed.
@@ -65,7 +66,7 @@ impl Namespace {
         .map(drop)
     }
 
-    /// Makes an end poll (NAPI), so that it takes frames that an XDP program at the other end sends.
+    /// Turns NAPI polling of a veth on, so that it receives frames that an XDP program at the other end sends.
     ///
     /// # Errors
     /// There is no such interface, or `ethtool` is not installed.
@@ -74,7 +75,7 @@ impl Namespace {
             .map(drop)
     }
 
-    /// Returns the kernel's number of an interface.
+    /// Returns an interface's index.
     ///
     /// # Errors
     /// There is no such interface.

@@ -28,10 +28,10 @@ use nix::{
 
 use super::wait_until;
 
-/// Where `ip netns` keeps them.
+/// The folder in which `ip netns` keeps namespaces.
 const FOLDER: &str = "/run/netns";
 
-/// A named network namespace. Dropped, it kills what still runs inside and goes.
+/// A named network namespace. When it is dropped, programs inside are killed and it is removed.
 ///
 /// Programs enter it by `setns` alone. `ip netns exec` would also mount a new `/sys`, which hides the bpf file
 /// system: pins made under it die with the program that made them.
@@ -43,7 +43,7 @@ pub struct Namespace {
 
 impl Namespace {
     /// Makes a namespace with the loopback interface up. Its name starts with `label`, then comes this process's
-    /// id and a number, so that several runs can go side by side.
+    /// id and a number, so that several runs can exist at the same time.
     ///
     /// # Errors
     /// The caller is not root, or `ip` is not installed.
@@ -68,7 +68,7 @@ impl Namespace {
             file: Arc::new(file),
         };
         namespace.ip("link set lo up")?;
-        // Without this an IPv6 address cannot be used for a second or two.
+        // Without duplicate address detection, which delays the use of an IPv6 address by one or two seconds.
         namespace.sysctl("net.ipv6.conf.all.accept_dad", "0")?;
         namespace.sysctl("net.ipv6.conf.default.accept_dad", "0")?;
         Ok(namespace)
@@ -98,7 +98,7 @@ impl Namespace {
         &self.name
     }
 
-    /// The file that stands for it.
+    /// The file by which programs enter it.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         Path::new(FOLDER).join(&self.name)
@@ -143,7 +143,7 @@ impl Namespace {
     /// Runs `ip` inside, with the arguments of a command line.
     ///
     /// # Errors
-    /// It failed; the error holds what it said.
+    /// It failed; the error contains what it printed.
     pub fn ip(&self, arguments: &str) -> Result<()> {
         call(
             Command::new("ip")
@@ -156,7 +156,7 @@ impl Namespace {
     /// Runs a program inside and returns what it printed.
     ///
     /// # Errors
-    /// It failed; the error holds what it said.
+    /// It failed; the error contains what it printed.
     pub fn output(&self, program: &str, arguments: &[&str]) -> Result<String> {
         call(self.command(program).args(arguments))
     }
@@ -219,7 +219,7 @@ fn owner(label: &str, name: &str) -> Option<u32> {
     id.parse().ok()
 }
 
-/// Kills what runs inside: a namespace with a process in it would live on without a name.
+/// Kills the processes inside: with one of them, the namespace would exist on without a name.
 fn kill_inside(name: &str) {
     let inside = || -> Vec<i32> {
         let listed = call(Command::new("ip").args(["netns", "pids", name])).unwrap_or_default();
@@ -236,7 +236,7 @@ fn kill_inside(name: &str) {
         || {
             let processes = inside();
             for id in &processes {
-                // One that has ended meanwhile is what is wanted.
+                // A failure means that it has ended meanwhile.
                 let _ = kill(Pid::from_raw(*id), Signal::SIGKILL);
             }
             Ok(processes.is_empty())

@@ -14,10 +14,10 @@ use nix::{
 
 use super::wait_until;
 
-/// Time to end after SIGTERM, before SIGKILL.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Time from SIGTERM to SIGKILL.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A program in the background, with what it started itself. Dropped, it is stopped.
+/// A program in the background, with the processes that it starts. It is stopped when this is dropped.
 ///
 /// It gets a process group of its own: Ctrl-C at the terminal reaches the caller alone, who then stops things in
 /// the right order.
@@ -30,7 +30,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a command; where its output goes is the command's affair. `name` is used in messages.
+    /// Starts a command, which says where its output goes. `name` is used in messages.
     ///
     /// # Errors
     /// The program cannot be run.
@@ -54,15 +54,15 @@ impl Process {
         self.child.id()
     }
 
-    /// Gives access to its pipes.
+    /// The child process, for its pipes.
     pub fn child(&mut self) -> &mut Child {
         &mut self.child
     }
 
-    /// Tells how it ended, if it has.
+    /// Its exit status, if it has ended.
     ///
     /// # Errors
-    /// It cannot be asked.
+    /// The system call failed.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         if self.ended.is_none() {
             self.ended = self
@@ -94,7 +94,7 @@ impl Process {
         self.ended.with_context(|| what)
     }
 
-    /// Asks it to end, and kills it with all it started if it does not.
+    /// Sends it SIGTERM, and kills it and the processes that it started if it does not end.
     ///
     /// # Errors
     /// It cannot be killed.
@@ -102,16 +102,16 @@ impl Process {
         if self.ended()?.is_none() {
             self.signal(Signal::SIGTERM)?;
         }
-        let ended = self.wait(PATIENCE);
+        let ended = self.wait(STOP_TIMEOUT);
         if !self.stopped {
-            // Whatever it started and left behind; nobody there is fine. Once only: the number may be another's by
-            // the next time.
+            // Kills the processes that it has started, if there are any. Only once: the id may later belong to another
+            // process group.
             let _ = killpg(self.pid()?, Signal::SIGKILL);
             self.stopped = true;
         }
         match ended {
             Ok(status) => Ok(status),
-            Err(_) => self.wait(PATIENCE),
+            Err(_) => self.wait(STOP_TIMEOUT),
         }
     }
 
@@ -121,7 +121,7 @@ impl Process {
     /// It has ended already.
     pub fn kill(&mut self) -> Result<ExitStatus> {
         self.signal(Signal::SIGKILL)?;
-        self.wait(PATIENCE)
+        self.wait(STOP_TIMEOUT)
     }
 
     fn pid(&self) -> Result<Pid> {
@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn a_program_that_ends_by_itself_is_noticed() {
         let mut process = shell("exit 3");
-        assert_eq!(process.wait(PATIENCE).unwrap().code(), Some(3));
+        assert_eq!(process.wait(STOP_TIMEOUT).unwrap().code(), Some(3));
         assert_eq!(
             process.ended().unwrap().and_then(|status| status.code()),
             Some(3)

@@ -1,6 +1,6 @@
-//! Who imports whom: reads every `use` line and path of the workspace's crates with `syn`, holds the folders of `balancer-ctl`
-//! against the table of allowed arrows, refuses circles among the modules of any one folder, and keeps clocks, sockets, files
-//! and the kernel out of the pure modules.
+//! Checks imports: reads every `use` line and path of the workspace's crates with `syn`, compares the imports between folders of
+//! `balancer-ctl` with the table of allowed ones, refuses circles among the modules of one folder, and keeps clocks, sockets,
+//! files and the kernel out of the pure modules.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -52,8 +52,7 @@ const FOLDERS: [(&str, &[&str]); 12] = [
     ),
 ];
 
-/// The modules of `balancer-ctl`, each with what lies in it, that compute and do nothing else: time is an argument, what they find
-/// is returned.
+/// The pure modules of `balancer-ctl`, with the modules in them: they only compute; time is an argument, and results are returned.
 const PURE: [&str; 14] = [
     "model",
     "config::edit",
@@ -99,7 +98,7 @@ const CRATES: [&str; 4] = [
     "xtask/src",
 ];
 
-/// All that is wrong, a sentence each.
+/// Returns a sentence for each violation.
 ///
 /// # Errors
 /// A source file cannot be read or parsed.
@@ -121,10 +120,10 @@ pub fn check(root: &Path) -> Result<Vec<String>> {
     Ok(faults)
 }
 
-/// A module by the names on the way to it from the crate's root.
+/// A module: the names on its path from the crate's root.
 type Module = Vec<String>;
 
-/// Which module of a crate imports which, and what it names of other crates.
+/// Which module of a crate imports which others, and which paths of other crates each names.
 #[derive(Debug, Default)]
 struct Arrows {
     inner: BTreeSet<(Module, Module)>,
@@ -206,7 +205,7 @@ impl Arrows {
         faults
     }
 
-    /// What the modules `pure`, each with what lies in it, name although they must not.
+    /// The paths that the modules `pure`, and the modules in them, name although they must not.
     fn impure(&self, pure: &[&str]) -> Vec<String> {
         let mut faults = Vec::new();
         for (module, path) in &self.outer {
@@ -227,7 +226,7 @@ impl Arrows {
         let mut by_folder: BTreeMap<&[String], BTreeSet<(&str, &str)>> = BTreeMap::new();
         for (from, to) in &self.inner {
             let common = from.iter().zip(to).take_while(|(a, b)| a == b).count();
-            // A module and what lies in it are one.
+            // A module and the modules in it count as one.
             if let (Some(one), Some(other)) = (from.get(common), to.get(common)) {
                 by_folder
                     .entry(&from[..common])
@@ -271,7 +270,7 @@ fn is_or_ends(path: &str, end: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.ends_with("::"))
 }
 
-/// All that can be reached from `start`, itself among it.
+/// All nodes that can be reached from `start`, itself included.
 fn reachable<'a, I: Iterator<Item = &'a str>>(
     start: &'a str,
     next: impl Fn(&'a str) -> I,
@@ -284,7 +283,7 @@ fn reachable<'a, I: Iterator<Item = &'a str>>(
     seen
 }
 
-/// The source files below a folder, but for tests and binaries.
+/// The source files below a folder, without tests and binaries.
 fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in

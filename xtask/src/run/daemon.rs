@@ -15,23 +15,23 @@ use xtask::lab::{Process, wait_until};
 use super::network::Network;
 use crate::interrupt;
 
-/// Folders in which a daemon keeps what outlives it, each instance in one of its own.
+/// Folders in which each instance of the daemon has a folder for files that outlive it.
 const FOLDERS: [&str; 3] = ["/sys/fs/bpf/balancer", "/run/balancer", "/var/lib/balancer"];
 
-/// What our instances' names begin with.
+/// Prefix of the names of the lab's instances.
 const LABEL: &str = "lab-";
 
-/// What the names of our temporary folders begin with.
+/// Prefix of the names of the lab's temporary folders.
 const FOLDER: &str = "balancer-lab-";
 
-/// The configuration that the lab starts with. balancer-ctl adds the rest, and the daemon writes it in here.
+/// The configuration at the start. balancer-ctl adds the rest, which the daemon writes to the file.
 const CONFIG: &str = "\
 # Written by `cargo xtask run`; the services below come from balancer-ctl.
 [dataplane]
 interfaces = [\"outside\", \"inside\"]
 ";
 
-/// A running balancerd. Fields are dropped from the top: first the program, then what it pinned, then its files.
+/// A running balancerd. Fields are dropped in order: first the program, then its pins, then its files.
 #[derive(Debug)]
 pub struct Daemon {
     _process: Process,
@@ -85,7 +85,7 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Its operator's tool.
+    /// The balancer-ctl for this daemon.
     pub fn ctl(&self) -> &Ctl {
         &self.ctl
     }
@@ -126,7 +126,7 @@ impl Ctl {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Runs a command line in front of the reader: as typed, and what it prints.
+    /// Runs a command line, and prints it and its output.
     pub fn show(&self, arguments: &str) -> Result<()> {
         println!("  balancer$ balancer-ctl {arguments}");
         for line in self.call(arguments)?.lines() {
@@ -154,11 +154,11 @@ impl Ctl {
     }
 }
 
-/// An instance's name; dropped, what the daemon keeps under that name goes: pins, lock, state.
+/// An instance's name. When it is dropped, the instance's pins, lock and state are removed.
 #[derive(Debug)]
 struct Instance {
     name: String,
-    /// Folders that were not there before; they go too when nobody else uses them by then.
+    /// Folders that did not exist before; they are removed too if they are empty.
     new: Vec<PathBuf>,
 }
 
@@ -183,13 +183,13 @@ impl Drop for Instance {
             remove(&Path::new(folder).join(&self.name));
         }
         for folder in &self.new {
-            // Not empty: it is another's by now.
+            // A failure means that it is not empty: somebody else uses it.
             let _ = fs::remove_dir(folder);
         }
     }
 }
 
-/// Removes what killed runs left behind: with the pins goes the last hold on their programs.
+/// Removes what killed runs left behind. A packet program is removed by the kernel once its pins are gone.
 fn sweep() {
     let temporary = env::temp_dir();
     let folders = FOLDERS.map(|folder| (Path::new(folder), LABEL)).into_iter();
@@ -204,7 +204,7 @@ fn sweep() {
     }
 }
 
-/// Returns the process id behind `label` in the name of something of ours.
+/// Returns the process id after `label` in the name of an instance or folder of the lab.
 fn owner<'name>(label: &str, name: &'name str) -> Option<&'name str> {
     let id = name.strip_prefix(label)?.split('-').next()?;
     (!id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit())).then_some(id)

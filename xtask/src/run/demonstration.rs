@@ -1,4 +1,4 @@
-//! The scenes that `cargo xtask run` shows, each of which has to hold.
+//! The steps that `cargo xtask run` shows; each is checked.
 
 use std::{
     collections::BTreeMap,
@@ -15,31 +15,31 @@ use super::{
 };
 use crate::interrupt;
 
-/// How often each real server is probed, as typed.
+/// The check of the real servers, as typed.
 const CHECK: &str = r#"{type="http",interval="300ms",timeout="200ms",fall=3,rise=2}"#;
-/// The longest that a death can go unnoticed with that: `fall` intervals, since a port that nobody listens on answers at
+/// The longest time in which [`CHECK`] finds a dead server: `fall` intervals, since a port that nobody listens on answers at
 /// once.
 const NOTICED: Duration = Duration::from_millis(3 * 300);
-/// What the web server takes to end, and the daemon to start and judge a probe on a busy machine: less than another
+/// Time for the web server to end, and for the daemon to start and evaluate a probe on a busy machine: less than another
 /// interval.
 const SLACK: Duration = Duration::from_millis(290);
 
 /// Shows the lab at work.
 #[derive(Clone, Copy, Debug)]
 pub struct Demonstration<'lab> {
-    /// Where.
+    /// The lab's network.
     pub network: &'lab Network,
-    /// With what.
+    /// The lab's daemon.
     pub daemon: &'lab Daemon,
-    /// Its operator's tool.
+    /// The balancer-ctl for it.
     pub ctl: &'lab Ctl,
 }
 
 impl Demonstration<'_> {
-    /// Shows all scenes.
+    /// Shows all steps.
     ///
     /// # Errors
-    /// One of them did not hold; the error says what was seen instead.
+    /// A step had another result than it should; the error contains it.
     pub fn run(&self) -> Result<()> {
         let [first, second] = self.network.reals();
         let mut answered = Vec::new();
@@ -100,7 +100,7 @@ impl Demonstration<'_> {
         Ok(())
     }
 
-    /// A real server's web server dies, which the probes notice, and returns.
+    /// Stops a real server's web server, which the probes find down, and starts it again.
     fn failover(&self, answered: &mut Vec<Node>) -> Result<()> {
         let [first, second] = self.network.reals();
         scene("A web server dies: the probes notice, and its share goes to the other");
@@ -112,7 +112,7 @@ impl Demonstration<'_> {
             ensure!(Instant::now() < deadline, "{first} does not go down");
             match self.network.ask() {
                 Ok(node) => ours.push(node),
-                // Whoever asks before it is noticed may meet the dead server.
+                // Until then, a request may go to the dead server.
                 Err(error) => {
                     interrupt::check()?;
                     ensure!(failed < 1000, "no request succeeds any more: {error}");
@@ -122,7 +122,7 @@ impl Demonstration<'_> {
             }
             interrupt::sleep(Duration::from_millis(50))?;
         }
-        // By the daemon's word: how long we took to see it is not its delay.
+        // By the daemon's log, without the time that this program takes to see it.
         let noticed = time(&self.log_line("real down")?)?.duration_since(died)?;
         ensure!(
             noticed <= NOTICED + SLACK,
@@ -172,7 +172,7 @@ impl Demonstration<'_> {
         })
     }
 
-    /// Shows the last line of the daemon's log that says so.
+    /// Prints the last line of the daemon's log that contains `what`.
     fn show_log(&self, what: &str) -> Result<()> {
         println!("  balancerd's log: {}", self.log_line(what)?);
         Ok(())
@@ -185,7 +185,7 @@ impl Demonstration<'_> {
         Ok(line.trim().to_owned())
     }
 
-    /// Asks as the client and shows the answers.
+    /// Sends requests as the client and prints the answers.
     fn ask(&self, times: usize) -> Result<Vec<Node>> {
         let mut answers = Vec::new();
         for _ in 0..times {
@@ -235,7 +235,7 @@ fn expected(answers: &[Node]) -> BTreeMap<String, u64> {
     counts
 }
 
-/// What is read of `list --json`.
+/// The parts of `list --json` that are read.
 #[derive(Deserialize)]
 struct List {
     services: Vec<Service>,
@@ -268,7 +268,7 @@ fn states(list: &str) -> Result<Vec<String>> {
     Ok(reals(list)?.map(|real| real.state).collect())
 }
 
-/// Returns how many connections each real server is said to have had.
+/// Returns how many connections `list --json` shows for each real server.
 fn connections(list: &str) -> Result<BTreeMap<String, u64>> {
     Ok(reals(list)?
         .map(|real| (real.address, real.counters.connections))

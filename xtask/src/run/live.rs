@@ -18,11 +18,13 @@ use super::{
 };
 
 /// Time between two requests.
-const PAUSE: Duration = Duration::from_millis(250);
+const REQUEST_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Shows the view again and again until it is time to stop.
+/// Shows the view again and again until Ctrl-C.
 pub fn view(demonstration: &Demonstration<'_>) -> Result<()> {
-    println!("\n== Live: `curl http://{VIP}/` every {PAUSE:?}, as the client; Ctrl-C ends it\n");
+    println!(
+        "\n== Live: `curl http://{VIP}/` every {REQUEST_INTERVAL:?}, as the client; Ctrl-C ends it\n"
+    );
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| send(demonstration.network, &over));
@@ -32,9 +34,9 @@ pub fn view(demonstration: &Demonstration<'_>) -> Result<()> {
     })
 }
 
-/// Sends requests beside the view, whose rates are measured while it waits. Those that fail show in the counters.
+/// Sends requests while the view measures rates. Failed ones are visible in the counters.
 fn send(network: &Network, over: &AtomicBool) {
-    while !over.load(Ordering::Relaxed) && interrupt::sleep(PAUSE).is_ok() {
+    while !over.load(Ordering::Relaxed) && interrupt::sleep(REQUEST_INTERVAL).is_ok() {
         let _ = network.ask();
     }
 }
@@ -50,7 +52,7 @@ fn show(ctl: &Ctl) -> Result<()> {
         };
         let mut out = io::stdout().lock();
         if terminal && lines > 0 {
-            // Up over the last view, and clear what is below.
+            // Moves the cursor above the last view, and clears everything below.
             write!(out, "\x1b[{lines}A\x1b[J").context("cannot write")?;
         }
         lines = text.lines().count();
@@ -61,7 +63,7 @@ fn show(ctl: &Ctl) -> Result<()> {
     Ok(())
 }
 
-/// Returns one view. Rates are those of the second that asking for them takes.
+/// Returns one view. Its rates are those of the second that the request takes.
 fn frame(ctl: &Ctl) -> Result<String> {
     let rates = ctl.call("list --rate")?;
     Ok(format!(

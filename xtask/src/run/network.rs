@@ -1,4 +1,4 @@
-//! The lab's network: that of the old tutorials, all of it in namespaces.
+//! The lab's network: the one of the LVS tutorials, in namespaces.
 
 use std::{
     collections::HashMap,
@@ -31,12 +31,12 @@ const REALS: [Node; 2] = [
         address: Ipv4Addr::new(192, 168, 0, 3),
     },
 ];
-/// Port of everything.
+/// Port of the virtual service and of the real servers.
 pub const PORT: u16 = 80;
-/// What the names of our namespaces begin with.
+/// Prefix of the names of the lab's namespaces.
 const LABEL: &str = "balancer-lab";
 
-/// A real server: what its page says.
+/// A real server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Node {
     /// Its name.
@@ -52,7 +52,7 @@ impl fmt::Display for Node {
 }
 
 impl Node {
-    /// Recognises the node by its page.
+    /// The node whose page this is.
     fn by_page(page: &str) -> Option<Self> {
         REALS
             .into_iter()
@@ -65,10 +65,10 @@ impl Node {
     }
 }
 
-/// Namespaces, cables and the real servers' programs. Fields are dropped from the top.
+/// The namespaces, and the real servers' programs. Fields are dropped in order.
 #[derive(Debug)]
 pub struct Network {
-    /// The real servers' programs that run.
+    /// The running programs of the real servers.
     pages: Mutex<HashMap<Node, Process>>,
     /// The client.
     pub client: Namespace,
@@ -79,7 +79,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// Lays the network out and starts a web server on each real server.
+    /// Builds the network, and starts a web server on each real server.
     pub fn new() -> Result<Self> {
         let make = |name: &str| {
             interrupt::check()?;
@@ -97,7 +97,7 @@ impl Network {
         client.address("eth0", &format!("{CLIENT}/24"))?;
         client.gateway(&VIP.to_string())?;
         client.plain_frames("eth0")?;
-        // Both face an interface with the packet program.
+        // Both are connected to an interface with the packet program.
         client.polling("eth0")?;
         switch.polling("balancer")?;
 
@@ -121,7 +121,7 @@ impl Network {
         })
     }
 
-    /// Draws it.
+    /// Prints a drawing of it.
     pub fn explain(&self) {
         let [first, second] = REALS;
         println!("\n== The network (in namespaces: nothing of it touches this machine's own)\n");
@@ -135,7 +135,7 @@ impl Network {
         println!("\n  Clients ask {VIP}:{PORT}; the real servers' gateway is {INSIDE}.");
     }
 
-    /// Asks the virtual service once, as the client, and returns who answered.
+    /// Sends a request to the virtual service as the client, and returns which real server answered.
     pub fn ask(&self) -> Result<Node> {
         interrupt::check()?;
         let url = format!("http://{VIP}/");
@@ -147,7 +147,7 @@ impl Network {
             .with_context(|| format!("`curl {url}` got a page that is no real server's: {page:?}"))
     }
 
-    /// Stops a real server's web server; the machine goes on.
+    /// Stops a real server's web server, but not its host.
     pub fn stop(&self, node: Node) -> Result<()> {
         if let Some(mut page) = self.pages().remove(&node) {
             page.stop()?;

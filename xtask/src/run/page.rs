@@ -1,4 +1,4 @@
-//! A web server with one page: the lab's real servers. A newcomer's machine needs no other for it.
+//! A web server with one page, for the lab's real servers, so that no other web server has to be installed.
 
 use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
@@ -10,8 +10,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-/// The longest request that is read.
-const LONGEST: u64 = 16 * 1024;
+/// Longest request that is read, in bytes.
+const MAX_REQUEST: u64 = 16 * 1024;
 
 /// Serves one page.
 #[derive(Debug, clap::Args)]
@@ -29,7 +29,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         .with_context(|| format!("cannot listen on {}", options.listen))?;
     for stream in listener.incoming() {
         let page = options.page.clone();
-        // A client that went away is no reason to end.
+        // A client may close the connection at any time.
         thread::spawn(move || stream.and_then(|stream| answer(&stream, &page)));
     }
     Ok(ExitCode::SUCCESS)
@@ -37,11 +37,11 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 
 fn answer(mut stream: &TcpStream, page: &str) -> io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    let mut request = BufReader::new(stream.take(LONGEST));
+    let mut request = BufReader::new(stream.take(MAX_REQUEST));
     loop {
         let mut line = String::new();
         if request.read_line(&mut line)? == 0 {
-            // Whoever only looks whether somebody listens asks for nothing.
+            // A client that only checks whether the port is open sends nothing.
             return Ok(());
         }
         if line == "\r\n" {

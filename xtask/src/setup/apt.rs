@@ -11,7 +11,7 @@ use xtask::ebpf::program;
 use super::{install_with, tools};
 use crate::privilege::as_root;
 
-/// Packages that start a service when they are installed, and the service.
+/// Packages that start a service when they are installed, with the service's name.
 const SERVICES: [(&str, &str); 4] = [
     ("nginx-light", "nginx.service"),
     ("haproxy", "haproxy.service"),
@@ -19,12 +19,12 @@ const SERVICES: [(&str, &str); 4] = [
     ("redis-server", "redis-server.service"),
 ];
 
-/// Tells whether there is one.
+/// Whether apt is installed.
 pub fn is_there() -> bool {
     tools::is_installed("apt-get") && tools::is_installed("apt-cache")
 }
 
-/// Reads the package lists anew. A failure is not the end: the lists that are there may do.
+/// Updates the package lists. A failure is only printed: the present lists may be enough.
 pub fn update() {
     let updated = as_root("apt-get", "apt-get", &[])
         .and_then(|mut apt| install_with(apt.args(["update", "-qq"])));
@@ -84,7 +84,7 @@ fn systemctl(arguments: &[&str], services: &[&str]) {
     }
 }
 
-/// Tells whether systemd has such a service already, whose state is then not ours to change.
+/// Whether systemd has such a service already, whose state must then not be changed.
 fn knows(service: &str) -> bool {
     [
         "/lib/systemd/system",

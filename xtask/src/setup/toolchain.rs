@@ -24,10 +24,10 @@ const DISTRIBUTION: [[&str; 3]; 2] = [
     ["rustc", "cargo", "rust-src"],
 ];
 
-/// What bpf-linker is linked against, beside LLVM itself.
+/// Libraries that bpf-linker is linked against, besides LLVM.
 const LIBRARIES: [&str; 3] = ["zlib1g-dev", "libzstd-dev", "libxml2-dev"];
 
-/// Says what will be done, in the order in which it is tried.
+/// Returns what will be done, in the order in which it is tried.
 pub fn plan() -> Vec<String> {
     let mut lines = Vec::new();
     let usable = compiler::find().usable;
@@ -54,7 +54,7 @@ pub fn plan() -> Vec<String> {
     lines
 }
 
-/// Refuses to install anything while a setting forbids to use it.
+/// Refuses to install a compiler that the environment forbids to use.
 ///
 /// # Errors
 /// `BALANCER_EBPF_RUSTC` names a compiler that cannot be used.
@@ -71,13 +71,13 @@ pub fn check_setting() -> Result<()> {
     Ok(())
 }
 
-/// A way to a compiler: what it is called, and what brings it.
+/// A way to install a compiler: its name, and the function that does it.
 type Route = (&'static str, fn() -> Result<()>);
 
-/// Installs until there is a compiler and a linker that go together.
+/// Tries each way until there is a compiler with a matching linker.
 ///
 /// # Errors
-/// There is no way left; the error names each one tried.
+/// All ways failed; the error names each.
 pub fn install() -> Result<()> {
     let mut tried = Vec::new();
     let routes: [Route; 3] = [
@@ -119,7 +119,7 @@ fn rustup_nightly() -> Result<()> {
         bail!("rustup is not installed")
     };
     let mut command = Command::new(&rustup);
-    // A nightly that is there is the user's: it gets the sources, not another version.
+    // An installed nightly is the user's: only its sources are added, its version stays.
     let there = Command::new(&rustup)
         .args(["which", "--toolchain", "nightly", "rustc"])
         .env("RUSTUP_AUTO_INSTALL", "0")
@@ -202,7 +202,7 @@ fn bring_linker(compiler: &Compiler) -> Result<()> {
     };
     let mut install = cargo::cargo();
     install
-        // The workspace's settings are not this program's.
+        // Outside of the workspace, so that its cargo settings do not apply.
         .current_dir(env::temp_dir())
         .args([
             "install",

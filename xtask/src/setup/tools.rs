@@ -4,7 +4,7 @@ use std::path::Path;
 
 use xtask::ebpf::program;
 
-/// What something is needed for.
+/// The command for which a tool is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// `cargo xtask run`.
@@ -18,7 +18,7 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    /// All of them.
+    /// All purposes.
     pub const ALL: [Self; 4] = [Self::Run, Self::Test, Self::Bench, Self::Guest];
 }
 
@@ -29,7 +29,7 @@ pub struct Tool {
     pub name: &'static str,
     /// Debian's package.
     pub package: &'static str,
-    /// What it is for.
+    /// Why it is needed.
     pub why: &'static str,
     purposes: &'static [Purpose],
 }
@@ -50,7 +50,7 @@ const fn tool(
 
 use Purpose::{Bench, Guest, Run, Test};
 
-/// Everything that is run. nginx comes in its light form, which has all that is needed here.
+/// All tools. Debian's package nginx-light has everything that is needed of nginx.
 const TOOLS: [Tool; 19] = [
     tool(
         "ip",
@@ -133,7 +133,7 @@ const TOOLS: [Tool; 19] = [
     ),
 ];
 
-/// Returns what is needed for `purposes` and not there.
+/// Returns the tools that are needed for `purposes` and missing.
 pub fn missing(purposes: &[Purpose], is_installed: impl Fn(&str) -> bool) -> Vec<Tool> {
     let needed = |tool: &Tool| {
         tool.purposes
@@ -146,7 +146,7 @@ pub fn missing(purposes: &[Purpose], is_installed: impl Fn(&str) -> bool) -> Vec
         .collect()
 }
 
-/// Looks for a program also where only root's `PATH` looks.
+/// Whether a program or file is there; also looks in folders that are only in root's `PATH`.
 pub fn is_installed(name: &str) -> bool {
     name.starts_with('/') && Path::new(name).exists()
         || program(name).is_some()

@@ -17,26 +17,26 @@ const PRIVILEGED: &str = "tests";
 /// A test program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binary {
-    /// Package and target, as a reader knows them.
+    /// Package, kind and name of the target, to be printed.
     pub name: String,
     /// The program.
     pub path: PathBuf,
     /// The package's folder, in which cargo runs tests.
     pub package: PathBuf,
-    /// What it may need.
+    /// Whether it needs root.
     pub kind: Kind,
 }
 
-/// What a test program may need.
+/// Whether a test program needs root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// Nothing.
+    /// It does not.
     Unprivileged,
-    /// Root, and the machine's kernel for itself.
+    /// It needs root, and no other test may run at the same time.
     Privileged,
 }
 
-/// Builds all tests of the workspace, but of the packet program: it builds for another machine.
+/// Builds all tests of the workspace except the packet program's package, which is for the BPF target.
 pub fn build() -> Result<Vec<Binary>> {
     let mut child = cargo()
         .args([
@@ -83,7 +83,7 @@ struct Profile {
     test: bool,
 }
 
-/// Reads one of cargo's messages; most tell of no test program.
+/// Reads one of cargo's messages; `None` if it does not report a test program.
 fn parse(line: &str) -> Option<Binary> {
     let message: Message = serde_json::from_str(line).ok()?;
     if message.reason != "compiler-artifact" || !message.profile?.test {
@@ -93,7 +93,7 @@ fn parse(line: &str) -> Option<Binary> {
     let folder = package.file_name()?.to_str()?;
     let target = message.target?;
     let kind = target.kind.first()?;
-    // Root is for what loads programs and makes namespaces; the harness's own unit tests do neither.
+    // Only these tests load programs and make namespaces; the harness's own unit tests do not.
     let privileged = folder == PRIVILEGED && kind == "test";
     Some(Binary {
         name: format!(

@@ -25,20 +25,20 @@ use crate::{
     tally::Tally,
 };
 
-/// Test programs that run in the guest: those that need nothing but a kernel and what the initramfs holds.
+/// Test programs that run in the guest: those that need only a kernel and the initramfs.
 const PROGRAMS: [&str; 2] = ["dataplane", "interfaces"];
 
-/// The longest that the guest may run: several times what it takes where both CPUs of a small machine are free.
-const LONGEST: Duration = Duration::from_secs(40 * 60);
+/// Time after which the guest is stopped: several times what it needs on two free CPUs.
+const TIMEOUT: Duration = Duration::from_secs(40 * 60);
 
-/// What to run where.
+/// Which tests to run, on which kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct Run<'a> {
     /// The kernel.
     pub release: Release,
     /// Run only tests whose name contains this.
     pub filter: Option<&'a str>,
-    /// A kernel that cannot be had is a skip, not an error.
+    /// Whether a kernel that cannot be downloaded is skipped instead of an error.
     pub or_skip: bool,
     /// Whether to ask before downloading.
     pub consent: Consent,
@@ -58,7 +58,7 @@ pub fn run(run: &Run<'_>) -> Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
         Err(error) => {
-            return Err(error.context(format!("kernel {} cannot be had", run.release)));
+            return Err(error.context(format!("kernel {} is not available", run.release)));
         }
     };
     let mut tally = Tally::default();
@@ -77,7 +77,7 @@ fn run_guest(run: &Run<'_>, parts: &Parts, tally: &mut Tally) -> Result<()> {
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     for program in ["balancerd", "balancer-ctl"] {
         let stripped = strip(&target().join("debug").join(program), program, &folder)?;
-        // Where `tests/harness/daemon.rs` looks for them.
+        // `tests/harness/daemon.rs` looks for them there.
         guest.add(&format!("target/debug/{program}"), &stripped)?;
     }
     let filter = run.filter.map(quoted).unwrap_or_default();
@@ -116,7 +116,7 @@ fn run_guest(run: &Run<'_>, parts: &Parts, tally: &mut Tally) -> Result<()> {
             counts_instructions: false,
             devices: Vec::new(),
         },
-        LONGEST,
+        TIMEOUT,
         |line| {
             if let Some(shown) = reader.line(line) {
                 println!("{shown}");
@@ -135,7 +135,7 @@ fn run_guest(run: &Run<'_>, parts: &Parts, tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
-/// Writes a text as one word of a shell's.
+/// Quotes a text as one word for a shell.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
@@ -163,7 +163,7 @@ impl Reader {
         }
     }
 
-    /// Takes a line and returns what a reader should see of it.
+    /// Handles a line of the guest, and returns what to print of it.
     fn line(&mut self, line: &str) -> Option<String> {
         match Line::parse(line) {
             Line::Starts(name) => {
@@ -192,7 +192,7 @@ impl Reader {
         }
     }
 
-    /// Returns the counts, and whether every program came to its end.
+    /// Returns the counts, and whether all programs have ended.
     fn finish(mut self) -> (Tally, bool) {
         if let Some((name, parser)) = self.running {
             let ending = format!("{name} did not come to its end");

@@ -1,8 +1,8 @@
-//! Counts what Rust's test harness prints.
+//! Counts tests by the output of Rust's test harness.
 
 use crate::tally::Tally;
 
-/// Mark by which a test says that it skipped itself: `SKIPPED name: reason`. The harness, which has no word for
+/// Prefix of the line with which a test reports that it skipped itself: `SKIPPED name: reason`. The harness, which has no word for
 /// that, then calls it passed.
 const SKIPPED: &str = "SKIPPED ";
 
@@ -15,7 +15,7 @@ pub struct Parser {
 }
 
 impl Parser {
-    /// Starts for one program; its name precedes the tests'.
+    /// A parser for one program, whose name precedes the tests' names.
     pub fn new(program: &str) -> Self {
         Self {
             program: program.into(),
@@ -24,12 +24,12 @@ impl Parser {
         }
     }
 
-    /// Takes the next line.
+    /// Handles the next line.
     pub fn line(&mut self, line: &str) {
         let line = line.trim_end();
         if let Some((name, reason)) = skipped(line) {
             let skip = (self.name(name), reason.into());
-            // A test with several fixtures says it once for each.
+            // A test with several fixtures prints it once for each.
             if !self.tally.skipped.contains(&skip) {
                 self.tally.skipped.push(skip);
             }
@@ -47,7 +47,7 @@ impl Parser {
             .strip_prefix("---- ")
             .and_then(|rest| rest.strip_suffix(" stdout ----"))
         {
-            // What a test prints itself can stand between its name and FAILED; this heading names it for sure.
+            // What a test prints can stand between its name and FAILED; this heading names it for sure.
             let name = self.name(name);
             if !self.tally.failed.contains(&name) {
                 self.tally.failed.push(name);

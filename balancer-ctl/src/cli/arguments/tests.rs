@@ -69,7 +69,7 @@ fn said(words: &[&str]) -> String {
 }
 
 #[test]
-fn what_is_no_number_or_duration_is_told_what_is_allowed() {
+fn a_wrong_number_or_duration_is_refused_with_what_is_allowed() {
     let weight = "for '--weight <N>': expected a whole number from 0 to 65535";
     for value in ["1.5", "", "65536", "-1", "99999999999999999999"] {
         assert_eq!(

@@ -63,7 +63,7 @@ fn weight(weight: u32) -> RealSettings {
 }
 
 fn content(text: &str) -> Content {
-    let (model, parts) = read::judged(text, "lb1", |_| Vec::new()).unwrap();
+    let (model, parts) = read::validated(text, "lb1", |_| Vec::new()).unwrap();
     Content {
         text: text.to_owned(),
         parts,
@@ -121,7 +121,7 @@ fn an_edited_value_keeps_its_comment() {
 }
 
 #[test]
-fn what_the_programs_that_are_told_read_stays() {
+fn keys_of_notify_entries_stay() {
     let notify = "\n[[notify]]\non = [\"real-down\"]\nrun = [\"/usr/local/bin/alert\"]\nstdin = \"mon\"   # old script\n";
     let change = Change::EditReal(web(), real("10.0.0.2:80"), weight(0));
     assert_eq!(

@@ -1,4 +1,4 @@
-//! `check` of a service: one table or several, each in the words of its type.
+//! Reads `check` of a service: one table or several, each with the keys of its type.
 
 use toml_edit::{Item, TableLike, Value};
 
@@ -69,7 +69,7 @@ names!(Kind {
     Agent = "agent",
 });
 
-/// Which keys there are, and in checks of which types.
+/// All keys, each with the types of checks that have it.
 const KEYS: [(&str, &[Kind]); 34] = [
     ("type", ALL),
     ("interval", ALL),
@@ -83,8 +83,8 @@ const KEYS: [(&str, &[Kind]); 34] = [
     ("source", OUR_SOCKET),
     ("interface", OUR_SOCKET),
     ("mark", OUR_SOCKET),
-    ("send", SAID),
-    ("send-hex", SAID),
+    ("send", SENDING),
+    ("send-hex", SENDING),
     ("expect", &[Tcp, Udp]),
     ("method", HTTP),
     ("host", HTTP),
@@ -108,7 +108,7 @@ const KEYS: [(&str, &[Kind]); 34] = [
 ];
 const ALL: &[Kind] = &[Tcp, Http, Https, Udp, Dns, Ping, Grpc, Exec, Agent];
 const OUR_SOCKET: &[Kind] = &[Tcp, Http, Https, Udp, Dns, Ping, Grpc, Agent];
-const SAID: &[Kind] = &[Tcp, Udp, Agent];
+const SENDING: &[Kind] = &[Tcp, Udp, Agent];
 const HTTP: &[Kind] = &[Http, Https];
 const TLS: &[Kind] = &[Https, Grpc];
 
@@ -120,7 +120,7 @@ impl Reader<'_> {
             .unwrap_or_default()
     }
 
-    /// What stands behind `check`: a table, or a list of them.
+    /// Reads the value of `check`: a table, or a list of tables.
     pub(super) fn checks_of(&mut self, service: usize, item: &Item) -> Vec<Check> {
         let mut checks = Vec::new();
         for (at, table) in self.check_tables(item) {
@@ -157,7 +157,7 @@ impl Reader<'_> {
         tables
     }
 
-    /// Reads a check; `None` when there is no saying what it asks.
+    /// Reads a check; `None` if its type, or a key that its type requires, is missing or wrong.
     fn check(
         &mut self,
         service: usize,
@@ -173,14 +173,14 @@ impl Reader<'_> {
         self.check_keys(table, kind);
         let timing = self.timing(table, place);
         let target = Target {
-            address: self.worded(table, "address", place("address"), text::address),
-            // One that is wrong is there all the same: one problem is enough.
+            address: self.parse_string(table, "address", place("address"), text::address),
+            // A wrong port counts as set, so that only one problem is reported.
             port: self
                 .port(table, "port", place("port"))
                 .or_else(|| table.contains_key("port").then_some(1)),
         };
         let source = Source {
-            address: self.worded(table, "source", place("source"), text::address),
+            address: self.parse_string(table, "source", place("source"), text::address),
             interface: self
                 .string(table, "interface", place("interface"))
                 .map(str::to_owned),
@@ -213,7 +213,7 @@ impl Reader<'_> {
         })
     }
 
-    /// Complains about each key that a check of this type does not have.
+    /// Reports each key that a check of this type does not have.
     fn check_keys(&mut self, table: &dyn TableLike, kind: Option<Kind>) {
         for (name, at) in names(table) {
             let known = KEYS.iter().find(|(key, _)| *key == name);
@@ -247,10 +247,10 @@ impl Reader<'_> {
     }
 
     fn timing(&mut self, table: &dyn TableLike, place: impl Fn(&'static str) -> Place) -> Timing {
-        let usual = Timing::default();
+        let default = Timing::default();
         let interval = self
             .duration(table, "interval", place("interval"))
-            .unwrap_or(usual.interval);
+            .unwrap_or(default.interval);
         let fast_interval = self.duration(table, "fast-interval", place("fast-interval"));
         let timeout = self.duration(table, "timeout", place("timeout"));
         let rise = self.number(table, "rise", place("rise"), RISE_FALL);
@@ -260,8 +260,8 @@ impl Reader<'_> {
             interval,
             fast_interval,
             timeout: timeout.unwrap_or_else(|| Timing::default_timeout(interval, fast_interval)),
-            rise: rise.unwrap_or(usual.rise),
-            fall: fall.unwrap_or(usual.fall),
+            rise: rise.unwrap_or(default.rise),
+            fall: fall.unwrap_or(default.fall),
             initial: initial.unwrap_or_default(),
         }
     }
@@ -279,7 +279,7 @@ impl Reader<'_> {
 
     fn sent(&mut self, table: &dyn TableLike, place: impl Fn(&'static str) -> Place) -> Vec<u8> {
         let text = self.string(table, "send", place("send")).map(str::as_bytes);
-        let bytes = self.worded(table, "send-hex", place("send-hex"), text::hex);
+        let bytes = self.parse_string(table, "send-hex", place("send-hex"), text::hex);
         if text.is_some() && bytes.is_some() {
             self.problem_at(
                 place("send-hex"),
@@ -297,22 +297,22 @@ impl Reader<'_> {
         tls: Option<Tls>,
         place: impl Fn(&'static str) -> Place,
     ) -> HttpProbe {
-        let usual = HttpProbe::default();
+        let default = HttpProbe::default();
         let version = self.one_of(table, "version", place("version"));
         HttpProbe {
             tls,
             version: version.unwrap_or_default(),
             method: self
-                .worded(table, "method", place("method"), text::method)
-                .unwrap_or(usual.method),
-            host: self.worded(table, "host", place("host"), text::host),
+                .parse_string(table, "method", place("method"), text::method)
+                .unwrap_or(default.method),
+            host: self.parse_string(table, "host", place("host"), text::host),
             path: self
-                .worded(table, "path", place("path"), text::path)
-                .unwrap_or(usual.path),
+                .parse_string(table, "path", place("path"), text::path)
+                .unwrap_or(default.path),
             headers: self.headers(table),
             status: self
-                .worded(table, "status", place("status"), text::statuses)
-                .unwrap_or(usual.status),
+                .parse_string(table, "status", place("status"), text::statuses)
+                .unwrap_or(default.status),
             body: self.pattern(table, "body", place("body")),
         }
     }
@@ -351,7 +351,7 @@ impl Reader<'_> {
             }
         }
         Tls {
-            server_name: self.worded(
+            server_name: self.parse_string(
                 table,
                 "server-name",
                 place("server-name"),
@@ -397,10 +397,10 @@ impl Reader<'_> {
                 "check has no name to ask for: add one, as in `name = \"www.example.org\"`",
             );
         }
-        let name = self.worded(table, "name", place("name"), text::dns_name);
+        let name = self.parse_string(table, "name", place("name"), text::dns_name);
         let record: Option<Record> = self.one_of(table, "record", place("record"));
         let record = record.unwrap_or_default();
-        let answer = self.worded(table, "answer", place("answer"), |answer| match record {
+        let answer = self.parse_string(table, "answer", place("answer"), |answer| match record {
             Record::A if answer.parse::<std::net::Ipv4Addr>().is_err() => {
                 Err("is no IPv4 address, which the answer to record `A` is".to_owned())
             }
@@ -422,7 +422,7 @@ mod tests {
     use super::*;
     use crate::model::{check::keys, names::Named as _, toml_json};
 
-    /// The checks that a value of the file means.
+    /// Reads the checks of a value of the file.
     fn checks(text: &str) -> Vec<Check> {
         super::super::checks(text.parse().unwrap()).unwrap()
     }
@@ -460,7 +460,7 @@ mod tests {
                 r#"{ type = "dns", name = "a", record = "A", interval = "5s", timeout = "2s", rise = 2, fall = 3, initial = "down" }"#,
                 r#"{ type = "dns", name = "a" }"#,
             ),
-            // Where probes follow each other faster than every two seconds, they take less long.
+            // With an interval below two seconds, the default timeout is the interval.
             (
                 r#"{ type = "http", interval = "1000ms", timeout = "1s", path = "/", status = "200-299", method = "GET", version = "1.1" }"#,
                 r#"{ type = "http", interval = "1s" }"#,

@@ -1,4 +1,4 @@
-//! Which keys stand in which table: built, or planned and refused by name until they are.
+//! The keys of each table: those of this version, and those of later versions, which are refused by name.
 
 use toml_edit::{Key, TableLike};
 
@@ -9,19 +9,20 @@ use crate::model::{
     service::{PLANNED_SERVICE_KEYS, SERVICE_KEYS},
 };
 
-/// What stands in a table and is known: built, or planned and refused until it is.
+/// The keys of a table.
 pub(super) struct Keys {
     pub known: &'static [&'static str],
-    pub later: &'static [&'static str],
+    /// Keys of later versions.
+    pub planned: &'static [&'static str],
 }
 
 pub(super) const FILE: Keys = Keys {
     known: &["node", "dataplane", "timeouts", "service", "notify"],
-    later: &["metrics", "vrrp"],
+    planned: &["metrics", "vrrp"],
 };
 pub(super) const NODE: Keys = Keys {
     known: &["name"],
-    later: &[],
+    planned: &[],
 };
 pub(super) const DATAPLANE: Keys = Keys {
     known: &[
@@ -32,19 +33,19 @@ pub(super) const DATAPLANE: Keys = Keys {
         "stray-replies",
         "masquerade",
     ],
-    later: &[],
+    planned: &[],
 };
 pub(super) const TIMEOUTS: Keys = Keys {
     known: &["tcp", "tcp-fin", "udp"],
-    later: &[],
+    planned: &[],
 };
 pub(super) const SERVICE: Keys = Keys {
     known: &SERVICE_KEYS,
-    later: &PLANNED_SERVICE_KEYS,
+    planned: &PLANNED_SERVICE_KEYS,
 };
 pub(super) const REAL: Keys = Keys {
     known: &REAL_KEYS,
-    later: &PLANNED_REAL_KEYS,
+    planned: &PLANNED_REAL_KEYS,
 };
 pub(super) const NOTIFY: Keys = Keys {
     known: &[
@@ -58,17 +59,17 @@ pub(super) const NOTIFY: Keys = Keys {
         "always-up",
         "stdin",
     ],
-    later: &[],
+    planned: &[],
 };
 
 impl Reader<'_> {
-    /// Complains about each key that is not known, or not built yet.
+    /// Reports each key that is unknown or planned.
     pub(super) fn keys(&mut self, table: &dyn TableLike, keys: &Keys, within: &str) {
         for (name, at) in names(table) {
             if keys.known.contains(&name) {
                 continue;
             }
-            if keys.later.contains(&name) {
+            if keys.planned.contains(&name) {
                 self.problem(
                     at,
                     format!("this version does not have `{name}` yet: remove it"),
@@ -91,7 +92,7 @@ impl Reader<'_> {
     }
 }
 
-/// The keys of a table and where each stands.
+/// The keys of a table, each with its byte offset.
 pub(super) fn names(table: &dyn TableLike) -> impl Iterator<Item = (&str, usize)> {
     table.iter().map(|(name, item)| {
         let at = table

@@ -216,7 +216,7 @@ fn a_syntax_error_stands_alone_with_its_place() {
 }
 
 #[test]
-fn every_error_of_a_file_is_told_in_its_order_with_line_and_column() {
+fn every_error_of_a_file_is_reported_in_order_with_line_and_column() {
     let text = r#"[dataplane]
 interfaces = ["eth0", "eth0", "a name", 7]
 mode = "fast"

@@ -1,4 +1,4 @@
-//! Values of every kind: each is remembered with its place, and refused with what is allowed.
+//! Reads values of each type: stores the position of each, and reports those that are not allowed.
 
 use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
@@ -35,7 +35,7 @@ impl Reader<'_> {
         Some(table)
     }
 
-    /// The blocks of an array of tables.
+    /// Reads the blocks of an array of tables.
     pub(super) fn blocks<'a>(
         &mut self,
         table: &'a dyn TableLike,
@@ -70,21 +70,21 @@ impl Reader<'_> {
         text
     }
 
-    /// A string that a rule takes; it is refused with the rule's words.
-    pub(super) fn worded<T>(
+    /// Reads a string with `parse`, whose error continues a sentence that begins with the key and the value.
+    pub(super) fn parse_string<T>(
         &mut self,
         table: &dyn TableLike,
         key: &str,
         place: Place,
-        rule: impl FnOnce(&str) -> Result<T, String>,
+        parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> Option<T> {
         let value = self.string(table, key, place)?;
-        rule(value)
+        parse(value)
             .map_err(|sentence| self.problem_at(place, format!("{key} `{value}` {sentence}")))
             .ok()
     }
 
-    /// A whole number. What is no `u32` is far out of `range`; the validator judges the others.
+    /// Reads a whole number. A value that is no `u32` is reported here as out of `range`; the validator checks all others.
     pub(super) fn number(
         &mut self,
         table: &dyn TableLike,
@@ -98,15 +98,15 @@ impl Reader<'_> {
             self.problem(start(item), format!("{key} must be a whole number"));
             return None;
         };
-        let number_that_fits = u32::try_from(number).ok();
-        if number_that_fits.is_none() {
+        let value = u32::try_from(number).ok();
+        if value.is_none() {
             let (least, most) = range.into_inner();
             self.problem(
                 start(item),
                 format!("{key} {number} is out of range: {least}..={most}"),
             );
         }
-        number_that_fits
+        value
     }
 
     pub(super) fn port(&mut self, table: &dyn TableLike, key: &str, place: Place) -> Option<u16> {
@@ -142,10 +142,10 @@ impl Reader<'_> {
         key: &str,
         place: Place,
     ) -> Option<Duration> {
-        self.worded(table, key, place, duration::parse)
+        self.parse_string(table, key, place, duration::parse)
     }
 
-    /// A list of strings.
+    /// Reads a list of strings, each with its byte offset.
     pub(super) fn strings(
         &mut self,
         table: &dyn TableLike,
@@ -173,12 +173,12 @@ impl Reader<'_> {
         strings
     }
 
-    /// The user that a program runs as, by its name.
+    /// Reads the user that a program runs as, by its name.
     pub(super) fn user(&mut self, table: &dyn TableLike, place: Place) -> Option<String> {
         self.string(table, "user", place).map(str::to_owned)
     }
 
-    /// A program and its arguments.
+    /// Reads a program and its arguments.
     pub(super) fn program(
         &mut self,
         table: &dyn TableLike,
@@ -211,7 +211,7 @@ impl Reader<'_> {
         key: &str,
         place: Place,
     ) -> Option<PathBuf> {
-        self.worded(table, key, place, |path| {
+        self.parse_string(table, key, place, |path| {
             if path.starts_with('/') && !path.contains('\0') {
                 Ok(PathBuf::from(path))
             } else {
@@ -220,7 +220,7 @@ impl Reader<'_> {
         })
     }
 
-    /// A regular expression; what is wrong with it is told at the character where it is wrong.
+    /// Reads a regular expression; an error is reported at the character where it is.
     pub(super) fn pattern(
         &mut self,
         table: &dyn TableLike,
@@ -248,7 +248,7 @@ impl Reader<'_> {
         None
     }
 
-    /// A value by its name.
+    /// Reads a value by its name.
     pub(super) fn one_of<T: Named>(
         &mut self,
         table: &dyn TableLike,
@@ -261,7 +261,7 @@ impl Reader<'_> {
             .ok()
     }
 
-    /// Reads those of `settings` that a table has; what is wrong with one is said at its value.
+    /// Reads those of `settings` that a table has; an error is reported at the value.
     pub(super) fn settings<S: Default>(
         &mut self,
         table: &dyn TableLike,

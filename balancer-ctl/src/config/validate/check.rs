@@ -127,17 +127,17 @@ fn source(
     place: impl Fn(&'static str) -> Place,
     problems: &mut Problems,
 ) {
-    let asked = check.target.address.unwrap_or(service.key.address.ip());
+    let probed = check.target.address.unwrap_or(service.key.address.ip());
     if let Some(source) = check.source.address {
         if let Some(reason) = unusable(source) {
             problems.add(
                 place("source"),
                 format!("source {source} of a check is {reason}"),
             );
-        } else if !same_family(source, asked) {
+        } else if !same_family(source, probed) {
             problems.add(
                 place("source"),
-                format!("source {source} of a check is not of the family of what it asks ({asked}): both must be IPv4 or both IPv6"),
+                format!("source {source} of a check is not of the family of what it probes ({probed}): both must be IPv4 or both IPv6"),
             );
         }
     }

@@ -48,7 +48,7 @@ mod tests {
     };
 
     #[test]
-    fn only_real_servers_that_do_not_run_yet_are_judged() {
+    fn only_real_servers_that_do_not_run_yet_are_checked() {
         let local: LocalAddresses = [
             ("10.0.0.1", Kind::Local),
             ("10.0.0.255", Kind::Broadcast),

@@ -35,19 +35,19 @@ pub fn service(
     let mut undecided = false;
     for (real, checkers) in service.reals.iter().zip(&check_index.reals) {
         let old = before.and_then(|before| before.reals.get(&real.address));
-        let judged = evaluate_real(service, real, checkers, check_states, old, now);
+        let evaluated = evaluate_real(service, real, checkers, check_states, old, now);
         if !real.backup {
-            status.live_weight += u64::from(if judged.state == RealState::Up {
-                judged.weight
+            status.live_weight += u64::from(if evaluated.state == RealState::Up {
+                evaluated.weight
             } else {
                 0
             });
-            undecided |= judged.healthy.is_none() && judged.state != RealState::Maintenance;
+            undecided |= evaluated.healthy.is_none() && evaluated.state != RealState::Maintenance;
         }
-        status.reals.insert(real.address, judged);
+        status.reals.insert(real.address, evaluated);
     }
     let quorum_before = before.and_then(|before| before.quorum);
-    // Of a service that has stood before, those who are not known yet count as not up: it goes on without them.
+    // A service that had a quorum state before does not wait: real servers without a first result count as not up.
     let awaited_until = (undecided && quorum_before.is_none()).then(|| {
         before
             .and_then(|before| before.awaited_until)
@@ -141,7 +141,7 @@ fn evaluate_real(
     now: Instant,
 ) -> RealStatus {
     let verdict = verdict(service, real, checkers, check_states);
-    let (state, reason) = match (real.state, verdict.asked.state, verdict.healthy) {
+    let (state, reason) = match (real.state, verdict.requested.state, verdict.healthy) {
         (AdminState::Maintenance, ..) => {
             (RealState::Maintenance, Some("by the operator".to_owned()))
         }
@@ -163,7 +163,7 @@ fn evaluate_real(
             (RealState::Draining, Some("by its agent".to_owned()))
         }
         (AdminState::Ready, Some(AdminState::Ready) | None, Some(true)) => {
-            state_by_weight(real, verdict.asked.weight)
+            state_by_weight(real, verdict.requested.weight)
         }
     };
     let out_since = match state {
@@ -189,12 +189,12 @@ fn evaluate_real(
         state,
         reason,
         weight: if state == RealState::Up {
-            requested_weight(real.weight, verdict.asked.weight)
+            requested_weight(real.weight, verdict.requested.weight)
         } else {
             0
         },
         healthy: verdict.healthy,
-        requested: verdict.asked,
+        requested: verdict.requested,
         probe_result: verdict.reason,
         out_since,
         ramp_since: ramp.filter(|start| now.duration_since(*start) < service.health.slow_start),
@@ -205,7 +205,7 @@ fn evaluate_real(
 pub(super) struct HealthVerdict {
     pub(super) healthy: Option<bool>,
     pub(super) reason: String,
-    pub(super) asked: AgentRequest,
+    pub(super) requested: AgentRequest,
 }
 
 pub(super) fn verdict(
@@ -217,18 +217,18 @@ pub(super) fn verdict(
     let mut verdict = HealthVerdict {
         healthy: Some(true),
         reason: String::new(),
-        asked: AgentRequest::default(),
+        requested: AgentRequest::default(),
     };
     if real.state == AdminState::Maintenance && !service.checks.is_empty() {
-        verdict.healthy = None; // nobody asks
+        verdict.healthy = None; // it is not probed
         return verdict;
     }
     for (check, index) in service.checks.iter().zip(checkers) {
         let check_state = &check_states[*index];
-        let advice = &check_state.advice;
-        verdict.asked = verdict.asked.overridden_by(advice.request());
-        // An agent that says nothing has no say in whether its server is up.
-        let (up, decided, reason) = match &advice.down {
+        let agent_reply = &check_state.agent_reply;
+        verdict.requested = verdict.requested.overridden_by(agent_reply.request());
+        // An agent that has not reported its server as down does not count.
+        let (up, decided, reason) = match &agent_reply.down {
             Some(words) => (false, true, Cow::Owned(format!("its agent says {words}"))),
             None if check.probe.is_agent() => continue,
             None => (
@@ -238,7 +238,7 @@ pub(super) fn verdict(
             ),
         };
         let healthy = if up || decided { Some(up) } else { None };
-        // What is down is said before what is not known yet, and that before what is up.
+        // The reason of a failed check is preferred, then that of an undecided one.
         let rank = |healthy: Option<bool>| match healthy {
             Some(false) => 0,
             None => 1,
@@ -254,7 +254,7 @@ pub(super) fn verdict(
         }
     }
     if verdict.reason.is_empty() && !service.checks.is_empty() {
-        // There are agents alone.
+        // It has agent checks only.
         verdict.reason.push_str("its agent does not call it down");
     }
     verdict
@@ -263,10 +263,10 @@ pub(super) fn verdict(
 /// The state of a real server that is healthy and ready, by its weight.
 fn state_by_weight(
     real: &RealServer,
-    advice: Option<RequestedWeight>,
+    requested: Option<RequestedWeight>,
 ) -> (RealState, Option<String>) {
-    let weight = requested_weight(real.weight, advice);
-    let by_agent = match advice {
+    let weight = requested_weight(real.weight, requested);
+    let by_agent = match requested {
         Some(RequestedWeight::Absolute(weight)) => Some(format!("weight {weight} by its answer")),
         Some(RequestedWeight::Percent(percent)) if percent != 100 => {
             Some(format!("{percent} % of its weight by its agent"))
@@ -281,12 +281,12 @@ fn state_by_weight(
 }
 
 /// A real server's weight with its agent's request applied; a configured weight above 0 stays at least 1 under a percentage.
-fn requested_weight(weight: u32, advice: Option<RequestedWeight>) -> u32 {
-    match advice {
+fn requested_weight(weight: u32, requested: Option<RequestedWeight>) -> u32 {
+    match requested {
         None => weight,
-        // Weight 0 is the operator's word that nothing new goes there.
+        // With weight 0 the operator has ruled out new connections; no agent overrides that.
         Some(_) if weight == 0 => 0,
-        Some(RequestedWeight::Absolute(advised)) => advised.min(MAX_WEIGHT),
+        Some(RequestedWeight::Absolute(weight)) => weight.min(MAX_WEIGHT),
         Some(RequestedWeight::Percent(percent)) => {
             let scaled = (u64::from(weight) * u64::from(percent)).div_ceil(100);
             u32::try_from(scaled).unwrap_or(MAX_WEIGHT).min(MAX_WEIGHT)
@@ -301,10 +301,10 @@ fn run(service: &VirtualService, status: &mut ServiceStatus, now: Instant) -> da
     let mut reals = Vec::with_capacity(service.reals.len());
     let mut deadlines = Vec::new();
     for real in &service.reals {
-        let Some(judged) = status.reals.get_mut(&real.address) else {
+        let Some(evaluated) = status.reals.get_mut(&real.address) else {
             continue;
         };
-        let mut weight = judged.weight;
+        let mut weight = evaluated.weight;
         if grows && weight > 0 {
             // rr gives each the same share, whatever its weight.
             let full = match service.scheduler {
@@ -312,7 +312,7 @@ fn run(service: &VirtualService, status: &mut ServiceStatus, now: Instant) -> da
                 Scheduler::Wrr => weight.saturating_mul(RING_SCALE),
             };
             weight = full;
-            if let Some(start) = judged.ramp_since {
+            if let Some(start) = evaluated.ramp_since {
                 let share = now.duration_since(start).as_secs_f64() / slow_start.as_secs_f64();
                 // Both are positive, and no larger than what they are shares of.
                 #[expect(
@@ -322,12 +322,13 @@ fn run(service: &VirtualService, status: &mut ServiceStatus, now: Instant) -> da
                 )]
                 let part = |of: u32| ((f64::from(of) * share) as u32).max(1);
                 weight = part(full);
-                judged.weight = part(judged.weight);
-                judged.reason = Some(format!("slow start, {:.0} % of its weight", share * 100.0));
+                evaluated.weight = part(evaluated.weight);
+                evaluated.reason =
+                    Some(format!("slow start, {:.0} % of its weight", share * 100.0));
                 deadlines.push(next_step(start, slow_start, now));
             }
         }
-        let connections = connections(service.health.on_down, judged, now, &mut deadlines);
+        let connections = connections(service.health.on_down, evaluated, now, &mut deadlines);
         reals.push(dataplane::Real {
             address: real.address,
             forwarding: real.forwarding,

@@ -47,7 +47,7 @@ pub(super) fn add_events(
             continue;
         };
         let old = before.and_then(|before| before.reals.get(&real.address));
-        // While the operator keeps it in maintenance, nobody asks.
+        // A real server that the operator has in maintenance is not probed and requests nothing.
         if let Some(old) = old
             && real.state != AdminState::Maintenance
             && let Some(message) = request_change(old.requested, status.requested)
@@ -95,9 +95,9 @@ pub(super) fn add_events(
 /// The message about a changed request of a real server: its state, or its weight to and from 0. Other weights are not reported, since
 /// some agents send another one with each reply.
 fn request_change(old: AgentRequest, new: AgentRequest) -> Option<String> {
-    let state = |asked: AgentRequest| asked.state.unwrap_or_default();
-    let weight = |asked: AgentRequest| {
-        asked
+    let state = |request: AgentRequest| request.state.unwrap_or_default();
+    let weight = |request: AgentRequest| {
+        request
             .weight
             .map_or_else(|| "unset".to_owned(), |weight| weight.to_string())
     };
@@ -109,9 +109,9 @@ fn request_change(old: AgentRequest, new: AgentRequest) -> Option<String> {
             state(new).name()
         ));
     }
-    let is_none = |asked: AgentRequest| {
+    let is_none = |request: AgentRequest| {
         matches!(
-            asked.weight,
+            request.weight,
             Some(RequestedWeight::Absolute(0) | RequestedWeight::Percent(0))
         )
     };

@@ -51,7 +51,7 @@ impl<'a> PastStates<'a> {
             let old = &targets[**index].check;
             (&old.probe, &old.target, &old.source) == (&check.probe, &check.target, &check.source)
         };
-        // What an agent asked for stands until it says something else, wherever it is asked.
+        // What an agent requested holds until it says otherwise, also if its address changes.
         let is_agent_too =
             |index: &&usize| targets[**index].check.probe.is_agent() && check.probe.is_agent();
         let goes_on = old.iter().find(asks_the_same);

@@ -31,18 +31,18 @@ pub(super) fn service(
         ..ServiceStatus::default()
     };
     for (real, checkers) in service.reals.iter().zip(&check_index.reals) {
-        let asked = || {
+        let checks = || {
             service
                 .checks
                 .iter()
                 .zip(checkers)
                 .map(|(check, index)| (check, &check_states[*index], since[*index]))
         };
-        let failed = asked().filter(|(check, check_state, _)| {
-            check_state.advice.down.is_some() || !(check_state.up || check.probe.is_agent())
+        let failed = checks().filter(|(check, check_state, _)| {
+            check_state.agent_reply.down.is_some() || !(check_state.up || check.probe.is_agent())
         });
         let passed =
-            asked().filter(|(check, check_state, _)| check_state.up && !check.probe.is_agent());
+            checks().filter(|(check, check_state, _)| check_state.up && !check.probe.is_agent());
         let verdict = evaluate::verdict(service, real, checkers, check_states);
         let (state, out_since, ramp) = match verdict.healthy {
             None => continue,
@@ -55,7 +55,7 @@ pub(super) fn service(
             Some(true) => {
                 let has_returned = passed.clone().any(|(.., since)| since.has_returned);
                 let last = passed.filter_map(|(.., since)| since.since).max();
-                // A first pass is no return.
+                // Slow start begins after a return, not after the first pass ever.
                 (RealState::Up, None, last.filter(|_| has_returned))
             }
         };
@@ -66,7 +66,7 @@ pub(super) fn service(
                 reason: None,
                 weight: 0,
                 healthy: verdict.healthy,
-                requested: verdict.asked,
+                requested: verdict.requested,
                 probe_result: verdict.reason,
                 out_since,
                 ramp_since: ramp,

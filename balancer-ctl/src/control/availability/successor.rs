@@ -151,7 +151,7 @@ impl<'a, F: FnOnce() -> PastStates<'a>> Successor<'a, F> {
                 since: restored.since,
                 has_returned: restored.has_returned,
             };
-            restored.standing
+            restored.check_state
         });
         let check_state = restored
             .or_else(|| self.past.of(service, real, &target.check))

@@ -125,48 +125,53 @@ impl World {
             self.now,
         );
         self.present.clone_from(&self.model.services);
-        let happened = next.since(&self.availability, &self.model);
+        let events = next.since(&self.availability, &self.model);
         self.availability = next;
-        told(happened)
+        event_texts(events)
     }
 
-    fn find(&mut self, number: u8, standing: CheckState) -> Vec<String> {
-        self.find_by(0, number, standing)
+    fn find(&mut self, number: u8, check_state: CheckState) -> Vec<String> {
+        self.find_by(0, number, check_state)
     }
 
     /// The n-th check of the real server found this.
-    fn find_by(&mut self, check: usize, number: u8, standing: CheckState) -> Vec<String> {
+    fn find_by(&mut self, check: usize, number: u8, check_state: CheckState) -> Vec<String> {
         let service = &self.model.services[0];
         let real = service
             .reals
             .iter()
             .find(|real| real.address == address(number))
             .unwrap();
-        let watched = check_targets(service, real).nth(check).unwrap();
-        told(self.availability.update(
+        let target = check_targets(service, real).nth(check).unwrap();
+        event_texts(self.availability.update(
             &self.model,
-            vec![CheckUpdate { watched, standing }],
+            vec![CheckUpdate {
+                target,
+                check_state,
+            }],
             self.now,
         ))
     }
 
     fn wait(&mut self, time: Duration) -> Vec<String> {
         let end = self.now + time;
-        let mut happened = Vec::new();
+        let mut events = Vec::new();
         while let Some(deadline) = self
             .availability
             .next_deadline()
             .filter(|deadline| *deadline <= end)
         {
             assert!(
-                deadline > self.now || happened.is_empty(),
+                deadline > self.now || events.is_empty(),
                 "time stands still"
             );
             self.now = deadline;
-            happened.extend(told(self.availability.advance(&self.model, self.now)));
+            events.extend(event_texts(
+                self.availability.advance(&self.model, self.now),
+            ));
         }
         self.now = end;
-        happened
+        events
     }
 
     /// Weight and fate of connections of each real server, as the packet program is to run them.
@@ -198,43 +203,46 @@ impl World {
     }
 }
 
-fn told(happened: Vec<Event>) -> Vec<String> {
-    let one = |happened: Event| {
-        let real = happened
+fn event_texts(events: Vec<Event>) -> Vec<String> {
+    let one = |event: Event| {
+        let real = event
             .real
             .map_or_else(String::new, |real| format!(" {}", real.ip()));
-        format!("{}{real}: {}", happened.kind.name(), happened.message)
+        format!("{}{real}: {}", event.kind.name(), event.message)
     };
-    happened.into_iter().map(one).collect()
+    events.into_iter().map(one).collect()
 }
 
-fn standing(up: bool, reason: &str) -> CheckState {
+fn check_state(up: bool, reason: &str) -> CheckState {
     CheckState {
         up,
         decided: true,
         reason: reason.to_owned(),
-        advice: AgentReply::default(),
+        agent_reply: AgentReply::default(),
         since: UNKNOWN_TIME,
     }
 }
 
 fn up() -> CheckState {
-    standing(true, "echo reply")
+    check_state(true, "echo reply")
 }
 
 fn down() -> CheckState {
-    standing(false, "no answer within 2s, 3 of 3")
+    check_state(false, "no answer within 2s, 3 of 3")
 }
 
-fn advising(advice: AgentReply) -> CheckState {
-    CheckState { advice, ..up() }
+fn up_with(agent_reply: AgentReply) -> CheckState {
+    CheckState {
+        agent_reply,
+        ..up()
+    }
 }
 
 const KEEP: Connections = Connections::Keep;
 const RESET: Connections = Connections::Reset;
 
 #[test]
-fn without_checks_reals_are_up_at_once_and_nothing_is_told() {
+fn without_checks_reals_are_up_at_once_and_no_event_is_reported() {
     let mut world = World::new(model(
         vec![real(1, 3), real(2, 0)],
         vec![],
@@ -251,7 +259,7 @@ fn without_checks_reals_are_up_at_once_and_nothing_is_told() {
 }
 
 #[test]
-fn a_real_is_down_until_its_first_pass_and_its_connections_are_let_alone() {
+fn a_real_is_down_until_its_first_pass_and_keeps_its_connections() {
     let mut world = World::new(model(
         vec![real(1, 2)],
         vec![check(None)],
@@ -302,7 +310,7 @@ fn a_real_that_goes_down_leaves_the_ring_and_its_connections_are_reset() {
 }
 
 #[test]
-fn connections_are_kept_or_reset_later_where_the_service_says_so() {
+fn on_down_keeps_connections_or_resets_them_later() {
     let policy = |on_down| HealthPolicy {
         on_down,
         ..HealthPolicy::default()
@@ -334,7 +342,7 @@ fn connections_are_kept_or_reset_later_where_the_service_says_so() {
 }
 
 #[test]
-fn a_real_in_maintenance_is_not_asked_and_comes_back_with_its_first_pass() {
+fn a_real_in_maintenance_is_not_probed_and_comes_up_with_its_first_pass_after_it() {
     let mut world = World::new(model(
         vec![real(1, 1), real(2, 1)],
         vec![check(None)],
@@ -353,7 +361,7 @@ fn a_real_in_maintenance_is_not_asked_and_comes_back_with_its_first_pass() {
         .availability
         .checkers()
         .iter()
-        .map(|begin| begin.watched.target)
+        .map(|begin| begin.target.target)
         .collect();
     assert_eq!(asked, [address(2)]);
     world.service().reals[0].state = AdminState::Ready;
@@ -375,7 +383,7 @@ fn all_checks_must_pass() {
     assert_eq!(world.shown(1), (RealState::Down, Some("not probed yet"), 0));
     assert_eq!(world.find_by(1, 1, up()), ["real-up 10.0.0.1: echo reply"]);
     assert_eq!(
-        world.find_by(1, 1, standing(false, "connection refused, 3 of 3")),
+        world.find_by(1, 1, check_state(false, "connection refused, 3 of 3")),
         [
             "real-down 10.0.0.1: connection refused, 3 of 3",
             "quorum-lost: live weight 0, quorum 1"
@@ -394,7 +402,7 @@ fn all_checks_must_pass() {
 }
 
 #[test]
-fn an_agent_has_no_say_in_health_unless_it_says_down() {
+fn an_agent_does_not_affect_health_unless_it_reports_down() {
     let mut world = World::new(model(
         vec![real(1, 4)],
         vec![agent(), check(None)],
@@ -406,7 +414,7 @@ fn an_agent_has_no_say_in_health_unless_it_says_down() {
         (RealState::Up, None, 4),
         "an agent that was not heard yet"
     );
-    world.find_by(0, 1, standing(false, "connection refused"));
+    world.find_by(0, 1, check_state(false, "connection refused"));
     assert_eq!(
         world.shown(1),
         (RealState::Up, None, 4),
@@ -421,7 +429,7 @@ fn an_agent_has_no_say_in_health_unless_it_says_down() {
         1,
         CheckState {
             up: false,
-            ..advising(half)
+            ..up_with(half)
         },
     );
     assert_eq!(
@@ -434,7 +442,7 @@ fn an_agent_has_no_say_in_health_unless_it_says_down() {
         ..AgentReply::default()
     };
     assert_eq!(
-        world.find_by(0, 1, advising(stopped)),
+        world.find_by(0, 1, up_with(stopped)),
         [
             "real-down 10.0.0.1: its agent says stopped",
             "quorum-lost: live weight 0, quorum 1"
@@ -443,10 +451,10 @@ fn an_agent_has_no_say_in_health_unless_it_says_down() {
 }
 
 proptest! {
-    /// Whatever happens: what is judged step by step is what is judged at once, weight never goes to what is not up,
-    /// resets only to what has none, and a service that served goes on while there is who can.
+    /// In any sequence of events: evaluation step by step equals evaluation at once, weight never goes to what is not up,
+    /// connections are reset only where it is 0, and a service that served goes on while a real server can serve.
     #[test]
-    fn any_history_leaves_a_sound_picture(
+    fn any_sequence_of_events_leaves_a_consistent_state(
         steps in prop::collection::vec((1_u8..5, 0_u8..8, 0_u32..20), 1..60),
         on_down in prop_oneof![Just(OnDown::Keep), Just(OnDown::Reset), Just(OnDown::ResetAfter(5 * SECOND))],
         quorum in 1_u32..4,

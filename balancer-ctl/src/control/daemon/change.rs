@@ -112,12 +112,12 @@ impl Daemon {
     /// each second.
     pub(super) fn roll_back(&mut self, refusal: ApiError) -> ApiError {
         self.resync();
-        match self.conditions.get(Condition::DataplaneOutOfSync) {
+        match self.conditions.detail(Condition::DataplaneOutOfSync) {
             None => refusal,
-            Some(lasting) => ApiError {
+            Some(detail) => ApiError {
                 sentence: format!(
                     "{}; and what ran before could not be brought back, which is tried again: {}",
-                    refusal.sentence, lasting.detail
+                    refusal.sentence, detail
                 ),
                 ..refusal
             },

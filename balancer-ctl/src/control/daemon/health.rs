@@ -46,8 +46,8 @@ impl HealthReport {
 }
 
 /// The key by which a checker is found in the report.
-fn identity(watched: &CheckTarget) -> (SocketAddr, serde_json::Value) {
-    (watched.target, keys::json(&watched.check))
+fn report_key(target: &CheckTarget) -> (SocketAddr, serde_json::Value) {
+    (target.target, keys::json(&target.check))
 }
 
 impl Daemon {
@@ -61,17 +61,17 @@ impl Daemon {
                 continue;
             }
             for real in &service.reals {
-                for watched in check_targets(service, real) {
+                for target in check_targets(service, real) {
                     let user = format!("{} {}", report::service_name(service), real.address);
-                    used_by.entry(identity(&watched)).or_default().push(user);
+                    used_by.entry(report_key(&target)).or_default().push(user);
                 }
             }
         }
-        let asked = self.model.services.iter();
-        let asked = asked.filter(|service| key.is_none_or(|key| key == service.key));
+        let reported = self.model.services.iter();
+        let reported = reported.filter(|service| key.is_none_or(|key| key == service.key));
         let idle = used_by
             .is_empty()
-            .then(|| why_idle(asked, self.model.services.len()));
+            .then(|| why_idle(reported, self.model.services.len()));
         Ok(HealthReport {
             checkers,
             used_by,
@@ -84,7 +84,7 @@ impl Daemon {
 fn why_idle<'a>(services: impl Iterator<Item = &'a VirtualService>, all: usize) -> String {
     let (checked, unchecked): (Vec<_>, Vec<_>) =
         services.partition(|service| !service.checks.is_empty());
-    let mend = match (&checked[..], &unchecked[..]) {
+    let remedy = match (&checked[..], &unchecked[..]) {
         ([], []) => "there is no service: add one with `balancer-ctl add-service`",
         ([], [first, ..]) => {
             let which = match all {
@@ -100,5 +100,5 @@ fn why_idle<'a>(services: impl Iterator<Item = &'a VirtualService>, all: usize) 
         }
         _ => "all real servers are in maintenance: `balancer-ctl ready REAL` ends that",
     };
-    format!("nothing is probed: {mend}")
+    format!("nothing is probed: {remedy}")
 }

@@ -76,7 +76,7 @@ impl Daemon {
             Err(refusal) => (EventKind::ReloadFailed, refusal.to_string()),
         };
         self.publish(Event::of_node(kind, &message));
-        heap::give_back();
+        heap::trim();
         result.map(|_| ())
     }
 

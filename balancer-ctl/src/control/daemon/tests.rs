@@ -177,7 +177,7 @@ impl Scene {
         listed
     }
 
-    fn told(&mut self) -> Vec<String> {
+    fn events(&mut self) -> Vec<String> {
         std::iter::from_fn(|| self.events.try_recv().ok())
             .map(|event| {
                 let real = event
@@ -229,7 +229,7 @@ fn it_starts_with_what_the_file_says() {
         scene.dataplane.state().settings.as_ref(),
         Some(&scene.daemon.model.dataplane)
     );
-    assert_eq!(scene.told(), [] as [&str; 0]);
+    assert_eq!(scene.events(), [] as [&str; 0]);
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn a_change_runs_and_stands_in_the_file_when_the_answer_comes() {
         scene.text(),
         format!("{FILE}\n[[service.real]]\naddress = \"10.0.0.3:80\"\n")
     );
-    assert_eq!(scene.told(), ["real-added 10.0.0.3:80 weight 1, nat"]);
+    assert_eq!(scene.events(), ["real-added 10.0.0.3:80 weight 1, nat"]);
     // The next change builds on the file as it is now.
     assert_eq!(
         scene.change(
@@ -257,7 +257,7 @@ fn a_change_runs_and_stands_in_the_file_when_the_answer_comes() {
         scene.text(),
         format!("{FILE}\n[[service.real]]\naddress = \"10.0.0.3:80\"\nweight = 0\n")
     );
-    assert_eq!(scene.told(), ["real-changed 10.0.0.3:80 weight 1 -> 0"]);
+    assert_eq!(scene.events(), ["real-changed 10.0.0.3:80 weight 1 -> 0"]);
 }
 
 #[test]
@@ -283,13 +283,13 @@ fn a_runtime_change_is_marked_and_forgotten_at_the_next_load() {
     );
     assert_eq!(scene.text(), FILE);
     assert!(scene.ask(Message::Status).unwrap().runtime_changes);
-    scene.told();
+    scene.events();
 
     scene.ask(Message::Reload).unwrap();
     assert_eq!(scene.state(), ["tcp/192.0.2.80:80 10.0.0.2:80=1"]);
     assert!(!scene.ask(Message::Status).unwrap().runtime_changes);
     assert_eq!(
-        scene.told(),
+        scene.events(),
         [
             "service-removed",
             "real-changed 10.0.0.2:80 weight 7 -> 1",
@@ -297,7 +297,7 @@ fn a_runtime_change_is_marked_and_forgotten_at_the_next_load() {
         ]
     );
     scene.ask(Message::Reload).unwrap();
-    assert_eq!(scene.told(), ["reloaded"]);
+    assert_eq!(scene.events(), ["reloaded"]);
     // What the file says meanwhile is not undone.
     scene
         .change(
@@ -308,9 +308,9 @@ fn a_runtime_change_is_marked_and_forgotten_at_the_next_load() {
     let text = FILE.replace("\"10.0.0.2:80\"", "\"10.0.0.2:80\"\nweight = 7");
     assert_ne!(text, FILE);
     fs::write(scene.path(), text).unwrap();
-    scene.told();
+    scene.events();
     scene.ask(Message::Reload).unwrap();
-    assert_eq!(scene.told(), ["reloaded"]);
+    assert_eq!(scene.events(), ["reloaded"]);
 }
 
 #[test]
@@ -379,7 +379,7 @@ fn a_runtime_change_is_made_to_last_by_saying_it_again() {
     ] {
         scene.change(request, Scope::Runtime).unwrap();
     }
-    scene.told();
+    scene.events();
     for request in [
         Request::AddService(dns(), ServiceSettings::default()),
         add_real(None),
@@ -395,7 +395,7 @@ fn a_runtime_change_is_made_to_last_by_saying_it_again() {
     }
     let expected = ["tcp/192.0.2.80:80 10.0.0.3:80=7", "udp/192.0.2.80:53"];
     assert_eq!(scene.state(), expected, "nothing is marked any more");
-    assert_eq!(scene.told(), [] as [&str; 0], "what runs has not changed");
+    assert_eq!(scene.events(), [] as [&str; 0], "what runs has not changed");
     scene.ask(Message::Reload).unwrap();
     assert_eq!(scene.state(), expected);
     assert_eq!(
@@ -447,7 +447,7 @@ fn connections_are_read_apart_from_the_daemon() {
 }
 
 #[test]
-fn a_full_table_is_told_once_when_it_begins_and_once_when_it_ends() {
+fn a_full_table_is_an_event_when_it_begins_and_when_it_ends() {
     let mut scene = Scene::new();
     if let Some(settings) = &mut scene.dataplane.state().settings {
         settings.max_connections = 100;
@@ -460,7 +460,7 @@ fn a_full_table_is_told_once_when_it_begins_and_once_when_it_ends() {
         state: balancer_common::tcp::State::Established,
         expires_in: Duration::from_secs(900),
     };
-    for (discards, connections, told) in [
+    for (discards, connections, events) in [
         (0, 10, &[][..]),
         // Full of connections whose places others may take.
         (0, 110, &[]),
@@ -495,7 +495,7 @@ fn a_full_table_is_told_once_when_it_begins_and_once_when_it_ends() {
         state.connections = (0..connections).map(connection).collect();
         drop(state);
         scene.daemon.check_table();
-        assert_eq!(scene.told(), told, "{discards} {connections}");
+        assert_eq!(scene.events(), events, "{discards} {connections}");
     }
 }
 

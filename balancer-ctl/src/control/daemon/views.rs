@@ -110,7 +110,7 @@ impl Daemon {
             .inspect_err(|error| tracing::warn!(%error, "cannot read this host's addresses"))
             .ok();
         let file = self.file.as_ref();
-        let surroundings = ReportContext {
+        let context = ReportContext {
             addresses: addresses.as_ref(),
             config: file.map(|file| file.path().display().to_string()),
             runtime_changes: self.has_runtime_changes(),
@@ -122,14 +122,13 @@ impl Daemon {
             &self.model,
             &self.availability,
             dataplane,
-            &surroundings,
+            &context,
         ))
     }
 
     /// A sentence for each condition of the node, except for a full table, whose sentence the report makes.
     fn failures(&self) -> Vec<String> {
-        let sentences = self.conditions.iter().filter_map(|(condition, lasting)| {
-            let detail = &lasting.detail;
+        let sentences = self.conditions.iter().filter_map(|(condition, detail)| {
             Some(match condition {
                 Condition::DataplaneOutOfSync => {
                     format!("the data plane is out of sync, the change is tried again each second: {detail}")
@@ -138,7 +137,7 @@ impl Daemon {
                     "route changes are not watched, so that they take effect some seconds late; watching is tried again: {detail}"
                 ),
                 Condition::MaintenanceFailed => format!("maintenance failed, it is tried again: {detail}"),
-                Condition::ChecksStalled => detail.clone(),
+                Condition::ChecksStalled => detail.to_owned(),
                 Condition::TableFull | Condition::QuorumLost | Condition::RealDown => return None,
             })
         });

@@ -31,16 +31,16 @@ mod tests {
     use crate::{control::report::tests::SERVICES, model::change::tests::model};
 
     #[test]
-    fn each_real_server_is_told_with_its_service() {
+    fn each_real_server_is_named_with_its_service() {
         let model = model(SERVICES);
         assert_eq!(unreachable(&model, &BTreeMap::new()), Vec::<String>::new());
         let obstacles = BTreeMap::from([
             ("10.0.0.2".parse().unwrap(), "why".to_owned()),
             ("10.9.9.9".parse().unwrap(), "nobody's".to_owned()),
         ]);
-        let told = unreachable(&model, &obstacles);
+        let reasons = unreachable(&model, &obstacles);
         assert_eq!(
-            told,
+            reasons,
             [
                 "real 10.0.0.2:80 of service web cannot work: why",
                 "real 10.0.0.2:53 of service udp/192.0.2.80:53 cannot work: why"

@@ -35,7 +35,7 @@ pub fn status(
     model: &Model,
     availability: &Availability,
     dataplane: DataplaneStatus,
-    surroundings: &ReportContext<'_>,
+    context: &ReportContext<'_>,
 ) -> view::Status {
     let services: Vec<_> = model
         .services
@@ -69,17 +69,17 @@ pub fn status(
         ["real server cannot work", "real servers cannot work"],
     ));
     reasons.extend(
-        surroundings
+        context
             .addresses
             .map(|addresses| vips_without_interface(model, addresses))
             .unwrap_or_default(),
     );
-    reasons.extend(surroundings.failures.iter().cloned());
+    reasons.extend(context.failures.iter().cloned());
     reasons.extend(shortened(
-        surroundings.obstacles.clone(),
+        context.obstacles.clone(),
         ["check cannot be made", "checks cannot be made"],
     ));
-    reasons.extend(table_full_reason(&dataplane, surroundings.is_full));
+    reasons.extend(table_full_reason(&dataplane, context.is_full));
     reasons.extend(dataplane.warnings);
     let overall = match (down, reasons.is_empty()) {
         (true, _) => view::Overall::Down,
@@ -123,8 +123,8 @@ pub fn status(
             redirect_failures: dataplane.redirect_failures,
         },
         services,
-        config: surroundings.config.clone(),
-        runtime_changes: surroundings.runtime_changes,
+        config: context.config.clone(),
+        runtime_changes: context.runtime_changes,
     }
 }
 
@@ -190,13 +190,13 @@ fn cannot_answer(service: &VirtualService, status: Option<&ServiceStatus>) -> Op
 
 /// Problems that limit services: real servers that are down, quorums that are lost or can never be met.
 fn problems(model: &Model, availability: &Availability) -> Vec<String> {
-    let mut troubles = Vec::new();
+    let mut problems = Vec::new();
     for name in model.notify.iter().flat_map(|notify| &notify.services) {
         let is_named = |service: &&VirtualService| {
             service.name.as_ref() == Some(name) || service.key.to_string() == *name
         };
         if model.services.iter().find(is_named).is_none() {
-            troubles.push(format!(
+            problems.push(format!(
                 "[[notify]] names service {name}, which is not there: add the service, or take its name out"
             ));
         }
@@ -210,7 +210,7 @@ fn problems(model: &Model, availability: &Availability) -> Vec<String> {
             .sum();
         let wanted = u64::from(service.health.quorum) + u64::from(service.health.hysteresis);
         if wanted > most.max(1) {
-            troubles.push(format!(
+            problems.push(format!(
                 "service {} can never have its quorum: quorum and hysteresis are {wanted}, and all weights together {most}",
                 service_name(service)
             ));
@@ -220,7 +220,7 @@ fn problems(model: &Model, availability: &Availability) -> Vec<String> {
         };
         let name = service_name(service);
         if status.quorum == Some(false) && status.reals.values().any(|real| real.weight > 0) {
-            troubles.push(below_quorum(&name, service, status.live_weight));
+            problems.push(below_quorum(&name, service, status.live_weight));
         }
         for real in &service.reals {
             if let Some(status) = status.reals.get(&real.address)
@@ -228,14 +228,14 @@ fn problems(model: &Model, availability: &Availability) -> Vec<String> {
                 && status.healthy == Some(false)
                 && let Some(reason) = &status.reason
             {
-                troubles.push(format!(
+                problems.push(format!(
                     "real {} of service {name} is down: {reason}",
                     real.address
                 ));
             }
         }
     }
-    troubles
+    problems
 }
 
 /// The sentence for a service below its quorum; with hysteresis it names the weight at which the quorum is regained.
@@ -301,10 +301,10 @@ mod tests {
         is_full: false,
     };
 
-    fn judged(
+    fn assessed(
         services: &str,
         warnings: &[&str],
-        surroundings: &ReportContext<'_>,
+        context: &ReportContext<'_>,
     ) -> (view::Overall, Vec<String>) {
         let warnings = warnings.iter().map(ToString::to_string).collect();
         let dataplane = DataplaneStatus {
@@ -312,24 +312,27 @@ mod tests {
             ..Default::default()
         };
         let model = model(services);
-        let status = status(&model, &available(&model), dataplane, surroundings);
+        let status = status(&model, &available(&model), dataplane, context);
         (status.overall, status.reasons)
     }
 
     #[test]
     fn a_drained_real_beside_one_that_is_up_limits_nothing() {
         assert_eq!(
-            judged(SERVICES, &[], &NOTHING),
+            assessed(SERVICES, &[], &NOTHING),
             (view::Overall::Running, vec![])
         );
-        assert_eq!(judged("", &[], &NOTHING), (view::Overall::Running, vec![]));
+        assert_eq!(
+            assessed("", &[], &NOTHING),
+            (view::Overall::Running, vec![])
+        );
     }
 
     #[test]
     fn a_service_that_cannot_answer_is_down_with_its_reason() {
         let drained = SERVICES.replacen("\"10.0.0.2\"", "\"10.0.0.2\"\nweight = 0", 1);
         assert_eq!(
-            judged(&drained, &["slow"], &NOTHING),
+            assessed(&drained, &["slow"], &NOTHING),
             (
                 view::Overall::Down,
                 vec![
@@ -340,7 +343,7 @@ mod tests {
         );
         let empty = "[[service]]\naddress = \"[2001:db8::80]:80\"";
         assert_eq!(
-            judged(empty, &[], &NOTHING),
+            assessed(empty, &[], &NOTHING),
             (
                 view::Overall::Down,
                 vec!["service tcp/[2001:db8::80]:80 has no real server: add one with `balancer-ctl add-real`".to_owned()]
@@ -349,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_lost_quorum_needs_is_told() {
+    fn a_lost_quorum_is_reported_with_what_it_needs() {
         for (health, expected) in [
             (
                 "quorum = 6",
@@ -370,7 +373,7 @@ mod tests {
     #[test]
     fn warnings_limit() {
         assert_eq!(
-            judged(SERVICES, &["slow"], &NOTHING),
+            assessed(SERVICES, &["slow"], &NOTHING),
             (view::Overall::Limited, vec!["slow".to_owned()])
         );
         let failing = ReportContext {
@@ -378,7 +381,7 @@ mod tests {
             ..NOTHING
         };
         assert_eq!(
-            judged(SERVICES, &[], &failing),
+            assessed(SERVICES, &[], &failing),
             (view::Overall::Limited, vec!["failing".to_owned()])
         );
     }
@@ -390,19 +393,19 @@ mod tests {
             ..NOTHING
         };
         assert_eq!(
-            judged(SERVICES, &[], &obstacles(1)),
+            assessed(SERVICES, &[], &obstacles(1)),
             (view::Overall::Limited, vec!["check 0".to_owned()])
         );
-        let (_, reasons) = judged(SERVICES, &[], &obstacles(11));
+        let (_, reasons) = assessed(SERVICES, &[], &obstacles(11));
         assert_eq!(reasons[10], "1 more check cannot be made");
-        let (_, reasons) = judged(SERVICES, &[], &obstacles(1000));
+        let (_, reasons) = assessed(SERVICES, &[], &obstacles(1000));
         assert_eq!(reasons.len(), 11);
         assert_eq!(reasons[10], "990 more checks cannot be made");
     }
 
     #[test]
     fn a_table_that_refuses_connections_limits() {
-        let judged = |is_full| {
+        let assessed = |is_full| {
             let table = |connections, max_connections| TableStatus {
                 connections,
                 max_connections,
@@ -412,57 +415,57 @@ mod tests {
                 tables: [table(120, 100), table(3, 25)],
                 ..Default::default()
             };
-            let surroundings = ReportContext { is_full, ..NOTHING };
+            let context = ReportContext { is_full, ..NOTHING };
             let model = model(SERVICES);
-            let status = status(&model, &available(&model), dataplane, &surroundings);
+            let status = status(&model, &available(&model), dataplane, &context);
             (status.overall, status.reasons)
         };
         // Many are over, and others take their places.
-        assert_eq!(judged(false), (view::Overall::Running, vec![]));
+        assert_eq!(assessed(false), (view::Overall::Running, vec![]));
         let sentence = "new connections are dropped, since a connection table is full (120 of 100 IPv4 connections, 3 of 25 IPv6 \
                         connections): raise max-connections or max-connections-ipv6 and restart balancerd, which resets running \
                         connections, or shorten the timeouts";
         assert_eq!(
-            judged(true),
+            assessed(true),
             (view::Overall::Limited, vec![sentence.to_owned()])
         );
     }
 
     #[test]
-    fn a_vip_that_no_interface_carries_is_told_once_with_the_mend() {
+    fn a_vip_that_no_interface_carries_is_reported_once_with_the_remedy() {
         let addresses = HashSet::new();
-        let surroundings = ReportContext {
+        let context = ReportContext {
             addresses: Some(&addresses),
             ..NOTHING
         };
         let sentence = "no interface carries VIP 192.0.2.80, so nobody answers for it: \
                         `ip address add 192.0.2.80/32 dev eth0`";
         assert_eq!(
-            judged(SERVICES, &[], &surroundings),
+            assessed(SERVICES, &[], &context),
             (view::Overall::Limited, vec![sentence.to_owned()])
         );
         let addresses = HashSet::from(["192.0.2.80".parse().unwrap()]);
-        let surroundings = ReportContext {
+        let context = ReportContext {
             addresses: Some(&addresses),
             ..NOTHING
         };
         assert_eq!(
-            judged(SERVICES, &[], &surroundings),
+            assessed(SERVICES, &[], &context),
             (view::Overall::Running, vec![])
         );
     }
 
     #[test]
-    fn the_same_trouble_is_not_told_a_thousand_times() {
+    fn equal_problems_are_shortened_to_a_few() {
         let services: String = (1..=12)
             .map(|number| format!("[[service]]\naddress = \"192.0.2.{number}:80\"\n"))
             .collect();
         let addresses = HashSet::new();
-        let surroundings = ReportContext {
+        let context = ReportContext {
             addresses: Some(&addresses),
             ..NOTHING
         };
-        let (_, reasons) = judged(&services, &[], &surroundings);
+        let (_, reasons) = assessed(&services, &[], &context);
         assert_eq!(reasons.len(), 22);
         assert_eq!(reasons[10], "2 more services cannot answer");
         assert_eq!(reasons[21], "2 more VIPs are carried by no interface");

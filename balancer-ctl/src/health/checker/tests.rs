@@ -47,13 +47,13 @@ fn at(milliseconds: u64) -> Timestamp {
 }
 
 fn passed() -> Outcome {
-    advised(AgentReply::default())
+    passed_with(AgentReply::default())
 }
 
-fn advised(advice: AgentReply) -> Outcome {
+fn passed_with(agent_reply: AgentReply) -> Outcome {
     Outcome::Passed {
         note: "http 200".to_owned(),
-        advice,
+        agent_reply,
     }
 }
 
@@ -90,7 +90,7 @@ fn begin(check: &Check) -> Checker {
 }
 
 #[test]
-fn every_state_and_input_is_as_drawn() {
+fn every_state_and_input_follows_the_diagram() {
     use MachineState::{Down, Undecided, Up};
     let (passed, failed, stalled) = (&passed(), &failed(), &stalled());
     let thresholds = Thresholds {
@@ -147,7 +147,7 @@ fn every_state_and_input_is_as_drawn() {
 }
 
 #[test]
-fn with_a_rise_and_fall_of_one_every_contrary_result_turns() {
+fn with_rise_and_fall_of_one_every_contrary_result_changes_the_state() {
     let thresholds = Thresholds {
         rise: 1,
         fall: Some(1),
@@ -170,7 +170,7 @@ fn with_a_rise_and_fall_of_one_every_contrary_result_turns() {
 }
 
 #[test]
-fn an_agents_failures_turn_nothing_in_any_state() {
+fn an_agents_failures_change_no_state() {
     let thresholds = Thresholds {
         rise: 2,
         fall: None,
@@ -183,26 +183,26 @@ fn an_agents_failures_turn_nothing_in_any_state() {
 #[test]
 fn the_first_result_decides_and_says_so() {
     let mut checker = begin(&check(2, 3, Initial::Down));
-    let standing = CheckState {
+    let check_state = CheckState {
         up: false,
         decided: false,
         reason: "not probed yet".to_owned(),
-        advice: AgentReply::default(),
+        agent_reply: AgentReply::default(),
         since: at(0),
     };
-    assert_eq!(checker.check_state(), standing);
+    assert_eq!(checker.check_state(), check_state);
     assert_eq!(
         finish(&mut checker, passed(), 40),
         CheckerOutput::StateChanged
     );
-    let standing = CheckState {
+    let check_state = CheckState {
         up: true,
         decided: true,
         reason: "http 200, first probe".to_owned(),
         since: at(40),
-        ..standing
+        ..check_state
     };
-    assert_eq!(checker.check_state(), standing);
+    assert_eq!(checker.check_state(), check_state);
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn with_initial_up_it_is_up_until_fall_probes_failed() {
 }
 
 #[test]
-fn a_flapping_server_never_turns_while_no_row_is_long_enough() {
+fn a_flapping_server_keeps_its_state_while_no_row_is_long_enough() {
     let mut checker = begin(&check(2, 3, Initial::Down));
     finish(&mut checker, passed(), 100);
     let flapping: Vec<Outcome> = [failed(), failed(), passed()]
@@ -288,7 +288,7 @@ fn it_is_changing_while_results_disagree_with_the_state() {
 }
 
 #[test]
-fn the_last_probe_is_kept_with_how_many_were_alike() {
+fn the_last_result_counts_equal_results_in_a_row() {
     let mut checker = begin(&check(2, 3, Initial::Down));
     run(&mut checker, &[passed(), passed(), failed(), failed()]);
     assert_eq!(

@@ -34,7 +34,7 @@ where
 {
     /// Stops the checkers of other targets, and starts those that do not run yet.
     pub(super) fn set_targets(&mut self, wanted: Vec<(CheckStart, Vec<HistoryEntry>)>) {
-        let kept: HashSet<&CheckTarget> = wanted.iter().map(|(start, _)| &*start.watched).collect();
+        let kept: HashSet<&CheckTarget> = wanted.iter().map(|(start, _)| &*start.target).collect();
         let gone: Vec<CheckerId> = self
             .ids
             .iter()
@@ -45,11 +45,11 @@ where
             self.stop_checker(id);
         }
         for (start, history) in wanted {
-            let Some(id) = self.ids.get(&*start.watched) else {
+            let Some(id) = self.ids.get(&*start.target) else {
                 self.start_checker(start, history);
                 continue;
             };
-            let tls = start.watched.check.probe.tls();
+            let tls = start.target.check.probe.tls();
             if tls.is_some_and(|tls| tls.ca.is_some() || tls.certificate.is_some())
                 && let Some(slot) = self.slots.get_mut(id)
             {
@@ -70,7 +70,7 @@ where
 
     fn start_checker(&mut self, start: CheckStart, history: Vec<HistoryEntry>) {
         let CheckStart {
-            watched: check_target,
+            target: check_target,
             from,
         } = start;
         let id = CheckerId(self.next_id);
@@ -86,7 +86,7 @@ where
             history,
             &(self.context.clock)(),
         );
-        let standing = checker.check_state();
+        let check_state = checker.check_state();
         self.ids.insert(check_target.clone(), id);
         self.slots.insert(
             id,
@@ -102,10 +102,10 @@ where
             },
         );
         self.schedule.add(id, pace, now());
-        if from.as_ref() == Some(&standing) {
+        if from.as_ref() == Some(&check_state) {
             // The daemon knows it; the state file does not.
             self.store_check(id);
-        } else if standing.decided {
+        } else if check_state.decided {
             self.publish(id);
         }
     }

@@ -86,8 +86,8 @@ impl World {
 
     /// When a target was probed.
     fn probed(&self, port: u16) -> Vec<Instant> {
-        let asked = self.probed.lock().unwrap();
-        asked.get(&address(port)).cloned().unwrap_or_default()
+        let times = self.probed.lock().unwrap();
+        times.get(&address(port)).cloned().unwrap_or_default()
     }
 }
 
@@ -120,7 +120,7 @@ impl Probing for Fake {
             .push(Instant::now());
         let pass = Outcome::Passed {
             note: "fine".to_owned(),
-            advice: AgentReply::default(),
+            agent_reply: AgentReply::default(),
         };
         match world.behaviour(self.target) {
             Behaviour::Pass | Behaviour::NotRemade => pass,
@@ -204,15 +204,15 @@ impl Scene {
     }
 
     /// Updates by port, as `up: reason` or `down: reason`; empty if there is none within 100 ms.
-    async fn news(&mut self) -> Vec<(u16, String)> {
+    async fn updates(&mut self) -> Vec<(u16, String)> {
         let updates = timeout(100 * MS, self.updates.next()).await;
-        let mut news: Vec<(u16, String)> = updates
+        let mut states: Vec<(u16, String)> = updates
             .unwrap_or_default()
             .into_iter()
-            .map(|update| (update.watched.target.port(), words(&update.standing)))
+            .map(|update| (update.target.target.port(), words(&update.check_state)))
             .collect();
-        news.sort();
-        news
+        states.sort();
+        states
     }
 
     async fn report(&self) -> Vec<view::Checker> {
@@ -222,11 +222,11 @@ impl Scene {
     }
 }
 
-fn words(standing: &CheckState) -> String {
+fn words(check_state: &CheckState) -> String {
     format!(
         "{}: {}",
-        if standing.up { "up" } else { "down" },
-        standing.reason
+        if check_state.up { "up" } else { "down" },
+        check_state.reason
     )
 }
 
@@ -255,13 +255,14 @@ fn check_target(port: u16) -> CheckTarget {
 
 fn begin(check_target: CheckTarget) -> CheckStart {
     CheckStart {
-        watched: Arc::new(check_target),
+        target: Arc::new(check_target),
         from: None,
     }
 }
 
-fn own(news: &[(u16, &str)]) -> Vec<(u16, String)> {
-    news.iter()
+fn own(updates: &[(u16, &str)]) -> Vec<(u16, String)> {
+    updates
+        .iter()
         .map(|(port, words)| (*port, (*words).to_owned()))
         .collect()
 }
@@ -272,19 +273,19 @@ async fn the_daemon_gets_each_change_of_state_and_nothing_else() {
     scene.world.set(2, Behaviour::Fail);
     scene.watch_ports([1, 2]);
     assert_eq!(
-        scene.news().await,
+        scene.updates().await,
         own(&[
             (1, "up: fine, first probe"),
             (2, "down: refused, first probe")
         ])
     );
     sleep(5 * SECOND).await;
-    assert_eq!(scene.news().await, []);
+    assert_eq!(scene.updates().await, []);
     scene.world.set(1, Behaviour::Fail);
     scene.world.set(2, Behaviour::Pass);
     sleep(3 * SECOND).await;
     assert_eq!(
-        scene.news().await,
+        scene.updates().await,
         own(&[(1, "down: refused, 2 of 2"), (2, "up: fine, 2 of 2")])
     );
 }
@@ -297,9 +298,9 @@ async fn a_server_that_never_answers_is_down_and_delays_nobody() {
     }
     scene.watch_ports(1..=40);
     sleep(10 * SECOND).await;
-    let news = scene.news().await;
-    assert_eq!(news.len(), 40);
-    for (port, words) in news {
+    let updates = scene.updates().await;
+    assert_eq!(updates.len(), 40);
+    for (port, words) in updates {
         let expected = if port <= 20 {
             "down: no answer within 500ms, first probe"
         } else {
@@ -308,10 +309,10 @@ async fn a_server_that_never_answers_is_down_and_delays_nobody() {
         assert_eq!(words, expected, "{port}");
     }
     for port in 21..=40 {
-        let asked = scene.world.probed(port);
-        for pair in asked.windows(2) {
+        let times = scene.world.probed(port);
+        for pair in times.windows(2) {
             let most = SECOND + COALESCE_WINDOW + 2 * MS;
-            assert!(pair[1] - pair[0] <= most, "{port}: {asked:?}");
+            assert!(pair[1] - pair[0] <= most, "{port}: {times:?}");
         }
     }
 }
@@ -320,7 +321,7 @@ async fn a_server_that_never_answers_is_down_and_delays_nobody() {
 async fn a_flapping_server_is_reported_once() {
     let mut scene = scene();
     scene.watch_ports([1]);
-    assert_eq!(scene.news().await.len(), 1);
+    assert_eq!(scene.updates().await.len(), 1);
     for round in 0..40 {
         let behaviour = if round % 2 == 0 {
             Behaviour::Fail
@@ -332,7 +333,7 @@ async fn a_flapping_server_is_reported_once() {
         while scene.world.probed(1).len() == before {
             sleep(50 * MS).await;
         }
-        assert_eq!(scene.news().await, [], "round {round}");
+        assert_eq!(scene.updates().await, [], "round {round}");
     }
 }
 
@@ -352,8 +353,11 @@ async fn equal_checks_of_a_target_are_one_and_go_on_undisturbed() {
     }
     assert_eq!(scene.report().await.len(), 3);
     for port in [1, 2] {
-        let asked = scene.world.probed(port).len();
-        assert!((10..=12).contains(&asked), "{port} was asked {asked} times");
+        let times = scene.world.probed(port).len();
+        assert!(
+            (10..=12).contains(&times),
+            "{port} was probed {times} times"
+        );
     }
     // It was probed at once each time it was added.
     assert_eq!(scene.world.probed(3).len(), 50);
@@ -370,7 +374,7 @@ async fn a_stopped_checker_is_dropped_with_its_probe_and_its_update() {
     scene.watch_ports([]);
     sleep(MS).await;
     assert_eq!(scene.world.running.load(Ordering::SeqCst), 0);
-    assert_eq!(scene.news().await, []);
+    assert_eq!(scene.updates().await, []);
     sleep(5 * SECOND).await;
     assert_eq!(scene.world.probed(2).len(), 1);
     assert_eq!(scene.report().await, []);
@@ -379,21 +383,25 @@ async fn a_stopped_checker_is_dropped_with_its_probe_and_its_update() {
 #[tokio::test(start_paused = true)]
 async fn a_checker_starts_in_the_given_state() {
     let mut scene = scene();
-    let stood = CheckState {
+    let earlier = CheckState {
         up: true,
         decided: true,
         reason: "fine, 2 of 2".to_owned(),
-        advice: AgentReply::default(),
+        agent_reply: AgentReply::default(),
         since: crate::health::UNKNOWN_TIME,
     };
     scene.world.set(1, Behaviour::Fail);
     scene.watch(vec![CheckStart {
-        watched: Arc::new(check_target(1)),
-        from: Some(stood),
+        target: Arc::new(check_target(1)),
+        from: Some(earlier),
     }]);
-    assert_eq!(scene.news().await, [], "the first failure does not decide");
+    assert_eq!(
+        scene.updates().await,
+        [],
+        "the first failure does not decide"
+    );
     sleep(2 * SECOND).await;
-    assert_eq!(scene.news().await, own(&[(1, "down: refused, 2 of 2")]));
+    assert_eq!(scene.updates().await, own(&[(1, "down: refused, 2 of 2")]));
 }
 
 #[tokio::test(start_paused = true)]
@@ -411,7 +419,7 @@ async fn a_daemon_that_does_not_read_gets_only_the_latest_update() {
     }
     scene.world.set(1, Behaviour::Fail);
     sleep(4 * SECOND).await;
-    assert_eq!(scene.news().await, own(&[(1, "down: refused, 2 of 2")]));
+    assert_eq!(scene.updates().await, own(&[(1, "down: refused, 2 of 2")]));
     assert!(scene.world.probed(1).len() > 40);
     let history = &scene.report().await[0].history;
     assert_eq!(history.len(), 11);

@@ -57,7 +57,7 @@ impl Agent {
         })?;
         Ok(Passed {
             note: format!("agent: {words}"),
-            advice: last_reply.clone(),
+            agent_reply: last_reply.clone(),
         })
     }
 
@@ -91,7 +91,7 @@ fn parse_line(line: &[u8], before: &AgentReply) -> Result<AgentReply, Option<Str
         Some(at) => (&line[..at], text::quoted(line[at + 1..].trim_ascii())),
         None => (line, String::new()),
     };
-    let mut advice = before.clone();
+    let mut reply = before.clone();
     let mut words = words
         .split(|byte| matches!(byte, b' ' | b'\t' | b',' | b'\0'))
         .filter(|word| !word.is_empty())
@@ -100,32 +100,32 @@ fn parse_line(line: &[u8], before: &AgentReply) -> Result<AgentReply, Option<Str
     for word in words {
         let word = text::quoted(word).to_ascii_lowercase();
         match word.as_str() {
-            "ready" => advice.state = Some(AdminState::Ready),
-            "drain" => advice.state = Some(AdminState::Drain),
-            "maint" => advice.state = Some(AdminState::Maintenance),
-            "up" => advice.down = None,
+            "ready" => reply.state = Some(AdminState::Ready),
+            "drain" => reply.state = Some(AdminState::Drain),
+            "maint" => reply.state = Some(AdminState::Maintenance),
+            "up" => reply.down = None,
             "down" | "fail" | "failed" | "stopped" => {
-                advice.down = Some(match remark.is_empty() {
+                reply.down = Some(match remark.is_empty() {
                     true => word,
                     false => format!("{word}: {remark}"),
                 });
             }
             _ => match word.strip_suffix('%').map(str::parse) {
-                Some(Ok(percent)) => advice.weight = Some(RequestedWeight::Percent(percent)),
+                Some(Ok(percent)) => reply.weight = Some(RequestedWeight::Percent(percent)),
                 // HAProxy's connection limit; ignored, so that one agent can serve both programs.
                 _ if word.starts_with("maxconn:") => {}
                 _ => return Err(Some(word)),
             },
         }
     }
-    Ok(advice)
+    Ok(reply)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn advice(weight: Option<u32>, state: Option<AdminState>, down: Option<&str>) -> AgentReply {
+    fn reply(weight: Option<u32>, state: Option<AdminState>, down: Option<&str>) -> AgentReply {
         AgentReply {
             weight: weight.map(RequestedWeight::Percent),
             state,
@@ -137,27 +137,27 @@ mod tests {
     fn an_agent_speaks_haproxys_language() {
         let nothing = AgentReply::default();
         for (line, expected) in [
-            ("75%", advice(Some(75), None, None)),
-            ("0%", advice(Some(0), None, None)),
-            ("ready", advice(None, Some(AdminState::Ready), None)),
+            ("75%", reply(Some(75), None, None)),
+            ("0%", reply(Some(0), None, None)),
+            ("ready", reply(None, Some(AdminState::Ready), None)),
             (
                 "UP ready 100%",
-                advice(Some(100), Some(AdminState::Ready), None),
+                reply(Some(100), Some(AdminState::Ready), None),
             ),
             (
                 "drain,\t50%",
-                advice(Some(50), Some(AdminState::Drain), None),
+                reply(Some(50), Some(AdminState::Drain), None),
             ),
-            ("maint", advice(None, Some(AdminState::Maintenance), None)),
+            ("maint", reply(None, Some(AdminState::Maintenance), None)),
             (
                 "down # disk full, call Ann",
-                advice(None, None, Some("down: disk full, call Ann")),
+                reply(None, None, Some("down: disk full, call Ann")),
             ),
-            ("fail#", advice(None, None, Some("fail"))),
-            ("failed", advice(None, None, Some("failed"))),
+            ("fail#", reply(None, None, Some("fail"))),
+            ("failed", reply(None, None, Some("failed"))),
             (
                 "stopped\tmaxconn:30 10%",
-                advice(Some(10), None, Some("stopped")),
+                reply(Some(10), None, Some("stopped")),
             ),
         ] {
             assert_eq!(
@@ -169,17 +169,17 @@ mod tests {
     }
 
     #[test]
-    fn what_an_agent_does_not_say_stays() {
-        let before = advice(Some(20), Some(AdminState::Drain), Some("stopped"));
+    fn what_an_agents_line_does_not_mention_stays() {
+        let before = reply(Some(20), Some(AdminState::Drain), Some("stopped"));
         let after = |line: &str| parse_line(line.as_bytes(), &before).unwrap();
         assert_eq!(
             after("50%"),
-            advice(Some(50), Some(AdminState::Drain), Some("stopped"))
+            reply(Some(50), Some(AdminState::Drain), Some("stopped"))
         );
-        assert_eq!(after("up"), advice(Some(20), Some(AdminState::Drain), None));
+        assert_eq!(after("up"), reply(Some(20), Some(AdminState::Drain), None));
         assert_eq!(
             after("ready"),
-            advice(Some(20), Some(AdminState::Ready), Some("stopped"))
+            reply(Some(20), Some(AdminState::Ready), Some("stopped"))
         );
     }
 

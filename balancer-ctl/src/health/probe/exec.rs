@@ -107,7 +107,7 @@ fn result_of(end: ExitReason, said: Option<String>) -> Result<Passed, ProbeFailu
         1 => Err(note.into()),
         status => Ok(Passed {
             note,
-            advice: AgentReply {
+            agent_reply: AgentReply {
                 weight: Some(RequestedWeight::Absolute(status - 2)),
                 ..AgentReply::default()
             },

@@ -66,7 +66,7 @@ async fn times_out(target: SocketAddr, probe: Probe) {
 fn pass(note: &str) -> Outcome {
     Outcome::Passed {
         note: note.into(),
-        advice: AgentReply::default(),
+        agent_reply: AgentReply::default(),
     }
 }
 

@@ -160,15 +160,15 @@ fn ten_thousand_begin_at_once_and_never_in_a_burst() {
     let mut simulation = Simulation::new();
     simulation.add(0..10_000, pace(5000));
     simulation.run(30 * SECOND, 3 * MS, regular);
-    let mut asked = std::collections::HashSet::new();
+    let mut started = std::collections::HashSet::new();
     let mut half = None;
     let mut all = None;
     for (time, id) in &simulation.starts {
-        asked.insert(*id);
-        if asked.len() == 5000 {
+        started.insert(*id);
+        if started.len() == 5000 {
             half.get_or_insert(*time);
         }
-        if asked.len() == 10_000 {
+        if started.len() == 10_000 {
             all.get_or_insert(*time);
         }
     }
@@ -284,7 +284,7 @@ impl Simulation {
 }
 
 #[test]
-fn without_room_checkers_wait_and_all_have_their_turn() {
+fn without_free_slots_checkers_wait_and_each_gets_its_turn() {
     let mut simulation = Simulation::new();
     simulation.add(0..100, pace(1000));
     // Room for 20 probes of 400 ms: 50 a second of the 100 that are due.
@@ -381,11 +381,11 @@ proptest! {
         for id in std::mem::take(&mut running) {
             schedule.finish(id, NextProbe::Regular, now);
         }
-        let mut asked = BTreeSet::new();
+        let mut started = BTreeSet::new();
         for _ in 0..2000 {
             now += MS;
-            asked.extend(schedule.start(now, usize::MAX));
+            started.extend(schedule.start(now, usize::MAX));
         }
-        prop_assert_eq!(asked, known);
+        prop_assert_eq!(started, known);
     }
 }

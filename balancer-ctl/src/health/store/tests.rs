@@ -35,7 +35,7 @@ fn web() -> ServiceKey {
     }
 }
 
-/// How a checker of this service stood.
+/// The stored state of a checker of this service.
 fn check_state(stored: &StoredState, check_target: &CheckTarget) -> Option<CheckState> {
     let (check_state, _) = stored.check_state(check_target, &web(), check_target.target)?;
     Some(check_state)
@@ -48,12 +48,12 @@ fn at(milliseconds: u64) -> Timestamp {
     }
 }
 
-/// Up at 1 s with this advice, down at 2 s.
-fn checker(check_target: &CheckTarget, advice: AgentReply) -> Checker {
+/// Up at 1 s with this agent_reply, down at 2 s.
+fn checker(check_target: &CheckTarget, agent_reply: AgentReply) -> Checker {
     let mut checker = Checker::new(&check_target.check, None, Vec::new(), &at(0));
     let passed = Outcome::Passed {
         note: "\"fine\"\n".to_owned(),
-        advice,
+        agent_reply,
     };
     let failed = Outcome::Failed {
         reason: "refused".to_owned(),
@@ -91,18 +91,18 @@ impl Scene {
 }
 
 #[test]
-fn what_was_written_is_read_whole() {
+fn what_is_written_is_read_back() {
     let scene = Scene::new();
-    let advice = AgentReply {
+    let agent_reply = AgentReply {
         weight: Some(RequestedWeight::Percent(30)),
         state: Some(AdminState::Drain),
         down: Some("failed: disk full".to_owned()),
     };
     let writer = scene.writer();
     let mut written = Vec::new();
-    for (id, advice) in [(7, advice), (8, AgentReply::default())] {
+    for (id, agent_reply) in [(7, agent_reply), (8, AgentReply::default())] {
         let check_target = check_target(u16::try_from(id).unwrap());
-        let checker = checker(&check_target, advice);
+        let checker = checker(&check_target, agent_reply);
         writer.put(CheckerId(id), check_target.clone().into(), checker.clone());
         written.push((check_target, checker));
     }
@@ -132,14 +132,14 @@ fn up(check_target: &CheckTarget) -> Checker {
         latency: Duration::ZERO,
         outcome: Outcome::Passed {
             note: "fine".to_owned(),
-            advice: AgentReply::default(),
+            agent_reply: AgentReply::default(),
         },
     };
     checker.record(done, &at(1000));
     checker
 }
 
-/// One that asks another question of the same target.
+/// A check with another probe of the same target.
 fn asking(check_target: &CheckTarget, expect: &str) -> CheckTarget {
     let mut other = check_target.clone();
     other.check.probe = Probe::Tcp(Exchange {
@@ -150,7 +150,7 @@ fn asking(check_target: &CheckTarget, expect: &str) -> CheckTarget {
 }
 
 #[test]
-fn a_check_that_asks_the_same_at_other_times_goes_on_as_it_stood() {
+fn a_check_of_which_only_the_timing_changes_keeps_its_state() {
     let scene = Scene::new();
     let writer = scene.writer();
     let known = check_target(1);
@@ -172,7 +172,7 @@ fn a_check_that_asks_the_same_at_other_times_goes_on_as_it_stood() {
 }
 
 #[test]
-fn to_another_question_a_real_server_of_the_service_stays_up_and_any_other_is_not_known() {
+fn with_another_probe_a_known_real_server_stays_up_and_others_are_undecided() {
     let scene = Scene::new();
     let writer = scene.writer();
     let (one, two) = (check_target(1), check_target(2));
@@ -192,7 +192,7 @@ fn to_another_question_a_real_server_of_the_service_stays_up_and_any_other_is_no
         up: true,
         decided: true,
         reason: "was up before the check changed".to_owned(),
-        advice: AgentReply::default(),
+        agent_reply: AgentReply::default(),
         since: at(1000),
     };
     let other = asking(&one, "c");
@@ -208,12 +208,12 @@ fn to_another_question_a_real_server_of_the_service_stays_up_and_any_other_is_no
     assert_eq!(stored.check_state(&other, &web(), new), None);
     assert!(
         stored.check_state(&one, &mail, new).is_some(),
-        "the same question"
+        "only the timing differs"
     );
 }
 
 #[test]
-fn quorum_is_kept_with_the_time_since_when() {
+fn quorum_is_stored_with_its_beginning() {
     let scene = Scene::new();
     let writer = scene.writer();
     writer.set_services(vec![ServiceLine::new(&web(), vec![], Some((true, at(1))))]);
@@ -227,7 +227,7 @@ fn quorum_is_kept_with_the_time_since_when() {
 }
 
 #[test]
-fn the_file_says_until_when_the_daemon_ran() {
+fn the_file_contains_when_it_was_last_written() {
     let scene = Scene::new();
     let writer = scene.writer();
     let known = check_target(1);
@@ -266,7 +266,7 @@ fn a_first_pass_and_a_return_are_told_apart() {
         latency: Duration::ZERO,
         outcome: Outcome::Passed {
             note: "fine".to_owned(),
-            advice: AgentReply::default(),
+            agent_reply: AgentReply::default(),
         },
     };
     checker.record(done, &at(3000));
@@ -321,7 +321,7 @@ fn a_key_that_a_later_version_adds_changes_nothing() {
 }
 
 #[test]
-fn what_is_gone_or_undecided_is_not_remembered() {
+fn removed_and_undecided_checkers_are_not_stored() {
     let scene = Scene::new();
     let writer = scene.writer();
     let (gone, kept, undecided) = (check_target(1), check_target(2), check_target(3));
@@ -342,7 +342,7 @@ fn what_is_gone_or_undecided_is_not_remembered() {
 }
 
 #[test]
-fn after_the_host_started_again_nothing_counts() {
+fn after_a_reboot_the_file_is_ignored() {
     let scene = Scene::new();
     let writer = scene.writer();
     let known = check_target(1);
@@ -358,7 +358,7 @@ fn after_the_host_started_again_nothing_counts() {
 }
 
 #[test]
-fn a_file_that_is_damaged_or_missing_is_begun_anew() {
+fn a_damaged_or_missing_file_is_written_anew() {
     let scene = Scene::new();
     assert_eq!(try_read(&scene.path(), BOOT).unwrap().checkers.len(), 0);
     fs::create_dir(scene.path().parent().unwrap()).unwrap();
@@ -388,7 +388,7 @@ fn a_file_that_is_damaged_or_missing_is_begun_anew() {
 }
 
 #[test]
-fn the_file_stays_as_it_is_until_there_is_something_to_write() {
+fn the_file_is_not_touched_until_there_is_something_to_write() {
     let scene = Scene::new();
     fs::create_dir(scene.path().parent().unwrap()).unwrap();
     fs::write(scene.path(), "as it was").unwrap();

@@ -32,7 +32,7 @@ fn check_target(target: SocketAddr) -> CheckTarget {
 
 fn begin(check_target: &CheckTarget, from: Option<CheckState>) -> Vec<CheckStart> {
     vec![CheckStart {
-        watched: Arc::new(check_target.clone()),
+        target: Arc::new(check_target.clone()),
         from,
     }]
 }
@@ -41,54 +41,54 @@ fn web() -> ServiceKey {
     crate::model::address::service_key("tcp/192.0.2.80:80").unwrap()
 }
 
-fn remembered(health: &Health, check_target: &CheckTarget) -> Option<CheckState> {
-    let recalled = health.restored(check_target, &web(), check_target.target)?;
-    Some(recalled.standing)
+fn restored(health: &Health, check_target: &CheckTarget) -> Option<CheckState> {
+    let restored = health.restored(check_target, &web(), check_target.target)?;
+    Some(restored.check_state)
 }
 
 async fn next(updates: &mut Updates) -> CheckUpdate {
     let soon = Duration::from_secs(20);
-    let news = tokio::time::timeout(soon, updates.next()).await.unwrap();
-    assert_eq!(news.len(), 1);
-    news.into_iter().next().unwrap()
+    let received = tokio::time::timeout(soon, updates.next()).await.unwrap();
+    assert_eq!(received.len(), 1);
+    received.into_iter().next().unwrap()
 }
 
 #[tokio::test]
-async fn a_daemon_that_starts_again_goes_on_where_the_last_one_stood() {
+async fn a_daemon_that_starts_again_continues_from_the_stored_states() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("health.json");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let check_target = check_target(listener.local_addr().unwrap());
 
     let (mut health, mut updates) = Health::start(Some(file.clone())).unwrap();
-    assert_eq!(remembered(&health, &check_target), None);
+    assert_eq!(restored(&health, &check_target), None);
     health.watch(begin(&check_target, None));
     let first = next(&mut updates).await;
     assert_eq!(
-        (first.standing.up, first.standing.reason.as_str()),
+        (first.check_state.up, first.check_state.reason.as_str()),
         (true, "connected, first probe")
     );
     drop(health);
 
     let (mut health, mut updates) = Health::start(Some(file.clone())).unwrap();
-    let stood = remembered(&health, &check_target).unwrap();
-    let rounded = first.standing.since.since_boot - stood.since.since_boot;
+    let earlier = restored(&health, &check_target).unwrap();
+    let rounded = first.check_state.since.since_boot - earlier.since.since_boot;
     assert!(rounded < Duration::from_millis(1));
     let expected = CheckState {
-        since: stood.since,
-        ..first.standing
+        since: earlier.since,
+        ..first.check_state
     };
-    assert_eq!(stood, expected);
+    assert_eq!(earlier, expected);
     drop(listener);
-    health.watch(begin(&check_target, Some(stood)));
+    health.watch(begin(&check_target, Some(earlier)));
     assert_eq!(
-        remembered(&health, &check_target),
+        restored(&health, &check_target),
         None,
         "it was for the start only"
     );
     let second = next(&mut updates).await;
     assert_eq!(
-        (second.standing.up, second.standing.reason.as_str()),
+        (second.check_state.up, second.check_state.reason.as_str()),
         (false, "connection refused, 2 of 2")
     );
     let (reply, answer) = oneshot::channel();
@@ -103,8 +103,8 @@ async fn a_daemon_that_starts_again_goes_on_where_the_last_one_stood() {
 
     let (health, _updates) = Health::start(Some(file)).unwrap();
     assert_eq!(
-        remembered(&health, &check_target).unwrap().reason,
-        second.standing.reason
+        restored(&health, &check_target).unwrap().reason,
+        second.check_state.reason
     );
 }
 
@@ -122,15 +122,15 @@ async fn a_clock_that_was_set_changes_no_time_that_has_passed() {
     since.since_boot -= Duration::from_secs(10);
     // The clock has been set by a year since then.
     since.time -= Duration::from_secs(31_536_000);
-    let stood = CheckState {
+    let earlier = CheckState {
         up: false,
         decided: true,
         reason: "connection refused".to_owned(),
-        advice: AgentReply::default(),
+        agent_reply: AgentReply::default(),
         since,
     };
     let (mut health, _updates) = Health::start(Some(file.clone())).unwrap();
-    health.watch(begin(&check_target, Some(stood)));
+    health.watch(begin(&check_target, Some(earlier)));
     let quorum = Quorum {
         holds: false,
         since: Instant::now() - Duration::from_secs(20),
@@ -147,13 +147,13 @@ async fn a_clock_that_was_set_changes_no_time_that_has_passed() {
         let apart = found.max(wanted) - found.min(wanted);
         assert!(apart < Duration::from_secs(2), "{apart:?} apart");
     };
-    let recalled = health
+    let restored = health
         .restored(&check_target, &web(), check_target.target)
         .unwrap();
-    close(recalled.since.unwrap(), stopped - Duration::from_secs(10));
-    let recalled = health.quorum(&web()).unwrap();
-    assert!(!recalled.holds);
-    close(recalled.since, quorum.since);
+    close(restored.since.unwrap(), stopped - Duration::from_secs(10));
+    let restored = health.quorum(&web()).unwrap();
+    assert!(!restored.holds);
+    close(restored.since, quorum.since);
     close(health.last_written().unwrap(), stopped);
 }
 
@@ -202,7 +202,7 @@ fn the_limit_of_open_files_limits_the_probes() {
 }
 
 #[test]
-fn a_thread_that_broke_is_not_alive() {
+fn a_thread_that_panicked_is_not_alive() {
     let make = |_: &CheckTarget, _: &AgentReply| -> Result<Prober, String> { panic!("a bug") };
     let (mut health, _updates) = Health::start_with(None, make).unwrap();
     assert!(health.alive());

@@ -19,43 +19,43 @@ pub fn table(check: &Check) -> InlineTable {
         source,
         timing,
     } = check;
-    let mut words = Words(InlineTable::new());
-    words.put("type", probe.name());
-    words.timing(timing);
-    words.some("address", target.address.map(|address| address.to_string()));
-    words.some("port", target.port.map(i64::from));
+    let mut builder = TableBuilder(InlineTable::new());
+    builder.put("type", probe.name());
+    builder.timing(timing);
+    builder.put_some("address", target.address.map(|address| address.to_string()));
+    builder.put_some("port", target.port.map(i64::from));
     match probe {
-        Probe::Tcp(exchange) | Probe::Udp(exchange) => words.exchange(exchange),
-        Probe::Http(http) => words.http(http),
+        Probe::Tcp(exchange) | Probe::Udp(exchange) => builder.exchange(exchange),
+        Probe::Http(http) => builder.http(http),
         Probe::Dns(DnsProbe {
             name,
             record,
             answer,
         }) => {
-            words.put("name", name);
-            words.some("record", unusual(record.as_str(), "A"));
-            words.some("answer", answer.as_deref().map(one_line));
+            builder.put("name", name);
+            builder.put_some("record", non_default(record.as_str(), "A"));
+            builder.put_some("answer", answer.as_deref().map(one_line));
         }
         Probe::Ping => {}
         Probe::Grpc(grpc) => {
             let GrpcProbe { service, tls } = &**grpc;
-            words.some("service", unusual(service.as_str(), "").map(one_line));
+            builder.put_some("service", non_default(service.as_str(), "").map(one_line));
             if let Some(tls) = tls {
-                words.put("tls", true);
-                words.tls(tls);
+                builder.put("tls", true);
+                builder.tls(tls);
             }
         }
         Probe::Exec(ExecProbe { run, user }) => {
             let run: Array = run.iter().map(|word| one_line(word)).collect();
-            words.put("run", run);
-            words.some("user", user.as_deref().map(one_line));
+            builder.put("run", run);
+            builder.put_some("user", user.as_deref().map(one_line));
         }
-        Probe::Agent(AgentProbe { send }) => words.sent(send),
+        Probe::Agent(AgentProbe { send }) => builder.send(send),
     }
-    words.some("source", source.address.map(|address| address.to_string()));
-    words.some("interface", source.interface.as_ref());
-    words.some("mark", source.mark.map(i64::from));
-    words.0
+    builder.put_some("source", source.address.map(|address| address.to_string()));
+    builder.put_some("interface", source.interface.as_ref());
+    builder.put_some("mark", source.mark.map(i64::from));
+    builder.0
 }
 
 /// A check as JSON.
@@ -64,9 +64,9 @@ pub fn json(check: &Check) -> serde_json::Value {
     toml_json::to_json(&table(check).into())
 }
 
-/// The JSON of a check without the keys of [`Timing`]: what is asked, whenever it is asked.
+/// The JSON of a check without the keys of [`Timing`].
 #[must_use]
-pub fn question(mut check: serde_json::Value) -> serde_json::Value {
+pub fn without_timing(mut check: serde_json::Value) -> serde_json::Value {
     if let Some(keys) = check.as_object_mut() {
         for key in TIMING {
             keys.remove(key);
@@ -95,14 +95,15 @@ const TIMING: [&str; 6] = [
     "initial",
 ];
 
-struct Words(InlineTable);
+/// A table that is being filled.
+struct TableBuilder(InlineTable);
 
-impl Words {
+impl TableBuilder {
     fn put(&mut self, key: &str, value: impl Into<Value>) {
         self.0.insert(key, value.into());
     }
 
-    fn some(&mut self, key: &str, value: Option<impl Into<Value>>) {
+    fn put_some(&mut self, key: &str, value: Option<impl Into<Value>>) {
         if let Some(value) = value {
             self.put(key, value);
         }
@@ -117,27 +118,30 @@ impl Words {
             fall,
             initial,
         } = timing;
-        let usual = Timing::default();
+        let default = Timing::default();
         let shown = duration::exact;
-        self.some("interval", unusual(*interval, usual.interval).map(shown));
-        self.some("fast-interval", fast_interval.map(shown));
+        self.put_some(
+            "interval",
+            non_default(*interval, default.interval).map(shown),
+        );
+        self.put_some("fast-interval", fast_interval.map(shown));
         let default_timeout = Timing::default_timeout(*interval, *fast_interval);
-        self.some("timeout", unusual(*timeout, default_timeout).map(shown));
-        self.some("rise", unusual(*rise, usual.rise).map(i64::from));
-        self.some("fall", unusual(*fall, usual.fall).map(i64::from));
-        let initial = unusual(*initial, Initial::default());
-        self.some("initial", initial.map(Initial::name));
+        self.put_some("timeout", non_default(*timeout, default_timeout).map(shown));
+        self.put_some("rise", non_default(*rise, default.rise).map(i64::from));
+        self.put_some("fall", non_default(*fall, default.fall).map(i64::from));
+        let initial = non_default(*initial, Initial::default());
+        self.put_some("initial", initial.map(Initial::name));
     }
 
     fn exchange(&mut self, Exchange { send, expect }: &Exchange) {
-        self.sent(send);
-        self.some(
+        self.send(send);
+        self.put_some(
             "expect",
             expect.as_ref().map(|pattern| one_line(pattern.as_str())),
         );
     }
 
-    fn sent(&mut self, bytes: &[u8]) {
+    fn send(&mut self, bytes: &[u8]) {
         let is_text = |text: &&str| {
             !text
                 .chars()
@@ -164,10 +168,10 @@ impl Words {
             status,
             body,
         } = http;
-        let usual = HttpProbe::default();
-        self.some("method", unusual(method, &usual.method));
-        self.some("host", host.as_ref());
-        self.some("path", unusual(path, &usual.path));
+        let default = HttpProbe::default();
+        self.put_some("method", non_default(method, &default.method));
+        self.put_some("host", host.as_ref());
+        self.put_some("path", non_default(path, &default.path));
         if !headers.is_empty() {
             let fields: InlineTable = headers
                 .iter()
@@ -175,14 +179,14 @@ impl Words {
                 .collect();
             self.put("headers", fields);
         }
-        let status = unusual(status, &usual.status);
-        self.some("status", status.map(|status| from_statuses(status)));
-        self.some(
+        let status = non_default(status, &default.status);
+        self.put_some("status", status.map(|status| from_statuses(status)));
+        self.put_some(
             "body",
             body.as_ref().map(|pattern| one_line(pattern.as_str())),
         );
-        let version = unusual(*version, HttpVersion::default());
-        self.some("version", version.map(HttpVersion::name));
+        let version = non_default(*version, HttpVersion::default());
+        self.put_some("version", version.map(HttpVersion::name));
         if let Some(tls) = tls {
             self.tls(tls);
         }
@@ -196,8 +200,8 @@ impl Words {
             insecure,
         } = tls;
         let shown = |path: &Path| one_line(&path.display().to_string());
-        self.some("server-name", server_name.as_ref());
-        self.some("ca", ca.as_deref().map(shown));
+        self.put_some("server-name", server_name.as_ref());
+        self.put_some("ca", ca.as_deref().map(shown));
         if let Some((certificate, key)) = certificate {
             self.put("certificate", shown(certificate));
             self.put("key", shown(key));
@@ -208,21 +212,22 @@ impl Words {
     }
 }
 
-/// A string on one line: one with line breaks in it would else be written over several, and mean something else in a
-/// file whose lines end otherwise.
+/// A string on one line. toml_edit would write one with line breaks over several lines, and in a file with other line endings
+/// it would then have another value.
 #[must_use]
 pub fn one_line(text: &str) -> Value {
     if !text.contains(char::is_control) {
         return text.into();
     }
-    // What JSON escapes is escaped so in TOML, which escapes one character more.
+    // JSON's escapes are valid in TOML, which escapes one character more.
     let escaped = serde_json::Value::from(text).to_string();
     let escaped = escaped.replace('\u{7f}', "\\u007f");
     escaped.parse().unwrap_or_else(|_| text.into())
 }
 
-fn unusual<T: PartialEq>(value: T, usual: T) -> Option<T> {
-    Some(value).filter(|value| *value != usual)
+/// `value`, unless it is the default.
+fn non_default<T: PartialEq>(value: T, default: T) -> Option<T> {
+    Some(value).filter(|value| *value != default)
 }
 
 #[cfg(test)]
@@ -235,11 +240,11 @@ mod tests {
             ca: Some("/etc/a\nb.pem".into()),
             ..Tls::default()
         };
-        let mut words = Words(InlineTable::new());
-        words.tls(&tls);
-        words.put("send", one_line("\r\n\t\u{7f}\""));
+        let mut builder = TableBuilder(InlineTable::new());
+        builder.tls(&tls);
+        builder.put("send", one_line("\r\n\t\u{7f}\""));
         assert_eq!(
-            words.0.to_string(),
+            builder.0.to_string(),
             r#"{ ca = "/etc/a\nb.pem", send = "\r\n\t\u007f\"" }"#
         );
     }

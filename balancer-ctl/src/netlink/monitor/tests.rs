@@ -28,7 +28,7 @@ fn neighbour(state: NeighbourState, mac: Option<u8>) -> NeighbourMessage {
 }
 
 #[test]
-fn a_neighbour_is_news_when_its_address_appears_changes_or_goes() {
+fn a_neighbour_has_changed_when_its_address_appears_changes_or_goes() {
     use NeighbourState::{Failed, Incomplete, Probe, Reachable, Stale};
     let mut known = KnownState::default();
     let changes = || NetlinkChanges::of_neighbour(HOP);
@@ -51,7 +51,7 @@ fn a_neighbour_is_news_when_its_address_appears_changes_or_goes() {
 }
 
 #[test]
-fn a_link_is_news_when_its_mac_mtu_carrier_or_master_changes() {
+fn a_link_has_changed_when_its_mac_mtu_carrier_or_master_changes() {
     let of = |mac: u8, mtu, flags, master| {
         let mut message = LinkMessage::default();
         message.header.index = 3;
@@ -104,7 +104,7 @@ fn route(destination: Option<RouteAddress>, length: u8, kind: RouteType) -> Rout
 }
 
 #[test]
-fn a_route_is_news_about_its_prefix_and_one_to_this_host_about_addresses() {
+fn a_route_changes_its_prefix_and_one_to_this_host_changes_addresses() {
     let v4 = || Some(RouteAddress::Inet([10, 1, 0, 0].into()));
     let v6 = || Some(RouteAddress::Inet6("2001:db8::".parse().unwrap()));
     let prefix = |text: &str, length| Prefix::of(text.parse().unwrap(), length);
@@ -159,7 +159,7 @@ fn a_route_is_news_about_its_prefix_and_one_to_this_host_about_addresses() {
 }
 
 #[test]
-fn an_address_that_was_seen_before_is_no_news_about_routes() {
+fn an_address_that_was_seen_before_does_not_change_routes() {
     let mut message = AddressMessage::default();
     message.header.index = 3;
     message.header.prefix_len = 64;
@@ -185,7 +185,7 @@ fn an_address_that_was_seen_before_is_no_news_about_routes() {
 }
 
 #[test]
-fn news_add_up() {
+fn changes_add_up() {
     let prefix = |text: &str, length| Prefix::of(text.parse().unwrap(), length);
     let to = |prefixes: &[Prefix]| NetlinkChanges {
         routes: RouteChanges::To(prefixes.iter().copied().collect()),

@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn teller() -> Sender<'static> {
+fn sender() -> Sender<'static> {
     Sender {
         node: "lb1",
         state: Path::new("/var/lib/balancer"),
@@ -23,14 +23,14 @@ fn notify(run: &[&str]) -> Notify {
     }
 }
 
-fn news(
+fn notification_event(
     event: EventKind,
     service: Option<&str>,
     real: Option<&str>,
     message: &str,
 ) -> NotificationEvent {
     NotificationEvent {
-        event: EventRecord {
+        record: EventRecord {
             time: "2026-01-02T03:04:05.678Z".to_owned(),
             event,
             service: service.map(str::to_owned),
@@ -55,7 +55,7 @@ fn down() -> NotificationEvent {
             last_failure: at(1_767_323_050),
             last_success: None,
         },
-        ..news(
+        ..notification_event(
             EventKind::RealDown,
             Some("tcp/192.0.2.80:80"),
             Some("10.0.0.2:8080"),
@@ -74,7 +74,7 @@ fn lines(program: &Program) -> Vec<String> {
 #[test]
 fn a_real_server_that_is_down() {
     let notify = notify(&["/usr/local/bin/alert", "ops@example.org", "two words"]);
-    let program = invocation(&down(), &notify, teller());
+    let program = invocation(&down(), &notify, sender());
     assert_eq!(program.path, Path::new("/usr/local/bin/alert"));
     assert_eq!(program.timeout, Some(Duration::from_secs(7)));
     assert_eq!(
@@ -138,8 +138,8 @@ fn a_real_server_that_is_down() {
 fn what_an_alert_program_of_mon_reads() {
     let mut notify = notify(&["/a"]);
     notify.stdin = Stdin::Mon;
-    let read = |news: &NotificationEvent| {
-        let input = invocation(news, &notify, teller()).input;
+    let read = |event: &NotificationEvent| {
+        let input = invocation(event, &notify, sender()).input;
         String::from_utf8(input).unwrap()
     };
     assert_eq!(
@@ -150,9 +150,9 @@ fn what_an_alert_program_of_mon_reads() {
          address: tcp/192.0.2.80:80\n\
          real: 10.0.0.2:8080\n"
     );
-    let reloaded = news(EventKind::Reloaded, None, None, "");
+    let reloaded = notification_event(EventKind::Reloaded, None, None, "");
     assert_eq!(read(&reloaded), "configuration loaded again\n");
-    let failed = news(
+    let failed = notification_event(
         EventKind::ReloadFailed,
         None,
         None,
@@ -165,17 +165,17 @@ fn what_an_alert_program_of_mon_reads() {
 }
 
 #[test]
-fn a_trouble_of_which_nothing_more_will_be_heard_is_not_said_to_be_mended() {
-    let news = NotificationEvent {
+fn the_end_of_monitoring_is_not_called_a_recovery() {
+    let event = NotificationEvent {
         is_unknown: true,
-        ..news(
+        ..notification_event(
             EventKind::RealUp,
             Some("tcp/192.0.2.80:80"),
             Some("10.0.0.2:8080"),
             "no longer watched: in maintenance",
         )
     };
-    let program = invocation(&news, &notify(&["/a"]), teller());
+    let program = invocation(&event, &notify(&["/a"]), sender());
     let summary = "BALANCER_SUMMARY=10.0.0.2:8080 no longer watched: in maintenance";
     assert!(lines(&program).contains(&summary.to_owned()));
     assert_eq!(
@@ -186,21 +186,21 @@ fn a_trouble_of_which_nothing_more_will_be_heard_is_not_said_to_be_mended() {
 }
 
 #[test]
-fn what_programs_read_holds_the_event_as_followers_see_it() {
-    let news = down();
+fn programs_read_the_event_as_the_event_stream_has_it() {
+    let event = down();
     let read: serde_json::Value =
-        serde_json::from_slice(&invocation(&news, &notify(&["/a"]), teller()).input).unwrap();
-    let event: EventRecord = serde_json::from_value(read).unwrap();
-    assert_eq!(event, news.event);
+        serde_json::from_slice(&invocation(&event, &notify(&["/a"]), sender()).input).unwrap();
+    let record: EventRecord = serde_json::from_value(read).unwrap();
+    assert_eq!(record, event.record);
 }
 
 #[test]
-fn the_end_of_a_trouble_says_so() {
+fn the_end_of_a_condition_is_an_up_alert() {
     let mut up = down();
-    up.event.event = EventKind::RealUp;
-    up.event.message = String::new();
+    up.record.event = EventKind::RealUp;
+    up.record.message = String::new();
     up.past.last_success = Some(UNIX_EPOCH + Duration::from_secs(1_767_323_060));
-    let program = invocation(&up, &notify(&["/a", "x"]), teller());
+    let program = invocation(&up, &notify(&["/a", "x"]), sender());
     assert_eq!(program.arguments[10..], ["-u", "x"]);
     let lines = lines(&program);
     for line in [
@@ -216,8 +216,8 @@ fn the_end_of_a_trouble_says_so() {
 }
 
 #[test]
-fn an_event_of_a_service_names_the_hosts_behind_it() {
-    let mut lost = news(
+fn an_event_of_a_service_names_its_hosts() {
+    let mut lost = notification_event(
         EventKind::QuorumLost,
         Some("udp/[2001:db8::80]:53"),
         None,
@@ -226,7 +226,7 @@ fn an_event_of_a_service_names_the_hosts_behind_it() {
     lost.hosts = ["2001:db8::2", "2001:db8::3"]
         .map(|host| host.parse().unwrap())
         .to_vec();
-    let program = invocation(&lost, &notify(&["/a"]), teller());
+    let program = invocation(&lost, &notify(&["/a"]), sender());
     assert_eq!(
         program.arguments[..6],
         [
@@ -245,10 +245,10 @@ fn an_event_of_a_service_names_the_hosts_behind_it() {
 
 #[test]
 fn an_event_of_the_node_has_its_name() {
-    let full = news(EventKind::TableFull, None, None, "8 of 8 connections");
+    let full = notification_event(EventKind::TableFull, None, None, "8 of 8 connections");
     let mut notify = notify(&["/a"]);
     notify.alert_every = None;
-    let program = invocation(&full, &notify, teller());
+    let program = invocation(&full, &notify, sender());
     assert_eq!(
         program.arguments,
         [
@@ -276,18 +276,18 @@ fn an_event_of_the_node_has_its_name() {
 }
 
 #[test]
-fn what_is_no_trouble_and_ends_none_is_neither_failure_nor_up() {
-    let reloaded = news(EventKind::Reloaded, None, None, "");
-    let program = invocation(&reloaded, &notify(&["/a"]), teller());
+fn an_event_of_no_condition_is_neither_failure_nor_up() {
+    let reloaded = notification_event(EventKind::Reloaded, None, None, "");
+    let program = invocation(&reloaded, &notify(&["/a"]), sender());
     assert!(!program.arguments.contains(&"-u".to_owned()));
     assert!(lines(&program).contains(&"MON_ALERTTYPE=startup".to_owned()));
     assert!(lines(&program).contains(&"MON_OPSTATUS=1".to_owned()));
 }
 
 #[test]
-fn places_in_own_arguments_are_filled_once() {
-    let mut news = down();
-    news.event.message = "says {node} {{ }".to_owned();
+fn placeholders_in_arguments_are_replaced_once() {
+    let mut event = down();
+    event.record.message = "says {node} {{ }".to_owned();
     let arguments = [
         "{event}",
         "--at={service}/{real}",
@@ -299,7 +299,7 @@ fn places_in_own_arguments_are_filled_once() {
     ];
     let mut run = vec!["/a"];
     run.extend(arguments);
-    let program = invocation(&news, &notify(&run), teller());
+    let program = invocation(&event, &notify(&run), sender());
     assert_eq!(
         program.arguments[10..],
         [
@@ -315,11 +315,11 @@ fn places_in_own_arguments_are_filled_once() {
 }
 
 #[test]
-fn texts_that_no_argument_can_hold_are_made_to_fit_and_the_input_has_them_whole() {
-    let mut failed = news(EventKind::ReloadFailed, None, None, "");
-    failed.event.message = format!("a\0b\n{}", "ß".repeat(100_000));
+fn long_texts_are_cut_in_arguments_and_whole_in_the_input() {
+    let mut failed = notification_event(EventKind::ReloadFailed, None, None, "");
+    failed.record.message = format!("a\0b\n{}", "ß".repeat(100_000));
     failed.hosts = vec!["2001:db8:1111:2222:3333:4444:5555:6666".parse().unwrap(); 10_000];
-    let program = invocation(&failed, &notify(&["/a", "{message}"]), teller());
+    let program = invocation(&failed, &notify(&["/a", "{message}"]), sender());
     let all = program
         .arguments
         .iter()
@@ -342,5 +342,5 @@ fn texts_that_no_argument_can_hold_are_made_to_fit_and_the_input_has_them_whole(
     assert!(hosts.ends_with(" 2001:db8:1111:2222:3333:4444:5555:6666"));
     assert!(hosts.len() <= MAX_TEXT_BYTES);
     let event: EventRecord = serde_json::from_slice(&program.input).unwrap();
-    assert_eq!(event, failed.event);
+    assert_eq!(event, failed.record);
 }

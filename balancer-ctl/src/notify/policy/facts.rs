@@ -13,7 +13,7 @@ use crate::model::{AdminState, Model, condition::Condition, event::EventKind, vi
 pub struct ConditionHistory {
     /// When the present or last condition began.
     pub first_failure: Option<SystemTime>,
-    /// When it was last reported to last.
+    /// When an event last said that it is there.
     pub last_failure: Option<SystemTime>,
     /// When it last ended.
     pub last_success: Option<SystemTime>,
@@ -24,7 +24,7 @@ pub struct ConditionHistory {
 pub(super) enum Role {
     Begins(Condition),
     Ends(Condition),
-    /// Its service or real server is new or gone: what was known of it is forgotten.
+    /// Its service or real server was added or removed: its conditions are forgotten.
     Forgets,
     Plain,
 }
@@ -80,7 +80,7 @@ impl ConditionKey {
 /// Removes the entries of a real server, or of a service and its real servers.
 pub(super) fn forget<T>(keys: &mut BTreeMap<ConditionKey, T>, event: &EventRecord) {
     if event.real.is_some() {
-        // The only condition that a real server can have.
+        // A real server has no other condition.
         keys.remove(&ConditionKey::of(event, Condition::RealDown));
     } else {
         keys.retain(|key, _| key.service != event.service);
@@ -94,7 +94,7 @@ pub(super) struct Service {
     pub(super) hosts: Vec<IpAddr>,
 }
 
-/// All that is known of services.
+/// Names and hosts of the services, and when their conditions began and ended.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Facts {
     /// By the service's key as events contain it.
@@ -165,8 +165,8 @@ impl Facts {
     }
 }
 
-/// What can have conditions: services, and their real servers that are probed. For one that is not probed, no event would ever report
-/// the end.
+/// What can have conditions: services, and their real servers that are probed. A real server that is not probed has none: no event
+/// would report the end.
 pub(super) struct Monitored {
     services: HashMap<String, MonitoredReals>,
 }

@@ -1,4 +1,4 @@
-//! On a virtual clock: who is told what, when.
+//! The policy on a virtual clock: what is reported when.
 
 use std::{collections::HashSet, time::SystemTime};
 
@@ -44,7 +44,7 @@ fn notify(on: &[EventKind]) -> Notify {
     }
 }
 
-/// An entry on a real server's going and coming.
+/// An entry for `real-down` and `real-up`.
 fn health(after: u64, every: Option<u64>, always_up: bool) -> Notify {
     Notify {
         user: None,
@@ -61,7 +61,7 @@ struct Scene {
     model: Model,
     zero: Instant,
     now: u64,
-    told: Vec<String>,
+    reported: Vec<String>,
 }
 
 impl Scene {
@@ -75,15 +75,15 @@ impl Scene {
             model,
             zero: Instant::now(),
             now: 0,
-            told: Vec::new(),
+            reported: Vec::new(),
         }
     }
 
     fn configure(&mut self, change: impl FnOnce(&mut Model)) {
         change(&mut self.model);
         let time = self.event(EventKind::Stopping, "", "").time;
-        let tells = self.policy.configure(&self.model, &time);
-        self.note(tells);
+        let notifications = self.policy.configure(&self.model, &time);
+        self.note(notifications);
     }
 
     fn event(&self, event: EventKind, service: &str, real: &str) -> EventRecord {
@@ -97,17 +97,17 @@ impl Scene {
         }
     }
 
-    fn note(&mut self, tells: Vec<Notification>) {
+    fn note(&mut self, notifications: Vec<Notification>) {
         for Notification {
             entry,
             event:
                 NotificationEvent {
-                    event,
+                    record: event,
                     repeats: again,
                     ..
                 },
             ..
-        } in tells
+        } in notifications
         {
             let again = if again == 0 {
                 String::new()
@@ -115,7 +115,7 @@ impl Scene {
                 format!(" again {again}")
             };
             let real = event.real.map(|real| format!(" {real}"));
-            self.told.push(format!(
+            self.reported.push(format!(
                 "{}: #{} {}{} {}{again}",
                 self.now,
                 entry.0,
@@ -126,12 +126,12 @@ impl Scene {
         }
     }
 
-    /// Something happens at this time.
+    /// Handles an event at this time.
     fn at(&mut self, time: u64, kind: EventKind, service: &str, real: &str) {
         self.now = time;
         let event = self.event(kind, service, real);
-        let tells = self.policy.handle(&event, self.zero + ms(time));
-        self.note(tells);
+        let notifications = self.policy.handle(&event, self.zero + ms(time));
+        self.note(notifications);
     }
 
     fn down(&mut self, time: u64) {
@@ -142,14 +142,14 @@ impl Scene {
         self.at(time, EventKind::RealUp, WEB, "10.0.0.2:80");
     }
 
-    /// Time passes: every deadline is met exactly.
+    /// Lets time pass and meets each deadline exactly.
     fn wait_until(&mut self, time: u64) {
         while let Some(deadline) = self.policy.next_deadline()
             && deadline <= self.zero + ms(time)
         {
             self.now = u64::try_from((deadline - self.zero).as_millis()).unwrap();
-            let tells = self.policy.expire(deadline);
-            self.note(tells);
+            let notifications = self.policy.expire(deadline);
+            self.note(notifications);
             assert!(
                 self.policy
                     .next_deadline()
@@ -161,25 +161,25 @@ impl Scene {
     }
 
     #[track_caller]
-    fn told(&mut self, expected: &[&str]) {
-        assert_eq!(std::mem::take(&mut self.told), expected);
+    fn expect(&mut self, expected: &[&str]) {
+        assert_eq!(std::mem::take(&mut self.reported), expected);
     }
 }
 
-/// What a table's row begins with.
+/// The state in which a row of the table begins.
 #[derive(Clone, Copy, Debug)]
 enum State {
     None,
-    Young,
-    Told,
+    Pending,
+    Reported,
 }
 
 #[test]
 fn every_input_in_every_state() {
     use EventKind::{RealAdded, RealDown, RealRemoved, RealUp, ServiceRemoved, Stopping};
-    use State::{None, Told, Young};
+    use State::{None, Pending, Reported};
 
-    // (state, input, told, told with always-up, whether it is in trouble after)
+    // (state, input, reported, reported with always-up, whether the condition lasts afterwards)
     let (gone, all) = (RealRemoved, ServiceRemoved);
     type Row = (
         State,
@@ -195,69 +195,75 @@ fn every_input_in_every_state() {
         (None, RealAdded, &["real-added"], &["real-added"], false),
         (None, all, &["service-removed"], &["service-removed"], false),
         (None, Stopping, &["stopping"], &["stopping"], false),
-        (Young, RealDown, &[], &[], true),
-        (Young, RealUp, &[], &["real-up"], false),
-        (Young, gone, &["real-removed"], &["real-removed"], false),
-        (Young, RealAdded, &["real-added"], &["real-added"], false),
+        (Pending, RealDown, &[], &[], true),
+        (Pending, RealUp, &[], &["real-up"], false),
+        (Pending, gone, &["real-removed"], &["real-removed"], false),
+        (Pending, RealAdded, &["real-added"], &["real-added"], false),
         (
-            Young,
+            Pending,
             all,
             &["service-removed"],
             &["service-removed"],
             false,
         ),
-        (Young, Stopping, &["stopping"], &["stopping"], true),
-        (Told, RealDown, &[], &[], true),
-        (Told, RealUp, &["real-up"], &["real-up"], false),
-        (Told, gone, &["real-removed"], &["real-removed"], false),
-        (Told, RealAdded, &["real-added"], &["real-added"], false),
-        (Told, all, &["service-removed"], &["service-removed"], false),
-        (Told, Stopping, &["stopping"], &["stopping"], true),
+        (Pending, Stopping, &["stopping"], &["stopping"], true),
+        (Reported, RealDown, &[], &[], true),
+        (Reported, RealUp, &["real-up"], &["real-up"], false),
+        (Reported, gone, &["real-removed"], &["real-removed"], false),
+        (Reported, RealAdded, &["real-added"], &["real-added"], false),
+        (
+            Reported,
+            all,
+            &["service-removed"],
+            &["service-removed"],
+            false,
+        ),
+        (Reported, Stopping, &["stopping"], &["stopping"], true),
     ];
-    for (state, input, told, told_always, is_in_trouble) in rows {
-        for (always_up, told) in [(false, told), (true, told_always)] {
+    for (state, input, reported, reported_always, lasts) in rows {
+        for (always_up, reported) in [(false, reported), (true, reported_always)] {
             let mut entry = health(100, Some(1000), always_up);
             entry.on.extend([gone, all, RealAdded, Stopping]);
             let mut scene = Scene::new(&[entry]);
             match state {
                 None => {}
-                Young => scene.down(0),
-                Told => {
+                Pending => scene.down(0),
+                Reported => {
                     scene.down(0);
                     scene.wait_until(100);
                 }
             }
-            scene.told.clear();
+            scene.reported.clear();
             let (service, real) = match input {
                 Stopping => ("", ""),
                 ServiceRemoved => (WEB, ""),
                 _ => (WEB, "10.0.0.2:80"),
             };
             scene.now = 150;
-            // A young case is young as far as its entry knows: the time has not been asked for.
-            let now = scene.zero + ms(if matches!(state, Young) { 50 } else { 150 });
-            let tells = scene.policy.handle(&scene.event(input, service, real), now);
-            let names: Vec<_> = tells
+            // A pending condition is handled before `alert-after` is over.
+            let now = scene.zero + ms(if matches!(state, Pending) { 50 } else { 150 });
+            let notifications = scene.policy.handle(&scene.event(input, service, real), now);
+            let names: Vec<_> = notifications
                 .iter()
-                .map(|tell| tell.event.event.event.name())
+                .map(|notification| notification.event.record.event.name())
                 .collect();
-            let case = format!("{state:?} {input:?} always_up {always_up}");
-            assert_eq!(names, told, "{case}");
-            let cases = scene.policy.entries[0].incidents.len();
-            assert_eq!(cases, usize::from(is_in_trouble), "{case}");
+            let row = format!("{state:?} {input:?} always_up {always_up}");
+            assert_eq!(names, reported, "{row}");
+            let incidents = scene.policy.entries[0].incidents.len();
+            assert_eq!(incidents, usize::from(lasts), "{row}");
         }
     }
 }
 
 #[test]
-fn a_trouble_is_told_at_once_and_its_end_after_it() {
+fn without_alert_after_a_condition_and_its_end_are_reported_at_once() {
     let mut scene = Scene::new(&[health(0, None, false)]);
     scene.up(5);
     scene.down(10);
     scene.wait_until(100_000);
     scene.up(100_000);
     scene.up(100_001);
-    scene.told(&[
+    scene.expect(&[
         "10: #0 real-down 10.0.0.2:80 at 10",
         "100000: #0 real-up 10.0.0.2:80 at 100000",
     ]);
@@ -265,32 +271,32 @@ fn a_trouble_is_told_at_once_and_its_end_after_it() {
 }
 
 #[test]
-fn a_trouble_that_ends_in_time_is_not_told_and_neither_is_its_end() {
+fn a_condition_shorter_than_alert_after_is_not_reported_and_neither_is_its_end() {
     let mut scene = Scene::new(&[health(1000, None, false)]);
     scene.down(0);
     scene.wait_until(999);
     scene.up(999);
     scene.wait_until(5000);
-    scene.told(&[]);
+    scene.expect(&[]);
     scene.down(6000);
-    // The end comes with the time: it has lasted long enough.
+    // It ends just when `alert-after` is over: it is reported.
     scene.up(7000);
-    scene.told(&[
+    scene.expect(&[
         "7000: #0 real-down 10.0.0.2:80 at 6000",
         "7000: #0 real-up 10.0.0.2:80 at 7000",
     ]);
 }
 
 #[test]
-fn a_trouble_is_told_again_while_it_lasts() {
+fn a_condition_is_reported_again_while_it_lasts() {
     let mut scene = Scene::new(&[health(300, Some(1000), false)]);
     scene.down(0);
-    // A repeated sign brings its message, no tell of its own.
+    // A repeated event updates the message and is not reported by itself.
     scene.down(1200);
     scene.wait_until(3299);
     scene.up(3299);
     scene.wait_until(10_000);
-    scene.told(&[
+    scene.expect(&[
         "1200: #0 real-down 10.0.0.2:80 at 0",
         "2200: #0 real-down 10.0.0.2:80 at 1200 again 1",
         "3200: #0 real-down 10.0.0.2:80 at 1200 again 2",
@@ -299,14 +305,14 @@ fn a_trouble_is_told_again_while_it_lasts() {
 }
 
 #[test]
-fn a_stall_makes_one_tell_of_many() {
+fn after_a_stall_missed_repetitions_are_reported_once() {
     let mut scene = Scene::new(&[health(0, Some(1000), false)]);
     scene.down(0);
-    let tells = scene.policy.expire(scene.zero + ms(60_500));
+    let notifications = scene.policy.expire(scene.zero + ms(60_500));
     scene.now = 60_500;
-    scene.note(tells);
+    scene.note(notifications);
     scene.wait_until(61_500);
-    scene.told(&[
+    scene.expect(&[
         "0: #0 real-down 10.0.0.2:80 at 0",
         "60500: #0 real-down 10.0.0.2:80 at 0 again 1",
         "61500: #0 real-down 10.0.0.2:80 at 0 again 2",
@@ -314,7 +320,7 @@ fn a_stall_makes_one_tell_of_many() {
 }
 
 #[test]
-fn an_entry_that_asks_only_for_ends_is_told_those_of_troubles_that_lasted() {
+fn an_entry_for_ends_alone_reports_those_of_conditions_that_lasted_alert_after() {
     let mut only_up = health(1000, Some(100), false);
     only_up.on = vec![EventKind::RealUp];
     let mut scene = Scene::new(&[only_up]);
@@ -324,25 +330,25 @@ fn an_entry_that_asks_only_for_ends_is_told_those_of_troubles_that_lasted() {
     scene.down(1000);
     scene.wait_until(3000);
     scene.up(3000);
-    scene.told(&["3000: #0 real-up 10.0.0.2:80 at 3000"]);
+    scene.expect(&["3000: #0 real-up 10.0.0.2:80 at 3000"]);
 }
 
 #[test]
-fn an_entry_that_asks_only_for_beginnings_is_told_each() {
+fn an_entry_for_beginnings_alone_reports_each() {
     let mut only_down = health(0, None, true);
     only_down.on = vec![EventKind::RealDown];
     let mut scene = Scene::new(&[only_down]);
     scene.down(0);
     scene.up(1);
     scene.down(2);
-    scene.told(&[
+    scene.expect(&[
         "0: #0 real-down 10.0.0.2:80 at 0",
         "2: #0 real-down 10.0.0.2:80 at 2",
     ]);
 }
 
 #[test]
-fn real_servers_services_and_kinds_of_trouble_are_kept_apart() {
+fn conditions_are_kept_by_real_server_service_and_kind() {
     use EventKind::{QuorumLost, QuorumRegained, RealDown, RealUp, TableFull, TableRecovered};
     let on = [
         RealDown,
@@ -356,14 +362,14 @@ fn real_servers_services_and_kinds_of_trouble_are_kept_apart() {
     scene.at(1, RealDown, WEB, "10.0.0.2:80");
     scene.at(2, QuorumLost, WEB, "");
     scene.at(3, TableFull, "", "");
-    // The same address in another service, another one in the same: no beginning of theirs was told.
+    // The same address in another service, and another address in the same: their beginnings were not reported.
     scene.at(4, RealUp, MAIL, "10.0.0.2:25");
     scene.at(5, RealUp, WEB, "10.0.0.3:80");
     scene.at(6, QuorumRegained, MAIL, "");
     scene.at(7, TableRecovered, "", "");
     scene.at(8, QuorumRegained, WEB, "");
     scene.at(9, RealUp, WEB, "10.0.0.2:80");
-    scene.told(&[
+    scene.expect(&[
         "1: #0 real-down 10.0.0.2:80 at 1",
         "2: #0 quorum-lost at 2",
         "3: #0 table-full at 3",
@@ -374,7 +380,7 @@ fn real_servers_services_and_kinds_of_trouble_are_kept_apart() {
 }
 
 #[test]
-fn services_are_chosen_by_name_or_address_and_the_nodes_events_pass() {
+fn services_match_by_name_or_address_and_the_nodes_events_always_pass() {
     let of = |services: &[&str]| Notify {
         services: services.iter().map(ToString::to_string).collect(),
         on: vec![EventKind::RealDown, EventKind::Stopping],
@@ -391,7 +397,7 @@ fn services_are_chosen_by_name_or_address_and_the_nodes_events_pass() {
     scene.down(1);
     scene.at(2, EventKind::RealDown, MAIL, "10.0.0.2:25");
     scene.at(3, EventKind::Stopping, "", "");
-    scene.told(&[
+    scene.expect(&[
         "1: #0 real-down 10.0.0.2:80 at 1",
         "1: #1 real-down 10.0.0.2:80 at 1",
         "1: #2 real-down 10.0.0.2:80 at 1",
@@ -407,19 +413,19 @@ fn services_are_chosen_by_name_or_address_and_the_nodes_events_pass() {
 }
 
 #[test]
-fn a_service_that_is_gone_is_still_known_by_its_name_when_that_is_told() {
+fn the_event_of_a_removed_service_has_its_name() {
     let mut entry = notify(&[EventKind::ServiceRemoved]);
     entry.services = vec!["web".to_owned()];
     let mut scene = Scene::new(&[entry]);
     scene.configure(|model| drop(model.services.remove(0)));
     let event = scene.event(EventKind::ServiceRemoved, WEB, "");
-    let tells = scene.policy.handle(&event, scene.zero);
-    assert_eq!(tells.len(), 1);
-    assert_eq!(tells[0].event.name.as_deref(), Some("web"));
+    let notifications = scene.policy.handle(&event, scene.zero);
+    assert_eq!(notifications.len(), 1);
+    assert_eq!(notifications[0].event.name.as_deref(), Some("web"));
 }
 
 #[test]
-fn what_is_removed_or_not_checked_any_more_ends_its_troubles_with_the_reason() {
+fn conditions_of_what_is_removed_or_no_longer_checked_end_with_the_reason() {
     for (change, why) in [
         (
             (|model| model.services[0].reals.truncate(0)) as fn(&mut Model),
@@ -446,7 +452,7 @@ fn what_is_removed_or_not_checked_any_more_ends_its_troubles_with_the_reason() {
         scene.now = 500;
         scene.configure(change);
         scene.wait_until(1000);
-        scene.told(&[
+        scene.expect(&[
             "0: #0 real-down 10.0.0.2:80 at 0",
             "0: #0 real-down 10.0.0.2:25 at 0",
             &format!("500: #0 real-up 10.0.0.2:80 {why}"),
@@ -457,7 +463,7 @@ fn what_is_removed_or_not_checked_any_more_ends_its_troubles_with_the_reason() {
 }
 
 #[test]
-fn the_end_is_told_to_who_was_told_the_beginning_whatever_the_service_is_called_by_then() {
+fn an_entry_that_reported_the_beginning_reports_the_end_also_of_a_renamed_service() {
     let named = |name: &str| Notify {
         services: vec![name.to_owned()],
         run: vec![format!("/usr/local/bin/{name}")],
@@ -470,7 +476,7 @@ fn the_end_is_told_to_who_was_told_the_beginning_whatever_the_service_is_called_
     scene.at(1, EventKind::RealUp, WEB, "10.0.0.2:80");
     scene.now = 2;
     scene.configure(|model| drop(model.services.remove(0)));
-    scene.told(&[
+    scene.expect(&[
         "0: #0 real-down 10.0.0.2:80 at 0",
         "0: #0 real-down 10.0.0.3:80 at 0",
         "1: #0 real-up 10.0.0.2:80 at 1",
@@ -479,28 +485,28 @@ fn the_end_is_told_to_who_was_told_the_beginning_whatever_the_service_is_called_
 }
 
 #[test]
-fn quorum_of_a_service_that_is_removed_ends_with_the_troubles_of_its_real_servers() {
+fn a_removed_services_lost_quorum_ends_with_the_conditions_of_its_real_servers() {
     use EventKind::{QuorumLost, QuorumRegained, RealDown, RealUp};
     let mut scene = Scene::new(&[notify(&[RealDown, RealUp, QuorumLost, QuorumRegained])]);
     scene.down(0);
     scene.at(0, QuorumLost, WEB, "");
-    scene.told.clear();
+    scene.reported.clear();
     scene.now = 1;
     scene.configure(|model| drop(model.services.remove(0)));
     scene.at(2, EventKind::ServiceRemoved, WEB, "");
-    scene.told(&[
+    scene.expect(&[
         "1: #0 quorum-regained no longer watched: the service was removed",
         "1: #0 real-up 10.0.0.2:80 no longer watched: the service was removed",
     ]);
 }
 
 #[test]
-fn entries_keep_their_troubles_over_a_reload() {
+fn entries_keep_their_conditions_over_a_reload() {
     let (first, second) = (health(0, None, false), health(100, None, false));
     let mut scene = Scene::new(&[first.clone(), second.clone()]);
     scene.down(0);
-    scene.told(&["0: #0 real-down 10.0.0.2:80 at 0"]);
-    // The other way round, and one of another program that knows of no trouble.
+    scene.expect(&["0: #0 real-down 10.0.0.2:80 at 0"]);
+    // In another order, with a new entry of another program, which has no conditions.
     let other = Notify {
         run: vec!["/usr/local/bin/other".to_owned()],
         ..first.clone()
@@ -508,14 +514,14 @@ fn entries_keep_their_troubles_over_a_reload() {
     scene.configure(|model| model.notify = vec![second, other.clone(), first]);
     scene.wait_until(100);
     scene.up(200);
-    scene.told(&[
+    scene.expect(&[
         "100: #1 real-down 10.0.0.2:80 at 0",
         "200: #1 real-up 10.0.0.2:80 at 200",
         "200: #0 real-up 10.0.0.2:80 at 200",
     ]);
-    // Another setting of the same program: it is still the one that was told.
+    // With another setting but the same program, an entry keeps its conditions.
     scene.down(300);
-    scene.told.clear();
+    scene.reported.clear();
     let often = Notify {
         alert_every: Some(ms(1000)),
         ..other
@@ -523,36 +529,36 @@ fn entries_keep_their_troubles_over_a_reload() {
     scene.configure(|model| model.notify = vec![often]);
     scene.wait_until(1300);
     scene.up(1400);
-    scene.told(&[
+    scene.expect(&[
         "1300: #2 real-down 10.0.0.2:80 at 300 again 1",
         "1400: #2 real-up 10.0.0.2:80 at 1400",
     ]);
 }
 
 #[test]
-fn what_was_due_before_a_restart_is_not_told_again_and_what_came_due_meanwhile_is() {
-    // The trouble began 2500 ms before the restart, which is at 10000.
+fn reports_due_before_a_restart_are_not_repeated_and_those_due_meanwhile_are_made() {
+    // The condition began 2500 ms before the restart, which is at 10000.
     let quick = health(0, None, false);
     let often = health(300, Some(1000), false);
     let slow = health(3000, None, false);
     let mut only_up = health(1000, Some(100), false);
     only_up.on = vec![EventKind::RealUp];
-    let told = |until: u64, ends: u64| {
+    let reported = |until: u64, ends: u64| {
         let mut scene = Scene::new(&[quick.clone(), often.clone(), slow.clone(), only_up.clone()]);
         scene.now = 7500;
         let event = scene.event(EventKind::RealDown, WEB, "10.0.0.2:80");
         let at = |time| scene.zero + ms(time);
         scene.policy.assume(&event, at(7500), at(until));
         scene.now = 10_000;
-        let tells = scene.policy.expire(at(10_000));
-        scene.note(tells);
+        let notifications = scene.policy.expire(at(10_000));
+        scene.note(notifications);
         scene.wait_until(ends);
         scene.up(ends);
-        scene.told
+        scene.reported
     };
     // The earlier daemon ran until the new one started.
     assert_eq!(
-        told(10_000, 10_100),
+        reported(10_000, 10_100),
         [
             "10100: #0 real-up 10.0.0.2:80 at 10100",
             "10100: #1 real-up 10.0.0.2:80 at 10100",
@@ -560,9 +566,9 @@ fn what_was_due_before_a_restart_is_not_told_again_and_what_came_due_meanwhile_i
         ]
     );
     assert_eq!(
-        told(10_000, 12_000),
+        reported(10_000, 12_000),
         [
-            // Told at 7800, 8800 and 9800 before.
+            // Reported at 7800, 8800 and 9800 before.
             "10500: #2 real-down 10.0.0.2:80 at 7500",
             "10800: #1 real-down 10.0.0.2:80 at 7500 again 3",
             "11800: #1 real-down 10.0.0.2:80 at 7500 again 4",
@@ -572,9 +578,9 @@ fn what_was_due_before_a_restart_is_not_told_again_and_what_came_due_meanwhile_i
             "12000: #3 real-up 10.0.0.2:80 at 12000",
         ]
     );
-    // It stopped at 7700, when only the first entry had been told.
+    // It stopped at 7700, when only the first entry had reported.
     assert_eq!(
-        told(7700, 10_400),
+        reported(7700, 10_400),
         [
             "10000: #1 real-down 10.0.0.2:80 at 7500",
             "10400: #0 real-up 10.0.0.2:80 at 10400",
@@ -585,8 +591,8 @@ fn what_was_due_before_a_restart_is_not_told_again_and_what_came_due_meanwhile_i
 }
 
 #[test]
-fn a_restart_within_alert_after_neither_swallows_a_trouble_nor_tells_a_false_end() {
-    for (ends, told) in [
+fn a_restart_within_alert_after_neither_loses_a_condition_nor_reports_a_false_end() {
+    for (ends, reported) in [
         (500, &[][..]),
         (
             1500,
@@ -603,27 +609,27 @@ fn a_restart_within_alert_after_neither_swallows_a_trouble_nor_tells_a_false_end
             .assume(&event, scene.zero, scene.zero + ms(400));
         scene.wait_until(ends);
         scene.up(ends);
-        scene.told(told);
+        scene.expect(reported);
     }
 }
 
 #[test]
-fn a_trouble_that_is_said_to_begin_after_the_restart_begins_then() {
+fn a_condition_that_began_after_the_restart_counts_from_then() {
     let mut scene = Scene::new(&[health(1000, Some(1000), false)]);
     let event = scene.event(EventKind::RealDown, WEB, "10.0.0.2:80");
     scene.policy.assume(&event, scene.zero + ms(50), scene.zero);
     scene.wait_until(1100);
-    scene.told(&["1050: #0 real-down 10.0.0.2:80 at 0"]);
+    scene.expect(&["1050: #0 real-down 10.0.0.2:80 at 0"]);
 }
 
 #[test]
-fn the_past_is_told_with_each() {
+fn each_notification_has_the_conditions_history() {
     let mut scene = Scene::new(&[health(0, None, true)]);
     let mut past = |time: u64, kind| {
         scene.now = time;
         let event = scene.event(kind, WEB, "10.0.0.2:80");
-        let tells = scene.policy.handle(&event, scene.zero + ms(time));
-        tells.first().map(|tell| {
+        let notifications = scene.policy.handle(&event, scene.zero + ms(time));
+        notifications.first().map(|notification| {
             let of = |time: Option<SystemTime>| {
                 time.map(|time| {
                     time.duration_since(SystemTime::UNIX_EPOCH)
@@ -635,7 +641,7 @@ fn the_past_is_told_with_each() {
                 first_failure,
                 last_failure,
                 last_success,
-            } = tell.event.past;
+            } = notification.event.past;
             [of(first_failure), of(last_failure), of(last_success)]
         })
     };
@@ -648,7 +654,7 @@ fn the_past_is_told_with_each() {
 }
 
 #[test]
-fn times_beyond_all_clocks_never_come() {
+fn deadlines_beyond_the_clock_never_come() {
     let mut entry = health(0, None, false);
     entry.alert_after = Duration::MAX;
     let mut scene = Scene::new(&[entry]);
@@ -660,43 +666,43 @@ fn times_beyond_all_clocks_never_come() {
     scene.configure(|model| model.notify = vec![entry]);
     scene.down(2000);
     assert_eq!(scene.policy.next_deadline(), None);
-    scene.told(&["2000: #0 real-down 10.0.0.2:80 at 2000"]);
+    scene.expect(&["2000: #0 real-down 10.0.0.2:80 at 2000"]);
 }
 
-/// What one entry is to be told of one real server, from the definition: over the whole of each trouble.
+/// What one entry reports of one real server by definition, computed over the whole of each condition.
 fn by_definition(entry: &Notify, steps: &[(u64, bool)], end: u64) -> Vec<(u64, &'static str)> {
     let after = u64::try_from(entry.alert_after.as_millis()).unwrap();
     let every = entry
         .alert_every
         .map(|every| u64::try_from(every.as_millis()).unwrap());
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     let mut began = None;
     for (time, is_down) in steps.iter().copied().chain([(end, true)]) {
         if is_down && time < end {
             began = began.or(Some(time));
             continue;
         }
-        let mut was_told = entry.always_up && time < end;
+        let mut was_reported = entry.always_up && time < end;
         if let Some(began) = began {
             let mut at = began + after;
             while at <= time {
-                told.push((at, "real-down"));
-                was_told |= time < end;
+                reported.push((at, "real-down"));
+                was_reported |= time < end;
                 let Some(every) = every else { break };
                 at += every;
             }
         }
-        if was_told {
-            told.push((time, "real-up"));
+        if was_reported {
+            reported.push((time, "real-up"));
         }
         began = None;
     }
-    told
+    reported
 }
 
 proptest! {
     #[test]
-    fn what_is_told_is_what_the_definition_says(
+    fn reports_are_as_the_definition_says(
         after in 0_u64..40,
         every in proptest::option::of(1_u64..40),
         always_up in any::<bool>(),
@@ -722,12 +728,12 @@ proptest! {
             .into_iter()
             .map(|(time, name)| format!("{time}: #0 {name}"))
             .collect();
-        let told: Vec<_> = scene
-            .told
+        let reported: Vec<_> = scene
+            .reported
             .iter()
             .map(|line| line.split(" 10.0.0.2").next().unwrap().to_owned())
             .collect();
-        prop_assert_eq!(told, expected);
+        prop_assert_eq!(reported, expected);
     }
 
     #[test]
@@ -754,8 +760,8 @@ proptest! {
                 ServiceRemoved => open.retain(|(_, service, _)| *service != event.service),
                 _ => {}
             }
-            for tell in scene.policy.handle(&event, scene.zero + ms(time)) {
-                let EventRecord { event, service, real, .. } = tell.event.event;
+            for notification in scene.policy.handle(&event, scene.zero + ms(time)) {
+                let EventRecord { event, service, real, .. } = notification.event.record;
                 match event {
                     RealDown | QuorumLost => drop(open.insert((event, service, real))),
                     RealUp => prop_assert!(open.remove(&(RealDown, service, real))),

@@ -111,8 +111,8 @@ fn started(entries: &[Notify]) -> Notifier {
     started_with(entries, |_, _| Ok(()))
 }
 
-fn started_with(entries: &[Notify], judge: ProgramCheck) -> Notifier {
-    let notifier = Notifier::start_with(Path::new("/var/lib/balancer"), judge).unwrap();
+fn started_with(entries: &[Notify], check_program: ProgramCheck) -> Notifier {
+    let notifier = Notifier::start_with(Path::new("/var/lib/balancer"), check_program).unwrap();
     let mut model = model(SERVICES);
     model.notify = entries.to_vec();
     notifier.configure(&model);
@@ -164,11 +164,11 @@ async fn an_alert_program_of_mon_runs_unchanged() {
     let place = Place::new();
     let alert = place.program("alert", MON_ALERT);
     let log = place.path("log");
-    let mut told = entry(&[&alert, &log, "ops@example.org", "night shift"]);
-    told.alert_every = Some(Duration::from_secs(300));
-    let notifier = started(&[told]);
-    notifier.tell(down("10.0.0.2:80", 1));
-    notifier.tell(up("10.0.0.2:80", 61));
+    let mut alerted = entry(&[&alert, &log, "ops@example.org", "night shift"]);
+    alerted.alert_every = Some(Duration::from_secs(300));
+    let notifier = started(&[alerted]);
+    notifier.handle(down("10.0.0.2:80", 1));
+    notifier.handle(up("10.0.0.2:80", 61));
     let lines = place.lines("log", 8).await;
     notifier.stop().await;
     let begin = concat!(
@@ -198,7 +198,7 @@ async fn an_alert_program_of_mon_runs_unchanged() {
 }
 
 #[tokio::test]
-async fn a_program_that_hangs_is_killed_and_holds_no_other_up() {
+async fn a_program_that_hangs_is_killed_and_delays_no_other() {
     let place = Place::new();
     let script = "#!/bin/sh\ntrap '' TERM\necho $$ >> \"$MON_STATEDIR/../$1\"\nwhile :; do sleep 1000; done\n";
     let script = script.replace("$MON_STATEDIR/../$1", "${11}");
@@ -208,8 +208,8 @@ async fn a_program_that_hangs_is_killed_and_holds_no_other_up() {
     slow.timeout = Duration::from_millis(300);
     let notifier = started(&[slow, entry(&[&quick, &place.path("log")])]);
     let begun = Instant::now();
-    notifier.tell(down("10.0.0.2:80", 1));
-    notifier.tell(down("10.0.0.3:80", 2));
+    notifier.handle(down("10.0.0.2:80", 1));
+    notifier.handle(down("10.0.0.3:80", 2));
     let log = place.lines("log", 2).await;
     assert_eq!(log, ["10.0.0.2:80", "10.0.0.3:80"]);
     // The second run of the one that hangs begins when the first was killed: no sooner than its limit and the grace.
@@ -250,17 +250,17 @@ async fn what_a_program_prints_and_how_it_fails_is_logged() {
         .with_target(false)
         .finish();
     let _logged = tracing::subscriber::set_default(subscriber);
-    // As on its thread, but here, where it is heard.
+    // Runs the task on this thread, whose log the test reads.
     let (messages, inbox) = mpsc::unbounded_channel();
     let mut model = model(SERVICES);
     model.notify = vec![entry(&[&talks])];
     messages.send(Message::Configure(Box::new(model))).unwrap();
     messages
-        .send(Message::Tell(down("10.0.0.2:80", 1)))
+        .send(Message::Event(down("10.0.0.2:80", 1)))
         .unwrap();
     drop(messages);
     let shared = Arc::new(Shared::default());
-    shared.waiting.fetch_add(1, Ordering::Relaxed);
+    shared.queued.fetch_add(1, Ordering::Relaxed);
     let mut task = Task::new(inbox, shared, "/var/lib/balancer".into(), |_, _| Ok(()));
     task.run().await;
     let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
@@ -278,7 +278,7 @@ async fn what_a_program_prints_and_how_it_fails_is_logged() {
 }
 
 #[tokio::test]
-async fn failures_hinder_nothing_that_follows() {
+async fn failed_runs_do_not_affect_later_ones() {
     let place = Place::new();
     let script = "#!/bin/sh\necho \"$BALANCER_EVENT\" >> \"$MON_LOG\"\n";
     let fails = place.program(
@@ -292,8 +292,8 @@ async fn failures_hinder_nothing_that_follows() {
         entry(&[&fails]),
     ]);
     for second in 0..3 {
-        notifier.tell(down("10.0.0.2:80", 2 * second));
-        notifier.tell(up("10.0.0.2:80", 2 * second + 1));
+        notifier.handle(down("10.0.0.2:80", 2 * second));
+        notifier.handle(up("10.0.0.2:80", 2 * second + 1));
     }
     let log = place.lines("log", 6).await;
     assert_eq!(log, ["real-down", "real-up"].repeat(3));
@@ -305,27 +305,27 @@ async fn a_program_that_others_can_change_by_now_is_not_run_and_counted() {
     let place = Place::new();
     let script = "#!/bin/sh\necho \"$BALANCER_REAL\" >> \"${11}\"\n";
     let (open, good) = (place.program("open", script), place.program("good", script));
-    // Told first, so that it would have run when the other has.
+    // Its event is first, so that it would have run before the other.
     let entries = [
         entry(&[&open, &place.path("no")]),
         entry(&[&good, &place.path("yes")]),
     ];
-    let judge: ProgramCheck = |run, _| match run {
+    let check_program: ProgramCheck = |run, _| match run {
         [program, log] if program.ends_with("/open") && log.ends_with("/no") => {
             Err("others can write to it".to_owned())
         }
         _ => Ok(()),
     };
-    let notifier = started_with(&entries, judge);
-    notifier.tell(down("10.0.0.2:80", 1));
-    notifier.tell(down("10.0.0.3:80", 2));
+    let notifier = started_with(&entries, check_program);
+    notifier.handle(down("10.0.0.2:80", 1));
+    notifier.handle(down("10.0.0.3:80", 2));
     assert_eq!(place.lines("yes", 2).await, ["10.0.0.2:80", "10.0.0.3:80"]);
     notifier.stop().await;
     assert_eq!(place.read("no"), "");
 }
 
 #[tokio::test]
-async fn a_program_that_did_not_run_is_a_loss_with_its_reason() {
+async fn a_program_that_could_not_be_run_is_counted_with_the_reason() {
     let mut model = model(SERVICES);
     model.notify = vec![entry(&["/nowhere/alert"])];
     let (_messages, inbox) = mpsc::unbounded_channel();
@@ -333,27 +333,34 @@ async fn a_program_that_did_not_run_is_a_loss_with_its_reason() {
         inbox,
         Arc::default(),
         "/var/lib/balancer".into(),
-        trusted_with_news,
+        trusted_for_notify,
     );
-    task.take(Message::Configure(Box::new(model)));
+    task.handle(Message::Configure(Box::new(model)));
     for second in 1..=2 {
-        task.shared.waiting.fetch_add(1, Ordering::Relaxed);
-        task.take(Message::Tell(down("10.0.0.2:80", 2 * second)));
-        task.shared.waiting.fetch_add(1, Ordering::Relaxed);
-        task.take(Message::Tell(up("10.0.0.2:80", 2 * second + 1)));
+        task.shared.queued.fetch_add(1, Ordering::Relaxed);
+        task.handle(Message::Event(down("10.0.0.2:80", 2 * second)));
+        task.shared.queued.fetch_add(1, Ordering::Relaxed);
+        task.handle(Message::Event(up("10.0.0.2:80", 2 * second + 1)));
     }
     for _ in 0..4 {
         task.start_programs();
         let ended = task.running.join_next_with_id().await.unwrap();
         task.ended(ended);
     }
-    let DroppedCounts { unrun, reason, .. } = &task.losses;
+    let DroppedCounts {
+        failed_starts,
+        reason,
+        ..
+    } = &task.dropped;
     assert_eq!(
-        (*unrun, reason.as_str()),
+        (*failed_starts, reason.as_str()),
         (4, "run /nowhere/alert: `/nowhere` does not exist")
     );
-    task.losses.log(Instant::now());
-    assert_eq!((task.losses.unrun, task.losses.next_log()), (0, None));
+    task.dropped.log(Instant::now());
+    assert_eq!(
+        (task.dropped.failed_starts, task.dropped.next_log()),
+        (0, None)
+    );
 }
 
 #[tokio::test]
@@ -386,7 +393,7 @@ async fn an_entry_runs_one_at_a_time_in_order_and_all_together_a_few() {
     let notifier = started(&entries);
     let reals: Vec<_> = (1..=10).map(|host| format!("10.0.0.{host}:80")).collect();
     for (second, real) in (1..).zip(&reals) {
-        notifier.tell(down(real, second));
+        notifier.handle(down(real, second));
     }
     for name in &names {
         let log = place.lines(&format!("{name}/log"), reals.len()).await;
@@ -402,35 +409,35 @@ async fn an_entry_runs_one_at_a_time_in_order_and_all_together_a_few() {
 }
 
 #[tokio::test]
-async fn a_flood_of_events_is_taken_without_waiting_and_told_as_far_as_it_fits() {
+async fn a_flood_of_events_is_queued_without_waiting_and_reported_as_far_as_it_fits() {
     let place = Place::new();
     let script = "#!/bin/sh\nread -r line\necho \"$BALANCER_EVENT\" >> \"${11}\"\n";
     let program = place.program("program", script);
     let notifier = started(&[entry(&[&program, &place.path("log")])]);
     let begun = Instant::now();
     for second in 0..100_000 {
-        notifier.tell(down("10.0.0.2:80", second));
-        notifier.tell(up("10.0.0.2:80", second));
+        notifier.handle(down("10.0.0.2:80", second));
+        notifier.handle(up("10.0.0.2:80", second));
     }
     println!("200000 events were taken in {:?}", begun.elapsed());
-    // The thread is alive and its program is told.
+    // The thread is alive and runs the program.
     place.lines("log", 20).await;
     let begun = Instant::now();
     notifier.stop().await;
     assert!(begun.elapsed() < DRAIN_TIMEOUT + Duration::from_secs(2));
-    println!("{} were told", place.read("log").lines().count());
+    println!("{} runs", place.read("log").lines().count());
 }
 
 #[test]
-fn what_does_not_fit_on_the_way_to_the_thread_is_counted() {
-    // No thread takes anything.
+fn events_that_do_not_fit_in_the_queue_are_counted() {
+    // Nothing reads the queue.
     let (messages, mut inbox) = mpsc::unbounded_channel();
     let notifier = Notifier {
         messages,
         shared: Arc::default(),
         done: oneshot::channel().1,
     };
-    notifier.tell(down("10.0.0.2:80", 0));
+    notifier.handle(down("10.0.0.2:80", 0));
     assert!(inbox.is_empty(), "no program is configured");
     let mut model = model(SERVICES);
     notifier.configure(&model);
@@ -438,11 +445,11 @@ fn what_does_not_fit_on_the_way_to_the_thread_is_counted() {
     model.notify.push(entry(&["/a"]));
     notifier.configure(&model);
     for second in 0..MAX_QUEUED_EVENTS as u64 + 7 {
-        notifier.tell(down("10.0.0.2:80", second));
+        notifier.handle(down("10.0.0.2:80", second));
     }
     assert_eq!(inbox.len(), 1 + MAX_QUEUED_EVENTS);
-    assert_eq!(notifier.shared.lost.load(Ordering::Relaxed), 7);
-    // A configuration always fits, one without entries too, when there were some.
+    assert_eq!(notifier.shared.dropped.load(Ordering::Relaxed), 7);
+    // A configuration is never dropped, also not one that removes the last entry.
     model.notify.clear();
     notifier.configure(&model);
     notifier.configure(&model);
@@ -451,54 +458,54 @@ fn what_does_not_fit_on_the_way_to_the_thread_is_counted() {
 }
 
 #[test]
-fn what_does_not_fit_in_an_entrys_line_is_refused_and_the_others_go_in_turn() {
+fn a_full_queue_refuses_runs_and_entries_take_turns() {
     let mut model = model(SERVICES);
     model.notify = vec![entry(&["/a"]), entry(&["/b"])];
     let mut policy = Policy::default();
     policy.configure(&model, "");
-    let tells = policy.handle(&down("10.0.0.2:80", 0), Instant::now());
-    let mut lines = Queues::default();
+    let notifications = policy.handle(&down("10.0.0.2:80", 0), Instant::now());
+    let mut queues = Queues::default();
     for _ in 0..MAX_QUEUED_PER_ENTRY {
-        assert!(lines.push(tells[0].clone()));
+        assert!(queues.push(notifications[0].clone()));
     }
-    assert!(!lines.push(tells[0].clone()));
-    assert!(lines.push(tells[1].clone()));
-    assert!(lines.push(tells[1].clone()));
-    let (a, b) = (tells[0].entry, tells[1].entry);
-    let next = |lines: &mut Queues| lines.next().map(|tell| tell.entry);
-    assert_eq!([next(&mut lines), next(&mut lines)], [Some(a), Some(b)]);
-    assert_eq!(next(&mut lines), None);
-    lines.is_free(b);
-    lines.is_free(a);
-    assert_eq!([next(&mut lines), next(&mut lines)], [Some(b), Some(a)]);
-    lines.is_free(b);
-    assert_eq!(next(&mut lines), None);
-    assert_eq!(lines.waiting(), MAX_QUEUED_PER_ENTRY - 2);
-    // One that is configured no more is forgotten, also while it runs.
-    lines.keep(&HashSet::from([b]));
-    lines.is_free(a);
-    assert_eq!((next(&mut lines), lines.waiting()), (None, 0));
+    assert!(!queues.push(notifications[0].clone()));
+    assert!(queues.push(notifications[1].clone()));
+    assert!(queues.push(notifications[1].clone()));
+    let (a, b) = (notifications[0].entry, notifications[1].entry);
+    let next = |queues: &mut Queues| queues.next().map(|notification| notification.entry);
+    assert_eq!([next(&mut queues), next(&mut queues)], [Some(a), Some(b)]);
+    assert_eq!(next(&mut queues), None);
+    queues.mark_free(b);
+    queues.mark_free(a);
+    assert_eq!([next(&mut queues), next(&mut queues)], [Some(b), Some(a)]);
+    queues.mark_free(b);
+    assert_eq!(next(&mut queues), None);
+    assert_eq!(queues.waiting(), MAX_QUEUED_PER_ENTRY - 2);
+    // The queue of a removed entry is dropped, also while its program runs.
+    queues.retain(&HashSet::from([b]));
+    queues.mark_free(a);
+    assert_eq!((next(&mut queues), queues.waiting()), (None, 0));
 }
 
 #[test]
-fn losses_are_logged_at_once_and_then_once_in_a_while() {
+fn drops_are_logged_at_once_and_then_once_per_interval() {
     let now = Instant::now();
-    let mut losses = DroppedCounts::default();
-    losses.log(now);
-    assert_eq!((losses.logged, losses.next_log()), (None, None));
-    losses.events = 3;
-    losses.log(now);
-    assert_eq!((losses.events, losses.next_log()), (0, None));
-    losses.tells = 2;
+    let mut dropped = DroppedCounts::default();
+    dropped.log(now);
+    assert_eq!((dropped.last_logged, dropped.next_log()), (None, None));
+    dropped.events = 3;
+    dropped.log(now);
+    assert_eq!((dropped.events, dropped.next_log()), (0, None));
+    dropped.runs = 2;
     let next = now + DROP_LOG_INTERVAL;
-    losses.log(next - Duration::from_nanos(1));
-    assert_eq!((losses.tells, losses.next_log()), (2, Some(next)));
-    losses.log(next);
-    assert_eq!((losses.tells, losses.logged), (0, Some(next)));
+    dropped.log(next - Duration::from_nanos(1));
+    assert_eq!((dropped.runs, dropped.next_log()), (2, Some(next)));
+    dropped.log(next);
+    assert_eq!((dropped.runs, dropped.last_logged), (0, Some(next)));
 }
 
 #[tokio::test]
-async fn a_late_alert_is_told_by_its_own_time() {
+async fn a_late_alert_has_the_time_of_its_event() {
     let place = Place::new();
     let program = place.program(
         "program",
@@ -508,7 +515,7 @@ async fn a_late_alert_is_told_by_its_own_time() {
     late.alert_after = Duration::from_millis(100);
     late.alert_every = Some(Duration::from_millis(100));
     let notifier = started(&[late]);
-    notifier.tell(down("10.0.0.2:80", 1));
+    notifier.handle(down("10.0.0.2:80", 1));
     let log = place.lines("log", 3).await;
     assert_eq!(
         log[..3],
@@ -518,31 +525,31 @@ async fn a_late_alert_is_told_by_its_own_time() {
 }
 
 #[tokio::test]
-async fn at_the_end_what_was_told_before_is_done() {
+async fn at_the_end_queued_programs_are_run() {
     let place = Place::new();
     let program = place.program(
         "program",
         "#!/bin/sh\nsleep 0.2\necho \"$BALANCER_EVENT\" >> \"${11}\"\n",
     );
     let notifier = started(&[entry(&[&program, &place.path("log")])]);
-    notifier.tell(down("10.0.0.2:80", 1));
+    notifier.handle(down("10.0.0.2:80", 1));
     let mut stopping = event(EventKind::Stopping, "10.0.0.2:80", 2);
     (stopping.service, stopping.real) = (None, None);
-    notifier.tell(stopping);
+    notifier.handle(stopping);
     notifier.stop().await;
     assert_eq!(place.read("log"), "real-down\nstopping\n");
 }
 
 #[tokio::test]
-async fn at_the_end_what_takes_too_long_is_killed() {
+async fn at_the_end_programs_that_take_too_long_are_killed() {
     let place = Place::new();
     let program = place.program(
         "program",
         "#!/bin/sh\ntrap '' TERM\necho $$ >> \"${11}\"\nwhile :; do sleep 1000; done\n",
     );
     let notifier = started(&[entry(&[&program, &place.path("ids")])]);
-    notifier.tell(down("10.0.0.2:80", 1));
-    notifier.tell(down("10.0.0.3:80", 2));
+    notifier.handle(down("10.0.0.2:80", 1));
+    notifier.handle(down("10.0.0.3:80", 2));
     let ids = place.lines("ids", 1).await;
     let begun = Instant::now();
     notifier.stop().await;
@@ -552,7 +559,7 @@ async fn at_the_end_what_takes_too_long_is_killed() {
 }
 
 #[test]
-fn output_is_made_fit_for_a_log() {
+fn output_is_cut_and_cleaned_for_the_log() {
     assert_eq!(printable(b""), (vec![], false));
     let (lines, is_short) = printable(b"one\n\n  \ntwo\x1b[2Jthree\xff\r\nfour");
     assert_eq!(lines, ["one", "two [2Jthree\u{fffd}", "four"]);

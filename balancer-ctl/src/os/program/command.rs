@@ -50,7 +50,7 @@ pub fn trusted(run: &[String], account: &Account) -> Result<(), String> {
 ///
 /// # Errors
 /// A sentence that says why it may not run.
-pub fn trusted_with_news(run: &[String], account: &Account) -> Result<(), String> {
+pub fn trusted_for_notify(run: &[String], account: &Account) -> Result<(), String> {
     let programs = check_command(run, account)?;
     let shells = fs::read_to_string(SHELLS_FILE).unwrap_or_default();
     let words = run.iter().map(Path::new);
@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn a_shell_is_not_told_of_events() {
-        let told = |run: &[&str]| trusted_with_news(&words(run), &Account::root());
+        let told = |run: &[&str]| trusted_for_notify(&words(run), &Account::root());
         let refused = |name: &str| {
             Err(format!(
                 "it would take what it is told, `-s SERVICE -g GROUP …`, for its own arguments: name a script that \

@@ -15,7 +15,7 @@ use super::super::packet::{
 
 /// How many connections the kernel tracks at most, in each namespace; one number for all of them.
 const LIMIT: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
-/// How many it tracks in the calling thread's namespace.
+/// How many connections it tracks in the calling thread's namespace.
 const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
 
 /// Makes the kernel translate in the calling thread's namespace.
@@ -42,11 +42,11 @@ pub fn translate() -> Result<()> {
     // Packets of connections whose handshake was not seen are not translated: a frame that arrives proves that its
     // connection is established.
     sysctl("net/netfilter/nf_conntrack_tcp_loose", "0")?;
-    // As behind a network card that has verified the checksums.
+    // Checksums are not verified, as with a network card that has done so.
     sysctl("net/netfilter/nf_conntrack_checksum", "0")
 }
 
-/// Sees that the kernel tracks exactly `count` connections in the calling thread's namespace.
+/// Checks that the kernel tracks exactly `count` connections in the calling thread's namespace.
 ///
 /// # Errors
 /// It does not.
@@ -59,7 +59,7 @@ pub fn expect_tracked(count: u32) -> Result<()> {
     Ok(())
 }
 
-/// Room for connections that the kernel tracks. Dropped, the limit is what it was.
+/// A raised limit of tracked connections. The old limit is restored when this is dropped.
 pub struct Room {
     before: Option<u64>,
 }
@@ -70,7 +70,7 @@ impl Room {
     /// # Errors
     /// The limit cannot be read or set.
     pub fn for_connections(connections: u32) -> Result<Self> {
-        // Where nothing is tracked yet there is no limit to raise; the kernel's own follows the machine's memory.
+        // Before connection tracking is loaded there is no limit to raise; its default follows the machine's memory.
         let Some(limit) = read(LIMIT)? else {
             return Ok(Self { before: None });
         };
@@ -94,9 +94,9 @@ impl Drop for Room {
     }
 }
 
-/// The limit that is needed instead of `limit`, if it is too low. 0 is none at all.
+/// The limit that is needed if `limit` is too low; a `limit` of 0 means no limit.
 fn raised(limit: u64, connections: u32) -> Option<u64> {
-    // Some more: the kernel makes room near its limit by ending connections early.
+    // More than needed: near its limit the kernel ends connections early.
     let needed = 2 * u64::from(connections);
     (limit != 0 && limit < needed).then_some(needed)
 }

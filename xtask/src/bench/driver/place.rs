@@ -12,13 +12,13 @@ use super::super::packet::{
     target::REAL_PORT,
 };
 
-/// The namespace that the calling thread is in.
+/// The calling thread's namespace.
 const OWN: &str = "/proc/thread-self/ns/net";
 
 /// The namespace, and the programs that drop and count what leaves it.
 pub struct Place {
     namespace: File,
-    /// Numbers of the balancer's interfaces.
+    /// Indices of the balancer's interfaces.
     pub interfaces: network::Interfaces,
     far_ends: Front,
 }
@@ -45,7 +45,7 @@ impl Place {
         })
     }
 
-    /// Takes the calling thread there.
+    /// Moves the calling thread into it.
     ///
     /// # Errors
     /// The thread lacks the rights.
@@ -53,10 +53,10 @@ impl Place {
         setns(&self.namespace, CloneFlags::CLONE_NEWNET).context("entering a network namespace")
     }
 
-    /// Does `work`, and sees that it brought exactly `count` frames to the real server.
+    /// Does `work`, and checks that exactly `count` frames reached the real server.
     ///
     /// # Errors
-    /// It failed, or it did not.
+    /// `work` failed, or another number of frames arrived.
     pub fn delivering<T>(&self, count: u64, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let before = self.far_ends.awaited()?;
         let result = work()?;

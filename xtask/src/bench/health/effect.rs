@@ -1,6 +1,6 @@
-//! From the result that decides to the new ring. One server begins to refuse. Its last probe says when it began and how
-//! long it took; the daemon tells of the death as soon as the ring in the kernel is without that server, so what lies
-//! between is what the effect took at most. Both times are the daemon's own, in whole milliseconds.
+//! Measures the time from the last failed probe to the new ring. One server begins to refuse connections. The report of its last probe
+//! says when that began and how long it took; the event `real-down` follows the change of the ring in the kernel, so the time
+//! between both is an upper bound. Both times are the daemon's own, in whole milliseconds.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -21,8 +21,8 @@ use super::{
 };
 use crate::cargo;
 
-/// The target that dies.
-const DYING: u32 = 4321;
+/// The target that begins to refuse connections.
+const REFUSING: u32 = 4321;
 
 #[derive(Deserialize)]
 struct Event {
@@ -50,20 +50,22 @@ struct Last {
     in_a_row: u32,
 }
 
-/// Lets one target die, and returns the milliseconds; afterwards it answers again.
+/// Lets one target refuse connections, and returns the milliseconds; afterwards it answers again.
 pub fn measure(scene: &Scene) -> Result<f64> {
     let (mut follower, lines) = follow(scene)?;
-    let _refusing = scene.refuse(target(DYING))?;
-    let dying = format!("{}:{PORT}", target(DYING));
-    let told = told(&lines, &dying)?;
+    let _refusing = scene.refuse(target(REFUSING))?;
+    let refusing = format!("{}:{PORT}", target(REFUSING));
+    let down_at = down_time(&lines, &refusing)?;
     follower.stop()?;
-    let health: Health =
-        serde_json::from_str(&answer(scene, &["health", &service_of(DYING), "--json"])?)?;
-    let of_dying = health
+    let health: Health = serde_json::from_str(&answer(
+        scene,
+        &["health", &service_of(REFUSING), "--json"],
+    )?)?;
+    let checker = health
         .checkers
         .into_iter()
-        .find(|checker| checker.target == dying);
-    let last = of_dying
+        .find(|checker| checker.target == refusing);
+    let last = checker
         .and_then(|checker| checker.last)
         .context("it was never asked")?;
     ensure!(
@@ -72,14 +74,14 @@ pub fn measure(scene: &Scene) -> Result<f64> {
     );
     let decided = time(&last.time)? + Duration::from_micros(last.latency_us);
     Ok(1e3
-        * time(&told)?
+        * time(&down_at)?
             .duration_since(decided)
             .unwrap_or_default()
             .as_secs_f64())
 }
 
-/// Waits until the daemon tells that a real server is down, and returns when it was told.
-fn told(lines: &Receiver<String>, real: &str) -> Result<String> {
+/// Waits for the event that a real server is down, and returns its time.
+fn down_time(lines: &Receiver<String>, real: &str) -> Result<String> {
     let deadline = Instant::now() + INTERVAL * (FALL + 1) + Duration::from_secs(5);
     while Instant::now() < deadline {
         crate::interrupt::check()?;
@@ -117,10 +119,10 @@ fn follow(scene: &Scene) -> Result<(Process, Receiver<String>)> {
         "balancer-ctl events: {ready}"
     );
     let (sender, lines) = channel();
-    // Ends with the program.
+    // This thread ends with the program.
     thread::spawn(move || {
         for line in BufReader::new(events).lines().map_while(Result::ok) {
-            // Nobody may want them any more.
+            // The receiver may have been dropped.
             let _ = sender.send(line);
         }
     });

@@ -1,13 +1,13 @@
-//! What the servers' log says: when which target was asked.
+//! The servers' access log: when which target was checked.
 
 use std::{collections::HashMap, net::Ipv4Addr, time::Duration};
 
 use anyhow::{Context as _, Result};
 
-/// Bursts are looked for in windows of this length.
+/// Length of the window in which checks are counted as a burst.
 pub const WINDOW: Duration = Duration::from_millis(100);
 
-/// Checks in the order of time: seconds since 1970, and of which target.
+/// Checks in the order of time: seconds since 1970, and the target.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Log(Vec<(f64, Ipv4Addr)>);
 
@@ -29,7 +29,7 @@ impl Log {
         Ok(Self(checks))
     }
 
-    /// How even it was, in all and from `settled` (seconds since 1970) to `end`.
+    /// How evenly checks are spread, over all and from `settled` (seconds since 1970) to `end`.
     pub fn spread(&self, settled: f64, end: f64) -> Spread {
         let mut last: HashMap<Ipv4Addr, f64> = HashMap::new();
         let mut longest_gap: f64 = 0.0;
@@ -51,7 +51,7 @@ impl Log {
                 longest_gap = longest_gap.max(before.map_or(0.0, |before| time - before));
             }
         }
-        // Those that were not asked again are late too.
+        // Targets that were not checked again are late too.
         longest_gap = last
             .values()
             .map(|last| end - last)
@@ -65,10 +65,10 @@ impl Log {
     }
 }
 
-/// How even checks were.
+/// How evenly checks are spread.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spread {
-    /// Targets that were asked.
+    /// Number of targets that were checked.
     pub targets: usize,
     /// Checks after all had settled.
     pub checks: usize,

@@ -1,4 +1,4 @@
-//! Those who ask.
+//! The programs that make the checks.
 
 use std::{
     fmt::Write as _,
@@ -21,7 +21,7 @@ use crate::cargo;
 /// Real servers of one service.
 const GROUP: u32 = 100;
 
-/// Who asks.
+/// A program that makes the checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
     /// This project.
@@ -63,7 +63,7 @@ impl Peer {
     }
 }
 
-/// One who asks. Dropped, it is gone with all that it would keep.
+/// A running program. When it is dropped, it is stopped, and its files are removed.
 pub struct Running<'a> {
     peer: Peer,
     process: Process,
@@ -88,7 +88,7 @@ impl Running<'_> {
             .status()
             .context("running balancerd")?;
         ensure!(status.success(), "balancerd --detach: {status}");
-        // The next round begins as if this one had not been: with nothing remembered.
+        // The next round must begin without stored states.
         for folder in ["/run/balancer", "/var/lib/balancer"] {
             let folder = Path::new(folder).join(instance);
             match fs::remove_dir_all(&folder) {
@@ -145,7 +145,7 @@ fn balancer(scene: &Scene) -> Result<Process> {
         }
     }
     let file = scene.write("balancer.toml", &text)?;
-    // One per run of the bench: another daemon of the same name may be somebody else's.
+    // A name of this run's own: another instance of the same name may be in use.
     let mut command = scene.asker.command(balancerd_program());
     command
         .arg("--config")

@@ -1,4 +1,4 @@
-//! One who asks and one who answers at ten thousand addresses, with a cable between them.
+//! Two namespaces joined by a veth pair: one with the program that makes checks, one with servers at ten thousand addresses.
 //!
 //! ```text
 //!   asker 10.76.0.1 ── eth0 ─── eth0 ── 10.76.0.2  servers: all of 10.77.0.0/16 is local there, one nginx answers
@@ -18,18 +18,18 @@ use xtask::lab::{Namespace, Process, wait_until};
 
 use super::log::Log;
 
-/// How the names of the bench's namespaces begin.
+/// Prefix of the names of the bench's namespaces.
 const LABEL: &str = "balancer-bench";
-/// Where the servers answer.
+/// Port of the servers.
 pub const PORT: u16 = 80;
-/// The asker's interface.
+/// The interface from which checks are made.
 pub const INTERFACE: &str = "eth0";
-/// How long the servers keep lines of their log to themselves, at most.
+/// How long the servers buffer lines of their log, at most.
 pub const LOG_DELAY: Duration = Duration::from_millis(1500);
 
-/// The scene. Dropped, it is gone.
+/// Both namespaces and the servers. They are removed when this is dropped.
 pub struct Scene {
-    // Fields are dropped in order: programs before the network they stand in.
+    // Fields are dropped in order: programs before the network that they use.
     #[expect(dead_code, reason = "held for its drop")]
     server: Process,
     /// Where the checks come from.
@@ -45,7 +45,7 @@ pub fn target(number: u32) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 77, 0, 1)) + number)
 }
 
-/// The target that swallows packets.
+/// The target that drops all packets.
 pub fn swallower(checks: u32) -> Ipv4Addr {
     target(checks / 2)
 }
@@ -104,7 +104,7 @@ impl Scene {
         Ok(scene)
     }
 
-    /// Writes a file that ends with the scene, and returns its path.
+    /// Writes a file that is removed with the scene, and returns its path.
     ///
     /// # Errors
     /// It cannot be written.
@@ -114,7 +114,7 @@ impl Scene {
         Ok(path)
     }
 
-    /// Has a target refuse, until what is returned is dropped.
+    /// Lets a target refuse connections until the returned guard is dropped.
     ///
     /// # Errors
     /// The route cannot be made.
@@ -127,7 +127,7 @@ impl Scene {
         })
     }
 
-    /// How long the servers' log is by now.
+    /// The present length of the servers' log, in bytes.
     ///
     /// # Errors
     /// It cannot be read.
@@ -161,7 +161,7 @@ impl Scene {
     }
 }
 
-/// A target that refuses.
+/// A target that refuses connections.
 pub struct Refusing<'a> {
     servers: &'a Namespace,
     route: String,

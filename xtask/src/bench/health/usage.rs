@@ -1,10 +1,10 @@
-//! What a process has used, from `/proc`.
+//! CPU time and memory of a process, from `/proc`.
 
 use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result};
 
-/// What a process has used since its start.
+/// CPU time and memory that a process has used since its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
     /// CPU time, user and system, of all its threads.
@@ -14,7 +14,7 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Of the process with this id.
+    /// Reads the usage of the process with this id.
     ///
     /// # Errors
     /// There is none.
@@ -23,7 +23,7 @@ impl Usage {
             let path = format!("/proc/{id}/{name}");
             fs::read_to_string(&path).with_context(|| format!("reading {path}"))
         };
-        // SAFETY: a question that takes a number.
+        // SAFETY: the call takes a number and returns one.
         let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
         let ticks = u32::try_from(ticks).context("the kernel's ticks are unknown")?;
         Ok(Self {

@@ -46,7 +46,7 @@ impl Link {
     }
 }
 
-/// Measures inside a guest, which it sets up as it likes.
+/// Measures inside a guest, whose network it configures.
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// What joins the namespaces
@@ -57,21 +57,21 @@ pub struct Options {
 const VIP: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 35);
 /// The client.
 const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 100);
-/// The client on the cable that leads past the balancer.
+/// The client on the link without a balancer.
 const CLIENT_DIRECT: Ipv4Addr = Ipv4Addr::new(192, 168, 9, 100);
-/// The first real server on that cable.
+/// The first real server on that link.
 const REAL_DIRECT: Ipv4Addr = Ipv4Addr::new(192, 168, 9, 2);
 /// The balancer's addresses towards the real servers.
 const INSIDE: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 168, 2, 1), Ipv4Addr::new(192, 168, 3, 1)];
 /// The real servers.
 const REALS: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 168, 2, 2), Ipv4Addr::new(192, 168, 3, 2)];
 
-/// MAC address of an end of a cable: the same in the guest and on QEMU's command line.
+/// MAC address of an end of a link: the same in the guest and on QEMU's command line.
 pub fn mac(cable: usize, end: usize) -> String {
     format!("02:00:00:00:{cable:02x}:{end:02x}")
 }
 
-/// How many cables there are.
+/// Number of links.
 pub const CABLES: usize = 4;
 
 /// Measures every way and load and prints a line for each run.
@@ -89,7 +89,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
             Way::Ipvs | Way::Balancer => scene.client(CLIENT, VIP),
         };
         for load in Load::ALL {
-            // The first run after boot has come to +80 %; it warms caches of the kernel's.
+            // The first run after boot needed up to 80 % more: the kernel's caches are cold.
             for warm_up in [true, true].into_iter().chain([false; RUNS]) {
                 let instructions = client
                     .run(load)
@@ -150,7 +150,7 @@ impl Scene {
                     namespace.plain_frames(name)?;
                 }
             }
-            // Nobody has to ask for addresses while it is measured.
+            // Neighbours are permanent, so that none is resolved during a measurement.
             for [(here, name, _), (there, other, address)] in
                 [[ends[0], ends[1]], [ends[1], ends[0]]]
             {
@@ -162,7 +162,7 @@ impl Scene {
             }
         }
         client.gateway(&VIP.to_string())?;
-        // A connection that is over would make the next way's one wait.
+        // A connection in TIME_WAIT would delay the next way's connections.
         client.sysctl("net.ipv4.tcp_max_tw_buckets", "0")?;
         for (real, gateway) in reals.iter().zip(INSIDE) {
             real.gateway(&gateway.to_string())?;
@@ -182,7 +182,7 @@ impl Scene {
         Client::new(&self.client, address, SocketAddrV4::new(server, 80))
     }
 
-    /// Sets the balancer's machine up for a way; what is returned must live as long as it is used.
+    /// Configures the balancer's machine for a way; the returned process must run as long as the way is used.
     fn prepare(&self, way: Way) -> Result<Option<Process>> {
         match way {
             Way::Direct | Way::Routing => Ok(None),
@@ -197,14 +197,14 @@ impl Scene {
             Way::Balancer => {
                 self.ipvsadm(&["-C"])?;
                 if self.link == Link::Veth {
-                    // Its XDP needs that of the ends that it sends to; nobody else does, and it costs.
+                    // veth delivers frames from XDP only to ends that poll. The other ways do not need that, and it costs.
                     for end in [&self.client].into_iter().chain(&self.reals) {
                         end.polling("eth0")?;
                     }
                 }
                 let daemon = self.start_balancer()?;
-                // What it does, it does so often a second; and whenever the guest waits for a frame, its clock jumps to
-                // the next timer, so that a second is no measure of connections. Packets do not need it.
+                // The daemon's work depends on time, and the guest's clock jumps to the next timer whenever the guest waits for a
+                // frame: its instructions would not be in proportion to connections. Packets are forwarded without the daemon.
                 daemon.signal(Signal::SIGSTOP)?;
                 Ok(Some(daemon))
             }
@@ -245,7 +245,7 @@ impl Scene {
         Ok(process)
     }
 
-    /// Makes sure that what was measured went the way that it is called after, and shows what the balancer says of it.
+    /// Checks that the measured packets went the named way, and prints the balancer's counters.
     fn check(&self, way: Way) -> Result<()> {
         let least = super::connections();
         match way {

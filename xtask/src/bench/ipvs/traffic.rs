@@ -24,7 +24,7 @@ const REQUEST: usize = 64;
 /// Bytes of an answer.
 const ANSWER: usize = 128;
 
-/// What a client does over and over.
+/// What a client does repeatedly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Load {
     /// A connection for each request.
@@ -45,7 +45,7 @@ impl Load {
         }
     }
 
-    /// How often it is done in a run.
+    /// Number of repetitions in a run.
     pub const fn operations(self) -> u32 {
         match self {
             Self::Short => 200,
@@ -61,7 +61,7 @@ pub fn serve(namespace: &Namespace) -> Result<()> {
         .context("cannot listen")?;
     thread::spawn(move || {
         for stream in listener.incoming() {
-            // The client sees what failed.
+            // A failure is reported by the client.
             let _ = stream.and_then(answer);
         }
     });
@@ -143,7 +143,7 @@ impl<'a> Client<'a> {
             .with_context(|| format!("cannot connect to {}", self.server))?;
         let stream = TcpStream::from(socket);
         stream.set_nodelay(true)?;
-        // In virtual time; what goes wrong should say so.
+        // In virtual time, so that a lost packet becomes an error.
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         Ok(stream)
     }

@@ -18,7 +18,7 @@ const CONNECTIONS: u32 = 64;
 /// wrk's threads.
 const THREADS: u32 = 2;
 
-/// What the client does.
+/// The client's load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Load {
     /// Many requests per connection.
@@ -51,7 +51,7 @@ impl Load {
         }
     }
 
-    /// Runs it, an equal part of the connections to each of `addresses`, and returns the rate of all together.
+    /// Runs the load with an equal share of the connections to each of `addresses`, and returns the total rate.
     ///
     /// # Errors
     /// A request failed: such a measurement is void.

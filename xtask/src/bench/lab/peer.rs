@@ -1,6 +1,6 @@
-//! The balancers that are compared, each set up as its own documentation does it, over the same two real servers.
+//! The balancers that are compared, each configured as its documentation recommends, with the same two real servers.
 //!
-//! One at a time: netfilter's hooks and an attached XDP program would burden the others' packets too.
+//! Only one runs at a time: netfilter's hooks and an attached XDP program would also slow the others' packets down.
 
 use std::{
     collections::BTreeMap,
@@ -17,10 +17,10 @@ use xtask::lab::{Process, wait_until};
 
 use super::scene::{BULK, HTTP, INTERFACES, REALS, Scene, VIP};
 
-/// Who is between client and real servers.
+/// What is between client and real servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// The kernel routes to the first real server, nobody balances.
+    /// The kernel routes to the first real server, without balancing.
     Plain,
     /// The kernel routes, half of the clients to each real server: what the choice of one real server costs
     /// plain routing, or gives it.
@@ -58,7 +58,7 @@ impl Peer {
         }
     }
 
-    /// Whom the clients ask, an equal part of them each.
+    /// The addresses to which clients connect, an equal share of them to each.
     pub const fn addresses(self) -> &'static [Ipv4Addr] {
         match self {
             Self::Plain => &[REALS[0]],
@@ -67,7 +67,7 @@ impl Peer {
         }
     }
 
-    /// Sets it up and sees that it balances.
+    /// Starts it and checks that it balances.
     ///
     /// # Errors
     /// It does not start, or requests do not reach the real servers they should.
@@ -105,7 +105,7 @@ pub struct Programs {
     pub balancer_ctl: PathBuf,
 }
 
-/// A peer at work. Dropped, it is gone.
+/// A running peer. It is stopped when this is dropped.
 pub enum Running<'a> {
     /// The kernel routes by itself.
     Nothing,
@@ -117,7 +117,7 @@ pub enum Running<'a> {
     Balancer(BalancerRun<'a>),
 }
 
-/// This project at work.
+/// This project's daemon, running.
 pub struct BalancerRun<'a> {
     daemon: Process,
     scene: &'a Scene,
@@ -190,7 +190,7 @@ impl<'a> Running<'a> {
                  [[service.real]]\naddress = \"{first}:{BULK}\"\n"
             ),
         )?;
-        // One per run of the bench: another daemon of the same name may be somebody else's.
+        // A name of this run's own: another instance of the same name may be in use.
         let instance = scene.balancer.name().to_owned();
         let mut command = scene.balancer.command(&programs.balancerd);
         command
@@ -282,12 +282,12 @@ impl BalancerRun<'_> {
 pub struct Counted {
     /// Packets to real servers and to clients.
     pub translated: u64,
-    /// Packets that left early, by reason.
+    /// Discarded packets by reason.
     discards: BTreeMap<String, u64>,
 }
 
 impl Counted {
-    /// Packets that left early since `before`, in words.
+    /// The packets that were discarded since `before`, as text.
     pub fn discards_since(&self, before: &Self) -> Vec<String> {
         let before = |reason| before.discards.get(reason).copied().unwrap_or(0);
         let counts = self

@@ -24,25 +24,25 @@ use std::{
 use anyhow::{Context as _, Result};
 use xtask::lab::{Namespace, Process, wait_until};
 
-/// Address that clients ask, wherever something listens or translates there.
+/// The VIP, to which clients connect.
 pub const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 80);
 /// The real servers.
 pub const REALS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 0, 1, 2), Ipv4Addr::new(10, 0, 2, 2)];
 /// The balancer's interfaces: towards the client and towards each real server.
 pub const INTERFACES: [&str; 3] = ["outside", "inside1", "inside2"];
-/// Where the real servers answer HTTP, and the first of them iperf3.
+/// Port on which the real servers answer HTTP; [`BULK`] is that of iperf3 on the first of them.
 pub const HTTP: u16 = 80;
 /// See [`HTTP`].
 pub const BULK: u16 = 5201;
 
-/// How the names of the lab's namespaces begin.
+/// Prefix of the names of the lab's namespaces.
 const LABEL: &str = "balancer-bench";
-/// How long anything may take to answer after it was started.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a program may take to answer after its start.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The lab. Dropped, it is gone.
+/// The lab. It is removed when this is dropped.
 pub struct Scene {
-    // Fields are dropped in order: programs before the network they stand in.
+    // Fields are dropped in order: programs before the network that they use.
     servers: Vec<Process>,
     /// The client.
     pub client: Namespace,
@@ -146,7 +146,7 @@ impl Scene {
         Ok(())
     }
 
-    /// Writes a file that ends with the lab, and returns its path.
+    /// Writes a file that is removed with the lab, and returns its path.
     ///
     /// # Errors
     /// It cannot be written.
@@ -156,7 +156,7 @@ impl Scene {
         Ok(path)
     }
 
-    /// Where files of the lab may lie.
+    /// The folder for files of the lab.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -164,10 +164,10 @@ impl Scene {
     /// Waits until the client is answered at `address`, and returns which real servers answered eight requests.
     ///
     /// # Errors
-    /// There was no answer for too long.
+    /// There was no answer in time.
     pub fn answers(&self, address: Ipv4Addr) -> Result<Vec<String>> {
         let ask = || self.client.run(|| ask((address, HTTP).into()));
-        wait_until(&format!("an answer from {address}"), PATIENCE, || {
+        wait_until(&format!("an answer from {address}"), START_TIMEOUT, || {
             Ok(ask()?.is_ok())
         })?;
         let mut names = (0..8).map(|_| ask()?).collect::<Result<Vec<_>>>()?;
@@ -177,7 +177,7 @@ impl Scene {
     }
 }
 
-/// Asks for a page and returns its text: the real server's name.
+/// Requests a page and returns its text, which is the real server's name.
 fn ask(address: SocketAddr) -> Result<String> {
     let limit = Duration::from_secs(1);
     let mut stream = TcpStream::connect_timeout(&address, limit)?;

@@ -20,7 +20,7 @@ const PASS: u32 = 2;
 const TX: u32 = 3;
 const REDIRECT: u32 = 4;
 
-/// What is behind the front program.
+/// The program that the front program calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subject {
     /// The program under test, with this table.
@@ -29,7 +29,7 @@ pub enum Subject {
     Reference(&'static str),
 }
 
-/// Each table is a program of its own with its own maps, so that rows do not meet each other's connections.
+/// The connection table of a row. Each table belongs to a program with its own maps, so that rows do not share connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Table {
     /// The default size.
@@ -56,9 +56,9 @@ pub enum Against {
 pub enum Count {
     /// Translated packets: `[original, reply]` per turn of a flow.
     Packets([u64; 2]),
-    /// One packet that is passed because no service is meant.
+    /// One packet that is passed because it is not for a service.
     NotOurs,
-    /// One packet that a reference has dealt with.
+    /// One packet that a reference has processed.
     Done,
 }
 
@@ -90,17 +90,17 @@ pub struct Case {
 }
 
 impl Case {
-    /// The number of packets that is next to `packets` and makes whole turns.
+    /// The number of packets nearest to `packets` that makes whole turns.
     pub fn packets(&self, packets: u32) -> u32 {
         let frames = u32::try_from(self.frames.len()).unwrap_or(1);
         packets / frames * frames
     }
 }
 
-/// Tuples of SYNs: none comes twice in a run.
+/// Number of flows that SYNs come from: none is repeated in a run.
 pub const NEW_FLOWS: u32 = 1 << 27;
 
-/// The yardsticks, by number of flows and delivery.
+/// Names of the minimal NAT's rows, by number of flows and delivery.
 const MINIMAL_1: &str = "established-1/minimal-nat";
 const MINIMAL_16K: &str = "established-16k/minimal-nat";
 const MINIMAL_1M: &str = "established-1m/minimal-nat";
@@ -114,7 +114,7 @@ pub fn all() -> Result<Vec<Case>> {
     let established = established()?;
     let [minimal, minimal_16k, minimal_1m, minimal_live] = minimal_nat(&established)?;
     let set = |name, table, flows| set(&established, name, table, flows);
-    // What is compared stands together: the machine's speed changes with time.
+    // Rows that are compared are neighbours, because the machine's speed changes with time.
     let mut cases = vec![
         set("established-1m", Table::Million, 1 << 20)?,
         minimal_1m,
@@ -209,7 +209,7 @@ fn other_established(established: &Case) -> Result<[Case; 3]> {
     ])
 }
 
-/// What comes once per connection, or belongs to none.
+/// Rows of packets that come once per connection, or belong to none.
 fn without_flows(established: &Case) -> Result<[Case; 4]> {
     let first = Route::of_set(0);
     let stranger = Route {
@@ -253,7 +253,7 @@ fn without_flows(established: &Case) -> Result<[Case; 4]> {
     Ok([new, on_two_cpus, handshake, not_ours])
 }
 
-/// Rows without an aim: the other way out, frames that are truly delivered, the kernel's route look-up.
+/// Rows without an aim: another interface, frames that are delivered, the kernel's route look-up.
 fn for_scale(established: &Case) -> Result<[Case; 4]> {
     let tcp = Route::lone();
     let two_armed = Route {
@@ -298,7 +298,7 @@ fn for_scale(established: &Case) -> Result<[Case; 4]> {
     ])
 }
 
-/// The yardsticks.
+/// The rows of the minimal NAT.
 fn minimal_nat(established: &Case) -> Result<[Case; 4]> {
     let (lone, first) = (Route::lone(), Route::of_set(0));
     let one = Case {

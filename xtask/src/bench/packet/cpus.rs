@@ -12,7 +12,7 @@ const SELF: Pid = Pid::from_raw(0);
 /// Numbers of the CPUs that the calling thread may use, in order; at least one.
 ///
 /// # Errors
-/// The kernel does not tell.
+/// The system call failed.
 pub fn allowed() -> Result<Vec<usize>> {
     let set = sched_getaffinity(SELF).context("asking which CPUs may be used")?;
     let cpus: Vec<usize> = (0..CpuSet::count())

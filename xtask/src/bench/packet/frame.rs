@@ -1,4 +1,4 @@
-//! Frames that the packet bench sends, and what must become of them.
+//! Frames that the packet bench sends and expects.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,11 +13,11 @@ const SHORTEST_IPV6: usize = 80;
 /// What a packet carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Segment {
-    /// TCP, no data: the client asks for a connection.
+    /// TCP SYN.
     Syn,
-    /// The real server agrees.
+    /// TCP SYN and ACK.
     SynAck,
-    /// TCP, no data.
+    /// TCP ACK without data.
     Ack,
     /// UDP with ten bytes of data.
     Datagram,

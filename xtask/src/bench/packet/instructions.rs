@@ -22,12 +22,12 @@ pub fn print(object: &[u8]) -> Result<()> {
             continue;
         }
         for (name, program) in ebpf.programs_mut() {
-            // What only listens to the kernel touches no packet.
+            // Other programs, such as tracepoints, do not handle packets.
             let Program::Xdp(program) = program else {
                 continue;
             };
             if let Err(error) = program.load() {
-                // The measured one has no log lines; when it is refused, the bench fails later and says why.
+                // The program without log lines is the measured one; if the kernel refuses it, the bench fails later with the reason.
                 let text = error.to_string();
                 let last = text
                     .lines()

@@ -1,4 +1,4 @@
-//! A row while it is measured: its figures by round, and the check that each packet was dealt with as it should.
+//! A row while it is measured: its figures by round, and the check that each packet was processed as expected.
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -42,7 +42,7 @@ pub struct Place<'a> {
 }
 
 impl Measured {
-    /// Begins without figures.
+    /// A row without figures.
     pub fn new(case: Case, fronts: Generators) -> Self {
         Self {
             case,
@@ -53,7 +53,7 @@ impl Measured {
         }
     }
 
-    /// Forgets the figures so far.
+    /// Removes all figures.
     pub fn clear(&mut self) {
         self.whole.clear();
         self.reference.clear();
@@ -65,12 +65,12 @@ impl Measured {
         median(&self.front).max(0.0)
     }
 
-    /// What the row took without the front program.
+    /// The row's times without the front program.
     pub fn costs(&self) -> Vec<f64> {
         less(&self.whole, self.front())
     }
 
-    /// What its reference took without the front program, which adds `front` there.
+    /// Its reference's times without the front program, which adds `front` to each.
     pub fn reference(&self, front: f64) -> Vec<f64> {
         less(&self.reference, front)
     }
@@ -101,7 +101,7 @@ impl Measured {
         Ok(())
     }
 
-    /// Notes what the reference took in this round.
+    /// Adds the reference's time in this round.
     pub fn note_reference(&mut self, time: f64) {
         self.reference.push(time);
     }
@@ -124,7 +124,7 @@ impl Measured {
         self.checked(place, sent, || self.one_by_one(place, packets))
     }
 
-    /// Does `work`, and sees that each of the `sent` packets was dealt with as the row says.
+    /// Does `work`, and checks that each of the `sent` packets was processed as the row says.
     fn checked(
         &self,
         place: &Place<'_>,
@@ -196,7 +196,7 @@ impl Measured {
         Ok(())
     }
 
-    /// Packets that the references behind the front program have dealt with.
+    /// Packets that the references behind the front program have processed.
     fn done(&self) -> Result<u64> {
         match &self.fronts {
             Generators::One(front) => front.done(),

@@ -1,4 +1,4 @@
-//! The minimal NAT, the packet bench's yardstick: what its table holds. The program is in the bench's object.
+//! The entries in the table of the minimal NAT, with which the packet bench compares. The program is in the bench's object.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -72,7 +72,7 @@ const SETUP: &[&str] = &[
     "-6 route add default via fd00::fe dev near",
 ];
 
-/// Numbers of the balancer's interfaces.
+/// Indices of the balancer's interfaces.
 #[derive(Clone, Copy, Debug)]
 pub struct Interfaces {
     /// [`NEAR`], where all packets come in.

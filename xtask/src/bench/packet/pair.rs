@@ -13,7 +13,7 @@ use super::{
     runner::{Delivery, Front},
 };
 
-/// Share of the time for which both have to be at it; less is said.
+/// Least share of the time in which both must run; below it a warning is printed.
 const TOLERABLE: f64 = 0.9;
 
 /// Two front programs, each for a CPU of its own.
@@ -82,7 +82,7 @@ fn joined<T>(result: thread::Result<Result<T>>) -> Result<T> {
     result.unwrap_or_else(|_| bail!("a measuring thread panicked"))
 }
 
-/// Which share of the time that two spans cover belongs to both.
+/// The share of the time covered by two spans that belongs to both.
 fn overlap(one: (Duration, Duration), other: (Duration, Duration)) -> f64 {
     let all = one.1.max(other.1).saturating_sub(one.0.min(other.0));
     let both = one.1.min(other.1).saturating_sub(one.0.max(other.0));

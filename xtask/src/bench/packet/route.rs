@@ -22,14 +22,14 @@ pub const CLIENT_PORT: u16 = 40_000;
 /// Time to live of what comes in; what leaves has one less.
 const HOPS: u8 = 64;
 
-/// The way of a connection through the balancer: who talks to whom.
+/// A connection through the balancer: its endpoints.
 #[derive(Clone, Copy)]
 pub struct Route {
     /// The client.
     pub client: SocketAddr,
-    /// Whom the client asks.
+    /// The virtual service's address.
     pub virtual_address: SocketAddr,
-    /// Who answers.
+    /// The real server.
     pub real: SocketAddr,
     /// MAC addresses on the real server's side: the balancer's, the real server's.
     pub inside: [[u8; 6]; 2],
@@ -73,7 +73,7 @@ impl Route {
         frame(self.inside, self.client, self.real, segment, HOPS - 1)
     }
 
-    /// The same from a NAT that does not count hops.
+    /// The same from a NAT that does not decrement the time to live.
     ///
     /// # Errors
     /// The addresses are not of one family.
@@ -81,7 +81,7 @@ impl Route {
         frame(self.inside, self.client, self.real, segment, HOPS)
     }
 
-    /// What a client sends that asks the real server itself, as it reaches the balancer.
+    /// What a client sends to the real server's own address, as it reaches the balancer.
     ///
     /// # Errors
     /// The addresses are not of one family.

@@ -16,10 +16,10 @@ use super::{
     route::Route,
 };
 
-/// Frames per batch of a live run: what a driver's poll takes at most.
+/// Frames per batch of a live run: as many as a driver's poll takes at most.
 const LIVE_BATCH: u32 = 64;
 
-/// What a single test run gave.
+/// The result of a single test run.
 pub struct Outcome {
     /// The XDP action.
     pub action: u32,
@@ -27,10 +27,10 @@ pub struct Outcome {
     pub frame: Vec<u8>,
 }
 
-/// Whether frames are truly transmitted.
+/// Whether frames are transmitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// The verdict is noted, nothing leaves.
+    /// Only the verdict is computed; nothing is transmitted.
     Verdict,
     /// Frames leave by the veth pair and are dropped, natively, at its far end.
     Live,
@@ -38,7 +38,7 @@ pub enum Delivery {
     LiveSingly,
 }
 
-/// How the front program picks flows.
+/// How the front program chooses flows.
 #[derive(Clone, Copy, Debug)]
 pub struct Walk {
     /// Number of flows, a power of two.
@@ -263,7 +263,7 @@ impl Front {
         Ok(())
     }
 
-    /// Packets that the references have dealt with.
+    /// Packets that the references have processed.
     ///
     /// # Errors
     /// The kernel refused a map call.
@@ -337,7 +337,7 @@ impl Front {
         Ok(())
     }
 
-    /// Frames that reached any end; see [`Self::far_ends`].
+    /// Frames that reached any end of the network; see [`Self::far_ends`].
     ///
     /// # Errors
     /// The kernel refused a map call.

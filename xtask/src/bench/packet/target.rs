@@ -1,6 +1,6 @@
 //! The program under test: loaded, its maps filled as the daemon would fill them, its counters read back.
 //!
-//! All that the benches know of the product's maps, globals and counters stands here. Connections are not filled in:
+//! Everything that the benches know about the product's maps, globals and counters is here. Connections are not filled in:
 //! they are made by frames that run through the program.
 
 use std::{collections::BTreeMap, net::IpAddr};
@@ -28,7 +28,7 @@ use super::network::{
     BALANCER_MAC, INSIDE_MAC, INSIDE_V4, Interfaces, REAL_V4, REAL_V6, VIP_V4, VIP_V6,
 };
 
-/// Connections that the program's table has room for where nothing else is said: the product's default.
+/// How many connections a table of the default size has room for: the product's default.
 pub const DEFAULT_CONNECTIONS: u32 = 262_144;
 
 /// Port of the TCP services; their real server listens on [`REAL_PORT`].
@@ -84,7 +84,7 @@ const PAIRS: [Pair; 4] = [
 /// Prepares a loader for an object of the program under test: room for `max_connections` connections of either family,
 /// and this log level.
 pub fn loader(max_connections: u32, log_level: LogLevel) -> EbpfLoader<'static> {
-    // One IPv6 connection is all that is measured, in a table of the default size.
+    // Only one IPv6 connection is measured, in a table of the default size.
     let [v4, v6] = buckets(max_connections);
     let level: &'static u8 = match log_level {
         LogLevel::Silent => &0,
@@ -134,10 +134,9 @@ pub struct Counters {
 pub enum Expected {
     /// Translated packets, `[original, reply]`, and no discard.
     Packets([u64; 2]),
-    /// Packets that were passed because no service is meant, and nothing else.
+    /// Packets that were passed because they are not for a service, and nothing else.
     NotOurs(u64),
-    /// Packets of clients on two CPUs, translated but for one in [`CONTENDED`] at most: who finds a lock taken may give
-    /// up.
+    /// Packets of clients on two CPUs, of which at most one in [`CONTENDED`] was discarded, because it found a lock taken.
     Contended(u64),
 }
 
@@ -328,7 +327,7 @@ impl Target {
 }
 
 impl Counters {
-    /// What was counted since `before`.
+    /// The counts since `before`.
     pub fn since(&self, before: &Self) -> Self {
         Self {
             packets: [
@@ -371,7 +370,7 @@ impl Counters {
         Ok(())
     }
 
-    /// The reasons for which packets left early, in words.
+    /// The discarded packets by reason, as text.
     fn discards_by_name(&self) -> Vec<String> {
         let named = Discard::ALL.iter().zip(&self.discards);
         named

@@ -160,7 +160,7 @@ fn several_checks_are_read_in_every_spelling() {
 }
 
 #[test]
-fn what_is_wrong_with_a_check_is_told_where_it_stands() {
+fn errors_of_a_check_are_reported_at_their_position() {
     let only = |key: &str, belongs: &str| {
         format!("`{key}` does not belong to a check of type `tcp`: it is for {belongs}")
     };
@@ -283,7 +283,7 @@ fn what_is_wrong_with_a_check_is_told_where_it_stands() {
             r#"{ type = "tcp", address = "224.0.0.1", source = "2001:db8::1" }"#,
             vec![
                 "4:35: address 224.0.0.1 of a check is a multicast address: use a unicast address".to_owned(),
-                "4:57: source 2001:db8::1 of a check is not of the family of what it asks (224.0.0.1): both must be IPv4 or both IPv6".to_owned(),
+                "4:57: source 2001:db8::1 of a check is not of the family of what it probes (224.0.0.1): both must be IPv4 or both IPv6".to_owned(),
             ],
         ),
         (
@@ -404,7 +404,7 @@ fn a_check_in_a_service_on_every_port_names_its_own() {
 }
 
 #[test]
-fn a_service_on_udp_may_be_asked_over_tcp() {
+fn a_udp_service_may_be_probed_over_tcp() {
     let text = "dataplane.interfaces = [\"eth0\"]\n[[service]]\naddress = \"192.0.2.80:53\"\nprotocol = \"udp\"\n\
                 check = { type = \"tcp\" }\n";
     assert!(model(text, "lb1").is_ok());
@@ -447,7 +447,7 @@ hysteresis = 2
 }
 
 #[test]
-fn a_program_that_is_told_events_is_read() {
+fn a_notify_entry_is_read() {
     let text = r#"dataplane.interfaces = ["eth0"]
 [[service]]
 name = "web"
@@ -485,7 +485,7 @@ stdin = "mon"
 }
 
 #[test]
-fn what_is_wrong_with_notify_is_told_where_it_stands() {
+fn errors_of_notify_are_reported_at_their_position() {
     let text = r#"dataplane.interfaces = ["eth0"]
 [[notify]]
 colour = "red"

@@ -24,18 +24,18 @@ fn health_outlives_changes_of_the_model() {
     let from = |number| {
         begun
             .iter()
-            .find(|begin| begin.watched.target == address(number))
+            .find(|begin| begin.target.target == address(number))
             .unwrap()
             .from
             .as_ref()
     };
-    assert_eq!(from(1).map(|standing| standing.up), Some(true));
-    assert_eq!(from(2).map(|standing| standing.up), Some(false));
+    assert_eq!(from(1).map(|check_state| check_state.up), Some(true));
+    assert_eq!(from(2).map(|check_state| check_state.up), Some(false));
     assert_eq!(from(3), None);
 }
 
 #[test]
-fn another_question_leaves_who_is_up_there_and_lets_who_is_down_come_back_at_once() {
+fn a_changed_probe_keeps_reals_up_and_lets_down_ones_come_up_with_the_first_pass() {
     let mut world = World::new(model(
         vec![real(1, 1), real(2, 1)],
         vec![check(None)],
@@ -50,7 +50,7 @@ fn another_question_leaves_who_is_up_there_and_lets_who_is_down_come_back_at_onc
         .availability
         .checkers()
         .into_iter()
-        .map(|begin| (begin.watched.target.ip(), begin.from.is_some()))
+        .map(|begin| (begin.target.target.ip(), begin.from.is_some()))
         .collect();
     assert!(decided.contains(&(address(1).ip(), true)), "{decided:?}");
     assert!(decided.contains(&(address(2).ip(), false)), "{decided:?}");
@@ -59,7 +59,7 @@ fn another_question_leaves_who_is_up_there_and_lets_who_is_down_come_back_at_onc
 }
 
 #[test]
-fn a_check_goes_on_as_it_stood_when_only_its_times_or_other_checks_change() {
+fn a_check_keeps_its_state_when_only_its_timing_or_other_checks_change() {
     let mut world = World::new(model(
         vec![real(1, 4)],
         vec![agent(), check(None)],
@@ -70,7 +70,7 @@ fn a_check_goes_on_as_it_stood_when_only_its_times_or_other_checks_change() {
         ..AgentReply::default()
     };
     world.find_by(1, 1, up());
-    world.find_by(0, 1, advising(stopped));
+    world.find_by(0, 1, up_with(stopped));
     world.service().checks[0].timing.interval = 9 * SECOND;
     world.service().checks[1].timing.interval = 9 * SECOND;
     assert_eq!(world.adopt(), Vec::<String>::new());
@@ -82,14 +82,14 @@ fn a_check_goes_on_as_it_stood_when_only_its_times_or_other_checks_change() {
         weight: Some(RequestedWeight::Percent(50)),
         ..AgentReply::default()
     };
-    world.find_by(0, 1, advising(half));
+    world.find_by(0, 1, up_with(half));
     world.service().checks[0].timing.interval = 8 * SECOND;
     world.adopt();
     assert_eq!(world.weights(), [2]);
 }
 
 #[test]
-fn a_check_that_is_added_finds_reals_up_and_what_was_remembered_stands() {
+fn an_added_check_starts_up_for_reals_that_are_up_and_restored_states_win() {
     let mut world = World::new(model(vec![real(1, 1)], vec![], HealthPolicy::default()));
     world.service().checks.push(check(None));
     assert_eq!(world.adopt(), Vec::<String>::new());
@@ -114,16 +114,16 @@ fn equal_checks_of_two_services_are_one_checker() {
     let mut availability =
         Availability::at_start(&both, &FakeCheckers::default(), crate::os::clock::now());
     assert_eq!(availability.checkers().len(), 1);
-    let watched = CheckTarget::clone(&availability.checkers()[0].watched);
-    let happened = availability.update(
+    let target = CheckTarget::clone(&availability.checkers()[0].target);
+    let events = availability.update(
         &both,
         vec![CheckUpdate {
-            watched,
-            standing: up(),
+            target,
+            check_state: up(),
         }],
         crate::os::clock::now(),
     );
-    assert_eq!(happened.len(), 2);
+    assert_eq!(events.len(), 2);
     assert_eq!(
         availability
             .desired()
@@ -135,7 +135,7 @@ fn equal_checks_of_two_services_are_one_checker() {
 }
 
 #[test]
-fn news_of_a_checker_that_is_no_more_are_nobodys() {
+fn updates_of_a_removed_checker_are_ignored() {
     let mut world = World::new(model(
         vec![real(1, 1)],
         vec![check(None)],
@@ -146,8 +146,8 @@ fn news_of_a_checker_that_is_no_more_are_nobodys() {
         check: check(None),
     };
     let update = CheckUpdate {
-        watched: stranger,
-        standing: up(),
+        target: stranger,
+        check_state: up(),
     };
     assert!(
         world

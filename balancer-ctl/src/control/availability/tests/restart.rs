@@ -1,4 +1,4 @@
-//! A daemon that starts again, on a virtual clock: what an earlier one wrote down goes on from there.
+//! A daemon that starts again, on a virtual clock: it continues from the stored states of an earlier one.
 
 use super::*;
 
@@ -11,59 +11,64 @@ fn at_start() -> Timestamp {
 }
 
 impl World {
-    /// What an earlier daemon left: this standing of each real server, who all have been down if they are up.
-    fn left(&self, remembered: impl Fn(SocketAddr) -> CheckState) -> FakeCheckers {
+    /// Stored states of an earlier daemon: one for each checker, each down before if it is up.
+    fn stored(&self, state_of: impl Fn(SocketAddr) -> CheckState) -> FakeCheckers {
         let checkers = FakeCheckers::default();
-        for CheckStart { watched, .. } in self.availability.checkers() {
-            let standing = remembered(watched.target);
-            let ago = at_start().since_boot.checked_sub(standing.since.since_boot);
-            let since = (standing.since != UNKNOWN_TIME).then(|| self.now - ago.unwrap());
-            let recalled = RestoredState {
+        for CheckStart { target, .. } in self.availability.checkers() {
+            let check_state = state_of(target.target);
+            let ago = at_start()
+                .since_boot
+                .checked_sub(check_state.since.since_boot);
+            let since = (check_state.since != UNKNOWN_TIME).then(|| self.now - ago.unwrap());
+            let restored = RestoredState {
                 since,
-                has_returned: standing.up,
-                standing,
+                has_returned: check_state.up,
+                check_state,
             };
             checkers
                 .state()
-                .remembered
-                .insert(CheckTarget::clone(&watched), recalled);
+                .restored
+                .insert(CheckTarget::clone(&target), restored);
         }
         checkers
     }
 
-    /// Another daemon takes over from what that left.
-    fn take_over(&mut self, left: &FakeCheckers) {
-        self.availability = Availability::at_start(&self.model, left, self.now);
+    /// Starts a daemon from these stored states.
+    fn take_over(&mut self, stored: &FakeCheckers) {
+        self.availability = Availability::at_start(&self.model, stored, self.now);
     }
 
-    pub(super) fn restart(&mut self, remembered: impl Fn(SocketAddr) -> CheckState) {
+    pub(super) fn restart(&mut self, state_of: impl Fn(SocketAddr) -> CheckState) {
         self.adopt();
-        let left = self.left(remembered);
-        self.take_over(&left);
+        let stored = self.stored(state_of);
+        self.take_over(&stored);
     }
 
-    /// The troubles that the other daemon takes up, each with its age in seconds, and what it tells.
-    fn taken_up(&self, left: &FakeCheckers) -> (Vec<(String, u64)>, Vec<String>) {
-        let taken = self.availability.takeover(&self.model, left, self.now);
-        let troubles = taken.conditions.into_iter().map(|(trouble, began)| {
-            let what = told(vec![trouble]).remove(0);
+    /// The conditions that the new daemon takes over, each with its age in seconds, and the events that it reports.
+    fn takeover(&self, stored: &FakeCheckers) -> (Vec<(String, u64)>, Vec<String>) {
+        let takeover = self.availability.takeover(&self.model, stored, self.now);
+        let conditions = takeover.conditions.into_iter().map(|(event, began)| {
+            let what = event_texts(vec![event]).remove(0);
             (what, (self.now - began).as_secs())
         });
-        (troubles.collect(), told(taken.events))
+        (conditions.collect(), event_texts(takeover.events))
     }
 }
 
-fn since(since: Timestamp, standing: CheckState) -> CheckState {
-    CheckState { since, ..standing }
+fn since(since: Timestamp, check_state: CheckState) -> CheckState {
+    CheckState {
+        since,
+        ..check_state
+    }
 }
 
-fn ago(time: Duration, standing: CheckState) -> CheckState {
+fn ago(time: Duration, check_state: CheckState) -> CheckState {
     let start = at_start();
     let moment = Timestamp {
         time: start.time - time,
         since_boot: start.since_boot - time,
     };
-    since(moment, standing)
+    since(moment, check_state)
 }
 
 fn reset_after(delay: Duration) -> World {
@@ -84,7 +89,7 @@ fn slow_start(time: Duration) -> World {
 }
 
 #[test]
-fn a_real_that_has_been_down_for_long_is_reset_at_once_and_another_when_its_time_is_over() {
+fn after_a_restart_reset_after_counts_from_when_the_real_went_down() {
     let mut world = reset_after(30 * SECOND);
     world.restart(|_| ago(40 * SECOND, down()));
     assert_eq!(world.runs(), [(0, RESET)]);
@@ -115,7 +120,7 @@ fn a_real_is_down_since_its_first_check_failed() {
 }
 
 #[test]
-fn a_weight_that_grew_goes_on_where_it_was() {
+fn a_slow_start_continues_after_a_restart() {
     let mut world = slow_start(10 * SECOND);
     let of = |target| match target == address(1) {
         true => ago(4 * SECOND, up()),
@@ -134,14 +139,14 @@ fn a_weight_that_grew_goes_on_where_it_was() {
     assert_eq!(world.availability.next_deadline(), None);
     // Once it is over, a restart does not begin it again.
     world.restart(|target| match of(target) {
-        standing if target == address(1) => ago(10 * SECOND, standing),
-        standing => standing,
+        check_state if target == address(1) => ago(10 * SECOND, check_state),
+        check_state => check_state,
     });
     assert_eq!(world.weights(), [4, 2]);
 }
 
 #[test]
-fn a_real_that_was_down_over_the_restart_grows_when_it_comes_back() {
+fn a_real_that_was_down_over_the_restart_starts_slowly_when_it_comes_back() {
     let mut world = slow_start(10 * SECOND);
     world.restart(|target| match target == address(1) {
         true => ago(40 * SECOND, down()),
@@ -153,30 +158,30 @@ fn a_real_that_was_down_over_the_restart_grows_when_it_comes_back() {
 }
 
 #[test]
-fn a_first_pass_is_no_return_whatever_the_restart() {
+fn a_real_that_was_never_down_has_no_slow_start_after_a_restart() {
     let mut world = slow_start(10 * SECOND);
-    let left = world.left(|_| ago(4 * SECOND, up()));
-    for recalled in left.state().remembered.values_mut() {
-        recalled.has_returned = recalled.standing.up && recalled.standing.reason.is_empty();
+    let stored = world.stored(|_| ago(4 * SECOND, up()));
+    for restored in stored.state().restored.values_mut() {
+        restored.has_returned = restored.check_state.up && restored.check_state.reason.is_empty();
     }
-    world.take_over(&left);
+    world.take_over(&stored);
     assert_eq!(world.weights(), [4, 2]);
     assert_eq!(world.shown(1), (RealState::Up, None, 4));
 }
 
 #[test]
-fn a_real_that_its_agent_calls_down_is_out_since_then() {
+fn a_real_is_down_since_its_agent_reported_it_down() {
     let mut world = reset_after(30 * SECOND);
     world.service().checks[0].probe = Probe::Agent(crate::model::check::AgentProbe::default());
     let stopped = AgentReply {
         down: Some("stopped".to_owned()),
         ..AgentReply::default()
     };
-    world.restart(|_| ago(10 * SECOND, advising(stopped.clone())));
-    let left = FakeCheckers::default();
-    let (troubles, _) = world.taken_up(&left);
-    let trouble = "real-down 10.0.0.1: its agent says stopped".to_owned();
-    assert_eq!(troubles, [(trouble, 10)]);
+    world.restart(|_| ago(10 * SECOND, up_with(stopped.clone())));
+    let stored = FakeCheckers::default();
+    let (conditions, _) = world.takeover(&stored);
+    let event = "real-down 10.0.0.1: its agent says stopped".to_owned();
+    assert_eq!(conditions, [(event, 10)]);
     world.wait(19 * SECOND);
     assert_eq!(world.runs(), [(0, KEEP)]);
     world.wait(SECOND);
@@ -186,79 +191,85 @@ fn a_real_that_its_agent_calls_down_is_out_since_then() {
 /// Quorum 3, which is lost below 2 and regained at 4; the first so many of the real servers are up.
 fn quorum_of_three(up_there: u8, before: bool) -> (World, FakeCheckers) {
     let mut world = five_with_quorum_three();
-    let left = world.left(
-        |target| match (1..=up_there).any(|number| target == address(number)) {
-            true => ago(900 * SECOND, up()),
-            false => ago(20 * SECOND, down()),
-        },
-    );
+    let stored =
+        world.stored(
+            |target| match (1..=up_there).any(|number| target == address(number)) {
+                true => ago(900 * SECOND, up()),
+                false => ago(20 * SECOND, down()),
+            },
+        );
     let quorum = Quorum {
         holds: before,
         since: world.now - 70 * SECOND,
     };
-    left.state()
+    stored
+        .state()
         .quorums
         .insert(world.model.services[0].key, quorum);
-    world.take_over(&left);
-    (world, left)
+    world.take_over(&stored);
+    (world, stored)
 }
 
 #[test]
-fn quorum_with_hysteresis_goes_on_as_it_was() {
+fn quorum_with_hysteresis_is_restored() {
     for (up_there, before, after) in [
         (2, true, true),
         (3, true, true),
         (3, false, false),
         (2, false, false),
     ] {
-        let (world, left) = quorum_of_three(up_there, before);
+        let (world, stored) = quorum_of_three(up_there, before);
         assert_eq!(world.status().quorum, Some(after), "{up_there} {before}");
-        assert_eq!(world.taken_up(&left).1, [] as [&str; 0]);
+        assert_eq!(world.takeover(&stored).1, [] as [&str; 0]);
         let kept = &world.availability.to_persist(&world.model)[0];
         let reals: Vec<_> = (1..=5).map(address).collect();
         assert_eq!(
             (kept.key, &kept.reals),
             (world.model.services[0].key, &reals)
         );
-        assert_eq!(kept.quorum, Some(left.state().quorums[&kept.key]));
+        assert_eq!(kept.quorum, Some(stored.state().quorums[&kept.key]));
     }
 }
 
 #[test]
-fn a_quorum_that_is_another_after_the_restart_is_told() {
-    let (world, left) = quorum_of_three(1, true);
-    let (troubles, told) = world.taken_up(&left);
-    assert_eq!(troubles.len(), 4, "the real servers' alone: {troubles:?}");
-    assert_eq!(told, ["quorum-lost: live weight 1, quorum 3"]);
+fn a_quorum_that_changed_over_the_restart_is_an_event() {
+    let (world, stored) = quorum_of_three(1, true);
+    let (conditions, events) = world.takeover(&stored);
+    assert_eq!(
+        conditions.len(),
+        4,
+        "the real servers' alone: {conditions:?}"
+    );
+    assert_eq!(events, ["quorum-lost: live weight 1, quorum 3"]);
     let kept = world.availability.to_persist(&world.model)[0].quorum;
     let lost = Quorum {
         holds: false,
         since: world.now,
     };
     assert_eq!(kept, Some(lost));
-    // Whoever was told that it is lost is told the end.
-    let (world, left) = quorum_of_three(4, false);
-    let (troubles, told) = world.taken_up(&left);
+    // The end of a lost quorum is reported too.
+    let (world, stored) = quorum_of_three(4, false);
+    let (conditions, events) = world.takeover(&stored);
     let lost = ("quorum-lost: live weight 4, quorum 3".to_owned(), 70);
-    assert_eq!(troubles[1], lost);
-    assert_eq!(told, ["quorum-regained: live weight 4, quorum 3"]);
+    assert_eq!(conditions[1], lost);
+    assert_eq!(events, ["quorum-regained: live weight 4, quorum 3"]);
 }
 
 #[test]
-fn quorum_that_maintenance_took_is_lost_since_then() {
-    let (mut world, left) = quorum_of_three(5, false);
+fn a_quorum_lost_to_maintenance_is_restored_with_its_beginning() {
+    let (mut world, stored) = quorum_of_three(5, false);
     for real in &mut world.service().reals[1..] {
         real.state = AdminState::Maintenance;
     }
-    world.take_over(&left);
-    let (troubles, told) = world.taken_up(&left);
+    world.take_over(&stored);
+    let (conditions, events) = world.takeover(&stored);
     let lost = "quorum-lost: live weight 1, quorum 3".to_owned();
-    assert_eq!(troubles, [(lost, 70)]);
-    assert_eq!(told, [] as [&str; 0]);
+    assert_eq!(conditions, [(lost, 70)]);
+    assert_eq!(events, [] as [&str; 0]);
 }
 
 #[test]
-fn it_is_said_when_a_quorum_is_new() {
+fn take_new_quorum_reports_each_change_once() {
     let mut world = World::new(model(
         vec![real(1, 1)],
         vec![check(None)],
@@ -273,7 +284,7 @@ fn it_is_said_when_a_quorum_is_new() {
 }
 
 #[test]
-fn what_is_not_known_begins_anew() {
+fn a_state_of_unknown_beginning_begins_at_the_restart() {
     let mut world = reset_after(30 * SECOND);
     world.restart(|_| since(UNKNOWN_TIME, down()));
     assert_eq!(world.runs(), [(0, KEEP)]);
@@ -285,19 +296,19 @@ fn what_is_not_known_begins_anew() {
 }
 
 #[test]
-fn troubles_that_stand_are_known_with_the_time_since_when() {
+fn conditions_that_last_are_known_with_their_beginning() {
     let reals = vec![real(1, 1), real(2, 1), real(3, 1), backup(4)];
     let mut world = World::new(model(reals, vec![check(None)], HealthPolicy::default()));
-    let left = world.left(|target| match target {
+    let stored = world.stored(|target| match target {
         target if target == address(1) => ago(900 * SECOND, up()),
         target if target == address(2) => ago(100 * SECOND, down()),
         target if target == address(3) => ago(300 * SECOND, down()),
         _ => ago(500 * SECOND, down()),
     });
-    world.take_over(&left);
+    world.take_over(&stored);
     let down = |number| format!("real-down 10.0.0.{number}: no answer within 2s, 3 of 3");
     assert_eq!(
-        world.taken_up(&left).0,
+        world.takeover(&stored).0,
         [(down(2), 100), (down(3), 300), (down(4), 500)]
     );
 }

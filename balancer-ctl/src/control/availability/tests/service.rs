@@ -27,7 +27,7 @@ fn quorum_is_lost_and_regained_with_hysteresis() {
 }
 
 #[test]
-fn backups_step_in_one_by_one_and_leave_when_others_return() {
+fn backups_step_in_one_by_one_and_leave_when_the_others_are_up_again() {
     let reals = vec![real(1, 1), backup(2), real(3, 1), backup(4)];
     let mut world = World::new(model(reals, vec![check(None)], HealthPolicy::default()));
     world.find(2, up());
@@ -88,7 +88,7 @@ fn with_a_backup_in() -> World {
 }
 
 #[test]
-fn a_backup_that_serves_stays_while_others_are_not_known_yet() {
+fn a_serving_backup_stays_while_others_are_undecided() {
     // A real server is added.
     let mut world = with_a_backup_in();
     world.service().reals.push(real(3, 1));
@@ -119,7 +119,7 @@ fn a_backup_that_serves_stays_while_others_are_not_known_yet() {
 }
 
 #[test]
-fn a_backup_does_not_wait_for_ever_for_one_whose_check_cannot_be_made() {
+fn a_backup_steps_in_after_the_startup_wait_although_a_check_cannot_be_made() {
     let reals = vec![real(1, 1), backup(2)];
     let mut world = World::new(model(reals, vec![check(None)], HealthPolicy::default()));
     world.find(2, up());
@@ -145,28 +145,28 @@ fn a_backup_does_not_wait_for_ever_for_one_whose_check_cannot_be_made() {
         ]
     );
     // Nor after a restart, when an earlier daemon has waited.
-    let left = FakeCheckers::default();
+    let stored = FakeCheckers::default();
     let passed = RestoredState {
-        standing: up(),
+        check_state: up(),
         since: None,
         has_returned: false,
     };
     let of_backup = check_targets(&world.model.services[0], &backup(2))
         .next()
         .unwrap();
-    left.state().remembered.insert(of_backup, passed);
+    stored.state().restored.insert(of_backup, passed);
     let lost = Quorum {
         holds: false,
         since: world.now,
     };
     let key = world.model.services[0].key;
-    left.state().quorums.insert(key, lost);
-    world.availability = Availability::at_start(&world.model, &left, world.now);
+    stored.state().quorums.insert(key, lost);
+    world.availability = Availability::at_start(&world.model, &stored, world.now);
     assert_eq!(world.weights(), [0, 1]);
 }
 
 #[test]
-fn a_backup_takes_over_from_the_first_that_served_while_others_are_awaited() {
+fn a_second_backup_replaces_the_first_while_others_are_undecided() {
     let policy = HealthPolicy {
         quorum: 2,
         ..HealthPolicy::default()
@@ -186,7 +186,7 @@ fn a_backup_takes_over_from_the_first_that_served_while_others_are_awaited() {
 }
 
 #[test]
-fn who_is_awaited_takes_nothing_from_those_who_are_up() {
+fn undecided_reals_take_nothing_from_those_that_are_up() {
     let mut world = World::new(model(
         vec![real(1, 1), backup(2)],
         vec![check(None)],
@@ -211,7 +211,7 @@ fn who_is_awaited_takes_nothing_from_those_who_are_up() {
 }
 
 #[test]
-fn all_backups_step_in_beside_the_living_when_quorum_is_lost() {
+fn all_backups_step_in_beside_the_reals_that_are_up_when_quorum_is_lost() {
     let policy = HealthPolicy {
         quorum: 2,
         backups: Backups::All,

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn the_four_truths_are_told_apart() {
+fn admin_state_health_agent_and_weight_are_combined() {
     use AdminState::{Drain, Maintenance, Ready};
     let percent = |percent| AgentReply {
         weight: Some(RequestedWeight::Percent(percent)),
@@ -66,28 +66,28 @@ fn the_four_truths_are_told_apart() {
         (
             Ready,
             4,
-            advising(percent(50)),
+            up_with(percent(50)),
             (RealState::Up, Some("50 % of its weight by its agent"), 2),
             KEEP,
         ),
         (
             Ready,
             4,
-            advising(percent(1)),
+            up_with(percent(1)),
             (RealState::Up, Some("1 % of its weight by its agent"), 1),
             KEEP,
         ),
         (
             Ready,
             4,
-            advising(percent(100)),
+            up_with(percent(100)),
             (RealState::Up, None, 4),
             KEEP,
         ),
         (
             Ready,
             4,
-            advising(percent(0)),
+            up_with(percent(0)),
             (
                 RealState::Draining,
                 Some("0 % of its weight by its agent"),
@@ -98,63 +98,63 @@ fn the_four_truths_are_told_apart() {
         (
             Ready,
             4,
-            advising(absolute(7)),
+            up_with(absolute(7)),
             (RealState::Up, Some("weight 7 by its answer"), 7),
             KEEP,
         ),
         (
             Ready,
             4,
-            advising(absolute(0)),
+            up_with(absolute(0)),
             (RealState::Draining, Some("weight 0 by its answer"), 0),
             KEEP,
         ),
         (
             Ready,
             0,
-            advising(absolute(7)),
+            up_with(absolute(7)),
             (RealState::Draining, Some("weight 0"), 0),
             KEEP,
         ),
         (
             Ready,
             4,
-            advising(state(Drain)),
+            up_with(state(Drain)),
             (RealState::Draining, Some("by its agent"), 0),
             KEEP,
         ),
         (
             Ready,
             4,
-            advising(state(Maintenance)),
+            up_with(state(Maintenance)),
             (RealState::Maintenance, Some("by its agent"), 0),
             RESET,
         ),
         (
             Drain,
             4,
-            advising(state(Ready)),
+            up_with(state(Ready)),
             (RealState::Draining, Some("by the operator"), 0),
             KEEP,
         ),
         (
             Drain,
             4,
-            advising(state(Maintenance)),
+            up_with(state(Maintenance)),
             (RealState::Maintenance, Some("by its agent"), 0),
             RESET,
         ),
         (
             Ready,
             4,
-            advising(agent_down.clone()),
+            up_with(agent_down.clone()),
             (RealState::Down, Some("its agent says down: backup runs"), 0),
             RESET,
         ),
         (
             Drain,
             4,
-            advising(agent_down),
+            up_with(agent_down),
             (
                 RealState::Down,
                 Some("its agent says down: backup runs; drained by the operator"),
@@ -197,11 +197,11 @@ fn with_an_agent(reals: Vec<RealServer>) -> World {
 }
 
 #[test]
-fn what_an_agent_asks_for_is_told_and_shown_beside_the_other_truths() {
+fn an_agents_request_is_an_event_and_is_shown_apart() {
     let mut world = with_an_agent(vec![real(1, 4)]);
     world.find_by(1, 1, up());
     let asks = |state, weight| {
-        advising(AgentReply {
+        up_with(AgentReply {
             state,
             weight,
             down: None,
@@ -237,11 +237,11 @@ fn what_an_agent_asks_for_is_told_and_shown_beside_the_other_truths() {
 }
 
 #[test]
-fn in_maintenance_by_its_agent_nothing_is_told_of_what_is_found() {
+fn in_maintenance_by_its_agent_no_health_event_is_reported() {
     let mut world = with_an_agent(vec![real(1, 1)]);
     world.find_by(1, 1, up());
     let asks = |state, down: Option<&str>| {
-        advising(AgentReply {
+        up_with(AgentReply {
             state: Some(state),
             weight: None,
             down: down.map(str::to_owned),
@@ -279,14 +279,14 @@ fn in_maintenance_by_its_agent_nothing_is_told_of_what_is_found() {
 }
 
 #[test]
-fn an_agent_alone_that_calls_nothing_down_is_a_reason_to_be_up() {
+fn with_an_agent_check_alone_a_real_is_up_until_the_agent_reports_it_down() {
     let mut world = World::new(model(
         vec![real(1, 1)],
         vec![agent()],
         HealthPolicy::default(),
     ));
     let says = |down: Option<&str>| {
-        advising(AgentReply {
+        up_with(AgentReply {
             down: down.map(str::to_owned),
             ..AgentReply::default()
         })
@@ -299,11 +299,11 @@ fn an_agent_alone_that_calls_nothing_down_is_a_reason_to_be_up() {
 }
 
 #[test]
-fn another_weight_is_no_event_but_none_at_all_is_and_the_operators_maintenance_says_nothing() {
+fn only_weight_zero_is_an_event_and_none_is_reported_in_maintenance() {
     let mut world = with_an_agent(vec![real(1, 4)]);
     world.find_by(1, 1, up());
     let asks = |percent, state| {
-        advising(AgentReply {
+        up_with(AgentReply {
             weight: Some(RequestedWeight::Percent(percent)),
             state,
             down: None,
@@ -325,10 +325,10 @@ fn another_weight_is_no_event_but_none_at_all_is_and_the_operators_maintenance_s
 }
 
 #[test]
-fn an_agents_word_stands_until_it_says_another_wherever_it_is_asked() {
+fn an_agents_request_holds_until_its_next_reply_also_at_another_address() {
     let mut world = with_an_agent(vec![real(1, 4)]);
     world.find_by(1, 1, up());
-    let drained = advising(AgentReply {
+    let drained = up_with(AgentReply {
         state: Some(AdminState::Drain),
         ..AgentReply::default()
     });
@@ -342,7 +342,7 @@ fn an_agents_word_stands_until_it_says_another_wherever_it_is_asked() {
 }
 
 #[test]
-fn who_tells_programs_sees_maintenance_by_an_agent_as_by_the_operator() {
+fn the_notify_policy_sees_maintenance_by_an_agent_as_by_the_operator() {
     let mut world = with_an_agent(vec![real(1, 1), real(2, 1)]);
     world.find_by(1, 1, up());
     world.find_by(1, 2, down());
@@ -357,7 +357,7 @@ fn who_tells_programs_sees_maintenance_by_an_agent_as_by_the_operator() {
     assert!(!world.availability.take_new_maintenance());
     assert_eq!(states(&world), [AdminState::Ready; 2]);
     let asks = |state| {
-        advising(AgentReply {
+        up_with(AgentReply {
             state: Some(state),
             ..AgentReply::default()
         })

@@ -87,7 +87,7 @@ address = "10.0.0.5:53"
     assert_ne!(fs::metadata(scene.path()).unwrap().ino(), before);
     assert_eq!(fs::read_dir(scene.folder.path()).unwrap().count(), 1);
     assert_eq!(
-        scene.told(),
+        scene.events(),
         [
             "real-removed 10.0.0.2:80",
             "real-added 10.0.0.3:80 weight 6, nat",
@@ -216,7 +216,7 @@ fn a_batch_with_one_change_that_is_refused_changes_nothing() {
         }
     }
     assert_eq!(scene.dataplane.state().reconciled, 1, "only the start");
-    assert_eq!(scene.told(), [] as [&str; 0]);
+    assert_eq!(scene.events(), [] as [&str; 0]);
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn a_batch_that_does_not_fit_the_file_changes_nothing() {
             Scope::Runtime,
         )
         .unwrap();
-    scene.told();
+    scene.events();
     let before = everything(&mut scene);
     let requests = vec![
         Request::EditReal(named("web"), real("10.0.0.2"), weight(5)),
@@ -246,24 +246,24 @@ fn a_batch_that_does_not_fit_the_file_changes_nothing() {
         )
     );
     assert_eq!(everything(&mut scene), before);
-    assert_eq!(scene.told(), [] as [&str; 0]);
+    assert_eq!(scene.events(), [] as [&str; 0]);
 }
 
 #[test]
 fn a_batch_that_the_data_plane_refuses_or_fails_half_way_is_taken_back() {
     let mut scene = Scene::new();
     let before = everything(&mut scene);
-    scene.dataplane.state().room = Some(2);
+    scene.dataplane.state().max_services = Some(2);
     let refusal = scene.change_all(every_kind(), Scope::File).unwrap_err();
     assert_eq!(refusal.sentence, "there is room for 2 services");
     assert_eq!(everything(&mut scene), before);
 
-    scene.dataplane.state().room = None;
-    scene.dataplane.state().fails_half_way = 1;
+    scene.dataplane.state().max_services = None;
+    scene.dataplane.state().reconcile_failures = 1;
     let refusal = scene.change_all(every_kind(), Scope::File).unwrap_err();
     assert_eq!(refusal.sentence, "the kernel refused a call");
     assert_eq!(everything(&mut scene), before);
-    assert_eq!(scene.told(), [] as [&str; 0]);
+    assert_eq!(scene.events(), [] as [&str; 0]);
 }
 
 #[test]
@@ -286,7 +286,7 @@ fn a_batch_whose_file_cannot_be_written_or_put_in_place_is_taken_back() {
     assert_eq!(scene.dataplane.state().reconciled, 1, "only the start");
 
     // A folder takes the file's place while the data plane takes the changes over.
-    scene.dataplane.state().meanwhile = Some(Box::new({
+    scene.dataplane.state().during_reconcile = Some(Box::new({
         let path = path.clone();
         move || {
             fs::remove_file(&path).unwrap();
@@ -309,5 +309,5 @@ fn a_batch_whose_file_cannot_be_written_or_put_in_place_is_taken_back() {
         3,
         "the start, the changes, and back"
     );
-    assert_eq!(scene.told(), [] as [&str; 0]);
+    assert_eq!(scene.events(), [] as [&str; 0]);
 }

@@ -29,28 +29,30 @@ fn scene() -> Scene {
     Scene::with_file(CHECKED)
 }
 
-fn standing(up: bool, reason: &str) -> CheckState {
+fn check_state(up: bool, reason: &str) -> CheckState {
     CheckState {
         up,
         decided: true,
         reason: reason.to_owned(),
-        advice: AgentReply::default(),
+        agent_reply: AgentReply::default(),
         since: UNKNOWN_TIME,
     }
 }
 
 impl Scene {
-    fn watched(&self) -> Vec<CheckStart> {
-        let mut watched = self.checkers.state().watched.clone();
-        watched.sort_by_key(|begin| begin.watched.target);
-        watched
+    fn wanted(&self) -> Vec<CheckStart> {
+        let mut target = self.checkers.state().wanted.clone();
+        target.sort_by_key(|begin| begin.target.target);
+        target
     }
 
     /// The n-th checker found this.
-    fn find(&mut self, number: usize, standing: CheckState) {
-        let watched = CheckTarget::clone(&self.watched()[number].watched);
-        self.daemon
-            .answer(Message::Found(vec![CheckUpdate { watched, standing }]));
+    fn find(&mut self, number: usize, check_state: CheckState) {
+        let target = CheckTarget::clone(&self.wanted()[number].target);
+        self.daemon.answer(Message::Found(vec![CheckUpdate {
+            target,
+            check_state,
+        }]));
     }
 
     fn runs(&self) -> Vec<u32> {
@@ -67,7 +69,7 @@ impl Scene {
 }
 
 #[test]
-fn what_checkers_find_runs_is_listed_and_told() {
+fn check_results_reach_the_data_plane_the_lists_and_the_events() {
     let mut scene = scene();
     assert_eq!(scene.runs(), [0, 0]);
     let status = scene.status();
@@ -76,11 +78,11 @@ fn what_checkers_find_runs_is_listed_and_told() {
         status.reasons,
         ["service web waits for the first probes of its real servers"]
     );
-    scene.find(0, standing(true, "connected"));
-    scene.find(1, standing(true, "connected"));
+    scene.find(0, check_state(true, "connected"));
+    scene.find(1, check_state(true, "connected"));
     assert_eq!(scene.runs(), [1, 1]);
     assert_eq!(
-        scene.told(),
+        scene.events(),
         [
             "real-up 10.0.0.2:80 connected",
             "real-up 10.0.0.3:80 connected"
@@ -88,10 +90,10 @@ fn what_checkers_find_runs_is_listed_and_told() {
     );
     assert_eq!(scene.status().overall, view::Overall::Running);
 
-    scene.find(0, standing(false, "connection refused, 3 of 3"));
+    scene.find(0, check_state(false, "connection refused, 3 of 3"));
     assert_eq!(scene.runs(), [0, 1]);
     assert_eq!(
-        scene.told(),
+        scene.events(),
         ["real-down 10.0.0.2:80 connection refused, 3 of 3"]
     );
     let services = scene.ask(|reply| Message::Services(None, reply)).unwrap();
@@ -117,24 +119,25 @@ fn what_checkers_find_runs_is_listed_and_told() {
 }
 
 #[test]
-fn what_an_agent_says_reads_right_in_the_status() {
+fn an_agents_request_is_in_the_status() {
     let mut scene = Scene::with_file(&CHECKED.replace(
         "check = { type = \"tcp\" }",
         "check = [{ type = \"tcp\" }, { type = \"agent\", port = 9 }]",
     ));
-    let say = |scene: &mut Scene, up: &str, advice: AgentReply| {
-        for begin in scene.watched() {
-            let is_agent = begin.watched.target.port() == 9;
-            let mut standing = standing(up.is_empty(), up);
-            if is_agent && begin.watched.target.ip().to_string() == "10.0.0.2" {
-                standing.advice = advice.clone();
-            } else if begin.watched.target.ip().to_string() != "10.0.0.2" {
-                standing.up = true;
+    let say = |scene: &mut Scene, up: &str, agent_reply: AgentReply| {
+        for begin in scene.wanted() {
+            let is_agent = begin.target.target.port() == 9;
+            let mut check_state = check_state(up.is_empty(), up);
+            if is_agent && begin.target.target.ip().to_string() == "10.0.0.2" {
+                check_state.agent_reply = agent_reply.clone();
+            } else if begin.target.target.ip().to_string() != "10.0.0.2" {
+                check_state.up = true;
             }
-            let watched = CheckTarget::clone(&begin.watched);
-            scene
-                .daemon
-                .answer(Message::Found(vec![CheckUpdate { watched, standing }]));
+            let target = CheckTarget::clone(&begin.target);
+            scene.daemon.answer(Message::Found(vec![CheckUpdate {
+                target,
+                check_state,
+            }]));
         }
         scene.status().reasons
     };
@@ -171,9 +174,9 @@ fn what_an_agent_says_reads_right_in_the_status() {
 #[test]
 fn maintenance_takes_a_real_out_and_stands_in_the_file() {
     let mut scene = scene();
-    scene.find(0, standing(true, "connected"));
-    scene.find(1, standing(true, "connected"));
-    scene.told();
+    scene.find(0, check_state(true, "connected"));
+    scene.find(1, check_state(true, "connected"));
+    scene.events();
     let settings = RealSettings {
         state: Some(AdminState::Maintenance),
         ..Default::default()
@@ -185,14 +188,14 @@ fn maintenance_takes_a_real_out_and_stands_in_the_file() {
         )
         .unwrap();
     assert_eq!(scene.runs(), [0, 1]);
-    assert_eq!(scene.watched().len(), 1);
+    assert_eq!(scene.wanted().len(), 1);
     assert!(
         scene.text().contains("state = \"maintenance\""),
         "{}",
         scene.text()
     );
     assert_eq!(
-        scene.told(),
+        scene.events(),
         ["real-changed 10.0.0.2:80 state ready -> maintenance"]
     );
 }
@@ -201,9 +204,9 @@ fn maintenance_takes_a_real_out_and_stands_in_the_file() {
 fn a_check_may_ask_another_address_and_port_than_the_reals() {
     let targets = |check: &str| -> Vec<String> {
         let scene = Scene::with_file(&CHECKED.replace("{ type = \"tcp\" }", check));
-        let watched = scene.watched().into_iter();
-        watched
-            .map(|begin| begin.watched.target.to_string())
+        let target = scene.wanted().into_iter();
+        target
+            .map(|begin| begin.target.target.to_string())
             .collect()
     };
     for (check, expected) in [
@@ -228,15 +231,15 @@ fn a_check_may_ask_another_address_and_port_than_the_reals() {
 
 #[test]
 fn what_another_address_answers_decides_over_all_who_ask_it() {
-    let asked = "{ type = \"tcp\", address = \"10.9.9.9\", port = 9 }";
-    let mut scene = Scene::with_file(&CHECKED.replace("{ type = \"tcp\" }", asked));
-    scene.find(0, standing(true, "connected"));
+    let check = "{ type = \"tcp\", address = \"10.9.9.9\", port = 9 }";
+    let mut scene = Scene::with_file(&CHECKED.replace("{ type = \"tcp\" }", check));
+    scene.find(0, check_state(true, "connected"));
     assert_eq!(scene.runs(), [1, 1]);
-    scene.told();
-    scene.find(0, standing(false, "connection refused, 3 of 3"));
+    scene.events();
+    scene.find(0, check_state(false, "connection refused, 3 of 3"));
     assert_eq!(scene.runs(), [0, 0]);
     assert_eq!(
-        scene.told(),
+        scene.events(),
         [
             "real-down 10.0.0.2:80 connection refused, 3 of 3",
             "real-down 10.0.0.3:80 connection refused, 3 of 3",
@@ -246,40 +249,44 @@ fn what_another_address_answers_decides_over_all_who_ask_it() {
 }
 
 #[test]
-fn the_ring_changes_first_and_then_it_is_told() {
+fn the_ring_changes_before_the_event() {
     let mut scene = scene();
-    for standing in [
-        standing(true, "connected"),
-        standing(false, "connection refused, 3 of 3"),
+    for check_state in [
+        check_state(true, "connected"),
+        check_state(false, "connection refused, 3 of 3"),
     ] {
         let events = scene.events.resubscribe();
         let (sender, when_applied) = std::sync::mpsc::channel();
-        scene.dataplane.state().meanwhile = Some(Box::new(move || {
+        scene.dataplane.state().during_reconcile = Some(Box::new(move || {
             sender.send(events.len()).unwrap();
         }));
-        scene.find(0, standing);
-        assert_eq!(when_applied.try_recv(), Ok(0), "told before it was so");
-        assert!(scene.told()[0].starts_with("real-"));
+        scene.find(0, check_state);
+        assert_eq!(
+            when_applied.try_recv(),
+            Ok(0),
+            "the event came before the change of the ring"
+        );
+        assert!(scene.events()[0].starts_with("real-"));
     }
 }
 
 #[test]
 fn a_change_that_fails_leaves_health_as_it_was() {
     let mut scene = scene();
-    scene.find(0, standing(true, "connected"));
-    scene.dataplane.state().fails_half_way = 1;
+    scene.find(0, check_state(true, "connected"));
+    scene.dataplane.state().reconcile_failures = 1;
     scene.change(add_real("10.0.0.4"), Scope::File).unwrap_err();
     assert_eq!(scene.runs(), [1, 0]);
-    assert_eq!(scene.watched().len(), 2);
+    assert_eq!(scene.wanted().len(), 2);
 }
 
 #[test]
-fn a_data_plane_that_refused_to_follow_is_asked_again() {
+fn a_data_plane_that_refused_an_update_is_updated_again() {
     let mut scene = scene();
-    scene.dataplane.state().fails_half_way = 3;
-    scene.find(0, standing(true, "connected"));
+    scene.dataplane.state().reconcile_failures = 3;
+    scene.find(0, check_state(true, "connected"));
     scene.daemon.tick();
-    scene.find(0, standing(true, "connected"));
+    scene.find(0, check_state(true, "connected"));
     let reconciled = scene.dataplane.state().reconciled;
     let behind = "the data plane is out of sync, the change is tried again each second: the kernel refused a call";
     assert!(scene.status().reasons.contains(&behind.to_owned()));
@@ -293,7 +300,7 @@ fn a_data_plane_that_refused_to_follow_is_asked_again() {
         "once it follows, no more"
     );
     assert_eq!(
-        scene.told(),
+        scene.events(),
         [
             "dataplane-out-of-sync the kernel refused a call",
             "real-up 10.0.0.2:80 connected",
@@ -303,22 +310,22 @@ fn a_data_plane_that_refused_to_follow_is_asked_again() {
 }
 
 /// A daemon that starts with what another left, with quorum: weights, what is told, and the checkers.
-fn restarted(remembered: [CheckState; 2]) -> (Vec<u32>, Vec<String>, FakeCheckers) {
+fn restarted(restored: [CheckState; 2]) -> (Vec<u32>, Vec<String>, FakeCheckers) {
     let mut scene = scene();
     let file = load(&scene.path(), "lb1").unwrap();
     let model = file.model().clone();
     let checkers = FakeCheckers::default();
-    checkers.state().remembered = scene
-        .watched()
+    checkers.state().restored = scene
+        .wanted()
         .into_iter()
-        .zip(remembered)
-        .map(|(begin, standing)| {
-            let recalled = RestoredState {
-                standing,
+        .zip(restored)
+        .map(|(begin, check_state)| {
+            let restored = RestoredState {
+                check_state,
                 since: None,
                 has_returned: false,
             };
-            (CheckTarget::clone(&begin.watched), recalled)
+            (CheckTarget::clone(&begin.target), restored)
         })
         .collect();
     let quorum = Quorum {
@@ -342,32 +349,32 @@ fn restarted(remembered: [CheckState; 2]) -> (Vec<u32>, Vec<String>, FakeChecker
     daemon.unwrap();
     scene.dataplane = dataplane;
     scene.events = receiver;
-    (scene.runs(), scene.told(), checkers)
+    (scene.runs(), scene.events(), checkers)
 }
 
 #[test]
 fn a_restart_begins_with_what_was_remembered() {
-    let (weights, told, checkers) = restarted([
-        standing(true, "connected"),
-        standing(false, "connection refused, 3 of 3"),
+    let (weights, events, checkers) = restarted([
+        check_state(true, "connected"),
+        check_state(false, "connection refused, 3 of 3"),
     ]);
     assert_eq!(weights, [1, 0]);
-    assert_eq!(told, [] as [&str; 0], "nothing happened");
+    assert_eq!(events, [] as [&str; 0], "nothing happened");
     assert!(
         checkers
             .state()
-            .watched
+            .wanted
             .iter()
             .all(|begin| begin.from.is_some())
     );
 }
 
 #[test]
-fn a_quorum_that_a_restart_finds_changed_is_told_and_kept() {
-    let refused = standing(false, "connection refused, 3 of 3");
-    let (_, told, checkers) = restarted([refused.clone(), refused]);
-    assert_eq!(told, ["quorum-lost live weight 0, quorum 1"]);
-    let kept = checkers.state().kept.remove(0).quorum.unwrap();
+fn a_quorum_that_changed_over_a_restart_is_an_event_and_stored() {
+    let refused = check_state(false, "connection refused, 3 of 3");
+    let (_, events, checkers) = restarted([refused.clone(), refused]);
+    assert_eq!(events, ["quorum-lost live weight 0, quorum 1"]);
+    let kept = checkers.state().persisted.remove(0).quorum.unwrap();
     assert!(!kept.holds);
 }
 
@@ -375,15 +382,15 @@ fn a_quorum_that_a_restart_finds_changed_is_told_and_kept() {
 fn a_quorum_is_kept_when_it_changes() {
     let mut scene = scene();
     let kept = |scene: &Scene| {
-        scene.checkers.state().kept[0]
+        scene.checkers.state().persisted[0]
             .quorum
             .map(|quorum| quorum.holds)
     };
     assert_eq!(kept(&scene), None);
-    scene.find(0, standing(true, "connected"));
+    scene.find(0, check_state(true, "connected"));
     assert_eq!(kept(&scene), Some(true));
-    scene.find(0, standing(false, "connection refused, 3 of 3"));
-    scene.find(1, standing(false, "connection refused, 3 of 3"));
+    scene.find(0, check_state(false, "connection refused, 3 of 3"));
+    scene.find(1, check_state(false, "connection refused, 3 of 3"));
     assert_eq!(kept(&scene), Some(false));
 }
 
@@ -393,7 +400,7 @@ async fn checkers_are_reported_with_those_who_use_them() {
     let checker = |target: &str| view::Checker {
         target: target.parse().unwrap(),
         kind: "tcp".to_owned(),
-        check: keys::json(&scene.watched()[0].watched.check),
+        check: keys::json(&scene.wanted()[0].target.check),
         used_by: Vec::new(),
         state: "up".to_owned(),
         since: String::new(),
@@ -467,11 +474,11 @@ async fn where_nothing_is_probed_it_is_said_why() {
 #[test]
 fn checkers_that_stand_still_limit_and_are_not_hidden_from_systemd() {
     let mut scene = scene();
-    scene.find(0, standing(true, "connected"));
-    scene.find(1, standing(true, "connected"));
-    scene.told();
+    scene.find(0, check_state(true, "connected"));
+    scene.find(1, check_state(true, "connected"));
+    scene.events();
     let stalled = format!("checks-stalled {CHECKS_STALLED}");
-    for (stands_still, overall, reasons, told) in [
+    for (is_stalled, overall, reasons, events) in [
         (false, view::Overall::Running, &[][..], &[][..]),
         (
             true,
@@ -481,12 +488,12 @@ fn checkers_that_stand_still_limit_and_are_not_hidden_from_systemd() {
         ),
         (false, view::Overall::Running, &[], &["checks-resumed"]),
     ] {
-        scene.checkers.state().stands_still = stands_still;
+        scene.checkers.state().is_stalled = is_stalled;
         scene.daemon.tick();
         let status = scene.status();
         assert_eq!(status.overall, overall);
         assert_eq!(status.reasons, reasons);
         scene.daemon.tick();
-        assert_eq!(scene.told(), told, "once");
+        assert_eq!(scene.events(), events, "once");
     }
 }

@@ -29,7 +29,7 @@ fn a_real_server_that_is_this_host_or_a_whole_network_is_refused() {
              another host's address"
         );
     }
-    assert_eq!(scene.told(), [] as [&str; 0]);
+    assert_eq!(scene.events(), [] as [&str; 0]);
     scene.change(add_real("10.0.0.3"), Scope::File).unwrap();
     assert_eq!(
         scene.state(),
@@ -54,7 +54,7 @@ fn a_file_with_such_real_servers_is_refused_with_their_places_and_nothing_change
         )
     );
     assert_eq!(scene.state(), ["tcp/192.0.2.80:80 10.0.0.2:80=1"]);
-    assert_eq!(scene.told(), [format!("reload-failed {refusal}")]);
+    assert_eq!(scene.events(), [format!("reload-failed {refusal}")]);
 }
 
 #[test]
@@ -123,9 +123,9 @@ fn status_lists_few_real_servers_that_cannot_work() {
 }
 
 #[test]
-fn routes_that_are_not_heard_of_limit_and_both_ends_are_told_once() {
+fn unwatched_routes_limit_the_node_and_both_ends_are_events() {
     let mut scene = scene();
-    for (unwatched, overall, reasons, told) in [
+    for (unwatched, overall, reasons, events) in [
         (None, view::Overall::Running, &[][..], &[][..]),
         (
             Some("the socket failed"),
@@ -146,7 +146,7 @@ fn routes_that_are_not_heard_of_limit_and_both_ends_are_told_once() {
         ),
         (None, view::Overall::Running, &[], &["routes-watched"]),
     ] {
-        scene.dataplane.state().unwatched = unwatched.map(str::to_owned);
+        scene.dataplane.state().watch_failure = unwatched.map(str::to_owned);
         scene.daemon.run_maintenance();
         let status = scene.ask(Message::Status).unwrap();
         assert_eq!(
@@ -157,14 +157,14 @@ fn routes_that_are_not_heard_of_limit_and_both_ends_are_told_once() {
             )
         );
         scene.daemon.run_maintenance();
-        assert_eq!(scene.told(), told, "once");
+        assert_eq!(scene.events(), events, "once");
     }
 }
 
 #[test]
-fn maintenance_that_fails_limits_and_both_ends_are_told_once() {
+fn failed_maintenance_limits_the_node_and_both_ends_are_events() {
     let mut scene = scene();
-    for (failure, reasons, told) in [
+    for (failure, reasons, events) in [
         (
             Some("no memory"),
             &["maintenance failed, it is tried again: no memory"][..],
@@ -181,6 +181,6 @@ fn maintenance_that_fails_limits_and_both_ends_are_told_once() {
         scene.daemon.run_maintenance();
         assert_eq!(scene.ask(Message::Status).unwrap().reasons, reasons);
         scene.daemon.run_maintenance();
-        assert_eq!(scene.told(), told, "once");
+        assert_eq!(scene.events(), events, "once");
     }
 }

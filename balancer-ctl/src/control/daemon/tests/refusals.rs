@@ -46,7 +46,7 @@ fn invalid_changes_are_refused() {
             assert_eq!(scene.refusal(request.clone(), scope), sentence);
         }
     }
-    assert_eq!(scene.told(), [] as [&str; 0]);
+    assert_eq!(scene.events(), [] as [&str; 0]);
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn a_file_that_changed_meanwhile_is_neither_written_nor_is_anything_applied() {
 #[test]
 fn a_change_that_the_data_plane_refuses_is_not_written() {
     let mut scene = Scene::new();
-    scene.dataplane.state().room = Some(1);
+    scene.dataplane.state().max_services = Some(1);
     assert_eq!(
         scene.refusal(
             Request::AddService(dns(), ServiceSettings::default()),
@@ -111,7 +111,7 @@ fn a_change_that_the_data_plane_refuses_is_not_written() {
 #[test]
 fn a_change_that_fails_half_way_is_taken_back() {
     let mut scene = Scene::new();
-    scene.dataplane.state().fails_half_way = 1;
+    scene.dataplane.state().reconcile_failures = 1;
     assert_eq!(
         scene.refusal(add_real("10.0.0.3"), Scope::File),
         "the kernel refused a call"
@@ -148,7 +148,7 @@ fn a_change_that_cannot_be_written_is_not_applied() {
 fn a_change_whose_file_cannot_be_put_in_place_is_taken_back() {
     let mut scene = Scene::new();
     let path = scene.path();
-    scene.dataplane.state().meanwhile = Some(Box::new({
+    scene.dataplane.state().during_reconcile = Some(Box::new({
         let path = path.clone();
         move || {
             fs::remove_file(&path).unwrap();
@@ -169,7 +169,7 @@ fn a_change_whose_file_cannot_be_put_in_place_is_taken_back() {
         3,
         "the start, the change, and back"
     );
-    assert_eq!(scene.told(), [] as [&str; 0]);
+    assert_eq!(scene.events(), [] as [&str; 0]);
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn a_file_that_is_wrong_changes_nothing_when_it_is_loaded_again() {
     );
     assert_eq!(scene.state(), before);
     assert_eq!(
-        scene.told(),
+        scene.events(),
         [format!(
             "reload-failed {path}:6:10: invalid basic string, expected `\"`"
         )]
@@ -199,7 +199,7 @@ fn wrong_health_settings_change_nothing_when_the_file_is_loaded_again() {
     let checked = FILE.replace("80:80\"\n", &format!("80:80\"\ncheck = {good}\n"));
     let mut scene = Scene::with_file(&checked);
     let path = scene.path().display().to_string();
-    let before = (scene.state(), scene.checkers.state().watched.clone());
+    let before = (scene.state(), scene.checkers.state().wanted.clone());
     assert_eq!(before.1.len(), 1);
     for (check, expected) in [
         (
@@ -232,8 +232,8 @@ fn wrong_health_settings_change_nothing_when_the_file_is_loaded_again() {
         let refusal = scene.ask(Message::Reload).unwrap_err();
         let expected = format!("{path}:8:{expected}");
         assert_eq!(refusal.sentence, expected, "{check}");
-        assert_eq!(scene.told(), [format!("reload-failed {expected}")]);
-        let after = (scene.state(), scene.checkers.state().watched.clone());
+        assert_eq!(scene.events(), [format!("reload-failed {expected}")]);
+        let after = (scene.state(), scene.checkers.state().wanted.clone());
         assert_eq!(after, before, "{check}");
     }
 }
@@ -252,14 +252,14 @@ fn write_another(scene: &Scene) {
 fn settings_and_services_of_a_loaded_file_are_applied_or_neither_is() {
     let mut scene = Scene::new();
     write_another(&scene);
-    scene.dataplane.state().room = Some(1);
+    scene.dataplane.state().max_services = Some(1);
     let refusal = scene.ask(Message::Reload).unwrap_err();
     assert_eq!(refusal.sentence, "there is room for 1 services");
     let interfaces = |scene: &Scene| scene.dataplane.state().settings.clone().unwrap().interfaces;
     assert_eq!(interfaces(&scene), ["eth0"]);
     assert_eq!(scene.state(), ["tcp/192.0.2.80:80 10.0.0.2:80=1"]);
 
-    scene.dataplane.state().room = None;
+    scene.dataplane.state().max_services = None;
     scene.ask(Message::Reload).unwrap();
     assert_eq!(interfaces(&scene), ["eth1"]);
     assert_eq!(
@@ -272,21 +272,21 @@ fn settings_and_services_of_a_loaded_file_are_applied_or_neither_is() {
 fn a_loaded_file_that_fails_half_way_is_taken_back() {
     let mut scene = Scene::new();
     write_another(&scene);
-    scene.dataplane.state().fails_half_way = 1;
+    scene.dataplane.state().reconcile_failures = 1;
     let refusal = scene.ask(Message::Reload).unwrap_err();
     assert_eq!(refusal.sentence, "the kernel refused a call");
     let settings = scene.dataplane.state().settings.clone();
     assert_eq!(settings.as_ref(), Some(&scene.daemon.model.dataplane));
     assert_eq!(scene.state(), ["tcp/192.0.2.80:80 10.0.0.2:80=1"]);
-    assert_eq!(scene.told(), ["reload-failed the kernel refused a call"]);
+    assert_eq!(scene.events(), ["reload-failed the kernel refused a call"]);
 }
 
 #[test]
-fn an_interface_that_is_refused_is_told_with_its_place_in_the_file() {
+fn a_refused_interface_is_reported_with_its_position_in_the_file() {
     let mut scene = Scene::new();
     let text = FILE.replace("[\"eth0\"]", "[\"eth0\", \"eth7\"]");
     fs::write(scene.path(), &text).unwrap();
-    scene.dataplane.state().missing = Some("eth7".to_owned());
+    scene.dataplane.state().missing_interface = Some("eth7".to_owned());
     let path = scene.path().display().to_string();
     assert_eq!(
         scene.ask(Message::Reload).unwrap_err().sentence,
@@ -295,17 +295,17 @@ fn an_interface_that_is_refused_is_told_with_its_place_in_the_file() {
 }
 
 #[test]
-fn settings_that_are_refused_half_way_are_taken_back_and_that_is_tried_again() {
+fn settings_that_fail_half_way_are_rolled_back_and_that_is_tried_again() {
     let interfaces = |scene: &Scene| scene.dataplane.state().settings.clone().unwrap().interfaces;
     let mut scene = Scene::new();
     fs::write(scene.path(), FILE.replace("eth0", "eth1")).unwrap();
-    scene.dataplane.state().misconfigures = 1;
+    scene.dataplane.state().configure_failures = 1;
     let refusal = scene.ask(Message::Reload).unwrap_err();
     assert_eq!(refusal.sentence, "the interface is gone");
     assert_eq!(interfaces(&scene), ["eth0"]);
-    assert_eq!(scene.told(), ["reload-failed the interface is gone"]);
+    assert_eq!(scene.events(), ["reload-failed the interface is gone"]);
 
-    scene.dataplane.state().misconfigures = 3;
+    scene.dataplane.state().configure_failures = 3;
     let said = "the interface is gone; and what ran before could not be brought back, which is tried again: \
                 the interface is gone";
     let refusal = scene.ask(Message::Reload).unwrap_err();
@@ -314,16 +314,16 @@ fn settings_that_are_refused_half_way_are_taken_back_and_that_is_tried_again() {
     scene.change(add_real("10.0.0.3"), Scope::Runtime).unwrap();
     scene.daemon.tick();
     scene.dataplane.state().settings = None;
-    assert_eq!(scene.told().len(), 3);
+    assert_eq!(scene.events().len(), 3);
     scene.daemon.tick();
     assert_eq!(interfaces(&scene), ["eth0"]);
-    assert_eq!(scene.told(), ["dataplane-in-sync"]);
+    assert_eq!(scene.events(), ["dataplane-in-sync"]);
 }
 
 #[test]
-fn what_could_not_be_taken_back_is_said_and_tried_again() {
+fn a_failed_roll_back_is_reported_and_tried_again() {
     let mut scene = Scene::new();
-    scene.dataplane.state().fails_half_way = 2;
+    scene.dataplane.state().reconcile_failures = 2;
     let refusal = scene.change(add_real("10.0.0.3"), Scope::File).unwrap_err();
     assert_eq!(
         refusal.sentence,

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn an_agent_is_heard_at_every_answer_and_missed_at_none() {
+fn each_agent_reply_counts_and_failures_do_not() {
     let mut checker = begin(&agent());
     assert!(checker.check_state().up && checker.check_state().decided);
     assert_eq!(
@@ -22,9 +22,9 @@ fn an_agent_is_heard_at_every_answer_and_missed_at_none() {
     let outputs = run(
         &mut checker,
         &[
-            advised(half.clone()),
-            advised(half.clone()),
-            advised(down.clone()),
+            passed_with(half.clone()),
+            passed_with(half.clone()),
+            passed_with(down.clone()),
             failed(),
             failed(),
             failed(),
@@ -34,22 +34,22 @@ fn an_agent_is_heard_at_every_answer_and_missed_at_none() {
     expected[0] = CheckerOutput::RequestChanged;
     expected[2] = CheckerOutput::RequestChanged;
     assert_eq!(outputs, expected);
-    assert_eq!(checker.check_state().advice, down);
+    assert_eq!(checker.check_state().agent_reply, down);
     assert!(checker.check_state().up);
     assert_eq!(
-        finish(&mut checker, advised(half.clone()), 20_000),
+        finish(&mut checker, passed_with(half.clone()), 20_000),
         CheckerOutput::RequestChanged
     );
-    assert_eq!(checker.check_state().advice, half);
+    assert_eq!(checker.check_state().agent_reply, half);
 }
 
 #[test]
-fn an_agent_stands_since_its_word_on_whether_its_server_is_down() {
+fn an_agent_checks_state_begins_when_the_down_report_appears_or_ends() {
     let check = agent();
     let mut checker = Checker::new(&check, None, Vec::new(), &at(0));
     let says = |down: bool, weight: u32| Outcome::Passed {
         note: String::new(),
-        advice: AgentReply {
+        agent_reply: AgentReply {
             down: down.then(|| format!("stopped {weight}")),
             weight: Some(RequestedWeight::Absolute(weight)),
             state: None,
@@ -75,7 +75,7 @@ fn an_agent_stands_since_its_word_on_whether_its_server_is_down() {
 }
 
 #[test]
-fn an_agents_word_on_whether_its_server_is_down_is_its_state_and_its_past() {
+fn an_agents_down_report_is_its_checks_state_and_history() {
     let check = agent();
     let mut checker = Checker::new(&check, None, Vec::new(), &at(0));
     let check_target = CheckTarget {
@@ -90,7 +90,7 @@ fn an_agents_word_on_whether_its_server_is_down_is_its_state_and_its_past() {
     let say = |checker: &mut Checker, time, word: &str| {
         let outcome = Outcome::Passed {
             note: format!("agent: {word}"),
-            advice: AgentReply {
+            agent_reply: AgentReply {
                 down: (word == "stopped").then(|| word.to_owned()),
                 ..AgentReply::default()
             },

@@ -3,22 +3,22 @@
 use super::*;
 
 #[test]
-fn it_goes_on_as_it_stood() {
-    let stood = CheckState {
+fn it_continues_from_the_given_state() {
+    let earlier = CheckState {
         up: true,
         decided: true,
         reason: "http 200, 2 of 2".to_owned(),
-        advice: AgentReply::default(),
+        agent_reply: AgentReply::default(),
         since: at(0),
     };
     let check = check(2, 3, Initial::Down);
-    let mut checker = Checker::new(&check, Some(stood.clone()), Vec::new(), &at(60_000));
-    assert_eq!(checker.check_state(), stood);
+    let mut checker = Checker::new(&check, Some(earlier.clone()), Vec::new(), &at(60_000));
+    assert_eq!(checker.check_state(), earlier);
     finish(&mut checker, failed(), 61_000);
     finish(&mut checker, failed(), 62_000);
     assert_eq!(
         checker.check_state(),
-        stood,
+        earlier,
         "it takes `fall` failures, as ever"
     );
     finish(&mut checker, failed(), 63_000);
@@ -31,14 +31,14 @@ fn it_goes_on_as_it_stood() {
 
     let undecided = CheckState {
         decided: false,
-        ..stood
+        ..earlier
     };
     let checker = Checker::new(&check, Some(undecided), Vec::new(), &at(60_000));
     assert_eq!(checker.machine, MachineState::Undecided);
 }
 
 #[test]
-fn a_past_that_ends_as_it_stands_is_continued() {
+fn a_history_that_ends_with_the_current_state_is_continued() {
     let past = vec![
         HistoryEntry {
             at: at(0),
@@ -51,15 +51,15 @@ fn a_past_that_ends_as_it_stands_is_continued() {
             reason: "refused, 3 of 3".to_owned(),
         },
     ];
-    let stood = CheckState {
+    let earlier = CheckState {
         up: false,
         decided: true,
         reason: "refused, 3 of 3".to_owned(),
-        advice: AgentReply::default(),
+        agent_reply: AgentReply::default(),
         since: at(5000),
     };
     let check = check(1, 3, Initial::Down);
-    let mut checker = Checker::new(&check, Some(stood), past, &at(9000));
+    let mut checker = Checker::new(&check, Some(earlier), past, &at(9000));
     finish(&mut checker, passed(), 12_000);
     let shown: Vec<_> = checker
         .view_history()
@@ -96,7 +96,7 @@ fn setting_the_clock_does_not_change_how_long_a_state_lasted() {
 }
 
 #[test]
-fn what_is_shown_is_the_whole_checker() {
+fn the_view_shows_the_whole_checker() {
     let check = check(2, 1, Initial::Down);
     let mut checker = begin(&check);
     run(&mut checker, &[passed(), failed()]);

@@ -8,18 +8,18 @@ async fn a_probe_that_cannot_be_made_counts_for_nothing_and_is_tried_again() {
     scene.world.set(1, Behaviour::NotMade);
     // One was up when an earlier daemon ended, the other was never probed.
     scene.world.set(2, Behaviour::NotMade);
-    let stood = CheckState {
+    let earlier = CheckState {
         up: true,
         decided: true,
         reason: "fine, 2 of 2".to_owned(),
-        advice: AgentReply::default(),
+        agent_reply: AgentReply::default(),
         since: crate::health::UNKNOWN_TIME,
     };
     let mut first = begin(check_target(1));
-    first.from = Some(stood);
+    first.from = Some(earlier);
     scene.watch(vec![first, begin(check_target(2))]);
     sleep(10 * SECOND).await;
-    assert_eq!(scene.news().await, []);
+    assert_eq!(scene.updates().await, []);
     let shown = |report: Vec<view::Checker>| -> Vec<_> {
         let shown = report.into_iter();
         shown
@@ -45,7 +45,7 @@ async fn a_probe_that_cannot_be_made_counts_for_nothing_and_is_tried_again() {
     scene.world.set(2, Behaviour::Pass);
     sleep(3 * SECOND).await;
     assert_eq!(scene.updates.0.obstacles(), [""; 0]);
-    assert_eq!(scene.news().await, own(&[(2, "up: fine, first probe")]));
+    assert_eq!(scene.updates().await, own(&[(2, "up: fine, first probe")]));
     let up = ("up".to_owned(), None);
     assert_eq!(shown(scene.report().await), [up.clone(), up]);
 }
@@ -66,7 +66,7 @@ async fn certificates_are_read_again_after_a_reload() {
     let made = |scene: &Scene| scene.world.probers_made.load(Ordering::SeqCst);
     reload(&scene);
     sleep(5 * SECOND).await;
-    assert_eq!(scene.news().await.len(), 2);
+    assert_eq!(scene.updates().await.len(), 2);
     assert_eq!(made(&scene), 2);
     reload(&scene);
     sleep(5 * SECOND).await;
@@ -75,13 +75,13 @@ async fn certificates_are_read_again_after_a_reload() {
     scene.world.set(1, Behaviour::NotRemade);
     reload(&scene);
     sleep(5 * SECOND).await;
-    let asked = scene.world.probed(1).len();
-    assert!(asked >= 14, "{asked}");
+    let times = scene.world.probed(1).len();
+    assert!(times >= 14, "{times}");
     assert_eq!(made(&scene), 3);
     scene.world.set(1, Behaviour::Pass);
     sleep(5 * SECOND).await;
     assert_eq!(made(&scene), 4);
-    assert_eq!(scene.news().await, []);
+    assert_eq!(scene.updates().await, []);
 }
 
 #[tokio::test(start_paused = true)]
@@ -90,7 +90,7 @@ async fn a_probe_that_panics_has_failed_and_the_others_go_on() {
     scene.world.set(1, Behaviour::Panic);
     scene.watch_ports([1, 2]);
     assert_eq!(
-        scene.news().await,
+        scene.updates().await,
         own(&[
             (1, "down: the probe panicked, see the log, first probe"),
             (2, "up: fine, first probe")
@@ -98,19 +98,19 @@ async fn a_probe_that_panics_has_failed_and_the_others_go_on() {
     );
     scene.world.set(1, Behaviour::Pass);
     sleep(3 * SECOND).await;
-    assert_eq!(scene.news().await, own(&[(1, "up: fine, 2 of 2")]));
+    assert_eq!(scene.updates().await, own(&[(1, "up: fine, 2 of 2")]));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_lack_of_this_host_changes_no_state() {
     let mut scene = scene();
     scene.watch_ports([1]);
-    scene.news().await;
+    scene.updates().await;
     scene.world.set(1, Behaviour::Obstacle);
     sleep(20 * SECOND).await;
-    assert_eq!(scene.news().await, []);
-    let asked = scene.world.probed(1).len();
-    assert!((19..=23).contains(&asked), "{asked}: as often as ever");
+    assert_eq!(scene.updates().await, []);
+    let times = scene.world.probed(1).len();
+    assert!((19..=23).contains(&times), "{times}: as often as ever");
 }
 
 #[tokio::test(start_paused = true)]
@@ -118,9 +118,9 @@ async fn a_stopped_check_has_no_obstacle() {
     let mut scene = scene();
     scene.world.set(1, Behaviour::Obstacle);
     scene.watch_ports([1]);
-    assert_eq!(scene.news().await, []);
+    assert_eq!(scene.updates().await, []);
     assert_eq!(scene.updates.0.obstacles().len(), 1);
     scene.watch_ports([]);
-    assert_eq!(scene.news().await, []);
+    assert_eq!(scene.updates().await, []);
     assert_eq!(scene.updates.0.obstacles(), [""; 0]);
 }

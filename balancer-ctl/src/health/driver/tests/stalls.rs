@@ -8,7 +8,7 @@ async fn failures_over_a_stall_of_our_own_do_not_count() {
     let mut check_target = check_target(1);
     check_target.check.timing.fall = 1;
     scene.watch(vec![begin(check_target)]);
-    assert_eq!(scene.news().await, own(&[(1, "up: fine, first probe")]));
+    assert_eq!(scene.updates().await, own(&[(1, "up: fine, first probe")]));
     scene.world.set(1, Behaviour::Slow(100 * MS));
     let before = scene.world.probed(1).len();
     while scene.world.probed(1).len() == before {
@@ -22,16 +22,16 @@ async fn failures_over_a_stall_of_our_own_do_not_count() {
     scene.world.set(1, Behaviour::Pass);
     advance(60 * SECOND).await;
     sleep(5 * SECOND).await;
-    assert_eq!(scene.news().await, [], "it never went down");
+    assert_eq!(scene.updates().await, [], "it never went down");
     let last = scene.report().await[0].last.clone().unwrap();
     assert!(last.passed);
     // The inconclusive probe was repeated at once.
-    let asked = &scene.world.probed(1)[before + 1..];
-    assert!(asked[1] - asked[0] < 60 * SECOND + 100 * MS, "{asked:?}");
+    let times = &scene.world.probed(1)[before + 1..];
+    assert!(times[1] - times[0] < 60 * SECOND + 100 * MS, "{times:?}");
     scene.world.set(1, Behaviour::Hang);
     sleep(5 * SECOND).await;
     assert_eq!(
-        scene.news().await,
+        scene.updates().await,
         own(&[(1, "down: no answer within 500ms, 1 of 1")]),
         "without a stall it counts"
     );
@@ -47,7 +47,7 @@ async fn held_up(reading: usize, time: Duration) -> Vec<String> {
     other.check.timing.interval = 50 * MS;
     other.check.timing.timeout = 50 * MS;
     scene.watch(vec![begin(hung), begin(other)]);
-    assert_eq!(scene.news().await.len(), 2);
+    assert_eq!(scene.updates().await.len(), 2);
     scene.world.set(1, Behaviour::Hang);
     while scene.world.running.load(Ordering::SeqCst) == 0 {
         sleep(MS).await;
@@ -90,12 +90,12 @@ async fn failures_over_work_that_was_held_up_do_not_count() {
 async fn a_process_that_never_runs_well_sees_dead_servers_all_the_same() {
     let mut scene = scene();
     scene.watch_ports([1, 2]);
-    assert_eq!(scene.news().await.len(), 2);
+    assert_eq!(scene.updates().await.len(), 2);
     scene.world.set(1, Behaviour::Hang);
     *scene.world.delays.lock().unwrap() = vec![200 * MS; 100_000].into();
     sleep(60 * SECOND).await;
     assert_eq!(
-        scene.news().await,
+        scene.updates().await,
         own(&[(1, "down: no answer within 500ms, 2 of 2")])
     );
 }
@@ -107,5 +107,5 @@ async fn a_pass_over_a_stall_counts() {
     scene.watch_ports([1]);
     sleep(100 * MS).await;
     advance(250 * MS).await;
-    assert_eq!(scene.news().await, own(&[(1, "up: fine, first probe")]));
+    assert_eq!(scene.updates().await, own(&[(1, "up: fine, first probe")]));
 }

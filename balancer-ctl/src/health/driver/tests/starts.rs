@@ -22,9 +22,9 @@ async fn probes_that_are_due_close_to_one_another_start_together() {
         let settled = Instant::now();
         sleep(5 * SECOND).await;
         let settled = |port: u16| {
-            let mut asked = scene.world.probed(port);
-            asked.retain(|at| *at > settled);
-            asked
+            let mut times = scene.world.probed(port);
+            times.retain(|at| *at > settled);
+            times
         };
         let mut starts: Vec<Instant> = ports.clone().flat_map(settled).collect();
         starts.sort();
@@ -53,12 +53,12 @@ async fn while_results_disagree_the_fast_interval_applies() {
     check_target.check.timing.fast_interval = Some(SECOND);
     check_target.check.timing.fall = 4;
     scene.watch(vec![begin(check_target)]);
-    scene.news().await;
+    scene.updates().await;
     scene.world.set(1, Behaviour::Fail);
     sleep(15 * SECOND).await;
-    assert_eq!(scene.news().await, own(&[(1, "down: refused, 4 of 4")]));
-    let asked = scene.world.probed(1);
-    let gaps: Vec<u128> = asked
+    assert_eq!(scene.updates().await, own(&[(1, "down: refused, 4 of 4")]));
+    let times = scene.world.probed(1);
+    let gaps: Vec<u128> = times
         .windows(2)
         .map(|pair| (pair[1] - pair[0]).as_millis() / 100)
         .collect();
@@ -74,9 +74,9 @@ async fn at_most_max_probes_run_and_all_targets_are_probed() {
     scene.watch_ports(1..=50);
     sleep(10 * SECOND).await;
     assert_eq!(scene.world.max_running.load(Ordering::SeqCst), 10);
-    assert_eq!(scene.news().await.len(), 50);
+    assert_eq!(scene.updates().await.len(), 50);
     for port in 1..=50 {
-        let asked = scene.world.probed(port).len();
-        assert!((3..=7).contains(&asked), "{port} was asked {asked} times");
+        let times = scene.world.probed(port).len();
+        assert!((3..=7).contains(&times), "{port} was probed {times} times");
     }
 }

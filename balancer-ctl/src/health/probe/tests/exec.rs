@@ -23,7 +23,7 @@ async fn answer(script: &str) -> Outcome {
 fn weighted(note: &str, weight: u32) -> Outcome {
     Outcome::Passed {
         note: note.into(),
-        advice: AgentReply {
+        agent_reply: AgentReply {
             weight: Some(RequestedWeight::Absolute(weight)),
             ..AgentReply::default()
         },

@@ -159,7 +159,7 @@ fn a_large_body_is_not_read_to_its_end() {
 }
 
 #[test]
-fn what_is_not_http_is_said() {
+fn an_answer_that_is_not_http_fails() {
     run(async {
         for (answer, reason) in [
             (&b"SSH-2.0-OpenSSH_9.2\r\n"[..], "the answer is not http"),
@@ -197,7 +197,7 @@ fn what_is_not_http_is_said() {
 }
 
 #[test]
-fn an_answer_that_drips_is_out_of_time() {
+fn a_slow_answer_times_out() {
     run(async {
         let server = Server::start(async |mut stream| {
             let _ = stream.read(&mut [0; 4096]).await;
@@ -213,7 +213,7 @@ fn an_answer_that_drips_is_out_of_time() {
 }
 
 #[test]
-fn what_cannot_be_asked_is_refused() {
+fn an_invalid_request_is_refused() {
     let refused = |probe: HttpProbe| {
         let target = "127.0.0.1:80".parse().unwrap();
         make_prober(&check_target(target, http(probe))).unwrap_err()

@@ -141,7 +141,7 @@ fn a_dns_answer_must_have_no_error_and_what_is_wanted() {
 }
 
 #[test]
-fn an_agents_words_are_advice() {
+fn an_agents_words_become_its_reply() {
     run(async {
         let agent = || {
             Probe::Agent(AgentProbe {
@@ -153,7 +153,7 @@ fn an_agents_words_are_advice() {
             ask(server.address, agent()).await,
             Outcome::Passed {
                 note: "agent: drain 30% down # disk full".into(),
-                advice: AgentReply {
+                agent_reply: AgentReply {
                     weight: Some(RequestedWeight::Percent(30)),
                     state: Some(AdminState::Drain),
                     down: Some("down: disk full".into()),
@@ -184,7 +184,7 @@ fn an_agents_words_are_advice() {
 }
 
 #[test]
-fn what_an_agent_said_before_still_holds() {
+fn an_agents_last_reply_still_holds() {
     run(async {
         let lines = std::cell::Cell::new(0);
         let server = Server::start(async move |mut stream| {
@@ -201,11 +201,11 @@ fn what_an_agent_said_before_still_holds() {
         .unwrap();
         assert!(matches!(prober.probe().await, Outcome::Passed { .. }));
         assert!(matches!(prober.probe().await, Outcome::Failed { .. }));
-        let Outcome::Passed { advice, .. } = prober.probe().await else {
+        let Outcome::Passed { agent_reply, .. } = prober.probe().await else {
             panic!("it is a word of the language");
         };
         assert_eq!(
-            advice,
+            agent_reply,
             AgentReply {
                 weight: Some(RequestedWeight::Percent(50)),
                 state: Some(AdminState::Drain),

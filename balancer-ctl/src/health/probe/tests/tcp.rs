@@ -45,7 +45,7 @@ async fn closed_port() -> SocketAddr {
 }
 
 #[test]
-fn a_greeting_is_looked_at_when_it_comes() {
+fn a_greeting_is_matched_when_it_comes() {
     run(async {
         let server = Server::greeting(b"\r\nSSH-2.0-OpenSSH_9.2\r\n").await;
         let ssh = tcp(b"", Some(r"(?m)^SSH-2\.0"));
@@ -129,7 +129,7 @@ fn what_is_sent_last_arrives_although_nothing_is_waited_for() {
 }
 
 #[test]
-fn an_endless_answer_is_read_so_far_and_no_further() {
+fn of_an_endless_answer_a_limited_part_is_read() {
     run(async {
         let server = Server::start(
             async |mut stream| {
@@ -145,7 +145,7 @@ fn an_endless_answer_is_read_so_far_and_no_further() {
 }
 
 #[test]
-fn a_server_that_accepts_and_never_answers_is_out_of_time() {
+fn a_server_that_accepts_and_never_answers_times_out() {
     run(async {
         let server = Server::greeting(b"").await;
         times_out(server.address, tcp(b"hello", Some("x"))).await;
@@ -154,7 +154,7 @@ fn a_server_that_accepts_and_never_answers_is_out_of_time() {
 }
 
 #[test]
-fn an_answer_that_drips_is_judged_when_its_time_is_over() {
+fn a_slow_answer_is_matched_at_the_timeout() {
     run(async {
         let server = Server::start(async |mut stream| {
             while stream.write_all(b"x").await.is_ok() {
@@ -173,7 +173,7 @@ fn an_answer_that_drips_is_judged_when_its_time_is_over() {
 }
 
 #[test]
-fn a_server_too_busy_to_accept_is_out_of_time() {
+fn a_server_too_busy_to_accept_times_out() {
     run(async {
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
@@ -220,7 +220,7 @@ fn ipv6_is_as_ipv4() {
 }
 
 #[test]
-fn a_source_that_is_not_here_is_named() {
+fn a_source_address_of_no_interface_is_an_obstacle() {
     run(async {
         let server = Server::greeting(b"").await;
         let from = |source: Source| {

@@ -226,7 +226,7 @@ fn a_bad_certificate_fails_with_what_is_bad() {
 }
 
 #[test]
-fn the_systems_authorities_are_asked_by_default() {
+fn the_systems_authorities_are_used_by_default() {
     run(async {
         let authority = Authority::new();
         let identity = authority.sign(named(&["www.example"]));
@@ -314,7 +314,7 @@ fn http2_must_be_agreed_on() {
 }
 
 #[test]
-fn what_is_not_tls_is_said() {
+fn an_answer_that_is_not_tls_fails() {
     run(async {
         let probe = || http(https(Tls::default(), Some("www.example")));
         let server = Server::answering(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;

@@ -1,30 +1,30 @@
-//! Commands and options that are planned: hidden in the help, and refused by name.
+//! Commands and options of later versions: hidden in the help, and refused by name.
 
 use clap::{Args, Subcommand};
 
 use super::CommandError;
 
-/// Commands that are planned.
+/// Commands of later versions.
 #[derive(Debug, Subcommand)]
-pub enum Later {
+pub enum PlannedCommand {
     #[command(hide = true)]
-    Top(Anything),
+    Top(AnyArguments),
     #[command(hide = true)]
-    Trace(Anything),
+    Trace(AnyArguments),
     #[command(hide = true)]
-    Save(Anything),
+    Save(AnyArguments),
     #[command(hide = true)]
-    Restore(Anything),
+    Restore(AnyArguments),
     #[command(hide = true)]
-    Failover(Anything),
+    Failover(AnyArguments),
     #[command(hide = true)]
-    Doctor(Anything),
+    Doctor(AnyArguments),
 }
 
-impl Later {
-    /// What to do instead.
+impl PlannedCommand {
+    /// The refusal, with what to use instead.
     pub fn sentence(&self) -> String {
-        let (name, mend) = match self {
+        let (name, remedy) = match self {
             Self::Top(_) => ("top", "use `list --rate`"),
             Self::Trace(_) => ("trace", "use `connections --client ADDRESS`"),
             Self::Save(_) => ("save", "use `list --json`, or keep the configuration file"),
@@ -32,20 +32,21 @@ impl Later {
             Self::Failover(_) => ("failover", "there is only this node"),
             Self::Doctor(_) => ("doctor", "use `status`"),
         };
-        format!("this version does not have the command `{name}` yet: {mend}")
+        format!("this version does not have the command `{name}` yet: {remedy}")
     }
 }
 
+/// Whatever follows a planned command.
 #[derive(Debug, Args)]
 #[command(disable_help_flag = true)]
-pub struct Anything {
+pub struct AnyArguments {
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
     _rest: Vec<String>,
 }
 
-/// Options of a service that are planned.
+/// Options of a service in later versions.
 #[derive(Debug, Args)]
-pub struct LaterOfService {
+pub struct PlannedServiceOptions {
     #[arg(short = 'p', long, hide = true, num_args = 0..=1)]
     persistent: Option<Option<String>>,
     #[arg(short = 'M', long, hide = true)]
@@ -54,9 +55,9 @@ pub struct LaterOfService {
     group: Option<String>,
 }
 
-impl LaterOfService {
+impl PlannedServiceOptions {
     pub fn refuse(&self) -> Result<(), CommandError> {
-        refuse_later(&[
+        refuse_given(&[
             (self.persistent.is_some(), "--persistent"),
             (self.netmask.is_some(), "--netmask"),
             (self.group.is_some(), "--group"),
@@ -64,9 +65,9 @@ impl LaterOfService {
     }
 }
 
-/// Options of a real server that are planned.
+/// Options of a real server in later versions.
 #[derive(Debug, Args)]
-pub struct LaterOfReal {
+pub struct PlannedRealOptions {
     #[arg(long, hide = true)]
     full_nat: bool,
     #[arg(short = 'g', long, hide = true)]
@@ -79,9 +80,9 @@ pub struct LaterOfReal {
     lower: Option<String>,
 }
 
-impl LaterOfReal {
+impl PlannedRealOptions {
     pub fn refuse(&self) -> Result<(), CommandError> {
-        refuse_later(&[
+        refuse_given(&[
             (self.full_nat, "--full-nat"),
             (self.direct, "--direct"),
             (self.tunnel, "--tunnel"),
@@ -91,7 +92,7 @@ impl LaterOfReal {
     }
 }
 
-fn refuse_later(options: &[(bool, &str)]) -> Result<(), CommandError> {
+fn refuse_given(options: &[(bool, &str)]) -> Result<(), CommandError> {
     match options.iter().find(|(given, _)| *given) {
         Some((_, option)) => Err(CommandError::Usage(format!(
             "this version does not have `{option}` yet: leave it out"
