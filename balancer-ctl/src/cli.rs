@@ -3,6 +3,7 @@
 mod arguments;
 mod connections;
 mod events;
+mod generate;
 mod health;
 mod list;
 mod planned;
@@ -159,6 +160,8 @@ async fn run(arguments: Arguments, load: LoadConfig) -> Result<ExitCode, Command
                 )
                 .await?;
         }
+        Command::Completions(arguments) => generate::completions(arguments.shell)?,
+        Command::Man(arguments) => generate::man(arguments.command.as_deref())?,
         Command::Planned(planned) => return Err(CommandError::Usage(planned.sentence())),
     }
     Ok(ExitCode::SUCCESS)
@@ -269,8 +272,9 @@ impl Context {
     }
 }
 
+/// Writes text; colours only where a terminal reads it and `NO_COLOR` is not set.
 fn write(text: &str) -> io::Result<()> {
-    let mut output = io::stdout().lock();
+    let mut output = anstream::stdout().lock();
     output.write_all(text.as_bytes())?;
     output.flush()
 }

@@ -35,6 +35,8 @@ fn the_help_lists_what_there_is_and_nothing_else() {
             "reload",
             "zero",
             "clear",
+            "completions",
+            "man",
             "help",
         ]
     );
@@ -69,4 +71,72 @@ fn without_a_command_the_help_is_shown_and_nothing_is_done() {
         assert_eq!((ran.status, ran.stdout.as_str()), (2, ""));
         assert_eq!(ran.stderr, help);
     }
+}
+
+#[test]
+fn each_shell_completes_what_the_help_lists() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let completions = ran(program("balancer-ctl").args(["completions", shell]));
+        assert_eq!((completions.status, completions.stderr.as_str()), (0, ""));
+        let text = completions.stdout;
+        for name in ["add-service", "slow-start", "drain", "history", "instance"] {
+            assert!(text.contains(name), "{shell} lacks {name}");
+        }
+        // Of later versions.
+        for name in ["doctor", "failover"] {
+            assert!(!text.contains(name), "{shell} has {name}");
+        }
+    }
+    let refused = ran(program("balancer-ctl").args(["completions", "tcsh"]));
+    assert_eq!(
+        (
+            refused.status,
+            refused.stdout.as_str(),
+            refused.stderr.as_str()
+        ),
+        (
+            2,
+            "",
+            "error: invalid value 'tcsh' for '<SHELL>': expected `bash`, `elvish`, `fish`, `powershell` or `zsh`\n\n\
+             For more information, try '--help'.\n"
+        )
+    );
+}
+
+#[test]
+fn each_command_has_a_page_in_the_manual() {
+    let page = |arguments: &[&str]| {
+        let page = ran(program("balancer-ctl").arg("man").args(arguments));
+        assert_eq!(
+            (page.status, page.stderr.as_str()),
+            (0, ""),
+            "{arguments:?}"
+        );
+        page.stdout
+    };
+    let whole = page(&[]);
+    let version = env!("CARGO_PKG_VERSION");
+    assert!(
+        whole.contains(&format!(".TH balancer-ctl 8  \"balancer-ctl {version}\"")),
+        "{whole}"
+    );
+    let names = whole.lines().filter_map(|line| {
+        let name = line.strip_suffix("(8)")?.replace('\\', "");
+        Some(name.strip_prefix("balancer-ctl-")?.to_owned())
+    });
+    let names: Vec<_> = names.filter(|name| name != "help").collect();
+    assert_eq!(names.len(), 20, "{names:?}");
+    for name in names {
+        let title = format!(".TH balancer-ctl-{name} 8  \"balancer-ctl {version}\"");
+        let text = page(&[&name]);
+        assert!(text.contains(&title), "{text}");
+    }
+    let refused = ran(program("balancer-ctl").args(["man", "doctor"]));
+    assert_eq!(
+        (refused.status, refused.stderr.as_str()),
+        (
+            2,
+            "error: there is no command `doctor`: `balancer-ctl --help` shows all\n"
+        )
+    );
 }

@@ -2,7 +2,10 @@
 
 use balancer_common::verdict::Discard;
 
-use crate::{commands::busy, scene::Scene};
+use crate::{
+    commands::busy,
+    scene::{Scene, ran},
+};
 
 #[test]
 fn status_shows_the_node_on_one_screen() {
@@ -109,4 +112,37 @@ fn status_for_a_monitoring_system_is_one_line_and_an_exit_status() {
         "unknown: no balancerd answers on {socket}: start it, or name its socket with --socket or --instance\n"
     );
     assert_eq!(check(&scene), (3, unknown));
+}
+
+#[test]
+fn states_are_in_colour_on_a_terminal_only_and_where_it_is_wanted() {
+    let scene = Scene::tutorial();
+    let shown = |arguments: &str, variables: &[(&str, &str)]| {
+        let mut command = scene.command(arguments);
+        ran(command.envs(variables.iter().copied())).stdout
+    };
+    let forced = ("CLICOLOR_FORCE", "1");
+    for (arguments, plain, coloured) in [
+        ("list", " up ", " \u{1b}[32mup\u{1b}[0m "),
+        (
+            "status",
+            "overall      running\n",
+            "overall      \u{1b}[32mrunning\u{1b}[0m\n",
+        ),
+    ] {
+        let without = shown(arguments, &[]);
+        assert!(
+            without.contains(plain) && !without.contains('\u{1b}'),
+            "{without}"
+        );
+        let with = shown(arguments, &[forced]);
+        assert!(with.contains(coloured), "{with}");
+        assert_eq!(
+            with.replace("\u{1b}[32m", "").replace("\u{1b}[0m", ""),
+            without
+        );
+        assert_eq!(shown(arguments, &[forced, ("NO_COLOR", "1")]), without);
+    }
+    let json = shown("status --json", &[forced]);
+    assert!(!json.contains('\u{1b}'), "{json}");
 }

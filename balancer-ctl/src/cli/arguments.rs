@@ -6,6 +6,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 use super::{
     CommandError,
+    generate::shell,
     planned::{PlannedCommand, PlannedRealOptions, PlannedServiceOptions},
 };
 use crate::{
@@ -127,6 +128,16 @@ pub enum Command {
     /// Delete all services
     #[command(after_help = "Example:\n  balancer-ctl clear")]
     Clear(RuntimeOption),
+    /// Print what completes commands and options in a shell
+    #[command(
+        after_help = "Example:\n  balancer-ctl completions bash > /etc/bash_completion.d/balancer-ctl"
+    )]
+    Completions(Completions),
+    /// Print the manual's page, of the whole tool or of one command
+    #[command(
+        after_help = "Example:\n  balancer-ctl man | man -l -\n  balancer-ctl man add-real | man -l -"
+    )]
+    Man(ManPage),
     #[command(flatten)]
     Planned(PlannedCommand),
 }
@@ -412,3 +423,17 @@ fn state(name: &str) -> Result<&'static str, String> {
 
 #[cfg(test)]
 mod tests;
+
+#[derive(Debug, Args)]
+pub struct Completions {
+    /// The shell: bash, elvish, fish, powershell or zsh
+    #[arg(value_name = "SHELL", value_parser = shell)]
+    pub shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub struct ManPage {
+    /// The command; all of the tool if left out
+    #[arg(value_name = "COMMAND")]
+    pub command: Option<String>,
+}

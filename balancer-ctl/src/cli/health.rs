@@ -6,7 +6,7 @@ use super::{
     CommandError, Context,
     arguments::Health as Arguments,
     encoded,
-    render::{Align, table},
+    render::{Align, Tone, table},
 };
 use crate::model::{
     duration,
@@ -28,6 +28,15 @@ pub async fn health(context: &Context, arguments: Arguments) -> Result<(), Comma
         (true, checkers) => histories(checkers),
         (false, checkers) => states(checkers),
     })
+}
+
+/// A check's state in its colour.
+fn painted(state: &str) -> String {
+    match state {
+        "up" => Tone::Good.paint(state),
+        "down" => Tone::Bad.paint(state),
+        _ => state.to_owned(),
+    }
 }
 
 fn states(checkers: &[Checker]) -> String {
@@ -55,7 +64,7 @@ fn states(checkers: &[Checker]) -> String {
         rows.push(vec![
             checker.target.to_string(),
             checker.kind.clone(),
-            checker.state.clone(),
+            painted(&checker.state),
             checker.since.clone(),
             last.map_or_else(|| "-".to_owned(), |last| milliseconds(last.latency_us)),
             checker.used_by.join(", "),

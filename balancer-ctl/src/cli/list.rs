@@ -4,12 +4,12 @@ use super::{
     CommandError, Context,
     arguments::List,
     encoded,
-    render::{Align, Numbers, table},
+    render::{Align, Numbers, Tone, table},
 };
 use crate::model::{
     NoReal, ServiceKey,
     counters::Counters,
-    view::{Real, Service, Services},
+    view::{Real, RealState, Service, Services},
 };
 
 /// Which columns the table has.
@@ -102,7 +102,7 @@ fn states(services: &Services, numbers: Numbers) -> String {
                 real.forwarding.name().to_owned(),
                 real.weight.to_string(),
                 real.effective_weight.to_string(),
-                real.state.name().to_owned(),
+                state_tone(real.state).paint(real.state.name()),
                 numbers.write(real.active),
                 numbers.write(real.inactive),
                 real_notes(real),
@@ -156,6 +156,14 @@ fn counters(
         );
     }
     table(&ALIGN, &rows)
+}
+
+const fn state_tone(state: RealState) -> Tone {
+    match state {
+        RealState::Up => Tone::Good,
+        RealState::Draining | RealState::Maintenance => Tone::Notable,
+        RealState::Down => Tone::Bad,
+    }
 }
 
 fn row(cells: &[&str]) -> Vec<String> {

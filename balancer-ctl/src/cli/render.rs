@@ -1,4 +1,37 @@
-//! Tables and numbers for people. Pure.
+//! Tables, colours and numbers for people. Pure.
+
+use anstream::adapter::strip_str;
+use anstyle::{AnsiColor, Style};
+use unicode_width::UnicodeWidthStr as _;
+
+/// How good what a word says is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tone {
+    /// As it should be.
+    Good,
+    /// Not as it always should be, or wanted so for a while.
+    Notable,
+    /// Something does not work.
+    Bad,
+}
+
+impl Tone {
+    /// The word in the colour of this tone, with the terminal's escape sequences.
+    pub fn paint(self, word: &str) -> String {
+        let color = match self {
+            Self::Good => AnsiColor::Green,
+            Self::Notable => AnsiColor::Yellow,
+            Self::Bad => AnsiColor::Red,
+        };
+        let style = Style::new().fg_color(Some(color.into()));
+        format!("{style}{word}{style:#}")
+    }
+}
+
+/// Columns of a terminal that a text takes: none for escape sequences, two for a wide character.
+fn width_of(text: &str) -> usize {
+    strip_str(text).to_string().width()
+}
 
 /// How the cells of a column are aligned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +48,7 @@ pub fn table(align: &[Align], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         rows.iter()
             .filter_map(|row| row.get(column))
-            .map(|cell| cell.chars().count())
+            .map(|cell| width_of(cell))
             .max()
             .unwrap_or(0)
     };
@@ -25,9 +58,12 @@ pub fn table(align: &[Align], rows: &[Vec<String>]) -> String {
         let cells: Vec<_> = row
             .iter()
             .zip(align.iter().zip(&widths))
-            .map(|(cell, (align, width))| match align {
-                Align::Left => format!("{cell:<width$}"),
-                Align::Right => format!("{cell:>width$}"),
+            .map(|(cell, (align, width))| {
+                let space = " ".repeat(width - width_of(cell));
+                match align {
+                    Align::Left => format!("{cell}{space}"),
+                    Align::Right => format!("{space}{cell}"),
+                }
             })
             .collect();
         text.push_str(cells.join(GAP).trim_end());
@@ -88,6 +124,21 @@ mod tests {
             "a       1  x\n\
              long  234\n\
              é       5  y\n"
+        );
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_a_terminal_shows_their_cells() {
+        let rows = [
+            vec![Tone::Bad.paint("down"), "a".to_owned()],
+            vec!["\u{6771}\u{4eac}\u{6771}".to_owned(), "b".to_owned()],
+            vec!["e\u{301}".to_owned(), "c".to_owned()],
+        ];
+        assert_eq!(
+            table(&[Align::Left, Align::Left], &rows),
+            "\u{1b}[31mdown\u{1b}[0m    a\n\
+             \u{6771}\u{4eac}\u{6771}  b\n\
+             e\u{301}       c\n"
         );
     }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{
     CommandError, Context,
     arguments::Status as Arguments,
-    render::{Align, counted, table},
+    render::{Align, Tone, counted, table},
 };
 use crate::{
     api::client::ClientError,
@@ -67,6 +67,14 @@ fn line(status: &Status) -> String {
     format!("{}: {details}\n", status.overall.name())
 }
 
+const fn tone(overall: Overall) -> Tone {
+    match overall {
+        Overall::Running => Tone::Good,
+        Overall::Limited => Tone::Notable,
+        Overall::Down => Tone::Bad,
+    }
+}
+
 fn rendered(status: &Status) -> String {
     let mut rows = Vec::new();
     section(
@@ -74,7 +82,8 @@ fn rendered(status: &Status) -> String {
         "node",
         [format!("{}, balancerd {}", status.node, status.version)],
     );
-    section(&mut rows, "overall", [status.overall.name().to_owned()]);
+    let overall = tone(status.overall).paint(status.overall.name());
+    section(&mut rows, "overall", [overall]);
     section(&mut rows, "because", status.reasons.iter().cloned());
     let config = status
         .config

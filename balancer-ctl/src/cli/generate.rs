@@ -1,0 +1,81 @@
+//! completions, man: what a shell and `man` want to know of the commands.
+
+use clap::{Command, CommandFactory as _, ValueEnum as _};
+use clap_complete::Shell;
+use clap_mangen::Man;
+
+use super::{CommandError, arguments::Arguments, write};
+use crate::model::enumeration::listed;
+
+/// The section of the manual: administration.
+const SECTION: &str = "8";
+
+/// Prints the completions for a shell.
+pub fn completions(shell: Shell) -> Result<(), CommandError> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut shown(), "balancer-ctl", &mut text);
+    Ok(write(&String::from_utf8_lossy(&text))?)
+}
+
+/// Reads a shell's name.
+///
+/// # Errors
+/// It is none of those that there are completions for: a sentence.
+pub fn shell(name: &str) -> Result<Shell, String> {
+    let known = Shell::value_variants();
+    let found = known.iter().find(|shell| shell.to_string() == name);
+    found.copied().ok_or_else(|| {
+        let names: Vec<_> = known.iter().map(ToString::to_string).collect();
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        format!("expected {}", listed(&names))
+    })
+}
+
+/// Prints the page of the whole tool, or of one command.
+pub fn man(command: Option<&str>) -> Result<(), CommandError> {
+    let mut tool = shown();
+    tool.build();
+    let page = match command {
+        None => tool.clone(),
+        Some(name) => tool.find_subcommand(name).cloned().ok_or_else(|| {
+            CommandError::Usage(format!(
+                "there is no command `{name}`: `balancer-ctl --help` shows all"
+            ))
+        })?,
+    };
+    let title = match command {
+        None => "balancer-ctl".to_owned(),
+        Some(_) => format!("balancer-ctl-{}", page.get_name()),
+    };
+    let mut text = Vec::new();
+    Man::new(page)
+        .title(title)
+        .section(SECTION)
+        .source(concat!("balancer-ctl ", env!("CARGO_PKG_VERSION")))
+        .render(&mut text)?;
+    Ok(write(&String::from_utf8_lossy(&text))?)
+}
+
+/// The commands that the help shows: planned ones are refused, so that nobody is to be led to them.
+fn shown() -> Command {
+    let tool = Arguments::command();
+    let subcommands = tool
+        .get_subcommands()
+        .filter(|command| !command.is_hide_set());
+    let subcommands: Vec<_> = subcommands.cloned().collect();
+    let arguments: Vec<_> = tool.get_arguments().cloned().collect();
+    let mut shown = Command::new("balancer-ctl")
+        .version(env!("CARGO_PKG_VERSION"))
+        .args(arguments)
+        .subcommands(subcommands);
+    if let Some(about) = tool.get_about() {
+        shown = shown.about(about.clone());
+    }
+    if let Some(about) = tool.get_long_about() {
+        shown = shown.long_about(about.clone());
+    }
+    if let Some(after) = tool.get_after_help() {
+        shown = shown.after_help(after.clone());
+    }
+    shown
+}
