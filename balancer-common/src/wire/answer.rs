@@ -1,6 +1,9 @@
 //! Headers written from nothing: answers that leave in the virtual service's name.
 
-use super::{Ethernet, IpHeader, Ipv4, Ipv6, Tcp};
+use super::{
+    Ethernet, IpHeader, Ipv4, Ipv6, Tcp,
+    ip::{DONT_FRAGMENT, bytes},
+};
 use crate::{
     addr::{Address, TCP},
     checksum::Sum,
@@ -59,7 +62,7 @@ impl AnswerHeader for Ipv4 {
         let sum = Sum::new()
             .number(0x4500)
             .number(length)
-            .number(u16::from_be(super::DONT_FRAGMENT))
+            .number(u16::from_be(DONT_FRAGMENT))
             .number(u16::from_be_bytes([HOPS, protocol]))
             .add(source.word_sum() + destination.word_sum());
         *self = Self {
@@ -68,7 +71,7 @@ impl AnswerHeader for Ipv4 {
             total_length: length.to_be_bytes(),
             // Of no meaning in a packet that is not fragmented (RFC 6864).
             identification: [0; 2],
-            fragment: super::DONT_FRAGMENT.to_ne_bytes(),
+            fragment: DONT_FRAGMENT.to_ne_bytes(),
             ttl: HOPS,
             protocol,
             checksum: sum.checksum().to_ne_bytes(),
@@ -91,8 +94,8 @@ impl AnswerHeader for Ipv6 {
             payload_length: (payload as u16).to_be_bytes(),
             next_header: protocol,
             hop_limit: HOPS,
-            source: super::bytes(source),
-            destination: super::bytes(destination),
+            source: bytes(source),
+            destination: bytes(destination),
         };
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 use super::{
     CommandError,
@@ -11,11 +11,9 @@ use super::{
 };
 use crate::{
     model::{
-        Protocol, ServiceKey, ServiceSettings,
+        Protocol, RealSettings, ServiceKey, ServiceSettings,
         address::{self, RealRef, ServiceRef},
-        argument::number,
         enumeration::listed,
-        limits::MAX_WEIGHT,
         toml_json,
     },
     os::paths::Instance,
@@ -285,15 +283,8 @@ pub struct ChangeReal {
     pub real: RealRef,
     #[command(flatten)]
     pub service: ServiceOption,
-    /// Its share of new connections, 0..=65535; 0 = draining [default of a new real: 1]
-    #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = |text: &str| number(text, 0..=MAX_WEIGHT))]
-    pub weight: Option<u32>,
-    /// Forward by destination NAT, replies come back through the balancer (default)
-    #[arg(short = 'm', long, action = ArgAction::SetTrue)]
-    pub nat: bool,
-    /// It serves only when the others cannot
-    #[arg(long, conflicts_with = "no_backup")]
-    pub backup: bool,
+    #[command(flatten)]
+    pub settings: RealSettings,
     /// It serves as the others do (default)
     #[arg(long)]
     pub no_backup: bool,

@@ -1,24 +1,23 @@
 //! add-real, edit-real, del-real, drain, maintenance, ready.
 
+use clap::{Arg, Args as _, Command};
 use hyper::Method;
 
 use super::{
     CommandError, Context,
     arguments::{ChangeReal, DelReal, RuntimeOption, ServiceOption, SetState},
-    encoded,
+    encoded, listed_options,
 };
 use crate::{
     api::NewReal,
-    model::{AdminState, ForwardMethod, RealSettings, address::RealRef},
+    model::{AdminState, RealSettings, address::RealRef},
 };
 
 pub async fn add(context: &Context, arguments: ChangeReal) -> Result<(), CommandError> {
     let ChangeReal {
         real,
         service,
-        weight,
-        nat,
-        backup,
+        settings,
         no_backup,
         runtime,
         planned,
@@ -27,12 +26,7 @@ pub async fn add(context: &Context, arguments: ChangeReal) -> Result<(), Command
     let body = NewReal {
         address: real.to_string(),
         protocol: None,
-        settings: RealSettings {
-            weight,
-            forwarding: nat.then_some(ForwardMethod::Nat),
-            backup: backup_of(backup, no_backup),
-            state: None,
-        },
+        settings: with_no_backup(settings, no_backup),
     };
     let service = encoded(&service.or_only()?.to_string());
     let target = format!("/v1/services/{service}/reals?{}", runtime.query());
@@ -45,24 +39,18 @@ pub async fn edit(context: &Context, arguments: ChangeReal) -> Result<(), Comman
     let ChangeReal {
         real,
         service,
-        weight,
-        nat,
-        backup,
+        settings,
         no_backup,
         runtime,
         planned,
     } = arguments;
     planned.refuse()?;
-    let body = RealSettings {
-        weight,
-        forwarding: nat.then_some(ForwardMethod::Nat),
-        backup: backup_of(backup, no_backup),
-        state: None,
-    };
+    let body = with_no_backup(settings, no_backup);
     if body == RealSettings::default() {
-        return Err(CommandError::Usage(
-            "nothing to change: give --weight, --nat, --backup or --no-backup".to_owned(),
-        ));
+        return Err(CommandError::Usage(format!(
+            "nothing to change: give {}",
+            settings_options()
+        )));
     }
     patch(context, real, &service, runtime, &body).await
 }
@@ -103,9 +91,19 @@ async fn patch(
         .await
 }
 
-/// The value that the two options set, of which at most one is given.
-fn backup_of(backup: bool, no_backup: bool) -> Option<bool> {
-    (backup || no_backup).then_some(backup)
+/// The settings with what `--no-backup` sets, which is never given together with `--backup`.
+fn with_no_backup(settings: RealSettings, no_backup: bool) -> RealSettings {
+    RealSettings {
+        backup: settings.backup.or_else(|| no_backup.then_some(false)),
+        ..settings
+    }
+}
+
+/// The options that change a real server, in the order of the help.
+fn settings_options() -> String {
+    let command = RealSettings::augment_args(Command::new(""));
+    let options = command.get_arguments().filter_map(Arg::get_long);
+    listed_options(&options.chain(["no-backup"]).collect::<Vec<_>>())
 }
 
 pub async fn del(context: &Context, arguments: DelReal) -> Result<(), CommandError> {
@@ -122,4 +120,17 @@ pub async fn del(context: &Context, arguments: DelReal) -> Result<(), CommandErr
         runtime.query()
     );
     context.change(Method::DELETE, &target).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_options_the_message_lists_every_setting() {
+        assert_eq!(
+            settings_options(),
+            "--weight, --nat, --backup or --no-backup"
+        );
+    }
 }

@@ -1,4 +1,5 @@
-//! A real server and what may be set on it: the one place that lists the settings.
+//! A real server and what may be set on it: the one place that lists the settings. The file's reader and writer, the API's
+//! bodies, the options of `add-real` and `edit-real` and the events all follow from [`RealSettings`] and [`REAL_SETTINGS`].
 
 use std::net::SocketAddr;
 
@@ -6,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use super::{
     AdminState, ForwardMethod,
+    argument::{named, number},
     limits::MAX_WEIGHT,
     setting::{self, Setting, setting},
 };
@@ -30,24 +32,40 @@ pub struct RealServer {
     pub runtime: bool,
 }
 
-/// What may be set on a real server; what is `None` has the default or keeps its value.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What may be set on a real server; what is `None` has the default or keeps its value. The comments are the help of the
+/// options.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
 #[serde(deny_unknown_fields)]
 pub struct RealSettings {
-    /// Weight.
+    /// Its share of new connections, 0..=65535; 0 = draining [default of a new real: 1]
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = |text: &str| number(text, 0..=MAX_WEIGHT))]
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
         deserialize_with = "weight"
     )]
     pub weight: Option<u32>,
-    /// Forwarding method.
+    /// Forward by destination NAT, replies come back through the balancer (default)
+    #[arg(
+        short = 'm',
+        long = "nat",
+        num_args = 0,
+        default_missing_value = "nat",
+        value_parser = named::<ForwardMethod>
+    )]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forwarding: Option<ForwardMethod>,
-    /// Whether it serves only when the others cannot.
+    /// It serves only when the others cannot
+    #[arg(
+        long,
+        num_args = 0,
+        default_missing_value = "true",
+        conflicts_with = "no_backup"
+    )]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<bool>,
-    /// Administrative state.
+    /// Its administrative state, which has commands of its own.
+    #[arg(skip)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<AdminState>,
 }

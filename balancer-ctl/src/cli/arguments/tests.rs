@@ -3,6 +3,7 @@
 use clap::CommandFactory as _;
 
 use super::*;
+use crate::model::ForwardMethod;
 
 #[test]
 fn the_arguments_are_consistent() {
@@ -57,6 +58,38 @@ fn a_service_is_named_in_any_spelling() {
             arguments.service.or_only().unwrap().to_string(),
             "tcp/192.0.2.80:80",
             "{line}"
+        );
+    }
+}
+
+#[test]
+fn options_without_a_value_set_the_real_servers_settings() {
+    for (options, forwarding, backup, no_backup) in [
+        ("", None, None, false),
+        ("-m", Some(ForwardMethod::Nat), None, false),
+        (
+            "--nat --backup",
+            Some(ForwardMethod::Nat),
+            Some(true),
+            false,
+        ),
+        ("--no-backup", None, None, true),
+    ] {
+        let words = ["balancer-ctl", "edit-real"].into_iter();
+        // Behind such an option stands the real server, not its value.
+        let words = words.chain(options.split_whitespace()).chain(["10.0.0.2"]);
+        let Some(Command::EditReal(arguments)) = Arguments::try_parse_from(words).unwrap().command
+        else {
+            panic!("{options}");
+        };
+        let expected = RealSettings {
+            forwarding,
+            backup,
+            ..RealSettings::default()
+        };
+        assert_eq!(
+            (arguments.settings, arguments.no_backup),
+            (expected, no_backup)
         );
     }
 }

@@ -1,7 +1,9 @@
 //! Files, good and bad, to the letter.
 
+mod check;
 mod fuzz;
 mod health;
+mod notify;
 
 use super::*;
 use crate::model::{
