@@ -326,7 +326,7 @@ struct Started<K: Send + 'static> {
     input: Option<pipe::Sender>,
     output: CapturedOutput,
     errors: Option<CapturedOutput>,
-    /// Where a program that another account runs tells why it could not be executed.
+    /// The pipe for the error with which a program that runs as another account could not be executed.
     start_error: Option<pipe::Receiver>,
 }
 

@@ -168,7 +168,7 @@ fn rewrite(table: &mut dyn TableLike, saved: Option<&Check>, wanted: &Check) {
     };
     let mut keys: Vec<String> = before.iter().map(|(key, _)| key.to_owned()).collect();
     keys.extend(after.iter().map(|(key, _)| key.to_owned()));
-    // What the old check says without being asked for may be what the new one does not mean.
+    // The block may have keys with their default value, which may be wrong for the new check.
     keys.extend(table.iter().map(|(key, _)| key.to_owned()));
     keys.dedup();
     for key in keys {
@@ -183,7 +183,7 @@ fn rewrite(table: &mut dyn TableLike, saved: Option<&Check>, wanted: &Check) {
     }
 }
 
-/// Whether a word that says what is usual is still true. The usual timeout follows from the interval.
+/// Whether a key that has its default value is still right. The default timeout follows from the interval.
 fn keeps(saved: &Check, wanted: &Check, key: &str) -> bool {
     saved.probe.name() == wanted.probe.name()
         && (key != "timeout" || saved.timing.timeout == wanted.timing.timeout)
