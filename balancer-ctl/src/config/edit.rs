@@ -1,4 +1,4 @@
-//! Changes → the configuration file's new text. Comments and the order of what stays are kept. Pure.
+//! Edits the configuration file's text for changes of the model. Comments and the order of what stays are kept. Pure.
 
 mod check;
 
@@ -13,22 +13,22 @@ use crate::model::{
     change::Change, error::ApiError, real::REAL_SETTINGS, service::SERVICE_SETTINGS,
 };
 
-/// A file's text, and what the daemon knows of it.
+/// A file's text, and what was read from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Content {
     /// The text.
     pub text: String,
     /// Which of its bytes belong to which service.
     pub parts: Parts,
-    /// What it says.
+    /// The model that the text describes.
     pub model: Model,
 }
 
 impl Content {
-    /// The content after `changes`, which take its model to `wanted`. `host` names the node when the text does not.
+    /// The content with `changes` made to its text, which then describes `wanted`. `host` names the node if the text does not.
     ///
     /// # Errors
-    /// The text could not be brought to say what is wanted; nothing is lost, the caller still has the old text.
+    /// The changes cannot be made to this text.
     pub fn edited(&self, host: &str, changes: &[Change], wanted: Model) -> Result<Self, ApiError> {
         let (text, parts) = match self.edited_in_parts(host, changes) {
             Some(edited) => edited,
@@ -41,8 +41,8 @@ impl Content {
         })
     }
 
-    /// Edits and reads again only the text of the services that change: a thousand others take ten times as long. `None` where that
-    /// cannot be done.
+    /// Edits and reads again only the text of the services that change: among a thousand services, this takes a tenth of the time.
+    /// `None` where that cannot be done.
     fn edited_in_parts(&self, host: &str, changes: &[Change]) -> Option<(String, Parts)> {
         if self.text.contains('\r') {
             return None;
@@ -60,7 +60,7 @@ impl Content {
             by_part.entry(part).or_default().push(change);
         }
         let (mut text, mut parts) = (self.text.clone(), self.parts.clone());
-        // The last first: the bytes of those before it stay where they are.
+        // The last first, so that the bytes of those before it stay where they are.
         for (index, changes) in by_part.into_iter().rev() {
             let bytes = parts.get(index)?;
             let mut document: DocumentMut = text.get(bytes.clone())?.parse().ok()?;
@@ -89,7 +89,7 @@ impl Content {
         wanted: &Model,
     ) -> Result<(String, Parts), ApiError> {
         let text = &self.text;
-        // A file whose lines all end as on Windows goes on so.
+        // If all lines end with CR LF, they do so afterwards.
         let returns =
             text.contains("\r\n") && text.matches('\n').count() == text.matches("\r\n").count();
         let mut document: DocumentMut = text
@@ -101,7 +101,7 @@ impl Content {
         if returns {
             text = text.replace('\n', "\r\n");
         }
-        // The file is the truth: it must say exactly what runs, whatever its author did with TOML.
+        // However the file is laid out, it must describe exactly what runs: the next reload reads it.
         match read::validated(&text, host, |_| Vec::new()) {
             Ok((read, parts)) if read == *wanted => Ok((text, parts)),
             _ => Err(ApiError::failed(
@@ -190,7 +190,7 @@ fn service_mut(document: &mut DocumentMut, index: usize) -> Option<&mut Table> {
 
 fn add_service(document: &mut DocumentMut, key: &ServiceKey, settings: &ServiceSettings) {
     let mut block = write::service(key, settings);
-    // Behind all of the last service, also behind blocks that earlier changes of this batch have put into it.
+    // Behind the whole of the last service, also behind blocks that earlier changes of this batch have added to it.
     let services = blocks(document.as_table_mut(), "service");
     block.set_position(
         services.and_then(|services| services.iter().filter_map(last_position).max()),
@@ -200,7 +200,7 @@ fn add_service(document: &mut DocumentMut, key: &ServiceKey, settings: &ServiceS
 
 fn add_real(service: &mut Table, address: &SocketAddr, settings: RealSettings) {
     let mut table = write::real(address, settings);
-    // A new block stands as its neighbours do.
+    // A new block is indented as its neighbours are.
     let sibling = blocks(service, "real").and_then(|reals| reals.iter().last());
     let (header, indent) = sibling.map_or_else(
         || (String::new(), String::new()),
@@ -231,7 +231,7 @@ fn push(parent: &mut Table, name: &str, table: Table) {
     }
 }
 
-/// Brings settings into a service's table; returns the blocks that are gone, the last first.
+/// Writes settings into a service's table; returns the blocks of checks that it removed, the last first.
 fn set_service(table: &mut Table, settings: &ServiceSettings, saved: &[Check]) -> Vec<Table> {
     for setting in &SERVICE_SETTINGS {
         if let Some(value) = (setting.written)(settings).and_then(write::value) {
@@ -246,10 +246,10 @@ fn set_service(table: &mut Table, settings: &ServiceSettings, saved: &[Check]) -
 
 fn set_real(table: &mut Table, settings: RealSettings) {
     for setting in &REAL_SETTINGS {
-        // A real server that is ready again is as if nothing had been, unless a comment stands there.
+        // `ready` is the default, so the key is removed, unless a comment belongs to it.
         if setting.key == "state"
             && settings.state == Some(AdminState::Ready)
-            && !is_remarked(table, setting.key)
+            && !has_comment(table, setting.key)
         {
             table.remove(setting.key);
         } else if let Some(value) = (setting.written)(&settings).and_then(write::value) {
@@ -259,7 +259,7 @@ fn set_real(table: &mut Table, settings: RealSettings) {
 }
 
 /// Whether a comment stands above or behind a key.
-fn is_remarked(table: &Table, key: &str) -> bool {
+fn has_comment(table: &Table, key: &str) -> bool {
     let Some((key, item)) = table.get_key_value(key) else {
         return false;
     };
@@ -291,7 +291,7 @@ fn first_key_indent(table: &dyn TableLike) -> String {
     indent_of(key.and_then(|key| key.leaf_decor().prefix()))
 }
 
-/// The white space between the last line's beginning and what `decor` stands in front of.
+/// The white space behind the last line break of `decor`, the text in front of a key or header.
 fn indent_of(decor: Option<&toml_edit::RawString>) -> String {
     let text = decor.and_then(|raw| raw.as_str()).unwrap_or_default();
     let line = text.rsplit('\n').next().unwrap_or_default();
@@ -300,8 +300,8 @@ fn indent_of(decor: Option<&toml_edit::RawString>) -> String {
         .collect()
 }
 
-/// Removes a service, or a service's real server. Comments that a blank line parts from its header belong to
-/// the file and move to what follows.
+/// Removes a service, or a service's real server. Comments that a blank line separates from its header belong to
+/// the file and move to the next header.
 fn remove(document: &mut DocumentMut, service: Option<usize>, index: usize) {
     let parent = match service {
         None => Some(document.as_table_mut()),
@@ -319,7 +319,7 @@ fn remove(document: &mut DocumentMut, service: Option<usize>, index: usize) {
     put_back(document, &removed);
 }
 
-/// Puts comments that a removed block's header had a blank line below in front of the next header, or at the end.
+/// Moves the comments above a removed block, down to the last blank line above its header, to the next header, or to the end.
 fn put_back(document: &mut DocumentMut, removed: &Table) {
     let prefix = removed
         .decor()
@@ -358,8 +358,8 @@ fn children(table: &Table) -> impl Iterator<Item = &Table> {
     })
 }
 
-/// Place in the document of the last header of a table and what is in it; `None` where they are all new and stand where the table
-/// before them ends.
+/// Position in the document of the last header of a table and the tables in it; `None` if they are all new, as new tables have no
+/// position.
 fn last_position(table: &Table) -> Option<isize> {
     children(table)
         .filter_map(last_position)
@@ -367,7 +367,7 @@ fn last_position(table: &Table) -> Option<isize> {
         .max()
 }
 
-/// Place of the first header behind `after`.
+/// Position of the first header behind `after`.
 fn next_position(table: &Table, after: isize) -> Option<isize> {
     let own = table
         .position()

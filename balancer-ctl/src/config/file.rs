@@ -29,15 +29,15 @@ pub enum FileError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// Why; part of the sentence already.
+        /// Why; the sentence contains it.
         error: io::Error,
     },
-    /// It is wrong; a line `FILE:LINE:COLUMN: message` each.
+    /// There are errors in it; a line `FILE:LINE:COLUMN: message` each.
     #[error("{}", Lines(path, errors))]
     Invalid {
         /// The file.
         path: PathBuf,
-        /// All that is wrong with it.
+        /// All of them.
         errors: Vec<read::ReadError>,
     },
 }
@@ -72,7 +72,7 @@ pub struct ConfigReload {
 }
 
 impl ConfigReload {
-    /// Loads the file, in which `also` may find more that is wrong. Reads the files that it names too, so that it may block.
+    /// Loads the file; `also` may find further errors in it. Reads the files that it names too, so it may block.
     ///
     /// # Errors
     /// As [`ConfigFile::load`].
@@ -81,7 +81,7 @@ impl ConfigReload {
     }
 }
 
-/// A changed file that lies on disk beside the one it will replace.
+/// A changed file, written beside the one that it will replace.
 #[derive(Debug)]
 pub struct Prepared {
     temporary: NamedTempFile,
@@ -97,7 +97,7 @@ impl ConfigFile {
         Self::load_if(path, host, tls_test, |_| Vec::new())
     }
 
-    /// Loads a file in which `also` finds nothing wrong either.
+    /// Loads a file; `also` may find further errors in it.
     fn load_if(
         path: &Path,
         host: &str,
@@ -128,7 +128,7 @@ impl ConfigFile {
         })
     }
 
-    /// What loads the same file again.
+    /// A loader of the same file, for another thread.
     #[must_use]
     pub fn reload(&self) -> ConfigReload {
         ConfigReload {
@@ -138,19 +138,19 @@ impl ConfigFile {
         }
     }
 
-    /// Where it lies.
+    /// Its path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What it says.
+    /// The model that it describes.
     #[must_use]
     pub const fn model(&self) -> &Model {
         &self.content.model
     }
 
-    /// What is wrong with an interface, at its name's place in the file.
+    /// A sentence about an interface, behind the position of its name in the file.
     #[must_use]
     pub fn about_interface(&self, name: &str, sentence: &str) -> String {
         let path = self.path.display();
@@ -257,7 +257,7 @@ fn write(target: &Path, text: &str) -> io::Result<NamedTempFile> {
         .tempfile_in(directory)?;
     temporary.write_all(text.as_bytes())?;
     let file = temporary.as_file();
-    // The owner first: changing it takes set-user-id bits away, and never gives any.
+    // The owner before the mode: changing the owner clears set-user-id bits.
     fchown(file, Some(metadata.uid()), Some(metadata.gid()))?;
     file.set_permissions(fs::Permissions::from_mode(metadata.mode() & 0o7777))?;
     file.sync_all()?;
@@ -271,7 +271,7 @@ fn file_in_place(
 ) -> io::Result<()> {
     let target = fs::canonicalize(path)?;
     temporary.persist(&target).map_err(|error| error.error)?;
-    // The file is the new one from here on, whatever the disk says.
+    // The new file is in place from here on, even if it cannot be synced.
     if let Err(error) = sync(target.parent().unwrap_or(Path::new("/"))) {
         tracing::warn!(
             file = %path.display(),

@@ -335,8 +335,8 @@ mod tests {
             format!(
                 "{at}:6:7: run /bin/sh: argument {script}: {open}\n\
                  {at}:9:9: run {script}: {open}\n\
-                 {at}:12:7: run /bin/sh: it would take what it is told, `-s SERVICE -g GROUP …`, for its own \
-                 arguments: name a script that begins with `#!/bin/sh`"
+                 {at}:12:7: run /bin/sh: a shell would take the options of a notify program, `-s SERVICE -g GROUP \
+                 …`, for its own: name a script that begins with `#!/bin/sh`"
             )
         );
     }

@@ -11,7 +11,7 @@ use toml_edit::{Item, Table};
 pub struct Parts(Vec<Range<usize>>);
 
 impl Parts {
-    /// The parts of a text of `length` bytes that was read as `root`; none where another table stands within a service.
+    /// The parts of a text of `length` bytes that was read as `root`; none if another table stands between those of a service.
     #[must_use]
     pub fn of(root: &Table, length: usize) -> Self {
         let mut headers = Vec::new();
@@ -52,13 +52,13 @@ impl Parts {
         self.0.get(service).cloned()
     }
 
-    /// The number of services; 0 also where the text has no such parts.
+    /// The number of services; 0 also if another table stands between those of a service.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Puts `new`, the parts of a text of `length` bytes, in the place of one service's part.
+    /// Replaces one service's part, whose new text has `length` bytes, by the parts of that text.
     pub fn replace(&mut self, service: usize, new: &Self, length: usize) {
         let Some(old) = self.get(service) else { return };
         for later in &mut self.0[service + 1..] {
@@ -70,7 +70,7 @@ impl Parts {
     }
 }
 
-/// Where the headers of an item begin, as byte offsets, each with the service it belongs to.
+/// Adds the byte offsets at which the headers of an item begin, each with the service it belongs to.
 fn headers_of(item: &Item, service: Option<usize>, headers: &mut Vec<(usize, Option<usize>)>) {
     match item {
         Item::Table(table) => headers_in(table, service, headers),

@@ -1,5 +1,5 @@
-//! The model → the text of a configuration file, of which [`super::read`] makes the same model. What has its default is
-//! left out. Pure.
+//! Writes a model as the text of a configuration file, which [`super::read`] reads as the same model. Settings that have their
+//! default are left out. Pure.
 
 use std::net::SocketAddr;
 
@@ -18,7 +18,7 @@ use crate::model::{
     setting::{self, Setting},
 };
 
-/// A whole file that says what `model` is.
+/// The text of a whole file for `model`.
 #[must_use]
 pub fn text(model: &Model) -> String {
     let Model {
@@ -67,7 +67,7 @@ pub(super) fn service(key: &ServiceKey, settings: &ServiceSettings) -> Table {
 pub(super) fn real(address: &SocketAddr, settings: RealSettings) -> Table {
     let mut table = Table::new();
     table.insert("address", toml_edit::value(address.to_string()));
-    // A real server that is ready is as if nothing had been said.
+    // `ready` is the default.
     let state = settings.state.filter(|state| *state != AdminState::Ready);
     put_settings(
         &mut table,

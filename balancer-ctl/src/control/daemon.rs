@@ -61,10 +61,10 @@ pub const MAX_QUEUED_EVENTS: usize = 1024;
 /// The detail of [`Condition::ChecksStalled`].
 const CHECKS_STALLED: &str = "checks have stalled, so real servers that die stay in service: restart balancerd, which goes on \
                               from the present state";
-/// How often the node's conditions are looked at.
+/// How often the node's conditions are checked.
 const TICK: Duration = Duration::from_secs(1);
 
-/// The parts that a daemon is given.
+/// What a daemon is started with.
 pub struct DaemonConfig {
     /// The open data plane.
     pub dataplane: Box<dyn Dataplane>,
@@ -151,8 +151,8 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Tells the notify policy which conditions an earlier daemon knew, so that their end is reported, and publishes what happened
-    /// since.
+    /// Passes the conditions that an earlier daemon knew to the notify policy, so that their end is reported, and publishes what
+    /// happened since.
     fn take_over_conditions(&self) {
         let (now, time) = (clock::now(), SystemTime::now());
         let checkers = self.checkers.as_ref();
@@ -176,7 +176,7 @@ impl Daemon {
             .persist(self.availability.to_persist(&self.model));
     }
 
-    /// Handles messages until one says stop. Forwarding goes on afterwards.
+    /// Handles messages until [`Message::Stop`]. Forwarding goes on afterwards.
     pub async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -202,14 +202,14 @@ impl Daemon {
         }
         systemd::stopping();
         self.publish(Event::of_node(EventKind::Stopping, "forwarding goes on"));
-        // First, so that what is due from now on does not count as told.
+        // Before the notifier: dropping the checkers stores the time up to which the next daemon takes notifications as made.
         tokio::task::block_in_place(|| drop(self.checkers));
         if let Some(notifier) = self.notifier {
             notifier.stop().await;
         }
     }
 
-    /// Handles one message. That the sender no longer waits for the reply is no error.
+    /// Handles one message. It is no error if the sender no longer waits for the reply.
     pub fn answer(&mut self, message: Message) {
         match message {
             Message::Change(requests, scope, reply) => {
@@ -231,7 +231,7 @@ impl Daemon {
                 drop(reply.send(self.finish_reload(loaded)));
             }
             Message::Zero(service, reply) => drop(reply.send(self.zero(service.as_ref()))),
-            // The loop sees to it.
+            // It ends the loop in `run`.
             Message::Stop => {}
         }
     }
@@ -299,7 +299,7 @@ impl Daemon {
         self.note(Condition::RoutesUnwatched, unwatched);
     }
 
-    /// Runs once each second: tries a failed update again and looks at the node's conditions.
+    /// Runs once each second: tries a failed update again and checks the node's conditions.
     fn tick(&mut self) {
         if self.conditions.lasts(Condition::DataplaneOutOfSync) {
             self.follow_health(Vec::new());
@@ -307,7 +307,7 @@ impl Daemon {
         self.check_table();
         let stalled = (!self.checkers.alive()).then(|| CHECKS_STALLED.to_owned());
         self.note(Condition::ChecksStalled, stalled);
-        // Where systemd watches the daemon, it starts another one, which takes everything up.
+        // While checks stall, systemd's watchdog is not notified: it restarts the daemon, which goes on from the stored state.
         if !self.conditions.lasts(Condition::ChecksStalled) {
             systemd::alive();
         }
@@ -340,7 +340,7 @@ impl Daemon {
         self.follow(Condition::TableFull, transition);
     }
 
-    /// Begins or continues a condition, given its cause, or ends it.
+    /// Begins or continues a condition with this cause; `None` ends it.
     fn note(&mut self, condition: Condition, cause: Option<String>) {
         let transition = match cause {
             Some(cause) => self.conditions.set(condition, &cause),
@@ -349,7 +349,7 @@ impl Daemon {
         self.follow(condition, transition);
     }
 
-    /// Publishes or logs what has changed of a condition.
+    /// Publishes or logs the beginning, the end or a new detail of a condition.
     fn follow(&self, condition: Condition, transition: Transition) {
         match transition {
             Transition::Event(event) => self.publish(event),
@@ -378,7 +378,7 @@ impl Daemon {
         if let Some(notifier) = &self.notifier {
             notifier.handle(record.clone());
         }
-        // No one may be following.
+        // Fails if nobody follows the events.
         let _ = self.events.send(record);
     }
 }
@@ -426,7 +426,7 @@ fn table_full(status: &view::Status) -> u64 {
         .unwrap_or_default()
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it stands in `map_err`")]
+#[expect(clippy::needless_pass_by_value, reason = "it is passed to `map_err`")]
 fn dataplane_error(error: crate::dataplane::DataplaneError) -> ApiError {
     ApiError::failed(error.to_string())
 }

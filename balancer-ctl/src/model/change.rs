@@ -1,4 +1,4 @@
-//! Changes to the model's services, one by one or in a [`Batch`]. Pure; whether the result is valid is judged elsewhere, by
+//! Changes to the model's services, one by one or in a [`Batch`]. Pure. The result is checked elsewhere, by
 //! the rules of the configuration file.
 
 mod batch;
@@ -92,27 +92,28 @@ impl Change {
     }
 }
 
-/// What a change for good does to what runs and to the file, which [`Change::apply`] then judges. Mostly the same; but
-/// what was added or deleted with `--runtime` before is made to last by saying it again.
+/// A change that is written to the file: what it changes of the running model and what of the file's. That is mostly the same. But what
+/// was added or deleted with `--runtime` before is there, or gone, already; the same change without `--runtime` then makes it
+/// permanent. [`Change::apply`] refuses what fits neither.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PersistencePlan {
-    /// Nothing where it runs already.
+    /// For the running model; `None` if nothing changes there.
     pub running: Option<Change>,
-    /// For the file.
+    /// For the file's model.
     pub saved: Change,
 }
 
 impl PersistencePlan {
-    /// What `change` does to `running` and `saved`.
+    /// The plan for `change`, where `running` runs and the file describes `saved`.
     #[must_use]
     pub fn new(change: &Change, running: &Model, saved: &Model) -> Self {
-        Self::said_again(change, running, saved).unwrap_or_else(|| Self {
+        Self::made_permanent(change, running, saved).unwrap_or_else(|| Self {
             running: Some(change.clone()),
             saved: change.clone(),
         })
     }
 
-    fn said_again(change: &Change, running: &Model, saved: &Model) -> Option<Self> {
+    fn made_permanent(change: &Change, running: &Model, saved: &Model) -> Option<Self> {
         match change {
             Change::AddService(key, settings) if saved.service(key).is_none() => {
                 let service = running.service(key)?;
@@ -193,12 +194,12 @@ pub fn mark_runtime(running: &mut Model, saved: Option<&Model>) {
     }
 }
 
-/// Whether two real servers are the same but for their marks.
+/// Whether two real servers differ at most in `runtime`.
 fn is_same_real(one: &RealServer, other: &RealServer) -> bool {
     one.address == other.address && one.settings() == other.settings()
 }
 
-/// Whether `running` is what the file says, but for the order.
+/// Whether `running` is what the file describes, except for the order.
 #[must_use]
 pub fn is_saved(running: &Model, saved: &Model) -> bool {
     let by_key = saved.by_key();

@@ -1,7 +1,7 @@
 //! Runs one program: without a shell, in a process group of its own, in `/`, with a clean environment, with none of the
 //! daemon's files, signal settings or limits, with a time limit, and with a limit of the output that is kept. Programs run
-//! as root, or as another account of this host, and each is checked right before each start: nobody but root and that account
-//! may be able to change it.
+//! as root, or as another account of this host, and each is checked right before each start: it does not run if anybody
+//! but root and that account can change it.
 
 use std::{
     convert::Infallible,
@@ -166,9 +166,10 @@ fn error_text(error: &io::Error) -> String {
 }
 
 impl Program {
-    /// Runs the program to its end or its time limit, if `check` succeeds for the account that it is to run as; `check` runs on
-    /// another thread, because a file system or the user database may block it. Dropping the future kills the process group; processes that have left the group go on. The
-    /// value that `check` returns is dropped only after the program has ended and has been reaped.
+    /// Runs the program to its end or its time limit, if `check` succeeds for the account that it is to run as. `check` runs on
+    /// another thread, because a file system or the user database may block it. The value that it returns is dropped only
+    /// after the program has ended and has been reaped. Dropping the future kills the process group; processes that have
+    /// left the group go on.
     ///
     /// # Errors
     /// There is no such user, `check` failed, or the program could not be started.
@@ -325,7 +326,7 @@ struct Started<K: Send + 'static> {
     input: Option<pipe::Sender>,
     output: CapturedOutput,
     errors: Option<CapturedOutput>,
-    /// Where a program that another account runs tells why it could not be executed.
+    /// The pipe for the error with which a program that runs as another account could not be executed.
     start_error: Option<pipe::Receiver>,
 }
 

@@ -1,4 +1,4 @@
-//! A service's checks → `[service.check]` in the file's text. What a block says already is left as it stands.
+//! Writes a service's checks into `[service.check]` of the file's text. Keys that have the wanted value already stay as they are.
 
 use toml_edit::{Array, ArrayOfTables, InlineTable, Item, Table, TableLike, Value};
 
@@ -8,7 +8,7 @@ use crate::{
     model::{Check, check::keys, toml_json},
 };
 
-/// Brings `service` from the checks it has to those that are wanted; returns the blocks that are gone, the last first.
+/// Changes the checks in `service` from `saved` to `wanted`; returns the blocks that it removed, the last first.
 pub(super) fn set_checks(service: &mut Table, saved: &[Check], wanted: &[Check]) -> Vec<Table> {
     if wanted.is_empty() {
         return match service.remove("check") {
@@ -36,7 +36,7 @@ pub(super) fn set_checks(service: &mut Table, saved: &[Check], wanted: &[Check])
     Vec::new()
 }
 
-/// One check becomes a list of one, in the spelling that it has.
+/// Makes a single check a list of one, as blocks or as inline tables.
 fn make_list(service: &mut Table) {
     let Some(item) = service.get_mut("check") else {
         return;
@@ -91,7 +91,7 @@ fn set_values(array: &mut Array, saved: &[Check], wanted: &[Check]) {
         match array.get_mut(index) {
             Some(Value::InlineTable(table)) => rewrite_inline(table, saved.get(index), check),
             Some(other) => *other = keys::table(check).into(),
-            // In front of it stands what stands in front of the one before.
+            // It is spaced as the one before it.
             None => {
                 let mut value = Value::InlineTable(keys::table(check));
                 let before = array.iter().last().and_then(|last| last.decor().prefix());
@@ -139,7 +139,7 @@ fn block(check: &Check, header: &str, indent: &str) -> Table {
     block
 }
 
-/// As [`rewrite`]; what stands in front of the closing brace stays there.
+/// As [`rewrite`]; the white space in front of the closing brace stays there.
 fn rewrite_inline(table: &mut InlineTable, saved: Option<&Check>, wanted: &Check) {
     let suffix = |value: &Value| {
         let suffix = value.decor().suffix().and_then(|raw| raw.as_str());
@@ -158,7 +158,7 @@ fn rewrite_inline(table: &mut InlineTable, saved: Option<&Check>, wanted: &Check
     }
 }
 
-/// Changes a table's words where they mean something else than wanted.
+/// Changes the keys of a table that do not have the wanted value.
 fn rewrite(table: &mut dyn TableLike, saved: Option<&Check>, wanted: &Check) {
     let before = saved.map(keys::table).unwrap_or_default();
     let after = keys::table(wanted);
@@ -168,7 +168,7 @@ fn rewrite(table: &mut dyn TableLike, saved: Option<&Check>, wanted: &Check) {
     };
     let mut keys: Vec<String> = before.iter().map(|(key, _)| key.to_owned()).collect();
     keys.extend(after.iter().map(|(key, _)| key.to_owned()));
-    // What the old check says without being asked for may be what the new one does not mean.
+    // The block may have keys with their default value, which may be wrong for the new check.
     keys.extend(table.iter().map(|(key, _)| key.to_owned()));
     keys.dedup();
     for key in keys {
@@ -183,7 +183,7 @@ fn rewrite(table: &mut dyn TableLike, saved: Option<&Check>, wanted: &Check) {
     }
 }
 
-/// Whether a word that says what is usual is still true. The usual timeout follows from the interval.
+/// Whether a key that has its default value is still right. The default timeout follows from the interval.
 fn keeps(saved: &Check, wanted: &Check, key: &str) -> bool {
     saved.probe.name() == wanted.probe.name()
         && (key != "timeout" || saved.timing.timeout == wanted.timing.timeout)

@@ -1,4 +1,4 @@
-//! `[[notify]]`: which programs are told of which events.
+//! `[[notify]]`: which programs are run for which events.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::{
 
 /// How long a program may take when the file does not say.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Events that a program can be told of: all but those that only mean something to a reader of the stream.
+/// Events for which programs can be run: all but those that only mean something to a reader of the event stream.
 pub const EVENTS: [EventKind; 24] = [
     EventKind::RealDown,
     EventKind::RealUp,
@@ -51,7 +51,7 @@ impl Reader<'_> {
             let index = programs.len();
             let place = |key| Place::Notify(index, key);
             let on = self.events(table, place("on"), at);
-            let services = self.told_services(table, place("services"));
+            let services = self.services_of(table, place("services"));
             let timeout = self.duration(table, "timeout", place("timeout"));
             let alert_after = self.duration(table, "alert-after", place("alert-after"));
             let alert_every = self.duration(table, "alert-every", place("alert-every"));
@@ -81,7 +81,7 @@ impl Reader<'_> {
         if table.get("on").is_none() {
             self.problem(
                 at,
-                format!("notify has no events to be told: add some, as in `on = {EXAMPLE}`"),
+                format!("notify has no events: add some, as in `on = {EXAMPLE}`"),
             );
         }
         let mut events = Vec::new();
@@ -119,7 +119,7 @@ impl Reader<'_> {
     }
 
     /// Services by name or by `tcp/ADDRESS:PORT`, in full whatever was written.
-    fn told_services(&mut self, table: &dyn TableLike, place: Place) -> Vec<String> {
+    fn services_of(&mut self, table: &dyn TableLike, place: Place) -> Vec<String> {
         let mut services = Vec::new();
         let names = self.strings(table, "services", place, "[\"web\"]");
         for (name, at) in names.unwrap_or_default() {

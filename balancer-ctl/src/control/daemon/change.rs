@@ -1,5 +1,5 @@
-//! Changes, one or several together: validated, applied, written to the file, published. Refused changes have changed
-//! nothing.
+//! Changes, one or several together: validated, applied, written to the file, published. A refused change
+//! leaves everything as it was.
 
 use std::net::SocketAddr;
 
@@ -64,7 +64,7 @@ impl Daemon {
             }
         }
         self.commit(wanted, availability);
-        // Each is tried, even after one that fails.
+        // All are purged, even after one that fails.
         let notes: Vec<_> = purged
             .iter()
             .map(|(service, real)| self.purge(service, *real))
@@ -72,8 +72,8 @@ impl Daemon {
         notes.into_iter().collect()
     }
 
-    /// Adds a change to a batch, in whose running model the request's names are looked up. `local` keeps this host's addresses from
-    /// one change to the next.
+    /// Adds a change to a batch; the request's names are looked up in the batch's running model. `local` holds this host's addresses,
+    /// which the first change that needs them queries.
     fn add_to(
         &mut self,
         batch: &mut Batch,
@@ -108,15 +108,15 @@ impl Daemon {
         }
     }
 
-    /// Gives the data plane back what it ran before a change that failed, perhaps half way. If that fails as well, it is tried again
-    /// each second.
+    /// Restores what the data plane ran before a change that failed, perhaps half way. If that fails as well, it is tried again each
+    /// second.
     pub(super) fn roll_back(&mut self, refusal: ApiError) -> ApiError {
         self.resync();
         match self.conditions.detail(Condition::DataplaneOutOfSync) {
             None => refusal,
             Some(detail) => ApiError {
                 sentence: format!(
-                    "{}; and what ran before could not be brought back, which is tried again: {}",
+                    "{}; and what ran before could not be restored, which is tried again each second: {}",
                     refusal.sentence, detail
                 ),
                 ..refusal
@@ -157,7 +157,7 @@ impl Daemon {
     }
 }
 
-/// What a request means, whose names are those of `model`.
+/// The change that a request asks for; the names in it are looked up in `model`.
 fn resolve(model: &Model, request: Request) -> Result<(Change, ConnectionPolicy), ApiError> {
     let change = match request {
         Request::AddService(key, settings) => Change::AddService(key, settings),
@@ -194,9 +194,9 @@ fn of_batch(refusal: ApiError, index: usize, count: usize) -> ApiError {
     }
 }
 
-/// Refuses a change that fits the running model and not the file's.
+/// The refusal of a change that fits the running model but not the file's.
 fn unlike_file(file: &ConfigFile, refusal: ApiError) -> ApiError {
-    // The mend behind the colon is one for what runs.
+    // What follows the colon is a remedy for the running model, not for the file.
     let (sentence, _) = refusal
         .sentence
         .split_once(": ")

@@ -17,7 +17,7 @@ pub struct HealthReport {
     checkers: oneshot::Receiver<Vec<view::Checker>>,
     /// For each checker to report, its users as "SERVICE REAL".
     used_by: HashMap<(SocketAddr, serde_json::Value), Vec<String>>,
-    /// Why there is no checker to report, where that is so.
+    /// Why there is no checker to report; `None` if there are some.
     idle: Option<String>,
 }
 

@@ -16,7 +16,7 @@ use crate::{
     os::{heap, systemd},
 };
 
-/// Reported when loading the file undid changes that were not in it.
+/// The detail of the event when loading the file undid changes that were not in it.
 const RUNTIME_CHANGES_UNDONE: &str = "changes made with --runtime were undone";
 
 /// A configuration file to load, and what it is compared with.
@@ -80,7 +80,7 @@ impl Daemon {
         result.map(|_| ())
     }
 
-    /// Applies a configuration file. Returns [`RUNTIME_CHANGES_UNDONE`] where that is so, else nothing.
+    /// Applies a configuration file. Returns [`RUNTIME_CHANGES_UNDONE`] if it undid such changes, else an empty text.
     fn apply(&mut self, file: ConfigFile) -> Result<&'static str, ApiError> {
         let wanted = file.model().clone();
         let availability = self.availability_after(&wanted);
@@ -128,7 +128,7 @@ impl Reloads {
     fn start(&mut self, daemon: &mut Daemon, reply: Reply<()>) {
         let (sender, loaded) = oneshot::channel();
         let started = daemon.start_reload().and_then(|reload| {
-            // No task of the runtime, whose end would wait for it.
+            // Not a task of the runtime, which would wait for it when the daemon ends.
             thread::Builder::new()
                 .name("reload".to_owned())
                 .spawn(move || drop(sender.send(reload.load())))

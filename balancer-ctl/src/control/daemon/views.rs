@@ -82,7 +82,7 @@ impl Daemon {
     ) -> Result<ConnectionsReport, ApiError> {
         filter.service = service.map(|service| self.key(service)).transpose()?;
         let limit = filter.limit;
-        // One more than wanted shows whether there are more.
+        // Reading one more than wanted shows whether there are more.
         filter.limit = limit.map(|limit| limit.saturating_add(1));
         let listing = self
             .dataplane

@@ -3,16 +3,16 @@
 use super::{Change, PersistencePlan};
 use crate::model::{Model, error::ApiError};
 
-/// What the changes of a batch do to what runs, and to the file where they are made for good.
+/// What the changes of a batch make of the running model, and of the file's if they are written.
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// The running model after the changes.
     pub running: Model,
-    /// The file after them; `None` where they are not written.
+    /// The file after them; `None` if they are not written.
     pub saved: Option<SavedBatch>,
 }
 
-/// What the changes of a batch do to the file.
+/// What the changes of a batch make of the file.
 #[derive(Clone, Debug)]
 pub struct SavedBatch {
     /// The file's model after the changes, or why one of them does not fit it.
@@ -22,7 +22,7 @@ pub struct SavedBatch {
 }
 
 impl Batch {
-    /// A batch without changes. The models are what runs and, where the changes are to be written, what the file says.
+    /// A batch without changes, on the running model and, if the changes are to be written, the file's.
     #[must_use]
     pub fn new(running: &Model, saved: Option<&Model>) -> Self {
         Self {
@@ -34,10 +34,10 @@ impl Batch {
         }
     }
 
-    /// Makes a change. That it fits what runs and not the file is found in [`SavedBatch::model`].
+    /// Makes a change. If it fits the running model but not the file's, [`SavedBatch::model`] holds the refusal.
     ///
     /// # Errors
-    /// What the change names does not exist, or what it adds exists already. The batch is spoilt.
+    /// What the change names does not exist, or what it adds exists already. The batch must not be used any more.
     pub fn add(&mut self, change: &Change) -> Result<(), ApiError> {
         let running = &mut self.running;
         let Some(file) = &mut self.saved else {

@@ -64,8 +64,8 @@ pub fn trusted_for_notify(run: &[String], account: &Account) -> Result<(), Strin
         String::clone,
     );
     Err(format!(
-        "it would take what it is told, `-s SERVICE -g GROUP …`, for its own arguments: name a script that begins with \
-         `#!{name}`"
+        "a shell would take the options of a notify program, `-s SERVICE -g GROUP …`, for its own: name a script that \
+         begins with `#!{name}`"
     ))
 }
 
@@ -236,26 +236,26 @@ mod tests {
     }
 
     #[test]
-    fn a_shell_is_not_told_of_events() {
-        let told = |run: &[&str]| trusted_for_notify(&words(run), &Account::root());
+    fn a_shell_is_refused_as_a_notify_program() {
+        let checked = |run: &[&str]| trusted_for_notify(&words(run), &Account::root());
         let refused = |name: &str| {
             Err(format!(
-                "it would take what it is told, `-s SERVICE -g GROUP …`, for its own arguments: name a script that \
-                 begins with `#!{name}`"
+                "a shell would take the options of a notify program, `-s SERVICE -g GROUP …`, for its own: name a \
+                 script that begins with `#!{name}`"
             ))
         };
-        assert_eq!(told(&["/bin/sh", "5"]), refused("/bin/sh"));
-        assert_eq!(told(&["/usr/bin/timeout", "5", "sh"]), refused("sh"));
-        assert_eq!(told(&["/bin/nice", "/bin/dash"]), refused("/bin/dash"));
-        assert_eq!(told(&["/bin/cat"]), Ok(()));
-        assert_eq!(told(&["/usr/bin/timeout", "5", "/bin/true"]), Ok(()));
+        assert_eq!(checked(&["/bin/sh", "5"]), refused("/bin/sh"));
+        assert_eq!(checked(&["/usr/bin/timeout", "5", "sh"]), refused("sh"));
+        assert_eq!(checked(&["/bin/nice", "/bin/dash"]), refused("/bin/dash"));
+        assert_eq!(checked(&["/bin/cat"]), Ok(()));
+        assert_eq!(checked(&["/usr/bin/timeout", "5", "/bin/true"]), Ok(()));
         // A link to one has another name. Only root can make one that is trusted.
         if let Ok(folder) = tempfile::tempdir_in("/root") {
             let link = folder.path().join("mine");
             symlink("/bin/sh", &link).unwrap();
             let shell = link.canonicalize().unwrap();
-            let told = told(&[link.to_str().unwrap()]);
-            assert_eq!(told, refused(shell.to_str().unwrap()));
+            let checked = checked(&[link.to_str().unwrap()]);
+            assert_eq!(checked, refused(shell.to_str().unwrap()));
         }
     }
 

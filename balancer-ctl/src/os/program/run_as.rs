@@ -29,11 +29,11 @@ pub const OWN_BINARY: &str = "/proc/self/exe";
 pub const NAME: &str = "balancer-run-as";
 /// The file descriptor to which an error number is written, native byte order.
 const ERROR_FILE: i32 = 3;
-/// Exit status when the program could not be executed, as a shell's.
+/// Exit status when the program could not be executed, as of shells.
 const NOT_EXECUTED: i32 = 127;
 
-/// The words behind [`NAME`] that have a program run as this account: user id, group id, all group ids, then the program and its
-/// arguments.
+/// The arguments behind [`NAME`] with which a program is run as this account: user id, group id, all group ids, then the program
+/// and its arguments.
 pub fn arguments(account: &Account, path: &str, arguments: &[String]) -> Vec<String> {
     let groups: Vec<_> = account.groups.iter().map(ToString::to_string).collect();
     let head = [
@@ -45,7 +45,7 @@ pub fn arguments(account: &Account, path: &str, arguments: &[String]) -> Vec<Str
     [&head, arguments].concat()
 }
 
-/// Why the program was not executed, if so. Returns when it was, or when the process has ended.
+/// Waits until the program is executed or the process has ended. Returns the error with which it could not be executed, if so.
 pub async fn read_error(mut file: pipe::Receiver) -> Option<Errno> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).await.ok()?;
@@ -53,14 +53,15 @@ pub async fn read_error(mut file: pipe::Receiver) -> Option<Errno> {
     Some(Errno::from_raw(number))
 }
 
-/// Runs the program and never returns, if this process was started for that. To be called before there is a second thread.
+/// If the daemon has started this process to run a program as another account: runs it and never returns. To be called before there
+/// is a second thread.
 pub fn run_if_asked() {
     let mut words = env::args_os();
     if words.next().as_deref() != Some(OsStr::new(NAME)) {
         return;
     }
     let words: Vec<_> = words.collect();
-    // SAFETY: the descriptor may be closed, which the first call on it tells; nothing else in this process uses it.
+    // SAFETY: if the descriptor is closed, the first call on it fails; nothing else in this process uses it.
     let mut file = unsafe { File::from_raw_fd(ERROR_FILE) };
     let errno = match fcntl(&file, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)) {
         Ok(_) => execute(words),
@@ -96,7 +97,7 @@ fn try_execute(words: Vec<OsString>) -> Result<std::convert::Infallible, Errno> 
         .split(',')
         .map(|id| number(id).map(Gid::from_raw))
         .collect::<Result<_, _>>()?;
-    // The standard library ignores it, and a program inherits that.
+    // The standard library ignores SIGPIPE, and the program would inherit that.
     // SAFETY: no handler is set.
     unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;
     setgroups(&groups)?;

@@ -57,7 +57,7 @@ pub struct SpawnSpec<'a> {
     pub name: &'a str,
     pub arguments: &'a [String],
     pub environment: Vec<(&'a str, &'a str)>,
-    /// Standard input, output and error, and what gets the numbers behind theirs.
+    /// Standard input, output and error, then the files that get the numbers from 3 on.
     pub files: Vec<BorrowedFd<'a>>,
     /// Limit of open files; `None` = the daemon's.
     pub limit: Option<Limit>,
@@ -281,9 +281,9 @@ mod tests {
         };
         let id = spec.start().unwrap();
         drop(writer);
-        let mut told = String::new();
-        output.read_to_string(&mut told).unwrap();
-        assert_eq!(told, format!("123\n{hard}\n"));
+        let mut limits = String::new();
+        output.read_to_string(&mut limits).unwrap();
+        assert_eq!(limits, format!("123\n{hard}\n"));
         let end = reap(id, WaitMode::Forever).unwrap();
         assert!(end.success(), "{end}");
         // This process's limit is unchanged.

@@ -156,8 +156,8 @@ async fn a_program_is_checked_at_each_start() {
 async fn a_check_that_blocks_does_not_block_the_runtime() {
     let (go, wait) = std::sync::mpsc::channel();
     let program = shell("exit 7");
-    let judged = program.run(move |_| wait.recv().map_err(|error| error.to_string()));
-    let (ran, ()) = tokio::join!(judged, async { go.send(()).unwrap() });
+    let run = program.run(move |_| wait.recv().map_err(|error| error.to_string()));
+    let (ran, ()) = tokio::join!(run, async { go.send(()).unwrap() });
     assert_eq!(ran.unwrap().end, ExitReason::Exit(7));
 }
 
@@ -263,9 +263,11 @@ async fn arguments_environment_and_input_arrive_as_they_are_and_no_others() {
         "<a b><$(id)><><*>\nLANG=C.UTF-8\nNAME=x y\nPATH={PATH}\nPWD=/\nz=$HOME\n/\nin\nput"
     );
     // Some shells set `_`.
-    let told = text(&finished).replace("_=/usr/bin/env\n", "");
-    let told = told.replace("OLDPWD=/\n", "").replace("SHLVL=0\n", "");
-    assert_eq!(told, expected);
+    let environment = text(&finished).replace("_=/usr/bin/env\n", "");
+    let environment = environment
+        .replace("OLDPWD=/\n", "")
+        .replace("SHLVL=0\n", "");
+    assert_eq!(environment, expected);
     assert_eq!(finished.end, ExitReason::Exit(0));
 }
 
@@ -345,15 +347,15 @@ async fn a_program_that_reads_nothing_of_a_megabyte_ends() {
 }
 
 #[tokio::test]
-async fn a_program_that_takes_too_long_is_told_to_stop() {
+async fn a_program_that_takes_too_long_gets_sigterm() {
     let mut program =
-        shell("trap 'echo told; exit 0' TERM; echo begun; while :; do sleep 0.01; done");
+        shell("trap 'echo stopped; exit 0' TERM; echo begun; while :; do sleep 0.01; done");
     program.timeout = Some(Duration::from_millis(300));
     let finished = program.run(allowed).await.unwrap();
     assert_eq!(finished.end, ExitReason::Timeout(program.timeout.unwrap()));
     // The shell may say something of the sleep between the two.
     assert!(text(&finished).starts_with("begun\n"), "{finished:?}");
-    assert!(text(&finished).ends_with("told\n"), "{finished:?}");
+    assert!(text(&finished).ends_with("stopped\n"), "{finished:?}");
     assert!(finished.took < STOP_GRACE, "{:?}", finished.took);
 }
 
@@ -375,7 +377,7 @@ async fn a_program_that_will_not_stop_is_killed_with_all_its_processes() {
 }
 
 #[tokio::test]
-async fn processes_that_outlive_the_one_that_was_told_to_stop_are_killed() {
+async fn processes_that_outlive_the_stopped_program_are_killed() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("id");
     // The first process ends on SIGTERM, the second ignores it.

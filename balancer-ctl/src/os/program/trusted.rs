@@ -41,11 +41,11 @@ pub fn check_program(path: &Path, account: &Account) -> Result<PathBuf, String> 
     Ok(found)
 }
 
-/// Checks that a path may be an argument of a program that runs its arguments: nobody but root and `account` can decide what it
-/// leads to, even if nothing exists there yet. Returns the program that it leads to, if it is one.
+/// Checks that a path may be an argument of a program, which may run it: nobody but root and `account` can decide what it leads to,
+/// even if nothing exists there yet. Returns the program that it leads to, if it is one.
 ///
 /// # Errors
-/// A sentence that says why it may not.
+/// A sentence that says why it may not be one.
 pub fn check_argument(path: &Path, account: &Account) -> Result<Option<PathBuf>, String> {
     let ResolvedPath { rights, end } = resolve(path, account);
     rights?;
@@ -208,11 +208,11 @@ fn check_file(path: &Path, info: &FileInfo, account: &Account) -> Result<(), Str
     ))
 }
 
-/// Checks that only root and the account can decide what `entry` of a directory is. Who can write to the directory can replace its
-/// entries. The exception is a sticky directory of root's, such as `/tmp`: there nobody but root and its owner can remove or
-/// rename an entry. A file with several hard links does not count as such: others may have made the one in this directory. Names that
-/// do not exist there yet can be taken by others. Programs may rely on a directory's permissions, so the sentence advises
-/// moving the program, not changing them.
+/// Checks that only root and the account can decide what `entry` of a directory is. Whoever can write to the directory can replace
+/// its entries. The exception is a sticky directory of root's, such as `/tmp`: there only root and the owner of an entry can
+/// remove or rename it. That does not make a file with several hard links safe, since others may have made the link in this
+/// directory, nor a name that does not exist yet, which others can take. Other programs may rely on a directory's
+/// permissions, so the sentence advises moving the program, not changing them.
 fn check_directory(
     path: &Path,
     info: &FileInfo,

@@ -27,10 +27,10 @@ proptest! {
 
     #[test]
     fn any_checks(text in fuzz::text(&[CHECKS])) {
-        if let Ok(value) = text.parse() {
-            if let Err(sentence) = checks(value) {
-                prop_assert!(!sentence.is_empty());
-            }
+        if let Ok(value) = text.parse()
+            && let Err(sentence) = checks(value)
+        {
+            prop_assert!(!sentence.is_empty());
         }
     }
 }

@@ -68,7 +68,7 @@ stdin = "text"
     assert_eq!(
         errors(text),
         [
-            "2:1: notify has no events to be told: add some, as in `on = [\"real-down\", \"real-up\"]`",
+            "2:1: notify has no events: add some, as in `on = [\"real-down\", \"real-up\"]`",
             "2:1: notify has no program: add one, as in `run = [\"/usr/local/bin/alert\", \"--verbose\"]`",
             "3:1: unknown key `colour` in `notify`: expected `on`, `run`, `user`, `services`, `timeout`, `alert-after`, \
              `alert-every`, `always-up` or `stdin`",

@@ -309,7 +309,7 @@ fn a_data_plane_that_refused_an_update_is_updated_again() {
     );
 }
 
-/// A daemon that starts with what another left, with quorum: weights, what is told, and the checkers.
+/// A daemon that starts with what another left, with quorum: weights, events, and the checkers.
 fn restarted(restored: [CheckState; 2]) -> (Vec<u32>, Vec<String>, FakeCheckers) {
     let mut scene = scene();
     let file = load(&scene.path(), "lb1").unwrap();

@@ -1,4 +1,4 @@
-//! The host's addresses and routes: what is refused, what limits, and what is told.
+//! The host's addresses and routes: what is refused, what limits, and which events there are.
 
 use super::*;
 use crate::netlink::local::{Kind, LocalRoute, Prefix};

@@ -306,7 +306,7 @@ fn settings_that_fail_half_way_are_rolled_back_and_that_is_tried_again() {
     assert_eq!(scene.events(), ["reload-failed the interface is gone"]);
 
     scene.dataplane.state().configure_failures = 3;
-    let said = "the interface is gone; and what ran before could not be brought back, which is tried again: \
+    let said = "the interface is gone; and what ran before could not be restored, which is tried again each second: \
                 the interface is gone";
     let refusal = scene.ask(Message::Reload).unwrap_err();
     assert_eq!(refusal.sentence, said);
@@ -327,7 +327,7 @@ fn a_failed_roll_back_is_reported_and_tried_again() {
     let refusal = scene.change(add_real("10.0.0.3"), Scope::File).unwrap_err();
     assert_eq!(
         refusal.sentence,
-        "the kernel refused a call; and what ran before could not be brought back, which is tried again: \
+        "the kernel refused a call; and what ran before could not be restored, which is tried again each second: \
          the kernel refused a call"
     );
     scene.daemon.tick();

@@ -6,9 +6,9 @@ use super::*;
 async fn a_flood_of_events_waits_for_no_program_and_is_reported_in_order_as_far_as_it_fits() {
     let place = Place::new();
     let (log, go) = (place.path("log"), place.path("go"));
-    // Until the file `go` is there, the first run goes on, and so no other begins.
+    // Until the file `go` is there, the first run goes on, and so no other begins. It ends with the test, too.
     let script = format!(
-        "#!/bin/sh\nwhile [ ! -e '{go}' ]; do sleep 0.01; done\necho \"$BALANCER_EVENT\" >> '{log}'\n"
+        "#!/bin/sh\nwhile [ -e \"$0\" ] && [ ! -e '{go}' ]; do sleep 0.01; done\necho \"$BALANCER_EVENT\" >> '{log}'\n"
     );
     let program = place.program("program", &script);
     let notifier = started(&[entry(&[&program])]);

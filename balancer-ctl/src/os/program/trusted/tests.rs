@@ -67,10 +67,10 @@ fn each_way_in_which_a_file_is_not_to_be_run_has_its_sentence() {
              `chmod o-w /opt/alert`, or move the program elsewhere",
         ),
     ] {
-        let told = check_program_file(path, &info, &Account::root())
+        let error = check_program_file(path, &info, &Account::root())
             .err()
             .unwrap_or_default();
-        assert_eq!(told, sentence, "{info:?}");
+        assert_eq!(error, sentence, "{info:?}");
     }
 }
 
@@ -95,10 +95,10 @@ fn each_way_in_which_a_directory_is_open_has_its_sentence() {
              that only root may write to",
         ),
     ] {
-        let told = check_directory(path, &info, None, &Account::root())
+        let error = check_directory(path, &info, None, &Account::root())
             .err()
             .unwrap_or_default();
-        assert_eq!(told, sentence, "{info:?}");
+        assert_eq!(error, sentence, "{info:?}");
     }
 }
 
@@ -227,8 +227,8 @@ fn a_path_that_leads_nowhere_is_refused() {
         ("/usr", "`/usr` is a directory, not a program"),
         ("/dev/null", "`/dev/null` is not a regular file"),
     ] {
-        let told = check_program(Path::new(path), &Account::root()).unwrap_err();
-        assert!(told.ends_with(sentence), "{path}: {told}");
+        let error = check_program(Path::new(path), &Account::root()).unwrap_err();
+        assert!(error.ends_with(sentence), "{path}: {error}");
     }
 }
 
@@ -248,11 +248,11 @@ fn links_that_go_round_end() {
     symlink("a", directory.join("b")).unwrap();
     assert!(check_program(&directory.join("a"), &Account::root()).is_err());
     // The directory may belong to the user who runs the test, which is reported first.
-    let told = resolve(&directory.join("a"), &Account::root())
+    let error = resolve(&directory.join("a"), &Account::root())
         .end
         .unwrap_err();
     assert!(
-        told.ends_with("goes through too many symbolic links"),
-        "{told}"
+        error.ends_with("goes through too many symbolic links"),
+        "{error}"
     );
 }
