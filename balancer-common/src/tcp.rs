@@ -56,6 +56,16 @@ impl Segment {
     pub const fn after_fin(self) -> u32 {
         self.sequence.wrapping_add(self.data).wrapping_add(1)
     }
+
+    /// Whether it carries data that does not lie before the FIN that `number` acknowledges: what does is sent again, and says nothing
+    /// about that FIN. Looked for in a window's length, so that whoever forges a FIN would have to know the client's numbers.
+    #[inline(always)]
+    const fn is_behind_fin(self, number: u32) -> bool {
+        const WINDOW_BITS: u32 = 20;
+        let windows = number.wrapping_sub(self.after_fin()) >> WINDOW_BITS;
+        // Both differ from zero: one branch, of which the verifier follows each as often as it comes here.
+        self.data as u64 * windows as u64 != 0
+    }
 }
 
 /// The state after a client's segment. `number` (host order) is what [`next_number`] has kept: here that of the real server's
@@ -95,7 +105,7 @@ pub const fn next_original(state: u8, number: u32, segment: Segment) -> u8 {
             _ => state,
         };
     }
-    if segment.data > 0 {
+    if segment.is_behind_fin(number) {
         // It goes on sending: the FIN was not its own.
         if state == FIN_ORIGINAL {
             return ESTABLISHED;
@@ -129,7 +139,9 @@ pub const fn next_reply(state: u8, number: u32, segment: Segment) -> u8 {
     if flags & flags::SYN != 0 {
         // Sent again where its number is known; else the real server has begun a new connection.
         let is_known = segment.sequence == number && state != State::SynSent as u8;
-        return if is_known && state < CLOSING {
+        // While the client's FIN is not answered, the number of the SYN|ACK is no longer kept: a new connection's data brings the
+        // state to established again.
+        return if state == FIN_ORIGINAL || is_known && state < CLOSING {
             state
         } else {
             State::SynReceived as u8
@@ -150,22 +162,29 @@ pub const fn next_reply(state: u8, number: u32, segment: Segment) -> u8 {
     state
 }
 
-/// The number (host order) to keep for [`next_original`] and [`next_reply`], when a segment has brought the connection to `state`
-/// and `number` was kept before: of a handshake the sequence number of the real server's SYN|ACK, after the client's FIN the
-/// acknowledgement that answers it. Of several FINs, one of which the client did not send, the last counts: the real server
-/// acknowledges no other's.
+/// The number (host order) to keep for [`next_original`] and [`next_reply`], when a segment brings the connection from the state
+/// `before` to `state`, and `number` was kept so far: of a handshake the sequence number of the real server's SYN|ACK, after the
+/// client's FIN the acknowledgement that answers it. Of several FINs, one of which the client did not send, the last counts; none
+/// counts that comes while the handshake's number is still needed.
 #[inline(always)]
 #[must_use]
-pub const fn next_number(state: u8, number: u32, segment: Segment, is_original: bool) -> u32 {
+pub const fn next_number(
+    before: u8,
+    state: u8,
+    number: u32,
+    segment: Segment,
+    is_original: bool,
+) -> u32 {
     let flags = segment.flags;
     if is_original {
-        let is_closed = state == State::FinOriginal as u8 || state == State::Closing as u8;
-        let is_fin = flags & (flags::FIN | flags::SYN | flags::RST) == flags::FIN;
-        return if is_closed && is_fin {
-            segment.after_fin()
-        } else {
-            number
-        };
+        // Bits in place of branches, each of which the verifier would follow.
+        const CLOSED: u32 = 1 << State::FinOriginal as u32 | 1 << State::Closing as u32;
+        const HANDSHAKE: u32 = 1 << State::SynReceived as u32;
+        const ONLY_FIN: u32 = 1 << flags::FIN;
+        let of_three = flags & (flags::FIN | flags::SYN | flags::RST);
+        let counts =
+            CLOSED >> (state & 0xf) & !HANDSHAKE >> (before & 0xf) & ONLY_FIN >> of_three & 1;
+        return number ^ (number ^ segment.after_fin()) & 0_u32.wrapping_sub(counts);
     }
     if state != State::SynReceived as u8 {
         return number;
@@ -200,8 +219,8 @@ pub const fn next_udp(state: u8, direction: u8) -> u8 {
     }
 }
 
-/// Whether a SYN on a connection in `state` opens a new one: the real server has reset it, or has acknowledged that the client has
-/// closed it, so the client has begun anew on the same port and must not wait for a timeout.
+/// Whether a SYN on a connection in `state` opens a new one: the real server has reset it, or both have closed it and the real server
+/// has acknowledged the client's FIN, so the client has begun anew on the same port and must not wait for a timeout.
 #[inline(always)]
 #[must_use]
 pub const fn may_be_reused(state: u8) -> bool {

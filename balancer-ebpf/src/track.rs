@@ -212,12 +212,13 @@ fn advance<T: Transport, A: Address>(
         } else {
             before.with_state(state)
         };
+        let next_number = tcp::next_number(before.state(), state, number, segment, is_original);
+        if next_number != number {
+            // Before the word, since an opening connection's place may be given away as soon as that has changed.
+            // SAFETY: an entry of the table, which never moves.
+            unsafe { (*original.entry).extra = next_number };
+        }
         if after == before || change(original.entry, before, after) {
-            let next_number = tcp::next_number(state, number, segment, is_original);
-            if next_number != number {
-                // SAFETY: an entry of the table, which never moves.
-                unsafe { (*original.entry).extra = next_number };
-            }
             mirror(reply, after.state());
             break;
         }

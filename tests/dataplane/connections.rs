@@ -211,6 +211,35 @@ fn a_connection_that_the_real_server_closes_first_ends_alike() {
 }
 
 #[test]
+fn what_is_sent_again_behind_the_clients_fin_does_not_open_its_side_again() {
+    run(|lb| {
+        let web = lb.web();
+        establish(lb, &syn(), R, 8080);
+        // The data before it was lost on the way here.
+        let fin = syn().segment(FIN | ACK, 1005, 9001);
+        let data = syn().segment(PSH | ACK, 1001, 9001).data(b"last");
+        for segment in [fin, data] {
+            lb.step(
+                Outside,
+                &segment,
+                redirected(&segment.delivered(R, 8080)).original(web.real, &segment),
+            );
+            assert_state(lb, State::FinOriginal);
+        }
+        // The real server repeats its SYN|ACK where it waits for data before it accepts (TCP_DEFER_ACCEPT).
+        lb.pass_through(Inside, &syn_ack(&syn(), R, 8080));
+        assert_state(lb, State::FinOriginal);
+        let fin = syn().answered(R, 8080).segment(FIN | ACK, 9001, 1006);
+        lb.step(
+            Inside,
+            &fin,
+            redirected(&fin.returned(V, 80)).reply(web.real, &fin),
+        );
+        assert_state(lb, State::TimeWait);
+    });
+}
+
+#[test]
 fn a_connection_that_both_sides_close_at_once_ends_alike() {
     run(|lb| {
         let web = lb.web();

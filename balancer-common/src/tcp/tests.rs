@@ -91,24 +91,44 @@ fn every_transition_by_a_client() {
             TimeWait
         ]
     );
+    // The number that is kept stands for the SYN|ACK's or, where a FIN was seen, for what acknowledges that.
     let data = Segment {
         data: 4,
         ..segment(ACK)
     };
-    assert_eq!(
-        after_original(data),
+    let after = |fin_original, closing| {
         [
             SynSent,
             Established,
             Established,
-            Established,
+            fin_original,
             FinReply,
-            FinReply,
+            closing,
             Closed,
             ClosedOriginal,
-            TimeWait
+            TimeWait,
         ]
+    };
+    assert_eq!(
+        after_original(data),
+        after(FinOriginal, Closing),
+        "sent again"
     );
+    let beyond = Segment {
+        sequence: ISN - 4,
+        ..data
+    };
+    assert_eq!(after_original(beyond), after(Established, FinReply));
+    let last = Segment {
+        sequence: ISN - 5,
+        ..data
+    };
+    assert_eq!(after_original(last), after(FinOriginal, Closing));
+    let elsewhere = Segment {
+        sequence: ISN.wrapping_sub(1 << 21),
+        ..data
+    };
+    assert_eq!(after_original(elsewhere), after(Established, FinReply));
 }
 
 #[test]
@@ -141,7 +161,9 @@ fn every_transition_by_a_real_server() {
             SynReceived
         ]
     );
-    assert_eq!(after_reply(segment(SYN | ACK)), [SynReceived; 9]);
+    let mut another = [SynReceived; 9];
+    another[3] = FinOriginal;
+    assert_eq!(after_reply(segment(SYN | ACK)), another);
     assert_eq!(
         after_reply(segment(FIN | ACK)),
         [
@@ -193,7 +215,7 @@ fn only_the_acknowledgement_of_the_clients_fin_ends_a_connection() {
 fn the_number_of_the_syn_ack_is_kept_and_then_that_of_the_clients_fin() {
     use flags::{ACK, FIN, RST, SYN};
     let kept = |segment, is_original| {
-        TCP_STATES.map(|state| next_number(state as u8, 7, segment, is_original))
+        TCP_STATES.map(|state| next_number(state as u8, state as u8, 7, segment, is_original))
     };
     let data = |flags| Segment {
         data: 4,
@@ -219,6 +241,10 @@ fn the_number_of_the_syn_ack_is_kept_and_then_that_of_the_clients_fin() {
     for segment in [segment(ACK), segment(FIN | ACK), segment(RST)] {
         assert_eq!(kept(segment, false), [7; 9], "{segment:?}");
     }
+    // The acknowledgement that completes the handshake and closes at once: the FIN is sent again, if need be.
+    let closes = segment(FIN | ACK);
+    let number = next_number(SynReceived as u8, FinOriginal as u8, 7, closes, true);
+    assert_eq!(number, 7);
     let received = |number| [7, number, 7, 7, 7, 7, 7, 7, 7];
     assert_eq!(kept(segment(SYN | ACK), false), received(1001));
     assert_eq!(kept(data(ACK), false), received(1000));
