@@ -144,6 +144,8 @@ fn milliseconds(microseconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use anstream::adapter::strip_str;
+
     use super::*;
 
     fn checkers() -> Vec<Checker> {
@@ -209,7 +211,7 @@ mod tests {
     #[test]
     fn each_checker_is_a_line() {
         assert_eq!(
-            states(&checkers()),
+            strip_str(&states(&checkers())).to_string(),
             "\
 Target            Type  State    Since                     Latency  Used by          Last result
 10.0.0.2:80       http  down     2026-11-22T03:14:08.123Z  1.23 ms  web 10.0.0.2:80  passed: http 200, 1 in a row
@@ -225,7 +227,7 @@ Target            Type  State    Since                     Latency  Used by     
         checkers.truncate(1);
         checkers[0].obstacle = Some("too many open files".to_owned());
         assert_eq!(
-            states(&checkers),
+            strip_str(&states(&checkers)).to_string(),
             "\
 Target       Type  State  Since                     Latency  Used by          Last result
 10.0.0.2:80  http  down   2026-11-22T03:14:08.123Z  1.23 ms  web 10.0.0.2:80  cannot be probed: too many open files
