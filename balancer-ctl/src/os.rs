@@ -7,6 +7,7 @@ pub mod fuzz;
 pub mod heap;
 pub mod open_files;
 pub mod paths;
+pub mod printable;
 pub mod program;
 pub mod state_file;
 pub mod systemd;

@@ -21,13 +21,16 @@ use super::{
     parts::Parts,
     validate::{Place, Problem, validate},
 };
-use crate::model::{
-    Check, DataplaneSettings, Mode, Model, Protocol, RealServer, ServiceKey, StrayReplies,
-    Timeouts, VirtualService,
-    address::{self, RealRef},
-    limits::{MAX_CONNECTIONS, max_connections_ipv6},
-    real::REAL_SETTINGS,
-    service::SERVICE_SETTINGS,
+use crate::{
+    model::{
+        Check, DataplaneSettings, Mode, Model, Protocol, RealServer, ServiceKey, StrayReplies,
+        Timeouts, VirtualService,
+        address::{self, RealRef},
+        limits::{MAX_CONNECTIONS, max_connections_ipv6},
+        real::REAL_SETTINGS,
+        service::SERVICE_SETTINGS,
+    },
+    os::printable::printable,
 };
 
 /// An error in a configuration file.
@@ -168,7 +171,7 @@ pub(super) fn locate(text: &str, offset: usize, message: String) -> ReadError {
     ReadError {
         line: before.matches('\n').count() + 1,
         column: before[line_start..].chars().count() + 1,
-        message,
+        message: printable(&message),
     }
 }
 

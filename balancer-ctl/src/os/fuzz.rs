@@ -2,6 +2,8 @@
 
 use proptest::prelude::*;
 
+use super::printable::is_printable;
+
 /// A change of a byte string: at a place, a byte is overwritten, put in, or so many are taken out.
 #[derive(Clone, Copy, Debug)]
 enum Mutation {
@@ -54,5 +56,5 @@ pub fn text(seeds: &'static [&'static [u8]]) -> impl Strategy<Value = String> {
 
 /// Whether a sentence fits on a line and cannot steer a terminal.
 pub fn is_printable_line(sentence: &str) -> bool {
-    !sentence.is_empty() && !sentence.contains(char::is_control)
+    !sentence.is_empty() && sentence.chars().all(is_printable)
 }

@@ -1,5 +1,7 @@
 //! Makes bytes from a target fit for a reason: short, one line, printable.
 
+use crate::os::printable::is_printable;
+
 /// Longest quotation in a reason, in characters.
 const MAX_CHARACTERS: usize = 120;
 
@@ -12,7 +14,7 @@ pub fn first_line(bytes: &[u8]) -> Option<String> {
         .map(quoted)
 }
 
-/// Bytes as text: control characters replaced by `.`, cut after [`MAX_CHARACTERS`] with `...`.
+/// Bytes as text: characters that are not printable replaced by `.`, cut after [`MAX_CHARACTERS`] with `...`.
 pub fn quoted(bytes: &[u8]) -> String {
     // A character has four bytes at most.
     let (start, cut) = match bytes.get(..MAX_CHARACTERS * 4) {
@@ -23,7 +25,7 @@ pub fn quoted(bytes: &[u8]) -> String {
     let mut shown: String = text
         .chars()
         .take(MAX_CHARACTERS)
-        .map(|c| if c.is_control() { '.' } else { c })
+        .map(|c| if is_printable(c) { c } else { '.' })
         .collect();
     if cut || text.chars().count() > MAX_CHARACTERS {
         shown.push_str("...");

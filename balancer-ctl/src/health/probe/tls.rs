@@ -17,7 +17,7 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::ProbeFailure;
+use super::{ProbeFailure, text};
 use crate::{model::check::Tls, os::file::read_regular_file};
 
 mod verifier;
@@ -269,7 +269,10 @@ fn names(presented: &[String]) -> String {
         .collect();
     match presented.len().saturating_sub(FEW) {
         0 if names.is_empty() => "no name".into(),
-        0 => names.join(", "),
-        more => format!("{} and {more} more", names.join(", ")),
+        0 => text::quoted(names.join(", ").as_bytes()),
+        more => format!(
+            "{} and {more} more",
+            text::quoted(names.join(", ").as_bytes())
+        ),
     }
 }
