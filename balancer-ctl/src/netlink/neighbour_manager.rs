@@ -25,7 +25,7 @@ use super::{
     probe_pacing::ProbePacing,
     route::{self, RouteTarget, default_gateways},
 };
-use crate::os::state_file::StateFile;
+use crate::os::state_file::{StateFile, boot_id};
 
 /// Default gateways are listed at most once per this interval.
 const GATEWAY_LIST_INTERVAL: Duration = Duration::from_secs(10);
@@ -56,6 +56,8 @@ pub struct NeighbourManager {
     /// What is wrong with the kernel's tables: one sentence each.
     warnings: Vec<String>,
     note: StateFile,
+    /// The id of the present boot.
+    boot: String,
 }
 
 impl NeighbourManager {
@@ -64,11 +66,14 @@ impl NeighbourManager {
     /// # Errors
     /// It exists and cannot be read.
     pub fn open(instance: Option<&str>) -> anyhow::Result<Self> {
-        Self::at(StateFile::of(instance, "neighbours"))
+        let boot = boot_id().context("cannot read the boot's id")?;
+        Self::at(StateFile::of(instance, "neighbours"), boot)
     }
 
-    fn at(note: StateFile) -> anyhow::Result<Self> {
+    fn at(note: StateFile, boot: String) -> anyhow::Result<Self> {
         let text = note.read().with_context(|| format!("cannot read {note}"))?;
+        // After a reboot the kernel has none of the entries, and others may have made such ones managed.
+        let lines = text.strip_prefix(&format!("boot {boot}\n"));
         Ok(Self {
             gateways: None,
             gateways_listed_at: None,
@@ -76,8 +81,13 @@ impl NeighbourManager {
             targets: BTreeMap::new(),
             pacing: ProbePacing::default(),
             warnings: Vec::new(),
-            managed: text.lines().filter_map(parse_line).collect(),
+            managed: lines
+                .unwrap_or_default()
+                .lines()
+                .filter_map(parse_line)
+                .collect(),
             note,
+            boot,
         })
     }
 
@@ -345,6 +355,7 @@ impl NeighbourManager {
             self.note.remove()
         } else {
             self.note.replace(|file| {
+                writeln!(file, "boot {}", self.boot)?;
                 managed
                     .iter()
                     .try_for_each(|(interface, address)| writeln!(file, "{interface} {address}"))
@@ -390,17 +401,14 @@ mod tests {
             (2, "10.0.0.2".parse().unwrap()),
             (3, "fe80::1".parse().unwrap()),
         ]);
-        NeighbourManager::at(StateFile::at(&note))
-            .unwrap()
-            .write_note(hops.clone())
-            .unwrap();
-        let mut manager = NeighbourManager::at(StateFile::at(&note)).unwrap();
-        assert_eq!(manager.managed, hops);
-        manager.write_note(BTreeSet::new()).unwrap();
+        let manager =
+            |boot: &str| NeighbourManager::at(StateFile::at(&note), boot.to_owned()).unwrap();
+        manager("a").write_note(hops.clone()).unwrap();
+        assert_eq!(manager("b").managed, BTreeSet::new(), "after a reboot");
+        let mut manager_of_next = manager("a");
+        assert_eq!(manager_of_next.managed, hops);
+        manager_of_next.write_note(BTreeSet::new()).unwrap();
         assert!(!directory.path().join("one").exists());
-        assert_eq!(
-            NeighbourManager::at(StateFile::at(&note)).unwrap().managed,
-            BTreeSet::new()
-        );
+        assert_eq!(manager("a").managed, BTreeSet::new());
     }
 }

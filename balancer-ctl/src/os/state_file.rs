@@ -19,7 +19,7 @@ pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string(BOOT_ID)?.trim().to_owned())
 }
 
-/// A file in an instance's state directory. Each instance has one daemon, so nobody else writes it.
+/// A file in an instance's state directory, which the instance's one daemon writes.
 #[derive(Clone, Debug)]
 pub struct StateFile(PathBuf);
 
@@ -53,7 +53,8 @@ impl StateFile {
         }
     }
 
-    /// Replaces it by what `write` writes. A crash leaves the old file or the new one.
+    /// Replaces it by what `write` writes. A daemon that is killed leaves the old file or the new one; after a power failure it may be
+    /// empty, which counts as none.
     ///
     /// # Errors
     /// The disk refused it; the old file is still there.
@@ -66,17 +67,13 @@ impl StateFile {
         }
         let mut new = OsString::from(&self.0);
         new.push(".new");
-        // What checks send may hold secrets.
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&new)?;
-        let mut file = BufWriter::new(file);
-        write(&mut file)?;
-        file.into_inner().map_err(io::IntoInnerError::into_error)?;
-        fs::rename(&new, &self.0)
+        let new = Path::new(&new);
+        remove_file(new)?;
+        let replaced = written(new, write).and_then(|()| fs::rename(new, &self.0));
+        if replaced.is_err() {
+            let _ = fs::remove_file(new);
+        }
+        replaced
     }
 
     /// Removes it, and the directory if it held nothing else.
@@ -84,13 +81,31 @@ impl StateFile {
     /// # Errors
     /// The disk refused it.
     pub fn remove(&self) -> io::Result<()> {
-        match fs::remove_file(&self.0) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
+        remove_file(&self.0)?;
         // It stays while it holds the instance's other state.
         let _ = self.0.parent().map(fs::remove_dir);
         Ok(())
+    }
+}
+
+/// Writes a new file that only root may read: what checks send may hold secrets.
+fn written(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    let mut file = BufWriter::new(file);
+    write(&mut file)?;
+    file.into_inner().map_err(io::IntoInnerError::into_error)?;
+    Ok(())
+}
+
+/// Removes a file that need not be there.
+fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
     }
 }
 
@@ -130,7 +145,14 @@ mod tests {
         });
         assert_eq!(refused.unwrap_err().to_string(), "the disk is full");
         assert_eq!(file.read().unwrap(), "one\n");
+        assert_eq!(names(file.path().parent().unwrap()), ["health.json"]);
+        // What a killed daemon has left, as others may read it.
+        let left = file.path().with_extension("json.new");
+        fs::write(&left, "left").unwrap();
+        fs::set_permissions(&left, fs::Permissions::from_mode(0o644)).unwrap();
         file.replace(|file| writeln!(file, "2")).unwrap();
+        let mode = fs::metadata(file.path()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600);
         assert_eq!(file.read().unwrap(), "2\n");
         assert_eq!(names(file.path().parent().unwrap()), ["health.json"]);
     }
