@@ -28,6 +28,8 @@ use crate::{
 
 /// How long clients that follow events have to read the last one.
 const EVENT_DRAIN_TIMEOUT: Duration = Duration::from_millis(100);
+/// How long the daemon waits at its end for threads that look at files.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Where the configuration comes from.
 #[derive(Debug)]
@@ -151,7 +153,7 @@ pub fn serve(
         .enable_all()
         .build()
         .context("cannot start the daemon's threads")?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         // Signals first: a reload asked for while the daemon starts is not its end.
         let signals = Signals::catch().context("cannot catch signals")?;
         let (health, mut updates) =
@@ -172,7 +174,10 @@ pub fn serve(
         tracing::info!(socket = %socket.display(), "ready");
         systemd::ready();
         serving.finished().await
-    })
+    });
+    // What looks at files that do not answer is not waited for.
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    result
 }
 
 struct Signals {

@@ -27,7 +27,7 @@ use tokio::{
 };
 use tracing::Level;
 
-use self::reload::{Reload, Reloads};
+use self::reload::Reloads;
 pub use self::{
     health::HealthReport,
     message::{ConnectionPolicy, Message, Reply, Request, Scope},
@@ -101,6 +101,8 @@ pub struct Daemon {
     addresses: fn() -> io::Result<HashSet<IpAddr>>,
     /// How many new connections the full tables had refused at the last tick.
     refused: u64,
+    /// Since when the configuration file is being loaded again.
+    reload_began: Option<Instant>,
 }
 
 impl Daemon {
@@ -138,6 +140,7 @@ impl Daemon {
             events,
             addresses,
             refused: 0,
+            reload_began: None,
         };
         heap::trim();
         daemon.take_over_conditions();
@@ -226,13 +229,9 @@ impl Daemon {
                 let events = self.availability.update(&self.model, updates, clock::now());
                 self.follow_health(events);
             }
-            Message::Reload(reply) => {
-                let loaded = self.start_reload().and_then(Reload::load);
-                drop(reply.send(self.finish_reload(loaded)));
-            }
             Message::Zero(service, reply) => drop(reply.send(self.zero(service.as_ref()))),
-            // It ends the loop in `run`.
-            Message::Stop => {}
+            // `run` handles these.
+            Message::Reload(_) | Message::Stop => {}
         }
     }
 

@@ -13,7 +13,7 @@ use crate::{
     },
     model::{Model, diff::Event, error::ApiError, view::EventKind},
     netlink::local::LocalAddresses,
-    os::{heap, systemd},
+    os::{clock, heap, systemd},
 };
 
 /// The detail of the event when loading the file undid changes that were not in it.
@@ -49,6 +49,7 @@ impl Daemon {
     /// There is no file, or the kernel refused a query.
     pub(super) fn start_reload(&mut self) -> Result<Reload, ApiError> {
         systemd::reloading();
+        self.reload_began = Some(clock::now());
         let Some(file) = &self.file else {
             return Err(ApiError::invalid(
                 "there is no configuration file to load: start balancerd with --config FILE",
@@ -71,6 +72,7 @@ impl Daemon {
     ) -> Result<(), ApiError> {
         let result = loaded.and_then(|file| self.apply(file));
         systemd::ready();
+        self.reload_began = None;
         let (kind, message) = match &result {
             Ok(undone) => (EventKind::Reloaded, (*undone).to_owned()),
             Err(refusal) => (EventKind::ReloadFailed, refusal.to_string()),
@@ -105,18 +107,34 @@ impl Daemon {
 
 type Loaded = Result<ConfigFile, ApiError>;
 
+/// Changes that may wait for a reload.
+const MAX_WAITING: usize = 64;
+
 /// The reload that is in progress, and what waits for its end.
 #[derive(Default)]
 pub(super) struct Reloads {
     running: Option<(oneshot::Receiver<Loaded>, Reply<()>)>,
     /// In the order in which they came.
     waiting: VecDeque<Message>,
+    /// Whether a signal asked for another reload.
+    is_wanted_again: bool,
 }
 
 impl Reloads {
     /// Handles a message, or keeps it until the reload in progress has ended.
     pub fn take(&mut self, daemon: &mut Daemon, message: Message) {
         match message {
+            Message::Change(_, _, reply)
+                if self.running.is_some() && self.waiting.len() >= MAX_WAITING =>
+            {
+                drop(reply.send(Err(ApiError::failed(
+                    "the configuration file is being loaded, and too many changes wait for that: try again",
+                ))));
+            }
+            // A signal waits for no reply: one reload after the one in progress is enough for all.
+            Message::Reload(reply) if self.running.is_some() && reply.is_closed() => {
+                self.is_wanted_again = true;
+            }
             Message::Change(..) | Message::Reload(_) if self.running.is_some() => {
                 self.waiting.push_back(message);
             }
@@ -140,6 +158,12 @@ impl Reloads {
         }
     }
 
+    /// Whether a reload is in progress.
+    #[cfg(test)]
+    pub const fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
     /// Waits until the file of the reload in progress is loaded; for ever if there is none.
     pub async fn next(&mut self) -> Loaded {
         let Some((loaded, _)) = &mut self.running else {
@@ -158,7 +182,14 @@ impl Reloads {
         while self.running.is_none()
             && let Some(message) = self.waiting.pop_front()
         {
-            self.take(daemon, message);
+            // Who has given up waiting does not expect the change any more.
+            let is_given_up = matches!(&message, Message::Change(_, _, reply) if reply.is_closed());
+            if !is_given_up {
+                self.take(daemon, message);
+            }
+        }
+        if self.running.is_none() && std::mem::take(&mut self.is_wanted_again) {
+            self.start(daemon, oneshot::channel().0);
         }
     }
 }

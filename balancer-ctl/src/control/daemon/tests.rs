@@ -103,7 +103,13 @@ impl Scene {
 
     fn ask<T>(&mut self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, ApiError> {
         let (reply, mut answer) = oneshot::channel();
-        self.daemon.answer(message(reply));
+        let mut reloads = Reloads::default();
+        reloads.take(&mut self.daemon, message(reply));
+        if reloads.is_running() {
+            let runtime = tokio::runtime::Builder::new_current_thread().build();
+            let loaded = runtime.unwrap().block_on(reloads.next());
+            reloads.finish(&mut self.daemon, loaded);
+        }
         answer.try_recv().unwrap()
     }
 

@@ -1,6 +1,6 @@
 //! The daemon's reports: services, connections, status.
 
-use std::ops::ControlFlow;
+use std::{ops::ControlFlow, time::Duration};
 
 use super::{Daemon, dataplane_error};
 use crate::{
@@ -15,7 +15,11 @@ use crate::{
         error::ApiError,
         view,
     },
+    os::clock,
 };
+
+/// A reload that lasts as long is a reason in `status`.
+const SLOW_RELOAD: Duration = Duration::from_secs(5);
 
 /// A listing of connections that has not been read yet; reading it may take seconds and belongs on a thread of its own.
 #[derive(Debug)]
@@ -141,7 +145,19 @@ impl Daemon {
                 Condition::TableFull | Condition::QuorumLost | Condition::RealDown => return None,
             })
         });
-        sentences.collect()
+        sentences.chain(self.slow_reload()).collect()
+    }
+
+    /// A sentence about a reload whose files do not answer.
+    fn slow_reload(&self) -> Option<String> {
+        let lasts = clock::now().duration_since(self.reload_began?);
+        (lasts >= SLOW_RELOAD).then(|| {
+            format!(
+                "the configuration file has been loading for {} s, and changes wait for it: it, or a file or user that it names, \
+                 does not answer",
+                lasts.as_secs()
+            )
+        })
     }
 
     pub(super) fn key(&self, service: &ServiceRef) -> Result<ServiceKey, ApiError> {

@@ -40,6 +40,7 @@ async fn a_reload_whose_files_take_long_keeps_only_changes_waiting() {
     let scene = Scene::start(folder, Some(file), model);
     fs::write(&path, text.replace("web", "shop")).unwrap();
     let (messages, inbox) = mpsc::channel(MAX_QUEUED_MESSAGES);
+    let mut events = scene.events;
     let daemon = tokio::spawn(scene.daemon.run(inbox));
 
     let names = async |messages: &mpsc::Sender<Message>| -> Vec<String> {
@@ -66,12 +67,47 @@ async fn a_reload_whose_files_take_long_keeps_only_changes_waiting() {
     })
     .await;
     let mut again = sent(&messages, Message::Reload).await;
-    // Longer than the daemon's tick.
+    // Who has given up waiting, and signals, for which one reload is enough.
+    let given_up = Request::AddService(
+        service_key("tcp/192.0.2.80:82").unwrap(),
+        ServiceSettings::default(),
+    );
+    drop(
+        sent(&messages, |reply| {
+            Message::Change(vec![given_up], Scope::File, reply)
+        })
+        .await,
+    );
+    for _ in 0..3 {
+        drop(sent(&messages, Message::Reload).await);
+    }
+    let mut waiting = Vec::new();
+    for _ in 4..=64 {
+        let request = Request::DelService("nothing".parse().unwrap());
+        let change = |reply| Message::Change(vec![request], Scope::File, reply);
+        waiting.push(sent(&messages, change).await);
+    }
+    assert_eq!(
+        waiting.pop().unwrap().await.unwrap().unwrap_err().sentence,
+        "the configuration file is being loaded, and too many changes wait for that: try again"
+    );
     let start = Instant::now();
-    while start.elapsed() < Duration::from_millis(1200) {
+    while start.elapsed() < Duration::from_millis(5200) {
         assert_eq!(names(&messages).await, ["web"]);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+    let status = sent(&messages, Message::Status)
+        .await
+        .await
+        .unwrap()
+        .unwrap();
+    let reason = "the configuration file has been loading for 5 s, and changes wait for it: it, or a file or user that \
+                  it names, does not answer";
+    assert!(
+        status.reasons.iter().any(|found| found == reason),
+        "{:?}",
+        status.reasons
+    );
     assert!(reloaded.try_recv().is_err() && again.try_recv().is_err());
     assert!(refused.try_recv().is_err() && added.try_recv().is_err());
     IS_STUCK.store(false, Ordering::Relaxed);
@@ -84,10 +120,37 @@ async fn a_reload_whose_files_take_long_keeps_only_changes_waiting() {
     added.await.unwrap().unwrap();
     again.await.unwrap().unwrap();
     assert_eq!(names(&messages).await, ["shop"]);
+    assert!(!fs::read_to_string(&path).unwrap().contains("192.0.2.80:82"));
     let written = fs::read_to_string(&path).unwrap();
     assert!(
         written.contains("shop") && written.contains("192.0.2.80:81"),
         "{written}"
+    );
+
+    for change in waiting {
+        let refusal = change.await.unwrap().unwrap_err();
+        assert!(
+            refusal
+                .sentence
+                .starts_with("there is no service `nothing`")
+        );
+    }
+    // The first, the one that was waited for, and one for all signals.
+    let mut reloads = 0;
+    while let Ok(event) = tokio::time::timeout(Duration::from_secs(2), events.recv()).await {
+        reloads += usize::from(event.unwrap().event == EventKind::Reloaded);
+    }
+    assert_eq!(reloads, 3);
+    let status = sent(&messages, Message::Status)
+        .await
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(
+        !status
+            .reasons
+            .iter()
+            .any(|reason| reason.contains("loading"))
     );
 
     messages.send(Message::Stop).await.unwrap();
