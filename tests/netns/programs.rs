@@ -13,6 +13,7 @@ use balancer_tests::{
     privileged,
     topology::{Arms, Topology, page},
 };
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use xtask::lab::wait_until;
 
 use crate::{
@@ -258,12 +259,19 @@ fn a_program_runs_as_its_user_with_nothing_of_roots() {
     fs::write(&told, "").expect("a file");
     std::os::unix::fs::chown(&told, Some(5), None).expect("its owner");
     let who = "$(id -u) $(id -g) $(id -G) $(ls /proc/self/fd | tr -d '\\n') \
-               $(sed -n 's/^SigIgn:.*\\(....\\)$/\\1/p; s/^CapEff:.//p' /proc/self/status | tr '\\n' ' ')";
-    let check = script(folder.path(), "check", &format!("echo \"{who} $*\""));
+               $(sed -n 's/^SigIgn:.*\\(....\\)$/\\1/p; s/^CapEff:.//p' /proc/self/status | tr '\\n' ' ') $(ulimit -l)";
+    let check = script(
+        folder.path(),
+        "check",
+        &format!("echo \"{who} $*\" > /dev/stdout; echo > /dev/stderr || exit 1"),
+    );
     let alert = script(
         folder.path(),
         "alert",
-        &format!("echo \"{who}\" >> {}", told.display()),
+        &format!(
+            "echo \"{who} $(head -c 9 /dev/stdin)\" >> {}",
+            told.display()
+        ),
     );
     let secret = script(folder.path(), "secret", "exit 0");
     set_mode(&secret, 0o700);
@@ -290,10 +298,16 @@ fn a_program_runs_as_its_user_with_nothing_of_roots() {
             .expect("its check")
     };
     // `ls` has the folder that it reads as its fourth file. Of the ignored signals those with names, of the capabilities all.
-    let nothing = "0123 0000 0000000000000000";
+    // Memory that may be locked is limited as for this process.
+    let (locked, _) = getrlimit(Resource::RLIMIT_MEMLOCK).expect("a limit");
+    let locked = match locked {
+        RLIM_INFINITY => "unlimited".to_owned(),
+        bytes => (bytes / 1024).to_string(),
+    };
+    let nothing = format!("0123 0000 0000000000000000  {locked}");
     assert_eq!(
         of(&check)["last"]["message"],
-        format!("5 60 60 {nothing}  a b 192.168.0.2"),
+        format!("5 60 60 {nothing} a b 192.168.0.2"),
         "{report:#}"
     );
     assert_eq!(of(&check)["check"]["user"], USER);
@@ -309,8 +323,8 @@ fn a_program_runs_as_its_user_with_nothing_of_roots() {
     .unwrap_or_else(|error| panic!("{error:#}\n{}", daemon.log()));
     let text = fs::read_to_string(&told).expect("what it was told");
     assert_eq!(
-        text.lines().next().expect("a line").trim_end(),
-        format!("5 60 60 {nothing}")
+        text.lines().next().expect("a line"),
+        format!("5 60 60 {nothing} {{\"summary")
     );
 }
 

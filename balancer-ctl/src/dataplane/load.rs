@@ -97,7 +97,6 @@ pub fn load(pins: &Pins, settings: &DataplaneSettings, log_level: u8) -> anyhow:
     } else {
         pins.directory().to_path_buf()
     };
-    raise_memory_limit();
     let paths: Vec<_> = pins::MAPS
         .iter()
         .map(|name| (*name, directory.join(name)))
@@ -181,11 +180,4 @@ fn load_error(name: &str, error: ProgramError) -> anyhow::Error {
         ),
         error => anyhow::Error::new(error).context(format!("cannot load the program {name}")),
     }
-}
-
-/// Before Linux 5.11 map memory counted against this limit; newer kernels do not look at it.
-fn raise_memory_limit() {
-    use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
-    // If this fails, creating the maps fails with a clearer message.
-    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
 }

@@ -61,6 +61,7 @@ pub fn invocation(event: &NotificationEvent, notify: &Notify, sender: Sender<'_>
         path: path.into(),
         arguments,
         user: notify.user.clone(),
+        check_timeout: notify.timeout,
         environment: environment(event, &words, sender),
         input: match notify.stdin {
             Stdin::Json => json(event, &words),

@@ -152,7 +152,7 @@ impl Notifier {
     }
 
     fn send(&self, message: Message) {
-        // Without the thread there is no program can be run; its end was logged.
+        // Without the thread no program can be run; its end was logged.
         let _ = self.messages.send(message);
     }
 }

@@ -1,4 +1,4 @@
-//! Runs one program: without a shell, in a process group of its own, in `/`, with a clean environment, with none of the
+//! Runs one program: without a shell, in a session of its own, without a terminal, in `/`, with a clean environment, with none of the
 //! daemon's files, signal settings or limits, with a time limit, and with a limit of the output that is kept. Programs run
 //! as root, or as another account of this host, and each is checked right before each start: it does not run if anybody
 //! but root and that account can change it.
@@ -17,12 +17,16 @@ use std::{
     time::Duration,
 };
 
-use nix::{errno::Errno, sys::signal::Signal};
+use nix::{
+    errno::Errno,
+    sys::{signal::Signal, stat::fstat},
+    unistd::fchown,
+};
 use tokio::{
     io::AsyncWriteExt as _,
     net::unix::pipe,
     task::spawn_blocking,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 #[cfg(test)]
@@ -59,6 +63,8 @@ pub struct Program {
     pub arguments: Vec<String>,
     /// The user that it runs as; `None` = root.
     pub user: Option<String>,
+    /// How long the check before its start may take, which asks the user database and looks at files.
+    pub check_timeout: Duration,
     /// Environment variables, besides `PATH` and `LANG`.
     pub environment: Vec<(String, String)>,
     /// Standard input; if empty, `/dev/null`.
@@ -188,7 +194,13 @@ impl Program {
             })?;
             Ok::<_, ProgramError>((account, kept))
         });
-        let (account, kept) = checked.await.map_err(io::Error::other)??;
+        let checked = timeout(self.check_timeout, checked).await.map_err(|_| {
+            ProgramError::Refused(format!(
+                "it could not be checked within {}: its files, or the user database, do not answer",
+                humantime::format_duration(self.check_timeout)
+            ))
+        })?;
+        let (account, kept) = checked.map_err(io::Error::other)??;
         let begun = Instant::now();
         let Started {
             mut group,
@@ -303,6 +315,13 @@ impl Program {
                 errors,
                 start_error: None,
             });
+        }
+        // By `/dev/stdin` and the like they are opened again, as files of whoever they belong to.
+        for file in &spec.files {
+            let owner = Some(account.user);
+            if fstat(file)?.st_mode & libc::S_IFMT == libc::S_IFIFO {
+                fchown(file, owner, None)?;
+            }
         }
         let (reader, writer) = io::pipe()?;
         let arguments = run_as::arguments(account, spec.name, &self.arguments);

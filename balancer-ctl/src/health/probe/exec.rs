@@ -6,7 +6,13 @@
 //! root and its own user can change it, or that this host cannot start for want of something, is inconclusive; one that does not exist
 //! is a failure. A check never has two programs running, even if the first cannot be killed.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{sync::Semaphore, time::timeout};
 
@@ -29,6 +35,8 @@ pub struct Exec {
     program: Program,
     /// Held while the program is checked and runs, which may outlast the probe.
     run_permit: Arc<Semaphore>,
+    /// Whether the program is being checked, or its user looked up.
+    is_checking: Arc<AtomicBool>,
 }
 
 impl Exec {
@@ -49,6 +57,8 @@ impl Exec {
                 path: program.into(),
                 arguments: [arguments, &[address]].concat(),
                 user: probe.user.clone(),
+                // Before the probe's own end, which counts against the target.
+                check_timeout: check_target.check.timing.timeout * 9 / 10,
                 environment: environment
                     .map(|(name, value)| (name.to_owned(), value))
                     .to_vec(),
@@ -61,18 +71,31 @@ impl Exec {
                 left: Leftovers::Kill,
             },
             run_permit: Arc::new(Semaphore::new(1)),
+            is_checking: Arc::default(),
         })
     }
 
     pub async fn probe(&self) -> Result<Passed, ProbeFailure> {
         let Ok(Ok(permit)) = timeout(REAP_TIMEOUT, self.run_permit.clone().acquire_owned()).await
         else {
+            // What does not answer is this host, and says nothing of the target.
+            if self.is_checking.load(Ordering::Relaxed) {
+                return Err(ProbeFailure::Local(format!(
+                    "cannot run {}: its files, or the user database, do not answer",
+                    self.program.path.display()
+                )));
+            }
             return Err("the program's last run has not ended: it cannot be killed".into());
         };
-        let run = self.run.clone();
+        let (run, is_checking) = (self.run.clone(), self.is_checking.clone());
+        is_checking.store(true, Ordering::Relaxed);
         let ran = self
             .program
-            .run(move |account| trusted(&run, account).map(|()| permit))
+            .run(move |account| {
+                let checked = trusted(&run, account);
+                is_checking.store(false, Ordering::Relaxed);
+                checked.map(|()| permit)
+            })
             .await;
         let finished = ran.map_err(|error| {
             let reason = format!("cannot run {}: {error}", self.program.path.display());

@@ -41,6 +41,10 @@ impl Account {
         let failed = |error| format!("user `{name}` cannot be looked up: {error}");
         let text = CString::new(name).map_err(|_| unknown())?;
         let user = User::from_name(name).map_err(failed)?.ok_or_else(unknown)?;
+        // To the kernel this is "as it is".
+        if user.uid.as_raw() == u32::MAX || user.gid.as_raw() == u32::MAX {
+            return Err(format!("user `{name}` has an id that stands for none"));
+        }
         Ok(Self {
             name: user.name,
             user: user.uid,

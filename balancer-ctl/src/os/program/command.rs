@@ -16,7 +16,13 @@ use std::{
     ffi::OsStr,
     fs::{self, File},
     io::Read as _,
-    os::unix::ffi::OsStrExt as _,
+    os::{
+        fd::AsRawFd as _,
+        unix::{
+            ffi::OsStrExt as _,
+            fs::{MetadataExt as _, OpenOptionsExt as _},
+        },
+    },
     path::{Path, PathBuf},
 };
 
@@ -104,10 +110,25 @@ fn check_interpreter(program: &Path, account: &Account) -> Result<(), String> {
     Ok(())
 }
 
-/// The interpreter that a file's `#!` line names; `None` if it has no such line or cannot be read.
+/// Opens a regular file of root's; `None` if it is something else. What a program's own account may change could make the daemon wait
+/// or hand it a device, and the account gains nothing by the interpreter that it names.
+fn open_roots_own(path: &Path) -> Option<File> {
+    let place = File::options()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_NOFOLLOW)
+        .open(path)
+        .ok()?;
+    let metadata = place.metadata().ok()?;
+    if !metadata.is_file() || metadata.uid() != 0 {
+        return None;
+    }
+    File::open(format!("/proc/self/fd/{}", place.as_raw_fd())).ok()
+}
+
+/// The interpreter that the `#!` line of a file of root's names; `None` if it has no such line or cannot be read.
 fn interpreter_of(program: &Path) -> Option<PathBuf> {
     let mut head = Vec::new();
-    let file = File::open(program).ok()?;
+    let file = open_roots_own(program)?;
     file.take(SCRIPT_HEAD).read_to_end(&mut head).ok()?;
     let line = head
         .strip_prefix(b"#!")?
@@ -179,6 +200,41 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_the_account_itself_can_change_is_not_looked_into() {
+        let account = Account {
+            name: "monitor".to_owned(),
+            user: nix::unistd::Uid::from_raw(1000),
+            ..Account::root()
+        };
+        let Ok(folder) = tempfile::tempdir_in("/root") else {
+            return;
+        };
+        let (others, open) = open_folder();
+        let path = folder.path().join("own");
+        file(
+            &path,
+            &format!("#!{}\n", others.path().join("sh").display()),
+            0o755,
+        );
+        let run = words(&[path.to_str().unwrap()]);
+        let refused = format!("its `#!` line: {open}");
+        let as_account = refused
+            .replace("run as root", "run as monitor")
+            .replace("only root may", "only root or monitor may");
+        assert_eq!(trusted(&run, &account), Err(as_account));
+        std::os::unix::fs::chown(&path, Some(1000), None).unwrap();
+        assert_eq!(trusted(&run, &account), Ok(()));
+        // Nor is anything but a file of root's opened.
+        let pipe = folder.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        assert!(open_roots_own(&pipe).is_none());
+        let link = folder.path().join("link");
+        symlink("/bin/sh", &link).unwrap();
+        assert!(open_roots_own(&link).is_none());
+        assert!(open_roots_own(&path).is_none());
     }
 
     #[test]

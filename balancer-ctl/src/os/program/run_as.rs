@@ -7,8 +7,8 @@
 use std::{
     env,
     ffi::{CString, OsStr, OsString},
-    fs::File,
-    io::Write as _,
+    fs::{self, File},
+    io::{self, Write as _},
     os::{fd::FromRawFd as _, unix::ffi::OsStringExt as _},
     process,
 };
@@ -17,7 +17,7 @@ use nix::{
     errno::Errno,
     fcntl::{FcntlArg, FdFlag, fcntl},
     sys::signal::{SigHandler, Signal, signal},
-    unistd::{Gid, Uid, execv, setgroups, setresgid, setresuid},
+    unistd::{Gid, Uid, close, execv, getresgid, getresuid, setgroups, setresgid, setresuid},
 };
 use tokio::{io::AsyncReadExt as _, net::unix::pipe};
 
@@ -79,6 +79,22 @@ fn execute(words: Vec<OsString>) -> Errno {
     }
 }
 
+/// Closes all files but the first three and the one for errors, which closes itself. The daemon has closed them by a call that some
+/// containers forbid.
+fn close_inherited() -> Result<(), Errno> {
+    let failed = |error: io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+    let mut open = Vec::new();
+    for entry in fs::read_dir("/proc/self/fd").map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        open.extend(name.to_str().and_then(|name| name.parse::<i32>().ok()));
+    }
+    for file in open.into_iter().filter(|file| *file > ERROR_FILE) {
+        // Fails for the folder's own file, which is closed by now.
+        let _ = close(file);
+    }
+    Ok(())
+}
+
 fn try_execute(words: Vec<OsString>) -> Result<std::convert::Infallible, Errno> {
     let texts: Result<Vec<_>, _> = words
         .into_iter()
@@ -100,8 +116,16 @@ fn try_execute(words: Vec<OsString>) -> Result<std::convert::Infallible, Errno> 
     // The standard library ignores SIGPIPE, and the program would inherit that.
     // SAFETY: no handler is set.
     unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;
+    close_inherited()?;
     setgroups(&groups)?;
     setresgid(group, group, group)?;
     setresuid(user, user, user)?;
+    let users = getresuid()?;
+    let groups = getresgid()?;
+    if [users.real, users.effective, users.saved] != [user; 3]
+        || [groups.real, groups.effective, groups.saved] != [group; 3]
+    {
+        return Err(Errno::EPERM);
+    }
     execv(path, program)
 }

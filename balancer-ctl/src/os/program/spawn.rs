@@ -64,7 +64,7 @@ pub struct SpawnSpec<'a> {
 }
 
 impl SpawnSpec<'_> {
-    /// Starts the program in a process group of its own, in `/`, with these files and no others, and with no signal blocked or
+    /// Starts the program in a session of its own, without a terminal, in `/`, with these files and no others, and with no signal blocked or
     /// ignored. Returns the id of the process, which is that of the group too.
     ///
     /// # Errors
@@ -150,7 +150,8 @@ impl Child<'_> {
                 // Fails for the signals that cannot be changed, such as SIGKILL.
                 libc::sigaction(signal, &default, ptr::null_mut());
             }
-            if libc::setpgid(0, 0) != 0 || libc::chdir(c"/".as_ptr()) != 0 {
+            // The leader of a session is that of its process group, which it cannot leave.
+            if libc::setsid() == -1 || libc::chdir(c"/".as_ptr()) != 0 {
                 return Errno::last();
             }
             let mut number = 0;

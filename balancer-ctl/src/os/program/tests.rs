@@ -21,6 +21,7 @@ fn shell(lines: &str) -> Program {
         path: "/bin/sh".into(),
         arguments: vec!["-c".to_owned(), lines.to_owned()],
         user: None,
+        check_timeout: LONG_TIMEOUT,
         environment: Vec::new(),
         input: Vec::new(),
         timeout: Some(LONG_TIMEOUT),
@@ -150,6 +151,36 @@ async fn a_program_is_checked_at_each_start() {
     assert!(matches!(&error, ProgramError::Refused(_)), "{error:?}");
     assert_eq!(error.to_string(), "no more");
     assert_eq!(fs::read_to_string(file).unwrap(), "\n");
+}
+
+#[tokio::test]
+async fn a_program_leads_a_session_without_a_terminal() {
+    let program = shell(
+        "read -r _ _ _ _ group session _ < /proc/$$/stat
+         echo $((group - $$)) $((session - $$))
+         cat < /dev/tty",
+    );
+    let finished = program.run(allowed).await.unwrap();
+    let (ids, terminal) = text(&finished).split_once('\n').unwrap();
+    assert_eq!(ids, "0 0");
+    assert!(terminal.contains("No such device or address"), "{terminal}");
+}
+
+#[tokio::test]
+async fn a_check_that_takes_too_long_ends_the_start() {
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let program = Program {
+        check_timeout: Duration::from_millis(50),
+        ..shell("exit 7")
+    };
+    let error = program.run(move |_| wait.recv().map_err(|error| error.to_string()));
+    let error = error.await.unwrap_err();
+    assert!(matches!(&error, ProgramError::Refused(_)), "{error:?}");
+    assert_eq!(
+        error.to_string(),
+        "it could not be checked within 50ms: its files, or the user database, do not answer"
+    );
+    go.send(()).unwrap();
 }
 
 #[tokio::test]
