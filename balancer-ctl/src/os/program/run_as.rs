@@ -2,7 +2,7 @@
 //!
 //! The daemon starts its own binary once more, which then becomes the account and executes the program. The child of `vfork` must
 //! not do so itself: it shares the daemon's memory, whose thread waits for it, and the account's other processes could stop it
-//! with a signal.
+//! with a signal. That takes 1.7 ms more: an exec check of `/bin/true` takes 3.0 ms in place of 1.3 (medians of 40, release build).
 
 use std::{
     env,
