@@ -2,11 +2,11 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum as _};
+use clap_complete::Shell;
 
 use super::{
     CommandError,
-    generate::shell,
     planned::{PlannedCommand, PlannedRealOptions, PlannedServiceOptions},
 };
 use crate::{
@@ -415,11 +415,25 @@ fn state(name: &str) -> Result<&'static str, String> {
 #[cfg(test)]
 mod tests;
 
+/// Reads a shell's name.
+///
+/// # Errors
+/// It is none of those that there are completions for: a sentence.
+fn shell(name: &str) -> Result<Shell, String> {
+    let known = Shell::value_variants();
+    let found = known.iter().find(|shell| shell.to_string() == name);
+    found.copied().ok_or_else(|| {
+        let names: Vec<_> = known.iter().map(ToString::to_string).collect();
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        format!("expected {}", listed(&names))
+    })
+}
+
 #[derive(Debug, Args)]
 pub struct Completions {
     /// The shell: bash, elvish, fish, powershell or zsh
     #[arg(value_name = "SHELL", value_parser = shell)]
-    pub shell: clap_complete::Shell,
+    pub shell: Shell,
 }
 
 #[derive(Debug, Args)]

@@ -1,11 +1,10 @@
 //! completions, man: what a shell and `man` want to know of the commands.
 
-use clap::{Command, CommandFactory as _, ValueEnum as _};
+use clap::{Command, CommandFactory as _};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
 use super::{CommandError, arguments::Arguments, write};
-use crate::model::enumeration::listed;
 
 /// The section of the manual: administration.
 const SECTION: &str = "8";
@@ -15,20 +14,6 @@ pub fn completions(shell: Shell) -> Result<(), CommandError> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut shown(), "balancer-ctl", &mut text);
     Ok(write(&String::from_utf8_lossy(&text))?)
-}
-
-/// Reads a shell's name.
-///
-/// # Errors
-/// It is none of those that there are completions for: a sentence.
-pub fn shell(name: &str) -> Result<Shell, String> {
-    let known = Shell::value_variants();
-    let found = known.iter().find(|shell| shell.to_string() == name);
-    found.copied().ok_or_else(|| {
-        let names: Vec<_> = known.iter().map(ToString::to_string).collect();
-        let names: Vec<_> = names.iter().map(String::as_str).collect();
-        format!("expected {}", listed(&names))
-    })
 }
 
 /// Prints the page of the whole tool, or of one command.
