@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     ffi::OsString,
     fmt, fs,
-    os::unix::fs::MetadataExt as _,
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::{Component, Path, PathBuf},
 };
 
@@ -37,7 +37,7 @@ pub fn check_program(path: &Path, account: &Account) -> Result<PathBuf, String> 
     let ResolvedPath { rights, end } = resolve(path, account);
     let (found, info) = end?;
     rights?;
-    check_program_file(&found, &info, account)?;
+    check_program_file(&FoundFile::new(path, &found), &info, account)?;
     Ok(found)
 }
 
@@ -52,7 +52,7 @@ pub fn check_argument(path: &Path, account: &Account) -> Result<Option<PathBuf>,
     let Some((found, info)) = end.ok().filter(|(_, info)| info.kind == FileKind::File) else {
         return Ok(None);
     };
-    check_file(&found, &info, account)?;
+    check_file(&FoundFile::new(path, &found), &info, account)?;
     Ok((info.mode & ANY_EXECUTE != 0).then_some(found))
 }
 
@@ -177,34 +177,67 @@ fn unreadable(path: &Path, error: &std::io::Error) -> String {
     }
 }
 
-fn check_program_file(path: &Path, info: &FileInfo, account: &Account) -> Result<(), String> {
-    let shown = path.display();
+/// A file that a configured path leads to.
+struct FoundFile<'a> {
+    path: &'a Path,
+    /// Whether a sentence may advise a command with its path: it is the configured one itself, which nobody can have made a link to
+    /// another file, and no shell takes it for more than a path.
+    may_be_advised: bool,
+}
+
+impl<'a> FoundFile<'a> {
+    fn new(configured: &Path, found: &'a Path) -> Self {
+        let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-+@%:,".contains(byte);
+        Self {
+            path: found,
+            may_be_advised: configured == found
+                && found.as_os_str().as_bytes().iter().all(is_plain),
+        }
+    }
+
+    /// The beginning of a sentence's remedy: this command, if it may be advised, then `rest`; or `other`.
+    fn remedy(&self, command: &str, rest: &str, other: &str) -> String {
+        if self.may_be_advised {
+            format!(": `{command} {}`, {rest}", self.path.display())
+        } else {
+            other.to_owned()
+        }
+    }
+}
+
+fn check_program_file(
+    found: &FoundFile<'_>,
+    info: &FileInfo,
+    account: &Account,
+) -> Result<(), String> {
+    let shown = found.path.display();
     match info.kind {
         FileKind::File => {}
         FileKind::Directory => return Err(format!("`{shown}` is a directory, not a program")),
         FileKind::Link | FileKind::Other => return Err(format!("`{shown}` is not a regular file")),
     }
     if info.mode & ANY_EXECUTE == 0 {
-        return Err(format!(
-            "`{shown}` is not executable: `chmod 755 {shown}`, if it is a program"
-        ));
+        let remedy = found.remedy("chmod 755", "if it is a program", "");
+        return Err(format!("`{shown}` is not executable{remedy}"));
     }
-    check_file(path, info, account)
+    check_file(found, info, account)
 }
 
 /// Checks that only root and the account can write to a file.
-fn check_file(path: &Path, info: &FileInfo, account: &Account) -> Result<(), String> {
-    let shown = path.display();
+fn check_file(found: &FoundFile<'_>, info: &FileInfo, account: &Account) -> Result<(), String> {
+    let shown = found.path.display();
     let Some(flaw) = flaw(info, account) else {
         return Ok(());
     };
-    let remedy = match flaw {
+    let command = match flaw {
         Flaw::Owner(..) => "chown root",
         Flaw::Others => "chmod o-w",
         Flaw::Group => "chmod g-w",
     };
+    let elsewhere = "or move the program elsewhere";
+    let remedy = found.remedy(command, elsewhere, ": move the program elsewhere");
     Err(format!(
-        "`{shown}` {flaw}, and the program would run as {account}: `{remedy} {shown}`, or move the program elsewhere"
+        "`{shown}` {flaw}, and the program would run as {account}{remedy}"
     ))
 }
 

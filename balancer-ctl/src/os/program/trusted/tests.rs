@@ -67,7 +67,7 @@ fn each_way_in_which_a_file_is_not_to_be_run_has_its_sentence() {
              `chmod o-w /opt/alert`, or move the program elsewhere",
         ),
     ] {
-        let error = check_program_file(path, &info, &Account::root())
+        let error = check_program_file(&FoundFile::new(path, path), &info, &Account::root())
             .err()
             .unwrap_or_default();
         assert_eq!(error, sentence, "{info:?}");
@@ -187,7 +187,11 @@ fn a_program_may_belong_to_the_account_that_runs_it() {
             ),
         ),
     ] {
-        let checked = check_program_file(path, &info(FileKind::File, owner, mode), &account);
+        let checked = check_program_file(
+            &FoundFile::new(path, path),
+            &info(FileKind::File, owner, mode),
+            &account,
+        );
         assert_eq!(checked.err().unwrap_or_default(), sentence);
     }
     let folder = info(FileKind::Directory, 7, 0o755);
@@ -254,5 +258,32 @@ fn links_that_go_round_end() {
     assert!(
         error.ends_with("goes through too many symbolic links"),
         "{error}"
+    );
+}
+
+#[test]
+fn no_command_is_advised_for_what_somebody_else_may_have_chosen() {
+    let path = Path::new("/opt/alert");
+    let shadow = Path::new("/etc/shadow");
+    let not_executable = info(FileKind::File, 0, 0o640);
+    let open = info(FileKind::File, 0, 0o757);
+    let checked = |configured: &Path, found: &Path, info: &FileInfo| {
+        let found = FoundFile::new(configured, found);
+        check_program_file(&found, info, &Account::root()).unwrap_err()
+    };
+    // A link's owner decides where it leads.
+    assert_eq!(
+        checked(path, shadow, &not_executable),
+        "`/etc/shadow` is not executable"
+    );
+    assert_eq!(
+        checked(path, shadow, &open),
+        "`/etc/shadow` can be written by others, and the program would run as root: move the program elsewhere"
+    );
+    // Pasted into a shell, it would be more than a path.
+    let strange = Path::new("/opt/e;reboot #");
+    assert_eq!(
+        checked(strange, strange, &not_executable),
+        "`/opt/e;reboot #` is not executable"
     );
 }
