@@ -104,6 +104,38 @@ fn each_shell_completes_what_the_help_lists() {
 }
 
 #[test]
+fn bash_completes_commands_and_what_stands_behind_them() {
+    let script = r#"
+        source <("$1" completions bash)
+        complete=$(complete -p balancer-ctl | sed 's/.*-F \([^ ]*\) .*/\1/')
+        shift
+        COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)) COMPREPLY=()
+        $complete balancer-ctl "${@: -1}" "${@:$#-1:1}"
+        echo "${COMPREPLY[*]}"
+    "#;
+    for (typed, completed) in [
+        ("li", "list"),
+        ("list --st", "--stats"),
+        ("add-real --wei", "--weight"),
+        ("edit-service --slow", "--slow-start"),
+        ("health --hi", "--history"),
+        ("completions --js", "--json"),
+    ] {
+        let balancer_ctl = program("balancer-ctl");
+        let mut bash = std::process::Command::new("bash");
+        bash.args(["-c", script, "bash"])
+            .arg(balancer_ctl.get_program());
+        bash.arg("balancer-ctl").args(typed.split(' '));
+        let ran = ran(&mut bash);
+        assert_eq!(
+            (ran.stdout.trim(), ran.stderr.as_str()),
+            (completed, ""),
+            "{typed}"
+        );
+    }
+}
+
+#[test]
 fn each_command_has_a_page_in_the_manual() {
     let page = |arguments: &[&str]| {
         let page = ran(program("balancer-ctl").arg("man").args(arguments));

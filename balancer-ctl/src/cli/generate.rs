@@ -6,12 +6,22 @@ use clap_mangen::Man;
 
 use super::{CommandError, arguments::Arguments, write};
 
+/// The tool's name in the functions that complete it in bash.
+const WITHOUT_HYPHEN: &str = "balancerctl";
 /// The section of the manual: administration.
 const SECTION: &str = "8";
 
 /// Prints the completions for a shell.
 pub fn completions(shell: Shell) -> Result<(), CommandError> {
     let mut text = Vec::new();
+    if shell == Shell::Bash {
+        // clap_complete (4.6) writes the hyphen of the tool's name in two ways, so that nothing behind a command would be completed.
+        // Without it the two agree; the tool is named at the end, where the function is registered.
+        clap_complete::generate(shell, &mut shown(), WITHOUT_HYPHEN, &mut text);
+        let text = String::from_utf8_lossy(&text);
+        let registered = text.replace(&format!(" {WITHOUT_HYPHEN}\n"), " balancer-ctl\n");
+        return Ok(write(&registered)?);
+    }
     clap_complete::generate(shell, &mut shown(), "balancer-ctl", &mut text);
     Ok(write(&String::from_utf8_lossy(&text))?)
 }
