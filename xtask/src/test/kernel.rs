@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    path::Path,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -27,6 +28,10 @@ use crate::{
 
 /// Test programs that run in the guest: those that need only a kernel and the initramfs.
 const PROGRAMS: [&str; 2] = ["dataplane", "interfaces"];
+
+/// Where a guest panics when one of its CPUs executes an instruction of this function as it was before another changed it. The kernel
+/// makes that impossible on real CPUs; the emulator's, each a thread, have been seen to do it.
+const EMULATOR_FAULT: &str = "RIP: 0010:bpf_dispatcher_xdp_func+";
 
 /// Time after which the guest is stopped: several times what it needs on two free CPUs.
 const TIMEOUT: Duration = Duration::from_secs(40 * 60);
@@ -92,17 +97,28 @@ fn run_guest(run: &Run<'_>, parts: &Parts, tally: &mut Tally) -> Result<()> {
             .with_context(|| format!("there is no test program {name}"))?;
         let stripped = strip(&binary.path, name, &folder)?;
         guest.add(&format!("tests/{name}"), &stripped)?;
-        // The packet suite's tests have a namespace each and share nothing; the others share the host.
-        let threads = if name == "dataplane" { 2 } else { 1 };
+        // One test at a time: each test run of a packet program changes kernel code, see `EMULATOR_FAULT`.
         guest.run(
             name,
             &format!(
-                "cd /tests; BALANCER_TARGET=/target RUST_BACKTRACE=0 ./{name} --test-threads={threads} {filter}"
+                "cd /tests; BALANCER_TARGET=/target RUST_BACKTRACE=0 ./{name} --test-threads=1 {filter}"
             ),
         );
     }
     let initramfs = parts.folder.join(format!("test-{}.img", run.release));
     guest.write(&initramfs)?;
+    if !run_once(parts, &initramfs, tally)? {
+        println!("the guest ended by a fault of the emulator's and runs once more");
+        ensure!(
+            run_once(parts, &initramfs, tally)?,
+            "the guest ended by a fault of the emulator's, twice"
+        );
+    }
+    Ok(())
+}
+
+/// Runs the guest and counts its tests. `false`, with nothing counted, where it ended by [`EMULATOR_FAULT`].
+fn run_once(parts: &Parts, initramfs: &Path, tally: &mut Tally) -> Result<bool> {
     let version = &parts.kernel.version;
     println!("\n== Linux {version} in QEMU");
     let start = Instant::now();
@@ -110,7 +126,7 @@ fn run_guest(run: &Run<'_>, parts: &Parts, tally: &mut Tally) -> Result<()> {
     let ran = machine::run(
         &parts.emulator,
         &parts.kernel,
-        &initramfs,
+        initramfs,
         &Hardware {
             cpus: 2,
             counts_instructions: false,
@@ -126,13 +142,16 @@ fn run_guest(run: &Run<'_>, parts: &Parts, tally: &mut Tally) -> Result<()> {
     println!("the guest ran for {} s", start.elapsed().as_secs());
     let console = machine::last_messages(&initramfs.with_extension("console"));
     let (counted, ended) = reader.finish();
+    if !ended && console.contains(EMULATOR_FAULT) {
+        return Ok(false);
+    }
     tally.add(counted);
     ran?;
     ensure!(
         ended,
         "the guest ended before its tests did; its kernel's last messages:\n{console}"
     );
-    Ok(())
+    Ok(true)
 }
 
 /// Quotes a text as one word for a shell.
