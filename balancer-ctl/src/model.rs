@@ -23,6 +23,7 @@ pub mod real;
 pub mod service;
 pub mod setting;
 pub mod toml_json;
+pub mod toml_table;
 pub mod view;
 
 use std::{

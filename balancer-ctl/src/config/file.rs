@@ -54,31 +54,50 @@ impl fmt::Display for Lines<'_> {
     }
 }
 
-/// A loaded configuration file.
+/// Where a configuration comes from, and what is needed to load it, on any thread.
 #[derive(Clone, Debug)]
-pub struct ConfigFile {
+pub struct ConfigSource {
     tls_test: TlsTest,
     path: PathBuf,
-    host: String,
-    content: Content,
-}
-
-/// Loads a configuration file again, on any thread.
-#[derive(Clone, Debug)]
-pub struct ConfigReload {
-    tls_test: TlsTest,
-    path: PathBuf,
+    /// Names the node when the file does not.
     host: String,
 }
 
-impl ConfigReload {
+impl ConfigSource {
     /// Loads the file; `also` may find further errors in it. Reads the files that it names too, so it may block.
     ///
     /// # Errors
     /// As [`ConfigFile::load`].
-    pub fn load(&self, also: impl FnOnce(&Model) -> Vec<Problem>) -> Result<ConfigFile, FileError> {
-        ConfigFile::load_if(&self.path, &self.host, self.tls_test, also)
+    pub fn load(self, also: impl FnOnce(&Model) -> Vec<Problem>) -> Result<ConfigFile, FileError> {
+        let path = &self.path;
+        let bytes = bytes(path).map_err(|error| FileError::Unreadable {
+            path: path.clone(),
+            error,
+        })?;
+        let wrong = |errors| FileError::Invalid {
+            path: path.clone(),
+            errors,
+        };
+        let text = text(bytes).map_err(|error| wrong(vec![error]))?;
+        let (model, parts) = read::validated(&text, &self.host, |model| {
+            let mut problems = validate(model);
+            problems.extend(files::problems(model, self.tls_test));
+            problems.extend(also(model));
+            problems
+        })
+        .map_err(wrong)?;
+        Ok(ConfigFile {
+            source: self,
+            content: Content { text, parts, model },
+        })
     }
+}
+
+/// A loaded configuration file.
+#[derive(Clone, Debug)]
+pub struct ConfigFile {
+    source: ConfigSource,
+    content: Content,
 }
 
 /// A changed file, written beside the one that it will replace.
@@ -94,54 +113,24 @@ impl ConfigFile {
     /// # Errors
     /// It cannot be read, or something in it is wrong.
     pub fn load(path: &Path, host: &str, tls_test: TlsTest) -> Result<Self, FileError> {
-        Self::load_if(path, host, tls_test, |_| Vec::new())
-    }
-
-    /// Loads a file; `also` may find further errors in it.
-    fn load_if(
-        path: &Path,
-        host: &str,
-        tls_test: TlsTest,
-        also: impl FnOnce(&Model) -> Vec<Problem>,
-    ) -> Result<Self, FileError> {
-        let bytes = bytes(path).map_err(|error| FileError::Unreadable {
-            path: path.to_owned(),
-            error,
-        })?;
-        let wrong = |errors| FileError::Invalid {
-            path: path.to_owned(),
-            errors,
-        };
-        let text = text(bytes).map_err(|error| wrong(vec![error]))?;
-        let (model, parts) = read::validated(&text, host, |model| {
-            let mut problems = validate(model);
-            problems.extend(files::problems(model, tls_test));
-            problems.extend(also(model));
-            problems
-        })
-        .map_err(wrong)?;
-        Ok(Self {
+        let source = ConfigSource {
             tls_test,
             path: path.to_owned(),
             host: host.to_owned(),
-            content: Content { text, parts, model },
-        })
+        };
+        source.load(|_| Vec::new())
     }
 
-    /// A loader of the same file, for another thread.
+    /// Where it comes from: what loads the same file again.
     #[must_use]
-    pub fn reload(&self) -> ConfigReload {
-        ConfigReload {
-            tls_test: self.tls_test,
-            path: self.path.clone(),
-            host: self.host.clone(),
-        }
+    pub fn source(&self) -> ConfigSource {
+        self.source.clone()
     }
 
     /// Its path.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.source.path
     }
 
     /// The model that it describes.
@@ -153,7 +142,7 @@ impl ConfigFile {
     /// A sentence about an interface, behind the position of its name in the file.
     #[must_use]
     pub fn about_interface(&self, name: &str, sentence: &str) -> String {
-        let path = self.path.display();
+        let path = self.source.path.display();
         let text = &self.content.text;
         match read::interface_place(text, name) {
             Some(at) => format!("{path}:{}", read::locate(text, at, sentence.to_owned())),
@@ -167,22 +156,20 @@ impl ConfigFile {
     /// The file on disk is no longer the one that was loaded, or the disk refused the new one.
     pub fn prepare(&self, changes: &[Change], wanted: Model) -> Result<Prepared, ApiError> {
         self.require_unchanged()?;
-        let content = self.content.edited(&self.host, changes, wanted)?;
+        let content = self.content.edited(&self.source.host, changes, wanted)?;
         // Behind a symbolic link, the file itself is replaced.
         let cannot = |error: io::Error| {
             ApiError::failed(format!(
                 "cannot write {}: {error}; nothing was changed",
-                self.path.display()
+                self.source.path.display()
             ))
         };
-        let target = fs::canonicalize(&self.path).map_err(cannot)?;
+        let target = fs::canonicalize(&self.source.path).map_err(cannot)?;
         let temporary = write(&target, &content.text).map_err(cannot)?;
         Ok(Prepared {
             temporary,
             file: Self {
-                tls_test: self.tls_test,
-                path: self.path.clone(),
-                host: self.host.clone(),
+                source: self.source(),
                 content,
             },
         })
@@ -190,8 +177,8 @@ impl ConfigFile {
 
     /// Refuses when the file on disk differs from the one that was loaded.
     fn require_unchanged(&self) -> Result<(), ApiError> {
-        let path = self.path.display();
-        match bytes(&self.path) {
+        let path = self.source.path.display();
+        match bytes(&self.source.path) {
             Ok(bytes) if bytes == self.content.text.as_bytes() => Ok(()),
             Ok(_) => Err(ApiError::conflict(format!(
                 "{path} has changed since it was loaded: `balancer-ctl reload` first, or use --runtime"
@@ -210,10 +197,10 @@ impl Prepared {
     /// The old file is still there, unchanged.
     pub fn commit(self) -> Result<ConfigFile, ApiError> {
         let Self { temporary, file } = self;
-        file_in_place(temporary, &file.path, sync).map_err(|error| {
+        file_in_place(temporary, file.path(), sync).map_err(|error| {
             ApiError::failed(format!(
                 "cannot replace {}: {error}; nothing was changed",
-                file.path.display()
+                file.path().display()
             ))
         })?;
         Ok(file)
@@ -336,7 +323,7 @@ mod tests {
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
         assert_eq!(
-            file.reload().load(|_| Vec::new()).unwrap().model(),
+            file.source().load(|_| Vec::new()).unwrap().model(),
             file.model()
         );
     }

@@ -1,7 +1,7 @@
 //! Writes a model as the text of a configuration file, which [`super::read`] reads as the same model. Settings that have their
 //! default are left out. Pure.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, Value};
 
@@ -9,13 +9,14 @@ use super::read::{self, notify::DEFAULT_TIMEOUT};
 use crate::model::{
     AdminState, Check, DataplaneSettings, Mode, Model, Notify, Protocol, RealSettings, ServiceKey,
     ServiceSettings, StrayReplies, Timeouts, VirtualService,
-    check::keys::{self, one_line},
+    check::keys,
     duration,
     limits::max_connections_ipv6,
     notify::Stdin,
     real::REAL_SETTINGS,
     service::SERVICE_SETTINGS,
     setting::{self, Setting},
+    toml_table::{TableBuilder, lines, non_default, one_line},
 };
 
 /// The text of a whole file for `model`.
@@ -131,39 +132,30 @@ fn dataplane_keys(settings: &DataplaneSettings) -> Table {
         stray_replies,
         timeouts: _,
     } = settings;
-    let mut table = Table::new();
-    table.insert("interfaces", toml_edit::value(words(interfaces)));
-    if *mode != Mode::default() {
-        table.insert("mode", toml_edit::value(mode.name()));
-    }
-    if *max_connections != read::DEFAULT_MAX_CONNECTIONS {
-        let number = i64::from(*max_connections);
-        table.insert("max-connections", toml_edit::value(number));
-    }
-    if *of_ipv6 != max_connections_ipv6(*max_connections) {
-        let number = i64::from(*of_ipv6);
-        table.insert("max-connections-ipv6", toml_edit::value(number));
-    }
-    if *stray_replies != StrayReplies::default() {
-        table.insert("stray-replies", toml_edit::value(stray_replies.name()));
-    }
-    table
+    let of_ipv6 = non_default(*of_ipv6, max_connections_ipv6(*max_connections));
+    let max_connections = non_default(*max_connections, read::DEFAULT_MAX_CONNECTIONS);
+    let mut builder = TableBuilder::default();
+    builder.put("interfaces", lines(interfaces));
+    builder.put_some("mode", non_default(*mode, Mode::default()).map(Mode::name));
+    builder.put_some("max-connections", max_connections.map(i64::from));
+    builder.put_some("max-connections-ipv6", of_ipv6.map(i64::from));
+    let stray_replies = non_default(*stray_replies, StrayReplies::default());
+    builder.put_some("stray-replies", stray_replies.map(StrayReplies::name));
+    builder.0.into_table()
 }
 
 fn timeout_keys(timeouts: &Timeouts) -> Table {
     let Timeouts { tcp, tcp_fin, udp } = *timeouts;
     let usual = read::DEFAULT_TIMEOUTS;
-    let mut table = Table::new();
+    let mut builder = TableBuilder::default();
     for (key, timeout, usual) in [
         ("tcp", tcp, usual.tcp),
         ("tcp-fin", tcp_fin, usual.tcp_fin),
         ("udp", udp, usual.udp),
     ] {
-        if timeout != usual {
-            table.insert(key, toml_edit::value(duration::exact(timeout)));
-        }
+        builder.put_some(key, non_default(timeout, usual).map(duration::exact));
     }
-    table
+    builder.0.into_table()
 }
 
 fn notify_block(notify: &Notify) -> Table {
@@ -178,39 +170,26 @@ fn notify_block(notify: &Notify) -> Table {
         always_up,
         stdin,
     } = notify;
-    let mut table = Table::new();
+    let shown = duration::exact;
+    let mut builder = TableBuilder::default();
     let events: Array = on.iter().map(|event| event.name()).collect();
-    table.insert("on", toml_edit::value(events));
-    table.insert("run", toml_edit::value(words(run)));
-    if let Some(user) = user {
-        table.insert("user", toml_edit::value(one_line(user)));
-    }
-    if !services.is_empty() {
-        table.insert("services", toml_edit::value(words(services)));
-    }
-    if *timeout != DEFAULT_TIMEOUT {
-        table.insert("timeout", toml_edit::value(duration::exact(*timeout)));
-    }
-    if !alert_after.is_zero() {
-        table.insert(
-            "alert-after",
-            toml_edit::value(duration::exact(*alert_after)),
-        );
-    }
-    if let Some(every) = alert_every {
-        table.insert("alert-every", toml_edit::value(duration::exact(*every)));
-    }
-    if *always_up {
-        table.insert("always-up", toml_edit::value(true));
-    }
-    if *stdin != Stdin::default() {
-        table.insert("stdin", toml_edit::value(stdin.name()));
-    }
-    below(table)
-}
-
-fn words(words: &[String]) -> Array {
-    words.iter().map(|word| one_line(word)).collect()
+    builder.put("on", events);
+    builder.put("run", lines(run));
+    builder.put_some("user", user.as_deref().map(one_line));
+    let services = Some(services).filter(|services| !services.is_empty());
+    builder.put_some("services", services.map(|services| lines(services)));
+    builder.put_some("timeout", non_default(*timeout, DEFAULT_TIMEOUT).map(shown));
+    builder.put_some(
+        "alert-after",
+        non_default(*alert_after, Duration::ZERO).map(shown),
+    );
+    builder.put_some("alert-every", alert_every.map(shown));
+    builder.put_some("always-up", non_default(*always_up, false));
+    builder.put_some(
+        "stdin",
+        non_default(*stdin, Stdin::default()).map(Stdin::name),
+    );
+    below(builder.0.into_table())
 }
 
 #[cfg(test)]

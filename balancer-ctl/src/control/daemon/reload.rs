@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::{Daemon, Message, Reply, dataplane_error, with_location};
 use crate::{
     config::{
-        file::{ConfigFile, ConfigReload},
+        file::{ConfigFile, ConfigSource},
         validate::own,
     },
     model::{Model, diff::Event, error::ApiError, view::EventKind},
@@ -21,7 +21,7 @@ const RUNTIME_CHANGES_UNDONE: &str = "changes made with --runtime were undone";
 
 /// A configuration file to load, and what it is compared with.
 pub(super) struct Reload {
-    file: ConfigReload,
+    source: ConfigSource,
     running: Model,
     local: LocalAddresses,
 }
@@ -33,11 +33,12 @@ impl Reload {
     /// It cannot be read, or something in it is wrong.
     pub fn load(self) -> Result<ConfigFile, ApiError> {
         let Self {
-            file,
+            source,
             running,
             local,
         } = self;
-        file.load(|wanted| own::problems(wanted, &running, &local))
+        source
+            .load(|wanted| own::problems(wanted, &running, &local))
             .map_err(|error| ApiError::invalid(error.to_string()))
     }
 }
@@ -56,7 +57,7 @@ impl Daemon {
             ));
         };
         Ok(Reload {
-            file: file.reload(),
+            source: file.source(),
             running: self.model.clone(),
             local: self.dataplane.local_addresses().map_err(dataplane_error)?,
         })

@@ -2,13 +2,16 @@
 
 use std::path::Path;
 
-use toml_edit::{Array, InlineTable, Value};
+use toml_edit::{InlineTable, Value};
 
 use super::{
     AgentProbe, Check, DnsProbe, Exchange, ExecProbe, GrpcProbe, HttpProbe, HttpVersion, Initial,
     Probe, Timing, Tls, from_statuses,
 };
-use crate::model::{duration, toml_json};
+use crate::model::{
+    duration, toml_json,
+    toml_table::{TableBuilder, lines, non_default, one_line},
+};
 
 /// A check as an inline table.
 #[must_use]
@@ -19,7 +22,7 @@ pub fn table(check: &Check) -> InlineTable {
         source,
         timing,
     } = check;
-    let mut builder = TableBuilder(InlineTable::new());
+    let mut builder = TableBuilder::default();
     builder.put("type", probe.name());
     builder.timing(timing);
     builder.put_some("address", target.address.map(|address| address.to_string()));
@@ -46,8 +49,7 @@ pub fn table(check: &Check) -> InlineTable {
             }
         }
         Probe::Exec(ExecProbe { run, user }) => {
-            let run: Array = run.iter().map(|word| one_line(word)).collect();
-            builder.put("run", run);
+            builder.put("run", lines(run));
             builder.put_some("user", user.as_deref().map(one_line));
         }
         Probe::Agent(AgentProbe { send }) => builder.send(send),
@@ -95,20 +97,7 @@ const TIMING: [&str; 6] = [
     "initial",
 ];
 
-/// A table that is being filled.
-struct TableBuilder(InlineTable);
-
 impl TableBuilder {
-    fn put(&mut self, key: &str, value: impl Into<Value>) {
-        self.0.insert(key, value.into());
-    }
-
-    fn put_some(&mut self, key: &str, value: Option<impl Into<Value>>) {
-        if let Some(value) = value {
-            self.put(key, value);
-        }
-    }
-
     fn timing(&mut self, timing: &Timing) {
         let Timing {
             interval,
@@ -212,24 +201,6 @@ impl TableBuilder {
     }
 }
 
-/// A string on one line. toml_edit would write one with line breaks over several lines, and in a file with other line endings
-/// it would then have another value.
-#[must_use]
-pub fn one_line(text: &str) -> Value {
-    if !text.contains(char::is_control) {
-        return text.into();
-    }
-    // JSON's escapes are valid in TOML, which escapes one character more.
-    let escaped = serde_json::Value::from(text).to_string();
-    let escaped = escaped.replace('\u{7f}', "\\u007f");
-    escaped.parse().unwrap_or_else(|_| text.into())
-}
-
-/// `value`, unless it is the default.
-fn non_default<T: PartialEq>(value: T, default: T) -> Option<T> {
-    Some(value).filter(|value| *value != default)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -240,7 +211,7 @@ mod tests {
             ca: Some("/etc/a\nb.pem".into()),
             ..Tls::default()
         };
-        let mut builder = TableBuilder(InlineTable::new());
+        let mut builder = TableBuilder::default();
         builder.tls(&tls);
         builder.put("send", one_line("\r\n\t\u{7f}\""));
         assert_eq!(
