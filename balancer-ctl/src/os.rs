@@ -1,5 +1,6 @@
 //! The operating system around one process: clock, files and directories, memory, systemd, programs that are run.
 
+pub mod boot_note;
 pub mod clock;
 pub mod file;
 #[cfg(test)]

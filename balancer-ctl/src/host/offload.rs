@@ -15,7 +15,7 @@ use super::{
     namespace::Namespace,
     sysctl,
 };
-use crate::os::state_file::{StateFile, boot_id};
+use crate::os::boot_note::BootNote;
 
 /// An interface's name and one of its offloads.
 pub type OffloadSetting = (String, Offload);
@@ -45,8 +45,7 @@ impl OffloadControl for Kernel {
 /// The offloads that were switched off.
 #[derive(Debug)]
 pub struct Offloads {
-    note: StateFile,
-    boot: String,
+    note: BootNote,
     namespace: Namespace,
     /// Those that were on before, and were switched off.
     turned_off: BTreeSet<OffloadSetting>,
@@ -58,14 +57,13 @@ impl Offloads {
     /// # Errors
     /// It exists and cannot be read.
     pub fn open(instance: Option<&str>) -> anyhow::Result<Self> {
-        let boot = boot_id().context("cannot read the boot's id")?;
+        let note = BootNote::of(instance, "offloads")?;
         let namespace = Namespace::current().context("cannot tell the network namespace")?;
-        Self::at(StateFile::of(instance, "offloads"), &boot, namespace)
+        Self::at(note, namespace)
     }
 
-    fn at(note: StateFile, boot: &str, namespace: Namespace) -> anyhow::Result<Self> {
-        let text = note.read().with_context(|| format!("cannot read {note}"))?;
-        let noted = sysctl::parse_note(&text, boot)
+    fn at(note: BootNote, namespace: Namespace) -> anyhow::Result<Self> {
+        let noted = sysctl::parse_note(&note.read()?)
             .filter(|(written_in, _)| *written_in == namespace.to_string());
         let (_, noted) = noted.unwrap_or_default();
         let settings = noted.keys().filter_map(|line| {
@@ -74,7 +72,6 @@ impl Offloads {
         });
         Ok(Self {
             note,
-            boot: boot.to_owned(),
             namespace,
             turned_off: settings.collect(),
         })
@@ -134,21 +131,15 @@ impl Offloads {
     }
 
     fn write_note(&self) -> anyhow::Result<()> {
-        let written = if self.turned_off.is_empty() {
-            self.note.remove()
-        } else {
-            let lines = self
-                .turned_off
-                .iter()
-                .map(|(interface, switch)| (format!("{interface} {}", switch.name()), "on".into()));
-            let text =
-                sysctl::format_note(&BTreeMap::from_iter(lines), &self.boot, &self.namespace);
-            if self.note.read().is_ok_and(|old| old == text) {
-                return Ok(());
-            }
-            self.note.replace(|file| file.write_all(text.as_bytes()))
-        };
-        written.with_context(|| format!("cannot write {}", self.note))
+        let lines = self
+            .turned_off
+            .iter()
+            .map(|(interface, switch)| (format!("{interface} {}", switch.name()), "on".into()));
+        let text = sysctl::format_note(&BTreeMap::from_iter(lines), &self.namespace);
+        if !text.is_empty() && self.note.read().is_ok_and(|old| old == text) {
+            return Ok(());
+        }
+        self.note.write(&text)
     }
 }
 
@@ -167,6 +158,7 @@ mod tests {
     use std::{cell::RefCell, path::Path};
 
     use super::*;
+    use crate::os::state_file::StateFile;
 
     /// The offloads that are on; interfaces named `fixed…` refuse changes.
     #[derive(Default)]
@@ -197,7 +189,11 @@ mod tests {
     }
 
     fn open(note: &Path) -> Offloads {
-        Offloads::at(StateFile::at(note), "b", Namespace::new(4, 100, 7)).unwrap()
+        Offloads::at(
+            BootNote::at(StateFile::at(note), "b"),
+            Namespace::new(4, 100, 7),
+        )
+        .unwrap()
     }
 
     #[test]
@@ -226,7 +222,11 @@ mod tests {
         let note = directory.path().join("offloads");
         let fake = Fake(RefCell::new(settings(&["eth0"])));
         open(&note).turn_off(&fake, &settings(&["eth0"])).unwrap();
-        let mut other = Offloads::at(StateFile::at(&note), "c", Namespace::new(4, 100, 7)).unwrap();
+        let mut other = Offloads::at(
+            BootNote::at(StateFile::at(&note), "c"),
+            Namespace::new(4, 100, 7),
+        )
+        .unwrap();
         other.restore(&fake).unwrap();
         assert_eq!(*fake.0.borrow(), settings(&[]));
     }

@@ -13,7 +13,7 @@ use std::{
 use anyhow::Context;
 
 use super::namespace::Namespace;
-use crate::os::state_file::{StateFile, boot_id};
+use crate::os::boot_note::BootNote;
 
 /// Settings of an interface: directory, name, value.
 ///
@@ -36,8 +36,7 @@ const FOR_ALL_INTERFACES: (&str, &str) = ("net/ipv4/conf/all/send_redirects", "0
 #[derive(Debug)]
 pub struct Sysctls {
     root: PathBuf,
-    note: StateFile,
-    boot: String,
+    note: BootNote,
     namespace: Namespace,
     /// The namespace of a note that was written in another one.
     noted_namespace: Option<String>,
@@ -51,24 +50,17 @@ impl Sysctls {
     /// # Errors
     /// It exists and cannot be read.
     pub fn open(instance: Option<&str>) -> anyhow::Result<Self> {
-        let boot = boot_id().context("cannot read the boot's id")?;
+        let note = BootNote::of(instance, "sysctl")?;
         let namespace = Namespace::current().context("cannot tell the network namespace")?;
-        Self::at(
-            Path::new("/proc/sys"),
-            StateFile::of(instance, "sysctl"),
-            &boot,
-            namespace,
-        )
+        Self::at(Path::new("/proc/sys"), note, namespace)
     }
 
-    fn at(root: &Path, note: StateFile, boot: &str, namespace: Namespace) -> anyhow::Result<Self> {
-        let text = note.read().with_context(|| format!("cannot read {note}"))?;
-        let (written_in, found) = parse_note(&text, boot).unwrap_or_default();
+    fn at(root: &Path, note: BootNote, namespace: Namespace) -> anyhow::Result<Self> {
+        let (written_in, found) = parse_note(&note.read()?).unwrap_or_default();
         let is_here = written_in == namespace.to_string();
         Ok(Self {
             root: root.to_path_buf(),
             note,
-            boot: boot.to_owned(),
             namespace,
             noted_namespace: (!is_here && !found.is_empty()).then_some(written_in),
             original_values: if is_here { found } else { BTreeMap::new() },
@@ -168,34 +160,26 @@ impl Sysctls {
     }
 
     fn write_note(&self) -> anyhow::Result<()> {
-        let written = if self.original_values.is_empty() {
-            self.note.remove()
-        } else {
-            let text = format_note(&self.original_values, &self.boot, &self.namespace);
-            self.note.replace(|file| file.write_all(text.as_bytes()))
-        };
-        written.with_context(|| format!("cannot write {}", self.note))
+        self.note
+            .write(&format_note(&self.original_values, &self.namespace))
     }
 }
 
-pub(super) fn format_note(
-    found: &BTreeMap<String, String>,
-    boot: &str,
-    namespace: &Namespace,
-) -> String {
-    let mut text = format!("boot {boot}\nnamespace {namespace}\n");
+/// The text of a note of values that were found in a namespace; empty if there are none.
+pub(super) fn format_note(found: &BTreeMap<String, String>, namespace: &Namespace) -> String {
+    if found.is_empty() {
+        return String::new();
+    }
+    let mut text = format!("namespace {namespace}\n");
     for (path, value) in found {
         text.push_str(&format!("{path} = {value}\n"));
     }
     text
 }
 
-/// Parses a note: the namespace and the values; `None` when it is of another boot.
-pub(super) fn parse_note(text: &str, boot: &str) -> Option<(String, BTreeMap<String, String>)> {
+/// Parses a note: the namespace and the values; `None` when it is empty.
+pub(super) fn parse_note(text: &str) -> Option<(String, BTreeMap<String, String>)> {
     let mut lines = text.lines();
-    if lines.next()?.strip_prefix("boot ")? != boot {
-        return None;
-    }
     let namespace = lines.next()?.strip_prefix("namespace ")?;
     let values = lines
         .filter_map(|line| line.split_once(" = "))
@@ -206,6 +190,11 @@ pub(super) fn parse_note(text: &str, boot: &str) -> Option<(String, BTreeMap<Str
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::os::state_file::StateFile;
+
+    fn boot_note(path: &Path, boot: &str) -> BootNote {
+        BootNote::at(StateFile::at(path), boot)
+    }
 
     /// A /proc/sys made of plain files.
     fn world() -> (tempfile::TempDir, PathBuf) {
@@ -254,7 +243,7 @@ mod tests {
     fn values_are_set_and_restored() {
         let (directory, note) = world();
         let root = directory.path();
-        let mut sysctls = Sysctls::at(root, StateFile::at(&note), "b", here()).unwrap();
+        let mut sysctls = Sysctls::at(root, boot_note(&note, "b"), here()).unwrap();
         sysctls.set(["eth0"].into_iter()).unwrap();
         assert_eq!(
             (
@@ -276,11 +265,11 @@ mod tests {
     fn a_daemon_that_was_killed_does_not_take_its_own_values_for_the_hosts() {
         let (directory, note) = world();
         let root = directory.path();
-        Sysctls::at(root, StateFile::at(&note), "b", here())
+        Sysctls::at(root, boot_note(&note, "b"), here())
             .unwrap()
             .set(["eth0"].into_iter())
             .unwrap();
-        let mut again = Sysctls::at(root, StateFile::at(&note), "b", here()).unwrap();
+        let mut again = Sysctls::at(root, boot_note(&note, "b"), here()).unwrap();
         again.set(["eth0"].into_iter()).unwrap();
         again.restore().unwrap();
         assert_eq!(values(root, "eth0"), "00101");
@@ -290,7 +279,7 @@ mod tests {
     fn an_interface_that_is_not_configured_any_more_gets_its_values_back() {
         let (directory, note) = world();
         let root = directory.path();
-        let mut sysctls = Sysctls::at(root, StateFile::at(&note), "b", here()).unwrap();
+        let mut sysctls = Sysctls::at(root, boot_note(&note, "b"), here()).unwrap();
         sysctls.set(["eth0", "eth1"].into_iter()).unwrap();
         sysctls.set(["eth1"].into_iter()).unwrap();
         assert_eq!(
@@ -305,13 +294,13 @@ mod tests {
     fn a_note_of_another_boot_does_not_count() {
         let (directory, note) = world();
         let root = directory.path();
-        Sysctls::at(root, StateFile::at(&note), "b", here())
+        Sysctls::at(root, boot_note(&note, "b"), here())
             .unwrap()
             .set(["eth0"].into_iter())
             .unwrap();
         // After the reboot the operator has set a value.
         fs::write(root.join("net/ipv4/conf/eth0/accept_local"), "0").unwrap();
-        let mut sysctls = Sysctls::at(root, StateFile::at(&note), "c", here()).unwrap();
+        let mut sysctls = Sysctls::at(root, boot_note(&note, "c"), here()).unwrap();
         sysctls.set(["eth0"].into_iter()).unwrap();
         sysctls.restore().unwrap();
         assert_eq!(values(root, "eth0"), "10012");
@@ -321,14 +310,14 @@ mod tests {
     fn a_note_of_another_namespace_does_not_count() {
         let (directory, note) = world();
         let root = directory.path();
-        Sysctls::at(root, StateFile::at(&note), "b", here())
+        Sysctls::at(root, boot_note(&note, "b"), here())
             .unwrap()
             .set(["eth0"].into_iter())
             .unwrap();
         // The same inode, reused for a new namespace.
         let anew = Namespace::new(4, 100, 8);
         fs::write(root.join("net/ipv4/conf/eth0/accept_local"), "0").unwrap();
-        let mut sysctls = Sysctls::at(root, StateFile::at(&note), "b", anew).unwrap();
+        let mut sysctls = Sysctls::at(root, boot_note(&note, "b"), anew).unwrap();
         assert!(sysctls.has_note());
         assert_eq!(sysctls.other_namespace(), None, "it is gone");
         sysctls.set(["eth0"].into_iter()).unwrap();

@@ -25,7 +25,7 @@ use super::{
     probe_pacing::ProbePacing,
     route::{self, RouteTarget, default_gateways},
 };
-use crate::os::state_file::{StateFile, boot_id};
+use crate::os::boot_note::BootNote;
 
 /// Default gateways are listed at most once per this interval.
 const GATEWAY_LIST_INTERVAL: Duration = Duration::from_secs(10);
@@ -55,9 +55,8 @@ pub struct NeighbourManager {
     managed: BTreeSet<NextHop>,
     /// What is wrong with the kernel's tables: one sentence each.
     warnings: Vec<String>,
-    note: StateFile,
-    /// The id of the present boot.
-    boot: String,
+    /// Which entries this instance made managed.
+    note: BootNote,
 }
 
 impl NeighbourManager {
@@ -66,14 +65,10 @@ impl NeighbourManager {
     /// # Errors
     /// It exists and cannot be read.
     pub fn open(instance: Option<&str>) -> anyhow::Result<Self> {
-        let boot = boot_id().context("cannot read the boot's id")?;
-        Self::at(StateFile::of(instance, "neighbours"), boot)
+        Self::at(BootNote::of(instance, "neighbours")?)
     }
 
-    fn at(note: StateFile, boot: String) -> anyhow::Result<Self> {
-        let text = note.read().with_context(|| format!("cannot read {note}"))?;
-        // After a reboot the kernel has none of the entries, and others may have made such ones managed.
-        let lines = text.strip_prefix(&format!("boot {boot}\n"));
+    fn at(note: BootNote) -> anyhow::Result<Self> {
         Ok(Self {
             gateways: None,
             gateways_listed_at: None,
@@ -81,13 +76,8 @@ impl NeighbourManager {
             targets: BTreeMap::new(),
             pacing: ProbePacing::default(),
             warnings: Vec::new(),
-            managed: lines
-                .unwrap_or_default()
-                .lines()
-                .filter_map(parse_line)
-                .collect(),
+            managed: note.read()?.lines().filter_map(parse_line).collect(),
             note,
-            boot,
         })
     }
 
@@ -351,17 +341,10 @@ impl NeighbourManager {
         if managed == self.managed {
             return Ok(());
         }
-        let written = if managed.is_empty() {
-            self.note.remove()
-        } else {
-            self.note.replace(|file| {
-                writeln!(file, "boot {}", self.boot)?;
-                managed
-                    .iter()
-                    .try_for_each(|(interface, address)| writeln!(file, "{interface} {address}"))
-            })
-        };
-        written.with_context(|| format!("cannot write {}", self.note))?;
+        let lines = managed
+            .iter()
+            .map(|(interface, address)| format!("{interface} {address}\n"));
+        self.note.write(&lines.collect::<String>())?;
         self.managed = managed;
         Ok(())
     }
@@ -392,6 +375,7 @@ fn release_entries(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::os::state_file::StateFile;
 
     #[test]
     fn managed_entries_are_noted_until_they_are_released() {
@@ -402,7 +386,7 @@ mod tests {
             (3, "fe80::1".parse().unwrap()),
         ]);
         let manager =
-            |boot: &str| NeighbourManager::at(StateFile::at(&note), boot.to_owned()).unwrap();
+            |boot: &str| NeighbourManager::at(BootNote::at(StateFile::at(&note), boot)).unwrap();
         manager("a").write_note(hops.clone()).unwrap();
         assert_eq!(manager("b").managed, BTreeSet::new(), "after a reboot");
         let mut manager_of_next = manager("a");
