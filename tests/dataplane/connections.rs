@@ -11,7 +11,7 @@ use balancer_tests::{
     packet::flag::{ACK, FIN, PSH, RST, SYN},
 };
 
-use crate::{assert_state, establish, syn, syn_ack, two_reals};
+use crate::{assert_state, establish, reaches_client, reaches_real, syn, syn_ack, two_reals};
 
 #[test]
 fn case_07_the_same_client_port_on_two_services_makes_two_connections() {
@@ -46,11 +46,7 @@ fn case_07_the_same_client_port_on_two_services_makes_two_connections() {
         );
         // Each goes on by itself.
         let page = syn().answered(R, 8080).segment(ACK, 9001, 1001).data(b"a");
-        lb.step(
-            Inside,
-            &page,
-            redirected(&page.returned(V, 80)).reply(web.real, &page),
-        );
+        reaches_client(lb, web.real, &page);
         let page = syn().answered(R, 8443).segment(ACK, 9001, 1001).data(b"b");
         lb.step(
             Inside,
@@ -105,11 +101,7 @@ fn a_closed_connection_of_another_service_makes_room() {
         let service = lb.add_service(6, V, 443, &[shared]);
         establish(lb, &syn(), R, 8080);
         let reset = syn().answered(R, 8080).segment(RST, 9001, 0);
-        lb.step(
-            Inside,
-            &reset,
-            redirected(&reset.returned(V, 80)).reply(web.real, &reset),
-        );
+        reaches_client(lb, web.real, &reset);
         let other = syn().to_port(443);
         lb.step(
             Outside,
@@ -135,48 +127,24 @@ fn case_10_a_connection_that_both_sides_close_stays_for_the_grace_time() {
         let web = lb.web();
         establish(lb, &syn(), R, 8080);
         let fin = syn().segment(FIN | ACK, 1001, 9001);
-        lb.step(
-            Outside,
-            &fin,
-            redirected(&fin.delivered(R, 8080)).original(web.real, &fin),
-        );
+        reaches_real(lb, web.real, &fin);
         assert_state(lb, State::FinOriginal);
         // Half-closed: the real server's last data still comes through.
         let data = syn()
             .answered(R, 8080)
             .segment(PSH | ACK, 9001, 1002)
             .data(b"last");
-        lb.step(
-            Inside,
-            &data,
-            redirected(&data.returned(V, 80)).reply(web.real, &data),
-        );
+        reaches_client(lb, web.real, &data);
         assert_state(lb, State::FinOriginal);
         let fin = syn().answered(R, 8080).segment(FIN | ACK, 9005, 1002);
-        lb.step(
-            Inside,
-            &fin,
-            redirected(&fin.returned(V, 80)).reply(web.real, &fin),
-        );
+        reaches_client(lb, web.real, &fin);
         assert_state(lb, State::TimeWait);
         let ack = syn().segment(ACK, 1002, 9006);
-        lb.step(
-            Outside,
-            &ack,
-            redirected(&ack.delivered(R, 8080)).original(web.real, &ack),
-        );
+        reaches_real(lb, web.real, &ack);
         assert_state(lb, State::TimeWait);
         // The last acknowledgement was lost, and both send again: it stays over.
-        lb.step(
-            Inside,
-            &fin,
-            redirected(&fin.returned(V, 80)).reply(web.real, &fin),
-        );
-        lb.step(
-            Outside,
-            &ack,
-            redirected(&ack.delivered(R, 8080)).original(web.real, &ack),
-        );
+        reaches_client(lb, web.real, &fin);
+        reaches_real(lb, web.real, &ack);
         assert_state(lb, State::TimeWait);
     });
 }
@@ -187,25 +155,13 @@ fn a_connection_that_the_real_server_closes_first_ends_alike() {
         let web = lb.web();
         establish(lb, &syn(), R, 8080);
         let fin = syn().answered(R, 8080).segment(FIN | ACK, 9001, 1001);
-        lb.step(
-            Inside,
-            &fin,
-            redirected(&fin.returned(V, 80)).reply(web.real, &fin),
-        );
+        reaches_client(lb, web.real, &fin);
         assert_state(lb, State::FinReply);
         let fin = syn().segment(FIN | ACK, 1001, 9002);
-        lb.step(
-            Outside,
-            &fin,
-            redirected(&fin.delivered(R, 8080)).original(web.real, &fin),
-        );
+        reaches_real(lb, web.real, &fin);
         assert_state(lb, State::Closing);
         let ack = syn().answered(R, 8080).segment(ACK, 9002, 1002);
-        lb.step(
-            Inside,
-            &ack,
-            redirected(&ack.returned(V, 80)).reply(web.real, &ack),
-        );
+        reaches_client(lb, web.real, &ack);
         assert_state(lb, State::TimeWait);
     });
 }
@@ -219,22 +175,14 @@ fn what_is_sent_again_behind_the_clients_fin_does_not_open_its_side_again() {
         let fin = syn().segment(FIN | ACK, 1005, 9001);
         let data = syn().segment(PSH | ACK, 1001, 9001).data(b"last");
         for segment in [fin, data] {
-            lb.step(
-                Outside,
-                &segment,
-                redirected(&segment.delivered(R, 8080)).original(web.real, &segment),
-            );
+            reaches_real(lb, web.real, &segment);
             assert_state(lb, State::FinOriginal);
         }
         // The real server repeats its SYN|ACK where it waits for data before it accepts (TCP_DEFER_ACCEPT).
         lb.pass_through(Inside, &syn_ack(&syn(), R, 8080));
         assert_state(lb, State::FinOriginal);
         let fin = syn().answered(R, 8080).segment(FIN | ACK, 9001, 1006);
-        lb.step(
-            Inside,
-            &fin,
-            redirected(&fin.returned(V, 80)).reply(web.real, &fin),
-        );
+        reaches_client(lb, web.real, &fin);
         assert_state(lb, State::TimeWait);
     });
 }
@@ -245,11 +193,7 @@ fn a_connection_that_both_sides_close_at_once_ends_alike() {
         let web = lb.web();
         establish(lb, &syn(), R, 8080);
         let fin = syn().segment(FIN | ACK, 1001, 9001).data(b"last");
-        lb.step(
-            Outside,
-            &fin,
-            redirected(&fin.delivered(R, 8080)).original(web.real, &fin),
-        );
+        reaches_real(lb, web.real, &fin);
         let answer = syn().answered(R, 8080);
         for (segment, state) in [
             (
@@ -258,11 +202,7 @@ fn a_connection_that_both_sides_close_at_once_ends_alike() {
             ),
             (answer.segment(ACK, 9002, 1006), State::TimeWait),
         ] {
-            lb.step(
-                Inside,
-                &segment,
-                redirected(&segment.returned(V, 80)).reply(web.real, &segment),
-            );
+            reaches_client(lb, web.real, &segment);
             assert_state(lb, state);
         }
     });
@@ -274,11 +214,7 @@ fn case_11_a_reset_by_the_client_closes_the_connection() {
         let web = lb.web();
         establish(lb, &syn(), R, 8080);
         let reset = syn().segment(RST, 1001, 0);
-        lb.step(
-            Outside,
-            &reset,
-            redirected(&reset.delivered(R, 8080)).original(web.real, &reset),
-        );
+        reaches_real(lb, web.real, &reset);
         assert_state(lb, State::ClosedOriginal);
     });
 }
@@ -289,11 +225,7 @@ fn case_12_a_reset_by_the_real_server_closes_the_connection() {
         let web = lb.web();
         establish(lb, &syn(), R, 8080);
         let reset = syn().answered(R, 8080).segment(RST | ACK, 9001, 1001);
-        lb.step(
-            Inside,
-            &reset,
-            redirected(&reset.returned(V, 80)).reply(web.real, &reset),
-        );
+        reaches_client(lb, web.real, &reset);
         assert_state(lb, State::Closed);
     });
 }
@@ -316,11 +248,7 @@ fn case_13_a_syn_on_a_connection_that_is_over_selects_anew() {
                     .pair_v4_deleted(),
             );
             let answer = again.answered(R2, 8080).segment(SYN | ACK, 4000, 77_001);
-            lb.step(
-                Inside,
-                &answer,
-                redirected(&answer.returned(V, 80)).reply(second, &answer),
-            );
+            reaches_client(lb, second, &answer);
             let ack = again.clone().segment(ACK, 77_001, 4001);
             lb.step(
                 Outside,
@@ -353,11 +281,7 @@ fn case_14_a_syn_before_the_clients_fin_is_acknowledged_goes_to_the_same_real_se
         );
         lb.pass_through(Outside, &syn().segment(FIN | ACK, 1001, 9002));
         let again = syn().segment(SYN, 77_000, 0);
-        lb.step(
-            Outside,
-            &again,
-            redirected(&again.delivered(R, 8080)).original(first, &again),
-        );
+        reaches_real(lb, first, &again);
         assert_state(lb, State::Closing);
         // Its answer tells that the client has begun anew.
         let answer = again.answered(R, 8080).segment(SYN | ACK, 50_000, 77_001);
@@ -380,11 +304,7 @@ fn case_14_a_syn_on_an_established_connection_goes_to_the_same_real_server() {
         let (_, first, _) = two_reals(lb);
         establish(lb, &syn(), R, 8080);
         let again = syn().segment(SYN, 77_000, 0);
-        lb.step(
-            Outside,
-            &again,
-            redirected(&again.delivered(R, 8080)).original(first, &again),
-        );
+        reaches_real(lb, first, &again);
         assert_state(lb, State::Established);
     });
 }

@@ -18,7 +18,7 @@ use balancer_tests::{
     services::ServiceHandle,
 };
 
-use crate::{establish, syn, syn_ack, two_reals, two_reals6};
+use crate::{establish, reaches_client, reaches_real, syn, syn_ack, two_reals, two_reals6};
 
 /// Puts a real server into a state.
 fn turn(lb: &mut Dataplane, real: u32, state: u32) {
@@ -118,11 +118,7 @@ fn case_14_a_connection_that_is_over_keeps_its_rows_too_until_another_is_schedul
         );
         // The last acknowledgement, sent again, still arrives.
         let ack = syn().segment(ACK, 1002, 9002);
-        lb.step(
-            Outside,
-            &ack,
-            redirected(&ack.delivered(R, 8080)).original(first, &ack),
-        );
+        reaches_real(lb, first, &ack);
         lb.set_ring(service, &[second]);
         lb.step(
             Outside,
@@ -257,11 +253,7 @@ fn a_failed_real_server_still_answers_until_its_client_asks() {
         establish(lb, &syn(), R, 8080);
         lb.fail_real(web.real);
         let page = syn().answered(R, 8080).segment(PSH | ACK, 9001, 1001);
-        lb.step(
-            Inside,
-            &page,
-            redirected(&page.returned(V, 80)).reply(web.real, &page),
-        );
+        reaches_client(lb, web.real, &page);
         let ack = syn().segment(ACK, 1001, 9001);
         lb.step(
             Outside,
@@ -280,11 +272,7 @@ fn connections_that_saw_nothing_of_the_failure_go_on_when_the_real_server_is_bac
         lb.fail_real(web.real);
         lb.set_real_state(web.real, state::TAKES_NEW);
         let data = syn().segment(PSH | ACK, 1001, 9001).data(b"more");
-        lb.step(
-            Outside,
-            &data,
-            redirected(&data.delivered(R, 8080)).original(web.real, &data),
-        );
+        reaches_real(lb, web.real, &data);
     });
 }
 

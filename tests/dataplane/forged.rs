@@ -15,7 +15,7 @@ use balancer_tests::{
     },
 };
 
-use crate::{assert_state, establish, syn, syn_ack, two_reals};
+use crate::{assert_state, establish, reaches_real, syn, syn_ack, two_reals};
 
 /// The client goes on, and the real server answers.
 #[track_caller]
@@ -103,11 +103,7 @@ fn a_syn_on_a_connection_goes_to_its_real_server_whatever_that_is_doing() {
             ] {
                 lb.change_rows_v4(|row| row.state = state as u8);
                 let again = syn().segment(SYN, 77_000, 0);
-                lb.step(
-                    Outside,
-                    &again,
-                    redirected(&again.delivered(R, 8080)).original(first, &again),
-                );
+                reaches_real(lb, first, &again);
                 assert_state(lb, state);
             }
         });
@@ -183,11 +179,7 @@ fn an_upload_goes_on_after_its_real_servers_fin_whatever_is_forged_in_the_client
             lb.pass_through(Inside, &answer.clone().segment(ACK, 9002, 1001));
             assert_state(lb, State::Closing);
             let again = syn().segment(SYN, 77_000, 0);
-            lb.step(
-                Outside,
-                &again,
-                redirected(&again.delivered(R, 8080)).original(first, &again),
-            );
+            reaches_real(lb, first, &again);
             lb.pass_through(Inside, &answer.segment(ACK, 9002, 1001));
             assert_state(lb, State::Closing);
             // A flood of handshakes takes no assured connection's place.
@@ -195,11 +187,7 @@ fn an_upload_goes_on_after_its_real_servers_fin_whatever_is_forged_in_the_client
                 let _ = lb.send(Outside, &syn().client_port(port).bytes());
             }
             let data = syn().segment(PSH | ACK, 1001, 9002).data(b"more");
-            lb.step(
-                Outside,
-                &data,
-                redirected(&data.delivered(R, 8080)).original(first, &data),
-            );
+            reaches_real(lb, first, &data);
             let mine: Vec<_> = lb
                 .rows_v4()
                 .into_iter()
@@ -352,11 +340,7 @@ fn no_forged_frames_in_the_middle_of_a_handshake_end_it() {
         // The real server's reset for the wrong acknowledgement (RFC 9293 section 3.10.7.4).
         lb.pass_through(Inside, &syn().answered(R, 8080).segment(RST, 4_000_000, 0));
         let again = syn().segment(SYN, 77_000, 0);
-        lb.step(
-            Outside,
-            &again,
-            redirected(&again.delivered(R, 8080)).original(first, &again),
-        );
+        reaches_real(lb, first, &again);
         let ack = syn().segment(ACK, 1001, 9001);
         completes(lb, first, &ack);
         goes_on(lb, first, &syn());

@@ -11,7 +11,7 @@ use balancer_tests::{
     packet::flag::{ACK, FIN, PSH, RST, SYN},
 };
 
-use crate::{assert_state, syn, syn_ack, two_reals};
+use crate::{assert_state, reaches_client, reaches_real, syn, syn_ack, two_reals};
 
 #[test]
 fn the_handshake_has_its_entries_from_the_syn_on_and_the_last_ack_completes_it() {
@@ -95,11 +95,7 @@ fn a_fast_open_server_may_send_data_before_the_handshake_ends() {
             .answered(R, 8080)
             .segment(PSH | ACK, 9001, 1006)
             .data(&[3; 1400]);
-        lb.step(
-            Inside,
-            &page,
-            redirected(&page.returned(V, 80)).reply(web.real, &page),
-        );
+        reaches_client(lb, web.real, &page);
         let ack = syn().segment(ACK, 1006, 9001 + 1400);
         lb.step(
             Outside,
@@ -185,11 +181,7 @@ fn a_reset_by_the_real_server_ends_the_handshake() {
                 .half_open(1),
         );
         let answer = again.answered(R, 8080).segment(SYN | ACK, 5000, 2001);
-        lb.step(
-            Inside,
-            &answer,
-            redirected(&answer.returned(V, 80)).reply(web.real, &answer),
-        );
+        reaches_client(lb, web.real, &answer);
         let ack = again.clone().segment(ACK, 2001, 5001);
         lb.step(
             Outside,
@@ -209,11 +201,7 @@ fn a_reset_by_the_client_leaves_the_handshake_to_its_timeout() {
         lb.pass_through(Outside, &syn());
         lb.pass_through(Inside, &syn_ack(&syn(), R, 8080));
         let reset = syn().segment(RST, 1001, 0);
-        lb.step(
-            Outside,
-            &reset,
-            redirected(&reset.delivered(R, 8080)).original(web.real, &reset),
-        );
+        reaches_real(lb, web.real, &reset);
         // Its time is over: nothing is known of the connection any more.
         let past = (lb.jiffies() as u32).wrapping_sub(TIMEOUTS.half_open + 1);
         lb.change_half_open(|row| row.last_seen = past);

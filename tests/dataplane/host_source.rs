@@ -18,7 +18,7 @@ use balancer_tests::{
     },
 };
 
-use crate::{establish, syn};
+use crate::{establish, reaches_real, syn};
 
 /// The broadcast address of the real servers' network.
 const BROADCAST: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 168, 0, 255));
@@ -203,11 +203,7 @@ fn established_connections_do_not_ask() {
         // Now the client's address becomes this host's: what runs goes on until it ends.
         lb.set_host_addresses(&[(C, 32)]);
         let data = syn().segment(ACK, 1001, 9001).data(b"data");
-        lb.step(
-            Outside,
-            &data,
-            redirected(&data.delivered(R, 8080)).original(web.real, &data),
-        );
+        reaches_real(lb, web.real, &data);
         let another = Packet::tcp(SYN, 1, 0).client_port(40_009);
         lb.step(Outside, &another, dropped(Discard::Martian));
     });

@@ -20,6 +20,7 @@ use balancer_common::{direction, tcp::State};
 use balancer_tests::{
     addresses::{R, R2, R6, R26, V, V6},
     dataplane::{Dataplane, Side},
+    expected::redirected,
     packet::{
         Packet,
         flag::{ACK, SYN},
@@ -58,6 +59,26 @@ fn establish(lb: &Dataplane, syn: &Packet, real: std::net::IpAddr, port: u16) {
     lb.pass_through(Side::Outside, syn);
     lb.pass_through(Side::Inside, &syn_ack(syn, real, port));
     lb.pass_through(Side::Outside, &syn.clone().segment(ACK, 1001, 9001));
+}
+
+/// A client's packet goes along its connection to the real server at [`R`]:8080, which has this id.
+#[track_caller]
+fn reaches_real(lb: &mut Dataplane, real: u32, packet: &Packet) {
+    lb.step(
+        Side::Outside,
+        packet,
+        redirected(&packet.delivered(R, 8080)).original(real, packet),
+    );
+}
+
+/// That real server's packet goes along its connection to the client, as the service at [`V`]:80.
+#[track_caller]
+fn reaches_client(lb: &mut Dataplane, real: u32, packet: &Packet) {
+    lb.step(
+        Side::Inside,
+        packet,
+        redirected(&packet.returned(V, 80)).reply(real, packet),
+    );
 }
 
 /// Both rows of the only connection are in this state, and there is one for each direction.

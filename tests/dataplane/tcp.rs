@@ -10,7 +10,7 @@ use balancer_tests::{
     packet::flag::{ACK, PSH, SYN},
 };
 
-use crate::{establish, syn, syn_ack};
+use crate::{establish, reaches_client, reaches_real, syn, syn_ack};
 
 #[test]
 fn case_01_a_syn_is_translated_to_the_real_server() {
@@ -66,11 +66,7 @@ fn case_05_data_is_translated_and_refreshes_its_row() {
 
         let payload: Vec<u8> = (0..1400_u32).map(|i| (i * 7) as u8).collect();
         let data = syn().segment(PSH | ACK, 1001, 9001).data(&payload);
-        lb.step(
-            Outside,
-            &data,
-            redirected(&data.delivered(R, 8080)).original(web.real, &data),
-        );
+        reaches_real(lb, web.real, &data);
 
         for (key, row) in lb.rows_v4() {
             let before = stale
@@ -100,11 +96,7 @@ fn replies_with_data_come_back_from_the_vip() {
             .answered(R, 8080)
             .segment(PSH | ACK, 9001, 1001)
             .data(&[0x5a; 1399]);
-        lb.step(
-            Inside,
-            &data,
-            redirected(&data.returned(V, 80)).reply(web.real, &data),
-        );
+        reaches_client(lb, web.real, &data);
     });
 }
 
@@ -200,11 +192,7 @@ fn case_22_ip_options_stay_and_the_ports_are_found_behind_them() {
         );
         let mut answer = syn_ack(&syn, R, 8080);
         answer.ip_options = vec![1; 40];
-        lb.step(
-            Inside,
-            &answer,
-            redirected(&answer.returned(V, 80)).reply(web.real, &answer),
-        );
+        reaches_client(lb, web.real, &answer);
     });
 }
 
