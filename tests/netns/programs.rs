@@ -28,11 +28,22 @@ const PROMISED: Duration = Duration::from_millis(2 * 200 + 1000);
 struct Place(tempfile::TempDir);
 
 impl Place {
-    /// Where nobody else may write.
+    /// Where nobody else may look.
     fn new() -> Self {
+        Self::below("/root")
+    }
+
+    /// Where everybody may read and run what is root's.
+    fn public() -> Self {
+        let place = Self::below("/tmp");
+        set_mode(place.0.path(), 0o755);
+        place
+    }
+
+    fn below(folder: &str) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("balancer-tests-")
-            .tempdir_in("/root");
+            .tempdir_in(folder);
         Self(folder.expect("a folder"))
     }
 
@@ -231,49 +242,30 @@ fn a_notify_program_that_hangs_is_in_nobodys_way() {
 /// A user of each Debian as whom nothing runs: its user id is 5 and its group's id is 60.
 const USER: &str = "games";
 
-/// A folder of root's, in which everybody may read.
-fn public_folder() -> tempfile::TempDir {
-    let folder = tempfile::Builder::new()
-        .prefix("balancer-tests-")
-        .tempdir_in("/tmp");
-    let folder = folder.expect("a folder");
-    set_mode(folder.path(), 0o755);
-    folder
-}
-
-fn script(folder: &Path, name: &str, lines: &str) -> PathBuf {
-    let path = folder.join(name);
-    fs::write(&path, format!("#!/bin/sh\n{lines}\n")).expect("write a program");
-    set_mode(&path, 0o755);
-    path
-}
-
 #[test]
 fn a_program_runs_as_its_user_with_nothing_of_roots() {
     if privileged::skipped() {
         return;
     }
     let topology = Topology::with_web(Arms::Two, 1);
-    let folder = public_folder();
-    let told = folder.path().join("told");
-    fs::write(&told, "").expect("a file");
-    std::os::unix::fs::chown(&told, Some(5), None).expect("its owner");
+    let place = Place::public();
+    let output = place.path("output");
+    fs::write(&output, "").expect("a file");
+    std::os::unix::fs::chown(&output, Some(5), None).expect("its owner");
     let who = "$(id -u) $(id -g) $(id -G) $(ls /proc/self/fd | tr -d '\\n') \
                $(sed -n 's/^SigIgn:.*\\(....\\)$/\\1/p; s/^CapEff:.//p' /proc/self/status | tr '\\n' ' ') $(ulimit -l)";
-    let check = script(
-        folder.path(),
+    let check = place.program(
         "check",
         &format!("echo \"{who} $*\" > /dev/stdout; echo > /dev/stderr || exit 1"),
     );
-    let alert = script(
-        folder.path(),
+    let alert = place.program(
         "alert",
         &format!(
             "echo \"{who} $(head -c 9 /dev/stdin)\" >> {}",
-            told.display()
+            output.display()
         ),
     );
-    let secret = script(folder.path(), "secret", "exit 0");
+    let secret = place.program("secret", "exit 0");
     set_mode(&secret, 0o700);
     let daemon = Daemon::start(
         &topology,
@@ -318,10 +310,10 @@ fn a_program_runs_as_its_user_with_nothing_of_roots() {
     wait_for(&daemon, &secret, "unknown", Some(&obstacle));
     daemon.ctl("reload");
     wait_until("the program to be told", Duration::from_secs(5), || {
-        Ok(fs::read_to_string(&told)?.contains("60 60"))
+        Ok(fs::read_to_string(&output)?.contains("60 60"))
     })
     .unwrap_or_else(|error| panic!("{error:#}\n{}", daemon.log()));
-    let text = fs::read_to_string(&told).expect("what it was told");
+    let text = fs::read_to_string(&output).expect("what it was told");
     assert_eq!(
         text.lines().next().expect("a line"),
         format!("5 60 60 {nothing} {{\"summary")
@@ -334,9 +326,8 @@ fn a_user_who_stops_all_its_processes_stops_nothing_else() {
         return;
     }
     let topology = Topology::with_web(Arms::Two, 2);
-    let folder = public_folder();
-    let place = Place::new();
-    let theirs = script(folder.path(), "theirs", "exit 0");
+    let (public, place) = (Place::public(), Place::new());
+    let theirs = public.program("theirs", "exit 0");
     let own = place.program("own", "echo >> asked");
     let daemon = Daemon::start(
         &topology,
