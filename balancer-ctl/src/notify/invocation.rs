@@ -26,7 +26,10 @@ use serde::Serialize;
 use super::policy::{ConditionHistory, NotificationEvent};
 use crate::{
     model::{Notify, event::EventKind, notify::Stdin, view::EventRecord},
-    os::program::{Leftovers, Program, StderrMode},
+    os::{
+        printable::is_printable,
+        program::{Leftovers, Program, StderrMode},
+    },
 };
 
 /// Longest text in an argument or a variable, in bytes: the kernel refuses one of 128 KiB, and all of them together
@@ -160,7 +163,7 @@ impl EventText {
         };
         Self {
             event: kind.name(),
-            summary: truncated(&summary.trim_start().replace(char::is_control, " ")),
+            summary: truncated(&summary.trim_start().replace(|c| !is_printable(c), " ")),
             service,
             address,
             real,

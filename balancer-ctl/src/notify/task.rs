@@ -29,6 +29,7 @@ use crate::{
     model::{Model, Notify, view::EventRecord},
     os::{
         clock,
+        printable::is_printable,
         program::{Account, ExitReason, Finished, Output, Program, trusted_for_notify},
     },
 };
@@ -485,7 +486,7 @@ fn printable(output: &[u8]) -> (Vec<String>, bool) {
         .map(|line| {
             let end = line.floor_char_boundary(MAX_LINE_BYTES);
             is_cut |= end < line.len();
-            line[..end].replace(char::is_control, " ")
+            line[..end].replace(|c| !is_printable(c), " ")
         })
         .collect();
     is_cut |= all.next().is_some();
