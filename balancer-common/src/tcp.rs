@@ -57,13 +57,13 @@ impl Segment {
         self.sequence.wrapping_add(self.data).wrapping_add(1)
     }
 
-    /// Whether it carries data that does not lie before the FIN that `number` acknowledges: what does is sent again, and says nothing
-    /// about that FIN. Looked for in a window's length, so that whoever forges a FIN would have to know the client's numbers.
+    /// Whether it carries data that does not lie in the window before the FIN that `number` acknowledges. Data in that window is sent
+    /// again and says nothing about the FIN; whoever forges a FIN has to hit it blindly.
     #[inline(always)]
     const fn is_behind_fin(self, number: u32) -> bool {
         const WINDOW_BITS: u32 = 20;
         let windows = number.wrapping_sub(self.after_fin()) >> WINDOW_BITS;
-        // Both differ from zero: one branch, of which the verifier follows each as often as it comes here.
+        // Both differ from zero: a product in place of a second branch, which the verifier would have to follow.
         self.data as u64 * windows as u64 != 0
     }
 }

@@ -70,10 +70,8 @@ impl Content {
             let (model, within) = read::validated(&part, host, |_| Vec::new()).ok()?;
             let is_last = bytes.end == text.len();
             let ends_a_line = part.trim_end_matches([' ', '\t']).ends_with('\n');
-            if model.services != services || within.len() != services.len() {
-                return None;
-            }
-            if !is_last && !ends_a_line {
+            let is_understood = model.services == services && within.len() == services.len();
+            if !is_understood || !(is_last || ends_a_line) {
                 return None;
             }
             parts.replace(index, &within, part.len());
