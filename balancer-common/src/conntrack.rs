@@ -26,10 +26,8 @@
 //!   server's address, which its id implies, gives its place in `source` to the client's address, and `port` is the client's.
 //! - SYN cookies: `extra` of the reply entry, which is free, is the shift of the sequence numbers.
 //! - Direct routing and tunnels: the two bits of [`Word::method`].
-//! - Persistence: a real server's row names its service, hence its group; an entry needs nothing more.
 //! - Replication: an entry without node-local numbers is its key, its state and the real server's address and VIP; real id,
 //!   next hop and serial are each node's own. The daemon inserts as it frees, by compare-exchange.
-//! - Exact counts of active connections: each transition of the original entry's word has one winner, which counts it.
 
 mod displacement;
 mod timeouts;

@@ -5,16 +5,20 @@
 //! feature `user`, which brings conversions to `std::net` types and the `aya::Pod` marks; the packet
 //! program never sees it.
 #![cfg_attr(not(any(test, feature = "user")), no_std)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod addr;
 pub mod address_filter;
 pub mod answer;
+pub mod branchless;
 pub mod checksum;
 pub mod conntrack;
 pub mod direction;
 pub mod flow_hash;
 pub mod host_address;
+pub mod load;
 pub mod next_hop;
+pub mod persistence;
 pub mod real_server;
 pub mod redirect;
 pub mod scheduler;
@@ -22,12 +26,13 @@ pub mod service;
 pub mod settings;
 pub mod stats;
 pub mod tcp;
+pub mod trace;
 pub mod verdict;
 pub mod wire;
 
-/// Version of the map layouts below. It is part of the pin directory's name (`v4`), so a daemon never takes
+/// Version of the map layouts below. It is part of the pin directory's name (`v5`), so a daemon never takes
 /// up maps of another layout. Raise it with every change to a shared struct or to a map's meaning.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Marks shared structs as plain data for aya: every byte is initialised, every bit pattern is valid.
 macro_rules! plain_data {

@@ -15,15 +15,24 @@ pub mod state {
     pub const FREE: u32 = 0;
     /// The real server takes new connections.
     pub const TAKES_NEW: u32 = 1;
+    /// The real server takes new connections of the clients that it has, and no others.
+    pub const TAKES_KNOWN: u32 = 2;
     /// The real server keeps its connections and takes no new ones (weight 0).
-    pub const DRAINING: u32 = 2;
+    pub const DRAINING: u32 = 3;
     /// The real server was removed from its service; its connections go on until they end.
-    pub const REMOVED: u32 = 3;
+    pub const REMOVED: u32 = 4;
     /// The real server has failed: the next packet of each of its clients ends the connection (see `balancer-ebpf`'s
     /// `track`). It takes no new ones.
-    pub const RESET: u32 = 4;
+    pub const RESET: u32 = 5;
     /// The real server was removed after it had failed: what [`RESET`] says goes on.
-    pub const REMOVED_RESET: u32 = 5;
+    pub const REMOVED_RESET: u32 = 6;
+
+    /// Whether a client that keeps this real server gets it for a new connection.
+    #[inline(always)]
+    #[must_use]
+    pub const fn takes_known(state: u32) -> bool {
+        matches!(state, TAKES_NEW | TAKES_KNOWN)
+    }
 
     /// Whether the clients' connections are to end at their next packet.
     #[inline(always)]

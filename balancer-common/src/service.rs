@@ -1,6 +1,6 @@
 //! Virtual services as the packet program sees them.
 
-use crate::{plain_data, scheduler::Ring};
+use crate::{load::Measure, plain_data, scheduler::Ring};
 
 /// Most virtual services; capacity of `SERVICES_V4`, `SERVICES_V6` and `TURNS`.
 pub const MAX_SERVICES: u32 = 4_096;
@@ -27,19 +27,31 @@ const _: () = assert!(size_of::<ServiceKeyV6>() == 20);
 plain_data!(ServiceKeyV4, ServiceKeyV6);
 
 /// Flag: with no real server the client is answered (TCP RST, ICMP port unreachable). Without it the packet is dropped.
-pub const REJECT: u32 = 1;
+pub const REJECT: u16 = 1;
+/// Flag: clients keep their real server, see [`crate::persistence`].
+pub const PERSISTENT: u16 = 2;
 
 /// A virtual service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Service {
-    /// Which real server the next new connection gets.
+    /// The slots among which turns, hashes and chance choose. Those of a hash may name real servers that take no new connections.
     pub ring: Ring,
-    /// Index of the service's turn counter in `TURNS`.
+    /// The real servers that take new connections, each once, in the scheduler's order.
+    pub available: Ring,
+    /// Its id: the index in `TURNS` and `STICKINESS`.
     pub id: u32,
-    /// [`REJECT`].
-    pub flags: u32,
+    /// [`REJECT`], [`PERSISTENT`].
+    pub flags: u16,
+    /// One of [`pick`](crate::scheduler::pick).
+    pub pick: u8,
+    /// One of [`hashed`](crate::scheduler::hashed).
+    pub hash: u8,
+    /// How loads are compared.
+    pub measure: Measure,
+    /// Always zero.
+    pub zero: u32,
 }
 
-const _: () = assert!(size_of::<Service>() == 16);
+const _: () = assert!(size_of::<Service>() == 32);
 plain_data!(Service);

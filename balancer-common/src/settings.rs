@@ -17,8 +17,9 @@ pub struct Settings {
     /// 1 where a real server's packet that belongs to no connection is answered with a reset or that the port is
     /// unreachable; 0 where it is passed.
     pub answer_stray_replies: u32,
-    /// Always zero.
-    pub zero: u32,
+    /// Jiffies for which a client's first connection to a persistent service, while it is not complete, decides about the client's next
+    /// ones; below 2^16.
+    pub pending: u32,
 }
 
 const _: () = assert!(size_of::<Settings>() == 124);

@@ -38,6 +38,7 @@ pub const fn is_steady(state: u8, direction: u8) -> bool {
 
 /// What a segment says that may bring its connection to another state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
 pub struct Segment {
     /// Its flags.
     pub flags: u8,
@@ -197,6 +198,15 @@ pub const fn next_number(
     } else {
         number
     }
+}
+
+/// Whether a client's packet that brings its connection from the state `before` to another shows that the client exists: it has
+/// acknowledged the real server's SYN|ACK, or has sent again after a datagram of the real server.
+#[inline(always)]
+#[must_use]
+pub const fn is_completed_from(before: u8) -> bool {
+    const WAITING: u32 = 1 << State::SynReceived as u32 | 1 << State::UdpUnconfirmed as u32;
+    WAITING >> (before & 0xf) & 1 != 0
 }
 
 /// Whether a connection in `state` was reset, so that traffic of both sides shows that they did not believe it.

@@ -96,6 +96,11 @@ discards! {
     NoRealReject = "no-real-reject", Answer;
     /// no real server takes new connections
     NoReal = "no-real", Drop;
+    /// every real server that takes new connections has reached its upper limit; the client was answered with a reset or that the
+    /// port is unreachable
+    RealsFullReject = "reals-full-reject", Answer;
+    /// every real server that takes new connections has reached its upper limit
+    RealsFull = "reals-full", Drop;
     /// an answer was due, but this CPU has given as many as it may, or the packet cannot be answered
     Unanswered = "unanswered", Drop;
     /// the source address is none that a packet from outside can have: loopback, multicast, reserved, this host's own

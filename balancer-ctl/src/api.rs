@@ -8,7 +8,10 @@ mod connections;
 pub mod daemon_handle;
 pub mod follow;
 pub mod listen;
+mod lists;
+mod persistence;
 mod refusal;
+mod request;
 pub mod server;
 
 use serde::{Deserialize, Serialize};

@@ -6,11 +6,14 @@ mod events;
 mod generate;
 mod health;
 mod list;
+mod long_list;
+mod persistence;
 mod planned;
 mod real;
 mod render;
 mod service;
 mod status;
+mod trace;
 
 use std::{
     io::{self, Write as _},
@@ -141,6 +144,8 @@ async fn run(arguments: Arguments, load: LoadConfig) -> Result<ExitCode, Command
         Command::Health(arguments) => health::health(&context, arguments).await?,
         Command::List(arguments) => list::list(&context, &arguments).await?,
         Command::Connections(arguments) => connections::list(&context, arguments).await?,
+        Command::Trace(arguments) => trace::trace(&context, arguments).await?,
+        Command::Persistence(arguments) => persistence::persistence(&context, arguments).await?,
         Command::Status(arguments) => return status::status(&context, &arguments).await,
         Command::Events => events::follow(&context).await?,
         Command::Check(arguments) => check(&context, &arguments.file, load)?,
@@ -232,6 +237,15 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
+
+/// A path with the query of those parameters that have a value.
+fn with_query<const N: usize>(path: &str, parameters: [(&str, Option<String>); N]) -> String {
+    let given: Vec<_> = parameters
+        .into_iter()
+        .filter_map(|(name, value)| Some(format!("{name}={}", encoded(&value?))))
+        .collect();
+    format!("{path}?{}", given.join("&"))
+}
 
 /// Percent-encodes a text for use as a path segment or query value.
 fn encoded(text: &str) -> String {

@@ -19,7 +19,9 @@ pub mod kernel;
 pub mod kernel_version;
 mod last_result;
 mod list;
+mod listing;
 mod load;
+mod loads;
 mod map;
 mod mapped_memory;
 mod maps;
@@ -27,6 +29,7 @@ mod mode_choice;
 mod neighbours;
 pub mod object;
 mod packet_log;
+mod persistence;
 mod pins;
 pub mod plan;
 mod rcu_barrier;
@@ -39,6 +42,7 @@ mod settings;
 mod sweep;
 mod syscall;
 mod table;
+mod trace;
 mod watch;
 mod watch_supervision;
 mod xdp_support;
@@ -50,12 +54,14 @@ use std::{
     time::Duration,
 };
 
-pub use self::list::Listing;
+pub use self::{listing::Listing, persistence::Deletion};
 pub use crate::model::connections::ConnectionFilter;
 pub use crate::model::counters::Counters;
+pub use crate::model::kept_clients::PersistenceFilter;
 use crate::{
     model::{
-        DataplaneSettings, ForwardMethod, NoReal, Scheduler, ServiceKey, VirtualService, view,
+        DataplaneSettings, ForwardMethod, HashKey, NoReal, Persistence, Scheduler, ServiceKey,
+        VirtualService, prefix::Prefix, view,
     },
     netlink::local::LocalAddresses,
 };
@@ -67,6 +73,8 @@ pub struct RealSnapshot {
     pub active: u64,
     /// All other connections: half-open, closing, UDP.
     pub inactive: u64,
+    /// Whether it has reached its upper limit of connections, and takes no new ones for now.
+    pub is_full: bool,
     /// Its counters.
     pub counters: Counters,
 }
@@ -78,6 +86,8 @@ pub struct ServiceSnapshot {
     pub reals: BTreeMap<SocketAddr, RealSnapshot>,
     /// Sum over the service's real servers, removed ones included.
     pub counters: Counters,
+    /// Clients that keep a server; those of its group, if it is in one. 0 where it is not persistent.
+    pub kept_clients: u64,
 }
 
 /// Counters and connections of all services at one moment.
@@ -85,6 +95,36 @@ pub struct ServiceSnapshot {
 pub struct Snapshot {
     /// By service.
     pub services: BTreeMap<ServiceKey, ServiceSnapshot>,
+}
+
+/// What the packet program would do with the first packet of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// It goes to this real server.
+    Real(SocketAddr, FoundBy),
+    /// It leaves early.
+    None(balancer_common::verdict::Discard),
+}
+
+/// How the real server of a client was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FoundBy {
+    /// The client has a connection from this port.
+    Connection,
+    /// The client keeps it.
+    Persistence {
+        /// By a connection that is not complete yet.
+        is_pending: bool,
+    },
+    /// The scheduler chose it.
+    Scheduler {
+        /// The slot of its ring, counted from the ring's first.
+        slot: u32,
+        /// The ring's length in slots.
+        of: u32,
+    },
+    /// It has the least load.
+    LeastLoad,
 }
 
 /// A connection as `balancer-ctl connections` shows it.
@@ -99,6 +139,19 @@ pub struct Connection {
     /// State.
     pub state: balancer_common::tcp::State,
     /// Time until it expires if no further packet comes.
+    pub expires_in: Duration,
+}
+
+/// A client that keeps a server, as `balancer-ctl persistence` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptClient {
+    /// Its address, or the prefix of the clients that count as one.
+    pub client: Prefix,
+    /// The services for which it keeps the server.
+    pub services: Arc<[ServiceKey]>,
+    /// The server.
+    pub server: IpAddr,
+    /// Time until it is forgotten if it opens no further connection.
     pub expires_in: Duration,
 }
 
@@ -173,6 +226,10 @@ pub struct Service {
     pub key: ServiceKey,
     /// Scheduler.
     pub scheduler: Scheduler,
+    /// What the schedulers `sh` and `mh` hash.
+    pub hash: HashKey,
+    /// Whether a client's later connections go to the real server of its first, and for how long.
+    pub persistence: Option<Persistence>,
     /// What clients get while no real server takes new connections.
     pub no_real: NoReal,
     /// How much of each real server's weight stands for one unit of configured weight. Above 1 while a real server
@@ -191,6 +248,14 @@ pub struct Real {
     pub forwarding: ForwardMethod,
     /// Share of new connections; 0 = takes none.
     pub weight: u32,
+    /// Its share of the clients where they are hashed: a matter of the configuration and of which backups serve, not of `weight`.
+    pub hash_weight: u32,
+    /// Whether clients that stay with it come back to it although its weight is 0, as it drains.
+    pub takes_persistent: bool,
+    /// Connections at which it takes no new ones; 0 = no limit.
+    pub upper: u32,
+    /// Connections below which it takes new ones again; 0 = three quarters of `upper`.
+    pub lower: u32,
     /// What happens to its existing connections; [`Connections::Reset`] only with weight 0.
     pub connections: Connections,
 }
@@ -259,6 +324,8 @@ impl From<&VirtualService> for Service {
         Self {
             key: service.key,
             scheduler: service.scheduler,
+            hash: service.hash,
+            persistence: service.persistence.clone(),
             no_real: service.no_real,
             unit: 1,
             reals: service
@@ -268,6 +335,10 @@ impl From<&VirtualService> for Service {
                     address: real.address,
                     forwarding: real.forwarding,
                     weight: real.weight,
+                    hash_weight: real.hash_weight(service.lightest_weight(), true),
+                    takes_persistent: false,
+                    upper: real.upper,
+                    lower: real.lower,
                     connections: Connections::Keep,
                 })
                 .collect(),
@@ -298,8 +369,8 @@ pub trait Dataplane: Send {
     /// The kernel refused a map call.
     fn purge(&mut self, service: &ServiceKey, real: SocketAddr) -> Result<u64, DataplaneError>;
 
-    /// Reads counters and counts connections, of one service or with `None` of all. Large tables are not counted anew: their
-    /// numbers are those of the last sweep, some seconds old.
+    /// Reads counters and the numbers of connections, of one service or with `None` of all. Where many clients keep a server, their
+    /// number is some seconds old.
     ///
     /// # Errors
     /// The kernel refused a map call.
@@ -309,7 +380,33 @@ pub trait Dataplane: Send {
     ///
     /// # Errors
     /// The kernel refused a map call.
-    fn connections(&mut self, filter: ConnectionFilter) -> Result<Listing, DataplaneError>;
+    fn connections(
+        &mut self,
+        filter: ConnectionFilter,
+    ) -> Result<Listing<Connection>, DataplaneError>;
+
+    /// Prepares a list of the clients that keep a server, which the caller reads later.
+    ///
+    /// # Errors
+    /// The kernel refused a map call.
+    fn kept_clients(
+        &mut self,
+        filter: PersistenceFilter,
+    ) -> Result<Listing<KeptClient>, DataplaneError>;
+
+    /// Prepares that the clients that match are forgotten, which the caller does later: their next connections go where the schedulers
+    /// say, and those they have go on. The filter's limit does not count.
+    ///
+    /// # Errors
+    /// The kernel refused a map call.
+    fn forget_clients(&mut self, filter: PersistenceFilter) -> Result<Deletion, DataplaneError>;
+
+    /// What would become of the first packet of `client` to the service, without sending one. Changes nothing.
+    ///
+    /// # Errors
+    /// The kernel refused the test run.
+    fn trace(&mut self, client: SocketAddr, service: &ServiceKey)
+    -> Result<Choice, DataplaneError>;
 
     /// How many packets were dropped because a connection table was full.
     ///

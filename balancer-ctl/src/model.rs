@@ -16,9 +16,12 @@ pub mod enumeration;
 pub mod error;
 pub mod event;
 pub mod health;
+pub mod kept_clients;
 pub mod limits;
 pub mod names;
 pub mod notify;
+pub mod persistence;
+pub mod prefix;
 pub mod real;
 pub mod service;
 pub mod setting;
@@ -39,6 +42,7 @@ pub use self::{
     health::{AdminState, Backups, HealthPolicy, OnDown},
     limits::MAX_WEIGHT,
     notify::Notify,
+    persistence::{Persistence, PersistenceDrain, PersistenceSettings},
     real::{RealServer, RealSettings},
     service::{ServiceSettings, VirtualService},
 };
@@ -98,12 +102,68 @@ pub enum Scheduler {
     /// Weighted round robin, smooth: weights 3 and 1 give A A B A.
     #[default]
     Wrr,
+    /// Least connections: the least overhead (256 times its active connections, plus the inactive ones), whatever its weight.
+    Lc,
+    /// Weighted least connections: the least overhead for its weight.
+    Wlc,
+    /// Shortest expected delay: the fewest active connections for its weight, the new one included.
+    Sed,
+    /// Never queue: one without active connections, else as `sed`.
+    Nq,
+    /// Source hashing: the client's address decides; shares in proportion to weight.
+    Sh,
+    /// Destination hashing: the VIP decides, so that a service uses one real server as long as it is up.
+    Dh,
+    /// Maglev hashing: as `sh`, and few clients move when a real server comes or goes.
+    Mh,
+    /// Weighted failover: the heaviest real server that is up takes all.
+    Fo,
+    /// Weighted overflow: the heaviest whose active connections are not above its weight.
+    Ovf,
+    /// The better of two: of two picks by weight, the one with the least overhead for its weight.
+    Twos,
 }
 
 names!(Scheduler {
     Rr = "rr",
     Wrr = "wrr",
-} planned ["lc", "wlc", "sed", "nq", "sh", "mh"]);
+    Lc = "lc",
+    Wlc = "wlc",
+    Sed = "sed",
+    Nq = "nq",
+    Sh = "sh",
+    Dh = "dh",
+    Mh = "mh",
+    Fo = "fo",
+    Ovf = "ovf",
+    Twos = "twos",
+} refused [
+    "lblc" = "it chooses a cache for each of many destinations, and a virtual service has one",
+    "lblcr" = "it chooses caches for each of many destinations, and a virtual service has one",
+]);
+
+impl Scheduler {
+    /// Whether it hashes what a [`HashKey`] names.
+    #[must_use]
+    pub const fn hashes_client(self) -> bool {
+        matches!(self, Self::Sh | Self::Mh)
+    }
+}
+
+/// What of a client the schedulers `sh` and `mh` hash.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HashKey {
+    /// Its address.
+    #[default]
+    Client,
+    /// Its address and port.
+    ClientPort,
+}
+
+names!(HashKey {
+    Client = "client",
+    ClientPort = "client-port",
+});
 
 /// What a client gets while no real server takes new connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -187,6 +247,8 @@ pub struct DataplaneSettings {
     pub max_connections: u32,
     /// How many IPv6 connections the table is sized for.
     pub max_connections_ipv6: u32,
+    /// How many clients of persistent services are remembered with their real servers.
+    pub max_persistence: u32,
     /// What becomes of a real server's packet that belongs to no connection.
     pub stray_replies: StrayReplies,
     /// Idle timeouts.

@@ -29,17 +29,14 @@ pub fn classify<H: Family>(key: &FlowKey<H::Address>, settings: &Settings) -> Op
     unsafe { H::services().get(&service) }.copied()
 }
 
-/// Whether the packet comes from a real server's address and port.
+/// Whether the packet comes from a real server's address and port. Of a service on every port it is not known which of its real servers'
+/// packets are answers, and which are their own.
 #[inline(always)]
 pub fn is_from_real<H: Family>(key: &FlowKey<H::Address>) -> bool {
-    let mut real = ServiceKey {
+    let real = ServiceKey {
         address: key.source,
         port: key.ports.source(),
         protocol: key.protocol as u16,
     };
-    if H::real_ports().get_ptr(&real).is_some() {
-        return true;
-    }
-    real.port = 0;
     H::real_ports().get_ptr(&real).is_some()
 }

@@ -29,6 +29,7 @@ mod next_hops;
 mod open;
 mod packet;
 mod parse;
+mod persistence;
 mod pipeline;
 mod places;
 mod redirect;
@@ -44,7 +45,7 @@ use aya_ebpf::{
     macros::xdp,
     programs::XdpContext,
 };
-use balancer_common::verdict::Discard;
+use balancer_common::{trace::Answer, verdict::Discard};
 
 /// Balances packets of both directions.
 #[xdp]
@@ -80,6 +81,29 @@ pub fn clock(ctx: XdpContext) -> u32 {
                 bpf_ktime_get_ns().to_ne_bytes(),
             ]
         };
+    }
+    aya_ebpf::bindings::xdp_action::XDP_PASS
+}
+
+/// Never attached: user space runs it on the packet that a client would send, to learn which real server the client would get. Changes
+/// nothing; writes an `Answer` over the packet's first 32 bytes.
+#[xdp]
+pub fn trace(ctx: XdpContext) -> u32 {
+    let answer = pipeline::ask(&ctx).unwrap_or_else(|reason| Answer {
+        reason: reason as u32,
+        ..Answer::default()
+    });
+    if let Ok(place) = packet::header_mut::<[[u8; 4]; 8]>(&ctx, 0) {
+        *place = [
+            answer.reason.to_ne_bytes(),
+            answer.real.to_ne_bytes(),
+            answer.offer.to_ne_bytes(),
+            answer.has_connection.to_ne_bytes(),
+            answer.is_pending.to_ne_bytes(),
+            answer.slot.to_ne_bytes(),
+            answer.zero.to_ne_bytes(),
+            answer.port.to_ne_bytes(),
+        ];
     }
     aya_ebpf::bindings::xdp_action::XDP_PASS
 }

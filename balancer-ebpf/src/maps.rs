@@ -3,7 +3,9 @@
 use aya_ebpf::{
     helpers::bpf_jiffies64,
     macros::map,
-    maps::{Array, DevMapHash, HashMap, LpmTrie, PerCpuArray, ProgramArray, lpm_trie::Key},
+    maps::{
+        Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, lpm_trie::Key,
+    },
     programs::XdpContext,
 };
 use balancer_common::{
@@ -11,10 +13,12 @@ use balancer_common::{
     address_filter,
     conntrack::{BucketV4, BucketV6},
     host_address::MAX_HOST_PREFIXES,
+    load::{Ending, RealLoad},
     next_hop::{NEXT_HOPS as MAX_NEXT_HOPS, NextHop, RouteVersions},
+    persistence::{MemberKey, PENDING_WORDS, PersistenceEntry, PersistenceKey, Stickiness},
     real_server::{MAX_REALS, RealServer},
     redirect::RedirectError,
-    scheduler::RING_SLOTS,
+    scheduler::RING_WORDS,
     service::{MAX_SERVICES, Service, ServiceKeyV4, ServiceKeyV6},
     settings::{Interface, Settings},
     stats::RealStats,
@@ -76,9 +80,34 @@ pub static REAL_PORTS_V4: HashMap<ServiceKeyV4, u32> = HashMap::with_max_entries
 #[map]
 pub static REAL_PORTS_V6: HashMap<ServiceKeyV6, u32> = HashMap::with_max_entries(MAX_REALS, 0);
 
-/// The services' rings, one after the other: real ids.
+/// Loads and limits of the real servers, by real id. One value: where many are compared, one look-up finds them all.
 #[map]
-pub static RINGS: Array<u32> = Array::with_max_entries(RING_SLOTS, 0);
+static REAL_LOADS: Array<[RealLoad; MAX_REALS as usize]> = Array::with_max_entries(1, MAPPED);
+
+/// The connection that the daemon is about to end. The daemon's own: it is here to be pinned with the rest. One value.
+#[map]
+static ENDING: Array<Ending> = Array::with_max_entries(1, MAPPED);
+
+/// The services' rings, one after the other: four real ids a word, see `balancer_common::scheduler`.
+#[map]
+pub static RINGS: Array<u64> = Array::with_max_entries(RING_WORDS, MAPPED);
+
+/// What services say of their clients' persistence, by service id.
+#[map]
+pub static STICKINESS: Array<Stickiness> = Array::with_max_entries(MAX_SERVICES, 0);
+
+/// Real ids by service and server, for the services of a group.
+#[map]
+pub static MEMBERS: HashMap<MemberKey, u32> = HashMap::with_max_entries(MAX_REALS, 0);
+
+/// Which real server each client keeps; sized at load. Where it is full the client that was not heard of for longest goes.
+#[map]
+pub static PERSISTENCE: LruHashMap<PersistenceKey, PersistenceEntry> =
+    LruHashMap::with_max_entries(65_536, 0);
+
+/// Which real server a client's first connection got, while that is not complete; see `balancer_common::persistence::Pending`.
+#[map]
+pub static PENDING: Array<u64> = Array::with_max_entries(PENDING_WORDS, 0);
 
 /// How many connections each service has scheduled, by service id.
 #[map]
@@ -150,6 +179,26 @@ pub fn watched_map() -> u32 {
 pub fn open_connection(ctx: &XdpContext) {
     // SAFETY: the program takes the same context.
     unsafe { PROGRAMS.tail_call(ctx, 0) };
+}
+
+/// The loads of all real servers.
+#[inline(always)]
+pub fn loads() -> Option<*mut RealLoad> {
+    REAL_LOADS.get_ptr_mut(0).map(<*mut _>::cast)
+}
+
+/// That of one real server, of the loads of all.
+#[inline(always)]
+pub fn one_of(loads: *mut RealLoad, id: u32) -> *mut RealLoad {
+    const { assert!(MAX_REALS.is_power_of_two()) };
+    // SAFETY: the id is below their number.
+    unsafe { loads.add((id & (MAX_REALS - 1)) as usize) }
+}
+
+/// The load of a real server.
+#[inline(always)]
+pub fn load_of(id: u32) -> Option<*mut RealLoad> {
+    loads().map(|loads| one_of(loads, id))
 }
 
 /// The settings.

@@ -7,9 +7,12 @@ use aya_ebpf::{EbpfContext as _, bindings::xdp_md, programs::XdpContext};
 use balancer_common::{
     addr::UDP,
     flow_hash::{client_hash, hash},
+    service,
     settings::Settings,
     tcp::{self, State, flags},
+    trace::Answer,
     verdict::Discard,
+    wire::{Ethernet, Tcp, Udp},
 };
 
 use crate::{
@@ -18,26 +21,33 @@ use crate::{
     family::{Family, scratch},
     lock,
     maps::{now, settings},
+    packet::header_anew,
     parse::{Transport, examine},
+    persistence::expect,
     places::{connect, release, surrender, take},
-    schedule::schedule,
+    schedule::{self, offer, offer_to},
     scratch::{Facts, Scratch},
-    table::{Key, Place, are_idle, find_again, partner, real_of, state_of},
+    table::{Key, Place, are_idle, at, find_again, partner, real_of, state_of},
     track::is_over,
 };
 
-/// Opens a connection for a packet: the place of its original entry.
+/// Opens a connection for a packet. The place of its original entry is in the scratch then.
 #[inline(always)]
-pub fn open<H: Family, T: Transport>(ctx: &XdpContext) -> Result<Place, Discard> {
-    look_at::<H, T>(ctx.as_ptr().cast()).goes_on()?;
+pub fn open<H: Family>(ctx: &XdpContext) -> Result<(), Discard> {
+    look_at::<H>(ctx.as_ptr().cast()).goes_on()?;
     if !begin::<H>().goes_on()? {
         // Another CPU has opened it a moment ago.
-        return Ok(Place(scratch::<H>()?.place));
+        return Ok(());
     }
-    if let Err(reason) = choose::<H>().goes_on() {
-        end::<H>();
-        return Err(reason);
+    // Both are asked, one after the other: the verifier would follow each way to the second one.
+    if choose::<H>(0) == 0 {
+        compare::<H>();
+        if choose_least::<H>() == 0 {
+            end::<H>();
+            return Err(schedule::reason(scratch::<H>()?));
+        }
     }
+    settle::<H>();
     clear::<H>();
     if !take::<H>(Key::Reply) {
         end::<H>();
@@ -50,13 +60,72 @@ pub fn open<H: Family, T: Transport>(ctx: &XdpContext) -> Result<Place, Discard>
     }
     connect::<H>();
     end::<H>();
-    Ok(Place(scratch::<H>()?.place))
+    Ok(())
+}
+
+/// Finds out what [`open`] would do with a packet, and does nothing of it.
+#[inline(always)]
+pub fn ask<H: Family>(ctx: &XdpContext) -> Answer {
+    let mut answer = Answer {
+        reason: Discard::COUNT,
+        ..Answer::default()
+    };
+    if let Err(reason) = try_ask::<H>(ctx, &mut answer) {
+        answer.reason = reason as u32;
+    }
+    answer
+}
+
+#[inline(always)]
+fn try_ask<H: Family>(ctx: &XdpContext, answer: &mut Answer) -> Result<(), Discard> {
+    look_at::<H>(ctx.as_ptr().cast()).goes_on()?;
+    answer.has_connection = has_connection::<H>() as u32;
+    if answer.has_connection == 0 && choose::<H>(1) == 0 {
+        compare::<H>();
+        if choose_least::<H>() == 0 {
+            return Err(schedule::reason(scratch::<H>()?));
+        }
+    }
+    let scratch = scratch::<H>()?;
+    answer.real = scratch.real;
+    answer.offer = scratch.offer;
+    answer.is_pending = scratch.choice.is_pending;
+    answer.slot = scratch.choice.slot;
+    Ok(())
+}
+
+/// Whether the scratch's packet has a connection that is not over: 1, and its real server's id is in the scratch, else 0.
+#[inline(never)]
+fn has_connection<H: Family>() -> u64 {
+    let (Some(settings), Ok(scratch)) = (settings(), scratch::<H>()) else {
+        return 0;
+    };
+    scratch.now = now();
+    scratch.has_predecessor = 0;
+    if !exists::<H>(scratch, settings) {
+        return 0;
+    }
+    match at::<H>(Place(scratch.place), &scratch.key) {
+        Some(found) => {
+            // SAFETY: an entry of the table, which never moves.
+            scratch.real = u32::from(unsafe { (*found.entry).real });
+            1
+        }
+        None => 0,
+    }
 }
 
 /// Reads the packet into the scratch. A discard where it opens no connection, whatever it is for.
 #[inline(never)]
-fn look_at<H: Family, T: Transport>(ctx: *mut xdp_md) -> Encoded {
-    Encoded::step(try_look_at::<H, T>(&XdpContext::new(ctx)).map(|()| true))
+fn look_at<H: Family>(ctx: *mut xdp_md) -> Encoded {
+    let ctx = XdpContext::new(ctx);
+    let protocol = header_anew::<H>(&ctx, Ethernet::LENGTH).map_or(0, |header| header.protocol());
+    let looked = if protocol == UDP {
+        try_look_at::<H, Udp>(&ctx)
+    } else {
+        try_look_at::<H, Tcp>(&ctx)
+    };
+    Encoded::step(looked.map(|()| true))
 }
 
 #[inline(always)]
@@ -137,24 +206,60 @@ fn exists<H: Family>(scratch: &mut Scratch<H::Address>, settings: &Settings) -> 
     lives
 }
 
-/// Chooses the real server of a new connection.
+/// Chooses the real server that the client of a new connection keeps, or that the scheduler names: 1 where there is one that fits.
 #[inline(never)]
-fn choose<H: Family>() -> Encoded {
-    Encoded::step(try_choose::<H>().map(|()| true))
+fn choose<H: Family>(is_trace: u64) -> u64 {
+    let Ok(scratch) = scratch::<H>() else {
+        return 0;
+    };
+    schedule::begin(scratch, is_trace);
+    offered::<H>(scratch, offer::KEPT)
+}
+
+/// Finds the least loaded real servers.
+#[inline(never)]
+fn compare<H: Family>() -> u64 {
+    if let Ok(scratch) = scratch::<H>() {
+        schedule::compare(scratch);
+    }
+    0
+}
+
+/// Chooses the least loaded one that fits: 1 where there is one.
+#[inline(never)]
+fn choose_least<H: Family>() -> u64 {
+    match scratch::<H>() {
+        Ok(scratch) => offered::<H>(scratch, offer::LEAST),
+        Err(_) => 0,
+    }
 }
 
 #[inline(always)]
-fn try_choose<H: Family>() -> Result<(), Discard> {
-    let settings = settings().ok_or(Discard::NoService)?;
-    let scratch = scratch::<H>()?;
-    schedule(scratch, |scratch| is_free::<H>(scratch, settings))?;
+fn offered<H: Family>(scratch: &mut Scratch<H::Address>, first: u32) -> u64 {
+    let Some(settings) = settings() else {
+        return 0;
+    };
+    u64::from(offer_to(scratch, first, |scratch| {
+        is_free::<H>(scratch, settings)
+    }))
+}
+
+/// What follows from the choice of the real server.
+#[inline(never)]
+fn settle<H: Family>() -> u64 {
+    let (Some(settings), Ok(scratch)) = (settings(), scratch::<H>()) else {
+        return 0;
+    };
+    if scratch.service.flags & service::PERSISTENT != 0 && scratch.offer != offer::KEPT {
+        expect(scratch, settings);
+    }
     scratch.reply_hash = hash(&scratch.reply_key, &settings.seed);
     scratch.state = if scratch.key.protocol == u32::from(UDP) {
         State::UdpUnreplied
     } else {
         State::SynSent
     } as u32;
-    Ok(())
+    1
 }
 
 /// Ends what is over: the connection that the new one follows, and another service's on the same reply tuple.

@@ -16,6 +16,7 @@ use aya_ebpf::programs::XdpContext;
 use balancer_common::{
     addr::{Address, TCP, UDP},
     settings::Interface,
+    trace::Answer,
     verdict::{Discard, Verdict},
     wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6, Tcp, Udp},
 };
@@ -24,12 +25,12 @@ use crate::{
     family::{Family, scratch},
     forward::{forward, route},
     maps::INTERFACES,
-    open::open,
+    open::{self, open},
     packet::header_mut,
     parse::{Ip, Transport, key, parse_ip},
     rewrite::rewrite,
     steering::Steering,
-    table::{Found, at},
+    table::{Found, Place, at},
     track::track,
 };
 
@@ -45,8 +46,34 @@ pub fn open_and_run(ctx: &XdpContext) -> Result<Verdict, Discard> {
     steer::<New>(ctx)?.ok_or(Discard::Busy)
 }
 
+/// What would become of a packet that opens a connection, without opening it.
+#[inline(always)]
+pub fn ask(ctx: &XdpContext) -> Result<Answer, Discard> {
+    match header_mut::<Ethernet>(ctx, 0)?.ethertype() {
+        ETHERTYPE_IPV4 => ask_ip::<Ipv4>(ctx),
+        ETHERTYPE_IPV6 => ask_ip::<Ipv6>(ctx),
+        _ => Err(Discard::NotIp),
+    }
+}
+
+#[inline(always)]
+fn ask_ip<H: Family>(ctx: &XdpContext) -> Result<Answer, Discard> {
+    // As `examine` wants it.
+    match header_mut::<H>(ctx, Ethernet::LENGTH)?.protocol() {
+        TCP => key::<H, Tcp>(ctx, &parse_ip::<H>(ctx)?).map(drop)?,
+        UDP => key::<H, Udp>(ctx, &parse_ip::<H>(ctx)?).map(drop)?,
+        _ => return Err(Discard::NotTcpUdp),
+    }
+    let mut answer = open::ask::<H>(ctx);
+    answer.port = u32::from(u16::from_be(scratch::<H>()?.key.ports.source()));
+    Ok(answer)
+}
+
 /// How a packet gets its connection's entry.
 trait Pass {
+    /// What comes before all else.
+    fn prepare<H: Family>(ctx: &XdpContext) -> Result<(), Discard>;
+
     /// The entry, or nothing where the packet may open a connection.
     fn entry<H: Family, T: Transport>(
         ctx: &XdpContext,
@@ -64,6 +91,11 @@ struct Known;
 
 impl Pass for Known {
     #[inline(always)]
+    fn prepare<H: Family>(_: &XdpContext) -> Result<(), Discard> {
+        Ok(())
+    }
+
+    #[inline(always)]
     fn entry<H: Family, T: Transport>(
         ctx: &XdpContext,
     ) -> Result<Option<Tracked<H::Address>>, Discard> {
@@ -79,14 +111,19 @@ struct New;
 
 impl Pass for New {
     #[inline(always)]
+    fn prepare<H: Family>(ctx: &XdpContext) -> Result<(), Discard> {
+        // While nothing of the packet is held, and once for both transports.
+        open::<H>(ctx)
+    }
+
+    #[inline(always)]
     fn entry<H: Family, T: Transport>(
         ctx: &XdpContext,
     ) -> Result<Option<Tracked<H::Address>>, Discard> {
-        // First of all, while nothing of the packet is held.
-        let place = open::<H, T>(ctx)?;
         let ip = parse_ip::<H>(ctx)?;
+        let scratch = scratch::<H>()?;
         // Another newcomer may have taken the place already.
-        let found = at::<H>(place, &scratch::<H>()?.key).ok_or(Discard::Busy)?;
+        let found = at::<H>(Place(scratch.place), &scratch.key).ok_or(Discard::Busy)?;
         Ok(Some(Tracked { ip, found }))
     }
 }
@@ -114,6 +151,11 @@ fn steer_ip<P: Pass, H: Family>(
     ctx: &XdpContext,
     interface: &Interface,
 ) -> Result<Option<Verdict>, Discard> {
+    match header_mut::<H>(ctx, Ethernet::LENGTH)?.protocol() {
+        TCP | UDP => {}
+        _ => return Err(other_protocol::<H>(ctx)),
+    }
+    P::prepare::<H>(ctx)?;
     match header_mut::<H>(ctx, Ethernet::LENGTH)?.protocol() {
         TCP => carry::<P, H, Tcp>(ctx, interface),
         UDP => carry::<P, H, Udp>(ctx, interface),

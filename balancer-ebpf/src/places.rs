@@ -8,6 +8,7 @@ use balancer_common::{
     conntrack::{Bucket, Class, FREE, FlowKey, WAYS, Word, class, idle, prefers_first, rank},
     direction,
     flow_hash::{first_bucket, hash, second_bucket},
+    load::Load,
     next_hop::NextHopRef,
     settings::Settings,
     tcp::State,
@@ -16,9 +17,11 @@ use balancer_common::{
 use crate::{
     atomic,
     family::{Family, scratch},
-    maps::{REAL_STATS, settings},
+    maps::{REAL_STATS, load_of, settings},
     scratch::Scratch,
-    table::{Entry, Found, Key, Place, any_way, are_idle, change, partner, state_of, word},
+    table::{
+        Entry, Found, Key, Place, any_way, are_idle, change, change_copy, partner, state_of, word,
+    },
 };
 
 /// Why a connection's entries are wanted.
@@ -99,7 +102,7 @@ pub fn is_young<A: Address>(found: Found<A>, now: u32) -> bool {
     !found.word.is_original() && idle(now, unsafe { (*found.entry).last_seen }) <= 1
 }
 
-/// Frees an entry's place, or takes it.
+/// Frees an entry's place, or takes it. Who does so with an original entry ends the connection, and counts that.
 #[inline(always)]
 fn give_up<A: Address>(found: Found<A>, take: bool) -> bool {
     let after = if take {
@@ -107,7 +110,25 @@ fn give_up<A: Address>(found: Found<A>, take: bool) -> bool {
     } else {
         found.word.freed()
     };
-    change(found.entry, found.word, after)
+    // SAFETY: as in `word`; after a change it is the entry's that was there.
+    let real = u32::from(unsafe { (*found.entry).real });
+    let is_changed = change(found.entry, found.word, after);
+    if is_changed && found.word.is_original() {
+        count(real, found.word.state(), FREE);
+    }
+    is_changed
+}
+
+/// Counts a transition of a real server's connection, which this CPU has won.
+#[inline(always)]
+pub fn count(real: u32, before: u8, after: u8) {
+    if let Some(load) = load_of(real) {
+        // SAFETY: the map gave this pointer.
+        atomic::fetch_add(
+            unsafe { &raw mut (*load).counted },
+            Load::step(before, after),
+        );
+    }
 }
 
 /// Frees, or takes, the place of a reply entry whose original is gone. Its state may have changed since it was found, once:
@@ -326,16 +347,19 @@ fn make_free<H: Family>(which: u32) -> u64 {
             change(copy, claimed, claimed.freed());
             continue;
         }
-        change(copy, claimed, old.moved_to(claimed));
+        // Nobody else changes a copy, so that a connection that ends or changes meanwhile does so at one place.
+        let copied = old.copied_to(claimed);
+        change(copy, claimed, copied);
+        let is_mine = change(entry, old, old.taken());
         // Whoever changed the entry meanwhile goes on with the old one.
-        if change(entry, old, old.taken()) {
+        let after = if is_mine {
+            copied.settled()
+        } else {
+            copied.freed()
+        };
+        change_copy(copy, copied, after);
+        if is_mine {
             return taken(scratch, which, place);
-        }
-        for _ in 0..ATTEMPTS {
-            let now = word(copy);
-            if !now.is_same_entry(claimed) || change(copy, now, now.freed()) {
-                break;
-            }
         }
     }
     0
@@ -391,9 +415,12 @@ pub fn connect<H: Family>() -> u64 {
     let (real, now) = (scratch.real, scratch.now);
     write(reply, &scratch.reply_key, real, port, now);
     write(original, &scratch.key, real, scratch.real_port as u16, now);
+    let state = scratch.state as u8;
+    // Before anybody can end it.
+    count(real, FREE, state);
+    fill_up(real);
     for (entry, direction) in [(reply, direction::REPLY), (original, direction::ORIGINAL)] {
         let taken = word(entry);
-        let state = scratch.state as u8;
         change(entry, taken, Word::new(taken, state, direction, is_udp));
     }
     if let Some(stats) = REAL_STATS.get_ptr_mut(real) {
@@ -401,6 +428,23 @@ pub fn connect<H: Family>() -> u64 {
         unsafe { (*stats).connections += 1 };
     }
     1
+}
+
+/// Notes whether a real server that has got a connection is full.
+#[inline(always)]
+fn fill_up(real: u32) {
+    let Some(load) = load_of(real) else {
+        return;
+    };
+    // SAFETY: the map gave this pointer; other CPUs and the daemon write whole words.
+    unsafe {
+        if (*load).upper == 0 {
+            return;
+        }
+        let row = ptr::read_volatile(load);
+        let [active, inactive] = row.counts();
+        ptr::write_volatile(&raw mut (*load).full, row.full_after(active + inactive));
+    }
 }
 
 /// Writes all of an entry but its word, whose place is the caller's.

@@ -3,7 +3,15 @@
 
 use aya_ebpf::maps::lpm_trie::Key;
 use balancer_common::{
-    addr::Addr, conntrack::FlowKey, next_hop::NextHop, service::Service, verdict::Discard,
+    addr::Addr,
+    conntrack::FlowKey,
+    load::Measure,
+    next_hop::NextHop,
+    persistence::{MemberKey, PersistenceEntry, PersistenceKey},
+    scheduler::Ring,
+    service::Service,
+    tcp::Segment,
+    verdict::Discard,
 };
 
 /// What only a packet without an entry is asked for, in host byte order.
@@ -16,6 +24,44 @@ pub struct Facts {
     pub flags: u32,
     /// Why the packet must not be forwarded even if it is ours. Traffic that is not ours passes all the same.
     pub fault: Option<Discard>,
+}
+
+/// No real server.
+pub const NONE: u64 = u64::MAX;
+
+/// What the scheduler's steps tell each other.
+#[repr(C)]
+pub struct Choice {
+    /// The ids of the two least loaded real servers, or [`NONE`].
+    pub least: [u64; 2],
+    /// The real servers that are compared, the word of `RINGS` to begin with, counted from their first, and how they are compared.
+    pub available: Ring,
+    /// See above.
+    pub first: u32,
+    /// See above.
+    pub measure: Measure,
+    /// 1 where a real server was full.
+    pub full: u32,
+    /// 1 where nothing is to change: the choice is only asked for.
+    pub is_trace: u32,
+    /// The slot of the ring that was looked at last; all ones where it is one of those that take new connections.
+    pub slot: u32,
+    /// 1 where the client keeps its real server by a connection that is not complete yet.
+    pub is_pending: u32,
+}
+
+/// A segment that may change its connection, and what it changes: in memory, for `track::transition`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Transition {
+    /// The segment.
+    pub segment: Segment,
+    /// The original entry's `Word` before it, and after it.
+    pub words: [u32; 2],
+    /// The number that the connection waited for, and the one that it waits for then; see `tcp::next_number`.
+    pub numbers: [u32; 2],
+    /// 1 where it has shown that the client exists.
+    pub is_complete: u32,
 }
 
 /// One CPU's scratch.
@@ -34,6 +80,16 @@ pub struct Scratch<A> {
     pub host_key: Key<Addr>,
     /// The service of a packet that opens a connection.
     pub service: Service,
+    /// What the client's entry in `PERSISTENCE` is found by.
+    pub client_key: PersistenceKey,
+    /// That entry, to be written.
+    pub kept: PersistenceEntry,
+    /// The server that the client keeps, and the service that it asks for.
+    pub member: MemberKey,
+    /// By which offer the real server was found, see `schedule`.
+    pub offer: u32,
+    /// What the scheduler's steps tell each other.
+    pub choice: Choice,
     /// The hash of the client alone.
     pub client: u64,
     /// The hash of `key`.
@@ -48,6 +104,8 @@ pub struct Scratch<A> {
     pub has_predecessor: u32,
     /// A new connection's `State`.
     pub state: u32,
+    /// What a segment changes of its connection.
+    pub transition: Transition,
     /// The real server chosen for a new connection: its id.
     pub real: u32,
     /// The real server's port for a new connection, network byte order.

@@ -59,9 +59,15 @@ pub fn word<A: Address>(entry: *const Entry<A>) -> Word {
     unsafe { ptr::read_volatile(&raw const (*entry).word) }
 }
 
-/// Brings an entry's word from `old` to `new`; whether this call did.
+/// Brings an entry's word from `old` to `new`; whether this call did. A copy that may yet be undone stays as it is.
 #[inline(always)]
 pub fn change<A: Address>(entry: *mut Entry<A>, old: Word, new: Word) -> bool {
+    change_copy(entry, old.settled(), new)
+}
+
+/// As [`change`], for who has made the copy.
+#[inline(always)]
+pub fn change_copy<A: Address>(entry: *mut Entry<A>, old: Word, new: Word) -> bool {
     // SAFETY: as in `word`.
     atomic::exchange(unsafe { &raw mut (*entry).word }.cast(), old.0, new.0)
 }

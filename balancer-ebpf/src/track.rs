@@ -12,13 +12,17 @@ use balancer_common::{
     wire::Ethernet,
 };
 
+use core::ptr;
+
 use crate::{
     encoded::Encoded,
     family::{Family, scratch},
     maps::{may_be_ours, now, settings},
     packet::header_mut,
     parse::{Ip, Transport, fault, segment},
-    places::{end, is_young},
+    persistence::keep,
+    places::{count, end, is_young},
+    scratch::{Scratch, Transition},
     table::{Entry, Found, are_idle, change, find, partner, real_of, state_of, word},
 };
 
@@ -85,7 +89,7 @@ pub fn is_over(word: Word, real: u32) -> bool {
     let state = word.state();
     tcp::may_be_reused(state)
         || state::is_reset(real)
-        || state == State::SynSent as u8 && real != state::TAKES_NEW
+        || state == State::SynSent as u8 && !state::takes_known(real)
         || word.is_udp() && state::is_removed(real)
 }
 
@@ -154,10 +158,15 @@ fn try_turn<H: Family, T: Transport>(
             (*found.entry).last_seen = now;
         }
     }
+    scratch.transition.segment = segment;
+    scratch.transition.is_complete = 0;
     if is_original {
-        advance::<T, _>(found, other, segment, true);
+        advance::<T, _>(scratch, found, other, true);
+        if scratch.transition.is_complete != 0 {
+            keep::<H>(found.entry);
+        }
     } else {
-        advance::<T, _>(other, found, segment, false);
+        advance::<T, _>(scratch, other, found, false);
     }
     Ok(true)
 }
@@ -192,37 +201,77 @@ fn number<A: Address>(original: *const Entry<A>) -> u32 {
 /// How often a change is tried that another CPU is faster with.
 const TRIES: u32 = 3;
 
-/// Brings the connection to the state that it has after this segment.
+/// Brings the connection to the state that it has after the scratch's segment, and counts the change.
 #[inline(always)]
 fn advance<T: Transport, A: Address>(
+    scratch: &mut Scratch<A>,
     original: Found<A>,
     reply: Found<A>,
-    segment: Segment,
     is_original: bool,
 ) {
+    // SAFETY: an entry of the table, which never moves; after a change it is the entry's that was there.
+    let real = u32::from(unsafe { (*original.entry).real });
+    let step = &raw mut scratch.transition;
     for _ in 0..TRIES {
         let before = word(original.entry);
         if !before.is_same_entry(original.word) {
             break;
         }
         let number = number(original.entry);
-        let state = next::<T>(before.state(), number, segment, is_original);
-        let after = if state == before.state() {
-            hear(before, segment, is_original)
-        } else {
-            before.with_state(state)
+        // SAFETY: the scratch's field. Volatile, so that all that the verifier has learned in the subprogram is forgotten.
+        let (after, next_number) = unsafe {
+            (*step).words[0] = before.0;
+            (*step).numbers[0] = number;
+            transition::<T>(step, u64::from(is_original));
+            (
+                Word(ptr::read_volatile(&raw const (*step).words[1])),
+                ptr::read_volatile(&raw const (*step).numbers[1]),
+            )
         };
-        let next_number = tcp::next_number(before.state(), state, number, segment, is_original);
         if next_number != number {
             // Before the word, since an opening connection's place may be given away as soon as that has changed.
             // SAFETY: an entry of the table, which never moves.
             unsafe { (*original.entry).extra = next_number };
         }
-        if after == before || change(original.entry, before, after) {
+        if after == before {
+            mirror(reply, after.state());
+            break;
+        }
+        if change(original.entry, before, after) {
+            count(real, before.state(), after.state());
+            scratch.transition.is_complete = u32::from(tcp::is_completed_from(before.state()));
             mirror(reply, after.state());
             break;
         }
     }
+}
+
+/// Writes the word and the number that a connection has after the segment to the transition. A subprogram that reads all from memory: what
+/// the verifier learns of a segment on one way through the states would else make that way another one to the program's end.
+#[inline(never)]
+fn transition<T: Transport>(step: *mut Transition, is_original: u64) -> u64 {
+    let is_original = is_original != 0;
+    // SAFETY: the scratch's field.
+    let read = || unsafe { ptr::read_volatile(step) };
+    // SAFETY: as above.
+    let write = |word: Word| unsafe { ptr::write_volatile(&raw mut (*step).words[1], word.0) };
+    let given = read();
+    let (before, number) = (Word(given.words[0]), given.numbers[0]);
+    let state = next::<T>(before.state(), number, given.segment, is_original);
+    write(before.with_state(state));
+    // Read anew after each decision.
+    let given = read();
+    let (before, after) = (Word(given.words[0]), Word(given.words[1]));
+    if after.state() == before.state() {
+        write(hear(before, given.segment, is_original));
+    }
+    let given = read();
+    let [before, after] = given.words.map(|word| Word(word).state());
+    let number = given.numbers[0];
+    let number = tcp::next_number(before, after, number, given.segment, is_original);
+    // SAFETY: as above.
+    unsafe { (*step).numbers[1] = number };
+    1
 }
 
 /// The state after a packet.
@@ -254,10 +303,13 @@ fn hear(word: Word, segment: Segment, is_original: bool) -> Word {
     }
 }
 
+/// How often a reply entry's change is tried: the connection's next packet tries again.
+const MIRROR_TRIES: u32 = 2;
+
 /// Brings a reply entry to its connection's state.
 #[inline(always)]
 fn mirror<A: Address>(reply: Found<A>, state: u8) {
-    for _ in 0..TRIES {
+    for _ in 0..MIRROR_TRIES {
         let before = word(reply.entry);
         if !before.is_same_entry(reply.word)
             || before.state() == state

@@ -228,7 +228,7 @@ fn list_as_json_has_the_contracts_fields() {
     let real = |address: &str, weight: u32, active: u32, inactive: u32| {
         serde_json::json!({
             "address": address, "weight": weight, "effective_weight": weight, "forwarding": "nat",
-            "backup": false, "state": "up", "reason": null,
+            "upper": 0, "lower": 0, "backup": false, "state": "up", "reason": null,
             "admin": "ready", "health": null, "agent": null, "active": active, "inactive": inactive,
             "counters": counters, "runtime": false
         })
@@ -236,14 +236,14 @@ fn list_as_json_has_the_contracts_fields() {
     let expected = serde_json::json!({"services": [
         {
             "name": "web", "protocol": "tcp", "address": "192.168.1.35:80", "scheduler": "rr",
-            "persistence": null, "no_real": "reject", "check": [], "on_down": "reset", "slow_start": "0s",
+            "hash": "client", "persistence": null, "no_real": "reject", "check": [], "on_down": "reset", "slow_start": "0s",
             "quorum": 1, "hysteresis": 0, "backups": "first", "runtime": false,
             "reals": [real("192.168.0.2:80", 1, 1, 0), real("192.168.0.3:80", 3, 1, 1)],
             "counters": counters
         },
         {
             "name": null, "protocol": "udp", "address": "[2001:db8::35]:53", "scheduler": "wrr",
-            "persistence": null, "no_real": "drop", "check": [], "on_down": "reset", "slow_start": "0s",
+            "hash": "client", "persistence": null, "no_real": "drop", "check": [], "on_down": "reset", "slow_start": "0s",
             "quorum": 1, "hysteresis": 0, "backups": "first", "runtime": false,
             "reals": [real("[2001:db8:1::2]:53", 1, 0, 1)],
             "counters": counters

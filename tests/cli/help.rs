@@ -29,6 +29,8 @@ fn the_help_lists_what_there_is_and_nothing_else() {
             "list",
             "health",
             "connections",
+            "trace",
+            "persistence",
             "status",
             "events",
             "check",
@@ -157,7 +159,7 @@ fn each_command_has_a_page_in_the_manual() {
         Some(name.strip_prefix("balancer-ctl-")?.to_owned())
     });
     let names: Vec<_> = names.filter(|name| name != "help").collect();
-    assert_eq!(names.len(), 20, "{names:?}");
+    assert_eq!(names.len(), 22, "{names:?}");
     for name in names {
         let title = format!(".TH balancer-ctl-{name} 8  \"balancer-ctl {version}\"");
         let text = page(&[&name]);

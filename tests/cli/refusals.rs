@@ -66,7 +66,9 @@ fn wrong_addresses_ports_and_weights() {
         ),
         (
             "add-service 192.168.1.36:80 -s random",
-            "invalid value 'random' for '--scheduler <SCHEDULER>': expected `rr` or `wrr`".to_owned(),
+            "invalid value 'random' for '--scheduler <SCHEDULER>': expected `rr`, `wrr`, `lc`, `wlc`, `sed`, `nq`, `sh`, `dh`, \
+             `mh`, `fo`, `ovf` or `twos`"
+                .to_owned(),
         ),
         (
             "add-service 192.168.1.36:80 --no-real ignore",
@@ -102,12 +104,12 @@ fn commands_that_lack_something() {
         ),
         (
             "edit-service web",
-            "nothing to change: give --scheduler, --name, --no-real, --check, --no-check, --on-down, --slow-start, \
-             --quorum, --hysteresis or --backups",
+            "nothing to change: give --scheduler, --name, --no-real, --check, --no-check, --hash, --persistent, --netmask, \
+             --group, --persistence-drain, --on-down, --slow-start, --quorum, --hysteresis or --backups",
         ),
         (
             "edit-real 192.168.0.2 --service web",
-            "nothing to change: give --weight, --nat, --backup or --no-backup",
+            "nothing to change: give --weight, --nat, --upper, --lower, --backup or --no-backup",
         ),
         (
             "zero -",
@@ -121,24 +123,22 @@ fn commands_that_lack_something() {
 #[test]
 fn what_this_version_does_not_have_is_refused_by_name() {
     let scene = Scene::tutorial();
-    let scheduler = "this version does not have it yet: expected `rr` or `wrr`";
-    for name in ["lc", "wlc", "sed", "nq", "sh", "mh"] {
-        let sentence = format!("invalid value '{name}' for '--scheduler <SCHEDULER>': {scheduler}");
-        scene.refused(&format!("edit-service web -s {name}"), 2, &usage(&sentence));
-    }
+    scene.refused(
+        "edit-service web -s lblc",
+        2,
+        &usage(
+            "invalid value 'lblc' for '--scheduler <SCHEDULER>': not offered, as it chooses a cache for each of many \
+             destinations, and a virtual service has one: expected `rr`, `wrr`, `lc`, `wlc`, `sed`, `nq`, `sh`, `dh`, \
+             `mh`, `fo`, `ovf` or `twos`",
+        ),
+    );
     for (arguments, option) in [
-        ("add-service 192.168.1.36:80 -p", "--persistent"),
-        ("add-service 192.168.1.36:80 -p 300", "--persistent"),
-        ("add-service 192.168.1.36:80 -M 24", "--netmask"),
-        ("edit-service web --group shop", "--group"),
         (
             "add-real 192.168.0.4 --service web --full-nat",
             "--full-nat",
         ),
         ("add-real 192.168.0.4 --service web -g", "--direct"),
         ("add-real 192.168.0.4 --service web -i", "--tunnel"),
-        ("edit-real 192.168.0.2 --service web -x 100", "--upper"),
-        ("edit-real 192.168.0.2 --service web -y 10", "--lower"),
     ] {
         scene.refused(
             arguments,
@@ -148,11 +148,6 @@ fn what_this_version_does_not_have_is_refused_by_name() {
     }
     for (arguments, command, mend) in [
         ("top", "top", "use `list --rate`"),
-        (
-            "trace --client 192.0.2.1:1 web",
-            "trace",
-            "use `connections --client ADDRESS`",
-        ),
         (
             "save",
             "save",
@@ -215,6 +210,35 @@ fn changes_that_contradict_what_is_there() {
         (
             "edit-service web --name 1web",
             "`1web` is no name for a service: a letter, then up to 62 letters, digits, `.`, `_` or `-`",
+        ),
+        (
+            "add-service 192.168.1.36:80 -M 24",
+            "netmask without persistence: give service tcp/192.168.1.36:80 a timeout too, as in `--persistent 300`",
+        ),
+        (
+            "edit-service web --group shop",
+            "group without persistence: give service tcp/192.168.1.35:80 a timeout too, as in `--persistent 300`",
+        ),
+        (
+            "edit-service web -p -M 33",
+            "netmask 33 of service tcp/192.168.1.35:80 is out of range: 1..=32",
+        ),
+        (
+            "edit-service udp/[2001:db8::35]:53 -p -M 255.255.255.0",
+            "netmask of an IPv6 service must be a prefix length in 1..=128, as in 64",
+        ),
+        (
+            "edit-service web --hash client-port",
+            "hash client-port is of no use with scheduler rr, which does not hash clients: use scheduler sh or mh, or leave \
+             hash out",
+        ),
+        (
+            "edit-real 192.168.0.2 --service web -y 10",
+            "lower 10 of real 192.168.0.2:80 without upper: give it upper too, or leave lower out",
+        ),
+        (
+            "edit-real 192.168.0.2 --service web -x 9 -y 10",
+            "lower 10 of real 192.168.0.2:80 is above upper 9: make it 9 at most",
         ),
         (
             "del-service mail",
@@ -289,10 +313,10 @@ fn a_reload_of_a_wrong_file_tells_all_and_what_ran_goes_on() {
         1,
         &format!(
             "error: {path}:7:1: unknown key `colour` in `dataplane`: expected `interfaces`, `mode`, `max-connections`, \
-             `max-connections-ipv6`, `stray-replies` or `masquerade`\n\
+             `max-connections-ipv6`, `max-persistence`, `stray-replies` or `masquerade`\n\
              {path}:8:1: service has no address: add one, as in `address = \"192.0.2.80:80\"`\n\
              {path}:9:1: unknown key `adress` in `service`: expected `name`, `address`, `protocol`, `scheduler`, \
-             `no-real`, `check`, `on-down`, `slow-start`, `quorum`, `hysteresis`, `backups` or `real`\n"
+             `hash`, `persistence`, `no-real`, `check`, `on-down`, `slow-start`, `quorum`, `hysteresis`, `backups` or `real`\n"
         ),
     );
     assert_eq!(scene.done("list"), before);
@@ -331,6 +355,8 @@ fn without_a_daemon_every_command_says_where_it_looked() {
         "status",
         "events",
         "connections",
+        "persistence",
+        "persistence --delete --all",
         "reload",
         "clear",
         "zero",

@@ -177,17 +177,43 @@ fn wrong_requests_are_answered_with_a_sentence() {
         (
             "POST",
             services,
-            r#"{"address":"192.168.1.36:80","persistence":{"timeout":"5m"}}"#,
+            r#"{"address":"192.168.1.36:80","group":"shop"}"#,
             400,
-            "the request's body: persistence: unknown field `persistence`, expected one of `address`, `protocol`, `name`, \
-             `scheduler`, `no_real`, `on_down`, `slow_start`, `quorum`, `hysteresis`, `backups`, `check` at line 1 column 42",
+            "the request's body: group: unknown field `group`, expected one of `address`, `protocol`, `name`, `scheduler`, \
+             `hash`, `persistence`, `no_real`, `on_down`, `slow_start`, `quorum`, `hysteresis`, `backups`, `check` at line 1 \
+             column 36",
         ),
         (
             "POST",
             services,
-            r#"{"address":"192.168.1.36:80","scheduler":"lc"}"#,
+            r#"{"address":"192.168.1.36:80","persistence":{"netmask":24}}"#,
             400,
-            "the request's body: scheduler: unknown variant `lc`, expected `rr` or `wrr` at line 1 column 46",
+            "netmask without persistence: give service tcp/192.168.1.36:80 a timeout too, as in `--persistent 300`",
+        ),
+        (
+            "POST",
+            services,
+            r#"{"address":"192.168.1.36:80","persistence":{"mask":24}}"#,
+            400,
+            "the request's body: persistence.mask: unknown field `mask`, expected one of `timeout`, `netmask`, `group`, \
+             `drain` at line 1 column 50",
+        ),
+        (
+            "POST",
+            services,
+            r#"{"address":"192.168.1.36:80","persistence":{"netmask":"255.0.255.0"}}"#,
+            400,
+            "persistence.netmask `255.0.255.0` is no netmask: a prefix length, as in 24, or for IPv4 a mask as in \
+             255.255.255.0",
+        ),
+        (
+            "POST",
+            services,
+            r#"{"address":"192.168.1.36:80","scheduler":"lblc"}"#,
+            400,
+            "scheduler `lblc` is not offered, as it chooses a cache for each of many destinations, and a \
+             virtual service has one: expected `rr`, `wrr`, `lc`, `wlc`, `sed`, `nq`, `sh`, `dh`, `mh`, `fo`, `ovf` or \
+             `twos`",
         ),
         (
             "POST",

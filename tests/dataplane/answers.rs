@@ -148,7 +148,7 @@ fn case_18_a_service_whose_real_servers_are_all_down_rejects_too() {
         lb.step(
             Outside,
             &syn(),
-            answered(Discard::NoRealReject, &reset).passed_over(web.service, 4),
+            answered(Discard::NoRealReject, &reset).passed_over(web.service, 1),
         );
     });
 }

@@ -1,14 +1,14 @@
 //! The connection table: full, expired, and two CPUs at once.
 
-use std::{sync::Barrier, thread};
-
+use crate::{establish, syn, syn_ack};
 use balancer_common::{direction, tcp::State, verdict::Discard};
 use balancer_tests::{
     addresses::{R, R2, R6, V},
+    cpus::Pace,
     dataplane::{
         Dataplane, Options, Side,
         Side::{Inside, Outside},
-        TIMEOUTS, run, run_with, test_run,
+        TIMEOUTS, run, run_with,
     },
     expected::{answered, dropped, redirected},
     packet::{
@@ -16,12 +16,6 @@ use balancer_tests::{
         flag::{ACK, FIN, PSH, RST, SYN},
     },
 };
-use nix::{
-    sched::{CpuSet, sched_setaffinity},
-    unistd::Pid,
-};
-
-use crate::{establish, syn, syn_ack};
 
 /// How many connections of a table for a few have found a place, and a SYN of the first that did not.
 fn fill(lb: &mut Dataplane) -> (Vec<Packet>, Packet) {
@@ -234,7 +228,7 @@ fn a_flow_without_answers_is_not_taken_for_an_expired_one() {
         lb.step(
             Outside,
             &other,
-            dropped(Discard::Collision).passed_over(service, 4),
+            dropped(Discard::Collision).passed_over(service, 1),
         );
     });
 }
@@ -333,28 +327,10 @@ fn a_flood_of_syns_harms_no_connection() {
 /// A copy may be missing because its CPU waited in vain for the other one, which the hypervisor had stopped: that
 /// is counted as busy, and must be rare.
 fn at_once(lb: &Dataplane, from: Side, frames: &[Vec<u8>]) -> Vec<Vec<u8>> {
-    let (program, ifindex) = (lb.program(), lb.ifindex(from));
     let busy = || lb.snapshot().discards["busy"];
     let busy_before = busy();
-    let barrier = Barrier::new(2);
-    let [one, two]: [Vec<_>; 2] = thread::scope(|scope| {
-        let runners = [0, 1].map(|cpu| {
-            let barrier = &barrier;
-            scope.spawn(move || {
-                let mut cpus = CpuSet::new();
-                cpus.set(cpu).expect("a CPU number");
-                sched_setaffinity(Pid::from_raw(0), &cpus).expect("two CPUs");
-                frames
-                    .iter()
-                    .map(|frame| {
-                        barrier.wait();
-                        test_run(program, ifindex, frame)
-                    })
-                    .collect()
-            })
-        });
-        runners.map(|runner| runner.join().expect("a runner"))
-    });
+    let both = frames.iter().map(|frame| (from, frame.clone())).collect();
+    let [one, two] = lb.on_two_cpus(Pace::Together, [&both, &both]);
     let mut refused = 0;
     let outcomes = one
         .into_iter()

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::{self, Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, SocketAddrV4, TcpStream},
     os::fd::AsRawFd as _,
     sync::{
         Arc,
@@ -14,7 +14,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::sched::{CloneFlags, setns};
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::{
+        socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn, setsockopt, sockopt},
+        time::TimeVal,
+    },
+};
 use xtask::lab::wait_until;
 
 use crate::topology::Topology;
@@ -31,6 +37,33 @@ const SYN_AGAIN: Duration = Duration::from_millis(900);
 /// There is no whole answer with status 200 within two seconds.
 pub fn request(to: SocketAddr) -> io::Result<String> {
     ask(TcpStream::connect_timeout(&to, LIMIT)?)
+}
+
+/// As [`request`], from this address and port; port 0 = any.
+///
+/// # Errors
+/// As [`request`].
+pub fn request_from(from: SocketAddrV4, to: SocketAddrV4) -> io::Result<String> {
+    ask(connect_from(from, to)?)
+}
+
+/// Connects from this address and port; port 0 = any.
+///
+/// # Errors
+/// As `connect(2)`, or after two seconds.
+pub fn connect_from(from: SocketAddrV4, to: SocketAddrV4) -> io::Result<TcpStream> {
+    let stream = socket::socket(
+        AddressFamily::Inet,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    setsockopt(&stream, sockopt::ReuseAddr, &true)?;
+    // connect(2) obeys it, too.
+    setsockopt(&stream, sockopt::SendTimeout, &TimeVal::new(2, 0))?;
+    socket::bind(stream.as_raw_fd(), &SockaddrIn::from(from))?;
+    socket::connect(stream.as_raw_fd(), &SockaddrIn::from(to))?;
+    Ok(TcpStream::from(stream))
 }
 
 fn ask(mut stream: TcpStream) -> io::Result<String> {

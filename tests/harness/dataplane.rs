@@ -2,6 +2,7 @@
 //! the kernel's route look-ups find the set-up of the packet cases.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     mem::{self, ManuallyDrop},
     sync::{Mutex, PoisonError},
@@ -64,16 +65,24 @@ impl Verdict {
 pub struct Options {
     /// Connections of either family that the tables are sized for.
     pub max_connections: u32,
+    /// Clients that `PERSISTENCE` is sized for.
+    pub max_clients: u32,
     /// `AYA_LOG_LEVEL`: 0 = off, 5 = all.
     pub log_level: u8,
 }
 
+impl Options {
+    /// What most tests run with.
+    pub const DEFAULT: Self = Self {
+        max_connections: 256,
+        max_clients: 1_024,
+        log_level: 0,
+    };
+}
+
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            max_connections: 256,
-            log_level: 0,
-        }
+        Self::DEFAULT
     }
 }
 
@@ -122,6 +131,10 @@ pub struct Dataplane {
     /// Service ids given so far.
     pub(crate) services: u32,
     pub(crate) ring_slots: u32,
+    /// What the loads of real servers hold beside the connections of the tables, see [`Dataplane::set_load`].
+    pub(crate) beside: BTreeMap<u32, u64>,
+    /// Whether the maps hold what no daemon would write.
+    is_filled: bool,
     home: File,
 }
 
@@ -135,7 +148,11 @@ pub fn run_with(options: Options, test: impl FnOnce(&mut Dataplane)) {
     if privileged::skipped() {
         return;
     }
-    test(&mut Dataplane::load(options));
+    let mut lb = Dataplane::load(options);
+    test(&mut lb);
+    if !lb.is_filled {
+        lb.assert_loads_are_exact();
+    }
 }
 
 impl Dataplane {
@@ -172,6 +189,8 @@ impl Dataplane {
             reals: 0,
             services: 0,
             ring_slots: 0,
+            beside: BTreeMap::new(),
+            is_filled: false,
             home,
         };
         this.change_settings(|_| {});
@@ -286,6 +305,14 @@ impl Dataplane {
             .expect(name)
     }
 
+    pub(crate) fn hash<K: Pod, V: Pod>(&self, name: &str) -> HashMap<&MapData, K, V> {
+        self.ebpf
+            .map(name)
+            .unwrap_or_else(|| panic!("no map {name}"))
+            .try_into()
+            .expect(name)
+    }
+
     pub(crate) fn hash_mut<K: Pod, V: Pod>(&mut self, name: &str) -> HashMap<&mut MapData, K, V> {
         self.ebpf
             .map_mut(name)
@@ -310,6 +337,7 @@ impl Dataplane {
     /// # Panics
     /// That fails.
     pub fn fill(&mut self) {
+        self.is_filled = true;
         self.add_service(6, V, 80, &[1, 1, 1]);
         initial::fill(&self.ebpf, self.ring_slots).expect("write the maps");
     }
@@ -352,11 +380,12 @@ fn load(options: Options) -> Ebpf {
             "CONNTRACK_V6",
             flow_hash::buckets_for(options.max_connections),
         )
+        .map_max_entries("PERSISTENCE", options.max_clients)
         .map_max_entries("INTERFACES", 64)
         .override_global("AYA_LOG_LEVEL", &options.log_level, true)
         .load(OBJECT)
         .unwrap_or_else(|error| panic!("load the object: {error:?}"));
-    for name in ["balancer", "open_connection", "clock"] {
+    for name in ["balancer", "open_connection", "clock", "trace"] {
         program_mut(&mut ebpf, name)
             .load()
             .unwrap_or_else(|error| panic!("load the program {name}: {error:#}"));

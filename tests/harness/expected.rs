@@ -1,6 +1,8 @@
 //! What one packet must lead to: a verdict, a frame, and changes of counters. Everything that is not named
 //! must stay as it was.
 
+use std::net::IpAddr;
+
 use balancer_common::{direction, verdict::Discard};
 
 use crate::{
@@ -91,12 +93,23 @@ impl Expected {
         })
     }
 
+    /// A new connection was given to `real`, and is counted: no turn was taken for it.
+    #[must_use]
+    pub fn connected(self, real: u32) -> Self {
+        self.change(move |s| s.reals.get_mut(&real).expect("a real").connections += 1)
+    }
+
     /// A new connection was given to `real`: it is counted, and the service's turn moves on.
     #[must_use]
     pub fn selected(self, service: ServiceHandle, real: u32) -> Self {
+        self.connected(real).passed_over(service, 1)
+    }
+
+    /// A client, or a network of clients, keeps the real server with this id from now on, which is at this address.
+    #[must_use]
+    pub fn keeps(self, group: u64, client: IpAddr, server: IpAddr, real: u32) -> Self {
         self.change(move |s| {
-            s.reals.get_mut(&real).expect("a real").connections += 1;
-            *s.turns.get_mut(&service.id).expect("a service") += 1;
+            s.kept.insert((group, client), (server, real));
         })
     }
 
@@ -197,6 +210,7 @@ impl Dataplane {
             snapshot == after,
             "counters differ from what is expected:\n{found}"
         );
+        self.assert_loads_are_exact();
     }
 }
 

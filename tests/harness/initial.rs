@@ -10,6 +10,7 @@ use aya::{
     Ebpf,
     maps::{Map, MapData},
 };
+use balancer_common::scheduler::SLOTS_PER_WORD;
 
 use crate::{
     bulk::{self, Cursor},
@@ -25,8 +26,8 @@ pub(crate) const fn can_be_used_again(options: &Options) -> bool {
     options.log_level == 0
 }
 
-/// Empties every map that the packet program or a test can write. Of `RINGS`, a million values that only
-/// `Dataplane::set_ring` writes, one behind the other, it clears the first `ring_slots`.
+/// Empties every map that the packet program or a test can write. Of `RINGS`, two million values that only
+/// `Dataplane::write_slots` writes, one behind the other, it clears those of the first `ring_slots` slots.
 ///
 /// # Errors
 /// The kernel refuses a call, or the object has a map of a type that is not known here.
@@ -35,7 +36,7 @@ pub(crate) fn restore(ebpf: &Ebpf, ring_slots: u32) -> io::Result<()> {
         match Kind::of(name, map) {
             Kind::Array(map) => {
                 let length = if name == "RINGS" {
-                    ring_slots
+                    ring_slots / SLOTS_PER_WORD
                 } else {
                     shape(map)?.length
                 };
@@ -76,7 +77,7 @@ pub(crate) fn fill(ebpf: &Ebpf, ring_slots: u32) -> io::Result<()> {
         };
         let shape = shape(map)?;
         let length = if name == "RINGS" {
-            ring_slots
+            ring_slots / SLOTS_PER_WORD
         } else {
             shape.length
         };
@@ -190,7 +191,8 @@ fn array_contents(map: &MapData, cpus: usize) -> io::Result<Vec<Content>> {
     let mut contents = Vec::new();
     let mut cursor = Cursor::default();
     while cursor.next() < shape.length {
-        let (keys, values) = bulk::lookup(map.fd().as_fd(), &mut cursor, CHUNK, room)?;
+        let (keys, values) =
+            bulk::lookup(map.fd().as_fd(), &mut cursor, CHUNK.min(shape.length), room)?;
         for (key, value) in keys.iter().zip(values.chunks_exact(room)) {
             if value.iter().any(|byte| *byte != 0) {
                 contents.push((key.to_ne_bytes().to_vec(), value.to_vec()));

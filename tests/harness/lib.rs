@@ -4,13 +4,16 @@
 pub mod addresses;
 pub mod bulk;
 pub mod client;
+pub mod cpus;
 pub mod daemon;
 pub mod dataplane;
 pub mod expected;
 pub mod initial;
+pub mod loads;
 pub mod network;
 pub mod packet;
 pub mod pass;
+pub mod persistence;
 pub mod privileged;
 pub mod raw;
 pub mod rows;

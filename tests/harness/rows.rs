@@ -1,11 +1,16 @@
 //! Connections and handshakes in the tables.
 
-use std::os::fd::AsFd as _;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    os::fd::AsFd as _,
+};
 
 use aya::{Pod, maps::Map};
 use balancer_common::{
     addr::Address,
-    conntrack::{Bucket, ConntrackEntry, FREE, FlowKey, TAKEN, Word},
+    conntrack::{Bucket, ConntrackEntry, FREE, FlowKey, FlowKeyV4, TAKEN, Word},
+    direction,
+    load::Load,
     next_hop::NextHopRef,
     real_server::RealServer,
     tcp::State,
@@ -107,6 +112,22 @@ impl Dataplane {
         (entry.key(word), row)
     }
 
+    /// What the connections of a family count of each real server: a [`Load`] by real id.
+    pub(crate) fn counted_rows<A: Table>(&self) -> BTreeMap<u32, u64>
+    where
+        Bucket<A>: Pod,
+    {
+        let mut all = BTreeMap::new();
+        for entry in self.buckets::<A>().iter().flat_map(|bucket| bucket.entries) {
+            let state = entry.word.state();
+            if entry.word.is_original() && state != FREE && state != TAKEN {
+                let load: &mut u64 = all.entry(entry.real.into()).or_default();
+                *load = load.wrapping_add(Load::of(state).0);
+            }
+        }
+        all
+    }
+
     fn buckets<A: Table>(&self) -> Vec<Bucket<A>>
     where
         Bucket<A>: Pod,
@@ -165,27 +186,45 @@ impl Dataplane {
         Bucket<A>: Pod,
     {
         let mut buckets = self.buckets::<A>();
+        let mut changed = BTreeSet::new();
         for ((index, way), (_, mut row)) in self.entries::<A>() {
             if !of(&row) {
                 continue;
             }
+            changed.insert(index);
+            let before = row.state;
             change(&mut row);
+            if row.direction == direction::ORIGINAL && row.state != before {
+                let step = Load::step(before, row.state);
+                self.update_load(row.real, |load| {
+                    load.counted = load.counted.wrapping_add(step);
+                });
+            }
             let entry = &mut buckets[index as usize].entries[way];
             entry.word = entry.word.with_state(row.state);
             entry.last_seen = row.last_seen;
             entry.next_hop = row.next_hop;
         }
-        self.write(buckets);
+        self.write(changed, &buckets);
     }
 
-    fn write<A: Table>(&mut self, buckets: Vec<Bucket<A>>)
+    /// Writes the buckets that have changed.
+    fn write<A: Table>(&mut self, changed: BTreeSet<u32>, buckets: &[Bucket<A>])
     where
         Bucket<A>: Pod,
     {
         let mut map = self.array_mut(A::NAME);
-        for (index, bucket) in (0..).zip(buckets) {
+        for index in changed {
+            let bucket = buckets[index as usize];
             map.set(index, bucket, 0).expect("write a bucket");
         }
+    }
+
+    /// Where each IPv4 entry lies: bucket and way.
+    #[must_use]
+    pub fn places_v4(&self) -> HashMap<FlowKeyV4, (u32, usize)> {
+        let rows = self.entries::<u32>().into_iter();
+        rows.map(|(place, (key, _))| (key, place)).collect()
     }
 
     /// Deletes the connection of this, a client's packet, as the daemon does.
@@ -205,22 +244,33 @@ impl Dataplane {
         let rows = self.entries::<A>();
         let (_, (key, entry)) = rows
             .iter()
-            .find(|(_, (key, entry))| {
-                entry.direction == balancer_common::direction::ORIGINAL
-                    && key.ports.source() == packet.source_port.to_be()
-                    && key.ports.destination() == packet.destination_port.to_be()
-                    && key.protocol == u32::from(packet.protocol())
-            })
+            .find(|(_, row)| is_of(row, packet))
             .expect("the packet's connection");
         let mut buckets = self.buckets::<A>();
+        let mut changed = BTreeSet::new();
         for ((index, way), (of, _)) in &rows {
             if of == key || *of == entry.other {
+                changed.insert(*index);
                 let word: &mut Word = &mut buckets[*index as usize].entries[*way].word;
                 *word = word.freed();
             }
         }
-        self.write(buckets);
+        self.write(changed, &buckets);
+        let (real, state) = (entry.real, entry.state);
+        self.update_load(real, |load| {
+            load.ended = load.ended.wrapping_add(Load::of(state).0);
+        });
     }
+}
+
+/// Whether this is the original entry of a client's packet.
+fn is_of<A: Address>((key, entry): &Row<A>, packet: &Packet) -> bool {
+    entry.direction == direction::ORIGINAL
+        && key.source == A::narrow(packet.source.into())
+        && key.destination == A::narrow(packet.destination.into())
+        && key.ports.source() == packet.source_port.to_be()
+        && key.ports.destination() == packet.destination_port.to_be()
+        && key.protocol == u32::from(packet.protocol())
 }
 
 /// A handshake under way.
@@ -238,7 +288,7 @@ pub struct Handshake {
 
 impl Handshake {
     fn of<A: Copy>((key, entry): &Row<A>) -> Option<Self> {
-        let is_original = entry.direction == balancer_common::direction::ORIGINAL;
+        let is_original = entry.direction == direction::ORIGINAL;
         (is_original && entry.is_half_open()).then_some(Self {
             client_port: u16::from_be(key.ports.source()),
             state: entry.state,

@@ -1,10 +1,10 @@
 //! Servers of Debian's on a real server's machine, with nothing of this machine's own configuration.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, Permissions},
     io::{self, Write as _},
     net::{Ipv4Addr, TcpListener, TcpStream},
-    os::fd::AsRawFd as _,
+    os::{fd::AsRawFd as _, unix::fs::PermissionsExt as _},
     path::PathBuf,
     process::{Command, Stdio},
     sync::{Arc, Mutex, PoisonError},
@@ -82,6 +82,46 @@ impl Real {
             .stderr(Stdio::null());
         self.start("redis-server", &mut command);
         self.wait_for_port(socket(&self.address, 6379), &log);
+    }
+
+    /// Starts vsftpd on port 21 of both addresses: anybody may read `file`, which holds `name`. In answer to PASV it names
+    /// `vip`, where clients find it.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn start_vsftpd(&mut self, vip: &str, name: &str) {
+        let [files, empty] = ["ftp", "empty"].map(|name| self.folder().join(name));
+        for folder in [self.folder(), &files, &empty] {
+            fs::create_dir_all(folder).expect("a folder");
+            // It reads them as another user.
+            fs::set_permissions(folder, Permissions::from_mode(0o755)).expect("open the folder");
+        }
+        fs::write(files.join("file"), format!("{name}\n")).expect("write the file");
+        // One for each family: one that listens on both names 0.0.0.0 in answer to PASV.
+        let families = [
+            ("listen", "listen_address", self.address.clone()),
+            ("listen_ipv6", "listen_address6", self.address6.clone()),
+        ];
+        for (listen, key, address) in families {
+            let config = self.folder().join(format!("{listen}.conf"));
+            let log = self.folder().join(format!("{listen}.log"));
+            let [files, empty, log_path] = [&files, &empty, &log].map(|path| path.display());
+            let text = format!(
+                "listen=NO\n{listen}=YES\n{key}={address}\nbackground=NO\n\
+                 anonymous_enable=YES\nno_anon_password=YES\nanon_root={files}\nsecure_chroot_dir={empty}\n\
+                 seccomp_sandbox=NO\nisolate=NO\nisolate_network=NO\n\
+                 pasv_address={vip}\npasv_min_port=30000\npasv_max_port=30999\nconnect_from_port_20=YES\n\
+                 xferlog_enable=YES\nxferlog_std_format=NO\nlog_ftp_protocol=YES\nvsftpd_log_file={log_path}\n"
+            );
+            fs::write(&config, text).expect("write vsftpd's configuration");
+            let mut command = self.namespace.command("/usr/sbin/vsftpd");
+            command
+                .arg(&config)
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
+            self.start("vsftpd", &mut command);
+            self.wait_for_port(socket(&address, 21), &log);
+        }
     }
 }
 

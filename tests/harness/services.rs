@@ -1,14 +1,15 @@
 //! Services and real servers in the maps, written as the daemon writes them.
 
-use std::{net::IpAddr, os::fd::AsFd as _};
+use std::{collections::BTreeSet, net::IpAddr, os::fd::AsFd as _};
 
 use aya::maps::{LpmTrie, Map, MapData, lpm_trie, xdp::DevMapHash};
 use balancer_common::{
     addr::Addr,
     address_filter,
+    load::Measure,
     next_hop::{self, NEXT_HOPS, NextHop, RouteVersions},
     real_server::{self, RealServer},
-    scheduler::Ring,
+    scheduler::{self, Ring, SLOTS_PER_WORD},
     service::{self, Service, ServiceKey},
     settings::{Interface, Settings, interface_flags},
 };
@@ -28,9 +29,48 @@ pub struct ServiceHandle {
     pub port: u16,
     /// IP protocol number.
     pub protocol: u8,
-    /// Its index in `TURNS`.
+    /// Its index in `TURNS` and `STICKINESS`.
     pub id: u32,
-    pub(crate) flags: u32,
+}
+
+/// How a service chooses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Schedule {
+    /// One of [`scheduler::pick`].
+    pub pick: u8,
+    /// One of [`scheduler::hashed`].
+    pub hash: u8,
+    /// How loads are compared.
+    pub measure: Measure,
+}
+
+impl Schedule {
+    /// `rr`, or `wrr`: the ring in turn.
+    pub const TURN: Self = Self {
+        pick: scheduler::pick::TURN,
+        hash: scheduler::hashed::CLIENT,
+        measure: Measure::WLC,
+    };
+
+    /// The least loaded by this measure.
+    #[must_use]
+    pub const fn least(measure: Measure) -> Self {
+        Self {
+            pick: scheduler::pick::LEAST,
+            measure,
+            ..Self::TURN
+        }
+    }
+
+    /// The slot that a hash of this names.
+    #[must_use]
+    pub const fn hashing(hash: u8) -> Self {
+        Self {
+            pick: scheduler::pick::HASH,
+            hash,
+            ..Self::TURN
+        }
+    }
 }
 
 /// A service of each family with one real server each.
@@ -210,27 +250,38 @@ impl Dataplane {
             port,
             protocol,
             id,
-            flags: 0,
         };
         self.announce(vip);
         self.set_ring(service, ring);
         service
     }
 
-    /// Makes the service reject, instead of drop, what no real server takes.
-    pub fn reject_without_reals(&mut self, service: ServiceHandle, ring: &[u32]) {
-        self.set_ring(
-            ServiceHandle {
-                flags: service::REJECT,
-                ..service
-            },
-            ring,
-        );
+    /// Makes a service choose in another way.
+    pub fn set_schedule(&mut self, service: ServiceHandle, schedule: Schedule) {
+        self.update_service(service, |value| {
+            value.pick = schedule.pick;
+            value.hash = schedule.hash;
+            value.measure = schedule.measure;
+        });
     }
 
-    /// Gives a service a new ring.
+    /// Makes the service reject, instead of drop, what no real server takes.
+    pub fn reject_without_reals(&mut self, service: ServiceHandle, ring: &[u32]) {
+        self.set_ring(service, ring);
+        self.update_service(service, |value| value.flags |= service::REJECT);
+    }
+
+    /// Gives a service a new ring, whose real servers all take new connections, in this order.
     pub fn set_ring(&mut self, service: ServiceHandle, ring: &[u32]) {
-        for real in ring {
+        let mut seen = BTreeSet::new();
+        let distinct: Vec<_> = ring.iter().copied().filter(|id| seen.insert(*id)).collect();
+        self.set_slots(service, ring, &distinct);
+    }
+
+    /// Gives a service a new ring, of whose real servers, all of them its own, only the `available` ones take new connections.
+    pub fn set_slots(&mut self, service: ServiceHandle, ring: &[u32], available: &[u32]) {
+        let own: BTreeSet<_> = ring.iter().chain(available).copied().collect();
+        for real in &own {
             let mut value: RealServer = self.array("REALS").get(real, 0).expect("read REALS");
             value.service = service.id;
             value.vip = Addr::from(service.vip);
@@ -240,43 +291,61 @@ impl Dataplane {
                 .set(*real, value, 0)
                 .expect("write REALS");
         }
+        self.update_loads(own, |load| load.weight = load.weight.max(1));
+        let (ring, available) = (self.write_slots(ring), self.write_slots(available));
+        self.update_service(service, |value| {
+            value.ring = ring;
+            value.available = available;
+        });
+    }
+
+    /// Writes real ids into slots that nobody has used.
+    pub fn write_slots(&mut self, reals: &[u32]) -> Ring {
         let offset = self.ring_slots;
-        self.ring_slots += ring.len() as u32;
-        for (slot, real) in (offset..).zip(ring) {
+        for (index, word) in (offset / SLOTS_PER_WORD..).zip(scheduler::words(reals)) {
             self.array_mut("RINGS")
-                .set(slot, *real, 0)
+                .set(index, word, 0)
                 .expect("write RINGS");
+            self.ring_slots += SLOTS_PER_WORD;
         }
-        let value = Service {
-            ring: Ring {
-                offset,
-                length: ring.len() as u32,
-            },
+        Ring {
+            offset,
+            length: reals.len() as u32,
+        }
+    }
+
+    /// Changes a service's value; a new one begins with an empty ring that it takes in turn.
+    pub fn update_service(&mut self, service: ServiceHandle, change: impl FnOnce(&mut Service)) {
+        let new = Service {
             id: service.id,
-            flags: service.flags,
+            pick: Schedule::TURN.pick,
+            measure: Schedule::TURN.measure,
+            ..Service::default()
         };
         let (port, protocol) = (service.port.to_be(), u16::from(service.protocol));
+        let address = Addr::from(service.vip);
         match service.vip {
-            IpAddr::V4(vip) => {
-                let address = u32::from_ne_bytes(vip.octets());
+            IpAddr::V4(_) => {
                 let key = ServiceKey {
-                    address,
+                    address: address.0[3],
                     port,
                     protocol,
                 };
-                self.hash_mut("SERVICES_V4")
-                    .insert(key, value, 0)
-                    .expect("write SERVICES_V4");
+                let mut services = self.hash_mut("SERVICES_V4");
+                let mut value = services.get(&key, 0).unwrap_or(new);
+                change(&mut value);
+                services.insert(key, value, 0).expect("write SERVICES_V4");
             }
             IpAddr::V6(_) => {
                 let key = ServiceKey {
-                    address: Addr::from(service.vip).0,
+                    address: address.0,
                     port,
                     protocol,
                 };
-                self.hash_mut("SERVICES_V6")
-                    .insert(key, value, 0)
-                    .expect("write SERVICES_V6");
+                let mut services = self.hash_mut("SERVICES_V6");
+                let mut value = services.get(&key, 0).unwrap_or(new);
+                change(&mut value);
+                services.insert(key, value, 0).expect("write SERVICES_V6");
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Everything that the packet program counts, read at one moment.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use balancer_common::{stats::RealStats, verdict::Discard};
 
@@ -21,6 +21,8 @@ pub struct Snapshot {
     pub rows_v6: i64,
     /// Handshakes under way.
     pub half_open: i64,
+    /// Which server each client keeps, and its real id, by group and client.
+    pub kept: BTreeMap<(u64, IpAddr), (IpAddr, u32)>,
 }
 
 impl Dataplane {
@@ -47,6 +49,11 @@ impl Dataplane {
             rows_v4: self.rows_v4().len() as i64,
             rows_v6: self.rows_v6().len() as i64,
             half_open: self.half_open().len() as i64,
+            kept: self
+                .all_kept()
+                .into_iter()
+                .map(|(client, kept)| (client, (kept.server, kept.real)))
+                .collect(),
         }
     }
 }

@@ -34,9 +34,9 @@ fn own_and_broadcast_addresses_are_those_of_the_kernels_tables() {
     let namespace = Namespace::new("local").unwrap();
     let lo = [
         "127.0.0.0/8",
-        "127.0.0.1/32",
-        "broadcast 127.255.255.255/32",
-        "::1/128",
+        "127.0.0.1",
+        "broadcast 127.255.255.255",
+        "::1",
     ];
     assert_eq!(listed(&namespace), set(&lo));
 
@@ -75,16 +75,16 @@ fn own_and_broadcast_addresses_are_those_of_the_kernels_tables() {
             .unwrap();
     }
     let mut expected = set(&[
-        "192.168.0.1/32",
-        "broadcast 192.168.0.255/32",
-        "10.9.0.1/32",
-        "broadcast 10.9.0.255/32",
-        "fd00::1/128",
-        "fe80::ff:fe00:1/128",
+        "192.168.0.1",
+        "broadcast 192.168.0.255",
+        "10.9.0.1",
+        "broadcast 10.9.0.255",
+        "fd00::1",
+        "fe80::ff:fe00:1",
         "198.51.100.0/24",
         "2001:db8:7::/48",
-        "203.0.113.9/32",
-        "2001:db8:9::9/128",
+        "203.0.113.9",
+        "2001:db8:9::9",
     ]);
     expected.extend(set(&lo));
     let found = listed(&namespace);
@@ -95,7 +95,7 @@ fn own_and_broadcast_addresses_are_those_of_the_kernels_tables() {
         .sysctl("net.ipv6.conf.all.forwarding", "1")
         .unwrap();
     let anycast: BTreeSet<_> = listed(&namespace).difference(&found).cloned().collect();
-    assert_eq!(anycast, set(&["fd00::/128", "fe80::/128"]));
+    assert_eq!(anycast, set(&["fd00::", "fe80::"]));
 
     namespace
         .ip("address del 192.168.0.1/24 dev inside")
@@ -141,5 +141,5 @@ fn an_ipv6_address_is_ours_once_no_other_host_has_it() {
         },
     )
     .unwrap();
-    assert!(!listed(&namespace).contains("fd00::1/128"));
+    assert!(!listed(&namespace).contains("fd00::1"));
 }

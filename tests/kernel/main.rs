@@ -5,6 +5,7 @@ mod attaching;
 mod expiry;
 mod local;
 mod neighbours;
+mod persistence;
 mod reachability;
 mod scene;
 mod self_test;

@@ -18,7 +18,7 @@ use balancer_ctl::{
         kernel::{self, KernelDataplane, OpenOptions},
     },
     model::{
-        DataplaneSettings, ForwardMethod, Mode, NoReal, Protocol, Scheduler, ServiceKey,
+        DataplaneSettings, ForwardMethod, HashKey, Mode, NoReal, Protocol, Scheduler, ServiceKey,
         StrayReplies, Timeouts,
     },
 };
@@ -160,6 +160,7 @@ pub fn settings(interfaces: &[&str]) -> DataplaneSettings {
         mode: Mode::Auto,
         max_connections: 1000,
         max_connections_ipv6: 1000,
+        max_persistence: 1024,
         stray_replies: StrayReplies::Pass,
         timeouts: Timeouts {
             tcp: Duration::from_secs(900),
@@ -184,12 +185,18 @@ pub fn service(address: &str, reals: &[(&str, u32)]) -> Service {
     let reals = reals.iter().map(|(address, weight)| Real {
         address: address.parse::<SocketAddr>().unwrap(),
         weight: *weight,
+        hash_weight: *weight,
+        takes_persistent: false,
+        upper: 0,
+        lower: 0,
         forwarding: ForwardMethod::Nat,
         connections: Connections::Keep,
     });
     Service {
         key: key(address),
         scheduler: Scheduler::Wrr,
+        hash: HashKey::Client,
+        persistence: None,
         no_real: NoReal::Reject,
         unit: 1,
         reals: reals.collect(),

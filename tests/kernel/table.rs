@@ -4,13 +4,15 @@ use std::{
     mem::size_of,
     os::fd::AsFd as _,
     ptr,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
 use balancer_common::{
     conntrack::{BucketV4, ConntrackEntryV4, FREE, FlowKeyV4, Ports, WAYS, Word},
     direction,
     flow_hash::buckets_of,
+    load::{Load, RealLoad},
+    real_server::MAX_REALS,
     settings::Settings,
     tcp::State,
 };
@@ -18,9 +20,13 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::scene::Scene;
 
+/// Bytes of all loads.
+const LOADS: usize = MAX_REALS as usize * size_of::<RealLoad>();
+
 /// The table's entries, mapped into memory.
 pub struct Entries {
     start: ptr::NonNull<BucketV4>,
+    loads: ptr::NonNull<RealLoad>,
     settings: Settings,
 }
 
@@ -72,21 +78,25 @@ impl Entries {
     /// Maps the entries of the scene's data plane, whether a daemon runs or not.
     pub fn of(scene: &Scene) -> Self {
         let settings: Settings = scene.array("SETTINGS").get(&0, 0).unwrap();
-        let map = scene.map("CONNTRACK_V4");
         let length = settings.buckets[0] as usize * size_of::<BucketV4>();
-        // SAFETY: a new mapping, whose pages the kernel chooses.
-        let start = unsafe {
-            mmap(
-                None,
-                length.try_into().unwrap(),
-                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
-                MapFlags::MAP_SHARED,
-                map.fd().as_fd(),
-                0,
-            )
+        let mapped = |name, length: usize| {
+            let map = scene.map(name);
+            // SAFETY: a new mapping, whose pages the kernel chooses.
+            let start = unsafe {
+                mmap(
+                    None,
+                    length.try_into().unwrap(),
+                    ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+                    MapFlags::MAP_SHARED,
+                    map.fd().as_fd(),
+                    0,
+                )
+            };
+            start.unwrap()
         };
         Self {
-            start: start.unwrap().cast(),
+            start: mapped("CONNTRACK_V4", length).cast(),
+            loads: mapped("REAL_LOADS", LOADS).cast(),
             settings,
         }
     }
@@ -156,7 +166,7 @@ impl Entries {
         word.store(freed.0, Ordering::Release);
     }
 
-    /// Writes both entries of a connection. Returns whether there was room.
+    /// Writes both entries of a connection, and counts it as the packet program does. Returns whether there was room.
     pub fn put(&self, flow: &Flow) -> bool {
         let is_free =
             |place: &*mut _| Word(Self::word(*place).load(Ordering::Acquire)).state() == FREE;
@@ -189,6 +199,9 @@ impl Entries {
             let word = Word::new(taken, flow.state as u8, direction, false);
             Self::word(place).store(word.0, Ordering::Release);
         }
+        // SAFETY: within the mapping, and everybody changes it as a whole.
+        let counted = unsafe { AtomicU64::from_ptr(&raw mut (*self.loads.as_ptr()).counted) };
+        counted.fetch_add(Load::of(flow.state as u8).0, Ordering::AcqRel);
         true
     }
 }
@@ -198,5 +211,7 @@ impl Drop for Entries {
         let length = self.buckets() * size_of::<BucketV4>();
         // SAFETY: what `mmap` gave.
         let _ = unsafe { munmap(self.start.cast(), length) };
+        // SAFETY: as above.
+        let _ = unsafe { munmap(self.loads.cast(), LOADS) };
     }
 }

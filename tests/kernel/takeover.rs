@@ -81,9 +81,9 @@ fn a_changed_size_is_reported_and_the_data_plane_starts_anew() {
         let error = dataplane.configure(&half).unwrap_err().to_string();
         assert_eq!(
             error,
-            "max-connections cannot change from 2000 to 1000 while packets flow, since the connection table has its size from its \
-             beginning to its end: restart balancerd, which makes a new table and puts it in the place of the old one without a gap; \
-             running connections are reset"
+            "max-connections cannot change from 2000 to 1000 while packets flow, since a table has its size from its beginning to \
+             its end: restart balancerd, which makes new tables and puts them in the place of the old ones without a gap; running \
+             connections are reset"
         );
         assert_eq!(dataplane.status().unwrap().interfaces.len(), 3);
     });
@@ -215,7 +215,7 @@ fn a_load_that_fails_leaves_what_ran() {
         connect(&scene).0
     });
     let before = pinned(&scene);
-    assert_eq!(before.len(), 22 + 3);
+    assert_eq!(before.len(), 28 + 3);
     let larger = DataplaneSettings {
         max_connections: 2000,
         ..all()
@@ -307,7 +307,7 @@ fn a_data_plane_that_starts_anew_is_filled_before_a_packet_reaches_it() {
     });
     assert_eq!(refused.into_inner().unwrap(), [""; 0]);
     let pins = pinned(&scene);
-    assert_eq!(pins.len(), 22 + 3, "{pins:?}");
+    assert_eq!(pins.len(), 28 + 3, "{pins:?}");
     scene.with(larger, |dataplane| {
         assert_eq!(dataplane.status().unwrap().warnings, [""; 0]);
     });

@@ -53,7 +53,8 @@ fn connections_alternate_and_are_counted() {
         let connections = dataplane
             .connections(ConnectionFilter::default())
             .unwrap()
-            .all();
+            .all()
+            .unwrap();
         assert_eq!(connections.len(), 6);
         for connection in connections {
             assert_eq!(connection.state, State::Established);

@@ -2,10 +2,14 @@
 
 mod agent;
 mod changes;
+mod counts;
+mod ftp;
 mod hairpin;
 mod health;
 mod host_source;
+mod leaving;
 mod no_real;
+mod persistence;
 mod policy;
 mod probes;
 mod programs;
@@ -14,6 +18,7 @@ mod scale;
 mod stalls;
 mod survival;
 mod table;
+mod trace;
 mod traffic;
 
 use std::{

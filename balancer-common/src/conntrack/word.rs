@@ -8,13 +8,14 @@ pub const TAKEN: u8 = 15;
 /// What an entry is.
 ///
 /// ```text
-///   31             16 15      10  9  8  7 6   5   4 3    0
-///  +-----------------+----------+--+--+-----+---+---+------+
-///  |  serial number  |   zero   |rh|oh| fwd |udp|rep| state|
-///  +-----------------+----------+--+--+-----+---+---+------+
-///   state   FREE, TAKEN, or a State      fwd  forwarding method; 0 = NAT
-///   rep     reply direction              oh   the client was heard after a reset
-///   udp     UDP, else TCP                rh   the real server was heard after a reset
+///   31             16 15   12 11 10  9  8  7 6   5   4 3    0
+///  +-----------------+-------+--+--+--+--+-----+---+---+------+
+///  |  serial number  | zero  |dt|cp|rh|oh| fwd |udp|rep| state|
+///  +-----------------+-------+--+--+--+--+-----+---+---+------+
+///   state   FREE, TAKEN, or a State      oh   the client was heard after a reset
+///   rep     reply direction              rh   the real server was heard after a reset
+///   udp     UDP, else TCP                cp   a copy in another place, which may yet be undone
+///   fwd     forwarding method; 0 = NAT   dt   the daemon has taken the place, to free it
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(transparent)]
@@ -26,6 +27,8 @@ impl Word {
     const UDP: u32 = 1 << 5;
     const METHOD_SHIFT: u32 = 6;
     const HEARD: [u32; 2] = [1 << 8, 1 << 9];
+    const COPY: u32 = 1 << 10;
+    const BY_DAEMON: u32 = 1 << 11;
     const SERIAL: u32 = 0xffff_0000;
 
     /// The word of an entry in `state` and `direction` whose place was taken with the word `taken`.
@@ -129,11 +132,25 @@ impl Word {
         self.state() != FREE && self.state() != TAKEN
     }
 
-    /// The word of this entry in another place, which was taken with the word `taken`.
+    /// The word of a copy of this entry in another place, which was taken with the word `taken`. Packets use the copy, and nobody
+    /// changes it until [`Word::settled`] stands there.
     #[inline(always)]
     #[must_use]
-    pub const fn moved_to(self, taken: Self) -> Self {
-        Self(self.0 & !Self::SERIAL | taken.0 & Self::SERIAL)
+    pub const fn copied_to(self, taken: Self) -> Self {
+        Self(self.0 & !Self::SERIAL | taken.0 & Self::SERIAL | Self::COPY)
+    }
+
+    /// The word of a copy whose original place was taken: the entry itself. Of any other word, that word.
+    #[inline(always)]
+    #[must_use]
+    pub const fn settled(self) -> Self {
+        Self(self.0 & !Self::COPY)
+    }
+
+    /// The word of this place, taken by the daemon.
+    #[must_use]
+    pub const fn taken_by_daemon(self) -> Self {
+        Self(self.taken().0 | Self::BY_DAEMON)
     }
 
     /// The word of this place, taken.
@@ -174,6 +191,15 @@ mod tests {
         assert_eq!(
             heard.with_state(State::Closing as u8),
             word.with_state(State::Closing as u8)
+        );
+        let copy = word.copied_to(place);
+        assert!(copy.is_used() && copy.is_same_entry(place) && copy != copy.settled());
+        assert_eq!(copy.settled().0 & 0xffff, word.0 & 0xffff);
+        let by_daemon = word.taken_by_daemon();
+        assert!(by_daemon.is_same_entry(word.taken()) && by_daemon != word.taken());
+        assert_eq!(
+            (by_daemon.state(), by_daemon.freed().0 & 0xffff),
+            (TAKEN, 0)
         );
         let freed = word.freed();
         assert_eq!((freed.state(), freed.serial()), (FREE, 1));

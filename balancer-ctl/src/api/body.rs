@@ -195,7 +195,7 @@ mod tests {
         };
         assert_eq!(
             refused(r#"{"protocol":"udp"}"#),
-            "unknown field `protocol`, expected one of `address`, `weight`, `forwarding`, `backup`, `state` at line 1 column 11"
+            "unknown field `protocol`, expected one of `address`, `weight`, `forwarding`, `upper`, `lower`, `backup`, `state` at line 1 column 11"
         );
         assert_eq!(
             refused(r#"{"weight":1}"#),
@@ -207,8 +207,8 @@ mod tests {
         #[test]
         fn any_body_is_read_or_refused_with_a_sentence(
             body in crate::os::fuzz::bytes(&[
-                br#"{"address":"192.0.2.80:80","protocol":"udp","scheduler":"rr","slow_start":"30s","check":[{"type":"ping"}]}"#,
-                br#"{"address":"192.0.2.80","weight":3,"state":"drain","backup":true}"#,
+                br#"{"address":"192.0.2.80:80","protocol":"udp","scheduler":"rr","slow_start":"30s","check":[{"type":"ping"}],"persistence":{"timeout":"5m","netmask":"255.255.255.0","group":null}}"#,
+                br#"{"address":"192.0.2.80","weight":3,"upper":9,"state":"drain","backup":true}"#,
             ]),
         ) {
             let refused = [

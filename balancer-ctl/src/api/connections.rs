@@ -1,86 +1,22 @@
-//! The list of connections as a stream, one connection a line: a table of millions is never held in memory as JSON.
+//! `GET /v1/connections`.
 
-use std::{fmt::Write as _, io, net::SocketAddr, ops::ControlFlow, time::Duration};
+use std::{fmt::Write as _, net::SocketAddr};
 
-use axum::{
-    body::{Body, Bytes},
-    http::header::CONTENT_TYPE,
-    response::{IntoResponse as _, Response},
+use axum::response::Response;
+
+use super::lists::{self, Form};
+use crate::{control::daemon::ListReport, model::view};
+
+/// The form of [`view::Connections`].
+const FORM: Form<view::Connection> = Form {
+    key: "connections",
+    write_item: write_one,
+    end: |more| if more { ",\"more\":true}" } else { "}" },
 };
-use futures_util::stream;
-use tokio::{runtime::Handle, sync::mpsc, time::timeout};
 
-use crate::{control::daemon::ConnectionsReport, model::view};
-
-/// Size of a chunk, in bytes.
-const CHUNK_BYTES: usize = 64 << 10;
-/// Capacity of the queue of chunks between the writer and the reader.
-const MAX_QUEUED_CHUNKS: usize = 4;
-/// The list ends if its reader takes nothing for this long.
-const READER_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// A part of the answer.
-enum Part {
-    Chunk(Vec<u8>),
-    /// The list is complete.
-    End,
-}
-
-/// Answers with the connections of a report, in the form of [`view::Connections`].
-pub fn answer(report: ConnectionsReport) -> Response {
-    let (sender, receiver) = mpsc::channel(MAX_QUEUED_CHUNKS);
-    let handle = Handle::current();
-    tokio::task::spawn_blocking(move || {
-        let send = |part| {
-            let sent = handle.block_on(timeout(READER_TIMEOUT, sender.send(part)));
-            match sent {
-                Ok(Ok(())) => ControlFlow::Continue(()),
-                _ => ControlFlow::Break(()),
-            }
-        };
-        if write(report, |chunk| send(Part::Chunk(chunk))).is_continue() {
-            let _ = send(Part::End);
-        }
-    });
-    let parts = stream::unfold(Some(receiver), async |receiver| {
-        let mut receiver = receiver?;
-        match receiver.recv().await {
-            Some(Part::Chunk(chunk)) => Some((Ok(Bytes::from(chunk)), Some(receiver))),
-            Some(Part::End) => None,
-            // The error ends the body early, so that the client knows that the list is not complete.
-            None => Some((Err(io::Error::other("the list breaks off")), None)),
-        }
-    });
-    (
-        [(CONTENT_TYPE, "application/json")],
-        Body::from_stream(parts),
-    )
-        .into_response()
-}
-
-/// Writes a report in chunks, until `send` returns `Break`.
-fn write(
-    report: ConnectionsReport,
-    mut send: impl FnMut(Vec<u8>) -> ControlFlow<()>,
-) -> ControlFlow<()> {
-    let mut text = String::with_capacity(CHUNK_BYTES + 512);
-    text.push_str("{\"connections\":[");
-    let mut is_first = true;
-    let mut flow = ControlFlow::Continue(());
-    let more = report.each(|connection| {
-        text.push_str(if is_first { "\n" } else { ",\n" });
-        is_first = false;
-        write_one(&mut text, &connection);
-        if text.len() >= CHUNK_BYTES {
-            let next = String::with_capacity(CHUNK_BYTES + 512);
-            flow = send(std::mem::replace(&mut text, next).into_bytes());
-        }
-        flow
-    });
-    flow?;
-    text.push_str(if is_first { "]" } else { "\n]" });
-    text.push_str(if more { ",\"more\":true}" } else { "}" });
-    send(text.into_bytes())
+/// Answers with the connections of a report.
+pub fn answer(report: ListReport<view::Connection>) -> Response {
+    lists::answer(report, FORM)
 }
 
 /// Writes a connection as serde would.
@@ -143,9 +79,14 @@ fn write_number(text: &mut String, number: u64) {
 
 #[cfg(test)]
 mod tests {
+    use std::{ops::ControlFlow, time::Duration};
+
     use balancer_common::tcp::State;
 
-    use super::*;
+    use super::{
+        super::lists::{CHUNK_BYTES, write},
+        *,
+    };
     use crate::{
         dataplane::{Connection, Listing},
         model::{Protocol, ServiceKey},
@@ -175,11 +116,12 @@ mod tests {
         })
     }
 
-    fn report(count: u16, limit: Option<usize>) -> ConnectionsReport {
+    fn report(count: u16, limit: Option<usize>) -> ListReport<view::Connection> {
         let listing = Listing::new(move |take| {
             let _ = connections(count).try_for_each(take);
+            Ok(())
         });
-        ConnectionsReport::new(listing, limit)
+        ListReport::new(listing.map(view::Connection::from), limit)
     }
 
     #[test]
@@ -193,7 +135,7 @@ mod tests {
             (40, Some(40)),
         ] {
             let mut chunks = Vec::new();
-            let flow = write(report(count, limit), |chunk| {
+            let flow = write(report(count, limit), &FORM, |chunk| {
                 chunks.push(chunk);
                 ControlFlow::Continue(())
             });
@@ -201,7 +143,8 @@ mod tests {
             assert!(chunks.iter().all(|chunk| chunk.len() < CHUNK_BYTES + 512));
             assert_eq!(chunks.len() > 5, count == 5000);
             let text = String::from_utf8(chunks.concat()).unwrap();
-            let expected = report(count, limit).finished();
+            let (connections, more) = report(count, limit).finished().unwrap();
+            let expected = view::Connections { connections, more };
             let as_serde = serde_json::to_string(&expected).unwrap();
             assert_eq!(text.replace('\n', ""), as_serde);
             assert_eq!(
@@ -221,7 +164,7 @@ mod tests {
     #[test]
     fn a_reader_that_stops_ends_the_list() {
         let mut chunks = 0;
-        let flow = write(report(60_000, None), |_| {
+        let flow = write(report(60_000, None), &FORM, |_| {
             chunks += 1;
             if chunks == 2 {
                 ControlFlow::Break(())

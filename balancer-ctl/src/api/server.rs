@@ -1,21 +1,18 @@
 //! The control socket's routes: each turns an HTTP request into a message to the daemon.
 
-use std::{convert::Infallible, time::Duration};
+use std::time::Duration;
 
 use axum::{
     Router,
     body::Bytes,
-    extract::{Path, Query, State},
+    extract::State,
     http::StatusCode,
     middleware::from_fn,
-    response::{IntoResponse, Response},
+    response::IntoResponse,
     routing::{get, post},
 };
 use balancer_common::tcp;
-use serde::{
-    Deserialize, Deserializer,
-    de::{DeserializeOwned, Error as _},
-};
+use serde::Deserialize;
 
 use super::{
     EditReal, EditService, NewReal, NewService,
@@ -23,7 +20,9 @@ use super::{
     connections,
     daemon_handle::DaemonHandle,
     follow::events,
+    persistence,
     refusal::{Refused, refuse},
+    request::{Answer, Parameters, Segments, invalid, json, limit, or_default, parsed},
 };
 use crate::{
     control::{
@@ -43,9 +42,6 @@ use crate::{
 /// Time between the two readings of the counters from which rates are computed.
 const RATE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How many connections are listed if the request names no limit.
-const DEFAULT_LIMIT: usize = 1000;
-
 /// All routes.
 pub fn router(daemon: DaemonHandle) -> Router {
     Router::new()
@@ -54,6 +50,11 @@ pub fn router(daemon: DaemonHandle) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/health", get(health))
         .route("/v1/connections", get(list_connections))
+        .route("/v1/trace", get(trace))
+        .route(
+            "/v1/persistence",
+            get(persistence::list).delete(persistence::delete),
+        )
         .route("/v1/events", get(events))
         .route("/v1/reload", post(reload))
         .route("/v1/zero", post(zero))
@@ -129,17 +130,6 @@ struct ConnectionsQuery {
     limit: Option<usize>,
 }
 
-fn limit<'de, D: Deserializer<'de>>(value: D) -> Result<Option<usize>, D::Error> {
-    let text = String::deserialize(value)?;
-    text.parse().map(Some).map_err(|_| {
-        D::Error::custom(format!(
-            "`{text}` is not a whole number from 0 (for all) on"
-        ))
-    })
-}
-
-type Answer = Result<Response, Refused>;
-
 async fn services(State(daemon): State<DaemonHandle>, query: Parameters<ServicesQuery>) -> Answer {
     let ServicesQuery { service, rate } = query.0?;
     let service = service.map(|text| parsed(&text)).transpose()?;
@@ -209,18 +199,31 @@ async fn list_connections(
         service: None,
         real: host(real)?,
         state: state.map(|name| connection_state(&name)).transpose()?,
-        limit: match limit {
-            None => Some(DEFAULT_LIMIT),
-            // 0 stands for all.
-            Some(0) => None,
-            some => some,
-        },
+        limit: or_default(limit),
     };
     let service = service.map(|text| parsed(&text)).transpose()?;
     let report = daemon
         .ask(|reply| Message::Connections(service, filter, reply))
         .await?;
     Ok(connections::answer(report))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TraceQuery {
+    client: String,
+    service: Option<String>,
+}
+
+async fn trace(State(daemon): State<DaemonHandle>, query: Parameters<TraceQuery>) -> Answer {
+    let TraceQuery { client, service } = query.0?;
+    let client = address::client(&client).map_err(invalid)?;
+    let service = service.map(|text| parsed(&text)).transpose()?;
+    let service = service.unwrap_or(ServiceRef::Only);
+    let answer = daemon
+        .ask(|reply| Message::Trace(service, client, reply))
+        .await?;
+    Ok(axum::Json(answer).into_response())
 }
 
 fn connection_state(name: &str) -> Result<tcp::State, ApiError> {
@@ -387,69 +390,4 @@ async fn zero_service(State(daemon): State<DaemonHandle>, service: Segments<Stri
 #[expect(clippy::unnecessary_wraps, reason = "handlers return it")]
 fn done(notes: Vec<String>) -> Answer {
     Ok(axum::Json(super::ChangeResult { notes }).into_response())
-}
-
-fn parsed<T: std::str::FromStr<Err = address::AddressError>>(text: &str) -> Result<T, ApiError> {
-    text.parse().map_err(invalid)
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "it is passed to `map_err`")]
-fn invalid(error: address::AddressError) -> ApiError {
-    ApiError::invalid(error.to_string())
-}
-
-fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
-    let mut body = serde_json::Deserializer::from_slice(body);
-    let value = serde_path_to_error::deserialize(&mut body).map_err(|error| {
-        let (field, reason) = (error.path(), error.inner().to_string());
-        // A wrong value of a setting is refused with the same sentence as in the file: "on_down `never` is not known: …".
-        match reason.rsplit_once(" at line ") {
-            Some((reason, _)) if reason.starts_with('`') => {
-                ApiError::invalid(format!("{field} {reason}"))
-            }
-            _ => ApiError::invalid(format!("the request's body: {error}")),
-        }
-    })?;
-    body.end()
-        .map_err(|error| ApiError::invalid(format!("the request's body: {error}")))?;
-    Ok(value)
-}
-
-/// The parameters in a path, or the sentence about what is wrong with them.
-struct Segments<T>(Result<T, ApiError>);
-
-impl<T: DeserializeOwned + Send, S: Send + Sync> axum::extract::FromRequestParts<S>
-    for Segments<T>
-{
-    type Rejection = Infallible;
-
-    async fn from_request_parts(
-        parts: &mut axum::http::request::Parts,
-        state: &S,
-    ) -> Result<Self, Infallible> {
-        let segments = Path::<T>::from_request_parts(parts, state).await;
-        Ok(Self(segments.map(|Path(names)| names).map_err(
-            |rejection| ApiError::invalid(format!("the request's path: {}", rejection.body_text())),
-        )))
-    }
-}
-
-/// A query string, or the sentence about what is wrong with it.
-struct Parameters<T>(Result<T, ApiError>);
-
-impl<T: DeserializeOwned, S: Send + Sync> axum::extract::FromRequestParts<S> for Parameters<T> {
-    type Rejection = Infallible;
-
-    async fn from_request_parts(
-        parts: &mut axum::http::request::Parts,
-        _: &S,
-    ) -> Result<Self, Infallible> {
-        Ok(Self(match Query::<T>::try_from_uri(&parts.uri) {
-            Ok(Query(query)) => Ok(query),
-            Err(rejection) => Err(ApiError::invalid(format!(
-                "the request's query: {}",
-                rejection.body_text()
-            ))),
-        }))
-    }
 }

@@ -11,7 +11,7 @@ use balancer_ctl::{
     api::listen::Lock,
     config::{
         file,
-        read::{DEFAULT_MAX_CONNECTIONS, DEFAULT_TIMEOUTS},
+        read::{DEFAULT_MAX_CONNECTIONS, DEFAULT_MAX_PERSISTENCE, DEFAULT_TIMEOUTS},
         validate::validate,
     },
     control::load::load,
@@ -210,6 +210,7 @@ fn source(arguments: &Arguments, host: String) -> anyhow::Result<Source> {
             mode: Mode::default(),
             max_connections: DEFAULT_MAX_CONNECTIONS,
             max_connections_ipv6: max_connections_ipv6(DEFAULT_MAX_CONNECTIONS),
+            max_persistence: DEFAULT_MAX_PERSISTENCE,
             stray_replies: StrayReplies::default(),
             timeouts: DEFAULT_TIMEOUTS,
         },

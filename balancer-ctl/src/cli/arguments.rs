@@ -1,13 +1,16 @@
 //! The command line's syntax. Each command's help ends with an example.
 
+mod connections;
+
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum as _};
 use clap_complete::Shell;
 
+pub use self::connections::{Client, Connections, Persistence};
 use super::{
     CommandError,
-    planned::{PlannedCommand, PlannedRealOptions, PlannedServiceOptions},
+    planned::{PlannedCommand, PlannedRealOptions},
 };
 use crate::{
     model::{
@@ -106,6 +109,17 @@ pub enum Command {
         after_help = "Example:\n  balancer-ctl connections --service web --state established --limit 20"
     )]
     Connections(Connections),
+    /// Show which real server a client would get, and why
+    ///
+    /// The loaded packet program is asked. Nothing is sent and nothing changes.
+    #[command(after_help = "Example:\n  balancer-ctl trace --client 198.51.100.7:40000 web")]
+    Trace(Trace),
+    /// Show which server each client of a service with persistence keeps, or forget that
+    #[command(
+        after_help = "Example:\n  balancer-ctl persistence --client 198.51.100.0/24\n  \
+                      balancer-ctl persistence --delete --service web --real 192.168.0.2"
+    )]
+    Persistence(Persistence),
     /// Show the whole node on one screen
     #[command(after_help = "Example:\n  balancer-ctl status --check")]
     Status(Status),
@@ -251,8 +265,6 @@ pub struct ChangeService {
     pub checks: Checks,
     #[command(flatten)]
     pub runtime: RuntimeOption,
-    #[command(flatten)]
-    pub planned: PlannedServiceOptions,
 }
 
 /// All checks of a service; the help lists them after `--no-real`.
@@ -345,21 +357,12 @@ pub struct List {
 }
 
 #[derive(Debug, Args)]
-pub struct Connections {
-    /// Only this client's: `ADDRESS[:PORT]`
-    #[arg(long, value_name = "ADDRESS")]
-    pub client: Option<RealRef>,
+pub struct Trace {
+    /// The client: `ADDRESS:PORT`
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = address::client)]
+    pub client: SocketAddr,
     #[command(flatten)]
-    pub service: ServiceOption,
-    /// Only this real server's: `ADDRESS[:PORT]`
-    #[arg(long, value_name = "REAL")]
-    pub real: Option<RealRef>,
-    /// Only those in this state
-    #[arg(long, value_name = "STATE", value_parser = state)]
-    pub state: Option<&'static str>,
-    /// Stop after this many, 0 = never [default: 1000]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = limit)]
-    pub limit: Option<usize>,
+    pub service: ServiceArgument,
 }
 
 #[derive(Debug, Args)]
@@ -397,19 +400,6 @@ fn check(text: &str) -> Result<serde_json::Value, String> {
             Err(format!("{reason}: {example}"))
         }
     }
-}
-
-fn limit(text: &str) -> Result<usize, String> {
-    text.parse()
-        .map_err(|_| "expected a whole number, 0 or more".to_owned())
-}
-
-fn state(name: &str) -> Result<&'static str, String> {
-    let names = balancer_common::tcp::State::ALL.map(balancer_common::tcp::State::name);
-    names
-        .into_iter()
-        .find(|known| *known == name)
-        .ok_or_else(|| format!("expected {}", listed(&names)))
 }
 
 #[cfg(test)]

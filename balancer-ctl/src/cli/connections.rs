@@ -3,20 +3,44 @@
 use std::{
     fmt::Write as _,
     io::{self, BufWriter, Write as _},
-    ops::ControlFlow,
+    net::IpAddr,
 };
 
-use super::{CommandError, Context, arguments::Connections as Arguments, encoded, render::counted};
-use crate::model::view::{Connection, Connections};
+use super::{
+    CommandError, Context,
+    arguments::{self, Client, Connections as Arguments},
+    long_list::{copy_answer, minutes},
+    render::counted,
+    with_query,
+};
+use crate::model::{
+    address::RealRef,
+    prefix::Prefix,
+    view::{Connection, Connections},
+};
 
 pub async fn list(context: &Context, arguments: Arguments) -> Result<(), CommandError> {
     let Arguments {
+        persistence,
         client,
         service,
         real,
         state,
         limit,
     } = arguments;
+    if persistence {
+        let arguments = arguments::Persistence {
+            client: client.map(kept_client).transpose()?,
+            service,
+            group: None,
+            real: real.map(kept_server).transpose()?,
+            limit,
+            delete: false,
+            all: false,
+        };
+        return super::persistence::persistence(context, arguments).await;
+    }
+    let client = client.map(host).transpose()?;
     let filters = [
         ("client", client.map(|client| client.to_string())),
         (
@@ -27,11 +51,7 @@ pub async fn list(context: &Context, arguments: Arguments) -> Result<(), Command
         ("state", state.map(str::to_owned)),
         ("limit", limit.map(|limit| limit.to_string())),
     ];
-    let query: Vec<_> = filters
-        .into_iter()
-        .filter_map(|(name, value)| Some(format!("{name}={}", encoded(&value?))))
-        .collect();
-    let target = format!("/v1/connections?{}", query.join("&"));
+    let target = with_query("/v1/connections", filters);
     if context.json {
         return copy_answer(context, &target).await;
     }
@@ -41,22 +61,39 @@ pub async fn list(context: &Context, arguments: Arguments) -> Result<(), Command
     Ok(output.flush()?)
 }
 
-/// Prints the daemon's answer as it arrives: a list of millions of connections is not held in memory.
-async fn copy_answer(context: &Context, target: &str) -> Result<(), CommandError> {
-    let mut output = io::stdout();
-    let mut written = Ok(());
-    let stream = context.client.stream(target, |data| {
-        written = output.write_all(data);
-        if written.is_ok() {
-            ControlFlow::Continue(())
-        } else {
-            ControlFlow::Break(())
-        }
-    });
-    stream.await?;
-    written?;
-    output.write_all(b"\n")?;
-    Ok(output.flush()?)
+/// The client of connections.
+fn host(client: Client) -> Result<RealRef, CommandError> {
+    match client {
+        Client::Host(host) => Ok(host),
+        Client::Prefix(prefix) => Err(CommandError::Usage(format!(
+            "{prefix} is a prefix, and connections have one client: write its address, or use --persistence"
+        ))),
+    }
+}
+
+/// The client that keeps a server.
+fn kept_client(client: Client) -> Result<Prefix, CommandError> {
+    match client {
+        Client::Prefix(prefix) => Ok(prefix),
+        Client::Host(RealRef { address, port }) => match port {
+            None => Ok(Prefix::of(address, u8::MAX)),
+            Some(_) => Err(portless("client", address)),
+        },
+    }
+}
+
+/// The server that clients keep.
+fn kept_server(real: RealRef) -> Result<IpAddr, CommandError> {
+    match real.port {
+        None => Ok(real.address),
+        Some(_) => Err(portless("real", real.address)),
+    }
+}
+
+fn portless(option: &str, address: IpAddr) -> CommandError {
+    CommandError::Usage(format!(
+        "clients keep servers whatever the port: write `--{option} {address}`"
+    ))
 }
 
 const TITLES: [&str; 6] = ["Protocol", "State", "Expires", "Client", "Virtual", "Real"];
@@ -122,12 +159,6 @@ fn write_line(
         }
     }
     Ok(())
-}
-
-/// Minutes and seconds, as in 14:59.
-fn minutes(milliseconds: u64) -> String {
-    let seconds = milliseconds / 1000;
-    format!("{:02}:{:02}", seconds / 60, seconds % 60)
 }
 
 #[cfg(test)]

@@ -7,9 +7,10 @@ use super::{
     render::{Align, Numbers, Tone, table},
 };
 use crate::model::{
-    NoReal, ServiceKey,
+    HashKey, NoReal, PersistenceDrain, ServiceKey,
     counters::Counters,
-    view::{Real, RealState, Service, Services},
+    duration,
+    view::{Persistence, Real, RealState, Service, Services},
 };
 
 /// Which columns the table has.
@@ -94,7 +95,7 @@ fn states(services: &Services, numbers: Numbers) -> String {
             String::new(),
             String::new(),
             String::new(),
-            service_notes(service),
+            service_notes(service, numbers),
         ]);
         rows.extend(service.reals.iter().map(|real| {
             vec![
@@ -181,8 +182,17 @@ fn service_title(service: &Service) -> String {
     }
 }
 
-fn service_notes(service: &Service) -> String {
+fn service_notes(service: &Service, numbers: Numbers) -> String {
     let mut notes = Vec::new();
+    if service.hash != HashKey::default() {
+        notes.push(format!("hash {}", service.hash.name()));
+    }
+    notes.extend(service.persistence.as_ref().map(persistence_note));
+    match service.persistence_entries.unwrap_or_default() {
+        0 => {}
+        1 => notes.push("1 client kept".to_owned()),
+        clients => notes.push(format!("{} clients kept", numbers.write(clients))),
+    }
     if service.no_real == NoReal::Drop {
         notes.push(format!("no-real {}", service.no_real.name()));
     }
@@ -194,11 +204,41 @@ fn service_notes(service: &Service) -> String {
     notes.join(", ")
 }
 
+/// The persistence in the words of ipvsadm.
+fn persistence_note(persistence: &Persistence) -> String {
+    let Persistence {
+        timeout,
+        netmask,
+        group,
+        drain,
+    } = persistence;
+    let seconds = duration::parse(timeout).ok();
+    let seconds = seconds.filter(|timeout| timeout.subsec_nanos() == 0);
+    let mut note = match seconds {
+        Some(timeout) => format!("persistent {}", timeout.as_secs()),
+        None => format!("persistent {timeout}"),
+    };
+    if let Some(netmask) = netmask {
+        note.push_str(&format!(" netmask {netmask}"));
+    }
+    if let Some(group) = group {
+        note.push_str(&format!(" group {group}"));
+    }
+    if *drain != PersistenceDrain::default() {
+        note.push_str(&format!(" drain {}", drain.name()));
+    }
+    note
+}
+
 fn real_notes(real: &Real) -> String {
     // The reason comes last, because it may contain commas.
     let reason = real.reason.as_deref();
     let names_backup = reason.is_some_and(|reason| reason.starts_with("backup, "));
+    let upper = format!("upper {}", real.upper);
+    let lower = format!("lower {}", real.lower);
     let marks = [
+        (real.upper != 0, upper.as_str()),
+        (real.lower != 0, lower.as_str()),
         (real.backup && !names_backup, "backup"),
         (real.runtime, "runtime"),
     ];
@@ -207,4 +247,47 @@ fn real_notes(real: &Real) -> String {
         .filter_map(|(set, mark)| set.then_some(mark));
     let notes: Vec<_> = marks.chain(reason).collect();
     notes.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{self, VirtualService, address};
+
+    #[test]
+    fn the_notes_of_a_service_tell_what_is_not_the_default() {
+        let mut service = VirtualService::new(address::service_key("192.0.2.80:80").unwrap());
+        let notes =
+            |service: &VirtualService| service_notes(&Service::from(service), Numbers::Scaled);
+        assert_eq!(notes(&service), "");
+        service.persistence = Some(model::Persistence::default());
+        assert_eq!(notes(&service), "persistent 300");
+        service.hash = HashKey::ClientPort;
+        service.no_real = NoReal::Drop;
+        service.persistence = Some(model::Persistence {
+            timeout: std::time::Duration::from_millis(1500),
+            netmask: Some(24),
+            group: Some("shop".to_owned()),
+            drain: PersistenceDrain::Keep,
+        });
+        assert_eq!(
+            notes(&service),
+            "hash client-port, persistent 1s500ms netmask 24 group shop drain keep, no-real drop"
+        );
+        for (clients, note) in [
+            (0, "persistent 300"),
+            (1, "persistent 300, 1 client kept"),
+            (12, "persistent 300, 12 clients kept"),
+            (65_536, "persistent 300, 65.5K clients kept"),
+        ] {
+            let service = Service {
+                persistence_entries: Some(clients),
+                ..Service::from(&VirtualService {
+                    persistence: Some(model::Persistence::default()),
+                    ..VirtualService::new(service.key)
+                })
+            };
+            assert_eq!(service_notes(&service, Numbers::Scaled), note);
+        }
+    }
 }

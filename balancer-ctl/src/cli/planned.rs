@@ -10,8 +10,6 @@ pub enum PlannedCommand {
     #[command(hide = true)]
     Top(AnyArguments),
     #[command(hide = true)]
-    Trace(AnyArguments),
-    #[command(hide = true)]
     Save(AnyArguments),
     #[command(hide = true)]
     Restore(AnyArguments),
@@ -26,7 +24,6 @@ impl PlannedCommand {
     pub fn sentence(&self) -> String {
         let (name, remedy) = match self {
             Self::Top(_) => ("top", "use `list --rate`"),
-            Self::Trace(_) => ("trace", "use `connections --client ADDRESS`"),
             Self::Save(_) => ("save", "use `list --json`, or keep the configuration file"),
             Self::Restore(_) => ("restore", "write the configuration file, then `reload`"),
             Self::Failover(_) => ("failover", "there is only this node"),
@@ -44,27 +41,6 @@ pub struct AnyArguments {
     _rest: Vec<String>,
 }
 
-/// Options of a service in later versions.
-#[derive(Debug, Args)]
-pub struct PlannedServiceOptions {
-    #[arg(short = 'p', long, hide = true, num_args = 0..=1)]
-    persistent: Option<Option<String>>,
-    #[arg(short = 'M', long, hide = true)]
-    netmask: Option<String>,
-    #[arg(long, hide = true)]
-    group: Option<String>,
-}
-
-impl PlannedServiceOptions {
-    pub fn refuse(&self) -> Result<(), CommandError> {
-        refuse_given(&[
-            (self.persistent.is_some(), "--persistent"),
-            (self.netmask.is_some(), "--netmask"),
-            (self.group.is_some(), "--group"),
-        ])
-    }
-}
-
 /// Options of a real server in later versions.
 #[derive(Debug, Args)]
 pub struct PlannedRealOptions {
@@ -74,10 +50,6 @@ pub struct PlannedRealOptions {
     direct: bool,
     #[arg(short = 'i', long, hide = true)]
     tunnel: bool,
-    #[arg(short = 'x', long, hide = true)]
-    upper: Option<String>,
-    #[arg(short = 'y', long, hide = true)]
-    lower: Option<String>,
 }
 
 impl PlannedRealOptions {
@@ -86,8 +58,6 @@ impl PlannedRealOptions {
             (self.full_nat, "--full-nat"),
             (self.direct, "--direct"),
             (self.tunnel, "--tunnel"),
-            (self.upper.is_some(), "--upper"),
-            (self.lower.is_some(), "--lower"),
         ])
     }
 }

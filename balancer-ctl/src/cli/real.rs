@@ -130,7 +130,7 @@ mod tests {
     fn without_options_the_message_lists_every_setting() {
         assert_eq!(
             settings_options(),
-            "--weight, --nat, --backup or --no-backup"
+            "--weight, --nat, --upper, --lower, --backup or --no-backup"
         );
     }
 }

@@ -15,7 +15,6 @@ use crate::{
 };
 
 pub async fn add(context: &Context, arguments: ChangeService) -> Result<(), CommandError> {
-    arguments.planned.refuse()?;
     let ServiceKey { protocol, address } = arguments.service.new_key()?;
     let body = NewService {
         address: address.to_string(),
@@ -32,7 +31,6 @@ pub async fn add(context: &Context, arguments: ChangeService) -> Result<(), Comm
 }
 
 pub async fn edit(context: &Context, arguments: ChangeService) -> Result<(), CommandError> {
-    arguments.planned.refuse()?;
     let service = arguments.service.or_only()?;
     let body = settings(arguments.settings, arguments.checks);
     if body == EditService::default() {
@@ -94,7 +92,8 @@ mod tests {
     fn without_options_the_message_lists_every_setting() {
         assert_eq!(
             settings_options(),
-            "--scheduler, --name, --no-real, --check, --no-check, --on-down, --slow-start, --quorum, --hysteresis or \
+            "--scheduler, --name, --no-real, --check, --no-check, --hash, --persistent, --netmask, --group, \
+             --persistence-drain, --on-down, --slow-start, --quorum, --hysteresis or \
              --backups"
         );
     }

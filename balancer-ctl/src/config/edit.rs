@@ -1,12 +1,14 @@
 //! Edits the configuration file's text for changes of the model. Comments and the order of what stays are kept. Pure.
 
 mod check;
+mod inline;
+mod persistence;
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{cmp::Reverse, collections::BTreeMap, net::SocketAddr};
 
 use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, TableLike, Value};
 
-use self::check::set_checks;
+use self::{check::set_checks, persistence::set_persistence};
 use super::{parts::Parts, read, write};
 use crate::model::{
     AdminState, Check, Model, RealSettings, ServiceKey, ServiceSettings, VirtualService,
@@ -229,17 +231,23 @@ fn push(parent: &mut Table, name: &str, table: Table) {
     }
 }
 
-/// Writes settings into a service's table; returns the blocks of checks that it removed, the last first.
+/// Writes settings into a service's table; returns the blocks that it removed, the last first.
 fn set_service(table: &mut Table, settings: &ServiceSettings, saved: &[Check]) -> Vec<Table> {
     for setting in &SERVICE_SETTINGS {
         if let Some(value) = (setting.written)(settings).and_then(write::value) {
             set(table, setting.key, value);
         }
     }
-    match &settings.checks {
+    let mut gone = match &settings.checks {
         Some(wanted) => set_checks(table, saved, wanted),
         None => Vec::new(),
+    };
+    if let Some(persistence) = &settings.persistence {
+        gone.extend(set_persistence(table, persistence));
+        // The last first.
+        gone.sort_by_key(|block| Reverse(block.position()));
     }
+    gone
 }
 
 fn set_real(table: &mut Table, settings: RealSettings) {

@@ -3,6 +3,7 @@
 pub mod check;
 mod keys;
 pub mod notify;
+mod persistence;
 mod values;
 
 use std::{
@@ -26,7 +27,7 @@ use crate::{
         Check, DataplaneSettings, Mode, Model, Protocol, RealServer, ServiceKey, StrayReplies,
         Timeouts, VirtualService,
         address::{self, RealRef},
-        limits::{MAX_CONNECTIONS, max_connections_ipv6},
+        limits::{MAX_CONNECTIONS, MAX_PERSISTENCE, max_connections_ipv6},
         real::REAL_SETTINGS,
         service::SERVICE_SETTINGS,
     },
@@ -58,6 +59,8 @@ pub const DEFAULT_TIMEOUTS: Timeouts = Timeouts {
 };
 /// Size of the connection table if the file sets none.
 pub const DEFAULT_MAX_CONNECTIONS: u32 = 262_144;
+/// Size of the table of persistent clients if the file sets none.
+pub const DEFAULT_MAX_PERSISTENCE: u32 = 65_536;
 
 /// Reads and validates a file's text. `host` is the node's name if the file sets none.
 ///
@@ -228,6 +231,7 @@ impl<'t> Reader<'t> {
             mode: Mode::default(),
             max_connections: DEFAULT_MAX_CONNECTIONS,
             max_connections_ipv6: max_connections_ipv6(DEFAULT_MAX_CONNECTIONS),
+            max_persistence: DEFAULT_MAX_PERSISTENCE,
             stray_replies: StrayReplies::default(),
             timeouts: self.timeouts(root),
         };
@@ -254,6 +258,14 @@ impl<'t> Reader<'t> {
             MAX_CONNECTIONS,
         ) {
             settings.max_connections_ipv6 = number;
+        }
+        if let Some(number) = self.number(
+            table,
+            "max-persistence",
+            Place::Dataplane("max-persistence"),
+            MAX_PERSISTENCE,
+        ) {
+            settings.max_persistence = number;
         }
         if let Some(stray_replies) =
             self.one_of(table, "stray-replies", Place::Dataplane("stray-replies"))
@@ -349,6 +361,7 @@ impl<'t> Reader<'t> {
         };
         let mut service = VirtualService::new(key);
         service.set(self.settings(table, &SERVICE_SETTINGS, place));
+        service.persistence = self.persistence(index, table, key.address.ip());
         service.checks = self.checks(index, table);
         service.reals = self.reals(index, table, &key);
         address.map(|_| service)

@@ -2,6 +2,7 @@
 
 mod check;
 pub mod own;
+mod persistence;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,11 +12,11 @@ use std::{
 };
 
 use crate::model::{
-    DataplaneSettings, Model, OnDown, Protocol, VirtualService,
+    DataplaneSettings, HashKey, Model, OnDown, Protocol, RealServer, VirtualService,
     address::is_name,
     limits::{
-        ALERT_EVERY, MAX_CONNECTIONS, MAX_DELAY, MAX_INTERFACE_NAME, MAX_QUORUM, MAX_TIMEOUT,
-        MAX_WEIGHT, MIN_TIMEOUT, NOTIFY_TIMEOUT,
+        ALERT_EVERY, MAX_CONNECTIONS, MAX_DELAY, MAX_INTERFACE_NAME, MAX_PERSISTENCE, MAX_QUORUM,
+        MAX_THRESHOLD, MAX_TIMEOUT, MAX_WEIGHT, MIN_TIMEOUT, NOTIFY_TIMEOUT,
     },
     same_family,
 };
@@ -33,6 +34,8 @@ pub enum Place {
     Timeout(&'static str),
     /// A key of the n-th service.
     Service(usize, &'static str),
+    /// A key of the n-th service's persistence.
+    Persistence(usize, &'static str),
     /// A key of a real server: which service, which real server.
     Real(usize, usize, &'static str),
     /// A key of a check: which service, which check.
@@ -125,12 +128,17 @@ fn dataplane(settings: &DataplaneSettings, problems: &mut Problems) {
             );
         }
     }
-    for (key, number) in [
-        ("max-connections", settings.max_connections),
-        ("max-connections-ipv6", settings.max_connections_ipv6),
+    for (key, number, range) in [
+        ("max-connections", settings.max_connections, MAX_CONNECTIONS),
+        (
+            "max-connections-ipv6",
+            settings.max_connections_ipv6,
+            MAX_CONNECTIONS,
+        ),
+        ("max-persistence", settings.max_persistence, MAX_PERSISTENCE),
     ] {
-        if !MAX_CONNECTIONS.contains(&number) {
-            let (least, most) = MAX_CONNECTIONS.into_inner();
+        if !range.contains(&number) {
+            let (least, most) = range.into_inner();
             problems.add(
                 Place::Dataplane(key),
                 format!("{key} {number} is out of range: {least}..={most}"),
@@ -197,10 +205,22 @@ fn services(services: &[VirtualService], problems: &mut Problems) {
                 );
             }
         }
+        if service.hash != HashKey::default() && !service.scheduler.hashes_client() {
+            problems.add(
+                Place::Service(index, "hash"),
+                format!(
+                    "hash {} is of no use with scheduler {}, which does not hash clients: use scheduler sh or mh, or \
+                     leave hash out",
+                    service.hash.name(),
+                    service.scheduler.name()
+                ),
+            );
+        }
         health(index, service, problems);
         check::checks(index, service, problems);
         reals(index, service, &vips, problems);
     }
+    persistence::all(services, problems);
 }
 
 fn health(index: usize, service: &VirtualService, problems: &mut Problems) {
@@ -300,6 +320,39 @@ fn reals(
                 ),
             );
         }
+        thresholds(index, number, real, problems);
+    }
+}
+
+fn thresholds(index: usize, number: usize, real: &RealServer, problems: &mut Problems) {
+    let RealServer {
+        address,
+        upper,
+        lower,
+        ..
+    } = *real;
+    for (key, threshold) in [("upper", upper), ("lower", lower)] {
+        if threshold > MAX_THRESHOLD {
+            problems.add(
+                Place::Real(index, number, key),
+                format!("{key} {threshold} of real {address} is out of range: 0..={MAX_THRESHOLD}"),
+            );
+            return;
+        }
+    }
+    let place = Place::Real(index, number, "lower");
+    if upper == 0 && lower > 0 {
+        problems.add(
+            place,
+            format!("lower {lower} of real {address} without upper: give it upper too, or leave lower out"),
+        );
+    } else if lower > upper {
+        problems.add(
+            place,
+            format!(
+                "lower {lower} of real {address} is above upper {upper}: make it {upper} at most"
+            ),
+        );
     }
 }
 

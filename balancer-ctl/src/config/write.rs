@@ -3,16 +3,17 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, Value};
+use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, Value};
 
 use super::read::{self, notify::DEFAULT_TIMEOUT};
 use crate::model::{
-    AdminState, Check, DataplaneSettings, Mode, Model, Notify, Protocol, RealSettings, ServiceKey,
-    ServiceSettings, StrayReplies, Timeouts, VirtualService,
+    AdminState, Check, DataplaneSettings, Mode, Model, Notify, PersistenceSettings, Protocol,
+    RealSettings, ServiceKey, ServiceSettings, StrayReplies, Timeouts, VirtualService,
     check::keys,
     duration,
     limits::max_connections_ipv6,
     notify::Stdin,
+    persistence::PERSISTENCE_SETTINGS,
     real::REAL_SETTINGS,
     service::SERVICE_SETTINGS,
     setting::{self, Setting},
@@ -54,6 +55,9 @@ pub(super) fn service(key: &ServiceKey, settings: &ServiceSettings) -> Table {
         table.insert("protocol", toml_edit::value(key.protocol.name()));
     }
     put_settings(&mut table, &SERVICE_SETTINGS, settings);
+    if let Some(settings) = settings.persistence.as_ref().filter(|one| !one.is_off()) {
+        table.insert("persistence", toml_edit::value(persistence(settings)));
+    }
     match settings.checks.as_deref() {
         None | Some([]) => {}
         Some([only]) => {
@@ -62,6 +66,15 @@ pub(super) fn service(key: &ServiceKey, settings: &ServiceSettings) -> Table {
         Some(several) => put_blocks(&mut table, "check", several.iter().map(check)),
     }
     below(table)
+}
+
+/// The persistence of a service.
+pub(super) fn persistence(settings: &PersistenceSettings) -> InlineTable {
+    let mut builder = TableBuilder::default();
+    for setting in &PERSISTENCE_SETTINGS {
+        builder.put_some(setting.key, (setting.written)(settings).and_then(value));
+    }
+    builder.0
 }
 
 /// The block of a real server.
@@ -89,7 +102,7 @@ pub(super) fn value(value: setting::Value<'_>) -> Option<Value> {
         setting::Value::Text(text) => Some(text.into_owned().into()),
         setting::Value::Number(number) => Some(number.into()),
         setting::Value::Flag(flag) => Some(flag.into()),
-        setting::Value::Other => None,
+        setting::Value::Unset | setting::Value::Other => None,
     }
 }
 
@@ -129,16 +142,19 @@ fn dataplane_keys(settings: &DataplaneSettings) -> Table {
         mode,
         max_connections,
         max_connections_ipv6: of_ipv6,
+        max_persistence,
         stray_replies,
         timeouts: _,
     } = settings;
     let of_ipv6 = non_default(*of_ipv6, max_connections_ipv6(*max_connections));
     let max_connections = non_default(*max_connections, read::DEFAULT_MAX_CONNECTIONS);
+    let max_persistence = non_default(*max_persistence, read::DEFAULT_MAX_PERSISTENCE);
     let mut builder = TableBuilder::default();
     builder.put("interfaces", lines(interfaces));
     builder.put_some("mode", non_default(*mode, Mode::default()).map(Mode::name));
     builder.put_some("max-connections", max_connections.map(i64::from));
     builder.put_some("max-connections-ipv6", of_ipv6.map(i64::from));
+    builder.put_some("max-persistence", max_persistence.map(i64::from));
     let stray_replies = non_default(*stray_replies, StrayReplies::default());
     builder.put_some("stray-replies", stray_replies.map(StrayReplies::name));
     builder.0.into_table()

@@ -10,6 +10,7 @@
 mod change;
 mod health;
 mod message;
+mod persistence;
 mod reload;
 mod views;
 
@@ -30,8 +31,9 @@ use tracing::Level;
 use self::reload::Reloads;
 pub use self::{
     health::HealthReport,
-    message::{ConnectionPolicy, Message, Reply, Request, Scope},
-    views::ConnectionsReport,
+    message::{ConnectionPolicy, Message, PersistenceQuery, Reply, Request, Scope},
+    persistence::ForgetReport,
+    views::ListReport,
 };
 use crate::{
     config::file::ConfigFile,
@@ -223,6 +225,11 @@ impl Daemon {
             Message::Connections(service, filter, reply) => {
                 drop(reply.send(self.connections(service.as_ref(), filter)));
             }
+            Message::Trace(service, client, reply) => {
+                drop(reply.send(self.trace(&service, client)))
+            }
+            Message::Persistence(query, reply) => drop(reply.send(self.persistence(query))),
+            Message::Forget(query, reply) => drop(reply.send(self.forget(query))),
             Message::Health(service, reply) => drop(reply.send(self.health(service.as_ref()))),
             Message::Status(reply) => drop(reply.send(self.status())),
             Message::Found(updates) => {

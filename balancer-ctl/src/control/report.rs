@@ -3,10 +3,12 @@
 mod obstacles;
 mod rates;
 mod status;
+mod trace;
 
 pub use self::{
     rates::add_rates,
     status::{ReportContext, status},
+    trace::trace,
 };
 use crate::{
     control::availability::{Availability, RealStatus},
@@ -46,6 +48,10 @@ pub fn services<'a>(
                 })
                 .collect(),
             counters: counted.counters,
+            persistence_entries: service
+                .persistence
+                .is_some()
+                .then_some(counted.kept_clients),
             ..view::Service::from(service)
         }
     });
@@ -65,9 +71,11 @@ fn shown(
         weight: real.weight,
         effective_weight: status.map_or(0, |status| status.weight),
         forwarding: real.forwarding,
+        upper: real.upper,
+        lower: real.lower,
         backup: real.backup,
         state: status.map_or(view::RealState::Down, |status| status.state),
-        reason: status.and_then(|status| status.reason.clone()),
+        reason: reason(real, status, counted.is_full),
         admin: real.state,
         health: is_checked
             .then(|| status?.healthy)
@@ -85,6 +93,19 @@ fn shown(
         rates: None,
         runtime: real.runtime,
     }
+}
+
+/// Why a real server is not simply up: its state's reason, and that it is full.
+fn reason(real: &RealServer, status: Option<&RealStatus>, is_full: bool) -> Option<String> {
+    let of_state = status.and_then(|status| status.reason.clone());
+    let takes_new = status.is_some_and(|status| status.weight > 0);
+    let full = (is_full && takes_new).then(|| {
+        let RealServer { upper, lower, .. } = real;
+        let below = balancer_common::load::RealLoad::resume_below(*upper, *lower);
+        format!("full with {upper} connections, takes new ones below {below}")
+    });
+    let reasons: Vec<_> = of_state.into_iter().chain(full).collect();
+    (!reasons.is_empty()).then(|| reasons.join("; "))
 }
 
 /// A service's name, else its key.

@@ -1,24 +1,27 @@
 //! Applies changes to the kernel's tables: the only writer of services, rings and real servers.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     io,
     net::IpAddr,
+    sync::atomic::{Ordering, fence},
 };
 
 use anyhow::Context;
 use balancer_common::{
     addr::{Addr, Address},
+    persistence::{MemberKey, Stickiness},
     real_server::{RealServer, state},
+    scheduler::{self, RING_WORDS, Ring, SLOTS_PER_WORD},
     service::{self, Service},
     stats::RealStats,
 };
 
-use super::{maps::Maps, settings::SettingsRow};
+use super::{jiffies::Tick, maps::Maps, settings::SettingsRow};
 use crate::{
     dataplane::plan::{
         ring_space::RingSpace,
-        tables::{ServiceRow, TableChange, Tables},
+        tables::{Affinity, ServiceRow, TableChange, Tables},
     },
     model::{Protocol, ServiceKey},
     netlink::address::Networks,
@@ -73,8 +76,7 @@ pub fn apply(maps: &Maps, settings: &SettingsRow, changes: &[TableChange]) -> an
 
 /// Applies changes of one kind.
 fn apply_run(maps: &Maps, settings: &SettingsRow, run: &[TableChange]) -> anyhow::Result<()> {
-    let (mut turns, mut stats, mut reals, mut slots) =
-        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut turns, mut stats, mut reals) = (Vec::new(), Vec::new(), Vec::new());
     let (mut services_v4, mut services_v6, mut addresses) = (Vec::new(), Vec::new(), Vec::new());
     for change in run {
         match change {
@@ -83,8 +85,37 @@ fn apply_run(maps: &Maps, settings: &SettingsRow, run: &[TableChange]) -> anyhow
                 stats.push((*id, RealStats::default()));
             }
             TableChange::SetReal { id, real } => reals.push((*id, *real)),
-            TableChange::WriteRing { offset, reals } => {
-                slots.extend((*offset..).zip(reals.iter().copied()))
+            TableChange::SetLimits { id, limits } => maps.loads.set_limits(*id, *limits),
+            TableChange::WriteRing { ring, reals } => {
+                write_words(maps, ring.words().zip(scheduler::words(reals)))?;
+            }
+            TableChange::RewriteRing {
+                key: _,
+                words,
+                reals: _,
+            } => write_words(maps, words.iter().copied())?,
+            TableChange::SetStickiness {
+                service,
+                stickiness,
+            } => maps
+                .stickiness
+                .set(service, stickiness)
+                .context("cannot write a service's persistence")?,
+            TableChange::SetMembers { service, members } => {
+                let members: Vec<_> = members
+                    .iter()
+                    .map(|(server, id)| (member_key(*service, *server), *id))
+                    .collect();
+                maps.members
+                    .set_many(&members)
+                    .context("cannot write a service's servers")?;
+            }
+            TableChange::RemoveMembers { service, servers } => {
+                for server in servers {
+                    maps.members
+                        .delete(&member_key(*service, *server))
+                        .context("cannot delete a service's server")?;
+                }
             }
             TableChange::SetAddresses { words } => addresses.extend(words.iter().copied()),
             TableChange::SetAnyPort(on) => settings
@@ -106,6 +137,7 @@ fn apply_run(maps: &Maps, settings: &SettingsRow, run: &[TableChange]) -> anyhow
                 key,
                 service,
                 reals: _,
+                available: _,
             } => match kernel_key(key) {
                 KernelKey::V4(key) => services_v4.push((key, *service)),
                 KernelKey::V6(key) => services_v6.push((key, *service)),
@@ -127,7 +159,6 @@ fn apply_run(maps: &Maps, settings: &SettingsRow, run: &[TableChange]) -> anyhow
     maps.reals
         .set_many(&reals)
         .context("cannot write real servers")?;
-    maps.rings.set_many(&slots).context("cannot write rings")?;
     maps.services_v4
         .set_many(&services_v4)
         .context("cannot write IPv4 services")?;
@@ -135,6 +166,31 @@ fn apply_run(maps: &Maps, settings: &SettingsRow, run: &[TableChange]) -> anyhow
         .set_many(&services_v6)
         .context("cannot write IPv6 services")?;
     Ok(())
+}
+
+const fn member_key(service: u32, server: Addr) -> MemberKey {
+    MemberKey { server, service }
+}
+
+/// Writes words of the rings, each as a whole.
+fn write_words(maps: &Maps, words: impl Iterator<Item = (u32, u64)>) -> anyhow::Result<()> {
+    for (index, word) in words {
+        let place = maps.rings.long(index as usize, 0);
+        let place = place.context("a ring lies beyond the slots that there are")?;
+        place.store(word, Ordering::Relaxed);
+    }
+    // Before the service that names them.
+    fence(Ordering::SeqCst);
+    Ok(())
+}
+
+/// The real ids in a ring.
+fn read_ring(maps: &Maps, ring: Ring) -> Vec<u32> {
+    let slots = ring.offset..ring.offset + ring.length;
+    let words = slots.map(|slot| (slot, maps.rings.read((slot / SLOTS_PER_WORD) as usize)));
+    words
+        .filter_map(|(slot, word)| Some(scheduler::real_in(word?, slot)))
+        .collect()
 }
 
 fn add_real_ports(maps: &Maps, ports: &[ServiceKey]) -> io::Result<()> {
@@ -153,16 +209,7 @@ fn add_real_ports(maps: &Maps, ports: &[ServiceKey]) -> io::Result<()> {
 ///
 /// # Errors
 /// The kernel refused a call.
-pub fn observe(maps: &Maps, settings: &SettingsRow) -> anyhow::Result<Tables> {
-    let rows = |services: Vec<(ServiceKey, Service)>| -> io::Result<Vec<(ServiceKey, ServiceRow)>> {
-        services
-            .into_iter()
-            .map(|(key, service)| {
-                let ring = maps.rings.range(service.ring.offset, service.ring.length)?;
-                Ok((key, ServiceRow { service, ring }))
-            })
-            .collect()
-    };
+pub fn observe(maps: &Maps, settings: &SettingsRow, tick: Tick) -> anyhow::Result<Tables> {
     let v4 = maps
         .services_v4
         .all()
@@ -177,17 +224,30 @@ pub fn observe(maps: &Maps, settings: &SettingsRow) -> anyhow::Result<Tables> {
     let v6 = v6
         .iter()
         .filter_map(|(key, service)| Some((model_key(key)?, *service)));
-    let services = rows(v4.chain(v6).collect()).context("cannot read the rings")?;
-    let capacity = maps.rings.capacity();
-    let space = RingSpace::with_used(capacity, services.iter().map(|(_, row)| row.service.ring));
+    let row = |service: Service| ServiceRow {
+        ring: read_ring(maps, service.ring),
+        available: read_ring(maps, service.available),
+        service,
+    };
+    let services = v4.chain(v6).map(|(key, service)| (key, row(service)));
+    let services: BTreeMap<_, _> = services.collect();
+    let rings = services.values().map(|row| row.service);
+    let rings = rings.flat_map(|service| [service.ring, service.available]);
+    let space = RingSpace::with_used(RING_WORDS, rings);
     let addresses = maps
         .addresses
         .all()
         .context("cannot read the address filter")?;
     let reals = maps.reals.all().context("cannot read the real servers")?;
     Ok(Tables {
-        services: services.into_iter().collect(),
+        services,
+        limits: (0..)
+            .zip(&reals)
+            .map(|(id, _)| maps.loads.limits(id))
+            .collect(),
         reals: reals.into_iter().map(|(_, real)| real).collect(),
+        affinities: affinities(maps).context("cannot read the services' persistence")?,
+        tick,
         addresses: addresses.into_iter().map(|(_, word)| word).collect(),
         any_port: settings.get().any_port != 0,
         real_ports: real_ports(maps).context("cannot read the real servers' ports")?,
@@ -196,6 +256,21 @@ pub fn observe(maps: &Maps, settings: &SettingsRow) -> anyhow::Result<Tables> {
         routed: BTreeSet::new(),
         planned: HashMap::new(),
     })
+}
+
+/// What the program finds by services' ids, but for services that are not persistent.
+fn affinities(maps: &Maps) -> io::Result<BTreeMap<u32, Affinity>> {
+    let mut affinities = BTreeMap::<u32, Affinity>::new();
+    for (service, stickiness) in maps.stickiness.all()? {
+        if stickiness != Stickiness::default() {
+            affinities.entry(service).or_default().stickiness = stickiness;
+        }
+    }
+    for (key, id) in maps.members.all()? {
+        let affinity = affinities.entry(key.service).or_default();
+        affinity.members.insert(key.server, id);
+    }
+    Ok(affinities)
 }
 
 fn real_ports(maps: &Maps) -> io::Result<HashSet<ServiceKey>> {

@@ -1,11 +1,10 @@
 //! The connection tables: connections are counted, listed, purged, and ended when their idle timeout has passed.
 
 use std::{
-    borrow::Cow,
     collections::HashSet,
     net::SocketAddr,
     path::Path,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -18,11 +17,13 @@ use balancer_common::{
 };
 
 use super::{
-    ConnectionFilter, Family,
+    Connection, ConnectionFilter, Family,
     conntrack::{ConnectionCounts, Conntrack, ExpiryClock},
     entry_filter::EntryFilter,
     jiffies::Tick,
-    list::{Lister, Listing},
+    list::Lister,
+    listing::Listing,
+    loads::Loads,
     map::Map,
     rcu_barrier::RcuBarrier,
     services::{BeforeChange, ServiceTables},
@@ -87,7 +88,10 @@ impl ConnectionTables {
             reals: reals
                 .memory()
                 .context("cannot read the real servers as memory")?,
+            loads: Loads::open(directory)?,
+            ends: Mutex::new(()),
         };
+        conntrack.finish_ending();
         Ok(Self {
             conntrack: Arc::new(conntrack),
             tick,
@@ -105,11 +109,11 @@ impl ConnectionTables {
     }
 
     /// How many connections there are: now, or for large tables at the last sweep, some seconds ago.
-    pub fn count(&self) -> Cow<'_, ConnectionCounts> {
+    pub fn count(&self) -> ConnectionCounts {
         let is_large = self.conntrack.capacity() > LIVE_COUNT_ENTRIES;
-        match &self.last_counts {
-            Some(counts) if is_large => Cow::Borrowed(counts),
-            _ => Cow::Owned(self.conntrack.count()),
+        match self.last_counts {
+            Some(counts) if is_large => counts,
+            _ => self.conntrack.count(),
         }
     }
 
@@ -127,7 +131,12 @@ impl ConnectionTables {
     }
 
     /// The connections that match `filter`, to be read later. `jiffies` is the present time.
-    pub fn list(&self, filter: ConnectionFilter, jiffies: u32, settings: &Settings) -> Listing {
+    pub fn list(
+        &self,
+        filter: ConnectionFilter,
+        jiffies: u32,
+        settings: &Settings,
+    ) -> Listing<Connection> {
         let lister = Lister {
             conntrack: Arc::clone(&self.conntrack),
             filter,
@@ -137,7 +146,10 @@ impl ConnectionTables {
                 timeouts: settings.timeouts,
             },
         };
-        Listing::new(move |take| lister.each(take))
+        Listing::new(move |take| {
+            lister.each(take);
+            Ok(())
+        })
     }
 
     /// Ends the connections of a real server. Returns how many.

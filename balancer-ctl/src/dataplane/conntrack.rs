@@ -1,17 +1,21 @@
 //! The connections of both families, and the rules by which they are counted, expired and purged.
 
-use std::ops::Range;
+use std::{
+    mem::size_of,
+    ops::Range,
+    sync::{Mutex, PoisonError},
+};
 
 use aya::Pod;
 use balancer_common::{
     addr::Address,
-    conntrack::{Bucket, REFRESH_JIFFIES, Timeouts, WAYS, is_older},
+    conntrack::{Bucket, REFRESH_JIFFIES, Timeouts, WAYS, Word, is_older},
     real_server::RealServer,
-    tcp::State,
 };
 
 use super::{
     entry_filter::EntryFilter,
+    loads::Loads,
     mapped_memory::MappedMemory,
     table::{EntrySnapshot, EntryTable},
 };
@@ -29,15 +33,17 @@ pub struct Conntrack {
     pub v6: EntryTable<[u32; 4]>,
     /// Real servers by real id.
     pub reals: MappedMemory<RealServer>,
+    /// Their loads.
+    pub loads: Loads,
+    /// Held while a connection is ended: one thread at a time does that.
+    pub ends: Mutex<()>,
 }
 
 /// Numbers of connections.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ConnectionCounts {
     /// By family: IPv4, IPv6.
     pub families: [u64; 2],
-    /// By real id: `[active, inactive]`.
-    pub reals: Vec<[u64; 2]>,
 }
 
 /// The time and the timeouts by which connections expire.
@@ -72,21 +78,9 @@ impl SweepResult {
     /// No connections; `reals` is the number of real ids.
     pub fn empty(reals: usize) -> Self {
         Self {
-            counts: ConnectionCounts {
-                families: [0; 2],
-                reals: vec![[0; 2]; reals],
-            },
+            counts: ConnectionCounts::default(),
             referenced: vec![false; reals],
             expired: 0,
-        }
-    }
-}
-
-impl ConnectionCounts {
-    fn add(&mut self, family: usize, real: u16, state: u8) {
-        self.families[family] += 1;
-        if let Some(counts) = self.reals.get_mut(usize::from(real)) {
-            counts[usize::from(state != State::Established as u8)] += 1;
         }
     }
 }
@@ -94,10 +88,9 @@ impl ConnectionCounts {
 impl Conntrack {
     /// Counts all connections, including those that have expired and are not ended yet.
     pub fn count(&self) -> ConnectionCounts {
-        let mut count = SweepResult::empty(self.reals.count()).counts;
-        count_family(&self.v4, 0, &mut count);
-        count_family(&self.v6, 1, &mut count);
-        count
+        ConnectionCounts {
+            families: [count_family(&self.v4), count_family(&self.v6)],
+        }
     }
 
     /// Number of entries that both tables can hold.
@@ -135,7 +128,7 @@ impl Conntrack {
             let mut found = slot.read().filter(|found| wanted.matches(&found.entry));
             while let Some(original) = found {
                 let reply = self.partner(table, &original);
-                if end_connection(&original, reply.as_ref()) {
+                if self.end_connection(table, &original, reply.as_ref()) {
                     purged += 1;
                     break;
                 }
@@ -197,7 +190,7 @@ impl Conntrack {
                 *is_referenced = true;
             }
             if word.is_original() {
-                result.counts.add(family, real, word.state());
+                result.counts.families[family] += 1;
             }
         }
     }
@@ -229,8 +222,52 @@ impl Conntrack {
         if other.as_ref().is_some_and(is_heard) {
             return Expiry::Alive;
         }
-        Expiry::of(end_connection(one, other.as_ref()))
+        Expiry::of(self.end_connection(table, one, other.as_ref()))
     }
+}
+
+impl Conntrack {
+    /// Ends the connection of an original entry, unless the entry changed since it was read; returns whether it did.
+    /// `reply` is its reply entry, looked up before: afterwards the same key may belong to another connection.
+    fn end_connection<A: Address>(
+        &self,
+        table: &EntryTable<A>,
+        original: &EntrySnapshot<'_, A>,
+        reply: Option<&EntrySnapshot<'_, A>>,
+    ) -> bool
+    where
+        Bucket<A>: Pod,
+    {
+        let (slot, word) = (original.slot, original.entry.word);
+        let real = u32::from(original.entry.real);
+        let family = u32::from(size_of::<A>() != size_of::<u32>());
+        let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = [family, table.number(slot)];
+        let exchange = |old, new| slot.compare_exchange(old, new);
+        let is_mine = self.loads.end(place, word, real, exchange);
+        drop(ends);
+        if let Some(reply) = reply.filter(|_| is_mine) {
+            reply.free();
+        }
+        is_mine
+    }
+
+    /// Finishes the end of the connection at which an earlier daemon was killed.
+    pub fn finish_ending(&self) {
+        self.loads.finish(|[family, place], old, new| match family {
+            0 => exchange(&self.v4, place, old, new),
+            _ => exchange(&self.v6, place, old, new),
+        });
+    }
+}
+
+/// Replaces the word of the entry with this number, if it is `old`; returns whether it did.
+fn exchange<A: Address>(table: &EntryTable<A>, number: u32, old: Word, new: Word) -> bool
+where
+    Bucket<A>: Pod,
+{
+    let slot = table.slot(number);
+    slot.is_some_and(|slot| slot.compare_exchange(old, new))
 }
 
 /// What happened to an entry that seemed to have expired.
@@ -250,32 +287,14 @@ impl Expiry {
     }
 }
 
-/// Ends the connection of an original entry, unless the entry changed since it was read; returns whether it did.
-/// `reply` is its reply entry, looked up before: afterwards the same key may belong to another connection.
-fn end_connection<A: Address>(
-    original: &EntrySnapshot<'_, A>,
-    reply: Option<&EntrySnapshot<'_, A>>,
-) -> bool {
-    let word = original.entry.word;
-    if !original.slot.compare_exchange(word, word.freed()) {
-        return false;
-    }
-    if let Some(reply) = reply {
-        reply.free();
-    }
-    true
-}
-
-fn count_family<A: Address>(table: &EntryTable<A>, family: usize, count: &mut ConnectionCounts)
+fn count_family<A: Address>(table: &EntryTable<A>) -> u64
 where
     Bucket<A>: Pod,
 {
-    for slot in table.slots(0..table.buckets()) {
-        let word = slot.word();
-        if word.is_used() && word.is_original() {
-            count.add(family, slot.real(), word.state());
-        }
-    }
+    let words = table.slots(0..table.buckets()).map(|slot| slot.word());
+    words
+        .filter(|word| word.is_used() && word.is_original())
+        .count() as u64
 }
 
 #[cfg(test)]

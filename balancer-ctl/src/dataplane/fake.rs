@@ -10,8 +10,9 @@ use std::{
 use balancer_common::verdict::Discard;
 
 use super::{
-    AttachedInterface, Connection, ConnectionFilter, Dataplane, DataplaneError, DataplaneStatus,
-    InterfaceError, Listing, RealSnapshot, Service, Snapshot, TableStatus,
+    AttachedInterface, Choice, Connection, ConnectionFilter, Dataplane, DataplaneError,
+    DataplaneStatus, Deletion, FoundBy, InterfaceError, KeptClient, Listing, PersistenceFilter,
+    RealSnapshot, Service, Snapshot, TableStatus,
 };
 use crate::{
     model::{DataplaneSettings, ServiceKey},
@@ -29,6 +30,8 @@ pub struct State {
     pub settings: Option<DataplaneSettings>,
     /// Connections to return; real servers' active and inactive connections are counted from them.
     pub connections: Vec<Connection>,
+    /// Clients that keep a server, to return, count and forget.
+    pub kept_clients: Vec<KeptClient>,
     /// Counters to return.
     pub snapshot: Snapshot,
     /// How often `snapshot` was called.
@@ -90,6 +93,10 @@ fn matches(filter: &ConnectionFilter, connection: &Connection) -> bool {
         && filter.state.is_none_or(|state| state == connection.state)
 }
 
+fn keeps(filter: &PersistenceFilter, client: &KeptClient) -> bool {
+    filter.matches_services(&client.services) && filter.matches(&client.client, client.server)
+}
+
 impl Dataplane for FakeDataplane {
     fn reconcile(&mut self, services: &[Service]) -> Result<(), DataplaneError> {
         let mut state = self.state();
@@ -147,6 +154,9 @@ impl Dataplane for FakeDataplane {
                 continue;
             }
             let shown = snapshot.services.entry(service.key).or_default();
+            let kept = state.kept_clients.iter();
+            let kept = kept.filter(|client| client.services.contains(&service.key));
+            shown.kept_clients = kept.count() as u64;
             for real in &service.reals {
                 let of_real =
                     |c: &&Connection| c.virtual_address == service.key && c.real == real.address;
@@ -168,6 +178,7 @@ impl Dataplane for FakeDataplane {
                     RealSnapshot {
                         active,
                         inactive: all - active,
+                        is_full: false,
                         counters,
                     },
                 );
@@ -176,7 +187,10 @@ impl Dataplane for FakeDataplane {
         Ok(snapshot)
     }
 
-    fn connections(&mut self, filter: ConnectionFilter) -> Result<Listing, DataplaneError> {
+    fn connections(
+        &mut self,
+        filter: ConnectionFilter,
+    ) -> Result<Listing<Connection>, DataplaneError> {
         let theirs = self.clone();
         Ok(Listing::new(move |take| {
             let connections = theirs.state().connections.clone();
@@ -185,7 +199,52 @@ impl Dataplane for FakeDataplane {
                 .filter(|connection| matches(&filter, connection));
             let limit = filter.limit.unwrap_or(usize::MAX);
             let _ = matching.take(limit).try_for_each(take);
+            Ok(())
         }))
+    }
+
+    fn kept_clients(
+        &mut self,
+        filter: PersistenceFilter,
+    ) -> Result<Listing<KeptClient>, DataplaneError> {
+        let theirs = self.clone();
+        Ok(Listing::new(move |take| {
+            let clients = theirs.state().kept_clients.clone();
+            let matching = clients.into_iter().filter(|client| keeps(&filter, client));
+            let limit = filter.limit.unwrap_or(usize::MAX);
+            let _ = matching.take(limit).try_for_each(take);
+            Ok(())
+        }))
+    }
+
+    fn forget_clients(&mut self, filter: PersistenceFilter) -> Result<Deletion, DataplaneError> {
+        let theirs = self.clone();
+        Ok(Deletion::new(move || {
+            let clients = &mut theirs.state().kept_clients;
+            let before = clients.len();
+            clients.retain(|client| !keeps(&filter, client));
+            Ok((before - clients.len()) as u64)
+        }))
+    }
+
+    fn trace(
+        &mut self,
+        client: SocketAddr,
+        service: &ServiceKey,
+    ) -> Result<Choice, DataplaneError> {
+        let state = self.state();
+        let mut connections = state.connections.iter();
+        let own = connections.find(|c| c.client == client && c.virtual_address == *service);
+        let services = state.services.iter();
+        let mut reals = services
+            .filter(|found| found.key == *service)
+            .flat_map(|found| &found.reals)
+            .filter(|real| real.weight > 0);
+        Ok(match (own, reals.next()) {
+            (Some(own), _) => Choice::Real(own.real, FoundBy::Connection),
+            (None, Some(real)) => Choice::Real(real.address, FoundBy::Scheduler { slot: 0, of: 1 }),
+            (None, None) => Choice::None(Discard::NoRealReject),
+        })
     }
 
     fn refused(&mut self) -> Result<u64, DataplaneError> {

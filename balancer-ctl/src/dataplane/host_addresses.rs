@@ -16,9 +16,12 @@ use balancer_common::{
 };
 
 use super::map::Map;
-use crate::netlink::{
-    Netlink,
-    local::{self, LocalRoute, Prefix},
+use crate::{
+    model::prefix::Prefix,
+    netlink::{
+        Netlink,
+        local::{self, LocalRoute},
+    },
 };
 
 /// Handle of both maps, shared between threads.

@@ -1,11 +1,15 @@
-//! The data plane in the kernel: reuses what is pinned or loads anew, and implements [`Dataplane`] with its four parts.
+//! The data plane in the kernel: reuses what is pinned or loads anew, and implements [`Dataplane`] with its parts.
 //!
 //! ```text
 //!  KernelDataplane ─┬─ Interfaces        which the packet program runs on
 //!                   ├─ Neighbours        next hops that are kept resolved
 //!                   ├─ ServiceTables     services, real servers, rings, counters
-//!                   └─ ConnectionTables  connections: counted, listed, ended
+//!                   ├─ ConnectionTables  connections: counted, listed, ended
+//!                   └─ PersistenceTable  which server each client keeps: counted, listed, forgotten
 //! ```
+
+mod choice;
+mod opening;
 
 use std::{
     collections::BTreeSet,
@@ -19,21 +23,19 @@ use aya::Ebpf;
 use balancer_common::{real_server::state, verdict::Discard};
 
 use super::{
-    ConnectionFilter, Dataplane, DataplaneError, DataplaneStatus, Family, Listing, Service,
-    Snapshot, TableStatus, attach,
+    Choice, Connection, ConnectionFilter, Dataplane, DataplaneError, DataplaneStatus, Deletion,
+    Family, KeptClient, Listing, PersistenceFilter, Service, Snapshot, TableStatus,
     attachments::RetryNative,
     connections::{ConnectionTables, SLICE_PAUSE},
-    detach::take_down,
     host_addresses::HostAddresses,
     interfaces::{AttachContext, Interfaces},
     jiffies::{self, Tick},
     load,
     neighbours::Neighbours,
     packet_log,
-    pins::Pins,
+    persistence::PersistenceTable,
     redirect_errors::RedirectErrors,
     route_versions::RouteVersionTable,
-    self_test,
     services::ServiceTables,
     watch::WatchThread,
 };
@@ -44,7 +46,6 @@ use crate::{
     netlink::{
         Netlink,
         address::Networks,
-        link,
         local::LocalAddresses,
         monitor::{self, NetlinkChanges},
     },
@@ -74,6 +75,7 @@ pub struct KernelDataplane {
     neighbours: Neighbours,
     services: ServiceTables,
     connections: ConnectionTables,
+    persistence: PersistenceTable,
     host_addresses: HostAddresses,
     /// This host's addresses have changed, and the maps do not reflect that yet.
     addresses_changed: bool,
@@ -94,7 +96,7 @@ impl KernelDataplane {
     /// # Errors
     /// A sentence says what is missing. A data plane that ran before goes on; otherwise nothing is left behind.
     pub fn open(options: OpenOptions) -> Result<Self, DataplaneError> {
-        open(options).map_err(DataplaneError::from)
+        opening::open(options).map_err(DataplaneError::from)
     }
 
     /// The low 32 bits of jiffies now.
@@ -104,6 +106,11 @@ impl KernelDataplane {
 
     fn reconcile(&mut self, services: &[Service]) -> anyhow::Result<()> {
         let changes = self.services.reconcile(services, &mut self.connections)?;
+        if changes.iter().any(is_about_persistence)
+            && let Err(error) = self.follow_persistence()
+        {
+            tracing::warn!("the clients of removed services are forgotten later: {error:#}");
+        }
         // So that the first packet to a new real server finds its MAC address resolved.
         let known: BTreeSet<_> = changes.iter().filter_map(new_address).collect();
         if !known.is_empty()
@@ -126,12 +133,17 @@ impl KernelDataplane {
                 self.configured.max_connections_ipv6,
                 settings.max_connections_ipv6,
             ),
+            (
+                "max-persistence",
+                self.configured.max_persistence,
+                settings.max_persistence,
+            ),
         ] {
             ensure!(
                 present == wanted,
-                "{key} cannot change from {present} to {wanted} while packets flow, since the connection table has its size from its \
-                 beginning to its end: restart balancerd, which makes a new table and puts it in the place of the old one without a gap; \
-                 running connections are reset"
+                "{key} cannot change from {present} to {wanted} while packets flow, since a table has its size from its beginning to its \
+                 end: restart balancerd, which makes new tables and puts them in the place of the old ones without a gap; running \
+                 connections are reset"
             );
         }
         let is_start = self.interfaces.take_first_configure();
@@ -186,10 +198,12 @@ impl KernelDataplane {
         let addresses = self.follow_addresses();
         let neighbours = self.maintain_neighbours(&changes);
         let connections = self.maintain_connections();
+        let persistence = self.maintain_persistence();
         links
             .and(addresses)
             .and(neighbours)
             .and(connections)
+            .and(persistence)
             .and(redirects)
             .and(self.interfaces.last_host_check())
     }
@@ -268,6 +282,45 @@ impl KernelDataplane {
             .context("cannot end idle connections")
     }
 
+    /// After a change of the services' persistence, forgets the clients that no service has any more.
+    fn follow_persistence(&mut self) -> anyhow::Result<()> {
+        let (jiffies, seed) = (self.jiffies()?, self.services.settings().seed);
+        let tables = self.services.tables()?;
+        self.persistence.follow(tables, jiffies, seed)
+    }
+
+    fn maintain_persistence(&mut self) -> anyhow::Result<()> {
+        self.persistence.collect()?;
+        if !self.persistence.is_due() {
+            return Ok(());
+        }
+        let (jiffies, seed) = (self.jiffies()?, self.services.settings().seed);
+        let tables = self.services.tables()?;
+        self.persistence.begin_pass(tables, jiffies, seed)
+    }
+
+    fn snapshot(&mut self, service: Option<&ServiceKey>) -> anyhow::Result<Snapshot> {
+        let mut snapshot = self.services.snapshot(service)?;
+        let jiffies = self.jiffies()?;
+        let counts = self.persistence.counts(self.services.tables()?, jiffies)?;
+        for (key, service) in &mut snapshot.services {
+            service.kept_clients = counts.get(key).copied().unwrap_or_default();
+        }
+        Ok(snapshot)
+    }
+
+    fn kept_clients(&mut self, filter: PersistenceFilter) -> anyhow::Result<Listing<KeptClient>> {
+        let jiffies = self.jiffies()?;
+        let tables = self.services.tables()?;
+        Ok(self.persistence.list(tables, filter, jiffies))
+    }
+
+    fn forget_clients(&mut self, filter: PersistenceFilter) -> anyhow::Result<Deletion> {
+        let (jiffies, seed) = (self.jiffies()?, self.services.settings().seed);
+        let tables = self.services.tables()?;
+        Ok(self.persistence.forget(tables, filter, jiffies, seed))
+    }
+
     fn read_status(&mut self) -> anyhow::Result<DataplaneStatus> {
         let mut discards = Vec::new();
         for reason in Discard::ALL {
@@ -312,6 +365,10 @@ impl KernelDataplane {
     }
 }
 
+/// How long a client's first connection to a persistent service, while it is not complete, decides about its next ones. In jiffies it must
+/// stay below 2^16.
+const PENDING_TIME: Duration = Duration::from_secs(5);
+
 /// Writes settings that may change while packets flow.
 fn write_settings(
     services: &ServiceTables,
@@ -319,11 +376,18 @@ fn write_settings(
     settings: &DataplaneSettings,
 ) -> anyhow::Result<()> {
     let timeouts = tick.timeouts(&settings.timeouts);
+    let pending = tick.jiffies(PENDING_TIME);
     let answers = settings.stray_replies == StrayReplies::Reset;
     services.update_settings(|settings| {
         settings.timeouts = timeouts;
+        settings.pending = pending;
         settings.answer_stray_replies = u32::from(answers);
     })
+}
+
+/// Whether a change says anew how a service's clients keep their servers.
+const fn is_about_persistence(change: &TableChange) -> bool {
+    matches!(change, TableChange::SetStickiness { .. })
 }
 
 /// The address of a real server that a change adds.
@@ -334,97 +398,6 @@ fn new_address(change: &TableChange) -> Option<IpAddr> {
         }
         _ => None,
     }
-}
-
-fn open(options: OpenOptions) -> anyhow::Result<KernelDataplane> {
-    let pins = Pins::of(options.instance.as_deref())?;
-    load::check_prerequisites()?;
-    let mut netlink = Netlink::open()?;
-    // Refuses bad interfaces before anything is changed.
-    let all = link::list(&mut netlink)?;
-    attach::resolve(&options.settings.interfaces, &all, &pins.links()?)?;
-    let ran_before = !pins.is_empty()?;
-    let instance = options.instance.clone();
-    build(options, pins.clone(), netlink).inspect_err(|_| {
-        let cleared = if ran_before {
-            pins.remove_staged()
-        } else {
-            take_down(&pins, instance.as_deref())
-        };
-        if let Err(error) = cleared {
-            tracing::warn!("what the failed start created cannot be removed: {error:#}");
-        }
-    })
-}
-
-/// Creates and fills everything first, and attaches last.
-fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<KernelDataplane> {
-    let OpenOptions {
-        instance,
-        settings: configured,
-        services: wanted,
-        packet_log,
-    } = options;
-    let instance = instance.as_deref();
-    let mut notes = Vec::from_iter(pins.prepare()?);
-    let log_level = packet_log.map_or(0, |level| level as u8);
-    let mut loaded = load::load(&pins, &configured, log_level)?;
-    self_test::run_once(log_level)?;
-    notes.append(&mut loaded.notes);
-    let packet_log = match packet_log {
-        Some(_) => packet_log::LogReader::start(&mut loaded.ebpf)?,
-        None => None,
-    };
-    let directory = &loaded.directory;
-    let tick = Tick::read()?;
-    let services = ServiceTables::open(directory)?;
-    write_settings(&services, tick, &configured)?;
-    let connections = ConnectionTables::open(directory, &services, tick, clock::now())?;
-    let routes = RouteVersionTable::open(directory)?;
-    let interfaces = Interfaces::open(directory, pins, routes.clone(), instance)?;
-    let redirects = match RedirectErrors::start(&mut loaded.ebpf, interfaces.redirect_map()?) {
-        Ok(redirects) => Some(redirects),
-        Err(error) => {
-            notes.push(format!(
-                "frames that the kernel refuses to redirect are not counted: {error:#}"
-            ));
-            None
-        }
-    };
-    let host_addresses = HostAddresses::open(directory)?;
-    let watch = WatchThread::start(routes.clone(), host_addresses.clone(), clock::now())?;
-    // Changes before the watch thread began were missed.
-    routes.bump_all();
-    let mut dataplane = KernelDataplane {
-        ebpf: loaded.ebpf,
-        configured: configured.clone(),
-        interfaces,
-        neighbours: Neighbours::open(instance)?,
-        services,
-        connections,
-        host_addresses,
-        addresses_changed: true,
-        routes,
-        tick,
-        netlink,
-        watch,
-        redirects,
-        notes,
-        _packet_log: packet_log,
-    };
-    // After the watch thread began, and before packets arrive.
-    dataplane.follow_addresses()?;
-    if loaded.fresh {
-        dataplane.reconcile(&wanted)?;
-    }
-    dataplane.attach(&configured, RetryNative::No)?;
-    if loaded.fresh {
-        dataplane.interfaces.adopt_staged()?;
-    } else {
-        dataplane.connections.count_now();
-    }
-    dataplane.interfaces.remove_other_layouts()?;
-    Ok(dataplane)
 }
 
 impl Dataplane for KernelDataplane {
@@ -441,17 +414,39 @@ impl Dataplane for KernelDataplane {
     }
 
     fn snapshot(&mut self, service: Option<&ServiceKey>) -> Result<Snapshot, DataplaneError> {
-        Ok(self.services.snapshot(service, &self.connections.count())?)
+        Ok(Self::snapshot(self, service)?)
     }
 
-    fn connections(&mut self, filter: ConnectionFilter) -> Result<Listing, DataplaneError> {
+    fn connections(
+        &mut self,
+        filter: ConnectionFilter,
+    ) -> Result<Listing<Connection>, DataplaneError> {
         let jiffies = self.jiffies()?;
         let settings = self.services.settings();
         Ok(self.connections.list(filter, jiffies, &settings))
     }
 
+    fn kept_clients(
+        &mut self,
+        filter: PersistenceFilter,
+    ) -> Result<Listing<KeptClient>, DataplaneError> {
+        Ok(Self::kept_clients(self, filter)?)
+    }
+
+    fn forget_clients(&mut self, filter: PersistenceFilter) -> Result<Deletion, DataplaneError> {
+        Ok(Self::forget_clients(self, filter)?)
+    }
+
     fn status(&mut self) -> Result<DataplaneStatus, DataplaneError> {
         Ok(self.read_status()?)
+    }
+
+    fn trace(
+        &mut self,
+        client: SocketAddr,
+        service: &ServiceKey,
+    ) -> Result<Choice, DataplaneError> {
+        Ok(self.choice_for(client, service)?)
     }
 
     fn refused(&mut self) -> Result<u64, DataplaneError> {

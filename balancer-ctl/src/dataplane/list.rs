@@ -18,6 +18,7 @@ use super::{
     conntrack::{Conntrack, ExpiryClock},
     entry_filter::EntryFilter,
     jiffies::Tick,
+    listing::Take,
     table::{EntrySnapshot, EntryTable},
 };
 use crate::model::{Protocol, ServiceKey};
@@ -37,7 +38,7 @@ pub struct Lister {
 
 impl Lister {
     /// Calls `take` for each connection that matches, until it breaks or the filter's limit is reached.
-    pub fn each(&self, take: &mut dyn FnMut(Connection) -> ControlFlow<()>) {
+    pub fn each(&self, take: Take<'_, Connection>) {
         let mut left = self.filter.limit.unwrap_or(usize::MAX);
         let mut take = |connection| {
             left -= 1;
@@ -60,7 +61,7 @@ impl Lister {
     fn list_family<A: Address>(
         &self,
         table: &EntryTable<A>,
-        take: &mut dyn FnMut(Connection) -> ControlFlow<()>,
+        take: Take<'_, Connection>,
     ) -> ControlFlow<()>
     where
         Bucket<A>: Pod,
@@ -113,41 +114,5 @@ impl Lister {
             state: State::from_number(entry.word.state())?,
             expires_in: self.tick.duration(left),
         })
-    }
-}
-
-/// A list of connections that is still to be read, in any thread, while the data plane goes on.
-pub struct Listing(ReadConnections);
-
-type ReadConnections = Box<dyn FnOnce(&mut dyn FnMut(Connection) -> ControlFlow<()>) + Send>;
-
-impl Listing {
-    /// A list that `read` produces.
-    pub fn new(
-        read: impl FnOnce(&mut dyn FnMut(Connection) -> ControlFlow<()>) + Send + 'static,
-    ) -> Self {
-        Self(Box::new(read))
-    }
-
-    /// Calls `take` for each connection, until it breaks.
-    pub fn each(self, mut take: impl FnMut(Connection) -> ControlFlow<()>) {
-        (self.0)(&mut take);
-    }
-
-    /// Collects all connections.
-    #[must_use]
-    pub fn all(self) -> Vec<Connection> {
-        let mut all = Vec::new();
-        self.each(|connection| {
-            all.push(connection);
-            ControlFlow::Continue(())
-        });
-        all
-    }
-}
-
-impl std::fmt::Debug for Listing {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Listing").finish_non_exhaustive()
     }
 }

@@ -53,10 +53,17 @@ pub fn check_prerequisites() -> anyhow::Result<()> {
 }
 
 /// Entries of the maps whose size depends on the configuration.
-pub const fn map_sizes(settings: &DataplaneSettings) -> [(&'static str, u32); 3] {
+pub fn map_sizes(settings: &DataplaneSettings) -> [(&'static str, u32); 4] {
+    // Of such a map each CPU keeps up to 128 free places to itself.
+    let cpus = aya::util::nr_cpus().unwrap_or(1);
+    let reserved = u32::try_from(cpus).unwrap_or(u32::MAX).saturating_mul(128);
     [
         ("CONNTRACK_V4", buckets_for(settings.max_connections)),
         ("CONNTRACK_V6", buckets_for(settings.max_connections_ipv6)),
+        (
+            "PERSISTENCE",
+            settings.max_persistence.saturating_add(reserved),
+        ),
         ("INTERFACES", balancer_common::settings::MAX_INTERFACES),
     ]
 }
@@ -115,6 +122,7 @@ pub fn load(pins: &Pins, settings: &DataplaneSettings, log_level: u8) -> anyhow:
         .context("cannot load the packet program's maps")?;
     load_programs(&mut ebpf)?;
     load_program(&mut ebpf, "clock")?;
+    load_program(&mut ebpf, "trace")?;
     Ok(Loaded {
         ebpf,
         fresh,

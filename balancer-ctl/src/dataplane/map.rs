@@ -66,6 +66,18 @@ impl<K: Pod, V: Pod> Map<K, V> {
         MappedMemory::of_map(self.fd.as_fd(), self.shape.max_entries)
     }
 
+    /// Maps an array's values into memory as `count` values of another type, which take as many bytes.
+    ///
+    /// # Errors
+    /// As for [`Map::memory`].
+    pub fn memory_of<T: Pod>(&self, count: u32) -> io::Result<MappedMemory<T>> {
+        let bytes = size_of::<V>() * self.shape.max_entries as usize;
+        if size_of::<T>() * count as usize != bytes {
+            return Err(io::Error::other("the map's size is another one"));
+        }
+        MappedMemory::of_map(self.fd.as_fd(), count)
+    }
+
     /// Reads one value.
     pub fn get(&self, key: &K) -> io::Result<Option<V>> {
         // SAFETY: `V` is plain data, for which all zero is a value.
@@ -116,25 +128,6 @@ impl<K: Pod, V: Pod> Map<K, V> {
             }?;
         }
         Ok(())
-    }
-
-    /// Reads `length` values of an array, beginning with index `start`.
-    pub fn range(&self, start: u32, length: u32) -> io::Result<Vec<V>> {
-        // An array's cursor is the index of the entry before the next.
-        let mut reader = BatchReader::new(length.max(1));
-        reader.cursor = BatchCursor(start.checked_sub(1).map(|before| {
-            let mut bytes = [0; 8];
-            bytes[..4].copy_from_slice(&before.to_ne_bytes());
-            bytes
-        }));
-        let mut values = Vec::with_capacity(length as usize);
-        while values.len() < length as usize
-            && let Some(batch) = reader.next(self)?
-        {
-            values.extend(batch.map(|(_, value)| value));
-        }
-        values.truncate(length as usize);
-        Ok(values)
     }
 
     /// Reads all entries.

@@ -8,7 +8,7 @@ use std::{
     num::NonZero,
     os::fd::BorrowedFd,
     ptr::NonNull,
-    sync::atomic::AtomicU32,
+    sync::atomic::{AtomicU32, AtomicU64},
 };
 
 use aya::Pod;
@@ -117,6 +117,18 @@ impl<T: Pod> MappedMemory<T> {
         // SAFETY: the word is within the value, hence within the mapping, which outlives the reference; it is aligned as the value
         // is; and everybody changes it as a whole.
         Some(unsafe { AtomicU32::from_ptr(value.cast::<u32>().byte_add(offset)) })
+    }
+
+    /// The 64-bit word of a value that begins `offset` bytes from its start.
+    ///
+    /// # Panics
+    /// `offset` is not a multiple of 8, or beyond the value's last word.
+    pub fn long(&self, index: usize, offset: usize) -> Option<&AtomicU64> {
+        const { assert!(align_of::<T>() >= 8) };
+        assert!(offset.is_multiple_of(8) && offset + 8 <= size_of::<T>());
+        let value = self.pointer(index)?;
+        // SAFETY: as for `word`.
+        Some(unsafe { AtomicU64::from_ptr(value.cast::<u64>().byte_add(offset)) })
     }
 }
 

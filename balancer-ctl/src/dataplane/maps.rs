@@ -2,13 +2,19 @@
 
 use std::path::Path;
 
+use anyhow::Context;
 use balancer_common::{
+    persistence::{MemberKey, Stickiness},
     real_server::RealServer,
     service::{Service, ServiceKeyV4, ServiceKeyV6},
     stats::RealStats,
 };
 
-use super::map::{Map, PerCpuMap};
+use super::{
+    loads::Loads,
+    map::{Map, PerCpuMap},
+    mapped_memory::MappedMemory,
+};
 
 /// Pinned maps, opened by name.
 #[derive(Debug)]
@@ -19,7 +25,11 @@ pub struct Maps {
     pub reals: Map<u32, RealServer>,
     pub real_ports_v4: Map<ServiceKeyV4, u32>,
     pub real_ports_v6: Map<ServiceKeyV6, u32>,
-    pub rings: Map<u32, u32>,
+    /// Four slots a word.
+    pub rings: MappedMemory<u64>,
+    pub loads: Loads,
+    pub stickiness: Map<u32, Stickiness>,
+    pub members: Map<MemberKey, u32>,
     pub turns: Map<u32, u64>,
     pub real_stats: PerCpuMap<RealStats>,
     pub service_stats: Map<u32, RealStats>,
@@ -39,7 +49,12 @@ impl Maps {
             reals: Map::open(directory, "REALS")?,
             real_ports_v4: Map::open(directory, "REAL_PORTS_V4")?,
             real_ports_v6: Map::open(directory, "REAL_PORTS_V6")?,
-            rings: Map::open(directory, "RINGS")?,
+            rings: Map::<u32, u64>::open(directory, "RINGS")?
+                .memory()
+                .context("cannot read the rings as memory")?,
+            loads: Loads::open(directory)?,
+            stickiness: Map::open(directory, "STICKINESS")?,
+            members: Map::open(directory, "MEMBERS")?,
             turns: Map::open(directory, "TURNS")?,
             real_stats: PerCpuMap::open(directory, "REAL_STATS")?,
             service_stats: Map::open(directory, "SERVICE_STATS")?,

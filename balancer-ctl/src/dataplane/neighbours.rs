@@ -9,14 +9,16 @@ use std::{
 };
 
 use super::{interfaces::Interfaces, last_result::LastResult};
-use crate::netlink::{
-    Netlink,
-    local::Prefix,
-    monitor::RouteChanges,
-    neighbour_manager::{self, NeighbourManager},
-    route::RouteTarget,
+use crate::{
+    model::prefix::Prefix,
+    netlink::{
+        Netlink,
+        monitor::RouteChanges,
+        neighbour_manager::{self, NeighbourManager},
+        route::RouteTarget,
+    },
+    os::clock,
 };
-use crate::os::clock;
 
 /// The loopback interface's index, the same in every network namespace.
 const LOOPBACK: u32 = 1;

@@ -26,7 +26,7 @@ use super::syscall::{self, LinkInfo, MapShape};
 use crate::os::paths;
 
 /// Maps that are pinned: all of the packet program's, except its log and its constants.
-pub const MAPS: [&str; 22] = [
+pub const MAPS: [&str; 28] = [
     "SETTINGS",
     "PROGRAMS",
     "INTERFACES",
@@ -39,7 +39,13 @@ pub const MAPS: [&str; 22] = [
     "REALS",
     "REAL_PORTS_V4",
     "REAL_PORTS_V6",
+    "REAL_LOADS",
+    "ENDING",
     "RINGS",
+    "STICKINESS",
+    "MEMBERS",
+    "PERSISTENCE",
+    "PENDING",
     "TURNS",
     "CONNTRACK_V4",
     "CONNTRACK_V6",

@@ -6,22 +6,24 @@
 //! left the ring marked. Real servers' ports are known before a service points at them and forgotten after. So at every
 //! moment a service has its old ring or its new one, and each real server in it takes new connections.
 
+pub mod affinity;
 pub mod ring_space;
+mod service;
 pub mod tables;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use balancer_common::{
-    addr::Addr,
+    persistence::Stickiness,
     real_server::{RealServer, state},
-    scheduler::{RING_SLOTS, Ring},
-    service::{self, MAX_SERVICES, REJECT},
+    scheduler::RING_SLOTS,
+    service::MAX_SERVICES,
 };
 use tables::{TableChange, Tables};
 
 use crate::{
-    dataplane::{Connections, Real, Service, ring},
-    model::{NoReal, ServiceKey},
+    dataplane::{Real, Service, ring::Longest},
+    model::ServiceKey,
 };
 
 /// A table is too small for what is desired.
@@ -54,7 +56,7 @@ pub enum CapacityError {
     /// Too many ring slots.
     #[error(
         "the ring of service {service} needs {wanted} slots in one piece and {free} of {RING_SLOTS} are free: use weights with a \
-         smaller sum or a common divisor"
+         smaller sum or a common divisor, or fewer services with mh"
     )]
     Ring {
         /// The service.
@@ -68,21 +70,23 @@ pub enum CapacityError {
 
 /// The changes that bring `observed` to `desired`, in the order in which to make them. Empty when nothing differs.
 ///
-/// Rings with fractions of units must leave half of all slots free; otherwise all weights are rounded to whole units.
-/// So there is always room to write every ring anew.
+/// Rings of turns are as exact as can be, unless less than half of all slots is free then. Else they are shorter, and if that leaves less
+/// than an eighth, weights are rounded to whole units: so there is room to write rings anew.
 ///
 /// # Errors
 /// A table is too small; nothing has to be done then. With [`CapacityError::Ring`] another try may succeed after retired ring
 /// space was released.
 pub fn plan(desired: &[Service], observed: &Tables) -> Result<Vec<TableChange>, CapacityError> {
-    let is_finer = desired.iter().any(|service| service.unit > 1);
-    match plan_exact(desired, observed) {
-        Ok(planner) if is_finer && !planner.space.half_is_free() => {}
-        Err(CapacityError::Ring { .. }) if is_finer => {}
-        result => return result.map(|planner| planner.finish(desired)),
+    for (longest, part) in [(Longest::Exact, 2), (Longest::Short, 8)] {
+        match plan_exact(desired, observed, longest) {
+            Ok(planner) if planner.space.is_free(part) => return Ok(planner.finish(desired)),
+            Ok(_) | Err(CapacityError::Ring { .. }) => {}
+            Err(error) => return Err(error),
+        }
     }
     let desired: Vec<_> = desired.iter().map(in_whole_units).collect();
-    plan_exact(&desired, observed).map(|planner| planner.finish(&desired))
+    let planner = plan_exact(&desired, observed, Longest::Short)?;
+    Ok(planner.finish(&desired))
 }
 
 /// The changes after this host's networks have changed: each real server's network mask.
@@ -102,8 +106,12 @@ pub fn plan_network_masks(observed: &Tables) -> Vec<TableChange> {
         .collect()
 }
 
-fn plan_exact<'a>(desired: &[Service], observed: &'a Tables) -> Result<Planner<'a>, CapacityError> {
-    let mut planner = Planner::new(desired, observed)?;
+fn plan_exact<'a>(
+    desired: &[Service],
+    observed: &'a Tables,
+    longest: Longest,
+) -> Result<Planner<'a>, CapacityError> {
+    let mut planner = Planner::new(desired, observed, longest)?;
     for service in desired {
         if !planner.is_unchanged(service) {
             planner.plan_service(service)?;
@@ -128,20 +136,30 @@ struct Planner<'a> {
     free_reals: Vec<u32>,
     free_services: Vec<u32>,
     space: ring_space::RingSpace,
+    longest: Longest,
     /// By service id, whether the service already is as desired.
     unchanged: Vec<bool>,
     /// Real ids that the services that change use.
     wanted_reals: HashSet<u32>,
     resets: Vec<TableChange>,
     reals: Vec<TableChange>,
+    limits: Vec<TableChange>,
     rings: Vec<TableChange>,
+    /// Servers and persistence of the services that follow.
+    affinities: Vec<TableChange>,
     services: Vec<TableChange>,
     /// Real servers that take no new connections any more: written after the rings that named them are replaced.
     leaving: Vec<TableChange>,
+    /// The limits of those, and the servers that services do not have any more.
+    left: Vec<TableChange>,
 }
 
 impl<'a> Planner<'a> {
-    fn new(desired: &[Service], observed: &'a Tables) -> Result<Self, CapacityError> {
+    fn new(
+        desired: &[Service],
+        observed: &'a Tables,
+        longest: Longest,
+    ) -> Result<Self, CapacityError> {
         let mut unchanged = vec![false; MAX_SERVICES as usize];
         let mut others = Vec::new();
         for service in desired {
@@ -213,13 +231,17 @@ impl<'a> Planner<'a> {
             free_reals,
             free_services,
             space: observed.space.clone(),
+            longest,
             unchanged,
             wanted_reals: HashSet::new(),
             resets: Vec::new(),
             reals: Vec::new(),
+            limits: Vec::new(),
             rings: Vec::new(),
+            affinities: Vec::new(),
             services: Vec::new(),
             leaving: Vec::new(),
+            left: Vec::new(),
         })
     }
 
@@ -233,108 +255,6 @@ impl<'a> Planner<'a> {
         self.unchanged.get(service as usize).is_some_and(|is| *is)
     }
 
-    fn plan_service(&mut self, desired: &Service) -> Result<(), CapacityError> {
-        let row = self.observed.services.get(&desired.key);
-        let id = match row {
-            Some(row) => row.service.id,
-            None => {
-                let id = self
-                    .free_services
-                    .pop()
-                    .ok_or(CapacityError::Services { wanted: 1, held: 0 })?;
-                self.resets.push(TableChange::ResetService { id });
-                id
-            }
-        };
-        let mut weighted = Vec::with_capacity(desired.reals.len());
-        for real in &desired.reals {
-            weighted.push((self.plan_real(id, desired.key, real)?, real.weight));
-        }
-        let slots = ring::build(desired.scheduler, &weighted);
-        let Some(ring) = self.place_ring(&slots, row) else {
-            return Err(CapacityError::Ring {
-                service: desired.key,
-                wanted: slots.len(),
-                free: self.space.free(),
-            });
-        };
-        let flags = match desired.no_real {
-            NoReal::Reject => REJECT,
-            NoReal::Drop => 0,
-        };
-        let service = service::Service { ring, id, flags };
-        if row.is_none_or(|row| row.service != service) {
-            self.services.push(TableChange::SetService {
-                key: desired.key,
-                service,
-                reals: slots,
-            });
-        }
-        Ok(())
-    }
-
-    /// Returns where a ring is: the service's present one if it has the same slots, else new slots, which are to be
-    /// written.
-    fn place_ring(&mut self, slots: &[u32], row: Option<&tables::ServiceRow>) -> Option<Ring> {
-        if let Some(row) = row
-            && row.ring == slots
-        {
-            return Some(row.service.ring);
-        }
-        // A ring has at most MAX_RING slots.
-        let ring = self.space.allocate(slots.len() as u32)?;
-        if ring.length > 0 {
-            self.rings.push(TableChange::WriteRing {
-                offset: ring.offset,
-                reals: slots.to_vec(),
-            });
-        }
-        Some(ring)
-    }
-
-    /// The id of a desired real server.
-    fn plan_real(
-        &mut self,
-        service: u32,
-        key: ServiceKey,
-        desired: &Real,
-    ) -> Result<u32, CapacityError> {
-        let [address, vip] = [desired.address, key.address].map(|socket| Addr::from(socket.ip()));
-        let wanted = RealServer {
-            address,
-            vip,
-            network_mask: self.observed.network_mask(desired.address.ip()),
-            port: desired.address.port().to_be(),
-            delta: RealServer::between(&vip, &address),
-            state: state_of(desired),
-            service,
-            zero: 0,
-        };
-        let Some(id) = self.known_reals.get(&(service, desired.address)).copied() else {
-            let held = 0;
-            let capacity = self.observed.reals.len();
-            let id = self.free_reals.pop().ok_or(CapacityError::Reals {
-                wanted: 1,
-                held,
-                capacity,
-            })?;
-            self.wanted_reals.insert(id);
-            self.reals.push(TableChange::SetReal { id, real: wanted });
-            return Ok(id);
-        };
-        self.wanted_reals.insert(id);
-        let old = self.observed.reals[id as usize];
-        if old != wanted {
-            let change = TableChange::SetReal { id, real: wanted };
-            if old.state == state::TAKES_NEW {
-                self.leaving.push(change)
-            } else {
-                self.reals.push(change)
-            }
-        }
-        Ok(id)
-    }
-
     fn finish(mut self, desired: &[Service]) -> Vec<TableChange> {
         let keys: BTreeSet<_> = desired.iter().map(|service| service.key).collect();
         let removed: Vec<_> = self
@@ -344,6 +264,13 @@ impl<'a> Planner<'a> {
             .filter(|key| !keys.contains(*key))
             .map(|key| TableChange::RemoveService { key: *key })
             .collect();
+        for (key, row) in &self.observed.services {
+            if !keys.contains(key) {
+                let none = BTreeMap::new();
+                let (_, last) = self.affinity_changes(row.service.id, Stickiness::default(), &none);
+                self.left.extend(last);
+            }
+        }
         for (id, real) in (0_u32..).zip(&self.observed.reals) {
             let is_desired = self.is_unchanged_id(real.service) || self.wanted_reals.contains(&id);
             if real.state != state::FREE && !state::is_removed(real.state) && !is_desired {
@@ -418,25 +345,19 @@ impl<'a> Planner<'a> {
         changes.extend(self.resets);
         changes.extend(first);
         changes.extend(self.reals);
+        changes.extend(self.limits);
         changes.extend(added);
         changes.extend(self.rings);
+        changes.extend(self.affinities);
         changes.extend(any_port_on);
         changes.extend(self.services);
         changes.extend(last);
         changes.extend(any_port_off);
         changes.extend(self.leaving);
+        changes.extend(self.left);
         changes.extend(forgotten);
         changes.extend(set_addresses(&union, &filter));
         changes
-    }
-}
-
-/// The state of a desired real server.
-const fn state_of(real: &Real) -> u32 {
-    match real.connections {
-        _ if real.weight > 0 => state::TAKES_NEW,
-        Connections::Keep => state::DRAINING,
-        Connections::Reset => state::RESET,
     }
 }
 

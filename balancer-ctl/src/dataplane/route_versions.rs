@@ -23,7 +23,10 @@ use balancer_common::{
 };
 
 use super::{map::Map, mapped_memory::MappedMemory};
-use crate::netlink::{local::Prefix, monitor, neighbour};
+use crate::{
+    model::prefix::Prefix,
+    netlink::{monitor, neighbour},
+};
 
 /// A prefix that is at most this many bits shorter than a slot's bumps its slots one by one; a shorter one bumps all.
 const MAX_SHORTER_BITS: u8 = 8;

@@ -5,7 +5,7 @@
 //! A verifier that takes two different states of a program for one removes instructions that are needed. Such a program
 //! loads and attaches without an error: on Linux 6.1 no TCP connection worked once.
 
-mod frame;
+pub(super) mod frame;
 mod report;
 
 use std::{
@@ -25,7 +25,7 @@ use balancer_common::{
     flow_hash::Seed,
     next_hop::{NextHop, NextHopRef, RouteVersions, place, slot},
     real_server::{RealServer, state},
-    scheduler::Ring,
+    scheduler::{Ring, SLOTS_PER_WORD},
     service::{REJECT, Service, ServiceKey},
     settings::{Interface, MAX_INTERFACES, Settings},
 };
@@ -287,14 +287,17 @@ impl TrialRun {
                 ..RealServer::default()
             };
             self.set("REALS", id, real)?;
-            self.set("RINGS", id, id)?;
+            self.set("RINGS", id, u64::from(id))?;
+            let ring = Ring {
+                offset: id * SLOTS_PER_WORD,
+                length: 1,
+            };
             let service = Service {
-                ring: Ring {
-                    offset: id,
-                    length: 1,
-                },
+                ring,
+                available: ring,
                 id,
                 flags: REJECT,
+                ..Service::default()
             };
             for address in [endpoints.vip, endpoints.real] {
                 let bit = bit_of(address);

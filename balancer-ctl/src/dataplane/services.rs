@@ -10,8 +10,8 @@ use anyhow::{Context, anyhow};
 use balancer_common::{real_server::state, settings::Settings, stats::RealStats, verdict::Discard};
 
 use super::{
-    Counters, RealSnapshot, Service, ServiceSnapshot, Snapshot, apply, conntrack::ConnectionCounts,
-    maps::Maps, rcu_barrier, settings::SettingsRow,
+    Counters, RealSnapshot, Service, ServiceSnapshot, Snapshot, apply, jiffies::Tick, maps::Maps,
+    rcu_barrier, settings::SettingsRow,
 };
 use crate::{
     dataplane::plan::{
@@ -33,6 +33,7 @@ pub trait BeforeChange {
 pub struct ServiceTables {
     maps: Maps,
     settings: SettingsRow,
+    tick: Tick,
     /// What the maps hold; `None` after a change that failed half way, until they are read again.
     tables: Option<Tables>,
     /// The networks that this host is in.
@@ -46,13 +47,14 @@ impl ServiceTables {
     ///
     /// # Errors
     /// A map is missing, or the kernel refused a call.
-    pub fn open(directory: &Path) -> anyhow::Result<Self> {
+    pub fn open(directory: &Path, tick: Tick) -> anyhow::Result<Self> {
         let maps = Maps::open(directory)?;
         let settings = SettingsRow::open(directory)?;
-        let tables = apply::observe(&maps, &settings)?;
+        let tables = apply::observe(&maps, &settings, tick)?;
         Ok(Self {
             maps,
             settings,
+            tick,
             tables: Some(tables),
             networks: Networks::default(),
             routed: BTreeSet::new(),
@@ -84,7 +86,7 @@ impl ServiceTables {
             None => Tables {
                 networks: self.networks.clone(),
                 routed: self.routed.clone(),
-                ..apply::observe(&self.maps, &self.settings)?
+                ..apply::observe(&self.maps, &self.settings, self.tick)?
             },
         };
         Ok(self.tables.insert(tables))
@@ -205,15 +207,11 @@ impl ServiceTables {
         Ok(())
     }
 
-    /// Services and real servers, or with `service` only these, with their counters, and with the connections in `count`.
+    /// Services and real servers, or with `service` only these, with their counters and connections.
     ///
     /// # Errors
     /// The kernel refused a call.
-    pub fn snapshot(
-        &mut self,
-        service: Option<&ServiceKey>,
-        count: &ConnectionCounts,
-    ) -> anyhow::Result<Snapshot> {
+    pub fn snapshot(&mut self, service: Option<&ServiceKey>) -> anyhow::Result<Snapshot> {
         self.tables()?;
         let tables = self.tables.as_ref().context("the tables were read above")?;
         let mut snapshot = Snapshot::default();
@@ -254,12 +252,13 @@ impl ServiceTables {
             let counters = counters(&apply::sum(&stats));
             service.counters = add(service.counters, counters);
             if !state::is_removed(real.state) {
-                let [active, inactive] = count.reals.get(id as usize).copied().unwrap_or_default();
+                let [active, inactive] = self.maps.loads.counts(id);
                 service.reals.insert(
                     address_of(real),
                     RealSnapshot {
                         active,
                         inactive,
+                        is_full: self.maps.loads.is_full(id),
                         counters,
                     },
                 );

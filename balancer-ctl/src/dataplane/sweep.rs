@@ -134,7 +134,10 @@ pub fn remove_rewritten(ids: &mut HashSet<u32>, changes: &[TableChange]) {
 
 #[cfg(test)]
 mod tests {
-    use balancer_common::real_server::{RealServer, state};
+    use balancer_common::{
+        real_server::{RealServer, state},
+        scheduler::Ring,
+    };
 
     use super::*;
 
@@ -150,7 +153,7 @@ mod tests {
             sweep.about_to_change(&[
                 TableChange::SetReal { id: 1, real },
                 TableChange::WriteRing {
-                    offset: 2,
+                    ring: Ring::default(),
                     reals: vec![2],
                 },
             ]);

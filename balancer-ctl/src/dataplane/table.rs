@@ -86,6 +86,19 @@ where
             })
     }
 
+    /// The number of a slot, counted from the first entry.
+    pub fn number(&self, slot: EntrySlot<'_, A>) -> u32 {
+        let first = self.buckets.pointer(0).map_or(0, |bucket| bucket as usize);
+        let offset = (slot.entry as usize).saturating_sub(first);
+        u32::try_from(offset / size_of::<ConntrackEntry<A>>()).unwrap_or(u32::MAX)
+    }
+
+    /// The slot with a number.
+    pub fn slot(&self, number: u32) -> Option<EntrySlot<'_, A>> {
+        let bucket = number as usize / WAYS;
+        self.slots(bucket..bucket + 1).nth(number as usize % WAYS)
+    }
+
     /// The slots where a flow's entry may be: those of its two buckets.
     pub fn candidate_slots(
         &self,
@@ -183,10 +196,10 @@ impl<'a, A: Address> EntrySlot<'a, A> {
         Some(EntrySnapshot { slot: self, entry })
     }
 
-    /// Replaces the word `old` by `new`; returns whether it did.
+    /// Replaces the word `old` by `new`; returns whether it did. A copy that may yet be undone stays as it is.
     pub fn compare_exchange(&self, old: Word, new: Word) -> bool {
         self.word_at(offset_of!(ConntrackEntry<A>, word))
-            .compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Relaxed)
+            .compare_exchange(old.settled().0, new.0, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
     }
 }

@@ -218,7 +218,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::netlink::{local::Prefix, monitor};
+    use crate::{model::prefix::Prefix, netlink::monitor};
 
     /// What a source reports next.
     enum Next {

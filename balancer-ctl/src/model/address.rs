@@ -95,6 +95,11 @@ pub enum AddressError {
         /// The same with a port.
         right: String,
     },
+    /// A client without a port.
+    #[error(
+        "`{0}` is no client's address and port: write `198.51.100.7:40000`, with a port in 1..=65535"
+    )]
+    Client(String),
     /// A port beyond 65535, or no number.
     #[error("port `{0}` is not a number in 0..=65535")]
     Port(String),
@@ -103,9 +108,45 @@ pub enum AddressError {
         "`{0}` is not an address: write `192.0.2.80:80` or `[2001:db8::80]:80` (names are not looked up)"
     )]
     Address(String),
+    /// Neither an address nor a prefix.
+    #[error(
+        "`{0}` is neither an address nor a prefix: write `198.51.100.7`, `198.51.100.0/24` or `2001:db8::/64`"
+    )]
+    Prefix(String),
+    /// A prefix with ones behind its length.
+    #[error("`{text}` has bits behind its prefix: write `{right}`")]
+    BehindPrefix {
+        /// What was written.
+        text: String,
+        /// The same without these bits.
+        right: String,
+    },
+    /// A port where a server is known by its address alone.
+    #[error("`{text}` has a port, and clients keep a server whatever its port: write `{right}`")]
+    ServerPort {
+        /// What was written.
+        text: String,
+        /// The same without the port.
+        right: IpAddr,
+    },
     /// An unknown protocol.
     #[error("protocol `{0}` is not known: write `tcp/` or `udp/` in front of the address")]
     Protocol(String),
+}
+
+/// Parses the address of a server, which has no port.
+///
+/// # Errors
+/// It has another form.
+pub fn server(text: &str) -> Result<IpAddr, AddressError> {
+    let (address, port) = split(text)?;
+    match port {
+        None => Ok(address),
+        Some(_) => Err(AddressError::ServerPort {
+            text: text.to_owned(),
+            right: address,
+        }),
+    }
 }
 
 /// Parses `[tcp/|udp/]ADDRESS:PORT`.
@@ -136,6 +177,20 @@ pub fn service_address(text: &str) -> Result<SocketAddr, AddressError> {
         });
     };
     Ok(SocketAddr::new(address, port))
+}
+
+/// Parses a client's `ADDRESS:PORT`.
+///
+/// # Errors
+/// It has another form, or port 0.
+pub fn client(text: &str) -> Result<SocketAddr, AddressError> {
+    match split(text)? {
+        (IpAddr::V6(address), _) if address.to_ipv4_mapped().is_some() => {
+            Err(AddressError::Client(text.to_owned()))
+        }
+        (address, Some(port)) if port > 0 => Ok(SocketAddr::new(address, port)),
+        _ => Err(AddressError::Client(text.to_owned())),
+    }
 }
 
 /// Whether this may be a virtual service's name: it begins with a letter, so no address is one.
@@ -246,6 +301,18 @@ mod tests {
         }
         assert!("a".repeat(63).parse::<ServiceRef>().is_ok());
         assert!("a".repeat(64).parse::<ServiceRef>().is_err());
+    }
+
+    #[test]
+    fn a_server_has_no_port() {
+        for text in ["10.0.0.2", "2001:db8::2", "[2001:db8::2]"] {
+            let bare = text.trim_matches(['[', ']']);
+            assert_eq!(server(text).unwrap().to_string(), bare);
+        }
+        assert_eq!(
+            server("10.0.0.2:80").unwrap_err().to_string(),
+            "`10.0.0.2:80` has a port, and clients keep a server whatever its port: write `10.0.0.2`"
+        );
     }
 
     #[test]

@@ -11,7 +11,9 @@ use super::{duration, enumeration::listed, names::Named};
 pub fn named<T: Named>(name: &str) -> Result<T, String> {
     T::from_name(name).ok_or_else(|| {
         let expected = format!("expected {}", listed(T::NAMES));
-        if T::PLANNED.contains(&name) {
+        if let Some(why) = T::why_refused(name) {
+            format!("not offered, as {why}: {expected}")
+        } else if T::PLANNED.contains(&name) {
             format!("this version does not have it yet: {expected}")
         } else {
             expected

@@ -33,7 +33,7 @@ impl Change {
     /// Makes the change. Where it is refused, nothing has changed.
     ///
     /// # Errors
-    /// What the change names does not exist, or what it adds exists already.
+    /// What the change names does not exist, what it adds exists already, or a setting needs another that is not there.
     pub fn apply(&self, services: &mut Vec<VirtualService>) -> Result<(), ApiError> {
         match self {
             Self::AddService(key, settings) => {
@@ -43,11 +43,11 @@ impl Change {
                     )));
                 }
                 let mut service = VirtualService::new(*key);
-                service.set(settings.clone());
+                set_service(&mut service, settings)?;
                 services.push(service);
             }
             Self::EditService(key, settings) => {
-                service_mut(services, key)?.set(settings.clone());
+                set_service(service_mut(services, key)?, settings)?;
             }
             Self::DelService(key) => {
                 service_mut(services, key)?;
@@ -149,6 +149,16 @@ fn service_mut<'a>(
         .iter_mut()
         .find(|service| service.key == *key)
         .ok_or_else(|| ApiError::not_found(format!("there is no service {key}: `list` shows all")))
+}
+
+fn set_service(service: &mut VirtualService, settings: &ServiceSettings) -> Result<(), ApiError> {
+    if let Some(persistence) = &settings.persistence
+        && let Some(sentence) = persistence.refusal(&service.key, service.persistence.as_ref())
+    {
+        return Err(ApiError::invalid(sentence));
+    }
+    service.set(settings.clone());
+    Ok(())
 }
 
 fn real_mut(

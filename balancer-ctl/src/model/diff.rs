@@ -128,6 +128,13 @@ fn service_changes(before: &VirtualService, after: &VirtualService) -> String {
         return String::new();
     }
     let mut changes = setting::changes(&SERVICE_SETTINGS, &before.settings(), &after.settings());
+    if before.persistence != after.persistence {
+        let shown = |service: &VirtualService| match &service.persistence {
+            Some(persistence) => persistence.to_string(),
+            None => "none".to_owned(),
+        };
+        changes.push(format!("persistence {} -> {}", shown(before), shown(after)));
+    }
     changes.extend(checks(&before.checks, &after.checks));
     changes.join(", ")
 }
@@ -294,15 +301,16 @@ mod tests {
         let plain = service("", "");
         let set = service(
             "on-down = \"keep\"\nslow-start = \"30s\"\nquorum = 2\nhysteresis = 1\nbackups = \"all\"\n\
+             hash = \"client-port\"\nscheduler = \"mh\"\npersistence = { timeout = \"1m\", netmask = 24, drain = \"keep\" }\n\
              check = { type = \"http\", path = \"/a\" }",
-            "backup = true\nstate = \"drain\"",
+            "backup = true\nupper = 10\nlower = 5\nstate = \"drain\"",
         );
         assert_eq!(
             events(&plain, &set),
             [
-                "service-changed on-down reset -> keep, slow-start 0s -> 30s, quorum 1 -> 2, hysteresis 0 -> 1, \
-                 backups first -> all, check added: http every 5s",
-                "real-changed backup false -> true, state ready -> drain",
+                "service-changed scheduler wrr -> mh, hash client -> client-port, on-down reset -> keep, slow-start 0s -> 30s, quorum 1 -> 2, hysteresis 0 -> 1, \
+                 backups first -> all, persistence none -> 1m netmask 24 drain keep, check added: http every 5s",
+                "real-changed upper 0 -> 10, lower 0 -> 5, backup false -> true, state ready -> drain",
             ]
         );
         let other = service(
@@ -311,7 +319,7 @@ mod tests {
         );
         assert_eq!(
             events(&set, &other)[0]
-                .rsplit_once("backups all -> first, ")
+                .rsplit_once("persistence 1m netmask 24 drain keep -> none, ")
                 .unwrap()
                 .1,
             "check http: interval unset -> 1s, path /a -> unset, check added: ping every 5s"

@@ -9,8 +9,12 @@ pub const MIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest idle timeout. The packet program compares times as 32-bit numbers of ticks, a thousandth of a
 /// second each at the finest: half their range is 24 days.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Largest `upper` and `lower` of a real server, in connections.
+pub const MAX_THRESHOLD: u32 = 16_777_216;
 /// Connections that the smallest and the largest connection table are sized for.
 pub const MAX_CONNECTIONS: RangeInclusive<u32> = 1_024..=16_777_216;
+/// Clients that the smallest and the largest table of persistent clients hold, both families together.
+pub const MAX_PERSISTENCE: RangeInclusive<u32> = MAX_CONNECTIONS;
 
 /// The default for `max-connections-ipv6`: a quarter of `max-connections`.
 #[must_use]

@@ -10,9 +10,18 @@ pub trait Named: Copy + 'static {
     const NAMES: &'static [&'static str];
     /// Names that a later version will have; they are refused as planned.
     const PLANNED: &'static [&'static str];
+    /// Names that no version will have, and why.
+    const REFUSED: &'static [(&'static str, &'static str)];
 
     /// Its name.
     fn name(self) -> &'static str;
+
+    /// Why no version will have this name, if that is so.
+    #[must_use]
+    fn why_refused(name: &str) -> Option<&'static str> {
+        let (_, why) = Self::REFUSED.iter().find(|(refused, _)| *refused == name)?;
+        Some(why)
+    }
 
     /// The value of this name.
     #[must_use]
@@ -29,7 +38,9 @@ pub trait Named: Copy + 'static {
 pub fn read<T: Named>(key: &str, name: &str) -> Result<T, String> {
     T::from_name(name).ok_or_else(|| {
         let known = listed(T::NAMES);
-        if T::PLANNED.contains(&name) {
+        if let Some(why) = T::why_refused(name) {
+            format!("{key} `{name}` is not offered, as {why}: expected {known}")
+        } else if T::PLANNED.contains(&name) {
             format!("this version does not have {key} `{name}` yet: expected {known}")
         } else {
             format!("{key} `{name}` is not known: expected {known}")
@@ -39,7 +50,10 @@ pub fn read<T: Named>(key: &str, name: &str) -> Result<T, String> {
 
 /// Implements `name`, [`Named`] and serde by name for an enum without fields.
 macro_rules! names {
-    ($type:ident { $($variant:ident = $name:literal),+ $(,)? } $(planned [$($planned:literal),+])?) => {
+    ($type:ident { $($variant:ident = $name:literal),+ $(,)? }
+        $(planned [$($planned:literal),+])?
+        $(refused [$($refused:literal = $why:literal),+ $(,)?])?
+    ) => {
         impl $type {
             /// Its name in files, commands and JSON.
             #[must_use]
@@ -54,6 +68,7 @@ macro_rules! names {
             const ALL: &'static [Self] = &[$(Self::$variant),+];
             const NAMES: &'static [&'static str] = &[$($name),+];
             const PLANNED: &'static [&'static str] = &[$($($planned),+)?];
+            const REFUSED: &'static [(&'static str, &'static str)] = &[$($(($refused, $why)),+)?];
 
             fn name(self) -> &'static str {
                 self.name()
@@ -71,7 +86,13 @@ macro_rules! names {
                 let name = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
                 <Self as $crate::model::names::Named>::from_name(&name).ok_or_else(|| {
                     let known = <Self as $crate::model::names::Named>::NAMES;
-                    serde::de::Error::unknown_variant(&name, known)
+                    match <Self as $crate::model::names::Named>::why_refused(&name) {
+                        Some(why) => serde::de::Error::custom(format!(
+                            "`{name}` is not offered, as {why}: expected {}",
+                            $crate::model::enumeration::listed(known)
+                        )),
+                        None => serde::de::Error::unknown_variant(&name, known),
+                    }
                 })
             }
         }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use super::{
     AdminState, ForwardMethod,
     argument::{named, number},
-    limits::MAX_WEIGHT,
+    limits::{MAX_THRESHOLD, MAX_WEIGHT},
     setting::{self, Setting, setting},
 };
 
@@ -24,6 +24,10 @@ pub struct RealServer {
     pub weight: u32,
     /// How packets reach it.
     pub forwarding: ForwardMethod,
+    /// Connections at which it takes no new ones, `0..=MAX_THRESHOLD`; 0 = no limit.
+    pub upper: u32,
+    /// Connections below which it takes new ones again; 0 = three quarters of `upper`.
+    pub lower: u32,
     /// Whether it serves only when the others cannot.
     pub backup: bool,
     /// Its administrative state, set by the operator.
@@ -42,7 +46,7 @@ pub struct RealSettings {
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
-        deserialize_with = "weight"
+        deserialize_with = "number_up_to::<MAX_WEIGHT, _>"
     )]
     pub weight: Option<u32>,
     /// Forward by destination NAT, replies come back through the balancer (default)
@@ -55,6 +59,22 @@ pub struct RealSettings {
     )]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forwarding: Option<ForwardMethod>,
+    /// Connections at which it takes no new ones; 0 = no limit [default of a new real: 0]
+    #[arg(short = 'x', long, value_name = "N", allow_negative_numbers = true, value_parser = |text: &str| number(text, 0..=MAX_THRESHOLD))]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "number_up_to::<MAX_THRESHOLD, _>"
+    )]
+    pub upper: Option<u32>,
+    /// Connections below which it takes new ones again; 0 = 3/4 of --upper [default of a new real: 0]
+    #[arg(short = 'y', long, value_name = "N", allow_negative_numbers = true, value_parser = |text: &str| number(text, 0..=MAX_THRESHOLD))]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "number_up_to::<MAX_THRESHOLD, _>"
+    )]
+    pub lower: Option<u32>,
     /// It serves only when the others cannot
     #[arg(
         long,
@@ -71,17 +91,25 @@ pub struct RealSettings {
 }
 
 /// The settings as the file has them.
-pub const REAL_SETTINGS: [Setting<RealSettings>; 4] = [
+pub const REAL_SETTINGS: [Setting<RealSettings>; 6] = [
     setting!("weight", weight, 0..=MAX_WEIGHT),
     setting!("forwarding", forwarding),
+    setting!("upper", upper, 0..=MAX_THRESHOLD),
+    setting!("lower", lower, 0..=MAX_THRESHOLD),
     setting!("backup", backup),
     setting!("state", state),
 ];
 
 /// All keys of `[[service.real]]`, as messages list them.
-pub const REAL_KEYS: [&str; 5] = ["address", "weight", "forwarding", "backup", "state"];
-/// Keys that a later version will have.
-pub const PLANNED_REAL_KEYS: [&str; 2] = ["upper", "lower"];
+pub const REAL_KEYS: [&str; 7] = [
+    "address",
+    "weight",
+    "forwarding",
+    "upper",
+    "lower",
+    "backup",
+    "state",
+];
 
 impl RealServer {
     /// A real server with all defaults.
@@ -91,6 +119,8 @@ impl RealServer {
             address,
             weight: DEFAULT_WEIGHT,
             forwarding: ForwardMethod::default(),
+            upper: 0,
+            lower: 0,
             backup: false,
             state: AdminState::default(),
             runtime: false,
@@ -102,11 +132,15 @@ impl RealServer {
         let RealSettings {
             weight,
             forwarding,
+            upper,
+            lower,
             backup,
             state,
         } = settings;
         self.weight = weight.unwrap_or(self.weight);
         self.forwarding = forwarding.unwrap_or(self.forwarding);
+        self.upper = upper.unwrap_or(self.upper);
+        self.lower = lower.unwrap_or(self.lower);
         self.backup = backup.unwrap_or(self.backup);
         self.state = state.unwrap_or(self.state);
     }
@@ -118,6 +152,8 @@ impl RealServer {
             address: _,
             weight,
             forwarding,
+            upper,
+            lower,
             backup,
             state,
             runtime: _,
@@ -125,8 +161,22 @@ impl RealServer {
         RealSettings {
             weight: Some(*weight),
             forwarding: Some(*forwarding),
+            upper: Some(*upper),
+            lower: Some(*lower),
             backup: Some(*backup),
             state: Some(*state),
+        }
+    }
+
+    /// Its share of the clients where they are hashed: its configured weight, whatever its health and state, so that no client of
+    /// another real server moves when those change. A weight of 0 counts as `lightest`, the service's lightest. `serves` tells
+    /// whether it has its turn: a backup that stands by has no share.
+    #[must_use]
+    pub const fn hash_weight(&self, lightest: u32, serves: bool) -> u32 {
+        match self.weight {
+            _ if !serves => 0,
+            0 => lightest,
+            weight => weight,
         }
     }
 
@@ -147,10 +197,11 @@ impl RealSettings {
     }
 }
 
-/// Reads a weight. A number that is no `u32` is refused here, with the range; the validator checks all others.
-fn weight<'de, D: Deserializer<'de>>(value: D) -> Result<Option<u32>, D::Error> {
-    let out_of_range =
-        |number| D::Error::custom(format!("{number} is out of range: 0..={MAX_WEIGHT}"));
+/// Reads a number. One that is no `u32` is refused here, with the range; the validator checks all others.
+fn number_up_to<'de, const MOST: u32, D: Deserializer<'de>>(
+    value: D,
+) -> Result<Option<u32>, D::Error> {
+    let out_of_range = |number| D::Error::custom(format!("{number} is out of range: 0..={MOST}"));
     let number = Option::<i64>::deserialize(value)?;
     number
         .map(|number| u32::try_from(number).map_err(|_| out_of_range(number)))

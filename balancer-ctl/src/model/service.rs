@@ -7,10 +7,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Backups, Check, HealthPolicy, NoReal, OnDown, RealServer, Scheduler, ServiceKey,
+    Backups, Check, HashKey, HealthPolicy, NoReal, OnDown, Persistence, PersistenceSettings,
+    RealServer, Scheduler, ServiceKey,
     argument::{named, number, time},
     duration,
     limits::MAX_QUORUM,
+    persistence,
     setting::{self, Setting, setting},
 };
 
@@ -23,6 +25,10 @@ pub struct VirtualService {
     pub name: Option<String>,
     /// Scheduler.
     pub scheduler: Scheduler,
+    /// What the schedulers `sh` and `mh` hash.
+    pub hash: HashKey,
+    /// Whether a client's later connections go to the real server of its first, and for how long.
+    pub persistence: Option<Persistence>,
     /// What a client gets while no real server takes new connections.
     pub no_real: NoReal,
     /// How its real servers are probed: all checks must pass. Empty = they count as up.
@@ -45,10 +51,22 @@ pub struct ServiceSettings<C = Vec<Check>> {
     #[arg(long, display_order = 6)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// How new connections are distributed: rr, wrr [default of a new service: wrr]
+    /// How new connections are distributed: rr, wrr, lc, wlc, sed, nq, sh, dh, mh, fo, ovf, twos [default of a new service: wrr]
     #[arg(short, long, value_parser = named::<Scheduler>, display_order = 5)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduler: Option<Scheduler>,
+    /// What sh and mh hash: client, client-port [default of a new service: client]
+    #[arg(long, value_name = "KEY", value_parser = named::<HashKey>)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<HashKey>,
+    /// Its persistence; JSON's `null` is none.
+    #[command(flatten)]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "persistence::or_off"
+    )]
+    pub persistence: Option<PersistenceSettings>,
     /// With no real server: reject, drop [default of a new service: reject]
     #[arg(long, value_name = "ANSWER", value_parser = named::<NoReal>, display_order = 7)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -83,10 +101,11 @@ pub struct ServiceSettings<C = Vec<Check>> {
     pub checks: Option<C>,
 }
 
-/// The settings that are single values; the checks have a reader and a writer of their own.
-pub const SERVICE_SETTINGS: [Setting<ServiceSettings>; 8] = [
+/// The settings that are single values; the persistence and the checks have a reader and a writer of their own.
+pub const SERVICE_SETTINGS: [Setting<ServiceSettings>; 9] = [
     setting!("name", name),
     setting!("scheduler", scheduler),
+    setting!("hash", hash),
     setting!("no-real", no_real),
     setting!("on-down", on_down),
     setting!("slow-start", slow_start),
@@ -96,11 +115,13 @@ pub const SERVICE_SETTINGS: [Setting<ServiceSettings>; 8] = [
 ];
 
 /// All keys of `[[service]]`, as messages list them.
-pub const SERVICE_KEYS: [&str; 12] = [
+pub const SERVICE_KEYS: [&str; 14] = [
     "name",
     "address",
     "protocol",
     "scheduler",
+    "hash",
+    "persistence",
     "no-real",
     "check",
     "on-down",
@@ -110,8 +131,6 @@ pub const SERVICE_KEYS: [&str; 12] = [
     "backups",
     "real",
 ];
-/// Keys that a later version will have.
-pub const PLANNED_SERVICE_KEYS: [&str; 2] = ["persistence", "group"];
 
 impl VirtualService {
     /// A service with all defaults and without real servers.
@@ -121,6 +140,8 @@ impl VirtualService {
             key,
             name: None,
             scheduler: Scheduler::default(),
+            hash: HashKey::default(),
+            persistence: None,
             no_real: NoReal::default(),
             checks: Vec::new(),
             health: HealthPolicy::default(),
@@ -134,6 +155,8 @@ impl VirtualService {
         let ServiceSettings {
             name,
             scheduler,
+            hash,
+            persistence,
             no_real,
             on_down,
             slow_start,
@@ -145,6 +168,11 @@ impl VirtualService {
         let health = &mut self.health;
         self.name = name.or_else(|| self.name.take());
         self.scheduler = scheduler.unwrap_or(self.scheduler);
+        self.hash = hash.unwrap_or(self.hash);
+        if let Some(settings) = persistence {
+            let vip = self.key.address.ip();
+            self.persistence = settings.applied(self.persistence.take(), vip);
+        }
         self.no_real = no_real.unwrap_or(self.no_real);
         health.on_down = on_down.unwrap_or(health.on_down);
         health.slow_start = slow_start.unwrap_or(health.slow_start);
@@ -163,6 +191,8 @@ impl VirtualService {
             key: _,
             name,
             scheduler,
+            hash,
+            persistence,
             no_real,
             checks,
             health,
@@ -179,6 +209,8 @@ impl VirtualService {
         ServiceSettings {
             name: name.clone(),
             scheduler: Some(*scheduler),
+            hash: Some(*hash),
+            persistence: persistence.as_ref().map(Persistence::settings),
             no_real: Some(*no_real),
             on_down: Some(on_down),
             slow_start: Some(slow_start),
@@ -196,21 +228,42 @@ impl VirtualService {
             key,
             name,
             scheduler,
+            hash,
+            persistence,
             no_real,
             checks,
             health,
             reals: _,
             runtime: _,
         } = self;
-        (key, name, scheduler, no_real, checks, health)
-            == (
-                &other.key,
-                &other.name,
-                &other.scheduler,
-                &other.no_real,
-                &other.checks,
-                &other.health,
-            )
+        (
+            key,
+            name,
+            scheduler,
+            hash,
+            persistence,
+            no_real,
+            checks,
+            health,
+        ) == (
+            &other.key,
+            &other.name,
+            &other.scheduler,
+            &other.hash,
+            &other.persistence,
+            &other.no_real,
+            &other.checks,
+            &other.health,
+        )
+    }
+
+    /// The lightest configured weight above 0 of its real servers without the backups; 1 if there is none. It stands for a
+    /// configured weight of 0 where clients are hashed: see [`RealServer::hash_weight`].
+    #[must_use]
+    pub fn lightest_weight(&self) -> u32 {
+        let reals = self.reals.iter().filter(|real| !real.backup);
+        let weights = reals.map(|real| real.weight);
+        weights.filter(|weight| *weight > 0).min().unwrap_or(1)
     }
 
     /// Those of its settings that are not the default.
@@ -227,6 +280,10 @@ impl ServiceSettings {
         let all = service.settings();
         let default = VirtualService::new(service.key).settings();
         setting::fill(&SERVICE_SETTINGS, &mut self, &all, &default);
+        if let Some(persistence) = &service.persistence {
+            let own = self.persistence.unwrap_or_default();
+            self.persistence = Some(own.or(persistence));
+        }
         let checks = all.checks.filter(|checks| !checks.is_empty());
         self.checks = self.checks.or(checks);
         self
@@ -245,6 +302,8 @@ impl<C> ServiceSettings<C> {
         let Self {
             name,
             scheduler,
+            hash,
+            persistence,
             no_real,
             on_down,
             slow_start,
@@ -256,6 +315,8 @@ impl<C> ServiceSettings<C> {
         Ok(ServiceSettings {
             name,
             scheduler,
+            hash,
+            persistence,
             no_real,
             on_down,
             slow_start,

@@ -14,6 +14,8 @@ pub enum Value<'a> {
     Number(i64),
     /// True or false.
     Flag(bool),
+    /// None: the key is left out.
+    Unset,
     /// A list, a table, or another value that no setting takes.
     Other,
 }
@@ -24,6 +26,7 @@ impl fmt::Display for Value<'_> {
             Self::Text(text) => f.write_str(text),
             Self::Number(number) => number.fmt(f),
             Self::Flag(flag) => flag.fmt(f),
+            Self::Unset => f.write_str("none"),
             Self::Other => Ok(()),
         }
     }
@@ -91,7 +94,7 @@ pub trait SettingValue: Sized {
 fn text<'a>(key: &str, value: &'a Value<'_>) -> Result<&'a str, String> {
     match value {
         Value::Text(text) => Ok(text),
-        Value::Number(_) | Value::Flag(_) | Value::Other => {
+        Value::Number(_) | Value::Flag(_) | Value::Unset | Value::Other => {
             Err(format!("{key} must be a string in quotes"))
         }
     }
@@ -139,7 +142,7 @@ impl SettingValue for bool {
     fn read(key: &str, value: &Value<'_>) -> Result<Self, String> {
         match value {
             Value::Flag(flag) => Ok(*flag),
-            Value::Text(_) | Value::Number(_) | Value::Other => {
+            Value::Text(_) | Value::Number(_) | Value::Unset | Value::Other => {
                 Err(format!("{key} must be true or false"))
             }
         }

@@ -1,14 +1,21 @@
 //! The types of the API's answers, which `--json` prints. Data only.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+mod trace;
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use balancer_common::tcp::State;
 use serde::{Deserialize, Serialize};
 
+pub use self::trace::{Trace, TracedBy};
 pub use crate::model::event::EventKind;
 use crate::model::{
-    AdminState, Backups, ForwardMethod, NoReal, OnDown, Protocol, Scheduler, VirtualService,
-    check::keys, counters::Counters, duration, health::AgentRequest, names::names,
+    self, AdminState, Backups, ForwardMethod, HashKey, NoReal, OnDown, PersistenceDrain, Protocol,
+    Scheduler, VirtualService, check::keys, counters::Counters, duration, health::AgentRequest,
+    names::names,
 };
 
 /// Answer to `GET /v1/services`.
@@ -29,8 +36,13 @@ pub struct Service {
     pub address: SocketAddr,
     /// Scheduler.
     pub scheduler: Scheduler,
-    /// Persistence; always `null` in this version.
-    pub persistence: Option<Planned>,
+    /// What the schedulers `sh` and `mh` hash.
+    pub hash: HashKey,
+    /// Its persistence; `None` = a client's connections go anywhere.
+    pub persistence: Option<Persistence>,
+    /// Clients that keep a real server of it; those of its group, if it is in one. `None` where it has no persistence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistence_entries: Option<u64>,
     /// What a client gets while no real server takes new connections.
     pub no_real: NoReal,
     /// Its checks, in the file's keys.
@@ -64,7 +76,9 @@ impl From<&VirtualService> for Service {
             protocol: service.key.protocol,
             address: service.key.address,
             scheduler: service.scheduler,
-            persistence: None,
+            hash: service.hash,
+            persistence: service.persistence.as_ref().map(Persistence::from),
+            persistence_entries: service.persistence.is_some().then_some(0),
             no_real: service.no_real,
             check: service.checks.iter().map(keys::json).collect(),
             on_down: service.health.on_down,
@@ -76,6 +90,30 @@ impl From<&VirtualService> for Service {
             reals: Vec::new(),
             counters: Counters::default(),
             rates: None,
+        }
+    }
+}
+
+/// The persistence of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Persistence {
+    /// How long a client stays with its real server after its latest connection began, as in the file.
+    pub timeout: String,
+    /// Length of the prefix in which clients' addresses agree that count as one; `None` = the whole address.
+    pub netmask: Option<u8>,
+    /// The group of services that share their clients' real servers.
+    pub group: Option<String>,
+    /// What becomes of the clients of a draining real server.
+    pub drain: PersistenceDrain,
+}
+
+impl From<&model::Persistence> for Persistence {
+    fn from(persistence: &model::Persistence) -> Self {
+        Self {
+            timeout: duration::exact(persistence.timeout),
+            netmask: persistence.netmask,
+            group: persistence.group.clone(),
+            drain: persistence.drain,
         }
     }
 }
@@ -95,6 +133,10 @@ pub struct Real {
     pub effective_weight: u32,
     /// How packets reach it.
     pub forwarding: ForwardMethod,
+    /// Connections at which it takes no new ones; 0 = no limit.
+    pub upper: u32,
+    /// Connections below which it takes new ones again; 0 = three quarters of `upper`.
+    pub lower: u32,
     /// Whether it serves only when the others cannot.
     pub backup: bool,
     /// Its state.
@@ -267,6 +309,37 @@ mod state_name {
             .find(|state| state.name() == name)
             .ok_or_else(|| D::Error::custom(format!("unknown state {name}")))
     }
+}
+
+/// Answer to `GET /v1/persistence`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PersistenceEntries {
+    /// In no particular order.
+    pub entries: Vec<PersistenceEntry>,
+    /// Whether there are more than the limit.
+    pub more: bool,
+}
+
+/// A client that keeps a server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PersistenceEntry {
+    /// Its address, or the prefix of the clients that count as one.
+    pub client: String,
+    /// The group of the services; `None` = it is one service without a group.
+    pub group: Option<String>,
+    /// The services for which it keeps the server: their names, or `tcp/ADDRESS:PORT`.
+    pub services: Vec<String>,
+    /// The server's address.
+    pub server: IpAddr,
+    /// Milliseconds until it is forgotten if it opens no further connection.
+    pub expires_in_ms: u64,
+}
+
+/// Answer to `DELETE /v1/persistence`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PersistenceDeleted {
+    /// How many clients were forgotten.
+    pub deleted: u64,
 }
 
 /// Answer to `GET /v1/status`.

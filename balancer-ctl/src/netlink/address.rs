@@ -12,7 +12,8 @@ use netlink_packet_route::{
     address::{AddressAttribute, AddressMessage},
 };
 
-use super::{Netlink, local::Prefix};
+use super::Netlink;
+use crate::model::prefix::Prefix;
 
 /// A set of networks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt, io,
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -15,46 +15,7 @@ use netlink_packet_route::{
 };
 
 use super::Netlink;
-
-/// An address and how many of its leading bits count; the others are zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Prefix {
-    /// The network's first address.
-    pub address: IpAddr,
-    /// Length in bits: 0 to 32, or to 128 for IPv6.
-    pub length: u8,
-}
-
-impl Prefix {
-    /// The prefix of `length` bits that contains `address`; a length beyond the family's means the whole address.
-    #[must_use]
-    pub fn of(address: IpAddr, length: u8) -> Self {
-        match address {
-            IpAddr::V4(v4) => {
-                let length = length.min(32);
-                let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
-                Self {
-                    address: Ipv4Addr::from_bits(v4.to_bits() & mask).into(),
-                    length,
-                }
-            }
-            IpAddr::V6(v6) => {
-                let length = length.min(128);
-                let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
-                Self {
-                    address: Ipv6Addr::from_bits(v6.to_bits() & mask).into(),
-                    length,
-                }
-            }
-        }
-    }
-}
-
-impl fmt::Display for Prefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.length)
-    }
-}
+use crate::model::prefix::Prefix;
 
 /// What the kernel does with a packet to such an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -212,20 +173,6 @@ mod tests {
     fn prefix(text: &str) -> Prefix {
         let (address, length) = text.split_once('/').unwrap();
         Prefix::of(address.parse().unwrap(), length.parse().unwrap())
-    }
-
-    #[test]
-    fn a_prefix_holds_only_the_bits_that_count() {
-        for (given, kept) in [
-            ("10.1.2.3/32", "10.1.2.3/32"),
-            ("10.1.2.3/8", "10.0.0.0/8"),
-            ("10.1.2.3/0", "0.0.0.0/0"),
-            ("2001:db8::1/128", "2001:db8::1/128"),
-            ("2001:db8:1::1/33", "2001:db8::/33"),
-            ("2001:db8::1/0", "::/0"),
-        ] {
-            assert_eq!(prefix(given).to_string(), kept);
-        }
     }
 
     #[test]

@@ -23,10 +23,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::{
     Netlink,
     link::{self, Link},
-    local::{self, Prefix},
+    local,
     neighbour::{self, NextHop},
     socket,
 };
+use crate::model::prefix::Prefix;
 
 /// Which routes have changed.
 #[derive(Clone, Debug, PartialEq, Eq)]

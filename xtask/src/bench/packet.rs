@@ -5,6 +5,7 @@
 //! the program's own counters say that each packet was translated (or passed, where the row is about that): a bench
 //! that measured how fast packets are refused is void.
 
+mod arrangement;
 mod case;
 pub mod connect;
 pub mod cpus;
@@ -23,8 +24,9 @@ use std::{collections::BTreeMap, fs, path::Path, thread};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use self::{
-    case::{Against, Case, NEW_FLOWS, Subject, Table},
+    case::{Against, Case, Subject, Table},
     measured::{Generators, Measured, Place},
+    network::NEW_FLOWS,
     route::Route,
     runner::{Delivery, Front, Walk},
     target::{DEFAULT_CONNECTIONS, Target},
@@ -59,9 +61,14 @@ pub fn run(options: &Options, built: &Path) -> Result<Vec<Row>> {
         return Ok(Vec::new());
     }
     // On a thread of its own, which enters another network namespace and stays on one CPU.
+    // The value of one map takes a megabyte.
+    let thread = thread::Builder::new().stack_size(128 << 20);
     thread::scope(|scope| {
-        scope
-            .spawn(|| Bench::new(options, built, cases, &allowed)?.run(options))
+        thread
+            .spawn_scoped(scope, || {
+                Bench::new(options, built, cases, &allowed)?.run(options)
+            })
+            .context("starting the bench's thread")?
             .join()
             .unwrap_or_else(|_| bail!("the bench panicked"))
     })
@@ -112,9 +119,11 @@ impl Bench {
                 && !bench.targets.contains_key(&table)
             {
                 let room = connections(table, options);
-                bench
-                    .targets
-                    .insert(table, Target::load(&object, room, &interfaces)?);
+                let mut target = Target::load(&object, room, &interfaces)?;
+                if let Table::Scheduled(arrangement) = table {
+                    target.arrange(arrangement)?;
+                }
+                bench.targets.insert(table, target);
             }
             let name = case.name;
             let row = bench
@@ -233,10 +242,13 @@ impl Bench {
         };
         row.round(&place, packets)?;
         if let Against::Row(name) = row.case.against {
-            place.target = None;
             let mut rows = self.rows.iter_mut();
             let reference = rows.find(|other| other.case.name == name);
             let reference = reference.context("the row's reference is not measured")?;
+            place.target = match reference.case.subject {
+                Subject::Balancer(table) => Some(&self.targets[&table]),
+                Subject::Reference(_) => None,
+            };
             let time = reference.time(&place, packets)?;
             self.rows[number].note_reference(time);
         }
@@ -256,7 +268,7 @@ impl Bench {
         println!(
             "ratio: the median over the rounds of a row's time to its reference's in the same round; of min.: the\n\
              quotient of both minima. The reference is minimal-nat with as many flows, or with one; of the row on two\n\
-             CPUs it is the same work on one CPU at a time.\n"
+             CPUs it is the same work on one CPU at a time; of other schedulers and of persistence new-connection.\n"
         );
         println!(
             "{:<28} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}   aim",
@@ -330,7 +342,7 @@ fn routes(flows: u32) -> Vec<Route> {
 /// How many connections a table has room for.
 fn connections(table: Table, options: &Options) -> u32 {
     match table {
-        Table::Default | Table::New => DEFAULT_CONNECTIONS,
+        Table::Default | Table::New | Table::Scheduled(_) => DEFAULT_CONNECTIONS,
         Table::Million => 1 << 21,
         Table::Handshakes => ((options.rounds + 1) * options.packets) / 2 + 64,
     }

@@ -12,11 +12,12 @@ use super::{install_with, tools};
 use crate::privilege::as_root;
 
 /// Packages that start a service when they are installed, with the service's name.
-const SERVICES: [(&str, &str); 4] = [
+const SERVICES: [(&str, &str); 5] = [
     ("nginx-light", "nginx.service"),
     ("haproxy", "haproxy.service"),
     ("openssh-server", "ssh.service"),
     ("redis-server", "redis-server.service"),
+    ("vsftpd", "vsftpd.service"),
 ];
 
 /// Whether apt is installed.

@@ -51,7 +51,7 @@ const fn tool(
 use Purpose::{Bench, Guest, Run, Test};
 
 /// All tools. Debian's package nginx-light has everything that is needed of nginx.
-const TOOLS: [Tool; 19] = [
+const TOOLS: [Tool; 21] = [
     tool(
         "ip",
         "iproute2",
@@ -116,14 +116,21 @@ const TOOLS: [Tool; 19] = [
     tool("sshd", "openssh-server", "greets a probe", &[Test]),
     tool("mariadbd", "mariadb-server-core", "greets a probe", &[Test]),
     tool("redis-server", "redis-server", "answers a probe", &[Test]),
+    tool(
+        "vsftpd",
+        "vsftpd",
+        "an FTP server behind a service on every port",
+        &[Test],
+    ),
+    tool("lftp", "lftp", "an FTP client", &[Test]),
     tool("wrk", "wrk", "counts requests per second", &[Bench]),
     tool("iperf3", "iperf3", "counts bytes per second", &[Bench]),
     tool("haproxy", "haproxy", "a balancer to compare with", &[Bench]),
     tool(
         "nft",
         "nftables",
-        "the kernel's own NAT, to compare with",
-        &[Bench],
+        "the kernel's own NAT, beside the balancer and to compare with",
+        &[Test, Bench],
     ),
     tool(
         "/usr/lib/nginx/modules/ngx_stream_module.so",
@@ -188,17 +195,14 @@ mod tests {
             "sshd",
             "mariadbd",
             "redis-server",
+            "vsftpd",
+            "lftp",
+            "nft",
         ];
         assert_eq!(packages(&[Test], &installed), [""; 0]);
         assert_eq!(
             packages(&[Bench], &installed),
-            [
-                "wrk",
-                "iperf3",
-                "haproxy",
-                "nftables",
-                "libnginx-mod-stream"
-            ]
+            ["wrk", "iperf3", "haproxy", "libnginx-mod-stream"]
         );
     }
 }

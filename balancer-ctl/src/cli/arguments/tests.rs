@@ -96,6 +96,57 @@ fn options_without_a_value_set_the_real_servers_settings() {
     }
 }
 
+#[test]
+fn persistence_is_spelt_as_in_ipvsadm() {
+    for (line, persistence) in [
+        ("add-service 192.0.2.80:80 -s wlc -p", r#"{"timeout":"5m"}"#),
+        (
+            "add-service 192.0.2.80:80 -p -M 24",
+            r#"{"timeout":"5m","netmask":24}"#,
+        ),
+        (
+            "add-service -p 600 -M 255.255.255.0 -t 192.0.2.80:80",
+            r#"{"timeout":"10m","netmask":"255.255.255.0"}"#,
+        ),
+        (
+            "edit-service web --persistent 90s --group shop --persistence-drain keep",
+            r#"{"timeout":"1m30s","group":"shop","drain":"keep"}"#,
+        ),
+        ("edit-service web -p 0", r#"{"timeout":"0s"}"#),
+        ("edit-service web --group=", r#"{"group":""}"#),
+        ("edit-service web -s sh --hash client-port", "null"),
+    ] {
+        let words = std::iter::once("balancer-ctl").chain(line.split(' '));
+        let (Some(Command::AddService(arguments)) | Some(Command::EditService(arguments))) =
+            Arguments::try_parse_from(words).unwrap().command
+        else {
+            panic!("{line}");
+        };
+        let given = serde_json::to_string(&arguments.settings.persistence).unwrap();
+        assert_eq!(given, persistence, "{line}");
+    }
+    let persistent = "for '--persistent [<SECONDS>]': expected a number of seconds, or one with its unit as in 5m; with neither, write -p last";
+    for value in ["-1", "192.0.2.80:80", "5 apples", ""] {
+        assert_eq!(
+            said(&["add-service", "-p", value]),
+            format!("error: invalid value '{value}' {persistent}")
+        );
+    }
+    let netmask = "for '--netmask <PREFIX>': ";
+    assert_eq!(
+        said(&["edit-service", "-M", "0"]),
+        format!(
+            "error: invalid value '0' {netmask}0 is out of range: 1..=32 for IPv4, 1..=128 for IPv6"
+        )
+    );
+    assert_eq!(
+        said(&["edit-service", "-s", "lblcr"]),
+        "error: invalid value 'lblcr' for '--scheduler <SCHEDULER>': not offered, as it chooses caches for each of many \
+         destinations, and a virtual service has one: expected `rr`, `wrr`, `lc`, `wlc`, `sed`, `nq`, `sh`, `dh`, `mh`, \
+         `fo`, `ovf` or `twos`"
+    );
+}
+
 /// What is said of a value, behind its name.
 fn said(words: &[&str]) -> String {
     let words = std::iter::once(&"balancer-ctl").chain(words);

@@ -2,7 +2,7 @@
 
 use toml_edit::{Array, ArrayOfTables, InlineTable, Item, Table, TableLike, Value};
 
-use super::{first_key_indent, indent_of, indented, set};
+use super::{first_key_indent, indent_of, indented, inline::edit_inline, set};
 use crate::{
     config::write,
     model::{Check, check::keys, toml_json},
@@ -27,7 +27,7 @@ pub(super) fn set_checks(service: &mut Table, saved: &[Check], wanted: &[Check])
     match service.get_mut("check") {
         Some(Item::Table(table)) => rewrite(table, saved.first(), &wanted[0]),
         Some(Item::Value(Value::InlineTable(table))) => {
-            rewrite_inline(table, saved.first(), &wanted[0]);
+            edit_inline(table, |table| rewrite(table, saved.first(), &wanted[0]));
         }
         Some(Item::ArrayOfTables(blocks)) => return set_blocks(blocks, saved, wanted),
         Some(Item::Value(Value::Array(array))) => set_values(array, saved, wanted),
@@ -89,7 +89,9 @@ fn set_values(array: &mut Array, saved: &[Check], wanted: &[Check]) {
     }
     for (index, check) in wanted.iter().enumerate() {
         match array.get_mut(index) {
-            Some(Value::InlineTable(table)) => rewrite_inline(table, saved.get(index), check),
+            Some(Value::InlineTable(table)) => {
+                edit_inline(table, |table| rewrite(table, saved.get(index), check));
+            }
             Some(other) => *other = keys::table(check).into(),
             // It is spaced as the one before it.
             None => {
@@ -137,25 +139,6 @@ fn block(check: &Check, header: &str, indent: &str) -> Table {
     block.decor_mut().set_prefix(format!("\n{header}"));
     indented(&mut block, indent);
     block
-}
-
-/// As [`rewrite`]; the white space in front of the closing brace stays there.
-fn rewrite_inline(table: &mut InlineTable, saved: Option<&Check>, wanted: &Check) {
-    let suffix = |value: &Value| {
-        let suffix = value.decor().suffix().and_then(|raw| raw.as_str());
-        suffix.unwrap_or_default().to_owned()
-    };
-    let closing = table.iter().last().map(|(_, last)| suffix(last));
-    rewrite(table, saved, wanted);
-    let Some(closing) = closing else { return };
-    for (_, value) in table.iter_mut() {
-        if suffix(value) == closing {
-            value.decor_mut().set_suffix("");
-        }
-    }
-    if let Some((_, last)) = table.iter_mut().last() {
-        last.decor_mut().set_suffix(closing);
-    }
 }
 
 /// Changes the keys of a table that do not have the wanted value.

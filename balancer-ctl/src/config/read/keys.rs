@@ -4,9 +4,7 @@ use toml_edit::{Key, TableLike};
 
 use super::{Reader, start};
 use crate::model::{
-    enumeration::listed,
-    real::{PLANNED_REAL_KEYS, REAL_KEYS},
-    service::{PLANNED_SERVICE_KEYS, SERVICE_KEYS},
+    enumeration::listed, persistence::PERSISTENCE_KEYS, real::REAL_KEYS, service::SERVICE_KEYS,
 };
 
 /// The keys of a table.
@@ -30,6 +28,7 @@ pub(super) const DATAPLANE: Keys = Keys {
         "mode",
         "max-connections",
         "max-connections-ipv6",
+        "max-persistence",
         "stray-replies",
         "masquerade",
     ],
@@ -41,11 +40,15 @@ pub(super) const TIMEOUTS: Keys = Keys {
 };
 pub(super) const SERVICE: Keys = Keys {
     known: &SERVICE_KEYS,
-    planned: &PLANNED_SERVICE_KEYS,
+    planned: &[],
+};
+pub(super) const PERSISTENCE: Keys = Keys {
+    known: &PERSISTENCE_KEYS,
+    planned: &[],
 };
 pub(super) const REAL: Keys = Keys {
     known: &REAL_KEYS,
-    planned: &PLANNED_REAL_KEYS,
+    planned: &[],
 };
 pub(super) const NOTIFY: Keys = Keys {
     known: &[
@@ -101,4 +104,29 @@ pub(super) fn names(table: &dyn TableLike) -> impl Iterator<Item = (&str, usize)
             .map_or_else(|| start(item), |span| span.start);
         (name, at)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Scheduler, names::Named as _};
+
+    /// The first column of a table of the reference, below this heading.
+    fn reference(heading: &str) -> Vec<&'static str> {
+        let readme = include_str!("../../../../README.md");
+        let (_, after) = readme.split_once(&format!("\n### {heading}\n")).unwrap();
+        let (section, _) = after.split_once("\n#").unwrap();
+        let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+        rows.filter_map(|row| row.split_once("` | "))
+            .map(|(name, _)| name)
+            .collect()
+    }
+
+    #[test]
+    fn the_reference_names_each_key_and_each_scheduler() {
+        assert_eq!(reference("Keys of `[[service]]`"), SERVICE.known);
+        assert_eq!(reference("Keys of `[[service.real]]`"), REAL.known);
+        assert_eq!(reference("Persistence"), PERSISTENCE.known);
+        assert_eq!(reference("Schedulers"), Scheduler::NAMES);
+    }
 }

@@ -4,10 +4,12 @@ mod check;
 mod fuzz;
 mod health;
 mod notify;
+mod persistence;
 
 use super::*;
 use crate::model::{
-    AdminState, Backups, ForwardMethod, HealthPolicy, NoReal, Notify, OnDown, Scheduler,
+    AdminState, Backups, ForwardMethod, HashKey, HealthPolicy, NoReal, Notify, OnDown, Persistence,
+    Scheduler,
     check::{
         AgentProbe, DnsProbe, Exchange, ExecProbe, GrpcProbe, HttpProbe, HttpVersion, Initial,
         Pattern, Probe, Source, Target, Timing, Tls,
@@ -32,6 +34,7 @@ interfaces = ["eth0", "eth1"]      # the XDP program is attached to each
 mode = "native"
 max-connections = 4096
 max-connections-ipv6 = 2048
+max-persistence = 2000
 stray-replies = "reset"
 masquerade = false
 
@@ -44,7 +47,9 @@ udp = "10s"
 name = "web"
 address = "192.168.1.35:80"
 protocol = "tcp"
-scheduler = "rr"
+scheduler = "mh"
+hash = "client-port"
+persistence = { timeout = "5m", netmask = 32, group = "shop" }
 no-real = "drop"
 on-down = "reset-after 30s"
 slow-start = "1m"
@@ -65,6 +70,8 @@ backups = "all"
   address = "192.168.0.2:8080"
   weight = 0
   forwarding = "nat"
+  upper = 100
+  lower = 80
   state = "drain"
 
   [[service.real]]
@@ -89,6 +96,7 @@ name = "lb7"
             mode: Mode::Native,
             max_connections: 4096,
             max_connections_ipv6: 2048,
+            max_persistence: 2000,
             stray_replies: StrayReplies::Reset,
             timeouts: Timeouts {
                 tcp: Duration::from_secs(1200),
@@ -100,7 +108,12 @@ name = "lb7"
             VirtualService {
                 key: address::service_key("192.168.1.35:80").unwrap(),
                 name: Some("web".to_owned()),
-                scheduler: Scheduler::Rr,
+                scheduler: Scheduler::Mh,
+                hash: HashKey::ClientPort,
+                persistence: Some(Persistence {
+                    group: Some("shop".to_owned()),
+                    ..Persistence::default()
+                }),
                 no_real: NoReal::Drop,
                 checks: vec![Check {
                     probe: Probe::Http(Box::default()),
@@ -123,6 +136,8 @@ name = "lb7"
                         address: "192.168.0.2:8080".parse().unwrap(),
                         weight: 0,
                         forwarding: ForwardMethod::Nat,
+                        upper: 100,
+                        lower: 80,
                         backup: false,
                         state: AdminState::Drain,
                         runtime: false,
@@ -131,6 +146,8 @@ name = "lb7"
                         address: "192.168.0.3:80".parse().unwrap(),
                         weight: 1,
                         forwarding: ForwardMethod::Nat,
+                        upper: 0,
+                        lower: 0,
                         backup: true,
                         state: AdminState::Ready,
                         runtime: false,
@@ -142,6 +159,8 @@ name = "lb7"
                 key: address::service_key("udp/[2001:db8::80]:53").unwrap(),
                 name: None,
                 scheduler: Scheduler::Wrr,
+                hash: HashKey::Client,
+                persistence: None,
                 no_real: NoReal::Reject,
                 checks: Vec::new(),
                 health: HealthPolicy::default(),
@@ -179,6 +198,7 @@ fn what_is_not_named_has_its_default() {
             mode: Mode::Auto,
             max_connections: 262_144,
             max_connections_ipv6: 65_536,
+            max_persistence: 65_536,
             stray_replies: StrayReplies::Pass,
             timeouts: DEFAULT_TIMEOUTS,
         },
@@ -240,8 +260,8 @@ listen = "127.0.0.1:9808"
 # no address to know it by
 address = "192.0.2.80"
 protocol = "sctp"
-scheduler = "wlc"
-persistence = { timeout = "5m" }
+scheduler = "lblc"
+persistence = "5m"
   [service.check]
   type = "http"
   [[service.real]]
@@ -289,18 +309,18 @@ address = "192.0.2.80:81"
             "5:24: max-connections-ipv6 16777217 is out of range: 1024..=16777216",
             "6:17: stray-replies `drop` is not known: expected `pass` or `reset`",
             "7:14: this version does not have `masquerade` yet: set it to false",
-            "8:1: unknown key `colour` in `dataplane`: expected `interfaces`, `mode`, `max-connections`, `max-connections-ipv6`, `stray-replies` or `masquerade`",
+            "8:1: unknown key `colour` in `dataplane`: expected `interfaces`, `mode`, `max-connections`, `max-connections-ipv6`, `max-persistence`, `stray-replies` or `masquerade`",
             "11:7: timeout tcp of 0s is out of range: 1s to 7days",
             "12:11: tcp-fin `soon` is not a duration: write it with its unit, as in \"15m\" or \"90s\"",
             "13:7: udp must be a string in quotes",
             "15:2: this version does not have `metrics` yet: remove it",
             "20:11: `192.0.2.80` has no port: write `192.0.2.80:80` (port 0 stands for every port)",
             "21:12: protocol `sctp` is not known: expected `tcp` or `udp`",
-            "22:13: this version does not have scheduler `wlc` yet: expected `rr` or `wrr`",
-            "23:1: this version does not have `persistence` yet: remove it",
+            "22:13: scheduler `lblc` is not offered, as it chooses a cache for each of many destinations, and a virtual service has one: expected `rr`, `wrr`, `lc`, `wlc`, `sed`, `nq`, `sh`, `dh`, `mh`, `fo`, `ovf` or `twos`",
+            "23:15: persistence must be a table, as in `persistence = { timeout = \"5m\" }`",
             "27:13: port `99999` is not a number in 0..=65535",
             "28:12: weight must be a whole number",
-            "33:13: scheduler `random` is not known: expected `rr` or `wrr`",
+            "33:13: scheduler `random` is not known: expected `rr`, `wrr`, `lc`, `wlc`, `sed`, `nq`, `sh`, `dh`, `mh`, `fo`, `ovf` or `twos`",
             "34:3: real has no address: add one, as in `address = \"10.0.0.2:80\"`",
             "37:13: real [2001:db8::2]:80 is not of the family of service tcp/192.0.2.80:80: both must be IPv4 or both IPv6",
             "39:13: real 10.0.0.2:0 has port 0, but service tcp/192.0.2.80:80 is on one port: give the real's port",

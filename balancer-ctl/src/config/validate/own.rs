@@ -43,8 +43,8 @@ pub fn sentence(address: IpAddr, kind: Kind) -> String {
 mod tests {
     use super::*;
     use crate::{
-        model::change::tests::model,
-        netlink::local::{LocalRoute, Prefix},
+        model::{change::tests::model, prefix::Prefix},
+        netlink::local::LocalRoute,
     };
 
     #[test]

@@ -12,12 +12,13 @@ use super::*;
 use crate::{
     config::{read::notify::EVENTS, validate::validate},
     model::{
-        Backups, ForwardMethod, HealthPolicy, NoReal, OnDown, RealServer, Scheduler,
+        Backups, ForwardMethod, HashKey, HealthPolicy, NoReal, OnDown, Persistence, RealServer,
+        Scheduler,
         check::{
             AgentProbe, DnsProbe, Exchange, ExecProbe, GrpcProbe, HttpProbe, HttpVersion, Initial,
             Pattern, Probe, Source, Target, Timing, Tls,
         },
-        limits::{MAX_CONNECTIONS, MAX_WEIGHT},
+        limits::{MAX_CONNECTIONS, MAX_PERSISTENCE, MAX_THRESHOLD, MAX_TIMEOUT, MAX_WEIGHT},
         names::Named,
     },
 };
@@ -251,12 +252,17 @@ fn check_of(v4: bool) -> impl Strategy<Value = Check> {
 
 fn real_of(v4: bool) -> impl Strategy<Value = RealServer> {
     let decided = (any::<bool>(), one_of());
-    (address(v4), 1_u16.., 0..=MAX_WEIGHT, one_of(), decided).prop_map(
-        |(address, port, weight, forwarding, (backup, state)): (_, _, _, ForwardMethod, _)| {
+    let thresholds = (0..=MAX_THRESHOLD, 0..=MAX_THRESHOLD);
+    let weights = (0..=MAX_WEIGHT, thresholds);
+    (address(v4), 1_u16.., weights, one_of(), decided).prop_map(
+        |(address, port, weights, forwarding, (backup, state)): (_, _, _, ForwardMethod, _)| {
+            let (weight, (one, other)) = weights;
             RealServer {
                 address: SocketAddr::new(address, port),
                 weight,
                 forwarding,
+                upper: one.max(other),
+                lower: one.min(other),
                 backup,
                 state,
                 runtime: false,
@@ -283,6 +289,30 @@ fn health() -> impl Strategy<Value = HealthPolicy> {
     )
 }
 
+/// Persistence, of a group of its own or of the one group of its family.
+fn persistence_of(v4: bool) -> impl Strategy<Value = Persistence> {
+    let (group, most) = if v4 { ("v4", 31_u8) } else { ("v6", 127) };
+    let group = prop_oneof![Just(None), Just(Some(group.to_owned()))];
+    let timeout = prop_oneof![
+        Just(Persistence::default().timeout),
+        duration(SECOND, MAX_TIMEOUT)
+    ];
+    (timeout, option::of(1..=most), group, one_of()).prop_map(|(timeout, netmask, group, drain)| {
+        match group {
+            None => Persistence {
+                timeout,
+                netmask,
+                group,
+                drain,
+            },
+            Some(_) => Persistence {
+                group,
+                ..Persistence::default()
+            },
+        }
+    })
+}
+
 prop_compose! {
     fn service_of(v4: bool)(
         host in 1_u8..200,
@@ -290,6 +320,8 @@ prop_compose! {
         protocol in one_of::<Protocol>(),
         name in option::of(name()),
         scheduler in one_of::<Scheduler>(),
+        hash in one_of::<HashKey>(),
+        persistence in option::of(persistence_of(v4)),
         no_real in one_of::<NoReal>(),
         checks in vec(check_of(v4), 0..4),
         health in health(),
@@ -300,7 +332,10 @@ prop_compose! {
             false => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, host.into()).into(),
         };
         let key = ServiceKey { protocol, address: SocketAddr::new(vip, port) };
-        VirtualService { key, name, scheduler, no_real, checks, health, reals, runtime: false }
+        let hash = if scheduler.hashes_client() { hash } else { HashKey::default() };
+        VirtualService {
+            key, name, scheduler, hash, persistence, no_real, checks, health, reals, runtime: false,
+        }
     }
 }
 
@@ -326,6 +361,7 @@ prop_compose! {
         interfaces in proptest::collection::btree_set("[a-z0-9.@\"#]{3,15}", 1..3),
         mode in one_of::<Mode>(),
         sizes in (MAX_CONNECTIONS, option::of(MAX_CONNECTIONS)),
+        max_persistence in MAX_PERSISTENCE,
         stray_replies in one_of::<StrayReplies>(),
         timeouts in [1, 2, 3].map(|_| option::of(duration(SECOND, DAY))),
         mut services in vec(any::<bool>().prop_flat_map(service_of), 0..5),
@@ -356,6 +392,7 @@ prop_compose! {
             mode,
             max_connections,
             max_connections_ipv6: of_ipv6.unwrap_or_else(|| max_connections_ipv6(max_connections)),
+            max_persistence,
             stray_replies,
             timeouts,
         };

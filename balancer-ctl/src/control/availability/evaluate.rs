@@ -10,8 +10,8 @@ use crate::{
     dataplane::{self, Connections},
     health::{AgentRequest, CheckState, RequestedWeight},
     model::{
-        AdminState, Backups, HealthPolicy, MAX_WEIGHT, OnDown, RealServer, Scheduler,
-        VirtualService, view::RealState,
+        AdminState, Backups, HealthPolicy, MAX_WEIGHT, OnDown, PersistenceDrain, RealServer,
+        Scheduler, VirtualService, view::RealState,
     },
 };
 
@@ -297,7 +297,11 @@ fn requested_weight(weight: u32, requested: Option<RequestedWeight>) -> u32 {
 /// What the packet program is to run for a service. Sets the service's next deadline.
 fn run(service: &VirtualService, status: &mut ServiceStatus, now: Instant) -> dataplane::Service {
     let slow_start = service.health.slow_start;
-    let grows = status.reals.values().any(|real| real.ramp_since.is_some());
+    let is_growing = |real: &RealStatus| real.ramp_since.is_some();
+    let grows = grows(service.scheduler) && status.reals.values().any(is_growing);
+    let lightest = service.lightest_weight();
+    let persistence = service.persistence.as_ref();
+    let keeps = persistence.is_some_and(|one| one.drain == PersistenceDrain::Keep);
     let mut reals = Vec::with_capacity(service.reals.len());
     let mut deadlines = Vec::new();
     for real in &service.reals {
@@ -309,7 +313,7 @@ fn run(service: &VirtualService, status: &mut ServiceStatus, now: Instant) -> da
             // rr gives each the same share, whatever its weight.
             let full = match service.scheduler {
                 Scheduler::Rr => RING_SCALE,
-                Scheduler::Wrr => weight.saturating_mul(RING_SCALE),
+                _ => weight.saturating_mul(RING_SCALE),
             };
             weight = full;
             if let Some(start) = evaluated.ramp_since {
@@ -333,20 +337,47 @@ fn run(service: &VirtualService, status: &mut ServiceStatus, now: Instant) -> da
             address: real.address,
             forwarding: real.forwarding,
             weight,
+            hash_weight: real.hash_weight(
+                lightest,
+                !real.backup || status.backups_in.contains(&real.address),
+            ),
+            takes_persistent: keeps && !real.backup && evaluated.state == RealState::Draining,
+            upper: real.upper,
+            lower: real.lower,
             connections,
         });
     }
     status.deadline = deadlines.into_iter().min();
     dataplane::Service {
         key: service.key,
-        scheduler: if grows {
-            Scheduler::Wrr
-        } else {
-            service.scheduler
+        scheduler: match service.scheduler {
+            Scheduler::Rr if grows => Scheduler::Wrr,
+            scheduler => scheduler,
         },
+        hash: service.hash,
+        persistence: service.persistence.clone(),
         no_real: service.no_real,
         unit: if grows { RING_SCALE } else { 1 },
         reals,
+    }
+}
+
+/// Whether a real server's weight grows under this scheduler after it came back. Others do not use weights, or use them as an
+/// order, a limit, or a share of clients.
+const fn grows(scheduler: Scheduler) -> bool {
+    match scheduler {
+        Scheduler::Rr
+        | Scheduler::Wrr
+        | Scheduler::Wlc
+        | Scheduler::Sed
+        | Scheduler::Nq
+        | Scheduler::Twos => true,
+        Scheduler::Lc
+        | Scheduler::Sh
+        | Scheduler::Dh
+        | Scheduler::Mh
+        | Scheduler::Fo
+        | Scheduler::Ovf => false,
     }
 }
 

@@ -14,8 +14,9 @@ use crate::{
     dataplane::Connections,
     health::{RequestedWeight, RestoredState, Timestamp, fake::FakeCheckers},
     model::{
-        Backups, HealthPolicy, OnDown, Protocol, Scheduler,
+        Backups, HealthPolicy, OnDown, Persistence, PersistenceDrain, Protocol, Scheduler,
         check::{Probe, Source, Target, Timing},
+        names::Named as _,
     },
 };
 
@@ -47,12 +48,8 @@ fn address(number: u8) -> SocketAddr {
 
 fn real(number: u8, weight: u32) -> RealServer {
     RealServer {
-        address: address(number),
         weight,
-        forwarding: crate::model::ForwardMethod::Nat,
-        backup: false,
-        state: AdminState::Ready,
-        runtime: false,
+        ..RealServer::new(address(number))
     }
 }
 

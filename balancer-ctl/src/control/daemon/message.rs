@@ -1,8 +1,10 @@
 //! The daemon's messages, and changes as operators name them.
 
+use std::net::{IpAddr, SocketAddr};
+
 use tokio::sync::oneshot;
 
-use super::{ConnectionsReport, HealthReport};
+use super::{ForgetReport, HealthReport, ListReport};
 use crate::{
     health::CheckUpdate,
     model::{
@@ -10,6 +12,7 @@ use crate::{
         address::{RealRef, ServiceRef},
         connections::ConnectionFilter,
         error::ApiError,
+        prefix::Prefix,
         real::RealSettings,
         service::ServiceSettings,
         view,
@@ -30,8 +33,14 @@ pub enum Message {
     Connections(
         Option<ServiceRef>,
         ConnectionFilter,
-        Reply<ConnectionsReport>,
+        Reply<ListReport<view::Connection>>,
     ),
+    /// Returns which real server a client of a service would get.
+    Trace(ServiceRef, SocketAddr, Reply<view::Trace>),
+    /// Returns the clients that keep a server and match.
+    Persistence(PersistenceQuery, Reply<ListReport<view::PersistenceEntry>>),
+    /// Forgets the clients that match.
+    Forget(PersistenceQuery, Reply<ForgetReport>),
     /// Returns all checkers, or those of one service.
     Health(Option<ServiceRef>, Reply<HealthReport>),
     /// Returns the status.
@@ -44,6 +53,21 @@ pub enum Message {
     Zero(Option<ServiceRef>, Reply<()>),
     /// Stops the daemon; forwarding goes on.
     Stop,
+}
+
+/// Which clients that keep a server, as operators name them; what is `None` matches all.
+#[derive(Clone, Debug, Default)]
+pub struct PersistenceQuery {
+    /// An address, or a prefix of clients.
+    pub client: Option<Prefix>,
+    /// A service that they are clients of.
+    pub service: Option<ServiceRef>,
+    /// The group of the services that they are clients of.
+    pub group: Option<String>,
+    /// The server that they keep.
+    pub server: Option<IpAddr>,
+    /// List at most this many.
+    pub limit: Option<usize>,
 }
 
 /// A change as operators name it.

@@ -4,6 +4,7 @@ mod batch;
 mod connections;
 mod health;
 mod host;
+mod persistence;
 mod refusals;
 mod reload;
 mod scale;

@@ -1,11 +1,11 @@
 //! The daemon's reports: services, connections, status.
 
-use std::{ops::ControlFlow, time::Duration};
+use std::{net::SocketAddr, ops::ControlFlow, time::Duration};
 
 use super::{Daemon, dataplane_error};
 use crate::{
     control::report::{self, ReportContext},
-    dataplane::Listing,
+    dataplane::{DataplaneError, Listing},
     model::{
         Model, ServiceKey,
         address::ServiceRef,
@@ -21,24 +21,27 @@ use crate::{
 /// A reload that lasts as long is a reason in `status`.
 const SLOW_RELOAD: Duration = Duration::from_secs(5);
 
-/// A listing of connections that has not been read yet; reading it may take seconds and belongs on a thread of its own.
+/// A list that has not been read yet; reading it may take seconds and belongs on a thread of its own.
 #[derive(Debug)]
-pub struct ConnectionsReport {
-    listing: Listing,
+pub struct ListReport<T> {
+    listing: Listing<T>,
     limit: Option<usize>,
 }
 
-impl ConnectionsReport {
-    /// Reports at most `limit` connections of the listing.
+impl<T: 'static> ListReport<T> {
+    /// Reports at most `limit` items of the listing.
     #[must_use]
-    pub const fn new(listing: Listing, limit: Option<usize>) -> Self {
+    pub const fn new(listing: Listing<T>, limit: Option<usize>) -> Self {
         Self { listing, limit }
     }
 
-    /// Passes one connection after the other to `take` until that breaks. Returns whether there are more than `limit`.
-    pub fn each(self, mut take: impl FnMut(view::Connection) -> ControlFlow<()>) -> bool {
+    /// Passes one item after the other to `take` until that breaks. Returns whether there are more than `limit`.
+    ///
+    /// # Errors
+    /// The list cannot be read to its end.
+    pub fn each(self, mut take: impl FnMut(T) -> ControlFlow<()>) -> Result<bool, DataplaneError> {
         let (mut left, mut more) = (self.limit, false);
-        self.listing.each(|connection| {
+        self.listing.each(|item| {
             match &mut left {
                 Some(0) => {
                     more = true;
@@ -47,20 +50,22 @@ impl ConnectionsReport {
                 Some(left) => *left -= 1,
                 None => {}
             }
-            take(connection.into())
-        });
-        more
+            take(item)
+        })?;
+        Ok(more)
     }
 
-    /// Reads them all.
-    #[must_use]
-    pub fn finished(self) -> view::Connections {
-        let mut connections = Vec::new();
-        let more = self.each(|connection| {
-            connections.push(connection);
+    /// Reads them all; also returns whether there are more.
+    ///
+    /// # Errors
+    /// As for [`ListReport::each`].
+    pub fn finished(self) -> Result<(Vec<T>, bool), DataplaneError> {
+        let mut items = Vec::new();
+        let more = self.each(|item| {
+            items.push(item);
             ControlFlow::Continue(())
-        });
-        view::Connections { connections, more }
+        })?;
+        Ok((items, more))
     }
 }
 
@@ -83,7 +88,7 @@ impl Daemon {
         &mut self,
         service: Option<&ServiceRef>,
         mut filter: ConnectionFilter,
-    ) -> Result<ConnectionsReport, ApiError> {
+    ) -> Result<ListReport<view::Connection>, ApiError> {
         filter.service = service.map(|service| self.key(service)).transpose()?;
         let limit = filter.limit;
         // Reading one more than wanted shows whether there are more.
@@ -92,7 +97,33 @@ impl Daemon {
             .dataplane
             .connections(filter)
             .map_err(dataplane_error)?;
-        Ok(ConnectionsReport::new(listing, limit))
+        Ok(ListReport::new(listing.map(view::Connection::from), limit))
+    }
+
+    pub(super) fn trace(
+        &mut self,
+        service: &ServiceRef,
+        client: SocketAddr,
+    ) -> Result<view::Trace, ApiError> {
+        let key = self.key(service)?;
+        if client.is_ipv4() != key.address.is_ipv4() {
+            return Err(ApiError::invalid(format!(
+                "client {client} is not of the family of service {key}: both must be IPv4 or both IPv6"
+            )));
+        }
+        let choice = self
+            .dataplane
+            .trace(client, &key)
+            .map_err(dataplane_error)?;
+        let snapshot = self
+            .dataplane
+            .snapshot(Some(&key))
+            .map_err(dataplane_error)?;
+        let counted = snapshot.services.get(&key).cloned().unwrap_or_default();
+        let service = self.model.service(&key);
+        let service =
+            service.ok_or_else(|| ApiError::not_found(format!("there is no service {key}")))?;
+        Ok(report::trace(service, client, choice, &counted))
     }
 
     /// Whether the running model differs from the file's.

@@ -8,12 +8,18 @@ use std::{
 use balancer_common::{
     addr::Addr,
     address_filter::{self, bit_of},
+    persistence::Stickiness,
     real_server::{RealServer, state},
+    scheduler::Ring,
     service::{MAX_SERVICES, Service},
 };
 
 use super::ring_space::RingSpace;
-use crate::{dataplane, model::ServiceKey, netlink::address::Networks};
+use crate::{
+    dataplane::{self, jiffies::Tick},
+    model::ServiceKey,
+    netlink::address::Networks,
+};
 
 /// One step towards the desired state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,12 +41,49 @@ pub enum TableChange {
         /// The new value.
         real: RealServer,
     },
+    /// Writes the weight and the limits of a real server.
+    SetLimits {
+        /// Real id.
+        id: u32,
+        /// The new value.
+        limits: Limits,
+    },
     /// Writes ring slots that no service points at.
     WriteRing {
-        /// First slot.
-        offset: u32,
+        /// Where they are.
+        ring: Ring,
         /// Real ids.
         reals: Vec<u32>,
+    },
+    /// Rewrites a service's ring where it is: only a hash's, of which each slot counts by itself.
+    RewriteRing {
+        /// VIP, port, protocol.
+        key: ServiceKey,
+        /// Index in `RINGS` and value of each word that differs.
+        words: Vec<(u32, u64)>,
+        /// Real ids in the whole ring.
+        reals: Vec<u32>,
+    },
+    /// Writes what a service says of its clients' persistence.
+    SetStickiness {
+        /// Service id.
+        service: u32,
+        /// The new value.
+        stickiness: Stickiness,
+    },
+    /// Writes real ids by service and server.
+    SetMembers {
+        /// Service id.
+        service: u32,
+        /// The servers' addresses and the real ids.
+        members: Vec<(Addr, u32)>,
+    },
+    /// Deletes real ids by service and server.
+    RemoveMembers {
+        /// Service id.
+        service: u32,
+        /// The servers' addresses.
+        servers: Vec<Addr>,
     },
     /// Sets whether any service listens on all ports.
     SetAnyPort(bool),
@@ -62,6 +105,8 @@ pub enum TableChange {
         service: Service,
         /// Real ids in its ring.
         reals: Vec<u32>,
+        /// Real ids in the list of those that take new connections.
+        available: Vec<u32>,
     },
     /// Deletes a service.
     RemoveService {
@@ -70,13 +115,35 @@ pub enum TableChange {
     },
 }
 
-/// A service, and the content of its ring.
+/// The weight and the limits of a real server, as `REAL_LOADS` has them beside its load.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// The weight by which it takes new connections.
+    pub weight: u32,
+    /// It is full with this many connections; 0 = never.
+    pub upper: u32,
+    /// Once full, it takes new ones again below this many.
+    pub resume: u32,
+}
+
+/// A service, and the content of its rings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceRow {
     /// The kernel's value.
     pub service: Service,
     /// Real ids in its ring.
     pub ring: Vec<u32>,
+    /// Real ids in the list of those that take new connections.
+    pub available: Vec<u32>,
+}
+
+/// What the program finds by a service's id.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Affinity {
+    /// What it says of its clients' persistence.
+    pub stickiness: Stickiness,
+    /// Real ids by server.
+    pub members: BTreeMap<Addr, u32>,
 }
 
 /// The observed state.
@@ -86,13 +153,19 @@ pub struct Tables {
     pub services: BTreeMap<ServiceKey, ServiceRow>,
     /// By real id.
     pub reals: Vec<RealServer>,
+    /// By real id.
+    pub limits: Vec<Limits>,
+    /// By service id; none for services that were never persistent.
+    pub affinities: BTreeMap<u32, Affinity>,
     /// The address filter: a bit per VIP and real server.
     pub addresses: Vec<u64>,
     /// Whether the program looks for services on every port.
     pub any_port: bool,
     /// Protocols, addresses and ports of the services' real servers.
     pub real_ports: HashSet<ServiceKey>,
-    /// Free ring slots.
+    /// The clock of persistence's timeouts.
+    pub tick: Tick,
+    /// Free words for rings.
     pub space: RingSpace,
     /// The networks that this host is in.
     pub networks: Networks,
@@ -105,14 +178,17 @@ pub struct Tables {
 impl Tables {
     /// Tables as they are when the maps are new.
     #[must_use]
-    pub fn empty(reals: u32, ring_slots: u32) -> Self {
+    pub fn empty(reals: u32, ring_words: u32, tick: Tick) -> Self {
         Self {
             services: BTreeMap::new(),
             reals: vec![RealServer::default(); reals as usize],
+            limits: vec![Limits::default(); reals as usize],
+            affinities: BTreeMap::new(),
+            tick,
             addresses: vec![0; address_filter::WORDS as usize],
             any_port: false,
             real_ports: HashSet::new(),
-            space: RingSpace::with_used(ring_slots, []),
+            space: RingSpace::with_used(ring_words, []),
             networks: Networks::default(),
             routed: BTreeSet::new(),
             planned: HashMap::new(),
@@ -146,10 +222,36 @@ impl Tables {
     pub fn apply(&mut self, change: &TableChange) {
         match change {
             TableChange::ResetService { id: _ } => {}
-            TableChange::WriteRing {
-                offset: _,
-                reals: _,
-            } => {}
+            TableChange::WriteRing { ring: _, reals: _ } => {}
+            TableChange::SetLimits { id, limits } => {
+                if let Some(slot) = self.limits.get_mut(*id as usize) {
+                    *slot = *limits;
+                }
+            }
+            TableChange::RewriteRing {
+                key,
+                words: _,
+                reals,
+            } => {
+                if let Some(row) = self.services.get_mut(key) {
+                    row.ring.clone_from(reals);
+                }
+            }
+            TableChange::SetStickiness {
+                service,
+                stickiness,
+            } => self.affinities.entry(*service).or_default().stickiness = *stickiness,
+            TableChange::SetMembers { service, members } => {
+                let affinity = self.affinities.entry(*service).or_default();
+                affinity.members.extend(members.iter().copied());
+            }
+            TableChange::RemoveMembers { service, servers } => {
+                if let Some(affinity) = self.affinities.get_mut(service) {
+                    affinity
+                        .members
+                        .retain(|server, _| !servers.contains(server));
+                }
+            }
             TableChange::SetReal { id, real } => {
                 if let Some(slot) = self.reals.get_mut(*id as usize) {
                     *slot = *real;
@@ -173,20 +275,26 @@ impl Tables {
                 key,
                 service,
                 reals,
+                available,
             } => {
                 let row = ServiceRow {
                     service: *service,
                     ring: reals.clone(),
+                    available: available.clone(),
                 };
-                let old = self.services.insert(*key, row).unwrap_or_default();
-                if old.service.ring != service.ring {
-                    self.space.occupy(service.ring);
-                    self.space.retire(old.service.ring);
+                let old = self.services.insert(*key, row).unwrap_or_default().service;
+                let pairs = [(old.ring, service.ring), (old.available, service.available)];
+                for (old, new) in pairs {
+                    if old != new {
+                        self.space.occupy(new);
+                        self.space.retire(old);
+                    }
                 }
             }
             TableChange::RemoveService { key } => {
-                if let Some(old) = self.services.remove(key) {
-                    self.space.retire(old.service.ring);
+                if let Some(row) = self.services.remove(key) {
+                    self.space.retire(row.service.ring);
+                    self.space.retire(row.service.available);
                 }
             }
         }

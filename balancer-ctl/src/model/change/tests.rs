@@ -225,6 +225,10 @@ fn changes_of_health() -> Vec<(ServiceSettings, RealSettings)> {
             ..Default::default()
         }),
         service(ServiceSettings {
+            persistence: Some(serde_json::from_str(r#"{"timeout":"1m"}"#).unwrap()),
+            ..Default::default()
+        }),
+        service(ServiceSettings {
             slow_start: Some(Duration::from_secs(1)),
             ..Default::default()
         }),
@@ -245,10 +249,45 @@ fn changes_of_health() -> Vec<(ServiceSettings, RealSettings)> {
             ..Default::default()
         }),
         real(RealSettings {
+            upper: Some(9),
+            ..Default::default()
+        }),
+        real(RealSettings {
             state: Some(AdminState::Drain),
             ..Default::default()
         }),
     ]
+}
+
+#[test]
+fn persistence_begins_with_a_timeout_and_changes_field_by_field() {
+    let edit = |json: &str| {
+        let settings = ServiceSettings {
+            persistence: Some(serde_json::from_str(json).unwrap()),
+            ..Default::default()
+        };
+        Change::EditService(web(), settings)
+    };
+    let persistence = |model: &Model| model.services[0].persistence.clone().unwrap();
+    let plain = model(WEB);
+    let netmask = edit(r#"{"netmask":24}"#);
+    assert_eq!(
+        netmask.after(&plain).unwrap_err().sentence,
+        "netmask without persistence: give service tcp/192.0.2.80:80 a timeout too, as in `--persistent 300`"
+    );
+    let begun = edit(r#"{"timeout":"10m"}"#).after(&plain).unwrap();
+    assert_eq!(persistence(&begun).to_string(), "10m");
+    let masked = netmask.after(&begun).unwrap();
+    assert_eq!(persistence(&masked).to_string(), "10m netmask 24");
+    assert_eq!(edit(r#"{"timeout":"0s"}"#).after(&masked).unwrap(), plain);
+    // What the file lacks is added to it in full.
+    let plan = PersistencePlan::new(
+        &Change::AddService(web(), ServiceSettings::default()),
+        &masked,
+        &model(""),
+    );
+    let saved = plan.saved.after(&model("")).unwrap();
+    assert_eq!(persistence(&saved), persistence(&masked));
 }
 
 #[test]
@@ -257,6 +296,9 @@ fn what_was_added_at_runtime_lasts_with_its_health_when_it_is_said_again() {
     let text = r#"
         [[service]]
         address = "192.0.2.80:80"
+        scheduler = "mh"
+        hash = "client-port"
+        persistence = { timeout = "1m", netmask = 24, group = "shop", drain = "keep" }
         on-down = "keep"
         slow-start = "30s"
         quorum = 2
@@ -265,6 +307,8 @@ fn what_was_added_at_runtime_lasts_with_its_health_when_it_is_said_again() {
         check = { type = "http", interval = "1s" }
         [[service.real]]
         address = "10.0.0.2"
+        upper = 9
+        lower = 3
         backup = true
         state = "maintenance"
     "#;

@@ -4,10 +4,11 @@
 use anyhow::Result;
 
 use super::{
+    arrangement::Arrangement,
     frame::Segment,
     network::{
-        CLIENT_V6, INSIDE_MAC, INSIDE_REAL_MAC, INSIDE_V4, NO_VIP_V4, REAL_V4, REAL_V6, VIP_V4,
-        VIP_V6,
+        CLIENT_V6, INSIDE_MAC, INSIDE_REAL_MAC, INSIDE_V4, NEW_FLOWS, NO_VIP_V4, REAL_V4, REAL_V6,
+        VIP_V4, VIP_V6,
     },
     route::{CLIENT_PORT, Route},
     runner::{Delivery, Walk},
@@ -40,6 +41,8 @@ pub enum Table {
     New,
     /// Room for every handshake of the run.
     Handshakes,
+    /// As `New`, with another way to choose among real servers.
+    Scheduled(Arrangement),
 }
 
 /// What a row is compared with, in the same round.
@@ -97,9 +100,6 @@ impl Case {
     }
 }
 
-/// Number of flows that SYNs come from: none is repeated in a run.
-pub const NEW_FLOWS: u32 = 1 << 27;
-
 /// Names of the minimal NAT's rows, by number of flows and delivery.
 const MINIMAL_1: &str = "established-1/minimal-nat";
 const MINIMAL_16K: &str = "established-16k/minimal-nat";
@@ -124,7 +124,9 @@ pub fn all() -> Result<Vec<Case>> {
         minimal,
     ];
     cases.extend(other_established(&established)?);
-    cases.extend(without_flows(&established)?);
+    let without_flows = without_flows(&established)?;
+    cases.extend(scheduled(&without_flows[0]));
+    cases.extend(without_flows);
     cases.extend(for_scale(&established)?);
     cases.push(minimal_live);
     Ok(cases)
@@ -153,7 +155,7 @@ fn set(established: &Case, name: &'static str, table: Table, flows: u32) -> Resu
     let first = Route::of_set(0);
     let (against, aim) = match table {
         Table::Million => (MINIMAL_1M, 0.5),
-        Table::Default | Table::New | Table::Handshakes => (MINIMAL_16K, 0.6),
+        Table::Default | Table::New | Table::Handshakes | Table::Scheduled(_) => (MINIMAL_16K, 0.6),
     };
     Ok(Case {
         name,
@@ -251,6 +253,25 @@ fn without_flows(established: &Case) -> Result<[Case; 4]> {
         ..established.clone()
     };
     Ok([new, on_two_cpus, handshake, not_ours])
+}
+
+/// New connections whose real server is found in other ways, against one by one by turns.
+fn scheduled(new: &Case) -> impl Iterator<Item = Case> {
+    let rows = [
+        ("persistence-hit", Arrangement::Persistent, Some(1.3)),
+        ("new-connection-mh", Arrangement::Maglev, Some(1.1)),
+        ("new-connection-wlc-10", Arrangement::Least(10), Some(1.3)),
+        ("new-connection-wlc-100", Arrangement::Least(100), None),
+        ("new-connection-wlc-1000", Arrangement::Least(1000), None),
+    ];
+    let new = new.clone();
+    rows.into_iter().map(move |(name, arrangement, most)| Case {
+        name,
+        against: Against::Row("new-connection"),
+        aim: most.map(Aim::AtMost),
+        subject: Subject::Balancer(Table::Scheduled(arrangement)),
+        ..new.clone()
+    })
 }
 
 /// Rows without an aim: another interface, frames that are delivered, the kernel's route look-up.

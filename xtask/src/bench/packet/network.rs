@@ -14,6 +14,13 @@ use nix::{
     sched::{CloneFlags, unshare},
 };
 
+/// The client of flow 0 of a set, as the front program makes it.
+pub const FIRST_CLIENT: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+/// Ports per client address of a set.
+pub const PORTS: u32 = 1 << 10;
+/// Number of flows that SYNs come from: none is repeated in a run.
+pub const NEW_FLOWS: u32 = 1 << 27;
+
 /// The interface the program under test works on, and the one at the far end.
 pub const NEAR: &str = "near";
 /// See [`NEAR`].

@@ -6,16 +6,14 @@ use anyhow::Result;
 
 use super::{
     frame::{Segment, frame},
-    network::{BALANCER_MAC, CLIENT_V4, GATEWAY_MAC, REAL_MAC, REAL_V4, VIP_V4},
+    network::{
+        BALANCER_MAC, CLIENT_V4, FIRST_CLIENT, GATEWAY_MAC, PORTS, REAL_MAC, REAL_V4, VIP_V4,
+    },
     target::{REAL_PORT, SERVICE_PORT},
 };
 
-/// The client of flow 0 of a set, as the front program makes it.
-pub const FIRST_CLIENT: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 /// The client's port of flow 0 of a set.
 pub const FIRST_CLIENT_PORT: u16 = 32_768;
-/// Ports per client address of a set.
-pub const PORTS: u32 = 1 << 10;
 /// The client's port of a flow that is in no set.
 pub const CLIENT_PORT: u16 = 40_000;
 

@@ -17,7 +17,7 @@ use balancer_common::{
     conntrack::{TimeoutSettings, Timeouts},
     flow_hash::{self, Seed},
     real_server::{self, RealServer},
-    scheduler::Ring,
+    scheduler::{Ring, SLOTS_PER_WORD},
     service::{Service, ServiceKeyV4, ServiceKeyV6},
     settings::{Interface, Settings},
     stats::RealStats,
@@ -39,6 +39,9 @@ pub const REAL_PORT: u16 = 8080;
 pub const UDP_PORT: u16 = 53;
 /// Port of the TCP service whose real server is on the other interface.
 pub const INSIDE_PORT: u16 = 81;
+
+/// Ids of real servers that any row uses are below this.
+pub const END_OF_REALS: u32 = 1_016;
 
 /// A service with its one real server, so that every packet's outcome is known beforehand. Its place in [`PAIRS`] plus
 /// one is its id in `REALS` and `TURNS`.
@@ -117,7 +120,7 @@ pub const LOG_MAP: &str = "AYA_LOGS";
 
 /// A loaded program with its own maps.
 pub struct Target {
-    ebpf: Ebpf,
+    pub(super) ebpf: Ebpf,
 }
 
 /// Everything the program counts.
@@ -230,14 +233,16 @@ impl Target {
             ..Default::default()
         };
         self.array("REALS")?.set(id, real, 0)?;
-        self.array("RINGS")?.set(id, id, 0)?;
+        self.array("RINGS")?.set(id, u64::from(id), 0)?;
+        let ring = Ring {
+            offset: id * SLOTS_PER_WORD,
+            length: 1,
+        };
         let service = Service {
-            ring: Ring {
-                offset: id,
-                length: 1,
-            },
+            ring,
+            available: ring,
             id,
-            flags: 0,
+            ..Service::default()
         };
         let (port, protocol) = (pair.port.to_be(), pair.protocol.into());
         match pair.vip {
@@ -279,7 +284,7 @@ impl Target {
         Ok(())
     }
 
-    fn array<V: aya::Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, V>> {
+    pub(super) fn array<V: aya::Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, V>> {
         let map = self
             .ebpf
             .map_mut(name)
@@ -310,7 +315,7 @@ impl Target {
         };
         let stats: PerCpuArray<_, RealStats> =
             PerCpuArray::try_from(self.ebpf.map("REAL_STATS").context("no map REAL_STATS")?)?;
-        for id in (1..).take(PAIRS.len()) {
+        for id in 1..END_OF_REALS {
             for of_cpu in stats.get(&id, 0)?.iter() {
                 counters.packets[0] += of_cpu.directions[0].packets;
                 counters.packets[1] += of_cpu.directions[1].packets;

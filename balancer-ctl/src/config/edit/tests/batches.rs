@@ -87,10 +87,22 @@ fn change() -> impl Strategy<Value = Change> {
         "[{ type = \"ping\" }, { type = \"tcp\", fall = 1 }]",
     ];
     let checks = checks.map(|checks| read::checks(checks.parse().unwrap()).unwrap());
-    let of_service = (1_u32..9, proptest::option::of(select(checks.to_vec())));
-    let of_service = of_service.prop_map(|(quorum, checks)| ServiceSettings {
+    let persistence = [
+        r#"{"timeout":"1m","netmask":24}"#,
+        r#"{"timeout":"0s"}"#,
+        r#"{"netmask":null,"group":"shop"}"#,
+        r#"{"group":""}"#,
+    ];
+    let persistence = persistence.map(|json| serde_json::from_str(json).unwrap());
+    let of_service = (
+        1_u32..9,
+        proptest::option::of(select(checks.to_vec())),
+        proptest::option::of(select(persistence.to_vec())),
+    );
+    let of_service = of_service.prop_map(|(quorum, checks, persistence)| ServiceSettings {
         quorum: Some(quorum),
         checks,
+        persistence,
         ..Default::default()
     });
     (0..12, key, address, settings, of_service).prop_map(

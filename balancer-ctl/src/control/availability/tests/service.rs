@@ -295,3 +295,104 @@ fn under_rr_too_the_share_grows_whatever_the_weights() {
     world.wait(5 * SECOND);
     assert_eq!(world.availability.desired()[0].scheduler, Scheduler::Rr);
 }
+
+#[test]
+fn a_slow_start_keeps_the_scheduler_and_ramps_what_it_divides_by_weight() {
+    let policy = HealthPolicy {
+        slow_start: 10 * SECOND,
+        ..HealthPolicy::default()
+    };
+    for scheduler in Scheduler::ALL.iter().copied() {
+        let reals = vec![real(1, 4), real(2, 2)];
+        let mut world = World::new(model(reals, vec![check(None)], policy));
+        world.service().scheduler = scheduler;
+        world.adopt();
+        for (number, found) in [(1, up()), (2, up()), (1, down()), (1, up())] {
+            world.find(number, found);
+        }
+        world.wait(5 * SECOND);
+        let (desired, unit, weights) = match scheduler {
+            Scheduler::Rr => (Scheduler::Wrr, 20, [10, 20]),
+            Scheduler::Wrr | Scheduler::Wlc | Scheduler::Sed | Scheduler::Nq | Scheduler::Twos => {
+                (scheduler, 20, [40, 40])
+            }
+            Scheduler::Lc
+            | Scheduler::Sh
+            | Scheduler::Dh
+            | Scheduler::Mh
+            | Scheduler::Fo
+            | Scheduler::Ovf => (scheduler, 1, [4, 2]),
+        };
+        let service = &world.availability.desired()[0];
+        assert_eq!((service.scheduler, service.unit), (desired, unit));
+        assert_eq!(world.weights(), weights, "{scheduler:?}");
+        let is_ramped = unit > 1;
+        assert_eq!(world.shown(1).1.is_some(), is_ramped, "{scheduler:?}");
+        assert_eq!(world.availability.next_deadline().is_some(), is_ramped);
+    }
+}
+
+#[test]
+fn clients_are_hashed_over_configured_weights_whatever_happens() {
+    let mut reals = vec![real(1, 0), real(2, 6), real(3, 3), backup(4), backup(5)];
+    reals[3].weight = 9;
+    let mut world = World::new(model(reals, vec![check(None)], HealthPolicy::default()));
+    world.service().scheduler = Scheduler::Mh;
+    let hashed = |world: &World| -> Vec<_> {
+        let reals = world.availability.desired()[0].reals.iter();
+        reals.map(|real| real.hash_weight).collect()
+    };
+    world.adopt();
+    for number in 1..=5 {
+        world.find(number, up());
+    }
+    // A weight of 0 counts as the lightest; backups stand by.
+    let usual = [3, 6, 3, 0, 0];
+    assert_eq!(hashed(&world), usual);
+    world.find(2, down());
+    world.service().reals[2].state = AdminState::Drain;
+    world.service().reals[0].state = AdminState::Maintenance;
+    world.adopt();
+    // The first backup has stepped in.
+    assert_eq!(world.weights(), [0, 0, 0, 9, 0]);
+    assert_eq!(hashed(&world), [3, 6, 3, 9, 0]);
+    world.service().reals[2].state = AdminState::Ready;
+    world.adopt();
+    assert_eq!(hashed(&world), usual);
+    world.service().reals.truncate(1);
+    world.adopt();
+    assert_eq!(hashed(&world), [1]);
+}
+
+#[test]
+fn persistent_clients_come_back_only_to_what_drains_and_is_well() {
+    let mut reals = vec![real(1, 0), real(2, 1), real(3, 1), real(4, 1), real(5, 1)];
+    reals[1].state = AdminState::Drain;
+    reals[2].state = AdminState::Maintenance;
+    reals[3].state = AdminState::Drain;
+    let mut drained_backup = backup(6);
+    drained_backup.state = AdminState::Drain;
+    reals.extend([drained_backup, backup(7)]);
+    let mut world = World::new(model(reals, vec![check(None)], HealthPolicy::default()));
+    let takes = |world: &World| -> Vec<_> {
+        let reals = world.availability.desired()[0].reals.iter();
+        reals.map(|real| real.takes_persistent).collect()
+    };
+    for number in [1, 2, 5, 6, 7] {
+        world.find(number, up());
+    }
+    world.find(4, down());
+    let none = vec![false; 7];
+    assert_eq!(takes(&world), none);
+    let keep = Persistence {
+        drain: PersistenceDrain::Keep,
+        ..Persistence::default()
+    };
+    world.service().persistence = Some(keep);
+    world.adopt();
+    let expected = [true, true, false, false, false, false, false];
+    assert_eq!(takes(&world), expected);
+    world.service().persistence = Some(Persistence::default());
+    world.adopt();
+    assert_eq!(takes(&world), none);
+}

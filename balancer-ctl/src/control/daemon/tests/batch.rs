@@ -178,7 +178,7 @@ fn a_batch_with_one_change_that_is_refused_changes_nothing() {
     let mut scene = Scene::new();
     let network = "10.0.0.1".parse().unwrap();
     let route = crate::netlink::local::LocalRoute {
-        prefix: crate::netlink::local::Prefix::of(network, 32),
+        prefix: crate::model::prefix::Prefix::of(network, 32),
         kind: crate::netlink::local::Kind::Local,
     };
     scene.dataplane.state().local = [route].into_iter().collect();

@@ -1,7 +1,10 @@
 //! The host's addresses and routes: what is refused, what limits, and which events there are.
 
 use super::*;
-use crate::netlink::local::{Kind, LocalRoute, Prefix};
+use crate::{
+    model::prefix::Prefix,
+    netlink::local::{Kind, LocalRoute},
+};
 
 /// A daemon on a host whose own address is 10.0.0.1, and 10.0.0.255 its network's broadcast address.
 fn scene() -> Scene {

@@ -11,6 +11,7 @@ use super::*;
 /// ports in the same slots.
 struct Program<'a> {
     table: &'a EntryTable<u32>,
+    loads: &'a Loads,
     random: Cell<u64>,
 }
 
@@ -34,12 +35,20 @@ impl Program<'_> {
                     && word.is_used()
                     && old.slot.compare_exchange(word, word.taken())
                 {
+                    if word.is_original() {
+                        self.count(&old, word.state(), FREE);
+                    }
                     return old.slot;
                 }
             } else if let Some(slot) = take(self.table, key) {
                 return slot;
             }
         }
+    }
+
+    /// Counts a transition, which this has won.
+    fn count(&self, entry: &EntrySnapshot<'_, u32>, before: u8, after: u8) {
+        self.loads.count(entry.entry.real.into(), before, after);
     }
 
     /// Opens the connection `number`, replacing what is left of an earlier one with the same keys.
@@ -50,12 +59,15 @@ impl Program<'_> {
             && old
                 .slot
                 .compare_exchange(old.entry.word, old.entry.word.freed())
-            && let Some(reply) = found(self.table, &reply_key)
         {
-            reply.free();
+            self.count(&old, old.entry.word.state(), FREE);
+            if let Some(reply) = found(self.table, &reply_key) {
+                reply.free();
+            }
         }
         let reply = self.take(&reply_key);
         let original = self.take(&key);
+        self.loads.count(flow.real.into(), FREE, flow.state as u8);
         publish(reply, flow, direction::REPLY, number);
         publish(original, flow, direction::ORIGINAL, number);
     }
@@ -81,9 +93,10 @@ impl Program<'_> {
         for key in flow.keys() {
             if let Some(found) = found(self.table, &key) {
                 let word = found.entry.word;
-                found
-                    .slot
-                    .compare_exchange(word, word.with_state(state as u8));
+                let after = word.with_state(state as u8);
+                if found.slot.compare_exchange(word, after) && word.is_original() {
+                    self.count(&found, word.state(), after.state());
+                }
             }
         }
     }
@@ -114,6 +127,7 @@ fn no_living_connection_is_lost_while_the_daemon_ends_others_in_the_same_places(
         let daemons: [_; DAEMONS] = std::array::from_fn(|_| threads.spawn(daemon));
         let program = Program {
             table: &conntrack.v4,
+            loads: &conntrack.loads,
             random: Cell::new(1),
         };
         let flows: [Flow<u32>; FLOWS] = std::array::from_fn(|index| Flow {
@@ -133,6 +147,17 @@ fn no_living_connection_is_lost_while_the_daemon_ends_others_in_the_same_places(
             ended.iter().all(|ended| *ended > 1_000),
             "the daemon was at it: {ended:?}"
         );
+        for real in [2, 4] {
+            let words = conntrack.v4.slots(0..usize::MAX);
+            let mut counts = [0, 0];
+            for slot in words.filter(|slot| u32::from(slot.real()) == real) {
+                let word = slot.word();
+                if word.is_used() && word.is_original() {
+                    counts[usize::from(word.state() != State::Established as u8)] += 1;
+                }
+            }
+            assert_eq!(conntrack.loads.counts(real), counts, "real server {real}");
+        }
     });
 }
 

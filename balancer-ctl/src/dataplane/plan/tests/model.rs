@@ -5,12 +5,20 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
-use balancer_common::{address_filter::bit_of, scheduler::Ring, service::Service};
+use balancer_common::{
+    address_filter::bit_of,
+    scheduler::{self, Ring, pick},
+    service::{PERSISTENT, REJECT, Service},
+};
 
-use super::super::*;
+use super::super::{
+    service::candidate,
+    tables::{Affinity, Limits},
+    *,
+};
 use crate::{
-    dataplane::{self, Connections},
-    model::{ForwardMethod, Protocol, Scheduler},
+    dataplane::{self, Connections, jiffies::Tick, ring},
+    model::{ForwardMethod, HashKey, NoReal, Protocol, Scheduler},
 };
 
 /// The maps as the packet program reads them.
@@ -18,6 +26,8 @@ use crate::{
 pub struct Maps {
     pub services: BTreeMap<ServiceKey, Service>,
     pub reals: Vec<RealServer>,
+    pub limits: Vec<Limits>,
+    pub affinities: BTreeMap<u32, Affinity>,
     pub rings: Vec<u32>,
     pub addresses: Vec<u64>,
     pub any_port: bool,
@@ -26,13 +36,22 @@ pub struct Maps {
 
 pub const REALS: u32 = 64;
 const SLOTS: u32 = 512;
+/// For services that have the rings of hashes.
+pub const MANY_SLOTS: u32 = 1 << 19;
+
+/// Where slots lie.
+pub const fn ring(offset: u32, length: u32) -> Ring {
+    Ring { offset, length }
+}
 
 impl Maps {
-    pub fn new() -> Self {
+    pub fn new(slots: u32) -> Self {
         Self {
             services: BTreeMap::new(),
             reals: vec![RealServer::default(); REALS as usize],
-            rings: vec![u32::MAX; SLOTS as usize],
+            limits: vec![Limits::default(); REALS as usize],
+            affinities: BTreeMap::new(),
+            rings: vec![u32::MAX; slots as usize],
             addresses: tables::filter_of(std::iter::empty()),
             any_port: false,
             real_ports: BTreeSet::new(),
@@ -58,12 +77,40 @@ impl Maps {
                 );
             }
             TableChange::SetReal { id, real } => self.reals[*id as usize] = *real,
-            TableChange::WriteRing { offset, reals } => {
-                let range = *offset..offset + reals.len() as u32;
-                for ring in untouchable.iter() {
-                    assert!(range.end <= ring.offset || ring.offset + ring.length <= range.start);
+            TableChange::SetLimits { id, limits } => self.limits[*id as usize] = *limits,
+            TableChange::WriteRing { ring, reals } => {
+                let written = ring.words();
+                for ring in untouchable.iter().map(Ring::words) {
+                    assert!(written.end <= ring.start || ring.end <= written.start);
                 }
-                self.rings[range.start as usize..range.end as usize].copy_from_slice(reals);
+                let start = ring.offset as usize;
+                self.rings[start..start + reals.len()].copy_from_slice(reals);
+            }
+            TableChange::RewriteRing { key, words, reals } => {
+                let ring = self.services[key].ring;
+                for (index, word) in words {
+                    let slots =
+                        (index * 4..index * 4 + 4).filter(|slot| *slot < ring.offset + ring.length);
+                    for slot in slots {
+                        self.rings[slot as usize] = scheduler::real_in(*word, slot);
+                    }
+                }
+                assert_eq!(&self.ring(&ring), reals);
+                assert!(!words.is_empty());
+            }
+            TableChange::SetStickiness {
+                service,
+                stickiness,
+            } => self.affinities.entry(*service).or_default().stickiness = *stickiness,
+            TableChange::SetMembers { service, members } => {
+                let affinity = self.affinities.entry(*service).or_default();
+                affinity.members.extend(members.iter().copied());
+            }
+            TableChange::RemoveMembers { service, servers } => {
+                let affinity = self.affinities.get_mut(service).unwrap();
+                for server in servers {
+                    affinity.members.remove(server).unwrap();
+                }
             }
             TableChange::SetAddresses { words } => {
                 for (index, word) in words {
@@ -79,10 +126,12 @@ impl Maps {
                 key,
                 service,
                 reals,
+                available,
             } => {
                 self.services.insert(*key, *service);
                 assert_eq!(&self.ring(&service.ring), reals);
-                untouchable.push(service.ring);
+                assert_eq!(&self.ring(&service.available), available);
+                untouchable.extend([service.ring, service.available]);
             }
             TableChange::RemoveService { key } => {
                 self.services.remove(key);
@@ -94,18 +143,19 @@ impl Maps {
         self.rings[ring.offset as usize..(ring.offset + ring.length) as usize].to_vec()
     }
 
-    /// Where a service's new connections go, in turn, and its flags; `None` without a service.
-    fn resolve(&self, key: &ServiceKey) -> Option<(Vec<SocketAddr>, u32)> {
+    /// Where a service's new connections go; `None` without a service.
+    fn resolve(&self, key: &ServiceKey) -> Option<Resolved> {
         let service = self.services.get(key)?;
         assert!(key.address.port() != 0 || self.any_port);
         assert!(self.sees(key.address.ip()));
-        let addresses = self
-            .ring(&service.ring)
-            .into_iter()
-            .map(|id| {
+        let addresses = |ring: &Ring, takes_new: bool| -> Vec<SocketAddr> {
+            let ids = self.ring(ring).into_iter();
+            ids.map(|id| {
                 let real = self.reals[id as usize];
-                assert_eq!((real.state, real.service), (state::TAKES_NEW, service.id));
-                assert!(self.sees(real.address.into()));
+                assert_eq!(real.service, service.id);
+                assert!(!takes_new || real.state == state::TAKES_NEW);
+                assert!(!takes_new || self.limits[id as usize].weight > 0);
+                assert!(!takes_new || self.sees(real.address.into()));
                 assert_eq!(IpAddr::from(real.vip), key.address.ip());
                 assert_eq!(real.delta, RealServer::between(&real.vip, &real.address));
                 let address = tables::address_of(&real);
@@ -113,26 +163,64 @@ impl Maps {
                     protocol: key.protocol,
                     address,
                 };
-                assert!(self.real_ports.contains(&port));
+                assert!(self.real_ports.contains(&port) || !takes_new);
                 address
             })
-            .collect();
-        Some((addresses, service.flags))
+            .collect()
+        };
+        let affinity = self.affinities.get(&service.id).cloned();
+        let affinity = affinity.unwrap_or_default();
+        let is_persistent = service.flags & PERSISTENT != 0;
+        assert!(!is_persistent || affinity.stickiness != Stickiness::default());
+        for (server, id) in &affinity.members {
+            let real = self.reals[*id as usize];
+            assert_eq!((real.address, real.service), (*server, service.id));
+        }
+        Some(Resolved {
+            ring: addresses(&service.ring, service.pick != pick::HASH),
+            available: addresses(&service.available, true),
+            choice: (service.pick, service.hash, service.measure.0, service.flags),
+        })
     }
 }
 
+/// Where a service's new connections go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Resolved {
+    ring: Vec<SocketAddr>,
+    available: Vec<SocketAddr>,
+    choice: (u8, u8, u32, u16),
+}
+
 /// [`Maps::resolve`] by the desired state.
-fn wanted(services: &[dataplane::Service], key: &ServiceKey) -> Option<(Vec<SocketAddr>, u32)> {
+fn wanted(services: &[dataplane::Service], key: &ServiceKey) -> Option<Resolved> {
     let service = services.iter().find(|service| service.key == *key)?;
-    let weighted: Vec<_> = (0_u32..)
-        .zip(&service.reals)
-        .map(|(id, real)| (id, real.weight))
+    let reals: Vec<_> = (0_u32..).zip(&service.reals).collect();
+    let candidates: Vec<_> = reals
+        .iter()
+        .map(|(id, real)| candidate(*id, real))
         .collect();
-    let addresses = ring::build(service.scheduler, &weighted)
-        .into_iter()
-        .map(|index| service.reals[index as usize].address)
-        .collect();
-    Some((addresses, u32::from(service.no_real == NoReal::Reject)))
+    let choice = affinity::choice(service.scheduler, service.hash);
+    let addresses = |ids: Vec<u32>| -> Vec<_> {
+        let ids = ids.into_iter();
+        ids.map(|index| service.reals[index as usize].address)
+            .collect()
+    };
+    let ring = choice
+        .ring
+        .map(|kind| ring::build(kind, &candidates, Longest::Exact));
+    let reject = u16::from(service.no_real == NoReal::Reject) * REJECT;
+    let persistent = u16::from(service.persistence.is_some()) * PERSISTENT;
+    Some(Resolved {
+        ring: addresses(ring.unwrap_or_default()),
+        available: addresses(affinity::available(&choice, &reals)),
+        choice: (
+            choice.pick,
+            choice.hash,
+            choice.measure.0,
+            reject | persistent,
+        ),
+    })
 }
 
 pub struct World {
@@ -144,9 +232,13 @@ pub struct World {
 
 impl World {
     pub fn new() -> Self {
+        Self::with_slots(SLOTS)
+    }
+
+    pub fn with_slots(slots: u32) -> Self {
         Self {
-            maps: Maps::new(),
-            tables: Tables::empty(REALS, SLOTS),
+            maps: Maps::new(slots),
+            tables: Tables::empty(REALS, slots / 4, Tick::with_hz(250)),
             desired: Vec::new(),
             untouchable: Vec::new(),
         }
@@ -175,8 +267,21 @@ impl World {
             self.tables.apply(change);
             for key in &keys {
                 let now = self.maps.resolve(key);
+                let (old, new) = (wanted(&self.desired, key), wanted(&desired, key));
+                // Each slot of a hash's ring counts by itself: it is rewritten where it is.
+                let in_place = now.as_ref().is_some_and(|now| {
+                    let like = |other: &Option<Resolved>| {
+                        other.as_ref().is_some_and(|other| {
+                            (&other.available, other.choice) == (&now.available, now.choice)
+                        })
+                    };
+                    let has_ring = |other: &Option<Resolved>| {
+                        other.as_ref().is_some_and(|other| other.ring == now.ring)
+                    };
+                    now.choice.0 == pick::HASH && like(&old) && has_ring(&new)
+                });
                 assert!(
-                    now == wanted(&self.desired, key) || now == wanted(&desired, key),
+                    now == old || now == new || in_place,
                     "{key} is half way after {change:?}"
                 );
             }
@@ -185,6 +290,14 @@ impl World {
             assert_eq!(self.maps.resolve(key), wanted(&desired, key));
         }
         assert_eq!(self.tables.reals, self.maps.reals);
+        assert_eq!(self.tables.limits, self.maps.limits);
+        assert_eq!(self.tables.affinities, self.maps.affinities);
+        let persistent = desired
+            .iter()
+            .filter(|service| service.persistence.is_some());
+        let used = self.tables.affinities.values();
+        let used = used.filter(|affinity| **affinity != Affinity::default());
+        assert_eq!(used.count(), persistent.count());
         let reals = self
             .tables
             .reals
@@ -208,6 +321,7 @@ impl World {
                     [&(self.tables.services[&service.key].service.id, real.address)];
                 let expected = match (real.weight, real.connections) {
                     (1.., _) => state::TAKES_NEW,
+                    (0, _) if real.takes_persistent => state::TAKES_KNOWN,
                     (0, Connections::Keep) => state::DRAINING,
                     (0, Connections::Reset) => state::RESET,
                 };
@@ -245,7 +359,7 @@ impl World {
             .maps
             .services
             .values()
-            .map(|service| service.ring)
+            .flat_map(|service| [service.ring, service.available])
             .collect();
     }
 
@@ -273,12 +387,18 @@ pub fn service(number: u8, reals: &[(u8, u32)]) -> dataplane::Service {
     let reals = reals.iter().map(|(number, weight)| Real {
         address: address(*number),
         weight: *weight,
+        hash_weight: *weight,
+        takes_persistent: false,
+        upper: 0,
+        lower: 0,
         forwarding: ForwardMethod::Nat,
         connections: Connections::Keep,
     });
     dataplane::Service {
         key: key(number),
         scheduler: Scheduler::Wrr,
+        hash: HashKey::Client,
+        persistence: None,
         no_real: NoReal::Reject,
         unit: 1,
         reals: reals.collect(),

@@ -1,0 +1,30 @@
+//! trace: which real server a client would get, and why.
+
+use super::{CommandError, Context, arguments::Trace as Arguments, encoded};
+use crate::model::view::Trace;
+
+pub async fn trace(context: &Context, arguments: Arguments) -> Result<(), CommandError> {
+    let Arguments { client, service } = arguments;
+    let mut target = format!("/v1/trace?client={}", encoded(&client.to_string()));
+    if let Some(service) = service.named()? {
+        target += &format!("&service={}", encoded(&service.to_string()));
+    }
+    let answer: Trace = context.client.get(&target).await?;
+    context.print(&answer, text)
+}
+
+fn text(trace: &Trace) -> String {
+    let Trace {
+        client,
+        protocol,
+        service,
+        real,
+        by: _,
+        reason,
+    } = trace;
+    let gets = real.map_or_else(
+        || "gets no real server".to_owned(),
+        |real| format!("gets {real}"),
+    );
+    format!("{client} to {protocol}/{service} {gets}\n  {reason}\n")
+}

@@ -1,0 +1,223 @@
+//! Which real server a client would get, and why. Pure.
+
+use std::net::SocketAddr;
+
+use crate::{
+    dataplane::{Choice, FoundBy, ServiceSnapshot},
+    model::{HashKey, Scheduler, VirtualService, view},
+};
+
+/// The answer for a client of a service, with the loads that `counted` has.
+#[must_use]
+pub fn trace(
+    service: &VirtualService,
+    client: SocketAddr,
+    choice: Choice,
+    counted: &ServiceSnapshot,
+) -> view::Trace {
+    let (real, by, reason) = match choice {
+        Choice::None(discard) => {
+            // What becomes of a packet stands behind the reason.
+            let sentence = discard.sentence();
+            let reason = sentence.split(';').next().unwrap_or(sentence);
+            (None, view::TracedBy::None, reason.to_owned())
+        }
+        Choice::Real(real, found) => {
+            let (by, reason) = found_by(service, real, found, counted);
+            (Some(real), by, reason)
+        }
+    };
+    view::Trace {
+        client,
+        protocol: service.key.protocol,
+        service: service.key.address,
+        real,
+        by,
+        reason,
+    }
+}
+
+fn found_by(
+    service: &VirtualService,
+    real: SocketAddr,
+    found: FoundBy,
+    counted: &ServiceSnapshot,
+) -> (view::TracedBy, String) {
+    match found {
+        FoundBy::Connection => (
+            view::TracedBy::Connection,
+            "the client has a connection from this port".to_owned(),
+        ),
+        FoundBy::Persistence { is_pending } => (
+            view::TracedBy::Persistence,
+            persistence(service, is_pending),
+        ),
+        FoundBy::Scheduler { slot, of } => {
+            (view::TracedBy::Scheduler, scheduler(service, slot, of))
+        }
+        FoundBy::LeastLoad => (
+            view::TracedBy::LeastLoad,
+            least_load(service, real, counted),
+        ),
+    }
+}
+
+fn persistence(service: &VirtualService, is_pending: bool) -> String {
+    let group = service.persistence.as_ref();
+    let group = group.and_then(|persistence| persistence.group.as_ref());
+    let whose = group.map_or_else(String::new, |group| format!(" in the group `{group}`"));
+    let how = if is_pending {
+        ", by its first connection, which is not complete yet"
+    } else {
+        ""
+    };
+    format!("the client keeps this server{whose}{how}")
+}
+
+fn scheduler(service: &VirtualService, slot: u32, of: u32) -> String {
+    let name = service.scheduler.name();
+    let hashed = match (service.scheduler, service.hash) {
+        (Scheduler::Dh, _) => "the virtual address",
+        (_, HashKey::Client) => "the client's address",
+        (_, HashKey::ClientPort) => "the client's address and port",
+    };
+    match service.scheduler {
+        Scheduler::Sh | Scheduler::Dh | Scheduler::Mh if slot < of => {
+            format!("slot {slot} of {of} of {name}, by a hash of {hashed}")
+        }
+        Scheduler::Sh | Scheduler::Dh | Scheduler::Mh => format!(
+            "a hash of {hashed} among those that take new connections, since the slots of {name} that it named do not"
+        ),
+        Scheduler::Twos => {
+            "the less loaded of two at random: another time it may be another".to_owned()
+        }
+        _ => format!("its turn comes next: slot {slot} of {of} of {name}"),
+    }
+}
+
+fn least_load(service: &VirtualService, real: SocketAddr, counted: &ServiceSnapshot) -> String {
+    let counts = counted.reals.get(&real).copied().unwrap_or_default();
+    let load = format!("{} active, {} inactive", counts.active, counts.inactive);
+    let name = service.scheduler.name();
+    match service.scheduler {
+        Scheduler::Lc | Scheduler::Wlc | Scheduler::Sed | Scheduler::Nq => {
+            format!("least load by {name}: {load}")
+        }
+        Scheduler::Fo => format!("the highest weight that is not full: {load}"),
+        Scheduler::Ovf => {
+            format!("the highest weight that has not more active connections than that: {load}")
+        }
+        _ => format!(
+            "the choice of {name} takes no new connection of this client, and this one has the least load: {load}"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use balancer_common::verdict::Discard;
+
+    use super::*;
+    use crate::{
+        dataplane::RealSnapshot,
+        model::{Persistence, Protocol, ServiceKey},
+    };
+
+    fn service(scheduler: Scheduler) -> VirtualService {
+        VirtualService {
+            scheduler,
+            ..VirtualService::new(ServiceKey {
+                protocol: Protocol::Tcp,
+                address: "192.0.2.80:80".parse().unwrap(),
+            })
+        }
+    }
+
+    #[test]
+    fn every_way_to_a_real_server_is_said() {
+        let real: SocketAddr = "10.0.0.2:8080".parse().unwrap();
+        let client = "198.51.100.7:40000".parse().unwrap();
+        let mut counted = ServiceSnapshot::default();
+        let counts = RealSnapshot {
+            active: 3,
+            inactive: 1,
+            ..RealSnapshot::default()
+        };
+        counted.reals.insert(real, counts);
+        let grouped = VirtualService {
+            persistence: Some(Persistence {
+                group: Some("shop".to_owned()),
+                ..Persistence::default()
+            }),
+            ..service(Scheduler::Rr)
+        };
+        let by_port = VirtualService {
+            hash: HashKey::ClientPort,
+            ..service(Scheduler::Sh)
+        };
+        let turn = FoundBy::Scheduler { slot: 2, of: 4 };
+        let kept = |is_pending| FoundBy::Persistence { is_pending };
+        for (service, found, by, reason) in [
+            (
+                service(Scheduler::Rr),
+                FoundBy::Connection,
+                "connection",
+                "the client has a connection from this port",
+            ),
+            (
+                grouped.clone(),
+                kept(false),
+                "persistence",
+                "the client keeps this server in the group `shop`",
+            ),
+            (
+                grouped,
+                kept(true),
+                "persistence",
+                "the client keeps this server in the group `shop`, by its first connection, which is not complete yet",
+            ),
+            (
+                service(Scheduler::Wrr),
+                turn,
+                "scheduler",
+                "its turn comes next: slot 2 of 4 of wrr",
+            ),
+            (
+                service(Scheduler::Mh),
+                turn,
+                "scheduler",
+                "slot 2 of 4 of mh, by a hash of the client's address",
+            ),
+            (
+                by_port,
+                FoundBy::Scheduler { slot: 9, of: 4 },
+                "scheduler",
+                "a hash of the client's address and port among those that take new connections, since the slots of sh that it named \
+                 do not",
+            ),
+            (
+                service(Scheduler::Wlc),
+                FoundBy::LeastLoad,
+                "least-load",
+                "least load by wlc: 3 active, 1 inactive",
+            ),
+            (
+                service(Scheduler::Rr),
+                FoundBy::LeastLoad,
+                "least-load",
+                "the choice of rr takes no new connection of this client, and this one has the least load: 3 active, 1 inactive",
+            ),
+        ] {
+            let told = trace(&service, client, Choice::Real(real, found), &counted);
+            assert_eq!((told.by.name(), told.reason.as_str()), (by, reason));
+            assert_eq!((told.real, told.client), (Some(real), client));
+        }
+        let none = Choice::None(Discard::NoRealReject);
+        let told = trace(&service(Scheduler::Rr), client, none, &counted);
+        assert_eq!(told.real, None);
+        assert_eq!(
+            (told.by.name(), told.reason.as_str()),
+            ("none", "no real server takes new connections")
+        );
+    }
+}
