@@ -89,7 +89,7 @@ fn the_object_loads_in_every_combination_of_its_switches() {
 
 /// What the verifier may have to follow of each program, in instructions, on any kernel: it gives up at a million.
 const BUDGETS: [(&str, u32); 4] = [
-    ("balancer", 400_000),
+    ("balancer", 420_000),
     ("clock", 100),
     ("open_connection", 500_000),
     ("trace", 250_000),
