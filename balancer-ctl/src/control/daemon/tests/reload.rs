@@ -28,6 +28,13 @@ async fn sent<T>(
     answer
 }
 
+/// Sends a message of somebody who has given up waiting for the answer by the time that it arrives.
+async fn given_up<T>(messages: &mpsc::Sender<Message>, message: impl FnOnce(Reply<T>) -> Message) {
+    let (reply, answer) = oneshot::channel();
+    drop(answer);
+    messages.send(message(reply)).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_whose_files_take_long_keeps_only_changes_waiting() {
     let folder = tempfile::tempdir().unwrap();
@@ -68,18 +75,16 @@ async fn a_reload_whose_files_take_long_keeps_only_changes_waiting() {
     .await;
     let mut again = sent(&messages, Message::Reload).await;
     // Who has given up waiting, and signals, for which one reload is enough.
-    let given_up = Request::AddService(
+    let request = Request::AddService(
         service_key("tcp/192.0.2.80:82").unwrap(),
         ServiceSettings::default(),
     );
-    drop(
-        sent(&messages, |reply| {
-            Message::Change(vec![given_up], Scope::File, reply)
-        })
-        .await,
-    );
+    given_up(&messages, |reply| {
+        Message::Change(vec![request], Scope::File, reply)
+    })
+    .await;
     for _ in 0..3 {
-        drop(sent(&messages, Message::Reload).await);
+        given_up(&messages, Message::Reload).await;
     }
     let mut waiting = Vec::new();
     for _ in 4..=64 {
@@ -129,10 +134,9 @@ async fn a_reload_whose_files_take_long_keeps_only_changes_waiting() {
 
     for change in waiting {
         let refusal = change.await.unwrap().unwrap_err();
-        assert!(
-            refusal
-                .sentence
-                .starts_with("there is no service `nothing`")
+        assert_eq!(
+            refusal.sentence,
+            "there is no service `nothing`: `list` shows all"
         );
     }
     // The first, the one that was waited for, and one for all signals.
