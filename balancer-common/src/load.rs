@@ -94,13 +94,21 @@ impl RealLoad {
     #[must_use]
     pub fn full_after(&self, connections: u32) -> u32 {
         let reached = Self { full: 0, ..*self };
-        reached.is_full(connections) | self.full & self.is_full(connections.wrapping_sub(1))
+        let before = connections.wrapping_sub(1);
+        reached.is_full_with(connections) | self.full & self.is_full_with(before)
+    }
+
+    /// Whether it is full: 1 or 0. Without branches.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_full(&self) -> u32 {
+        let [active, inactive] = self.counts();
+        self.is_full_with(active + inactive)
     }
 
     /// Whether it is full with `connections`: 1 or 0. Without branches.
     #[inline(always)]
-    #[must_use]
-    pub fn is_full(&self, connections: u32) -> u32 {
+    fn is_full_with(&self, connections: u32) -> u32 {
         let limit = pick(
             u64::from(self.full & 1),
             self.resume.into(),
@@ -209,9 +217,8 @@ impl Measure {
         let is_first = self.has(Self::IN_ORDER) | self.has(Self::IDLE_FIRST) & is_zero(active);
         let cost = per_weight & !mask(is_first);
         let is_above = is_below(weight, active);
-        let never = u64::from(load.is_full(active as u32 + inactive as u32))
-            | is_zero(weight)
-            | self.has(Self::UP_TO_WEIGHT) & is_above;
+        let never =
+            u64::from(load.is_full()) | is_zero(weight) | self.has(Self::UP_TO_WEIGHT) & is_above;
         pick(never, NEVER, cost & NEVER)
     }
 }
@@ -305,9 +312,13 @@ mod tests {
                 full,
                 ..RealLoad::default()
             };
-            assert_eq!(load.is_full(connections), is_full, "{full} {connections}");
+            assert_eq!(
+                load.is_full_with(connections),
+                is_full,
+                "{full} {connections}"
+            );
         }
-        assert_eq!(RealLoad::default().is_full(u32::MAX), 0);
+        assert_eq!(RealLoad::default().is_full_with(u32::MAX), 0);
         for (full, connections, after) in [
             (0, 9, 0),
             (0, 10, 1),

@@ -10,7 +10,7 @@ use balancer_common::{
     service,
     settings::Settings,
     tcp::{self, State, flags},
-    trace::Answer,
+    trace::{Answer, offer},
     verdict::Discard,
     wire::{Ethernet, Tcp, Udp},
 };
@@ -25,7 +25,7 @@ use crate::{
     parse::{Transport, examine},
     persistence::expect,
     places::{connect, release, surrender, take},
-    schedule::{self, offer, offer_to},
+    schedule::{self, offer_to},
     scratch::{Facts, Scratch},
     table::{Key, Place, are_idle, at, find_again, partner, real_of, state_of},
     track::is_over,
@@ -39,7 +39,7 @@ pub fn open<H: Family>(ctx: &XdpContext) -> Result<(), Discard> {
         // Another CPU has opened it a moment ago.
         return Ok(());
     }
-    // Both are asked, one after the other: the verifier would follow each way to the second one.
+    // One after the other, not in one subprogram, where the verifier would follow each way through the first one to the second.
     if choose::<H>(0) == 0 {
         compare::<H>();
         if choose_least::<H>() == 0 {

@@ -11,6 +11,7 @@ use balancer_common::{
     real_server::{RealServer, state},
     scheduler::{SLOTS_PER_WORD, hashed, pick, real_in, slot_hash},
     service::{self, Service},
+    trace::offer,
     verdict::Discard,
 };
 
@@ -21,11 +22,6 @@ use crate::{
     scratch::{Choice, NONE, Scratch},
     table::aim,
 };
-
-/// How the real server of a new connection was found, in the order in which it is looked for; a value of `Scratch::offer`.
-pub mod offer {
-    pub use balancer_common::trace::offer::{KEPT, LEAST, SCHEDULER};
-}
 
 /// Begins the search for the real server of the scratch's packet, a new connection.
 #[inline(always)]
@@ -57,8 +53,8 @@ pub fn reason<A: Address>(scratch: &Scratch<A>) -> Discard {
     unsafe { mem::transmute::<u32, Discard>(scratch.reason) }
 }
 
-/// Offers the scratch's packet to one real server after the other, by the offer `first` and the one after it, and writes the first that `fits` and the answers' key there. Whether
-/// there was one; else the reason of the last that was refused stands in the scratch.
+/// Offers the scratch's packet to one real server after the other, by the offer `first` and the one after it, and writes the first that
+/// `fits` and the answers' key there. Whether there was one; else the reason of the last that was refused stands in the scratch.
 #[inline(always)]
 pub fn offer_to<A: Address>(
     scratch: &mut Scratch<A>,
@@ -160,9 +156,7 @@ fn unless_full(choice: &mut Choice, id: u32) -> u64 {
     let Some(load) = load_of(id) else {
         return NONE;
     };
-    let load = read(load);
-    let [active, inactive] = load.counts();
-    let full = load.is_full(active + inactive);
+    let full = read(load).is_full();
     choice.full |= full;
     if full != 0 { NONE } else { u64::from(id) }
 }
@@ -211,40 +205,42 @@ fn turn<A: Address>(scratch: &Scratch<A>) -> u64 {
 /// That of the slot that the client's hash names; where that takes no new connections, of another one, and at last one of those that do.
 #[inline(always)]
 fn by_hash<A: Address>(scratch: &mut Scratch<A>) -> u64 {
-    let service = &scratch.service;
+    let Scratch {
+        service,
+        choice,
+        key,
+        ..
+    } = scratch;
     let address = if service.hash == hashed::DESTINATION {
-        scratch.key.destination
+        key.destination
     } else {
-        scratch.key.source
+        key.source
     };
     let port = if service.hash == hashed::CLIENT_PORT {
-        u16::from_be(scratch.key.ports.source())
+        u16::from_be(key.ports.source())
     } else {
         0
     };
     let address = address.widen();
-    let (ring, available, id) = (service.ring, service.available, service.id);
     for attempt in 0..LOOKS {
-        let Some(slot) = ring.slot(slot_hash(&address, port, attempt)) else {
+        let Some(slot) = service.ring.slot(slot_hash(&address, port, attempt)) else {
             break;
         };
-        scratch.choice.slot = slot;
-        let Some(real) = real_at(slot) else {
+        choice.slot = slot;
+        let Some(id) = real_at(slot) else {
             continue;
         };
-        let takes = |real: &RealServer| real.state == state::TAKES_NEW && real.service == id;
-        if REALS.get(real).is_some_and(takes) {
-            let real = unless_full(&mut scratch.choice, real);
-            if real != NONE {
-                return real;
+        let takes = |real: &RealServer| takes(real, service, offer::SCHEDULER);
+        if REALS.get(id).is_some_and(takes) {
+            let id = unless_full(choice, id);
+            if id != NONE {
+                return id;
             }
         }
     }
-    let id = in_slot(
-        &mut scratch.choice,
-        available.slot(slot_hash(&address, port, LOOKS)),
-    );
-    scratch.choice.slot = u32::MAX;
+    let slot = service.available.slot(slot_hash(&address, port, LOOKS));
+    let id = in_slot(choice, slot);
+    choice.slot = u32::MAX;
     id
 }
 
@@ -310,10 +306,9 @@ fn compare_list(choice: &mut Choice) -> u64 {
         };
         for lane in 0..SLOTS_PER_WORD {
             let load = read(one_of(loads, real_in(*word, lane)));
-            let [active, inactive] = load.counts();
             let slot = at * SLOTS_PER_WORD + lane;
             let is_member = is_below(slot.into(), available.length.into());
-            choice.full |= load.is_full(active + inactive) & is_member as u32;
+            choice.full |= load.is_full() & is_member as u32;
             let cost = measure.cost(&load) | u64::from(step * SLOTS_PER_WORD + lane);
             lowest_costs = lowest(lowest_costs, pick_number(is_member, cost, NEVER));
         }

@@ -7,9 +7,10 @@ use super::{
     render::{Align, Numbers, Tone, table},
 };
 use crate::model::{
-    HashKey, NoReal, PersistenceDrain, ServiceKey,
+    HashKey, NoReal, ServiceKey,
     counters::Counters,
     duration,
+    persistence::write_details,
     view::{Persistence, Real, RealState, Service, Services},
 };
 
@@ -218,15 +219,8 @@ fn persistence_note(persistence: &Persistence) -> String {
         Some(timeout) => format!("persistent {}", timeout.as_secs()),
         None => format!("persistent {timeout}"),
     };
-    if let Some(netmask) = netmask {
-        note.push_str(&format!(" netmask {netmask}"));
-    }
-    if let Some(group) = group {
-        note.push_str(&format!(" group {group}"));
-    }
-    if *drain != PersistenceDrain::default() {
-        note.push_str(&format!(" drain {}", drain.name()));
-    }
+    // A text takes everything.
+    let _ = write_details(&mut note, *netmask, group.as_deref(), *drain);
     note
 }
 
@@ -252,7 +246,7 @@ fn real_notes(real: &Real) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{self, VirtualService, address};
+    use crate::model::{self, PersistenceDrain, VirtualService, address};
 
     #[test]
     fn the_notes_of_a_service_tell_what_is_not_the_default() {

@@ -55,8 +55,7 @@ impl Loads {
     /// Whether a real server has reached its upper limit, and not fallen below its lower one since.
     pub fn is_full(&self, id: u32) -> bool {
         let row = self.rows.read(id as usize).unwrap_or_default();
-        let [active, inactive] = row.counts();
-        row.is_full(active + inactive) != 0
+        row.is_full() != 0
     }
 
     /// A real server's weight and limits.

@@ -15,6 +15,7 @@ use super::{
     argument::named,
     duration,
     names::names,
+    prefix::Prefix,
     setting::{self, Setting, SettingValue, Value, setting},
 };
 
@@ -48,18 +49,32 @@ impl Default for Persistence {
 impl fmt::Display for Persistence {
     /// In words: "5m netmask 24 group shop".
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&duration::exact(self.timeout))?;
-        if let Some(netmask) = self.netmask {
-            write!(f, " netmask {netmask}")?;
-        }
-        if let Some(group) = &self.group {
-            write!(f, " group {group}")?;
-        }
-        if self.drain != PersistenceDrain::default() {
-            write!(f, " drain {}", self.drain.name())?;
-        }
-        Ok(())
+        let timeout = duration::exact(self.timeout);
+        f.write_str(&timeout)?;
+        write_details(f, self.netmask, self.group.as_deref(), self.drain)
     }
+}
+
+/// Writes what is set beside the timeout: " netmask 24 group shop drain keep".
+///
+/// # Errors
+/// Those of `to`.
+pub fn write_details(
+    to: &mut impl fmt::Write,
+    netmask: Option<u8>,
+    group: Option<&str>,
+    drain: PersistenceDrain,
+) -> fmt::Result {
+    if let Some(netmask) = netmask {
+        write!(to, " netmask {netmask}")?;
+    }
+    if let Some(group) = group {
+        write!(to, " group {group}")?;
+    }
+    if drain != PersistenceDrain::default() {
+        write!(to, " drain {}", drain.name())?;
+    }
+    Ok(())
 }
 
 /// What becomes of the clients that stay with a real server while it drains.
@@ -316,9 +331,9 @@ impl SettingValue for Netmask {
     }
 }
 
-fn mask(length: u8) -> Ipv4Addr {
-    let zeros = u32::BITS.saturating_sub(length.into());
-    u32::MAX.checked_shl(zeros).unwrap_or(0).into()
+/// The mask of so many bits of an IPv4 address.
+fn mask(length: u8) -> IpAddr {
+    Prefix::of(Ipv4Addr::BROADCAST.into(), length).address
 }
 
 impl Serialize for Netmask {

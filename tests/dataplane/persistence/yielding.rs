@@ -2,20 +2,28 @@
 
 use balancer_common::{real_server::state, verdict::Discard};
 use balancer_tests::{
-    dataplane::{Side::Outside, run},
+    dataplane::{Dataplane, Side::Outside, run},
     expected::dropped,
 };
 
-use super::{of_client, scenes};
+use super::{Scene, of_client, scenes};
+
+impl Scene {
+    /// The client keeps the first real server.
+    #[track_caller]
+    fn keeps_first(&self, lb: &mut Dataplane) {
+        let syn = self.syn(40_000);
+        lb.step(Outside, &syn, self.scheduled(0, &syn));
+        self.completes(lb, 0, &syn);
+    }
+}
 
 #[test]
 fn a_real_server_that_takes_only_the_clients_that_it_has_gets_those_and_no_others() {
     run(|lb| {
         for scene in scenes(lb) {
             let [first, second] = scene.reals;
-            let syn = scene.syn(40_000);
-            lb.step(Outside, &syn, scene.scheduled(0, &syn));
-            scene.completes(lb, 0, &syn);
+            scene.keeps_first(lb);
             lb.forget_pending();
             lb.set_real_state(first, state::TAKES_KNOWN);
             // Before the ring is new, and then.
@@ -46,9 +54,7 @@ fn the_clients_of_a_real_server_that_takes_nobody_get_another_and_stay_there() {
         run(|lb| {
             for scene in scenes(lb) {
                 let [first, second] = scene.reals;
-                let syn = scene.syn(40_000);
-                lb.step(Outside, &syn, scene.scheduled(0, &syn));
-                scene.completes(lb, 0, &syn);
+                scene.keeps_first(lb);
                 lb.forget_pending();
                 lb.set_real_state(first, gone);
                 lb.set_ring(scene.service, &[second]);
@@ -70,9 +76,7 @@ fn a_client_whose_real_server_takes_nobody_keeps_it_until_another_handshake_is_c
     run(|lb| {
         for scene in scenes(lb) {
             let [first, second] = scene.reals;
-            let syn = scene.syn(40_000);
-            lb.step(Outside, &syn, scene.scheduled(0, &syn));
-            scene.completes(lb, 0, &syn);
+            scene.keeps_first(lb);
             lb.set_real_state(first, state::DRAINING);
             lb.set_ring(scene.service, &[second]);
             let next = scene.syn(40_001);
@@ -89,9 +93,7 @@ fn connections_that_a_client_opens_at_once_go_to_one_real_server_when_its_own_yi
     run(|lb| {
         for scene in scenes(lb) {
             let [first, second] = scene.reals;
-            let syn = scene.syn(40_000);
-            lb.step(Outside, &syn, scene.scheduled(0, &syn));
-            scene.completes(lb, 0, &syn);
+            scene.keeps_first(lb);
             lb.forget_pending();
             let third = lb.add_real(scene.addresses[0], 8081);
             lb.set_real_state(first, state::DRAINING);
@@ -111,9 +113,7 @@ fn connections_that_a_client_opens_at_once_go_to_one_real_server_when_its_own_yi
 fn where_nobody_takes_the_client_it_is_as_without_persistence() {
     run(|lb| {
         for scene in scenes(lb) {
-            let syn = scene.syn(40_000);
-            lb.step(Outside, &syn, scene.scheduled(0, &syn));
-            scene.completes(lb, 0, &syn);
+            scene.keeps_first(lb);
             for real in scene.reals {
                 lb.set_real_state(real, state::DRAINING);
             }

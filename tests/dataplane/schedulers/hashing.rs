@@ -86,18 +86,18 @@ fn clients(first: &Packet, count: u32) -> impl Iterator<Item = Packet> {
 
 const RING: [usize; 7] = [0, 1, 2, 3, 0, 1, 4];
 
-#[test]
-fn the_slot_follows_from_the_clients_address() {
+/// Each client's packet goes to the slot that its address names, and the port that `port` returns.
+fn goes_to_the_slot(hash: u8, port: fn(&Packet) -> u16) {
     run_with(ROOMY, |lb| {
         for farm in farms(lb, 5) {
-            lb.set_schedule(farm.service, Schedule::hashing(hashed::CLIENT));
+            lb.set_schedule(farm.service, Schedule::hashing(hash));
             let slots = Slots {
                 ring: &RING,
                 available: &[0, 1, 2, 3, 4],
             };
             slots.write(lb, &farm);
             for syn in clients(&farm.syn, 30) {
-                let at = slots.choice(syn.source, 0).expect("a slot");
+                let at = slots.choice(syn.source, port(&syn)).expect("a slot");
                 lb.step(Outside, &syn, farm.opened(at, &syn));
             }
         }
@@ -105,21 +105,13 @@ fn the_slot_follows_from_the_clients_address() {
 }
 
 #[test]
+fn the_slot_follows_from_the_clients_address() {
+    goes_to_the_slot(hashed::CLIENT, |_| 0);
+}
+
+#[test]
 fn the_slot_follows_from_the_clients_address_and_port() {
-    run_with(ROOMY, |lb| {
-        for farm in farms(lb, 5) {
-            lb.set_schedule(farm.service, Schedule::hashing(hashed::CLIENT_PORT));
-            let slots = Slots {
-                ring: &RING,
-                available: &[0, 1, 2, 3, 4],
-            };
-            slots.write(lb, &farm);
-            for syn in clients(&farm.syn, 30) {
-                let at = slots.choice(syn.source, syn.source_port).expect("a slot");
-                lb.step(Outside, &syn, farm.opened(at, &syn));
-            }
-        }
-    });
+    goes_to_the_slot(hashed::CLIENT_PORT, |syn| syn.source_port);
 }
 
 #[test]

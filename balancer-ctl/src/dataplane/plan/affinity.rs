@@ -1,5 +1,7 @@
 //! What the packet program is told of a service's scheduler and of its clients' persistence. Pure.
 
+use std::net::Ipv6Addr;
+
 use balancer_common::{
     addr::Addr,
     load::{Measure, RealLoad},
@@ -10,7 +12,7 @@ use balancer_common::{
 use super::tables::Limits;
 use crate::{
     dataplane::{Real, Service, jiffies::Tick, ring::RingKind},
-    model::{HashKey, Scheduler, ServiceKey, persistence::Persistence},
+    model::{HashKey, Scheduler, ServiceKey, persistence::Persistence, prefix::Prefix},
 };
 
 /// How the packet program finds the real server of a new connection.
@@ -104,11 +106,8 @@ fn prefix(key: &ServiceKey, persistence: &Persistence) -> (u8, u8) {
 
 /// The mask of the first `ones` of `all` bits of an address, in the shared form: all ones in front of an IPv4 address.
 fn mask(ones: u8, all: u8) -> Addr {
-    let ones = u32::from(128 - all + ones);
-    Addr(std::array::from_fn(|word| {
-        let here = ones.saturating_sub(32 * word as u32).min(32);
-        u32::MAX.checked_shl(32 - here).unwrap_or(0).to_be()
-    }))
+    let all_ones = Ipv6Addr::from_bits(u128::MAX).into();
+    Prefix::of(all_ones, 128 - all + ones).address.into()
 }
 
 /// The number under which a service's entries stand: that of its group, or its own. It names the prefix, too: under another one, entries
