@@ -255,6 +255,20 @@ impl<'a> Planner<'a> {
         self.unchanged.get(service as usize).is_some_and(|is| *is)
     }
 
+    /// The ids that no desired service has, of which the tables say something all the same: their services go, or are gone since a daemon
+    /// was killed in the middle.
+    fn services_without_affinity(&self, desired: &BTreeSet<ServiceKey>) -> Vec<u32> {
+        let present = self.observed.services.iter();
+        let stays = present.filter(|(key, _)| desired.contains(key));
+        let mut ids: HashSet<_> = stays.map(|(_, row)| row.service.id).collect();
+        ids.extend(self.services.iter().filter_map(|change| match change {
+            TableChange::SetService { service, .. } => Some(service.id),
+            _ => None,
+        }));
+        let known = self.observed.affinities.keys();
+        known.filter(|id| !ids.contains(id)).copied().collect()
+    }
+
     fn finish(mut self, desired: &[Service]) -> Vec<TableChange> {
         let keys: BTreeSet<_> = desired.iter().map(|service| service.key).collect();
         let removed: Vec<_> = self
@@ -264,12 +278,9 @@ impl<'a> Planner<'a> {
             .filter(|key| !keys.contains(*key))
             .map(|key| TableChange::RemoveService { key: *key })
             .collect();
-        for (key, row) in &self.observed.services {
-            if !keys.contains(key) {
-                let none = BTreeMap::new();
-                let (_, last) = self.affinity_changes(row.service.id, Stickiness::default(), &none);
-                self.left.extend(last);
-            }
+        for service in self.services_without_affinity(&keys) {
+            let (_, last) = self.affinity_changes(service, Stickiness::default(), &BTreeMap::new());
+            self.left.extend(last);
         }
         for (id, real) in (0_u32..).zip(&self.observed.reals) {
             let is_desired = self.is_unchanged_id(real.service) || self.wanted_reals.contains(&id);

@@ -13,10 +13,14 @@ use balancer_common::{
 use proptest::prelude::*;
 
 pub use self::model::service;
-use self::model::{MANY_SLOTS, World, address, key, ring};
+use self::model::{MANY_SLOTS, REALS, SLOTS, World, address, key, ring};
 use super::*;
 use crate::{
-    dataplane::{self, Connections, jiffies::Tick, plan::tables::Limits},
+    dataplane::{
+        self, Connections,
+        jiffies::Tick,
+        plan::tables::{Affinity, Limits},
+    },
     model::{NoReal, Persistence, Protocol, Scheduler, prefix::Prefix},
     netlink::address::Networks,
 };
@@ -305,6 +309,39 @@ fn changing_a_weight_keeps_ids_and_moves_the_ring() {
                 available: vec![0, 1]
             },
         ]
+    );
+}
+
+#[test]
+fn what_a_killed_daemon_has_left_of_a_removed_services_persistence_is_removed() {
+    let mut service = service(1, &[(0, 1), (1, 1)]);
+    service.persistence = Some(Persistence::default());
+    let mut tables = Tables::empty(REALS, SLOTS / 4, Tick::with_hz(250));
+    let apply = |tables: &mut Tables, changes: &[TableChange]| {
+        for change in changes {
+            tables.apply(change);
+        }
+    };
+    let addition = plan(&[service], &tables).unwrap();
+    apply(&mut tables, &addition);
+    let removal = plan(&[], &tables).unwrap();
+    let says_nothing = |tables: &Tables| {
+        let mut affinities = tables.affinities.values();
+        affinities.all(|affinity| *affinity == Affinity::default())
+    };
+    let mut left = false;
+    for made in 0..=removal.len() {
+        let mut tables = tables.clone();
+        apply(&mut tables, &removal[..made]);
+        left |= !says_nothing(&tables) && tables.services.is_empty();
+        let rest = plan(&[], &tables).unwrap();
+        apply(&mut tables, &rest);
+        assert!(says_nothing(&tables), "killed after {made} changes");
+        assert_eq!(plan(&[], &tables).unwrap(), []);
+    }
+    assert!(
+        left,
+        "there is a moment without the service and with what it said"
     );
 }
 

@@ -35,7 +35,7 @@ pub struct Maps {
 }
 
 pub const REALS: u32 = 64;
-const SLOTS: u32 = 512;
+pub const SLOTS: u32 = 512;
 /// For services that have the rings of hashes.
 pub const MANY_SLOTS: u32 = 1 << 19;
 
