@@ -1,4 +1,4 @@
-//! Which real server a client keeps: the entries of `PERSISTENCE`, and what each service says of them.
+//! Which real server a client keeps: the entries of `PERSISTENCE` and `PERSISTENCE_UDP`, and what each service says of them.
 
 use crate::{
     addr::{Addr, Address, product},
@@ -40,7 +40,7 @@ const _: () = assert!(size_of::<PersistenceKey>() == 24);
 pub struct PersistenceEntry {
     /// The server's address, network byte order.
     pub server: Addr,
-    /// Low 32 bits of jiffies when the client last opened a connection.
+    /// Low 32 bits of jiffies when the client last opened a connection, or was last found to have one.
     pub last_used: u32,
     /// The id of the real server that this connection got. It may have been given to another since, or be another service's: then a
     /// real server of the same address is looked for.
@@ -48,6 +48,25 @@ pub struct PersistenceEntry {
 }
 
 const _: () = assert!(size_of::<PersistenceEntry>() == 24);
+
+/// A client that has a connection: what the program `renew` reads, up to [`MAX_RUNNING_CLIENTS`] of them one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct RunningClient {
+    /// What its entry is found by.
+    pub key: PersistenceKey,
+    /// The address of the connection's server, network byte order: the client may keep another one by now.
+    pub server: Addr,
+    /// 1 where it is a connection of UDP.
+    pub is_udp: u32,
+    /// Always zero.
+    pub zero: u32,
+}
+
+const _: () = assert!(size_of::<RunningClient>() == 48);
+
+/// How many clients the program `renew` reads at a time: as many as a test run's frame has room for, rounded down.
+pub const MAX_RUNNING_CLIENTS: usize = 64;
 
 /// A real server of a service, by its address: a key of `MEMBERS`, whose values are real ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -60,7 +79,13 @@ pub struct MemberKey {
 }
 
 const _: () = assert!(size_of::<MemberKey>() == 20);
-plain_data!(Stickiness, PersistenceKey, PersistenceEntry, MemberKey);
+plain_data!(
+    Stickiness,
+    PersistenceKey,
+    PersistenceEntry,
+    RunningClient,
+    MemberKey
+);
 
 /// Number of words of `PENDING`, a power of two.
 pub const PENDING_WORDS: u32 = 1 << 16;

@@ -36,6 +36,17 @@ pub const fn is_steady(state: u8, direction: u8) -> bool {
     steady >> (state & 0xf) & 1 != 0
 }
 
+/// Whether a connection in `state` is complete, and not at its end in both directions: its client uses it.
+#[inline(always)]
+#[must_use]
+pub const fn is_running(state: u8) -> bool {
+    const RUNNING: u32 = 1 << State::Established as u32
+        | 1 << State::FinOriginal as u32
+        | 1 << State::FinReply as u32
+        | 1 << State::Udp as u32;
+    RUNNING >> (state & 0xf) & 1 != 0
+}
+
 /// What a segment says that may bring its connection to another state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]

@@ -34,6 +34,7 @@ mod pins;
 pub mod plan;
 mod rcu_barrier;
 mod redirect_errors;
+pub mod renewal;
 pub mod ring;
 mod route_versions;
 pub mod self_test;

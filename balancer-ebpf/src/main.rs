@@ -108,6 +108,13 @@ pub fn trace(ctx: XdpContext) -> u32 {
     aya_ebpf::bindings::xdp_action::XDP_PASS
 }
 
+/// Never attached: user space runs it on a frame of `RunningClient`s, whose entries it renews.
+#[xdp]
+pub fn renew(ctx: XdpContext) -> u32 {
+    persistence::renew(&ctx);
+    aya_ebpf::bindings::xdp_action::XDP_PASS
+}
+
 #[cfg(not(test))]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

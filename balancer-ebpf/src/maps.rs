@@ -100,9 +100,16 @@ pub static STICKINESS: Array<Stickiness> = Array::with_max_entries(MAX_SERVICES,
 #[map]
 pub static MEMBERS: HashMap<MemberKey, u32> = HashMap::with_max_entries(MAX_REALS, 0);
 
-/// Which real server each client keeps; sized at load. Where it is full the client that was not heard of for longest goes.
+/// Which real server each client keeps that has completed a handshake; sized at load. Where it is full the client that was not heard of for
+/// longest goes.
 #[map]
 pub static PERSISTENCE: LruHashMap<PersistenceKey, PersistenceEntry> =
+    LruHashMap::with_max_entries(65_536, 0);
+
+/// The same of clients that have sent a datagram after an answer, which forged ones can do: a map of their own, so that they push nobody out
+/// of the other one. Sized at load.
+#[map]
+pub static PERSISTENCE_UDP: LruHashMap<PersistenceKey, PersistenceEntry> =
     LruHashMap::with_max_entries(65_536, 0);
 
 /// Which real server a client's first connection got, while that is not complete; see `balancer_common::persistence::Pending`.

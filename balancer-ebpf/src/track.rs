@@ -1,5 +1,7 @@
 //! A packet's connection: its entry, and what the packet makes of it.
 
+use core::ptr;
+
 use aya_ebpf::{EbpfContext as _, bindings::xdp_md, programs::XdpContext};
 use balancer_common::{
     addr::{Address, UDP},
@@ -11,8 +13,6 @@ use balancer_common::{
     verdict::Discard,
     wire::Ethernet,
 };
-
-use core::ptr;
 
 use crate::{
     encoded::Encoded,
@@ -163,7 +163,7 @@ fn try_turn<H: Family, T: Transport>(
     if is_original {
         advance::<T, _>(scratch, found, other, true);
         if scratch.transition.is_complete != 0 {
-            keep::<H>(found.entry);
+            keep::<H, T>(found.entry);
         }
     } else {
         advance::<T, _>(scratch, other, found, false);

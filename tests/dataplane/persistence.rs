@@ -3,9 +3,10 @@
 mod datagrams;
 mod forged;
 mod groups;
+mod renewal;
 mod yielding;
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use balancer_common::persistence::{PENDING_WORDS, Pending, PersistenceKey, hash};
 use balancer_tests::{
@@ -20,10 +21,11 @@ use balancer_tests::{
         Packet,
         flag::{ACK, SYN},
     },
+    persistence::{Client, Kept},
     services::ServiceHandle,
 };
 
-use crate::{syn, syn_ack, two_reals, two_reals6};
+use crate::{establish, syn, syn_ack, two_reals, two_reals6};
 
 /// Jiffies for which a client keeps its real server.
 const TIMEOUT: u32 = 50_000;
@@ -70,6 +72,17 @@ fn scenes(lb: &mut Dataplane) -> [Scene; 2] {
     scenes_with(lb, [32, 128])
 }
 
+/// As [`scenes`], and the client of each keeps its real server, as returned.
+fn scenes_with_clients(lb: &mut Dataplane) -> ([Scene; 2], BTreeMap<Client, Kept>) {
+    let scenes = scenes(lb);
+    for scene in &scenes {
+        establish(lb, &scene.syn, scene.addresses[0], 8080);
+    }
+    let kept = lb.all_kept();
+    assert_eq!(kept.len(), 2);
+    (scenes, kept)
+}
+
 impl Scene {
     /// The client's SYN from another port.
     fn syn(&self, port: u16) -> Packet {
@@ -96,7 +109,16 @@ impl Scene {
     /// An acknowledgement completes a handshake with a real server, which the client keeps then.
     fn completed(&self, at: usize, ack: &Packet) -> Expected {
         let expected = self.delivered(at, ack).pair_of(ack).half_open(-1);
-        expected.keeps(self.group, ack.source, self.addresses[at], self.reals[at])
+        expected.keeps(self.client(ack.source), self.addresses[at], self.reals[at])
+    }
+
+    /// The client, or network of clients, with this address.
+    fn client(&self, address: IpAddr) -> Client {
+        Client {
+            protocol: self.service.protocol,
+            group: self.group,
+            address,
+        }
     }
 
     /// The rest of the handshake with a real server, which the client keeps then.
@@ -109,7 +131,7 @@ impl Scene {
 
     /// What the client keeps.
     fn last_used(&self, lb: &Dataplane) -> u32 {
-        let kept = lb.kept(self.group, self.syn.source);
+        let kept = lb.kept(self.client(self.syn.source));
         kept.expect("what the client keeps").last_used
     }
 }
@@ -194,8 +216,8 @@ fn clients_of_one_network_keep_one_real_server() {
     run(|lb| {
         for (scene, prefix) in scenes_with(lb, PREFIXES).into_iter().zip(PREFIXES) {
             let keeps = |expected: Expected, at: usize, packet: &Packet| {
-                let network = network(packet.source, prefix);
-                expected.keeps(scene.group, network, scene.addresses[at], scene.reals[at])
+                let network = scene.client(network(packet.source, prefix));
+                expected.keeps(network, scene.addresses[at], scene.reals[at])
             };
             let completes = |lb: &mut Dataplane, at: usize, syn: &Packet| {
                 lb.pass_through(Inside, &syn_ack(syn, scene.addresses[at], 8080));
@@ -292,14 +314,14 @@ fn first_connections_of_clients_that_share_a_place_are_told_apart() {
 fn what_a_client_keeps_is_forgotten_after_its_time_and_each_use_renews_it() {
     run(|lb| {
         for scene in scenes(lb) {
-            let (group, client) = (scene.group, scene.syn.source);
+            let client = scene.client(scene.syn.source);
             let first = scene.syn(40_000);
             lb.step(Outside, &first, scene.scheduled(0, &first));
             scene.completes(lb, 0, &first);
             lb.forget_pending();
             // The clock runs while the test does: a second of room, at 1,000 jiffies a second.
             for port in 40_001..40_004 {
-                lb.age_kept(group, client, TIMEOUT - 1_000);
+                lb.age_kept(client, TIMEOUT - 1_000);
                 let old = scene.last_used(lb);
                 let next = scene.syn(port);
                 lb.step(Outside, &next, scene.kept(0, &next));
@@ -308,7 +330,7 @@ fn what_a_client_keeps_is_forgotten_after_its_time_and_each_use_renews_it() {
                 let age = (lb.jiffies() as u32).wrapping_sub(scene.last_used(lb));
                 assert!(age < 1_000, "{age}");
             }
-            lb.age_kept(group, client, TIMEOUT + 1);
+            lb.age_kept(client, TIMEOUT + 1);
             let late = scene.syn(40_010);
             lb.step(Outside, &late, scene.scheduled(1, &late));
             scene.completes(lb, 1, &late);
@@ -328,7 +350,7 @@ fn the_connections_of_a_service_that_is_not_persistent_leave_no_trace() {
         lb.dns();
         for (syn, real) in [(syn(), R), (syn().v6(), R6)] {
             for port in 40_000..40_003 {
-                crate::establish(lb, &syn.clone().client_port(port), real, 8080);
+                establish(lb, &syn.clone().client_port(port), real, 8080);
             }
         }
         let ping = Packet::udp(b"ping");
@@ -362,20 +384,23 @@ fn where_no_more_clients_have_room_the_longest_unheard_gives_way() {
             };
             lb.set_ring(scene.service, &[scene.reals[0]]);
             let (faithful, once) = (scene.syn(40_000), of_client(&scene.syn(40_000), 1));
-            crate::establish(lb, &once, R, 8080);
+            establish(lb, &once, R, 8080);
             reset(lb, &once);
             for number in 2..4 * CLIENTS {
                 let syn = of_client(&faithful, number);
-                crate::establish(lb, &syn, R, 8080);
+                establish(lb, &syn, R, 8080);
                 reset(lb, &syn);
                 if number % 100 == 2 {
                     let syn = faithful.clone().segment(SYN, 1000, 0);
-                    crate::establish(lb, &syn, R, 8080);
+                    establish(lb, &syn, R, 8080);
                     reset(lb, &syn);
                 }
             }
             let kept = lb.all_kept();
-            let keeps = |number| kept.contains_key(&(scene.group, client(faithful.source, number)));
+            let keeps = |number| {
+                let address = client(faithful.source, number);
+                kept.contains_key(&scene.client(address))
+            };
             assert!(kept.len() <= CLIENTS as usize, "{}", kept.len());
             assert!(kept.len() > CLIENTS as usize / 2, "{}", kept.len());
             assert!(keeps(0), "who comes again is kept");

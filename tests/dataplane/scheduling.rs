@@ -19,7 +19,7 @@ use crate::syn;
 
 /// A table in which no handshake displaces another.
 const ROOMY: Options = Options {
-    max_connections: 4_096,
+    max_connections: 8_192,
     ..Options::DEFAULT
 };
 

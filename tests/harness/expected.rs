@@ -8,6 +8,7 @@ use balancer_common::{direction, verdict::Discard};
 use crate::{
     dataplane::{Dataplane, Side, Verdict},
     packet::Packet,
+    persistence::Client,
     services::ServiceHandle,
     snapshot::Snapshot,
 };
@@ -107,9 +108,9 @@ impl Expected {
 
     /// A client, or a network of clients, keeps the real server with this id from now on, which is at this address.
     #[must_use]
-    pub fn keeps(self, group: u64, client: IpAddr, server: IpAddr, real: u32) -> Self {
+    pub fn keeps(self, client: Client, server: IpAddr, real: u32) -> Self {
         self.change(move |s| {
-            s.kept.insert((group, client), (server, real));
+            s.kept.insert(client, (server, real));
         })
     }
 

@@ -10,6 +10,7 @@ pub mod dataplane;
 pub mod expected;
 pub mod initial;
 pub mod loads;
+mod mapped;
 pub mod network;
 pub mod packet;
 pub mod pass;

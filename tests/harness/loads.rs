@@ -1,14 +1,13 @@
 //! Loads of real servers, and what limits them.
 
-use std::{collections::BTreeMap, os::fd::AsFd as _};
+use std::collections::BTreeMap;
 
-use aya::maps::{Map, MapData};
 use balancer_common::{
     load::{Load, RealLoad},
     real_server::MAX_REALS,
 };
 
-use crate::{bulk, dataplane::Dataplane};
+use crate::dataplane::Dataplane;
 
 impl Dataplane {
     /// The load and limits of a real server.
@@ -17,7 +16,7 @@ impl Dataplane {
     /// There is no such real id.
     #[must_use]
     pub fn load_of(&self, id: u32) -> RealLoad {
-        self.loads()[id as usize]
+        self.memory.loads.get(id as usize)
     }
 
     /// Connections of a real server, `[active, inactive]`, as the packet program counts them.
@@ -35,23 +34,16 @@ impl Dataplane {
     }
 
     /// Changes the loads and limits of several real servers.
-    ///
-    /// # Panics
-    /// The kernel refuses.
     pub fn update_loads(
         &mut self,
         ids: impl IntoIterator<Item = u32>,
         mut change: impl FnMut(&mut RealLoad),
     ) {
-        let mut loads = self.loads();
         for id in ids {
-            change(&mut loads[id as usize]);
+            let mut load = self.load_of(id);
+            change(&mut load);
+            self.memory.loads.set(id as usize, load);
         }
-        // SAFETY: plain data without padding, and the slice lives as long as its bytes are read.
-        let bytes = unsafe {
-            std::slice::from_raw_parts(loads.as_ptr().cast::<u8>(), size_of_val(&loads[..]))
-        };
-        bulk::update(self.load_map().fd().as_fd(), &[0], bytes).expect("write REAL_LOADS");
     }
 
     /// Gives a real server a weight.
@@ -93,6 +85,20 @@ impl Dataplane {
     /// One differs.
     #[track_caller]
     pub fn assert_loads_are_exact(&self) {
+        self.assert_loads_are_exact_up_to(self.reals);
+    }
+
+    /// So is that of every id that no real server has.
+    ///
+    /// # Panics
+    /// One differs.
+    #[track_caller]
+    pub(crate) fn assert_all_loads_are_exact(&self) {
+        self.assert_loads_are_exact_up_to(MAX_REALS - 1);
+    }
+
+    #[track_caller]
+    fn assert_loads_are_exact_up_to(&self, last: u32) {
         let mut in_tables = self.counted_rows::<u32>();
         for (id, load) in self.counted_rows::<[u32; 4]>() {
             let sum: &mut u64 = in_tables.entry(id).or_default();
@@ -100,8 +106,8 @@ impl Dataplane {
         }
         // Connections that are over count nothing.
         in_tables.retain(|_, load| *load != 0);
-        let counted: BTreeMap<u32, u64> = (0..)
-            .zip(self.loads())
+        let counted: BTreeMap<u32, u64> = (0..=last)
+            .map(|id| (id, self.load_of(id)))
             .map(|(id, load)| {
                 let beside = self.beside.get(&id).copied().unwrap_or_default();
                 (
@@ -121,23 +127,5 @@ impl Dataplane {
             counts(counted),
             counts(in_tables)
         );
-    }
-
-    fn loads(&self) -> Vec<RealLoad> {
-        let length = MAX_REALS as usize * size_of::<RealLoad>();
-        let key = 0_u32.to_ne_bytes();
-        let bytes = bulk::value(self.load_map().fd().as_fd(), &key, length);
-        let bytes = bytes.expect("read REAL_LOADS");
-        let chunks = bytes.chunks_exact(size_of::<RealLoad>());
-        // SAFETY: as many bytes as a load has, and every bit pattern is one.
-        let load = |chunk: &[u8]| unsafe { chunk.as_ptr().cast::<RealLoad>().read_unaligned() };
-        chunks.map(load).collect()
-    }
-
-    fn load_map(&self) -> &MapData {
-        let Some(Map::Array(map)) = self.ebpf.map("REAL_LOADS") else {
-            panic!("no array REAL_LOADS");
-        };
-        map
     }
 }

@@ -5,12 +5,41 @@ use std::{collections::BTreeMap, net::IpAddr, os::fd::AsFd as _};
 use aya::maps::Map;
 use balancer_common::{
     addr::Addr,
-    persistence::{MemberKey, PENDING_WORDS, PersistenceEntry, PersistenceKey, Stickiness},
+    persistence::{
+        MemberKey, PENDING_WORDS, PersistenceEntry, PersistenceKey, RunningClient, Stickiness,
+    },
     real_server::RealServer,
     service,
 };
 
 use crate::{bulk, dataplane::Dataplane, services::ServiceHandle};
+
+/// Who keeps a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Client {
+    /// By which protocol it has shown that it exists: 6 or 17.
+    pub protocol: u8,
+    /// The number of a group of services.
+    pub group: u64,
+    /// Its address, or the first one of its network.
+    pub address: IpAddr,
+}
+
+impl Client {
+    const fn map(self) -> &'static str {
+        match self.protocol {
+            17 => "PERSISTENCE_UDP",
+            _ => "PERSISTENCE",
+        }
+    }
+
+    fn key(self) -> PersistenceKey {
+        PersistenceKey {
+            client: self.address.into(),
+            group: self.group,
+        }
+    }
+}
 
 /// The server that a client keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,43 +118,61 @@ impl Dataplane {
 
     /// The server that a client, or a network of clients, keeps.
     #[must_use]
-    pub fn kept(&self, group: u64, client: IpAddr) -> Option<Kept> {
-        let key = PersistenceKey {
-            client: client.into(),
-            group,
-        };
-        let map = self.hash::<PersistenceKey, PersistenceEntry>("PERSISTENCE");
-        map.get(&key, 0).ok().map(Kept::from)
+    pub fn kept(&self, client: Client) -> Option<Kept> {
+        let map = self.hash::<PersistenceKey, PersistenceEntry>(client.map());
+        map.get(&client.key(), 0).ok().map(Kept::from)
     }
 
-    /// What all clients keep, by group and client.
+    /// What all clients keep.
     ///
     /// # Panics
-    /// The map cannot be read.
+    /// A map cannot be read.
     #[must_use]
-    pub fn all_kept(&self) -> BTreeMap<(u64, IpAddr), Kept> {
-        let map = self.hash::<PersistenceKey, PersistenceEntry>("PERSISTENCE");
-        map.iter()
-            .map(|entry| {
-                let (key, value) = entry.expect("read PERSISTENCE");
-                ((key.group, key.client.into()), value.into())
+    pub fn all_kept(&self) -> BTreeMap<Client, Kept> {
+        let mut all = BTreeMap::new();
+        for (protocol, map) in [(6, "PERSISTENCE"), (17, "PERSISTENCE_UDP")] {
+            let map = self.hash::<PersistenceKey, PersistenceEntry>(map);
+            all.extend(map.iter().map(|entry| {
+                let (key, value) = entry.expect("read what clients keep");
+                let client = Client {
+                    protocol,
+                    group: key.group,
+                    address: key.client.into(),
+                };
+                (client, value.into())
+            }));
+        }
+        all
+    }
+
+    /// Lets the program `renew` renew what these clients keep, if it is the server at this address.
+    ///
+    /// # Panics
+    /// The kernel refused the test run.
+    pub fn renew(&mut self, clients: &[(Client, IpAddr)]) {
+        let clients: Vec<_> = clients
+            .iter()
+            .map(|(client, server)| RunningClient {
+                key: client.key(),
+                server: (*server).into(),
+                is_udp: u32::from(client.protocol == 17),
+                zero: 0,
             })
-            .collect()
+            .collect();
+        let program = self.loaded("renew");
+        balancer_ctl::dataplane::renewal::renew(program, &clients).expect("a test run");
     }
 
     /// Lets so many jiffies pass for what a client keeps.
     ///
     /// # Panics
     /// It keeps nothing.
-    pub fn age_kept(&mut self, group: u64, client: IpAddr, jiffies: u32) {
-        let key = PersistenceKey {
-            client: client.into(),
-            group,
-        };
-        let mut map = self.hash_mut::<PersistenceKey, PersistenceEntry>("PERSISTENCE");
+    pub fn age_kept(&mut self, client: Client, jiffies: u32) {
+        let key = client.key();
+        let mut map = self.hash_mut::<PersistenceKey, PersistenceEntry>(client.map());
         let mut entry = map.get(&key, 0).expect("what the client keeps");
         entry.last_used = entry.last_used.wrapping_sub(jiffies);
-        map.insert(key, entry, 0).expect("write PERSISTENCE");
+        map.insert(key, entry, 0).expect("write what it keeps");
     }
 
     /// The words of `PENDING` that say something, each with its place.

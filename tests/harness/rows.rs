@@ -1,22 +1,22 @@
 //! Connections and handshakes in the tables.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    os::fd::AsFd as _,
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use aya::{Pod, maps::Map};
+use aya::Pod;
 use balancer_common::{
     addr::Address,
     conntrack::{Bucket, ConntrackEntry, FREE, FlowKey, FlowKeyV4, TAKEN, Word},
     direction,
     load::Load,
     next_hop::NextHopRef,
-    real_server::RealServer,
     tcp::State,
 };
 
-use crate::{bulk, dataplane::Dataplane, packet::Packet};
+use crate::{
+    dataplane::{Dataplane, Memory},
+    mapped::Mapped,
+    packet::Packet,
+};
 
 /// An entry with its key.
 pub type Row<A> = (FlowKey<A>, Entry<A>);
@@ -49,17 +49,30 @@ impl<A> Entry<A> {
 }
 
 /// A family's table.
-pub trait Table: Address {
+pub trait Table: Address + std::fmt::Debug + Default + Eq + std::hash::Hash {
     /// The map's name.
     const NAME: &'static str;
+
+    /// Its buckets.
+    fn buckets(memory: &Memory) -> &Mapped<Bucket<Self>>
+    where
+        Bucket<Self>: Pod;
 }
 
 impl Table for u32 {
     const NAME: &'static str = "CONNTRACK_V4";
+
+    fn buckets(memory: &Memory) -> &Mapped<Bucket<Self>> {
+        &memory.v4
+    }
 }
 
 impl Table for [u32; 4] {
     const NAME: &'static str = "CONNTRACK_V6";
+
+    fn buckets(memory: &Memory) -> &Mapped<Bucket<Self>> {
+        &memory.v6
+    }
 }
 
 impl Dataplane {
@@ -69,11 +82,11 @@ impl Dataplane {
     /// One is being written, or has none of the other direction.
     fn entries<A>(&self) -> Vec<((u32, usize), Row<A>)>
     where
-        A: Table + std::fmt::Debug + Default,
+        A: Table,
         Bucket<A>: Pod,
     {
         let mut all = Vec::new();
-        for (index, bucket) in (0..).zip(self.buckets::<A>()) {
+        for (index, bucket) in (0..).zip(A::buckets(&self.memory).iter()) {
             for (way, entry) in bucket.entries.iter().enumerate() {
                 assert_ne!(entry.word.state(), TAKEN, "a place is taken for ever");
                 if entry.word.state() != FREE {
@@ -81,9 +94,12 @@ impl Dataplane {
                 }
             }
         }
+        let mut of_keys = HashMap::<_, Vec<_>>::new();
         for (_, (key, entry)) in &all {
-            let others = all.iter().filter(|(_, (other, _))| *other == entry.other);
-            let others: Vec<_> = others.map(|(_, (_, other))| other).collect();
+            of_keys.entry(*key).or_default().push(*entry);
+        }
+        for (_, (key, entry)) in &all {
+            let others = of_keys.get(&entry.other).map_or(&[][..], Vec::as_slice);
             assert!(
                 matches!(others[..], [other] if other.direction != entry.direction
                     && other.real == entry.real && other.state == entry.state && other.other == *key),
@@ -95,10 +111,7 @@ impl Dataplane {
 
     fn row<A: Table>(&self, entry: &ConntrackEntry<A>) -> Row<A> {
         let word = entry.word;
-        let real: RealServer = self
-            .array("REALS")
-            .get(&u32::from(entry.real), 0)
-            .expect("read REALS");
+        let real = self.memory.reals.get(entry.real.into());
         let server = A::narrow(*real.other_side(word.direction()));
         let row = Entry {
             state: word.state(),
@@ -118,7 +131,8 @@ impl Dataplane {
         Bucket<A>: Pod,
     {
         let mut all = BTreeMap::new();
-        for entry in self.buckets::<A>().iter().flat_map(|bucket| bucket.entries) {
+        let buckets = A::buckets(&self.memory).iter();
+        for entry in buckets.flat_map(|bucket| bucket.entries) {
             let state = entry.word.state();
             if entry.word.is_original() && state != FREE && state != TAKEN {
                 let load: &mut u64 = all.entry(entry.real.into()).or_default();
@@ -132,11 +146,30 @@ impl Dataplane {
     where
         Bucket<A>: Pod,
     {
-        let Some(Map::Array(map)) = self.ebpf.map(A::NAME) else {
-            panic!("no array {}", A::NAME);
-        };
-        let length = map.info().expect("ask about a map").max_entries();
-        bulk::read_array(&map.fd().as_fd(), length)
+        A::buckets(&self.memory).iter().collect()
+    }
+
+    /// How many entries of connections there are whose handshake is over, by family, and how many handshakes are under way.
+    ///
+    /// # Panics
+    /// An entry is being written, or has none of the other direction.
+    pub(crate) fn count_rows(&self) -> ([usize; 2], usize) {
+        let (rows_v4, half_open_v4) = self.count_rows_of::<u32>();
+        let (rows_v6, half_open_v6) = self.count_rows_of::<[u32; 4]>();
+        ([rows_v4, rows_v6], half_open_v4 + half_open_v6)
+    }
+
+    fn count_rows_of<A>(&self) -> (usize, usize)
+    where
+        A: Table,
+        Bucket<A>: Pod,
+    {
+        let all = self.entries::<A>();
+        let half_open = all.iter().filter(|(_, (_, entry))| entry.is_half_open());
+        let originals = half_open
+            .clone()
+            .filter(|(_, (_, entry))| entry.direction == direction::ORIGINAL);
+        (all.len() - half_open.count(), originals.count())
     }
 
     /// The entries of IPv4 connections whose handshake is over.
@@ -153,7 +186,7 @@ impl Dataplane {
 
     fn connections<A>(&self) -> Vec<Row<A>>
     where
-        A: Table + std::fmt::Debug + Default,
+        A: Table,
         Bucket<A>: Pod,
     {
         let all = self.entries().into_iter().map(|(_, row)| row);
@@ -182,7 +215,7 @@ impl Dataplane {
 
     fn change_rows<A>(&mut self, of: impl Fn(&Entry<A>) -> bool, change: impl Fn(&mut Entry<A>))
     where
-        A: Table + std::fmt::Debug + Default,
+        A: Table,
         Bucket<A>: Pod,
     {
         let mut buckets = self.buckets::<A>();
@@ -238,7 +271,7 @@ impl Dataplane {
 
     fn delete_rows<A>(&mut self, packet: &Packet)
     where
-        A: Table + std::fmt::Debug + Default,
+        A: Table,
         Bucket<A>: Pod,
     {
         let rows = self.entries::<A>();

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use balancer_common::{stats::RealStats, verdict::Discard};
 
-use crate::dataplane::Dataplane;
+use crate::{dataplane::Dataplane, persistence::Client};
 
 /// All counters, and how many entries there are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,8 +21,8 @@ pub struct Snapshot {
     pub rows_v6: i64,
     /// Handshakes under way.
     pub half_open: i64,
-    /// Which server each client keeps, and its real id, by group and client.
-    pub kept: BTreeMap<(u64, IpAddr), (IpAddr, u32)>,
+    /// Which server each client keeps, and its real id.
+    pub kept: BTreeMap<Client, (IpAddr, u32)>,
 }
 
 impl Dataplane {
@@ -32,6 +32,7 @@ impl Dataplane {
         let discards = self.per_cpu::<u64>("DISCARDS");
         let reals = self.per_cpu::<RealStats>("REAL_STATS");
         let turns = self.array::<u64>("TURNS");
+        let (rows, half_open) = self.count_rows();
         Snapshot {
             discards: Discard::ALL
                 .iter()
@@ -46,9 +47,9 @@ impl Dataplane {
             turns: (0..=self.services)
                 .map(|id| (id, turns.get(&id, 0).expect("read TURNS")))
                 .collect(),
-            rows_v4: self.rows_v4().len() as i64,
-            rows_v6: self.rows_v6().len() as i64,
-            half_open: self.half_open().len() as i64,
+            rows_v4: rows[0] as i64,
+            rows_v6: rows[1] as i64,
+            half_open: half_open as i64,
             kept: self
                 .all_kept()
                 .into_iter()

@@ -10,7 +10,7 @@ use aya::maps::{HashMap, Map, MapData};
 use balancer_common::persistence::{PersistenceEntry, PersistenceKey};
 use balancer_ctl::{
     dataplane::{Dataplane, KeptClient, PersistenceFilter, Service, kernel::KernelDataplane},
-    model::{DataplaneSettings, Persistence, ServiceKey},
+    model::{DataplaneSettings, Persistence, Protocol, ServiceKey},
 };
 use nix::sys::socket;
 
@@ -222,6 +222,89 @@ fn entries_that_are_over_are_neither_shown_nor_kept() {
         });
         dataplane.reconcile(&services).unwrap();
         maintain_to(dataplane, &scene, 0);
+    });
+}
+
+#[test]
+fn a_client_keeps_its_server_for_as_long_as_it_has_a_connection() {
+    let scene = Scene::new();
+    add_clients(&scene);
+    start_reals(&scene);
+    scene.with(all(), |dataplane| {
+        dataplane.reconcile(&persistent(4)).unwrap();
+        assert_eq!(name_for(&scene, 10), "A");
+        let (mut stream, name) = connect_from(&scene, 11);
+        assert_eq!(name, "B");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        // It says nothing all the time, and the other one is gone after four seconds.
+        maintain_until(dataplane, |dataplane| {
+            pairs(dataplane) == ["192.168.1.11 10.0.2.2"]
+        });
+        maintain_until(dataplane, |dataplane| {
+            assert_eq!(pairs(dataplane), ["192.168.1.11 10.0.2.2"]);
+            Instant::now() > deadline
+        });
+        // It would be A's turn.
+        assert_eq!(name_for(&scene, 11), "B");
+        stream.write_all(b".").unwrap();
+        stream.read_exact(&mut [0]).unwrap();
+        drop(stream);
+        maintain_until(dataplane, |dataplane| pairs(dataplane).is_empty());
+    });
+}
+
+/// A client that keeps one server by its handshakes and another one by its datagrams, which happens where the first one is not in the service
+/// of UDP: each is listed and can be forgotten by itself.
+#[test]
+fn a_client_that_keeps_two_servers_is_listed_with_both_and_with_one_only_once() {
+    let scene = Scene::new();
+    start_reals(&scene);
+    scene.with(all(), |dataplane| {
+        let mut services = persistent(60);
+        services.push(Service {
+            key: ServiceKey {
+                protocol: Protocol::Udp,
+                ..services[0].key
+            },
+            ..services[0].clone()
+        });
+        for service in &mut services {
+            if let Some(persistence) = &mut service.persistence {
+                persistence.group = Some("shop".to_owned());
+            }
+        }
+        dataplane.reconcile(&services).unwrap();
+        assert_eq!(name_for(&scene, 10), "A");
+        let (of_tcp, entry) = entries(&scene).iter().next().unwrap().unwrap();
+        let mut of_udp: HashMap<_, PersistenceKey, PersistenceEntry> =
+            Map::LruHashMap(scene.map("PERSISTENCE_UDP"))
+                .try_into()
+                .unwrap();
+        let server = |text: &str| text.parse::<std::net::IpAddr>().unwrap();
+        let mut keep_by_udp = |text: &str| {
+            let server = server(text).into();
+            let entry = PersistenceEntry { server, ..entry };
+            of_udp.insert(of_tcp, entry, 0).unwrap();
+        };
+        let of_server = |text: &str| PersistenceFilter {
+            server: Some(server(text)),
+            ..PersistenceFilter::default()
+        };
+        let (a, b) = ("192.168.1.10 10.0.1.2", "192.168.1.10 10.0.2.2");
+        keep_by_udp("10.0.2.2");
+        assert_eq!(pairs(dataplane), [a, b]);
+        assert_eq!(kept(dataplane, VIP), 2);
+        let forget = |dataplane: &mut KernelDataplane, filter| {
+            dataplane.forget_clients(filter).unwrap().make().unwrap()
+        };
+        assert_eq!(forget(dataplane, of_server("10.0.2.2")), 1);
+        assert_eq!(pairs(dataplane), [a]);
+        keep_by_udp("10.0.1.2");
+        assert_eq!(pairs(dataplane), [a]);
+        assert_eq!(kept(dataplane, VIP), 1);
+        assert_eq!(forget(dataplane, of_client("192.168.1.10")), 1);
+        assert_eq!(pairs(dataplane), [""; 0]);
+        assert_eq!(kept(dataplane, VIP), 0);
     });
 }
 

@@ -1,7 +1,7 @@
 //! The connection tables: connections are counted, listed, purged, and ended when their idle timeout has passed.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     net::SocketAddr,
     path::Path,
     sync::{Arc, Mutex},
@@ -12,6 +12,7 @@ use anyhow::{Context, ensure};
 use balancer_common::{
     conntrack::{BucketV4, BucketV6},
     flow_hash::Seed,
+    persistence::RunningClient,
     real_server::RealServer,
     settings::Settings,
 };
@@ -26,6 +27,7 @@ use super::{
     loads::Loads,
     map::Map,
     rcu_barrier::RcuBarrier,
+    renewal,
     services::{BeforeChange, ServiceTables},
     sweep::{self, Sweep},
     table::EntryTable,
@@ -55,6 +57,8 @@ pub struct ConnectionTables {
     unreferenced: HashSet<u32>,
     /// The next sweep begins no earlier.
     next_sweep_at: Instant,
+    /// When the clients of each service were renewed last, in jiffies, by service id.
+    renewals: HashMap<u32, u32>,
 }
 
 impl ConnectionTables {
@@ -100,6 +104,7 @@ impl ConnectionTables {
             last_counts: None,
             unreferenced: HashSet::new(),
             next_sweep_at: now,
+            renewals: HashMap::new(),
         })
     }
 
@@ -167,7 +172,8 @@ impl ConnectionTables {
         self.sweep.is_some() || self.barrier.is_some()
     }
 
-    /// Does the next step of the sweep, or begins one that is due. `jiffies` is the present time.
+    /// Does the next step of the sweep, or begins one that is due. `jiffies` is the present time; `renew` renews what clients keep that
+    /// have a running connection.
     ///
     /// # Errors
     /// The kernel refused a call.
@@ -176,12 +182,13 @@ impl ConnectionTables {
         services: &mut ServiceTables,
         jiffies: u32,
         timeouts: &model::Timeouts,
+        renew: impl FnMut(&[RunningClient]) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         let is_due = self.barrier.is_some() || clock::now() >= self.next_sweep_at;
         let mut sweep = match self.sweep.take() {
             Some(sweep) => sweep,
             None if !is_due => return Ok(()),
-            None => match self.start_sweep(services)? {
+            None => match self.start_sweep(services, jiffies)? {
                 Some(sweep) => sweep,
                 None => return Ok(()),
             },
@@ -190,7 +197,7 @@ impl ConnectionTables {
             jiffies,
             timeouts: services.settings().timeouts,
         };
-        let Some(outcome) = sweep.step(&self.conntrack, &now) else {
+        let Some(outcome) = sweep.step(&self.conntrack, &now, renew) else {
             self.sweep = Some(sweep);
             return Ok(());
         };
@@ -204,13 +211,20 @@ impl ConnectionTables {
         self.last_counts = Some(outcome.counts);
         self.next_sweep_at = clock::now();
         if self.unreferenced.is_empty() {
-            self.next_sweep_at += sweep::pause_after(timeouts, outcome.cpu_time);
+            let persistent = services.tables()?.persistent_services();
+            let shortest = persistent.values().map(|row| row.timeout).min();
+            let shortest = shortest.map(|jiffies| self.tick.duration(jiffies));
+            self.next_sweep_at += sweep::pause_after(timeouts, shortest, outcome.cpu_time);
         }
-        services.free_reals(unused)
+        services.free_reals(unused).and(outcome.renewed)
     }
 
     /// Starts a sweep; `None` while running packet programs are waited for.
-    fn start_sweep(&mut self, services: &mut ServiceTables) -> anyhow::Result<Option<Sweep>> {
+    fn start_sweep(
+        &mut self,
+        services: &mut ServiceTables,
+        jiffies: u32,
+    ) -> anyhow::Result<Option<Sweep>> {
         let removed = match self.barrier.take() {
             Some(barrier) if !barrier.is_finished() => {
                 self.barrier = Some(barrier);
@@ -233,8 +247,11 @@ impl ConnectionTables {
                 removed
             }
         };
-        let reals = services.tables()?.reals.len();
-        Ok(Some(Sweep::start(removed, reals)))
+        let tables = services.tables()?;
+        let (reals, mut persistent) = (tables.reals.len(), tables.persistent_services());
+        self.renewals.retain(|id, _| persistent.contains_key(id));
+        persistent.retain(|id, row| renewal::is_due(&mut self.renewals, *id, row, jiffies));
+        Ok(Some(Sweep::start(removed, reals, persistent)))
     }
 }
 

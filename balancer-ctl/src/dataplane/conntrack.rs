@@ -1,6 +1,7 @@
 //! The connections of both families, and the rules by which they are counted, expired and purged.
 
 use std::{
+    collections::HashMap,
     mem::size_of,
     ops::Range,
     sync::{Mutex, PoisonError},
@@ -10,14 +11,16 @@ use aya::Pod;
 use balancer_common::{
     addr::Address,
     conntrack::{Bucket, REFRESH_JIFFIES, Timeouts, WAYS, Word, is_older},
+    persistence::{RunningClient, Stickiness},
     real_server::RealServer,
+    tcp,
 };
 
 use super::{
     entry_filter::EntryFilter,
     loads::Loads,
     mapped_memory::MappedMemory,
-    table::{EntrySnapshot, EntryTable},
+    table::{EntrySlot, EntrySnapshot, EntryTable},
 };
 
 /// Jiffies beyond its timeout after which the daemon ends an idle connection: by then a packet that reached the packet
@@ -72,15 +75,21 @@ pub struct SweepResult {
     pub referenced: Vec<bool>,
     /// Connections that the sweep ended.
     pub expired: u64,
+    /// The services whose clients keep their real servers and are to be renewed, by id.
+    pub persistent: HashMap<u32, Stickiness>,
+    /// Their clients that have a running connection, since this was emptied.
+    pub running: Vec<RunningClient>,
 }
 
 impl SweepResult {
-    /// No connections; `reals` is the number of real ids.
-    pub fn empty(reals: usize) -> Self {
+    /// No connections; `reals` is the number of real ids, `persistent` as in [`Self::persistent`].
+    pub fn empty(reals: usize, persistent: HashMap<u32, Stickiness>) -> Self {
         Self {
             counts: ConnectionCounts::default(),
             referenced: vec![false; reals],
             expired: 0,
+            persistent,
+            running: Vec::new(),
         }
     }
 }
@@ -191,8 +200,29 @@ impl Conntrack {
             }
             if word.is_original() {
                 result.counts.families[family] += 1;
+                if tcp::is_running(word.state()) && !result.persistent.is_empty() {
+                    let client = self.running_client(slot, &result.persistent);
+                    result.running.extend(client);
+                }
             }
         }
+    }
+
+    /// The client of an original entry whose connection runs, if its service is among the `persistent` ones.
+    fn running_client<A: Address>(
+        &self,
+        slot: EntrySlot<'_, A>,
+        persistent: &HashMap<u32, Stickiness>,
+    ) -> Option<RunningClient> {
+        let entry = slot.read()?.entry;
+        let real = self.reals.read(usize::from(entry.real))?;
+        let row = persistent.get(&real.service)?;
+        tcp::is_running(entry.word.state()).then(|| RunningClient {
+            key: row.key(entry.source.widen()),
+            server: real.address,
+            is_udp: u32::from(entry.word.is_udp()),
+            zero: 0,
+        })
     }
 
     /// Ends the connection of an entry that seems to have expired, if its other direction has, too.

@@ -35,6 +35,7 @@ use super::{
     packet_log,
     persistence::PersistenceTable,
     redirect_errors::RedirectErrors,
+    renewal,
     route_versions::RouteVersionTable,
     services::ServiceTables,
     watch::WatchThread,
@@ -277,8 +278,11 @@ impl KernelDataplane {
 
     fn maintain_connections(&mut self) -> anyhow::Result<()> {
         let jiffies = self.jiffies()?;
+        let program = load::program(&self.ebpf, "renew")?;
+        let renew = |clients: &[_]| renewal::renew(program, clients);
+        let timeouts = &self.configured.timeouts;
         self.connections
-            .run_maintenance(&mut self.services, jiffies, &self.configured.timeouts)
+            .run_maintenance(&mut self.services, jiffies, timeouts, renew)
             .context("cannot end idle connections")
     }
 

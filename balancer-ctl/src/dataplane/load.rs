@@ -53,17 +53,16 @@ pub fn check_prerequisites() -> anyhow::Result<()> {
 }
 
 /// Entries of the maps whose size depends on the configuration.
-pub fn map_sizes(settings: &DataplaneSettings) -> [(&'static str, u32); 4] {
+pub fn map_sizes(settings: &DataplaneSettings) -> [(&'static str, u32); 5] {
     // Of such a map each CPU keeps up to 128 free places to itself.
     let cpus = aya::util::nr_cpus().unwrap_or(1);
     let reserved = u32::try_from(cpus).unwrap_or(u32::MAX).saturating_mul(128);
+    let clients = settings.max_persistence.saturating_add(reserved);
     [
         ("CONNTRACK_V4", buckets_for(settings.max_connections)),
         ("CONNTRACK_V6", buckets_for(settings.max_connections_ipv6)),
-        (
-            "PERSISTENCE",
-            settings.max_persistence.saturating_add(reserved),
-        ),
+        ("PERSISTENCE", clients),
+        ("PERSISTENCE_UDP", clients),
         ("INTERFACES", balancer_common::settings::MAX_INTERFACES),
     ]
 }
@@ -121,8 +120,9 @@ pub fn load(pins: &Pins, settings: &DataplaneSettings, log_level: u8) -> anyhow:
         .load(OBJECT)
         .context("cannot load the packet program's maps")?;
     load_programs(&mut ebpf)?;
-    load_program(&mut ebpf, "clock")?;
-    load_program(&mut ebpf, "trace")?;
+    for name in ["clock", "renew"] {
+        load_program(&mut ebpf, name)?;
+    }
     Ok(Loaded {
         ebpf,
         fresh,
@@ -156,6 +156,18 @@ fn load_program(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<()> {
     program_mut(ebpf, name)?
         .load()
         .map_err(|error| load_error(name, error))
+}
+
+/// A program that is loaded when it is first asked for, as few daemons are.
+///
+/// # Errors
+/// The object has no XDP program of that name, or the kernel refused it.
+pub fn provide<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a Xdp> {
+    let program = program_mut(ebpf, name)?;
+    match program.load() {
+        Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(program),
+        Err(error) => Err(load_error(name, error)),
+    }
 }
 
 /// A loaded program.

@@ -1,7 +1,7 @@
 //! Which server each client keeps: the entries are counted, listed, and deleted when an operator says so or when they are over.
 //!
-//! Only the packet program writes entries. The daemon reads them in batches and deletes some, in threads apart from its own: there may
-//! be millions.
+//! Only the packet program writes entries, by [`super::renewal`] also at the daemon's word. The daemon reads them in batches and deletes some, in
+//! threads apart from its own: there may be millions.
 
 mod groups;
 mod pass;
@@ -17,7 +17,10 @@ use std::{
 };
 
 use anyhow::Context;
-use balancer_common::{flow_hash::Seed, persistence::PersistenceKey};
+use balancer_common::{
+    flow_hash::Seed,
+    persistence::{PersistenceEntry, PersistenceKey},
+};
 
 use self::{
     groups::Groups,
@@ -25,7 +28,11 @@ use self::{
     store::Store,
 };
 use super::{DataplaneError, KeptClient, PersistenceFilter, jiffies::Tick, listing::Listing};
-use crate::{dataplane::plan::tables::Tables, model::ServiceKey, os::clock};
+use crate::{
+    dataplane::plan::tables::Tables,
+    model::{Protocol, ServiceKey},
+    os::clock,
+};
 
 /// Up to this many entries are counted at every request, which takes a millisecond; if there are more, the last pass's counts are
 /// reported.
@@ -190,10 +197,13 @@ impl PersistenceTable {
     fn count(&self, groups: &Groups, jiffies: u32, most: u64) -> anyhow::Result<Option<Counts>> {
         let (mut counts, mut read) = (Counts::new(), 0_u64);
         self.store
-            .each(|key, entry| {
+            .each(|protocol, key, entry| {
                 read += 1;
-                let group = groups.get(key.group);
-                if group.is_some_and(|group| group.left(entry, jiffies).is_some()) {
+                if groups.left(key, entry, jiffies).is_some()
+                    && !self
+                        .store
+                        .is_second(groups, protocol, key, entry, jiffies)?
+                {
                     *counts.entry(key.group).or_default() += 1;
                 }
                 Ok(if read > most {
@@ -219,7 +229,11 @@ impl PersistenceTable {
             if left == 0 {
                 return Ok(());
             }
-            let read = matching.each(|_, client| {
+            let read = matching.each(|protocol, key, entry, client| {
+                let Matching { store, groups, .. } = &matching;
+                if store.is_second(groups, protocol, key, entry, jiffies)? {
+                    return Ok(ControlFlow::Continue(()));
+                }
                 left -= 1;
                 let flow = take(client);
                 Ok(if left == 0 {
@@ -244,8 +258,8 @@ impl PersistenceTable {
         Deletion::new(move || {
             let mut deleted = 0;
             matching
-                .each(|key, _| {
-                    deleted += u64::from(matching.store.forget(key, &seed)?);
+                .each(|protocol, key, entry, _| {
+                    deleted += u64::from(matching.store.forget(protocol, key, entry, &seed)?);
                     Ok(ControlFlow::Continue(()))
                 })
                 .with_context(|| {
@@ -282,13 +296,18 @@ struct Matching {
 impl Matching {
     fn each(
         &self,
-        mut take: impl FnMut(&PersistenceKey, KeptClient) -> io::Result<ControlFlow<()>>,
+        mut take: impl FnMut(
+            Protocol,
+            &PersistenceKey,
+            &PersistenceEntry,
+            KeptClient,
+        ) -> io::Result<ControlFlow<()>>,
     ) -> io::Result<()> {
-        self.store.each(|key, entry| {
+        self.store.each(|protocol, key, entry| {
             let group = self.groups.get(key.group);
             let client = group.and_then(|group| group.kept_client(key, entry, self.tick, self.now));
             match client.filter(|client| self.filter.matches(&client.client, client.server)) {
-                Some(client) => take(key, client),
+                Some(client) => take(protocol, key, entry, client),
                 None => Ok(ControlFlow::Continue(())),
             }
         })

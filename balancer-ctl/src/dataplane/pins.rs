@@ -26,7 +26,7 @@ use super::syscall::{self, LinkInfo, MapShape};
 use crate::os::paths;
 
 /// Maps that are pinned: all of the packet program's, except its log and its constants.
-pub const MAPS: [&str; 28] = [
+pub const MAPS: [&str; 29] = [
     "SETTINGS",
     "PROGRAMS",
     "INTERFACES",
@@ -45,6 +45,7 @@ pub const MAPS: [&str; 28] = [
     "STICKINESS",
     "MEMBERS",
     "PERSISTENCE",
+    "PERSISTENCE_UDP",
     "PENDING",
     "TURNS",
     "CONNTRACK_V4",

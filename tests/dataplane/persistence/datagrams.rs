@@ -1,5 +1,7 @@
 //! UDP, where a client exists once it has sent again after an answer.
 
+use std::collections::BTreeMap;
+
 use balancer_tests::{
     addresses::{R, R2, R6, R26, V, V6},
     dataplane::{
@@ -11,10 +13,10 @@ use balancer_tests::{
     packet::Packet,
 };
 
-use super::{Scene, TIMEOUT, of_client};
+use super::{Scene, TIMEOUT, of_client, scenes_with_clients};
 
 /// As `scenes`, with datagrams.
-fn dns(lb: &mut Dataplane) -> [Scene; 2] {
+pub fn dns(lb: &mut Dataplane) -> [Scene; 2] {
     let ping = Packet::udp(b"ping");
     [
         (V, [R, R2], ping.clone(), 32),
@@ -54,10 +56,10 @@ fn a_client_keeps_its_real_server_once_it_has_sent_again_after_an_answer() {
                 let returned = redirected(&pong.returned(scene.service.vip, 53));
                 lb.step(Inside, &pong, returned.reply(real, &pong));
             }
-            let keeps =
-                scene
-                    .delivered(0, &ping)
-                    .keeps(scene.group, ping.source, scene.addresses[0], real);
+            let client = scene.client(ping.source);
+            let keeps = scene
+                .delivered(0, &ping)
+                .keeps(client, scene.addresses[0], real);
             lb.step(Outside, &ping, keeps);
             let next = scene.syn(40_001);
             let kept = scene.delivered(0, &next).connected(real).pair_of(&next);
@@ -87,6 +89,30 @@ fn datagrams_that_a_client_sends_from_several_ports_at_once_go_to_one_real_serve
                 lb.step(Outside, &next, kept.connected(scene.reals[0]));
             }
         }
+    });
+}
+
+/// Who sees no answers can still send twice in each name, a moment apart: of TCP's clients that pushes nobody out.
+#[test]
+fn datagrams_sent_twice_in_many_names_leave_what_tcp_clients_keep() {
+    const FORGED: u32 = 4_000;
+    run(|lb| {
+        let (_, before) = scenes_with_clients(lb);
+        for scene in dns(lb) {
+            lb.set_ring(scene.service, &scene.reals[..1]);
+            for number in 0..FORGED {
+                let ping = of_client(&scene.syn, number);
+                lb.pass_through(Outside, &ping);
+                lb.pass_through(Inside, &ping.answered(scene.addresses[0], 8080));
+                lb.pass_through(Outside, &ping);
+            }
+        }
+        let (of_tcp, of_udp): (BTreeMap<_, _>, BTreeMap<_, _>) = lb
+            .all_kept()
+            .into_iter()
+            .partition(|(client, _)| client.protocol == 6);
+        assert_eq!(of_tcp, before);
+        assert!(of_udp.len() > 500, "{}", of_udp.len());
     });
 }
 

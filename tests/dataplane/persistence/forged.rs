@@ -8,19 +8,14 @@ use balancer_tests::{
     packet::flag::{ACK, FIN, PSH, RST, SYN},
 };
 
-use super::{of_client, scenes};
+use super::{of_client, scenes, scenes_with_clients};
 use crate::{establish, syn_ack};
 
 #[test]
 fn a_flood_of_forged_syns_makes_no_entry_and_displaces_none() {
     const FORGED: u32 = 50_000;
     run(|lb| {
-        let scenes = scenes(lb);
-        for scene in &scenes {
-            establish(lb, &scene.syn, scene.addresses[0], 8080);
-        }
-        let before = lb.all_kept();
-        assert_eq!(before.len(), 2);
+        let (scenes, before) = scenes_with_clients(lb);
         for scene in &scenes {
             for number in 1..=FORGED {
                 lb.pass_through(Outside, &of_client(&scene.syn, number));
@@ -29,7 +24,7 @@ fn a_flood_of_forged_syns_makes_no_entry_and_displaces_none() {
         assert_eq!(lb.all_kept(), before);
         for scene in &scenes {
             establish(lb, &scene.syn(40_001), scene.addresses[0], 8080);
-            let kept = lb.kept(scene.group, scene.syn.source);
+            let kept = lb.kept(scene.client(scene.syn.source));
             assert_eq!(kept.expect("an entry").real, scene.reals[0]);
         }
         assert_eq!(lb.all_kept().len(), 2);
@@ -73,7 +68,7 @@ fn nothing_in_a_connection_makes_or_renews_an_entry() {
         for scene in scenes(lb) {
             let syn = scene.syn(40_000);
             establish(lb, &syn, scene.addresses[0], 8080);
-            lb.age_kept(scene.group, syn.source, 10_000);
+            lb.age_kept(scene.client(syn.source), 10_000);
             let before = lb.all_kept();
             for (flags, sequence) in [
                 (ACK, 1001),

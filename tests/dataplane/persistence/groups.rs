@@ -12,6 +12,7 @@ use balancer_tests::{
     },
     expected::{Expected, redirected},
     packet::{Packet, flag::ACK},
+    persistence::Client,
     services::ServiceHandle,
 };
 
@@ -101,11 +102,17 @@ impl Member {
             expected = self.delivered(at, &packet).pair_of(&packet).half_open(-1);
         }
         let (server, real) = (self.addresses[at], self.reals[at]);
-        lb.step(
-            Outside,
-            &packet,
-            expected.keeps(GROUP, packet.source, server, real),
-        );
+        let client = self.client(packet.source);
+        lb.step(Outside, &packet, expected.keeps(client, server, real));
+    }
+
+    /// The client, or network of clients, with this address, which has shown by this service's protocol that it exists.
+    fn client(&self, address: IpAddr) -> Client {
+        Client {
+            protocol: self.service.protocol,
+            group: GROUP,
+            address,
+        }
     }
 }
 
@@ -159,6 +166,37 @@ fn where_the_clients_server_is_not_in_a_service_the_group_follows_once_it_is_com
 }
 
 #[test]
+fn what_datagrams_say_of_a_client_counts_where_no_handshake_says_otherwise() {
+    for [web, _, quic] in firsts() {
+        run(|lb| {
+            let web = Member::add(lb, web, 8080, &[0, 1]);
+            let quic = Member::add(lb, quic, 8443, &[1]);
+            quic.scheduled(lb, 1, 1_000);
+            quic.completes(lb, 1, 1_000);
+            lb.forget_pending();
+            web.kept(lb, 1, 1_001);
+            lb.forget_pending();
+            // A handshake with another server, and then both are asked.
+            lb.set_ring(web.service, &[web.reals[0]]);
+            lb.remove_member(web.reals[1]);
+            web.scheduled(lb, 0, 1_002);
+            web.completes(lb, 0, 1_002);
+            lb.forget_pending();
+            lb.set_ring(web.service, &web.reals);
+            lb.add_member(web.reals[1]);
+            web.kept(lb, 0, 1_003);
+            // The service of datagrams has not that server: there, the other one still counts, and moves nobody else.
+            quic.kept(lb, 1, 1_004);
+            quic.completes(lb, 1, 1_004);
+            web.kept(lb, 0, 1_005);
+            // Until the handshake was too long ago.
+            lb.age_kept(web.client(web.first.source), TIMEOUT + 1);
+            web.kept(lb, 1, 1_006);
+        });
+    }
+}
+
+#[test]
 fn clients_of_another_group_are_others() {
     run(|lb| {
         let [[first, other, _], _] = firsts();
@@ -189,7 +227,8 @@ fn services_of_a_group_may_tell_clients_apart_in_different_ways() {
             .client_port(1_000)
             .segment(ACK, 1001, 9001);
         let expected = other.delivered(1, &ack).pair_v4().half_open(-1);
-        let keeps = expected.keeps(GROUP, network(ack.source, 24), R2, other.reals[1]);
+        let client = other.client(network(ack.source, 24));
+        let keeps = expected.keeps(client, R2, other.reals[1]);
         lb.step(Outside, &ack, keeps);
         // An address is not its network.
         first.scheduled(lb, 0, 1_001);

@@ -21,7 +21,7 @@ impl KernelDataplane {
         client: SocketAddr,
         service: &ServiceKey,
     ) -> anyhow::Result<Choice> {
-        let answer = trace::ask(load::program(&self.ebpf, "trace")?, client, service)?;
+        let answer = trace::ask(load::provide(&mut self.ebpf, "trace")?, client, service)?;
         let discard = Discard::ALL.get(answer.reason as usize);
         if let Some(reason) = discard {
             return Ok(Choice::None(*reason));

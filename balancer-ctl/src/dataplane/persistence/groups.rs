@@ -14,7 +14,7 @@ use balancer_common::{
 
 use crate::{
     dataplane::{KeptClient, jiffies::Tick, plan::tables::Tables},
-    model::{ServiceKey, prefix::Prefix},
+    model::{Protocol, ServiceKey, prefix::Prefix},
 };
 
 /// The services of a group, or one that shares with no other.
@@ -64,12 +64,9 @@ impl Groups {
     /// The groups of the services that there are.
     pub fn of(tables: &Tables) -> Self {
         let mut members = BTreeMap::<u64, (Vec<ServiceKey>, u8, u32)>::new();
+        let persistent = tables.persistent_services();
         for (key, row) in &tables.services {
-            let affinity = tables.affinities.get(&row.service.id);
-            let Some(row) = affinity
-                .map(|affinity| affinity.stickiness)
-                .filter(|row| row.timeout != 0)
-            else {
+            let Some(row) = persistent.get(&row.service.id) else {
                 continue;
             };
             let length = length(&row.mask, key.address.is_ipv4());
@@ -92,6 +89,19 @@ impl Groups {
     /// The group with this number.
     pub fn get(&self, number: u64) -> Option<&Group> {
         self.0.get(&number)
+    }
+
+    /// How long the entry with this key is still good for, in jiffies; `None` where its time is up, or no service has its group.
+    pub fn left(&self, key: &PersistenceKey, entry: &PersistenceEntry, now: u32) -> Option<u32> {
+        self.get(key.group)?.left(entry, now)
+    }
+
+    /// Whether a client may have an entry of each protocol, since the group of this key has services of both.
+    pub fn is_mixed(&self, key: &PersistenceKey) -> bool {
+        self.get(key.group).is_some_and(|group| {
+            let has = |protocol| group.services.iter().any(|one| one.protocol == protocol);
+            has(Protocol::Tcp) && has(Protocol::Udp)
+        })
     }
 
     /// All numbers.

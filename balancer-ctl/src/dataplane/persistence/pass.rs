@@ -18,15 +18,13 @@ use balancer_common::{
 };
 
 use super::{groups::Groups, store::Store};
+use crate::dataplane::sweep::PAUSE_PER_CPU_TIME;
 
 /// The usual pause between two passes.
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// The longest pause, after a pass that took much CPU time.
 const MAX_PAUSE: Duration = Duration::from_secs(600);
-
-/// A pause lasts at least this many times the CPU time of the pass before it, so that passes take 1 % of a CPU at most.
-const PAUSE_PER_CPU_TIME: u32 = 100;
 
 /// The pause after a pass that took `cpu_time`.
 pub fn pause_after(cpu_time: Duration) -> Duration {
@@ -132,15 +130,15 @@ impl Pass {
 fn run(store: &Store, rules: &Rules) -> io::Result<Outcome> {
     let began = Instant::now();
     let mut outcome = Outcome::default();
-    store.each(|key, entry| {
+    store.each(|protocol, key, entry| {
         let fate = rules.fate(key, entry);
         if fate == Fate::Orphaned {
             store.forget_pending(key, &rules.seed)?;
         }
         let is_over = |entry: &PersistenceEntry| rules.fate(key, entry) != Fate::Kept;
-        if fate != Fate::Kept && store.delete_if(key, is_over)? {
+        if fate != Fate::Kept && store.delete_if(protocol, key, is_over)? {
             outcome.deleted += 1;
-        } else {
+        } else if !store.is_second(&rules.groups, protocol, key, entry, rules.began)? {
             *outcome.counts.entry(key.group).or_default() += 1;
         }
         Ok(ControlFlow::Continue(()))

@@ -195,6 +195,13 @@ impl Tables {
         }
     }
 
+    /// What the services whose clients keep their real servers say of that, by service id.
+    pub fn persistent_services(&self) -> HashMap<u32, Stickiness> {
+        let rows = self.affinities.iter();
+        let rows = rows.map(|(service, affinity)| (*service, affinity.stickiness));
+        rows.filter(|(_, row)| row.timeout != 0).collect()
+    }
+
     /// The [`RealServer::network_mask`] of a real server with this address; zeroes for one behind a gateway, even if
     /// one of this host's networks contains its address.
     #[must_use]
