@@ -5,6 +5,7 @@ mod hashing;
 mod ipvs;
 mod least;
 mod limits;
+mod mixed;
 
 use std::net::IpAddr;
 

@@ -47,10 +47,11 @@ fn seen(lb: &Dataplane, farm: &Farm) -> Vec<Destination> {
 }
 
 /// Numbers that look random, the same in every run.
-struct Numbers(u64);
+pub struct Numbers(pub u64);
 
 impl Numbers {
-    fn below(&mut self, end: u32) -> u32 {
+    /// The next one, below `end`.
+    pub fn below(&mut self, end: u32) -> u32 {
         self.0 = self
             .0
             .wrapping_mul(6_364_136_223_846_793_005)
