@@ -47,6 +47,21 @@ pub fn request_from(from: SocketAddrV4, to: SocketAddrV4) -> io::Result<String> 
     ask(connect_from(from, to)?)
 }
 
+/// As [`request_from`], of either family.
+///
+/// # Errors
+/// As [`request`].
+pub fn request_from_any(from: SocketAddr, to: SocketAddr) -> io::Result<String> {
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(to),
+        socket2::Type::STREAM,
+        None,
+    )?;
+    socket.bind(&from.into())?;
+    socket.connect_timeout(&to.into(), LIMIT)?;
+    ask(socket.into())
+}
+
 /// Connects from this address and port; port 0 = any.
 ///
 /// # Errors

@@ -1,5 +1,7 @@
 //! Real servers that leave and come back, under every scheduler and every kind of persistence: a table of cases.
 
+mod everywhere;
+
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddrV4},
