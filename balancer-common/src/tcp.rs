@@ -3,7 +3,7 @@
 mod state;
 
 pub use self::state::State;
-use crate::direction;
+use crate::{branchless::is_zero, direction};
 
 /// Flag bits as they stand in byte 13 of the TCP header (RFC 9293 section 3.1).
 pub mod flags {
@@ -211,13 +211,16 @@ pub const fn next_number(
     }
 }
 
-/// Whether a client's packet that brings its connection from the state `before` to another shows that the client exists: it has
-/// acknowledged the real server's SYN|ACK, or has sent again after a datagram of the real server.
+/// Whether a client's packet that brings its connection from the state `before` to another shows that the client exists, 1 or 0: it
+/// acknowledges exactly the real server's SYN|ACK, whose sequence number was `number` (host order), or comes after a datagram of the real
+/// server. The connection is complete with a number a little beyond, too, but one of 65,536 is soon guessed. Without branches.
 #[inline(always)]
 #[must_use]
-pub const fn is_completed_from(before: u8) -> bool {
-    const WAITING: u32 = 1 << State::SynReceived as u32 | 1 << State::UdpUnconfirmed as u32;
-    WAITING >> (before & 0xf) & 1 != 0
+pub fn shows_client(before: u8, number: u32, acknowledgement: u32) -> u32 {
+    let was = |state: State| u32::from(before == state as u8);
+    let differs = acknowledgement ^ number.wrapping_add(1);
+    let is_exact = is_zero(u64::from(differs)) as u32;
+    was(State::UdpUnconfirmed) | was(State::SynReceived) & is_exact
 }
 
 /// Whether a connection in `state` was reset, so that traffic of both sides shows that they did not believe it.

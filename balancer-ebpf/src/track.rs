@@ -239,7 +239,10 @@ fn advance<T: Transport, A: Address>(
         }
         if change(original.entry, before, after) {
             count(real, before.state(), after.state());
-            scratch.transition.is_complete = u32::from(tcp::is_completed_from(before.state()));
+            // SAFETY: the scratch's field, read anew as above.
+            let segment = unsafe { ptr::read_volatile(&raw const (*step).segment) };
+            scratch.transition.is_complete =
+                tcp::shows_client(before.state(), number, segment.acknowledgement);
             mirror(reply, after.state());
             break;
         }

@@ -102,7 +102,7 @@ fn reason(real: &RealServer, status: Option<&RealStatus>, is_full: bool) -> Opti
     let full = (is_full && takes_new).then(|| {
         let RealServer { upper, lower, .. } = real;
         let below = balancer_common::load::RealLoad::resume_below(*upper, *lower);
-        format!("full with {upper} connections, takes new ones below {below}")
+        format!("full: its upper limit is {upper}, and it takes new ones below {below}")
     });
     let reasons: Vec<_> = of_state.into_iter().chain(full).collect();
     (!reasons.is_empty()).then(|| reasons.join("; "))

@@ -62,6 +62,24 @@ fn what_comes_blindly_in_a_handshake_makes_no_entry() {
     });
 }
 
+/// An acknowledgement a little beyond the SYN|ACK completes the connection, as with TCP Fast Open, but whoever guesses must not be remembered.
+#[test]
+fn an_acknowledgement_that_is_guessed_nearly_makes_no_entry() {
+    run(|lb| {
+        for scene in scenes(lb) {
+            for (port, beyond) in (40_000..).zip([1, 2, 1460, (1 << 16) - 1]) {
+                let syn = scene.syn(port);
+                lb.pass_through(Outside, &syn);
+                lb.pass_through(Inside, &syn_ack(&syn, scene.addresses[0], 8080));
+                let forged = syn.clone().segment(ACK, 1001, 9001 + beyond);
+                let established = scene.delivered(0, &forged).pair_of(&forged).half_open(-1);
+                lb.step(Outside, &forged, established);
+            }
+        }
+        assert!(lb.all_kept().is_empty());
+    });
+}
+
 #[test]
 fn nothing_in_a_connection_makes_or_renews_an_entry() {
     run(|lb| {
