@@ -34,7 +34,7 @@ use crate::{
     os::clock,
 };
 
-/// Up to this many entries are counted at every request, which takes a millisecond; if there are more, the last pass's counts are
+/// Up to this many entries are counted at every request, which takes some milliseconds; if there are more, the last pass's counts are
 /// reported.
 const LIVE_COUNT_ENTRIES: u64 = 1 << 12;
 
