@@ -304,13 +304,13 @@ fn only_what_both_sides_have_ended_gives_its_ports_to_a_new_connection() {
 
 #[test]
 fn only_an_acknowledgement_of_the_syn_ack_completes_the_handshake() {
-    let waiting = State::SynReceived as u8;
+    let waiting = SynReceived as u8;
     assert_eq!(shows_client(waiting, 9000, 9001), 1);
     assert_eq!(shows_client(waiting, u32::MAX, 0), 1);
     for wrong in [0, 9000, 9002, 9001 + (1 << 16)] {
         assert_eq!(shows_client(waiting, 9000, wrong), 0);
     }
-    assert_eq!(shows_client(State::Established as u8, 9000, 9001), 0);
+    assert_eq!(shows_client(Established as u8, 9000, 9001), 0);
     assert_eq!(shows_client(State::UdpUnconfirmed as u8, 0, 77), 1);
     assert_eq!(shows_client(State::UdpUnreplied as u8, 0, 1), 0);
     assert!(completes_handshake(9001, 9000));
