@@ -161,9 +161,11 @@ fn walk(
 ) {
     let before = ask_all(topology, case);
     let is_hash = matches!(scheduler, "sh" | "dh" | "mh");
-    // All but `dh`, which may choose another one for this VIP.
+    // `dh` may choose another one for this VIP, and by chance so may `twos` for all of so few clients, once in 130 cases; `everywhere` asks
+    // enough of them.
     let has_client = before.values().any(|real| real == "real1");
-    assert!(has_client || scheduler == "dh", "{case}: {before:?}");
+    let may_miss = matches!(scheduler, "dh" | "twos");
+    assert!(has_client || may_miss, "{case}: {before:?}");
     // A connection to the first real server, if it has a client.
     let at_first = |answers: &BTreeMap<Ipv4Addr, String>| {
         let mut answers = answers.iter();
