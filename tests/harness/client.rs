@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::{self, Read as _, Write as _},
-    net::{SocketAddr, SocketAddrV4, TcpStream},
+    net::{SocketAddr, TcpStream},
     os::fd::AsRawFd as _,
     sync::{
         Arc,
@@ -14,13 +14,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::{
-    sched::{CloneFlags, setns},
-    sys::{
-        socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn, setsockopt, sockopt},
-        time::TimeVal,
-    },
-};
+use nix::sched::{CloneFlags, setns};
+use socket2::{Domain, Socket, Type};
 use xtask::lab::wait_until;
 
 use crate::topology::Topology;
@@ -43,42 +38,24 @@ pub fn request(to: SocketAddr) -> io::Result<String> {
 ///
 /// # Errors
 /// As [`request`].
-pub fn request_from(from: SocketAddrV4, to: SocketAddrV4) -> io::Result<String> {
+pub fn request_from(from: impl Into<SocketAddr>, to: impl Into<SocketAddr>) -> io::Result<String> {
     ask(connect_from(from, to)?)
-}
-
-/// As [`request_from`], of either family.
-///
-/// # Errors
-/// As [`request`].
-pub fn request_from_any(from: SocketAddr, to: SocketAddr) -> io::Result<String> {
-    let socket = socket2::Socket::new(
-        socket2::Domain::for_address(to),
-        socket2::Type::STREAM,
-        None,
-    )?;
-    socket.bind(&from.into())?;
-    socket.connect_timeout(&to.into(), LIMIT)?;
-    ask(socket.into())
 }
 
 /// Connects from this address and port; port 0 = any.
 ///
 /// # Errors
 /// As `connect(2)`, or after two seconds.
-pub fn connect_from(from: SocketAddrV4, to: SocketAddrV4) -> io::Result<TcpStream> {
-    let stream = socket::socket(
-        AddressFamily::Inet,
-        SockType::Stream,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )?;
-    setsockopt(&stream, sockopt::ReuseAddr, &true)?;
-    // connect(2) obeys it, too.
-    setsockopt(&stream, sockopt::SendTimeout, &TimeVal::new(2, 0))?;
-    socket::bind(stream.as_raw_fd(), &SockaddrIn::from(from))?;
-    socket::connect(stream.as_raw_fd(), &SockaddrIn::from(to))?;
-    Ok(TcpStream::from(stream))
+pub fn connect_from(
+    from: impl Into<SocketAddr>,
+    to: impl Into<SocketAddr>,
+) -> io::Result<TcpStream> {
+    let (from, to) = (from.into(), to.into());
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&from.into())?;
+    socket.connect_timeout(&to.into(), LIMIT)?;
+    Ok(socket.into())
 }
 
 fn ask(mut stream: TcpStream) -> io::Result<String> {

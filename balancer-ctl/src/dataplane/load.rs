@@ -158,7 +158,7 @@ fn load_program(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<()> {
         .map_err(|error| load_error(name, error))
 }
 
-/// A program that is loaded when it is first asked for, as few daemons are.
+/// A program that only some daemons ever need: it is loaded when it is asked for first.
 ///
 /// # Errors
 /// The object has no XDP program of that name, or the kernel refused it.

@@ -1,7 +1,7 @@
 //! Which server each client keeps: the entries are counted, listed, and deleted when an operator says so or when they are over.
 //!
-//! Only the packet program writes entries, by [`super::renewal`] also at the daemon's word. The daemon reads them in batches and deletes some, in
-//! threads apart from its own: there may be millions.
+//! Only the packet program writes entries, by [`super::renewal`] also at the daemon's word. The daemon reads them in batches and deletes
+//! some, in threads apart from its own: there may be millions.
 
 mod groups;
 mod pass;

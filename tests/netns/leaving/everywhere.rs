@@ -10,7 +10,7 @@ use std::{
 };
 
 use balancer_tests::{
-    client::request_from_any,
+    client::request_from,
     daemon::Daemon,
     privileged,
     topology::{Arms, CLIENT, CLIENT6, Topology, VIP, VIP6},
@@ -85,7 +85,7 @@ impl Kind {
         matches!(self.scheduler.as_bytes(), b"sh" | b"dh" | b"mh")
     }
 
-    /// Those whose weights do not grow refuse it.
+    /// Whether weights decide, so that one can grow.
     const fn has_slow_start(&self) -> bool {
         matches!(
             self.scheduler.as_bytes(),
@@ -237,7 +237,7 @@ fn ask_all(topology: &Topology, kinds: &[Kind], case: &str) -> Answers {
                 let answer = if kind.is_udp {
                     query(client, kind.vip())
                 } else {
-                    request_from_any(SocketAddr::new(client, 0), kind.vip())
+                    request_from(SocketAddr::new(client, 0), kind.vip())
                 };
                 let answer = answer.unwrap_or_else(|error| {
                     panic!("{case}: {}: {client} got nothing: {error}", kind.name())
