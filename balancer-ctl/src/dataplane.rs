@@ -325,7 +325,7 @@ impl From<&VirtualService> for Service {
         Self {
             key: service.key,
             scheduler: service.scheduler,
-            hash: service.hash,
+            hash: service.hash.unwrap_or_default(),
             persistence: service.persistence.clone(),
             no_real: service.no_real,
             unit: 1,

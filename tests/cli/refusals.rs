@@ -233,6 +233,16 @@ fn changes_that_contradict_what_is_there() {
              hash out",
         ),
         (
+            "edit-service web --hash client",
+            "hash client is of no use with scheduler rr, which does not hash clients: use scheduler sh or mh, or leave \
+             hash out",
+        ),
+        (
+            "add-service 192.168.1.36:80 -s dh --hash client",
+            "hash client is of no use with scheduler dh, which does not hash clients: use scheduler sh or mh, or leave \
+             hash out",
+        ),
+        (
             "edit-real 192.168.0.2 --service web -y 10",
             "lower 10 of real 192.168.0.2:80 without upper: give it upper too, or leave lower out",
         ),

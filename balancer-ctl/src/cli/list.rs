@@ -256,7 +256,7 @@ mod tests {
         assert_eq!(notes(&service), "");
         service.persistence = Some(model::Persistence::default());
         assert_eq!(notes(&service), "persistent 300");
-        service.hash = HashKey::ClientPort;
+        service.hash = Some(HashKey::ClientPort);
         service.no_real = NoReal::Drop;
         service.persistence = Some(model::Persistence {
             timeout: std::time::Duration::from_millis(1500),

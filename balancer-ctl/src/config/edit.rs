@@ -238,6 +238,12 @@ fn set_service(table: &mut Table, settings: &ServiceSettings, saved: &[Check]) -
             set(table, setting.key, value);
         }
     }
+    let leaves_hashing = settings
+        .scheduler
+        .is_some_and(|scheduler| !scheduler.hashes_client());
+    if leaves_hashing && settings.hash.is_none() {
+        table.remove("hash");
+    }
     let mut gone = match &settings.checks {
         Some(wanted) => set_checks(table, saved, wanted),
         None => Vec::new(),

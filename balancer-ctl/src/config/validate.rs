@@ -12,7 +12,7 @@ use std::{
 };
 
 use crate::model::{
-    DataplaneSettings, HashKey, Model, OnDown, Protocol, RealServer, VirtualService,
+    DataplaneSettings, Model, OnDown, Protocol, RealServer, VirtualService,
     address::is_name,
     limits::{
         ALERT_EVERY, MAX_CONNECTIONS, MAX_DELAY, MAX_INTERFACE_NAME, MAX_PERSISTENCE, MAX_QUORUM,
@@ -205,13 +205,15 @@ fn services(services: &[VirtualService], problems: &mut Problems) {
                 );
             }
         }
-        if service.hash != HashKey::default() && !service.scheduler.hashes_client() {
+        if let Some(hash) = service.hash
+            && !service.scheduler.hashes_client()
+        {
             problems.add(
                 Place::Service(index, "hash"),
                 format!(
                     "hash {} is of no use with scheduler {}, which does not hash clients: use scheduler sh or mh, or \
                      leave hash out",
-                    service.hash.name(),
+                    hash.name(),
                     service.scheduler.name()
                 ),
             );

@@ -308,7 +308,7 @@ mod tests {
         assert_eq!(
             events(&plain, &set),
             [
-                "service-changed scheduler wrr -> mh, hash client -> client-port, on-down reset -> keep, slow-start 0s -> 30s, quorum 1 -> 2, hysteresis 0 -> 1, \
+                "service-changed scheduler wrr -> mh, hash none -> client-port, on-down reset -> keep, slow-start 0s -> 30s, quorum 1 -> 2, hysteresis 0 -> 1, \
                  backups first -> all, persistence none -> 1m netmask 24 drain keep, check added: http every 5s",
                 "real-changed upper 0 -> 10, lower 0 -> 5, backup false -> true, state ready -> drain",
             ]

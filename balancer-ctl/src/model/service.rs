@@ -25,8 +25,8 @@ pub struct VirtualService {
     pub name: Option<String>,
     /// Scheduler.
     pub scheduler: Scheduler,
-    /// What the schedulers `sh` and `mh` hash.
-    pub hash: HashKey,
+    /// What its scheduler hashes, where that is `sh` or `mh`; `None` = the default.
+    pub hash: Option<HashKey>,
     /// Whether a client's later connections go to the real server of its first, and for how long.
     pub persistence: Option<Persistence>,
     /// What a client gets while no real server takes new connections.
@@ -140,7 +140,7 @@ impl VirtualService {
             key,
             name: None,
             scheduler: Scheduler::default(),
-            hash: HashKey::default(),
+            hash: None,
             persistence: None,
             no_real: NoReal::default(),
             checks: Vec::new(),
@@ -168,7 +168,9 @@ impl VirtualService {
         let health = &mut self.health;
         self.name = name.or_else(|| self.name.take());
         self.scheduler = scheduler.unwrap_or(self.scheduler);
-        self.hash = hash.unwrap_or(self.hash);
+        // A key goes with the scheduler that hashes it.
+        let kept = self.hash.filter(|_| self.scheduler.hashes_client());
+        self.hash = hash.or(kept);
         if let Some(settings) = persistence {
             let vip = self.key.address.ip();
             self.persistence = settings.applied(self.persistence.take(), vip);
@@ -209,7 +211,7 @@ impl VirtualService {
         ServiceSettings {
             name: name.clone(),
             scheduler: Some(*scheduler),
-            hash: Some(*hash),
+            hash: *hash,
             persistence: persistence.as_ref().map(Persistence::settings),
             no_real: Some(*no_real),
             on_down: Some(on_down),

@@ -76,7 +76,7 @@ impl From<&VirtualService> for Service {
             protocol: service.key.protocol,
             address: service.key.address,
             scheduler: service.scheduler,
-            hash: service.hash,
+            hash: service.hash.unwrap_or_default(),
             persistence: service.persistence.as_ref().map(Persistence::from),
             persistence_entries: service.persistence.is_some().then_some(0),
             no_real: service.no_real,

@@ -353,6 +353,21 @@ fn settings_of_health_stand_below_the_services_others() {
     );
 }
 
+#[test]
+fn a_hash_key_goes_with_the_scheduler_that_hashes_it() {
+    let scheduler = |scheduler| {
+        let settings = ServiceSettings {
+            scheduler: Some(scheduler),
+            ..Default::default()
+        };
+        Change::EditService(web(), settings)
+    };
+    let hashing = FILE.replace("\"rr\" # fair\n", "\"mh\" # fair\nhash = \"client-port\"\n");
+    assert_eq!(edited(&hashing, &scheduler(Scheduler::Rr)), FILE);
+    let other = hashing.replace("\"mh\"", "\"sh\"");
+    assert_eq!(edited(&hashing, &scheduler(Scheduler::Sh)), other);
+}
+
 fn set_checks(checks: &str) -> Change {
     let checks = if checks.is_empty() { "[]" } else { checks };
     let checks = read::checks(checks.parse().unwrap()).unwrap();

@@ -109,7 +109,7 @@ name = "lb7"
                 key: address::service_key("192.168.1.35:80").unwrap(),
                 name: Some("web".to_owned()),
                 scheduler: Scheduler::Mh,
-                hash: HashKey::ClientPort,
+                hash: Some(HashKey::ClientPort),
                 persistence: Some(Persistence {
                     group: Some("shop".to_owned()),
                     ..Persistence::default()
@@ -159,7 +159,7 @@ name = "lb7"
                 key: address::service_key("udp/[2001:db8::80]:53").unwrap(),
                 name: None,
                 scheduler: Scheduler::Wrr,
-                hash: HashKey::Client,
+                hash: None,
                 persistence: None,
                 no_real: NoReal::Reject,
                 checks: Vec::new(),

@@ -320,7 +320,7 @@ prop_compose! {
         protocol in one_of::<Protocol>(),
         name in option::of(name()),
         scheduler in one_of::<Scheduler>(),
-        hash in one_of::<HashKey>(),
+        hash in option::of(one_of::<HashKey>()),
         persistence in option::of(persistence_of(v4)),
         no_real in one_of::<NoReal>(),
         checks in vec(check_of(v4), 0..4),
@@ -332,7 +332,7 @@ prop_compose! {
             false => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, host.into()).into(),
         };
         let key = ServiceKey { protocol, address: SocketAddr::new(vip, port) };
-        let hash = if scheduler.hashes_client() { hash } else { HashKey::default() };
+        let hash = hash.filter(|_| scheduler.hashes_client());
         VirtualService {
             key, name, scheduler, hash, persistence, no_real, checks, health, reals, runtime: false,
         }

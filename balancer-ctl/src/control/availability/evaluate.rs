@@ -354,7 +354,7 @@ fn run(service: &VirtualService, status: &mut ServiceStatus, now: Instant) -> da
             Scheduler::Rr if grows => Scheduler::Wrr,
             scheduler => scheduler,
         },
-        hash: service.hash,
+        hash: service.hash.unwrap_or_default(),
         persistence: service.persistence.clone(),
         no_real: service.no_real,
         unit: if grows { RING_SCALE } else { 1 },

@@ -76,7 +76,7 @@ fn persistence(service: &VirtualService, is_pending: bool) -> String {
 
 fn scheduler(service: &VirtualService, slot: u32, of: u32) -> String {
     let name = service.scheduler.name();
-    let hashed = match (service.scheduler, service.hash) {
+    let hashed = match (service.scheduler, service.hash.unwrap_or_default()) {
         (Scheduler::Dh, _) => "the virtual address",
         (_, HashKey::Client) => "the client's address",
         (_, HashKey::ClientPort) => "the client's address and port",
@@ -152,7 +152,7 @@ mod tests {
             ..service(Scheduler::Rr)
         };
         let by_port = VirtualService {
-            hash: HashKey::ClientPort,
+            hash: Some(HashKey::ClientPort),
             ..service(Scheduler::Sh)
         };
         let turn = FoundBy::Scheduler { slot: 2, of: 4 };

@@ -78,6 +78,10 @@ lower = 10
 [[service.real]]
 address = "10.0.0.5"
 upper = -1
+[[service]]
+address = "192.0.2.80:85"
+scheduler = "rr"
+hash = "client"
 "#;
     assert_eq!(
         errors(text),
@@ -100,6 +104,7 @@ upper = -1
             "31:9: lower 10 of real 10.0.0.3:84 without upper: give it upper too, or leave lower out",
             "35:9: lower 10 of real 10.0.0.4:84 is above upper 9: make it 9 at most",
             "38:9: upper -1 is out of range: 0..=16777216",
+            "42:8: hash client is of no use with scheduler rr, which does not hash clients: use scheduler sh or mh, or leave hash out",
         ]
     );
 }
