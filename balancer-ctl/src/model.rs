@@ -28,6 +28,7 @@ pub mod setting;
 pub mod toml_json;
 pub mod toml_table;
 pub mod view;
+pub mod vrrp;
 
 use std::{
     collections::HashMap,

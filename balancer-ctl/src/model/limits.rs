@@ -36,6 +36,26 @@ pub const PROBE_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=D
 pub const NOTIFY_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=HOUR;
 /// Time from one report of a condition to the next.
 pub const ALERT_EVERY: RangeInclusive<Duration> = Duration::from_secs(1)..=MAX_TIMEOUT;
+/// Priority of the node that owns a virtual router's addresses; the largest of the others is one less.
+pub const OWNER: u8 = 255;
+/// Router ids.
+pub const ROUTER_ID: RangeInclusive<u8> = 1..=255;
+/// Priorities, the owner's among them.
+pub const PRIORITY: RangeInclusive<u8> = 1..=OWNER;
+/// Weights of what a virtual router tracks: up to the difference between the largest and the least priority that is no owner's.
+pub const TRACK_WEIGHT: RangeInclusive<u8> = 0..=253;
+/// Time from one advertisement to the next: what its 12 bits of hundredths of a second hold.
+pub const ADVERTISEMENT_INTERVAL: RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_millis(40_950);
+/// Most VIPs of a virtual router: an advertisement of so many, also of IPv6, fits a packet of 1,280 bytes, the least that every link
+/// carries.
+pub const MAX_VIRTUAL_ADDRESSES: usize = 64;
+/// How long a node may wait until it takes the addresses back.
+pub const FAILBACK_AFTER: RangeInclusive<Duration> = Duration::from_secs(1)..=MAX_TIMEOUT;
+/// Time from one announcement of the addresses to the next.
+pub const ANNOUNCE_INTERVAL: RangeInclusive<Duration> = Duration::from_secs(1)..=DAY;
+/// Time from one run of a tracked program to the next.
+pub const TRACK_EXEC_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..=DAY;
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Longest interface name (`IFNAMSIZ` less its closing zero).
