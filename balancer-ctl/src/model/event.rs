@@ -19,6 +19,18 @@ pub enum EventKind {
     RealChanged,
     /// A real server was removed.
     RealRemoved,
+    /// A virtual router was added.
+    VirtualRouterAdded,
+    /// A virtual router was changed.
+    VirtualRouterChanged,
+    /// A virtual router was removed.
+    VirtualRouterRemoved,
+    /// A virtual router became Active: this node has its VIPs.
+    Active,
+    /// A virtual router became Backup: another node has its VIPs.
+    Backup,
+    /// A virtual router is in fault: this node cannot have its VIPs.
+    Fault,
     /// The configuration file was loaded again.
     Reloaded,
     /// The configuration file could not be loaded again; what ran goes on.
@@ -72,6 +84,12 @@ impl EventKind {
             Self::RealAdded => "real-added",
             Self::RealChanged => "real-changed",
             Self::RealRemoved => "real-removed",
+            Self::VirtualRouterAdded => "virtual-router-added",
+            Self::VirtualRouterChanged => "virtual-router-changed",
+            Self::VirtualRouterRemoved => "virtual-router-removed",
+            Self::Active => "active",
+            Self::Backup => "backup",
+            Self::Fault => "fault",
             Self::Reloaded => "reloaded",
             Self::ReloadFailed => "reload-failed",
             Self::RealDown => "real-down",
@@ -108,6 +126,7 @@ impl EventKind {
             | Self::BackupsIn
             | Self::TableFull
             | Self::RoutesUnwatched
+            | Self::Fault
             | Self::Lost => Level::WARN,
             Self::ServiceAdded
             | Self::ServiceChanged
@@ -115,6 +134,11 @@ impl EventKind {
             | Self::RealAdded
             | Self::RealChanged
             | Self::RealRemoved
+            | Self::VirtualRouterAdded
+            | Self::VirtualRouterChanged
+            | Self::VirtualRouterRemoved
+            | Self::Active
+            | Self::Backup
             | Self::Reloaded
             | Self::RealUp
             | Self::QuorumRegained
@@ -138,6 +162,12 @@ impl EventKind {
             Self::RealAdded => "real added",
             Self::RealChanged => "real changed",
             Self::RealRemoved => "real removed",
+            Self::VirtualRouterAdded => "virtual router added",
+            Self::VirtualRouterChanged => "virtual router changed",
+            Self::VirtualRouterRemoved => "virtual router removed",
+            Self::Active => "Active for the VIPs",
+            Self::Backup => "Backup for the VIPs",
+            Self::Fault => "in fault, cannot have the VIPs",
             Self::Reloaded => "configuration loaded again",
             Self::ReloadFailed => "configuration not loaded, what ran goes on running",
             Self::RealDown => "real down",

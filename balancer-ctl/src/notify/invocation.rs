@@ -98,6 +98,7 @@ impl Severity {
             | EventKind::MaintenanceFailed
             | EventKind::RoutesUnwatched
             | EventKind::ReloadFailed
+            | EventKind::Fault
             | EventKind::Lost => Self::Bad,
             EventKind::RealUp
             | EventKind::QuorumRegained
@@ -113,6 +114,11 @@ impl Severity {
             | EventKind::RealAdded
             | EventKind::RealChanged
             | EventKind::RealRemoved
+            | EventKind::VirtualRouterAdded
+            | EventKind::VirtualRouterChanged
+            | EventKind::VirtualRouterRemoved
+            | EventKind::Active
+            | EventKind::Backup
             | EventKind::Reloaded
             | EventKind::Stopping => Self::Neither,
         }

@@ -13,7 +13,7 @@ use crate::{
 /// How long a program may take when the file does not say.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Events for which programs can be run: all but those that only mean something to a reader of the event stream.
-pub const EVENTS: [EventKind; 24] = [
+pub const EVENTS: [EventKind; 30] = [
     EventKind::RealDown,
     EventKind::RealUp,
     EventKind::QuorumLost,
@@ -36,11 +36,15 @@ pub const EVENTS: [EventKind; 24] = [
     EventKind::RealAdded,
     EventKind::RealChanged,
     EventKind::RealRemoved,
+    EventKind::VirtualRouterAdded,
+    EventKind::VirtualRouterChanged,
+    EventKind::VirtualRouterRemoved,
+    EventKind::Active,
+    EventKind::Backup,
+    EventKind::Fault,
     EventKind::Reloaded,
     EventKind::ReloadFailed,
 ];
-/// Events that are planned.
-const LATER: [&str; 3] = ["active", "backup", "fault"];
 
 impl Reader<'_> {
     pub(super) fn notify(&mut self, root: &dyn TableLike) -> Vec<Notify> {
@@ -100,12 +104,6 @@ impl Reader<'_> {
                     self.problem(at, format!("event `{name}` is named twice: name it once"));
                 }
                 Some(event) => events.push(*event),
-                None if LATER.contains(&name.as_str()) => {
-                    self.problem(
-                        at,
-                        format!("this version does not have event `{name}` yet: remove it"),
-                    );
-                }
                 None => {
                     let known = EVENTS.map(EventKind::name);
                     self.problem(

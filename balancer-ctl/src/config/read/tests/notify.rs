@@ -64,7 +64,8 @@ stdin = "text"
     let events = "`real-down`, `real-up`, `quorum-lost`, `quorum-regained`, `backups-in`, `backups-out`, `table-full`, \
                   `table-recovered`, `checks-stalled`, `checks-resumed`, `dataplane-out-of-sync`, `dataplane-in-sync`, `maintenance-failed`, `maintenance-recovered`, \
                   `routes-unwatched`, `routes-watched`, \
-                  `service-added`, `service-changed`, `service-removed`, `real-added`, `real-changed`, `real-removed`, `reloaded` or `reload-failed`";
+                  `service-added`, `service-changed`, `service-removed`, `real-added`, `real-changed`, `real-removed`, \
+                  `virtual-router-added`, `virtual-router-changed`, `virtual-router-removed`, `active`, `backup`, `fault`, `reloaded` or `reload-failed`";
     assert_eq!(
         errors(text),
         [
@@ -72,7 +73,6 @@ stdin = "text"
             "2:1: notify has no program: add one, as in `run = [\"/usr/local/bin/alert\", \"--verbose\"]`",
             "3:1: unknown key `colour` in `notify`: expected `on`, `run`, `user`, `services`, `timeout`, `alert-after`, \
              `alert-every`, `always-up` or `stdin`",
-            "5:20: this version does not have event `active` yet: remove it",
             &format!("5:30: event `fire` is not known: expected {events}"),
             "5:38: event `real-down` is named twice: name it once",
             "6:7: run is empty: name a program, as in `run = [\"/usr/local/bin/alert\"]`",
