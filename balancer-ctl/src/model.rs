@@ -46,6 +46,7 @@ pub use self::{
     persistence::{Persistence, PersistenceDrain, PersistenceSettings},
     real::{RealServer, RealSettings},
     service::{ServiceSettings, VirtualService},
+    vrrp::VirtualRouter,
 };
 
 /// Transport protocol of a virtual service.
@@ -267,6 +268,8 @@ pub struct Model {
     pub services: Vec<VirtualService>,
     /// Programs to run when events happen.
     pub notify: Vec<Notify>,
+    /// Virtual routers in the order of the file; names are unique.
+    pub vrrp: Vec<VirtualRouter>,
 }
 
 impl Model {

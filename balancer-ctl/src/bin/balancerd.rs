@@ -216,6 +216,7 @@ fn source(arguments: &Arguments, host: String) -> anyhow::Result<Source> {
         },
         services: Vec::new(),
         notify: Vec::new(),
+        vrrp: Vec::new(),
     };
     if let Some(problem) = validate(&model).into_iter().next() {
         bail!(problem.sentence);

@@ -63,6 +63,15 @@ pub fn problems(model: &Model, tls_test: TlsTest) -> Vec<Problem> {
         let run = NamedFile::NotifyProgram(&notify.run, user);
         problems.extend(check_once(Place::Notify(index, "run"), run));
     }
+    for (index, router) in model.vrrp.iter().enumerate() {
+        for (number, exec) in router.track_exec.iter().enumerate() {
+            let place = |key| Place::VrrpTrack(index, "track-exec", number, key);
+            let user = exec.user.as_deref();
+            problems.extend(check_once(place("user"), NamedFile::User(user)));
+            let run = NamedFile::CheckProgram(&exec.run, user);
+            problems.extend(check_once(place("run"), run));
+        }
+    }
     problems
 }
 
@@ -85,7 +94,7 @@ enum NamedFile<'a> {
     Ca(&'a Path),
     Certificate(&'a Path),
     Key(&'a Path),
-    /// The program of an `exec` check, with its arguments, which may be files that it runs, and the user that it runs as.
+    /// The program of an `exec` check or of `track-exec`, with its arguments, which may be files that it runs, and the user that it runs as.
     CheckProgram(&'a [String], Option<&'a str>),
     /// The program of a `[[notify]]` entry, with its arguments and user.
     NotifyProgram(&'a [String], Option<&'a str>),
@@ -276,7 +285,13 @@ mod tests {
                     user = \"no-such-user\"\n\
                     [[service]]\n\
                     address = \"192.0.2.80:82\"\n\
-                    check = { type = \"exec\", run = [\"/bin/true\"], user = \"\" }\n";
+                    check = { type = \"exec\", run = [\"/bin/true\"], user = \"\" }\n\
+                    [[vrrp]]\n\
+                    name = \"outside\"\n\
+                    interface = \"eth0\"\n\
+                    router-id = 51\n\
+                    addresses = [\"192.0.2.80\"]\n\
+                    track-exec = [{ run = [\"/bin/true\"] }, { run = [\"/nonexistent/run\"] }, { run = [\"/bin/true\"], user = \"no-such-user\" }]\n";
         fs::write(&path, text).unwrap();
         let errors = ConfigFile::load(&path, "lb1", |_| None)
             .unwrap_err()
@@ -291,7 +306,9 @@ mod tests {
                  {at}:8:52: run /nonexistent/run: `/nonexistent` does not exist\n\
                  {at}:11:7: run /nonexistent/run: `/nonexistent` does not exist\n\
                  {at}:15:8: user `no-such-user` does not exist on this host\n\
-                 {at}:18:54: user `` does not exist on this host"
+                 {at}:18:54: user `` does not exist on this host\n\
+                 {at}:24:48: run /nonexistent/run: `/nonexistent` does not exist\n\
+                 {at}:24:102: user `no-such-user` does not exist on this host"
             )
         );
         let check = read::checks(

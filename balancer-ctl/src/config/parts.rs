@@ -105,6 +105,8 @@ mod tests {
     const WEB: &str = "[[service]]   # first\naddress = \"192.0.2.80:80\"\n\n  # old\n  [[service.real]]\n  address = \"10.0.0.2\"\n";
     const CHECKED: &str = "[[service]]\naddress = \"192.0.2.80:81\"\n[service.check]\ntype = \"http\"\nbody = '''\n[[service]]\n'''\n\
                            [service.check.headers]\nAccept = \"*/*\"\n[[service.real]]\naddress = \"10.0.0.2\"\n";
+    const VRRP: &str = "[[vrrp]]\nname = \"outside\"\ninterface = \"eth0\"\nrouter-id = 51\naddresses = [\"192.0.2.80/24\"]\n\
+                        [vrrp.track-ping]\ntargets = [\"192.0.2.1\"]\n[[vrrp.track-exec]]\nrun = [\"/bin/true\"]\n";
     const NODE: &str = "[node]\nname = \"lb1\"\n";
 
     #[test]
@@ -124,6 +126,9 @@ mod tests {
             [format!("{WEB}# node\n"), format!("{CHECKED}\n")]
         );
         assert_eq!(parts(NODE), [""; 0]);
+        // So may virtual routers, with tables of their own in them.
+        let text = format!("{VRRP}{WEB}{VRRP}\n{CHECKED}{VRRP}");
+        assert_eq!(parts(&text), [WEB, CHECKED]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod keys;
 pub mod notify;
 mod persistence;
 mod values;
+mod vrrp;
 
 use std::{
     borrow::Cow,
@@ -222,6 +223,7 @@ impl<'t> Reader<'t> {
             dataplane,
             services: self.services(root),
             notify: self.notify(root),
+            vrrp: self.vrrp(root),
         }
     }
 

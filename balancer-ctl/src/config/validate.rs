@@ -3,6 +3,7 @@
 mod check;
 pub mod own;
 mod persistence;
+mod vrrp;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -42,6 +43,13 @@ pub enum Place {
     Check(usize, usize, &'static str),
     /// A key of the n-th `[[notify]]`.
     Notify(usize, &'static str),
+    /// A key of the n-th virtual router.
+    Vrrp(usize, &'static str),
+    /// An entry of a list of addresses or interfaces of a virtual router: which virtual router, which list, which entry.
+    VrrpEntry(usize, &'static str, usize),
+    /// A key of what a virtual router tracks: which virtual router, `track-ping`, `track-services` or `track-exec`, which of them,
+    /// which key.
+    VrrpTrack(usize, &'static str, usize, &'static str),
 }
 
 /// A violated rule.
@@ -71,6 +79,7 @@ pub fn validate(model: &Model) -> Vec<Problem> {
     dataplane(&model.dataplane, &mut problems);
     services(&model.services, &mut problems);
     notify(model, &mut problems);
+    vrrp::all(model, &mut problems);
     problems.0
 }
 

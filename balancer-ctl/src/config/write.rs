@@ -8,7 +8,8 @@ use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, Val
 use super::read::{self, notify::DEFAULT_TIMEOUT};
 use crate::model::{
     AdminState, Check, DataplaneSettings, Mode, Model, Notify, PersistenceSettings, Protocol,
-    RealSettings, ServiceKey, ServiceSettings, StrayReplies, Timeouts, VirtualService,
+    RealSettings, ServiceKey, ServiceSettings, StrayReplies, Timeouts, VirtualRouter,
+    VirtualService,
     check::keys,
     duration,
     limits::max_connections_ipv6,
@@ -18,6 +19,7 @@ use crate::model::{
     service::SERVICE_SETTINGS,
     setting::{self, Setting},
     toml_table::{TableBuilder, lines, non_default, one_line},
+    vrrp::keys as vrrp_keys,
 };
 
 /// The text of a whole file for `model`.
@@ -28,6 +30,7 @@ pub fn text(model: &Model) -> String {
         dataplane,
         services,
         notify,
+        vrrp,
     } = model;
     let mut root = DocumentMut::new();
     let mut name = Table::new();
@@ -40,6 +43,7 @@ pub fn text(model: &Model) -> String {
     }
     put_blocks(&mut root, "service", services.iter().map(whole_service));
     put_blocks(&mut root, "notify", notify.iter().map(notify_block));
+    put_blocks(&mut root, "vrrp", vrrp.iter().map(virtual_router));
     root.to_string()
 }
 
@@ -206,6 +210,10 @@ fn notify_block(notify: &Notify) -> Table {
         non_default(*stdin, Stdin::default()).map(Stdin::name),
     );
     below(builder.0.into_table())
+}
+
+fn virtual_router(router: &VirtualRouter) -> Table {
+    below(vrrp_keys::table(router).into_table())
 }
 
 #[cfg(test)]

@@ -2,14 +2,17 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, time::SystemTime};
 
+use toml_edit::InlineTable;
+
 use crate::{
     model::{
-        AdminState, Check, Model, RealServer, VirtualService,
+        AdminState, Check, Model, RealServer, VirtualRouter, VirtualService,
         check::keys,
         real::REAL_SETTINGS,
         service::SERVICE_SETTINGS,
         setting,
         view::{EventKind, EventRecord},
+        vrrp,
     },
     os::clock,
 };
@@ -52,7 +55,8 @@ impl Event {
     }
 }
 
-/// The events between two models: removed services first, then changed and added ones in the order of `new`.
+/// The events between two models: removed services first, then changed and added ones in the order of `new`;
+/// virtual routers in the same way.
 #[must_use]
 pub fn model_diff(old: &Model, new: &Model) -> Vec<Event> {
     let mut events = Vec::new();
@@ -83,7 +87,42 @@ pub fn model_diff(old: &Model, new: &Model) -> Vec<Event> {
             }
         }
     }
+    virtual_routers(&old.vrrp, &new.vrrp, &mut events);
     events
+}
+
+fn virtual_routers(before: &[VirtualRouter], after: &[VirtualRouter], events: &mut Vec<Event>) {
+    let mut add = |kind, message: &str| events.push(Event::of_node(kind, message));
+    for router in before {
+        if !after.iter().any(|other| other.name == router.name) {
+            add(EventKind::VirtualRouterRemoved, &router.name);
+        }
+    }
+    for router in after {
+        let name = &router.name;
+        match before.iter().find(|other| other.name == *name) {
+            Some(before) if before == router => {}
+            None => {
+                let addresses: Vec<_> = router.addresses.iter().map(ToString::to_string).collect();
+                let message = format!(
+                    "{name}: {} on {}, router id {}, priority {}",
+                    addresses.join(" "),
+                    router.interface,
+                    router.router_id,
+                    router.priority
+                );
+                add(EventKind::VirtualRouterAdded, &message);
+            }
+            Some(before) => {
+                let table = vrrp::keys::table;
+                let changes = key_changes(&table(before), &table(router), vrrp::keys::left_out);
+                add(
+                    EventKind::VirtualRouterChanged,
+                    &format!("{name}: {changes}"),
+                );
+            }
+        }
+    }
 }
 
 fn reals(before: &[RealServer], service: &VirtualService, events: &mut Vec<Event>) {
@@ -153,7 +192,8 @@ fn checks(before: &[Check], after: &[Check]) -> Vec<String> {
             .position(|check| type_of(check) == type_of(removed))
         {
             Some(index) => {
-                let keys = key_changes(removed, added.remove(index));
+                let added = keys::table(added.remove(index));
+                let keys = key_changes(&keys::table(removed), &added, |_| "unset".to_owned());
                 changes.push(format!("check {}: {keys}", type_of(removed)));
             }
             None => changes.push(format!("check removed: {}", keys::summary(removed))),
@@ -164,9 +204,14 @@ fn checks(before: &[Check], after: &[Check]) -> Vec<String> {
     changes
 }
 
-fn key_changes(before: &Check, after: &Check) -> String {
-    let values = |check: &Check| -> BTreeMap<String, String> {
-        keys::table(check)
+/// The keys whose values differ between two tables; `left_out` names the value of a key that a table lacks.
+fn key_changes(
+    before: &InlineTable,
+    after: &InlineTable,
+    left_out: impl Fn(&str) -> String,
+) -> String {
+    let values = |table: &InlineTable| -> BTreeMap<String, String> {
+        table
             .iter()
             .map(|(key, value)| {
                 let text = value
@@ -178,7 +223,7 @@ fn key_changes(before: &Check, after: &Check) -> String {
     };
     let (before, after) = (values(before), values(after));
     let shown = |values: &BTreeMap<String, String>, key: &str| {
-        values.get(key).map_or("unset", String::as_str).to_owned()
+        values.get(key).cloned().unwrap_or_else(|| left_out(key))
     };
     let mut keys: Vec<_> = before.keys().chain(after.keys()).collect();
     keys.sort();
@@ -331,6 +376,56 @@ mod tests {
         assert_eq!(
             events(&model(""), &set)[1],
             "real-added weight 1, nat, backup, state drain"
+        );
+    }
+
+    #[test]
+    fn changes_of_virtual_routers_name_the_files_keys() {
+        let router = |name: &str, lines: &str| {
+            format!(
+                "[[vrrp]]\nname = \"{name}\"\ninterface = \"eth0\"\nrouter-id = {}\naddresses = [\"192.0.2.8{}/24\"]\n{lines}\n",
+                name.len(),
+                name.len()
+            )
+        };
+        let (inside, outside) = (router("in", ""), router("out", ""));
+        let events = |old: &str, new: &str| -> Vec<_> {
+            let events = model_diff(&model(old), &model(new));
+            let shown = events.iter().map(|event| {
+                assert_eq!((&event.service, event.real), (&None, None));
+                format!("{} {}", event.kind.name(), event.message)
+            });
+            shown.collect()
+        };
+        let both = format!("{inside}{outside}");
+        assert_eq!(events(&both, &format!("{outside}{inside}")), [""; 0]);
+        let other = router("other", "priority = 150");
+        assert_eq!(
+            events(&both, &format!("{other}{outside}")),
+            [
+                "virtual-router-removed in",
+                "virtual-router-added other: 192.0.2.85/24 on eth0, router id 5, priority 150",
+            ]
+        );
+        let changed = router(
+            "in",
+            "priority = 150\nadvertisement-interval = \"10ms\"\nfailback = \"after 10m\"\nchecksum = \"plain\"\n\
+             announce-interval = \"never\"\ntrack-interfaces = [\"eth1\"]\ntrack-ping = { targets = [\"192.0.2.1\"] }",
+        );
+        assert_eq!(
+            events(&both, &format!("{changed}{outside}")),
+            [
+                "virtual-router-changed in: advertisement-interval 1s -> 10ms, announce-interval 1m -> never, \
+                 checksum pseudo-header -> plain, failback never -> after 10m, priority 100 -> 150, \
+                 track-interfaces none -> [\"eth1\"], track-ping none -> { targets = [\"192.0.2.1\"] }"
+            ]
+        );
+        let moved = inside.replace("82/24", "83/24").replace("eth0", "eth1");
+        assert_eq!(
+            events(&inside, &moved),
+            [
+                "virtual-router-changed in: addresses [\"192.0.2.82/24\"] -> [\"192.0.2.83/24\"], interface eth0 -> eth1"
+            ]
         );
     }
 }

@@ -15,7 +15,7 @@ pub use crate::model::event::EventKind;
 use crate::model::{
     self, AdminState, Backups, ForwardMethod, HashKey, NoReal, OnDown, PersistenceDrain, Protocol,
     Scheduler, VirtualService, check::keys, counters::Counters, duration, health::AgentRequest,
-    names::names,
+    names::names, vrrp::VirtualRouterState,
 };
 
 /// Answer to `GET /v1/services`.
@@ -358,7 +358,7 @@ pub struct Status {
     /// The node's part in high availability.
     pub role: Role,
     /// Virtual routers; always empty in this version.
-    pub vrrp: Vec<Planned>,
+    pub vrrp: Vec<VirtualRouter>,
     /// Peers; always empty in this version.
     pub peers: Vec<Planned>,
     /// The data plane.
@@ -398,6 +398,29 @@ pub enum Role {
 names!(Role {
     Standalone = "standalone",
 });
+
+/// A virtual router in the status.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VirtualRouter {
+    /// Its name.
+    pub name: String,
+    /// Whether this node is Active or Backup, or cannot be either.
+    pub state: VirtualRouterState,
+    /// Why it is in this state; `None` where all that it tracks is up.
+    pub reason: Option<String>,
+    /// The priority that it has now: less than the configured one while something that it tracks is down.
+    pub priority: u8,
+    /// Its VIPs with the lengths of their networks' prefixes, as in the file.
+    pub addresses: Vec<String>,
+    /// Since when it is in this state, in UTC (RFC 3339).
+    pub since: String,
+    /// Its interface.
+    pub interface: String,
+    /// Its router id.
+    pub router_id: u8,
+    /// The group of virtual routers that are Active together.
+    pub group: Option<String>,
+}
 
 /// The data plane in the status.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,5 +1,7 @@
 //! Virtual routers: which VIPs two nodes share by VRRP, and what decides which of the nodes is Active for them.
 
+pub mod keys;
+
 use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
 
 use crate::model::{

@@ -2,6 +2,7 @@
 
 mod batches;
 mod persistence;
+mod vrrp;
 
 use std::time::Duration;
 

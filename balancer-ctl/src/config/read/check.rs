@@ -1,6 +1,6 @@
 //! Reads `check` of a service: one table or several, each with the keys of its type.
 
-use toml_edit::{Item, TableLike, Value};
+use toml_edit::{Item, TableLike};
 
 use super::{Reader, keys::names, start};
 use crate::{
@@ -122,39 +122,14 @@ impl Reader<'_> {
 
     /// Reads the value of `check`: a table, or a list of tables.
     pub(super) fn checks_of(&mut self, service: usize, item: &Item) -> Vec<Check> {
+        const WRONG: &str = "check must be a table: write `[service.check]` on a line of its own";
         let mut checks = Vec::new();
-        for (at, table) in self.check_tables(item) {
+        for (at, table) in self.tables(item, WRONG) {
             if let Some(check) = self.check(service, checks.len(), table, at) {
                 checks.push(check);
             }
         }
         checks
-    }
-
-    fn check_tables<'a>(&mut self, item: &'a Item) -> Vec<(usize, &'a dyn TableLike)> {
-        const WRONG: &str = "check must be a table: write `[service.check]` on a line of its own";
-        let mut tables: Vec<(usize, &dyn TableLike)> = Vec::new();
-        match item {
-            Item::ArrayOfTables(blocks) => {
-                for block in blocks {
-                    tables.push((block.span().map_or(0, |span| span.start), block));
-                }
-            }
-            Item::Value(Value::Array(values)) => {
-                for value in values {
-                    let at = value.span().map_or(0, |span| span.start);
-                    match value.as_inline_table() {
-                        Some(table) => tables.push((at, table)),
-                        None => self.problem(at, WRONG),
-                    }
-                }
-            }
-            _ => match item.as_table_like() {
-                Some(table) => tables.push((start(item), table)),
-                None => self.problem(start(item), WRONG),
-            },
-        }
-        tables
     }
 
     /// Reads a check; `None` if its type, or a key that its type requires, is missing or wrong.

@@ -15,8 +15,8 @@ pub(super) struct Keys {
 }
 
 pub(super) const FILE: Keys = Keys {
-    known: &["node", "dataplane", "timeouts", "service", "notify"],
-    planned: &["metrics", "vrrp"],
+    known: &["node", "dataplane", "timeouts", "service", "notify", "vrrp"],
+    planned: &["metrics"],
 };
 pub(super) const NODE: Keys = Keys {
     known: &["name"],
@@ -61,6 +61,40 @@ pub(super) const NOTIFY: Keys = Keys {
         "alert-every",
         "always-up",
         "stdin",
+    ],
+    planned: &[],
+};
+pub(super) const VRRP: Keys = Keys {
+    known: &[
+        "name",
+        "interface",
+        "router-id",
+        "priority",
+        "advertisement-interval",
+        "failback",
+        "addresses",
+        "unicast-peers",
+        "group",
+        "track-interfaces",
+        "track-ping",
+        "track-services",
+        "track-exec",
+        "checksum",
+        "announce-interval",
+    ],
+    planned: &[],
+};
+pub(super) const TRACK_PING: Keys = Keys {
+    known: &["targets", "interval", "timeout", "fall", "rise", "weight"],
+    planned: &[],
+};
+pub(super) const TRACK_SERVICE: Keys = Keys {
+    known: &["service", "weight"],
+    planned: &[],
+};
+pub(super) const TRACK_EXEC: Keys = Keys {
+    known: &[
+        "run", "user", "interval", "timeout", "fall", "rise", "weight",
     ],
     planned: &[],
 };
@@ -128,5 +162,20 @@ mod tests {
         assert_eq!(reference("Keys of `[[service.real]]`"), REAL.known);
         assert_eq!(reference("Persistence"), PERSISTENCE.known);
         assert_eq!(reference("Schedulers"), Scheduler::NAMES);
+        assert_eq!(reference("Keys of `[[vrrp]]`"), VRRP.known);
+    }
+
+    #[test]
+    fn the_reference_names_each_key_of_what_a_virtual_router_tracks() {
+        let mut known: Vec<_> = [TRACK_PING, TRACK_SERVICE, TRACK_EXEC]
+            .iter()
+            .flat_map(|keys| keys.known)
+            .copied()
+            .collect();
+        let mut named = reference("Keys of `track-ping`, `track-services` and `track-exec`");
+        known.sort_unstable();
+        known.dedup();
+        named.sort_unstable();
+        assert_eq!(named, known);
     }
 }

@@ -5,6 +5,7 @@ mod fuzz;
 mod health;
 mod notify;
 mod persistence;
+mod vrrp;
 
 use super::*;
 use crate::model::{
@@ -184,6 +185,7 @@ name = "lb7"
             always_up: false,
             stdin: Stdin::Json,
         }],
+        vrrp: Vec::new(),
     };
     assert_eq!(model(text, "lb1"), Ok(expected));
 }
@@ -204,6 +206,7 @@ fn what_is_not_named_has_its_default() {
         },
         services: Vec::new(),
         notify: Vec::new(),
+        vrrp: Vec::new(),
     };
     assert_eq!(read, expected);
 }

@@ -55,6 +55,36 @@ impl Reader<'_> {
         array.iter().collect()
     }
 
+    /// Reads a value that is a table, or a list of tables; returns each with its byte offset. `wrong` says what it must be.
+    pub(super) fn tables<'a>(
+        &mut self,
+        item: &'a Item,
+        wrong: &str,
+    ) -> Vec<(usize, &'a dyn TableLike)> {
+        let mut tables: Vec<(usize, &dyn TableLike)> = Vec::new();
+        match item {
+            Item::ArrayOfTables(blocks) => {
+                for block in blocks {
+                    tables.push((block.span().map_or(0, |span| span.start), block));
+                }
+            }
+            Item::Value(Value::Array(values)) => {
+                for value in values {
+                    let at = value.span().map_or(0, |span| span.start);
+                    match value.as_inline_table() {
+                        Some(table) => tables.push((at, table)),
+                        None => self.problem(at, wrong),
+                    }
+                }
+            }
+            _ => match item.as_table_like() {
+                Some(table) => tables.push((start(item), table)),
+                None => self.problem(start(item), wrong),
+            },
+        }
+        tables
+    }
+
     pub(super) fn string<'a>(
         &mut self,
         table: &'a dyn TableLike,
@@ -103,6 +133,26 @@ impl Reader<'_> {
             let (least, most) = range.into_inner();
             self.problem(
                 start(item),
+                format!("{key} {number} is out of range: {least}..={most}"),
+            );
+        }
+        value
+    }
+
+    /// Reads a whole number. A value that is no `u8` is reported here as out of `range`; the validator checks all others.
+    pub(super) fn byte(
+        &mut self,
+        table: &dyn TableLike,
+        key: &str,
+        place: Place,
+        range: RangeInclusive<u8>,
+    ) -> Option<u8> {
+        let (least, most) = range.into_inner();
+        let number = self.number(table, key, place, u32::from(least)..=u32::from(most))?;
+        let value = u8::try_from(number).ok();
+        if value.is_none() {
+            self.problem_at(
+                place,
                 format!("{key} {number} is out of range: {least}..={most}"),
             );
         }

@@ -8,6 +8,7 @@ mod persistence;
 mod refusals;
 mod reload;
 mod scale;
+mod vrrp;
 
 use std::{collections::HashSet, fs, path::Path};
 

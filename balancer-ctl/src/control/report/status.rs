@@ -252,10 +252,16 @@ fn below_quorum(name: &str, service: &VirtualService, live: u64) -> String {
     )
 }
 
-/// A warning for each VIP that no interface of this host carries.
+/// A warning for each VIP that no interface of this host carries and no virtual router brings.
 #[must_use]
 pub fn vips_without_interface(model: &Model, addresses: &HashSet<IpAddr>) -> Vec<String> {
     let mut told = HashSet::new();
+    let brought: HashSet<_> = model
+        .vrrp
+        .iter()
+        .flat_map(|router| &router.addresses)
+        .map(|brought| brought.address)
+        .collect();
     let interface = model
         .dataplane
         .interfaces
@@ -265,7 +271,7 @@ pub fn vips_without_interface(model: &Model, addresses: &HashSet<IpAddr>) -> Vec
         .services
         .iter()
         .map(|service| service.key.address.ip())
-        .filter(|vip| !addresses.contains(vip) && told.insert(*vip))
+        .filter(|vip| !addresses.contains(vip) && !brought.contains(vip) && told.insert(*vip))
         .map(|vip| {
             let length = if vip.is_ipv4() { 32 } else { 128 };
             format!(
@@ -452,6 +458,19 @@ mod tests {
         assert_eq!(
             assessed(SERVICES, &[], &context),
             (view::Overall::Running, vec![])
+        );
+    }
+
+    #[test]
+    fn a_vip_that_a_virtual_router_brings_is_not_reported() {
+        let router = "[[vrrp]]\nname = \"outside\"\ninterface = \"eth0\"\nrouter-id = 51\n\
+                      addresses = [\"192.0.2.79/24\", \"192.0.2.80/24\"]\n";
+        let addresses = HashSet::new();
+        let warnings = |services: &str| vips_without_interface(&model(services), &addresses);
+        assert_eq!(warnings(&format!("{SERVICES}{router}")), [""; 0]);
+        assert_eq!(
+            warnings(&format!("{SERVICES}{}", router.replace("80/24", "81/24"))),
+            warnings(SERVICES)
         );
     }
 

@@ -8,7 +8,10 @@ use crate::os::fuzz;
 const FILE: &[u8] = b"[dataplane]\ninterfaces = [\"eth0\"]\nmode = \"native\"\n[timeouts]\ntcp = \"15min\"\n\
 [[service]]\nname = \"web\"\naddress = \"192.0.2.80:80\"\nscheduler = \"wrr\"\ncheck = { type = \"http\", path = \"/up\" }\n\
 [[service.real]]\naddress = \"192.168.0.2:80\"\nweight = 3\n\
-[[notify]]\non = [\"real-down\"]\nrun = [\"/usr/local/bin/alert\"]\n";
+[[notify]]\non = [\"real-down\"]\nrun = [\"/usr/local/bin/alert\"]\n\
+[[vrrp]]\nname = \"outside\"\ninterface = \"eth0\"\nrouter-id = 51\naddresses = [\"192.0.2.80/24\"]\nfailback = \"after 1m\"\n\
+track-ping = { targets = [\"192.0.2.1\"], timeout = \"20ms\" }\ntrack-services = [\"web\", { service = \"web2\", weight = 0 }]\n\
+[[service]]\nname = \"web2\"\naddress = \"192.0.2.80:81\"\n";
 const STRANGE: &[u8] = b"\"\\u001b[31m\" = 1\n[dataplane]\ninterfaces = [\"eth\\n0\"]\n";
 const CHECKS: &[u8] = b"[{ type = \"tcp\", send-hex = \"0a0b\", expect = '^x' }, { type = \"dns\", name = \"a.example\" }, \
 { type = \"https\", headers = { Accept = \"a\" }, status = \"200-299\" }, { type = \"agent\", port = 8700, interval = \"2s\" }]";
@@ -20,7 +23,7 @@ fn the_seeds_are_good() {
     assert_eq!(checks(text(CHECKS).parse().unwrap()).unwrap().len(), 4);
     assert_eq!(
         errors(text(STRANGE))[0],
-        "1:1: unknown key `\\u{1b}[31m`: expected `node`, `dataplane`, `timeouts`, `service` or `notify`"
+        "1:1: unknown key `\\u{1b}[31m`: expected `node`, `dataplane`, `timeouts`, `service`, `notify` or `vrrp`"
     );
 }
 
