@@ -43,7 +43,7 @@ pub fn text(model: &Model) -> String {
     }
     put_blocks(&mut root, "service", services.iter().map(whole_service));
     put_blocks(&mut root, "notify", notify.iter().map(notify_block));
-    put_blocks(&mut root, "vrrp", vrrp.iter().map(virtual_router));
+    put_blocks(&mut root, "vrrp", vrrp.iter().map(virtual_router_block));
     root.to_string()
 }
 
@@ -212,7 +212,7 @@ fn notify_block(notify: &Notify) -> Table {
     below(builder.0.into_table())
 }
 
-fn virtual_router(router: &VirtualRouter) -> Table {
+fn virtual_router_block(router: &VirtualRouter) -> Table {
     below(vrrp_keys::table(router).into_table())
 }
 
