@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use syn::visit::{self, Visit};
 
 /// The folders of `balancer-ctl`, from the lowest to the highest, each with those that it may import.
-const FOLDERS: [(&str, &[&str]); 12] = [
+const FOLDERS: [(&str, &[&str]); 13] = [
     ("os", &[]),
     ("model", &["os"]),
     ("netlink", &["model", "os"]),
@@ -21,6 +21,7 @@ const FOLDERS: [(&str, &[&str]); 12] = [
     ("dataplane", &["host", "netlink", "model", "os"]),
     ("health", &["model", "os"]),
     ("notify", &["model", "os"]),
+    ("vrrp", &["host", "netlink", "model", "os"]),
     (
         "control",
         &[
@@ -32,6 +33,7 @@ const FOLDERS: [(&str, &[&str]); 12] = [
             "netlink",
             "notify",
             "os",
+            "vrrp",
         ],
     ),
     ("api", &["control", "config", "model", "os"]),
@@ -48,12 +50,13 @@ const FOLDERS: [(&str, &[&str]); 12] = [
             "model",
             "notify",
             "os",
+            "vrrp",
         ],
     ),
 ];
 
 /// The pure modules of `balancer-ctl`, with the modules in them: they only compute; time is an argument, and results are returned.
-const PURE: [&str; 14] = [
+const PURE: [&str; 16] = [
     "model",
     "config::edit",
     "config::parts",
@@ -68,6 +71,8 @@ const PURE: [&str; 14] = [
     "health::checker",
     "health::schedule",
     "notify::policy",
+    "vrrp::fsm",
+    "vrrp::packet",
 ];
 
 /// What a pure module may not name, by the beginning or the end of a path.
