@@ -2,3 +2,4 @@
 //! Active one, has them.
 
 pub mod packet;
+pub mod socket;

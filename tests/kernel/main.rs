@@ -12,5 +12,5 @@ mod self_test;
 mod table;
 mod takeover;
 mod traffic;
-mod vrrp_addresses;
+mod vrrp;
 mod watch;

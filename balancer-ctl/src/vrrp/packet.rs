@@ -17,7 +17,11 @@
 //! The checksum is that of RFC 1071 over the message, for IPv6 with the pseudo-header (RFC 8200 section 8.1). For IPv4
 //! RFC 9568 has none, but RFC 5798 was read as having one, and keepalived and FRR send it: both forms are received.
 
-use std::{fmt, net::IpAddr, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
 use balancer_common::checksum::Sum;
 
@@ -83,6 +87,40 @@ impl fmt::Display for Interval {
     /// As in `1s` or `250ms`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&duration::exact(self.duration()))
+    }
+}
+
+/// The IP version that a virtual router is of: that of its VIPs, and of its advertisements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4.
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+}
+
+impl Family {
+    /// The multicast group of advertisements over IPv4.
+    pub const GROUP_IPV4: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 18);
+    /// The multicast group of advertisements over IPv6.
+    pub const GROUP_IPV6: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x12);
+
+    /// The family of an address.
+    #[must_use]
+    pub const fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::Ipv4,
+            IpAddr::V6(_) => Self::Ipv6,
+        }
+    }
+
+    /// The multicast group of its advertisements.
+    #[must_use]
+    pub const fn group(self) -> IpAddr {
+        match self {
+            Self::Ipv4 => IpAddr::V4(Self::GROUP_IPV4),
+            Self::Ipv6 => IpAddr::V6(Self::GROUP_IPV6),
+        }
     }
 }
 

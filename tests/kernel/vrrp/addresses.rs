@@ -12,6 +12,8 @@ use balancer_ctl::netlink::{
 use balancer_tests::privileged;
 use xtask::lab::Namespace;
 
+use super::scene;
+
 /// Both kinds of length of both families.
 const ADDRESSES: [(&str, u8); 4] = [
     ("10.9.0.100", 24),
@@ -22,21 +24,6 @@ const ADDRESSES: [(&str, u8); 4] = [
 
 fn addresses() -> [(IpAddr, u8); 4] {
     ADDRESSES.map(|(address, length)| (address.parse().unwrap(), length))
-}
-
-/// A host with an interface `outside`, which has other addresses, and its neighbour.
-fn scene() -> [Namespace; 2] {
-    Namespace::sweep("vrrp");
-    let host = Namespace::new("vrrp").unwrap();
-    let other = Namespace::new("vrrp").unwrap();
-    for name in ["all", "default"] {
-        let variable = format!("net.ipv6.conf.{name}.accept_dad");
-        host.sysctl(&variable, "1").unwrap();
-    }
-    host.connect("outside", &other, "eth0").unwrap();
-    host.address("outside", "10.9.0.1/24").unwrap();
-    host.address("outside", "fd00:9::1/64").unwrap();
-    [host, other]
 }
 
 /// What the kernel has for an address.
