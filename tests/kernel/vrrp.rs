@@ -1,6 +1,7 @@
 //! What VRRP does with the kernel: addresses for a limited time, advertisements, announcements.
 
 mod addresses;
+mod announcements;
 mod sockets;
 
 use xtask::lab::Namespace;

@@ -23,8 +23,7 @@ use std::{
     time::Duration,
 };
 
-use balancer_common::checksum::Sum;
-
+use super::checksum::{PseudoHeader, checksum as sum};
 use crate::model::{duration, names::names};
 
 /// The IP protocol of advertisements.
@@ -227,8 +226,9 @@ impl Advertisement {
             }
         }
         let with_pseudo_header = endpoints.source.is_ipv6() || checksum == Checksum::PseudoHeader;
-        let sum = sum(&message, with_pseudo_header.then_some(endpoints));
-        message[6..8].copy_from_slice(&sum.checksum().to_ne_bytes());
+        let pseudo_header = with_pseudo_header.then(|| pseudo_header(endpoints));
+        let sum = sum(&message, pseudo_header);
+        message[6..8].copy_from_slice(&sum);
         message
     }
 
@@ -298,37 +298,16 @@ fn addresses(bytes: &[u8], is_ipv4: bool) -> Vec<IpAddr> {
 
 /// Whether the checksum is right: over IPv4 in either form, over IPv6 with the pseudo-header.
 fn has_valid_checksum(message: &[u8], endpoints: Endpoints) -> bool {
-    // With its own checksum in it the sum is all ones, and the checksum of that is zero.
-    let holds = |endpoints| sum(message, endpoints).checksum() == 0;
-    holds(Some(endpoints)) || endpoints.source.is_ipv4() && holds(None)
+    let holds = |pseudo_header| sum(message, pseudo_header) == [0, 0];
+    holds(Some(pseudo_header(endpoints))) || endpoints.source.is_ipv4() && holds(None)
 }
 
-/// The sum over a message of whole 16-bit words, and over its pseudo-header between these endpoints.
-fn sum(message: &[u8], endpoints: Option<Endpoints>) -> Sum {
-    let mut sum = words(Sum::new(), message);
-    if let Some(Endpoints {
-        source,
-        destination,
-    }) = endpoints
-    {
-        for address in [source, destination] {
-            sum = match address {
-                IpAddr::V4(v4) => words(sum, &v4.octets()),
-                IpAddr::V6(v6) => words(sum, &v6.octets()),
-            };
-        }
-        // At most 8 + 255 * 16 bytes. In IPv6 these two fields are of 32 bits, whose upper halves are zero.
-        let length = u16::try_from(message.len()).unwrap_or(u16::MAX);
-        sum = sum.number(length).number(PROTOCOL.into());
+const fn pseudo_header(endpoints: Endpoints) -> PseudoHeader {
+    PseudoHeader {
+        source: endpoints.source,
+        destination: endpoints.destination,
+        protocol: PROTOCOL,
     }
-    sum
-}
-
-/// Adds 16-bit words.
-fn words(sum: Sum, bytes: &[u8]) -> Sum {
-    let (words, _) = bytes.as_chunks::<2>();
-    let add = |sum: Sum, word: &[u8; 2]| sum.add(u16::from_ne_bytes(*word).into());
-    words.iter().fold(sum, add)
 }
 
 #[cfg(test)]

@@ -56,7 +56,7 @@ const FOLDERS: [(&str, &[&str]); 13] = [
 ];
 
 /// The pure modules of `balancer-ctl`, with the modules in them: they only compute; time is an argument, and results are returned.
-const PURE: [&str; 16] = [
+const PURE: [&str; 18] = [
     "model",
     "config::edit",
     "config::parts",
@@ -71,6 +71,8 @@ const PURE: [&str; 16] = [
     "health::checker",
     "health::schedule",
     "notify::policy",
+    "vrrp::announcement",
+    "vrrp::checksum",
     "vrrp::fsm",
     "vrrp::packet",
 ];
