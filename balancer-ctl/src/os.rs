@@ -6,9 +6,11 @@ pub mod file;
 #[cfg(test)]
 pub mod fuzz;
 pub mod heap;
+pub mod log_limit;
 pub mod open_files;
 pub mod paths;
 pub mod printable;
 pub mod program;
+pub mod realtime;
 pub mod state_file;
 pub mod systemd;

@@ -28,6 +28,7 @@ use balancer_ctl::{
         program,
     },
     startup::{self, Source},
+    vrrp::guard::process,
 };
 use clap::Parser;
 use tracing::{Level, level_filters::LevelFilter};
@@ -79,6 +80,7 @@ struct Arguments {
 
 fn main() -> ExitCode {
     program::run_if_asked();
+    process::run_if_asked();
     heap::share();
     let arguments = Arguments::parse();
     match run(&arguments) {

@@ -1,0 +1,67 @@
+//! Virtual routers in memory, for tests: they send nothing and set no address; a test says what they report.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::oneshot;
+
+use super::{VirtualRouters, engine::Tracked, report::Report, task::Outcome};
+use crate::model::vrrp::VirtualRouter;
+
+/// What tests set and read.
+#[derive(Debug, Default)]
+pub struct State {
+    /// What [`VirtualRouters::configure`] was last given.
+    pub configured: Vec<VirtualRouter>,
+    /// What [`VirtualRouters::track`] was last given.
+    pub tracked: BTreeMap<String, Tracked>,
+    /// What [`VirtualRouters::set_maintenance`] was last given.
+    pub in_maintenance: bool,
+    /// Whether [`VirtualRouters::succeed`] was called.
+    pub succeeds: bool,
+    /// What [`VirtualRouters::give_up`] replies; `None` = nothing.
+    pub outcome: Option<Outcome>,
+    /// What [`VirtualRouters::report`] returns.
+    pub report: Option<Report>,
+}
+
+/// Virtual routers in memory; clones share their state.
+#[derive(Clone, Debug, Default)]
+pub struct FakeVirtualRouters(Arc<Mutex<State>>);
+
+impl FakeVirtualRouters {
+    /// The state, locked.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl VirtualRouters for FakeVirtualRouters {
+    fn configure(&mut self, routers: &[VirtualRouter]) {
+        self.state().configured = routers.to_vec();
+    }
+
+    fn track(&mut self, tracked: BTreeMap<String, Tracked>) {
+        self.state().tracked = tracked;
+    }
+
+    fn give_up(&mut self, reply: oneshot::Sender<Outcome>) {
+        if let Some(outcome) = self.state().outcome.clone() {
+            drop(reply.send(outcome));
+        }
+    }
+
+    fn succeed(&mut self) {
+        self.state().succeeds = true;
+    }
+
+    fn set_maintenance(&mut self, on: bool) {
+        self.state().in_maintenance = on;
+    }
+
+    fn report(&self) -> Option<Report> {
+        self.state().report.clone()
+    }
+}

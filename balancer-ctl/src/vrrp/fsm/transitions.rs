@@ -1,0 +1,381 @@
+//! What a group does in each state, and how it goes from one to another.
+
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Afterwards, BURST, Cause, INSTABILITY, LEAVING, MAX_FAILURES, Machine, Output, STABLE, State,
+    member::skew,
+};
+use crate::{
+    model::{limits::OWNER, vrrp::Failback},
+    vrrp::packet::Interval,
+};
+
+impl Machine {
+    /// Leaves [`State::Initialize`], if nothing keeps it there (RFC 9568, section 6.4.1).
+    pub(super) fn begin(&mut self, now: Instant, outputs: &mut Vec<Output>) {
+        let kept = match (&self.fault, self.in_maintenance, self.is_stopped) {
+            (_, _, true) => Some(Cause::Stopped),
+            (_, true, _) => Some(Cause::Maintenance),
+            (Some(fault), ..) => Some(Cause::Fault(fault.clone())),
+            (None, ..) => None,
+        };
+        match kept {
+            Some(cause) if cause == self.cause => {}
+            Some(cause) => self.enter(State::Initialize, cause, now, outputs),
+            None => {
+                self.able_since = now;
+                self.yielded = false;
+                if self.priority == OWNER {
+                    self.become_active(Cause::Owner, now, outputs);
+                } else {
+                    self.become_backup(Cause::Started, now, outputs);
+                }
+            }
+        }
+    }
+
+    pub(super) fn become_active(&mut self, cause: Cause, now: Instant, outputs: &mut Vec<Output>) {
+        self.yielded = false;
+        self.succeeds_until = None;
+        // What peers wait for first: an advertisement keeps those that are about to take over from doing so.
+        self.advertise_all(now, outputs);
+        outputs.push(Output::Acquire);
+        outputs.push(Output::Announce);
+        self.announced = 1;
+        self.announce_at = BURST.get(1).map(|after| now + *after);
+        self.enter(State::Active, cause, now, outputs);
+    }
+
+    /// Becomes Backup, and waits as long as that takes for each member.
+    pub(super) fn become_backup(&mut self, cause: Cause, now: Instant, outputs: &mut Vec<Output>) {
+        let priority = self.priority;
+        for member in &mut self.members {
+            member.active_interval = member.settings.interval;
+            member.active = None;
+            member.wait_from(now, priority);
+        }
+        self.enter(State::Backup, cause, now, outputs);
+    }
+
+    pub(super) fn enter(
+        &mut self,
+        state: State,
+        cause: Cause,
+        now: Instant,
+        outputs: &mut Vec<Output>,
+    ) {
+        self.leaves = None;
+        if !matches!(state, State::Active | State::Leaving) {
+            self.announce_at = None;
+        }
+        if self.state != state {
+            self.since = now;
+        }
+        self.state = state;
+        self.cause = cause.clone();
+        outputs.push(Output::Entered(state, cause));
+    }
+
+    pub(super) fn fail(&mut self, now: Instant) {
+        self.failures.push_back(now);
+        while self.failures.len() > MAX_FAILURES {
+            self.failures.pop_front();
+        }
+    }
+
+    /// Gives the addresses up at once.
+    pub(super) fn release(&mut self, cause: Cause, now: Instant, outputs: &mut Vec<Output>) {
+        outputs.push(Output::Release);
+        for member in 0..self.members.len() {
+            outputs.push(Output::Advertise {
+                member,
+                priority: LEAVING,
+            });
+        }
+        self.enter(State::Initialize, cause, now, outputs);
+    }
+
+    /// Backup: looks who is silent.
+    pub(super) fn wait(&mut self, now: Instant, outputs: &mut Vec<Output>) {
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        let mut probes = false;
+        for member in &mut self.members {
+            probes |= is_due(member.probe_at);
+            member.probe_at = member.probe_at.filter(|at| *at > now);
+            if is_due(member.down_at) {
+                member.down_at = None;
+                member.active = None;
+            }
+        }
+        if probes {
+            outputs.push(Output::Probe);
+        }
+        if self.members.iter().all(|member| member.down_at.is_none()) {
+            self.become_active(Cause::Silence, now, outputs);
+        }
+    }
+
+    /// RFC 9568, section 6.4.2.
+    pub(super) fn hear_as_backup(
+        &mut self,
+        number: usize,
+        (source, priority): (IpAddr, u8),
+        interval: Interval,
+        now: Instant,
+        outputs: &mut Vec<Output>,
+    ) {
+        let (own, relieve_after) = (self.priority, self.relieve_after);
+        let takes_over = self.takes_over(now);
+        let succeeds = self.succeeds_until.is_some_and(|until| now < until);
+        let member = &mut self.members[number];
+        if priority == LEAVING {
+            let wait = match succeeds {
+                true => Duration::ZERO,
+                false => skew(member.active_interval, own),
+            };
+            member.down_at = Some(now + wait);
+            member.probe_at = None;
+            if succeeds {
+                self.wait(now, outputs);
+            }
+            return;
+        }
+        let relieves = member.notice(source, priority, own, now, relieve_after);
+        if priority < own && relieves {
+            member.probe_at = None;
+            let soon = now + skew(member.active_interval, own);
+            member.down_at = member.down_at.map(|at| at.min(soon));
+            return;
+        }
+        if priority < own && takes_over {
+            member.probe_at = None;
+            return;
+        }
+        let is_new = member.active_interval != interval;
+        member.active_interval = interval;
+        member.wait_from(now, own);
+        if is_new && interval != member.settings.interval {
+            outputs.push(Output::Adopted {
+                member: number,
+                interval,
+            });
+        }
+    }
+
+    /// Whether a node of lower priority does not stay Active.
+    fn takes_over(&self, now: Instant) -> bool {
+        let able_for = now.saturating_duration_since(self.able_since);
+        !self.yielded
+            && match self.failback {
+                Failback::Never => false,
+                Failback::Immediate => true,
+                Failback::After(delay) => able_for >= delay,
+                Failback::WhenStable => able_for >= self.stability(now),
+            }
+    }
+
+    /// How long this node has to be able to be Active before it counts as stable.
+    fn stability(&self, now: Instant) -> Duration {
+        let is_recent = |at: &&Instant| now.saturating_duration_since(**at) < INSTABILITY;
+        let recent = self.failures.iter().filter(is_recent);
+        recent.fold(STABLE, |wait, _| 2 * wait)
+    }
+
+    /// RFC 9568, section 6.4.3.
+    pub(super) fn hear_as_active(
+        &mut self,
+        number: usize,
+        (source, priority): (IpAddr, u8),
+        interval: Interval,
+        now: Instant,
+        outputs: &mut Vec<Output>,
+    ) {
+        let own = self.priority;
+        let member = &mut self.members[number];
+        // Addresses of one family decide for all: in another family, the other node may have the greater address.
+        let is_greater = number == 0 && source > member.settings.source;
+        if priority > own || priority == own && is_greater {
+            outputs.push(Output::Release);
+            if priority == OWNER && own == OWNER {
+                outputs.push(Output::SecondOwner(source));
+            }
+            self.become_backup(Cause::Other { source, priority }, now, outputs);
+            self.hear_as_backup(number, (source, priority), interval, now, outputs);
+            return;
+        }
+        // At once, but not to each of a flood.
+        let pause = member.settings.interval.duration() / 2;
+        let is_recent = |at: Instant| now.saturating_duration_since(at) < pause;
+        if member.answered_at.is_some_and(is_recent) {
+            return;
+        }
+        member.answered_at = Some(now);
+        member.advertise_at = now + member.settings.interval.duration();
+        outputs.push(Output::Advertise {
+            member: number,
+            priority: own,
+        });
+        if priority != LEAVING {
+            // Neighbours may have learnt the other node's address.
+            outputs.push(Output::Announce);
+        }
+    }
+
+    pub(super) fn hear_as_leaving(
+        &mut self,
+        number: usize,
+        (source, priority): (IpAddr, u8),
+        interval: Interval,
+        now: Instant,
+        outputs: &mut Vec<Output>,
+    ) {
+        if priority == LEAVING {
+            return;
+        }
+        let afterwards = self.leaves.map(|(_, afterwards)| afterwards);
+        outputs.push(Output::Release);
+        match afterwards {
+            Some(Afterwards::Stop) => self.enter(State::Initialize, Cause::Stopped, now, outputs),
+            Some(Afterwards::Maintenance) => {
+                self.enter(State::Initialize, Cause::Maintenance, now, outputs);
+            }
+            Some(Afterwards::Return) | None => {
+                self.yielded = true;
+                self.become_backup(Cause::Relieved(source), now, outputs);
+                self.hear_as_backup(number, (source, priority), interval, now, outputs);
+            }
+        }
+    }
+
+    pub(super) fn leave(
+        &mut self,
+        afterwards: Afterwards,
+        now: Instant,
+        outputs: &mut Vec<Output>,
+    ) {
+        self.enter(State::Leaving, Cause::Leaving, now, outputs);
+        let intervals = self.members.iter().map(|member| member.settings.interval);
+        let longest = intervals.map(Interval::duration).max().unwrap_or_default();
+        // Others take over within a skew time, which is shorter than an interval; the first of these may get lost.
+        let wait = match afterwards {
+            Afterwards::Stop => longest + longest / 16,
+            Afterwards::Return | Afterwards::Maintenance => 3 * longest,
+        };
+        self.leaves = Some((now + wait, afterwards));
+        self.advertise_all(now, outputs);
+    }
+
+    pub(super) fn leave_by(&mut self, afterwards: Afterwards) {
+        if let Some((_, present)) = &mut self.leaves {
+            *present = afterwards;
+        }
+    }
+
+    pub(super) fn go_on_leaving(&mut self, now: Instant, outputs: &mut Vec<Output>) {
+        let Some((until, afterwards)) = self.leaves else {
+            return;
+        };
+        if now < until {
+            self.advertise_and_announce(now, outputs);
+            return;
+        }
+        match afterwards {
+            Afterwards::Return => {
+                self.enter(State::Active, Cause::Alone, now, outputs);
+                self.advertise_all(now, outputs);
+                outputs.push(Output::Announce);
+                outputs.push(Output::NobodyTookOver);
+            }
+            Afterwards::Maintenance => {
+                outputs.push(Output::Release);
+                self.enter(State::Initialize, Cause::Maintenance, now, outputs);
+            }
+            Afterwards::Stop => {
+                outputs.push(Output::Release);
+                self.enter(State::Initialize, Cause::Stopped, now, outputs);
+            }
+        }
+    }
+
+    /// Sends the advertisements and makes the announcement that are due.
+    pub(super) fn advertise_and_announce(&mut self, now: Instant, outputs: &mut Vec<Output>) {
+        let priority = self.stated_priority();
+        for (number, member) in self.members.iter_mut().enumerate() {
+            if member.advertise_at > now {
+                continue;
+            }
+            outputs.push(Output::Advertise {
+                member: number,
+                priority,
+            });
+            let interval = member.settings.interval.duration();
+            let next = member.advertise_at + interval;
+            member.advertise_at = if next > now { next } else { now + interval };
+        }
+        if self.announce_at.is_some_and(|at| at <= now) {
+            outputs.push(Output::Announce);
+            let next = BURST
+                .get(self.announced + 1)
+                .map(|after| *after - BURST[self.announced]);
+            self.announced += 1;
+            let again = Some(self.announce_interval).filter(|interval| !interval.is_zero());
+            self.announce_at = next.or(again).map(|after| now + after);
+        }
+    }
+
+    fn stated_priority(&self) -> u8 {
+        match self.leaves {
+            Some(_) => LEAVING,
+            None => self.priority,
+        }
+    }
+
+    pub(super) fn advertise_all(&mut self, now: Instant, outputs: &mut Vec<Output>) {
+        let priority = self.stated_priority();
+        for (number, member) in self.members.iter_mut().enumerate() {
+            member.advertise_at = now + member.settings.interval.duration();
+            outputs.push(Output::Advertise {
+                member: number,
+                priority,
+            });
+        }
+    }
+
+    /// An Active node that did not run for as long as the fastest Backup node waits may have been replaced: it becomes Backup, and
+    /// takes over again unless it hears another Active node within an interval.
+    pub(super) fn step_back_after_a_stall(&mut self, now: Instant, outputs: &mut Vec<Output>) {
+        if !matches!(self.state, State::Active | State::Leaving) || self.priority == OWNER {
+            return;
+        }
+        let late = self.members.iter().filter_map(|member| {
+            let interval = member.settings.interval.duration();
+            let last = member.advertise_at.checked_sub(interval)?;
+            let silent = now.saturating_duration_since(last);
+            (silent >= 3 * interval).then_some(silent)
+        });
+        let Some(silent) = late.max() else {
+            return;
+        };
+        self.fail(now);
+        outputs.push(Output::Release);
+        if self.is_stopped {
+            self.enter(State::Initialize, Cause::Stopped, now, outputs);
+            return;
+        }
+        if self.in_maintenance {
+            self.enter(State::Initialize, Cause::Maintenance, now, outputs);
+            return;
+        }
+        self.become_backup(Cause::Stalled(silent), now, outputs);
+        let priority = self.priority;
+        for member in &mut self.members {
+            let interval = member.settings.interval;
+            member.down_at = Some(now + interval.duration() + skew(interval, priority));
+            member.probe_at = None;
+        }
+    }
+}

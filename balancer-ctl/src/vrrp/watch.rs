@@ -1,0 +1,148 @@
+//! A thread that follows the interfaces and their addresses, and who else claims VIPs, and tells the virtual routers. It may wait for
+//! the kernel, which they must not.
+
+use std::{collections::HashSet, io, net::IpAddr, thread};
+
+use super::{
+    announce::{ClaimWatch, Heard},
+    group::family,
+    interfaces::Interfaces,
+    packet::Family,
+    task::{Command, Commands},
+};
+use crate::{
+    model::vrrp::VirtualRouter,
+    netlink::{Netlink, address, link, monitor::Monitor},
+};
+
+/// How often claims are read, in milliseconds.
+const CLAIMS_INTERVAL: u16 = 50;
+/// The most claims that are read at a time.
+const MAX_CLAIMS: usize = 256;
+
+/// Starts the thread in the network namespace of the calling one. It ends with the thread of the virtual routers.
+///
+/// # Errors
+/// The kernel refused.
+pub fn start(
+    commands: Commands,
+    wanted: std::sync::mpsc::Receiver<Vec<VirtualRouter>>,
+) -> io::Result<()> {
+    thread::Builder::new()
+        .name("vrrp-watch".to_owned())
+        .spawn(move || {
+            let mut watch = Watch {
+                commands,
+                wanted,
+                routers: Vec::new(),
+                interfaces: Interfaces::default(),
+                claims: Vec::new(),
+            };
+            while watch.run().is_some() {}
+        })?;
+    Ok(())
+}
+
+struct Watch {
+    commands: Commands,
+    wanted: std::sync::mpsc::Receiver<Vec<VirtualRouter>>,
+    routers: Vec<VirtualRouter>,
+    interfaces: Interfaces,
+    /// One for each interface and family with virtual routers.
+    claims: Vec<((u32, Family), ClaimWatch)>,
+}
+
+impl Watch {
+    /// Watches until the socket for changes fails; `None` = nobody listens any more.
+    fn run(&mut self) -> Option<()> {
+        let mut monitor = match Monitor::open() {
+            Ok(monitor) => monitor,
+            Err(error) => {
+                tracing::warn!("cannot watch interfaces: {error:#}");
+                thread::sleep(std::time::Duration::from_secs(1));
+                return Some(());
+            }
+        };
+        self.read()?;
+        loop {
+            let changes = match monitor.wait(CLAIMS_INTERVAL) {
+                Ok(changes) => changes,
+                Err(error) => {
+                    tracing::warn!("cannot watch interfaces: {error}");
+                    return Some(());
+                }
+            };
+            let mut is_changed = changes.links || changes.addresses;
+            loop {
+                match self.wanted.try_recv() {
+                    Ok(routers) => {
+                        self.routers = routers;
+                        is_changed = true;
+                    }
+                    Err(std::sync::mpsc::TryRecvError::Empty) => break,
+                    Err(std::sync::mpsc::TryRecvError::Disconnected) => return None,
+                }
+            }
+            if is_changed {
+                self.read()?;
+            }
+            self.read_claims()?;
+        }
+    }
+
+    /// Reads the interfaces and tells of them.
+    fn read(&mut self) -> Option<()> {
+        let read = || -> anyhow::Result<Interfaces> {
+            let mut netlink = Netlink::open()?;
+            Ok(Interfaces {
+                links: link::list(&mut netlink)?,
+                addresses: address::list(&mut netlink)?,
+            })
+        };
+        match read() {
+            Ok(interfaces) => self.interfaces = interfaces,
+            Err(error) => tracing::warn!("cannot list interfaces: {error:#}"),
+        }
+        let wanted: HashSet<(u32, Family)> = self
+            .routers
+            .iter()
+            .filter_map(|router| {
+                let link = self.interfaces.named(&router.interface)?;
+                Some((link.index, family(router)))
+            })
+            .collect();
+        self.claims.retain(|(watched, _)| wanted.contains(watched));
+        for key in wanted {
+            if self.claims.iter().all(|(watched, _)| *watched != key)
+                && let Ok(watch) = ClaimWatch::open(key.0, key.1)
+            {
+                self.claims.push((key, watch));
+            }
+        }
+        self.commands
+            .send(Command::Interfaces(self.interfaces.clone()))
+    }
+
+    fn read_claims(&mut self) -> Option<()> {
+        let addresses = self.routers.iter().flat_map(|router| &router.addresses);
+        let vips: HashSet<IpAddr> = addresses.map(|one| one.address).collect();
+        for ((index, _), watch) in &self.claims {
+            let mut told = HashSet::new();
+            for _ in 0..MAX_CLAIMS {
+                let claim = match watch.read() {
+                    Ok(Heard::Claim(claim)) => claim,
+                    Ok(Heard::NoClaim) => continue,
+                    Ok(Heard::Nothing) | Err(_) => break,
+                };
+                if vips.contains(&claim.address) && told.insert((claim.address, claim.mac)) {
+                    self.commands.send(Command::Claimed {
+                        index: *index,
+                        address: claim.address,
+                        mac: claim.mac,
+                    })?;
+                }
+            }
+        }
+        Some(())
+    }
+}
