@@ -25,7 +25,7 @@ use clap::{CommandFactory as _, Parser as _};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 
-use self::arguments::{Arguments, Command};
+use self::arguments::{Arguments, Command, Node};
 use crate::{
     api::{
         ChangeResult,
@@ -147,6 +147,14 @@ async fn run(arguments: Arguments, load: LoadConfig) -> Result<ExitCode, Command
         Command::Trace(arguments) => trace::trace(&context, arguments).await?,
         Command::Persistence(arguments) => persistence::persistence(&context, arguments).await?,
         Command::Status(arguments) => return status::status(&context, &arguments).await,
+        Command::Failover => context.change(hyper::Method::POST, "/v1/failover").await?,
+        Command::Node(node) => {
+            let method = match node {
+                Node::Maintenance => hyper::Method::POST,
+                Node::Ready => hyper::Method::DELETE,
+            };
+            context.change(method, "/v1/node/maintenance").await?;
+        }
         Command::Events => events::follow(&context).await?,
         Command::Check(arguments) => check(&context, &arguments.file, load)?,
         Command::Reload => context.change(hyper::Method::POST, "/v1/reload").await?,

@@ -5,3 +5,4 @@ pub mod conditions;
 pub mod daemon;
 pub mod load;
 pub mod report;
+pub mod tracking;

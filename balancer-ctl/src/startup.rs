@@ -16,14 +16,16 @@ use crate::{
     control::{
         availability::Availability,
         daemon::{
-            Daemon, DaemonConfig, MAX_QUEUED_EVENTS, MAX_QUEUED_MESSAGES, Message, with_location,
+            self, Daemon, DaemonConfig, MAX_QUEUED_EVENTS, MAX_QUEUED_MESSAGES, Message,
+            with_location,
         },
     },
     dataplane::{self, Dataplane},
     health::{Checkers, Health},
     model::Model,
     notify::Notifier,
-    os::{clock, systemd},
+    os::{clock, state_file::StateFile, systemd},
+    vrrp::{VirtualRouters, report::Change, task::Vrrp},
 };
 
 /// How long clients that follow events have to read the last one.
@@ -73,6 +75,7 @@ impl Serving {
         source: Source,
         socket: &Path,
         addresses: fn() -> io::Result<HashSet<IpAddr>>,
+        vrrp: daemon::Vrrp,
     ) -> anyhow::Result<Self> {
         let (listener, control) = ControlSocket::bind(socket)?;
         let listener = UnixListener::from_std(listener).context("cannot listen")?;
@@ -104,6 +107,7 @@ impl Serving {
             availability,
             events: events.clone(),
             addresses,
+            vrrp,
         })?;
         let router = server::router(DaemonHandle {
             messages: messages.clone(),
@@ -160,7 +164,17 @@ pub fn serve(
             Health::start(Some(state.join("health.json"))).context("cannot start the checkers")?;
         let notifier = Notifier::start(state).context("cannot start the notifier")?;
         let checkers = Box::new(health);
-        let serving = Serving::start(open, checkers, Some(notifier), source, socket, addresses)?;
+        let kept = StateFile::at(&state.join("node"));
+        let vrrp = daemon::Vrrp::new(Box::new(start_vrrp), Some(kept));
+        let serving = Serving::start(
+            open,
+            checkers,
+            Some(notifier),
+            source,
+            socket,
+            addresses,
+            vrrp,
+        )?;
         let messages = serving.messages();
         tokio::spawn(async move {
             // What is found while the daemon is busy waits with the checkers, the latest of each.
@@ -178,6 +192,12 @@ pub fn serve(
     // What looks at files that do not answer is not waited for.
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     result
+}
+
+/// Starts the thread of the virtual routers.
+fn start_vrrp() -> io::Result<(Box<dyn VirtualRouters>, mpsc::Receiver<Change>)> {
+    let (vrrp, changes) = Vrrp::start()?;
+    Ok((Box::new(vrrp), changes))
 }
 
 struct Signals {

@@ -85,7 +85,7 @@ fn each_shell_completes_what_the_help_lists() {
             assert!(text.contains(name), "{shell} lacks {name}");
         }
         // Of later versions.
-        for name in ["doctor", "failover"] {
+        for name in ["doctor", "restore"] {
             assert!(!text.contains(name), "{shell} has {name}");
         }
     }

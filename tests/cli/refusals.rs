@@ -158,7 +158,6 @@ fn what_this_version_does_not_have_is_refused_by_name() {
             "restore",
             "write the configuration file, then `reload`",
         ),
-        ("failover --to lb2", "failover", "there is only this node"),
         ("doctor", "doctor", "use `status`"),
     ] {
         let sentence =

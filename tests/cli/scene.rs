@@ -9,14 +9,18 @@ use std::{
 };
 
 use balancer_ctl::{
-    control::{daemon::Message, load::load},
+    control::{
+        daemon::{Message, Vrrp},
+        load::load,
+    },
     dataplane::fake::FakeDataplane,
     health::{AgentReply, CheckState, CheckUpdate, UNKNOWN_TIME, fake::FakeCheckers},
     startup::{Serving, Source},
+    vrrp::{VirtualRouters, fake::FakeVirtualRouters},
 };
 use balancer_tests::daemon::binary;
 use tempfile::TempDir;
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, sync::mpsc};
 
 /// The configuration file that a scene begins with.
 pub const FILE: &str = "\
@@ -32,6 +36,8 @@ interfaces = [\"eth0\", \"eth1\"]
 pub struct Scene {
     pub dataplane: FakeDataplane,
     checkers: FakeCheckers,
+    /// The virtual routers in memory.
+    pub vrrp: FakeVirtualRouters,
     serving: Option<Serving>,
     runtime: Runtime,
     folder: TempDir,
@@ -71,7 +77,12 @@ impl Scene {
         let file = load(&path, "host").expect("a good file");
         let dataplane = FakeDataplane::default();
         let checkers = FakeCheckers::default();
+        let vrrp = FakeVirtualRouters::default();
         let (opened, watching) = (dataplane.clone(), checkers.clone());
+        let starting = vrrp.clone();
+        let start = move || -> io::Result<(Box<dyn VirtualRouters>, _)> {
+            Ok((Box::new(starting.clone()), mpsc::channel(1).1))
+        };
         let runtime = Runtime::new().expect("a runtime");
         let serving = runtime.block_on(async {
             let socket = folder.path().join("control.sock");
@@ -82,11 +93,13 @@ impl Scene {
                 Source::File(file),
                 &socket,
                 addresses,
+                Vrrp::new(Box::new(start), None),
             )
         });
         Self {
             dataplane,
             checkers,
+            vrrp,
             serving: Some(serving.expect("it starts")),
             runtime,
             folder,

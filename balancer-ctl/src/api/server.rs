@@ -57,6 +57,11 @@ pub fn router(daemon: DaemonHandle) -> Router {
         )
         .route("/v1/events", get(events))
         .route("/v1/reload", post(reload))
+        .route("/v1/failover", post(failover))
+        .route(
+            "/v1/node/maintenance",
+            post(node_maintenance).delete(node_ready),
+        )
         .route("/v1/zero", post(zero))
         .route(
             "/v1/services",
@@ -371,6 +376,26 @@ async fn send(daemon: &DaemonHandle, request: daemon::Request, scope: Scope) -> 
 
 async fn reload(State(daemon): State<DaemonHandle>) -> Answer {
     daemon.ask(Message::Reload).await?;
+    done(Vec::new())
+}
+
+/// Answers when another node has taken over, or none has.
+async fn failover(State(daemon): State<DaemonHandle>) -> Answer {
+    let leaving = daemon.ask(Message::GiveUp).await?;
+    done(leaving.finished().await?)
+}
+
+async fn node_maintenance(State(daemon): State<DaemonHandle>) -> Answer {
+    daemon
+        .ask(|reply| Message::NodeMaintenance(true, reply))
+        .await?;
+    done(Vec::new())
+}
+
+async fn node_ready(State(daemon): State<DaemonHandle>) -> Answer {
+    daemon
+        .ask(|reply| Message::NodeMaintenance(false, reply))
+        .await?;
     done(Vec::new())
 }
 

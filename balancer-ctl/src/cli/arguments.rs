@@ -123,6 +123,14 @@ pub enum Command {
     /// Show the whole node on one screen
     #[command(after_help = "Example:\n  balancer-ctl status --check")]
     Status(Status),
+    /// Give this node's VIPs up, to another node that takes them
+    ///
+    /// The VIPs stay here until another node has taken over. If none does, they stay, and the command fails.
+    #[command(after_help = "Example:\n  balancer-ctl failover")]
+    Failover,
+    /// Keep this node from being Active, or no longer
+    #[command(subcommand)]
+    Node(Node),
     /// Follow changes of state as they happen
     ///
     /// A line on standard error says from when on none is missed.
@@ -152,6 +160,17 @@ pub enum Command {
     Man(ManPage),
     #[command(flatten)]
     Planned(PlannedCommand),
+}
+
+/// What is done with this node.
+#[derive(Debug, Subcommand)]
+pub enum Node {
+    /// Give the VIPs up and stay away from them, also after a restart, until `ready`
+    #[command(after_help = "Example:\n  balancer-ctl node maintenance")]
+    Maintenance,
+    /// Take part again after maintenance
+    #[command(after_help = "Example:\n  balancer-ctl node ready")]
+    Ready,
 }
 
 /// A service as the command's first argument.

@@ -14,8 +14,6 @@ pub enum PlannedCommand {
     #[command(hide = true)]
     Restore(AnyArguments),
     #[command(hide = true)]
-    Failover(AnyArguments),
-    #[command(hide = true)]
     Doctor(AnyArguments),
 }
 
@@ -26,7 +24,6 @@ impl PlannedCommand {
             Self::Top(_) => ("top", "use `list --rate`"),
             Self::Save(_) => ("save", "use `list --json`, or keep the configuration file"),
             Self::Restore(_) => ("restore", "write the configuration file, then `reload`"),
-            Self::Failover(_) => ("failover", "there is only this node"),
             Self::Doctor(_) => ("doctor", "use `status`"),
         };
         format!("this version does not have the command `{name}` yet: {remedy}")

@@ -12,7 +12,10 @@ use super::{
 };
 use crate::{
     api::client::ClientError,
-    model::view::{Overall, Status},
+    model::{
+        view::{Overall, Role, Status},
+        vrrp::VirtualRouterState,
+    },
 };
 
 /// The JSON printed where no daemon answers: fields as in [`Status`].
@@ -95,6 +98,19 @@ fn rendered(status: &Status) -> String {
         ""
     };
     section(&mut rows, "config", [format!("{config}{differs}")]);
+    if status.role != Role::Standalone {
+        let stands_by = if status.high_availability {
+            ", can take over"
+        } else {
+            ""
+        };
+        section(
+            &mut rows,
+            "role",
+            [format!("{}{stands_by}", status.role.name())],
+        );
+        section(&mut rows, "vrrp", lines(&virtual_routers(status)));
+    }
     let interfaces = status.dataplane.interfaces.iter();
     section(
         &mut rows,
@@ -118,6 +134,29 @@ fn rendered(status: &Status) -> String {
     });
     section(&mut rows, "lost", lost);
     table(&[Align::Left, Align::Left], &rows)
+}
+
+fn virtual_routers(status: &Status) -> String {
+    let rows: Vec<_> = status
+        .vrrp
+        .iter()
+        .map(|router| {
+            let state = match router.state {
+                VirtualRouterState::Active => Tone::Good.paint("active"),
+                VirtualRouterState::Backup => "backup".to_owned(),
+                VirtualRouterState::Fault => Tone::Bad.paint("fault"),
+            };
+            vec![
+                router.name.clone(),
+                state,
+                router.addresses.join(" "),
+                format!("on {}", router.interface),
+                format!("priority {}", router.priority),
+                router.reason.clone(),
+            ]
+        })
+        .collect();
+    table(&[Align::Left; 6], &rows)
 }
 
 fn tables(status: &Status) -> String {

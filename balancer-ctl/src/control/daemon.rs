@@ -13,6 +13,7 @@ mod message;
 mod persistence;
 mod reload;
 mod views;
+mod vrrp;
 
 use std::{
     collections::HashSet,
@@ -34,6 +35,7 @@ pub use self::{
     message::{ConnectionPolicy, Message, PersistenceQuery, Reply, Request, Scope},
     persistence::ForgetReport,
     views::ListReport,
+    vrrp::{GiveUp, StartVrrp, Vrrp},
 };
 use crate::{
     config::file::ConfigFile,
@@ -84,6 +86,8 @@ pub struct DaemonConfig {
     pub events: broadcast::Sender<view::EventRecord>,
     /// Reads this host's addresses.
     pub addresses: fn() -> io::Result<HashSet<IpAddr>>,
+    /// The virtual routers, none of which runs yet.
+    pub vrrp: Vrrp,
 }
 
 /// The daemon.
@@ -101,6 +105,7 @@ pub struct Daemon {
     file: Option<ConfigFile>,
     events: broadcast::Sender<view::EventRecord>,
     addresses: fn() -> io::Result<HashSet<IpAddr>>,
+    vrrp: Vrrp,
     /// How many new connections the full tables had refused at the last tick.
     refused: u64,
     /// Since when the configuration file is being loaded again.
@@ -122,6 +127,7 @@ impl Daemon {
             availability,
             events,
             addresses,
+            vrrp,
         } = parts;
         mark_runtime(&mut model, file.as_ref().map(ConfigFile::model));
         dataplane
@@ -141,13 +147,15 @@ impl Daemon {
             file,
             events,
             addresses,
+            vrrp,
             refused: 0,
             reload_began: None,
         };
         heap::trim();
         daemon.take_over_conditions();
-        daemon.checkers.watch(daemon.availability.checkers());
+        daemon.checkers.watch(daemon.wanted_checkers());
         daemon.persist_services();
+        daemon.configure_vrrp();
         let status = daemon.status()?;
         daemon.refused = table_full(&status);
         for reason in &status.reasons {
@@ -202,10 +210,13 @@ impl Daemon {
                     tokio::task::block_in_place(|| self.run_maintenance());
                     next_maintenance = clock::now() + self.dataplane.next_maintenance();
                 }
+                change = self.vrrp.next_change() => self.follow_vrrp(&change),
                 _ = tick.tick() => tokio::task::block_in_place(|| self.tick()),
             }
         }
         systemd::stopping();
+        // First, so that another node takes over soon.
+        tokio::task::block_in_place(|| self.vrrp.stop());
         self.publish(Event::of_node(EventKind::Stopping, "forwarding goes on"));
         // Before the notifier: dropping the checkers stores the time up to which the next daemon takes notifications as made.
         tokio::task::block_in_place(|| drop(self.checkers));
@@ -232,7 +243,12 @@ impl Daemon {
             Message::Forget(query, reply) => drop(reply.send(self.forget(query))),
             Message::Health(service, reply) => drop(reply.send(self.health(service.as_ref()))),
             Message::Status(reply) => drop(reply.send(self.status())),
+            Message::GiveUp(reply) => drop(reply.send(self.give_up())),
+            Message::NodeMaintenance(on, reply) => {
+                drop(reply.send(self.set_node_maintenance(on)));
+            }
             Message::Found(updates) => {
+                self.update_tracking(&updates);
                 let events = self.availability.update(&self.model, updates, clock::now());
                 self.follow_health(events);
             }
@@ -265,6 +281,7 @@ impl Daemon {
     /// Updates the data plane to the present availability and publishes `events`.
     fn follow_health(&mut self, events: Vec<Event>) {
         self.resync();
+        self.track();
         if self.availability.take_new_quorum() {
             self.persist_services();
         }

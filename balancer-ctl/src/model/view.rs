@@ -353,11 +353,11 @@ pub struct Status {
     pub overall: Overall,
     /// Why not everything works, a sentence each.
     pub reasons: Vec<String>,
-    /// Whether a peer can take over; always false in this version.
+    /// Whether another node can take over, as far as this one knows: it hears the Active node, and could be Active itself.
     pub high_availability: bool,
     /// The node's part in high availability.
     pub role: Role,
-    /// Virtual routers; always empty in this version.
+    /// Virtual routers.
     pub vrrp: Vec<VirtualRouter>,
     /// Peers; always empty in this version.
     pub peers: Vec<Planned>,
@@ -391,11 +391,20 @@ names!(Overall {
 /// The node's part in high availability.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// There is only this node.
+    /// It has VIPs that nodes share.
+    Active,
+    /// Another node has them, and this one may take over.
+    Backup,
+    /// It cannot have them.
+    Fault,
+    /// There is no virtual router: it shares no VIP.
     Standalone,
 }
 
 names!(Role {
+    Active = "active",
+    Backup = "backup",
+    Fault = "fault",
     Standalone = "standalone",
 });
 
@@ -406,8 +415,8 @@ pub struct VirtualRouter {
     pub name: String,
     /// Whether this node is Active or Backup, or cannot be either.
     pub state: VirtualRouterState,
-    /// Why it is in this state; `None` where all that it tracks is up.
-    pub reason: Option<String>,
+    /// Why it is in this state.
+    pub reason: String,
     /// The priority that it has now: less than the configured one while something that it tracks is down.
     pub priority: u8,
     /// Its VIPs with the lengths of their networks' prefixes, as in the file.
@@ -420,6 +429,14 @@ pub struct VirtualRouter {
     pub router_id: u8,
     /// The group of virtual routers that are Active together.
     pub group: Option<String>,
+    /// Backup: the address of the Active node that it hears.
+    pub active_node: Option<IpAddr>,
+    /// Advertisements that it sent.
+    pub sent: u64,
+    /// Advertisements of other nodes that it took.
+    pub received: u64,
+    /// Advertisements that it ignored, by reason.
+    pub refused: BTreeMap<String, u64>,
 }
 
 /// The data plane in the status.

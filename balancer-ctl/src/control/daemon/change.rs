@@ -144,8 +144,9 @@ impl Daemon {
         if !self.is_misconfigured {
             self.note(Condition::DataplaneOutOfSync, None);
         }
-        self.checkers.watch(self.availability.checkers());
+        self.checkers.watch(self.wanted_checkers());
         self.persist_services();
+        self.configure_vrrp();
         if let Some(notifier) = &self.notifier {
             notifier.configure(&self.availability.as_reported(&self.model));
         }

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use super::Daemon;
 use crate::{
-    control::{availability::check_targets, report},
+    control::{availability::check_targets, report, tracking},
     health::CheckTarget,
     model::{VirtualService, address::ServiceRef, check::keys, error::ApiError, view},
 };
@@ -65,6 +65,11 @@ impl Daemon {
                     let user = format!("{} {}", report::service_name(service), real.address);
                     used_by.entry(report_key(&target)).or_default().push(user);
                 }
+            }
+        }
+        if key.is_none() {
+            for (target, user) in self.model.vrrp.iter().flat_map(tracking::check_targets) {
+                used_by.entry(report_key(&target)).or_default().push(user);
             }
         }
         let reported = self.model.services.iter();

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use tokio::sync::oneshot;
 
-use super::{ForgetReport, HealthReport, ListReport};
+use super::{ForgetReport, GiveUp, HealthReport, ListReport};
 use crate::{
     health::CheckUpdate,
     model::{
@@ -47,6 +47,10 @@ pub enum Message {
     Status(Reply<view::Status>),
     /// Loads the configuration file again.
     Reload(Reply<()>),
+    /// Gives the VIPs up, to whichever node takes them.
+    GiveUp(Reply<GiveUp>),
+    /// Keeps this node from being Active, or no longer.
+    NodeMaintenance(bool, Reply<()>),
     /// New check states.
     Found(Vec<CheckUpdate>),
     /// Sets the counters of a service, or of all, to zero.

@@ -26,6 +26,7 @@ use crate::{
         real::RealSettings,
         service::ServiceSettings,
     },
+    vrrp::{fake::FakeVirtualRouters, report::Change},
 };
 
 const FILE: &str = r#"# ours
@@ -44,8 +45,19 @@ struct Scene {
     daemon: Daemon,
     dataplane: FakeDataplane,
     checkers: FakeCheckers,
+    vrrp: FakeVirtualRouters,
     events: broadcast::Receiver<view::EventRecord>,
     folder: TempDir,
+}
+
+/// No virtual routers.
+fn no_vrrp() -> Vrrp {
+    Vrrp::new(Box::new(|| Err(io::ErrorKind::Unsupported.into())), None)
+}
+
+/// A receiver of changes that never come.
+fn changed() -> mpsc::Receiver<Change> {
+    mpsc::channel(1).1
 }
 
 fn addresses() -> io::Result<HashSet<IpAddr>> {
@@ -75,6 +87,8 @@ impl Scene {
         let dataplane = FakeDataplane::default();
         let (sender, events) = broadcast::channel(MAX_QUEUED_EVENTS);
         let checkers = FakeCheckers::default();
+        let vrrp = FakeVirtualRouters::default();
+        let starting = vrrp.clone();
         let daemon = Daemon::start(DaemonConfig {
             dataplane: Box::new(dataplane.clone()),
             checkers: Box::new(checkers.clone()),
@@ -84,12 +98,17 @@ impl Scene {
             model,
             events: sender,
             addresses,
+            vrrp: Vrrp::new(
+                Box::new(move || Ok((Box::new(starting.clone()), changed()))),
+                None,
+            ),
         })
         .unwrap();
         Self {
             daemon,
             dataplane,
             checkers,
+            vrrp,
             events,
             folder,
         }

@@ -1,6 +1,10 @@
 //! The daemon's reports: services, connections, status.
 
-use std::{net::SocketAddr, ops::ControlFlow, time::Duration};
+use std::{
+    net::SocketAddr,
+    ops::ControlFlow,
+    time::{Duration, SystemTime},
+};
 
 use super::{Daemon, dataplane_error};
 use crate::{
@@ -16,6 +20,7 @@ use crate::{
         view,
     },
     os::clock,
+    vrrp::report::RouterReport,
 };
 
 /// A reload that lasts as long is a reason in `status`.
@@ -144,6 +149,7 @@ impl Daemon {
         let addresses = (self.addresses)()
             .inspect_err(|error| tracing::warn!(%error, "cannot read this host's addresses"))
             .ok();
+        let report = self.vrrp.report();
         let file = self.file.as_ref();
         let context = ReportContext {
             addresses: addresses.as_ref(),
@@ -152,6 +158,9 @@ impl Daemon {
             failures: self.failures(),
             obstacles: self.checkers.obstacles(),
             is_full: self.conditions.lasts(Condition::TableFull),
+            vrrp: report.routers.into_iter().map(virtual_router).collect(),
+            vrrp_problems: report.problems,
+            in_maintenance: self.vrrp.in_maintenance(),
         };
         Ok(report::status(
             &self.model,
@@ -193,6 +202,30 @@ impl Daemon {
 
     pub(super) fn key(&self, service: &ServiceRef) -> Result<ServiceKey, ApiError> {
         key_in(&self.model, service)
+    }
+}
+
+/// A virtual router as operators see it.
+fn virtual_router(report: RouterReport) -> view::VirtualRouter {
+    let lasts = clock::now().saturating_duration_since(report.since);
+    let since = SystemTime::now().checked_sub(lasts);
+    let refused = report.refused.into_iter();
+    view::VirtualRouter {
+        name: report.name,
+        state: report.state,
+        reason: report.reason,
+        priority: report.priority,
+        addresses: report.addresses.iter().map(ToString::to_string).collect(),
+        since: clock::utc(since.unwrap_or(SystemTime::UNIX_EPOCH)),
+        interface: report.interface,
+        router_id: report.router_id,
+        group: report.group,
+        active_node: report.active_node.map(|(address, _)| address),
+        sent: report.sent,
+        received: report.received,
+        refused: refused
+            .map(|(reason, count)| (reason.to_owned(), count))
+            .collect(),
     }
 }
 

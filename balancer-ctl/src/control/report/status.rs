@@ -9,7 +9,7 @@ use super::{obstacles::unreachable, service_name};
 use crate::{
     control::availability::{Availability, RealStatus, ServiceStatus},
     dataplane::DataplaneStatus,
-    model::{HealthPolicy, Model, VirtualService, view},
+    model::{HealthPolicy, Model, VirtualService, view, vrrp::VirtualRouterState},
 };
 
 /// What the daemon knows beside the model and the data plane.
@@ -27,6 +27,12 @@ pub struct ReportContext<'a> {
     pub obstacles: Vec<String>,
     /// Whether a connection table is full.
     pub is_full: bool,
+    /// The virtual routers.
+    pub vrrp: Vec<view::VirtualRouter>,
+    /// A sentence for each thing that is wrong with them.
+    pub vrrp_problems: Vec<String>,
+    /// Whether an operator keeps this node from being Active.
+    pub in_maintenance: bool,
 }
 
 /// The node's status.
@@ -74,6 +80,7 @@ pub fn status(
             .map(|addresses| vips_without_interface(model, addresses))
             .unwrap_or_default(),
     );
+    reasons.extend(vrrp_problems(context));
     reasons.extend(context.failures.iter().cloned());
     reasons.extend(shortened(
         context.obstacles.clone(),
@@ -96,9 +103,9 @@ pub fn status(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         overall,
         reasons,
-        high_availability: false,
-        role: view::Role::Standalone,
-        vrrp: Vec::new(),
+        high_availability: is_highly_available(context),
+        role: role(&context.vrrp),
+        vrrp: context.vrrp.clone(),
         peers: Vec::new(),
         dataplane: view::Dataplane {
             interfaces: dataplane
@@ -126,6 +133,50 @@ pub fn status(
         config: context.config.clone(),
         runtime_changes: context.runtime_changes,
     }
+}
+
+/// The node's part, by its virtual routers.
+fn role(routers: &[view::VirtualRouter]) -> view::Role {
+    let any = |state| routers.iter().any(|router| router.state == state);
+    if any(VirtualRouterState::Active) {
+        view::Role::Active
+    } else if any(VirtualRouterState::Backup) {
+        view::Role::Backup
+    } else if any(VirtualRouterState::Fault) {
+        view::Role::Fault
+    } else {
+        view::Role::Standalone
+    }
+}
+
+/// Whether this node can take all VIPs over from nodes that it hears.
+fn is_highly_available(context: &ReportContext<'_>) -> bool {
+    let stands_by = |router: &view::VirtualRouter| {
+        router.state == VirtualRouterState::Backup && router.active_node.is_some()
+    };
+    !context.in_maintenance && !context.vrrp.is_empty() && context.vrrp.iter().all(stands_by)
+}
+
+/// What is wrong with virtual routers.
+fn vrrp_problems(context: &ReportContext<'_>) -> Vec<String> {
+    let mut problems = Vec::new();
+    if context.in_maintenance {
+        problems.push(
+            "this node is in maintenance and will not be Active: `balancer-ctl node ready` ends that".to_owned(),
+        );
+    }
+    let faults = context
+        .vrrp
+        .iter()
+        .filter(|router| router.state == VirtualRouterState::Fault);
+    problems.extend(faults.map(|router| {
+        format!(
+            "virtual router {} is in fault: {}",
+            router.name, router.reason
+        )
+    }));
+    problems.extend(context.vrrp_problems.iter().cloned());
+    problems
 }
 
 /// The reason for a full connection table: established connections go on, new ones may be refused.
@@ -305,6 +356,9 @@ mod tests {
         failures: Vec::new(),
         obstacles: Vec::new(),
         is_full: false,
+        vrrp: Vec::new(),
+        vrrp_problems: Vec::new(),
+        in_maintenance: false,
     };
 
     fn assessed(

@@ -345,6 +345,7 @@ fn restarted(restored: [CheckState; 2]) -> (Vec<u32>, Vec<String>, FakeCheckers)
         model,
         events,
         addresses,
+        vrrp: no_vrrp(),
     });
     daemon.unwrap();
     scene.dataplane = dataplane;

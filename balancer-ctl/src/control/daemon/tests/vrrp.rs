@@ -1,6 +1,16 @@
 //! Virtual routers of the file, when it is loaded again and when services change.
 
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
 use super::*;
+use crate::{
+    health::{AgentReply, CheckState, CheckUpdate, UNKNOWN_TIME},
+    model::vrrp::VirtualRouterState,
+    vrrp::{
+        engine::Tracked,
+        report::{Report, RouterReport},
+    },
+};
 
 const VRRP: &str = r#"
 # the VIP
@@ -71,4 +81,209 @@ fn changes_of_services_leave_virtual_routers_as_they_are() {
         .change(Request::DelService(ServiceRef::Key(vip)), Scope::File)
         .unwrap();
     assert_eq!(scene.text(), text);
+}
+
+fn report(state: VirtualRouterState, reason: &str) -> Report {
+    let active = Ipv4Addr::new(192, 0, 2, 2).into();
+    Report {
+        routers: vec![RouterReport {
+            name: "outside".to_owned(),
+            group: None,
+            interface: "eth0".to_owned(),
+            router_id: 51,
+            state,
+            reason: reason.to_owned(),
+            since: clock::now(),
+            priority: 100,
+            configured_priority: 100,
+            addresses: vec!["192.0.2.80/24".parse().unwrap()],
+            active_node: (state == VirtualRouterState::Backup).then_some((active, 150)),
+            sent: 3,
+            received: 4,
+            refused: BTreeMap::from([("checksum", 2)]),
+        }],
+        problems: vec!["something else".to_owned()],
+    }
+}
+
+#[test]
+fn virtual_routers_run_and_are_told_what_is_down() {
+    let mut scene = Scene::with_file(&format!("{FILE}{VRRP}"));
+    let configured = scene.vrrp.state().configured.clone();
+    assert_eq!(configured, scene.daemon.model.vrrp);
+    let penalty = |scene: &Scene, penalty| {
+        let tracked = Tracked {
+            fault: None,
+            penalty,
+        };
+        let expected = BTreeMap::from([("outside".to_owned(), tracked)]);
+        assert_eq!(scene.vrrp.state().tracked, expected);
+    };
+    penalty(&scene, 0);
+    // A service without real servers cannot answer.
+    let real = |scene: &mut Scene, request| scene.change(request, Scope::Runtime).unwrap();
+    let address = RealRef {
+        address: "10.0.0.2".parse().unwrap(),
+        port: Some(80),
+    };
+    let settings = |weight| RealSettings {
+        weight: Some(weight),
+        ..RealSettings::default()
+    };
+    real(
+        &mut scene,
+        Request::EditReal(named("web"), address, settings(0)),
+    );
+    penalty(&scene, 50);
+    let reasons = scene.ask(Message::Status).unwrap().reasons;
+    let sentence =
+        "outside has a priority lower by 50: no real server of service web takes new connections";
+    assert!(reasons.contains(&sentence.to_owned()), "{reasons:?}");
+    real(
+        &mut scene,
+        Request::EditReal(named("web"), address, settings(1)),
+    );
+    penalty(&scene, 0);
+}
+
+#[test]
+fn what_virtual_routers_ping_is_checked_with_the_rest() {
+    let ping = "track-ping = { targets = [\"192.0.2.1\"], weight = 60 }\n";
+    let mut scene = Scene::with_file(&format!("{FILE}{VRRP}{ping}"));
+    let wanted = scene.checkers.state().wanted.clone();
+    let [start] = &wanted[..] else {
+        panic!("{wanted:?}");
+    };
+    assert_eq!(start.target.target.to_string(), "192.0.2.1:0");
+    let update = |up| CheckUpdate {
+        target: start.target.as_ref().clone(),
+        check_state: CheckState {
+            up,
+            decided: true,
+            reason: String::new(),
+            agent_reply: AgentReply::default(),
+            since: UNKNOWN_TIME,
+        },
+    };
+    for (up, penalty) in [(false, 60), (true, 0)] {
+        scene.daemon.answer(Message::Found(vec![update(up)]));
+        assert_eq!(scene.vrrp.state().tracked["outside"].penalty, penalty);
+    }
+}
+
+#[test]
+fn the_status_shows_virtual_routers_and_the_nodes_part() {
+    let mut scene = Scene::with_file(&format!("{FILE}{VRRP}"));
+    let mut status = |report: Report| {
+        scene.vrrp.state().report = Some(report);
+        scene.ask(Message::Status).unwrap()
+    };
+    let active = status(report(
+        VirtualRouterState::Active,
+        "no other node is Active",
+    ));
+    assert_eq!(
+        (active.role, active.high_availability),
+        (view::Role::Active, false)
+    );
+    assert_eq!(active.reasons, ["something else"]);
+    let mut shown = active.vrrp;
+    shown[0].since = String::new();
+    let expected = view::VirtualRouter {
+        name: "outside".to_owned(),
+        state: VirtualRouterState::Active,
+        reason: "no other node is Active".to_owned(),
+        priority: 100,
+        addresses: vec!["192.0.2.80/24".to_owned()],
+        since: String::new(),
+        interface: "eth0".to_owned(),
+        router_id: 51,
+        group: None,
+        active_node: None,
+        sent: 3,
+        received: 4,
+        refused: BTreeMap::from([("checksum".to_owned(), 2)]),
+    };
+    assert_eq!(shown, [expected]);
+    let backup = status(report(
+        VirtualRouterState::Backup,
+        "192.0.2.2 is Active with priority 150",
+    ));
+    assert_eq!(
+        (backup.role, backup.high_availability),
+        (view::Role::Backup, true)
+    );
+    let fault = status(report(
+        VirtualRouterState::Fault,
+        "interface eth0 has no link",
+    ));
+    assert_eq!(
+        (fault.role, fault.high_availability),
+        (view::Role::Fault, false)
+    );
+    assert_eq!(
+        fault.reasons,
+        [
+            "virtual router outside is in fault: interface eth0 has no link",
+            "something else"
+        ]
+    );
+}
+
+#[test]
+fn maintenance_of_the_node_is_told_and_shown() {
+    let mut scene = Scene::with_file(&format!("{FILE}{VRRP}"));
+    scene.vrrp.state().report = Some(Report {
+        problems: Vec::new(),
+        ..report(VirtualRouterState::Backup, "this node is in maintenance")
+    });
+    scene
+        .ask(|reply| Message::NodeMaintenance(true, reply))
+        .unwrap();
+    assert!(scene.vrrp.state().in_maintenance);
+    let status = scene.ask(Message::Status).unwrap();
+    assert!(!status.high_availability);
+    assert_eq!(
+        status.reasons,
+        ["this node is in maintenance and will not be Active: `balancer-ctl node ready` ends that"]
+    );
+    scene
+        .ask(|reply| Message::NodeMaintenance(false, reply))
+        .unwrap();
+    assert!(!scene.vrrp.state().in_maintenance);
+    assert_eq!(scene.ask(Message::Status).unwrap().reasons, [""; 0]);
+}
+
+#[test]
+fn only_an_active_node_gives_up() {
+    let mut scene = Scene::new();
+    let refusal = |scene: &mut Scene| scene.ask(Message::GiveUp).unwrap_err().sentence;
+    assert_eq!(
+        refusal(&mut scene),
+        "there is no virtual router: add a [[vrrp]] block to the configuration file"
+    );
+    let mut scene = Scene::with_file(&format!("{FILE}{VRRP}"));
+    scene.vrrp.state().report = Some(report(VirtualRouterState::Backup, ""));
+    assert_eq!(
+        refusal(&mut scene),
+        "this node is not Active, so it has no VIP to give up: use `failover` on the node that is"
+    );
+    scene.vrrp.state().report = Some(report(VirtualRouterState::Active, ""));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let outside = || vec!["outside: 192.0.2.2 took over".to_owned()];
+    for outcome in [Ok(outside()), Err(outside())] {
+        scene.vrrp.state().outcome = Some(outcome.clone());
+        let leaving = scene.ask(Message::GiveUp).unwrap();
+        let finished = runtime.block_on(leaving.finished());
+        match outcome {
+            Ok(said) => assert_eq!(finished.unwrap(), said),
+            Err(_) => assert_eq!(
+                finished.unwrap_err().sentence,
+                "no other node took over, so this node keeps the VIPs (outside: 192.0.2.2 took over): see that balancerd runs on \
+                 the other node and that both hear each other"
+            ),
+        }
+    }
 }

@@ -1,0 +1,403 @@
+//! What virtual routers track beside interfaces: addresses that are pinged, services, programs. Pings and programs are checks like those
+//! of real servers. Pure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use super::{availability::Availability, report::service_name};
+use crate::{
+    health::{CheckStart, CheckTarget, CheckUpdate},
+    model::{
+        Check, Model, VirtualService,
+        check::{ExecProbe, Initial, Probe, Source, Target, Timing},
+        view::RealState,
+        vrrp::{TrackExec, TrackPing, VirtualRouter},
+    },
+    vrrp::engine::Tracked,
+};
+
+/// The last results of what is pinged and run.
+#[derive(Debug, Default)]
+pub struct Tracking {
+    /// Whether it is up. What is not there has no result yet, and counts as up.
+    states: HashMap<CheckTarget, bool>,
+}
+
+/// What is tracked at present.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrackedNow {
+    /// For each virtual router by name.
+    pub routers: BTreeMap<String, Tracked>,
+    /// A sentence for each thing that is down.
+    pub problems: Vec<String>,
+}
+
+/// Something tracked that is down.
+struct Down {
+    sentence: String,
+    /// 0 = the virtual router is in fault.
+    weight: u8,
+}
+
+impl Tracking {
+    /// The checkers to run beside those of real servers.
+    #[must_use]
+    pub fn checkers(model: &Model) -> Vec<CheckStart> {
+        let routers = model.vrrp.iter();
+        let targets: BTreeSet<_> = routers
+            .flat_map(check_targets)
+            .map(|(target, _)| target)
+            .collect();
+        let start = |target| CheckStart {
+            target: Arc::new(target),
+            from: None,
+        };
+        targets.into_iter().map(start).collect()
+    }
+
+    /// Takes new states over; returns whether something is up that was down, or the other way round.
+    pub fn update(&mut self, updates: &[CheckUpdate]) -> bool {
+        let mut is_new = false;
+        for update in updates {
+            let up = update.check_state.up;
+            let known = self.states.insert(update.target.clone(), up);
+            is_new |= known.unwrap_or(true) != up;
+        }
+        is_new
+    }
+
+    /// Forgets what the model does not track.
+    pub fn retain(&mut self, model: &Model) {
+        let routers = model.vrrp.iter();
+        let wanted: BTreeSet<_> = routers
+            .flat_map(check_targets)
+            .map(|(target, _)| target)
+            .collect();
+        self.states.retain(|target, _| wanted.contains(target));
+    }
+
+    /// What is down for each virtual router.
+    #[must_use]
+    pub fn now(&self, model: &Model, availability: &Availability) -> TrackedNow {
+        let mut now = TrackedNow::default();
+        for router in &model.vrrp {
+            let mut tracked = Tracked::default();
+            for Down { sentence, weight } in self.down(router, model, availability) {
+                if weight == 0 {
+                    tracked.fault.get_or_insert_with(|| sentence.clone());
+                }
+                tracked.penalty = tracked.penalty.saturating_add(weight);
+                let what = match weight {
+                    0 => "is in fault".to_owned(),
+                    weight => format!("has a priority lower by {weight}"),
+                };
+                now.problems
+                    .push(format!("{} {what}: {sentence}", router.name));
+            }
+            now.routers.insert(router.name.clone(), tracked);
+        }
+        now
+    }
+
+    fn down(
+        &self,
+        router: &VirtualRouter,
+        model: &Model,
+        availability: &Availability,
+    ) -> Vec<Down> {
+        let is_up = |target: &CheckTarget| self.states.get(target).copied().unwrap_or(true);
+        let mut down = Vec::new();
+        if let Some(ping) = &router.track_ping
+            && !ping_targets(router, ping).any(|target| is_up(&target))
+        {
+            let addresses: Vec<_> = ping.targets.iter().map(ToString::to_string).collect();
+            let sentence = match &addresses[..] {
+                [one] => format!("{one} does not answer a ping"),
+                several => format!("none of {} answers a ping", several.join(", ")),
+            };
+            down.push(Down {
+                sentence,
+                weight: ping.weight,
+            });
+        }
+        for exec in &router.track_exec {
+            if !is_up(&exec_target(router, exec)) {
+                let program = exec.run.first().map(String::as_str).unwrap_or_default();
+                down.push(Down {
+                    sentence: format!("{program} does not succeed"),
+                    weight: exec.weight,
+                });
+            }
+        }
+        for tracked in &router.track_services {
+            let named = |service: &&VirtualService| {
+                service.name.as_ref() == Some(&tracked.service)
+                    || service.key.to_string() == tracked.service
+            };
+            if let Some(service) = model.services.iter().find(named)
+                && !can_answer(service, availability)
+            {
+                down.push(Down {
+                    sentence: format!(
+                        "no real server of service {} takes new connections",
+                        service_name(service)
+                    ),
+                    weight: tracked.weight,
+                });
+            }
+        }
+        down
+    }
+}
+
+/// Whether a real server takes new connections, or it is not known yet whether one does.
+fn can_answer(service: &VirtualService, availability: &Availability) -> bool {
+    let Some(status) = availability.service(&service.key) else {
+        return true;
+    };
+    let waits = |real: &super::availability::RealStatus| {
+        real.healthy.is_none() && real.state == RealState::Down
+    };
+    status
+        .reals
+        .values()
+        .any(|real| real.weight > 0 || waits(real))
+}
+
+/// What a virtual router pings and runs, each with whom it is for, as the health report names it.
+pub fn check_targets(router: &VirtualRouter) -> impl Iterator<Item = (CheckTarget, String)> {
+    let user = format!("vrrp {}", router.name);
+    let pings = router
+        .track_ping
+        .iter()
+        .flat_map(|ping| ping_targets(router, ping));
+    let programs = router
+        .track_exec
+        .iter()
+        .map(|exec| exec_target(router, exec));
+    pings
+        .chain(programs)
+        .map(move |target| (target, user.clone()))
+}
+
+fn ping_targets(router: &VirtualRouter, ping: &TrackPing) -> impl Iterator<Item = CheckTarget> {
+    let timing = timing((ping.interval, ping.timeout), (ping.rise, ping.fall));
+    let targets = ping.targets.iter();
+    targets.map(move |address| CheckTarget {
+        target: SocketAddr::new(*address, 0),
+        check: Check {
+            probe: Probe::Ping,
+            target: Target::default(),
+            source: Source {
+                interface: is_link_local(*address).then(|| router.interface.clone()),
+                ..Source::default()
+            },
+            timing: timing.clone(),
+        },
+    })
+}
+
+fn exec_target(router: &VirtualRouter, exec: &TrackExec) -> CheckTarget {
+    let vip = router.addresses.first().map(|first| first.address);
+    CheckTarget {
+        target: SocketAddr::new(vip.unwrap_or(IpAddr::from([0, 0, 0, 0])), 0),
+        check: Check {
+            probe: Probe::Exec(ExecProbe {
+                run: exec.run.clone(),
+                user: exec.user.clone(),
+            }),
+            target: Target::default(),
+            source: Source::default(),
+            timing: timing((exec.interval, exec.timeout), (exec.rise, exec.fall)),
+        },
+    }
+}
+
+fn timing(
+    (interval, timeout): (std::time::Duration, std::time::Duration),
+    (rise, fall): (u32, u32),
+) -> Timing {
+    Timing {
+        interval,
+        fast_interval: None,
+        timeout,
+        rise,
+        fall,
+        initial: Initial::Up,
+    }
+}
+
+const fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::read,
+        health::{AgentReply, CheckState, UNKNOWN_TIME, fake::FakeCheckers},
+        os::clock,
+    };
+
+    const FILE: &str = r#"
+        [dataplane]
+        interfaces = ["eth0"]
+        [[service]]
+        name = "web"
+        address = "192.0.2.80:80"
+        check = { type = "tcp" }
+        [[service.real]]
+        address = "10.0.0.2:80"
+        [[vrrp]]
+        name = "outside"
+        interface = "eth0"
+        router-id = 51
+        priority = 150
+        addresses = ["192.0.2.80/24"]
+        track-ping = { targets = ["192.0.2.1", "fe80::1"], interval = "2s", fall = 4, rise = 1, weight = 60 }
+        track-exec = { run = ["/bin/true"], weight = 0 }
+        track-services = [{ service = "web", weight = 20 }]
+    "#;
+
+    fn model() -> Model {
+        read::model(FILE, "lb1").unwrap()
+    }
+
+    fn updated(target: CheckTarget, up: bool) -> CheckUpdate {
+        CheckUpdate {
+            target,
+            check_state: CheckState {
+                up,
+                decided: true,
+                reason: String::new(),
+                agent_reply: AgentReply::default(),
+                since: UNKNOWN_TIME,
+            },
+        }
+    }
+
+    #[test]
+    fn pings_and_programs_are_checks_that_begin_as_up() {
+        let model = model();
+        let checkers = Tracking::checkers(&model);
+        let shown: Vec<_> = checkers
+            .iter()
+            .map(|start| {
+                let Check {
+                    probe,
+                    source,
+                    timing,
+                    ..
+                } = &start.target.check;
+                let interface = source.interface.clone();
+                (
+                    start.target.target.to_string(),
+                    probe.name(),
+                    interface,
+                    timing.fall,
+                    timing.initial,
+                )
+            })
+            .collect();
+        let expected = [
+            ("192.0.2.1:0", "ping", None, 4),
+            ("192.0.2.80:0", "exec", None, 3),
+            ("[fe80::1]:0", "ping", Some("eth0"), 4),
+        ];
+        let expected = expected.map(|(target, probe, interface, fall)| {
+            (
+                target.to_owned(),
+                probe,
+                interface.map(str::to_owned),
+                fall,
+                Initial::Up,
+            )
+        });
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn what_is_down_lowers_the_priority_or_is_a_fault() {
+        let model = model();
+        let availability = Availability::at_start(&model, &FakeCheckers::default(), clock::now());
+        let mut tracking = Tracking::default();
+        let targets: Vec<_> = check_targets(&model.vrrp[0])
+            .map(|(target, _)| target)
+            .collect();
+        let now = |tracking: &Tracking| tracking.now(&model, &availability);
+        let fine = TrackedNow {
+            routers: BTreeMap::from([("outside".to_owned(), Tracked::default())]),
+            problems: Vec::new(),
+        };
+        assert_eq!(now(&tracking), fine, "nothing was probed yet");
+        // One of two answers.
+        assert!(tracking.update(&[updated(targets[0].clone(), false)]));
+        assert!(!tracking.update(&[updated(targets[1].clone(), true)]));
+        assert_eq!(now(&tracking), fine);
+        assert!(tracking.update(&[updated(targets[1].clone(), false)]));
+        let none_answers =
+            "outside has a priority lower by 60: none of 192.0.2.1, fe80::1 answers a ping";
+        let lower = TrackedNow {
+            routers: BTreeMap::from([(
+                "outside".to_owned(),
+                Tracked {
+                    fault: None,
+                    penalty: 60,
+                },
+            )]),
+            problems: vec![none_answers.to_owned()],
+        };
+        assert_eq!(now(&tracking), lower);
+        assert!(tracking.update(&[updated(targets[2].clone(), false)]));
+        let fault = TrackedNow {
+            routers: BTreeMap::from([(
+                "outside".to_owned(),
+                Tracked {
+                    fault: Some("/bin/true does not succeed".to_owned()),
+                    penalty: 60,
+                },
+            )]),
+            problems: vec![
+                none_answers.to_owned(),
+                "outside is in fault: /bin/true does not succeed".to_owned(),
+            ],
+        };
+        assert_eq!(now(&tracking), fault);
+        tracking.retain(&Model {
+            vrrp: Vec::new(),
+            ..model.clone()
+        });
+        assert_eq!(now(&tracking), fine);
+    }
+
+    #[test]
+    fn a_service_without_living_real_servers_lowers_the_priority() {
+        let model = model();
+        let checkers = FakeCheckers::default();
+        let mut availability = Availability::at_start(&model, &checkers, clock::now());
+        let check = availability.checkers()[0].target.as_ref().clone();
+        availability.update(&model, vec![updated(check, false)], clock::now());
+        let now = Tracking::default().now(&model, &availability);
+        let expected = TrackedNow {
+            routers: BTreeMap::from([(
+                "outside".to_owned(),
+                Tracked {
+                    fault: None,
+                    penalty: 20,
+                },
+            )]),
+            problems: vec![
+                "outside has a priority lower by 20: no real server of service web takes new connections"
+                    .to_owned(),
+            ],
+        };
+        assert_eq!(now, expected);
+    }
+}
