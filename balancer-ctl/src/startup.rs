@@ -19,13 +19,14 @@ use crate::{
             self, Daemon, DaemonConfig, MAX_QUEUED_EVENTS, MAX_QUEUED_MESSAGES, Message,
             with_location,
         },
+        load::unusable,
     },
     dataplane::{self, Dataplane},
     health::{Checkers, Health},
     model::Model,
     notify::Notifier,
     os::{clock, state_file::StateFile, systemd},
-    vrrp::{VirtualRouters, report::Change, task::Vrrp},
+    vrrp::{VirtualRouters, report::Update, task::Vrrp},
 };
 
 /// How long clients that follow events have to read the last one.
@@ -165,7 +166,7 @@ pub fn serve(
         let notifier = Notifier::start(state).context("cannot start the notifier")?;
         let checkers = Box::new(health);
         let kept = StateFile::at(&state.join("node"));
-        let vrrp = daemon::Vrrp::new(Box::new(start_vrrp), Some(kept));
+        let vrrp = daemon::Vrrp::new(Box::new(start_vrrp), unusable, Some(kept));
         let serving = Serving::start(
             open,
             checkers,
@@ -195,7 +196,7 @@ pub fn serve(
 }
 
 /// Starts the thread of the virtual routers.
-fn start_vrrp() -> io::Result<(Box<dyn VirtualRouters>, mpsc::Receiver<Change>)> {
+fn start_vrrp() -> io::Result<(Box<dyn VirtualRouters>, mpsc::Receiver<Update>)> {
     let (vrrp, changes) = Vrrp::start()?;
     Ok((Box::new(vrrp), changes))
 }

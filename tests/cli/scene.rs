@@ -93,7 +93,7 @@ impl Scene {
                 Source::File(file),
                 &socket,
                 addresses,
-                Vrrp::new(Box::new(start), None),
+                Vrrp::new(Box::new(start), |_, _| Vec::new(), None),
             )
         });
         Self {

@@ -14,7 +14,7 @@ use balancer_ctl::{
         read::{DEFAULT_MAX_CONNECTIONS, DEFAULT_MAX_PERSISTENCE, DEFAULT_TIMEOUTS},
         validate::validate,
     },
-    control::load::load,
+    control::load::{load, load_to_run},
     dataplane::{
         Dataplane,
         kernel::{self, KernelDataplane, OpenOptions, PacketLog},
@@ -197,7 +197,7 @@ fn source(arguments: &Arguments, host: String) -> anyhow::Result<Source> {
         }
         let path =
             std::path::absolute(path).with_context(|| format!("cannot find {}", path.display()))?;
-        return Ok(Source::File(load(&path, &host)?));
+        return Ok(Source::File(load_to_run(&path, &host)?));
     }
     if path != Path::new(DEFAULT_CONFIG) {
         bail!(

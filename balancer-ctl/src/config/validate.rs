@@ -1,6 +1,7 @@
 //! The rules of a valid model, for the file and for changes alike. Pure.
 
 mod check;
+pub mod host_interfaces;
 pub mod own;
 mod persistence;
 mod vrrp;

@@ -210,7 +210,7 @@ impl Daemon {
                     tokio::task::block_in_place(|| self.run_maintenance());
                     next_maintenance = clock::now() + self.dataplane.next_maintenance();
                 }
-                change = self.vrrp.next_change() => self.follow_vrrp(&change),
+                update = self.vrrp.next_update() => self.follow_vrrp(update),
                 _ = tick.tick() => tokio::task::block_in_place(|| self.tick()),
             }
         }

@@ -6,9 +6,11 @@ use crate::{
     config::{
         file::{ConfigFile, FileError},
         files,
+        validate::{Problem, host_interfaces},
     },
     health::probe::tls_problem,
-    model::Check,
+    model::{Check, Model},
+    netlink::{Netlink, address, link},
 };
 
 /// Loads a file. `host` names the node when the file does not.
@@ -17,6 +19,37 @@ use crate::{
 /// It cannot be read, or something in it, or in a file that it names, is wrong.
 pub fn load(path: &Path, host: &str) -> Result<ConfigFile, FileError> {
     ConfigFile::load(path, host, tls_problem)
+}
+
+/// As [`load`], for a daemon that is about to run it on this host: virtual routers need their interfaces.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_to_run(path: &Path, host: &str) -> Result<ConfigFile, FileError> {
+    let file = load(path, host)?;
+    if file.model().vrrp.is_empty() {
+        return Ok(file);
+    }
+    file.source().load(|model| unusable(model, None))
+}
+
+/// The virtual routers of `wanted` that cannot run on this host as it is now, beside those that run already.
+#[must_use]
+pub fn unusable(wanted: &Model, running: Option<&Model>) -> Vec<Problem> {
+    if wanted.vrrp.is_empty() {
+        return Vec::new();
+    }
+    let read = || -> anyhow::Result<_> {
+        let mut netlink = Netlink::open()?;
+        Ok((link::list(&mut netlink)?, address::list(&mut netlink)?))
+    };
+    match read() {
+        Ok((links, addresses)) => host_interfaces::problems(wanted, running, &links, &addresses),
+        Err(error) => {
+            tracing::warn!("cannot list this host's interfaces: {error:#}");
+            Vec::new()
+        }
+    }
 }
 
 /// What is first wrong with the files that a check names, or with the TLS it would speak with them. Reads them, so that it

@@ -4,6 +4,7 @@ mod ports;
 
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
+    io,
     net::IpAddr,
     time::{Duration, Instant},
 };
@@ -17,7 +18,7 @@ use super::{
     guard::{Answer, Farewell, Guard, HeldAddress, Holding},
     interfaces::Interfaces,
     packet::{Advertisement, Checksum, Endpoints, Family, Malformed},
-    report::{Change, Report, RouterReport, sentence, shown},
+    report::{Change, Report, RouterReport, Update, sentence, shown},
 };
 use crate::{
     model::{
@@ -33,6 +34,9 @@ const MAX_PACKETS: usize = 64;
 const CLAIM: Duration = Duration::from_secs(90);
 /// A claim counts against an Active node when it has been Active for this many of its leases: until then others may not have heard.
 const SETTLED: u32 = 2;
+
+/// An Active node answers claims of others not more often than this.
+const DEFENCE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the rest of the daemon tracks for a virtual router.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,7 +56,7 @@ pub struct Engine {
     tracked: BTreeMap<String, Tracked>,
     in_maintenance: bool,
     guard: Guard,
-    changes: mpsc::Sender<Change>,
+    updates: mpsc::Sender<Update>,
     /// The number of the next group.
     next_number: u64,
 }
@@ -66,6 +70,10 @@ struct Running {
     members: Vec<Member>,
     /// What its machine was last told.
     told: Option<(Option<String>, u8)>,
+    /// It is no longer configured, so that nobody is told of its end.
+    is_gone: bool,
+    /// When somebody else's claim to a VIP was last answered.
+    answered: Option<Instant>,
     /// What was last told of its state.
     shown: Option<Change>,
     /// What the guard could not do.
@@ -93,7 +101,7 @@ struct Member {
 impl Engine {
     /// Without groups.
     #[must_use]
-    pub fn new(changes: mpsc::Sender<Change>) -> Self {
+    pub fn new(updates: mpsc::Sender<Update>) -> Self {
         Self {
             groups: Vec::new(),
             ports: Ports::default(),
@@ -101,7 +109,7 @@ impl Engine {
             tracked: BTreeMap::new(),
             in_maintenance: false,
             guard: Guard::start(),
-            changes,
+            updates,
             next_number: 0,
         }
     }
@@ -113,12 +121,13 @@ impl Engine {
         for group in wanted {
             let same = present.iter().position(|running| running.is_same(&group));
             let running = match same {
-                Some(index) => self.changed(present.swap_remove(index), group),
+                Some(index) => self.changed(present.swap_remove(index), group, now),
                 None => self.started(group, now),
             };
             self.groups.push(running);
         }
         for mut gone in present {
+            gone.is_gone = true;
             let input = Input::Tracked {
                 fault: Some("it is no longer configured".to_owned()),
                 priority: 1,
@@ -141,6 +150,8 @@ impl Engine {
             machine,
             group,
             told: None,
+            is_gone: false,
+            answered: None,
             shown: None,
             problems: Vec::new(),
             claims: BTreeMap::new(),
@@ -149,7 +160,7 @@ impl Engine {
     }
 
     /// A group that goes on with other settings.
-    fn changed(&mut self, mut running: Running, group: Group) -> Running {
+    fn changed(&mut self, mut running: Running, group: Group, now: Instant) -> Running {
         if running.group == group {
             return running;
         }
@@ -164,9 +175,12 @@ impl Engine {
             .collect();
         let settings = group.settings(|router| sources.get(&router.name).copied().flatten());
         running.machine.set(&settings);
-        if has_other_addresses && running.has_addresses() {
+        if running.has_addresses() {
+            // What it says when the daemon dies may have changed, too.
             self.guard.hold(running.holding());
-            self.announce(&running);
+            if has_other_addresses {
+                self.announce(&running, now);
+            }
         }
         running
     }
@@ -319,20 +333,49 @@ impl Engine {
     }
 
     /// Takes the guard's answers.
-    pub fn hear_guard(&mut self) {
-        for Answer { group, problems } in self.guard.answers() {
-            let running = self
-                .groups
-                .iter_mut()
-                .find(|running| running.number == group);
+    pub fn hear_guard(&mut self, now: Instant) {
+        let mut groups = std::mem::take(&mut self.groups);
+        for answer in self.guard.answers() {
+            let (Answer::Set { group, .. } | Answer::Ended { group }) = &answer;
+            let running = groups.iter_mut().find(|running| running.number == *group);
             let Some(running) = running else { continue };
-            for problem in &problems {
-                if !running.problems.contains(problem) {
-                    tracing::error!(group = running.group.key.name(), "{problem}");
+            match answer {
+                Answer::Set { problems, .. } => {
+                    for problem in &problems {
+                        if !running.problems.contains(problem) {
+                            self.warn(problem.clone());
+                        }
+                    }
+                    running.problems = problems;
                 }
+                // It was late, or this thread was, but not for so long that the machine has stepped back.
+                Answer::Ended { .. } if running.has_addresses() => {
+                    self.guard.hold(running.holding());
+                    self.announce(running, now);
+                }
+                Answer::Ended { .. } => {}
             }
-            running.problems = problems;
         }
+        self.groups = groups;
+    }
+
+    fn warn_if(&self, sentence: Option<String>) {
+        if let Some(sentence) = sentence {
+            self.warn(sentence);
+        }
+    }
+
+    /// Has an error of a socket logged, now and then.
+    fn warn_of(&self, port: &Port, what: &str, error: &io::Error, now: Instant) {
+        if port.may_log(now) {
+            let interface = &port.key().interface;
+            self.warn(format!("cannot {what} on interface {interface}: {error}"));
+        }
+    }
+
+    /// Has a line logged, by the daemon: a log that is not read must not stop this thread.
+    fn warn(&self, sentence: String) {
+        let _ = self.updates.try_send(Update::Warning(sentence));
     }
 
     /// Reads what has arrived at a socket; returns whether more may be there.
@@ -347,7 +390,7 @@ impl Engine {
                 Ok(Some(received)) => received,
                 Ok(None) => return false,
                 Err(error) => {
-                    port.log_error("cannot receive advertisements", &error);
+                    self.warn_of(port, "receive advertisements", &error, now);
                     return false;
                 }
             };
@@ -403,29 +446,33 @@ impl Engine {
         let advertisement = match decoded {
             Ok(advertisement) => advertisement,
             Err(malformed) => {
-                member.refuse(
+                let warning = member.refuse(
                     router,
                     source,
                     malformed.name(),
                     &malformed.to_string(),
                     now,
                 );
+                self.warn_if(warning);
                 return;
             }
         };
         if member.source == Some(source) {
             let sentence = "it has this node's own address as its source: another node has this address, or the network \
                             sends back what this node sends";
-            member.refuse(router, source, "own-address", sentence, now);
+            let warning = member.refuse(router, source, "own-address", sentence, now);
+            self.warn_if(warning);
             return;
         }
         if !router.unicast_peers.is_empty() && !router.unicast_peers.contains(&source) {
             let sentence = "its source is none of unicast-peers";
-            member.refuse(router, source, "unknown-peer", sentence, now);
+            let warning = member.refuse(router, source, "unknown-peer", sentence, now);
+            self.warn_if(warning);
             return;
         }
         member.received += 1;
-        member.compare(router, source, &advertisement);
+        let warning = member.compare(router, source, &advertisement);
+        self.warn_if(warning);
         let input = Input::Advertisement {
             member: number,
             source,
@@ -446,22 +493,29 @@ impl Engine {
                     .is_some_and(|link| link.0 == index && link.1 != mac)
                     && router.addresses.iter().any(|one| one.address == address)
             });
+            if !is_claimed {
+                continue;
+            }
             let (state, _, since) = running.machine.state();
             let settled = SETTLED * running.machine.lease();
             let is_active =
                 state == State::Active && now.saturating_duration_since(since) >= settled;
-            if !is_claimed || !is_active {
+            // A Backup node that hears nobody asks before it takes over.
+            if !is_active && !running.machine.is_late() {
                 continue;
             }
             if running.claims.insert(address, (mac, now)).is_none() {
-                tracing::warn!(
-                    group = running.group.key.name(),
-                    address = %address,
-                    mac = shown_mac(mac),
-                    "another machine answers for a VIP of this node"
-                );
+                let group = running.group.key.name();
+                let mac = shown_mac(mac);
+                self.warn(format!(
+                    "{group}: another machine, {mac}, answers for {address}"
+                ));
             }
-            self.handle(running, Input::Announce, now);
+            let is_recent = |at: Instant| now.saturating_duration_since(at) < DEFENCE_INTERVAL;
+            if is_active && !running.answered.is_some_and(is_recent) {
+                running.answered = Some(now);
+                self.handle(running, Input::Announce, now);
+            }
         }
         self.groups = groups;
     }
@@ -512,15 +566,17 @@ impl Engine {
     fn handle(&mut self, running: &mut Running, input: Input, now: Instant) {
         for output in running.machine.handle(input, now) {
             match output {
-                Output::Advertise { member, priority } => self.advertise(running, member, priority),
+                Output::Advertise { member, priority } => {
+                    self.advertise(running, member, priority, now)
+                }
                 Output::Acquire => self.guard.hold(running.holding()),
                 Output::Release => {
                     self.guard.free(running.number);
                     running.claims.clear();
                     running.problems.clear();
                 }
-                Output::Announce => self.announce(running),
-                Output::Probe => self.probe(running),
+                Output::Announce => self.announce(running, now),
+                Output::Probe => self.probe(running, now),
                 Output::Entered(state, cause) => {
                     let change = Change {
                         group: running.group.key.name().to_owned(),
@@ -530,31 +586,32 @@ impl Engine {
                     let is_new =
                         running.shown.as_ref().map(|shown| shown.state) != Some(change.state);
                     let is_fault = change.state == VirtualRouterState::Fault;
-                    if is_new || is_fault && running.shown.as_ref() != Some(&change) {
+                    let is_told = is_new || is_fault && running.shown.as_ref() != Some(&change);
+                    if is_told && !running.is_gone {
                         running.shown = Some(change.clone());
                         // A reader that is so late asks for a report.
-                        let _ = self.changes.try_send(change);
+                        let _ = self.updates.try_send(Update::Changed(change));
                     }
                 }
                 Output::Adopted { member, interval } => {
                     let router = &running.group.routers[member];
-                    tracing::warn!(
-                        vrrp = router.name,
-                        "the Active node advertises every {interval}, and not every {}: give all nodes the same \
+                    self.warn(format!(
+                        "{}: the Active node advertises every {interval}, and not every {}: give all nodes the same \
                          advertisement-interval",
+                        router.name,
                         group::interval(router)
-                    );
+                    ));
                 }
-                Output::NobodyTookOver => tracing::warn!(
-                    group = running.group.key.name(),
-                    "no other node took over, so this one stays Active"
-                ),
+                Output::NobodyTookOver => self.warn(format!(
+                    "{}: no other node took over, so this one stays Active",
+                    running.group.key.name()
+                )),
                 Output::SecondOwner(source) => running.second_owner = Some(source),
             }
         }
     }
 
-    fn advertise(&self, running: &mut Running, number: usize, priority: u8) {
+    fn advertise(&self, running: &mut Running, number: usize, priority: u8, now: Instant) {
         let router = &running.group.routers[number];
         let member = &mut running.members[number];
         let (Some(source), Some(port)) = (member.source, self.port(router)) else {
@@ -564,7 +621,7 @@ impl Engine {
             let message = encoded(router, priority, source, destination);
             match port.send(&message, source, destination) {
                 Ok(()) => member.sent += 1,
-                Err(error) => port.log_error("cannot send an advertisement", &error),
+                Err(error) => self.warn_of(port, "send an advertisement", &error, now),
             }
         }
     }
@@ -573,24 +630,28 @@ impl Engine {
         self.ports.of(&self.port_key(router)?)
     }
 
-    fn announce(&self, running: &Running) {
+    fn announce(&self, running: &Running, now: Instant) {
         for (router, member) in running.group.routers.iter().zip(&running.members) {
             let (Some(port), Some((_, mac))) = (self.port(router), member.link) else {
                 continue;
             };
             for one in &router.addresses {
-                port.announce(one.address, mac);
+                if let Err(error) = port.announce(one.address, mac) {
+                    self.warn_of(port, "announce a VIP", &error, now);
+                }
             }
         }
     }
 
-    fn probe(&self, running: &Running) {
+    fn probe(&self, running: &Running, now: Instant) {
         for (router, member) in running.group.routers.iter().zip(&running.members) {
             let (Some(port), Some((_, mac))) = (self.port(router), member.link) else {
                 continue;
             };
             for one in &router.addresses {
-                port.probe(one.address, mac);
+                if let Err(error) = port.probe(one.address, mac) {
+                    self.warn_of(port, "ask for a VIP", &error, now);
+                }
             }
         }
     }
@@ -728,7 +789,7 @@ impl Running {
 }
 
 impl Member {
-    /// Counts what is not taken, and logs it now and then.
+    /// Counts what is not taken; returns a line to log, now and then.
     fn refuse(
         &mut self,
         router: &VirtualRouter,
@@ -736,27 +797,41 @@ impl Member {
         name: &'static str,
         sentence: &str,
         now: Instant,
-    ) {
+    ) -> Option<String> {
         *self.refused.entry(name).or_default() += 1;
-        if self.log.allows(now) {
-            tracing::warn!(vrrp = router.name, %source, "an advertisement was ignored: {sentence}");
-        }
+        let said = || {
+            format!(
+                "{}: an advertisement of {source} was ignored: {sentence}",
+                router.name
+            )
+        };
+        self.log.allows(now).then(said)
     }
 
-    /// Notes whether another node advertises other addresses.
-    fn compare(&mut self, router: &VirtualRouter, source: IpAddr, advertisement: &Advertisement) {
+    /// Notes whether another node advertises other addresses; returns a line to log if that is new.
+    fn compare(
+        &mut self,
+        router: &VirtualRouter,
+        source: IpAddr,
+        advertisement: &Advertisement,
+    ) -> Option<String> {
         let own: Vec<_> = router.addresses.iter().map(|one| one.address).collect();
         if own == advertisement.addresses {
-            if self.differs.as_ref().is_some_and(|(who, _)| *who == source) {
-                self.differs = None;
-            }
-            return;
+            self.differs.take_if(|(who, _)| *who == source);
+            return None;
         }
         let differs = (source, advertisement.addresses.clone());
-        if self.differs.as_ref() != Some(&differs) {
-            tracing::warn!(vrrp = router.name, %source, "another node advertises other addresses");
-            self.differs = Some(differs);
+        if self.differs.as_ref() == Some(&differs) {
+            return None;
         }
+        let is_new = self.differs.is_none();
+        self.differs = Some(differs);
+        is_new.then(|| {
+            format!(
+                "{}: {source} advertises other addresses than are configured here",
+                router.name
+            )
+        })
     }
 }
 

@@ -285,6 +285,12 @@ impl Machine {
             .map(|(index, _)| index)
     }
 
+    /// Whether a Backup node has not heard an Active one for two intervals: who has the addresses now does not advertise.
+    #[must_use]
+    pub fn is_late(&self) -> bool {
+        self.state == State::Backup && self.members.iter().all(|member| member.is_late)
+    }
+
     /// The times of its failures within the last hour, the latest last.
     #[must_use]
     pub const fn failures(&self) -> &VecDeque<Instant> {

@@ -50,6 +50,15 @@ pub struct RouterReport {
     pub refused: BTreeMap<&'static str, u64>,
 }
 
+/// Something to tell the daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Update {
+    /// A group has another state.
+    Changed(Change),
+    /// A sentence to log.
+    Warning(String),
+}
+
 /// A group of virtual routers has another state, or is in it for another reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {

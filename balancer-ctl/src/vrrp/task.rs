@@ -3,7 +3,7 @@
 //! ```text
 //!   daemon ──Command──▶ ┌──────┐ ◀──advertisements──▶ other nodes
 //!   watch ──Command───▶ │ vrrp │ ──Order──▶ guard ──▶ addresses
-//!   daemon ◀──Change─── └──────┘ ◀─Answer──
+//!   daemon ◀──Update─── └──────┘ ◀─Answer──
 //! ```
 //!
 //! It waits for nothing but the arrival of one of these. A flood of advertisements does not keep it from its timers, nor other threads
@@ -34,7 +34,7 @@ use super::{
     engine::{Engine, Tracked},
     fsm::{Input, State},
     interfaces::Interfaces,
-    report::{Change, Report},
+    report::{Report, Update},
     watch,
 };
 use crate::{
@@ -42,8 +42,8 @@ use crate::{
     os::{clock, realtime},
 };
 
-/// How many changes may wait for the daemon.
-const MAX_CHANGES: usize = 1024;
+/// How many updates may wait for the daemon.
+const MAX_UPDATES: usize = 1024;
 /// How long sockets rest when they had more than a batch of packets.
 const REST: Duration = Duration::from_millis(1);
 /// The longest sleep: a guard that has ended is started again.
@@ -111,20 +111,20 @@ pub struct Vrrp {
 }
 
 impl Vrrp {
-    /// Starts it, and what belongs to it, in the network namespace of the calling thread. Returns also where it tells of changes.
+    /// Starts it, and what belongs to it, in the network namespace of the calling thread. Returns also where it tells what happens.
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn start() -> io::Result<(Self, mpsc::Receiver<Change>)> {
+    pub fn start() -> io::Result<(Self, mpsc::Receiver<Update>)> {
         let (sender, inbox) = std_mpsc::channel();
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let commands = Commands {
             sender,
             wake: Arc::new(EventFd::from_flags(flags)?),
         };
-        let (changes, changed) = mpsc::channel(MAX_CHANGES);
+        let (updates, updated) = mpsc::channel(MAX_UPDATES);
         let wake = Arc::clone(&commands.wake);
-        let run = move || Loop::new(inbox, wake, changes).run();
+        let run = move || Loop::new(inbox, wake, updates).run();
         let thread = thread::Builder::new().name("vrrp".to_owned()).spawn(run)?;
         let (watched, wanted) = std_mpsc::channel();
         watch::start(commands.clone(), wanted)?;
@@ -133,7 +133,7 @@ impl Vrrp {
             watched,
             thread: Some(thread),
         };
-        Ok((vrrp, changed))
+        Ok((vrrp, updated))
     }
 
     fn send(&self, command: Command) {
@@ -205,10 +205,10 @@ impl Loop {
     fn new(
         inbox: std_mpsc::Receiver<Command>,
         wake: Arc<EventFd>,
-        changes: mpsc::Sender<Change>,
+        updates: mpsc::Sender<Update>,
     ) -> Self {
         Self {
-            engine: Engine::new(changes),
+            engine: Engine::new(updates),
             inbox,
             wake,
             leaving: Vec::new(),
@@ -238,7 +238,7 @@ impl Loop {
                 }
             }
             if ready.guard_speaks {
-                self.engine.hear_guard();
+                self.engine.hear_guard(clock::now());
             }
             for number in ready.sockets {
                 if self.engine.receive(number, clock::now()) {

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, future, thread};
 
 use tokio::sync::oneshot;
 
-use super::{Daemon, Message, Reply, dataplane_error, with_location};
+use super::{Daemon, Message, Reply, dataplane_error, vrrp::Unusable, with_location};
 use crate::{
     config::{
         file::{ConfigFile, ConfigSource},
@@ -24,6 +24,7 @@ pub(super) struct Reload {
     source: ConfigSource,
     running: Model,
     local: LocalAddresses,
+    unusable: Unusable,
 }
 
 impl Reload {
@@ -36,9 +37,14 @@ impl Reload {
             source,
             running,
             local,
+            unusable,
         } = self;
         source
-            .load(|wanted| own::problems(wanted, &running, &local))
+            .load(|wanted| {
+                let mut problems = own::problems(wanted, &running, &local);
+                problems.extend(unusable(wanted, Some(&running)));
+                problems
+            })
             .map_err(|error| ApiError::invalid(error.to_string()))
     }
 }
@@ -60,6 +66,7 @@ impl Daemon {
             source: file.source(),
             running: self.model.clone(),
             local: self.dataplane.local_addresses().map_err(dataplane_error)?,
+            unusable: self.vrrp.unusable(),
         })
     }
 

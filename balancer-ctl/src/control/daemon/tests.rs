@@ -26,7 +26,7 @@ use crate::{
         real::RealSettings,
         service::ServiceSettings,
     },
-    vrrp::{fake::FakeVirtualRouters, report::Change},
+    vrrp::{fake::FakeVirtualRouters, report::Update},
 };
 
 const FILE: &str = r#"# ours
@@ -52,11 +52,15 @@ struct Scene {
 
 /// No virtual routers.
 fn no_vrrp() -> Vrrp {
-    Vrrp::new(Box::new(|| Err(io::ErrorKind::Unsupported.into())), None)
+    Vrrp::new(
+        Box::new(|| Err(io::ErrorKind::Unsupported.into())),
+        |_, _| Vec::new(),
+        None,
+    )
 }
 
 /// A receiver of changes that never come.
-fn changed() -> mpsc::Receiver<Change> {
+fn changed() -> mpsc::Receiver<Update> {
     mpsc::channel(1).1
 }
 
@@ -100,6 +104,7 @@ impl Scene {
             addresses,
             vrrp: Vrrp::new(
                 Box::new(move || Ok((Box::new(starting.clone()), changed()))),
+                |_, _| Vec::new(),
                 None,
             ),
         })

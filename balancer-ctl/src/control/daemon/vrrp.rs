@@ -6,13 +6,14 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Daemon;
 use crate::{
+    config::validate::Problem,
     control::tracking::{TrackedNow, Tracking},
     health::{CheckStart, CheckUpdate},
-    model::{diff::Event, error::ApiError, view::EventKind, vrrp::VirtualRouterState},
+    model::{Model, diff::Event, error::ApiError, view::EventKind, vrrp::VirtualRouterState},
     os::state_file::StateFile,
     vrrp::{
         VirtualRouters,
-        report::{Change, Report},
+        report::{Report, Update},
         task::Outcome,
     },
 };
@@ -20,15 +21,19 @@ use crate::{
 /// What the maintenance file says while the node is in maintenance.
 const IN_MAINTENANCE: &str = "maintenance\n";
 
-/// Starts the virtual routers' thread; returns also where it tells of changes.
+/// Starts the virtual routers' thread; returns also where it tells what happens.
 pub type StartVrrp =
-    Box<dyn Fn() -> io::Result<(Box<dyn VirtualRouters>, mpsc::Receiver<Change>)> + Send>;
+    Box<dyn Fn() -> io::Result<(Box<dyn VirtualRouters>, mpsc::Receiver<Update>)> + Send>;
+
+/// Finds the virtual routers of a model that cannot run on this host, beside those of the one that runs.
+pub type Unusable = fn(&Model, Option<&Model>) -> Vec<Problem>;
 
 /// The virtual routers, and what the daemon keeps for them.
 pub struct Vrrp {
     start: StartVrrp,
+    unusable: Unusable,
     running: Option<Box<dyn VirtualRouters>>,
-    changes: Option<mpsc::Receiver<Change>>,
+    updates: Option<mpsc::Receiver<Update>>,
     /// Why they do not run though some are configured.
     problem: Option<String>,
     tracking: Tracking,
@@ -63,7 +68,7 @@ impl GiveUp {
 impl Vrrp {
     /// Without virtual routers; an earlier daemon's maintenance goes on.
     #[must_use]
-    pub fn new(start: StartVrrp, file: Option<StateFile>) -> Self {
+    pub fn new(start: StartVrrp, unusable: Unusable, file: Option<StateFile>) -> Self {
         let kept = file.as_ref().map(StateFile::read);
         let in_maintenance = match kept {
             Some(Ok(text)) => text == IN_MAINTENANCE,
@@ -77,14 +82,21 @@ impl Vrrp {
         };
         Self {
             start,
+            unusable,
             running: None,
-            changes: None,
+            updates: None,
             problem: None,
             tracking: Tracking::default(),
             tracked: TrackedNow::default(),
             in_maintenance,
             file,
         }
+    }
+
+    /// What finds virtual routers that cannot run on this host.
+    #[must_use]
+    pub(super) const fn unusable(&self) -> Unusable {
+        self.unusable
     }
 
     /// Whether an operator keeps this node from being Active.
@@ -114,15 +126,15 @@ impl Vrrp {
         report
     }
 
-    /// Waits for a change; for ever if there are no virtual routers.
-    pub async fn next_change(&mut self) -> Change {
-        if let Some(changes) = &mut self.changes {
-            if let Some(change) = changes.recv().await {
-                return change;
+    /// Waits for an update; for ever if there are no virtual routers.
+    pub async fn next_update(&mut self) -> Update {
+        if let Some(updates) = &mut self.updates {
+            if let Some(update) = updates.recv().await {
+                return update;
             }
             self.problem =
                 Some("the thread of the virtual routers has ended: restart balancerd".to_owned());
-            self.changes = None;
+            self.updates = None;
         }
         std::future::pending().await
     }
@@ -149,9 +161,9 @@ impl Daemon {
         let vrrp = &mut self.vrrp;
         if vrrp.running.is_none() && !self.model.vrrp.is_empty() {
             match (vrrp.start)() {
-                Ok((mut running, changes)) => {
+                Ok((mut running, updates)) => {
                     running.set_maintenance(vrrp.in_maintenance);
-                    (vrrp.running, vrrp.changes) = (Some(running), Some(changes));
+                    (vrrp.running, vrrp.updates) = (Some(running), Some(updates));
                     vrrp.problem = None;
                 }
                 Err(error) => {
@@ -190,8 +202,15 @@ impl Daemon {
         self.vrrp.tracking.update(updates);
     }
 
-    /// Publishes a change of a group of virtual routers.
-    pub(super) fn follow_vrrp(&self, change: &Change) {
+    /// Publishes a change of a group of virtual routers, or logs what its thread says.
+    pub(super) fn follow_vrrp(&self, update: Update) {
+        let change = match update {
+            Update::Changed(change) => change,
+            Update::Warning(sentence) => {
+                tracing::warn!("{sentence}");
+                return;
+            }
+        };
         let kind = match change.state {
             VirtualRouterState::Active => EventKind::Active,
             VirtualRouterState::Backup => EventKind::Backup,

@@ -6,10 +6,11 @@ use std::{
     fs, io,
     net::IpAddr,
     os::fd::{AsFd as _, BorrowedFd},
+    time::Instant,
 };
 
 use crate::{
-    os::{clock, log_limit::LogLimit},
+    os::log_limit::LogLimit,
     vrrp::{
         announce::Announcer,
         packet::Family,
@@ -127,26 +128,24 @@ impl Port {
     }
 
     /// Tells neighbours that a VIP is at this MAC address.
-    pub fn announce(&self, vip: IpAddr, mac: [u8; 6]) {
-        let sent = self.announcer.announce(vip, mac, self.is_router);
-        if let Err(error) = sent {
-            self.log_error("cannot announce a VIP", &error);
-        }
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn announce(&self, vip: IpAddr, mac: [u8; 6]) -> io::Result<()> {
+        self.announcer.announce(vip, mac, self.is_router)
     }
 
     /// Asks who has a VIP.
-    pub fn probe(&self, vip: IpAddr, mac: [u8; 6]) {
-        let sent = self.announcer.probe(vip, mac);
-        if let Err(error) = sent {
-            self.log_error("cannot ask for a VIP", &error);
-        }
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn probe(&self, vip: IpAddr, mac: [u8; 6]) -> io::Result<()> {
+        self.announcer.probe(vip, mac)
     }
 
-    /// Logs an error, now and then.
-    pub fn log_error(&self, what: &str, error: &io::Error) {
-        if self.log.borrow_mut().allows(clock::now()) {
-            tracing::warn!(interface = self.key.interface, %error, "{what}");
-        }
+    /// Whether another error of it may be logged.
+    pub fn may_log(&self, now: Instant) -> bool {
+        self.log.borrow_mut().allows(now)
     }
 }
 

@@ -18,6 +18,8 @@ pub(super) struct Member {
     pub(super) down_at: Option<Instant>,
     /// Backup: when the Active node is late by an interval, so that it is worth asking for it.
     pub(super) probe_at: Option<Instant>,
+    /// Backup: the Active node was late, and was not heard since.
+    pub(super) is_late: bool,
     /// Active, leaving: when the next advertisement is due.
     pub(super) advertise_at: Instant,
     /// Active: when it last answered a lower priority.
@@ -44,6 +46,7 @@ impl Member {
             active_interval: settings.interval,
             down_at: None,
             probe_at: None,
+            is_late: false,
             advertise_at: now,
             answered_at: None,
             active: None,
@@ -56,6 +59,7 @@ impl Member {
         let wait = 3 * interval.duration() + skew(interval, priority);
         self.down_at = Some(now + wait);
         self.probe_at = Some(now + 2 * interval.duration());
+        self.is_late = false;
     }
 
     /// Notes what the Active node says; returns whether it is to be relieved.

@@ -105,6 +105,7 @@ impl Machine {
         let mut probes = false;
         for member in &mut self.members {
             probes |= is_due(member.probe_at);
+            member.is_late |= is_due(member.probe_at);
             member.probe_at = member.probe_at.filter(|at| *at > now);
             if is_due(member.down_at) {
                 member.down_at = None;

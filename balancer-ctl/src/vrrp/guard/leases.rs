@@ -21,6 +21,8 @@ pub enum Action {
     Remove(Vec<HeldAddress>),
     /// Send this.
     Say(Farewell),
+    /// Tell the daemon that this group's lease has ended.
+    Report(u64),
 }
 
 /// The holdings.
@@ -115,6 +117,7 @@ impl Lease {
     fn end(self) -> Vec<Action> {
         let mut actions = vec![Action::Remove(self.holding.addresses)];
         actions.extend(self.holding.farewells.into_iter().map(Action::Say));
+        actions.push(Action::Report(self.holding.group));
         actions
     }
 }
@@ -197,7 +200,11 @@ mod tests {
         assert_eq!(leases.run(now + LEASE), []);
         let ends = later + LEASE;
         assert_eq!(leases.next_deadline(), Some(ends));
-        let gone = [Action::Remove(vec![address(80)]), Action::Say(farewell())];
+        let gone = [
+            Action::Remove(vec![address(80)]),
+            Action::Say(farewell()),
+            Action::Report(1),
+        ];
         assert_eq!(leases.run(ends), gone);
         assert_eq!(leases.run(ends), []);
     }
@@ -233,8 +240,10 @@ mod tests {
         let gone = [
             Action::Remove(vec![address(1)]),
             Action::Say(farewell()),
+            Action::Report(1),
             Action::Remove(vec![address(2)]),
             Action::Say(farewell()),
+            Action::Report(2),
         ];
         assert_eq!(leases.end_all(), gone);
         assert_eq!(leases.end_all(), []);

@@ -64,11 +64,19 @@ pub struct Farewell {
     pub message: Vec<u8>,
 }
 
-/// What became of an order to hold addresses.
+/// What the guard says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Answer {
-    /// The group's number.
-    pub group: u64,
-    /// A sentence for each address that could not be set.
-    pub problems: Vec<String>,
+pub enum Answer {
+    /// The addresses of a group were set or renewed.
+    Set {
+        /// The group's number.
+        group: u64,
+        /// A sentence for each that could not be set.
+        problems: Vec<String>,
+    },
+    /// A group's lease has ended, and its addresses are gone.
+    Ended {
+        /// The group's number.
+        group: u64,
+    },
 }

@@ -89,25 +89,31 @@ impl Process {
     fn run(&mut self) {
         let mut buffer = vec![0; MAX_SIZE];
         loop {
-            match wait(self.leases.next_deadline()) {
-                Ok(true) => match recv(SOCKET, &mut buffer, MsgFlags::MSG_DONTWAIT) {
-                    Ok(0) | Err(Errno::ECONNRESET) => break,
-                    Ok(length) => {
-                        if let Ok(order) = serde_json::from_slice(&buffer[..length]) {
-                            self.obey(order);
-                        }
-                    }
-                    Err(Errno::EAGAIN | Errno::EINTR) => {}
-                    Err(_) => break,
-                },
-                Ok(false) => {}
-                Err(_) => break,
+            // A guard that is late finds all renewals that came meanwhile before it looks what has ended.
+            if wait(self.leases.next_deadline()).is_err() || !self.read(&mut buffer) {
+                break;
             }
             let actions = self.leases.run(clock::now());
             self.execute(actions);
         }
         let actions = self.leases.end_all();
         self.execute(actions);
+    }
+
+    /// Obeys all orders that have arrived; returns whether the daemon is still there.
+    fn read(&mut self, buffer: &mut [u8]) -> bool {
+        loop {
+            match recv(SOCKET, buffer, MsgFlags::MSG_DONTWAIT) {
+                Ok(0) => return false,
+                Ok(length) => {
+                    if let Ok(order) = serde_json::from_slice(&buffer[..length]) {
+                        self.obey(order);
+                    }
+                }
+                Err(Errno::EINTR) => {}
+                Err(errno) => return errno == Errno::EAGAIN,
+            }
+        }
     }
 
     fn obey(&mut self, order: Order) {
@@ -128,10 +134,11 @@ impl Process {
                 Action::Sweep => self.sweep(),
                 Action::Set(group, addresses, lifetime) => {
                     let problems = self.set(&addresses, lifetime);
-                    answer(&Answer { group, problems });
+                    answer(&Answer::Set { group, problems });
                 }
                 Action::Remove(addresses) => self.remove(&addresses),
                 Action::Say(farewell) => self.say(&farewell),
+                Action::Report(group) => answer(&Answer::Ended { group }),
             }
         }
     }
@@ -208,14 +215,13 @@ impl Process {
     }
 }
 
-/// Waits for an order until `deadline`; returns whether there is one, or the daemon is gone.
-fn wait(deadline: Option<Instant>) -> io::Result<bool> {
+/// Waits for an order, at most until `deadline`.
+fn wait(deadline: Option<Instant>) -> io::Result<()> {
     let left = deadline.map(|deadline| deadline.saturating_duration_since(clock::now()));
     let input = io::stdin();
     let mut sockets = [PollFd::new(input.as_fd(), PollFlags::POLLIN)];
     match ppoll(&mut sockets, left.map(TimeSpec::from), None) {
-        Ok(ready) => Ok(ready > 0),
-        Err(Errno::EINTR) => Ok(false),
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
