@@ -20,6 +20,7 @@ pub mod kept_clients;
 pub mod limits;
 pub mod names;
 pub mod notify;
+pub mod peers;
 pub mod persistence;
 pub mod prefix;
 pub mod real;
@@ -43,6 +44,7 @@ pub use self::{
     health::{AdminState, Backups, HealthPolicy, OnDown},
     limits::MAX_WEIGHT,
     notify::Notify,
+    peers::PeerSettings,
     persistence::{Persistence, PersistenceDrain, PersistenceSettings},
     real::{RealServer, RealSettings},
     service::{ServiceSettings, VirtualService},
@@ -268,6 +270,8 @@ pub struct Model {
     pub services: Vec<VirtualService>,
     /// Programs to run when events happen.
     pub notify: Vec<Notify>,
+    /// How this node reaches others.
+    pub peers: PeerSettings,
     /// Virtual routers in the order of the file; names are unique.
     pub vrrp: Vec<VirtualRouter>,
 }

@@ -138,7 +138,7 @@ fn with_json_errors_of_a_file_are_json_too() {
     assert_eq!((status, &document["file"]), (1, &path.into()));
     let expected = serde_json::json!({
         "line": 1, "column": 1,
-        "message": "unknown key `colour`: expected `node`, `dataplane`, `timeouts`, `service`, `notify` or `vrrp`"
+        "message": "unknown key `colour`: expected `node`, `dataplane`, `timeouts`, `service`, `notify`, `vrrp` or `peers`"
     });
     assert_eq!(document["errors"][0], expected);
     let socket = folder.path().join("none.sock").display().to_string();

@@ -21,7 +21,9 @@ use balancer_ctl::{
         kernel_version,
     },
     host::identity,
-    model::{DataplaneSettings, Mode, Model, StrayReplies, limits::max_connections_ipv6},
+    model::{
+        DataplaneSettings, Mode, Model, PeerSettings, StrayReplies, limits::max_connections_ipv6,
+    },
     os::{
         heap,
         paths::{DEFAULT_CONFIG, Instance},
@@ -218,6 +220,7 @@ fn source(arguments: &Arguments, host: String) -> anyhow::Result<Source> {
         },
         services: Vec::new(),
         notify: Vec::new(),
+        peers: PeerSettings::default(),
         vrrp: Vec::new(),
     };
     if let Some(problem) = validate(&model).into_iter().next() {

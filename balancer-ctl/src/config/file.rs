@@ -405,7 +405,7 @@ mod tests {
         assert_eq!(
             error(&wrong),
             format!(
-                "{at}:1:1: unknown key `colour`: expected `node`, `dataplane`, `timeouts`, `service`, `notify` or `vrrp`\n\
+                "{at}:1:1: unknown key `colour`: expected `node`, `dataplane`, `timeouts`, `service`, `notify`, `vrrp` or `peers`\n\
                  {at}:3:14: interfaces is empty: name at least one, as in `interfaces = [\"eth0\"]`"
             )
         );

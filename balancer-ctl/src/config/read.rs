@@ -3,6 +3,7 @@
 pub mod check;
 mod keys;
 pub mod notify;
+mod peers;
 mod persistence;
 mod values;
 mod vrrp;
@@ -223,6 +224,7 @@ impl<'t> Reader<'t> {
             dataplane,
             services: self.services(root),
             notify: self.notify(root),
+            peers: self.peers(root),
             vrrp: self.vrrp(root),
         }
     }

@@ -3,6 +3,7 @@
 mod check;
 pub mod host_interfaces;
 pub mod own;
+mod peers;
 mod persistence;
 mod vrrp;
 
@@ -42,6 +43,10 @@ pub enum Place {
     Real(usize, usize, &'static str),
     /// A key of a check: which service, which check.
     Check(usize, usize, &'static str),
+    /// A key of `[peers]`.
+    Peers(&'static str),
+    /// The n-th of `[peers] nodes`.
+    PeerNode(usize),
     /// A key of the n-th `[[notify]]`.
     Notify(usize, &'static str),
     /// A key of the n-th virtual router.
@@ -80,6 +85,7 @@ pub fn validate(model: &Model) -> Vec<Problem> {
     dataplane(&model.dataplane, &mut problems);
     services(&model.services, &mut problems);
     notify(model, &mut problems);
+    peers::peers(&model.peers, &mut problems);
     vrrp::all(model, &mut problems);
     problems.0
 }

@@ -7,13 +7,14 @@ use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, Val
 
 use super::read::{self, notify::DEFAULT_TIMEOUT};
 use crate::model::{
-    AdminState, Check, DataplaneSettings, Mode, Model, Notify, PersistenceSettings, Protocol,
-    RealSettings, ServiceKey, ServiceSettings, StrayReplies, Timeouts, VirtualRouter,
+    AdminState, Check, DataplaneSettings, Mode, Model, Notify, PeerSettings, PersistenceSettings,
+    Protocol, RealSettings, ServiceKey, ServiceSettings, StrayReplies, Timeouts, VirtualRouter,
     VirtualService,
     check::keys,
     duration,
     limits::max_connections_ipv6,
     notify::Stdin,
+    peers::Sync,
     persistence::PERSISTENCE_SETTINGS,
     real::REAL_SETTINGS,
     service::SERVICE_SETTINGS,
@@ -30,6 +31,7 @@ pub fn text(model: &Model) -> String {
         dataplane,
         services,
         notify,
+        peers,
         vrrp,
     } = model;
     let mut root = DocumentMut::new();
@@ -44,6 +46,10 @@ pub fn text(model: &Model) -> String {
     put_blocks(&mut root, "service", services.iter().map(whole_service));
     put_blocks(&mut root, "notify", notify.iter().map(notify_block));
     put_blocks(&mut root, "vrrp", vrrp.iter().map(virtual_router_block));
+    let peers = peer_keys(peers);
+    if !peers.is_empty() {
+        root.insert("peers", Item::Table(below(peers)));
+    }
     root.to_string()
 }
 
@@ -161,6 +167,29 @@ fn dataplane_keys(settings: &DataplaneSettings) -> Table {
     builder.put_some("max-persistence", max_persistence.map(i64::from));
     let stray_replies = non_default(*stray_replies, StrayReplies::default());
     builder.put_some("stray-replies", stray_replies.map(StrayReplies::name));
+    builder.0.into_table()
+}
+
+fn peer_keys(settings: &PeerSettings) -> Table {
+    let PeerSettings {
+        listen,
+        interface,
+        key_file,
+        nodes,
+        sync,
+    } = settings;
+    let usual = PeerSettings::default();
+    let mut builder = TableBuilder::default();
+    builder.put_some(
+        "listen",
+        non_default(*listen, usual.listen).map(|one| one.to_string()),
+    );
+    builder.put_some("interface", interface.as_deref().map(one_line));
+    let key_file = key_file.as_ref().map(|path| path.display().to_string());
+    builder.put_some("key-file", key_file.as_deref().map(one_line));
+    let nodes: Array = nodes.iter().map(ToString::to_string).collect();
+    builder.put_some("nodes", Some(nodes).filter(|nodes| !nodes.is_empty()));
+    builder.put_some("sync", non_default(*sync, Sync::default()).map(Sync::name));
     builder.0.into_table()
 }
 

@@ -60,3 +60,5 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Longest interface name (`IFNAMSIZ` less its closing zero).
 pub const MAX_INTERFACE_NAME: usize = 15;
+/// The most nodes that share VIPs, this one included.
+pub const MAX_NODES: usize = 4;

@@ -15,7 +15,15 @@ pub(super) struct Keys {
 }
 
 pub(super) const FILE: Keys = Keys {
-    known: &["node", "dataplane", "timeouts", "service", "notify", "vrrp"],
+    known: &[
+        "node",
+        "dataplane",
+        "timeouts",
+        "service",
+        "notify",
+        "vrrp",
+        "peers",
+    ],
     planned: &["metrics"],
 };
 pub(super) const NODE: Keys = Keys {
@@ -48,6 +56,10 @@ pub(super) const PERSISTENCE: Keys = Keys {
 };
 pub(super) const REAL: Keys = Keys {
     known: &REAL_KEYS,
+    planned: &[],
+};
+pub(super) const PEERS: Keys = Keys {
+    known: &["listen", "interface", "key-file", "nodes", "sync"],
     planned: &[],
 };
 pub(super) const NOTIFY: Keys = Keys {

@@ -9,14 +9,15 @@ mod vrrp;
 
 use super::*;
 use crate::model::{
-    AdminState, Backups, ForwardMethod, HashKey, HealthPolicy, NoReal, Notify, OnDown, Persistence,
-    Scheduler,
+    AdminState, Backups, ForwardMethod, HashKey, HealthPolicy, NoReal, Notify, OnDown,
+    PeerSettings, Persistence, Scheduler,
     check::{
         AgentProbe, DnsProbe, Exchange, ExecProbe, GrpcProbe, HttpProbe, HttpVersion, Initial,
         Pattern, Probe, Source, Target, Timing, Tls,
     },
     event::EventKind,
     notify::Stdin,
+    peers::Sync,
 };
 
 fn errors(text: &str) -> Vec<String> {
@@ -89,6 +90,13 @@ run = ["/usr/local/bin/alert"]
 
 [node]
 name = "lb7"
+
+[peers]
+listen = "192.168.9.1"
+interface = "eth2"
+key-file = "/etc/balancer/cluster.key"
+nodes = ["192.168.9.2", "[2001:db8::3]:99"]
+sync = "active-pushes"
 "#;
     let expected = Model {
         node: "lb7".to_owned(),
@@ -186,6 +194,16 @@ name = "lb7"
             stdin: Stdin::Json,
         }],
         vrrp: Vec::new(),
+        peers: PeerSettings {
+            listen: "192.168.9.1:4446".parse().unwrap(),
+            interface: Some("eth2".to_owned()),
+            key_file: Some("/etc/balancer/cluster.key".into()),
+            nodes: vec![
+                "192.168.9.2:4446".parse().unwrap(),
+                "[2001:db8::3]:99".parse().unwrap(),
+            ],
+            sync: Sync::ActivePushes,
+        },
     };
     assert_eq!(model(text, "lb1"), Ok(expected));
 }
@@ -207,6 +225,7 @@ fn what_is_not_named_has_its_default() {
         services: Vec::new(),
         notify: Vec::new(),
         vrrp: Vec::new(),
+        peers: PeerSettings::default(),
     };
     assert_eq!(read, expected);
 }
@@ -470,4 +489,33 @@ fn the_timeouts_bounds_are_allowed() {
         let text = format!("dataplane.interfaces = [\"eth0\"]\ntimeouts.udp = \"{timeout}\"");
         assert_eq!(model(&text, "lb1").is_ok(), good, "{timeout}");
     }
+}
+
+#[test]
+fn wrong_peers_are_reported_with_their_positions() {
+    let text = r#"dataplane.interfaces = ["eth0"]
+[peers]
+listen = "lb1"
+interface = "a b"
+key-file = "cluster.key"
+nodes = ["192.168.9.2", "0.0.0.0", "192.168.9.2", "lb3", "192.168.9.4", "192.168.9.5"]
+sync = "always"
+port = 1
+"#;
+    let address = "write `192.0.2.2`, `192.0.2.2:4446` or `[2001:db8::2]:4446`";
+    assert_eq!(
+        errors(text),
+        [
+            format!("3:10: listen `lb1` is no address of a node: {address}"),
+            "4:13: `a b` is no interface name: 1 to 15 bytes without space or `/`".to_owned(),
+            "5:12: key-file `cluster.key` is no absolute path: begin it with `/`".to_owned(),
+            "6:25: node 0.0.0.0:4446 has an address that no other node can have".to_owned(),
+            "6:36: node 192.168.9.2:4446 is named twice: name it once".to_owned(),
+            format!("6:51: node `lb3` {}", format!("is no address of a node: {address}")),
+            "6:58: node 192.168.9.4:4446 is one too many: 4 nodes at most, this one included".to_owned(),
+            "6:73: node 192.168.9.5:4446 is one too many: 4 nodes at most, this one included".to_owned(),
+            "7:8: sync `always` is not known: expected `manual` or `active-pushes`".to_owned(),
+            "8:1: unknown key `port` in `peers`: expected `listen`, `interface`, `key-file`, `nodes` or `sync`".to_owned(),
+        ]
+    );
 }

@@ -384,6 +384,24 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn peers()(
+        port in 1..=u16::MAX,
+        interface in option::of("[a-z0-9]{1,9}"),
+        key in option::of("/[a-z/ ]{1,20}"),
+        nodes in 0_u8..=3,
+        sync in one_of::<Sync>(),
+    ) -> PeerSettings {
+        PeerSettings {
+            listen: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port),
+            interface,
+            key_file: key.map(Into::into),
+            nodes: (1..=nodes).map(|last| SocketAddr::new(Ipv4Addr::new(192, 0, 2, last).into(), port)).collect(),
+            sync,
+        }
+    }
+}
+
+prop_compose! {
     fn model()(
         node in "[a-z0-9.\"'\\\\#-]{1,9}",
         interfaces in proptest::collection::btree_set("[a-z0-9.@\"#]{3,15}", 1..3),
@@ -396,6 +414,7 @@ prop_compose! {
         notify in vec(notify(), 0..3),
         vrrp in (virtual_router(0), virtual_router(1), virtual_router(2)),
         routers in 0_usize..=3,
+        peers in peers(),
         weight in TRACK_WEIGHT,
     ) -> Model {
         let (mut keys, mut names) = (Vec::new(), Vec::new());
@@ -439,7 +458,7 @@ prop_compose! {
                 })
                 .collect();
         }
-        Model { node, dataplane, services, notify, vrrp }
+        Model { node, dataplane, services, notify, vrrp, peers }
     }
 }
 

@@ -23,7 +23,7 @@ fn the_seeds_are_good() {
     assert_eq!(checks(text(CHECKS).parse().unwrap()).unwrap().len(), 4);
     assert_eq!(
         errors(text(STRANGE))[0],
-        "1:1: unknown key `\\u{1b}[31m`: expected `node`, `dataplane`, `timeouts`, `service`, `notify` or `vrrp`"
+        "1:1: unknown key `\\u{1b}[31m`: expected `node`, `dataplane`, `timeouts`, `service`, `notify`, `vrrp` or `peers`"
     );
 }
 
