@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use syn::visit::{self, Visit};
 
 /// The folders of `balancer-ctl`, from the lowest to the highest, each with those that it may import.
-const FOLDERS: [(&str, &[&str]); 13] = [
+const FOLDERS: [(&str, &[&str]); 14] = [
     ("os", &[]),
     ("model", &["os"]),
     ("netlink", &["model", "os"]),
@@ -21,6 +21,7 @@ const FOLDERS: [(&str, &[&str]); 13] = [
     ("dataplane", &["host", "netlink", "model", "os"]),
     ("health", &["model", "os"]),
     ("notify", &["model", "os"]),
+    ("peer", &["model", "os"]),
     ("vrrp", &["host", "netlink", "model", "os"]),
     (
         "control",
@@ -33,6 +34,7 @@ const FOLDERS: [(&str, &[&str]); 13] = [
             "netlink",
             "notify",
             "os",
+            "peer",
             "vrrp",
         ],
     ),
@@ -50,13 +52,14 @@ const FOLDERS: [(&str, &[&str]); 13] = [
             "model",
             "notify",
             "os",
+            "peer",
             "vrrp",
         ],
     ),
 ];
 
 /// The pure modules of `balancer-ctl`, with the modules in them: they only compute; time is an argument, and results are returned.
-const PURE: [&str; 18] = [
+const PURE: [&str; 25] = [
     "model",
     "config::edit",
     "config::parts",
@@ -66,14 +69,21 @@ const PURE: [&str; 18] = [
     "control::availability",
     "control::conditions",
     "control::report",
+    "control::tracking",
     "dataplane::plan",
     "dataplane::ring",
     "health::checker",
     "health::schedule",
     "notify::policy",
+    "peer::admission",
+    "peer::message",
+    "peer::session",
     "vrrp::announcement",
     "vrrp::checksum",
     "vrrp::fsm",
+    "vrrp::group",
+    "vrrp::guard::leases",
+    "vrrp::interfaces",
     "vrrp::packet",
 ];
 
