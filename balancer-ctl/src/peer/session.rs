@@ -200,6 +200,14 @@ impl Session {
         }
     }
 
+    /// This process has not run for a while: what the node said meanwhile may still come.
+    pub fn excuse(&mut self, now: Instant) {
+        if let Some(up) = &mut self.up {
+            let patience = DEAD_AFTER - REPORT_INTERVAL;
+            up.heard = up.heard.max(now.checked_sub(patience).unwrap_or(up.heard));
+        }
+    }
+
     /// A connection ended. Returns whether it was the one in use.
     pub fn closed(&mut self, now: Instant, id: ConnectionId, jitter: u16) -> bool {
         if self.connection() != Some(id) {
@@ -332,6 +340,22 @@ mod tests {
         assert_eq!(session.state(), SessionState::Up);
         assert!(session.closed(zero, 1, 0));
         assert_eq!(session.state(), SessionState::Lost);
+    }
+
+    #[test]
+    fn a_node_is_not_lost_because_this_process_did_not_run() {
+        let zero = clock::now();
+        let mut session = Session::new(zero);
+        session.established(zero, new(1, false, true));
+        let later = zero + 60_000 * MS;
+        session.excuse(later);
+        assert_eq!(session.tick(later, 0), Some(Action::Report));
+        let end = later + REPORT_INTERVAL;
+        assert_eq!(session.tick(end, 0), Some(Action::Lose(1)));
+        // What was heard later than that counts as before.
+        session.established(end, new(2, false, true));
+        session.excuse(end + MS);
+        assert_eq!(session.heard_at(), Some(end));
     }
 
     #[test]

@@ -12,7 +12,10 @@
 use std::{io, sync::Arc};
 
 use snow::{Builder, HandshakeState, StatelessTransportState};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    task::yield_now,
+};
 
 use super::key::ClusterKey;
 
@@ -187,6 +190,8 @@ impl<W: AsyncWrite + Unpin> MessageWriter<W> {
         self.next += 1;
         self.record[..2].copy_from_slice(&length_of(length).to_be_bytes());
         self.io.write_all(&self.record).await?;
+        // A long message keeps nobody else waiting while it is encrypted.
+        yield_now().await;
         Ok(())
     }
 
@@ -269,6 +274,7 @@ impl<R: AsyncRead + Unpin> MessageReader<R> {
             .map_err(|_| WireError::Forged)?;
         self.next += 1;
         self.plain.truncate(read);
+        yield_now().await;
         Ok(())
     }
 }
