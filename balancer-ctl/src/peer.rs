@@ -23,7 +23,7 @@ mod socket;
 pub mod task;
 pub mod wire;
 
-use std::{net::SocketAddr, time::Instant};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use tokio::sync::oneshot;
 
@@ -71,7 +71,7 @@ pub struct PeerView {
     /// When something was last heard from it.
     pub last_heard: Option<Instant>,
     /// What it said last of itself, also after it was lost.
-    pub report: Option<NodeReport>,
+    pub report: Option<Arc<NodeReport>>,
     /// Why it is not reached, as a sentence's end.
     pub trouble: Option<String>,
     /// What passed between it and this node.

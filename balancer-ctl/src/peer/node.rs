@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -35,7 +36,7 @@ pub(super) struct Node {
     pub dial: Option<(u64, AbortHandle)>,
     pub version: Option<String>,
     pub last_heard: Option<Instant>,
-    pub report: Option<NodeReport>,
+    pub report: Option<Arc<NodeReport>>,
     pub trouble: Option<String>,
     pub counters: PeerCounters,
     /// Its requests on the present connection that wait for this node's answers.

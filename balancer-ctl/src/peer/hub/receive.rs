@@ -2,6 +2,7 @@
 
 use std::{
     net::IpAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -168,8 +169,8 @@ impl Hub {
         let name = node.label();
         report.name.clone_from(&name);
         node.version = Some(report.version.clone());
-        if node.report.as_ref() != Some(&report) {
-            node.report = Some(report);
+        if node.report.as_deref() != Some(&report) {
+            node.report = Some(Arc::new(report));
             self.change(PeerChange::Reported { name });
         }
     }
