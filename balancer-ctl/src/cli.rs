@@ -7,6 +7,7 @@ mod generate;
 mod health;
 mod list;
 mod long_list;
+mod node;
 mod persistence;
 mod planned;
 mod real;
@@ -25,7 +26,7 @@ use clap::{CommandFactory as _, Parser as _};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 
-use self::arguments::{Arguments, Command, Node};
+use self::arguments::{Arguments, Command};
 use crate::{
     api::{
         ChangeResult,
@@ -147,14 +148,10 @@ async fn run(arguments: Arguments, load: LoadConfig) -> Result<ExitCode, Command
         Command::Trace(arguments) => trace::trace(&context, arguments).await?,
         Command::Persistence(arguments) => persistence::persistence(&context, arguments).await?,
         Command::Status(arguments) => return status::status(&context, &arguments).await,
-        Command::Failover => context.change(hyper::Method::POST, "/v1/failover").await?,
-        Command::Node(node) => {
-            let method = match node {
-                Node::Maintenance => hyper::Method::POST,
-                Node::Ready => hyper::Method::DELETE,
-            };
-            context.change(method, "/v1/node/maintenance").await?;
-        }
+        Command::Failover(arguments) => node::failover(&context, &arguments).await?,
+        Command::Diff(arguments) => node::diff(&context, &arguments).await?,
+        Command::Push(arguments) => node::push(&context, &arguments).await?,
+        Command::Node(node) => node::node(&context, node).await?,
         Command::Events => events::follow(&context).await?,
         Command::Check(arguments) => check(&context, &arguments.file, load)?,
         Command::Reload => context.change(hyper::Method::POST, "/v1/reload").await?,

@@ -4,5 +4,6 @@ pub mod availability;
 pub mod conditions;
 pub mod daemon;
 pub mod load;
+pub mod pair;
 pub mod report;
 pub mod tracking;

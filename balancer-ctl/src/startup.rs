@@ -26,6 +26,10 @@ use crate::{
     model::Model,
     notify::Notifier,
     os::{clock, state_file::StateFile, systemd},
+    peer::{
+        Peers,
+        task::{PeerInbox, PeerTask},
+    },
     vrrp::{VirtualRouters, report::Update, task::Vrrp},
 };
 
@@ -76,7 +80,7 @@ impl Serving {
         source: Source,
         socket: &Path,
         addresses: fn() -> io::Result<HashSet<IpAddr>>,
-        vrrp: daemon::Vrrp,
+        (vrrp, nodes): (daemon::Vrrp, daemon::Nodes),
     ) -> anyhow::Result<Self> {
         let (listener, control) = ControlSocket::bind(socket)?;
         let listener = UnixListener::from_std(listener).context("cannot listen")?;
@@ -109,6 +113,7 @@ impl Serving {
             events: events.clone(),
             addresses,
             vrrp,
+            nodes,
         })?;
         let router = server::router(DaemonHandle {
             messages: messages.clone(),
@@ -166,6 +171,12 @@ pub fn serve(
         let notifier = Notifier::start(state).context("cannot start the notifier")?;
         let checkers = Box::new(health);
         let kept = StateFile::at(&state.join("node"));
+        let folder = state.to_owned();
+        let start_peers = move || -> io::Result<(Box<dyn Peers>, PeerInbox)> {
+            let (peers, inbox) = PeerTask::start(&folder)?;
+            Ok((Box::new(peers), inbox))
+        };
+        let nodes = daemon::Nodes::new(Box::new(start_peers), state.join("cluster.key"));
         let vrrp = daemon::Vrrp::new(Box::new(start_vrrp), unusable, Some(kept));
         let serving = Serving::start(
             open,
@@ -174,7 +185,7 @@ pub fn serve(
             source,
             socket,
             addresses,
-            vrrp,
+            (vrrp, nodes),
         )?;
         let messages = serving.messages();
         tokio::spawn(async move {

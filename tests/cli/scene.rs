@@ -10,11 +10,12 @@ use std::{
 
 use balancer_ctl::{
     control::{
-        daemon::{Message, Vrrp},
+        daemon::{Message, Nodes, Vrrp},
         load::load,
     },
     dataplane::fake::FakeDataplane,
     health::{AgentReply, CheckState, CheckUpdate, UNKNOWN_TIME, fake::FakeCheckers},
+    peer::{Peers, task::PeerInbox},
     startup::{Serving, Source},
     vrrp::{VirtualRouters, fake::FakeVirtualRouters},
 };
@@ -47,6 +48,11 @@ fn addresses() -> io::Result<HashSet<IpAddr>> {
     Ok(["192.168.1.35", "2001:db8::35"]
         .map(|address| address.parse().expect("an address"))
         .into())
+}
+
+/// No channel to other nodes.
+fn no_nodes() -> io::Result<(Box<dyn Peers>, PeerInbox)> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 impl Scene {
@@ -93,7 +99,10 @@ impl Scene {
                 Source::File(file),
                 &socket,
                 addresses,
-                Vrrp::new(Box::new(start), |_, _| Vec::new(), None),
+                (
+                    Vrrp::new(Box::new(start), |_, _| Vec::new(), None),
+                    Nodes::new(Box::new(no_nodes), folder.path().join("cluster.key")),
+                ),
             )
         });
         Self {

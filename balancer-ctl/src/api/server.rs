@@ -35,7 +35,12 @@ use crate::{
         address::{self, RealRef, ServiceRef, service_address},
         connections::ConnectionFilter,
         error::ApiError,
+        peers::node_address,
         service::ServiceSettings,
+    },
+    peer::{
+        Removal,
+        message::{ReplyBody, RequestBody},
     },
 };
 
@@ -62,6 +67,11 @@ pub fn router(daemon: DaemonHandle) -> Router {
             "/v1/node/maintenance",
             post(node_maintenance).delete(node_ready),
         )
+        .route("/v1/node/key", post(node_key))
+        .route("/v1/node/join", post(node_join))
+        .route("/v1/nodes/{name}", axum::routing::delete(node_remove))
+        .route("/v1/diff", get(diff))
+        .route("/v1/push", post(push))
         .route("/v1/zero", post(zero))
         .route(
             "/v1/services",
@@ -100,6 +110,26 @@ struct ServicesQuery {
 #[serde(deny_unknown_fields)]
 struct HealthQuery {
     service: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FailoverQuery {
+    to: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NodeQuery {
+    node: Option<String>,
+}
+
+/// The body of a request to join.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Join {
+    key: String,
+    address: String,
 }
 
 /// The query of a change.
@@ -380,9 +410,71 @@ async fn reload(State(daemon): State<DaemonHandle>) -> Answer {
 }
 
 /// Answers when another node has taken over, or none has.
-async fn failover(State(daemon): State<DaemonHandle>) -> Answer {
+async fn failover(State(daemon): State<DaemonHandle>, query: Parameters<FailoverQuery>) -> Answer {
+    if let Some(node) = query.0?.to {
+        let ask = |reply| Message::AskNode(Some(node), RequestBody::Succeed, reply);
+        let (_, ready) = daemon.ask(ask).await?;
+        ready.finished().await?;
+    }
     let leaving = daemon.ask(Message::GiveUp).await?;
     done(leaving.finished().await?)
+}
+
+async fn node_key(State(daemon): State<DaemonHandle>) -> Answer {
+    Ok(axum::Json(daemon.ask(Message::NodeKey).await?).into_response())
+}
+
+/// Answers when this node has joined.
+async fn node_join(State(daemon): State<DaemonHandle>, body: Bytes) -> Answer {
+    let Join { key, address } = json(&body)?;
+    let address = node_address(&address)
+        .map_err(|sentence| ApiError::invalid(format!("`{address}` {sentence}")))?;
+    let joining = daemon
+        .ask(|reply| Message::NodeJoin(key.clone(), address, reply))
+        .await?;
+    let nodes = joining.finished().await?;
+    daemon.ask(|reply| Message::KeepNodeKey(key, reply)).await?;
+    let names: Vec<_> = nodes.into_iter().map(|node| node.name).collect();
+    done(vec![format!("the nodes are now {}", names.join(", "))])
+}
+
+async fn node_remove(State(daemon): State<DaemonHandle>, name: Segments<String>) -> Answer {
+    let name = name.0?;
+    let removing = daemon
+        .ask(|reply| Message::NodeRemove(name.clone(), reply))
+        .await?;
+    done(match removing.finished().await? {
+        Removal::Told => Vec::new(),
+        Removal::Unreached => vec![format!(
+            "{name} did not answer: it is not let in any more, and is told when it comes back"
+        )],
+    })
+}
+
+/// Answers with what another node's services have other than this node's.
+async fn diff(State(daemon): State<DaemonHandle>, query: Parameters<NodeQuery>) -> Answer {
+    let node = query.0?.node;
+    let ask = |reply| Message::AskNode(node, RequestBody::Services, reply);
+    let (name, services) = daemon.ask(ask).await?;
+    let ReplyBody::Services { text } = services.finished().await? else {
+        return Err(ApiError::failed(format!("node {name} did not tell its services")).into());
+    };
+    done(
+        daemon
+            .ask(|reply| Message::Differences(text, reply))
+            .await?,
+    )
+}
+
+/// Answers when another node has this node's services, or has refused them.
+async fn push(State(daemon): State<DaemonHandle>, query: Parameters<NodeQuery>) -> Answer {
+    let node = query.0?.node;
+    let (name, pushed) = daemon.ask(|reply| Message::Push(node, reply)).await?;
+    pushed
+        .finished()
+        .await
+        .map_err(|refusal| ApiError::failed(format!("node {name} refused: {refusal}")))?;
+    done(vec![format!("{name} has this node's services")])
 }
 
 async fn node_maintenance(State(daemon): State<DaemonHandle>) -> Answer {

@@ -127,10 +127,19 @@ pub enum Command {
     ///
     /// The VIPs stay here until another node has taken over. If none does, they stay, and the command fails.
     #[command(after_help = "Example:\n  balancer-ctl failover")]
-    Failover,
-    /// Keep this node from being Active, or no longer
-    #[command(subcommand)]
+    Failover(Failover),
+    /// Make nodes a pair, take one out, or keep this one from being Active
+    #[command(
+        subcommand,
+        after_help = "Example:\n  balancer-ctl node key\n  balancer-ctl node join bk1-...@192.168.9.1"
+    )]
     Node(Node),
+    /// Show what another node's services have other than this node's
+    #[command(after_help = "Example:\n  balancer-ctl diff lb2")]
+    Diff(OtherNode),
+    /// Send this node's services to another node, which takes all of them or none
+    #[command(after_help = "Example:\n  balancer-ctl push lb2")]
+    Push(OtherNode),
     /// Follow changes of state as they happen
     ///
     /// A line on standard error says from when on none is missed.
@@ -162,12 +171,55 @@ pub enum Command {
     Planned(PlannedCommand),
 }
 
-/// What is done with this node.
+/// To whom the VIPs go.
+#[derive(Debug, Args)]
+pub struct Failover {
+    /// The node that takes over; without it, the one with the highest priority
+    #[arg(long, value_name = "NODE")]
+    pub to: Option<String>,
+}
+
+/// Another node.
+#[derive(Debug, Args)]
+pub struct OtherNode {
+    /// Its name; left out, it is the only other node there is
+    #[arg(value_name = "NODE")]
+    pub node: Option<String>,
+}
+
+/// The node that this one joins.
+#[derive(Debug, Args)]
+pub struct JoinNode {
+    /// What `node key` printed there, and its address; the port is 4446 if none is named
+    #[arg(value_name = "KEY@ADDRESS")]
+    pub target: String,
+}
+
+/// A node that is taken out.
+#[derive(Debug, Args)]
+pub struct RemoveNode {
+    /// Its name
+    #[arg(value_name = "NAME")]
+    pub name: String,
+}
+
+/// What is done with nodes.
 #[derive(Debug, Subcommand)]
 pub enum Node {
     /// Give the VIPs up and stay away from them, also after a restart, until `ready`
     #[command(after_help = "Example:\n  balancer-ctl node maintenance")]
     Maintenance,
+    /// Print the key with which other nodes join; makes one if there is none
+    ///
+    /// Whoever has the key can be one of the nodes.
+    #[command(after_help = "Example:\n  balancer-ctl node key")]
+    Key,
+    /// Make this node one of those that the node at ADDRESS belongs to
+    #[command(after_help = "Example:\n  balancer-ctl node join bk1-...@192.168.9.1")]
+    Join(JoinNode),
+    /// Take a node out: it forgets the others, and they forget it
+    #[command(after_help = "Example:\n  balancer-ctl node remove lb2")]
+    Remove(RemoveNode),
     /// Take part again after maintenance
     #[command(after_help = "Example:\n  balancer-ctl node ready")]
     Ready,

@@ -1,6 +1,6 @@
 //! status: the whole node on one screen, or in one line for a monitoring system.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use balancer_common::verdict::{Discard, Outcome};
 use serde::Serialize;
@@ -13,6 +13,7 @@ use super::{
 use crate::{
     api::client::ClientError,
     model::{
+        duration,
         view::{Overall, Role, Status},
         vrrp::VirtualRouterState,
     },
@@ -99,10 +100,10 @@ fn rendered(status: &Status) -> String {
     };
     section(&mut rows, "config", [format!("{config}{differs}")]);
     if status.role != Role::Standalone {
-        let stands_by = if status.high_availability {
-            ", can take over"
-        } else {
-            ""
+        let stands_by = match (status.high_availability, status.role) {
+            (true, Role::Active) => ", another node can take over",
+            (true, _) => ", can take over",
+            (false, _) => ", no other node can take over as far as this one knows",
         };
         section(
             &mut rows,
@@ -111,6 +112,7 @@ fn rendered(status: &Status) -> String {
         );
         section(&mut rows, "vrrp", lines(&virtual_routers(status)));
     }
+    section(&mut rows, "nodes", lines(&nodes(status)));
     let interfaces = status.dataplane.interfaces.iter();
     section(
         &mut rows,
@@ -134,6 +136,44 @@ fn rendered(status: &Status) -> String {
     });
     section(&mut rows, "lost", lost);
     table(&[Align::Left, Align::Left], &rows)
+}
+
+fn nodes(status: &Status) -> String {
+    let rows: Vec<_> = status
+        .peers
+        .iter()
+        .map(|peer| {
+            let role = match (peer.connected, peer.role.as_str()) {
+                (false, _) => Tone::Bad.paint("lost"),
+                (true, "active") => Tone::Good.paint("active"),
+                (true, "fault") => Tone::Bad.paint("fault"),
+                (true, role) => role.to_owned(),
+            };
+            let heard = peer.last_seen_ms.map_or_else(
+                || "never heard".to_owned(),
+                |ms| format!("heard {} ago", duration::rounded(Duration::from_millis(ms))),
+            );
+            let services = match peer.same_services {
+                true => "same services",
+                false => "other services",
+            };
+            vec![
+                peer.name.clone(),
+                role,
+                peer.address.to_string(),
+                heard,
+                format!("version {}", peer.version.as_deref().unwrap_or("unknown")),
+                services.to_owned(),
+            ]
+        })
+        .collect();
+    let mut text = table(&[Align::Left; 6], &rows);
+    if let Some(successor) = &status.successor
+        && !status.peers.is_empty()
+    {
+        text.push_str(&format!("{successor} would take over\n"));
+    }
+    text
 }
 
 fn virtual_routers(status: &Status) -> String {

@@ -10,6 +10,7 @@
 mod change;
 mod health;
 mod message;
+mod peers;
 mod persistence;
 mod reload;
 mod views;
@@ -33,6 +34,7 @@ use self::reload::Reloads;
 pub use self::{
     health::HealthReport,
     message::{ConnectionPolicy, Message, PersistenceQuery, Reply, Request, Scope},
+    peers::{Asked, FromPeers, Nodes, StartPeers},
     persistence::ForgetReport,
     views::ListReport,
     vrrp::{GiveUp, StartVrrp, Vrrp},
@@ -88,6 +90,8 @@ pub struct DaemonConfig {
     pub addresses: fn() -> io::Result<HashSet<IpAddr>>,
     /// The virtual routers, none of which runs yet.
     pub vrrp: Vrrp,
+    /// The channel to other nodes, which does not run yet.
+    pub nodes: Nodes,
 }
 
 /// The daemon.
@@ -106,6 +110,7 @@ pub struct Daemon {
     events: broadcast::Sender<view::EventRecord>,
     addresses: fn() -> io::Result<HashSet<IpAddr>>,
     vrrp: Vrrp,
+    nodes: Nodes,
     /// How many new connections the full tables had refused at the last tick.
     refused: u64,
     /// Since when the configuration file is being loaded again.
@@ -128,6 +133,7 @@ impl Daemon {
             events,
             addresses,
             vrrp,
+            nodes,
         } = parts;
         mark_runtime(&mut model, file.as_ref().map(ConfigFile::model));
         dataplane
@@ -148,6 +154,7 @@ impl Daemon {
             events,
             addresses,
             vrrp,
+            nodes,
             refused: 0,
             reload_began: None,
         };
@@ -156,6 +163,7 @@ impl Daemon {
         daemon.checkers.watch(daemon.wanted_checkers());
         daemon.persist_services();
         daemon.configure_vrrp();
+        daemon.configure_peers();
         let status = daemon.status()?;
         daemon.refused = table_full(&status);
         for reason in &status.reasons {
@@ -210,13 +218,17 @@ impl Daemon {
                     tokio::task::block_in_place(|| self.run_maintenance());
                     next_maintenance = clock::now() + self.dataplane.next_maintenance();
                 }
-                update = self.vrrp.next_update() => self.follow_vrrp(update),
+                update = self.vrrp.next_update() => {
+                    tokio::task::block_in_place(|| self.follow_vrrp(update));
+                }
+                said = self.nodes.next() => tokio::task::block_in_place(|| self.follow_peers(said)),
                 _ = tick.tick() => tokio::task::block_in_place(|| self.tick()),
             }
         }
         systemd::stopping();
         // First, so that another node takes over soon.
         tokio::task::block_in_place(|| self.vrrp.stop());
+        tokio::task::block_in_place(|| self.nodes.stop());
         self.publish(Event::of_node(EventKind::Stopping, "forwarding goes on"));
         // Before the notifier: dropping the checkers stores the time up to which the next daemon takes notifications as made.
         tokio::task::block_in_place(|| drop(self.checkers));
@@ -244,6 +256,15 @@ impl Daemon {
             Message::Health(service, reply) => drop(reply.send(self.health(service.as_ref()))),
             Message::Status(reply) => drop(reply.send(self.status())),
             Message::GiveUp(reply) => drop(reply.send(self.give_up())),
+            Message::NodeKey(reply) => drop(reply.send(self.node_key())),
+            Message::NodeJoin(key, address, reply) => {
+                drop(reply.send(self.node_join(&key, address)));
+            }
+            Message::KeepNodeKey(key, reply) => drop(reply.send(self.keep_node_key(&key))),
+            Message::NodeRemove(name, reply) => drop(reply.send(self.node_remove(&name))),
+            Message::AskNode(name, body, reply) => drop(reply.send(self.ask_peer(name, body))),
+            Message::Differences(text, reply) => drop(reply.send(self.differences(&text))),
+            Message::Push(name, reply) => drop(reply.send(self.push(name))),
             Message::NodeMaintenance(on, reply) => {
                 drop(reply.send(self.set_node_maintenance(on)));
             }
@@ -330,6 +351,7 @@ impl Daemon {
         self.check_table();
         let stalled = (!self.checkers.alive()).then(|| CHECKS_STALLED.to_owned());
         self.note(Condition::ChecksStalled, stalled);
+        self.tell_peers();
         // While checks stall, systemd's watchdog is not notified: it restarts the daemon, which goes on from the stored state.
         if !self.conditions.lasts(Condition::ChecksStalled) {
             systemd::alive();

@@ -31,6 +31,10 @@ pub enum EventKind {
     Backup,
     /// A virtual router is in fault: this node cannot have its VIPs.
     Fault,
+    /// Another node does not answer any more.
+    NodeDown,
+    /// Another node answers.
+    NodeUp,
     /// The configuration file was loaded again.
     Reloaded,
     /// The configuration file could not be loaded again; what ran goes on.
@@ -90,6 +94,8 @@ impl EventKind {
             Self::Active => "active",
             Self::Backup => "backup",
             Self::Fault => "fault",
+            Self::NodeDown => "node-down",
+            Self::NodeUp => "node-up",
             Self::Reloaded => "reloaded",
             Self::ReloadFailed => "reload-failed",
             Self::RealDown => "real-down",
@@ -127,6 +133,7 @@ impl EventKind {
             | Self::TableFull
             | Self::RoutesUnwatched
             | Self::Fault
+            | Self::NodeDown
             | Self::Lost => Level::WARN,
             Self::ServiceAdded
             | Self::ServiceChanged
@@ -139,6 +146,7 @@ impl EventKind {
             | Self::VirtualRouterRemoved
             | Self::Active
             | Self::Backup
+            | Self::NodeUp
             | Self::Reloaded
             | Self::RealUp
             | Self::QuorumRegained
@@ -168,6 +176,8 @@ impl EventKind {
             Self::Active => "Active for the VIPs",
             Self::Backup => "Backup for the VIPs",
             Self::Fault => "in fault, cannot have the VIPs",
+            Self::NodeDown => "node down",
+            Self::NodeUp => "node up",
             Self::Reloaded => "configuration loaded again",
             Self::ReloadFailed => "configuration not loaded, what ran goes on running",
             Self::RealDown => "real down",

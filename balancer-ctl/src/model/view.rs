@@ -359,8 +359,11 @@ pub struct Status {
     pub role: Role,
     /// Virtual routers.
     pub vrrp: Vec<VirtualRouter>,
-    /// Peers; always empty in this version.
-    pub peers: Vec<Planned>,
+    /// The other nodes.
+    pub peers: Vec<Peer>,
+    /// The node that would take over from the Active one, as far as this one knows.
+    #[serde(default)]
+    pub successor: Option<String>,
     /// The data plane.
     pub dataplane: Dataplane,
     /// Virtual services.
@@ -407,6 +410,42 @@ names!(Role {
     Fault = "fault",
     Standalone = "standalone",
 });
+
+/// Another node in the status.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its name; its address if it was never reached.
+    pub name: String,
+    /// Address and port at which it is reached.
+    pub address: SocketAddr,
+    /// Its part as it said last: `active`, `backup`, `fault`, `standalone` or `unknown`.
+    pub role: String,
+    /// The version of its daemon; `None` = it was never reached.
+    pub version: Option<String>,
+    /// Milliseconds since it was last heard; `None` = never.
+    pub last_seen_ms: Option<u64>,
+    /// Whether it answers.
+    pub connected: bool,
+    /// Whether it could have the VIPs.
+    pub ready: bool,
+    /// Whether an operator keeps it from having them.
+    pub maintenance: bool,
+    /// The lowest priority of its virtual routers.
+    pub priority: Option<u8>,
+    /// Whether it has the same services as this node.
+    pub same_services: bool,
+    /// Whether it answers and has the same services and VIPs as this node.
+    pub synchronised: bool,
+    /// Why it does not answer.
+    pub trouble: Option<String>,
+}
+
+/// The key with which nodes join.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeKey {
+    /// As `node join` takes it.
+    pub key: String,
+}
 
 /// A virtual router in the status.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

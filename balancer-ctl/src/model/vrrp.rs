@@ -174,7 +174,7 @@ pub enum Failback {
     Immediate,
     /// Once it could have been Active for this long without interruption.
     After(Duration),
-    /// Once its services can answer as they should.
+    /// Once it could have been Active for a minute, twice as long for each time it failed within the last hour.
     WhenStable,
 }
 

@@ -99,6 +99,7 @@ impl Severity {
             | EventKind::RoutesUnwatched
             | EventKind::ReloadFailed
             | EventKind::Fault
+            | EventKind::NodeDown
             | EventKind::Lost => Self::Bad,
             EventKind::RealUp
             | EventKind::QuorumRegained
@@ -107,6 +108,7 @@ impl Severity {
             | EventKind::ChecksResumed
             | EventKind::DataplaneInSync
             | EventKind::MaintenanceRecovered
+            | EventKind::NodeUp
             | EventKind::RoutesWatched => Self::Good,
             EventKind::ServiceAdded
             | EventKind::ServiceChanged

@@ -38,7 +38,7 @@ const FOLDERS: [(&str, &[&str]); 14] = [
             "vrrp",
         ],
     ),
-    ("api", &["control", "config", "model", "os"]),
+    ("api", &["control", "config", "model", "os", "peer"]),
     ("cli", &["api", "config", "host", "model", "os"]),
     (
         "startup",
@@ -59,7 +59,7 @@ const FOLDERS: [(&str, &[&str]); 14] = [
 ];
 
 /// The pure modules of `balancer-ctl`, with the modules in them: they only compute; time is an argument, and results are returned.
-const PURE: [&str; 25] = [
+const PURE: [&str; 26] = [
     "model",
     "config::edit",
     "config::parts",
@@ -68,6 +68,7 @@ const PURE: [&str; 25] = [
     "config::write",
     "control::availability",
     "control::conditions",
+    "control::pair",
     "control::report",
     "control::tracking",
     "dataplane::plan",

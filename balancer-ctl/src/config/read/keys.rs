@@ -175,6 +175,7 @@ mod tests {
         assert_eq!(reference("Persistence"), PERSISTENCE.known);
         assert_eq!(reference("Schedulers"), Scheduler::NAMES);
         assert_eq!(reference("Keys of `[[vrrp]]`"), VRRP.known);
+        assert_eq!(reference("Keys of `[peers]`"), PEERS.known);
     }
 
     #[test]

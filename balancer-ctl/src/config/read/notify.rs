@@ -13,7 +13,7 @@ use crate::{
 /// How long a program may take when the file does not say.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Events for which programs can be run: all but those that only mean something to a reader of the event stream.
-pub const EVENTS: [EventKind; 30] = [
+pub const EVENTS: [EventKind; 32] = [
     EventKind::RealDown,
     EventKind::RealUp,
     EventKind::QuorumLost,
@@ -42,6 +42,8 @@ pub const EVENTS: [EventKind; 30] = [
     EventKind::Active,
     EventKind::Backup,
     EventKind::Fault,
+    EventKind::NodeDown,
+    EventKind::NodeUp,
     EventKind::Reloaded,
     EventKind::ReloadFailed,
 ];

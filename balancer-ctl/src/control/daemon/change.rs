@@ -147,6 +147,9 @@ impl Daemon {
         self.checkers.watch(self.wanted_checkers());
         self.persist_services();
         self.configure_vrrp();
+        if old.peers != self.model.peers || old.node != self.model.node {
+            self.configure_peers();
+        }
         if let Some(notifier) = &self.notifier {
             notifier.configure(&self.availability.as_reported(&self.model));
         }

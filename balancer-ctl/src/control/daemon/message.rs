@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use tokio::sync::oneshot;
 
-use super::{ForgetReport, GiveUp, HealthReport, ListReport};
+use super::{Asked, ForgetReport, GiveUp, HealthReport, ListReport};
 use crate::{
     health::CheckUpdate,
     model::{
@@ -16,6 +16,10 @@ use crate::{
         real::RealSettings,
         service::ServiceSettings,
         view,
+    },
+    peer::{
+        Removal,
+        message::{NodeRecord, ReplyBody, RequestBody},
     },
 };
 
@@ -51,6 +55,24 @@ pub enum Message {
     GiveUp(Reply<GiveUp>),
     /// Keeps this node from being Active, or no longer.
     NodeMaintenance(bool, Reply<()>),
+    /// Returns the key with which other nodes join; makes one if there is none.
+    NodeKey(Reply<view::NodeKey>),
+    /// Joins the nodes of the one at this address, with its key.
+    NodeJoin(String, SocketAddr, Reply<Asked<Vec<NodeRecord>>>),
+    /// Keeps the key with which this node has joined.
+    KeepNodeKey(String, Reply<()>),
+    /// Takes a node out.
+    NodeRemove(String, Reply<Asked<Removal>>),
+    /// Asks something of another node, or of the only one; returns its name, too.
+    AskNode(
+        Option<String>,
+        RequestBody,
+        Reply<(String, Asked<ReplyBody>)>,
+    ),
+    /// Returns what another node's services, given as text, have other than this node's.
+    Differences(String, Reply<Vec<String>>),
+    /// Sends this node's services to another node, or to the only one.
+    Push(Option<String>, Reply<(String, Asked<ReplyBody>)>),
     /// New check states.
     Found(Vec<CheckUpdate>),
     /// Sets the counters of a service, or of all, to zero.

@@ -50,6 +50,12 @@ struct Scene {
     folder: TempDir,
 }
 
+/// No channel to other nodes.
+fn no_nodes(folder: &Path) -> Nodes {
+    let start = || Err(io::ErrorKind::Unsupported.into());
+    Nodes::new(Box::new(start), folder.join("cluster.key"))
+}
+
 /// No virtual routers.
 fn no_vrrp() -> Vrrp {
     Vrrp::new(
@@ -107,6 +113,7 @@ impl Scene {
                 |_, _| Vec::new(),
                 None,
             ),
+            nodes: no_nodes(folder.path()),
         })
         .unwrap();
         Self {

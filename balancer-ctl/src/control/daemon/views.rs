@@ -150,6 +150,7 @@ impl Daemon {
             .inspect_err(|error| tracing::warn!(%error, "cannot read this host's addresses"))
             .ok();
         let report = self.vrrp.report();
+        let peers = self.peer_views();
         let file = self.file.as_ref();
         let context = ReportContext {
             addresses: addresses.as_ref(),
@@ -161,13 +162,12 @@ impl Daemon {
             vrrp: report.routers.into_iter().map(virtual_router).collect(),
             vrrp_problems: report.problems,
             in_maintenance: self.vrrp.in_maintenance(),
+            peer_problems: self.peer_problems(&peers),
+            peers,
         };
-        Ok(report::status(
-            &self.model,
-            &self.availability,
-            dataplane,
-            &context,
-        ))
+        let mut status = report::status(&self.model, &self.availability, dataplane, &context);
+        status.successor = self.successor(&status);
+        Ok(status)
     }
 
     /// A sentence for each condition of the node, except for a full table, whose sentence the report makes.

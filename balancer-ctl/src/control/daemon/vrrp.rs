@@ -203,7 +203,7 @@ impl Daemon {
     }
 
     /// Publishes a change of a group of virtual routers, or logs what its thread says.
-    pub(super) fn follow_vrrp(&self, update: Update) {
+    pub(super) fn follow_vrrp(&mut self, update: Update) {
         let change = match update {
             Update::Changed(change) => change,
             Update::Warning(sentence) => {
@@ -218,6 +218,8 @@ impl Daemon {
         };
         let message = format!("{}: {}", change.group, change.reason);
         self.publish(Event::of_node(kind, &message));
+        // The others are not to wait for the next second.
+        self.tell_peers();
     }
 
     /// Gives the VIPs up, to whichever node takes them.
@@ -242,6 +244,13 @@ impl Daemon {
         let (reply, outcome) = oneshot::channel();
         running.give_up(reply);
         Ok(GiveUp(outcome))
+    }
+
+    /// Takes over before all other nodes when the Active one gives up soon.
+    pub(super) fn succeed(&mut self) {
+        if let Some(running) = &mut self.vrrp.running {
+            running.succeed();
+        }
     }
 
     /// Keeps this node from being Active, or no longer; also after a restart.

@@ -33,6 +33,10 @@ pub struct ReportContext<'a> {
     pub vrrp_problems: Vec<String>,
     /// Whether an operator keeps this node from being Active.
     pub in_maintenance: bool,
+    /// The other nodes.
+    pub peers: Vec<view::Peer>,
+    /// A sentence for each thing that is wrong with them.
+    pub peer_problems: Vec<String>,
 }
 
 /// The node's status.
@@ -106,7 +110,8 @@ pub fn status(
         high_availability: is_highly_available(context),
         role: role(&context.vrrp),
         vrrp: context.vrrp.clone(),
-        peers: Vec::new(),
+        peers: context.peers.clone(),
+        successor: None,
         dataplane: view::Dataplane {
             interfaces: dataplane
                 .interfaces
@@ -149,12 +154,22 @@ fn role(routers: &[view::VirtualRouter]) -> view::Role {
     }
 }
 
-/// Whether this node can take all VIPs over from nodes that it hears.
+/// Whether a node stands by: another one that can take over from this one, or this one from an Active node that it hears.
 fn is_highly_available(context: &ReportContext<'_>) -> bool {
     let stands_by = |router: &view::VirtualRouter| {
         router.state == VirtualRouterState::Backup && router.active_node.is_some()
     };
-    !context.in_maintenance && !context.vrrp.is_empty() && context.vrrp.iter().all(stands_by)
+    let this_one =
+        !context.in_maintenance && !context.vrrp.is_empty() && context.vrrp.iter().all(stands_by);
+    let another = context
+        .peers
+        .iter()
+        .any(|peer| peer.ready && peer.role == "backup");
+    match role(&context.vrrp) {
+        view::Role::Active => another,
+        view::Role::Backup => this_one,
+        view::Role::Fault | view::Role::Standalone => false,
+    }
 }
 
 /// What is wrong with virtual routers.
@@ -176,6 +191,7 @@ fn vrrp_problems(context: &ReportContext<'_>) -> Vec<String> {
         )
     }));
     problems.extend(context.vrrp_problems.iter().cloned());
+    problems.extend(context.peer_problems.iter().cloned());
     problems
 }
 
@@ -359,6 +375,8 @@ mod tests {
         vrrp: Vec::new(),
         vrrp_problems: Vec::new(),
         in_maintenance: false,
+        peers: Vec::new(),
+        peer_problems: Vec::new(),
     };
 
     fn assessed(

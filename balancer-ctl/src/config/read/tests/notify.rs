@@ -65,7 +65,7 @@ stdin = "text"
                   `table-recovered`, `checks-stalled`, `checks-resumed`, `dataplane-out-of-sync`, `dataplane-in-sync`, `maintenance-failed`, `maintenance-recovered`, \
                   `routes-unwatched`, `routes-watched`, \
                   `service-added`, `service-changed`, `service-removed`, `real-added`, `real-changed`, `real-removed`, \
-                  `virtual-router-added`, `virtual-router-changed`, `virtual-router-removed`, `active`, `backup`, `fault`, `reloaded` or `reload-failed`";
+                  `virtual-router-added`, `virtual-router-changed`, `virtual-router-removed`, `active`, `backup`, `fault`, `node-down`, `node-up`, `reloaded` or `reload-failed`";
     assert_eq!(
         errors(text),
         [

@@ -346,6 +346,7 @@ fn restarted(restored: [CheckState; 2]) -> (Vec<u32>, Vec<String>, FakeCheckers)
         events,
         addresses,
         vrrp: no_vrrp(),
+        nodes: no_nodes(scene.folder.path()),
     });
     daemon.unwrap();
     scene.dataplane = dataplane;
