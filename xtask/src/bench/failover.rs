@@ -10,6 +10,7 @@ mod peer;
 mod record;
 mod scene;
 pub mod soak;
+mod stalls;
 mod watch;
 
 use std::{

@@ -141,15 +141,20 @@ impl Around<'_> {
     }
 }
 
-/// How often a node has got the VIP, and the longest time between two advertisements of Active nodes.
-pub fn takeovers(seen: &[Seen]) -> (usize, Duration) {
-    let count = seen.iter().filter(|seen| seen.what == What::Set).count();
+/// When a node got the VIP.
+pub fn takeovers(seen: &[Seen]) -> Vec<Time> {
+    let sets = seen.iter().filter(|seen| seen.what == What::Set);
+    sets.map(|seen| seen.at).collect()
+}
+
+/// The longest time between two advertisements of Active nodes.
+pub fn longest_silence(seen: &[Seen]) -> Duration {
     let claims = seen
         .iter()
         .filter(|seen| matches!(seen.what, What::Advertisement { priority: 1.. }));
     let times: Vec<Time> = claims.map(|seen| seen.at).collect();
     let pauses = times.windows(2).map(|pair| pair[1] - pair[0]);
-    (count, pauses.max().unwrap_or_default())
+    pauses.max().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -241,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn takeovers_and_silence_are_counted() {
+    fn takeovers_and_silence_are_found() {
         let all = seen(&[
             (10, 0, ACTIVE),
             (20, 0, ACTIVE),
@@ -250,8 +255,9 @@ mod tests {
             (46, 1, ACTIVE),
             (47, 0, What::Removed),
         ]);
-        assert_eq!(takeovers(&all), (1, millis(26)));
-        assert_eq!(takeovers(&[]), (0, Duration::ZERO));
+        assert_eq!(takeovers(&all), [millis(45)]);
+        assert_eq!(longest_silence(&all), millis(26));
+        assert_eq!(longest_silence(&[]), Duration::ZERO);
     }
 
     #[test]

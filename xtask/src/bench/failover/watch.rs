@@ -140,7 +140,10 @@ impl Drop for Watch {
 }
 
 /// Gives the calling thread a real-time priority.
-fn run_first() -> Result<()> {
+///
+/// # Errors
+/// The caller is not root.
+pub fn run_first() -> Result<()> {
     let parameters = libc::sched_param {
         sched_priority: PRIORITY,
     };
