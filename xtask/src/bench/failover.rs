@@ -236,9 +236,9 @@ fn report(options: &Options, measured: &[(Case, Found)]) -> Vec<Row> {
          vrrp_garp_master_delay. never = not until 0.2 s after the takeover at least.\n\
          node-death: processes killed and the switch's port down, until the other node's first gratuitous ARP. on-purpose: how long\n\
          neither node has the VIP; keepalived is stopped (SIGTERM), since it has no command for it. daemon-killed: until the other\n\
-         node has the VIP (-removed: until the killed one has it no longer); of keepalived, child and parent. heal: how long both\n\
-         advertise that they are Active after {SPLIT} intervals in which they did not hear each other. -gap: the longest time between\n\
-         two answers to a probe each millisecond."
+         node has the VIP (-removed: until the killed one has it no longer); of keepalived, child and parent, whose VIP stays there and\n\
+         goes on to answer beside the other node's. heal: how long both advertise that they are Active after {SPLIT} intervals in which\n\
+         they did not hear each other. -gap: the longest time between two answers to a probe each millisecond."
     );
     rows
 }

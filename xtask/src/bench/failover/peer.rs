@@ -5,7 +5,7 @@ use std::{
     io,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
     time::Duration,
 };
 
@@ -229,19 +229,22 @@ impl Running<'_> {
         }
         let namespace = &self.scene.nodes[self.node];
         let mut detach = namespace.command(release("balancerd"));
-        let status = detach
+        let output = detach
             .args(["--detach", "--instance", namespace.name()])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
+            .output()
             .context("running balancerd")?;
-        ensure!(status.success(), "balancerd --detach: {status}");
-        for folder in ["/run/balancer", "/var/lib/balancer"] {
+        // The pins are there still if it was stopped while it started.
+        for folder in ["/sys/fs/bpf/balancer", "/run/balancer", "/var/lib/balancer"] {
             match fs::remove_dir_all(Path::new(folder).join(namespace.name())) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
                 Ok(()) | Err(_) => {}
             }
         }
+        ensure!(
+            output.status.success() || crate::interrupt::happened(),
+            "balancerd --detach: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
         Ok(())
     }
 }
