@@ -6,6 +6,8 @@ mod network;
 mod view;
 
 use std::{
+    env,
+    path::Path,
     process::ExitCode,
     thread,
     time::{Duration, Instant},
@@ -50,6 +52,7 @@ pub fn show(options: &LabOptions) -> Result<ExitCode> {
     let mut pair = Pair {
         daemons: [prepare(0)?, prepare(1)?],
         network: &network,
+        programs: &options.programs,
     };
     if let Err(error) = pair.run(options.once) {
         if !interrupt::happened() {
@@ -96,6 +99,8 @@ fn config(node: usize) -> String {
 struct Pair<'lab> {
     daemons: [Daemon; 2],
     network: &'lab Network,
+    /// The folder with balancer-ctl.
+    programs: &'lab Path,
 }
 
 impl Pair<'_> {
@@ -246,10 +251,12 @@ impl Pair<'_> {
 
     /// Shows the view again and again until Ctrl-C.
     fn live(&self, client: &Client) -> Result<()> {
+        let sudo = env::var_os("SUDO_UID").map_or("", |_| "sudo ");
         println!("\nThe lab keeps running until Ctrl-C. In another terminal:");
         for (daemon, name) in self.daemons.iter().zip(NODES) {
             println!(
-                "  BALANCER_SOCKET={} balancer-ctl failover      # on {name}",
+                "  {sudo}{}/balancer-ctl --socket {} failover      # gives up on {name}",
+                self.programs.display(),
                 daemon.ctl().socket().display()
             );
         }
