@@ -2,6 +2,7 @@
 
 mod busy;
 mod driver;
+mod failover;
 mod health;
 mod ipvs;
 mod lab;
@@ -12,6 +13,7 @@ use std::{
     env,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -35,6 +37,8 @@ pub enum Suite {
     Lab,
     /// Ten thousand checks of real servers: their cost, and how evenly they are spread
     Health,
+    /// How long a VIP is without a node when the one that has it dies or gives up, beside keepalived
+    Failover,
     /// Guest instructions for a connection and a round trip, beside IPVS, on a stock kernel in QEMU
     Ipvs,
 }
@@ -45,9 +49,9 @@ pub struct Options {
     /// What to measure [default: everything]
     suites: Vec<Suite>,
 
-    /// Rounds; every round measures every row once
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
-    rounds: u32,
+    /// Rounds; every round measures every row once [default: 5; failover: 10]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: Option<u32>,
 
     /// Measure these rows only, by name, separated by commas
     #[arg(long, value_delimiter = ',')]
@@ -73,6 +77,10 @@ pub struct Options {
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(10..))]
     health_seconds: u32,
 
+    /// failover: instead, keep all CPUs busy for this long, and count nodes that take over in vain
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = "10m", value_parser = humantime::parse_duration)]
+    soak: Option<Duration>,
+
     /// ipvs: the kernel, one of Debian's
     #[arg(long, default_value_t = Release::V6_12)]
     kernel: Release,
@@ -88,6 +96,16 @@ impl Options {
         self.only.is_empty() || self.only.iter().any(|name| name == row)
     }
 
+    /// Rounds of all suites but `failover`.
+    fn rounds(&self) -> u32 {
+        self.rounds.unwrap_or(5)
+    }
+
+    /// Rounds of suite `failover`: when an event happens within the advertisement interval decides much.
+    fn failover_rounds(&self) -> u32 {
+        self.rounds.unwrap_or(10)
+    }
+
     /// Whether a suite is wanted that has these rows.
     fn wants_suite(&self, suite: Suite, rows: &[String]) -> bool {
         (self.suites.is_empty() || self.suites.contains(&suite))
@@ -101,12 +119,13 @@ impl Options {
 /// Something does not build, a named row does not exist, a measurement failed or was void, or a figure is beyond its aim.
 pub fn run(options: &Options) -> Result<ExitCode> {
     let (packet_rows, lab_rows, health_rows) = (packet::rows()?, lab::rows(), health::rows());
-    let (driver_rows, ipvs_rows) = (driver::rows(), ipvs::rows());
+    let (driver_rows, failover_rows, ipvs_rows) = (driver::rows(), failover::rows(), ipvs::rows());
     let all = [
         &packet_rows,
         &driver_rows,
         &lab_rows,
         &health_rows,
+        &failover_rows,
         &ipvs_rows,
     ];
     ensure_known(&options.only, &all.map(|rows| rows.join(", ")).join(", "))?;
@@ -114,21 +133,32 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let driver = options.wants_suite(Suite::Driver, &driver_rows);
     let lab = options.wants_suite(Suite::Lab, &lab_rows);
     let health = options.wants_suite(Suite::Health, &health_rows);
+    let failover = options.wants_suite(Suite::Failover, &failover_rows);
     let ipvs = options.wants_suite(Suite::Ipvs, &ipvs_rows);
-    if ipvs && !(packet || driver || lab || health) {
+    if options.soak.is_some() {
+        ensure!(
+            options.suites == [Suite::Failover],
+            "--soak is of suite `failover` alone: cargo xtask bench failover --soak"
+        );
+    }
+    if ipvs && !(packet || driver || lab || health || failover) {
         // Emulation needs no root, and the load of other programs does not change the counted instructions.
         build_daemon()?;
         return finish(options, &ipvs::run(options)?);
     }
     let built = match &options.built {
         Some(folder) => folder.clone(),
-        None => build(lab || health || ipvs)?,
+        None => build(lab || health || failover || ipvs)?,
     };
     if !privilege::is_root() {
         return as_root(&built);
     }
     crate::interrupt::listen()?;
     busy::warn()?;
+    if let Some(duration) = options.soak {
+        // Without a higher priority, which what it starts would have too.
+        return soak(options, duration);
+    }
     let _first = busy::raise_priority()?;
     let mut rows = Vec::new();
     if packet {
@@ -139,6 +169,9 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     }
     if lab {
         rows.extend(lab::run(options)?);
+    }
+    if failover {
+        rows.extend(failover::run(options)?);
     }
     let mut missed = None;
     if health {
@@ -154,6 +187,14 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         bail!("{missed}");
     }
     Ok(code)
+}
+
+/// Counts false failovers; none is a success.
+fn soak(options: &Options, duration: Duration) -> Result<ExitCode> {
+    let row = failover::soak::run(duration)?;
+    let is_missed = row.median > 0.0;
+    let code = finish(options, &[row])?;
+    Ok(if is_missed { ExitCode::FAILURE } else { code })
 }
 
 /// Refuses names that are not among `rows`, which commas separate.

@@ -6,6 +6,7 @@ mod demonstration;
 mod live;
 mod network;
 mod page;
+mod pair;
 
 use std::{
     env,
@@ -24,15 +25,26 @@ use crate::{
     setup::{self, Purpose},
 };
 
+/// The configuration at the start. balancer-ctl adds the rest, which the daemon writes to the file.
+const CONFIG: &str = "\
+# Written by `cargo xtask run`; the services below come from balancer-ctl.
+[dataplane]
+interfaces = [\"outside\", \"inside\"]
+";
+
 /// Builds everything and shows it at work: a client, the balancer and two real servers in network namespaces.
 ///
 /// Installs what the build lacks (says what, and asks first on a terminal), shows the commands of the old LVS
-/// tutorial and their effect, then keeps running with a live view until Ctrl-C. Leaves nothing behind.
+/// tutorial and their effect, then keeps running with a live view until Ctrl-C. Leaves nothing behind. With `--pair` there are
+/// two balancers: the Active one is killed while a client asks all the time.
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// End after the demonstration, with status 0 only if all of it held
     #[arg(long, conflicts_with = "config")]
     once: bool,
+    /// Show two balancers that share their addresses instead, and how one takes over from the other
+    #[arg(long, conflicts_with = "config")]
+    pair: bool,
     /// Install what is missing without asking
     #[arg(long)]
     yes: bool,
@@ -50,6 +62,9 @@ pub struct LabOptions {
     /// As in `run`
     #[arg(long)]
     once: bool,
+    /// As in `run`
+    #[arg(long)]
+    pair: bool,
 }
 
 /// Builds, then runs the lab or the daemon as root.
@@ -86,7 +101,8 @@ pub fn run(options: &Options) -> Result<ExitCode> {
             .arg("lab")
             .arg("--programs")
             .arg(&programs)
-            .args(options.once.then_some("--once"));
+            .args(options.once.then_some("--once"))
+            .args(options.pair.then_some("--pair"));
         command
     };
     // Ctrl-C also reaches the child, which cleans up and ends; this process only waits for it.
@@ -96,7 +112,10 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 /// Makes the lab and shows the demonstration. Everything that is made is a guard, so that it is removed however this ends.
 pub fn lab(options: &LabOptions) -> Result<ExitCode> {
     interrupt::listen()?;
-    let result = show(options);
+    let result = match options.pair {
+        true => pair::show(options),
+        false => show(options),
+    };
     if interrupt::happened() {
         println!("\nStopped; everything is cleaned up.");
     }
@@ -111,7 +130,10 @@ pub fn lab(options: &LabOptions) -> Result<ExitCode> {
 fn show(options: &LabOptions) -> Result<ExitCode> {
     let network = Network::new()?;
     network.explain();
-    let daemon = Daemon::start(&network, &options.programs)?;
+    let mut daemon = Daemon::prepare("balancer", CONFIG, &options.programs)?;
+    println!("\n== The daemon, in the balancer's namespace\n");
+    daemon.explain()?;
+    daemon.start(&network.balancer)?;
     let demonstration = Demonstration {
         network: &network,
         daemon: &daemon,

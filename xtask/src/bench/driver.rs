@@ -154,8 +154,8 @@ impl Bench {
     fn run(mut self, options: &Options) -> Result<Vec<Row>> {
         self.round(WARM_UP.min(options.packets))?;
         self.rows.iter_mut().for_each(Measured::clear);
-        for round in 1..=options.rounds {
-            eprintln!("round {round} of {}", options.rounds);
+        for round in 1..=options.rounds() {
+            eprintln!("round {round} of {}", options.rounds());
             self.round(options.packets)?;
         }
         Ok(report(&self.rows))

@@ -119,8 +119,8 @@ pub fn run(options: &Options) -> Result<(Vec<Row>, Option<String>)> {
     let scene = Scene::build(CHECKS)?;
     let length = Duration::from_secs(u64::from(options.health_seconds));
     let mut found: [Vec<Found>; 2] = [Vec::new(), Vec::new()];
-    for round in 1..=options.rounds {
-        eprintln!("round {round} of {}", options.rounds);
+    for round in 1..=options.rounds() {
+        eprintln!("round {round} of {}", options.rounds());
         for (peer, found) in Peer::ALL.into_iter().zip(&mut found) {
             let with_effect = peer == Peer::Balancer && options.wants(Figure::Effect.name());
             let measured = measure(&scene, peer, length, with_effect);

@@ -52,10 +52,10 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
     };
     let mut rows = wanted(options);
     let scene = Scene::build()?;
-    for round in 0..=options.rounds {
+    for round in 0..=options.rounds() {
         // The first round only warms up.
         let seconds = if round == 0 { 1 } else { options.seconds };
-        eprintln!("round {round} of {}", options.rounds);
+        eprintln!("round {round} of {}", options.rounds());
         for peer in Peer::ALL {
             self::round(&scene, &programs, &mut rows, peer, seconds)
                 .with_context(|| format!("{peer:?} in round {round}"))?;

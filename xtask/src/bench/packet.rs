@@ -202,8 +202,8 @@ impl Bench {
         self.round(WARM_UP.min(options.packets), &mut References::default())?;
         self.rows.iter_mut().for_each(Measured::clear);
         let mut references = References::default();
-        for round in 1..=options.rounds {
-            eprintln!("round {round} of {}", options.rounds);
+        for round in 1..=options.rounds() {
+            eprintln!("round {round} of {}", options.rounds());
             self.round(options.packets, &mut references)?;
         }
         Ok(self.report(&references))
@@ -344,7 +344,7 @@ fn connections(table: Table, options: &Options) -> u32 {
     match table {
         Table::Default | Table::New | Table::Scheduled(_) => DEFAULT_CONNECTIONS,
         Table::Million => 1 << 21,
-        Table::Handshakes => ((options.rounds + 1) * options.packets) / 2 + 64,
+        Table::Handshakes => ((options.rounds() + 1) * options.packets) / 2 + 64,
     }
 }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 /// A row of the result.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
-    /// `packet`, `driver`, `lab`, `health` or `ipvs`.
+    /// `packet`, `driver`, `lab`, `health`, `failover` or `ipvs`.
     pub suite: &'static str,
     /// Name of the row.
     pub row: String,

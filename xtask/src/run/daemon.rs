@@ -10,9 +10,8 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use tempfile::TempDir;
-use xtask::lab::{Process, wait_until};
+use xtask::lab::{Namespace, Process, wait_until};
 
-use super::network::Network;
 use crate::interrupt;
 
 /// Folders in which each instance of the daemon has a folder for files that outlive it.
@@ -24,48 +23,63 @@ const LABEL: &str = "lab-";
 /// Prefix of the names of the lab's temporary folders.
 const FOLDER: &str = "balancer-lab-";
 
-/// The configuration at the start. balancer-ctl adds the rest, which the daemon writes to the file.
-const CONFIG: &str = "\
-# Written by `cargo xtask run`; the services below come from balancer-ctl.
-[dataplane]
-interfaces = [\"outside\", \"inside\"]
-";
-
-/// A running balancerd. Fields are dropped in order: first the program, then its pins, then its files.
+/// balancerd on one node. Fields are dropped in order: first the program, then its pins, then its files.
 #[derive(Debug)]
 pub struct Daemon {
-    _process: Process,
-    _instance: Instance,
+    process: Option<Process>,
+    instance: Instance,
     folder: TempDir,
+    program: PathBuf,
     ctl: Ctl,
 }
 
 impl Daemon {
-    /// Starts it in the balancer's namespace and waits until it answers.
-    pub fn start(network: &Network, programs: &Path) -> Result<Self> {
+    /// Writes its configuration for the node of this name. Where there are several, all are prepared before one starts.
+    pub fn prepare(node: &str, config: &str, programs: &Path) -> Result<Self> {
         interrupt::check()?;
         let folder = TempDir::with_prefix(format!("{FOLDER}{}-", process::id()))
             .context("cannot make a folder for the lab")?;
-        let config = folder.path().join("balancer.toml");
-        fs::write(&config, CONFIG).with_context(|| format!("cannot write {}", config.display()))?;
-        let log = File::create(folder.path().join("log")).context("cannot make the log")?;
-        let instance = Instance::new();
         let ctl = Ctl {
+            node: node.to_owned(),
             program: programs.join("balancer-ctl"),
             socket: folder.path().join("control.sock"),
         };
+        let daemon = Self {
+            process: None,
+            instance: Instance::new(node),
+            folder,
+            program: programs.join("balancerd"),
+            ctl,
+        };
+        let file = daemon.config();
+        fs::write(&file, config).with_context(|| format!("cannot write {}", file.display()))?;
+        Ok(daemon)
+    }
 
-        println!("\n== The daemon, in the balancer's namespace\n");
-        println!("  balancer$ balancerd --config balancer.toml");
-        for line in CONFIG.lines().filter(|line| !line.starts_with('#')) {
-            println!("      {line}");
+    /// Prints how it is started, and its configuration without comments.
+    pub fn explain(&self) -> Result<()> {
+        println!("  {}$ balancerd --config balancer.toml", self.ctl.node);
+        let config = fs::read_to_string(self.config()).context("cannot read the configuration")?;
+        for line in config.lines().filter(|line| !line.starts_with('#')) {
+            println!("{}", format!("      {line}").trim_end());
         }
-        let mut command = network.balancer.command(programs.join("balancerd"));
+        Ok(())
+    }
+
+    /// Starts it in its node's namespace and waits until it answers.
+    pub fn start(&mut self, namespace: &Namespace) -> Result<()> {
+        interrupt::check()?;
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_file())
+            .context("cannot make the log")?;
+        let mut command = namespace.command(&self.program);
         command
             .arg("--config")
-            .arg(&config)
-            .args(["--instance", &instance.name])
-            .env("BALANCER_SOCKET", &ctl.socket);
+            .arg(self.config())
+            .args(["--instance", &self.instance.name])
+            .env("BALANCER_SOCKET", &self.ctl.socket);
         command
             .stderr(log.try_clone().context("cannot share the log")?)
             .stdout(log);
@@ -73,16 +87,29 @@ impl Daemon {
         let ready = wait_until("balancerd to answer", Duration::from_secs(20), || {
             interrupt::check()?;
             ensure!(process.ended()?.is_none(), "balancerd ended");
-            Ok(ctl.socket.exists() && ctl.answers())
+            Ok(self.ctl.socket.exists() && self.ctl.answers())
         });
-        let daemon = Self {
-            _process: process,
-            _instance: instance,
-            folder,
-            ctl,
-        };
-        ready.with_context(|| format!("balancerd did not start:\n{}", daemon.log()))?;
-        Ok(daemon)
+        self.process = Some(process);
+        ready.with_context(|| format!("balancerd did not start:\n{}", self.log()))
+    }
+
+    /// Its process id, if it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+
+    /// Kills it, as `kill -9` does. What it has put in the kernel stays there.
+    pub fn kill(&mut self) -> Result<()> {
+        let mut process = self.process.take().context("balancerd does not run")?;
+        process.kill().map(drop)
+    }
+
+    fn config(&self) -> PathBuf {
+        self.folder.path().join("balancer.toml")
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.folder.path().join("log")
     }
 
     /// The balancer-ctl for this daemon.
@@ -92,13 +119,15 @@ impl Daemon {
 
     /// What it has logged.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+        fs::read_to_string(self.log_file()).unwrap_or_default()
     }
 }
 
 /// balancer-ctl for the lab's daemon.
 #[derive(Debug)]
 pub struct Ctl {
+    /// The node's name, as a prompt shows it.
+    node: String,
     program: PathBuf,
     socket: PathBuf,
 }
@@ -128,7 +157,7 @@ impl Ctl {
 
     /// Runs a command line, and prints it and its output.
     pub fn show(&self, arguments: &str) -> Result<()> {
-        println!("  balancer$ balancer-ctl {arguments}");
+        println!("  {}$ balancer-ctl {arguments}", self.node);
         for line in self.call(arguments)?.lines() {
             println!("      {line}");
         }
@@ -163,7 +192,7 @@ struct Instance {
 }
 
 impl Instance {
-    fn new() -> Self {
+    fn new(node: &str) -> Self {
         sweep();
         let new = FOLDERS
             .iter()
@@ -171,7 +200,7 @@ impl Instance {
             .filter(|folder| !folder.exists())
             .collect();
         Self {
-            name: format!("{LABEL}{}", process::id()),
+            name: format!("{LABEL}{}-{node}", process::id()),
             new,
         }
     }
@@ -225,7 +254,7 @@ mod tests {
 
     #[test]
     fn only_what_is_ours_has_an_owner() {
-        assert_eq!(owner(LABEL, "lab-123"), Some("123"));
+        assert_eq!(owner(LABEL, "lab-123-lb1"), Some("123"));
         assert_eq!(owner(FOLDER, "balancer-lab-77-a6jK1X"), Some("77"));
         for other in ["lab-", "lab-x", "v1", "blue", "lab-../1", "1"] {
             assert_eq!(owner(LABEL, other), None, "{other}");

@@ -28,7 +28,7 @@ pub fn view(demonstration: &Demonstration<'_>) -> Result<()> {
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| send(demonstration.network, &over));
-        let shown = show(demonstration.ctl);
+        let shown = repeat(|| frame(demonstration.ctl));
         over.store(true, Ordering::Relaxed);
         shown
     })
@@ -41,11 +41,12 @@ fn send(network: &Network, over: &AtomicBool) {
     }
 }
 
-fn show(ctl: &Ctl) -> Result<()> {
+/// Shows one view after the other until Ctrl-C, on a terminal in place of the one before. `frame` sets the pace.
+pub fn repeat(mut frame: impl FnMut() -> Result<String>) -> Result<()> {
     let terminal = io::stdout().is_terminal();
     let mut lines = 0;
     while !interrupt::happened() {
-        let text = match frame(ctl) {
+        let text = match frame() {
             Ok(text) => text,
             Err(_) if interrupt::happened() => break,
             Err(error) => return Err(error),

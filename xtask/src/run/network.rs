@@ -17,11 +17,11 @@ use crate::interrupt;
 /// The balancer's outside address, which is the virtual service's too.
 pub const VIP: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 35);
 /// The balancer's inside address, the real servers' gateway.
-const INSIDE: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 1);
+pub const INSIDE: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 1);
 /// The client.
-const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 100);
+pub const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 100);
 /// The real servers.
-const REALS: [Node; 2] = [
+pub const REALS: [Node; 2] = [
     Node {
         name: "real1",
         address: Ipv4Addr::new(192, 168, 0, 2),
@@ -34,7 +34,7 @@ const REALS: [Node; 2] = [
 /// Port of the virtual service and of the real servers.
 pub const PORT: u16 = 80;
 /// Prefix of the names of the lab's namespaces.
-const LABEL: &str = "balancer-lab";
+pub const LABEL: &str = "balancer-lab";
 
 /// A real server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,7 +53,7 @@ impl fmt::Display for Node {
 
 impl Node {
     /// The node whose page this is.
-    fn by_page(page: &str) -> Option<Self> {
+    pub fn by_page(page: &str) -> Option<Self> {
         REALS
             .into_iter()
             .find(|node| page.trim_end() == node.page())
@@ -174,7 +174,7 @@ impl Network {
 }
 
 /// Starts a real server's web server and waits until it answers.
-fn serve(real: &Namespace, node: &Node) -> Result<Process> {
+pub fn serve(real: &Namespace, node: &Node) -> Result<Process> {
     let listen = SocketAddr::from((node.address, PORT));
     let own = env::current_exe().context("cannot find this program")?;
     let mut command = real.command(own);

@@ -51,7 +51,7 @@ const fn tool(
 use Purpose::{Bench, Guest, Run, Test};
 
 /// All tools. Debian's package nginx-light has everything that is needed of nginx.
-const TOOLS: [Tool; 21] = [
+const TOOLS: [Tool; 22] = [
     tool(
         "ip",
         "iproute2",
@@ -126,6 +126,12 @@ const TOOLS: [Tool; 21] = [
     tool("wrk", "wrk", "counts requests per second", &[Bench]),
     tool("iperf3", "iperf3", "counts bytes per second", &[Bench]),
     tool("haproxy", "haproxy", "a balancer to compare with", &[Bench]),
+    tool(
+        "keepalived",
+        "keepalived",
+        "shares a VIP between two nodes, to compare with",
+        &[Bench],
+    ),
     tool(
         "nft",
         "nftables",
@@ -202,7 +208,13 @@ mod tests {
         assert_eq!(packages(&[Test], &installed), [""; 0]);
         assert_eq!(
             packages(&[Bench], &installed),
-            ["wrk", "iperf3", "haproxy", "libnginx-mod-stream"]
+            [
+                "wrk",
+                "iperf3",
+                "haproxy",
+                "keepalived",
+                "libnginx-mod-stream"
+            ]
         );
     }
 }
