@@ -1,7 +1,8 @@
 //! Virtual routers that are Active together.
 
 use std::{
-    fs,
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt as _,
     time::{Duration, SystemTime},
 };
 
@@ -22,11 +23,15 @@ fn a_group_moves_together_when_one_interface_fails_and_programs_are_told() {
     if privileged::skipped() {
         return;
     }
-    let folder = tempfile::tempdir().expect("a folder");
-    let told = folder.path().join("told");
-    let script = format!("cat >> {0}; echo >> {0}", told.display());
+    // Only root may change what runs as root.
+    let folder = tempfile::tempdir_in("/root").expect("a folder");
+    let [told, script] = ["told", "script"].map(|name| folder.path().join(name));
+    let lines = format!("#!/bin/sh\ncat >> {0}\necho >> {0}\n", told.display());
+    fs::write(&script, lines).expect("write a program");
+    fs::set_permissions(&script, Permissions::from_mode(0o755)).expect("its mode");
     let notify = format!(
-        "[[notify]]\non = [\"active\", \"backup\", \"fault\"]\nrun = [\"/bin/sh\", \"-c\", \"{script}\"]\n"
+        "[[notify]]\non = [\"active\", \"backup\", \"fault\"]\nrun = [\"{}\"]\n",
+        script.display()
     );
     let mut pair = Pair::new(2, 0);
     let config = |priority, more: &str| format!("{notify}{}", both_sides(priority, more));

@@ -109,6 +109,7 @@ impl Forgery {
             Self::RouterId0 => "router-id",
             Self::Length => "length",
             Self::Interval0 => "interval",
+            // Only where the host has let it through.
             Self::OwnAddress => "own-address",
         }
     }
@@ -206,7 +207,9 @@ fn forged_advertisements_are_counted_and_not_obeyed() {
             .as_u64()
             .unwrap_or(0)
     };
-    for forgery in Forgery::ALL {
+    // What comes from an address of its own, the host drops before the daemon sees it.
+    let seen = |forgery: &Forgery| *forgery != Forgery::OwnAddress;
+    for forgery in Forgery::ALL.into_iter().filter(seen) {
         stranger.send(&forgery.frame(own));
         pair.nodes[0].wait_for_status("one to be counted", |status| {
             status["vrrp"][0]["refused"][forgery.counted_as()] == 1
@@ -219,15 +222,11 @@ fn forged_advertisements_are_counted_and_not_obeyed() {
         }
         assert_eq!(pair.holders(VIP), [0], "{forgery:?}");
     }
-    for forgery in Forgery::ALL {
+    for forgery in Forgery::ALL.into_iter().filter(seen) {
         for node in 0..2 {
             // What did not fit in the socket was never read.
             let count = refused(node, forgery);
-            let is_own = forgery == Forgery::OwnAddress && node == 1;
-            assert!(
-                is_own || count > 1 && count <= FLOOD + 1,
-                "{forgery:?}: {count}"
-            );
+            assert!(count > 1 && count <= FLOOD + 1, "{forgery:?}: {count}");
         }
     }
     let lines = pair.nodes[0].daemon().log();

@@ -91,7 +91,7 @@ fn what_fails_on_one_node_moves_the_vip_and_what_fails_on_both_does_not() {
     pair.wait_for_within(VIP, &[0], Duration::from_secs(1));
 
     // A program that fails on one node, which puts it in fault.
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = tempfile::tempdir_in("/root").expect("a folder");
     let flags = ["0", "1"].map(|name| folder.path().join(name));
     for ((node, priority), flag) in pair.nodes.iter().zip([200, 100]).zip(&flags) {
         fs::write(flag, "").expect("a file");
