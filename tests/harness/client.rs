@@ -16,7 +16,7 @@ use std::{
 
 use nix::sched::{CloneFlags, setns};
 use socket2::{Domain, Socket, Type};
-use xtask::lab::wait_until;
+use xtask::lab::{Namespace, wait_until};
 
 use crate::topology::Topology;
 
@@ -58,8 +58,12 @@ pub fn connect_from(
     Ok(socket.into())
 }
 
-fn ask(mut stream: TcpStream) -> io::Result<String> {
-    stream.set_read_timeout(Some(LIMIT))?;
+fn ask(stream: TcpStream) -> io::Result<String> {
+    ask_within(stream, LIMIT)
+}
+
+fn ask_within(mut stream: TcpStream, limit: Duration) -> io::Result<String> {
+    stream.set_read_timeout(Some(limit))?;
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
@@ -163,6 +167,73 @@ impl Topology {
             done,
             thread: Some(thread),
         }
+    }
+}
+
+/// A client that asks again and again, impatiently, and notes how long it got no answer.
+pub struct Impatient {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Duration>>,
+}
+
+impl Impatient {
+    /// Starts one in a namespace; it has got an answer when this returns.
+    ///
+    /// # Panics
+    /// It gets none.
+    #[must_use]
+    pub fn start(client: &Namespace, to: SocketAddr) -> Self {
+        // No SYN is sent again: a new connection is quicker.
+        const PATIENCE: Duration = Duration::from_millis(100);
+        // The thread must outlive this borrow: it enters the namespace by its name.
+        let path = client.path();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let (first, answered) = std::sync::mpsc::channel();
+        let thread = thread::spawn(move || {
+            let namespace = File::open(path).expect("the client's namespace");
+            setns(namespace, CloneFlags::CLONE_NEWNET).expect("enter the client");
+            let mut last = None::<Instant>;
+            let mut longest = Duration::ZERO;
+            while !stopped.load(Ordering::Relaxed) {
+                let answer = TcpStream::connect_timeout(&to, PATIENCE).and_then(|stream| {
+                    stream.set_write_timeout(Some(PATIENCE))?;
+                    ask_within(stream, PATIENCE)
+                });
+                if answer.is_ok() {
+                    let now = Instant::now();
+                    longest = longest.max(last.map_or(Duration::ZERO, |last| now - last));
+                    last = Some(now);
+                    let _ = first.send(());
+                }
+                thread::sleep(Duration::from_millis(5));
+            }
+            longest.max(last.map_or(Duration::MAX, |last| last.elapsed()))
+        });
+        answered
+            .recv_timeout(Duration::from_secs(10))
+            .expect("an answer");
+        Self {
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// Ends it; returns the longest time from one answer to the next.
+    ///
+    /// # Panics
+    /// It has failed.
+    #[must_use]
+    pub fn finish(mut self) -> Duration {
+        self.stop.store(true, Ordering::Relaxed);
+        let thread = self.thread.take().expect("it ends once");
+        thread.join().expect("its result")
+    }
+}
+
+impl Drop for Impatient {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
     }
 }
 

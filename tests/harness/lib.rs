@@ -2,6 +2,7 @@
 //! everything it counts.
 
 pub mod addresses;
+pub mod advertisements;
 pub mod bulk;
 pub mod client;
 pub mod cpus;
@@ -9,10 +10,12 @@ pub mod daemon;
 pub mod dataplane;
 pub mod expected;
 pub mod initial;
+pub mod keepalived;
 pub mod loads;
 mod mapped;
 pub mod network;
 pub mod packet;
+pub mod pair;
 pub mod pass;
 pub mod persistence;
 pub mod privileged;

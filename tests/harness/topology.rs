@@ -147,6 +147,25 @@ pub fn page(number: usize) -> String {
 }
 
 impl Real {
+    /// The machine of this number, from 1, whose interface `eth0` is connected; its gateway is the balancer.
+    pub(crate) fn new(namespace: Namespace, number: u8) -> anyhow::Result<Self> {
+        let real = Self {
+            programs: Vec::new(),
+            borrowed: Vec::new(),
+            address: format!("192.168.0.{}", number + 1),
+            address6: format!("fd00:1::{:x}", number + 1),
+            namespace,
+            folder: tempfile::tempdir()?,
+        };
+        let (host, address, address6) = (&real.namespace, &real.address, &real.address6);
+        host.plain_frames("eth0")?;
+        host.address("eth0", &format!("{address}/24"))?;
+        host.address("eth0", &format!("{address6}/64"))?;
+        host.gateway("192.168.0.1")?;
+        host.ip("-6 route add default via fd00:1::1")?;
+        Ok(real)
+    }
+
     /// Ends all its programs; the machine goes on.
     pub fn stop_programs(&mut self) {
         self.programs.clear();
@@ -249,10 +268,15 @@ http {{
     }
 }
 
-fn build(arms: Arms, reals: u8) -> anyhow::Result<Topology> {
+/// Waits for the turn of the next network of real machines.
+pub(crate) fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     // A test that failed holds nothing back: its guards have cleaned up.
-    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn build(arms: Arms, reals: u8) -> anyhow::Result<Topology> {
+    let turn = turn();
     for label in ["client", "balancer", "switch", "real1", "real2"] {
         Namespace::sweep(&format!("tests-{label}"));
     }
@@ -277,21 +301,7 @@ fn build(arms: Arms, reals: u8) -> anyhow::Result<Topology> {
     for number in 1..=reals {
         let namespace = Namespace::new(&format!("tests-real{number}"))?;
         connect(&namespace, "eth0", format!("to-real{number}"))?;
-        namespace.plain_frames("eth0")?;
-        let real = Real {
-            programs: Vec::new(),
-            borrowed: Vec::new(),
-            address: format!("192.168.0.{}", number + 1),
-            address6: format!("fd00:1::{:x}", number + 1),
-            namespace,
-            folder: tempfile::tempdir()?,
-        };
-        real.namespace
-            .address("eth0", &format!("{}/24", real.address))?;
-        real.namespace
-            .address("eth0", &format!("{}/64", real.address6))?;
-        real.namespace.gateway("192.168.0.1")?;
-        real.namespace.ip("-6 route add default via fd00:1::1")?;
+        let real = Real::new(namespace, number)?;
         machines.push(real);
     }
     let ports: Vec<_> = ports.iter().map(String::as_str).collect();

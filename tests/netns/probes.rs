@@ -142,6 +142,7 @@ fn hundreds_of_probes_leave_no_file_and_no_process_behind() {
     let shell = |script: &str| {
         Probe::Exec(ExecProbe {
             user: None,
+            is_monitor: true,
             run: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
         })
     };

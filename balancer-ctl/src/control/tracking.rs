@@ -208,6 +208,7 @@ fn exec_target(router: &VirtualRouter, exec: &TrackExec) -> CheckTarget {
             probe: Probe::Exec(ExecProbe {
                 run: exec.run.clone(),
                 user: exec.user.clone(),
+                is_monitor: false,
             }),
             target: Target::default(),
             source: Source::default(),

@@ -350,13 +350,16 @@ pub struct GrpcProbe {
     pub tls: Option<Tls>,
 }
 
-/// A program: exit status 0 is up, 1 down, 2..=255 up with weight = status - 2.
+/// A program: exit status 0 is up, 1 down.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ExecProbe {
     /// The program by its absolute path, then its arguments; not a shell's line.
     pub run: Vec<String>,
     /// The user that it runs as; `None` = root.
     pub user: Option<String>,
+    /// As mon's monitors: it is given the address to ask as its last argument, and exit status 2..=255 is up with weight = status - 2.
+    /// Otherwise it has the arguments of `run` alone, and only status 0 is up.
+    pub is_monitor: bool,
 }
 
 /// A request to an agent.

@@ -311,24 +311,19 @@ impl Engine {
             .min()
     }
 
-    /// Does what is due; renews the leases.
+    /// Does what is due.
     pub fn run(&mut self, now: Instant) {
         let mut groups = std::mem::take(&mut self.groups);
-        let mut is_due = false;
         for running in &mut groups {
             if running
                 .machine
                 .next_deadline()
                 .is_some_and(|due| due <= now)
             {
-                is_due = true;
                 self.handle(running, Input::Timeout, now);
             }
         }
         self.groups = groups;
-        if is_due {
-            self.guard.renew();
-        }
         self.guard.revive();
     }
 
@@ -417,11 +412,13 @@ impl Engine {
         decoded: Result<Advertisement, Malformed>,
         now: Instant,
     ) {
+        // Malformed in any case: the first counts it.
+        let is_nobodys = id.is_none_or(|id| id == 0);
         let mut groups = std::mem::take(&mut self.groups);
         'all: for running in &mut groups {
             for number in 0..running.members.len() {
                 let router = &running.group.routers[number];
-                let is_it = Some(router.router_id) == id
+                let is_it = (is_nobodys || Some(router.router_id) == id)
                     && router.interface == key.interface
                     && group::family(router) == key.family;
                 if is_it {
@@ -564,10 +561,12 @@ impl Engine {
     }
 
     fn handle(&mut self, running: &mut Running, input: Input, now: Instant) {
+        let mut has_advertised = false;
         for output in running.machine.handle(input, now) {
             match output {
                 Output::Advertise { member, priority } => {
-                    self.advertise(running, member, priority, now)
+                    has_advertised = true;
+                    self.advertise(running, member, priority, now);
                 }
                 Output::Acquire => self.guard.hold(running.holding()),
                 Output::Release => {
@@ -608,6 +607,10 @@ impl Engine {
                 )),
                 Output::SecondOwner(source) => running.second_owner = Some(source),
             }
+        }
+        // Also after answers to another node, which take the place of those that are due.
+        if has_advertised && running.has_addresses() {
+            self.guard.renew();
         }
     }
 

@@ -174,6 +174,7 @@ impl Reader<'_> {
             Grpc => Probe::Grpc(Box::new(self.grpc(table, place))),
             Exec => Probe::Exec(ExecProbe {
                 user: self.user(table, place("user")),
+                is_monitor: true,
                 run: self.program(table, place("run"), "check", at)?,
             }),
             Agent => Probe::Agent(AgentProbe {

@@ -234,7 +234,11 @@ fn probe() -> impl Strategy<Value = Probe> {
         Just(Probe::Ping),
         (word(), option::of(tls()))
             .prop_map(|(service, tls)| Probe::Grpc(Box::new(GrpcProbe { service, tls }))),
-        (run(), option::of(word())).prop_map(|(run, user)| Probe::Exec(ExecProbe { run, user })),
+        (run(), option::of(word())).prop_map(|(run, user)| Probe::Exec(ExecProbe {
+            run,
+            user,
+            is_monitor: true
+        })),
         sent().prop_map(|send| Probe::Agent(AgentProbe { send })),
     ]
 }

@@ -1,6 +1,7 @@
 //! Exec checks: a program's exit status. 0 = up, 1 = down, 2 to 255 = up with weight status - 2. Killed by a signal = down.
 //!
-//! The target's address is appended to the program's arguments, as mon does, so that mon's monitors run unchanged. The
+//! The target's address is appended to the program's arguments, as mon does, so that mon's monitors run unchanged. A program that
+//! a virtual router tracks has no target: it gets its own arguments alone, and all but 0 is down. The
 //! first line that a program prints is the reason that operators read. When it ends or times out, its process group is
 //! killed; processes that have left the group on purpose go on. A program that must not run because somebody else than
 //! root and its own user can change it, or that this host cannot start for want of something, is inconclusive; one that does not exist
@@ -32,6 +33,8 @@ const REAP_TIMEOUT: Duration = Duration::from_millis(100);
 pub struct Exec {
     /// The configured command line, which is checked before each start.
     run: Vec<String>,
+    /// See [`ExecProbe::is_monitor`].
+    is_monitor: bool,
     program: Program,
     /// Held while the program is checked and runs, which may outlast the probe.
     run_permit: Arc<Semaphore>,
@@ -43,25 +46,31 @@ impl Exec {
     pub fn new(check_target: &CheckTarget, probe: &ExecProbe) -> Result<Self, String> {
         let (program, arguments) = probe.run.split_first().ok_or("`run` names no program")?;
         let address = check_target.target.ip().to_string();
-        let environment = [
-            ("BALANCER_REAL_ADDRESS", address.clone()),
-            ("BALANCER_REAL_PORT", check_target.target.port().to_string()),
-            (
-                "BALANCER_TIMEOUT",
-                seconds(check_target.check.timing.timeout),
-            ),
-        ];
+        let mut arguments = arguments.to_vec();
+        let mut environment = vec![(
+            "BALANCER_TIMEOUT",
+            seconds(check_target.check.timing.timeout),
+        )];
+        if probe.is_monitor {
+            arguments.push(address.clone());
+            environment.extend([
+                ("BALANCER_REAL_ADDRESS", address),
+                ("BALANCER_REAL_PORT", check_target.target.port().to_string()),
+            ]);
+        }
         Ok(Self {
             run: probe.run.clone(),
+            is_monitor: probe.is_monitor,
             program: Program {
                 path: program.into(),
-                arguments: [arguments, &[address]].concat(),
+                arguments,
                 user: probe.user.clone(),
                 // Before the probe's own end, which counts against the target.
                 check_timeout: check_target.check.timing.timeout * 9 / 10,
                 environment: environment
+                    .into_iter()
                     .map(|(name, value)| (name.to_owned(), value))
-                    .to_vec(),
+                    .collect(),
                 input: Vec::new(),
                 // The driver drops the probe at its timeout, which kills the process group at once. A monitor has
                 // nothing to clean up, and the next probe follows soon.
@@ -109,6 +118,7 @@ impl Exec {
         })?;
         let said = text::first_line(&finished.output.bytes);
         result_of(
+            self.is_monitor,
             finished.end,
             said.or_else(|| text::first_line(&finished.errors.bytes)),
         )
@@ -120,14 +130,18 @@ fn seconds(duration: Duration) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-fn result_of(end: ExitReason, said: Option<String>) -> Result<Passed, ProbeFailure> {
+fn result_of(
+    is_monitor: bool,
+    end: ExitReason,
+    said: Option<String>,
+) -> Result<Passed, ProbeFailure> {
     let ExitReason::Exit(status) = end else {
         return Err(end.to_string().into());
     };
     let note = said.unwrap_or_else(|| end.to_string());
     match u32::try_from(status).unwrap_or(1) {
         0 => Ok(Passed::new(note)),
-        1 => Err(note.into()),
+        status if status == 1 || !is_monitor => Err(note.into()),
         status => Ok(Passed {
             note,
             agent_reply: AgentReply {
@@ -147,6 +161,7 @@ mod tests {
     async fn no_second_program_starts_before_the_first_has_ended() {
         let probe = ExecProbe {
             user: None,
+            is_monitor: true,
             run: vec!["/bin/true".to_owned()],
         };
         let check_target = CheckTarget {

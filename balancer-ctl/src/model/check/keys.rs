@@ -48,7 +48,11 @@ pub fn table(check: &Check) -> InlineTable {
                 builder.tls(tls);
             }
         }
-        Probe::Exec(ExecProbe { run, user }) => {
+        Probe::Exec(ExecProbe {
+            run,
+            user,
+            is_monitor: _,
+        }) => {
             builder.put("run", lines(run));
             builder.put_some("user", user.as_deref().map(one_line));
         }

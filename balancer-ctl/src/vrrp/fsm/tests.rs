@@ -565,6 +565,18 @@ fn a_node_that_stood_still_steps_back_first() {
 }
 
 #[test]
+fn an_owner_that_did_not_run_sets_its_addresses_again() {
+    let mut node = Node::new(&settings(1, 1, Failback::Never));
+    node.handle(tracked(255));
+    node.sleep(10 * SECOND);
+    let again = [advertise(255), Output::Acquire, Output::Announce];
+    assert_eq!(node.handle(Input::Timeout)[..3], again);
+    assert_eq!(node.state(), State::Active);
+    node.run(3 * SECOND);
+    assert_eq!(node.state(), State::Active);
+}
+
+#[test]
 fn a_group_is_active_when_no_member_hears_another_active_node() {
     let mut node = Node::new(&settings(2, 1, Failback::Never));
     node.handle(tracked(100));

@@ -347,9 +347,10 @@ impl Machine {
     }
 
     /// An Active node that did not run for as long as the fastest Backup node waits may have been replaced: it becomes Backup, and
-    /// takes over again unless it hears another Active node within an interval.
+    /// takes over again unless it hears another Active node within an interval. Who owns the addresses sets them again, since its guard
+    /// has removed them.
     pub(super) fn step_back_after_a_stall(&mut self, now: Instant, outputs: &mut Vec<Output>) {
-        if !matches!(self.state, State::Active | State::Leaving) || self.priority == OWNER {
+        if !matches!(self.state, State::Active | State::Leaving) {
             return;
         }
         let late = self.members.iter().filter_map(|member| {
@@ -361,6 +362,12 @@ impl Machine {
         let Some(silent) = late.max() else {
             return;
         };
+        if self.priority == OWNER {
+            self.advertise_all(now, outputs);
+            outputs.push(Output::Acquire);
+            outputs.push(Output::Announce);
+            return;
+        }
         self.fail(now);
         outputs.push(Output::Release);
         if self.is_stopped {

@@ -15,7 +15,9 @@ use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, ppoll},
     sys::{
-        signal::{SigHandler, Signal, signal},
+        prctl::set_pdeathsig,
+        signal::{SigHandler, SigSet, Signal, signal},
+        signalfd::{SfdFlags, SignalFd},
         socket::{MsgFlags, recv, send},
         time::TimeSpec,
     },
@@ -54,17 +56,30 @@ pub fn run_if_asked() {
         // SAFETY: no handler is set.
         let _ = unsafe { signal(ignored, SigHandler::SigIgn) };
     }
+    let dies = die_signal();
     // As far as it is allowed: it does its work without.
     let _ = realtime::run_first(REALTIME_PRIORITY);
     let _ = realtime::stay_in_memory();
     let status = match Process::new() {
         Ok(mut guard) => {
-            guard.run();
+            guard.run(dies.as_ref());
             0
         }
         Err(_) => 1,
     };
     process::exit(status);
+}
+
+/// What becomes readable when the daemon's thread has ended. Its files, the socket among them, may be closed some 30 ms later: the
+/// kernel closes them one by one, and waits for readers of some. `None` = the kernel refused, and the socket has to do.
+fn die_signal() -> Option<SignalFd> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGUSR1);
+    signals.thread_block().ok()?;
+    let file =
+        SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).ok()?;
+    set_pdeathsig(Signal::SIGUSR1).ok()?;
+    Some(file)
 }
 
 struct Process {
@@ -86,11 +101,12 @@ impl Process {
         })
     }
 
-    fn run(&mut self) {
+    fn run(&mut self, dies: Option<&SignalFd>) {
         let mut buffer = vec![0; MAX_SIZE];
         loop {
             // A guard that is late finds all renewals that came meanwhile before it looks what has ended.
-            if wait(self.leases.next_deadline()).is_err() || !self.read(&mut buffer) {
+            let is_over = wait(dies, self.leases.next_deadline()).unwrap_or(true);
+            if !self.read(&mut buffer) || is_over {
                 break;
             }
             let actions = self.leases.run(clock::now());
@@ -215,13 +231,18 @@ impl Process {
     }
 }
 
-/// Waits for an order, at most until `deadline`.
-fn wait(deadline: Option<Instant>) -> io::Result<()> {
+/// Waits for an order, at most until `deadline`; returns whether the daemon's thread has ended.
+fn wait(dies: Option<&SignalFd>, deadline: Option<Instant>) -> io::Result<bool> {
     let left = deadline.map(|deadline| deadline.saturating_duration_since(clock::now()));
     let input = io::stdin();
-    let mut sockets = [PollFd::new(input.as_fd(), PollFlags::POLLIN)];
-    match ppoll(&mut sockets, left.map(TimeSpec::from), None) {
-        Ok(_) | Err(Errno::EINTR) => Ok(()),
+    let mut waited = vec![PollFd::new(input.as_fd(), PollFlags::POLLIN)];
+    waited.extend(dies.map(|dies| PollFd::new(dies.as_fd(), PollFlags::POLLIN)));
+    match ppoll(&mut waited, left.map(TimeSpec::from), None) {
+        Ok(_) => {
+            let mut ends = waited.iter().skip(1);
+            Ok(ends.any(|one| one.revents().is_some_and(|events| !events.is_empty())))
+        }
+        Err(Errno::EINTR) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }

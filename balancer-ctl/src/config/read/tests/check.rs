@@ -89,6 +89,7 @@ fn a_check_of_each_type_is_read() {
             r#"{ type = "exec", run = ["/usr/bin/test", "-e", "/etc/motd"] }"#,
             usual(Probe::Exec(ExecProbe {
                 user: None,
+                is_monitor: true,
                 run: ["/usr/bin/test", "-e", "/etc/motd"]
                     .map(str::to_owned)
                     .to_vec(),

@@ -10,6 +10,7 @@ const TARGET: &str = "192.0.2.1:8080";
 fn shell(script: &str) -> Probe {
     Probe::Exec(ExecProbe {
         user: None,
+        is_monitor: true,
         run: ["/bin/sh", "-c", script, "monitor", "one"]
             .map(str::to_owned)
             .to_vec(),
@@ -54,6 +55,26 @@ fn the_exit_status_decides_and_the_first_line_says_why() {
 }
 
 #[test]
+fn a_tracked_program_gets_its_own_arguments_and_only_status_0_is_a_success() {
+    run(async {
+        let tracked = |script: &str| {
+            let run = ["/bin/sh", "-c", script, "tracked", "one"];
+            let probe = Probe::Exec(ExecProbe {
+                user: None,
+                is_monitor: false,
+                run: run.map(str::to_owned).to_vec(),
+            });
+            ask(TARGET.parse().unwrap(), probe)
+        };
+        let script = r#"echo "$@, $BALANCER_REAL_ADDRESS""#;
+        assert_eq!(tracked(script).await, pass("one,"));
+        assert_eq!(tracked("exit 1").await, fail("exit status 1"));
+        assert_eq!(tracked("exit 2").await, fail("exit status 2"));
+        assert_eq!(tracked("exit 255").await, fail("exit status 255"));
+    });
+}
+
+#[test]
 fn a_program_gets_its_target_like_mons_monitors() {
     run(async {
         let script = r#"echo "$@ $BALANCER_REAL_ADDRESS $BALANCER_REAL_PORT $BALANCER_TIMEOUT $(pwd) $(env | wc -l)"; [ -t 0 ] || cat"#;
@@ -76,6 +97,7 @@ fn a_program_that_must_not_be_run_says_nothing_of_its_target_and_one_that_is_gon
         let probe = |path: &str| {
             Probe::Exec(ExecProbe {
                 user: None,
+                is_monitor: true,
                 run: vec![path.into()],
             })
         };
@@ -100,6 +122,7 @@ fn a_program_that_must_not_be_run_says_nothing_of_its_target_and_one_that_is_gon
         assert!(!mark.exists());
         let none = Probe::Exec(ExecProbe {
             user: None,
+            is_monitor: true,
             run: Vec::new(),
         });
         assert_eq!(
