@@ -12,12 +12,13 @@ use super::{install_with, tools};
 use crate::privilege::as_root;
 
 /// Packages that start a service when they are installed, with the service's name.
-const SERVICES: [(&str, &str); 5] = [
+const SERVICES: [(&str, &str); 6] = [
     ("nginx-light", "nginx.service"),
     ("haproxy", "haproxy.service"),
     ("openssh-server", "ssh.service"),
     ("redis-server", "redis-server.service"),
     ("vsftpd", "vsftpd.service"),
+    ("keepalived", "keepalived.service"),
 ];
 
 /// Whether apt is installed.

@@ -51,7 +51,7 @@ const fn tool(
 use Purpose::{Bench, Guest, Run, Test};
 
 /// All tools. Debian's package nginx-light has everything that is needed of nginx.
-const TOOLS: [Tool; 21] = [
+const TOOLS: [Tool; 22] = [
     tool(
         "ip",
         "iproute2",
@@ -123,6 +123,12 @@ const TOOLS: [Tool; 21] = [
         &[Test],
     ),
     tool("lftp", "lftp", "an FTP client", &[Test]),
+    tool(
+        "keepalived",
+        "keepalived",
+        "the other node of a virtual router",
+        &[Test],
+    ),
     tool("wrk", "wrk", "counts requests per second", &[Bench]),
     tool("iperf3", "iperf3", "counts bytes per second", &[Bench]),
     tool("haproxy", "haproxy", "a balancer to compare with", &[Bench]),
@@ -197,6 +203,7 @@ mod tests {
             "redis-server",
             "vsftpd",
             "lftp",
+            "keepalived",
             "nft",
         ];
         assert_eq!(packages(&[Test], &installed), [""; 0]);
