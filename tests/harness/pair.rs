@@ -405,7 +405,7 @@ impl Node {
                 let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
                 command.starts_with(b"balancer-vip-guard")
             })
-            .map(|pid| Pid::from_raw(pid))
+            .map(Pid::from_raw)
             .expect("the guard's process")
     }
 

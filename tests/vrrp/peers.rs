@@ -64,10 +64,6 @@ impl Scene {
 }
 
 /// Takes the VIP from one to the other and back, in all ways.
-#[expect(
-    clippy::too_many_lines,
-    reason = "one story, step by step, on nodes that are slow to start"
-)]
 fn take_over(scene: &Scene) {
     let mut pair = Pair::new(2, 0);
     let vip = scene.vip;

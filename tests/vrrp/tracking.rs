@@ -62,6 +62,16 @@ fn what_fails_on_one_node_moves_the_vip_and_what_fails_on_both_does_not() {
     pair.nodes[0].wait_for_status("all", |status| status["overall"] == "running");
     pair.assert_stays(VIP, &[1], Duration::from_secs(2));
     assert_eq!(moves(&pair, began), 1);
+    // Nor does the VIP move from the node of lower priority when neither reaches the gateway.
+    for node in ["outside0", "outside1"] {
+        pair.cut_ports("client", node);
+    }
+    pair.assert_stays(VIP, &[1], Duration::from_secs(3));
+    pair.heal();
+    for node in &pair.nodes {
+        node.wait_for_status("all", |status| status["overall"] == "running");
+    }
+    assert_eq!(moves(&pair, began), 1);
     pair.nodes[1].daemon().ctl("failover");
     pair.wait_for_within(VIP, &[0], Duration::from_secs(1));
 

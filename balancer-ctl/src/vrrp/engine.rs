@@ -519,9 +519,8 @@ impl Engine {
 
     /// Gives each group of these names, or all, a command.
     pub fn command(&mut self, input: &Input, now: Instant) {
-        match input {
-            Input::Maintenance(on) => self.in_maintenance = *on,
-            _ => {}
+        if let Input::Maintenance(on) = input {
+            self.in_maintenance = *on;
         }
         let mut groups = std::mem::take(&mut self.groups);
         for running in &mut groups {
@@ -545,7 +544,6 @@ impl Engine {
     }
 
     /// A sentence for each of these groups: where its addresses are now.
-    #[must_use]
     pub fn outcome(&self, numbers: &[u64]) -> Result<Vec<String>, Vec<String>> {
         let mut said = Vec::new();
         let mut is_left = true;

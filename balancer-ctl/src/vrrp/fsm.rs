@@ -59,6 +59,8 @@ pub const LEAVING: u8 = 0;
 pub struct Settings {
     /// The virtual routers, in the same order on all nodes: where nodes have the same priority, the first decides. Not empty.
     pub members: Vec<MemberSettings>,
+    /// The configured priority: what is tracked lowers it.
+    pub priority: u8,
     /// When a node of higher priority takes over from an Active one.
     pub failback: Failback,
     /// How long the Active node's priority must have been lower than before, and lower than this node's, to be relieved.
@@ -201,6 +203,7 @@ enum Afterwards {
 #[derive(Debug)]
 pub struct Machine {
     members: Vec<Member>,
+    configured_priority: u8,
     failback: Failback,
     relieve_after: Duration,
     announce_interval: Duration,
@@ -237,6 +240,7 @@ impl Machine {
                 .iter()
                 .map(|one| Member::new(*one, now))
                 .collect(),
+            configured_priority: settings.priority,
             failback: settings.failback,
             relieve_after: settings.relieve_after,
             announce_interval: settings.announce_interval,
@@ -304,6 +308,7 @@ impl Machine {
 
     /// Takes other settings of the same members.
     pub fn set(&mut self, settings: &Settings) {
+        self.configured_priority = settings.priority;
         self.failback = settings.failback;
         self.relieve_after = settings.relieve_after;
         self.announce_interval = settings.announce_interval;

@@ -84,6 +84,7 @@ impl Group {
         let announce = first.and_then(|router| router.announce_interval);
         Settings {
             members: members.collect(),
+            priority: self.priority(),
             failback: first.map(|router| router.failback).unwrap_or_default(),
             relieve_after: self
                 .routers
@@ -213,6 +214,7 @@ mod tests {
                 interval: Interval::from_centiseconds(100).unwrap(),
                 source,
             }],
+            priority: 100,
             failback: Failback::Immediate,
             relieve_after: Duration::from_secs(8),
             announce_interval: Duration::from_secs(60),

@@ -123,6 +123,12 @@ const TOOLS: [Tool; 22] = [
         &[Test],
     ),
     tool("lftp", "lftp", "an FTP client", &[Test]),
+    tool(
+        "keepalived",
+        "keepalived",
+        "the other node of a virtual router",
+        &[Test],
+    ),
     tool("wrk", "wrk", "counts requests per second", &[Bench]),
     tool("iperf3", "iperf3", "counts bytes per second", &[Bench]),
     tool("haproxy", "haproxy", "a balancer to compare with", &[Bench]),
@@ -203,6 +209,7 @@ mod tests {
             "redis-server",
             "vsftpd",
             "lftp",
+            "keepalived",
             "nft",
         ];
         assert_eq!(packages(&[Test], &installed), [""; 0]);

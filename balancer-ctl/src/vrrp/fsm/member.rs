@@ -62,19 +62,19 @@ impl Member {
         self.is_late = false;
     }
 
-    /// Notes what the Active node says; returns whether it is to be relieved.
+    /// Notes what the Active node says; returns whether it is to be relieved by this node, whose priority is `own`, and `lost` less
+    /// than configured: not if this node has lost as much.
     pub(super) fn notice(
         &mut self,
-        source: IpAddr,
-        priority: u8,
-        own: u8,
+        (source, priority): (IpAddr, u8),
+        (own, lost): (u8, u8),
         now: Instant,
         after: Duration,
     ) -> bool {
         let known = self.active.filter(|node| node.source == source);
         let best = known.map_or(priority, |node| node.best.max(priority));
         let lower_since = known.and_then(|node| node.lower_since);
-        let is_lower = priority < best && priority < own;
+        let is_lower = best - priority > lost && priority < own;
         let lower_since = is_lower.then(|| lower_since.unwrap_or(now));
         self.active = Some(ActiveNode {
             source,

@@ -22,6 +22,7 @@ fn settings(members: usize, last: u8, failback: Failback) -> Settings {
     };
     Settings {
         members: vec![member; members],
+        priority: 100,
         failback,
         relieve_after: 3 * SECOND,
         announce_interval: 60 * SECOND,
@@ -468,7 +469,15 @@ fn a_drop_of_the_active_nodes_priority_is_its_wish_to_be_relieved() {
         node.run(SECOND);
     }
     assert_eq!(node.state(), State::Backup);
-    // Nor is one that drops on both nodes.
+    // Nor is one that drops on both nodes, also if this one is left with more.
+    let mut node = Node::in_state(State::Backup, Failback::Never);
+    node.handle(heard(2, 80));
+    node.handle(tracked(40));
+    for _ in 0..10 {
+        node.handle(heard(2, 20));
+        node.run(SECOND);
+    }
+    assert_eq!(node.state(), State::Backup);
     let mut node = Node::in_state(State::Backup, Failback::Never);
     node.handle(heard(2, 150));
     node.handle(tracked(40));

@@ -130,6 +130,7 @@ impl Machine {
         outputs: &mut Vec<Output>,
     ) {
         let (own, relieve_after) = (self.priority, self.relieve_after);
+        let lost = self.configured_priority.saturating_sub(own);
         let takes_over = self.takes_over(now);
         let succeeds = self.succeeds_until.is_some_and(|until| now < until);
         let member = &mut self.members[number];
@@ -145,7 +146,7 @@ impl Machine {
             }
             return;
         }
-        let relieves = member.notice(source, priority, own, now, relieve_after);
+        let relieves = member.notice((source, priority), (own, lost), now, relieve_after);
         if priority < own && relieves {
             member.probe_at = None;
             let soon = now + skew(member.active_interval, own);
