@@ -32,6 +32,10 @@ fn the_help_lists_what_there_is_and_nothing_else() {
             "trace",
             "persistence",
             "status",
+            "failover",
+            "node",
+            "diff",
+            "push",
             "events",
             "check",
             "reload",
@@ -159,7 +163,7 @@ fn each_command_has_a_page_in_the_manual() {
         Some(name.strip_prefix("balancer-ctl-")?.to_owned())
     });
     let names: Vec<_> = names.filter(|name| name != "help").collect();
-    assert_eq!(names.len(), 22, "{names:?}");
+    assert_eq!(names.len(), 26, "{names:?}");
     for name in names {
         let title = format!(".TH balancer-ctl-{name} 8  \"balancer-ctl {version}\"");
         let text = page(&[&name]);

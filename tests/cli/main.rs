@@ -7,6 +7,7 @@ mod daemon;
 mod events;
 mod health;
 mod help;
+mod pair;
 mod persistence;
 mod refusals;
 mod scene;

@@ -62,7 +62,7 @@ fn status_as_json_has_the_contracts_fields() {
     );
     let expected = serde_json::json!({
         "node": "lb1", "version": "0.1.0", "overall": "running", "reasons": [], "high_availability": false,
-        "role": "standalone", "vrrp": [], "peers": [],
+        "role": "standalone", "vrrp": [], "peers": [], "successor": null,
         "dataplane": {
             "interfaces": [
                 {"name": "eth0", "mode": "native", "program_id": 42},

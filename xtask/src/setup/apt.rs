@@ -19,7 +19,6 @@ const SERVICES: [(&str, &str); 6] = [
     ("openssh-server", "ssh.service"),
     ("redis-server", "redis-server.service"),
     ("vsftpd", "vsftpd.service"),
-    ("keepalived", "keepalived.service"),
 ];
 
 /// Whether apt is installed.

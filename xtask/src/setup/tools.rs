@@ -126,18 +126,12 @@ const TOOLS: [Tool; 22] = [
     tool(
         "keepalived",
         "keepalived",
-        "the other node of a virtual router",
-        &[Test],
+        "the other node of a virtual router, and one to compare with",
+        &[Test, Bench],
     ),
     tool("wrk", "wrk", "counts requests per second", &[Bench]),
     tool("iperf3", "iperf3", "counts bytes per second", &[Bench]),
     tool("haproxy", "haproxy", "a balancer to compare with", &[Bench]),
-    tool(
-        "keepalived",
-        "keepalived",
-        "shares a VIP between two nodes, to compare with",
-        &[Bench],
-    ),
     tool(
         "nft",
         "nftables",
@@ -215,13 +209,7 @@ mod tests {
         assert_eq!(packages(&[Test], &installed), [""; 0]);
         assert_eq!(
             packages(&[Bench], &installed),
-            [
-                "wrk",
-                "iperf3",
-                "haproxy",
-                "keepalived",
-                "libnginx-mod-stream"
-            ]
+            ["wrk", "iperf3", "haproxy", "libnginx-mod-stream"]
         );
     }
 }
