@@ -10,6 +10,7 @@
 pub mod announce;
 pub mod announcement;
 mod checksum;
+pub mod command;
 pub mod engine;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
@@ -27,7 +28,7 @@ use std::collections::BTreeMap;
 
 use tokio::sync::oneshot;
 
-use self::{engine::Tracked, report::Report, task::Outcome};
+use self::{command::Outcome, engine::Tracked, report::Report};
 use crate::model::vrrp::VirtualRouter;
 
 /// The priority of the thread and of the guard: above all threads without one, below the kernel's.

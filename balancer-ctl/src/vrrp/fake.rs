@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::{VirtualRouters, engine::Tracked, report::Report, task::Outcome};
+use super::{VirtualRouters, command::Outcome, engine::Tracked, report::Report};
 use crate::model::vrrp::VirtualRouter;
 
 /// What tests set and read.

@@ -12,7 +12,6 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::IpAddr,
     os::fd::AsFd as _,
     sync::{Arc, mpsc as std_mpsc},
     thread::{self, JoinHandle},
@@ -31,9 +30,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     REALTIME_PRIORITY, VirtualRouters,
+    command::{Command, Commands, Outcome},
     engine::{Engine, Tracked},
     fsm::{Input, State},
-    interfaces::Interfaces,
     report::{Report, Update},
     watch,
 };
@@ -51,57 +50,6 @@ const MAX_SLEEP: Duration = Duration::from_secs(1);
 /// How long the daemon waits for a report. The thread answers within microseconds.
 const REPORT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// What became of an order to give up: a sentence for each group; `Err` = some are still Active.
-pub type Outcome = Result<Vec<String>, Vec<String>>;
-
-/// A command to the thread.
-#[derive(Debug)]
-pub enum Command {
-    /// Run exactly these virtual routers.
-    Configure(Vec<VirtualRouter>),
-    /// The interfaces have changed.
-    Interfaces(Interfaces),
-    /// What is tracked has changed.
-    Track(BTreeMap<String, Tracked>),
-    /// Somebody else claims a VIP.
-    Claimed {
-        /// The interface.
-        index: u32,
-        /// The VIP.
-        address: IpAddr,
-        /// The other's MAC address.
-        mac: [u8; 6],
-    },
-    /// Give all addresses up; says what became of it.
-    GiveUp(oneshot::Sender<Outcome>),
-    /// Take over first when the Active node gives up.
-    Succeed,
-    /// Keep away from being Active, or no longer.
-    Maintenance(bool),
-    /// Say all that is known.
-    Report(std_mpsc::Sender<Report>),
-    /// Give all addresses up, and end.
-    Stop,
-}
-
-/// Sends commands to the thread, and wakes it.
-#[derive(Clone, Debug)]
-pub struct Commands {
-    sender: std_mpsc::Sender<Command>,
-    wake: Arc<EventFd>,
-}
-
-impl Commands {
-    /// Sends a command; `None` = the thread has ended.
-    #[must_use]
-    pub fn send(&self, command: Command) -> Option<()> {
-        self.sender.send(command).ok()?;
-        // Fails only when it is readable already.
-        let _ = self.wake.write(1);
-        Some(())
-    }
-}
-
 /// The running thread, as the daemon sees it.
 #[derive(Debug)]
 pub struct Vrrp {
@@ -118,12 +66,9 @@ impl Vrrp {
     pub fn start() -> io::Result<(Self, mpsc::Receiver<Update>)> {
         let (sender, inbox) = std_mpsc::channel();
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        let commands = Commands {
-            sender,
-            wake: Arc::new(EventFd::from_flags(flags)?),
-        };
+        let wake = Arc::new(EventFd::from_flags(flags)?);
+        let commands = Commands::new(sender, Arc::clone(&wake));
         let (updates, updated) = mpsc::channel(MAX_UPDATES);
-        let wake = Arc::clone(&commands.wake);
         let run = move || Loop::new(inbox, wake, updates).run();
         let thread = thread::Builder::new().name("vrrp".to_owned()).spawn(run)?;
         let (watched, wanted) = std_mpsc::channel();

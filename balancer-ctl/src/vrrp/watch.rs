@@ -5,10 +5,10 @@ use std::{collections::HashSet, io, net::IpAddr, thread};
 
 use super::{
     announce::{ClaimWatch, Heard},
+    command::{Command, Commands},
     group::family,
     interfaces::Interfaces,
     packet::Family,
-    task::{Command, Commands},
 };
 use crate::{
     model::vrrp::VirtualRouter,

@@ -511,7 +511,7 @@ port = 1
             "5:12: key-file `cluster.key` is no absolute path: begin it with `/`".to_owned(),
             "6:25: node 0.0.0.0:4446 has an address that no other node can have".to_owned(),
             "6:36: node 192.168.9.2:4446 is named twice: name it once".to_owned(),
-            format!("6:51: node `lb3` {}", format!("is no address of a node: {address}")),
+            format!("6:51: node `lb3` is no address of a node: {address}"),
             "6:58: node 192.168.9.4:4446 is one too many: 4 nodes at most, this one included".to_owned(),
             "6:73: node 192.168.9.5:4446 is one too many: 4 nodes at most, this one included".to_owned(),
             "7:8: sync `always` is not known: expected `manual` or `active-pushes`".to_owned(),

@@ -13,8 +13,8 @@ use crate::{
     os::state_file::StateFile,
     vrrp::{
         VirtualRouters,
+        command::Outcome,
         report::{Report, Update},
-        task::Outcome,
     },
 };
 
