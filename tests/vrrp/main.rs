@@ -7,6 +7,7 @@ mod others;
 mod peers;
 mod tracking;
 mod traffic;
+mod view;
 
 /// A virtual router on the outside, of IPv4, at an interval of 100 ms.
 fn outside(priority: u8, more: &str) -> String {
