@@ -53,6 +53,18 @@ pub fn text(model: &Model) -> String {
     root.to_string()
 }
 
+/// A service with its checks and real servers, as the file has it.
+#[must_use]
+pub fn service_text(service: &VirtualService) -> String {
+    let mut root = DocumentMut::new();
+    put_blocks(
+        &mut root,
+        "service",
+        std::iter::once(whole_service(service)),
+    );
+    root.to_string()
+}
+
 /// The block of a service without real servers.
 pub(super) fn service(key: &ServiceKey, settings: &ServiceSettings) -> Table {
     let mut table = Table::new();

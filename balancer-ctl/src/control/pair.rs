@@ -135,20 +135,17 @@ fn routers_text(routers: &[VirtualRouter]) -> String {
     lines.join("\n")
 }
 
-/// The digests of a model's services and virtual routers.
+/// The digests of a model's services, in whatever order, and of its virtual routers: of what nodes have to have alike.
 #[must_use]
 pub fn digests(model: &Model) -> [String; 2] {
-    // Not this node's name, nor its data plane.
-    let services = Model {
-        node: String::new(),
-        dataplane: crate::model::DataplaneSettings {
-            interfaces: Vec::new(),
-            ..model.dataplane.clone()
-        },
-        ..model.clone()
-    };
+    let mut services: Vec<_> = model
+        .services
+        .iter()
+        .map(|service| write::service_text(&saved(service)))
+        .collect();
+    services.sort();
     [
-        digest(&services_text(&services)),
+        digest(&services.concat()),
         digest(&routers_text(&model.vrrp)),
     ]
 }
@@ -347,6 +344,17 @@ mod tests {
         let changes = changes_to(&present, &wanted);
         assert_eq!(changes[0], Change::DelService(web));
         assert!(changes.iter().all(|change| change.service() == Some(&web)));
+        // They stand in another order then, which is no difference.
+        let mut pushed = present.clone();
+        for change in &changes {
+            change.apply(&mut pushed.services).unwrap();
+        }
+        let sender = Model {
+            services: wanted.clone(),
+            ..present.clone()
+        };
+        assert_ne!(pushed.services, sender.services);
+        assert_eq!(digests(&pushed), digests(&sender));
         let text = services_text(&Model {
             services: wanted,
             ..present.clone()
@@ -363,8 +371,20 @@ mod tests {
         let mut other = one.clone();
         other.node = "lb2".to_owned();
         other.dataplane.interfaces = vec!["ens1".to_owned()];
+        other.dataplane.max_connections = 4096;
+        other.services.reverse();
         other.services[1].runtime = true;
         assert_eq!(digests(&one), digests(&other));
+        let [same, _] = digests(&other);
+        other.services[0].reals[0].weight = 7;
+        assert_ne!(digests(&other)[0], same);
+        other.services[0].reals[0].weight = 1;
+        let checked = other
+            .services
+            .iter_mut()
+            .find(|service| !service.checks.is_empty());
+        checked.unwrap().checks.clear();
+        assert_ne!(digests(&other)[0], same);
         other.services.pop();
         assert_ne!(digests(&one)[0], digests(&other)[0]);
         let mut router = VirtualRouter::new("outside", "eth0", 51);

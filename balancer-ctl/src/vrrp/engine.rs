@@ -70,6 +70,8 @@ struct Running {
     members: Vec<Member>,
     /// What its machine was last told.
     told: Option<(Option<String>, u8)>,
+    /// What the guard holds for it.
+    held: Option<Holding>,
     /// It is no longer configured, so that nobody is told of its end.
     is_gone: bool,
     /// When somebody else's claim to a VIP was last answered.
@@ -150,6 +152,7 @@ impl Engine {
             machine,
             group,
             told: None,
+            held: None,
             is_gone: false,
             answered: None,
             shown: None,
@@ -174,10 +177,10 @@ impl Engine {
             .map(|(router, member)| (router.name.clone(), member.source))
             .collect();
         let settings = group.settings(|router| sources.get(&router.name).copied().flatten());
-        running.machine.set(&settings);
+        running.machine.set(&settings, now);
         if running.has_addresses() {
             // What it says when the daemon dies may have changed, too.
-            self.guard.hold(running.holding());
+            self.hold(&mut running);
             if has_other_addresses {
                 self.announce(&running, now);
             }
@@ -246,6 +249,11 @@ impl Engine {
                 running.told = Some(told.clone());
                 let (fault, priority) = told;
                 self.handle(running, Input::Tracked { fault, priority }, now);
+            }
+            // An address, an interface or a priority has changed: what is held, for how long, and what is said at the end.
+            if running.has_addresses() && running.held.as_ref() != Some(&running.holding()) {
+                self.hold(running);
+                self.announce(running, now);
             }
         }
         self.groups = groups;
@@ -343,12 +351,18 @@ impl Engine {
                     }
                     running.problems = problems;
                 }
-                // It was late, or this thread was, but not for so long that the machine has stepped back.
-                Answer::Ended { .. } if running.has_addresses() => {
-                    self.guard.hold(running.holding());
-                    self.announce(running, now);
+                Answer::Ended { .. } => {
+                    // The machine sees first whether it was this node that stood still.
+                    self.handle(running, Input::Timeout, now);
+                    if running.has_addresses() {
+                        let priority = running.machine.stated_priority();
+                        for number in 0..running.members.len() {
+                            self.advertise(running, number, priority, now);
+                        }
+                        self.hold(running);
+                        self.announce(running, now);
+                    }
                 }
-                Answer::Ended { .. } => {}
             }
         }
         self.groups = groups;
@@ -468,7 +482,11 @@ impl Engine {
             return;
         }
         member.received += 1;
-        let warning = member.compare(router, source, &advertisement);
+        // Who answered for the VIPs meanwhile was the Active node.
+        if !running.machine.is_active() {
+            running.claims.clear();
+        }
+        let warning = member.compare(router, source, &advertisement, now);
         self.warn_if(warning);
         let input = Input::Advertisement {
             member: number,
@@ -566,9 +584,10 @@ impl Engine {
                     has_advertised = true;
                     self.advertise(running, member, priority, now);
                 }
-                Output::Acquire => self.guard.hold(running.holding()),
+                Output::Acquire => self.hold(running),
                 Output::Release => {
                     self.guard.free(running.number);
+                    running.held = None;
                     running.claims.clear();
                     running.problems.clear();
                 }
@@ -591,6 +610,9 @@ impl Engine {
                     }
                 }
                 Output::Adopted { member, interval } => {
+                    if !running.members[member].log.allows(now) {
+                        continue;
+                    }
                     let router = &running.group.routers[member];
                     self.warn(format!(
                         "{}: the Active node advertises every {interval}, and not every {}: give all nodes the same \
@@ -600,7 +622,7 @@ impl Engine {
                     ));
                 }
                 Output::NobodyTookOver => self.warn(format!(
-                    "{}: no other node took over, so this one stays Active",
+                    "{}: no other node took over",
                     running.group.key.name()
                 )),
                 Output::SecondOwner(source) => running.second_owner = Some(source),
@@ -610,6 +632,13 @@ impl Engine {
         if has_advertised && running.has_addresses() {
             self.guard.renew();
         }
+    }
+
+    /// Has the guard hold a group's addresses.
+    fn hold(&mut self, running: &mut Running) {
+        let holding = running.holding();
+        self.guard.hold(holding.clone());
+        running.held = Some(holding);
     }
 
     fn advertise(&self, running: &mut Running, number: usize, priority: u8, now: Instant) {
@@ -772,7 +801,7 @@ impl Running {
                 self.group.routers[number].name
             ));
         }
-        for (address, (mac, heard)) in &self.claims {
+        for (address, (mac, heard)) in self.claims.iter().filter(|_| self.has_addresses()) {
             if now.saturating_duration_since(*heard) < CLAIM {
                 report.problems.push(format!(
                     "another machine, {}, answers for {address}, which this node has: take the address from it",
@@ -815,6 +844,7 @@ impl Member {
         router: &VirtualRouter,
         source: IpAddr,
         advertisement: &Advertisement,
+        now: Instant,
     ) -> Option<String> {
         let own: Vec<_> = router.addresses.iter().map(|one| one.address).collect();
         if own == advertisement.addresses {
@@ -827,7 +857,7 @@ impl Member {
         }
         let is_new = self.differs.is_none();
         self.differs = Some(differs);
-        is_new.then(|| {
+        (is_new && self.log.allows(now)).then(|| {
             format!(
                 "{}: {source} advertises other addresses than are configured here",
                 router.name

@@ -185,7 +185,7 @@ pub enum Output {
         /// The Active node's.
         interval: Interval,
     },
-    /// Nobody took over when this node gave up, so that it stays Active.
+    /// Nobody took over when this node gave up: it stays Active, or for maintenance the addresses are gone.
     NobodyTookOver,
     /// Another node claims to own the addresses, too.
     SecondOwner(IpAddr),
@@ -307,7 +307,7 @@ impl Machine {
     }
 
     /// Takes other settings of the same members.
-    pub fn set(&mut self, settings: &Settings) {
+    pub fn set(&mut self, settings: &Settings, now: Instant) {
         self.configured_priority = settings.priority;
         self.failback = settings.failback;
         self.relieve_after = settings.relieve_after;
@@ -315,6 +315,9 @@ impl Machine {
         for (member, settings) in self.members.iter_mut().zip(&settings.members) {
             if member.settings.interval != settings.interval {
                 member.active_interval = settings.interval;
+                // Sooner, where the new one is shorter.
+                let soonest = now + settings.interval.duration();
+                member.advertise_at = member.advertise_at.min(soonest);
             }
             member.settings = *settings;
         }
@@ -338,12 +341,18 @@ impl Machine {
         }
     }
 
-    /// When others take over, if they do not hear from this node: how long its right to the addresses lasts from now on.
+    /// Whether it has the addresses.
+    #[must_use]
+    pub const fn is_active(&self) -> bool {
+        matches!(self.state, State::Active | State::Leaving)
+    }
+
+    /// When the fastest of others takes over, if they do not hear from this node: how long its right to the addresses lasts from now on.
     #[must_use]
     pub fn lease(&self) -> Duration {
         let waits = self.members.iter().map(|member| {
             let interval = member.settings.interval;
-            3 * interval.duration() + skew(interval, self.priority)
+            3 * interval.duration() + skew(interval, OWNER - 1)
         });
         waits.min().unwrap_or_default()
     }

@@ -87,8 +87,9 @@ impl Guard {
 
     /// Sets a group's addresses, in place of those that the group had, and begins its lease.
     pub fn hold(&mut self, holding: Holding) {
-        self.order(&Order::Hold(holding.clone()));
-        self.held.insert(holding.group, holding);
+        // First, so that a guard that is started by this order is told, too.
+        self.held.insert(holding.group, holding.clone());
+        self.order(&Order::Hold(holding));
     }
 
     /// Removes a group's addresses.
@@ -144,7 +145,9 @@ impl Guard {
     }
 
     fn restart_if_due(&mut self) {
-        if let Some(running) = self.running.take() {
+        if let Some(mut running) = self.running.take() {
+            // One that stands still must not remove, when it goes on, what its successor has set.
+            let _ = running.child.kill();
             running.end();
         }
         if clock::now().duration_since(self.started) >= RESTART_INTERVAL {
@@ -155,9 +158,10 @@ impl Guard {
     fn restart(&mut self) {
         self.started = clock::now();
         let told = Running::start().and_then(|running| {
-            running.send(&Order::Sweep)?;
-            for holding in self.held.values() {
-                running.send(&Order::Hold(holding.clone()))?;
+            // What is held stays: it is swept last.
+            let holds = self.held.values().cloned().map(Order::Hold);
+            for order in holds.chain([Order::Sweep]) {
+                running.send(&order)?;
             }
             Ok(running)
         });

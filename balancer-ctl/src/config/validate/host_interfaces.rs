@@ -24,14 +24,25 @@ pub fn problems(
             .any(|known| known.interface == router.interface && known.is_ipv4() == router.is_ipv4())
     };
     let routers = wanted.vrrp.iter().enumerate();
-    let new = routers.filter(|(_, router)| !runs(router));
-    let problems = new.flat_map(|(index, router)| {
-        let of_router = problem(router, links, addresses).map(|sentence| Problem {
+    let known: Vec<_> = running
+        .iter()
+        .flat_map(|model| &model.vrrp)
+        .flat_map(|router| &router.track_interfaces)
+        .collect();
+    let problems = routers.flat_map(|(index, router)| {
+        let found = if runs(router) {
+            None
+        } else {
+            problem(router, links, addresses)
+        };
+        let of_router = found.map(|sentence| Problem {
             place: Place::Vrrp(index, "interface"),
             sentence,
         });
         let tracked = router.track_interfaces.iter().enumerate();
-        let missing = tracked.filter(|(_, name)| links.iter().all(|link| link.name != **name));
+        let missing = tracked.filter(|(_, name)| {
+            links.iter().all(|link| link.name != **name) && !known.contains(name)
+        });
         let of_tracked = missing.map(move |(number, name)| Problem {
             place: Place::VrrpEntry(index, "track-interfaces", number),
             sentence: no_interface(name),
@@ -149,13 +160,13 @@ mod tests {
     #[test]
     fn those_that_run_already_are_not_refused() {
         let running = model("192.0.2.80/24");
-        assert_eq!(
-            problems(&model("192.0.2.81/24"), Some(&running), &[], &[]),
-            []
-        );
-        assert_eq!(
-            problems(&model("2001:db8::80/64"), Some(&running), &[], &[]).len(),
-            2
-        );
+        let count = |wanted: &Model| problems(wanted, Some(&running), &[], &[]).len();
+        assert_eq!(count(&model("192.0.2.81/24")), 0);
+        // The other family needs an address of its own.
+        assert_eq!(count(&model("2001:db8::80/64")), 1);
+        // What is tracked now for the first time has to be there.
+        let mut misspelt = model("192.0.2.80/24");
+        misspelt.vrrp[0].track_interfaces = vec!["eht1".to_owned()];
+        assert_eq!(count(&misspelt), 1);
     }
 }

@@ -146,6 +146,7 @@ impl Daemon {
         }
         self.checkers.watch(self.wanted_checkers());
         self.persist_services();
+        self.compute_digests();
         self.configure_vrrp();
         if old.peers != self.model.peers || old.node != self.model.node {
             self.configure_peers();

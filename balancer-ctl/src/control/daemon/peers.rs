@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::{ConnectionPolicy, Daemon, Request, Scope};
 use crate::{
-    control::pair,
+    control::{load::check_problem, pair},
     model::{
         address::{RealRef, ServiceRef},
         change::Change,
@@ -50,6 +50,8 @@ pub struct Nodes {
     /// When services were last pushed, and what went wrong.
     pushed: Option<Instant>,
     push_problem: Option<String>,
+    /// See [`pair::digests`].
+    digests: [String; 2],
 }
 
 /// Something that other nodes said or did.
@@ -91,6 +93,7 @@ impl Nodes {
             pushes: Vec::new(),
             pushed: None,
             push_problem: None,
+            digests: [String::new(), String::new()],
         }
     }
 
@@ -113,6 +116,11 @@ impl Nodes {
 }
 
 impl Daemon {
+    /// Computes what other nodes compare, once for each model.
+    pub(super) fn compute_digests(&mut self) {
+        self.nodes.digests = pair::digests(&self.model);
+    }
+
     /// Speaks to other nodes as the model says, once there is a key.
     pub(super) fn configure_peers(&mut self) {
         let settings = &self.model.peers;
@@ -166,7 +174,7 @@ impl Daemon {
         let Some(running) = &self.nodes.running else {
             return Vec::new();
         };
-        pair::views(&running.peers(), &pair::digests(&self.model), clock::now())
+        pair::views(&running.peers(), &self.nodes.digests, clock::now())
     }
 
     /// A sentence for each thing that is wrong with the channel.
@@ -197,7 +205,7 @@ impl Daemon {
     fn node_report(&self, status: &view::Status) -> NodeReport {
         pair::report(
             status,
-            pair::digests(&self.model),
+            self.nodes.digests.clone(),
             self.vrrp.in_maintenance(),
         )
     }
@@ -226,10 +234,7 @@ impl Daemon {
     fn answer_peer(&mut self, request: PeerRequest) {
         let PeerRequest { from, body, reply } = request;
         let answer = match body {
-            RequestBody::Succeed => {
-                self.succeed();
-                Ok(ReplyBody::Done)
-            }
+            RequestBody::Succeed => self.succeed().map(|()| ReplyBody::Done),
             RequestBody::GiveUp => match self.give_up() {
                 Ok(_) => Ok(ReplyBody::Done),
                 Err(refusal) => Err(refusal.to_string()),
@@ -248,7 +253,14 @@ impl Daemon {
 
     /// Replaces this node's services by another node's, all or none.
     fn take_push(&mut self, from: &str, text: &str) -> Result<(), String> {
+        if self.reload_began.is_some() {
+            return Err("the configuration file is being loaded: try again".to_owned());
+        }
         let wanted = pair::services_of(text)?;
+        let checks = wanted.iter().flat_map(|service| &service.checks);
+        if let Some(problem) = checks.filter_map(check_problem).next() {
+            return Err(problem);
+        }
         let changes = pair::changes_to(&self.model, &wanted);
         if changes.is_empty() {
             return Ok(());
@@ -282,8 +294,14 @@ impl Daemon {
             }
             self.nodes.push_problem = Some(sentence);
         }
-        let is_due =
-            self.model.peers.sync == Sync::ActivePushes && status.role == view::Role::Active;
+        // Of two Active nodes neither knows better.
+        let others = status.peers.iter();
+        let is_only = others
+            .clone()
+            .all(|peer| peer.role != "active" || !peer.connected);
+        let is_due = self.model.peers.sync == Sync::ActivePushes
+            && status.role == view::Role::Active
+            && is_only;
         let others = status.peers.iter();
         let unlike: Vec<_> = others
             .filter(|peer| peer.connected && !peer.same_services)

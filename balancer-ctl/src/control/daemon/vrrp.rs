@@ -14,7 +14,7 @@ use crate::{
     vrrp::{
         VirtualRouters,
         command::Outcome,
-        report::{Report, Update},
+        report::{Report, RouterReport, Update},
     },
 };
 
@@ -175,6 +175,7 @@ impl Daemon {
         vrrp.tracking.retain(&self.model);
         self.track();
         if let Some(running) = &mut self.vrrp.running {
+            running.track(self.vrrp.tracked.routers.clone());
             running.configure(&self.model.vrrp);
         }
     }
@@ -247,10 +248,20 @@ impl Daemon {
     }
 
     /// Takes over before all other nodes when the Active one gives up soon.
-    pub(super) fn succeed(&mut self) {
+    ///
+    /// # Errors
+    /// This node cannot take over: a sentence.
+    pub(super) fn succeed(&mut self) -> Result<(), String> {
+        let report = self.vrrp.report();
+        let mut routers = report.routers.iter();
+        let stands_by = |router: &RouterReport| router.state == VirtualRouterState::Backup;
+        if report.routers.is_empty() || !routers.all(stands_by) || self.vrrp.in_maintenance {
+            return Err("it does not stand by, so it cannot take over".to_owned());
+        }
         if let Some(running) = &mut self.vrrp.running {
             running.succeed();
         }
+        Ok(())
     }
 
     /// Keeps this node from being Active, or no longer; also after a restart.

@@ -517,10 +517,12 @@ fn maintenance_hands_over_and_lasts_until_it_is_ended() {
         node.handle(Input::Maintenance(false)),
         [Output::Entered(State::Backup, Cause::Started)]
     );
-    // With nobody to take over, the addresses go all the same.
+    // With nobody to take over, the addresses go all the same, which is said.
     let mut node = Node::in_state(State::Active, Failback::Immediate);
     node.handle(Input::Maintenance(true));
-    assert_eq!(node.run_until_due(), gone);
+    let outputs = node.run_until_due();
+    assert_eq!(outputs[0], Output::NobodyTookOver);
+    assert_eq!(outputs[1..], gone);
 }
 
 #[test]
@@ -571,6 +573,32 @@ fn a_node_that_stood_still_steps_back_first() {
         (node.state(), (node.elapsed() - before).as_millis()),
         (State::Active, 1609)
     );
+}
+
+#[test]
+fn a_node_that_stood_still_has_to_be_stable_again() {
+    let mut node = Node::in_state(State::Active, Failback::After(10 * SECOND));
+    node.run(60 * SECOND);
+    node.sleep(10 * SECOND);
+    node.handle(heard(2, 50));
+    let stalled = node.now;
+    while node.state() == State::Backup {
+        node.handle(heard(2, 50));
+        node.run(SECOND);
+    }
+    assert_eq!(node.now.duration_since(stalled).as_secs(), 13);
+}
+
+#[test]
+fn a_shorter_interval_counts_at_once() {
+    let mut node = Node::in_state(State::Active, Failback::Never);
+    let mut shorter = settings(1, 1, Failback::Never);
+    shorter.members[0].interval = interval(100);
+    node.machine.set(&shorter, node.now);
+    assert_eq!(node.machine.lease().as_millis(), 300);
+    let sent = node.run(SECOND);
+    let sent = sent.iter().filter(|(_, output)| *output == advertise(100));
+    assert_eq!(sent.count(), 10);
 }
 
 #[test]

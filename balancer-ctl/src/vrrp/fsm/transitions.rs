@@ -293,6 +293,7 @@ impl Machine {
                 outputs.push(Output::NobodyTookOver);
             }
             Afterwards::Maintenance => {
+                outputs.push(Output::NobodyTookOver);
                 outputs.push(Output::Release);
                 self.enter(State::Initialize, Cause::Maintenance, now, outputs);
             }
@@ -329,7 +330,8 @@ impl Machine {
         }
     }
 
-    fn stated_priority(&self) -> u8 {
+    /// The priority that it states as Active: 0 while it leaves.
+    pub fn stated_priority(&self) -> u8 {
         match self.leaves {
             Some(_) => LEAVING,
             None => self.priority,
@@ -370,6 +372,7 @@ impl Machine {
             return;
         }
         self.fail(now);
+        self.able_since = now;
         outputs.push(Output::Release);
         if self.is_stopped {
             self.enter(State::Initialize, Cause::Stopped, now, outputs);

@@ -49,33 +49,53 @@ impl Leases {
                 }
                 Vec::new()
             }
-            Order::Free { group } => {
-                let held = self.held.remove(&group);
-                let addresses = held.map(|lease| lease.holding.addresses);
-                addresses.map(Action::Remove).into_iter().collect()
-            }
+            Order::Free { group } => match self.held.remove(&group) {
+                Some(lease) => self.without(lease.holding.addresses),
+                None => Vec::new(),
+            },
             Order::Hold(holding) => {
-                let mut gone = self
-                    .held
-                    .remove(&holding.group)
-                    .map(|lease| lease.holding.addresses)
-                    .unwrap_or_default();
-                gone.retain(|address| !holding.addresses.contains(address));
+                let group = holding.group;
                 let lifetime = lifetime(&holding);
-                let set = Action::Set(holding.group, holding.addresses.clone(), lifetime);
+                let addresses = holding.addresses.clone();
                 let lease = Lease {
                     ends: now + holding.lease,
                     renew_at: now + lifetime / 3,
                     holding,
                 };
-                self.held.insert(lease.holding.group, lease);
-                if gone.is_empty() {
-                    vec![set]
+                let before = self.held.insert(group, lease);
+                let before = before.map(|lease| lease.holding.addresses);
+                let actions = self.without(before.unwrap_or_default());
+                if actions.is_empty() {
+                    vec![Action::Set(group, addresses, lifetime)]
                 } else {
-                    vec![set, Action::Remove(gone)]
+                    actions
                 }
             }
         }
+    }
+
+    /// Removes those of these addresses that no lease holds, and sets all others again: with the first address of a network, the kernel
+    /// may remove the rest, and one address may have got another length.
+    fn without(&self, mut addresses: Vec<HeldAddress>) -> Vec<Action> {
+        let mut held = self
+            .held
+            .values()
+            .flat_map(|lease| &lease.holding.addresses);
+        addresses.retain(|address| held.clone().all(|one| one != address));
+        if addresses.is_empty() {
+            return Vec::new();
+        }
+        let remaining = held.next().is_some();
+        let mut actions = vec![Action::Remove(addresses)];
+        if remaining {
+            actions.extend(self.held.values().map(|lease| {
+                let Holding {
+                    group, addresses, ..
+                } = &lease.holding;
+                Action::Set(*group, addresses.clone(), lifetime(&lease.holding))
+            }));
+        }
+        actions
     }
 
     /// When [`Self::run`] has something to do.
@@ -177,7 +197,7 @@ mod tests {
         let other = [address(81), address(82)];
         assert_eq!(
             leases.take(hold(&other), now),
-            [set(1, &other), Action::Remove(vec![address(80)])]
+            [Action::Remove(vec![address(80)]), set(1, &other)]
         );
         let free = Order::Free { group: 1 };
         assert_eq!(
@@ -187,6 +207,38 @@ mod tests {
         assert_eq!(leases.take(free, now), []);
         assert_eq!(leases.next_deadline(), None);
         assert_eq!(leases.take(Order::Sweep, now), [Action::Sweep]);
+    }
+
+    #[test]
+    fn what_another_group_holds_stays_and_another_length_comes_last() {
+        let now = Instant::now();
+        let mut leases = Leases::default();
+        let hold = |group, addresses: &[HeldAddress]| Order::Hold(holding(group, addresses));
+        leases.take(hold(1, &[address(80), address(81)]), now);
+        // An address goes from one group to another, which is told first.
+        assert_eq!(
+            leases.take(hold(2, &[address(81)]), now),
+            [set(2, &[address(81)])]
+        );
+        assert_eq!(
+            leases.take(hold(1, &[address(80)]), now),
+            [set(1, &[address(80)])]
+        );
+        let long = HeldAddress {
+            length: 32,
+            ..address(80)
+        };
+        let again = [
+            Action::Remove(vec![address(80)]),
+            set(1, std::slice::from_ref(&long)),
+            set(2, &[address(81)]),
+        ];
+        assert_eq!(
+            leases.take(hold(1, std::slice::from_ref(&long)), now),
+            again
+        );
+        let free = [Action::Remove(vec![long]), set(2, &[address(81)])];
+        assert_eq!(leases.take(Order::Free { group: 1 }, now), free);
     }
 
     #[test]
