@@ -13,7 +13,6 @@ mod driver;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 mod heartbeat;
-mod log_rate_limit;
 mod mailbox;
 pub mod probe;
 pub mod schedule;

@@ -6,7 +6,7 @@ pub mod file;
 #[cfg(test)]
 pub mod fuzz;
 pub mod heap;
-pub mod log_limit;
+pub mod log_rate_limit;
 pub mod open_files;
 pub mod paths;
 pub mod printable;

@@ -14,7 +14,6 @@ mod admission;
 mod connection;
 mod hub;
 pub mod key;
-mod log_limit;
 pub mod membership;
 pub mod message;
 mod node;
@@ -33,9 +32,6 @@ pub use self::{
     session::SessionState,
     task::PeerTask,
 };
-
-/// The port on which nodes listen if none is configured.
-pub const PORT: u16 = 4446;
 
 /// What becomes of a request: what was asked for, or a sentence that says why not.
 pub type Answer = Result<ReplyBody, String>;

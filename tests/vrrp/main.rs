@@ -9,6 +9,8 @@ mod tracking;
 mod traffic;
 mod view;
 
+use balancer_tests::{pair::Pair, topology::run};
+
 /// A virtual router on the outside, of IPv4, at an interval of 100 ms.
 fn outside(priority: u8, more: &str) -> String {
     outside_at(priority, "100ms", more)
@@ -34,4 +36,13 @@ fn both_sides(priority: u8, more: &str) -> String {
         + &router("inside", "inside", 52, "192.168.0.1/24")
         + &router("outside6", "outside", 51, "2001:db8:f::80/64")
         + &router("inside6", "inside", 52, "fd00:1::1/64")
+}
+
+/// Runs a command that must fail, and returns what it says.
+fn refused(pair: &Pair, node: usize, arguments: &str) -> String {
+    let daemon = pair.nodes[node].daemon();
+    let mut command = daemon.command("balancer-ctl");
+    let output = run(command.args(arguments.split_whitespace()));
+    assert!(!output.status.success(), "{arguments}: {output:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
 }

@@ -9,21 +9,11 @@ use balancer_tests::{
     advertisements::contest,
     pair::{Pair, SOON, VIP},
     privileged,
-    topology::run,
 };
 
-use crate::outside;
+use crate::{outside, refused};
 
 const SECOND: Duration = Duration::from_secs(1);
-
-/// Runs a command that must fail, and returns what it says.
-fn refused(pair: &Pair, node: usize, arguments: &str) -> String {
-    let daemon = pair.nodes[node].daemon();
-    let mut command = daemon.command("balancer-ctl");
-    let output = run(command.args(arguments.split_whitespace()));
-    assert!(!output.status.success(), "{arguments}: {output:?}");
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
 
 #[test]
 fn a_node_gives_up_on_purpose_if_another_takes_over() {

@@ -5,11 +5,10 @@ use std::{thread, time::Duration};
 use balancer_tests::{
     pair::{Pair, SOON, VIP},
     privileged,
-    topology::run,
 };
 use serde_json::Value;
 
-use crate::outside;
+use crate::{outside, refused};
 
 const SERVICES: &str = "[[service]]\nname = \"web\"\naddress = \"203.0.113.80:80\"\nscheduler = \"mh\"\n\
                         [[service.real]]\naddress = \"192.168.0.2:80\"\nweight = 3\n";
@@ -18,14 +17,6 @@ const SERVICES: &str = "[[service]]\nname = \"web\"\naddress = \"203.0.113.80:80
 fn config(number: usize, more: &str) -> String {
     let priority = [200, 150, 100][number];
     outside(priority, "") + more
-}
-
-/// Runs a command that must fail, and returns what it says.
-fn refused(pair: &Pair, node: usize, arguments: &str) -> String {
-    let mut command = pair.nodes[node].daemon().command("balancer-ctl");
-    let output = run(command.args(arguments.split_whitespace()));
-    assert!(!output.status.success(), "{arguments}: {output:?}");
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// Three nodes that have joined each other, the first Active.

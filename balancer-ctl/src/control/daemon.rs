@@ -163,7 +163,6 @@ impl Daemon {
         daemon.checkers.watch(daemon.wanted_checkers());
         daemon.persist_services();
         daemon.configure_vrrp();
-        daemon.compute_digests();
         daemon.configure_peers();
         let status = daemon.status()?;
         daemon.refused = table_full(&status);

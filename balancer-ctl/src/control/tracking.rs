@@ -133,11 +133,8 @@ impl Tracking {
             }
         }
         for tracked in &router.track_services {
-            let named = |service: &&VirtualService| {
-                service.name.as_ref() == Some(&tracked.service)
-                    || service.key.to_string() == tracked.service
-            };
-            if let Some(service) = model.services.iter().find(named)
+            let mut services = model.services.iter();
+            if let Some(service) = services.find(|service| service.is_called(&tracked.service))
                 && !can_answer(service, availability)
             {
                 down.push(Down {

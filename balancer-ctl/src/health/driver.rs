@@ -26,13 +26,15 @@ use self::targets::Slot;
 use super::{
     AgentReply, CheckStart, CheckTarget, CheckUpdate, Outcome, Timestamp,
     checker::{Checker, CheckerOutput, FinishedProbe, HistoryEntry},
-    log_rate_limit::LogRateLimit,
     mailbox::Mailbox,
     schedule::{CheckerId, NextProbe, Schedule},
     stall::{self, Stall},
     store,
 };
-use crate::model::{duration, view};
+use crate::{
+    model::{duration, view},
+    os::log_rate_limit::LogRateLimit,
+};
 
 /// Probes that are due within this time of each other start together, so that this thread and the targets wake up once.
 const COALESCE_WINDOW: Duration = Duration::from_millis(40);
@@ -179,7 +181,7 @@ where
             .schedule
             .next_deadline()
             .map(|due| due.max(self.next_start_at));
-        if full && due.is_some_and(|due| due <= now) && self.full_log.allows(1) {
+        if full && due.is_some_and(|due| due <= now) && self.full_log.allows(1, now) {
             tracing::warn!(
                 "{} checks run at once, which is the limit, and others wait: raise LimitNOFILE= or the checks' intervals",
                 self.context.max_probes
@@ -216,7 +218,9 @@ where
                     Arc::new(prober)
                 }
                 (Err(reason), Some(old)) => {
-                    if slot.obstacle_log.allows(1) && self.obstacle_log.allows(MAX_NAMED_CHECKS) {
+                    if slot.obstacle_log.allows(1, now())
+                        && self.obstacle_log.allows(MAX_NAMED_CHECKS, now())
+                    {
                         tracing::warn!(
                             "{} continues with the certificates that it read before: {reason}",
                             check_name(&slot.target)
@@ -345,8 +349,8 @@ where
             format!("{check} cannot be made and counts for nothing: {reason}")
         });
         if let Some(sentence) = &sentence
-            && slot.obstacle_log.allows(1)
-            && self.obstacle_log.allows(MAX_NAMED_CHECKS)
+            && slot.obstacle_log.allows(1, now())
+            && self.obstacle_log.allows(MAX_NAMED_CHECKS, now())
         {
             tracing::warn!("{sentence}");
         }

@@ -150,6 +150,12 @@ impl VirtualService {
         }
     }
 
+    /// Whether an operator means it by this: its name, or `tcp/ADDRESS:PORT`.
+    #[must_use]
+    pub fn is_called(&self, name: &str) -> bool {
+        self.name.as_deref() == Some(name) || self.key.to_string() == name
+    }
+
     /// Changes what is set in `settings`.
     pub fn set(&mut self, settings: ServiceSettings) {
         let ServiceSettings {

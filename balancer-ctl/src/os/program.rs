@@ -35,7 +35,7 @@ pub use self::{
     account::Account,
     command::{trusted, trusted_for_notify},
     output::Output,
-    run_as::run_if_asked,
+    run_as::{OWN_BINARY, run_if_asked},
 };
 use self::{group::Group, output::CapturedOutput, spawn::SpawnSpec};
 use crate::os::open_files;
@@ -325,7 +325,7 @@ impl Program {
         }
         let (reader, writer) = io::pipe()?;
         let arguments = run_as::arguments(account, spec.name, &self.arguments);
-        spec.path = Path::new(run_as::OWN_BINARY);
+        spec.path = Path::new(OWN_BINARY);
         spec.name = run_as::NAME;
         spec.arguments = &arguments;
         spec.files.push(writer.as_fd());

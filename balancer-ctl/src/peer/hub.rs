@@ -21,12 +21,10 @@ use tokio::{
 
 use self::receive::Guest;
 use super::{
-    Answer, NodeRecord, PORT, PeerChange, PeerRequest, PeerSettings, PeerView, RefusalCounters,
-    Removal,
+    Answer, NodeRecord, PeerChange, PeerRequest, PeerSettings, PeerView, RefusalCounters, Removal,
     admission::{Admission, HandshakeId},
     connection::{self, Connection, Encoded, Event},
     key::ClusterKey,
-    log_limit::LogLimit,
     membership::Membership,
     message::{Hello, Message, NodeReport, PROTOCOL, RequestBody},
     node::Node,
@@ -34,7 +32,13 @@ use super::{
     socket,
     wire::MAX_MESSAGE,
 };
-use crate::os::state_file::StateFile;
+use crate::{
+    model::peers::DEFAULT_PORT,
+    os::{
+        log_rate_limit::{LogRateLimit, MAX_BY_STRANGERS},
+        state_file::StateFile,
+    },
+};
 
 /// Events of connections that wait for the hub.
 const MAX_QUEUED_EVENTS: usize = 256;
@@ -112,8 +116,8 @@ pub(super) struct Hub {
     next_dial: u64,
     report: Option<(NodeReport, Encoded)>,
     refusals: RefusalCounters,
-    refusal_log: LogLimit,
-    trouble_log: LogLimit,
+    refusal_log: LogRateLimit,
+    trouble_log: LogRateLimit,
     /// What is wrong with `nodes.json`, and with listening.
     file_obstacle: Option<String>,
     listen_obstacle: Option<String>,
@@ -157,8 +161,8 @@ impl Hub {
             next_dial: 0,
             report: None,
             refusals: RefusalCounters::default(),
-            refusal_log: LogLimit::default(),
-            trouble_log: LogLimit::default(),
+            refusal_log: LogRateLimit::default(),
+            trouble_log: LogRateLimit::default(),
             file_obstacle,
             listen_obstacle: None,
             is_changed: true,
@@ -288,7 +292,7 @@ impl Hub {
         }
         let encoded = Message::Report(report.clone()).encode();
         if encoded.len() > MAX_MESSAGE {
-            if self.trouble_log.allows(now()) {
+            if self.trouble_log.allows(MAX_BY_STRANGERS, now()) {
                 tracing::error!("this node's report is too long to be sent to other nodes");
             }
             return;
@@ -416,7 +420,7 @@ impl Hub {
     fn own_address(&self) -> SocketAddr {
         let bound = self.listener.as_ref().and_then(|l| l.local_addr().ok());
         let configured = bound.or(self.settings.listen);
-        configured.unwrap_or_else(|| (Ipv6Addr::UNSPECIFIED, PORT).into())
+        configured.unwrap_or_else(|| (Ipv6Addr::UNSPECIFIED, DEFAULT_PORT).into())
     }
 
     /// The list of nodes, as others are told it.
@@ -452,7 +456,7 @@ impl Hub {
         let (stream, source) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                if self.trouble_log.allows(now()) {
+                if self.trouble_log.allows(MAX_BY_STRANGERS, now()) {
                     tracing::warn!(%error, "cannot accept another node's connection");
                 }
                 self.accept_at = Some(now() + ACCEPT_RETRY);

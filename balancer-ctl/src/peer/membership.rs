@@ -11,10 +11,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::message::{MAX_RECORDS, NodeRecord, check_name};
-use crate::os::state_file::StateFile;
+use crate::{model::limits::MAX_NODES, os::state_file::StateFile};
 
-/// Most nodes of a cluster.
-pub const MAX_NODES: usize = 4;
 /// Most removed nodes that are remembered; beyond that, those that were removed first are forgotten.
 const MAX_REMOVED: usize = MAX_RECORDS - MAX_NODES;
 /// Version of the file's format.

@@ -17,15 +17,15 @@ use super::{
     group::{self, Group, GroupKey, destinations},
     guard::{Answer, Farewell, Guard, HeldAddress, Holding},
     interfaces::Interfaces,
-    packet::{Advertisement, Checksum, Endpoints, Family, Malformed},
+    packet::{Advertisement, Endpoints, Family, Malformed},
     report::{Change, Report, RouterReport, Update, sentence, shown},
 };
 use crate::{
     model::{
         limits::OWNER,
-        vrrp::{self, VirtualRouter, VirtualRouterState},
+        vrrp::{VirtualRouter, VirtualRouterState},
     },
-    os::log_limit::LogLimit,
+    os::log_rate_limit::{LogRateLimit, MAX_BY_STRANGERS},
 };
 
 /// The most packets that are read from one socket at a time.
@@ -97,7 +97,7 @@ struct Member {
     sent: u64,
     received: u64,
     refused: BTreeMap<&'static str, u64>,
-    log: LogLimit,
+    log: LogRateLimit,
 }
 
 impl Engine {
@@ -610,7 +610,7 @@ impl Engine {
                     }
                 }
                 Output::Adopted { member, interval } => {
-                    if !running.members[member].log.allows(now) {
+                    if !running.members[member].log.allows(MAX_BY_STRANGERS, now) {
                         continue;
                     }
                     let router = &running.group.routers[member];
@@ -835,7 +835,7 @@ impl Member {
                 router.name
             )
         };
-        self.log.allows(now).then(said)
+        self.log.allows(MAX_BY_STRANGERS, now).then(said)
     }
 
     /// Notes whether another node advertises other addresses; returns a line to log if that is new.
@@ -857,7 +857,7 @@ impl Member {
         }
         let is_new = self.differs.is_none();
         self.differs = Some(differs);
-        (is_new && self.log.allows(now)).then(|| {
+        (is_new && self.log.allows(MAX_BY_STRANGERS, now)).then(|| {
             format!(
                 "{}: {source} advertises other addresses than are configured here",
                 router.name
@@ -878,11 +878,7 @@ fn encoded(router: &VirtualRouter, priority: u8, source: IpAddr, destination: Ip
         source,
         destination,
     };
-    let checksum = match router.checksum {
-        vrrp::Checksum::PseudoHeader => Checksum::PseudoHeader,
-        vrrp::Checksum::Plain => Checksum::Plain,
-    };
-    advertisement.encode(endpoints, checksum)
+    advertisement.encode(endpoints, router.checksum)
 }
 
 fn shown_mac(mac: [u8; 6]) -> String {

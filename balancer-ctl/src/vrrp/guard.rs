@@ -36,10 +36,8 @@ use nix::{
 
 pub use self::orders::{Answer, Farewell, HeldAddress, Holding};
 use self::orders::{MAX_SIZE, Order};
-use crate::os::clock;
+use crate::os::{clock, program::OWN_BINARY};
 
-/// The daemon's binary, also after it was replaced by another.
-const OWN_BINARY: &str = "/proc/self/exe";
 /// The guard is not started more often than once in this time.
 const RESTART_INTERVAL: Duration = Duration::from_millis(200);
 

@@ -24,6 +24,7 @@ use std::{
 };
 
 use super::checksum::{PseudoHeader, checksum as sum};
+pub use crate::model::vrrp::Checksum;
 use crate::model::{duration, names::names};
 
 /// The IP protocol of advertisements.
@@ -144,15 +145,6 @@ pub struct Endpoints {
     pub source: IpAddr,
     /// The multicast group, or the peer's address.
     pub destination: IpAddr,
-}
-
-/// What the checksum over IPv4 covers. Over IPv6 it always covers the pseudo-header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Checksum {
-    /// The pseudo-header and the message, as keepalived and FRR want it.
-    PseudoHeader,
-    /// Only the message, as RFC 9568 has it.
-    Plain,
 }
 
 /// Why a message is not an advertisement.

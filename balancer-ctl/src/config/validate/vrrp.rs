@@ -338,10 +338,7 @@ fn track_services(
     for (number, tracked) in router.track_services.iter().enumerate() {
         let place = |key| Place::VrrpTrack(index, "track-services", number, key);
         let name = &tracked.service;
-        let is_named = |service: &&VirtualService| {
-            service.name.as_ref() == Some(name) || service.key.to_string() == *name
-        };
-        match services.iter().find(is_named) {
+        match services.iter().find(|service| service.is_called(name)) {
             None => problems.add(
                 place("service"),
                 format!(

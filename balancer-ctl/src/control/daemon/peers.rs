@@ -116,9 +116,23 @@ impl Nodes {
 }
 
 impl Daemon {
-    /// Computes what other nodes compare, once for each model.
+    /// Computes what other nodes compare, once for each model, if there is a channel to them.
     pub(super) fn compute_digests(&mut self) {
-        self.nodes.digests = pair::digests(&self.model);
+        if self.nodes.running.is_some() {
+            self.nodes.digests = pair::digests(&self.model);
+        }
+    }
+
+    /// How this node speaks to the others, with this key.
+    fn channel_settings(&self, key: Option<ClusterKey>) -> peer::PeerSettings {
+        let settings = &self.model.peers;
+        peer::PeerSettings {
+            name: self.model.node.clone(),
+            listen: Some(settings.listen),
+            interface: settings.interface.clone(),
+            key,
+            peers: settings.nodes.clone(),
+        }
     }
 
     /// Speaks to other nodes as the model says, once there is a key.
@@ -142,13 +156,7 @@ impl Daemon {
         if key.is_none() && self.nodes.running.is_none() {
             return;
         }
-        let settings = peer::PeerSettings {
-            name: self.model.node.clone(),
-            listen: Some(settings.listen),
-            interface: settings.interface.clone(),
-            key,
-            peers: settings.nodes.clone(),
-        };
+        let settings = self.channel_settings(key);
         if let Some(running) = self.start_peers() {
             running.configure(settings);
         }
@@ -158,7 +166,10 @@ impl Daemon {
         let nodes = &mut self.nodes;
         if nodes.running.is_none() {
             match (nodes.start)() {
-                Ok((running, inbox)) => (nodes.running, nodes.inbox) = (Some(running), Some(inbox)),
+                Ok((running, inbox)) => {
+                    (nodes.running, nodes.inbox) = (Some(running), Some(inbox));
+                    nodes.digests = pair::digests(&self.model);
+                }
                 Err(error) => {
                     tracing::error!("cannot start the channel to other nodes: {error}");
                     nodes.problem =
@@ -360,13 +371,8 @@ impl Daemon {
         let key: ClusterKey = key
             .parse()
             .map_err(|sentence| ApiError::invalid(format!("this is no key: {sentence}")))?;
-        let settings = peer::PeerSettings {
-            name: self.model.node.clone(),
-            listen: Some(self.model.peers.listen),
-            interface: self.model.peers.interface.clone(),
-            key: ClusterKey::read(&self.nodes.key_file).unwrap_or_default(),
-            peers: self.model.peers.nodes.clone(),
-        };
+        let known = ClusterKey::read(&self.nodes.key_file).unwrap_or_default();
+        let settings = self.channel_settings(known);
         let (reply, joined) = oneshot::channel();
         let Some(running) = self.start_peers() else {
             return Err(ApiError::failed(

@@ -259,10 +259,7 @@ fn cannot_answer(service: &VirtualService, status: Option<&ServiceStatus>) -> Op
 fn problems(model: &Model, availability: &Availability) -> Vec<String> {
     let mut problems = Vec::new();
     for name in model.notify.iter().flat_map(|notify| &notify.services) {
-        let is_named = |service: &&VirtualService| {
-            service.name.as_ref() == Some(name) || service.key.to_string() == *name
-        };
-        if model.services.iter().find(is_named).is_none() {
+        if !model.services.iter().any(|service| service.is_called(name)) {
             problems.push(format!(
                 "[[notify]] names service {name}, which is not there: add the service, or take its name out"
             ));

@@ -3,12 +3,14 @@
 use std::{collections::HashSet, sync::Arc};
 
 use super::{COALESCE_DIVISOR, COALESCE_WINDOW, Driver, Probing, RunningProbe, now};
-use crate::health::{
-    AgentReply, CheckStart, CheckTarget,
-    checker::{Checker, HistoryEntry},
-    log_rate_limit::LogRateLimit,
-    schedule::{CheckerId, Pace},
-    stall,
+use crate::{
+    health::{
+        AgentReply, CheckStart, CheckTarget,
+        checker::{Checker, HistoryEntry},
+        schedule::{CheckerId, Pace},
+        stall,
+    },
+    os::log_rate_limit::LogRateLimit,
 };
 
 /// A checker with its probe.

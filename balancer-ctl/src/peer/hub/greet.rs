@@ -3,12 +3,15 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::{Hub, jitter, now};
-use crate::peer::{
-    PeerChange,
-    connection::{Fault, Greeted},
-    message::{Hello, Message, Refused, check_name},
-    session::{NewConnection, Verdict},
-    wire::WireError,
+use crate::{
+    os::log_rate_limit::MAX_BY_STRANGERS,
+    peer::{
+        PeerChange,
+        connection::{Fault, Greeted},
+        message::{Hello, Message, Refused, check_name},
+        session::{NewConnection, Verdict},
+        wire::WireError,
+    },
 };
 
 impl Hub {
@@ -211,7 +214,7 @@ impl Hub {
         reason: String,
         removed: bool,
     ) {
-        if self.refusal_log.allows(now()) {
+        if self.refusal_log.allows(MAX_BY_STRANGERS, now()) {
             tracing::warn!(%source, "a node is not let in: {reason}");
         }
         greeted.refuse(Refused { reason, removed });
@@ -230,7 +233,7 @@ impl Hub {
             Fault::Timeout => &mut counters.silent,
         };
         *counter += 1;
-        if self.refusal_log.allows(now()) {
+        if self.refusal_log.allows(MAX_BY_STRANGERS, now()) {
             tracing::warn!(%source, "a connection to the port of other nodes is not let in: {fault}");
         }
     }

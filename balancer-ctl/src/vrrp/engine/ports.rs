@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    os::log_limit::LogLimit,
+    os::log_rate_limit::{LogRateLimit, MAX_BY_STRANGERS},
     vrrp::{
         announce::Announcer,
         packet::Family,
@@ -45,7 +45,7 @@ pub struct Port {
     announcer: Announcer,
     /// Whether this host forwards IPv6 packets from there.
     is_router: bool,
-    log: RefCell<LogLimit>,
+    log: RefCell<LogRateLimit>,
 }
 
 impl Ports {
@@ -145,7 +145,7 @@ impl Port {
 
     /// Whether another error of it may be logged.
     pub fn may_log(&self, now: Instant) -> bool {
-        self.log.borrow_mut().allows(now)
+        self.log.borrow_mut().allows(MAX_BY_STRANGERS, now)
     }
 }
 
