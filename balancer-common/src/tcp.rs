@@ -159,6 +159,12 @@ pub const fn next_reply(state: u8, number: u32, segment: Segment) -> u8 {
             State::SynReceived as u8
         };
     }
+    // To a segment of no connection it would have answered with a reset (RFC 9293 section 3.10.7.1).
+    let state = if state == State::PickedUp as u8 {
+        ESTABLISHED
+    } else {
+        state
+    };
     let has_fin = flags & flags::FIN != 0;
     if has_fin && state == ESTABLISHED {
         return State::FinReply as u8;
@@ -223,6 +229,19 @@ pub fn shows_client(before: u8, number: u32, acknowledgement: u32) -> u32 {
     was(State::UdpUnconfirmed) | was(State::SynReceived) & is_exact
 }
 
+/// Whether the client of a TCP connection in `state` has shown that it exists: it has acknowledged the real server's SYN|ACK, or
+/// the real server knows the connection.
+#[inline(always)]
+#[must_use]
+pub const fn has_shown_client(state: u8) -> bool {
+    const SHOWN: u32 = 1 << State::Established as u32
+        | 1 << State::FinOriginal as u32
+        | 1 << State::FinReply as u32
+        | 1 << State::Closing as u32
+        | 1 << State::TimeWait as u32;
+    SHOWN >> (state & 0xf) & 1 != 0
+}
+
 /// Whether a connection in `state` was reset, so that traffic of both sides shows that they did not believe it.
 #[inline(always)]
 #[must_use]
@@ -256,6 +275,13 @@ pub const fn may_be_reused(state: u8) -> bool {
 #[must_use]
 pub const fn opens(flags: u8) -> bool {
     flags & (flags::SYN | flags::ACK | flags::RST | flags::FIN) == flags::SYN
+}
+
+/// Whether a segment with these flags belongs to a connection that is complete, and does not reset it.
+#[inline(always)]
+#[must_use]
+pub const fn continues(flags: u8) -> bool {
+    flags & (flags::SYN | flags::ACK | flags::RST) == flags::ACK
 }
 
 /// Whether `acknowledged` (host order) answers a SYN|ACK whose sequence number was `sequence` (host order):

@@ -75,7 +75,7 @@ discards! {
     NoService = "no-service", Pass;
     /// the TCP packet belongs to no connection and opens none; the client was answered with a reset
     NoConnection = "no-connection", Answer;
-    /// the connection's real server has failed; the client was answered with a reset
+    /// the connection's real server has failed, or the operator has closed it; the client was answered with a reset
     RealReset = "real-reset", Answer;
     /// a reset that belongs to no connection, or to one whose real server has failed
     StrayReset = "stray-reset", Drop;

@@ -2,6 +2,7 @@
 //! in [`crate::model::view`].
 
 pub mod accept;
+mod answer;
 mod body;
 pub mod client;
 mod connections;
@@ -9,14 +10,20 @@ pub mod daemon_handle;
 pub mod follow;
 pub mod listen;
 mod lists;
+mod nodes;
 mod persistence;
 mod refusal;
+mod replace;
 mod request;
 pub mod server;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::body::{NewReal, NewService};
+pub use self::{
+    body::{NewReal, NewService},
+    replace::{AllServices, WholeService},
+};
+pub use crate::model::view::ChangeResult;
 use crate::{
     config::read,
     model::{Check, RealSettings, ServiceSettings, error::ApiError, toml_json},
@@ -36,14 +43,6 @@ fn checks(json: serde_json::Value) -> Result<Vec<Check>, ApiError> {
     toml_json::from_json(&json)
         .and_then(read::checks)
         .map_err(|sentence| ApiError::invalid(format!("check: {sentence}")))
-}
-
-/// Answer to a change.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ChangeResult {
-    /// What the operator should know about it, a sentence each.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub notes: Vec<String>,
 }
 
 /// Body of every refusal.

@@ -1,32 +1,45 @@
 //! The operator's tool `balancer-ctl`: sends one request to the daemon, and prints the answer.
 
 mod arguments;
+pub mod balancerd;
+mod completions;
 mod connections;
 mod events;
-mod generate;
 mod health;
+mod ipvsadm;
+mod letters;
 mod list;
 mod long_list;
+mod manual;
 mod node;
 mod persistence;
 mod planned;
+mod problems;
 mod real;
 mod render;
+mod save;
 mod service;
 mod status;
+mod table;
+mod terminal;
 mod trace;
 
 use std::{
+    env,
     io::{self, Write as _},
     path::Path,
     process::ExitCode,
 };
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::{CommandFactory as _, Parser};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 
-use self::arguments::{Arguments, Command};
+use self::{
+    arguments::{Arguments, Command, with_required},
+    completions::shown,
+    render::as_lines,
+};
 use crate::{
     api::{
         ChangeResult,
@@ -37,6 +50,7 @@ use crate::{
         read::ReadError,
     },
     model::AdminState,
+    os::printable::{printable_json, printable_lines, printable_output},
 };
 
 /// Why a command failed.
@@ -76,15 +90,42 @@ impl From<io::Error> for CommandError {
 struct Context {
     client: Client,
     json: bool,
+    /// Columns of the terminal that shows the output; `None` where no terminal does.
+    width: Option<usize>,
 }
 
 /// Loads and checks a configuration file. The second argument is the host's name.
 pub type LoadConfig = fn(&Path, &str) -> Result<ConfigFile, FileError>;
 
+/// Reads the command line that the process was started with. Ends the process where it is wrong, or asks for help; what of it is quoted
+/// is printable.
+#[must_use]
+pub fn parsed<T: Parser>() -> T {
+    T::try_parse().unwrap_or_else(|error| {
+        // The same again, with usage and help in which what is required looks required.
+        let again = with_required(T::command()).try_get_matches();
+        let error = again.err().unwrap_or(error);
+        let styled = error.render().ansi().to_string();
+        if printable_output(&styled) == styled {
+            error.exit();
+        }
+        let shown = printable_lines(&error.render().to_string());
+        let _ = io::stderr().write_all(shown.as_bytes());
+        std::process::exit(error.exit_code());
+    })
+}
+
 /// Runs the command that the process was started with.
 #[must_use]
 pub fn main(load: LoadConfig) -> ExitCode {
-    let arguments = Arguments::parse();
+    let words: Vec<_> = env::args_os()
+        .skip(1)
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    if let Some(sentence) = letters::refusal(&words) {
+        return exit_code(&Err(CommandError::Usage(sentence)));
+    }
+    let arguments = parsed::<Arguments>();
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -109,7 +150,7 @@ fn exit_code(result: &Result<ExitCode, CommandError>) -> ExitCode {
         Err(CommandError::Unreachable(sentence)) => (sentence, 3),
     };
     // If standard error is closed, the exit status has to do.
-    let _ = writeln!(io::stderr(), "error: {sentence}");
+    let _ = writeln!(io::stderr(), "error: {}", printable_lines(sentence));
     ExitCode::from(status)
 }
 
@@ -119,6 +160,7 @@ async fn run(arguments: Arguments, load: LoadConfig) -> Result<ExitCode, Command
         instance,
         json,
         command,
+        ..
     } = arguments;
     let Some(command) = command else {
         // Without a command: the exit status of wrong usage, and the whole help.
@@ -129,6 +171,7 @@ async fn run(arguments: Arguments, load: LoadConfig) -> Result<ExitCode, Command
     let context = Context {
         client: Client::new(&socket),
         json,
+        width: terminal::width(),
     };
     match command {
         Command::AddService(arguments) => service::add(&context, arguments).await?,
@@ -152,7 +195,7 @@ async fn run(arguments: Arguments, load: LoadConfig) -> Result<ExitCode, Command
         Command::Diff(arguments) => node::diff(&context, &arguments).await?,
         Command::Push(arguments) => node::push(&context, &arguments).await?,
         Command::Node(node) => node::node(&context, node).await?,
-        Command::Events => events::follow(&context).await?,
+        Command::Events(arguments) => events::events(&context, &arguments).await?,
         Command::Check(arguments) => check(&context, &arguments.file, load)?,
         Command::Reload => context.change(hyper::Method::POST, "/v1/reload").await?,
         Command::Zero(arguments) => {
@@ -162,16 +205,11 @@ async fn run(arguments: Arguments, load: LoadConfig) -> Result<ExitCode, Command
             };
             context.change(hyper::Method::POST, &target).await?;
         }
-        Command::Clear(arguments) => {
-            context
-                .change(
-                    hyper::Method::DELETE,
-                    &format!("/v1/services?{}", arguments.query()),
-                )
-                .await?;
-        }
-        Command::Completions(arguments) => generate::completions(arguments.shell)?,
-        Command::Man(arguments) => generate::man(arguments.command.as_deref())?,
+        Command::Clear(arguments) => service::clear(&context, &arguments).await?,
+        Command::Save(_) => save::save(&context).await?,
+        Command::Restore(arguments) => save::restore(&context, arguments).await?,
+        Command::Completions(arguments) => completions::completions(arguments.shell)?,
+        Command::Man(arguments) => manual::man(&arguments)?,
         Command::Planned(planned) => return Err(CommandError::Usage(planned.sentence())),
     }
     Ok(ExitCode::SUCCESS)
@@ -183,6 +221,8 @@ fn check(context: &Context, path: &Path, load: LoadConfig) -> Result<(), Command
         file: &'a Path,
         services: usize,
         reals: usize,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        warning: Option<String>,
     }
     #[derive(Serialize)]
     struct InvalidFile<'a> {
@@ -198,7 +238,13 @@ fn check(context: &Context, path: &Path, load: LoadConfig) -> Result<(), Command
                 file: path,
                 services: services.len(),
                 reals,
+                warning: file.distrust_warning(),
             };
+            if let Some(warning) = &valid.warning
+                && !context.json
+            {
+                writeln!(io::stderr(), "warning: {}", printable_lines(warning))?;
+            }
             context.print(&valid, |valid| {
                 format!(
                     "{}: good, {} and {}\n",
@@ -220,7 +266,7 @@ fn check(context: &Context, path: &Path, load: LoadConfig) -> Result<(), Command
         }
         // Each line is a position and a sentence, as compilers print them.
         Err(error @ FileError::Invalid { .. }) => {
-            writeln!(io::stderr(), "{error}")?;
+            writeln!(io::stderr(), "{}", printable_lines(&error.to_string()))?;
             Err(CommandError::Printed)
         }
         Err(error @ FileError::Unreadable { .. }) => Err(CommandError::Refused(error.to_string())),
@@ -270,9 +316,22 @@ impl Context {
         body: Option<&(impl Serialize + Sync)>,
     ) -> Result<(), CommandError> {
         let done: ChangeResult = self.client.send(method, target, body).await?;
-        self.print(&done, |done| {
-            done.notes.iter().map(|note| format!("{note}\n")).collect()
-        })
+        self.print_change(&done, as_lines)
+    }
+
+    /// Prints the answer to a change: its notes as JSON or as `rendered` for people, who get its warnings on standard error.
+    fn print_change(
+        &self,
+        done: &ChangeResult,
+        rendered: impl FnOnce(&[String]) -> String,
+    ) -> Result<(), CommandError> {
+        self.print(done, |done| rendered(&done.notes))?;
+        if !self.json {
+            for warning in &done.warnings {
+                writeln!(io::stderr(), "warning: {}", printable_lines(warning))?;
+            }
+        }
+        Ok(())
     }
 
     /// Prints a value as JSON, or as `rendered` for people.
@@ -283,9 +342,9 @@ impl Context {
     ) -> Result<(), CommandError> {
         let text = if self.json {
             let json = serde_json::to_string_pretty(value).map_err(io::Error::from)?;
-            format!("{json}\n")
+            format!("{}\n", printable_json(&json))
         } else {
-            rendered(value)
+            printable_output(&rendered(value))
         };
         Ok(write(&text)?)
     }

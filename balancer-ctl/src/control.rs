@@ -3,7 +3,10 @@
 pub mod availability;
 pub mod conditions;
 pub mod daemon;
+pub mod event_log;
+pub mod failures;
 pub mod load;
 pub mod pair;
+pub mod pausing;
 pub mod report;
 pub mod tracking;

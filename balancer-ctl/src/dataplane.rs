@@ -9,6 +9,7 @@ mod conntrack;
 mod detach;
 mod device;
 mod entry_filter;
+mod failover_reals;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 mod host_addresses;
@@ -38,6 +39,7 @@ pub mod renewal;
 pub mod ring;
 mod route_versions;
 pub mod self_test;
+mod service_key_maps;
 mod services;
 mod settings;
 mod sweep;
@@ -55,7 +57,7 @@ use std::{
     time::Duration,
 };
 
-pub use self::{listing::Listing, persistence::Deletion};
+pub use self::{failover_reals::FailoverVips, listing::Listing, persistence::Deletion};
 pub use crate::model::connections::ConnectionFilter;
 pub use crate::model::counters::Counters;
 pub use crate::model::kept_clients::PersistenceFilter;
@@ -200,6 +202,8 @@ pub struct DataplaneStatus {
     pub redirect_failures: u64,
     /// What does not work on this host as it is configured: one sentence each, with the remedy.
     pub warnings: Vec<String>,
+    /// The same of what concerns packets of one family only: IPv4's, IPv6's. It matters to hosts with services of that family.
+    pub family_warnings: [Vec<String>; 2],
     /// Why packets cannot reach a real server, by its address: a clause without capital letter and full stop.
     pub obstacles: Arc<BTreeMap<IpAddr, String>>,
 }
@@ -364,6 +368,12 @@ pub trait Dataplane: Send {
     /// An interface is missing or carries another program's XDP: nothing was changed.
     fn configure(&mut self, settings: &DataplaneSettings) -> Result<(), DataplaneError>;
 
+    /// Says for which VIPs another node has begun connections, whose packets may come here from now on.
+    ///
+    /// # Errors
+    /// The kernel refused a map call; the next [`Dataplane::reconcile`] tries again.
+    fn set_failover_vips(&mut self, vips: &FailoverVips) -> Result<(), DataplaneError>;
+
     /// Deletes the connections of a real server, removed or not, at once.
     ///
     /// # Errors
@@ -385,6 +395,13 @@ pub trait Dataplane: Send {
         &mut self,
         filter: ConnectionFilter,
     ) -> Result<Listing<Connection>, DataplaneError>;
+
+    /// Prepares that the connections that [`Dataplane::connections`] lists are closed, which the caller does later: their entries are
+    /// deleted.
+    ///
+    /// # Errors
+    /// The kernel refused a map call.
+    fn close_connections(&mut self, filter: ConnectionFilter) -> Result<Deletion, DataplaneError>;
 
     /// Prepares a list of the clients that keep a server, which the caller reads later.
     ///

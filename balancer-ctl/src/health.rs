@@ -197,6 +197,10 @@ pub struct CheckStart {
     pub target: Arc<CheckTarget>,
     /// Its initial state; `None` = as the check's `initial` setting says. Ignored if the checker runs already.
     pub from: Option<CheckState>,
+    /// What sentences call it where that is not its address.
+    pub name: Option<String>,
+    /// It keeps its state, and does not probe until it is wanted otherwise.
+    pub paused: bool,
 }
 
 /// What outlives a daemon: checks and quorums that an earlier daemon stored since the host booted, and what this one stores.

@@ -73,6 +73,12 @@ impl Host {
         &self.findings.warnings
     }
 
+    /// The warnings of the last examination that concern packets of one family only: IPv4, IPv6.
+    #[must_use]
+    pub const fn family_warnings(&self) -> &[Vec<String>; 2] {
+        &self.findings.family_warnings
+    }
+
     /// Whether anything was changed, here or in another network namespace.
     #[must_use]
     pub fn is_changed(&self) -> bool {

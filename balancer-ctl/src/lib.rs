@@ -8,7 +8,7 @@
 //! (`xtask/src/lint/layers.rs`).
 //!
 //! - [`startup`]: opens the data plane, starts the threads, serves, signals; only the binaries import it
-//! - [`cli`]: `balancer-ctl`, a file per noun; only its binary and `startup` import it
+//! - [`cli`]: `balancer-ctl`, a file per noun, and the syntax of `balancerd`; only the binaries and `startup` import it
 //! - [`api`]: the control socket, HTTP and JSON; for `cli` and `startup`
 //! - [`control`]: the daemon (the one owner of all state), availability, conditions, reports; for `api` and above
 //! - [`config`]: the file: read, validate, edit, write; for `control` and above

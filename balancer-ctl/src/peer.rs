@@ -12,6 +12,7 @@
 
 mod admission;
 mod connection;
+pub mod fake;
 mod hub;
 pub mod key;
 pub mod membership;
@@ -22,7 +23,7 @@ mod socket;
 pub mod task;
 pub mod wire;
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Instant};
 
 use tokio::sync::oneshot;
 
@@ -32,6 +33,7 @@ pub use self::{
     session::SessionState,
     task::PeerTask,
 };
+pub use crate::model::peers::RefusalCounters;
 
 /// What becomes of a request: what was asked for, or a sentence that says why not.
 pub type Answer = Result<ReplyBody, String>;
@@ -49,6 +51,8 @@ pub struct PeerSettings {
     pub key: Option<ClusterKey>,
     /// Other nodes by address and port, beside those that joined.
     pub peers: Vec<SocketAddr>,
+    /// Whether other nodes may join this one: not where the configuration names the key's file, and with it all nodes.
+    pub can_be_joined: bool,
 }
 
 /// Another node, as this one sees it.
@@ -97,27 +101,6 @@ pub struct PeerCounters {
     pub lost: u64,
 }
 
-/// Connections that were not let in, by reason.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RefusalCounters {
-    /// The other side had another key.
-    pub wrong_key: u64,
-    /// What came was no handshake or no message.
-    pub garbage: u64,
-    /// What came was recorded on another connection, or changed on the way.
-    pub forged: u64,
-    /// Nothing came in time.
-    pub silent: u64,
-    /// The other side went before the handshake was complete.
-    pub abandoned: u64,
-    /// Too many shook hands at the same time, and it was the oldest.
-    pub crowded: u64,
-    /// The node has this node's name, or another's.
-    pub name: u64,
-    /// The node has the key and is not one of this cluster.
-    pub unknown: u64,
-}
-
 /// What `remove` has done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Removal {
@@ -125,6 +108,8 @@ pub enum Removal {
     Told,
     /// The node could not be told: it is not let in any more, and is told when it comes back.
     Unreached,
+    /// This node itself has left, and could tell no other one.
+    LeftUnheard,
 }
 
 /// What another node asks of this one. The channel itself answers pings, joining and leaving.
@@ -184,11 +169,12 @@ pub trait Peers: Send {
     /// Asks something of another node.
     fn request(&mut self, name: &str, body: RequestBody, reply: oneshot::Sender<Answer>);
 
-    /// Joins the cluster of the node at this address, and uses its key from then on. The answer has all nodes, this one included.
-    /// The caller stores the key, and passes it with the next settings.
+    /// Joins the cluster of the node at this address, and uses its key from then on; the answer has all nodes, this one included. The
+    /// key is stored in `key_file` once that has worked. The caller passes the key with the next settings.
     fn join(
         &mut self,
         key: ClusterKey,
+        key_file: PathBuf,
         address: SocketAddr,
         reply: oneshot::Sender<Result<Vec<NodeRecord>, String>>,
     );

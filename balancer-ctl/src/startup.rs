@@ -1,12 +1,12 @@
 //! The daemon and its control socket together: what `balancerd` runs once the data plane is open.
 
-use std::{collections::HashSet, convert::Infallible, io, net::IpAddr, path::Path, time::Duration};
+use std::{convert::Infallible, io, path::Path, time::Duration};
 
 use anyhow::{Context as _, anyhow};
 use tokio::{
     net::UnixListener,
     signal::unix::{Signal, SignalKind, signal},
-    sync::{broadcast, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     task::JoinHandle,
 };
 
@@ -15,14 +15,14 @@ use crate::{
     config::file::ConfigFile,
     control::{
         availability::Availability,
-        daemon::{
-            self, Daemon, DaemonConfig, MAX_QUEUED_EVENTS, MAX_QUEUED_MESSAGES, Message,
-            with_location,
-        },
+        daemon::{self, Daemon, DaemonConfig, MAX_QUEUED_MESSAGES, Message, with_location},
+        event_log::EventLog,
+        failures::Failures,
         load::unusable,
     },
     dataplane::{self, Dataplane},
     health::{Checkers, Health},
+    host::identity::HostInterfaces,
     model::Model,
     notify::Notifier,
     os::{clock, state_file::StateFile, systemd},
@@ -44,13 +44,13 @@ pub enum Source {
     /// A configuration file; changes are written to it.
     File(ConfigFile),
     /// No file: changes are lost when the daemon stops.
-    Runtime(Model),
+    Runtime(Box<Model>),
 }
 
 impl Source {
     /// The model to begin with.
     #[must_use]
-    pub const fn model(&self) -> &Model {
+    pub fn model(&self) -> &Model {
         match self {
             Self::File(file) => file.model(),
             Self::Runtime(model) => model,
@@ -79,7 +79,7 @@ impl Serving {
         notifier: Option<Notifier>,
         source: Source,
         socket: &Path,
-        addresses: fn() -> io::Result<HashSet<IpAddr>>,
+        interfaces: fn() -> io::Result<HostInterfaces>,
         (vrrp, nodes): (daemon::Vrrp, daemon::Nodes),
     ) -> anyhow::Result<Self> {
         let (listener, control) = ControlSocket::bind(socket)?;
@@ -96,7 +96,7 @@ impl Serving {
             };
             anyhow!(with_location(file, &error))
         })?;
-        let (events, _) = broadcast::channel(MAX_QUEUED_EVENTS);
+        let events = EventLog::default();
         let (messages, inbox) = mpsc::channel(MAX_QUEUED_MESSAGES);
         let model = source.model().clone();
         let file = match source {
@@ -111,7 +111,7 @@ impl Serving {
             model,
             availability,
             events: events.clone(),
-            addresses,
+            interfaces,
             vrrp,
             nodes,
         })?;
@@ -156,7 +156,7 @@ pub fn serve(
     state: &Path,
     source: Source,
     socket: &Path,
-    addresses: fn() -> io::Result<HashSet<IpAddr>>,
+    interfaces: fn() -> io::Result<HostInterfaces>,
 ) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -177,14 +177,15 @@ pub fn serve(
             Ok((Box::new(peers), inbox))
         };
         let nodes = daemon::Nodes::new(Box::new(start_peers), state.join("cluster.key"));
-        let vrrp = daemon::Vrrp::new(Box::new(start_vrrp), unusable, Some(kept));
+        let failures = Failures::read(Some(StateFile::at(&state.join("vrrp.json"))));
+        let vrrp = daemon::Vrrp::new(Box::new(start_vrrp), unusable, Some(kept), failures);
         let serving = Serving::start(
             open,
             checkers,
             Some(notifier),
             source,
             socket,
-            addresses,
+            interfaces,
             (vrrp, nodes),
         )?;
         let messages = serving.messages();

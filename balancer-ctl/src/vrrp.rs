@@ -3,7 +3,7 @@
 //!
 //! - [`packet`], [`announcement`], [`fsm`], [`group`], [`interfaces`], [`report`]: pure; what is sent, and which state follows
 //! - [`engine`]: gives the machines what arrives, and does what they say; [`task`]: the thread that it runs on
-//! - [`socket`], [`announce`]: advertisements, gratuitous ARP and unsolicited neighbour advertisements
+//! - [`socket`], [`announce`], [`ports`]: advertisements, gratuitous ARP and unsolicited neighbour advertisements
 //! - [`guard`]: the process that sets and removes the VIPs, and outlives the daemon for a moment
 //! - [`watch`]: the thread that follows interfaces, and other machines' claims to the VIPs
 
@@ -19,12 +19,13 @@ pub mod group;
 pub mod guard;
 pub mod interfaces;
 pub mod packet;
+pub mod ports;
 pub mod report;
 pub mod socket;
 pub mod task;
 pub mod watch;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 use tokio::sync::oneshot;
 
@@ -36,6 +37,10 @@ pub const REALTIME_PRIORITY: i32 = 10;
 
 /// The virtual routers, as the daemon sees them: a thread, and a fake in tests. All but `report` return at once.
 pub trait VirtualRouters: Send {
+    /// Takes when groups failed before they are configured, by name, the latest last, by the clock that counts the time that the host was
+    /// suspended.
+    fn remember(&mut self, failures: BTreeMap<String, Vec<Instant>>);
+
     /// Runs exactly these.
     fn configure(&mut self, routers: &[VirtualRouter]);
 

@@ -1,7 +1,10 @@
 //! The service that a packet is for.
 
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use balancer_common::{
+    addr::Address,
     conntrack::FlowKey,
+    failover::FailoverReal,
     service::{Service, ServiceKey},
     settings::Settings,
 };
@@ -29,14 +32,28 @@ pub fn classify<H: Family>(key: &FlowKey<H::Address>, settings: &Settings) -> Op
     unsafe { H::services().get(&service) }.copied()
 }
 
+/// Where the segment comes from a real server, and its connection may be another node's: that real server.
+#[inline(always)]
+pub fn failover_real<H: Family>(key: &FlowKey<H::Address>) -> Option<FailoverReal> {
+    // SAFETY: the value is copied at once; what a copy may mix is checked where it is used.
+    let failover_real = unsafe { H::failover_reals().get(&sender(key)) }.copied()?;
+    // SAFETY: the helper only reads a clock.
+    (unsafe { bpf_ktime_get_ns() } <= failover_real.until).then_some(failover_real)
+}
+
+/// The packet's source, as real servers are found by it.
+#[inline(always)]
+const fn sender<A: Address>(key: &FlowKey<A>) -> ServiceKey<A> {
+    ServiceKey {
+        address: key.source,
+        port: key.ports.source(),
+        protocol: key.protocol as u16,
+    }
+}
+
 /// Whether the packet comes from a real server's address and port. Of a service on every port it is not known which of its real servers'
 /// packets are answers, and which are their own.
 #[inline(always)]
 pub fn is_from_real<H: Family>(key: &FlowKey<H::Address>) -> bool {
-    let real = ServiceKey {
-        address: key.source,
-        port: key.ports.source(),
-        protocol: key.protocol as u16,
-    };
-    H::real_ports().get_ptr(&real).is_some()
+    H::real_ports().get_ptr(&sender(key)).is_some()
 }

@@ -3,6 +3,7 @@
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
 use balancer_common::{
     conntrack::Bucket,
+    failover::FailoverReal,
     service::{Service, ServiceKey},
     verdict::Discard,
     wire::{IpHeader, Ipv4, Ipv6},
@@ -10,8 +11,8 @@ use balancer_common::{
 
 use crate::{
     maps::{
-        CONNTRACK_V4, CONNTRACK_V6, REAL_PORTS_V4, REAL_PORTS_V6, SCRATCH_V4, SCRATCH_V6,
-        SERVICES_V4, SERVICES_V6,
+        CONNTRACK_V4, CONNTRACK_V6, FAILOVER_REALS_V4, FAILOVER_REALS_V6, REAL_PORTS_V4,
+        REAL_PORTS_V6, SCRATCH_V4, SCRATCH_V6, SERVICES_V4, SERVICES_V6,
     },
     scratch::Scratch,
 };
@@ -26,6 +27,8 @@ pub trait Family: IpHeader {
     fn services() -> &'static HashMap<ServiceKey<Self::Address>, Service>;
     /// The real servers' addresses and ports.
     fn real_ports() -> &'static HashMap<ServiceKey<Self::Address>, u32>;
+    /// The real servers whose segments may belong to connections of another node.
+    fn failover_reals() -> &'static HashMap<ServiceKey<Self::Address>, FailoverReal>;
     /// Room for what does not fit on the stack.
     fn scratch() -> &'static PerCpuArray<Scratch<Self::Address>>;
 }
@@ -46,6 +49,11 @@ impl Family for Ipv4 {
     #[inline(always)]
     fn real_ports() -> &'static HashMap<ServiceKey<u32>, u32> {
         &REAL_PORTS_V4
+    }
+
+    #[inline(always)]
+    fn failover_reals() -> &'static HashMap<ServiceKey<u32>, FailoverReal> {
+        &FAILOVER_REALS_V4
     }
 
     #[inline(always)]
@@ -70,6 +78,11 @@ impl Family for Ipv6 {
     #[inline(always)]
     fn real_ports() -> &'static HashMap<ServiceKey<[u32; 4]>, u32> {
         &REAL_PORTS_V6
+    }
+
+    #[inline(always)]
+    fn failover_reals() -> &'static HashMap<ServiceKey<[u32; 4]>, FailoverReal> {
+        &FAILOVER_REALS_V6
     }
 
     #[inline(always)]

@@ -91,20 +91,9 @@ fn examine(ctx: *mut xdp_md, is_for_many: u64) -> u64 {
 #[inline(always)]
 fn comes_from_host<H: Family>(ctx: &XdpContext, offset: usize) -> u64 {
     match header_anew::<H>(ctx, offset) {
-        Some(header) if is_source::<H>(header.source()) => FROM_HOST,
+        Some(header) if scratch::<H>().is_ok_and(|scratch| is_hosts(scratch, header.source())) => {
+            FROM_HOST
+        }
         _ => 0,
     }
-}
-
-/// Whether an address is this host's.
-#[inline(always)]
-fn is_source<H: Family>(source: H::Address) -> bool {
-    if !may_be_hosts(source) {
-        return false;
-    }
-    let Ok(scratch) = scratch::<H>() else {
-        return false;
-    };
-    scratch.key.source = source;
-    is_hosts(scratch) != 0
 }

@@ -12,6 +12,7 @@ use balancer_common::{
     addr::{Addr, Address},
     address_filter,
     conntrack::{BucketV4, BucketV6},
+    failover::FailoverReal,
     host_address::MAX_HOST_PREFIXES,
     load::{Ending, RealLoad},
     next_hop::{NEXT_HOPS as MAX_NEXT_HOPS, NextHop, RouteVersions},
@@ -30,6 +31,9 @@ use crate::scratch::Scratch;
 /// `BPF_F_MMAPABLE` (kernel commit fc9702273e2e): the daemon reads and writes the map as memory, and its values begin at
 /// a page, so that a value of a cache line's size is one.
 const MAPPED: u32 = 1 << 10;
+
+/// `BPF_F_NO_PREALLOC`: the map takes memory for the values that it has.
+const ON_DEMAND: u32 = 1;
 
 /// What the daemon tells the program. One value.
 #[map]
@@ -79,6 +83,16 @@ pub static REAL_PORTS_V4: HashMap<ServiceKeyV4, u32> = HashMap::with_max_entries
 /// Addresses, ports and protocols of the IPv6 real servers.
 #[map]
 pub static REAL_PORTS_V6: HashMap<ServiceKeyV6, u32> = HashMap::with_max_entries(MAX_REALS, 0);
+
+/// IPv4 real servers whose segments may belong to connections of another node, by address, port and protocol.
+#[map]
+pub static FAILOVER_REALS_V4: HashMap<ServiceKeyV4, FailoverReal> =
+    HashMap::with_max_entries(MAX_REALS, ON_DEMAND);
+
+/// IPv6 real servers whose segments may belong to connections of another node.
+#[map]
+pub static FAILOVER_REALS_V6: HashMap<ServiceKeyV6, FailoverReal> =
+    HashMap::with_max_entries(MAX_REALS, ON_DEMAND);
 
 /// Loads and limits of the real servers, by real id. One value: where many are compared, one look-up finds them all.
 #[map]
@@ -235,11 +249,20 @@ fn has_bit<A: Address>(filter: &Array<u64>, address: A) -> bool {
     }
 }
 
-/// Whether the source of the scratch's packet is this host's own address or a broadcast address: 1 or 0. A number, since
-/// LLVM leaves half of a returned `bool`'s word undefined.
+/// Whether an address is this host's own or a broadcast address. It is looked up by the scratch.
+#[inline(always)]
+pub fn is_hosts<A: Address>(scratch: &mut Scratch<A>, address: A) -> bool {
+    if !may_be_hosts(address) {
+        return false;
+    }
+    scratch.host_key = Key::new(128, address.widen());
+    is_host_key(scratch) != 0
+}
+
+/// Whether the scratch's `host_key` is among this host's addresses: 1 or 0. A number, since LLVM leaves half of a returned
+/// `bool`'s word undefined.
 #[inline(never)]
-pub fn is_hosts<A: Address>(scratch: &mut Scratch<A>) -> u64 {
-    scratch.host_key = Key::new(128, scratch.key.source.widen());
+fn is_host_key<A: Address>(scratch: &mut Scratch<A>) -> u64 {
     u64::from(HOST_ADDRESSES.get(&scratch.host_key).is_some())
 }
 

@@ -6,7 +6,10 @@
 use aya_ebpf::{EbpfContext as _, bindings::xdp_md, programs::XdpContext};
 use balancer_common::{
     addr::UDP,
+    conntrack::Word,
+    direction,
     flow_hash::{client_hash, hash},
+    scheduler::pick,
     service,
     settings::Settings,
     tcp::{self, State, flags},
@@ -16,25 +19,28 @@ use balancer_common::{
 };
 
 use crate::{
-    classify::{classify, is_from_real},
+    classify::{classify, failover_real, is_from_real},
     encoded::Encoded,
     family::{Family, scratch},
     lock,
-    maps::{now, settings},
+    maps::{is_hosts, now, settings},
     packet::header_anew,
     parse::{Transport, examine},
     persistence::expect,
-    places::{connect, release, surrender, take},
+    places::{connect, release, surrender, take, write},
     schedule::{self, offer_to},
     scratch::{Facts, Scratch},
-    table::{Key, Place, are_idle, at, find_again, partner, real_of, state_of},
+    table::{Found, Key, Place, are_idle, at, find_again, partner, real_of, state_of, word},
     track::is_over,
 };
 
-/// Opens a connection for a packet. The place of its original entry is in the scratch then.
+/// Opens a connection for a packet. The place of its original entry is in the scratch then; none where the packet is to be
+/// translated by the scratch's own entry.
 #[inline(always)]
 pub fn open<H: Family>(ctx: &XdpContext) -> Result<(), Discard> {
-    look_at::<H>(ctx.as_ptr().cast()).goes_on()?;
+    if !look_at::<H>(ctx.as_ptr().cast()).goes_on()? {
+        return Ok(());
+    }
     if !begin::<H>().goes_on()? {
         // Another CPU has opened it a moment ago.
         return Ok(());
@@ -78,7 +84,9 @@ pub fn ask<H: Family>(ctx: &XdpContext) -> Answer {
 
 #[inline(always)]
 fn try_ask<H: Family>(ctx: &XdpContext, answer: &mut Answer) -> Result<(), Discard> {
-    look_at::<H>(ctx.as_ptr().cast()).goes_on()?;
+    if !look_at::<H>(ctx.as_ptr().cast()).goes_on()? {
+        return Err(Discard::NoService);
+    }
     answer.has_connection = has_connection::<H>() as u32;
     if answer.has_connection == 0 && choose::<H>(1) == 0 {
         compare::<H>();
@@ -115,7 +123,8 @@ fn has_connection<H: Family>() -> u64 {
     }
 }
 
-/// Reads the packet into the scratch. A discard where it opens no connection, whatever it is for.
+/// Reads the packet into the scratch. A discard where it opens no connection, whatever it is for; `false` where it is to be
+/// translated without one.
 #[inline(never)]
 fn look_at<H: Family>(ctx: *mut xdp_md) -> Encoded {
     let ctx = XdpContext::new(ctx);
@@ -125,29 +134,81 @@ fn look_at<H: Family>(ctx: *mut xdp_md) -> Encoded {
     } else {
         try_look_at::<H, Tcp>(&ctx)
     };
-    Encoded::step(looked.map(|()| true))
+    Encoded::step(looked)
 }
 
 #[inline(always)]
-fn try_look_at<H: Family, T: Transport>(ctx: &XdpContext) -> Result<(), Discard> {
+fn try_look_at<H: Family, T: Transport>(ctx: &XdpContext) -> Result<bool, Discard> {
     let settings = settings().ok_or(Discard::NoService)?;
     let scratch = scratch::<H>()?;
     examine::<H, T>(ctx, scratch).ok_or(Discard::Malformed)?;
     let Some(service) = classify::<H>(&scratch.key, settings) else {
+        // A real server answers the host's own probes as well.
+        if is_hosts(scratch, scratch.key.destination) {
+            return Err(Discard::NoService);
+        }
+        if passes_as_service::<H>(scratch) {
+            return scratch.facts.fault.map_or(Ok(false), Err);
+        }
         return Err(not_for_a_service::<H>(scratch, settings));
     };
-    if T::PROTOCOL != UDP && !tcp::opens(scratch.facts.flags as u8) {
+    let packet_flags = scratch.facts.flags as u8;
+    if T::PROTOCOL != UDP && !tcp::opens(packet_flags) {
         // An entry that was just being moved is there by now; TCP sends again.
         if find_again::<H>(scratch, Key::Own, settings).is_some() {
             return Err(Discard::Busy);
         }
-        return Err(without_connection(&scratch.facts));
+        // A hash names the real server that the connection is with, whoever has opened it.
+        if service.pick != pick::HASH || !tcp::continues(packet_flags) {
+            return Err(without_connection(&scratch.facts));
+        }
     }
     if let Some(fault) = scratch.facts.fault {
         return Err(fault);
     }
     scratch.service = service;
-    Ok(())
+    Ok(true)
+}
+
+/// Whether a real server's segment without an entry goes to its client as the service's: see [`FailoverReal`](balancer_common::failover::FailoverReal).
+/// The entry by which it is translated, this once, is in the scratch then.
+#[inline(always)]
+fn passes_as_service<H: Family>(scratch: &mut Scratch<H::Address>) -> bool {
+    if !tcp::continues(scratch.facts.flags as u8) {
+        return false;
+    }
+    let Some(failover_real) = failover_real::<H>(&scratch.key) else {
+        return false;
+    };
+    let entry = &raw mut scratch.passing;
+    write(
+        entry,
+        &scratch.key,
+        failover_real.real,
+        failover_real.port,
+        0,
+    );
+    // SAFETY: the scratch's field.
+    unsafe {
+        (*entry).word = Word::new(Word(0), State::Established as u8, direction::REPLY, false);
+    }
+    scratch.place = Place::NONE.0;
+    true
+}
+
+/// The entry of the scratch's packet after [`open`].
+#[inline(always)]
+pub fn opened<H: Family>(scratch: &mut Scratch<H::Address>) -> Option<Found<H::Address>> {
+    let place = Place(scratch.place);
+    if place.is_some() {
+        // Another newcomer may have taken the place already.
+        return at::<H>(place, &scratch.key);
+    }
+    let entry = &raw mut scratch.passing;
+    Some(Found {
+        entry,
+        word: word(entry),
+    })
 }
 
 /// Takes the client's lock. `false`, without the lock, where the scratch's packet has a connection after all.
@@ -256,8 +317,10 @@ fn settle<H: Family>() -> u64 {
     scratch.reply_hash = hash(&scratch.reply_key, &settings.seed);
     scratch.state = if scratch.key.protocol == u32::from(UDP) {
         State::UdpUnreplied
-    } else {
+    } else if tcp::opens(scratch.facts.flags as u8) {
         State::SynSent
+    } else {
+        State::PickedUp
     } as u32;
     1
 }

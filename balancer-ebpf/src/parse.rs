@@ -12,7 +12,7 @@ use balancer_common::{
 };
 
 use crate::{
-    maps::{is_hosts, may_be_hosts},
+    maps::is_hosts,
     packet::{header_anew, header_mut},
     scratch::Scratch,
 };
@@ -209,13 +209,10 @@ pub fn examine<H: IpHeader, T: Transport>(
     scratch.key.ports = l4.ports();
     scratch.facts.flags = u32::from(l4.flags());
     let fault = fault::<H, T>(ctx, header, l4);
-    let key = &scratch.key;
+    let (source, destination) = (scratch.key.source, scratch.key.destination);
     let other = if hops <= 1 {
         Some(Discard::TimeExceeded)
-    } else if key.source.is_martian()
-        || key.source == key.destination
-        || may_be_hosts(key.source) && is_hosts(scratch) != 0
-    {
+    } else if source.is_martian() || source == destination || is_hosts(scratch, source) {
         Some(Discard::Martian)
     } else {
         None

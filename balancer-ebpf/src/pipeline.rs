@@ -25,12 +25,12 @@ use crate::{
     family::{Family, scratch},
     forward::{forward, route},
     maps::INTERFACES,
-    open::{self, open},
+    open::{self, open, opened},
     packet::header_mut,
     parse::{Ip, Transport, key, parse_ip},
     rewrite::rewrite,
     steering::Steering,
-    table::{Found, Place, at},
+    table::Found,
     track::track,
 };
 
@@ -122,8 +122,7 @@ impl Pass for New {
     ) -> Result<Option<Tracked<H::Address>>, Discard> {
         let ip = parse_ip::<H>(ctx)?;
         let scratch = scratch::<H>()?;
-        // Another newcomer may have taken the place already.
-        let found = at::<H>(Place(scratch.place), &scratch.key).ok_or(Discard::Busy)?;
+        let found = opened::<H>(scratch).ok_or(Discard::Busy)?;
         Ok(Some(Tracked { ip, found }))
     }
 }

@@ -4,14 +4,13 @@
 use core::ptr;
 
 use balancer_common::{
-    addr::Address,
+    addr::{Address, UDP},
     conntrack::{Bucket, Class, FREE, FlowKey, WAYS, Word, class, idle, prefers_first, rank},
     direction,
     flow_hash::{first_bucket, hash, second_bucket},
     load::Load,
     next_hop::NextHopRef,
     settings::Settings,
-    tcp::State,
 };
 
 use crate::{
@@ -410,7 +409,7 @@ pub fn connect<H: Family>() -> u64 {
     ) else {
         return 0;
     };
-    let is_udp = scratch.state >= State::Udp as u32;
+    let is_udp = scratch.key.protocol == u32::from(UDP);
     let port = scratch.key.ports.destination();
     let (real, now) = (scratch.real, scratch.now);
     write(reply, &scratch.reply_key, real, port, now);
@@ -449,7 +448,7 @@ fn fill_up(real: u32) {
 
 /// Writes all of an entry but its word, whose place is the caller's.
 #[inline(always)]
-fn write<A: Address>(entry: *mut Entry<A>, key: &FlowKey<A>, real: u32, port: u16, now: u32) {
+pub fn write<A: Address>(entry: *mut Entry<A>, key: &FlowKey<A>, real: u32, port: u16, now: u32) {
     // SAFETY: as in `word`; nobody reads an entry whose place was taken.
     unsafe {
         atomic::copy(&raw mut (*entry).source, &key.source);

@@ -3,8 +3,8 @@
 
 use aya_ebpf::maps::lpm_trie::Key;
 use balancer_common::{
-    addr::Addr,
-    conntrack::FlowKey,
+    addr::{Addr, Address},
+    conntrack::{ConntrackEntry, FlowKey},
     load::Measure,
     next_hop::NextHop,
     persistence::{MemberKey, PersistenceEntry, PersistenceKey},
@@ -66,7 +66,7 @@ pub struct Transition {
 
 /// One CPU's scratch.
 #[repr(C)]
-pub struct Scratch<A> {
+pub struct Scratch<A: Address> {
     /// The packet's key.
     pub key: FlowKey<A>,
     /// What a packet without an entry is asked for.
@@ -115,6 +115,8 @@ pub struct Scratch<A> {
     pub place: u64,
     /// The best place to take from another connection, see `table::compare`.
     pub best: u64,
+    /// The entry of a packet that is translated without one in the table.
+    pub passing: ConntrackEntry<A>,
     /// Why no real server has taken a new connection so far: a `Discard`.
     pub reason: u32,
     /// The way out that the kernel's FIB gave.

@@ -71,6 +71,7 @@ fn follow<H: Family, T: Transport>(
     if !tcp::is_steady(state, found.word.direction())
         || packet_flags & SPECIAL != 0
         || real.state >= state::REMOVED
+        || found.word.is_ended()
         || idle > settings.timeouts.of(state)
     {
         return turn::<H, T>(ctx.as_ptr().cast(), entry, found.word.0).goes_on();
@@ -86,10 +87,12 @@ fn follow<H: Family, T: Transport>(
 /// server's state.
 #[inline(always)]
 pub fn is_over(word: Word, real: u32) -> bool {
+    const UNANSWERED: u32 = 1 << State::SynSent as u32 | 1 << State::PickedUp as u32;
     let state = word.state();
     tcp::may_be_reused(state)
         || state::is_reset(real)
-        || state == State::SynSent as u8 && !state::takes_known(real)
+        || word.is_ended()
+        || UNANSWERED >> state & 1 != 0 && !state::takes_known(real)
         || word.is_udp() && state::is_removed(real)
 }
 
@@ -127,7 +130,7 @@ fn try_turn<H: Family, T: Transport>(
         }
         return Ok(false);
     }
-    if is_original && state::is_reset(real) {
+    if is_original && (state::is_reset(real) || found.word.is_ended()) {
         let reason = give_up::<H>(found, segment);
         end(found, other);
         return Err(reason);
@@ -171,7 +174,7 @@ fn try_turn<H: Family, T: Transport>(
     Ok(true)
 }
 
-/// Why a client's segment whose real server has failed leaves early. Who has not acknowledged the real server's SYN|ACK may
+/// Why a client's segment whose real server has failed, or whose connection the operator has ended, leaves early. Who has not acknowledged the real server's SYN|ACK may
 /// speak in another's name: the answer to it is limited. A reset is never answered.
 #[inline(always)]
 fn give_up<H: Family>(found: Found<H::Address>, segment: Segment) -> Discard {
@@ -182,7 +185,7 @@ fn give_up<H: Family>(found: Found<H::Address>, segment: Segment) -> Discard {
     let completes = state == State::SynReceived as u8
         && segment.flags & flags::ACK != 0
         && tcp::completes_handshake(segment.acknowledgement, number(found.entry));
-    if state >= State::Established as u8 && !tcp::is_reset(state) || completes {
+    if tcp::has_shown_client(state) || completes {
         return Discard::RealReset;
     }
     if segment.flags & flags::SYN != 0 {

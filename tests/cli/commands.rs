@@ -1,15 +1,25 @@
 //! Commands that do their work, and what they print.
 
-use std::{net::SocketAddr, process::Stdio, time::Duration};
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    net::SocketAddr,
+    process::Stdio,
+    time::Duration,
+};
 
 use balancer_common::tcp::State;
 use balancer_ctl::{
     dataplane::{Connection, Counters},
     model::{ServiceKey, address::service_key},
 };
+use nix::pty::openpty;
 use xtask::lab::wait_until;
 
-use crate::scene::{FILE, Scene};
+use crate::{
+    scene::{FILE, Scene, ran},
+    socket::{exchange, failure, request},
+};
 
 fn address(text: &str) -> SocketAddr {
     text.parse().expect("an address")
@@ -273,6 +283,17 @@ fn connections_are_listed_and_filtered() {
         ),
         ("--client 192.168.1.10:40001", &["192.168.1.10:40001"]),
         (
+            "--client 192.168.0.0/16",
+            &[
+                "192.168.1.10:40000",
+                "192.168.1.10:40001",
+                "192.168.1.11:40000",
+            ],
+        ),
+        ("--client 192.168.1.11/32", &["192.168.1.11:40000"]),
+        ("--client 10.0.0.0/8", &[]),
+        ("--client 2001:db8::/32", &["[2001:db8::10]:5353"]),
+        (
             "--service web",
             &[
                 "192.168.1.10:40000",
@@ -356,6 +377,156 @@ fn purging_tells_how_many_connections_went() {
 }
 
 #[test]
+fn connections_are_closed_by_the_filters_that_list_them() {
+    let all = [
+        "192.168.1.10:40000",
+        "192.168.1.10:40001",
+        "192.168.1.11:40000",
+        "[2001:db8::10]:5353",
+    ];
+    for (arguments, said, left) in [
+        ("--client 192.168.1.10", "2 connections closed\n", &all[2..]),
+        (
+            "--client 192.168.1.10:40000",
+            "1 connection closed\n",
+            &all[1..],
+        ),
+        (
+            "--client 192.168.1.0/24",
+            "3 connections closed\n",
+            &all[3..],
+        ),
+        (
+            "--service web --real 192.168.0.2",
+            "1 connection closed\n",
+            &all[1..],
+        ),
+        ("--state syn-sent", "0 connections closed\n", &all),
+        (
+            "--service web --limit 2",
+            "2 connections closed\n",
+            &all[2..],
+        ),
+        ("--limit 1", "1 connection closed\n", &all[1..]),
+        (
+            "--service web --limit 0",
+            "3 connections closed\n",
+            &all[3..],
+        ),
+        ("--all", "4 connections closed\n", &[]),
+        ("--all --json", "{\n  \"closed\": 4\n}\n", &[]),
+    ] {
+        let scene = busy();
+        let before = scene.text();
+        assert_eq!(
+            scene.done(&format!("connections --close {arguments}")),
+            said,
+            "{arguments}"
+        );
+        assert_eq!(clients(&scene), left, "{arguments}");
+        assert_eq!(scene.text(), before);
+    }
+}
+
+/// The clients that still have a connection.
+fn clients(scene: &Scene) -> Vec<String> {
+    let state = scene.dataplane.state();
+    let connections = state.connections.iter();
+    connections.map(|one| one.client.to_string()).collect()
+}
+
+#[test]
+fn more_connections_than_a_list_shows_are_closed() {
+    let scene = Scene::tutorial();
+    scene.dataplane.state().connections = (0..1500)
+        .map(|number| {
+            let client = format!("198.51.100.10:{}", 10_000 + number);
+            connection(web(), &client, "192.168.0.2:80", State::Established, 60)
+        })
+        .collect();
+    assert_eq!(
+        scene.done("connections --close --service web"),
+        "1500 connections closed\n"
+    );
+}
+
+#[test]
+fn no_connection_is_closed_by_mistake() {
+    let scene = busy();
+    let which = "error: say which connections to close: give --client, --service, --real, --state or --limit, or --all for all\n";
+    scene.refused("connections --close", 2, which);
+    scene.refused("connections --close --limit 0", 2, which);
+    scene.refused(
+        "connections --close --client 10.1.2.3/8",
+        2,
+        "error: invalid value '10.1.2.3/8' for '--client <CLIENT>': `10.1.2.3/8` has bits behind its prefix: write `10.0.0.0/8`\n\n\
+         For more information, try '--help'.\n",
+    );
+    scene.refused(
+        "connections --close --service mail",
+        1,
+        "error: there is no service `mail`: `list` shows all\n",
+    );
+    for arguments in [
+        "--all",
+        "--close --all --service web",
+        "--close --all -t 192.168.1.35:80",
+        "--close --all --limit 1",
+        "--close --persistence",
+    ] {
+        let arguments = format!("connections {arguments}");
+        assert_eq!(scene.run(&arguments).status, 2, "{arguments}");
+    }
+    assert_eq!(clients(&scene).len(), 4);
+}
+
+#[test]
+fn the_socket_closes_connections_with_the_same_words() {
+    let scene = busy();
+    let which = failure(
+        "say which connections to close: client, service, real, state or limit, or all=true for all",
+    );
+    for (query, status, answer) in [
+        ("", 400, which.clone()),
+        ("?all=false", 400, which.clone()),
+        ("?limit=0", 400, which),
+        (
+            "?all=true&state=udp",
+            400,
+            failure("all=true means all connections: leave it out, or the filters"),
+        ),
+        (
+            "?client=10.1.2.3%2F8",
+            400,
+            failure("`10.1.2.3/8` has bits behind its prefix: write `10.0.0.0/8`"),
+        ),
+        (
+            "?state=gone",
+            400,
+            failure(&format!(
+                "state `gone` is not known: expected {}",
+                balancer_ctl::model::enumeration::listed(&State::ALL.map(State::name))
+            )),
+        ),
+        (
+            "?service=mail",
+            404,
+            failure("there is no service `mail`: `list` shows all"),
+        ),
+        (
+            "?client=192.168.1.0%2F24&limit=1",
+            200,
+            "{\"closed\":1}\n".to_owned(),
+        ),
+        ("?all=true", 200, "{\"closed\":3}\n".to_owned()),
+    ] {
+        let answered = request(&scene, "DELETE", &format!("/v1/connections{query}"), "");
+        assert_eq!(answered, (status, answer), "{query}");
+    }
+    assert_eq!(clients(&scene), Vec::<String>::new());
+}
+
+#[test]
 fn zero_takes_one_service_or_all() {
     let scene = Scene::tutorial();
     scene.done("zero web");
@@ -370,11 +541,21 @@ fn zero_takes_one_service_or_all() {
 #[test]
 fn clear_deletes_all_services() {
     let scene = Scene::tutorial();
-    scene.done("clear --runtime");
+    assert_eq!(
+        scene.done("clear --yes --runtime"),
+        "2 services deleted: `balancer-ctl reload` brings back those of the file\n"
+    );
     assert_eq!(scene.dataplane.state().services, []);
     scene.done("reload");
     assert_eq!(scene.dataplane.state().services.len(), 2);
-    scene.done("clear");
+    let before = scene.text();
+    let file = scene.file().display().to_string();
+    assert_eq!(
+        scene.done("clear --yes"),
+        format!(
+            "2 services deleted: `cp {file}~ {file}`, then `balancer-ctl reload` brings back those of the file\n"
+        )
+    );
     assert_eq!(
         (
             scene.dataplane.state().services.len(),
@@ -382,6 +563,131 @@ fn clear_deletes_all_services() {
         ),
         (0, FILE)
     );
+    // What is in no file has no way back.
+    scene.done("add-service 192.168.1.35:81 --runtime");
+    assert_eq!(scene.done("clear --yes"), "1 service deleted\n");
+    // Once more does not lose the way back, which is as it says.
+    assert_eq!(scene.done("clear --yes"), "there was no service\n");
+    fs::copy(format!("{file}~"), &file).expect("it is copied");
+    scene.done("reload");
+    assert_eq!(scene.dataplane.state().services.len(), 2);
+    assert_eq!(scene.text(), before);
+}
+
+#[test]
+fn clear_asks_on_a_terminal_and_needs_a_yes_elsewhere() {
+    let scene = Scene::tutorial();
+    scene.refused(
+        "clear",
+        2,
+        "error: `clear` deletes all services: give --yes if that is meant\n",
+    );
+    for (answer, status, stderr, left) in [
+        ("n\n", 1, "error: nothing was deleted\n", 2),
+        ("\n", 1, "error: nothing was deleted\n", 2),
+        ("y\n", 0, "", 0),
+    ] {
+        let terminal = openpty(None, None).expect("a terminal");
+        File::from(terminal.master.try_clone().expect("its other end"))
+            .write_all(answer.as_bytes())
+            .expect("it is typed");
+        let ran = ran(scene.command("clear").stdin(terminal.slave));
+        assert_eq!(
+            (ran.status, ran.stderr),
+            (
+                status,
+                format!("delete all services, 2 services? [y/N] {stderr}")
+            )
+        );
+        assert_eq!(scene.dataplane.state().services.len(), left);
+    }
+}
+
+#[test]
+fn the_file_before_the_last_command_stays_beside_it() {
+    let scene = Scene::new();
+    let old = scene.file().with_extension("toml~");
+    scene.done("add-service 192.168.1.35:80");
+    assert_eq!(fs::read_to_string(&old).expect("it is kept"), FILE);
+    let before = scene.text();
+    scene.done("add-real 192.168.0.2");
+    // What writes nothing, or is refused, leaves it.
+    scene.done("add-real 192.168.0.3 --runtime");
+    assert_eq!(scene.run("add-real 192.168.0.2").status, 1);
+    assert_eq!(fs::read_to_string(&old).expect("it is kept"), before);
+    // A change is not given up because this cannot be kept.
+    fs::remove_file(&old).expect("it is removed");
+    fs::create_dir(&old).expect("a folder");
+    let ran = scene.run("add-real 192.168.0.4");
+    assert_eq!(
+        (ran.status, ran.stdout, ran.stderr),
+        (
+            0,
+            String::new(),
+            format!(
+                "warning: the file as it was before could not be kept as {}: Is a directory (os error 21)\n",
+                old.display()
+            )
+        )
+    );
+    assert!(scene.text().contains("192.168.0.4"));
+}
+
+#[test]
+fn whatever_is_printed_or_answered_ends_with_a_newline() {
+    let scene = busy();
+    let file = scene.file().display().to_string();
+    for arguments in [
+        "list",
+        "list --stats",
+        "health",
+        "health --history",
+        "connections",
+        "connections --limit 1",
+        "connections --state syn-sent",
+        "persistence",
+        "status",
+        "status --check",
+        "trace --client 198.51.100.7:40000 web",
+        "events --since 1h --no-follow",
+        "zero",
+        "reload",
+        "edit-real 192.168.0.2 --weight 2 --service web",
+        "connections --close --state closing",
+        "del-real 192.168.0.3 --service web --purge",
+        &format!("check {file}"),
+        "completions bash",
+        "man",
+    ] {
+        for json in ["", " --json"] {
+            let ran = scene.run(&format!("{arguments}{json}"));
+            for text in [&ran.stdout, &ran.stderr] {
+                let ends = text.is_empty() || text.ends_with('\n') && !text.ends_with("\n\n");
+                assert!(ends, "{arguments}{json}: {text:?}");
+            }
+            let is_silent = ran.stdout.is_empty() && ran.stderr.is_empty();
+            assert!(json.is_empty() || !is_silent, "{arguments}");
+        }
+    }
+    for path in [
+        "/healthz",
+        "/readyz",
+        "/nothing",
+        "/v1/status",
+        "/v1/health",
+        "/v1/services",
+        "/v1/services?service=mail",
+        "/v1/connections",
+        "/v1/connections?limit=x",
+        "/v1/persistence",
+        "/v1/trace?client=198.51.100.7:40000&service=web",
+        "/v1/zero",
+    ] {
+        // Of HTTP/1.0, so that the answer comes without chunks.
+        let request = format!("GET {path} HTTP/1.0\r\nhost: balancer\r\n\r\n");
+        let answer = exchange(&scene, request.as_bytes());
+        assert!(answer.ends_with('\n'), "{path}: {answer:?}");
+    }
 }
 
 #[test]

@@ -1,6 +1,13 @@
 //! `balancerd` with the packet program in a network namespace: signals, and what stays when it goes.
 
-use std::{fs, os::unix::net::UnixStream, time::Duration};
+use std::{
+    fs,
+    os::unix::{fs::PermissionsExt as _, net::UnixStream, process::CommandExt as _},
+    path::Path,
+    process::Command,
+    thread,
+    time::Duration,
+};
 
 use balancer_tests::{
     daemon::Daemon,
@@ -73,6 +80,55 @@ fn sighup_loads_the_file_again_and_a_bad_one_changes_nothing() {
     });
     assert_eq!(weights(&daemon), [7]);
     assert_eq!(daemon.process().ended().expect("asked"), None);
+}
+
+#[test]
+fn an_account_that_can_write_the_file_gets_no_program_run() {
+    if privileged::skipped() {
+        return;
+    }
+    let topology = Topology::new(Arms::One, 1);
+    let mut daemon = Daemon::start(&topology, WEB);
+    let file = daemon.config.clone();
+    let folder = file.parent().expect("a folder");
+    let set = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("its mode");
+    };
+    set(folder, 0o755);
+    set(&file, 0o646);
+    let proof = folder.join("proof");
+    let run = format!(
+        "run = [\"/bin/sh\", \"-c\", \"echo >> {}\"]",
+        proof.display()
+    );
+    let check = format!("[[service.check]]\ntype = \"exec\"\n{run}\ninterval = \"100ms\"\n");
+    let mut attack = Command::new("sh");
+    attack.args(["-c", "printf '%s' \"$1\" >> \"$2\"", "sh", &check]);
+    attack.arg(&file).uid(65534).gid(65534);
+    assert!(attack.status().expect("it runs").success());
+    let path = file.display();
+    let warning = format!(
+        "programs that {path} names are not run, and checks that run one keep their state: `{path}` can be written by \
+         others: `chmod o-w {path}`, see what it says, then `balancer-ctl reload`"
+    );
+    daemon.process().signal(Signal::SIGHUP).expect("it runs");
+    until("the warning", || daemon.log().contains(&warning));
+    let reasons = daemon.json("status")["reasons"].clone();
+    let reasons: Vec<String> = serde_json::from_value(reasons).expect("sentences");
+    assert!(reasons.contains(&warning), "{reasons:?}");
+    thread::sleep(Duration::from_millis(500));
+    assert!(!proof.exists(), "it has run");
+    // Nor after a restart.
+    daemon.stop();
+    daemon.restart();
+    thread::sleep(Duration::from_millis(500));
+    assert!(!proof.exists(), "it has run");
+    // Root takes it over.
+    set(&file, 0o644);
+    daemon.ctl("reload");
+    until("the program", || proof.exists());
+    let reasons = daemon.json("status")["reasons"].to_string();
+    assert!(!reasons.contains("programs"), "{reasons}");
 }
 
 #[test]
@@ -173,11 +229,127 @@ fn a_start_without_a_socket_touches_nothing() {
         )
     );
     assert!(!daemon.pins().exists());
-    let note = std::path::Path::new("/var/lib/balancer").join(&daemon.instance);
+    let note = Path::new("/var/lib/balancer").join(&daemon.instance);
     assert!(!note.exists());
     let link = topology
         .balancer
         .output("ip", &["link"])
         .expect("the links");
     assert!(!link.contains("xdp"), "{link}");
+}
+
+/// A failed start: what goes before the daemon's command line, what follows it, and what it says.
+struct FailedStart {
+    shell: &'static str,
+    arguments: Vec<String>,
+    says: String,
+}
+
+#[test]
+fn a_failed_start_leaves_nothing_behind() {
+    if privileged::skipped() {
+        return;
+    }
+    let topology = Topology::new(Arms::One, 1);
+    let dataplane = |interfaces: &str| format!("[dataplane]\ninterfaces = {interfaces}\n{WEB}");
+    let daemon = Daemon::prepare(&topology, &dataplane("[\"inside\"]"));
+    let config = daemon.config.display().to_string();
+    let lost = daemon.folder().join("lost.toml").display().to_string();
+    fs::write(&lost, dataplane("[\"inside\", \"nowhere0\"]")).expect("write");
+    let loopback = daemon.folder().join("lo.toml").display().to_string();
+    fs::write(&loopback, dataplane("[\"inside\", \"lo\"]")).expect("write");
+    let state = Path::new("/var/lib/balancer").join(&daemon.instance);
+    let run_folder = Path::new("/run/balancer").join(&daemon.instance);
+    let host = || {
+        let output = |program, arguments: &[&str]| {
+            let output = topology.balancer.output(program, arguments);
+            output.expect("it runs")
+        };
+        (
+            output("ip", &["-details", "link"]),
+            output("sysctl", &["-a", "-r", "^net\\.ipv[46]\\.conf"]),
+        )
+    };
+    let before = host();
+    let with = |config: &str| vec!["--config".to_owned(), config.to_owned()];
+    let starts = [
+        FailedStart {
+            shell: "",
+            arguments: with(&lost),
+            says: format!(
+                "{lost}:2:25: the interface nowhere0 does not exist: see `ip link` for the names there are"
+            ),
+        },
+        FailedStart {
+            shell: "",
+            arguments: with(&loopback),
+            says: format!("{loopback}:2:25: "),
+        },
+        FailedStart {
+            shell: "",
+            arguments: [
+                with(&config),
+                vec!["--socket".into(), "/proc/none/a.sock".into()],
+            ]
+            .concat(),
+            says: "cannot make the directory /proc/none: ".to_owned(),
+        },
+        FailedStart {
+            // Longer than the address of a socket may be.
+            shell: "",
+            arguments: [
+                with(&config),
+                vec![
+                    "--socket".into(),
+                    format!("{}/new/{}", daemon.folder().display(), "x".repeat(100)),
+                ],
+            ]
+            .concat(),
+            says: "cannot bind the control socket ".to_owned(),
+        },
+        FailedStart {
+            shell: "mount -t tmpfs none /sys/fs",
+            arguments: with(&config),
+            says: "/sys/fs/bpf is not there: this kernel was built without bpf(2)".to_owned(),
+        },
+        FailedStart {
+            // A file stands where the instance's folder would be.
+            shell: "mount -t tmpfs none /var/lib && mkdir /var/lib/balancer && touch /var/lib/balancer/$INSTANCE",
+            arguments: with(&config),
+            says: format!("{}", state.display()),
+        },
+        FailedStart {
+            shell: "mkdir -p /var/lib/balancer && mount -t tmpfs -o ro none /var/lib/balancer",
+            arguments: with(&config),
+            says: "Read-only file system (os error 30)".to_owned(),
+        },
+    ];
+    for FailedStart {
+        shell,
+        arguments,
+        says,
+    } in starts
+    {
+        let command = daemon.command("balancerd");
+        let script = format!(
+            "{}; exec timeout 20 \"$@\"",
+            if shell.is_empty() { ":" } else { shell }
+        );
+        let output = run(Command::new("unshare")
+            .args(["--mount", "sh", "-c", &script, "sh"])
+            .arg(command.get_program())
+            .args(command.get_args())
+            .args(["--log", "off"])
+            .args(&arguments)
+            .env("INSTANCE", &daemon.instance));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        let error = said.lines().find(|line| line.starts_with("error: "));
+        assert!(error.is_some_and(|error| error.contains(&says)), "{said}");
+        assert_eq!(host(), before, "{said}");
+        for path in [&daemon.pins(), &run_folder, &state] {
+            assert!(!path.exists(), "{} is left: {said}", path.display());
+        }
+        assert!(!daemon.folder().join("new").exists());
+    }
 }

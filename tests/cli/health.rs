@@ -41,7 +41,7 @@ fn a_service_is_added_with_all_that_health_has() {
     let scene = Scene::new();
     assert_eq!(
         scene.done(
-            "add-service 192.168.1.36:80 --name shop --check http --check {type=\"tcp\",port=22,interval=\"1s\"} \
+            "add-service 192.168.1.35:8080 --name shop --check http --check {type=\"tcp\",port=22,interval=\"1s\"} \
              --on-down keep --slow-start 30s --quorum 2 --hysteresis 1 --backups all"
         ),
         ""
@@ -53,7 +53,7 @@ fn a_service_is_added_with_all_that_health_has() {
             "{FILE}
 [[service]]
 name = \"shop\"
-address = \"192.168.1.36:80\"
+address = \"192.168.1.35:8080\"
 on-down = \"keep\"
 slow-start = \"30s\"
 quorum = 2
@@ -69,7 +69,7 @@ interval = \"1s\"
 port = 22
 
 [[service.real]]
-address = \"192.168.0.2:80\"
+address = \"192.168.0.2:8080\"
 backup = true
 "
         )
@@ -355,7 +355,7 @@ fn the_socket_takes_checks_in_the_files_keys() {
     ] {
         assert_eq!(
             request(&scene, "PATCH", path, body),
-            (200, "{}".to_owned()),
+            (200, "{}\n".to_owned()),
             "{body}"
         );
         let expected = file(&[(
@@ -425,7 +425,7 @@ fn the_socket_takes_checks_in_the_files_keys() {
             real,
             r#"{"state": "drain", "backup": true}"#
         ),
-        (200, "{}".to_owned())
+        (200, "{}\n".to_owned())
     );
     assert!(
         scene.text().contains("backup = true\nstate = \"drain\"\n"),

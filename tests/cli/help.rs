@@ -41,6 +41,8 @@ fn the_help_lists_what_there_is_and_nothing_else() {
             "reload",
             "zero",
             "clear",
+            "save",
+            "restore",
             "completions",
             "man",
             "help",
@@ -52,6 +54,55 @@ fn the_help_lists_what_there_is_and_nothing_else() {
         let example = format!("Example:\n  balancer-ctl {command}");
         assert!(help.stdout.contains(&example), "{}", help.stdout);
     }
+}
+
+/// The words of a command's help from a line on, up to the next empty one.
+fn block(help: &str, first: &str) -> String {
+    let lines = help.lines().skip_while(|line| *line != first).skip(1);
+    let lines = lines.take_while(|line| !line.is_empty());
+    let words = lines.flat_map(str::split_whitespace);
+    words.collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn a_command_shows_its_own_options_first_and_what_it_needs() {
+    let service = "`[tcp/|udp/]ADDRESS:PORT`, or a name";
+    let real = "The real server: `ADDRESS[:PORT]`";
+    for (command, argument, about) in [
+        ("add-service", "<SERVICE>", service),
+        ("edit-service", "[SERVICE]", service),
+        ("del-service", "<SERVICE>", service),
+        ("add-real", "<REAL>", real),
+        ("drain", "<REAL>", real),
+    ] {
+        let help = ran(program("balancer-ctl").args([command, "-h"])).stdout;
+        let usage = format!("Usage: balancer-ctl {command} [OPTIONS] {argument}");
+        assert_eq!(help.lines().nth(2), Some(usage.as_str()), "{help}");
+        assert_eq!(block(&help, "Arguments:"), format!("{argument} {about}"));
+        assert_eq!(
+            block(&help, "Global options:"),
+            "--socket <PATH> The daemon's control socket [default: /run/balancer/control.sock] [env: BALANCER_SOCKET] \
+             --instance <NAME> Which of several daemons on this host \
+             --json Print one JSON document \
+             -h, --help Print help; --help prints more where there is more"
+        );
+        let own = help.find("\nOptions:\n").expect("options of its own");
+        let global = help.find("\nGlobal options:\n").expect("global ones");
+        assert!(own < global, "{help}");
+        let page = ran(program("balancer-ctl").args(["man", command])).stdout;
+        assert!(page.contains(".SH \"GLOBAL OPTIONS\""), "{page}");
+    }
+    let page = ran(program("balancer-ctl").args(["man", "del-service"])).stdout;
+    assert!(page.contains("<\\fISERVICE\\fR>"), "{page}");
+    let help = ran(program("balancer-ctl").args(["help", "del-service"])).stdout;
+    assert_eq!(
+        help,
+        ran(program("balancer-ctl").args(["del-service", "--help"])).stdout
+    );
+    // Also where the usage is shown because of a mistake.
+    let wrong = ran(program("balancer-ctl").args(["del-service", "--what"])).stderr;
+    let usage = "\nUsage: balancer-ctl del-service [OPTIONS] <SERVICE>\n";
+    assert!(wrong.contains(usage), "{wrong}");
 }
 
 #[test]
@@ -85,13 +136,18 @@ fn each_shell_completes_what_the_help_lists() {
         let completions = ran(program("balancer-ctl").args(["completions", shell]));
         assert_eq!((completions.status, completions.stderr.as_str()), (0, ""));
         let text = completions.stdout;
-        for name in ["add-service", "slow-start", "drain", "history", "instance"] {
+        for name in [
+            "add-service",
+            "slow-start",
+            "drain",
+            "history",
+            "instance",
+            "restore",
+        ] {
             assert!(text.contains(name), "{shell} lacks {name}");
         }
         // Of later versions.
-        for name in ["doctor", "restore"] {
-            assert!(!text.contains(name), "{shell} has {name}");
-        }
+        assert!(!text.contains("doctor"), "{shell}");
     }
     let refused = ran(program("balancer-ctl").args(["completions", "tcsh"]));
     assert_eq!(
@@ -155,7 +211,7 @@ fn each_command_has_a_page_in_the_manual() {
     let whole = page(&[]);
     let version = env!("CARGO_PKG_VERSION");
     assert!(
-        whole.contains(&format!(".TH balancer-ctl 8  \"balancer-ctl {version}\"")),
+        whole.contains(&format!(".TH balancer-ctl 8  \"balancer {version}\"")),
         "{whole}"
     );
     let names = whole.lines().filter_map(|line| {
@@ -163,11 +219,21 @@ fn each_command_has_a_page_in_the_manual() {
         Some(name.strip_prefix("balancer-ctl-")?.to_owned())
     });
     let names: Vec<_> = names.filter(|name| name != "help").collect();
-    assert_eq!(names.len(), 26, "{names:?}");
+    assert_eq!(names.len(), 28, "{names:?}");
     for name in names {
-        let title = format!(".TH balancer-ctl-{name} 8  \"balancer-ctl {version}\"");
+        let title = format!(".TH balancer-ctl-{name} 8  \"balancer {version}\"");
         let text = page(&[&name]);
         assert!(text.contains(&title), "{text}");
+    }
+    for (name, title) in [
+        ("balancerd", "balancerd 8"),
+        ("balancer.toml", "balancer.toml 5"),
+    ] {
+        let text = page(&[name]);
+        assert!(
+            text.contains(&format!(".TH {title}  \"balancer {version}\"")),
+            "{text}"
+        );
     }
     let refused = ran(program("balancer-ctl").args(["man", "doctor"]));
     assert_eq!(

@@ -1,9 +1,9 @@
 //! Nodes that share VIPs: what `status` shows of them, and the commands that move VIPs and make nodes a pair.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{collections::BTreeMap, io::Write as _, process::Stdio, time::Instant};
 
 use balancer_ctl::{
-    model::vrrp::VirtualRouterState,
+    model::vrrp::{Probes, VirtualRouterState},
     vrrp::report::{Report, RouterReport},
 };
 
@@ -28,6 +28,7 @@ fn report(state: VirtualRouterState, reason: &str) -> Report {
             priority: 90,
             configured_priority: 100,
             addresses: vec!["192.168.1.35/24".parse().expect("an address")],
+            probes: Probes::ActiveOnly,
             active_node: Some(("192.168.1.3".parse().expect("an address"), 150)),
             sent: 0,
             received: 7,
@@ -57,9 +58,11 @@ fn status_shows_virtual_routers_and_the_nodes_part() {
         &lines[4..6],
         [
             "role         backup, can take over",
-            "vrrp         outside  backup  192.168.1.35/24  on eth0  priority 90  192.168.1.3 is Active with priority 150",
+            "vrrp         outside  backup  192.168.1.35/24  on eth0  priority 90  192.168.1.3 is Active with priority 150; \
+             only the Active node probes its services",
         ]
     );
+    assert_eq!(lines[6], "tracked      lb1  interface eth0  up");
     let status: serde_json::Value =
         serde_json::from_str(&scene.done("status --json")).expect("JSON");
     let mut router = status["vrrp"][0].clone();
@@ -74,7 +77,7 @@ fn status_shows_virtual_routers_and_the_nodes_part() {
         serde_json::json!({
             "name": "outside", "state": "backup", "reason": reason, "priority": 90,
             "addresses": ["192.168.1.35/24"], "since": null, "interface": "eth0", "router_id": 51, "group": "pair",
-            "active_node": "192.168.1.3", "sent": 0, "received": 7, "refused": {"hop-limit": 2}
+            "probes": "active-only", "active_node": "192.168.1.3", "sent": 0, "received": 7, "refused": {"hop-limit": 2}
         })
     );
     assert_eq!(
@@ -94,7 +97,7 @@ fn failover_says_who_took_over_or_that_nobody_did() {
     scene.refused(
         "failover",
         1,
-        "error: this node is not Active, so it has no VIP to give up: use `failover` on the node that is\n"
+        "error: this node is not Active, so it has no VIP to give up: 192.168.1.3 is Active, so use `failover` there\n"
     );
     scene.vrrp.state().report = Some(report(VirtualRouterState::Active, ""));
     scene.vrrp.state().outcome = Some(Ok(vec![
@@ -121,6 +124,24 @@ fn failover_says_who_took_over_or_that_nobody_did() {
 }
 
 #[test]
+fn failover_names_the_node_that_cannot_take_over() {
+    let scene = scene();
+    scene.vrrp.state().report = Some(report(VirtualRouterState::Active, ""));
+    scene.refused(
+        "failover --to lb1",
+        1,
+        "error: node lb1 is Active already (outside): --to names a node that stands by\n",
+    );
+    scene.vrrp.state().report = Some(report(VirtualRouterState::Fault, ""));
+    assert_eq!(scene.done("node maintenance"), "");
+    scene.refused(
+        "failover --to lb1",
+        1,
+        "error: node lb1 is in maintenance, so it cannot take over: `balancer-ctl node ready` there ends that\n",
+    );
+}
+
+#[test]
 fn a_node_goes_to_maintenance_and_comes_back() {
     let scene = scene();
     assert_eq!(scene.done("node maintenance"), "");
@@ -133,6 +154,60 @@ fn a_node_goes_to_maintenance_and_comes_back() {
 }
 
 #[test]
+fn an_active_node_goes_to_maintenance_once_another_has_the_vips_or_by_force() {
+    let scene = scene();
+    scene.vrrp.state().report = Some(report(VirtualRouterState::Active, ""));
+    scene.vrrp.state().outcome = Some(Err(vec![
+        "pair: gave up on purpose, and no other node took over".to_owned(),
+    ]));
+    scene.refused(
+        "node maintenance",
+        1,
+        "error: no other node took over, so this node keeps the VIPs (pair: gave up on purpose, and no other node took over): see that \
+         balancerd runs on the other node and that both hear each other; or take the VIPs out of service with `balancer-ctl node \
+         maintenance --force`\n",
+    );
+    assert!(!scene.vrrp.state().in_maintenance);
+    assert_eq!(
+        scene.done("node maintenance --force"),
+        "no other node took over: the VIPs are on no node, as far as this one knows\n"
+    );
+    assert!(scene.vrrp.state().in_maintenance);
+    assert_eq!(scene.done("node ready"), "");
+    let said = "pair: gave up on purpose, 192.168.1.3 took over";
+    scene.vrrp.state().outcome = Some(Ok(vec![said.to_owned()]));
+    assert_eq!(scene.done("node maintenance"), format!("{said}\n"));
+    assert!(scene.vrrp.state().in_maintenance);
+}
+
+#[test]
+fn the_key_to_join_with_is_read_from_standard_input() {
+    let scene = scene();
+    for (typed, sentence) in [
+        (
+            "bk1-0\n",
+            "this is no key: the key is too short: 56 letters and digits follow `bk1-`, and there are 1",
+        ),
+        (
+            "",
+            "this is no key: a key begins with `bk1-`: `balancer-ctl node key` prints it",
+        ),
+    ] {
+        let mut command = scene.command("node join -@192.168.9.1");
+        command.stdin(Stdio::piped());
+        command.stdout(Stdio::piped());
+        command.stderr(Stdio::piped());
+        let mut child = command.spawn().expect("it starts");
+        let mut stdin = child.stdin.take().expect("its input");
+        stdin.write_all(typed.as_bytes()).expect("it reads");
+        drop(stdin);
+        let output = child.wait_with_output().expect("it ends");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(said, format!("error: {sentence}\n"));
+    }
+}
+
+#[test]
 fn without_other_nodes_the_commands_say_what_is_missing() {
     let scene = scene();
     let no_key = "error: this node has no key, so it knows no other node: `balancer-ctl node key` makes one\n";
@@ -142,11 +217,23 @@ fn without_other_nodes_the_commands_say_what_is_missing() {
     scene.refused(
         "node join bk1-0@192.168.9.1",
         1,
-        "error: this is no key: the key is too short: 56 digits follow `bk1-`, and there are 1\n",
+        "error: this is no key: the key is too short: 56 letters and digits follow `bk1-`, and there are 1\n",
+    );
+    for address in ["[fd00::11]", "fd00::11", "[fd00::11]:4446"] {
+        scene.refused(
+            &format!("node join bk1-0@{address}"),
+            1,
+            "error: this is no key: the key is too short: 56 letters and digits follow `bk1-`, and there are 1\n",
+        );
+    }
+    scene.refused(
+        "node join bk1-0@[192.0.2.2]",
+        1,
+        "error: `[192.0.2.2]` is no address of a node: write `192.0.2.2`, `192.0.2.2:4446`, `2001:db8::2` or `[2001:db8::2]:4446`\n",
     );
     scene.refused(
         "node join 192.168.9.1",
         2,
-        "error: write the key and the node's address, as in `bk1-...@192.168.9.1`: `balancer-ctl node key` there prints the key\n",
+        "error: write the key and the node's address, as in `bk1-...@192.168.9.1`, or `-@192.168.9.1` with the key on standard input: `balancer-ctl node key` there prints the key\n",
     );
 }

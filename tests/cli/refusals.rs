@@ -20,23 +20,23 @@ fn wrong_addresses_ports_and_weights() {
     for (arguments, sentence) in [
         (
             "add-service 192.168.1.36",
-            "invalid value '192.168.1.36' for '[SERVICE]': `192.168.1.36` has no port: write `192.168.1.36:80` \
+            "invalid value '192.168.1.36' for '<SERVICE>': `192.168.1.36` has no port: write `192.168.1.36:80` \
              (port 0 stands for every port)"
                 .to_owned(),
         ),
         (
             "add-service 192.168.1.36:99999",
-            "invalid value '192.168.1.36:99999' for '[SERVICE]': port `99999` is not a number in 0..=65535".to_owned(),
+            "invalid value '192.168.1.36:99999' for '<SERVICE>': port `99999` is not a number in 0..=65535".to_owned(),
         ),
         (
             "add-service sctp/192.168.1.36:80",
-            "invalid value 'sctp/192.168.1.36:80' for '[SERVICE]': protocol `sctp` is not known: write `tcp/` or \
+            "invalid value 'sctp/192.168.1.36:80' for '<SERVICE>': protocol `sctp` is not known: write `tcp/` or \
              `udp/` in front of the address"
                 .to_owned(),
         ),
         (
             "add-service www.example.org:80",
-            format!("invalid value 'www.example.org:80' for '[SERVICE]': {}", not_an_address("www.example.org:80")),
+            format!("invalid value 'www.example.org:80' for '<SERVICE>': {}", not_an_address("www.example.org:80")),
         ),
         ("add-real 300.1.1.1", format!("invalid value '300.1.1.1' for '<REAL>': {}", not_an_address("300.1.1.1"))),
         (
@@ -77,7 +77,7 @@ fn wrong_addresses_ports_and_weights() {
         (
             "connections --state open",
             "invalid value 'open' for '--state <STATE>': expected `syn-sent`, `syn-received`, `established`, \
-             `fin-client`, `fin-real`, `closing`, `closed`, `udp`, `udp-unreplied`, `udp-unconfirmed`, `closed-client` or `time-wait`"
+             `fin-client`, `fin-real`, `closing`, `closed`, `udp`, `udp-unreplied`, `udp-unconfirmed`, `closed-client`, `time-wait` or `picked-up`"
                 .to_owned(),
         ),
         (
@@ -148,16 +148,6 @@ fn what_this_version_does_not_have_is_refused_by_name() {
     }
     for (arguments, command, mend) in [
         ("top", "top", "use `list --rate`"),
-        (
-            "save",
-            "save",
-            "use `list --json`, or keep the configuration file",
-        ),
-        (
-            "restore --dry-run",
-            "restore",
-            "write the configuration file, then `reload`",
-        ),
         ("doctor", "doctor", "use `status`"),
     ] {
         let sentence =
@@ -284,6 +274,51 @@ fn changes_that_contradict_what_is_there() {
 }
 
 #[test]
+fn a_service_is_deleted_only_if_it_is_named() {
+    let scene = Scene::new();
+    let none = "error: there is no service: add one with `add-service`\n";
+    scene.refused("del-service", 1, none);
+    scene.done("add-service 192.168.1.35:80");
+    let one = "error: say which service, even if it is the only one: `tcp/192.168.1.35:80`\n";
+    scene.refused("del-service", 1, one);
+    scene.refused("del-service --runtime", 1, one);
+    scene.done("edit-service --name web");
+    scene.refused(
+        "del-service",
+        1,
+        "error: say which service, even if it is the only one: `web`\n",
+    );
+    scene.done("del-service -t 192.168.1.35:80");
+}
+
+#[test]
+fn ipvsadms_letters_are_answered_with_the_command() {
+    let scene = Scene::tutorial();
+    for (arguments, sentence) in [
+        (
+            "-A -t 1.2.3.4:80 -s rr",
+            "`-A` is `balancer-ctl --socket SOCKET add-service -t 1.2.3.4:80 -s rr` here",
+        ),
+        (
+            "-a -t 192.168.1.35:80 -r 192.168.0.9:80 -m -w 2",
+            "`-a` is `balancer-ctl --socket SOCKET add-real 192.168.0.9:80 -t 192.168.1.35:80 -m -w 2` here",
+        ),
+        (
+            "--edit-server -t 192.168.1.35:80 -r 192.168.0.2:80 -i",
+            "`--edit-server` is `balancer-ctl edit-real` here: `balancer-ctl edit-real --help` shows its options",
+        ),
+        ("-Ln", "`-Ln` is `balancer-ctl --socket SOCKET list` here"),
+        ("-C", "`-C` is `balancer-ctl --socket SOCKET clear` here"),
+        ("-S -n", "`-S` is `balancer-ctl --socket SOCKET save` here"),
+        ("-R", "`-R` is `balancer-ctl --socket SOCKET restore` here"),
+    ] {
+        let socket = scene.socket().display().to_string();
+        let sentence = sentence.replace("SOCKET", &socket);
+        scene.refused(arguments, 2, &format!("error: {sentence}\n"));
+    }
+}
+
+#[test]
 fn a_full_data_plane_refuses_and_nothing_is_written() {
     let scene = Scene::tutorial();
     scene.dataplane.state().max_services = Some(2);
@@ -367,7 +402,8 @@ fn without_a_daemon_every_command_says_where_it_looked() {
         "persistence",
         "persistence --delete --all",
         "reload",
-        "clear",
+        "clear --yes",
+        "save",
         "zero",
         "health",
         "drain 192.168.0.2",

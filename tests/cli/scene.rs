@@ -1,9 +1,7 @@
 //! A daemon with a data plane in memory, on a socket of its own, and the programs under test.
 
 use std::{
-    collections::HashSet,
     fs, io,
-    net::IpAddr,
     path::PathBuf,
     process::{Command, Output},
 };
@@ -11,10 +9,12 @@ use std::{
 use balancer_ctl::{
     control::{
         daemon::{Message, Nodes, Vrrp},
+        failures::Failures,
         load::load,
     },
     dataplane::fake::FakeDataplane,
     health::{AgentReply, CheckState, CheckUpdate, UNKNOWN_TIME, fake::FakeCheckers},
+    host::identity::HostInterfaces,
     peer::{Peers, task::PeerInbox},
     startup::{Serving, Source},
     vrrp::{VirtualRouters, fake::FakeVirtualRouters},
@@ -44,10 +44,13 @@ pub struct Scene {
     folder: TempDir,
 }
 
-fn addresses() -> io::Result<HashSet<IpAddr>> {
-    Ok(["192.168.1.35", "2001:db8::35"]
-        .map(|address| address.parse().expect("an address"))
-        .into())
+fn interfaces() -> io::Result<HostInterfaces> {
+    Ok(HostInterfaces {
+        addresses: ["192.168.1.35", "2001:db8::35"]
+            .map(|address| address.parse().expect("an address"))
+            .into(),
+        with_link: ["eth0".to_owned()].into(),
+    })
 }
 
 /// No channel to other nodes.
@@ -98,9 +101,14 @@ impl Scene {
                 None,
                 Source::File(file),
                 &socket,
-                addresses,
+                interfaces,
                 (
-                    Vrrp::new(Box::new(start), |_, _| Vec::new(), None),
+                    Vrrp::new(
+                        Box::new(start),
+                        |_, _| Vec::new(),
+                        None,
+                        Failures::default(),
+                    ),
                     Nodes::new(Box::new(no_nodes), folder.path().join("cluster.key")),
                 ),
             )

@@ -3,15 +3,21 @@
 use std::{
     io::{Read as _, Write as _},
     os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
-use balancer_ctl::{api::listen::Lock, os::paths::Instance};
+use balancer_ctl::{
+    api::listen::{ControlSocket, Lock},
+    os::paths::Instance,
+};
+use nix::sys::stat::{Mode, umask};
 
 use crate::scene::Scene;
 
 /// Sends bytes, then reads until the daemon closes; a daemon that closes while being written to is no error.
-fn exchange(scene: &Scene, request: &[u8]) -> String {
+pub fn exchange(scene: &Scene, request: &[u8]) -> String {
     let mut stream = UnixStream::connect(scene.socket()).expect("connect");
     let _ = stream.write_all(request);
     let mut answer = Vec::new();
@@ -38,7 +44,7 @@ pub fn request(scene: &Scene, method: &str, path: &str, body: &str) -> (u16, Str
 }
 
 pub fn failure(sentence: &str) -> String {
-    serde_json::json!({ "error": sentence }).to_string()
+    format!("{}\n", serde_json::json!({ "error": sentence }))
 }
 
 #[test]
@@ -49,6 +55,35 @@ fn only_its_owner_may_use_it() {
         .permissions()
         .mode();
     assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn at_no_time_is_it_open_to_others_whatever_the_umask() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("control.sock");
+    let ended = AtomicBool::new(false);
+    // The tests of this program run one after the other, so that this umask is of no other.
+    let before = umask(Mode::empty());
+    let seen = thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut modes = std::collections::BTreeSet::new();
+            while !ended.load(Ordering::Relaxed) {
+                for entry in std::fs::read_dir(folder.path()).expect("a list").flatten() {
+                    if let Ok(metadata) = std::fs::symlink_metadata(entry.path()) {
+                        modes.insert(metadata.permissions().mode() & 0o7777);
+                    }
+                }
+            }
+            modes
+        });
+        for _ in 0..500 {
+            drop(ControlSocket::bind(&path).expect("it is bound"));
+        }
+        ended.store(true, Ordering::Relaxed);
+        watcher.join().expect("modes")
+    });
+    umask(before);
+    assert_eq!(seen, [0o600].into());
 }
 
 #[test]
@@ -70,11 +105,18 @@ fn only_root_can_hold_the_lock_also_where_an_earlier_version_left_its_file_open(
             .mode()
             & 0o777
     };
-    for _ in 0..2 {
-        let _lock = Lock::take(&instance).unwrap();
-        assert_eq!(mode(), 0o600);
-        std::fs::set_permissions(instance.lock(), std::fs::Permissions::from_mode(0o644)).unwrap();
-    }
+    let lock = Lock::take(&instance).unwrap();
+    assert_eq!(mode(), 0o600);
+    drop(lock);
+    assert!(!instance.directory().exists());
+    std::fs::create_dir(instance.directory()).unwrap();
+    std::fs::write(instance.lock(), "1\n").unwrap();
+    std::fs::set_permissions(instance.lock(), std::fs::Permissions::from_mode(0o644)).unwrap();
+    let lock = Lock::take(&instance).unwrap();
+    assert_eq!(mode(), 0o600);
+    drop(lock);
+    // Its folder was there before.
+    assert_eq!(std::fs::read_dir(instance.directory()).unwrap().count(), 0);
 }
 
 #[test]
@@ -86,28 +128,35 @@ fn it_speaks_http_and_json() {
             "POST",
             "/v1/services".to_owned(),
             r#"{"address":"192.168.1.35:80","scheduler":"rr"}"#,
-            "{}",
+            "{}\n",
         ),
         (
             "POST",
             format!("/v1/services/{service}/reals"),
             r#"{"address":"192.168.0.2","weight":3}"#,
-            "{}",
+            "{}\n",
         ),
         (
             "PATCH",
             format!("/v1/services/{service}/reals/192.168.0.2"),
             r#"{"weight":4}"#,
-            "{}",
+            "{}\n",
         ),
         (
             "PATCH",
             format!("/v1/services/{service}?runtime=true"),
             r#"{"name":"web"}"#,
-            "{}",
+            "{}\n",
         ),
-        ("POST", "/v1/services/web/zero".to_owned(), "", "{}"),
-        ("POST", "/v1/zero".to_owned(), "", "{}"),
+        (
+            "PUT",
+            "/v1/services".to_owned(),
+            r#"{"services":[{"service":{"address":"192.168.1.35:80","check":[{"type":"ping"}]},"reals":[{"address":"192.168.0.2"}]}]}"#,
+            r#"{"notes":["service-changed tcp/192.168.1.35:80 check added: ping every 5s"]}
+"#,
+        ),
+        ("POST", "/v1/services/web/zero".to_owned(), "", "{}\n"),
+        ("POST", "/v1/zero".to_owned(), "", "{}\n"),
         ("GET", "/healthz".to_owned(), "", "ok\n"),
         ("GET", "/readyz".to_owned(), "", "ok\n"),
     ] {
@@ -146,12 +195,29 @@ fn wrong_requests_are_answered_with_a_sentence() {
             404,
             "there is nothing at this path",
         ),
+        ("PUT", reals, "", 405, "this path does not take this method"),
         (
             "PUT",
             services,
-            "",
-            405,
-            "this path does not take this method",
+            r#"{"services":[{"service":{"address":"192.168.1.36:80"},"reals":[],"checks":[]}]}"#,
+            400,
+            "the request's body: services[0].checks: unknown field `checks`, expected `service` or `reals` at line 1 \
+             column 73",
+        ),
+        (
+            "PUT",
+            services,
+            r#"{"services":[{"service":{"address":"192.168.1.36:80"},"reals":[{"address":"192.168.0.2"},{"address":"192.168.0.2:80"}]}]}"#,
+            400,
+            "real 192.168.0.2:80 of service tcp/192.168.1.36:80 is named twice",
+        ),
+        (
+            "PUT",
+            "/v1/services?dry=true",
+            r#"{"services":[]}"#,
+            400,
+            "the request's query: Failed to deserialize query string: dry: unknown field `dry`, expected `runtime` or \
+             `dry_run`",
         ),
         (
             "GET",
@@ -293,7 +359,7 @@ fn wrong_requests_are_answered_with_a_sentence() {
             "",
             400,
             "state `open` is not known: expected `syn-sent`, `syn-received`, `established`, `fin-client`, `fin-real`, \
-             `closing`, `closed`, `udp`, `udp-unreplied`, `udp-unconfirmed`, `closed-client` or `time-wait`",
+             `closing`, `closed`, `udp`, `udp-unreplied`, `udp-unconfirmed`, `closed-client`, `time-wait` or `picked-up`",
         ),
     ] {
         assert_eq!(

@@ -3,6 +3,7 @@
 
 mod answers;
 mod connections;
+mod failover;
 mod failure;
 mod forged;
 mod forwarding;

@@ -84,36 +84,49 @@ impl Drop for Recorder {
     }
 }
 
-/// The longest time for which two nodes said that they are Active for one virtual router, each within an interval of the other.
+/// The longest time for which the same two nodes said that they are Active for one virtual router, each within an interval of
+/// the other. Of three nodes that follow one another each two are looked at alone.
 #[must_use]
 pub fn contest(seen: &[Seen]) -> Duration {
+    let active: Vec<_> = seen.iter().filter(|one| one.said.priority > 0).collect();
+    let mut sides: Vec<_> = active.iter().map(|one| (router(one), one.node)).collect();
+    sides.sort_unstable();
+    sides.dedup();
     let mut longest = Duration::ZERO;
-    let mut routers: Vec<_> = seen.iter().map(router).collect();
-    routers.sort_unstable();
-    routers.dedup();
-    for wanted in routers {
-        let active: Vec<_> = seen
+    for (number, one) in sides.iter().enumerate() {
+        for other in sides
             .iter()
-            .filter(|one| router(one) == wanted && one.said.priority > 0)
-            .collect();
-        let is_contested = |one: &&&Seen| {
-            let interval = one.said.interval.duration();
-            active
-                .iter()
-                .any(|other| other.node != one.node && distance(other, one) < interval)
-        };
-        let mut contested = active.iter().filter(is_contested);
-        let Some(mut first) = contested.next() else {
-            continue;
-        };
-        let mut last = first;
-        for one in contested {
-            if distance(last, one) > 2 * one.said.interval.duration() {
-                first = one;
-            }
-            last = one;
-            longest = longest.max(distance(first, last));
+            .skip(number + 1)
+            .filter(|other| other.0 == one.0)
+        {
+            let of_both = |seen: &&&Seen| [*one, *other].contains(&(router(seen), seen.node));
+            let of_both: Vec<_> = active.iter().filter(of_both).copied().collect();
+            longest = longest.max(contest_of_two(&of_both));
         }
+    }
+    longest
+}
+
+/// [`contest`] of the advertisements of two nodes for one virtual router.
+fn contest_of_two(active: &[&Seen]) -> Duration {
+    let is_contested = |one: &&&Seen| {
+        let interval = one.said.interval.duration();
+        active
+            .iter()
+            .any(|other| other.node != one.node && distance(other, one) < interval)
+    };
+    let mut contested = active.iter().filter(is_contested);
+    let Some(mut first) = contested.next() else {
+        return Duration::ZERO;
+    };
+    let mut last = first;
+    let mut longest = Duration::ZERO;
+    for one in contested {
+        if distance(last, one) > 2 * one.said.interval.duration() {
+            first = one;
+        }
+        last = one;
+        longest = longest.max(distance(first, last));
     }
     longest
 }
@@ -268,5 +281,18 @@ mod tests {
             .map(|number| seen(number * 50, number as usize % 2, 100))
             .collect();
         assert_eq!(contest(&both), Duration::from_millis(450));
+    }
+
+    #[test]
+    fn nodes_that_follow_one_another_are_not_one_contest() {
+        // As three nodes that start at once: each is preempted by the next.
+        let preempted = [
+            seen(0, 1, 100),
+            seen(75, 2, 150),
+            seen(175, 2, 150),
+            seen(199, 0, 200),
+            seen(299, 0, 200),
+        ];
+        assert_eq!(contest(&preempted), Duration::from_millis(75));
     }
 }

@@ -109,6 +109,14 @@ impl Daemon {
     /// # Panics
     /// It does not answer.
     pub fn restart(&mut self) {
+        self.restart_with(|command| command);
+    }
+
+    /// As [`Daemon::restart`], with what `change` makes of the command.
+    ///
+    /// # Panics
+    /// It does not answer.
+    pub fn restart_with(&mut self, change: impl FnOnce(Command) -> Command) {
         let log = fs::File::options()
             .create(true)
             .append(true)
@@ -116,6 +124,7 @@ impl Daemon {
             .expect("the log");
         let mut command = self.command("balancerd");
         command.arg("--config").arg(&self.config);
+        let mut command = change(command);
         command
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log);

@@ -173,9 +173,22 @@ impl Pair {
     pub fn assert_stays(&self, vip: &str, nodes: &[usize], time: Duration) {
         let start = Instant::now();
         while start.elapsed() < time {
-            assert_eq!(self.holders(vip), nodes, "after {:?}", start.elapsed());
+            let holders = self.holders(vip);
+            assert_eq!(
+                holders,
+                nodes,
+                "after {:?}; {}",
+                start.elapsed(),
+                self.logs()
+            );
             thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// What the nodes' daemons have logged.
+    fn logs(&self) -> String {
+        let daemons = self.nodes.iter().filter_map(|node| node.daemon.as_ref());
+        daemons.map(Daemon::log).collect::<Vec<_>>().join("\n")
     }
 
     /// The nodes that say on the outside link, asked by the client, that they have an address.
@@ -268,7 +281,11 @@ impl Pair {
             .expect("a port");
     }
 
-    fn drop_at_switch(&self, what: &str) {
+    /// From now on the switch drops what a rule of nftables matches, as `iifname outside0`.
+    ///
+    /// # Panics
+    /// nftables refused.
+    pub fn drop_at_switch(&self, what: &str) {
         self.nft(&format!("add rule bridge cuts forward {what} drop"));
     }
 

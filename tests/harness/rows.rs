@@ -41,10 +41,10 @@ pub struct Entry<A> {
 }
 
 impl<A> Entry<A> {
-    /// Whether the connection's handshake is under way.
+    /// Whether the connection's handshake is under way, or nobody but its client has shown that it exists.
     #[must_use]
     pub const fn is_half_open(&self) -> bool {
-        self.state < State::Established as u8
+        self.state < State::Established as u8 || self.state == State::PickedUp as u8
     }
 }
 

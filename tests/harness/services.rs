@@ -2,10 +2,14 @@
 
 use std::{collections::BTreeSet, net::IpAddr, os::fd::AsFd as _};
 
-use aya::maps::{LpmTrie, Map, MapData, lpm_trie, xdp::DevMapHash};
+use aya::{
+    Pod,
+    maps::{LpmTrie, Map, MapData, lpm_trie, xdp::DevMapHash},
+};
 use balancer_common::{
     addr::Addr,
     address_filter,
+    failover::FailoverReal,
     load::Measure,
     next_hop::{self, NEXT_HOPS, NextHop, RouteVersions},
     real_server::{self, RealServer},
@@ -118,25 +122,29 @@ impl Dataplane {
 
     /// Tells the program that packets from a real server's address and port may be its answers.
     fn announce_real(&mut self, real: &RealServer, protocol: u8) {
-        let protocol = u16::from(protocol);
-        let (map, port) = ("REAL_PORTS", real.port);
-        if real.address.is_v4() {
+        self.insert_by_real("REAL_PORTS", real, protocol, 1_u32);
+    }
+
+    /// Writes a value to the map `NAME_V4` or `NAME_V6`, by a real server's address and port.
+    fn insert_by_real<V: Pod>(&mut self, name: &str, real: &RealServer, protocol: u8, value: V) {
+        let (port, protocol) = (real.port, u16::from(protocol));
+        let name = format!("{name}_{}", if real.address.is_v4() { "V4" } else { "V6" });
+        let inserted = if real.address.is_v4() {
             let key = ServiceKey {
                 address: real.address.0[3],
                 port,
                 protocol,
             };
-            let mut ports = self.hash_mut(&format!("{map}_V4"));
-            ports.insert(key, 1_u32, 0).expect("write REAL_PORTS_V4");
+            self.hash_mut(&name).insert(key, value, 0)
         } else {
             let key = ServiceKey {
                 address: real.address.0,
                 port,
                 protocol,
             };
-            let mut ports = self.hash_mut(&format!("{map}_V6"));
-            ports.insert(key, 1_u32, 0).expect("write REAL_PORTS_V6");
-        }
+            self.hash_mut(&name).insert(key, value, 0)
+        };
+        inserted.unwrap_or_else(|error| panic!("write {name}: {error}"));
     }
 
     /// Writes a real server.
@@ -196,6 +204,19 @@ impl Dataplane {
                 .set(index, word, 0)
                 .expect("write HOST_FILTER");
         }
+    }
+
+    /// Another node has begun connections to a real server, whose segments may come here until a time on the kernel's monotonic clock in
+    /// nanoseconds.
+    pub fn add_failover_real(&mut self, service: ServiceHandle, id: u32, until: u64) {
+        let real: RealServer = self.array("REALS").get(&id, 0).expect("read REALS");
+        let failover_real = FailoverReal {
+            until,
+            real: id,
+            port: service.port.to_be(),
+            zero: 0,
+        };
+        self.insert_by_real("FAILOVER_REALS", &real, service.protocol, failover_real);
     }
 
     /// Gives a real server to another service.

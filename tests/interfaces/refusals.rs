@@ -137,7 +137,7 @@ fn a_member_of_a_vrf_serves() {
     assert_eq!(interfaces, crate::scene::all("native", &["ext", "inside"]));
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     if release.starts_with("6.1.") {
-        // There the FIB look-up knows no IPv6 neighbour of a VRF's member; README says so.
+        // There the FIB look-up knows no IPv6 neighbour of a VRF's member; balancer-interfaces(7) says so.
         scene.serves_at(&daemon, &[balancer_tests::topology::VIP]);
     } else {
         scene.serves(&daemon);

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use balancer_ctl::{
-    dataplane::Dataplane,
-    dataplane::kernel::KernelDataplane,
+    dataplane::kernel::{self, KernelDataplane, OpenOptions},
+    dataplane::{Dataplane, DataplaneStatus},
     model::{DataplaneSettings, Mode, Timeouts},
 };
 use xtask::lab::wait_until;
@@ -54,6 +54,45 @@ fn another_program_is_refused_and_stays() {
             .collect();
         assert_eq!(names, ["outside", "port2"]);
     });
+}
+
+#[test]
+fn an_interface_of_another_instance_is_refused_with_its_name() {
+    let scene = Scene::new();
+    let second = format!("{}-b", scene.instance);
+    let open_second = |interfaces: &[&str]| {
+        let options = OpenOptions {
+            instance: Some(second.clone()),
+            settings: settings(interfaces),
+            services: Vec::new(),
+            packet_log: None,
+        };
+        let opened = scene
+            .balancer
+            .run(|| KernelDataplane::open(options).map(drop));
+        opened.unwrap().map_err(|error| error.to_string())
+    };
+    let sentence = Err(format!(
+        "the interface port1 carries the packet program of instance `{}` of balancerd: one instance has an interface; leave port1 to \
+         it, or stop that instance and take its data plane down with `balancerd --instance {} --detach`",
+        scene.instance, scene.instance
+    ));
+    let pins = std::path::Path::new("/sys/fs/bpf/balancer").join(&second);
+    let state = std::path::Path::new("/var/lib/balancer").join(&second);
+    scene.with(settings(&["port1"]), |_| {
+        let before = xdp(&scene, "port1");
+        assert_eq!(open_second(&["outside", "port1"]), sentence);
+        assert_eq!(xdp(&scene, "port1"), before);
+    });
+    // Its daemon has gone, and what it does goes on.
+    assert_eq!(open_second(&["outside", "port1"]), sentence);
+    assert!(!xdp(&scene, "outside").contains("xdp"));
+    assert!(!pins.exists() && !state.exists());
+    // Another interface is free.
+    assert_eq!(open_second(&["outside"]), Ok(()));
+    let down = scene.balancer.run(|| kernel::detach(Some(&second)));
+    assert!(down.unwrap().unwrap());
+    assert!(!pins.exists() && !state.exists());
 }
 
 /// What `ip link` shows of an interface of the balancer.
@@ -136,7 +175,7 @@ fn what_was_changed_on_the_host_is_restored() {
     let instance = scene.instance.clone();
     scene
         .balancer
-        .run(|| balancer_ctl::dataplane::kernel::detach(Some(&instance)).unwrap())
+        .run(|| kernel::detach(Some(&instance)).unwrap())
         .unwrap();
     assert_eq!(values(), "0 0 0 1");
     assert!(!xdp(&scene, "outside").contains("xdp") && !scene.pins().exists());
@@ -158,7 +197,7 @@ fn the_settings_of_another_network_namespace_are_left_alone() {
     let other = xtask::lab::Namespace::new("dp").unwrap();
     other.connect("port1", &scene.reals[0], "eth1").unwrap();
     other.sysctl("net.ipv4.conf.port1.forwarding", "1").unwrap();
-    let detach = || balancer_ctl::dataplane::kernel::detach(Some(&scene.instance));
+    let detach = || kernel::detach(Some(&scene.instance));
     let error = other.run(|| detach().unwrap_err().to_string()).unwrap();
     assert_eq!(
         error,
@@ -191,15 +230,19 @@ fn what_does_not_work_is_reported_with_the_remedy() {
         .balancer
         .sysctl("net.ipv4.conf.port2.rp_filter", "1")
         .unwrap();
-    let (warnings, mended) = scene.with(all(), |dataplane| {
-        let warnings = dataplane.status().unwrap().warnings;
+    let (warnings, after_remedy, of_ipv4) = scene.with(all(), |dataplane| {
+        let DataplaneStatus {
+            warnings,
+            family_warnings: [of_ipv4, _],
+            ..
+        } = dataplane.status().unwrap();
         real.output("ethtool", &["-K", "eth0", "tx", "off"])
             .unwrap();
         // As a reload does.
         dataplane.configure(&all()).unwrap();
-        (warnings, dataplane.status().unwrap().warnings)
+        (warnings, dataplane.status().unwrap().warnings, of_ipv4)
     });
-    assert_eq!(mended, [&warnings[..1], &warnings[2..]].concat());
+    assert_eq!(after_remedy, [&warnings[..1], &warnings[2..]].concat());
     assert_eq!(
         warnings,
         [
@@ -214,12 +257,16 @@ fn what_does_not_work_is_reported_with_the_remedy() {
                  netns exec {} ethtool -K eth0 tx off",
                 real.name()
             ),
-            "strict reverse path filtering on port2 drops answers while a next hop's MAC address is unknown: sysctl -w \
-             net.ipv4.conf.port2.rp_filter=2"
-                .into(),
             "port1 carries packets of 1500 bytes and outside only 1400: larger ones towards it are not forwarded; give both the same MTU (ip \
              link set dev port1 mtu 1400)"
                 .into(),
+        ]
+    );
+    assert_eq!(
+        of_ipv4,
+        [
+            "strict reverse path filtering on port2 drops answers while a next hop's MAC address is unknown: sysctl -w \
+             net.ipv4.conf.port2.rp_filter=2"
         ]
     );
 }
@@ -231,8 +278,8 @@ fn forwarding_that_somebody_switched_off_is_reported_with_the_remedy() {
         let warning = "IPv4 forwarding is off on port2, so IPv4 packets that come in there are dropped (forwarding-off): sysctl -w \
                        net.ipv4.conf.port2.forwarding=1";
         let warned = |dataplane: &mut KernelDataplane| {
-            let warnings = dataplane.status().unwrap().warnings;
-            warnings.iter().any(|other| other == warning)
+            let [of_ipv4, _] = dataplane.status().unwrap().family_warnings;
+            of_ipv4.iter().any(|other| other == warning)
         };
         assert!(!warned(dataplane));
         scene

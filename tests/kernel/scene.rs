@@ -3,6 +3,7 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
@@ -22,6 +23,8 @@ use balancer_ctl::{
         StrayReplies, Timeouts,
     },
 };
+use balancer_tests::pass;
+use nix::net::if_::if_nametoindex;
 use xtask::lab::Namespace;
 
 /// The namespaces, and the instance name of the data plane.
@@ -36,6 +39,12 @@ pub struct Scene {
 pub const VIP: &str = "192.168.1.35:80";
 
 impl Scene {
+    /// Has the client listen, as long as the value lives: what the balancer sends back on a veth arrives only where a program does.
+    pub fn listen(&self) -> OwnedFd {
+        let attach = || pass::attach(if_nametoindex("eth0").unwrap()).unwrap();
+        self.client.run(attach).unwrap()
+    }
+
     pub fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         Namespace::sweep("dp");

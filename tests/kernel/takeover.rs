@@ -6,7 +6,6 @@ use balancer_ctl::{
     dataplane::{Dataplane, DataplaneStatus},
     model::DataplaneSettings,
 };
-use balancer_tests::pass;
 
 use crate::scene::{Scene, VIP, all, both, connect, key, start_reals, too_many};
 
@@ -132,11 +131,7 @@ fn what_another_version_left_forwards_until_this_one_takes_over_and_then_its_con
 {
     let scene = Scene::new();
     start_reals(&scene);
-    // What the balancer sends back on a veth arrives only where a program listens.
-    let _listener = scene
-        .client
-        .run(|| pass::attach(nix::net::if_::if_nametoindex("eth0").unwrap()).unwrap())
-        .unwrap();
+    let _listener = scene.listen();
     let programs = |status: &DataplaneStatus| -> Vec<_> {
         let interfaces = status.interfaces.iter();
         interfaces.map(|interface| interface.program_id).collect()
@@ -215,7 +210,7 @@ fn a_load_that_fails_leaves_what_ran() {
         connect(&scene).0
     });
     let before = pinned(&scene);
-    assert_eq!(before.len(), 29 + 3);
+    assert_eq!(before.len(), 31 + 3);
     let larger = DataplaneSettings {
         max_connections: 2000,
         ..all()
@@ -307,7 +302,7 @@ fn a_data_plane_that_starts_anew_is_filled_before_a_packet_reaches_it() {
     });
     assert_eq!(refused.into_inner().unwrap(), [""; 0]);
     let pins = pinned(&scene);
-    assert_eq!(pins.len(), 29 + 3, "{pins:?}");
+    assert_eq!(pins.len(), 31 + 3, "{pins:?}");
     scene.with(larger, |dataplane| {
         assert_eq!(dataplane.status().unwrap().warnings, [""; 0]);
     });

@@ -8,11 +8,15 @@ use std::{
 };
 
 use balancer_common::{tcp::State, verdict::Discard};
-use balancer_ctl::dataplane::{ConnectionFilter, Connections, Dataplane, Service};
+use balancer_ctl::{
+    dataplane::{ConnectionFilter, Connections, Dataplane, Service, kernel::KernelDataplane},
+    model::Scheduler,
+};
 
-use balancer_tests::pass;
-
-use crate::scene::{Scene, VIP, all, both, connect, key, service, start_reals};
+use crate::{
+    scene::{Scene, VIP, all, both, connect, key, service, start_reals},
+    table::Entries,
+};
 
 #[test]
 fn connections_alternate_and_are_counted() {
@@ -72,11 +76,7 @@ fn connections_alternate_and_are_counted() {
 fn clients_of_a_real_server_that_fails_are_reset_and_others_go_on() {
     let scene = Scene::new();
     start_reals(&scene);
-    // What the balancer sends back on a veth arrives only where a program listens.
-    let _listener = scene
-        .client
-        .run(|| pass::attach(nix::net::if_::if_nametoindex("eth0").unwrap()).unwrap())
-        .unwrap();
+    let _listener = scene.listen();
     let failed = |number: usize| {
         let mut services = both();
         services[0].reals[number].weight = 0;
@@ -134,6 +134,111 @@ fn clients_of_a_real_server_that_fails_are_reset_and_others_go_on() {
             .unwrap();
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     });
+}
+
+#[test]
+fn a_client_whose_connection_is_closed_is_reset_and_others_go_on() {
+    let scene = Scene::new();
+    start_reals(&scene);
+    let _listener = scene.listen();
+    scene.with(all(), |dataplane| {
+        dataplane.reconcile(&both()).unwrap();
+        let mut streams: Vec<_> = (0..5).map(|_| connect(&scene)).collect();
+        let names: String = streams.iter().map(|(_, name)| name.as_str()).collect();
+        assert_eq!(names, "ABABA");
+        let entries = Entries::of(&scene);
+        let found = |dataplane: &mut KernelDataplane| {
+            let snapshot = dataplane.snapshot(None).unwrap();
+            let reals = &snapshot.services[&key(VIP)].reals;
+            let loads = ["10.0.1.2:8080", "10.0.2.2:8080"].map(|real| {
+                let real = reals[&real.parse::<SocketAddr>().unwrap()];
+                [real.active, real.inactive]
+            });
+            let connections = dataplane.status().unwrap().connections();
+            (connections, entries.count(), loads)
+        };
+        assert_eq!(found(dataplane), (5, 10, [[3, 0], [2, 0]]));
+
+        let local = streams[0].0.local_addr().unwrap();
+        let close = |dataplane: &mut KernelDataplane, clients: &str, limit| {
+            let filter = ConnectionFilter {
+                client: Some(clients.parse().unwrap()),
+                limit,
+                ..ConnectionFilter::default()
+            };
+            dataplane.close_connections(filter).unwrap().make().unwrap()
+        };
+        assert_eq!(close(dataplane, "192.168.1.128/25", None), 0);
+        assert_eq!(close(dataplane, &local.to_string(), None), 1);
+        assert_eq!(found(dataplane), (4, 8, [[2, 0], [2, 0]]));
+        for (index, (stream, _)) in streams.iter_mut().enumerate() {
+            stream.write_all(b".").unwrap();
+            let answer = stream.read(&mut [0]);
+            if index == 0 {
+                let error = answer.unwrap_err();
+                assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+            } else {
+                assert_eq!(answer.unwrap(), 1, "{index}");
+            }
+        }
+        let discards = dataplane.status().unwrap().discards;
+        assert!(
+            discards.contains(&(Discard::NoConnection, 1)),
+            "{discards:?}"
+        );
+        assert_eq!(found(dataplane), (4, 8, [[2, 0], [2, 0]]));
+
+        assert_eq!(close(dataplane, "192.168.1.0/24", Some(1)), 1);
+        assert_eq!(close(dataplane, "192.168.1.0/24", None), 3);
+        assert_eq!(found(dataplane), (0, 0, [[0, 0], [0, 0]]));
+        // The client may open new ones.
+        let _again = connect(&scene);
+        assert_eq!(found(dataplane).0, 1);
+    });
+}
+
+#[test]
+fn a_client_whose_connection_by_a_hash_is_closed_is_reset_too_and_may_begin_anew() {
+    for scheduler in [Scheduler::Sh, Scheduler::Dh, Scheduler::Mh] {
+        let scene = Scene::new();
+        start_reals(&scene);
+        let _listener = scene.listen();
+        scene.with(all(), |dataplane| {
+            let services = both().into_iter();
+            let services: Vec<_> = services
+                .map(|service| Service {
+                    scheduler,
+                    ..service
+                })
+                .collect();
+            dataplane.reconcile(&services).unwrap();
+            let (mut closed, mut other) = (connect(&scene).0, connect(&scene).0);
+            let filter = ConnectionFilter {
+                client: Some(closed.local_addr().unwrap().to_string().parse().unwrap()),
+                ..ConnectionFilter::default()
+            };
+            let close = dataplane.close_connections(filter.clone()).unwrap();
+            assert_eq!(close.make().unwrap(), 1);
+            assert_eq!(
+                dataplane.connections(filter).unwrap().all().unwrap().len(),
+                0
+            );
+            assert_eq!(dataplane.status().unwrap().connections(), 2);
+            for (stream, is_closed) in [(&mut closed, true), (&mut other, false)] {
+                stream.write_all(b".").unwrap();
+                let answer = stream.read(&mut [0]);
+                let is_reset =
+                    answer.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset);
+                assert_eq!(is_reset, is_closed, "{scheduler:?}");
+            }
+            let after = dataplane.status().unwrap();
+            assert_eq!(after.connections(), 1);
+            let discards = after.discards;
+            assert!(discards.contains(&(Discard::RealReset, 1)), "{discards:?}");
+            let _again = connect(&scene);
+            assert_eq!(dataplane.status().unwrap().connections(), 2);
+        });
+    }
 }
 
 #[test]

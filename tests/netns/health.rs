@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
+    net::UdpSocket,
     os::unix::fs::PermissionsExt as _,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -13,7 +14,7 @@ use balancer_tests::{
     daemon::Daemon,
     privileged,
     servers::Server,
-    topology::{Arms, Topology, VIP, VIP6, page, socket},
+    topology::{Arms, INSIDE, Topology, VIP, VIP6, page, socket},
 };
 use xtask::lab::wait_until;
 
@@ -107,6 +108,48 @@ fn a_dead_real_server_is_reported_with_its_reason_until_it_returns() {
     for line in ["real down", "real up", "connection refused, 2 of 2"] {
         assert!(log.contains(line), "{line}: {log}");
     }
+}
+
+#[test]
+fn a_silent_udp_host_goes_down_when_it_is_switched_off() {
+    if privileged::skipped() {
+        return;
+    }
+    let topology = Topology::new(Arms::Two, 1);
+    let real = &topology.reals[0].namespace;
+    let _silent = real
+        .run(|| UdpSocket::bind("0.0.0.0:53").expect("a socket"))
+        .expect("enter the real server");
+    // Neighbours are believed for a second instead of half a minute, and asked after one more instead of five.
+    for (name, value) in [
+        ("base_reachable_time_ms", "1000"),
+        ("delay_first_probe_time", "1"),
+    ] {
+        let name = format!("net.ipv4.neigh.{INSIDE}.{name}");
+        topology.balancer.sysctl(&name, value).expect("a sysctl");
+    }
+    let daemon = Daemon::start(
+        &topology,
+        "[[service]]\nname = \"dns\"\naddress = \"192.0.2.80:53\"\nprotocol = \"udp\"\n\
+         [service.check]\ntype = \"udp\"\ninterval = \"1s\"\ntimeout = \"500ms\"\nrise = 1\nfall = 2\n\
+         [[service.real]]\naddress = \"192.168.0.2:53\"\n",
+    );
+    wait_for(&daemon, &["up"]);
+    real.ip("link set eth0 down").expect("switch it off");
+    wait_for(&daemon, &["down"]);
+    let listed = daemon.json("list");
+    let reason = listed["services"][0]["reals"][0]["reason"].as_str();
+    let reason = reason.expect("a reason");
+    // The second is what the kernel says of a question that it has given up meanwhile.
+    let reasons = ["192.168.0.2 does not answer arp", "no route to host"];
+    assert!(
+        reasons
+            .map(|reason| format!("{reason}, 2 of 2"))
+            .contains(&reason.to_owned()),
+        "{reason}"
+    );
+    real.ip("link set eth0 up").expect("switch it on");
+    wait_for(&daemon, &["up"]);
 }
 
 /// Waits until the first real server was probed just now.

@@ -14,6 +14,7 @@ mod policy;
 mod probes;
 mod programs;
 mod refusals;
+mod routing;
 mod scale;
 mod stalls;
 mod survival;

@@ -1,5 +1,6 @@
 //! Probes against the servers that they are made for, each in a network namespace of its own.
 
+mod neighbours;
 mod paths;
 mod servers;
 
@@ -46,6 +47,21 @@ impl Scene {
         probe: Probe,
         limit: Duration,
     ) -> Option<Outcome> {
+        let prober = self.prober_from(source, target, probe, limit);
+        let asked = self
+            .0
+            .balancer
+            .run(|| block_on(async { tokio::time::timeout(limit, prober.probe()).await.ok() }));
+        asked.expect("enter the balancer")
+    }
+
+    fn prober_from(
+        &self,
+        source: Source,
+        target: SocketAddr,
+        probe: Probe,
+        limit: Duration,
+    ) -> Prober {
         let target = CheckTarget {
             target,
             check: Check {
@@ -58,11 +74,11 @@ impl Scene {
                 },
             },
         };
-        let asked = self.0.balancer.run(|| {
-            let prober = Prober::new(&target, &self.1).expect("a probe");
-            block_on(async { tokio::time::timeout(limit, prober.probe()).await.ok() })
-        });
-        asked.expect("enter the balancer")
+        Prober::new(&target, &self.1).expect("a probe")
+    }
+
+    fn prober(&self, target: SocketAddr, probe: Probe) -> Prober {
+        self.prober_from(Source::default(), target, probe, SHORT)
     }
 
     fn ask(&self, target: SocketAddr, probe: Probe) -> Outcome {

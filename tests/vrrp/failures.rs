@@ -38,6 +38,24 @@ fn assert_one_active(pair: &Pair, since: SystemTime) {
 }
 
 #[test]
+fn when_systemds_watchdog_aborts_the_whole_control_group_the_guard_still_removes_the_vip() {
+    if privileged::skipped() {
+        return;
+    }
+    let mut pair = pair("");
+    let guard = pair.nodes[0].guard();
+    let aborted = Instant::now();
+    kill(guard, Signal::SIGABRT).expect("it runs");
+    pair.nodes[0].signal(Signal::SIGABRT);
+    while pair.nodes[0].has(VIP) {
+        assert!(aborted.elapsed() < SOON, "the guard does nothing");
+    }
+    let gone = aborted.elapsed();
+    assert!(gone < Duration::from_millis(300), "{gone:?}");
+    pair.wait_for(VIP, &[1]);
+}
+
+#[test]
 fn when_the_daemon_is_killed_its_guard_removes_the_vip_and_the_peer_takes_over() {
     if privileged::skipped() {
         return;
@@ -116,6 +134,47 @@ fn a_dead_machine_and_an_unplugged_interface_are_replaced() {
     assert_eq!(pair.claimants(VIP), [0]);
     let status = pair.nodes[0].wait_for_state("active");
     assert_eq!(status["vrrp"][0]["reason"], "no other node is Active");
+}
+
+#[test]
+fn a_node_behind_a_port_that_blocks_does_not_win_when_it_forwards() {
+    if privileged::skipped() {
+        return;
+    }
+    let pair = pair("");
+    let port = |pair: &Pair| {
+        for rule in ["iifname outside0", "oifname outside0"] {
+            pair.drop_at_switch(rule);
+        }
+    };
+    pair.plug(0, OUTSIDE, false);
+    pair.wait_for_within(VIP, &[1], DETECTED);
+    // The link is there, and nothing passes.
+    port(&pair);
+    pair.plug(0, OUTSIDE, true);
+    let listens = pair.nodes[0].wait_for_state("backup");
+    assert_eq!(
+        listens["vrrp"][0]["reason"],
+        "its link has come up, so it listens whether another node is Active"
+    );
+    pair.assert_stays(VIP, &[1], 20 * INTERVAL);
+    let healed = SystemTime::now();
+    pair.heal();
+    pair.nodes[0].wait_for_status("the Active node", |status| {
+        status["vrrp"][0]["active_node"] == "203.0.113.22"
+    });
+    pair.assert_stays(VIP, &[1], 10 * INTERVAL);
+    assert_one_active(&pair, healed);
+
+    // Nobody is Active: once the port forwards, what others send says so.
+    pair.plug(0, OUTSIDE, false);
+    pair.nodes[0].wait_for_state("fault");
+    pair.plug(1, OUTSIDE, false);
+    pair.wait_for_within(VIP, &[], DETECTED);
+    pair.plug(0, OUTSIDE, true);
+    pair.nodes[0].wait_for_state("backup");
+    assert_eq!(pair.claimants(VIP), [0_usize; 0]);
+    pair.wait_for_within(VIP, &[0], 2 * DETECTED);
 }
 
 #[test]

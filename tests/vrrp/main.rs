@@ -1,5 +1,6 @@
 //! Balancers that share VIPs by VRRP, with each other and with keepalived: who has them when something fails, or an operator says so.
 
+mod channel;
 mod failures;
 mod group;
 mod operator;

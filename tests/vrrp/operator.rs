@@ -58,8 +58,13 @@ fn a_node_in_maintenance_stays_away_until_it_is_ready() {
     }
     let mut pair = Pair::new(2, 0);
     pair.start_first_active(outside, &[200, 100], "failback = \"immediate\"");
-    pair.nodes[0].daemon().ctl("node maintenance");
-    pair.wait_for_within(VIP, &[1], SECOND);
+    let said = pair.nodes[0].daemon().ctl("node maintenance");
+    // It has waited for the other node.
+    assert!(
+        said.contains(&format!("{} took over", pair.nodes[1].address())),
+        "{said}"
+    );
+    assert_eq!(pair.holders(VIP), [1]);
     pair.nodes[0].wait_for_reason(
         "this node is in maintenance and will not be Active: `balancer-ctl node ready` ends that",
     );
@@ -83,10 +88,18 @@ fn a_node_in_maintenance_stays_away_until_it_is_ready() {
     pair.wait_for_within(VIP, &[1], 2 * SECOND);
     pair.nodes[0].daemon_mut().restart();
     pair.wait_for_within(VIP, &[0], SOON);
-    // The last node goes into maintenance: nobody has the VIP.
+    // The last node goes into maintenance only by force: nobody has the VIP then.
     pair.nodes[1].daemon_mut().stop();
-    pair.nodes[0].daemon().ctl("node maintenance");
+    let said = refused(&pair, 0, "node maintenance");
+    assert!(
+        said.starts_with("error: no other node took over, so this node keeps the VIPs"),
+        "{said}"
+    );
+    assert_eq!(pair.holders(VIP), [0]);
+    pair.nodes[0].daemon().ctl("node maintenance --force");
     pair.wait_for_within(VIP, &[], 2 * SECOND);
+    pair.nodes[0].wait_for_reason("no node is Active for outside: nobody answers for the VIPs");
+    pair.nodes[0].wait_for_status("no node", |status| status["overall"] == "down");
 }
 
 #[test]
@@ -134,7 +147,8 @@ fn a_node_takes_the_vip_back_as_configured_and_follows_a_reload() {
     pair.nodes[0].reload(&with_second(200));
     pair.wait_for_within(second, &[0], SECOND);
     pair.nodes[1].wait_for_reason(
-        "203.0.113.21 advertises other addresses for outside than are configured here",
+        "203.0.113.21 advertises other addresses for outside (203.0.113.80, 203.0.113.81) than this node has (203.0.113.80): give \
+         all nodes the same addresses in the same order",
     );
     assert_eq!(pair.claimants(second), [0]);
     pair.nodes[1].reload(&with_second(100));

@@ -72,10 +72,19 @@ fn addresses_that_are_there_already_and_other_machines_are_told_apart() {
     announcer.announce(vip, mac, false).expect("a frame");
     let written: Vec<_> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
     let written = written.join(":");
-    pair.nodes[0].wait_for_reason(&format!(
+    let reason = format!(
         "another machine, {written}, answers for 203.0.113.80, which this node has: take the address from it"
-    ));
+    );
+    pair.nodes[0].wait_for_reason(&reason);
     assert_eq!(pair.holders(VIP), [0]);
+
+    // One that has it and says nothing is asked after the VIP has moved.
+    pair.client
+        .address("eth0", "203.0.113.80/32")
+        .expect("an address");
+    pair.nodes[0].daemon().ctl("failover");
+    pair.wait_for_within(VIP, &[1], Duration::from_secs(1));
+    pair.nodes[1].wait_for_reason(&reason);
 }
 
 /// What is wrong with a forged advertisement, and what it is counted as.

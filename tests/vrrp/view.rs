@@ -14,7 +14,7 @@ const SERVICES: &str = "[[service]]\nname = \"web\"\naddress = \"203.0.113.80:80
                         [[service.real]]\naddress = \"192.168.0.2:80\"\nweight = 3\n";
 
 /// A node's virtual router, and more.
-fn config(number: usize, more: &str) -> String {
+pub fn config(number: usize, more: &str) -> String {
     let priority = [200, 150, 100][number];
     outside(priority, "") + more
 }
@@ -34,17 +34,26 @@ fn joined(services: [&str; 3]) -> Pair {
         node.daemon().ctl(&format!("node join {target}"));
     }
     for node in &pair.nodes {
-        node.wait_for_status("two other nodes that answer", |status| {
-            peers(status)
-                .filter(|peer| peer["connected"] == true)
-                .count()
-                == 2
-        });
+        node.wait_for_status("two other nodes that answer", hears(2));
     }
     pair
 }
 
-fn peers(status: &Value) -> impl Iterator<Item = &Value> {
+/// Whether so many other nodes answer.
+pub fn hears(count: usize) -> impl Fn(&Value) -> bool {
+    move |status| {
+        let connected = peers(status).filter(|peer| peer["connected"] == true);
+        connected.count() == count
+    }
+}
+
+/// Whether so many other nodes are known.
+fn knows(count: usize) -> impl Fn(&Value) -> bool {
+    move |status| peers(status).count() == count
+}
+
+/// The other nodes in a status.
+pub fn peers(status: &Value) -> impl Iterator<Item = &Value> {
     status["peers"].as_array().into_iter().flatten()
 }
 
@@ -91,6 +100,20 @@ fn nodes_that_joined_see_each_other_and_who_would_take_over() {
         "error: there is no node node7: node0, node1\n"
     );
 
+    // Another node asks the Active one; it may name itself, or a third.
+    for (asks, from, to) in [(1, 2, 1), (0, 1, 2)] {
+        let name = format!("node{from}");
+        pair.nodes[asks].wait_for_status("the Active node", |status| {
+            peers(status).any(|peer| peer["name"] == name && peer["role"] == "active")
+        });
+        let node = pair.nodes[asks].daemon();
+        assert_eq!(
+            node.ctl(&format!("failover --to node{to}")),
+            format!("node {name} was Active, and has given its VIPs up\n")
+        );
+        pair.wait_for_within(VIP, &[to], SOON);
+    }
+
     // One that is lost is named, and comes back by itself.
     pair.nodes[1].kill();
     let lost = |status: &Value| status["reasons"].to_string().contains("node node1 (");
@@ -102,14 +125,28 @@ fn nodes_that_joined_see_each_other_and_who_would_take_over() {
         pair.nodes[node].wait_for_status("the return", |status| !lost(status));
     }
 
+    // Nodes that do not hear each other's advertisements are named, by each of them.
+    pair.drop_at_switch("ip protocol 112");
+    let reason = "node0 and node1 and node2 are all Active for 203.0.113.80: they do not hear each other's advertisements, or do \
+                  not take them";
+    for node in &pair.nodes {
+        node.wait_for_reason(reason);
+    }
+    pair.heal();
+    for node in &pair.nodes {
+        node.wait_for_status("one Active node", |status| {
+            !status["reasons"].to_string().contains("are all Active")
+        });
+    }
+
     // One that is taken out is forgotten, and does not come back.
     pair.nodes[0].daemon().ctl("node remove node1");
-    pair.nodes[0].wait_for_status("one other node", |status| peers(status).count() == 1);
-    pair.nodes[1].wait_for_status("no other node", |status| peers(status).count() == 0);
+    pair.nodes[0].wait_for_status("one other node", knows(1));
+    pair.nodes[1].wait_for_status("no other node", knows(0));
     pair.nodes[1].daemon_mut().stop();
     pair.nodes[1].daemon_mut().restart();
     thread::sleep(Duration::from_secs(2));
-    pair.nodes[1].wait_for_status("no other node", |status| peers(status).count() == 0);
+    pair.nodes[1].wait_for_status("no other node", knows(0));
 }
 
 #[test]
@@ -177,4 +214,44 @@ fn services_are_compared_and_sent_whole() {
             node.daemon().ctl("list").contains("nat              5")
         });
     }
+}
+
+#[test]
+fn of_three_nodes_the_one_that_differs_is_named_and_mended() {
+    if privileged::skipped() {
+        return;
+    }
+    let other = SERVICES.replace("weight = 3", "weight = 7");
+    let pair = joined([SERVICES, SERVICES, &other]);
+    let differing = |status: &Value| -> Vec<String> {
+        let others = peers(status).filter(|peer| peer["same_services"] == false);
+        let names = others.filter_map(|peer| peer["name"].as_str());
+        names.map(str::to_owned).collect()
+    };
+    for (node, expected) in [
+        (0, &["node2"][..]),
+        (1, &["node2"]),
+        (2, &["node0", "node1"]),
+    ] {
+        pair.nodes[node].wait_for_status("who differs", |status| differing(status) == expected);
+    }
+    assert_eq!(
+        pair.nodes[0].daemon().ctl("diff node1"),
+        "the services are the same\n"
+    );
+    assert_eq!(
+        pair.nodes[0].daemon().ctl("diff node2"),
+        "real-changed tcp/203.0.113.80:80 192.168.0.2:80 weight 3 -> 7\n"
+    );
+    // What one node has with --runtime is its own.
+    pair.nodes[0]
+        .daemon()
+        .ctl("add-service 203.0.113.80:81 --runtime");
+    pair.nodes[0].daemon().ctl("push node2");
+    for node in &pair.nodes {
+        node.wait_for_status("no difference", |status| differing(status).is_empty());
+    }
+    let list = pair.nodes[2].daemon().ctl("list");
+    assert!(!list.contains("203.0.113.80:81"), "{list}");
+    assert!(pair.nodes[2].daemon().read().contains("weight = 3"));
 }

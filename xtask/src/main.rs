@@ -3,6 +3,7 @@
 mod bench;
 mod build_ebpf;
 mod cargo;
+mod dist;
 mod interrupt;
 mod kernel;
 mod lint;
@@ -35,6 +36,7 @@ enum Command {
     /// Measures the project against references in the same run
     Bench(bench::Options),
     Lint(lint::Options),
+    Dist(dist::Options),
     Setup(setup::Options),
     BuildEbpf(build_ebpf::Options),
     #[command(hide = true)]
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Lint(options) => lint::run(&options),
+        Command::Dist(options) => dist::run(&options),
         Command::Setup(options) => setup::run(&options),
         Command::BuildEbpf(options) => build_ebpf::run(&options),
         Command::Lab(options) => run::lab(&options),

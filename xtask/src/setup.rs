@@ -15,8 +15,8 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use xtask::ebpf;
 
-pub use self::tools::Purpose;
 use self::tools::Tool;
+pub use self::tools::{Purpose, is_installed};
 
 /// Installs what the build, the lab, the tests and the benchmarks lack.
 ///
@@ -60,7 +60,7 @@ pub fn ensure(purposes: &[Purpose], consent: Consent) -> Result<()> {
     let lacks_toolchain = needs_toolchain()
         .then(ebpf::toolchain::find)
         .and_then(Result::err);
-    let missing = tools::missing(purposes, tools::is_installed);
+    let missing = tools::missing(purposes, is_installed);
     if lacks_toolchain.is_none() && missing.is_empty() {
         return Ok(());
     }
@@ -143,8 +143,13 @@ fn means_yes(answer: &str) -> bool {
 }
 
 /// Prints and runs a command that installs something; its output is shown.
-fn install_with(command: &mut Command) -> Result<()> {
+pub fn install_with(command: &mut Command) -> Result<()> {
     println!("> {}", written(command));
+    succeed(command)
+}
+
+/// Runs a command that must succeed; its output is shown.
+pub fn succeed(command: &mut Command) -> Result<()> {
     let status = command
         .status()
         .with_context(|| format!("cannot run {}", written(command)))?;

@@ -8,6 +8,7 @@ use std::{
     collections::BTreeMap,
     env,
     io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
     sync::mpsc::{self, RecvTimeoutError, Sender},
     thread,
@@ -26,9 +27,10 @@ use self::{
 };
 use crate::{
     cargo::{cargo, locked, target},
+    dist::{self, Profile},
     kernel::release::Release,
     privilege,
-    setup::{self, Purpose},
+    setup::{self, Consent, Purpose},
     tally::Tally,
 };
 
@@ -58,6 +60,9 @@ pub struct Options {
     /// Skip a kernel that cannot be downloaded, with the reason, instead of failing
     #[arg(long, requires = "kernel")]
     or_skip: bool,
+    /// On the kernel, send single packets only, and no traffic over interfaces, which takes twice as long
+    #[arg(long, requires = "kernel")]
+    packets: bool,
     /// Run only tests whose name contains this
     filter: Option<String>,
 }
@@ -69,6 +74,10 @@ pub fn run(options: &Options) -> Result<ExitCode> {
             release,
             filter: options.filter.as_deref(),
             or_skip: options.or_skip,
+            programs: match options.packets {
+                true => &kernel::PACKETS[..],
+                false => &kernel::ALL[..],
+            },
             consent: setup::consent(options.yes),
         });
     }
@@ -79,8 +88,18 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         &[Purpose::Test]
     };
     setup::ensure(purposes, setup::consent(options.yes))?;
+    let packer = if skips_privileged {
+        None
+    } else {
+        packer(setup::consent(options.yes))
+    };
     let mut tally = Tally::default();
-    if let Err(error) = run_all(options.filter.as_deref(), skips_privileged, &mut tally) {
+    if let Err(error) = run_all(
+        options.filter.as_deref(),
+        skips_privileged,
+        packer.as_deref(),
+        &mut tally,
+    ) {
         // The remaining tests did not run: a failure, even if all before passed.
         eprintln!("error: {error:#}");
         tally.failed.push(format!("{error:#}"));
@@ -101,8 +120,33 @@ fn close(tally: &Tally) {
     println!("{tally}");
 }
 
-fn run_all(filter: Option<&str>, skips_privileged: bool, tally: &mut Tally) -> Result<()> {
+/// The program that makes the package, where the machine has what the package's test needs. Without it that test is skipped.
+fn packer(consent: Consent) -> Option<PathBuf> {
+    if !setup::is_installed("debootstrap") || !setup::is_installed("dpkg-shlibdeps") {
+        return None;
+    }
+    dist::packer(consent)
+        .inspect_err(|error| eprintln!("warning: no package is tested: {error:#}"))
+        .ok()
+}
+
+fn run_all(
+    filter: Option<&str>,
+    skips_privileged: bool,
+    packer: Option<&Path>,
+    tally: &mut Tally,
+) -> Result<()> {
     build_programs()?;
+    // The package's test would take one of an earlier run.
+    dist::clear(Profile::Dev)?;
+    if let Some(packer) = packer
+        && let Err(error) = dist::build(packer, Profile::Dev)
+    {
+        // A failure, after which all tests but the package's can run.
+        let failure = format!("the package cannot be made: {error:#}");
+        eprintln!("error: {failure}");
+        tally.failed.push(failure);
+    }
     let mut binaries = binaries::build()?;
     // Tests without root come first: they are quick, and name the cause more precisely.
     binaries.sort_by_key(|binary| binary.kind);

@@ -8,8 +8,8 @@ use crate::tcp::State;
 pub enum Class {
     /// Over, or idle for longer than its timeout: any newcomer.
     Spent,
-    /// A handshake, a UDP client that nobody has confirmed, a connection that its client has reset: a newcomer that
-    /// finds no spent one, the oldest first.
+    /// A handshake, a UDP client that nobody has confirmed, a connection that its client has reset or that was picked up and that
+    /// no real server has confirmed: a newcomer that finds no spent one, the oldest first.
     Opening,
     /// UDP that its client has confirmed: a newcomer that finds no opening one. Who sends twice in another's name
     /// confirms blindly, so that such clients must not refuse others their place.

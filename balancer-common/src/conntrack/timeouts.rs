@@ -55,7 +55,7 @@ impl Timeouts {
         let mut by_state = [0; 16];
         for state in State::ALL {
             by_state[state as usize] = match state {
-                State::SynSent | State::SynReceived => settings.half_open,
+                State::SynSent | State::SynReceived | State::PickedUp => settings.half_open,
                 State::Established => settings.established,
                 State::FinOriginal
                 | State::FinReply
@@ -106,6 +106,7 @@ mod tests {
             (State::UdpUnconfirmed, 300, Class::Opening),
             (State::ClosedOriginal, 120, Class::Opening),
             (State::TimeWait, 120, Class::Spent),
+            (State::PickedUp, 60, Class::Opening),
         ] {
             assert_eq!(
                 Timeouts::new(&TIMEOUTS).of(state as u8),

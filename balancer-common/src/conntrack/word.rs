@@ -8,14 +8,15 @@ pub const TAKEN: u8 = 15;
 /// What an entry is.
 ///
 /// ```text
-///   31             16 15   12 11 10  9  8  7 6   5   4 3    0
-///  +-----------------+-------+--+--+--+--+-----+---+---+------+
-///  |  serial number  | zero  |dt|cp|rh|oh| fwd |udp|rep| state|
-///  +-----------------+-------+--+--+--+--+-----+---+---+------+
+///   31             16 15 13 12 11 10  9  8  7 6   5   4 3    0
+///  +-----------------+-----+--+--+--+--+--+-----+---+---+------+
+///  |  serial number  |zero |en|dt|cp|rh|oh| fwd |udp|rep| state|
+///  +-----------------+-----+--+--+--+--+--+-----+---+---+------+
 ///   state   FREE, TAKEN, or a State      oh   the client was heard after a reset
 ///   rep     reply direction              rh   the real server was heard after a reset
 ///   udp     UDP, else TCP                cp   a copy in another place, which may yet be undone
 ///   fwd     forwarding method; 0 = NAT   dt   the daemon has taken the place, to free it
+///                                        en   the operator has ended the connection: its client is to hear it
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(transparent)]
@@ -29,6 +30,7 @@ impl Word {
     const HEARD: [u32; 2] = [1 << 8, 1 << 9];
     const COPY: u32 = 1 << 10;
     const BY_DAEMON: u32 = 1 << 11;
+    const ENDED: u32 = 1 << 12;
     const SERIAL: u32 = 0xffff_0000;
 
     /// The word of an entry in `state` and `direction` whose place was taken with the word `taken`.
@@ -109,6 +111,20 @@ impl Word {
     pub const fn is_heard(self) -> bool {
         let both = Self::HEARD[0] | Self::HEARD[1];
         self.0 & both == both
+    }
+
+    /// The word of an original entry whose connection the operator has ended: the client's next segment is answered with a reset, and
+    /// only then is the entry gone. Without it that segment might open the connection again, by a hash.
+    #[must_use]
+    pub const fn ended(self) -> Self {
+        Self(self.0 | Self::ENDED)
+    }
+
+    /// Whether the operator has ended the connection.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_ended(self) -> bool {
+        self.0 & Self::ENDED != 0
     }
 
     /// How often the place has been taken, 16 bits that wrap.
@@ -195,6 +211,12 @@ mod tests {
         let copy = word.copied_to(place);
         assert!(copy.is_used() && copy.is_same_entry(place) && copy != copy.settled());
         assert_eq!(copy.settled().0 & 0xffff, word.0 & 0xffff);
+        let ended = word.ended();
+        assert!(ended.is_ended() && !word.is_ended() && ended.is_same_entry(word));
+        let later = ended.with_state(State::FinReply as u8);
+        assert_eq!(later, word.with_state(State::FinReply as u8).ended());
+        assert!(ended.copied_to(place).is_ended());
+        assert!(!ended.taken().is_ended() && !ended.freed().is_ended());
         let by_daemon = word.taken_by_daemon();
         assert!(by_daemon.is_same_entry(word.taken()) && by_daemon != word.taken());
         assert_eq!(

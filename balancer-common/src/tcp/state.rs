@@ -10,6 +10,8 @@
 ///
 ///  lives ─ RST of the client ─▶ ClosedOriginal            UdpUnreplied ─answer─▶ UdpUnconfirmed ─datagram─▶ Udp
 ///  any ── RST of the real server ──▶ Closed
+///
+///  PickedUp ─ the real server goes on with it ──▶ Established, FinReply
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -38,11 +40,14 @@ pub enum State {
     ClosedOriginal = 11,
     /// Both sides have closed, and the real server has acknowledged the client's FIN.
     TimeWait = 12,
+    /// A client's segment of a connection that nobody here has seen begin: another balancer may have given it to the same real server
+    /// by the same hash, or anybody may have sent it in the client's name. The real server tells.
+    PickedUp = 13,
 }
 
 impl State {
     /// All states, in numeric order.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::SynSent,
         Self::SynReceived,
         Self::Established,
@@ -55,6 +60,7 @@ impl State {
         Self::UdpUnconfirmed,
         Self::ClosedOriginal,
         Self::TimeWait,
+        Self::PickedUp,
     ];
 
     /// The state that a number from a map stands for.
@@ -79,6 +85,7 @@ impl State {
             Self::UdpUnconfirmed => "udp-unconfirmed",
             Self::ClosedOriginal => "closed-client",
             Self::TimeWait => "time-wait",
+            Self::PickedUp => "picked-up",
         }
     }
 

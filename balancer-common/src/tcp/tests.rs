@@ -294,6 +294,56 @@ fn a_udp_client_is_assured_by_its_second_datagram_after_an_answer() {
 }
 
 #[test]
+fn what_was_picked_up_is_what_the_real_server_says_of_it() {
+    let picked_up = State::PickedUp as u8;
+    for flags in 0..=u8::MAX {
+        for data in [0, 100] {
+            let segment = Segment {
+                flags,
+                sequence: 7,
+                acknowledgement: 8,
+                data,
+            };
+            // Whatever its client, or somebody in its name, says.
+            assert_eq!(next_original(picked_up, 0, segment), picked_up, "{flags:x}");
+            let expected = if flags & flags::RST != 0 {
+                Closed
+            } else if flags & flags::SYN != 0 {
+                SynReceived
+            } else if flags & flags::FIN != 0 {
+                FinReply
+            } else {
+                Established
+            };
+            assert_eq!(
+                next_reply(picked_up, 0, segment),
+                expected as u8,
+                "{flags:x}"
+            );
+        }
+    }
+}
+
+#[test]
+fn who_has_shown_the_client() {
+    let shown = State::ALL
+        .into_iter()
+        .filter(|state| has_shown_client(*state as u8));
+    let expected = [Established, FinOriginal, FinReply, Closing, TimeWait];
+    assert_eq!(shown.collect::<Vec<_>>(), expected);
+    assert!(!has_shown_client(0) && !has_shown_client(15));
+}
+
+#[test]
+fn only_a_segment_with_ack_alone_of_three_continues_a_connection() {
+    for flags in 0..=u8::MAX {
+        let expected =
+            flags & flags::ACK != 0 && flags & flags::SYN == 0 && flags & flags::RST == 0;
+        assert_eq!(continues(flags), expected, "{flags:x}");
+    }
+}
+
+#[test]
 fn only_what_both_sides_have_ended_gives_its_ports_to_a_new_connection() {
     let reusable: Vec<_> = State::ALL
         .into_iter()
@@ -339,5 +389,5 @@ fn numbers_name_their_states() {
         assert_eq!(State::from_number(state as u8), Some(state));
     }
     assert_eq!(State::from_number(0), None);
-    assert_eq!(State::from_number(13), None);
+    assert_eq!(State::from_number(14), None);
 }

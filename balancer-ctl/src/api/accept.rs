@@ -7,7 +7,7 @@ use axum::{
     Router,
     body::{Body, to_bytes},
     extract::Request,
-    http::{StatusCode, header::CONTENT_LENGTH},
+    http::{Method, StatusCode, header::CONTENT_LENGTH},
     middleware::Next,
     response::Response,
 };
@@ -21,9 +21,15 @@ use tokio::{
 };
 
 use super::refusal::refuse;
+use crate::os::{
+    clock,
+    log_rate_limit::{LogRateLimit, MAX_BY_STRANGERS},
+};
 
 /// Largest body of a request, in bytes.
 pub const MAX_BODY: usize = 1 << 20;
+/// Largest body of a request that replaces all services, in bytes: far above 4,096 services and 32,768 real servers.
+const MAX_REPLACEMENT: usize = 16 << 20;
 /// Time within which a request's header, and then its body, must arrive.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Clients served at the same time; any more are answered with 503.
@@ -37,17 +43,22 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 pub async fn serve(listener: UnixListener, router: Router) -> Infallible {
     let slots = Arc::new(Semaphore::new(MAX_CLIENTS));
     let refusal_slots = Arc::new(Semaphore::new(MAX_REFUSING));
+    let (mut error_log, mut refusal_log) = (LogRateLimit::default(), LogRateLimit::default());
     loop {
         let (stream, _) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a client");
+                if error_log.allows(MAX_BY_STRANGERS, clock::now()) {
+                    tracing::warn!(%error, "cannot accept a client");
+                }
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
         let Ok(slot) = slots.clone().try_acquire_owned() else {
-            tracing::warn!(clients = MAX_CLIENTS, "too many clients, one is refused");
+            if refusal_log.allows(MAX_BY_STRANGERS, clock::now()) {
+                tracing::warn!(clients = MAX_CLIENTS, "too many clients, one is refused");
+            }
             if let Ok(slot) = refusal_slots.clone().try_acquire_owned() {
                 tokio::spawn(refuse_client(stream, slot));
             }
@@ -84,10 +95,14 @@ async fn refuse_client(stream: UnixStream, slot: OwnedSemaphorePermit) {
 
 /// Reads a request's whole body, within the limits of size and time, before the handler runs.
 pub async fn bounded(request: Request, next: Next) -> Response {
+    let most = match request.method() {
+        &Method::PUT => MAX_REPLACEMENT,
+        _ => MAX_BODY,
+    };
     let too_large = || {
         refuse(
             StatusCode::PAYLOAD_TOO_LARGE,
-            format!("a request's body is at most {MAX_BODY} bytes"),
+            format!("a request's body is at most {most} bytes"),
         )
     };
     let (parts, body) = request.into_parts();
@@ -95,10 +110,10 @@ pub async fn bounded(request: Request, next: Next) -> Response {
         .headers
         .get(CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse().ok());
-    if announced.is_some_and(|length: u64| length > MAX_BODY as u64) {
+    if announced.is_some_and(|length: u64| length > most as u64) {
         return too_large();
     }
-    match tokio::time::timeout(READ_TIMEOUT, to_bytes(body, MAX_BODY)).await {
+    match tokio::time::timeout(READ_TIMEOUT, to_bytes(body, most)).await {
         Err(_) => {
             let sentence = format!(
                 "the request's body did not come within {} s",

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::{Method, Request, Response, StatusCode, body::Bytes, body::Incoming, header};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
@@ -18,6 +18,9 @@ use crate::model::view;
 
 /// How long to wait for an answer, or for its next part. The daemon needs a second to compute rates.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The largest answer, in bytes, that is waited for within a time; a status of thousands of services is far smaller.
+const MAX_SHORT_ANSWER: usize = 16 << 20;
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +61,24 @@ impl Client {
         self.receive(Method::GET, target, Bytes::new()).await
     }
 
+    /// As [`Self::get`], but the whole answer must come within `time`, whatever the daemon does, and be at most 16 MiB large.
+    ///
+    /// # Errors
+    /// No daemon answers in time, or it refuses.
+    pub async fn get_within<T: DeserializeOwned>(
+        &self,
+        target: &str,
+        time: Duration,
+    ) -> Result<T, ClientError> {
+        let answer = self.exchange(Method::GET, target, Bytes::new(), MAX_SHORT_ANSWER);
+        tokio::time::timeout(time, answer)
+            .await
+            .unwrap_or_else(|_| {
+                let seconds = time.as_secs_f64();
+                Err(self.unreachable(format!("its answer did not come within {seconds} s")))
+            })
+    }
+
     /// Sends a GET request for `target`, and passes each part of the body to `take` as it arrives, until `take` returns `Break`.
     ///
     /// # Errors
@@ -71,7 +92,8 @@ impl Client {
         let mut response = self.in_time(request).await??;
         if response.status() != StatusCode::OK {
             let status = response.status();
-            return Err(refusal(status, &self.body(response.into_body()).await?));
+            let body = self.body(response.into_body(), usize::MAX).await?;
+            return Err(refusal(status, &body));
         }
         while let Some(frame) = self.in_time(response.frame()).await? {
             let frame = frame.map_err(|error| self.unreachable(error.to_string()))?;
@@ -112,29 +134,40 @@ impl Client {
         self.receive(method, target, body).await
     }
 
-    /// Follows the events: calls `started` once no event is missed any more, then passes each to `take`, until that returns `false`
-    /// or the daemon ends the stream.
+    /// Reads the events at `target`: calls `started` once no event is missed any more, then passes each to `take`, until that returns
+    /// `false` or the daemon ends the stream. `goes_on` says whether that only ends with a last event.
     ///
     /// # Errors
-    /// No daemon answers, it refuses, or it closed the connection without a last event.
-    pub async fn follow(
+    /// No daemon answers, it refuses, or it closed the connection before the end.
+    pub async fn events(
         &self,
+        target: &str,
+        goes_on: bool,
         started: impl FnOnce(),
         mut take: impl FnMut(view::EventRecord) -> bool,
     ) -> Result<(), ClientError> {
-        let mut response = self
-            .request(Method::GET, "/v1/events", Bytes::new())
-            .await?;
+        let request = self.request(Method::GET, target, Bytes::new());
+        let mut response = self.in_time(request).await??;
         // The daemon subscribes this reader before it answers.
         if response.status() != StatusCode::OK {
             let status = response.status();
-            return Err(refusal(status, &self.body(response.into_body()).await?));
+            let body = self.body(response.into_body(), usize::MAX).await?;
+            return Err(refusal(status, &body));
         }
         started();
         let mut line = Vec::new();
-        let mut ended = false;
-        while let Some(frame) = response.frame().await {
-            let Ok(frame) = frame else { break };
+        let mut ended = !goes_on;
+        loop {
+            let frame = response.frame();
+            let frame = match goes_on {
+                true => frame.await,
+                false => self.in_time(frame).await?,
+            };
+            let Some(frame) = frame else { break };
+            let Ok(frame) = frame else {
+                ended &= goes_on;
+                break;
+            };
             let Some(data) = frame.data_ref() else {
                 continue;
             };
@@ -150,10 +183,7 @@ impl Client {
                 let Some(event): Option<view::EventRecord> = event else {
                     continue;
                 };
-                ended = matches!(
-                    event.event,
-                    view::EventKind::Stopping | view::EventKind::Lost
-                );
+                ended = !goes_on || event.event.ends_stream();
                 if !take(event) {
                     return Ok(());
                 }
@@ -171,20 +201,29 @@ impl Client {
         target: &str,
         body: Bytes,
     ) -> Result<T, ClientError> {
-        let answer = async {
-            let response = self.request(method, target, body).await?;
-            let (parts, body) = response.into_parts();
-            let body = self.body(body).await?;
-            if parts.status != StatusCode::OK {
-                return Err(refusal(parts.status, &body));
-            }
-            serde_json::from_slice(&body).map_err(|error| {
-                ClientError::Refused(format!(
-                    "balancerd and balancer-ctl are of different versions: {error}"
-                ))
-            })
-        };
+        let answer = self.exchange(method, target, body, usize::MAX);
         self.in_time(answer).await?
+    }
+
+    /// Sends a request and reads its answer of at most `limit` bytes, however long that takes.
+    async fn exchange<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        target: &str,
+        body: Bytes,
+        limit: usize,
+    ) -> Result<T, ClientError> {
+        let response = self.request(method, target, body).await?;
+        let (parts, body) = response.into_parts();
+        let body = self.body(body, limit).await?;
+        if parts.status != StatusCode::OK {
+            return Err(refusal(parts.status, &body));
+        }
+        serde_json::from_slice(&body).map_err(|error| {
+            ClientError::Refused(format!(
+                "balancerd and balancer-ctl are of different versions: {error}"
+            ))
+        })
     }
 
     async fn request(
@@ -213,11 +252,16 @@ impl Client {
             .map_err(|error| self.unreachable(error.to_string()))
     }
 
-    async fn body(&self, body: Incoming) -> Result<Bytes, ClientError> {
-        let body = body.collect().await;
-        Ok(body
-            .map_err(|error| self.unreachable(error.to_string()))?
-            .to_bytes())
+    async fn body(&self, body: Incoming, limit: usize) -> Result<Bytes, ClientError> {
+        let body = Limited::new(body, limit).collect().await;
+        let body = body.map_err(|error| {
+            self.unreachable(if error.is::<LengthLimitError>() {
+                format!("its answer is larger than {} MiB", limit >> 20)
+            } else {
+                error.to_string()
+            })
+        })?;
+        Ok(body.to_bytes())
     }
 
     fn unreachable(&self, reason: impl Into<String>) -> ClientError {
@@ -241,6 +285,34 @@ fn reason(error: &io::Error) -> String {
             "start it, or name its socket with --socket or --instance".to_owned()
         }
         io::ErrorKind::PermissionDenied => "only root may use its socket".to_owned(),
+        // The queue of its socket is full.
+        io::ErrorKind::WouldBlock => "it is there, and accepts nobody at present".to_owned(),
         _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_keeps_a_client_from_the_daemon_is_said() {
+        for (kind, said) in [
+            (
+                io::ErrorKind::NotFound,
+                "start it, or name its socket with --socket or --instance",
+            ),
+            (
+                io::ErrorKind::PermissionDenied,
+                "only root may use its socket",
+            ),
+            (
+                io::ErrorKind::WouldBlock,
+                "it is there, and accepts nobody at present",
+            ),
+            (io::ErrorKind::TimedOut, "timed out"),
+        ] {
+            assert_eq!(reason(&kind.into()), said);
+        }
     }
 }

@@ -1,11 +1,27 @@
-//! `GET /v1/connections`.
+//! `GET` and `DELETE /v1/connections`.
 
 use std::{fmt::Write as _, net::SocketAddr};
 
-use axum::response::Response;
+use axum::{extract::State, response::IntoResponse as _};
+use balancer_common::tcp;
+use serde::Deserialize;
 
-use super::lists::{self, Form};
-use crate::{control::daemon::ListReport, model::view};
+use super::{
+    answer::Json,
+    daemon_handle::DaemonHandle,
+    lists::{self, Form},
+    request::{Answer, Parameters, limit, or_default, parsed},
+};
+use crate::{
+    control::daemon::Message,
+    model::{
+        address::{RealRef, ServiceRef},
+        connections::ConnectionFilter,
+        enumeration::listed,
+        error::ApiError,
+        view,
+    },
+};
 
 /// The form of [`view::Connections`].
 const FORM: Form<view::Connection> = Form {
@@ -14,9 +30,120 @@ const FORM: Form<view::Connection> = Form {
     end: |more| if more { ",\"more\":true}" } else { "}" },
 };
 
-/// Answers with the connections of a report.
-pub fn answer(report: ListReport<view::Connection>) -> Response {
-    lists::answer(report, FORM)
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListQuery {
+    client: Option<String>,
+    service: Option<String>,
+    real: Option<String>,
+    state: Option<String>,
+    #[serde(default, deserialize_with = "limit")]
+    limit: Option<usize>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CloseQuery {
+    client: Option<String>,
+    service: Option<String>,
+    real: Option<String>,
+    state: Option<String>,
+    #[serde(default, deserialize_with = "limit")]
+    limit: Option<usize>,
+    /// Whether all are meant where nothing else says which.
+    #[serde(default)]
+    all: bool,
+}
+
+impl ListQuery {
+    /// The service, and the filter without it; the limit is that of the query.
+    fn parsed(self) -> Result<(Option<ServiceRef>, ConnectionFilter), ApiError> {
+        let real = self.real.map(|text| parsed::<RealRef>(&text)).transpose()?;
+        let filter = ConnectionFilter {
+            client: self.client.map(|text| parsed(&text)).transpose()?,
+            service: None,
+            real: real.map(|real| (real.address, real.port)),
+            state: self.state.map(|name| state(&name)).transpose()?,
+            limit: self.limit,
+        };
+        let service = self.service.map(|text| parsed(&text)).transpose()?;
+        Ok((service, filter))
+    }
+}
+
+impl CloseQuery {
+    fn parsed(self) -> Result<(Option<ServiceRef>, ConnectionFilter), ApiError> {
+        let Self {
+            client,
+            service,
+            real,
+            state,
+            limit,
+            all,
+        } = self;
+        // All that match are closed unless the request says how many.
+        let limit = limit.filter(|limit| *limit != 0);
+        let is_filtered = limit.is_some()
+            || [&client, &service, &real, &state]
+                .iter()
+                .any(|filter| filter.is_some());
+        match (is_filtered, all) {
+            (false, false) => {
+                return Err(ApiError::invalid(
+                    "say which connections to close: client, service, real, state or limit, or all=true for all",
+                ));
+            }
+            (true, true) => {
+                return Err(ApiError::invalid(
+                    "all=true means all connections: leave it out, or the filters",
+                ));
+            }
+            _ => {}
+        }
+        let query = ListQuery {
+            client,
+            service,
+            real,
+            state,
+            limit,
+        };
+        query.parsed()
+    }
+}
+
+fn state(name: &str) -> Result<tcp::State, ApiError> {
+    tcp::State::ALL
+        .into_iter()
+        .find(|state| state.name() == name)
+        .ok_or_else(|| {
+            let names = tcp::State::ALL.map(tcp::State::name);
+            ApiError::invalid(format!(
+                "state `{name}` is not known: expected {}",
+                listed(&names)
+            ))
+        })
+}
+
+/// Lists connections.
+pub async fn list(State(daemon): State<DaemonHandle>, query: Parameters<ListQuery>) -> Answer {
+    let (service, mut filter) = query.0?.parsed()?;
+    filter.limit = or_default(filter.limit);
+    let report = daemon
+        .ask(|reply| Message::Connections(service, filter, reply))
+        .await?;
+    Ok(lists::answer(report, FORM))
+}
+
+/// Closes connections.
+pub async fn close(State(daemon): State<DaemonHandle>, query: Parameters<CloseQuery>) -> Answer {
+    let (service, filter) = query.0?.parsed()?;
+    let report = daemon
+        .ask(|reply| Message::CloseConnections(service, filter, reply))
+        .await?;
+    let closed = tokio::task::spawn_blocking(move || report.finished())
+        .await
+        .map_err(|error| ApiError::failed(format!("connections cannot be closed: {error}")))??;
+    Ok(Json(closed).into_response())
 }
 
 /// Writes a connection as serde would.
@@ -88,6 +215,7 @@ mod tests {
         *,
     };
     use crate::{
+        control::daemon::ListReport,
         dataplane::{Connection, Listing},
         model::{Protocol, ServiceKey},
     };

@@ -1,10 +1,13 @@
 //! How the API's tasks reach the daemon.
 
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    control::daemon::{Message, Reply},
-    model::{error::ApiError, view},
+    control::{
+        daemon::{Message, Reply},
+        event_log::EventLog,
+    },
+    model::error::ApiError,
 };
 
 /// The daemon as the API's tasks see it: they send it messages and subscribe to its events.
@@ -13,7 +16,7 @@ pub struct DaemonHandle {
     /// Messages to the daemon.
     pub messages: mpsc::Sender<Message>,
     /// Events from the daemon.
-    pub events: broadcast::Sender<view::EventRecord>,
+    pub events: EventLog,
 }
 
 impl DaemonHandle {

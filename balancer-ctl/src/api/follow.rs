@@ -1,35 +1,92 @@
 //! The stream of events.
 
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+    vec,
+};
 
 use axum::{
     extract::State,
     response::{
-        IntoResponse as _, Response, Sse,
+        IntoResponse as _, Sse,
         sse::{self, KeepAlive},
     },
 };
 use futures_util::{Stream, stream};
+use serde::Deserialize;
 use tokio::sync::broadcast;
 
-use super::daemon_handle::DaemonHandle;
-use crate::{model::view, os::clock};
+use super::{
+    answer::json_text,
+    daemon_handle::DaemonHandle,
+    request::{Answer, Parameters},
+};
+use crate::{
+    model::{error::ApiError, since::Since, view},
+    os::clock,
+};
 
-/// Answers with a stream of the events that happen from now on.
-pub async fn events(State(daemon): State<DaemonHandle>) -> Response {
-    let stream = followed(daemon.events.subscribe());
-    Sse::new(stream)
-        .keep_alive(KeepAlive::new().interval(Duration::from_secs(15)))
-        .into_response()
+/// The query of a reader.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventsQuery {
+    since: Option<String>,
+    follow: Option<bool>,
 }
 
-/// The events, until the daemon stops or the reader was so slow that some were lost.
-fn followed(
-    receiver: broadcast::Receiver<view::EventRecord>,
-) -> impl Stream<Item = Result<sse::Event, axum::Error>> {
-    stream::unfold(Some(receiver), async |receiver| {
-        let mut receiver = receiver?;
-        let event = match receiver.recv().await {
+/// Answers with a stream of the events since a time, if one is named, and of those that happen from now on.
+pub async fn events(State(daemon): State<DaemonHandle>, query: Parameters<EventsQuery>) -> Answer {
+    let EventsQuery { since, follow } = query.0?;
+    let since = since
+        .map(|text| text.parse::<Since>())
+        .transpose()
+        .map_err(ApiError::invalid)?;
+    let (past, receiver) = match (since, follow) {
+        (None, Some(false)) => {
+            return Err(ApiError::invalid(
+                "follow=false needs since: say from when on events are wanted, as in since=10m",
+            )
+            .into());
+        }
+        (None, _) => (Vec::new(), Some(daemon.events.follow())),
+        (Some(since), follow) => {
+            let (past, receiver) = daemon.events.since(since.time(SystemTime::now()));
+            (past, (follow != Some(false)).then_some(receiver))
+        }
+    };
+    let told = Told {
+        past: past.into_iter(),
+        receiver,
+    };
+    Ok(Sse::new(told.stream())
+        .keep_alive(KeepAlive::new().interval(Duration::from_secs(15)))
+        .into_response())
+}
+
+/// What one reader is still to be told.
+struct Told {
+    past: vec::IntoIter<Arc<view::EventRecord>>,
+    /// What happens from now on; `None` = no more than the past.
+    receiver: Option<broadcast::Receiver<view::EventRecord>>,
+}
+
+impl Told {
+    /// The events, until the daemon stops or the reader was so slow that some were lost.
+    fn stream(self) -> impl Stream<Item = Result<sse::Event, axum::Error>> {
+        stream::unfold(self, async |mut told| {
+            let event = told.next().await?;
+            let json = json_text(&*event).map_err(axum::Error::new);
+            let sent = json.map(|json| sse::Event::default().event(event.event.name()).data(json));
+            Some((sent, told))
+        })
+    }
+
+    async fn next(&mut self) -> Option<Arc<view::EventRecord>> {
+        if let Some(event) = self.past.next() {
+            return Some(event);
+        }
+        let event = match self.receiver.as_mut()?.recv().await {
             Ok(event) => event,
             Err(broadcast::error::RecvError::Closed) => return None,
             Err(broadcast::error::RecvError::Lagged(lost)) => view::EventRecord {
@@ -37,16 +94,13 @@ fn followed(
                 event: view::EventKind::Lost,
                 service: None,
                 real: None,
+                peer: None,
                 message: format!("{lost} events were lost because they were read too slowly"),
             },
         };
-        let ends = matches!(
-            event.event,
-            view::EventKind::Lost | view::EventKind::Stopping
-        );
-        let sent = sse::Event::default()
-            .event(event.event.name())
-            .json_data(&event);
-        Some((sent, (!ends).then_some(receiver)))
-    })
+        if event.event.ends_stream() {
+            self.receiver = None;
+        }
+        Some(Arc::new(event))
+    }
 }

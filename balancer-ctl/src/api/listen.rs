@@ -1,24 +1,36 @@
 //! The control socket, and the lock that prevents a second daemon.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
+    fs::{self, File, TryLockError},
     io::{self, Read as _, Write as _},
-    os::unix::{
-        fs::{DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _},
-        net::{UnixListener, UnixStream},
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::{FileTypeExt as _, MetadataExt as _},
+            net::{UnixListener, UnixStream},
+        },
     },
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, bail};
+use nix::sys::stat::{Mode, fchmod};
+use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::os::paths::Instance;
+use crate::os::{lock_file, new_directories::NewDirectories, paths::Instance};
 
-/// Makes sure that one daemon runs per instance: a file lock, which the kernel releases however the daemon ends.
+/// Clients that may wait until they are accepted.
+const BACKLOG: i32 = 128;
+
+/// Makes sure that one daemon runs per instance: a file lock, which the kernel releases however the daemon ends. The file is removed
+/// when this is dropped.
 #[derive(Debug)]
 pub struct Lock {
     /// The lock lasts as long as the file is open.
-    _file: File,
+    file: File,
+    path: PathBuf,
+    /// Removed after the file.
+    _directories: NewDirectories,
 }
 
 impl Lock {
@@ -28,21 +40,35 @@ impl Lock {
     /// Another daemon holds it, or its directory cannot be made.
     pub fn take(instance: &Instance) -> anyhow::Result<Self> {
         let path = instance.lock();
-        make_directory(&instance.directory())?;
-        let mut options = OpenOptions::new();
-        let mut file = options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .with_context(|| format!("cannot open {}", path.display()))?;
-        // Anyone who can open the file can take the lock, and an earlier version let everybody open it.
-        file.set_permissions(Permissions::from_mode(0o600))
-            .with_context(|| format!("cannot change the mode of {}", path.display()))?;
+        let (directories, file) = loop {
+            let directories = NewDirectories::make(&instance.directory())?;
+            // The daemon that held the lock may have removed the directory, or the file, meanwhile.
+            if let Some(file) = Self::lock_file(&path)?
+                && is_at(&file, &path)
+            {
+                break (directories, file);
+            }
+        };
+        let mut lock = Self {
+            file,
+            path,
+            _directories: directories,
+        };
+        let written = lock.file.set_len(0);
+        written
+            .and_then(|()| writeln!(lock.file, "{}", std::process::id()))
+            .with_context(|| format!("cannot write the lock file {}", lock.path.display()))?;
+        Ok(lock)
+    }
+
+    /// Opens and locks the file; `None` if its directory is gone.
+    fn lock_file(path: &Path) -> anyhow::Result<Option<File>> {
+        let mut file = match lock_file::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file.with_context(|| format!("cannot open {}", path.display()))?,
+        };
         match file.try_lock() {
-            Ok(()) => {}
+            Ok(()) => Ok(Some(file)),
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
                 // The process id only helps the reader: the refusal does not need it.
@@ -53,47 +79,61 @@ impl Lock {
                 );
             }
             Err(TryLockError::Error(error)) => {
-                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+                Err(error).with_context(|| format!("cannot lock {}", path.display()))
             }
         }
-        file.set_len(0)
-            .and_then(|()| writeln!(file, "{}", std::process::id()))
-            .context("cannot write the lock file")?;
-        Ok(Self { _file: file })
     }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // While it is locked: nobody else holds it. One that stays is locked again at the next start.
+        if is_at(&self.file, &self.path) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Whether a path is that of an open file.
+fn is_at(file: &File, path: &Path) -> bool {
+    let (Ok(file), Ok(there)) = (file.metadata(), fs::symlink_metadata(path)) else {
+        return false;
+    };
+    (file.dev(), file.ino()) == (there.dev(), there.ino())
 }
 
 /// The file of a bound control socket; it is removed when this is dropped.
 #[derive(Debug)]
 pub struct ControlSocket {
     path: PathBuf,
+    /// Removed after the socket.
+    _directories: NewDirectories,
 }
 
 impl ControlSocket {
-    /// Binds the socket with mode 0600. Replaces a socket that no daemon listens on.
+    /// Binds the socket, whose file never has another mode than 0600, or less where the umask says so. Replaces a socket that no
+    /// daemon listens on.
     ///
     /// # Errors
     /// Another daemon answers there, or the file there is no socket.
     pub fn bind(path: &Path) -> anyhow::Result<(UnixListener, Self)> {
-        if let Some(directory) = path
+        let directory = path
             .parent()
-            .filter(|directory| !directory.as_os_str().is_empty())
-        {
-            make_directory(directory)?;
-        }
+            .filter(|directory| !directory.as_os_str().is_empty());
+        let directories = directory.map(NewDirectories::make).transpose()?;
         remove_stale(path)?;
-        // It is bound under another name, and renamed once its mode is set: nobody can connect before.
+        // It is bound under another name, and renamed once it listens: nobody takes it for a stale one before.
         let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
         let context = || format!("cannot bind the control socket {}", path.display());
-        let listener = UnixListener::bind(&temporary).with_context(context)?;
-        fs::set_permissions(&temporary, Permissions::from_mode(0o600))
-            .and_then(|()| fs::rename(&temporary, path))
+        let listener = listen(&temporary)
+            .and_then(|listener| fs::rename(&temporary, path).map(|()| listener))
+            .inspect_err(|_| drop(fs::remove_file(&temporary)))
             .with_context(context)?;
-        listener.set_nonblocking(true).with_context(context)?;
         Ok((
             listener,
             Self {
                 path: path.to_owned(),
+                _directories: directories.unwrap_or_default(),
             },
         ))
     }
@@ -106,12 +146,15 @@ impl Drop for ControlSocket {
     }
 }
 
-fn make_directory(path: &Path) -> anyhow::Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(path)
-        .with_context(|| format!("cannot make the directory {}", path.display()))
+/// Listens on a new socket at this path, without blocking. The socket has its mode before it has its path: Linux gives the file the mode of the socket,
+/// less the umask.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(OwnedFd::from(socket).into())
 }
 
 fn remove_stale(path: &Path) -> anyhow::Result<()> {
@@ -139,6 +182,8 @@ fn remove_stale(path: &Path) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -158,10 +203,39 @@ mod tests {
             )
         );
         drop(socket);
+        assert!(!directory.path().join("new").exists());
+    }
+
+    #[test]
+    fn a_lock_file_of_another_daemon_is_not_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        let file = Lock::lock_file(&path).unwrap().unwrap();
+        let lock = Lock {
+            file,
+            path: path.clone(),
+            _directories: NewDirectories::default(),
+        };
+        // Somebody removes it, and another daemon makes one of its own.
+        fs::remove_file(&path).unwrap();
+        let other = Lock::lock_file(&path).unwrap().unwrap();
+        drop(lock);
+        assert!(is_at(&other, &path));
+        // A folder that has gone is no error: it is made again.
+        let gone = directory.path().join("gone/lock");
+        assert!(Lock::lock_file(&gone).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_socket_that_cannot_be_bound_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        // Longer than the address of a socket may be.
+        let path = directory.path().join("new").join("x".repeat(120));
         assert_eq!(
-            fs::read_dir(directory.path().join("new")).unwrap().count(),
-            0
+            ControlSocket::bind(&path).unwrap_err().to_string(),
+            format!("cannot bind the control socket {}", path.display())
         );
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
     #[test]

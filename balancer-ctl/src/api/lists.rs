@@ -103,5 +103,6 @@ pub fn write<T: 'static>(
     };
     text.push_str(if is_first { "]" } else { "\n]" });
     text.push_str((form.end)(more));
+    text.push('\n');
     send(text.into_bytes())
 }

@@ -4,6 +4,7 @@ use axum::{extract::State, response::IntoResponse as _};
 use serde::Deserialize;
 
 use super::{
+    answer::{Json, json_text},
     daemon_handle::DaemonHandle,
     lists::{self, Form},
     request::{Answer, Parameters, invalid, limit, or_default, parsed},
@@ -28,7 +29,7 @@ const FORM: Form<view::PersistenceEntry> = Form {
 
 fn write_item(text: &mut String, entry: &view::PersistenceEntry) {
     // Strings and numbers can always be written.
-    text.push_str(&serde_json::to_string(entry).unwrap_or_default());
+    text.push_str(&json_text(entry).unwrap_or_default());
 }
 
 #[derive(Deserialize)]
@@ -121,7 +122,7 @@ pub async fn delete(State(daemon): State<DaemonHandle>, query: Parameters<Delete
     let deleted = tokio::task::spawn_blocking(move || report.finished())
         .await
         .map_err(|error| ApiError::failed(format!("clients cannot be forgotten: {error}")))??;
-    Ok(axum::Json(deleted).into_response())
+    Ok(Json(deleted).into_response())
 }
 
 #[cfg(test)]

@@ -5,8 +5,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::ErrorBody;
-use crate::model::error::{ApiError, ApiErrorKind};
+use super::{ErrorBody, answer::Json};
+use crate::{
+    model::error::{ApiError, ApiErrorKind},
+    os::printable::printable_lines,
+};
 
 /// A refused request: status and sentence of the HTTP answer.
 #[derive(Debug)]
@@ -34,8 +37,8 @@ impl IntoResponse for Refused {
 pub fn refuse(status: StatusCode, sentence: impl Into<String>) -> Response {
     (
         status,
-        axum::Json(ErrorBody {
-            error: sentence.into(),
+        Json(ErrorBody {
+            error: printable_lines(&sentence.into()),
         }),
     )
         .into_response()

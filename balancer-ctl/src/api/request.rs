@@ -1,18 +1,21 @@
-//! What requests carry: names, queries and bodies; each comes with the sentence about what is wrong with it.
+//! What requests carry: names, queries and bodies; each comes with the sentence about what is wrong with it. What is answered to a change.
 
 use std::convert::Infallible;
 
 use axum::{
     extract::{Path, Query},
-    response::Response,
+    response::{IntoResponse as _, Response},
 };
 use serde::{
     Deserialize as _, Deserializer,
     de::{DeserializeOwned, Error as _},
 };
 
-use super::refusal::Refused;
-use crate::model::{address, error::ApiError};
+use super::{ChangeResult, answer::Json, refusal::Refused};
+use crate::{
+    control::{daemon::Scope, load::check_problem},
+    model::{address, error::ApiError, service::ServiceSettings},
+};
 
 /// How many items are listed if the request names no limit.
 const DEFAULT_LIMIT: usize = 1000;
@@ -57,6 +60,30 @@ pub fn parsed<T: std::str::FromStr<Err = address::AddressError>>(
 #[expect(clippy::needless_pass_by_value, reason = "it is passed to `map_err`")]
 pub fn invalid(error: address::AddressError) -> ApiError {
     ApiError::invalid(error.to_string())
+}
+
+/// Whether a change outlives the next load of the file, given the request's `runtime`.
+pub const fn scope(runtime: bool) -> Scope {
+    if runtime { Scope::Runtime } else { Scope::File }
+}
+
+/// Refuses settings whose checks name files or programs that are missing or bad. This is done here because a slow disk would
+/// delay the daemon.
+///
+/// # Errors
+/// They do; the sentence names the file.
+pub async fn check_files(settings: ServiceSettings) -> Result<ServiceSettings, ApiError> {
+    if settings.checks.as_ref().is_none_or(Vec::is_empty) {
+        return Ok(settings);
+    }
+    let checked = tokio::task::spawn_blocking(move || {
+        let checks = settings.checks.iter().flatten();
+        let problem = checks.filter_map(check_problem).next();
+        problem.map_or(Ok(settings), |sentence| Err(ApiError::invalid(sentence)))
+    });
+    checked
+        .await
+        .map_err(|error| ApiError::failed(format!("cannot look at files: {error}")))?
 }
 
 /// Reads the body of a request.
@@ -117,4 +144,14 @@ impl<T: DeserializeOwned, S: Send + Sync> axum::extract::FromRequestParts<S> for
             ))),
         }))
     }
+}
+
+/// The answer to a change that was made, with what there is to say of it.
+#[expect(clippy::unnecessary_wraps, reason = "handlers return it")]
+pub fn done(notes: Vec<String>) -> Answer {
+    let result = ChangeResult {
+        notes,
+        ..ChangeResult::default()
+    };
+    Ok(Json(result).into_response())
 }

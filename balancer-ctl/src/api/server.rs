@@ -5,42 +5,34 @@ use std::time::Duration;
 use axum::{
     Router,
     body::Bytes,
-    extract::State,
+    extract::{DefaultBodyLimit, State},
     http::StatusCode,
     middleware::from_fn,
     response::IntoResponse,
     routing::{get, post},
 };
-use balancer_common::tcp;
 use serde::Deserialize;
 
 use super::{
     EditReal, EditService, NewReal, NewService,
     accept::bounded,
+    answer::Json,
     connections,
     daemon_handle::DaemonHandle,
     follow::events,
-    persistence,
+    nodes, persistence,
     refusal::{Refused, refuse},
-    request::{Answer, Parameters, Segments, invalid, json, limit, or_default, parsed},
+    replace,
+    request::{Answer, Parameters, Segments, check_files, done, invalid, json, parsed, scope},
 };
 use crate::{
     control::{
         daemon::{self, ConnectionPolicy, Message, Scope},
-        load::check_problem,
         report,
     },
     model::{
         ServiceKey,
-        address::{self, RealRef, ServiceRef, service_address},
-        connections::ConnectionFilter,
-        error::ApiError,
-        peers::node_address,
-        service::ServiceSettings,
-    },
-    peer::{
-        Removal,
-        message::{ReplyBody, RequestBody},
+        address::{self, ServiceRef, service_address},
     },
 };
 
@@ -54,7 +46,10 @@ pub fn router(daemon: DaemonHandle) -> Router {
         .route("/readyz", get(ready))
         .route("/v1/status", get(status))
         .route("/v1/health", get(health))
-        .route("/v1/connections", get(list_connections))
+        .route(
+            "/v1/connections",
+            get(connections::list).delete(connections::close),
+        )
         .route("/v1/trace", get(trace))
         .route(
             "/v1/persistence",
@@ -62,20 +57,26 @@ pub fn router(daemon: DaemonHandle) -> Router {
         )
         .route("/v1/events", get(events))
         .route("/v1/reload", post(reload))
-        .route("/v1/failover", post(failover))
+        .route("/v1/failover", post(nodes::failover))
         .route(
             "/v1/node/maintenance",
-            post(node_maintenance).delete(node_ready),
+            post(nodes::node_maintenance).delete(nodes::node_ready),
         )
-        .route("/v1/node/key", post(node_key))
-        .route("/v1/node/join", post(node_join))
-        .route("/v1/nodes/{name}", axum::routing::delete(node_remove))
-        .route("/v1/diff", get(diff))
-        .route("/v1/push", post(push))
+        .route("/v1/node/key", post(nodes::node_key))
+        .route("/v1/node/join", post(nodes::node_join))
+        .route(
+            "/v1/nodes/{name}",
+            axum::routing::delete(nodes::node_remove),
+        )
+        .route("/v1/diff", get(nodes::diff))
+        .route("/v1/push", post(nodes::push))
         .route("/v1/zero", post(zero))
         .route(
             "/v1/services",
-            get(services).post(add_service).delete(clear),
+            get(services)
+                .post(add_service)
+                .put(replace::replace)
+                .delete(clear),
         )
         .route(
             "/v1/services/{service}",
@@ -95,6 +96,8 @@ pub fn router(daemon: DaemonHandle) -> Router {
             )
         })
         .layer(from_fn(bounded))
+        // `bounded` limits bodies.
+        .layer(DefaultBodyLimit::disable())
         .with_state(daemon)
 }
 
@@ -110,26 +113,6 @@ struct ServicesQuery {
 #[serde(deny_unknown_fields)]
 struct HealthQuery {
     service: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FailoverQuery {
-    to: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NodeQuery {
-    node: Option<String>,
-}
-
-/// The body of a request to join.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Join {
-    key: String,
-    address: String,
 }
 
 /// The query of a change.
@@ -148,21 +131,6 @@ struct DelRealQuery {
     runtime: bool,
     #[serde(default)]
     purge: bool,
-}
-
-const fn scope(runtime: bool) -> Scope {
-    if runtime { Scope::Runtime } else { Scope::File }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ConnectionsQuery {
-    client: Option<String>,
-    service: Option<String>,
-    real: Option<String>,
-    state: Option<String>,
-    #[serde(default, deserialize_with = "limit")]
-    limit: Option<usize>,
 }
 
 async fn services(State(daemon): State<DaemonHandle>, query: Parameters<ServicesQuery>) -> Answer {
@@ -184,7 +152,7 @@ async fn listed(daemon: &DaemonHandle, service: Option<ServiceRef>, rate: bool) 
         .ask(|reply| Message::Services(service.clone(), reply))
         .await?;
     if !rate {
-        return Ok(axum::Json(first).into_response());
+        return Ok(Json(first).into_response());
     }
     let began = tokio::time::Instant::now();
     tokio::time::sleep(RATE_INTERVAL).await;
@@ -193,17 +161,17 @@ async fn listed(daemon: &DaemonHandle, service: Option<ServiceRef>, rate: bool) 
         .await?;
     let milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     report::add_rates(&first, &mut second, milliseconds);
-    Ok(axum::Json(second).into_response())
+    Ok(Json(second).into_response())
 }
 
 async fn status(State(daemon): State<DaemonHandle>) -> Answer {
-    Ok(axum::Json(daemon.ask(Message::Status).await?).into_response())
+    Ok(Json(daemon.ask(Message::Status).await?).into_response())
 }
 
 async fn health(State(daemon): State<DaemonHandle>, query: Parameters<HealthQuery>) -> Answer {
     let service = query.0?.service.map(|text| parsed(&text)).transpose()?;
     let health = daemon.ask(|reply| Message::Health(service, reply)).await?;
-    Ok(axum::Json(health.finished().await?).into_response())
+    Ok(Json(health.finished().await?).into_response())
 }
 
 async fn ready(State(daemon): State<DaemonHandle>) -> Answer {
@@ -212,35 +180,6 @@ async fn ready(State(daemon): State<DaemonHandle>) -> Answer {
         .await
         .map_err(|refusal| Refused(StatusCode::SERVICE_UNAVAILABLE, refusal.sentence))?;
     Ok("ok\n".into_response())
-}
-
-async fn list_connections(
-    State(daemon): State<DaemonHandle>,
-    query: Parameters<ConnectionsQuery>,
-) -> Answer {
-    let ConnectionsQuery {
-        client,
-        service,
-        real,
-        state,
-        limit,
-    } = query.0?;
-    let host = |text: Option<String>| {
-        let host = text.map(|text| parsed::<RealRef>(&text)).transpose()?;
-        Ok::<_, ApiError>(host.map(|host| (host.address, host.port)))
-    };
-    let filter = ConnectionFilter {
-        client: host(client)?,
-        service: None,
-        real: host(real)?,
-        state: state.map(|name| connection_state(&name)).transpose()?,
-        limit: or_default(limit),
-    };
-    let service = service.map(|text| parsed(&text)).transpose()?;
-    let report = daemon
-        .ask(|reply| Message::Connections(service, filter, reply))
-        .await?;
-    Ok(connections::answer(report))
 }
 
 #[derive(Deserialize)]
@@ -258,20 +197,7 @@ async fn trace(State(daemon): State<DaemonHandle>, query: Parameters<TraceQuery>
     let answer = daemon
         .ask(|reply| Message::Trace(service, client, reply))
         .await?;
-    Ok(axum::Json(answer).into_response())
-}
-
-fn connection_state(name: &str) -> Result<tcp::State, ApiError> {
-    tcp::State::ALL
-        .into_iter()
-        .find(|state| state.name() == name)
-        .ok_or_else(|| {
-            let names = tcp::State::ALL.map(tcp::State::name);
-            ApiError::invalid(format!(
-                "state `{name}` is not known: expected {}",
-                crate::model::enumeration::listed(&names)
-            ))
-        })
+    Ok(Json(answer).into_response())
 }
 
 async fn add_service(
@@ -373,22 +299,6 @@ async fn del_real(
     send(&daemon, request, scope(runtime)).await
 }
 
-/// Refuses settings whose checks name files or programs that are missing or bad. This is done here because a slow disk would
-/// delay the daemon.
-async fn check_files(settings: ServiceSettings) -> Result<ServiceSettings, ApiError> {
-    if settings.checks.as_ref().is_none_or(Vec::is_empty) {
-        return Ok(settings);
-    }
-    let checked = tokio::task::spawn_blocking(move || {
-        let checks = settings.checks.iter().flatten();
-        let problem = checks.filter_map(check_problem).next();
-        problem.map_or(Ok(settings), |sentence| Err(ApiError::invalid(sentence)))
-    });
-    checked
-        .await
-        .map_err(|error| ApiError::failed(format!("cannot look at files: {error}")))?
-}
-
 async fn changed(
     daemon: &DaemonHandle,
     request: daemon::Request,
@@ -398,97 +308,14 @@ async fn changed(
 }
 
 async fn send(daemon: &DaemonHandle, request: daemon::Request, scope: Scope) -> Answer {
-    let notes = daemon
+    let result = daemon
         .ask(|reply| Message::Change(vec![request], scope, reply))
         .await?;
-    done(notes)
+    Ok(Json(result).into_response())
 }
 
 async fn reload(State(daemon): State<DaemonHandle>) -> Answer {
-    daemon.ask(Message::Reload).await?;
-    done(Vec::new())
-}
-
-/// Answers when another node has taken over, or none has.
-async fn failover(State(daemon): State<DaemonHandle>, query: Parameters<FailoverQuery>) -> Answer {
-    if let Some(node) = query.0?.to {
-        let ask = |reply| Message::AskNode(Some(node), RequestBody::Succeed, reply);
-        let (_, ready) = daemon.ask(ask).await?;
-        ready.finished().await?;
-    }
-    let leaving = daemon.ask(Message::GiveUp).await?;
-    done(leaving.finished().await?)
-}
-
-async fn node_key(State(daemon): State<DaemonHandle>) -> Answer {
-    Ok(axum::Json(daemon.ask(Message::NodeKey).await?).into_response())
-}
-
-/// Answers when this node has joined.
-async fn node_join(State(daemon): State<DaemonHandle>, body: Bytes) -> Answer {
-    let Join { key, address } = json(&body)?;
-    let address = node_address(&address)
-        .map_err(|sentence| ApiError::invalid(format!("`{address}` {sentence}")))?;
-    let joining = daemon
-        .ask(|reply| Message::NodeJoin(key.clone(), address, reply))
-        .await?;
-    let nodes = joining.finished().await?;
-    daemon.ask(|reply| Message::KeepNodeKey(key, reply)).await?;
-    let names: Vec<_> = nodes.into_iter().map(|node| node.name).collect();
-    done(vec![format!("the nodes are now {}", names.join(", "))])
-}
-
-async fn node_remove(State(daemon): State<DaemonHandle>, name: Segments<String>) -> Answer {
-    let name = name.0?;
-    let removing = daemon
-        .ask(|reply| Message::NodeRemove(name.clone(), reply))
-        .await?;
-    done(match removing.finished().await? {
-        Removal::Told => Vec::new(),
-        Removal::Unreached => vec![format!(
-            "{name} did not answer: it is not let in any more, and is told when it comes back"
-        )],
-    })
-}
-
-/// Answers with what another node's services have other than this node's.
-async fn diff(State(daemon): State<DaemonHandle>, query: Parameters<NodeQuery>) -> Answer {
-    let node = query.0?.node;
-    let ask = |reply| Message::AskNode(node, RequestBody::Services, reply);
-    let (name, services) = daemon.ask(ask).await?;
-    let ReplyBody::Services { text } = services.finished().await? else {
-        return Err(ApiError::failed(format!("node {name} did not tell its services")).into());
-    };
-    done(
-        daemon
-            .ask(|reply| Message::Differences(text, reply))
-            .await?,
-    )
-}
-
-/// Answers when another node has this node's services, or has refused them.
-async fn push(State(daemon): State<DaemonHandle>, query: Parameters<NodeQuery>) -> Answer {
-    let node = query.0?.node;
-    let (name, pushed) = daemon.ask(|reply| Message::Push(node, reply)).await?;
-    pushed
-        .finished()
-        .await
-        .map_err(|refusal| ApiError::failed(format!("node {name} refused: {refusal}")))?;
-    done(vec![format!("{name} has this node's services")])
-}
-
-async fn node_maintenance(State(daemon): State<DaemonHandle>) -> Answer {
-    daemon
-        .ask(|reply| Message::NodeMaintenance(true, reply))
-        .await?;
-    done(Vec::new())
-}
-
-async fn node_ready(State(daemon): State<DaemonHandle>) -> Answer {
-    daemon
-        .ask(|reply| Message::NodeMaintenance(false, reply))
-        .await?;
-    done(Vec::new())
+    done(daemon.ask(Message::Reload).await?)
 }
 
 async fn zero(State(daemon): State<DaemonHandle>) -> Answer {
@@ -502,9 +329,4 @@ async fn zero_service(State(daemon): State<DaemonHandle>, service: Segments<Stri
         .ask(|reply| Message::Zero(Some(service), reply))
         .await?;
     done(Vec::new())
-}
-
-#[expect(clippy::unnecessary_wraps, reason = "handlers return it")]
-fn done(notes: Vec<String>) -> Answer {
-    Ok(axum::Json(super::ChangeResult { notes }).into_response())
 }

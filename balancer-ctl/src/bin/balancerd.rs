@@ -2,19 +2,20 @@
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
-    path::{Path, PathBuf},
+    path::Path,
     process::ExitCode,
 };
 
 use anyhow::{Context as _, bail};
 use balancer_ctl::{
     api::listen::Lock,
+    cli::{self, balancerd::Arguments},
     config::{
         file,
         read::{DEFAULT_MAX_CONNECTIONS, DEFAULT_MAX_PERSISTENCE, DEFAULT_TIMEOUTS},
         validate::validate,
     },
-    control::load::{load, load_to_run},
+    control::load::{self, load_to_run},
     dataplane::{
         Dataplane,
         kernel::{self, KernelDataplane, OpenOptions, PacketLog},
@@ -26,65 +27,23 @@ use balancer_ctl::{
     },
     os::{
         heap,
-        paths::{DEFAULT_CONFIG, Instance},
+        paths::DEFAULT_CONFIG,
+        printable::{PrintableLog, printable_lines},
         program,
     },
     startup::{self, Source},
     vrrp::guard::process,
 };
-use clap::Parser;
 use tracing::{Level, level_filters::LevelFilter};
 use tracing_subscriber::{
     filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
 
-/// The load balancer's daemon: owns the packet program and the control socket.
-///
-/// Stopping or killing it never stops forwarding; `--detach` does. SIGHUP loads the configuration file again.
-#[derive(Debug, Parser)]
-#[command(
-    name = "balancerd",
-    version,
-    max_term_width = 100,
-    after_help = "Example:\n  balancerd --config /etc/balancer/balancer.toml\n  balancerd --interface eth0 --interface eth1"
-)]
-struct Arguments {
-    /// The configuration file
-    #[arg(long, env = "BALANCER_CONFIG", value_name = "FILE", default_value = DEFAULT_CONFIG, hide_env_values = true)]
-    config: PathBuf,
-    /// Run without a configuration file, on this interface (may be repeated); no change outlives the daemon
-    #[arg(long, value_name = "NAME", conflicts_with = "check")]
-    interface: Vec<String>,
-    /// Which of several daemons on this host, each in its own network namespace
-    #[arg(long, value_name = "NAME")]
-    instance: Option<Instance>,
-    /// The control socket [default: /run/balancer/control.sock]
-    #[arg(
-        long,
-        env = "BALANCER_SOCKET",
-        value_name = "PATH",
-        hide_env_values = true
-    )]
-    socket: Option<PathBuf>,
-    /// Check the configuration file and whether this kernel (Linux 6.1 or newer) can run it, and exit: 0 good, 1 bad
-    #[arg(long, conflicts_with = "detach")]
-    check: bool,
-    /// Take the data plane down and exit: packets are no longer balanced
-    #[arg(long)]
-    detach: bool,
-    /// What the log shows: error, warn, info, debug, trace, off
-    #[arg(long, value_name = "LEVEL", default_value = "info")]
-    log: LevelFilter,
-    /// What the packet program logs; anything but off costs each packet
-    #[arg(long, value_name = "LEVEL", default_value = "off")]
-    packet_log: LevelFilter,
-}
-
 fn main() -> ExitCode {
     program::run_if_asked();
     process::run_if_asked();
     heap::share();
-    let arguments = Arguments::parse();
+    let arguments: Arguments = cli::parsed();
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -100,8 +59,12 @@ fn report(error: &anyhow::Error) {
         Some(file::FileError::Invalid { .. }) => error.to_string(),
         Some(file::FileError::Unreadable { .. }) | None => format!("error: {error:#}"),
     };
-    // With no one to read it, the status alone must do.
-    let _ = writeln!(io::stderr(), "{text}");
+    write_line(&text);
+}
+
+/// Writes to standard error. With no one to read it, the exit status alone must do.
+fn write_line(text: &str) {
+    let _ = writeln!(io::stderr(), "{}", printable_lines(text));
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
@@ -149,15 +112,20 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         &instance.state_directory(),
         source,
         &socket,
-        identity::addresses,
+        identity::interfaces,
     )
 }
 
 /// Says all that is wrong with the file, and whether this kernel is too old.
 fn check(config: &Path, host: &str) -> anyhow::Result<()> {
     let age = kernel_version::check();
-    match load(config, host) {
-        Ok(_) => age,
+    match load::check(config, host) {
+        Ok(file) => {
+            if let Some(warning) = file.distrust_warning() {
+                write_line(&format!("warning: {warning}"));
+            }
+            age
+        }
         Err(error) => {
             if let Err(age) = age {
                 report(&age);
@@ -177,7 +145,7 @@ fn start_log(arguments: &Arguments) {
         .with_target("balancer_ctl", level)
         .with_target("balancerd", level);
     let log = tracing_subscriber::fmt::layer()
-        .with_writer(io::stderr)
+        .with_writer(|| PrintableLog(io::stderr()))
         .with_target(false);
     let registry = tracing_subscriber::registry().with(targets);
     if std::env::var_os("JOURNAL_STREAM").is_some() {
@@ -227,7 +195,7 @@ fn source(arguments: &Arguments, host: String) -> anyhow::Result<Source> {
         bail!(problem.sentence);
     }
     tracing::info!("no configuration file, every change is forgotten when the daemon stops");
-    Ok(Source::Runtime(model))
+    Ok(Source::Runtime(Box::new(model)))
 }
 
 fn packet_log(level: LevelFilter) -> Option<PacketLog> {

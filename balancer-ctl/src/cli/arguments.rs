@@ -1,36 +1,56 @@
 //! The command line's syntax. Each command's help ends with an example.
 
 mod connections;
+mod nodes;
+mod service;
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum as _};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum as _};
 use clap_complete::Shell;
 
-pub use self::connections::{Client, Connections, Persistence};
-use super::{
-    CommandError,
-    planned::{PlannedCommand, PlannedRealOptions},
+pub use self::{
+    connections::{Connections, Persistence},
+    nodes::{Failover, JoinNode, MaintainNode, Node, OtherNode},
+    service::{RuntimeOption, ServiceArgument, ServiceOption},
 };
+use super::planned::{PlannedCommand, PlannedRealOptions};
 use crate::{
     model::{
-        Protocol, RealSettings, ServiceKey, ServiceSettings,
-        address::{self, RealRef, ServiceRef},
+        RealSettings, ServiceSettings,
+        address::{self, RealRef},
         enumeration::listed,
+        since::Since,
         toml_json,
     },
     os::paths::Instance,
 };
 
+/// Above the options that every command has.
+const GLOBAL: &str = "Global options";
+
+/// Marks arguments as required that a command refuses to be without, so that help and usage show them so. When the command line is
+/// read they are not, as the command's own refusal says more.
+pub fn with_required(tool: clap::Command) -> clap::Command {
+    tool.mut_subcommands(|command| match command.get_name() {
+        "add-service" | "del-service" => {
+            command.mut_arg("service", |argument| argument.required(true))
+        }
+        _ => command,
+    })
+}
+
 /// Sets up and shows the load balancer that `balancerd` runs.
 ///
-/// SERVICE is `[tcp/|udp/]ADDRESS:PORT` (IPv6 in brackets, port 0 for every port) or a service's name; left out, it
-/// is the only service there is. REAL is `ADDRESS[:PORT]`; without a port it has the service's.
+/// SERVICE is `[tcp/|udp/]ADDRESS:PORT` (IPv6 in brackets, port 0 for every port) or a service's name; where it may be
+/// left out, it is the only service there is. REAL is `ADDRESS[:PORT]`; without a port it has the service's.
 #[derive(Debug, Parser)]
 #[command(
     name = "balancer-ctl",
     version,
     max_term_width = 100,
+    disable_help_flag = true,
+    disable_version_flag = true,
     override_usage = "balancer-ctl [OPTIONS] <COMMAND>",
     after_help = "Example:\n  balancer-ctl add-service 192.168.1.35:80 -s rr\n  \
                   balancer-ctl add-real 192.168.0.2:80\n  balancer-ctl list\n\n\
@@ -43,15 +63,22 @@ pub struct Arguments {
         global = true,
         env = "BALANCER_SOCKET",
         value_name = "PATH",
-        hide_env_values = true
+        hide_env_values = true,
+        help_heading = GLOBAL
     )]
     pub socket: Option<PathBuf>,
     /// Which of several daemons on this host
-    #[arg(long, global = true, value_name = "NAME")]
+    #[arg(long, global = true, value_name = "NAME", help_heading = GLOBAL)]
     pub instance: Option<Instance>,
     /// Print one JSON document
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     pub json: bool,
+    /// Print help; --help prints more where there is more
+    #[arg(id = "help", short = 'h', long = "help", global = true, action = ArgAction::Help, help_heading = GLOBAL)]
+    _help: Option<bool>,
+    /// Print version
+    #[arg(id = "version", short = 'V', long = "version", action = ArgAction::Version, help_heading = GLOBAL)]
+    _version: Option<bool>,
     #[command(subcommand)]
     pub command: Option<Command>,
 }
@@ -70,7 +97,7 @@ pub enum Command {
         after_help = "Example:\n  balancer-ctl edit-service web --scheduler wrr --slow-start 30s"
     )]
     EditService(ChangeService),
-    /// Delete a virtual service; its connections go on until they end
+    /// Delete a virtual service, which must be named; its connections go on until they end
     #[command(after_help = "Example:\n  balancer-ctl del-service 192.168.1.35:80")]
     DelService(DelService),
     /// Add a real server to a virtual service
@@ -98,15 +125,20 @@ pub enum Command {
     /// Show services and real servers
     #[command(
         visible_alias = "ls",
-        after_help = "Example:\n  balancer-ctl list --stats"
+        after_help = "Example:\n  balancer-ctl list --stats\n  balancer-ctl list --problems"
     )]
     List(List),
     /// Show what the checks of real servers found
     #[command(after_help = "Example:\n  balancer-ctl health web --history")]
     Health(Health),
-    /// Show the connection table
+    /// Show the connection table, or close connections
+    ///
+    /// A closed connection is deleted from the table, and the next packet of its TCP client is answered with a reset. Where the
+    /// scheduler hashes (sh, dh, mh), which would open it again, it is listed no more but counted until that packet has come. Who only
+    /// receives hears nothing. A UDP client's next datagram goes where the scheduler says.
     #[command(
-        after_help = "Example:\n  balancer-ctl connections --service web --state established --limit 20"
+        after_help = "Example:\n  balancer-ctl connections --service web --state established --limit 20\n  \
+                      balancer-ctl connections --close --client 198.51.100.0/24"
     )]
     Connections(Connections),
     /// Show which real server a client would get, and why
@@ -121,7 +153,9 @@ pub enum Command {
     )]
     Persistence(Persistence),
     /// Show the whole node on one screen
-    #[command(after_help = "Example:\n  balancer-ctl status --check")]
+    #[command(
+        after_help = "Example:\n  balancer-ctl status --check\n  balancer-ctl status --problems"
+    )]
     Status(Status),
     /// Give this node's VIPs up, to another node that takes them
     ///
@@ -131,7 +165,7 @@ pub enum Command {
     /// Make nodes a pair, take one out, or keep this one from being Active
     #[command(
         subcommand,
-        after_help = "Example:\n  balancer-ctl node key\n  balancer-ctl node join bk1-...@192.168.9.1"
+        after_help = "Example:\n  balancer-ctl node key\n  balancer-ctl node join -@192.168.9.1"
     )]
     Node(Node),
     /// Show what another node's services have other than this node's
@@ -142,9 +176,11 @@ pub enum Command {
     Push(OtherNode),
     /// Follow changes of state as they happen
     ///
-    /// A line on standard error says from when on none is missed.
-    #[command(after_help = "Example:\n  balancer-ctl events --json")]
-    Events,
+    /// A line on standard error says from when on none is missed. With --json each event is a JSON document on a line of its own.
+    #[command(
+        after_help = "Example:\n  balancer-ctl events --json\n  balancer-ctl events --since 1h --no-follow"
+    )]
+    Events(Events),
     /// Check a configuration file without a daemon
     #[command(after_help = "Example:\n  balancer-ctl check /etc/balancer/balancer.toml")]
     Check(Check),
@@ -155,175 +191,40 @@ pub enum Command {
     #[command(after_help = "Example:\n  balancer-ctl zero web")]
     Zero(Zero),
     /// Delete all services
-    #[command(after_help = "Example:\n  balancer-ctl clear")]
-    Clear(RuntimeOption),
+    ///
+    /// On a terminal it asks first. Their connections go on until they end. As after every command that changes the
+    /// configuration file, the file as it was before stays beside it, with a `~` behind its name, and it says how the services
+    /// come back from there.
+    #[command(after_help = "Example:\n  balancer-ctl clear --yes")]
+    Clear(Clear),
+    /// Print the services as `ipvsadm -S -n` does
+    ///
+    /// A line for each service and each real server. What these lines have no place for, such as names, checks and backups,
+    /// is said on standard error; the configuration file has all of it.
+    #[command(after_help = "Example:\n  balancer-ctl save > services.txt")]
+    Save(Save),
+    /// Make the services those of lines of `ipvsadm -S -n`, read from standard input
+    ///
+    /// All or nothing: each line that cannot be restored is named, and then nothing is changed. Services and real servers that
+    /// are in no line are deleted; so nothing has to be cleared before, as with ipvsadm, which only adds. What lines have no place
+    /// for, such as names, checks and backups, stays on services and real servers that there are before and after; all else is
+    /// as the lines say, with ipvsadm's defaults. It prints what it changes.
+    #[command(
+        after_help = "Example:\n  balancer-ctl restore --dry-run < services.txt\n  ipvsadm -S -n | balancer-ctl restore"
+    )]
+    Restore(Restore),
     /// Print what completes commands and options in a shell
     #[command(
         after_help = "Example:\n  balancer-ctl completions bash > /etc/bash_completion.d/balancer-ctl"
     )]
     Completions(Completions),
-    /// Print the manual's page, of the whole tool or of one command
+    /// Print a page of the manual
     #[command(
-        after_help = "Example:\n  balancer-ctl man | man -l -\n  balancer-ctl man add-real | man -l -"
+        after_help = "Example:\n  balancer-ctl man | man -l -\n  balancer-ctl man balancer.toml | man -l -"
     )]
     Man(ManPage),
     #[command(flatten)]
     Planned(PlannedCommand),
-}
-
-/// To whom the VIPs go.
-#[derive(Debug, Args)]
-pub struct Failover {
-    /// The node that takes over; without it, the one with the highest priority
-    #[arg(long, value_name = "NODE")]
-    pub to: Option<String>,
-}
-
-/// Another node.
-#[derive(Debug, Args)]
-pub struct OtherNode {
-    /// Its name; left out, it is the only other node there is
-    #[arg(value_name = "NODE")]
-    pub node: Option<String>,
-}
-
-/// The node that this one joins.
-#[derive(Debug, Args)]
-pub struct JoinNode {
-    /// What `node key` printed there, and its address; the port is 4446 if none is named
-    #[arg(value_name = "KEY@ADDRESS")]
-    pub target: String,
-}
-
-/// A node that is taken out.
-#[derive(Debug, Args)]
-pub struct RemoveNode {
-    /// Its name
-    #[arg(value_name = "NAME")]
-    pub name: String,
-}
-
-/// What is done with nodes.
-#[derive(Debug, Subcommand)]
-pub enum Node {
-    /// Give the VIPs up and stay away from them, also after a restart, until `ready`
-    #[command(after_help = "Example:\n  balancer-ctl node maintenance")]
-    Maintenance,
-    /// Print the key with which other nodes join; makes one if there is none
-    ///
-    /// Whoever has the key can be one of the nodes.
-    #[command(after_help = "Example:\n  balancer-ctl node key")]
-    Key,
-    /// Make this node one of those that the node at ADDRESS belongs to
-    #[command(after_help = "Example:\n  balancer-ctl node join bk1-...@192.168.9.1")]
-    Join(JoinNode),
-    /// Take a node out: it forgets the others, and they forget it
-    #[command(after_help = "Example:\n  balancer-ctl node remove lb2")]
-    Remove(RemoveNode),
-    /// Take part again after maintenance
-    #[command(after_help = "Example:\n  balancer-ctl node ready")]
-    Ready,
-}
-
-/// A service as the command's first argument.
-#[derive(Debug, Args)]
-pub struct ServiceArgument {
-    /// `[tcp/|udp/]ADDRESS:PORT`, or a name
-    #[arg(value_name = "SERVICE", conflicts_with_all = ["tcp", "udp"])]
-    service: Option<ServiceRef>,
-    #[command(flatten)]
-    address: ServiceAddress,
-}
-
-/// A service as an option, where the first argument is a real server.
-#[derive(Debug, Args)]
-pub struct ServiceOption {
-    /// The virtual service: `[tcp/|udp/]ADDRESS:PORT`, or a name
-    #[arg(long, value_name = "SERVICE", conflicts_with_all = ["tcp", "udp"])]
-    service: Option<ServiceRef>,
-    #[command(flatten)]
-    address: ServiceAddress,
-}
-
-/// A service as ipvsadm spells it.
-#[derive(Debug, Args)]
-struct ServiceAddress {
-    /// The TCP service at this address
-    #[arg(short = 't', value_name = "ADDRESS:PORT", value_parser = address::service_address, conflicts_with = "udp")]
-    tcp: Option<SocketAddr>,
-    /// The UDP service at this address
-    #[arg(short = 'u', value_name = "ADDRESS:PORT", value_parser = address::service_address)]
-    udp: Option<SocketAddr>,
-}
-
-impl ServiceAddress {
-    fn key(&self) -> Option<ServiceKey> {
-        let key = |protocol| move |address| ServiceKey { protocol, address };
-        self.tcp
-            .map(key(Protocol::Tcp))
-            .or_else(|| self.udp.map(key(Protocol::Udp)))
-    }
-
-    /// The service that was named with `-t` or `-u`, else `service`.
-    fn or(&self, service: Option<&ServiceRef>) -> Result<Option<ServiceRef>, CommandError> {
-        if service == Some(&ServiceRef::Only) {
-            return Err(CommandError::Usage(
-                "`-` is no service: leave it out for the only service there is".to_owned(),
-            ));
-        }
-        Ok(self.key().map(ServiceRef::Key).or_else(|| service.cloned()))
-    }
-}
-
-impl ServiceArgument {
-    /// The service that was named, if any.
-    pub fn named(&self) -> Result<Option<ServiceRef>, CommandError> {
-        self.address.or(self.service.as_ref())
-    }
-
-    /// The service that was named, or the only one.
-    pub fn or_only(&self) -> Result<ServiceRef, CommandError> {
-        Ok(self.named()?.unwrap_or(ServiceRef::Only))
-    }
-
-    /// The address of a service that does not exist yet.
-    pub fn new_key(&self) -> Result<ServiceKey, CommandError> {
-        match self.named()? {
-            Some(ServiceRef::Key(key)) => Ok(key),
-            Some(ServiceRef::Name(name)) => Err(CommandError::Usage(format!(
-                "a new service needs its address: `add-service ADDRESS:PORT --name {name}`"
-            ))),
-            Some(ServiceRef::Only) | None => Err(CommandError::Usage(
-                "a new service needs its address, as in `add-service 192.0.2.80:80`".to_owned(),
-            )),
-        }
-    }
-}
-
-impl ServiceOption {
-    /// The service that was named, or the only one.
-    pub fn or_only(&self) -> Result<ServiceRef, CommandError> {
-        Ok(self.named()?.unwrap_or(ServiceRef::Only))
-    }
-
-    /// The service that was named, if any.
-    pub fn named(&self) -> Result<Option<ServiceRef>, CommandError> {
-        self.address.or(self.service.as_ref())
-    }
-}
-
-#[derive(Clone, Copy, Debug, Args)]
-pub struct RuntimeOption {
-    /// Apply without writing to the configuration file: it lasts until `reload` or a restart of the daemon
-    #[arg(long)]
-    runtime: bool,
-}
-
-impl RuntimeOption {
-    /// The query of a request with this option.
-    pub fn query(self) -> String {
-        format!("runtime={}", self.runtime)
-    }
 }
 
 #[derive(Debug, Args)]
@@ -356,6 +257,31 @@ pub struct Checks {
 pub struct DelService {
     #[command(flatten)]
     pub service: ServiceArgument,
+    #[command(flatten)]
+    pub runtime: RuntimeOption,
+}
+
+#[derive(Debug, Args)]
+pub struct Clear {
+    /// Do not ask; without a terminal, nothing is deleted without it
+    #[arg(long)]
+    pub yes: bool,
+    #[command(flatten)]
+    pub runtime: RuntimeOption,
+}
+
+#[derive(Debug, Args)]
+pub struct Save {
+    /// Print addresses as numbers, which is always so
+    #[arg(short = 'n', long, hide = true)]
+    pub numeric: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// Only print what would change
+    #[arg(long)]
+    pub dry_run: bool,
     #[command(flatten)]
     pub runtime: RuntimeOption,
 }
@@ -422,6 +348,9 @@ pub struct List {
     /// Print numbers in full, not as 1.23K
     #[arg(long)]
     pub exact: bool,
+    /// Show only what is not well: services that cannot serve, and real servers that are not up; quorums are in the status
+    #[arg(long)]
+    pub problems: bool,
     /// Print addresses as numbers, which is always so
     #[arg(short = 'n', long, hide = true)]
     pub numeric: bool,
@@ -438,9 +367,23 @@ pub struct Trace {
 
 #[derive(Debug, Args)]
 pub struct Status {
-    /// Print one line and exit with 0 running, 1 limited, 2 down, 3 unknown, as monitoring systems want it
+    /// Print one line within 5 s and exit with 0 running, 1 limited, 2 down, 3 unknown, as monitoring systems want it
     #[arg(long)]
     pub check: bool,
+    /// Show only what is not well
+    #[arg(long, conflicts_with = "check")]
+    pub problems: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Events {
+    /// Begin with what happened since then: a duration ago, as in 10m, or a time in UTC, as in 2026-11-22T03:14:08Z. The daemon
+    /// remembers up to 4096 events since its start
+    #[arg(long, value_name = "SINCE")]
+    pub since: Option<Since>,
+    /// With --since: end after what has happened
+    #[arg(long, requires = "since")]
+    pub no_follow: bool,
 }
 
 #[derive(Debug, Args)]
@@ -499,7 +442,11 @@ pub struct Completions {
 
 #[derive(Debug, Args)]
 pub struct ManPage {
-    /// The command; all of the tool if left out
-    #[arg(value_name = "COMMAND")]
-    pub command: Option<String>,
+    /// A command, `balancerd`, `balancer.toml`, or a subject: `balancer`, `balancer-services`, `balancer-health`, `balancer-pair`,
+    /// `balancer-interfaces`; the whole tool if left out
+    #[arg(value_name = "PAGE")]
+    pub page: Option<String>,
+    /// Write all pages to this folder, under the names that `man` looks for
+    #[arg(long, value_name = "FOLDER", conflicts_with = "page")]
+    pub all: Option<PathBuf>,
 }

@@ -6,17 +6,21 @@ use std::{
     net::IpAddr,
 };
 
+use hyper::Method;
+
 use super::{
     CommandError, Context,
-    arguments::{self, Client, Connections as Arguments},
+    arguments::{self, Connections as Arguments},
     long_list::{copy_answer, minutes},
     render::counted,
+    table::{Column, Layout, indent, layout},
     with_query,
 };
 use crate::model::{
     address::RealRef,
+    connections::ClientRef,
     prefix::Prefix,
-    view::{Connection, Connections},
+    view::{Connection, Connections, ConnectionsClosed},
 };
 
 pub async fn list(context: &Context, arguments: Arguments) -> Result<(), CommandError> {
@@ -27,6 +31,8 @@ pub async fn list(context: &Context, arguments: Arguments) -> Result<(), Command
         real,
         state,
         limit,
+        close,
+        all,
     } = arguments;
     if persistence {
         let arguments = arguments::Persistence {
@@ -40,7 +46,6 @@ pub async fn list(context: &Context, arguments: Arguments) -> Result<(), Command
         };
         return super::persistence::persistence(context, arguments).await;
     }
-    let client = client.map(host).transpose()?;
     let filters = [
         ("client", client.map(|client| client.to_string())),
         (
@@ -50,35 +55,41 @@ pub async fn list(context: &Context, arguments: Arguments) -> Result<(), Command
         ("real", real.map(|real| real.to_string())),
         ("state", state.map(str::to_owned)),
         ("limit", limit.map(|limit| limit.to_string())),
+        ("all", all.then(|| "true".to_owned())),
     ];
+    // A limit of 0 is none.
+    let is_given = |(name, value): &(&str, Option<String>)| {
+        value.is_some() && (*name != "limit" || limit != Some(0))
+    };
+    let says_which = filters.iter().any(is_given);
     let target = with_query("/v1/connections", filters);
+    if close {
+        if !says_which {
+            return Err(CommandError::Usage(
+                "say which connections to close: give --client, --service, --real, --state or --limit, or --all for all"
+                    .to_owned(),
+            ));
+        }
+        let none = None::<&()>;
+        let closed: ConnectionsClosed = context.client.send(Method::DELETE, &target, none).await?;
+        return context.print(&closed, |closed| {
+            format!("{} closed\n", counted(closed.closed, "connection"))
+        });
+    }
     if context.json {
         return copy_answer(context, &target).await;
     }
     let connections: Connections = context.client.get(&target).await?;
     let mut output = BufWriter::with_capacity(1 << 16, io::stdout().lock());
-    write(&connections, &mut output)?;
+    write(&connections, context.width, &mut output)?;
     Ok(output.flush()?)
 }
 
-/// The client of connections.
-fn host(client: Client) -> Result<RealRef, CommandError> {
-    match client {
-        Client::Host(host) => Ok(host),
-        Client::Prefix(prefix) => Err(CommandError::Usage(format!(
-            "{prefix} is a prefix, and connections have one client: write its address, or use --persistence"
-        ))),
-    }
-}
-
 /// The client that keeps a server.
-fn kept_client(client: Client) -> Result<Prefix, CommandError> {
-    match client {
-        Client::Prefix(prefix) => Ok(prefix),
-        Client::Host(RealRef { address, port }) => match port {
-            None => Ok(Prefix::of(address, u8::MAX)),
-            Some(_) => Err(portless("client", address)),
-        },
+fn kept_client(client: ClientRef) -> Result<Prefix, CommandError> {
+    match client.port {
+        None => Ok(client.prefix),
+        Some(_) => Err(portless("client", client.prefix.address)),
     }
 }
 
@@ -97,11 +108,21 @@ fn portless(option: &str, address: IpAddr) -> CommandError {
 }
 
 const TITLES: [&str; 6] = ["Protocol", "State", "Expires", "Client", "Virtual", "Real"];
-/// Index of the column that is aligned to the right.
-const EXPIRES: usize = 2;
+const COLUMNS: [Column; 6] = [
+    Column::Left,
+    Column::Left,
+    Column::Right,
+    Column::Left,
+    Column::Left,
+    Column::Left,
+];
 
-/// Writes a table as `render::table` does, without holding all its cells in memory.
-fn write(connections: &Connections, output: &mut impl io::Write) -> io::Result<()> {
+/// Writes a table as [`super::table::table`] does for a terminal of `width` columns, without holding all its cells in memory.
+fn write(
+    connections: &Connections,
+    width: Option<usize>,
+    output: &mut impl io::Write,
+) -> io::Result<()> {
     let mut cells: [String; 6] = TITLES.map(str::to_owned);
     let mut widths = cells.each_ref().map(|cell| cell.chars().count());
     for connection in &connections.connections {
@@ -110,11 +131,12 @@ fn write(connections: &Connections, output: &mut impl io::Write) -> io::Result<(
             *width = cell.len().max(*width);
         }
     }
+    let layout = layout(&COLUMNS, &widths, width.unwrap_or(usize::MAX));
     cells = TITLES.map(str::to_owned);
-    write_line(&cells, &widths, output)?;
+    write_row(&cells, &layout, output)?;
     for connection in &connections.connections {
         fill(&mut cells, connection);
-        write_line(&cells, &widths, output)?;
+        write_row(&cells, &layout, output)?;
     }
     if connections.more {
         let shown = counted(connections.connections.len() as u64, "connection");
@@ -143,20 +165,21 @@ fn fill(cells: &mut [String; 6], connection: &Connection) {
     }
 }
 
-fn write_line(
-    cells: &[String; 6],
-    widths: &[usize; 6],
-    output: &mut impl io::Write,
-) -> io::Result<()> {
-    for (column, (cell, width)) in cells.iter().zip(widths).enumerate() {
-        let gap = if column == 0 { "" } else { "  " };
-        if column == EXPIRES {
-            write!(output, "{gap}{cell:>width$}")?;
-        } else if column == cells.len() - 1 {
-            writeln!(output, "{gap}{cell}")?;
-        } else {
-            write!(output, "{gap}{cell:<width$}")?;
+fn write_row(cells: &[String; 6], layout: &Layout, output: &mut impl io::Write) -> io::Result<()> {
+    for (number, line) in layout.iter().enumerate() {
+        write!(output, "{:1$}", "", indent(number))?;
+        for (position, (column, width)) in line.iter().enumerate() {
+            let gap = if position == 0 { "" } else { "  " };
+            let cell = &cells[*column];
+            if COLUMNS[*column] == Column::Right {
+                write!(output, "{gap}{cell:>width$}")?;
+            } else if position == line.len() - 1 {
+                write!(output, "{gap}{cell}")?;
+            } else {
+                write!(output, "{gap}{cell:<width$}")?;
+            }
         }
+        writeln!(output)?;
     }
     Ok(())
 }
@@ -175,9 +198,9 @@ mod tests {
             virtual_address: "192.0.2.80:80".parse().unwrap(),
             real: "10.0.0.2:8080".parse().unwrap(),
         };
-        let text = |connections: Connections| {
+        let text = |connections: &Connections, width| {
             let mut output = Vec::new();
-            write(&connections, &mut output).unwrap();
+            write(connections, width, &mut output).unwrap();
             String::from_utf8(output).unwrap()
         };
         let none = Connections {
@@ -185,10 +208,10 @@ mod tests {
             more: false,
         };
         assert_eq!(
-            text(none),
-            "Protocol  State  Expires  Client  Virtual  Real\n"
+            text(&none, Some(40)),
+            "Protocol  State  Expires  Client\n      Virtual  Real\n"
         );
-        let some = Connections {
+        let mut some = Connections {
             connections: vec![
                 connection(899_999, "198.51.100.10:40000"),
                 connection(7_200_000, "198.51.100.1:1"),
@@ -196,11 +219,38 @@ mod tests {
             more: true,
         };
         assert_eq!(
-            text(some),
+            text(&some, None),
             "Protocol  State        Expires  Client               Virtual        Real\n\
              tcp       established    14:59  198.51.100.10:40000  192.0.2.80:80  10.0.0.2:8080\n\
              tcp       established   120:00  198.51.100.1:1       192.0.2.80:80  10.0.0.2:8080\n\
              2 connections shown, there are more: `--limit 0` shows all\n"
+        );
+        some.more = false;
+        some.connections[0].client = "[2001:db8:1111:2222:3333:4444:5555:6666]:65535"
+            .parse()
+            .unwrap();
+        assert_eq!(
+            text(&some, Some(80)),
+            "Protocol  State        Expires  Client
+      Virtual        Real
+tcp       established    14:59  [2001:db8:1111:2222:3333:4444:5555:6666]:65535
+      192.0.2.80:80  10.0.0.2:8080
+tcp       established   120:00  198.51.100.1:1
+      192.0.2.80:80  10.0.0.2:8080
+"
+        );
+        assert_eq!(
+            text(&some, Some(60)),
+            "Protocol  State        Expires
+      Client
+      Virtual        Real
+tcp       established    14:59
+      [2001:db8:1111:2222:3333:4444:5555:6666]:65535
+      192.0.2.80:80  10.0.0.2:8080
+tcp       established   120:00
+      198.51.100.1:1
+      192.0.2.80:80  10.0.0.2:8080
+"
         );
     }
 }

@@ -2,33 +2,53 @@
 
 use std::io::{self, Write as _};
 
-use super::{CommandError, Context};
-use crate::model::view::EventRecord;
+use super::{CommandError, Context, arguments::Events as Arguments, with_query};
+use crate::{
+    model::view::EventRecord,
+    os::printable::{printable, printable_json},
+};
 
-pub async fn follow(context: &Context) -> Result<(), CommandError> {
+pub async fn events(context: &Context, arguments: &Arguments) -> Result<(), CommandError> {
+    let Arguments { since, no_follow } = arguments;
+    let since = since.map(|since| since.to_string());
+    let start = match &since {
+        None => Some("events from now on (Ctrl-C ends)".to_owned()),
+        Some(_) if *no_follow => None,
+        Some(since) => Some(format!(
+            "events since {since}, then from now on (Ctrl-C ends)"
+        )),
+    };
+    let parameters = [
+        ("since", since),
+        ("follow", no_follow.then(|| "false".to_owned())),
+    ];
+    let target = with_query("/v1/events", parameters);
     let mut result = Ok(());
     let json = context.json;
-    context
+    let take = |event| {
+        result = print(&event, json);
+        result.is_ok()
+    };
+    let events = context
         .client
-        .follow(announce_start, |event| {
-            result = print(&event, json);
-            result.is_ok()
-        })
-        .await?;
+        .events(&target, !no_follow, || announce(start), take);
+    events.await?;
     Ok(result?)
 }
 
 /// Says on standard error that no event is missed from here on, for a person or script that waits for one. A failure to
 /// write it is ignored.
-fn announce_start() {
-    let _ = writeln!(io::stderr(), "events from now on (Ctrl-C ends)");
+fn announce(start: Option<String>) {
+    if let Some(start) = start {
+        let _ = writeln!(io::stderr(), "{start}");
+    }
 }
 
 fn print(event: &EventRecord, json: bool) -> io::Result<()> {
     let line = if json {
-        serde_json::to_string(event)?
+        printable_json(&serde_json::to_string(event)?)
     } else {
-        rendered(event)
+        printable(&rendered(event))
     };
     let mut output = io::stdout().lock();
     writeln!(output, "{line}")?;
@@ -41,6 +61,8 @@ fn rendered(event: &EventRecord) -> String {
         event,
         service,
         real,
+        // The message begins with its name.
+        peer: _,
         message,
     } = event;
     let mut line = format!("{time}  {}", event.name());
@@ -68,6 +90,7 @@ mod tests {
             event: EventKind::RealChanged,
             service: Some("tcp/192.0.2.80:80".to_owned()),
             real: Some("10.0.0.2:80".parse().unwrap()),
+            peer: None,
             message: "weight 1 -> 0".to_owned(),
         };
         assert_eq!(

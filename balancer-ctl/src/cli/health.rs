@@ -6,7 +6,8 @@ use super::{
     CommandError, Context,
     arguments::Health as Arguments,
     encoded,
-    render::{Align, Tone, table},
+    render::Tone,
+    table::{Column, paragraph, table},
 };
 use crate::model::{
     duration,
@@ -25,8 +26,8 @@ pub async fn health(context: &Context, arguments: Arguments) -> Result<(), Comma
             "{}\n",
             health.idle.as_deref().unwrap_or("nothing is probed")
         ),
-        (true, checkers) => histories(checkers),
-        (false, checkers) => states(checkers),
+        (true, checkers) => histories(checkers, context.width),
+        (false, checkers) => states(checkers, context.width),
     })
 }
 
@@ -39,15 +40,15 @@ fn painted(state: &str) -> String {
     }
 }
 
-fn states(checkers: &[Checker]) -> String {
-    const ALIGN: [Align; 7] = [
-        Align::Left,
-        Align::Left,
-        Align::Left,
-        Align::Left,
-        Align::Right,
-        Align::Left,
-        Align::Left,
+fn states(checkers: &[Checker], width: Option<usize>) -> String {
+    const COLUMNS: [Column; 7] = [
+        Column::Left,
+        Column::Left,
+        Column::Left,
+        Column::Left,
+        Column::Right,
+        Column::Text,
+        Column::Text,
     ];
     let title = [
         "Target",
@@ -71,7 +72,7 @@ fn states(checkers: &[Checker]) -> String {
             result(checker),
         ]);
     }
-    table(&ALIGN, &rows)
+    table(&COLUMNS, &rows, width)
 }
 
 /// Why the target cannot be probed; else the last result, or that there is none yet.
@@ -94,21 +95,25 @@ fn last_result(last: &LastProbe, state: &str) -> String {
     format!("{result}: {}{count}", last.message)
 }
 
-fn histories(checkers: &[Checker]) -> String {
+fn histories(checkers: &[Checker], width: Option<usize>) -> String {
+    const COLUMNS: [Column; 5] = [
+        Column::Left,
+        Column::Left,
+        Column::Left,
+        Column::Left,
+        Column::Text,
+    ];
     let blocks = checkers.iter().map(|checker| {
         let mut rows: Vec<_> = checker.history.iter().map(change).collect();
         if rows.is_empty() {
             rows.push(vec![String::new(), "no change yet".to_owned()]);
         }
-        format!(
-            "{} {}, {} since {}: {}\n{}",
-            checker.target,
-            checker.kind,
-            checker.state,
-            checker.since,
-            checker.reason,
-            table(&[Align::Left; 5], &rows)
-        )
+        let state = format!(
+            "{} {}, {} since {}: {}",
+            checker.target, checker.kind, checker.state, checker.since, checker.reason
+        );
+        let state = paragraph(&state, width).join("\n");
+        format!("{state}\n{}", table(&COLUMNS, &rows, width))
     });
     blocks.collect::<Vec<_>>().join("\n")
 }
@@ -211,7 +216,7 @@ mod tests {
     #[test]
     fn each_checker_is_a_line() {
         assert_eq!(
-            strip_str(&states(&checkers())).to_string(),
+            strip_str(&states(&checkers(), None)).to_string(),
             "\
 Target            Type  State    Since                     Latency  Used by          Last result
 10.0.0.2:80       http  down     2026-11-22T03:14:08.123Z  1.23 ms  web 10.0.0.2:80  passed: http 200, 1 in a row
@@ -227,7 +232,7 @@ Target            Type  State    Since                     Latency  Used by     
         checkers.truncate(1);
         checkers[0].obstacle = Some("too many open files".to_owned());
         assert_eq!(
-            strip_str(&states(&checkers)).to_string(),
+            strip_str(&states(&checkers, None)).to_string(),
             "\
 Target       Type  State  Since                     Latency  Used by          Last result
 10.0.0.2:80  http  down   2026-11-22T03:14:08.123Z  1.23 ms  web 10.0.0.2:80  cannot be probed: too many open files
@@ -238,7 +243,7 @@ Target       Type  State  Since                     Latency  Used by          La
     #[test]
     fn a_history_shows_how_long_each_state_lasted() {
         assert_eq!(
-            histories(&checkers()[..2]),
+            histories(&checkers()[..2], None),
             "\
 10.0.0.2:80 http, down since 2026-11-22T03:14:08.123Z: http 503, wanted 200-299, 3 of 3
   2026-11-22T03:14:08.123Z  down  until now  http 503, wanted 200-299, 3 of 3

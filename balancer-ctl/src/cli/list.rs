@@ -3,8 +3,9 @@
 use super::{
     CommandError, Context,
     arguments::List,
-    encoded,
-    render::{Align, Numbers, Tone, table},
+    encoded, problems,
+    render::{Numbers, Tone},
+    table::{Column, is_fitting, table},
 };
 use crate::model::{
     HashKey, NoReal, ServiceKey,
@@ -32,52 +33,65 @@ pub async fn list(context: &Context, arguments: &List) -> Result<(), CommandErro
     if let Some(service) = arguments.service.named()? {
         target.push_str(&format!("&service={}", encoded(&service.to_string())));
     }
-    let services: Services = context.client.get(&target).await?;
+    let mut services: Services = context.client.get(&target).await?;
+    if arguments.problems {
+        services = problems::of_services(services);
+    }
     let numbers = if arguments.exact {
         Numbers::Exact
     } else {
         Numbers::Scaled
     };
-    context.print(&services, |services| rendered(services, columns, numbers))
+    context.print(&services, |services| {
+        if arguments.problems && services.services.is_empty() {
+            return problems::NONE_OF_SERVICES.to_owned();
+        }
+        rendered(services, columns, numbers, context.width)
+    })
 }
 
-fn rendered(services: &Services, columns: Columns, numbers: Numbers) -> String {
+fn rendered(
+    services: &Services,
+    columns: Columns,
+    numbers: Numbers,
+    width: Option<usize>,
+) -> String {
     if services.services.is_empty() {
         return "there is no service: add one with `balancer-ctl add-service`\n".to_owned();
     }
     match columns {
-        Columns::State => states(services, numbers),
+        Columns::State => states(services, numbers, width),
         Columns::Stats => counters(
             services,
             ["Conns", "InPkts", "OutPkts", "InBytes", "OutBytes"],
-            numbers,
+            (numbers, width),
             |service| service.counters,
             |real| real.counters,
         ),
         Columns::Rate => counters(
             services,
             ["CPS", "InPPS", "OutPPS", "InBPS", "OutBPS"],
-            numbers,
+            (numbers, width),
             |service| service.rates.unwrap_or_default(),
             |real| real.rates.unwrap_or_default(),
         ),
     }
 }
 
-fn states(services: &Services, numbers: Numbers) -> String {
-    const ALIGN: [Align; 8] = [
-        Align::Left,
-        Align::Left,
-        Align::Right,
-        Align::Right,
-        Align::Left,
-        Align::Right,
-        Align::Right,
-        Align::Left,
+fn states(services: &Services, numbers: Numbers, width: Option<usize>) -> String {
+    const COLUMNS: [Column; 8] = [
+        Column::Named,
+        Column::Left,
+        Column::Right,
+        Column::Right,
+        Column::Left,
+        Column::Right,
+        Column::Right,
+        Column::Text,
     ];
-    let mut rows = vec![
-        row(&["Service", "Scheduler"]),
-        row(&[
+    const TITLES: [&[&str]; 2] = [
+        &["Service", "Scheduler"],
+        &[
             "  -> Real",
             "Forwarding",
             "Weight",
@@ -85,8 +99,14 @@ fn states(services: &Services, numbers: Numbers) -> String {
             "State",
             "Active",
             "Inactive",
-        ]),
+        ],
     ];
+    /// For terminals that are too narrow for the others.
+    const SHORT_TITLES: [&[&str]; 2] = [
+        &["Service", "Sched"],
+        &["  -> Real", "Fwd", "Wgt", "Eff", "State", "Act", "Inact"],
+    ];
+    let mut rows = TITLES.map(row).to_vec();
     for service in &services.services {
         rows.push(vec![
             service_title(service),
@@ -111,23 +131,28 @@ fn states(services: &Services, numbers: Numbers) -> String {
             ]
         }));
     }
-    table(&ALIGN, &rows)
+    if !is_fitting(&COLUMNS, &rows, width) {
+        for (row, short) in rows.iter_mut().zip(SHORT_TITLES) {
+            *row = self::row(short);
+        }
+    }
+    table(&COLUMNS, &rows, width)
 }
 
 fn counters(
     services: &Services,
     titles: [&str; 5],
-    numbers: Numbers,
+    (numbers, width): (Numbers, Option<usize>),
     of_service: impl Fn(&Service) -> Counters,
     of_real: impl Fn(&Real) -> Counters,
 ) -> String {
-    const ALIGN: [Align; 6] = [
-        Align::Left,
-        Align::Right,
-        Align::Right,
-        Align::Right,
-        Align::Right,
-        Align::Right,
+    const COLUMNS: [Column; 6] = [
+        Column::Named,
+        Column::Right,
+        Column::Right,
+        Column::Right,
+        Column::Right,
+        Column::Right,
     ];
     let line = |title: String, counters: Counters| {
         let Counters {
@@ -157,7 +182,7 @@ fn counters(
                 .map(|real| line(format!("  -> {}", real.address), of_real(real))),
         );
     }
-    table(&ALIGN, &rows)
+    table(&COLUMNS, &rows, width)
 }
 
 const fn state_tone(state: RealState) -> Tone {

@@ -21,7 +21,6 @@ pub async fn copy_answer(context: &Context, target: &str) -> Result<(), CommandE
     });
     stream.await?;
     written?;
-    output.write_all(b"\n")?;
     Ok(output.flush()?)
 }
 

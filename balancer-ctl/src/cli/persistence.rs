@@ -6,7 +6,8 @@ use super::{
     CommandError, Context,
     arguments::Persistence as Arguments,
     long_list::{copy_answer, minutes},
-    render::{Align, counted, table},
+    render::counted,
+    table::{Column, table},
     with_query,
 };
 use crate::model::view::{PersistenceDeleted, PersistenceEntries, PersistenceEntry};
@@ -52,21 +53,21 @@ pub async fn persistence(context: &Context, arguments: Arguments) -> Result<(), 
         return copy_answer(context, &target).await;
     }
     let entries: PersistenceEntries = context.client.get(&target).await?;
-    context.print(&entries, rendered)
+    context.print(&entries, |entries| rendered(entries, context.width))
 }
 
-fn rendered(entries: &PersistenceEntries) -> String {
-    const ALIGN: [Align; 5] = [
-        Align::Left,
-        Align::Left,
-        Align::Right,
-        Align::Left,
-        Align::Left,
+fn rendered(entries: &PersistenceEntries, width: Option<usize>) -> String {
+    const COLUMNS: [Column; 5] = [
+        Column::Left,
+        Column::Left,
+        Column::Right,
+        Column::Left,
+        Column::Text,
     ];
     let title = ["Client", "Server", "Expires", "Group", "Services"];
     let mut rows = vec![title.map(str::to_owned).to_vec()];
     rows.extend(entries.entries.iter().map(row));
-    let mut text = table(&ALIGN, &rows);
+    let mut text = table(&COLUMNS, &rows, width);
     if entries.more {
         let shown = counted(entries.entries.len() as u64, "client");
         text.push_str(&format!(
@@ -134,10 +135,10 @@ Client         Server    Expires  Group  Services
 198.51.100.7   10.0.0.2    04:59  -      web
 2001:db8::/64  10.0.0.2    04:59  shop   a, b, c and 2 more
 ";
-        assert_eq!(rendered(&entries), lines);
+        assert_eq!(rendered(&entries, None), lines);
         entries.more = true;
         assert_eq!(
-            rendered(&entries),
+            rendered(&entries, None),
             format!("{lines}2 clients shown, there are more: `--limit 0` shows all\n")
         );
         assert_eq!(

@@ -10,10 +10,6 @@ pub enum PlannedCommand {
     #[command(hide = true)]
     Top(AnyArguments),
     #[command(hide = true)]
-    Save(AnyArguments),
-    #[command(hide = true)]
-    Restore(AnyArguments),
-    #[command(hide = true)]
     Doctor(AnyArguments),
 }
 
@@ -22,8 +18,6 @@ impl PlannedCommand {
     pub fn sentence(&self) -> String {
         let (name, remedy) = match self {
             Self::Top(_) => ("top", "use `list --rate`"),
-            Self::Save(_) => ("save", "use `list --json`, or keep the configuration file"),
-            Self::Restore(_) => ("restore", "write the configuration file, then `reload`"),
             Self::Doctor(_) => ("doctor", "use `status`"),
         };
         format!("this version does not have the command `{name}` yet: {remedy}")
@@ -32,8 +26,9 @@ impl PlannedCommand {
 
 /// Whatever follows a planned command.
 #[derive(Debug, Args)]
-#[command(disable_help_flag = true)]
 pub struct AnyArguments {
+    #[arg(id = "help", short = 'h', long = "help", hide = true)]
+    _help: bool,
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
     _rest: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! Tables, colours and numbers for people. Pure.
+//! Colours and numbers for people. Pure.
 
 use anstream::adapter::strip_str;
 use anstyle::{AnsiColor, Style};
@@ -29,47 +29,14 @@ impl Tone {
 }
 
 /// Columns of a terminal that a text takes: none for escape sequences, two for a wide character.
-fn width_of(text: &str) -> usize {
+pub fn width_of(text: &str) -> usize {
     strip_str(text).to_string().width()
 }
 
-/// How the cells of a column are aligned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Align {
-    Left,
-    Right,
-}
-
-/// Space between columns.
-const GAP: &str = "  ";
-
-/// Formats rows, each column as wide as its widest cell; a row may have fewer cells than others.
-pub fn table(align: &[Align], rows: &[Vec<String>]) -> String {
-    let width = |column: usize| {
-        rows.iter()
-            .filter_map(|row| row.get(column))
-            .map(|cell| width_of(cell))
-            .max()
-            .unwrap_or(0)
-    };
-    let widths: Vec<_> = (0..align.len()).map(width).collect();
-    let mut text = String::new();
-    for row in rows {
-        let cells: Vec<_> = row
-            .iter()
-            .zip(align.iter().zip(&widths))
-            .map(|(cell, (align, width))| {
-                let space = " ".repeat(width - width_of(cell));
-                match align {
-                    Align::Left => format!("{cell}{space}"),
-                    Align::Right => format!("{space}{cell}"),
-                }
-            })
-            .collect();
-        text.push_str(cells.join(GAP).trim_end());
-        text.push('\n');
-    }
-    text
+/// Sentences, a line each.
+pub fn as_lines(sentences: &[String]) -> String {
+    let lines = sentences.iter().map(|sentence| format!("{sentence}\n"));
+    lines.collect()
 }
 
 /// How numbers are written.
@@ -114,33 +81,6 @@ pub fn counted(number: u64, noun: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn columns_are_aligned_and_lines_end_with_their_text() {
-        let rows =
-            ["a 1 x", "long 234", "é 5 y"].map(|row| row.split(' ').map(str::to_owned).collect());
-        assert_eq!(
-            table(&[Align::Left, Align::Right, Align::Left], &rows),
-            "a       1  x\n\
-             long  234\n\
-             é       5  y\n"
-        );
-    }
-
-    #[test]
-    fn columns_are_as_wide_as_a_terminal_shows_their_cells() {
-        let rows = [
-            vec![Tone::Bad.paint("down"), "a".to_owned()],
-            vec!["\u{6771}\u{4eac}\u{6771}".to_owned(), "b".to_owned()],
-            vec!["e\u{301}".to_owned(), "c".to_owned()],
-        ];
-        assert_eq!(
-            table(&[Align::Left, Align::Left], &rows),
-            "\u{1b}[31mdown\u{1b}[0m    a\n\
-             \u{6771}\u{4eac}\u{6771}  b\n\
-             e\u{301}       c\n"
-        );
-    }
 
     #[test]
     fn numbers_are_scaled_without_rounding_up() {

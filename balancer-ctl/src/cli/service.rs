@@ -1,4 +1,6 @@
-//! add-service, edit-service, del-service.
+//! add-service, edit-service, del-service, clear.
+
+use std::io::{self, BufRead, IsTerminal as _, Write as _};
 
 use hyper::Method;
 
@@ -6,12 +8,13 @@ use clap::{Args as _, Command};
 
 use super::{
     CommandError, Context,
-    arguments::{ChangeService, Checks, DelService},
+    arguments::{ChangeService, Checks, Clear, DelService},
     encoded, listed_options,
+    render::counted,
 };
 use crate::{
     api::{EditService, NewService},
-    model::ServiceKey,
+    model::{ServiceKey, address::ServiceRef, view},
 };
 
 pub async fn add(context: &Context, arguments: ChangeService) -> Result<(), CommandError> {
@@ -75,7 +78,8 @@ fn settings_options() -> String {
 
 pub async fn del(context: &Context, arguments: DelService) -> Result<(), CommandError> {
     let DelService { service, runtime } = arguments;
-    let service = service.or_only()?;
+    // The daemon refuses to delete one that is not named, and says which there are.
+    let service = service.named()?.unwrap_or(ServiceRef::Only);
     let target = format!(
         "/v1/services/{}?{}",
         encoded(&service.to_string()),
@@ -84,9 +88,51 @@ pub async fn del(context: &Context, arguments: DelService) -> Result<(), Command
     context.change(Method::DELETE, &target).await
 }
 
+/// Deletes all services, if that is meant.
+pub async fn clear(context: &Context, Clear { yes, runtime }: &Clear) -> Result<(), CommandError> {
+    if !yes {
+        let input = io::stdin();
+        if !input.is_terminal() {
+            return Err(CommandError::Usage(
+                "`clear` deletes all services: give --yes if that is meant".to_owned(),
+            ));
+        }
+        let there: view::Services = context.client.get("/v1/services").await?;
+        let services = counted(there.services.len() as u64, "service");
+        write!(io::stderr(), "delete all services, {services}? [y/N] ")?;
+        if !is_yes(&mut input.lock())? {
+            return Err(CommandError::Refused("nothing was deleted".to_owned()));
+        }
+    }
+    let target = format!("/v1/services?{}", runtime.query());
+    context.change(Method::DELETE, &target).await
+}
+
+/// Whether the next line is a yes.
+fn is_yes(input: &mut impl BufRead) -> io::Result<bool> {
+    let mut answer = String::new();
+    input.read_line(&mut answer)?;
+    let answer = answer.trim().to_ascii_lowercase();
+    Ok(matches!(answer.as_str(), "y" | "yes"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_yes_is_a_yes() {
+        for (answer, meant) in [
+            ("y\n", true),
+            (" YES \n", true),
+            ("n\n", false),
+            ("\n", false),
+            ("", false),
+            ("yesterday\n", false),
+        ] {
+            assert_eq!(is_yes(&mut answer.as_bytes()).unwrap(), meant, "{answer}");
+        }
+    }
 
     #[test]
     fn without_options_the_message_lists_every_setting() {

@@ -8,16 +8,21 @@ use serde::Serialize;
 use super::{
     CommandError, Context,
     arguments::Status as Arguments,
-    render::{Align, Tone, counted, table},
+    problems,
+    render::{Tone, counted},
+    table::{Column, paragraph, table},
 };
-use crate::{
-    api::client::ClientError,
-    model::{
-        duration,
-        view::{Overall, Role, Status},
-        vrrp::VirtualRouterState,
-    },
+use crate::model::{
+    duration,
+    peers::RefusalCounters,
+    view::{Overall, Role, Status, VirtualRouter},
+    vrrp::{Probes, VirtualRouterState},
 };
+
+/// Where the daemon answers with its status.
+const TARGET: &str = "/v1/status";
+/// How long `--check` waits for the daemon, so that it has printed its line and ended within 5 s.
+const CHECK_TIME: Duration = Duration::from_secs(4);
 
 /// The JSON printed where no daemon answers: fields as in [`Status`].
 #[derive(Serialize)]
@@ -27,12 +32,25 @@ struct Unknown {
 }
 
 pub async fn status(context: &Context, arguments: &Arguments) -> Result<ExitCode, CommandError> {
-    let answer: Result<Status, ClientError> = context.client.get("/v1/status").await;
-    if !arguments.check {
-        context.print(&answer?, rendered)?;
-        return Ok(ExitCode::SUCCESS);
+    if arguments.check {
+        return check(context).await;
     }
-    let status = match answer {
+    let mut status: Status = context.client.get(TARGET).await?;
+    if arguments.problems {
+        status = problems::of_status(status);
+    }
+    context.print(&status, |status| match arguments.problems {
+        true if problems::is_well(status) => problems::NONE.to_owned(),
+        true => Screen::new(context.width).problems(status),
+        false => Screen::new(context.width).whole(status),
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints a line for a monitoring system, within 5 s whatever the daemon does.
+async fn check(context: &Context) -> Result<ExitCode, CommandError> {
+    let answer = context.client.get_within(TARGET, CHECK_TIME).await;
+    let status: Status = match answer {
         Ok(status) => status,
         Err(error) => {
             let unknown = Unknown {
@@ -79,72 +97,135 @@ const fn tone(overall: Overall) -> Tone {
     }
 }
 
-fn rendered(status: &Status) -> String {
-    let mut rows = Vec::new();
-    section(
-        &mut rows,
-        "node",
-        [format!("{}, balancerd {}", status.node, status.version)],
-    );
-    let overall = tone(status.overall).paint(status.overall.name());
-    section(&mut rows, "overall", [overall]);
-    section(&mut rows, "because", status.reasons.iter().cloned());
-    let config = status
-        .config
-        .as_deref()
-        .unwrap_or("none: every change is forgotten when the daemon stops");
-    let differs = if status.runtime_changes {
-        " (changes made with --runtime are not in it)"
-    } else {
-        ""
-    };
-    section(&mut rows, "config", [format!("{config}{differs}")]);
-    if status.role != Role::Standalone {
-        let stands_by = match (status.high_availability, status.role) {
-            (true, Role::Active) => ", another node can take over",
-            (true, _) => ", can take over",
-            (false, _) => ", no other node can take over as far as this one knows",
-        };
-        section(
-            &mut rows,
-            "role",
-            [format!("{}{stands_by}", status.role.name())],
-        );
-        section(&mut rows, "vrrp", lines(&virtual_routers(status)));
+/// The lines of the screen, each with the title of its section or none, and how wide they may be.
+struct Screen {
+    rows: Vec<Vec<String>>,
+    width: Option<usize>,
+}
+
+impl Screen {
+    /// Columns that a title takes, and the space behind it.
+    const TITLE: usize = "connections  ".len();
+
+    /// An empty screen for a terminal of `width` columns.
+    fn new(width: Option<usize>) -> Self {
+        Self {
+            rows: Vec::new(),
+            width: width.map(|width| width - Self::TITLE),
+        }
     }
-    section(&mut rows, "nodes", lines(&nodes(status)));
-    let interfaces = status.dataplane.interfaces.iter();
-    section(
-        &mut rows,
-        "interfaces",
-        interfaces.map(|interface| {
+
+    /// All of a status.
+    fn whole(mut self, status: &Status) -> String {
+        self.sentences(
+            "node",
+            [format!("{}, balancerd {}", status.node, status.version)],
+        );
+        self.overall(status);
+        let config = status
+            .config
+            .as_deref()
+            .unwrap_or("none: every change is forgotten when the daemon stops");
+        let differs = if status.runtime_changes {
+            " (changes made with --runtime are not in it)"
+        } else {
+            ""
+        };
+        self.sentences("config", [format!("{config}{differs}")]);
+        if status.role != Role::Standalone {
+            let stands_by = match (status.high_availability, status.role) {
+                (true, Role::Active) => ", another node can take over",
+                (false, Role::Active) => ", no other node can take over as far as this one knows",
+                (true, _) => ", can take over",
+                (false, _) => ", cannot take over",
+            };
+            self.sentences("role", [format!("{}{stands_by}", status.role.name())]);
+        }
+        self.nodes(status);
+        self.text("refused", &refused(status, self.width));
+        self.interfaces(status);
+        self.text("connections", &tables(status, self.width));
+        self.text("services", &services(status, self.width));
+        self.text("discards", &discards(status, self.width));
+        let lost = status.dataplane.redirect_failures;
+        let lost = (lost > 0).then(|| {
+            format!(
+                "{} that the packet program had redirected",
+                counted(lost, "frame")
+            )
+        });
+        self.sentences("lost", lost);
+        self.finished()
+    }
+
+    /// Of a status what `problems::of_status` leaves.
+    fn problems(mut self, status: &Status) -> String {
+        self.overall(status);
+        self.nodes(status);
+        self.interfaces(status);
+        self.text("services", &services(status, self.width));
+        self.finished()
+    }
+
+    fn overall(&mut self, status: &Status) {
+        let overall = tone(status.overall).paint(status.overall.name());
+        self.text("overall", &overall);
+        self.sentences("because", status.reasons.iter().cloned());
+    }
+
+    fn nodes(&mut self, status: &Status) {
+        self.text("vrrp", &virtual_routers(status, self.width));
+        self.text("nodes", &nodes(status, self.width));
+        self.text("tracked", &tracked(status, self.width));
+    }
+
+    fn interfaces(&mut self, status: &Status) {
+        let interfaces = status.dataplane.interfaces.iter();
+        let sentences = interfaces.map(|interface| {
             format!(
                 "{} {}, program {}",
                 interface.name, interface.mode, interface.program_id
             )
-        }),
-    );
-    section(&mut rows, "connections", lines(&tables(status)));
-    section(&mut rows, "services", lines(&services(status)));
-    section(&mut rows, "discards", lines(&discards(status)));
-    let lost = status.dataplane.redirect_failures;
-    let lost = (lost > 0).then(|| {
-        format!(
-            "{} that the packet program had redirected",
-            counted(lost, "frame")
-        )
-    });
-    section(&mut rows, "lost", lost);
-    table(&[Align::Left, Align::Left], &rows)
+        });
+        self.sentences("interfaces", sentences);
+    }
+
+    /// Adds a section of sentences.
+    fn sentences(&mut self, title: &str, sentences: impl IntoIterator<Item = String>) {
+        let width = self.width;
+        let lines = sentences.into_iter();
+        self.section(
+            title,
+            lines.flat_map(|sentence| paragraph(&sentence, width)),
+        );
+    }
+
+    /// Adds a section of lines that fit already.
+    fn text(&mut self, title: &str, text: &str) {
+        self.section(title, text.lines().map(str::to_owned));
+    }
+
+    /// Adds lines; the first is preceded by the title.
+    fn section(&mut self, title: &str, lines: impl IntoIterator<Item = String>) {
+        for (index, line) in lines.into_iter().enumerate() {
+            let title = if index == 0 { title } else { "" };
+            self.rows.push(vec![title.to_owned(), line]);
+        }
+    }
+
+    fn finished(self) -> String {
+        table(&[Column::Left, Column::Left], &self.rows, None)
+    }
 }
 
-fn nodes(status: &Status) -> String {
+fn nodes(status: &Status, width: Option<usize>) -> String {
     let rows: Vec<_> = status
         .peers
         .iter()
         .map(|peer| {
             let role = match (peer.connected, peer.role.as_str()) {
                 (false, _) => Tone::Bad.paint("lost"),
+                (true, "backup") if peer.maintenance => Tone::Notable.paint("maintenance"),
                 (true, "active") => Tone::Good.paint("active"),
                 (true, "fault") => Tone::Bad.paint("fault"),
                 (true, role) => role.to_owned(),
@@ -167,7 +248,7 @@ fn nodes(status: &Status) -> String {
             ]
         })
         .collect();
-    let mut text = table(&[Align::Left; 6], &rows);
+    let mut text = table(&[Column::Left; 6], &rows, width);
     if let Some(successor) = &status.successor
         && !status.peers.is_empty()
     {
@@ -176,7 +257,44 @@ fn nodes(status: &Status) -> String {
     text
 }
 
-fn virtual_routers(status: &Status) -> String {
+/// What each node tracks, as far as it is heard.
+fn tracked(status: &Status, width: Option<usize>) -> String {
+    let own = [(&status.node, &status.tracked)];
+    let heard = status.peers.iter().filter(|peer| peer.connected);
+    let others = heard.map(|peer| (&peer.name, &peer.tracked));
+    let all = own.into_iter().chain(others);
+    let rows: Vec<_> = all
+        .flat_map(|(node, tracked)| tracked.iter().map(move |one| (node, one)))
+        .map(|(node, tracked)| {
+            let state = match tracked.up {
+                true => Tone::Good.paint("up"),
+                false => Tone::Bad.paint("down"),
+            };
+            vec![node.clone(), tracked.name.clone(), state]
+        })
+        .collect();
+    const COLUMNS: [Column; 3] = [Column::Left, Column::Text, Column::Left];
+    table(&COLUMNS, &rows, width)
+}
+
+/// The reasons for which connections to the port for other nodes were not let in, with a count above 0, each with its sentence.
+fn refused(status: &Status, width: Option<usize>) -> String {
+    let reasons = RefusalCounters::default().named().into_iter();
+    let rows: Vec<_> = reasons
+        .filter_map(|(name, sentence, _)| {
+            let count = status.peer_refusals.get(name).filter(|count| **count > 0)?;
+            Some(vec![
+                name.to_owned(),
+                count.to_string(),
+                format!("connections of other nodes: {sentence}"),
+            ])
+        })
+        .collect();
+    const COLUMNS: [Column; 3] = [Column::Left, Column::Right, Column::Text];
+    table(&COLUMNS, &rows, width)
+}
+
+fn virtual_routers(status: &Status, width: Option<usize>) -> String {
     let rows: Vec<_> = status
         .vrrp
         .iter()
@@ -192,14 +310,38 @@ fn virtual_routers(status: &Status) -> String {
                 router.addresses.join(" "),
                 format!("on {}", router.interface),
                 format!("priority {}", router.priority),
-                router.reason.clone(),
+                reason(router),
             ]
         })
         .collect();
-    table(&[Align::Left; 6], &rows)
+    const COLUMNS: [Column; 6] = [
+        Column::Left,
+        Column::Left,
+        Column::Text,
+        Column::Left,
+        Column::Left,
+        Column::Text,
+    ];
+    table(&COLUMNS, &rows, width)
 }
 
-fn tables(status: &Status) -> String {
+/// Why it is in its state, who is Active, and whether its services are probed.
+fn reason(router: &VirtualRouter) -> String {
+    let mut reason = router.reason.clone();
+    if let Some(node) = router.active_node.map(|node| node.to_string())
+        && !reason.contains(&node)
+    {
+        reason.push_str(&format!("; {node} is Active"));
+    }
+    match (router.probes, router.state) {
+        (Probes::EveryNode, _) | (Probes::ActiveOnly, VirtualRouterState::Active) => reason,
+        (Probes::ActiveOnly, VirtualRouterState::Backup | VirtualRouterState::Fault) => {
+            format!("{reason}; only the Active node probes its services")
+        }
+    }
+}
+
+fn tables(status: &Status, width: Option<usize>) -> String {
     let families = [
         ("IPv4", &status.dataplane.ipv4),
         ("IPv6", &status.dataplane.ipv6),
@@ -211,7 +353,7 @@ fn tables(status: &Status) -> String {
             format!("{} of memory", memory(table.bytes)),
         ]
     });
-    table(&[Align::Left; 3], &rows)
+    table(&[Column::Left; 3], &rows, width)
 }
 
 /// A size in memory: whole KiB below 1 MiB, else MiB with one decimal.
@@ -224,25 +366,7 @@ fn memory(bytes: u64) -> String {
     }
 }
 
-/// Adds lines; the first is preceded by the title.
-fn section(rows: &mut Vec<Vec<String>>, title: &str, lines: impl IntoIterator<Item = String>) {
-    for (index, line) in lines.into_iter().enumerate() {
-        rows.push(vec![
-            if index == 0 {
-                title.to_owned()
-            } else {
-                String::new()
-            },
-            line,
-        ]);
-    }
-}
-
-fn lines(text: &str) -> Vec<String> {
-    text.lines().map(str::to_owned).collect()
-}
-
-fn services(status: &Status) -> String {
+fn services(status: &Status, width: Option<usize>) -> String {
     let rows: Vec<_> = status
         .services
         .iter()
@@ -257,11 +381,11 @@ fn services(status: &Status) -> String {
             ]
         })
         .collect();
-    table(&[Align::Left, Align::Left], &rows)
+    table(&[Column::Left; 2], &rows, width)
 }
 
 /// The discard reasons with a count above 0, each with its sentence.
-fn discards(status: &Status) -> String {
+fn discards(status: &Status, width: Option<usize>) -> String {
     let rows: Vec<_> = status
         .dataplane
         .discards
@@ -285,10 +409,8 @@ fn discards(status: &Status) -> String {
             ]
         })
         .collect();
-    table(
-        &[Align::Left, Align::Right, Align::Left, Align::Left],
-        &rows,
-    )
+    const COLUMNS: [Column; 4] = [Column::Left, Column::Right, Column::Left, Column::Text];
+    table(&COLUMNS, &rows, width)
 }
 
 #[cfg(test)]

@@ -1,25 +1,34 @@
-//! The configuration file on disk: loaded whole, replaced atomically.
+//! The configuration file on disk: loaded whole, replaced atomically. The one that was replaced last stays beside it.
+
+mod place;
+mod prepared;
+mod unwritable;
 
 use std::{
-    fmt,
-    fs::{self, File},
-    io::{self, Write as _},
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown},
+    fmt, fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use tempfile::NamedTempFile;
-
+pub use self::prepared::{Prepared, PreviousFile};
+use self::{place::Place, prepared::previous};
 use super::{
     edit::Content,
     files::{self, TlsTest},
     read,
     validate::{Problem, validate},
 };
-use crate::model::{Model, change::Change, error::ApiError};
+use crate::{
+    model::{Model, change::Change, error::ApiError},
+    os::{
+        file::{read_regular_file_at, read_regular_file_up_to},
+        program::check_origin,
+    },
+};
 
-/// A file's size beyond which it is not read: far above 4,096 services with 10 real servers each.
-const MAX_SIZE: u64 = 64 << 20;
+/// A file's size beyond which it is neither read nor written: room for 32,768 real servers in 4,096 services, each with its weight.
+/// Reading takes up to 140 times as much memory.
+const MAX_SIZE: u64 = 4 << 20;
 
 /// Why a file could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -64,12 +73,26 @@ pub struct ConfigSource {
 }
 
 impl ConfigSource {
+    /// Who else than root, and this process's own user, can decide what the file says, with the remedy.
+    #[must_use]
+    pub fn distrust(&self) -> Option<String> {
+        match std::path::absolute(&self.path) {
+            Ok(path) => check_origin(&path).err(),
+            Err(error) => Some(format!(
+                "`{}` cannot be found: {error}",
+                self.path.display()
+            )),
+        }
+    }
+
     /// Loads the file; `also` may find further errors in it. Reads the files that it names too, so it may block.
     ///
     /// # Errors
     /// As [`ConfigFile::load`].
     pub fn load(self, also: impl FnOnce(&Model) -> Vec<Problem>) -> Result<ConfigFile, FileError> {
         let path = &self.path;
+        // Before it is read: nobody else can put another file in its place meanwhile, if so.
+        let distrust = self.distrust();
         let bytes = bytes(path).map_err(|error| FileError::Unreadable {
             path: path.clone(),
             error,
@@ -88,7 +111,8 @@ impl ConfigSource {
         .map_err(wrong)?;
         Ok(ConfigFile {
             source: self,
-            content: Content { text, parts, model },
+            content: Arc::new(Content { text, parts, model }),
+            distrust,
         })
     }
 }
@@ -97,14 +121,10 @@ impl ConfigSource {
 #[derive(Clone, Debug)]
 pub struct ConfigFile {
     source: ConfigSource,
-    content: Content,
-}
-
-/// A changed file, written beside the one that it will replace.
-#[derive(Debug)]
-pub struct Prepared {
-    temporary: NamedTempFile,
-    file: ConfigFile,
+    /// Each file that is loaded or written has its own.
+    content: Arc<Content>,
+    /// Who else than root could have written it when it was loaded, with the remedy.
+    distrust: Option<String>,
 }
 
 impl ConfigFile {
@@ -133,10 +153,68 @@ impl ConfigFile {
         &self.source.path
     }
 
+    /// Where the file is kept as it was before its last change: beside it, or beside what it links to.
+    #[must_use]
+    pub fn previous(&self) -> PathBuf {
+        let path = self.path();
+        previous(&fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()))
+    }
+
     /// The model that it describes.
     #[must_use]
-    pub const fn model(&self) -> &Model {
+    pub fn model(&self) -> &Model {
         &self.content.model
+    }
+
+    /// Its text.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.content.text
+    }
+
+    /// Whether `other` is a copy of it, and not what was loaded or written later.
+    #[must_use]
+    pub fn is_copy(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.content, &other.content)
+    }
+
+    /// Who else than root could have written it when it was loaded, with the remedy; if so, none of the programs that it names runs.
+    #[must_use]
+    pub fn distrust(&self) -> Option<&str> {
+        self.distrust.as_deref()
+    }
+
+    /// A sentence that says that its programs do not run, if so.
+    #[must_use]
+    pub fn distrust_warning(&self) -> Option<String> {
+        let reason = self.distrust.as_ref()?;
+        let path = self.source.path.display();
+        let what = if files::distrusted_programs(self.model(), reason).is_empty() {
+            format!("programs that {path} comes to name are not run")
+        } else {
+            format!(
+                "programs that {path} names are not run, and checks that run one keep their state"
+            )
+        };
+        Some(not_run(&what, reason))
+    }
+
+    /// Checks that a program may be added to it.
+    ///
+    /// # Errors
+    /// Others than root can write it, or could when it was loaded, so that the program would not run.
+    pub fn require_trust(&self) -> Result<(), ApiError> {
+        let found = self.distrust.clone();
+        match found.or_else(|| self.source.distrust()) {
+            None => Ok(()),
+            Some(reason) => {
+                let what = format!(
+                    "programs that {} names are not run",
+                    self.source.path.display()
+                );
+                Err(ApiError::conflict(not_run(&what, &reason)))
+            }
+        }
     }
 
     /// A sentence about an interface, behind the position of its name in the file.
@@ -155,70 +233,49 @@ impl ConfigFile {
     /// # Errors
     /// The file on disk is no longer the one that was loaded, or the disk refused the new one.
     pub fn prepare(&self, changes: &[Change], wanted: Model) -> Result<Prepared, ApiError> {
-        self.require_unchanged()?;
-        let content = self.content.edited(&self.source.host, changes, wanted)?;
+        let path = &self.source.path;
         // Behind a symbolic link, the file itself is replaced.
-        let cannot = |error: io::Error| {
-            ApiError::failed(format!(
-                "cannot write {}: {error}; nothing was changed",
-                self.source.path.display()
-            ))
+        let place = Place::find(path).map_err(|error| self.unreadable(&error))?;
+        self.require_unchanged(&place)?;
+        let content = self.content.edited(&self.source.host, changes, wanted)?;
+        if content.text.len() as u64 > MAX_SIZE {
+            return Err(ApiError::failed(format!(
+                "{} would be larger than {} MiB, and could not be loaded again; nothing was changed",
+                path.display(),
+                MAX_SIZE >> 20
+            )));
+        }
+        let file = Self {
+            source: self.source(),
+            content: Arc::new(content),
+            distrust: self.distrust.clone(),
         };
-        let target = fs::canonicalize(&self.source.path).map_err(cannot)?;
-        let temporary = write(&target, &content.text).map_err(cannot)?;
-        Ok(Prepared {
-            temporary,
-            file: Self {
-                source: self.source(),
-                content,
-            },
-        })
+        Prepared::write(place, &self.content.text, file)
     }
 
     /// Refuses when the file on disk differs from the one that was loaded.
-    fn require_unchanged(&self) -> Result<(), ApiError> {
-        let path = self.source.path.display();
-        match bytes(&self.source.path) {
+    fn require_unchanged(&self, place: &Place) -> Result<(), ApiError> {
+        match read_regular_file_at(&place.file(), MAX_SIZE) {
             Ok(bytes) if bytes == self.content.text.as_bytes() => Ok(()),
             Ok(_) => Err(ApiError::conflict(format!(
-                "{path} has changed since it was loaded: `balancer-ctl reload` first, or use --runtime"
+                "{} has changed since it was loaded: `balancer-ctl reload` first, or use --runtime",
+                self.source.path.display()
             ))),
-            Err(error) => Err(ApiError::conflict(format!(
-                "{path} cannot be read any more ({error}): put it back, or use --runtime"
-            ))),
+            Err(error) => Err(self.unreadable(&error)),
         }
     }
-}
 
-impl Prepared {
-    /// Puts the changed file in the old one's place, on disk when this returns (or else the log warns).
-    ///
-    /// # Errors
-    /// The old file is still there, unchanged.
-    pub fn commit(self) -> Result<ConfigFile, ApiError> {
-        let Self { temporary, file } = self;
-        file_in_place(temporary, file.path(), sync).map_err(|error| {
-            ApiError::failed(format!(
-                "cannot replace {}: {error}; nothing was changed",
-                file.path().display()
-            ))
-        })?;
-        Ok(file)
+    fn unreadable(&self, error: &io::Error) -> ApiError {
+        ApiError::conflict(format!(
+            "{} cannot be read any more ({error}): put it back, or use --runtime",
+            self.source.path.display()
+        ))
     }
 }
 
-fn bytes(path: &Path) -> io::Result<Vec<u8>> {
-    let metadata = fs::metadata(path)?;
-    if !metadata.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
-    if metadata.len() > MAX_SIZE {
-        return Err(io::Error::other(format!(
-            "it is larger than {} MiB",
-            MAX_SIZE >> 20
-        )));
-    }
-    fs::read(path)
+/// Reads a configuration file. Never blocks on a pipe.
+pub(super) fn bytes(path: &Path) -> io::Result<Vec<u8>> {
+    read_regular_file_up_to(path, MAX_SIZE)
 }
 
 fn text(bytes: Vec<u8>) -> Result<String, read::ReadError> {
@@ -234,180 +291,10 @@ fn text(bytes: Vec<u8>) -> Result<String, read::ReadError> {
     })
 }
 
-/// Writes `text` to a file beside `target` with its mode and owner.
-fn write(target: &Path, text: &str) -> io::Result<NamedTempFile> {
-    let metadata = fs::metadata(target)?;
-    let directory = target.parent().unwrap_or(Path::new("/"));
-    let mut temporary = tempfile::Builder::new()
-        .prefix(".balancer-")
-        .suffix(".toml")
-        .tempfile_in(directory)?;
-    temporary.write_all(text.as_bytes())?;
-    let file = temporary.as_file();
-    // The owner before the mode: changing the owner clears set-user-id bits.
-    fchown(file, Some(metadata.uid()), Some(metadata.gid()))?;
-    file.set_permissions(fs::Permissions::from_mode(metadata.mode() & 0o7777))?;
-    file.sync_all()?;
-    Ok(temporary)
-}
-
-fn file_in_place(
-    temporary: NamedTempFile,
-    path: &Path,
-    sync: impl FnOnce(&Path) -> io::Result<()>,
-) -> io::Result<()> {
-    let target = fs::canonicalize(path)?;
-    temporary.persist(&target).map_err(|error| error.error)?;
-    // The new file is in place from here on, even if it cannot be synced.
-    if let Err(error) = sync(target.parent().unwrap_or(Path::new("/"))) {
-        tracing::warn!(
-            file = %path.display(),
-            %error,
-            "the changed configuration file may be lost if the power fails now"
-        );
-    }
-    Ok(())
-}
-
-fn sync(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
+/// The sentence that programs are not run, and how that ends.
+fn not_run(what: &str, reason: &str) -> String {
+    format!("{what}: {reason}, see what it says, then `balancer-ctl reload`")
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::symlink;
-
-    use super::*;
-    use crate::model::{address::service_key, service::ServiceSettings};
-
-    const TEXT: &str = "# mine\ndataplane.interfaces = [\"eth0\"]\n";
-
-    fn load(path: &Path) -> Result<ConfigFile, FileError> {
-        ConfigFile::load(path, "lb1", |_| None)
-    }
-
-    fn add_web() -> Change {
-        Change::AddService(
-            service_key("192.0.2.80:80").unwrap(),
-            ServiceSettings::default(),
-        )
-    }
-
-    fn prepare(file: &ConfigFile) -> Result<Prepared, ApiError> {
-        file.prepare(&[add_web()], add_web().after(file.model()).unwrap())
-    }
-
-    #[test]
-    fn a_replaced_file_keeps_mode_link_and_comments_and_leaves_nothing_beside_it() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("real.toml");
-        let link = directory.path().join("balancer.toml");
-        fs::write(&path, TEXT).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        symlink(&path, &link).unwrap();
-
-        let file = load(&link).unwrap();
-        let prepared = prepare(&file).unwrap();
-        assert_eq!(
-            fs::read_to_string(&path).unwrap(),
-            TEXT,
-            "not before the commit"
-        );
-        let file = prepared.commit().unwrap();
-
-        assert_eq!(
-            fs::read_to_string(&path).unwrap(),
-            format!("{TEXT}\n[[service]]\naddress = \"192.0.2.80:80\"\n")
-        );
-        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o640);
-        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
-        assert_eq!(
-            file.source().load(|_| Vec::new()).unwrap().model(),
-            file.model()
-        );
-    }
-
-    #[test]
-    fn a_file_that_is_in_place_stays_when_the_disk_does_not_answer() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("balancer.toml");
-        fs::write(&path, TEXT).unwrap();
-        let temporary = write(&path, "new").unwrap();
-        file_in_place(temporary, &path, |_| Err(io::Error::other("broken"))).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
-    }
-
-    #[test]
-    fn a_prepared_file_that_is_given_up_leaves_nothing() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("balancer.toml");
-        fs::write(&path, TEXT).unwrap();
-        drop(prepare(&load(&path).unwrap()).unwrap());
-        assert_eq!(fs::read_to_string(&path).unwrap(), TEXT);
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn a_file_that_changed_meanwhile_is_not_written() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("balancer.toml");
-        fs::write(&path, TEXT).unwrap();
-        let file = load(&path).unwrap();
-        fs::write(&path, "# other\n").unwrap();
-        let path = path.display();
-        assert_eq!(
-            prepare(&file).unwrap_err().to_string(),
-            format!(
-                "{path} has changed since it was loaded: `balancer-ctl reload` first, or use --runtime"
-            )
-        );
-        fs::remove_file(path.to_string()).unwrap();
-        assert_eq!(
-            prepare(&file).unwrap_err().to_string(),
-            format!(
-                "{path} cannot be read any more (No such file or directory (os error 2)): put it back, or use --runtime"
-            )
-        );
-    }
-
-    #[test]
-    fn what_cannot_be_read_is_said_with_its_name() {
-        let directory = tempfile::tempdir().unwrap();
-        let error = |path: &Path| load(path).unwrap_err().to_string();
-        let absent = directory.path().join("absent.toml");
-        assert_eq!(
-            error(&absent),
-            format!(
-                "configuration file {}: No such file or directory (os error 2)",
-                absent.display()
-            )
-        );
-        assert_eq!(
-            error(directory.path()),
-            format!(
-                "configuration file {}: it is not a regular file",
-                directory.path().display()
-            )
-        );
-        let binary = directory.path().join("binary.toml");
-        fs::write(&binary, b"# \xc3\xa9\n# \xc3\xa9 \xe9\n").unwrap();
-        assert_eq!(
-            error(&binary),
-            format!(
-                "{}:2:5: byte 0xe9 is not UTF-8: save the file as UTF-8",
-                binary.display()
-            )
-        );
-        let wrong = directory.path().join("wrong.toml");
-        fs::write(&wrong, "colour = 1\n[dataplane]\ninterfaces = []\n").unwrap();
-        let at = wrong.display();
-        assert_eq!(
-            error(&wrong),
-            format!(
-                "{at}:1:1: unknown key `colour`: expected `node`, `dataplane`, `timeouts`, `service`, `notify`, `vrrp` or `peers`\n\
-                 {at}:3:14: interfaces is empty: name at least one, as in `interfaces = [\"eth0\"]`"
-            )
-        );
-    }
-}
+mod tests;

@@ -75,6 +75,36 @@ pub fn problems(model: &Model, tls_test: TlsTest) -> Vec<Problem> {
     problems
 }
 
+/// A problem for each program that a model names, since nobody knows who has named it: `reason` says who may have, with the remedy.
+#[must_use]
+pub fn distrusted_programs(model: &Model, reason: &str) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut add = |place, run: &[String]| {
+        let program = run.first().map_or("", String::as_str);
+        let sentence = format!("run {program}: it is not run, since {reason}");
+        problems.push(Problem { place, sentence });
+    };
+    for (service, of_service) in model.services.iter().enumerate() {
+        for (index, check) in of_service.checks.iter().enumerate() {
+            if let Probe::Exec(exec) = &check.probe {
+                add(Place::Check(service, index, "run"), &exec.run);
+            }
+        }
+    }
+    for (index, notify) in model.notify.iter().enumerate() {
+        add(Place::Notify(index, "run"), &notify.run);
+    }
+    for (index, router) in model.vrrp.iter().enumerate() {
+        for (number, exec) in router.track_exec.iter().enumerate() {
+            add(
+                Place::VrrpTrack(index, "track-exec", number, "run"),
+                &exec.run,
+            );
+        }
+    }
+    problems
+}
+
 /// Returns the problems with the files that a check names, or with its TLS settings: each key, with a sentence.
 #[must_use]
 pub fn of_check(check: &Check, tls_test: TlsTest) -> Vec<(&'static str, String)> {

@@ -1,7 +1,7 @@
 //! Makes a model of the configuration file's text. Reports all errors of a file, each with its position. Pure.
 
 pub mod check;
-mod keys;
+pub(super) mod keys;
 pub mod notify;
 mod peers;
 mod persistence;
@@ -105,6 +105,11 @@ pub(super) fn validated(
         return Ok((model, Parts::of(document.as_table(), text.len())));
     }
     problems.sort_by_key(|(at, _)| *at);
+    if problems.len() > MAX_ERRORS {
+        let more = problems.len() - MAX_ERRORS;
+        problems.truncate(MAX_ERRORS + 1);
+        problems[MAX_ERRORS].1 = format!("here, and from here on, are {more} more errors");
+    }
     Err(problems
         .into_iter()
         .map(|(at, message)| locate(text, at, message))
@@ -147,6 +152,9 @@ fn parsed(text: &str) -> Result<Parsed<'_>, TomlError> {
             Ok(document) => return Ok((document, oversized)),
             Err(error) => error,
         };
+        if oversized.len() == MAX_OVERSIZED {
+            return Err(error);
+        }
         let is_number = |span: &Range<usize>| fitting.get(span.clone()).is_some_and(is_oversized);
         let Some(span) = error.span().filter(is_number) else {
             return Err(error);
@@ -156,6 +164,12 @@ fn parsed(text: &str) -> Result<Parsed<'_>, TomlError> {
         oversized.push(span);
     }
 }
+
+/// Errors of a file that are told.
+const MAX_ERRORS: usize = 100;
+
+/// Integers too large for TOML that are named with their keys: each has the text parsed once more.
+const MAX_OVERSIZED: usize = 16;
 
 /// Whether this is a decimal integer that is too large for TOML.
 fn is_oversized(token: &str) -> bool {

@@ -79,7 +79,10 @@ pub fn validate(model: &Model) -> Vec<Problem> {
     {
         problems.add(
             Place::Node,
-            format!("node name `{}` is empty or holds spaces", model.node),
+            format!(
+                "node name `{}` is empty, or holds spaces or control characters",
+                model.node
+            ),
         );
     }
     dataplane(&model.dataplane, &mut problems);

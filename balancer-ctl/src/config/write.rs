@@ -258,4 +258,4 @@ fn virtual_router_block(router: &VirtualRouter) -> Table {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

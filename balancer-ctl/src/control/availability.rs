@@ -146,6 +146,8 @@ impl Availability {
             .map(|(target, check_state)| CheckStart {
                 target: Arc::clone(target),
                 from: check_state.decided.then(|| check_state.clone()),
+                name: None,
+                paused: false,
             })
             .collect()
     }

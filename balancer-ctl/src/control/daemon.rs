@@ -8,35 +8,33 @@
 //! ```
 
 mod change;
+mod file_watch;
 mod health;
 mod message;
 mod peers;
 mod persistence;
 mod reload;
+mod replace;
 mod views;
 mod vrrp;
 
 use std::{
-    collections::HashSet,
     io,
-    net::IpAddr,
     time::{Duration, Instant, SystemTime},
 };
 
 use balancer_common::verdict::Discard;
-use tokio::{
-    sync::{broadcast, mpsc},
-    time::MissedTickBehavior,
-};
+use tokio::{sync::mpsc, time::MissedTickBehavior};
 use tracing::Level;
 
-use self::reload::Reloads;
+use self::{file_watch::FileWatch, reload::Reloads};
 pub use self::{
     health::HealthReport,
     message::{ConnectionPolicy, Message, PersistenceQuery, Reply, Request, Scope},
     peers::{Asked, FromPeers, Nodes, StartPeers},
     persistence::ForgetReport,
-    views::ListReport,
+    replace::Replacement,
+    views::{CloseReport, ListReport},
     vrrp::{GiveUp, StartVrrp, Vrrp},
 };
 use crate::{
@@ -44,9 +42,11 @@ use crate::{
     control::{
         availability::Availability,
         conditions::{Conditions, Transition},
+        event_log::EventLog,
     },
     dataplane::{Dataplane, InterfaceError},
     health::Checkers,
+    host::identity::HostInterfaces,
     model::{
         Model,
         address::ServiceRef,
@@ -62,8 +62,6 @@ use crate::{
 
 /// Capacity of the message queue; senders wait while it is full.
 pub const MAX_QUEUED_MESSAGES: usize = 64;
-/// How many events a reader may lag behind before it loses some.
-pub const MAX_QUEUED_EVENTS: usize = 1024;
 /// The detail of [`Condition::ChecksStalled`].
 const CHECKS_STALLED: &str = "checks have stalled, so real servers that die stay in service: restart balancerd, which goes on \
                               from the present state";
@@ -84,10 +82,10 @@ pub struct DaemonConfig {
     pub model: Model,
     /// The availability that belongs to `model`.
     pub availability: Availability,
-    /// Sends events to those who follow them.
-    pub events: broadcast::Sender<view::EventRecord>,
-    /// Reads this host's addresses.
-    pub addresses: fn() -> io::Result<HashSet<IpAddr>>,
+    /// Takes events, for those who follow them.
+    pub events: EventLog,
+    /// Lists this host's interfaces.
+    pub interfaces: fn() -> io::Result<HostInterfaces>,
     /// The virtual routers, none of which runs yet.
     pub vrrp: Vrrp,
     /// The channel to other nodes, which does not run yet.
@@ -107,8 +105,10 @@ pub struct Daemon {
     /// The model that runs; it may differ from the file's.
     model: Model,
     file: Option<ConfigFile>,
-    events: broadcast::Sender<view::EventRecord>,
-    addresses: fn() -> io::Result<HashSet<IpAddr>>,
+    /// The file of the last reload, if the data plane refused it, and why.
+    refused_file: Option<(ConfigFile, String)>,
+    events: EventLog,
+    interfaces: fn() -> io::Result<HostInterfaces>,
     vrrp: Vrrp,
     nodes: Nodes,
     /// How many new connections the full tables had refused at the last tick.
@@ -131,7 +131,7 @@ impl Daemon {
             mut model,
             availability,
             events,
-            addresses,
+            interfaces,
             vrrp,
             nodes,
         } = parts;
@@ -151,8 +151,9 @@ impl Daemon {
             is_misconfigured: false,
             model,
             file,
+            refused_file: None,
             events,
-            addresses,
+            interfaces,
             vrrp,
             nodes,
             refused: 0,
@@ -163,6 +164,8 @@ impl Daemon {
         daemon.checkers.watch(daemon.wanted_checkers());
         daemon.persist_services();
         daemon.configure_vrrp();
+        let key = daemon.key_search().read(&daemon.model.peers);
+        daemon.take_key(key);
         daemon.configure_peers();
         let status = daemon.status()?;
         daemon.refused = table_full(&status);
@@ -179,7 +182,7 @@ impl Daemon {
         let checkers = self.checkers.as_ref();
         let taken = self.availability.takeover(&self.model, checkers, now);
         if let Some(notifier) = &self.notifier {
-            notifier.configure(&self.availability.as_reported(&self.model));
+            notifier.configure(&self.reported());
             let written = checkers.last_written().unwrap_or(now);
             for (event, began) in taken.conditions {
                 let time = time.checked_sub(now.duration_since(began)).unwrap_or(time);
@@ -201,18 +204,27 @@ impl Daemon {
     pub async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let watchdog_interval = systemd::watchdog_interval();
+        let mut next_sign_of_life = watchdog_interval.map(|_| clock::now());
         let mut next_maintenance = clock::now();
         let mut reloads = Reloads::default();
+        let mut file_watch = FileWatch::new();
         loop {
+            let look_at_file = file_watch.next_deadline();
             // The data plane may block for milliseconds; the API's tasks go on meanwhile.
             tokio::select! {
                 message = messages.recv() => match message {
                     Some(Message::Stop) | None => break,
+                    Some(Message::Status(reply)) => {
+                        tokio::task::block_in_place(|| file_watch.reply_with_status(&mut self, reply));
+                    }
                     Some(message) => tokio::task::block_in_place(|| reloads.take(&mut self, message)),
                 },
                 loaded = reloads.next() => {
                     tokio::task::block_in_place(|| reloads.finish(&mut self, loaded));
                 }
+                found = file_watch.next() => tokio::task::block_in_place(|| file_watch.finish(&mut self, found)),
+                () = sleep_until(look_at_file) => tokio::task::block_in_place(|| file_watch.advance(&mut self)),
                 () = sleep_until(self.availability.next_deadline()) => tokio::task::block_in_place(|| self.advance()),
                 () = sleep_until(Some(next_maintenance)) => {
                     tokio::task::block_in_place(|| self.run_maintenance());
@@ -222,6 +234,10 @@ impl Daemon {
                     tokio::task::block_in_place(|| self.follow_vrrp(update));
                 }
                 said = self.nodes.next() => tokio::task::block_in_place(|| self.follow_peers(said)),
+                () = sleep_until(next_sign_of_life) => {
+                    self.show_life();
+                    next_sign_of_life = watchdog_interval.map(|interval| clock::now() + interval);
+                }
                 _ = tick.tick() => tokio::task::block_in_place(|| self.tick()),
             }
         }
@@ -244,9 +260,16 @@ impl Daemon {
                 drop(reply.send(self.change_all(requests, scope)));
                 heap::trim();
             }
+            Message::Replace(replacement, reply) => {
+                drop(reply.send(self.replace(replacement)));
+                heap::trim();
+            }
             Message::Services(service, reply) => drop(reply.send(self.services(service.as_ref()))),
             Message::Connections(service, filter, reply) => {
                 drop(reply.send(self.connections(service.as_ref(), filter)));
+            }
+            Message::CloseConnections(service, filter, reply) => {
+                drop(reply.send(self.close_connections(service.as_ref(), filter)));
             }
             Message::Trace(service, client, reply) => {
                 drop(reply.send(self.trace(&service, client)))
@@ -256,11 +279,9 @@ impl Daemon {
             Message::Health(service, reply) => drop(reply.send(self.health(service.as_ref()))),
             Message::Status(reply) => drop(reply.send(self.status())),
             Message::GiveUp(reply) => drop(reply.send(self.give_up())),
-            Message::NodeKey(reply) => drop(reply.send(self.node_key())),
-            Message::NodeJoin(key, address, reply) => {
-                drop(reply.send(self.node_join(&key, address)));
-            }
-            Message::KeepNodeKey(key, reply) => drop(reply.send(self.keep_node_key(&key))),
+            Message::GiveUpAll(reply) => drop(reply.send(self.give_up_all())),
+            Message::NodeKey(reply) => self.node_key(reply),
+            Message::NodeJoin(key, address, reply) => self.node_join(&key, address, reply),
             Message::NodeRemove(name, reply) => drop(reply.send(self.node_remove(&name))),
             Message::AskNode(name, body, reply) => drop(reply.send(self.ask_peer(name, body))),
             Message::Differences(text, reply) => drop(reply.send(self.differences(&text))),
@@ -309,11 +330,26 @@ impl Daemon {
         if self.availability.take_new_maintenance()
             && let Some(notifier) = &self.notifier
         {
-            notifier.configure(&self.availability.as_reported(&self.model));
+            notifier.configure(&self.reported());
         }
         for event in events {
             self.publish(event);
         }
+    }
+
+    /// The model as the notifier is given it: without programs that others than root may have named.
+    fn reported(&self) -> Model {
+        let mut reported = self.availability.as_reported(&self.model);
+        if self.distrusts_programs() {
+            reported.notify.clear();
+        }
+        reported
+    }
+
+    /// Whether no program runs, since others than root may have named them.
+    fn distrusts_programs(&self) -> bool {
+        let file = self.file.as_ref();
+        file.is_some_and(|file| file.distrust().is_some())
     }
 
     /// Gives the data plane the settings and services that it should run. A failure is a condition and is tried again each second.
@@ -351,8 +387,13 @@ impl Daemon {
         self.check_table();
         let stalled = (!self.checkers.alive()).then(|| CHECKS_STALLED.to_owned());
         self.note(Condition::ChecksStalled, stalled);
+        self.log_left_out();
+        self.follow_absent();
         self.tell_peers();
-        // While checks stall, systemd's watchdog is not notified: it restarts the daemon, which goes on from the stored state.
+    }
+
+    /// Notifies systemd's watchdog, but not while checks stall: it restarts the daemon then, which goes on from the stored state.
+    fn show_life(&self) {
         if !self.conditions.lasts(Condition::ChecksStalled) {
             systemd::alive();
         }
@@ -407,24 +448,19 @@ impl Daemon {
         }
     }
 
+    /// Logs an event, and tells all who follow events.
     fn publish(&self, event: Event) {
-        let service = event.service.as_deref();
-        let real = event.real.map(|real| real.to_string());
-        let real = real.as_deref();
-        let detail = Some(event.message.as_str()).filter(|message| !message.is_empty());
-        log(
-            event.kind.level(),
-            service,
-            real,
-            detail,
-            event.kind.sentence(),
-        );
+        log_event(&event);
+        self.tell(event);
+    }
+
+    /// Tells the notify policy and all who follow events of one.
+    fn tell(&self, event: Event) {
         let record = event.record(SystemTime::now());
         if let Some(notifier) = &self.notifier {
             notifier.handle(record.clone());
         }
-        // Fails if nobody follows the events.
-        let _ = self.events.send(record);
+        self.events.publish(record);
     }
 }
 
@@ -439,7 +475,18 @@ pub fn with_location(file: Option<&ConfigFile>, error: &anyhow::Error) -> String
     }
 }
 
-/// Logs an event.
+fn log_event(event: &Event) {
+    let real = event.real.map(|real| real.to_string());
+    log(
+        event.kind.level(),
+        event.service.as_deref(),
+        real.as_deref(),
+        Some(event.message.as_str()).filter(|message| !message.is_empty()),
+        event.kind.sentence(),
+    );
+}
+
+/// Logs a line.
 fn log(
     level: Level,
     service: Option<&str>,

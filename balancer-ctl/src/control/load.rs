@@ -21,6 +21,19 @@ pub fn load(path: &Path, host: &str) -> Result<ConfigFile, FileError> {
     ConfigFile::load(path, host, tls_problem)
 }
 
+/// Loads a file as [`load`], for somebody who wants to know whether it is good: that its programs do not run is an error.
+///
+/// # Errors
+/// As [`load`]; or others than root can write the file, and it names programs.
+pub fn check(path: &Path, host: &str) -> Result<ConfigFile, FileError> {
+    let file = load(path, host)?;
+    let Some(reason) = file.distrust().map(str::to_owned) else {
+        return Ok(file);
+    };
+    file.source()
+        .load(|model| files::distrusted_programs(model, &reason))
+}
+
 /// As [`load`], for a daemon that is about to run it on this host: virtual routers need their interfaces.
 ///
 /// # Errors
@@ -99,11 +112,11 @@ mod tests {
             ("insecure = true", ""),
             (
                 "ca = \"@/junk.pem\"",
-                "the certificate in @/junk.pem: invalid peer certificate: BadEncoding",
+                "the certificate in @/junk.pem: certificate cannot be read",
             ),
             (
                 "certificate = \"@/one.pem\", key = \"@/other.key\"",
-                "the certificate @/one.pem with the key @/other.key: keys may not be consistent: KeyMismatch",
+                "the certificate @/one.pem with the key @/other.key: the key is of another certificate",
             ),
             ("server-name = \"-x\"", "`-x` is no name for a certificate"),
         ];

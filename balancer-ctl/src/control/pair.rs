@@ -1,154 +1,28 @@
 //! What nodes that share VIPs tell each other, and what this one makes of it. Pure.
 
-use std::time::{Duration, Instant};
+mod services;
 
-use blake2::{Blake2s256, Digest as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
+pub use self::services::{
+    PushChanges, differences, digests, push_changes, services_of, services_text,
+};
 use crate::{
-    config::{read, write},
     model::{
-        Model, PeerSettings, VirtualRouter, VirtualService, change::Change, diff::model_diff,
-        duration, view, vrrp::VirtualRouterState,
+        duration, view,
+        vrrp::{VirtualAddress, VirtualRouterState},
     },
     peer::{
         PeerView,
-        message::{NodeOverall, NodeReport, NodeRole, RouterSummary, ServiceSummary},
+        message::{
+            NodeOverall, NodeReport, NodeRole, RouterSummary, ServiceSummary, TrackedSummary,
+        },
     },
 };
-
-/// This node's services as the text of a configuration, which other nodes read.
-#[must_use]
-pub fn services_text(model: &Model) -> String {
-    let mut services = model.services.clone();
-    for service in &mut services {
-        service.runtime = false;
-        for real in &mut service.reals {
-            real.runtime = false;
-        }
-    }
-    write::text(&Model {
-        services,
-        notify: Vec::new(),
-        vrrp: Vec::new(),
-        peers: PeerSettings::default(),
-        ..model.clone()
-    })
-}
-
-/// The services in such a text.
-///
-/// # Errors
-/// A sentence: it is not such a text.
-pub fn services_of(text: &str) -> Result<Vec<VirtualService>, String> {
-    let model = read::model(text, "peer").map_err(|errors| {
-        let sentences: Vec<_> = errors.iter().map(|error| error.message.clone()).collect();
-        sentences.join("; ")
-    })?;
-    Ok(model.services)
-}
-
-/// The changes that turn the services of `model` into `wanted`: those that differ are deleted and added again.
-#[must_use]
-pub fn changes_to(model: &Model, wanted: &[VirtualService]) -> Vec<Change> {
-    let same = |one: &VirtualService, other: &VirtualService| saved(one) == saved(other);
-    let stays = |service: &VirtualService| wanted.iter().any(|other| same(service, other));
-    let gone = model.services.iter().filter(|service| !stays(service));
-    let mut changes: Vec<_> = gone
-        .map(|service| Change::DelService(service.key))
-        .collect();
-    for service in wanted {
-        let is_there = model.services.iter().any(|present| same(present, service));
-        if is_there {
-            continue;
-        }
-        let settings = service.settings_beside_defaults();
-        changes.push(Change::AddService(service.key, settings));
-        let reals = service.reals.iter();
-        changes.extend(reals.map(|real| {
-            Change::AddReal(service.key, real.address, real.settings_beside_defaults())
-        }));
-    }
-    changes
-}
-
-/// A service as the file has it.
-fn saved(service: &VirtualService) -> VirtualService {
-    let mut service = service.clone();
-    service.runtime = false;
-    for real in &mut service.reals {
-        real.runtime = false;
-    }
-    service
-}
-
-/// What another node's services, given as text, have other than this node's: a line each.
-///
-/// # Errors
-/// A sentence: it is not such a text.
-pub fn differences(model: &Model, text: &str) -> Result<Vec<String>, String> {
-    let own = Model {
-        services: model.services.iter().map(saved).collect(),
-        ..model.clone()
-    };
-    let theirs = Model {
-        services: services_of(text)?,
-        ..own.clone()
-    };
-    let events = model_diff(&own, &theirs).into_iter();
-    let lines = events.map(|event| {
-        let words = [
-            Some(event.kind.name().to_owned()),
-            event.service,
-            event.real.map(|real| real.to_string()),
-            Some(event.message).filter(|message| !message.is_empty()),
-        ];
-        words.into_iter().flatten().collect::<Vec<_>>().join(" ")
-    });
-    Ok(lines.collect())
-}
-
-fn digest(text: &str) -> String {
-    let bytes = Blake2s256::digest(text);
-    bytes
-        .iter()
-        .take(16)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
-}
-
-/// What all nodes have to have alike in their virtual routers.
-fn routers_text(routers: &[VirtualRouter]) -> String {
-    let mut lines: Vec<_> = routers
-        .iter()
-        .map(|router| {
-            let addresses: Vec<_> = router.addresses.iter().map(ToString::to_string).collect();
-            format!(
-                "{} {} {} {}",
-                router.router_id,
-                addresses.join(" "),
-                duration::exact(router.advertisement_interval),
-                router.group.as_deref().unwrap_or_default(),
-            )
-        })
-        .collect();
-    lines.sort();
-    lines.join("\n")
-}
-
-/// The digests of a model's services, in whatever order, and of its virtual routers: of what nodes have to have alike.
-#[must_use]
-pub fn digests(model: &Model) -> [String; 2] {
-    let mut services: Vec<_> = model
-        .services
-        .iter()
-        .map(|service| write::service_text(&saved(service)))
-        .collect();
-    services.sort();
-    [
-        digest(&services.concat()),
-        digest(&routers_text(&model.vrrp)),
-    ]
-}
 
 /// What other nodes are told of this one.
 #[must_use]
@@ -190,7 +64,14 @@ pub fn report(status: &view::Status, digests: [String; 2], in_maintenance: bool)
                 addresses: router.addresses.clone(),
             })
             .collect(),
-        tracked: Vec::new(),
+        tracked: status
+            .tracked
+            .iter()
+            .map(|tracked| TrackedSummary {
+                name: tracked.name.clone(),
+                up: tracked.up,
+            })
+            .collect(),
         services_digest,
         vrrp_digest,
     }
@@ -232,9 +113,83 @@ pub fn views(peers: &[PeerView], digests: &[String; 2], now: Instant) -> Vec<vie
             same_services: report.is_some_and(|report| report.services_digest == digests[0]),
             synchronised: peer.is_connected() && is_alike,
             trouble: peer.trouble.clone(),
+            vips: report.map(|report| vips(report)).unwrap_or_default(),
+            tracked: report
+                .iter()
+                .flat_map(|report| &report.tracked)
+                .map(|tracked| view::Tracked {
+                    name: tracked.name.clone(),
+                    up: tracked.up,
+                })
+                .collect(),
         }
     });
     peers.collect()
+}
+
+/// The VIPs that a node says it has.
+fn vips(report: &NodeReport) -> Vec<IpAddr> {
+    let active = VirtualRouterState::Active.name();
+    let routers = report.vrrp.iter().filter(|router| router.state == active);
+    routers
+        .flat_map(|router| addresses(&router.addresses))
+        .collect()
+}
+
+/// The VIPs of a virtual router, which are written as in the file.
+fn addresses(written: &[String]) -> impl Iterator<Item = IpAddr> {
+    let read = written.iter().filter_map(|one| one.parse().ok());
+    read.map(|one: VirtualAddress| one.address)
+}
+
+/// The virtual routers whose VIPs no node has, as far as this one hears.
+#[must_use]
+pub fn without_active_node<'a>(
+    routers: &'a [view::VirtualRouter],
+    peers: &[view::Peer],
+) -> Vec<&'a str> {
+    let has_vips = |router: &view::VirtualRouter| {
+        let others = peers.iter().filter(|peer| peer.connected);
+        let mut vips = others.flat_map(|peer| &peer.vips);
+        router.state == VirtualRouterState::Active
+            || router.active_node.is_some()
+            || vips.any(|vip| addresses(&router.addresses).any(|own| own == *vip))
+    };
+    let without = routers.iter().filter(|router| !has_vips(router));
+    without.map(|router| router.name.as_str()).collect()
+}
+
+/// The VIPs that several nodes have, a sentence for each set of nodes. `own` are this node's virtual routers, and `name` is its name.
+#[must_use]
+pub fn several_active(
+    name: &str,
+    own: &[view::VirtualRouter],
+    peers: &[view::Peer],
+) -> Vec<String> {
+    let own = own
+        .iter()
+        .filter(|router| router.state == VirtualRouterState::Active)
+        .flat_map(|router| addresses(&router.addresses))
+        .map(|vip| (vip, name));
+    let others = peers.iter().filter(|peer| peer.connected);
+    let others = others.flat_map(|peer| peer.vips.iter().map(|vip| (*vip, peer.name.as_str())));
+    let mut nodes = BTreeMap::<IpAddr, BTreeSet<&str>>::new();
+    for (vip, node) in own.chain(others) {
+        nodes.entry(vip).or_default().insert(node);
+    }
+    let mut vips = BTreeMap::<BTreeSet<&str>, Vec<String>>::new();
+    for (vip, nodes) in nodes.into_iter().filter(|(_, nodes)| nodes.len() > 1) {
+        vips.entry(nodes).or_default().push(vip.to_string());
+    }
+    let sentences = vips.into_iter().map(|(nodes, vips)| {
+        let nodes: Vec<_> = nodes.into_iter().collect();
+        format!(
+            "{} are all Active for {}: they do not hear each other's advertisements, or do not take them",
+            nodes.join(" and "),
+            vips.join(", ")
+        )
+    });
+    sentences.collect()
 }
 
 /// What is wrong with other nodes, a sentence each.
@@ -258,9 +213,12 @@ pub fn problems(peers: &[view::Peer]) -> Vec<String> {
                 .as_ref()
                 .map(|why| format!(": {why}"))
                 .unwrap_or_default();
+            // Before it is reached, its address is all that is known.
+            let address = Some(peer.address.to_string()).filter(|address| address != name);
+            let address = address.map(|address| format!(" ({address})"));
             problems.push(format!(
-                "node {name} ({}) does not answer, {heard}{trouble}",
-                peer.address
+                "node {name}{} does not answer, {heard}{trouble}",
+                address.unwrap_or_default()
             ));
             continue;
         }
@@ -303,104 +261,7 @@ pub fn successor(peers: &[view::Peer], own: Option<(&str, u8)>) -> Option<String
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::change::tests::model;
-
-    const SERVICES: &str = r#"
-        [[service]]
-        name = "web"
-        address = "192.0.2.80:80"
-        scheduler = "mh"
-        check = { type = "http" }
-        [[service.real]]
-        address = "10.0.0.2:80"
-        state = "drain"
-        [[service]]
-        address = "192.0.2.80:443"
-        [[service.real]]
-        address = "10.0.0.2:443"
-    "#;
-
-    #[test]
-    fn services_arrive_as_they_are_sent() {
-        let mut sent = model(SERVICES);
-        sent.services[0].runtime = true;
-        let services = services_of(&services_text(&sent)).unwrap();
-        let own: Vec<_> = sent.services.iter().map(saved).collect();
-        assert_eq!(services, own);
-        let mut present = model("");
-        for change in changes_to(&present.clone(), &services) {
-            change.apply(&mut present.services).unwrap();
-        }
-        assert_eq!(present.services, services);
-        assert_eq!(changes_to(&present, &services), []);
-        assert!(services_of("interfaces = 1").is_err());
-    }
-
-    #[test]
-    fn only_services_that_differ_are_replaced() {
-        let present = model(SERVICES);
-        let wanted = model(&SERVICES.replace("\"mh\"", "\"rr\"")).services;
-        let web = wanted[0].key;
-        let changes = changes_to(&present, &wanted);
-        assert_eq!(changes[0], Change::DelService(web));
-        assert!(changes.iter().all(|change| change.service() == Some(&web)));
-        // They stand in another order then, which is no difference.
-        let mut pushed = present.clone();
-        for change in &changes {
-            change.apply(&mut pushed.services).unwrap();
-        }
-        let sender = Model {
-            services: wanted.clone(),
-            ..present.clone()
-        };
-        assert_ne!(pushed.services, sender.services);
-        assert_eq!(digests(&pushed), digests(&sender));
-        let text = services_text(&Model {
-            services: wanted,
-            ..present.clone()
-        });
-        assert_eq!(
-            differences(&present, &text).unwrap(),
-            ["service-changed tcp/192.0.2.80:80 scheduler mh -> rr"]
-        );
-    }
-
-    #[test]
-    fn digests_are_of_what_nodes_have_to_have_alike() {
-        let one = model(SERVICES);
-        let mut other = one.clone();
-        other.node = "lb2".to_owned();
-        other.dataplane.interfaces = vec!["ens1".to_owned()];
-        other.dataplane.max_connections = 4096;
-        other.services.reverse();
-        other.services[1].runtime = true;
-        assert_eq!(digests(&one), digests(&other));
-        let [same, _] = digests(&other);
-        other.services[0].reals[0].weight = 7;
-        assert_ne!(digests(&other)[0], same);
-        other.services[0].reals[0].weight = 1;
-        let checked = other
-            .services
-            .iter_mut()
-            .find(|service| !service.checks.is_empty());
-        checked.unwrap().checks.clear();
-        assert_ne!(digests(&other)[0], same);
-        other.services.pop();
-        assert_ne!(digests(&one)[0], digests(&other)[0]);
-        let mut router = VirtualRouter::new("outside", "eth0", 51);
-        router.addresses = vec!["192.0.2.80/24".parse().unwrap()];
-        let mut backup = router.clone();
-        backup.priority = 50;
-        backup.interface = "ens1".to_owned();
-        backup.name = "out".to_owned();
-        let with = |router: &VirtualRouter| Model {
-            vrrp: vec![router.clone()],
-            ..one.clone()
-        };
-        assert_eq!(digests(&with(&router)), digests(&with(&backup)));
-        backup.addresses = vec!["192.0.2.81/24".parse().unwrap()];
-        assert_ne!(digests(&with(&router))[1], digests(&with(&backup))[1]);
-    }
+    use crate::model::vrrp::Probes;
 
     fn peer(name: &str) -> view::Peer {
         view::Peer {
@@ -416,6 +277,8 @@ mod tests {
             same_services: true,
             synchronised: true,
             trouble: None,
+            vips: Vec::new(),
+            tracked: Vec::new(),
         }
     }
 
@@ -433,6 +296,10 @@ mod tests {
             trouble: None,
             ..lost.clone()
         };
+        let unknown = view::Peer {
+            name: "192.0.2.2:4446".to_owned(),
+            ..never.clone()
+        };
         let kept = view::Peer {
             maintenance: true,
             ready: false,
@@ -448,15 +315,86 @@ mod tests {
             ..peer("lb5")
         };
         assert_eq!(
-            problems(&[lost, never, kept, differs, routers]),
+            problems(&[lost, never, unknown, kept, differs, routers]),
             [
                 "node lb2 (192.0.2.2:4446) does not answer, last heard 5s ago: connection refused",
                 "node lb2 (192.0.2.2:4446) does not answer, it was never heard",
+                "node 192.0.2.2:4446 does not answer, it was never heard",
                 "node lb3 is in maintenance and will not take over",
                 "node lb4 has other services than this one: `balancer-ctl diff lb4` shows them, `balancer-ctl push lb4` sends it \
                  this node's",
                 "node lb5 has other virtual routers than this one: give both the same VIPs",
             ]
+        );
+    }
+
+    fn router(state: VirtualRouterState, active_node: Option<&str>) -> view::VirtualRouter {
+        view::VirtualRouter {
+            name: "outside".to_owned(),
+            state,
+            reason: String::new(),
+            priority: 100,
+            addresses: vec!["192.0.2.80/24".to_owned(), "192.0.2.81/32".to_owned()],
+            since: String::new(),
+            interface: "eth0".to_owned(),
+            router_id: 51,
+            group: None,
+            probes: Probes::EveryNode,
+            active_node: active_node.map(|node| node.parse().unwrap()),
+            sent: 0,
+            received: 0,
+            refused: BTreeMap::new(),
+        }
+    }
+
+    /// A node that has the VIP.
+    fn active(name: &str) -> view::Peer {
+        view::Peer {
+            role: "active".to_owned(),
+            vips: vec!["192.0.2.80".parse().unwrap()],
+            ..peer(name)
+        }
+    }
+
+    #[test]
+    fn vips_that_no_node_has_are_noticed() {
+        let fault = [router(VirtualRouterState::Fault, None)];
+        let lost = view::Peer {
+            connected: false,
+            ..active("lb2")
+        };
+        assert_eq!(
+            without_active_node(&fault, &[peer("lb2"), lost]),
+            ["outside"]
+        );
+        assert_eq!(without_active_node(&fault, &[active("lb2")]), [""; 0]);
+        for has in [
+            router(VirtualRouterState::Active, None),
+            router(VirtualRouterState::Backup, Some("192.0.2.3")),
+        ] {
+            assert_eq!(without_active_node(&[has], &[]), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn vips_that_several_nodes_have_are_noticed() {
+        let active_here = [router(VirtualRouterState::Active, None)];
+        let said = |nodes: &str| {
+            vec![format!(
+                "{nodes} are all Active for 192.0.2.80: they do not hear each other's advertisements, or do not take them"
+            )]
+        };
+        let nothing: Vec<String> = Vec::new();
+        assert_eq!(several_active("lb1", &active_here, &[peer("lb2")]), nothing);
+        assert_eq!(
+            several_active("lb1", &active_here, &[active("lb2")]),
+            said("lb1 and lb2")
+        );
+        let backup = [router(VirtualRouterState::Backup, Some("192.0.2.3"))];
+        assert_eq!(several_active("lb3", &backup, &[active("lb1")]), nothing);
+        assert_eq!(
+            several_active("lb3", &backup, &[active("lb1"), active("lb2")]),
+            said("lb1 and lb2")
         );
     }
 

@@ -7,7 +7,7 @@ mod trace;
 
 pub use self::{
     rates::add_rates,
-    status::{ReportContext, status},
+    status::{ReportContext, status, vips, vips_without_interface},
     trace::trace,
 };
 use crate::{

@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use super::{availability::Availability, report::service_name};
@@ -13,7 +14,7 @@ use crate::{
     model::{
         Check, Model, VirtualService,
         check::{ExecProbe, Initial, Probe, Source, Target, Timing},
-        view::RealState,
+        view::{self, RealState},
         vrrp::{TrackExec, TrackPing, VirtualRouter},
     },
     vrrp::engine::Tracked,
@@ -33,6 +34,8 @@ pub struct TrackedNow {
     pub routers: BTreeMap<String, Tracked>,
     /// A sentence for each thing that is down.
     pub problems: Vec<String>,
+    /// All that is tracked, each once.
+    pub things: Vec<view::Tracked>,
 }
 
 /// Something tracked that is down.
@@ -46,16 +49,19 @@ impl Tracking {
     /// The checkers to run beside those of real servers.
     #[must_use]
     pub fn checkers(model: &Model) -> Vec<CheckStart> {
-        let routers = model.vrrp.iter();
-        let targets: BTreeSet<_> = routers
-            .flat_map(check_targets)
-            .map(|(target, _)| target)
-            .collect();
-        let start = |target| CheckStart {
+        let mut routers: BTreeMap<CheckTarget, Vec<&str>> = BTreeMap::new();
+        for router in &model.vrrp {
+            for (target, _) in check_targets(router) {
+                routers.entry(target).or_default().push(&router.name);
+            }
+        }
+        let start = |(target, routers): (CheckTarget, Vec<&str>)| CheckStart {
+            name: Some(name(&target, &routers)),
             target: Arc::new(target),
             from: None,
+            paused: false,
         };
-        targets.into_iter().map(start).collect()
+        routers.into_iter().map(start).collect()
     }
 
     /// Takes new states over; returns whether something is up that was down, or the other way round.
@@ -84,7 +90,10 @@ impl Tracking {
     pub fn now(&self, model: &Model, availability: &Availability) -> TrackedNow {
         let mut now = TrackedNow::default();
         for router in &model.vrrp {
-            let mut tracked = Tracked::default();
+            let mut tracked = Tracked {
+                noticed_within: noticed_within(router, model),
+                ..Tracked::default()
+            };
             for Down { sentence, weight } in self.down(router, model, availability) {
                 if weight == 0 {
                     tracked.fault.get_or_insert_with(|| sentence.clone());
@@ -98,8 +107,44 @@ impl Tracking {
                     .push(format!("{} {what}: {sentence}", router.name));
             }
             now.routers.insert(router.name.clone(), tracked);
+            for thing in self.things(router, model, availability) {
+                if !now.things.contains(&thing) {
+                    now.things.push(thing);
+                }
+            }
         }
         now
+    }
+
+    /// What a virtual router tracks.
+    fn things(
+        &self,
+        router: &VirtualRouter,
+        model: &Model,
+        availability: &Availability,
+    ) -> Vec<view::Tracked> {
+        let thing = |name: String, up| view::Tracked { name, up };
+        let pings = router.track_ping.iter().flat_map(|ping| {
+            let targets = ping_targets(router, ping);
+            let named = targets.map(|target| (format!("ping {}", target.target.ip()), target));
+            named.map(|(name, target)| thing(name, self.is_up(&target)))
+        });
+        let services = router.track_services.iter().map(|tracked| {
+            let mut services = model.services.iter();
+            let service = services.find(|service| service.is_called(&tracked.service));
+            let up = service.is_some_and(|service| can_answer(service, availability));
+            thing(format!("service {}", tracked.service), up)
+        });
+        let programs = router.track_exec.iter().map(|exec| {
+            let up = self.is_up(&exec_target(router, exec));
+            thing(format!("program {}", exec.run.join(" ")), up)
+        });
+        pings.chain(services).chain(programs).collect()
+    }
+
+    /// Whether what is pinged or run is up; it counts as up before there is a result.
+    fn is_up(&self, target: &CheckTarget) -> bool {
+        self.states.get(target).copied().unwrap_or(true)
     }
 
     fn down(
@@ -108,10 +153,9 @@ impl Tracking {
         model: &Model,
         availability: &Availability,
     ) -> Vec<Down> {
-        let is_up = |target: &CheckTarget| self.states.get(target).copied().unwrap_or(true);
         let mut down = Vec::new();
         if let Some(ping) = &router.track_ping
-            && !ping_targets(router, ping).any(|target| is_up(&target))
+            && !ping_targets(router, ping).any(|target| self.is_up(&target))
         {
             let addresses: Vec<_> = ping.targets.iter().map(ToString::to_string).collect();
             let sentence = match &addresses[..] {
@@ -124,7 +168,7 @@ impl Tracking {
             });
         }
         for exec in &router.track_exec {
-            if !is_up(&exec_target(router, exec)) {
+            if !self.is_up(&exec_target(router, exec)) {
                 let program = exec.run.first().map(String::as_str).unwrap_or_default();
                 down.push(Down {
                     sentence: format!("{program} does not succeed"),
@@ -150,6 +194,24 @@ impl Tracking {
     }
 }
 
+/// How long after another node this one may notice that something which both track is down, or up again.
+fn noticed_within(router: &VirtualRouter, model: &Model) -> Duration {
+    let own = check_targets(router).map(|(target, _)| noticed(&target.check.timing));
+    let services = router.track_services.iter().filter_map(|tracked| {
+        let mut services = model.services.iter();
+        services.find(|service| service.is_called(&tracked.service))
+    });
+    let of_services = services
+        .flat_map(|service| &service.checks)
+        .map(|check| noticed(&check.timing));
+    own.chain(of_services).max().unwrap_or_default()
+}
+
+/// How long a check may take to notice a change, once it is there.
+fn noticed(timing: &Timing) -> Duration {
+    timing.interval * timing.fall.max(timing.rise) + timing.timeout
+}
+
 /// Whether a real server takes new connections, or it is not known yet whether one does.
 fn can_answer(service: &VirtualService, availability: &Availability) -> bool {
     let Some(status) = availability.service(&service.key) else {
@@ -162,6 +224,15 @@ fn can_answer(service: &VirtualService, availability: &Availability) -> bool {
         .reals
         .values()
         .any(|real| real.weight > 0 || waits(real))
+}
+
+/// What sentences call a check of what these virtual routers track.
+fn name(target: &CheckTarget, routers: &[&str]) -> String {
+    let routers = format!("virtual router {}", routers.join(", "));
+    match &target.check.probe {
+        Probe::Ping => format!("{} for {routers}", target.target.ip()),
+        _ => routers,
+    }
 }
 
 /// What a virtual router pings and runs, each with whom it is for, as the health report names it.
@@ -214,10 +285,7 @@ fn exec_target(router: &VirtualRouter, exec: &TrackExec) -> CheckTarget {
     }
 }
 
-fn timing(
-    (interval, timeout): (std::time::Duration, std::time::Duration),
-    (rise, fall): (u32, u32),
-) -> Timing {
+fn timing((interval, timeout): (Duration, Duration), (rise, fall): (u32, u32)) -> Timing {
     Timing {
         interval,
         fast_interval: None,
@@ -266,6 +334,31 @@ mod tests {
 
     fn model() -> Model {
         read::model(FILE, "lb1").unwrap()
+    }
+
+    /// What the virtual router is told: the check of the service is the slowest, with three times 5 s and 2 s.
+    fn tracked(fault: Option<&str>, penalty: u8) -> Tracked {
+        Tracked {
+            fault: fault.map(str::to_owned),
+            penalty,
+            noticed_within: Duration::from_secs(17),
+        }
+    }
+
+    /// Both pings, the service and the program, as far as they are up.
+    fn things(up: [bool; 4]) -> Vec<view::Tracked> {
+        let names = [
+            "ping 192.0.2.1",
+            "ping fe80::1",
+            "service web",
+            "program /bin/true",
+        ];
+        let things = names.into_iter().zip(up);
+        let thing = |(name, up): (&str, bool)| view::Tracked {
+            name: name.to_owned(),
+            up,
+        };
+        things.map(thing).collect()
     }
 
     fn updated(target: CheckTarget, up: bool) -> CheckUpdate {
@@ -331,41 +424,39 @@ mod tests {
             .collect();
         let now = |tracking: &Tracking| tracking.now(&model, &availability);
         let fine = TrackedNow {
-            routers: BTreeMap::from([("outside".to_owned(), Tracked::default())]),
+            routers: BTreeMap::from([("outside".to_owned(), tracked(None, 0))]),
             problems: Vec::new(),
+            things: things([true; 4]),
         };
         assert_eq!(now(&tracking), fine, "nothing was probed yet");
         // One of two answers.
+        let one_answers = TrackedNow {
+            things: things([false, true, true, true]),
+            ..fine.clone()
+        };
         assert!(tracking.update(&[updated(targets[0].clone(), false)]));
         assert!(!tracking.update(&[updated(targets[1].clone(), true)]));
-        assert_eq!(now(&tracking), fine);
+        assert_eq!(now(&tracking), one_answers);
         assert!(tracking.update(&[updated(targets[1].clone(), false)]));
         let none_answers =
             "outside has a priority lower by 60: none of 192.0.2.1, fe80::1 answers a ping";
         let lower = TrackedNow {
-            routers: BTreeMap::from([(
-                "outside".to_owned(),
-                Tracked {
-                    fault: None,
-                    penalty: 60,
-                },
-            )]),
+            routers: BTreeMap::from([("outside".to_owned(), tracked(None, 60))]),
             problems: vec![none_answers.to_owned()],
+            things: things([false, false, true, true]),
         };
         assert_eq!(now(&tracking), lower);
         assert!(tracking.update(&[updated(targets[2].clone(), false)]));
         let fault = TrackedNow {
             routers: BTreeMap::from([(
                 "outside".to_owned(),
-                Tracked {
-                    fault: Some("/bin/true does not succeed".to_owned()),
-                    penalty: 60,
-                },
+                tracked(Some("/bin/true does not succeed"), 60),
             )]),
             problems: vec![
                 none_answers.to_owned(),
                 "outside is in fault: /bin/true does not succeed".to_owned(),
             ],
+            things: things([false, false, true, false]),
         };
         assert_eq!(now(&tracking), fault);
         tracking.retain(&Model {
@@ -384,18 +475,44 @@ mod tests {
         availability.update(&model, vec![updated(check, false)], clock::now());
         let now = Tracking::default().now(&model, &availability);
         let expected = TrackedNow {
-            routers: BTreeMap::from([(
-                "outside".to_owned(),
-                Tracked {
-                    fault: None,
-                    penalty: 20,
-                },
-            )]),
+            routers: BTreeMap::from([("outside".to_owned(), tracked(None, 20))]),
             problems: vec![
                 "outside has a priority lower by 20: no real server of service web takes new connections"
                     .to_owned(),
             ],
+            things: things([true, true, false, true]),
         };
         assert_eq!(now, expected);
+    }
+
+    #[test]
+    fn a_node_waits_for_its_own_checks_before_it_relieves_another() {
+        let within = |ping: &str, check: &str| {
+            let file = FILE
+                .replace("interval = \"2s\", fall = 4, rise = 1", ping)
+                .replace("type = \"tcp\"", check);
+            let model = read::model(&file, "lb1").unwrap();
+            noticed_within(&model.vrrp[0], &model).as_millis()
+        };
+        // The ping, by its failures or its successes; the program is faster.
+        let fast = "type = \"tcp\", interval = \"100ms\", timeout = \"50ms\"";
+        assert_eq!(within("interval = \"2s\", fall = 4, rise = 1", fast), 9000);
+        assert_eq!(
+            within("interval = \"2s\", fall = 1, rise = 5", fast),
+            11_000
+        );
+        assert_eq!(
+            within("interval = \"200ms\", fall = 1, rise = 1", fast),
+            4000
+        );
+        // The service's check.
+        let slow = "type = \"tcp\", interval = \"10s\", timeout = \"1s\", rise = 6, fall = 2";
+        assert_eq!(
+            within("interval = \"2s\", fall = 4, rise = 1", slow),
+            61_000
+        );
+        let mut untracked = model();
+        untracked.vrrp[0].track_services.clear();
+        assert_eq!(noticed_within(&untracked.vrrp[0], &untracked).as_secs(), 9);
     }
 }

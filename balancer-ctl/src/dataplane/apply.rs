@@ -1,19 +1,18 @@
 //! Applies changes to the kernel's tables: the only writer of services, rings and real servers.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
-    net::IpAddr,
     sync::atomic::{Ordering, fence},
 };
 
 use anyhow::Context;
 use balancer_common::{
-    addr::{Addr, Address},
+    addr::Addr,
     persistence::{MemberKey, Stickiness},
     real_server::{RealServer, state},
     scheduler::{self, RING_WORDS, Ring, SLOTS_PER_WORD},
-    service::{self, Service},
+    service::Service,
     stats::RealStats,
 };
 
@@ -23,44 +22,8 @@ use crate::{
         ring_space::RingSpace,
         tables::{Affinity, ServiceRow, TableChange, Tables},
     },
-    model::{Protocol, ServiceKey},
     netlink::address::Networks,
 };
-
-/// A service key in the form of the maps, in network byte order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum KernelKey {
-    V4(service::ServiceKeyV4),
-    V6(service::ServiceKeyV6),
-}
-
-fn kernel_key(key: &ServiceKey) -> KernelKey {
-    let port = key.address.port().to_be();
-    let protocol = u16::from(key.protocol.number());
-    let address = Addr::from(key.address.ip());
-    match key.address.ip() {
-        IpAddr::V4(_) => KernelKey::V4(service::ServiceKey {
-            address: Address::narrow(address),
-            port,
-            protocol,
-        }),
-        IpAddr::V6(_) => KernelKey::V6(service::ServiceKey {
-            address: Address::narrow(address),
-            port,
-            protocol,
-        }),
-    }
-}
-
-fn model_key<A: Address>(key: &service::ServiceKey<A>) -> Option<ServiceKey> {
-    let protocol = match u8::try_from(key.protocol).ok()? {
-        balancer_common::addr::TCP => Protocol::Tcp,
-        balancer_common::addr::UDP => Protocol::Udp,
-        _ => return None,
-    };
-    let address = (IpAddr::from(key.address.widen()), u16::from_be(key.port)).into();
-    Some(ServiceKey { protocol, address })
-}
 
 /// Applies `changes` in their order. Consecutive changes of one kind go to the kernel in one call, which keeps their
 /// order.
@@ -77,7 +40,7 @@ pub fn apply(maps: &Maps, settings: &SettingsRow, changes: &[TableChange]) -> an
 /// Applies changes of one kind.
 fn apply_run(maps: &Maps, settings: &SettingsRow, run: &[TableChange]) -> anyhow::Result<()> {
     let (mut turns, mut stats, mut reals) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut services_v4, mut services_v6, mut addresses) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut services, mut addresses) = (Vec::new(), Vec::new());
     for change in run {
         match change {
             TableChange::ResetService { id } => {
@@ -121,16 +84,15 @@ fn apply_run(maps: &Maps, settings: &SettingsRow, run: &[TableChange]) -> anyhow
             TableChange::SetAnyPort(on) => settings
                 .update(|settings| settings.any_port = u32::from(*on))
                 .context("cannot write the settings")?,
-            TableChange::AddRealPorts { ports } => {
-                add_real_ports(maps, ports).context("cannot write real servers' ports")?;
-            }
+            TableChange::AddRealPorts { ports } => maps
+                .real_ports
+                .set_many(ports.iter().map(|port| (*port, 1)))
+                .context("cannot write real servers' ports")?,
             TableChange::RemoveRealPorts { ports } => {
                 for port in ports {
-                    match kernel_key(port) {
-                        KernelKey::V4(key) => maps.real_ports_v4.delete(&key),
-                        KernelKey::V6(key) => maps.real_ports_v6.delete(&key),
-                    }
-                    .context("cannot delete a real server's port")?;
+                    maps.real_ports
+                        .delete(port)
+                        .context("cannot delete a real server's port")?;
                 }
             }
             TableChange::SetService {
@@ -138,15 +100,12 @@ fn apply_run(maps: &Maps, settings: &SettingsRow, run: &[TableChange]) -> anyhow
                 service,
                 reals: _,
                 available: _,
-            } => match kernel_key(key) {
-                KernelKey::V4(key) => services_v4.push((key, *service)),
-                KernelKey::V6(key) => services_v6.push((key, *service)),
-            },
-            TableChange::RemoveService { key } => match kernel_key(key) {
-                KernelKey::V4(key) => maps.services_v4.delete(&key).map(drop),
-                KernelKey::V6(key) => maps.services_v6.delete(&key).map(drop),
-            }
-            .with_context(|| format!("cannot delete the service {key}"))?,
+            } => services.push((*key, *service)),
+            TableChange::RemoveService { key } => maps
+                .services
+                .delete(key)
+                .map(drop)
+                .with_context(|| format!("cannot delete the service {key}"))?,
         }
     }
     maps.addresses
@@ -159,13 +118,9 @@ fn apply_run(maps: &Maps, settings: &SettingsRow, run: &[TableChange]) -> anyhow
     maps.reals
         .set_many(&reals)
         .context("cannot write real servers")?;
-    maps.services_v4
-        .set_many(&services_v4)
-        .context("cannot write IPv4 services")?;
-    maps.services_v6
-        .set_many(&services_v6)
-        .context("cannot write IPv6 services")?;
-    Ok(())
+    maps.services
+        .set_many(services)
+        .context("cannot write services")
 }
 
 const fn member_key(service: u32, server: Addr) -> MemberKey {
@@ -193,43 +148,20 @@ fn read_ring(maps: &Maps, ring: Ring) -> Vec<u32> {
         .collect()
 }
 
-fn add_real_ports(maps: &Maps, ports: &[ServiceKey]) -> io::Result<()> {
-    let (mut v4, mut v6) = (Vec::new(), Vec::new());
-    for port in ports {
-        match kernel_key(port) {
-            KernelKey::V4(key) => v4.push((key, 1)),
-            KernelKey::V6(key) => v6.push((key, 1)),
-        }
-    }
-    maps.real_ports_v4.set_many(&v4)?;
-    maps.real_ports_v6.set_many(&v6)
-}
-
 /// Reads the kernel's tables. [`Tables::networks`] and [`Tables::routed`] stay empty.
 ///
 /// # Errors
 /// The kernel refused a call.
 pub fn observe(maps: &Maps, settings: &SettingsRow, tick: Tick) -> anyhow::Result<Tables> {
-    let v4 = maps
-        .services_v4
-        .all()
-        .context("cannot read the IPv4 services")?;
-    let v6 = maps
-        .services_v6
-        .all()
-        .context("cannot read the IPv6 services")?;
-    let v4 = v4
-        .iter()
-        .filter_map(|(key, service)| Some((model_key(key)?, *service)));
-    let v6 = v6
-        .iter()
-        .filter_map(|(key, service)| Some((model_key(key)?, *service)));
+    let services = maps.services.all().context("cannot read the services")?;
     let row = |service: Service| ServiceRow {
         ring: read_ring(maps, service.ring),
         available: read_ring(maps, service.available),
         service,
     };
-    let services = v4.chain(v6).map(|(key, service)| (key, row(service)));
+    let services = services
+        .into_iter()
+        .map(|(key, service)| (key, row(service)));
     let services: BTreeMap<_, _> = services.collect();
     let rings = services.values().map(|row| row.service);
     let rings = rings.flat_map(|service| [service.ring, service.available]);
@@ -239,6 +171,10 @@ pub fn observe(maps: &Maps, settings: &SettingsRow, tick: Tick) -> anyhow::Resul
         .all()
         .context("cannot read the address filter")?;
     let reals = maps.reals.all().context("cannot read the real servers")?;
+    let real_ports = maps
+        .real_ports
+        .all()
+        .context("cannot read the real servers' ports")?;
     Ok(Tables {
         services,
         limits: (0..)
@@ -250,7 +186,7 @@ pub fn observe(maps: &Maps, settings: &SettingsRow, tick: Tick) -> anyhow::Resul
         tick,
         addresses: addresses.into_iter().map(|(_, word)| word).collect(),
         any_port: settings.get().any_port != 0,
-        real_ports: real_ports(maps).context("cannot read the real servers' ports")?,
+        real_ports: real_ports.into_iter().map(|(port, _)| port).collect(),
         space,
         networks: Networks::default(),
         routed: BTreeSet::new(),
@@ -271,14 +207,6 @@ fn affinities(maps: &Maps) -> io::Result<BTreeMap<u32, Affinity>> {
         affinity.members.insert(key.server, id);
     }
     Ok(affinities)
-}
-
-fn real_ports(maps: &Maps) -> io::Result<HashSet<ServiceKey>> {
-    let v4 = maps.real_ports_v4.all()?;
-    let v6 = maps.real_ports_v6.all()?;
-    let v4 = v4.iter().filter_map(|(key, _)| model_key(key));
-    let v6 = v6.iter().filter_map(|(key, _)| model_key(key));
-    Ok(v4.chain(v6).collect())
 }
 
 /// Counters of all CPUs added up.
@@ -322,40 +250,4 @@ pub fn free_real(maps: &Maps, tables: &mut Tables, id: u32) -> anyhow::Result<()
         .context("cannot free a real server's id")?;
     *real = RealServer::default();
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_survive_the_way_to_the_kernel_and_back() {
-        for text in ["192.0.2.80:80", "[2001:db8::80]:0", "192.0.2.80:53"] {
-            for protocol in [Protocol::Tcp, Protocol::Udp] {
-                let key = ServiceKey {
-                    protocol,
-                    address: text.parse().unwrap(),
-                };
-                let back = match kernel_key(&key) {
-                    KernelKey::V4(key) => model_key(&key),
-                    KernelKey::V6(key) => model_key(&key),
-                };
-                assert_eq!(back, Some(key));
-            }
-        }
-    }
-
-    #[test]
-    fn a_key_is_in_network_byte_order() {
-        let key = ServiceKey {
-            protocol: Protocol::Tcp,
-            address: "192.0.2.80:80".parse().unwrap(),
-        };
-        let expected = service::ServiceKey {
-            address: u32::from_ne_bytes([192, 0, 2, 80]),
-            port: u16::from_ne_bytes([0, 80]),
-            protocol: 6,
-        };
-        assert_eq!(kernel_key(&key), KernelKey::V4(expected));
-    }
 }

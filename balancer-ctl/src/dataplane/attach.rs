@@ -14,7 +14,10 @@ use super::{
     pins::{self, PinnedLink, Pins},
     syscall,
 };
-use crate::netlink::link::{Link, Xdp};
+use crate::{
+    netlink::link::{Link, Xdp},
+    os::paths::Instance,
+};
 
 const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
@@ -138,6 +141,9 @@ fn resolve_one(name: &str, all: &[Link], pinned: &[PinnedLink]) -> anyhow::Resul
         infos.any(|info| (info.ifindex, info.program_id) == (link.index, xdp.program_id))
     };
     if let Some(xdp) = link.xdp.filter(|xdp| !ours(xdp)) {
+        if let Some(other) = pins::instance_on(link.index, xdp.program_id) {
+            bail!(held_by(name, &other));
+        }
         bail!(
             "the interface {name} carries another XDP program (id {}): it is not replaced; detach it first (`ip link set dev {name} \
              xdp off`, or stop what attached it)",
@@ -145,6 +151,21 @@ fn resolve_one(name: &str, all: &[Link], pinned: &[PinnedLink]) -> anyhow::Resul
         );
     }
     Ok(link.clone())
+}
+
+/// The refusal of an interface on which another instance of `balancerd` runs.
+fn held_by(name: &str, other: &Instance) -> String {
+    let (instance, option) = match other.name() {
+        None => ("the default instance".to_owned(), String::new()),
+        Some(other) => (
+            format!("instance `{other}`"),
+            format!("--instance {other} "),
+        ),
+    };
+    format!(
+        "the interface {name} carries the packet program of {instance} of balancerd: one instance has an interface; leave {name} to \
+         it, or stop that instance and take its data plane down with `balancerd {option}--detach`"
+    )
 }
 
 /// A driver did not accept the program natively.
@@ -295,6 +316,20 @@ pub fn remove_redirect_targets(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_interface_of_another_instance_is_refused_with_its_name() {
+        assert_eq!(
+            held_by("eth0", &"blue".parse().unwrap()),
+            "the interface eth0 carries the packet program of instance `blue` of balancerd: one instance has an interface; leave eth0 \
+             to it, or stop that instance and take its data plane down with `balancerd --instance blue --detach`"
+        );
+        assert_eq!(
+            held_by("eth0", &Instance::default()),
+            "the interface eth0 carries the packet program of the default instance of balancerd: one instance has an interface; leave \
+             eth0 to it, or stop that instance and take its data plane down with `balancerd --detach`"
+        );
+    }
 
     #[test]
     fn a_refusal_says_what_may_be_wrong() {

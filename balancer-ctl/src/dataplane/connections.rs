@@ -1,4 +1,4 @@
-//! The connection tables: connections are counted, listed, purged, and ended when their idle timeout has passed.
+//! The connection tables: connections are counted, listed, closed, purged, and ended when their idle timeout has passed.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -18,7 +18,7 @@ use balancer_common::{
 };
 
 use super::{
-    Connection, ConnectionFilter, Family,
+    Connection, ConnectionFilter, Deletion, Family,
     conntrack::{ConnectionCounts, Conntrack, ExpiryClock},
     entry_filter::EntryFilter,
     jiffies::Tick,
@@ -142,7 +142,34 @@ impl ConnectionTables {
         jiffies: u32,
         settings: &Settings,
     ) -> Listing<Connection> {
-        let lister = Lister {
+        let lister = self.lister(filter, jiffies, settings, HashSet::new());
+        Listing::new(move |take| {
+            lister.each(take);
+            Ok(())
+        })
+    }
+
+    /// Closes the connections that [`ConnectionTables::list`] lists, later. `hashing` as [`Lister::hashing`].
+    pub fn close(
+        &mut self,
+        filter: ConnectionFilter,
+        jiffies: u32,
+        settings: &Settings,
+        hashing: HashSet<u32>,
+    ) -> Deletion {
+        self.schedule_sweep();
+        let lister = self.lister(filter, jiffies, settings, hashing);
+        Deletion::new(move || Ok(lister.close()))
+    }
+
+    fn lister(
+        &self,
+        filter: ConnectionFilter,
+        jiffies: u32,
+        settings: &Settings,
+        hashing: HashSet<u32>,
+    ) -> Lister {
+        Lister {
             conntrack: Arc::clone(&self.conntrack),
             filter,
             tick: self.tick,
@@ -150,11 +177,8 @@ impl ConnectionTables {
                 jiffies,
                 timeouts: settings.timeouts,
             },
-        };
-        Listing::new(move |take| {
-            lister.each(take);
-            Ok(())
-        })
+            hashing,
+        }
     }
 
     /// Ends the connections of a real server. Returns how many.

@@ -259,7 +259,7 @@ impl Conntrack {
 impl Conntrack {
     /// Ends the connection of an original entry, unless the entry changed since it was read; returns whether it did.
     /// `reply` is its reply entry, looked up before: afterwards the same key may belong to another connection.
-    fn end_connection<A: Address>(
+    pub fn end_connection<A: Address>(
         &self,
         table: &EntryTable<A>,
         original: &EntrySnapshot<'_, A>,

@@ -8,20 +8,54 @@ use balancer_common::{
     real_server::RealServer,
 };
 
-use super::{mapped_memory::MappedMemory, plan::tables::address_of};
-use crate::model::{ServiceKey, connections::ConnectionFilter};
+use super::{
+    mapped_memory::MappedMemory,
+    plan::{affinity::mask, tables::address_of},
+};
+use crate::model::{
+    ServiceKey,
+    connections::{ClientRef, ConnectionFilter},
+};
 
 /// A [`ConnectionFilter`] in the representation of one family's entries (network byte order); a field that is `None`
 /// matches all.
 #[derive(Debug)]
 pub struct EntryFilter<A> {
-    client: Option<(A, Option<u16>)>,
+    client: Option<Clients<A>>,
     vip: Option<(A, Option<u16>)>,
     protocol: Option<u32>,
     /// By real id.
     reals: Option<Vec<bool>>,
     real_port: Option<u16>,
     state: Option<u8>,
+}
+
+/// A [`ClientRef`] in the same representation.
+#[derive(Debug)]
+struct Clients<A> {
+    first: A,
+    /// The bits in which they equal the first one; `None` = all addresses.
+    mask: Option<Addr>,
+    port: Option<u16>,
+}
+
+impl<A: Address> Clients<A> {
+    /// Converts them; `None` where they are of the other family.
+    fn of(clients: ClientRef) -> Option<Self> {
+        let ClientRef { prefix, port } = clients;
+        let whole = if prefix.address.is_ipv4() { 32 } else { 128 };
+        Some(Self {
+            first: narrow(prefix.address)?,
+            mask: (prefix.length > 0).then(|| mask(prefix.length, whole)),
+            port: port.map(u16::to_be),
+        })
+    }
+
+    fn matches(&self, address: A, port: u16) -> bool {
+        let mask = self.mask.as_ref();
+        mask.is_none_or(|mask| self.first.shares(address, mask))
+            && self.port.is_none_or(|wanted| wanted == port)
+    }
 }
 
 impl<A: Address> EntryFilter<A> {
@@ -40,7 +74,10 @@ impl<A: Address> EntryFilter<A> {
         let service = filter.service.as_ref();
         let real = host(filter.real)?;
         Some(Self {
-            client: host(filter.client)?,
+            client: match filter.client {
+                Some(clients) => Some(Clients::of(clients)?),
+                None => None,
+            },
             vip: host(service.map(|service| {
                 let port = service.address.port();
                 (service.address.ip(), (port != 0).then_some(port))
@@ -83,7 +120,10 @@ impl<A: Address> EntryFilter<A> {
         };
         let is_real = |reals: &Vec<bool>| reals.get(usize::from(entry.real)).is_some_and(|is| *is);
         self.state.is_none_or(|state| state == entry.word.state())
-            && end(&self.client, entry.source, entry.ports.source())
+            && self
+                .client
+                .as_ref()
+                .is_none_or(|clients| clients.matches(entry.source, entry.ports.source()))
             && end(&self.vip, entry.destination, entry.ports.destination())
             && self
                 .protocol

@@ -11,8 +11,8 @@ use balancer_common::verdict::Discard;
 
 use super::{
     AttachedInterface, Choice, Connection, ConnectionFilter, Dataplane, DataplaneError,
-    DataplaneStatus, Deletion, FoundBy, InterfaceError, KeptClient, Listing, PersistenceFilter,
-    RealSnapshot, Service, Snapshot, TableStatus,
+    DataplaneStatus, Deletion, FailoverVips, FoundBy, InterfaceError, KeptClient, Listing,
+    PersistenceFilter, RealSnapshot, Service, Snapshot, TableStatus,
 };
 use crate::{
     model::{DataplaneSettings, ServiceKey},
@@ -28,6 +28,8 @@ pub struct State {
     pub reconciled: usize,
     /// The settings of the last `configure`.
     pub settings: Option<DataplaneSettings>,
+    /// The argument of the last call of `set_failover_vips`.
+    pub failover_vips: FailoverVips,
     /// Connections to return; real servers' active and inactive connections are counted from them.
     pub connections: Vec<Connection>,
     /// Clients that keep a server, to return, count and forget.
@@ -42,6 +44,8 @@ pub struct State {
     pub redirect_failures: u64,
     /// Warnings to return.
     pub warnings: Vec<String>,
+    /// Warnings to return that concern packets of one family: IPv4, IPv6.
+    pub family_warnings: [Vec<String>; 2],
     /// Why packets to real servers cannot leave.
     pub obstacles: BTreeMap<IpAddr, String>,
     /// This host's own addresses, and its networks' broadcast addresses.
@@ -85,7 +89,9 @@ fn matches(filter: &ConnectionFilter, connection: &Connection) -> bool {
             ip == address.ip() && port.is_none_or(|port| port == address.port())
         })
     };
-    host(&filter.client, connection.client)
+    filter
+        .client
+        .is_none_or(|clients| clients.matches(connection.client))
         && host(&filter.real, connection.real)
         && filter
             .service
@@ -132,6 +138,11 @@ impl Dataplane for FakeDataplane {
         };
         state.configure_failures = left;
         Err(DataplaneError(anyhow::anyhow!("the interface is gone")))
+    }
+
+    fn set_failover_vips(&mut self, vips: &FailoverVips) -> Result<(), DataplaneError> {
+        self.state().failover_vips.clone_from(vips);
+        Ok(())
     }
 
     fn purge(&mut self, service: &ServiceKey, real: SocketAddr) -> Result<u64, DataplaneError> {
@@ -200,6 +211,21 @@ impl Dataplane for FakeDataplane {
             let limit = filter.limit.unwrap_or(usize::MAX);
             let _ = matching.take(limit).try_for_each(take);
             Ok(())
+        }))
+    }
+
+    fn close_connections(&mut self, filter: ConnectionFilter) -> Result<Deletion, DataplaneError> {
+        let theirs = self.clone();
+        Ok(Deletion::new(move || {
+            let mut left = filter.limit.unwrap_or(usize::MAX);
+            let connections = &mut theirs.state().connections;
+            let before = connections.len();
+            connections.retain(|connection| {
+                let is_closed = left > 0 && matches(&filter, connection);
+                left -= usize::from(is_closed);
+                !is_closed
+            });
+            Ok((before - connections.len()) as u64)
         }))
     }
 
@@ -298,6 +324,7 @@ impl Dataplane for FakeDataplane {
                 .collect(),
             redirect_failures: state.redirect_failures,
             warnings: state.warnings.clone(),
+            family_warnings: state.family_warnings.clone(),
             obstacles: Arc::new(state.obstacles.clone()),
         })
     }

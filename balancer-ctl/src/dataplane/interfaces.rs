@@ -406,6 +406,11 @@ impl Interfaces {
         Ok((interfaces, warnings))
     }
 
+    /// What does not work on this host for packets of one family: IPv4, IPv6.
+    pub const fn family_warnings(&self) -> &[Vec<String>; 2] {
+        self.host.family_warnings()
+    }
+
     /// The name of an interface that carries the program; for another one its index as text.
     pub fn name(&self, index: u32) -> String {
         let known = self.links().find(|link| link.index == index);

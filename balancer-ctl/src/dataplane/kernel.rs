@@ -5,7 +5,8 @@
 //!                   ├─ Neighbours        next hops that are kept resolved
 //!                   ├─ ServiceTables     services, real servers, rings, counters
 //!                   ├─ ConnectionTables  connections: counted, listed, ended
-//!                   └─ PersistenceTable  which server each client keeps: counted, listed, forgotten
+//!                   ├─ PersistenceTable  which server each client keeps: counted, listed, forgotten
+//!                   └─ FailoverRealTable     real servers with connections that another node has begun
 //! ```
 
 mod choice;
@@ -20,13 +21,14 @@ use std::{
 
 use anyhow::{Context, ensure};
 use aya::Ebpf;
-use balancer_common::{real_server::state, verdict::Discard};
+use balancer_common::{real_server::state, scheduler::pick, verdict::Discard};
 
 use super::{
     Choice, Connection, ConnectionFilter, Dataplane, DataplaneError, DataplaneStatus, Deletion,
-    Family, KeptClient, Listing, PersistenceFilter, Service, Snapshot, TableStatus,
+    FailoverVips, Family, KeptClient, Listing, PersistenceFilter, Service, Snapshot, TableStatus,
     attachments::RetryNative,
     connections::{ConnectionTables, SLICE_PAUSE},
+    failover_reals::FailoverRealTable,
     host_addresses::HostAddresses,
     interfaces::{AttachContext, Interfaces},
     jiffies::{self, Tick},
@@ -77,6 +79,7 @@ pub struct KernelDataplane {
     services: ServiceTables,
     connections: ConnectionTables,
     persistence: PersistenceTable,
+    failover_reals: FailoverRealTable,
     host_addresses: HostAddresses,
     /// This host's addresses have changed, and the maps do not reflect that yet.
     addresses_changed: bool,
@@ -111,6 +114,9 @@ impl KernelDataplane {
             && let Err(error) = self.follow_persistence()
         {
             tracing::warn!("the clients of removed services are forgotten later: {error:#}");
+        }
+        if let Err(error) = self.follow_failover_reals() {
+            tracing::warn!("connections of another node may end: {error:#}");
         }
         // So that the first packet to a new real server finds its MAC address resolved.
         let known: BTreeSet<_> = changes.iter().filter_map(new_address).collect();
@@ -262,6 +268,11 @@ impl KernelDataplane {
         Ok(())
     }
 
+    /// After a change of services, or of which node has the VIPs.
+    fn follow_failover_reals(&mut self) -> anyhow::Result<()> {
+        self.failover_reals.follow(self.services.tables()?)
+    }
+
     /// Resolves the next hops to real servers that are new.
     fn resolve_new(&mut self, reals: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
         self.neighbours.resolve_new(&mut self.netlink, reals)?;
@@ -355,6 +366,7 @@ impl KernelDataplane {
             discards,
             redirect_failures: self.redirects.as_ref().map_or(0, RedirectErrors::total),
             warnings,
+            family_warnings: self.interfaces.family_warnings().clone(),
             obstacles: self.neighbours.obstacles(),
         })
     }
@@ -413,6 +425,11 @@ impl Dataplane for KernelDataplane {
         Ok(Self::configure(self, settings)?)
     }
 
+    fn set_failover_vips(&mut self, vips: &FailoverVips) -> Result<(), DataplaneError> {
+        self.failover_reals.set_vips(vips)?;
+        Ok(self.follow_failover_reals()?)
+    }
+
     fn purge(&mut self, service: &ServiceKey, real: SocketAddr) -> Result<u64, DataplaneError> {
         Ok(self.connections.purge(service, real))
     }
@@ -428,6 +445,15 @@ impl Dataplane for KernelDataplane {
         let jiffies = self.jiffies()?;
         let settings = self.services.settings();
         Ok(self.connections.list(filter, jiffies, &settings))
+    }
+
+    fn close_connections(&mut self, filter: ConnectionFilter) -> Result<Deletion, DataplaneError> {
+        let jiffies = self.jiffies()?;
+        let settings = self.services.settings();
+        let services = self.services.tables()?.services.values();
+        let hashing = services.filter(|row| row.service.pick == pick::HASH);
+        let hashing = hashing.map(|row| row.service.id).collect();
+        Ok(self.connections.close(filter, jiffies, &settings, hashing))
     }
 
     fn kept_clients(

@@ -6,7 +6,7 @@ use anyhow::Context;
 use balancer_common::{
     persistence::{MemberKey, Stickiness},
     real_server::RealServer,
-    service::{Service, ServiceKeyV4, ServiceKeyV6},
+    service::Service,
     stats::RealStats,
 };
 
@@ -14,17 +14,16 @@ use super::{
     loads::Loads,
     map::{Map, PerCpuMap},
     mapped_memory::MappedMemory,
+    service_key_maps::ServiceKeyMaps,
 };
 
 /// Pinned maps, opened by name.
 #[derive(Debug)]
 pub struct Maps {
-    pub services_v4: Map<ServiceKeyV4, Service>,
-    pub services_v6: Map<ServiceKeyV6, Service>,
+    pub services: ServiceKeyMaps<Service>,
     pub addresses: Map<u32, u64>,
     pub reals: Map<u32, RealServer>,
-    pub real_ports_v4: Map<ServiceKeyV4, u32>,
-    pub real_ports_v6: Map<ServiceKeyV6, u32>,
+    pub real_ports: ServiceKeyMaps<u32>,
     /// Four slots a word.
     pub rings: MappedMemory<u64>,
     pub loads: Loads,
@@ -43,12 +42,10 @@ impl Maps {
     /// One is missing or has another layout.
     pub fn open(directory: &Path) -> anyhow::Result<Self> {
         Ok(Self {
-            services_v4: Map::open(directory, "SERVICES_V4")?,
-            services_v6: Map::open(directory, "SERVICES_V6")?,
+            services: ServiceKeyMaps::open(directory, "SERVICES")?,
             addresses: Map::open(directory, "ADDRESSES")?,
             reals: Map::open(directory, "REALS")?,
-            real_ports_v4: Map::open(directory, "REAL_PORTS_V4")?,
-            real_ports_v6: Map::open(directory, "REAL_PORTS_V6")?,
+            real_ports: ServiceKeyMaps::open(directory, "REAL_PORTS")?,
             rings: Map::<u32, u64>::open(directory, "RINGS")?
                 .memory()
                 .context("cannot read the rings as memory")?,

@@ -8,9 +8,9 @@
 //! ```
 
 use std::{
-    fs, io,
+    fs, io, iter,
     os::fd::{AsFd, OwnedFd},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
 };
 
@@ -23,10 +23,13 @@ use nix::{
 };
 
 use super::syscall::{self, LinkInfo, MapShape};
-use crate::os::paths;
+use crate::os::{
+    lock_file,
+    paths::{self, Instance},
+};
 
 /// Maps that are pinned: all of the packet program's, except its log and its constants.
-pub const MAPS: [&str; 29] = [
+pub const MAPS: [&str; 31] = [
     "SETTINGS",
     "PROGRAMS",
     "INTERFACES",
@@ -39,6 +42,8 @@ pub const MAPS: [&str; 29] = [
     "REALS",
     "REAL_PORTS_V4",
     "REAL_PORTS_V6",
+    "FAILOVER_REALS_V4",
+    "FAILOVER_REALS_V6",
     "REAL_LOADS",
     "ENDING",
     "RINGS",
@@ -275,8 +280,9 @@ impl Pins {
             fs::remove_dir(&directory)
                 .with_context(|| format!("cannot remove {}", directory.display()))?;
         }
-        // The default instance's root stays while it holds the directories of other instances.
+        // A root stays while it holds the directories of other instances.
         let _ = fs::remove_dir(&self.root);
+        let _ = fs::remove_dir(Path::new(BPFFS).join("balancer"));
         Ok(())
     }
 
@@ -286,6 +292,21 @@ impl Pins {
             .filter(|(name, _)| is_layout(name));
         Ok(layouts.map(|(_, path)| path).collect())
     }
+}
+
+/// The instance whose program with this id runs on an interface, if its pins are in this mount of bpffs.
+pub fn instance_on(ifindex: u32, program_id: u32) -> Option<Instance> {
+    let named = list_directory(&Path::new(BPFFS).join("balancer")).ok()?;
+    let named = named.into_iter().filter_map(|(name, _)| name.parse().ok());
+    let runs_there = |instance: &Instance| {
+        let links = Pins::of(instance.name()).and_then(|pins| pins.links());
+        let is_it =
+            |link: &PinnedLink| (link.info.ifindex, link.info.program_id) == (ifindex, program_id);
+        links.is_ok_and(|links| links.iter().any(is_it))
+    };
+    iter::once(Instance::default())
+        .chain(named)
+        .find(runs_there)
 }
 
 /// Whether a directory's name is that of a layout (`v1`).
@@ -395,13 +416,7 @@ fn mount_bpffs() -> anyhow::Result<()> {
     // The lock keeps two daemons that start at once from mounting twice. Only root can open its file, and so hold it.
     let path = paths::mount_lock();
     path.parent().map_or(Ok(()), fs::create_dir_all)?;
-    let file = fs::File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .with_context(|| format!("cannot open {}", path.display()))?;
+    let file = lock_file::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
     file.lock()
         .with_context(|| format!("cannot lock {}", path.display()))?;
     if is_mounted()? {

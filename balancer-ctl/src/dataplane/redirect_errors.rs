@@ -86,7 +86,9 @@ fn attach(program: &mut RawTracePoint) -> anyhow::Result<()> {
             io_error,
             verifier_log,
         }) => {
-            tracing::debug!("{verifier_log}");
+            for line in verifier_log.to_string().lines() {
+                tracing::debug!("{line}");
+            }
             return Err(io_error).context("the kernel refused the tracepoint program");
         }
         Err(error) => return Err(error).context("cannot load the tracepoint program"),

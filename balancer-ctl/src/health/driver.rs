@@ -47,6 +47,11 @@ const MAX_NAMED_CHECKS: u32 = 20;
 pub trait Probing: Send + Sync + 'static {
     /// Makes one attempt and returns its result. Cancel safe: the driver drops the future at the check's timeout.
     fn probe(&self) -> impl Future<Output = Outcome> + Send;
+
+    /// Why this host may not have sent a probe that was not done within its timeout.
+    fn obstacle(&self) -> Option<String> {
+        None
+    }
 }
 
 /// A request of the daemon to the driver.
@@ -223,7 +228,7 @@ where
                     {
                         tracing::warn!(
                             "{} continues with the certificates that it read before: {reason}",
-                            check_name(&slot.target)
+                            slot.check_name()
                         );
                     }
                     old
@@ -299,8 +304,13 @@ where
                         Outcome::Inconclusive { obstacle: None }
                     }
                     Some(failed @ Outcome::Failed { .. }) => failed,
-                    None => Outcome::Failed {
-                        reason: format!("no answer within {}", duration::exact(timeout)),
+                    None => match slot.prober.as_ref().and_then(|prober| prober.obstacle()) {
+                        Some(reason) => Outcome::Inconclusive {
+                            obstacle: Some(reason),
+                        },
+                        None => Outcome::Failed {
+                            reason: format!("no answer within {}", duration::exact(timeout)),
+                        },
                     },
                 };
                 (latency, outcome)
@@ -345,7 +355,7 @@ where
             return;
         };
         let sentence = slot.checker.obstacle().map(|reason| {
-            let check = check_name(&slot.target);
+            let check = slot.check_name();
             format!("{check} cannot be made and counts for nothing: {reason}")
         });
         if let Some(sentence) = &sentence
@@ -410,15 +420,6 @@ where
             let _ = reply.send(views);
         });
     }
-}
-
-/// A check as the log and `status` name it: "check http of 192.0.2.1:80".
-fn check_name(check_target: &CheckTarget) -> String {
-    format!(
-        "check {} of {}",
-        check_target.check.probe.name(),
-        check_target.target
-    )
 }
 
 fn log_stall(lost: Option<Duration>) {

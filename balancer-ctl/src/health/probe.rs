@@ -10,8 +10,8 @@ mod failure;
 mod grpc;
 mod http;
 mod http2;
+mod neighbour;
 mod ping;
-mod reset_on_close;
 mod socket;
 mod tcp;
 #[cfg(test)]
@@ -27,12 +27,17 @@ use socket::Endpoint;
 pub use socket::SocketPool;
 
 use super::{AgentReply, CheckTarget, Outcome, Probing};
-use crate::model::check::{Check, HttpVersion, Probe};
+use crate::{
+    model::check::{Check, HttpVersion, Probe},
+    os::printable::printable,
+};
 
 /// A probe that is ready to run: patterns compiled, certificates read.
 #[derive(Debug)]
 pub struct Prober {
     kind: ProberKind,
+    /// Where it sends; `None` = it is a program that does.
+    endpoint: Option<Endpoint>,
 }
 
 #[derive(Debug)]
@@ -83,28 +88,26 @@ impl Prober {
     /// of the other address family.
     pub fn new(check_target: &CheckTarget, pool: &Arc<SocketPool>) -> Result<Self, String> {
         let endpoint = Endpoint::new(check_target, pool)?;
+        let limit = check_target.check.timing.timeout;
+        let is_program = matches!(check_target.check.probe, Probe::Exec(_));
+        let own_endpoint = (!is_program).then(|| endpoint.clone());
         let kind = match &check_target.check.probe {
-            Probe::Tcp(exchange) => ProberKind::Tcp(tcp::Tcp::new(
-                endpoint,
-                exchange,
-                check_target.check.timing.timeout,
-            )),
+            Probe::Tcp(exchange) => ProberKind::Tcp(tcp::Tcp::new(endpoint, exchange, limit)),
             Probe::Http(http) => match http.version {
-                HttpVersion::Http1 => ProberKind::Http(http::Http::new(endpoint, http)?),
-                HttpVersion::Http2 => ProberKind::Http2(http2::Http2::new(endpoint, http)?),
+                HttpVersion::Http1 => ProberKind::Http(http::Http::new(endpoint, http, limit)?),
+                HttpVersion::Http2 => ProberKind::Http2(http2::Http2::new(endpoint, http, limit)?),
             },
-            Probe::Udp(exchange) => ProberKind::Udp(udp::Udp::new(
-                endpoint,
-                exchange,
-                check_target.check.timing.timeout,
-            )),
+            Probe::Udp(exchange) => ProberKind::Udp(udp::Udp::new(endpoint, exchange, limit)),
             Probe::Dns(dns) => ProberKind::Dns(dns::Dns::new(endpoint, dns)?),
             Probe::Ping => ProberKind::Ping(ping::Ping::new(endpoint)),
             Probe::Grpc(grpc) => ProberKind::Grpc(grpc::Grpc::new(endpoint, grpc)?),
             Probe::Exec(exec) => ProberKind::Exec(exec::Exec::new(check_target, exec)?),
             Probe::Agent(agent) => ProberKind::Agent(agent::Agent::new(endpoint, agent)),
         };
-        Ok(Self { kind })
+        Ok(Self {
+            kind,
+            endpoint: own_endpoint,
+        })
     }
 
     /// Continues from what the target requested last: what an agent has said holds until it says otherwise.
@@ -136,10 +139,15 @@ impl Prober {
             ProberKind::Agent(agent) => Box::pin(agent.probe()).await,
         };
         match outcome {
-            Ok(Passed { note, agent_reply }) => Outcome::Passed { note, agent_reply },
-            Err(ProbeFailure::Target(reason)) => Outcome::Failed { reason },
+            Ok(Passed { note, agent_reply }) => Outcome::Passed {
+                note: printable(&note),
+                agent_reply,
+            },
+            Err(ProbeFailure::Target(reason)) => Outcome::Failed {
+                reason: printable(&reason),
+            },
             Err(ProbeFailure::Local(reason)) => Outcome::Inconclusive {
-                obstacle: Some(reason),
+                obstacle: Some(printable(&reason)),
             },
         }
     }
@@ -148,5 +156,10 @@ impl Prober {
 impl Probing for Prober {
     fn probe(&self) -> impl Future<Output = Outcome> + Send {
         Self::probe(self)
+    }
+
+    fn obstacle(&self) -> Option<String> {
+        // TCP does not report a packet that could not be sent for want of a neighbour.
+        self.endpoint.as_ref()?.full_table()
     }
 }

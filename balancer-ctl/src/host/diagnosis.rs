@@ -9,9 +9,12 @@ use super::{
     offload::OffloadSetting,
     peer::{self, Peer},
 };
-use crate::netlink::{
-    Netlink, layers,
-    link::{self, Link},
+use crate::{
+    netlink::{
+        Netlink, layers,
+        link::{self, Link},
+    },
+    os::shell,
 };
 
 /// The result of an examination.
@@ -19,6 +22,8 @@ use crate::netlink::{
 pub struct Findings {
     /// What does not work: one sentence each.
     pub warnings: Vec<String>,
+    /// What does not work for packets of one family only: IPv4, IPv6.
+    pub family_warnings: [Vec<String>; 2],
     /// Offloads that hide parts of frames from the packet program if they are on.
     pub hiding: BTreeSet<OffloadSetting>,
     /// Veths whose peer is in a namespace that cannot be found.
@@ -38,6 +43,7 @@ pub fn examine(netlink: &mut Netlink, links: &[Link]) -> anyhow::Result<Findings
     };
     let links: Vec<_> = links.iter().map(now).collect();
     let mut warnings = Vec::new();
+    let [mut ipv4, mut ipv6] = [Vec::new(), Vec::new()];
     let mut unseen = Vec::new();
     for link in &links {
         warnings.extend(lro_warning(link)?);
@@ -64,11 +70,13 @@ pub fn examine(netlink: &mut Netlink, links: &[Link]) -> anyhow::Result<Findings
             let vlans = layers::vlans(link, &all).filter(|vlan| !configured(vlan));
             warnings.extend(vlans.map(|vlan| untagged_vlan_warning(link, vlan)));
         }
-        warnings.extend(sysctl_warnings(&link.name));
+        ipv4.extend(ipv4_warnings(&link.name));
+        ipv6.extend(ipv6_warning(&link.name));
     }
     warnings.extend(mtu_warning(&links));
     Ok(Findings {
         warnings,
+        family_warnings: [ipv4, ipv6],
         hiding: hiding_offloads(&links, &all),
         unseen_peers: unseen,
     })
@@ -138,7 +146,8 @@ pub fn hiding_warning((interface, switch): &OffloadSetting) -> String {
     };
     let name = switch.name();
     format!(
-        "{interface} {what}, and it cannot be switched off here: ethtool -K {interface} {name} off"
+        "{interface} {what}, and it cannot be switched off here: ethtool -K {} {name} off",
+        shell::word(interface)
     )
 }
 
@@ -168,7 +177,10 @@ fn lro_warning(link: &Link) -> anyhow::Result<Option<String>> {
     let on = ethtool::query(name, Offload::Lro)
         .with_context(|| format!("cannot ask {name} for its offloads"))?;
     Ok((on == Some(true)).then(|| {
-        format!("{name} merges received packets in hardware (LRO), and what is merged cannot be forwarded: ethtool -K {name} lro off")
+        format!(
+            "{name} merges received packets in hardware (LRO), and what is merged cannot be forwarded: ethtool -K {} lro off",
+            shell::word(name)
+        )
     }))
 }
 
@@ -192,41 +204,44 @@ fn peer_warnings(link: &Link, peer: &Peer, takes_redirected: bool) -> Vec<String
     warnings
 }
 
-/// The warnings about sysctls that drop packets, all or those that the kernel itself forwards while a next hop is unresolved.
-fn sysctl_warnings(interface: &str) -> Vec<String> {
-    let read = |path: &str| {
-        fs::read_to_string(format!("/proc/sys/net/{path}"))
-            .map(|value| value.trim().to_owned())
-            .ok()
-    };
-    let number = |path: &str| {
-        read(path)
-            .and_then(|value| value.parse::<u32>().ok())
-            .unwrap_or(0)
-    };
+/// A sysctl below `/proc/sys/net`; `None` if this kernel does not have it.
+fn sysctl(path: &str) -> Option<String> {
+    let value = fs::read_to_string(format!("/proc/sys/net/{path}"));
+    value.map(|value| value.trim().to_owned()).ok()
+}
+
+/// The warnings about sysctls that drop IPv4 packets, all or those that the kernel itself forwards while a next hop is unresolved.
+fn ipv4_warnings(interface: &str) -> Vec<String> {
+    let number = |path: &str| sysctl(path).and_then(|value| value.parse::<u32>().ok());
     let mut warnings = Vec::new();
     // Set at the start; somebody may have switched it off since.
-    if read(&format!("ipv4/conf/{interface}/forwarding")).as_deref() == Some("0") {
+    if number(&format!("ipv4/conf/{interface}/forwarding")) == Some(0) {
         warnings.push(format!(
             "IPv4 forwarding is off on {interface}, so IPv4 packets that come in there are dropped (forwarding-off): sysctl -w \
              net.ipv4.conf.{interface}.forwarding=1"
         ));
     }
     let filter = format!("ipv4/conf/{interface}/rp_filter");
-    if number("ipv4/conf/all/rp_filter").max(number(&filter)) == 1 {
+    // The larger of the two is in force.
+    if number("ipv4/conf/all/rp_filter").max(number(&filter)) == Some(1) {
         warnings.push(format!(
             "strict reverse path filtering on {interface} drops answers while a next hop's MAC address is unknown: sysctl -w \
              net.ipv4.conf.{interface}.rp_filter=2"
         ));
     }
-    let forced = read(&format!("ipv6/conf/{interface}/force_forwarding"));
-    if forced.is_none() && read("ipv6/conf/all/forwarding").as_deref() == Some("0") {
-        warnings.push(format!(
+    warnings
+}
+
+/// The warning about a kernel that does not forward IPv6 packets while a next hop is unresolved.
+fn ipv6_warning(interface: &str) -> Option<String> {
+    let is_forced = sysctl(&format!("ipv6/conf/{interface}/force_forwarding")).is_some();
+    let is_off = sysctl("ipv6/conf/all/forwarding").as_deref() == Some("0");
+    (!is_forced && is_off).then(|| {
+        format!(
             "this kernel forwards IPv6 on {interface} only when the whole host does, so IPv6 packets are lost while a next hop's MAC address \
              is unknown: sysctl -w net.ipv6.conf.all.forwarding=1"
-        ));
-    }
-    warnings
+        )
+    })
 }
 
 /// The warning about interfaces with different MTUs.

@@ -1,19 +1,36 @@
-//! This host: its name and its addresses.
+//! This host: its name and its interfaces.
 
 use std::{collections::HashSet, io, net::IpAddr};
 
-/// All addresses of all interfaces.
+use nix::net::if_::InterfaceFlags;
+
+/// This host's interfaces.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostInterfaces {
+    /// All addresses of all of them.
+    pub addresses: HashSet<IpAddr>,
+    /// The names of those that have a link.
+    pub with_link: HashSet<String>,
+}
+
+/// Lists this host's interfaces.
 ///
 /// # Errors
 /// The kernel refused to list them.
-pub fn addresses() -> io::Result<HashSet<IpAddr>> {
-    let interfaces = nix::ifaddrs::getifaddrs()?;
-    let addresses = interfaces.filter_map(|interface| {
-        let address = interface.address?;
+pub fn interfaces() -> io::Result<HostInterfaces> {
+    let mut interfaces = HostInterfaces::default();
+    for interface in nix::ifaddrs::getifaddrs()? {
+        if interface.flags.contains(InterfaceFlags::IFF_LOWER_UP) {
+            interfaces.with_link.insert(interface.interface_name);
+        }
+        let Some(address) = interface.address else {
+            continue;
+        };
         let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
-        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
-    });
-    Ok(addresses.collect())
+        let ip = v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())));
+        interfaces.addresses.extend(ip);
+    }
+    Ok(interfaces)
 }
 
 /// The host's name; `localhost` if it is empty or not UTF-8.
@@ -30,10 +47,11 @@ pub fn host_name() -> String {
 mod tests {
     #[test]
     fn the_loopback_address_is_among_them() {
-        let addresses = super::addresses().unwrap();
+        let interfaces = super::interfaces().unwrap();
         assert!(
-            addresses.contains(&"127.0.0.1".parse().unwrap()),
-            "{addresses:?}"
+            interfaces.addresses.contains(&"127.0.0.1".parse().unwrap()),
+            "{interfaces:?}"
         );
+        assert!(interfaces.with_link.contains("lo"), "{interfaces:?}");
     }
 }

@@ -13,9 +13,12 @@ use netlink_packet_route::{
 use nix::sched::{CloneFlags, setns};
 
 use super::ethtool::{self, Offload};
-use crate::netlink::{
-    Netlink,
-    link::{self, Link},
+use crate::{
+    netlink::{
+        Netlink,
+        link::{self, Link},
+    },
+    os::shell,
 };
 
 /// The directory of the namespaces that `ip netns` knows by name.
@@ -39,12 +42,13 @@ pub struct Peer {
 impl Peer {
     /// The `ethtool -K` command for it; `switch` is for example `gro on`.
     pub fn ethtool(&self, switch: &str) -> String {
+        let name = shell::word(&self.name);
         match &self.namespace {
             Some(namespace) => format!(
-                "ip netns exec {namespace} ethtool -K {} {switch}",
-                self.name
+                "ip netns exec {} ethtool -K {name} {switch}",
+                shell::word(namespace)
             ),
-            None => format!("ethtool -K {} {switch}", self.name),
+            None => format!("ethtool -K {name} {switch}"),
         }
     }
 }

@@ -13,7 +13,7 @@ use std::{
 use anyhow::Context;
 
 use super::namespace::Namespace;
-use crate::os::boot_note::BootNote;
+use crate::os::{boot_note::BootNote, printable::printable};
 
 /// Settings of an interface: directory, name, value.
 ///
@@ -31,6 +31,9 @@ const PER_INTERFACE: [(&str, &str, &str); 5] = [
 
 /// The kernel sends redirects if this *or* the interface's own setting is 1; other interfaces keep theirs.
 const FOR_ALL_INTERFACES: (&str, &str) = ("net/ipv4/conf/all/send_redirects", "0");
+
+/// The setting of an interface that decides whether it takes router advertisements.
+const ADVERTISEMENTS: (&str, &str) = ("net/ipv6/conf", "accept_ra");
 
 /// The settings changed so far.
 #[derive(Debug)]
@@ -56,7 +59,17 @@ impl Sysctls {
     }
 
     fn at(root: &Path, note: BootNote, namespace: Namespace) -> anyhow::Result<Self> {
-        let (written_in, found) = parse_note(&note.read()?).unwrap_or_default();
+        let (written_in, mut found) = parse_note(&note.read()?).unwrap_or_default();
+        found.retain(|path, value| {
+            let is_own = is_own(path) && value.parse::<i32>().is_ok();
+            if !is_own {
+                tracing::warn!(
+                    "the note {note} names `{}`, which balancerd never sets: it is left as it is",
+                    printable(&format!("{path} = {value}"))
+                );
+            }
+            is_own
+        });
         let is_here = written_in == namespace.to_string();
         Ok(Self {
             root: root.to_path_buf(),
@@ -89,7 +102,8 @@ impl Sysctls {
                 wanted.insert(format!("{directory}/{interface}/{name}"), value);
             }
             // An interface that forwards ignores router advertisements unless this is 2.
-            let advertisements = format!("net/ipv6/conf/{interface}/accept_ra");
+            let (directory, name) = ADVERTISEMENTS;
+            let advertisements = format!("{directory}/{interface}/{name}");
             let accepted = self
                 .read(&advertisements)?
                 .is_some_and(|value| value != "0");
@@ -165,6 +179,21 @@ impl Sysctls {
     }
 }
 
+/// Whether the daemon itself sets this, a path under /proc/sys: what a note says is written there.
+fn is_own(path: &str) -> bool {
+    let of_interface = PER_INTERFACE.map(|(directory, name, _)| (directory, name));
+    let own = of_interface.into_iter().chain([ADVERTISEMENTS]);
+    let mut interfaces = own.filter_map(|(directory, name)| {
+        let rest = path.strip_prefix(directory)?.strip_prefix('/')?;
+        rest.strip_suffix(name)?.strip_suffix('/')
+    });
+    // The directories `all` and `default` stand for other interfaces, too.
+    let is_one = |interface: &str| {
+        !interface.contains('/') && !["", ".", "..", "all", "default"].contains(&interface)
+    };
+    path == FOR_ALL_INTERFACES.0 || interfaces.any(is_one)
+}
+
 /// The text of a note of values that were found in a namespace; empty if there are none.
 pub(super) fn format_note(found: &BTreeMap<String, String>, namespace: &Namespace) -> String {
     if found.is_empty() {
@@ -189,6 +218,8 @@ pub(super) fn parse_note(text: &str) -> Option<(String, BTreeMap<String, String>
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
     use crate::os::state_file::StateFile;
 
@@ -288,6 +319,58 @@ mod tests {
         );
         sysctls.restore().unwrap();
         assert_eq!(values(root, "eth1"), "00101");
+    }
+
+    #[test]
+    fn a_note_restores_only_what_the_daemon_itself_sets() {
+        for own in [
+            "net/ipv4/conf/eth0/forwarding",
+            "net/ipv6/conf/eth0.100/force_forwarding",
+            "net/ipv6/conf/eth0/accept_ra",
+            "net/ipv4/conf/all/send_redirects",
+        ] {
+            assert!(is_own(own), "{own}");
+        }
+        for other in [
+            "kernel/core_pattern",
+            "net/ipv4/conf/eth0/rp_filter",
+            "net/ipv4/conf/all/forwarding",
+            "net/ipv6/conf/default/accept_ra",
+            "net/ipv4/conf/../forwarding",
+            "net/ipv4/conf/../../../kernel/forwarding",
+            "net/ipv4/conf/eth0/../eth1/forwarding",
+            "net/ipv4/conf//forwarding",
+            "net/ipv4/conf/forwarding",
+            "/net/ipv4/conf/eth0/forwarding",
+            "net/ipv4/conf/all/send_redirects/",
+            "",
+        ] {
+            assert!(!is_own(other), "{other}");
+        }
+        let (directory, note) = world();
+        let root = directory.path();
+        fs::create_dir_all(root.join("kernel")).unwrap();
+        fs::write(root.join("kernel/core_pattern"), "core\n").unwrap();
+        let mut sysctls = Sysctls::at(root, boot_note(&note, "b"), here()).unwrap();
+        sysctls.set(["eth0"].into_iter()).unwrap();
+        let text = fs::read_to_string(&note).unwrap();
+        let forged = text.replace("eth0/accept_local = 0", "eth0/accept_local = a b");
+        fs::write(&note, forged + "kernel/core_pattern = |/tmp/x\n").unwrap();
+        let mut sysctls = Sysctls::at(root, boot_note(&note, "b"), here()).unwrap();
+        sysctls.restore().unwrap();
+        assert_eq!(values(root, "eth0"), "01101");
+        let pattern = fs::read_to_string(root.join("kernel/core_pattern")).unwrap();
+        assert_eq!(pattern, "core\n");
+        assert!(!note.exists());
+    }
+
+    #[test]
+    fn a_note_is_root_s_alone() {
+        let (directory, note) = world();
+        let mut sysctls = Sysctls::at(directory.path(), boot_note(&note, "b"), here()).unwrap();
+        sysctls.set(["eth0"].into_iter()).unwrap();
+        let mode = fs::metadata(&note).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600);
     }
 
     #[test]

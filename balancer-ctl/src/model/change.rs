@@ -2,10 +2,14 @@
 //! the rules of the configuration file.
 
 mod batch;
+mod replace;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-pub use self::batch::{Batch, SavedBatch};
+pub use self::{
+    batch::{Batch, SavedBatch},
+    replace::{WantedService, changes_to, require_possible},
+};
 use crate::model::{
     Model, RealServer, RealSettings, ServiceKey, ServiceSettings, VirtualService, error::ApiError,
 };
@@ -30,6 +34,15 @@ pub enum Change {
 }
 
 impl Change {
+    /// The VIP of the service that it adds, if it adds one.
+    #[must_use]
+    pub const fn new_vip(&self) -> Option<IpAddr> {
+        match self {
+            Self::AddService(key, _) => Some(key.address.ip()),
+            _ => None,
+        }
+    }
+
     /// Makes the change. Where it is refused, nothing has changed.
     ///
     /// # Errors

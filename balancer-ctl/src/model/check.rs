@@ -105,7 +105,7 @@ pub enum Probe {
     Http(Box<HttpProbe>),
     /// A datagram.
     Udp(Exchange),
-    /// A DNS query over UDP.
+    /// A DNS query over UDP, and over TCP for an answer that is cut.
     Dns(DnsProbe),
     /// An ICMP echo request.
     Ping,
@@ -265,6 +265,8 @@ pub struct HttpProbe {
     pub path: String,
     /// Additional header fields.
     pub headers: Vec<(String, String)>,
+    /// Body of the request; empty = none.
+    pub request_body: String,
     /// Statuses that pass, as ranges of both ends: `[(200, 299)]`.
     pub status: Vec<(u16, u16)>,
     /// Pattern that the first [`MAX_BODY`] bytes of the body must match.
@@ -296,6 +298,7 @@ impl Default for HttpProbe {
             host: None,
             path: "/".to_owned(),
             headers: Vec::new(),
+            request_body: String::new(),
             status: vec![(200, 299)],
             body: None,
         }

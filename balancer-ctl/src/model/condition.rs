@@ -16,6 +16,10 @@ pub enum Condition {
     MaintenanceFailed,
     /// New connections are refused, since their connection table is full.
     TableFull,
+    /// Another node does not answer.
+    NodeDown,
+    /// The configuration file is not the one that was loaded, or that is not known.
+    FileOutOfSync,
     /// A service's live weight is below its quorum.
     QuorumLost,
     /// A real server is down.
@@ -24,12 +28,14 @@ pub enum Condition {
 
 impl Condition {
     /// All conditions.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::ChecksStalled,
         Self::DataplaneOutOfSync,
         Self::RoutesUnwatched,
         Self::MaintenanceFailed,
         Self::TableFull,
+        Self::NodeDown,
+        Self::FileOutOfSync,
         Self::QuorumLost,
         Self::RealDown,
     ];
@@ -46,6 +52,8 @@ impl Condition {
                 EventKind::MaintenanceRecovered,
             ],
             Self::TableFull => [EventKind::TableFull, EventKind::TableRecovered],
+            Self::NodeDown => [EventKind::NodeDown, EventKind::NodeUp],
+            Self::FileOutOfSync => [EventKind::FileOutOfSync, EventKind::FileInSync],
             Self::QuorumLost => [EventKind::QuorumLost, EventKind::QuorumRegained],
             Self::RealDown => [EventKind::RealDown, EventKind::RealUp],
         }

@@ -26,6 +26,8 @@ pub struct Event {
     pub service: Option<String>,
     /// The real server; `None` = no particular one.
     pub real: Option<SocketAddr>,
+    /// The other node, by name; `None` = no particular one.
+    pub peer: Option<String>,
     /// Details in words; may be empty.
     pub message: String,
 }
@@ -38,8 +40,34 @@ impl Event {
             kind,
             service: None,
             real: None,
+            peer: None,
             message: message.to_owned(),
         }
+    }
+
+    /// An event of another node, with the reason, if there is one.
+    #[must_use]
+    pub fn of_peer(kind: EventKind, name: &str, reason: Option<&str>) -> Self {
+        let message = match reason {
+            None => name.to_owned(),
+            Some(reason) => format!("{name}: {reason}"),
+        };
+        Self {
+            peer: Some(name.to_owned()),
+            ..Self::of_node(kind, &message)
+        }
+    }
+
+    /// It in a line: its kind, what it is about, and the details.
+    #[must_use]
+    pub fn line(self) -> String {
+        let words = [
+            Some(self.kind.name().to_owned()),
+            self.service,
+            self.real.map(|real| real.to_string()),
+            Some(self.message).filter(|message| !message.is_empty()),
+        ];
+        words.into_iter().flatten().collect::<Vec<_>>().join(" ")
     }
 
     /// Its record, with the time at which it happened.
@@ -50,6 +78,7 @@ impl Event {
             event: self.kind,
             service: self.service,
             real: self.real,
+            peer: self.peer,
             message: self.message,
         }
     }
@@ -248,6 +277,7 @@ fn of_service(kind: EventKind, service: &VirtualService, message: String) -> Eve
         kind,
         service: Some(service.key.to_string()),
         real: None,
+        peer: None,
         message,
     }
 }
@@ -257,6 +287,7 @@ fn of_real(kind: EventKind, service: &VirtualService, real: &RealServer, message
         kind,
         service: Some(service.key.to_string()),
         real: Some(real.address),
+        peer: None,
         message,
     }
 }
@@ -308,6 +339,7 @@ mod tests {
                      kind,
                      service,
                      real,
+                     peer: _,
                      message,
                  }| {
                     let real = real.map(|real| real.to_string()).unwrap_or_default();

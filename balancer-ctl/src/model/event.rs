@@ -71,6 +71,12 @@ pub enum EventKind {
     RoutesUnwatched,
     /// Route changes are watched again.
     RoutesWatched,
+    /// The configuration file is not the one that was loaded.
+    FileOutOfSync,
+    /// The configuration file is the one that was loaded.
+    FileInSync,
+    /// Older events than those that follow are no longer remembered.
+    Forgotten,
     /// The reader was too slow and events were lost; the stream ends.
     Lost,
     /// The daemon stops; forwarding goes on.
@@ -114,9 +120,18 @@ impl EventKind {
             Self::MaintenanceRecovered => "maintenance-recovered",
             Self::RoutesUnwatched => "routes-unwatched",
             Self::RoutesWatched => "routes-watched",
+            Self::FileOutOfSync => "file-out-of-sync",
+            Self::FileInSync => "file-in-sync",
+            Self::Forgotten => "forgotten",
             Self::Lost => "lost",
             Self::Stopping => "stopping",
         }
+    }
+
+    /// Whether it is the last one of a stream.
+    #[must_use]
+    pub const fn ends_stream(self) -> bool {
+        matches!(self, Self::Lost | Self::Stopping)
     }
 
     /// The level at which it is logged.
@@ -132,6 +147,7 @@ impl EventKind {
             | Self::BackupsIn
             | Self::TableFull
             | Self::RoutesUnwatched
+            | Self::FileOutOfSync
             | Self::Fault
             | Self::NodeDown
             | Self::Lost => Level::WARN,
@@ -156,6 +172,8 @@ impl EventKind {
             | Self::DataplaneInSync
             | Self::MaintenanceRecovered
             | Self::RoutesWatched
+            | Self::FileInSync
+            | Self::Forgotten
             | Self::Stopping => Level::INFO,
         }
     }
@@ -196,6 +214,9 @@ impl EventKind {
             Self::MaintenanceRecovered => "maintenance works again",
             Self::RoutesUnwatched => "route changes are not watched, trying again",
             Self::RoutesWatched => "route changes are watched again",
+            Self::FileOutOfSync => "the configuration file is not as it was loaded",
+            Self::FileInSync => "the configuration file is as it was loaded",
+            Self::Forgotten => "events forgotten",
             Self::Lost => "events lost",
             Self::Stopping => "stopping",
         }

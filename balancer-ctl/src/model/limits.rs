@@ -32,6 +32,8 @@ pub const RISE_FALL: RangeInclusive<u32> = 1..=100;
 pub const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=DAY;
 /// Time that one probe may take.
 pub const PROBE_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=DAY;
+/// Longest body of a probe's request, in bytes: sockets take so much from us although the server does not read.
+pub const MAX_REQUEST_BODY: usize = 64 * 1024;
 /// Timeout of a notify program.
 pub const NOTIFY_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=HOUR;
 /// Time from one report of a condition to the next.
@@ -52,6 +54,8 @@ pub const ADVERTISEMENT_INTERVAL: RangeInclusive<Duration> =
 pub const MAX_VIRTUAL_ADDRESSES: usize = 64;
 /// How long a node may wait until it takes the addresses back.
 pub const FAILBACK_AFTER: RangeInclusive<Duration> = Duration::from_secs(1)..=MAX_TIMEOUT;
+/// How long a node may listen for an Active one after its interface has come up.
+pub const LINK_UP_DELAY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(300);
 /// Time from one announcement of the addresses to the next.
 pub const ANNOUNCE_INTERVAL: RangeInclusive<Duration> = Duration::from_secs(1)..=DAY;
 /// Time from one run of a tracked program to the next.

@@ -14,8 +14,9 @@ use super::{
     ServiceKey,
     argument::named,
     duration,
+    key::{Key, key},
     names::names,
-    prefix::Prefix,
+    prefix::{self, Prefix},
     setting::{self, Setting, SettingValue, Value, setting},
 };
 
@@ -153,8 +154,29 @@ pub const PERSISTENCE_SETTINGS: [Setting<PersistenceSettings>; 4] = [
     setting!("drain", drain),
 ];
 
-/// All keys of a service's `persistence`, as messages list them.
-pub const PERSISTENCE_KEYS: [&str; 4] = ["timeout", "netmask", "group", "drain"];
+/// All keys of a service's `persistence`, as messages and the manual list them.
+pub const PERSISTENCE_KEYS: [Key; 4] = [
+    key(
+        "timeout",
+        "how long a client stays with its real server, 1s to 7days",
+        "`5m`",
+    ),
+    key(
+        "netmask",
+        "clients that agree in so much of their addresses stay together: a prefix length, or for IPv4 a mask as in `\"255.255.255.0\"`",
+        "the whole address",
+    ),
+    key(
+        "group",
+        "services with this group share their clients' real servers, which are known by their addresses, whatever the port, as `http` and `https` of a shop; named as a service is",
+        "none",
+    ),
+    key(
+        "drain",
+        "clients of a real server that drains (weight 0, `drain`): `move` lets their next connection go elsewhere, `keep` lets them come back to it until their timeout, which does not end while they have a connection to it",
+        "`move`",
+    ),
+];
 
 impl PersistenceSettings {
     /// Settings that switch persistence off.
@@ -186,7 +208,7 @@ impl PersistenceSettings {
     /// `persistence` with these settings, where the VIP is `vip`.
     #[must_use]
     pub fn over(self, persistence: Persistence, vip: IpAddr) -> Persistence {
-        let whole = if vip.is_ipv4() { 32 } else { 128 };
+        let whole = prefix::whole(vip);
         let netmask = match self.netmask {
             None => persistence.netmask,
             Some(Netmask::Whole) => None,
@@ -311,7 +333,11 @@ impl Netmask {
         }
     }
 
-    fn from_argument(text: &str) -> Result<Self, String> {
+    /// Reads what an option gives.
+    ///
+    /// # Errors
+    /// It is no netmask: a sentence.
+    pub fn from_argument(text: &str) -> Result<Self, String> {
         let number = text.parse().ok();
         number.map_or_else(|| Self::dotted(text), Self::prefix)
     }
@@ -332,7 +358,8 @@ impl SettingValue for Netmask {
 }
 
 /// The mask of so many bits of an IPv4 address.
-fn mask(length: u8) -> IpAddr {
+#[must_use]
+pub fn mask(length: u8) -> IpAddr {
     Prefix::of(Ipv4Addr::BROADCAST.into(), length).address
 }
 

@@ -50,8 +50,9 @@ impl Prefix {
     }
 }
 
-/// The length of a whole address.
-const fn whole(address: IpAddr) -> u8 {
+/// The length of a whole address, in bits.
+#[must_use]
+pub const fn whole(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
 }
 

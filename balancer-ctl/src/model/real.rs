@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use super::{
     AdminState, ForwardMethod,
     argument::{named, number},
+    key::{Key, key},
     limits::{MAX_THRESHOLD, MAX_WEIGHT},
     setting::{self, Setting, setting},
 };
@@ -100,15 +101,39 @@ pub const REAL_SETTINGS: [Setting<RealSettings>; 6] = [
     setting!("state", state),
 ];
 
-/// All keys of `[[service.real]]`, as messages list them.
-pub const REAL_KEYS: [&str; 7] = [
-    "address",
-    "weight",
-    "forwarding",
-    "upper",
-    "lower",
-    "backup",
-    "state",
+/// All keys of `[[service.real]]`, as messages and the manual list them.
+pub const REAL_KEYS: [Key; 7] = [
+    key(
+        "address",
+        "address and port; without a port, the service's",
+        "must be named",
+    ),
+    key(
+        "weight",
+        "its share of new connections, 0 to 65535; 0 = it gets none and keeps those it has",
+        "1",
+    ),
+    key("forwarding", "how packets reach it: `nat`", "`nat`"),
+    key(
+        "upper",
+        "connections, active and inactive (a flood of forged SYNs fills it for a minute), at which it gets no new ones, 0 to 16777216; 0 = no limit",
+        "0",
+    ),
+    key(
+        "lower",
+        "connections below which it gets new ones again, at most `upper`; 0 = three quarters of `upper`",
+        "0",
+    ),
+    key(
+        "backup",
+        "whether it serves only when the others cannot: `true` or `false`",
+        "`false`",
+    ),
+    key(
+        "state",
+        "what the operator decided: `ready`, `drain` or `maintenance`",
+        "`ready`",
+    ),
 ];
 
 impl RealServer {

@@ -11,6 +11,7 @@ use super::{
     RealServer, Scheduler, ServiceKey,
     argument::{named, number, time},
     duration,
+    key::{Key, key},
     limits::MAX_QUORUM,
     persistence,
     setting::{self, Setting, setting},
@@ -114,22 +115,74 @@ pub const SERVICE_SETTINGS: [Setting<ServiceSettings>; 9] = [
     setting!("backups", backups),
 ];
 
-/// All keys of `[[service]]`, as messages list them.
-pub const SERVICE_KEYS: [&str; 14] = [
-    "name",
-    "address",
-    "protocol",
-    "scheduler",
-    "hash",
-    "persistence",
-    "no-real",
-    "check",
-    "on-down",
-    "slow-start",
-    "quorum",
-    "hysteresis",
-    "backups",
-    "real",
+/// All keys of `[[service]]`, as messages and the manual list them.
+pub const SERVICE_KEYS: [Key; 14] = [
+    key(
+        "name",
+        "a name for the service: a letter, then up to 62 letters, digits, `.`, `_` or `-`",
+        "none",
+    ),
+    key(
+        "address",
+        "the VIP and the port; port 0 = every port",
+        "must be named",
+    ),
+    key("protocol", "`tcp` or `udp`", "`tcp`"),
+    key(
+        "scheduler",
+        "how new connections are distributed: see Schedulers",
+        "`wrr`",
+    ),
+    key(
+        "hash",
+        "what the schedulers `sh` and `mh` hash: `client` (its address) or `client-port` (address and port)",
+        "`client`",
+    ),
+    key(
+        "persistence",
+        "a client's later connections go to the real server of its first: see Persistence",
+        "none",
+    ),
+    key(
+        "no-real",
+        "what a client gets while no real server takes connections: `reject` (TCP reset, ICMP port unreachable) or `drop`",
+        "`reject`",
+    ),
+    key(
+        "check",
+        "how the real servers are probed: see Health",
+        "they count as up",
+    ),
+    key(
+        "on-down",
+        "connections of a real server that went down: `keep`, `reset` or `reset-after 30s`",
+        "`reset`",
+    ),
+    key(
+        "slow-start",
+        "how long the weight of a real server that came back grows, 0s to 1day; not with `lc`, `fo`, `ovf` and those that hash",
+        "`0s`",
+    ),
+    key(
+        "quorum",
+        "live weight that the service needs, 1 to 1000000000",
+        "1",
+    ),
+    key(
+        "hysteresis",
+        "quorum is lost this far below it, and regained this far above; less than `quorum`",
+        "0",
+    ),
+    key(
+        "backups",
+        "which backups step in: `first` (the first that is up) or `all`",
+        "`first`",
+    ),
+    key(
+        "real",
+        "its real servers, each in a block `[[service.real]]`",
+        "none",
+    ),
 ];
 
 impl VirtualService {

@@ -199,3 +199,13 @@ pub fn fill<S>(settings: &[Setting<S>], own: &mut S, other: &S, default: &S) {
         }
     }
 }
+
+/// Unsets in `own` each setting that has the same value in `other`.
+pub fn leave_out<S: Default>(settings: &[Setting<S>], own: &mut S, other: &S) {
+    let unset = S::default();
+    for setting in settings {
+        if (setting.written)(own) == (setting.written)(other) {
+            (setting.copy)(own, &unset);
+        }
+    }
+}

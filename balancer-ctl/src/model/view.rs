@@ -1,5 +1,6 @@
 //! The types of the API's answers, which `--json` prints. Data only.
 
+mod node;
 mod trace;
 
 use std::{
@@ -10,12 +11,20 @@ use std::{
 use balancer_common::tcp::State;
 use serde::{Deserialize, Serialize};
 
-pub use self::trace::{Trace, TracedBy};
+pub use self::{
+    node::{NodeKey, Peer, Tracked},
+    trace::{Trace, TracedBy},
+};
 pub use crate::model::event::EventKind;
 use crate::model::{
     self, AdminState, Backups, ForwardMethod, HashKey, NoReal, OnDown, PersistenceDrain, Protocol,
-    Scheduler, VirtualService, check::keys, counters::Counters, duration, health::AgentRequest,
-    names::names, vrrp::VirtualRouterState,
+    Scheduler, VirtualService,
+    check::keys,
+    counters::Counters,
+    duration,
+    health::AgentRequest,
+    names::names,
+    vrrp::{Probes, VirtualRouterState},
 };
 
 /// Answer to `GET /v1/services`.
@@ -271,6 +280,24 @@ pub struct Connections {
     pub more: bool,
 }
 
+/// Answer to a change.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeResult {
+    /// What the operator should know about it, a sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+    /// What keeps it from having its effect, and what to do about it, a sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// Answer to `DELETE /v1/connections`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionsClosed {
+    /// How many connections were closed.
+    pub closed: u64,
+}
+
 /// A connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connection {
@@ -364,6 +391,12 @@ pub struct Status {
     /// The node that would take over from the Active one, as far as this one knows.
     #[serde(default)]
     pub successor: Option<String>,
+    /// What virtual routers track, and whether it is up.
+    #[serde(default)]
+    pub tracked: Vec<Tracked>,
+    /// Connections to the port for other nodes that were not let in, by reason; each reason has an entry. Empty without a channel.
+    #[serde(default)]
+    pub peer_refusals: BTreeMap<String, u64>,
     /// The data plane.
     pub dataplane: Dataplane,
     /// Virtual services.
@@ -411,42 +444,6 @@ names!(Role {
     Standalone = "standalone",
 });
 
-/// Another node in the status.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Peer {
-    /// Its name; its address if it was never reached.
-    pub name: String,
-    /// Address and port at which it is reached.
-    pub address: SocketAddr,
-    /// Its part as it said last: `active`, `backup`, `fault`, `standalone` or `unknown`.
-    pub role: String,
-    /// The version of its daemon; `None` = it was never reached.
-    pub version: Option<String>,
-    /// Milliseconds since it was last heard; `None` = never.
-    pub last_seen_ms: Option<u64>,
-    /// Whether it answers.
-    pub connected: bool,
-    /// Whether it could have the VIPs.
-    pub ready: bool,
-    /// Whether an operator keeps it from having them.
-    pub maintenance: bool,
-    /// The lowest priority of its virtual routers.
-    pub priority: Option<u8>,
-    /// Whether it has the same services as this node.
-    pub same_services: bool,
-    /// Whether it answers and has the same services and VIPs as this node.
-    pub synchronised: bool,
-    /// Why it does not answer.
-    pub trouble: Option<String>,
-}
-
-/// The key with which nodes join.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeKey {
-    /// As `node join` takes it.
-    pub key: String,
-}
-
 /// A virtual router in the status.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VirtualRouter {
@@ -468,7 +465,10 @@ pub struct VirtualRouter {
     pub router_id: u8,
     /// The group of virtual routers that are Active together.
     pub group: Option<String>,
-    /// Backup: the address of the Active node that it hears.
+    /// Which nodes probe the services on its VIPs.
+    #[serde(default)]
+    pub probes: Probes,
+    /// The address of the Active node that it hears; `null` while it is Active itself.
     pub active_node: Option<IpAddr>,
     /// Advertisements that it sent.
     pub sent: u64,
@@ -548,6 +548,9 @@ pub struct EventRecord {
     /// The real server; `None` = no particular one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub real: Option<SocketAddr>,
+    /// The other node, by name; `None` = no particular one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
     /// Details in words; may be empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,

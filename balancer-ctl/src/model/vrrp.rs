@@ -2,12 +2,18 @@
 
 pub mod keys;
 
-use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    str::FromStr,
+    time::Duration,
+};
 
 use crate::model::{
     duration,
     limits::{OWNER, PROBE_TIMEOUT},
     names::names,
+    prefix,
 };
 
 /// A virtual router of RFC 9568 on one interface.
@@ -26,6 +32,8 @@ pub struct VirtualRouter {
     pub advertisement_interval: Duration,
     /// When this node takes the addresses back from an Active node of lower priority; of no meaning for the owner.
     pub failback: Failback,
+    /// How long this node listens for an Active one at most after its interface has come up; zero = not longer than ever.
+    pub link_up_delay: Duration,
     /// The VIPs, at least one and all of one family, in the order of the file, in which advertisements name them.
     pub addresses: Vec<VirtualAddress>,
     /// The other nodes, where advertisements go to each of them; of the family of the addresses. Empty = they go to the multicast
@@ -41,6 +49,8 @@ pub struct VirtualRouter {
     pub track_services: Vec<TrackService>,
     /// Programs that are run.
     pub track_exec: Vec<TrackExec>,
+    /// Which nodes probe the services on its VIPs.
+    pub probes: Probes,
     /// How the checksum of IPv4 advertisements is computed; IPv6 has only one way.
     pub checksum: Checksum,
     /// While it is Active, time from one gratuitous ARP (of IPv6: unsolicited neighbour advertisement) of each address to the
@@ -52,6 +62,9 @@ pub struct VirtualRouter {
 pub const DEFAULT_PRIORITY: u8 = 100;
 /// Advertisement interval if none is configured.
 pub const DEFAULT_ADVERTISEMENT_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a node listens after its interface has come up if nothing is configured: as long as a switch port may block that runs the
+/// spanning tree protocol with its defaults, twice 15 s.
+pub const DEFAULT_LINK_UP_DELAY: Duration = Duration::from_secs(30);
 /// Announce interval if none is configured.
 pub const DEFAULT_ANNOUNCE_INTERVAL: Duration = Duration::from_secs(60);
 /// Weight of what is tracked if none is configured.
@@ -83,6 +96,7 @@ impl VirtualRouter {
             priority: DEFAULT_PRIORITY,
             advertisement_interval: DEFAULT_ADVERTISEMENT_INTERVAL,
             failback: Failback::default(),
+            link_up_delay: DEFAULT_LINK_UP_DELAY,
             addresses: Vec::new(),
             unicast_peers: Vec::new(),
             group: None,
@@ -90,6 +104,7 @@ impl VirtualRouter {
             track_ping: None,
             track_services: Vec::new(),
             track_exec: Vec::new(),
+            probes: Probes::default(),
             checksum: Checksum::default(),
             announce_interval: Some(DEFAULT_ANNOUNCE_INTERVAL),
         }
@@ -121,8 +136,41 @@ impl VirtualAddress {
     /// A VIP without a network.
     #[must_use]
     pub const fn host(address: IpAddr) -> Self {
-        let length = if address.is_ipv4() { 32 } else { 128 };
-        Self { address, length }
+        Self {
+            address,
+            length: prefix::whole(address),
+        }
+    }
+
+    /// Why no machine can have this address as its own in its network, and which it could have; `None` if it can.
+    #[must_use]
+    pub fn unusable_in_network(&self) -> Option<String> {
+        match self.address {
+            // The two addresses of a /31 are its hosts' (RFC 3021).
+            IpAddr::V4(address) if self.length < 31 => {
+                let hosts = u32::MAX >> self.length;
+                let network = address.to_bits() & !hosts;
+                let what = match address.to_bits() & hosts {
+                    0 => "its network's own address",
+                    host if host == hosts => "its network's broadcast address",
+                    _ => return None,
+                };
+                Some(format!(
+                    "{what}: use one of {} to {}",
+                    Ipv4Addr::from_bits(network + 1),
+                    Ipv4Addr::from_bits(network + hosts - 1)
+                ))
+            }
+            // There is none in a /127 (RFC 6164).
+            IpAddr::V6(address) if self.length < 127 => {
+                let is_anycast = address.to_bits() & (u128::MAX >> self.length) == 0;
+                is_anycast.then(|| {
+                    "the subnet-router anycast address, which every router of its network has: use another of the network"
+                        .to_owned()
+                })
+            }
+            _ => None,
+        }
     }
 }
 
@@ -255,6 +303,21 @@ pub struct TrackExec {
     /// How much lower the priority is while it is down, 0 to 253; 0 = the virtual router is in fault.
     pub weight: u8,
 }
+
+/// Which nodes probe the services on a virtual router's VIPs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Probes {
+    /// All, so that a Backup node knows which real servers are up when it takes over.
+    #[default]
+    EveryNode,
+    /// The one where it is Active: the others keep the states that they know, and probe as soon as they take over.
+    ActiveOnly,
+}
+
+names!(Probes {
+    EveryNode = "every-node",
+    ActiveOnly = "active-only",
+});
 
 /// How the checksum of an advertisement over IPv4 is computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

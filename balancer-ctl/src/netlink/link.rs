@@ -1,5 +1,7 @@
 //! Network interfaces.
 
+use std::io;
+
 use anyhow::Context;
 use netlink_packet_route::{
     RouteNetlinkMessage,
@@ -66,6 +68,24 @@ pub fn list(netlink: &mut Netlink) -> anyhow::Result<Vec<Link>> {
         .collect())
 }
 
+/// Whether the kernel asks for the addresses of neighbours on an interface, by ARP or neighbour discovery.
+///
+/// # Errors
+/// The kernel refused; `ENODEV` when there is no such interface.
+pub fn asks_neighbours(netlink: &mut Netlink, index: u32) -> io::Result<bool> {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    let answers = netlink.request(RouteNetlinkMessage::GetLink(message), 0)?;
+    Ok(answers.iter().any(|answer| match answer {
+        RouteNetlinkMessage::NewLink(message) => has_neighbours(message.header.flags),
+        _ => false,
+    }))
+}
+
+fn has_neighbours(flags: LinkFlags) -> bool {
+    !flags.intersects(LinkFlags::Noarp | LinkFlags::Pointopoint | LinkFlags::Loopback)
+}
+
 /// Reads an interface from a message.
 pub(super) fn parse(message: &LinkMessage) -> Option<Link> {
     let mut link = Link {
@@ -117,4 +137,23 @@ fn xdp(parts: &[LinkXdp]) -> Option<Xdp> {
         }
     }
     program.map(|program_id| Xdp { program_id, native })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_no_neighbours_to_ask_for_on_links_without_arp() {
+        let up = LinkFlags::Up | LinkFlags::Running | LinkFlags::LowerUp;
+        for (flags, expected) in [
+            (LinkFlags::Broadcast | LinkFlags::Multicast, true),
+            (LinkFlags::Broadcast | LinkFlags::Noarp, false),
+            (LinkFlags::Pointopoint | LinkFlags::Noarp, false),
+            (LinkFlags::Pointopoint, false),
+            (LinkFlags::Loopback, false),
+        ] {
+            assert_eq!(has_neighbours(up | flags), expected, "{flags:?}");
+        }
+    }
 }

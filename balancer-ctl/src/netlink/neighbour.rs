@@ -28,6 +28,8 @@ pub struct Neighbour {
     pub fixed: bool,
     /// Whether the kernel keeps it fresh (`NTF_EXT_MANAGED`, Linux 5.16).
     pub managed: bool,
+    /// Whether it does not count against the limit of the kernel's table: permanent, or learned otherwise than by asking.
+    pub uncounted: bool,
     /// The state of its resolution (NUD).
     pub state: NeighbourState,
 }
@@ -49,6 +51,8 @@ pub(super) fn parse(message: &NeighbourMessage) -> Option<(NextHop, Neighbour)> 
         mac: None,
         fixed: matches!(state, NeighbourState::Noarp | NeighbourState::Permanent),
         managed: false,
+        uncounted: state == NeighbourState::Permanent
+            || message.header.flags.contains(NeighbourFlags::ExtLearned),
         state,
     };
     for attribute in &message.attributes {
@@ -86,6 +90,22 @@ pub fn list(netlink: &mut Netlink) -> io::Result<BTreeMap<NextHop, Neighbour>> {
             _ => None,
         })
         .collect())
+}
+
+/// Reads one entry; `None` if there is none.
+///
+/// # Errors
+/// The kernel refused.
+pub fn get(netlink: &mut Netlink, hop: NextHop) -> io::Result<Option<Neighbour>> {
+    let request = RouteNetlinkMessage::GetNeighbour(entry_message(hop));
+    match netlink.request(request, 0) {
+        Ok(answers) => Ok(answers.iter().find_map(|answer| match answer {
+            RouteNetlinkMessage::NewNeighbour(message) => parse(message).map(|(_, entry)| entry),
+            _ => None,
+        })),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// How the kernel resolves an entry.
@@ -165,5 +185,33 @@ pub(super) const fn family(address: IpAddr) -> AddressFamily {
     match address {
         IpAddr::V4(_) => AddressFamily::Inet,
         IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_that_the_kernel_need_not_ask_for_does_not_count_against_the_limit() {
+        for (state, flags, uncounted) in [
+            (NeighbourState::Reachable, NeighbourFlags::empty(), false),
+            (NeighbourState::Noarp, NeighbourFlags::empty(), false),
+            (NeighbourState::Permanent, NeighbourFlags::empty(), true),
+            (NeighbourState::Stale, NeighbourFlags::ExtLearned, true),
+        ] {
+            let hop = (2, IpAddr::from([192, 0, 2, 1]));
+            let mut message = entry_message(hop);
+            message.header.state = state;
+            message.header.flags = flags;
+            let expected = Neighbour {
+                mac: None,
+                fixed: matches!(state, NeighbourState::Noarp | NeighbourState::Permanent),
+                managed: false,
+                uncounted,
+                state,
+            };
+            assert_eq!(parse(&message), Some((hop, expected)));
+        }
     }
 }

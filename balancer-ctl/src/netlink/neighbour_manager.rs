@@ -219,15 +219,15 @@ impl NeighbourManager {
         };
         let room = [false, true].map(|is_v6| {
             let of_family = |hop: &&NextHop| hop.1.is_ipv6() == is_v6;
-            let permanent = known
+            let uncounted = known
                 .iter()
-                .filter(|(hop, entry)| of_family(hop) && entry.state == NeighbourState::Permanent);
+                .filter(|(hop, entry)| of_family(hop) && entry.uncounted);
             let unresolved = known
                 .keys()
                 .filter(|hop| of_family(hop) && unresolved.contains(hop));
             let asking = known.keys().filter(|hop| of_family(hop) && asking(hop));
             tables[usize::from(is_v6)]
-                .budget(unresolved.count(), permanent.count())
+                .budget(unresolved.count(), uncounted.count())
                 .saturating_sub(asking.count())
         });
         let batch = self.pacing.next_batch(room, asking, now);

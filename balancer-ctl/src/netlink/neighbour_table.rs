@@ -48,11 +48,11 @@ impl NeighbourTable {
         }
     }
 
-    /// How many entries may be unresolved at a time. `unresolved` is their present number, and `permanent` that of
+    /// How many entries may be unresolved at a time. `unresolved` is their present number, and `uncounted` that of
     /// entries which do not count against the limit.
     #[must_use]
-    pub fn budget(&self, unresolved: usize, permanent: usize) -> usize {
-        let taken = self.entries.saturating_sub(unresolved + permanent);
+    pub fn budget(&self, unresolved: usize, uncounted: usize) -> usize {
+        let taken = self.entries.saturating_sub(unresolved + uncounted);
         let free = self.max_entries.saturating_sub(taken);
         (free / FREE_DIVISOR).clamp(MIN_UNRESOLVED, MAX_UNRESOLVED)
     }
@@ -70,21 +70,55 @@ impl NeighbourTable {
         if wanted <= self.max_entries {
             return None;
         }
-        let (name, key) = match self.family {
-            NeighbourFamily::V4 => ("IPv4", "ipv4"),
-            NeighbourFamily::V6 => ("IPv6", "ipv6"),
-        };
         let needed = (wanted + wanted / 4).next_power_of_two();
+        Some(format!(
+            "packets to real servers and gateways need {hops} {} neighbours, and this machine's table holds {}: packets to the \
+             others take the slower way through the kernel, and other addresses may not be found: {}",
+            self.family_name(),
+            self.max_entries,
+            self.limit_command(needed, namespace)
+        ))
+    }
+
+    /// Whether it has no room for another entry, or had none a moment ago: less than a sixteenth of it is free. `uncounted`
+    /// entries do not count against the limit.
+    #[must_use]
+    pub const fn is_full(&self, uncounted: usize) -> bool {
+        self.entries.saturating_sub(uncounted) >= self.max_entries - self.max_entries / 16
+    }
+
+    /// A sentence if the table is full.
+    #[must_use]
+    pub fn full_sentence(&self, uncounted: usize, namespace: NamespaceKind) -> Option<String> {
+        let needed = self.max_entries.saturating_mul(2).next_power_of_two();
+        self.is_full(uncounted).then(|| {
+            format!(
+                "this machine's table of {} neighbours is full ({} entries): {}",
+                self.family_name(),
+                self.max_entries,
+                self.limit_command(needed, namespace)
+            )
+        })
+    }
+
+    const fn family_name(&self) -> &'static str {
+        match self.family {
+            NeighbourFamily::V4 => "IPv4",
+            NeighbourFamily::V6 => "IPv6",
+        }
+    }
+
+    /// The command that sets the limit.
+    fn limit_command(&self, max_entries: usize, namespace: NamespaceKind) -> String {
         let enter = match namespace {
             NamespaceKind::First => "",
             NamespaceKind::Other => "nsenter --net=/proc/1/ns/net ",
         };
-        Some(format!(
-            "packets to real servers and gateways need {hops} {name} neighbours, and this machine's table holds {}: packets to the \
-             others take the slower way through the kernel, and other addresses may not be found: {enter}sysctl -w \
-             net.{key}.neigh.default.gc_thresh3={needed}",
-            self.max_entries
-        ))
+        let key = match self.family {
+            NeighbourFamily::V4 => "ipv4",
+            NeighbourFamily::V6 => "ipv6",
+        };
+        format!("{enter}sysctl -w net.{key}.neigh.default.gc_thresh3={max_entries}")
     }
 }
 
@@ -151,7 +185,7 @@ mod tests {
             max_entries,
             ..NeighbourTable::kernel_default(NeighbourFamily::V4)
         };
-        for (table, unresolved, permanent, budget) in [
+        for (table, unresolved, uncounted, budget) in [
             (table(0, 1024), 0, 0, 256),
             (table(424, 1024), 0, 0, 150),
             // Those that are unresolved already are part of the budget.
@@ -161,8 +195,33 @@ mod tests {
             (table(5000, 1024), 0, 0, 8),
             (table(10, 1 << 20), 0, 0, 256),
         ] {
-            assert_eq!(table.budget(unresolved, permanent), budget, "{table:?}");
+            assert_eq!(table.budget(unresolved, uncounted), budget, "{table:?}");
         }
+    }
+
+    #[test]
+    fn a_full_table_is_reported_with_twice_its_limit() {
+        let table = |entries| NeighbourTable {
+            entries,
+            ..NeighbourTable::kernel_default(NeighbourFamily::V6)
+        };
+        assert_eq!(table(959).full_sentence(0, NamespaceKind::First), None);
+        assert_eq!(table(5000).full_sentence(4041, NamespaceKind::First), None);
+        assert_eq!(
+            table(5000).full_sentence(4040, NamespaceKind::First),
+            table(960).full_sentence(0, NamespaceKind::First)
+        );
+        assert_eq!(
+            table(960).full_sentence(0, NamespaceKind::First).unwrap(),
+            "this machine's table of IPv6 neighbours is full (1024 entries): \
+             sysctl -w net.ipv6.neigh.default.gc_thresh3=2048"
+        );
+        assert!(
+            table(1024)
+                .full_sentence(0, NamespaceKind::Other)
+                .unwrap()
+                .contains(": nsenter --net=/proc/1/ns/net sysctl -w ")
+        );
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::{
     Netlink,
     neighbour::{NextHop, family},
 };
+use crate::model::prefix;
 
 /// Where packets that this host sends to an address go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,18 +48,50 @@ impl RouteTarget {
     }
 }
 
+/// What of a socket decides its route, besides the address that it sends to; `None` = not set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RouteSource {
+    /// Its address.
+    pub address: Option<IpAddr>,
+    /// Index of the interface that it is bound to.
+    pub interface: Option<u32>,
+    /// Its firewall mark.
+    pub mark: Option<u32>,
+}
+
 /// Asks the kernel where packets to `address` go. Rules that match the source or the incoming interface are not
 /// considered.
 ///
 /// # Errors
 /// The kernel refused the query.
 pub fn lookup(netlink: &mut Netlink, address: IpAddr) -> io::Result<RouteTarget> {
+    lookup_from(netlink, address, RouteSource::default())
+}
+
+/// Asks the kernel where packets of a socket to `address` go.
+///
+/// # Errors
+/// The kernel refused the query.
+pub fn lookup_from(
+    netlink: &mut Netlink,
+    address: IpAddr,
+    source: RouteSource,
+) -> io::Result<RouteTarget> {
     let mut message = RouteMessage::default();
     message.header.address_family = family(address);
-    message.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
+    message.header.destination_prefix_length = prefix::whole(address);
     message
         .attributes
         .push(RouteAttribute::Destination(address.into()));
+    if let Some(address) = source.address {
+        message.header.source_prefix_length = prefix::whole(address);
+        message
+            .attributes
+            .push(RouteAttribute::Source(address.into()));
+    }
+    let interface = source.interface.map(RouteAttribute::Oif);
+    let mark = source.mark.map(RouteAttribute::Mark);
+    message.attributes.extend(interface.into_iter().chain(mark));
     let answers = match netlink.request(RouteNetlinkMessage::GetRoute(message), 0) {
         Ok(answers) => answers,
         // The kernel answers with the error that a sender would get.

@@ -97,6 +97,7 @@ impl Severity {
             | EventKind::DataplaneOutOfSync
             | EventKind::MaintenanceFailed
             | EventKind::RoutesUnwatched
+            | EventKind::FileOutOfSync
             | EventKind::ReloadFailed
             | EventKind::Fault
             | EventKind::NodeDown
@@ -109,7 +110,8 @@ impl Severity {
             | EventKind::DataplaneInSync
             | EventKind::MaintenanceRecovered
             | EventKind::NodeUp
-            | EventKind::RoutesWatched => Self::Good,
+            | EventKind::RoutesWatched
+            | EventKind::FileInSync => Self::Good,
             EventKind::ServiceAdded
             | EventKind::ServiceChanged
             | EventKind::ServiceRemoved
@@ -122,6 +124,7 @@ impl Severity {
             | EventKind::Active
             | EventKind::Backup
             | EventKind::Reloaded
+            | EventKind::Forgotten
             | EventKind::Stopping => Self::Neither,
         }
     }
@@ -158,6 +161,7 @@ impl EventText {
             event: kind,
             service,
             real,
+            peer,
             message,
         } = &event.record;
         let address = service.clone().unwrap_or_default();
@@ -165,7 +169,7 @@ impl EventText {
         let real = real.map(|real| real.to_string()).unwrap_or_default();
         let about = if real.is_empty() { &service } else { &real };
         let summary = match (event.is_unknown, message.as_str()) {
-            (true, message) => format!("{about} {message}"),
+            (true, message) => format!("{} {message}", peer.as_ref().unwrap_or(about)),
             (false, "") => format!("{about} {}", kind.sentence()),
             (false, message) => format!("{about} {}: {message}", kind.sentence()),
         };

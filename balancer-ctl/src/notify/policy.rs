@@ -9,8 +9,8 @@
 //!                 ▼ with always-up             ▼
 //! ```
 //!
-//! Events that neither begin nor end a condition are reported at once. When a real server or service is removed, or no longer checked,
-//! its conditions end: entries that reported the beginning report that the condition is no longer monitored.
+//! Events that neither begin nor end a condition are reported at once. When a real server, a service or another node is removed, or a
+//! real server no longer checked, its conditions end: entries that reported the beginning report that the condition is no longer monitored.
 
 use std::{
     collections::BTreeMap,
@@ -215,22 +215,28 @@ impl Policy {
             entry.notify = Arc::new(notify.clone());
             self.entries.push(entry);
         }
-        let notifications = self.end_gone(&present, time);
-        self.facts.prune(&present);
-        self.find_earliest();
-        notifications
+        self.end_gone(|key| present.why_gone(key), time)
     }
 
-    /// Ends the incidents that are no longer monitored.
-    fn end_gone(&mut self, present: &Monitored, time: &str) -> Vec<Notification> {
+    /// Ends the incidents of other nodes than these; `time` is the time of day.
+    pub fn retain_peers(&mut self, peers: &[String], time: &str) -> Vec<Notification> {
+        self.end_gone(|key| key.why_gone_from(peers), time)
+    }
+
+    /// Ends the incidents that are no longer monitored: those for which there is a reason.
+    fn end_gone(
+        &mut self,
+        why_gone: impl Fn(&ConditionKey) -> Option<&'static str>,
+        time: &str,
+    ) -> Vec<Notification> {
         let mut notifications = Vec::new();
         for entry in &mut self.entries {
             let gone: Vec<_> = entry
                 .incidents
-                .extract_if(.., |key, _| present.why_gone(key).is_some())
+                .extract_if(.., |key, _| why_gone(key).is_some())
                 .collect();
             for (key, incident) in gone {
-                let why = present.why_gone(&key).unwrap_or_default();
+                let why = why_gone(&key).unwrap_or_default();
                 let event = key.end(time.to_owned(), why.to_owned());
                 self.facts.note(&event);
                 if incident.last_reported.is_some() && entry.wants(event.event) {
@@ -240,6 +246,8 @@ impl Policy {
                 }
             }
         }
+        self.facts.prune(why_gone);
+        self.find_earliest();
         notifications
     }
 

@@ -61,6 +61,7 @@ pub struct Notifier {
 #[derive(Debug)]
 enum Message {
     Configure(Box<Model>),
+    Peers(Vec<String>),
     Event(EventRecord),
     Assume(EventRecord, Instant, Instant),
 }
@@ -118,6 +119,13 @@ impl Notifier {
         let was_wanted = self.shared.is_wanted.swap(is_wanted, Ordering::Relaxed);
         if is_wanted || was_wanted {
             self.send(Message::Configure(Box::new(model.clone())));
+        }
+    }
+
+    /// Takes over the names of all other nodes.
+    pub fn retain_peers(&self, names: Vec<String>) {
+        if self.shared.is_wanted.load(Ordering::Relaxed) {
+            self.send(Message::Peers(names));
         }
     }
 
@@ -224,6 +232,10 @@ impl Task {
                 self.queue(notifications);
                 self.queues.retain(&self.policy.entries().collect());
                 self.node = model.node;
+            }
+            Message::Peers(names) => {
+                let notifications = self.policy.retain_peers(&names, &clock::now_utc());
+                self.queue(notifications);
             }
             Message::Event(event) => {
                 self.shared.queued.fetch_sub(1, Ordering::Relaxed);

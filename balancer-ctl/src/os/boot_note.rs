@@ -1,5 +1,7 @@
 //! What an instance has changed in the kernel, noted in a file before it is changed, so that a later daemon knows after a kill.
 
+use std::fmt;
+
 use anyhow::Context as _;
 
 use super::state_file::{StateFile, boot_id};
@@ -53,6 +55,12 @@ impl BootNote {
                 .replace(|file| write!(file, "{}{text}", self.head))
         };
         written.with_context(|| format!("cannot write {}", self.file))
+    }
+}
+
+impl fmt::Display for BootNote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.file.fmt(f)
     }
 }
 

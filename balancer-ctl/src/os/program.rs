@@ -36,6 +36,7 @@ pub use self::{
     command::{trusted, trusted_for_notify},
     output::Output,
     run_as::{OWN_BINARY, run_if_asked},
+    trusted::check_origin,
 };
 use self::{group::Group, output::CapturedOutput, spawn::SpawnSpec};
 use crate::os::open_files;

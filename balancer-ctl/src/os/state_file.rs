@@ -3,13 +3,18 @@
 use std::{
     ffi::OsString,
     fmt,
-    fs::{self, DirBuilder, OpenOptions},
-    io::{self, BufWriter, Write},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, BufWriter, Read as _, Write},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
-use super::paths::{self, BOOT_ID};
+use nix::unistd::geteuid;
+
+use super::{
+    file::OTHERS_WRITE,
+    paths::{self, BOOT_ID},
+};
 
 /// The id of the host's present boot, new at each.
 ///
@@ -42,14 +47,62 @@ impl StateFile {
         &self.0
     }
 
-    /// What it says; nothing if it is not there.
+    /// What it says; nothing if it is not there, as for [`Self::read_if_there`].
     ///
     /// # Errors
     /// It cannot be read.
     pub fn read(&self) -> io::Result<String> {
-        match fs::read_to_string(&self.0) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
-            result => result,
+        Ok(self.read_if_there()?.unwrap_or_default())
+    }
+
+    /// What it says; `None` if it is not there. A link in its place, or a file that others than root may have written, counts as none,
+    /// with a warning in the log.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn read_if_there(&self) -> io::Result<Option<String>> {
+        let opened = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(&self.0);
+        let mut file = match opened {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
+                return Ok(self.disregard("is a symbolic link"));
+            }
+            opened => opened?,
+        };
+        let metadata = file.metadata()?;
+        let owner = metadata.uid();
+        if !metadata.is_file() {
+            return Ok(self.disregard("is no regular file"));
+        }
+        if owner != 0 && owner != geteuid().as_raw() || metadata.mode() & OTHERS_WRITE != 0 {
+            return Ok(self.disregard("may be written by others than root"));
+        }
+        let mut text = String::new();
+        file.read_to_string(&mut text)?;
+        Ok(Some(text))
+    }
+
+    /// Says in the log why the file counts as none.
+    fn disregard(&self, flaw: &str) -> Option<String> {
+        tracing::warn!("{self} {flaw}, which balancerd's own is not: what it says does not count");
+        None
+    }
+
+    /// As [`Self::replace`], but after a power failure, too, it is the old file or the new one. It waits for the disk.
+    ///
+    /// # Errors
+    /// The disk refused it; the old file is still there, or the new one.
+    pub fn replace_durably(
+        &self,
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.replace_with(write, File::sync_all)?;
+        match self.0.parent() {
+            Some(directory) => File::open(directory)?.sync_all(),
+            None => Ok(()),
         }
     }
 
@@ -59,6 +112,14 @@ impl StateFile {
     /// # Errors
     /// The disk refused it; the old file is still there.
     pub fn replace(&self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+        self.replace_with(write, |_| Ok(()))
+    }
+
+    fn replace_with(
+        &self,
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+        finish: impl FnOnce(&File) -> io::Result<()>,
+    ) -> io::Result<()> {
         if let Some(directory) = self.0.parent() {
             DirBuilder::new()
                 .recursive(true)
@@ -69,7 +130,8 @@ impl StateFile {
         new.push(".new");
         let new = Path::new(&new);
         remove_file(new)?;
-        let replaced = written(new, write).and_then(|()| fs::rename(new, &self.0));
+        let written = written(new, write).and_then(|file| finish(&file));
+        let replaced = written.and_then(|()| fs::rename(new, &self.0));
         if replaced.is_err() {
             let _ = fs::remove_file(new);
         }
@@ -89,7 +151,7 @@ impl StateFile {
 }
 
 /// Writes a new file that only root may read: what checks send may hold secrets.
-fn written(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+fn written(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<File> {
     let file = OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -97,8 +159,7 @@ fn written(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) ->
         .open(path)?;
     let mut file = BufWriter::new(file);
     write(&mut file)?;
-    file.into_inner().map_err(io::IntoInnerError::into_error)?;
-    Ok(())
+    file.into_inner().map_err(io::IntoInnerError::into_error)
 }
 
 /// Removes a file that need not be there.
@@ -117,7 +178,7 @@ impl fmt::Display for StateFile {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
 
@@ -139,6 +200,7 @@ mod tests {
         assert_eq!(file.read().unwrap(), "one\n");
         let mode = fs::metadata(file.path()).unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o600);
+        file.replace_durably(|file| writeln!(file, "one")).unwrap();
         let refused = file.replace(|file| {
             writeln!(file, "half")?;
             Err(io::Error::other("the disk is full"))
@@ -155,6 +217,33 @@ mod tests {
         assert_eq!(mode & 0o7777, 0o600);
         assert_eq!(file.read().unwrap(), "2\n");
         assert_eq!(names(file.path().parent().unwrap()), ["health.json"]);
+    }
+
+    #[test]
+    fn what_others_may_have_written_counts_as_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let other = folder.path().join("other");
+        let file = StateFile::at(&folder.path().join("sysctl"));
+        let set = |mode| fs::set_permissions(file.path(), fs::Permissions::from_mode(mode));
+        fs::write(&other, "theirs").unwrap();
+        symlink(&other, file.path()).unwrap();
+        assert_eq!(file.read_if_there().unwrap(), None, "a link");
+        file.replace(|file| write!(file, "ours")).unwrap();
+        assert_eq!(fs::read_to_string(&other).unwrap(), "theirs");
+        assert_eq!(file.read().unwrap(), "ours");
+        for (mode, counts) in [(0o600, true), (0o644, true), (0o620, false), (0o602, false)] {
+            set(mode).unwrap();
+            let text = counts.then(|| "ours".to_owned());
+            assert_eq!(file.read_if_there().unwrap(), text, "{mode:o}");
+        }
+        if geteuid().is_root() {
+            set(0o600).unwrap();
+            std::os::unix::fs::chown(file.path(), Some(65534), None).unwrap();
+            assert_eq!(file.read_if_there().unwrap(), None, "another's");
+        }
+        fs::remove_file(file.path()).unwrap();
+        nix::unistd::mkfifo(file.path(), nix::sys::stat::Mode::S_IRUSR).unwrap();
+        assert_eq!(file.read_if_there().unwrap(), None, "a pipe");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Which connections may shake hands at the same time. Pure.
 //!
 //! Whoever connects has not shown the key yet, so a newcomer is never turned away for those who say nothing: it takes the place of the
-//! oldest. Each source has few places, and the addresses of known nodes have places of their own.
+//! oldest. Each source has few places. The addresses of known nodes have places of their own, each as many as a source: a stranger in
+//! the same network of IPv6 takes none of them.
 
 use std::{
     collections::VecDeque,
@@ -26,8 +27,16 @@ pub struct Admission {
 #[derive(Debug)]
 struct Handshake {
     id: HandshakeId,
-    source: IpAddr,
-    is_known: bool,
+    source: Source,
+}
+
+/// Who counts as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    /// The address of a known node.
+    Node(IpAddr),
+    /// A stranger's address of IPv4, or network of 64 bits of IPv6.
+    Stranger(IpAddr),
 }
 
 /// What becomes of a new connection.
@@ -41,25 +50,28 @@ pub struct Admitted {
 
 impl Admission {
     /// Admits a connection from this address; `is_known` = it is a known node's.
-    pub fn admit(&mut self, source: IpAddr, is_known: bool) -> Admitted {
-        let source = source_of(source);
-        let of_source = |handshake: &&Handshake| handshake.source == source;
-        let strangers = self.running.iter().filter(|other| !other.is_known).count();
-        let evicted = if self.running.iter().filter(of_source).count() >= MAX_PER_SOURCE {
-            self.running.iter().position(|other| other.source == source)
-        } else if !is_known && strangers >= MAX_HANDSHAKES {
-            self.running.iter().position(|other| !other.is_known)
+    pub fn admit(&mut self, address: IpAddr, is_known: bool) -> Admitted {
+        let source = if is_known {
+            Source::Node(address.to_canonical())
+        } else {
+            Source::Stranger(network_of(address))
+        };
+        let is_of_source = |other: &Handshake| other.source == source;
+        let is_stranger = |other: &Handshake| matches!(other.source, Source::Stranger(_));
+        let count = |is_it: &dyn Fn(&Handshake) -> bool| {
+            self.running.iter().filter(|other| is_it(other)).count()
+        };
+        let evicted = if count(&is_of_source) >= MAX_PER_SOURCE {
+            self.running.iter().position(is_of_source)
+        } else if !is_known && count(&is_stranger) >= MAX_HANDSHAKES {
+            self.running.iter().position(is_stranger)
         } else {
             None
         };
         let evicted = evicted.and_then(|place| self.running.remove(place));
         let id = self.next;
         self.next += 1;
-        self.running.push_back(Handshake {
-            id,
-            source,
-            is_known,
-        });
+        self.running.push_back(Handshake { id, source });
         Admitted {
             id,
             evicted: evicted.map(|handshake| handshake.id),
@@ -72,8 +84,8 @@ impl Admission {
     }
 }
 
-/// What counts as one source: an address of IPv4, a network of 64 bits of IPv6.
-fn source_of(address: IpAddr) -> IpAddr {
+/// An address of IPv4, or the network of 64 bits of one of IPv6.
+fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let network = u128::from(address) >> 64 << 64;
@@ -128,5 +140,23 @@ mod tests {
         assert_eq!(admission.running.len(), MAX_HANDSHAKES + 1);
         assert_eq!(admission.admit(address("198.51.100.2"), true).evicted, None);
         assert_eq!(admission.running.len(), MAX_HANDSHAKES + 2);
+    }
+
+    #[test]
+    fn strangers_in_a_node_s_own_network_leave_it_its_places() {
+        let mut admission = Admission::default();
+        let of_network = |host: u128| IpAddr::V6((0x2001_0db8_u128 << 96 | host).into());
+        let nodes = [1, 2].map(|host| admission.admit(of_network(host), true));
+        assert!(nodes.iter().all(|node| node.evicted.is_none()));
+        for host in 3..100 {
+            let evicted = admission.admit(of_network(host), false).evicted;
+            assert!(nodes.iter().all(|node| evicted != Some(node.id)), "{host}");
+        }
+        // Nor do they keep it from another, and each node displaces only itself.
+        for _ in 0..7 {
+            assert_eq!(admission.admit(of_network(1), true).evicted, None);
+        }
+        let evicted = admission.admit(of_network(1), true).evicted;
+        assert_eq!(evicted, Some(nodes[0].id));
     }
 }

@@ -173,13 +173,11 @@ impl Greeted {
         Message::decode(&answer).map_err(|_| Fault::Garbage)
     }
 
-    /// Says why the node is not let in, and ends the connection.
-    pub fn refuse(mut self, refused: Refused) {
+    /// Says a last message, and ends the connection.
+    pub fn end(mut self, message: Message) {
         tokio::spawn(async move {
             let farewell = async {
-                self.writer
-                    .write(&Message::Refused(refused).encode())
-                    .await?;
+                self.writer.write(&message.encode()).await?;
                 self.writer.close().await?;
                 self.reader.discard().await;
                 Ok::<_, WireError>(())

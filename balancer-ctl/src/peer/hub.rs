@@ -1,44 +1,42 @@
 //! The one owner of the channel's state: which nodes there are, their sessions, and who is let in.
 
 mod greet;
+mod listen;
 mod member;
 mod receive;
+mod speak;
 
 use std::{
     collections::HashMap,
-    net::{Ipv6Addr, SocketAddr},
+    net::SocketAddr,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::{mpsc, oneshot},
     task::AbortHandle,
     time::sleep_until,
 };
 
-use self::receive::Guest;
+use self::{
+    listen::{accept, listens},
+    receive::Guest,
+};
 use super::{
     Answer, NodeRecord, PeerChange, PeerRequest, PeerSettings, PeerView, RefusalCounters, Removal,
     admission::{Admission, HandshakeId},
     connection::{self, Connection, Encoded, Event},
     key::ClusterKey,
     membership::Membership,
-    message::{Hello, Message, NodeReport, PROTOCOL, RequestBody},
+    message::{NodeReport, RequestBody},
     node::Node,
     session::{Action, ConnectionId},
-    socket,
-    wire::MAX_MESSAGE,
 };
-use crate::{
-    model::peers::DEFAULT_PORT,
-    os::{
-        log_rate_limit::{LogRateLimit, MAX_BY_STRANGERS},
-        state_file::StateFile,
-    },
-};
+use crate::os::{log_rate_limit::LogRateLimit, state_file::StateFile};
 
 /// Events of connections that wait for the hub.
 const MAX_QUEUED_EVENTS: usize = 256;
@@ -62,6 +60,7 @@ pub(super) enum Command {
     },
     Join {
         key: ClusterKey,
+        key_file: PathBuf,
         address: SocketAddr,
         reply: oneshot::Sender<Result<Vec<NodeRecord>, String>>,
     },
@@ -100,9 +99,11 @@ pub(super) struct Hub {
     changes: mpsc::Sender<PeerChange>,
     file: StateFile,
     settings: PeerSettings,
-    /// Drawn at random; see [`Hello`].
+    /// Drawn at random; see [`super::message::Hello`].
     instance: u64,
     membership: Membership,
+    /// This node has asked another one to take it in, and waits.
+    is_joining: bool,
     nodes: Vec<Node>,
     /// Configured addresses that turned out to be this node's.
     own_addresses: Vec<SocketAddr>,
@@ -149,6 +150,7 @@ impl Hub {
             settings: PeerSettings::default(),
             instance: random(),
             membership,
+            is_joining: false,
             nodes: Vec::new(),
             own_addresses: Vec::new(),
             listener: None,
@@ -197,9 +199,10 @@ impl Hub {
             Command::Request { name, body, reply } => self.request(&name, body, reply),
             Command::Join {
                 key,
+                key_file,
                 address,
                 reply,
-            } => self.join(key, address, reply),
+            } => self.join(key, key_file, address, reply),
             Command::Remove { name, reply } => {
                 // Whoever asked may not wait any more.
                 let _ = reply.send(self.remove(&name));
@@ -248,13 +251,17 @@ impl Hub {
     fn configure(&mut self, settings: PeerSettings) {
         let old = std::mem::replace(&mut self.settings, settings);
         let new = &self.settings;
+        if old != *new {
+            // An address may be another node's by now.
+            self.own_addresses.clear();
+        }
         let is_same_place = old.listen == new.listen && old.interface == new.interface;
         if old.name != new.name || old.key != new.key || !is_same_place {
             let reason = "this node's settings of the channel changed";
             self.disconnect_all(reason);
             self.listener = None;
             self.listen_obstacle = None;
-            self.listen_at = (listens(&self.settings)).then(now);
+            self.listen_at = listens(&self.settings).then(now);
         }
         self.sync_nodes();
     }
@@ -281,51 +288,6 @@ impl Hub {
                 name: name.clone(),
                 reason: reason.to_owned(),
             });
-        }
-    }
-
-    fn publish(&mut self, mut report: NodeReport) {
-        report.name.clone_from(&self.settings.name);
-        let is_new = self.report.as_ref().is_none_or(|(old, _)| *old != report);
-        if !is_new {
-            return;
-        }
-        let encoded = Message::Report(report.clone()).encode();
-        if encoded.len() > MAX_MESSAGE {
-            if self.trouble_log.allows(MAX_BY_STRANGERS, now()) {
-                tracing::error!("this node's report is too long to be sent to other nodes");
-            }
-            return;
-        }
-        self.report = Some((report, encoded.into()));
-        for node in &mut self.nodes {
-            node.session.report_soon(now());
-        }
-    }
-
-    fn request(&mut self, name: &str, body: RequestBody, reply: oneshot::Sender<Answer>) {
-        match self
-            .nodes
-            .iter_mut()
-            .find(|node| node.name.as_deref() == Some(name))
-        {
-            Some(node) => node.request(body, reply, now()),
-            None => {
-                let _ = reply.send(Err(self.no_such_node(name)));
-            }
-        }
-    }
-
-    /// The sentence for a name that no node has.
-    fn no_such_node(&self, name: &str) -> String {
-        let mut known: Vec<_> = self.nodes.iter().map(Node::label).collect();
-        known.sort();
-        match &known[..] {
-            [] => format!("there is no node `{name}`: this one is alone"),
-            known => format!(
-                "there is no node `{name}`: the others are {}",
-                known.join(", ")
-            ),
         }
     }
 
@@ -376,120 +338,6 @@ impl Hub {
         });
     }
 
-    fn dial(&mut self, place: usize) {
-        self.is_changed = true;
-        let Some(key) = self.settings.key.clone() else {
-            return;
-        };
-        let dial = self.next_dial;
-        self.next_dial += 1;
-        let hello = self.hello(false);
-        let (settings, events) = (self.settings.clone(), self.events.0.clone());
-        let node = &mut self.nodes[place];
-        let target = node.address;
-        node.counters.dialled += 1;
-        let task = tokio::spawn(async move {
-            let result = connection::dial(&settings, &key, target, hello).await;
-            let event = Event::Dialled {
-                target,
-                dial,
-                result,
-            };
-            // The hub may have ended.
-            let _ = events.send(event).await;
-        });
-        node.dial = Some((dial, task.abort_handle()));
-    }
-
-    fn hello(&self, joining: bool) -> Hello {
-        let version = self
-            .report
-            .as_ref()
-            .map(|(report, _)| report.version.clone());
-        Hello {
-            name: self.settings.name.clone(),
-            version: version.unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned()),
-            protocol: PROTOCOL,
-            instance: self.instance,
-            address: Some(self.own_address()),
-            joining,
-        }
-    }
-
-    /// Where this node listens, as others are told; an unspecified address if it listens on all.
-    fn own_address(&self) -> SocketAddr {
-        let bound = self.listener.as_ref().and_then(|l| l.local_addr().ok());
-        let configured = bound.or(self.settings.listen);
-        configured.unwrap_or_else(|| (Ipv6Addr::UNSPECIFIED, DEFAULT_PORT).into())
-    }
-
-    /// The list of nodes, as others are told it.
-    fn told(&self) -> Encoded {
-        let nodes = self
-            .membership
-            .told(&self.settings.name, self.own_address());
-        Message::Nodes { nodes }.encode().into()
-    }
-
-    fn listen(&mut self, now: Instant) {
-        self.is_changed = true;
-        self.listen_at = None;
-        let Some(address) = self.settings.listen else {
-            return;
-        };
-        match socket::listen(address, self.settings.interface.as_deref()) {
-            Ok(listener) => {
-                self.listener = Some(listener);
-                self.listen_obstacle = None;
-            }
-            Err(sentence) => {
-                if self.listen_obstacle.is_none() {
-                    tracing::warn!("{sentence}; trying again");
-                }
-                self.listen_obstacle = Some(sentence);
-                self.listen_at = Some(now + LISTEN_RETRY);
-            }
-        }
-    }
-
-    fn accepted(&mut self, accepted: std::io::Result<(TcpStream, SocketAddr)>) {
-        let (stream, source) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                if self.trouble_log.allows(MAX_BY_STRANGERS, now()) {
-                    tracing::warn!(%error, "cannot accept another node's connection");
-                }
-                self.accept_at = Some(now() + ACCEPT_RETRY);
-                return;
-            }
-        };
-        let Some(key) = self.settings.key.clone() else {
-            return;
-        };
-        let ip = source.ip().to_canonical();
-        let is_known = self.nodes.iter().any(|node| node.address.ip() == ip);
-        let admitted = self.admission.admit(ip, is_known);
-        if let Some(evicted) = admitted.evicted
-            && let Some(task) = self.handshakes.remove(&evicted)
-        {
-            task.abort();
-            self.refusals.crowded += 1;
-            self.is_changed = true;
-        }
-        let (handshake, events) = (admitted.id, self.events.0.clone());
-        let task = tokio::spawn(async move {
-            let result = connection::accept(stream, key).await;
-            let event = Event::Accepted {
-                handshake,
-                source,
-                result,
-            };
-            // The hub may have ended.
-            let _ = events.send(event).await;
-        });
-        self.handshakes.insert(handshake, task.abort_handle());
-    }
-
     fn next_deadline(&self) -> Option<Instant> {
         let nodes = self.nodes.iter().filter_map(Node::next_deadline);
         let guests = self.guests.values().map(|guest| guest.deadline);
@@ -535,10 +383,6 @@ impl Hub {
     }
 }
 
-fn listens(settings: &PeerSettings) -> bool {
-    settings.key.is_some() && settings.listen.is_some()
-}
-
 /// The monotonic clock, as tests may hold it.
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
@@ -564,13 +408,6 @@ fn random() -> u64 {
 /// See [`super::session::Session::tick`].
 fn jitter() -> u16 {
     u16::try_from(random() % 1001).unwrap_or_default()
-}
-
-async fn accept(listener: Option<&TcpListener>) -> std::io::Result<(TcpStream, SocketAddr)> {
-    match listener {
-        Some(listener) => listener.accept().await,
-        None => std::future::pending().await,
-    }
 }
 
 async fn until(deadline: Option<Instant>) {

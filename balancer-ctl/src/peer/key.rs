@@ -4,7 +4,7 @@ use std::{
     fmt, fs,
     io::{self, Read as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
-    path::Path,
+    path::{Path, PathBuf},
     str::FromStr,
 };
 
@@ -12,7 +12,7 @@ use nix::unistd::geteuid;
 use rustix::rand::{GetRandomFlags, getrandom};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use crate::os::state_file::StateFile;
+use crate::os::{program::check_origin, shell, state_file::StateFile};
 
 /// Length of a key in bytes.
 pub const KEY_BYTES: usize = 32;
@@ -29,8 +29,8 @@ const MAX_FILE_BYTES: u64 = 4096;
 /// Permission bits of everybody but the owner.
 const OTHERS: u32 = 0o077;
 
-/// A cluster's key. Its text (`bk1-` and 56 digits) goes to operators only: `Debug` does not show it. Overwritten in memory when it is
-/// dropped.
+/// A cluster's key. Its text (`bk1-` and 56 letters and digits) goes to operators only: `Debug` does not show it. Overwritten in
+/// memory when it is dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ClusterKey([u8; KEY_BYTES]);
 
@@ -76,23 +76,30 @@ impl ClusterKey {
         if !metadata.is_file() {
             return Err(format!("the key file {shown} is not a regular file"));
         }
-        if metadata.uid() != 0 && metadata.uid() != geteuid().as_raw() {
-            return Err(format!(
-                "the key file {shown} belongs to another user, who can read it: `chown root: {shown}`, and better make a new key"
-            ));
-        }
-        if metadata.mode() & OTHERS != 0 {
-            return Err(format!(
-                "the key file {shown} may be read or changed by others than root: `chmod 600 {shown}`"
-            ));
-        }
         let mut text = Zeroizing::new(String::new());
         file.take(MAX_FILE_BYTES)
             .read_to_string(&mut text)
             .map_err(unreadable)?;
         let key = text.trim().parse();
-        key.map(Some)
-            .map_err(|error: String| format!("the key file {shown} holds no key: {error}"))
+        let key =
+            key.map_err(|error: String| format!("the key file {shown} holds no key: {error}"))?;
+        // Only of a file that holds a key: who names another one chooses no command for root.
+        let word = shell::path(path);
+        if metadata.uid() != 0 && metadata.uid() != geteuid().as_raw() {
+            return Err(format!(
+                "the key file {shown} belongs to another user, who can read it: `chown root: {word}`, and better make a new key"
+            ));
+        }
+        if metadata.mode() & OTHERS != 0 {
+            return Err(format!(
+                "the key file {shown} may be read or changed by others than root: `chmod 600 {word}`"
+            ));
+        }
+        let origin = std::path::absolute(path).map_err(unreadable)?;
+        check_origin(&origin).map_err(|reason| {
+            format!("the key file {shown} may be replaced by others than root: {reason}")
+        })?;
+        Ok(Some(key))
     }
 
     /// Writes the key's file, as root's alone (0600), as a whole.
@@ -101,7 +108,26 @@ impl ClusterKey {
     /// The disk refused it; an old file is still there.
     pub fn write(&self, path: &Path) -> io::Result<()> {
         let text = Zeroizing::new(format!("{self}\n"));
-        StateFile::at(path).replace(|file| file.write_all(text.as_bytes()))
+        StateFile::at(path).replace_durably(|file| file.write_all(text.as_bytes()))
+    }
+
+    /// Writes the key beside its file, whose place it takes with [`Prepared::commit`]: until then the old one is there, whatever happens.
+    ///
+    /// # Errors
+    /// A sentence: the disk refused it.
+    pub fn prepare(&self, path: &Path) -> Result<Prepared, String> {
+        if fs::symlink_metadata(path).is_ok_and(|file| file.is_dir()) {
+            return Err(unwritable(path, &io::ErrorKind::IsADirectory.into()));
+        }
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(".joining");
+        let prepared = Prepared {
+            beside: beside.into(),
+            path: path.to_owned(),
+        };
+        self.write(&prepared.beside)
+            .map_err(|error| unwritable(path, &error))?;
+        Ok(prepared)
     }
 
     /// Reads a key's file, or makes a new key and the file if there is none.
@@ -113,11 +139,36 @@ impl ClusterKey {
             return Ok(key);
         }
         let key = Self::generate().map_err(|error| format!("cannot make a key: {error}"))?;
-        key.write(path).map_err(|error| {
-            format!("the key file {} cannot be written: {error}", path.display())
-        })?;
+        key.write(path).map_err(|error| unwritable(path, &error))?;
         Ok(key)
     }
+}
+
+/// A key beside its file; it is removed if it does not take the file's place.
+pub struct Prepared {
+    beside: PathBuf,
+    path: PathBuf,
+}
+
+impl Prepared {
+    /// Puts it in its file's place.
+    ///
+    /// # Errors
+    /// A sentence: the disk refused it; the old file is still there.
+    pub fn commit(self) -> Result<(), String> {
+        fs::rename(&self.beside, &self.path).map_err(|error| unwritable(&self.path, &error))
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        // After `commit` it is not there any more.
+        let _ = fs::remove_file(&self.beside);
+    }
+}
+
+fn unwritable(path: &Path, error: &io::Error) -> String {
+    format!("the key file {} cannot be written: {error}", path.display())
 }
 
 impl From<[u8; KEY_BYTES]> for ClusterKey {
@@ -184,7 +235,7 @@ impl FromStr for ClusterKey {
             })?;
             if count == DIGITS {
                 return Err(format!(
-                    "the key is too long: {DIGITS} digits follow `{PREFIX}`"
+                    "the key is too long: {DIGITS} letters and digits follow `{PREFIX}`"
                 ));
             }
             number = number << 5 | digit;
@@ -197,7 +248,7 @@ impl FromStr for ClusterKey {
         }
         if count < DIGITS {
             return Err(format!(
-                "the key is too short: {DIGITS} digits follow `{PREFIX}`, and there are {count}"
+                "the key is too short: {DIGITS} letters and digits follow `{PREFIX}`, and there are {count}"
             ));
         }
         let mut key = Self([0; KEY_BYTES]);
@@ -320,11 +371,11 @@ mod tests {
         assert_eq!(error("\u{e9}\u{e9}\u{e9}"), error(""));
         assert_eq!(
             error(&text[..text.len() - 1]),
-            "the key is too short: 56 digits follow `bk1-`, and there are 55"
+            "the key is too short: 56 letters and digits follow `bk1-`, and there are 55"
         );
         assert_eq!(
             error(&format!("{text}0")),
-            "the key is too long: 56 digits follow `bk1-`"
+            "the key is too long: 56 letters and digits follow `bk1-`"
         );
         assert_eq!(
             error("bk1-\u{1b}"),
@@ -365,6 +416,18 @@ mod tests {
                 )
             );
         }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        let within = path.parent().unwrap();
+        fs::set_permissions(within, fs::Permissions::from_mode(0o777)).unwrap();
+        assert_eq!(
+            ClusterKey::read(&path).unwrap_err(),
+            format!(
+                "the key file {} may be replaced by others than root: `{}` can be written by others: let only root write to \
+                 it, or move the file to a folder that only root may write to",
+                path.display(),
+                within.display()
+            )
+        );
     }
 
     #[test]
@@ -379,6 +442,14 @@ mod tests {
             assert!(!error.contains("secret"), "{error}");
             assert_eq!(fs::read(&path).unwrap(), content);
         }
+        // Who names a file as the key's chooses no command for root.
+        fs::write(&path, "a1b2c3\n").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let error = ClusterKey::read(&path).unwrap_err();
+        assert!(
+            error.contains("holds no key") && !error.contains("chmod"),
+            "{error}"
+        );
         assert!(ClusterKey::read(folder.path()).is_err());
         if geteuid().is_root() {
             key().write(&path).unwrap();

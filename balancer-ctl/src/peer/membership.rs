@@ -21,7 +21,7 @@ const VERSION: u32 = 1;
 /// All nodes but this one, and when this one joined.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Membership {
-    /// When this node was added, in milliseconds since 1970; 0 = it was the first, or has joined nobody.
+    /// When this node was last added, or taken out, in milliseconds since 1970; 0 = it was the first, or has joined nobody.
     own_stamp: u64,
     records: BTreeMap<String, NodeRecord>,
 }
@@ -89,7 +89,7 @@ impl Membership {
             own_stamp: self.own_stamp,
             nodes: self.records.values().cloned().collect(),
         };
-        file.replace(|file| {
+        file.replace_durably(|file| {
             serde_json::to_writer_pretty(&mut *file, &stored)?;
             writeln!(file)
         })
@@ -129,7 +129,14 @@ impl Membership {
         others.cloned().chain([own]).collect()
     }
 
-    /// Adds a node that asks to join. Returns whether that changed anything.
+    /// The stamp of the last record of this node itself.
+    #[must_use]
+    pub const fn own_stamp(&self) -> u64 {
+        self.own_stamp
+    }
+
+    /// Adds a node that asks to join, or one that does so again: its record is new in any case, so that it is later than one by which it
+    /// was taken out elsewhere. Returns whether it was not in before.
     ///
     /// # Errors
     /// A sentence: the name is this node's or another's, or there are four nodes.
@@ -146,22 +153,24 @@ impl Membership {
                 "the name `{name}` is this node's own: give one of the two another `[node] name`"
             ));
         }
-        if let Some(known) = self.get(name) {
-            if known.address == address {
-                return Ok(false);
-            }
+        let known = self.get(name);
+        let is_new = known.is_none();
+        if let Some(known) = known
+            && known.address != address
+        {
             return Err(format!(
                 "there is a node `{name}` already, at {}: give the new one another `[node] name`, or take that one out with `balancer-ctl node remove {name}`",
                 known.address
             ));
         }
-        if let Some(other) = self.others().find(|other| other.address == address) {
+        let is_taken = |other: &&NodeRecord| other.name != name && other.address == address;
+        if let Some(other) = self.others().find(is_taken) {
             return Err(format!(
                 "the node at {address} is `{}` already: take that one out first, with `balancer-ctl node remove {}`",
                 other.name, other.name
             ));
         }
-        if self.others().count() + 1 >= MAX_NODES {
+        if is_new && self.others().count() + 1 >= MAX_NODES {
             return Err(format!(
                 "there are {MAX_NODES} nodes already, which is the most: take one out with `balancer-ctl node remove NAME`"
             ));
@@ -173,7 +182,7 @@ impl Membership {
             removed: false,
         };
         self.records.insert(name.to_owned(), record);
-        Ok(true)
+        Ok(is_new)
     }
 
     /// Takes another node out. Returns whether it was in.
@@ -191,16 +200,18 @@ impl Membership {
 
     /// Forgets all other nodes: this one was taken out.
     pub fn clear(&mut self) {
-        *self = Self::default();
+        self.records.clear();
     }
 
-    /// Everything, as the others are told it when this node takes itself out.
+    /// Takes this node out, so that it forgets the others. Returns everything, as they are told it.
     #[must_use]
-    pub fn farewell(&self, own_name: &str, listen: SocketAddr, now: u64) -> Vec<NodeRecord> {
+    pub fn leave(&mut self, own_name: &str, listen: SocketAddr, now: u64) -> Vec<NodeRecord> {
+        self.own_stamp = now.max(self.own_stamp.saturating_add(1));
         let mut told = self.told(own_name, listen);
         for own in told.iter_mut().filter(|record| record.name == own_name) {
-            (own.removed, own.stamp) = (true, now.max(own.stamp.saturating_add(1)));
+            own.removed = true;
         }
+        self.clear();
         told
     }
 

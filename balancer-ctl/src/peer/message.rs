@@ -228,6 +228,9 @@ pub enum RequestBody {
         name: String,
         /// Where it listens; an unspecified address stands for the one from which it comes.
         address: SocketAddr,
+        /// The stamp of the last record of itself that it knows of: its new one is later.
+        #[serde(default)]
+        stamp: u64,
     },
     /// Take this node out.
     Leave {

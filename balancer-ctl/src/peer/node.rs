@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,8 +17,19 @@ use super::{
     wire::MAX_MESSAGE,
 };
 
+/// Time within which most requests must be answered.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time within which a node must have given its VIPs up, or not: three of the longest advertisement intervals (40.95 s), and some more.
+const GIVE_UP_TIMEOUT: Duration = Duration::from_secs(130);
+
 /// Time within which a request must be answered.
-pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const fn time_for(request: &RequestBody) -> Duration {
+    match request {
+        RequestBody::GiveUp => GIVE_UP_TIMEOUT,
+        _ => REQUEST_TIMEOUT,
+    }
+}
+
 /// Requests to a node that wait for their answers.
 const MAX_PENDING: usize = 32;
 
@@ -32,6 +43,8 @@ pub(super) struct Node {
     pub is_configured: bool,
     pub session: Session,
     pub connection: Option<Connection>,
+    /// The address from which it dialled last, which need not be the one on which it listens.
+    pub dials_from: Option<IpAddr>,
     /// The dialling that goes on, and its number.
     pub dial: Option<(u64, AbortHandle)>,
     pub version: Option<String>,
@@ -49,6 +62,8 @@ pub(super) struct Node {
 #[derive(Debug)]
 struct Pending {
     reply: oneshot::Sender<Answer>,
+    /// Time that the answer may take.
+    limit: Duration,
     deadline: Instant,
 }
 
@@ -61,6 +76,7 @@ impl Node {
             is_configured: false,
             session: Session::new(now),
             connection: None,
+            dials_from: None,
             dial: None,
             version: None,
             last_heard: None,
@@ -91,6 +107,11 @@ impl Node {
     pub fn label(&self) -> String {
         let name = self.name.clone();
         name.unwrap_or_else(|| self.address.to_string())
+    }
+
+    /// Whether its connections come from this address.
+    pub fn is_at(&self, address: IpAddr) -> bool {
+        self.address.ip() == address || self.dials_from == Some(address)
     }
 
     /// When something is due next.
@@ -125,6 +146,7 @@ impl Node {
         }
         let id = self.next_request;
         self.next_request += 1;
+        let limit = time_for(&body);
         let message = Message::Request { id, body }.encode();
         if message.len() > MAX_MESSAGE {
             let sentence = format!(
@@ -133,8 +155,13 @@ impl Node {
             );
             let _ = reply.send(Err(sentence));
         } else if self.send(message.into()) {
-            let deadline = now + REQUEST_TIMEOUT;
-            self.pending.insert(id, Pending { reply, deadline });
+            let deadline = now + limit;
+            let pending = Pending {
+                reply,
+                limit,
+                deadline,
+            };
+            self.pending.insert(id, pending);
         } else {
             let _ = reply.send(Err(format!("node {} does not read", self.label())));
         }
@@ -157,7 +184,7 @@ impl Node {
         for (_, pending) in late {
             let _ = pending.reply.send(Err(format!(
                 "node {label} did not answer within {} s; whether it did what was asked is not known",
-                REQUEST_TIMEOUT.as_secs()
+                pending.limit.as_secs()
             )));
         }
     }

@@ -3,7 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
@@ -133,11 +133,13 @@ impl Peers for PeerTask {
     fn join(
         &mut self,
         key: ClusterKey,
+        key_file: PathBuf,
         address: SocketAddr,
         reply: oneshot::Sender<Result<Vec<NodeRecord>, String>>,
     ) {
         self.command(Command::Join {
             key,
+            key_file,
             address,
             reply,
         });

@@ -4,12 +4,13 @@ use std::{
     collections::BTreeMap,
     net::IpAddr,
     sync::{Arc, mpsc as std_mpsc},
+    time::Instant,
 };
 
 use nix::sys::eventfd::EventFd;
 use tokio::sync::oneshot;
 
-use super::{engine::Tracked, interfaces::Interfaces, report::Report};
+use super::{engine::Tracked, interfaces::Interfaces, ports::Sockets, report::Report};
 use crate::model::vrrp::VirtualRouter;
 
 /// What became of an order to give up: a sentence for each group; `Err` = some are still Active.
@@ -18,10 +19,12 @@ pub type Outcome = Result<Vec<String>, Vec<String>>;
 /// A command to the thread.
 #[derive(Debug)]
 pub enum Command {
+    /// Groups failed at these times, by name, the latest last, before they are configured.
+    Remember(BTreeMap<String, Vec<Instant>>),
     /// Run exactly these virtual routers.
     Configure(Vec<VirtualRouter>),
-    /// The interfaces have changed.
-    Interfaces(Interfaces),
+    /// The interfaces or their sockets have changed.
+    Interfaces(Interfaces, Sockets),
     /// What is tracked has changed.
     Track(BTreeMap<String, Tracked>),
     /// Somebody else claims a VIP.
@@ -32,6 +35,11 @@ pub enum Command {
         address: IpAddr,
         /// The other's MAC address.
         mac: [u8; 6],
+    },
+    /// An interface has received something after it came up.
+    Forwards {
+        /// The interface.
+        index: u32,
     },
     /// Give all addresses up; says what became of it.
     GiveUp(oneshot::Sender<Outcome>),

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use tokio::sync::oneshot;
@@ -13,6 +14,8 @@ use crate::model::vrrp::VirtualRouter;
 /// What tests set and read.
 #[derive(Debug, Default)]
 pub struct State {
+    /// What [`VirtualRouters::remember`] was last given.
+    pub failures: BTreeMap<String, Vec<Instant>>,
     /// What [`VirtualRouters::configure`] was last given.
     pub configured: Vec<VirtualRouter>,
     /// What [`VirtualRouters::track`] was last given.
@@ -23,8 +26,10 @@ pub struct State {
     pub succeeds: bool,
     /// What [`VirtualRouters::give_up`] replies; `None` = nothing.
     pub outcome: Option<Outcome>,
-    /// What [`VirtualRouters::report`] returns.
+    /// What [`VirtualRouters::report`] returns; `None` = nothing is known of any virtual router.
     pub report: Option<Report>,
+    /// Whether [`VirtualRouters::report`] is not answered.
+    pub is_silent: bool,
 }
 
 /// Virtual routers in memory; clones share their state.
@@ -39,6 +44,10 @@ impl FakeVirtualRouters {
 }
 
 impl VirtualRouters for FakeVirtualRouters {
+    fn remember(&mut self, failures: BTreeMap<String, Vec<Instant>>) {
+        self.state().failures = failures;
+    }
+
     fn configure(&mut self, routers: &[VirtualRouter]) {
         self.state().configured = routers.to_vec();
     }
@@ -62,6 +71,7 @@ impl VirtualRouters for FakeVirtualRouters {
     }
 
     fn report(&self) -> Option<Report> {
-        self.state().report.clone()
+        let state = self.state();
+        (!state.is_silent).then(|| state.report.clone().unwrap_or_default())
     }
 }

@@ -19,9 +19,11 @@
 //! A group has one state, and each of its virtual routers has timers of its own. Beyond the RFC: the group becomes Active when
 //! *none* of its virtual routers hears another Active node; who gives up keeps its addresses until another node speaks; a node
 //! that did not run for as long as others wait steps back; and a drop of the Active node's priority below that of a Backup node
-//! counts as its wish to be relieved, also where failback is off.
+//! counts as its wish to be relieved, also where failback is off. A node whose interface has come up listens for longer before it
+//! becomes Active, and yields to an Active node of lower priority that it hears soon afterwards, unless failback lets it take over.
 
 mod member;
+mod signals;
 mod transitions;
 
 use std::{
@@ -31,24 +33,29 @@ use std::{
 };
 
 use self::member::{Member, skew};
+pub use self::signals::{Cause, Input, Output, State};
 use super::packet::Interval;
 use crate::model::{limits::OWNER, vrrp::Failback};
 
 /// When a node that became Active announces its addresses, from then on.
-const BURST: [Duration; 6] = [
+const BURST: [Duration; 7] = [
     Duration::ZERO,
     Duration::from_millis(5),
     Duration::from_millis(50),
     Duration::from_millis(250),
     Duration::from_secs(1),
     Duration::from_secs(5),
+    Duration::from_secs(20),
 ];
 /// How long failures count against a node's stability.
-const INSTABILITY: Duration = Duration::from_secs(3600);
+pub const INSTABILITY: Duration = Duration::from_secs(3600);
 /// How long a node without failures waits before it takes over by `when-stable`; each failure doubles it.
 const STABLE: Duration = Duration::from_secs(60);
 /// How many failures are remembered.
 const MAX_FAILURES: usize = 6;
+/// How long after its interface has come up a node that became Active may find out that another one was Active before: the longest that
+/// a switch's port blocks with usual settings of the spanning tree protocol, twice 30 s.
+const RETURN: Duration = Duration::from_secs(60);
 /// How long a node that was asked to succeed waits for the Active one to give up.
 const SUCCESSION: Duration = Duration::from_secs(5);
 /// The priority by which an Active node gives up (RFC 9568, section 5.2.4).
@@ -57,7 +64,8 @@ pub const LEAVING: u8 = 0;
 /// What is configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The virtual routers, in the same order on all nodes: where nodes have the same priority, the first decides. Not empty.
+    /// The virtual routers, in the same order on all nodes: where nodes have the same priority, the first decides over which they hear each
+    /// other. Not empty.
     pub members: Vec<MemberSettings>,
     /// The configured priority: what is tracked lowers it.
     pub priority: u8,
@@ -76,119 +84,8 @@ pub struct MemberSettings {
     pub interval: Interval,
     /// The address that its advertisements come from.
     pub source: IpAddr,
-}
-
-/// The state of a group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum State {
-    /// It takes no part: because of a fault, or for maintenance.
-    Initialize,
-    /// Another node is Active, or it waits whether one is.
-    Backup,
-    /// It has the addresses.
-    Active,
-    /// It has the addresses, and waits for another node to take over.
-    Leaving,
-}
-
-/// Why a group is in its state.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// It has begun, or its fault or maintenance is over.
-    Started,
-    /// No Active node was heard for long enough.
-    Silence,
-    /// It owns the addresses.
-    Owner,
-    /// Another node is Active and has the better right to it.
-    Other {
-        /// Its address.
-        source: IpAddr,
-        /// Its priority.
-        priority: u8,
-    },
-    /// It gave up on purpose, and another node took over.
-    Relieved(IpAddr),
-    /// It gave up on purpose, and no other node took over.
-    Alone,
-    /// It is giving up on purpose.
-    Leaving,
-    /// It did not run for this long while it was Active.
-    Stalled(Duration),
-    /// What makes it unable to be Active.
-    Fault(String),
-    /// An operator keeps it from being Active.
-    Maintenance,
-    /// The daemon stops.
-    Stopped,
-}
-
-/// Something that happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Input {
-    /// Time has passed, maybe to [`Machine::next_deadline`].
-    Timeout,
-    /// Another node's advertisement arrived.
-    Advertisement {
-        /// The virtual router's place in [`Settings::members`].
-        member: usize,
-        /// The other node's address.
-        source: IpAddr,
-        /// Its priority.
-        priority: u8,
-        /// Its interval.
-        interval: Interval,
-    },
-    /// What is tracked has changed: the fault that keeps this node from being Active, if there is one, and its priority.
-    Tracked {
-        /// A sentence.
-        fault: Option<String>,
-        /// From 1; 255 = owner.
-        priority: u8,
-    },
-    /// An operator gives the addresses up, to whoever takes them.
-    GiveUp,
-    /// An operator asks this node to take over as soon as the Active one gives up, before all others.
-    Succeed,
-    /// An operator keeps this node from being Active, or no longer.
-    Maintenance(bool),
-    /// The daemon stops.
-    Stop,
-    /// Others may have learnt wrong where the addresses are.
-    Announce,
-}
-
-/// Something to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Output {
-    /// Send an advertisement.
-    Advertise {
-        /// The virtual router.
-        member: usize,
-        /// The priority to state.
-        priority: u8,
-    },
-    /// Set all addresses.
-    Acquire,
-    /// Remove all addresses.
-    Release,
-    /// Tell neighbours by ARP and neighbour advertisements where all addresses are.
-    Announce,
-    /// Ask whether somebody else has the addresses: the other node was not heard for an interval.
-    Probe,
-    /// The state has changed.
-    Entered(State, Cause),
-    /// The advertisement interval of the Active node differs from the configured one, and is adopted.
-    Adopted {
-        /// The virtual router.
-        member: usize,
-        /// The Active node's.
-        interval: Interval,
-    },
-    /// Nobody took over when this node gave up: it stays Active, or for maintenance the addresses are gone.
-    NobodyTookOver,
-    /// Another node claims to own the addresses, too.
-    SecondOwner(IpAddr),
+    /// How long an Active node may not be heard after its interface has come up, because the switch's port still blocks.
+    pub link_up_delay: Duration,
 }
 
 /// What happens when nobody has taken over.
@@ -220,6 +117,8 @@ pub struct Machine {
     failures: VecDeque<Instant>,
     /// It gave up on purpose, so that it does not take over again from a node that is Active.
     yielded: bool,
+    /// Until when it yields to an Active node of lower priority, which had the addresses while this node's interface was down.
+    yields_until: Option<Instant>,
     /// Until when it takes over without delay when the Active node gives up.
     succeeds_until: Option<Instant>,
     /// Leaving: until when, and what follows.
@@ -254,6 +153,7 @@ impl Machine {
             able_since: now,
             failures,
             yielded: false,
+            yields_until: None,
             succeeds_until: None,
             leaves: None,
             announce_at: None,
@@ -282,10 +182,11 @@ impl Machine {
 
     /// The virtual routers of a Backup node that hear no Active node while others of the group do.
     pub fn silent_members(&self) -> impl Iterator<Item = usize> {
-        let is_backup = self.state == State::Backup;
+        let mut all = self.members.iter();
+        let is_heard = self.state == State::Backup && all.any(|member| member.active.is_some());
         let members = self.members.iter().enumerate();
         members
-            .filter(move |(_, member)| is_backup && member.down_at.is_none())
+            .filter(move |(_, member)| is_heard && member.down_at.is_none())
             .map(|(index, _)| index)
     }
 
@@ -321,6 +222,11 @@ impl Machine {
             }
             member.settings = *settings;
         }
+    }
+
+    /// Takes another time that the Active node's priority must have been lower, to be relieved.
+    pub const fn set_relieve_after(&mut self, relieve_after: Duration) {
+        self.relieve_after = relieve_after;
     }
 
     /// When [`Input::Timeout`] is due.
@@ -361,6 +267,11 @@ impl Machine {
     pub fn handle(&mut self, input: Input, now: Instant) -> Vec<Output> {
         let mut outputs = Vec::new();
         self.step_back_after_a_stall(now, &mut outputs);
+        if let Input::LinkUp { member } = input {
+            let delay = self.members[member].settings.link_up_delay;
+            self.yields_until = Some(now + RETURN.max(delay + RETURN / 2));
+            self.members[member].link_up(now);
+        }
         match (self.state, input) {
             (State::Initialize, Input::Tracked { fault, priority }) => {
                 self.track(fault, priority);
@@ -375,12 +286,17 @@ impl Machine {
                 State::Initialize,
                 Input::Timeout
                 | Input::Advertisement { .. }
+                | Input::LinkUp { .. }
                 | Input::GiveUp
                 | Input::Succeed
                 | Input::Announce,
             )
             | (State::Backup, Input::GiveUp | Input::Announce)
-            | (State::Active | State::Leaving, Input::Succeed) => {}
+            | (State::Active | State::Leaving, Input::LinkUp { .. } | Input::Succeed) => {}
+            (_, Input::LinkForwards { member }) => {
+                let priority = self.priority;
+                self.members[member].link_forwards(now, priority);
+            }
 
             (State::Backup, Input::Timeout) => self.wait(now, &mut outputs),
             (
@@ -392,6 +308,10 @@ impl Machine {
                     interval,
                 },
             ) => self.hear_as_backup(member, (source, priority), interval, now, &mut outputs),
+            (State::Backup, Input::LinkUp { member }) => {
+                let priority = self.priority;
+                self.members[member].wait_from(now, priority);
+            }
             (State::Backup, Input::Tracked { fault, priority }) => {
                 self.track(fault, priority);
                 if let Some(fault) = self.fault.clone() {

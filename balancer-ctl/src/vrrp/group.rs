@@ -73,12 +73,18 @@ impl Group {
         addresses.map(|address| address.address).collect()
     }
 
-    /// What its state machine is given, with the address that each member's advertisements come from; `None` = it has none yet.
+    /// What its state machine is given: with the address that each member's advertisements come from (`None` = it has none yet), and
+    /// how long after another node this one may notice what both track.
     #[must_use]
-    pub fn settings(&self, sources: impl Fn(&VirtualRouter) -> Option<IpAddr>) -> Settings {
+    pub fn settings(
+        &self,
+        sources: impl Fn(&VirtualRouter) -> Option<IpAddr>,
+        noticed_within: Duration,
+    ) -> Settings {
         let members = self.routers.iter().map(|router| MemberSettings {
             interval: interval(router),
             source: sources(router).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            link_up_delay: router.link_up_delay,
         });
         let first = self.routers.first();
         let announce = first.and_then(|router| router.announce_interval);
@@ -86,14 +92,18 @@ impl Group {
             members: members.collect(),
             priority: self.priority(),
             failback: first.map(|router| router.failback).unwrap_or_default(),
-            relieve_after: self
-                .routers
-                .iter()
-                .map(noticed_within)
-                .max()
-                .unwrap_or_default(),
+            relieve_after: self.relieve_after(noticed_within),
             announce_interval: announce.unwrap_or_default(),
         }
+    }
+
+    /// How long the Active node's priority must have been lower, to be relieved, where this node may notice what both track so much
+    /// later: a node that has lost what this one is about to lose is not to be relieved by it.
+    #[must_use]
+    pub fn relieve_after(&self, noticed_within: Duration) -> Duration {
+        let routers = self.routers.iter();
+        let longest = routers.map(|router| router.advertisement_interval).max();
+        noticed_within + longest.unwrap_or_default()
     }
 
     /// The configured priority.
@@ -131,28 +141,10 @@ pub fn destinations(router: &VirtualRouter) -> Vec<IpAddr> {
     vec![family(router).group()]
 }
 
-/// How long after another node this one may notice what both track. A node that has lost what this one is about to lose is not to be
-/// relieved by it.
-fn noticed_within(router: &VirtualRouter) -> Duration {
-    let pings = router
-        .track_ping
-        .iter()
-        .map(|ping| (ping.interval, ping.timeout, ping.fall));
-    let programs = router
-        .track_exec
-        .iter()
-        .map(|exec| (exec.interval, exec.timeout, exec.fall));
-    let slowest = pings
-        .chain(programs)
-        .map(|(interval, timeout, fall)| interval * fall + timeout)
-        .max();
-    slowest.unwrap_or_default() + router.advertisement_interval
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::vrrp::{Failback, TrackPing};
+    use crate::model::vrrp::Failback;
 
     fn router(name: &str, id: u8, address: &str, group: Option<&str>) -> VirtualRouter {
         VirtualRouter {
@@ -195,24 +187,17 @@ mod tests {
     }
 
     #[test]
-    fn a_node_waits_for_its_own_checks_before_it_relieves_another() {
+    fn a_state_machine_is_given_what_is_configured() {
         let mut outside = router("outside", 51, "192.0.2.1/24", None);
         outside.failback = Failback::Immediate;
-        outside.track_ping = Some(TrackPing {
-            targets: vec![],
-            interval: Duration::from_secs(2),
-            timeout: Duration::from_secs(1),
-            fall: 3,
-            rise: 2,
-            weight: 50,
-        });
         let source = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 11));
         let groups = groups(&[outside]);
-        let settings = groups[0].settings(|_| Some(source));
+        let settings = groups[0].settings(|_| Some(source), Duration::from_secs(7));
         let expected = Settings {
             members: vec![MemberSettings {
                 interval: Interval::from_centiseconds(100).unwrap(),
                 source,
+                link_up_delay: Duration::from_secs(30),
             }],
             priority: 100,
             failback: Failback::Immediate,

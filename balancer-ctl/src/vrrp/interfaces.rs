@@ -1,9 +1,13 @@
 //! The interfaces of this host and their addresses, as virtual routers need them. Pure.
 
-use std::{collections::HashSet, net::IpAddr};
+use std::{collections::HashSet, net::IpAddr, time::Duration};
 
 use super::packet::Family;
 use crate::netlink::{address::InterfaceAddress, link::Link};
+
+/// For how long after the host has booted a link counts as just come up: as long as a switch's port may block with spanning tree (two
+/// forward delays of 15 s), and the host needs to start.
+pub const BOOTING: Duration = Duration::from_secs(60);
 
 /// The interfaces of this host at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,6 +23,19 @@ impl Interfaces {
     #[must_use]
     pub fn named(&self, name: &str) -> Option<&Link> {
         self.links.iter().find(|link| link.name == name)
+    }
+
+    /// The indexes of the interfaces that have a link now, and had none before, or were not there; all with a link where this is the first
+    /// list, if the host has just booted.
+    pub fn come_up_since(&self, before: &Self, boots: bool) -> impl Iterator<Item = u32> {
+        let links = self.links.iter().filter(|link| link.running);
+        links.map(|link| link.index).filter(move |index| {
+            let mut old = before.links.iter();
+            match old.find(|link| link.index == *index) {
+                Some(link) => !link.running,
+                None => boots || !before.links.is_empty(),
+            }
+        })
     }
 
     /// Why an interface of this name cannot be used; `None` if it can.
@@ -106,6 +123,31 @@ mod tests {
         assert_eq!(source(2, Family::Ipv4), Some("192.0.2.2".parse().unwrap()));
         assert_eq!(source(2, Family::Ipv6), Some("fe80::2".parse().unwrap()));
         assert_eq!(source(3, Family::Ipv6), None);
+    }
+
+    #[test]
+    fn a_link_comes_up_that_had_none_or_is_of_a_new_interface() {
+        let interfaces = |links: &[(u32, bool)]| Interfaces {
+            links: links
+                .iter()
+                .map(|(index, running)| Link {
+                    index: *index,
+                    running: *running,
+                    ..Link::default()
+                })
+                .collect(),
+            addresses: Vec::new(),
+        };
+        let (none, before) = (
+            interfaces(&[]),
+            interfaces(&[(1, true), (2, false), (3, true)]),
+        );
+        let now = interfaces(&[(1, true), (2, true), (3, false), (4, true), (5, false)]);
+        let come_up = |before, boots| now.come_up_since(before, boots).collect::<Vec<_>>();
+        assert_eq!(come_up(&before, false), [2, 4]);
+        // What is there at the start has not come up, unless the host has.
+        assert_eq!(come_up(&none, false), [0; 0]);
+        assert_eq!(come_up(&none, true), [1, 2, 4]);
     }
 
     #[test]

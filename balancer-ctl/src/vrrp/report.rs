@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, time::Instant};
 use super::fsm::{Cause, State};
 use crate::model::{
     duration,
-    vrrp::{VirtualAddress, VirtualRouterState},
+    vrrp::{Probes, VirtualAddress, VirtualRouterState},
 };
 
 /// All that is known about the virtual routers at one moment.
@@ -32,7 +32,7 @@ pub struct RouterReport {
     pub state: VirtualRouterState,
     /// Why it is in this state.
     pub reason: String,
-    /// Since when.
+    /// Since when, by the clock that counts the time that the host was suspended.
     pub since: Instant,
     /// The priority that it states as Active.
     pub priority: u8,
@@ -40,7 +40,9 @@ pub struct RouterReport {
     pub configured_priority: u8,
     /// The VIPs.
     pub addresses: Vec<VirtualAddress>,
-    /// Backup: the address and priority of the Active node that it hears.
+    /// Which nodes probe the services on them.
+    pub probes: Probes,
+    /// The address and priority of the Active node that it hears; `None` while it is Active itself.
     pub active_node: Option<(IpAddr, u8)>,
     /// Advertisements that it sent.
     pub sent: u64,
@@ -55,6 +57,13 @@ pub struct RouterReport {
 pub enum Update {
     /// A group has another state.
     Changed(Change),
+    /// A group has failed.
+    Failed {
+        /// Its name.
+        group: String,
+        /// When it failed of late, the latest last, by the clock of [`RouterReport::since`].
+        failures: Vec<Instant>,
+    },
     /// A sentence to log.
     Warning(String),
 }
@@ -87,6 +96,9 @@ pub const fn shown(state: State, cause: &Cause) -> VirtualRouterState {
 pub fn sentence(cause: &Cause) -> String {
     match cause {
         Cause::Started => "it has started".to_owned(),
+        Cause::Listening => {
+            "its link has come up, so it listens whether another node is Active".to_owned()
+        }
         Cause::Silence => "no other node is Active".to_owned(),
         Cause::Owner => "this node owns the addresses".to_owned(),
         Cause::Other { source, priority } => {

@@ -6,7 +6,8 @@
 //!   daemon ◀──Update─── └──────┘ ◀─Answer──
 //! ```
 //!
-//! It waits for nothing but the arrival of one of these. A flood of advertisements does not keep it from its timers, nor other threads
+//! It waits for nothing but the arrival of one of these: sockets are opened and closed by the thread that watches interfaces, since the
+//! kernel may wait for its lock on interfaces then. A flood of advertisements does not keep it from its timers, nor other threads
 //! from the CPU: after a full batch it lets the sockets rest.
 
 use std::{
@@ -33,6 +34,7 @@ use super::{
     command::{Command, Commands, Outcome},
     engine::{Engine, Tracked},
     fsm::{Input, State},
+    interfaces::BOOTING,
     report::{Report, Update},
     watch,
 };
@@ -64,6 +66,8 @@ impl Vrrp {
     /// # Errors
     /// The kernel refused.
     pub fn start() -> io::Result<(Self, mpsc::Receiver<Update>)> {
+        // Here, since it may take long.
+        lock_memory();
         let (sender, inbox) = std_mpsc::channel();
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let wake = Arc::new(EventFd::from_flags(flags)?);
@@ -88,9 +92,14 @@ impl Vrrp {
 }
 
 impl VirtualRouters for Vrrp {
+    fn remember(&mut self, failures: BTreeMap<String, Vec<Instant>>) {
+        self.send(Command::Remember(failures));
+    }
+
     fn configure(&mut self, routers: &[VirtualRouter]) {
-        let _ = self.watched.send(routers.to_vec());
+        // First: virtual routers that go say farewell by their sockets, which the other thread then closes.
         self.send(Command::Configure(routers.to_vec()));
+        let _ = self.watched.send(routers.to_vec());
     }
 
     fn track(&mut self, tracked: BTreeMap<String, Tracked>) {
@@ -152,8 +161,12 @@ impl Loop {
         wake: Arc<EventFd>,
         updates: mpsc::Sender<Update>,
     ) -> Self {
+        let mut engine = Engine::new(updates);
+        if let Some(left) = BOOTING.checked_sub(clock::since_boot()) {
+            engine.set_booting(clock::now_with_suspend() + left);
+        }
         Self {
-            engine: Engine::new(updates),
+            engine,
             inbox,
             wake,
             leaving: Vec::new(),
@@ -183,14 +196,14 @@ impl Loop {
                 }
             }
             if ready.guard_speaks {
-                self.engine.hear_guard(clock::now());
+                self.engine.hear_guard(clock::now_with_suspend());
             }
             for number in ready.sockets {
-                if self.engine.receive(number, clock::now()) {
-                    self.rests_until = Some(clock::now() + REST);
+                if self.engine.receive(number, clock::now_with_suspend()) {
+                    self.rests_until = Some(clock::now_with_suspend() + REST);
                 }
             }
-            self.engine.run(clock::now());
+            self.engine.run(clock::now_with_suspend());
             self.report_outcomes();
             if self.is_stopping && self.engine.is_free() {
                 return;
@@ -199,7 +212,7 @@ impl Loop {
     }
 
     fn wait(&mut self) -> io::Result<Ready> {
-        let now = clock::now();
+        let now = clock::now_with_suspend();
         self.rests_until = self.rests_until.filter(|until| *until > now);
         let deadlines = [self.engine.next_deadline(), self.rests_until];
         let next = deadlines.into_iter().flatten().min();
@@ -209,7 +222,7 @@ impl Loop {
         waited.extend(guard.map(|guard| PollFd::new(guard, PollFlags::POLLIN)));
         let first = waited.len();
         if self.rests_until.is_none() {
-            let sockets = self.engine.ports().sockets();
+            let sockets = self.engine.ports().all();
             waited.extend(sockets.map(|socket| PollFd::new(socket, PollFlags::POLLIN)));
         }
         match ppoll(&mut waited, Some(TimeSpec::from(left.min(MAX_SLEEP))), None) {
@@ -231,25 +244,26 @@ impl Loop {
     }
 
     fn obey(&mut self, command: Command) {
-        let now = clock::now();
+        let now = clock::now_with_suspend();
         match command {
-            Command::Configure(routers) => {
-                if !routers.is_empty() {
-                    lock_memory();
-                }
-                self.engine.configure(&routers, now);
+            Command::Remember(failures) => self.engine.remember(failures),
+            Command::Configure(routers) => self.engine.configure(&routers, now),
+            Command::Interfaces(interfaces, sockets) => {
+                self.engine.set_interfaces(interfaces, sockets, now);
             }
-            Command::Interfaces(interfaces) => self.engine.set_interfaces(interfaces, now),
             Command::Track(tracked) => self.engine.set_tracked(tracked, now),
             Command::Claimed {
                 index,
                 address,
                 mac,
             } => self.engine.claimed(index, address, mac, now),
+            Command::Forwards { index } => self.engine.link_forwards(index, now),
             Command::GiveUp(reply) => {
-                let active = self.engine.in_state(State::Active);
+                // Those that are giving up already are waited for as well.
+                let mut groups = self.engine.in_state(State::Active);
+                groups.extend(self.engine.in_state(State::Leaving));
                 self.engine.command(&Input::GiveUp, now);
-                self.leaving.push((active, reply));
+                self.leaving.push((groups, reply));
             }
             Command::Succeed => self.engine.command(&Input::Succeed, now),
             Command::Maintenance(on) => self.engine.command(&Input::Maintenance(on), now),

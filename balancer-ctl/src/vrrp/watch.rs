@@ -1,20 +1,30 @@
-//! A thread that follows the interfaces and their addresses, and who else claims VIPs, and tells the virtual routers. It may wait for
-//! the kernel, which they must not.
+//! A thread that follows the interfaces and their addresses, and who else claims VIPs, opens sockets, and tells the virtual routers. It may
+//! wait for the kernel, which they must not.
 
-use std::{collections::HashSet, io, net::IpAddr, thread};
+use std::{
+    collections::HashSet,
+    io,
+    net::IpAddr,
+    thread,
+    time::{Duration, Instant},
+};
 
 use super::{
     announce::{ClaimWatch, Heard},
     command::{Command, Commands},
     group::family,
-    interfaces::Interfaces,
+    interfaces::{BOOTING, Interfaces},
     packet::Family,
+    ports::{PortKey, Ports},
 };
 use crate::{
     model::vrrp::VirtualRouter,
     netlink::{Netlink, address, link, monitor::Monitor},
+    os::clock,
 };
 
+/// How often sockets that could not be opened are tried again.
+const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
 /// How often claims are read, in milliseconds.
 const CLAIMS_INTERVAL: u16 = 50;
 /// The most claims that are read at a time.
@@ -37,6 +47,9 @@ pub fn start(
                 routers: Vec::new(),
                 interfaces: Interfaces::default(),
                 claims: Vec::new(),
+                ports: Ports::default(),
+                opened: clock::now(),
+                silent: HashSet::new(),
             };
             while watch.run().is_some() {}
         })?;
@@ -50,6 +63,12 @@ struct Watch {
     interfaces: Interfaces,
     /// One for each interface and family with virtual routers.
     claims: Vec<((u32, Family), ClaimWatch)>,
+    /// The sockets for advertisements.
+    ports: Ports,
+    /// When they were last to be opened.
+    opened: Instant,
+    /// Interfaces that have come up, and received nothing since, by their indexes.
+    silent: HashSet<u32>,
 }
 
 impl Watch {
@@ -59,7 +78,7 @@ impl Watch {
             Ok(monitor) => monitor,
             Err(error) => {
                 tracing::warn!("cannot watch interfaces: {error:#}");
-                thread::sleep(std::time::Duration::from_secs(1));
+                thread::sleep(Duration::from_secs(1));
                 return Some(());
             }
         };
@@ -83,9 +102,12 @@ impl Watch {
                     Err(std::sync::mpsc::TryRecvError::Disconnected) => return None,
                 }
             }
+            let is_due = || clock::now().duration_since(self.opened) >= REOPEN_INTERVAL;
+            is_changed |= self.ports.has_problems() && is_due();
             if is_changed {
                 self.read()?;
             }
+            self.ports.close();
             self.read_claims()?;
         }
     }
@@ -100,7 +122,14 @@ impl Watch {
             })
         };
         match read() {
-            Ok(interfaces) => self.interfaces = interfaces,
+            Ok(interfaces) => {
+                let old = std::mem::replace(&mut self.interfaces, interfaces);
+                // What was received before says nothing of the link now.
+                self.read_claims()?;
+                let boots = clock::since_boot() < BOOTING;
+                self.silent
+                    .extend(self.interfaces.come_up_since(&old, boots));
+            }
             Err(error) => tracing::warn!("cannot list interfaces: {error:#}"),
         }
         let wanted: HashSet<(u32, Family)> = self
@@ -119,8 +148,12 @@ impl Watch {
                 self.claims.push((key, watch));
             }
         }
+        let keys = self.routers.iter();
+        let keys = keys.filter_map(|router| PortKey::of(router, &self.interfaces));
+        let sockets = self.ports.open(&keys.collect());
+        self.opened = clock::now();
         self.commands
-            .send(Command::Interfaces(self.interfaces.clone()))
+            .send(Command::Interfaces(self.interfaces.clone(), sockets))
     }
 
     fn read_claims(&mut self) -> Option<()> {
@@ -129,10 +162,15 @@ impl Watch {
         for ((index, _), watch) in &self.claims {
             let mut told = HashSet::new();
             for _ in 0..MAX_CLAIMS {
-                let claim = match watch.read() {
-                    Ok(Heard::Claim(claim)) => claim,
-                    Ok(Heard::NoClaim) => continue,
+                let heard = match watch.read() {
                     Ok(Heard::Nothing) | Err(_) => break,
+                    Ok(heard) => heard,
+                };
+                if self.silent.remove(index) {
+                    self.commands.send(Command::Forwards { index: *index })?;
+                }
+                let Heard::Claim(claim) = heard else {
+                    continue;
                 };
                 if vips.contains(&claim.address) && told.insert((claim.address, claim.mac)) {
                     self.commands.send(Command::Claimed {

@@ -121,6 +121,50 @@ fn nginx_answers_http_in_all_its_forms() {
     );
 }
 
+#[test]
+fn insecure_takes_certificates_of_all_kinds() {
+    if privileged::skipped() {
+        return;
+    }
+    let mut scene = Scene::new();
+    let folder = scene.0.reals[0].folder().to_owned();
+    let kinds = [
+        ("rsa-1024", include_str!("certificates/rsa-1024.pem")),
+        ("p-521", include_str!("certificates/p-521.pem")),
+        ("ed448", include_str!("certificates/ed448.pem")),
+        ("secp256k1", include_str!("certificates/secp256k1.pem")),
+    ];
+    for (port, (name, pem)) in (443..).zip(kinds) {
+        let file = folder.join(format!("{name}.pem"));
+        fs::write(&file, pem).expect("a file");
+        let file = file.display();
+        scene.0.reals[0].start_nginx_on(
+            port,
+            &format!(
+                "listen {port} ssl; listen [::]:{port} ssl; ssl_protocols TLSv1.2 TLSv1.3; ssl_ciphers DEFAULT@SECLEVEL=0;
+                 ssl_certificate {file}; ssl_certificate_key {file}; {}",
+                page(1)
+            ),
+        );
+        let insecure = HttpProbe {
+            tls: Some(Tls {
+                insecure: true,
+                ..Tls::default()
+            }),
+            ..HttpProbe::default()
+        };
+        let outcome = match name {
+            // TLS 1.3 has no signature for this curve, and rustls no such group for TLS 1.2.
+            "secp256k1" => fail("tls alert from the server: handshake failure"),
+            _ => pass("http 200"),
+        };
+        for target in [scene.target(port), scene.target6(port)] {
+            let answer = scene.ask(target, http(insecure.clone()));
+            assert_eq!(answer, outcome, "{name}");
+        }
+    }
+}
+
 /// A query for the TXT records of `whoami.test`, as it goes over the wire.
 const QUERY: &[u8] =
     b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x06whoami\x04test\x00\x00\x10\x00\x01";

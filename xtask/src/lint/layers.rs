@@ -19,7 +19,7 @@ const FOLDERS: [(&str, &[&str]); 14] = [
     ("host", &["netlink", "model", "os"]),
     ("config", &["netlink", "model", "os"]),
     ("dataplane", &["host", "netlink", "model", "os"]),
-    ("health", &["model", "os"]),
+    ("health", &["netlink", "model", "os"]),
     ("notify", &["model", "os"]),
     ("peer", &["model", "os"]),
     ("vrrp", &["host", "netlink", "model", "os"]),
@@ -59,7 +59,7 @@ const FOLDERS: [(&str, &[&str]); 14] = [
 ];
 
 /// The pure modules of `balancer-ctl`, with the modules in them: they only compute; time is an argument, and results are returned.
-const PURE: [&str; 26] = [
+const PURE: [&str; 28] = [
     "model",
     "config::edit",
     "config::parts",
@@ -69,6 +69,7 @@ const PURE: [&str; 26] = [
     "control::availability",
     "control::conditions",
     "control::pair",
+    "control::pausing",
     "control::report",
     "control::tracking",
     "dataplane::plan",
@@ -81,6 +82,7 @@ const PURE: [&str; 26] = [
     "peer::session",
     "vrrp::announcement",
     "vrrp::checksum",
+    "vrrp::engine::running",
     "vrrp::fsm",
     "vrrp::group",
     "vrrp::guard::leases",

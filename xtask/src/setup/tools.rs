@@ -15,11 +15,13 @@ pub enum Purpose {
     Bench,
     /// Virtual machines: `cargo xtask test --kernel` and `cargo xtask bench ipvs`.
     Guest,
+    /// The Debian package: `cargo xtask dist`.
+    Dist,
 }
 
 impl Purpose {
     /// All purposes.
-    pub const ALL: [Self; 4] = [Self::Run, Self::Test, Self::Bench, Self::Guest];
+    pub const ALL: [Self; 5] = [Self::Run, Self::Test, Self::Bench, Self::Guest, Self::Dist];
 }
 
 /// A program or file and where it comes from.
@@ -48,10 +50,10 @@ const fn tool(
     }
 }
 
-use Purpose::{Bench, Guest, Run, Test};
+use Purpose::{Bench, Dist, Guest, Run, Test};
 
 /// All tools. Debian's package nginx-light has everything that is needed of nginx.
-const TOOLS: [Tool; 22] = [
+const TOOLS: [Tool; 23] = [
     tool(
         "ip",
         "iproute2",
@@ -85,8 +87,14 @@ const TOOLS: [Tool; 22] = [
     tool(
         "strip",
         "binutils",
-        "makes programs small enough for a virtual machine",
-        &[Guest],
+        "makes programs small enough for a virtual machine and for a package",
+        &[Guest, Dist],
+    ),
+    tool(
+        "dpkg-shlibdeps",
+        "dpkg-dev",
+        "finds the libraries that the package depends on",
+        &[Dist],
     ),
     tool("ps", "procps", "looks after the lab's processes", &[Test]),
     tool(

@@ -27,7 +27,9 @@ use crate::{
 };
 
 /// Test programs that run in the guest: those that need only a kernel and the initramfs.
-const PROGRAMS: [&str; 2] = ["dataplane", "interfaces"];
+pub const ALL: [&str; 2] = ["dataplane", "interfaces"];
+/// Of these, the one that sends single packets through the loaded program.
+pub const PACKETS: [&str; 1] = ["dataplane"];
 
 /// Where a guest panics when one of its CPUs executes an instruction of this function as it was before another changed it. The kernel
 /// makes that impossible on real CPUs; the emulator's, each a thread, have been seen to do it.
@@ -43,6 +45,8 @@ pub struct Run<'a> {
     pub release: Release,
     /// Run only tests whose name contains this.
     pub filter: Option<&'a str>,
+    /// The test programs.
+    pub programs: &'a [&'a str],
     /// Whether a kernel that cannot be downloaded is skipped instead of an error.
     pub or_skip: bool,
     /// Whether to ask before downloading.
@@ -87,7 +91,7 @@ fn run_guest(run: &Run<'_>, parts: &Parts, tally: &mut Tally) -> Result<()> {
     }
     let filter = run.filter.map(quoted).unwrap_or_default();
     let binaries = binaries::build()?;
-    for name in PROGRAMS {
+    for name in run.programs {
         let is_it = |binary: &&Binary| {
             binary.kind == Kind::Privileged && binary.name.ends_with(&format!(" {name}"))
         };

@@ -1,12 +1,13 @@
 //! What the commands that show connections, and clients that keep a server, are given.
 
-use std::{net::IpAddr, str::FromStr};
+use std::net::IpAddr;
 
 use clap::Args;
 
 use super::ServiceOption;
 use crate::model::{
-    address::{self, AddressError, RealRef},
+    address::{self, RealRef},
+    connections::ClientRef,
     enumeration::listed,
     prefix::Prefix,
 };
@@ -16,9 +17,9 @@ pub struct Connections {
     /// Show which server each client keeps instead, as `persistence` does
     #[arg(long, conflicts_with = "state")]
     pub persistence: bool,
-    /// Only this client's: `ADDRESS[:PORT]`
-    #[arg(long, value_name = "ADDRESS")]
-    pub client: Option<Client>,
+    /// Only those of this client, or of the clients in this prefix: `ADDRESS[:PORT]` or `ADDRESS/LENGTH`
+    #[arg(long, value_name = "CLIENT")]
+    pub client: Option<ClientRef>,
     #[command(flatten)]
     pub service: ServiceOption,
     /// Only this real server's: `ADDRESS[:PORT]`
@@ -27,30 +28,15 @@ pub struct Connections {
     /// Only those in this state
     #[arg(long, value_name = "STATE", value_parser = state)]
     pub state: Option<&'static str>,
-    /// Stop after this many, 0 = never [default: 1000]
+    /// Stop after this many, 0 = never [default: 1000; with --close: 0]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = limit)]
     pub limit: Option<usize>,
-}
-
-/// A client as an option names it.
-#[derive(Clone, Copy, Debug)]
-pub enum Client {
-    /// Its address, with or without the port.
-    Host(RealRef),
-    /// Clients that count as one, which only persistence has.
-    Prefix(Prefix),
-}
-
-impl FromStr for Client {
-    type Err = AddressError;
-
-    fn from_str(text: &str) -> Result<Self, AddressError> {
-        if text.contains('/') {
-            text.parse().map(Self::Prefix)
-        } else {
-            text.parse().map(Self::Host)
-        }
-    }
+    /// Close these connections: the next packet of a TCP client is answered with a reset
+    #[arg(long, conflicts_with = "persistence")]
+    pub close: bool,
+    /// With --close: close all connections
+    #[arg(long, requires = "close", conflicts_with_all = ["client", "service", "tcp", "udp", "real", "state", "limit"])]
+    pub all: bool,
 }
 
 #[derive(Debug, Args)]

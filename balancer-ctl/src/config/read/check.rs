@@ -1,7 +1,14 @@
 //! Reads `check` of a service: one table or several, each with the keys of its type.
 
+pub(in crate::config) mod keys;
+
 use toml_edit::{Item, TableLike};
 
+use self::keys::{
+    ALL, KEYS,
+    Kind::{self, Agent, Dns, Exec, Grpc, Http, Https, Ping, Tcp, Udp},
+    TLS,
+};
 use super::{Reader, keys::names, start};
 use crate::{
     config::{text, validate::Place},
@@ -15,8 +22,6 @@ use crate::{
         names::names,
     },
 };
-
-use Kind::{Agent, Dns, Exec, Grpc, Http, Https, Ping, Tcp, Udp};
 
 /// Record types that a `dns` check may ask for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,75 +47,6 @@ names!(Record {
     Srv = "SRV",
     Txt = "TXT",
 });
-
-/// A check's type, as `type` names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Tcp,
-    Http,
-    Https,
-    Udp,
-    Dns,
-    Ping,
-    Grpc,
-    Exec,
-    Agent,
-}
-
-names!(Kind {
-    Tcp = "tcp",
-    Http = "http",
-    Https = "https",
-    Udp = "udp",
-    Dns = "dns",
-    Ping = "ping",
-    Grpc = "grpc",
-    Exec = "exec",
-    Agent = "agent",
-});
-
-/// All keys, each with the types of checks that have it.
-const KEYS: [(&str, &[Kind]); 34] = [
-    ("type", ALL),
-    ("interval", ALL),
-    ("fast-interval", ALL),
-    ("timeout", ALL),
-    ("rise", ALL),
-    ("fall", ALL),
-    ("initial", ALL),
-    ("address", ALL),
-    ("port", &[Tcp, Http, Https, Udp, Dns, Grpc, Exec, Agent]),
-    ("source", OUR_SOCKET),
-    ("interface", OUR_SOCKET),
-    ("mark", OUR_SOCKET),
-    ("send", SENDING),
-    ("send-hex", SENDING),
-    ("expect", &[Tcp, Udp]),
-    ("method", HTTP),
-    ("host", HTTP),
-    ("path", HTTP),
-    ("headers", HTTP),
-    ("status", HTTP),
-    ("body", HTTP),
-    ("version", HTTP),
-    ("tls", &[Grpc]),
-    ("server-name", TLS),
-    ("ca", TLS),
-    ("certificate", TLS),
-    ("key", TLS),
-    ("insecure", TLS),
-    ("name", &[Dns]),
-    ("record", &[Dns]),
-    ("answer", &[Dns]),
-    ("service", &[Grpc]),
-    ("run", &[Exec]),
-    ("user", &[Exec]),
-];
-const ALL: &[Kind] = &[Tcp, Http, Https, Udp, Dns, Ping, Grpc, Exec, Agent];
-const OUR_SOCKET: &[Kind] = &[Tcp, Http, Https, Udp, Dns, Ping, Grpc, Agent];
-const SENDING: &[Kind] = &[Tcp, Udp, Agent];
-const HTTP: &[Kind] = &[Http, Https];
-const TLS: &[Kind] = &[Https, Grpc];
 
 impl Reader<'_> {
     pub(super) fn checks(&mut self, service: usize, table: &dyn TableLike) -> Vec<Check> {
@@ -192,7 +128,7 @@ impl Reader<'_> {
     /// Reports each key that a check of this type does not have.
     fn check_keys(&mut self, table: &dyn TableLike, kind: Option<Kind>) {
         for (name, at) in names(table) {
-            let known = KEYS.iter().find(|(key, _)| *key == name);
+            let known = KEYS.iter().find(|(key, _)| key.name == name);
             let sentence = match (known, kind) {
                 (Some(_), None) => continue,
                 (Some((_, kinds)), Some(kind)) if kinds.contains(&kind) => continue,
@@ -210,7 +146,7 @@ impl Reader<'_> {
                         .filter(|(_, kinds)| {
                             kind.map_or(*kinds == ALL, |kind| kinds.contains(&kind))
                         })
-                        .map(|(key, _)| *key)
+                        .map(|(key, _)| key.name)
                         .collect();
                     format!(
                         "unknown key `{name}` in `check`: expected {}",
@@ -286,6 +222,10 @@ impl Reader<'_> {
                 .parse_string(table, "path", place("path"), text::path)
                 .unwrap_or(default.path),
             headers: self.headers(table),
+            request_body: self
+                .string(table, "request-body", place("request-body"))
+                .unwrap_or_default()
+                .to_owned(),
             status: self
                 .parse_string(table, "status", place("status"), text::statuses)
                 .unwrap_or(default.status),
@@ -349,7 +289,7 @@ impl Reader<'_> {
             for (name, at) in names(table) {
                 let of_tls = KEYS
                     .iter()
-                    .any(|(key, kinds)| *key == name && *kinds == TLS);
+                    .any(|(key, kinds)| key.name == name && *kinds == TLS);
                 if of_tls {
                     self.problem(at, format!("`{name}` needs `tls = true` beside it"));
                 }

@@ -1,112 +1,173 @@
 //! The keys of each table: those of this version, and those of later versions, which are refused by name.
 
-use toml_edit::{Key, TableLike};
+mod nodes;
 
+use toml_edit::TableLike;
+
+pub(in crate::config) use self::nodes::{PEERS, TRACK_EXEC, TRACK_PING, TRACK_SERVICE, VRRP};
 use super::{Reader, start};
 use crate::model::{
-    enumeration::listed, persistence::PERSISTENCE_KEYS, real::REAL_KEYS, service::SERVICE_KEYS,
+    enumeration::listed,
+    key::{self, Key, key},
+    persistence::PERSISTENCE_KEYS,
+    real::REAL_KEYS,
+    service::SERVICE_KEYS,
 };
 
 /// The keys of a table.
-pub(super) struct Keys {
-    pub known: &'static [&'static str],
+pub(in crate::config) struct Keys {
+    pub known: &'static [Key],
     /// Keys of later versions.
     pub planned: &'static [&'static str],
 }
 
-pub(super) const FILE: Keys = Keys {
+pub(in crate::config) const FILE: Keys = Keys {
     known: &[
-        "node",
-        "dataplane",
-        "timeouts",
-        "service",
-        "notify",
-        "vrrp",
-        "peers",
+        key("node", "this node: a table `[node]`", "none"),
+        key(
+            "dataplane",
+            "interfaces and sizes: a table `[dataplane]`",
+            "must be named",
+        ),
+        key(
+            "timeouts",
+            "of idle connections: a table `[timeouts]`",
+            "none",
+        ),
+        key(
+            "service",
+            "the virtual services, each in a block `[[service]]`",
+            "none",
+        ),
+        key(
+            "notify",
+            "programs that are run for events, each in a block `[[notify]]`",
+            "none",
+        ),
+        key(
+            "vrrp",
+            "virtual routers, each in a block `[[vrrp]]`",
+            "none",
+        ),
+        key(
+            "peers",
+            "the channel to other nodes: a table `[peers]`",
+            "none",
+        ),
     ],
     planned: &["metrics"],
 };
-pub(super) const NODE: Keys = Keys {
-    known: &["name"],
+pub(in crate::config) const NODE: Keys = Keys {
+    known: &[key(
+        "name",
+        "the node's name, in `status` and for other nodes",
+        "the host's name",
+    )],
     planned: &[],
 };
-pub(super) const DATAPLANE: Keys = Keys {
+pub(in crate::config) const DATAPLANE: Keys = Keys {
     known: &[
-        "interfaces",
-        "mode",
-        "max-connections",
-        "max-connections-ipv6",
-        "max-persistence",
-        "stray-replies",
-        "masquerade",
+        key(
+            "interfaces",
+            "names of the interfaces to balance on, as in `[\"eth0\", \"eth1\"]`",
+            "must be named",
+        ),
+        key(
+            "mode",
+            "`native`, `generic`, or `auto`: native, else generic with a warning. All interfaces run the packet program in one mode",
+            "`auto`",
+        ),
+        key(
+            "max-connections",
+            "how many IPv4 connections the table is sized for, 1024 to 16777216: 80 bytes of kernel memory each, from the start",
+            "262144",
+        ),
+        key(
+            "max-connections-ipv6",
+            "the same of IPv6, 160 bytes each",
+            "a quarter of `max-connections`, at least 1024",
+        ),
+        key(
+            "max-persistence",
+            "how many clients of services with persistence are remembered, of both families together, 1024 to 16777216: so many by their TCP handshakes, and so many by their datagrams, 112 bytes of kernel memory each, from the start",
+            "65536",
+        ),
+        key(
+            "stray-replies",
+            "what becomes of a real server's packet that belongs to no connection: `pass` (to the kernel) or `reset` (TCP reset or ICMP port unreachable to the real server)",
+            "`pass`",
+        ),
+        key(
+            "masquerade",
+            "of a later version: only `false` is allowed",
+            "`false`",
+        ),
     ],
     planned: &[],
 };
-pub(super) const TIMEOUTS: Keys = Keys {
-    known: &["tcp", "tcp-fin", "udp"],
+pub(in crate::config) const TIMEOUTS: Keys = Keys {
+    known: &[
+        key("tcp", "of an established TCP connection", "`15m`"),
+        key("tcp-fin", "of one that a side has closed or reset", "`2m`"),
+        key("udp", "of UDP; 30s until the first answer", "`5m`"),
+    ],
     planned: &[],
 };
-pub(super) const SERVICE: Keys = Keys {
+pub(in crate::config) const SERVICE: Keys = Keys {
     known: &SERVICE_KEYS,
     planned: &[],
 };
-pub(super) const PERSISTENCE: Keys = Keys {
+pub(in crate::config) const PERSISTENCE: Keys = Keys {
     known: &PERSISTENCE_KEYS,
     planned: &[],
 };
-pub(super) const REAL: Keys = Keys {
+pub(in crate::config) const REAL: Keys = Keys {
     known: &REAL_KEYS,
     planned: &[],
 };
-pub(super) const PEERS: Keys = Keys {
-    known: &["listen", "interface", "key-file", "nodes", "sync"],
-    planned: &[],
-};
-pub(super) const NOTIFY: Keys = Keys {
+pub(in crate::config) const NOTIFY: Keys = Keys {
     known: &[
-        "on",
-        "run",
-        "user",
-        "services",
-        "timeout",
-        "alert-after",
-        "alert-every",
-        "always-up",
-        "stdin",
-    ],
-    planned: &[],
-};
-pub(super) const VRRP: Keys = Keys {
-    known: &[
-        "name",
-        "interface",
-        "router-id",
-        "priority",
-        "advertisement-interval",
-        "failback",
-        "addresses",
-        "unicast-peers",
-        "group",
-        "track-interfaces",
-        "track-ping",
-        "track-services",
-        "track-exec",
-        "checksum",
-        "announce-interval",
-    ],
-    planned: &[],
-};
-pub(super) const TRACK_PING: Keys = Keys {
-    known: &["targets", "interval", "timeout", "fall", "rise", "weight"],
-    planned: &[],
-};
-pub(super) const TRACK_SERVICE: Keys = Keys {
-    known: &["service", "weight"],
-    planned: &[],
-};
-pub(super) const TRACK_EXEC: Keys = Keys {
-    known: &[
-        "run", "user", "interval", "timeout", "fall", "rise", "weight",
+        key(
+            "on",
+            "the events for which the program runs, of those below",
+            "must be named",
+        ),
+        key(
+            "run",
+            "the program by its absolute path, and its own arguments",
+            "must be named",
+        ),
+        key(
+            "user",
+            "the user of this host that the program runs as, with that user's groups",
+            "root",
+        ),
+        key(
+            "services",
+            "only events of these services, by name or `tcp/ADDRESS:PORT`, and of their real servers",
+            "all events",
+        ),
+        key(
+            "timeout",
+            "time that the program may take, 100ms to 1h",
+            "`10s`",
+        ),
+        key(
+            "alert-after",
+            "a condition is reported once it has lasted this long, 0s to 7days",
+            "`0s`",
+        ),
+        key(
+            "alert-every",
+            "interval at which a lasting condition is reported again, 1s to 7days",
+            "reported once",
+        ),
+        key(
+            "always-up",
+            "whether the end of a condition is reported even if its beginning was not: `true` or `false`",
+            "`false`",
+        ),
+        key("stdin", "what the program reads: `json` or `mon`", "`json`"),
     ],
     planned: &[],
 };
@@ -115,7 +176,7 @@ impl Reader<'_> {
     /// Reports each key that is unknown or planned.
     pub(super) fn keys(&mut self, table: &dyn TableLike, keys: &Keys, within: &str) {
         for (name, at) in names(table) {
-            if keys.known.contains(&name) {
+            if keys.known.iter().any(|key| key.name == name) {
                 continue;
             }
             if keys.planned.contains(&name) {
@@ -134,7 +195,7 @@ impl Reader<'_> {
                 at,
                 format!(
                     "unknown key `{name}`{place}: expected {}",
-                    listed(keys.known)
+                    listed(&key::names(keys.known))
                 ),
             );
         }
@@ -146,49 +207,8 @@ pub(super) fn names(table: &dyn TableLike) -> impl Iterator<Item = (&str, usize)
     table.iter().map(|(name, item)| {
         let at = table
             .key(name)
-            .and_then(Key::span)
+            .and_then(toml_edit::Key::span)
             .map_or_else(|| start(item), |span| span.start);
         (name, at)
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::{Scheduler, names::Named as _};
-
-    /// The first column of a table of the reference, below this heading.
-    fn reference(heading: &str) -> Vec<&'static str> {
-        let readme = include_str!("../../../../README.md");
-        let (_, after) = readme.split_once(&format!("\n### {heading}\n")).unwrap();
-        let (section, _) = after.split_once("\n#").unwrap();
-        let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
-        rows.filter_map(|row| row.split_once("` | "))
-            .map(|(name, _)| name)
-            .collect()
-    }
-
-    #[test]
-    fn the_reference_names_each_key_and_each_scheduler() {
-        assert_eq!(reference("Keys of `[[service]]`"), SERVICE.known);
-        assert_eq!(reference("Keys of `[[service.real]]`"), REAL.known);
-        assert_eq!(reference("Persistence"), PERSISTENCE.known);
-        assert_eq!(reference("Schedulers"), Scheduler::NAMES);
-        assert_eq!(reference("Keys of `[[vrrp]]`"), VRRP.known);
-        assert_eq!(reference("Keys of `[peers]`"), PEERS.known);
-    }
-
-    #[test]
-    fn the_reference_names_each_key_of_what_a_virtual_router_tracks() {
-        let mut known: Vec<_> = [TRACK_PING, TRACK_SERVICE, TRACK_EXEC]
-            .iter()
-            .flat_map(|keys| keys.known)
-            .copied()
-            .collect();
-        let mut named = reference("Keys of `track-ping`, `track-services` and `track-exec`");
-        known.sort_unstable();
-        known.dedup();
-        named.sort_unstable();
-        assert_eq!(named, known);
-    }
 }

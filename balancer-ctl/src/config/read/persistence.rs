@@ -31,7 +31,7 @@ impl Reader<'_> {
             return None;
         };
         // Where a value that is not named is wrong beside those of other services.
-        let places = PERSISTENCE_KEYS.map(|key| (place(key), start(item)));
+        let places = PERSISTENCE_KEYS.map(|key| (place(key.name), start(item)));
         self.places.extend(places);
         self.keys(table, &PERSISTENCE, "persistence");
         let settings = self.settings(table, &PERSISTENCE_SETTINGS, place);

@@ -85,6 +85,7 @@ impl Reader<'_> {
                 ),
             );
         }
+        let link_up_delay = self.duration(table, "link-up-delay", place("link-up-delay"));
         let addresses = self.virtual_addresses(index, table);
         let unicast_peers = self.addresses(index, table, "unicast-peers", place("unicast-peers"));
         let group = self.string(table, "group", place("group"));
@@ -92,11 +93,13 @@ impl Reader<'_> {
         let track_ping = self.track_ping(index, table);
         let track_services = self.track_services(index, table);
         let track_exec = self.track_exec(index, table);
+        let probes = self.one_of(table, "probes", place("probes"));
         let checksum = self.one_of(table, "checksum", place("checksum"));
         let announce = self.announce_interval(table, place("announce-interval"));
         let mut router = VirtualRouter::new(name?, interface?, router_id?);
         router.priority = priority.unwrap_or(router.priority);
         router.advertisement_interval = interval.unwrap_or(router.advertisement_interval);
+        router.link_up_delay = link_up_delay.unwrap_or(router.link_up_delay);
         router.announce_interval = announce.unwrap_or(router.announce_interval);
         Some(VirtualRouter {
             failback: failback.unwrap_or_default(),
@@ -107,6 +110,7 @@ impl Reader<'_> {
             track_ping,
             track_services,
             track_exec,
+            probes: probes.unwrap_or_default(),
             checksum: checksum.unwrap_or_default(),
             ..router
         })

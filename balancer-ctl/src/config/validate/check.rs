@@ -6,7 +6,7 @@ use super::{Place, Problems, is_interface_name};
 use crate::model::{
     Check, VirtualService,
     check::{Probe, Tls},
-    limits::{INTERVAL, PROBE_TIMEOUT, RISE_FALL},
+    limits::{INTERVAL, MAX_REQUEST_BODY, PROBE_TIMEOUT, RISE_FALL},
     same_family,
 };
 
@@ -17,6 +17,7 @@ pub(super) fn checks(service_index: usize, service: &VirtualService, problems: &
         timing(check, place, problems);
         target(check, service, place, problems);
         source(check, service, place, problems);
+        body(check, place, problems);
         tls(check, place, problems);
         if !seen.insert(check) {
             problems.add(
@@ -147,6 +148,33 @@ fn source(
         problems.add(
             place("interface"),
             format!("`{name}` is no interface name: 1 to 15 bytes without space or `/`"),
+        );
+    }
+}
+
+fn body(check: &Check, place: impl Fn(&'static str) -> Place, problems: &mut Problems) {
+    let Probe::Http(http) = &check.probe else {
+        return;
+    };
+    // RFC 9110, section 9.3.2.
+    if http.body.is_some() && http.method == "HEAD" {
+        problems.add(
+            place("body"),
+            "an answer to method HEAD has no body: leave body out, or name another method",
+        );
+    }
+    let length = http.request_body.len();
+    if length > MAX_REQUEST_BODY {
+        problems.add(
+            place("request-body"),
+            format!("request-body has {length} bytes, and may have {MAX_REQUEST_BODY}"),
+        );
+    }
+    // RFC 9110, section 9.3.8.
+    if length > 0 && http.method == "TRACE" {
+        problems.add(
+            place("request-body"),
+            "a request of method TRACE has no body: leave request-body out, or name another method",
         );
     }
 }

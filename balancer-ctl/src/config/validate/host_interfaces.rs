@@ -18,17 +18,16 @@ pub fn problems(
     links: &[Link],
     addresses: &[InterfaceAddress],
 ) -> Vec<Problem> {
+    let present = running.map_or(&[][..], |model| &model.vrrp);
     let runs = |router: &VirtualRouter| {
-        let mut known = running.iter().flat_map(|model| &model.vrrp);
-        known
-            .any(|known| known.interface == router.interface && known.is_ipv4() == router.is_ipv4())
+        let is_same = |known: &VirtualRouter| {
+            known.interface == router.interface && known.is_ipv4() == router.is_ipv4()
+        };
+        present.iter().any(is_same)
     };
     let routers = wanted.vrrp.iter().enumerate();
-    let known: Vec<_> = running
-        .iter()
-        .flat_map(|model| &model.vrrp)
-        .flat_map(|router| &router.track_interfaces)
-        .collect();
+    let known = present.iter().flat_map(|router| &router.track_interfaces);
+    let known: Vec<_> = known.collect();
     let problems = routers.flat_map(|(index, router)| {
         let found = if runs(router) {
             None
@@ -39,6 +38,18 @@ pub fn problems(
             place: Place::Vrrp(index, "interface"),
             sentence,
         });
+        let peers = &router.unicast_peers;
+        let is_same =
+            |known: &VirtualRouter| known.name == router.name && known.unicast_peers == *peers;
+        let is_known = present.iter().any(is_same);
+        let is_own = |peer: &IpAddr| addresses.iter().any(|own| own.address == *peer);
+        let only_own = !peers.is_empty() && !is_known && peers.iter().all(is_own);
+        let of_peers = only_own.then(|| Problem {
+            place: Place::Vrrp(index, "unicast-peers"),
+            sentence:
+                "unicast-peers has only addresses of this node: name those of the other nodes"
+                    .to_owned(),
+        });
         let tracked = router.track_interfaces.iter().enumerate();
         let missing = tracked.filter(|(_, name)| {
             links.iter().all(|link| link.name != **name) && !known.contains(name)
@@ -47,7 +58,7 @@ pub fn problems(
             place: Place::VrrpEntry(index, "track-interfaces", number),
             sentence: no_interface(name),
         });
-        of_router.into_iter().chain(of_tracked)
+        of_router.into_iter().chain(of_peers).chain(of_tracked)
     });
     problems.collect()
 }
@@ -155,6 +166,31 @@ mod tests {
             [bare("link-local IPv6 address")]
         );
         assert_eq!(sentences(vip6, &both, &[address(2, "fe80::2")]), [""; 0]);
+    }
+
+    #[test]
+    fn peers_are_other_nodes() {
+        let both = [link(2, "eth0"), link(3, "eth1")];
+        let addresses = [address(2, "192.0.2.2"), address(3, "198.51.100.2")];
+        let peers = |peers: &[&str]| {
+            let mut wanted = model("192.0.2.80/24");
+            wanted.vrrp[0].unicast_peers = peers.iter().map(|peer| peer.parse().unwrap()).collect();
+            wanted
+        };
+        let own = peers(&["192.0.2.2", "198.51.100.2"]);
+        assert_eq!(
+            problems(&own, None, &both, &addresses),
+            [Problem {
+                place: Place::Vrrp(0, "unicast-peers"),
+                sentence:
+                    "unicast-peers has only addresses of this node: name those of the other nodes"
+                        .to_owned()
+            }]
+        );
+        // The same list on all nodes; and one whose other node's address has come here since.
+        let all = peers(&["192.0.2.2", "192.0.2.3"]);
+        assert_eq!(problems(&all, None, &both, &addresses), []);
+        assert_eq!(problems(&own, Some(&own), &both, &addresses), []);
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub(super) fn peers(settings: &PeerSettings, problems: &mut Problems) {
             );
         } else if !seen.insert(node) {
             problems.add(place, format!("node {node} is named twice: name it once"));
-        } else if index + 1 >= MAX_NODES {
+        } else if index >= MAX_NODES {
             problems.add(
                 place,
                 format!(

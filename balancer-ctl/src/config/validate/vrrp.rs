@@ -11,13 +11,16 @@ use crate::model::{
     Model, VirtualRouter, VirtualService,
     address::is_name,
     limits::{
-        ADVERTISEMENT_INTERVAL, ANNOUNCE_INTERVAL, FAILBACK_AFTER, INTERVAL, MAX_INTERFACE_NAME,
-        MAX_VIRTUAL_ADDRESSES, OWNER, PRIORITY, PROBE_TIMEOUT, RISE_FALL, ROUTER_ID,
-        TRACK_EXEC_INTERVAL, TRACK_WEIGHT,
+        ADVERTISEMENT_INTERVAL, ANNOUNCE_INTERVAL, FAILBACK_AFTER, INTERVAL, LINK_UP_DELAY,
+        MAX_INTERFACE_NAME, MAX_VIRTUAL_ADDRESSES, OWNER, PRIORITY, PROBE_TIMEOUT, RISE_FALL,
+        ROUTER_ID, TRACK_EXEC_INTERVAL, TRACK_WEIGHT,
     },
     same_family,
     vrrp::{Checksum, Failback},
 };
+
+/// The name of the loopback interface.
+const LOOPBACK: &str = "lo";
 
 pub(super) fn all(model: &Model, problems: &mut Problems) {
     unique(&model.vrrp, problems);
@@ -121,6 +124,11 @@ fn vips(routers: &[VirtualRouter], problems: &mut Problems) {
                     place,
                     format!("address {address} of a virtual router is {reason}"),
                 );
+            } else if let Some(reason) = vip.unusable_in_network() {
+                problems.add(
+                    place,
+                    format!("address {vip} of a virtual router is {reason}"),
+                );
             } else if !same_family(address, first.address) {
                 problems.add(
                     place,
@@ -204,6 +212,15 @@ fn own(index: usize, router: &VirtualRouter, problems: &mut Problems) {
     let place = |key| Place::Vrrp(index, key);
     if !is_interface_name(&router.interface) {
         problems.add(place("interface"), no_interface_name(&router.interface));
+    } else if router.interface == LOOPBACK {
+        problems.add(
+            place("interface"),
+            format!(
+                "interface {LOOPBACK} of virtual router {} is the loopback interface, which leads to no other node: name the one that \
+                 leads to the network of the VIPs",
+                router.name
+            ),
+        );
     }
     for (key, number, range) in [
         ("router-id", router.router_id, ROUTER_ID),
@@ -230,8 +247,10 @@ fn own(index: usize, router: &VirtualRouter, problems: &mut Problems) {
         );
     }
     if let Failback::After(delay) = router.failback {
-        problems.in_range(place("failback"), "failback after", delay, &FAILBACK_AFTER);
+        failback_after(delay, place("failback"), problems);
     }
+    let (key, delay) = ("link-up-delay", router.link_up_delay);
+    problems.in_range(place(key), key, delay, &LINK_UP_DELAY);
     match router.addresses.len() {
         0 => problems.add(
             place("addresses"),
@@ -267,6 +286,23 @@ fn own(index: usize, router: &VirtualRouter, problems: &mut Problems) {
             ),
         );
     }
+}
+
+fn failback_after(delay: Duration, place: Place, problems: &mut Problems) {
+    if FAILBACK_AFTER.contains(&delay) {
+        return;
+    }
+    let shown = humantime::format_duration;
+    let (least, most) = FAILBACK_AFTER.into_inner();
+    problems.add(
+        place,
+        format!(
+            "failback `after {}` is out of range: `after {}` to `after {}`",
+            shown(delay),
+            shown(least),
+            shown(most)
+        ),
+    );
 }
 
 const fn is_in_hundredths(duration: Duration) -> bool {

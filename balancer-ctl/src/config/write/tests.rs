@@ -97,6 +97,7 @@ router-id = 52
 priority = 150
 advertisement-interval = "100ms"
 failback = "when-stable"
+link-up-delay = "0s"
 addresses = ["2001:db8::80/64", "2001:db8::81/128"]
 unicast-peers = ["2001:db8::1"]
 group = "pair"
@@ -104,6 +105,7 @@ track-interfaces = ["eth0"]
 track-ping = { targets = ["2001:db8::2"], interval = "2s", timeout = "500ms", rise = 1, weight = 0 }
 track-services = ["web", { service = "udp/[2001:db8::80]:0", weight = 20 }]
 track-exec = { run = ["/usr/local/bin/check"], user = "nobody" }
+probes = "active-only"
 announce-interval = "never"
 "#;
 
@@ -199,13 +201,19 @@ fn http() -> impl Strategy<Value = HttpProbe> {
         option::of(host()),
         "/[a-z0-9%?=&./]{0,6}",
         proptest::collection::btree_map("[A-Za-z-]{6,8}", "[ -~]{0,6}", 0..3),
+        "[ -~\r\n]{0,6}",
     );
     let answer = (
         vec((100_u16..350, 350_u16..=599), 1..3),
         option::of(pattern()),
     );
     (option::of(tls()), one_of(), request, answer).prop_map(
-        |(tls, version, (method, host, path, headers), (status, body)): (_, HttpVersion, _, _)| {
+        |(tls, version, (method, host, path, headers, request_body), (status, body)): (
+            _,
+            HttpVersion,
+            _,
+            _,
+        )| {
             HttpProbe {
                 tls,
                 version,
@@ -213,8 +221,10 @@ fn http() -> impl Strategy<Value = HttpProbe> {
                 host,
                 path,
                 headers: headers.into_iter().collect(),
+                request_body,
                 status,
-                body,
+                // To `HEAD` no answer has a body.
+                body: body.filter(|_| method != "HEAD"),
             }
         },
     )
@@ -464,6 +474,11 @@ prop_compose! {
         }
         Model { node, dataplane, services, notify, vrrp, peers }
     }
+}
+
+/// Any services whose keys, names and addresses are distinct.
+pub(crate) fn services() -> impl Strategy<Value = Vec<VirtualService>> {
+    model().prop_map(|model| model.services)
 }
 
 proptest! {

@@ -39,6 +39,7 @@ pub(super) fn add_events(
             kind,
             service: Some(service.key.to_string()),
             real,
+            peer: None,
             message,
         });
     };

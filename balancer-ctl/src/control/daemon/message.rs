@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use tokio::sync::oneshot;
 
-use super::{Asked, ForgetReport, GiveUp, HealthReport, ListReport};
+use super::{Asked, CloseReport, ForgetReport, GiveUp, HealthReport, ListReport, Replacement};
 use crate::{
     health::CheckUpdate,
     model::{
@@ -29,8 +29,10 @@ pub type Reply<T> = oneshot::Sender<Result<T, ApiError>>;
 /// A message to the daemon.
 #[derive(Debug)]
 pub enum Message {
-    /// Makes changes to the model, all or none; replies with notes about them.
-    Change(Vec<Request>, Scope, Reply<Vec<String>>),
+    /// Makes changes to the model, all or none; replies with what there is to say about them.
+    Change(Vec<Request>, Scope, Reply<view::ChangeResult>),
+    /// Makes the services others, all or none; replies with what changes.
+    Replace(Replacement, Reply<view::ChangeResult>),
     /// Returns the services, or one of them.
     Services(Option<ServiceRef>, Reply<view::Services>),
     /// Returns connections that match a filter.
@@ -39,6 +41,8 @@ pub enum Message {
         ConnectionFilter,
         Reply<ListReport<view::Connection>>,
     ),
+    /// Closes the connections that match a filter.
+    CloseConnections(Option<ServiceRef>, ConnectionFilter, Reply<CloseReport>),
     /// Returns which real server a client of a service would get.
     Trace(ServiceRef, SocketAddr, Reply<view::Trace>),
     /// Returns the clients that keep a server and match.
@@ -49,18 +53,18 @@ pub enum Message {
     Health(Option<ServiceRef>, Reply<HealthReport>),
     /// Returns the status.
     Status(Reply<view::Status>),
-    /// Loads the configuration file again.
-    Reload(Reply<()>),
+    /// Loads the configuration file again; replies with notes about what it says.
+    Reload(Reply<Vec<String>>),
     /// Gives the VIPs up, to whichever node takes them.
     GiveUp(Reply<GiveUp>),
+    /// Gives this node's own VIPs up; nothing where it has none.
+    GiveUpAll(Reply<Option<GiveUp>>),
     /// Keeps this node from being Active, or no longer.
     NodeMaintenance(bool, Reply<()>),
     /// Returns the key with which other nodes join; makes one if there is none.
     NodeKey(Reply<view::NodeKey>),
-    /// Joins the nodes of the one at this address, with its key.
-    NodeJoin(String, SocketAddr, Reply<Asked<Vec<NodeRecord>>>),
-    /// Keeps the key with which this node has joined.
-    KeepNodeKey(String, Reply<()>),
+    /// Joins the nodes of the one at this address, with its key; returns all nodes.
+    NodeJoin(String, SocketAddr, Reply<Vec<NodeRecord>>),
     /// Takes a node out.
     NodeRemove(String, Reply<Asked<Removal>>),
     /// Asks something of another node, or of the only one; returns its name, too.

@@ -1,37 +1,49 @@
-//! The other nodes as the daemon has them: started with the first key, told of this node, asked and answered.
+//! The other nodes as the daemon has them: started with the first key, told of this node, asked and answered. Files are read and written
+//! by threads of their own, since a file system may block them.
+
+mod absent;
+mod key;
+mod push;
 
 use std::{
+    collections::BTreeMap,
+    future::pending,
     io,
-    net::SocketAddr,
     path::PathBuf,
+    thread,
     time::{Duration, Instant},
 };
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
-use super::{ConnectionPolicy, Daemon, Request, Scope};
+pub(super) use self::key::{FoundKey, KeySearch};
+use self::{
+    absent::AbsentNodes,
+    key::KeyWork,
+    push::{Pushes, WantedServices},
+};
+use super::{Daemon, GiveUp};
 use crate::{
-    control::{load::check_problem, pair},
+    config::file::ConfigFile,
+    control::pair,
     model::{
-        address::{RealRef, ServiceRef},
-        change::Change,
+        Model,
         diff::Event,
         error::ApiError,
-        peers::Sync,
         view::{self, EventKind},
         vrrp::VirtualRouterState,
     },
     os::clock,
     peer::{
-        self, Answer, PeerChange, PeerRequest, Peers, Removal,
+        self, PeerChange, PeerRequest, Peers, Removal,
         key::ClusterKey,
         message::{NodeRecord, NodeReport, ReplyBody, RequestBody},
         task::PeerInbox,
     },
 };
 
-/// After a push that failed, the next is made not before this time has passed.
-const PUSH_INTERVAL: Duration = Duration::from_secs(5);
+/// For how long several nodes may have the same VIPs until that is a problem.
+const SEVERAL_ACTIVE: Duration = Duration::from_secs(3);
 
 /// Starts the thread of the channel; returns also what other nodes ask.
 pub type StartPeers = Box<dyn Fn() -> io::Result<(Box<dyn Peers>, PeerInbox)> + Send>;
@@ -43,13 +55,22 @@ pub struct Nodes {
     inbox: Option<PeerInbox>,
     /// The file with the key that this node made, or joined with.
     key_file: PathBuf,
-    /// Why there is no channel though there should be one.
+    key: Option<ClusterKey>,
+    /// What goes on with the key at present.
+    key_work: KeyWork,
+    /// How often the key was made, or taken from another node: what was read of its file before that is of no use.
+    key_changes: u64,
+    /// Why there is no channel though there should be one, or why the key in its file is not used.
     problem: Option<String>,
-    /// Pushes that are on their way: the node, and its answer.
-    pushes: Vec<(String, oneshot::Receiver<Answer>)>,
-    /// When services were last pushed, and what went wrong.
-    pushed: Option<Instant>,
-    push_problem: Option<String>,
+    pushes: Pushes,
+    absent: AbsentNodes,
+    /// What the threads send that read and write files. Unbounded: there is one for each request.
+    finished: (
+        mpsc::UnboundedSender<Finished>,
+        mpsc::UnboundedReceiver<Finished>,
+    ),
+    /// Since when several nodes have the same VIPs.
+    several_active_since: Option<Instant>,
     /// See [`pair::digests`].
     digests: [String; 2],
 }
@@ -60,6 +81,18 @@ pub enum FromPeers {
     Asked(PeerRequest),
     /// A node came, went, or says something new.
     Changed(PeerChange),
+    /// A thread has read or written what it was to, or this node has joined another one, or has not.
+    Finished(Finished),
+}
+
+/// What was done beside the daemon's loop.
+pub enum Finished {
+    /// The key was read or made.
+    Key(Result<ClusterKey, String>),
+    /// Joining with this key has ended.
+    Joined(ClusterKey, Result<Vec<NodeRecord>, String>),
+    /// The services that another node sent, with the files that their checks name.
+    Services(WantedServices),
 }
 
 /// What becomes of something that another node was asked.
@@ -83,30 +116,51 @@ impl<T> Asked<T> {
 impl Nodes {
     /// Without a channel, which begins when there is a key.
     #[must_use]
-    pub const fn new(start: StartPeers, key_file: PathBuf) -> Self {
+    pub fn new(start: StartPeers, key_file: PathBuf) -> Self {
         Self {
             start,
             running: None,
             inbox: None,
             key_file,
+            key: None,
+            key_work: KeyWork::None,
+            key_changes: 0,
             problem: None,
-            pushes: Vec::new(),
-            pushed: None,
-            push_problem: None,
+            pushes: Pushes::default(),
+            absent: AbsentNodes::default(),
+            finished: mpsc::unbounded_channel(),
+            several_active_since: None,
             digests: [String::new(), String::new()],
         }
     }
 
-    /// Waits for what other nodes say; for ever if there is no channel.
+    /// Waits for what other nodes say, and for what this one does for them; for ever if there is nothing.
     pub async fn next(&mut self) -> FromPeers {
-        let Some(inbox) = &mut self.inbox else {
-            return std::future::pending().await;
+        let (requests, changes) = match &mut self.inbox {
+            Some(PeerInbox { requests, changes }) => (Some(requests), Some(changes)),
+            None => (None, None),
         };
         tokio::select! {
-            Some(request) = inbox.requests.recv() => FromPeers::Asked(request),
-            Some(change) = inbox.changes.recv() => FromPeers::Changed(change),
-            else => std::future::pending().await,
+            request = received(requests) => FromPeers::Asked(request),
+            change = received(changes) => FromPeers::Changed(change),
+            finished = self.key_work.joined() => FromPeers::Finished(finished),
+            Some(finished) = self.finished.1.recv() => FromPeers::Finished(finished),
         }
+    }
+
+    /// Does something on a thread of its own. Returns whether that began; otherwise, what waits for it is dropped with the work.
+    fn work(&self, work: impl FnOnce() -> Finished + Send + 'static) -> bool {
+        let finished = self.finished.0.clone();
+        let started = thread::Builder::new()
+            .name("peer files".to_owned())
+            .spawn(move || {
+                // The daemon may have ended.
+                let _ = finished.send(work());
+            });
+        if let Err(error) = &started {
+            tracing::error!("cannot start a thread: {error}");
+        }
+        started.is_ok()
     }
 
     /// Ends the channel.
@@ -115,48 +169,48 @@ impl Nodes {
     }
 }
 
+/// The next of what is received; waits for ever if there is none.
+async fn received<T>(receiver: Option<&mut mpsc::Receiver<T>>) -> T {
+    if let Some(receiver) = receiver
+        && let Some(one) = receiver.recv().await
+    {
+        return one;
+    }
+    pending().await
+}
+
 impl Daemon {
     /// Computes what other nodes compare, once for each model, if there is a channel to them.
     pub(super) fn compute_digests(&mut self) {
         if self.nodes.running.is_some() {
-            self.nodes.digests = pair::digests(&self.model);
+            self.nodes.digests = pair::digests(self.configured());
         }
     }
 
-    /// How this node speaks to the others, with this key.
-    fn channel_settings(&self, key: Option<ClusterKey>) -> peer::PeerSettings {
+    /// What this node compares with others and sends to them: what its file says, as far as it has one.
+    pub(super) fn configured(&self) -> &Model {
+        self.file.as_ref().map_or(&self.model, ConfigFile::model)
+    }
+
+    /// How this node speaks to the others.
+    fn channel_settings(&self) -> peer::PeerSettings {
         let settings = &self.model.peers;
         peer::PeerSettings {
             name: self.model.node.clone(),
             listen: Some(settings.listen),
             interface: settings.interface.clone(),
-            key,
+            key: self.nodes.key.clone(),
             peers: settings.nodes.clone(),
+            can_be_joined: settings.key_file.is_none(),
         }
     }
 
     /// Speaks to other nodes as the model says, once there is a key.
     pub(super) fn configure_peers(&mut self) {
-        let settings = &self.model.peers;
-        let path = settings.key_file.as_ref().unwrap_or(&self.nodes.key_file);
-        let key = match ClusterKey::read(path) {
-            Ok(None) if settings.key_file.is_some() => {
-                self.nodes.problem = Some(format!("there is no key file {}", path.display()));
-                None
-            }
-            Ok(key) => {
-                self.nodes.problem = None;
-                key
-            }
-            Err(sentence) => {
-                self.nodes.problem = Some(sentence);
-                None
-            }
-        };
-        if key.is_none() && self.nodes.running.is_none() {
+        if self.nodes.key.is_none() && self.nodes.running.is_none() {
             return;
         }
-        let settings = self.channel_settings(key);
+        let settings = self.channel_settings();
         if let Some(running) = self.start_peers() {
             running.configure(settings);
         }
@@ -168,7 +222,8 @@ impl Daemon {
             match (nodes.start)() {
                 Ok((running, inbox)) => {
                     (nodes.running, nodes.inbox) = (Some(running), Some(inbox));
-                    nodes.digests = pair::digests(&self.model);
+                    let configured = self.file.as_ref().map_or(&self.model, ConfigFile::model);
+                    nodes.digests = pair::digests(configured);
                 }
                 Err(error) => {
                     tracing::error!("cannot start the channel to other nodes: {error}");
@@ -188,6 +243,14 @@ impl Daemon {
         pair::views(&running.peers(), &self.nodes.digests, clock::now())
     }
 
+    /// Connections of others that were not let in, by reason; empty without a channel.
+    pub(super) fn peer_refusals(&self) -> BTreeMap<String, u64> {
+        let running = self.nodes.running.iter();
+        let refusals = running.flat_map(|running| running.refusals().named());
+        let counts = refusals.map(|(name, _, count)| (name.to_owned(), count));
+        counts.collect()
+    }
+
     /// A sentence for each thing that is wrong with the channel.
     pub(super) fn peer_problems(&self, peers: &[view::Peer]) -> Vec<String> {
         let nodes = &self.nodes;
@@ -196,8 +259,27 @@ impl Daemon {
             problems.extend(running.obstacles());
         }
         problems.extend(pair::problems(peers));
-        problems.extend(nodes.push_problem.iter().cloned());
+        problems.extend(nodes.pushes.problem().cloned());
         problems
+    }
+
+    /// A sentence for VIPs that several nodes have had for some time: what nodes say of themselves is up to a second old when VIPs move.
+    pub(super) fn several_active(
+        &mut self,
+        own: &[view::VirtualRouter],
+        peers: &[view::Peer],
+    ) -> Vec<String> {
+        let sentences = pair::several_active(&self.model.node, own, peers);
+        if sentences.is_empty() {
+            self.nodes.several_active_since = None;
+            return sentences;
+        }
+        let now = clock::now();
+        let since = *self.nodes.several_active_since.get_or_insert(now);
+        match now.saturating_duration_since(since) >= SEVERAL_ACTIVE {
+            true => sentences,
+            false => Vec::new(),
+        }
     }
 
     /// Tells the other nodes of this one; to be called each second.
@@ -213,6 +295,22 @@ impl Daemon {
         }
     }
 
+    /// Reports nodes that are not reached, and has the notify policy forget those that were taken out; to be called each second.
+    pub(super) fn follow_absent(&mut self) {
+        let Some(running) = &self.nodes.running else {
+            return;
+        };
+        let peers = running.peers();
+        if let Some(names) = self.nodes.absent.new_names(&peers)
+            && let Some(notifier) = &self.notifier
+        {
+            notifier.retain_peers(names);
+        }
+        for (name, reason) in self.nodes.absent.follow(&peers, clock::now()) {
+            self.publish(Event::of_peer(EventKind::NodeDown, &name, Some(&reason)));
+        }
+    }
+
     fn node_report(&self, status: &view::Status) -> NodeReport {
         pair::report(
             status,
@@ -225,13 +323,17 @@ impl Daemon {
     pub(super) fn follow_peers(&mut self, from: FromPeers) {
         match from {
             FromPeers::Asked(request) => self.answer_peer(request),
+            FromPeers::Finished(Finished::Key(key)) => self.key_made(key),
+            FromPeers::Finished(Finished::Joined(key, result)) => self.joined(key, result),
+            FromPeers::Finished(Finished::Services(services)) => self.take_services(services),
             FromPeers::Changed(PeerChange::Came { name }) => {
-                self.publish(Event::of_node(EventKind::NodeUp, &name));
+                self.nodes.absent.came(&name);
+                self.publish(Event::of_peer(EventKind::NodeUp, &name, None));
                 self.tell_peers();
             }
             FromPeers::Changed(PeerChange::Went { name, reason }) => {
-                let message = format!("{name}: {reason}");
-                self.publish(Event::of_node(EventKind::NodeDown, &message));
+                self.nodes.absent.went(&name, clock::now());
+                self.publish(Event::of_peer(EventKind::NodeDown, &name, Some(&reason)));
             }
             FromPeers::Changed(PeerChange::TakenOut) => {
                 tracing::warn!(
@@ -246,158 +348,27 @@ impl Daemon {
         let PeerRequest { from, body, reply } = request;
         let answer = match body {
             RequestBody::Succeed => self.succeed().map(|()| ReplyBody::Done),
-            RequestBody::GiveUp => match self.give_up() {
-                Ok(_) => Ok(ReplyBody::Done),
+            RequestBody::GiveUp => match self.give_up_here() {
+                Ok(outcome) => {
+                    tokio::spawn(async move {
+                        let finished = GiveUp::Here(outcome).finished().await;
+                        let answer = finished.map(|_| ReplyBody::Done);
+                        drop(reply.send(answer.map_err(|refusal| refusal.to_string())));
+                    });
+                    return;
+                }
                 Err(refusal) => Err(refusal.to_string()),
             },
             RequestBody::Services => Ok(ReplyBody::Services {
-                text: pair::services_text(&self.model),
+                text: pair::services_text(self.configured()),
             }),
-            RequestBody::Push { text } => self.take_push(&from, &text).map(|()| ReplyBody::Done),
+            RequestBody::Push { text } => return self.read_services(from, text, reply),
             RequestBody::Ping | RequestBody::Join { .. } | RequestBody::Leave { .. } => {
                 Err("the channel answers that itself".to_owned())
             }
         };
         // Whoever asked may have gone.
         drop(reply.send(answer));
-    }
-
-    /// Replaces this node's services by another node's, all or none.
-    fn take_push(&mut self, from: &str, text: &str) -> Result<(), String> {
-        if self.reload_began.is_some() {
-            return Err("the configuration file is being loaded: try again".to_owned());
-        }
-        let wanted = pair::services_of(text)?;
-        let checks = wanted.iter().flat_map(|service| &service.checks);
-        if let Some(problem) = checks.filter_map(check_problem).next() {
-            return Err(problem);
-        }
-        let changes = pair::changes_to(&self.model, &wanted);
-        if changes.is_empty() {
-            return Ok(());
-        }
-        let requests = changes.into_iter().filter_map(request).collect();
-        self.change_all(requests, Scope::File)
-            .map_err(|refusal| refusal.to_string())?;
-        tracing::info!("the services of node {from} were taken over");
-        Ok(())
-    }
-
-    /// As the Active node, sends its services to nodes that have others, if that is configured.
-    fn push_by_itself(&mut self, status: &view::Status) {
-        let mut failed = None;
-        self.nodes
-            .pushes
-            .retain_mut(|(name, answer)| match answer.try_recv() {
-                Ok(Ok(_)) => false,
-                Ok(Err(sentence)) => {
-                    failed = Some(format!(
-                        "node {name} refused this node's services: {sentence}"
-                    ));
-                    false
-                }
-                Err(oneshot::error::TryRecvError::Empty) => true,
-                Err(oneshot::error::TryRecvError::Closed) => false,
-            });
-        if let Some(sentence) = failed {
-            if self.nodes.push_problem.as_ref() != Some(&sentence) {
-                tracing::warn!("{sentence}");
-            }
-            self.nodes.push_problem = Some(sentence);
-        }
-        // Of two Active nodes neither knows better.
-        let others = status.peers.iter();
-        let is_only = others
-            .clone()
-            .all(|peer| peer.role != "active" || !peer.connected);
-        let is_due = self.model.peers.sync == Sync::ActivePushes
-            && status.role == view::Role::Active
-            && is_only;
-        let others = status.peers.iter();
-        let unlike: Vec<_> = others
-            .filter(|peer| peer.connected && !peer.same_services)
-            .collect();
-        if unlike.is_empty() {
-            self.nodes.push_problem = None;
-            self.nodes.pushed = None;
-            return;
-        }
-        let now = clock::now();
-        let is_recent = |at: Instant| now.saturating_duration_since(at) < PUSH_INTERVAL;
-        if !is_due || !self.nodes.pushes.is_empty() || self.nodes.pushed.is_some_and(is_recent) {
-            return;
-        }
-        self.nodes.pushed = Some(now);
-        let text = pair::services_text(&self.model);
-        let names: Vec<_> = unlike.iter().map(|peer| peer.name.clone()).collect();
-        for name in names {
-            let (reply, answer) = oneshot::channel();
-            if let Some(running) = &mut self.nodes.running {
-                running.request(&name, RequestBody::Push { text: text.clone() }, reply);
-            }
-            self.nodes.pushes.push((name, answer));
-        }
-    }
-
-    /// The key with which other nodes join, made if there is none.
-    ///
-    /// # Errors
-    /// It cannot be read or written.
-    pub(super) fn node_key(&mut self) -> Result<view::NodeKey, ApiError> {
-        let configured = self.model.peers.key_file.clone();
-        let path = configured.unwrap_or_else(|| self.nodes.key_file.clone());
-        let key = ClusterKey::read_or_create(&path).map_err(ApiError::failed)?;
-        self.configure_peers();
-        Ok(view::NodeKey {
-            key: key.to_string(),
-        })
-    }
-
-    /// Joins the nodes of another one.
-    ///
-    /// # Errors
-    /// The key is none, or the configuration names another.
-    pub(super) fn node_join(
-        &mut self,
-        key: &str,
-        address: SocketAddr,
-    ) -> Result<Asked<Vec<NodeRecord>>, ApiError> {
-        if let Some(path) = &self.model.peers.key_file {
-            return Err(ApiError::invalid(format!(
-                "[peers] key-file names {}: put the key there, name the node in `nodes`, and reload",
-                path.display()
-            )));
-        }
-        let key: ClusterKey = key
-            .parse()
-            .map_err(|sentence| ApiError::invalid(format!("this is no key: {sentence}")))?;
-        let known = ClusterKey::read(&self.nodes.key_file).unwrap_or_default();
-        let settings = self.channel_settings(known);
-        let (reply, joined) = oneshot::channel();
-        let Some(running) = self.start_peers() else {
-            return Err(ApiError::failed(
-                "the channel to other nodes cannot be started: the log says why",
-            ));
-        };
-        running.configure(settings);
-        running.join(key, address, reply);
-        Ok(Asked(joined))
-    }
-
-    /// Keeps the key with which this node has joined.
-    ///
-    /// # Errors
-    /// The disk refused it.
-    pub(super) fn keep_node_key(&mut self, key: &str) -> Result<(), ApiError> {
-        let key: ClusterKey = key
-            .parse()
-            .map_err(|sentence: String| ApiError::invalid(sentence))?;
-        let path = &self.nodes.key_file;
-        key.write(path).map_err(|error| {
-            ApiError::failed(format!("cannot write {}: {error}", path.display()))
-        })?;
-        self.configure_peers();
-        Ok(())
     }
 
     /// Takes a node out.
@@ -410,7 +381,7 @@ impl Daemon {
         Ok(Asked(removed))
     }
 
-    /// Asks something of another node; without a name, of the only one there is.
+    /// Asks something of another node; without a name, of the only one there is. This node, too, can be asked to succeed.
     ///
     /// # Errors
     /// There is no channel, or it is not clear which node is meant.
@@ -419,6 +390,11 @@ impl Daemon {
         name: Option<String>,
         body: RequestBody,
     ) -> Result<(String, Asked<ReplyBody>), ApiError> {
+        if body == RequestBody::Succeed && name.as_ref() == Some(&self.model.node) {
+            let (reply, answer) = oneshot::channel();
+            drop(reply.send(self.succeed().map(|()| ReplyBody::Done)));
+            return Ok((self.model.node.clone(), Asked(answer)));
+        }
         let names: Vec<_> = self
             .peer_views()
             .into_iter()
@@ -455,26 +431,6 @@ impl Daemon {
         Ok((name, Asked(answer)))
     }
 
-    /// What another node's services have other than this node's.
-    ///
-    /// # Errors
-    /// The text holds no services.
-    pub(super) fn differences(&self, text: &str) -> Result<Vec<String>, ApiError> {
-        pair::differences(&self.model, text).map_err(ApiError::failed)
-    }
-
-    /// Sends this node's services to another.
-    ///
-    /// # Errors
-    /// As [`Self::ask_peer`].
-    pub(super) fn push(
-        &mut self,
-        name: Option<String>,
-    ) -> Result<(String, Asked<ReplyBody>), ApiError> {
-        let text = pair::services_text(&self.model);
-        self.ask_peer(name, RequestBody::Push { text })
-    }
-
     fn channel(&mut self) -> Result<&mut Box<dyn Peers>, ApiError> {
         self.nodes.running.as_mut().ok_or_else(|| {
             ApiError::invalid("this node has no key, so it knows no other node: `balancer-ctl node key` makes one")
@@ -500,27 +456,4 @@ impl Daemon {
             own.map(|priority| (status.node.as_str(), priority)),
         )
     }
-}
-
-/// The request that makes a change.
-fn request(change: Change) -> Option<Request> {
-    Some(match change {
-        Change::DelService(key) => Request::DelService(ServiceRef::Key(key)),
-        Change::AddService(key, settings) => Request::AddService(key, settings),
-        Change::AddReal(key, real, settings) => {
-            let real = RealRef {
-                address: real.ip(),
-                port: Some(real.port()),
-            };
-            Request::AddReal(ServiceRef::Key(key), real, settings)
-        }
-        Change::DelReal(key, real) => {
-            let real = RealRef {
-                address: real.ip(),
-                port: Some(real.port()),
-            };
-            Request::DelReal(ServiceRef::Key(key), real, ConnectionPolicy::Keep)
-        }
-        Change::EditService(..) | Change::EditReal(..) | Change::Clear => return None,
-    })
 }

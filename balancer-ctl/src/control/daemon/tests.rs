@@ -2,30 +2,35 @@
 
 mod batch;
 mod connections;
+mod distrust;
+mod file_watch;
 mod health;
 mod host;
+mod peers;
 mod persistence;
 mod refusals;
 mod reload;
+mod replace;
 mod scale;
 mod vrrp;
 
 use std::{collections::HashSet, fs, path::Path};
 
 use tempfile::TempDir;
-use tokio::sync::oneshot;
+use tokio::sync::{broadcast, oneshot};
 
 use super::*;
 use crate::{
-    control::load::load,
+    control::{failures::Failures, load::load},
     dataplane::{Connection, ConnectionFilter, fake::FakeDataplane},
     health::fake::FakeCheckers,
     model::{
-        NoReal, Scheduler, ServiceKey,
+        Check, NoReal, Scheduler, ServiceKey,
         address::{RealRef, service_key},
         real::RealSettings,
         service::ServiceSettings,
     },
+    peer::fake::FakePeers,
     vrrp::{fake::FakeVirtualRouters, report::Update},
 };
 
@@ -46,6 +51,7 @@ struct Scene {
     dataplane: FakeDataplane,
     checkers: FakeCheckers,
     vrrp: FakeVirtualRouters,
+    peers: FakePeers,
     events: broadcast::Receiver<view::EventRecord>,
     folder: TempDir,
 }
@@ -62,6 +68,7 @@ fn no_vrrp() -> Vrrp {
         Box::new(|| Err(io::ErrorKind::Unsupported.into())),
         |_, _| Vec::new(),
         None,
+        Failures::default(),
     )
 }
 
@@ -70,8 +77,11 @@ fn changed() -> mpsc::Receiver<Update> {
     mpsc::channel(1).1
 }
 
-fn addresses() -> io::Result<HashSet<IpAddr>> {
-    Ok(HashSet::from(["192.0.2.80".parse().unwrap()]))
+fn interfaces() -> io::Result<HostInterfaces> {
+    Ok(HostInterfaces {
+        addresses: HashSet::from(["192.0.2.80".parse().unwrap()]),
+        with_link: HashSet::from(["eth0".to_owned()]),
+    })
 }
 
 impl Scene {
@@ -88,6 +98,18 @@ impl Scene {
         Self::start(folder, Some(file), model)
     }
 
+    /// With a check of the service, whose files `read_files` reads; and the file's text.
+    fn with_check(read_files: fn(&Check) -> Option<(&'static str, String)>) -> (Self, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("balancer.toml");
+        let check = "check = { type = \"ping\" }\n";
+        let text = FILE.replace("[[service.real]]", &format!("{check}[[service.real]]"));
+        fs::write(&path, &text).unwrap();
+        let file = ConfigFile::load(&path, "lb1", read_files).unwrap();
+        let model = file.model().clone();
+        (Self::start(folder, Some(file), model), text)
+    }
+
     fn without_file() -> Self {
         let model = crate::model::change::tests::model("");
         Self::start(tempfile::tempdir().unwrap(), None, model)
@@ -95,10 +117,13 @@ impl Scene {
 
     fn start(folder: TempDir, file: Option<ConfigFile>, model: Model) -> Self {
         let dataplane = FakeDataplane::default();
-        let (sender, events) = broadcast::channel(MAX_QUEUED_EVENTS);
+        let sender = EventLog::default();
+        let events = sender.follow();
         let checkers = FakeCheckers::default();
         let vrrp = FakeVirtualRouters::default();
         let starting = vrrp.clone();
+        let peers = FakePeers::default();
+        let channel = peers.clone();
         let daemon = Daemon::start(DaemonConfig {
             dataplane: Box::new(dataplane.clone()),
             checkers: Box::new(checkers.clone()),
@@ -107,13 +132,17 @@ impl Scene {
             availability: at_start(&model, &checkers),
             model,
             events: sender,
-            addresses,
+            interfaces,
             vrrp: Vrrp::new(
                 Box::new(move || Ok((Box::new(starting.clone()), changed()))),
                 |_, _| Vec::new(),
                 None,
+                Failures::default(),
             ),
-            nodes: no_nodes(folder.path()),
+            nodes: Nodes::new(
+                Box::new(move || Ok((Box::new(channel.clone()), FakePeers::inbox()))),
+                folder.path().join("cluster.key"),
+            ),
         })
         .unwrap();
         Self {
@@ -121,6 +150,7 @@ impl Scene {
             dataplane,
             checkers,
             vrrp,
+            peers,
             events,
             folder,
         }
@@ -156,6 +186,7 @@ impl Scene {
         scope: Scope,
     ) -> Result<Vec<String>, ApiError> {
         self.ask(|reply| Message::Change(requests, scope, reply))
+            .map(|result| result.notes)
     }
 
     fn refusal(&mut self, request: Request, scope: Scope) -> String {

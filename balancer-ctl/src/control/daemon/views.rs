@@ -1,15 +1,18 @@
 //! The daemon's reports: services, connections, status.
 
 use std::{
-    net::SocketAddr,
+    collections::{BTreeSet, HashSet},
+    net::{IpAddr, SocketAddr},
     ops::ControlFlow,
     time::{Duration, SystemTime},
 };
 
 use super::{Daemon, dataplane_error};
 use crate::{
+    config::file::ConfigFile,
     control::report::{self, ReportContext},
-    dataplane::{DataplaneError, Listing},
+    dataplane::{DataplaneError, Deletion, Listing},
+    host::identity::HostInterfaces,
     model::{
         Model, ServiceKey,
         address::ServiceRef,
@@ -19,6 +22,7 @@ use crate::{
         error::ApiError,
         view,
     },
+    netlink::local::Kind,
     os::clock,
     vrrp::report::RouterReport,
 };
@@ -74,6 +78,23 @@ impl<T: 'static> ListReport<T> {
     }
 }
 
+/// Connections that are still to be closed, which may take seconds and belongs on a thread of its own.
+#[derive(Debug)]
+pub struct CloseReport(Deletion);
+
+impl CloseReport {
+    /// Closes them.
+    ///
+    /// # Errors
+    /// The data plane refused; some may be closed.
+    pub fn finished(self) -> Result<view::ConnectionsClosed, ApiError> {
+        let closed = self.0.make();
+        closed
+            .map(|closed| view::ConnectionsClosed { closed })
+            .map_err(dataplane_error)
+    }
+}
+
 impl Daemon {
     pub(super) fn services(
         &mut self,
@@ -103,6 +124,16 @@ impl Daemon {
             .connections(filter)
             .map_err(dataplane_error)?;
         Ok(ListReport::new(listing.map(view::Connection::from), limit))
+    }
+
+    pub(super) fn close_connections(
+        &mut self,
+        service: Option<&ServiceRef>,
+        mut filter: ConnectionFilter,
+    ) -> Result<CloseReport, ApiError> {
+        filter.service = service.map(|service| self.key(service)).transpose()?;
+        let deletion = self.dataplane.close_connections(filter);
+        deletion.map(CloseReport).map_err(dataplane_error)
     }
 
     pub(super) fn trace(
@@ -146,28 +177,55 @@ impl Daemon {
 
     pub(super) fn status(&mut self) -> Result<view::Status, ApiError> {
         let dataplane = self.dataplane.status().map_err(dataplane_error)?;
-        let addresses = (self.addresses)()
-            .inspect_err(|error| tracing::warn!(%error, "cannot read this host's addresses"))
-            .ok();
+        let interfaces = self.host_interfaces(&report::vips(&self.model).collect());
         let report = self.vrrp.report();
         let peers = self.peer_views();
+        let routers: Vec<_> = report.routers.into_iter().map(virtual_router).collect();
+        let mut peer_problems = self.peer_problems(&peers);
+        peer_problems.extend(self.several_active(&routers, &peers));
         let file = self.file.as_ref();
         let context = ReportContext {
-            addresses: addresses.as_ref(),
+            addresses: interfaces.as_ref().map(|all| &all.addresses),
             config: file.map(|file| file.path().display().to_string()),
             runtime_changes: self.has_runtime_changes(),
             failures: self.failures(),
             obstacles: self.checkers.obstacles(),
             is_full: self.conditions.lasts(Condition::TableFull),
-            vrrp: report.routers.into_iter().map(virtual_router).collect(),
+            vrrp: routers,
             vrrp_problems: report.problems,
             in_maintenance: self.vrrp.in_maintenance(),
-            peer_problems: self.peer_problems(&peers),
+            peer_problems,
             peers,
         };
         let mut status = report::status(&self.model, &self.availability, dataplane, &context);
         status.successor = self.successor(&status);
+        status.peer_refusals = self.peer_refusals();
+        let links = interfaces.map(|all| all.with_link);
+        status.tracked = tracked_interfaces(&self.model, links.as_ref());
+        let things = &self.vrrp.tracked().things;
+        status.tracked.extend(things.iter().cloned());
         Ok(status)
+    }
+
+    /// This host's interfaces; `None` if they cannot be listed. Those of `vips` for which it has a local route count as their addresses.
+    pub(super) fn host_interfaces(&mut self, vips: &BTreeSet<IpAddr>) -> Option<HostInterfaces> {
+        let mut interfaces = (self.interfaces)()
+            .inspect_err(|error| tracing::warn!(%error, "cannot list this host's interfaces"))
+            .ok()?;
+        if vips.iter().all(|vip| interfaces.addresses.contains(vip)) {
+            return Some(interfaces);
+        }
+        let local = self
+            .dataplane
+            .local_addresses()
+            .inspect_err(|error| tracing::warn!(%error, "cannot list this host's local routes"));
+        if let Ok(local) = local {
+            let routed = vips
+                .iter()
+                .filter(|vip| local.kind(**vip) == Some(Kind::Local));
+            interfaces.addresses.extend(routed);
+        }
+        Some(interfaces)
     }
 
     /// A sentence for each condition of the node, except for a full table, whose sentence the report makes.
@@ -181,11 +239,16 @@ impl Daemon {
                     "route changes are not watched, so that they take effect some seconds late; watching is tried again: {detail}"
                 ),
                 Condition::MaintenanceFailed => format!("maintenance failed, it is tried again: {detail}"),
-                Condition::ChecksStalled => detail.to_owned(),
-                Condition::TableFull | Condition::QuorumLost | Condition::RealDown => return None,
+                Condition::ChecksStalled | Condition::FileOutOfSync => detail.to_owned(),
+                Condition::TableFull | Condition::NodeDown | Condition::QuorumLost | Condition::RealDown => return None,
             })
         });
-        sentences.chain(self.slow_reload()).collect()
+        let file = self.file.as_ref();
+        let distrust = file.and_then(ConfigFile::distrust_warning);
+        sentences
+            .chain(self.slow_reload())
+            .chain(distrust)
+            .collect()
     }
 
     /// A sentence about a reload whose files do not answer.
@@ -205,9 +268,25 @@ impl Daemon {
     }
 }
 
+/// The interfaces without whose link a virtual router is in fault; none if the links are not known.
+fn tracked_interfaces(model: &Model, with_link: Option<&HashSet<String>>) -> Vec<view::Tracked> {
+    let Some(with_link) = with_link else {
+        return Vec::new();
+    };
+    let routers = model.vrrp.iter();
+    let names: BTreeSet<_> = routers
+        .flat_map(|router| router.track_interfaces.iter().chain([&router.interface]))
+        .collect();
+    let tracked = names.into_iter().map(|name| view::Tracked {
+        name: format!("interface {name}"),
+        up: with_link.contains(name),
+    });
+    tracked.collect()
+}
+
 /// A virtual router as operators see it.
 fn virtual_router(report: RouterReport) -> view::VirtualRouter {
-    let lasts = clock::now().saturating_duration_since(report.since);
+    let lasts = clock::now_with_suspend().saturating_duration_since(report.since);
     let since = SystemTime::now().checked_sub(lasts);
     let refused = report.refused.into_iter();
     view::VirtualRouter {
@@ -220,6 +299,7 @@ fn virtual_router(report: RouterReport) -> view::VirtualRouter {
         interface: report.interface,
         router_id: report.router_id,
         group: report.group,
+        probes: report.probes,
         active_node: report.active_node.map(|(address, _)| address),
         sent: report.sent,
         received: report.received,

@@ -7,9 +7,13 @@ use std::{
 
 use super::{obstacles::unreachable, service_name};
 use crate::{
-    control::availability::{Availability, RealStatus, ServiceStatus},
+    control::{
+        availability::{Availability, RealStatus, ServiceStatus},
+        pair,
+    },
     dataplane::DataplaneStatus,
     model::{HealthPolicy, Model, VirtualService, view, vrrp::VirtualRouterState},
+    os::shell,
 };
 
 /// What the daemon knows beside the model and the data plane.
@@ -66,7 +70,18 @@ pub fn status(
             .collect(),
         ["service cannot answer", "services cannot answer"],
     );
+    let without = pair::without_active_node(&context.vrrp, &context.peers);
+    if !without.is_empty() {
+        reasons.push(format!(
+            "no node is Active for {}: nobody answers for the VIPs",
+            without.join(", ")
+        ));
+    }
     let down = !reasons.is_empty();
+    reasons.extend(shortened(
+        without_real(model),
+        ["service has no real server", "services have no real server"],
+    ));
     reasons.extend(shortened(
         problems(model, availability),
         [
@@ -81,7 +96,7 @@ pub fn status(
     reasons.extend(
         context
             .addresses
-            .map(|addresses| vips_without_interface(model, addresses))
+            .map(|addresses| vips_without_interface(model, vips(model), addresses))
             .unwrap_or_default(),
     );
     reasons.extend(vrrp_problems(context));
@@ -92,6 +107,9 @@ pub fn status(
     ));
     reasons.extend(table_full_reason(&dataplane, context.is_full));
     reasons.extend(dataplane.warnings);
+    for (warnings, is_used) in dataplane.family_warnings.into_iter().zip(families(model)) {
+        reasons.extend(warnings.into_iter().filter(|_| is_used));
+    }
     let overall = match (down, reasons.is_empty()) {
         (true, _) => view::Overall::Down,
         (false, false) => view::Overall::Limited,
@@ -112,6 +130,8 @@ pub fn status(
         vrrp: context.vrrp.clone(),
         peers: context.peers.clone(),
         successor: None,
+        peer_refusals: BTreeMap::new(),
+        tracked: Vec::new(),
         dataplane: view::Dataplane {
             interfaces: dataplane
                 .interfaces
@@ -184,12 +204,17 @@ fn vrrp_problems(context: &ReportContext<'_>) -> Vec<String> {
         .vrrp
         .iter()
         .filter(|router| router.state == VirtualRouterState::Fault);
-    problems.extend(faults.map(|router| {
-        format!(
-            "virtual router {} is in fault: {}",
-            router.name, router.reason
-        )
-    }));
+    let mut faults: Vec<_> = faults
+        .map(|router| match &router.group {
+            Some(group) => format!("group {group} is in fault: {}", router.reason),
+            None => format!(
+                "virtual router {} is in fault: {}",
+                router.name, router.reason
+            ),
+        })
+        .collect();
+    faults.dedup();
+    problems.extend(faults);
     problems.extend(context.vrrp_problems.iter().cloned());
     problems.extend(context.peer_problems.iter().cloned());
     problems
@@ -232,27 +257,51 @@ fn service_status(service: &VirtualService, status: Option<&ServiceStatus>) -> v
     }
 }
 
+/// Whether there are services over IPv4, and over IPv6.
+fn families(model: &Model) -> [bool; 2] {
+    let any = |is_ipv4| {
+        let mut services = model.services.iter();
+        services.any(|service| service.key.address.is_ipv4() == is_ipv4)
+    };
+    [any(true), any(false)]
+}
+
+/// A sentence for each service that has no real server, as each has at first.
+fn without_real(model: &Model) -> Vec<String> {
+    let services = model.services.iter();
+    let empty = services.filter(|service| service.reals.is_empty());
+    empty
+        .map(|service| {
+            let name = service_name(service);
+            format!(
+                "service {name} has no real server: `balancer-ctl add-real ADDRESS --service {name}` adds one"
+            )
+        })
+        .collect()
+}
+
 fn cannot_answer(service: &VirtualService, status: Option<&ServiceStatus>) -> Option<String> {
     let name = service_name(service);
     let reals = || status.iter().flat_map(|status| status.reals.values());
-    if reals().any(|real| real.weight > 0) {
+    if service.reals.is_empty() || reals().any(|real| real.weight > 0) {
         return None;
     }
-    Some(if service.reals.is_empty() {
-        format!("service {name} has no real server: add one with `balancer-ctl add-real`")
-    } else if reals().all(|real| {
-        real.state == view::RealState::Draining && real.reason.as_deref() == Some("weight 0")
-    }) {
-        format!(
-            "no real server of service {name} takes new connections: give one a weight with `balancer-ctl edit-real`"
-        )
-    } else if reals().any(|real| real.healthy.is_none() && real.state == view::RealState::Down) {
-        format!("service {name} waits for the first probes of its real servers")
-    } else {
-        format!(
-            "no real server of service {name} takes new connections: `balancer-ctl list` says why"
-        )
-    })
+    Some(
+        if reals().all(|real| {
+            real.state == view::RealState::Draining && real.reason.as_deref() == Some("weight 0")
+        }) {
+            format!(
+                "no real server of service {name} takes new connections: give one a weight with `balancer-ctl edit-real`"
+            )
+        } else if reals().any(|real| real.healthy.is_none() && real.state == view::RealState::Down)
+        {
+            format!("service {name} waits for the first probes of its real servers")
+        } else {
+            format!(
+                "no real server of service {name} takes new connections: `balancer-ctl list` says why"
+            )
+        },
+    )
 }
 
 /// Problems that limit services: real servers that are down, quorums that are lost or can never be met.
@@ -316,9 +365,19 @@ fn below_quorum(name: &str, service: &VirtualService, live: u64) -> String {
     )
 }
 
-/// A warning for each VIP that no interface of this host carries and no virtual router brings.
+/// The VIPs of all services.
+pub fn vips(model: &Model) -> impl Iterator<Item = IpAddr> {
+    let services = model.services.iter();
+    services.map(|service| service.key.address.ip())
+}
+
+/// A warning for each of these VIPs that no interface of this host carries and no virtual router brings.
 #[must_use]
-pub fn vips_without_interface(model: &Model, addresses: &HashSet<IpAddr>) -> Vec<String> {
+pub fn vips_without_interface(
+    model: &Model,
+    vips: impl Iterator<Item = IpAddr>,
+    addresses: &HashSet<IpAddr>,
+) -> Vec<String> {
     let mut told = HashSet::new();
     let brought: HashSet<_> = model
         .vrrp
@@ -330,11 +389,8 @@ pub fn vips_without_interface(model: &Model, addresses: &HashSet<IpAddr>) -> Vec
         .dataplane
         .interfaces
         .first()
-        .map_or("INTERFACE", String::as_str);
-    let sentences = model
-        .services
-        .iter()
-        .map(|service| service.key.address.ip())
+        .map_or("INTERFACE".into(), |name| shell::word(name));
+    let sentences = vips
         .filter(|vip| !addresses.contains(vip) && !brought.contains(vip) && told.insert(*vip))
         .map(|vip| {
             let length = if vip.is_ipv4() { 32 } else { 128 };
@@ -404,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_that_cannot_answer_is_down_with_its_reason() {
+    fn a_service_that_cannot_answer_is_down_and_one_without_a_real_server_is_limited() {
         let drained = SERVICES.replacen("\"10.0.0.2\"", "\"10.0.0.2\"\nweight = 0", 1);
         assert_eq!(
             assessed(&drained, &["slow"], &NOTHING),
@@ -420,10 +476,32 @@ mod tests {
         assert_eq!(
             assessed(empty, &[], &NOTHING),
             (
-                view::Overall::Down,
-                vec!["service tcp/[2001:db8::80]:80 has no real server: add one with `balancer-ctl add-real`".to_owned()]
+                view::Overall::Limited,
+                vec![
+                    "service tcp/[2001:db8::80]:80 has no real server: `balancer-ctl add-real ADDRESS --service tcp/[2001:db8::80]:80` \
+                     adds one"
+                        .to_owned()
+                ]
             )
         );
+    }
+
+    #[test]
+    fn what_concerns_a_family_without_services_limits_nothing() {
+        let reasons = |services: &str| {
+            let dataplane = DataplaneStatus {
+                family_warnings: ["four", "six"].map(|warning| vec![warning.to_owned()]),
+                ..Default::default()
+            };
+            let model = model(services);
+            status(&model, &available(&model), dataplane, &NOTHING).reasons
+        };
+        assert_eq!(reasons(""), [""; 0]);
+        assert_eq!(reasons(SERVICES), ["four"]);
+        let ipv6 = "[[service]]\naddress = \"[2001:db8::80]:80\"\n\
+                    [[service.real]]\naddress = \"2001:db8:1::2\"\n";
+        assert_eq!(reasons(ipv6), ["six"]);
+        assert_eq!(reasons(&format!("{SERVICES}{ipv6}")), ["four", "six"]);
     }
 
     #[test]
@@ -535,7 +613,10 @@ mod tests {
         let router = "[[vrrp]]\nname = \"outside\"\ninterface = \"eth0\"\nrouter-id = 51\n\
                       addresses = [\"192.0.2.79/24\", \"192.0.2.80/24\"]\n";
         let addresses = HashSet::new();
-        let warnings = |services: &str| vips_without_interface(&model(services), &addresses);
+        let warnings = |services: &str| {
+            let model = model(services);
+            vips_without_interface(&model, vips(&model), &addresses)
+        };
         assert_eq!(warnings(&format!("{SERVICES}{router}")), [""; 0]);
         assert_eq!(
             warnings(&format!("{SERVICES}{}", router.replace("80/24", "81/24"))),
@@ -555,7 +636,7 @@ mod tests {
         };
         let (_, reasons) = assessed(&services, &[], &context);
         assert_eq!(reasons.len(), 22);
-        assert_eq!(reasons[10], "2 more services cannot answer");
+        assert_eq!(reasons[10], "2 more services have no real server");
         assert_eq!(reasons[21], "2 more VIPs are carried by no interface");
     }
 }

@@ -4,9 +4,9 @@ use super::{KernelDataplane, OpenOptions, write_settings};
 use crate::{
     dataplane::{
         attach, attachments::RetryNative, connections::ConnectionTables, detach::take_down,
-        host_addresses::HostAddresses, interfaces::Interfaces, jiffies::Tick, load,
-        neighbours::Neighbours, packet_log, persistence::PersistenceTable, pins::Pins,
-        redirect_errors::RedirectErrors, route_versions::RouteVersionTable, self_test,
+        failover_reals::FailoverRealTable, host_addresses::HostAddresses, interfaces::Interfaces,
+        jiffies::Tick, load, neighbours::Neighbours, packet_log, persistence::PersistenceTable,
+        pins::Pins, redirect_errors::RedirectErrors, route_versions::RouteVersionTable, self_test,
         services::ServiceTables, watch::WatchThread,
     },
     netlink::{Netlink, link},
@@ -62,6 +62,7 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
     write_settings(&services, tick, &configured)?;
     let connections = ConnectionTables::open(directory, &services, tick, clock::now())?;
     let persistence = PersistenceTable::open(directory, services.tables()?, tick, clock::now())?;
+    let failover_reals = FailoverRealTable::open(directory)?;
     let routes = RouteVersionTable::open(directory)?;
     let interfaces = Interfaces::open(directory, pins, routes.clone(), instance)?;
     let redirects = match RedirectErrors::start(&mut loaded.ebpf, interfaces.redirect_map()?) {
@@ -85,6 +86,7 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
         services,
         connections,
         persistence,
+        failover_reals,
         host_addresses,
         addresses_changed: true,
         routes,

@@ -105,7 +105,7 @@ fn prefix(key: &ServiceKey, persistence: &Persistence) -> (u8, u8) {
 }
 
 /// The mask of the first `ones` of `all` bits of an address, in the shared form: all ones in front of an IPv4 address.
-fn mask(ones: u8, all: u8) -> Addr {
+pub fn mask(ones: u8, all: u8) -> Addr {
     let all_ones = Ipv6Addr::from_bits(u128::MAX).into();
     Prefix::of(all_ones, 128 - all + ones).address.into()
 }

@@ -27,6 +27,22 @@ pub(super) struct Slot<P> {
     /// Limits warnings that this check cannot be made.
     pub obstacle_log: LogRateLimit,
     pub has_obstacle: bool,
+    /// What sentences call it where that is not its address.
+    pub name: Option<String>,
+    /// It is not scheduled.
+    pub is_paused: bool,
+}
+
+impl<P> Slot<P> {
+    /// The check as the log and `status` name it: "check http of 192.0.2.1:80", "check exec of virtual router outside".
+    pub(super) fn check_name(&self) -> String {
+        let CheckTarget { target, check } = &*self.target;
+        let probe = check.probe.name();
+        match &self.name {
+            Some(name) => format!("check {probe} of {name}"),
+            None => format!("check {probe} of {target}"),
+        }
+    }
 }
 
 impl<P, M> Driver<P, M>
@@ -47,16 +63,20 @@ where
             self.stop_checker(id);
         }
         for (start, history) in wanted {
-            let Some(id) = self.ids.get(&*start.target) else {
+            let Some(id) = self.ids.get(&*start.target).copied() else {
                 self.start_checker(start, history);
                 continue;
             };
+            self.pause(id, start.paused);
             let tls = start.target.check.probe.tls();
             if tls.is_some_and(|tls| tls.ca.is_some() || tls.certificate.is_some())
-                && let Some(slot) = self.slots.get_mut(id)
+                && let Some(slot) = self.slots.get_mut(&id)
             {
                 // Its files are read again at its next probe, so that many of them do not delay other probes now.
                 slot.is_stale = true;
+            }
+            if let Some(slot) = self.slots.get_mut(&id) {
+                slot.name = start.name;
             }
         }
         let timings = || self.slots.values().map(|slot| &slot.target.check.timing);
@@ -74,14 +94,12 @@ where
         let CheckStart {
             target: check_target,
             from,
+            name,
+            paused,
         } = start;
         let id = CheckerId(self.next_id);
         self.next_id += 1;
-        let timing = &check_target.check.timing;
-        let pace = Pace {
-            interval: timing.interval,
-            fast: timing.fast_interval,
-        };
+        let pace = pace(&check_target);
         let checker = Checker::new(
             &check_target.check,
             from.clone(),
@@ -101,14 +119,40 @@ where
                 disregarded: 0,
                 obstacle_log: LogRateLimit::default(),
                 has_obstacle: false,
+                name,
+                is_paused: paused,
             },
         );
-        self.schedule.add(id, pace, now());
+        if !paused {
+            self.schedule.add(id, pace, now());
+        }
         if from.as_ref() == Some(&check_state) {
             // The daemon knows it; the state file does not.
             self.store_check(id);
         } else if check_state.decided {
             self.publish(id);
+        }
+    }
+
+    /// Has a checker keep its state without probing, or probe again, at once.
+    fn pause(&mut self, id: CheckerId, paused: bool) {
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
+        match (std::mem::replace(&mut slot.is_paused, paused), paused) {
+            (false, true) => {
+                if let Some(running) = slot.running.take() {
+                    running.task.abort();
+                    self.probe_owners.remove(&running.task.id());
+                }
+                // What kept it from probing may be over when it probes again.
+                if std::mem::take(&mut slot.has_obstacle) {
+                    self.context.mailbox.set_obstacle(id, None);
+                }
+                self.schedule.remove(id, now());
+            }
+            (true, false) => self.schedule.add(id, pace(&slot.target), now()),
+            (true, true) | (false, false) => {}
         }
     }
 
@@ -125,5 +169,13 @@ where
         if let Some(running) = slot.running {
             running.task.abort();
         }
+    }
+}
+
+fn pace(target: &CheckTarget) -> Pace {
+    let timing = &target.check.timing;
+    Pace {
+        interval: timing.interval,
+        fast: timing.fast_interval,
     }
 }

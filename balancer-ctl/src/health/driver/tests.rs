@@ -34,6 +34,8 @@ enum Behaviour {
     Fail,
     /// Never ends.
     Hang,
+    /// Never ends, because the host could not send it.
+    Unsent,
     /// Passes after this time.
     Slow(Duration),
     /// Ends without a result, because the host has run out of something.
@@ -127,7 +129,7 @@ impl Probing for Fake {
             Behaviour::Fail => Outcome::Failed {
                 reason: "refused".to_owned(),
             },
-            Behaviour::Hang => std::future::pending().await,
+            Behaviour::Hang | Behaviour::Unsent => std::future::pending().await,
             Behaviour::Slow(time) => {
                 sleep(time).await;
                 pass
@@ -138,6 +140,10 @@ impl Probing for Fake {
             Behaviour::Panic => panic!("a probe that panics on purpose"),
             Behaviour::NotMade => unreachable!("it was not made"),
         }
+    }
+
+    fn obstacle(&self) -> Option<String> {
+        matches!(self.world.behaviour(self.target), Behaviour::Unsent).then(|| "full".to_owned())
     }
 }
 
@@ -257,6 +263,8 @@ fn begin(check_target: CheckTarget) -> CheckStart {
     CheckStart {
         target: Arc::new(check_target),
         from: None,
+        name: None,
+        paused: false,
     }
 }
 
@@ -392,14 +400,47 @@ async fn a_checker_starts_in_the_given_state() {
     };
     scene.world.set(1, Behaviour::Fail);
     scene.watch(vec![CheckStart {
-        target: Arc::new(check_target(1)),
         from: Some(earlier),
+        ..begin(check_target(1))
     }]);
     assert_eq!(
         scene.updates().await,
         [],
         "the first failure does not decide"
     );
+    sleep(2 * SECOND).await;
+    assert_eq!(scene.updates().await, own(&[(1, "down: refused, 2 of 2")]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_checker_keeps_its_state_and_probes_at_once_when_it_goes_on() {
+    let mut scene = scene();
+    let watch = |scene: &Scene, paused: bool| {
+        scene.watch(vec![CheckStart {
+            paused,
+            ..begin(check_target(1))
+        }]);
+    };
+    // It never probed.
+    watch(&scene, true);
+    sleep(10 * SECOND).await;
+    assert_eq!(scene.updates().await, []);
+    assert_eq!(scene.world.probed(1).len(), 0);
+    watch(&scene, false);
+    sleep(50 * MS).await;
+    assert_eq!(scene.updates().await, own(&[(1, "up: fine, first probe")]));
+    // A probe that runs is not waited for.
+    scene.world.set(1, Behaviour::Hang);
+    sleep(1100 * MS).await;
+    watch(&scene, true);
+    let probes = scene.world.probed(1).len();
+    scene.world.set(1, Behaviour::Fail);
+    sleep(20 * SECOND).await;
+    assert_eq!(scene.updates().await, []);
+    assert_eq!(scene.world.probed(1).len(), probes);
+    watch(&scene, false);
+    sleep(50 * MS).await;
+    assert_eq!(scene.world.probed(1).len(), probes + 1);
     sleep(2 * SECOND).await;
     assert_eq!(scene.updates().await, own(&[(1, "down: refused, 2 of 2")]));
 }

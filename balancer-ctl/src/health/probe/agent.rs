@@ -61,21 +61,28 @@ impl Agent {
         })
     }
 
-    /// Reads the first line, or everything until the connection closes.
+    /// Reads the first line, or everything until the connection ends. What was read counts before the error that
+    /// follows it: an agent may answer and close the connection without having read.
     async fn read_line(&self) -> Result<Vec<u8>, ProbeFailure> {
         let mut stream = self.endpoint.connect(ConnectMode::Full).await?;
-        stream.write_all(&self.send).await?;
+        let mut failed = stream.write_all(&self.send).await.err();
         let mut line = Vec::new();
         let mut buffer = [0; MAX_LINE];
         loop {
-            let length = stream.read(&mut buffer).await?;
+            let length = stream.read(&mut buffer).await.unwrap_or_else(|error| {
+                failed.get_or_insert(error);
+                0
+            });
             line.extend_from_slice(&buffer[..length]);
             if let Some(end) = line.iter().position(|byte| matches!(byte, b'\n' | b'\r')) {
                 line.truncate(end);
                 return Ok(line);
             }
             if length == 0 {
-                return Ok(line);
+                return match failed {
+                    Some(error) if line.is_empty() => Err(error.into()),
+                    _ => Ok(line),
+                };
             }
             if line.len() > MAX_LINE {
                 return Err(format!("the agent's line is longer than {MAX_LINE} bytes").into());

@@ -1,17 +1,22 @@
-//! DNS checks: a query over UDP.
+//! DNS checks: a query over UDP, and over TCP where the answer does not fit.
 
 use std::net::IpAddr;
 
 use hickory_proto::{
-    op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
-    rr::{Name, RData, RecordType},
+    op::{Edns, Header, Message, MessageType, Metadata, OpCode, Query, ResponseCode},
+    rr::{Name, RData, Record, RecordType},
+    serialize::binary::BinDecodable as _,
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::UdpSocket,
 };
 
 use super::{
     Passed, ProbeFailure,
-    socket::Endpoint,
+    socket::{ConnectMode, Endpoint},
     text,
-    udp::{receive, send_failure},
+    udp::receive,
 };
 use crate::model::check::DnsProbe;
 
@@ -43,43 +48,128 @@ impl Dns {
 
     pub async fn probe(&self) -> Result<Passed, ProbeFailure> {
         let socket = self.endpoint.udp_socket()?;
-        let query = self.query_message();
-        let bytes = query.to_vec().map_err(|error| {
-            ProbeFailure::Target(format!("the question cannot be written: {error}"))
-        })?;
-        socket
-            .send(&bytes)
-            .await
-            .map_err(|error| send_failure(&error))?;
+        let mut edns = Edns::new();
+        edns.set_max_payload(MAX_ANSWER);
+        let mut query = self.query_message(Some(edns));
+        let mut answer = self.ask(&socket, &query).await?;
+        // What a server answers that does not know EDNS: it is asked again without (RFC 6891, section 7).
+        if answer.refuses_edns() {
+            query = self.query_message(None);
+            answer = self.ask(&socket, &query).await?;
+        }
+        if answer.metadata.truncation && answer.metadata.response_code == ResponseCode::NoError {
+            if self.answer.is_none() {
+                return Ok(Passed::new("dns noerror, the answer is cut"));
+            }
+            answer = self
+                .ask_by_tcp(&query)
+                .await
+                .map_err(|failure| match failure {
+                    ProbeFailure::Target(reason) => {
+                        format!("the answer is cut, and by tcp: {reason}").into()
+                    }
+                    local @ ProbeFailure::Local(_) => local,
+                })?;
+        }
+        check_answer(&answer, self.query.query_type(), self.answer.as_deref())
+    }
+
+    /// Asks over UDP. Ignores answers to other queries, such as late ones.
+    async fn ask(&self, socket: &UdpSocket, query: &Message) -> Result<Answer, ProbeFailure> {
+        self.endpoint.send(socket, &encoded(query)?).await?;
         loop {
-            let answer = receive(&socket).await?;
-            let answer = Message::from_vec(&answer)
-                .map_err(|error| ProbeFailure::Target(format!("the answer is not dns: {error}")))?;
-            // Ignores answers to other queries, such as late ones.
-            if answer.metadata.id == query.metadata.id
-                && answer.metadata.message_type == MessageType::Response
-            {
-                return check_answer(&answer, self.query.query_type(), self.answer.as_deref());
+            if let Some(answer) = Answer::read(&receive(socket).await?, query)? {
+                return Ok(answer);
             }
         }
     }
 
-    fn query_message(&self) -> Message {
+    /// Asks over TCP, where a length of two bytes is in front of each message (RFC 1035, section 4.2.2).
+    async fn ask_by_tcp(&self, query: &Message) -> Result<Answer, ProbeFailure> {
+        let query_bytes = encoded(query)?;
+        let mut stream = self.endpoint.connect(ConnectMode::ClientFirst).await?;
+        // A query is shorter than 64 KiB.
+        let mut sent = (query_bytes.len() as u16).to_be_bytes().to_vec();
+        sent.extend_from_slice(&query_bytes);
+        stream.write_all(&sent).await?;
+        loop {
+            let mut bytes = vec![0; usize::from(stream.read_u16().await?)];
+            stream.read_exact(&mut bytes).await?;
+            if let Some(answer) = Answer::read(&bytes, query)? {
+                self.endpoint.reset(stream);
+                return Ok(answer);
+            }
+        }
+    }
+
+    fn query_message(&self, edns: Option<Edns>) -> Message {
         // Answers are hard to forge: the id and the port are random, and the socket is connected to the target.
         let mut query = Message::query();
         query.metadata.op_code = OpCode::Query;
         query.metadata.recursion_desired = true;
         query.add_query(self.query.clone());
-        let mut edns = Edns::new();
-        edns.set_max_payload(MAX_ANSWER);
-        query.set_edns(edns);
+        query.edns = edns;
         query
     }
 }
 
+fn encoded(query: &Message) -> Result<Vec<u8>, ProbeFailure> {
+    query
+        .to_vec()
+        .map_err(|error| format!("the question cannot be written: {error}").into())
+}
+
+/// An answer to a query.
+#[derive(Debug)]
+struct Answer {
+    metadata: Metadata,
+    /// Its records, unless nothing behind the header can be read.
+    records: Vec<Record>,
+}
+
+impl Answer {
+    /// Reads an answer; `None` if it is to another query. Of one that is cut, or to a query that was not understood, the
+    /// header is enough.
+    fn read(bytes: &[u8], query: &Message) -> Result<Option<Self>, ProbeFailure> {
+        let answer = match (Message::from_vec(bytes), Header::from_bytes(bytes)) {
+            (Ok(message), _) => Self {
+                metadata: message.metadata,
+                records: message.answers,
+            },
+            (Err(error), Ok(header)) => {
+                let answer = Self {
+                    metadata: header.metadata,
+                    records: Vec::new(),
+                };
+                if !answer.is_to(query) || !(answer.metadata.truncation || answer.refuses_edns()) {
+                    return Err(not_dns(&error));
+                }
+                answer
+            }
+            (Err(error), Err(_)) => return Err(not_dns(&error)),
+        };
+        Ok(answer.is_to(query).then_some(answer))
+    }
+
+    fn is_to(&self, query: &Message) -> bool {
+        self.metadata.id == query.metadata.id && self.metadata.message_type == MessageType::Response
+    }
+
+    const fn refuses_edns(&self) -> bool {
+        matches!(
+            self.metadata.response_code,
+            ResponseCode::FormErr | ResponseCode::NotImp
+        )
+    }
+}
+
+fn not_dns(error: &impl std::fmt::Display) -> ProbeFailure {
+    format!("the answer is not dns: {error}").into()
+}
+
 /// Whether an answer passes: it has no error, and a record of this type that is `wanted`, if that is given.
 fn check_answer(
-    answer: &Message,
+    answer: &Answer,
     record: RecordType,
     wanted: Option<&str>,
 ) -> Result<Passed, ProbeFailure> {
@@ -88,7 +178,7 @@ fn check_answer(
         return Err(format!("dns {}", code_name(code)).into());
     }
     let found: Vec<_> = answer
-        .answers
+        .records
         .iter()
         .filter(|found| found.record_type() == record)
         .map(|record| record_text(&record.data))
@@ -100,9 +190,6 @@ fn check_answer(
         return Ok(Passed::new(format!("dns {wanted}")));
     }
     let wanted = text::quoted(wanted.as_bytes());
-    if answer.metadata.truncation {
-        return Err(format!("the answer is cut, and {wanted} is not in its beginning").into());
-    }
     let found = match found.is_empty() {
         true => "no answer".to_owned(),
         false => text::quoted(found.join(", ").as_bytes()),
@@ -171,10 +258,12 @@ mod tests {
             record in proptest::sample::select(&["A", "TXT", "MX"][..]),
             answer in proptest::option::of(proptest::strategy::Just("192.0.2.1")),
         ) {
-            let Ok(message) = Message::from_vec(&bytes) else {
+            let mut query = Message::query();
+            query.metadata.id = 0x1234;
+            let Ok(Some(read)) = Answer::read(&bytes, &query) else {
                 return Ok(());
             };
-            let shown = match check_answer(&message, record.parse().unwrap(), answer) {
+            let shown = match check_answer(&read, record.parse().unwrap(), answer) {
                 Ok(passed) => passed.note,
                 Err(ProbeFailure::Target(reason) | ProbeFailure::Local(reason)) => reason,
             };

@@ -49,7 +49,8 @@ fn errno_failure(errno: Errno) -> ProbeFailure {
         Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM | Errno::EAGAIN => {
             return ProbeFailure::Local(errno.desc().to_lowercase());
         }
-        // Only `connect` is mapped here; a source address that is not on this host fails in `bind`, with its own text.
+        // Of `connect` alone, without a free port. Addresses have texts of their own: one that is not on this host fails in
+        // `bind`, and a host without one is told from this by a datagram socket.
         Errno::EADDRNOTAVAIL => {
             return ProbeFailure::Local("no free local address and port".into());
         }
@@ -61,6 +62,14 @@ fn errno_failure(errno: Errno) -> ProbeFailure {
         _ => return ProbeFailure::Target(errno.desc().to_lowercase()),
     };
     reason.into()
+}
+
+/// The failure that an error of a connected socket, often from an ICMP message, stands for.
+pub fn send_failure(error: &io::Error) -> ProbeFailure {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "port unreachable".into(),
+        _ => error.into(),
+    }
 }
 
 /// The text of an error that has no error number.

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::{
     Passed, ProbeFailure,
     drive_connection::drive_connection,
-    http2::{failure, handshake, read_start},
+    http2::{failure, handshake, head_failure, read_start},
     socket::{ConnectMode, Endpoint, in_url},
     text,
     tls::{Alpn, TlsClient},
@@ -115,7 +115,7 @@ impl Grpc {
             .map_err(|error| failure(&error))?;
         body.send_data(self.message.clone(), true)
             .map_err(|error| failure(&error))?;
-        check_response(response.await.map_err(|error| failure(&error))?).await
+        check_response(response.await.map_err(|error| head_failure(&error))?).await
     }
 }
 

@@ -1,32 +1,28 @@
 //! HTTP checks: HTTP/1.1 requests, and what HTTP/2 requests share with them.
 
+mod body;
 mod head;
 
-use std::error::Error as _;
+use std::time::Duration;
 
-use http_body_util::{BodyExt as _, Empty};
+pub use body::{Body, BodyEnd, BodyPattern, search};
 use hyper::{
-    HeaderMap, Request, Response, StatusCode, Uri,
-    body::{Bytes, Incoming},
-    client::conn::http1,
+    HeaderMap, Method, Request, StatusCode, Uri,
     header::{self, HeaderName, HeaderValue},
 };
-use hyper_util::rt::TokioIo;
-use regex::bytes::Regex;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
+    time::Instant,
 };
 
 use super::{
     Passed, ProbeFailure,
-    drive_connection::drive_connection,
-    reset_on_close::ResetOnClose,
     socket::{ConnectMode, Endpoint, in_url},
-    text,
+    tcp::answer_wait,
     tls::{Alpn, TlsClient},
 };
-use crate::model::check::{HttpProbe, HttpVersion, MAX_BODY};
+use crate::model::check::{HttpProbe, HttpVersion};
 
 /// Largest head (status line and header fields) of an answer, in bytes.
 pub const MAX_HEAD: usize = 64 * 1024;
@@ -36,33 +32,36 @@ pub const MAX_HEAD: usize = 64 * 1024;
 pub struct Http {
     endpoint: Endpoint,
     encryption: Option<TlsClient>,
-    request: Request<Empty<Bytes>>,
     /// The request as bytes on the wire.
     encoded: Vec<u8>,
+    /// Whether the method is `HEAD`, to which no answer has a body.
+    is_head: bool,
     expectation: Expectation,
 }
 
 impl Http {
-    pub fn new(endpoint: Endpoint, probe: &HttpProbe) -> Result<Self, String> {
-        let request = request(&endpoint, probe)?.map(|()| Empty::new());
+    /// `limit` is the timeout that the caller enforces.
+    pub fn new(endpoint: Endpoint, probe: &HttpProbe, limit: Duration) -> Result<Self, String> {
+        let request = request(&endpoint, probe)?;
         Ok(Self {
             encryption: tls_client(&endpoint, probe)?,
-            encoded: head::encode(&request),
-            request,
-            expectation: Expectation::new(probe),
+            is_head: request.method() == Method::HEAD,
+            encoded: head::encode(&request, probe.request_body.as_bytes()),
+            expectation: Expectation::new(probe, limit),
             endpoint,
         })
     }
 
     pub async fn probe(&self) -> Result<Passed, ProbeFailure> {
+        let until = self.expectation.until();
         let mut stream = self.endpoint.connect(ConnectMode::ClientFirst).await?;
         match &self.encryption {
             None => {
-                let passed = self.request_over(&mut stream).await?;
+                let passed = self.request_over(&mut stream, until).await?;
                 self.endpoint.reset(stream);
                 Ok(passed)
             }
-            Some(encryption) => Box::pin(self.request_over_tls(encryption, stream)).await,
+            Some(encryption) => Box::pin(self.request_over_tls(encryption, stream, until)).await,
         }
     }
 
@@ -70,59 +69,27 @@ impl Http {
         &self,
         encryption: &TlsClient,
         stream: TcpStream,
+        until: Instant,
     ) -> Result<Passed, ProbeFailure> {
-        let stream = encryption.handshake(stream, Alpn::Http1).await?;
-        self.request_over(stream).await
+        let mut stream = encryption.handshake(stream, Alpn::Http1).await?;
+        self.request_over(&mut stream, until).await
     }
 
     async fn request_over(
         &self,
-        stream: impl AsyncRead + AsyncWrite + Unpin,
+        stream: &mut (impl AsyncRead + AsyncWrite + Unpin + Send),
+        until: Instant,
     ) -> Result<Passed, ProbeFailure> {
+        let answer = head::exchange(stream, &self.encoded).await?;
+        let passed = self.expectation.check_status(answer.status)?;
         match &self.expectation.body {
-            None => self
-                .expectation
-                .check_status(head::exchange(stream, &self.encoded).await?),
-            Some(pattern) => Box::pin(self.request_body(stream, pattern)).await,
-        }
-    }
-
-    async fn request_body(
-        &self,
-        stream: impl AsyncRead + AsyncWrite + Unpin,
-        pattern: &Regex,
-    ) -> Result<Passed, ProbeFailure> {
-        let mut builder = http1::Builder::new();
-        builder.max_buf_size(MAX_HEAD);
-        let (mut sender, connection) = builder
-            .handshake(TokioIo::new(ResetOnClose(stream)))
-            .await
-            .map_err(|error| failure(&error))?;
-        let exchange = async {
-            let response = sender.send_request(self.request.clone()).await;
-            self.check_response(response.map_err(|error| failure(&error))?, pattern)
-                .await
-        };
-        drive_connection(connection, exchange).await
-    }
-
-    async fn check_response(
-        &self,
-        response: Response<Incoming>,
-        pattern: &Regex,
-    ) -> Result<Passed, ProbeFailure> {
-        let passed = self.expectation.check_status(response.status())?;
-        let mut body = response.into_body();
-        let mut start = Vec::new();
-        while start.len() < MAX_BODY {
-            let Some(frame) = body.frame().await else {
-                break;
-            };
-            if let Ok(data) = frame.map_err(|error| failure(&error))?.into_data() {
-                start.extend_from_slice(&data);
+            None => Ok(passed),
+            Some(pattern) => {
+                let mut body = answer.body(stream, self.is_head);
+                Box::pin(search(&mut body, pattern, until)).await?;
+                Ok(passed)
             }
         }
-        match_body(passed, pattern, start)
     }
 }
 
@@ -130,15 +97,24 @@ impl Http {
 #[derive(Debug)]
 pub struct Expectation {
     status: Vec<(u16, u16)>,
-    pub body: Option<Regex>,
+    pub body: Option<BodyPattern>,
+    /// How long to wait for the rest of a body.
+    answer_wait: Duration,
 }
 
 impl Expectation {
-    pub fn new(probe: &HttpProbe) -> Self {
+    /// `limit` is the timeout that the caller enforces.
+    pub fn new(probe: &HttpProbe, limit: Duration) -> Self {
         Self {
             status: probe.status.clone(),
-            body: probe.body.as_ref().map(|pattern| pattern.compiled()),
+            body: probe.body.as_ref().map(BodyPattern::new),
+            answer_wait: answer_wait(limit),
         }
+    }
+
+    /// Until when the probe that begins now may wait for the rest of a body.
+    pub fn until(&self) -> Instant {
+        Instant::now() + self.answer_wait
     }
 
     pub fn check_status(&self, status: StatusCode) -> Result<Passed, ProbeFailure> {
@@ -157,22 +133,6 @@ impl Expectation {
             .collect();
         Err(format!("http {status}, wanted {}", ranges.join(",")).into())
     }
-}
-
-/// Passes if the pattern is found in the body, of which only the first [`MAX_BODY`] bytes are looked at.
-pub fn match_body(
-    passed: Passed,
-    pattern: &Regex,
-    mut body: Vec<u8>,
-) -> Result<Passed, ProbeFailure> {
-    let is_cut = body.len() >= MAX_BODY;
-    body.truncate(MAX_BODY);
-    if pattern.is_match(&body) {
-        return Ok(passed);
-    }
-    let pattern = text::quoted(pattern.as_str().as_bytes());
-    let part = if is_cut { " (first 256 KiB)" } else { "" };
-    Err(format!("body does not match /{pattern}/{part}").into())
 }
 
 /// The TLS client of a probe that uses TLS.
@@ -234,6 +194,9 @@ pub fn request(endpoint: &Endpoint, probe: &HttpProbe) -> Result<Request<()>, St
         fields.insert(header::HOST, host);
         fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
+    if let Some(length) = content_length(probe) {
+        fields.insert(header::CONTENT_LENGTH, length.into());
+    }
     // The check's own header fields replace these.
     for (name, _) in &probe.headers {
         fields.remove(name);
@@ -255,24 +218,19 @@ pub fn request(endpoint: &Endpoint, probe: &HttpProbe) -> Result<Request<()>, St
     Ok(request)
 }
 
-fn failure(error: &hyper::Error) -> ProbeFailure {
-    if let Some(io) = error.source().and_then(|source| source.downcast_ref()) {
-        return super::tls::failure(io);
-    }
-    if error.is_parse_too_large() {
-        return too_large();
-    }
-    if error.is_parse() {
-        return not_http();
-    }
-    if error.is_incomplete_message() || error.is_canceled() {
-        return "connection closed before the answer was whole".into();
-    }
-    format!("http: {error}").into()
+/// The length that a request states: that of its body, and 0 without one if its method is of those to which a body
+/// belongs (RFC 9110, section 8.6).
+fn content_length(probe: &HttpProbe) -> Option<usize> {
+    let has_body = matches!(&*probe.method, "POST" | "PUT" | "PATCH");
+    (has_body || !probe.request_body.is_empty()).then_some(probe.request_body.len())
 }
 
-fn too_large() -> ProbeFailure {
+pub fn too_large() -> ProbeFailure {
     format!("the answer's head is larger than {} KiB", MAX_HEAD / 1024).into()
+}
+
+fn closed_early() -> ProbeFailure {
+    "connection closed before the answer was whole".into()
 }
 
 fn not_http() -> ProbeFailure {

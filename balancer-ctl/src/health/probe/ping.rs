@@ -11,11 +11,7 @@ use std::hash::{BuildHasher as _, RandomState};
 
 use socket2::Type;
 
-use super::{
-    Passed, ProbeFailure,
-    socket::Endpoint,
-    udp::{receive, send_failure},
-};
+use super::{Passed, ProbeFailure, socket::Endpoint, udp::receive};
 
 #[derive(Debug)]
 pub struct Ping {
@@ -33,10 +29,7 @@ impl Ping {
         // A new random token per probe: a late reply to an earlier probe does not match.
         let token = RandomState::new().hash_one(0).to_ne_bytes();
         let request = request(is_ipv4, token);
-        socket
-            .send(&request)
-            .await
-            .map_err(|error| send_failure(&error))?;
+        self.endpoint.send(&socket, &request).await?;
         loop {
             let message = receive(&socket).await?;
             // Only raw IPv4 sockets return the IP header.

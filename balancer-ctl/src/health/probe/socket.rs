@@ -10,6 +10,7 @@ pub mod pool;
 
 use std::{
     io,
+    mem::MaybeUninit,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::AsFd,
     sync::Arc,
@@ -24,7 +25,7 @@ pub use pool::SocketPool;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpStream, UdpSocket};
 
-use super::{CheckTarget, ProbeFailure};
+use super::{CheckTarget, ProbeFailure, failure::send_failure, neighbour};
 use crate::model::check::Source;
 
 /// A target and the source from which it is probed.
@@ -81,13 +82,17 @@ impl Endpoint {
         }
         match socket.connect(&self.target.into()) {
             Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => {
-                return Err(error.into());
+                return Err(self.connect_failure(&error));
             }
-            _ => {}
+            _ => self.check_source(&socket)?,
         }
         let stream = TcpStream::from_std(socket.into())?;
         stream.writable().await?;
         match stream.take_error()? {
+            // The server answered at once and is gone: what it said can still be read.
+            Some(error) if mode != ConnectMode::HandshakeOnly && was_answered(&stream, &error) => {
+                Ok(stream)
+            }
             Some(error) => Err(error.into()),
             None => Ok(stream),
         }
@@ -157,9 +162,74 @@ impl Endpoint {
             SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true),
         }
         .map_err(io::Error::from)?;
-        socket.connect(&self.target.into())?;
+        socket
+            .connect(&self.target.into())
+            .map_err(|error| self.connect_failure(&error))?;
+        self.check_source(&socket)?;
         // Sending and receiving work the same on UDP and ICMP sockets.
         Ok(UdpSocket::from_std(socket.into())?)
+    }
+
+    /// Sends a datagram.
+    pub async fn send(&self, socket: &UdpSocket, datagram: &[u8]) -> Result<(), ProbeFailure> {
+        match socket.send(datagram).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(match error.raw_os_error().map(Errno::from_raw) {
+                // Among others without room for another neighbour; IPv6 says EINVAL then.
+                Some(Errno::ENOBUFS | Errno::EINVAL) => self
+                    .full_table()
+                    .map_or_else(|| error.into(), ProbeFailure::Local),
+                _ => send_failure(&error),
+            }),
+        }
+    }
+
+    /// Why packets to the target do not leave this host, as far as its neighbour table says.
+    pub fn first_hop_failure(&self) -> Option<ProbeFailure> {
+        neighbour::first_hop_failure(self.target.ip(), &self.source)
+    }
+
+    /// Why the target is no neighbour: the kernel's table is full.
+    pub fn full_table(&self) -> Option<String> {
+        neighbour::full_table(self.target.ip(), &self.source)
+    }
+
+    /// The failure that an error of `connect` stands for.
+    fn connect_failure(&self, error: &io::Error) -> ProbeFailure {
+        match error.raw_os_error().map(Errno::from_raw) {
+            // IPv6 has no address for the socket, or TCP no port.
+            Some(Errno::EADDRNOTAVAIL) if self.lacks_source() => self.no_source(),
+            _ => error.into(),
+        }
+    }
+
+    /// Whether a datagram socket, which is never short of ports in `connect`, finds no source address either.
+    fn lacks_source(&self) -> bool {
+        let connected = Socket::new(self.domain(), Type::DGRAM, Some(Protocol::UDP))
+            .map_err(ProbeFailure::from)
+            .and_then(|socket| self.apply_source(&socket).map(|()| socket))
+            .map(|socket| socket.connect(&self.target.into()));
+        matches!(connected, Ok(Err(error)) if error.raw_os_error() == Some(Errno::EADDRNOTAVAIL as i32))
+    }
+
+    /// Fails if the kernel has found no source address for a connected socket and uses one that nobody can answer:
+    /// 0.0.0.0, or the loopback address of IPv6.
+    fn check_source(&self, socket: &Socket) -> Result<(), ProbeFailure> {
+        match socket.local_addr()?.as_socket().map(|local| local.ip()) {
+            Some(local) if local.is_unspecified() => Err(self.no_source()),
+            Some(IpAddr::V6(Ipv6Addr::LOCALHOST)) if !self.target.ip().is_loopback() => {
+                Err(self.no_source())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn no_source(&self) -> ProbeFailure {
+        format!(
+            "this host has no source address towards {}",
+            self.target.ip()
+        )
+        .into()
     }
 
     const fn domain(&self) -> Domain {
@@ -194,6 +264,20 @@ impl Endpoint {
         }
         Ok(())
     }
+}
+
+/// Whether a connection that was reset after its handshake has left something to read.
+fn was_answered(stream: &TcpStream, error: &io::Error) -> bool {
+    let is_reset = matches!(
+        error.raw_os_error().map(Errno::from_raw),
+        // `EPIPE` if the server had closed its side before.
+        Some(Errno::ECONNRESET | Errno::EPIPE)
+    );
+    is_reset
+        && matches!(
+            SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]),
+            Ok(1..)
+        )
 }
 
 /// An address as in a URL: IPv6 in brackets.

@@ -1,8 +1,10 @@
 //! Probes against well-behaved and misbehaving servers of these tests.
 
+mod dns;
 mod exec;
 mod http;
 mod messages;
+mod resets;
 mod tcp;
 mod tls;
 
@@ -10,7 +12,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UdpSocket},
     task::JoinHandle,
     time::timeout,
 };
@@ -143,6 +145,31 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// A UDP server whose answers `answer` makes; `None` = it keeps silent.
+async fn udp_server(
+    answer: impl Fn(&[u8]) -> Option<Vec<u8>> + 'static,
+) -> (SocketAddr, JoinHandle<()>) {
+    udp_server_on("127.0.0.1:0", answer).await
+}
+
+async fn udp_server_on(
+    address: &str,
+    answer: impl Fn(&[u8]) -> Option<Vec<u8>> + 'static,
+) -> (SocketAddr, JoinHandle<()>) {
+    let socket = UdpSocket::bind(address).await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let task = tokio::task::spawn_local(async move {
+        let mut question = [0; 4096];
+        loop {
+            let (length, from) = socket.recv_from(&mut question).await.unwrap();
+            if let Some(answer) = answer(&question[..length]) {
+                socket.send_to(&answer, from).await.unwrap();
+            }
+        }
+    });
+    (address, task)
 }
 
 #[test]

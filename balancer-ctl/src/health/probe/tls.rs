@@ -9,18 +9,24 @@ use std::{
 };
 
 use rustls::{
-    CertificateError, ClientConfig, Error, RootCertStore,
+    ClientConfig, RootCertStore,
     client::{Resumption, WebPkiServerVerifier, danger::ServerCertVerifier},
     crypto::{CryptoProvider, ring},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
+    pki_types::{
+        CertificateDer, PrivateKeyDer, ServerName,
+        pem::{self, PemObject as _},
+    },
 };
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{ProbeFailure, text};
+use super::ProbeFailure;
 use crate::{model::check::Tls, os::file::read_regular_file};
 
+mod reason;
 mod verifier;
+
+pub use reason::failure;
 
 /// The TLS client for one target.
 #[derive(Clone)]
@@ -71,6 +77,7 @@ impl TlsClient {
                 .with_client_auth_cert(certificates(certificate)?, private_key(key)?)
                 .map_err(|error| {
                     let (certificate, key) = (certificate.display(), key.display());
+                    let error = reason::sentence(&error);
                     format!("the certificate {certificate} with the key {key}: {error}")
                 })?,
         };
@@ -147,7 +154,7 @@ fn verifier(
     provider: Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ServerCertVerifier>, String> {
     if tls.insecure {
-        return Ok(Arc::new(verifier::AnyCertificate(provider)));
+        return Ok(Arc::new(verifier::AnyCertificate));
     }
     let (roots, own) = match &tls.ca {
         None => (system_roots()?, Vec::new()),
@@ -156,7 +163,10 @@ fn verifier(
             let mut roots = RootCertStore::empty();
             for certificate in &own {
                 let added = roots.add(certificate.clone());
-                added.map_err(|error| format!("the certificate in {}: {error}", file.display()))?;
+                added.map_err(|error| {
+                    let error = reason::sentence(&error);
+                    format!("the certificate in {}: {error}", file.display())
+                })?;
             }
             (Arc::new(roots), own)
         }
@@ -192,11 +202,11 @@ fn system_roots() -> Result<Arc<RootCertStore>, String> {
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let unreadable =
-        |error: String| format!("cannot read certificates from {}: {error}", file.display());
-    let bytes = read_regular_file(file).map_err(|error| unreadable(error.to_string()))?;
+        |error: &str| format!("cannot read certificates from {}: {error}", file.display());
+    let bytes = read_regular_file(file).map_err(|error| unreadable(&error.to_string()))?;
     let certificates = CertificateDer::pem_slice_iter(&bytes)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| unreadable(error.to_string()))?;
+        .map_err(|error| unreadable(reason::pem_sentence(&error)))?;
     if certificates.is_empty() {
         return Err(format!("there is no certificate in {}", file.display()));
     }
@@ -205,74 +215,13 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
 
 fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, String> {
     let unreadable =
-        |error: String| format!("cannot read a private key from {}: {error}", file.display());
-    let bytes = read_regular_file(file).map_err(|error| unreadable(error.to_string()))?;
-    PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| unreadable(error.to_string()))
-}
-
-/// The failure that an error of a TLS stream stands for, in the handshake or later.
-pub fn failure(error: &io::Error) -> ProbeFailure {
-    let Some(tls) = error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<Error>())
-    else {
-        return error.into();
-    };
-    match tls {
-        Error::InvalidCertificate(error) => certificate_reason(error).into(),
-        Error::AlertReceived(alert) => format!("tls alert from the server: {alert:?}").into(),
-        Error::InvalidMessage(_) => "the answer is not tls".into(),
-        Error::PeerIncompatible(why) => format!("no common tls: {why:?}").into(),
-        Error::NoApplicationProtocol => "the server does not offer the http version".into(),
-        other => format!("tls: {other}").into(),
-    }
-}
-
-fn certificate_reason(error: &CertificateError) -> String {
-    match error {
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            "certificate expired".into()
-        }
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            "certificate is not valid yet".into()
-        }
-        CertificateError::NotValidForNameContext {
-            expected,
-            presented,
-        } => format!(
-            "certificate is for {}, not {}",
-            names(presented),
-            expected.to_str()
-        ),
-        CertificateError::NotValidForName => "certificate is for another name".into(),
-        CertificateError::UnknownIssuer => "certificate is of an unknown issuer".into(),
-        CertificateError::Revoked => "certificate is revoked".into(),
-        CertificateError::Other(other) if verifier::is_ca_as_server(other) => {
-            "certificate is self-signed".into()
-        }
-        other => format!("certificate: {other}"),
-    }
-}
-
-/// The names in a certificate; rustls formats them as `DnsName("www.example")`.
-fn names(presented: &[String]) -> String {
-    const FEW: usize = 3;
-    let names: Vec<_> = presented
-        .iter()
-        .take(FEW)
-        .map(|name| {
-            name.split_once('(')
-                .and_then(|(_, name)| name.strip_suffix(')'))
-                .unwrap_or(name)
-                .trim_matches('"')
+        |error: &str| format!("cannot read a private key from {}: {error}", file.display());
+    let bytes = read_regular_file(file).map_err(|error| unreadable(&error.to_string()))?;
+    PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| {
+        unreadable(match &error {
+            // An encrypted key is another kind of item.
+            pem::Error::NoItemsFound => "it holds no private key, or one with a passphrase",
+            error => reason::pem_sentence(error),
         })
-        .collect();
-    match presented.len().saturating_sub(FEW) {
-        0 if names.is_empty() => "no name".into(),
-        0 => text::quoted(names.join(", ").as_bytes()),
-        more => format!(
-            "{} and {more} more",
-            text::quoted(names.join(", ").as_bytes())
-        ),
-    }
+    })
 }

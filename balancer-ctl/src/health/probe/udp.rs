@@ -1,6 +1,6 @@
 //! UDP checks: a datagram, and the answer or ICMP error to it.
 
-use std::{io, os::fd::AsRawFd as _, time::Duration};
+use std::{os::fd::AsRawFd as _, time::Duration};
 
 use nix::sys::socket::{MsgFlags, recv};
 use regex::bytes::Regex;
@@ -8,6 +8,7 @@ use tokio::{io::Interest, net::UdpSocket, time::timeout};
 
 use super::{
     Passed, ProbeFailure,
+    failure::send_failure,
     socket::Endpoint,
     tcp::{answer_note, mismatch},
 };
@@ -39,14 +40,15 @@ impl Udp {
 
     pub async fn probe(&self) -> Result<Passed, ProbeFailure> {
         let socket = self.endpoint.udp_socket()?;
-        socket
-            .send(&self.send)
-            .await
-            .map_err(|error| send_failure(&error))?;
+        self.endpoint.send(&socket, &self.send).await?;
         let Some(expect) = &self.expect else {
             return match timeout(self.error_wait, receive(&socket)).await {
                 Ok(answer) => Ok(Passed::new(answer_note(&answer?))),
-                Err(_) => Ok(Passed::new("no answer and no icmp error")),
+                // The kernel reports a next hop that does not answer after three seconds, often behind the timeout.
+                Err(_) => match self.endpoint.first_hop_failure() {
+                    Some(failure) => Err(failure),
+                    None => Ok(Passed::new("no answer and no icmp error")),
+                },
             };
         };
         let answer = receive(&socket).await?;
@@ -69,12 +71,4 @@ pub async fn receive(socket: &UdpSocket) -> Result<Vec<u8>, ProbeFailure> {
         Ok(answer)
     });
     received.await.map_err(|error| send_failure(&error))
-}
-
-/// The failure that an error of a connected socket, often from an ICMP message, stands for.
-pub fn send_failure(error: &io::Error) -> ProbeFailure {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => "port unreachable".into(),
-        _ => error.into(),
-    }
 }

@@ -34,6 +34,8 @@ fn begin(check_target: &CheckTarget, from: Option<CheckState>) -> Vec<CheckStart
     vec![CheckStart {
         target: Arc::new(check_target.clone()),
         from,
+        name: None,
+        paused: false,
     }]
 }
 

@@ -158,6 +158,7 @@ impl TableBuilder {
             host,
             path,
             headers,
+            request_body,
             status,
             body,
         } = http;
@@ -172,6 +173,8 @@ impl TableBuilder {
                 .collect();
             self.put("headers", fields);
         }
+        let request_body = non_default(request_body.as_str(), "");
+        self.put_some("request-body", request_body.map(one_line));
         let status = non_default(status, &default.status);
         self.put_some("status", status.map(|status| from_statuses(status)));
         self.put_some(

@@ -6,8 +6,8 @@ use toml_edit::{Array, InlineTable, Value};
 
 use super::{
     Checksum, DEFAULT_ADVERTISEMENT_INTERVAL, DEFAULT_ANNOUNCE_INTERVAL, DEFAULT_FALL,
-    DEFAULT_PRIORITY, DEFAULT_RISE, DEFAULT_TRACK_INTERVAL, DEFAULT_WEIGHT, Failback, TrackExec,
-    TrackPing, TrackService, VirtualRouter, default_timeout,
+    DEFAULT_LINK_UP_DELAY, DEFAULT_PRIORITY, DEFAULT_RISE, DEFAULT_TRACK_INTERVAL, DEFAULT_WEIGHT,
+    Failback, Probes, TrackExec, TrackPing, TrackService, VirtualRouter, default_timeout,
 };
 use crate::model::{
     duration,
@@ -24,6 +24,7 @@ pub fn table(router: &VirtualRouter) -> InlineTable {
         priority,
         advertisement_interval,
         failback,
+        link_up_delay,
         addresses,
         unicast_peers,
         group,
@@ -31,6 +32,7 @@ pub fn table(router: &VirtualRouter) -> InlineTable {
         track_ping,
         track_services,
         track_exec,
+        probes,
         checksum,
         announce_interval,
     } = router;
@@ -44,6 +46,8 @@ pub fn table(router: &VirtualRouter) -> InlineTable {
     builder.put_some("advertisement-interval", interval.map(duration::exact));
     let failback = non_default(*failback, Failback::default());
     builder.put_some("failback", failback.map(|failback| failback.to_string()));
+    let delay = non_default(*link_up_delay, DEFAULT_LINK_UP_DELAY);
+    builder.put_some("link-up-delay", delay.map(duration::exact));
     let addresses: Array = addresses.iter().map(ToString::to_string).collect();
     builder.put("addresses", addresses);
     builder.put_some("unicast-peers", list(shown(unicast_peers)));
@@ -53,6 +57,8 @@ pub fn table(router: &VirtualRouter) -> InlineTable {
     let services = track_services.iter().map(service);
     builder.put_some("track-services", list(services.collect()));
     builder.put_some("track-exec", exec(track_exec));
+    let probes = non_default(*probes, Probes::default());
+    builder.put_some("probes", probes.map(Probes::name));
     let checksum = non_default(*checksum, Checksum::default());
     builder.put_some("checksum", checksum.map(Checksum::name));
     let announce = non_default(*announce_interval, Some(DEFAULT_ANNOUNCE_INTERVAL));
@@ -68,6 +74,8 @@ pub fn left_out(key: &str) -> String {
         "priority" => DEFAULT_PRIORITY.to_string(),
         "advertisement-interval" => duration::exact(DEFAULT_ADVERTISEMENT_INTERVAL),
         "failback" => Failback::default().to_string(),
+        "link-up-delay" => duration::exact(DEFAULT_LINK_UP_DELAY),
+        "probes" => Probes::default().name().to_owned(),
         "checksum" => Checksum::default().name().to_owned(),
         "announce-interval" => duration::exact(DEFAULT_ANNOUNCE_INTERVAL),
         _ => "none".to_owned(),

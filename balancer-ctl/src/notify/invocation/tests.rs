@@ -35,6 +35,7 @@ fn notification_event(
             event,
             service: service.map(str::to_owned),
             real: real.map(|real| real.parse().unwrap()),
+            peer: None,
             message: message.to_owned(),
         },
         name: None,

@@ -48,11 +48,12 @@ pub(super) fn role(kind: EventKind) -> Role {
     }
 }
 
-/// A condition of a service, a real server or the node.
+/// A condition of a service, a real server, the node or another node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct ConditionKey {
     service: Option<String>,
     real: Option<SocketAddr>,
+    peer: Option<String>,
     condition: Condition,
 }
 
@@ -61,8 +62,15 @@ impl ConditionKey {
         Self {
             service: event.service.clone(),
             real: event.real,
+            peer: event.peer.clone(),
             condition,
         }
+    }
+
+    /// Why a condition of another node is no longer monitored, where these are all there are; `None` while it is.
+    pub(super) fn why_gone_from(&self, peers: &[String]) -> Option<&'static str> {
+        let peer = self.peer.as_ref()?;
+        (!peers.contains(peer)).then_some("no longer watched: the node was taken out")
     }
 
     /// The event that ends it.
@@ -72,6 +80,7 @@ impl ConditionKey {
             event: self.condition.end(),
             service: self.service.clone(),
             real: self.real,
+            peer: self.peer.clone(),
             message,
         }
     }
@@ -132,8 +141,8 @@ impl Facts {
     }
 
     /// Forgets what is no longer monitored.
-    pub(super) fn prune(&mut self, present: &Monitored) {
-        self.past.retain(|key, _| present.why_gone(key).is_none());
+    pub(super) fn prune(&mut self, why_gone: impl Fn(&ConditionKey) -> Option<&'static str>) {
+        self.past.retain(|key, _| why_gone(key).is_none());
     }
 
     /// Records when a condition began or ended.

@@ -1,5 +1,6 @@
 //! The policy on a virtual clock: what is reported when.
 
+mod nodes;
 mod properties;
 mod reload;
 mod restart;
@@ -95,6 +96,7 @@ impl Scene {
             event,
             service: Some(service.to_owned()).filter(|service| !service.is_empty()),
             real: (!real.is_empty()).then(|| real.parse().unwrap()),
+            peer: None,
             message: format!("at {}", self.now),
         }
     }

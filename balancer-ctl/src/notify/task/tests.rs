@@ -129,6 +129,7 @@ fn event(event: EventKind, real: &str, seconds: u64) -> EventRecord {
         event,
         service: Some("tcp/192.0.2.80:80".to_owned()),
         real: Some(real.parse().unwrap()),
+        peer: None,
         message: "refused".to_owned(),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{ffi::CString, fmt};
 
-use nix::unistd::{Gid, Uid, User, getgrouplist};
+use nix::unistd::{Gid, Uid, User, getegid, geteuid, getgrouplist};
 
 /// A user of this host, with its groups.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +25,20 @@ impl Account {
             user: Uid::from_raw(0),
             group: Gid::from_raw(0),
             groups: vec![Gid::from_raw(0)],
+        }
+    }
+
+    /// The account that this process runs as.
+    pub fn own() -> Self {
+        let user = geteuid();
+        if user.is_root() {
+            return Self::root();
+        }
+        Self {
+            name: format!("user {user}"),
+            user,
+            group: getegid(),
+            groups: vec![getegid()],
         }
     }
 

@@ -16,13 +16,7 @@ use std::{
     ffi::OsStr,
     fs::{self, File},
     io::Read as _,
-    os::{
-        fd::AsRawFd as _,
-        unix::{
-            ffi::OsStrExt as _,
-            fs::{MetadataExt as _, OpenOptionsExt as _},
-        },
-    },
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::{Path, PathBuf},
 };
 
@@ -30,6 +24,7 @@ use super::{
     account::Account,
     trusted::{check_argument, check_program},
 };
+use crate::os::file::open_regular_file;
 
 /// Bytes of a file that the kernel searches for a `#!` line.
 const SCRIPT_HEAD: u64 = 256;
@@ -113,16 +108,7 @@ fn check_interpreter(program: &Path, account: &Account) -> Result<(), String> {
 /// Opens a regular file of root's; `None` if it is something else. What a program's own account may change could make the daemon wait
 /// or hand it a device, and the account gains nothing by the interpreter that it names.
 fn open_roots_own(path: &Path) -> Option<File> {
-    let place = File::options()
-        .read(true)
-        .custom_flags(libc::O_PATH | libc::O_NOFOLLOW)
-        .open(path)
-        .ok()?;
-    let metadata = place.metadata().ok()?;
-    if !metadata.is_file() || metadata.uid() != 0 {
-        return None;
-    }
-    File::open(format!("/proc/self/fd/{}", place.as_raw_fd())).ok()
+    open_regular_file(path, libc::O_NOFOLLOW, |file| file.uid() == 0).ok()
 }
 
 /// The interpreter that the `#!` line of a file of root's names; `None` if it has no such line or cannot be read.

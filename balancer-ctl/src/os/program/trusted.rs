@@ -1,4 +1,5 @@
-//! Which files an account may run for the daemon: those that only root and that account itself can change.
+//! Which files an account may run for the daemon: those that only root and that account itself can change. Likewise, which files
+//! may name programs for it.
 
 use std::{
     collections::VecDeque,
@@ -56,6 +57,39 @@ pub fn check_argument(path: &Path, account: &Account) -> Result<Option<PathBuf>,
     Ok((info.mode & ANY_EXECUTE != 0).then_some(found))
 }
 
+/// Checks that nobody but root, and this process's own user, can decide what a file says: the file, each directory above it, and each
+/// link on the way. Nobody else can put another file in its place after this check; who opened it to write before may write to it still.
+///
+/// # Errors
+/// A sentence that says who else can, with the remedy.
+pub fn check_origin(path: &Path) -> Result<(), String> {
+    let account = Account::own();
+    let mut flawed: Option<(PathBuf, Flaw<'_>)> = None;
+    let end = visit(path, |at, info, entry| {
+        if flawed.is_none()
+            && let Some(flaw) = directory_flaw(info, entry, &account)
+        {
+            flawed = Some((at.to_owned(), flaw));
+        }
+    });
+    let (found, info) = end?;
+    if let Some((directory, flaw)) = flawed {
+        return Err(format!(
+            "`{}` {flaw}: let only root write to it, or move the file to a folder that only root may write to",
+            directory.display()
+        ));
+    }
+    flaw(&info, &account).map_or(Ok(()), |flaw| {
+        let command = format!("{} {}", flaw.remedy(), found.display());
+        let remedy = if FoundFile::new(path, &found).may_be_advised {
+            format!("`{command}`")
+        } else {
+            "let only root write to it".to_owned()
+        };
+        Err(format!("`{}` {flaw}: {remedy}", found.display()))
+    })
+}
+
 /// Result of following a path.
 struct ResolvedPath {
     /// The sentence of the first directory on the path that others can change.
@@ -105,7 +139,7 @@ fn visit(
         links += 1;
         if links > MAX_LINKS {
             return Err(format!(
-                "program `{}` goes through too many symbolic links",
+                "`{}` goes through too many symbolic links",
                 path.display()
             ));
         }
@@ -229,22 +263,14 @@ fn check_file(found: &FoundFile<'_>, info: &FileInfo, account: &Account) -> Resu
     let Some(flaw) = flaw(info, account) else {
         return Ok(());
     };
-    let command = match flaw {
-        Flaw::Owner(..) => "chown root",
-        Flaw::Others => "chmod o-w",
-        Flaw::Group => "chmod g-w",
-    };
     let elsewhere = "or move the program elsewhere";
-    let remedy = found.remedy(command, elsewhere, ": move the program elsewhere");
+    let remedy = found.remedy(flaw.remedy(), elsewhere, ": move the program elsewhere");
     Err(format!(
         "`{shown}` {flaw}, and the program would run as {account}{remedy}"
     ))
 }
 
-/// Checks that only root and the account can decide what `entry` of a directory is. Whoever can write to the directory can replace
-/// its entries. The exception is a sticky directory of root's, such as `/tmp`: there only root and the owner of an entry can
-/// remove or rename it. That does not make a file with several hard links safe, since others may have made the link in this
-/// directory, nor a name that does not exist yet, which others can take. Other programs may rely on a directory's
+/// Checks that only root and the account can decide what `entry` of a directory is. Other programs may rely on a directory's
 /// permissions, so the sentence advises moving the program, not changing them.
 fn check_directory(
     path: &Path,
@@ -252,20 +278,32 @@ fn check_directory(
     entry: Option<&FileInfo>,
     account: &Account,
 ) -> Result<(), String> {
-    let shown = path.display();
+    directory_flaw(info, entry, account).map_or(Ok(()), |flaw| {
+        Err(format!(
+            "`{}` {flaw}, and the program would run as {account}: move the program to a folder that only {} may \
+             write to",
+            path.display(),
+            account.and_root("or")
+        ))
+    })
+}
+
+/// Why others than root and the account can decide what `entry` of a directory is. Whoever can write to the directory can replace
+/// its entries. The exception is a sticky directory of root's, such as `/tmp`: there only root and the owner of an entry can
+/// remove or rename it. That does not make a file with several hard links safe, since others may have made the link in this
+/// directory, nor a name that does not exist yet, which others can take.
+fn directory_flaw<'a>(
+    info: &FileInfo,
+    entry: Option<&FileInfo>,
+    account: &'a Account,
+) -> Option<Flaw<'a>> {
     let is_safe = |entry: &FileInfo| {
         account.trusts(entry.owner) && (entry.kind == FileKind::Directory || entry.links == 1)
     };
     if info.owner == 0 && info.mode & STICKY != 0 && entry.is_some_and(is_safe) {
-        return Ok(());
+        return None;
     }
-    flaw(info, account).map_or(Ok(()), |flaw| {
-        Err(format!(
-            "`{shown}` {flaw}, and the program would run as {account}: move the program to a folder that only {} may \
-             write to",
-            account.and_root("or")
-        ))
-    })
+    flaw(info, account)
 }
 
 /// Why others can change a file or a directory.
@@ -274,6 +312,17 @@ enum Flaw<'a> {
     Owner(u32, &'a Account),
     Others,
     Group,
+}
+
+impl Flaw<'_> {
+    /// The command that ends it, without the path.
+    const fn remedy(self) -> &'static str {
+        match self {
+            Self::Owner(..) => "chown root",
+            Self::Others => "chmod o-w",
+            Self::Group => "chmod g-w",
+        }
+    }
 }
 
 impl fmt::Display for Flaw<'_> {

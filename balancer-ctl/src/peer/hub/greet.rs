@@ -21,12 +21,16 @@ impl Hub {
             Ok(greeted) => greeted,
             Err(fault) => return self.count(&fault, source),
         };
+        if greeted.hello.instance == self.instance {
+            // The same list of nodes may be configured on all of them. This node has dialled itself, and sees it by its own hello.
+            return greeted.end(Message::Hello(self.hello(false)));
+        }
         let ip = source.ip().to_canonical();
         if let Err(sentence) = self.check_hello(&greeted.hello) {
             self.refusals.name += 1;
             self.refuse(greeted, source, sentence, false);
         } else if greeted.hello.joining {
-            self.welcome_guest(ip, greeted);
+            self.welcome_guest(source, greeted);
         } else if let Some(place) = self.place_of(&greeted.hello, ip) {
             self.meet(place, false, source, greeted);
         } else {
@@ -71,7 +75,9 @@ impl Hub {
             }
         };
         if greeted.hello.instance == self.instance {
-            // The same list of nodes may be configured on all of them.
+            if self.nodes[place].is_member {
+                return self.dial_failed(place, "this node itself has that address".to_owned());
+            }
             self.own_addresses.push(target);
             return self.sync_nodes();
         }
@@ -197,6 +203,7 @@ impl Hub {
         node.last_heard = Some(now);
         node.trouble = None;
         if !was_dialled {
+            node.dials_from = Some(source.ip().to_canonical());
             node.send(own_hello.into());
         }
         node.send(told);
@@ -217,7 +224,7 @@ impl Hub {
         if self.refusal_log.allows(MAX_BY_STRANGERS, now()) {
             tracing::warn!(%source, "a node is not let in: {reason}");
         }
-        greeted.refuse(Refused { reason, removed });
+        greeted.end(Message::Refused(Refused { reason, removed }));
     }
 
     /// Counts a connection that did not come through the handshake.

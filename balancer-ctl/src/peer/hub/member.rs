@@ -1,8 +1,11 @@
 //! Nodes that join and leave, and what follows from the list of nodes.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use tokio::time::timeout;
+use tokio::{
+    task::{JoinError, spawn_blocking},
+    time::timeout,
+};
 
 use super::{Hub, now, time_of_day};
 use crate::peer::{
@@ -112,7 +115,18 @@ impl Hub {
     }
 
     /// Asks the node at an address to take this one in.
-    pub(super) fn join(&mut self, key: ClusterKey, address: SocketAddr, reply: JoinReply) {
+    pub(super) fn join(
+        &mut self,
+        key: ClusterKey,
+        key_file: PathBuf,
+        address: SocketAddr,
+        reply: JoinReply,
+    ) {
+        if self.is_joining {
+            let sentence = "this node joins another one at present: wait until that has ended";
+            let _ = reply.send(Err(sentence.to_owned()));
+            return;
+        }
         let stranger = self
             .membership
             .others()
@@ -130,14 +144,22 @@ impl Hub {
             self.hello(true),
             self.events.0.clone(),
         );
-        let own = self.own_address();
+        let request = RequestBody::Join {
+            name: self.settings.name.clone(),
+            address: self.own_address(),
+            stamp: self.membership.own_stamp(),
+        };
+        self.is_joining = true;
         tokio::spawn(async move {
-            let asked = ask_to_join(&settings, &key, address, hello, own);
-            let late = format!(
-                "{address} did not answer within {} s",
-                JOIN_TIMEOUT.as_secs()
-            );
-            let result = timeout(JOIN_TIMEOUT, asked).await.unwrap_or(Err(late));
+            let asked = async {
+                let asked = ask_to_join(&settings, &key, address, hello, request);
+                let late = format!(
+                    "{address} did not answer within {} s",
+                    JOIN_TIMEOUT.as_secs()
+                );
+                timeout(JOIN_TIMEOUT, asked).await.unwrap_or(Err(late))
+            };
+            let result = with_stored(key.clone(), key_file, asked).await;
             let joined = JoinResult {
                 key,
                 target: address,
@@ -151,6 +173,7 @@ impl Hub {
 
     /// What became of joining.
     pub(super) fn joined(&mut self, joined: JoinResult) {
+        self.is_joining = false;
         let (sender, records) = match joined.result {
             Ok(answer) => answer,
             Err(sentence) => {
@@ -217,23 +240,40 @@ impl Hub {
         if self.membership.others().next().is_none() {
             return Err("this node is in no cluster that it has joined".to_owned());
         }
-        let name = &self.settings.name;
+        let own_address = self.own_address();
         let nodes = self
             .membership
-            .farewell(name, self.own_address(), time_of_day());
+            .leave(&self.settings.name, own_address, time_of_day());
         let farewell: connection::Encoded = Message::Nodes { nodes }.encode().into();
         let mut is_told = false;
         for node in self.nodes.iter_mut().filter(|node| node.is_member) {
             is_told |= node.send(farewell.clone());
         }
-        self.membership.clear();
         self.members_changed();
         Ok(if is_told {
             Removal::Told
         } else {
-            Removal::Unreached
+            Removal::LeftUnheard
         })
     }
+}
+
+/// Stores a key if what is done with it succeeds. Before that it is known that it can be stored.
+async fn with_stored<T>(
+    key: ClusterKey,
+    key_file: PathBuf,
+    done: impl Future<Output = Result<T, String>>,
+) -> Result<T, String> {
+    let ended = |error: JoinError| format!("the thread that stores the key has ended: {error}");
+    let prepared = spawn_blocking(move || key.prepare(&key_file)).await;
+    let prepared = prepared.map_err(ended)??;
+    let done = done.await?;
+    spawn_blocking(|| prepared.commit())
+        .await
+        .map_err(ended)
+        .flatten()
+        .map_err(|trouble| format!("this node has joined, but {trouble}: join again"))?;
+    Ok(done)
 }
 
 /// Asks the node at an address to take this one in; returns its name and all nodes.
@@ -242,17 +282,20 @@ async fn ask_to_join(
     key: &ClusterKey,
     target: SocketAddr,
     hello: Hello,
-    own: SocketAddr,
+    request: RequestBody,
 ) -> Result<(String, Vec<NodeRecord>), String> {
-    let name = hello.name.clone();
+    let instance = hello.instance;
     let refused =
         |reason: &dyn std::fmt::Display| format!("cannot join the node at {target}: {reason}");
     let greeted = connection::dial(settings, key, target, hello).await;
     let mut greeted = greeted.map_err(|fault| refused(&fault))?;
+    if greeted.hello.instance == instance {
+        return Err(refused(&"that is this node itself"));
+    }
     let sender = greeted.hello.name.clone();
     let request = Message::Request {
         id: 0,
-        body: RequestBody::Join { name, address: own },
+        body: request,
     };
     let answer = greeted.ask(&request).await;
     match answer.map_err(|fault| refused(&fault))? {

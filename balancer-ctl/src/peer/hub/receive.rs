@@ -1,7 +1,7 @@
 //! What other nodes say and ask.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,9 +12,10 @@ use super::{Hub, jitter, now, time_of_day};
 use crate::peer::{
     Answer, PeerChange, PeerRequest,
     connection::{Connection, Event, Greeted},
-    message::{Message, NodeReport, Received, Refused, ReplyBody, RequestBody},
-    node::REQUEST_TIMEOUT,
+    message::{Message, NodeReport, Received, ReplyBody, RequestBody},
+    node::time_for,
     session::ConnectionId,
+    wire::MAX_MESSAGE,
 };
 
 /// Nodes that join at the same time.
@@ -33,13 +34,19 @@ pub(super) struct Guest {
 }
 
 impl Hub {
-    pub(super) fn welcome_guest(&mut self, source: IpAddr, greeted: Greeted) {
-        if self.guests.len() >= MAX_GUESTS {
-            return greeted.refuse(Refused {
-                reason: "too many nodes join at the same time: try again in a few seconds"
-                    .to_owned(),
-                removed: false,
-            });
+    pub(super) fn welcome_guest(&mut self, source: SocketAddr, greeted: Greeted) {
+        let refused = if !self.settings.can_be_joined {
+            Some(
+                "the configuration there names the nodes and the file with their key: add this one to both",
+            )
+        } else if self.guests.len() >= MAX_GUESTS {
+            Some("too many nodes join at the same time: try again in a few seconds")
+        } else {
+            None
+        };
+        if let Some(reason) = refused {
+            self.refusals.unknown += 1;
+            return self.refuse(greeted, source, reason.to_owned(), false);
         }
         let name = greeted.hello.name.clone();
         let hello = Message::Hello(self.hello(false)).encode();
@@ -48,7 +55,7 @@ impl Hub {
         let guest = Guest {
             connection,
             name,
-            source,
+            source: source.ip().to_canonical(),
             deadline: now() + GUEST_TIMEOUT,
         };
         self.guests.insert(id, guest);
@@ -61,7 +68,12 @@ impl Hub {
         };
         let Message::Request {
             id,
-            body: RequestBody::Join { name, mut address },
+            body:
+                RequestBody::Join {
+                    name,
+                    mut address,
+                    stamp,
+                },
         } = *message
         else {
             return;
@@ -74,15 +86,20 @@ impl Hub {
             Err("it said hello by another name".to_owned())
         } else if address.port() == 0 {
             Err("port 0 is no port at which it could be reached".to_owned())
+        } else if self.is_joining {
+            // Two nodes that join each other would change their keys.
+            Err(format!(
+                "node {own_name} itself joins another one at present: try again in a few seconds"
+            ))
         } else {
-            self.membership
-                .join(&own_name, &name, address, time_of_day())
+            let now = time_of_day().max(stamp.saturating_add(1));
+            self.membership.join(&own_name, &name, address, now)
         };
         let answer = result.map(|is_new| {
             if is_new {
                 tracing::info!(node = name, %address, "a node has joined");
-                self.members_changed();
             }
+            self.members_changed();
             let nodes = self.membership.told(&own_name, self.own_address());
             ReplyBody::Joined { nodes }
         });
@@ -207,6 +224,7 @@ impl Hub {
     ) -> Result<(), String> {
         let own = &self.settings.name;
         let node = &mut self.nodes[place];
+        let limit = time_for(&body);
         let (reply, answer) = oneshot::channel();
         let request = PeerRequest {
             from: node.label(),
@@ -220,7 +238,7 @@ impl Hub {
         let events = self.events.0.clone();
         let own = own.clone();
         tokio::spawn(async move {
-            let answer = match timeout(REQUEST_TIMEOUT, answer).await {
+            let answer = match timeout(limit, answer).await {
                 Ok(Ok(answer)) => answer,
                 _ => Err(format!("the daemon of node {own} did not carry it out")),
             };
@@ -250,7 +268,7 @@ impl Hub {
             result: answer.into(),
         }
         .encode();
-        if reply.len() > super::MAX_MESSAGE {
+        if reply.len() > MAX_MESSAGE {
             let sentence = "the answer is too long for one message to another node".to_owned();
             let result = Err(sentence).into();
             reply = Message::Reply { id, result }.encode();

@@ -6,7 +6,7 @@ mod speak;
 
 use std::{
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -21,7 +21,7 @@ use tokio::{
 
 use crate::peer::{
     Answer, ClusterKey, NodeReport, PeerChange, PeerSettings, PeerTask, PeerView, Peers,
-    RequestBody, SessionState,
+    RefusalCounters, RequestBody, SessionState,
     message::{Hello, Message, NodeRole, PROTOCOL, Received},
     task::PeerInbox,
     wire::{self, MessageReader, MessageWriter},
@@ -64,6 +64,7 @@ struct TestNode {
     inbox: PeerInbox,
     settings: PeerSettings,
     address: SocketAddr,
+    folder: PathBuf,
 }
 
 impl TestNode {
@@ -80,6 +81,7 @@ impl TestNode {
             inbox,
             settings,
             address,
+            folder: folder.to_owned(),
         }
     }
 
@@ -116,6 +118,7 @@ fn settings(name: &str, listen: SocketAddr, peers: &[SocketAddr]) -> PeerSetting
         interface: None,
         key: Some(key(1)),
         peers: peers.to_vec(),
+        can_be_joined: true,
     }
 }
 

@@ -138,7 +138,7 @@ fn a_removed_node_stays_out_until_it_joins_again() {
     let merged = second.merge("lb2", "lb1", SOURCE, first.told("lb1", address(1)));
     assert!(merged.self_removed && merged.changed);
     assert_eq!(merged.removed, ["lb1"]);
-    assert_eq!(second, Membership::default());
+    assert_eq!(names(&second), [""; 0]);
     first.join("lb1", "lb2", address(2), 4).unwrap();
     let merged = second.merge("lb2", "lb1", SOURCE, first.told("lb1", address(1)));
     assert_eq!(
@@ -153,10 +153,41 @@ fn a_node_that_leaves_says_so() {
     first.join("lb1", "lb2", address(2), 10).unwrap();
     let mut second = Membership::default();
     second.merge("lb2", "lb1", SOURCE, first.told("lb1", address(1)));
-    let farewell = second.farewell("lb2", address(2), 11);
+    let farewell = second.leave("lb2", address(2), 11);
     let merged = first.merge("lb1", "lb2", SOURCE, farewell);
     assert_eq!(merged.removed, ["lb2"]);
     assert!(!merged.self_removed);
+}
+
+#[test]
+fn a_node_that_joins_again_elsewhere_is_not_taken_out_by_what_was_before() {
+    let mut first = Membership::default();
+    first.join("lb1", "lb2", address(2), 10).unwrap();
+    first.join("lb1", "lb3", address(3), 20).unwrap();
+    let told = first.told("lb1", address(1));
+    let [mut second, mut third] = ["lb2", "lb3"].map(|name| {
+        let mut other = Membership::default();
+        other.merge(name, "lb1", SOURCE, told.clone());
+        other
+    });
+    // The first takes the third out, of which the second does not hear. Its clock is far ahead of theirs.
+    first.remove("lb3", 5000);
+    let removal = first.told("lb1", address(1));
+    assert!(
+        third
+            .merge("lb3", "lb1", SOURCE, removal.clone())
+            .self_removed
+    );
+    assert_eq!(third.own_stamp(), 5000);
+    let now = 30.max(third.own_stamp() + 1);
+    assert_eq!(second.join("lb2", "lb3", address(3), now), Ok(false));
+    third.merge("lb3", "lb2", SOURCE, second.told("lb2", address(2)));
+    for (name, other) in [("lb2", &mut second), ("lb3", &mut third)] {
+        let merged = other.merge(name, "lb1", SOURCE, removal.clone());
+        assert!(!merged.self_removed && merged.removed.is_empty());
+    }
+    first.merge("lb1", "lb2", SOURCE, second.told("lb2", address(2)));
+    assert_eq!(names(&first), ["lb2", "lb3"]);
 }
 
 #[test]
@@ -194,7 +225,7 @@ fn bad_records_are_passed_over_and_their_number_is_bounded() {
     nodes.remove("m0", 1);
     nodes.join("lb1", "m0", address(7), 1).ok();
     assert_eq!(
-        nodes.farewell("lb1", address(1), 1).last().unwrap().stamp,
+        nodes.leave("lb1", address(1), 1).last().unwrap().stamp,
         u64::MAX
     );
 }

@@ -79,6 +79,7 @@ fn every_message_is_read_as_it_was_written() {
         request(RequestBody::Join {
             name: "lb3".to_owned(),
             address: record.address,
+            stamp: 7,
         }),
         request(RequestBody::Leave {
             name: "lb3".to_owned(),

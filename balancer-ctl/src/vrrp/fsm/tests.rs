@@ -2,6 +2,9 @@ use std::net::Ipv4Addr;
 
 use super::*;
 
+mod groups;
+mod leaving;
+mod link;
 mod network;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -19,6 +22,7 @@ fn settings(members: usize, last: u8, failback: Failback) -> Settings {
     let member = MemberSettings {
         interval: interval(1000),
         source: address(last),
+        link_up_delay: 10 * SECOND,
     };
     Settings {
         members: vec![member; members],
@@ -171,6 +175,12 @@ fn every_input_in_every_state() {
     // Nothing is due at once.
     quiet(&all, &Input::Timeout);
 
+    for input in [
+        Input::LinkUp { member: 0 },
+        Input::LinkForwards { member: 0 },
+    ] {
+        quiet(&all, &input);
+    }
     quiet(&[Initialize, Backup], &heard(2, 101));
     quiet(&[Initialize, Backup], &heard(2, 100));
     quiet(&[Initialize, Backup], &heard(2, 99));
@@ -362,7 +372,7 @@ fn announcements_are_a_burst_and_then_rare() {
         .filter(|(_, output)| *output == Output::Announce)
         .map(|(after, _)| *after)
         .collect();
-    assert_eq!(announced, [5, 50, 250, 1000, 5000, 65_000, 125_000]);
+    assert_eq!(announced, [5, 50, 250, 1000, 5000, 20_000, 80_000, 140_000]);
     let advertised = done
         .iter()
         .filter(|(_, output)| *output == advertise(100))
@@ -489,107 +499,6 @@ fn a_drop_of_the_active_nodes_priority_is_its_wish_to_be_relieved() {
 }
 
 #[test]
-fn who_gave_up_on_purpose_does_not_come_back_by_itself() {
-    let mut node = Node::in_state(State::Leaving, Failback::Immediate);
-    node.handle(heard(2, 50));
-    for _ in 0..100 {
-        node.handle(heard(2, 50));
-        node.run(SECOND);
-    }
-    assert_eq!(node.state(), State::Backup);
-    // But when the other one is gone.
-    node.run_until_due();
-    assert_eq!(node.state(), State::Active);
-}
-
-#[test]
-fn maintenance_hands_over_and_lasts_until_it_is_ended() {
-    let mut node = Node::in_state(State::Active, Failback::Immediate);
-    node.handle(Input::Maintenance(true));
-    let gone = [
-        Output::Release,
-        Output::Entered(State::Initialize, Cause::Maintenance),
-    ];
-    assert_eq!(node.handle(heard(2, 50)), gone);
-    assert_eq!(node.machine.next_deadline(), None);
-    assert_eq!(node.handle(tracked(100)), []);
-    assert_eq!(
-        node.handle(Input::Maintenance(false)),
-        [Output::Entered(State::Backup, Cause::Started)]
-    );
-    // With nobody to take over, the addresses go all the same, which is said.
-    let mut node = Node::in_state(State::Active, Failback::Immediate);
-    node.handle(Input::Maintenance(true));
-    let outputs = node.run_until_due();
-    assert_eq!(outputs[0], Output::NobodyTookOver);
-    assert_eq!(outputs[1..], gone);
-}
-
-#[test]
-fn a_node_that_stops_keeps_the_addresses_until_another_one_speaks() {
-    let stopped = [
-        Output::Release,
-        Output::Entered(State::Initialize, Cause::Stopped),
-    ];
-    let mut node = Node::in_state(State::Active, Failback::Never);
-    node.handle(Input::Stop);
-    node.run(SECOND / 2);
-    assert_eq!(node.handle(heard(2, 50)), stopped);
-    let mut node = Node::in_state(State::Active, Failback::Never);
-    let before = node.elapsed();
-    node.handle(Input::Stop);
-    assert_eq!(node.run_until_due(), stopped);
-    assert_eq!((node.elapsed() - before).as_millis(), 1062);
-    assert_eq!(node.handle(tracked(100)), [], "a stopped node stays");
-}
-
-#[test]
-fn a_node_that_stood_still_steps_back_first() {
-    // Its timers are late, but nobody can have taken over.
-    let mut node = Node::in_state(State::Active, Failback::Never);
-    node.sleep(SECOND * 29 / 10);
-    node.handle(Input::Timeout);
-    assert_eq!(node.state(), State::Active);
-    // Somebody may have: what it heard meanwhile counts.
-    let stalled = |seconds: u32| {
-        [
-            Output::Release,
-            Output::Entered(State::Backup, Cause::Stalled(seconds * SECOND)),
-        ]
-    };
-    let mut node = Node::in_state(State::Active, Failback::Never);
-    node.sleep(10 * SECOND);
-    assert_eq!(node.handle(heard(2, 50)), stalled(10));
-    node.run(3 * SECOND);
-    assert_eq!(node.state(), State::Backup);
-    assert_eq!(node.machine.failures().len(), 1);
-    // Nobody has: it is Active again soon.
-    let mut node = Node::in_state(State::Active, Failback::Never);
-    node.sleep(10 * SECOND);
-    assert_eq!(node.handle(Input::Timeout), stalled(10));
-    let before = node.elapsed();
-    node.run_until_due();
-    assert_eq!(
-        (node.state(), (node.elapsed() - before).as_millis()),
-        (State::Active, 1609)
-    );
-}
-
-#[test]
-fn a_node_that_stood_still_has_to_be_stable_again() {
-    let mut node = Node::in_state(State::Active, Failback::After(10 * SECOND));
-    node.run(60 * SECOND);
-    node.sleep(10 * SECOND);
-    node.handle(heard(2, 50));
-    let stalled = node.now;
-    while node.state() == State::Backup {
-        node.handle(heard(2, 50));
-        node.run(SECOND);
-    }
-    assert_eq!(node.now.duration_since(stalled).as_secs(), 13);
-}
-
-#[test]
 fn a_shorter_interval_counts_at_once() {
     let mut node = Node::in_state(State::Active, Failback::Never);
     let mut shorter = settings(1, 1, Failback::Never);
@@ -599,76 +508,6 @@ fn a_shorter_interval_counts_at_once() {
     let sent = node.run(SECOND);
     let sent = sent.iter().filter(|(_, output)| *output == advertise(100));
     assert_eq!(sent.count(), 10);
-}
-
-#[test]
-fn an_owner_that_did_not_run_sets_its_addresses_again() {
-    let mut node = Node::new(&settings(1, 1, Failback::Never));
-    node.handle(tracked(255));
-    node.sleep(10 * SECOND);
-    let again = [advertise(255), Output::Acquire, Output::Announce];
-    assert_eq!(node.handle(Input::Timeout)[..3], again);
-    assert_eq!(node.state(), State::Active);
-    node.run(3 * SECOND);
-    assert_eq!(node.state(), State::Active);
-}
-
-#[test]
-fn a_group_is_active_when_no_member_hears_another_active_node() {
-    let mut node = Node::new(&settings(2, 1, Failback::Never));
-    node.handle(tracked(100));
-    for _ in 0..10 {
-        node.handle(heard_on(1, 2, 150));
-        node.run(SECOND);
-    }
-    assert_eq!(node.state(), State::Backup);
-    assert_eq!(node.machine.silent_members().collect::<Vec<_>>(), [0]);
-    let takes = [
-        advertise(100),
-        Output::Advertise {
-            member: 1,
-            priority: 100,
-        },
-        Output::Acquire,
-        Output::Announce,
-        Output::Entered(State::Active, Cause::Silence),
-    ];
-    assert_eq!(node.run_until_due(), takes);
-    // And it is Backup as soon as one hears a better one.
-    node.handle(heard_on(1, 2, 150));
-    assert_eq!(node.state(), State::Backup);
-    assert_eq!(node.machine.active_node(), Some((address(2), 150)));
-}
-
-#[test]
-fn between_equals_the_first_member_decides_for_the_group() {
-    let mut node = Node::new(&settings(2, 1, Failback::Never));
-    node.handle(tracked(100));
-    node.run_until_due();
-    let answer = [
-        Output::Advertise {
-            member: 1,
-            priority: 100,
-        },
-        Output::Announce,
-    ];
-    assert_eq!(node.handle(heard_on(1, 2, 100)), answer);
-    assert_eq!(node.state(), State::Active);
-    node.handle(heard_on(0, 2, 100));
-    assert_eq!(node.state(), State::Backup);
-}
-
-#[test]
-fn of_two_owners_the_one_with_the_lower_address_steps_back_and_says_so() {
-    let mut node = Node::new(&settings(1, 1, Failback::Never));
-    node.handle(tracked(255));
-    let second = [
-        Output::Release,
-        Output::SecondOwner(address(2)),
-        Output::Entered(State::Backup, other(2, 255)),
-    ];
-    assert_eq!(node.handle(heard(2, 255)), second);
-    assert_eq!(node.handle(heard(2, 255)), []);
 }
 
 #[test]

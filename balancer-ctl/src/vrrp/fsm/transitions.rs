@@ -29,8 +29,12 @@ impl Machine {
             None => {
                 self.able_since = now;
                 self.yielded = false;
+                let listens = |until: Instant| now < until;
+                let mut members = self.members.iter();
                 if self.priority == OWNER {
                     self.become_active(Cause::Owner, now, outputs);
+                } else if members.any(|member| member.listens_until.is_some_and(listens)) {
+                    self.become_backup(Cause::Listening, now, outputs);
                 } else {
                     self.become_backup(Cause::Started, now, outputs);
                 }
@@ -41,6 +45,9 @@ impl Machine {
     pub(super) fn become_active(&mut self, cause: Cause, now: Instant, outputs: &mut Vec<Output>) {
         self.yielded = false;
         self.succeeds_until = None;
+        for member in &mut self.members {
+            member.rival = None;
+        }
         // What peers wait for first: an advertisement keeps those that are about to take over from doing so.
         self.advertise_all(now, outputs);
         outputs.push(Output::Acquire);
@@ -90,13 +97,16 @@ impl Machine {
     /// Gives the addresses up at once.
     pub(super) fn release(&mut self, cause: Cause, now: Instant, outputs: &mut Vec<Output>) {
         outputs.push(Output::Release);
-        for member in 0..self.members.len() {
-            outputs.push(Output::Advertise {
-                member,
-                priority: LEAVING,
-            });
-        }
+        self.say_farewell(outputs);
         self.enter(State::Initialize, cause, now, outputs);
+    }
+
+    fn say_farewell(&self, outputs: &mut Vec<Output>) {
+        let members = 0..self.members.len();
+        outputs.extend(members.map(|member| Output::Advertise {
+            member,
+            priority: LEAVING,
+        }));
     }
 
     /// Backup: looks who is silent.
@@ -104,9 +114,7 @@ impl Machine {
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         let mut probes = false;
         for member in &mut self.members {
-            probes |= is_due(member.probe_at);
-            member.is_late |= is_due(member.probe_at);
-            member.probe_at = member.probe_at.filter(|at| *at > now);
+            probes |= member.is_overdue(now);
             if is_due(member.down_at) {
                 member.down_at = None;
                 member.active = None;
@@ -133,7 +141,10 @@ impl Machine {
         let lost = self.configured_priority.saturating_sub(own);
         let takes_over = self.takes_over(now);
         let succeeds = self.succeeds_until.is_some_and(|until| now < until);
+        // It is heard in time, and counts as ever.
+        self.yields_until = None;
         let member = &mut self.members[number];
+        member.link_forwards(now, own);
         if priority == LEAVING {
             let wait = match succeeds {
                 true => Duration::ZERO,
@@ -180,6 +191,29 @@ impl Machine {
             }
     }
 
+    /// Whether the addresses of this member's nodes decide between equal priorities, now that it hears another Active node: they decide for
+    /// the whole group, and in another family the other node may have the greater one. So the first member decides of those that hear the
+    /// other node; whether members before this one do is known when they have been silent for as long as counts.
+    fn decides(&mut self, number: usize, now: Instant) -> bool {
+        let (before, rest) = self.members.split_at_mut(number);
+        let Some(member) = rest.first_mut() else {
+            return false;
+        };
+        member.hear_rival(now);
+        let since = member.rival.map_or(now, |rival| rival.since);
+        before
+            .iter()
+            .all(|member| !member.hears_rival(now) && member.would_hear(since, now))
+    }
+
+    /// Whether this node, which is Active, yields to one of lower priority: it became Active because it heard nobody through a link that
+    /// had just come up, the other one was Active before, and failback would not have let this node take over. Once: where the other one
+    /// has stepped back already, this node takes over again.
+    fn yields(&mut self, now: Instant) -> bool {
+        let is_recent = self.yields_until.take().is_some_and(|until| now < until);
+        is_recent && self.priority != OWNER && !self.takes_over(now)
+    }
+
     /// How long this node has to be able to be Active before it counts as stable.
     fn stability(&self, now: Instant) -> Duration {
         let is_recent = |at: &&Instant| now.saturating_duration_since(**at) < INSTABILITY;
@@ -197,18 +231,24 @@ impl Machine {
         outputs: &mut Vec<Output>,
     ) {
         let own = self.priority;
-        let member = &mut self.members[number];
-        // Addresses of one family decide for all: in another family, the other node may have the greater address.
-        let is_greater = number == 0 && source > member.settings.source;
-        if priority > own || priority == own && is_greater {
+        let is_equal = priority == own;
+        let is_greater =
+            is_equal && self.decides(number, now) && source > self.members[number].settings.source;
+        if priority > own || is_greater {
             outputs.push(Output::Release);
-            if priority == OWNER && own == OWNER {
-                outputs.push(Output::SecondOwner(source));
-            }
             self.become_backup(Cause::Other { source, priority }, now, outputs);
             self.hear_as_backup(number, (source, priority), interval, now, outputs);
             return;
         }
+        if priority != LEAVING && self.yields(now) {
+            // In case it is about to yield, too: this makes it advertise, or take over again.
+            outputs.push(Output::Release);
+            self.say_farewell(outputs);
+            self.become_backup(Cause::Other { source, priority }, now, outputs);
+            self.hear_as_backup(number, (source, priority), interval, now, outputs);
+            return;
+        }
+        let member = &mut self.members[number];
         // At once, but not to each of a flood.
         let pause = member.settings.interval.duration() / 2;
         let is_recent = |at: Instant| now.saturating_duration_since(at) < pause;

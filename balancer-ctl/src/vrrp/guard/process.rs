@@ -45,9 +45,11 @@ pub fn run_if_asked() {
     if env::args_os().next().as_deref() != Some(OsStr::new(NAME)) {
         return;
     }
-    // What is sent to the daemon's whole session or control group is not for it: it ends with the daemon.
+    // What is sent to the daemon's whole session or control group is not for it: it ends with the daemon. systemd's watchdog sends
+    // SIGABRT.
     let _ = setsid();
     for ignored in [
+        Signal::SIGABRT,
         Signal::SIGINT,
         Signal::SIGTERM,
         Signal::SIGHUP,
@@ -109,7 +111,7 @@ impl Process {
             if !self.read(&mut buffer) || is_over {
                 break;
             }
-            let actions = self.leases.run(clock::now());
+            let actions = self.leases.run(clock::now_with_suspend());
             self.execute(actions);
         }
         let actions = self.leases.end_all();
@@ -137,7 +139,7 @@ impl Process {
             Order::Hold(holding) => holding.farewells.clone(),
             Order::Sweep | Order::Renew | Order::Free { .. } => Vec::new(),
         };
-        let actions = self.leases.take(order, clock::now());
+        let actions = self.leases.take(order, clock::now_with_suspend());
         self.execute(actions);
         for farewell in farewells {
             self.prepare(&farewell);
@@ -233,7 +235,8 @@ impl Process {
 
 /// Waits for an order, at most until `deadline`; returns whether the daemon's thread has ended.
 fn wait(dies: Option<&SignalFd>, deadline: Option<Instant>) -> io::Result<bool> {
-    let left = deadline.map(|deadline| deadline.saturating_duration_since(clock::now()));
+    let left =
+        deadline.map(|deadline| deadline.saturating_duration_since(clock::now_with_suspend()));
     let input = io::stdin();
     let mut waited = vec![PollFd::new(input.as_fd(), PollFlags::POLLIN)];
     waited.extend(dies.map(|dies| PollFd::new(dies.as_fd(), PollFlags::POLLIN)));

@@ -14,7 +14,7 @@ fn what_is_written_means_the_same_in_toml_and_json() {
         r#"{ type = "tcp" }"#,
         r#"{ type = "tcp", interval = "1s", fast-interval = "500ms", timeout = "100ms", rise = 1, fall = 5, initial = "up", address = "127.0.0.1", port = 81, send = "PING\r\n", expect = '^\+PONG', source = "10.0.0.1", interface = "eth1", mark = 7 }"#,
         r#"{ type = "udp", send-hex = "00ff", expect = '(?-u)\xff' }"#,
-        r#"{ type = "http", method = "HEAD", host = "www.example.org", path = "/health", headers = { Accept = "text/html", X-Check = "yes" }, status = "200,204-299", body = "ok", version = "2" }"#,
+        r#"{ type = "http", method = "OPTIONS", host = "www.example.org", path = "/health", headers = { Accept = "text/html", X-Check = "yes" }, status = "200,204-299", body = "ok", version = "2" }"#,
         r#"{ type = "https", server-name = "www.example.org", ca = "/etc/ca.pem", certificate = "/etc/c.pem", key = "/etc/k.pem" }"#,
         r#"{ type = "https", insecure = true }"#,
         r#"{ type = "dns", name = "www.example.org", record = "AAAA", answer = "2001:db8::1" }"#,
@@ -56,33 +56,20 @@ fn what_is_usual_is_left_out_however_it_was_written() {
 }
 
 #[test]
-fn the_reference_names_each_key_and_its_types() {
-    let readme = include_str!("../../../../../README.md");
-    let (_, after) = readme.split_once("\n### Keys of a check\n").unwrap();
-    let (section, _) = after.split_once("\n#").unwrap();
-    let rows: Vec<_> = section
-        .lines()
-        .filter_map(|line| line.strip_prefix("| `"))
-        .map(|row| row.split(" | ").take(2).collect::<Vec<_>>().join(" | "))
+fn the_manual_lists_types_and_records() {
+    for (name, values) in [("type", Kind::NAMES), ("record", Record::NAMES)] {
+        let (key, _) = KEYS.iter().find(|(key, _)| key.name == name).unwrap();
+        assert!(key.what.contains(&listed(values)), "{}", key.what);
+    }
+}
+
+#[test]
+fn the_example_names_each_key() {
+    let example = include_str!("../../../../balancer.toml.example");
+    let words: Vec<_> = example
+        .split(|letter: char| !letter.is_ascii_lowercase() && letter != '-')
         .collect();
-    let expected = KEYS.map(|(key, kinds)| {
-        let names: Vec<_> = kinds
-            .iter()
-            .map(|kind| format!("`{}`", kind.name()))
-            .collect();
-        let types = match kinds == ALL {
-            true => "all".to_owned(),
-            false => names.join(", "),
-        };
-        format!("{key}` | {types}")
-    });
-    assert_eq!(rows, expected);
-    let row = |key: &str| {
-        section
-            .lines()
-            .find(|line| line.starts_with(&format!("| `{key}` |")))
-    };
-    for (key, values) in [("type", Kind::NAMES), ("record", Record::NAMES)] {
-        assert!(row(key).unwrap().contains(&listed(values)), "{key}");
+    for (key, _) in KEYS {
+        assert!(words.contains(&key.name), "the example lacks {}", key.name);
     }
 }

@@ -44,7 +44,7 @@ fn a_check_of_each_type_is_read() {
         ),
         (r#"{ type = "http" }"#, usual(http(HttpProbe::default()))),
         (
-            r#"{ type = "https", version = "2", method = "HEAD", host = "www.example.org:8443", path = "/health?deep=1",
+            r#"{ type = "https", version = "2", method = "OPTIONS", host = "www.example.org:8443", path = "/health?deep=1",
                 headers = { Accept = "text/html", X-Check = "a b" }, status = "200-299, 304", body = "(?i)ok",
                 server-name = "www.example.org", ca = "/etc/ca.pem", certificate = "/etc/c.pem", key = "/etc/k.pem" }"#,
             usual(http(HttpProbe {
@@ -55,15 +55,24 @@ fn a_check_of_each_type_is_read() {
                     insecure: false,
                 }),
                 version: HttpVersion::Http2,
-                method: "HEAD".to_owned(),
+                method: "OPTIONS".to_owned(),
                 host: Some("www.example.org:8443".to_owned()),
                 path: "/health?deep=1".to_owned(),
                 headers: vec![
                     ("Accept".to_owned(), "text/html".to_owned()),
                     ("X-Check".to_owned(), "a b".to_owned()),
                 ],
+                request_body: String::new(),
                 status: vec![(200, 299), (304, 304)],
                 body: pattern("(?i)ok"),
+            })),
+        ),
+        (
+            r#"{ type = "http", method = "POST", request-body = "a=b" }"#,
+            usual(http(HttpProbe {
+                method: "POST".to_owned(),
+                request_body: "a=b".to_owned(),
+                ..HttpProbe::default()
             })),
         ),
         (
@@ -322,6 +331,22 @@ fn errors_of_a_check_are_reported_at_their_position() {
                 "4:63: headers must be a table of strings, as in { Accept = \"text/html\" }".to_owned(),
                 "4:75: the header field Connection is the connection's own: remove it".to_owned(),
             ],
+        ),
+        (
+            r#"{ type = "http", method = "TRACE", request-body = "a" }"#,
+            vec!["4:59: a request of method TRACE has no body: leave request-body out, or name another method".to_owned()],
+        ),
+        (
+            r#"{ type = "http", method = "HEAD", body = "a" }"#,
+            vec!["4:50: an answer to method HEAD has no body: leave body out, or name another method".to_owned()],
+        ),
+        (
+            &*format!(r#"{{ type = "http", request-body = "{}" }}"#, "x".repeat(65_537)),
+            vec!["4:41: request-body has 65537 bytes, and may have 65536".to_owned()],
+        ),
+        (
+            r#"{ type = "tcp", request-body = "a" }"#,
+            vec![format!("4:25: {}", only("request-body", "`http` or `https`"))],
         ),
         (
             r#"{ type = "https", ca = "ca.pem", certificate = "/c.pem", server-name = "a b", insecure = 1 }"#,

@@ -63,7 +63,7 @@ stdin = "text"
 "#;
     let events = "`real-down`, `real-up`, `quorum-lost`, `quorum-regained`, `backups-in`, `backups-out`, `table-full`, \
                   `table-recovered`, `checks-stalled`, `checks-resumed`, `dataplane-out-of-sync`, `dataplane-in-sync`, `maintenance-failed`, `maintenance-recovered`, \
-                  `routes-unwatched`, `routes-watched`, \
+                  `routes-unwatched`, `routes-watched`, `file-out-of-sync`, `file-in-sync`, \
                   `service-added`, `service-changed`, `service-removed`, `real-added`, `real-changed`, `real-removed`, \
                   `virtual-router-added`, `virtual-router-changed`, `virtual-router-removed`, `active`, `backup`, `fault`, `node-down`, `node-up`, `reloaded` or `reload-failed`";
     assert_eq!(

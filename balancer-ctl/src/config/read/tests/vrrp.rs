@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::model::vrrp::{
-    Checksum, Failback, TrackExec, TrackPing, TrackService, VirtualAddress, VirtualRouter,
+    Checksum, Failback, Probes, TrackExec, TrackPing, TrackService, VirtualAddress, VirtualRouter,
 };
 
 const START: &str = "dataplane.interfaces = [\"eth0\"]\n";
@@ -39,12 +39,14 @@ router-id = 51
 priority = 150
 advertisement-interval = "40s 950ms"
 failback = "after 10m"
+link-up-delay = "1m 5s"
 addresses = ["192.168.1.35/24", "192.168.1.36"]
 unicast-peers = ["192.168.1.3", "192.168.1.4"]
 group = "pair"
 track-interfaces = ["eth1"]
 track-ping = { targets = ["192.168.1.1", "2001:db8::1"], interval = "500ms", timeout = "200ms", fall = 5, rise = 1, weight = 60 }
 track-services = ["192.168.1.35:80"]
+probes = "active-only"
 checksum = "plain"
 announce-interval = "never"
 track-exec = [{ run = ["/bin/true", "x"], user = "nobody", interval = "5s", timeout = "2s", fall = 1, rise = 9, weight = 0 }, { run = ["/bin/false"] }]
@@ -69,6 +71,7 @@ addresses = ["fe80::1/64", "2001:db8::80"]
         priority: 150,
         advertisement_interval: Duration::from_millis(40_950),
         failback: Failback::After(Duration::from_secs(600)),
+        link_up_delay: Duration::from_secs(65),
         addresses: addresses(&["192.168.1.35/24", "192.168.1.36/32"]),
         unicast_peers: ["192.168.1.3", "192.168.1.4"]
             .map(|one| one.parse().unwrap())
@@ -110,6 +113,7 @@ addresses = ["fe80::1/64", "2001:db8::80"]
                 weight: 50,
             },
         ],
+        probes: Probes::ActiveOnly,
         checksum: Checksum::Plain,
         announce_interval: None,
     };
@@ -134,9 +138,11 @@ addresses = ["fe80::1/64", "2001:db8::80"]
         priority: 100,
         advertisement_interval: Duration::from_secs(1),
         failback: Failback::Never,
+        link_up_delay: Duration::from_secs(30),
         unicast_peers: Vec::new(),
         group: None,
         track_interfaces: Vec::new(),
+        probes: Probes::EveryNode,
         checksum: Checksum::PseudoHeader,
         announce_interval: Some(Duration::from_secs(60)),
         ..VirtualRouter::new("inside", "eth1", 51)
@@ -171,8 +177,8 @@ unicast-peers = [1]
             "1:1: vrrp has no router-id: add one, as in `router-id = 51`",
             "1:1: vrrp has no addresses: add some, as in `addresses = [\"192.0.2.80/24\"]`",
             "2:1: unknown key `colour` in `vrrp`: expected `name`, `interface`, `router-id`, `priority`, `advertisement-interval`, \
-             `failback`, `addresses`, `unicast-peers`, `group`, `track-interfaces`, `track-ping`, `track-services`, `track-exec`, \
-             `checksum` or `announce-interval`",
+             `failback`, `link-up-delay`, `addresses`, `unicast-peers`, `group`, `track-interfaces`, `track-ping`, `track-services`, \
+             `track-exec`, `probes`, `checksum` or `announce-interval`",
             "3:14: track-ping has no targets: add some, as in `targets = [\"192.0.2.1\"]`",
             "3:16: unknown key `color` in `track-ping`: expected `targets`, `interval`, `timeout`, `fall`, `rise` or `weight`",
             "4:19: track-services has no service: add one, as in `service = \"web\"`",
@@ -194,6 +200,51 @@ unicast-peers = [1]
     assert_eq!(
         errors_of("vrrp = { name = \"outside\" }\n"),
         ["1:8: write each vrrp as a block of its own that begins with `[[vrrp]]`"]
+    );
+}
+
+#[test]
+fn addresses_that_no_node_can_have_and_the_loopback_interface_are_refused() {
+    let errors = |interface: &str, addresses: &str| {
+        errors_of(&format!(
+            "[[vrrp]]\nname = \"a\"\ninterface = \"{interface}\"\nrouter-id = 1\naddresses = [{addresses}]\n"
+        ))
+    };
+    assert_eq!(
+        errors(
+            "eth0",
+            r#""192.168.1.0/24", "192.168.1.255/24", "192.168.1.4/30", "192.168.1.7/30", "10.0.0.0/8", "192.0.2.0""#
+        ),
+        [
+            "5:14: address 192.168.1.0/24 of a virtual router is its network's own address: use one of 192.168.1.1 to 192.168.1.254",
+            "5:32: address 192.168.1.255/24 of a virtual router is its network's broadcast address: use one of 192.168.1.1 to \
+             192.168.1.254",
+            "5:52: address 192.168.1.4/30 of a virtual router is its network's own address: use one of 192.168.1.5 to 192.168.1.6",
+            "5:70: address 192.168.1.7/30 of a virtual router is its network's broadcast address: use one of 192.168.1.5 to \
+             192.168.1.6",
+            "5:88: address 10.0.0.0/8 of a virtual router is its network's own address: use one of 10.0.0.1 to 10.255.255.254",
+        ]
+    );
+    assert_eq!(
+        errors(
+            "eth0",
+            r#""2001:db8::/64", "2001:db8::/127", "2001:db8:1::", "2001:db8::ffff:ffff:ffff:ffff/64""#
+        ),
+        [
+            "5:14: address 2001:db8::/64 of a virtual router is the subnet-router anycast address, which every router of its network \
+             has: use another of the network",
+            "5:31: address 2001:db8:: is there twice in virtual router a: name it once",
+        ]
+    );
+    assert_eq!(
+        errors(
+            "lo",
+            r#""192.0.2.0/31", "192.0.2.1/31", "192.0.2.255/32", "192.0.2.254/24""#
+        ),
+        [
+            "3:13: interface lo of virtual router a is the loopback interface, which leads to no other node: name the one that leads to \
+             the network of the VIPs"
+        ]
     );
 }
 
@@ -245,6 +296,8 @@ failback = "after 0s"
 addresses = ["2001:db8::80"]
 checksum = "plain"
 announce-interval = "2days"
+link-up-delay = "5m 1s"
+probes = "none"
 "#
         ),
         [
@@ -278,7 +331,7 @@ announce-interval = "2days"
             "19:13: router-id 256 is out of range: 1..=255",
             "20:12: priority 256 is out of range: 1..=255",
             "26:26: advertisement-interval of 15ms is no multiple of 10ms: VRRP counts in hundredths of a second",
-            "27:12: failback after of 8days is out of range: 1s to 7days",
+            "27:12: failback `after 8days` is out of range: `after 1s` to `after 7days`",
             "28:13: addresses is empty: name at least one, as in `addresses = [\"192.0.2.80/24\"]`",
             "29:21: announce-interval `soon` is not a duration: write it with its unit, as in \"15m\" or \"90s\", or \"never\"",
             "30:26: targets is empty: name at least one, as in `targets = [\"192.0.2.1\"]`",
@@ -287,9 +340,11 @@ announce-interval = "2days"
             "34:53: timeout 1s 1ms is longer than interval 1s: one must be over when the next begins",
             "34:70: rise 0 is out of range: 1..=100",
             "40:26: advertisement-interval of 41s is out of range: 10ms to 40s 950ms",
-            "41:12: failback after of 0s is out of range: 1s to 7days",
+            "41:12: failback `after 0s` is out of range: `after 1s` to `after 7days`",
             "43:12: checksum plain is for IPv4: that of IPv6 always has a pseudo-header; leave checksum out",
             "44:21: announce-interval of 2days is out of range: 1s to 1day, or \"never\"",
+            "45:17: link-up-delay of 5m 1s is out of range: 0s to 5m",
+            "46:10: probes `none` is not known: expected `every-node` or `active-only`",
         ]
     );
 }

@@ -2,10 +2,13 @@
 
 use super::*;
 use crate::model::{
-    limits::{MAX_VIRTUAL_ADDRESSES, OWNER, PRIORITY, RISE_FALL, TRACK_EXEC_INTERVAL},
+    limits::{
+        LINK_UP_DELAY, MAX_VIRTUAL_ADDRESSES, OWNER, PRIORITY, RISE_FALL, TRACK_EXEC_INTERVAL,
+    },
     vrrp::{
-        Checksum, DEFAULT_ADVERTISEMENT_INTERVAL, DEFAULT_ANNOUNCE_INTERVAL,
-        DEFAULT_TRACK_INTERVAL, Failback, TrackExec, TrackPing, VirtualAddress, default_timeout,
+        Checksum, DEFAULT_ADVERTISEMENT_INTERVAL, DEFAULT_ANNOUNCE_INTERVAL, DEFAULT_LINK_UP_DELAY,
+        DEFAULT_TRACK_INTERVAL, Failback, Probes, TrackExec, TrackPing, VirtualAddress,
+        default_timeout,
     },
 };
 
@@ -60,19 +63,28 @@ pub(super) fn virtual_router(number: u8) -> impl Strategy<Value = VirtualRouter>
             Just(DEFAULT_ANNOUNCE_INTERVAL),
             duration(SECOND, DAY)
         ]),
+        prop_oneof![
+            Just(DEFAULT_LINK_UP_DELAY),
+            duration(Duration::ZERO, *LINK_UP_DELAY.end())
+        ],
     );
     let tracked = (
         proptest::collection::btree_set("[a-z0-9]{1,15}", 0..3),
         option::of(track_ping()),
         vec(track_exec(), 0..3),
     );
-    let kind = (any::<bool>(), one_of::<Checksum>(), any::<bool>());
+    let kind = (
+        any::<bool>(),
+        one_of::<Checksum>(),
+        any::<bool>(),
+        one_of::<Probes>(),
+    );
     let what = (name(), "[a-z0-9.@]{3,15}", PRIORITY, option::of(name()));
     let sizes = (1_u8..=32, 1..=MAX_VIRTUAL_ADDRESSES, 0_usize..3);
     (what, times, failback, tracked, kind, sizes).prop_map(
         move |(what, times, failback, (interfaces, ping, exec), kind, (length, vips, peers))| {
             let (name, interface, priority, group) = what;
-            let (v4, checksum, is_owner) = kind;
+            let (v4, checksum, is_owner, probes) = kind;
             let address = |network: u8, host: usize| match v4 {
                 true => IpAddr::V4(Ipv4Addr::new(10, 1 + network, number, host as u8)),
                 false => Ipv6Addr::from([
@@ -91,11 +103,16 @@ pub(super) fn virtual_router(number: u8) -> impl Strategy<Value = VirtualRouter>
                 priority,
                 advertisement_interval: times.0,
                 announce_interval: times.1,
+                link_up_delay: times.2,
                 failback,
                 addresses: (0..vips)
-                    .map(|host| VirtualAddress {
-                        address: address(0, host),
-                        length,
+                    .map(|host| {
+                        let address = address(0, host);
+                        let vip = VirtualAddress { address, length };
+                        match vip.unusable_in_network() {
+                            None => vip,
+                            Some(_) => VirtualAddress::host(address),
+                        }
                     })
                     .collect(),
                 unicast_peers: (0..peers).map(|host| address(1, host)).collect(),
@@ -103,6 +120,7 @@ pub(super) fn virtual_router(number: u8) -> impl Strategy<Value = VirtualRouter>
                 track_interfaces: interfaces.into_iter().collect(),
                 track_ping: ping,
                 track_exec: exec,
+                probes,
                 checksum: if v4 { checksum } else { Checksum::default() },
                 ..VirtualRouter::new(&format!("{name}{number}"), &interface, number + 1)
             };

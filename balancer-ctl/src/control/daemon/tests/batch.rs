@@ -85,7 +85,9 @@ address = "10.0.0.5:53"
 "#;
     assert_eq!(scene.text(), text);
     assert_ne!(fs::metadata(scene.path()).unwrap().ino(), before);
-    assert_eq!(fs::read_dir(scene.folder.path()).unwrap().count(), 1);
+    let before = fs::read_to_string(scene.folder.path().join("balancer.toml~"));
+    assert_eq!(before.unwrap(), FILE);
+    assert_eq!(fs::read_dir(scene.folder.path()).unwrap().count(), 2);
     assert_eq!(
         scene.events(),
         [

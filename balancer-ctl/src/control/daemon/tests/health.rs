@@ -335,7 +335,8 @@ fn restarted(restored: [CheckState; 2]) -> (Vec<u32>, Vec<String>, FakeCheckers)
     let key = model.services[0].key;
     checkers.state().quorums.insert(key, quorum);
     let dataplane = FakeDataplane::default();
-    let (events, receiver) = broadcast::channel(MAX_QUEUED_EVENTS);
+    let events = EventLog::default();
+    let receiver = events.follow();
     let daemon = Daemon::start(DaemonConfig {
         dataplane: Box::new(dataplane.clone()),
         checkers: Box::new(checkers.clone()),
@@ -344,7 +345,7 @@ fn restarted(restored: [CheckState; 2]) -> (Vec<u32>, Vec<String>, FakeCheckers)
         availability: at_start(&model, &checkers),
         model,
         events,
-        addresses,
+        interfaces,
         vrrp: no_vrrp(),
         nodes: no_nodes(scene.folder.path()),
     });

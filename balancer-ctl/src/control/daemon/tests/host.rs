@@ -41,6 +41,42 @@ fn a_real_server_that_is_this_host_or_a_whole_network_is_refused() {
 }
 
 #[test]
+fn a_vip_that_no_packet_comes_for_is_warned_about_when_its_service_is_added() {
+    let mut scene = scene();
+    let local = LocalRoute {
+        prefix: Prefix::of("203.0.113.0".parse().unwrap(), 24),
+        kind: Kind::Local,
+    };
+    {
+        let state = &mut scene.dataplane.state();
+        state.local = state.local.prefixes().chain([local]).collect();
+    }
+    let mut add = |services: &[&str]| {
+        let requests = services.iter().map(|service| {
+            Request::AddService(service_key(service).unwrap(), ServiceSettings::default())
+        });
+        let requests = requests.collect();
+        scene
+            .ask(|reply| Message::Change(requests, Scope::Runtime, reply))
+            .unwrap()
+            .warnings
+    };
+    assert_eq!(add(&["192.0.2.80:81"]), [""; 0], "an interface has it");
+    assert_eq!(add(&["203.0.113.7:80"]), [""; 0], "a local route");
+    assert_eq!(
+        add(&["192.0.2.81:80", "192.0.2.81:81", "[2001:db8::81]:80"]),
+        [
+            "no interface carries VIP 192.0.2.81, so nobody answers for it: `ip address add 192.0.2.81/32 dev eth0`",
+            "no interface carries VIP 2001:db8::81, so nobody answers for it: `ip address add 2001:db8::81/128 dev eth0`"
+        ]
+    );
+    // The status names all, and not the one with a local route.
+    let mut reasons = scene.ask(Message::Status).unwrap().reasons;
+    reasons.retain(|reason| reason.starts_with("no interface carries"));
+    assert_eq!(reasons.len(), 2);
+}
+
+#[test]
 fn a_file_with_such_real_servers_is_refused_with_their_places_and_nothing_changes() {
     let mut scene = scene();
     let text = format!(

@@ -138,7 +138,9 @@ fn a_change_that_cannot_be_written_is_not_applied() {
     let refusal = scene.change(add_real("10.0.0.3"), Scope::File).unwrap_err();
     assert_eq!(
         refusal.sentence,
-        format!("cannot write {path}: No such file or directory (os error 2); nothing was changed")
+        format!(
+            "{path} cannot be read any more (No such file or directory (os error 2)): put it back, or use --runtime"
+        )
     );
     assert_eq!(scene.state(), ["tcp/192.0.2.80:80 10.0.0.2:80=1"]);
     assert_eq!(scene.dataplane.state().reconciled, 1, "only the start");

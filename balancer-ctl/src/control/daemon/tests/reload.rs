@@ -7,7 +7,6 @@ use std::{
 };
 
 use super::*;
-use crate::model::Check;
 
 /// Whether the disk with the files of checks does not answer.
 static IS_STUCK: AtomicBool = AtomicBool::new(false);
@@ -37,14 +36,8 @@ async fn given_up<T>(messages: &mpsc::Sender<Message>, message: impl FnOnce(Repl
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_whose_files_take_long_keeps_only_changes_waiting() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("balancer.toml");
-    let check = "check = { type = \"ping\" }\n";
-    let text = FILE.replace("[[service.real]]", &format!("{check}[[service.real]]"));
-    fs::write(&path, &text).unwrap();
-    let file = ConfigFile::load(&path, "lb1", read_files).unwrap();
-    let model = file.model().clone();
-    let scene = Scene::start(folder, Some(file), model);
+    let (scene, text) = Scene::with_check(read_files);
+    let path = scene.path();
     fs::write(&path, text.replace("web", "shop")).unwrap();
     let (messages, inbox) = mpsc::channel(MAX_QUEUED_MESSAGES);
     let mut events = scene.events;

@@ -5,14 +5,15 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 use super::*;
 use crate::{
     health::{AgentReply, CheckState, CheckUpdate, UNKNOWN_TIME},
-    model::vrrp::VirtualRouterState,
+    model::vrrp::{Probes, VirtualRouterState},
+    os::state_file::StateFile,
     vrrp::{
         engine::Tracked,
-        report::{Report, RouterReport},
+        report::{Change, Report, RouterReport},
     },
 };
 
-const VRRP: &str = r#"
+pub(super) const VRRP: &str = r#"
 # the VIP
 [[vrrp]]
 name = "outside"
@@ -83,7 +84,7 @@ fn changes_of_services_leave_virtual_routers_as_they_are() {
     assert_eq!(scene.text(), text);
 }
 
-fn report(state: VirtualRouterState, reason: &str) -> Report {
+pub(super) fn report(state: VirtualRouterState, reason: &str) -> Report {
     let active = Ipv4Addr::new(192, 0, 2, 2).into();
     Report {
         routers: vec![RouterReport {
@@ -97,6 +98,7 @@ fn report(state: VirtualRouterState, reason: &str) -> Report {
             priority: 100,
             configured_priority: 100,
             addresses: vec!["192.0.2.80/24".parse().unwrap()],
+            probes: Probes::EveryNode,
             active_node: (state == VirtualRouterState::Backup).then_some((active, 150)),
             sent: 3,
             received: 4,
@@ -104,6 +106,49 @@ fn report(state: VirtualRouterState, reason: &str) -> Report {
         }],
         problems: vec!["something else".to_owned()],
     }
+}
+
+#[test]
+fn connections_of_another_node_are_expected_until_some_time_after_it_has_lost_the_vips() {
+    let mut scene = Scene::with_file(&format!("{FILE}{VRRP}"));
+    let mut vips = |state, ago: u64| {
+        let mut report = report(state, "");
+        // The routers' clock counts the time that the host was suspended.
+        let since = clock::now_with_suspend();
+        report.routers[0].since = since.checked_sub(Duration::from_secs(ago)).unwrap();
+        scene.vrrp.state().report = Some(report);
+        scene.daemon.follow_vrrp(Update::Changed(Change {
+            group: "outside".to_owned(),
+            state,
+            reason: String::new(),
+        }));
+        let vips = scene.dataplane.state().failover_vips.clone();
+        vips.into_iter()
+            .map(|(vip, left)| (vip.to_string(), left.map(|left| left.as_secs_f64().ceil())))
+            .collect::<Vec<_>>()
+    };
+    let vip = "192.0.2.80".to_owned();
+    let whenever = [(vip.clone(), None)];
+    let left = |seconds| [(vip.clone(), Some(seconds))];
+    assert_eq!(vips(VirtualRouterState::Backup, 100), whenever);
+    assert_eq!(vips(VirtualRouterState::Fault, 100), whenever);
+    assert_eq!(vips(VirtualRouterState::Active, 0), left(30.0));
+    assert_eq!(vips(VirtualRouterState::Active, 20), left(10.0));
+    assert_eq!(vips(VirtualRouterState::Active, 31), []);
+    // Nothing is known of a thread that does not answer, so that nothing changes.
+    vips(VirtualRouterState::Active, 0);
+    scene.vrrp.state().is_silent = true;
+    scene.daemon.follow_vrrp(Update::Changed(Change {
+        group: "outside".to_owned(),
+        state: VirtualRouterState::Backup,
+        reason: String::new(),
+    }));
+    assert_eq!(scene.dataplane.state().failover_vips.len(), 1);
+    let refusal = scene.ask(Message::GiveUpAll).unwrap_err();
+    assert_eq!(
+        refusal.sentence,
+        "the thread of the virtual routers does not answer: restart balancerd"
+    );
 }
 
 #[test]
@@ -115,6 +160,7 @@ fn virtual_routers_run_and_are_told_what_is_down() {
         let tracked = Tracked {
             fault: None,
             penalty,
+            noticed_within: scene.vrrp.state().tracked["outside"].noticed_within,
         };
         let expected = BTreeMap::from([("outside".to_owned(), tracked)]);
         assert_eq!(scene.vrrp.state().tracked, expected);
@@ -199,6 +245,7 @@ fn the_status_shows_virtual_routers_and_the_nodes_part() {
         interface: "eth0".to_owned(),
         router_id: 51,
         group: None,
+        probes: Probes::EveryNode,
         active_node: None,
         sent: 3,
         received: 4,
@@ -224,6 +271,7 @@ fn the_status_shows_virtual_routers_and_the_nodes_part() {
     assert_eq!(
         fault.reasons,
         [
+            "no node is Active for outside: nobody answers for the VIPs",
             "virtual router outside is in fault: interface eth0 has no link",
             "something else"
         ]
@@ -255,6 +303,97 @@ fn maintenance_of_the_node_is_told_and_shown() {
 }
 
 #[test]
+fn a_backup_node_probes_once_it_is_active_where_that_is_configured() {
+    let file = FILE.replace(
+        "[[service.real]]",
+        "check = { type = \"tcp\" }\n[[service.real]]",
+    );
+    let vrrp = VRRP.replace("track-services = [\"web\"]", "probes = \"active-only\"");
+    let mut scene = Scene::with_file(&format!("{file}{vrrp}"));
+    let paused = |scene: &Scene| {
+        let wanted = scene.checkers.state().wanted.clone();
+        wanted.iter().map(|start| start.paused).collect::<Vec<_>>()
+    };
+    assert_eq!(paused(&scene), [true]);
+    for (state, is_paused) in [
+        (VirtualRouterState::Active, false),
+        (VirtualRouterState::Fault, true),
+        (VirtualRouterState::Active, false),
+        (VirtualRouterState::Backup, true),
+    ] {
+        scene.vrrp.state().report = Some(report(state, ""));
+        scene.daemon.follow_vrrp(Update::Changed(Change {
+            group: "outside".to_owned(),
+            state,
+            reason: String::new(),
+        }));
+        assert_eq!(paused(&scene), [is_paused], "{state:?}");
+    }
+}
+
+#[test]
+fn failures_of_virtual_routers_are_kept_for_the_next_daemon() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = StateFile::at(&folder.path().join("vrrp.json"));
+    let mut scene = Scene::with_file(&format!("{FILE}{VRRP}"));
+    let known = |scene: &Scene| scene.vrrp.state().failures.get("outside").map(Vec::len);
+    assert_eq!(known(&scene), None);
+    let restart = |scene: &mut Scene| {
+        scene.daemon.vrrp.failures = Failures::read(Some(file.clone()));
+        scene.daemon.vrrp.running = None;
+        scene.daemon.configure_vrrp();
+    };
+    restart(&mut scene);
+    assert_eq!(known(&scene), None);
+    scene.daemon.follow_vrrp(Update::Failed {
+        group: "outside".to_owned(),
+        failures: vec![clock::now_with_suspend()],
+    });
+    // It is killed, twice.
+    for failures in [2, 3] {
+        restart(&mut scene);
+        assert_eq!(known(&scene), Some(failures));
+    }
+    // It is stopped.
+    scene.daemon.vrrp.stop();
+    restart(&mut scene);
+    assert_eq!(known(&scene), Some(3));
+}
+
+#[test]
+fn a_node_that_cannot_take_over_is_named_with_the_reason() {
+    let succeed = |scene: &mut Scene| scene.daemon.succeed();
+    assert_eq!(
+        succeed(&mut Scene::new()).unwrap_err(),
+        "node lb1 has no virtual router, so it cannot take over"
+    );
+    let mut scene = Scene::with_file(&format!("{FILE}{VRRP}"));
+    scene.vrrp.state().report = Some(report(VirtualRouterState::Active, ""));
+    assert_eq!(
+        succeed(&mut scene).unwrap_err(),
+        "node lb1 is Active already (outside): --to names a node that stands by"
+    );
+    let reason = "interface eth0 has no link";
+    scene.vrrp.state().report = Some(report(VirtualRouterState::Fault, reason));
+    assert_eq!(
+        succeed(&mut scene).unwrap_err(),
+        "node lb1 cannot take over, since its virtual router outside is in fault: interface eth0 has no link"
+    );
+    scene
+        .ask(|reply| Message::NodeMaintenance(true, reply))
+        .unwrap();
+    assert_eq!(
+        succeed(&mut scene).unwrap_err(),
+        "node lb1 is in maintenance, so it cannot take over: `balancer-ctl node ready` there ends that"
+    );
+    scene
+        .ask(|reply| Message::NodeMaintenance(false, reply))
+        .unwrap();
+    scene.vrrp.state().report = Some(report(VirtualRouterState::Backup, ""));
+    assert_eq!(succeed(&mut scene), Ok(()));
+}
+
+#[test]
 fn only_an_active_node_gives_up() {
     let mut scene = Scene::new();
     let refusal = |scene: &mut Scene| scene.ask(Message::GiveUp).unwrap_err().sentence;
@@ -266,7 +405,12 @@ fn only_an_active_node_gives_up() {
     scene.vrrp.state().report = Some(report(VirtualRouterState::Backup, ""));
     assert_eq!(
         refusal(&mut scene),
-        "this node is not Active, so it has no VIP to give up: use `failover` on the node that is"
+        "this node is not Active, so it has no VIP to give up: 192.0.2.2 is Active, so use `failover` there"
+    );
+    scene.vrrp.state().report = Some(report(VirtualRouterState::Fault, ""));
+    assert_eq!(
+        refusal(&mut scene),
+        "this node is not Active, so it has no VIP to give up, and it hears no node that is"
     );
     scene.vrrp.state().report = Some(report(VirtualRouterState::Active, ""));
     let runtime = tokio::runtime::Builder::new_current_thread()

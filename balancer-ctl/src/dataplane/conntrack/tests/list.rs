@@ -1,19 +1,26 @@
 //! Connections are listed as filters ask.
 
-use std::{net::SocketAddr, ops::ControlFlow, sync::Arc, time::Duration};
+use std::{collections::HashSet, net::SocketAddr, ops::ControlFlow, sync::Arc, time::Duration};
 
 use super::*;
-use crate::dataplane::{Connection, ConnectionFilter, jiffies::Tick, list::Lister};
+use crate::{
+    dataplane::{Connection, ConnectionFilter, jiffies::Tick, list::Lister},
+    model::connections::ClientRef,
+};
 
-fn list(conntrack: &Arc<Conntrack>, filter: ConnectionFilter) -> Vec<Connection> {
-    let lister = Lister {
+fn lister(conntrack: &Arc<Conntrack>, filter: ConnectionFilter) -> Lister {
+    Lister {
         conntrack: Arc::clone(conntrack),
         filter,
         tick: Tick::with_hz(100),
         now: at(JIFFIES),
-    };
+        hashing: HashSet::new(),
+    }
+}
+
+fn list(conntrack: &Arc<Conntrack>, filter: ConnectionFilter) -> Vec<Connection> {
     let mut all = Vec::new();
-    lister.each(&mut |connection| {
+    lister(conntrack, filter).each(&mut |connection| {
         all.push(connection);
         ControlFlow::Continue(())
     });
@@ -87,7 +94,10 @@ fn connections_are_listed_as_filters_ask() {
     assert_eq!(listed, expected);
 
     let client = |text: &str, port| ConnectionFilter {
-        client: Some((text.parse().unwrap(), port)),
+        client: Some(ClientRef {
+            port,
+            ..text.parse().unwrap()
+        }),
         ..all.clone()
     };
     let real = |text: &str, port| ConnectionFilter {
@@ -108,6 +118,13 @@ fn connections_are_listed_as_filters_ask() {
         (client("198.51.100.2", Some(1)), &[]),
         (client("198.51.100.9", None), &[]),
         (client("2001:db8:1::7", None), &[4]),
+        (client("198.51.100.0/24", None), &[0, 1, 2, 3]),
+        (client("198.51.100.2/31", None), &[1, 2]),
+        (client("198.51.100.128/25", None), &[]),
+        (client("0.0.0.0/0", None), &[0, 1, 2, 3]),
+        (client("2001:db8::/32", None), &[4]),
+        (client("2001:db9::/32", None), &[]),
+        (client("::/0", None), &[4]),
         (real("10.0.0.2", None), &[0, 1, 2]),
         (real("10.0.0.2", Some(8080)), &[0, 1, 2]),
         (real("10.0.0.2", Some(80)), &[]),
@@ -141,5 +158,136 @@ fn connections_are_listed_as_filters_ask() {
             ..all.clone()
         };
         assert_eq!(list(&conntrack, filter).len(), count);
+    }
+}
+
+/// Four connections to each of two real servers, clients 1 to 8, and what the packet program has counted of them.
+fn two_reals() -> (Arc<Conntrack>, Vec<Flow<u32>>) {
+    let states = [
+        State::Established,
+        State::SynSent,
+        State::Closing,
+        State::Udp,
+    ];
+    let flows: Vec<_> = (1..=8)
+        .map(|client| Flow {
+            real: if client % 2 == 0 { 2 } else { 4 },
+            ..v4(client, states[usize::from(client - 1) / 2], [0; 2])
+        })
+        .collect();
+    let conntrack = tables(64);
+    for flow in &flows {
+        open(&conntrack.v4, flow);
+        let real = u32::from(flow.real);
+        conntrack.loads.count(real, FREE, flow.state as u8);
+    }
+    (Arc::new(conntrack), flows)
+}
+
+#[test]
+fn what_is_closed_is_gone_in_both_directions_and_counted_and_the_others_stay() {
+    let client = |text: &str| ConnectionFilter {
+        client: Some(text.parse().unwrap()),
+        ..ConnectionFilter::default()
+    };
+    // The clients that are left, and the loads of real ids 2 and 4.
+    for (filter, left, loads) in [
+        (
+            client("198.51.100.1"),
+            &[2, 3, 4, 5, 6, 7, 8][..],
+            [[1, 3], [0, 3]],
+        ),
+        (
+            client("198.51.100.1:40000"),
+            &[2, 3, 4, 5, 6, 7, 8],
+            [[1, 3], [0, 3]],
+        ),
+        (
+            client("198.51.100.1:1"),
+            &[1, 2, 3, 4, 5, 6, 7, 8],
+            [[1, 3], [1, 3]],
+        ),
+        (
+            client("198.51.100.0/30"),
+            &[4, 5, 6, 7, 8],
+            [[0, 3], [0, 2]],
+        ),
+        (client("::/0"), &[1, 2, 3, 4, 5, 6, 7, 8], [[1, 3], [1, 3]]),
+        (
+            ConnectionFilter {
+                real: Some(("10.0.0.2".parse().unwrap(), None)),
+                ..ConnectionFilter::default()
+            },
+            &[1, 3, 5, 7],
+            [[0, 0], [1, 3]],
+        ),
+        (
+            ConnectionFilter {
+                state: Some(State::Established),
+                ..ConnectionFilter::default()
+            },
+            &[3, 4, 5, 6, 7, 8],
+            [[0, 3], [0, 3]],
+        ),
+        (
+            ConnectionFilter {
+                service: Some(service("192.0.2.80:80", Protocol::Udp)),
+                ..ConnectionFilter::default()
+            },
+            &[1, 2, 3, 4, 5, 6],
+            [[1, 2], [1, 2]],
+        ),
+        (ConnectionFilter::default(), &[], [[0, 0], [0, 0]]),
+    ] {
+        let (conntrack, flows) = two_reals();
+        let listed = list(&conntrack, filter.clone()).len() as u64;
+        assert_eq!(lister(&conntrack, filter.clone()).close(), listed);
+        for (number, flow) in (1..).zip(&flows) {
+            let stays = left.contains(&number);
+            assert_eq!(
+                entries(&conntrack.v4, flow),
+                [stays; 2],
+                "{filter:?} {flow:?}"
+            );
+        }
+        let counted = [2, 4].map(|real| conntrack.loads.counts(real));
+        assert_eq!(counted, loads, "{filter:?}");
+        assert_eq!(lister(&conntrack, filter).close(), 0);
+    }
+}
+
+#[test]
+fn a_connection_that_its_client_would_open_again_stays_until_the_client_has_heard_and_is_listed_no_more()
+ {
+    let (conntrack, flows) = two_reals();
+    let all = ConnectionFilter::default();
+    let hashing = Lister {
+        hashing: HashSet::from([RealServer::default().service]),
+        ..lister(&conntrack, all.clone())
+    };
+    assert_eq!(hashing.close(), 8);
+    assert_eq!(list(&conntrack, all), []);
+    assert_eq!(hashing.close(), 0);
+    // Of the states in the order of the clients: established, syn-sent, closing, udp.
+    for (flow, stays) in flows.iter().zip([1, 1, 0, 0, 1, 1, 0, 0]) {
+        assert_eq!(entries(&conntrack.v4, flow), [stays == 1; 2], "{flow:?}");
+    }
+    let counted = [2, 4].map(|real| conntrack.loads.counts(real));
+    assert_eq!(counted, [[1, 1], [1, 1]]);
+}
+
+#[test]
+fn no_more_are_closed_than_the_limit_and_none_that_has_expired() {
+    for (limit, closed) in [(0, 0), (1, 1), (7, 7), (8, 8), (9, 8)] {
+        let (conntrack, _) = two_reals();
+        let expired = v4(9, State::Closed, [TIMEOUTS.closing + 1; 2]);
+        open(&conntrack.v4, &expired);
+        let filter = ConnectionFilter {
+            limit: Some(limit),
+            ..ConnectionFilter::default()
+        };
+        assert_eq!(lister(&conntrack, filter).close(), closed);
+        assert_eq!(conntrack.count().families, [9 - closed, 0]);
+        assert_eq!(entries(&conntrack.v4, &expired), [true; 2]);
     }
 }

@@ -114,6 +114,21 @@ async fn a_lack_of_this_host_changes_no_state() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_probe_that_was_not_sent_counts_for_nothing_at_its_timeout() {
+    let mut scene = scene();
+    scene.watch_ports([1]);
+    scene.updates().await;
+    scene.world.set(1, Behaviour::Unsent);
+    sleep(20 * SECOND).await;
+    assert_eq!(scene.updates().await, []);
+    let sentence = format!(
+        "check tcp of {} cannot be made and counts for nothing: full",
+        address(1)
+    );
+    assert_eq!(scene.updates.0.obstacles(), [sentence]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stopped_check_has_no_obstacle() {
     let mut scene = scene();
     scene.world.set(1, Behaviour::Obstacle);

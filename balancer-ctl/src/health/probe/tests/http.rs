@@ -1,5 +1,7 @@
 //! HTTP, both versions.
 
+mod bodies;
+
 use std::{cell::Cell, rc::Rc};
 
 use hyper::{Response, body::Bytes};
@@ -181,7 +183,7 @@ fn an_answer_that_is_not_http_fails() {
         let server = Server::answering(answer).await;
         assert_eq!(
             ask(server.address, http(body)).await,
-            fail("the answer is not http")
+            fail("the answer's Content-Length is \"x\"")
         );
         let server = Server::start(async |mut stream| {
             let _ = stream.read(&mut [0; 4096]).await;

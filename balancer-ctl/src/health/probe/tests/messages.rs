@@ -1,43 +1,18 @@
-//! Datagrams, DNS, agents and gRPC.
+//! Datagrams, agents and gRPC.
 
-use std::net::Ipv4Addr;
-
-use hickory_proto::{
-    op::{Message, MessageType, ResponseCode},
-    rr::{RData, Record, rdata},
-};
 use hyper::{HeaderMap, Response, body::Bytes};
-use tokio::net::UdpSocket;
 
 use super::*;
 use crate::{
     health::RequestedWeight,
     model::{
         AdminState,
-        check::{AgentProbe, DnsProbe, GrpcProbe},
+        check::{AgentProbe, GrpcProbe},
     },
 };
 
 fn udp(send: &[u8], expect: Option<&str>) -> Probe {
     Probe::Udp(exchange(send, expect))
-}
-
-/// A UDP server whose answers `answer` makes; `None` = it keeps silent.
-async fn udp_server(
-    answer: impl Fn(&[u8]) -> Option<Vec<u8>> + 'static,
-) -> (SocketAddr, JoinHandle<()>) {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let address = socket.local_addr().unwrap();
-    let task = tokio::task::spawn_local(async move {
-        let mut question = [0; 4096];
-        loop {
-            let (length, from) = socket.recv_from(&mut question).await.unwrap();
-            if let Some(answer) = answer(&question[..length]) {
-                socket.send_to(&answer, from).await.unwrap();
-            }
-        }
-    });
-    (address, task)
 }
 
 #[test]
@@ -79,64 +54,6 @@ fn a_port_where_nobody_listens_is_down() {
             assert_eq!(ask(address, udp(b"", None)).await, unreachable);
             assert_eq!(ask(address, udp(b"x", Some("x"))).await, unreachable);
         }
-    });
-}
-
-fn dns(answer: Option<&str>) -> Probe {
-    Probe::Dns(DnsProbe {
-        name: "www.example".into(),
-        record: "A".into(),
-        answer: answer.map(str::to_owned),
-    })
-}
-
-#[test]
-fn a_dns_answer_must_have_no_error_and_what_is_wanted() {
-    run(async {
-        let (address, _server) = udp_server(|question| {
-            let question = Message::from_vec(question).unwrap();
-            let name = question.queries[0].name.clone();
-            let mut answer = question.clone();
-            answer.metadata.message_type = MessageType::Response;
-            let data = RData::A(rdata::A(Ipv4Addr::new(192, 0, 2, 7)));
-            answer.add_answer(Record::from_rdata(name, 60, data));
-            Some(answer.to_vec().unwrap())
-        })
-        .await;
-        assert_eq!(
-            ask(address, dns(None)).await,
-            pass("dns noerror, 1 answers")
-        );
-        assert_eq!(
-            ask(address, dns(Some("192.0.2.7"))).await,
-            pass("dns 192.0.2.7")
-        );
-        assert_eq!(
-            ask(address, dns(Some("192.0.2.8"))).await,
-            fail("dns 192.0.2.7, wanted 192.0.2.8")
-        );
-        let (address, _server) = udp_server(|question| {
-            let mut answer = Message::from_vec(question).unwrap();
-            answer.metadata.message_type = MessageType::Response;
-            answer.metadata.response_code = ResponseCode::NXDomain;
-            Some(answer.to_vec().unwrap())
-        })
-        .await;
-        assert_eq!(ask(address, dns(None)).await, fail("dns nxdomain"));
-        // Not an answer: it has another's number.
-        let (address, _server) = udp_server(|question| {
-            let mut answer = Message::from_vec(question).unwrap();
-            answer.metadata.message_type = MessageType::Response;
-            answer.metadata.id = answer.metadata.id.wrapping_add(1);
-            Some(answer.to_vec().unwrap())
-        })
-        .await;
-        times_out(address, dns(None)).await;
-        let (address, _server) = udp_server(|_| Some(b"hello".to_vec())).await;
-        let Outcome::Failed { reason } = ask(address, dns(None)).await else {
-            panic!("it passed");
-        };
-        assert!(reason.starts_with("the answer is not dns: "), "{reason}");
     });
 }
 

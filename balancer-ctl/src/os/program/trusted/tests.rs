@@ -161,6 +161,97 @@ fn a_program_of_roots_in_the_sticky_tmp_is_trusted_and_one_in_a_folder_open_to_a
 }
 
 #[test]
+fn who_else_can_decide_what_a_file_says_is_told_with_the_remedy() {
+    let outer = tempfile::tempdir_in("/tmp").unwrap();
+    let folder = outer.path().join("own");
+    let path = folder.join("balancer.toml");
+    let link = outer.path().join("link.toml");
+    fs::create_dir(&folder).unwrap();
+    fs::write(&path, "").unwrap();
+    symlink(&path, &link).unwrap();
+    let set = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let (shown, within) = (path.display(), folder.display());
+    let move_it =
+        "let only root write to it, or move the file to a folder that only root may write to";
+    for (file, directory, sentence) in [
+        (0o644, 0o755, None),
+        (0o600, 0o700, None),
+        (
+            0o664,
+            0o755,
+            Some(format!(
+                "`{shown}` can be written by its group: `chmod g-w {shown}`"
+            )),
+        ),
+        (
+            0o646,
+            0o755,
+            Some(format!(
+                "`{shown}` can be written by others: `chmod o-w {shown}`"
+            )),
+        ),
+        (
+            0o644,
+            0o775,
+            Some(format!("`{within}` can be written by its group: {move_it}")),
+        ),
+        (
+            0o666,
+            0o777,
+            Some(format!("`{within}` can be written by others: {move_it}")),
+        ),
+    ] {
+        set(&path, file);
+        set(&folder, directory);
+        assert_eq!(
+            check_origin(&path).err(),
+            sentence,
+            "{file:o} {directory:o}"
+        );
+        // Through a link, whose owner decides where it leads, no command is advised.
+        let sentence = sentence.map(|said| match said.split_once(": `chmod") {
+            Some((flaw, _)) => format!("{flaw}: let only root write to it"),
+            None => said,
+        });
+        assert_eq!(
+            check_origin(&link).err(),
+            sentence,
+            "{file:o} {directory:o}"
+        );
+    }
+    set(&path, 0o644);
+    set(&folder, 0o755);
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    // A sticky folder keeps root's own file from being replaced, and nobody else's, nor a link of somebody else's.
+    set(&folder, 0o1777);
+    assert_eq!(check_origin(&path), Ok(()));
+    std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
+    assert_eq!(
+        check_origin(&path).err(),
+        Some(format!("`{within}` can be written by others: {move_it}"))
+    );
+    set(&folder, 0o755);
+    assert_eq!(
+        check_origin(&path).err(),
+        Some(format!(
+            "`{shown}` belongs to user 65534, not to root: `chown root {shown}`"
+        ))
+    );
+    std::os::unix::fs::chown(&path, Some(0), None).unwrap();
+    std::os::unix::fs::lchown(&link, Some(65534), None).unwrap();
+    set(outer.path(), 0o1777);
+    let around = outer.path().display();
+    assert_eq!(
+        check_origin(&link).err(),
+        Some(format!("`{around}` can be written by others: {move_it}"))
+    );
+}
+
+#[test]
 fn a_program_may_belong_to_the_account_that_runs_it() {
     let account = Account {
         name: "monitor".to_owned(),

@@ -1,7 +1,7 @@
 //! Nodes that join and leave.
 
 use super::*;
-use crate::peer::{Removal, task::NODES_FILE};
+use crate::peer::{NodeRecord, Removal, task::NODES_FILE};
 
 /// A node without a cluster, at an address where nobody listens yet.
 fn lone(folder: &TempDir, name: &str, host: u8) -> TestNode {
@@ -17,9 +17,22 @@ fn keyed(folder: &TempDir, name: &str, host: u8) -> TestNode {
     TestNode::start(&folder.path().join(name), settings(name, free(host), &[]))
 }
 
-fn join(node: &mut TestNode, target: SocketAddr) -> Result<Vec<String>, String> {
+/// Where a node stores its key.
+fn key_file(node: &TestNode) -> PathBuf {
+    node.folder.join("cluster.key")
+}
+
+type Joined = oneshot::Receiver<Result<Vec<NodeRecord>, String>>;
+
+fn ask_to_join(node: &mut TestNode, key: ClusterKey, target: SocketAddr) -> Joined {
     let (reply, answer) = oneshot::channel();
-    node.task.join(key(1), target, reply);
+    let key_file = key_file(node);
+    node.task.join(key, key_file, target, reply);
+    answer
+}
+
+fn join(node: &mut TestNode, target: SocketAddr) -> Result<Vec<String>, String> {
+    let answer = ask_to_join(node, key(1), target);
     let nodes = answer.blocking_recv().unwrap()?;
     node.settings.key = Some(key(1));
     let mut names: Vec<_> = nodes.into_iter().map(|node| node.name).collect();
@@ -140,8 +153,7 @@ fn who_cannot_join_is_told_why() {
         ))
     );
     let mut stranger = lone(&folder, "lb2", 78);
-    let (reply, answer) = oneshot::channel();
-    stranger.task.join(key(2), at, reply);
+    let answer = ask_to_join(&mut stranger, key(2), at);
     assert_eq!(
         answer.blocking_recv().unwrap(),
         Err(format!("cannot join the node at {at}: it has another key"))
@@ -212,4 +224,97 @@ fn a_list_of_nodes_that_is_garbage_is_said_and_mended_by_joining_again() {
         first.hears("lb2") && second.hears("lb1")
     });
     assert_eq!(second.task.obstacles(), Vec::<String>::new());
+}
+
+#[test]
+fn the_key_is_stored_once_a_node_has_joined_and_stays_as_it_was_if_it_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = keyed(&folder, "lb1", 90);
+    let mut second = lone(&folder, "lb2", 91);
+    let file = key_file(&second);
+    // With another key, and where nobody answers: nothing is left, or what was there.
+    for old in [None, Some(key(7))] {
+        if let Some(old) = &old {
+            old.write(&file).unwrap();
+        }
+        for (key, target) in [(key(2), first.address), (key(1), free(92))] {
+            let answer = ask_to_join(&mut second, key, target);
+            answer.blocking_recv().unwrap().unwrap_err();
+            assert_eq!(ClusterKey::read(&file), Ok(old.clone()));
+            assert!(!file.with_extension("key.joining").exists());
+        }
+    }
+    join(&mut second, first.address).unwrap();
+    assert_eq!(ClusterKey::read(&file), Ok(Some(key(1))));
+    // Where the key cannot be stored, the node does not join.
+    let mut third = lone(&folder, "lb3", 93);
+    std::fs::create_dir_all(key_file(&third)).unwrap();
+    let sentence = join(&mut third, first.address).unwrap_err();
+    assert!(sentence.starts_with("the key file "), "{sentence}");
+    assert_eq!(first.names(), ["lb2"]);
+    assert_eq!(third.names(), Vec::<String>::new());
+}
+
+#[test]
+fn a_node_joins_one_other_at_a_time_and_lets_nobody_join_meanwhile() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut first = keyed(&folder, "lb1", 94);
+    // Somebody who takes the connection and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.95:0").unwrap();
+    let joining = ask_to_join(&mut first, key(3), silent.local_addr().unwrap());
+    let _connection = silent.accept().unwrap();
+    let again = ask_to_join(&mut first, key(1), free(96));
+    assert_eq!(
+        again.blocking_recv().unwrap().unwrap_err(),
+        "this node joins another one at present: wait until that has ended"
+    );
+    let mut second = lone(&folder, "lb2", 97);
+    let at = first.address;
+    assert_eq!(
+        join(&mut second, at).unwrap_err(),
+        format!(
+            "cannot join the node at {at}: node lb1 itself joins another one at present: try again in a few seconds"
+        )
+    );
+    joining.blocking_recv().unwrap().unwrap_err();
+    assert_eq!(join(&mut second, at).unwrap(), ["lb1", "lb2"]);
+}
+
+#[test]
+fn a_node_that_leaves_unheard_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = keyed(&folder, "lb1", 98);
+    let mut second = lone(&folder, "lb2", 99);
+    join(&mut second, first.address).unwrap();
+    wait_for("the pair", || first.hears("lb2") && second.hears("lb1"));
+    let away = first.settings.clone();
+    drop(first);
+    wait_for("lb1 away", || !second.hears("lb1"));
+    assert_eq!(remove(&mut second, "lb2"), Ok(Removal::LeftUnheard));
+    wait_for("lb2 alone", || second.names().is_empty());
+    // It joins again as if nothing had been.
+    let first = TestNode::start(&folder.path().join("lb1"), away);
+    assert_eq!(join(&mut second, first.address).unwrap(), ["lb1", "lb2"]);
+    wait_for("the pair again", || {
+        first.hears("lb2") && second.hears("lb1")
+    });
+}
+
+#[test]
+fn where_the_configuration_names_the_key_s_file_nobody_joins() {
+    let folder = tempfile::tempdir().unwrap();
+    let named = PeerSettings {
+        can_be_joined: false,
+        ..settings("lb1", free(100), &[])
+    };
+    let first = TestNode::start(&folder.path().join("lb1"), named);
+    let mut second = lone(&folder, "lb2", 101);
+    let at = first.address;
+    assert_eq!(
+        join(&mut second, at).unwrap_err(),
+        format!(
+            "cannot join the node at {at}: the configuration there names the nodes and the file with their key: add this one to both"
+        )
+    );
+    assert_eq!(first.names(), Vec::<String>::new());
 }

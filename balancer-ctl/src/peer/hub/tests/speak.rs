@@ -328,3 +328,34 @@ fn what_keeps_a_node_from_listening_is_said_until_it_does() {
             .any(|sentence| sentence.contains(" over none-such: "))
     });
 }
+
+#[test]
+fn a_node_that_is_in_its_own_list_of_nodes_finds_out_and_leaves_itself_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let other = free(49);
+    let port = free(48).port();
+    let own = SocketAddr::from(([127, 0, 0, 48], port));
+    let everywhere = SocketAddr::from(([0, 0, 0, 0], port));
+    let mut node = TestNode::start(folder.path(), settings("lb1", everywhere, &[own, other]));
+    let addresses = |node: &TestNode| -> Vec<_> {
+        let peers = node.task.peers().into_iter();
+        peers.map(|peer| peer.address).collect()
+    };
+    wait_for("only the other node", || addresses(&node) == [other]);
+    assert_eq!(node.task.refusals(), RefusalCounters::default());
+    assert_eq!(node.changes(), []);
+    // Settings that are given once more do not bring it back.
+    node.task.configure(node.settings.clone());
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(addresses(&node), [other]);
+    // Nor does it join itself.
+    let (reply, answer) = oneshot::channel();
+    node.task
+        .join(key(1), folder.path().join("key"), own, reply);
+    assert_eq!(
+        answer.blocking_recv().unwrap(),
+        Err(format!(
+            "cannot join the node at {own}: that is this node itself"
+        ))
+    );
+}

@@ -57,6 +57,8 @@ struct Network {
     troubles: Troubles,
     start: Instant,
     now: Instant,
+    /// This many members, from the first on, hear nobody, also when all else flows.
+    deaf: usize,
     /// Pairs of sender and receiver between which nothing gets through.
     cut: Vec<(usize, usize)>,
     is_calm: bool,
@@ -88,6 +90,7 @@ impl Network {
             troubles,
             start,
             now: start,
+            deaf: 0,
             cut: Vec::new(),
             is_calm: false,
         };
@@ -126,7 +129,7 @@ impl Network {
     fn send(&mut self, from: usize, member: usize, priority: u8) {
         for to in (0..self.machines.len()).filter(|to| *to != from) {
             let is_cut = !self.is_calm && self.cut.contains(&(from, to));
-            if is_cut || self.percent(self.troubles.lost) {
+            if is_cut || member < self.deaf || self.percent(self.troubles.lost) {
                 continue;
             }
             let copies = 1 + u64::from(self.percent(self.troubles.repeated));
@@ -160,7 +163,7 @@ impl Network {
 
     /// Does something to a node.
     fn upset(&mut self, number: usize) {
-        match self.numbers.below(6) {
+        match self.numbers.below(7) {
             // It crashes and starts again at once.
             0 => self.boot(number),
             1 => {
@@ -168,12 +171,15 @@ impl Network {
                 self.asleep[number] = self.now + rest;
             }
             2 => self.handle(number, Input::GiveUp),
-            3 => {
+            kind @ (3 | 4) => {
                 self.handle(number, fault("a cable"));
+                for member in (0..self.settings[number].0.members.len()).filter(|_| kind == 4) {
+                    self.handle(number, Input::LinkUp { member });
+                }
                 let priority = self.settings[number].1;
                 self.handle(number, tracked(priority));
             }
-            4 => self.handle(number, Input::Maintenance(true)),
+            5 => self.handle(number, Input::Maintenance(true)),
             _ => self.handle(number, Input::Maintenance(false)),
         }
     }
@@ -298,18 +304,41 @@ proptest! {
     }
 }
 
+const QUIET: Troubles = Troubles {
+    lost: 0,
+    delayed: 0,
+    repeated: 0,
+    one_way: 0,
+    upset: 0,
+};
+
+#[test]
+fn equal_nodes_agree_after_a_split_by_whichever_member_they_hear_each_other() {
+    for (nodes, members, deaf) in [(2, 2, 1), (2, 3, 2), (4, 2, 1), (3, 1, 0)] {
+        let nodes = vec![(100, Failback::Never); nodes];
+        let mut network = Network::new(&nodes, members, QUIET, 1);
+        let pairs = |one| (0..nodes.len()).map(move |other| (one, other));
+        let cuts: Vec<_> = (0..nodes.len()).flat_map(pairs).collect();
+        network.cut.clone_from(&cuts);
+        let end = network.now + 20 * SECOND;
+        while network.step(end) {
+            // Nothing heals by itself.
+            network.cut.clone_from(&cuts);
+        }
+        assert_eq!(network.active().len(), nodes.len());
+        network.deaf = deaf;
+        network.heal();
+        let end = network.now + 5 * SECOND;
+        while network.step(end) {}
+        network.watch();
+    }
+}
+
 #[test]
 fn nodes_that_start_together_agree_without_a_second_active_one() {
     for priorities in [[100, 100], [150, 100], [1, 254]] {
         let nodes = priorities.map(|priority| (priority, Failback::Never));
-        let quiet = Troubles {
-            lost: 0,
-            delayed: 0,
-            repeated: 0,
-            one_way: 0,
-            upset: 0,
-        };
-        let mut network = Network::new(&nodes, 2, quiet, 1);
+        let mut network = Network::new(&nodes, 2, QUIET, 1);
         network.heal();
         network.watch();
     }

@@ -1,15 +1,16 @@
-//! completions, man: what a shell and `man` want to know of the commands.
+//! completions: what a shell wants to know of the commands.
 
 use clap::{Command, CommandFactory as _};
 use clap_complete::Shell;
-use clap_mangen::Man;
 
-use super::{CommandError, arguments::Arguments, write};
+use super::{
+    CommandError,
+    arguments::{Arguments, with_required},
+    write,
+};
 
 /// The tool's name in the functions that complete it in bash.
 const WITHOUT_HYPHEN: &str = "balancerctl";
-/// The section of the manual: administration.
-const SECTION: &str = "8";
 
 /// Prints the completions for a shell.
 pub fn completions(shell: Shell) -> Result<(), CommandError> {
@@ -26,34 +27,9 @@ pub fn completions(shell: Shell) -> Result<(), CommandError> {
     Ok(write(&String::from_utf8_lossy(&text))?)
 }
 
-/// Prints the page of the whole tool, or of one command.
-pub fn man(command: Option<&str>) -> Result<(), CommandError> {
-    let mut tool = shown();
-    tool.build();
-    let page = match command {
-        None => tool.clone(),
-        Some(name) => tool.find_subcommand(name).cloned().ok_or_else(|| {
-            CommandError::Usage(format!(
-                "there is no command `{name}`: `balancer-ctl --help` shows all"
-            ))
-        })?,
-    };
-    let title = match command {
-        None => "balancer-ctl".to_owned(),
-        Some(_) => format!("balancer-ctl-{}", page.get_name()),
-    };
-    let mut text = Vec::new();
-    Man::new(page)
-        .title(title)
-        .section(SECTION)
-        .source(concat!("balancer-ctl ", env!("CARGO_PKG_VERSION")))
-        .render(&mut text)?;
-    Ok(write(&String::from_utf8_lossy(&text))?)
-}
-
 /// The commands that the help shows: planned ones are refused, so that nobody is to be led to them.
-fn shown() -> Command {
-    let tool = Arguments::command();
+pub fn shown() -> Command {
+    let tool = with_required(Arguments::command());
     let subcommands = tool
         .get_subcommands()
         .filter(|command| !command.is_hide_set());
@@ -61,6 +37,8 @@ fn shown() -> Command {
     let arguments: Vec<_> = tool.get_arguments().cloned().collect();
     let mut shown = Command::new("balancer-ctl")
         .version(env!("CARGO_PKG_VERSION"))
+        .disable_help_flag(true)
+        .disable_version_flag(true)
         .args(arguments)
         .subcommands(subcommands);
     if let Some(about) = tool.get_about() {
