@@ -27,6 +27,13 @@ impl DeltaSum {
         Self(delta.0 as u64)
     }
 
+    /// Adds a difference that is known.
+    #[inline(always)]
+    #[must_use]
+    pub const fn plus(self, delta: Delta) -> Self {
+        Self(self.0 + delta.0 as u64)
+    }
+
     /// Replaces a 16-bit word.
     #[inline(always)]
     #[must_use]

@@ -26,8 +26,33 @@
 //!   server's address, which its id implies, gives its place in `source` to the client's address, and `port` is the client's.
 //! - SYN cookies: `extra` of the reply entry, which is free, is the shift of the sequence numbers.
 //! - Direct routing and tunnels: the two bits of [`Word::method`].
+//! - Mixed families: see below.
 //! - Replication: an entry without node-local numbers is its key, its state and the real server's address and VIP; real id,
 //!   next hop and serial are each node's own. The daemon inserts as it frees, by compare-exchange.
+//!
+//! # Mixed families, on paper
+//! A virtual service of one family whose real servers have the other (RFC 7915 translates such packets, RFC 6146 keeps their state). Not built:
+//! it needs full NAT first, since a real server cannot see an address of the other family, and a second way through the packet program.
+//! - Entries. The original one lies in the table of the client's family, the reply's in that of the real server's. The original entry is as in
+//!   full NAT: `port` is the source port that was reserved for it, the real id says both addresses towards the real server. The reply entry
+//!   cannot hold an IPv6 client: of its 32 bytes `source` (4, the real id says it) and `extra` (4) are free. It names the original entry by its
+//!   place, 32 bits, and 16 bits of its serial instead. So a reply reads two entries, and looking for a partner reads a place instead of
+//!   hashing a key. An original entry that moves to its other bucket writes its new place into the reply's.
+//! - Headers. The frame becomes 20 bytes longer or shorter (`bpf_xdp_adjust_head`, which not every driver has). Traffic class and hop count
+//!   carry over, options and extension headers do not; towards IPv4 the packet says DF and identification 0 where it has 1,280 bytes or
+//!   more, and is one that routers may fragment where it has fewer (RFC 7915 section 5.1).
+//! - Checksums. TCP and UDP: the difference of both pairs of addresses. That between VIP and real server is a constant of the real server, as
+//!   now; that between client and source address is four additions a packet. The pseudo header's length and protocol count alike. UDP without a
+//!   checksum, which only IPv4 has, would be summed up whole (RFC 7915 section 4.5): dropped with its reason above 1,500 bytes.
+//! - MTU. A packet of 1,500 bytes from an IPv4 real server becomes one of 1,520: it is answered with "fragmentation needed" and the MTU of
+//!   the way out less 20 where it says DF, else it would have to be fragmented here, which XDP cannot: dropped. "Packet too big" from the
+//!   client's side is passed on with 20 less, the other way with 20 more.
+//! - ICMP. Types and codes change (RFC 7915 sections 4.2 and 5.2), and the quoted header's length with them: the tail is cut or the head is
+//!   grown twice. Echo requests are the host's.
+//! - Fragments. The fragment header is made of the IPv4 header's fields, or the other way round; later fragments follow as they do now, by a
+//!   record in the family in which they come.
+//! - What it takes: the rewrite and forward steps of another kind (`translate`, in a program of its own, called where the real server's family
+//!   is another), the partner's place in the reply entry, ICMP's tables, some 600 lines, and each test of full NAT again in two directions.
 
 mod displacement;
 mod timeouts;

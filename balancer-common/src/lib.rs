@@ -15,11 +15,14 @@ pub mod checksum;
 pub mod conntrack;
 pub mod direction;
 pub mod failover;
+pub mod filter;
 pub mod flow_hash;
+pub mod fragment;
 pub mod host_address;
 pub mod load;
 pub mod next_hop;
 pub mod persistence;
+pub mod programs;
 pub mod real_server;
 pub mod redirect;
 pub mod scheduler;
@@ -31,9 +34,9 @@ pub mod trace;
 pub mod verdict;
 pub mod wire;
 
-/// Version of the map layouts below. It is part of the pin directory's name (`v6`), so a daemon never takes
+/// Version of the map layouts below. It is part of the pin directory's name (`v7`), so a daemon never takes
 /// up maps of another layout. Raise it with every change to a shared struct or to a map's meaning.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// Marks shared structs as plain data for aya: every byte is initialised, every bit pattern is valid.
 macro_rules! plain_data {

@@ -30,6 +30,10 @@ plain_data!(ServiceKeyV4, ServiceKeyV6);
 pub const REJECT: u16 = 1;
 /// Flag: clients keep their real server, see [`crate::persistence`].
 pub const PERSISTENT: u16 = 2;
+/// Flag: it has rules about its clients, see [`crate::filter`].
+pub const FILTERED: u16 = 4;
+/// Flag: its clients may open so many connections in a second, see [`crate::filter`].
+pub const LIMITED: u16 = 8;
 
 /// A virtual service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -41,7 +45,7 @@ pub struct Service {
     pub available: Ring,
     /// Its id: the index in `TURNS` and `STICKINESS`.
     pub id: u32,
-    /// [`REJECT`], [`PERSISTENT`].
+    /// [`REJECT`], [`PERSISTENT`], [`FILTERED`], [`LIMITED`].
     pub flags: u16,
     /// One of [`pick`](crate::scheduler::pick).
     pub pick: u8,

@@ -30,8 +30,8 @@ pub struct Answer {
     pub is_pending: u32,
     /// The slot of the service's ring that was looked at last; all ones where it is one of those that take new connections.
     pub slot: u32,
-    /// Always zero.
-    pub zero: u32,
+    /// The id of the rule of the service's filter that the client falls under, or of the limit that refuses it; 0 = none.
+    pub rule: u32,
     /// The question's source port, so that the answer is known to be its own.
     pub port: u32,
 }

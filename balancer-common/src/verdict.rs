@@ -65,10 +65,19 @@ discards! {
     NotIp = "not-ip", Pass;
     /// a header is cut short or contradicts itself
     Malformed = "malformed", Pass;
-    /// the packet carries neither TCP nor UDP
+    /// the packet carries neither TCP nor UDP nor an ICMP error, or behind extension headers that are not looked through
     NotTcpUdp = "not-tcp-udp", Pass;
-    /// the packet is a fragment
+    /// the ICMP error quotes no packet of a connection
+    IcmpUnmatched = "icmp-unmatched", Pass;
+    /// the packet is a fragment of a datagram that belongs to no connection
     Fragment = "fragment", Pass;
+    /// a fragment to or from a VIP's or a real server's address came before its datagram's beginning, without it, or 30 seconds after it
+    FragmentUnmatched = "fragment-unmatched", Drop;
+    /// a fragment to or from a VIP's or a real server's address cuts the headers, or would overwrite them
+    FragmentTiny = "fragment-tiny", Drop;
+    /// the packet to a VIP's or a real server's address has more IPv6 extension headers than are looked through, or a routing header of
+    /// type 0
+    ExtensionHeaders = "extension-headers", Drop;
     /// an IPv6 packet carries a v4-mapped address
     MappedAddress = "mapped-address", Pass;
     /// no virtual service has this address, port and protocol
@@ -116,11 +125,11 @@ discards! {
     Hairpin = "hairpin", Answer;
     /// the real server already serves this client port for another virtual service
     Collision = "collision", Drop;
-    /// the packet's time to live ended here
-    TimeExceeded = "time-exceeded", Drop;
-    /// the packet is larger than the way out carries and must not be fragmented
-    TooBig = "too-big", Drop;
-    /// the packet was translated, and the host's stack fragments it
+    /// the packet's time to live ended here; its sender was told so by ICMP
+    TimeExceeded = "time-exceeded", Answer;
+    /// the packet is larger than the way out carries and must not be fragmented; its sender was told the MTU by ICMP
+    TooBig = "too-big", Answer;
+    /// the packet was translated, and the host's stack fragments it, or sends it on as it did its datagram's first fragment
     ToFragment = "to-fragment", Forward;
     /// the packet was translated, and the host's stack finds the next hop's MAC address
     NoNeighbour = "no-neighbour", Forward;
@@ -136,6 +145,10 @@ discards! {
     NotForwarded = "not-forwarded", Drop;
     /// the way out leads through an interface that the program cannot transmit on
     NoEgress = "no-egress", Drop;
+    /// the service's `allow` and `deny` do not let the client open connections
+    Denied = "denied", Drop;
+    /// the client has opened as many connections to the service as the service's `rate` lets it
+    RateLimited = "rate-limited", Drop;
 }
 
 #[cfg(test)]

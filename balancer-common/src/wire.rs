@@ -4,12 +4,15 @@
 //! packet. Accessors take and give whole fields in network byte order, unless they say otherwise.
 
 pub mod answer;
+mod extension;
+pub mod icmp;
 mod ip;
 mod transport;
 
 pub use self::{
+    extension::{Extension, ExtensionHeader, extension_kind},
     ip::{IpHeader, Ipv4, Ipv6},
-    transport::{L4Header, Tcp, Udp},
+    transport::{L4Header, Tcp, Udp, udp_checksum},
 };
 
 /// Ethertype of IPv4, network byte order.

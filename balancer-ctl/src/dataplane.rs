@@ -63,8 +63,8 @@ pub use crate::model::counters::Counters;
 pub use crate::model::kept_clients::PersistenceFilter;
 use crate::{
     model::{
-        DataplaneSettings, ForwardMethod, HashKey, NoReal, Persistence, Scheduler, ServiceKey,
-        VirtualService, prefix::Prefix, view,
+        DataplaneSettings, Filter, ForwardMethod, HashKey, NoReal, Persistence, Scheduler,
+        ServiceKey, VirtualService, filter::FilterRule, prefix::Prefix, view,
     },
     netlink::local::LocalAddresses,
 };
@@ -91,6 +91,8 @@ pub struct ServiceSnapshot {
     pub counters: Counters,
     /// Clients that keep a server; those of its group, if it is in one. 0 where it is not persistent.
     pub kept_clients: u64,
+    /// Packets that its filter has let in or refused, by rule.
+    pub filtered: BTreeMap<FilterRule, u64>,
 }
 
 /// Counters and connections of all services at one moment.
@@ -98,6 +100,15 @@ pub struct ServiceSnapshot {
 pub struct Snapshot {
     /// By service.
     pub services: BTreeMap<ServiceKey, ServiceSnapshot>,
+}
+
+/// What would become of the first packet of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Traced {
+    /// Where it goes.
+    pub choice: Choice,
+    /// The rule of the service's filter that lets the client in or refuses it.
+    pub rule: Option<FilterRule>,
 }
 
 /// What the packet program would do with the first packet of a client.
@@ -237,6 +248,8 @@ pub struct Service {
     pub persistence: Option<Persistence>,
     /// What clients get while no real server takes new connections.
     pub no_real: NoReal,
+    /// Which clients may open connections, and how many.
+    pub filter: Filter,
     /// How much of each real server's weight stands for one unit of configured weight. Above 1 while a real server
     /// ramps up; weights are rounded to whole units where the rings lack room.
     pub unit: u32,
@@ -332,6 +345,7 @@ impl From<&VirtualService> for Service {
             hash: service.hash.unwrap_or_default(),
             persistence: service.persistence.clone(),
             no_real: service.no_real,
+            filter: service.filter.clone(),
             unit: 1,
             reals: service
                 .reals
@@ -424,7 +438,7 @@ pub trait Dataplane: Send {
     /// # Errors
     /// The kernel refused the test run.
     fn trace(&mut self, client: SocketAddr, service: &ServiceKey)
-    -> Result<Choice, DataplaneError>;
+    -> Result<Traced, DataplaneError>;
 
     /// How many packets were dropped because a connection table was full.
     ///

@@ -15,6 +15,7 @@ pub mod duration;
 pub mod enumeration;
 pub mod error;
 pub mod event;
+pub mod filter;
 pub mod health;
 pub mod kept_clients;
 pub mod key;
@@ -43,6 +44,7 @@ use std::{
 use self::names::names;
 pub use self::{
     check::Check,
+    filter::Filter,
     health::{AdminState, Backups, HealthPolicy, OnDown},
     limits::MAX_WEIGHT,
     notify::Notify,

@@ -25,6 +25,13 @@ pub fn exchange(value: *mut u32, old: u32, new: u32) -> bool {
     unsafe { atomic_cxchg::<u32, { AcqRel }, { Acquire }>(value, old, new).1 }
 }
 
+/// As [`exchange`], of 64 bits.
+#[inline(always)]
+pub fn exchange_long(value: *mut u64, old: u64, new: u64) -> bool {
+    // SAFETY: as above.
+    unsafe { atomic_cxchg::<u64, { AcqRel }, { Acquire }>(value, old, new).1 }
+}
+
 /// Copies a value made of 32-bit words, word by word and volatile: for longer ones LLVM calls memcpy, a subprogram that
 /// copies byte by byte.
 #[inline(always)]

@@ -1,24 +1,30 @@
 //! The address families, each with its maps.
 
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use balancer_common::{
     conntrack::Bucket,
     failover::FailoverReal,
+    fragment::{Fragment, FragmentKey},
     service::{Service, ServiceKey},
     verdict::Discard,
-    wire::{IpHeader, Ipv4, Ipv6},
+    wire::{Ipv4, Ipv6, answer::AnswerHeader},
 };
 
 use crate::{
+    headers::Walkable,
     maps::{
-        CONNTRACK_V4, CONNTRACK_V6, FAILOVER_REALS_V4, FAILOVER_REALS_V6, REAL_PORTS_V4,
-        REAL_PORTS_V6, SCRATCH_V4, SCRATCH_V6, SERVICES_V4, SERVICES_V6,
+        CONNTRACK_V4, CONNTRACK_V6, FAILOVER_REALS_V4, FAILOVER_REALS_V6, FRAGMENTS_V4,
+        FRAGMENTS_V6, REAL_PORTS_V4, REAL_PORTS_V6, SCRATCH_V4, SCRATCH_V6, SERVICES_V4,
+        SERVICES_V6, UNPROVEN_FRAGMENTS_V4, UNPROVEN_FRAGMENTS_V6,
     },
     scratch::Scratch,
 };
 
+/// What became of first fragments.
+pub type Fragments<A> = LruHashMap<FragmentKey<A>, Fragment>;
+
 /// An address family with its maps.
-pub trait Family: IpHeader {
+pub trait Family: AnswerHeader + Walkable {
     /// Its place in `Settings::buckets`.
     const INDEX: usize;
     /// The connection table.
@@ -29,6 +35,10 @@ pub trait Family: IpHeader {
     fn real_ports() -> &'static HashMap<ServiceKey<Self::Address>, u32>;
     /// The real servers whose segments may belong to connections of another node.
     fn failover_reals() -> &'static HashMap<ServiceKey<Self::Address>, FailoverReal>;
+    /// What became of the first fragments of datagrams whose connections are assured or confirmed.
+    fn fragments() -> &'static Fragments<Self::Address>;
+    /// What became of other datagrams' first fragments.
+    fn unproven_fragments() -> &'static Fragments<Self::Address>;
     /// Room for what does not fit on the stack.
     fn scratch() -> &'static PerCpuArray<Scratch<Self::Address>>;
 }
@@ -54,6 +64,16 @@ impl Family for Ipv4 {
     #[inline(always)]
     fn failover_reals() -> &'static HashMap<ServiceKey<u32>, FailoverReal> {
         &FAILOVER_REALS_V4
+    }
+
+    #[inline(always)]
+    fn fragments() -> &'static Fragments<u32> {
+        &FRAGMENTS_V4
+    }
+
+    #[inline(always)]
+    fn unproven_fragments() -> &'static Fragments<u32> {
+        &UNPROVEN_FRAGMENTS_V4
     }
 
     #[inline(always)]
@@ -83,6 +103,16 @@ impl Family for Ipv6 {
     #[inline(always)]
     fn failover_reals() -> &'static HashMap<ServiceKey<[u32; 4]>, FailoverReal> {
         &FAILOVER_REALS_V6
+    }
+
+    #[inline(always)]
+    fn fragments() -> &'static Fragments<[u32; 4]> {
+        &FRAGMENTS_V6
+    }
+
+    #[inline(always)]
+    fn unproven_fragments() -> &'static Fragments<[u32; 4]> {
+        &UNPROVEN_FRAGMENTS_V6
     }
 
     #[inline(always)]

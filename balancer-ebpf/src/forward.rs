@@ -17,10 +17,11 @@ use balancer_common::{
     next_hop::{self, NextHop, NextHopRef, ROUTE_SLOTS},
     settings::{Interface, interface_flags},
     verdict::{Discard, Verdict},
-    wire::{Ethernet, Frame},
+    wire::{Ethernet, Frame, icmp::Icmp},
 };
 
 use crate::{
+    answer::answer_as,
     encoded::Encoded,
     family::{Family, scratch},
     maps::{DEVICES, NEXT_HOPS, route_versions},
@@ -55,13 +56,19 @@ impl Hop {
         }
     }
 
+    /// Whether the host's stack sends a packet on that goes this way: it is to be fragmented, or nothing is known of the neighbour.
+    #[inline(always)]
+    pub fn is_hosts(&self, ip: &Ip) -> bool {
+        self.reason == Discard::NoNeighbour as u32 || ip.length > self.mtu as usize
+    }
+
     #[inline(always)]
     fn none(reason: Discard) -> Self {
         Self {
             reason: reason as u32,
             ifindex: 0,
             macs: [0; 3],
-            mtu: 0,
+            mtu: u32::MAX,
         }
     }
 }
@@ -115,6 +122,22 @@ fn version(destination: Addr) -> u32 {
     }
 }
 
+/// That the packet fits the way out, or may be fragmented; else its sender is to be told.
+#[inline(always)]
+pub fn fit<H: Family>(
+    ctx: &XdpContext,
+    ip: &Ip,
+    hop: &Hop,
+    steering: &Steering,
+) -> Result<(), Discard> {
+    if ip.length <= hop.mtu as usize || !header_mut::<H>(ctx, Ethernet::LENGTH)?.must_not_fragment()
+    {
+        return Ok(());
+    }
+    answer_as::<H>(ctx, ip, &steering.real.vip, hop.mtu)?;
+    Err(Discard::TooBig)
+}
+
 /// Sends the translated packet on its way, if there is one: next hop's MAC address, one hop less, out.
 #[inline(always)]
 pub fn forward<H: Family>(
@@ -127,14 +150,10 @@ pub fn forward<H: Family>(
         // SAFETY: `Hop::none` made this number of a `Discard`.
         return Err(unsafe { mem::transmute::<u32, Discard>(hop.reason) });
     }
-    let frame = header_mut::<Frame<H>>(ctx, 0)?;
     if ip.length > hop.mtu as usize {
-        return Err(if frame.ip.must_not_fragment() {
-            Discard::TooBig
-        } else {
-            Discard::ToFragment
-        });
+        return Err(Discard::ToFragment);
     }
+    let frame = header_mut::<Frame<H>>(ctx, 0)?;
     frame.ip.count_hop();
     frame.ethernet.address(hop.macs);
     if hop.ifindex == u32::from(interface.index)
@@ -245,7 +264,10 @@ fn try_look_up<H: Family>(
             }
         }
     }
-    remember(&scratch.hop, found, routes);
+    // What the header of an ICMP error says decides nothing for the connection that it is about.
+    if header.protocol() != <H as Icmp>::PROTOCOL {
+        remember(&scratch.hop, found, routes);
+    }
     Ok(())
 }
 

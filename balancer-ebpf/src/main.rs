@@ -20,9 +20,13 @@ mod atomic;
 mod classify;
 mod encoded;
 mod family;
+mod filter;
 mod finish;
 mod forward;
+mod fragments;
+mod headers;
 mod host_source;
+mod icmp;
 mod lock;
 mod maps;
 mod next_hops;
@@ -39,33 +43,40 @@ mod scratch;
 mod steering;
 mod table;
 mod track;
+mod walk;
 
 use aya_ebpf::{
     helpers::{bpf_jiffies64, bpf_ktime_get_ns},
     macros::xdp,
     programs::XdpContext,
 };
-use balancer_common::{trace::Answer, verdict::Discard};
+use balancer_common::trace::Answer;
 
 /// Balances packets of both directions.
 #[xdp]
 pub fn balancer(ctx: XdpContext) -> u32 {
-    let outcome = match pipeline::run(&ctx) {
-        Ok(Some(verdict)) => Ok(verdict),
-        Ok(None) => {
-            maps::open_connection(&ctx);
-            // Only where the daemon has not put the program there.
-            Err(Discard::Busy)
-        }
-        Err(reason) => Err(reason),
-    };
+    let outcome = pipeline::run(&ctx);
     finish::finish(&ctx, outcome, finish::log_line!())
 }
 
-/// Balances the first packet of a connection. Never attached: `balancer` calls it.
+/// Balances a fragment, or a packet with IPv6 extension headers. Never attached: `balancer` calls it.
+#[xdp]
+pub fn walk_headers(ctx: XdpContext) -> u32 {
+    let outcome = pipeline::run_walking(&ctx);
+    finish::finish(&ctx, outcome, finish::log_line!())
+}
+
+/// Balances the first packet of a connection. Never attached: `balancer` and `walk_headers` call it.
 #[xdp]
 pub fn open_connection(ctx: XdpContext) -> u32 {
     let outcome = pipeline::open_and_run(&ctx);
+    finish::finish(&ctx, outcome, finish::log_line!())
+}
+
+/// Translates an ICMP error about a packet of a connection. Never attached: `balancer` calls it.
+#[xdp]
+pub fn translate_error(ctx: XdpContext) -> u32 {
+    let outcome = pipeline::run_error(&ctx);
     finish::finish(&ctx, outcome, finish::log_line!())
 }
 
@@ -101,7 +112,7 @@ pub fn trace(ctx: XdpContext) -> u32 {
             answer.has_connection.to_ne_bytes(),
             answer.is_pending.to_ne_bytes(),
             answer.slot.to_ne_bytes(),
-            answer.zero.to_ne_bytes(),
+            answer.rule.to_ne_bytes(),
             answer.port.to_ne_bytes(),
         ];
     }

@@ -4,7 +4,8 @@ use aya_ebpf::{
     helpers::bpf_jiffies64,
     macros::map,
     maps::{
-        Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, lpm_trie::Key,
+        Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray,
+        lpm_trie::Key,
     },
     programs::XdpContext,
 };
@@ -13,10 +14,13 @@ use balancer_common::{
     address_filter,
     conntrack::{BucketV4, BucketV6},
     failover::FailoverReal,
+    filter::{self, ClientKey, MAX_RULE_IDS, MAX_RULES, RateLimit, Rule},
+    fragment::{Fragment, FragmentKeyV4, FragmentKeyV6, MAX_FRAGMENTED},
     host_address::MAX_HOST_PREFIXES,
     load::{Ending, RealLoad},
     next_hop::{NEXT_HOPS as MAX_NEXT_HOPS, NextHop, RouteVersions},
     persistence::{MemberKey, PENDING_WORDS, PersistenceEntry, PersistenceKey, Stickiness},
+    programs,
     real_server::{MAX_REALS, RealServer},
     redirect::RedirectError,
     scheduler::RING_WORDS,
@@ -39,10 +43,10 @@ const ON_DEMAND: u32 = 1;
 #[map]
 static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 
-/// Slot 0: the program `open_connection`. Pinned like all others: the kernel empties such a map when nobody in user space
-/// holds it.
+/// The programs that others hand packets to, in the order of `programs::CALLED`. Pinned like all others: the kernel empties such a map
+/// when nobody in user space holds it.
 #[map]
-static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(1, 0);
+static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(programs::CALLED.len() as u32, 0);
 
 /// Configured interfaces by interface index; sized at load.
 #[map]
@@ -130,6 +134,24 @@ pub static PERSISTENCE_UDP: LruHashMap<PersistenceKey, PersistenceEntry> =
 #[map]
 pub static PENDING: Array<u64> = Array::with_max_entries(PENDING_WORDS, 0);
 
+/// What each service says of its clients, by service and prefix: see `balancer_common::filter`.
+#[map]
+pub static FILTER_RULES: LpmTrie<ClientKey, Rule> = LpmTrie::with_max_entries(MAX_RULES, 0);
+
+/// Packets that rules have let in or refused, and those that limits have refused, by rule id. The daemon makes the places.
+#[map]
+pub static FILTER_COUNTS: PerCpuHashMap<u32, u64> =
+    PerCpuHashMap::with_max_entries(MAX_RULE_IDS, ON_DEMAND);
+
+/// How many connections the clients of each service may open, by service id.
+#[map]
+pub static RATE_LIMITS: Array<RateLimit> = Array::with_max_entries(MAX_SERVICES, 0);
+
+/// The clients' token buckets. Where it is full the one that was asked for longest ago goes.
+#[map]
+pub static RATE_BUCKETS: LruHashMap<ClientKey, u64> =
+    LruHashMap::with_max_entries(filter::RATE_BUCKETS, 0);
+
 /// How many connections each service has scheduled, by service id.
 #[map]
 pub static TURNS: Array<u64> = Array::with_max_entries(MAX_SERVICES, 0);
@@ -165,6 +187,26 @@ pub static REAL_STATS: PerCpuArray<RealStats> = PerCpuArray::with_max_entries(MA
 #[map]
 static SERVICE_STATS: Array<RealStats> = Array::with_max_entries(MAX_SERVICES, 0);
 
+/// What became of the first fragments of IPv4 datagrams whose connections are assured or confirmed.
+#[map]
+pub static FRAGMENTS_V4: LruHashMap<FragmentKeyV4, Fragment> =
+    LruHashMap::with_max_entries(MAX_FRAGMENTED, 0);
+
+/// What became of other IPv4 datagrams' first fragments.
+#[map]
+pub static UNPROVEN_FRAGMENTS_V4: LruHashMap<FragmentKeyV4, Fragment> =
+    LruHashMap::with_max_entries(MAX_FRAGMENTED, 0);
+
+/// What became of the first fragments of IPv6 datagrams whose connections are assured or confirmed.
+#[map]
+pub static FRAGMENTS_V6: LruHashMap<FragmentKeyV6, Fragment> =
+    LruHashMap::with_max_entries(MAX_FRAGMENTED, 0);
+
+/// What became of other IPv6 datagrams' first fragments.
+#[map]
+pub static UNPROVEN_FRAGMENTS_V6: LruHashMap<FragmentKeyV6, Fragment> =
+    LruHashMap::with_max_entries(MAX_FRAGMENTED, 0);
+
 /// What the steps of an IPv4 packet's slow path tell each other.
 #[map]
 pub static SCRATCH_V4: PerCpuArray<Scratch<u32>> = PerCpuArray::with_max_entries(1, 0);
@@ -195,11 +237,11 @@ pub fn watched_map() -> u32 {
     REDIRECT_MAP.get(0).copied().unwrap_or(0)
 }
 
-/// Goes on with the program `open_connection`; returns only where that is not there.
+/// Goes on with the program at this place of `programs::CALLED`; returns only where the daemon has not put it there.
 #[inline(always)]
-pub fn open_connection(ctx: &XdpContext) {
+pub fn call(ctx: &XdpContext, program: u32) {
     // SAFETY: the program takes the same context.
-    unsafe { PROGRAMS.tail_call(ctx, 0) };
+    unsafe { PROGRAMS.tail_call(ctx, program) };
 }
 
 /// The loads of all real servers.

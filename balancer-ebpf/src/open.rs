@@ -5,7 +5,7 @@
 
 use aya_ebpf::{EbpfContext as _, bindings::xdp_md, programs::XdpContext};
 use balancer_common::{
-    addr::UDP,
+    addr::{Address as _, UDP},
     conntrack::Word,
     direction,
     flow_hash::{client_hash, hash},
@@ -15,16 +15,16 @@ use balancer_common::{
     tcp::{self, State, flags},
     trace::{Answer, offer},
     verdict::Discard,
-    wire::{Ethernet, Tcp, Udp},
+    wire::{Tcp, Udp},
 };
 
 use crate::{
     classify::{classify, failover_real, is_from_real},
     encoded::Encoded,
     family::{Family, scratch},
+    filter::screen,
     lock,
-    maps::{is_hosts, now, settings},
-    packet::header_anew,
+    maps::{REALS, is_hosts, now, settings},
     parse::{Transport, examine},
     persistence::expect,
     places::{connect, release, surrender, take, write},
@@ -41,6 +41,7 @@ pub fn open<H: Family>(ctx: &XdpContext) -> Result<(), Discard> {
     if !look_at::<H>(ctx.as_ptr().cast()).goes_on()? {
         return Ok(());
     }
+    screen::<H>(0).goes_on()?;
     if !begin::<H>().goes_on()? {
         // Another CPU has opened it a moment ago.
         return Ok(());
@@ -79,19 +80,26 @@ pub fn ask<H: Family>(ctx: &XdpContext) -> Answer {
     if let Err(reason) = try_ask::<H>(ctx, &mut answer) {
         answer.reason = reason as u32;
     }
+    if let Ok(scratch) = scratch::<H>() {
+        answer.rule = scratch.screening.rule;
+    }
     answer
 }
 
 #[inline(always)]
 fn try_ask<H: Family>(ctx: &XdpContext, answer: &mut Answer) -> Result<(), Discard> {
+    scratch::<H>()?.screening.rule = 0;
     if !look_at::<H>(ctx.as_ptr().cast()).goes_on()? {
         return Err(Discard::NoService);
     }
     answer.has_connection = has_connection::<H>() as u32;
-    if answer.has_connection == 0 && choose::<H>(1) == 0 {
-        compare::<H>();
-        if choose_least::<H>() == 0 {
-            return Err(schedule::reason(scratch::<H>()?));
+    if answer.has_connection == 0 {
+        screen::<H>(1).goes_on()?;
+        if choose::<H>(1) == 0 {
+            compare::<H>();
+            if choose_least::<H>() == 0 {
+                return Err(schedule::reason(scratch::<H>()?));
+            }
         }
     }
     let scratch = scratch::<H>()?;
@@ -128,8 +136,8 @@ fn has_connection<H: Family>() -> u64 {
 #[inline(never)]
 fn look_at<H: Family>(ctx: *mut xdp_md) -> Encoded {
     let ctx = XdpContext::new(ctx);
-    let protocol = header_anew::<H>(&ctx, Ethernet::LENGTH).map_or(0, |header| header.protocol());
-    let looked = if protocol == UDP {
+    let protocol = scratch::<H>().map_or(0, |scratch| scratch.walk.protocol);
+    let looked = if protocol == u32::from(UDP) {
         try_look_at::<H, Udp>(&ctx)
     } else {
         try_look_at::<H, Tcp>(&ctx)
@@ -188,6 +196,9 @@ fn passes_as_service<H: Family>(scratch: &mut Scratch<H::Address>) -> bool {
         failover_real.port,
         0,
     );
+    if let Some(real) = REALS.get(failover_real.real) {
+        scratch.icmp_answer.source = H::Address::narrow(real.vip);
+    }
     // SAFETY: the scratch's field.
     unsafe {
         (*entry).word = Word::new(Word(0), State::Established as u8, direction::REPLY, false);
@@ -376,7 +387,11 @@ fn not_for_a_service<H: Family>(scratch: &Scratch<H::Address>, settings: &Settin
     if scratch.facts.flags & u32::from(flags::RST) != 0 {
         return Discard::StrayReset;
     }
-    scratch.facts.fault.unwrap_or(Discard::StrayReply)
+    match scratch.facts.fault {
+        // Its destination is no address of this host's: nothing else may be said in that name.
+        None | Some(Discard::TimeExceeded) => Discard::StrayReply,
+        Some(fault) => fault,
+    }
 }
 
 /// Why a client's TCP packet that opens nothing leaves early.

@@ -12,9 +12,10 @@ use balancer_common::{
 };
 
 use crate::{
+    headers::{FIRST, l4_offset},
     maps::is_hosts,
     packet::{header_anew, header_mut},
-    scratch::Scratch,
+    scratch::{Scratch, Walk},
 };
 
 /// An IP header's facts, in host byte order. Small enough for registers.
@@ -24,14 +25,41 @@ pub struct Ip {
     pub l4_offset: usize,
     /// Length in bytes of the IP packet.
     pub length: usize,
+    /// Whether `walk` has found it. Constant on each way: packets at their usual place are read anew where this is asked.
+    pub is_walked: bool,
+    /// Whether it is a datagram's first fragment.
+    pub is_first: bool,
 }
 
-/// Why a packet with these headers must not be forwarded, even if it is ours.
-#[inline(always)]
-pub fn fault<H: IpHeader, T: Transport>(ctx: &XdpContext, header: &H, l4: &T) -> Option<Discard> {
-    if let Some(fault) = l4.fault::<H>(header.payload_length()) {
-        return Some(fault);
+impl Ip {
+    /// Length in bytes of what the transport header may speak of: all that follows the IP header; of a fragment more than that.
+    #[inline(always)]
+    pub fn payload<H: IpHeader>(&self, header: &H) -> usize {
+        if !self.is_walked {
+            header.payload_length()
+        } else if self.is_first {
+            usize::MAX
+        } else {
+            Ethernet::LENGTH + self.length - self.l4_offset
+        }
     }
+}
+
+/// Why a packet with these headers, of which the transport header may speak of `payload` bytes, must not be forwarded, even if it is ours.
+#[inline(always)]
+pub fn fault<H: IpHeader, T: Transport>(
+    ctx: &XdpContext,
+    header: &H,
+    l4: &T,
+    payload: usize,
+) -> Option<Discard> {
+    l4.fault::<H>(payload)
+        .or_else(|| options_fault(ctx, header))
+}
+
+/// Why a packet with the options of this header must not be forwarded, even if it is ours.
+#[inline(always)]
+pub fn options_fault<H: IpHeader>(ctx: &XdpContext, header: &H) -> Option<Discard> {
     if !header.has_options() {
         return None;
     }
@@ -67,16 +95,19 @@ fn examine_options(ctx: *mut xdp_md) -> u64 {
         if at >= length {
             return 0;
         }
-        // The transport header follows, so that two bytes are there.
+        // A fragment may end with its options: the last one's length is not asked for where it is one byte.
         let offset = Ethernet::LENGTH + Ipv4::LENGTH + at;
-        let Some([kind, option_length]) = header_anew::<[u8; 2]>(&ctx, offset) else {
+        let Some(kind) = header_anew::<u8>(&ctx, offset) else {
             return CONTRADICTION;
         };
         let step = match *kind {
             END_OF_LIST => return 0,
             NO_OPERATION => 1,
             LOOSE_SOURCE_ROUTE | STRICT_SOURCE_ROUTE => return SOURCE_ROUTE,
-            _ => usize::from(*option_length),
+            _ => match header_anew::<u8>(&ctx, offset + 1) {
+                Some(option_length) => usize::from(*option_length),
+                None => return CONTRADICTION,
+            },
         };
         if step == 0 || *kind != NO_OPERATION && step == 1 || at + step > length {
             return CONTRADICTION;
@@ -169,6 +200,8 @@ pub fn parse_ip<H: IpHeader>(ctx: &XdpContext) -> Result<Ip, Discard> {
     Ok(Ip {
         l4_offset: Ethernet::LENGTH + header_length,
         length,
+        is_walked: false,
+        is_first: false,
     })
 }
 
@@ -192,28 +225,35 @@ pub fn key<H: IpHeader, T: L4Header>(
     })
 }
 
-/// Reads into the scratch, for a subprogram, the key of a packet that [`key`] has found whole, and what a packet without an
-/// entry is asked for.
+/// Reads into the scratch, for a subprogram, the key of a packet that [`walk`](crate::walk::walk) has looked through, and what a packet
+/// without an entry is asked for.
 #[inline(always)]
 pub fn examine<H: IpHeader, T: Transport>(
     ctx: &XdpContext,
     scratch: &mut Scratch<H::Address>,
 ) -> Option<()> {
     let header = header_anew::<H>(ctx, Ethernet::LENGTH)?;
-    let offset = header.packet_length() - header.payload_length();
+    let offset = l4_offset(&scratch.walk);
+    let payload = if scratch.walk.fragment == FIRST {
+        usize::MAX
+    } else {
+        Ethernet::LENGTH + header.packet_length() - offset
+    };
     scratch.key.source = header.source();
     scratch.key.destination = header.destination();
     scratch.key.protocol = u32::from(T::PROTOCOL);
     let hops = header.hops();
-    let l4 = header_anew::<T>(ctx, Ethernet::LENGTH + (offset & 0x7f))?;
+    let l4 = header_anew::<T>(ctx, offset)?;
     scratch.key.ports = l4.ports();
     scratch.facts.flags = u32::from(l4.flags());
-    let fault = fault::<H, T>(ctx, header, l4);
+    scratch.icmp_answer.source = scratch.key.destination;
+    let fault = fault::<H, T>(ctx, header, l4, payload);
     let (source, destination) = (scratch.key.source, scratch.key.destination);
-    let other = if hops <= 1 {
-        Some(Discard::TimeExceeded)
-    } else if source.is_martian() || source == destination || is_hosts(scratch, source) {
+    // Martians first: they are not answered.
+    let other = if source.is_martian() || source == destination || is_hosts(scratch, source) {
         Some(Discard::Martian)
+    } else if hops <= 1 {
+        Some(Discard::TimeExceeded)
     } else {
         None
     };
@@ -221,12 +261,13 @@ pub fn examine<H: IpHeader, T: Transport>(
     Some(())
 }
 
-/// Reads, for a subprogram, what a packet that [`key`] has found whole says to its connection.
+/// Reads, for a subprogram, what a packet that [`key`] has found whole says to its connection. Its transport header is where the
+/// scratch's walk says.
 #[inline(always)]
-pub fn segment<H: IpHeader, T: Transport>(ctx: &XdpContext) -> Option<Segment> {
+pub fn segment<H: IpHeader, T: Transport>(ctx: &XdpContext, walk: &Walk) -> Option<Segment> {
     let header = header_anew::<H>(ctx, Ethernet::LENGTH)?;
-    let payload = header.payload_length();
-    let offset = header.packet_length() - payload;
-    let l4 = header_anew::<T>(ctx, Ethernet::LENGTH + (offset & 0x7f))?;
+    let offset = l4_offset(walk);
+    let payload = Ethernet::LENGTH + header.packet_length() - offset;
+    let l4 = header_anew::<T>(ctx, offset)?;
     Some(l4.segment(payload))
 }

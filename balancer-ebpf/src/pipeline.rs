@@ -9,12 +9,15 @@
 //! ```
 //!
 //! Most packets have an entry, and the program `balancer` is for them. The others it hands to the program
-//! `open_connection`, which opens their connection and takes them the rest of the way: the verifier looks at each program by
+//! `open_connection`, which opens their connection and takes them the rest of the way; ICMP errors, whose entry is the quoted packet's,
+//! to `translate_error`; and to `walk_headers` fragments and packets with IPv6 extension headers. The verifier looks at each program by
 //! itself.
 
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::{EbpfContext as _, programs::XdpContext};
 use balancer_common::{
-    addr::{Address, TCP, UDP},
+    addr::{TCP, UDP},
+    conntrack::FlowKey,
+    programs,
     settings::Interface,
     trace::Answer,
     verdict::{Discard, Verdict},
@@ -23,27 +26,47 @@ use balancer_common::{
 
 use crate::{
     family::{Family, scratch},
-    forward::{forward, route},
-    maps::INTERFACES,
+    forward::{fit, forward, route},
+    fragments::{Followed, follow, remember, remember_passed},
+    icmp::{parse_quote, rewrite_error, track_quote},
+    maps::{INTERFACES, call},
     open::{self, open, opened},
     packet::header_mut,
-    parse::{Ip, Transport, key, parse_ip},
-    rewrite::rewrite,
+    parse::{Ip, Transport, key, options_fault, parse_ip},
+    rewrite::{rewrite, rewrite_fragment},
     steering::Steering,
     table::Found,
     track::track,
+    walk::{walk, walked},
 };
 
 /// Steers one frame, if its packet has an entry; else it is `open_connection`'s.
 #[inline(always)]
-pub fn run(ctx: &XdpContext) -> Result<Option<Verdict>, Discard> {
+pub fn run(ctx: &XdpContext) -> Result<Verdict, Discard> {
     steer::<Known>(ctx)
 }
 
 /// Opens the connection of a frame's packet, and steers it.
 #[inline(always)]
 pub fn open_and_run(ctx: &XdpContext) -> Result<Verdict, Discard> {
-    steer::<New>(ctx)?.ok_or(Discard::Busy)
+    steer_walking::<New>(ctx)
+}
+
+/// Steers a frame whose packet is a fragment, or has extension headers, if it has an entry; else it is `open_connection`'s.
+#[inline(always)]
+pub fn run_walking(ctx: &XdpContext) -> Result<Verdict, Discard> {
+    steer_walking::<Walked>(ctx)
+}
+
+/// Translates a frame's ICMP error, and sends it on.
+#[inline(always)]
+pub fn run_error(ctx: &XdpContext) -> Result<Verdict, Discard> {
+    let interface = interface_of(ctx)?;
+    match header_mut::<Ethernet>(ctx, 0)?.ethertype() {
+        ETHERTYPE_IPV4 => carry_error::<Ipv4>(ctx, interface),
+        ETHERTYPE_IPV6 => carry_error::<Ipv6>(ctx, interface),
+        _ => Err(Discard::NotIp),
+    }
 }
 
 /// What would become of a packet that opens a connection, without opening it.
@@ -58,11 +81,8 @@ pub fn ask(ctx: &XdpContext) -> Result<Answer, Discard> {
 
 #[inline(always)]
 fn ask_ip<H: Family>(ctx: &XdpContext) -> Result<Answer, Discard> {
-    // As `examine` wants it.
-    match header_mut::<H>(ctx, Ethernet::LENGTH)?.protocol() {
-        TCP => key::<H, Tcp>(ctx, &parse_ip::<H>(ctx)?).map(drop)?,
-        UDP => key::<H, Udp>(ctx, &parse_ip::<H>(ctx)?).map(drop)?,
-        _ => return Err(Discard::NotTcpUdp),
+    if !walk::<H>(ctx.as_ptr().cast()).goes_on()? {
+        return Err(Discard::Fragment);
     }
     let mut answer = open::ask::<H>(ctx);
     answer.port = u32::from(u16::from_be(scratch::<H>()?.key.ports.source()));
@@ -71,39 +91,115 @@ fn ask_ip<H: Family>(ctx: &XdpContext) -> Result<Answer, Discard> {
 
 /// How a packet gets its connection's entry.
 trait Pass {
-    /// What comes before all else.
-    fn prepare<H: Family>(ctx: &XdpContext) -> Result<(), Discard>;
+    /// Where its transport header is.
+    fn parse<H: Family>(ctx: &XdpContext) -> Result<Ip, Discard>;
 
-    /// The entry, or nothing where the packet may open a connection.
-    fn entry<H: Family, T: Transport>(
-        ctx: &XdpContext,
-    ) -> Result<Option<Tracked<H::Address>>, Discard>;
-}
-
-/// What is known of a packet that has an entry.
-struct Tracked<A: Address> {
-    ip: Ip,
-    found: Found<A>,
-}
-
-/// The packet's connection is known.
-struct Known;
-
-impl Pass for Known {
+    /// What comes before all else. Most have nothing to prepare.
     #[inline(always)]
     fn prepare<H: Family>(_: &XdpContext) -> Result<(), Discard> {
         Ok(())
     }
 
+    /// The entry. Where the packet has none and may open a connection, the pass ends here, and `open_connection` goes on.
+    fn entry<H: Family, T: Transport>(
+        ctx: &XdpContext,
+        ip: &Ip,
+    ) -> Result<Found<H::Address>, Discard>;
+
+    /// What is to be done once it is known that the packet goes its way; `by_host`: the host's stack sends it on.
+    #[inline(always)]
+    fn note<H: Family>(_by_host: bool) -> Result<(), Discard> {
+        Ok(())
+    }
+
+    /// Takes a later fragment the whole way.
+    #[inline(always)]
+    fn carry_later<H: Family>(_: &XdpContext, _: &Interface) -> Result<Verdict, Discard> {
+        Err(Discard::Fragment)
+    }
+}
+
+/// The packet's connection is known, and its transport header at its usual place.
+struct Known;
+
+impl Pass for Known {
+    #[inline(always)]
+    fn parse<H: Family>(ctx: &XdpContext) -> Result<Ip, Discard> {
+        let parsed = parse_ip::<H>(ctx);
+        if let Err(Discard::Fragment) = parsed {
+            call(ctx, programs::WALK_HEADERS);
+        }
+        parsed
+    }
+
     #[inline(always)]
     fn entry<H: Family, T: Transport>(
         ctx: &XdpContext,
-    ) -> Result<Option<Tracked<H::Address>>, Discard> {
-        let ip = parse_ip::<H>(ctx)?;
-        let key = key::<H, T>(ctx, &ip)?;
-        let found = track::<H, T>(ctx, &ip, &key)?;
-        Ok(found.map(|found| Tracked { ip, found }))
+        ip: &Ip,
+    ) -> Result<Found<H::Address>, Discard> {
+        known_or_new::<H, T>(ctx, ip, &key::<H, T>(ctx, ip)?)
     }
+}
+
+/// The packet's connection is known, and its transport header was looked for: it is a fragment, or has extension headers.
+struct Walked;
+
+impl Pass for Walked {
+    #[inline(always)]
+    fn parse<H: Family>(ctx: &XdpContext) -> Result<Ip, Discard> {
+        walked::<H>(ctx)
+    }
+
+    #[inline(always)]
+    fn entry<H: Family, T: Transport>(
+        ctx: &XdpContext,
+        ip: &Ip,
+    ) -> Result<Found<H::Address>, Discard> {
+        let key = key::<H, T>(ctx, ip)?;
+        scratch::<H>()?.key = key;
+        known_or_new::<H, T>(ctx, ip, &key)
+    }
+
+    #[inline(always)]
+    fn note<H: Family>(by_host: bool) -> Result<(), Discard> {
+        remember::<H>(by_host)
+    }
+
+    #[inline(always)]
+    fn carry_later<H: Family>(ctx: &XdpContext, interface: &Interface) -> Result<Verdict, Discard> {
+        let Followed { found, by_host } = follow::<H>()?;
+        let ip = walked::<H>(ctx)?;
+        let header = header_mut::<H>(ctx, Ethernet::LENGTH)?;
+        if header.hops() <= 1 {
+            return Err(Discard::TimeExceeded);
+        }
+        if let Some(fault) = options_fault(ctx, header) {
+            return Err(fault);
+        }
+        let steering = Steering::of(found)?;
+        let hop = route::<H>(ctx, found, &steering, interface);
+        fit::<H>(ctx, &ip, &hop, &steering)?;
+        rewrite_fragment::<H>(ctx, &ip, &steering)?;
+        if by_host {
+            return Err(Discard::ToFragment);
+        }
+        forward::<H>(ctx, &ip, interface, &hop)
+    }
+}
+
+/// The entry of a packet with this key; without one the packet is `open_connection`'s.
+#[inline(always)]
+fn known_or_new<H: Family, T: Transport>(
+    ctx: &XdpContext,
+    ip: &Ip,
+    key: &FlowKey<H::Address>,
+) -> Result<Found<H::Address>, Discard> {
+    if let Some(found) = track::<H, T>(ctx, ip, key)? {
+        return Ok(found);
+    }
+    call(ctx, programs::OPEN_CONNECTION);
+    // Only where the daemon has not put the program there.
+    Err(Discard::Busy)
 }
 
 /// The packet opens a connection.
@@ -111,25 +207,37 @@ struct New;
 
 impl Pass for New {
     #[inline(always)]
+    fn parse<H: Family>(ctx: &XdpContext) -> Result<Ip, Discard> {
+        walked::<H>(ctx)
+    }
+
+    #[inline(always)]
     fn prepare<H: Family>(ctx: &XdpContext) -> Result<(), Discard> {
         // While nothing of the packet is held, and once for both transports.
-        open::<H>(ctx)
+        let opened = open::<H>(ctx);
+        if let Err(reason) = opened {
+            remember_passed::<H>(reason)?;
+        }
+        opened
     }
 
     #[inline(always)]
     fn entry<H: Family, T: Transport>(
-        ctx: &XdpContext,
-    ) -> Result<Option<Tracked<H::Address>>, Discard> {
-        let ip = parse_ip::<H>(ctx)?;
-        let scratch = scratch::<H>()?;
-        let found = opened::<H>(scratch).ok_or(Discard::Busy)?;
-        Ok(Some(Tracked { ip, found }))
+        _: &XdpContext,
+        _: &Ip,
+    ) -> Result<Found<H::Address>, Discard> {
+        opened::<H>(scratch::<H>()?).ok_or(Discard::Busy)
+    }
+
+    #[inline(always)]
+    fn note<H: Family>(by_host: bool) -> Result<(), Discard> {
+        remember::<H>(by_host)
     }
 }
 
-/// Takes one frame through a pass.
+/// The interface that a frame came in by, if the frame is for this machine alone.
 #[inline(always)]
-fn steer<P: Pass>(ctx: &XdpContext) -> Result<Option<Verdict>, Discard> {
+fn interface_of(ctx: &XdpContext) -> Result<&'static Interface, Discard> {
     let ethernet = header_mut::<Ethernet>(ctx, 0)?;
     let interface = INTERFACES
         .get(ctx.ingress_ifindex() as u32)
@@ -137,7 +245,14 @@ fn steer<P: Pass>(ctx: &XdpContext) -> Result<Option<Verdict>, Discard> {
     if interface.mac == 0 || interface.mac != Interface::mac_bits(ethernet.start()) {
         return Err(Discard::OtherMac);
     }
-    match ethernet.ethertype() {
+    Ok(interface)
+}
+
+/// Takes one frame through a pass.
+#[inline(always)]
+fn steer<P: Pass>(ctx: &XdpContext) -> Result<Verdict, Discard> {
+    let interface = interface_of(ctx)?;
+    match header_mut::<Ethernet>(ctx, 0)?.ethertype() {
         ETHERTYPE_IPV4 => steer_ip::<P, Ipv4>(ctx, interface),
         ETHERTYPE_IPV6 => steer_ip::<P, Ipv6>(ctx, interface),
         _ => Err(Discard::NotIp),
@@ -149,16 +264,42 @@ fn steer<P: Pass>(ctx: &XdpContext) -> Result<Option<Verdict>, Discard> {
 fn steer_ip<P: Pass, H: Family>(
     ctx: &XdpContext,
     interface: &Interface,
-) -> Result<Option<Verdict>, Discard> {
-    match header_mut::<H>(ctx, Ethernet::LENGTH)?.protocol() {
-        TCP | UDP => {}
-        _ => return Err(other_protocol::<H>(ctx)),
-    }
-    P::prepare::<H>(ctx)?;
+) -> Result<Verdict, Discard> {
     match header_mut::<H>(ctx, Ethernet::LENGTH)?.protocol() {
         TCP => carry::<P, H, Tcp>(ctx, interface),
         UDP => carry::<P, H, Udp>(ctx, interface),
         _ => Err(other_protocol::<H>(ctx)),
+    }
+}
+
+/// Takes one frame through a pass that looks for its transport header.
+#[inline(always)]
+fn steer_walking<P: Pass>(ctx: &XdpContext) -> Result<Verdict, Discard> {
+    let interface = interface_of(ctx)?;
+    match header_mut::<Ethernet>(ctx, 0)?.ethertype() {
+        ETHERTYPE_IPV4 => steer_ip_walking::<P, Ipv4>(ctx, interface),
+        ETHERTYPE_IPV6 => steer_ip_walking::<P, Ipv6>(ctx, interface),
+        _ => Err(Discard::NotIp),
+    }
+}
+
+#[inline(always)]
+fn steer_ip_walking<P: Pass, H: Family>(
+    ctx: &XdpContext,
+    interface: &Interface,
+) -> Result<Verdict, Discard> {
+    let walked = walk::<H>(ctx.as_ptr().cast()).goes_on();
+    if let Err(reason) = walked {
+        remember_passed::<H>(reason)?;
+    }
+    if !walked? {
+        return P::carry_later::<H>(ctx, interface);
+    }
+    P::prepare::<H>(ctx)?;
+    match scratch::<H>()?.walk.protocol as u8 {
+        TCP => carry::<P, H, Tcp>(ctx, interface),
+        UDP => carry::<P, H, Udp>(ctx, interface),
+        _ => Err(Discard::NotTcpUdp),
     }
 }
 
@@ -167,22 +308,43 @@ fn steer_ip<P: Pass, H: Family>(
 fn carry<P: Pass, H: Family, T: Transport>(
     ctx: &XdpContext,
     interface: &Interface,
-) -> Result<Option<Verdict>, Discard> {
-    let Some(Tracked { ip, found }) = P::entry::<H, T>(ctx)? else {
-        return Ok(None);
-    };
+) -> Result<Verdict, Discard> {
+    let ip = P::parse::<H>(ctx)?;
+    let found = P::entry::<H, T>(ctx, &ip)?;
     let steering = Steering::of(found)?;
     let hop = route::<H>(ctx, found, &steering, interface);
+    // Before the rewrite: whoever is told that it is too big knows the packet as it came.
+    fit::<H>(ctx, &ip, &hop, &steering)?;
+    P::note::<H>(hop.is_hosts(&ip))?;
     rewrite::<H, T>(ctx, &ip, &steering)?;
     // Without a way out the packet may still be the kernel's to forward: it is passed translated.
-    forward::<H>(ctx, &ip, interface, &hop).map(Some)
+    forward::<H>(ctx, &ip, interface, &hop)
 }
 
-/// Why a packet that carries neither TCP nor UDP leaves early.
+/// Takes one ICMP error of the family `H` the whole way, if what it quotes has an entry.
+#[inline(always)]
+fn carry_error<H: Family>(ctx: &XdpContext, interface: &Interface) -> Result<Verdict, Discard> {
+    let ip = parse_ip::<H>(ctx)?;
+    let quote = parse_quote::<H>(ctx, &ip)?;
+    let found = track_quote::<H>(ctx)?;
+    let steering = Steering::of(found)?;
+    let hop = route::<H>(ctx, found, &steering, interface);
+    fit::<H>(ctx, &ip, &hop, &steering)?;
+    rewrite_error::<H>(ctx, &ip, &quote, &steering)?;
+    forward::<H>(ctx, &ip, interface, &hop)
+}
+
+/// Hands an ICMP message, or a packet with extension headers, over; else why a packet that carries neither TCP nor UDP leaves early.
 #[inline(always)]
 fn other_protocol<H: Family>(ctx: &XdpContext) -> Discard {
-    match parse_ip::<H>(ctx) {
-        Ok(_) => Discard::NotTcpUdp,
-        Err(reason) => reason,
+    if header_mut::<H>(ctx, Ethernet::LENGTH).is_ok_and(|header| header.has_extensions()) {
+        call(ctx, programs::WALK_HEADERS);
     }
+    if let Err(reason) = parse_ip::<H>(ctx) {
+        return reason;
+    }
+    if header_mut::<H>(ctx, Ethernet::LENGTH).is_ok_and(|header| header.protocol() == H::PROTOCOL) {
+        call(ctx, programs::TRANSLATE_ERROR);
+    }
+    Discard::NotTcpUdp
 }

@@ -17,17 +17,11 @@ pub fn rewrite<H: IpHeader, T: L4Header>(
     ip: &Ip,
     steering: &Steering,
 ) -> Result<(), Discard> {
-    let is_reply = !steering.is_original;
-    if let Some(stats) = REAL_STATS.get_ptr_mut(steering.real_id) {
-        // SAFETY: this CPU's own value; the direction is 0 or 1.
-        let traffic = unsafe { &mut (*stats).directions[usize::from(is_reply)] };
-        traffic.packets += 1;
-        traffic.bytes += ip.length as u64;
-    }
+    count(ip, steering);
     let header = header_mut::<H>(ctx, Ethernet::LENGTH)?;
     let l4 = header_mut::<T>(ctx, ip.l4_offset)?;
     let (real, port) = (steering.real, steering.port);
-    if is_reply {
+    if !steering.is_original {
         let delta = real.delta.inverse();
         header.replace_source(H::Address::narrow(real.vip), delta);
         l4.replace_source_port(port, delta);
@@ -36,4 +30,33 @@ pub fn rewrite<H: IpHeader, T: L4Header>(
         l4.replace_destination_port(port, real.delta);
     }
     Ok(())
+}
+
+/// As [`rewrite`], of a later fragment, which has no ports.
+#[inline(always)]
+pub fn rewrite_fragment<H: IpHeader>(
+    ctx: &XdpContext,
+    ip: &Ip,
+    steering: &Steering,
+) -> Result<(), Discard> {
+    count(ip, steering);
+    let header = header_mut::<H>(ctx, Ethernet::LENGTH)?;
+    let real = steering.real;
+    if steering.is_original {
+        header.replace_destination(H::Address::narrow(real.address), real.delta);
+    } else {
+        header.replace_source(H::Address::narrow(real.vip), real.delta.inverse());
+    }
+    Ok(())
+}
+
+/// Counts a packet of its real server.
+#[inline(always)]
+pub fn count(ip: &Ip, steering: &Steering) {
+    if let Some(stats) = REAL_STATS.get_ptr_mut(steering.real_id) {
+        // SAFETY: this CPU's own value; the direction is 0 or 1.
+        let traffic = unsafe { &mut (*stats).directions[usize::from(!steering.is_original)] };
+        traffic.packets += 1;
+        traffic.bytes += ip.length as u64;
+    }
 }

@@ -5,6 +5,8 @@ use aya_ebpf::maps::lpm_trie::Key;
 use balancer_common::{
     addr::{Addr, Address},
     conntrack::{ConntrackEntry, FlowKey},
+    filter::ClientKey,
+    fragment::{Fragment, FragmentKey},
     load::Measure,
     next_hop::NextHop,
     persistence::{MemberKey, PersistenceEntry, PersistenceKey},
@@ -64,6 +66,26 @@ pub struct Transition {
     pub is_complete: u32,
 }
 
+/// Where a packet's transport header is, and what is known of its fragmentation.
+#[repr(C)]
+pub struct Walk {
+    /// Offset in bytes of the transport header from the frame's start.
+    pub l4_offset: u32,
+    /// IP protocol number of the transport header; 0 = there is none, as in later fragments.
+    pub protocol: u32,
+    /// One of `walk`'s numbers.
+    pub fragment: u32,
+}
+
+/// What an ICMP error that answers a packet says beside its kind.
+#[repr(C)]
+pub struct IcmpAnswer<A: Address> {
+    /// Its source: the address of the packet's service.
+    pub source: A,
+    /// Where the packet was too big: the MTU in bytes of its way out.
+    pub mtu: u32,
+}
+
 /// One CPU's scratch.
 #[repr(C)]
 pub struct Scratch<A: Address> {
@@ -119,6 +141,29 @@ pub struct Scratch<A: Address> {
     pub passing: ConntrackEntry<A>,
     /// Why no real server has taken a new connection so far: a `Discard`.
     pub reason: u32,
+    /// Where the packet's transport header is. Not of packets that `balancer` takes the whole way.
+    pub walk: Walk,
+    /// What the packet's fragments have in common, if it is one.
+    pub fragment_key: FragmentKey<A>,
+    /// What is remembered of the first.
+    pub fragment: Fragment,
+    /// The ICMP error that answers the packet, where one does.
+    pub icmp_answer: IcmpAnswer<A>,
     /// The way out that the kernel's FIB gave.
     pub hop: NextHop,
+    /// What the service's filter knows of the client, see `filter`.
+    pub screening: Screening,
+}
+
+/// What the steps of a service's filter tell each other.
+#[repr(C)]
+pub struct Screening {
+    /// What the client's bucket holds, to be written.
+    pub bucket: u64,
+    /// What that is found by.
+    pub bucket_key: ClientKey,
+    /// What the client's rule is found by.
+    pub rule_key: Key<ClientKey>,
+    /// The id of the rule that the client falls under, or of the limit that refuses it; 0 = none.
+    pub rule: u32,
 }

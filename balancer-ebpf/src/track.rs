@@ -15,6 +15,7 @@ use balancer_common::{
 };
 
 use crate::{
+    answer::answer_as,
     encoded::Encoded,
     family::{Family, scratch},
     maps::{may_be_ours, now, settings},
@@ -39,12 +40,14 @@ pub fn track<H: Family, T: Transport>(
         let l4 = header_mut::<T>(ctx, ip.l4_offset)?;
         // A packet that goes no further changes nothing.
         if header.hops() <= 1 {
+            let real = real_of(found.entry).ok_or(Discard::Busy)?;
+            answer_as::<H>(ctx, ip, &real.vip, 0)?;
             return Err(Discard::TimeExceeded);
         }
-        if let Some(fault) = fault::<H, T>(ctx, header, l4) {
+        if let Some(fault) = fault::<H, T>(ctx, header, l4, ip.payload(header)) {
             return Err(fault);
         }
-        if follow::<H, T>(ctx, found, l4.flags(), settings)? {
+        if follow::<H, T>(ctx, ip, found, l4.flags(), settings)? {
             return Ok(Some(found));
         }
     } else if !may_be_ours(key.destination) && !may_be_ours(key.source) {
@@ -57,6 +60,7 @@ pub fn track<H: Family, T: Transport>(
 #[inline(always)]
 fn follow<H: Family, T: Transport>(
     ctx: &XdpContext,
+    ip: &Ip,
     found: Found<H::Address>,
     packet_flags: u8,
     settings: &Settings,
@@ -74,7 +78,8 @@ fn follow<H: Family, T: Transport>(
         || found.word.is_ended()
         || idle > settings.timeouts.of(state)
     {
-        return turn::<H, T>(ctx.as_ptr().cast(), entry, found.word.0).goes_on();
+        let offset = ip.l4_offset as u64;
+        return turn::<H, T>(ctx.as_ptr().cast(), entry, found.word.0, offset).goes_on();
     }
     if idle > REFRESH_JIFFIES {
         // SAFETY: as above.
@@ -96,18 +101,23 @@ pub fn is_over(word: Word, real: u32) -> bool {
         || word.is_udp() && state::is_removed(real)
 }
 
-/// Takes a packet along an entry, which has the word `word`, if there is more to it than for most: the connection may come
-/// to another state, end, or be over.
+/// Takes a packet along an entry, which has the word `word`, if there is more to it than for most: the connection may come to another
+/// state, end, or be over. `l4_offset` is its transport header's offset in bytes.
 #[inline(never)]
 fn turn<H: Family, T: Transport>(
     ctx: *mut xdp_md,
     entry: *mut Entry<H::Address>,
     word: u32,
+    l4_offset: u64,
 ) -> Encoded {
     let found = Found {
         entry,
         word: Word(word),
     };
+    if let Ok(scratch) = scratch::<H>() {
+        scratch.walk.l4_offset = l4_offset as u32;
+        scratch.walk.protocol = u32::from(T::PROTOCOL);
+    }
     Encoded::step(try_turn::<H, T>(&XdpContext::new(ctx), found))
 }
 
@@ -118,7 +128,7 @@ fn try_turn<H: Family, T: Transport>(
 ) -> Result<bool, Discard> {
     let settings = settings().ok_or(Discard::NoService)?;
     let scratch = scratch::<H>()?;
-    let segment = segment::<H, T>(ctx).ok_or(Discard::Malformed)?;
+    let segment = segment::<H, T>(ctx, &scratch.walk).ok_or(Discard::Malformed)?;
     let real = real_of(found.entry).ok_or(Discard::Busy)?.state;
     let is_original = found.word.is_original();
     let opens = is_original && (T::PROTOCOL == UDP || tcp::opens(segment.flags));

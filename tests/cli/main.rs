@@ -6,6 +6,7 @@ mod configuration;
 mod daemon;
 mod deadline;
 mod events;
+mod filters;
 mod health;
 mod help;
 mod pair;

@@ -105,7 +105,8 @@ fn commands_that_lack_something() {
         (
             "edit-service web",
             "nothing to change: give --scheduler, --name, --no-real, --check, --no-check, --hash, --persistent, --netmask, \
-             --group, --persistence-drain, --on-down, --slow-start, --quorum, --hysteresis or --backups",
+             --group, --persistence-drain, --on-down, --slow-start, --quorum, --hysteresis, --backups, \
+             --allow, --deny or --rate",
         ),
         (
             "edit-real 192.168.0.2 --service web",
@@ -360,7 +361,7 @@ fn a_reload_of_a_wrong_file_tells_all_and_what_ran_goes_on() {
              `max-connections-ipv6`, `max-persistence`, `stray-replies` or `masquerade`\n\
              {path}:8:1: service has no address: add one, as in `address = \"192.0.2.80:80\"`\n\
              {path}:9:1: unknown key `adress` in `service`: expected `name`, `address`, `protocol`, `scheduler`, \
-             `hash`, `persistence`, `no-real`, `check`, `on-down`, `slow-start`, `quorum`, `hysteresis`, `backups` or `real`\n"
+             `hash`, `persistence`, `no-real`, `check`, `on-down`, `slow-start`, `quorum`, `hysteresis`, `backups`, `allow`, `deny`, `rate` or `real`\n"
         ),
     );
     assert_eq!(scene.done("list"), before);

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use balancer_common::{answer, verdict::Discard};
 use balancer_tests::{
-    addresses::{R, R2, R6, R26, V, V6},
+    addresses::{R, R2, R6, R26, S, V, V6},
     dataplane::{
         Dataplane,
         Side::{Inside, Outside},
@@ -12,7 +12,7 @@ use balancer_tests::{
     },
     expected::{answered, dropped, passed, redirected},
     packet::{
-        Packet,
+        Icmp, Packet,
         flag::{ACK, FIN, PSH, RST, SYN},
     },
     services::ServiceHandle,
@@ -332,15 +332,73 @@ fn a_flood_gets_a_burst_of_answers_and_then_the_rate() {
 }
 
 #[test]
-fn a_packet_whose_hops_end_here_is_not_answered() {
+fn case_66_a_packet_whose_hops_end_here_is_answered_from_the_vip_and_leaves_no_state() {
     run(|lb| {
         lb.web();
-        for mut packet in [
-            syn().segment(ACK, 1, 7000),
-            syn().v6().segment(ACK, 1, 7000),
-        ] {
-            packet.hops = 1;
-            lb.step(Outside, &packet, dropped(Discard::TimeExceeded));
+        lb.dns();
+        for hops in [0, 1] {
+            for packet in [
+                syn(),
+                syn().segment(ACK, 1, 7000),
+                syn().tcp_options(&[1; 40]).data(b"x"),
+                Packet::udp(b"ping"),
+                Packet::udp(b""),
+            ] {
+                let mut with_options = packet.clone();
+                with_options.ip_options = vec![1; 40];
+                for mut packet in [packet.clone(), packet.v6(), with_options] {
+                    packet.hops = hops;
+                    let error = packet.error_in_its_stead(Icmp::TimeExceeded);
+                    lb.step(Outside, &packet, answered(Discard::TimeExceeded, &error));
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn who_is_not_answered_is_not_told_that_hops_ended_either() {
+    run(|lb| {
+        lb.web();
+        let mut stray = syn();
+        stray.hops = 1;
+        lb.exhaust_answers(true);
+        lb.step(Outside, &stray, dropped(Discard::Unanswered));
+        lb.exhaust_answers(false);
+        let mut grouped = stray.clone();
+        grouped.mac_source = [0x01, 0, 0x5e, 0, 0, 1];
+        lb.step(Outside, &grouped, dropped(Discard::Unanswered));
+        for source in ["127.0.0.1", "224.0.0.1", "0.0.0.0", "192.0.2.80"] {
+            stray.source = source.parse().expect("an address");
+            lb.step(Outside, &stray, dropped(Discard::Martian));
+        }
+        lb.set_host_addresses(&[(S, 32)]);
+        stray.source = S;
+        lb.step(Outside, &stray, dropped(Discard::Martian));
+        let mut reset = syn().segment(RST, 1, 0);
+        reset.hops = 1;
+        lb.step(Outside, &reset, dropped(Discard::StrayReset));
+    });
+}
+
+#[test]
+fn hops_of_a_connections_packets_end_in_the_name_of_its_vip_on_both_sides() {
+    run(|lb| {
+        lb.web();
+        lb.dns();
+        for (syn, vip, real) in [(syn(), V, R), (syn().v6(), V6, R6)] {
+            establish(lb, &syn, real, 8080);
+            let mut data = syn.segment(ACK, 1001, 9001).data(b"x");
+            data.hops = 1;
+            let error = data.error_in_its_stead(Icmp::TimeExceeded);
+            lb.step(Outside, &data, answered(Discard::TimeExceeded, &error));
+            // The real server's packet to the client: its destination is no address of ours.
+            let mut page = data.answered(real, 8080).segment(ACK, 9001, 1002);
+            page.hops = 1;
+            let mut error = page.error_in_its_stead(Icmp::TimeExceeded);
+            error.source = vip;
+            error.sum_icmp();
+            lb.step(Inside, &page, answered(Discard::TimeExceeded, &error));
         }
     });
 }

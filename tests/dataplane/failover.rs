@@ -11,7 +11,7 @@ use balancer_tests::{
     },
     expected::{answered, dropped, passed, redirected},
     packet::{
-        Packet,
+        Icmp, Packet,
         flag::{ACK, FIN, PSH, RST, SYN},
     },
     services::{Schedule, ServiceHandle},
@@ -322,6 +322,9 @@ fn a_real_servers_segment_that_may_go_no_further_does_not() {
         lb.add_failover_real(web.service, web.real, u64::MAX);
         let mut late = answer();
         late.hops = 1;
-        lb.step(Inside, &late, dropped(Discard::TimeExceeded));
+        let mut error = late.error_in_its_stead(Icmp::TimeExceeded);
+        error.source = V;
+        error.sum_icmp();
+        lb.step(Inside, &late, answered(Discard::TimeExceeded, &error));
     });
 }

@@ -9,10 +9,10 @@ use balancer_tests::{
         Side::{Inside, Outside},
         run,
     },
-    expected::{dropped, passed, redirected, transmitted},
+    expected::{answered, dropped, passed, redirected, transmitted},
     network::{ip, sysctl},
     packet::{
-        Packet,
+        Icmp, Packet,
         flag::{ACK, PSH, SYN},
     },
 };
@@ -20,26 +20,12 @@ use balancer_tests::{
 use crate::{establish, syn, syn_ack};
 
 #[test]
-fn case_66_a_packet_whose_hops_end_here_is_dropped_and_leaves_no_state() {
+fn two_hops_are_enough() {
     run(|lb| {
         let web = lb.web();
-        lb.dns();
-        for hops in [0, 1] {
-            for mut packet in [
-                syn(),
-                syn().v6(),
-                Packet::udp(b"ping"),
-                Packet::udp(b"ping").v6(),
-            ] {
-                packet.hops = hops;
-                lb.step(Outside, &packet, dropped(Discard::TimeExceeded));
-            }
-        }
         establish(lb, &syn(), R, 8080);
         let mut data = syn().segment(ACK, 1001, 9001).data(b"x");
-        data.hops = 1;
-        lb.step(Outside, &data, dropped(Discard::TimeExceeded));
-        // Two hops are enough: one for us, one for the real server.
+        // One for us, one for the real server.
         data.hops = 2;
         let out = data.delivered(R, 8080);
         assert_eq!(out.hops, 1);
@@ -172,7 +158,7 @@ fn case_67_forwarding_switched_off_has_its_own_reason() {
 }
 
 #[test]
-fn a_packet_too_large_for_the_way_out_is_dropped_or_left_to_the_kernel_to_fragment() {
+fn case_47_a_packet_too_large_for_the_way_out_is_answered_or_left_to_the_kernel_to_fragment() {
     run(|lb| {
         let web = lb.web();
         establish(lb, &syn(), R, 8080);
@@ -181,17 +167,18 @@ fn a_packet_too_large_for_the_way_out_is_dropped_or_left_to_the_kernel_to_fragme
         lb.retire_routes();
         let mut data = syn().segment(ACK, 1001, 9001).data(&[0; 1261]);
         assert_eq!(data.ip_length(), 1301);
-        lb.step(
-            Outside,
-            &data,
-            dropped(Discard::TooBig).original(web.real, &data),
-        );
-        let data6 = data.clone().v6();
-        lb.step(
-            Outside,
-            &data6,
-            dropped(Discard::TooBig).original(web.real6, &data6),
-        );
+        // Quoted as the client sent it: its destination is the VIP still, and no hop is gone.
+        for data in [
+            data.clone(),
+            data.clone().v6(),
+            data.clone().tcp_options(&[1; 8]),
+        ] {
+            let error = data.error_in_its_stead(Icmp::TooBig(1300));
+            lb.step(Outside, &data, answered(Discard::TooBig, &error));
+        }
+        lb.exhaust_answers(true);
+        lb.step(Outside, &data, dropped(Discard::Unanswered));
+        lb.exhaust_answers(false);
         data.fragment = 0;
         let mut out = data.delivered(R, 8080);
         out.hops = 64;
@@ -201,6 +188,41 @@ fn a_packet_too_large_for_the_way_out_is_dropped_or_left_to_the_kernel_to_fragme
         let fits = syn().segment(ACK, 1001, 9001).data(&[0; 1260]);
         let expected = redirected(&fits.delivered(R, 8080)).original(web.real, &fits);
         lb.step(Outside, &fits, expected);
+    });
+}
+
+#[test]
+fn case_47_a_real_servers_packet_too_large_for_the_way_out_is_answered_from_the_vip() {
+    run(|lb| {
+        lb.web();
+        ip("link set outside mtu 1300");
+        lb.retire_routes();
+        for (syn, vip, real) in [(syn(), V, R), (syn().v6(), V6, R6)] {
+            establish(lb, &syn, real, 8080);
+            let page = syn
+                .answered(real, 8080)
+                .segment(ACK, 9001, 1001)
+                .data(&[7; 1261]);
+            let mut error = page.error_in_its_stead(Icmp::TooBig(1300));
+            error.source = vip;
+            error.sum_icmp();
+            lb.step(Inside, &page, answered(Discard::TooBig, &error));
+        }
+    });
+}
+
+#[test]
+fn case_47_a_syn_too_large_for_the_way_out_is_answered() {
+    run(|lb| {
+        let web = lb.web();
+        ip("link set inside mtu 1300");
+        lb.retire_routes();
+        let syn = syn().data(&[0; 1300]);
+        let error = syn.error_in_its_stead(Icmp::TooBig(1300));
+        // The connection is opened, as any that does not reach its real server at once.
+        let expected = answered(Discard::TooBig, &error);
+        let expected = expected.selected(web.service, web.real).half_open(1);
+        lb.step(Outside, &syn, expected);
     });
 }
 

@@ -88,12 +88,14 @@ fn the_object_loads_in_every_combination_of_its_switches() {
 }
 
 /// What the verifier may have to follow of each program, in instructions, on any kernel: it gives up at a million.
-const BUDGETS: [(&str, u32); 5] = [
+const BUDGETS: [(&str, u32); 7] = [
     ("balancer", 420_000),
     ("clock", 100),
     ("open_connection", 500_000),
     ("renew", 50_000),
     ("trace", 250_000),
+    ("walk_headers", 500_000),
+    ("translate_error", 100_000),
 ];
 
 #[test]

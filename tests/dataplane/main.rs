@@ -3,12 +3,16 @@
 
 mod answers;
 mod connections;
+mod extensions;
 mod failover;
 mod failure;
+mod filters;
 mod forged;
 mod forwarding;
+mod fragments;
 mod handshakes;
 mod host_source;
+mod icmp;
 mod load;
 mod loads;
 mod malformed;

@@ -1,14 +1,15 @@
 //! Frames that are cut short or contradict themselves: passed or dropped as fixed, never aborted, no state.
 
-use balancer_common::verdict::Discard;
+use balancer_common::{direction, verdict::Discard};
 use balancer_tests::{
-    addresses::{R, R6},
+    addresses::{R, R6, T, T6, V6},
     dataplane::{
-        Side::{Inside, Outside},
+        Dataplane,
+        Side::{self, Inside, Outside},
         Verdict, run,
     },
-    expected::{dropped, passed, redirected},
-    packet::{Packet, flag::ACK},
+    expected::{answered, dropped, passed, redirected},
+    packet::{Icmp, Packet, flag::ACK},
 };
 
 use crate::{establish, syn};
@@ -213,8 +214,8 @@ fn a_fault_never_follows_or_changes_a_connection() {
         let rows = lb.rows_v4();
         let mut reset = syn().segment(balancer_tests::packet::flag::RST, 1001, 0);
         reset.hops = 1;
-        let (verdict, _) = lb.send(Outside, &reset.bytes());
-        assert_eq!(verdict, Verdict::Drop);
+        let error = reset.error_in_its_stead(Icmp::TimeExceeded);
+        lb.step(Outside, &reset, answered(Discard::TimeExceeded, &error));
         assert_eq!(lb.rows_v4().len(), rows.len());
         for (_, row) in lb.rows_v4() {
             assert_eq!(row.state, balancer_common::tcp::State::Established as u8);
@@ -238,35 +239,107 @@ impl Generator {
     }
 }
 
+/// Whole frames of every kind that the program takes, each with the side where it comes in.
+fn originals() -> Vec<(Side, Vec<u8>)> {
+    let data = syn().segment(ACK, 1001, 9001).data(b"data");
+    let page = data.answered(R, 8080);
+    let mut with_options = data.clone();
+    with_options.ip_options = vec![1; 8];
+    let query = Packet::udp(&[7; 600]);
+    let mut chain = syn().v6();
+    chain.extensions = Some((0, vec![60, 0, 1, 4, 0, 0, 0, 0, 6, 0, 1, 4, 0, 0, 0, 0]));
+    let mut all = Vec::new();
+    for (whole, reply) in [
+        (data.clone(), page.clone()),
+        (query.clone(), query.answered(R, 8053)),
+    ] {
+        let back = reply.returned(whole.destination, whole.destination_port);
+        let forth = whole.delivered(R, reply.source_port);
+        all.push((Outside, whole.clone()));
+        all.push((Outside, whole.clone().v6()));
+        all.push((Inside, reply));
+        all.push((Outside, back.icmp_error(Outside, T, Icmp::TooBig(1400), 40)));
+        all.push((
+            Inside,
+            forth.icmp_error(Inside, R, Icmp::PortUnreachable, 40),
+        ));
+        let back6 = whole
+            .clone()
+            .v6()
+            .answered(R6, 8080)
+            .returned(V6, whole.destination_port);
+        all.push((
+            Outside,
+            back6.icmp_error(Outside, T6, Icmp::TimeExceeded, 40),
+        ));
+        for whole in [whole.clone(), whole.v6()] {
+            all.extend(
+                whole
+                    .fragments(160)
+                    .into_iter()
+                    .map(|fragment| (Outside, fragment)),
+            );
+        }
+    }
+    all.extend([syn(), syn().v6(), with_options, chain].map(|packet| (Outside, packet)));
+    all.into_iter()
+        .map(|(side, packet)| (side, packet.bytes()))
+        .collect()
+}
+
 #[test]
-fn thousands_of_damaged_frames_abort_nothing() {
+fn thousands_of_damaged_frames_abort_nothing_and_pass_as_they_came() {
     run(|lb| {
         lb.web();
         lb.dns();
         establish(lb, &syn(), R, 8080);
-        let originals = [
-            syn(),
-            syn().segment(ACK, 1001, 9001).data(b"data"),
-            syn().v6(),
-            Packet::udp(b"ping"),
-            Packet::udp(b"ping").v6(),
-            syn().answered(R, 8080),
-        ]
-        .map(|packet| packet.bytes());
+        establish(lb, &syn().v6(), R6, 8080);
+        let originals = originals();
+        let translated = [Discard::NoNeighbour, Discard::ToFragment];
+        let passed_on = |lb: &Dataplane| -> u64 {
+            let discards = lb.snapshot().discards;
+            translated
+                .iter()
+                .map(|reason| discards[reason.name()])
+                .sum()
+        };
         let mut random = Generator(7);
-        for round in 0..20_000 {
-            let mut frame = originals[random.next() as usize % originals.len()].clone();
-            for _ in 0..=random.next() % 4 {
-                let at = random.next() as usize % frame.len();
+        for round in 0..40_000 {
+            let (side, original) = &originals[random.next() as usize % originals.len()];
+            let mut frame = original.clone();
+            for _ in 0..random.next() % 4 {
+                // Most of them in the headers.
+                let within = if random.next().is_multiple_of(4) {
+                    frame.len()
+                } else {
+                    frame.len().min(90)
+                };
+                let at = random.next() as usize % within;
                 frame[at] = random.next() as u8;
             }
-            frame.truncate((14 + random.next() as usize % 90).min(frame.len()));
-            let (verdict, out) = lb.send(Outside, &frame);
+            if random.next().is_multiple_of(2) {
+                frame.truncate((14 + random.next() as usize % 700).min(frame.len()));
+            }
+            let before = passed_on(lb);
+            let (verdict, out) = lb.send(*side, &frame);
             assert_ne!(verdict, Verdict::Aborted, "round {round}: {frame:02x?}");
-            // Only an answer, which goes back where the frame came from, has another length.
-            if verdict != Verdict::Transmit {
-                assert_eq!(out.len(), frame.len(), "round {round}: {frame:02x?}");
+            match verdict {
+                Verdict::Pass if passed_on(lb) == before => {
+                    assert!(
+                        out == frame,
+                        "round {round}: {frame:02x?} became {out:02x?}"
+                    );
+                }
+                // Only an answer, which goes back where the frame came from, has another length.
+                Verdict::Transmit => {}
+                _ => assert_eq!(out.len(), frame.len(), "round {round}: {frame:02x?}"),
             }
         }
+        let rows = lb.rows_v4();
+        let originals = rows
+            .iter()
+            .filter(|(_, row)| row.direction == direction::ORIGINAL);
+        assert_eq!(2 * originals.count(), rows.len());
+        lb.assert_loads_are_exact();
     });
 }

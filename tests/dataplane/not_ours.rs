@@ -9,7 +9,7 @@ use balancer_tests::{
     },
     expected::{dropped, passed},
     packet::{
-        DF, Packet,
+        Packet,
         flag::{ACK, RST, SYN},
     },
 };
@@ -196,43 +196,6 @@ fn case_45_an_echo_request_to_the_vip_is_the_kernels() {
         echo.extend(b"abcdefgh");
         let echo = Packet::other(1, &echo);
         lb.step(Outside, &echo, passed(Discard::NotTcpUdp, &echo.bytes()));
-    });
-}
-
-#[test]
-fn fragments_pass_untouched() {
-    run(|lb| {
-        lb.web();
-        lb.dns();
-        establish(lb, &syn(), R, 8080);
-        // First, middle and last fragment; the ports of the first are a service's.
-        for fragment in [0x2000, 0x2001, 0x0001, 0x00b9, 0x1fff, 0x2000 | DF] {
-            for mut packet in [syn().segment(ACK, 1001, 9001), Packet::udp(b"ping")] {
-                packet.fragment = fragment;
-                lb.step(Outside, &packet, passed(Discard::Fragment, &packet.bytes()));
-            }
-        }
-        let mut packet = Packet::udp(b"ping").v6();
-        packet.extensions = Some((44, vec![17, 0, 0, 1, 0, 0, 0, 7]));
-        lb.step(Outside, &packet, passed(Discard::Fragment, &packet.bytes()));
-        // The reserved bit makes no fragment: RFC 3514 packets are served like others.
-    });
-}
-
-#[test]
-fn ipv6_packets_with_extension_headers_pass_untouched() {
-    run(|lb| {
-        lb.web();
-        // Hop-by-hop, destination options, routing header: each names TCP as what follows.
-        for next in [0, 60, 43] {
-            let mut packet = syn().v6();
-            packet.extensions = Some((next, vec![6, 0, 1, 4, 0, 0, 0, 0]));
-            lb.step(
-                Outside,
-                &packet,
-                passed(Discard::NotTcpUdp, &packet.bytes()),
-            );
-        }
     });
 }
 

@@ -18,6 +18,7 @@ use balancer_common::{
     conntrack::{BucketV4, BucketV6, TimeoutSettings, Timeouts},
     flow_hash::{self, Seed},
     load::RealLoad,
+    programs,
     real_server::{MAX_REALS, RealServer},
     settings::Settings,
 };
@@ -135,6 +136,10 @@ pub struct Dataplane {
     /// Service ids given so far.
     pub(crate) services: u32,
     pub(crate) ring_slots: u32,
+    /// Rule ids given so far; they begin with 1.
+    pub(crate) rules: u32,
+    /// Whether a service limits its clients' connections.
+    pub(crate) limits: bool,
     /// What the loads of real servers hold beside the connections of the tables, see [`Dataplane::set_load`].
     pub(crate) beside: BTreeMap<u32, u64>,
     /// Whether the maps hold what no daemon would write.
@@ -219,6 +224,8 @@ impl Dataplane {
             reals: 0,
             services: 0,
             ring_slots: 0,
+            rules: 0,
+            limits: false,
             beside: BTreeMap::new(),
             is_filled: false,
             home,
@@ -276,6 +283,19 @@ impl Dataplane {
             .expect("XDP");
         let (_, out) = test_run(program, self.outside, &[0; 64]);
         u64::from_ne_bytes(out[..8].try_into().expect("eight bytes"))
+    }
+
+    /// The kernel's monotonic clock in nanoseconds, as the program sees it.
+    #[must_use]
+    pub fn nanoseconds(&self) -> u64 {
+        let program: &Xdp = self
+            .ebpf
+            .program("clock")
+            .expect("clock")
+            .try_into()
+            .expect("XDP");
+        let (_, out) = test_run(program, self.outside, &[0; 64]);
+        u64::from_ne_bytes(out[8..16].try_into().expect("eight bytes"))
     }
 
     /// What the kernel tells about the loaded packet program.
@@ -429,20 +449,22 @@ fn load(options: Options) -> Ebpf {
         .load(OBJECT)
         .unwrap_or_else(|error| panic!("load the object: {error:?}"));
     // The others are loaded where a test needs them: the verifier takes its time.
-    for name in ["balancer", "open_connection", "clock"] {
+    for name in ["balancer", "clock"].into_iter().chain(programs::CALLED) {
         program_mut(&mut ebpf, name)
             .load()
             .unwrap_or_else(|error| panic!("load the program {name}: {error:#}"));
     }
-    let open = program_mut(&mut ebpf, "open_connection");
-    let open = open.fd().expect("a loaded program");
-    let open = open.try_clone().expect("another descriptor");
-    let mut programs: ProgramArray<_> = ebpf
-        .map_mut("PROGRAMS")
-        .expect("PROGRAMS")
-        .try_into()
-        .expect("a program array");
-    programs.set(0, &open, 0).expect("write PROGRAMS");
+    for (place, name) in (0..).zip(programs::CALLED) {
+        let called = program_mut(&mut ebpf, name);
+        let called = called.fd().expect("a loaded program");
+        let called = called.try_clone().expect("another descriptor");
+        let mut programs: ProgramArray<_> = ebpf
+            .map_mut("PROGRAMS")
+            .expect("PROGRAMS")
+            .try_into()
+            .expect("a program array");
+        programs.set(place, &called, 0).expect("write PROGRAMS");
+    }
     ebpf
 }
 

@@ -7,6 +7,7 @@ use balancer_common::{direction, verdict::Discard};
 
 use crate::{
     dataplane::{Dataplane, Side, Verdict},
+    filters::RuleHandle,
     packet::Packet,
     persistence::Client,
     services::ServiceHandle,
@@ -111,6 +112,20 @@ impl Expected {
     pub fn keeps(self, client: Client, server: IpAddr, real: u32) -> Self {
         self.change(move |s| {
             s.kept.insert(client, (server, real));
+        })
+    }
+
+    /// A rule of a filter, or a limit, counts the packet.
+    #[must_use]
+    pub fn counted(self, rule: RuleHandle) -> Self {
+        self.change(move |s| *s.rules.get_mut(&rule.id).expect("a rule") += 1)
+    }
+
+    /// A client, or a network of clients, gets a token bucket.
+    #[must_use]
+    pub fn bucket(self, service: ServiceHandle, client: IpAddr) -> Self {
+        self.change(move |s| {
+            s.buckets.insert((service.id, client));
         })
     }
 

@@ -43,7 +43,7 @@ pub(crate) fn restore(ebpf: &Ebpf, ring_slots: u32) -> io::Result<()> {
                 clear(map, length, 1)?;
             }
             Kind::PerCpuArray(map) => clear(map, shape(map)?.length, cpus())?,
-            Kind::Hash(map) => clear_hash(map)?,
+            Kind::Hash(map) | Kind::PerCpuHash(map) => clear_hash(map)?,
             Kind::Constant | Kind::RingBuffer => {}
             Kind::Unknown => {
                 return Err(io::Error::other(format!(
@@ -64,6 +64,12 @@ pub(crate) fn fill(ebpf: &Ebpf, ring_slots: u32) -> io::Result<()> {
         let (map, cpus) = match Kind::of(name, map) {
             Kind::Array(map) => (map, 1),
             Kind::PerCpuArray(map) => (map, cpus()),
+            Kind::PerCpuHash(map) => {
+                let shape = shape(map)?;
+                let value = vec![1; room(&shape, cpus())];
+                bulk::insert(map.fd().as_fd(), &vec![0; shape.key], &value)?;
+                continue;
+            }
             Kind::Hash(map) => {
                 let shape = shape(map)?;
                 // A map of devices takes devices only; the set-up has put some in.
@@ -101,7 +107,8 @@ pub fn contents(ebpf: &Ebpf) -> io::Result<Vec<(String, Vec<Content>)>> {
         let contents = match Kind::of(name, map) {
             Kind::Array(map) => array_contents(map, 1)?,
             Kind::PerCpuArray(map) => array_contents(map, cpus())?,
-            Kind::Hash(map) => hash_contents(map)?,
+            Kind::Hash(map) => hash_contents(map, 1)?,
+            Kind::PerCpuHash(map) => hash_contents(map, cpus())?,
             Kind::Constant | Kind::RingBuffer => continue,
             Kind::Unknown => return Err(io::Error::other(format!("cannot read the map {name}"))),
         };
@@ -116,6 +123,7 @@ enum Kind<'a> {
     Array(&'a MapData),
     PerCpuArray(&'a MapData),
     Hash(&'a MapData),
+    PerCpuHash(&'a MapData),
     Constant,
     RingBuffer,
     Unknown,
@@ -132,6 +140,7 @@ impl<'a> Kind<'a> {
             Map::HashMap(map) | Map::LruHashMap(map) | Map::LpmTrie(map) | Map::DevMapHash(map) => {
                 Self::Hash(map)
             }
+            Map::PerCpuHashMap(map) => Self::PerCpuHash(map),
             Map::RingBuf(_) => Self::RingBuffer,
             _ => Self::Unknown,
         }
@@ -202,12 +211,13 @@ fn array_contents(map: &MapData, cpus: usize) -> io::Result<Vec<Content>> {
     Ok(contents)
 }
 
-fn hash_contents(map: &MapData) -> io::Result<Vec<Content>> {
+fn hash_contents(map: &MapData, cpus: usize) -> io::Result<Vec<Content>> {
     let shape = shape(map)?;
+    let room = room(&shape, cpus);
     let mut contents = Vec::new();
     let mut key = bulk::next_key(map.fd().as_fd(), None, shape.key)?;
     while let Some(of_entry) = key {
-        let value = bulk::value(map.fd().as_fd(), &of_entry, shape.value)?;
+        let value = bulk::value(map.fd().as_fd(), &of_entry, room)?;
         key = bulk::next_key(map.fd().as_fd(), Some(&of_entry), shape.key)?;
         contents.push((of_entry, value));
     }

@@ -9,6 +9,7 @@ pub mod cpus;
 pub mod daemon;
 pub mod dataplane;
 pub mod expected;
+pub mod filters;
 pub mod initial;
 pub mod keepalived;
 pub mod loads;

@@ -5,7 +5,10 @@ mod frame;
 
 use std::net::IpAddr;
 
-use crate::addresses::{C, C6, GATEWAY, LB_INSIDE, LB_OUTSIDE, Mac, V, V6, mac_of};
+use crate::{
+    addresses::{C, C6, GATEWAY, LB_INSIDE, LB_OUTSIDE, Mac, REAL, V, V6, mac_of},
+    dataplane::Side,
+};
 
 /// TCP flag bits.
 pub mod flag {
@@ -50,6 +53,44 @@ pub enum Transport {
     Udp,
     /// Another protocol: its number; the payload follows the IP header at once.
     Other(u8),
+}
+
+/// What an ICMP error says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Icmp {
+    /// Nobody listens on the port.
+    PortUnreachable,
+    /// The packet's hops ended on the way.
+    TimeExceeded,
+    /// The packet is too big for this MTU, in bytes.
+    TooBig(u32),
+}
+
+impl Icmp {
+    fn protocol(self, about: &Packet) -> u8 {
+        if about.source.is_ipv4() { 1 } else { 58 }
+    }
+
+    /// Type and code in the family of the packet.
+    fn kind(self, about: &Packet) -> [u8; 2] {
+        match (self, about.source.is_ipv4()) {
+            (Self::PortUnreachable, true) => [3, 3],
+            (Self::PortUnreachable, false) => [1, 4],
+            (Self::TimeExceeded, true) => [11, 0],
+            (Self::TimeExceeded, false) => [3, 0],
+            (Self::TooBig(_), true) => [3, 4],
+            (Self::TooBig(_), false) => [2, 0],
+        }
+    }
+
+    /// The header's second word. In IPv4 the MTU has its lower half.
+    fn rest(self, is_v6: bool) -> [u8; 4] {
+        match self {
+            Self::TooBig(mtu) if is_v6 => mtu.to_be_bytes(),
+            Self::TooBig(mtu) => (mtu & 0xffff).to_be_bytes(),
+            Self::PortUnreachable | Self::TimeExceeded => [0; 4],
+        }
+    }
 }
 
 /// A frame with all its fields.
@@ -245,21 +286,94 @@ impl Packet {
     /// The ICMP error that says that nobody listens where this datagram goes. It quotes the headers.
     #[must_use]
     pub fn port_unreachable(&self) -> Self {
-        let quoted = &self.bytes()[self.ip_offset()..self.transport_offset() + 8];
-        let (protocol, kind) = if self.source.is_ipv4() {
-            (1, [3, 3])
-        } else {
-            (58, [1, 4])
+        self.error_in_its_stead(Icmp::PortUnreachable)
+    }
+
+    /// The ICMP error that goes back in this packet's stead, from its destination, with the headers quoted.
+    #[must_use]
+    pub fn error_in_its_stead(&self, icmp: Icmp) -> Self {
+        let header = match self.transport {
+            Transport::Tcp { .. } => 20,
+            _ => 8,
         };
-        let mut error = self.turned_back(Transport::Other(protocol));
-        error.payload = [&[kind[0], kind[1], 0, 0, 0, 0, 0, 0], quoted].concat();
-        let sum = if self.source.is_ipv4() {
-            frame::full_sum(&[&error.payload])
-        } else {
-            error.full_transport_sum(&error.payload)
-        };
-        error.payload[2..4].copy_from_slice(&sum.to_be_bytes());
+        let error = self.turned_back(Transport::Other(icmp.protocol(self)));
+        let mut error = error.quoting(icmp, self, header);
+        // The ICMP header, and at most so much of the packet.
+        error.payload.truncate(8 + 128);
+        error.sum_icmp();
         error
+    }
+
+    /// An ICMP error about this packet, from `source` to its sender, which a router makes at `side`: it quotes so many bytes of what
+    /// follows the IP header.
+    #[must_use]
+    pub fn icmp_error(&self, side: Side, source: IpAddr, icmp: Icmp, quoted: usize) -> Self {
+        let (mac_destination, mac_source) = match side {
+            Side::Outside => (LB_OUTSIDE, GATEWAY),
+            Side::Inside => (LB_INSIDE, REAL),
+        };
+        Self {
+            mac_destination,
+            mac_source,
+            fragment: 0,
+            ..Self::from_client(source, self.source, Transport::Other(icmp.protocol(self)))
+        }
+        .quoting(icmp, self, quoted)
+    }
+
+    /// This ICMP error with another quotation and the checksum that belongs to it.
+    #[must_use]
+    pub fn quoting(mut self, icmp: Icmp, about: &Self, quoted: usize) -> Self {
+        let packet = about.bytes();
+        let end = (about.transport_offset() + quoted).min(packet.len() - about.padding.len());
+        let rest = icmp.rest(about.source.is_ipv6());
+        self.payload = [
+            &icmp.kind(about)[..],
+            &[0; 2],
+            &rest,
+            &packet[about.ip_offset()..end],
+        ]
+        .concat();
+        self.sum_icmp();
+        self
+    }
+
+    /// Writes the checksum of the ICMP message that this is.
+    pub fn sum_icmp(&mut self) {
+        self.payload[2..4].fill(0);
+        let sum = if self.source.is_ipv4() {
+            frame::full_sum(&[&self.payload])
+        } else {
+            self.full_transport_sum(&self.payload)
+        };
+        self.payload[2..4].copy_from_slice(&sum.to_be_bytes());
+    }
+
+    /// The fragments of this packet, each with at most `size` bytes behind its headers, a multiple of eight.
+    #[must_use]
+    pub fn fragments(&self, size: usize) -> Vec<Self> {
+        let whole = self.transport_bytes();
+        let protocol = self.protocol();
+        let parts = whole.chunks(size).zip(0..);
+        let fragment = |(part, number): (&[u8], usize)| {
+            let offset = (number * size / 8) as u16;
+            let more = (number + 1) * size < whole.len();
+            let mut fragment = Self {
+                transport: Transport::Other(protocol),
+                payload: part.to_vec(),
+                ..self.clone()
+            };
+            if self.source.is_ipv4() {
+                fragment.fragment = offset | u16::from(more) << 13;
+            } else {
+                let [high, low] = (offset << 3 | u16::from(more)).to_be_bytes();
+                let id = u32::from(self.id).to_be_bytes();
+                let header = [&[protocol, 0, high, low], &id[..]].concat();
+                fragment.extensions = Some((44, header));
+            }
+            fragment
+        };
+        parts.map(fragment).collect()
     }
 
     /// With these TCP fields.

@@ -7,6 +7,7 @@ use balancer_common::{
     addr::Address,
     conntrack::{Bucket, ConntrackEntry, FREE, FlowKey, FlowKeyV4, TAKEN, Word},
     direction,
+    fragment::{Fragment, FragmentKeyV4, FragmentKeyV6},
     load::Load,
     next_hop::NextHopRef,
     tcp::State,
@@ -258,6 +259,43 @@ impl Dataplane {
     pub fn places_v4(&self) -> HashMap<FlowKeyV4, (u32, usize)> {
         let rows = self.entries::<u32>().into_iter();
         rows.map(|(place, (key, _))| (key, place)).collect()
+    }
+
+    /// Lets as much time pass for all fragmented datagrams as this machine has run.
+    ///
+    /// # Panics
+    /// The maps cannot be read or written.
+    pub fn age_fragments(&mut self) {
+        for which in ["", "UNPROVEN_"] {
+            self.age_fragments_of::<FragmentKeyV4>(&format!("{which}FRAGMENTS_V4"));
+            self.age_fragments_of::<FragmentKeyV6>(&format!("{which}FRAGMENTS_V6"));
+        }
+    }
+
+    /// Gives each of two fragmented IPv4 datagrams that are remembered the other's record.
+    ///
+    /// # Panics
+    /// There are not two.
+    pub fn exchange_fragments(&mut self) {
+        let mut maps = ["FRAGMENTS_V4", "UNPROVEN_FRAGMENTS_V4"].into_iter();
+        let found = maps.find_map(|name| {
+            let map = self.hash_mut::<FragmentKeyV4, Fragment>(name);
+            let all: Vec<_> = map.iter().map(|entry| entry.expect("an entry")).collect();
+            <[_; 2]>::try_from(all).ok().map(|all| (name, all))
+        });
+        let (name, [(one, of_one), (other, of_other)]) = found.expect("two datagrams");
+        let mut map = self.hash_mut::<FragmentKeyV4, Fragment>(name);
+        map.insert(one, of_other, 0).expect("write a fragment");
+        map.insert(other, of_one, 0).expect("write a fragment");
+    }
+
+    fn age_fragments_of<K: Pod>(&mut self, name: &str) {
+        let mut map = self.hash_mut::<K, Fragment>(name);
+        let all: Vec<_> = map.iter().map(|entry| entry.expect("an entry")).collect();
+        for (key, mut fragment) in all {
+            fragment.seen = 0;
+            map.insert(key, fragment, 0).expect("write a fragment");
+        }
     }
 
     /// Deletes the connection of this, a client's packet, as the daemon does.

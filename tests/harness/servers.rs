@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, Permissions},
     io::{self, Write as _},
-    net::{Ipv4Addr, TcpListener, TcpStream},
+    net::{Ipv6Addr, TcpListener, TcpStream},
     os::{fd::AsRawFd as _, unix::fs::PermissionsExt as _},
     path::PathBuf,
     process::{Command, Stdio},
@@ -159,7 +159,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts one on this port of a real server: it gives `answer` each connection, one after the other.
+    /// Starts one on this port of a real server, in both families: it gives `answer` each connection, one after the other.
     ///
     /// # Panics
     /// It does not start.
@@ -171,7 +171,7 @@ impl Server {
     ) -> Self {
         let listener = real
             .namespace
-            .run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))
+            .run(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)))
             .expect("enter the real server")
             .expect("listen");
         let listener = Arc::new(listener);

@@ -1,6 +1,9 @@
 //! Everything that the packet program counts, read at one moment.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use balancer_common::{stats::RealStats, verdict::Discard};
 
@@ -23,6 +26,10 @@ pub struct Snapshot {
     pub half_open: i64,
     /// Which server each client keeps, and its real id.
     pub kept: BTreeMap<Client, (IpAddr, u32)>,
+    /// What each rule of a filter has counted, by its id.
+    pub rules: BTreeMap<u32, u64>,
+    /// Who has a token bucket, with the service's id.
+    pub buckets: BTreeSet<(u32, IpAddr)>,
 }
 
 impl Dataplane {
@@ -55,6 +62,8 @@ impl Dataplane {
                 .into_iter()
                 .map(|(client, kept)| (client, (kept.server, kept.real)))
                 .collect(),
+            rules: (1..=self.rules).map(|id| (id, self.counted(id))).collect(),
+            buckets: self.token_buckets(),
         }
     }
 }

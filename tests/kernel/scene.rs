@@ -19,8 +19,8 @@ use balancer_ctl::{
         kernel::{self, KernelDataplane, OpenOptions},
     },
     model::{
-        DataplaneSettings, ForwardMethod, HashKey, Mode, NoReal, Protocol, Scheduler, ServiceKey,
-        StrayReplies, Timeouts,
+        DataplaneSettings, Filter, ForwardMethod, HashKey, Mode, NoReal, Protocol, Scheduler,
+        ServiceKey, StrayReplies, Timeouts,
     },
 };
 use balancer_tests::pass;
@@ -207,6 +207,7 @@ pub fn service(address: &str, reals: &[(&str, u32)]) -> Service {
         hash: HashKey::Client,
         persistence: None,
         no_real: NoReal::Reject,
+        filter: Filter::default(),
         unit: 1,
         reals: reals.collect(),
     }

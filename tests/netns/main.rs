@@ -3,12 +3,15 @@
 mod agent;
 mod changes;
 mod counts;
+mod filters;
+mod fragments;
 mod ftp;
 mod hairpin;
 mod health;
 mod host_source;
 mod leaving;
 mod no_real;
+mod path_mtu;
 mod persistence;
 mod policy;
 mod probes;

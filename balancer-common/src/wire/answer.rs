@@ -1,7 +1,8 @@
 //! Headers written from nothing: answers that leave in the virtual service's name.
 
 use super::{
-    Ethernet, IpHeader, Ipv4, Ipv6, Tcp,
+    Ethernet, IpHeader as _, Ipv4, Ipv6, Tcp,
+    icmp::{Icmp, IcmpError},
     ip::{DONT_FRAGMENT, bytes},
 };
 use crate::{
@@ -30,16 +31,7 @@ impl Ethernet {
 }
 
 /// An IP header that answers can be written with.
-pub trait AnswerHeader: IpHeader {
-    /// IP protocol number of the family's ICMP.
-    const ICMP: u8;
-    /// ICMP type and code of "port unreachable" (RFC 792, RFC 4443 section 3.1).
-    const PORT_UNREACHABLE: [u8; 2];
-    /// Whether the ICMP checksum covers the pseudo header (RFC 4443 section 2.3).
-    const ICMP_COVERS_ADDRESSES: bool;
-    /// Longest header in bytes.
-    const LONGEST: usize;
-
+pub trait AnswerHeader: Icmp {
     /// Writes a whole header without options, for `payload` bytes behind it.
     fn write(
         &mut self,
@@ -51,11 +43,6 @@ pub trait AnswerHeader: IpHeader {
 }
 
 impl AnswerHeader for Ipv4 {
-    const ICMP: u8 = 1;
-    const PORT_UNREACHABLE: [u8; 2] = [3, 3];
-    const ICMP_COVERS_ADDRESSES: bool = false;
-    const LONGEST: usize = 60;
-
     #[inline(always)]
     fn write(&mut self, source: u32, destination: u32, protocol: u8, payload: usize) {
         let length = (Self::LENGTH + payload) as u16;
@@ -82,11 +69,6 @@ impl AnswerHeader for Ipv4 {
 }
 
 impl AnswerHeader for Ipv6 {
-    const ICMP: u8 = 58;
-    const PORT_UNREACHABLE: [u8; 2] = [1, 4];
-    const ICMP_COVERS_ADDRESSES: bool = true;
-    const LONGEST: usize = 40;
-
     #[inline(always)]
     fn write(&mut self, source: [u32; 4], destination: [u32; 4], protocol: u8, payload: usize) {
         *self = Self {
@@ -111,13 +93,6 @@ fn pseudo_header<A: Address>(key: &FlowKey<A>, protocol: u8, length: usize) -> S
 }
 
 impl Tcp {
-    /// Length in bytes with options, as the header states it.
-    #[inline(always)]
-    #[must_use]
-    pub const fn header_length(&self) -> usize {
-        (self.data_offset >> 4) as usize * 4
-    }
-
     /// Writes a whole header without options or window: the answer to a segment of `key`, with these numbers (host
     /// order) and flags.
     #[inline(always)]
@@ -148,49 +123,34 @@ impl Tcp {
     }
 }
 
-/// The header of an ICMP error of either family (RFC 792, RFC 4443 section 3.1).
-///
-/// ```text
-///   type 8 | code 8 | checksum 16
-///   unused 32
-///   the packet that the error is about
-/// ```
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub struct IcmpError {
-    kind: [u8; 2],
-    checksum: [u8; 2],
-    unused: [u8; 4],
-}
-
 impl IcmpError {
-    /// Length in bytes.
-    pub const LENGTH: usize = size_of::<Self>();
-
-    /// Writes "port unreachable" about a packet of `key`, of which `length` bytes follow whose sum is `quoted`.
+    /// Writes an error of `kind` (type and code) about a packet, whose header is `rest`, from `addresses`' destination to its source, or the
+    /// other way round. Of the packet `length` bytes follow, whose sum is `quoted`.
     #[inline(always)]
-    pub fn write_port_unreachable<H: AnswerHeader>(
+    pub fn write<H: AnswerHeader>(
         &mut self,
-        key: &FlowKey<H::Address>,
+        kind: [u8; 2],
+        rest: [u8; 4],
+        addresses: &FlowKey<H::Address>,
         length: usize,
         quoted: u64,
     ) {
-        let covered = if H::ICMP_COVERS_ADDRESSES {
-            pseudo_header(key, H::ICMP, Self::LENGTH + length)
+        let covered = if H::COVERS_ADDRESSES {
+            pseudo_header(addresses, H::PROTOCOL, Self::LENGTH + length)
         } else {
             Sum::new()
         };
-        let kind = H::PORT_UNREACHABLE;
-        let sum = covered.number(u16::from_be_bytes(kind)).add(quoted);
+        let sum = covered
+            .number(u16::from_be_bytes(kind))
+            .add(u64::from(u32::from_ne_bytes(rest)))
+            .add(quoted);
         *self = Self {
             kind,
             checksum: sum.checksum().to_ne_bytes(),
-            unused: [0; 4],
+            rest,
         };
     }
 }
-
-const _: () = assert!(align_of::<IcmpError>() == 1 && IcmpError::LENGTH == 8);
 
 #[cfg(test)]
 mod tests {
@@ -223,7 +183,7 @@ mod tests {
         assert_eq!(u16::from_be_bytes(tcp.checksum), 0x0b6a);
         tcp.write_answer(&key(), 0, 1001, RST | ACK);
         assert_eq!(u16::from_be_bytes(tcp.checksum), 0x22c9);
-        assert_eq!((tcp.header_length(), tcp.window), (20, [0; 2]));
+        assert_eq!((tcp.stated_length(), tcp.window), (20, [0; 2]));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The IP headers of both families.
 
+use super::extension::{Extension, extension_kind};
 use crate::{addr::Address, checksum::Delta};
 
 /// What the pipeline asks of an IP header of either family.
@@ -27,6 +28,10 @@ pub trait IpHeader: Sized {
     fn protocol(&self) -> u8;
     /// Whether the packet is a fragment.
     fn is_fragment(&self) -> bool;
+    /// Whether the packet is a fragment without the beginning of its datagram; of IPv6 the fragment header says it.
+    fn is_later_fragment(&self) -> bool;
+    /// Whether the fixed header is followed by extension headers that may be looked through.
+    fn has_extensions(&self) -> bool;
     /// Whether routers may not fragment the packet.
     fn must_not_fragment(&self) -> bool;
     /// Source address.
@@ -81,6 +86,23 @@ pub struct Ipv4 {
 
 pub(super) const DONT_FRAGMENT: u16 = 0x4000_u16.to_be();
 const MORE_FRAGMENTS_OR_OFFSET: u16 = 0x3fff_u16.to_be();
+const FRAGMENT_OFFSET: u16 = 0x1fff_u16.to_be();
+
+impl Ipv4 {
+    /// The identification, as it lies in the packet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn identification(&self) -> u16 {
+        u16::from_ne_bytes(self.identification)
+    }
+
+    /// A fragment's place in its datagram, in units of eight bytes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn fragment_offset(&self) -> u16 {
+        u16::from_be(u16::from_ne_bytes(self.fragment) & FRAGMENT_OFFSET)
+    }
+}
 
 impl IpHeader for Ipv4 {
     type Address = u32;
@@ -120,6 +142,16 @@ impl IpHeader for Ipv4 {
     #[inline(always)]
     fn is_fragment(&self) -> bool {
         u16::from_ne_bytes(self.fragment) & MORE_FRAGMENTS_OR_OFFSET != 0
+    }
+
+    #[inline(always)]
+    fn is_later_fragment(&self) -> bool {
+        u16::from_ne_bytes(self.fragment) & FRAGMENT_OFFSET != 0
+    }
+
+    #[inline(always)]
+    fn has_extensions(&self) -> bool {
+        false
     }
 
     #[inline(always)]
@@ -193,9 +225,6 @@ pub struct Ipv6 {
     pub(super) destination: [[u8; 4]; 4],
 }
 
-/// Next header number of the fragment header (RFC 8200 section 4.5).
-const IPV6_FRAGMENT: u8 = 44;
-
 /// Four words of an IPv6 address.
 #[inline(always)]
 fn words(bytes: [[u8; 4]; 4]) -> [u32; 4] {
@@ -253,7 +282,17 @@ impl IpHeader for Ipv6 {
 
     #[inline(always)]
     fn is_fragment(&self) -> bool {
-        self.next_header == IPV6_FRAGMENT
+        extension_kind(self.next_header) as u32 == Extension::Fragment as u32
+    }
+
+    #[inline(always)]
+    fn is_later_fragment(&self) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn has_extensions(&self) -> bool {
+        extension_kind(self.next_header) as u32 != Extension::None as u32
     }
 
     #[inline(always)]

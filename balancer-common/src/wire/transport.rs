@@ -18,6 +18,8 @@ pub trait L4Header: Sized {
     const PROTOCOL: u8;
     /// Length in bytes without options.
     const LENGTH: usize = size_of::<Self>();
+    /// Offset of the checksum in bytes.
+    const CHECKSUM_OFFSET: usize;
 
     /// Both ports, read as one word.
     fn ports(&self) -> Ports;
@@ -40,6 +42,16 @@ pub trait L4Header: Sized {
         self.sum_up(replaced(self.ports().destination(), port, delta));
         let field = self.ports_field();
         [field[2], field[3]] = port.to_ne_bytes();
+    }
+}
+
+/// A UDP checksum that is not zero, brought along. RFC 768: a computed zero is sent as all ones.
+#[inline(always)]
+#[must_use]
+pub const fn udp_checksum(checksum: u16, delta: Delta) -> u16 {
+    match delta.apply(checksum) {
+        0 => 0xffff,
+        checksum => checksum,
     }
 }
 
@@ -97,6 +109,7 @@ impl Tcp {
 
 impl L4Header for Tcp {
     const PROTOCOL: u8 = TCP;
+    const CHECKSUM_OFFSET: usize = core::mem::offset_of!(Self, checksum);
 
     #[inline(always)]
     fn ports_field(&mut self) -> &mut [u8; 4] {
@@ -146,6 +159,7 @@ impl Udp {
 
 impl L4Header for Udp {
     const PROTOCOL: u8 = UDP;
+    const CHECKSUM_OFFSET: usize = core::mem::offset_of!(Self, checksum);
 
     #[inline(always)]
     fn ports_field(&mut self) -> &mut [u8; 4] {
@@ -160,13 +174,7 @@ impl L4Header for Udp {
     #[inline(always)]
     fn sum_up(&mut self, delta: Delta) {
         if self.has_checksum() {
-            let checksum = delta.apply(u16::from_ne_bytes(self.checksum));
-            // RFC 768: a computed zero is sent as all ones.
-            self.checksum = if checksum == 0 {
-                [0xff; 2]
-            } else {
-                checksum.to_ne_bytes()
-            };
+            self.checksum = udp_checksum(u16::from_ne_bytes(self.checksum), delta).to_ne_bytes();
         }
     }
 }

@@ -345,6 +345,9 @@ pub struct List {
     /// Show connections, packets and bytes per second, over the next second
     #[arg(long)]
     pub rate: bool,
+    /// Show the services' filters: each prefix and limit with the packets that it has let in or refused
+    #[arg(long, conflicts_with_all = ["stats", "rate"])]
+    pub filters: bool,
     /// Print numbers in full, not as 1.23K
     #[arg(long)]
     pub exact: bool,

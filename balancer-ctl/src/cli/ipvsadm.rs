@@ -80,13 +80,14 @@ impl Lines {
 
 /// The settings of a service, by the file's keys, that are not the default and that its line does not hold.
 fn of_service(key: &ServiceKey, service: &view::Service) -> Vec<String> {
-    const ELSEWHERE: [&str; 10] = [
+    const ELSEWHERE: [&str; 11] = [
         "protocol",
         "address",
         "scheduler",
         "hash",
         "persistence",
         "persistence_entries",
+        "not_allowed",
         "runtime",
         "reals",
         "counters",

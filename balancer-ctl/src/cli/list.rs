@@ -21,13 +21,18 @@ enum Columns {
     State,
     Stats,
     Rate,
+    Filters,
 }
 
 pub async fn list(context: &Context, arguments: &List) -> Result<(), CommandError> {
-    let columns = match (arguments.stats, arguments.rate) {
-        (true, _) => Columns::Stats,
-        (_, true) => Columns::Rate,
-        (false, false) => Columns::State,
+    let columns = if arguments.filters {
+        Columns::Filters
+    } else {
+        match (arguments.stats, arguments.rate) {
+            (true, _) => Columns::Stats,
+            (_, true) => Columns::Rate,
+            (false, false) => Columns::State,
+        }
     };
     let mut target = format!("/v1/services?rate={}", arguments.rate);
     if let Some(service) = arguments.service.named()? {
@@ -75,7 +80,43 @@ fn rendered(
             |service| service.rates.unwrap_or_default(),
             |real| real.rates.unwrap_or_default(),
         ),
+        Columns::Filters => filters(services, numbers, width),
     }
+}
+
+/// The rules of the services that have any.
+fn filters(services: &Services, numbers: Numbers, width: Option<usize>) -> String {
+    const COLUMNS: [Column; 2] = [Column::Named, Column::Right];
+    let mut rows = vec![row(&["Service", "Packets"]), row(&["  Rule"])];
+    let titles = rows.len();
+    for service in &services.services {
+        let rules = rules(service);
+        if rules.is_empty() {
+            continue;
+        }
+        rows.push(vec![service_title(service)]);
+        let rules = rules.into_iter();
+        rows.extend(rules.map(|(rule, packets)| vec![format!("  {rule}"), numbers.write(packets)]));
+    }
+    if rows.len() == titles {
+        return "no service has a filter: `edit-service` sets one with --allow, --deny or --rate\n"
+            .to_owned();
+    }
+    table(&COLUMNS, &rows, width)
+}
+
+/// The rules of a service's filter in words, each with its packets.
+fn rules(service: &Service) -> Vec<(String, u64)> {
+    let lists = [("allow", &service.allow), ("deny", &service.deny)];
+    let rules = lists.into_iter().flat_map(|(verdict, list)| {
+        let rules = list.iter();
+        rules.map(move |rule| (format!("{verdict} {}", rule.prefix), rule.packets))
+    });
+    let others = service.not_allowed;
+    let others = others.map(|packets| ("deny all others".to_owned(), packets));
+    let limit = service.rate.as_ref();
+    let limit = limit.map(|rate| (format!("rate {}, refused", rate.limit), rate.refused));
+    rules.chain(others).chain(limit).collect()
 }
 
 fn states(services: &Services, numbers: Numbers, width: Option<usize>) -> String {
@@ -222,12 +263,37 @@ fn service_notes(service: &Service, numbers: Numbers) -> String {
     if service.no_real == NoReal::Drop {
         notes.push(format!("no-real {}", service.no_real.name()));
     }
+    notes.extend(filter_notes(service, numbers));
     for check in &service.check {
         let kind = check["type"].as_str().unwrap_or_default();
         notes.push(format!("check {kind}"));
     }
     notes.extend(service.runtime.then(|| "runtime".to_owned()));
     notes.join(", ")
+}
+
+fn filter_notes(service: &Service, numbers: Numbers) -> Vec<String> {
+    let mut notes = Vec::new();
+    for (verdict, list) in [("allow", &service.allow), ("deny", &service.deny)] {
+        match list.as_slice() {
+            [] => {}
+            [only] => notes.push(format!("{verdict} {}", only.prefix)),
+            several => {
+                let count = numbers.write(several.len() as u64);
+                notes.push(format!("{verdict} {count} prefixes"));
+            }
+        }
+    }
+    let limit = service.rate.as_ref();
+    notes.extend(limit.map(|rate| format!("rate {}", rate.limit)));
+    let denied = service.deny.iter().map(|rule| rule.packets);
+    let others = [service.not_allowed, limit.map(|rate| rate.refused)];
+    match denied.chain(others.into_iter().flatten()).sum() {
+        0 => {}
+        1 => notes.push("1 packet refused".to_owned()),
+        packets => notes.push(format!("{} packets refused", numbers.write(packets))),
+    }
+    notes
 }
 
 /// The persistence in the words of ipvsadm.

@@ -20,11 +20,15 @@ fn text(trace: &Trace) -> String {
         service,
         real,
         by: _,
+        rule,
         reason,
     } = trace;
     let gets = real.map_or_else(
         || "gets no real server".to_owned(),
         |real| format!("gets {real}"),
     );
-    format!("{client} to {protocol}/{service} {gets}\n  {reason}\n")
+    // Where it refuses the client, the reason has it.
+    let rule = rule.as_ref().filter(|_| real.is_some());
+    let let_in = rule.map_or_else(String::new, |rule| format!("  let in by {rule}\n"));
+    format!("{client} to {protocol}/{service} {gets}\n{let_in}  {reason}\n")
 }

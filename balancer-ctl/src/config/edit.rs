@@ -2,17 +2,18 @@
 
 mod check;
 mod inline;
+mod list;
 mod persistence;
 
 use std::{cmp::Reverse, collections::BTreeMap, net::SocketAddr};
 
 use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, TableLike, Value};
 
-use self::{check::set_checks, persistence::set_persistence};
+use self::{check::set_checks, list::set_list, persistence::set_persistence};
 use super::{parts::Parts, read, write};
 use crate::model::{
     AdminState, Check, Model, RealSettings, ServiceKey, ServiceSettings, VirtualService,
-    change::Change, error::ApiError, real::REAL_SETTINGS, service::SERVICE_SETTINGS,
+    change::Change, error::ApiError, real::REAL_SETTINGS, service::SERVICE_SETTINGS, setting,
 };
 
 /// A file's text, and what was read from it.
@@ -234,8 +235,16 @@ fn push(parent: &mut Table, name: &str, table: Table) {
 /// Writes settings into a service's table; returns the blocks that it removed, the last first.
 fn set_service(table: &mut Table, settings: &ServiceSettings, saved: &[Check]) -> Vec<Table> {
     for setting in &SERVICE_SETTINGS {
-        if let Some(value) = (setting.written)(settings).and_then(write::value) {
-            set(table, setting.key, value);
+        match (setting.written)(settings) {
+            Some(setting::Value::Unset) => {
+                table.remove(setting.key);
+            }
+            Some(setting::Value::List(texts)) => set_list(table, setting.key, &texts),
+            written => {
+                if let Some(value) = written.and_then(write::value) {
+                    set(table, setting.key, value);
+                }
+            }
         }
     }
     let leaves_hashing = settings

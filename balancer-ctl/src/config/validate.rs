@@ -1,6 +1,7 @@
 //! The rules of a valid model, for the file and for changes alike. Pure.
 
 mod check;
+mod filter;
 pub mod host_interfaces;
 pub mod own;
 mod peers;
@@ -37,6 +38,8 @@ pub enum Place {
     Timeout(&'static str),
     /// A key of the n-th service.
     Service(usize, &'static str),
+    /// An entry of a list of the n-th service: which service, which list, which entry.
+    ServiceEntry(usize, &'static str, usize),
     /// A key of the n-th service's persistence.
     Persistence(usize, &'static str),
     /// A key of a real server: which service, which real server.
@@ -56,6 +59,17 @@ pub enum Place {
     /// A key of what a virtual router tracks: which virtual router, `track-ping`, `track-services` or `track-exec`, which of them,
     /// which key.
     VrrpTrack(usize, &'static str, usize, &'static str),
+}
+
+impl Place {
+    /// The entry with this number, of a list that stands here.
+    #[must_use]
+    pub const fn entry(self, number: usize) -> Self {
+        match self {
+            Self::Service(service, key) => Self::ServiceEntry(service, key, number),
+            other => other,
+        }
+    }
 }
 
 /// A violated rule.
@@ -242,6 +256,7 @@ fn services(services: &[VirtualService], problems: &mut Problems) {
         reals(index, service, &vips, problems);
     }
     persistence::all(services, problems);
+    filter::all(services, problems);
 }
 
 fn health(index: usize, service: &VirtualService, problems: &mut Problems) {

@@ -1,7 +1,7 @@
 //! Writes a model as the text of a configuration file, which [`super::read`] reads as the same model. Settings that have their
 //! default are left out. Pure.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{borrow::Cow, net::SocketAddr, time::Duration};
 
 use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, Value};
 
@@ -124,9 +124,26 @@ pub(super) fn value(value: setting::Value<'_>) -> Option<Value> {
         setting::Value::Text(text) => Some(text.into_owned().into()),
         setting::Value::Number(number) => Some(number.into()),
         setting::Value::Flag(flag) => Some(flag.into()),
+        setting::Value::List(texts) => Some(list(&texts).into()),
         setting::Value::Unset | setting::Value::Other => None,
     }
 }
+
+/// A list: on one line if it is short, else an entry a line.
+fn list(texts: &[Cow<'_, str>]) -> Array {
+    let mut array: Array = texts.iter().map(|text| one_line(text)).collect();
+    if texts.len() > LONGEST_ON_ONE_LINE {
+        for entry in array.iter_mut() {
+            entry.decor_mut().set_prefix("\n  ");
+        }
+        array.set_trailing_comma(true);
+        array.set_trailing("\n");
+    }
+    array
+}
+
+/// Entries of a list that stand on one line.
+const LONGEST_ON_ONE_LINE: usize = 4;
 
 fn put_settings<S>(table: &mut Table, settings: &[Setting<S>], set: &S) {
     for setting in settings {

@@ -52,7 +52,7 @@ pub fn services<'a>(
                 .persistence
                 .is_some()
                 .then_some(counted.kept_clients),
-            ..view::Service::from(service)
+            ..view::Service::filtered(service, &counted.filtered)
         }
     });
     view::Services {

@@ -9,6 +9,7 @@ use std::{
 use anyhow::Context;
 use balancer_common::{
     addr::Addr,
+    filter::RateLimit,
     persistence::{MemberKey, Stickiness},
     real_server::{RealServer, state},
     scheduler::{self, RING_WORDS, Ring, SLOTS_PER_WORD},
@@ -20,7 +21,7 @@ use super::{jiffies::Tick, maps::Maps, settings::SettingsRow};
 use crate::{
     dataplane::plan::{
         ring_space::RingSpace,
-        tables::{Affinity, ServiceRow, TableChange, Tables},
+        tables::{Affinity, FilterRow, ServiceRow, TableChange, Tables},
     },
     netlink::address::Networks,
 };
@@ -78,6 +79,32 @@ fn apply_run(maps: &Maps, settings: &SettingsRow, run: &[TableChange]) -> anyhow
                     maps.members
                         .delete(&member_key(*service, *server))
                         .context("cannot delete a service's server")?;
+                }
+            }
+            TableChange::AddRuleCounts { ids } => maps
+                .filter_counts
+                .reset(ids)
+                .context("cannot make the counters of a filter")?,
+            TableChange::SetRules { rules } => maps
+                .filter_rules
+                .set_many(rules)
+                .context("cannot write a service's filter")?,
+            TableChange::RemoveRules { prefixes } => {
+                for prefix in prefixes {
+                    maps.filter_rules
+                        .delete(prefix)
+                        .context("cannot delete from a service's filter")?;
+                }
+            }
+            TableChange::SetRateLimit { service, limit } => maps
+                .rate_limits
+                .set(service, limit)
+                .context("cannot write a service's limit of connections")?,
+            TableChange::RemoveRuleCounts { ids } => {
+                for id in ids {
+                    maps.filter_counts
+                        .delete(*id)
+                        .context("cannot delete the counters of a filter")?;
                 }
             }
             TableChange::SetAddresses { words } => addresses.extend(words.iter().copied()),
@@ -183,6 +210,7 @@ pub fn observe(maps: &Maps, settings: &SettingsRow, tick: Tick) -> anyhow::Resul
             .collect(),
         reals: reals.into_iter().map(|(_, real)| real).collect(),
         affinities: affinities(maps).context("cannot read the services' persistence")?,
+        filters: filters(maps).context("cannot read the services' filters")?,
         tick,
         addresses: addresses.into_iter().map(|(_, word)| word).collect(),
         any_port: settings.get().any_port != 0,
@@ -207,6 +235,21 @@ fn affinities(maps: &Maps) -> io::Result<BTreeMap<u32, Affinity>> {
         affinity.members.insert(key.server, id);
     }
     Ok(affinities)
+}
+
+/// The services' filters.
+fn filters(maps: &Maps) -> io::Result<BTreeMap<u32, FilterRow>> {
+    let mut filters = BTreeMap::<u32, FilterRow>::new();
+    for (service, limit) in maps.rate_limits.all()? {
+        if limit != RateLimit::default() {
+            filters.entry(service).or_default().limit = limit;
+        }
+    }
+    for (prefix, rule) in maps.filter_rules.all()? {
+        let row = filters.entry(prefix.first.service).or_default();
+        row.rules.insert(prefix, rule);
+    }
+    Ok(filters)
 }
 
 /// Counters of all CPUs added up.

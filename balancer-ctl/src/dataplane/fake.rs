@@ -12,10 +12,10 @@ use balancer_common::verdict::Discard;
 use super::{
     AttachedInterface, Choice, Connection, ConnectionFilter, Dataplane, DataplaneError,
     DataplaneStatus, Deletion, FailoverVips, FoundBy, InterfaceError, KeptClient, Listing,
-    PersistenceFilter, RealSnapshot, Service, Snapshot, TableStatus,
+    PersistenceFilter, RealSnapshot, Service, Snapshot, TableStatus, Traced,
 };
 use crate::{
-    model::{DataplaneSettings, ServiceKey},
+    model::{DataplaneSettings, Filter, ServiceKey, filter::FilterRule, prefix::Prefix},
     netlink::local::LocalAddresses,
 };
 
@@ -101,6 +101,20 @@ fn matches(filter: &ConnectionFilter, connection: &Connection) -> bool {
 
 fn keeps(filter: &PersistenceFilter, client: &KeptClient) -> bool {
     filter.matches_services(&client.services) && filter.matches(&client.client, client.server)
+}
+
+/// The rule that a client falls under, and whether it lets the client in.
+fn rule_for(filter: &Filter, client: IpAddr) -> Option<(FilterRule, bool)> {
+    let client = Prefix::of(client, u8::MAX);
+    let lists = [(&filter.allow, true), (&filter.deny, false)];
+    let rules = lists.into_iter().flat_map(|(list, allows)| {
+        let containing = list.iter().filter(|prefix| prefix.contains(&client));
+        containing.map(move |prefix| (*prefix, allows))
+    });
+    match rules.max_by_key(|(prefix, _)| prefix.length) {
+        Some((prefix, allows)) => Some((FilterRule::Prefix(prefix), allows)),
+        None => (!filter.allow.is_empty()).then_some((FilterRule::Others, false)),
+    }
 }
 
 impl Dataplane for FakeDataplane {
@@ -257,7 +271,7 @@ impl Dataplane for FakeDataplane {
         &mut self,
         client: SocketAddr,
         service: &ServiceKey,
-    ) -> Result<Choice, DataplaneError> {
+    ) -> Result<Traced, DataplaneError> {
         let state = self.state();
         let mut connections = state.connections.iter();
         let own = connections.find(|c| c.client == client && c.virtual_address == *service);
@@ -266,11 +280,18 @@ impl Dataplane for FakeDataplane {
             .filter(|found| found.key == *service)
             .flat_map(|found| &found.reals)
             .filter(|real| real.weight > 0);
-        Ok(match (own, reals.next()) {
+        let filter = state.services.iter().find(|found| found.key == *service);
+        let filter = filter.map(|service| service.filter.clone());
+        let rule = filter.and_then(|filter| rule_for(&filter, client.ip()));
+        let is_denied = matches!(rule, Some((_, false)));
+        let choice = match (own, reals.next()) {
             (Some(own), _) => Choice::Real(own.real, FoundBy::Connection),
+            (None, _) if is_denied => Choice::None(Discard::Denied),
             (None, Some(real)) => Choice::Real(real.address, FoundBy::Scheduler { slot: 0, of: 1 }),
             (None, None) => Choice::None(Discard::NoRealReject),
-        })
+        };
+        let rule = rule.filter(|_| own.is_none()).map(|(rule, _)| rule);
+        Ok(Traced { choice, rule })
     }
 
     fn refused(&mut self) -> Result<u64, DataplaneError> {

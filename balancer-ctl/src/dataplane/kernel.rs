@@ -24,8 +24,9 @@ use aya::Ebpf;
 use balancer_common::{real_server::state, scheduler::pick, verdict::Discard};
 
 use super::{
-    Choice, Connection, ConnectionFilter, Dataplane, DataplaneError, DataplaneStatus, Deletion,
+    Connection, ConnectionFilter, Dataplane, DataplaneError, DataplaneStatus, Deletion,
     FailoverVips, Family, KeptClient, Listing, PersistenceFilter, Service, Snapshot, TableStatus,
+    Traced,
     attachments::RetryNative,
     connections::{ConnectionTables, SLICE_PAUSE},
     failover_reals::FailoverRealTable,
@@ -475,7 +476,7 @@ impl Dataplane for KernelDataplane {
         &mut self,
         client: SocketAddr,
         service: &ServiceKey,
-    ) -> Result<Choice, DataplaneError> {
+    ) -> Result<Traced, DataplaneError> {
         Ok(self.choice_for(client, service)?)
     }
 

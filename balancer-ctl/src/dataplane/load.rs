@@ -9,7 +9,7 @@ use aya::{
     programs::{Program, ProgramError, Xdp},
 };
 use aya_obj::Object;
-use balancer_common::{ABI_VERSION, flow_hash::buckets_for};
+use balancer_common::{ABI_VERSION, flow_hash::buckets_for, programs};
 
 use super::{
     kernel_version,
@@ -131,24 +131,28 @@ pub fn load(pins: &Pins, settings: &DataplaneSettings, log_level: u8) -> anyhow:
     })
 }
 
-/// Loads the programs that packets go through, and writes `open_connection` into `PROGRAMS`, where `balancer` calls it.
-/// A program of an earlier daemon on the same map calls it, too.
+/// Loads the programs that packets go through, and writes into `PROGRAMS` those that `balancer` calls. A program of an earlier daemon on
+/// the same map calls them, too.
 ///
 /// # Errors
 /// The kernel refused one of them; the error has the verifier's whole log.
 pub fn load_programs(ebpf: &mut Ebpf) -> anyhow::Result<()> {
-    for name in ["balancer", "open_connection"] {
+    load_program(ebpf, "balancer")?;
+    for name in programs::CALLED {
         load_program(ebpf, name)?;
     }
-    let mut put = || -> anyhow::Result<()> {
-        let open = program(ebpf, "open_connection")?.fd()?.try_clone()?;
+    let mut put = |place, name| -> anyhow::Result<()> {
+        let called = program(ebpf, name)?.fd()?.try_clone()?;
         let programs = ebpf
             .map_mut("PROGRAMS")
             .context("the object has no such map")?;
         let mut programs = ProgramArray::try_from(programs)?;
-        Ok(programs.set(0, &open, 0)?)
+        Ok(programs.set(place, &called, 0)?)
     };
-    put().context("cannot write PROGRAMS")
+    let mut called = (0..).zip(programs::CALLED);
+    called
+        .try_for_each(|(place, name)| put(place, name))
+        .context("cannot write PROGRAMS")
 }
 
 /// Loads one program of an object.

@@ -1,6 +1,7 @@
 //! Typed access to pinned BPF maps, one entry at a time or in batches.
 
 use std::{
+    collections::HashMap,
     io,
     marker::PhantomData,
     mem::size_of,
@@ -179,6 +180,7 @@ impl<K: Pod, V: Pod> BatchReader<K, V> {
         &mut self,
         map: &Map<K, V>,
     ) -> io::Result<Option<impl ExactSizeIterator<Item = (K, V)>>> {
+        const { assert!(size_of::<K>() <= BatchCursor::ROOM) };
         if self.done {
             return Ok(None);
         }
@@ -188,7 +190,7 @@ impl<K: Pod, V: Pod> BatchReader<K, V> {
             self.values.clear();
             self.keys.reserve(room);
             self.values.reserve(room);
-            // SAFETY: both vectors have room for as many items, of sizes that `Map::open` has compared.
+            // SAFETY: both vectors have room for as many items, of sizes that `Map::open` has compared; the keys' is compared above.
             let result = unsafe {
                 syscall::lookup_batch(
                     map.fd.as_fd(),
@@ -290,5 +292,90 @@ impl<V: Pod> PerCpuMap<V> {
                 values.as_ptr().cast(),
             )
         }
+    }
+}
+
+/// A per-CPU hash of counters, whose entries take memory as they are made.
+#[derive(Debug)]
+pub struct PerCpuHash {
+    fd: OwnedFd,
+    cpus: usize,
+}
+
+impl PerCpuHash {
+    /// Counters that are read or written by one call: their keys and values take some memory meanwhile.
+    const CHUNK: usize = 1 << 12;
+
+    /// Opens the map pinned at `directory/name`.
+    ///
+    /// # Errors
+    /// There is no such pin, or its keys or values are of another size.
+    pub fn open(directory: &Path, name: &str) -> anyhow::Result<Self> {
+        let PerCpuMap { fd, cpus, .. } = PerCpuMap::<u64>::open(directory, name)?;
+        Ok(Self { fd, cpus })
+    }
+
+    /// Reads a counter, the sum over all CPUs.
+    pub fn get(&self, key: u32) -> io::Result<Option<u64>> {
+        let mut values = vec![0_u64; self.cpus];
+        // SAFETY: the kernel writes one value per possible CPU; sizes were compared by `open`.
+        let found = unsafe {
+            syscall::lookup(
+                self.fd.as_fd(),
+                std::ptr::from_ref(&key).cast(),
+                values.as_mut_ptr().cast(),
+            )
+        }?;
+        Ok(found.then(|| values.iter().sum()))
+    }
+
+    /// Reads all counters, each the sum over all CPUs.
+    pub fn all(&self) -> io::Result<HashMap<u32, u64>> {
+        let mut cursor = BatchCursor::default();
+        let mut counts = HashMap::new();
+        let mut keys = vec![0_u32; Self::CHUNK];
+        let mut values = vec![0_u64; Self::CHUNK * self.cpus];
+        loop {
+            // SAFETY: there is room for as many keys, and for one value for each and per possible CPU.
+            let (count, is_last) = unsafe {
+                syscall::lookup_batch(
+                    self.fd.as_fd(),
+                    &mut cursor,
+                    keys.as_mut_ptr().cast(),
+                    values.as_mut_ptr().cast(),
+                    Self::CHUNK as u32,
+                )
+            }?;
+            let sums = values
+                .chunks_exact(self.cpus)
+                .map(|of_cpus| of_cpus.iter().sum());
+            counts.extend(keys.iter().copied().zip(sums).take(count as usize));
+            if is_last {
+                return Ok(counts);
+            }
+        }
+    }
+
+    /// Makes counters, or sets them to zero.
+    pub fn reset(&self, keys: &[u32]) -> io::Result<()> {
+        for keys in keys.chunks(Self::CHUNK) {
+            let values = vec![0_u64; keys.len() * self.cpus];
+            // SAFETY: there are as many keys, and one value for each and per possible CPU.
+            unsafe {
+                syscall::update_batch(
+                    self.fd.as_fd(),
+                    keys.as_ptr().cast(),
+                    values.as_ptr().cast(),
+                    keys.len() as u32,
+                )
+            }?;
+        }
+        Ok(())
+    }
+
+    /// Deletes a counter, if it exists.
+    pub fn delete(&self, key: u32) -> io::Result<()> {
+        // SAFETY: `open` has compared the key's size with the kernel's.
+        unsafe { syscall::delete(self.fd.as_fd(), std::ptr::from_ref(&key).cast()) }.map(drop)
     }
 }

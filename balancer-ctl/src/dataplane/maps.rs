@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use balancer_common::{
+    filter::{RateLimit, Rule, RulePrefix},
     persistence::{MemberKey, Stickiness},
     real_server::RealServer,
     service::Service,
@@ -12,7 +13,7 @@ use balancer_common::{
 
 use super::{
     loads::Loads,
-    map::{Map, PerCpuMap},
+    map::{Map, PerCpuHash, PerCpuMap},
     mapped_memory::MappedMemory,
     service_key_maps::ServiceKeyMaps,
 };
@@ -29,6 +30,9 @@ pub struct Maps {
     pub loads: Loads,
     pub stickiness: Map<u32, Stickiness>,
     pub members: Map<MemberKey, u32>,
+    pub filter_rules: Map<RulePrefix, Rule>,
+    pub filter_counts: PerCpuHash,
+    pub rate_limits: Map<u32, RateLimit>,
     pub turns: Map<u32, u64>,
     pub real_stats: PerCpuMap<RealStats>,
     pub service_stats: Map<u32, RealStats>,
@@ -52,6 +56,9 @@ impl Maps {
             loads: Loads::open(directory)?,
             stickiness: Map::open(directory, "STICKINESS")?,
             members: Map::open(directory, "MEMBERS")?,
+            filter_rules: Map::open(directory, "FILTER_RULES")?,
+            filter_counts: PerCpuHash::open(directory, "FILTER_COUNTS")?,
+            rate_limits: Map::open(directory, "RATE_LIMITS")?,
             turns: Map::open(directory, "TURNS")?,
             real_stats: PerCpuMap::open(directory, "REAL_STATS")?,
             service_stats: Map::open(directory, "SERVICE_STATS")?,

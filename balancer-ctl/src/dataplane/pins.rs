@@ -29,7 +29,7 @@ use crate::os::{
 };
 
 /// Maps that are pinned: all of the packet program's, except its log and its constants.
-pub const MAPS: [&str; 31] = [
+pub const MAPS: [&str; 39] = [
     "SETTINGS",
     "PROGRAMS",
     "INTERFACES",
@@ -52,9 +52,17 @@ pub const MAPS: [&str; 31] = [
     "PERSISTENCE",
     "PERSISTENCE_UDP",
     "PENDING",
+    "FILTER_RULES",
+    "FILTER_COUNTS",
+    "RATE_LIMITS",
+    "RATE_BUCKETS",
     "TURNS",
     "CONNTRACK_V4",
     "CONNTRACK_V6",
+    "FRAGMENTS_V4",
+    "FRAGMENTS_V6",
+    "UNPROVEN_FRAGMENTS_V4",
+    "UNPROVEN_FRAGMENTS_V6",
     "LOCKS",
     "NEXT_HOPS",
     "ROUTE_VERSIONS",

@@ -7,6 +7,7 @@
 //! moment a service has its old ring or its new one, and each real server in it takes new connections.
 
 pub mod affinity;
+pub mod filter;
 pub mod ring_space;
 mod service;
 pub mod tables;
@@ -14,6 +15,7 @@ pub mod tables;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use balancer_common::{
+    filter::MAX_RULES,
     persistence::Stickiness,
     real_server::{RealServer, state},
     scheduler::RING_SLOTS,
@@ -23,7 +25,7 @@ use tables::{TableChange, Tables};
 
 use crate::{
     dataplane::{Real, Service, ring::Longest},
-    model::ServiceKey,
+    model::{Filter, ServiceKey},
 };
 
 /// A table is too small for what is desired.
@@ -53,6 +55,11 @@ pub enum CapacityError {
         /// The table's size.
         capacity: usize,
     },
+    /// Too many rules of filters.
+    #[error(
+        "the prefixes of the services' filters do not fit beside those that they replace: the table holds {MAX_RULES} at a time"
+    )]
+    Rules,
     /// Too many ring slots.
     #[error(
         "the ring of service {service} needs {wanted} slots in one piece and {free} of {RING_SLOTS} are free: use weights with a \
@@ -137,6 +144,8 @@ struct Planner<'a> {
     free_services: Vec<u32>,
     space: ring_space::RingSpace,
     longest: Longest,
+    /// Rule ids that are free; known once one is needed.
+    rule_ids: Option<filter::RuleIds>,
     /// By service id, whether the service already is as desired.
     unchanged: Vec<bool>,
     /// Real ids that the services that change use.
@@ -232,6 +241,7 @@ impl<'a> Planner<'a> {
             free_services,
             space: observed.space.clone(),
             longest,
+            rule_ids: None,
             unchanged,
             wanted_reals: HashSet::new(),
             resets: Vec::new(),
@@ -257,7 +267,7 @@ impl<'a> Planner<'a> {
 
     /// The ids that no desired service has, of which the tables say something all the same: their services go, or are gone since a daemon
     /// was killed in the middle.
-    fn services_without_affinity(&self, desired: &BTreeSet<ServiceKey>) -> Vec<u32> {
+    fn services_that_go(&self, desired: &BTreeSet<ServiceKey>) -> BTreeSet<u32> {
         let present = self.observed.services.iter();
         let stays = present.filter(|(key, _)| desired.contains(key));
         let mut ids: HashSet<_> = stays.map(|(_, row)| row.service.id).collect();
@@ -266,6 +276,7 @@ impl<'a> Planner<'a> {
             _ => None,
         }));
         let known = self.observed.affinities.keys();
+        let known = known.chain(self.observed.filters.keys());
         known.filter(|id| !ids.contains(id)).copied().collect()
     }
 
@@ -278,9 +289,14 @@ impl<'a> Planner<'a> {
             .filter(|key| !keys.contains(*key))
             .map(|key| TableChange::RemoveService { key: *key })
             .collect();
-        for service in self.services_without_affinity(&keys) {
+        for service in self.services_that_go(&keys) {
             let (_, last) = self.affinity_changes(service, Stickiness::default(), &BTreeMap::new());
             self.left.extend(last);
+            // Nothing is added, so that nothing can be refused.
+            let vip = std::net::Ipv4Addr::UNSPECIFIED.into();
+            if let Ok(changes) = self.filter_changes(service, &Filter::default(), vip) {
+                self.left.extend(changes.last);
+            }
         }
         for (id, real) in (0_u32..).zip(&self.observed.reals) {
             let is_desired = self.is_unchanged_id(real.service) || self.wanted_reals.contains(&id);

@@ -1,7 +1,7 @@
 //! Services, their real servers and rings in the kernel's tables, and their counters.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
     path::Path,
 };
@@ -16,9 +16,10 @@ use super::{
 use crate::{
     dataplane::plan::{
         self, CapacityError,
-        tables::{TableChange, Tables, address_of},
+        filter::rule_of,
+        tables::{FilterRow, TableChange, Tables, address_of},
     },
-    model::ServiceKey,
+    model::{Filter, ServiceKey, filter::FilterRule},
     netlink::address::Networks,
 };
 
@@ -226,10 +227,18 @@ impl ServiceTables {
                 .get(&id)
                 .context("cannot read service counters")?;
             let counters = counters(&removed.unwrap_or_default());
+            let filtered = match tables.filters.get(&id) {
+                Some(row) => {
+                    let filter = tables.planned.get(key).map(|service| &service.filter);
+                    self.filtered(row, filter.unwrap_or(&Filter::default()))?
+                }
+                None => BTreeMap::new(),
+            };
             snapshot.services.insert(
                 *key,
                 ServiceSnapshot {
                     counters,
+                    filtered,
                     ..ServiceSnapshot::default()
                 },
             );
@@ -267,6 +276,54 @@ impl ServiceTables {
         Ok(snapshot)
     }
 
+    /// Packets that a filter has let in or refused, by rule.
+    fn filtered(
+        &self,
+        row: &FilterRow,
+        filter: &Filter,
+    ) -> anyhow::Result<BTreeMap<FilterRule, u64>> {
+        let rules = row.rules.iter();
+        let rules = rules.map(|(prefix, rule)| (rule_of(prefix, filter), rule.id));
+        let limit = (row.limit.id != 0).then_some((FilterRule::Rate, row.limit.id));
+        let rules = rules.chain(limit);
+        let counts = &self.maps.filter_counts;
+        let refused = "cannot read a filter's counters";
+        // Few are read one by one, many together.
+        let all = if row.rules.len() > FEW_RULES {
+            Some(counts.all().context(refused)?)
+        } else {
+            None
+        };
+        let counted = rules.map(|(rule, id)| {
+            let count = match &all {
+                Some(all) => all.get(&id).copied(),
+                None => counts.get(id).context(refused)?,
+            };
+            Ok((rule, count.unwrap_or_default()))
+        });
+        counted.collect()
+    }
+
+    /// The rule with this id, of a service's filter.
+    ///
+    /// # Errors
+    /// The kernel refused a call.
+    pub fn rule(&mut self, service: &ServiceKey, id: u32) -> anyhow::Result<Option<FilterRule>> {
+        let tables = self.tables()?;
+        let row = tables.services.get(service);
+        let row = row.and_then(|row| tables.filters.get(&row.service.id));
+        let Some(row) = row.filter(|_| id != 0) else {
+            return Ok(None);
+        };
+        if row.limit.id == id {
+            return Ok(Some(FilterRule::Rate));
+        }
+        let filter = tables.planned.get(service).map(|service| &service.filter);
+        let mut rules = row.rules.iter();
+        let rule = rules.find(|(_, rule)| rule.id == id);
+        Ok(rule.map(|(prefix, _)| rule_of(prefix, filter.unwrap_or(&Filter::default()))))
+    }
+
     /// How many packets were discarded for `reason`.
     ///
     /// # Errors
@@ -298,6 +355,16 @@ impl ServiceTables {
                 .set(id, &RealStats::default())
                 .context("cannot reset counters")?;
         }
+        let filters = tables.filters.iter();
+        let filters = filters.filter(|(service, _)| ids.contains(*service));
+        let rules = filters.flat_map(|(_, row)| {
+            let rules = row.rules.values().map(|rule| rule.id);
+            rules.chain(Some(row.limit.id).filter(|id| *id != 0))
+        });
+        self.maps
+            .filter_counts
+            .reset(&rules.collect::<Vec<_>>())
+            .context("cannot reset counters")?;
         for (id, real) in (0_u32..).zip(&tables.reals) {
             if real.state != state::FREE && ids.contains(&real.service) {
                 self.maps
@@ -317,6 +384,9 @@ impl ServiceTables {
         Ok(())
     }
 }
+
+/// Rules whose counters are read one by one.
+const FEW_RULES: usize = 64;
 
 /// Counters in the form that the daemon reports.
 const fn counters(stats: &RealStats) -> Counters {

@@ -233,14 +233,20 @@ pub unsafe fn delete(map: BorrowedFd<'_>, key: *const u8) -> io::Result<bool> {
     }
 }
 
-/// Position of a batch read; `None` is the beginning. The kernel uses 4 bytes for hash maps and arrays; 8 leave room.
+/// Position of a batch read; `None` is the beginning. The kernel writes 4 bytes of hash maps and arrays, and a whole key of a
+/// longest-prefix table.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct BatchCursor(pub(super) Option<[u8; 8]>);
+pub struct BatchCursor(pub(super) Option<[u8; Self::ROOM]>);
+
+impl BatchCursor {
+    /// Bytes that the kernel may write.
+    pub const ROOM: usize = 32;
+}
 
 /// Reads the next batch. Returns how many entries it has, and whether it is the last one.
 ///
 /// # Safety
-/// `keys` and `values` must have room for `room` keys and values of the map.
+/// `keys` and `values` must have room for `room` keys and values of the map, and a key must not be longer than [`BatchCursor::ROOM`].
 pub unsafe fn lookup_batch(
     map: BorrowedFd<'_>,
     cursor: &mut BatchCursor,
@@ -249,7 +255,7 @@ pub unsafe fn lookup_batch(
     room: u32,
 ) -> io::Result<(u32, bool)> {
     let mut attr = zeroed_attr();
-    let mut next = [0_u8; 8];
+    let mut next = [0_u8; BatchCursor::ROOM];
     attr.batch.map_fd = raw_fd(map);
     attr.batch.in_batch = cursor.0.as_ref().map_or(0, |bytes| bytes.as_ptr() as u64);
     attr.batch.out_batch = next.as_mut_ptr() as u64;

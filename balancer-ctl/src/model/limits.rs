@@ -22,6 +22,10 @@ pub fn max_connections_ipv6(max_connections: u32) -> u32 {
     (max_connections / 4).max(*MAX_CONNECTIONS.start())
 }
 
+/// Most prefixes in the filters of all services together.
+pub const MAX_PREFIXES: usize = balancer_common::filter::MAX_PREFIXES as usize;
+/// Connections that a service may let a client open in a second.
+pub const RATE: RangeInclusive<u32> = 1..=1_000_000;
 /// Largest quorum; far above the weight of any service.
 pub const MAX_QUORUM: u32 = 1_000_000_000;
 /// Longest slow start, and longest delay until a lost real server's connections are reset.

@@ -326,7 +326,7 @@ impl Netmask {
         match value {
             Value::Number(number) => Self::prefix(*number),
             Value::Text(text) => Self::dotted(text),
-            Value::Flag(_) | Value::Unset | Value::Other => Err(
+            Value::Flag(_) | Value::List(_) | Value::Unset | Value::Other => Err(
                 "must be a prefix length, as in 24, or for IPv4 a mask, as in \"255.255.255.0\""
                     .to_owned(),
             ),

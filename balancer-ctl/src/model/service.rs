@@ -7,10 +7,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Backups, Check, HashKey, HealthPolicy, NoReal, OnDown, Persistence, PersistenceSettings,
-    RealServer, Scheduler, ServiceKey,
+    Backups, Check, Filter, HashKey, HealthPolicy, NoReal, OnDown, Persistence,
+    PersistenceSettings, RealServer, Scheduler, ServiceKey,
     argument::{named, number, time},
     duration,
+    filter::{self, Prefixes, RateSetting},
     key::{Key, key},
     limits::MAX_QUORUM,
     persistence,
@@ -36,6 +37,8 @@ pub struct VirtualService {
     pub checks: Vec<Check>,
     /// How it reacts to the results of its checks.
     pub health: HealthPolicy,
+    /// Which clients may open connections to it, and how many.
+    pub filter: Filter,
     /// Its real servers; addresses are unique and of the VIP's family.
     pub reals: Vec<RealServer>,
     /// Whether it (or its last change) is not in the configuration file.
@@ -96,6 +99,30 @@ pub struct ServiceSettings<C = Vec<Check>> {
     #[arg(long, value_name = "WHICH", value_parser = named::<Backups>)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backups: Option<Backups>,
+    /// Clients that may open connections, as in 10.0.0.0/8,192.0.2.7, all others may not; none = all may [default of a new service: none]
+    #[arg(long, value_name = "PREFIX,...", value_parser = Prefixes::from_argument)]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "filter::prefixes"
+    )]
+    pub allow: Option<Prefixes>,
+    /// Clients that may not open connections; of --allow and --deny the longest prefix decides [default of a new service: none]
+    #[arg(long, value_name = "PREFIX,...", value_parser = Prefixes::from_argument)]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "filter::prefixes"
+    )]
+    pub deny: Option<Prefixes>,
+    /// New connections of a client in a second, as in 100/s or '100/s per /24' [default of a new service: none]
+    #[arg(long, value_name = "RATE", allow_hyphen_values = true, value_parser = RateSetting::from_argument)]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "filter::rate"
+    )]
+    pub rate: Option<RateSetting>,
     /// All its checks; empty = none.
     #[arg(skip)]
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "check")]
@@ -103,7 +130,7 @@ pub struct ServiceSettings<C = Vec<Check>> {
 }
 
 /// The settings that are single values; the persistence and the checks have a reader and a writer of their own.
-pub const SERVICE_SETTINGS: [Setting<ServiceSettings>; 9] = [
+pub const SERVICE_SETTINGS: [Setting<ServiceSettings>; 12] = [
     setting!("name", name),
     setting!("scheduler", scheduler),
     setting!("hash", hash),
@@ -113,10 +140,13 @@ pub const SERVICE_SETTINGS: [Setting<ServiceSettings>; 9] = [
     setting!("quorum", quorum, 1..=MAX_QUORUM),
     setting!("hysteresis", hysteresis, 0..=MAX_QUORUM),
     setting!("backups", backups),
+    setting!("allow", allow),
+    setting!("deny", deny),
+    setting!("rate", rate),
 ];
 
 /// All keys of `[[service]]`, as messages and the manual list them.
-pub const SERVICE_KEYS: [Key; 14] = [
+pub const SERVICE_KEYS: [Key; 17] = [
     key(
         "name",
         "a name for the service: a letter, then up to 62 letters, digits, `.`, `_` or `-`",
@@ -179,6 +209,21 @@ pub const SERVICE_KEYS: [Key; 14] = [
         "`first`",
     ),
     key(
+        "allow",
+        "clients that may open connections, a list of prefixes as in `[\"10.0.0.0/8\", \"192.0.2.7\"]`; all others may not: see Filters in `balancer-services`(7)",
+        "all may",
+    ),
+    key(
+        "deny",
+        "clients that may not open connections, a list of prefixes; of all in `allow` and `deny` the longest that contains a client decides",
+        "none",
+    ),
+    key(
+        "rate",
+        "new connections of a client in a second, 1/s to 1000000/s, as in `\"100/s\"`; with `per /24` clients whose addresses agree in so many bits count as one, by default those of one address, or of one /64 of IPv6",
+        "no limit",
+    ),
+    key(
         "real",
         "its real servers, each in a block `[[service.real]]`",
         "none",
@@ -198,6 +243,7 @@ impl VirtualService {
             no_real: NoReal::default(),
             checks: Vec::new(),
             health: HealthPolicy::default(),
+            filter: Filter::default(),
             reals: Vec::new(),
             runtime: false,
         }
@@ -222,6 +268,9 @@ impl VirtualService {
             quorum,
             hysteresis,
             backups,
+            allow,
+            deny,
+            rate,
             checks,
         } = settings;
         let health = &mut self.health;
@@ -240,6 +289,15 @@ impl VirtualService {
         health.quorum = quorum.unwrap_or(health.quorum);
         health.hysteresis = hysteresis.unwrap_or(health.hysteresis);
         health.backups = backups.unwrap_or(health.backups);
+        if let Some(allow) = allow {
+            self.filter.allow = allow;
+        }
+        if let Some(deny) = deny {
+            self.filter.deny = deny;
+        }
+        if let Some(rate) = rate {
+            self.filter.rate = rate.limit(self.key.address.ip());
+        }
         if let Some(checks) = checks {
             self.checks = checks;
         }
@@ -257,9 +315,11 @@ impl VirtualService {
             no_real,
             checks,
             health,
+            filter,
             reals: _,
             runtime: _,
         } = self;
+        let Filter { allow, deny, rate } = filter;
         let HealthPolicy {
             on_down,
             slow_start,
@@ -278,6 +338,9 @@ impl VirtualService {
             quorum: Some(quorum),
             hysteresis: Some(hysteresis),
             backups: Some(backups),
+            allow: Some(allow.clone()),
+            deny: Some(deny.clone()),
+            rate: Some((*rate).into()),
             checks: Some(checks.clone()),
         }
     }
@@ -294,6 +357,7 @@ impl VirtualService {
             no_real,
             checks,
             health,
+            filter,
             reals: _,
             runtime: _,
         } = self;
@@ -306,6 +370,7 @@ impl VirtualService {
             no_real,
             checks,
             health,
+            filter,
         ) == (
             &other.key,
             &other.name,
@@ -315,6 +380,7 @@ impl VirtualService {
             &other.no_real,
             &other.checks,
             &other.health,
+            &other.filter,
         )
     }
 
@@ -371,6 +437,9 @@ impl<C> ServiceSettings<C> {
             quorum,
             hysteresis,
             backups,
+            allow,
+            deny,
+            rate,
             checks,
         } = self;
         Ok(ServiceSettings {
@@ -384,6 +453,9 @@ impl<C> ServiceSettings<C> {
             quorum,
             hysteresis,
             backups,
+            allow,
+            deny,
+            rate,
             checks: checks.map(read).transpose()?,
         })
     }

@@ -1,7 +1,7 @@
 //! The tables of settings: which keys there are, and how each value is read and written. The configuration file's reader and
 //! writer and the events about changes use them.
 
-use std::{borrow::Cow, fmt, time::Duration};
+use std::{borrow::Cow, collections::HashSet, fmt, time::Duration};
 
 use super::{OnDown, duration, names};
 
@@ -14,9 +14,11 @@ pub enum Value<'a> {
     Number(i64),
     /// True or false.
     Flag(bool),
+    /// A list of strings.
+    List(Vec<Cow<'a, str>>),
     /// None: the key is left out.
     Unset,
-    /// A list, a table, or another value that no setting takes.
+    /// Another list, a table, or another value that no setting takes.
     Other,
 }
 
@@ -26,6 +28,7 @@ impl fmt::Display for Value<'_> {
             Self::Text(text) => f.write_str(text),
             Self::Number(number) => number.fmt(f),
             Self::Flag(flag) => flag.fmt(f),
+            Self::List(texts) => f.write_str(&texts.join(", ")),
             Self::Unset => f.write_str("none"),
             Self::Other => Ok(()),
         }
@@ -91,10 +94,14 @@ pub trait SettingValue: Sized {
     fn written(&self) -> Value<'static>;
 }
 
-fn text<'a>(key: &str, value: &'a Value<'_>) -> Result<&'a str, String> {
+/// The text of a value.
+///
+/// # Errors
+/// It is of another type: a sentence that begins with the key.
+pub fn text<'a>(key: &str, value: &'a Value<'_>) -> Result<&'a str, String> {
     match value {
         Value::Text(text) => Ok(text),
-        Value::Number(_) | Value::Flag(_) | Value::Unset | Value::Other => {
+        Value::Number(_) | Value::Flag(_) | Value::List(_) | Value::Unset | Value::Other => {
             Err(format!("{key} must be a string in quotes"))
         }
     }
@@ -142,7 +149,7 @@ impl SettingValue for bool {
     fn read(key: &str, value: &Value<'_>) -> Result<Self, String> {
         match value {
             Value::Flag(flag) => Ok(*flag),
-            Value::Text(_) | Value::Number(_) | Value::Unset | Value::Other => {
+            Value::Text(_) | Value::Number(_) | Value::List(_) | Value::Unset | Value::Other => {
                 Err(format!("{key} must be true or false"))
             }
         }
@@ -176,19 +183,49 @@ impl SettingValue for OnDown {
     }
 }
 
-/// The settings in which two values differ, as in "quorum 1 -> 2"; `none` stands for a setting that is not set.
+/// The settings in which two values differ, as in "quorum 1 -> 2"; `none` stands for a setting that is not set. Of lists it names what
+/// was added and removed.
 pub fn changes<S>(settings: &[Setting<S>], before: &S, after: &S) -> Vec<String> {
-    let shown =
-        |value: Option<Value<'_>>| value.map_or_else(|| "none".to_owned(), |v| v.to_string());
+    let value = |setting: &Setting<S>, of: &S| (setting.written)(of).unwrap_or(Value::Unset);
     let values = settings.iter().map(|setting| {
-        let value = |of: &S| shown((setting.written)(of));
-        (setting.key, value(before), value(after))
+        let key = setting.key;
+        (key, value(setting, before), value(setting, after))
     });
     values
         .filter(|(_, before, after)| before != after)
-        .map(|(key, before, after)| format!("{key} {before} -> {after}"))
+        .map(|(key, before, after)| match (&before, &after) {
+            (Value::List(before), Value::List(after)) => list_changes(key, before, after),
+            (Value::List(before), Value::Unset) => list_changes(key, before, &[]),
+            (Value::Unset, Value::List(after)) => list_changes(key, &[], after),
+            _ => format!("{key} {before} -> {after}"),
+        })
         .collect()
 }
+
+/// How a list has changed: "deny +198.51.100.0/24 -192.0.2.7", and how many more where that are many.
+fn list_changes(key: &str, before: &[Cow<'_, str>], after: &[Cow<'_, str>]) -> String {
+    let difference = |of: &[Cow<'_, str>], to: &[Cow<'_, str>], sign: &str| -> Vec<String> {
+        let known: HashSet<_> = to.iter().collect();
+        let new = of.iter().filter(|text| !known.contains(text));
+        let mut new: Vec<_> = new.map(|text| format!("{sign}{text}")).collect();
+        if new.len() > MOST_NAMED {
+            let more = new.len() - MOST_NAMED;
+            new.truncate(MOST_NAMED);
+            new.push(format!("({sign}{more} more)"));
+        }
+        new
+    };
+    let added = difference(after, before, "+");
+    let removed = difference(before, after, "-");
+    let words: Vec<_> = added.into_iter().chain(removed).collect();
+    if words.is_empty() {
+        return format!("{key} in another order");
+    }
+    format!("{key} {}", words.join(" "))
+}
+
+/// Entries of a list that are named where it changes.
+const MOST_NAMED: usize = 4;
 
 /// Copies from `other` each setting that `own` does not set and that differs from `default` there.
 pub fn fill<S>(settings: &[Setting<S>], own: &mut S, other: &S, default: &S) {
@@ -207,5 +244,35 @@ pub fn leave_out<S: Default>(settings: &[Setting<S>], own: &mut S, other: &S) {
         if (setting.written)(own) == (setting.written)(other) {
             (setting.copy)(own, &unset);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_list_says_what_came_and_went() {
+        let list = |range: std::ops::Range<u32>| -> Vec<Cow<'static, str>> {
+            range.map(|number| number.to_string().into()).collect()
+        };
+        for (before, after, said) in [
+            (list(0..0), list(1..3), "deny +1 +2"),
+            (list(1..4), list(2..5), "deny +4 -1"),
+            (list(1..3), list(0..0), "deny -1 -2"),
+            (
+                list(0..9),
+                list(9..14),
+                "deny +9 +10 +11 +12 (+1 more) -0 -1 -2 -3 (-5 more)",
+            ),
+        ] {
+            assert_eq!(list_changes("deny", &before, &after), said);
+        }
+        let mut turned = list(1..4);
+        turned.reverse();
+        assert_eq!(
+            list_changes("deny", &list(1..4), &turned),
+            "deny in another order"
+        );
     }
 }

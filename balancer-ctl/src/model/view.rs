@@ -21,9 +21,10 @@ use crate::model::{
     Scheduler, VirtualService,
     check::keys,
     counters::Counters,
-    duration,
+    duration, filter,
     health::AgentRequest,
     names::names,
+    prefix::Prefix,
     vrrp::{Probes, VirtualRouterState},
 };
 
@@ -66,6 +67,18 @@ pub struct Service {
     pub hysteresis: u32,
     /// Which backups step in.
     pub backups: Backups,
+    /// Clients that may open connections; if there are any, others may not.
+    #[serde(default)]
+    pub allow: Vec<FilterRule>,
+    /// Clients that may not.
+    #[serde(default)]
+    pub deny: Vec<FilterRule>,
+    /// Packets that were refused because their clients are in no prefix of `allow`, or of `deny`. `None` where `allow` is empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_allowed: Option<u64>,
+    /// How many connections a client may open in a second; `None` = any number.
+    #[serde(default)]
+    pub rate: Option<RateLimit>,
     /// Whether it, or its last change, is not in the configuration file.
     pub runtime: bool,
     /// Its real servers.
@@ -80,6 +93,23 @@ pub struct Service {
 impl From<&VirtualService> for Service {
     /// The service with its settings; without its real servers, and nothing counted.
     fn from(service: &VirtualService) -> Self {
+        Self::filtered(service, &BTreeMap::new())
+    }
+}
+
+impl Service {
+    /// The service with its settings, and what its filter has counted; without its real servers, and nothing else counted.
+    #[must_use]
+    pub fn filtered(service: &VirtualService, counted: &BTreeMap<filter::FilterRule, u64>) -> Self {
+        let count = |rule| counted.get(&rule).copied().unwrap_or_default();
+        let list = |list: &[Prefix]| {
+            let rules = list.iter().map(|prefix| FilterRule {
+                prefix: prefix.to_string(),
+                packets: count(filter::FilterRule::Prefix(*prefix)),
+            });
+            rules.collect()
+        };
+        let model::Filter { allow, deny, rate } = &service.filter;
         Self {
             name: service.name.clone(),
             protocol: service.key.protocol,
@@ -95,12 +125,37 @@ impl From<&VirtualService> for Service {
             quorum: service.health.quorum,
             hysteresis: service.health.hysteresis,
             backups: service.health.backups,
+            allow: list(allow),
+            deny: list(deny),
+            not_allowed: (!allow.is_empty()).then(|| count(filter::FilterRule::Others)),
+            rate: rate.map(|rate| RateLimit {
+                limit: rate.in_full(service.key.address.ip()),
+                refused: count(filter::FilterRule::Rate),
+            }),
             runtime: service.runtime,
             reals: Vec::new(),
             counters: Counters::default(),
             rates: None,
         }
     }
+}
+
+/// A prefix of a service's filter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilterRule {
+    /// The prefix; a whole address without its length.
+    pub prefix: String,
+    /// Packets that would have opened a connection, and that it has let in or refused.
+    pub packets: u64,
+}
+
+/// A service's limit of connections.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RateLimit {
+    /// As in the file, with the length of the prefix in any case: `100/s per /32`.
+    pub limit: String,
+    /// Packets that it has refused.
+    pub refused: u64,
 }
 
 /// The persistence of a service.

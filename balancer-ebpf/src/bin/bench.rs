@@ -80,9 +80,9 @@ pub struct Minimal {
     macs: [u32; 3],
 }
 
-/// 1 = restore ten words (IPv6), 0 = seven (IPv4).
+/// 1 = restore ten words (frames of 80 bytes and more), 0 = seven.
 #[unsafe(no_mangle)]
-static IPV6: Global<u32> = Global::new(0);
+static TEN_WORDS: Global<u32> = Global::new(0);
 
 /// Number of flows minus one, a power of two minus one; 0 = one flow, nothing is picked.
 #[unsafe(no_mangle)]
@@ -148,7 +148,7 @@ fn restore(ctx: &XdpContext) -> Option<()> {
 #[inline(always)]
 fn write_frame(ctx: &XdpContext, number: u32) -> Option<()> {
     let frame = FRAMES.get(number)?;
-    if IPV6.load() != 0 {
+    if TEN_WORDS.load() != 0 {
         // In halves: a longer copy would become a call of `memmove`.
         let [a, b, c, d, e, f, g, h, i, j] = *frame;
         *field::<[u64; 5]>(ctx, 0)? = [a, b, c, d, e];

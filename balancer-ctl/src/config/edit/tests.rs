@@ -1,6 +1,7 @@
 //! Files before and after a change, to the letter.
 
 mod batches;
+mod filters;
 mod persistence;
 mod vrrp;
 

@@ -1,6 +1,7 @@
 //! Files, good and bad, to the letter.
 
 mod check;
+mod filter;
 mod fuzz;
 mod health;
 mod notify;
@@ -9,13 +10,14 @@ mod vrrp;
 
 use super::*;
 use crate::model::{
-    AdminState, Backups, ForwardMethod, HashKey, HealthPolicy, NoReal, Notify, OnDown,
+    AdminState, Backups, Filter, ForwardMethod, HashKey, HealthPolicy, NoReal, Notify, OnDown,
     PeerSettings, Persistence, Scheduler,
     check::{
         AgentProbe, DnsProbe, Exchange, ExecProbe, GrpcProbe, HttpProbe, HttpVersion, Initial,
         Pattern, Probe, Source, Target, Timing, Tls,
     },
     event::EventKind,
+    filter::{Prefixes, Rate},
     notify::Stdin,
     peers::Sync,
 };
@@ -58,6 +60,9 @@ slow-start = "1m"
 quorum = 3
 hysteresis = 1
 backups = "all"
+allow = ["10.0.0.0/8", "192.0.2.7"]
+deny = ["10.9.0.0/16"]
+rate = "100/s per /24"
 
   [service.check]                   # absent = no probing, the reals count as up
   type = "http"
@@ -162,6 +167,14 @@ sync = "active-pushes"
                         runtime: false,
                     },
                 ],
+                filter: Filter {
+                    allow: Prefixes::from_argument("10.0.0.0/8,192.0.2.7").unwrap(),
+                    deny: Prefixes::from_argument("10.9.0.0/16").unwrap(),
+                    rate: Some(Rate {
+                        per_second: 100,
+                        length: Some(24),
+                    }),
+                },
                 runtime: false,
             },
             VirtualService {
@@ -173,6 +186,7 @@ sync = "active-pushes"
                 no_real: NoReal::Reject,
                 checks: Vec::new(),
                 health: HealthPolicy::default(),
+                filter: Filter::default(),
                 reals: Vec::new(),
                 runtime: false,
             },

@@ -324,11 +324,40 @@ impl Reader<'_> {
                 continue;
             };
             self.places.insert(place(setting.key), start(item));
+            if let Some(array) = item.as_array()
+                && (setting.read)(&mut S::default(), &setting::Value::List(Vec::new())).is_ok()
+                && !self.entries(setting, array, place(setting.key))
+            {
+                continue;
+            }
             if let Err(sentence) = (setting.read)(&mut read, &setting_value(item)) {
                 self.problem(start(item), sentence);
             }
         }
         read
+    }
+
+    /// Stores the positions of a list's entries, and reports each that is not allowed; returns whether all are.
+    fn entries<S: Default>(
+        &mut self,
+        setting: &Setting<S>,
+        array: &toml_edit::Array,
+        place: Place,
+    ) -> bool {
+        let mut is_good = true;
+        for (number, entry) in array.iter().enumerate() {
+            let at = entry.span().map_or(0, |span| span.start);
+            self.places.insert(place.entry(number), at);
+            let alone = match entry.as_str() {
+                Some(text) => setting::Value::List(vec![text.into()]),
+                None => setting::Value::Other,
+            };
+            if let Err(sentence) = (setting.read)(&mut S::default(), &alone) {
+                self.problem(at, sentence);
+                is_good = false;
+            }
+        }
+        is_good
     }
 
     pub(super) fn parsed<T>(
@@ -360,7 +389,13 @@ fn setting_value(item: &Item) -> setting::Value<'_> {
         Some(Value::String(text)) => setting::Value::Text(text.value().into()),
         Some(Value::Integer(number)) => setting::Value::Number(*number.value()),
         Some(Value::Boolean(flag)) => setting::Value::Flag(*flag.value()),
-        Some(Value::Float(_) | Value::Datetime(_) | Value::Array(_) | Value::InlineTable(_))
-        | None => setting::Value::Other,
+        Some(Value::Array(array)) => {
+            let texts = array.iter().map(|entry| entry.as_str().map(Into::into));
+            let texts = texts.collect::<Option<_>>();
+            texts.map_or(setting::Value::Other, setting::Value::List)
+        }
+        Some(Value::Float(_) | Value::Datetime(_) | Value::InlineTable(_)) | None => {
+            setting::Value::Other
+        }
     }
 }

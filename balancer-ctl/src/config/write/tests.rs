@@ -3,6 +3,7 @@
 mod vrrp;
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
     time::Duration,
@@ -15,16 +16,19 @@ use super::*;
 use crate::{
     config::{read::notify::EVENTS, validate::validate},
     model::{
-        Backups, ForwardMethod, HashKey, HealthPolicy, NoReal, OnDown, Persistence, RealServer,
-        Scheduler,
+        Backups, Filter, ForwardMethod, HashKey, HealthPolicy, NoReal, OnDown, Persistence,
+        RealServer, Scheduler,
         check::{
             AgentProbe, DnsProbe, Exchange, ExecProbe, GrpcProbe, HttpProbe, HttpVersion, Initial,
             Pattern, Probe, Source, Target, Timing, Tls,
         },
+        filter::Rate,
         limits::{
-            MAX_CONNECTIONS, MAX_PERSISTENCE, MAX_THRESHOLD, MAX_TIMEOUT, MAX_WEIGHT, TRACK_WEIGHT,
+            MAX_CONNECTIONS, MAX_PERSISTENCE, MAX_THRESHOLD, MAX_TIMEOUT, MAX_WEIGHT, RATE,
+            TRACK_WEIGHT,
         },
         names::Named,
+        prefix::Prefix,
         vrrp::{DEFAULT_WEIGHT, TrackService},
     },
 };
@@ -356,6 +360,32 @@ fn persistence_of(v4: bool) -> impl Strategy<Value = Persistence> {
 }
 
 prop_compose! {
+    fn filter_of(v4: bool)(
+        prefixes in vec((any::<u32>(), 0_u8..=64), 0..12),
+        denied in 0..12_usize,
+        rate in option::of((RATE, option::of(0_u8..=32))),
+    ) -> Filter {
+        let prefixes: BTreeSet<_> = prefixes.into_iter().map(|(bits, length)| {
+            let address = match v4 {
+                true => Ipv4Addr::from(bits).into(),
+                false => Ipv6Addr::from_bits(u128::from(bits) << 70 | 1 << 127).into(),
+            };
+            Prefix::of(address, length)
+        }).collect();
+        let prefixes: Vec<_> = prefixes.into_iter().collect();
+        let (deny, allow) = prefixes.split_at(denied.min(prefixes.len()));
+        Filter {
+            allow: allow.iter().rev().copied().collect(),
+            deny: deny.iter().copied().collect(),
+            rate: rate.map(|(per_second, length)| Rate {
+                per_second,
+                length: length.filter(|length| *length < 32),
+            }),
+        }
+    }
+}
+
+prop_compose! {
     fn service_of(v4: bool)(
         host in 1_u8..200,
         port in any::<u16>(),
@@ -367,6 +397,7 @@ prop_compose! {
         no_real in one_of::<NoReal>(),
         checks in vec(check_of(v4), 0..4),
         health in health(),
+        filter in filter_of(v4),
         reals in vec(real_of(v4), 0..4),
     ) -> VirtualService {
         let vip: IpAddr = match v4 {
@@ -376,7 +407,7 @@ prop_compose! {
         let key = ServiceKey { protocol, address: SocketAddr::new(vip, port) };
         let hash = hash.filter(|_| scheduler.hashes_client());
         VirtualService {
-            key, name, scheduler, hash, persistence, no_real, checks, health, reals, runtime: false,
+            key, name, scheduler, hash, persistence, no_real, checks, health, filter, reals, runtime: false,
         }
     }
 }

@@ -357,6 +357,7 @@ fn run(service: &VirtualService, status: &mut ServiceStatus, now: Instant) -> da
         hash: service.hash.unwrap_or_default(),
         persistence: service.persistence.clone(),
         no_real: service.no_real,
+        filter: service.filter.clone(),
         unit: if grows { RING_SCALE } else { 1 },
         reals,
     }

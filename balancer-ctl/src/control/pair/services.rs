@@ -245,6 +245,31 @@ mod tests {
     }
 
     #[test]
+    fn filters_are_pushed_and_compared() {
+        let present = model(SERVICES);
+        let filtered = SERVICES.replacen(
+            "\"mh\"",
+            "\"mh\"\nallow = [\"10.0.0.0/8\"]\ndeny = [\"10.1.0.0/16\", \"10.2.0.0/16\"]\nrate = \"5/s per /24\"",
+            1,
+        );
+        let sender = model(&filtered);
+        assert_ne!(digests(&sender)[0], digests(&present)[0]);
+        let text = services_text(&sender);
+        assert_eq!(services_of(&text).unwrap(), sender.services);
+        assert_eq!(
+            differences(&present, &text).unwrap(),
+            [
+                "service-changed tcp/192.0.2.80:80 allow +10.0.0.0/8, deny +10.1.0.0/16 +10.2.0.0/16, rate none -> 5/s per /24"
+            ]
+        );
+        let mut pushed = present.clone();
+        for change in &push_changes(&present, Some(&present), &sender.services).running {
+            change.apply(&mut pushed.services).unwrap();
+        }
+        assert_eq!(digests(&pushed), digests(&sender));
+    }
+
+    #[test]
     fn digests_are_of_what_nodes_have_to_have_alike() {
         let one = model(SERVICES);
         let mut other = one.clone();

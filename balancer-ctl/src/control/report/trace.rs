@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 
+use balancer_common::verdict::Discard;
+
 use crate::{
-    dataplane::{Choice, FoundBy, ServiceSnapshot},
+    dataplane::{Choice, FoundBy, ServiceSnapshot, Traced},
     model::{HashKey, Scheduler, VirtualService, view},
 };
 
@@ -12,15 +14,23 @@ use crate::{
 pub fn trace(
     service: &VirtualService,
     client: SocketAddr,
-    choice: Choice,
+    traced: Traced,
     counted: &ServiceSnapshot,
 ) -> view::Trace {
+    let Traced { choice, rule } = traced;
+    let rule = rule.map(|rule| service.filter.words(rule, service.key.address.ip()));
     let (real, by, reason) = match choice {
         Choice::None(discard) => {
             // What becomes of a packet stands behind the reason.
             let sentence = discard.sentence();
             let reason = sentence.split(';').next().unwrap_or(sentence);
-            (None, view::TracedBy::None, reason.to_owned())
+            let reason = match &rule {
+                Some(rule) if matches!(discard, Discard::Denied | Discard::RateLimited) => {
+                    format!("{reason}: {rule}")
+                }
+                _ => reason.to_owned(),
+            };
+            (None, view::TracedBy::None, reason)
         }
         Choice::Real(real, found) => {
             let (by, reason) = found_by(service, real, found, counted);
@@ -33,6 +43,7 @@ pub fn trace(
         service: service.key.address,
         real,
         by,
+        rule,
         reason,
     }
 }
@@ -115,12 +126,13 @@ fn least_load(service: &VirtualService, real: SocketAddr, counted: &ServiceSnaps
 
 #[cfg(test)]
 mod tests {
-    use balancer_common::verdict::Discard;
-
     use super::*;
     use crate::{
         dataplane::RealSnapshot,
-        model::{Persistence, Protocol, ServiceKey},
+        model::{
+            Filter, Persistence, Protocol, ServiceKey,
+            filter::{FilterRule, Prefixes, Rate},
+        },
     };
 
     fn service(scheduler: Scheduler) -> VirtualService {
@@ -130,6 +142,69 @@ mod tests {
                 protocol: Protocol::Tcp,
                 address: "192.0.2.80:80".parse().unwrap(),
             })
+        }
+    }
+
+    const fn traced(choice: Choice) -> Traced {
+        Traced { choice, rule: None }
+    }
+
+    #[test]
+    fn the_rule_of_the_filter_is_named() {
+        let client = "198.51.100.7:40000".parse().unwrap();
+        let mut service = service(Scheduler::Rr);
+        let list = |text| Prefixes::from_argument(text).unwrap();
+        service.filter = Filter {
+            allow: list("198.51.100.0/24"),
+            deny: list("198.51.100.7"),
+            rate: Some(Rate {
+                per_second: 9,
+                length: None,
+            }),
+        };
+        let [network, host] = ["198.51.100.0/24", "198.51.100.7"]
+            .map(|prefix| Some(FilterRule::Prefix(prefix.parse().unwrap())));
+        let denied = "the service's `allow` and `deny` do not let the client open connections";
+        let limited = "the client has opened as many connections to the service as the service's `rate` lets it";
+        let real = "10.0.0.2:80".parse().unwrap();
+        let turn = Choice::Real(real, FoundBy::Scheduler { slot: 0, of: 1 });
+        for (choice, rule, words, reason) in [
+            (
+                turn,
+                network,
+                Some("allow 198.51.100.0/24"),
+                "its turn comes next: slot 0 of 1 of rr",
+            ),
+            (turn, None, None, "its turn comes next: slot 0 of 1 of rr"),
+            (
+                Choice::None(Discard::Denied),
+                host,
+                Some("deny 198.51.100.7"),
+                &format!("{denied}: deny 198.51.100.7"),
+            ),
+            (
+                Choice::None(Discard::Denied),
+                Some(FilterRule::Others),
+                Some("not in allow"),
+                &format!("{denied}: not in allow"),
+            ),
+            (
+                Choice::None(Discard::RateLimited),
+                Some(FilterRule::Rate),
+                Some("rate 9/s per /32"),
+                &format!("{limited}: rate 9/s per /32"),
+            ),
+            (
+                Choice::None(Discard::NoReal),
+                network,
+                Some("allow 198.51.100.0/24"),
+                "no real server takes new connections",
+            ),
+        ] {
+            let traced = Traced { choice, rule };
+            let told = trace(&service, client, traced, &ServiceSnapshot::default());
+            assert_eq!(told.rule.as_deref(), words);
+            assert_eq!(told.reason, reason);
         }
     }
 
@@ -208,12 +283,17 @@ mod tests {
                 "the choice of rr takes no new connection of this client, and this one has the least load: 3 active, 1 inactive",
             ),
         ] {
-            let told = trace(&service, client, Choice::Real(real, found), &counted);
+            let told = trace(
+                &service,
+                client,
+                traced(Choice::Real(real, found)),
+                &counted,
+            );
             assert_eq!((told.by.name(), told.reason.as_str()), (by, reason));
             assert_eq!((told.real, told.client), (Some(real), client));
         }
         let none = Choice::None(Discard::NoRealReject);
-        let told = trace(&service(Scheduler::Rr), client, none, &counted);
+        let told = trace(&service(Scheduler::Rr), client, traced(none), &counted);
         assert_eq!(told.real, None);
         assert_eq!(
             (told.by.name(), told.reason.as_str()),

@@ -7,7 +7,7 @@ use balancer_common::{trace::offer, verdict::Discard};
 
 use super::KernelDataplane;
 use crate::{
-    dataplane::{Choice, FoundBy, load, plan::tables::address_of, trace},
+    dataplane::{Choice, FoundBy, Traced, load, plan::tables::address_of, trace},
     model::ServiceKey,
 };
 
@@ -20,11 +20,13 @@ impl KernelDataplane {
         &mut self,
         client: SocketAddr,
         service: &ServiceKey,
-    ) -> anyhow::Result<Choice> {
+    ) -> anyhow::Result<Traced> {
         let answer = trace::ask(load::provide(&mut self.ebpf, "trace")?, client, service)?;
+        let rule = self.services.rule(service, answer.rule)?;
         let discard = Discard::ALL.get(answer.reason as usize);
         if let Some(reason) = discard {
-            return Ok(Choice::None(*reason));
+            let choice = Choice::None(*reason);
+            return Ok(Traced { choice, rule });
         }
         let tables = self.services.tables()?;
         let real = tables.reals.get(answer.real as usize);
@@ -46,6 +48,7 @@ impl KernelDataplane {
             },
             _ => FoundBy::LeastLoad,
         };
-        Ok(Choice::Real(address, found))
+        let choice = Choice::Real(address, found);
+        Ok(Traced { choice, rule })
     }
 }

@@ -5,10 +5,10 @@ use super::*;
 #[test]
 fn an_instance_has_a_directory_of_its_own() {
     let path = |instance| Pins::of(instance).map(|pins| pins.directory().to_path_buf());
-    assert_eq!(path(None).unwrap(), Path::new("/sys/fs/bpf/balancer/v6"));
+    assert_eq!(path(None).unwrap(), Path::new("/sys/fs/bpf/balancer/v7"));
     assert_eq!(
         path(Some("left-2")).unwrap(),
-        Path::new("/sys/fs/bpf/balancer/left-2/v6")
+        Path::new("/sys/fs/bpf/balancer/left-2/v7")
     );
     for name in ["", "a/b", "..", "v1", "a.b", "a b"] {
         let error = path(Some(name)).unwrap_err().to_string();

@@ -7,7 +7,7 @@ use balancer_common::{
     persistence::Stickiness,
     real_server::{RealServer, state},
     scheduler::{self, Ring, pick},
-    service::{self, PERSISTENT, REJECT},
+    service::{self, FILTERED, LIMITED, PERSISTENT, REJECT},
 };
 
 use super::{
@@ -19,7 +19,7 @@ use crate::{
         Connections, Real, Service,
         ring::{self, Candidate},
     },
-    model::{NoReal, ServiceKey},
+    model::{Filter, NoReal, ServiceKey},
 };
 
 impl Planner<'_> {
@@ -82,13 +82,26 @@ impl Planner<'_> {
             ring,
             available: list,
             id,
-            flags: no_real | persistent,
+            flags: no_real | persistent | filter_flags(&desired.filter),
             pick: choice.pick,
             hash: choice.hash,
             measure: choice.measure,
             zero: 0,
         };
         self.plan_affinity(id, desired, &reals);
+        // A long list is compared as a whole where the tables are known to match it.
+        let planned = row.and_then(|_| self.observed.planned.get(&desired.key));
+        if planned.is_none_or(|planned| planned.filter != desired.filter) {
+            let changes = self.filter_changes(id, &desired.filter, desired.key.address.ip())?;
+            self.affinities.extend(changes.first);
+            // What an id still has of another service, since a daemon was killed in the middle, goes before it is used.
+            let last = if row.is_some() {
+                &mut self.left
+            } else {
+                &mut self.affinities
+            };
+            last.extend(changes.last);
+        }
         if row.is_none_or(|row| row.service != service) {
             self.services.push(TableChange::SetService {
                 key: desired.key,
@@ -246,6 +259,14 @@ impl Planner<'_> {
             self.left.push(change);
         }
     }
+}
+
+/// What a service says of its filter.
+pub(super) fn filter_flags(filter: &Filter) -> u16 {
+    let has_rules = !filter.allow.is_empty() || !filter.deny.is_empty();
+    let rules = if has_rules { FILTERED } else { 0 };
+    let limit = if filter.rate.is_some() { LIMITED } else { 0 };
+    rules | limit
 }
 
 pub(super) const fn candidate(id: u32, real: &Real) -> Candidate {

@@ -8,6 +8,7 @@ use std::{
 use balancer_common::{
     addr::Addr,
     address_filter::{self, bit_of},
+    filter::{RateLimit, Rule, RulePrefix},
     persistence::Stickiness,
     real_server::{RealServer, state},
     scheduler::Ring,
@@ -85,6 +86,33 @@ pub enum TableChange {
         /// The servers' addresses.
         servers: Vec<Addr>,
     },
+    /// Makes the counters of rules that are about to be written, at zero.
+    AddRuleCounts {
+        /// Rule ids.
+        ids: Vec<u32>,
+    },
+    /// Writes rules of a service's filter, in this order.
+    SetRules {
+        /// Their prefixes, and they.
+        rules: Vec<(RulePrefix, Rule)>,
+    },
+    /// Deletes rules of a service's filter, in this order.
+    RemoveRules {
+        /// Their prefixes.
+        prefixes: Vec<RulePrefix>,
+    },
+    /// Writes how many connections a service's clients may open.
+    SetRateLimit {
+        /// Service id.
+        service: u32,
+        /// The new value.
+        limit: RateLimit,
+    },
+    /// Deletes the counters of rules that are no more.
+    RemoveRuleCounts {
+        /// Rule ids.
+        ids: Vec<u32>,
+    },
     /// Sets whether any service listens on all ports.
     SetAnyPort(bool),
     /// Adds addresses and ports of real servers.
@@ -146,6 +174,15 @@ pub struct Affinity {
     pub members: BTreeMap<Addr, u32>,
 }
 
+/// A service's filter.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FilterRow {
+    /// Its rules, the shortest prefixes first.
+    pub rules: BTreeMap<RulePrefix, Rule>,
+    /// How many connections clients may open.
+    pub limit: RateLimit,
+}
+
 /// The observed state.
 #[derive(Clone, Debug)]
 pub struct Tables {
@@ -157,6 +194,8 @@ pub struct Tables {
     pub limits: Vec<Limits>,
     /// By service id; none for services that were never persistent.
     pub affinities: BTreeMap<u32, Affinity>,
+    /// By service id; none for services without one.
+    pub filters: BTreeMap<u32, FilterRow>,
     /// The address filter: a bit per VIP and real server.
     pub addresses: Vec<u64>,
     /// Whether the program looks for services on every port.
@@ -184,6 +223,7 @@ impl Tables {
             reals: vec![RealServer::default(); reals as usize],
             limits: vec![Limits::default(); reals as usize],
             affinities: BTreeMap::new(),
+            filters: BTreeMap::new(),
             tick,
             addresses: vec![0; address_filter::WORDS as usize],
             any_port: false,
@@ -259,6 +299,23 @@ impl Tables {
                         .retain(|server, _| !servers.contains(server));
                 }
             }
+            TableChange::AddRuleCounts { ids: _ } | TableChange::RemoveRuleCounts { ids: _ } => {}
+            TableChange::SetRules { rules } => {
+                for (prefix, rule) in rules {
+                    let row = self.filters.entry(prefix.first.service).or_default();
+                    row.rules.insert(*prefix, *rule);
+                }
+            }
+            TableChange::RemoveRules { prefixes } => {
+                for prefix in prefixes {
+                    self.change_filter(prefix.first.service, |row| {
+                        row.rules.remove(prefix);
+                    });
+                }
+            }
+            TableChange::SetRateLimit { service, limit } => {
+                self.change_filter(*service, |row| row.limit = *limit);
+            }
             TableChange::SetReal { id, real } => {
                 if let Some(slot) = self.reals.get_mut(*id as usize) {
                     *slot = *real;
@@ -304,6 +361,15 @@ impl Tables {
                     self.space.retire(row.service.available);
                 }
             }
+        }
+    }
+
+    /// Changes a service's filter; one that has nothing any more is forgotten.
+    fn change_filter(&mut self, service: u32, change: impl FnOnce(&mut FilterRow)) {
+        let row = self.filters.entry(service).or_default();
+        change(row);
+        if *row == FilterRow::default() {
+            self.filters.remove(&service);
         }
     }
 

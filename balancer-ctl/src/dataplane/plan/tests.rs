@@ -1,6 +1,7 @@
 //! Applies plans to a model of the kernel's maps: the result is the desired state, and each service is in its old or
 //! its new state after every change.
 
+mod filters;
 mod model;
 mod rings;
 

@@ -19,6 +19,9 @@ pub struct Trace {
     pub real: Option<SocketAddr>,
     /// How it was found.
     pub by: TracedBy,
+    /// The rule of the service's filter that lets the client in or refuses it, as in `deny 198.51.100.0/24`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
     /// Why, in words.
     pub reason: String,
 }

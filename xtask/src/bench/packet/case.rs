@@ -5,7 +5,7 @@ use anyhow::Result;
 
 use super::{
     arrangement::Arrangement,
-    frame::Segment,
+    frame::{Segment, fragment, with_headers_of},
     network::{
         CLIENT_V6, INSIDE_MAC, INSIDE_REAL_MAC, INSIDE_V4, NEW_FLOWS, NO_VIP_V4, REAL_V4, REAL_V6,
         VIP_V4, VIP_V6,
@@ -124,6 +124,7 @@ pub fn all() -> Result<Vec<Case>> {
         minimal,
     ];
     cases.extend(other_established(&established)?);
+    cases.extend(slow(&established)?);
     let without_flows = without_flows(&established)?;
     cases.extend(scheduled(&without_flows[0]));
     cases.extend(without_flows);
@@ -206,6 +207,37 @@ fn other_established(established: &Case) -> Result<[Case; 3]> {
             frames: vec![udp.client_sends(Segment::Datagram)?],
             before: vec![udp.client_sends(Segment::Datagram)?],
             expected: (TX, udp.real_gets(Segment::Datagram)?),
+            ..established.clone()
+        },
+    ])
+}
+
+/// What other programs than `balancer` take along a connection: an ICMP error about it, a fragment that is not its datagram's first.
+fn slow(established: &Case) -> Result<[Case; 2]> {
+    let tcp = Route::lone();
+    let udp = Route {
+        virtual_address: (VIP_V4, UDP_PORT).into(),
+        real: (REAL_V4, UDP_PORT).into(),
+        ..tcp
+    };
+    let [complaint, translated] = tcp.complaint()?;
+    let sent = udp.client_sends(Segment::Datagram)?;
+    let later = fragment(sent.clone(), 8, false)?;
+    let translated_later = fragment(udp.real_gets(Segment::Datagram)?, 8, false)?;
+    Ok([
+        Case {
+            name: "icmp-error",
+            aim: None,
+            frames: vec![complaint],
+            expected: (TX, translated),
+            ..established.clone()
+        },
+        Case {
+            name: "fragment",
+            aim: None,
+            before: vec![fragment(sent, 0, true)?],
+            expected: (TX, with_headers_of(&translated_later, &later)),
+            frames: vec![later],
             ..established.clone()
         },
     ])

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Result;
-use etherparse::PacketBuilder;
+use etherparse::{IpFragOffset, Ipv4Header, PacketBuilder};
 
 /// The shortest frame the bench sends: Ethernet's minimum without its check sequence is 60, and 64 is customary.
 const SHORTEST: usize = 64;
@@ -75,4 +75,55 @@ pub fn frame(
         bytes.resize(shortest, 0);
     }
     Ok(bytes)
+}
+
+/// Builds a frame with the ICMP error "fragmentation needed" (1,400 bytes) about the packet in the frame `about`, of which it quotes the IPv4
+/// header and eight bytes. The rest as for [`frame`].
+///
+/// # Errors
+/// An address is not IPv4.
+pub fn icmp_error(
+    macs: [[u8; 6]; 2],
+    source: IpAddr,
+    destination: IpAddr,
+    about: &[u8],
+    hops: u8,
+) -> Result<Vec<u8>> {
+    const QUOTED: usize = 28;
+    let (IpAddr::V4(from), IpAddr::V4(to)) = (source, destination) else {
+        anyhow::bail!("the bench's ICMP errors are IPv4");
+    };
+    let mut bytes = Vec::with_capacity(80);
+    PacketBuilder::ethernet2(macs[0], macs[1])
+        .ipv4(from.octets(), to.octets(), hops)
+        .icmpv4_raw(3, 4, [0, 0, 0x05, 0x78])
+        .write(&mut bytes, &about[ETHERNET..ETHERNET + QUOTED])?;
+    // What a balancer changes reaches as far: the front program restores that of long frames only.
+    bytes.resize(SHORTEST_IPV6, 0);
+    Ok(bytes)
+}
+
+/// Length in bytes of an Ethernet header.
+const ETHERNET: usize = 14;
+
+/// Makes the packet in an IPv4 frame a fragment at this place of its datagram, in units of eight bytes.
+///
+/// # Errors
+/// The frame holds no IPv4 header.
+pub fn fragment(mut frame: Vec<u8>, offset: u16, has_more: bool) -> Result<Vec<u8>> {
+    let (mut header, _) = Ipv4Header::from_slice(&frame[ETHERNET..])?;
+    header.dont_fragment = false;
+    header.more_fragments = has_more;
+    header.fragment_offset = IpFragOffset::try_new(offset)?;
+    header.header_checksum = header.calc_header_checksum();
+    let bytes = header.to_bytes();
+    frame[ETHERNET..ETHERNET + bytes.len()].copy_from_slice(&bytes);
+    Ok(frame)
+}
+
+/// A frame with the headers of Ethernet and IPv4 of `headers` and what follows them in `rest`: a fragment without ports, of which a
+/// balancer changes the headers alone.
+pub fn with_headers_of(headers: &[u8], rest: &[u8]) -> Vec<u8> {
+    const HEADERS: usize = ETHERNET + 20;
+    [&headers[..HEADERS], &rest[HEADERS..]].concat()
 }

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use anyhow::Result;
 
 use super::{
-    frame::{Segment, frame},
+    frame::{Segment, frame, icmp_error},
     network::{
         BALANCER_MAC, CLIENT_V4, FIRST_CLIENT, GATEWAY_MAC, PORTS, REAL_MAC, REAL_V4, VIP_V4,
     },
@@ -104,6 +104,24 @@ impl Route {
     pub fn client_gets(&self, segment: Segment) -> Result<Vec<u8>> {
         let (from, to) = (self.virtual_address, self.client);
         frame([BALANCER_MAC, GATEWAY_MAC], from, to, segment, HOPS - 1)
+    }
+
+    /// A router's complaint about a packet that the client was sent, as it reaches the balancer, and as it reaches the real server.
+    ///
+    /// # Errors
+    /// The addresses are not IPv4.
+    pub fn complaint(&self) -> Result<[Vec<u8>; 2]> {
+        let router = self.client.ip();
+        let (vip, real) = (self.virtual_address.ip(), self.real.ip());
+        let sent = self.client_gets(Segment::Ack)?;
+        // As the real server sent it, one hop later.
+        let (from, to) = (self.real, self.client);
+        let own = frame([REAL_MAC, BALANCER_MAC], from, to, Segment::Ack, HOPS - 1)?;
+        let macs = [GATEWAY_MAC, BALANCER_MAC];
+        Ok([
+            icmp_error(macs, router, vip, &sent, HOPS)?,
+            icmp_error(self.inside, router, real, &own, HOPS - 1)?,
+        ])
     }
 
     /// The three frames that make a TCP connection, as they reach the balancer.

@@ -146,7 +146,7 @@ impl Front {
     /// The kernel refused the program.
     pub fn load(object: &[u8], frames: &[Vec<u8>], walk: Walk, nat_flows: u32) -> Result<Self> {
         let frame = frames.first().context("a row needs a frame")?.clone();
-        let ipv6 = u32::from(frame[12..14] == [0x86, 0xdd]);
+        let ten_words = u32::from(frame.len() >= 80);
         let handshake = match frames.len() {
             1 => 0_u32,
             3 => 1,
@@ -154,7 +154,7 @@ impl Front {
         };
         let mask = walk.flows - 1;
         let mut ebpf = EbpfLoader::new()
-            .override_global("IPV6", &ipv6, true)
+            .override_global("TEN_WORDS", &ten_words, true)
             .override_global("FLOW_MASK", &mask, true)
             .override_global("HANDSHAKE", &handshake, true)
             .map_max_entries("NAT", (2 * nat_flows).max(1))
@@ -182,7 +182,7 @@ impl Front {
             Array::try_from(ebpf.map_mut("FRAMES").context("no map FRAMES")?)?;
         for (number, frame) in (0..).zip(frames) {
             ensure!(
-                frame.len() >= if ipv6 == 1 { 80 } else { 56 },
+                frame.len() >= if ten_words == 1 { 80 } else { 56 },
                 "a frame is too short to be restored"
             );
             let mut words = [0; 10];

@@ -16,6 +16,7 @@ use balancer_common::{
     address_filter,
     conntrack::{TimeoutSettings, Timeouts},
     flow_hash::{self, Seed},
+    programs,
     real_server::{self, RealServer},
     scheduler::{Ring, SLOTS_PER_WORD},
     service::{Service, ServiceKeyV4, ServiceKeyV6},
@@ -157,7 +158,7 @@ impl Target {
             .map_max_entries("INTERFACES", interfaces.near.max(interfaces.inside) + 1)
             .load(object)
             .context("loading the object under test")?;
-        for name in ["balancer", "open_connection"] {
+        for name in ["balancer"].into_iter().chain(programs::CALLED) {
             let program: &mut Xdp = ebpf
                 .program_mut(name)
                 .with_context(|| format!("the object has no program `{name}`"))?
@@ -166,14 +167,12 @@ impl Target {
                 .load()
                 .with_context(|| format!("loading the program `{name}`"))?;
         }
-        let open: &Xdp = ebpf
-            .program("open_connection")
-            .context("just loaded")?
-            .try_into()?;
-        let open = open.fd()?.try_clone()?;
-        let mut programs =
-            ProgramArray::try_from(ebpf.map_mut("PROGRAMS").context("no map PROGRAMS")?)?;
-        programs.set(0, &open, 0)?;
+        for (place, name) in (0..).zip(programs::CALLED) {
+            let called: &Xdp = ebpf.program(name).context("just loaded")?.try_into()?;
+            let called = called.fd()?.try_clone()?;
+            let programs = ebpf.map_mut("PROGRAMS").context("no map PROGRAMS")?;
+            ProgramArray::try_from(programs)?.set(place, &called, 0)?;
+        }
         let mut target = Self { ebpf };
         target.fill(max_connections, interfaces)?;
         Ok(target)

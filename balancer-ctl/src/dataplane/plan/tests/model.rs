@@ -7,18 +7,22 @@ use std::{
 
 use balancer_common::{
     address_filter::bit_of,
+    filter::{ClientKey, verdict},
     scheduler::{self, Ring, pick},
-    service::{PERSISTENT, REJECT, Service},
+    service::{FILTERED, PERSISTENT, REJECT, Service},
 };
 
 use super::super::{
-    service::candidate,
-    tables::{Affinity, Limits},
+    service::{candidate, filter_flags},
+    tables::{Affinity, FilterRow, Limits},
     *,
 };
 use crate::{
     dataplane::{self, Connections, jiffies::Tick, ring},
-    model::{ForwardMethod, HashKey, NoReal, Protocol, Scheduler},
+    model::{
+        Filter, ForwardMethod, HashKey, NoReal, Protocol, Scheduler, filter::Prefixes,
+        prefix::Prefix,
+    },
 };
 
 /// The maps as the packet program reads them.
@@ -28,6 +32,8 @@ pub struct Maps {
     pub reals: Vec<RealServer>,
     pub limits: Vec<Limits>,
     pub affinities: BTreeMap<u32, Affinity>,
+    pub filters: BTreeMap<u32, FilterRow>,
+    pub rule_counts: BTreeSet<u32>,
     pub rings: Vec<u32>,
     pub addresses: Vec<u64>,
     pub any_port: bool,
@@ -51,6 +57,8 @@ impl Maps {
             reals: vec![RealServer::default(); REALS as usize],
             limits: vec![Limits::default(); REALS as usize],
             affinities: BTreeMap::new(),
+            filters: BTreeMap::new(),
+            rule_counts: BTreeSet::new(),
             rings: vec![u32::MAX; slots as usize],
             addresses: tables::filter_of(std::iter::empty()),
             any_port: false,
@@ -112,6 +120,37 @@ impl Maps {
                     affinity.members.remove(server).unwrap();
                 }
             }
+            TableChange::AddRuleCounts { ids } => {
+                let in_use = self.rule_ids();
+                assert!(ids.iter().all(|id| *id != 0 && !in_use.contains(id)));
+                self.rule_counts.extend(ids);
+            }
+            TableChange::SetRules { rules } => {
+                for (prefix, rule) in rules {
+                    assert!(self.rule_counts.contains(&rule.id));
+                    let row = self.filters.entry(prefix.first.service).or_default();
+                    row.rules.insert(*prefix, *rule);
+                }
+            }
+            TableChange::RemoveRules { prefixes } => {
+                for prefix in prefixes {
+                    let row = self.filters.get_mut(&prefix.first.service).unwrap();
+                    row.rules.remove(prefix).unwrap();
+                }
+                self.filters.retain(|_, row| *row != FilterRow::default());
+            }
+            TableChange::SetRateLimit { service, limit } => {
+                assert!(limit.id == 0 || self.rule_counts.contains(&limit.id));
+                self.filters.entry(*service).or_default().limit = *limit;
+                self.filters.retain(|_, row| *row != FilterRow::default());
+            }
+            TableChange::RemoveRuleCounts { ids } => {
+                let in_use = self.rule_ids();
+                for id in ids {
+                    assert!(!in_use.contains(id));
+                    assert!(self.rule_counts.remove(id));
+                }
+            }
             TableChange::SetAddresses { words } => {
                 for (index, word) in words {
                     self.addresses[*index as usize] = *word;
@@ -137,6 +176,45 @@ impl Maps {
                 self.services.remove(key);
             }
         }
+    }
+
+    /// The ids of all rules and limits.
+    fn rule_ids(&self) -> BTreeSet<u32> {
+        let rows = self.filters.values();
+        let ids = rows.flat_map(|row| {
+            let rules = row.rules.values().map(|rule| rule.id);
+            rules.chain([row.limit.id])
+        });
+        ids.filter(|id| *id != 0).collect()
+    }
+
+    /// Whether a client may open connections to a service, by the longest prefix.
+    fn lets_in(&self, key: &ServiceKey, client: IpAddr) -> bool {
+        let Some(service) = self.services.get(key) else {
+            return true;
+        };
+        if service.flags & FILTERED == 0 {
+            return true;
+        }
+        let bits = |client: ClientKey| -> Vec<bool> {
+            let mut bytes = client.service.to_ne_bytes().to_vec();
+            bytes.extend(client.client.0.iter().flat_map(|word| word.to_ne_bytes()));
+            let bits = bytes
+                .iter()
+                .flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1));
+            bits.map(|bit| bit != 0).collect()
+        };
+        let client = bits(ClientKey {
+            service: service.id,
+            client: client.into(),
+        });
+        let rules = self.filters.values().flat_map(|row| &row.rules);
+        let matching = rules.filter(|(prefix, _)| {
+            let length = prefix.length as usize;
+            bits(prefix.first)[..length] == client[..length]
+        });
+        let rule = matching.max_by_key(|(prefix, _)| prefix.length);
+        rule.is_none_or(|(_, rule)| rule.verdict == verdict::ALLOW)
     }
 
     fn ring(&self, ring: &Ring) -> Vec<u32> {
@@ -184,6 +262,23 @@ impl Maps {
     }
 }
 
+/// Changes of filters, of which each rule is written or deleted by itself; all others as they are.
+fn one_by_one(change: &TableChange) -> Vec<TableChange> {
+    match change {
+        TableChange::SetRules { rules } => {
+            let rules = rules.iter().map(|rule| vec![*rule]);
+            rules.map(|rules| TableChange::SetRules { rules }).collect()
+        }
+        TableChange::RemoveRules { prefixes } => {
+            let prefixes = prefixes.iter().map(|prefix| vec![*prefix]);
+            prefixes
+                .map(|prefixes| TableChange::RemoveRules { prefixes })
+                .collect()
+        }
+        _ => vec![change.clone()],
+    }
+}
+
 /// Where a service's new connections go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Resolved {
@@ -218,9 +313,27 @@ fn wanted(services: &[dataplane::Service], key: &ServiceKey) -> Option<Resolved>
             choice.pick,
             choice.hash,
             choice.measure.0,
-            reject | persistent,
+            reject | persistent | filter_flags(&service.filter),
         ),
     })
+}
+
+/// Whether a filter lets a client open connections: what the lists mean, said plainly.
+pub fn lets_in(filter: &Filter, client: IpAddr) -> bool {
+    let client = Prefix::of(client, 128);
+    let longest = |list: &Prefixes| {
+        let lengths = list.iter().filter(|prefix| prefix.contains(&client));
+        lengths.map(|prefix| prefix.length).max()
+    };
+    match (longest(&filter.allow), longest(&filter.deny)) {
+        (None, None) => filter.allow.is_empty(),
+        (allow, deny) => allow > deny,
+    }
+}
+
+/// Clients that the filters of tests tell apart.
+pub fn clients() -> impl Iterator<Item = IpAddr> {
+    (0..32_u32).map(|bits| Ipv4Addr::from(bits << 27 | 1).into())
 }
 
 pub struct World {
@@ -262,9 +375,31 @@ impl World {
             .chain(&desired)
             .map(|service| service.key)
             .collect();
-        for change in &changes {
+        let filter = |services: &[dataplane::Service], key: &ServiceKey| {
+            let service = services.iter().find(|service| service.key == *key);
+            service
+                .map(|service| service.filter.clone())
+                .unwrap_or_default()
+        };
+        let filters = keys
+            .iter()
+            .map(|key| [filter(&self.desired, key), filter(&desired, key)]);
+        let filters: Vec<_> = filters.collect();
+        for change in &changes.iter().flat_map(one_by_one).collect::<Vec<_>>() {
             self.maps.apply(change, &mut self.untouchable);
             self.tables.apply(change);
+            for (key, filters) in keys.iter().zip(&filters) {
+                if self.maps.services.contains_key(key) {
+                    for client in clients() {
+                        let is_let_in = self.maps.lets_in(key, client);
+                        let [before, after] = filters.each_ref().map(|one| lets_in(one, client));
+                        assert!(
+                            is_let_in == before || is_let_in == after,
+                            "{client} is refused or let in for a moment, after {change:?}"
+                        );
+                    }
+                }
+            }
             for key in &keys {
                 let now = self.maps.resolve(key);
                 let (old, new) = (wanted(&self.desired, key), wanted(&desired, key));
@@ -292,6 +427,22 @@ impl World {
         assert_eq!(self.tables.reals, self.maps.reals);
         assert_eq!(self.tables.limits, self.maps.limits);
         assert_eq!(self.tables.affinities, self.maps.affinities);
+        assert_eq!(self.tables.filters, self.maps.filters);
+        assert_eq!(self.maps.rule_ids(), self.maps.rule_counts);
+        for service in &desired {
+            for client in clients() {
+                let is_let_in = self.maps.lets_in(&service.key, client);
+                assert_eq!(is_let_in, lets_in(&service.filter, client), "{client}");
+            }
+            let id = self.tables.services[&service.key].service.id;
+            let limit = self.maps.filters.get(&id).map(|row| row.limit.each);
+            let limit = limit.filter(|each| *each != 0);
+            let each = service
+                .filter
+                .rate
+                .map(|rate| 1_000_000_000 / u64::from(rate.per_second));
+            assert_eq!(limit, each);
+        }
         let persistent = desired
             .iter()
             .filter(|service| service.persistence.is_some());
@@ -400,6 +551,7 @@ pub fn service(number: u8, reals: &[(u8, u32)]) -> dataplane::Service {
         hash: HashKey::Client,
         persistence: None,
         no_real: NoReal::Reject,
+        filter: Filter::default(),
         unit: 1,
         reals: reals.collect(),
     }

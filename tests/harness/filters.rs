@@ -1,0 +1,168 @@
+//! Filters of services: rules about clients, and limits of their connections.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use aya::maps::{LpmTrie, MapError, PerCpuHashMap, PerCpuValues, lpm_trie};
+use balancer_common::{
+    addr::Addr,
+    filter::{ClientKey, RateLimit, Rule, verdict},
+    service::{FILTERED, LIMITED},
+    trace::Answer,
+};
+
+use crate::{
+    dataplane::{Dataplane, test_run},
+    packet::Packet,
+    services::ServiceHandle,
+};
+
+/// Nanoseconds that a token takes to come back in tests: longer than any of them lasts.
+pub const NEVER: u64 = 3_600_000_000_000;
+
+/// A rule in the maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RuleHandle {
+    /// Its id.
+    pub id: u32,
+}
+
+impl Dataplane {
+    /// Lets clients of these prefixes, or those in none where that is `None`, open connections to a service, or not.
+    pub fn add_rule(
+        &mut self,
+        service: ServiceHandle,
+        prefix: Option<(IpAddr, u32)>,
+        lets_in: bool,
+    ) -> RuleHandle {
+        let [v6, v4] = ClientKey::BITS_BEFORE;
+        let (length, client) = match prefix {
+            None => (v6, Addr::default()),
+            Some((address, length)) => {
+                let before = if address.is_ipv4() { v4 } else { v6 };
+                (before + length, Addr::from(address))
+            }
+        };
+        let key = ClientKey {
+            service: service.id,
+            client,
+        };
+        let rule = Rule {
+            verdict: if lets_in {
+                verdict::ALLOW
+            } else {
+                verdict::DENY
+            },
+            id: self.add_count(),
+        };
+        let mut rules: LpmTrie<_, ClientKey, Rule> = self
+            .ebpf
+            .map_mut("FILTER_RULES")
+            .expect("FILTER_RULES")
+            .try_into()
+            .expect("a trie");
+        rules
+            .insert(&lpm_trie::Key::new(length, key), rule, 0)
+            .expect("write FILTER_RULES");
+        self.update_service(service, |value| value.flags |= FILTERED);
+        RuleHandle { id: rule.id }
+    }
+
+    /// A counter for another rule.
+    fn add_count(&mut self) -> u32 {
+        self.rules += 1;
+        let cpus = aya::util::nr_cpus().expect("the number of CPUs");
+        let mut counts: PerCpuHashMap<_, u32, u64> = self
+            .ebpf
+            .map_mut("FILTER_COUNTS")
+            .expect("FILTER_COUNTS")
+            .try_into()
+            .expect("a per-CPU hash");
+        let zero = PerCpuValues::try_from(vec![0; cpus]).expect("a value for each");
+        counts
+            .insert(self.rules, zero, 0)
+            .expect("write FILTER_COUNTS");
+        self.rules
+    }
+
+    /// Clients of a service, of which those are one that have so many leading bits in common, may open so many connections, and no more
+    /// while the test lasts.
+    pub fn set_limit(&mut self, service: ServiceHandle, tokens: u64, bits: u32) -> RuleHandle {
+        let before = if service.vip.is_ipv4() { 96 } else { 0 };
+        let mask = u128::MAX.checked_shl(128 - before - bits).unwrap_or(0);
+        let limit = RateLimit {
+            mask: Addr(std::array::from_fn(|word| {
+                ((mask >> (96 - 32 * word)) as u32).to_be()
+            })),
+            each: NEVER,
+            burst: (tokens - 1) * NEVER,
+            id: self.add_count(),
+            zero: 0,
+        };
+        self.array_mut("RATE_LIMITS")
+            .set(service.id, limit, 0)
+            .expect("write RATE_LIMITS");
+        self.update_service(service, |value| value.flags |= LIMITED);
+        self.limits = true;
+        RuleHandle { id: limit.id }
+    }
+
+    /// Deletes a rule's counter.
+    pub fn forget_count(&mut self, rule: RuleHandle) {
+        let mut counts: PerCpuHashMap<_, u32, u64> = self
+            .ebpf
+            .map_mut("FILTER_COUNTS")
+            .expect("FILTER_COUNTS")
+            .try_into()
+            .expect("a per-CPU hash");
+        counts.remove(&rule.id).expect("write FILTER_COUNTS");
+    }
+
+    /// What a rule has counted, on all CPUs.
+    #[must_use]
+    pub fn counted(&self, id: u32) -> u64 {
+        let counts: PerCpuHashMap<_, u32, u64> = self
+            .ebpf
+            .map("FILTER_COUNTS")
+            .expect("FILTER_COUNTS")
+            .try_into()
+            .expect("a per-CPU hash");
+        match counts.get(&id, 0) {
+            Ok(values) => values.iter().sum(),
+            Err(MapError::KeyNotFound) => 0,
+            Err(error) => panic!("read FILTER_COUNTS: {error}"),
+        }
+    }
+
+    /// The clients, or networks of clients, that have a token bucket, with their services' ids.
+    #[must_use]
+    pub fn token_buckets(&self) -> BTreeSet<(u32, IpAddr)> {
+        if !self.limits {
+            // Nobody makes any, and it takes long to look.
+            return BTreeSet::new();
+        }
+        let buckets = self.hash::<ClientKey, u64>("RATE_BUCKETS");
+        let keys = buckets.keys().map(|key| key.expect("read RATE_BUCKETS"));
+        keys.map(|key| (key.service, IpAddr::from(key.client)))
+            .collect()
+    }
+
+    /// Writes what stands in a client's bucket.
+    pub fn set_bucket(&mut self, service: ServiceHandle, client: IpAddr, due: u64) {
+        let key = ClientKey {
+            service: service.id,
+            client: client.into(),
+        };
+        self.hash_mut("RATE_BUCKETS")
+            .insert(key, due, 0)
+            .expect("write RATE_BUCKETS");
+    }
+
+    /// Asks the program `trace` what would become of a packet.
+    #[must_use]
+    pub fn ask(&mut self, packet: &Packet) -> Answer {
+        let outside = self.outside;
+        let (_, out) = test_run(self.loaded("trace"), outside, &packet.bytes());
+        // SAFETY: the frame is longer, and every bit pattern is an answer.
+        unsafe { out.as_ptr().cast::<Answer>().read_unaligned() }
+    }
+}
