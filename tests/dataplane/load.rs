@@ -95,7 +95,7 @@ const BUDGETS: [(&str, u32); 7] = [
     ("renew", 50_000),
     ("trace", 250_000),
     ("walk_headers", 500_000),
-    ("translate_error", 100_000),
+    ("translate_error", 200_000),
 ];
 
 #[test]

@@ -12,6 +12,7 @@ use balancer_tests::{
         Side::{Inside, Outside},
         TIMEOUTS, run, run_with,
     },
+    emulated::rounds,
     packet::{
         Packet,
         flag::{ACK, FIN, PSH, RST, SYN},
@@ -334,14 +335,14 @@ fn a_connection_that_moves_to_its_other_bucket_counts_once() {
 
 #[test]
 fn connections_that_two_cpus_open_and_complete_at_once_are_all_counted() {
-    const EACH: u16 = 2_000;
+    let each = rounds(2_000_u16);
     let roomy = Options {
-        max_connections: 4 * u32::from(EACH),
+        max_connections: 4 * u32::from(each),
         ..Options::default()
     };
     run_with(roomy, |lb| {
         let web = lb.web();
-        let of = |cpu: u16| (0..EACH).map(move |at| syn().client_port(10_000 + cpu * EACH + at));
+        let of = |cpu: u16| (0..each).map(move |at| syn().client_port(10_000 + cpu * each + at));
         let frames = |cpu| -> Frames {
             of(cpu)
                 .flat_map(|syn| {
@@ -357,7 +358,7 @@ fn connections_that_two_cpus_open_and_complete_at_once_are_all_counted() {
         let busy = lb.snapshot().discards["busy"] as u32;
         let [active, inactive] = lb.counts_of(web.real);
         assert_eq!(inactive, 0);
-        assert!(active + busy >= 2 * u32::from(EACH) && active > u32::from(EACH));
+        assert!(active + busy >= 2 * u32::from(each) && active > u32::from(each));
         // Now one CPU ends them, and the other one begins to close them.
         let both = || of(0).chain(of(1));
         let resets: Frames = both()
@@ -410,7 +411,7 @@ fn any_packet(random: &mut impl FnMut(u32) -> u32) -> (Side, Vec<u8>) {
 
 #[test]
 fn whatever_two_cpus_do_to_the_same_few_connections_is_counted_exactly() {
-    const PACKETS: usize = 8_000;
+    let packets = rounds(8_000_usize);
     // Tables in which the connections displace each other, and ones with room for all.
     for max_connections in [8, 64] {
         let options = Options {
@@ -432,7 +433,7 @@ fn whatever_two_cpus_do_to_the_same_few_connections_is_counted_exactly() {
                 ((state >> 33) % u64::from(end)) as u32
             };
             let mut frames =
-                || -> Frames { (0..PACKETS).map(|_| any_packet(&mut random)).collect() };
+                || -> Frames { (0..packets).map(|_| any_packet(&mut random)).collect() };
             let both = [frames(), frames()];
             for pace in [Pace::Free, Pace::Together] {
                 let _ = lb.on_two_cpus(pace, [&both[0], &both[1]]);

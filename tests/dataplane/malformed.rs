@@ -8,6 +8,7 @@ use balancer_tests::{
         Side::{self, Inside, Outside},
         Verdict, run,
     },
+    emulated::rounds,
     expected::{answered, dropped, passed, redirected},
     packet::{Icmp, Packet, flag::ACK},
 };
@@ -296,15 +297,10 @@ fn thousands_of_damaged_frames_abort_nothing_and_pass_as_they_came() {
         establish(lb, &syn().v6(), R6, 8080);
         let originals = originals();
         let translated = [Discard::NoNeighbour, Discard::ToFragment];
-        let passed_on = |lb: &Dataplane| -> u64 {
-            let discards = lb.snapshot().discards;
-            translated
-                .iter()
-                .map(|reason| discards[reason.name()])
-                .sum()
-        };
+        let passed_on =
+            |lb: &Dataplane| -> u64 { translated.iter().map(|reason| lb.discarded(*reason)).sum() };
         let mut random = Generator(7);
-        for round in 0..40_000 {
+        for round in 0..rounds(40_000) {
             let (side, original) = &originals[random.next() as usize % originals.len()];
             let mut frame = original.clone();
             for _ in 0..random.next() % 4 {

@@ -10,6 +10,7 @@ use balancer_tests::{
         Side::{Inside, Outside},
         TIMEOUTS, Verdict, run, run_with,
     },
+    emulated::rounds,
     expected::{answered, dropped, redirected},
     packet::{
         Packet,
@@ -376,17 +377,17 @@ fn assert_pairs(lb: &Dataplane, pairs: u16) {
 
 #[test]
 fn case_73_the_same_first_syn_on_two_cpus_makes_one_connection() {
-    const ROUNDS: u16 = 2000;
+    let number = rounds(2000_u16);
     run_with(
         Options {
-            max_connections: 2 * u32::from(ROUNDS),
+            max_connections: 2 * u32::from(number),
             ..Options::default()
         },
         |lb| {
             let first = lb.add_real(R, 8080);
             let second = lb.add_real(R2, 8080);
             lb.add_service(6, V, 80, &[first, second]);
-            let syns: Vec<_> = (0..ROUNDS)
+            let syns: Vec<_> = (0..number)
                 .map(|port| syn().client_port(10_000 + port))
                 .collect();
             let frames: Vec<_> = syns.iter().map(Packet::bytes).collect();
@@ -405,54 +406,54 @@ fn case_73_the_same_first_syn_on_two_cpus_makes_one_connection() {
             let snapshot = lb.snapshot();
             assert_eq!(
                 snapshot.turns[&0],
-                u64::from(ROUNDS),
+                u64::from(number),
                 "one turn for each connection"
             );
             let connections = |id: u32| snapshot.reals[&id].connections;
-            let half = u64::from(ROUNDS) / 2;
+            let half = u64::from(number) / 2;
             assert_eq!([connections(first), connections(second)], [half; 2]);
 
             // The handshakes complete on both CPUs at once too.
             at_once(lb, Inside, &answers);
             at_once(lb, Outside, &acks);
-            assert_pairs(lb, ROUNDS);
+            assert_pairs(lb, number);
         },
     );
 }
 
 #[test]
 fn the_same_first_datagram_on_two_cpus_makes_one_connection() {
-    const ROUNDS: u16 = 2000;
+    let number = rounds(2000_u16);
     run_with(
         Options {
-            max_connections: 2 * u32::from(ROUNDS),
+            max_connections: 2 * u32::from(number),
             ..Options::default()
         },
         |lb| {
             let first = lb.add_real(R, 8053);
             let second = lb.add_real(R2, 8053);
             lb.add_service(17, V, 53, &[first, second]);
-            let pings: Vec<_> = (0..ROUNDS)
+            let pings: Vec<_> = (0..number)
                 .map(|port| Packet::udp(b"ping").client_port(10_000 + port))
                 .collect();
             let frames: Vec<_> = pings.iter().map(Packet::bytes).collect();
             at_once(lb, Outside, &frames);
-            assert_pairs(lb, ROUNDS);
+            assert_pairs(lb, number);
         },
     );
 }
 
 #[test]
 fn ports_used_again_on_two_cpus_at_once_leave_no_row_behind() {
-    const ROUNDS: u16 = 1000;
+    let number = rounds(1000_u16);
     run_with(
         Options {
-            max_connections: 2 * u32::from(ROUNDS),
+            max_connections: 2 * u32::from(number),
             ..Options::default()
         },
         |lb| {
             lb.web();
-            let syns: Vec<_> = (0..ROUNDS)
+            let syns: Vec<_> = (0..number)
                 .map(|port| syn().client_port(10_000 + port))
                 .collect();
             for syn in &syns {
@@ -465,7 +466,7 @@ fn ports_used_again_on_two_cpus_at_once_leave_no_row_behind() {
                 .collect();
             at_once(lb, Outside, &again);
             assert_pairs(lb, 0);
-            assert_eq!(lb.half_open().len(), usize::from(ROUNDS));
+            assert_eq!(lb.half_open().len(), usize::from(number));
         },
     );
 }

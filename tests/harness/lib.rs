@@ -8,6 +8,7 @@ pub mod client;
 pub mod cpus;
 pub mod daemon;
 pub mod dataplane;
+pub mod emulated;
 pub mod expected;
 pub mod filters;
 pub mod initial;

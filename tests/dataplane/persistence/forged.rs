@@ -5,6 +5,7 @@ use balancer_tests::{
         Side::{Inside, Outside},
         run,
     },
+    emulated::rounds,
     packet::flag::{ACK, FIN, PSH, RST, SYN},
 };
 
@@ -13,11 +14,11 @@ use crate::{establish, syn_ack};
 
 #[test]
 fn a_flood_of_forged_syns_makes_no_entry_and_displaces_none() {
-    const FORGED: u32 = 50_000;
+    let forged = rounds(50_000_u32);
     run(|lb| {
         let (scenes, before) = scenes_with_clients(lb);
         for scene in &scenes {
-            for number in 1..=FORGED {
+            for number in 1..=forged {
                 lb.pass_through(Outside, &of_client(&scene.syn, number));
             }
         }

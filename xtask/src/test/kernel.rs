@@ -105,7 +105,7 @@ fn run_guest(run: &Run<'_>, parts: &Parts, tally: &mut Tally) -> Result<()> {
         guest.run(
             name,
             &format!(
-                "cd /tests; BALANCER_TARGET=/target RUST_BACKTRACE=0 ./{name} --test-threads=1 {filter}"
+                "cd /tests; BALANCER_TARGET=/target BALANCER_EMULATED=1 RUST_BACKTRACE=0 ./{name} --test-threads=1 {filter}"
             ),
         );
     }
