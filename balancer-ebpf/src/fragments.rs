@@ -5,12 +5,13 @@ use aya_ebpf::helpers::bpf_ktime_get_ns;
 use balancer_common::{
     addr::{Address as _, TCP, UDP},
     conntrack::{Class, Word, class},
-    fragment::{PASSED, TIMEOUT},
+    fragment::{Fragment, PASSED, TIMEOUT},
     verdict::{Discard, Outcome},
     wire::{Extension, extension_kind},
 };
 
 use crate::{
+    atomic,
     family::{Family, Fragments, scratch},
     headers::FIRST,
     maps::settings,
@@ -105,44 +106,64 @@ pub fn follow<H: Family>() -> Result<Followed<H>, Discard> {
     if !may_be_tracked || !is_ours(key) {
         return Err(Discard::Fragment);
     }
-    let fragment = H::fragments()
-        .get_ptr(key)
-        .or_else(|| H::unproven_fragments().get_ptr(key))
-        .ok_or(Discard::FragmentUnmatched)?;
-    // SAFETY: the map gave this pointer; the map may give the value's place to another datagram meanwhile, whose entry has not this one's
-    // addresses.
-    let (place, seen, remembered, by_host) = unsafe {
-        (
-            (*fragment).place,
-            (*fragment).seen,
-            (*fragment).word,
-            (*fragment).by_host,
-        )
-    };
-    // SAFETY: the helper only reads a clock.
-    if unsafe { bpf_ktime_get_ns() } - seen > TIMEOUT {
+    // The unproven ones only where no proven one lives: who forges senders must not lead a known client's fragments astray.
+    if recall_proven::<H>() == 0 && recall_unproven::<H>() == 0 {
         return Err(Discard::FragmentUnmatched);
     }
-    if place == PASSED {
+    if scratch.fragment.place == PASSED {
         return Err(Discard::Fragment);
     }
-    let entry = Place(place)
-        .entry::<H>()
-        .ok_or(Discard::FragmentUnmatched)?;
+    Ok(Followed {
+        found: remembered_entry::<H>(&scratch.fragment).ok_or(Discard::FragmentUnmatched)?,
+        by_host: scratch.fragment.by_host != 0,
+    })
+}
+
+/// Finds what became of the first fragment of the scratch's datagram, among those of connections that are assured or confirmed: 1 where
+/// later ones may still follow it, and it is in the scratch then.
+#[inline(never)]
+fn recall_proven<H: Family>() -> u64 {
+    recall::<H>(H::fragments())
+}
+
+/// As [`recall_proven`], among the others.
+#[inline(never)]
+fn recall_unproven<H: Family>() -> u64 {
+    recall::<H>(H::unproven_fragments())
+}
+
+#[inline(always)]
+fn recall<H: Family>(fragments: &Fragments<H::Address>) -> u64 {
+    let Ok(scratch) = scratch::<H>() else {
+        return 0;
+    };
+    let Some(fragment) = fragments.get_ptr(&scratch.fragment_key) else {
+        return 0;
+    };
+    // SAFETY: the map gave this pointer; the map may give the value's place to another datagram meanwhile, whose entry has not this one's
+    // addresses.
+    atomic::copy(&raw mut scratch.fragment, unsafe { &*fragment });
+    // SAFETY: the helper only reads a clock.
+    if unsafe { bpf_ktime_get_ns() } - scratch.fragment.seen > TIMEOUT {
+        return 0;
+    }
+    let lives =
+        scratch.fragment.place == PASSED || remembered_entry::<H>(&scratch.fragment).is_some();
+    u64::from(lives)
+}
+
+/// The entry that a datagram's first fragment had, if it is still there.
+#[inline(always)]
+fn remembered_entry<H: Family>(fragment: &Fragment) -> Option<Found<H::Address>> {
+    let entry = Place(fragment.place).entry::<H>()?;
     let before = word(entry);
     let is_its = before.is_used()
-        && before.is_same_entry(Word(remembered))
+        && before.is_same_entry(Word(fragment.word))
         && has_addresses::<H>(entry)
         && before.is_same_entry(word(entry));
-    if !is_its {
-        return Err(Discard::FragmentUnmatched);
-    }
-    Ok(Followed {
-        found: Found {
-            entry,
-            word: before,
-        },
-        by_host: by_host != 0,
+    is_its.then_some(Found {
+        entry,
+        word: before,
     })
 }
 

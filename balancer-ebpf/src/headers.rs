@@ -89,6 +89,10 @@ impl Walkable for Ipv6 {
             if kind == Extension::None {
                 break;
             }
+            // What follows the packet in its frame is no header.
+            if at + ExtensionHeader::LENGTH > end {
+                return Err(Discard::Malformed);
+            }
             let extension = header_anew::<ExtensionHeader>(ctx, at).ok_or(Discard::Malformed)?;
             next = extension.next_header();
             match kind {

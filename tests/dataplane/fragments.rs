@@ -195,6 +195,29 @@ fn later_fragments_follow_for_half_a_minute_and_as_long_as_there_is_a_connection
 }
 
 #[test]
+fn a_datagram_of_the_past_is_not_taken_for_a_later_one_with_its_number() {
+    run(|lb| {
+        for (query, answer, id) in asked(lb) {
+            let fragments = query.fragments(SIZE);
+            let (first, later) = (&fragments[0], &fragments[1]);
+            // The same number half a minute later, to a port without a service.
+            lb.pass_through(Outside, first);
+            lb.age_fragments();
+            let other = query.clone().to_port(54).fragments(SIZE).remove(0);
+            lb.step(Outside, &other, passed(Discard::NoService, &other.bytes()));
+            lb.step(Outside, later, passed(Discard::Fragment, &later.bytes()));
+            // The same number at once, of a connection that follows the one that has ended.
+            lb.pass_through(Outside, first);
+            lb.delete_connection(&query);
+            let other = query.clone().client_port(9);
+            lb.pass_through(Outside, &other.fragments(SIZE)[0]);
+            let (later, out) = query_fragments(&other, &answer).remove(1);
+            lb.step(Outside, &later, redirected(&out).original(id, &later));
+        }
+    });
+}
+
+#[test]
 fn fragments_of_what_is_not_balanced_pass() {
     run(|lb| {
         asked(lb);
@@ -537,6 +560,21 @@ fn a_first_fragment_whose_headers_go_on_in_the_next_is_dropped() {
             lb.step(Outside, &first, dropped(Discard::FragmentTiny));
             first.destination = C6;
             lb.step(Outside, &first, passed(Discard::Malformed, &first.bytes()));
+        }
+    });
+}
+
+#[test]
+fn what_follows_the_packet_in_its_frame_is_no_fragment_header() {
+    run(|lb| {
+        let [_, (query, ..)] = asked(lb);
+        for fragment in query.fragments(SIZE) {
+            for length in 0..8 {
+                let mut bytes = fragment.bytes();
+                bytes[19] = length;
+                bytes[18] = 0;
+                lb.step_bytes(Outside, &bytes, passed(Discard::Malformed, &bytes));
+            }
         }
     });
 }
