@@ -117,6 +117,31 @@ impl Dataplane {
         counts.remove(&rule.id).expect("write FILTER_COUNTS");
     }
 
+    /// Deletes all rules, their counters and the clients' buckets. Ids begin anew.
+    pub fn forget_filters(&mut self) {
+        let buckets = self.token_buckets();
+        let mut of_clients = self.hash_mut::<ClientKey, u64>("RATE_BUCKETS");
+        for (service, client) in buckets {
+            let client = client.into();
+            let key = ClientKey { service, client };
+            of_clients.remove(&key).expect("write RATE_BUCKETS");
+        }
+        for id in 1..=self.rules {
+            self.forget_count(RuleHandle { id });
+        }
+        let mut rules: LpmTrie<_, ClientKey, Rule> = self
+            .ebpf
+            .map_mut("FILTER_RULES")
+            .expect("FILTER_RULES")
+            .try_into()
+            .expect("a trie");
+        let keys: Result<Vec<_>, _> = rules.keys().collect();
+        for key in keys.expect("read FILTER_RULES") {
+            rules.remove(&key).expect("write FILTER_RULES");
+        }
+        (self.rules, self.limits) = (0, false);
+    }
+
     /// What a rule has counted, on all CPUs.
     #[must_use]
     pub fn counted(&self, id: u32) -> u64 {

@@ -20,6 +20,7 @@ pub mod packet;
 pub mod pair;
 pub mod pass;
 pub mod persistence;
+pub mod plain;
 pub mod privileged;
 pub mod raw;
 pub mod rows;

@@ -41,6 +41,11 @@ impl<V: Pod> Mapped<V> {
         unsafe { self.start.as_ptr().add(index) }
     }
 
+    /// How many values there are.
+    pub const fn len(&self) -> usize {
+        self.count
+    }
+
     /// A copy of a value.
     ///
     /// # Panics

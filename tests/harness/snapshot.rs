@@ -76,7 +76,7 @@ impl Dataplane {
     }
 }
 
-fn sum(per_cpu: &[RealStats]) -> RealStats {
+pub(crate) fn sum(per_cpu: &[RealStats]) -> RealStats {
     let mut total = RealStats::default();
     for stats in per_cpu {
         total.connections += stats.connections;
