@@ -2,6 +2,7 @@
 
 mod compare;
 mod loose;
+pub mod network;
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
@@ -40,6 +41,10 @@ pub enum Step {
     Exists(usize, bool),
     /// A real server is in the balancer's network, given by leading bits.
     Network(usize, u32),
+    /// The MTU of both ways out changes.
+    Mtu([usize; 2]),
+    /// The host comes to know a real server's MAC address, or forgets it.
+    Neighbour(IpAddr, bool),
     /// Whether services on every port are looked for.
     AnyPort(bool),
     /// Whether real servers' packets of no connection are answered.
@@ -143,6 +148,7 @@ impl<'a> Bench<'a> {
 
     /// Begins a sequence.
     pub fn reset(&mut self) {
+        network::restore(self.lb, self.around, &self.model.world);
         let world = World::new(self.around);
         self.lb.forget();
         for (id, real) in (0..).zip(&world.reals) {
@@ -243,6 +249,20 @@ impl<'a> Bench<'a> {
             Step::Network(id, bits) => {
                 world.reals[*id].network = *bits;
                 self.lb.set_network(*id as u32, *bits);
+            }
+            Step::Mtu(mtu) => {
+                world.around.mtu = *mtu;
+                network::set_mtu(self.lb, *mtu);
+            }
+            Step::Neighbour(address, is_known) => {
+                let is_new = world.silent.contains(address) == *is_known;
+                world.silent.retain(|other| other != address);
+                if !is_known {
+                    world.silent.push(*address);
+                }
+                if is_new {
+                    network::set_neighbour(self.lb, *address, *is_known);
+                }
             }
             Step::AnyPort(any_port) => {
                 world.any_port = *any_port;

@@ -54,7 +54,16 @@ impl Generator {
         let real = random.below(model.world.reals.len());
         let service = random.below(model.world.services.len());
         let plan = &model.world.services[service];
-        match random.below(22) {
+        match random.below(24) {
+            22 => Step::Mtu([(); 2].map(|()| random.of(&[1_300, 1_400, 1_500]))),
+            23 => {
+                let is_known = !model.world.silent.is_empty() && random.percent(70);
+                let address = match model.world.silent.first() {
+                    Some(silent) if is_known => *silent,
+                    _ => model.world.reals[real].address,
+                };
+                Step::Neighbour(address, is_known)
+            }
             20 => self.rule(model, service),
             21 => {
                 let bits = random.of(&[0, 24, 32, 32]);

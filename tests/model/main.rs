@@ -28,16 +28,15 @@ use std::{
 use balancer_common::verdict::Discard::{self, *};
 use balancer_tests::{
     dataplane::{Options, run_with},
-    network::ip,
     privileged,
 };
 
 use crate::{
-    driver::{Bench, Seen},
+    driver::{Bench, Seen, network::surround},
     model::Model,
     random::Random,
     sequence::Manner,
-    world::{BROADCASTS, HOST, REFUSING, Surroundings},
+    world::Surroundings,
 };
 
 /// The seed unless another one is given.
@@ -124,32 +123,6 @@ impl Run {
             bench.reset();
         });
         result.map_err(|error| format!("{around:?}\n{error}"))
-    }
-}
-
-/// Brings the network around a data plane to what the model takes it for.
-fn surround(lb: &mut balancer_tests::dataplane::Dataplane, around: Surroundings) {
-    for (number, (kind, _)) in REFUSING.iter().enumerate() {
-        ip(&format!(
-            "route add {kind} 198.18.{number}.0/24\nroute add {kind} 2001:db8:b0{number}::/48"
-        ));
-    }
-    for (name, mtu) in ["outside", "inside"].iter().zip(around.mtu) {
-        ip(&format!("link set {name} mtu {mtu}"));
-    }
-    if around.knows_host {
-        let mut prefixes = vec![([127, 0, 0, 0].into(), 8)];
-        for address in HOST.into_iter().chain(BROADCASTS) {
-            prefixes.push((address, if address.is_ipv4() { 32 } else { 128 }));
-        }
-        lb.set_host_addresses(&prefixes);
-    }
-    if around.redirects_back {
-        lb.redirect_back();
-    }
-    if !around.has_egress {
-        let outside = lb.outside;
-        lb.devices().remove(outside).expect("remove from DEVICES");
     }
 }
 

@@ -59,7 +59,7 @@ pub struct Service {
     pub available: Vec<usize>,
 }
 
-/// What does not change while packets flow.
+/// What does not change while packets flow, but for the MTU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Surroundings {
     /// Whether the balancer knows the host's own addresses.
@@ -85,6 +85,8 @@ pub struct World {
     pub answers_strays: bool,
     /// The network.
     pub around: Surroundings,
+    /// Real servers whose MAC addresses the host does not know.
+    pub silent: Vec<IpAddr>,
 }
 
 /// The services of a fresh world: key, and the real servers' addresses and port.
@@ -116,6 +118,7 @@ impl World {
             any_port: true,
             answers_strays: false,
             around,
+            silent: Vec::new(),
         };
         for (id, (key, addresses, port)) in PLANS.into_iter().enumerate() {
             let ring: Vec<_> = (world.reals.len()..).take(addresses.len()).collect();
@@ -135,6 +138,14 @@ impl World {
             });
         }
         world
+    }
+
+    /// What the host's routes say of a destination.
+    pub fn route(&self, to: IpAddr) -> Route {
+        if self.silent.contains(&to) {
+            return Route::NoNeighbour;
+        }
+        route(to)
     }
 
     /// Whether an address is a VIP's or a real server's: of one that has been, too.
@@ -209,8 +220,8 @@ pub const REFUSING: [(&str, Route); 3] = [
     ("prohibit", Route::Prohibited),
 ];
 
-/// The route to an address.
-pub fn route(to: IpAddr) -> Route {
+/// The route to an address, as long as all neighbours are known.
+fn route(to: IpAddr) -> Route {
     let neighbour = match to {
         R | R6 => Some((Side::Inside, REAL)),
         R2 | R26 => Some((Side::Inside, REAL2)),

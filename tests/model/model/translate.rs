@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     wire::{Covered, ETHERNET, TCP, UDP, addresses_at, be16, pseudo, put_address, put16},
-    world::{Route, Surroundings, route},
+    world::{Route, Surroundings},
 };
 
 impl Model {
@@ -80,9 +80,9 @@ impl Model {
     pub(super) fn way(&self, connection: &Connection, direction: usize) -> Route {
         let other = connection.flows[1 - direction];
         if direction == ORIGINAL {
-            route(other.source.0)
+            self.world.route(other.source.0)
         } else {
-            route(connection.flows[ORIGINAL].source.0)
+            self.world.route(connection.flows[ORIGINAL].source.0)
         }
     }
 
