@@ -97,6 +97,13 @@ pub struct Seen {
 }
 
 impl Seen {
+    /// Notes a frame that got a verdict.
+    fn note(&mut self, verdict: Verdict) {
+        self.frames += 1;
+        let count = self.verdicts.entry(format!("{verdict:?}"));
+        *count.or_default() += 1;
+    }
+
     /// Adds what another one has seen.
     pub fn add(&mut self, other: &Self) {
         self.frames += other.frames;
@@ -295,12 +302,7 @@ impl<'a> Bench<'a> {
     fn take_frame(&mut self, side: Side, frame: &[u8]) -> Result<(), String> {
         let expected = self.model.take(side, frame);
         let (verdict, out) = self.lb.send(side, frame);
-        self.seen.frames += 1;
-        *self
-            .seen
-            .verdicts
-            .entry(format!("{verdict:?}"))
-            .or_default() += 1;
+        self.seen.note(verdict);
         let other = expected.or.iter().copied();
         let other = other.filter(|_| verdict == Verdict::Drop && expected.verdict != verdict);
         let other = other.into_iter().find(|reason| self.has_counted(*reason));

@@ -151,12 +151,13 @@ fn run(manner: Manner, options: Options, packets: u64) -> Seen {
         .seen
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner);
+    let seconds = begun.elapsed().as_secs_f64();
     // Past libtest's capture.
     let _ = writeln!(
         std::io::stdout(),
-        "{manner:?}: {} packets in {} s, seed {}\n  {:?}\n  {:?}\n  {:?}",
+        "{manner:?}: {} packets in {seconds:.0} s, {:.0} a second, seed {}\n  {:?}\n  {:?}\n  {:?}",
         seen.frames,
-        begun.elapsed().as_secs(),
+        seen.frames as f64 / seconds,
         run.seed,
         seen.verdicts,
         seen.reasons,

@@ -26,7 +26,7 @@ impl Bench<'_> {
             |this: &Self| this.lb.discarded(NoNeighbour) + this.lb.discarded(ToFragment);
         let before = translated(self);
         let (verdict, out) = self.lb.send(*side, frame);
-        self.seen.frames += 1;
+        self.seen.note(verdict);
         if verdict == Verdict::Aborted {
             return Err("it was aborted".into());
         }
