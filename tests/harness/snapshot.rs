@@ -33,14 +33,6 @@ pub struct Snapshot {
 }
 
 impl Dataplane {
-    /// How many packets left early for this reason.
-    #[must_use]
-    pub fn discarded(&self, reason: Discard) -> u64 {
-        let discards = self.per_cpu::<u64>("DISCARDS");
-        let values = discards.get(&(reason as u32), 0).expect("read DISCARDS");
-        values.iter().sum()
-    }
-
     /// Reads all counters.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
