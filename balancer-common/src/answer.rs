@@ -1,6 +1,6 @@
-//! How many answers the packet program gives in a virtual service's place.
-//!
-//! A token bucket, kept as the time at which the next answer would be due if they went out evenly: one number per CPU.
+//! How many answers the packet program gives in a virtual service's place: a token bucket per CPU.
+
+use crate::token_bucket::{SECOND, take};
 
 /// Answers that one CPU gives in a second, however evenly they are asked for.
 pub const PER_SECOND: u64 = 1_000;
@@ -8,19 +8,19 @@ pub const PER_SECOND: u64 = 1_000;
 /// Answers that one CPU gives at once after a second of silence.
 pub const BURST: u64 = 1_000;
 
-const SECOND: u64 = 1_000_000_000;
 const EACH: u64 = SECOND / PER_SECOND;
 
 /// Whether an answer may go out at time `now` (nanoseconds); `due` is the bucket, at first zero.
 #[inline(always)]
 #[must_use]
 pub const fn admit(due: &mut u64, now: u64) -> bool {
-    let earliest = if *due > now { *due } else { now };
-    if earliest - now > (BURST - 1) * EACH {
-        return false;
+    match take(*due, now, EACH, (BURST - 1) * EACH) {
+        Some(next) => {
+            *due = next;
+            true
+        }
+        None => false,
     }
-    *due = earliest + EACH;
-    true
 }
 
 #[cfg(test)]

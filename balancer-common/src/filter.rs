@@ -4,7 +4,12 @@
 //! Of a service's rules the one with the longest prefix that contains the client decides; a client that is in none may open connections.
 //! Where a service lets in only some clients, a rule for all addresses refuses the others. The rule is asked first, then the limit.
 
-use crate::{addr::Addr, plain_data, service::MAX_SERVICES};
+use crate::{
+    addr::Addr,
+    plain_data,
+    service::MAX_SERVICES,
+    token_bucket::{SECOND, take},
+};
 
 /// Most prefixes in the lists of all services together.
 pub const MAX_PREFIXES: u32 = 65_536;
@@ -71,11 +76,9 @@ pub struct Rule {
 
 const _: () = assert!(size_of::<Rule>() == 8);
 
-const SECOND: u64 = 1_000_000_000;
-
 /// How many connections a client may open: a value of `RATE_LIMITS`, by service id.
 ///
-/// Each client has a token bucket, kept as the time at which its next connection would be due if they came evenly.
+/// Each client has a token bucket, see [`token_bucket`](crate::token_bucket).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct RateLimit {
@@ -125,11 +128,7 @@ impl RateLimit {
     #[inline(always)]
     #[must_use]
     pub const fn admit(&self, due: u64, now: u64) -> Option<u64> {
-        let earliest = if due > now { due } else { now };
-        if earliest - now > self.burst {
-            return None;
-        }
-        Some(earliest + self.each)
+        take(due, now, self.each, self.burst)
     }
 }
 

@@ -30,6 +30,7 @@ pub mod service;
 pub mod settings;
 pub mod stats;
 pub mod tcp;
+pub mod token_bucket;
 pub mod trace;
 pub mod verdict;
 pub mod wire;
