@@ -18,7 +18,7 @@ use crate::{
     headers::l4_offset,
     maps::{is_hosts, now, settings},
     packet::{header_anew, header_mut},
-    parse::{Ip, options_fault},
+    parse::{Ip, may_go_on},
     rewrite::count,
     steering::Steering,
     table::{Found, Key, are_idle, find_again, is_idle, partner, state_of},
@@ -89,13 +89,7 @@ pub fn track_quote<H: Family>(ctx: &XdpContext) -> Result<Found<H::Address>, Dis
             return Err(Discard::IcmpUnmatched);
         }
     }
-    let header = header_mut::<H>(ctx, Ethernet::LENGTH)?;
-    if header.hops() <= 1 {
-        return Err(Discard::TimeExceeded);
-    }
-    if let Some(fault) = options_fault(ctx, header) {
-        return Err(fault);
-    }
+    may_go_on(ctx, header_mut::<H>(ctx, Ethernet::LENGTH)?)?;
     if source.is_martian() || source == destination || is_hosts(scratch, source) {
         return Err(Discard::Martian);
     }

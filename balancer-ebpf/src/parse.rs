@@ -57,9 +57,21 @@ pub fn fault<H: IpHeader, T: Transport>(
         .or_else(|| options_fault(ctx, header))
 }
 
+/// That a packet of a connection goes on, as far as its IP header says.
+#[inline(always)]
+pub fn may_go_on<H: IpHeader>(ctx: &XdpContext, header: &H) -> Result<(), Discard> {
+    if header.hops() <= 1 {
+        return Err(Discard::TimeExceeded);
+    }
+    match options_fault(ctx, header) {
+        Some(fault) => Err(fault),
+        None => Ok(()),
+    }
+}
+
 /// Why a packet with the options of this header must not be forwarded, even if it is ours.
 #[inline(always)]
-pub fn options_fault<H: IpHeader>(ctx: &XdpContext, header: &H) -> Option<Discard> {
+fn options_fault<H: IpHeader>(ctx: &XdpContext, header: &H) -> Option<Discard> {
     if !header.has_options() {
         return None;
     }

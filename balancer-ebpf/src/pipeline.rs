@@ -32,7 +32,7 @@ use crate::{
     maps::{INTERFACES, call},
     open::{self, open, opened},
     packet::header_mut,
-    parse::{Ip, Transport, key, options_fault, parse_ip},
+    parse::{Ip, Transport, key, may_go_on, parse_ip},
     rewrite::{rewrite, rewrite_fragment},
     steering::Steering,
     table::Found,
@@ -49,13 +49,13 @@ pub fn run(ctx: &XdpContext) -> Result<Verdict, Discard> {
 /// Opens the connection of a frame's packet, and steers it.
 #[inline(always)]
 pub fn open_and_run(ctx: &XdpContext) -> Result<Verdict, Discard> {
-    steer_walking::<New>(ctx)
+    steer::<New>(ctx)
 }
 
 /// Steers a frame whose packet is a fragment, or has extension headers, if it has an entry; else it is `open_connection`'s.
 #[inline(always)]
 pub fn run_walking(ctx: &XdpContext) -> Result<Verdict, Discard> {
-    steer_walking::<Walked>(ctx)
+    steer::<Walked>(ctx)
 }
 
 /// Translates a frame's ICMP error, and sends it on.
@@ -91,6 +91,9 @@ fn ask_ip<H: Family>(ctx: &XdpContext) -> Result<Answer, Discard> {
 
 /// How a packet gets its connection's entry.
 trait Pass {
+    /// Whether it looks for the transport header; else that is at its usual place.
+    const WALKS: bool = true;
+
     /// Where its transport header is.
     fn parse<H: Family>(ctx: &XdpContext) -> Result<Ip, Discard>;
 
@@ -123,6 +126,8 @@ trait Pass {
 struct Known;
 
 impl Pass for Known {
+    const WALKS: bool = false;
+
     #[inline(always)]
     fn parse<H: Family>(ctx: &XdpContext) -> Result<Ip, Discard> {
         let parsed = parse_ip::<H>(ctx);
@@ -169,13 +174,7 @@ impl Pass for Walked {
     fn carry_later<H: Family>(ctx: &XdpContext, interface: &Interface) -> Result<Verdict, Discard> {
         let Followed { found, by_host } = follow::<H>()?;
         let ip = walked::<H>(ctx)?;
-        let header = header_mut::<H>(ctx, Ethernet::LENGTH)?;
-        if header.hops() <= 1 {
-            return Err(Discard::TimeExceeded);
-        }
-        if let Some(fault) = options_fault(ctx, header) {
-            return Err(fault);
-        }
+        may_go_on(ctx, header_mut::<H>(ctx, Ethernet::LENGTH)?)?;
         let steering = Steering::of(found)?;
         let hop = route::<H>(ctx, found, &steering, interface);
         fit::<H>(ctx, &ip, &hop, &steering)?;
@@ -265,6 +264,9 @@ fn steer_ip<P: Pass, H: Family>(
     ctx: &XdpContext,
     interface: &Interface,
 ) -> Result<Verdict, Discard> {
+    if P::WALKS {
+        return steer_walking::<P, H>(ctx, interface);
+    }
     match header_mut::<H>(ctx, Ethernet::LENGTH)?.protocol() {
         TCP => carry::<P, H, Tcp>(ctx, interface),
         UDP => carry::<P, H, Udp>(ctx, interface),
@@ -272,19 +274,9 @@ fn steer_ip<P: Pass, H: Family>(
     }
 }
 
-/// Takes one frame through a pass that looks for its transport header.
+/// As [`steer_ip`], with a look for the transport header.
 #[inline(always)]
-fn steer_walking<P: Pass>(ctx: &XdpContext) -> Result<Verdict, Discard> {
-    let interface = interface_of(ctx)?;
-    match header_mut::<Ethernet>(ctx, 0)?.ethertype() {
-        ETHERTYPE_IPV4 => steer_ip_walking::<P, Ipv4>(ctx, interface),
-        ETHERTYPE_IPV6 => steer_ip_walking::<P, Ipv6>(ctx, interface),
-        _ => Err(Discard::NotIp),
-    }
-}
-
-#[inline(always)]
-fn steer_ip_walking<P: Pass, H: Family>(
+fn steer_walking<P: Pass, H: Family>(
     ctx: &XdpContext,
     interface: &Interface,
 ) -> Result<Verdict, Discard> {

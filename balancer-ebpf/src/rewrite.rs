@@ -3,6 +3,7 @@
 use aya_ebpf::programs::XdpContext;
 use balancer_common::{
     addr::Address,
+    checksum::Delta,
     verdict::Discard,
     wire::{Ethernet, IpHeader, L4Header},
 };
@@ -20,14 +21,11 @@ pub fn rewrite<H: IpHeader, T: L4Header>(
     count(ip, steering);
     let header = header_mut::<H>(ctx, Ethernet::LENGTH)?;
     let l4 = header_mut::<T>(ctx, ip.l4_offset)?;
-    let (real, port) = (steering.real, steering.port);
-    if !steering.is_original {
-        let delta = real.delta.inverse();
-        header.replace_source(H::Address::narrow(real.vip), delta);
-        l4.replace_source_port(port, delta);
+    let delta = replace_address(header, steering);
+    if steering.is_original {
+        l4.replace_destination_port(steering.port, delta);
     } else {
-        header.replace_destination(H::Address::narrow(real.address), real.delta);
-        l4.replace_destination_port(port, real.delta);
+        l4.replace_source_port(steering.port, delta);
     }
     Ok(())
 }
@@ -40,14 +38,22 @@ pub fn rewrite_fragment<H: IpHeader>(
     steering: &Steering,
 ) -> Result<(), Discard> {
     count(ip, steering);
-    let header = header_mut::<H>(ctx, Ethernet::LENGTH)?;
+    replace_address(header_mut::<H>(ctx, Ethernet::LENGTH)?, steering);
+    Ok(())
+}
+
+/// Writes the real server's address in place of the VIP, or the other way round. Returns what that makes of a checksum.
+#[inline(always)]
+fn replace_address<H: IpHeader>(header: &mut H, steering: &Steering) -> Delta {
     let real = steering.real;
     if steering.is_original {
         header.replace_destination(H::Address::narrow(real.address), real.delta);
+        real.delta
     } else {
-        header.replace_source(H::Address::narrow(real.vip), real.delta.inverse());
+        let delta = real.delta.inverse();
+        header.replace_source(H::Address::narrow(real.vip), delta);
+        delta
     }
-    Ok(())
 }
 
 /// Counts a packet of its real server.
