@@ -217,6 +217,7 @@ impl ServiceTables {
         let tables = self.tables.as_ref().context("the tables were read above")?;
         let mut snapshot = Snapshot::default();
         let mut keys = HashMap::new();
+        let mut counts = None;
         let rows = tables.services.iter();
         for (key, row) in rows.filter(|(key, _)| service.is_none_or(|wanted| wanted == *key)) {
             let id = row.service.id;
@@ -230,7 +231,7 @@ impl ServiceTables {
             let filtered = match tables.filters.get(&id) {
                 Some(row) => {
                     let filter = tables.planned.get(key).map(|service| &service.filter);
-                    self.filtered(row, filter.unwrap_or(&Filter::default()))?
+                    self.filtered(row, filter.unwrap_or(&Filter::default()), &mut counts)?
                 }
                 None => BTreeMap::new(),
             };
@@ -276,11 +277,12 @@ impl ServiceTables {
         Ok(snapshot)
     }
 
-    /// Packets that a filter has let in or refused, by rule.
+    /// Packets that a filter has let in or refused, by rule. `all` are the counters of all filters, once they have been read.
     fn filtered(
         &self,
         row: &FilterRow,
         filter: &Filter,
+        all: &mut Option<HashMap<u32, u64>>,
     ) -> anyhow::Result<BTreeMap<FilterRule, u64>> {
         let rules = row.rules.iter();
         let rules = rules.map(|(prefix, rule)| (rule_of(prefix, filter), rule.id));
@@ -289,13 +291,11 @@ impl ServiceTables {
         let counts = &self.maps.filter_counts;
         let refused = "cannot read a filter's counters";
         // Few are read one by one, many together.
-        let all = if row.rules.len() > FEW_RULES {
-            Some(counts.all().context(refused)?)
-        } else {
-            None
-        };
+        if all.is_none() && row.rules.len() > FEW_RULES {
+            *all = Some(counts.all().context(refused)?);
+        }
         let counted = rules.map(|(rule, id)| {
-            let count = match &all {
+            let count = match all {
                 Some(all) => all.get(&id).copied(),
                 None => counts.get(id).context(refused)?,
             };
