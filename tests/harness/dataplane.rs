@@ -275,19 +275,17 @@ impl Dataplane {
     /// The kernel's jiffies now, as the program sees them.
     #[must_use]
     pub fn jiffies(&self) -> u64 {
-        let program: &Xdp = self
-            .ebpf
-            .program("clock")
-            .expect("clock")
-            .try_into()
-            .expect("XDP");
-        let (_, out) = test_run(program, self.outside, &[0; 64]);
-        u64::from_ne_bytes(out[..8].try_into().expect("eight bytes"))
+        self.clock()[0]
     }
 
     /// The kernel's monotonic clock in nanoseconds, as the program sees it.
     #[must_use]
     pub fn nanoseconds(&self) -> u64 {
+        self.clock()[1]
+    }
+
+    /// What the program `clock` writes.
+    fn clock(&self) -> [u64; 2] {
         let program: &Xdp = self
             .ebpf
             .program("clock")
@@ -295,7 +293,7 @@ impl Dataplane {
             .try_into()
             .expect("XDP");
         let (_, out) = test_run(program, self.outside, &[0; 64]);
-        u64::from_ne_bytes(out[8..16].try_into().expect("eight bytes"))
+        [0, 8].map(|at| u64::from_ne_bytes(out[at..at + 8].try_into().expect("eight bytes")))
     }
 
     /// What the kernel tells about the loaded packet program.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use aya::maps::{LpmTrie, MapError, PerCpuHashMap, PerCpuValues, lpm_trie};
+use aya::maps::{LpmTrie, MapData, MapError, PerCpuHashMap, PerCpuValues, lpm_trie};
 use balancer_common::{
     addr::Addr,
     filter::{ClientKey, RateLimit, Rule, verdict},
@@ -54,34 +54,33 @@ impl Dataplane {
             },
             id: self.add_count(),
         };
-        let mut rules: LpmTrie<_, ClientKey, Rule> = self
-            .ebpf
-            .map_mut("FILTER_RULES")
-            .expect("FILTER_RULES")
-            .try_into()
-            .expect("a trie");
-        rules
+        self.filter_rules()
             .insert(&lpm_trie::Key::new(length, key), rule, 0)
             .expect("write FILTER_RULES");
         self.update_service(service, |value| value.flags |= FILTERED);
         RuleHandle { id: rule.id }
     }
 
+    fn filter_rules(&mut self) -> LpmTrie<&mut MapData, ClientKey, Rule> {
+        let map = self.ebpf.map_mut("FILTER_RULES").expect("FILTER_RULES");
+        map.try_into().expect("a trie")
+    }
+
+    fn filter_counts(&mut self) -> PerCpuHashMap<&mut MapData, u32, u64> {
+        let map = self.ebpf.map_mut("FILTER_COUNTS").expect("FILTER_COUNTS");
+        map.try_into().expect("a per-CPU hash")
+    }
+
     /// A counter for another rule.
     fn add_count(&mut self) -> u32 {
         self.rules += 1;
+        let id = self.rules;
         let cpus = aya::util::nr_cpus().expect("the number of CPUs");
-        let mut counts: PerCpuHashMap<_, u32, u64> = self
-            .ebpf
-            .map_mut("FILTER_COUNTS")
-            .expect("FILTER_COUNTS")
-            .try_into()
-            .expect("a per-CPU hash");
         let zero = PerCpuValues::try_from(vec![0; cpus]).expect("a value for each");
-        counts
-            .insert(self.rules, zero, 0)
+        self.filter_counts()
+            .insert(id, zero, 0)
             .expect("write FILTER_COUNTS");
-        self.rules
+        id
     }
 
     /// Clients of a service, of which those are one that have so many leading bits in common, may open so many connections, and no more
@@ -108,12 +107,7 @@ impl Dataplane {
 
     /// Deletes a rule's counter.
     pub fn forget_count(&mut self, rule: RuleHandle) {
-        let mut counts: PerCpuHashMap<_, u32, u64> = self
-            .ebpf
-            .map_mut("FILTER_COUNTS")
-            .expect("FILTER_COUNTS")
-            .try_into()
-            .expect("a per-CPU hash");
+        let mut counts = self.filter_counts();
         counts.remove(&rule.id).expect("write FILTER_COUNTS");
     }
 
@@ -129,12 +123,7 @@ impl Dataplane {
         for id in 1..=self.rules {
             self.forget_count(RuleHandle { id });
         }
-        let mut rules: LpmTrie<_, ClientKey, Rule> = self
-            .ebpf
-            .map_mut("FILTER_RULES")
-            .expect("FILTER_RULES")
-            .try_into()
-            .expect("a trie");
+        let mut rules = self.filter_rules();
         let keys: Result<Vec<_>, _> = rules.keys().collect();
         for key in keys.expect("read FILTER_RULES") {
             rules.remove(&key).expect("write FILTER_RULES");

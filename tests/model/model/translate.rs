@@ -25,10 +25,7 @@ impl Model {
         connection: &Connection,
         direction: usize,
     ) -> Step<Outcome> {
-        let way = self.way(connection, direction);
-        if packet.is_whole && packet.length > way.mtu(&self.world.around) {
-            return Err(TooBig);
-        }
+        let way = self.fitting_way(packet, connection, direction)?;
         if packet.part == Part::First {
             let sent = Sent {
                 number: connection.number,
@@ -54,10 +51,7 @@ impl Model {
         connection: &Connection,
         direction: usize,
     ) -> Step<Outcome> {
-        let way = self.way(connection, direction);
-        if packet.is_whole && packet.length > way.mtu(&self.world.around) {
-            return Err(TooBig);
-        }
+        self.fitting_way(packet, connection, direction)?;
         let out = self.translated(frame, packet, connection, direction);
         Ok(Outcome::passed(ToFragment, out))
     }
@@ -74,6 +68,20 @@ impl Model {
         let mut out = frame.to_vec();
         translate(&mut out, packet, connection, direction);
         out
+    }
+
+    /// Where the packet goes, if it fits there or may be cut.
+    fn fitting_way(
+        &self,
+        packet: &Packet,
+        connection: &Connection,
+        direction: usize,
+    ) -> Step<Route> {
+        let way = self.way(connection, direction);
+        if packet.is_whole && packet.length > way.mtu(&self.world.around) {
+            return Err(TooBig);
+        }
+        Ok(way)
     }
 
     /// Where packets of this direction go.
