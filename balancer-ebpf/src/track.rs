@@ -247,7 +247,7 @@ fn advance<T: Transport, A: Address>(
             unsafe { (*original.entry).extra = next_number };
         }
         if after == before {
-            mirror(reply, after.state());
+            mirror(original, reply);
             break;
         }
         if change(original.entry, before, after) {
@@ -256,7 +256,7 @@ fn advance<T: Transport, A: Address>(
             let segment = unsafe { ptr::read_volatile(&raw const (*step).segment) };
             scratch.transition.is_complete =
                 tcp::shows_client(before.state(), number, segment.acknowledgement);
-            mirror(reply, after.state());
+            mirror(original, reply);
             break;
         }
     }
@@ -319,19 +319,21 @@ fn hear(word: Word, segment: Segment, is_original: bool) -> Word {
     }
 }
 
-/// How often a reply entry's change is tried: the connection's next packet tries again.
-const MIRROR_TRIES: u32 = 2;
+/// How often a reply entry is compared with its connection's state: the connection's next packet compares again.
+const MIRROR_TRIES: u32 = 4;
 
-/// Brings a reply entry to its connection's state.
+/// Brings a reply entry to its connection's state, which another CPU may be changing: compares anew after each change, so
+/// that whoever writes last has written the last state.
 #[inline(always)]
-fn mirror<A: Address>(reply: Found<A>, state: u8) {
+fn mirror<A: Address>(original: Found<A>, reply: Found<A>) {
     for _ in 0..MIRROR_TRIES {
-        let before = word(reply.entry);
-        if !before.is_same_entry(reply.word)
-            || before.state() == state
-            || change(reply.entry, before, before.with_state(state))
+        let [now, before] = [word(original.entry), word(reply.entry)];
+        if !now.is_same_entry(original.word)
+            || !before.is_same_entry(reply.word)
+            || before.state() == now.state()
         {
             break;
         }
+        change(reply.entry, before, before.with_state(now.state()));
     }
 }

@@ -94,7 +94,7 @@ const BUDGETS: [(&str, u32); 7] = [
     ("open_connection", 500_000),
     ("renew", 50_000),
     ("trace", 250_000),
-    ("walk_headers", 500_000),
+    ("walk_headers", 600_000),
     ("translate_error", 200_000),
 ];
 
