@@ -27,12 +27,6 @@ use balancer_tests::{
 
 use crate::{establish, syn, syn_ack};
 
-/// A table in which no handshake displaces another.
-const ROOMY: Options = Options {
-    max_connections: 8_192,
-    ..Options::DEFAULT
-};
-
 fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
@@ -193,7 +187,7 @@ impl Numbers {
 /// Against the plain meaning of the lists: two hundred rules of any lengths, and a thousand clients near them.
 #[test]
 fn any_rules_mean_what_is_said_of_them() {
-    run_with(ROOMY, |lb| {
+    run_with(Options::ROOMY, |lb| {
         let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
         let [v4, v6, ..] = scenes(lb);
         for scene in [v4, v6] {
@@ -495,7 +489,7 @@ fn rules_come_before_limits() {
 /// is asked for; a bucket that nobody asks for goes, and its client begins with a full one.
 #[test]
 fn a_flood_of_sources_does_not_help_who_sends_too_much() {
-    run_with(ROOMY, |lb| {
+    run_with(Options::ROOMY, |lb| {
         let [scene, ..] = scenes(lb);
         lb.set_limit(scene.service, 1, 32);
         let own = scene.first.clone();

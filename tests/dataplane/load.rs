@@ -6,6 +6,7 @@ use aya::{EbpfLoader, programs::Program};
 use balancer_ctl::dataplane::object::OBJECT;
 use balancer_tests::{
     dataplane::{Options, run_with},
+    emulated,
     initial::Content,
     privileged,
     switches::{SWITCHES, combinations, globals},
@@ -16,7 +17,7 @@ use balancer_tests::{
 /// map, none logs.
 #[test]
 fn debug_lines_that_are_off_leave_no_instruction() {
-    if privileged::skipped() {
+    if privileged::skipped() || emulated::skipped() {
         return;
     }
     let measure = |log_level| {
@@ -116,6 +117,9 @@ fn every_program_stays_within_its_budget() {
 /// Tests use a loaded object one after the other: each finds the maps as after the load.
 #[test]
 fn maps_are_restored_to_what_they_were_after_the_load() {
+    if emulated::skipped() {
+        return;
+    }
     let options = Options {
         // No other test has this size: this one's object is its own, and new.
         max_connections: 77,

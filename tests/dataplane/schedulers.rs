@@ -20,12 +20,6 @@ use balancer_tests::{
 
 use crate::syn;
 
-/// A table in which no handshake displaces another.
-const ROOMY: Options = Options {
-    max_connections: 8_192,
-    ..Options::DEFAULT
-};
-
 /// Those that compare all real servers.
 const LEAST: [Measure; 6] = [
     Measure::LC,
@@ -112,7 +106,7 @@ fn farms(lb: &mut Dataplane, count: u16) -> [Farm; 2] {
 
 #[test]
 fn rr_and_wrr_give_each_real_server_exactly_its_share_whatever_the_loads() {
-    run_with(ROOMY, |lb| {
+    run_with(Options::ROOMY, |lb| {
         for farm in farms(lb, 3) {
             for (at, real) in farm.reals.iter().enumerate() {
                 lb.set_load(*real, 1_000 * at as u32, 7);

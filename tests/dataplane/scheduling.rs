@@ -17,12 +17,6 @@ use balancer_tests::{
 
 use crate::syn;
 
-/// A table in which no handshake displaces another.
-const ROOMY: Options = Options {
-    max_connections: 8_192,
-    ..Options::DEFAULT
-};
-
 /// The real ids that `count` new connections get.
 fn selections(lb: &Dataplane, count: u16) -> Vec<u32> {
     for port in 0..count {
@@ -38,7 +32,7 @@ fn selections(lb: &Dataplane, count: u16) -> Vec<u32> {
 
 #[test]
 fn new_connections_alternate_strictly() {
-    run_with(ROOMY, |lb| {
+    run_with(Options::ROOMY, |lb| {
         let first = lb.add_real(R, 8080);
         let second = lb.add_real(R2, 8080);
         lb.add_service(6, V, 80, &[first, second]);
@@ -49,7 +43,7 @@ fn new_connections_alternate_strictly() {
 
 #[test]
 fn new_connections_follow_a_weighted_ring_in_its_order() {
-    run_with(ROOMY, |lb| {
+    run_with(Options::ROOMY, |lb| {
         let first = lb.add_real(R, 8080);
         let second = lb.add_real(R2, 8080);
         lb.add_service(6, V, 80, &[first, first, second, first]);

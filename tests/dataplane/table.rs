@@ -378,95 +378,77 @@ fn assert_pairs(lb: &Dataplane, pairs: u16) {
 #[test]
 fn case_73_the_same_first_syn_on_two_cpus_makes_one_connection() {
     let number = rounds(2000_u16);
-    run_with(
-        Options {
-            max_connections: 2 * u32::from(number),
-            ..Options::default()
-        },
-        |lb| {
-            let first = lb.add_real(R, 8080);
-            let second = lb.add_real(R2, 8080);
-            lb.add_service(6, V, 80, &[first, second]);
-            let syns: Vec<_> = (0..number)
-                .map(|port| syn().client_port(10_000 + port))
-                .collect();
-            let frames: Vec<_> = syns.iter().map(Packet::bytes).collect();
-            let mut answers = Vec::new();
-            let mut acks = Vec::new();
-            for (syn, out) in syns.iter().zip(at_once(lb, Outside, &frames)) {
-                let real = if out == syn.delivered(R, 8080).bytes() {
-                    R
-                } else {
-                    R2
-                };
-                assert_eq!(out, syn.delivered(real, 8080).bytes());
-                answers.push(syn_ack(syn, real, 8080).bytes());
-                acks.push(syn.clone().segment(ACK, 1001, 9001).bytes());
-            }
-            let snapshot = lb.snapshot();
-            assert_eq!(
-                snapshot.turns[&0],
-                u64::from(number),
-                "one turn for each connection"
-            );
-            let connections = |id: u32| snapshot.reals[&id].connections;
-            let half = u64::from(number) / 2;
-            assert_eq!([connections(first), connections(second)], [half; 2]);
+    run_with(Options::ROOMY, |lb| {
+        let first = lb.add_real(R, 8080);
+        let second = lb.add_real(R2, 8080);
+        lb.add_service(6, V, 80, &[first, second]);
+        let syns: Vec<_> = (0..number)
+            .map(|port| syn().client_port(10_000 + port))
+            .collect();
+        let frames: Vec<_> = syns.iter().map(Packet::bytes).collect();
+        let mut answers = Vec::new();
+        let mut acks = Vec::new();
+        for (syn, out) in syns.iter().zip(at_once(lb, Outside, &frames)) {
+            let real = if out == syn.delivered(R, 8080).bytes() {
+                R
+            } else {
+                R2
+            };
+            assert_eq!(out, syn.delivered(real, 8080).bytes());
+            answers.push(syn_ack(syn, real, 8080).bytes());
+            acks.push(syn.clone().segment(ACK, 1001, 9001).bytes());
+        }
+        let snapshot = lb.snapshot();
+        assert_eq!(
+            snapshot.turns[&0],
+            u64::from(number),
+            "one turn for each connection"
+        );
+        let connections = |id: u32| snapshot.reals[&id].connections;
+        let half = u64::from(number) / 2;
+        assert_eq!([connections(first), connections(second)], [half; 2]);
 
-            // The handshakes complete on both CPUs at once too.
-            at_once(lb, Inside, &answers);
-            at_once(lb, Outside, &acks);
-            assert_pairs(lb, number);
-        },
-    );
+        // The handshakes complete on both CPUs at once too.
+        at_once(lb, Inside, &answers);
+        at_once(lb, Outside, &acks);
+        assert_pairs(lb, number);
+    });
 }
 
 #[test]
 fn the_same_first_datagram_on_two_cpus_makes_one_connection() {
     let number = rounds(2000_u16);
-    run_with(
-        Options {
-            max_connections: 2 * u32::from(number),
-            ..Options::default()
-        },
-        |lb| {
-            let first = lb.add_real(R, 8053);
-            let second = lb.add_real(R2, 8053);
-            lb.add_service(17, V, 53, &[first, second]);
-            let pings: Vec<_> = (0..number)
-                .map(|port| Packet::udp(b"ping").client_port(10_000 + port))
-                .collect();
-            let frames: Vec<_> = pings.iter().map(Packet::bytes).collect();
-            at_once(lb, Outside, &frames);
-            assert_pairs(lb, number);
-        },
-    );
+    run_with(Options::ROOMY, |lb| {
+        let first = lb.add_real(R, 8053);
+        let second = lb.add_real(R2, 8053);
+        lb.add_service(17, V, 53, &[first, second]);
+        let pings: Vec<_> = (0..number)
+            .map(|port| Packet::udp(b"ping").client_port(10_000 + port))
+            .collect();
+        let frames: Vec<_> = pings.iter().map(Packet::bytes).collect();
+        at_once(lb, Outside, &frames);
+        assert_pairs(lb, number);
+    });
 }
 
 #[test]
 fn ports_used_again_on_two_cpus_at_once_leave_no_row_behind() {
     let number = rounds(1000_u16);
-    run_with(
-        Options {
-            max_connections: 2 * u32::from(number),
-            ..Options::default()
-        },
-        |lb| {
-            lb.web();
-            let syns: Vec<_> = (0..number)
-                .map(|port| syn().client_port(10_000 + port))
-                .collect();
-            for syn in &syns {
-                establish(lb, syn, R, 8080);
-                lb.pass_through(Inside, &syn.answered(R, 8080).segment(RST, 9001, 0));
-            }
-            let again: Vec<_> = syns
-                .iter()
-                .map(|syn| syn.clone().segment(SYN, 77_000, 0).bytes())
-                .collect();
-            at_once(lb, Outside, &again);
-            assert_pairs(lb, 0);
-            assert_eq!(lb.half_open().len(), usize::from(number));
-        },
-    );
+    run_with(Options::ROOMY, |lb| {
+        lb.web();
+        let syns: Vec<_> = (0..number)
+            .map(|port| syn().client_port(10_000 + port))
+            .collect();
+        for syn in &syns {
+            establish(lb, syn, R, 8080);
+            lb.pass_through(Inside, &syn.answered(R, 8080).segment(RST, 9001, 0));
+        }
+        let again: Vec<_> = syns
+            .iter()
+            .map(|syn| syn.clone().segment(SYN, 77_000, 0).bytes())
+            .collect();
+        at_once(lb, Outside, &again);
+        assert_pairs(lb, 0);
+        assert_eq!(lb.half_open().len(), usize::from(number));
+    });
 }

@@ -82,6 +82,11 @@ impl Options {
         max_clients: 1_024,
         log_level: 0,
     };
+    /// For tests with some thousands of connections.
+    pub const ROOMY: Self = Self {
+        max_connections: 8_192,
+        ..Self::DEFAULT
+    };
 }
 
 impl Default for Options {

@@ -19,7 +19,7 @@ mod modules;
 mod package;
 
 use std::{
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
 };
 
@@ -45,6 +45,20 @@ pub struct Parts {
     pub folder: PathBuf,
 }
 
+/// Waits until no other run downloads, unpacks or packs what a guest is made of, and keeps others from it until the file is dropped.
+///
+/// # Errors
+/// The folder cannot be written.
+pub fn lock() -> Result<File> {
+    let folder = target().join("kernels");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let path = folder.join("lock");
+    let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    file.lock()
+        .with_context(|| format!("cannot lock {}", path.display()))?;
+    Ok(file)
+}
+
 /// Makes sure that a kernel, QEMU and busybox are here, and `more`: packages with a program each, with the program's
 /// path in the package.
 ///
@@ -52,7 +66,6 @@ pub struct Parts {
 /// Something cannot be downloaded; the error says why, and what to do. Or the user answered no.
 pub fn provide(release: Release, more: &[(&str, &str)], consent: Consent) -> Result<Parts> {
     let folder = target().join("kernels");
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let unpacked = folder.join("tools");
     let kernels = Kernels::new(folder.clone());
     let recent = kernels.recent(release);

@@ -63,8 +63,8 @@ pub struct Options {
     /// On the kernel, send single packets only, and no traffic over interfaces, which takes twice as long
     #[arg(long, requires = "kernel")]
     packets: bool,
-    /// Run only tests whose name contains this
-    filter: Option<String>,
+    /// Run only tests whose name contains one of these
+    filters: Vec<String>,
 }
 
 /// Runs all tests.
@@ -72,7 +72,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     if let Some(release) = options.kernel {
         return kernel::run(&kernel::Run {
             release,
-            filter: options.filter.as_deref(),
+            filters: &options.filters,
             or_skip: options.or_skip,
             programs: match options.packets {
                 true => &kernel::PACKETS[..],
@@ -95,7 +95,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     };
     let mut tally = Tally::default();
     if let Err(error) = run_all(
-        options.filter.as_deref(),
+        &options.filters,
         skips_privileged,
         packer.as_deref(),
         &mut tally,
@@ -131,7 +131,7 @@ fn packer(consent: Consent) -> Option<PathBuf> {
 }
 
 fn run_all(
-    filter: Option<&str>,
+    filters: &[String],
     skips_privileged: bool,
     packer: Option<&Path>,
     tally: &mut Tally,
@@ -157,10 +157,10 @@ fn run_all(
             binary.name,
             if as_root { " (as root)" } else { "" }
         );
-        tally.add(run_binary(binary, filter, skips_privileged)?);
+        tally.add(run_binary(binary, filters, skips_privileged)?);
     }
     println!("\n== documentation");
-    tally.add(run_doc_tests(filter)?);
+    tally.add(run_doc_tests(filters)?);
     Ok(())
 }
 
@@ -177,7 +177,7 @@ fn build_programs() -> Result<()> {
     Ok(())
 }
 
-fn run_binary(binary: &Binary, filter: Option<&str>, skips_privileged: bool) -> Result<Tally> {
+fn run_binary(binary: &Binary, filters: &[String], skips_privileged: bool) -> Result<Tally> {
     let as_root = binary.kind == Kind::Privileged && !skips_privileged;
     let mut command = if as_root {
         privilege::as_root(&binary.name, &binary.path, &variables(binary))?
@@ -190,7 +190,7 @@ fn run_binary(binary: &Binary, filter: Option<&str>, skips_privileged: bool) -> 
         // These tests share the kernel's state.
         command.arg("--test-threads=1");
     }
-    command.args(filter).current_dir(&binary.package);
+    command.args(filters).current_dir(&binary.package);
     follow(&mut command, &binary.name)
 }
 
@@ -212,13 +212,13 @@ fn variables(binary: &Binary) -> Vec<(String, String)> {
     variables.into_iter().collect()
 }
 
-fn run_doc_tests(filter: Option<&str>) -> Result<Tally> {
+fn run_doc_tests(filters: &[String]) -> Result<Tally> {
     let mut command = cargo();
     command
         .args(["test", "--doc", "--workspace", "--exclude", "balancer-ebpf"])
         .args(locked());
-    if let Some(filter) = filter {
-        command.args(["--", filter]);
+    if !filters.is_empty() {
+        command.arg("--").args(filters);
     }
     follow(&mut command, "documentation")
 }

@@ -6,11 +6,11 @@ use balancer_common::{
 };
 use balancer_tests::{
     addresses::{R, V},
-    dataplane::{Dataplane, run_with},
+    dataplane::{Dataplane, Options, run_with},
     services::Schedule,
 };
 
-use super::{Farm, ROOMY, farms};
+use super::{Farm, farms};
 
 const TWOS: Schedule = Schedule {
     pick: pick::RANDOM,
@@ -44,7 +44,7 @@ fn assert_shares(shares: &[u32], draws: &[u32]) {
 
 #[test]
 fn twos_takes_the_less_loaded_of_two() {
-    run_with(ROOMY, |lb| {
+    run_with(Options::ROOMY, |lb| {
         for farm in farms(lb, 3) {
             lb.set_schedule(farm.service, TWOS);
             for (real, active) in farm.reals.iter().zip([300_000, 200_000, 100_000]) {
@@ -58,7 +58,7 @@ fn twos_takes_the_less_loaded_of_two() {
 
 #[test]
 fn twos_compares_loads_per_weight_and_draws_by_the_ring() {
-    run_with(ROOMY, |lb| {
+    run_with(Options::ROOMY, |lb| {
         for farm in farms(lb, 2) {
             lb.set_schedule(farm.service, TWOS);
             let [first, second] = [farm.reals[0], farm.reals[1]];
@@ -74,7 +74,7 @@ fn twos_compares_loads_per_weight_and_draws_by_the_ring() {
 
 #[test]
 fn twos_takes_the_other_one_where_one_of_two_is_full() {
-    run_with(ROOMY, |lb| {
+    run_with(Options::ROOMY, |lb| {
         // The last real id is another service's, which has no connections.
         lb.set_real(MAX_REALS - 1, R, 8080, state::TAKES_NEW);
         lb.add_service(6, V, 443, &[MAX_REALS - 1]);

@@ -10,7 +10,7 @@ use balancer_common::{
     verdict::Discard,
 };
 use balancer_tests::{
-    dataplane::{Dataplane, Side::Outside, run, run_with},
+    dataplane::{Dataplane, Options, Side::Outside, run, run_with},
     expected::{answered, dropped},
     packet::{
         Packet,
@@ -19,7 +19,7 @@ use balancer_tests::{
     services::Schedule,
 };
 
-use super::{Farm, ROOMY, farms};
+use super::{Farm, farms};
 use crate::syn;
 
 /// How many looks into the ring there are, before only those that take new connections count.
@@ -88,7 +88,7 @@ const RING: [usize; 7] = [0, 1, 2, 3, 0, 1, 4];
 
 /// Each client's packet goes to the slot that its address names, and the port that `port` returns.
 fn goes_to_the_slot(hash: u8, port: fn(&Packet) -> u16) {
-    run_with(ROOMY, |lb| {
+    run_with(Options::ROOMY, |lb| {
         for farm in farms(lb, 5) {
             lb.set_schedule(farm.service, Schedule::hashing(hash));
             let slots = Slots {
@@ -116,7 +116,7 @@ fn the_slot_follows_from_the_clients_address_and_port() {
 
 #[test]
 fn the_slot_follows_from_what_the_client_asks_for() {
-    run_with(ROOMY, |lb| {
+    run_with(Options::ROOMY, |lb| {
         let ping = Packet::udp(b"ping");
         for first in [syn(), syn().v6(), ping.clone(), ping.v6()] {
             for number in 0..6 {
@@ -148,7 +148,7 @@ fn the_slot_follows_from_what_the_client_asks_for() {
 #[test]
 fn the_clients_of_a_slot_whose_real_server_drains_move_once_and_no_others() {
     const AVAILABLE: [&[usize]; 4] = [&[0, 1, 2, 3, 4], &[0, 2, 3, 4], &[3, 4], &[4]];
-    run_with(ROOMY, |lb| {
+    run_with(Options::ROOMY, |lb| {
         for farm in farms(lb, 5) {
             for hash in [hashed::CLIENT, hashed::CLIENT_PORT] {
                 lb.set_schedule(farm.service, Schedule::hashing(hash));
@@ -226,7 +226,7 @@ fn that_a_real_server_is_full_which_takes_nobody_is_not_why_none_is_found() {
 
 #[test]
 fn a_client_whose_hash_names_a_full_real_server_goes_to_its_next_one_and_comes_back() {
-    run_with(ROOMY, |lb| {
+    run_with(Options::ROOMY, |lb| {
         for farm in farms(lb, 5) {
             lb.set_schedule(farm.service, Schedule::hashing(hashed::CLIENT));
             let slots = Slots {

@@ -6,7 +6,7 @@ use balancer_common::{
 };
 use balancer_tests::{
     dataplane::{
-        Dataplane,
+        Dataplane, Options,
         Side::{Inside, Outside},
         run, run_with,
     },
@@ -16,7 +16,7 @@ use balancer_tests::{
 };
 
 use super::{
-    Farm, LEAST, ROOMY, farms,
+    Farm, LEAST, farms,
     ipvs::{self, Destination},
 };
 use crate::syn_ack;
@@ -63,7 +63,7 @@ impl Numbers {
 #[test]
 fn each_chooses_as_ipvs_does() {
     const ROUNDS: u16 = 60;
-    run_with(ROOMY, |lb| {
+    run_with(Options::ROOMY, |lb| {
         let mut numbers = Numbers(7);
         for farm in farms(lb, 6) {
             let mut port = 10_000;
@@ -199,7 +199,7 @@ fn where_the_least_loaded_takes_nobody_the_next_one_is_taken() {
 #[test]
 fn of_more_than_are_compared_at_once_all_have_their_turn() {
     const COUNT: u16 = 300;
-    run_with(ROOMY, |lb| {
+    run_with(Options::ROOMY, |lb| {
         for farm in farms(lb, COUNT) {
             let mut port = 20_000;
             for measure in [Measure::LC, Measure::WLC, Measure::SED, Measure::NQ] {
@@ -227,7 +227,7 @@ fn of_more_than_are_compared_at_once_all_have_their_turn() {
 
 #[test]
 fn of_many_the_first_in_the_list_goes_before_all_others_whatever_the_turn() {
-    run_with(ROOMY, |lb| {
+    run_with(Options::ROOMY, |lb| {
         for farm in farms(lb, 300) {
             for measure in [Measure::FO, Measure::OVF] {
                 lb.set_schedule(farm.service, Schedule::least(measure));

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use balancer_common::load::Measure;
 use balancer_tests::{
     dataplane::{
-        Dataplane,
+        Dataplane, Options,
         Side::{Inside, Outside},
         run_with,
     },
@@ -17,7 +17,7 @@ use balancer_tests::{
 };
 
 use super::{
-    FIRST_PORT, Farm, ROOMY, farms,
+    FIRST_PORT, Farm, farms,
     ipvs::{self, Destination},
     least::Numbers,
 };
@@ -104,7 +104,7 @@ fn shares(lb: &mut Dataplane, farm: &Farm, measure: Measure, weights: &[u32]) ->
 fn connections_of_mixed_length_go_where_ipvs_would_have_them() {
     const WEIGHTS: [u32; 5] = [1, 1, 2, 3, 5];
     for measure in [Measure::LC, Measure::WLC, Measure::SED, Measure::NQ] {
-        run_with(ROOMY, |lb| {
+        run_with(Options::ROOMY, |lb| {
             for farm in farms(lb, 5) {
                 let mut weights = WEIGHTS.into_iter();
                 lb.update_loads(farm.reals.iter().copied(), |load| {

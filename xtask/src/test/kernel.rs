@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -43,8 +43,8 @@ const TIMEOUT: Duration = Duration::from_secs(40 * 60);
 pub struct Run<'a> {
     /// The kernel.
     pub release: Release,
-    /// Run only tests whose name contains this.
-    pub filter: Option<&'a str>,
+    /// Run only tests whose name contains one of these; none = all.
+    pub filters: &'a [String],
     /// The test programs.
     pub programs: &'a [&'a str],
     /// Whether a kernel that cannot be downloaded is skipped instead of an error.
@@ -55,6 +55,7 @@ pub struct Run<'a> {
 
 /// Runs the tests and prints the closing line.
 pub fn run(run: &Run<'_>) -> Result<ExitCode> {
+    let lock = kernel::lock()?;
     let parts = match kernel::provide(run.release, &[], run.consent) {
         Ok(parts) => parts,
         Err(error) if run.or_skip => {
@@ -71,7 +72,11 @@ pub fn run(run: &Run<'_>) -> Result<ExitCode> {
         }
     };
     let mut tally = Tally::default();
-    if let Err(error) = run_guest(run, &parts, &mut tally) {
+    let ran = make_guest(run, &parts).and_then(|initramfs| {
+        drop(lock);
+        run_guest(&parts, &initramfs, &mut tally)
+    });
+    if let Err(error) = ran {
         eprintln!("error: {error:#}");
         tally.failed.push(format!("{error:#}"));
     }
@@ -79,7 +84,8 @@ pub fn run(run: &Run<'_>) -> Result<ExitCode> {
     Ok(tally.exit_code())
 }
 
-fn run_guest(run: &Run<'_>, parts: &Parts, tally: &mut Tally) -> Result<()> {
+/// Builds the tests, and packs them with what they need into the guest's file system. Returns its path.
+fn make_guest(run: &Run<'_>, parts: &Parts) -> Result<PathBuf> {
     build_programs()?;
     let mut guest = Guest::new(parts, &ALL_MODULES)?;
     let folder = parts.folder.join("stripped");
@@ -89,7 +95,8 @@ fn run_guest(run: &Run<'_>, parts: &Parts, tally: &mut Tally) -> Result<()> {
         // `tests/harness/daemon.rs` looks for them there.
         guest.add(&format!("target/debug/{program}"), &stripped)?;
     }
-    let filter = run.filter.map(quoted).unwrap_or_default();
+    let filters: Vec<_> = run.filters.iter().map(|filter| quoted(filter)).collect();
+    let filters = filters.join(" ");
     let binaries = binaries::build()?;
     for name in run.programs {
         let is_it = |binary: &&Binary| {
@@ -105,16 +112,20 @@ fn run_guest(run: &Run<'_>, parts: &Parts, tally: &mut Tally) -> Result<()> {
         guest.run(
             name,
             &format!(
-                "cd /tests; BALANCER_TARGET=/target BALANCER_EMULATED=1 RUST_BACKTRACE=0 ./{name} --test-threads=1 {filter}"
+                "cd /tests; BALANCER_TARGET=/target BALANCER_EMULATED=1 RUST_BACKTRACE=0 ./{name} --test-threads=1 {filters}"
             ),
         );
     }
     let initramfs = parts.folder.join(format!("test-{}.img", run.release));
     guest.write(&initramfs)?;
-    if !run_once(parts, &initramfs, tally)? {
+    Ok(initramfs)
+}
+
+fn run_guest(parts: &Parts, initramfs: &Path, tally: &mut Tally) -> Result<()> {
+    if !run_once(parts, initramfs, tally)? {
         println!("the guest ended by a fault of the emulator's and runs once more");
         ensure!(
-            run_once(parts, &initramfs, tally)?,
+            run_once(parts, initramfs, tally)?,
             "the guest ended by a fault of the emulator's, twice"
         );
     }
