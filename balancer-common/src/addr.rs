@@ -5,6 +5,8 @@
 #[repr(transparent)]
 pub struct Addr(pub [u32; 4]);
 
+crate::plain_data!(Addr);
+
 /// The third word of a v4-mapped address, in network byte order.
 pub const MAPPED_WORD: u32 = 0x0000_ffff_u32.to_be();
 
@@ -26,6 +28,8 @@ impl Addr {
 
 /// An address as a packet header and a connection key of one family hold it, in network byte order.
 pub trait Address: Copy + PartialEq + 'static {
+    /// 0 of IPv4, 1 of IPv6: the family's place where both have one.
+    const FAMILY: usize;
     /// What fills a connection's entry of this family up to a power of two.
     type Spare: Copy + core::fmt::Debug + Default + Eq + 'static;
 
@@ -49,6 +53,7 @@ pub trait Address: Copy + PartialEq + 'static {
 }
 
 impl Address for u32 {
+    const FAMILY: usize = 0;
     type Spare = [u32; 0];
 
     #[inline(always)]
@@ -95,6 +100,7 @@ impl Address for u32 {
 }
 
 impl Address for [u32; 4] {
+    const FAMILY: usize = 1;
     type Spare = [u32; 2];
 
     #[inline(always)]

@@ -20,10 +20,14 @@
 //!   entry that it leaves behind without its original serves its real server's packets until it is idle, or somebody wants
 //!   the place or the key.
 //!
+//! # Full NAT
+//! - The client's address and port are replaced as well: by an address of `SNAT_ADDRESSES`, which the word names, and a port that the reply
+//!   entry reserves by being there. The original entry's `port` is that port; the real server's own is what its row says, or the packet's.
+//! - The reply entry is found by the real server's address, the balancer's and that port. It keeps the client: the port in `port`, the
+//!   address ([`ConntrackEntry::client`]) in `extra`, which no reply entry of TCP uses; an IPv6 address takes up the next hop's place and the spare words as
+//!   well, so that IPv6 replies ask the kernel's FIB each time.
+//!
 //! # Room for what is next
-//! - Full NAT: the original entry's `port` is the source port that was reserved for it, and the real server's port is
-//!   what its row says (or the packet's own). The reply entry is found by the balancer's address and that port; the real
-//!   server's address, which its id implies, gives its place in `source` to the client's address, and `port` is the client's.
 //! - SYN cookies: `extra` of the reply entry, which is free, is the shift of the sequence numbers.
 //! - Direct routing and tunnels: the two bits of [`Word::method`].
 //! - Mixed families: see below.
@@ -61,9 +65,11 @@ mod word;
 pub use self::{
     displacement::{Class, class, prefers_first, rank},
     timeouts::{REFRESH_JIFFIES, TimeoutSettings, Timeouts, idle, is_older},
-    word::{FREE, TAKEN, Word},
+    word::{FREE, TAKEN, Word, forwarding},
 };
-use crate::{addr::Address, next_hop::NextHopRef, plain_data};
+use core::mem::offset_of;
+
+use crate::{addr::Address, next_hop::NextHopRef, plain_data, real_server::RealServer};
 
 /// Entries per bucket.
 pub const WAYS: usize = 4;
@@ -148,9 +154,10 @@ pub struct ConntrackEntry<A: Address> {
     pub last_seen: u32,
     /// Index of the real server in `REALS`.
     pub real: u16,
-    /// What replaces the service's port (original) or the real server's (reply), network byte order.
+    /// What replaces the service's port (original) or the real server's (reply); of full NAT what replaces the client's port (original)
+    /// or the reserved one (reply). Network byte order.
     pub port: u16,
-    /// Its next hop; zero = it was not looked up.
+    /// Its next hop; zero = it was not looked up. Not of IPv6 replies with full NAT, see [`ConntrackEntry::client`].
     pub next_hop: NextHopRef,
     /// Of an original entry of TCP: the number that [`next_number`](crate::tcp::next_number) keeps, host byte order.
     pub extra: u32,
@@ -195,44 +202,100 @@ impl<A: Address> ConntrackEntry<A> {
         }
     }
 
-    /// What the connection's other entry is found by, `word` being this one's. `server` is the address that replaces the
-    /// service's (original) or the real server's (reply): the real server's or the VIP.
+    /// What the connection's other entry is found by, `word` being this one's. `snat_address` is the address that stands in
+    /// `SNAT_ADDRESSES` at the word's place; of no meaning without full NAT.
     #[inline(always)]
     #[must_use]
-    pub const fn other_key(&self, server: A, word: Word) -> FlowKey<A> {
+    pub fn other_key(&self, real: &RealServer, snat_address: A, word: Word) -> FlowKey<A> {
         let protocol = word.protocol();
-        if word.is_original() {
-            FlowKey {
-                source: server,
-                destination: self.source,
-                ports: Ports::new(self.port, self.ports.source()),
-                protocol,
-            }
-        } else {
-            FlowKey {
-                source: self.destination,
-                destination: server,
-                ports: Ports::new(self.ports.destination(), self.port),
-                protocol,
-            }
+        let (source, destination, ports) = match (word.is_original(), word.is_full_nat()) {
+            (true, false) => (
+                A::narrow(real.address),
+                self.source,
+                Ports::new(self.port, self.ports.source()),
+            ),
+            (true, true) => (
+                A::narrow(real.address),
+                snat_address,
+                Ports::new(real.port_of(self.ports.destination()), self.port),
+            ),
+            (false, false) => (
+                self.destination,
+                A::narrow(real.vip),
+                Ports::new(self.ports.destination(), self.port),
+            ),
+            (false, true) => (
+                self.client(),
+                A::narrow(real.vip),
+                Ports::new(self.port, real.service_port_of(self.ports.source())),
+            ),
+        };
+        FlowKey {
+            source,
+            destination,
+            ports,
+            protocol,
         }
+    }
+
+    /// Of a reply entry with full NAT: the client's address.
+    #[inline(always)]
+    #[must_use]
+    pub fn client(&self) -> A {
+        // SAFETY: the address's place is inside of the entry and aligned, see `client_place`; all of it is plain numbers.
+        unsafe { core::ptr::read(Self::client_place((&raw const *self).cast_mut())) }
+    }
+
+    /// Where a reply entry with full NAT has the client's address: the last words that fit it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn client_place(entry: *mut Self) -> *mut A {
+        const {
+            let end = size_of::<Self>();
+            assert!(
+                size_of::<A>() == 4 && end - 4 == offset_of!(Self, extra)
+                    || end - size_of::<A>() == offset_of!(Self, next_hop)
+            );
+        }
+        // SAFETY: inside of the entry.
+        unsafe {
+            entry
+                .cast::<u8>()
+                .add(size_of::<Self>() - size_of::<A>())
+                .cast()
+        }
+    }
+
+    /// Whether an entry with this word remembers its next hop.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_next_hop(word: Word) -> bool {
+        size_of::<A>() == 4 || word.is_original() || !word.is_full_nat()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{direction, tcp::State};
+    use crate::{addr::Addr, direction, tcp::State};
 
     #[test]
     fn the_entries_of_a_connection_name_each_other() {
         let (client, vip, real) = (1_u32, 2, 3);
         let (client_port, port, real_port) = (40, 80, 8080);
+        let row = RealServer {
+            address: Addr::from_v4(real),
+            vip: Addr::from_v4(vip),
+            port: real_port,
+            service_port: port,
+            ..Default::default()
+        };
+        let word = |direction| Word::new(Word(0), State::SynSent as u8, direction, false);
         let original = ConntrackEntryV4 {
             source: client,
             destination: vip,
             ports: Ports::new(client_port, port),
-            word: Word::new(Word(0), State::SynSent as u8, direction::ORIGINAL, false),
+            word: word(direction::ORIGINAL),
             port: real_port,
             ..Default::default()
         };
@@ -240,17 +303,73 @@ mod tests {
             source: real,
             destination: client,
             ports: Ports::new(real_port, client_port),
-            word: Word::new(Word(0), State::SynSent as u8, direction::REPLY, false),
+            word: word(direction::REPLY),
             port,
             ..Default::default()
         };
         assert_eq!(
-            original.other_key(real, original.word),
+            original.other_key(&row, 0, original.word),
             reply.key(reply.word)
         );
         assert_eq!(
-            reply.other_key(vip, reply.word),
+            reply.other_key(&row, 0, reply.word),
             original.key(original.word)
         );
+    }
+
+    #[test]
+    fn the_entries_of_a_connection_with_full_nat_name_each_other() {
+        names::<u32>([1, 2, 3, 4]);
+        let address = |last| [0xfd00, 7, 8, last];
+        names::<[u32; 4]>([address(1), address(2), address(3), address(4)]);
+    }
+
+    /// With and without ports of their own, for client, VIP, real server and source address.
+    fn names<A: Address + Default + core::fmt::Debug>([client, vip, real, source]: [A; 4]) {
+        for (service_port, real_port) in [(80, 8080), (0, 0)] {
+            let row = RealServer {
+                address: real.widen(),
+                vip: vip.widen(),
+                port: real_port,
+                service_port,
+                ..Default::default()
+            };
+            let (client_port, source_port) = (40, 50_000);
+            let port = row.service_port_of(443);
+            let word = |direction| {
+                Word::new(Word(0), State::SynSent as u8, direction, false).with_full_nat(5)
+            };
+            let original = ConntrackEntry::<A> {
+                source: client,
+                destination: vip,
+                ports: Ports::new(client_port, port),
+                word: word(direction::ORIGINAL),
+                port: source_port,
+                ..Default::default()
+            };
+            let mut reply = ConntrackEntry::<A> {
+                source: real,
+                destination: source,
+                ports: Ports::new(row.port_of(port), source_port),
+                word: word(direction::REPLY),
+                port: client_port,
+                ..Default::default()
+            };
+            // SAFETY: a place in a local.
+            unsafe { ConntrackEntry::client_place(&raw mut reply).write(client) };
+            assert_eq!(reply.client(), client);
+            assert_eq!(
+                (reply.last_seen, reply.real, reply.port),
+                (0, 0, client_port)
+            );
+            assert_eq!(
+                original.other_key(&row, source, original.word),
+                reply.key(reply.word)
+            );
+            assert_eq!(
+                reply.other_key(&row, source, reply.word),
+                original.key(original.word)
+            );
+        }
     }
 }

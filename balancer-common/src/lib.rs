@@ -28,6 +28,7 @@ pub mod redirect;
 pub mod scheduler;
 pub mod service;
 pub mod settings;
+pub mod snat;
 pub mod stats;
 pub mod tcp;
 pub mod token_bucket;

@@ -71,8 +71,12 @@ pub struct RealServer {
     pub state: u32,
     /// Id of the service it belongs to (the index in `TURNS`).
     pub service: u32,
-    /// Always zero.
-    pub zero: u32,
+    /// The service's port, network byte order; 0 = every port.
+    pub service_port: u16,
+    /// How packets reach it: one of [`forwarding`](crate::conntrack::forwarding).
+    pub forwarding: u8,
+    /// Which of `SNAT_ADDRESSES` may be the source of packets to it, a bit each; 0 = none, so that it cannot have full NAT.
+    pub snat_addresses: u8,
 }
 
 const _: () = assert!(size_of::<RealServer>() == 64);
@@ -87,6 +91,35 @@ impl RealServer {
         // SAFETY: the VIP follows the address, and the direction is 0 or 1 by the mask. No branch, which the verifier would
         // follow both ways.
         unsafe { &*(&raw const self.address).add((direction & 1) as usize) }
+    }
+
+    /// Whether it can have full NAT: it has source addresses, and its service's port follows from its own.
+    #[inline(always)]
+    #[must_use]
+    pub const fn may_have_full_nat(&self) -> bool {
+        self.snat_addresses != 0 && (self.service_port != 0 || self.port == 0)
+    }
+
+    /// Its port for packets to this port of the service, both in network byte order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn port_of(&self, service_port: u16) -> u16 {
+        if self.port == 0 {
+            service_port
+        } else {
+            self.port
+        }
+    }
+
+    /// The service's port for packets from this port of the server, both in network byte order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn service_port_of(&self, port: u16) -> u16 {
+        if self.service_port == 0 {
+            port
+        } else {
+            self.service_port
+        }
     }
 
     /// The difference between a header with `vip` and one with `address` in its place: of the IPv4 header checksum and of

@@ -34,6 +34,8 @@ pub const PERSISTENT: u16 = 2;
 pub const FILTERED: u16 = 4;
 /// Flag: its clients may open so many connections in a second, see [`crate::filter`].
 pub const LIMITED: u16 = 8;
+/// Flag: a client whom the real server would answer past the balancer gets full NAT; without it such clients are refused.
+pub const HAIRPIN: u16 = 16;
 
 /// A virtual service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -45,7 +47,7 @@ pub struct Service {
     pub available: Ring,
     /// Its id: the index in `TURNS` and `STICKINESS`.
     pub id: u32,
-    /// [`REJECT`], [`PERSISTENT`], [`FILTERED`], [`LIMITED`].
+    /// [`REJECT`], [`PERSISTENT`], [`FILTERED`], [`LIMITED`], [`HAIRPIN`].
     pub flags: u16,
     /// One of [`pick`](crate::scheduler::pick).
     pub pick: u8,

@@ -1,6 +1,6 @@
 //! What the daemon tells the packet program.
 
-use crate::{conntrack::Timeouts, flow_hash::Seed, plain_data};
+use crate::{conntrack::Timeouts, flow_hash::Seed, plain_data, snat::SnatPorts};
 
 /// Settings: the one value of `SETTINGS`. All but the first two may change while packets flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -20,9 +20,11 @@ pub struct Settings {
     /// Jiffies for which a client's first connection to a persistent service, while it is not complete, decides about the client's next
     /// ones; below 2^16.
     pub pending: u32,
+    /// The ports of sources of connections with full NAT.
+    pub snat_ports: SnatPorts,
 }
 
-const _: () = assert!(size_of::<Settings>() == 124);
+const _: () = assert!(size_of::<Settings>() == 128);
 plain_data!(Settings);
 
 /// An interface on which the program runs: a value of `INTERFACES`, indexed by interface index. Everything that a

@@ -123,6 +123,9 @@ discards! {
     /// the client is in the real servers' own network, where their answers would reach it past the balancer; it was answered
     /// with a reset or that the port is unreachable
     Hairpin = "hairpin", Answer;
+    /// every source address and port towards the real server is taken, or there is none; the client was answered with a reset or
+    /// that the port is unreachable
+    SnatExhausted = "snat-exhausted", Answer;
     /// the real server already serves this client port for another virtual service
     Collision = "collision", Drop;
     /// the packet's time to live ended here; its sender was told so by ICMP

@@ -42,6 +42,7 @@ pub mod self_test;
 mod service_key_maps;
 mod services;
 mod settings;
+mod snat;
 mod sweep;
 mod syscall;
 mod table;
@@ -63,7 +64,7 @@ pub use crate::model::counters::Counters;
 pub use crate::model::kept_clients::PersistenceFilter;
 use crate::{
     model::{
-        DataplaneSettings, Filter, ForwardMethod, HashKey, NoReal, Persistence, Scheduler,
+        DataplaneSettings, Filter, ForwardMethod, Hairpin, HashKey, NoReal, Persistence, Scheduler,
         ServiceKey, VirtualService, filter::FilterRule, prefix::Prefix, view,
     },
     netlink::local::LocalAddresses,
@@ -150,6 +151,8 @@ pub struct Connection {
     pub client: SocketAddr,
     /// The real server.
     pub real: SocketAddr,
+    /// Of full NAT: this host's address and port towards it.
+    pub source: Option<SocketAddr>,
     /// State.
     pub state: balancer_common::tcp::State,
     /// Time until it expires if no further packet comes.
@@ -248,6 +251,8 @@ pub struct Service {
     pub persistence: Option<Persistence>,
     /// What clients get while no real server takes new connections.
     pub no_real: NoReal,
+    /// What becomes of clients whom their real server would answer past the balancer.
+    pub hairpin: Hairpin,
     /// Which clients may open connections, and how many.
     pub filter: Filter,
     /// How much of each real server's weight stands for one unit of configured weight. Above 1 while a real server
@@ -332,7 +337,17 @@ impl From<Connection> for view::Connection {
             client: connection.client,
             virtual_address: connection.virtual_address.address,
             real: connection.real,
+            source: connection.source,
         }
+    }
+}
+
+impl Service {
+    /// Whether any of its connections may have full NAT.
+    #[must_use]
+    pub fn may_have_full_nat(&self) -> bool {
+        let is_full_nat = |real: &Real| real.forwarding == ForwardMethod::FullNat;
+        self.hairpin == Hairpin::FullNat || self.reals.iter().any(is_full_nat)
     }
 }
 
@@ -345,6 +360,7 @@ impl From<&VirtualService> for Service {
             hash: service.hash.unwrap_or_default(),
             persistence: service.persistence.clone(),
             no_real: service.no_real,
+            hairpin: service.hairpin,
             filter: service.filter.clone(),
             unit: 1,
             reals: service
@@ -352,7 +368,7 @@ impl From<&VirtualService> for Service {
                 .iter()
                 .map(|real| Real {
                     address: real.address,
-                    forwarding: real.forwarding,
+                    forwarding: real.forwarding.unwrap_or(service.forwarding),
                     weight: real.weight,
                     hash_weight: real.hash_weight(service.lightest_weight(), true),
                     takes_persistent: false,

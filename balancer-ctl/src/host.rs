@@ -8,7 +8,7 @@ mod offload;
 pub(crate) mod peer;
 mod sysctl;
 
-use std::path::PathBuf;
+use std::{ops::RangeInclusive, path::PathBuf};
 
 use self::diagnosis::Findings;
 use crate::netlink::{Netlink, link::Link};
@@ -42,6 +42,24 @@ impl Host {
     pub fn prepare(&mut self, links: &[Link]) -> anyhow::Result<()> {
         self.sysctls
             .set(links.iter().map(|link| link.name.as_str()))
+    }
+
+    /// Leaves the host's own sockets that name no port these ones, or what they have; the interfaces are as in [`Self::prepare`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn leave_local_ports(
+        &mut self,
+        ports: Option<RangeInclusive<u16>>,
+        links: &[Link],
+    ) -> anyhow::Result<()> {
+        let before = self.sysctls.leave_local_ports(ports.clone());
+        if before != ports && !links.is_empty() {
+            self.prepare(links).inspect_err(|_| {
+                self.sysctls.leave_local_ports(before);
+            })?;
+        }
+        Ok(())
     }
 
     /// Switches off offloads that hide parts of frames from the packet program, and looks for settings that do not

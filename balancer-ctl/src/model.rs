@@ -38,6 +38,8 @@ use std::{
     collections::HashMap,
     fmt,
     net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    str::FromStr,
     time::Duration,
 };
 
@@ -194,11 +196,29 @@ pub enum ForwardMethod {
     /// Destination NAT; replies come back through the balancer.
     #[default]
     Nat,
+    /// Destination and source NAT: to the real server its clients have an address of the balancer.
+    FullNat,
 }
 
 names!(ForwardMethod {
     Nat = "nat",
-} planned ["full-nat", "direct", "tunnel"]);
+    FullNat = "full-nat",
+} planned ["direct", "tunnel"]);
+
+/// What becomes of clients whom their real server would answer past the balancer: those in its own network, and itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hairpin {
+    /// Their connections have full NAT.
+    #[default]
+    FullNat,
+    /// They are answered with a reset or that the port is unreachable.
+    Refuse,
+}
+
+names!(Hairpin {
+    FullNat = "full-nat",
+    Refuse = "refuse",
+});
 
 /// Idle timeouts of connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -259,8 +279,92 @@ pub struct DataplaneSettings {
     pub max_persistence: u32,
     /// What becomes of a real server's packet that belongs to no connection.
     pub stray_replies: StrayReplies,
+    /// The addresses of this host that connections with full NAT have towards real servers; of a family of which there is none, that of the
+    /// interface by which packets leave.
+    pub snat_addresses: Vec<IpAddr>,
+    /// The ports that they have there.
+    pub snat_ports: PortRange,
     /// Idle timeouts.
     pub timeouts: Timeouts,
+}
+
+/// Ports from the first to the last, written `FIRST-LAST`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortRange {
+    /// The first.
+    pub first: u16,
+    /// The last; not below the first.
+    pub last: u16,
+}
+
+impl PortRange {
+    /// The least port that is no service's by convention.
+    pub const LEAST: u16 = 1024;
+    /// So many ports at least are left to the host's own sockets.
+    pub const LEFT: u16 = 1000;
+
+    /// What is left to the host's own sockets: the larger part from [`Self::LEAST`] to the first, or from the last; below the first it begins
+    /// at 4096 where that leaves enough.
+    #[must_use]
+    pub fn left_to_host(self) -> RangeInclusive<u16> {
+        let below = self.first.saturating_sub(Self::LEAST);
+        let above = u16::MAX - self.last;
+        if above > below {
+            return self.last + 1..=u16::MAX;
+        }
+        let start = if self.first > 4096 + Self::LEFT {
+            4096
+        } else {
+            Self::LEAST
+        };
+        start..=self.first.saturating_sub(1)
+    }
+
+    /// Why it cannot be the ports of connections with full NAT.
+    #[must_use]
+    pub fn fault(self) -> Option<&'static str> {
+        if self.first < Self::LEAST {
+            return Some("must not begin below 1024, where services have their ports");
+        }
+        (self.left_to_host().len() < usize::from(Self::LEFT)).then_some(
+            "must leave the host's own sockets at least 1000 ports in a row from 1024 up",
+        )
+    }
+}
+
+impl From<PortRange> for balancer_common::snat::SnatPorts {
+    fn from(range: PortRange) -> Self {
+        Self {
+            first: range.first,
+            count: range.last - range.first + 1,
+        }
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+impl FromStr for PortRange {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (first, last) = text.split_once('-').ok_or(())?;
+        let port = |text: &str| match text.starts_with('+') {
+            true => Err(()),
+            false => text.parse::<u16>().map_err(drop),
+        };
+        let range = Self {
+            first: port(first)?,
+            last: port(last)?,
+        };
+        if range.first == 0 || range.first > range.last {
+            return Err(());
+        }
+        Ok(range)
+    }
 }
 
 /// The desired state: everything that the operator has configured.
@@ -306,4 +410,35 @@ impl Model {
 #[must_use]
 pub const fn same_family(a: IpAddr, b: IpAddr) -> bool {
     a.is_ipv4() == b.is_ipv4()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hosts_own_sockets_get_the_ports_that_are_left() {
+        for (range, left) in [
+            ("15000-65535", 4096..=14_999),
+            ("5000-65535", 1024..=4999),
+            ("1024-40000", 40_001..=65_535),
+            ("20000-30000", 30_001..=65_535),
+            ("60000-60000", 4096..=59_999),
+        ] {
+            let range: PortRange = range.parse().unwrap();
+            assert_eq!(range.left_to_host(), left);
+            assert_eq!(range.fault(), None);
+        }
+        for range in ["1024-65535", "80-30000", "2000-65000"] {
+            assert!(
+                range.parse::<PortRange>().unwrap().fault().is_some(),
+                "{range}"
+            );
+        }
+        for text in [
+            "", "15000", "15000-", "-15000", "9-8", "0-9", "1-65536", "+1-9", "1-2-3",
+        ] {
+            assert_eq!(text.parse::<PortRange>(), Err(()), "{text}");
+        }
+    }
 }

@@ -83,6 +83,11 @@ pub fn route<H: Family>(
 ) -> Hop {
     let destination = if steering.is_original {
         H::Address::narrow(steering.real.address)
+    } else if steering.is_full_nat {
+        match scratch::<H>() {
+            Ok(scratch) => scratch.peer.address,
+            Err(reason) => return Hop::none(reason),
+        }
     } else {
         match header_mut::<H>(ctx, Ethernet::LENGTH) {
             Ok(header) => header.destination(),
@@ -197,7 +202,19 @@ fn try_look_up<H: Family>(
     if !word(found.entry).is_same_entry(found.word) {
         return Err(Discard::Busy);
     }
-    let (source, destination, source_port, destination_port) = if found.word.is_original() {
+    let is_original = found.word.is_original();
+    let (source, destination, source_port, destination_port) = if found.word.is_full_nat() {
+        // The peer was met when the packet's steering was read.
+        let peer = &scratch.peer;
+        let (address, peer_port) = (peer.address.widen(), peer.port as u16);
+        if is_original {
+            let real_port = real.port_of(ports.destination());
+            (address, real.address, peer_port, real_port)
+        } else {
+            let service_port = real.service_port_of(ports.source());
+            (real.vip, address, service_port, peer_port)
+        }
+    } else if is_original {
         (header.source().widen(), real.address, ports.source(), port)
     } else {
         (
@@ -265,7 +282,7 @@ fn try_look_up<H: Family>(
         }
     }
     // What the header of an ICMP error says decides nothing for the connection that it is about.
-    if header.protocol() != <H as Icmp>::PROTOCOL {
+    if header.protocol() != <H as Icmp>::PROTOCOL && Entry::<H::Address>::has_next_hop(found.word) {
         remember(&scratch.hop, found, routes);
     }
     Ok(())

@@ -19,7 +19,8 @@ use crate::{
     maps::{is_hosts, now, settings},
     packet::{header_anew, header_mut},
     parse::{Ip, may_go_on},
-    rewrite::count,
+    rewrite::{count, replace_peer},
+    scratch::Peer,
     steering::Steering,
     table::{Found, Key, are_idle, find_again, is_idle, partner, state_of},
     walk::walk_quote,
@@ -96,6 +97,28 @@ pub fn track_quote<H: Family>(ctx: &XdpContext) -> Result<Found<H::Address>, Dis
     Ok(found)
 }
 
+/// Replaces a quoted port at `offset`, and adds what that makes of a checksum to `sum`.
+#[inline(always)]
+fn replace_port(
+    ctx: &XdpContext,
+    offset: usize,
+    port: u16,
+    sum: DeltaSum,
+) -> Result<DeltaSum, Discard> {
+    let quoted = borrow::<[u8; 2]>(ctx, offset)?;
+    let old = u16::from_ne_bytes(*quoted);
+    *quoted = port.to_ne_bytes();
+    Ok(sum.half(old, port))
+}
+
+/// What replacing an address by the peer's makes of a checksum.
+#[inline(always)]
+fn between<H: Family>(old: H::Address, peer: &Peer<H::Address>) -> Delta {
+    DeltaSum::new()
+        .words(old.word_sum(), peer.address.word_sum())
+        .fold()
+}
+
 /// Writes the real server's address in place of the VIP in an error to it, or the other way round where it says the error itself; in
 /// the quoted packet, which went the other way, address and port; and brings the checksums along.
 #[inline(always)]
@@ -107,33 +130,57 @@ pub fn rewrite_error<H: Family>(
 ) -> Result<(), Discard> {
     let real = steering.real;
     let header = header_mut::<H>(ctx, Ethernet::LENGTH)?;
-    if steering.is_original && header.source() == H::Address::narrow(real.address) {
+    let is_reals = header.source() == H::Address::narrow(real.address);
+    if steering.is_original && is_reals && !steering.is_full_nat {
         // It would reach the real server from itself.
         return Err(Discard::Martian);
     }
     count(ip, steering);
-    let mut outer = Delta(0);
-    let (delta, port_at) = if steering.is_original {
-        outer = real.delta;
-        header.replace_destination(H::Address::narrow(real.address), outer);
+    let (mut outer, mut address) = (DeltaSum::new(), DeltaSum::new());
+    let mut port = DeltaSum::new();
+    if steering.is_full_nat {
+        let peer = &scratch::<H>()?.peer;
+        if header.source() == peer.address {
+            // It would reach the client from itself.
+            return Err(Discard::Martian);
+        }
+        // All that reaches the real server comes from the peer's address.
+        outer = outer.plus(replace_peer(header, peer, steering));
+        if steering.is_original {
+            let quoted = borrow::<H>(ctx, quote.ip_offset)?;
+            let delta = between::<H>(quoted.destination(), peer);
+            quoted.replace_destination(peer.address, delta);
+            address = address.plus(delta);
+            port = replace_port(ctx, quote.l4_offset + 2, peer.port as u16, port)?;
+        } else {
+            let quoted = borrow::<H>(ctx, quote.ip_offset)?;
+            let delta = between::<H>(quoted.source(), peer);
+            quoted.replace_source(peer.address, delta);
+            address = address.plus(delta);
+            port = replace_port(ctx, quote.l4_offset, peer.port as u16, port)?;
+        }
+    }
+    let header = header_anew::<H>(ctx, Ethernet::LENGTH).ok_or(Discard::Malformed)?;
+    let port_at = if steering.is_original {
+        outer = outer.plus(real.delta);
+        header.replace_destination(H::Address::narrow(real.address), real.delta);
         let quoted = borrow::<H>(ctx, quote.ip_offset)?;
         quoted.replace_source(H::Address::narrow(real.address), real.delta);
-        (real.delta, 0)
+        address = address.plus(real.delta);
+        0
     } else {
         let delta = real.delta.inverse();
-        if header.source() == H::Address::narrow(real.address) {
-            outer = delta;
+        if is_reals {
+            outer = outer.plus(delta);
             header.replace_source(H::Address::narrow(real.vip), delta);
         }
         let quoted = borrow::<H>(ctx, quote.ip_offset)?;
         quoted.replace_destination(H::Address::narrow(real.vip), delta);
-        (delta, 2)
+        address = address.plus(delta);
+        2
     };
-    let port = borrow::<[u8; 2]>(ctx, quote.l4_offset + port_at)?;
-    let port_delta = DeltaSum::new()
-        .half(u16::from_ne_bytes(*port), steering.port)
-        .fold();
-    *port = steering.port.to_ne_bytes();
+    let port = replace_port(ctx, quote.l4_offset + port_at, steering.port, port)?;
+    let (outer, delta, port_delta) = (outer.fold(), address.fold(), port.fold());
     let at = quote.l4_offset
         + if quote.is_udp {
             Udp::CHECKSUM_OFFSET

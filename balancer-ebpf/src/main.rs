@@ -40,6 +40,7 @@ mod redirect;
 mod rewrite;
 mod schedule;
 mod scratch;
+mod snat;
 mod steering;
 mod table;
 mod track;
@@ -56,6 +57,13 @@ use balancer_common::trace::Answer;
 #[xdp]
 pub fn balancer(ctx: XdpContext) -> u32 {
     let outcome = pipeline::run(&ctx);
+    finish::finish(&ctx, outcome, finish::log_line!())
+}
+
+/// Balances a packet whose connection has full NAT. Never attached: `balancer` calls it.
+#[xdp]
+pub fn full_nat(ctx: XdpContext) -> u32 {
+    let outcome = pipeline::run_full_nat(&ctx);
     finish::finish(&ctx, outcome, finish::log_line!())
 }
 

@@ -26,11 +26,12 @@ use balancer_common::{
     scheduler::RING_WORDS,
     service::{MAX_SERVICES, Service, ServiceKeyV4, ServiceKeyV6},
     settings::{Interface, Settings},
+    snat::{self, MAX_SNAT_ADDRESSES},
     stats::RealStats,
     verdict::Discard,
 };
 
-use crate::scratch::Scratch;
+use crate::{atomic, scratch::Scratch};
 
 /// `BPF_F_MMAPABLE` (kernel commit fc9702273e2e): the daemon reads and writes the map as memory, and its values begin at
 /// a page, so that a value of a cache line's size is one.
@@ -133,6 +134,14 @@ pub static PERSISTENCE_UDP: LruHashMap<PersistenceKey, PersistenceEntry> =
 /// Which real server a client's first connection got, while that is not complete; see `balancer_common::persistence::Pending`.
 #[map]
 pub static PENDING: Array<u64> = Array::with_max_entries(PENDING_WORDS, 0);
+
+/// The addresses of this host that sources of connections with full NAT may have: IPv4 ones, then as many IPv6 ones. Zero = none.
+#[map]
+static SNAT_ADDRESSES: Array<Addr> = Array::with_max_entries(2 * MAX_SNAT_ADDRESSES, MAPPED);
+
+/// How many sources were drawn for connections with full NAT; see `balancer_common::snat`.
+#[map]
+static SNAT_COUNTERS: Array<u64> = Array::with_max_entries(snat::COUNTERS, 0);
 
 /// What each service says of its clients, by service and prefix: see `balancer_common::filter`.
 #[map]
@@ -306,6 +315,21 @@ pub fn is_hosts<A: Address>(scratch: &mut Scratch<A>, address: A) -> bool {
 #[inline(never)]
 fn is_host_key<A: Address>(scratch: &mut Scratch<A>) -> u64 {
     u64::from(HOST_ADDRESSES.get(&scratch.host_key).is_some())
+}
+
+/// The address at a place of one family's part of `SNAT_ADDRESSES`.
+#[inline(always)]
+pub fn snat_address<A: Address>(place: u32) -> Option<&'static Addr> {
+    SNAT_ADDRESSES.get(snat::index::<A>(place))
+}
+
+/// The next number of the draws that real servers with this hash have in common.
+#[inline(always)]
+pub fn draw_source(hash: u32) -> u64 {
+    match SNAT_COUNTERS.get_ptr_mut(hash & (snat::COUNTERS - 1)) {
+        Some(counter) => atomic::fetch_add(counter, 1),
+        None => 0,
+    }
 }
 
 /// The versions of the routes.

@@ -76,10 +76,14 @@ pub fn remember<A: Address>(hop: &NextHop, found: Found<A>, routes: u32) {
         // SAFETY: as above.
         atomic::exchange(unsafe { &raw mut (*row).version }, version + 1, stored);
     }
+    // SAFETY: an entry of the table, which never moves.
+    let next_hop = unsafe { &raw mut (*found.entry).next_hop };
+    // SAFETY: as above.
+    let before = unsafe { ptr::read_volatile(next_hop) };
     if word(found.entry).is_same_entry(found.word) {
         let known = NextHopRef::new(chosen, routes, stored, found.word.serial());
-        // SAFETY: an entry of the table, which never moves.
-        unsafe { ptr::write_volatile(&raw mut (*found.entry).next_hop, known) };
+        // Not written over what the next connection in the place keeps there, its client's address perhaps.
+        atomic::exchange(next_hop.cast(), before.0, known.0);
     }
 }
 

@@ -30,6 +30,7 @@ use crate::{
     places::{connect, release, surrender, take, write},
     schedule::{self, offer_to},
     scratch::{Facts, Scratch},
+    snat::{is_full_nat, reserve, yields},
     table::{Found, Key, Place, are_idle, at, find_again, partner, real_of, state_of, word},
     track::is_over,
 };
@@ -54,8 +55,17 @@ pub fn open<H: Family>(ctx: &XdpContext) -> Result<(), Discard> {
             return Err(schedule::reason(scratch::<H>()?));
         }
     }
+    if is_full_nat::<H>()
+        && let Err(reason) = reserve::<H>(ctx.as_ptr().cast()).goes_on()
+    {
+        end::<H>();
+        return Err(reason);
+    }
     settle::<H>();
-    clear::<H>();
+    if clear::<H>() == 0 {
+        end::<H>();
+        return Err(Discard::Busy);
+    }
     if !take::<H>(Key::Reply) {
         end::<H>();
         return Err(Discard::TableFull);
@@ -336,17 +346,21 @@ fn settle<H: Family>() -> u64 {
     1
 }
 
-/// Ends what is over: the connection that the new one follows, and another service's on the same reply tuple.
+/// Ends what is over: the connection that the new one follows, and another one on the same reply tuple. 0 where that goes on after all.
 #[inline(never)]
 fn clear<H: Family>() -> u64 {
     let (Some(settings), Ok(scratch)) = (settings(), scratch::<H>()) else {
         return 0;
     };
     if scratch.has_predecessor == 0 {
-        return 0;
+        return 1;
     }
     for which in [Key::Own, Key::Reply] {
         if let Some(old) = find_again::<H>(scratch, which, settings) {
+            let is_source = which == Key::Reply && scratch.source.is_full_nat != 0;
+            if is_source && !yields(old.word.state()) {
+                return 0;
+            }
             release::<H>(scratch, old, scratch.now);
         }
     }

@@ -10,7 +10,7 @@
 //!
 //! Most packets have an entry, and the program `balancer` is for them. The others it hands to the program
 //! `open_connection`, which opens their connection and takes them the rest of the way; ICMP errors, whose entry is the quoted packet's,
-//! to `translate_error`; and to `walk_headers` fragments and packets with IPv6 extension headers. The verifier looks at each program by
+//! to `translate_error`; to `full_nat` those whose connection has full NAT; and to `walk_headers` fragments and packets with IPv6 extension headers. The verifier looks at each program by
 //! itself.
 
 use aya_ebpf::{EbpfContext as _, programs::XdpContext};
@@ -29,13 +29,13 @@ use crate::{
     forward::{fit, forward, route},
     fragments::{Followed, follow, remember, remember_passed},
     icmp::{parse_quote, rewrite_error, track_quote},
-    maps::{INTERFACES, call},
+    maps::{INTERFACES, call, settings},
     open::{self, open, opened},
     packet::header_mut,
     parse::{Ip, Transport, key, may_go_on, parse_ip},
     rewrite::{rewrite, rewrite_fragment},
     steering::Steering,
-    table::Found,
+    table::{Found, find},
     track::track,
     walk::{walk, walked},
 };
@@ -43,7 +43,13 @@ use crate::{
 /// Steers one frame, if its packet has an entry; else it is `open_connection`'s.
 #[inline(always)]
 pub fn run(ctx: &XdpContext) -> Result<Verdict, Discard> {
-    steer::<Known>(ctx)
+    steer::<Known<false>>(ctx)
+}
+
+/// Steers one frame whose packet's connection has full NAT.
+#[inline(always)]
+pub fn run_full_nat(ctx: &XdpContext) -> Result<Verdict, Discard> {
+    steer::<Known<true>>(ctx)
 }
 
 /// Opens the connection of a frame's packet, and steers it.
@@ -93,6 +99,8 @@ fn ask_ip<H: Family>(ctx: &XdpContext) -> Result<Answer, Discard> {
 trait Pass {
     /// Whether it looks for the transport header; else that is at its usual place.
     const WALKS: bool = true;
+    /// Whether the connection may be one with full NAT.
+    const FULL_NAT: bool = true;
 
     /// Where its transport header is.
     fn parse<H: Family>(ctx: &XdpContext) -> Result<Ip, Discard>;
@@ -122,11 +130,12 @@ trait Pass {
     }
 }
 
-/// The packet's connection is known, and its transport header at its usual place.
-struct Known;
+/// The packet's connection is known, with or without full NAT, and its transport header at its usual place.
+struct Known<const FULL_NAT: bool>;
 
-impl Pass for Known {
+impl<const FULL_NAT: bool> Pass for Known<FULL_NAT> {
     const WALKS: bool = false;
+    const FULL_NAT: bool = FULL_NAT;
 
     #[inline(always)]
     fn parse<H: Family>(ctx: &XdpContext) -> Result<Ip, Discard> {
@@ -142,7 +151,7 @@ impl Pass for Known {
         ctx: &XdpContext,
         ip: &Ip,
     ) -> Result<Found<H::Address>, Discard> {
-        known_or_new::<H, T>(ctx, ip, &key::<H, T>(ctx, ip)?)
+        known_or_new::<Self, H, T>(ctx, ip, &key::<H, T>(ctx, ip)?)
     }
 }
 
@@ -162,7 +171,7 @@ impl Pass for Walked {
     ) -> Result<Found<H::Address>, Discard> {
         let key = key::<H, T>(ctx, ip)?;
         scratch::<H>()?.key = key;
-        known_or_new::<H, T>(ctx, ip, &key)
+        known_or_new::<Self, H, T>(ctx, ip, &key)
     }
 
     #[inline(always)]
@@ -175,7 +184,7 @@ impl Pass for Walked {
         let Followed { found, by_host } = follow::<H>()?;
         let ip = walked::<H>(ctx)?;
         may_go_on(ctx, header_mut::<H>(ctx, Ethernet::LENGTH)?)?;
-        let steering = Steering::of(found)?;
+        let steering = Steering::of::<H, true>(found)?;
         let hop = route::<H>(ctx, found, &steering, interface);
         fit::<H>(ctx, &ip, &hop, &steering)?;
         rewrite_fragment::<H>(ctx, &ip, &steering)?;
@@ -188,12 +197,21 @@ impl Pass for Walked {
 
 /// The entry of a packet with this key; without one the packet is `open_connection`'s.
 #[inline(always)]
-fn known_or_new<H: Family, T: Transport>(
+fn known_or_new<P: Pass, H: Family, T: Transport>(
     ctx: &XdpContext,
     ip: &Ip,
     key: &FlowKey<H::Address>,
 ) -> Result<Found<H::Address>, Discard> {
-    if let Some(found) = track::<H, T>(ctx, ip, key)? {
+    let settings = settings().ok_or(Discard::NoService)?;
+    let entry = find::<H>(key, settings);
+    if let Some(found) = entry
+        && !P::FULL_NAT
+        && found.word.is_full_nat()
+    {
+        call(ctx, programs::FULL_NAT);
+        return Err(Discard::Busy);
+    }
+    if let Some(found) = track::<H, T>(ctx, ip, key, entry, settings)? {
         return Ok(found);
     }
     call(ctx, programs::OPEN_CONNECTION);
@@ -303,7 +321,11 @@ fn carry<P: Pass, H: Family, T: Transport>(
 ) -> Result<Verdict, Discard> {
     let ip = P::parse::<H>(ctx)?;
     let found = P::entry::<H, T>(ctx, &ip)?;
-    let steering = Steering::of(found)?;
+    let steering = if P::FULL_NAT {
+        Steering::of::<H, true>(found)?
+    } else {
+        Steering::of::<H, false>(found)?
+    };
     let hop = route::<H>(ctx, found, &steering, interface);
     // Before the rewrite: whoever is told that it is too big knows the packet as it came.
     fit::<H>(ctx, &ip, &hop, &steering)?;
@@ -319,7 +341,7 @@ fn carry_error<H: Family>(ctx: &XdpContext, interface: &Interface) -> Result<Ver
     let ip = parse_ip::<H>(ctx)?;
     let quote = parse_quote::<H>(ctx, &ip)?;
     let found = track_quote::<H>(ctx)?;
-    let steering = Steering::of(found)?;
+    let steering = Steering::of::<H, true>(found)?;
     let hop = route::<H>(ctx, found, &steering, interface);
     fit::<H>(ctx, &ip, &hop, &steering)?;
     rewrite_error::<H>(ctx, &ip, &quote, &steering)?;

@@ -341,6 +341,9 @@ fn make_free<H: Family>(which: u32) -> u64 {
             (*copy).port = from.port;
             (*copy).next_hop = NextHopRef(0);
             (*copy).extra = from.extra;
+            if old.is_full_nat() && !old.is_original() {
+                atomic::copy(Entry::client_place(copy), &*Entry::client_place(entry));
+            }
         }
         if !word(entry).is_same_entry(old) {
             change(copy, claimed, claimed.freed());
@@ -410,17 +413,31 @@ pub fn connect<H: Family>() -> u64 {
         return 0;
     };
     let is_udp = scratch.key.protocol == u32::from(UDP);
-    let port = scratch.key.ports.destination();
     let (real, now) = (scratch.real, scratch.now);
-    write(reply, &scratch.reply_key, real, port, now);
-    write(original, &scratch.key, real, scratch.real_port as u16, now);
+    let mut ports = [scratch.key.ports.destination(), scratch.real_port as u16];
+    let is_full_nat = scratch.source.is_full_nat != 0;
+    if is_full_nat {
+        ports = [
+            scratch.key.ports.source(),
+            scratch.reply_key.ports.destination(),
+        ];
+    }
+    write(reply, &scratch.reply_key, real, ports[0], now);
+    write(original, &scratch.key, real, ports[1], now);
+    if is_full_nat {
+        atomic::copy(Entry::client_place(reply), &scratch.key.source);
+    }
     let state = scratch.state as u8;
     // Before anybody can end it.
     count(real, FREE, state);
     fill_up(real);
     for (entry, direction) in [(reply, direction::REPLY), (original, direction::ORIGINAL)] {
         let taken = word(entry);
-        change(entry, taken, Word::new(taken, state, direction, is_udp));
+        let mut new = Word::new(taken, state, direction, is_udp);
+        if is_full_nat {
+            new = new.with_full_nat(scratch.source.address);
+        }
+        change(entry, taken, new);
     }
     if let Some(stats) = REAL_STATS.get_ptr_mut(real) {
         // SAFETY: this CPU's own value.
@@ -459,5 +476,7 @@ pub fn write<A: Address>(entry: *mut Entry<A>, key: &FlowKey<A>, real: u32, port
         (*entry).port = port;
         (*entry).next_hop = NextHopRef(0);
         (*entry).extra = 0;
+        // An entry that was here may have kept its client in them.
+        atomic::copy(&raw mut (*entry).spare, &A::Spare::default());
     }
 }

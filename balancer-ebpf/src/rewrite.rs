@@ -2,18 +2,25 @@
 
 use aya_ebpf::programs::XdpContext;
 use balancer_common::{
-    addr::Address,
-    checksum::Delta,
+    addr::Address as _,
+    checksum::{Delta, DeltaSum},
     verdict::Discard,
-    wire::{Ethernet, IpHeader, L4Header},
+    wire::{Ethernet, L4Header},
 };
 
-use crate::{maps::REAL_STATS, packet::header_mut, parse::Ip, steering::Steering};
+use crate::{
+    family::{Family, scratch},
+    maps::REAL_STATS,
+    packet::header_mut,
+    parse::Ip,
+    scratch::Peer,
+    steering::Steering,
+};
 
-/// Writes the real server's address and port in place of the service's, or the other way round, brings both checksums along
-/// and counts the packet.
+/// Writes the real server's address and port in place of the service's, or the other way round, with full NAT also those of the client's
+/// side, brings both checksums along and counts the packet.
 #[inline(always)]
-pub fn rewrite<H: IpHeader, T: L4Header>(
+pub fn rewrite<H: Family, T: L4Header>(
     ctx: &XdpContext,
     ip: &Ip,
     steering: &Steering,
@@ -27,24 +34,37 @@ pub fn rewrite<H: IpHeader, T: L4Header>(
     } else {
         l4.replace_source_port(steering.port, delta);
     }
+    if steering.is_full_nat {
+        let peer = &scratch::<H>()?.peer;
+        let delta = replace_peer(header, peer, steering);
+        if steering.is_original {
+            l4.replace_source_port(peer.port as u16, delta);
+        } else {
+            l4.replace_destination_port(peer.port as u16, delta);
+        }
+    }
     Ok(())
 }
 
 /// As [`rewrite`], of a later fragment, which has no ports.
 #[inline(always)]
-pub fn rewrite_fragment<H: IpHeader>(
+pub fn rewrite_fragment<H: Family>(
     ctx: &XdpContext,
     ip: &Ip,
     steering: &Steering,
 ) -> Result<(), Discard> {
     count(ip, steering);
-    replace_address(header_mut::<H>(ctx, Ethernet::LENGTH)?, steering);
+    let header = header_mut::<H>(ctx, Ethernet::LENGTH)?;
+    replace_address(header, steering);
+    if steering.is_full_nat {
+        replace_peer(header, &scratch::<H>()?.peer, steering);
+    }
     Ok(())
 }
 
 /// Writes the real server's address in place of the VIP, or the other way round. Returns what that makes of a checksum.
 #[inline(always)]
-fn replace_address<H: IpHeader>(header: &mut H, steering: &Steering) -> Delta {
+fn replace_address<H: Family>(header: &mut H, steering: &Steering) -> Delta {
     let real = steering.real;
     if steering.is_original {
         header.replace_destination(H::Address::narrow(real.address), real.delta);
@@ -52,6 +72,29 @@ fn replace_address<H: IpHeader>(header: &mut H, steering: &Steering) -> Delta {
     } else {
         let delta = real.delta.inverse();
         header.replace_source(H::Address::narrow(real.vip), delta);
+        delta
+    }
+}
+
+/// Writes the peer's address in place of the client's side. Returns what that makes of a checksum.
+#[inline(always)]
+pub fn replace_peer<H: Family>(
+    header: &mut H,
+    peer: &Peer<H::Address>,
+    steering: &Steering,
+) -> Delta {
+    let delta = |old: H::Address| {
+        DeltaSum::new()
+            .words(old.word_sum(), peer.address.word_sum())
+            .fold()
+    };
+    if steering.is_original {
+        let delta = delta(header.source());
+        header.replace_source(peer.address, delta);
+        delta
+    } else {
+        let delta = delta(header.destination());
+        header.replace_destination(peer.address, delta);
         delta
     }
 }

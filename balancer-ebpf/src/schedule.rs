@@ -7,6 +7,7 @@ use aya_ebpf::helpers::bpf_get_prandom_u32;
 use balancer_common::{
     addr::Address,
     branchless::{is_below, pick as pick_number},
+    conntrack::forwarding,
     load::{MOST_COMPARED, Measure, NEVER, RealLoad, lowest},
     real_server::{RealServer, state},
     scheduler::{SLOTS_PER_WORD, hashed, pick, real_in, slot_hash},
@@ -80,17 +81,23 @@ pub fn offer_to<A: Address>(
         }
         let address = A::narrow(real.address);
         // A client in the real server's own network would be answered directly, past the balancer.
-        if address == scratch.key.source || address.shares(scratch.key.source, &real.network_mask) {
+        let is_hairpin =
+            address == scratch.key.source || address.shares(scratch.key.source, &real.network_mask);
+        let may_hairpin = scratch.service.flags & service::HAIRPIN != 0 && real.may_have_full_nat();
+        if is_hairpin && !may_hairpin && real.forwarding == forwarding::NAT {
             refuse(Discard::Hairpin);
             continue;
         }
-        let port = if real.port == 0 {
-            scratch.key.ports.destination()
-        } else {
-            real.port
-        };
-        aim(scratch, address, port);
-        match fits(scratch) {
+        let is_full_nat = is_hairpin || real.forwarding != forwarding::NAT;
+        aim(
+            scratch,
+            address,
+            real.port_of(scratch.key.ports.destination()),
+        );
+        scratch.source.is_full_nat = u32::from(is_full_nat);
+        // Which source it has is looked for when the real server is known.
+        let fits = if is_full_nat { Ok(()) } else { fits(scratch) };
+        match fits {
             Ok(()) => {
                 scratch.real = id as u32;
                 scratch.offer = offer;

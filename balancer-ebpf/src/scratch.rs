@@ -86,6 +86,27 @@ pub struct IcmpAnswer<A: Address> {
     pub mtu: u32,
 }
 
+/// The source of a new connection with full NAT.
+#[repr(C)]
+pub struct Source {
+    /// 1 where the connection has full NAT. Its address and port are those of `reply_key`'s destination.
+    pub is_full_nat: u32,
+    /// The address's place in its family's part of `SNAT_ADDRESSES`.
+    pub address: u32,
+    /// Where all that were tried are taken: the one whose connection is being opened for longest, its silence in jiffies plus 1 (0 = none),
+    /// its address's place, and its port in network byte order.
+    pub oldest: [u32; 3],
+}
+
+/// What replaces the client in a packet to the real server, or the source of full NAT in one from there.
+#[repr(C)]
+pub struct Peer<A: Address> {
+    /// The address.
+    pub address: A,
+    /// The port, network byte order.
+    pub port: u32,
+}
+
 /// One CPU's scratch.
 #[repr(C)]
 pub struct Scratch<A: Address> {
@@ -151,6 +172,10 @@ pub struct Scratch<A: Address> {
     pub icmp_answer: IcmpAnswer<A>,
     /// The way out that the kernel's FIB gave.
     pub hop: NextHop,
+    /// The source of a new connection with full NAT.
+    pub source: Source,
+    /// Of a packet with full NAT: what its client's side becomes.
+    pub peer: Peer<A>,
     /// What the service's filter knows of the client, see `filter`.
     pub screening: Screening,
 }

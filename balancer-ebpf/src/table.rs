@@ -4,14 +4,19 @@
 use core::ptr;
 
 use balancer_common::{
-    addr::Address,
+    addr::{Addr, Address},
     conntrack::{Bucket, ConntrackEntry, FlowKey, Ports, WAYS, Word, is_older},
     flow_hash::{first_bucket, hash, second_bucket},
     real_server::RealServer,
     settings::Settings,
 };
 
-use crate::{atomic, family::Family, maps::REALS, scratch::Scratch};
+use crate::{
+    atomic,
+    family::Family,
+    maps::{REALS, snat_address},
+    scratch::Scratch,
+};
 
 /// An entry of one family's connection table.
 pub type Entry<A> = ConntrackEntry<A>;
@@ -235,15 +240,9 @@ pub fn partner<H: Family>(
     found: Found<H::Address>,
     settings: &Settings,
 ) -> Option<Found<H::Address>> {
-    let server = real_of(found.entry)?.other_side(found.word.direction());
     // SAFETY: as in `word`.
-    let (entry, id) = unsafe { (&*found.entry, (*found.entry).real) };
-    aim_at_other(
-        &mut scratch.other_key,
-        entry,
-        H::Address::narrow(*server),
-        found.word,
-    );
+    let id = unsafe { (*found.entry).real };
+    aim_at_other::<H>(&mut scratch.other_key, found.entry, found.word.0);
     let (key, place) = (&scratch.other_key, &raw mut scratch.place);
     let mut found_at = place_of::<H>(key, settings, place);
     if !found_at.is_some() {
@@ -259,19 +258,45 @@ pub fn partner<H: Family>(
 }
 
 /// Writes the key of a connection's other entry, as [`Entry::other_key`] gives it: a copy of an IPv6 key would go by the
-/// stack.
-#[inline(always)]
-fn aim_at_other<A: Address>(key: &mut FlowKey<A>, entry: &Entry<A>, server: A, word: Word) {
+/// stack. 1 where there is one.
+#[inline(never)]
+fn aim_at_other<H: Family>(
+    key: &mut FlowKey<H::Address>,
+    entry: *mut Entry<H::Address>,
+    word: u32,
+) -> u64 {
+    let Some(real) = real_of(entry) else {
+        return 0;
+    };
+    let word = Word(word);
+    // SAFETY: as in `word`; so is the client's place.
+    let (entry, client) = unsafe { (&*entry, &*Entry::client_place(entry)) };
+    let narrow = |address: &Addr| H::Address::narrow(*address);
     if word.is_original() {
-        atomic::copy(&raw mut key.source, &server);
-        atomic::copy(&raw mut key.destination, &entry.source);
-        key.ports = Ports::new(entry.port, entry.ports.source());
+        atomic::copy(&raw mut key.source, &narrow(&real.address));
+        if word.is_full_nat() {
+            if let Some(address) = snat_address::<H::Address>(word.snat_address()) {
+                atomic::copy(&raw mut key.destination, &narrow(address));
+            }
+            let real_port = real.port_of(entry.ports.destination());
+            key.ports = Ports::new(real_port, entry.port);
+        } else {
+            atomic::copy(&raw mut key.destination, &entry.source);
+            key.ports = Ports::new(entry.port, entry.ports.source());
+        }
     } else {
-        atomic::copy(&raw mut key.source, &entry.destination);
-        atomic::copy(&raw mut key.destination, &server);
-        key.ports = Ports::new(entry.ports.destination(), entry.port);
+        atomic::copy(&raw mut key.destination, &narrow(&real.vip));
+        if word.is_full_nat() {
+            atomic::copy(&raw mut key.source, client);
+            let port = real.service_port_of(entry.ports.source());
+            key.ports = Ports::new(entry.port, port);
+        } else {
+            atomic::copy(&raw mut key.source, &entry.destination);
+            key.ports = Ports::new(entry.ports.destination(), entry.port);
+        }
     }
     key.protocol = word.protocol();
+    1
 }
 
 /// Writes the key under which the real server's answers to the scratch's packet would arrive.

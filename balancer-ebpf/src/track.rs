@@ -16,6 +16,7 @@ use balancer_common::{
 
 use crate::{
     answer::answer_as,
+    atomic,
     encoded::Encoded,
     family::{Family, scratch},
     maps::{may_be_ours, now, settings},
@@ -24,18 +25,19 @@ use crate::{
     persistence::keep,
     places::{count, end, is_young},
     scratch::{Scratch, Transition},
-    table::{Entry, Found, are_idle, change, find, partner, real_of, state_of, word},
+    table::{Entry, Found, are_idle, change, partner, real_of, state_of, word},
 };
 
-/// Finds the packet's entry; nothing where it has none, or one whose connection is over, and may open a connection.
+/// Takes the packet along its entry, if it has one; nothing where it has none, or one whose connection is over, and may open a connection.
 #[inline(always)]
 pub fn track<H: Family, T: Transport>(
     ctx: &XdpContext,
     ip: &Ip,
     key: &FlowKey<H::Address>,
+    entry: Option<Found<H::Address>>,
+    settings: &Settings,
 ) -> Result<Option<Found<H::Address>>, Discard> {
-    let settings = settings().ok_or(Discard::NoService)?;
-    if let Some(found) = find::<H>(key, settings) {
+    if let Some(found) = entry {
         let header = header_mut::<H>(ctx, Ethernet::LENGTH)?;
         let l4 = header_mut::<T>(ctx, ip.l4_offset)?;
         // A packet that goes no further changes nothing.
@@ -243,8 +245,13 @@ fn advance<T: Transport, A: Address>(
         };
         if next_number != number {
             // Before the word, since an opening connection's place may be given away as soon as that has changed.
+            // Not written over what the next connection in the place keeps there, its client's address perhaps.
             // SAFETY: an entry of the table, which never moves.
-            unsafe { (*original.entry).extra = next_number };
+            atomic::exchange(
+                unsafe { &raw mut (*original.entry).extra },
+                number,
+                next_number,
+            );
         }
         if after == before {
             mirror(original, reply);

@@ -62,7 +62,7 @@ fn every_error_is_a_line_with_its_place() {
     let at = path.display();
     let stderr = format!(
         "{at}:3:14: this version does not have `masquerade` yet: set it to false\n\
-         {at}:7:1: unknown key `scheduller` in `service`: expected `name`, `address`, `protocol`, `scheduler`, `hash`, `persistence`, `no-real`, `check`, `on-down`, `slow-start`, `quorum`, `hysteresis`, `backups`, `allow`, `deny`, `rate` or `real`\n\
+         {at}:7:1: unknown key `scheduller` in `service`: expected `name`, `address`, `protocol`, `scheduler`, `hash`, `persistence`, `no-real`, `forwarding`, `hairpin`, `check`, `on-down`, `slow-start`, `quorum`, `hysteresis`, `backups`, `allow`, `deny`, `rate` or `real`\n\
          {at}:10:13: real [2001:db8::2]:80 is not of the family of service tcp/192.168.1.35:80: both must be IPv4 or both IPv6\n\
          {at}:11:12: weight 70000 of real [2001:db8::2]:80 is out of range: 0..=65535\n"
     );

@@ -105,12 +105,12 @@ fn commands_that_lack_something() {
         (
             "edit-service web",
             "nothing to change: give --scheduler, --name, --no-real, --check, --no-check, --hash, --persistent, --netmask, \
-             --group, --persistence-drain, --on-down, --slow-start, --quorum, --hysteresis, --backups, \
+             --group, --persistence-drain, --forwarding, --hairpin, --on-down, --slow-start, --quorum, --hysteresis, --backups, \
              --allow, --deny or --rate",
         ),
         (
             "edit-real 192.168.0.2 --service web",
-            "nothing to change: give --weight, --nat, --upper, --lower, --backup or --no-backup",
+            "nothing to change: give --weight, --nat, --upper, --lower, --backup, --full-nat or --no-backup",
         ),
         (
             "zero -",
@@ -134,10 +134,6 @@ fn what_this_version_does_not_have_is_refused_by_name() {
         ),
     );
     for (arguments, option) in [
-        (
-            "add-real 192.168.0.4 --service web --full-nat",
-            "--full-nat",
-        ),
         ("add-real 192.168.0.4 --service web -g", "--direct"),
         ("add-real 192.168.0.4 --service web -i", "--tunnel"),
     ] {
@@ -358,10 +354,10 @@ fn a_reload_of_a_wrong_file_tells_all_and_what_ran_goes_on() {
         1,
         &format!(
             "error: {path}:7:1: unknown key `colour` in `dataplane`: expected `interfaces`, `mode`, `max-connections`, \
-             `max-connections-ipv6`, `max-persistence`, `stray-replies` or `masquerade`\n\
+             `max-connections-ipv6`, `max-persistence`, `stray-replies`, `snat-addresses`, `snat-ports` or `masquerade`\n\
              {path}:8:1: service has no address: add one, as in `address = \"192.0.2.80:80\"`\n\
              {path}:9:1: unknown key `adress` in `service`: expected `name`, `address`, `protocol`, `scheduler`, \
-             `hash`, `persistence`, `no-real`, `check`, `on-down`, `slow-start`, `quorum`, `hysteresis`, `backups`, `allow`, `deny`, `rate` or `real`\n"
+             `hash`, `persistence`, `no-real`, `forwarding`, `hairpin`, `check`, `on-down`, `slow-start`, `quorum`, `hysteresis`, `backups`, `allow`, `deny`, `rate` or `real`\n"
         ),
     );
     assert_eq!(scene.done("list"), before);

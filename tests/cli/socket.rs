@@ -246,7 +246,7 @@ fn wrong_requests_are_answered_with_a_sentence() {
             r#"{"address":"192.168.1.36:80","group":"shop"}"#,
             400,
             "the request's body: group: unknown field `group`, expected one of `address`, `protocol`, `name`, `scheduler`, \
-             `hash`, `persistence`, `no_real`, `on_down`, `slow_start`, `quorum`, `hysteresis`, `backups`, `allow`, `deny`, `rate`, `check` at line 1 \
+             `hash`, `persistence`, `no_real`, `forwarding`, `hairpin`, `on_down`, `slow_start`, `quorum`, `hysteresis`, `backups`, `allow`, `deny`, `rate`, `check` at line 1 \
              column 36",
         ),
         (

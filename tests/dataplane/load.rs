@@ -89,19 +89,21 @@ fn the_object_loads_in_every_combination_of_its_switches() {
 }
 
 /// What the verifier may have to follow of each program, in instructions, on any kernel: it gives up at a million.
-const BUDGETS: [(&str, u32); 7] = [
+const BUDGETS: [(&str, u32); 8] = [
     ("balancer", 420_000),
     ("clock", 100),
-    ("open_connection", 500_000),
+    ("open_connection", 900_000),
     ("renew", 50_000),
     ("trace", 250_000),
-    ("walk_headers", 600_000),
+    ("walk_headers", 900_000),
+    ("full_nat", 700_000),
     ("translate_error", 200_000),
 ];
 
 #[test]
 fn every_program_stays_within_its_budget() {
     run_with(Options::default(), |lb| {
+        let mut exceeded = Vec::new();
         for (name, budget) in BUDGETS {
             lb.loaded(name);
             let info = lb.info_of(name);
@@ -109,8 +111,11 @@ fn every_program_stays_within_its_budget() {
                 .verified_instruction_count()
                 .expect("Linux 5.16 tells it");
             println!("{name}: {verified} instructions verified, budget {budget}");
-            assert!(verified <= budget, "{name}: {verified} of {budget}");
+            if verified > budget {
+                exceeded.push(name);
+            }
         }
+        assert!(exceeded.is_empty(), "{exceeded:?}");
     });
 }
 

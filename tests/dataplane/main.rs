@@ -10,6 +10,7 @@ mod filters;
 mod forged;
 mod forwarding;
 mod fragments;
+mod full_nat;
 mod handshakes;
 mod host_source;
 mod icmp;

@@ -15,12 +15,14 @@ use aya::{
     programs::{ProgramError, ProgramInfo, Xdp, XdpMode, xdp::XdpLinkId},
 };
 use balancer_common::{
+    addr::Addr,
     conntrack::{BucketV4, BucketV6, TimeoutSettings, Timeouts},
     flow_hash::{self, Seed},
     load::RealLoad,
     programs,
     real_server::{MAX_REALS, RealServer},
     settings::Settings,
+    snat::MAX_SNAT_ADDRESSES,
 };
 use balancer_ctl::dataplane::object::OBJECT;
 use nix::sched::{CloneFlags, setns, unshare};
@@ -157,6 +159,7 @@ pub struct Memory {
     pub(crate) v4: Mapped<BucketV4>,
     pub(crate) v6: Mapped<BucketV6>,
     pub(crate) reals: Mapped<RealServer>,
+    pub(crate) snat_addresses: Mapped<Addr>,
     pub(crate) loads: Mapped<RealLoad>,
 }
 
@@ -171,6 +174,7 @@ impl Memory {
             v4: Mapped::new(array("CONNTRACK_V4"), buckets),
             v6: Mapped::new(array("CONNTRACK_V6"), buckets),
             reals: Mapped::new(array("REALS"), MAX_REALS as usize),
+            snat_addresses: Mapped::new(array("SNAT_ADDRESSES"), 2 * MAX_SNAT_ADDRESSES as usize),
             // One value that holds them all.
             loads: Mapped::new(array("REAL_LOADS"), MAX_REALS as usize),
         }

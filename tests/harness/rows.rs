@@ -1,15 +1,19 @@
 //! Connections and handshakes in the tables.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+};
 
 use aya::Pod;
 use balancer_common::{
-    addr::Address,
+    addr::{Addr, Address},
     conntrack::{Bucket, ConntrackEntry, FREE, FlowKey, FlowKeyV4, TAKEN, Word},
     direction,
     fragment::{Fragment, FragmentKeyV4, FragmentKeyV6},
     load::Load,
     next_hop::NextHopRef,
+    snat,
     tcp::State,
 };
 
@@ -37,6 +41,8 @@ pub struct Entry<A> {
     pub next_hop: NextHopRef,
     /// Of an original entry: the sequence number of the SYN|ACK.
     pub sequence: u32,
+    /// Of a connection with full NAT: this host's address towards the real server.
+    pub full_nat: Option<IpAddr>,
     /// The key of the connection's other entry.
     pub other: FlowKey<A>,
 }
@@ -113,15 +119,24 @@ impl Dataplane {
     fn row<A: Table>(&self, entry: &ConntrackEntry<A>) -> Row<A> {
         let word = entry.word;
         let real = self.memory.reals.get(entry.real.into());
-        let server = A::narrow(*real.other_side(word.direction()));
+        let snat_address = self
+            .memory
+            .snat_addresses
+            .get(snat::index::<A>(word.snat_address()) as usize);
+        let keeps_client = word.is_full_nat() && !word.is_original();
         let row = Entry {
             state: word.state(),
             direction: word.direction(),
             last_seen: entry.last_seen,
             real: entry.real.into(),
-            next_hop: entry.next_hop,
-            sequence: entry.extra,
-            other: entry.other_key(server, word),
+            next_hop: if ConntrackEntry::<A>::has_next_hop(word) {
+                entry.next_hop
+            } else {
+                NextHopRef(0)
+            },
+            sequence: if keeps_client { 0 } else { entry.extra },
+            full_nat: word.is_full_nat().then(|| snat_address.into()),
+            other: entry.other_key(&real, A::narrow(snat_address), word),
         };
         (entry.key(word), row)
     }
@@ -183,6 +198,29 @@ impl Dataplane {
     #[must_use]
     pub fn rows_v6(&self) -> Vec<Row<[u32; 4]>> {
         self.connections()
+    }
+
+    /// The ports of connections with full NAT towards their real servers, in order, each with its address and the real server's.
+    #[must_use]
+    pub fn sources(&self) -> Vec<(u16, IpAddr, IpAddr)> {
+        let mut all = Vec::new();
+        self.add_sources::<u32>(&mut all);
+        self.add_sources::<[u32; 4]>(&mut all);
+        all.sort_unstable();
+        all
+    }
+
+    fn add_sources<A: Table>(&self, all: &mut Vec<(u16, IpAddr, IpAddr)>)
+    where
+        Bucket<A>: Pod,
+    {
+        for (_, (key, entry)) in self.entries::<A>() {
+            if let (direction::REPLY, Some(source)) = (entry.direction, entry.full_nat) {
+                assert_eq!(key.destination.widen(), Addr::from(source));
+                let port = u16::from_be(key.ports.destination());
+                all.push((port, source, key.source.widen().into()));
+            }
+        }
     }
 
     fn connections<A>(&self) -> Vec<Row<A>>

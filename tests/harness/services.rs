@@ -16,6 +16,7 @@ use balancer_common::{
     scheduler::{self, Ring, SLOTS_PER_WORD},
     service::{self, Service, ServiceKey},
     settings::{Interface, Settings, interface_flags},
+    snat::{MAX_SNAT_ADDRESSES, SnatPorts},
 };
 
 use crate::{
@@ -161,6 +162,39 @@ impl Dataplane {
             .expect("write REALS");
     }
 
+    /// The sources of connections with full NAT: the first places of each family's part of `SNAT_ADDRESSES`, and `count` ports from `first`.
+    ///
+    /// # Panics
+    /// There are more addresses than places.
+    pub fn set_sources(&mut self, addresses: &[IpAddr], first: u16, count: u16) {
+        let mut places = [0; 2];
+        for address in addresses {
+            let family = usize::from(address.is_ipv6());
+            let place = places[family];
+            assert!(place < MAX_SNAT_ADDRESSES, "too many addresses");
+            places[family] += 1;
+            let index = family as u32 * MAX_SNAT_ADDRESSES + place;
+            self.array_mut("SNAT_ADDRESSES")
+                .set(index, Addr::from(*address), 0)
+                .expect("write SNAT_ADDRESSES");
+        }
+        self.change_settings(|settings| settings.snat_ports = SnatPorts { first, count });
+    }
+
+    /// Which of the sources packets to a real server may have, a bit each, and how it is reached: one of
+    /// [`forwarding`](balancer_common::conntrack::forwarding).
+    ///
+    /// # Panics
+    /// The kernel refused.
+    pub fn set_forwarding(&mut self, id: u32, forwarding: u8, snat_addresses: u8) {
+        let mut real: RealServer = self.array("REALS").get(&id, 0).expect("read REALS");
+        real.forwarding = forwarding;
+        real.snat_addresses = snat_addresses;
+        self.array_mut("REALS")
+            .set(id, real, 0)
+            .expect("write REALS");
+    }
+
     /// This host shares the network of a real server, whose addresses have these leading bits in common; 0 = it does not.
     pub fn set_network(&mut self, id: u32, bits: u32) {
         let mut real: RealServer = self.array("REALS").get(&id, 0).expect("read REALS");
@@ -286,6 +320,11 @@ impl Dataplane {
         });
     }
 
+    /// Sets flags of a service.
+    pub fn add_service_flags(&mut self, service: ServiceHandle, flags: u16) {
+        self.update_service(service, |value| value.flags |= flags);
+    }
+
     /// Makes the service reject, instead of drop, what no real server takes.
     pub fn reject_without_reals(&mut self, service: ServiceHandle, ring: &[u32]) {
         self.set_ring(service, ring);
@@ -306,6 +345,7 @@ impl Dataplane {
             let mut value: RealServer = self.array("REALS").get(real, 0).expect("read REALS");
             value.service = service.id;
             value.vip = Addr::from(service.vip);
+            value.service_port = service.port.to_be();
             value.delta = RealServer::between(&value.vip, &value.address);
             self.announce_real(&value, service.protocol);
             self.array_mut("REALS")

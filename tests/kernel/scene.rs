@@ -14,13 +14,14 @@ use aya::{
     maps::{Array, Map, MapData},
 };
 use balancer_ctl::{
+    config::read::DEFAULT_SNAT_PORTS,
     dataplane::{
         Connections, Dataplane, Real, Service,
         kernel::{self, KernelDataplane, OpenOptions},
     },
     model::{
-        DataplaneSettings, Filter, ForwardMethod, HashKey, Mode, NoReal, Protocol, Scheduler,
-        ServiceKey, StrayReplies, Timeouts,
+        DataplaneSettings, Filter, ForwardMethod, Hairpin, HashKey, Mode, NoReal, Protocol,
+        Scheduler, ServiceKey, StrayReplies, Timeouts,
     },
 };
 use balancer_tests::pass;
@@ -171,6 +172,8 @@ pub fn settings(interfaces: &[&str]) -> DataplaneSettings {
         max_connections_ipv6: 1000,
         max_persistence: 1024,
         stray_replies: StrayReplies::Pass,
+        snat_addresses: Vec::new(),
+        snat_ports: DEFAULT_SNAT_PORTS,
         timeouts: Timeouts {
             tcp: Duration::from_secs(900),
             tcp_fin: Duration::from_secs(120),
@@ -207,6 +210,7 @@ pub fn service(address: &str, reals: &[(&str, u32)]) -> Service {
         hash: HashKey::Client,
         persistence: None,
         no_real: NoReal::Reject,
+        hairpin: Hairpin::FullNat,
         filter: Filter::default(),
         unit: 1,
         reals: reals.collect(),

@@ -22,7 +22,7 @@ fn services() -> String {
         let close = if network.starts_with('[') { "]" } else { "" };
         for protocol in ["tcp", "udp"] {
             text += &format!(
-                "[[service]]\naddress = \"{vip}:80\"\nprotocol = \"{protocol}\"\nscheduler = \"rr\"\n"
+                "[[service]]\naddress = \"{vip}:80\"\nprotocol = \"{protocol}\"\nscheduler = \"rr\"\nhairpin = \"refuse\"\n"
             );
             for host in [2, 3] {
                 text += &format!("[[service.real]]\naddress = \"{network}{host}{close}:80\"\n");

@@ -6,6 +6,7 @@ mod counts;
 mod filters;
 mod fragments;
 mod ftp;
+mod full_nat;
 mod hairpin;
 mod health;
 mod host_source;

@@ -5,18 +5,27 @@ pub const FREE: u8 = 0;
 /// The state of an entry that is being written.
 pub const TAKEN: u8 = 15;
 
+/// Forwarding methods.
+pub mod forwarding {
+    /// The service's address and port are replaced by the real server's, and back.
+    pub const NAT: u8 = 0;
+    /// The client's are replaced as well, by an address and a port of this host.
+    pub const FULL_NAT: u8 = 1;
+}
+
 /// What an entry is.
 ///
 /// ```text
 ///   31             16 15 13 12 11 10  9  8  7 6   5   4 3    0
 ///  +-----------------+-----+--+--+--+--+--+-----+---+---+------+
-///  |  serial number  |zero |en|dt|cp|rh|oh| fwd |udp|rep| state|
+///  |  serial number  |snat |en|dt|cp|rh|oh| fwd |udp|rep| state|
 ///  +-----------------+-----+--+--+--+--+--+-----+---+---+------+
 ///   state   FREE, TAKEN, or a State      oh   the client was heard after a reset
 ///   rep     reply direction              rh   the real server was heard after a reset
 ///   udp     UDP, else TCP                cp   a copy in another place, which may yet be undone
-///   fwd     forwarding method; 0 = NAT   dt   the daemon has taken the place, to free it
-///                                        en   the operator has ended the connection: its client is to hear it
+///   fwd     one of `forwarding`          dt   the daemon has taken the place, to free it
+///   snat    of full NAT: the place of    en   the operator has ended the connection: its client is to hear it
+///           its source in `SNAT_ADDRESSES`
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(transparent)]
@@ -26,11 +35,12 @@ impl Word {
     const STATE: u32 = 0xf;
     const REPLY: u32 = 1 << 4;
     const UDP: u32 = 1 << 5;
-    const METHOD_SHIFT: u32 = 6;
+    const FORWARDING_SHIFT: u32 = 6;
     const HEARD: [u32; 2] = [1 << 8, 1 << 9];
     const COPY: u32 = 1 << 10;
     const BY_DAEMON: u32 = 1 << 11;
     const ENDED: u32 = 1 << 12;
+    const SNAT_SHIFT: u32 = 13;
     const SERIAL: u32 = 0xffff_0000;
 
     /// The word of an entry in `state` and `direction` whose place was taken with the word `taken`.
@@ -91,11 +101,37 @@ impl Word {
         }
     }
 
-    /// The forwarding method; 0 = NAT.
+    /// The same entry of a connection with full NAT, whose source towards the real server stands at this place of `SNAT_ADDRESSES`, below
+    /// [`MAX_SNAT_ADDRESSES`](crate::snat::MAX_SNAT_ADDRESSES).
     #[inline(always)]
     #[must_use]
-    pub const fn method(self) -> u8 {
-        (self.0 >> Self::METHOD_SHIFT & 3) as u8
+    pub const fn with_full_nat(self, snat_address: u32) -> Self {
+        Self(
+            self.0
+                | (forwarding::FULL_NAT as u32) << Self::FORWARDING_SHIFT
+                | snat_address << Self::SNAT_SHIFT & 0xe000,
+        )
+    }
+
+    /// The forwarding method: one of [`forwarding`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn forwarding(self) -> u8 {
+        (self.0 >> Self::FORWARDING_SHIFT & 3) as u8
+    }
+
+    /// Whether the packets' both addresses are replaced.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_full_nat(self) -> bool {
+        self.0 >> Self::FORWARDING_SHIFT & 3 == forwarding::FULL_NAT as u32
+    }
+
+    /// Of full NAT: the place of its source towards the real server in `SNAT_ADDRESSES`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn snat_address(self) -> u32 {
+        self.0 >> Self::SNAT_SHIFT & 7
     }
 
     /// The word with `direction` heard after a reset.
@@ -199,7 +235,26 @@ mod tests {
         assert!(word.is_used() && word.is_udp() && !word.is_original());
         assert_eq!(word.protocol(), 17);
         assert_eq!(word.direction(), direction::REPLY);
-        assert_eq!(word.method(), 0);
+        assert_eq!(
+            (word.forwarding(), word.is_full_nat()),
+            (forwarding::NAT, false)
+        );
+        for snat_address in 0..8 {
+            let full = word.with_full_nat(snat_address);
+            assert!(full.is_full_nat() && full.is_same_entry(word) && full.is_used());
+            assert_eq!(full.forwarding(), forwarding::FULL_NAT);
+            assert_eq!(full.snat_address(), snat_address);
+            assert_eq!(full.state(), word.state());
+            let after = full
+                .with_state(State::Closing as u8)
+                .copied_to(place)
+                .settled();
+            assert_eq!(
+                (after.is_full_nat(), after.snat_address()),
+                (true, snat_address)
+            );
+            assert!(!full.taken().is_full_nat() && !full.freed().is_full_nat());
+        }
         assert!(word.is_same_entry(taken));
         let heard = word.hear(direction::ORIGINAL);
         assert!(!heard.is_heard() && heard.is_same_entry(word));

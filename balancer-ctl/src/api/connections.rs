@@ -155,6 +155,7 @@ fn write_one(text: &mut String, connection: &view::Connection) {
         client,
         virtual_address,
         real,
+        source,
     } = connection;
     // Names, numbers and addresses contain no character that JSON escapes.
     text.push_str("{\"protocol\":\"");
@@ -169,6 +170,10 @@ fn write_one(text: &mut String, connection: &view::Connection) {
     write_address(text, *virtual_address);
     text.push_str("\",\"real\":\"");
     write_address(text, *real);
+    if let Some(source) = source {
+        text.push_str("\",\"source\":\"");
+        write_address(text, *source);
+    }
     text.push_str("\"}");
 }
 
@@ -238,6 +243,7 @@ mod tests {
                 },
                 client: (address("198.51.100.10", "2001:db8:1::7"), number).into(),
                 real: (address("10.0.0.255", "fd00::2"), 65_535).into(),
+                source: (number % 5 == 0).then(|| (address("10.0.0.1", "fd00::1"), number).into()),
                 state: State::ALL[usize::from(number) % State::ALL.len()],
                 expires_in: Duration::from_micros(u64::from(number).pow(3) * 999),
             }

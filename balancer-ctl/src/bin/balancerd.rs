@@ -12,7 +12,9 @@ use balancer_ctl::{
     cli::{self, balancerd::Arguments},
     config::{
         file,
-        read::{DEFAULT_MAX_CONNECTIONS, DEFAULT_MAX_PERSISTENCE, DEFAULT_TIMEOUTS},
+        read::{
+            DEFAULT_MAX_CONNECTIONS, DEFAULT_MAX_PERSISTENCE, DEFAULT_SNAT_PORTS, DEFAULT_TIMEOUTS,
+        },
         validate::validate,
     },
     control::load::{self, load_to_run},
@@ -184,6 +186,8 @@ fn source(arguments: &Arguments, host: String) -> anyhow::Result<Source> {
             max_connections_ipv6: max_connections_ipv6(DEFAULT_MAX_CONNECTIONS),
             max_persistence: DEFAULT_MAX_PERSISTENCE,
             stray_replies: StrayReplies::default(),
+            snat_addresses: Vec::new(),
+            snat_ports: DEFAULT_SNAT_PORTS,
             timeouts: DEFAULT_TIMEOUTS,
         },
         services: Vec::new(),

@@ -294,6 +294,9 @@ pub struct ChangeReal {
     pub service: ServiceOption,
     #[command(flatten)]
     pub settings: RealSettings,
+    /// Forward by full NAT: to it clients have an address of the balancer, so that it needs no route through it
+    #[arg(long, conflicts_with = "forwarding")]
+    pub full_nat: bool,
     /// It serves as the others do (default)
     #[arg(long)]
     pub no_backup: bool,

@@ -163,6 +163,9 @@ fn fill(cells: &mut [String; 6], connection: &Connection) {
         // Writing to a string cannot fail.
         let _ = write!(cell, "{address}");
     }
+    if let Some(source) = connection.source {
+        let _ = write!(real, " from {source}");
+    }
 }
 
 fn write_row(cells: &[String; 6], layout: &Layout, output: &mut impl io::Write) -> io::Result<()> {
@@ -197,6 +200,7 @@ mod tests {
             client: client.parse().unwrap(),
             virtual_address: "192.0.2.80:80".parse().unwrap(),
             real: "10.0.0.2:8080".parse().unwrap(),
+            source: None,
         };
         let text = |connections: &Connections, width| {
             let mut output = Vec::new();
@@ -225,6 +229,9 @@ mod tests {
              tcp       established   120:00  198.51.100.1:1       192.0.2.80:80  10.0.0.2:8080\n\
              2 connections shown, there are more: `--limit 0` shows all\n"
         );
+        some.connections[1].source = Some("10.0.0.1:20000".parse().unwrap());
+        assert!(text(&some, None).contains("192.0.2.80:80  10.0.0.2:8080 from 10.0.0.1:20000\n"));
+        some.connections[1].source = None;
         some.more = false;
         some.connections[0].client = "[2001:db8:1111:2222:3333:4444:5555:6666]:65535"
             .parse()

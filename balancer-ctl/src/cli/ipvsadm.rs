@@ -60,6 +60,7 @@ impl Lines {
             }
             self.lines.push(line);
             let settings = [
+                ("forwarding", real.forwarding != service.forwarding),
                 ("backup", real.backup),
                 ("state", real.admin != AdminState::default()),
             ];

@@ -8,7 +8,7 @@ use super::{
     table::{Column, is_fitting, table},
 };
 use crate::model::{
-    HashKey, NoReal, ServiceKey,
+    Hairpin, HashKey, NoReal, ServiceKey,
     counters::Counters,
     duration,
     persistence::write_details,
@@ -262,6 +262,9 @@ fn service_notes(service: &Service, numbers: Numbers) -> String {
     }
     if service.no_real == NoReal::Drop {
         notes.push(format!("no-real {}", service.no_real.name()));
+    }
+    if service.hairpin == Hairpin::Refuse {
+        notes.push(format!("hairpin {}", service.hairpin.name()));
     }
     notes.extend(filter_notes(service, numbers));
     for check in &service.check {

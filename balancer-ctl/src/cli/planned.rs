@@ -36,8 +36,6 @@ pub struct AnyArguments {
 /// Options of a real server in later versions.
 #[derive(Debug, Args)]
 pub struct PlannedRealOptions {
-    #[arg(long, hide = true)]
-    full_nat: bool,
     #[arg(short = 'g', long, hide = true)]
     direct: bool,
     #[arg(short = 'i', long, hide = true)]
@@ -46,11 +44,7 @@ pub struct PlannedRealOptions {
 
 impl PlannedRealOptions {
     pub fn refuse(&self) -> Result<(), CommandError> {
-        refuse_given(&[
-            (self.full_nat, "--full-nat"),
-            (self.direct, "--direct"),
-            (self.tunnel, "--tunnel"),
-        ])
+        refuse_given(&[(self.direct, "--direct"), (self.tunnel, "--tunnel")])
     }
 }
 

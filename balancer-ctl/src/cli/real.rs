@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     api::NewReal,
-    model::{AdminState, RealSettings, address::RealRef},
+    model::{AdminState, ForwardMethod, RealSettings, address::RealRef},
 };
 
 pub async fn add(context: &Context, arguments: ChangeReal) -> Result<(), CommandError> {
@@ -18,6 +18,7 @@ pub async fn add(context: &Context, arguments: ChangeReal) -> Result<(), Command
         real,
         service,
         settings,
+        full_nat,
         no_backup,
         runtime,
         planned,
@@ -26,7 +27,7 @@ pub async fn add(context: &Context, arguments: ChangeReal) -> Result<(), Command
     let body = NewReal {
         address: real.to_string(),
         protocol: None,
-        settings: with_no_backup(settings, no_backup),
+        settings: with_flags(settings, full_nat, no_backup),
     };
     let service = encoded(&service.or_only()?.to_string());
     let target = format!("/v1/services/{service}/reals?{}", runtime.query());
@@ -40,12 +41,13 @@ pub async fn edit(context: &Context, arguments: ChangeReal) -> Result<(), Comman
         real,
         service,
         settings,
+        full_nat,
         no_backup,
         runtime,
         planned,
     } = arguments;
     planned.refuse()?;
-    let body = with_no_backup(settings, no_backup);
+    let body = with_flags(settings, full_nat, no_backup);
     if body == RealSettings::default() {
         return Err(CommandError::Usage(format!(
             "nothing to change: give {}",
@@ -91,9 +93,12 @@ async fn patch(
         .await
 }
 
-/// The settings with what `--no-backup` sets, which is never given together with `--backup`.
-fn with_no_backup(settings: RealSettings, no_backup: bool) -> RealSettings {
+/// The settings with what `--full-nat` and `--no-backup` set, which are never given together with `--nat` and `--backup`.
+fn with_flags(settings: RealSettings, full_nat: bool, no_backup: bool) -> RealSettings {
     RealSettings {
+        forwarding: settings
+            .forwarding
+            .or_else(|| full_nat.then_some(ForwardMethod::FullNat)),
         backup: settings.backup.or_else(|| no_backup.then_some(false)),
         ..settings
     }
@@ -103,7 +108,7 @@ fn with_no_backup(settings: RealSettings, no_backup: bool) -> RealSettings {
 fn settings_options() -> String {
     let command = RealSettings::augment_args(Command::new(""));
     let options = command.get_arguments().filter_map(Arg::get_long);
-    listed_options(&options.chain(["no-backup"]).collect::<Vec<_>>())
+    listed_options(&options.chain(["full-nat", "no-backup"]).collect::<Vec<_>>())
 }
 
 pub async fn del(context: &Context, arguments: DelReal) -> Result<(), CommandError> {
@@ -130,7 +135,7 @@ mod tests {
     fn without_options_the_message_lists_every_setting() {
         assert_eq!(
             settings_options(),
-            "--weight, --nat, --upper, --lower, --backup or --no-backup"
+            "--weight, --nat, --upper, --lower, --backup, --full-nat or --no-backup"
         );
     }
 }

@@ -139,7 +139,7 @@ mod tests {
         assert_eq!(
             settings_options(),
             "--scheduler, --name, --no-real, --check, --no-check, --hash, --persistent, --netmask, --group, \
-             --persistence-drain, --on-down, --slow-start, --quorum, --hysteresis, \
+             --persistence-drain, --forwarding, --hairpin, --on-down, --slow-start, --quorum, --hysteresis, \
              --backups, --allow, --deny or --rate"
         );
     }

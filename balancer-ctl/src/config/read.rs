@@ -26,8 +26,8 @@ use super::{
 };
 use crate::{
     model::{
-        Check, DataplaneSettings, Mode, Model, Protocol, RealServer, ServiceKey, StrayReplies,
-        Timeouts, VirtualService,
+        Check, DataplaneSettings, Mode, Model, PortRange, Protocol, RealServer, ServiceKey,
+        StrayReplies, Timeouts, VirtualService,
         address::{self, RealRef},
         limits::{MAX_CONNECTIONS, MAX_PERSISTENCE, max_connections_ipv6},
         real::REAL_SETTINGS,
@@ -63,6 +63,11 @@ pub const DEFAULT_TIMEOUTS: Timeouts = Timeouts {
 pub const DEFAULT_MAX_CONNECTIONS: u32 = 262_144;
 /// Size of the table of persistent clients if the file sets none.
 pub const DEFAULT_MAX_PERSISTENCE: u32 = 65_536;
+/// The ports of connections with full NAT if the file sets none: 50,536.
+pub const DEFAULT_SNAT_PORTS: PortRange = PortRange {
+    first: 15_000,
+    last: u16::MAX,
+};
 
 /// Reads and validates a file's text. `host` is the node's name if the file sets none.
 ///
@@ -251,6 +256,8 @@ impl<'t> Reader<'t> {
             max_connections_ipv6: max_connections_ipv6(DEFAULT_MAX_CONNECTIONS),
             max_persistence: DEFAULT_MAX_PERSISTENCE,
             stray_replies: StrayReplies::default(),
+            snat_addresses: Vec::new(),
+            snat_ports: DEFAULT_SNAT_PORTS,
             timeouts: self.timeouts(root),
         };
         let Some(table) = self.table(root, "dataplane", &DATAPLANE) else {
@@ -290,6 +297,21 @@ impl<'t> Reader<'t> {
         {
             settings.stray_replies = stray_replies;
         }
+        settings.snat_addresses = self.snat_addresses(table);
+        if let Some(text) = self.string(table, "snat-ports", Place::Dataplane("snat-ports")) {
+            match text.parse() {
+                Ok(ports) => settings.snat_ports = ports,
+                Err(()) => {
+                    let at = table.get("snat-ports").map_or(0, start);
+                    self.problem(
+                        at,
+                        format!(
+                            "snat-ports must be the first and the last port, as in \"{DEFAULT_SNAT_PORTS}\""
+                        ),
+                    );
+                }
+            }
+        }
         if let Some(item) = table.get("masquerade") {
             match item.as_bool() {
                 Some(false) => {}
@@ -324,6 +346,27 @@ impl<'t> Reader<'t> {
             }
         }
         names
+    }
+
+    fn snat_addresses(&mut self, table: &dyn TableLike) -> Vec<IpAddr> {
+        let Some(item) = table.get("snat-addresses") else {
+            return Vec::new();
+        };
+        self.places
+            .insert(Place::Dataplane("snat-addresses"), start(item));
+        let wrong = "snat-addresses must be a list of addresses of this host, as in [\"192.168.0.1\", \"fd00::1\"]";
+        let Some(array) = item.as_array() else {
+            self.problem(start(item), wrong);
+            return Vec::new();
+        };
+        let mut addresses = Vec::new();
+        for value in array {
+            match value.as_str().map(str::parse) {
+                Some(Ok(address)) => addresses.push(address),
+                _ => self.problem(value.span().map_or(0, |span| span.start), wrong),
+            }
+        }
+        addresses
     }
 
     fn timeouts(&mut self, root: &dyn TableLike) -> Timeouts {

@@ -15,6 +15,8 @@ use std::{
     time::Duration,
 };
 
+use balancer_common::snat::MAX_SNAT_ADDRESSES;
+
 use crate::model::{
     DataplaneSettings, Model, OnDown, Protocol, RealServer, VirtualService,
     address::is_name,
@@ -178,6 +180,7 @@ fn dataplane(settings: &DataplaneSettings, problems: &mut Problems) {
             );
         }
     }
+    snat(settings, problems);
     let timeouts = &settings.timeouts;
     for (key, timeout) in [
         ("tcp", timeouts.tcp),
@@ -189,6 +192,42 @@ fn dataplane(settings: &DataplaneSettings, problems: &mut Problems) {
             &format!("timeout {key}"),
             timeout,
             &(MIN_TIMEOUT..=MAX_TIMEOUT),
+        );
+    }
+}
+
+/// The addresses and ports of connections with full NAT.
+fn snat(settings: &DataplaneSettings, problems: &mut Problems) {
+    let place = Place::Dataplane("snat-addresses");
+    let mut seen = HashSet::new();
+    for address in &settings.snat_addresses {
+        if let Some(reason) = unusable(*address) {
+            problems.add(
+                place,
+                format!("address {address} of snat-addresses is {reason}"),
+            );
+        } else if !seen.insert(address) {
+            problems.add(
+                place,
+                format!("snat-addresses names {address} twice: name it once"),
+            );
+        }
+    }
+    for (is_ipv4, family) in [(true, "IPv4"), (false, "IPv6")] {
+        let of_family = settings.snat_addresses.iter();
+        let count = of_family.filter(|one| one.is_ipv4() == is_ipv4).count();
+        if count > MAX_SNAT_ADDRESSES as usize {
+            problems.add(
+                place,
+                format!("snat-addresses names {count} addresses of {family}: at most {MAX_SNAT_ADDRESSES} are allowed"),
+            );
+        }
+    }
+    if let Some(fault) = settings.snat_ports.fault() {
+        let ports = settings.snat_ports;
+        problems.add(
+            Place::Dataplane("snat-ports"),
+            format!("snat-ports {ports} {fault}"),
         );
     }
 }

@@ -183,6 +183,8 @@ fn dataplane_keys(settings: &DataplaneSettings) -> Table {
         max_connections_ipv6: of_ipv6,
         max_persistence,
         stray_replies,
+        snat_addresses,
+        snat_ports,
         timeouts: _,
     } = settings;
     let of_ipv6 = non_default(*of_ipv6, max_connections_ipv6(*max_connections));
@@ -196,6 +198,12 @@ fn dataplane_keys(settings: &DataplaneSettings) -> Table {
     builder.put_some("max-persistence", max_persistence.map(i64::from));
     let stray_replies = non_default(*stray_replies, StrayReplies::default());
     builder.put_some("stray-replies", stray_replies.map(StrayReplies::name));
+    if !snat_addresses.is_empty() {
+        let addresses: Vec<_> = snat_addresses.iter().map(ToString::to_string).collect();
+        builder.put("snat-addresses", lines(&addresses));
+    }
+    let snat_ports = non_default(*snat_ports, read::DEFAULT_SNAT_PORTS);
+    builder.put_some("snat-ports", snat_ports.map(|ports| ports.to_string()));
     builder.0.into_table()
 }
 

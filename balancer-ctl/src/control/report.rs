@@ -14,7 +14,7 @@ use crate::{
     control::availability::{Availability, RealStatus},
     dataplane::{self, Snapshot},
     health::AgentRequest,
-    model::{RealServer, VirtualService, view},
+    model::{ForwardMethod, RealServer, VirtualService, view},
 };
 
 /// These services with their counters and connections.
@@ -37,6 +37,7 @@ pub fn services<'a>(
                 .map(|real| {
                     shown(
                         real,
+                        service.forwarding,
                         !service.checks.is_empty(),
                         availability.real(&service.key, real.address),
                         counted
@@ -62,6 +63,7 @@ pub fn services<'a>(
 
 fn shown(
     real: &RealServer,
+    forwarding: ForwardMethod,
     is_checked: bool,
     status: Option<&RealStatus>,
     counted: dataplane::RealSnapshot,
@@ -70,7 +72,7 @@ fn shown(
         address: real.address,
         weight: real.weight,
         effective_weight: status.map_or(0, |status| status.weight),
-        forwarding: real.forwarding,
+        forwarding: real.forwarding.unwrap_or(forwarding),
         upper: real.upper,
         lower: real.lower,
         backup: real.backup,

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     io,
+    net::IpAddr,
     sync::atomic::{Ordering, fence},
 };
 
@@ -21,6 +22,7 @@ use super::{jiffies::Tick, maps::Maps, settings::SettingsRow};
 use crate::{
     dataplane::plan::{
         ring_space::RingSpace,
+        sources::Sources,
         tables::{Affinity, FilterRow, ServiceRow, TableChange, Tables},
     },
     netlink::address::Networks,
@@ -175,7 +177,7 @@ fn read_ring(maps: &Maps, ring: Ring) -> Vec<u32> {
         .collect()
 }
 
-/// Reads the kernel's tables. [`Tables::networks`] and [`Tables::routed`] stay empty.
+/// Reads the kernel's tables. [`Tables::networks`], [`Tables::routed`] and what sources are wanted stay empty.
 ///
 /// # Errors
 /// The kernel refused a call.
@@ -202,8 +204,18 @@ pub fn observe(maps: &Maps, settings: &SettingsRow, tick: Tick) -> anyhow::Resul
         .real_ports
         .all()
         .context("cannot read the real servers' ports")?;
+    let mut sources = Sources::default();
+    let all = maps
+        .snat_addresses
+        .all()
+        .context("cannot read the source addresses")?;
+    let places = sources.places.iter_mut().flatten();
+    for (place, (_, address)) in places.zip(all) {
+        *place = (address != Addr::default()).then(|| IpAddr::from(address));
+    }
     Ok(Tables {
         services,
+        sources,
         limits: (0..)
             .zip(&reals)
             .map(|(id, _)| maps.loads.limits(id))

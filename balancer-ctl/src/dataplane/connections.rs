@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 use balancer_common::{
+    addr::Addr,
     conntrack::{BucketV4, BucketV6},
     flow_hash::Seed,
     persistence::RunningClient,
@@ -76,6 +77,7 @@ impl ConnectionTables {
         let v4 = Map::<u32, BucketV4>::open(directory, "CONNTRACK_V4")?;
         let v6 = Map::<u32, BucketV6>::open(directory, "CONNTRACK_V6")?;
         let reals = Map::<u32, RealServer>::open(directory, "REALS")?;
+        let snat_addresses = Map::<u32, Addr>::open(directory, "SNAT_ADDRESSES")?;
         // The entries of maps that are reused lie where the old seed put them.
         let seed = match services.settings().seed {
             seed if seed == Seed::default() => random_seed()?,
@@ -92,6 +94,9 @@ impl ConnectionTables {
             reals: reals
                 .memory()
                 .context("cannot read the real servers as memory")?,
+            snat_addresses: snat_addresses
+                .memory()
+                .context("cannot read the source addresses as memory")?,
             loads: Loads::open(directory)?,
             ends: Mutex::new(()),
         };

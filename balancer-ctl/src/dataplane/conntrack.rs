@@ -9,11 +9,11 @@ use std::{
 
 use aya::Pod;
 use balancer_common::{
-    addr::Address,
+    addr::{Addr, Address},
     conntrack::{Bucket, REFRESH_JIFFIES, Timeouts, WAYS, Word, is_older},
     persistence::{RunningClient, Stickiness},
     real_server::RealServer,
-    tcp,
+    snat, tcp,
 };
 
 use super::{
@@ -36,6 +36,8 @@ pub struct Conntrack {
     pub v6: EntryTable<[u32; 4]>,
     /// Real servers by real id.
     pub reals: MappedMemory<RealServer>,
+    /// The source addresses of connections with full NAT, by [`snat::index`].
+    pub snat_addresses: MappedMemory<Addr>,
     /// Their loads.
     pub loads: Loads,
     /// Held while a connection is ended: one thread at a time does that.
@@ -158,12 +160,13 @@ impl Conntrack {
         Bucket<A>: Pod,
     {
         let real = self.reals.read(usize::from(one.entry.real))?;
-        let server = if one.entry.word.is_original() {
-            real.address
-        } else {
-            real.vip
-        };
-        table.partner(one, A::narrow(server))
+        table.partner(one, &real, self.snat_address(one.entry.word))
+    }
+
+    /// The source address of a connection with full NAT.
+    pub fn snat_address<A: Address>(&self, word: Word) -> A {
+        let index = snat::index::<A>(word.snat_address());
+        A::narrow(self.snat_addresses.read(index as usize).unwrap_or_default())
     }
 
     /// Ends the expired connections in these buckets of a family's table, and counts the others in `result`.

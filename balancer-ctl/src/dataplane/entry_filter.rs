@@ -26,7 +26,8 @@ pub struct EntryFilter<A> {
     protocol: Option<u32>,
     /// By real id.
     reals: Option<Vec<bool>>,
-    real_port: Option<u16>,
+    /// The real server's port, and by real id the one that it has.
+    real_port: Option<(u16, Vec<u16>)>,
     state: Option<u8>,
 }
 
@@ -83,7 +84,11 @@ impl<A: Address> EntryFilter<A> {
                 (service.address.ip(), (port != 0).then_some(port))
             }))?,
             protocol: service.map(|service| u32::from(service.protocol.number())),
-            real_port: real.and_then(|(_, port)| port),
+            real_port: real.and_then(|(_, port)| port).map(|port| {
+                let ids = 0..reals.count();
+                let port_of = |id| reals.read(id).map_or(0, |row| row.port);
+                (port, ids.map(port_of).collect())
+            }),
             reals: real.map(|(address, _)| {
                 let ids = 0..reals.count();
                 let is_it = |id| reals.read(id).is_some_and(|row| address.is(&row.address));
@@ -118,6 +123,11 @@ impl<A: Address> EntryFilter<A> {
                 ip == address && wanted.is_none_or(|wanted| wanted == port)
             })
         };
+        // Where a real server has every port, packets keep theirs.
+        let has_port = |(port, ports): &(u16, Vec<u16>)| match ports.get(usize::from(entry.real)) {
+            None | Some(0) => *port == entry.ports.destination(),
+            Some(own) => port == own,
+        };
         let is_real = |reals: &Vec<bool>| reals.get(usize::from(entry.real)).is_some_and(|is| *is);
         self.state.is_none_or(|state| state == entry.word.state())
             && self
@@ -128,7 +138,7 @@ impl<A: Address> EntryFilter<A> {
             && self
                 .protocol
                 .is_none_or(|protocol| protocol == entry.word.protocol())
-            && self.real_port.is_none_or(|port| port == entry.port)
+            && self.real_port.as_ref().is_none_or(has_port)
             && self.reals.as_ref().is_none_or(is_real)
     }
 }

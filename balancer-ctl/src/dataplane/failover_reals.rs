@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Context;
-use balancer_common::{failover::FailoverReal, real_server::state};
+use balancer_common::{conntrack::forwarding, failover::FailoverReal, real_server::state};
 use nix::time::{ClockId, clock_gettime};
 
 use super::{
@@ -114,8 +114,12 @@ fn wanted(tables: &Tables, vips: &BTreeMap<IpAddr, u64>) -> HashMap<ServiceKey, 
     let services: HashMap<_, _> = services.map(|(key, row)| (row.service.id, key)).collect();
     let mut wanted = HashMap::<ServiceKey, Option<(&ServiceKey, FailoverReal)>>::new();
     let reals = (0_u32..).zip(&tables.reals);
-    let reals =
-        reals.filter(|(_, real)| real.state != state::FREE && !state::is_removed(real.state));
+    // Answers by full NAT come to this host's own addresses.
+    let reals = reals.filter(|(_, real)| {
+        real.state != state::FREE
+            && !state::is_removed(real.state)
+            && real.forwarding != forwarding::FULL_NAT
+    });
     for (id, real) in reals {
         let Some(service) = services.get(&real.service) else {
             continue;

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::RangeInclusive,
     os::fd::{AsFd, BorrowedFd},
     path::Path,
     time::{Duration, Instant},
@@ -218,6 +219,15 @@ impl Interfaces {
     /// The kernel refused a query then.
     pub fn last_host_check(&self) -> anyhow::Result<()> {
         self.last_host_check.get()
+    }
+
+    /// Leaves the host's own sockets that name no port these ones, or what they have.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn leave_local_ports(&mut self, ports: Option<RangeInclusive<u16>>) -> anyhow::Result<()> {
+        let links: Vec<_> = self.links().cloned().collect();
+        self.host.leave_local_ports(ports, &links)
     }
 
     /// Prepares the host and the maps for these interfaces beside the present ones, and calls `attach`.

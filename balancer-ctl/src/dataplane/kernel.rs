@@ -41,15 +41,16 @@ use super::{
     renewal,
     route_versions::RouteVersionTable,
     services::ServiceTables,
+    snat,
     watch::WatchThread,
 };
 pub use super::{detach::detach, packet_log::PacketLog};
 use crate::{
-    dataplane::plan::tables::TableChange,
+    dataplane::plan::{sources::SourceAddresses, tables::TableChange},
     model::{DataplaneSettings, ServiceKey, StrayReplies},
     netlink::{
         Netlink,
-        address::Networks,
+        address::{self, Networks},
         local::LocalAddresses,
         monitor::{self, NetlinkChanges},
     },
@@ -90,6 +91,8 @@ pub struct KernelDataplane {
     watch: WatchThread,
     /// `None` where the tracepoint for failed redirects is missing.
     redirects: Option<RedirectErrors>,
+    /// What is wrong with the source addresses of connections with full NAT: a sentence each.
+    source_warnings: Vec<String>,
     /// Warnings from the start.
     notes: Vec<String>,
     _packet_log: Option<packet_log::LogReader>,
@@ -110,6 +113,9 @@ impl KernelDataplane {
     }
 
     fn reconcile(&mut self, services: &[Service]) -> anyhow::Result<()> {
+        let may_have = services.iter().any(Service::may_have_full_nat);
+        let ports = may_have.then(|| self.configured.snat_ports.left_to_host());
+        self.interfaces.leave_local_ports(ports)?;
         let changes = self.services.reconcile(services, &mut self.connections)?;
         if changes.iter().any(is_about_persistence)
             && let Err(error) = self.follow_persistence()
@@ -171,7 +177,7 @@ impl KernelDataplane {
         write_settings(&self.services, self.tick, settings)?;
         self.configured = settings.clone();
         self.connections.schedule_sweep();
-        Ok(())
+        self.follow_sources()
     }
 
     /// Attaches the program to the interfaces of `settings` and detaches it from all others; after an error all is as
@@ -245,9 +251,37 @@ impl KernelDataplane {
         self.host_addresses.refresh(&mut self.netlink)?;
         let networks = Networks::read(&mut self.netlink)
             .context("cannot list the addresses of the interfaces")?;
+        self.follow_sources()?;
         self.services
             .set_networks(networks, &mut self.connections)?;
         self.addresses_changed = false;
+        Ok(())
+    }
+
+    /// After a change of this host's addresses, of routes to real servers or of the settings: which addresses connections with full NAT have
+    /// towards which real server.
+    fn follow_sources(&mut self) -> anyhow::Result<()> {
+        let addresses = address::list(&mut self.netlink)
+            .context("cannot list the addresses of the interfaces")?;
+        let tables = self.services.tables()?;
+        let vips: BTreeSet<_> = tables.services.keys().map(|key| key.address.ip()).collect();
+        let known = self.neighbours.targets();
+        let of_interfaces = known.iter().filter_map(|(real, target)| {
+            Some((*real, snat::of_interface(&addresses, &vips, *target)?))
+        });
+        let of_interfaces = of_interfaces.collect();
+        let sources = SourceAddresses {
+            configured: self.configured.snat_addresses.iter().copied().collect(),
+            known: known.keys().copied().collect(),
+            of_interfaces,
+        };
+        let left = self.services.set_sources(sources, &mut self.connections)?;
+        let missing = self
+            .configured
+            .snat_addresses
+            .iter()
+            .filter(|wanted| !addresses.iter().any(|one| one.address == **wanted));
+        self.source_warnings = snat::warnings(missing, &left);
         Ok(())
     }
 
@@ -285,7 +319,8 @@ impl KernelDataplane {
         self.neighbours
             .find_obstacles(&self.interfaces, &self.configured.interfaces);
         let routed = self.neighbours.routed();
-        self.services.set_routed(routed, &mut self.connections)
+        self.services.set_routed(routed, &mut self.connections)?;
+        self.follow_sources()
     }
 
     fn maintain_connections(&mut self) -> anyhow::Result<()> {
@@ -346,6 +381,7 @@ impl KernelDataplane {
         let mut warnings = self.notes.clone();
         warnings.extend(found);
         warnings.extend(self.neighbours.warnings().iter().cloned());
+        warnings.extend(self.source_warnings.iter().cloned());
         if let Some(redirects) = &mut self.redirects {
             redirects.read(clock::now())?;
             let reasons = redirects.reasons(clock::now(), |index| self.interfaces.name(index));
@@ -395,10 +431,12 @@ fn write_settings(
     let timeouts = tick.timeouts(&settings.timeouts);
     let pending = tick.jiffies(PENDING_TIME);
     let answers = settings.stray_replies == StrayReplies::Reset;
+    let snat_ports = settings.snat_ports.into();
     services.update_settings(|settings| {
         settings.timeouts = timeouts;
         settings.pending = pending;
         settings.answer_stray_replies = u32::from(answers);
+        settings.snat_ports = snat_ports;
     })
 }
 

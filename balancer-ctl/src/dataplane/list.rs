@@ -199,7 +199,14 @@ impl Lister {
                 address: socket(entry.destination, entry.ports.destination()),
             },
             client: socket(entry.source, entry.ports.source()),
-            real: SocketAddr::new(IpAddr::from(real.address), u16::from_be(entry.port)),
+            real: SocketAddr::new(
+                IpAddr::from(real.address),
+                u16::from_be(real.port_of(entry.ports.destination())),
+            ),
+            source: entry.word.is_full_nat().then(|| {
+                let address: A = self.conntrack.snat_address(entry.word);
+                socket(address, entry.port)
+            }),
             state: State::from_number(entry.word.state())?,
             expires_in: self.tick.duration(left),
         })

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use balancer_common::{
+    addr::Addr,
     filter::{RateLimit, Rule, RulePrefix},
     persistence::{MemberKey, Stickiness},
     real_server::RealServer,
@@ -25,6 +26,7 @@ pub struct Maps {
     pub addresses: Map<u32, u64>,
     pub reals: Map<u32, RealServer>,
     pub real_ports: ServiceKeyMaps<u32>,
+    pub snat_addresses: Map<u32, Addr>,
     /// Four slots a word.
     pub rings: MappedMemory<u64>,
     pub loads: Loads,
@@ -50,6 +52,7 @@ impl Maps {
             addresses: Map::open(directory, "ADDRESSES")?,
             reals: Map::open(directory, "REALS")?,
             real_ports: ServiceKeyMaps::open(directory, "REAL_PORTS")?,
+            snat_addresses: Map::open(directory, "SNAT_ADDRESSES")?,
             rings: Map::<u32, u64>::open(directory, "RINGS")?
                 .memory()
                 .context("cannot read the rings as memory")?,

@@ -168,6 +168,11 @@ impl Neighbours {
         Ok(())
     }
 
+    /// Where packets to real servers go, as far as known.
+    pub const fn targets(&self) -> &BTreeMap<IpAddr, RouteTarget> {
+        self.manager.targets()
+    }
+
     /// Real servers that packets reach by a gateway.
     pub fn routed(&self) -> BTreeSet<IpAddr> {
         routed(self.manager.targets())

@@ -29,7 +29,7 @@ use crate::os::{
 };
 
 /// Maps that are pinned: all of the packet program's, except its log and its constants.
-pub const MAPS: [&str; 39] = [
+pub const MAPS: [&str; 41] = [
     "SETTINGS",
     "PROGRAMS",
     "INTERFACES",
@@ -52,6 +52,8 @@ pub const MAPS: [&str; 39] = [
     "PERSISTENCE",
     "PERSISTENCE_UDP",
     "PENDING",
+    "SNAT_ADDRESSES",
+    "SNAT_COUNTERS",
     "FILTER_RULES",
     "FILTER_COUNTS",
     "RATE_LIMITS",

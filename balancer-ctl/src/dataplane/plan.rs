@@ -10,6 +10,7 @@ pub mod affinity;
 pub mod filter;
 pub mod ring_space;
 mod service;
+pub mod sources;
 pub mod tables;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -96,16 +97,17 @@ pub fn plan(desired: &[Service], observed: &Tables) -> Result<Vec<TableChange>, 
     Ok(planner.finish(&desired))
 }
 
-/// The changes after this host's networks have changed: each real server's network mask.
+/// The changes after this host's networks or addresses have changed: what each real server has of them.
 #[must_use]
-pub fn plan_network_masks(observed: &Tables) -> Vec<TableChange> {
+pub fn plan_host_changes(observed: &Tables) -> Vec<TableChange> {
     let reals = (0_u32..).zip(&observed.reals);
     reals
         .filter(|(_, real)| real.state != state::FREE)
         .filter_map(|(id, real)| {
-            let network_mask = observed.network_mask(real.address.into());
+            let address = real.address.into();
             let real = RealServer {
-                network_mask,
+                network_mask: observed.network_mask(address),
+                snat_addresses: observed.sources.places_of(address, real.snat_addresses),
                 ..*real
             };
             (real != observed.reals[id as usize]).then_some(TableChange::SetReal { id, real })

@@ -7,7 +7,9 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use balancer_common::{real_server::state, settings::Settings, stats::RealStats, verdict::Discard};
+use balancer_common::{
+    addr::Addr, real_server::state, settings::Settings, stats::RealStats, verdict::Discard,
+};
 
 use super::{
     Counters, RealSnapshot, Service, ServiceSnapshot, Snapshot, apply, jiffies::Tick, maps::Maps,
@@ -17,6 +19,7 @@ use crate::{
     dataplane::plan::{
         self, CapacityError,
         filter::rule_of,
+        sources::SourceAddresses,
         tables::{FilterRow, TableChange, Tables, address_of},
     },
     model::{Filter, ServiceKey, filter::FilterRule},
@@ -41,6 +44,8 @@ pub struct ServiceTables {
     networks: Networks,
     /// Real servers that packets reach by a gateway.
     routed: BTreeSet<IpAddr>,
+    /// Which source addresses connections with full NAT may have.
+    sources: SourceAddresses,
 }
 
 impl ServiceTables {
@@ -59,6 +64,7 @@ impl ServiceTables {
             tables: Some(tables),
             networks: Networks::default(),
             routed: BTreeSet::new(),
+            sources: SourceAddresses::default(),
         })
     }
 
@@ -84,11 +90,15 @@ impl ServiceTables {
     pub fn tables(&mut self) -> anyhow::Result<&mut Tables> {
         let tables = match self.tables.take() {
             Some(tables) => tables,
-            None => Tables {
-                networks: self.networks.clone(),
-                routed: self.routed.clone(),
-                ..apply::observe(&self.maps, &self.settings, self.tick)?
-            },
+            None => {
+                let mut tables = Tables {
+                    networks: self.networks.clone(),
+                    routed: self.routed.clone(),
+                    ..apply::observe(&self.maps, &self.settings, self.tick)?
+                };
+                tables.sources.wanted = self.sources.clone();
+                tables
+            }
         };
         Ok(self.tables.insert(tables))
     }
@@ -145,7 +155,7 @@ impl ServiceTables {
         self.networks.clone_from(&networks);
         let tables = self.tables()?;
         tables.networks = networks;
-        let changes = plan::plan_network_masks(tables);
+        let changes = plan::plan_host_changes(tables);
         self.apply_changes(&changes, before)?;
         Ok(())
     }
@@ -165,9 +175,34 @@ impl ServiceTables {
             return Ok(());
         }
         tables.routed = routed;
-        let changes = plan::plan_network_masks(tables);
+        let changes = plan::plan_host_changes(tables);
         self.apply_changes(&changes, before)?;
         Ok(())
+    }
+
+    /// Sets which source addresses connections with full NAT may have, and updates the real servers. Returns those that there is no place for.
+    ///
+    /// # Errors
+    /// The kernel refused a call.
+    pub fn set_sources(
+        &mut self,
+        sources: SourceAddresses,
+        before: &mut impl BeforeChange,
+    ) -> anyhow::Result<Vec<IpAddr>> {
+        self.sources.clone_from(&sources);
+        let tables = self.tables()?;
+        tables.sources.wanted = sources;
+        let placed = tables.sources.place();
+        let left = tables.sources.without_place();
+        let changes = plan::plan_host_changes(tables);
+        for (index, address) in placed {
+            self.maps
+                .snat_addresses
+                .set(&index, &Addr::from(address))
+                .context("cannot write a source address")?;
+        }
+        self.apply_changes(&changes, before)?;
+        Ok(left)
     }
 
     /// The addresses of all real servers, including removed ones that still have connections.

@@ -14,6 +14,7 @@ use balancer_common::{
     addr::Address,
     conntrack::{Bucket, ConntrackEntry, FlowKey, Ports, WAYS, Word},
     flow_hash::{Seed, buckets_of},
+    real_server::RealServer,
 };
 
 use super::mapped_memory::MappedMemory;
@@ -111,11 +112,16 @@ where
             .flat_map(|bucket| self.slots(bucket as usize..bucket as usize + 1))
     }
 
-    /// The other entry of a connection. `server` is the real server's address for an original entry, the VIP for a
-    /// reply entry.
-    pub fn partner(&self, one: &EntrySnapshot<'_, A>, server: A) -> Option<EntrySnapshot<'_, A>> {
+    /// The other entry of a connection, whose real server is `real`. `snat_address` stands in `SNAT_ADDRESSES` where the entry says; it has
+    /// no meaning without full NAT.
+    pub fn partner(
+        &self,
+        one: &EntrySnapshot<'_, A>,
+        real: &RealServer,
+        snat_address: A,
+    ) -> Option<EntrySnapshot<'_, A>> {
         let word = one.entry.word;
-        let key = one.entry.other_key(server, word);
+        let key = one.entry.other_key(real, snat_address, word);
         // Twice: an entry that moves from its second bucket to its first during the look-up is missed once.
         (0..2).find_map(|_| {
             self.candidate_slots(&key).find_map(|slot| {
@@ -247,7 +253,7 @@ impl<A: Address> EntrySnapshot<'_, A> {
 
 #[cfg(test)]
 mod tests {
-    use balancer_common::{conntrack::TAKEN, direction};
+    use balancer_common::{addr::Addr, conntrack::TAKEN, direction};
 
     use super::*;
 
@@ -288,6 +294,10 @@ mod tests {
     fn the_two_entries_of_a_connection_find_each_other() {
         let table = EntryTable::<u32>::new(MappedMemory::anonymous(64).unwrap(), SEED);
         let real = 7;
+        let row = RealServer {
+            address: Addr::from_v4(real),
+            ..RealServer::default()
+        };
         put(&table, key(5), direction::ORIGINAL, 3);
         let reply = FlowKey {
             source: real,
@@ -296,13 +306,13 @@ mod tests {
             protocol: 6,
         };
         let original = table.slots(0..64).find_map(EntrySlot::read).unwrap();
-        assert!(table.partner(&original, real).is_none());
+        assert!(table.partner(&original, &row, 0).is_none());
         // Entries of another real server or of the same direction do not belong to this connection.
         put(&table, reply, direction::REPLY, 4);
         put(&table, reply, direction::ORIGINAL, 3);
-        assert!(table.partner(&original, real).is_none());
+        assert!(table.partner(&original, &row, 0).is_none());
         put(&table, reply, direction::REPLY, 3);
-        let other = table.partner(&original, real).unwrap();
+        let other = table.partner(&original, &row, 0).unwrap();
         assert_eq!(other.entry.key(other.entry.word), reply);
         assert_eq!(
             (other.entry.real, other.entry.word.direction()),

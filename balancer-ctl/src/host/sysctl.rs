@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeMap,
     fs, io,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
 };
 
@@ -35,6 +36,9 @@ const FOR_ALL_INTERFACES: (&str, &str) = ("net/ipv4/conf/all/send_redirects", "0
 /// The setting of an interface that decides whether it takes router advertisements.
 const ADVERTISEMENTS: (&str, &str) = ("net/ipv6/conf", "accept_ra");
 
+/// The ports from which the kernel chooses for sockets that name none: `FIRST LAST`, of both families.
+const LOCAL_PORTS: &str = "net/ipv4/ip_local_port_range";
+
 /// The settings changed so far.
 #[derive(Debug)]
 pub struct Sysctls {
@@ -45,6 +49,8 @@ pub struct Sysctls {
     noted_namespace: Option<String>,
     /// The host's own values, by path under /proc/sys.
     original_values: BTreeMap<String, String>,
+    /// What [`LOCAL_PORTS`] is to be; `None` = the host's value.
+    local_ports: Option<RangeInclusive<u16>>,
 }
 
 impl Sysctls {
@@ -61,7 +67,12 @@ impl Sysctls {
     fn at(root: &Path, note: BootNote, namespace: Namespace) -> anyhow::Result<Self> {
         let (written_in, mut found) = parse_note(&note.read()?).unwrap_or_default();
         found.retain(|path, value| {
-            let is_own = is_own(path) && value.parse::<i32>().is_ok();
+            let numbers = if path == LOCAL_PORTS { 2 } else { 1 };
+            let is_own = is_own(path)
+                && value.split_whitespace().count() == numbers
+                && value
+                    .split_whitespace()
+                    .all(|number| number.parse::<i32>().is_ok());
             if !is_own {
                 tracing::warn!(
                     "the note {note} names `{}`, which balancerd never sets: it is left as it is",
@@ -71,12 +82,17 @@ impl Sysctls {
             is_own
         });
         let is_here = written_in == namespace.to_string();
+        // What an earlier daemon left stays until this one knows what it needs.
+        let local_ports = (is_here && found.contains_key(LOCAL_PORTS))
+            .then(|| parse_ports(&fs::read_to_string(root.join(LOCAL_PORTS)).ok()?))
+            .flatten();
         Ok(Self {
             root: root.to_path_buf(),
             note,
             namespace,
             noted_namespace: (!is_here && !found.is_empty()).then_some(written_in),
             original_values: if is_here { found } else { BTreeMap::new() },
+            local_ports,
         })
     }
 
@@ -91,15 +107,30 @@ impl Sysctls {
         Namespace::find_file(self.noted_namespace.as_ref()?, &self.namespace)
     }
 
+    /// What [`Self::set`] leaves the host's own sockets that name no port; `None` = what they have. Returns what it was before.
+    pub fn leave_local_ports(
+        &mut self,
+        ports: Option<RangeInclusive<u16>>,
+    ) -> Option<RangeInclusive<u16>> {
+        std::mem::replace(&mut self.local_ports, ports)
+    }
+
     /// Sets what these interfaces need, and restores what others no longer need.
     ///
     /// # Errors
     /// A value cannot be written or noted.
     pub fn set<'a>(&mut self, interfaces: impl Iterator<Item = &'a str>) -> anyhow::Result<()> {
-        let mut wanted = BTreeMap::from([(FOR_ALL_INTERFACES.0.to_owned(), FOR_ALL_INTERFACES.1)]);
+        let mut wanted = BTreeMap::from([(
+            FOR_ALL_INTERFACES.0.to_owned(),
+            FOR_ALL_INTERFACES.1.to_owned(),
+        )]);
+        if let Some(ports) = &self.local_ports {
+            let range = format!("{}\t{}", ports.start(), ports.end());
+            wanted.insert(LOCAL_PORTS.to_owned(), range);
+        }
         for interface in interfaces {
             for (directory, name, value) in PER_INTERFACE {
-                wanted.insert(format!("{directory}/{interface}/{name}"), value);
+                wanted.insert(format!("{directory}/{interface}/{name}"), value.to_owned());
             }
             // An interface that forwards ignores router advertisements unless this is 2.
             let (directory, name) = ADVERTISEMENTS;
@@ -108,7 +139,7 @@ impl Sysctls {
                 .read(&advertisements)?
                 .is_some_and(|value| value != "0");
             if accepted || self.original_values.contains_key(&advertisements) {
-                wanted.insert(advertisements, "2");
+                wanted.insert(advertisements, "2".to_owned());
             }
         }
         let mut unwanted = Vec::new();
@@ -130,7 +161,7 @@ impl Sysctls {
         }
         self.write_note()?;
         for (path, value) in changes {
-            self.write(&path, value)?;
+            self.write(&path, &value)?;
         }
         for (path, value) in unwanted {
             self.write_if_present(&path, &value)?;
@@ -179,6 +210,12 @@ impl Sysctls {
     }
 }
 
+/// The ports of [`LOCAL_PORTS`]' text.
+fn parse_ports(text: &str) -> Option<RangeInclusive<u16>> {
+    let (first, last) = text.trim().split_once('\t')?;
+    Some(first.parse().ok()?..=last.parse().ok()?)
+}
+
 /// Whether the daemon itself sets this, a path under /proc/sys: what a note says is written there.
 fn is_own(path: &str) -> bool {
     let of_interface = PER_INTERFACE.map(|(directory, name, _)| (directory, name));
@@ -191,7 +228,7 @@ fn is_own(path: &str) -> bool {
     let is_one = |interface: &str| {
         !interface.contains('/') && !["", ".", "..", "all", "default"].contains(&interface)
     };
-    path == FOR_ALL_INTERFACES.0 || interfaces.any(is_one)
+    path == FOR_ALL_INTERFACES.0 || path == LOCAL_PORTS || interfaces.any(is_one)
 }
 
 /// The text of a note of values that were found in a namespace; empty if there are none.

@@ -170,7 +170,8 @@ fn reals(before: &[RealServer], service: &VirtualService, events: &mut Vec<Event
     for real in &service.reals {
         match find(before, real.address) {
             None => {
-                let mut message = format!("weight {}, {}", real.weight, real.forwarding.name());
+                let forwarding = real.forwarding.unwrap_or(service.forwarding);
+                let mut message = format!("weight {}, {}", real.weight, forwarding.name());
                 if real.backup {
                     message.push_str(", backup");
                 }

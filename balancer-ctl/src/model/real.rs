@@ -23,8 +23,8 @@ pub struct RealServer {
     pub address: SocketAddr,
     /// Share of new connections, `0..=MAX_WEIGHT`; 0 = draining.
     pub weight: u32,
-    /// How packets reach it.
-    pub forwarding: ForwardMethod,
+    /// How packets reach it; `None` = as its service says.
+    pub forwarding: Option<ForwardMethod>,
     /// Connections at which it takes no new ones, `0..=MAX_THRESHOLD`; 0 = no limit.
     pub upper: u32,
     /// Connections below which it takes new ones again; 0 = three quarters of `upper`.
@@ -50,7 +50,7 @@ pub struct RealSettings {
         deserialize_with = "number_up_to::<MAX_WEIGHT, _>"
     )]
     pub weight: Option<u32>,
-    /// Forward by destination NAT, replies come back through the balancer (default)
+    /// Forward by destination NAT, replies come back through the balancer (default, unless the service says otherwise)
     #[arg(
         short = 'm',
         long = "nat",
@@ -113,7 +113,11 @@ pub const REAL_KEYS: [Key; 7] = [
         "its share of new connections, 0 to 65535; 0 = it gets none and keeps those it has",
         "1",
     ),
-    key("forwarding", "how packets reach it: `nat`", "`nat`"),
+    key(
+        "forwarding",
+        "how packets reach it: `nat`, or `full-nat`, where clients have an address of the balancer to it",
+        "the service's",
+    ),
     key(
         "upper",
         "connections, active and inactive (a flood of forged SYNs fills it for a minute), at which it gets no new ones, 0 to 16777216; 0 = no limit",
@@ -143,7 +147,7 @@ impl RealServer {
         Self {
             address,
             weight: DEFAULT_WEIGHT,
-            forwarding: ForwardMethod::default(),
+            forwarding: None,
             upper: 0,
             lower: 0,
             backup: false,
@@ -163,7 +167,7 @@ impl RealServer {
             state,
         } = settings;
         self.weight = weight.unwrap_or(self.weight);
-        self.forwarding = forwarding.unwrap_or(self.forwarding);
+        self.forwarding = forwarding.or(self.forwarding);
         self.upper = upper.unwrap_or(self.upper);
         self.lower = lower.unwrap_or(self.lower);
         self.backup = backup.unwrap_or(self.backup);
@@ -185,7 +189,7 @@ impl RealServer {
         } = self;
         RealSettings {
             weight: Some(*weight),
-            forwarding: Some(*forwarding),
+            forwarding: *forwarding,
             upper: Some(*upper),
             lower: Some(*lower),
             backup: Some(*backup),

@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Backups, Check, Filter, HashKey, HealthPolicy, NoReal, OnDown, Persistence,
-    PersistenceSettings, RealServer, Scheduler, ServiceKey,
+    Backups, Check, Filter, ForwardMethod, Hairpin, HashKey, HealthPolicy, NoReal, OnDown,
+    Persistence, PersistenceSettings, RealServer, Scheduler, ServiceKey,
     argument::{named, number, time},
     duration,
     filter::{self, Prefixes, RateSetting},
@@ -33,6 +33,10 @@ pub struct VirtualService {
     pub persistence: Option<Persistence>,
     /// What a client gets while no real server takes new connections.
     pub no_real: NoReal,
+    /// How packets reach those of its real servers that have no method of their own.
+    pub forwarding: ForwardMethod,
+    /// What becomes of clients whom their real server would answer past the balancer.
+    pub hairpin: Hairpin,
     /// How its real servers are probed: all checks must pass. Empty = they count as up.
     pub checks: Vec<Check>,
     /// How it reacts to the results of its checks.
@@ -75,6 +79,14 @@ pub struct ServiceSettings<C = Vec<Check>> {
     #[arg(long, value_name = "ANSWER", value_parser = named::<NoReal>, display_order = 7)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_real: Option<NoReal>,
+    /// How packets reach its reals, unless these have their own: nat, full-nat [default of a new service: nat]
+    #[arg(long, value_name = "METHOD", value_parser = named::<ForwardMethod>)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forwarding: Option<ForwardMethod>,
+    /// Clients that a real would answer past the balancer: full-nat, refuse [default of a new service: full-nat]
+    #[arg(long, value_name = "ANSWER", value_parser = named::<Hairpin>)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hairpin: Option<Hairpin>,
     /// Connections of a real that went down: keep, reset, 'reset-after TIME' [default of a new service: reset]
     #[arg(long, value_name = "WHEN")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -130,11 +142,13 @@ pub struct ServiceSettings<C = Vec<Check>> {
 }
 
 /// The settings that are single values; the persistence and the checks have a reader and a writer of their own.
-pub const SERVICE_SETTINGS: [Setting<ServiceSettings>; 12] = [
+pub const SERVICE_SETTINGS: [Setting<ServiceSettings>; 14] = [
     setting!("name", name),
     setting!("scheduler", scheduler),
     setting!("hash", hash),
     setting!("no-real", no_real),
+    setting!("forwarding", forwarding),
+    setting!("hairpin", hairpin),
     setting!("on-down", on_down),
     setting!("slow-start", slow_start),
     setting!("quorum", quorum, 1..=MAX_QUORUM),
@@ -146,7 +160,7 @@ pub const SERVICE_SETTINGS: [Setting<ServiceSettings>; 12] = [
 ];
 
 /// All keys of `[[service]]`, as messages and the manual list them.
-pub const SERVICE_KEYS: [Key; 17] = [
+pub const SERVICE_KEYS: [Key; 19] = [
     key(
         "name",
         "a name for the service: a letter, then up to 62 letters, digits, `.`, `_` or `-`",
@@ -177,6 +191,16 @@ pub const SERVICE_KEYS: [Key; 17] = [
         "no-real",
         "what a client gets while no real server takes connections: `reject` (TCP reset, ICMP port unreachable) or `drop`",
         "`reject`",
+    ),
+    key(
+        "forwarding",
+        "how packets reach real servers that have no `forwarding` of their own: `nat` or `full-nat`",
+        "`nat`",
+    ),
+    key(
+        "hairpin",
+        "clients whom their real server would answer past the balancer (those in its network, and itself): `full-nat` serves them so, `refuse` resets them",
+        "`full-nat`",
     ),
     key(
         "check",
@@ -241,6 +265,8 @@ impl VirtualService {
             hash: None,
             persistence: None,
             no_real: NoReal::default(),
+            forwarding: ForwardMethod::default(),
+            hairpin: Hairpin::default(),
             checks: Vec::new(),
             health: HealthPolicy::default(),
             filter: Filter::default(),
@@ -263,6 +289,8 @@ impl VirtualService {
             hash,
             persistence,
             no_real,
+            forwarding,
+            hairpin,
             on_down,
             slow_start,
             quorum,
@@ -284,6 +312,8 @@ impl VirtualService {
             self.persistence = settings.applied(self.persistence.take(), vip);
         }
         self.no_real = no_real.unwrap_or(self.no_real);
+        self.forwarding = forwarding.unwrap_or(self.forwarding);
+        self.hairpin = hairpin.unwrap_or(self.hairpin);
         health.on_down = on_down.unwrap_or(health.on_down);
         health.slow_start = slow_start.unwrap_or(health.slow_start);
         health.quorum = quorum.unwrap_or(health.quorum);
@@ -313,6 +343,8 @@ impl VirtualService {
             hash,
             persistence,
             no_real,
+            forwarding,
+            hairpin,
             checks,
             health,
             filter,
@@ -333,6 +365,8 @@ impl VirtualService {
             hash: *hash,
             persistence: persistence.as_ref().map(Persistence::settings),
             no_real: Some(*no_real),
+            forwarding: Some(*forwarding),
+            hairpin: Some(*hairpin),
             on_down: Some(on_down),
             slow_start: Some(slow_start),
             quorum: Some(quorum),
@@ -355,6 +389,8 @@ impl VirtualService {
             hash,
             persistence,
             no_real,
+            forwarding,
+            hairpin,
             checks,
             health,
             filter,
@@ -368,6 +404,8 @@ impl VirtualService {
             hash,
             persistence,
             no_real,
+            forwarding,
+            hairpin,
             checks,
             health,
             filter,
@@ -378,6 +416,8 @@ impl VirtualService {
             &other.hash,
             &other.persistence,
             &other.no_real,
+            &other.forwarding,
+            &other.hairpin,
             &other.checks,
             &other.health,
             &other.filter,
@@ -432,6 +472,8 @@ impl<C> ServiceSettings<C> {
             hash,
             persistence,
             no_real,
+            forwarding,
+            hairpin,
             on_down,
             slow_start,
             quorum,
@@ -448,6 +490,8 @@ impl<C> ServiceSettings<C> {
             hash,
             persistence,
             no_real,
+            forwarding,
+            hairpin,
             on_down,
             slow_start,
             quorum,

@@ -17,8 +17,8 @@ pub use self::{
 };
 pub use crate::model::event::EventKind;
 use crate::model::{
-    self, AdminState, Backups, ForwardMethod, HashKey, NoReal, OnDown, PersistenceDrain, Protocol,
-    Scheduler, VirtualService,
+    self, AdminState, Backups, ForwardMethod, Hairpin, HashKey, NoReal, OnDown, PersistenceDrain,
+    Protocol, Scheduler, VirtualService,
     check::keys,
     counters::Counters,
     duration, filter,
@@ -55,6 +55,12 @@ pub struct Service {
     pub persistence_entries: Option<u64>,
     /// What a client gets while no real server takes new connections.
     pub no_real: NoReal,
+    /// How packets reach those of its real servers that have no method of their own.
+    #[serde(default)]
+    pub forwarding: ForwardMethod,
+    /// What becomes of clients whom their real server would answer past the balancer.
+    #[serde(default)]
+    pub hairpin: Hairpin,
     /// Its checks, in the file's keys.
     pub check: Vec<serde_json::Value>,
     /// What becomes of the connections of a real server that went down, as in the file.
@@ -119,6 +125,8 @@ impl Service {
             persistence: service.persistence.as_ref().map(Persistence::from),
             persistence_entries: service.persistence.is_some().then_some(0),
             no_real: service.no_real,
+            forwarding: service.forwarding,
+            hairpin: service.hairpin,
             check: service.checks.iter().map(keys::json).collect(),
             on_down: service.health.on_down,
             slow_start: duration::exact(service.health.slow_start),
@@ -370,6 +378,9 @@ pub struct Connection {
     pub virtual_address: SocketAddr,
     /// The real server's address and port.
     pub real: SocketAddr,
+    /// Of full NAT: the balancer's address and port towards the real server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<SocketAddr>,
 }
 
 /// A connection's state by its name.

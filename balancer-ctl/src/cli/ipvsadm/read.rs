@@ -9,7 +9,7 @@ use std::{
 use crate::{
     api::{EditService, NewReal, NewService, WholeService},
     model::{
-        ForwardMethod, HashKey, PersistenceSettings, Protocol, RealSettings, Scheduler, ServiceKey,
+        HashKey, PersistenceSettings, Protocol, RealSettings, Scheduler, ServiceKey,
         address::{RealRef, service_address},
         argument::{named, number},
         limits::{MAX_THRESHOLD, MAX_TIMEOUT, MAX_WEIGHT},
@@ -188,7 +188,6 @@ impl Table {
             protocol: None,
             settings: RealSettings {
                 weight: Some(options.weight.unwrap_or(DEFAULT_WEIGHT)),
-                forwarding: Some(ForwardMethod::Nat),
                 upper: Some(options.upper.unwrap_or_default()),
                 lower: Some(options.lower.unwrap_or_default()),
                 ..RealSettings::default()

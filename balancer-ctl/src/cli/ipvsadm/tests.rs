@@ -16,7 +16,7 @@ fn told(services: &[VirtualService]) -> Vec<view::Service> {
             address: real.address,
             weight: real.weight,
             effective_weight: real.weight,
-            forwarding: real.forwarding,
+            forwarding: real.forwarding.unwrap_or(service.forwarding),
             upper: real.upper,
             lower: real.lower,
             backup: real.backup,
@@ -95,6 +95,7 @@ fn held(service: &VirtualService) -> VirtualService {
         });
     held.reals = service.reals.clone();
     for real in &mut held.reals {
+        real.forwarding = None;
         real.backup = false;
         real.state = AdminState::default();
     }

@@ -98,6 +98,16 @@ pub(in crate::config) const DATAPLANE: Keys = Keys {
             "`pass`",
         ),
         key(
+            "snat-addresses",
+            "addresses of this host that connections with full NAT have towards real servers, at most 8 of each family, as in `[\"192.168.0.1\"]`",
+            "that of the interface towards the real server",
+        ),
+        key(
+            "snat-ports",
+            "the ports that they have there, for each address, real server and port; while a service may use full NAT the host's own sockets get other ports (net.ipv4.ip_local_port_range)",
+            "`15000-65535`",
+        ),
+        key(
             "masquerade",
             "of a later version: only `false` is allowed",
             "`false`",

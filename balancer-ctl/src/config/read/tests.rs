@@ -10,8 +10,8 @@ mod vrrp;
 
 use super::*;
 use crate::model::{
-    AdminState, Backups, Filter, ForwardMethod, HashKey, HealthPolicy, NoReal, Notify, OnDown,
-    PeerSettings, Persistence, Scheduler,
+    AdminState, Backups, Filter, ForwardMethod, Hairpin, HashKey, HealthPolicy, NoReal, Notify,
+    OnDown, PeerSettings, Persistence, Scheduler,
     check::{
         AgentProbe, DnsProbe, Exchange, ExecProbe, GrpcProbe, HttpProbe, HttpVersion, Initial,
         Pattern, Probe, Source, Target, Timing, Tls,
@@ -112,6 +112,8 @@ sync = "active-pushes"
             max_connections_ipv6: 2048,
             max_persistence: 2000,
             stray_replies: StrayReplies::Reset,
+            snat_addresses: Vec::new(),
+            snat_ports: DEFAULT_SNAT_PORTS,
             timeouts: Timeouts {
                 tcp: Duration::from_secs(1200),
                 tcp_fin: Duration::from_secs(90),
@@ -129,6 +131,8 @@ sync = "active-pushes"
                     ..Persistence::default()
                 }),
                 no_real: NoReal::Drop,
+                forwarding: ForwardMethod::Nat,
+                hairpin: Hairpin::FullNat,
                 checks: vec![Check {
                     probe: Probe::Http(Box::default()),
                     target: Target {
@@ -149,7 +153,7 @@ sync = "active-pushes"
                     RealServer {
                         address: "192.168.0.2:8080".parse().unwrap(),
                         weight: 0,
-                        forwarding: ForwardMethod::Nat,
+                        forwarding: Some(ForwardMethod::Nat),
                         upper: 100,
                         lower: 80,
                         backup: false,
@@ -159,7 +163,7 @@ sync = "active-pushes"
                     RealServer {
                         address: "192.168.0.3:80".parse().unwrap(),
                         weight: 1,
-                        forwarding: ForwardMethod::Nat,
+                        forwarding: None,
                         upper: 0,
                         lower: 0,
                         backup: true,
@@ -184,6 +188,8 @@ sync = "active-pushes"
                 hash: None,
                 persistence: None,
                 no_real: NoReal::Reject,
+                forwarding: ForwardMethod::Nat,
+                hairpin: Hairpin::FullNat,
                 checks: Vec::new(),
                 health: HealthPolicy::default(),
                 filter: Filter::default(),
@@ -234,6 +240,8 @@ fn what_is_not_named_has_its_default() {
             max_connections_ipv6: 65_536,
             max_persistence: 65_536,
             stray_replies: StrayReplies::Pass,
+            snat_addresses: Vec::new(),
+            snat_ports: DEFAULT_SNAT_PORTS,
             timeouts: DEFAULT_TIMEOUTS,
         },
         services: Vec::new(),
@@ -345,7 +353,7 @@ address = "192.0.2.80:81"
             "5:24: max-connections-ipv6 16777217 is out of range: 1024..=16777216",
             "6:17: stray-replies `drop` is not known: expected `pass` or `reset`",
             "7:14: this version does not have `masquerade` yet: set it to false",
-            "8:1: unknown key `colour` in `dataplane`: expected `interfaces`, `mode`, `max-connections`, `max-connections-ipv6`, `max-persistence`, `stray-replies` or `masquerade`",
+            "8:1: unknown key `colour` in `dataplane`: expected `interfaces`, `mode`, `max-connections`, `max-connections-ipv6`, `max-persistence`, `stray-replies`, `snat-addresses`, `snat-ports` or `masquerade`",
             "11:7: timeout tcp of 0s is out of range: 1s to 7days",
             "12:11: tcp-fin `soon` is not a duration: write it with its unit, as in \"15m\" or \"90s\"",
             "13:7: udp must be a string in quotes",
@@ -361,7 +369,7 @@ address = "192.0.2.80:81"
             "37:13: real [2001:db8::2]:80 is not of the family of service tcp/192.0.2.80:80: both must be IPv4 or both IPv6",
             "39:13: real 10.0.0.2:0 has port 0, but service tcp/192.0.2.80:80 is on one port: give the real's port",
             "40:12: weight 65536 of real 10.0.0.2:0 is out of range: 0..=65535",
-            "41:16: this version does not have forwarding `tunnel` yet: expected `nat`",
+            "41:16: this version does not have forwarding `tunnel` yet: expected `nat` or `full-nat`",
             "44:12: weight -1 is out of range: 0..=65535",
             "45:12: backup must be true or false",
             "47:13: real 10.0.0.3:80 is there twice in service tcp/192.0.2.80:80: name it once",
@@ -394,6 +402,47 @@ fn integers_that_are_too_large_are_not_looked_at_without_end() {
     let list = "99999999999999999999,".repeat(100_000);
     let errors = errors(&format!("dataplane.interfaces = [{list}]\n"));
     assert_eq!(errors.len(), 1, "{errors:?}");
+}
+
+#[test]
+fn sources_of_full_nat_that_cannot_work_are_refused() {
+    for (line, expected) in [
+        (
+            "snat-addresses = \"10.0.0.1\"",
+            "2:18: snat-addresses must be a list of addresses of this host, as in [\"192.168.0.1\", \"fd00::1\"]",
+        ),
+        (
+            "snat-addresses = [\"10.0.0.1\", \"10.0.0\"]",
+            "2:31: snat-addresses must be a list of addresses of this host, as in [\"192.168.0.1\", \"fd00::1\"]",
+        ),
+        (
+            "snat-addresses = [\"224.0.0.1\"]",
+            "2:18: address 224.0.0.1 of snat-addresses is a multicast address: use a unicast address",
+        ),
+        (
+            "snat-addresses = [\"fd00::1\", \"fd00::1\"]",
+            "2:18: snat-addresses names fd00::1 twice: name it once",
+        ),
+        (
+            "snat-addresses = [\"10.0.0.1\", \"10.0.0.2\", \"10.0.0.3\", \"10.0.0.4\", \"10.0.0.5\", \"10.0.0.6\", \"10.0.0.7\", \"10.0.0.8\", \"10.0.0.9\"]",
+            "2:18: snat-addresses names 9 addresses of IPv4: at most 8 are allowed",
+        ),
+        (
+            "snat-ports = \"many\"",
+            "2:14: snat-ports must be the first and the last port, as in \"15000-65535\"",
+        ),
+        (
+            "snat-ports = \"80-65535\"",
+            "2:14: snat-ports 80-65535 must not begin below 1024, where services have their ports",
+        ),
+        (
+            "snat-ports = \"1500-65000\"",
+            "2:14: snat-ports 1500-65000 must leave the host's own sockets at least 1000 ports in a row from 1024 up",
+        ),
+    ] {
+        let text = format!("[dataplane]\n{line}\ninterfaces = [\"eth0\"]\n");
+        assert_eq!(errors(&text), [expected]);
+    }
 }
 
 #[test]

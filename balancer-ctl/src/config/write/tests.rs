@@ -16,8 +16,8 @@ use super::*;
 use crate::{
     config::{read::notify::EVENTS, validate::validate},
     model::{
-        Backups, Filter, ForwardMethod, HashKey, HealthPolicy, NoReal, OnDown, Persistence,
-        RealServer, Scheduler,
+        Backups, Filter, ForwardMethod, Hairpin, HashKey, HealthPolicy, NoReal, OnDown,
+        Persistence, PortRange, RealServer, Scheduler,
         check::{
             AgentProbe, DnsProbe, Exchange, ExecProbe, GrpcProbe, HttpProbe, HttpVersion, Initial,
             Pattern, Probe, Source, Target, Timing, Tls,
@@ -300,8 +300,14 @@ fn real_of(v4: bool) -> impl Strategy<Value = RealServer> {
     let decided = (any::<bool>(), one_of());
     let thresholds = (0..=MAX_THRESHOLD, 0..=MAX_THRESHOLD);
     let weights = (0..=MAX_WEIGHT, thresholds);
-    (address(v4), 1_u16.., weights, one_of(), decided).prop_map(
-        |(address, port, weights, forwarding, (backup, state)): (_, _, _, ForwardMethod, _)| {
+    (address(v4), 1_u16.., weights, option::of(one_of()), decided).prop_map(
+        |(address, port, weights, forwarding, (backup, state)): (
+            _,
+            _,
+            _,
+            Option<ForwardMethod>,
+            _,
+        )| {
             let (weight, (one, other)) = weights;
             RealServer {
                 address: SocketAddr::new(address, port),
@@ -394,7 +400,7 @@ prop_compose! {
         scheduler in one_of::<Scheduler>(),
         hash in option::of(one_of::<HashKey>()),
         persistence in option::of(persistence_of(v4)),
-        no_real in one_of::<NoReal>(),
+        (no_real, forwarding, hairpin) in (one_of::<NoReal>(), one_of::<ForwardMethod>(), one_of::<Hairpin>()),
         checks in vec(check_of(v4), 0..4),
         health in health(),
         filter in filter_of(v4),
@@ -407,7 +413,7 @@ prop_compose! {
         let key = ServiceKey { protocol, address: SocketAddr::new(vip, port) };
         let hash = hash.filter(|_| scheduler.hashes_client());
         VirtualService {
-            key, name, scheduler, hash, persistence, no_real, checks, health, filter, reals, runtime: false,
+            key, name, scheduler, hash, persistence, no_real, forwarding, hairpin, checks, health, filter, reals, runtime: false,
         }
     }
 }
@@ -447,13 +453,26 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn snat()(
+        hosts in proptest::collection::btree_set(1_u8..200, 0..8),
+        hosts6 in proptest::collection::btree_set(1_u16.., 0..8),
+        first in 2024..60_000_u16,
+        count in 1_u16..5_000,
+    ) -> (Vec<IpAddr>, PortRange) {
+        let v4 = hosts.into_iter().map(|host| IpAddr::from([10, 0, 0, host]));
+        let v6 = hosts6.into_iter().map(|host| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, host]));
+        (v6.chain(v4).collect(), PortRange { first, last: first + (count - 1) })
+    }
+}
+
+prop_compose! {
     fn model()(
         node in "[a-z0-9.\"'\\\\#-]{1,9}",
         interfaces in proptest::collection::btree_set("[a-z0-9.@\"#]{3,15}", 1..3),
         mode in one_of::<Mode>(),
         sizes in (MAX_CONNECTIONS, option::of(MAX_CONNECTIONS)),
         max_persistence in MAX_PERSISTENCE,
-        stray_replies in one_of::<StrayReplies>(),
+        (stray_replies, (snat_addresses, snat_ports)) in (one_of::<StrayReplies>(), snat()),
         timeouts in [1, 2, 3].map(|_| option::of(duration(SECOND, DAY))),
         mut services in vec(any::<bool>().prop_flat_map(service_of), 0..5),
         notify in vec(notify(), 0..3),
@@ -489,6 +508,8 @@ prop_compose! {
             max_connections_ipv6: of_ipv6.unwrap_or_else(|| max_connections_ipv6(max_connections)),
             max_persistence,
             stray_replies,
+            snat_addresses,
+            snat_ports,
             timeouts,
         };
         let mut vrrp = vec![vrrp.0, vrrp.1, vrrp.2];

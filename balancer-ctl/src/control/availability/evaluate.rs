@@ -335,7 +335,7 @@ fn run(service: &VirtualService, status: &mut ServiceStatus, now: Instant) -> da
         let connections = connections(service.health.on_down, evaluated, now, &mut deadlines);
         reals.push(dataplane::Real {
             address: real.address,
-            forwarding: real.forwarding,
+            forwarding: real.forwarding.unwrap_or(service.forwarding),
             weight,
             hash_weight: real.hash_weight(
                 lightest,
@@ -357,6 +357,7 @@ fn run(service: &VirtualService, status: &mut ServiceStatus, now: Instant) -> da
         hash: service.hash.unwrap_or_default(),
         persistence: service.persistence.clone(),
         no_real: service.no_real,
+        hairpin: service.hairpin,
         filter: service.filter.clone(),
         unit: if grows { RING_SCALE } else { 1 },
         reals,

@@ -17,6 +17,7 @@ use balancer_common::{
     direction,
     flow_hash::{Seed, buckets_for},
     real_server::state,
+    snat::MAX_SNAT_ADDRESSES,
     tcp::State,
 };
 
@@ -104,6 +105,7 @@ fn tables(connections: u32) -> Conntrack {
         v4: EntryTable::new(MappedMemory::anonymous(buckets).unwrap(), SEED),
         v6: EntryTable::new(MappedMemory::anonymous(buckets).unwrap(), SEED),
         reals,
+        snat_addresses: MappedMemory::anonymous(2 * MAX_SNAT_ADDRESSES).unwrap(),
         loads: Loads::anonymous(REALS),
         ends: Mutex::new(()),
     }

@@ -94,6 +94,7 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
         netlink,
         watch,
         redirects,
+        source_warnings: Vec::new(),
         notes,
         _packet_log: packet_log,
     };

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use balancer_common::{
     addr::Addr,
+    conntrack::forwarding,
     persistence::Stickiness,
     real_server::{RealServer, state},
     scheduler::{self, Ring, pick},
-    service::{self, FILTERED, LIMITED, PERSISTENT, REJECT},
+    service::{self, FILTERED, HAIRPIN, LIMITED, PERSISTENT, REJECT},
 };
 
 use super::{
@@ -19,7 +20,7 @@ use crate::{
         Connections, Real, Service,
         ring::{self, Candidate},
     },
-    model::{Filter, NoReal, ServiceKey},
+    model::{Filter, ForwardMethod, Hairpin, NoReal, ServiceKey},
 };
 
 impl Planner<'_> {
@@ -78,11 +79,15 @@ impl Planner<'_> {
         } else {
             0
         };
+        let hairpin = match desired.hairpin {
+            Hairpin::FullNat => HAIRPIN,
+            Hairpin::Refuse => 0,
+        };
         let service = service::Service {
             ring,
             available: list,
             id,
-            flags: no_real | persistent | filter_flags(&desired.filter),
+            flags: no_real | persistent | hairpin | filter_flags(&desired.filter),
             pick: choice.pick,
             hash: choice.hash,
             measure: choice.measure,
@@ -218,7 +223,18 @@ impl Planner<'_> {
             delta: RealServer::between(&vip, &address),
             state: state_of(desired),
             service,
-            zero: 0,
+            service_port: key.address.port().to_be(),
+            forwarding: match desired.forwarding {
+                ForwardMethod::Nat => forwarding::NAT,
+                ForwardMethod::FullNat => forwarding::FULL_NAT,
+            },
+            snat_addresses: {
+                let id = self.known_reals.get(&(service, desired.address));
+                let present = id.and_then(|id| self.observed.reals.get(*id as usize));
+                let present = present.map_or(0, |real| real.snat_addresses);
+                let sources = &self.observed.sources;
+                sources.places_of(desired.address.ip(), present)
+            },
         };
         let Some(id) = self.known_reals.get(&(service, desired.address)).copied() else {
             let held = 0;

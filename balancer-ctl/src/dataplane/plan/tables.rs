@@ -15,7 +15,7 @@ use balancer_common::{
     service::{MAX_SERVICES, Service},
 };
 
-use super::ring_space::RingSpace;
+use super::{ring_space::RingSpace, sources::Sources};
 use crate::{
     dataplane::{self, jiffies::Tick},
     model::ServiceKey,
@@ -210,6 +210,8 @@ pub struct Tables {
     pub networks: Networks,
     /// Real servers that packets reach by a gateway.
     pub routed: BTreeSet<IpAddr>,
+    /// The source addresses of connections with full NAT.
+    pub sources: Sources,
     /// The desired services that the tables match, as far as known: a service that equals its entry needs no new plan.
     pub planned: HashMap<ServiceKey, dataplane::Service>,
 }
@@ -231,6 +233,7 @@ impl Tables {
             space: RingSpace::with_used(ring_words, []),
             networks: Networks::default(),
             routed: BTreeSet::new(),
+            sources: Sources::default(),
             planned: HashMap::new(),
         }
     }

@@ -8,6 +8,7 @@ mod rings;
 use balancer_common::{
     addr::Addr,
     address_filter::bit_of,
+    conntrack::forwarding,
     load::Measure,
     service::{REJECT, Service},
 };
@@ -49,9 +50,9 @@ fn each_real_server_gets_its_network_mask_and_another_when_that_changes() {
         tables.apply(&change);
     }
     assert_eq!(reported(&tables), [25, 16]);
-    assert_eq!(plan_network_masks(&tables), []);
+    assert_eq!(plan_host_changes(&tables), []);
     tables.networks = networks(&[25]);
-    let changes = plan_network_masks(&tables);
+    let changes = plan_host_changes(&tables);
     assert_eq!(changes.len(), 1, "{changes:?}");
     for change in &changes {
         tables.apply(change);
@@ -59,7 +60,7 @@ fn each_real_server_gets_its_network_mask_and_another_when_that_changes() {
     assert_eq!(reported(&tables), [25, 0]);
     // A real server behind a gateway is in another network, whatever its address is.
     tables.routed.insert(address(2).ip());
-    for change in &plan_network_masks(&tables) {
+    for change in &plan_host_changes(&tables) {
         tables.apply(change);
     }
     assert_eq!(reported(&tables), [0, 0]);
@@ -79,7 +80,9 @@ fn a_new_service_is_written_from_the_bottom_up() {
         delta: RealServer::between(&vip, &Addr::from(address(number).ip())),
         state,
         service: 0,
-        zero: 0,
+        service_port: key(1).address.port().to_be(),
+        forwarding: forwarding::NAT,
+        snat_addresses: 0,
     };
     let ports = [2, 3].map(|number| ServiceKey {
         protocol: Protocol::Tcp,

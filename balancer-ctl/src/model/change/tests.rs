@@ -55,7 +55,6 @@ fn adding_gives_defaults_to_what_is_not_named() {
         [[service.real]]
         address = "10.0.0.2:80"
         weight = 1
-        forwarding = "nat"
     "#;
     assert_eq!(added.unwrap(), model(expected));
 }

@@ -17,6 +17,7 @@ fn connections_are_read_apart_from_the_daemon() {
         virtual_address: service_key("192.0.2.80:80").unwrap(),
         client: ([198, 51, 100, 1], client).into(),
         real: "10.0.0.2:80".parse().unwrap(),
+        source: None,
         state: balancer_common::tcp::State::Established,
         expires_in: Duration::from_secs(900),
     };
@@ -38,6 +39,7 @@ fn a_full_table_is_an_event_when_it_begins_and_when_it_ends() {
         virtual_address: service_key("192.0.2.80:80").unwrap(),
         client: ([198, 51, 100, 1], number).into(),
         real: "10.0.0.2:80".parse().unwrap(),
+        source: None,
         state: balancer_common::tcp::State::Established,
         expires_in: Duration::from_secs(900),
     };

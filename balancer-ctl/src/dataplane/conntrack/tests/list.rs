@@ -66,6 +66,7 @@ fn connections_are_listed_as_filters_ask() {
             virtual_address: service(vip, protocol),
             client,
             real: real.parse().unwrap(),
+            source: None,
             state,
             expires_in: Duration::from_millis(10 * expires_in),
         }

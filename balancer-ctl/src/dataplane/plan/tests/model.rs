@@ -20,7 +20,7 @@ use super::super::{
 use crate::{
     dataplane::{self, Connections, jiffies::Tick, ring},
     model::{
-        Filter, ForwardMethod, HashKey, NoReal, Protocol, Scheduler, filter::Prefixes,
+        Filter, ForwardMethod, Hairpin, HashKey, NoReal, Protocol, Scheduler, filter::Prefixes,
         prefix::Prefix,
     },
 };
@@ -551,6 +551,7 @@ pub fn service(number: u8, reals: &[(u8, u32)]) -> dataplane::Service {
         hash: HashKey::Client,
         persistence: None,
         no_real: NoReal::Reject,
+        hairpin: Hairpin::Refuse,
         filter: Filter::default(),
         unit: 1,
         reals: reals.collect(),
