@@ -12,6 +12,7 @@ mod entry_filter;
 mod failover_reals;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
+mod full_nat;
 mod host_addresses;
 mod interface_table;
 mod interfaces;

@@ -44,22 +44,16 @@ impl Host {
             .set(links.iter().map(|link| link.name.as_str()))
     }
 
-    /// Leaves the host's own sockets that name no port these ones, or what they have; the interfaces are as in [`Self::prepare`].
+    /// Leaves the host's own sockets that name no port these ones, as far as they may have them, or what they had. `None` where nothing
+    /// changes.
     ///
     /// # Errors
-    /// As there.
+    /// A setting cannot be written, or its old value cannot be noted.
     pub fn leave_local_ports(
         &mut self,
         ports: Option<RangeInclusive<u16>>,
-        links: &[Link],
-    ) -> anyhow::Result<()> {
-        let before = self.sysctls.leave_local_ports(ports.clone());
-        if before != ports && !links.is_empty() {
-            self.prepare(links).inspect_err(|_| {
-                self.sysctls.leave_local_ports(before);
-            })?;
-        }
-        Ok(())
+    ) -> Option<anyhow::Result<()>> {
+        self.sysctls.leave_local_ports(ports)
     }
 
     /// Switches off offloads that hide parts of frames from the packet program, and looks for settings that do not

@@ -1,6 +1,9 @@
 //! Full NAT: the client's address and port are replaced as well, by an address and a port of the balancer.
 
-use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket},
+};
 
 use balancer_common::{
     conntrack::forwarding::{FULL_NAT, NAT},
@@ -17,6 +20,7 @@ use balancer_tests::{
         Side::{Inside, Outside},
         Verdict, run, run_with,
     },
+    emulated,
     expected::{Expected, answered, redirected, transmitted},
     packet::{
         Checksum, Icmp, Packet,
@@ -446,6 +450,34 @@ fn several_addresses_have_the_same_ports_each() {
         // One of them, which is only being opened, gives way.
         lb.pass_through(Outside, &syn().client_port(50_000));
         assert_eq!(lb.sources(), all);
+    });
+}
+
+/// So many have a source at the same time as is promised, out of the ports that are the default.
+#[test]
+fn fifty_thousand_connections_to_one_real_server_have_a_port_each() {
+    const CONNECTIONS: u32 = 50_000;
+    if emulated::skipped() {
+        return;
+    }
+    let large = Options {
+        max_connections: 4 * CONNECTIONS,
+        ..Options::default()
+    };
+    run_with(large, |lb| {
+        let (_, id) = full_nat(lb, 6, [V, R], [80, 8080], 1);
+        lb.set_sources(&[S], 15_000, 50_536);
+        for number in 0..CONNECTIONS {
+            let mut client = syn().client_port(1_024 + (number % 60_000) as u16);
+            client.source = Ipv4Addr::from(0x0b00_0000 + number / 100).into();
+            establish(lb, &client, R);
+        }
+        let sources = lb.sources();
+        assert_eq!(sources.len(), CONNECTIONS as usize);
+        let ports: BTreeSet<_> = sources.iter().map(|(port, ..)| *port).collect();
+        assert_eq!(ports.len(), CONNECTIONS as usize);
+        assert!(ports.iter().all(|port| *port >= 15_000));
+        assert_eq!(lb.counts_of(id), [CONNECTIONS, 0]);
     });
 }
 

@@ -22,6 +22,7 @@ use super::{
     Connection, ConnectionFilter, Deletion, Family,
     conntrack::{ConnectionCounts, Conntrack, ExpiryClock},
     entry_filter::EntryFilter,
+    full_nat::FullNatUse,
     jiffies::Tick,
     list::Lister,
     listing::Listing,
@@ -58,6 +59,7 @@ pub struct ConnectionTables {
     unreferenced: HashSet<u32>,
     /// The next sweep begins no earlier.
     next_sweep_at: Instant,
+    full_nat: FullNatUse,
     /// When the clients of each service were renewed last, in jiffies, by service id.
     renewals: HashMap<u32, u32>,
 }
@@ -109,6 +111,7 @@ impl ConnectionTables {
             last_counts: None,
             unreferenced: HashSet::new(),
             next_sweep_at: now,
+            full_nat: FullNatUse::default(),
             renewals: HashMap::new(),
         })
     }
@@ -116,6 +119,16 @@ impl ConnectionTables {
     /// Makes the next sweep due now, since a change gives it work: ids to free, shorter timeouts.
     pub fn schedule_sweep(&mut self) {
         self.next_sweep_at = clock::now();
+    }
+
+    /// Whether connections may have full NAT.
+    pub const fn full_nat(&self) -> FullNatUse {
+        self.full_nat
+    }
+
+    /// Notes whether a service gives new connections full NAT.
+    pub fn give_full_nat(&mut self, is_given: bool) {
+        self.full_nat = self.full_nat.given(is_given);
     }
 
     /// How many connections there are: now, or for large tables at the last sweep, some seconds ago.
@@ -238,6 +251,7 @@ impl ConnectionTables {
         self.unreferenced = outcome.unreferenced;
         self.unreferenced.retain(|id| !unused.contains(id));
         self.last_counts = Some(outcome.counts);
+        self.full_nat = self.full_nat.swept(outcome.has_full_nat);
         self.next_sweep_at = clock::now();
         if self.unreferenced.is_empty() {
             let persistent = services.tables()?.persistent_services();

@@ -77,6 +77,8 @@ pub struct SweepResult {
     pub referenced: Vec<bool>,
     /// Connections that the sweep ended.
     pub expired: u64,
+    /// Whether any connection has full NAT.
+    pub has_full_nat: bool,
     /// The services whose clients keep their real servers and are to be renewed, by id.
     pub persistent: HashMap<u32, Stickiness>,
     /// Their clients that have a running connection, since this was emptied.
@@ -90,6 +92,7 @@ impl SweepResult {
             counts: ConnectionCounts::default(),
             referenced: vec![false; reals],
             expired: 0,
+            has_full_nat: false,
             persistent,
             running: Vec::new(),
         }
@@ -201,6 +204,7 @@ impl Conntrack {
             if let Some(is_referenced) = result.referenced.get_mut(usize::from(real)) {
                 *is_referenced = true;
             }
+            result.has_full_nat |= word.is_full_nat();
             if word.is_original() {
                 result.counts.families[family] += 1;
                 if tcp::is_running(word.state()) && !result.persistent.is_empty() {

@@ -221,13 +221,12 @@ impl Interfaces {
         self.last_host_check.get()
     }
 
-    /// Leaves the host's own sockets that name no port these ones, or what they have.
-    ///
-    /// # Errors
-    /// The kernel refused.
-    pub fn leave_local_ports(&mut self, ports: Option<RangeInclusive<u16>>) -> anyhow::Result<()> {
-        let links: Vec<_> = self.links().cloned().collect();
-        self.host.leave_local_ports(ports, &links)
+    /// As [`Host::leave_local_ports`].
+    pub fn leave_local_ports(
+        &mut self,
+        ports: Option<RangeInclusive<u16>>,
+    ) -> Option<anyhow::Result<()>> {
+        self.host.leave_local_ports(ports)
     }
 
     /// Prepares the host and the maps for these interfaces beside the present ones, and calls `attach`.

@@ -30,6 +30,7 @@ use super::{
     attachments::RetryNative,
     connections::{ConnectionTables, SLICE_PAUSE},
     failover_reals::FailoverRealTable,
+    full_nat::FullNatUse,
     host_addresses::HostAddresses,
     interfaces::{AttachContext, Interfaces},
     jiffies::{self, Tick},
@@ -93,6 +94,8 @@ pub struct KernelDataplane {
     redirects: Option<RedirectErrors>,
     /// What is wrong with the source addresses of connections with full NAT: a sentence each.
     source_warnings: Vec<String>,
+    /// Why this host's own sockets do not keep off their ports.
+    port_warning: Option<String>,
     /// Warnings from the start.
     notes: Vec<String>,
     _packet_log: Option<packet_log::LogReader>,
@@ -114,13 +117,16 @@ impl KernelDataplane {
 
     fn reconcile(&mut self, services: &[Service]) -> anyhow::Result<()> {
         let may_have = services.iter().any(Service::may_have_full_nat);
-        let ports = may_have.then(|| self.configured.snat_ports.left_to_host());
-        self.interfaces.leave_local_ports(ports)?;
+        self.connections.give_full_nat(may_have);
+        self.follow_local_ports();
         let changes = self.services.reconcile(services, &mut self.connections)?;
         if changes.iter().any(is_about_persistence)
             && let Err(error) = self.follow_persistence()
         {
             tracing::warn!("the clients of removed services are forgotten later: {error:#}");
+        }
+        if let Err(error) = self.follow_sources() {
+            tracing::warn!("connections with full NAT may be refused: {error:#}");
         }
         if let Err(error) = self.follow_failover_reals() {
             tracing::warn!("connections of another node may end: {error:#}");
@@ -176,6 +182,7 @@ impl KernelDataplane {
         }
         write_settings(&self.services, self.tick, settings)?;
         self.configured = settings.clone();
+        self.follow_local_ports();
         self.connections.schedule_sweep();
         self.follow_sources()
     }
@@ -258,7 +265,23 @@ impl KernelDataplane {
         Ok(())
     }
 
-    /// After a change of this host's addresses, of routes to real servers or of the settings: which addresses connections with full NAT have
+    /// Keeps this host's own sockets off the ports of connections with full NAT, from before the first to after the last.
+    fn follow_local_ports(&mut self) {
+        let ports = match self.connections.full_nat() {
+            FullNatUse::Given => Some(self.configured.snat_ports.left_to_host()),
+            FullNatUse::Ending(_) => return,
+            FullNatUse::Ended => None,
+        };
+        if let Some(result) = self.interfaces.leave_local_ports(ports) {
+            self.port_warning = result.err().map(|error| {
+                format!(
+                    "the host's own connections may take ports of snat-ports, and then disturb clients' with full NAT: {error:#}"
+                )
+            });
+        }
+    }
+
+    /// After a change of the services, of this host's addresses, of routes to real servers or of the settings: which addresses connections with full NAT have
     /// towards which real server.
     fn follow_sources(&mut self) -> anyhow::Result<()> {
         let addresses = address::list(&mut self.netlink)
@@ -276,12 +299,13 @@ impl KernelDataplane {
             of_interfaces,
         };
         let left = self.services.set_sources(sources, &mut self.connections)?;
+        let sourceless = self.services.tables()?.reals_without_source();
         let missing = self
             .configured
             .snat_addresses
             .iter()
             .filter(|wanted| !addresses.iter().any(|one| one.address == **wanted));
-        self.source_warnings = snat::warnings(missing, &left);
+        self.source_warnings = snat::warnings(missing, &left, &sourceless);
         Ok(())
     }
 
@@ -330,7 +354,9 @@ impl KernelDataplane {
         let timeouts = &self.configured.timeouts;
         self.connections
             .run_maintenance(&mut self.services, jiffies, timeouts, renew)
-            .context("cannot end idle connections")
+            .context("cannot end idle connections")?;
+        self.follow_local_ports();
+        Ok(())
     }
 
     /// After a change of the services' persistence, forgets the clients that no service has any more.
@@ -382,6 +408,7 @@ impl KernelDataplane {
         warnings.extend(found);
         warnings.extend(self.neighbours.warnings().iter().cloned());
         warnings.extend(self.source_warnings.iter().cloned());
+        warnings.extend(self.port_warning.iter().cloned());
         if let Some(redirects) = &mut self.redirects {
             redirects.read(clock::now())?;
             let reasons = redirects.reasons(clock::now(), |index| self.interfaces.name(index));

@@ -192,15 +192,19 @@ impl ServiceTables {
         self.sources.clone_from(&sources);
         let tables = self.tables()?;
         tables.sources.wanted = sources;
+        // First who may not have an address any more, whose place another may get.
+        let changes = plan::plan_host_changes(tables);
+        self.apply_changes(&changes, before)?;
+        let tables = self.tables()?;
         let placed = tables.sources.place();
         let left = tables.sources.without_place();
-        let changes = plan::plan_host_changes(tables);
         for (index, address) in placed {
             self.maps
                 .snat_addresses
                 .set(&index, &Addr::from(address))
                 .context("cannot write a source address")?;
         }
+        let changes = plan::plan_host_changes(self.tables()?);
         self.apply_changes(&changes, before)?;
         Ok(left)
     }

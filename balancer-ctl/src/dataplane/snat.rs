@@ -43,8 +43,13 @@ const fn is_link_local(address: IpAddr) -> bool {
     }
 }
 
-/// Warnings about addresses that the operator has named and this host does not have, and about those that there is no place for.
-pub fn warnings<'a>(missing: impl Iterator<Item = &'a IpAddr>, left: &[IpAddr]) -> Vec<String> {
+/// Warnings about addresses that the operator has named and this host does not have, about those that there is no place for, and about
+/// real servers of full NAT without any.
+pub fn warnings<'a>(
+    missing: impl Iterator<Item = &'a IpAddr>,
+    left: &[IpAddr],
+    sourceless: &BTreeSet<IpAddr>,
+) -> Vec<String> {
     let missing = missing.map(|address| {
         format!(
             "snat-addresses of [dataplane] names {address}, which no interface of this host has: real servers' answers to it do not come here. \
@@ -57,7 +62,13 @@ pub fn warnings<'a>(missing: impl Iterator<Item = &'a IpAddr>, left: &[IpAddr]) 
              of [dataplane]"
         )
     });
-    missing.chain(left).collect()
+    let sourceless = sourceless.iter().map(|real| {
+        format!(
+            "the real server {real} is to be reached by full NAT, and this host has no address for it on the interface towards it that is \
+             not a VIP: its clients are refused. Add an address there with `ip addr add`, or name one by snat-addresses of [dataplane]"
+        )
+    });
+    missing.chain(left).chain(sourceless).collect()
 }
 
 #[cfg(test)]

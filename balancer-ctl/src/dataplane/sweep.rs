@@ -69,6 +69,8 @@ pub struct SweepOutcome {
     pub unreferenced: HashSet<u32>,
     /// Connections that did not expire.
     pub counts: ConnectionCounts,
+    /// Whether any of them has full NAT.
+    pub has_full_nat: bool,
     /// CPU time that it took.
     pub cpu_time: Duration,
     /// The first error of what renews clients; those that were found after it are not renewed.
@@ -154,6 +156,7 @@ impl Sweep {
         Some(SweepOutcome {
             unreferenced: mem::take(&mut self.removed),
             counts: mem::take(&mut self.result.counts),
+            has_full_nat: self.result.has_full_nat,
             cpu_time: self.cpu_time,
             renewed: mem::replace(&mut self.renewed, Ok(())),
         })

@@ -39,6 +39,9 @@ const ADVERTISEMENTS: (&str, &str) = ("net/ipv6/conf", "accept_ra");
 /// The ports from which the kernel chooses for sockets that name none: `FIRST LAST`, of both families.
 const LOCAL_PORTS: &str = "net/ipv4/ip_local_port_range";
 
+/// So many ports at least are left to the host's sockets.
+const FEWEST_LOCAL_PORTS: u16 = 1000;
+
 /// The settings changed so far.
 #[derive(Debug)]
 pub struct Sysctls {
@@ -49,7 +52,7 @@ pub struct Sysctls {
     noted_namespace: Option<String>,
     /// The host's own values, by path under /proc/sys.
     original_values: BTreeMap<String, String>,
-    /// What [`LOCAL_PORTS`] is to be; `None` = the host's value.
+    /// The most that is left of [`LOCAL_PORTS`]; `None` = the host's value.
     local_ports: Option<RangeInclusive<u16>>,
 }
 
@@ -107,12 +110,51 @@ impl Sysctls {
         Namespace::find_file(self.noted_namespace.as_ref()?, &self.namespace)
     }
 
-    /// What [`Self::set`] leaves the host's own sockets that name no port; `None` = what they have. Returns what it was before.
+    /// Leaves the host's own sockets that name no port these ones, or what they have; `None` where that is so already.
+    ///
+    /// # Errors
+    /// The value cannot be written or noted.
     pub fn leave_local_ports(
         &mut self,
         ports: Option<RangeInclusive<u16>>,
-    ) -> Option<RangeInclusive<u16>> {
-        std::mem::replace(&mut self.local_ports, ports)
+    ) -> Option<anyhow::Result<()>> {
+        if self.local_ports == ports {
+            return None;
+        }
+        self.local_ports = ports;
+        Some(self.set_local_ports())
+    }
+
+    fn set_local_ports(&mut self) -> anyhow::Result<()> {
+        let noted = self.original_values.get(LOCAL_PORTS).cloned();
+        let Some(left) = &self.local_ports else {
+            if let Some(value) = noted {
+                self.write_if_present(LOCAL_PORTS, &value)?;
+                self.original_values.remove(LOCAL_PORTS);
+                self.write_note()?;
+            }
+            return Ok(());
+        };
+        let Some(found) = self.read(LOCAL_PORTS)? else {
+            return Ok(());
+        };
+        let hosts = noted.as_ref().unwrap_or(&found);
+        let ports = parse_ports(hosts).map_or_else(|| left.clone(), |hosts| narrowed(&hosts, left));
+        let value = format!("{}\t{}", ports.start(), ports.end());
+        if found == value {
+            return Ok(());
+        }
+        self.original_values
+            .entry(LOCAL_PORTS.to_owned())
+            .or_insert_with(|| found.clone());
+        let written = self
+            .write_note()
+            .and_then(|()| self.write(LOCAL_PORTS, &value));
+        if written.is_err() && noted.is_none() {
+            self.original_values.remove(LOCAL_PORTS);
+            self.write_note()?;
+        }
+        written
     }
 
     /// Sets what these interfaces need, and restores what others no longer need.
@@ -124,10 +166,6 @@ impl Sysctls {
             FOR_ALL_INTERFACES.0.to_owned(),
             FOR_ALL_INTERFACES.1.to_owned(),
         )]);
-        if let Some(ports) = &self.local_ports {
-            let range = format!("{}\t{}", ports.start(), ports.end());
-            wanted.insert(LOCAL_PORTS.to_owned(), range);
-        }
         for interface in interfaces {
             for (directory, name, value) in PER_INTERFACE {
                 wanted.insert(format!("{directory}/{interface}/{name}"), value.to_owned());
@@ -144,7 +182,7 @@ impl Sysctls {
         }
         let mut unwanted = Vec::new();
         for (path, value) in &self.original_values {
-            if !wanted.contains_key(path) {
+            if !wanted.contains_key(path) && path != LOCAL_PORTS {
                 unwanted.push((path.clone(), value.clone()));
             }
         }
@@ -212,8 +250,18 @@ impl Sysctls {
 
 /// The ports of [`LOCAL_PORTS`]' text.
 fn parse_ports(text: &str) -> Option<RangeInclusive<u16>> {
-    let (first, last) = text.trim().split_once('\t')?;
-    Some(first.parse().ok()?..=last.parse().ok()?)
+    let mut numbers = text.split_whitespace().map(str::parse);
+    Some(numbers.next()?.ok()?..=numbers.next()?.ok()?)
+}
+
+/// What is left of the host's ports: those of `left`, unless these are so few of the host's that it would run short; then all of `left`.
+fn narrowed(hosts: &RangeInclusive<u16>, left: &RangeInclusive<u16>) -> RangeInclusive<u16> {
+    let both = *hosts.start().max(left.start())..=*hosts.end().min(left.end());
+    if both.len() < usize::from(FEWEST_LOCAL_PORTS) {
+        left.clone()
+    } else {
+        both
+    }
 }
 
 /// Whether the daemon itself sets this, a path under /proc/sys: what a note says is written there.
@@ -356,6 +404,52 @@ mod tests {
         );
         sysctls.restore().unwrap();
         assert_eq!(values(root, "eth1"), "00101");
+    }
+
+    #[test]
+    fn the_hosts_own_sockets_keep_off_ports_as_long_as_that_is_wanted() {
+        let (directory, note) = world();
+        let root = directory.path();
+        let file = root.join(LOCAL_PORTS);
+        let ports = || fs::read_to_string(&file).unwrap().trim().to_owned();
+        for (hosts, left, narrowed) in [
+            ("32768\t60999", 4096..=14_999, "4096\t14999"),
+            ("10000\t20000", 4096..=14_999, "10000\t14999"),
+            ("14500\t60999", 4096..=14_999, "4096\t14999"),
+            ("5000\t9999", 4096..=14_999, "5000\t9999"),
+        ] {
+            fs::write(&file, format!("{hosts}\n")).unwrap();
+            let mut sysctls = Sysctls::at(root, boot_note(&note, "b"), here()).unwrap();
+            assert!(sysctls.leave_local_ports(None).is_none());
+            let left = Some(left);
+            sysctls.leave_local_ports(left.clone()).unwrap().unwrap();
+            assert!(sysctls.leave_local_ports(left.clone()).is_none());
+            assert_eq!(ports(), narrowed, "{hosts}");
+            sysctls.set(["eth0"].into_iter()).unwrap();
+            assert_eq!(ports(), narrowed, "{hosts}");
+            // After a kill: what an earlier daemon left stays until this one knows what it needs.
+            let mut again = Sysctls::at(root, boot_note(&note, "b"), here()).unwrap();
+            again.set(["eth0"].into_iter()).unwrap();
+            assert_eq!(ports(), narrowed, "{hosts}");
+            let other = Some(2000..=9999);
+            again.leave_local_ports(other).unwrap().unwrap();
+            if narrowed != hosts {
+                again.leave_local_ports(None).unwrap().unwrap();
+            }
+            assert_eq!(ports(), hosts);
+            again.restore().unwrap();
+            assert!(!note.exists());
+        }
+    }
+
+    #[test]
+    fn ports_that_cannot_be_set_leave_no_note() {
+        let (directory, note) = world();
+        let root = directory.path();
+        let mut sysctls = Sysctls::at(root, boot_note(&note, "b"), here()).unwrap();
+        // A kernel without the setting.
+        assert!(sysctls.leave_local_ports(Some(1..=2)).unwrap().is_ok());
+        assert!(!note.exists());
     }
 
     #[test]

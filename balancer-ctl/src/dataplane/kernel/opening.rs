@@ -95,6 +95,7 @@ fn build(options: OpenOptions, pins: Pins, netlink: Netlink) -> anyhow::Result<K
         watch,
         redirects,
         source_warnings: Vec::new(),
+        port_warning: None,
         notes,
         _packet_log: packet_log,
     };

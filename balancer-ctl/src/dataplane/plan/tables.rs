@@ -8,6 +8,7 @@ use std::{
 use balancer_common::{
     addr::Addr,
     address_filter::{self, bit_of},
+    conntrack::forwarding,
     filter::{RateLimit, Rule, RulePrefix},
     persistence::Stickiness,
     real_server::{RealServer, state},
@@ -217,6 +218,22 @@ pub struct Tables {
 }
 
 impl Tables {
+    /// Real servers that are reached by full NAT and have no source address, though it is known by which interface packets to them leave.
+    #[must_use]
+    pub fn reals_without_source(&self) -> BTreeSet<IpAddr> {
+        let reals = self.reals.iter().filter(|real| {
+            real.forwarding == forwarding::FULL_NAT
+                && real.snat_addresses == 0
+                && real.state != state::FREE
+                && !state::is_removed(real.state)
+        });
+        let known = &self.sources.wanted.known;
+        reals
+            .map(|real| IpAddr::from(real.address))
+            .filter(|address| known.contains(address))
+            .collect()
+    }
+
     /// Tables as they are when the maps are new.
     #[must_use]
     pub fn empty(reals: u32, ring_words: u32, tick: Tick) -> Self {
