@@ -3,7 +3,7 @@
 //! A connection is two entries, one per direction, each found by its own packets' 5-tuple. Entries lie in buckets of
 //! [`WAYS`], and an entry is in one of two buckets that [`crate::flow_hash`] names. What all connections of a real
 //! server share (address, VIP, checksum constants, forwarding method) stands in its
-//! [`RealServer`](crate::real_server::RealServer), what all packets to a next hop share in its
+//! [`RealServer`], what all packets to a next hop share in its
 //! [`NextHop`](crate::next_hop::NextHop).
 //!
 //! # Rules
@@ -28,8 +28,8 @@
 //!   well, so that IPv6 replies ask the kernel's FIB each time.
 //!
 //! # Room for what is next
-//! - SYN cookies: `extra` of the reply entry, which is free, is the shift of the sequence numbers.
-//! - Direct routing and tunnels: the two bits of [`Word::method`].
+//! - SYN cookies: `extra` of the reply entry, which is free but for full NAT, is the shift of the sequence numbers.
+//! - Direct routing and tunnels: the two bits of [`Word::forwarding`].
 //! - Mixed families: see below.
 //! - Replication: an entry without node-local numbers is its key, its state and the real server's address and VIP; real id,
 //!   next hop and serial are each node's own. The daemon inserts as it frees, by compare-exchange.

@@ -69,7 +69,7 @@ impl Places {
         while place < MAX_SNAT_ADDRESSES {
             // Without a branch, which the verifier would follow both ways.
             let is_set = mask as u32 >> place & 1;
-            packed |= (place * is_set) << (4 * count & 31);
+            packed |= (place * is_set) << ((4 * count) & 31);
             count += is_set;
             place += 1;
         }
@@ -81,7 +81,7 @@ impl Places {
     #[must_use]
     pub const fn at(self, number: u32) -> (u32, u32) {
         let count = if self.count == 0 { 1 } else { self.count };
-        let place = self.packed >> (4 * (number % count) & 31) & 7;
+        let place = self.packed >> ((4 * (number % count)) & 31) & 7;
         (place, number / count)
     }
 }
