@@ -1,7 +1,7 @@
 //! The host routes between clients and real servers, and the rule by which the README forbids clients to use that.
 
 use std::{
-    io,
+    io::{self, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     time::Duration,
 };
@@ -31,13 +31,8 @@ fn direct(topology: &Topology) -> Vec<io::Result<TcpStream>> {
     addresses.map(|to| topology.connect(to, LIMIT)).collect()
 }
 
-#[test]
-fn the_rule_keeps_clients_from_real_servers_and_nothing_else() {
-    if privileged::skipped() {
-        return;
-    }
-    let topology = Topology::with_web(Arms::Two, 2);
-    let daemon = Daemon::start(&topology, "");
+/// A service of each family with both real servers.
+fn add_web(daemon: &Daemon) {
     for (vip, reals) in [
         (VIP.to_owned(), ["192.168.0.2:80", "192.168.0.3:80"]),
         (format!("[{VIP6}]"), ["[fd00:1::2]:80", "[fd00:1::3]:80"]),
@@ -47,6 +42,65 @@ fn the_rule_keeps_clients_from_real_servers_and_nothing_else() {
             daemon.ctl(&format!("add-real {real} -t {vip}:80"));
         }
     }
+}
+
+/// The host's connection tracking sees only those packets of a connection that XDP leaves to the host, and finds them invalid: a
+/// firewall that drops these delays nobody for longer than the MAC address is unknown, in the middle of a connection too.
+#[test]
+fn a_firewall_that_drops_what_it_finds_invalid_ends_no_connection() {
+    if privileged::skipped() {
+        return;
+    }
+    let topology = Topology::with_web(Arms::Two, 2);
+    let daemon = Daemon::start(&topology, "");
+    add_web(&daemon);
+    for rule in [
+        "add table inet strict",
+        "add chain inet strict forward { type filter hook forward priority 0; policy drop; }",
+        "add rule inet strict forward ct state invalid counter drop",
+        "add rule inet strict forward ct state established,related accept",
+        "add rule inet strict forward ct state new tcp flags & (syn|ack) == syn accept",
+    ] {
+        topology.balancer.output("nft", &[rule]).expect("nft");
+    }
+    let forget = || {
+        for interface in [INSIDE, OUTSIDE] {
+            let flush = format!("neigh flush dev {interface}");
+            topology.balancer.ip(&flush).expect("flush the neighbours");
+        }
+    };
+    for vip in [VIP, VIP6] {
+        let mut stream = topology
+            .connect(socket(vip, 80), LIMIT)
+            .expect("a connection");
+        let timeout = Some(Duration::from_secs(10));
+        stream.set_read_timeout(timeout).expect("a time limit");
+        for _ in 0..5 {
+            forget();
+            let request = format!("GET / HTTP/1.1\r\nHost: {vip}\r\n\r\n");
+            stream.write_all(request.as_bytes()).expect("send");
+            let mut answer = [0; 4096];
+            let length = stream.read(&mut answer).expect("an answer");
+            let answer = String::from_utf8_lossy(&answer[..length]);
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        }
+        forget();
+        let url = match vip {
+            VIP => format!("http://{VIP}/"),
+            _ => format!("http://[{VIP6}]/"),
+        };
+        assert_eq!(topology.curl(&url, 20).len(), 20);
+    }
+}
+
+#[test]
+fn the_rule_keeps_clients_from_real_servers_and_nothing_else() {
+    if privileged::skipped() {
+        return;
+    }
+    let topology = Topology::with_web(Arms::Two, 2);
+    let daemon = Daemon::start(&topology, "");
+    add_web(&daemon);
     let mut before = direct(&topology);
     assert!(before.iter().all(Result::is_ok), "{before:?}");
     before.clear();

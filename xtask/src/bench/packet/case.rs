@@ -8,11 +8,11 @@ use super::{
     frame::{Segment, fragment, with_headers_of},
     network::{
         CLIENT_V6, INSIDE_MAC, INSIDE_REAL_MAC, INSIDE_V4, NEW_FLOWS, NO_VIP_V4, REAL_V4, REAL_V6,
-        VIP_V4, VIP_V6,
+        SNAT_V4, VIP_V4, VIP_V6,
     },
     route::{CLIENT_PORT, Route},
     runner::{Delivery, Walk},
-    target::{INSIDE_PORT, REAL_PORT, SERVICE_PORT, UDP_PORT},
+    target::{FULL_NAT_PORT, INSIDE_PORT, REAL_PORT, SERVICE_PORT, SNAT_PORT, UDP_PORT},
 };
 use crate::bench::report::Aim;
 
@@ -212,12 +212,18 @@ fn other_established(established: &Case) -> Result<[Case; 3]> {
     ])
 }
 
-/// What other programs than `balancer` take along a connection: an ICMP error about it, a fragment that is not its datagram's first.
-fn slow(established: &Case) -> Result<[Case; 2]> {
+/// What other programs than `balancer` take along a connection: one with full NAT, an ICMP error about it, a fragment that is not its
+/// datagram's first.
+fn slow(established: &Case) -> Result<[Case; 4]> {
     let tcp = Route::lone();
     let udp = Route {
         virtual_address: (VIP_V4, UDP_PORT).into(),
         real: (REAL_V4, UDP_PORT).into(),
+        ..tcp
+    };
+    let full_nat = Route {
+        virtual_address: (VIP_V4, FULL_NAT_PORT).into(),
+        source: Some((SNAT_V4, SNAT_PORT).into()),
         ..tcp
     };
     let [complaint, translated] = tcp.complaint()?;
@@ -225,6 +231,23 @@ fn slow(established: &Case) -> Result<[Case; 2]> {
     let later = fragment(sent.clone(), 8, false)?;
     let translated_later = fragment(udp.real_gets(Segment::Datagram)?, 8, false)?;
     Ok([
+        Case {
+            name: "full-nat",
+            aim: None,
+            frames: vec![full_nat.client_sends(Segment::Ack)?],
+            before: full_nat.handshake()?,
+            expected: (TX, full_nat.real_gets(Segment::Ack)?),
+            ..established.clone()
+        },
+        Case {
+            name: "full-nat-reply",
+            aim: None,
+            frames: vec![full_nat.real_sends(Segment::Ack)?],
+            before: full_nat.handshake()?,
+            expected: (TX, full_nat.client_gets(Segment::Ack)?),
+            count: Count::Packets([0, 1]),
+            ..established.clone()
+        },
         Case {
             name: "icmp-error",
             aim: None,

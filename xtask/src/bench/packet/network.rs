@@ -52,6 +52,8 @@ pub const VIP_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 100);
 pub const NO_VIP_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 101);
 /// A client's address of IPv4, outside the range that sets of flows use.
 pub const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+/// The balancer's own address, which the real server sees with full NAT.
+pub const SNAT_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 /// Real server of IPv6.
 pub const REAL_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2);
 /// VIP of IPv6.

@@ -29,6 +29,8 @@ pub struct Route {
     pub virtual_address: SocketAddr,
     /// The real server.
     pub real: SocketAddr,
+    /// What the real server sees of the client, where that is another address.
+    pub source: Option<SocketAddr>,
     /// MAC addresses on the real server's side: the balancer's, the real server's.
     pub inside: [[u8; 6]; 2],
 }
@@ -40,6 +42,7 @@ impl Route {
             client: (CLIENT_V4, CLIENT_PORT).into(),
             virtual_address: (VIP_V4, SERVICE_PORT).into(),
             real: (REAL_V4, REAL_PORT).into(),
+            source: None,
             inside: [BALANCER_MAC, REAL_MAC],
         }
     }
@@ -52,6 +55,11 @@ impl Route {
             client: (address, port).into(),
             ..Self::lone()
         }
+    }
+
+    /// What the real server sees of the client.
+    fn seen(&self) -> SocketAddr {
+        self.source.unwrap_or(self.client)
     }
 
     /// What the client sends, as it reaches the balancer.
@@ -68,7 +76,7 @@ impl Route {
     /// # Errors
     /// The addresses are not of one family.
     pub fn real_gets(&self, segment: Segment) -> Result<Vec<u8>> {
-        frame(self.inside, self.client, self.real, segment, HOPS - 1)
+        frame(self.inside, self.seen(), self.real, segment, HOPS - 1)
     }
 
     /// The same from a NAT that does not decrement the time to live.
@@ -93,7 +101,7 @@ impl Route {
     /// # Errors
     /// The addresses are not of one family.
     pub fn real_sends(&self, segment: Segment) -> Result<Vec<u8>> {
-        let (from, to) = (self.real, self.client);
+        let (from, to) = (self.real, self.seen());
         frame([REAL_MAC, BALANCER_MAC], from, to, segment, HOPS)
     }
 

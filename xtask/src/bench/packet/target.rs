@@ -14,19 +14,20 @@ use aya::{
 use balancer_common::{
     addr::{Addr, TCP, UDP},
     address_filter,
-    conntrack::{TimeoutSettings, Timeouts},
+    conntrack::{TimeoutSettings, Timeouts, forwarding},
     flow_hash::{self, Seed},
     programs,
     real_server::{self, RealServer},
     scheduler::{Ring, SLOTS_PER_WORD},
     service::{Service, ServiceKeyV4, ServiceKeyV6},
     settings::{Interface, Settings},
+    snat::SnatPorts,
     stats::RealStats,
     verdict::Discard,
 };
 
 use super::network::{
-    BALANCER_MAC, INSIDE_MAC, INSIDE_V4, Interfaces, REAL_V4, REAL_V6, VIP_V4, VIP_V6,
+    BALANCER_MAC, INSIDE_MAC, INSIDE_V4, Interfaces, REAL_V4, REAL_V6, SNAT_V4, VIP_V4, VIP_V6,
 };
 
 /// How many connections a table of the default size has room for: the product's default.
@@ -41,6 +42,11 @@ pub const UDP_PORT: u16 = 53;
 /// Port of the TCP service whose real server is on the other interface.
 pub const INSIDE_PORT: u16 = 81;
 
+/// Port of the TCP service whose real server is reached by full NAT.
+pub const FULL_NAT_PORT: u16 = 82;
+/// The one port of the balancer for that.
+pub const SNAT_PORT: u16 = 20_000;
+
 /// Ids of real servers that any row uses are below this.
 pub const END_OF_REALS: u32 = 1_016;
 
@@ -52,15 +58,17 @@ struct Pair {
     protocol: u8,
     real: IpAddr,
     real_port: u16,
+    forwarding: u8,
 }
 
-const PAIRS: [Pair; 4] = [
+const PAIRS: [Pair; 5] = [
     Pair {
         vip: IpAddr::V4(VIP_V4),
         port: SERVICE_PORT,
         protocol: TCP,
         real: IpAddr::V4(REAL_V4),
         real_port: REAL_PORT,
+        forwarding: forwarding::NAT,
     },
     Pair {
         vip: IpAddr::V4(VIP_V4),
@@ -68,6 +76,7 @@ const PAIRS: [Pair; 4] = [
         protocol: UDP,
         real: IpAddr::V4(REAL_V4),
         real_port: UDP_PORT,
+        forwarding: forwarding::NAT,
     },
     Pair {
         vip: IpAddr::V6(VIP_V6),
@@ -75,6 +84,7 @@ const PAIRS: [Pair; 4] = [
         protocol: TCP,
         real: IpAddr::V6(REAL_V6),
         real_port: REAL_PORT,
+        forwarding: forwarding::NAT,
     },
     Pair {
         vip: IpAddr::V4(VIP_V4),
@@ -82,6 +92,15 @@ const PAIRS: [Pair; 4] = [
         protocol: TCP,
         real: IpAddr::V4(INSIDE_V4),
         real_port: REAL_PORT,
+        forwarding: forwarding::NAT,
+    },
+    Pair {
+        vip: IpAddr::V4(VIP_V4),
+        port: FULL_NAT_PORT,
+        protocol: TCP,
+        real: IpAddr::V4(REAL_V4),
+        real_port: REAL_PORT,
+        forwarding: forwarding::FULL_NAT,
     },
 ];
 
@@ -194,8 +213,14 @@ impl Target {
                 ports: [0x5eed_5eed, 0x1234_5678],
                 addresses: [0x9e37_79b9, 0x7f4a_7c15, 3, 4, 5, 6, 7, 8],
             },
+            snat_ports: SnatPorts {
+                first: SNAT_PORT,
+                count: 1,
+            },
             ..Default::default()
         };
+        self.array("SNAT_ADDRESSES")?
+            .set(0, Addr::from(IpAddr::V4(SNAT_V4)), 0)?;
         self.array("SETTINGS")?.set(0, settings, 0)?;
         for (ifindex, mac) in [
             (interfaces.near, BALANCER_MAC),
@@ -229,6 +254,8 @@ impl Target {
             delta: RealServer::between(&Addr::from(pair.vip), &Addr::from(pair.real)),
             state: real_server::state::TAKES_NEW,
             service: id,
+            forwarding: pair.forwarding,
+            snat_addresses: u8::from(pair.forwarding == forwarding::FULL_NAT),
             ..Default::default()
         };
         self.array("REALS")?.set(id, real, 0)?;
