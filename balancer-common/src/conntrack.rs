@@ -161,7 +161,7 @@ pub struct ConntrackEntry<A: Address> {
     pub next_hop: NextHopRef,
     /// Of an original entry of TCP: the number that [`next_number`](crate::tcp::next_number) keeps, host byte order.
     pub extra: u32,
-    /// Always zero.
+    /// Zero but for IPv6 replies with full NAT, see [`ConntrackEntry::client`].
     pub spare: A::Spare,
 }
 

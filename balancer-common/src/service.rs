@@ -5,6 +5,9 @@ use crate::{load::Measure, plain_data, scheduler::Ring};
 /// Most virtual services; capacity of `SERVICES_V4`, `SERVICES_V6` and `TURNS`.
 pub const MAX_SERVICES: u32 = 4_096;
 
+/// Most counters of discards by service and reason; capacity of `SERVICE_DISCARDS`. Others count in total only.
+pub const MAX_SERVICE_DISCARDS: u32 = 1 << 14;
+
 /// What a packet must match: VIP, port and protocol, in network byte order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[repr(C)]

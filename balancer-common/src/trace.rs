@@ -32,9 +32,11 @@ pub struct Answer {
     pub slot: u32,
     /// The id of the rule of the service's filter that the client falls under, or of the limit that refuses it; 0 = none.
     pub rule: u32,
+    /// 1 where the connection has full NAT, or would have.
+    pub is_full_nat: u32,
     /// The question's source port, so that the answer is known to be its own.
     pub port: u32,
 }
 
-const _: () = assert!(size_of::<Answer>() == 32);
+const _: () = assert!(size_of::<Answer>() == 36);
 plain_data!(Answer);

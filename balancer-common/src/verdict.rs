@@ -36,6 +36,13 @@ macro_rules! discards {
             /// Number of reasons, the capacity of `DISCARDS`.
             pub const COUNT: u32 = Self::ALL.len() as u32;
 
+            /// Key in `SERVICE_DISCARDS` of this reason's counter for the service with this id.
+            #[inline(always)]
+            #[must_use]
+            pub const fn of_service(self, service: u32) -> u32 {
+                service * Self::COUNT + self as u32
+            }
+
             /// The reason's name in JSON and metrics.
             #[must_use]
             pub const fn name(self) -> &'static str {

@@ -95,6 +95,8 @@ pub struct ServiceSnapshot {
     pub kept_clients: u64,
     /// Packets that its filter has let in or refused, by rule.
     pub filtered: BTreeMap<FilterRule, u64>,
+    /// Packets to it that were dropped or answered in its stead, by the reason's name; only what has been counted.
+    pub discards: BTreeMap<&'static str, u64>,
 }
 
 /// Counters and connections of all services at one moment.
@@ -111,6 +113,8 @@ pub struct Traced {
     pub choice: Choice,
     /// The rule of the service's filter that lets the client in or refuses it.
     pub rule: Option<FilterRule>,
+    /// Whether it goes to its real server by full NAT.
+    pub is_full_nat: bool,
 }
 
 /// What the packet program would do with the first packet of a client.

@@ -302,14 +302,19 @@ impl PortRange {
     pub const LEAST: u16 = 1024;
     /// So many ports at least are left to the host's own sockets.
     pub const LEFT: u16 = 1000;
+    /// So many are enough for them.
+    const ENOUGH: u16 = 4096;
 
-    /// What is left to the host's own sockets: the larger part from [`Self::LEAST`] to the first, or from the last; below the first it begins
-    /// at 4096 where that leaves enough.
+    /// So few ports could come round to two CPUs at the same moment, each of which tries sixteen.
+    pub const FEWEST: u16 = 4096;
+
+    /// What is left to the host's own sockets: what is above the last, where services seldom listen, if that is enough; else the larger part
+    /// from [`Self::LEAST`] to the first, or from the last; below the first it begins at 4096 where that leaves enough.
     #[must_use]
     pub fn left_to_host(self) -> RangeInclusive<u16> {
         let below = self.first.saturating_sub(Self::LEAST);
         let above = u16::MAX - self.last;
-        if above > below {
+        if above >= Self::ENOUGH || above > below {
             return self.last + 1..=u16::MAX;
         }
         let start = if self.first > 4096 + Self::LEFT {
@@ -325,6 +330,9 @@ impl PortRange {
     pub fn fault(self) -> Option<&'static str> {
         if self.first < Self::LEAST {
             return Some("must not begin below 1024, where services have their ports");
+        }
+        if self.last - self.first < Self::FEWEST - 1 {
+            return Some("must be at least 4096 ports");
         }
         (self.left_to_host().len() < usize::from(Self::LEFT)).then_some(
             "must leave the host's own sockets at least 1000 ports in a row from 1024 up",
@@ -423,13 +431,14 @@ mod tests {
             ("5000-65535", 1024..=4999),
             ("1024-40000", 40_001..=65_535),
             ("20000-30000", 30_001..=65_535),
-            ("60000-60000", 4096..=59_999),
+            ("10000-60535", 60_536..=65_535),
+            ("50000-60000", 60_001..=65_535),
         ] {
             let range: PortRange = range.parse().unwrap();
             assert_eq!(range.left_to_host(), left);
             assert_eq!(range.fault(), None);
         }
-        for range in ["1024-65535", "80-30000", "2000-65000"] {
+        for range in ["1024-65535", "80-30000", "2000-65000", "20000-24094"] {
             assert!(
                 range.parse::<PortRange>().unwrap().fault().is_some(),
                 "{range}"

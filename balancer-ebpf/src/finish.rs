@@ -10,6 +10,7 @@ use crate::{
     answer::answer,
     host_source::host_source,
     maps::{DEVICES, DISCARDS, INTERFACES},
+    service_discards::{count_for, service_of},
 };
 
 /// Counts a packet that left early, answers it where its reason says so, and names the action. `log` is [`log_line`] of each
@@ -24,6 +25,8 @@ pub fn finish(
         Ok(Verdict::Transmit) => xdp_action::XDP_TX,
         Ok(Verdict::Redirect) => xdp_action::XDP_REDIRECT,
         Err(reason) => {
+            // Before it becomes an answer.
+            let service = service_of(ctx, reason);
             let (reason, action) = match reason.outcome() {
                 Outcome::Pass => match host_source(ctx, reason) {
                     None => (reason, xdp_action::XDP_PASS),
@@ -38,6 +41,7 @@ pub fn finish(
                 // SAFETY: this CPU's own value.
                 unsafe { *count += 1 };
             }
+            count_for(service, reason);
             log(ctx, reason);
             action
         }

@@ -4,7 +4,7 @@
 use aya_ebpf::{EbpfContext as _, programs::XdpContext};
 use balancer_common::{
     addr::{Address as _, UDP},
-    checksum::{Delta, DeltaSum},
+    checksum::DeltaSum,
     verdict::Discard,
     wire::{
         Ethernet, L4Header as _, Tcp, Udp,
@@ -19,8 +19,7 @@ use crate::{
     maps::{is_hosts, now, settings},
     packet::{header_anew, header_mut},
     parse::{Ip, may_go_on},
-    rewrite::{count, replace_peer},
-    scratch::Peer,
+    rewrite::{count, peer_delta, replace_peer},
     steering::Steering,
     table::{Found, Key, are_idle, find_again, is_idle, partner, state_of},
     walk::walk_quote,
@@ -111,14 +110,6 @@ fn replace_port(
     Ok(sum.half(old, port))
 }
 
-/// What replacing an address by the peer's makes of a checksum.
-#[inline(always)]
-fn between<H: Family>(old: H::Address, peer: &Peer<H::Address>) -> Delta {
-    DeltaSum::new()
-        .words(old.word_sum(), peer.address.word_sum())
-        .fold()
-}
-
 /// Writes the real server's address in place of the VIP in an error to it, or the other way round where it says the error itself; in
 /// the quoted packet, which went the other way, address and port; and brings the checksums along.
 #[inline(always)]
@@ -135,26 +126,27 @@ pub fn rewrite_error<H: Family>(
         // It would reach the real server from itself.
         return Err(Discard::Martian);
     }
+    let is_peers = steering.is_full_nat && header.source() == scratch::<H>()?.peer.address;
+    if is_peers && (steering.is_original || !is_reals) {
+        // It would reach the other side from itself.
+        return Err(Discard::Martian);
+    }
     count(ip, steering);
     let (mut outer, mut address) = (DeltaSum::new(), DeltaSum::new());
     let mut port = DeltaSum::new();
     if steering.is_full_nat {
         let peer = &scratch::<H>()?.peer;
-        if header.source() == peer.address {
-            // It would reach the client from itself.
-            return Err(Discard::Martian);
-        }
         // All that reaches the real server comes from the peer's address.
         outer = outer.plus(replace_peer(header, peer, steering));
         if steering.is_original {
             let quoted = borrow::<H>(ctx, quote.ip_offset)?;
-            let delta = between::<H>(quoted.destination(), peer);
+            let delta = peer_delta::<H>(quoted.destination(), peer);
             quoted.replace_destination(peer.address, delta);
             address = address.plus(delta);
             port = replace_port(ctx, quote.l4_offset + 2, peer.port as u16, port)?;
         } else {
             let quoted = borrow::<H>(ctx, quote.ip_offset)?;
-            let delta = between::<H>(quoted.source(), peer);
+            let delta = peer_delta::<H>(quoted.source(), peer);
             quoted.replace_source(peer.address, delta);
             address = address.plus(delta);
             port = replace_port(ctx, quote.l4_offset, peer.port as u16, port)?;

@@ -40,6 +40,7 @@ mod redirect;
 mod rewrite;
 mod schedule;
 mod scratch;
+mod service_discards;
 mod snat;
 mod steering;
 mod table;
@@ -105,14 +106,14 @@ pub fn clock(ctx: XdpContext) -> u32 {
 }
 
 /// Never attached: user space runs it on the packet that a client would send, to learn which real server the client would get. Changes
-/// nothing; writes an `Answer` over the packet's first 32 bytes.
+/// nothing; writes an `Answer` over the packet's first 36 bytes.
 #[xdp]
 pub fn trace(ctx: XdpContext) -> u32 {
     let answer = pipeline::ask(&ctx).unwrap_or_else(|reason| Answer {
         reason: reason as u32,
         ..Answer::default()
     });
-    if let Ok(place) = packet::header_mut::<[[u8; 4]; 8]>(&ctx, 0) {
+    if let Ok(place) = packet::header_mut::<[[u8; 4]; 9]>(&ctx, 0) {
         *place = [
             answer.reason.to_ne_bytes(),
             answer.real.to_ne_bytes(),
@@ -121,6 +122,7 @@ pub fn trace(ctx: XdpContext) -> u32 {
             answer.is_pending.to_ne_bytes(),
             answer.slot.to_ne_bytes(),
             answer.rule.to_ne_bytes(),
+            answer.is_full_nat.to_ne_bytes(),
             answer.port.to_ne_bytes(),
         ];
     }

@@ -24,7 +24,7 @@ use balancer_common::{
     real_server::{MAX_REALS, RealServer},
     redirect::RedirectError,
     scheduler::RING_WORDS,
-    service::{MAX_SERVICES, Service, ServiceKeyV4, ServiceKeyV6},
+    service::{MAX_SERVICE_DISCARDS, MAX_SERVICES, Service, ServiceKeyV4, ServiceKeyV6},
     settings::{Interface, Settings},
     snat::{self, MAX_SNAT_ADDRESSES},
     stats::RealStats,
@@ -227,6 +227,12 @@ pub static SCRATCH_V6: PerCpuArray<Scratch<[u32; 4]>> = PerCpuArray::with_max_en
 /// When each CPU's next answer would be due; see `balancer_common::answer`.
 #[map]
 pub static ANSWERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// Packets to each service that were dropped or answered in its stead, by service id and reason, see `Discard::of_service`. Packets make the
+/// places.
+#[map]
+pub static SERVICE_DISCARDS: PerCpuHashMap<u32, u64> =
+    PerCpuHashMap::with_max_entries(MAX_SERVICE_DISCARDS, 0);
 
 /// Packets that left early, by reason.
 #[map]

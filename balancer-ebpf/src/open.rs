@@ -27,10 +27,10 @@ use crate::{
     maps::{REALS, is_hosts, now, settings},
     parse::{Transport, examine},
     persistence::expect,
-    places::{connect, release, surrender, take, write},
+    places::{connect, displace, release, surrender, take, write},
     schedule::{self, offer_to},
     scratch::{Facts, Scratch},
-    snat::{is_full_nat, reserve, yields},
+    snat::{is_full_nat, reserve},
     table::{Found, Key, Place, are_idle, at, find_again, partner, real_of, state_of, word},
     track::is_over,
 };
@@ -117,6 +117,7 @@ fn try_ask<H: Family>(ctx: &XdpContext, answer: &mut Answer) -> Result<(), Disca
     answer.offer = scratch.offer;
     answer.is_pending = scratch.choice.is_pending;
     answer.slot = scratch.choice.slot;
+    answer.is_full_nat = scratch.source.is_full_nat;
     Ok(())
 }
 
@@ -135,6 +136,7 @@ fn has_connection<H: Family>() -> u64 {
         Some(found) => {
             // SAFETY: an entry of the table, which never moves.
             scratch.real = u32::from(unsafe { (*found.entry).real });
+            scratch.source.is_full_nat = u32::from(found.word.is_full_nat());
             1
         }
         None => 0,
@@ -357,11 +359,15 @@ fn clear<H: Family>() -> u64 {
     }
     for which in [Key::Own, Key::Reply] {
         if let Some(old) = find_again::<H>(scratch, which, settings) {
-            let is_source = which == Key::Reply && scratch.source.is_full_nat != 0;
-            if is_source && !yields(old.word.state()) {
-                return 0;
+            let now = scratch.now;
+            if which == Key::Reply && scratch.source.is_full_nat != 0 {
+                // It may have come to life meanwhile.
+                if !displace::<H>(scratch, old, now) {
+                    return 0;
+                }
+            } else {
+                release::<H>(scratch, old, now);
             }
-            release::<H>(scratch, old, scratch.now);
         }
     }
     1

@@ -151,6 +151,21 @@ pub fn release<H: Family>(scratch: &mut Scratch<H::Address>, found: Found<H::Add
     take_back::<H>(scratch, found.entry, found.word.0, purpose, now);
 }
 
+/// Ends an entry's connection as a newcomer does that needs the place: unless it is assured and not idle. Whether it has.
+#[inline(always)]
+pub fn displace<H: Family>(
+    scratch: &mut Scratch<H::Address>,
+    found: Found<H::Address>,
+    now: u32,
+) -> bool {
+    let purpose = Purpose::Take as u32;
+    if take_back::<H>(scratch, found.entry, found.word.0, purpose, now) == 0 {
+        return false;
+    }
+    let taken = word(found.entry);
+    change(found.entry, taken, taken.freed())
+}
+
 /// How many free places a bucket has.
 #[inline(always)]
 fn free_places<A: Address>(bucket: *const Bucket<A>) -> usize {

@@ -83,20 +83,23 @@ pub fn replace_peer<H: Family>(
     peer: &Peer<H::Address>,
     steering: &Steering,
 ) -> Delta {
-    let delta = |old: H::Address| {
-        DeltaSum::new()
-            .words(old.word_sum(), peer.address.word_sum())
-            .fold()
-    };
     if steering.is_original {
-        let delta = delta(header.source());
+        let delta = peer_delta::<H>(header.source(), peer);
         header.replace_source(peer.address, delta);
         delta
     } else {
-        let delta = delta(header.destination());
+        let delta = peer_delta::<H>(header.destination(), peer);
         header.replace_destination(peer.address, delta);
         delta
     }
+}
+
+/// What replacing an address by the peer's makes of a checksum.
+#[inline(always)]
+pub fn peer_delta<H: Family>(old: H::Address, peer: &Peer<H::Address>) -> Delta {
+    DeltaSum::new()
+        .words(old.word_sum(), peer.address.word_sum())
+        .fold()
 }
 
 /// Counts a packet of its real server.

@@ -93,8 +93,8 @@ pub struct Source {
     pub is_full_nat: u32,
     /// The address's place in its family's part of `SNAT_ADDRESSES`.
     pub address: u32,
-    /// Where all that were tried are taken: the one whose connection is being opened for longest, its silence in jiffies plus 1 (0 = none),
-    /// its address's place, and its port in network byte order.
+    /// Where all that were tried are taken: the one that gives way first, its `balancer_common::conntrack::rank` (0 = none does), its
+    /// address's place, and its port in network byte order.
     pub oldest: [u32; 3],
 }
 

@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use balancer_common::{
     addr::{Address as _, UDP},
-    conntrack::{Class, FlowKey, Ports, class, idle},
+    conntrack::{FlowKey, Ports, idle, rank},
     settings::Settings,
     snat::{Places, TRIES},
     tcp,
@@ -71,12 +71,13 @@ fn try_reserve<H: Family>(ctx: &XdpContext) -> Result<(), Discard> {
             return Ok(());
         }
     }
-    // As in the table, who is only being opened gives way to who comes: a flood displaces but itself.
-    let [silence, address, port] = scratch.source.oldest;
+    // As in the table: what is over or idle gives way first, then who is only being opened, then clients of UDP; a flood displaces but
+    // itself.
+    let [rank, address, port] = scratch.source.oldest;
     let Some(source) = snat_address::<H::Address>(address) else {
         return Err(Discard::SnatExhausted);
     };
-    if silence == 0 {
+    if rank == 0 {
         return Err(Discard::SnatExhausted);
     }
     scratch.reply_key.destination = H::Address::narrow(*source);
@@ -85,7 +86,8 @@ fn try_reserve<H: Family>(ctx: &XdpContext) -> Result<(), Discard> {
     Ok(())
 }
 
-/// Whether no connection has the scratch's source, or only one that both sides have ended. One that is idle has it until the daemon ends it.
+/// Whether no connection has the scratch's source, or only one that both sides have ended. Else notes it, if it would give way sooner than
+/// those before.
 #[inline(always)]
 fn is_free<H: Family>(scratch: &mut Scratch<H::Address>, settings: &Settings) -> bool {
     let Some(found) = find_again::<H>(scratch, Key::Reply, settings) else {
@@ -98,18 +100,13 @@ fn is_free<H: Family>(scratch: &mut Scratch<H::Address>, settings: &Settings) ->
         return true;
     }
     // SAFETY: an entry of the table, which never moves.
-    let silence = idle(scratch.now, unsafe { (*found.entry).last_seen }) + 1;
-    if class(state) == Class::Opening && silence > scratch.source.oldest[0] {
+    let silence = idle(scratch.now, unsafe { (*found.entry).last_seen });
+    let rank = rank(found.word, silence, settings.timeouts.of(state));
+    if rank > scratch.source.oldest[0] {
         let port = u32::from(scratch.reply_key.ports.destination());
-        scratch.source.oldest = [silence, scratch.source.address, port];
+        scratch.source.oldest = [rank, scratch.source.address, port];
     }
     false
-}
-
-/// Whether a connection in this state gives its source to a new one.
-#[inline(always)]
-pub fn yields(state: u8) -> bool {
-    tcp::may_be_reused(state) || class(state) == Class::Opening
 }
 
 /// Whether a socket of this host would get packets from the real server to the scratch's source. Later ones keep off: the daemon takes the

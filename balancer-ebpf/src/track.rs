@@ -210,7 +210,7 @@ fn give_up<H: Family>(found: Found<H::Address>, segment: Segment) -> Discard {
 #[inline(always)]
 fn number<A: Address>(original: *const Entry<A>) -> u32 {
     // SAFETY: an entry of the table, which never moves.
-    unsafe { (*original).extra }
+    unsafe { ptr::read_volatile(&raw const (*original).extra) }
 }
 
 /// How often a change is tried that another CPU is faster with.
@@ -233,6 +233,10 @@ fn advance<T: Transport, A: Address>(
             break;
         }
         let number = number(original.entry);
+        if !word(original.entry).is_same_entry(original.word) {
+            // What the next connection in the place keeps there.
+            break;
+        }
         // SAFETY: the scratch's field. Volatile, so that all that the verifier has learned in the subprogram is forgotten.
         let (after, next_number) = unsafe {
             (*step).words[0] = before.0;

@@ -7,6 +7,7 @@ use std::{
 
 use balancer_common::{
     conntrack::forwarding::{FULL_NAT, NAT},
+    direction,
     scheduler::hashed,
     service,
     snat::TRIES,
@@ -18,7 +19,7 @@ use balancer_tests::{
     dataplane::{
         Dataplane, Options,
         Side::{Inside, Outside},
-        Verdict, run, run_with,
+        TIMEOUTS, Verdict, run, run_with,
     },
     emulated,
     expected::{Expected, answered, redirected, transmitted},
@@ -466,7 +467,7 @@ fn fifty_thousand_connections_to_one_real_server_have_a_port_each() {
     };
     run_with(large, |lb| {
         let (_, id) = full_nat(lb, 6, [V, R], [80, 8080], 1);
-        lb.set_sources(&[S], 15_000, 50_536);
+        lb.set_sources(&[S], 10_000, 50_536);
         for number in 0..CONNECTIONS {
             let mut client = syn().client_port(1_024 + (number % 60_000) as u16);
             client.source = Ipv4Addr::from(0x0b00_0000 + number / 100).into();
@@ -476,7 +477,7 @@ fn fifty_thousand_connections_to_one_real_server_have_a_port_each() {
         assert_eq!(sources.len(), CONNECTIONS as usize);
         let ports: BTreeSet<_> = sources.iter().map(|(port, ..)| *port).collect();
         assert_eq!(ports.len(), CONNECTIONS as usize);
-        assert!(ports.iter().all(|port| *port >= 15_000));
+        assert!(ports.iter().all(|port| (10_000..60_536).contains(port)));
         assert_eq!(lb.counts_of(id), [CONNECTIONS, 0]);
     });
 }
@@ -611,6 +612,62 @@ fn a_flood_of_syns_takes_no_port_from_an_established_connection() {
 }
 
 /// Where a service has every port and its real server one, the service's port does not follow from the answer: no full NAT.
+/// A client of UDP that is confirmed gives way, too: whoever sends twice in another's name confirms blindly.
+#[test]
+fn a_flood_of_datagrams_leaves_ports_for_newcomers() {
+    const COUNT: u16 = 4;
+    run(|lb| {
+        for (vip, real) in [(V, R), (V6, R6)] {
+            full_nat(lb, 17, [vip, real], [53, 8053], COUNT);
+            let ping = |port| {
+                let ping = Packet::udp(b"ping").client_port(port);
+                if vip.is_ipv4() { ping } else { ping.v6() }
+            };
+            for port in 0..3 * COUNT {
+                let ping = ping(30_000 + port);
+                let (verdict, out) = lb.send(Outside, &ping.bytes());
+                assert_ne!(verdict, Verdict::Drop);
+                let there = to_real(&ping, real, 8053, source_port_of(&out, real));
+                assert_eq!(out, there.bytes());
+                lb.pass_through(Inside, &from_real(&there));
+                lb.pass_through(Outside, &ping);
+            }
+        }
+        assert_eq!(lb.sources().len(), 2 * usize::from(COUNT));
+    });
+}
+
+/// Who is silent for longer than the timeout gives way, also while no daemon sweeps.
+#[test]
+fn an_idle_connection_gives_its_port_to_a_newcomer_and_a_live_one_does_not() {
+    run(|lb| {
+        let (service, id) = full_nat(lb, 6, [V, R], [80, 8080], 1);
+        assert_eq!(establish(lb, &syn(), R), PORT);
+        let newcomer = syn().client_port(50_000);
+        let refused = |lb: &mut Dataplane| {
+            let reset = newcomer.reset(RST | ACK, 0, 1001);
+            lb.step(
+                Outside,
+                &newcomer,
+                answered(Discard::SnatExhausted, &reset).passed_over(service, 1),
+            );
+        };
+        refused(lb);
+        // The direction of the real server alone is silent.
+        let past = (lb.jiffies() as u32).wrapping_sub(TIMEOUTS.established + 1);
+        lb.change_rows_v4(|row| {
+            if row.direction != direction::ORIGINAL {
+                row.last_seen = past;
+            }
+        });
+        let (verdict, _) = lb.send(Outside, &newcomer.bytes());
+        assert_eq!(verdict, Verdict::Drop);
+        lb.change_rows_v4(|row| row.last_seen = past);
+        assert_eq!(establish(lb, &newcomer, R), PORT);
+        assert_eq!(lb.counts_of(id), [1, 0]);
+    });
+}
+
 #[test]
 fn a_service_on_every_port_with_a_real_server_on_one_has_none() {
     run(|lb| {

@@ -3,6 +3,7 @@
 
 mod answers;
 mod connections;
+mod discards;
 mod extensions;
 mod failover;
 mod failure;

@@ -1,6 +1,9 @@
 //! Filters of services: rules about clients, and limits of their connections.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use aya::maps::{LpmTrie, MapData, MapError, PerCpuHashMap, PerCpuValues, lpm_trie};
 use balancer_common::{
@@ -8,6 +11,7 @@ use balancer_common::{
     filter::{ClientKey, RateLimit, Rule, verdict},
     service::{FILTERED, LIMITED},
     trace::Answer,
+    verdict::Discard,
 };
 
 use crate::{
@@ -67,8 +71,7 @@ impl Dataplane {
     }
 
     fn filter_counts(&mut self) -> PerCpuHashMap<&mut MapData, u32, u64> {
-        let map = self.ebpf.map_mut("FILTER_COUNTS").expect("FILTER_COUNTS");
-        map.try_into().expect("a per-CPU hash")
+        self.hash_of_cpus("FILTER_COUNTS")
     }
 
     /// A counter for another rule.
@@ -145,6 +148,30 @@ impl Dataplane {
             Err(MapError::KeyNotFound) => 0,
             Err(error) => panic!("read FILTER_COUNTS: {error}"),
         }
+    }
+
+    /// Packets to a service that were dropped or answered in its stead, by the reason's name, on all CPUs.
+    #[must_use]
+    pub fn discards_of(&self, service: ServiceHandle) -> BTreeMap<&'static str, u64> {
+        let counts: PerCpuHashMap<_, u32, u64> = self
+            .ebpf
+            .map("SERVICE_DISCARDS")
+            .expect("SERVICE_DISCARDS")
+            .try_into()
+            .expect("a per-CPU hash");
+        let counted = Discard::ALL.iter().filter_map(|reason| {
+            match counts.get(&reason.of_service(service.id), 0) {
+                Ok(values) => Some((reason.name(), values.iter().sum())),
+                Err(MapError::KeyNotFound) => None,
+                Err(error) => panic!("read SERVICE_DISCARDS: {error}"),
+            }
+        });
+        counted.collect()
+    }
+
+    fn hash_of_cpus(&mut self, name: &str) -> PerCpuHashMap<&mut MapData, u32, u64> {
+        let map = self.ebpf.map_mut(name).expect("a map of this name");
+        map.try_into().expect("a per-CPU hash")
     }
 
     /// The clients, or networks of clients, that have a token bucket, with their services' ids.

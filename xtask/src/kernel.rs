@@ -45,17 +45,23 @@ pub struct Parts {
     pub folder: PathBuf,
 }
 
-/// Waits until no other run downloads, unpacks or packs what a guest is made of, and keeps others from it until the file is dropped.
+/// What a guest is made of, for [`lock`]: while it is downloaded, unpacked and packed.
+pub const PARTS: &str = "parts";
+
+/// Waits until no other run has `name`, and keeps others from it until the file is dropped.
 ///
 /// # Errors
 /// The folder cannot be written.
-pub fn lock() -> Result<File> {
+pub fn lock(name: &str) -> Result<File> {
     let folder = target().join("kernels");
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let path = folder.join("lock");
+    let path = folder.join(format!("lock-{name}"));
     let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
-    file.lock()
-        .with_context(|| format!("cannot lock {}", path.display()))?;
+    if file.try_lock().is_err() {
+        println!("another run has {}: waiting for its end", path.display());
+        file.lock()
+            .with_context(|| format!("cannot lock {}", path.display()))?;
+    }
     Ok(file)
 }
 

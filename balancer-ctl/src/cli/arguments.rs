@@ -351,6 +351,9 @@ pub struct List {
     /// Show the services' filters: each prefix and limit with the packets that it has let in or refused
     #[arg(long, conflicts_with_all = ["stats", "rate"])]
     pub filters: bool,
+    /// Show the packets to each service that were dropped or answered in its stead, by the reason
+    #[arg(long, conflicts_with_all = ["stats", "rate", "filters"])]
+    pub discards: bool,
     /// Print numbers in full, not as 1.23K
     #[arg(long)]
     pub exact: bool,

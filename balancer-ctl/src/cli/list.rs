@@ -7,6 +7,8 @@ use super::{
     render::{Numbers, Tone},
     table::{Column, is_fitting, table},
 };
+use balancer_common::verdict::Discard;
+
 use crate::model::{
     Hairpin, HashKey, NoReal, ServiceKey,
     counters::Counters,
@@ -22,11 +24,14 @@ enum Columns {
     Stats,
     Rate,
     Filters,
+    Discards,
 }
 
 pub async fn list(context: &Context, arguments: &List) -> Result<(), CommandError> {
     let columns = if arguments.filters {
         Columns::Filters
+    } else if arguments.discards {
+        Columns::Discards
     } else {
         match (arguments.stats, arguments.rate) {
             (true, _) => Columns::Stats,
@@ -81,7 +86,34 @@ fn rendered(
             |real| real.rates.unwrap_or_default(),
         ),
         Columns::Filters => filters(services, numbers, width),
+        Columns::Discards => discards(services, numbers, width),
     }
+}
+
+/// The discards of the services that have any.
+fn discards(services: &Services, numbers: Numbers, width: Option<usize>) -> String {
+    const COLUMNS: [Column; 3] = [Column::Named, Column::Right, Column::Text];
+    let mut rows = vec![row(&["Service", "Packets", "Outcome"]), row(&["  Reason"])];
+    let titles = rows.len();
+    for service in &services.services {
+        if service.discards.is_empty() {
+            continue;
+        }
+        rows.push(vec![service_title(service)]);
+        rows.extend(service.discards.iter().map(|(name, packets)| {
+            let reason = Discard::ALL.iter().find(|reason| reason.name() == name);
+            let sentence = reason.map_or("", |reason| reason.sentence());
+            vec![
+                format!("  {name}"),
+                numbers.write(*packets),
+                sentence.to_owned(),
+            ]
+        }));
+    }
+    if rows.len() == titles {
+        return "no packet to a service was dropped or answered in its stead\n".to_owned();
+    }
+    table(&COLUMNS, &rows, width)
 }
 
 /// The rules of the services that have any.

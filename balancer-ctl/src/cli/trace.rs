@@ -19,13 +19,14 @@ fn text(trace: &Trace) -> String {
         protocol,
         service,
         real,
+        full_nat,
         by: _,
         rule,
         reason,
     } = trace;
     let gets = real.map_or_else(
         || "gets no real server".to_owned(),
-        |real| format!("gets {real}"),
+        |real| format!("gets {real}{}", if *full_nat { " by full NAT" } else { "" }),
     );
     // Where it refuses the client, the reason has it.
     let rule = rule.as_ref().filter(|_| real.is_some());

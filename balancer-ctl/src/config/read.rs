@@ -65,8 +65,8 @@ pub const DEFAULT_MAX_CONNECTIONS: u32 = 262_144;
 pub const DEFAULT_MAX_PERSISTENCE: u32 = 65_536;
 /// The ports of connections with full NAT if the file sets none: 50,536.
 pub const DEFAULT_SNAT_PORTS: PortRange = PortRange {
-    first: 15_000,
-    last: u16::MAX,
+    first: 10_000,
+    last: 60_535,
 };
 
 /// Reads and validates a file's text. `host` is the node's name if the file sets none.

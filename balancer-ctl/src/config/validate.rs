@@ -18,7 +18,7 @@ use std::{
 use balancer_common::snat::MAX_SNAT_ADDRESSES;
 
 use crate::model::{
-    DataplaneSettings, Model, OnDown, Protocol, RealServer, VirtualService,
+    DataplaneSettings, ForwardMethod, Model, OnDown, Protocol, RealServer, VirtualService,
     address::is_name,
     limits::{
         ALERT_EVERY, MAX_CONNECTIONS, MAX_DELAY, MAX_INTERFACE_NAME, MAX_PERSISTENCE, MAX_QUORUM,
@@ -378,6 +378,16 @@ fn reals(
             problems.add(
                 place,
                 format!("real {address} has port 0, but service {key} is on one port: give the real's port"),
+            );
+        }
+        let forwarding = real.forwarding.unwrap_or(service.forwarding);
+        if address.port() != 0 && key.address.port() == 0 && forwarding == ForwardMethod::FullNat {
+            problems.add(
+                place,
+                format!(
+                    "real {address} has a port, but service {key} is on every port: with full NAT the port that a client asked for would be \
+                     lost; give the real no port, or forwarding = \"nat\""
+                ),
             );
         }
         if !seen.insert(address) {

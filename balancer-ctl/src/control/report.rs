@@ -49,6 +49,11 @@ pub fn services<'a>(
                 })
                 .collect(),
             counters: counted.counters,
+            discards: counted
+                .discards
+                .iter()
+                .map(|(reason, count)| ((*reason).to_owned(), *count))
+                .collect(),
             persistence_entries: service
                 .persistence
                 .is_some()

@@ -16,6 +16,7 @@ use balancer_common::{
     scheduler::{self, RING_WORDS, Ring, SLOTS_PER_WORD},
     service::Service,
     stats::RealStats,
+    verdict::Discard,
 };
 
 use super::{jiffies::Tick, maps::Maps, settings::SettingsRow};
@@ -40,6 +41,19 @@ pub fn apply(maps: &Maps, settings: &SettingsRow, changes: &[TableChange]) -> an
     Ok(())
 }
 
+/// Deletes the counters of a service's packets that were dropped or answered in its stead.
+///
+/// # Errors
+/// The kernel refused a call.
+pub fn forget_discards(maps: &Maps, service: u32) -> anyhow::Result<()> {
+    for reason in Discard::ALL {
+        maps.service_discards
+            .delete(reason.of_service(service))
+            .context("cannot reset a service's discards")?;
+    }
+    Ok(())
+}
+
 /// Applies changes of one kind.
 fn apply_run(maps: &Maps, settings: &SettingsRow, run: &[TableChange]) -> anyhow::Result<()> {
     let (mut turns, mut stats, mut reals) = (Vec::new(), Vec::new(), Vec::new());
@@ -49,6 +63,7 @@ fn apply_run(maps: &Maps, settings: &SettingsRow, run: &[TableChange]) -> anyhow
             TableChange::ResetService { id } => {
                 turns.push((*id, 0_u64));
                 stats.push((*id, RealStats::default()));
+                forget_discards(maps, *id)?;
             }
             TableChange::SetReal { id, real } => reals.push((*id, *real)),
             TableChange::SetLimits { id, limits } => maps.loads.set_limits(*id, *limits),

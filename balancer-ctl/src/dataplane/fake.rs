@@ -291,7 +291,11 @@ impl Dataplane for FakeDataplane {
             (None, None) => Choice::None(Discard::NoRealReject),
         };
         let rule = rule.filter(|_| own.is_none()).map(|(rule, _)| rule);
-        Ok(Traced { choice, rule })
+        Ok(Traced {
+            choice,
+            rule,
+            is_full_nat: false,
+        })
     }
 
     fn refused(&mut self) -> Result<u64, DataplaneError> {

@@ -21,7 +21,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 use aya::Ebpf;
-use balancer_common::{real_server::state, scheduler::pick, verdict::Discard};
+use balancer_common::{scheduler::pick, verdict::Discard};
 
 use super::{
     Connection, ConnectionFilter, Dataplane, DataplaneError, DataplaneStatus, Deletion,
@@ -119,6 +119,18 @@ impl KernelDataplane {
         let may_have = services.iter().any(Service::may_have_full_nat);
         self.connections.give_full_nat(may_have);
         self.follow_local_ports();
+        // So that the first packet to a new real server finds its MAC address resolved, and with full NAT its source.
+        let known = self.neighbours.targets();
+        let reals = services.iter().flat_map(|service| &service.reals);
+        let new: BTreeSet<_> = reals
+            .map(|real| real.address.ip())
+            .filter(|address| !known.contains_key(address))
+            .collect();
+        if !new.is_empty()
+            && let Err(error) = self.resolve_new(&new)
+        {
+            tracing::warn!(%error, "the next hops of new real servers cannot be resolved now");
+        }
         let changes = self.services.reconcile(services, &mut self.connections)?;
         if changes.iter().any(is_about_persistence)
             && let Err(error) = self.follow_persistence()
@@ -130,13 +142,6 @@ impl KernelDataplane {
         }
         if let Err(error) = self.follow_failover_reals() {
             tracing::warn!("connections of another node may end: {error:#}");
-        }
-        // So that the first packet to a new real server finds its MAC address resolved.
-        let known: BTreeSet<_> = changes.iter().filter_map(new_address).collect();
-        if !known.is_empty()
-            && let Err(error) = self.resolve_new(&known)
-        {
-            tracing::warn!(%error, "the next hops of new real servers cannot be resolved now");
         }
         Ok(())
     }
@@ -294,7 +299,7 @@ impl KernelDataplane {
         });
         let of_interfaces = of_interfaces.collect();
         let sources = SourceAddresses {
-            configured: self.configured.snat_addresses.iter().copied().collect(),
+            configured: snat::usable(&self.configured.snat_addresses, &addresses),
             known: known.keys().copied().collect(),
             of_interfaces,
         };
@@ -470,16 +475,6 @@ fn write_settings(
 /// Whether a change says anew how a service's clients keep their servers.
 const fn is_about_persistence(change: &TableChange) -> bool {
     matches!(change, TableChange::SetStickiness { .. })
-}
-
-/// The address of a real server that a change adds.
-fn new_address(change: &TableChange) -> Option<IpAddr> {
-    match change {
-        TableChange::SetReal { id: _, real } if real.state == state::TAKES_NEW => {
-            Some(IpAddr::from(real.address))
-        }
-        _ => None,
-    }
 }
 
 impl Dataplane for KernelDataplane {

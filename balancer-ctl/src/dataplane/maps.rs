@@ -39,6 +39,7 @@ pub struct Maps {
     pub real_stats: PerCpuMap<RealStats>,
     pub service_stats: Map<u32, RealStats>,
     pub discards: PerCpuMap<u64>,
+    pub service_discards: PerCpuHash,
 }
 
 impl Maps {
@@ -66,6 +67,7 @@ impl Maps {
             real_stats: PerCpuMap::open(directory, "REAL_STATS")?,
             service_stats: Map::open(directory, "SERVICE_STATS")?,
             discards: PerCpuMap::open(directory, "DISCARDS")?,
+            service_discards: PerCpuHash::open(directory, "SERVICE_DISCARDS")?,
         })
     }
 }

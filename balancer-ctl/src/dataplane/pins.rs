@@ -29,7 +29,7 @@ use crate::os::{
 };
 
 /// Maps that are pinned: all of the packet program's, except its log and its constants.
-pub const MAPS: [&str; 41] = [
+pub const MAPS: [&str; 42] = [
     "SETTINGS",
     "PROGRAMS",
     "INTERFACES",
@@ -71,6 +71,7 @@ pub const MAPS: [&str; 41] = [
     "REAL_STATS",
     "SERVICE_STATS",
     "DISCARDS",
+    "SERVICE_DISCARDS",
 ];
 
 const BPFFS: &str = "/sys/fs/bpf";

@@ -192,20 +192,19 @@ impl ServiceTables {
         self.sources.clone_from(&sources);
         let tables = self.tables()?;
         tables.sources.wanted = sources;
-        // First who may not have an address any more, whose place another may get.
-        let changes = plan::plan_host_changes(tables);
-        self.apply_changes(&changes, before)?;
-        let tables = self.tables()?;
-        let placed = tables.sources.place();
-        let left = tables.sources.without_place();
-        for (index, address) in placed {
-            self.maps
-                .snat_addresses
-                .set(&index, &Addr::from(address))
-                .context("cannot write a source address")?;
+        for takes_over in [false, true] {
+            // Who may have an address no more has others by now, before another address gets its place.
+            let placed = self.tables()?.sources.place(takes_over);
+            for (index, address) in placed {
+                self.maps
+                    .snat_addresses
+                    .set(&index, &Addr::from(address))
+                    .context("cannot write a source address")?;
+            }
+            let changes = plan::plan_host_changes(self.tables()?);
+            self.apply_changes(&changes, before)?;
         }
-        let changes = plan::plan_host_changes(self.tables()?);
-        self.apply_changes(&changes, before)?;
+        let left = self.tables()?.sources.without_place();
         Ok(left)
     }
 
@@ -255,6 +254,11 @@ impl ServiceTables {
         self.tables()?;
         let tables = self.tables.as_ref().context("the tables were read above")?;
         let mut snapshot = Snapshot::default();
+        let discards = self
+            .maps
+            .service_discards
+            .all()
+            .context("cannot read the services' discards")?;
         let mut keys = HashMap::new();
         let mut counts = None;
         let rows = tables.services.iter();
@@ -279,6 +283,7 @@ impl ServiceTables {
                 ServiceSnapshot {
                     counters,
                     filtered,
+                    discards: discards_of(id, &discards),
                     ..ServiceSnapshot::default()
                 },
             );
@@ -393,6 +398,7 @@ impl ServiceTables {
                 .service_stats
                 .set(id, &RealStats::default())
                 .context("cannot reset counters")?;
+            apply::forget_discards(&self.maps, *id)?;
         }
         let filters = tables.filters.iter();
         let filters = filters.filter(|(service, _)| ids.contains(*service));
@@ -426,6 +432,16 @@ impl ServiceTables {
 
 /// Rules whose counters are read one by one.
 const FEW_RULES: usize = 64;
+
+/// What was counted of one service's discards, by the reason's name.
+fn discards_of(service: u32, all: &HashMap<u32, u64>) -> BTreeMap<&'static str, u64> {
+    let reasons = Discard::ALL.iter();
+    let counted = reasons.filter_map(|reason| {
+        let count = *all.get(&reason.of_service(service))?;
+        (count != 0).then_some((reason.name(), count))
+    });
+    counted.collect()
+}
 
 /// Counters in the form that the daemon reports.
 const fn counters(stats: &RealStats) -> Counters {

@@ -36,6 +36,23 @@ pub fn of_interface(
         .map(|one| one.address)
 }
 
+/// Those of the configured addresses that this host has and may use; of a family of which it has none, all of them.
+#[must_use]
+pub fn usable(configured: &[IpAddr], addresses: &[InterfaceAddress]) -> BTreeSet<IpAddr> {
+    let is_here = |wanted: &IpAddr| {
+        let mut here = addresses.iter();
+        here.any(|one| one.address == *wanted && one.is_usable())
+    };
+    let is_needed = |wanted: &IpAddr| {
+        let mut others = configured.iter();
+        !others.any(|other| other.is_ipv4() == wanted.is_ipv4() && is_here(other))
+    };
+    let wanted = configured.iter().copied();
+    wanted
+        .filter(|address| is_here(address) || is_needed(address))
+        .collect()
+}
+
 const fn is_link_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(_) => false,
@@ -84,6 +101,20 @@ mod tests {
             protocol: 0,
             flags: AddressFlags::empty(),
         }
+    }
+
+    #[test]
+    fn configured_addresses_that_are_not_here_are_left_out_as_long_as_another_is() {
+        let mut tentative = address(3, "fd00::9", 64);
+        tentative.flags = AddressFlags::Tentative;
+        let addresses = [address(2, "10.0.0.9", 24), tentative];
+        let [here, missing, first, second] =
+            ["10.0.0.9", "10.0.0.8", "fd00::9", "fd00::8"].map(|text| text.parse().unwrap());
+        assert_eq!(
+            usable(&[here, missing, first, second], &addresses),
+            BTreeSet::from([here, first, second])
+        );
+        assert_eq!(usable(&[missing], &addresses), BTreeSet::from([missing]));
     }
 
     #[test]

@@ -9,12 +9,13 @@ use std::{
     fs, io,
     ops::RangeInclusive,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
 
 use super::namespace::Namespace;
-use crate::os::{boot_note::BootNote, printable::printable};
+use crate::os::{boot_note::BootNote, clock, printable::printable};
 
 /// Settings of an interface: directory, name, value.
 ///
@@ -39,6 +40,9 @@ const ADVERTISEMENTS: (&str, &str) = ("net/ipv6/conf", "accept_ra");
 /// The ports from which the kernel chooses for sockets that name none: `FIRST LAST`, of both families.
 const LOCAL_PORTS: &str = "net/ipv4/ip_local_port_range";
 
+/// How often it is looked whether somebody else has changed [`LOCAL_PORTS`].
+const PORTS_CHECKED_EVERY: Duration = Duration::from_secs(10);
+
 /// So many ports at least are left to the host's sockets.
 const FEWEST_LOCAL_PORTS: u16 = 1000;
 
@@ -54,6 +58,10 @@ pub struct Sysctls {
     original_values: BTreeMap<String, String>,
     /// The most that is left of [`LOCAL_PORTS`]; `None` = the host's value.
     local_ports: Option<RangeInclusive<u16>>,
+    /// What was written there last.
+    ports_written: Option<String>,
+    /// When it was looked at last.
+    ports_checked: Option<Instant>,
 }
 
 impl Sysctls {
@@ -86,16 +94,19 @@ impl Sysctls {
         });
         let is_here = written_in == namespace.to_string();
         // What an earlier daemon left stays until this one knows what it needs.
-        let local_ports = (is_here && found.contains_key(LOCAL_PORTS))
-            .then(|| parse_ports(&fs::read_to_string(root.join(LOCAL_PORTS)).ok()?))
-            .flatten();
+        let ports_written = (is_here && found.contains_key(LOCAL_PORTS))
+            .then(|| fs::read_to_string(root.join(LOCAL_PORTS)).ok())
+            .flatten()
+            .map(|text| text.trim().to_owned());
         Ok(Self {
             root: root.to_path_buf(),
             note,
             namespace,
             noted_namespace: (!is_here && !found.is_empty()).then_some(written_in),
             original_values: if is_here { found } else { BTreeMap::new() },
-            local_ports,
+            local_ports: ports_written.as_deref().and_then(parse_ports),
+            ports_written,
+            ports_checked: None,
         })
     }
 
@@ -118,39 +129,55 @@ impl Sysctls {
         &mut self,
         ports: Option<RangeInclusive<u16>>,
     ) -> Option<anyhow::Result<()>> {
-        if self.local_ports == ports {
+        let now = clock::now();
+        let is_due = ports.is_some()
+            && self
+                .ports_checked
+                .is_none_or(|last| now - last >= PORTS_CHECKED_EVERY);
+        if self.local_ports == ports && !is_due {
             return None;
         }
-        self.local_ports = ports;
-        Some(self.set_local_ports())
+        self.ports_checked = Some(now);
+        Some(self.set_local_ports(ports))
     }
 
-    fn set_local_ports(&mut self) -> anyhow::Result<()> {
+    fn set_local_ports(&mut self, ports: Option<RangeInclusive<u16>>) -> anyhow::Result<()> {
         let noted = self.original_values.get(LOCAL_PORTS).cloned();
-        let Some(left) = &self.local_ports else {
+        let Some(left) = &ports else {
             if let Some(value) = noted {
-                self.write_if_present(LOCAL_PORTS, &value)?;
+                // Somebody else's value stays.
+                if self.read(LOCAL_PORTS)? == self.ports_written {
+                    self.write_if_present(LOCAL_PORTS, &value)?;
+                }
                 self.original_values.remove(LOCAL_PORTS);
                 self.write_note()?;
             }
+            (self.local_ports, self.ports_written) = (None, None);
             return Ok(());
         };
         let Some(found) = self.read(LOCAL_PORTS)? else {
+            self.local_ports = ports;
             return Ok(());
         };
+        // Another value than the one that was written is the host's new one.
+        let noted = noted.filter(|_| self.ports_written.as_ref() == Some(&found));
         let hosts = noted.as_ref().unwrap_or(&found);
-        let ports = parse_ports(hosts).map_or_else(|| left.clone(), |hosts| narrowed(&hosts, left));
-        let value = format!("{}\t{}", ports.start(), ports.end());
+        let range = parse_ports(hosts).map_or_else(|| left.clone(), |hosts| narrowed(&hosts, left));
+        let value = format!("{}\t{}", range.start(), range.end());
         if found == value {
+            self.local_ports = ports;
             return Ok(());
         }
-        self.original_values
-            .entry(LOCAL_PORTS.to_owned())
-            .or_insert_with(|| found.clone());
+        if noted.is_none() {
+            self.original_values
+                .insert(LOCAL_PORTS.to_owned(), found.clone());
+        }
         let written = self
             .write_note()
             .and_then(|()| self.write(LOCAL_PORTS, &value));
-        if written.is_err() && noted.is_none() {
+        if written.is_ok() {
+            (self.local_ports, self.ports_written) = (ports, Some(value));
+        } else if noted.is_none() {
             self.original_values.remove(LOCAL_PORTS);
             self.write_note()?;
         }
@@ -413,6 +440,7 @@ mod tests {
         let file = root.join(LOCAL_PORTS);
         let ports = || fs::read_to_string(&file).unwrap().trim().to_owned();
         for (hosts, left, narrowed) in [
+            ("32768\t60999", 60_536..=65_535, "60536\t65535"),
             ("32768\t60999", 4096..=14_999, "4096\t14999"),
             ("10000\t20000", 4096..=14_999, "10000\t14999"),
             ("14500\t60999", 4096..=14_999, "4096\t14999"),
@@ -427,6 +455,18 @@ mod tests {
             assert_eq!(ports(), narrowed, "{hosts}");
             sysctls.set(["eth0"].into_iter()).unwrap();
             assert_eq!(ports(), narrowed, "{hosts}");
+            // Somebody else sets it: that is the host's value now.
+            if narrowed != hosts {
+                fs::write(&file, "1024\t65535\n").unwrap();
+                sysctls.ports_checked = None;
+                sysctls.leave_local_ports(left.clone()).unwrap().unwrap();
+                let both = left.clone().unwrap();
+                assert_eq!(ports(), format!("{}\t{}", both.start(), both.end()));
+                fs::write(&file, format!("{hosts}\n")).unwrap();
+                sysctls.ports_checked = None;
+                sysctls.leave_local_ports(left.clone()).unwrap().unwrap();
+                assert_eq!(ports(), narrowed, "{hosts}");
+            }
             // After a kill: what an earlier daemon left stays until this one knows what it needs.
             let mut again = Sysctls::at(root, boot_note(&note, "b"), here()).unwrap();
             again.set(["eth0"].into_iter()).unwrap();

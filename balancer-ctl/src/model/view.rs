@@ -91,6 +91,10 @@ pub struct Service {
     pub reals: Vec<Real>,
     /// Its counters, including those of removed real servers.
     pub counters: Counters,
+    /// Packets to it that were dropped or answered in its stead, by the reason; only what has been counted. Fragments, and packets with IPv6
+    /// extension headers, count in `status` alone.
+    #[serde(default)]
+    pub discards: BTreeMap<String, u64>,
     /// Counters per second, if the request asks for rates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rates: Option<Counters>,
@@ -143,6 +147,7 @@ impl Service {
             runtime: service.runtime,
             reals: Vec::new(),
             counters: Counters::default(),
+            discards: BTreeMap::new(),
             rates: None,
         }
     }

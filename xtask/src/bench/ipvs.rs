@@ -137,7 +137,7 @@ struct Figure {
 /// # Errors
 /// The kernel or QEMU cannot be downloaded, or something failed in the guest.
 pub fn run(options: &Options) -> Result<Vec<Row>> {
-    let _lock = kernel::lock()?;
+    let _lock = kernel::lock(kernel::PARTS)?;
     let parts = kernel::provide(options.kernel, &[IPVSADM], setup::consent(false))?;
     let mut figures = Vec::new();
     for link in Link::ALL {

@@ -55,7 +55,9 @@ pub struct Run<'a> {
 
 /// Runs the tests and prints the closing line.
 pub fn run(run: &Run<'_>) -> Result<ExitCode> {
-    let lock = kernel::lock()?;
+    // A guest's file system and console are files of this kernel.
+    let _guest = kernel::lock(&run.release.to_string())?;
+    let lock = kernel::lock(kernel::PARTS)?;
     let parts = match kernel::provide(run.release, &[], run.consent) {
         Ok(parts) => parts,
         Err(error) if run.or_skip => {

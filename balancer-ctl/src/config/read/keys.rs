@@ -105,7 +105,7 @@ pub(in crate::config) const DATAPLANE: Keys = Keys {
         key(
             "snat-ports",
             "the ports that they have there, for each address, real server and port; while a service may use full NAT the host's own sockets get other ports (net.ipv4.ip_local_port_range)",
-            "`15000-65535`",
+            "`10000-60535`",
         ),
         key(
             "masquerade",

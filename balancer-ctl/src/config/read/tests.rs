@@ -429,7 +429,7 @@ fn sources_of_full_nat_that_cannot_work_are_refused() {
         ),
         (
             "snat-ports = \"many\"",
-            "2:14: snat-ports must be the first and the last port, as in \"15000-65535\"",
+            "2:14: snat-ports must be the first and the last port, as in \"10000-60535\"",
         ),
         (
             "snat-ports = \"80-65535\"",

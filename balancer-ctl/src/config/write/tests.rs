@@ -394,7 +394,7 @@ prop_compose! {
 prop_compose! {
     fn service_of(v4: bool)(
         host in 1_u8..200,
-        port in any::<u16>(),
+        port in 1_u16..,
         protocol in one_of::<Protocol>(),
         name in option::of(name()),
         scheduler in one_of::<Scheduler>(),
@@ -457,7 +457,7 @@ prop_compose! {
         hosts in proptest::collection::btree_set(1_u8..200, 0..8),
         hosts6 in proptest::collection::btree_set(1_u16.., 0..8),
         first in 2024..60_000_u16,
-        count in 1_u16..5_000,
+        count in PortRange::FEWEST..5_000,
     ) -> (Vec<IpAddr>, PortRange) {
         let v4 = hosts.into_iter().map(|host| IpAddr::from([10, 0, 0, host]));
         let v6 = hosts6.into_iter().map(|host| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, host]));

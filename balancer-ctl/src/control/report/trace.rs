@@ -17,7 +17,11 @@ pub fn trace(
     traced: Traced,
     counted: &ServiceSnapshot,
 ) -> view::Trace {
-    let Traced { choice, rule } = traced;
+    let Traced {
+        choice,
+        rule,
+        is_full_nat,
+    } = traced;
     let rule = rule.map(|rule| service.filter.words(rule, service.key.address.ip()));
     let (real, by, reason) = match choice {
         Choice::None(discard) => {
@@ -42,6 +46,7 @@ pub fn trace(
         protocol: service.key.protocol,
         service: service.key.address,
         real,
+        full_nat: is_full_nat,
         by,
         rule,
         reason,
@@ -146,7 +151,11 @@ mod tests {
     }
 
     const fn traced(choice: Choice) -> Traced {
-        Traced { choice, rule: None }
+        Traced {
+            choice,
+            rule: None,
+            is_full_nat: false,
+        }
     }
 
     #[test]
@@ -201,7 +210,11 @@ mod tests {
                 "no real server takes new connections",
             ),
         ] {
-            let traced = Traced { choice, rule };
+            let traced = Traced {
+                choice,
+                rule,
+                is_full_nat: false,
+            };
             let told = trace(&service, client, traced, &ServiceSnapshot::default());
             assert_eq!(told.rule.as_deref(), words);
             assert_eq!(told.reason, reason);

@@ -26,7 +26,11 @@ impl KernelDataplane {
         let discard = Discard::ALL.get(answer.reason as usize);
         if let Some(reason) = discard {
             let choice = Choice::None(*reason);
-            return Ok(Traced { choice, rule });
+            return Ok(Traced {
+                choice,
+                rule,
+                is_full_nat: false,
+            });
         }
         let tables = self.services.tables()?;
         let real = tables.reals.get(answer.real as usize);
@@ -49,6 +53,10 @@ impl KernelDataplane {
             _ => FoundBy::LeastLoad,
         };
         let choice = Choice::Real(address, found);
-        Ok(Traced { choice, rule })
+        Ok(Traced {
+            choice,
+            rule,
+            is_full_nat: answer.is_full_nat != 0,
+        })
     }
 }

@@ -68,9 +68,9 @@ impl Sources {
             .fold(0, |all, place| all | 1 << place)
     }
 
-    /// Gives each wanted address a place: a free one, else that of one that is not wanted any more, whose last connections end by that.
-    /// Returns what is new, by its index in `SNAT_ADDRESSES`.
-    pub fn place(&mut self) -> Vec<(u32, IpAddr)> {
+    /// Gives each wanted address a free place, or with `takes_over` also that of one that is not wanted any more, whose last connections end
+    /// by that. Returns what is new, by its index in `SNAT_ADDRESSES`.
+    pub fn place(&mut self, takes_over: bool) -> Vec<(u32, IpAddr)> {
         let mut placed = Vec::new();
         for (family, is_ipv4) in [true, false].into_iter().enumerate() {
             let wanted = self.wanted.all(is_ipv4);
@@ -80,7 +80,9 @@ impl Sources {
                     continue;
                 }
                 let free = places.iter().position(Option::is_none);
-                let left = |place: &Option<IpAddr>| place.is_some_and(|old| !wanted.contains(&old));
+                let left = |place: &Option<IpAddr>| {
+                    takes_over && place.is_some_and(|old| !wanted.contains(&old))
+                };
                 let Some(place) = free.or_else(|| places.iter().position(left)) else {
                     continue;
                 };
@@ -128,7 +130,7 @@ mod tests {
         };
         assert_eq!(sources.places_of(ip("10.0.0.2"), 0), 0);
         assert_eq!(
-            sources.place(),
+            sources.place(true),
             [(0, ip("10.0.0.1")), (1, ip("10.0.0.9")), (8, ip("fd00::1"))]
         );
         assert_eq!(sources.places_of(ip("10.0.0.2"), 0), 0b11);
@@ -137,7 +139,7 @@ mod tests {
         // Not known yet, and known to have none.
         assert_eq!(sources.places_of(ip("fd00::3"), 0b100), 0b100);
         assert_eq!(sources.places_of(ip("fd00::4"), 0b100), 0);
-        assert_eq!(sources.place(), []);
+        assert_eq!(sources.place(true), []);
         assert!(sources.without_place().is_empty());
     }
 
@@ -146,15 +148,16 @@ mod tests {
         let mut sources = Sources::default();
         let address = |last: u8| IpAddr::from([10, 0, 0, last]);
         sources.wanted.configured = (0..8).map(address).collect();
-        assert_eq!(sources.place().len(), 8);
+        assert_eq!(sources.place(true).len(), 8);
         sources.wanted.configured.insert(address(8));
-        assert_eq!(sources.place(), []);
+        assert_eq!(sources.place(true), []);
         assert_eq!(sources.without_place(), [address(8)]);
         sources.wanted.configured.remove(&address(3));
-        assert_eq!(sources.place(), [(3, address(8))]);
+        assert_eq!(sources.place(false), []);
+        assert_eq!(sources.place(true), [(3, address(8))]);
         assert!(sources.without_place().is_empty());
         sources.wanted.configured.clear();
-        assert_eq!(sources.place(), []);
+        assert_eq!(sources.place(true), []);
         assert_eq!(sources.places_of(address(100), 0), 0);
         sources.wanted.configured.insert(address(0));
         assert_eq!(sources.places_of(address(100), 0), 1);

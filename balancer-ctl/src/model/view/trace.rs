@@ -17,6 +17,9 @@ pub struct Trace {
     pub service: SocketAddr,
     /// The real server; `null` = none.
     pub real: Option<SocketAddr>,
+    /// Whether it would see an address of the balancer instead of the client's.
+    #[serde(default)]
+    pub full_nat: bool,
     /// How it was found.
     pub by: TracedBy,
     /// The rule of the service's filter that lets the client in or refuses it, as in `deny 198.51.100.0/24`.
