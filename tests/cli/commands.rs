@@ -250,14 +250,14 @@ fn list_as_json_has_the_contracts_fields() {
             "hash": "client", "persistence": null, "no_real": "reject", "forwarding": "nat", "hairpin": "full-nat", "check": [], "on_down": "reset", "slow_start": "0s",
             "quorum": 1, "hysteresis": 0, "backups": "first", "allow": [], "deny": [], "rate": null, "runtime": false,
             "reals": [real("192.168.0.2:80", 1, 1, 0), real("192.168.0.3:80", 3, 1, 1)],
-            "counters": counters
+            "counters": counters, "discards": {}
         },
         {
             "name": null, "protocol": "udp", "address": "[2001:db8::35]:53", "scheduler": "wrr",
             "hash": "client", "persistence": null, "no_real": "drop", "forwarding": "nat", "hairpin": "full-nat", "check": [], "on_down": "reset", "slow_start": "0s",
             "quorum": 1, "hysteresis": 0, "backups": "first", "allow": [], "deny": [], "rate": null, "runtime": false,
             "reals": [real("[2001:db8:1::2]:53", 1, 0, 1)],
-            "counters": counters
+            "counters": counters, "discards": {}
         }
     ]});
     assert_eq!(listed, expected);

@@ -51,7 +51,14 @@ const EPOCH: u64 = 250;
 const THREADS: u64 = 2;
 
 /// Reasons that no sequence reaches: what they need is beyond one CPU, a roomy table and this network.
-const UNREACHED: [Discard; 5] = [RealsFullReject, RealsFull, TableFull, Busy, ForwardingOff];
+const UNREACHED: [Discard; 6] = [
+    RealsFullReject,
+    RealsFull,
+    TableFull,
+    Busy,
+    ForwardingOff,
+    SnatExhausted,
+];
 
 /// A number from the environment.
 fn setting(name: &str) -> Option<u64> {

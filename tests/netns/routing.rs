@@ -45,7 +45,7 @@ fn add_web(daemon: &Daemon) {
 }
 
 /// The host's connection tracking sees only those packets of a connection that XDP leaves to the host, and finds them invalid: a
-/// firewall that drops these delays nobody for longer than the MAC address is unknown, in the middle of a connection too.
+/// firewall that drops these delays nobody for longer than the real server's MAC address is unknown, in the middle of a connection too.
 #[test]
 fn a_firewall_that_drops_what_it_finds_invalid_ends_no_connection() {
     if privileged::skipped() {
@@ -64,10 +64,8 @@ fn a_firewall_that_drops_what_it_finds_invalid_ends_no_connection() {
         topology.balancer.output("nft", &[rule]).expect("nft");
     }
     let forget = || {
-        for interface in [INSIDE, OUTSIDE] {
-            let flush = format!("neigh flush dev {interface}");
-            topology.balancer.ip(&flush).expect("flush the neighbours");
-        }
+        let flush = format!("neigh flush dev {INSIDE}");
+        topology.balancer.ip(&flush).expect("flush the neighbours");
     };
     for vip in [VIP, VIP6] {
         let mut stream = topology
