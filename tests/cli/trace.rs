@@ -28,7 +28,7 @@ fn trace_says_which_real_server_a_client_would_get_and_why() {
             "protocol": "tcp",
             "service": "192.168.1.35:80",
             "real": "192.168.0.2:80",
-            "by": "scheduler",
+            "by": "scheduler", "full_nat": false,
             "reason": "its turn comes next: slot 0 of 1 of rr",
         })
     );

@@ -210,7 +210,7 @@ fn a_load_that_fails_leaves_what_ran() {
         connect(&scene).0
     });
     let before = pinned(&scene);
-    assert_eq!(before.len(), 41 + 3);
+    assert_eq!(before.len(), 42 + 3);
     let larger = DataplaneSettings {
         max_connections: 2000,
         ..all()
@@ -302,7 +302,7 @@ fn a_data_plane_that_starts_anew_is_filled_before_a_packet_reaches_it() {
     });
     assert_eq!(refused.into_inner().unwrap(), [""; 0]);
     let pins = pinned(&scene);
-    assert_eq!(pins.len(), 41 + 3, "{pins:?}");
+    assert_eq!(pins.len(), 42 + 3, "{pins:?}");
     scene.with(larger, |dataplane| {
         assert_eq!(dataplane.status().unwrap().warnings, [""; 0]);
     });
