@@ -49,6 +49,12 @@ macro_rules! discards {
                 match self { $(Self::$variant => $name),+ }
             }
 
+            /// The reason with this name.
+            #[must_use]
+            pub fn named(name: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|reason| reason.name() == name)
+            }
+
             /// The reason in a sentence for the operator.
             #[must_use]
             pub const fn sentence(self) -> &'static str {

@@ -12,6 +12,8 @@ use balancer_tests::{
     topology::{Arms, CLIENT, CLIENT6, INSIDE, OUTSIDE, Topology, VIP, VIP6, socket},
 };
 
+use crate::traffic::add_web;
+
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// The README's commands, with the names of these interfaces.
@@ -31,19 +33,6 @@ fn direct(topology: &Topology) -> Vec<io::Result<TcpStream>> {
     addresses.map(|to| topology.connect(to, LIMIT)).collect()
 }
 
-/// A service of each family with both real servers.
-fn add_web(daemon: &Daemon) {
-    for (vip, reals) in [
-        (VIP.to_owned(), ["192.168.0.2:80", "192.168.0.3:80"]),
-        (format!("[{VIP6}]"), ["[fd00:1::2]:80", "[fd00:1::3]:80"]),
-    ] {
-        daemon.ctl(&format!("add-service {vip}:80 -s rr"));
-        for real in reals {
-            daemon.ctl(&format!("add-real {real} -t {vip}:80"));
-        }
-    }
-}
-
 /// The host's connection tracking sees only those packets of a connection that XDP leaves to the host, and finds them invalid: a
 /// firewall that drops these delays nobody for longer than the real server's MAC address is unknown, in the middle of a connection too.
 #[test]
@@ -53,7 +42,7 @@ fn a_firewall_that_drops_what_it_finds_invalid_ends_no_connection() {
     }
     let topology = Topology::with_web(Arms::Two, 2);
     let daemon = Daemon::start(&topology, "");
-    add_web(&daemon);
+    add_web(&daemon, "rr", [1, 1]);
     for rule in [
         "add table inet strict",
         "add chain inet strict forward { type filter hook forward priority 0; policy drop; }",
@@ -98,7 +87,7 @@ fn the_rule_keeps_clients_from_real_servers_and_nothing_else() {
     }
     let topology = Topology::with_web(Arms::Two, 2);
     let daemon = Daemon::start(&topology, "");
-    add_web(&daemon);
+    add_web(&daemon, "rr", [1, 1]);
     let mut before = direct(&topology);
     assert!(before.iter().all(Result::is_ok), "{before:?}");
     before.clear();

@@ -11,7 +11,7 @@ use balancer_tests::{
 use crate::shares;
 
 /// Sets up both families with `balancer-ctl`, as an operator does.
-fn add_web(daemon: &Daemon, scheduler: &str, weights: [u32; 2]) {
+pub fn add_web(daemon: &Daemon, scheduler: &str, weights: [u32; 2]) {
     for (vip, first, second) in [
         (VIP.to_owned(), "192.168.0.2", "192.168.0.3"),
         (format!("[{VIP6}]"), "[fd00:1::2]", "[fd00:1::3]"),

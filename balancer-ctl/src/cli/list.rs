@@ -93,7 +93,7 @@ fn rendered(
 /// The discards of the services that have any.
 fn discards(services: &Services, numbers: Numbers, width: Option<usize>) -> String {
     const COLUMNS: [Column; 3] = [Column::Named, Column::Right, Column::Text];
-    let mut rows = vec![row(&["Service", "Packets", "Outcome"]), row(&["  Reason"])];
+    let mut rows = vec![row(&["Service", "Packets", "Meaning"]), row(&["  Reason"])];
     let titles = rows.len();
     for service in &services.services {
         if service.discards.is_empty() {
@@ -101,8 +101,7 @@ fn discards(services: &Services, numbers: Numbers, width: Option<usize>) -> Stri
         }
         rows.push(vec![service_title(service)]);
         rows.extend(service.discards.iter().map(|(name, packets)| {
-            let reason = Discard::ALL.iter().find(|reason| reason.name() == name);
-            let sentence = reason.map_or("", |reason| reason.sentence());
+            let sentence = Discard::named(name).map_or("", Discard::sentence);
             vec![
                 format!("  {name}"),
                 numbers.write(*packets),

@@ -392,7 +392,7 @@ fn discards(status: &Status, width: Option<usize>) -> String {
         .iter()
         .filter(|(_, count)| **count > 0)
         .map(|(name, count)| {
-            let reason = Discard::ALL.iter().find(|reason| reason.name() == name);
+            let reason = Discard::named(name);
             let (outcome, sentence) = reason.map_or(("", ""), |reason| {
                 let outcome = match reason.outcome() {
                     Outcome::Pass | Outcome::Forward => "passed",

@@ -190,11 +190,13 @@ impl ServiceTables {
         before: &mut impl BeforeChange,
     ) -> anyhow::Result<Vec<IpAddr>> {
         self.sources.clone_from(&sources);
-        let tables = self.tables()?;
-        tables.sources.wanted = sources;
+        self.tables()?.sources.wanted = sources;
         for takes_over in [false, true] {
             // Who may have an address no more has others by now, before another address gets its place.
             let placed = self.tables()?.sources.place(takes_over);
+            if takes_over && placed.is_empty() {
+                break;
+            }
             for (index, address) in placed {
                 self.maps
                     .snat_addresses
@@ -204,8 +206,7 @@ impl ServiceTables {
             let changes = plan::plan_host_changes(self.tables()?);
             self.apply_changes(&changes, before)?;
         }
-        let left = self.tables()?.sources.without_place();
-        Ok(left)
+        Ok(self.tables()?.sources.without_place())
     }
 
     /// The addresses of all real servers, including removed ones that still have connections.

@@ -15,7 +15,10 @@ use std::{
 use anyhow::Context;
 
 use super::namespace::Namespace;
-use crate::os::{boot_note::BootNote, clock, printable::printable};
+use crate::{
+    model::PortRange,
+    os::{boot_note::BootNote, clock, printable::printable},
+};
 
 /// Settings of an interface: directory, name, value.
 ///
@@ -42,9 +45,6 @@ const LOCAL_PORTS: &str = "net/ipv4/ip_local_port_range";
 
 /// How often it is looked whether somebody else has changed [`LOCAL_PORTS`].
 const PORTS_CHECKED_EVERY: Duration = Duration::from_secs(10);
-
-/// So many ports at least are left to the host's sockets.
-const FEWEST_LOCAL_PORTS: u16 = 1000;
 
 /// The settings changed so far.
 #[derive(Debug)]
@@ -189,13 +189,10 @@ impl Sysctls {
     /// # Errors
     /// A value cannot be written or noted.
     pub fn set<'a>(&mut self, interfaces: impl Iterator<Item = &'a str>) -> anyhow::Result<()> {
-        let mut wanted = BTreeMap::from([(
-            FOR_ALL_INTERFACES.0.to_owned(),
-            FOR_ALL_INTERFACES.1.to_owned(),
-        )]);
+        let mut wanted = BTreeMap::from([(FOR_ALL_INTERFACES.0.to_owned(), FOR_ALL_INTERFACES.1)]);
         for interface in interfaces {
             for (directory, name, value) in PER_INTERFACE {
-                wanted.insert(format!("{directory}/{interface}/{name}"), value.to_owned());
+                wanted.insert(format!("{directory}/{interface}/{name}"), value);
             }
             // An interface that forwards ignores router advertisements unless this is 2.
             let (directory, name) = ADVERTISEMENTS;
@@ -204,7 +201,7 @@ impl Sysctls {
                 .read(&advertisements)?
                 .is_some_and(|value| value != "0");
             if accepted || self.original_values.contains_key(&advertisements) {
-                wanted.insert(advertisements, "2".to_owned());
+                wanted.insert(advertisements, "2");
             }
         }
         let mut unwanted = Vec::new();
@@ -226,7 +223,7 @@ impl Sysctls {
         }
         self.write_note()?;
         for (path, value) in changes {
-            self.write(&path, &value)?;
+            self.write(&path, value)?;
         }
         for (path, value) in unwanted {
             self.write_if_present(&path, &value)?;
@@ -284,7 +281,7 @@ fn parse_ports(text: &str) -> Option<RangeInclusive<u16>> {
 /// What is left of the host's ports: those of `left`, unless these are so few of the host's that it would run short; then all of `left`.
 fn narrowed(hosts: &RangeInclusive<u16>, left: &RangeInclusive<u16>) -> RangeInclusive<u16> {
     let both = *hosts.start().max(left.start())..=*hosts.end().min(left.end());
-    if both.len() < usize::from(FEWEST_LOCAL_PORTS) {
+    if both.len() < usize::from(PortRange::LEFT) {
         left.clone()
     } else {
         both
