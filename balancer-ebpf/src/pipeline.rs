@@ -10,8 +10,8 @@
 //!
 //! Most packets have an entry, and the program `balancer` is for them. The others it hands to the program
 //! `open_connection`, which opens their connection and takes them the rest of the way; ICMP errors, whose entry is the quoted packet's,
-//! to `translate_error`; to `full_nat` those whose connection has full NAT; and to `walk_headers` fragments and packets with IPv6 extension headers. The verifier looks at each program by
-//! itself.
+//! to `translate_error`; to `full_nat` those whose connection has full NAT; and to `walk_headers` fragments and packets with
+//! IPv6 extension headers. The verifier looks at each program by itself.
 
 use aya_ebpf::{EbpfContext as _, programs::XdpContext};
 use balancer_common::{

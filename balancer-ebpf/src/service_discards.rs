@@ -20,8 +20,8 @@ const IF_ABSENT: u64 = 1;
 /// The bits of the length of a header with its options.
 const LENGTH_BITS: usize = 0x3f;
 
-/// The service that a packet as it came is for, if its packets are counted that leave for this reason: its id plus one. 0 where it is for none, is a
-/// fragment or has IPv6 extension headers.
+/// The service that a packet as it came is for, if its packets are counted that leave for this reason: its id plus one. 0 where
+/// it is for none, is a fragment or has IPv6 extension headers.
 #[inline(always)]
 pub fn service_of(ctx: &XdpContext, reason: Discard) -> u64 {
     match reason.outcome() {

@@ -24,7 +24,7 @@ use crate::{
     table::{Key, find_again},
 };
 
-/// Whether the scratch's new connection is to have full NAT: 1 or 0.
+/// Whether the scratch's new connection is to have full NAT.
 #[inline(always)]
 pub fn is_full_nat<H: Family>() -> bool {
     scratch::<H>().is_ok_and(|scratch| scratch.source.is_full_nat != 0)
